@@ -1,0 +1,90 @@
+# `make demo` and `make test` are all the set-up there is: each makes the .venv it needs.
+# PYTHON names the Python to make it with, PYTEST_ARGS and DEMO_ARGS are passed on.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo fmt lint type test test-unit bench-core bench-embedded fuzz schemas lock clean
+.PHONY: chart tools tools-deploy kafka-up kafka-down
+
+BIN := .venv/bin
+# The real servers that `make test` runs against; without them, outside CI, their tests are skipped.
+TEST_SERVERS := kafka helm kubeconform kubernetes-schemas
+CLUSTER ?= 1
+KAFKA_PORT ?= 19092
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
+export PYTHON
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: ## watch Drydock patch a simulated fleet, from set-up to report
+	@tools/environment server
+	@$(BIN)/drydock demo $(DEMO_ARGS)
+
+fmt: ## format the code and mend what ruff can
+	@tools/environment dev
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+lint: ## check style and format
+	@tools/environment dev
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+
+type: ## check types
+	@tools/environment dev
+	@$(BIN)/mypy --no-error-summary
+
+test: lint type ## check everything: style, types, all tests
+	@for server in $(TEST_SERVERS); do tools/servers $$server || [ -z "$$CI" ] || exit 1; done
+	@$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+test-unit: ## run the unit tests only (seconds)
+	@tools/environment dev
+	@$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+
+bench-core: ## measure ingest, fold and decide without a broker
+	@tools/environment dev
+	@$(BIN)/python -m tests.bench.core
+
+bench-embedded: ## measure the embedded service over HTTP
+	@tools/environment dev
+	@$(BIN)/python -m tests.bench.embedded
+
+fuzz: ## fuzz the translators with atheris (Linux)
+	@tools/environment dev
+	@tools/environment fuzz
+	@$(BIN)/python -m tests.fuzz
+
+chart: ## lint and render the Helm chart, and check what comes out
+	@tools/environment dev
+	@tools/servers helm kubeconform kubernetes-schemas
+	@$(BIN)/python -m pytest tests/deploy $(PYTEST_ARGS)
+
+tools: ## fetch and build the servers that tests use (java, mvn, go)
+	@tools/servers kafka nanomdm kmfddm
+
+tools-deploy: ## build what checks the Helm chart (go)
+	@tools/servers helm kubeconform kubernetes-schemas
+
+kafka-up: ## start a Kafka broker on loopback (CLUSTER=3, KAFKA_PORT=19092)
+	@tools/environment dev
+	@tools/servers kafka
+	@$(BIN)/python -m tests.integration.kafka_up up --brokers $(CLUSTER) --port $(KAFKA_PORT)
+
+kafka-down: ## stop what kafka-up started; its data stays in .kafka
+	@tools/environment dev
+	@$(BIN)/python -m tests.integration.kafka_up down
+
+schemas: ## write schemas/published again
+	@tools/environment server
+	@$(BIN)/drydock schemas
+
+lock: ## resolve the dependencies again (needs uv; UPGRADE=1 takes newer versions)
+	$(LOCK) $(if $(UPGRADE),--upgrade) --extra server --group dev pyproject.toml -o requirements/dev.lock
+	$(LOCK) $(if $(UPGRADE),--upgrade) --extra server --group build -c requirements/dev.lock pyproject.toml -o requirements/server.lock
+	$(LOCK) $(if $(UPGRADE),--upgrade) --group pyproject.toml:fuzz -o requirements/fuzz.lock
+	$(LOCK) $(if $(UPGRADE),--upgrade) --no-deps --group pyproject.toml:deploy -o requirements/deploy.lock
+
+clean: ## remove what the other targets made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build demo-data
+	find agents pipeline schemas tests -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,182 @@
+"""Who may act for a partition of a site: fencing by Kafka's own transactions.
+
+A claim is a transactional producer whose id names the partition. Making one ends what its
+predecessor had begun and takes the predecessor's right to write (KIP-98: the coordinator raises
+the producer's epoch); only then is the changelog read. So whatever a predecessor got confirmed is
+seen, and whatever it tries later is refused: an executor that was presumed dead and comes back
+cannot record an intent, and without a recorded intent nothing is done to a Mac. What this rests
+on, and where it ends, is told in docs/decisions/0007-fenced-executors.md.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
+from kafka.errors import (  # type: ignore[import-untyped]
+    InvalidProducerEpochError,
+    KafkaError,
+    ProducerFencedError,
+)
+from pydantic import ValidationError
+
+from agents.replicated import Changes, ClaimLostError
+from schemas.attempts import AttemptRecord
+from schemas.connection import KafkaConnection
+from schemas.topics import attempts_topic
+
+_FENCED: Final = (ProducerFencedError, InvalidProducerEpochError)
+_RETRY_MS: Final = 20
+_POLL_MS: Final = 500
+
+
+class Claims:
+    """Makes the claims of one site's executor. Every call ends within `timeout_s` and says so."""
+
+    def __init__(self, connection: KafkaConnection, site: str, timeout_s: float = 15.0) -> None:
+        self._connection = connection
+        self._topic = attempts_topic(site)
+        self._site = site
+        self._timeout_s = timeout_s
+
+    @contextmanager
+    def claim(self, partition: int) -> Iterator["Claim"]:
+        """Take the partition from whoever had it. Raises ClaimLostError if that cannot be done."""
+        producer = self._producer(partition)
+        try:
+            _within(self._timeout_s, producer.init_transactions, "the claim")
+            records = self._read(partition)
+            yield Claim(producer, self._topic, partition, records, self._timeout_s)
+        finally:
+            # What is still unsent must not be sent: nobody waits for it any more.
+            producer.close(timeout=0)
+
+    def _producer(self, partition: int) -> Any:
+        limit = round(self._timeout_s * 1000)
+        options = self._connection.producer_options(linger_ms=0) | {
+            "transactional_id": f"drydock.attempts.{self._site}.{partition}",
+            "transaction_timeout_ms": limit,
+            "delivery_timeout_ms": limit,
+            "request_timeout_ms": limit // 2,
+            "max_block_ms": limit,
+            "bootstrap_timeout_ms": limit,
+            # A commit waits this long for the one before it to end in the log.
+            "retry_backoff_ms": _RETRY_MS,
+        }
+        try:
+            return KafkaProducer(**options)
+        except KafkaError as error:
+            raise ClaimLostError(f"no Kafka to claim with: {error}") from error
+
+    def _read(self, partition: int) -> dict[str, AttemptRecord]:
+        """The changelog as it stands. Only what moves forward may take long."""
+        place = TopicPartition(self._topic, partition)
+        found: dict[str, bytes] = {}
+        limit = round(self._timeout_s * 1000)
+        try:
+            with KafkaConsumer(**self._connection.consumer_options()) as consumer:
+                consumer.assign([place])
+                consumer.seek_to_beginning(place)
+                end = consumer.end_offsets([place], timeout_ms=limit)[place]
+                moved_at = time.monotonic()
+                at = consumer.position(place, timeout_ms=limit)
+                while at is None or at < end:
+                    for record in consumer.poll(timeout_ms=_POLL_MS).get(place, ()):
+                        key = record.key.decode()
+                        found.pop(key, None)
+                        if record.value is not None:
+                            found[key] = record.value
+                    was, at = at, consumer.position(place, timeout_ms=limit)
+                    if at != was:
+                        moved_at = time.monotonic()
+                    elif time.monotonic() - moved_at > self._timeout_s:
+                        raise ClaimLostError(f"{self._topic}/{partition} is not read on from {at}")
+            return {key: AttemptRecord.model_validate_json(raw) for key, raw in found.items()}
+        except KafkaError as error:
+            raise ClaimLostError(f"cannot read {self._topic}/{partition}: {error}") from error
+        except ValidationError as error:
+            # To go on without it could be to act twice.
+            raise ClaimLostError(f"{self._topic}/{partition} holds no attempt: {error}") from error
+
+
+class Claim:
+    """The right to act for a partition, for as long as writes are confirmed.
+
+    `records` is what the changelog held when it was taken.
+    """
+
+    def __init__(
+        self,
+        producer: Any,
+        topic: str,
+        partition: int,
+        records: dict[str, AttemptRecord],
+        timeout_s: float,
+    ) -> None:
+        self.records = records
+        self._producer = producer
+        self._topic = topic
+        self._partition = partition
+        self._timeout_s = timeout_s
+        self._confirmed_at = boot_seconds()
+        self._lost: ClaimLostError | None = None
+
+    def age_s(self) -> float:
+        """How long ago the claim was last confirmed, times asleep or stopped included."""
+        return boot_seconds() - self._confirmed_at
+
+    def write(self, changes: Changes) -> None:
+        """Make all of these the truth, or none. Raises ClaimLostError, then and ever after."""
+        if self._lost is not None:
+            raise self._lost
+        asked_at = boot_seconds()
+        try:
+            _within(self._timeout_s, lambda: self._transact(changes), "a write")
+        except ClaimLostError as error:
+            self._lost = error
+            raise
+        # From before it was asked: the coordinator may have answered long ago.
+        self._confirmed_at = asked_at
+
+    def _transact(self, changes: Changes) -> None:
+        self._producer.begin_transaction()
+        for job_id, record in changes.items():
+            value = None if record is None else record.model_dump_json(exclude_none=True).encode()
+            self._producer.send(
+                self._topic, key=job_id.encode(), value=value, partition=self._partition
+            )
+        self._producer.commit_transaction()
+
+
+def boot_seconds() -> float:
+    """A clock that nobody sets and that goes on while the machine sleeps, where there is one."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
+def _within(timeout_s: float, work: Callable[[], None], what: str) -> None:
+    """Do it or raise ClaimLostError in time. kafka-python's commit waits for ever by itself."""
+    done: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - handed to the caller
+            done.put(error)
+        else:
+            done.put(None)
+
+    threading.Thread(target=run, daemon=True, name="claim").start()
+    try:
+        error = done.get(timeout=timeout_s)
+    except Empty:
+        raise ClaimLostError(f"{what} was not confirmed within {timeout_s:g} s") from None
+    if isinstance(error, _FENCED):
+        raise ClaimLostError("another executor has the partition", fenced=True) from error
+    if isinstance(error, KafkaError | AssertionError):
+        raise ClaimLostError(f"{what} failed: {error or type(error).__name__}") from error
+    if error is not None:
+        raise error

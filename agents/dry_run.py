@@ -1,0 +1,28 @@
+"""A Mac that is seen but never touched."""
+
+from collections.abc import Callable
+
+from agents.mac import Ack, Look, UnreachableError
+from schemas.jobs import Job
+from schemas.results import ErrorCode
+
+
+class DryRunMac:
+    """Looks real state up from a snapshot and refuses to act.
+
+    `snapshot` gives what is known of a Mac by UDID, or None where nothing is.
+    """
+
+    def __init__(self, snapshot: Callable[[str], Look | None]) -> None:
+        self._snapshot = snapshot
+
+    def look(self, job: Job) -> Look:
+        """The snapshot's Mac. Raises UnreachableError where it has none."""
+        look = self._snapshot(job.udid)
+        if look is None:
+            raise UnreachableError(f"the snapshot has no {job.udid}")
+        return look
+
+    def act(self, step: str, job: Job, attempt: int) -> Ack:  # noqa: ARG002 - Mac's signature
+        """Refuse."""
+        return Ack.refused(ErrorCode.UNSUPPORTED, "dry run")

@@ -1,0 +1,327 @@
+"""The loop of a site: verified orders in, Macs acted on once, results out.
+
+Reads no clock: every call carries `now`, and `next_wake` says when to call `tick` again. What it
+knows is in its journal; an executor made anew on the same journal goes on where the last one was
+killed. It starts nothing until it was told the halts in force.
+"""
+
+import heapq
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import count
+from typing import Final
+
+from agents.journal import Journal, Told
+from agents.keys import KeyRing
+from agents.lifecycle import (
+    WATCH_POLL,
+    Act,
+    Away,
+    Entry,
+    Finish,
+    Observe,
+    Phase,
+    Sight,
+    Step,
+    Wait,
+    answered,
+    next_step,
+    result,
+    supersede,
+)
+from agents.mac import Mac, UnreachableError
+from agents.preflight import Limits
+from agents.verification import Proven, Refusal, examine
+from schemas.events.control import HaltScope
+from schemas.jobs import Job, JobIssued, JobSuperseded
+from schemas.results import ErrorCode, JobResult, Outcome
+
+_LONGEST_DETAIL: Final = 200
+_LONGEST_LIFE: Final = timedelta(days=365)
+
+
+class Executor:
+    """Carries one site's jobs out.
+
+    `mac_for` gives the Mac of a job, in the form that its method needs. At most `slots` jobs are
+    between their first touch and their end, and one a Mac.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        journal: Journal,
+        keys: KeyRing,
+        mac_for: Callable[[Job], Mac],
+        slots: int = 50,
+        limits: Limits | None = None,
+    ) -> None:
+        self._site = site
+        self._journal = journal
+        self._keys = keys
+        self._mac_for = mac_for
+        self._slots = slots
+        self._limits = limits or Limits()
+        self._halts: tuple[HaltScope, ...] | None = None
+        self._live: dict[str, Entry] = {}
+        self._queues: dict[str, list[str]] = {}
+        self._touched: set[str] = set()
+        # Due, but for a halt, a slot or an older job of the same Mac.
+        self._blocked: dict[str, None] = {}
+        self._unblocked = False
+        self._heap: list[tuple[datetime, int, str]] = []
+        # When each job is really due: an entry of the heap that says otherwise is stale.
+        self._wakes: dict[str, datetime] = {}
+        self._counter = count()
+        for entry in journal.live():
+            self._track(entry)
+            # What was going on when the last process ended is looked at as soon as may be.
+            self._schedule(entry.accepted_at, entry.job.job_id)
+
+    # --- what comes in ---
+
+    def trust(self, keys: KeyRing) -> None:
+        """Believe these keys from now on."""
+        self._keys = keys
+
+    def set_halts(self, scopes: Collection[HaltScope] | None) -> None:
+        """The halts in force; None: they cannot be read, so nothing new is started."""
+        halts = None if scopes is None else tuple(scopes)
+        if halts != self._halts:
+            self._halts = halts
+            self._unblocked = True
+
+    def submit(self, issued: JobIssued, now: datetime) -> None:
+        """Take an order: journalled, or refused with a result, before this returns.
+
+        An order that was answered before is answered again, from the journal.
+        """
+        if self._journal.knows(issued.job.job_id):
+            self._journal.tell_again(issued.job.job_id)
+            return
+        verdict = examine(issued, self._site, self._keys, now)
+        if isinstance(verdict, Refusal):
+            self._journal.refuse(issued, self._refused(issued.job, verdict), now)
+            return
+        self._accept(verdict, now)
+
+    def supersede(self, order: JobSuperseded, now: datetime) -> None:
+        """Withdraw a job: dropped if its Mac is untouched, else it runs out. One not yet seen
+        will not be run when it comes."""
+        entry = self._live.get(order.job_id)
+        if entry is not None:
+            step = supersede(entry, now)
+            self._store("supersede", step, now)
+            return
+        if not self._journal.knows(order.job_id):
+            told = JobResult(
+                job_id=order.job_id,
+                udid=order.udid,
+                site=self._site,
+                outcome=Outcome.SUPERSEDED,
+                error_code=ErrorCode.SUPERSEDED,
+                detail="withdrawn before it came",
+            )
+            # Without the job its expiry is unknown; one that comes this late has expired.
+            self._journal.close_unseen(told, now + _LONGEST_LIFE, now)
+
+    # --- time ---
+
+    def tick(self, now: datetime, enough: Callable[[], bool] = lambda: False) -> None:
+        """Advance every job that is due by a step: those under way, then those that waited, then
+        new ones, as far as slots and halts allow. Once `enough` says so, the rest stays due: Macs
+        can be slow to answer, and `now` must not grow old."""
+        due: list[str] = []
+        while self._heap and self._heap[0][0] <= now:
+            at, _, job_id = heapq.heappop(self._heap)
+            if self._wakes.get(job_id) == at:
+                del self._wakes[job_id]
+                due.append(job_id)
+        under_way = [job_id for job_id in due if job_id in self._touched]
+        fresh = {job_id for job_id in due if job_id not in self._touched}
+        self._advance_all(under_way, now, enough)
+        if self._unblocked and not enough():
+            self._unblocked = False
+            self._start_blocked(now, enough)
+        self._advance_all(sorted(fresh & self._live.keys(), key=self._order), now, enough)
+
+    def next_wake(self, now: datetime) -> datetime | None:
+        """When `tick` has something to do next, if nothing comes in; None for never."""
+        if self._unblocked and self._blocked:
+            return now
+        while self._heap and self._wakes.get(self._heap[0][2]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return max(self._heap[0][0], now) if self._heap else None
+
+    # --- what comes out ---
+
+    def results(self) -> list[Told]:
+        """The results not yet marked published, oldest first; the same until they are marked."""
+        return self._journal.unpublished()
+
+    def mark_published(self, told: Iterable[Told]) -> None:
+        """These are safely with the pipeline."""
+        seqs = [item.seq for item in told]
+        if seqs:
+            self._journal.mark_published(seqs)
+
+    @property
+    def live_jobs(self) -> int:
+        """How many accepted jobs are not over."""
+        return len(self._live)
+
+    @property
+    def touched_jobs(self) -> int:
+        """How many jobs are between their first touch and their end."""
+        return len(self._touched)
+
+    # --- inside ---
+
+    def _accept(self, proven: Proven, now: datetime) -> None:
+        job = proven.job
+        entry = Entry(job=job, accepted_at=now, wake_at=now, approved_until=proven.approved_until)
+        newest = self._journal.newest_order(job.udid)
+        if newest is not None and job.issued_at < newest:
+            # A newer order was seen: this one was held up on its way, and its intent is gone.
+            told = result(entry, Outcome.SUPERSEDED, ErrorCode.SUPERSEDED, detail="out of order")
+            done = replace(entry, phase=Phase.DONE, outcome=Outcome.SUPERSEDED)
+            self._journal.accept(done, (told,), now)
+            return
+        self._journal.accept(entry, (result(entry, Outcome.ACCEPTED),), now)
+        for older in tuple(self._queues.get(job.udid, ())):
+            if older not in self._touched:
+                self._store("supersede", supersede(self._live[older], now), now)
+        self._track(entry)
+        self._schedule(now, job.job_id)
+
+    def _advance_all(
+        self, job_ids: Iterable[str], now: datetime, enough: Callable[[], bool]
+    ) -> None:
+        for job_id in job_ids:
+            if not enough():
+                self._advance(job_id, now)
+            elif job_id in self._live:
+                self._schedule(now, job_id)
+
+    def _start_blocked(self, now: datetime, enough: Callable[[], bool]) -> None:
+        for job_id in tuple(self._blocked):
+            if len(self._touched) >= self._slots:
+                break
+            if enough():
+                self._unblocked = True
+                break
+            self._advance(job_id, now)
+
+    def _refused(self, job: Job, refusal: Refusal) -> JobResult:
+        return JobResult(
+            job_id=job.job_id,
+            udid=job.udid,
+            site=self._site,
+            outcome=refusal.outcome,
+            error_code=refusal.error_code,
+            detail=refusal.detail[:_LONGEST_DETAIL],
+        )
+
+    def _advance(self, job_id: str, now: datetime) -> None:
+        entry = self._live.get(job_id)
+        if entry is None:
+            return
+        step = next_step(entry, None, now, self._limits)
+        if isinstance(step, Observe):
+            if self._is_held(entry):
+                self._block(entry, now)
+                return
+            step = self._observe(entry, now)
+        if isinstance(step, Act) and self._is_halted(entry.job):
+            self._block(entry, now)
+            return
+        self._blocked.pop(job_id, None)
+        if not isinstance(step, Act):
+            self._store("wait" if isinstance(step, Wait) else "finish", step, now)
+        else:
+            self._act(step, now)
+
+    def _is_held(self, entry: Entry) -> bool:
+        """Whether an untouched job must not even be looked at yet."""
+        if entry.touched:
+            return False
+        first = self._queues[entry.job.udid][0]
+        full = len(self._touched) >= self._slots
+        return first != entry.job.job_id or full or self._is_halted(entry.job)
+
+    def _is_halted(self, job: Job) -> bool:
+        return self._halts is None or any(job.halted_by(scope) for scope in self._halts)
+
+    def _block(self, entry: Entry, now: datetime) -> None:
+        """Leave it until a halt, a slot or an older job gives way; its expiry still comes, and
+        one that may have arrived is still looked for."""
+        self._blocked[entry.job.job_id] = None
+        again = now + WATCH_POLL if entry.touched else entry.job.expires_at
+        self._schedule(again, entry.job.job_id)
+
+    def _observe(self, entry: Entry, now: datetime) -> Step:
+        try:
+            sight: Sight = self._mac_for(entry.job).look(entry.job)
+        except UnreachableError:
+            sight = Away()
+        except Exception as error:  # noqa: BLE001 - one Mac's form must not stop the others
+            if not entry.touched:
+                told = result(entry, Outcome.FAILED, ErrorCode.BUG, type(error).__name__)
+                return Finish(replace(entry, phase=Phase.DONE, outcome=Outcome.FAILED), (told,))
+            sight = Away()
+        return next_step(entry, sight, now, self._limits)
+
+    def _act(self, step: Act, now: datetime) -> None:
+        entry = step.entry
+        self._journal.save("intend", entry, step.results, now)
+        self._live[entry.job.job_id] = entry
+        self._touched.add(entry.job.job_id)
+        self._schedule(entry.wake_at, entry.job.job_id)
+        try:
+            ack = self._mac_for(entry.job).act(entry.step, entry.job, entry.attempt)
+        except Exception:  # noqa: BLE001 - whatever went wrong, the order may have arrived
+            return
+        self._store("answer", answered(entry, ack, now), now)
+
+    def _store(self, what: str, step: Wait | Finish | Act | Observe, now: datetime) -> None:
+        """Journal what a step made of an entry, then follow it."""
+        assert isinstance(step, Wait | Finish)
+        entry = step.entry
+        job_id = entry.job.job_id
+        old = self._live[job_id]
+        # When to look again need not survive: after a restart everything is looked at.
+        if step.results or replace(entry, wake_at=old.wake_at) != old:
+            self._journal.save(what, entry, step.results, now)
+        if entry.phase is Phase.DONE:
+            self._forget(entry)
+            return
+        self._live[job_id] = entry
+        self._schedule(entry.wake_at, job_id)
+
+    def _track(self, entry: Entry) -> None:
+        job = entry.job
+        self._live[job.job_id] = entry
+        self._queues.setdefault(job.udid, []).append(job.job_id)
+        if entry.touched:
+            self._touched.add(job.job_id)
+
+    def _forget(self, entry: Entry) -> None:
+        job = entry.job
+        self._live.pop(job.job_id, None)
+        self._touched.discard(job.job_id)
+        self._blocked.pop(job.job_id, None)
+        self._wakes.pop(job.job_id, None)
+        queue = self._queues[job.udid]
+        queue.remove(job.job_id)
+        if not queue:
+            del self._queues[job.udid]
+        self._unblocked = True
+
+    def _schedule(self, at: datetime, job_id: str) -> None:
+        self._wakes[job_id] = at
+        heapq.heappush(self._heap, (at, next(self._counter), job_id))
+
+    def _order(self, job_id: str) -> tuple[datetime, str]:
+        job = self._live[job_id].job
+        return job.issued_at, job_id

@@ -1,0 +1,157 @@
+"""The halt switch: which halts are in force, and whether that is known.
+
+Every executor reads the whole control topic by itself, without a group, and asks the broker again
+and again where the topic ends. Halts count as known for `STALE_AFTER_S` after an answer up to
+whose end everything was read; after that, nothing is known and nothing may be started.
+"""
+
+import threading
+import time
+from datetime import datetime
+from typing import Any, Final
+
+from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
+
+from schemas import logkeys as key
+from schemas.connection import KafkaConnection
+from schemas.envelope import HaltClearedEvent, HaltSetEvent, InvalidEvent, decode
+from schemas.events.control import HaltScope, HaltSet
+from schemas.topics import CONTROL
+
+STALE_AFTER_S: Final = 5.0
+_ASK_EVERY_S: Final = 1.0
+_POLL_MS: Final = 250
+_TIMEOUT_MS: Final = 4000
+_HALT: Final = b"drydock.halt."
+_AGAIN_S: Final = 1.0
+_COMPLAIN_EVERY_S: Final = 30.0
+
+# Time, whether it is a halt (at the same moment a halt outranks its clearing), what it says.
+_Order = tuple[datetime, bool, str]
+
+
+class HaltBook:
+    """The halts that stand, whatever order their events come in: the later fact wins."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, tuple[_Order, HaltSet | None]] = {}
+
+    def apply(self, event: HaltSetEvent | HaltClearedEvent) -> None:
+        """Take a fact in."""
+        halt = event.data if isinstance(event, HaltSetEvent) else None
+        said = "" if halt is None else halt.model_dump_json()
+        order = (event.time, halt is not None, said)
+        scope = event.data.scope.key
+        if scope not in self._newest or order > self._newest[scope][0]:
+            self._newest[scope] = (order, halt)
+
+    def told_at(self, scope: HaltScope) -> datetime | None:
+        """When the newest fact about this scope was true."""
+        newest = self._newest.get(scope.key)
+        return None if newest is None else newest[0][0]
+
+    def in_force(self, now: datetime) -> tuple[HaltScope, ...]:
+        """The scopes in which nothing may be started at this time."""
+        halts = (halt for _, (_, halt) in sorted(self._newest.items()) if halt is not None)
+        return tuple(h.scope for h in halts if h.until is None or now < h.until)
+
+
+def read_halts(connection: KafkaConnection, timeout_s: float) -> HaltBook:
+    """The halts as the topic has them now. Raises KafkaError, TimeoutError."""
+    book = HaltBook()
+    place = TopicPartition(CONTROL.name, 0)
+    limit = round(timeout_s * 1000)
+    until = time.monotonic() + timeout_s
+    with KafkaConsumer(**connection.consumer_options()) as consumer:
+        consumer.assign([place])
+        consumer.seek_to_beginning(place)
+        end = consumer.end_offsets([place], timeout_ms=limit)[place]
+        while (consumer.position(place, timeout_ms=limit) or 0) < end:
+            if time.monotonic() > until:
+                raise TimeoutError(f"{CONTROL.name} is not read within {timeout_s:g} s")
+            for record in consumer.poll(timeout_ms=_POLL_MS).get(place, ()):
+                event = _halt_in(record.value)
+                if event is not None:
+                    book.apply(event)
+    return book
+
+
+def _halt_in(raw: bytes | None) -> HaltSetEvent | HaltClearedEvent | None:
+    """The event in these bytes if it is about halts. What is no event at all is not."""
+    try:
+        event = decode(raw or b"")
+    except InvalidEvent:
+        return None
+    return event if isinstance(event, HaltSetEvent | HaltClearedEvent) else None
+
+
+class HaltReader(threading.Thread):
+    """Keeps the halts current in a thread of its own. Any thread may ask."""
+
+    def __init__(self, connection: KafkaConnection, log: Any) -> None:
+        super().__init__(daemon=True, name="halts")
+        self._connection = connection
+        self._log = log
+        self._book = HaltBook()
+        self._lock = threading.Lock()
+        self._known_at: float | None = None
+        self._ending = threading.Event()
+        self._complain_at = 0.0
+
+    def scopes(self, now: datetime) -> tuple[HaltScope, ...] | None:
+        """The halts in force; None if that is not known at this moment."""
+        with self._lock:
+            if self._known_at is None or time.monotonic() - self._known_at > STALE_AFTER_S:
+                return None
+            return self._book.in_force(now)
+
+    def stop(self) -> None:
+        """End soon."""
+        self._ending.set()
+
+    def run(self) -> None:
+        """Read until stopped. What fails is begun anew, by another client from the first record: a
+        topic that was missing, or made anew, is then met as it is."""
+        while not self._ending.is_set():
+            try:
+                self._follow()
+            except Exception as error:  # noqa: BLE001 - the thread's top: unknown halts hold all
+                self._complain(error)
+            self._ending.wait(_AGAIN_S)
+
+    def _follow(self) -> None:
+        place = TopicPartition(CONTROL.name, 0)
+        options = self._connection.consumer_options() | {
+            "request_timeout_ms": _TIMEOUT_MS,
+            "reconnect_backoff_max_ms": 1000,
+            "bootstrap_timeout_ms": _TIMEOUT_MS,
+        }
+        with KafkaConsumer(**options) as consumer:
+            consumer.assign([place])
+            consumer.seek_to_beginning(place)
+            book = HaltBook()
+            end, asked_at, ask_at = 0, 0.0, 0.0
+            while not self._ending.is_set():
+                if time.monotonic() >= ask_at:
+                    asked_at = time.monotonic()
+                    end = consumer.end_offsets([place], timeout_ms=_TIMEOUT_MS)[place]
+                    ask_at = asked_at + _ASK_EVERY_S
+                for record in consumer.poll(timeout_ms=_POLL_MS).get(place, ()):
+                    event = _halt_in(record.value)
+                    if event is not None:
+                        with self._lock:
+                            book.apply(event)
+                    elif _HALT in (record.value or b""):
+                        # Nobody could ever take such a one back, so it cannot hold all for good.
+                        self._log.error("unreadable halt", **{key.OFFSET: record.offset})
+                position = consumer.position(place, timeout_ms=_TIMEOUT_MS)
+                if position is not None and position >= end:
+                    with self._lock:
+                        self._book = book
+                        self._known_at = asked_at
+
+    def _complain(self, error: Exception) -> None:
+        if time.monotonic() >= self._complain_at:
+            self._complain_at = time.monotonic() + _COMPLAIN_EVERY_S
+            said = str(error) or type(error).__name__
+            self._log.warning("halt switch unreadable", **{key.DETAIL: said})

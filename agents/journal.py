@@ -1,0 +1,250 @@
+"""The durable record of attempts, and the results still to be published.
+
+SQLite, WAL, synchronous=FULL: when a method returns, what it wrote survives a power cut. A state
+and the results it gives rise to are one transaction. The file is locked for as long as a journal
+is open: two executors on one journal would both act.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final, Self
+
+from pydantic import TypeAdapter
+
+from agents.lifecycle import Entry, Phase
+from schemas.envelope import JobResultedEvent
+from schemas.ids import event_id
+from schemas.jobs import JobIssued
+from schemas.results import JobResult
+
+Hook = Callable[[str], None]
+
+_VERSION: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE jobs (
+    job_id TEXT PRIMARY KEY,
+    udid TEXT NOT NULL,
+    order_us INTEGER NOT NULL,
+    expires_us INTEGER NOT NULL,
+    live INTEGER NOT NULL,
+    entry TEXT
+) STRICT;
+CREATE INDEX live_jobs ON jobs (order_us) WHERE live;
+CREATE INDEX newest_job ON jobs (udid, order_us);
+CREATE TABLE outbox (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    job_id TEXT NOT NULL,
+    at_us INTEGER NOT NULL,
+    result TEXT NOT NULL,
+    published INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX unpublished ON outbox (seq) WHERE NOT published;
+CREATE INDEX results_of ON outbox (job_id, seq);
+"""
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_ENTRY: Final = TypeAdapter(Entry)
+
+
+class JournalError(RuntimeError):
+    """The journal cannot be used: another executor has it, or it is of another version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A result waiting to be published: the same `seq`, time and content at every delivery."""
+
+    seq: int
+    at: datetime
+    result: JobResult
+
+    def event(self, source: str) -> JobResultedEvent:
+        """The result as an event; its id is of its content, so a repeat is the same event."""
+        body = self.result.model_dump_json(exclude_none=True)
+        return JobResultedEvent(
+            id=event_id("result", self.at.isoformat(), body),
+            source=source,
+            subject=self.result.udid,
+            time=self.at,
+            data=self.result,
+        )
+
+
+class Journal:
+    """One executor's journal. `path` may be `:memory:` for a rehearsal that need not survive.
+
+    `on_durable_write` is called with `<what>:before` and `<what>:after` around every commit. Raises
+    JournalError on opening a journal that is in use or of another version. Any thread may call,
+    one at a time.
+    """
+
+    def __init__(self, path: Path | str, on_durable_write: Hook | None = None) -> None:
+        self._hook = on_durable_write
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=2.0, check_same_thread=False)
+        try:
+            self._open()
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise JournalError(f"cannot use the journal {path}: {error}") from error
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self) -> None:
+        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute("BEGIN IMMEDIATE")
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version={_VERSION:d}")
+        self._db.execute("COMMIT")
+        if version not in (0, _VERSION):
+            raise JournalError(f"journal version {version}; this executor writes {_VERSION}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; what was not committed is gone."""
+        self._db.close()
+
+    def knows(self, job_id: str) -> bool:
+        """Whether the job was answered before, in whatever way."""
+        row = self._db.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+        return row is not None
+
+    def live(self) -> list[Entry]:
+        """The entries that are not over, oldest order first."""
+        rows = self._db.execute("SELECT entry FROM jobs WHERE live ORDER BY order_us, rowid")
+        return [_ENTRY.validate_json(text) for (text,) in rows]
+
+    def newest_order(self, udid: str) -> datetime | None:
+        """When the newest verified job for this Mac was issued."""
+        (newest,) = self._db.execute(
+            "SELECT max(order_us) FROM jobs WHERE udid = ? AND order_us > 0", (udid,)
+        ).fetchone()
+        return None if newest is None else _EPOCH + newest * _MICROSECOND
+
+    def accept(self, entry: Entry, results: Iterable[JobResult], now: datetime) -> None:
+        """Record a verified job, once and for ever."""
+        with self._durably("accept"):
+            self._db.execute(
+                "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    entry.job.job_id,
+                    entry.job.udid,
+                    _us(entry.job.issued_at),
+                    _us(entry.job.expires_at),
+                    entry.phase is not Phase.DONE,
+                    _ENTRY.dump_json(entry).decode(),
+                ),
+            )
+            self._tell(results, now)
+
+    def refuse(self, issued: JobIssued, result: JobResult, now: datetime) -> None:
+        """Record that an order that was not proven is answered. Only its id is believed."""
+        job = issued.job
+        self.close_unseen(result, job.expires_at, now)
+
+    def close_unseen(self, result: JobResult, expires_at: datetime, now: datetime) -> None:
+        """Record the end of a job that was never accepted: refused, or withdrawn beforehand.
+
+        It counts as issued in 1970: what nobody proved must not make true orders look old.
+        """
+        with self._durably("refuse"):
+            self._db.execute(
+                "INSERT INTO jobs VALUES (?, ?, 0, ?, 0, NULL)",
+                (result.job_id, result.udid, _us(expires_at)),
+            )
+            self._tell((result,), now)
+
+    def save(self, what: str, entry: Entry, results: Iterable[JobResult], now: datetime) -> None:
+        """Record an accepted job's new state with its results. `what` names it to the hook."""
+        with self._durably(what):
+            self._db.execute(
+                "UPDATE jobs SET live = ?, entry = ? WHERE job_id = ?",
+                (
+                    entry.phase is not Phase.DONE,
+                    _ENTRY.dump_json(entry).decode(),
+                    entry.job.job_id,
+                ),
+            )
+            self._tell(results, now)
+
+    def unpublished(self, limit: int = 10_000) -> list[Told]:
+        """The results not yet marked published, oldest first."""
+        rows = self._db.execute(
+            "SELECT seq, at_us, result FROM outbox WHERE NOT published ORDER BY seq LIMIT ?",
+            (limit,),
+        )
+        return [
+            Told(seq, _EPOCH + at_us * _MICROSECOND, JobResult.model_validate_json(text))
+            for seq, at_us, text in rows
+        ]
+
+    def mark_published(self, seqs: Iterable[int]) -> None:
+        """Hand these out no more."""
+        with self._durably("published"):
+            self._db.executemany(
+                "UPDATE outbox SET published = 1 WHERE seq = ?", [(seq,) for seq in seqs]
+            )
+
+    def tell_again(self, job_id: str) -> None:
+        """Hand the job's newest result out once more: somebody asks who may not have it."""
+        with self._durably("again"):
+            self._db.execute(
+                "UPDATE outbox SET published = 0 WHERE seq ="
+                " (SELECT max(seq) FROM outbox WHERE job_id = ?)",
+                (job_id,),
+            )
+
+    def prune(self, before: datetime) -> int:
+        """Forget finished, published jobs that expired before this time, and say how many.
+
+        A replay of one is refused as expired, so forgetting cannot make it run again.
+        """
+        with self._durably("prune"):
+            gone = self._db.execute(
+                "DELETE FROM jobs WHERE NOT live AND expires_us < ? AND NOT EXISTS"
+                " (SELECT 1 FROM outbox WHERE outbox.job_id = jobs.job_id AND NOT published)",
+                (_us(before),),
+            ).rowcount
+            self._db.execute(
+                "DELETE FROM outbox WHERE published AND job_id NOT IN (SELECT job_id FROM jobs)"
+            )
+        return gone
+
+    def _tell(self, results: Iterable[JobResult], now: datetime) -> None:
+        self._db.executemany(
+            "INSERT INTO outbox (job_id, at_us, result) VALUES (?, ?, ?)",
+            [(told.job_id, _us(now), told.model_dump_json(exclude_none=True)) for told in results],
+        )
+
+    @contextmanager
+    def _durably(self, what: str) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            if self._hook is not None:
+                self._hook(f"{what}:before")
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        if self._hook is not None:
+            self._hook(f"{what}:after")
+
+
+def _us(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND

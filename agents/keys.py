@@ -1,0 +1,205 @@
+"""Ed25519 key files: who may order jobs, who may approve destructive ones.
+
+In the key directory: `<purpose>-<keyid>.pem` private (PKCS8, 0600), `<purpose>.current` the id of
+the key that signs, `trust/<purpose>/<keyid>.pub` public keys that are believed. An executor needs
+only `trust/`. Rotation keeps the old public key, so jobs that are under way stay valid, and
+destroys the old private key. Nothing here reads a clock: a key's age is its file's.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, Self
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from schemas.signing import key_id
+
+_OTHERS: Final = 0o077
+_LONGEST_KEY_FILE: Final = 16 * 1024
+
+
+class KeysError(ValueError):
+    """A key file is missing, unreadable, not what its name says, or open to others."""
+
+
+class Purpose(StrEnum):
+    """What a key may sign. A key of one purpose never proves the other."""
+
+    JOBS = "jobs"
+    APPROVALS = "approvals"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """The public keys that are believed, by key id, for each purpose."""
+
+    jobs: Mapping[str, Ed25519PublicKey] = field(default_factory=dict)
+    approvals: Mapping[str, Ed25519PublicKey] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """The keys under `directory`/trust. Raises KeysError for a file that is not its key."""
+        return cls(_trusted(directory, Purpose.JOBS), _trusted(directory, Purpose.APPROVALS))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """One key: whether it signs, whether it is believed, when its public file was written."""
+
+    purpose: Purpose
+    keyid: str
+    signs: bool
+    trusted: bool
+    created_at: datetime | None
+
+
+class KeyStore:
+    """Makes, rotates and retires the keys in one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def make(self, purpose: Purpose) -> str:
+        """Make the first key for a purpose and give its id. Raises KeysError if there is one."""
+        current = self.current(purpose)
+        if current is not None:
+            raise KeysError(f"a key for {purpose} exists ({current}); rotate it instead")
+        return self._add(purpose)
+
+    def rotate(self, purpose: Purpose) -> str:
+        """Make a new signing key, destroy the old private one; the old public stays trusted."""
+        old = self.current(purpose)
+        if old is None:
+            raise KeysError(f"no key for {purpose} to rotate; make one first")
+        new = self._add(purpose)
+        self._private(purpose, old).unlink(missing_ok=True)
+        return new
+
+    def retire(self, purpose: Purpose, keyid: str) -> None:
+        """Stop trusting an old key. Raises KeysError for the one that signs, or an unknown one."""
+        if keyid == self.current(purpose):
+            raise KeysError(f"{keyid} signs {purpose}; rotate first")
+        known = _trusted(self._directory, purpose)
+        if keyid not in known:
+            raise KeysError(f"{keyid} is not trusted for {purpose}")
+        _public(self._directory, purpose, keyid).unlink()
+
+    def current(self, purpose: Purpose) -> str | None:
+        """The id of the key that signs, None if none was made."""
+        try:
+            return self._pointer(purpose).read_text("ascii").strip() or None
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise KeysError(f"cannot read {self._pointer(purpose)}: {error}") from error
+
+    def signer(self, purpose: Purpose) -> Ed25519PrivateKey:
+        """The private key that signs. Raises KeysError, also when others may read its file."""
+        keyid = self.current(purpose)
+        if keyid is None:
+            raise KeysError(f"no key for {purpose} in {self._directory}; make one first")
+        path = self._private(purpose, keyid)
+        try:
+            # As ssh does: a private key that others can read is no proof of who signed.
+            if path.stat().st_mode & _OTHERS:
+                raise KeysError(f"{path} is open to others; chmod 600 it, or rotate the key")
+            key = load_pem_private_key(_read(path), password=None)
+        except OSError as error:
+            raise KeysError(f"cannot read {path}: {error.strerror}") from error
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            if isinstance(error, KeysError):
+                raise
+            raise KeysError(f"{path} is not a private key") from error
+        if not isinstance(key, Ed25519PrivateKey) or key_id(key.public_key()) != keyid:
+            raise KeysError(f"{path} is not the Ed25519 key {keyid}")
+        return key
+
+    def keys(self) -> list[KeyInfo]:
+        """Every key, by purpose and id."""
+        found = []
+        for purpose in Purpose:
+            current = self.current(purpose)
+            trusted = _trusted(self._directory, purpose)
+            for keyid in sorted({*trusted, *([current] if current else [])}):
+                path = _public(self._directory, purpose, keyid)
+                made = path.stat().st_mtime if keyid in trusted else None
+                created_at = None if made is None else datetime.fromtimestamp(made, UTC)
+                info = KeyInfo(purpose, keyid, keyid == current, keyid in trusted, created_at)
+                found.append(info)
+        return found
+
+    def _add(self, purpose: Purpose) -> str:
+        # The pointer is replaced last: a crash before it leaves a key that nobody uses.
+        key = Ed25519PrivateKey.generate()
+        public = key.public_key()
+        keyid = key_id(public)
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        public_pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        _write(self._private(purpose, keyid), pem, 0o600)
+        _write(_public(self._directory, purpose, keyid), public_pem, 0o644)
+        _write(self._pointer(purpose), f"{keyid}\n".encode(), 0o644)
+        return keyid
+
+    def _private(self, purpose: Purpose, keyid: str) -> Path:
+        return self._directory / f"{purpose}-{keyid}.pem"
+
+    def _pointer(self, purpose: Purpose) -> Path:
+        return self._directory / f"{purpose}.current"
+
+
+def _public(directory: Path, purpose: Purpose, keyid: str) -> Path:
+    return directory / "trust" / purpose / f"{keyid}.pub"
+
+
+def _trusted(directory: Path, purpose: Purpose) -> dict[str, Ed25519PublicKey]:
+    keys = {}
+    for path in sorted((directory / "trust" / purpose).glob("*.pub")):
+        try:
+            key = load_pem_public_key(_read(path))
+        except OSError as error:
+            raise KeysError(f"cannot read {path}: {error.strerror}") from error
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise KeysError(f"{path} is not a public key") from error
+        if not isinstance(key, Ed25519PublicKey) or key_id(key) != path.stem:
+            raise KeysError(f"{path} is not the Ed25519 key its name says")
+        keys[path.stem] = key
+    return keys
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_LONGEST_KEY_FILE)
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """Write a whole file or none of it, never readable beyond `mode`, on disk when this returns."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        temporary = path.with_name(f".{path.name}.new")
+        temporary.unlink(missing_ok=True)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise KeysError(f"cannot write {path}: {error.strerror}") from error

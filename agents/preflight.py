@@ -1,0 +1,156 @@
+"""Whether a Mac can be acted on, from one look at it. Pure.
+
+The pipeline asked most of this of its reports; a Mac changes between a report and a job, and an
+installer that runs out of disk or power half-way is worse than none.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from agents.mac import InstallState, Look
+from schemas.jobs import MDM_METHODS, Action, Job, Method
+from schemas.macos import reaches
+from schemas.results import ErrorCode
+
+ERASING_METHODS: Final = frozenset({Method.ERASE_DEVICE, Method.ASR})
+_SSH_INSTALLERS: Final = frozenset({Method.SOFTWAREUPDATE, Method.STARTOSINSTALL})
+_NEED_POWER: Final = frozenset(Method) - {Method.PROFILES_RENEW}
+_BUSY: Final = frozenset({InstallState.INSTALLING})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a Mac must have. Disk in GB (10^9 bytes), battery in percent.
+
+    Figures: github.com/Macjutsu/super (15 GB for an update, 25 GB and the installer for an
+    upgrade; battery 20 % on Apple silicon, 50 % on Intel), as the policy's defaults.
+    """
+
+    disk_update_gb: float = 15.0
+    disk_upgrade_gb: float = 44.0
+    battery_apple_silicon: float = 20.0
+    battery_intel: float = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """It can be acted on."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyThere:
+    """It runs the target: nothing to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Another installation is under way on it: come back later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """It cannot be acted on, and why."""
+
+    error_code: ErrorCode
+    detail: str
+
+
+Fitness = Ready | AlreadyThere | Busy | Unfit
+
+
+def erases(job: Job) -> bool:
+    """Whether the job destroys what is on the Mac, whatever its own flag says."""
+    return job.erases or job.method in ERASING_METHODS
+
+
+def runs_target(job: Job, look: Look) -> bool:
+    """Whether the Mac runs the job's target release, or a later one."""
+    target = job.target
+    return target is not None and reaches(look.os_version, look.build, target.version, target.build)
+
+
+def fitness(job: Job, look: Look, limits: Limits) -> Fitness:
+    """Whether to act on the Mac. What cannot be told holds nothing back."""
+    if job.action in (Action.UPDATE, Action.UPGRADE) and runs_target(job, look):
+        return AlreadyThere()
+    if look.progress.state in _BUSY:
+        return Busy()
+    for check in (_too_new, _not_ours, _no_owner, _no_disk, _no_power):
+        unfit = check(job, look, limits)
+        if unfit is not None:
+            return unfit
+    return Ready()
+
+
+def _too_new(job: Job, look: Look, _: Limits) -> Unfit | None:
+    """Apple's installers do not go back to an older system."""
+    target = job.target
+    if target is None or look.os_version is None or job.method is Method.ERASE_DEVICE:
+        return None
+    if look.os_version.release > target.version.release:
+        detail = f"runs {look.os_version}, newer than {target.version}"
+        return Unfit(ErrorCode.UNSUPPORTED, detail)
+    return None
+
+
+def _not_ours(job: Job, look: Look, _: Limits) -> Unfit | None:
+    if job.method in MDM_METHODS and look.enrolled is False:
+        return Unfit(ErrorCode.NOT_ENROLLED, "not enrolled in MDM")
+    return None
+
+
+def _no_owner(job: Job, look: Look, _: Limits) -> Unfit | None:
+    """On Apple silicon a volume owner must authorise an installation; MDM does it with the
+    escrowed bootstrap token."""
+    if job.method in _SSH_INSTALLERS and look.volume_owner is False:
+        return Unfit(ErrorCode.NO_VOLUME_OWNER, "no volume owner's password at hand")
+    if job.method in (Method.DDM, Method.MDM_COMMAND) and look.bootstrap_token is False:
+        return Unfit(ErrorCode.NO_BOOTSTRAP_TOKEN, "no bootstrap token escrowed")
+    return None
+
+
+def _no_disk(job: Job, look: Look, limits: Limits) -> Unfit | None:
+    if job.method in ERASING_METHODS or job.action is Action.REENROLL or look.free_disk_gb is None:
+        return None
+    update = job.action is Action.UPDATE
+    needed = limits.disk_update_gb if update else limits.disk_upgrade_gb
+    if look.free_disk_gb < needed:
+        detail = f"{look.free_disk_gb:.1f} GB free, {needed:g} GB needed"
+        return Unfit(ErrorCode.NO_DISK_SPACE, detail)
+    return None
+
+
+def _no_power(job: Job, look: Look, limits: Limits) -> Unfit | None:
+    if job.method not in _NEED_POWER or look.on_ac_power or look.battery_percent is None:
+        return None
+    intel = look.apple_silicon is False
+    needed = limits.battery_intel if intel else limits.battery_apple_silicon
+    if look.battery_percent < needed:
+        detail = f"battery at {look.battery_percent:.0f} %, {needed:g} % needed without AC"
+        return Unfit(ErrorCode.LOW_POWER, detail)
+    return None
+
+
+def ran_since(job: Job, look: Look, boot_at: datetime | None, intent_at: datetime) -> bool:
+    """Whether the Mac booted into the target after the order.
+
+    `boot_at` is its boot time before the order: both are of the Mac's own clock, so a clock that
+    is wrong does not matter. A reinstall may end on the version it began with, so there the time
+    at which the system was put on counts too, where it is known.
+    """
+    if not runs_target(job, look) or not booted_since(look, boot_at, intent_at):
+        return False
+    if job.action in (Action.UPDATE, Action.UPGRADE) or look.installed_at is None:
+        return True
+    return look.installed_at > (intent_at if boot_at is None else boot_at)
+
+
+def booted_since(look: Look, boot_at: datetime | None, intent_at: datetime) -> bool:
+    """Whether the Mac booted after the order, False if it cannot be told."""
+    if look.boot_at is None:
+        return False
+    if boot_at is None:
+        return look.boot_at > intent_at
+    # The kernel corrects its boot time with the clock: a few seconds are no boot.
+    return (look.boot_at - boot_at).total_seconds() > 60

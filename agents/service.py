@@ -1,0 +1,227 @@
+"""A site's executor put together: Kafka, halts, owners, probes, signals."""
+
+import fcntl
+import json
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from agents.claims import Claims
+from agents.clock import Clock, WallClock
+from agents.dry_run import DryRunMac
+from agents.halts import HaltReader
+from agents.intake import Intake, Member
+from agents.keys import KeyRing, KeysError
+from agents.mac import Look, Mac
+from agents.metrics import AgentMetrics
+from agents.outlet import Outlet
+from agents.owner import Owner, Site
+from agents.probe import Probe
+from schemas import logkeys as key
+from schemas.connection import KafkaConnection
+from schemas.events.control import HaltScope
+from schemas.jobs import Job
+
+ADDRESS_FILE: Final = "agent.json"
+_NAME_FILE: Final = "name"
+_LOCK_FILE: Final = "lock"
+_KEYS_EVERY_S: Final = 15.0
+# No call of the intake's may take longer; then it hangs, and the process starts anew.
+_WATCHDOG_S: Final = 60.0
+_LOOK_EVERY_S: Final = 0.5
+_HUNG: Final = 70
+
+
+class AgentError(Exception):
+    """The executor cannot run, in one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentPlan:
+    """What to run. `mac_for` None is a dry run. `slots` are Macs at once in the whole site, over
+    all its executors. `listen` None has no probes."""
+
+    site: str
+    data_dir: Path
+    connection: KafkaConnection
+    keys: Path | None = None
+    name: str | None = None
+    slots: int = 50
+    drain_s: float = 30.0
+    session_s: float = 30.0
+    listen: tuple[str, int] | None = None
+    mac_for: Callable[[Job], Mac] | None = None
+    clock: Clock = field(default_factory=WallClock)
+
+
+def serve(plan: AgentPlan, log: Any) -> None:
+    """Carry out the site's jobs until SIGTERM or SIGINT, then hand over within `drain_s`.
+
+    Raises AgentError for what keeps it from running.
+    """
+    with _data_dir(plan.data_dir):
+        name = plan.name or _lasting_name(plan.data_dir)
+        keys = _Keys(plan.keys or plan.data_dir / "keys", log)
+        agent = _Agent(replace(plan, name=name), keys, log)
+        agent.run()
+
+
+class _Agent:
+    def __init__(self, plan: AgentPlan, keys: "_Keys", log: Any) -> None:
+        assert plan.name is not None
+        self._plan = plan
+        self._log = log
+        self._metrics = AgentMetrics()
+        self._halts = HaltReader(plan.connection, log)
+        self._outlet = Outlet(plan.connection)
+        self._site = Site(
+            name=plan.site,
+            executor=plan.name,
+            folder=plan.data_dir,
+            claims=Claims(plan.connection, plan.site),
+            outlet=self._outlet,
+            clock=plan.clock,
+            keys=keys.current,
+            mac_for=plan.mac_for or _never_touched,
+            halts=self._halts.scopes,
+            metrics=self._metrics,
+            log=log,
+        )
+        member = Member(plan.site, plan.name, plan.session_s)
+        self._intake = Intake(plan.connection, member, self._owner, self._metrics, log)
+        self._asked_to_end = threading.Event()
+
+    def run(self) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, lambda *_: self._asked_to_end.set())
+        probe = self._probe()
+        self._say_what_runs(probe)
+        self._halts.start()
+        self._intake.start()
+        draining = False
+        while self._intake.is_alive():
+            if self._asked_to_end.is_set() and not draining:
+                draining = True
+                self._log.info("draining", **{key.DURATION_S: self._plan.drain_s})
+                self._intake.drain(self._plan.drain_s)
+            self._watch(draining=draining)
+            self._intake.join(_LOOK_EVERY_S)
+        self._halts.stop()
+        self._outlet.close()
+        if probe is not None:
+            probe.stop()
+        if self._intake.failure is not None:
+            raise AgentError(self._intake.failure)
+        self._log.info("stopped", **{key.SITE: self._plan.site})
+
+    def _watch(self, *, draining: bool) -> None:
+        scopes = self._halts.scopes(self._plan.clock.now())
+        whole = scopes or ()
+        halted = any(scope.everything or scope.site == self._plan.site for scope in whole)
+        self._metrics.halts(known=scopes is not None, halted=halted)
+        if not draining and time.monotonic() - self._intake.polled_at > _WATCHDOG_S:
+            self._log.critical("polling Kafka hangs: ending at once", **{key.SITE: self._plan.site})
+            # Threads that hang cannot be ended otherwise; all that counts is in Kafka.
+            os._exit(_HUNG)
+
+    def _owner(self, partition: int, partitions: int, commit: Callable[[int, int], None]) -> Owner:
+        share, rest = divmod(self._plan.slots, partitions)
+        slots = max(1, share + (partition < rest))
+        return Owner(self._site, partition, slots, commit)
+
+    def _probe(self) -> Probe | None:
+        if self._plan.listen is None:
+            return None
+        host, port = self._plan.listen
+        try:
+            probe = Probe(host, port, self._metrics.text, self._health)
+        except OSError as error:
+            raise AgentError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        probe.start()
+        return probe
+
+    def _health(self) -> dict[str, Any]:
+        scopes: tuple[HaltScope, ...] | None = self._halts.scopes(self._plan.clock.now())
+        age_s = time.monotonic() - self._intake.polled_at
+        return {
+            "ok": self._intake.is_alive() and age_s < _WATCHDOG_S / 2,
+            "site": self._plan.site,
+            "name": self._plan.name,
+            "last_poll_s": round(age_s, 3),
+            "halts": None if scopes is None else [scope.key for scope in scopes],
+        }
+
+    def _say_what_runs(self, probe: Probe | None) -> None:
+        told = {"name": self._plan.name, "pid": os.getpid()}
+        if probe is not None and self._plan.listen is not None:
+            told["url"] = f"http://{self._plan.listen[0]}:{probe.port}"
+        (self._plan.data_dir / ADDRESS_FILE).write_text(json.dumps(told))
+        self._log.info("started", **{key.SITE: self._plan.site, key.DETAIL: json.dumps(told)})
+        if self._plan.mac_for is None:
+            self._log.warning("dry run: no Mac is touched, every job is refused")
+
+
+class _Keys:
+    """The keys that are believed, read again now and then: rotation needs no restart."""
+
+    def __init__(self, folder: Path, log: Any) -> None:
+        self._folder = folder
+        self._log = log
+        self._lock = threading.Lock()
+        self._read_at = time.monotonic()
+        try:
+            self._ring = KeyRing.load(folder)
+        except KeysError as error:
+            raise AgentError(str(error)) from error
+        if not self._ring.jobs:
+            raise AgentError(f"no key in {folder / 'trust' / 'jobs'}: every job would be refused")
+
+    def current(self) -> KeyRing:
+        """The same object as long as the keys are the same."""
+        with self._lock:
+            if time.monotonic() - self._read_at > _KEYS_EVERY_S:
+                self._read_at = time.monotonic()
+                try:
+                    ring = KeyRing.load(self._folder)
+                except KeysError as error:
+                    self._log.error(
+                        "keys unreadable; the old ones stay", **{key.DETAIL: str(error)}
+                    )
+                else:
+                    if ring.jobs.keys() != self._ring.jobs.keys() or (
+                        ring.approvals.keys() != self._ring.approvals.keys()
+                    ):
+                        self._ring = ring
+            return self._ring
+
+
+def _never_touched(_: Job) -> Mac:
+    return DryRunMac(lambda _: Look())
+
+
+@contextmanager
+def _data_dir(folder: Path) -> Iterator[None]:
+    """The folder, for one executor alone."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (folder / _LOCK_FILE).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+    except BlockingIOError as error:
+        raise AgentError(f"another executor works in {folder}") from error
+    except OSError as error:
+        raise AgentError(f"cannot use {folder}: {error.strerror or error}") from error
+
+
+def _lasting_name(folder: Path) -> str:
+    path = folder / _NAME_FILE
+    if not path.exists():
+        path.write_text(uuid.uuid4().hex[:12] + "\n")
+    return path.read_text().strip()

@@ -1,0 +1,208 @@
+"""Many simulated Macs on one time line. Advancing costs what is due, not what there is."""
+
+import hashlib
+import heapq
+import sqlite3
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Final, Self
+
+from agents.dry_run import DryRunMac
+from agents.mac import Ack, Mac, UnreachableError
+from agents.simulated.link import Line, SiteLine
+from agents.simulated.machine import SimulatedMac
+from agents.simulated.spec import MacSpec, SimulatedRelease
+from schemas.envelope import DeviceEvent
+from schemas.jobs import Job, Target
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LINE: Final = "line"
+_SCHEMA: Final = (
+    "CREATE TABLE IF NOT EXISTS fleet (digest TEXT NOT NULL) STRICT",
+    """CREATE TABLE IF NOT EXISTS orders (
+        seq INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, udid TEXT NOT NULL,
+        step TEXT NOT NULL, attempt INTEGER NOT NULL, job TEXT NOT NULL
+    ) STRICT""",
+)
+
+
+class SimulatedFleet:
+    """Simulated Macs, by UDID.
+
+    `start` is when their time begins; `lines` are the sites' lines (a site without one has 1 Gbit/s
+    and no cache); `releases` what can be installed. `acted` is the truth about what was done:
+    (time, UDID, job id, attempt, step) for each time a Mac was acted on.
+    """
+
+    def __init__(
+        self,
+        specs: Iterable[MacSpec],
+        start: datetime,
+        *,
+        seed: int = 0,
+        lines: Mapping[str, SiteLine] | None = None,
+        releases: Iterable[SimulatedRelease] = (),
+    ) -> None:
+        self.seed = seed
+        self.now = start
+        self.acted: list[tuple[datetime, str, str, int, str]] = []
+        self._releases = {release.version: release for release in releases}
+        self._heap: list[tuple[datetime, int, str, str, int]] = []
+        self._counter = count()
+        self._lines: dict[str, Line] = {}
+        self._line_specs = dict(lines or {})
+        self._line_ends: dict[str, datetime | None] = {}
+        self._db: sqlite3.Connection | None = None
+        self._relived: list[DeviceEvent] = []
+        ordered = sorted(specs, key=lambda spec: spec.udid)
+        self.macs = {spec.udid: SimulatedMac(spec, self, start) for spec in ordered}
+        if len(self.macs) != len(ordered):
+            raise ValueError("two Macs with one UDID")
+        known = (start.isoformat(), seed, ordered, sorted(self._line_specs.items()))
+        self._digest = hashlib.sha256(
+            repr((known, sorted(self._releases.values(), key=lambda r: r.version))).encode()
+        ).hexdigest()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        specs: Iterable[MacSpec],
+        start: datetime,
+        *,
+        seed: int = 0,
+        lines: Mapping[str, SiteLine] | None = None,
+        releases: Iterable[SimulatedRelease] = (),
+        since: datetime | None = None,
+    ) -> Self:
+        """A fleet that outlives its process: every order is in the file before a Mac takes it.
+
+        Opened again with the same Macs it has gone through the same. Events up to `since`, which
+        the caller has, are not given again; without it all are. ValueError for other Macs.
+        """
+        fleet = cls(specs, start, seed=seed, lines=lines, releases=releases)
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        for statement in _SCHEMA:
+            db.execute(statement)
+        row = db.execute("SELECT digest FROM fleet").fetchone()
+        if row is None:
+            db.execute("INSERT INTO fleet VALUES (?)", (fleet._digest,))
+        elif row[0] != fleet._digest:
+            db.close()
+            raise ValueError(f"{path} holds the history of another fleet")
+        fleet._relive(db, since)
+        fleet._db = db
+        return fleet
+
+    def close(self) -> None:
+        """Let go of the file, if there is one."""
+        if self._db is not None:
+            self._db.close()
+
+    # --- time ---
+
+    def advance(self, now: datetime) -> list[DeviceEvent]:
+        """Let time pass up to `now` and give what the Macs said, in order of time."""
+        told: list[DeviceEvent] = self._relived
+        self._relived = []
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            at, _, owner, kind, work = heapq.heappop(heap)
+            self.now = at
+            if kind == _LINE:
+                told += self._end_download(owner, at)
+                continue
+            told += self.macs[owner].on(kind, work, at)
+        self.now = max(self.now, now)
+        return told
+
+    def next_event_at(self) -> datetime | None:
+        """When something happens next by itself; None for an empty fleet."""
+        if self._relived:
+            return self.now
+        return self._heap[0][0] if self._heap else None
+
+    def mac_for(self, job: Job) -> Mac:
+        """The job's Mac; one that nobody can reach if the fleet does not have it."""
+        return self.macs.get(job.udid) or DryRunMac(lambda _: None)
+
+    # --- what the Macs need of it ---
+
+    def wake(self, at: datetime, udid: str, kind: str, work: int) -> None:
+        """Call the Mac's `on` at this time, or at once if it is past."""
+        heapq.heappush(self._heap, (max(at, self.now), next(self._counter), udid, kind, work))
+
+    def download(self, udid: str, work: int, item: str, size_gb: float, at: datetime) -> None:
+        """Begin a download on the Mac's site's line."""
+        site = self.macs[udid].spec.site
+        line = self._lines.get(site)
+        if line is None:
+            line = self._lines[site] = Line(self._line_specs.get(site, SiteLine()))
+        line.start(f"{udid} {work}", item, size_gb, at)
+        self._watch_line(site, line)
+
+    def release(self, target: Target) -> SimulatedRelease:
+        """The release of this version. ValueError for one that the fleet does not know."""
+        known = self._releases.get(target.version)
+        if known is not None:
+            return known
+        if target.build is None:
+            raise ValueError(f"the simulated fleet knows no macOS {target.version}")
+        return SimulatedRelease(version=target.version, build=target.build)
+
+    def order(self, mac: SimulatedMac, step: str, job: Job, attempt: int) -> Ack:
+        """Keep an order, then let the Mac take it: the commit is when the Mac was touched."""
+        if self._db is not None:
+            self._db.execute(
+                "INSERT INTO orders (at_us, udid, step, attempt, job) VALUES (?, ?, ?, ?, ?)",
+                (
+                    (self.now - _EPOCH) // timedelta(microseconds=1),
+                    mac.spec.udid,
+                    step,
+                    attempt,
+                    job.model_dump_json(exclude_none=True),
+                ),
+            )
+        return mac.take(step, job, attempt, self.now)
+
+    def carried_out(self, at: datetime, udid: str, job_id: str, attempt: int, step: str) -> None:
+        """Note that the Mac was acted on."""
+        self.acted.append((at, udid, job_id, attempt, step))
+
+    # --- inside ---
+
+    def _relive(self, db: sqlite3.Connection, since: datetime | None) -> None:
+        rows = db.execute("SELECT at_us, udid, step, attempt, job FROM orders ORDER BY seq")
+        told: list[DeviceEvent] = []
+        for at_us, udid, step, attempt, text in rows:
+            told += self.advance(_EPOCH + timedelta(microseconds=at_us))
+            mac = self.macs[udid]
+            try:
+                self.order(mac, step, Job.model_validate_json(text), attempt)
+            except UnreachableError:
+                continue
+        if since is not None:
+            told += self.advance(max(since, self.now))
+            told = [event for event in told if event.time > since]
+        self._relived = told
+
+    def _watch_line(self, site: str, line: Line) -> None:
+        """Wake at its next end; ends announced before a download joined are void."""
+        end = line.next_end()
+        if end != self._line_ends.get(site):
+            self._line_ends[site] = end
+            if end is not None:
+                heapq.heappush(self._heap, (end, next(self._counter), site, _LINE, 0))
+
+    def _end_download(self, site: str, at: datetime) -> list[DeviceEvent]:
+        line = self._lines[site]
+        if line.next_end() != at:
+            return []
+        udid, work = line.end(at).split(" ")
+        self._line_ends[site] = None
+        self._watch_line(site, line)
+        return self.macs[udid].on("downloaded", int(work), at)

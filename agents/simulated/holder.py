@@ -1,0 +1,237 @@
+"""The process that holds simulated Macs: executors reach them over HTTP on loopback, and what
+the Macs tell goes where it is asked to go.
+
+With a folder it may be killed at any time: orders are kept before a Mac takes them, the time line
+goes on where it would be, and nothing that the Macs told is lost (it may be told again).
+"""
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from agents.clock import ScaledClock
+from agents.mac import UnreachableError
+from agents.simulated.fleet import SimulatedFleet
+from agents.simulated.wire import (
+    AckAnswer,
+    Acted,
+    ActOrder,
+    FleetPlan,
+    LookAnswer,
+    LookOrder,
+    TimeLine,
+)
+from schemas.envelope import DeviceEvent
+
+_TELL_EVERY_S: Final = 0.1
+_AGAIN_S: Final = 1.0
+_MOST_AT_ONCE: Final = 500
+_IDLE_S: Final = 120.0
+_JSON: Final = "application/json"
+_ACTED: Final = TypeAdapter(list[Acted])
+_BEGAN: Final = "began.json"
+_TOLD: Final = "told.json"
+_ORDERS: Final = "macs.sqlite"
+
+Sink = Callable[[Sequence[DeviceEvent]], None]
+
+
+class SinkError(Exception):
+    """What the Macs told did not arrive; it will be told again."""
+
+
+class Holder:
+    """The Macs, their clock and what they told. Any thread may call."""
+
+    def __init__(self, plan: FleetPlan, folder: Path | None, sink: Sink | None) -> None:
+        self._folder = folder
+        self._sink = sink
+        self._lock = threading.Lock()
+        self._told: deque[DeviceEvent] = deque()
+        self._delay_s = 0.0
+        self._ending = threading.Event()
+        began_s = _kept_began(folder, plan)
+        self.line = TimeLine(start=plan.start, began_s=began_s, speed=plan.speed)
+        self._clock = ScaledClock(plan.start, began_s, plan.speed)
+        given: dict[str, Any] = {"seed": plan.seed, "lines": plan.lines, "releases": plan.releases}
+        if folder is None:
+            self._fleet = SimulatedFleet(plan.macs, plan.start, **given)
+        else:
+            since = _kept_told(folder)
+            self._fleet = SimulatedFleet.open(
+                folder / _ORDERS, plan.macs, plan.start, since=since, **given
+            )
+
+    def look(self, order: LookOrder) -> LookAnswer:
+        """See a Mac. Raises UnreachableError."""
+        with self._lock:
+            self._advance()
+            return LookAnswer.of(self._fleet.mac_for(order.job).look(order.job))
+
+    def act(self, order: ActOrder) -> AckAnswer:
+        """Give a Mac an order. Raises UnreachableError."""
+        if self._delay_s:
+            time.sleep(self._delay_s)
+        with self._lock:
+            self._advance()
+            mac = self._fleet.mac_for(order.job)
+            return AckAnswer.of(mac.act(order.step, order.job, order.attempt))
+
+    def acted(self) -> bytes:
+        """Everything that was done to them, as JSON."""
+        with self._lock:
+            done = list(self._fleet.acted)
+        told = [Acted(at=a, udid=u, job_id=j, attempt=n, step=s) for a, u, j, n, s in done]
+        return _ACTED.dump_json(told)
+
+    def macs(self) -> bytes:
+        """What each Mac runs, as JSON."""
+        with self._lock:
+            self._advance()
+            found = [
+                {
+                    "udid": udid,
+                    "site": mac.spec.site,
+                    "os_version": str(mac.os_version),
+                    "build": str(mac.build),
+                    "enrolled": mac.enrolled,
+                }
+                for udid, mac in self._fleet.macs.items()
+            ]
+        return json.dumps(found).encode()
+
+    def set_delay(self, seconds: float) -> None:
+        """Let every order be on its way for so long."""
+        self._delay_s = seconds
+
+    def stop(self) -> None:
+        """Tell nothing more, and let go of the file."""
+        self._ending.set()
+        with self._lock:
+            self._fleet.close()
+
+    def tell(self) -> None:
+        """Tell what the Macs say until stopped; what does not arrive is told again."""
+        while not self._ending.wait(_TELL_EVERY_S):
+            with self._lock:
+                self._advance()
+                if self._sink is None:
+                    self._told.clear()
+                batch = [self._told[i] for i in range(min(len(self._told), _MOST_AT_ONCE))]
+            if not batch or self._sink is None:
+                continue
+            try:
+                self._sink(batch)
+            except SinkError:
+                self._ending.wait(_AGAIN_S)
+                continue
+            with self._lock:
+                for _ in batch:
+                    self._told.popleft()
+                self._keep_told(batch[-1].time)
+
+    def _advance(self) -> None:
+        if not self._ending.is_set():
+            self._told.extend(self._fleet.advance(self._clock.now()))
+
+    def _keep_told(self, until: datetime) -> None:
+        if self._folder is None:
+            return
+        # Others may have told at the same moment: those are told again rather than lost.
+        text = (until - timedelta(microseconds=1)).isoformat()
+        temporary = self._folder / f".{_TOLD}"
+        temporary.write_text(json.dumps(text))
+        temporary.replace(self._folder / _TOLD)
+
+
+class HolderServer(ThreadingHTTPServer):
+    """The Macs over HTTP. POST /look, /act, /delay; GET /clock, /acted, /macs."""
+
+    daemon_threads = True
+    # Executors come in crowds.
+    request_queue_size = 128
+
+    def __init__(self, host: str, port: int, holder: Holder) -> None:
+        self.holder = holder
+        super().__init__((host, port), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    timeout = _IDLE_S
+    server: HolderServer
+
+    def do_GET(self) -> None:
+        """Answer what is asked."""
+        holder = self.server.holder
+        answers: dict[str, Callable[[], bytes]] = {
+            "/clock": lambda: holder.line.model_dump_json().encode(),
+            "/acted": holder.acted,
+            "/macs": holder.macs,
+        }
+        answer = answers.get(self.path)
+        if answer is None:
+            self._send(404, b"no such thing")
+        else:
+            self._send(200, answer())
+
+    def do_POST(self) -> None:
+        """Do what is ordered. 503 is a Mac that cannot be reached."""
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        holder = self.server.holder
+        try:
+            if self.path == "/look":
+                answer = holder.look(LookOrder.model_validate_json(body)).model_dump_json()
+            elif self.path == "/act":
+                answer = holder.act(ActOrder.model_validate_json(body)).model_dump_json()
+            elif self.path == "/delay":
+                holder.set_delay(float(body))
+                answer = "{}"
+            else:
+                self._send(404, b"no such thing")
+                return
+        except UnreachableError as error:
+            self._send(503, str(error).encode())
+        except (ValidationError, ValueError) as error:
+            self._send(400, str(error).encode())
+        else:
+            self._send(200, answer.encode())
+
+    def _send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", _JSON)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def _kept_began(folder: Path | None, plan: FleetPlan) -> float:
+    """When the time line began in the world's time: for good, where there is a folder."""
+    now_s = time.time()
+    if folder is None:
+        return now_s
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _BEGAN
+    if not path.exists():
+        path.write_text(json.dumps({"began_s": now_s, "speed": plan.speed}))
+    kept = json.loads(path.read_text())
+    if kept["speed"] != plan.speed:
+        raise ValueError(f"{folder} holds a fleet of speed {kept['speed']:g}")
+    return float(kept["began_s"])
+
+
+def _kept_told(folder: Path) -> datetime | None:
+    path = folder / _TOLD
+    return datetime.fromisoformat(json.loads(path.read_text())) if path.exists() else None

@@ -1,0 +1,427 @@
+"""One simulated Mac: what it does with orders, by itself, and when things go wrong."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from agents.mac import Ack, InstallState, Look, Progress, UnreachableError, mark
+from agents.preflight import ERASING_METHODS, erases
+from agents.simulated.refusals import refusal
+from agents.simulated.reports import Reporter
+from agents.simulated.spec import MacSpec, draw
+from agents.simulated.world import World
+from schemas.envelope import DeviceEvent
+from schemas.jobs import MDM_METHODS, Action, Job, Method
+from schemas.macos import OSVersion
+from schemas.results import ErrorCode
+
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
+_POLL: Final = timedelta(minutes=30)
+_SOON: Final = timedelta(seconds=5)
+_UPTIME: Final = timedelta(days=6)
+# A DDM declaration without a date is due when prepared; with one, Apple enforces it an hour after
+# a boot that comes later (device-management, softwareupdate.enforcement.specific).
+_DDM_GRACE: Final = timedelta(hours=1)
+_PREPARE: Final = timedelta(minutes=2)
+_DISK_NEEDED_GB: Final = 10.0
+_INSTALL_MINUTES: Final = {
+    Action.UPDATE: 12,
+    Action.UPGRADE: 25,
+    Action.REINSTALL: 22,
+    Action.REIMAGE: 3,
+}
+
+Events = list[DeviceEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What the Mac is busy with: the last order that it took."""
+
+    number: int
+    job: Job
+
+
+class SimulatedMac:
+    """A Mac as `agents.mac.Mac`. It does nothing twice by itself: an order repeated under the
+    same name is carried out again, as real Macs do."""
+
+    def __init__(self, spec: MacSpec, world: World, start: datetime) -> None:
+        self.spec = spec
+        self.os_version: OSVersion = spec.os_version
+        self.build = spec.build
+        self.firmware = spec.firmware
+        self.sealed = True
+        self.enrolled = spec.enrolled
+        self.user_approved = spec.user_approved
+        self.bootstrap_token = spec.bootstrap_token
+        self.free_disk_gb = spec.free_disk_gb
+        self.activations = spec.activations
+        self.compliant = True
+        self.boot_at = start - _UPTIME * (0.1 + draw(world.seed, spec.udid, "uptime"))
+        self.installed_at = start - timedelta(days=90)
+        self.progress = Progress()
+        self.pending_version: OSVersion | None = None
+        self._world = world
+        self._reporter = Reporter(self)
+        self._left = {name: getattr(spec.faults, name) for name in _COUNTED}
+        self._pending: dict[str, tuple[str, Job, int]] = {}
+        self._marks: set[str] = set()
+        self._work: _Work | None = None
+        self._works = 0
+        self._installing = self._in_setup = False
+        self._mute_until = start
+        self._reports = 0
+        self._plan(start)
+
+    # --- the Mac protocol ---
+
+    def look(self, job: Job) -> Look:  # noqa: ARG002 - Mac's signature
+        """See it. Raises UnreachableError while it is off the network."""
+        if not self.is_online(self._world.now):
+            raise UnreachableError(self.spec.udid)
+        guarded = self.spec.apple_silicon
+        return Look(
+            os_version=self.os_version,
+            build=self.build,
+            boot_at=self.boot_at,
+            installed_at=self.installed_at,
+            apple_silicon=self.spec.apple_silicon,
+            free_disk_gb=self.free_disk_gb,
+            on_ac_power=self.on_ac_power,
+            battery_percent=self.battery_percent,
+            enrolled=self.enrolled,
+            user_approved=self.user_approved,
+            bootstrap_token=self.bootstrap_token if guarded else None,
+            volume_owner=self.spec.volume_owner if guarded else None,
+            marks=frozenset(self._marks),
+            pending=frozenset(self._pending),
+            progress=self.progress,
+        )
+
+    def act(self, step: str, job: Job, attempt: int) -> Ack:
+        """Give it an order. Raises UnreachableError, also when only the answer was lost."""
+        if not self.is_online(self._world.now):
+            raise UnreachableError(self.spec.udid)
+        return self._world.order(self, step, job, attempt)
+
+    def is_online(self, at: datetime) -> bool:
+        """Whether it can be reached."""
+        if self._installing or self._in_setup:
+            return False
+        return not any(away.holds(at) for away in self.spec.faults.offline)
+
+    @property
+    def on_ac_power(self) -> bool:
+        """Whether it is plugged in now."""
+        return self.spec.on_ac_power and not self._unplugged
+
+    @property
+    def battery_percent(self) -> float | None:
+        """Its charge now, None for a desktop."""
+        percent = self.spec.battery_percent
+        low = percent is not None and self._unplugged
+        return self.spec.faults.low_battery_percent if low else percent
+
+    @property
+    def _unplugged(self) -> bool:
+        return any(away.holds(self._world.now) for away in self.spec.faults.unplugged)
+
+    # --- orders ---
+
+    def take(self, step: str, job: Job, attempt: int, at: datetime) -> Ack:
+        """What an order that reached its network does to it."""
+        if self._strikes("lost_orders"):
+            raise UnreachableError("the order was lost")
+        ack = self._answer(step, job, attempt, at)
+        if self._strikes("lost_answers"):
+            raise UnreachableError("the answer was lost")
+        return ack
+
+    def _answer(self, step: str, job: Job, attempt: int, at: datetime) -> Ack:
+        if self._strikes("rejected"):
+            return Ack.refused(ErrorCode.COMMAND_REJECTED, "rejected")
+        refused = refusal(self, job)
+        if refused is not None:
+            return refused
+        name = mark(job.job_id, attempt, step)
+        if self._strikes("not_now"):
+            if job.method in MDM_METHODS:
+                self._pending[name] = (step, job, attempt)
+                self._wake(at + _POLL, "poll")
+            return Ack.not_now()
+        self._carry_out(step, job, attempt, at)
+        return Ack.accepted()
+
+    def _carry_out(self, step: str, job: Job, attempt: int, at: datetime) -> None:
+        self._marks.add(mark(job.job_id, attempt, step))
+        self._world.carried_out(at, self.spec.udid, job.job_id, attempt, step)
+        if self._strikes("ignored"):
+            return
+        if job.method is Method.PROFILES_RENEW:
+            if self.spec.faults.answers_prompt:
+                self._wake(at + self._between(20, 300, "prompt"), "enrol")
+            return
+        self._works += 1
+        self._work = _Work(self._works, job)
+        if job.method in ERASING_METHODS:
+            self._wake(at + timedelta(minutes=1), "install", self._works)
+        else:
+            self._wake(at + _SOON, "download", self._works)
+
+    def _strikes(self, fault: str) -> bool:
+        if self._left[fault] <= 0:
+            return False
+        self._left[fault] -= 1
+        return True
+
+    # --- what happens by itself ---
+
+    def on(self, kind: str, work: int, at: datetime) -> Events:
+        """Something is due. `work` 0 is no order's; that of an order replaced since is void."""
+        if work and (self._work is None or self._work.number != work):
+            return []
+        return _HANDLERS[kind](self, at)
+
+    def _plan(self, start: datetime) -> None:
+        spec, faults = self.spec, self.spec.faults
+        self._wake(start + spec.report_every * draw(self._world.seed, spec.udid, "first"), "report")
+        planned = (
+            ("lose", faults.loses_profile_at),
+            ("drift", faults.drifts_firmware_at),
+            ("unseal", faults.breaks_seal_at),
+            ("fill", faults.disk_full_at),
+            ("loan", spec.loan_returned_at),
+        )
+        for kind, at in planned:
+            if at is not None:
+                self._wake(at, kind)
+        for away in faults.offline:
+            self._wake(away.end, "tell")
+        for period in faults.unplugged:
+            self._wake(period.start, "power")
+            self._wake(period.end, "power")
+
+    def _on_report(self, at: datetime) -> Events:
+        self._wake(at + self.spec.report_every, "report")
+        if at < self._mute_until or not self.is_online(at):
+            return []
+        self._reports += 1
+        if self._reports == 1:
+            return self._on_tell(at)
+        by_mdm = self.enrolled and self._reports % 2 == 0
+        return [self._reporter.inventory("mdm" if by_mdm else "osquery", at)]
+
+    def _on_tell(self, at: datetime) -> Events:
+        """All sources report: at first, and when it comes back."""
+        if at < self._mute_until or not self.is_online(at):
+            return []
+        told: Events = [self._reporter.inventory("osquery", at)]
+        if self.enrolled:
+            told += [self._reporter.inventory("mdm", at), *self._reporter.ddm_status(at)]
+        return told
+
+    def _on_poll(self, at: datetime) -> Events:
+        """It polls its MDM server, which offers what was put off."""
+        if not self._pending:
+            return []
+        if not self.is_online(at) or not self.enrolled:
+            self._wake(at + _POLL, "poll")
+            return []
+        name, (step, job, attempt) = next(iter(self._pending.items()))
+        if self._strikes("not_now"):
+            self._wake(at + _POLL, "poll")
+            return [self._reporter.not_now(name, at)]
+        del self._pending[name]
+        self._carry_out(step, job, attempt, at)
+        if self._pending:
+            self._wake(at + _POLL, "poll")
+        return []
+
+    def _on_download(self, at: datetime) -> Events:
+        work = self._busy_with()
+        if self.free_disk_gb < _DISK_NEEDED_GB:
+            return self._fail(ErrorCode.NO_DISK_SPACE, at)
+        target = work.job.target
+        assert target is not None
+        release = self._world.release(target)
+        update = work.job.action is Action.UPDATE
+        size_gb = release.update_gb if update else release.installer_gb
+        self.pending_version = release.version
+        item = f"{work.job.action}/{release.version}/{release.build}"
+        self._world.download(self.spec.udid, work.number, item, size_gb, at)
+        return self._move(InstallState.DOWNLOADING, at)
+
+    def _on_downloaded(self, at: datetime) -> Events:
+        work = self._busy_with()
+        if not self.is_online(at):
+            # It slept through the end; the rest comes when it is back.
+            self._wake(at + timedelta(minutes=15), "downloaded", work.number)
+            return []
+        if self._strikes("failing_downloads"):
+            return self._fail(ErrorCode.DOWNLOAD_FAILED, at)
+        install_at = at + _PREPARE
+        if work.job.method is Method.DDM:
+            enforce_at = work.job.enforce_at or at + _DDM_GRACE
+            install_at = max(install_at, enforce_at)
+        self._wake(install_at, "install", work.number)
+        return self._move(InstallState.PREPARED, at)
+
+    def _on_install(self, at: datetime) -> Events:
+        work = self._busy_with()
+        if not self.is_online(at):
+            back_at = max((a.end for a in self.spec.faults.offline if a.holds(at)), default=at)
+            self._wake(back_at + _DDM_GRACE, "install", work.number)
+            return []
+        told = self._move(InstallState.INSTALLING, at)
+        self._installing = True
+        minutes = (
+            15 if work.job.method is Method.ERASE_DEVICE else _INSTALL_MINUTES[work.job.action]
+        )
+        pace = 0.8 + 0.6 * draw(self._world.seed, self.spec.udid, "pace", work.number)
+        self._wake(at + timedelta(minutes=minutes) * pace, "installed", work.number)
+        return told
+
+    def _on_installed(self, at: datetime) -> Events:
+        job = self._busy_with().job
+        self._installing = False
+        self.boot_at = at
+        self.pending_version = None
+        if self._strikes("failing_installs"):
+            return [*self._fail(self.spec.faults.install_error, at), *self._on_tell(at)]
+        self._work = None
+        self.installed_at = at
+        self.progress = Progress(since=at)
+        self._put_on(job)
+        if job.action in (Action.REINSTALL, Action.REIMAGE):
+            self.activations, self.compliant = (), False
+            self._wake(at + self._between(60, 240, "activation"), "activate")
+        faults = self.spec.faults
+        if faults.mute_after_install:
+            self._mute_until = _NEVER
+        elif faults.report_delay:
+            self._mute_until = at + faults.report_delay
+            self._wake(self._mute_until, "tell")
+        self._reporter.changed()
+        if erases(job):
+            return self._erased(job, at)
+        return self._on_tell(at)
+
+    def _put_on(self, job: Job) -> None:
+        """The new system, and with Apple's installers its firmware; an image brings none."""
+        assert job.target is not None
+        release = self._world.release(job.target)
+        if release.version >= self.os_version:
+            self.os_version, self.build = release.version, release.build
+        if job.method is not Method.ASR:
+            self.firmware = release.firmware or self.spec.firmware
+            self.sealed = True
+
+    def _erased(self, job: Job, at: datetime) -> Events:
+        """Nothing is left on it, orders' marks included, but what its MDM server remembers. It
+        waits in Setup Assistant, out of reach, until automated enrolment."""
+        if job.method not in MDM_METHODS:
+            self._marks.clear()
+        self._pending.clear()
+        self.enrolled = self.bootstrap_token = False
+        self._in_setup = True
+        if self.spec.ade:
+            self._wake(at + self._between(10, 40, "setup"), "enrol")
+        return []
+
+    def _on_enrol(self, at: datetime) -> Events:
+        if self._installing or any(away.holds(at) for away in self.spec.faults.offline):
+            self._wake(at + _POLL, "enrol")
+            return []
+        self._in_setup = False
+        self.enrolled = self.user_approved = True
+        # A new Authenticate clears the server's queue (nanomdm, service.go).
+        self._pending.clear()
+        self._reporter.changed()
+        self._wake(at + timedelta(seconds=2), "token")
+        return [self._reporter.authenticated(at)]
+
+    def _on_token(self, at: datetime) -> Events:
+        self._wake(at + timedelta(minutes=1), "escrow")
+        return [self._reporter.token_updated(at)]
+
+    def _on_escrow(self, at: datetime) -> Events:
+        self.bootstrap_token = True
+        self._reporter.changed()
+        return [self._reporter.escrowed(at), *self._on_tell(at)]
+
+    def _on_activate(self, at: datetime) -> Events:
+        if not self.is_online(at) or not self.enrolled:
+            self._wake(at + timedelta(hours=1), "activate")
+            return []
+        self.activations, self.compliant = self.spec.activations, True
+        self._reporter.changed()
+        return self._on_tell(at)
+
+    def _on_lose(self, at: datetime) -> Events:
+        self.enrolled = False
+        self._reporter.changed()
+        return [self._reporter.checked_out(at)] if self.spec.faults.says_goodbye else []
+
+    def _on_drift(self, _: datetime) -> Events:
+        self.firmware = f"{self.firmware or 'unknown'}-drifted"
+        return self._unreported()
+
+    def _on_unseal(self, _: datetime) -> Events:
+        self.sealed = False
+        return self._unreported()
+
+    def _on_fill(self, _: datetime) -> Events:
+        self.free_disk_gb = self.spec.faults.disk_left_gb
+        return self._unreported()
+
+    def _on_power(self, _: datetime) -> Events:
+        return self._unreported()
+
+    def _on_loan(self, at: datetime) -> Events:
+        return [self._reporter.loan_returned(at)]
+
+    # --- small parts ---
+
+    def _unreported(self) -> Events:
+        self._reporter.changed()
+        return []
+
+    def _busy_with(self) -> _Work:
+        assert self._work is not None
+        return self._work
+
+    def _move(self, state: InstallState, at: datetime) -> Events:
+        self.progress = Progress(state, since=at)
+        return self._reporter.ddm_status(at)
+
+    def _fail(self, code: ErrorCode, at: datetime) -> Events:
+        self._work = None
+        self.pending_version = None
+        self.progress = Progress(InstallState.FAILED, error_code=code, since=at)
+        self._reporter.changed()
+        return self._reporter.ddm_status(at)
+
+    def _between(self, least: int, most: int, what: str) -> timedelta:
+        share = draw(self._world.seed, self.spec.udid, what, self._works)
+        return timedelta(minutes=least + (most - least) * share)
+
+    def _wake(self, at: datetime, kind: str, work: int = 0) -> None:
+        self._world.wake(at, self.spec.udid, kind, work)
+
+
+_COUNTED: Final = (
+    "not_now",
+    "lost_orders",
+    "lost_answers",
+    "ignored",
+    "rejected",
+    "failing_downloads",
+    "failing_installs",
+)
+_HANDLERS: Final[dict[str, Callable[[SimulatedMac, datetime], Events]]] = {
+    name.removeprefix("_on_"): getattr(SimulatedMac, name)
+    for name in vars(SimulatedMac)
+    if name.startswith("_on_")
+}

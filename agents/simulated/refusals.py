@@ -1,0 +1,38 @@
+"""What real Macs and their servers answer to an order that does not suit them."""
+
+from typing import TYPE_CHECKING, Final
+
+from agents.mac import Ack
+from schemas.jobs import MDM_METHODS, Job, Method
+from schemas.results import ErrorCode
+
+if TYPE_CHECKING:
+    from agents.simulated.machine import SimulatedMac
+
+_INSTALLERS: Final = frozenset({Method.SOFTWAREUPDATE, Method.STARTOSINSTALL})
+# Neither T2 nor Apple silicon boots from elsewhere unattended.
+_RESTORABLE: Final = frozenset({"intel", "t1"})
+
+
+def refusal(mac: "SimulatedMac", job: Job) -> Ack | None:
+    """The refusal of this order, None if the Mac takes it.
+
+    DDM needs macOS 14 and supervision; `ScheduleOSUpdate` is gone in macOS 27
+    (github.com/apple/device-management).
+    """
+    spec, method, major = mac.spec, job.method, mac.os_version.major
+    if method in MDM_METHODS and not mac.enrolled:
+        return Ack.refused(ErrorCode.NOT_ENROLLED, "not enrolled")
+    if method is Method.DDM and (major < 14 or not spec.supervised):
+        return Ack.refused(ErrorCode.UNSUPPORTED, "needs macOS 14 and supervision")
+    if method is Method.MDM_COMMAND and (major >= 27 or not spec.supervised):
+        return Ack.refused(ErrorCode.COMMAND_REJECTED, "unknown command")
+    if method in _INSTALLERS and spec.apple_silicon and not spec.volume_owner:
+        return Ack.refused(ErrorCode.NO_VOLUME_OWNER, "failed to authenticate")
+    if method is Method.ASR and spec.hardware not in _RESTORABLE:
+        return Ack.refused(ErrorCode.UNSUPPORTED, "this hardware cannot be restored by asr")
+    if method is Method.ASR and job.target is not None and job.target.build != mac.build:
+        return Ack.refused(ErrorCode.UNSUPPORTED, "an image is not the way to another build")
+    if method is Method.PROFILES_RENEW and not spec.ade:
+        return Ack.refused(ErrorCode.COMMAND_REJECTED, "34000: no enrolment configuration")
+    return None

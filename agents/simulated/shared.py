@@ -1,0 +1,108 @@
+"""Simulated Macs that live in another process: several executors meet the same ones."""
+
+import http.client
+import threading
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from agents.clock import ScaledClock
+from agents.mac import Ack, Look, Mac, UnreachableError
+from agents.simulated.wire import AckAnswer, Acted, ActOrder, LookAnswer, LookOrder, TimeLine
+from schemas.jobs import Job
+from schemas.model import FactModel
+
+_TIMEOUT_S: Final = 60.0
+_ACTED: Final = TypeAdapter(list[Acted])
+
+
+class SharedMacsError(Exception):
+    """The process that holds the Macs does not answer, or not as one."""
+
+
+class SharedMacs:
+    """The way to them. Threads have a connection each."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+        self._local = threading.local()
+        self._made: list[http.client.HTTPConnection] = []
+
+    def close(self) -> None:
+        """Hang up, for all threads."""
+        for connection in self._made:
+            connection.close()
+
+    def mac_for(self, job: Job) -> Mac:
+        """The job's Mac."""
+        return _SharedMac(self, job.udid)
+
+    def clock(self) -> ScaledClock:
+        """The clock they live by. Raises SharedMacsError."""
+        line = TimeLine.model_validate_json(self._answer("GET", "/clock", b""))
+        return ScaledClock(line.start, line.began_s, line.speed)
+
+    def acted(self) -> list[Acted]:
+        """The truth about what was done to them, in order. Raises SharedMacsError."""
+        return _ACTED.validate_json(self._answer("GET", "/acted", b""))
+
+    def set_delay(self, seconds: float) -> None:
+        """Let every order be on its way for so long from now on. Raises SharedMacsError."""
+        self._answer("POST", "/delay", str(seconds).encode())
+
+    def ask(self, path: str, order: FactModel) -> bytes:
+        """The answer to an order. Raises UnreachableError."""
+        try:
+            return self._answer("POST", path, order.model_dump_json(exclude_none=True).encode())
+        except SharedMacsError as error:
+            raise UnreachableError(str(error)) from error
+
+    def _answer(self, method: str, path: str, body: bytes) -> bytes:
+        try:
+            status, answer = self._exchange(method, path, body)
+        except (OSError, http.client.HTTPException) as error:
+            self._hang_up()
+            raise SharedMacsError(f"no simulated Macs at {self._host}:{self._port}") from error
+        if status != http.HTTPStatus.OK:
+            raise SharedMacsError(answer.decode(errors="replace").strip())
+        return answer
+
+    def _hang_up(self) -> None:
+        connection = getattr(self._local, "connection", None)
+        self._local.connection = None
+        if connection is not None:
+            connection.close()
+            self._made.remove(connection)
+
+    def _exchange(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        connection: Any = getattr(self._local, "connection", None)
+        if connection is None:
+            # An order is never repeated here: whether it arrived is for the executor to find out.
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
+            self._local.connection = connection
+            self._made.append(connection)
+        connection.request(method, path, body)
+        response = connection.getresponse()
+        return response.status, response.read()
+
+
+class _SharedMac:
+    def __init__(self, macs: SharedMacs, udid: str) -> None:
+        self._macs = macs
+        self._udid = udid
+
+    def look(self, job: Job) -> Look:
+        """See it. Raises UnreachableError."""
+        raw = self._macs.ask("/look", LookOrder(job=job))
+        try:
+            return LookAnswer.model_validate_json(raw).look()
+        except ValidationError as error:
+            raise UnreachableError(f"{self._udid}: unreadable answer") from error
+
+    def act(self, step: str, job: Job, attempt: int) -> Ack:
+        """Give it an order. Raises UnreachableError."""
+        raw = self._macs.ask("/act", ActOrder(step=step, job=job, attempt=attempt))
+        try:
+            return AckAnswer.model_validate_json(raw).ack()
+        except ValidationError as error:
+            raise UnreachableError(f"{self._udid}: unreadable answer") from error

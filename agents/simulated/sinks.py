@@ -1,0 +1,187 @@
+"""Where what simulated Macs tell can go: Kafka's topics, or a gateway over HTTP."""
+
+import base64
+import http.client
+import json
+import plistlib
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from kafka import KafkaProducer  # type: ignore[import-untyped]
+from kafka.errors import KafkaError  # type: ignore[import-untyped]
+
+from agents.simulated.holder import Sink, SinkError
+from schemas.connection import KafkaConnection
+from schemas.envelope import (
+    AuthenticatedEvent,
+    BootstrapTokenEvent,
+    CheckedOutEvent,
+    CommandReportedEvent,
+    DeviceEvent,
+    InventoryEvent,
+    TokenUpdatedEvent,
+    encode,
+)
+from schemas.topics import CHECKINS, INVENTORY
+
+_TIMEOUT_S: Final = 30.0
+_OK: Final = 200
+
+
+def sink_for(where: str, secret: str | None) -> Sink:
+    """`kafka://HOST:PORT,...` or `http://HOST:PORT`. Raises ValueError."""
+    if where.startswith("kafka://"):
+        return KafkaSink(where.removeprefix("kafka://"))
+    if where.startswith("http://"):
+        return GatewaySink(where, secret)
+    raise ValueError(f"{where!r} is neither kafka:// nor http://")
+
+
+class KafkaSink:
+    """Events to their topics, by UDID, confirmed."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._options = KafkaConnection(bootstrap=bootstrap).producer_options()
+        self._producer: Any = None
+
+    def __call__(self, events: Sequence[DeviceEvent]) -> None:
+        """Publish these. Raises SinkError."""
+        try:
+            if self._producer is None:
+                self._producer = KafkaProducer(**self._options)
+            sent = [
+                self._producer.send(_topic(event), key=event.subject.encode(), value=encode(event))
+                for event in events
+            ]
+            for each in sent:
+                each.get(timeout=_TIMEOUT_S)
+        except (KafkaError, AssertionError) as error:
+            if self._producer is not None:
+                self._producer.close(timeout=0)
+                self._producer = None
+            raise SinkError(str(error)) from error
+
+
+class GatewaySink:
+    """As real senders would: MDM messages as NanoMDM's webhooks, one a request; the rest as
+    CloudEvents. In order; one that is not answered with 200 ends the batch."""
+
+    def __init__(self, url: str, secret: str | None) -> None:
+        parts = urlsplit(url)
+        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
+        self._headers = {} if secret is None else {"X-Drydock-Secret": secret}
+        self._connection: http.client.HTTPConnection | None = None
+
+    def __call__(self, events: Sequence[DeviceEvent]) -> None:
+        """Post these. Raises SinkError."""
+        plain: list[DeviceEvent] = []
+        for event in events:
+            hook = webhook_of(event)
+            if hook is None:
+                plain.append(event)
+                continue
+            self._post_events(plain)
+            plain = []
+            self._post("/webhooks/nanomdm", json.dumps(hook).encode(), "application/json")
+        self._post_events(plain)
+
+    def _post_events(self, events: Sequence[DeviceEvent]) -> None:
+        if events:
+            body = b"\n".join(encode(event) for event in events)
+            self._post("/v1/events", body, "application/x-ndjson")
+
+    def _post(self, path: str, body: bytes, kind: str) -> None:
+        try:
+            if self._connection is None:
+                self._connection = http.client.HTTPConnection(
+                    self._host, self._port, timeout=_TIMEOUT_S
+                )
+            headers = {"Content-Type": kind, **self._headers}
+            self._connection.request("POST", path, body, headers)
+            response = self._connection.getresponse()
+            said = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection = None
+            raise SinkError(f"{path}: {error}") from error
+        if response.status != _OK:
+            raise SinkError(f"{path} answered {response.status}: {said[:200]!r}")
+
+
+def webhook_of(event: DeviceEvent) -> dict[str, Any] | None:
+    """The body that NanoMDM posts for this message; None for what is not its to tell.
+
+    github.com/micromdm/nanomdm, service/webhook. DDM status is left to CloudEvents: its hook has
+    no word of whose it is but the query of the URL.
+    """
+    for kind, make in _MESSAGES:
+        if isinstance(event, kind):
+            topic, message, told = make(event)
+            break
+    else:
+        return None
+    udid = event.subject
+    raw = base64.b64encode(plistlib.dumps({"UDID": udid, **message})).decode()
+    part = "acknowledge_event" if topic == "Connect" else "checkin_event"
+    return {
+        "topic": f"mdm.{topic}",
+        "event_id": event.id,
+        "created_at": event.time.isoformat(),
+        part: {"udid": udid, "raw_payload": raw, **told},
+    }
+
+
+_Made = tuple[str, dict[str, Any], dict[str, Any]]
+
+
+def _authenticate(event: AuthenticatedEvent) -> _Made:
+    data = event.data
+    known = {
+        "SerialNumber": data.serial,
+        "Model": data.model,
+        "OSVersion": None if data.os_version is None else str(data.os_version),
+        "BuildVersion": None if data.build is None else str(data.build),
+        "DeviceName": data.hostname,
+    }
+    said = {name: value for name, value in known.items() if value is not None}
+    topic = "com.apple.mgmt.External.simulated"
+    return "Authenticate", {"MessageType": "Authenticate", "Topic": topic, **said}, {}
+
+
+def _token_update(event: TokenUpdatedEvent) -> _Made:
+    message = {
+        "MessageType": "TokenUpdate",
+        "Topic": "com.apple.mgmt.External.simulated",
+        "PushMagic": "simulated",
+        "Token": b"simulated",
+    }
+    told = {} if event.data.tally is None else {"token_update_tally": event.data.tally}
+    return "TokenUpdate", message, told
+
+
+def _check_out(_: CheckedOutEvent) -> _Made:
+    return "CheckOut", {"MessageType": "CheckOut"}, {}
+
+
+def _escrow(_: BootstrapTokenEvent) -> _Made:
+    message = {"MessageType": "SetBootstrapToken", "BootstrapToken": b"simulated"}
+    return "SetBootstrapToken", message, {}
+
+
+def _answer(event: CommandReportedEvent) -> _Made:
+    data = event.data
+    message = {"Status": data.status, "CommandUUID": data.command_uuid}
+    return "Connect", message, {"status": data.status, "command_uuid": data.command_uuid}
+
+
+_MESSAGES: Final[tuple[tuple[type[Any], Callable[[Any], _Made]], ...]] = (
+    (AuthenticatedEvent, _authenticate),
+    (TokenUpdatedEvent, _token_update),
+    (CheckedOutEvent, _check_out),
+    (BootstrapTokenEvent, _escrow),
+    (CommandReportedEvent, _answer),
+)
+
+
+def _topic(event: DeviceEvent) -> str:
+    return INVENTORY.name if isinstance(event, InventoryEvent) else CHECKINS.name

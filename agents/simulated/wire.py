@@ -1,0 +1,128 @@
+"""What goes between an executor and the process that holds the simulated Macs."""
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import AwareDatetime, Field
+from pydantic.dataclasses import dataclass
+
+from agents.mac import Ack, AckKind, InstallState, Look, Progress
+from agents.simulated.link import SiteLine
+from agents.simulated.spec import MacSpec, SimulatedRelease
+from schemas.ids import TextField
+from schemas.jobs import Job
+from schemas.macos import BuildField, OSVersionField
+from schemas.model import FactModel
+from schemas.results import ErrorCode
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetPlan:
+    """A simulated fleet as a file: `speed` is how many of its seconds pass in one."""
+
+    start: AwareDatetime
+    macs: tuple[MacSpec, ...]
+    releases: tuple[SimulatedRelease, ...] = ()
+    lines: Annotated[dict[str, SiteLine], Field(default_factory=dict)]
+    seed: int = 0
+    speed: Annotated[float, Field(gt=0)] = 1.0
+
+
+class TimeLine(FactModel):
+    """When the fleet's time began, in its own time and in Unix seconds, and its speed."""
+
+    start: AwareDatetime
+    began_s: float
+    speed: float
+
+
+class LookOrder(FactModel):
+    """See a Mac."""
+
+    job: Job
+
+
+class ActOrder(FactModel):
+    """Give a Mac an order."""
+
+    step: TextField
+    job: Job
+    attempt: int
+
+
+class AckAnswer(FactModel):
+    """What the Mac answered."""
+
+    kind: AckKind
+    error_code: ErrorCode | None = None
+    detail: str = ""
+
+    @classmethod
+    def of(cls, ack: Ack) -> "AckAnswer":
+        """An Ack to send."""
+        return cls(kind=ack.kind, error_code=ack.error_code, detail=ack.detail)
+
+    def ack(self) -> Ack:
+        """The Ack that was sent."""
+        return Ack(self.kind, self.error_code, self.detail)
+
+
+class Acted(FactModel):
+    """A Mac was acted on."""
+
+    at: AwareDatetime
+    udid: str
+    job_id: str
+    attempt: int
+    step: str
+
+
+class ProgressAnswer(FactModel):
+    """How far an installation is."""
+
+    state: InstallState
+    percent: int | None = None
+    error_code: ErrorCode | None = None
+    since: datetime | None = None
+
+
+class LookAnswer(FactModel):
+    """A Mac as just seen."""
+
+    os_version: OSVersionField | None = None
+    build: BuildField | None = None
+    boot_at: datetime | None = None
+    installed_at: datetime | None = None
+    apple_silicon: bool | None = None
+    free_disk_gb: float | None = None
+    on_ac_power: bool | None = None
+    battery_percent: float | None = None
+    enrolled: bool | None = None
+    user_approved: bool | None = None
+    bootstrap_token: bool | None = None
+    volume_owner: bool | None = None
+    marks: frozenset[str] = frozenset()
+    pending: frozenset[str] = frozenset()
+    progress: ProgressAnswer
+
+    @classmethod
+    def of(cls, look: Look) -> "LookAnswer":
+        """A Look to send."""
+        fields = {name: getattr(look, name) for name in cls.model_fields if name != "progress"}
+        seen = look.progress
+        return cls(
+            **fields,
+            progress=ProgressAnswer(
+                state=seen.state,
+                percent=seen.percent,
+                error_code=seen.error_code,
+                since=seen.since,
+            ),
+        )
+
+    def look(self) -> Look:
+        """The Look that was sent."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        seen = self.progress
+        fields["progress"] = Progress(seen.state, seen.percent, seen.error_code, seen.since)
+        return Look(**fields)

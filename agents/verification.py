@@ -1,0 +1,67 @@
+"""Whether an order may be carried out here: signature, bytes, site, expiry, approval. Pure."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from agents.keys import KeyRing
+from agents.preflight import erases
+from schemas.jobs import Job, JobIssued
+from schemas.orders import read_approval, read_job
+from schemas.results import ErrorCode, Outcome
+from schemas.signing import SignatureError
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """The job out of the signed bytes, and until when it is approved if it had to be."""
+
+    job: Job
+    approved_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the order is not carried out."""
+
+    outcome: Outcome
+    error_code: ErrorCode
+    detail: str
+
+
+def examine(issued: JobIssued, site: str, keys: KeyRing, now: datetime) -> Proven | Refusal:
+    """Check an order. Nothing of it is believed before its signature."""
+    try:
+        job = read_job(issued.signed, keys.jobs)
+    except SignatureError as error:
+        return Refusal(Outcome.REFUSED, ErrorCode.BAD_SIGNATURE, str(error))
+    if job != issued.job:
+        detail = "the job differs from the signed bytes"
+        return Refusal(Outcome.REFUSED, ErrorCode.BAD_SIGNATURE, detail)
+    if job.site != site:
+        return Refusal(Outcome.REFUSED, ErrorCode.WRONG_SITE, f"signed for {job.site}")
+    if now >= job.expires_at:
+        return Refusal(Outcome.EXPIRED, ErrorCode.EXPIRED, "arrived after it expired")
+    if not erases(job):
+        return Proven(job)
+    return _approved(job, keys, now)
+
+
+def _approved(job: Job, keys: KeyRing, now: datetime) -> Proven | Refusal:
+    """A destructive job needs an approval of this job on this Mac for this action."""
+    if job.approval is None:
+        return _unapproved("an erasing job without an approval")
+    try:
+        approval = read_approval(job.approval, keys.approvals)
+    except SignatureError as error:
+        return _unapproved(f"the approval's signature: {error}")
+    if (approval.udid, approval.job_id) != (job.udid, job.job_id):
+        return _unapproved("the approval is for another Mac or job")
+    if approval.action != job.action.value:
+        return _unapproved(f"the approval is for a {approval.action}")
+    if now >= approval.expires_at:
+        return _unapproved("the approval ran out")
+    return Proven(job, approval.expires_at)
+
+
+def _unapproved(detail: str) -> Refusal:
+    return Refusal(Outcome.REFUSED, ErrorCode.NO_APPROVAL, detail)

@@ -1,0 +1,1 @@
+"""Drydock's stream side: translate, fold, decide, publish, replay."""

@@ -1,0 +1,115 @@
+"""`drydock agent`: a site's executor on Kafka."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.output import fail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agents.clock import Clock
+    from agents.mac import Mac
+    from schemas.jobs import Job
+
+    Macs = tuple[Callable[[Job], Mac] | None, Clock]
+
+
+def agent(  # noqa: PLR0913, PLR0917 - a command's options
+    site: Annotated[str, typer.Option(help="The site whose jobs it carries out.")],
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", help="Its journal; for one executor alone.")
+    ],
+    bootstrap: Annotated[
+        str | None, typer.Option(help="host:port of Kafka, with commas between.")
+    ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="The folder with `trust/`; else `keys` in the data directory."),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DRYDOCK_AGENT_NAME",
+            help="Its lasting name in the site's group; else one kept in the data directory.",
+        ),
+    ] = None,
+    slots: Annotated[
+        int, typer.Option(min=1, help="Macs at once in the site, over all its executors.")
+    ] = 50,
+    drain_s: Annotated[
+        float, typer.Option(min=0, help="Seconds after SIGTERM until everything is handed over.")
+    ] = 30.0,
+    session_s: Annotated[
+        float,
+        typer.Option(min=1, help="Seconds without a heartbeat until another takes its jobs."),
+    ] = 30.0,
+    listen: Annotated[
+        str, typer.Option(help="HOST:PORT of /metrics and /healthz; empty for none.")
+    ] = "127.0.0.1:9464",
+    simulate: Annotated[
+        str | None,
+        typer.Option(help="Act on the simulated Macs that are served at this HOST:PORT."),
+    ] = None,
+) -> None:
+    """Carry out a site's jobs: read from Kafka, verified, journalled, done once, told.
+
+    Kill it at any moment: another one of the site, or the same one started again, looks at each
+    Mac and goes on. Without --simulate no Mac is touched (so far the only way in earnest): every
+    job is refused. Exit 2 where it cannot start or go on.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    from agents.logs import make_log
+    from agents.service import AgentError, AgentPlan, serve
+    from pipeline.connection import SettingsError, kafka_settings
+    from schemas.ids import SiteField
+
+    try:
+        TypeAdapter(SiteField).validate_python(site)
+        TypeAdapter(SiteField).validate_python(name or site)
+    except ValidationError:
+        fail("site and name: small letters, digits and hyphens, at most 63")
+    address = _address(listen) if listen else None
+    mac_for, clock = _macs(simulate)
+    try:
+        plan = AgentPlan(
+            site=site,
+            data_dir=data_dir,
+            connection=kafka_settings(bootstrap),
+            keys=keys,
+            name=name,
+            slots=slots,
+            drain_s=drain_s,
+            session_s=session_s,
+            listen=address,
+            mac_for=mac_for,
+            clock=clock,
+        )
+        serve(plan, make_log())
+    except (AgentError, SettingsError) as error:
+        fail(str(error))
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        fail(f"{text!r} is not HOST:PORT")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
+def _macs(simulate: str | None) -> "Macs":
+    from agents.clock import WallClock
+
+    if simulate is None:
+        return None, WallClock()
+    from agents.simulated.shared import SharedMacs, SharedMacsError
+
+    host, port = _address(simulate)
+    try:
+        macs = SharedMacs(host, port)
+        return macs.mac_for, macs.clock()
+    except SharedMacsError as error:
+        fail(str(error))

@@ -1,0 +1,75 @@
+"""Every command, put together. Command modules import what is heavy only when they run."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.agent import agent
+from pipeline.cli.approve import approve
+from pipeline.cli.dead_letters import app as dead_letters
+from pipeline.cli.decide import decide
+from pipeline.cli.demo import demo
+from pipeline.cli.explain import explain
+from pipeline.cli.gateway import gateway
+from pipeline.cli.halt import halt
+from pipeline.cli.ingest import ingest
+from pipeline.cli.keys import app as keys
+from pipeline.cli.policy import app as policy
+from pipeline.cli.replay import replay
+from pipeline.cli.resume import resume
+from pipeline.cli.run import run
+from pipeline.cli.schemas import schemas
+from pipeline.cli.status import status
+from pipeline.cli.topics import app as topics
+from pipeline.cli.worker import worker
+
+app = typer.Typer(
+    name="drydock",
+    help="Keep a fleet of Macs patched and enrolled by reacting to events.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("drydock"))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Keep a fleet of Macs patched and enrolled by reacting to events."""
+
+
+# Commands, by name.
+app.command()(agent)
+app.command()(decide)
+app.command()(demo)
+app.command()(explain)
+app.add_typer(keys, name="keys")
+app.add_typer(policy, name="policy")
+app.command()(replay)
+app.command()(ingest)
+app.command()(run)
+app.command()(gateway)
+app.command()(status)
+app.command()(halt)
+app.command()(resume)
+app.command()(approve)
+app.add_typer(dead_letters, name="dead-letters")
+app.command()(schemas)
+app.add_typer(topics, name="topics")
+app.command()(worker)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,206 @@
+"""`drydock demo`: the embedded form against simulated Macs, watched live, then summed up."""
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from pipeline.cli.output import emit, fail, finding
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from pipeline.demo.drive import Moment
+    from pipeline.demo.scenario import Scenario
+
+_MARKER: Final = "demo-run"
+_FRAMES_PER_S: Final = 8
+
+
+def demo(
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", help="Where the run keeps its log and report.")
+    ] = Path("demo-data"),
+    devices: Annotated[int, typer.Option(help="How many simulated Macs.")] = 200,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same summary.")] = 1,
+    speed: Annotated[
+        str, typer.Option(help="Simulated hours per second, or `max`.", metavar="HOURS|max")
+    ] = "max",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, no live view.")] = False,
+) -> None:
+    """Watch a simulated fleet settle, an advisory land, and its Macs brought up to date.
+
+    Exits 1 if exposure does not reach what the simulated faults leave.
+    """
+    from pipeline.demo.scenario import build
+
+    pace = _pace(speed)
+    try:
+        scenario = build(seed, devices)
+    except ValueError as error:
+        fail(str(error))
+    _empty(data_dir)
+    started = time.monotonic()
+    _run(data_dir, scenario, seed, pace, quiet=as_json)
+    summary = _sum_up(data_dir, scenario, seed)
+    if as_json:
+        import json
+
+        emit(json.dumps(summary))
+    else:
+        _print(summary, data_dir, time.monotonic() - started)
+    if not summary["ok"]:
+        finding("exposure did not reach the expected number, or an action was never carried out")
+
+
+def _pace(speed: str) -> float | None:
+    if speed == "max":
+        return None
+    try:
+        hours = float(speed)
+    except ValueError:
+        hours = 0.0
+    if not 0 < hours < float("inf"):
+        fail(f"--speed is a number of simulated hours per second above 0, or `max`: {speed!r}")
+    return hours
+
+
+def _empty(data_dir: Path) -> None:
+    """Make room for a run: only what an earlier demo left is ever removed."""
+    if data_dir.exists() and not data_dir.is_dir():
+        fail(f"{data_dir} is not a directory")
+    if data_dir.is_dir() and any(data_dir.iterdir()):
+        if not (data_dir / _MARKER).is_file():
+            fail(f"{data_dir} is not empty and not an earlier demo's: choose another --data-dir")
+        shutil.rmtree(data_dir)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        (data_dir / _MARKER).write_text("drydock demo\n", encoding="utf-8")
+    except OSError as error:
+        fail(f"cannot use {data_dir}: {error.strerror}")
+
+
+def _run(
+    data_dir: Path, scenario: "Scenario", seed: int, pace: float | None, *, quiet: bool
+) -> None:
+    from pipeline.demo.drive import run
+
+    moments = _paced(run(data_dir, scenario, seed), pace)
+    if quiet:
+        for _ in moments:
+            pass
+        return
+    from rich.console import Console
+
+    _watch(moments, len(scenario.specs), Console(stderr=True))
+
+
+def _paced(moments: "Iterator[Moment]", pace: float | None) -> "Iterator[Moment]":
+    from pipeline.demo.drive import STEP
+
+    wait_s = 0.0 if pace is None else STEP.total_seconds() / 3600 / pace
+    for moment in moments:
+        yield moment
+        if wait_s:
+            time.sleep(wait_s)
+
+
+def _watch(moments: "Iterator[Moment]", devices: int, console: "Console") -> None:
+    from rich.console import Group
+    from rich.live import Live
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    from pipeline.demo.drive import MARKS, STEPS
+
+    progress = Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=40), TaskProgressColumn()
+    )
+    clock = progress.add_task("", total=STEPS)
+    shown = 0.0
+    with Live(console=console, refresh_per_second=_FRAMES_PER_S, transient=True) as live:
+        for moment in moments:
+            progress.advance(clock)
+            if time.monotonic() - shown < 1 / _FRAMES_PER_S:
+                continue
+            shown = time.monotonic()
+            passed = [name for name, at in MARKS.items() if at <= moment.now]
+            news = passed[-1] if passed else "the fleet settles"
+            progress.update(clock, description=f"{moment.now:%Y-%m-%d %H:%M} UTC  {news}")
+            live.update(Group(progress, _sites(moment, devices)))
+
+
+def _sites(moment: "Moment", devices: int) -> "RenderableType":
+    from rich.table import Table
+
+    table = Table(title=f"{devices} Macs", title_justify="left")
+    for column in ("site", "exposed", "of these exploited", "jobs open"):
+        table.add_column(column, justify="left" if column == "site" else "right")
+    exposed, jobs = moment.exposed, moment.open_jobs
+    for site in sorted({name for name, _ in (*exposed, *jobs)}):
+        table.add_row(
+            site or "no site",
+            str(_of(exposed, site)),
+            str(exposed.get((site, "exploited"), 0)),
+            str(_of(jobs, site)),
+        )
+    return table
+
+
+def _of(counts: Mapping[tuple[str, str], int], site: str) -> int:
+    return sum(count for (name, _), count in counts.items() if name == site)
+
+
+def _sum_up(data_dir: Path, scenario: "Scenario", seed: int) -> dict[str, Any]:
+    from pipeline.demo.drive import MARKS
+    from pipeline.demo.outcome import LogLine, read_outcome
+    from pipeline.demo.report import render
+    from pipeline.demo.summary import summarize
+    from pipeline.embedded.log import Log
+
+    with Log.open(data_dir) as log:
+        outcome = read_outcome(LogLine(row.kind, row.at, row.body) for row in log.entries())
+    summary = summarize(outcome, scenario, seed)
+    (data_dir / "report.html").write_text(render(outcome, summary, MARKS), encoding="utf-8")
+    return summary
+
+
+def _print(summary: Mapping[str, Any], data_dir: Path, took_s: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=sys.stdout)
+    hours = summary["hours_to_patched"]
+    console.print(
+        f"\n[bold]{summary['devices']} simulated Macs, {summary['events']:,} events, "
+        f"{summary['decisions']:,} decisions in {took_s:.0f} s[/bold] (seed {summary['seed']})"
+    )
+    console.print(
+        f"Exposed when 26.2, 15.7.3 and 14.8.3 landed: {summary['exposed_before']}.  "
+        f"At the end: [bold]{summary['exposed_after']}[/bold], "
+        f"expected {summary['exposed_expected']}."
+    )
+    console.print(
+        f"Patched, simulated clock: 50 % after {hours['50']} h, 95 % after {hours['95']} h."
+    )
+    jobs = Table(title="Jobs", title_justify="left")
+    for column in ("action", "method", "outcome", "jobs"):
+        jobs.add_column(column, justify="right" if column == "jobs" else "left")
+    for row in summary["jobs"]:
+        jobs.add_row(row["action"], row["method"], row["outcome"], str(row["jobs"]))
+    console.print(jobs)
+    left = Table(title="Still exposed, and why", title_justify="left")
+    left.add_column("reason")
+    left.add_column("Macs", justify="right")
+    for row in summary["left"]:
+        left.add_row(row["reason"], str(row["macs"]))
+    console.print(left)
+    console.print(f"Report: {data_dir / 'report.html'}", soft_wrap=True)
+    console.print(
+        f"Ask why: drydock explain SERIAL --data-dir {data_dir}; "
+        f"check the past: drydock replay --data-dir {data_dir} --verify",
+        soft_wrap=True,
+    )

@@ -1,0 +1,61 @@
+"""`drydock gateway`: the fleet's HTTP receiver."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.output import fail
+
+
+def gateway(
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", help="Where accepted facts wait while Kafka is away.")
+    ],
+    listen: Annotated[
+        str,
+        typer.Option(envvar="DRYDOCK_GATEWAY_LISTEN", help="HOST:PORT; port 0 is any free one."),
+    ] = "127.0.0.1:8080",
+    metrics_listen: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics-listen",
+            envvar="DRYDOCK_METRICS_LISTEN",
+            help="Another HOST:PORT for /metrics and probes; else they are at --listen.",
+        ),
+    ] = None,
+    bootstrap: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Kafka's brokers; else DRYDOCK_KAFKA_BOOTSTRAP."),
+    ] = None,
+) -> None:
+    """Take webhooks and events in, and answer 200 once they are durable.
+
+    That is in Kafka or, while it is away, in a bounded spool in the data directory, which is sent
+    in order when it is back. Kill it at any moment. Secrets of senders come from the environment
+    (DRYDOCK_NANOMDM_HMAC_KEY and others, docs/operations.md).
+    """
+    from pydantic import ValidationError
+
+    from pipeline.config import GatewaySettings
+    from pipeline.connection import SettingsError, kafka_settings
+    from pipeline.gateway.service import GatewayPlan, SetupError, serve
+    from pipeline.gateway.spool import SpoolError
+    from pipeline.server_process import Listen, make_log
+
+    try:
+        plan = GatewayPlan(
+            data_dir,
+            Listen.parse(listen),
+            None if metrics_listen is None else Listen.parse(metrics_listen),
+            kafka_settings(bootstrap),
+        )
+        serve(plan, GatewaySettings(), make_log())
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        fail(f"DRYDOCK_{name}: {first['msg']}")
+    except (SetupError, SettingsError, SpoolError, ValueError) as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"cannot serve on {listen}: {error.strerror or error}")

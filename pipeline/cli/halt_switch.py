@@ -1,0 +1,123 @@
+"""How `drydock halt` and `resume` reach a fleet on Kafka: a fact in the control topic, confirmed.
+
+Every executor reads that topic by itself, and knows within seconds.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from pipeline.cli.output import fail
+
+if TYPE_CHECKING:
+    from agents.halts import HaltBook
+    from pipeline.connection import KafkaSettings
+    from schemas.envelope import HaltClearedEvent, HaltSetEvent
+    from schemas.events.control import HaltScope
+
+    MakeEvent = Callable[[datetime], HaltSetEvent | HaltClearedEvent]
+
+ScopeName = Annotated[
+    str | None,
+    typer.Argument(help="all, site:<site> or advisory:<id>, such as advisory:macOS-26.2."),
+]
+Everything = Annotated[bool, typer.Option("--all", help="The same as the scope `all`.")]
+OneSite = Annotated[str | None, typer.Option("--site", help="The same as `site:<site>`.")]
+OneAdvisory = Annotated[str | None, typer.Option("--advisory", help="The same as `advisory:<id>`.")]
+Bootstrap = Annotated[
+    str | None,
+    typer.Option(help="host:port of Kafka, with commas between; else from the environment."),
+]
+_TIMEOUT_S: Final = 15.0
+
+
+def scope_key(
+    scope: str | None, *, everything: bool, site: str | None, advisory: str | None
+) -> str:
+    """The one scope that was named, in whichever way. Ends the command otherwise."""
+    named = [
+        *([scope] if scope is not None else []),
+        *(["all"] if everything else []),
+        *([f"site:{site}"] if site is not None else []),
+        *([f"advisory:{advisory}"] if advisory is not None else []),
+    ]
+    if len(named) != 1:
+        fail("name one scope: --all, --site SITE or --advisory ID")
+    return named[0]
+
+
+def tell_fleet(
+    bootstrap: str | None, scope: "HaltScope", make: "MakeEvent", *, resumes: bool = False
+) -> None:
+    """Have the fact in the control topic before this returns. Ends the command otherwise.
+
+    `make` gives the event for a time: now, or just after the newest fact about the scope, were
+    that told by a clock that is ahead; the later fact wins.
+    """
+    import logging
+
+    from pipeline.connection import SettingsError, kafka_settings
+
+    # What the client has to say arrives as an error, told in one line.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
+    try:
+        settings = kafka_settings(bootstrap)
+    except SettingsError as error:
+        fail(str(error))
+    from kafka.errors import KafkaError  # type: ignore[import-untyped]
+
+    from agents.halts import read_halts
+
+    try:
+        book = read_halts(settings, _TIMEOUT_S)
+        _check(settings, scope, book, resumes=resumes)
+        now, told_at = datetime.now(UTC), book.told_at(scope)
+        if told_at is not None:
+            now = max(now, told_at + timedelta(microseconds=1))
+        _publish(settings, make(now))
+    except (KafkaError, TimeoutError, AssertionError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        fail(f"NOT done: Kafka at {settings.bootstrap} did not take it: {said}")
+
+
+def _check(
+    settings: "KafkaSettings", scope: "HaltScope", book: "HaltBook", *, resumes: bool
+) -> None:
+    """Nobody shall believe that something stopped, or goes on, because of a misspelt name."""
+    from kafka import KafkaConsumer  # type: ignore[import-untyped]
+
+    from schemas.topics import JOBS
+
+    if resumes and scope not in book.in_force(datetime.now(UTC)):
+        fail(f"nothing is halted as {scope.key}")
+    if scope.site is None or resumes:
+        return
+    start, _, end = JOBS.name.partition("{site}")
+    with KafkaConsumer(**settings.consumer_options()) as consumer:
+        topics = [name for name in consumer.topics() if name.startswith(start)]
+    sites = sorted(name.removeprefix(start).removesuffix(end) for name in topics)
+    if scope.site not in sites:
+        fail(f"no site {scope.site!r}; there are {', '.join(sites) or 'none'}")
+
+
+def _publish(settings: "KafkaSettings", event: "HaltSetEvent | HaltClearedEvent") -> None:
+    from kafka import KafkaProducer
+
+    from schemas.envelope import encode
+    from schemas.topics import CONTROL
+
+    limit = round(_TIMEOUT_S * 1000)
+    options = settings.producer_options() | {
+        "delivery_timeout_ms": limit,
+        "request_timeout_ms": limit // 2,
+        "max_block_ms": limit,
+        "bootstrap_timeout_ms": limit,
+    }
+    producer = KafkaProducer(**options)
+    try:
+        sent = producer.send(CONTROL.name, key=event.subject.encode(), value=encode(event))
+        sent.get(timeout=_TIMEOUT_S)
+    finally:
+        producer.close(timeout=1)

@@ -1,0 +1,251 @@
+"""`drydock ingest`: translate real payloads to events."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
+
+import typer
+
+from pipeline.cli.ingest_output import JsonLines, Tables
+from pipeline.cli.output import FINDING, fail
+
+if TYPE_CHECKING:
+    from pipeline.ingest.outcome import Translation
+    from pipeline.ingest.redaction import Redactor
+    from pipeline.ingest.sources import LineTranslator, Translator
+
+_STDIN: Final = Path("-")
+
+
+def ingest(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="sofa, gdmf, kev, nanomdm, micromdm, jamf, osquery or munki.", metavar="SOURCE"
+        ),
+    ],
+    files: Annotated[list[Path], typer.Argument(help="Payloads; - is stdin.", metavar="FILE...")],
+    previous: Annotated[
+        Path | None,
+        typer.Option(help="An earlier payload: print only what changed (sofa, kev)."),
+    ] = None,
+    lines: Annotated[bool, typer.Option("--lines", help="Each line is a payload.")] = False,
+    dead_letters: Annotated[
+        Path | None, typer.Option(help="Append dead letters to this file, as JSON lines.")
+    ] = None,
+    redaction_key: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="DRYDOCK_REDACTION_KEY_FILE",
+            help="A file of 16 bytes or more that keys the fingerprints of secrets. Without it they"
+            " compare within this run only.",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="CloudEvents, one JSON object a line.")
+    ] = False,
+) -> None:
+    """Translate payloads to events; print events on stdout, dead letters on stderr.
+
+    Exit 0: all was translated. 1: there are dead letters. 2: a file cannot be read.
+    """
+    run = _prepare(source, files, previous=previous, lines=lines, key_file=redaction_key)
+    with ExitStack() as stack:
+        kept = None
+        if dead_letters is not None:
+            try:
+                kept = stack.enter_context(dead_letters.open("a", encoding="utf-8"))
+            except OSError as error:
+                fail(f"cannot write {dead_letters}: {error.strerror}")
+        printer = JsonLines(kept) if as_json else Tables(kept)
+        for file in files:
+            for translation in run.translations(file):
+                printer.add(translation)
+        printer.close()
+    if printer.letters:
+        raise typer.Exit(FINDING)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What to do with each file: it is one payload, or has one a line; with both translators it
+    is looked at first."""
+
+    source: str
+    whole: "Translator | None"
+    by_line: "LineTranslator | None"
+    redactor: "Redactor"
+    received_at: datetime
+
+    def translations(self, file: Path) -> "Iterator[Translation]":
+        """Of each payload of a file, in order."""
+        from pipeline.ingest.outcome import MAX_PAYLOAD_BYTES
+
+        with ExitStack() as stack:
+            try:
+                lines = _Lines(_open(file, stack), MAX_PAYLOAD_BYTES)
+                whole = self.whole
+                if self.by_line is not None and (whole is None or not lines.is_one_document()):
+                    yield from self._of_lines(self.by_line, lines, _name(file))
+                elif whole is not None:
+                    yield self._of_payload(whole, lines.rest(), _name(file))
+            except OSError as error:
+                fail(f"cannot read {_name(file)}: {error.strerror}")
+
+    def _of_payload(self, translate: "Translator", raw: bytes, origin: str) -> "Translation":
+        try:
+            return translate(
+                raw, origin=origin, received_at=self.received_at, redactor=self.redactor
+            )
+        except Exception as error:  # noqa: BLE001 - the handler's top: our bug loses no payload
+            return self._bug(error, raw, origin)
+
+    def _of_lines(
+        self, translate: "LineTranslator", lines: "_Lines", origin: str
+    ) -> "Iterator[Translation]":
+        read = -1
+        while read < lines.read:  # a bug that does not take a line would come back for ever
+            read = lines.read
+            try:
+                yield from translate(
+                    lines, origin=origin, received_at=self.received_at, redactor=self.redactor
+                )
+            except OSError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the handler's top: the next line goes on
+                yield self._bug(error, lines.current, f"{origin}:{lines.read}")
+            else:
+                return
+
+    def _bug(self, error: Exception, raw: bytes, origin: str) -> "Translation":
+        from pipeline.ingest.outcome import PayloadError, Translation, dead_letter
+        from schemas.dead_letters import DeadLetterCode
+
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        at = "" if trace is None else f" at {trace.tb_frame.f_code.co_name}:{trace.tb_lineno}"
+        bug = PayloadError(DeadLetterCode.BUG, f"{type(error).__name__}{at}")
+        letter = dead_letter(
+            bug, raw, source=self.source, origin=origin, received_at=self.received_at
+        )
+        return Translation(dead_letters=(letter,))
+
+
+@dataclass(slots=True)
+class _Lines:
+    """The lines of a stream, one in memory at a time. Of a line or document that is too long one
+    byte more than the limit is given, which the translator refuses; the rest is skipped."""
+
+    stream: BinaryIO
+    limit: int
+    read: int = 0
+    current: bytes = b""
+    ahead: bytes | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        line = self._take()
+        if not line:
+            raise StopIteration
+        tail = line
+        while len(tail) > self.limit and not tail.endswith(b"\n"):
+            tail = self.stream.readline(self.limit + 1)
+        self.read += 1
+        self.current = line
+        return line
+
+    def is_one_document(self) -> bool:
+        """Whether JSON that is not one value a line starts here: its first line is no whole
+        value."""
+        self.ahead = self._take()
+        first = self.ahead.strip()
+        return first.startswith((b"{", b"[")) and not first.endswith((b"}", b"]"))
+
+    def rest(self) -> bytes:
+        """All that is left, as one document."""
+        start = self.ahead or b""
+        return start + self.stream.read(max(0, self.limit + 1 - len(start)))
+
+    def _take(self) -> bytes:
+        line, self.ahead = self.ahead, None
+        return self.stream.readline(self.limit + 1) if line is None else line
+
+
+def _prepare(
+    source: str, files: list[Path], *, previous: Path | None, lines: bool, key_file: Path | None
+) -> _Run:
+    from pipeline.ingest.sources import LINE_TRANSLATORS, TRANSLATORS, one_a_line
+
+    whole = TRANSLATORS.get(source)
+    if whole is None:
+        fail(f"unknown source {source!r}; one of: {', '.join(TRANSLATORS)}")
+    given = [*files, *([previous] if previous is not None else [])]
+    if given.count(_STDIN) > 1:
+        fail("- can be given once")
+    for file in given:
+        _check_readable(file)
+    if previous is not None:
+        if len(files) != 1 or lines:
+            fail("--previous compares with one FILE")
+        whole = _since(source, previous)
+    by_line = LINE_TRANSLATORS.get(source)
+    return _Run(
+        source=source,
+        whole=None if lines else whole,
+        by_line=by_line or (one_a_line(whole) if lines else None),
+        redactor=_redactor(key_file),
+        received_at=datetime.now(UTC),
+    )
+
+
+def _since(source: str, previous: Path) -> "Translator":
+    from pipeline.ingest.outcome import MAX_PAYLOAD_BYTES
+    from pipeline.ingest.sources import DIFF_TRANSLATORS, since
+
+    if source not in DIFF_TRANSLATORS:
+        fail(f"--previous is for {' and '.join(DIFF_TRANSLATORS)}")
+    try:
+        with ExitStack() as stack:
+            return since(source, _Lines(_open(previous, stack), MAX_PAYLOAD_BYTES).rest())
+    except OSError as error:
+        fail(f"cannot read {_name(previous)}: {error.strerror}")
+
+
+def _redactor(key_file: Path | None) -> "Redactor":
+    import secrets
+
+    from pipeline.ingest.redaction import Redactor
+
+    if key_file is None:
+        return Redactor(secrets.token_bytes(32))
+    try:
+        return Redactor(key_file.read_bytes().strip())
+    except OSError as error:
+        fail(f"cannot read {key_file}: {error.strerror}")
+    except ValueError as error:
+        fail(f"{key_file}: {error}")
+
+
+def _open(file: Path, stack: ExitStack) -> BinaryIO:
+    return sys.stdin.buffer if file == _STDIN else stack.enter_context(file.open("rb"))
+
+
+def _check_readable(file: Path) -> None:
+    """Before anything is printed: a name mistyped at the end must not leave half a result."""
+    if file == _STDIN:
+        return
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        fail(f"cannot read {file}: {error.strerror}")
+
+
+def _name(file: Path) -> str:
+    return "stdin" if file == _STDIN else str(file)

@@ -1,0 +1,127 @@
+"""How `drydock ingest` shows translations: as JSON lines, or as tables for people."""
+
+import sys
+from datetime import UTC
+from typing import IO, TYPE_CHECKING, Final
+
+from pipeline.cli.output import emit
+
+if TYPE_CHECKING:
+    from pipeline.ingest.outcome import Translation
+    from schemas.dead_letters import DeadLetter
+    from schemas.envelope import Event
+
+_ROWS_SHOWN: Final = 1_000
+
+
+class JsonLines:
+    """Events on stdout as they come; dead letters to stderr, or to a file if one is given."""
+
+    def __init__(self, kept: IO[str] | None) -> None:
+        self._kept = sys.stderr if kept is None else kept
+        self.letters = 0
+
+    def add(self, translation: "Translation") -> None:
+        """Print its events, keep its dead letters."""
+        from schemas.envelope import encode
+
+        for event in translation.events:
+            emit(encode(event))
+        for letter in translation.dead_letters:
+            self.letters += 1
+            self._kept.write(letter.model_dump_json(exclude_none=True) + "\n")
+
+    def close(self) -> None:
+        """Nothing is held back."""
+        sys.stdout.flush()
+
+
+class Tables:
+    """A table for people of the first events and one of the first dead letters, with counts."""
+
+    def __init__(self, kept: IO[str] | None) -> None:
+        self._kept = kept
+        self._events: list[tuple[str, ...]] = []
+        self._letters: list[tuple[str, ...]] = []
+        self.events = 0
+        self.letters = 0
+
+    def add(self, translation: "Translation") -> None:
+        """Count it; keep its dead letters, and the first rows to show."""
+        for event in translation.events:
+            self.events += 1
+            if len(self._events) < _ROWS_SHOWN:
+                self._events.append(_event_row(event))
+        for letter in translation.dead_letters:
+            self.letters += 1
+            if self._kept is not None:
+                self._kept.write(letter.model_dump_json(exclude_none=True) + "\n")
+            if len(self._letters) < _ROWS_SHOWN:
+                self._letters.append(_letter_row(letter))
+
+    def close(self) -> None:
+        """Print the tables and the counts."""
+        if self._events:
+            _print_table(("time", "event", "subject", "what"), self._events, to_stderr=False)
+        emit(_count(self.events, "event", len(self._events)))
+        if self._letters:
+            _print_table(("code", "origin", "where", "detail"), self._letters, to_stderr=True)
+            shown = _count(self.letters, "dead letter", len(self._letters))
+            sys.stderr.write(shown + "\n")
+
+
+def _event_row(event: "Event") -> tuple[str, ...]:
+    at = event.time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    kind = event.type.removeprefix("drydock.").removesuffix(".v1")
+    return at, kind, event.subject, _what(event)
+
+
+def _what(event: "Event") -> str:
+    from schemas.events.advisory import AdvisorySnapshot
+
+    data = event.data
+    if isinstance(data, AdvisorySnapshot):
+        exploited = ", ".join(data.exploited_cves[:4]) + (
+            ", ..." if len(data.exploited_cves) > 4 else ""
+        )
+        said: tuple[str, ...] = (
+            " ".join(str(build) for build in data.builds),
+            _count(len(data.cves), "CVE", len(data.cves)),
+            f"exploited {exploited}" if exploited else "",
+            data.severity or "",
+            "" if data.device_ids is None else _devices(data.device_ids),
+        )
+    else:
+        names = ("serial", "os_version", "build", "model", "status", "command_uuid")
+        said = tuple(str(getattr(data, name, None) or "") for name in names)
+    return "; ".join(one for one in said if one)
+
+
+def _devices(device_ids: tuple[str, ...]) -> str:
+    shown = ", ".join(device_ids[:3])
+    more = f" and {len(device_ids) - 3} more" if len(device_ids) > 3 else ""
+    return f"for {shown or 'no device'}{more}"
+
+
+def _letter_row(letter: "DeadLetter") -> tuple[str, ...]:
+    return letter.code.value, letter.origin, letter.where, letter.detail
+
+
+def _count(total: int, noun: str, shown: int) -> str:
+    text = f"{total} {noun}{'' if total == 1 else 's'}"
+    return text if shown == total else f"{text}, the first {shown} shown"
+
+
+def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]], *, to_stderr: bool) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from schemas.ids import clean_text
+
+    table = Table(*head, box=SIMPLE)
+    for row in rows:
+        # As Text, so that nothing in a payload is read as markup; control characters are no text.
+        table.add_row(*(Text(clean_text(cell), overflow="fold") for cell in row))
+    Console(stderr=to_stderr).print(table)

@@ -1,0 +1,122 @@
+"""`drydock keys`: make, rotate, retire and list the keys that sign jobs and approvals."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from pipeline.cli.output import emit, fail
+
+if TYPE_CHECKING:
+    from agents.keys import KeyStore, Purpose
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="Make, rotate and retire the keys that sign jobs and approvals.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Directory = Annotated[
+    Path, typer.Option("--dir", help="The key directory; executors need its `trust` folder only.")
+]
+Which = Annotated[
+    str, typer.Option("--purpose", help="What the key signs: jobs, approvals, or all.")
+]
+One = Annotated[str, typer.Option("--purpose", help="What the key signs: jobs or approvals.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+
+@app.command("make")
+def make(directory: Directory, purpose: Which = "all", as_json: AsJson = False) -> None:
+    """Make the first key for each purpose."""
+    _change("make", directory, purpose, as_json=as_json)
+
+
+@app.command("rotate")
+def rotate(directory: Directory, purpose: Which = "all", as_json: AsJson = False) -> None:
+    """Sign with a new key. The old public key stays trusted until it is retired."""
+    _change("rotate", directory, purpose, as_json=as_json)
+
+
+@app.command("retire")
+def retire(
+    keyid: Annotated[str, typer.Argument(help="The id of the key that is trusted no more.")],
+    directory: Directory,
+    purpose: One = "jobs",
+    as_json: AsJson = False,
+) -> None:
+    """Stop trusting an old key: what it signed is refused from then on."""
+    store, purposes = _open(directory, purpose)
+    if len(purposes) != 1:
+        fail("retire one purpose at a time: jobs or approvals")
+    _try(lambda: store.retire(purposes[0], keyid))
+    _say("retired", purposes[0], keyid, as_json=as_json)
+
+
+@app.command("list")
+def list_keys(directory: Directory, as_json: AsJson = False) -> None:
+    """List the keys: which sign, which are trusted, since when."""
+    store, _ = _open(directory, "all")
+    for key in _try(store.keys):
+        created_at = key.created_at.isoformat() if key.created_at else None
+        if as_json:
+            emit(
+                json.dumps(
+                    {
+                        "purpose": key.purpose.value,
+                        "keyid": key.keyid,
+                        "signs": key.signs,
+                        "trusted": key.trusted,
+                        "created_at": created_at,
+                    }
+                )
+            )
+        else:
+            role = "signs" if key.signs else "trusted"
+            emit(f"{key.purpose.value:<10} {key.keyid}  {role:<8} {created_at or ''}".rstrip())
+
+
+def _change(what: str, directory: Path, purpose: str, *, as_json: bool) -> None:
+    store, purposes = _open(directory, purpose)
+    # Asked of all before any is changed: half of a key directory helps nobody.
+    for each in purposes:
+        current = _try(partial(store.current, each))
+        if what == "make" and current is not None:
+            fail(f"a key for {each} exists ({current}); rotate it instead")
+        if what == "rotate" and current is None:
+            fail(f"no key for {each} to rotate; make one first")
+    change, done = (store.make, "made") if what == "make" else (store.rotate, "rotated")
+    for each in purposes:
+        _say(done, each, _try(partial(change, each)), as_json=as_json)
+
+
+def _open(directory: Path, purpose: str) -> "tuple[KeyStore, list[Purpose]]":
+    from agents.keys import KeyStore, Purpose
+
+    if purpose == "all":
+        return KeyStore(directory), list(Purpose)
+    try:
+        return KeyStore(directory), [Purpose(purpose)]
+    except ValueError:
+        fail(f"unknown purpose {purpose!r}; use jobs or approvals")
+
+
+def _try(work: Callable[[], T]) -> T:
+    from agents.keys import KeysError
+
+    try:
+        return work()
+    except KeysError as error:
+        fail(str(error))
+
+
+def _say(done: str, purpose: "Purpose", keyid: str, *, as_json: bool) -> None:
+    if as_json:
+        emit(json.dumps({"done": done, "purpose": purpose.value, "keyid": keyid}))
+    else:
+        emit(f"{done} {purpose.value} key {keyid}")

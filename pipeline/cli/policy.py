@@ -1,0 +1,163 @@
+"""`drydock policy check`: validate a policy file, say what is in force and what looks odd."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli.output import emit, fail, finding
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from pipeline.decide.policy import Window
+    from pipeline.decide.policy_file import PolicyDocument, Problem
+
+app = typer.Typer(help="Look at a policy before it is in force.", no_args_is_help=True)
+
+# A policy has at most 1 MiB of characters, each of at most four bytes.
+_MOST_BYTES = 4 * 1024 * 1024
+
+
+@app.callback()
+def _root() -> None:
+    """Look at a policy before it is in force."""
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="The policy, a YAML file; - is stdin.")],
+    strict: Annotated[bool, typer.Option(help="Warnings are findings too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Validate a policy file: every problem with its line, or what is in force.
+
+    Exit 0: valid; 1: invalid (with --strict: or odd); 2: unreadable.
+    """
+    from datetime import UTC, datetime
+
+    from pipeline.decide.policy_file import PolicyError, read_document
+    from pipeline.decide.policy_lint import lint
+
+    text = _read(file)
+    try:
+        document = read_document(text)
+    except PolicyError as error:
+        for problem in error.problems:
+            _report(file, problem, "error", as_json=as_json)
+        count = len(error.problems)
+        finding(f"{file} is not a valid policy: {count} problem{'s' if count > 1 else ''}")
+    warnings = lint(document, datetime.now(UTC).date())
+    for problem in warnings:
+        _report(file, problem, "warning", as_json=as_json)
+    if as_json:
+        _summary_json(file, document, len(warnings))
+    else:
+        _summary(document)
+    if warnings and strict:
+        finding(f"{file}: {len(warnings)} warning{'s' if len(warnings) > 1 else ''}")
+
+
+def _read(file: Path) -> str:
+    import sys
+
+    try:
+        if str(file) == "-":
+            raw = sys.stdin.buffer.read(_MOST_BYTES + 1)
+        else:
+            with file.open("rb") as stream:
+                raw = stream.read(_MOST_BYTES + 1)
+    except OSError as error:
+        fail(f"cannot read {file}: {error.strerror or error}")
+    if len(raw) > _MOST_BYTES:
+        fail(f"{file} is larger than a policy may be (1 MiB)")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        fail(f"{file} is not UTF-8 text: line {line}, byte {error.start}")
+
+
+def _report(file: Path, problem: "Problem", level: str, *, as_json: bool) -> None:
+    import json
+
+    if as_json:
+        row = {"kind": level, "file": str(file), **problem._asdict()}
+        emit(json.dumps(row, ensure_ascii=False))
+    else:
+        mark = "warning: " if level == "warning" else ""
+        where = f"{file}:{problem.line}:{problem.column}: {mark}"
+        emit(where + (f"{problem.path}: " if problem.path else "") + problem.message)
+
+
+def _summary_json(file: Path, document: "PolicyDocument", warnings: int) -> None:
+    import json
+
+    policy: dict[str, Any] = document.policy.model_dump(mode="json", by_alias=True)
+    row = {
+        "kind": "valid",
+        "file": str(file),
+        "digest": document.digest,
+        "warnings": warnings,
+        "policy": policy,
+    }
+    emit(json.dumps(row, ensure_ascii=False))
+
+
+def _summary(document: "PolicyDocument") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    policy = document.policy
+    out = Console(highlight=False, markup=False, emoji=False)
+    sites = Table(box=None)
+    for heading in ("site", "time zone", "Macs", "open", "jobs", "uplink"):
+        sites.add_column(heading, overflow="fold")
+    for name, site in policy.sites.items():
+        macs = [glob for _, globs in site.match for glob in globs]
+        macs += ["all others"] if name == policy.default_site else []
+        windows = [_window(one) for one in policy.windows_of(name)]
+        uplink = f"{site.uplink_mbps:g} Mbit/s" + ("\ncache" if site.cache else "")
+        sites.add_row(
+            name,
+            site.time_zone,
+            "\n".join(macs) or "named by events",
+            "\n".join(windows) or "never",
+            str(site.max_jobs),
+            uplink,
+        )
+    out.print(sites)
+    times = Table("severity", "sent after", "forced after", box=None)
+    for severity in type(policy.deadlines).model_fields:
+        if severity in type(policy.deferrals).model_fields:
+            waits, due = getattr(policy.deferrals, severity), getattr(policy.deadlines, severity)
+            times.add_row(severity, _span(waits), _span(due))
+    out.print()
+    out.print(times)
+    out.print()
+    emit(f"valid; exemptions: {len(policy.exemptions)}; digest {document.digest}")
+
+
+def _window(window: "Window") -> str:
+    """`mon-fri 19:00-06:00`, `every day`."""
+    from pipeline.decide.policy import DAYS
+
+    runs: list[list[str]] = []
+    for index, day in enumerate(DAYS):
+        if day in window.days:
+            if index and DAYS[index - 1] in window.days:
+                runs[-1].append(day)
+            else:
+                runs.append([day])
+    days = " ".join(run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    days = "every day" if len(set(window.days)) == len(DAYS) else days
+    if window.start == window.end == "00:00":
+        return days
+    return f"{days} {window.start}-{window.end}"
+
+
+def _span(span: "timedelta") -> str:
+    if not span:
+        return "at once"
+    hours = span.total_seconds() / 3600
+    return f"{hours / 24:g} d" if hours % 24 == 0 else f"{hours:g} h"

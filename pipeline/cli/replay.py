@@ -1,0 +1,222 @@
+"""`drydock replay`: list, verify, or decide the past anew by another policy. Publishes nothing."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli.output import emit, fail, finding
+from pipeline.cli.past import (
+    TIME_HELP,
+    AsJson,
+    DataDir,
+    console,
+    moment,
+    opened,
+    print_table,
+    progress,
+    when,
+)
+
+if TYPE_CHECKING:
+    from pipeline.embedded.log import Log
+    from pipeline.replay.verify import Difference, Report
+    from schemas.decisions import Decision
+
+_TABLE_ROWS = 500
+
+
+def replay(
+    data_dir: DataDir,
+    since: Annotated[str | None, typer.Option(help=f"From this time on {TIME_HELP}.")] = None,
+    until: Annotated[str | None, typer.Option(help=f"Before this time {TIME_HELP}.")] = None,
+    serial: Annotated[
+        str | None, typer.Option(help="One Mac: serial number, UDID or enrollment id.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compute the past again; exit 1 at a difference.")
+    ] = False,
+    policy: Annotated[
+        Path | None, typer.Option(help="What would this policy have decided otherwise?")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read the past again: what was decided, whether it still follows, what would have been.
+
+    Without --verify or --policy it prints the slice's decisions in order. --verify computes every
+    decision again from its record and folds every event again from the log's beginning; the first
+    difference is printed and exits 1. --policy is a question, not a check: it exits 0 whatever
+    the answer. Each decision is asked on its own recorded inputs; what a different one would have
+    led to is not followed.
+    """
+    if verify and policy is not None:
+        fail("--verify and --policy ask different questions: give one of them")
+    with opened(data_dir) as log:
+        start, end = moment("--since", since, log), moment("--until", until, log)
+        if start is not None and end is not None and start >= end:
+            fail(f"--since {when(start)} is not before --until {when(end)}")
+        udid = None if serial is None else _known(log, serial)
+        if verify:
+            _verify(log, start, end, udid, as_json=as_json)
+        elif policy is not None:
+            _what_if(log, policy, start, end, udid, as_json=as_json)
+        else:
+            _list(log, start, end, udid, as_json=as_json)
+
+
+def _known(log: "Log", name: str) -> str:
+    from pipeline.replay.names import find
+
+    udid = find(log, name)
+    if udid is None:
+        fail(f"the log knows no Mac by the name {name!r}")
+    return udid
+
+
+# --- list ---
+
+
+def _list(
+    log: "Log", since: datetime | None, until: datetime | None, udid: str | None, *, as_json: bool
+) -> None:
+    from pipeline.replay.log import read_record
+
+    rows: list[tuple[str, ...]] = []
+    shown = 0
+    for entry in log.entries(since=since, until=until, key=udid, kind="decision"):
+        decision = read_record(entry).decision
+        shown += 1
+        if as_json:
+            wire = {
+                "seq": entry.seq,
+                "at": entry.at.isoformat(),
+                **decision.model_dump(mode="json"),
+            }
+            emit(json.dumps(wire))
+            continue
+        rows.append((str(entry.seq), when(entry.at), *_decision_row(decision)))
+        if len(rows) == _TABLE_ROWS:
+            _print_decisions(rows)
+            rows.clear()
+    if rows:
+        _print_decisions(rows)
+    if not as_json and not shown:
+        console().print("No decisions in this slice.")
+
+
+_DECISION_COLUMNS = ("mac", "site", "decision", "action", "method", "target", "reason", "next")
+
+
+def _decision_row(decision: "Decision") -> tuple[str, ...]:
+    target = "" if decision.target is None else str(decision.target.version)
+    return (
+        decision.serial or decision.udid,
+        decision.site or "-",
+        decision.decision.value,
+        "" if decision.action is None else decision.action.value,
+        "" if decision.method is None else decision.method.value,
+        target,
+        decision.reason.value,
+        when(decision.next_eligible_at),
+    )
+
+
+def _print_decisions(rows: list[tuple[str, ...]]) -> None:
+    print_table(("seq", "at", *_DECISION_COLUMNS), rows)
+
+
+# --- verify ---
+
+
+def _verify(
+    log: "Log", since: datetime | None, until: datetime | None, udid: str | None, *, as_json: bool
+) -> None:
+    from pipeline.replay.verify import verify
+
+    with progress("verifying", log.last_seq(until)) as tell:
+        report = verify(log, since=since, until=until, udid=udid, state=log, progress=tell)
+    if as_json:
+        emit(json.dumps(_report_wire(report)))
+    else:
+        console().print(
+            f"{report.decisions:,} decisions and {report.jobs:,} jobs checked,"
+            f" {report.events:,} events folded: {1 if report.difference else 0} differences"
+        )
+    if report.difference is not None:
+        finding(_difference_line(report.difference))
+
+
+def _difference_line(found: "Difference") -> str:
+    from pipeline.replay.differences import shown
+
+    mac = "" if found.udid is None else f", Mac {found.serial or found.udid}"
+    after = "" if found.after_seq is None else f"; its last event before is entry {found.after_seq}"
+    return (
+        f"entry {found.seq} of {when(found.at)}{mac}: {found.check.value}: {found.field}"
+        f" is {shown(found.recorded)}, expected {shown(found.expected)}{after}"
+    )
+
+
+def _report_wire(report: "Report") -> dict[str, Any]:
+    from pipeline.replay.differences import shown
+
+    found = report.difference
+    return {
+        "verified": found is None,
+        "events": report.events,
+        "decisions": report.decisions,
+        "jobs": report.jobs,
+        "difference": None
+        if found is None
+        else {
+            "seq": found.seq,
+            "at": found.at.isoformat(),
+            "udid": found.udid,
+            "serial": found.serial,
+            "check": found.check.value,
+            "field": found.field,
+            "recorded": shown(found.recorded),
+            "expected": shown(found.expected),
+            "after_seq": found.after_seq,
+        },
+    }
+
+
+# --- what if ---
+
+
+def _what_if(
+    log: "Log",
+    policy: Path,
+    since: datetime | None,
+    until: datetime | None,
+    udid: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    from pipeline.cli.what_if import diff_lines, print_diff
+    from pipeline.decide.policy_file import PolicyError
+    from pipeline.replay.counterfactual import counterfactual
+
+    text = _policy_text(policy)
+    try:
+        with progress("deciding anew", log.last_seq(until)) as tell:
+            diff = counterfactual(log, text, since=since, until=until, udid=udid, progress=tell)
+    except PolicyError as error:
+        fail("\n".join(f"{policy}:{problem}" for problem in error.problems))
+    if as_json:
+        for line in diff_lines(diff):
+            emit(json.dumps(line))
+    else:
+        print_diff(diff)
+
+
+def _policy_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        fail(f"cannot read {path}: {error.strerror}")
+    except UnicodeDecodeError:
+        fail(f"{path} is not UTF-8 text")

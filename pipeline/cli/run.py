@@ -1,0 +1,92 @@
+"""`drydock run`: the embedded service."""
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from pipeline.cli.output import fail
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+    from pipeline.embedded.simulation import SimulatedWorld
+
+
+def run(
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="Where everything is kept.")],
+    policy: Annotated[
+        Path | None, typer.Option(help="The policy to put in force; else the one kept.")
+    ] = None,
+    listen: Annotated[str, typer.Option(help="HOST:PORT; port 0 is any free one.")] = (
+        "127.0.0.1:8080"
+    ),
+    simulate: Annotated[
+        int | None,
+        typer.Option(min=1, help="Act on this many simulated Macs, kept in the data directory."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Touch no Mac (so far the only way in earnest).")
+    ] = False,
+) -> None:
+    """Serve one fleet from one data directory: webhooks in, decisions and jobs out.
+
+    Kill it at any moment and start it again: same jobs, none twice. Secrets of senders come from
+    the environment (DRYDOCK_NANOMDM_HMAC_KEY and others, docs/embedded.md); keys are made at the
+    first start. Without --simulate no Mac is touched.
+    """
+    if dry_run and simulate is not None:
+        fail("--dry-run touches no Mac and --simulate needs some: choose one")
+    from pydantic import ValidationError
+
+    from agents.journal import JournalError
+    from agents.keys import KeysError
+    from pipeline.config import ServerSettings
+    from pipeline.decide.policy_file import PolicyError
+    from pipeline.embedded.log import StoreError
+    from pipeline.embedded.server import Plan, serve
+    from pipeline.server_process import Listen, make_log
+
+    try:
+        plan = Plan(
+            data_dir,
+            Listen.parse(listen),
+            _policy_text(policy, simulated=simulate is not None),
+            None if simulate is None else _simulated(data_dir, simulate),
+        )
+        serve(plan, ServerSettings(), make_log())
+    except PolicyError as error:
+        fail(f"{policy or 'the policy'}: {error}")
+    except ValidationError as error:
+        _fail_settings(error)
+    except (StoreError, JournalError, KeysError, ValueError) as error:
+        fail(str(error))
+
+
+def _policy_text(policy: Path | None, *, simulated: bool) -> str | None:
+    if policy is not None:
+        try:
+            return policy.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            fail(f"cannot read {policy}: {error}")
+    if simulated:
+        from pipeline.demo.scenario import policy_text
+
+        return policy_text()
+    return None
+
+
+def _simulated(data_dir: Path, count: int) -> "Callable[[datetime], SimulatedWorld]":
+    from pipeline.demo.scenario import releases
+    from pipeline.embedded.simulation import SimulatedWorld
+
+    sites = ("london", "tokyo", "new-york")
+    return lambda now: SimulatedWorld.open(data_dir, count, sites, releases(), now)
+
+
+def _fail_settings(error: "ValidationError") -> NoReturn:
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = "_".join(str(part) for part in first["loc"]).upper()
+    fail(f"DRYDOCK_{name}: {first['msg']}")

@@ -1,0 +1,96 @@
+"""`drydock schemas`: write the contract's JSON Schemas and AsyncAPI document, or check them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.output import emit, fail, finding
+
+DEFAULT_FOLDER = Path("schemas/published")
+
+
+def schemas(
+    out: Annotated[Path, typer.Option(help="The folder to write to.")] = DEFAULT_FOLDER,
+    check: Annotated[bool, typer.Option(help="Write nothing; exit 1 if it is stale.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Write JSON Schemas and an AsyncAPI document of everything on the wire.
+
+    Refuses to write where a change would break a reader of what older producers wrote: such a
+    change is a v2 beside v1.
+    """
+    wanted = _wanted()
+    try:
+        present = {path.name: path.read_bytes() for path in sorted(out.glob("*.json"))}
+    except OSError as error:
+        fail(f"cannot read {out}: {error.strerror}")
+    broken = list(_breaks(present, wanted))
+    for where in broken:
+        _say(as_json, "breaks", where)
+    if check:
+        _check(present, wanted, as_json=as_json)
+    if broken:
+        finding(f"{len(broken)} incompatible changes; nothing was written")
+    if check:
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in wanted.items():
+            if present.get(name) != content:
+                (out / name).write_bytes(content)
+                _say(as_json, "written", str(out / name))
+    except OSError as error:
+        fail(f"cannot write to {out}: {error.strerror}")
+
+
+def _wanted() -> dict[str, bytes]:
+    from pipeline.decide.policy import policy_schema
+    from schemas.publish import published
+
+    return published({"policy": policy_schema()})
+
+
+def _breaks(present: dict[str, bytes], wanted: dict[str, bytes]) -> Iterator[str]:
+    import json
+
+    from schemas.compatibility import breaks
+    from schemas.publish import ASYNCAPI_NAME
+
+    for name, content in present.items():
+        if name == ASYNCAPI_NAME:
+            continue
+        if name not in wanted:
+            yield f"{name}: no longer published"
+            continue
+        try:
+            old = json.loads(content)
+        except ValueError:
+            fail(f"{name} is not JSON")
+        for change in breaks(old, json.loads(wanted[name])):
+            yield f"{name}: {change}"
+
+
+def _check(present: dict[str, bytes], wanted: dict[str, bytes], *, as_json: bool) -> None:
+    import difflib
+
+    stale = [name for name in sorted(present | wanted) if present.get(name) != wanted.get(name)]
+    for name in stale:
+        lines = difflib.unified_diff(
+            present.get(name, b"").decode(errors="replace").splitlines(),
+            wanted.get(name, b"").decode().splitlines(),
+            f"published/{name}",
+            f"code/{name}",
+            n=1,
+            lineterm="",
+        )
+        _say(as_json, "stale", "\n".join(lines) if not as_json else name)
+    if stale:
+        finding(f"{len(stale)} files differ from the code; run `drydock schemas`")
+
+
+def _say(as_json: bool, what: str, where: str) -> None:
+    import json
+
+    emit(json.dumps({"result": what, "where": where}) if as_json else f"{what} {where}")

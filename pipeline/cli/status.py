@@ -1,0 +1,64 @@
+"""`drydock status`: how the fleet stands."""
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from pipeline.cli.output import emit, fail, finding
+from pipeline.cli.past import opened, print_table, when
+from pipeline.cli.steering import AsJson, DataDir
+
+if TYPE_CHECKING:
+    from pipeline.embedded.status import Status
+
+_WORST_FIRST = ("exploited", "critical", "high", "medium", "low", "routine")
+
+
+def status(data_dir: DataDir, as_json: AsJson = False) -> None:
+    """Say how the fleet stands; the service may be running.
+
+    Exit 1 where somebody should look: no policy in force, exposed Macs past their deadline, or
+    inputs set aside because of our own bugs. Exit 2 where there is no data directory.
+    """
+    import sqlite3
+
+    from pipeline.embedded.status import read_status
+
+    with opened(data_dir) as log:
+        try:
+            found = read_status(log, datetime.now(UTC))
+        except (ValueError, KeyError, sqlite3.Error) as error:
+            fail(f"cannot read the state in {data_dir}: {error}")
+    if as_json:
+        emit(json.dumps(found.to_json()))
+    else:
+        _print(found)
+    if found.problems:
+        finding("; ".join(found.problems))
+
+
+def _print(found: "Status") -> None:
+    emit(f"{found.devices} Macs; last input {when(found.last_at) or 'never'}")
+    emit(f"policy {found.policy or 'none'}; halted: {', '.join(found.halts) or 'nothing'}")
+    sites = sorted({*found.exposed, *found.open_jobs})
+    rows = [
+        (
+            site or "(no site)",
+            *(str(found.exposed.get(site, {}).get(worst, 0)) for worst in _WORST_FIRST),
+            str(found.overdue.get(site, 0)),
+            str(sum(found.open_jobs.get(site, {}).values())),
+        )
+        for site in sites
+    ]
+    if rows:
+        print_table(("site", *_WORST_FIRST, "overdue", "open jobs"), rows, title="Exposed Macs")
+    reasons = [
+        (verdict, reason, str(count))
+        for verdict, by_reason in found.standings.items()
+        for reason, count in sorted(by_reason.items(), key=lambda item: -item[1])
+    ]
+    if reasons:
+        print_table(("decision", "reason", "Macs"), reasons, title="Where Macs stand")
+    if found.dead_letters:
+        letters = [(code, str(count)) for code, count in found.dead_letters.items()]
+        print_table(("code", "inputs"), letters, title="Set aside")

@@ -1,0 +1,150 @@
+"""`drydock topics`: how a cluster's topics differ from `schemas.topics`, and making them so."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.output import FINDING, emit, fail
+from schemas.topics import DEVICE_PARTITIONS, REPLICATION
+
+if TYPE_CHECKING:
+    from pipeline.provisioning.cluster import Cluster
+    from pipeline.provisioning.plan import Difference, WantedTopic
+
+app = typer.Typer(
+    help="Compare a cluster's topics with what Drydock wants, and make them so.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Bootstrap = Annotated[
+    str | None,
+    typer.Option(
+        "--bootstrap",
+        metavar="HOST:PORT",
+        help="Any brokers of the cluster, with commas; else DRYDOCK_KAFKA_BOOTSTRAP. How to log in"
+        " comes from DRYDOCK_KAFKA_SECURITY_PROTOCOL and its like.",
+    ),
+]
+Sites = Annotated[
+    str, typer.Option("--sites", help="Sites that have a job topic, with commas between.")
+]
+Partitions = Annotated[
+    int, typer.Option("--partitions", min=1, max=4096, help="Of every topic keyed by UDID.")
+]
+Replication = Annotated[
+    int, typer.Option("--replication", min=1, max=32, help="Copies of every topic.")
+]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=1, max=300, help="Seconds to wait for an answer.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+
+@app.command("plan")
+def plan(
+    bootstrap: Bootstrap = None,
+    sites: Sites = "",
+    partitions: Partitions = DEVICE_PARTITIONS,
+    replication: Replication = REPLICATION,
+    timeout: Timeout = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Print what differs and change nothing. Exit 0 if nothing does, 1 if something does."""
+    wanted = _wanted(sites, partitions, replication)
+    with _cluster(bootstrap, timeout) as cluster:
+        found = _compared(cluster, wanted, grow=False)
+    for each in found:
+        _say(each, "held" if each.held else "differs", each.held, as_json=as_json)
+    raise typer.Exit(FINDING if found else 0)
+
+
+@app.command("apply")
+def apply(
+    bootstrap: Bootstrap = None,
+    sites: Sites = "",
+    partitions: Partitions = DEVICE_PARTITIONS,
+    replication: Replication = REPLICATION,
+    timeout: Timeout = 10.0,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Add partitions although keys move by it.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make what `plan` prints. Deletes nothing, reduces nothing, touches no other topic.
+
+    Exit 0 if nothing differs any more, 1 if something does, with the reason.
+    """
+    wanted = _wanted(sites, partitions, replication)
+    with _cluster(bootstrap, timeout) as cluster:
+        found = _compared(cluster, wanted, grow=yes)
+        refused = cluster.apply([each for each in found if each.held is None], wanted)
+        for each in found:
+            why = each.held or refused.get(each)
+            result = "held" if each.held else "failed" if why else "done"
+            _say(each, result, why, as_json=as_json)
+        left = any(each.held or refused.get(each) for each in found)
+        if found and not left and not cluster.settles(wanted):
+            fail("the cluster accepted every change and does not show them yet: run plan again")
+    raise typer.Exit(FINDING if left else 0)
+
+
+def _wanted(sites: str, partitions: int, replication: int) -> "list[WantedTopic]":
+    from pydantic import TypeAdapter, ValidationError
+
+    from pipeline.provisioning.plan import wanted_topics
+    from schemas.ids import SiteField
+
+    names = sorted({name.strip() for name in sites.split(",") if name.strip()})
+    for name in names:
+        try:
+            TypeAdapter(SiteField).validate_python(name)
+        except ValidationError:
+            fail(f"{name!r} is no site name: small letters, digits and hyphens, at most 63")
+    return wanted_topics(names, partitions, replication)
+
+
+@contextmanager
+def _cluster(bootstrap: str | None, timeout_s: float) -> "Iterator[Cluster]":
+    import logging
+
+    from pipeline.connection import SettingsError, kafka_settings
+    from pipeline.provisioning.cluster import ClusterError, connected
+
+    # What the client has to say arrives as an error, told in one line.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
+    try:
+        with connected(kafka_settings(bootstrap), timeout_s) as cluster:
+            yield cluster
+    except (ClusterError, SettingsError) as error:
+        fail(str(error))
+
+
+def _compared(cluster: "Cluster", wanted: "list[WantedTopic]", *, grow: bool) -> "list[Difference]":
+    from pipeline.provisioning.plan import differences, notes
+
+    actual = cluster.topics()
+    for note in notes(wanted, actual):
+        sys.stderr.write(f"drydock: note: {note}; left as it is\n")
+    return differences(wanted, actual, brokers=cluster.brokers(), grow=grow)
+
+
+def _say(difference: "Difference", result: str, why: str | None, *, as_json: bool) -> None:
+    if as_json:
+        fields = dataclasses.asdict(difference)
+        del fields["held"]
+        emit(json.dumps(fields | {"result": result, "why": why}))
+        return
+    what = difference.change.value
+    if difference.setting is not None:
+        what = f"{what} {difference.setting}"
+    if difference.actual is None:
+        told = difference.wanted
+    else:
+        told = f"{difference.actual or '(not set)'} -> {difference.wanted}"
+    emit(f"{result:<7} {difference.topic}: {what}: {told}" + (f" ({why})" if why else ""))

@@ -1,0 +1,98 @@
+"""`drydock worker`: decide for a share of the fleet, on Kafka."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.output import fail
+
+if TYPE_CHECKING:
+    from pipeline.processors.service import Plan
+
+
+def worker(
+    data_dir: Annotated[
+        Path,
+        typer.Option(
+            "--data-dir", help="A copy of the state, to begin from; of this worker alone."
+        ),
+    ],
+    keys: Annotated[
+        Path,
+        typer.Option(
+            "--keys",
+            envvar="DRYDOCK_KEYS_DIR",
+            help="Keys as `drydock keys` makes them: one that signs jobs, those that are believed.",
+        ),
+    ],
+    bootstrap: Annotated[
+        str | None,
+        typer.Option(
+            "--bootstrap",
+            metavar="HOST:PORT",
+            help="Any brokers of the cluster, with commas; else DRYDOCK_KAFKA_BOOTSTRAP.",
+        ),
+    ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DRYDOCK_WORKER_LISTEN",
+            metavar="HOST:PORT",
+            help="Serve /healthz, /readyz and /metrics here.",
+        ),
+    ] = None,
+) -> None:
+    """Take part in deciding: reports in, decisions and signed jobs out, until SIGTERM.
+
+    Start as many as are needed: they share the partitions, and take over from one that dies. What
+    is kept in --data-dir can be removed at any time. More settings: DRYDOCK_WORKER_*.
+    """
+    import asyncio
+
+    from prometheus_client import CollectorRegistry
+    from pydantic import ValidationError
+
+    from agents.keys import KeysError
+    from pipeline.connection import SettingsError
+    from pipeline.metrics import Metrics
+    from pipeline.processors.logs import make_log
+    from pipeline.processors.service import WorkerError, serve_until_signalled
+
+    try:
+        plan = _plan(data_dir, keys, bootstrap, listen)
+        registry = CollectorRegistry()
+        asyncio.run(serve_until_signalled(plan, Metrics(registry), make_log()))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        fail(f"DRYDOCK_WORKER_{name}: {first['msg']}")
+    except (KeysError, SettingsError, WorkerError, ValueError) as error:
+        fail(str(error))
+
+
+def _plan(data_dir: Path, keys: Path, bootstrap: str | None, listen: str | None) -> "Plan":
+    from datetime import timedelta
+
+    from agents.keys import KeyRing, KeyStore, Purpose
+    from pipeline.config import WorkerSettings
+    from pipeline.connection import kafka_settings
+    from pipeline.processors.service import Plan
+    from pipeline.server_process import Listen
+
+    settings = WorkerSettings()
+    trust = KeyRing.load(keys)
+    return Plan(
+        connection=kafka_settings(bootstrap),
+        data_dir=data_dir,
+        key=KeyStore(keys).signer(Purpose.JOBS),
+        jobs=trust.jobs,
+        approvals=trust.approvals,
+        group=settings.group,
+        web=None if listen is None else Listen.parse(listen),
+        standbys=settings.standbys,
+        session_timeout_s=settings.session_timeout_s,
+        stalled_after_s=settings.stalled_after_s,
+        refresh=timedelta(minutes=settings.refresh_minutes),
+        sweep_every=timedelta(hours=settings.sweep_hours),
+    )

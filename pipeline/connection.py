@@ -1,0 +1,57 @@
+"""The connection to Kafka from the environment, and in the words of aiokafka and Faust."""
+
+import ssl
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from schemas.connection import ENVIRONMENT_PREFIX, KafkaConnection
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message names each of them in one line."""
+
+
+class KafkaSettings(KafkaConnection, BaseSettings):
+    """The connection to Kafka, from DRYDOCK_KAFKA_BOOTSTRAP, DRYDOCK_KAFKA_SASL_PASSWORD, ..."""
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, frozen=True)
+
+
+def kafka_settings(bootstrap: str | None = None) -> KafkaSettings:
+    """The environment's connection; `bootstrap` goes before the environment's. SettingsError."""
+    try:
+        return KafkaSettings() if bootstrap is None else KafkaSettings(bootstrap=bootstrap)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_told(each) for each in error.errors())) from error
+
+
+def _told(error: ErrorDetails) -> str:
+    name = ".".join(str(part).upper() for part in error["loc"])
+    said = error["msg"].removeprefix("Value error, ")
+    # A rule over several settings names them itself.
+    return f"{ENVIRONMENT_PREFIX}{name}: {said}" if name else said
+
+
+def tls_context(connection: KafkaConnection) -> ssl.SSLContext | None:
+    """What aiokafka and Faust take instead of files; None without TLS. OSError, ssl.SSLError."""
+    if not connection.uses_tls:
+        return None
+    context = ssl.create_default_context(cafile=connection.tls_ca_file)
+    if connection.tls_cert_file is not None:
+        password = connection.tls_key_password
+        context.load_cert_chain(
+            connection.tls_cert_file,
+            connection.tls_key_file,
+            None if password is None else password.get_secret_value(),
+        )
+    return context
+
+
+def aiokafka_options(connection: KafkaConnection) -> dict[str, Any]:
+    """What every aiokafka client takes: the same connection in its words."""
+    options = connection.client_options()
+    kept = {name: value for name, value in options.items() if not name.startswith("ssl_")}
+    return kept | {"ssl_context": tls_context(connection)}

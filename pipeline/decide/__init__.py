@@ -1,0 +1,1 @@
+"""Pure rules from state to decisions."""

@@ -1,0 +1,64 @@
+"""Decide for the Macs of a pile of events, once, at one moment. No broker, no store."""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from pipeline.decide.decision import decide
+from pipeline.decide.policy import Policy
+from pipeline.decide.situation import Situation
+from pipeline.state.device import Device, to_us
+from pipeline.state.fleet import Fleet
+from pipeline.state.jobs import Ledger, open_job, record, settle
+from schemas.decisions import Decision
+from schemas.envelope import (
+    Event,
+    JobEvent,
+    JobIssuedEvent,
+    JobResultedEvent,
+    JobSupersededEvent,
+    PolicyChangedEvent,
+)
+
+
+def gather(events: Iterable[Event]) -> Fleet:
+    """Fold the events. Doubled or in another order they end in the same fleet: what became of a
+    job is folded after the jobs, by time."""
+    fleet = Fleet()
+    of_jobs: list[JobEvent] = []
+    for event in events:
+        if isinstance(event, JobIssuedEvent | JobSupersededEvent | JobResultedEvent):
+            of_jobs.append(event)
+        elif not isinstance(event, PolicyChangedEvent):
+            fleet.apply(event)
+    for event in sorted(of_jobs, key=_job_order):
+        fleet.apply(event)
+    return fleet
+
+
+def decide_all(fleet: Fleet, policy: Policy, now: datetime) -> Iterator[Decision]:
+    """One decision a Mac, by UDID. Every Mac is looked at alone: how many jobs a site may have
+    open is not counted here."""
+    for udid in sorted(fleet.macs()):
+        device = fleet.view(udid)
+        yield decide(
+            Situation(
+                device,
+                fleet.advisories,
+                policy,
+                now,
+                _settled(fleet.ledgers.get(udid, ()), device, now),
+                fleet.halts(),
+                fleet.approvals(udid),
+            )
+        )
+
+
+def _job_order(event: JobEvent) -> tuple[bool, int, str, str]:
+    return not isinstance(event, JobIssuedEvent), to_us(event.time), event.source, event.id
+
+
+def _settled(ledger: Ledger, device: Device, now: datetime) -> Ledger:
+    """The jobs once the Mac's own reports, or the time, have ended the open one."""
+    entry = open_job(ledger)
+    result = None if entry is None else settle(entry, device, device.udid, now)
+    return ledger if result is None else record(ledger, result, to_us(now))

@@ -1,0 +1,286 @@
+"""The decision: what one Mac needs, whether now, how, or why nothing is sent."""
+
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from pipeline.decide.exposure import Exposure, exposure
+from pipeline.decide.gates import (
+    Asked,
+    Plan,
+    ask,
+    is_for,
+    opens_by_itself_at,
+    plan,
+    to_gate,
+)
+from pipeline.decide.methods import choose_method
+from pipeline.decide.remediation import (
+    enrollment_faults_at_us,
+    follow_up_missing,
+    needs,
+    upgrade_verdict,
+)
+from pipeline.decide.situation import Situation
+from pipeline.state.device import from_us
+from pipeline.state.jobs import JobEntry
+from schemas.decisions import Decision, Gate, Reason, Severity, Verdict
+from schemas.jobs import Action
+from schemas.macos import OSVersion
+
+# What a report can change though no fact in it is new: figures, and that the Mac is heard of.
+_FIGURES: Final = frozenset(
+    {
+        Reason.LOW_DISK,
+        Reason.LOW_POWER,
+        Reason.STALE_INVENTORY,
+        Reason.NOT_ENROLLED,
+        Reason.OTHER_UPDATE_RUNNING,
+        Reason.AWAITING_FOLLOW_UP,
+        Reason.AWAITING_CONTACT,
+    }
+)
+
+
+class Answer(NamedTuple):
+    """A decision and what can change it: `heeds_figures`, a report that says nothing new of the
+    Mac, by its figures or because it was made at all; `waits_for_slot`, the end of another job."""
+
+    decision: Decision
+    heeds_figures: bool
+    waits_for_slot: bool = False
+
+
+class Held(NamedTuple):
+    """A need that cannot be met now, with its gates."""
+
+    plan: Plan
+    gates: tuple[Asked, ...]
+
+    def stopped_by(self, reason: Reason) -> bool:
+        """Whether a gate holds it for this reason."""
+        return any(asked.reason is reason for asked in self.gates)
+
+    @property
+    def opens_at(self) -> datetime | None:
+        """When time alone lets it through, or puts a newer release in its place."""
+        ripens_us = self.plan.need.ripens_us
+        times = (opens_by_itself_at(self.gates), None if ripens_us is None else from_us(ripens_us))
+        return min((one for one in times if one is not None), default=None)
+
+
+def decide(s: Situation) -> Decision:
+    """Say what this Mac needs now, or why nothing is sent.
+
+    Pure and total: any Situation gives one Decision with one Reason. The first need whose gates
+    all pass is sent. Else a need whose job is open is held for it, else the first need is held,
+    for the first gate that holds it.
+    """
+    return answer(s).decision
+
+
+def answer(s: Situation) -> Answer:
+    """`decide`, and what its answer can be changed by."""
+    exposed = exposure(s)
+    if s.device.is_partial:
+        return Answer(_nothing(s, exposed, Reason.UDID_UNKNOWN), heeds_figures=False)
+    if s.device.is_personal:
+        finding = "enrolled by its owner: the company manages an account on it, not its system"
+        return Answer(_nothing(s, exposed, Reason.USER_ENROLLED, finding), heeds_figures=False)
+    held: list[Held] = []
+    for need in needs(s, exposed):
+        one = plan(s, need, choose_method(s, need), exposed)
+        gates = ask(s, one)
+        if all(asked.reason is None for asked in gates):
+            return Answer(_send(s, one, gates), heeds_figures=True)
+        held.append(Held(one, gates))
+        # A job that is on its way for this need is not withdrawn for a lesser one.
+        if need.exclusive or held[-1].stopped_by(Reason.JOB_OPEN):
+            break
+    if not held:
+        rest = _rest(s, exposed)
+        return Answer(rest, heeds_figures=rest.reason in _FIGURES)
+    reasons = {asked.reason for one in held for asked in one.gates}
+    return Answer(
+        _hold(s, held),
+        # A sign of life through MDM is enough to show that a Mac is enrolled after all.
+        heeds_figures=not reasons.isdisjoint(_FIGURES)
+        or any(one.plan.need.action is Action.REENROLL for one in held),
+        waits_for_slot=Reason.SITE_FULL in reasons,
+    )
+
+
+def _rest(s: Situation, exposed: Exposure) -> Decision:
+    """The answer for a Mac that needs nothing that a job could give it."""
+    version = s.device.os_version
+    if version is None:
+        return _nothing(s, exposed, Reason.OS_UNKNOWN)
+    missing = follow_up_missing(s)
+    if missing:
+        return _awaiting_follow_up(s, exposed, missing)
+    stuck = upgrade_verdict(s)
+    if stuck is Reason.MODEL_UNKNOWN:
+        finding = f"model {s.device.model} is not in the table: cannot say what it can run"
+        return _nothing(s, exposed, Reason.MODEL_UNKNOWN, finding)
+    if stuck is not None:
+        finding = f"macOS {version.line} gets no more fixes and the hardware runs nothing newer"
+        return _nothing(s, exposed, Reason.UNFIXABLE_HARDWARE, finding)
+    if s.line_is_supported is False:
+        return _left_on_dead_line(s, exposed, version)
+    if exposed.line.releases:
+        finding = f"macOS {exposed.line.releases[0].version} installs itself"
+        return _nothing(s, exposed, Reason.SUPPLEMENT_PENDING, finding)
+    if s.line_is_supported is None or version.line not in s.advisories.lines:
+        return _nothing(s, exposed, Reason.NO_ADVISORY)
+    return _nothing(s, exposed, Reason.COMPLIANT)
+
+
+def _left_on_dead_line(s: Situation, exposed: Exposure, version: OSVersion) -> Decision:
+    upgrades, dead = s.policy.upgrades, f"macOS {version.line} gets no more fixes"
+    if not upgrades.out_of_support:
+        finding = f"{dead}; the policy upgrades no Mac for that"
+        return _nothing(s, exposed, Reason.EXEMPT, finding)
+    finding = f"{dead}; no release to move to is known to be offered to it"
+    if upgrades.to is not None:
+        finding += f" up to macOS {upgrades.to}"
+    return _nothing(s, exposed, Reason.NO_ADVISORY, finding)
+
+
+def _severity(exposed: Exposure) -> Severity | None:
+    return exposed.severity if exposed.holes.releases else None
+
+
+def _untouched_job(s: Situation) -> JobEntry | None:
+    """The open job, unless its executor may be at the Mac: only such a job can be withdrawn."""
+    entry = s.open_job
+    return None if entry is None or entry.may_have_touched else entry
+
+
+def _withdrawn(s: Situation, held: list[Held]) -> str | None:
+    """The open job that a Mac which is held must not be given any more.
+
+    A newer release that cannot be sent yet does not withdraw the job for an older one that would
+    still do good; it takes its place when it is sent.
+    """
+    entry = _untouched_job(s)
+    if entry is None:
+        return None
+    kept = entry.site == s.site_name and any(
+        not one.stopped_by(Reason.EXEMPT)
+        and (
+            is_for(entry, one.plan.need)
+            or (entry.action is one.plan.need.action and _still_offered(s, entry))
+        )
+        for one in held
+    )
+    return None if kept else entry.job_id
+
+
+def _still_offered(s: Situation, entry: JobEntry) -> bool:
+    """Whether an update's or upgrade's release is one that the Mac lacks and is offered."""
+    device = s.device
+    if entry.action not in (Action.UPDATE, Action.UPGRADE) or device.os_version is None:
+        return False
+    if entry.version is None:
+        return False
+    missing = s.advisories.missing(
+        entry.version.line, device.os_version, device.build, device.device_id
+    )
+    return any(one.version == entry.version for one in missing.releases)
+
+
+def _next_at(s: Situation, *times: datetime | None) -> datetime | None:
+    """The first of these times and of those at which the open job or the enrolment runs out."""
+    fault_us = enrollment_faults_at_us(s)
+    ends = None if s.open_job is None else from_us(s.open_job.given_up_us)
+    known = (*times, ends, None if fault_us is None else from_us(fault_us))
+    return min((one for one in known if one is not None and one > s.now), default=None)
+
+
+def _nothing(s: Situation, exposed: Exposure, reason: Reason, *findings: str) -> Decision:
+    deadline_us = exposed.deadline_us(s.policy.deadlines)
+    withdrawn = _untouched_job(s)
+    return Decision(
+        udid=s.device.udid,
+        serial=s.device.serial,
+        site=s.site_name,
+        decision=Verdict.NOTHING,
+        reason=reason,
+        advisory_ids=exposed.holes.advisory_ids,
+        cves=exposed.cves,
+        exploited_cves=exposed.holes.exploited,
+        severity=_severity(exposed),
+        deadline_at=None if deadline_us is None else from_us(deadline_us),
+        next_eligible_at=_next_at(s),
+        supersedes=None if withdrawn is None else withdrawn.job_id,
+        findings=findings,
+    )
+
+
+def _awaiting_follow_up(s: Situation, exposed: Exposure, missing: tuple[str, ...]) -> Decision:
+    quiet = _nothing(s, exposed, Reason.AWAITING_FOLLOW_UP, *(f"missing: {m}" for m in missing))
+    gate = Gate(gate="follow_up", passed=False, detail=", ".join(missing))
+    return quiet.model_copy(update={"decision": Verdict.HOLD, "gates": (gate,)})
+
+
+def _send(s: Situation, p: Plan, gates: tuple[Asked, ...]) -> Decision:
+    replaced = _untouched_job(s)
+    supersedes = None if replaced is None else replaced.job_id
+    return _planned(s, p, gates, Verdict.SEND, p.need.reason, supersedes=supersedes)
+
+
+def _hold(s: Situation, held: list[Held]) -> Decision:
+    shown = held[-1] if held[-1].stopped_by(Reason.JOB_OPEN) else held[0]
+    reason = next(asked.reason for asked in shown.gates if asked.reason is not None)
+    return _planned(
+        s,
+        shown.plan,
+        shown.gates,
+        Verdict.HOLD,
+        reason,
+        next_at=_next_at(s, *(one.opens_at for one in held)),
+        supersedes=_withdrawn(s, held),
+    )
+
+
+def _planned(
+    s: Situation,
+    p: Plan,
+    gates: tuple[Asked, ...],
+    verdict: Verdict,
+    reason: Reason,
+    *,
+    next_at: datetime | None = None,
+    supersedes: str | None = None,
+) -> Decision:
+    need = p.need
+    return Decision(
+        udid=s.device.udid,
+        serial=s.device.serial,
+        site=s.site_name,
+        decision=verdict,
+        action=need.action,
+        method=p.choice.method,
+        target=p.target,
+        reason=reason,
+        gates=tuple(to_gate(asked) for asked in gates),
+        advisory_ids=p.advisory_ids,
+        cves=p.exposed.cves,
+        exploited_cves=p.exposed.holes.exploited,
+        severity=_severity(p.exposed),
+        deadline_at=None if p.deadline_us is None else from_us(p.deadline_us),
+        next_eligible_at=next_at,
+        supersedes=supersedes,
+        erases=p.erases,
+        job_id=p.job_id,
+        intent=need.intent,
+        generation=p.generation,
+        evidence=need.evidence,
+        findings=_findings(s),
+    )
+
+
+def _findings(s: Situation) -> tuple[str, ...]:
+    version: OSVersion | None = s.device.os_version
+    if version is None or upgrade_verdict(s) is not Reason.UNFIXABLE_HARDWARE:
+        return ()
+    return (f"macOS {version.line} gets no more fixes and the hardware runs nothing newer",)

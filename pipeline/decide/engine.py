@@ -1,0 +1,471 @@
+"""The core's one loop: fold an event, settle jobs, decide again who is affected.
+
+Both shells and replay drive it. It owns which Macs are looked at again and when; it does no I/O:
+it says what to record, and its caller makes that durable and hands back what follows from it.
+"""
+
+import hashlib
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from pipeline.decide.decision import Answer, answer, decide
+from pipeline.decide.orders import order
+from pipeline.decide.policy import Policy
+from pipeline.decide.policy_file import policy_digest, read_policy
+from pipeline.decide.situation import Situation
+from pipeline.state.advisories import Advisories
+from pipeline.state.device import Device, from_us, to_us
+from pipeline.state.fleet import NO_CHANGE, Change, Fleet
+from pipeline.state.jobs import JobEntry, open_job, settle, strays
+from schemas.decisions import Decision, DecisionInputs, DecisionRecord, Reason, Severity, Verdict
+from schemas.envelope import (
+    Event,
+    InventoryEvent,
+    JobIssuedEvent,
+    JobResultedEvent,
+    JobSupersededEvent,
+    PolicyChangedEvent,
+    decode,
+    glance,
+)
+from schemas.events.control import ApprovalGranted, HaltSet
+from schemas.ids import event_id
+from schemas.jobs import Action, Job, JobSuperseded
+from schemas.results import JobResult
+
+SOURCE: Final = "/drydock/decide"
+
+
+class Standing(NamedTuple):
+    """The last answer for a Mac, as little of it as is needed to know when to ask again.
+
+    `heeds_figures`: a report without news can change it; `waits_for_slot`: so can the end of
+    another job of the site.
+    """
+
+    answer: bytes
+    verdict: Verdict
+    reason: Reason
+    next_us: int
+    site: str | None
+    severity: Severity | None
+    deadline_us: int
+    heeds_figures: bool = True
+    waits_for_slot: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """An answer that differs from the Mac's last one; `job` is what a `send` orders."""
+
+    record: DecisionRecord
+    job: Job | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """An event that follows from the state: a job settled, a job withdrawn. The caller records
+    it and folds it like any other."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Our own bug: no answer could be worked out for this Mac. Its last one stands, and the other
+    Macs that the event concerns are not held up. The caller sets it aside with code `bug`."""
+
+    udid: str
+    error: Exception
+
+
+Effect = Decided | Followed | Failed
+
+
+class Engine:
+    """Decides for the Macs of one Fleet. The caller is the only writer."""
+
+    def __init__(self, fleet: Fleet | None = None) -> None:
+        self.fleet = fleet or Fleet()
+        self.standings: dict[str, Standing] = {}
+        self.exposed: Counter[tuple[str, str]] = Counter()
+        self.open_jobs: Counter[tuple[str, str]] = Counter()
+        # Whose answers were dropped; who keeps answers drops them too, and empties this.
+        self.forgotten: dict[str, None] = {}
+        self._site_jobs: Counter[str] = Counter()
+        self._wakes: list[tuple[int, str]] = []
+        self._waiting: dict[str, list[tuple[int, str]]] = {}
+        self._parsed: tuple[str, Policy] | None = None
+        self._override: tuple[str, Policy] | None = None
+
+    # --- policy ---
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy in force, or the one that replay puts in its place."""
+        if self._override is not None:
+            return self._override[1]
+        changed = self.fleet.policy
+        if changed is None:
+            return None
+        if self._parsed is None or self._parsed[0] != changed.text:
+            self._parsed = (changed.text, read_policy(changed.text))
+        return self._parsed[1]
+
+    @property
+    def policy_digest(self) -> str | None:
+        """Names the policy's text."""
+        if self._override is not None:
+            return self._override[0]
+        return None if self.fleet.policy is None else self.fleet.policy.digest
+
+    def override_policy(self, text: str) -> None:
+        """Decide by this policy whatever the log says: for replay and what-if."""
+        self._override = (policy_digest(text), read_policy(text))
+
+    # --- the loop ---
+
+    def handle(self, event: Event, now: datetime) -> Iterator[Effect]:
+        """Fold an event, then decide for every Mac whose answer it can have changed.
+
+        The effects come one by one, each to be recorded before the next is asked for. Raises
+        PolicyError for a policy that cannot be read: it is not taken.
+        """
+        change, freed = self._fold(event)
+        return self._answer_change(change, freed, now)
+
+    def handle_raw(self, raw: bytes, now: datetime) -> Iterator[Effect]:
+        """`handle` of the event that these bytes are. Most reports of a fleet repeat the Mac's last
+        one word for word: those are told by their bytes and not decoded. Raises InvalidEvent."""
+        seen = glance(raw)
+        if seen is not None and self.fleet.repeats(seen):
+            matters = self._figures_matter(seen.subject, now)
+            return self.look_at(seen.subject, now) if matters else _NO_EFFECTS
+        event = decode(raw)
+        change, freed = self._fold(event)
+        if seen is not None and isinstance(event, InventoryEvent):
+            self.fleet.remember(event, bytes(seen.data))
+        return self._answer_change(change, freed, now)
+
+    def _answer_change(
+        self, change: Change, freed: tuple[str, ...], now: datetime
+    ) -> Iterator[Effect]:
+        if change is NO_CHANGE:
+            return _NO_EFFECTS
+        if change.udids and not change.news:
+            udid = change.udids[0]
+            return self.look_at(udid, now) if self._figures_matter(udid, now) else _NO_EFFECTS
+        return self._answer_all(change, freed, now)
+
+    def _answer_all(
+        self, change: Change, freed: tuple[str, ...], now: datetime
+    ) -> Iterator[Effect]:
+        for udid in self.affected(change):
+            yield from self.look_at(udid, now)
+        for site in freed:
+            yield from self._fill(site, now)
+
+    def fold(self, event: Event) -> Change:
+        """Fold an event and decide nothing: for replay, and for catching up after a restart."""
+        return self._fold(event)[0]
+
+    def _fold(self, event: Event) -> tuple[Change, tuple[str, ...]]:
+        """The change, and the sites where it freed a slot."""
+        if type(event) is InventoryEvent:
+            change = self.fleet.apply(event)
+            if not change.news:
+                return change, ()
+            return self._folded(change), ()
+        if isinstance(event, PolicyChangedEvent):
+            read_policy(event.data.text)
+        elif isinstance(event, JobIssuedEvent | JobSupersededEvent | JobResultedEvent):
+            udid = _job_udid(event)
+            before = self._open_of(udid)
+            change = self.fleet.apply(event)
+            return change, self._recount(before, self._open_of(udid))
+        return self._folded(self.fleet.apply(event)), ()
+
+    def _folded(self, change: Change) -> Change:
+        """The change; records that have become part of a Mac lose their answer."""
+        if not change.lines and not change.everyone:
+            for name in change.udids:
+                if name in self.standings and self.fleet.owner(name) is not None:
+                    self._forget(name)
+        return change
+
+    def affected(self, change: Change) -> list[str]:
+        """The Macs whose answer the change can have changed."""
+        policy = self.policy
+        if policy is None:
+            return []
+        wanted = policy.upgrades.supported_lines
+        supported = self.fleet.advisories.supported_lines if wanted == "auto" else wanted
+        return self.fleet.affected(change, supported=supported, upgrades_to=policy.upgrades.to)
+
+    def due(self, now: datetime, limit: int = 1_000_000) -> Iterator[Effect]:
+        """Decide for the Macs whose time has come, at most `limit` of them."""
+        now_us = to_us(now)
+        while self._wakes and self._wakes[0][0] <= now_us and limit > 0:
+            us, udid = heapq.heappop(self._wakes)
+            standing = self.standings.get(udid)
+            if standing is not None and standing.next_us == us:
+                limit -= 1
+                yield from self.look_at(udid, now)
+
+    def next_due(self) -> datetime | None:
+        """When `due` next has something to do."""
+        while self._wakes:
+            us, udid = self._wakes[0]
+            standing = self.standings.get(udid)
+            if standing is not None and standing.next_us == us:
+                return from_us(us)
+            heapq.heappop(self._wakes)
+        return None
+
+    def sweep(self, now: datetime, udids: Iterable[str] | None = None) -> Iterator[Effect]:
+        """Decide for every Mac: a lost message costs one sweep and not one Mac."""
+        for udid in list(self.fleet.macs() if udids is None else udids):
+            yield from self.look_at(udid, now)
+
+    def look_at(self, udid: str, now: datetime) -> Iterator[Effect]:
+        """Settle the Mac's open job if its reports or the time allow, then decide."""
+        if self.policy is None or self.fleet.owner(udid) is not None:
+            return
+        try:
+            yield from self._look_at(udid, now)
+        except Exception as error:  # noqa: BLE001 - one Mac's bug must not hold up the others
+            yield Failed(udid, error)
+
+    def _look_at(self, udid: str, now: datetime) -> Iterator[Effect]:
+        ledger = self.fleet.ledgers.get(udid, ())
+        entry = open_job(ledger)
+        standing = self.standings.get(udid)
+        if entry is not None:
+            for stray in strays(ledger):
+                yield Followed(_superseded(stray, udid, entry.job_id, now))
+            result = settle(entry, self.fleet.view(udid), udid, now)
+            if result is not None:
+                yield Followed(_settled(result, now))
+                if self.standings.get(udid) is not standing:
+                    return  # what followed was decided on when it was handed back
+        situation = self.situation(udid, now)
+        found = answer(situation)
+        withdrawn = situation.open_job
+        if found.decision.supersedes is not None and withdrawn is not None:
+            # Once the old job is withdrawn the answer is a new one, without it.
+            by = found.decision.job_id or found.decision.reason.value
+            yield Followed(_superseded(withdrawn, udid, by, now))
+            if self.standings.get(udid) is not standing:
+                return
+            situation = self.situation(udid, now)
+            found = answer(situation)
+        decision, name = found.decision, _answer(found.decision)
+        sends = decision.decision is Verdict.SEND
+        # A job that was ordered before and is in no ledger was lost: it is ordered again.
+        if standing is not None and standing.answer == name and not sends:
+            return
+        decided = Decided(
+            self.record_of(decision, situation), order(situation, decision) if sends else None
+        )
+        self._stand(found, name)
+        yield decided
+
+    def situation(self, udid: str, now: datetime) -> Situation:
+        """What the rules may see of this Mac now."""
+        policy = self.policy
+        assert policy is not None
+        situation = Situation(
+            self.fleet.view(udid),
+            self.fleet.advisories,
+            policy,
+            now,
+            self.fleet.ledgers.get(udid, ()),
+            self.fleet.halts(),
+            self.fleet.approvals(udid),
+        )
+        site = situation.site_name
+        own = situation.open_job
+        others = self._site_jobs[site or ""] - (own is not None and _takes_slot(own, site))
+        return situation if others <= 0 else replace(situation, site_open_jobs=others)
+
+    def record_of(self, decision: Decision, s: Situation) -> DecisionRecord:
+        """The decision with everything needed to compute it again."""
+        return DecisionRecord(
+            decision=decision,
+            inputs=DecisionInputs(
+                now=s.now,
+                device=s.device.to_wire(),
+                ledger=[entry.to_wire() for entry in s.ledger],
+                policy_digest=self.policy_digest,
+                catalog_digest=s.advisories.digest,
+                halts=tuple(halt.model_dump_json() for halt in s.halts),
+                approvals=tuple(grant.model_dump(mode="json") for grant in s.approvals),
+                site_open_jobs=s.site_open_jobs,
+            ),
+        )
+
+    def restore(self, udid: str, standing: Standing) -> None:
+        """Take a Mac's last answer as it was before a restart, once its state is loaded."""
+        if self.fleet.owner(udid) is not None:
+            return
+        self._count(self.standings.get(udid), standing)
+        self.standings[udid] = standing
+        if standing.next_us:
+            heapq.heappush(self._wakes, (standing.next_us, udid))
+        self._queue(udid, standing)
+
+    def recount_jobs(self) -> None:
+        """Count open jobs anew, after the ledgers were loaded."""
+        self._site_jobs.clear()
+        self.open_jobs.clear()
+        for ledger in self.fleet.ledgers.values():
+            for entry in ledger:
+                if entry.is_open:
+                    self._site_jobs[entry.site] += entry.action is not Action.REENROLL
+                    self.open_jobs[entry.site, entry.action.value] += 1
+
+    # --- bookkeeping ---
+
+    def _figures_matter(self, udid: str, now: datetime) -> bool:
+        standing = self.standings.get(udid)
+        if standing is None or standing.heeds_figures:
+            return True
+        if 0 < standing.next_us <= to_us(now):
+            return True
+        # An open job may end by the mere time of a report, and nothing else may change for it.
+        ledger = self.fleet.ledgers.get(udid)
+        entry = None if ledger is None else open_job(ledger)
+        return entry is not None and settle(entry, self.fleet.view(udid), udid, now) is not None
+
+    def _stand(self, found: Answer, name: bytes) -> None:
+        decision = found.decision
+        deadline, next_at = decision.deadline_at, decision.next_eligible_at
+        standing = Standing(
+            name,
+            decision.decision,
+            decision.reason,
+            0 if next_at is None else to_us(next_at),
+            decision.site,
+            decision.severity if decision.cves else None,
+            0 if deadline is None else to_us(deadline),
+            found.heeds_figures,
+            found.waits_for_slot,
+        )
+        self._count(self.standings.get(decision.udid), standing)
+        self.standings[decision.udid] = standing
+        if standing.next_us:
+            heapq.heappush(self._wakes, (standing.next_us, decision.udid))
+        self._queue(decision.udid, standing)
+
+    def _forget(self, udid: str) -> None:
+        """Drop the answer for a record that has become part of a Mac."""
+        self._count(self.standings.pop(udid, None), None)
+        self.forgotten[udid] = None
+
+    def _queue(self, udid: str, standing: Standing) -> None:
+        waits = standing.waits_for_slot or standing.reason is Reason.SITE_FULL
+        if waits and standing.site is not None:
+            first = standing.deadline_us or _NO_DEADLINE
+            heapq.heappush(self._waiting.setdefault(standing.site, []), (first, udid))
+
+    def _count(self, old: Standing | None, new: Standing | None) -> None:
+        for standing, sign in ((old, -1), (new, 1)):
+            if standing is not None and standing.severity is not None:
+                self.exposed[standing.site or "", standing.severity.value] += sign
+
+    def _open_of(self, udid: str) -> frozenset[tuple[str, str, Action]]:
+        return frozenset(
+            (entry.job_id, entry.site, entry.action)
+            for entry in self.fleet.ledgers.get(udid, ())
+            if entry.is_open
+        )
+
+    def _recount(
+        self,
+        before: frozenset[tuple[str, str, Action]],
+        after: frozenset[tuple[str, str, Action]],
+    ) -> tuple[str, ...]:
+        """Count a Mac's jobs anew; the sites where one ended."""
+        for sign, changed in ((1, after - before), (-1, before - after)):
+            for _, site, action in changed:
+                self._site_jobs[site] += sign if action is not Action.REENROLL else 0
+                self.open_jobs[site, action.value] += sign
+        return tuple(sorted({site for _, site, _ in before - after}))
+
+    def _fill(self, site: str, now: datetime) -> Iterator[Effect]:
+        """Give the free slots of a site to those of its waiting Macs with the first deadlines."""
+        policy = self.policy
+        waiting = self._waiting.get(site)
+        if policy is None or not waiting or site not in policy.sites:
+            return
+        free = policy.sites[site].max_jobs - self._site_jobs[site]
+        while waiting and free > 0:
+            _, udid = heapq.heappop(waiting)
+            standing = self.standings.get(udid)
+            if standing is None or standing.site != site:
+                continue
+            if not standing.waits_for_slot and standing.reason is not Reason.SITE_FULL:
+                continue
+            for effect in self.look_at(udid, now):
+                free -= 1 if isinstance(effect, Decided) and effect.job is not None else 0
+                yield effect
+
+
+_NO_DEADLINE: Final = 1 << 62
+_NO_EFFECTS: Final[Iterator[Effect]] = iter(())
+
+
+def recompute(record: DecisionRecord, policy: Policy, advisories: Advisories) -> Decision:
+    """Decide again from a record's inputs, with the policy and catalogue its digests name."""
+    inputs = record.inputs
+    return decide(
+        Situation(
+            Device.from_wire(inputs.device),
+            advisories,
+            policy,
+            inputs.now,
+            tuple(JobEntry.from_wire(entry) for entry in inputs.ledger or ()),
+            tuple(HaltSet.model_validate_json(halt) for halt in inputs.halts),
+            tuple(ApprovalGranted.model_validate(grant) for grant in inputs.approvals),
+            inputs.site_open_jobs,
+        )
+    )
+
+
+def _answer(decision: Decision) -> bytes:
+    """Names an answer. Gates are left out: their figures move while the answer stands."""
+    text = decision.model_dump_json(exclude={"gates", "evidence"})
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _takes_slot(entry: JobEntry, site: str | None) -> bool:
+    """Whether an open job is one of those a site has slots for: a prompt moves no gigabytes."""
+    return entry.site == site and entry.action is not Action.REENROLL
+
+
+def _job_udid(event: JobIssuedEvent | JobSupersededEvent | JobResultedEvent) -> str:
+    return event.data.job.udid if isinstance(event, JobIssuedEvent) else event.data.udid
+
+
+def _settled(result: JobResult, now: datetime) -> JobResultedEvent:
+    return JobResultedEvent(
+        id=event_id("settled", result.job_id, result.outcome.value),
+        source=SOURCE,
+        subject=result.udid,
+        time=now,
+        data=result,
+    )
+
+
+def _superseded(entry: JobEntry, udid: str, by: str, now: datetime) -> JobSupersededEvent:
+    return JobSupersededEvent(
+        id=event_id("superseded", entry.job_id),
+        source=SOURCE,
+        subject=udid,
+        time=now,
+        data=JobSuperseded(job_id=entry.job_id, udid=udid, site=entry.site, by=by),
+    )

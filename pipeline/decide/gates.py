@@ -1,0 +1,293 @@
+"""Whether a need may be met now. Every gate is asked and recorded; the first that holds is the
+reason. A gate that time alone opens says when."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from pipeline.decide.exposure import Exposure
+from pipeline.decide.methods import Choice
+from pipeline.decide.remediation import Need, ripe_us, target
+from pipeline.decide.situation import Situation
+from pipeline.decide.windows import opens_at
+from pipeline.state.device import duration_us, from_us
+from pipeline.state.jobs import JobEntry, attempts, failures
+from pipeline.state.models import HardwareClass
+from schemas.decisions import Gate, Reason
+from schemas.events.control import HaltSet
+from schemas.ids import derive_job_id
+from schemas.jobs import Action, Method, Target
+
+# Retries wait longer each time, but the shift stays small enough to compute with.
+_MOST_DOUBLINGS: Final = 20
+_BIG_INSTALLS: Final = frozenset({Action.UPGRADE, Action.REINSTALL})
+
+
+class Asked(NamedTuple):
+    """A gate's answer; `reason` is why it holds, None if it passed."""
+
+    gate: str
+    reason: Reason | None = None
+    detail: str = ""
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A need with everything its gates look at."""
+
+    need: Need
+    choice: Choice
+    exposed: Exposure
+    deadline_us: int | None
+    job_id: str
+    generation: int
+
+    running: Target | None = None
+
+    @property
+    def erases(self) -> bool:
+        """Whether carrying it out destroys what is on the Mac."""
+        return self.need.erases or self.choice.method is Method.ERASE_DEVICE
+
+    @property
+    def target(self) -> Target | None:
+        """The release wanted on the Mac: EraseDevice leaves the one that runs."""
+        return self.running if self.choice.method is Method.ERASE_DEVICE else self.need.target
+
+    @property
+    def advisory_ids(self) -> tuple[str, ...]:
+        """The advisories it answers, that of its own release first: a halt on one covers it."""
+        release, ids = self.need.release, self.exposed.holes.advisory_ids
+        return ids if release is None or release.advisory_id in ids else (release.advisory_id, *ids)
+
+
+def plan(s: Situation, need: Need, choice: Choice, exposed: Exposure) -> Plan:
+    """Number the attempt and put its deadline beside it."""
+    earlier = attempts(s.ledger, need.action, need.intent)
+    generation = max((one.generation for one in earlier), default=-1) + 1
+    return Plan(
+        need,
+        choice,
+        exposed,
+        exposed.deadline_us(s.policy.deadlines) if need.timed else None,
+        derive_job_id(s.device.udid, need.action, need.intent, generation),
+        generation,
+        running=None
+        if s.device.os_version is None
+        else target(s.device.os_version, s.device.build),
+    )
+
+
+def ask(s: Situation, p: Plan) -> tuple[Asked, ...]:
+    """Every gate in order."""
+    past = p.deadline_us is not None and s.now_us >= p.deadline_us
+    return (
+        _site(s),
+        _exempt(s, p),
+        _halted(s, p),
+        _fresh(s),
+        _job_open(s, p),
+        *_retries(s, p),
+        _sure(s, p),
+        _deferral(s, p, past=past),
+        Asked("method", p.choice.reason, p.choice.detail, p.choice.until),
+        _disk(s, p),
+        _power(s, p),
+        _approval(s, p),
+        _window(s, p, past=past),
+        _slots(s, p),
+    )
+
+
+def is_for(entry: JobEntry, need: Need) -> bool:
+    """Whether a job was issued for this need."""
+    return entry.action is need.action and entry.intent == need.intent
+
+
+@lru_cache(maxsize=8192)
+def to_gate(asked: Asked) -> Gate:
+    """The gate as a decision records it. Most gates of most Macs answer the same."""
+    return Gate(
+        gate=asked.gate, passed=asked.reason is None, detail=asked.detail, until=asked.until
+    )
+
+
+def opens_by_itself_at(gates: tuple[Asked, ...]) -> datetime | None:
+    """When all that holds will have passed by time alone; None if something else must happen."""
+    held = [asked.until for asked in gates if asked.reason is not None]
+    times = [until for until in held if until is not None]
+    return max(times) if times and len(times) == len(held) else None
+
+
+def _site(s: Situation) -> Asked:
+    if s.site_name is None:
+        return Asked("site", Reason.SITE_UNKNOWN, "no site of the policy matches")
+    return Asked("site", detail=s.site_name)
+
+
+def _exempt(s: Situation, p: Plan) -> Asked:
+    device = s.device
+    for exemption in s.policy.exemptions:
+        if exemption.covers(p.need.action, s.now) and exemption.who.matches(
+            hostname=device.hostname, serial=device.serial, udid=device.udid, model=device.model
+        ):
+            until = exemption.until
+            ends = None if until is None else datetime.combine(until, time(), UTC)
+            return Asked("exemption", Reason.EXEMPT, exemption.why, ends)
+    return Asked("exemption")
+
+
+def _covers(halt: HaltSet, s: Situation, p: Plan) -> bool:
+    scope = halt.scope
+    if halt.until is not None and s.now >= halt.until:
+        return False
+    if scope.everything:
+        return True
+    if scope.site is not None:
+        return scope.site == s.site_name
+    return p.need.release is not None and scope.advisory_id in p.advisory_ids
+
+
+def _halted(s: Situation, p: Plan) -> Asked:
+    covering = [halt for halt in s.halts if _covers(halt, s, p)]
+    if not covering:
+        return Asked("halt")
+    untils = [halt.until for halt in covering]
+    known = [until for until in untils if until is not None]
+    ends = max(known) if len(known) == len(untils) else None
+    return Asked("halt", Reason.HALTED, ", ".join(halt.scope.key for halt in covering), ends)
+
+
+def _fresh(s: Situation) -> Asked:
+    seen_us = s.device.last_seen_us
+    if seen_us and s.now_us - seen_us <= duration_us(s.policy.thresholds.stale_after):
+        return Asked("fresh")
+    return Asked("fresh", Reason.STALE_INVENTORY, "not heard of for too long")
+
+
+def _job_open(s: Situation, p: Plan) -> Asked:
+    entry = s.open_job
+    if entry is None:
+        return Asked("job_open")
+    if not is_for(entry, p.need) and not entry.may_have_touched:
+        return Asked("job_open", detail=f"supersedes {entry.job_id}")
+    return Asked("job_open", Reason.JOB_OPEN, entry.job_id, from_us(entry.given_up_us))
+
+
+def _retries(s: Situation, p: Plan) -> tuple[Asked, Asked]:
+    failed = failures(s.ledger, p.need.action, p.need.intent)
+    limits = s.policy.thresholds
+    if not failed:
+        return Asked("attempts"), Asked("cool_down")
+    # A Mac that is off every night is asked every night; only tries that reached it wear it out.
+    tried = sum(one.touched for one in failed)
+    detail = f"{tried} of {limits.max_attempts} attempts failed"
+    spent = tried >= limits.max_attempts
+    doublings = min(max(tried - 1, 0), _MOST_DOUBLINGS)
+    wait_us = min(duration_us(limits.cool_down) << doublings, duration_us(limits.cool_down_max))
+    again_us = max(one.outcome_us for one in failed) + wait_us
+    cooling = s.now_us < again_us
+    return (
+        Asked("attempts", Reason.RETRIES_EXHAUSTED if spent else None, detail),
+        Asked(
+            "cool_down",
+            Reason.COOLING_DOWN if cooling else None,
+            detail,
+            from_us(again_us) if cooling else None,
+        ),
+    )
+
+
+def _sure(s: Situation, p: Plan) -> Asked:
+    if p.need.in_vain:
+        detail = "a reinstall succeeded and did not mend it"
+        return Asked("sure", Reason.NEEDS_PERSON, detail)
+    from_then_us = p.need.not_before_us
+    if from_then_us is None or s.now_us >= from_then_us:
+        return Asked("sure")
+    return Asked(
+        "sure",
+        Reason.AWAITING_CONTACT,
+        "heard of again: MDM has until then to hear of it too",
+        from_us(from_then_us),
+    )
+
+
+def _deferral(s: Situation, p: Plan, *, past: bool) -> Asked:
+    release = p.need.release
+    if release is None or past or p.need.action in (Action.REINSTALL, Action.REIMAGE):
+        return Asked("deferral")
+    opens_us = ripe_us(s, release, p.exposed)
+    if s.now_us >= opens_us:
+        return Asked("deferral")
+    if p.deadline_us is not None:
+        opens_us = min(opens_us, p.deadline_us)
+    severity = p.exposed.severity
+    detail = f"{severity} waits {s.policy.deferrals.of(severity)}"
+    return Asked("deferral", Reason.DEFERRED, detail, from_us(opens_us))
+
+
+def _disk(s: Situation, p: Plan) -> Asked:
+    free, limits = s.device.free_disk_gb, s.policy.thresholds
+    if p.need.action is Action.REENROLL or p.choice.method in (Method.ERASE_DEVICE, Method.ASR):
+        return Asked("disk")
+    wanted = limits.disk_upgrade_gb if p.need.action in _BIG_INSTALLS else limits.disk_update_gb
+    if free is None:
+        return Asked("disk", detail="unknown: the executor looks first")
+    detail = f"{free:g} GB free, {wanted:g} GB wanted"
+    return Asked("disk", None if free >= wanted else Reason.LOW_DISK, detail)
+
+
+def _power(s: Situation, p: Plan) -> Asked:
+    device, limits = s.device, s.policy.thresholds
+    if p.need.action is Action.REENROLL:
+        return Asked("power")
+    if device.on_ac_power or device.battery_percent is None:
+        return Asked("power", detail="" if device.on_ac_power else "no battery known")
+    apple = device.hardware in (HardwareClass.APPLE_SILICON, HardwareClass.VM)
+    wanted = limits.battery_apple_silicon if apple else limits.battery_intel
+    detail = f"battery {device.battery_percent:g} %, {wanted:g} % wanted"
+    return Asked("power", None if device.battery_percent >= wanted else Reason.LOW_POWER, detail)
+
+
+def _approval(s: Situation, p: Plan) -> Asked:
+    if not p.erases:
+        return Asked("approval", detail="erases nothing")
+    for granted in s.approvals:
+        approval = granted.approval
+        if (
+            approval.job_id == p.job_id
+            and approval.udid == s.device.udid
+            and approval.action == p.need.action
+            and s.now < approval.expires_at
+        ):
+            return Asked("approval", detail=f"by {approval.by}")
+    return Asked("approval", Reason.AWAITING_APPROVAL, f"{p.job_id} erases the Mac")
+
+
+def _window(s: Situation, p: Plan, *, past: bool) -> Asked:
+    if not p.need.timed or s.site is None or s.site_name is None:
+        return Asked("window")
+    if past:
+        return Asked("window", detail="past its deadline")
+    next_at = opens_at(s.policy.windows_of(s.site_name), s.site.zone, s.now)
+    if next_at is None:
+        until = None
+    elif next_at <= s.now:
+        return Asked("window", detail="open")
+    else:
+        until = next_at
+    if p.deadline_us is not None:
+        deadline_at = from_us(p.deadline_us)
+        until = deadline_at if until is None else min(until, deadline_at)
+    return Asked("window", Reason.OUTSIDE_WINDOW, "closed", until)
+
+
+def _slots(s: Situation, p: Plan) -> Asked:
+    if s.site is None or p.need.action is Action.REENROLL:
+        return Asked("site_slots")
+    detail = f"{s.site_open_jobs} of {s.site.max_jobs} jobs open"
+    full = s.site_open_jobs >= s.site.max_jobs
+    return Asked("site_slots", Reason.SITE_FULL if full else None, detail)

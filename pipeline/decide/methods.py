@@ -1,0 +1,177 @@
+"""Which way a need is carried out, and what stands against each way.
+
+Apple's limits are those of its schema (github.com/apple/device-management): the DDM enforcement
+declaration wants macOS 14 and supervision, ScheduleOSUpdate is used for macOS 11 to 13 only,
+EraseDevice leaves the system it finds, and needs T2 or Apple silicon to do so, startosinstall
+installs nothing older than what runs. On Apple silicon an update needs a volume owner, or MDM's
+bootstrap token.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Final
+
+from pipeline.decide.remediation import Need, mdm_is_silent
+from pipeline.decide.situation import Situation
+from pipeline.state.device import duration_us, from_us
+from pipeline.state.models import HardwareClass
+from schemas.decisions import Reason
+from schemas.jobs import Action, Method
+from schemas.macos import OSVersion
+
+_DDM_FROM: Final = OSVersion(14)
+_COMMAND_FROM, _COMMAND_BELOW = OSVersion(11), OSVersion(14)
+_OWNED: Final = frozenset({HardwareClass.APPLE_SILICON, HardwareClass.VM})
+_ERASES_TO_A_SYSTEM: Final = frozenset({HardwareClass.T2, HardwareClass.APPLE_SILICON})
+_RUNNING_STATES: Final = frozenset({"downloading", "prepared", "installing"})
+# A Mac that said 'downloading' and then nothing for this long is no longer believed.
+_RUNNING_BELIEVED: Final = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A method, and what stands against it; None with a reason where none is possible at all.
+    `until` is when time alone clears the way for some method."""
+
+    method: Method | None
+    reason: Reason | None
+    detail: str
+    until: datetime | None = None
+
+
+Obstacle = tuple[Reason, str] | None
+
+
+def choose_method(s: Situation, need: Need) -> Choice:
+    """The first allowed method with nothing against it; else the first possible one and what is.
+
+    A method that cannot exist for this Mac is passed over, one that is merely blocked is named.
+    """
+    blocked: Choice | None = None
+    for method in _allowed(getattr(s.policy.methods, need.action.value)):
+        possible, obstacle = _CHECKS[method](s, need)
+        if not possible:
+            continue
+        ends_at = None
+        if obstacle is None:
+            obstacle, ends_at = _another_update_runs(s, method)
+        if obstacle is None:
+            return Choice(method, None, _why(s, method))
+        if blocked is None:
+            blocked = Choice(method, *obstacle, until=ends_at)
+        elif ends_at is not None:
+            blocked = replace(blocked, until=ends_at)
+    if blocked is not None:
+        return blocked
+    return Choice(None, Reason.NO_METHOD, f"no method of the policy can {need.action} this Mac")
+
+
+@lru_cache(maxsize=256)
+def _allowed(names: tuple[str, ...]) -> tuple[Method, ...]:
+    return tuple(Method(name) for name in names)
+
+
+def _why(s: Situation, method: Method) -> str:
+    version = s.device.os_version
+    return f"{method} on macOS {version}" if version else str(method)
+
+
+def _mdm_obstacle(s: Situation, need: Need) -> Obstacle:
+    if not s.device.enrolled:
+        return Reason.NOT_ENROLLED, "not known to be enrolled"
+    if not need.mdm_usable or mdm_is_silent(s):
+        return Reason.NOT_ENROLLED, "its enrolment must be mended first"
+    return None
+
+
+def _supervised_update_obstacle(s: Situation, need: Need) -> Obstacle:
+    obstacle = _mdm_obstacle(s, need)
+    if obstacle is not None:
+        return obstacle
+    if not s.device.supervised:
+        known = "not supervised" if s.device.supervised is False else "supervision unknown"
+        return Reason.NOT_SUPERVISED, known
+    if s.device.hardware in _OWNED and s.device.bootstrap_token_escrowed is False:
+        return Reason.NO_BOOTSTRAP_TOKEN, "no bootstrap token escrowed"
+    return None
+
+
+def _ssh_obstacle(s: Situation) -> Obstacle:
+    if s.site is not None and not s.site.ssh:
+        return Reason.NO_METHOD, "the site's executor cannot log in to its Macs"
+    return None
+
+
+def _owner_obstacle(s: Situation) -> Obstacle:
+    obstacle = _ssh_obstacle(s)
+    if obstacle is not None:
+        return obstacle
+    if s.device.hardware in _OWNED and s.device.volume_owner_available is False:
+        return Reason.NO_VOLUME_OWNER, "no volume owner's account at hand"
+    return None
+
+
+def _ddm(s: Situation, need: Need) -> tuple[bool, Obstacle]:
+    version = s.device.os_version
+    possible = version is not None and version >= _DDM_FROM
+    return possible, _supervised_update_obstacle(s, need)
+
+
+def _mdm_command(s: Situation, need: Need) -> tuple[bool, Obstacle]:
+    version = s.device.os_version
+    possible = version is not None and _COMMAND_FROM <= version < _COMMAND_BELOW
+    return possible, _supervised_update_obstacle(s, need)
+
+
+def _softwareupdate(s: Situation, need: Need) -> tuple[bool, Obstacle]:
+    return need.action is Action.UPDATE, _owner_obstacle(s)
+
+
+def _startosinstall(s: Situation, need: Need) -> tuple[bool, Obstacle]:
+    version, target = s.device.os_version, need.target
+    possible = version is None or target is None or target.version >= version.release
+    return possible, _owner_obstacle(s)
+
+
+def _erase_device(s: Situation, need: Need) -> tuple[bool, Obstacle]:
+    # It leaves the system as it is: no cure for one that is broken or old.
+    possible = need.erases and s.device.hardware in _ERASES_TO_A_SYSTEM
+    return possible, _mdm_obstacle(s, need)
+
+
+def _asr(s: Situation, need: Need) -> tuple[bool, Obstacle]:
+    return need.action is Action.REIMAGE, _ssh_obstacle(s)
+
+
+def _profiles_renew(s: Situation, _: Need) -> tuple[bool, Obstacle]:
+    obstacle = _ssh_obstacle(s)
+    if obstacle is None and s.device.ade_enrolled is not True:
+        manual = s.device.ade_enrolled is False or s.device.hardware is HardwareClass.VM
+        if manual:
+            detail = "not in Apple Business Manager as far as is known: enrol it by hand"
+            return True, (Reason.NEEDS_PERSON, detail)
+    return True, obstacle
+
+
+_CHECKS: Final[Mapping[Method, Callable[[Situation, Need], tuple[bool, Obstacle]]]] = {
+    Method.DDM: _ddm,
+    Method.MDM_COMMAND: _mdm_command,
+    Method.SOFTWAREUPDATE: _softwareupdate,
+    Method.STARTOSINSTALL: _startosinstall,
+    Method.ERASE_DEVICE: _erase_device,
+    Method.ASR: _asr,
+    Method.PROFILES_RENEW: _profiles_renew,
+}
+
+
+def _another_update_runs(s: Situation, method: Method) -> tuple[Obstacle, datetime | None]:
+    """Never two methods at once: an update that MDM drives is left to end."""
+    if method in (Method.DDM, Method.PROFILES_RENEW):
+        return None, None
+    ends_us = s.device.stamp("install_state") + duration_us(_RUNNING_BELIEVED)
+    if s.device.install_state in _RUNNING_STATES and s.now_us < ends_us:
+        detail = f"a declared update is {s.device.install_state}"
+        return (Reason.OTHER_UPDATE_RUNNING, detail), from_us(ends_us)
+    return None, None

@@ -1,0 +1,386 @@
+"""The policy: what a company wants of its Macs, as validated values.
+
+Reading it from YAML, with line numbers in errors, is `pipeline.decide.policy_file`'s work.
+"""
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
+
+from schemas.decisions import Severity
+from schemas.ids import SiteField
+from schemas.jobs import Action, Method
+from schemas.macos import BuildField, OSVersionField
+
+_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(m|h|d|w)", re.ASCII)
+# macOS 16 to 25 never existed.
+_LINE: Final = re.compile(r"10\.\d{1,2}|1[1-5]|2[6-9]|[3-9]\d", re.ASCII)
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_UNIT: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value.strip())
+        if match is None:
+            raise ValueError("a duration is a number and m, h, d or w: 90m, 36h, 14d, 2w")
+        try:
+            return timedelta(**{_UNIT[match[2]]: float(match[1])})
+        except OverflowError:
+            raise ValueError("a duration is at most 3650d") from None
+    if isinstance(value, timedelta):
+        return value
+    raise ValueError("a duration is a number and m, h, d or w: 90m, 36h, 14d, 2w")
+
+
+def _duration_text(value: timedelta) -> str:
+    minutes = f"{value / timedelta(minutes=1):.9f}".rstrip("0").rstrip(".")
+    return f"{minutes}m"
+
+
+@cache
+def _time_zones() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
+def _time_zone(value: str) -> str:
+    if value in _time_zones():
+        return value
+    by_lower = {name.lower(): name for name in sorted(_time_zones())}
+    wanted = value.lower().replace(" ", "_")
+    city = next((name for low, name in by_lower.items() if low.endswith(f"/{wanted}")), None)
+    near = [by_lower[low] for low in get_close_matches(wanted, by_lower, n=1)]
+    hint = f"did you mean {city or near[0]}?" if city or near else "use a name such as Asia/Tokyo"
+    raise ValueError(f"unknown time zone {value!r}; {hint}")
+
+
+def _line(value: str) -> str:
+    if _LINE.fullmatch(value) is None:
+        raise ValueError(
+            'a macOS line is its major version in quotes: "26", "15"; 16 to 25 are none'
+        )
+    return value
+
+
+def _server(value: str) -> str:
+    try:
+        host = urlsplit(value if "//" in value else f"//{value}").hostname
+    except ValueError:
+        host = None
+    if not host or any(character.isspace() for character in value):
+        raise ValueError("an MDM server is a URL or a host name: https://mdm.example.org/")
+    return value
+
+
+def _plain(value: str) -> str:
+    if len(value) > 1024 or _CONTROL.search(value) or not value.strip():
+        raise ValueError("must be 1 to 1,024 characters of text without control characters")
+    return value
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration),
+    PlainSerializer(_duration_text),
+    Field(ge=timedelta(0), le=timedelta(days=3650)),
+]
+Glob = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_plain)]
+# What people will read in a decision or on a terminal.
+PlainText = Annotated[str, AfterValidator(_plain)]
+TimeZoneName = Annotated[str, AfterValidator(_time_zone)]
+Line = Annotated[str, AfterValidator(_line)]
+ServerName = Annotated[str, AfterValidator(_server)]
+
+
+class Strict(BaseModel):
+    """Part of a policy: frozen, and an unknown key is an error (a typo must not be a default)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+SEVERITY_ORDER: Final = (
+    Severity.ROUTINE,
+    Severity.LOW,
+    Severity.MEDIUM,
+    Severity.HIGH,
+    Severity.CRITICAL,
+    Severity.EXPLOITED,
+)
+
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+DAYS: Final[tuple[Day, ...]] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+ClockTime = Annotated[str, StringConstraints(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+
+
+class Window(Strict):
+    """A maintenance window in the site's own time; it may run past midnight, and `from` = `to`
+    is the whole day."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    days: Annotated[tuple[Day, ...], Field(min_length=1)] = DAYS
+    start: Annotated[ClockTime, Field(alias="from")]
+    end: Annotated[ClockTime, Field(alias="to")]
+
+
+class Match(Strict):
+    """Which Macs: any glob of any list matches (case-insensitive)."""
+
+    hostnames: tuple[Glob, ...] = ()
+    serials: tuple[Glob, ...] = ()
+    udids: tuple[Glob, ...] = ()
+    models: tuple[Glob, ...] = ()
+
+    def matches(
+        self, *, hostname: str | None, serial: str | None, udid: str, model: str | None
+    ) -> bool:
+        """Whether this Mac is one of them."""
+        pairs = (
+            (self.serials, serial),
+            (self.udids, udid),
+            (self.hostnames, hostname),
+            (self.models, model),
+        )
+        return any(
+            value is not None and any(fnmatchcase(value.lower(), glob.lower()) for glob in globs)
+            for globs, value in pairs
+        )
+
+
+class Site(Strict):
+    """One site: its clock, its line, when it may work and how much at once.
+
+    `uplink_mbps` is megabits/s; with `cache` an installer crosses it once. `ssh` says whether its
+    executor can log in to its Macs.
+    """
+
+    time_zone: TimeZoneName
+    uplink_mbps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1000.0
+    cache: bool = False
+    ssh: bool = True
+    max_jobs: Annotated[int, Field(ge=1, le=10_000)] = 25
+    windows: tuple[Window, ...] | None = None
+    match: Match = Match()
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The site's time zone."""
+        return ZoneInfo(self.time_zone)
+
+
+class BySeverity(Strict):
+    """One duration for each severity."""
+
+    exploited: Duration
+    critical: Duration
+    high: Duration
+    medium: Duration
+    low: Duration
+    routine: Duration
+
+    def of(self, severity: Severity) -> timedelta:
+        """The duration for this severity."""
+        value: timedelta = getattr(self, severity.value)
+        return value
+
+
+class Deadlines(BySeverity):
+    """How long after a hole is known a Mac must be patched; then windows no longer hold it back.
+
+    `kev_due_dates`: CISA's own due date also counts where it is earlier.
+    """
+
+    exploited: Duration = timedelta(days=3)
+    critical: Duration = timedelta(days=7)
+    high: Duration = timedelta(days=14)
+    medium: Duration = timedelta(days=30)
+    low: Duration = timedelta(days=30)
+    routine: Duration = timedelta(days=45)
+    kev_due_dates: bool = True
+
+
+class Deferrals(BySeverity):
+    """How long a release is left to mature before it is sent; zero sends at once."""
+
+    exploited: Duration = timedelta(0)
+    critical: Duration = timedelta(0)
+    high: Duration = timedelta(days=2)
+    medium: Duration = timedelta(days=5)
+    low: Duration = timedelta(days=7)
+    routine: Duration = timedelta(days=7)
+
+
+class Methods(Strict):
+    """Preferred methods for each action, best first; one left out is never used."""
+
+    update: tuple[Literal["ddm", "mdm_command", "softwareupdate"], ...] = (
+        "ddm",
+        "mdm_command",
+        "softwareupdate",
+    )
+    upgrade: tuple[Literal["ddm", "startosinstall"], ...] = ("ddm", "startosinstall")
+    reinstall: tuple[Literal["startosinstall", "erase_device"], ...] = (
+        "startosinstall",
+        "erase_device",
+    )
+    reimage: tuple[Literal["asr"], ...] = ("asr",)
+    reenroll: tuple[Literal["profiles_renew"], ...] = ("profiles_renew",)
+
+    def of(self, action: Action) -> tuple[Method, ...]:
+        """The methods allowed for an action, in order of preference."""
+        names: tuple[str, ...] = getattr(self, action.value)
+        return tuple(Method(name) for name in names)
+
+
+class Upgrades(Strict):
+    """Major upgrades. `supported_lines` `auto` is the newest three lines that have a release.
+
+    `to` moves Macs that can run it to that line although theirs is still supported.
+    `out_of_support` False leaves Macs on dead lines alone (a finding).
+    """
+
+    supported_lines: Literal["auto"] | tuple[Line, ...] = "auto"
+    out_of_support: bool = True
+    to: Line | None = None
+
+
+class Mdm(Strict):
+    """What a healthy enrolment is."""
+
+    server: ServerName | None = None
+    require_user_approved: bool = True
+    silent_after: Duration = timedelta(days=7)
+    identity_renew_before: Duration = timedelta(days=21)
+
+
+class Thresholds(Strict):
+    """Numbers the rules compare with. Disk in GB (10^9 bytes), battery in percent.
+
+    Disk and battery figures: github.com/Macjutsu/super (15 GB update, 25 GB upgrade plus its
+    installer; battery 20 % on Apple silicon, 50 % on Intel).
+    """
+
+    disk_update_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 15.0
+    disk_upgrade_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 44.0
+    battery_apple_silicon: Annotated[float, Field(ge=0, le=100)] = 20.0
+    battery_intel: Annotated[float, Field(ge=0, le=100)] = 50.0
+    stale_after: Duration = timedelta(days=14)
+    reinstall_after_failures: Annotated[int, Field(ge=1)] = 3
+    max_attempts: Annotated[int, Field(ge=1)] = 5
+    cool_down: Duration = timedelta(hours=4)
+    cool_down_max: Duration = timedelta(days=3)
+    job_expires_after: Duration = timedelta(days=3)
+    reenroll_expires_after: Duration = timedelta(days=2)
+
+
+class FollowUp(Strict):
+    """What must be confirmed after a reinstall or a reimage before a Mac is done."""
+
+    activations: tuple[PlainText, ...] = ()
+    compliant: bool = True
+
+
+class Image(Strict):
+    """An image that a returned loan unit may be restored from, by `asr`."""
+
+    name: PlainText
+    models: Annotated[tuple[Glob, ...], Field(min_length=1)]
+    version: OSVersionField
+    build: BuildField
+    firmware: PlainText
+
+
+class Firmware(Strict):
+    """The firmware that belongs to a macOS version on some models; a Mac that runs the version
+    with another one was not updated by Apple's installer, or only by half."""
+
+    models: Annotated[tuple[Glob, ...], Field(min_length=1)]
+    version: OSVersionField
+    firmware: PlainText
+
+
+class Exemption(Strict):
+    """Macs that are left alone: for these actions (none named: all), until a date (exclusive)."""
+
+    who: Match
+    actions: tuple[Action, ...] = ()
+    until: date | None = None
+    why: Annotated[PlainText, StringConstraints(min_length=1)]
+
+    def covers(self, action: Action, now: datetime) -> bool:
+        """Whether it holds back this action now."""
+        if self.until is not None and now.astimezone(UTC).date() >= self.until:
+            return False
+        return not self.actions or action in self.actions
+
+
+class Policy(Strict):
+    """Everything a company can say. Defaults are the cautious choice."""
+
+    version: Literal[1] = 1
+    sites: Annotated[dict[SiteField, Site], Field(min_length=1)]
+    default_site: SiteField | None = None
+    windows: tuple[Window, ...] = (Window(start="00:00", end="00:00"),)
+    deadlines: Deadlines = Deadlines()
+    deferrals: Deferrals = Deferrals()
+    methods: Methods = Methods()
+    upgrades: Upgrades = Upgrades()
+    mdm: Mdm = Mdm()
+    thresholds: Thresholds = Thresholds()
+    follow_up: FollowUp = FollowUp()
+    images: tuple[Image, ...] = ()
+    firmware: tuple[Firmware, ...] = ()
+    exemptions: tuple[Exemption, ...] = ()
+
+    @field_validator("default_site")
+    @classmethod
+    def _default_site_exists(cls, value: str | None, info: ValidationInfo) -> str | None:
+        sites = info.data.get("sites")
+        if value is not None and sites is not None and value not in sites:
+            raise ValueError(f"no such site: {value!r}; sites are {', '.join(sites)}")
+        return value
+
+    def site_of(
+        self,
+        *,
+        site: str | None,
+        hostname: str | None,
+        serial: str | None,
+        udid: str,
+        model: str | None,
+    ) -> str | None:
+        """The Mac's site: what an event said if the policy knows it, else the first match, else
+        the default."""
+        if site is not None and site in self.sites:
+            return site
+        for name, candidate in self.sites.items():
+            if candidate.match.matches(hostname=hostname, serial=serial, udid=udid, model=model):
+                return name
+        return self.default_site
+
+    def windows_of(self, site: str) -> tuple[Window, ...]:
+        """The site's own windows, or the policy's."""
+        own = self.sites[site].windows
+        return self.windows if own is None else own
+
+
+def policy_schema() -> dict[str, Any]:
+    """The JSON Schema of the policy file."""
+    return Policy.model_json_schema(by_alias=True)

@@ -1,0 +1,274 @@
+"""A policy from its YAML text: every problem at once, each with its line and column."""
+
+import hashlib
+from collections.abc import Iterable
+from difflib import get_close_matches
+from functools import lru_cache
+from types import UnionType
+from typing import Annotated, Any, Final, NamedTuple, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from pipeline.decide.located_yaml import (
+    Located,
+    Path,
+    Problem,
+    UnreadableYaml,
+    path_text,
+    read_yaml,
+)
+from pipeline.decide.policy import Policy
+from schemas.ids import clean_text
+
+__all__ = [
+    "PolicyDocument",
+    "PolicyError",
+    "Problem",
+    "policy_digest",
+    "read_document",
+    "read_policy",
+]
+
+_A_MAPPING: Final = "must be a mapping: lines of `key: value` below it"
+_A_LIST: Final = "must be a list: [one, two], or lines that begin with a hyphen"
+_TEXT: Final = "must be text"
+
+# What pydantic says in its own words of Python, in those of the file.
+_WORDS: Final = {
+    "model_type": _A_MAPPING,
+    "model_attributes_type": _A_MAPPING,
+    "dict_type": _A_MAPPING,
+    "tuple_type": _A_LIST,
+    "list_type": _A_LIST,
+    "string_type": _TEXT,
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "date_type": "must be a date: 2026-12-31",
+    "date_parsing": "must be a date: 2026-12-31",
+    "date_from_datetime_parsing": "must be a date: 2026-12-31",
+    "date_from_datetime_inexact": "must be a date: 2026-12-31",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+}
+_SITE_NAME: Final = "a site's name is lower-case letters, digits and hyphens, at most 63"
+_CLOCK: Final = "a time of day is HH:MM, 00:00 to 23:59"
+_LONGEST_LIST_OF_KEYS: Final = 8
+_MOST_PROBLEMS: Final = 200
+
+
+class PolicyError(ValueError):
+    """A text that is no valid policy; `problems` are in the order of their lines."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        # Keys and values of a hostile file end on somebody's terminal.
+        self.problems = tuple(
+            Problem(one.line, one.column, clean_text(one.path), clean_text(one.message))
+            for one in sorted(problems)
+        )
+        more = len(self.problems) - 1
+        super().__init__(
+            f"invalid policy: line {self.problems[0]}" + (f" (and {more} more)" if more else "")
+        )
+
+
+class PolicyDocument(NamedTuple):
+    """A valid policy, its digest, and where each of its values stands in the text."""
+
+    policy: Policy
+    digest: str
+    root: Located
+
+    def place(self, path: Path) -> tuple[int, int]:
+        """Line and column of a value, or of the nearest one around it that the text has."""
+        return _locate(self.root, path).place
+
+    def holds(self, path: Path) -> bool:
+        """Whether the text itself gives this value."""
+        return _locate(self.root, path).path == path
+
+
+@lru_cache(maxsize=8)  # one text is read by who admits it, who folds it and who decides by it
+def read_policy(text: str) -> Policy:
+    """The policy; PolicyError with every problem otherwise."""
+    return read_document(text).policy
+
+
+def read_document(text: str) -> PolicyDocument:
+    """The policy with the places of its values; PolicyError otherwise."""
+    try:
+        root = read_yaml(text)
+    except UnreadableYaml as error:
+        raise PolicyError(error.problems) from None
+    try:
+        policy = Policy.model_validate(root.value, by_alias=True, by_name=False)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        problems = _problems(root, details[:_MOST_PROBLEMS])
+        if len(details) > _MOST_PROBLEMS:
+            problems.append(
+                Problem(root.line, root.column, "", f"{len(details):,} problems in all")
+            )
+        raise PolicyError([*problems, *_default_site_problem(root, details)]) from None
+    return PolicyDocument(policy, policy_digest(text), root)
+
+
+def policy_digest(text: str) -> str:
+    """SHA-256 of the text as UTF-8, in hex: which policy a decision was made under."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class _Spot(NamedTuple):
+    """What an error is about: its path in the file, its place, the value there.
+
+    `branch` says that pydantic tried one form of several.
+    """
+
+    path: Path
+    place: tuple[int, int]
+    located: Located
+    branch: bool
+
+
+def _locate(root: Located, loc: Path) -> _Spot:
+    located, branch = root, False
+    path: Path = ()
+    place = (root.line, root.column)
+    keys: dict[str, tuple[int, int]] = {}
+    for part in loc:
+        child = located.children.get(part)
+        if child is not None:
+            keys = located.keys
+            located, path = child, (*path, part)
+            place = (child.line, child.column)
+            if child.text == "":  # nothing stands there; an empty value is where its key is
+                place = keys.get(str(part), place)
+        elif part == "[key]":
+            place = keys.get(str(path[-1]), place)
+        else:  # a union's branch, or a key that is missing
+            branch = True
+    return _Spot(path, place, located, branch)
+
+
+def _problems(root: Located, details: list[ErrorDetails]) -> list[Problem]:
+    found: dict[Path, list[tuple[_Spot, ErrorDetails]]] = {}
+    whole: list[Problem] = []
+    for detail in details:
+        spot = _locate(root, detail["loc"])
+        if detail["type"] in {"missing", "extra_forbidden"}:
+            whole.append(_key_problem(root, spot, detail))
+        else:
+            found.setdefault(spot.path, []).append((spot, detail))
+    inner = {path[:length] for path in found for length in range(len(path))}
+    for path, here in found.items():
+        if path in inner and all(spot.branch for spot, _ in here):
+            continue  # another form fits better: its error is about something inside
+        spot = here[0][0]
+        messages = dict.fromkeys(_message(spot.located, detail) for spot, detail in here)
+        whole.append(Problem(*spot.place, path_text(path), ", or ".join(messages)))
+    return whole
+
+
+def _default_site_problem(root: Located, details: list[ErrorDetails]) -> list[Problem]:
+    """The one check across keys, which pydantic leaves out while a site has an error."""
+    wanted, sites = root.children.get("default_site"), root.children.get("sites")
+    if wanted is None or sites is None or not isinstance(wanted.value, str) or not sites.keys:
+        return []
+    if wanted.value in sites.keys or any(one["loc"] == ("default_site",) for one in details):
+        return []
+    message = f"no such site: {wanted.value!r}; sites are {', '.join(sites.keys)}"
+    return [Problem(wanted.line, wanted.column, "default_site", message)]
+
+
+def _key_problem(root: Located, spot: _Spot, detail: ErrorDetails) -> Problem:
+    key = str(detail["loc"][-1])
+    if detail["type"] == "missing":
+        parent = _locate(root, detail["loc"][:-1])
+        place = _key_place(root, parent.path) or parent.place
+        return Problem(*place, path_text((*parent.path, key)), "is required and missing")
+    place = _key_place(root, spot.path) or spot.place
+    known = _known_keys(detail["loc"][:-1])
+    near = get_close_matches(key, known, n=1) or get_close_matches(key.lower(), known, n=1)
+    if near:
+        hint = f"did you mean {near[0]!r}?"
+    elif len(known) <= _LONGEST_LIST_OF_KEYS:
+        hint = f"keys here are {', '.join(known)}"
+    else:
+        hint = "no such setting here"
+    return Problem(*place, path_text(spot.path), f"unknown key; {hint}")
+
+
+def _key_place(root: Located, path: Path) -> tuple[int, int] | None:
+    if not path or isinstance(path[-1], int):
+        return None
+    return _locate(root, path[:-1]).located.keys.get(path[-1])
+
+
+def _known_keys(path: Path) -> list[str]:
+    """The keys of the model at this path of the policy."""
+    model: type[BaseModel] = Policy
+    names = iter(path)
+    for part in names:
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        if part not in fields:
+            continue  # an index, or a union's branch
+        annotation = fields[str(part)].annotation
+        model = _model_in(annotation) or model
+        if get_origin(annotation) is dict:
+            next(names, None)  # a name that the file chose
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in {Union, UnionType, Annotated, tuple, dict}:
+        return next((m for one in get_args(annotation) if (m := _model_in(one))), None)
+    return None
+
+
+def _message(located: Located, detail: ErrorDetails) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if located.value is None and kind != "value_error":
+        return "is empty; give it a value or remove the key"
+    if kind in _WORDS:
+        return _WORDS[kind] + _quoting_hint(kind, located)
+    if kind in {"literal_error", "enum"}:
+        return _choice(str(context["expected"]), detail["input"])
+    if kind == "less_than_equal" and "timedelta" in detail["msg"]:
+        return "a duration is at most 3650d"
+    if kind == "string_pattern_mismatch":
+        return _pattern(str(context["pattern"]), detail["loc"])
+    if kind == "value_error":
+        error = str(context["error"])
+        quote = isinstance(located.value, int | float) and "string" in error
+        return error + (_quoting_hint("string_type", located) if quote else "")
+    return detail["msg"].replace("Input should", "must").replace("String should", "must")
+
+
+def _quoting_hint(kind: str, located: Located) -> str:
+    """`26.10` without quotes is a number, and it is 26.1."""
+    if kind != "string_type" or not isinstance(located.value, int | float):
+        return ""
+    return f'; write it in quotes: "{located.text}"'
+
+
+def _choice(expected: str, given: object) -> str:
+    choices = [choice.strip().strip("'") for choice in expected.replace(" or ", ",").split(",")]
+    near = get_close_matches(str(given).lower(), choices, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"must be {expected}{hint}"
+
+
+def _pattern(pattern: str, loc: Path) -> str:
+    if loc[0] in {"sites", "default_site"} and loc[-1] in {"[key]", "default_site"}:
+        return _SITE_NAME
+    if loc[-1] in {"from", "to"}:
+        return _CLOCK
+    return f"must match {pattern}"

@@ -1,0 +1,150 @@
+"""What a valid policy says that its author may not mean: warnings, each with its place."""
+
+from collections.abc import Iterator
+from datetime import date
+from fnmatch import fnmatchcase
+from itertools import pairwise
+from typing import Final
+
+from pipeline.decide.located_yaml import Path, Problem, path_text
+from pipeline.decide.policy import SEVERITY_ORDER, Match, Methods, Policy, Window
+from pipeline.decide.policy_file import PolicyDocument
+from pipeline.state.model_table import NEWEST_MAJOR
+from schemas.ids import clean_text
+
+# A major upgrade takes most of an hour even from a cache.
+_SHORTEST_WINDOW_MINUTES: Final = 60
+_KINDS: Final = ("hostnames", "serials", "udids", "models")
+# Apple had it in the field (26A428) when the model table was made.
+_NEWEST_KNOWN_LINE: Final = NEWEST_MAJOR + 1
+
+_Found = Iterator[tuple[Path, str]]
+
+
+def lint(document: PolicyDocument, today: date) -> tuple[Problem, ...]:
+    """Warnings in the order of their lines; `today` (UTC) tells which exemptions are over."""
+    policy = document.policy
+    found = (
+        *_times(document),
+        *_sites(policy),
+        *_all_windows(policy),
+        *_upgrades(policy),
+        *_methods(policy.methods),
+        *_mdm(policy),
+        *_exemptions(policy, today),
+    )
+    return tuple(
+        sorted(
+            Problem(*document.place(path), path_text(path), clean_text(message))
+            for path, message in found
+        )
+    )
+
+
+def _times(document: PolicyDocument) -> _Found:
+    policy = document.policy
+    deadlines, deferrals = policy.deadlines, policy.deferrals
+    for severity in SEVERITY_ORDER:
+        if deadlines.of(severity) < deferrals.of(severity):
+            path: Path = ("deadlines", severity.value)
+            if not document.holds(path):  # it is the default; the deferral is what was written
+                path = ("deferrals", severity.value)
+            yield path, "the deadline is over before the deferral: nothing is sent but by force"
+    for milder, worse in pairwise(SEVERITY_ORDER):
+        if deadlines.of(worse) > deadlines.of(milder):
+            path = ("deadlines", worse.value)
+            if not document.holds(path):
+                path = ("deadlines", milder.value)
+            yield path, f"{worse.value} has more time than {milder.value}, which is less urgent"
+    if policy.thresholds.cool_down > policy.thresholds.cool_down_max:
+        yield ("thresholds", "cool_down"), "is longer than cool_down_max"
+
+
+def _sites(policy: Policy) -> _Found:
+    earlier: list[tuple[str, str, str]] = []
+    for name, site in policy.sites.items():
+        globs = list(_globs(site.match))
+        if not globs and name != policy.default_site:
+            yield (
+                ("sites", name),
+                "has no match and is not default_site: only Macs whose events name it come to it",
+            )
+        for kind, index, glob in globs:
+            for other, other_kind, other_glob in earlier:
+                if other_kind == kind and fnmatchcase(glob.lower(), other_glob.lower()):
+                    yield (
+                        ("sites", name, "match", kind, index),
+                        f"{other!r} comes first and takes all of these ({other_glob!r})",
+                    )
+                    break
+        earlier += [(name, kind, glob) for kind, _, glob in globs]
+
+
+def _globs(match: Match) -> Iterator[tuple[str, int, str]]:
+    for kind in _KINDS:
+        for index, glob in enumerate(getattr(match, kind)):
+            yield kind, index, glob
+
+
+def _all_windows(policy: Policy) -> _Found:
+    yield from _windows(("windows",), policy.windows)
+    for name, site in policy.sites.items():
+        if site.windows is not None:
+            yield from _windows(("sites", name, "windows"), site.windows)
+
+
+def _windows(path: Path, windows: tuple[Window, ...]) -> _Found:
+    if not windows:
+        yield path, "there is no window: nothing is done before its deadline"
+    for index, window in enumerate(windows):
+        minutes = (_minutes(window.end) - _minutes(window.start)) % (24 * 60) or 24 * 60
+        if minutes < _SHORTEST_WINDOW_MINUTES:
+            yield (*path, index), f"is {minutes} minutes long; an upgrade takes about an hour"
+
+
+def _minutes(clock: str) -> int:
+    return int(clock[:2]) * 60 + int(clock[3:])
+
+
+def _upgrades(policy: Policy) -> _Found:
+    upgrades = policy.upgrades
+    lines = () if upgrades.supported_lines == "auto" else upgrades.supported_lines
+    if upgrades.supported_lines == ():
+        yield ("upgrades", "supported_lines"), "is empty: no line counts as supported or as dead"
+    for index, line in enumerate(lines):
+        if _is_unknown(line):
+            yield ("upgrades", "supported_lines", index), f"this Drydock knows no macOS {line}"
+    if upgrades.to is None:
+        return
+    if _is_unknown(upgrades.to):
+        yield ("upgrades", "to"), f"this Drydock knows no macOS {upgrades.to}"
+    elif lines and upgrades.to not in lines:
+        yield ("upgrades", "to"), f"{upgrades.to} is not one of supported_lines"
+
+
+def _is_unknown(line: str) -> bool:
+    return int(line.split(".", maxsplit=1)[0]) > _NEWEST_KNOWN_LINE
+
+
+def _methods(methods: Methods) -> _Found:
+    for action in type(methods).model_fields:
+        allowed = getattr(methods, action)
+        if not allowed:
+            yield ("methods", action), f"has no method: no {action} is ever sent"
+        for index, method in enumerate(allowed):
+            if method in allowed[:index]:
+                yield ("methods", action, index), f"{method} stands twice"
+
+
+def _mdm(policy: Policy) -> _Found:
+    if policy.mdm.server is not None and policy.mdm.server.lower().startswith("http://"):
+        yield ("mdm", "server"), "MDM works over https only"
+
+
+def _exemptions(policy: Policy, today: date) -> _Found:
+    for index, exemption in enumerate(policy.exemptions):
+        path: Path = ("exemptions", index)
+        if exemption.until is not None and exemption.until <= today:
+            yield (*path, "until"), f"is over since {exemption.until.isoformat()}"
+        if not any(True for _ in _globs(exemption.who)):
+            yield (*path, "who"), "names no Mac: it exempts nobody"

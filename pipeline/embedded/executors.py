@@ -1,0 +1,121 @@
+"""The sites' executors, in this process: one a site, each with its own journal.
+
+Orders reach them only after they are durable in the store; what they tell is durable in their
+journals until the store has it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+from agents.executor import Executor
+from agents.journal import Journal, Told
+from agents.keys import KeyRing
+from agents.mac import Mac
+from schemas.envelope import JobResultedEvent
+from schemas.events.control import HaltScope
+from schemas.jobs import Job, JobIssued, JobSuperseded
+
+Hook = Callable[[str], None]
+Results = list[tuple[Told, JobResultedEvent]]
+
+
+class Executors:
+    """All sites' executors. `folder` holds a journal a site; those there already are opened."""
+
+    def __init__(
+        self,
+        folder: Path,
+        keys: KeyRing,
+        mac_for: Callable[[Job], Mac],
+        *,
+        slots: int,
+        on_durable_write: Hook | None = None,
+    ) -> None:
+        self._folder = folder
+        self._keys = keys
+        self._mac_for = mac_for
+        self._slots = slots
+        self._hook = on_durable_write
+        self._journals: dict[str, Journal] = {}
+        self._executors: dict[str, Executor] = {}
+        self._halts: tuple[HaltScope, ...] | None = None
+        self._telling: set[str] = set()
+        folder.mkdir(exist_ok=True, mode=0o700)
+        try:
+            for path in sorted(folder.glob("*.sqlite")):
+                self._at(path.stem)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the journals."""
+        for journal in self._journals.values():
+            journal.close()
+
+    def knows(self, site: str, job_id: str) -> bool:
+        """Whether the site's executor has answered this job in whatever way."""
+        self._at(site)
+        return self._journals[site].knows(job_id)
+
+    def live(self) -> Iterator[Job]:
+        """Every job that an executor has not ended."""
+        for _, journal in sorted(self._journals.items()):
+            for entry in journal.live():
+                yield entry.job
+
+    def submit(self, issued: JobIssued, now: datetime) -> None:
+        """Hand an order to its site's executor."""
+        self._at(issued.job.site).submit(issued, now)
+        self._telling.add(issued.job.site)
+
+    def supersede(self, order: JobSuperseded, now: datetime) -> None:
+        """Withdraw an order."""
+        self._at(order.site).supersede(order, now)
+        self._telling.add(order.site)
+
+    def set_halts(self, scopes: Iterable[HaltScope]) -> None:
+        """The halts in force; until this is called nobody starts anything."""
+        wanted = tuple(scopes)
+        if wanted != self._halts:
+            self._halts = wanted
+            for executor in self._executors.values():
+                executor.set_halts(wanted)
+
+    def tick(self, now: datetime) -> None:
+        """Let every executor that has something to do take a step."""
+        for site, executor in sorted(self._executors.items()):
+            wake = executor.next_wake(now)
+            if wake is not None and wake <= now:
+                executor.tick(now)
+                self._telling.add(site)
+
+    def next_wake(self, now: datetime) -> datetime | None:
+        """When `tick` next has something to do."""
+        if self._telling:
+            return now
+        wakes = [executor.next_wake(now) for executor in self._executors.values()]
+        return min((wake for wake in wakes if wake is not None), default=None)
+
+    def results(self) -> Iterator[tuple[str, Results]]:
+        """What executors tell and the store may not have, by site."""
+        for site in sorted(self._telling):
+            told = self._executors[site].results()
+            yield site, [(item, item.event(f"/drydock/executor/{site}")) for item in told]
+
+    def mark_told(self, site: str, results: Results) -> None:
+        """The store has these."""
+        self._executors[site].mark_published([told for told, _ in results])
+        self._telling.discard(site)
+
+    def _at(self, site: str) -> Executor:
+        executor = self._executors.get(site)
+        if executor is None:
+            journal = Journal(self._folder / f"{site}.sqlite", self._hook)
+            self._journals[site] = journal
+            executor = Executor(site, journal, self._keys, self._mac_for, self._slots)
+            executor.set_halts(self._halts)
+            self._executors[site] = executor
+            self._telling.add(site)
+        return executor

@@ -1,0 +1,248 @@
+"""Reading a data directory: what happened, what was decided, what was set aside. Never writes.
+
+Status, replay and people look through this while the service writes: SQLite's WAL gives each
+reader the log as it was when it was opened.
+"""
+
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, Self
+
+from pipeline.state.device import from_us, to_us
+
+FILE: Final = "drydock.sqlite"
+VERSION: Final = 1
+Kind = Literal["event", "decision"]
+# A Mac's last answer as columns: answer, verdict, reason, next_us, site, severity, deadline_us,
+# heeds_figures, waits_for_slot; the order of pipeline.decide.engine.Standing.
+StandingRow = tuple[bytes, str, str, int, str | None, str | None, int, bool, bool]
+
+
+class StoreError(RuntimeError):
+    """The data directory cannot be used; the message says why in one line."""
+
+
+class InUseError(StoreError):
+    """Another process writes the data directory."""
+
+
+class Row(NamedTuple):
+    """One entry of the log, in the order of `seq`, which counts from 1 without gaps.
+
+    `at` is the `now` it was handled with; `key` the Mac's UDID (or an event's subject where it is
+    about no Mac). `body` is an event as `schemas.envelope.encode` writes it, or a DecisionRecord
+    as JSON; `type` is the event's type, `decision` for a decision.
+    """
+
+    seq: int
+    kind: Kind
+    at: datetime
+    source: str
+    id: str
+    type: str
+    key: str
+    body: bytes
+
+
+class SetAside(NamedTuple):
+    """A dead letter in its place: `body` is a schemas.dead_letters.DeadLetter as JSON."""
+
+    seq: int
+    at: datetime
+    code: str
+    source: str
+    origin: str
+    body: bytes
+    replayed_at: datetime | None
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that can only read. Raises StoreError."""
+    if not path.is_file():
+        raise StoreError(f"no {path.name} in {path.parent}: is this a data directory of Drydock?")
+    # A copy on a read-only disk has no -wal file and room for none: it cannot change under us.
+    changing = path.with_name(path.name + "-wal").exists() or _may_write(path.parent)
+    uri = f"{path.absolute().as_uri()}?mode=ro{'' if changing else '&immutable=1'}"
+    try:
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot open {path}: {error}") from error
+    try:
+        check_version(db, path)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def check_version(db: sqlite3.Connection, path: Path) -> int:
+    """The schema version of a database, 0 for a new one. Raises StoreError for one not ours."""
+    try:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+    if version > VERSION:
+        raise StoreError(
+            f"{path} has schema version {version}; this Drydock reads up to {VERSION}:"
+            " use the newer Drydock that wrote it"
+        )
+    return int(version)
+
+
+def _may_write(folder: Path) -> bool:
+    try:
+        return bool(folder.stat().st_mode & 0o222)
+    except OSError:
+        return False
+
+
+class Log:
+    """The log of a data directory as it was when this was opened."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    @classmethod
+    def open(cls, data_dir: Path) -> Self:
+        """Open read-only. Raises StoreError."""
+        db = connect(data_dir / FILE)
+        try:
+            db.execute("BEGIN")
+            db.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # takes the snapshot
+        except sqlite3.Error as error:
+            db.close()
+            raise StoreError(f"cannot read {data_dir / FILE}: {error}") from error
+        return cls(db)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    def entries(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        key: str | None = None,
+        kind: Kind | None = None,
+        after: int = 0,
+    ) -> Iterator[Row]:
+        """The entries with `since` <= at < `until` and seq > `after`, by `seq`."""
+        wheres, values = ["seq > ?"], list[object]([after])
+        for clause, value in (
+            ("at_us >= ?", None if since is None else to_us(since)),
+            ("at_us < ?", None if until is None else to_us(until)),
+            ("key = ?", key),
+            ("kind = ?", kind),
+        ):
+            if value is not None:
+                wheres.append(clause)
+                values.append(value)
+        query = (
+            "SELECT seq, kind, at_us, source, id, type, key, body FROM log"  # noqa: S608 - constants
+            f" WHERE {' AND '.join(wheres)} ORDER BY seq"
+        )
+        for seq, kind_of, at_us, *rest in self._db.execute(query, values):
+            yield Row(seq, kind_of, from_us(at_us), *rest)
+
+    def last_decision(self, key: str) -> bytes | None:
+        """The Mac's last decision record as JSON."""
+        row = self._db.execute(
+            "SELECT body FROM log WHERE key = ? AND kind = 'decision' ORDER BY seq DESC LIMIT 1",
+            (key,),
+        ).fetchone()
+        return None if row is None else row[0]
+
+    def blob(self, digest: str) -> bytes | None:
+        """A policy's text, or a catalogue as JSON, by the digest that decisions name. Raises
+        ValueError for one that is damaged."""
+        row = self._db.execute("SELECT body FROM blobs WHERE digest = ?", (digest,)).fetchone()
+        try:
+            return None if row is None else zlib.decompress(row[0])
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
+
+    def last_seq(self, until: datetime | None = None) -> int:
+        """The highest `seq` before this time; 0 if there is none."""
+        if until is None:
+            (seq,) = self._db.execute("SELECT max(seq) FROM log").fetchone()
+        else:
+            (seq,) = self._db.execute(
+                "SELECT max(seq) FROM log WHERE at_us < ?", (to_us(until),)
+            ).fetchone()
+        return seq or 0
+
+    def last_at(self) -> datetime | None:
+        """The latest time of an entry; None for an empty log."""
+        (at_us,) = self._db.execute("SELECT max(at_us) FROM log").fetchone()
+        return None if at_us is None else from_us(at_us)
+
+    def dead_letters(self, *, seq: int | None = None, open_only: bool = False) -> list[SetAside]:
+        """What was set aside, oldest first; `open_only` leaves out what was replayed since."""
+        wheres = ["1"]
+        values: tuple[int, ...] = ()
+        if seq is not None:
+            wheres.append("seq = ?")
+            values = (seq,)
+        if open_only:
+            wheres.append("replayed_at_us IS NULL")
+        query = (
+            "SELECT seq, at_us, code, source, origin, body, replayed_at_us FROM dead_letters"  # noqa: S608
+            f" WHERE {' AND '.join(wheres)} ORDER BY seq"
+        )
+        return [
+            SetAside(
+                number,
+                from_us(at_us),
+                code,
+                source,
+                origin,
+                body,
+                None if us is None else from_us(us),
+            )
+            for number, at_us, code, source, origin, body, us in self._db.execute(query, values)
+        ]
+
+    def dead_letter_counts(self) -> dict[str, int]:
+        """How many letters of each code are not replayed."""
+        return dict(
+            self._db.execute(
+                "SELECT code, count(*) FROM dead_letters WHERE replayed_at_us IS NULL"
+                " GROUP BY code ORDER BY code"
+            )
+        )
+
+    # --- the folded state ---
+
+    def devices(self) -> Iterator[tuple[str, bytes]]:
+        """Each Mac's state as JSON, by key, in the order in which Macs were first heard of."""
+        yield from self._db.execute("SELECT udid, body FROM devices ORDER BY rowid")
+
+    def count_devices(self) -> int:
+        """How many Macs are known; records of a bare serial number are none yet."""
+        (count,) = self._db.execute(
+            "SELECT count(*) FROM devices WHERE udid NOT LIKE 'serial:%'"
+        ).fetchone()
+        return int(count)
+
+    def ledgers(self) -> Iterator[tuple[str, bytes]]:
+        """Each Mac's jobs as JSON."""
+        yield from self._db.execute("SELECT udid, body FROM ledgers ORDER BY rowid")
+
+    def standings(self) -> Iterator[tuple[Any, ...]]:
+        """Each Mac's UDID and, after it, the StandingRow of its last answer."""
+        yield from self._db.execute("SELECT * FROM standings ORDER BY rowid")
+
+    def fact(self, name: str) -> bytes | None:
+        """A fact that concerns all Macs, as JSON; or what a feed said last."""
+        row = self._db.execute("SELECT body FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else zlib.decompress(row[0])

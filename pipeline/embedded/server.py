@@ -1,0 +1,168 @@
+"""Everything of `drydock run` put together: keys, service, executor, HTTP, logs, a clean stop."""
+
+import json
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+
+from agents.keys import KeyRing, KeyStore, Purpose
+from pipeline.config import ServerSettings
+from pipeline.embedded.http import Gateway
+from pipeline.embedded.log import StoreError
+from pipeline.embedded.observing import Observer
+from pipeline.embedded.service import Options, Service
+from pipeline.embedded.worker import Worker, World
+from pipeline.gateway.senders import Senders
+from pipeline.ingest.redaction import Redactor
+from pipeline.metrics import Metrics
+from pipeline.server_process import GRACE_S, Listen, Log, make_registry, url_of
+from schemas import logkeys as key
+
+ADDRESS_FILE: Final = "run.json"
+ADMIN_TOKEN: Final = "admin.token"
+REDACTION_KEY: Final = "redaction.key"
+
+OpenWorld = Callable[[datetime], World]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run. `open_world` gives simulated Macs; without it no Mac is touched."""
+
+    data_dir: Path
+    listen: Listen
+    policy_text: str | None = None
+    open_world: Callable[[datetime], Any] | None = None
+
+
+def serve(plan: Plan, settings: ServerSettings, log: Log) -> None:
+    """Serve until SIGTERM or SIGINT. Raises StoreError, JournalError, KeysError, PolicyError
+    for what is wrong at the start."""
+    if not plan.listen.is_loopback and not settings.has_secrets:
+        raise StoreError(
+            f"without any secret only this machine is served: set DRYDOCK_NANOMDM_HMAC_KEY or"
+            f" another secret to listen on {plan.listen.host}"
+        )
+    keys = plan.data_dir / "keys"
+    try:
+        plan.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_keys(keys)
+        admin_token = (keys / ADMIN_TOKEN).read_text("ascii").strip()
+        redactor = Redactor((keys / REDACTION_KEY).read_bytes())
+    except OSError as error:
+        raise StoreError(f"cannot use {plan.data_dir}: {error.strerror}") from error
+    metrics = Metrics(make_registry())
+    worker = Worker(
+        _opener(plan, settings, keys, Observer(metrics, log)),
+        log,
+        max_waiting=settings.max_waiting,
+        tell_ready=lambda ready: metrics.set_ready(ready=ready),
+    )
+    gateway = Gateway(
+        worker,
+        Senders(settings, plan.listen.is_loopback, admin_token),
+        settings,
+        redactor,
+        metrics,
+        log,
+    )
+    listener = plan.listen.bind()
+    with listener:
+        worker.start()
+        _serve_http(gateway, listener, plan, log)
+
+
+def _serve_http(gateway: Gateway, listener: socket.socket, plan: Plan, log: Log) -> None:
+    url = url_of(listener)
+    address = plan.data_dir / ADDRESS_FILE
+    address.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+    config = uvicorn.Config(
+        gateway.app(),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    server = uvicorn.Server(config)
+
+    def stop(*_: object) -> None:
+        # uvicorn has handlers of its own while it serves, and raises the signal again after it.
+        server.should_exit = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    _say_what_runs(gateway, plan, log, url)
+    try:
+        server.run(sockets=[listener])
+    finally:
+        address.unlink(missing_ok=True)
+    log.info("stopped")
+
+
+def _say_what_runs(gateway: Gateway, plan: Plan, log: Log, url: str) -> None:
+    digest = gateway.worker.ask(lambda service, _: service.engine.policy_digest).result()
+    log.info("listening", **{key.ADDRESS: url, key.DETAIL: f"policy {digest}"})
+    if digest is None:
+        log.warning("no policy is in force: nothing is decided")
+    if plan.open_world is None:
+        log.warning("dry run: jobs are decided, signed and recorded; no Mac is touched")
+    if not gateway.settings.has_secrets:
+        log.warning("no sender's secret is configured: only this machine is served")
+
+
+def _opener(
+    plan: Plan, settings: ServerSettings, keys: Path, observer: Observer
+) -> Callable[[datetime], tuple[Service, World | None]]:
+    options = Options(slots=settings.slots, sweep_every=timedelta(hours=settings.sweep_hours))
+
+    def open_service(now: datetime) -> tuple[Service, World | None]:
+        world = None if plan.open_world is None else plan.open_world(now)
+        try:
+            service = Service.open(
+                plan.data_dir,
+                now=now,
+                signer=KeyStore(keys).signer(Purpose.JOBS),
+                trust=KeyRing.load(keys),
+                policy_text=plan.policy_text,
+                mac_for=None if world is None else world.mac_for,
+                observe=observer.committed,
+                options=options,
+            )
+        except BaseException:
+            if world is not None:
+                world.close()
+            raise
+        observer.fleet(service.engine, now)
+        return service, world
+
+    return open_service
+
+
+def _make_keys(keys: Path) -> None:
+    store = KeyStore(keys)
+    for purpose in Purpose:
+        if store.current(purpose) is None:
+            store.make(purpose)
+    _make_secret(keys / ADMIN_TOKEN, secrets.token_urlsafe(32).encode())
+    _make_secret(keys / REDACTION_KEY, secrets.token_bytes(32))
+
+
+def _make_secret(path: Path, content: bytes) -> None:
+    """Write it whole and for its owner only, unless it is there."""
+    if path.exists():
+        return
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)

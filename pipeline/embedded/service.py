@@ -1,0 +1,325 @@
+"""The embedded shell: decode, fold, decide, record, hand over. One writer, no clock of its own.
+
+One input is one transaction with all that follows from it, so a crash leaves all or nothing.
+Orders go to the executors only once they are durable; what was not handed over when the process
+died is handed over when it starts again, and the executors' journals answer repeats.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Final, Self
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from agents.dry_run import DryRunMac
+from agents.keys import KeyRing
+from agents.mac import Look, Mac
+from pipeline.decide.decision import decide
+from pipeline.decide.engine import SOURCE, Engine
+from pipeline.decide.policy_file import PolicyError, policy_digest, read_policy
+from pipeline.embedded import commands
+from pipeline.embedded.admission import objection
+from pipeline.embedded.executors import Executors
+from pipeline.embedded.log import StoreError
+from pipeline.embedded.store import Hook, Store
+from pipeline.embedded.unit import Committed
+from pipeline.embedded.writer import Accepted, Writer
+from schemas.dead_letters import DeadLetter
+from schemas.envelope import (
+    Event,
+    HaltClearedEvent,
+    HaltSetEvent,
+    JobIssuedEvent,
+    JobSupersededEvent,
+    decode,
+)
+from schemas.events.control import HaltScope
+from schemas.ids import event_id
+from schemas.jobs import Job, JobIssued, JobSuperseded
+from schemas.results import Outcome
+
+SLICE: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """`slots` jobs at most are under way at a site's Macs. Every `sweep_every` each Mac is decided
+    for again. `on_durable_write` is called around each commit, of the store and the journals."""
+
+    slots: int = 50
+    sweep_every: timedelta = timedelta(hours=6)
+    on_durable_write: Hook | None = None
+
+
+class Service:
+    """One fleet in one data directory. Not thread-safe: one thread calls it.
+
+    Any exception but BaseException subclasses leaves it usable; StoreError says that the disk did
+    not take the input, which is then not accepted.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        signer: Ed25519PrivateKey,
+        trust: KeyRing,
+        observe: Callable[[Committed, Engine], None] | None,
+        sweep_every: timedelta,
+    ) -> None:
+        self.store = store
+        self._trust = trust
+        self._observe = observe
+        self._writer = Writer(store, signer, trust, self._committed)
+        self._sweep_every = sweep_every
+        self._sweeping: Iterator[str] | None = None
+        self._sweep_at: datetime | None = None
+        self._orders: deque[JobIssued | JobSuperseded] = deque()
+        self._halts_changed = True
+        self._halts_until: datetime | None = None
+        self.executors: Executors
+
+    @classmethod
+    def open(
+        cls,
+        data_dir: Path,
+        *,
+        now: datetime,
+        signer: Ed25519PrivateKey,
+        trust: KeyRing,
+        policy_text: str | None = None,
+        mac_for: Callable[[Job], Mac] | None = None,
+        observe: Callable[[Committed, Engine], None] | None = None,
+        options: Options | None = None,
+    ) -> Self:
+        """Go on where the data directory left off, or begin one.
+
+        `policy_text` is put in force unless it is already. Without `mac_for` no Mac is touched:
+        jobs are decided, signed and recorded, and refused as a dry run. `observe` is told of each
+        commit. Raises StoreError, JournalError, PolicyError.
+        """
+        chosen = options or Options()
+        if policy_text is not None:
+            read_policy(policy_text)
+        store = Store.open(data_dir, chosen.on_durable_write)
+        try:
+            service = cls(
+                store, signer=signer, trust=trust, observe=observe, sweep_every=chosen.sweep_every
+            )
+            service._check_policy_kept()
+            service.executors = Executors(
+                data_dir / "journals",
+                trust,
+                mac_for or service._dry_run,
+                slots=chosen.slots,
+                on_durable_write=chosen.on_durable_write,
+            )
+        except BaseException:
+            store.close()
+            raise
+        try:
+            service._take_up()
+            if policy_text is not None:
+                service.set_policy(policy_text, now, "start")
+            service._begin_sweep(now)
+        except BaseException:
+            service.close()
+            raise
+        return service
+
+    def close(self) -> None:
+        """Let go of everything; what is durable is all there is."""
+        self.executors.close()
+        self.store.close()
+
+    @property
+    def engine(self) -> Engine:
+        """The state as it is durable. To read; another one after anything failed."""
+        return self._writer.engine
+
+    # --- what comes in ---
+
+    def accept(
+        self,
+        events: Sequence[Event],
+        dead_letters: Sequence[DeadLetter],
+        now: datetime,
+        *,
+        notes: Mapping[str, bytes] | None = None,
+        replayed: Sequence[int] = (),
+    ) -> Accepted:
+        """Make one input durable with everything that follows from it, or raise StoreError.
+
+        An event that was accepted before changes nothing. One that our own code fails on is set
+        aside with its bytes; the others pass. `notes` are kept under their names with it; dead
+        letters `replayed` are marked so.
+        """
+        return self._writer.accept(events, dead_letters, now, notes=notes, replayed=replayed)
+
+    def set_policy(self, text: str, now: datetime, by: str) -> bool:
+        """Put a policy in force; False if it is already. Raises PolicyError."""
+        digest = policy_digest(text)
+        if self.engine.policy_digest == digest:
+            return False
+        read_policy(text)
+        event = commands.policy(text, by, now)
+        self.accept((event,), (), now)
+        if self.engine.policy_digest != digest:
+            raise StoreError("the policy in force is dated later than now: is the clock right?")
+        return True
+
+    def approve(
+        self, udid: str, *, by: str, now: datetime, lasts: timedelta, key: Ed25519PrivateKey
+    ) -> str:
+        """Allow the one erasing job that this Mac waits for, and give its id. ValueError where
+        none waits. `key` is the approver's own."""
+        event = commands.approval(decide(self.engine.situation(udid, now)), by, now, lasts, key)
+        self.accept((event,), (), now)
+        return event.data.approval.job_id
+
+    def objection(self, event: Event) -> str | None:
+        """Why `accept` would set this event aside; None if it would be folded."""
+        return objection(event, self._trust)
+
+    # --- time ---
+
+    def tick(self, now: datetime) -> None:
+        """Do what is due: ask again where time changes the answer, hand orders over, let the
+        executors step, take their results. Work is bounded; `next_wake` says if there is more."""
+        self._ask_due(now)
+        self._sweep_on(now)
+        self._hand_over(now)
+        self.executors.tick(now)
+        for site, results in self.executors.results():
+            if results:
+                self.accept([event for _, event in results], (), now)
+            self.executors.mark_told(site, results)
+
+    def next_wake(self, now: datetime) -> datetime | None:
+        """When `tick` next has something to do, if nothing comes in; None for never."""
+        if self._orders or self._halts_changed or self._sweeping is not None:
+            return now
+        wakes = (
+            self.engine.next_due(),
+            self._sweep_at,
+            self._halts_until,
+            self.executors.next_wake(now),
+        )
+        first = min((wake for wake in wakes if wake is not None), default=None)
+        return None if first is None else max(first, now)
+
+    def _committed(self, committed: Committed) -> None:
+        for event in committed.events:
+            if isinstance(event, JobIssuedEvent | JobSupersededEvent):
+                self._orders.append(event.data)
+            elif isinstance(event, HaltSetEvent | HaltClearedEvent):
+                self._halts_changed = True
+        if self._observe is not None:
+            self._observe(committed, self.engine)
+
+    # --- what is due ---
+
+    def _ask_due(self, now: datetime) -> None:
+        due = self.engine.next_due()
+        if due is not None and due <= now:
+            with self._writer.transaction("due", now):
+                self._writer.follow(self.engine.due(now, SLICE), now)
+
+    def _begin_sweep(self, now: datetime) -> None:
+        self._sweeping = iter(list(self.engine.fleet.macs()))
+        self._sweep_at = now + self._sweep_every
+
+    def _sweep_on(self, now: datetime) -> None:
+        if self._sweeping is None and self._sweep_at is not None and self._sweep_at <= now:
+            self._begin_sweep(now)
+        if self._sweeping is None:
+            return
+        macs = list(islice(self._sweeping, SLICE))
+        if macs:
+            with self._writer.transaction("sweep", now):
+                self._writer.follow(self.engine.sweep(now, macs), now)
+        else:
+            self._sweeping = None
+
+    # --- the executors ---
+
+    def _take_up(self) -> None:
+        """Find the orders that were durable but perhaps not handed over when the process ended."""
+        ledgers = self.engine.fleet.ledgers
+        for job in self.executors.live():
+            for entry in ledgers.get(job.udid, ()):
+                if entry.job_id == job.job_id and entry.outcome is Outcome.SUPERSEDED:
+                    self._orders.append(
+                        JobSuperseded(job_id=job.job_id, udid=job.udid, site=job.site)
+                    )
+        for ledger in ledgers.values():
+            for entry in ledger:
+                if entry.is_open and not self.executors.knows(entry.site, entry.job_id):
+                    self._orders.append(self._issued(entry.job_id))
+
+    def _issued(self, job_id: str) -> JobIssued:
+        body = self.store.event_body(SOURCE, event_id("issued", job_id))
+        event = None if body is None else decode(body)
+        if not isinstance(event, JobIssuedEvent):
+            raise StoreError(f"the log does not hold the order of open job {job_id}")
+        return event.data
+
+    def _hand_over(self, now: datetime) -> None:
+        if self._halts_until is not None and self._halts_until <= now:
+            self._halts_changed = True
+        if self._halts_changed:
+            halts = self.engine.fleet.halts()
+            until = [halt.until for halt in halts if halt.until is not None and halt.until > now]
+            self._halts_until = min(until, default=None)
+            self.executors.set_halts(self.halted(now))
+            self._halts_changed = False
+        while self._orders:
+            order = self._orders[0]
+            if isinstance(order, JobSuperseded):
+                self.executors.supersede(order, now)
+            else:
+                self.executors.submit(order, now)
+            self._orders.popleft()
+
+    def halted(self, now: datetime) -> list[HaltScope]:
+        """The scopes in which no new work may start."""
+        return [
+            halt.scope
+            for halt in self.engine.fleet.halts()
+            if halt.until is None or now < halt.until
+        ]
+
+    def _dry_run(self, _: Job) -> Mac:
+        return DryRunMac(self._snapshot)
+
+    def _snapshot(self, udid: str) -> Look | None:
+        """A Mac as its reports describe it."""
+        if udid not in self.engine.fleet.devices:
+            return None
+        device = self.engine.fleet.view(udid)
+        return Look(
+            os_version=device.os_version,
+            build=device.build,
+            boot_at=device.boot_at,
+            apple_silicon=device.apple_silicon,
+            free_disk_gb=device.free_disk_gb,
+            on_ac_power=device.on_ac_power,
+            battery_percent=device.battery_percent,
+            enrolled=device.enrolled,
+            user_approved=device.user_approved,
+            bootstrap_token=device.bootstrap_token_escrowed,
+            volume_owner=device.volume_owner_available,
+        )
+
+    def _check_policy_kept(self) -> None:
+        """Fail at the start and not at the first event where this version refuses the policy."""
+        try:
+            _ = self.engine.policy
+        except PolicyError as error:
+            raise StoreError(
+                f"the policy kept in the data directory is not one this version takes: {error}"
+            ) from error

@@ -1,0 +1,137 @@
+"""Simulated Macs beside the service, in real time, for trying Drydock out.
+
+They are kept in the data directory: after a crash the service meets the same Macs, which remember
+what was done to them.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final, Self
+
+from agents.mac import Mac
+from agents.simulated import MacSpec, SimulatedFleet, SimulatedRelease
+from pipeline.embedded.log import Log, StoreError
+from pipeline.embedded.worker import Input
+from schemas.envelope import AdvisoryEvent, Event
+from schemas.jobs import Job
+from schemas.macos import OSVersion, parse_os_version
+
+FILE: Final = "simulated-macs.sqlite"
+_ABOUT: Final = "simulated-macs.json"
+_NOTE: Final = "simulated-until"
+_REPORT_EVERY: Final = timedelta(minutes=15)
+# What the Macs run and are: some current, some behind, some on a line without support.
+_KINDS: Final = (
+    ("26.1", "Mac15,12"),
+    ("26.1", "Mac14,2"),
+    ("15.7.2", "Mac14,10"),
+    ("15.6.1", "Mac14,2"),
+    ("14.8.2", "MacBookPro16,1"),
+    ("13.7.8", "MacBookPro16,1"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedWorld:
+    """A fleet as the worker's World, and the releases that its Macs can install."""
+
+    fleet: SimulatedFleet
+    news: list[Event]
+
+    @classmethod
+    def open(
+        cls,
+        data_dir: Path,
+        count: int,
+        sites: Sequence[str],
+        releases: Iterable[AdvisoryEvent],
+        now: datetime,
+    ) -> Self:
+        """The data directory's Macs, made now if there are none. Raises StoreError for others."""
+        about = data_dir / _ABOUT
+        try:
+            kept = json.loads(about.read_text()) if about.exists() else None
+        except (OSError, ValueError) as error:
+            raise StoreError(f"cannot read {about}: {error}") from error
+        if kept is None:
+            # Begun a while ago, so that every Mac has something to tell at once.
+            start = now - _REPORT_EVERY
+            kept = {"count": count, "sites": list(sites), "start": start.isoformat()}
+            written = about.with_suffix(".new")
+            written.write_text(json.dumps(kept))
+            written.replace(about)
+        if kept["count"] != count:
+            raise StoreError(f"{data_dir} has {kept['count']} simulated Macs, not {count}")
+        known = list(releases)
+        installable = _installable(known)
+        specs = [_spec(number, kept["sites"], installable) for number in range(count)]
+        try:
+            fleet = SimulatedFleet.open(
+                data_dir / FILE,
+                specs,
+                datetime.fromisoformat(kept["start"]),
+                releases=installable.values(),
+                since=_accepted_until(data_dir),
+            )
+        except ValueError as error:
+            raise StoreError(str(error)) from error
+        return cls(fleet, list(known))
+
+    def advance(self, now: datetime) -> Input:
+        """What they told up to now, and a note of how far that is."""
+        told = [*self.news, *self.fleet.advance(now)]
+        self.news.clear()
+        return Input(events=told, notes={_NOTE: now.isoformat().encode()})
+
+    def next_event_at(self) -> datetime | None:
+        """When they tell more."""
+        return self.fleet.now if self.news else self.fleet.next_event_at()
+
+    def mac_for(self, job: Job) -> Mac:
+        """The Mac of a job."""
+        return self.fleet.mac_for(job)
+
+    def close(self) -> None:
+        """Let go of their file."""
+        self.fleet.close()
+
+
+def _accepted_until(data_dir: Path) -> datetime | None:
+    try:
+        with Log.open(data_dir) as log:
+            note = log.fact(_NOTE)
+    except StoreError:
+        return None
+    return None if note is None else datetime.fromisoformat(note.decode())
+
+
+def _installable(releases: Iterable[AdvisoryEvent]) -> dict[OSVersion, SimulatedRelease]:
+    found: dict[OSVersion, SimulatedRelease] = {}
+    for event in releases:
+        version, builds = event.data.os_version, event.data.builds
+        if version is not None and builds:
+            found[version] = SimulatedRelease(version=version, build=builds[-1])
+    return found
+
+
+def _spec(
+    number: int, sites: Sequence[str], installable: dict[OSVersion, SimulatedRelease]
+) -> MacSpec:
+    version_text, model = _KINDS[number % len(_KINDS)]
+    version = parse_os_version(version_text)
+    return MacSpec(
+        udid=f"5133D000-0000-4000-8000-{number:012X}",
+        serial=f"SIM{number:07d}",
+        site=sites[number % len(sites)],
+        model=model,
+        hardware="t2" if model.startswith("MacBookPro16") else "apple_silicon",
+        os_version=version,
+        build=installable[version].build,
+        hostname=f"sim-{number:05d}",
+        free_disk_gb=60.0 + number * 37 % 200,
+        activations=("licences", "munki"),
+        report_every=_REPORT_EVERY,
+    )

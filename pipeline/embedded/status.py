@@ -1,0 +1,100 @@
+"""How the fleet stands, read from a data directory; the service may be writing it."""
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from pipeline.embedded.log import Log
+from pipeline.state.device import to_us
+from pipeline.state.jobs import JobEntry
+from schemas.dead_letters import DeadLetterCode
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Counts over the whole fleet.
+
+    `exposed` is by site and severity, `open_jobs` by site and action, `standings` by decision and
+    reason. `overdue` are exposed Macs past their deadline, by site; `bugs` unreplayed dead letters
+    of our own making. It is healthy while there are neither, and a policy is in force.
+    """
+
+    devices: int
+    exposed: dict[str, dict[str, int]]
+    overdue: dict[str, int]
+    open_jobs: dict[str, dict[str, int]]
+    standings: dict[str, dict[str, int]]
+    dead_letters: dict[str, int]
+    halts: list[str]
+    policy: str | None
+    last_at: datetime | None
+
+    @property
+    def problems(self) -> list[str]:
+        """What somebody should look at, in words."""
+        found = []
+        if self.policy is None:
+            found.append("no policy is in force: nothing is decided")
+        late = sum(self.overdue.values())
+        if late:
+            found.append(f"{late} exposed Macs are past their deadline")
+        bugs = self.dead_letters.get(DeadLetterCode.BUG.value, 0)
+        if bugs:
+            found.append(f"{bugs} inputs were set aside because of our own bugs")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        wire = asdict(self)
+        wire["last_at"] = None if self.last_at is None else self.last_at.isoformat()
+        wire["problems"] = self.problems
+        return wire
+
+
+def read_status(log: Log, now: datetime) -> Status:
+    """The status at `now`."""
+    exposed: Counter[tuple[str, str]] = Counter()
+    overdue: Counter[str] = Counter()
+    standings: Counter[tuple[str, str]] = Counter()
+    for _, _, verdict, reason, _, site, severity, deadline_us, *_ in log.standings():
+        standings[verdict, reason] += 1
+        if severity is None:
+            continue
+        exposed[site or "", severity] += 1
+        overdue[site or ""] += 0 < deadline_us <= to_us(now)
+    open_jobs: Counter[tuple[str, str]] = Counter()
+    for _, body in log.ledgers():
+        for entry in map(JobEntry.from_wire, json.loads(body)):
+            if entry.is_open:
+                open_jobs[entry.site, entry.action.value] += 1
+    policy = json.loads(log.fact("policy") or b"null")
+    return Status(
+        devices=log.count_devices(),
+        exposed=_nested(exposed),
+        overdue={site: count for site, count in sorted(overdue.items()) if count},
+        open_jobs=_nested(open_jobs),
+        standings=_nested(standings),
+        dead_letters=log.dead_letter_counts(),
+        halts=_halts(log, now),
+        policy=None if policy is None else policy[1]["digest"],
+        last_at=log.last_at(),
+    )
+
+
+def _halts(log: Log, now: datetime) -> list[str]:
+    halts = json.loads(log.fact("halts") or b"{}")
+    standing = []
+    for scope, (_, halt) in sorted(halts.items()):
+        until = None if halt is None else halt.get("until")
+        if halt is not None and (until is None or datetime.fromisoformat(until) > now):
+            standing.append(scope)
+    return standing
+
+
+def _nested(counts: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for (outer, inner), count in sorted(counts.items()):
+        found.setdefault(outer, {})[inner] = count
+    return found

@@ -1,0 +1,266 @@
+"""The one file that everything durable is in: log, folded state, what was set aside.
+
+It keeps bytes and rows and knows no rule. Whatever belongs together is one transaction: a crash
+leaves all of it or nothing. One process writes; it holds a lock for as long as it is open.
+"""
+
+import fcntl
+import os
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Self
+
+from pipeline.embedded.log import FILE, VERSION, InUseError, Log, StoreError, check_version
+from pipeline.state.device import to_us
+
+Hook = Callable[[str], None]
+
+LOCK: Final = "lock"
+_SCHEMA: Final = """
+CREATE TABLE log (
+    seq INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL CHECK (kind IN ('event', 'decision')),
+    at_us INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    id TEXT NOT NULL,
+    type TEXT NOT NULL,
+    key TEXT NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX log_events ON log (source, id) WHERE kind = 'event';
+CREATE INDEX log_of ON log (key, seq);
+CREATE INDEX log_at ON log (kind, at_us);
+CREATE TABLE blobs (
+    digest TEXT PRIMARY KEY,
+    kind TEXT NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+CREATE TABLE devices (udid TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
+CREATE TABLE ledgers (udid TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
+CREATE TABLE standings (
+    udid TEXT PRIMARY KEY,
+    answer BLOB NOT NULL,
+    verdict TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    next_us INTEGER NOT NULL,
+    site TEXT,
+    severity TEXT,
+    deadline_us INTEGER NOT NULL,
+    heeds_figures INTEGER NOT NULL,
+    waits_for_slot INTEGER NOT NULL
+) STRICT;
+CREATE TABLE facts (name TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
+CREATE TABLE dead_letters (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    at_us INTEGER NOT NULL,
+    code TEXT NOT NULL,
+    source TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    body BLOB NOT NULL,
+    replayed_at_us INTEGER
+) STRICT;
+CREATE INDEX dead_letters_open ON dead_letters (code) WHERE replayed_at_us IS NULL;
+"""
+_PUT_STANDING: Final = """
+INSERT INTO standings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET answer = excluded.answer, verdict = excluded.verdict,
+    reason = excluded.reason, next_us = excluded.next_us, site = excluded.site,
+    severity = excluded.severity, deadline_us = excluded.deadline_us,
+    heeds_figures = excluded.heeds_figures, waits_for_slot = excluded.waits_for_slot
+"""
+# Content named by a digest is text that packs to a tenth; a catalogue is written once a change.
+_PACKING: Final = 6
+
+
+class Store(Log):
+    """A data directory, opened to write. Also reads, as the writer sees it."""
+
+    def __init__(self, db: sqlite3.Connection, lock: int, hook: Hook | None) -> None:
+        super().__init__(db)
+        self._lock = lock
+        self._hook = hook
+
+    @classmethod
+    def open(cls, data_dir: Path, on_durable_write: Hook | None = None) -> Self:
+        """Open to write, making what is missing. Raises InUseError if another process has it,
+        StoreError if it is of a newer version or the disk refuses.
+
+        `on_durable_write` is called with `<what>:before` and `<what>:after` around each commit.
+        """
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = _locked(data_dir / LOCK)
+        except OSError as error:
+            raise StoreError(f"cannot use {data_dir}: {error.strerror}") from error
+        try:
+            db = _opened(data_dir / FILE)
+        except BaseException:
+            os.close(lock)
+            raise
+        return cls(db, lock, on_durable_write)
+
+    def close(self) -> None:
+        """Let go of the directory; what was not committed is gone."""
+        super().close()
+        os.close(self._lock)
+
+    @contextmanager
+    def transaction(self, what: str) -> Iterator[None]:
+        """All that is written inside is durable when this ends, or gone if it raised.
+
+        Raises StoreError where the disk refuses.
+        """
+        self._begin()
+        try:
+            yield
+            self._call(f"{what}:before")
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise StoreError(f"cannot write: {error}") from error
+        except BaseException:
+            self._roll_back()
+            raise
+        self._call(f"{what}:after")
+
+    def _begin(self) -> None:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot write: {error}") from error
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def _call(self, what: str) -> None:
+        if self._hook is not None:
+            self._hook(what)
+
+    # --- inside a transaction ---
+
+    def append_event(
+        self, now: datetime, *, source: str, identity: str, kind: str, key: str, body: bytes
+    ) -> bool:
+        """Log an event; False if this source's event of this id is there already."""
+        cursor = self._db.execute(
+            "INSERT INTO log (kind, at_us, source, id, type, key, body)"
+            " VALUES ('event', ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (source, id) WHERE kind = 'event' DO NOTHING",
+            (to_us(now), source, identity, kind, key, body),
+        )
+        return cursor.rowcount == 1
+
+    def append_decision(self, now: datetime, key: str, body: bytes) -> None:
+        """Log a decision about a Mac."""
+        self._db.execute(
+            "INSERT INTO log (kind, at_us, source, id, type, key, body)"
+            " VALUES ('decision', ?, '', '', 'decision', ?, ?)",
+            (to_us(now), key, body),
+        )
+
+    def put_blob(self, digest: str, kind: str, body: bytes) -> None:
+        """Keep content under its digest; the same content twice is kept once."""
+        self._db.execute(
+            "INSERT INTO blobs VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (digest, kind, zlib.compress(body, _PACKING)),
+        )
+
+    def has_blob(self, digest: str) -> bool:
+        """Whether this content is kept."""
+        row = self._db.execute("SELECT 1 FROM blobs WHERE digest = ?", (digest,)).fetchone()
+        return row is not None
+
+    def put_devices(self, rows: Iterable[tuple[str, bytes]]) -> None:
+        """Take these Macs' states, as (udid, body)."""
+        self._db.executemany(
+            "INSERT INTO devices VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
+            rows,
+        )
+
+    def put_ledgers(self, rows: Iterable[tuple[str, bytes]]) -> None:
+        """Take these Macs' jobs, as (udid, body)."""
+        self._db.executemany(
+            "INSERT INTO ledgers VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
+            rows,
+        )
+
+    def put_standings(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Take these Macs' last answers: UDID, then the StandingRow."""
+        self._db.executemany(_PUT_STANDING, rows)
+
+    def drop_standings(self, udids: Iterable[str]) -> None:
+        """Forget the last answers of these."""
+        self._db.executemany("DELETE FROM standings WHERE udid = ?", [(udid,) for udid in udids])
+
+    def put_fact(self, name: str, body: bytes) -> None:
+        """Take what concerns all Macs."""
+        self._db.execute(
+            "INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
+            (name, zlib.compress(body, _PACKING)),
+        )
+
+    def put_dead_letter(
+        self, now: datetime, *, code: str, source: str, origin: str, body: bytes
+    ) -> None:
+        """Set an input aside."""
+        self._db.execute(
+            "INSERT INTO dead_letters (at_us, code, source, origin, body) VALUES (?, ?, ?, ?, ?)",
+            (to_us(now), code, source, origin, body),
+        )
+
+    def mark_replayed(self, seq: int, now: datetime) -> None:
+        """A dead letter was translated after all."""
+        self._db.execute(
+            "UPDATE dead_letters SET replayed_at_us = ? WHERE seq = ?", (to_us(now), seq)
+        )
+
+    def event_body(self, source: str, identity: str) -> bytes | None:
+        """A logged event's bytes."""
+        row = self._db.execute(
+            "SELECT body FROM log WHERE kind = 'event' AND source = ? AND id = ?",
+            (source, identity),
+        ).fetchone()
+        return None if row is None else bytes(row[0])
+
+
+def _locked(path: Path) -> int:
+    """A lock that ends with the process, however it ends. Raises InUseError."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise InUseError(f"{path.parent} is in use by another `drydock run`") from None
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    try:
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot open {path}: {error}") from error
+    try:
+        version = check_version(db, path)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        if version == 0:
+            db.execute("BEGIN IMMEDIATE")
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version={VERSION:d}")
+            db.execute("COMMIT")
+    except sqlite3.Error as error:
+        db.close()
+        raise StoreError(f"cannot use {path}: {error}") from error
+    except BaseException:
+        db.close()
+        raise
+    return db

@@ -1,0 +1,1 @@
+"""What takes facts in from outside: webhooks over HTTP, and feeds that are polled."""

@@ -1,0 +1,78 @@
+"""A producer as the courier wants it: idempotent, acknowledged by all in-sync copies, in order."""
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Final, Self
+
+from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
+from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
+
+from pipeline.connection import aiokafka_options
+from pipeline.gateway.link import LinkError
+from pipeline.gateway.records import Record
+from schemas.connection import KafkaConnection
+from schemas.topics import MAX_MESSAGE_BYTES
+
+# A broker that hangs is noticed by then; the cluster has a new leader sooner.
+_REQUEST_S: Final = 10.0
+_CONNECT_S: Final = 15.0
+_CLOSE_S: Final = 5.0
+_BATCH_BYTES: Final = 256 * 1024
+
+
+class KafkaLink:
+    """An aiokafka producer. While Kafka is away it tries again without end: idempotent batches
+    do not expire (aiokafka 0.14.0, `SendProduceReqHandler._can_retry`)."""
+
+    def __init__(self, producer: AIOKafkaProducer) -> None:
+        self._producer = producer
+
+    @classmethod
+    async def connect(cls, connection: KafkaConnection, topics: Iterable[str]) -> Self:
+        """A link to these topics. Raises LinkError, also where one of them is missing."""
+        try:
+            producer = AIOKafkaProducer(**_options(connection))
+        except (OSError, ValueError) as error:
+            raise LinkError(f"settings: {error}") from error
+        link = cls(producer)
+        topic = None
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                await producer.start()
+                for topic in topics:
+                    await producer.partitions_for(topic)
+        except BaseException as error:
+            await link.close()
+            if not isinstance(error, KafkaError | OSError | TimeoutError):
+                raise
+            what = "no brokers" if topic is None else f"topic {topic}"
+            raise LinkError(f"{what}: {type(error).__name__} {error}".strip()) from error
+        return link
+
+    async def send(self, record: Record) -> "asyncio.Future[Any]":
+        """Give it to the producer. Raises LinkError."""
+        try:
+            told: asyncio.Future[Any] = await self._producer.send(
+                record.topic, key=record.key, value=record.value
+            )
+        except KafkaError as error:
+            raise LinkError(f"{type(error).__name__} {error}") from error
+        return told
+
+    async def close(self) -> None:
+        """Send what can be sent within a few seconds, and let go."""
+        with suppress(KafkaError, TimeoutError, OSError):
+            await asyncio.wait_for(self._producer.stop(), _CLOSE_S)
+
+
+def _options(connection: KafkaConnection) -> dict[str, Any]:
+    compression = connection.compression.value
+    return aiokafka_options(connection) | {
+        "acks": "all",
+        "enable_idempotence": True,
+        "compression_type": None if compression == "none" else compression,
+        "max_batch_size": _BATCH_BYTES,
+        "max_request_size": MAX_MESSAGE_BYTES,
+        "request_timeout_ms": round(min(connection.request_timeout_s, _REQUEST_S) * 1000),
+    }

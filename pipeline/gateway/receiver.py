@@ -1,0 +1,190 @@
+"""The HTTP receiver of the fleet: webhooks and events in, 200 once they are durable.
+
+A webhook's sender does not try again (NanoMDM: one request, any answer but exactly 200 is lost),
+so what cannot be used of its payload is durable too, as a dead letter, and answered 200. A
+producer of events can mend them: a bad one is answered 400 and nothing of its batch is taken.
+
+A body that is posted again, by whoever kept a copy of it and its signature (which carries no
+time), gives the same events under the same ids: folds know them.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, TypeVar
+
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from pipeline.config import WEBHOOK_SOURCES, GatewaySettings
+from pipeline.gateway.courier import Courier
+from pipeline.gateway.endpoint import (
+    AnswerError,
+    Endpoint,
+    operations_routes,
+    read_body,
+)
+from pipeline.gateway.intake import read_events, translate
+from pipeline.gateway.link import BusyError
+from pipeline.gateway.metrics import EVENTS, GatewayMetrics
+from pipeline.gateway.openapi import gateway_document
+from pipeline.gateway.records import OversizeError, Record, event_records, letter_record
+from pipeline.gateway.senders import Senders
+from pipeline.gateway.spool import SpoolError
+from pipeline.ingest.outcome import PayloadError, Translation, dead_letter
+from pipeline.ingest.redaction import Redactor
+from schemas import logkeys as key
+from schemas.dead_letters import DeadLetterCode
+
+# Longer than any fsync; what was not durable by then may still become so, and repeats are known.
+_DURABLE_S: Final = 30.0
+# Larger bodies are translated beside the event loop, lest others wait for them.
+_SMALL_BYTES: Final = 64 * 1024
+_BUSY_AGAIN_S: Final = 1
+_NO_ROOM_AGAIN_S: Final = 30
+
+T = TypeVar("T")
+Take = Callable[[Request], Awaitable[dict[str, int]]]
+
+
+@dataclass(slots=True)
+class Receiver:
+    """What the handlers need. `clock` gives the moment of receipt."""
+
+    courier: Courier
+    senders: Senders
+    settings: GatewaySettings
+    redactor: Redactor
+    metrics: GatewayMetrics
+    log: structlog.typing.FilteringBoundLogger
+    clock: Callable[[], datetime]
+    _held_bytes: int = field(default=0, init=False)
+
+    def app(self, *, with_metrics: bool) -> Starlette:
+        """The ASGI application for senders, which tells metrics where `operations` does not."""
+        endpoint = Endpoint(self.metrics, self.log)
+        return Starlette(
+            routes=[
+                endpoint.route("/webhooks/{source}", self.webhook, "POST"),
+                endpoint.route("/v1/events", self.events, "POST"),
+                endpoint.route("/openapi.json", _openapi, "GET"),
+                *operations_routes(
+                    endpoint, self.metrics.registry if with_metrics else None, self.ready
+                ),
+            ]
+        )
+
+    def operations(self) -> Starlette:
+        """The ASGI application for those who run it: /metrics, /healthz, /readyz."""
+        endpoint = Endpoint(self.metrics, self.log)
+        return Starlette(routes=operations_routes(endpoint, self.metrics.registry, self.ready))
+
+    def ready(self) -> bool:
+        """Whether inputs are taken: Kafka is there, or the spool has room."""
+        ready = self.courier.accepts
+        self.metrics.set_ready(ready=ready)
+        return ready
+
+    async def webhook(self, request: Request) -> Response:
+        """A payload of a source that tells of Macs."""
+        source = request.path_params["source"]
+        if source not in WEBHOOK_SOURCES:
+            raise AnswerError(404, f"no webhook {source!r}; there are {', '.join(WEBHOOK_SOURCES)}")
+        return await self._taken(source, request, self._take_webhook(source))
+
+    async def events(self, request: Request) -> Response:
+        """CloudEvents: all or none."""
+        return await self._taken(EVENTS, request, self._take_events)
+
+    def _take_webhook(self, source: str) -> Take:
+        async def take(request: Request) -> dict[str, int]:
+            self.senders.check_before_body(source, request.headers)
+            async with self._body(request, self.settings.max_webhook_bytes) as body:
+                self.senders.check_source(source, request.headers, body)
+                done = await self._translated(source, body)
+                await self._durable(self._records(source, body, done))
+            for letter in done.dead_letters:
+                self.metrics.set_aside(letter.code)
+                said = {key.ERROR_CODE: letter.code, key.SOURCE: source, key.DETAIL: letter.detail}
+                (self.log.error if letter.code is DeadLetterCode.BUG else self.log.warning)(
+                    "input set aside", **said
+                )
+            return {"events": len(done.events), "dead_letters": len(done.dead_letters)}
+
+        return take
+
+    async def _take_events(self, request: Request) -> dict[str, int]:
+        self.senders.check_source(EVENTS, request.headers, b"")
+        async with self._body(request, self.settings.max_feed_bytes) as body:
+            found = await self._aside(body, lambda: read_events(body))
+            try:
+                records = event_records(found)
+            except OversizeError as error:
+                raise AnswerError(413, str(error)) from None
+            await self._durable(records)
+        return {"events": len(found), "dead_letters": 0}
+
+    async def _taken(self, source: str, request: Request, take: Take) -> Response:
+        """The answer, counted by its source."""
+        status = 500
+        try:
+            answer = JSONResponse(await take(request))
+            status = 200
+        except AnswerError as error:
+            status = error.status
+            raise
+        finally:
+            self.metrics.posted(source, status)
+        return answer
+
+    @asynccontextmanager
+    async def _body(self, request: Request, most: int) -> AsyncIterator[bytes]:
+        """The body, while there is room for it in memory."""
+        length = request.headers.get("content-length", "")
+        size = min(int(length), most) if length.isdigit() else most
+        if self._held_bytes and self._held_bytes + size > self.settings.max_waiting_bytes:
+            raise AnswerError(429, "too much is under way", retry_after_s=_BUSY_AGAIN_S)
+        self._held_bytes += size
+        try:
+            yield await read_body(request, most)
+        finally:
+            self._held_bytes -= size
+
+    async def _translated(self, source: str, body: bytes) -> Translation:
+        now, origin = self.clock(), f"webhook/{source}"
+        return await self._aside(body, lambda: translate(source, body, origin, now, self.redactor))
+
+    async def _aside(self, body: bytes, work: Callable[[], T]) -> T:
+        return work() if len(body) <= _SMALL_BYTES else await asyncio.to_thread(work)
+
+    def _records(self, source: str, body: bytes, done: Translation) -> list[Record]:
+        letters = list(done.dead_letters)
+        try:
+            records = event_records(done.events)
+        except OversizeError as error:
+            oversize = PayloadError(DeadLetterCode.TOO_LARGE, str(error))
+            origin = f"webhook/{source}"
+            letters.append(
+                dead_letter(oversize, body, source=source, origin=origin, received_at=self.clock())
+            )
+            records = []
+        return [*records, *map(letter_record, letters)]
+
+    async def _durable(self, records: list[Record]) -> None:
+        try:
+            async with asyncio.timeout(_DURABLE_S):
+                await self.courier.put(records)
+        except TimeoutError:
+            raise AnswerError(503, "it takes too long", retry_after_s=_BUSY_AGAIN_S) from None
+        except BusyError as error:
+            raise AnswerError(429, str(error), retry_after_s=_BUSY_AGAIN_S) from None
+        except SpoolError as error:
+            raise AnswerError(503, str(error), retry_after_s=_NO_ROOM_AGAIN_S) from None
+
+
+async def _openapi(_: Request) -> Response:
+    return JSONResponse(gateway_document())

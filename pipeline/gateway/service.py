@@ -1,0 +1,133 @@
+"""Everything of `drydock gateway` put together: spool, courier, HTTP, a clean stop."""
+
+import asyncio
+import secrets
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from pipeline.config import GatewaySettings
+from pipeline.gateway.courier import Courier
+from pipeline.gateway.kafka import KafkaLink
+from pipeline.gateway.metrics import GatewayMetrics
+from pipeline.gateway.receiver import Receiver
+from pipeline.gateway.senders import Senders
+from pipeline.gateway.spool import Spool
+from pipeline.ingest.redaction import Redactor
+from pipeline.server_process import (
+    Listen,
+    Log,
+    make_registry,
+    serve_until_stopped,
+    silence_kafka_clients,
+    stop_on_signals,
+    url_of,
+)
+from schemas import logkeys as key
+from schemas.connection import KafkaConnection
+from schemas.topics import ADVISORIES, CHECKINS, DEAD_LETTERS, INVENTORY
+
+REDACTION_KEY: Final = "redaction.key"
+TOPICS: Final = tuple(topic.name for topic in (INVENTORY, CHECKINS, ADVISORIES, DEAD_LETTERS))
+
+
+class SetupError(ValueError):
+    """It cannot be started like this; the message says why in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPlan:
+    """What to run. `operations` is a second address for /metrics and probes; without it they are
+    at `listen` too."""
+
+    data_dir: Path
+    listen: Listen
+    operations: Listen | None
+    connection: KafkaConnection
+
+
+def serve(plan: GatewayPlan, settings: GatewaySettings, log: Log) -> None:
+    """Serve until SIGTERM or SIGINT. Raises SetupError, SpoolError, OSError (the address) for
+    what is wrong at the start."""
+    if not plan.listen.is_loopback and not settings.has_secrets:
+        raise SetupError(
+            "without any secret only this machine is served: set DRYDOCK_NANOMDM_HMAC_KEY or"
+            f" another secret to listen on {plan.listen.host}"
+        )
+    silence_kafka_clients()
+    spool = Spool(plan.data_dir, max_bytes=settings.spool_max_bytes)
+    with ExitStack() as stack:
+        stack.callback(spool.close)
+        redactor = _redactor(plan.data_dir, settings, log)
+        listener = stack.enter_context(plan.listen.bind())
+        watched = None
+        if plan.operations is not None:
+            watched = stack.enter_context(plan.operations.bind())
+        asyncio.run(_serve(plan, settings, log, spool, redactor, (listener, watched)))
+    log.info("stopped")
+
+
+async def _serve(
+    plan: GatewayPlan,
+    settings: GatewaySettings,
+    log: Log,
+    spool: Spool,
+    redactor: Redactor,
+    sockets: tuple[socket.socket, socket.socket | None],
+) -> None:
+    metrics = GatewayMetrics(make_registry())
+    metrics.watch(spool)
+    courier = Courier(
+        partial(KafkaLink.connect, plan.connection, TOPICS),
+        spool,
+        metrics,
+        log,
+        max_waiting=settings.max_waiting,
+        ack_wait_s=settings.ack_wait_s,
+    )
+    receiver = Receiver(
+        courier,
+        Senders(settings, plan.listen.is_loopback),
+        settings,
+        redactor,
+        metrics,
+        log,
+        lambda: datetime.now(UTC),
+    )
+    stopped = asyncio.Event()
+    stop_on_signals(stopped)
+    listener, watched = sockets
+    apps = [(receiver.app(with_metrics=watched is None), listener)]
+    if watched is not None:
+        apps.append((receiver.operations(), watched))
+    running = asyncio.create_task(courier.run())
+    said = {key.ADDRESS: url_of(listener), key.COUNT: spool.depth}
+    log.info("listening", **said)
+    if not settings.has_secrets:
+        log.warning("no sender's secret is configured: only this machine is served")
+    try:
+        await serve_until_stopped(apps, stopped)
+    finally:
+        courier.stop()
+        await running
+
+
+def _redactor(data_dir: Path, settings: GatewaySettings, log: Log) -> Redactor:
+    """The fingerprints of secrets say 'changed' only if all gateways make the same ones."""
+    if settings.redaction_key is not None:
+        return Redactor(settings.redaction_key.get_secret_value().encode())
+    log.warning("no DRYDOCK_REDACTION_KEY: one is kept here, other gateways have others")
+    path = data_dir / REDACTION_KEY
+    if not path.exists():
+        new = path.with_suffix(".new")
+        new.touch(0o600)
+        new.write_bytes(secrets.token_bytes(32))
+        new.replace(path)
+    try:
+        return Redactor(path.read_bytes())
+    except ValueError as error:
+        raise SetupError(f"{path}: {error}") from error

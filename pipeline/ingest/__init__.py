@@ -1,0 +1,1 @@
+"""Pure translators from other people's payloads to events. No I/O, no clock."""

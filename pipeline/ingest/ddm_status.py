@@ -1,0 +1,64 @@
+"""A declarative status report (github.com/apple/device-management, declarative/status and
+protocol/statusreport.yaml) as an event's data."""
+
+import json
+from typing import Any, Final
+
+from pipeline.ingest.foreign_fields import Fields, Problems, running_system
+from pipeline.ingest.mdm_enrollment import refuse_other_products
+from pipeline.ingest.outcome import MAX_KEPT_BYTES
+from pipeline.ingest.redaction import Redactor
+from schemas.dead_letters import DeadLetterCode
+
+MAX_STATUS_ERRORS: Final = 64
+
+
+def read_status(report: Fields, redactor: Redactor) -> dict[str, Any]:
+    """The values of a DdmStatusReported but whose it is; what the report leaves out is None.
+
+    An empty pending version means that none is pending. `device.identifier.udid` is not used: it
+    is the provisioning UDID, another number than MDM's UDID. `management.push-token` and the like
+    are cut out of what is kept. Raises PayloadError not_a_mac.
+    """
+    items = report.group("StatusItems")
+    errors = [error.values for error in report.groups("Errors", MAX_STATUS_ERRORS)]
+    device, update = items.group("device"), items.group("softwareupdate")
+    system, model = device.group("operating-system"), device.group("model")
+    refuse_other_products(model.text("family"))
+    refuse_other_products(system.text("family"))
+    refuse_other_products(model.text("identifier"))
+    supplemental = system.group("supplemental")
+    version, build = running_system(
+        system.version("version"),
+        system.build("build-version"),
+        supplemental.supplement("extra-version"),
+        supplemental.build("build-version"),
+    )
+    pending, failure = update.group("pending-version"), update.group("failure-reason")
+    found = {
+        "full": report.flag("FullReport"),
+        "serial": device.group("identifier").serial("serial-number"),
+        "os_version": version,
+        "build": build,
+        "model": model.text("identifier"),
+        "device_id": update.text("device-id"),
+        "install_state": update.text("install-state"),
+        "pending_version": pending.version("os-version"),
+        "pending_build": pending.build("build-version"),
+        "failure_count": failure.count("count"),
+        "failure_reason": failure.text("reason"),
+        "failure_at": failure.instant("timestamp"),
+        "declaration_id": update.group("install-reason").text("declaration-id"),
+        "status_items": _kept(items.values, items.where, report.problems, redactor),
+        "errors": _kept(errors, report.where + "Errors", report.problems, redactor),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _kept(part: Any, where: str, problems: Problems, redactor: Redactor) -> Any:
+    """This part of the report without secrets; None and noted where it is more than is kept."""
+    if len(json.dumps(part)) > MAX_KEPT_BYTES:
+        detail = f"over {MAX_KEPT_BYTES} bytes are not kept"
+        problems.add(DeadLetterCode.TOO_LARGE, detail, where)
+        return None
+    return redactor.cut(part)

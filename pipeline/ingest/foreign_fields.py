@@ -1,0 +1,234 @@
+"""A foreign dict read field by field: what is there and right is returned, what is wrong noted.
+
+One bad field costs that field, not the report. Owns how the values that devices' sources share
+are written (versions, serial numbers, times); knows no source.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.ingest.outcome import PayloadError
+from schemas.dead_letters import DeadLetterCode
+from schemas.ids import SerialField, SiteField, UdidField, clean_text, is_real_serial
+from schemas.macos import Build, OSVersion, parse_build, parse_os_version
+
+# More notes on one payload help nobody, and a hostile one could ask for millions.
+MAX_PROBLEMS: Final = 20
+
+# Go's zero time, and what a Mac with a flat clock battery thinks: no time at all.
+_FIRST_YEAR: Final = 2001
+_LAST_YEAR: Final = 2100
+_RFC3339: Final = re.compile(
+    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,6})?\d{0,12}(Z|[+-]\d\d:\d\d)", re.ASCII
+)
+_EXTRA: Final = re.compile(r"\(?([A-Za-z])\)?", re.ASCII)
+_UDID: Final = TypeAdapter[str](UdidField)
+_SERIAL: Final = TypeAdapter[str](SerialField)
+_SITE: Final = TypeAdapter[str](SiteField)
+
+
+class Problems:
+    """What was wrong with parts of one payload, in order; the first MAX_PROBLEMS are kept."""
+
+    def __init__(self) -> None:
+        self.found: list[PayloadError] = []
+
+    def add(self, code: DeadLetterCode, detail: str, where: str) -> None:
+        """Note one."""
+        if len(self.found) < MAX_PROBLEMS:
+            self.found.append(PayloadError(code, detail, where))
+
+
+class Fields:
+    """Reads a foreign dict. Absent, null and blank fields are None; so are wrong ones, noted in
+    `problems` with their place: `where` and the field's name."""
+
+    def __init__(self, values: Mapping[Any, Any], where: str, problems: Problems) -> None:
+        self.values = values
+        self.where = where
+        self.problems = problems
+
+    def __contains__(self, name: str) -> bool:
+        return self.values.get(name) is not None
+
+    def bad_shape(self, name: str, detail: str) -> None:
+        """Note that a field is of another type than it must be."""
+        self.problems.add(DeadLetterCode.BAD_SHAPE, detail, self.where + name)
+
+    def bad_value(self, name: str, detail: str) -> None:
+        """Note that a field's value is none of those it can have."""
+        self.problems.add(DeadLetterCode.BAD_VALUE, detail, self.where + name)
+
+    def text(self, *names: str) -> str | None:
+        """The first of these that says anything, as text fit for people's eyes."""
+        for name in names:
+            value = self.values.get(name)
+            if value is None:
+                continue
+            if not isinstance(value, str):
+                self.bad_shape(name, "not a string")
+                continue
+            cleaned = clean_text(value).strip()
+            if cleaned:
+                return cleaned
+        return None
+
+    def flag(self, name: str) -> bool | None:
+        """A boolean."""
+        value = self.values.get(name)
+        if value is None or isinstance(value, bool):
+            return value
+        self.bad_shape(name, "not a boolean")
+        return None
+
+    def number(self, name: str) -> float | None:
+        """A finite number; text is none."""
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.bad_shape(name, "not a number")
+            return None
+        if abs(value) > 1e15 or math.isnan(value):
+            self.bad_value(name, "number out of range")
+            return None
+        return float(value)
+
+    def count(self, name: str) -> int | None:
+        """A whole number from 0 to 2^31 - 1."""
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.bad_shape(name, "not a whole number")
+            return None
+        if not 0 <= value < 2**31:
+            self.bad_value(name, "number out of range")
+            return None
+        return value
+
+    def version(self, name: str) -> OSVersion | None:
+        """A macOS version."""
+        text = self.text(name)
+        try:
+            return parse_os_version(text) if text else None
+        except ValueError as error:
+            self.bad_value(name, str(error))
+            return None
+
+    def build(self, name: str) -> Build | None:
+        """A macOS build."""
+        text = self.text(name)
+        try:
+            return parse_build(text) if text else None
+        except ValueError as error:
+            self.bad_value(name, str(error))
+            return None
+
+    def supplement(self, name: str) -> str | None:
+        """The letter of a background security improvement, which sources write `(a)` or `a`."""
+        text = self.text(name)
+        if text is None:
+            return None
+        match = _EXTRA.fullmatch(text)
+        if match is None:
+            self.bad_value(name, "not the letter of a supplement")
+            return None
+        return match[1].lower()
+
+    def udid(self, name: str) -> str | None:
+        """A UDID or an enrollment id."""
+        return self._checked(name, _UDID, "not a device identifier")
+
+    def serial(self, name: str) -> str | None:
+        """A serial number; what firmware and hypervisors write in its place is none."""
+        text = self.text(name)
+        if text is None or not is_real_serial(text):
+            return None
+        return self._checked(name, _SERIAL, "not a serial number")
+
+    def site(self, name: str) -> str | None:
+        """A site's name."""
+        return self._checked(name, _SITE, "not a site's name")
+
+    def _checked(self, name: str, adapter: TypeAdapter[str], detail: str) -> str | None:
+        text = self.text(name)
+        try:
+            return adapter.validate_python(text) if text else None
+        except ValidationError:
+            self.bad_value(name, detail)
+            return None
+
+    def instant(self, name: str) -> datetime | None:
+        """An RFC 3339 time of any zone in UTC, cut to microseconds; one before 2001 is None."""
+        text = self.text(name)
+        if text is None:
+            return None
+        match = _RFC3339.fullmatch(text)
+        try:
+            if match is None:
+                raise ValueError("no RFC 3339")
+            whole, fraction, zone = match.groups(default="")
+            found = datetime.fromisoformat(f"{whole}{fraction}{zone}")
+            if found.year < _FIRST_YEAR:
+                return None
+            if found.year > _LAST_YEAR:
+                raise ValueError("year out of range")
+            return found.astimezone(UTC)
+        except (ValueError, OverflowError):
+            self.bad_value(name, "not an RFC 3339 time")
+            return None
+
+    def group(self, name: str) -> "Fields":
+        """The dict in this field; an empty one where there is none."""
+        value = self.values.get(name)
+        if value is not None and not isinstance(value, dict):
+            self.bad_shape(name, "not a dictionary")
+            value = None
+        return Fields(value or {}, f"{self.where}{name}.", self.problems)
+
+    def groups(self, name: str, at_most: int) -> Iterator["Fields"]:
+        """The dicts of the list in this field; more than `at_most` are noted and left out."""
+        value = self.values.get(name)
+        if value is None:
+            return
+        if not isinstance(value, list):
+            self.bad_shape(name, "not a list")
+            return
+        if len(value) > at_most:
+            self.problems.add(
+                DeadLetterCode.TOO_LARGE, f"over {at_most} entries", self.where + name
+            )
+        for index, item in enumerate(value[:at_most]):
+            place = f"{name}[{index}]"
+            if isinstance(item, dict):
+                yield Fields(item, f"{self.where}{place}.", self.problems)
+            else:
+                self.bad_shape(place, "not a dictionary")
+
+
+def from_epoch(seconds: float) -> datetime | None:
+    """The UTC time of seconds since 1970; None before 2001 and after 2100."""
+    if not 978_307_200 <= seconds < 4_102_444_800:
+        return None
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def running_system(
+    version: OSVersion | None, build: Build | None, letter: str | None, letter_build: Build | None
+) -> tuple[OSVersion | None, Build | None]:
+    """What a Mac runs, of its release and the supplement on top of it.
+
+    Apple reports a background security improvement beside the release: `SupplementalOSVersionExtra`
+    and `SupplementalBuildVersion`; without one the second repeats the release's build.
+    """
+    if letter is None:
+        return version, build
+    if version is not None:
+        version = version._replace(supplement=letter)
+    return version, letter_build or build

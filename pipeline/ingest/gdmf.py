@@ -1,0 +1,123 @@
+"""Apple's software lookup service to events: what an MDM server may ask a Mac to install.
+
+`https://gdmf.apple.com/v2/pmv`; its shape is in Apple's device-management documentation
+("Managing software updates"). SOFA keeps the same answer under `data`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from pipeline.ingest.advisory_feed import MAX_LISTED, Feed, Node, snapshot
+from pipeline.ingest.json_payload import load_json
+from pipeline.ingest.outcome import PayloadError, Translation
+from schemas.dead_letters import DeadLetterCode
+from schemas.events.advisory import AdvisoryPublished
+from schemas.ids import advisory_id
+from schemas.macos import Build, OSVersion
+
+SOURCE: Final = "gdmf"
+_SETS: Final = ("PublicAssetSets", "AssetSets", "PublicBackgroundSecurityImprovements")
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    version: OSVersion
+    builds: frozenset[Build]
+    posted_at: datetime | None
+    expires_at: datetime | None
+    device_ids: frozenset[str]
+
+    def joined(self, other: "_Offer") -> "_Offer":
+        posted = [at for at in (self.posted_at, other.posted_at) if at is not None]
+        expires = [at for at in (self.expires_at, other.expires_at) if at is not None]
+        return _Offer(
+            self.version,
+            self.builds | other.builds,
+            min(posted, default=None),
+            max(expires, default=None),
+            self.device_ids | other.device_ids,
+        )
+
+
+def translate(raw: bytes, *, origin: str, received_at: datetime) -> Translation:
+    """One published event for each macOS version offered, background security improvements
+    included, with the devices Apple offers it to.
+
+    A version's entries (one for each set, one for each build) are joined: every build and device,
+    the first posting, the last expiration. Apple posts old versions again, so `released_at` may
+    be later than the release. The answer has no date of its own: events are dated by its newest
+    posting, or by `received_at` where it has none. Other systems' sets give nothing. Raises
+    nothing; an unreadable entry is a dead letter.
+    """
+    feed = Feed(SOURCE, raw, origin, received_at)
+    try:
+        document = Node(load_json(raw))
+        if document.get("data").value is not None:
+            document = document.get("data")
+        if all(document.get(name).value is None for name in _SETS):
+            raise document.error("neither PublicAssetSets nor AssetSets")
+    except PayloadError as error:
+        return feed.refuse(error)
+    offers: dict[OSVersion, _Offer] = {}
+    postings: list[datetime | None] = []
+    for offer in _offers(document, feed):
+        known = offers.get(offer.version)
+        offers[offer.version] = offer if known is None else known.joined(offer)
+        postings.append(offer.posted_at)
+    at = feed.newest(postings) or received_at
+    events = [
+        feed.event(_published(offer), subject=advisory_id("macOS", str(version)), at=at)
+        for version, offer in sorted(offers.items())
+    ]
+    return feed.translation(events)
+
+
+def _offers(document: Node, feed: Feed) -> Iterator[_Offer]:
+    for assets in map(document.get, _SETS):
+        try:
+            entries = [] if assets.value is None else list(assets.get("macOS").items())
+        except PayloadError as error:
+            feed.set_aside(error, assets)
+            continue
+        for entry in entries:
+            try:
+                yield _offer(entry)
+            except PayloadError as error:
+                feed.set_aside(error, entry)
+
+
+def _offer(entry: Node) -> _Offer:
+    version = entry.get("ProductVersion").version()
+    extra = entry.get("ProductVersionExtra")
+    if extra.text():
+        version = Node(f"{version.release} {extra.text()}", extra.where).version()
+    build = entry.get("Build").build()
+    devices = entry.get("SupportedDevices")
+    if devices.value is None:
+        raise devices.error("missing")
+    listed = frozenset(device.device_id() for device in devices.items())
+    if len(listed) > MAX_LISTED:
+        raise devices.error(f"over {MAX_LISTED} devices", DeadLetterCode.BAD_VALUE)
+    return _Offer(
+        version,
+        frozenset() if build is None else frozenset({build}),
+        entry.get("PostingDate").instant(),
+        entry.get("ExpirationDate").instant(),
+        listed,
+    )
+
+
+def _published(offer: _Offer) -> AdvisoryPublished:
+    return snapshot(
+        AdvisoryPublished,
+        "$",
+        source=SOURCE,
+        os_line=offer.version.line,
+        os_version=offer.version,
+        builds=sorted(offer.builds),
+        released_at=offer.posted_at,
+        expires_at=offer.expires_at,
+        device_ids=sorted(offer.device_ids),
+    )

@@ -1,0 +1,95 @@
+"""Whose message an MDM server passed on: which enrolment, which channel, and whether a Mac's.
+
+NanoMDM names enrolments in `ids` (github.com/micromdm/nanomdm, mdm/enrollid.go); MicroMDM and
+a bare message have only what Apple puts into the message itself.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.ingest.foreign_fields import Fields
+from pipeline.ingest.outcome import PayloadError
+from schemas.dead_letters import DeadLetterCode
+
+_BYOD: Final = "User Enrollment (Device)"
+_USER_TYPES: Final = frozenset({"User", "User Enrollment", "Shared iPad"})
+# Apple's check-in schema: these keys appear on the user channel only.
+_USER_KEYS: Final = ("UserID", "EnrollmentUserID", "UserShortName")
+
+_OTHER_PRODUCTS: Final = (
+    "iPhone",
+    "iPad",
+    "iPod",
+    "AppleTV",
+    "Watch",
+    "RealityDevice",
+    "AudioAccessory",
+)
+_OTHER_FAMILIES: Final = frozenset(
+    {"ios", "ipados", "tvos", "visionos", "watchos", "iphone", "ipad", "ipod", "appletv"}
+)
+# A Mac's UDID is its hardware UUID; SHA-1 ones are those of older iPhones, iPads and Apple TVs.
+_SHA1_UDID: Final = re.compile(r"[0-9a-fA-F]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class Enrollment:
+    """An enrolment of a Mac's device channel.
+
+    `udid` is the key everywhere in Drydock; a personally owned Mac has none for its server and is
+    keyed by its enrollment id. `enrollment_id` is the server's own id, letter case as it came.
+    """
+
+    udid: str
+    enrollment_id: str | None
+    kind: str
+
+
+def refuse_other_products(product: str | None) -> None:
+    """Raises PayloadError not_a_mac for the name or family of another Apple product."""
+    if product is None:
+        return
+    family = product.replace(" ", "").casefold()
+    if product.startswith(_OTHER_PRODUCTS) or family in _OTHER_FAMILIES:
+        raise PayloadError(DeadLetterCode.NOT_A_MAC, f"a {product}")
+
+
+def identify(claim: Fields, message: Fields) -> Enrollment:
+    """The enrolment that a message (`claim`: what its server says of it) belongs to.
+
+    Raises PayloadError: user_channel, not_a_mac, no_device, bad_value where server and message
+    name different devices.
+    """
+    ids = claim.group("ids")
+    kind, own_id = ids.text("type"), ids.text("id")
+    if kind in _USER_TYPES or "parent_id" in ids or (own_id is not None and ":" in own_id):
+        raise PayloadError(DeadLetterCode.USER_CHANNEL, "a user's channel", claim.where + "ids")
+    for key in _USER_KEYS:
+        if key in message:
+            raise PayloadError(DeadLetterCode.USER_CHANNEL, "a user's channel", message.where + key)
+    udid = _same(claim, "udid", message, "UDID")
+    enrollment = _same(claim, "enrollment_id", message, "EnrollmentID")
+    owner = udid or enrollment
+    if owner is None:
+        raise PayloadError(
+            DeadLetterCode.NO_DEVICE, "neither a UDID nor an enrollment id", message.where + "UDID"
+        )
+    if udid is not None and _SHA1_UDID.fullmatch(udid):
+        raise PayloadError(DeadLetterCode.NOT_A_MAC, "a UDID of another Apple product")
+    if "UnlockToken" in message:
+        raise PayloadError(DeadLetterCode.NOT_A_MAC, "only iOS and iPadOS have an unlock token")
+    refuse_other_products(message.text("ProductName", "Model"))
+    server_id = own_id or message.text("EnrollmentID")
+    return Enrollment(owner, server_id, kind or ("Device" if udid else _BYOD))
+
+
+def _same(claim: Fields, claimed_name: str, message: Fields, name: str) -> str | None:
+    claimed, said = claim.udid(claimed_name), message.udid(name)
+    if claimed is not None and said is not None and claimed != said:
+        raise PayloadError(
+            DeadLetterCode.BAD_VALUE,
+            "the server and the message name different devices",
+            claim.where + claimed_name,
+        )
+    return said or claimed

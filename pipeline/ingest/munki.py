@@ -1,0 +1,94 @@
+"""Munki's ManagedInstallReport.plist to an inventory event.
+
+The keys are those Munki writes (github.com/munki/munki, reports and updatecheck). The report
+knows the serial number and no UDID; it is joined to the Mac by it.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+from pipeline.ingest.device_payload import PLIST, DevicePayload, believable
+from pipeline.ingest.foreign_fields import Fields, from_epoch
+from pipeline.ingest.outcome import PayloadError, Translation
+from pipeline.ingest.plist_payload import load_plist
+from pipeline.ingest.redaction import Redactor
+from schemas.dead_letters import DeadLetterCode
+
+SOURCE: Final = "munki"
+
+_PLACE: Final = "plist: "
+_REPORT_KEYS: Final = ("MachineInfo", "ManagedInstallVersion", "RunType", "ManifestName")
+_UNKNOWN: Final = "UNKNOWN"
+_DEVICE_ID: Final = re.compile(r"[A-Z][A-Za-z0-9]*AP", re.ASCII)
+
+
+def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor) -> Translation:
+    """One report to one inventory event, dated when the run ended (else began).
+
+    That a run took place says nothing of what it installed: `activations` are not reported here.
+    Raises nothing; a report without a serial number is a dead letter `no_device`.
+    """
+    payload = DevicePayload(SOURCE, raw, origin, received_at, media_type=PLIST)
+    try:
+        report = load_plist(raw)
+        payload.keep(redactor.plist, report)
+        if not isinstance(report, dict) or not any(key in report for key in _REPORT_KEYS):
+            raise PayloadError(
+                DeadLetterCode.UNKNOWN_TYPE, "no ManagedInstallReport", _PLACE + "root"
+            )
+        _report(Fields(report, _PLACE, payload.problems), payload)
+    except PayloadError as error:
+        return payload.refuse(error)
+    return payload.translation()
+
+
+def _report(report: Fields, payload: DevicePayload) -> None:
+    machine = report.group("MachineInfo")
+    serial = machine.serial("serial_number")
+    if serial is None:
+        raise PayloadError(
+            DeadLetterCode.NO_DEVICE, "no serial number", machine.where + "serial_number"
+        )
+    own = _instant(report, "EndTime") or _instant(report, "StartTime")
+    model, device_id = machine.text("machine_model"), machine.text("device_id")
+    payload.inventory(
+        "munki",
+        believable(own, payload.received_at),
+        serial=serial,
+        os_version=machine.version("os_vers"),
+        build=machine.build("os_build_number"),
+        model=None if model == _UNKNOWN else model,
+        device_id=device_id if device_id and _DEVICE_ID.fullmatch(device_id) else None,
+        hostname=machine.text("hostname"),
+        # Munki sees through Rosetta only since it knows Apple silicon: x86_64 proves nothing.
+        apple_silicon=True if machine.text("arch") == "arm64" else None,
+        free_disk_gb=_free_disk_gb(report),
+    )
+
+
+def _free_disk_gb(report: Fields) -> float | None:
+    """AvailableDiskSpace is in KB of 1,024 bytes; 0 is what Munki writes when it cannot tell."""
+    kilobytes = report.number("AvailableDiskSpace")
+    if not kilobytes:
+        return None
+    free = round(kilobytes * 1024 / 1e9, 3)
+    if not 0 <= free <= 1e6:
+        report.bad_value("AvailableDiskSpace", "not the free space of a disk")
+        return None
+    return free
+
+
+def _instant(report: Fields, name: str) -> datetime | None:
+    """A date, or the text that Munki before version 7 wrote: `2018-05-02 17:20:31 +0000`."""
+    value = report.values.get(name)
+    if isinstance(value, datetime):
+        return from_epoch(value.replace(tzinfo=UTC).timestamp())
+    text = report.text(name)
+    if text is None:
+        return None
+    try:
+        return from_epoch(datetime.strptime(text, "%Y-%m-%d %H:%M:%S %z").timestamp())
+    except (ValueError, OverflowError):
+        report.bad_value(name, "not a date")
+        return None

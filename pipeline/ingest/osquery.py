@@ -1,0 +1,182 @@
+"""osquery's result log to inventory events (osquery.readthedocs.io, deployment/logging).
+
+A result is differential (`action` added or removed with `columns`), a snapshot (`snapshot`) or a
+batch (`diffResults`). Every value is text unless `numerics` is set.
+
+Macs are told apart by hardware UUID: run osquery with `--host_identifier=uuid`, or decorate
+results with `host_uuid` and `hardware_serial`. The ids that `instance` and `ephemeral` make up
+look the same and would make a second Mac.
+"""
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any, Final
+
+from pipeline.ingest.device_payload import DevicePayload, believable, canonical_json
+from pipeline.ingest.foreign_fields import Fields, from_epoch
+from pipeline.ingest.json_payload import load_json
+from pipeline.ingest.osquery_tables import is_known_table, read_row
+from pipeline.ingest.outcome import PayloadError, Translation
+from pipeline.ingest.redaction import Redactor
+from schemas.dead_letters import DeadLetterCode
+
+SOURCE: Final = "osquery"
+MAX_RESULTS: Final = 10_000
+MAX_ROWS: Final = 1_000
+
+_UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_NO_UUID: Final = frozenset({"0", "F"})
+
+
+def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor) -> Translation:
+    """A result, an array of them, the TLS logger's body around one, or JSON lines, to events.
+
+    Each result about a Mac's system gives one inventory report; rows that were removed say only
+    that the Mac was there. Results of other queries are dead letters `unknown_type`, of other
+    systems `not_a_mac`, of nobody in particular `no_device`. Raises nothing.
+    """
+    if _is_lines(raw):
+        lines = translate_lines(
+            io.BytesIO(raw), origin=origin, received_at=received_at, redactor=redactor
+        )
+        return Translation.join(lines)
+    return _document(raw, origin, received_at, redactor)
+
+
+def translate_lines(
+    lines: Iterable[bytes], *, origin: str, received_at: datetime, redactor: Redactor
+) -> Iterator[Translation]:
+    """Each line to its translation, one in memory at a time; blank lines give none."""
+    for number, line in enumerate(lines, 1):
+        content = line.strip()
+        if content:
+            yield _document(content, f"{origin}:{number}", received_at, redactor)
+
+
+def _is_lines(raw: bytes) -> bool:
+    first, _, rest = raw.strip().partition(b"\n")
+    if not rest.strip() or first[:1] not in (b"{", b"["):
+        return False
+    try:
+        load_json(first)
+    except PayloadError:
+        return False
+    return True
+
+
+def _document(raw: bytes, origin: str, received_at: datetime, redactor: Redactor) -> Translation:
+    def result(value: Any, raw: bytes, place: str) -> Translation:
+        payload = DevicePayload(SOURCE, raw, origin, received_at)
+        try:
+            payload.keep(redactor.json, value)
+            payload.identity = canonical_json(value)
+            if not isinstance(value, dict):
+                raise PayloadError(DeadLetterCode.BAD_SHAPE, "not an object", place)
+            _report(Fields(value, f"{place}.", payload.problems), payload)
+        except PayloadError as error:
+            return payload.refuse(error)
+        return payload.translation()
+
+    try:
+        found = load_json(raw)
+        if isinstance(found, dict) and isinstance(found.get("data"), list):
+            found = found["data"]
+        if not isinstance(found, list):
+            return result(found, raw, "$")
+        if len(found) > MAX_RESULTS:
+            raise PayloadError(DeadLetterCode.TOO_LARGE, f"over {MAX_RESULTS} results", "$")
+    except PayloadError as error:
+        return DevicePayload(SOURCE, raw, origin, received_at).refuse(error)
+    return Translation.join(
+        result(item, canonical_json(item), f"$[{index}]") for index, item in enumerate(found)
+    )
+
+
+def _report(result: Fields, payload: DevicePayload) -> None:
+    name = result.text("name")
+    if name is None:
+        raise PayloadError(
+            DeadLetterCode.UNKNOWN_TYPE, "no result of a query", result.where + "name"
+        )
+    said, gone = _rows(result)
+    if not any(is_known_table(name, row) for row in (*said, *gone)):
+        raise PayloadError(
+            DeadLetterCode.UNKNOWN_TYPE,
+            f"the query {name} says nothing of a Mac's system",
+            result.where + "name",
+        )
+    facts: dict[str, Any] = {}
+    for row in gone:
+        read_row(name, row)  # for what it refuses: another system's rows
+    for row in said:
+        facts |= {key: fact for key, fact in read_row(name, row).items() if fact is not None}
+    decorations = result.group("decorations")
+    uuid = _uuid(facts.pop("uuid", None)) or _uuid(
+        decorations.text("host_uuid", "hardware_uuid", "uuid")
+    )
+    udid = uuid or _uuid(result.text("hostIdentifier"))
+    serial = facts.pop("serial", None) or decorations.serial("hardware_serial")
+    if udid is None and serial is None:
+        raise PayloadError(
+            DeadLetterCode.NO_DEVICE,
+            "neither a hardware UUID nor a serial number",
+            result.where + "hostIdentifier",
+        )
+    at = believable(_at(result), payload.received_at)
+    payload.inventory("osquery", at, udid=udid, serial=serial, **facts)
+
+
+def _rows(result: Fields) -> tuple[list[Fields], list[Fields]]:
+    """The rows that are so now, and those that no longer are. Raises PayloadError bad_shape."""
+    action = result.text("action")
+    if "diffResults" in result:
+        batch = result.group("diffResults")
+        return _list(batch, "added"), _list(batch, "removed")
+    if action == "snapshot":
+        return _list(result, "snapshot"), []
+    if action in ("added", "removed") and isinstance(result.values.get("columns"), dict):
+        row = _row(result.values["columns"], f"{result.where}columns.", result)
+        return ([row], []) if action == "added" else ([], [row])
+    raise PayloadError(
+        DeadLetterCode.BAD_SHAPE, "no columns, snapshot or diffResults", result.where + "action"
+    )
+
+
+def _list(owner: Fields, name: str) -> list[Fields]:
+    """A list of rows; osquery writes an empty one as "" in batches."""
+    if owner.values.get(name) == "":
+        return []
+    return [_row(row.values, row.where, owner) for row in owner.groups(name, MAX_ROWS)]
+
+
+def _row(columns: Any, where: str, owner: Fields) -> Fields:
+    """A row with all values as text, whether or not `numerics` was set."""
+    text = {
+        name: value if isinstance(value, str) else str(value)
+        for name, value in columns.items()
+        if isinstance(value, str | int | float) and not isinstance(value, bool)
+    }
+    return Fields(text, where, owner.problems)
+
+
+def _uuid(text: str | None) -> str | None:
+    """A hardware UUID in upper case; what firmware writes in its place is none."""
+    if text is None or not _UUID.fullmatch(text):
+        return None
+    upper = text.upper()
+    return None if set(upper.replace("-", "")) <= _NO_UUID else upper
+
+
+def _at(result: Fields) -> datetime | None:
+    """`unixTime`, a number or its text."""
+    value = result.values.get("unixTime")
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 12:
+        value = int(value)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value == 0):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        result.bad_shape("unixTime", "not seconds since 1970")
+        return None
+    return from_epoch(value) if abs(value) < 10**12 else None

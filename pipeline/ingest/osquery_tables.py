@@ -1,0 +1,158 @@
+"""What rows of osquery's tables say of a Mac (osquery.io/schema).
+
+A row is known by its columns where they are of one table only, else by its query's name: packs
+prefix names (`pack_it_os_version`, `pack/Global/os_version`), and people write their own joins.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from pipeline.ingest.foreign_fields import Fields, running_system
+from pipeline.ingest.mdm_enrollment import refuse_other_products
+from pipeline.ingest.outcome import PayloadError
+from schemas.dead_letters import DeadLetterCode
+
+_DARWIN: Final = "darwin"
+_MAC_MODELS: Final = ("Mac", "iMac", "VirtualMac", "ADP", "Xserve")
+_DATA_VOLUME: Final = "/System/Volumes/Data"
+
+
+def is_known_table(query: str, row: Fields) -> bool:
+    """Whether this row is of a table that is read here."""
+    return any(belongs(query, row) for belongs, _ in _TABLES)
+
+
+def read_row(query: str, row: Fields) -> dict[str, Any]:
+    """The facts of a row under InventoryReported's names, and `uuid`; empty for other tables.
+
+    Raises PayloadError not_a_mac for the row of another operating system.
+    """
+    facts: dict[str, Any] = {}
+    for belongs, read in _TABLES:
+        if belongs(query, row):
+            facts |= {name: fact for name, fact in read(row).items() if fact is not None}
+    return facts
+
+
+def _has(row: Fields, *columns: str) -> bool:
+    return all(column in row.values for column in columns)
+
+
+def _is_os_version(query: str, row: Fields) -> bool:
+    return _has(row, "version", "build", "platform") or (
+        query.endswith("os_version") and _has(row, "version")
+    )
+
+
+def _os_version(row: Fields) -> dict[str, Any]:
+    platform, name = row.text("platform"), row.text("name")
+    other = platform != _DARWIN if platform else not (name or "mac").casefold().startswith("mac")
+    if other:
+        raise PayloadError(DeadLetterCode.NOT_A_MAC, f"{name or platform}", row.where + "platform")
+    version, build = running_system(
+        row.version("version"), row.build("build"), row.supplement("extra"), None
+    )
+    return {"os_version": version, "build": build, "apple_silicon": _is_arm(row.text("arch"))}
+
+
+def _is_system_info(query: str, row: Fields) -> bool:
+    if _has(row, "hardware_serial") and (_has(row, "uuid") or _has(row, "hardware_model")):
+        return True
+    return query.endswith("system_info") and (_has(row, "uuid") or _has(row, "hardware_serial"))
+
+
+def _system_info(row: Fields) -> dict[str, Any]:
+    vendor, model = row.text("hardware_vendor"), row.text("hardware_model")
+    if vendor and "apple" not in vendor.casefold() and not (model or "").startswith(_MAC_MODELS):
+        raise PayloadError(
+            DeadLetterCode.NOT_A_MAC, f"hardware of {vendor}", row.where + "hardware_vendor"
+        )
+    refuse_other_products(model)
+    return {
+        "uuid": row.text("uuid"),
+        "serial": row.serial("hardware_serial"),
+        "model": model,
+        "hostname": row.text("computer_name", "hostname"),
+        "apple_silicon": _is_arm(row.text("cpu_type")),
+    }
+
+
+def _is_arm(architecture: str | None) -> bool | None:
+    """Only arm64 is sure: under Rosetta an Apple silicon Mac reports x86_64."""
+    return True if architecture is not None and architecture.startswith("arm64") else None
+
+
+def _is_battery(_: str, row: Fields) -> bool:
+    return _has(row, "percent_remaining")
+
+
+def _battery(row: Fields) -> dict[str, Any]:
+    percent = _number(row, "percent_remaining", 100)
+    power = {"AC Power": True, "Battery Power": False}.get(row.text("state") or "")
+    return {"battery_percent": percent, "on_ac_power": power}
+
+
+def _is_root_mount(_: str, row: Fields) -> bool:
+    return _has(row, "path", "blocks_available", "blocks_size") and row.values["path"] in (
+        "/",
+        _DATA_VOLUME,
+    )
+
+
+def _root_mount(row: Fields) -> dict[str, Any]:
+    """The system and data volumes share one APFS container, so both report its free space."""
+    blocks = _number(row, "blocks_available", 1e15)
+    size = _number(row, "blocks_size", 1e9)
+    if blocks is None or size is None or blocks * size > 1e15:
+        return {}
+    return {"free_disk_gb": round(blocks * size / 1e9, 3)}
+
+
+def _is_mdm(_: str, row: Fields) -> bool:
+    return _has(row, "enrolled", "installed_from_dep", "user_approved")
+
+
+def _mdm(row: Fields) -> dict[str, Any]:
+    """The `mdm` table of github.com/macadmins/osquery-extension: true, false or unknown.
+
+    `enrolled` is believed where it is true: it is false as well where the table could not run
+    `profiles`.
+    """
+    if not _truth(row, "enrolled"):
+        return {}
+    return {
+        "mdm_enrolled": True,
+        "mdm_server": row.text("server_url"),
+        "user_approved": _truth(row, "user_approved"),
+        "ade_enrolled": _truth(row, "installed_from_dep"),
+    }
+
+
+def _truth(row: Fields, name: str) -> bool | None:
+    text = (row.text(name) or "").casefold()
+    return {"true": True, "1": True, "false": False, "0": False}.get(text)
+
+
+def _number(row: Fields, name: str, most: float) -> float | None:
+    text = row.text(name)
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        row.bad_value(name, "not a number")
+        return None
+    if not 0 <= value <= most:
+        row.bad_value(name, "number out of range")
+        return None
+    return value
+
+
+_Table = tuple[Callable[[str, Fields], bool], Callable[[Fields], Mapping[str, Any]]]
+_TABLES: Final[tuple[_Table, ...]] = (
+    (_is_os_version, _os_version),
+    (_is_system_info, _system_info),
+    (_is_battery, _battery),
+    (_is_root_mount, _root_mount),
+    (_is_mdm, _mdm),
+)

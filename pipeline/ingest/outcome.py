@@ -1,0 +1,75 @@
+"""What a translation gives: events, dead letters and what was set aside on purpose."""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from schemas.dead_letters import DeadLetter, DeadLetterCode
+from schemas.envelope import Event
+from schemas.ids import clean_text
+
+MAX_PAYLOAD_BYTES: Final = 64 * 1024 * 1024
+MAX_KEPT_BYTES: Final = 256 * 1024
+
+
+class PayloadError(ValueError):
+    """A payload, or a part of it, that cannot be translated."""
+
+    def __init__(self, code: DeadLetterCode, detail: str, where: str = "") -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.where = where
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """`events` to publish, `dead_letters` to keep. Nothing in the payload is in neither, except
+    what its source marks as not about a Mac's state (an idle user-channel poll is a dead letter
+    with code `user_channel`)."""
+
+    events: tuple[Event, ...] = ()
+    dead_letters: tuple[DeadLetter, ...] = ()
+
+    @staticmethod
+    def join(parts: "Iterable[Translation]") -> "Translation":
+        """All of the parts, in order."""
+        kept = list(parts)
+        return Translation(
+            tuple(event for part in kept for event in part.events),
+            tuple(letter for part in kept for letter in part.dead_letters),
+        )
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self.events)
+
+
+def dead_letter(
+    error: PayloadError,
+    raw: bytes,
+    *,
+    source: str,
+    origin: str,
+    received_at: datetime,
+    redacted: bytes | None = None,
+) -> DeadLetter:
+    """A dead letter of these bytes.
+
+    `redacted` is what may be kept of them; None where secrets could not be looked for, and then
+    no bytes are kept at all, only their hash and size.
+    """
+    kept = redacted if redacted is not None and len(redacted) <= MAX_KEPT_BYTES else None
+    return DeadLetter(
+        code=error.code,
+        detail=clean_text(error.detail),
+        where=clean_text(error.where),
+        source=source,
+        origin=clean_text(origin),
+        received_at=received_at,
+        raw=None if kept is None else base64.b64encode(kept).decode(),
+        raw_sha256=hashlib.sha256(raw).hexdigest(),
+        raw_size=len(raw),
+    )

@@ -1,0 +1,187 @@
+"""Outside bytes to a property list, within limits. Owns what may be read at all; knows no format.
+
+plistlib refuses entity declarations, but bounds nothing: a binary plist may name the same large
+object a million times, share objects until a walk never ends, or contain itself.
+"""
+
+import plistlib
+import re
+import struct
+from datetime import datetime
+from typing import Any, Final
+from xml.parsers.expat import ExpatError
+
+from pipeline.ingest.outcome import PayloadError
+from schemas.dead_letters import DeadLetterCode
+
+# The largest message of a Mac, the list of its applications, stays under 2 MB.
+MAX_PLIST_BYTES: Final = 16 * 1024 * 1024
+MAX_DEPTH: Final = 64
+MAX_VALUES: Final = 400_000
+MAX_INTEGER: Final = 2**64
+
+_BINARY: Final = b"bplist00"
+_TRAILER: Final = struct.Struct(">6xBBQQQ")
+_XML_START: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:\?xml|plist|!DOCTYPE|!--)")
+_ENCODING: Final = re.compile(rb"<\?xml[^>]*\bencoding\s*=\s*[\"']([A-Za-z0-9._-]+)[\"']")
+_DECLARATIONS: Final = (b"<!ENTITY", b"<!ATTLIST", b"<!ELEMENT", b"<!NOTATION")
+# What plistlib and expat raise for bytes they cannot read.
+_UNREADABLE: Final = (
+    ExpatError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    struct.error,
+)
+
+
+def looks_like_plist(raw: bytes) -> bool:
+    """Whether these bytes start as an XML or a binary property list does."""
+    return raw.startswith(_BINARY) or _XML_START.match(raw) is not None
+
+
+def load_plist(raw: bytes) -> Any:
+    """The value of an XML (UTF-8) or binary property list: str, int, float, bool, bytes, naive
+    UTC datetime, list, dict with str keys.
+
+    Raises PayloadError: too_large, too_deep (or containing itself), not_plist, bad_value.
+    """
+    if len(raw) > MAX_PLIST_BYTES:
+        raise PayloadError(DeadLetterCode.TOO_LARGE, f"over {MAX_PLIST_BYTES} bytes")
+    if raw.startswith(_BINARY):
+        _check_binary(raw)
+        value = _parse(raw, plistlib.FMT_BINARY)
+    elif _XML_START.match(raw):
+        _check_xml(raw)
+        value = _parse(raw.lstrip(b"\xef\xbb\xbf \t\r\n"), plistlib.FMT_XML)
+    else:
+        raise _not_plist("neither an XML nor a binary property list")
+    _check(value)
+    return value
+
+
+def dump_plist(value: Any) -> bytes:
+    """XML plist bytes of a value that `load_plist` gave; binary where XML cannot hold it
+    (control characters)."""
+    try:
+        return plistlib.dumps(value, fmt=plistlib.FMT_XML, sort_keys=False)
+    except (ValueError, TypeError, OverflowError):
+        return plistlib.dumps(value, fmt=plistlib.FMT_BINARY, sort_keys=False)
+
+
+def _not_plist(detail: str, where: str = "") -> PayloadError:
+    return PayloadError(DeadLetterCode.NOT_PLIST, detail, where)
+
+
+def _parse(raw: bytes, fmt: plistlib.PlistFormat) -> Any:
+    try:
+        return plistlib.loads(raw, fmt=fmt)
+    except ExpatError as error:
+        raise _not_plist("not well-formed XML", f"line {error.lineno}") from None
+    except RecursionError:
+        raise _too_deep() from None
+    except _UNREADABLE as error:
+        raise _not_plist(f"unreadable property list ({type(error).__name__})") from None
+
+
+def _check_xml(raw: bytes) -> None:
+    """Before expat sees it: the text is UTF-8, so that what is searched for here is what expat
+    will read; it declares nothing (a default attribute of 1 MB is copied for every element)."""
+    encoding = _ENCODING.match(raw.lstrip(b"\xef\xbb\xbf \t\r\n"))
+    if encoding is not None and encoding[1].lower() not in (b"utf-8", b"us-ascii", b"ascii"):
+        raise _not_plist("an XML property list is UTF-8")
+    try:
+        raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PayloadError(DeadLetterCode.NOT_UTF8, error.reason, f"byte {error.start}") from None
+    if any(mark in raw for mark in _DECLARATIONS):
+        raise _not_plist("document type declarations are not allowed in a property list")
+    if raw.count(b"<") > 2 * MAX_VALUES:
+        raise _too_many()
+
+
+def _check_binary(raw: bytes) -> None:
+    """Before plistlib sees it: objects must fit into the bytes without overlapping.
+
+    plistlib builds every object for itself, so that offsets which point a million times at the
+    same long array would be built a million times.
+    """
+    if len(raw) < len(_BINARY) + _TRAILER.size:
+        raise _not_plist("a binary property list without its trailer")
+    offset_size, ref_size, count, _, table = _TRAILER.unpack(raw[-_TRAILER.size :])
+    end = len(raw) - _TRAILER.size
+    if not (1 <= offset_size <= 8 and 1 <= ref_size <= 8 and count and table < end):
+        raise _not_plist("a binary property list with a bad trailer")
+    if count > MAX_VALUES:
+        raise _too_many()
+    if table + count * offset_size > end:
+        raise _not_plist("a binary property list with a bad offset table")
+    room = table
+    for index in range(count):
+        start = table + index * offset_size
+        offset = int.from_bytes(raw[start : start + offset_size], "big")
+        room -= _object_size(raw, offset, ref_size)
+        if room < 0:
+            raise _not_plist("objects of a binary property list overlap")
+
+
+def _object_size(raw: bytes, offset: int, ref_size: int) -> int:
+    """How many bytes the object at this offset takes, as its marker says; 1 for what has no
+    length. The layout is CoreFoundation's CFBinaryPList.c."""
+    if offset >= len(raw):
+        raise _not_plist("an object lies outside the binary property list")
+    kind, low = raw[offset] >> 4, raw[offset] & 0x0F
+    if kind in (0x1, 0x2):
+        return 1 + (1 << low)
+    if kind == 0x3:
+        return 9
+    unit = {0x4: 1, 0x5: 1, 0x6: 2, 0xA: ref_size, 0xC: ref_size, 0xD: 2 * ref_size}.get(kind)
+    if unit is None:
+        return 1
+    if low < 0x0F:
+        return 1 + low * unit
+    width = 1 << (raw[offset + 1] & 0x03) if offset + 1 < len(raw) else 1
+    length = int.from_bytes(raw[offset + 2 : offset + 2 + width], "big")
+    return 2 + width + length * unit
+
+
+def _too_deep() -> PayloadError:
+    return PayloadError(DeadLetterCode.TOO_DEEP, f"over {MAX_DEPTH} levels deep")
+
+
+def _too_many() -> PayloadError:
+    return PayloadError(DeadLetterCode.TOO_LARGE, f"over {MAX_VALUES} values")
+
+
+def _check(value: Any) -> None:
+    """Shared and cyclic values count as often as a walk meets them."""
+    level, met = [value], 0
+    for _ in range(MAX_DEPTH + 1):
+        met += len(level)
+        children: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                if not all(isinstance(key, str) for key in node):
+                    raise _not_plist("a key that is no string")
+                children.extend(node.values())
+            elif isinstance(node, list):
+                children.extend(node)
+            else:
+                _check_scalar(node)
+            if met + len(children) > MAX_VALUES:
+                raise _too_many()
+        level = children
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _check_scalar(value: object) -> None:
+    if isinstance(value, int):
+        if not -MAX_INTEGER < value < MAX_INTEGER:
+            raise PayloadError(DeadLetterCode.BAD_VALUE, "integer out of range")
+    elif value is not None and not isinstance(value, str | bytes | float | datetime):
+        raise _not_plist(f"a value of type {type(value).__name__}")

@@ -1,0 +1,236 @@
+"""Which fields are secrets, and how they are cut out before anything is kept or published.
+
+Owns the declared list and the fingerprints. It works on parsed structures only: what cannot be
+parsed cannot be searched, and is not kept (outcome.dead_letter without `redacted`).
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import plistlib
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from pipeline.ingest.json_payload import load_json
+from pipeline.ingest.outcome import PayloadError
+from pipeline.ingest.plist_payload import dump_plist, load_plist
+
+MIN_KEY_BYTES: Final = 16
+FINGERPRINT_PREFIX: Final = "hmac-sha256:"
+
+# By format, as their documents spell them. Names are matched whole, at any depth and in every
+# format, without regard to case, `_`, `-` and spaces.
+SECRET_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
+    # github.com/apple/device-management, mdm/checkin
+    "MDM check-in": (
+        "Token",
+        "PushMagic",
+        "UnlockToken",
+        "BootstrapToken",
+        "Challenge",
+        "DigestChallenge",
+        "DigestResponse",
+        "AuthToken",
+        "TokenData",
+        "PairingToken",
+    ),
+    # mdm/commands: requests that a file may hold, and answers
+    "MDM command": (
+        "PIN",
+        "Password",
+        "NewPassword",
+        "CurrentPassword",
+        "OldPassword",
+        "PasswordHash",
+        "Passcode",
+        "UserPassword",
+        "AdminPassword",
+        "RemovalPassword",
+        "FirmwarePassword",
+        "RecoveryLockPassword",
+        "PushToken",
+        "AccessToken",
+        "EnrollmentToken",
+        "SharedSecret",
+        "PrivateKey",
+        "ActivationLockBypassCode",
+        "BypassCode",
+        "EscrowKey",
+        "UnlockKey",
+        "DeviceLockPIN",
+    ),
+    # mdm/commands/information.security.yaml, security.filevault.*; the escrow copies too
+    "FileVault": (
+        "FDE_PersonalRecoveryKeyCMS",
+        "FDE_PersonalRecoveryKeyDeviceKey",
+        "PersonalRecoveryKey",
+        "PersonalRecoveryKeyCMS",
+        "InstitutionalRecoveryKey",
+        "EncryptedNewRecoveryKey",
+        "NewRecoveryKey",
+        "RecoveryKey",
+        "FVPassword",
+        "PrivateKeyExport",
+        "PrivateKeyExportPassword",
+        "ReplyEncryptionKey",
+    ),
+    # declarative/status: management.push-token
+    "DDM status": ("push-token",),
+    # developer.jamf.com: no secret is documented; what an extended body would name
+    "Jamf": ("managementPassword", "apiPassword", "scepChallenge", "scepPassword"),
+    # osquery: the TLS logger's body, and columns of tables that hold credentials
+    "osquery": (
+        "node_key",
+        "enroll_secret",
+        "password_hash",
+        "passwd",
+        "secret",
+        "client_secret",
+        "secret_access_key",
+        "api_key",
+        "api_token",
+        "private_key",
+        "refresh_token",
+        "session_token",
+        "bearer_token",
+    ),
+    # Munki preferences that conditions and printed facts have been seen to repeat
+    "Munki": ("AdditionalHttpHeaders", "ClientCertificatePassword", "Authorization"),
+}
+
+
+def _plain(name: str) -> str:
+    return name.translate(_IGNORED).casefold()
+
+
+_IGNORED: Final = str.maketrans("", "", "_- ")
+_SECRET_NAMES: Final = frozenset(_plain(name) for names in SECRET_FIELDS.values() for name in names)
+# Bytes and text that hold another document, whose fields must be searched as well.
+_DOCUMENT_STARTS: Final = (b"{", b"[", b"<?xml", b"<plist", b"<!DOCTYPE", b"bplist00")
+_BASE64_DOCUMENT: Final = "raw_payload"
+_STATUS_DATA: Final = "Data"
+# Levels, over all documents within each other: each takes three frames of Python's stack. A
+# document counts for many: writing it grows it by a third, and again for each one around it.
+_DEEPEST: Final = 150
+_DOCUMENT: Final = 32
+
+
+def is_secret(name: str) -> bool:
+    """Whether a field of this name is on the declared list."""
+    return _plain(name) in _SECRET_NAMES
+
+
+class Redactor:
+    """Replaces each secret by a fingerprint under one key: equal secrets of one field give equal
+    fingerprints, so that 'changed' is still seen; without the key they say nothing.
+
+    Raises ValueError for a key under 16 bytes: a guessable key would let PINs be tried out.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) < MIN_KEY_BYTES:
+            raise ValueError(f"a redaction key has at least {MIN_KEY_BYTES} bytes")
+        self._key = bytes(key)
+
+    def fingerprint(self, field: str, value: object) -> str:
+        """`hmac-sha256:` and 16 hex digits over the field's name and the value's bytes."""
+        name = _plain(field).encode("utf-8", "surrogatepass")
+        message = len(name).to_bytes(4, "big") + name + _bytes_of(value)
+        digest = hmac.new(self._key, message, hashlib.sha256).hexdigest()
+        return FINGERPRINT_PREFIX + digest[:16]
+
+    def cut(self, value: Any) -> Any:
+        """A copy of a parsed plist or JSON value without secrets.
+
+        Documents inside it are searched too: NanoMDM's base64 `raw_payload`, a status report in a
+        plist's `Data`, JSON or a plist in any bytes. One that cannot be parsed becomes a
+        fingerprint itself. Absent and empty secrets stay as they are: they hide nothing.
+        """
+        return self._cut(value, 0)
+
+    def json(self, value: Any) -> bytes:
+        """The JSON bytes of a parsed JSON value without secrets."""
+        return json.dumps(self.cut(value), ensure_ascii=False, separators=(",", ":")).encode()
+
+    def plist(self, value: Any) -> bytes:
+        """The plist bytes of a parsed plist value without secrets."""
+        return dump_plist(self.cut(value))
+
+    def _cut(self, value: Any, depth: int) -> Any:
+        if isinstance(value, dict | list) and depth > _DEEPEST:
+            return self.fingerprint("nested", value)
+        if isinstance(value, dict):
+            return {key: self._field(key, item, value, depth + 1) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._cut(item, depth + 1) for item in value]
+        if isinstance(value, bytes) and _is_document(value):
+            return self._document(_STATUS_DATA, value, depth)
+        if isinstance(value, str) and _is_document(value[:64].encode("utf-8", "replace")):
+            return self._text_document(value, depth)
+        return value
+
+    def _field(self, key: str, value: Any, owner: dict[str, Any], depth: int) -> Any:
+        if is_secret(key):
+            return self.fingerprint(key, value) if _holds_anything(value) else value
+        if key == _BASE64_DOCUMENT and isinstance(value, str) and value:
+            return self._base64_document(key, value, depth)
+        if key == _STATUS_DATA and "Endpoint" in owner and isinstance(value, bytes) and value:
+            return self._document(key, value, depth)
+        return self._cut(value, depth)
+
+    def _base64_document(self, key: str, value: str, depth: int) -> str:
+        try:
+            raw = base64.b64decode(value, validate=True)
+        except ValueError:
+            return self.fingerprint(key, value)
+        cut = self._document(key, raw, depth)
+        return base64.b64encode(cut).decode() if isinstance(cut, bytes) else cut
+
+    def _text_document(self, value: str, depth: int) -> str:
+        """Text that holds JSON or a plist; a text that only looks like it stays if it has no
+        field at all, for a device may be called `[Lab] 3`."""
+        raw = value.encode("utf-8", "replace")
+        cut = self._document("text", raw, depth)
+        if isinstance(cut, bytes):
+            return cut.decode("utf-8", "replace")
+        return cut if any(mark in value for mark in ':=">') else value
+
+    def _document(self, key: str, raw: bytes, depth: int) -> bytes | str:
+        inside = depth + _DOCUMENT
+        if inside > _DEEPEST:
+            return self.fingerprint(key, raw)
+        try:
+            if raw.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+                value = self._cut(load_json(raw), inside)
+                return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+            return dump_plist(self._cut(load_plist(raw), inside))
+        except PayloadError:
+            return self.fingerprint(key, raw)
+
+
+def _is_document(raw: bytes) -> bool:
+    return raw.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_DOCUMENT_STARTS)
+
+
+def _holds_anything(value: object) -> bool:
+    return value is not None and value not in ("", b"", [], {}) and not isinstance(value, bool)
+
+
+def _bytes_of(value: object) -> bytes:
+    """What is fingerprinted: bytes and text as they are, anything else in one written form."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    return json.dumps(value, sort_keys=True, default=_written).encode()
+
+
+def _written(value: object) -> str:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, datetime):
+        return value.isoformat()
+    assert not isinstance(value, plistlib.UID)  # load_plist refuses them
+    return str(value)

@@ -1,0 +1,152 @@
+"""The SOFA feed of macOS releases to events: the whole feed, or what changed since another one.
+
+Format: github.com/macadmins/sofa, `v2/macos_data_feed.json` and `v1/macos_data_feed.json`.
+
+A release is its version; nothing else in the feed names it for good. Builds go blank, lines are
+renamed, hashes, LastCheck and expiration dates change every hour with nothing new.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Final
+
+from pipeline.ingest.advisory_feed import Feed, snapshot
+from pipeline.ingest.json_payload import load_json
+from pipeline.ingest.outcome import PayloadError, Translation
+from pipeline.ingest.sofa_document import Advisory, SofaDocument, read_document
+from pipeline.ingest.sofa_release import SEVERITIES
+from schemas.envelope import AdvisoryEvent
+from schemas.events.advisory import (
+    AdvisoryNarrowed,
+    AdvisoryPublished,
+    AdvisoryRetracted,
+    AdvisorySeverityRaised,
+    AdvisorySnapshot,
+)
+from schemas.ids import advisory_id
+from schemas.macos import OSVersion
+
+SOURCE: Final = "sofa"
+
+# CVEs that nobody rated stand between medium and high: decisions treat them as high, so a later
+# `low` or `medium` is no raise, and a later `high` is one.
+_UNRATED: Final = SEVERITIES.index("medium") + 1.5
+
+
+def translate(
+    raw: bytes, *, origin: str, received_at: datetime, previous: bytes | None = None
+) -> Translation:
+    """One published event for each release of every line, background security improvements
+    included; with `previous`, the bytes of an earlier feed, only what changed:
+
+    - published: a version that was not listed; or one that was for some hardware and whose own
+      device list now names more (a list that only went missing says nothing).
+    - severity_raised: a CVE of it is newly known to be exploited, or the worst rating rose. An
+      exploited CVE counts as critical, so a rating that comes after it raises nothing.
+    - narrowed: for fewer devices than it was (see `sofa_document.read_document`).
+    - retracted: a version vanished from a line that is still listed. Not: the oldest ones falling
+      off the list's end, a whole line leaving, or an entry that is there and cannot be read.
+
+    CVEs that are added to old notes, corrected dates and builds are no events of their own; the
+    next event of the release carries them. An event holds all the feed says of the release, and
+    what an earlier feed said where this one has gone blank.
+
+    `time` is the feed's LastCheck; where it is missing, in the future, or older than a release it
+    lists, the newest ReleaseDate. Raises nothing: what cannot be read is a dead letter with its
+    place. Where `previous` cannot be read, that is a dead letter and the whole feed is given:
+    a change told twice does no harm, one never told does.
+    """
+    feed = Feed(SOURCE, raw, origin, received_at)
+    try:
+        new = read_document(load_json(raw), feed)
+    except PayloadError as error:
+        return feed.refuse(error)
+    old = None
+    if previous is not None:
+        try:
+            # Its unreadable parts were set aside when it was new.
+            old = read_document(load_json(previous), Feed(SOURCE, previous, origin, received_at))
+        except PayloadError as error:
+            feed.refuse_previous(error, previous)
+    facts = _whole(new) if old is None else _changes(old, new)
+    return feed.translation(list(_events(feed, new.at, facts)))
+
+
+_Facts = Iterator[tuple[type[AdvisorySnapshot], Advisory]]
+
+
+def _whole(new: SofaDocument) -> _Facts:
+    for _, advisory in sorted(new.advisories.items()):
+        yield AdvisoryPublished, advisory
+
+
+def _changes(old: SofaDocument, new: SofaDocument) -> _Facts:
+    for version, advisory in sorted(new.advisories.items()):
+        before = old.advisories.get(version)
+        if before is None:
+            yield AdvisoryPublished, advisory
+        else:
+            now = advisory.remembering(before)
+            for kind in _kinds(before, now):
+                yield kind, now
+    for version, advisory in sorted(old.advisories.items()):
+        if _retracted(version, old, new):
+            yield AdvisoryRetracted, advisory
+
+
+def _kinds(old: Advisory, new: Advisory) -> Iterator[type[AdvisorySnapshot]]:
+    if _reaches_more(old, new):
+        yield AdvisoryPublished
+    elif new.device_ids is not None and (old.device_ids is None or new.device_ids < old.device_ids):
+        yield AdvisoryNarrowed
+    if new.release.exploited - old.release.exploited or _urgency(new) > _urgency(old):
+        yield AdvisorySeverityRaised
+
+
+def _reaches_more(old: Advisory, new: Advisory) -> bool:
+    if old.device_ids is None:
+        return False
+    return new.device_ids is None or bool(new.device_ids - old.device_ids)
+
+
+def _urgency(advisory: Advisory) -> float:
+    release = advisory.release
+    if release.exploited:
+        return SEVERITIES.index("critical") + 1
+    if release.severity is not None:
+        return SEVERITIES.index(release.severity) + 1
+    return _UNRATED if release.cves else 0
+
+
+def _retracted(version: OSVersion, old: SofaDocument, new: SofaDocument) -> bool:
+    if version in new.advisories or version in new.unreadable or version.line in new.unclear:
+        return False
+    listed = [one for one in new.advisories if one.line == version.line and not one.supplement]
+    if not listed:
+        return False
+    if version.supplement:
+        # One for an older release has been superseded. Older feeds do not list them at all.
+        return version.release == max(listed) and (new.has_supplements or not old.has_supplements)
+    return version > min(listed)
+
+
+def _events(feed: Feed, at: datetime, facts: _Facts) -> Iterator[AdvisoryEvent]:
+    for kind, advisory in facts:
+        release = advisory.release
+        version = release.version
+        data = snapshot(
+            kind,
+            "$",
+            source=SOURCE,
+            os_line=version.line,
+            os_version=version,
+            builds=sorted(release.builds),
+            released_at=release.released_at,
+            expires_at=release.expires_at,
+            cves=sorted(release.cves | release.exploited),
+            exploited_cves=sorted(release.exploited),
+            severity=release.severity,
+            device_ids=None if advisory.device_ids is None else sorted(advisory.device_ids),
+            url=release.url,
+        )
+        yield feed.event(data, subject=advisory_id("macOS", str(version)), at=at)

@@ -1,0 +1,191 @@
+"""A SOFA feed as a whole: its releases by version, and which Macs each one is for."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from pipeline.ingest.advisory_feed import Feed, Node
+from pipeline.ingest.outcome import PayloadError
+from pipeline.ingest.sofa_release import Release, read_release, read_supplement, release_version
+from schemas.macos import OSVersion, parse_os_version
+
+# Lists of one line differ by the models that came out since (15.0 names 52 devices, 15.3 names
+# 67); a release for some hardware names one or a few.
+_SPECIFIC_SHARE: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Advisory:
+    """A release and the devices it is for; None: every Mac of its line."""
+
+    release: Release
+    device_ids: frozenset[str] | None
+
+    def remembering(self, old: "Advisory") -> "Advisory":
+        """This with what the feed has forgotten since `old`. A release that was for some hardware
+        is not for all because its device list went missing."""
+        device_ids = self.device_ids
+        if old.device_ids is not None and self.release.listed is None:
+            device_ids = old.device_ids
+        return Advisory(self.release.remembering(old.release), device_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class SofaDocument:
+    """`at` is when the feed said so. `unreadable` are versions that are listed and could not be
+    read, `unclear` the lines with an entry of which not even the version is known."""
+
+    at: datetime
+    advisories: Mapping[OSVersion, Advisory]
+    unreadable: frozenset[OSVersion]
+    unclear: frozenset[str]
+    has_supplements: bool
+
+
+@dataclass(slots=True)
+class _Reading:
+    feed: Feed
+    releases: dict[OSVersion, Release]
+    latest: dict[str, OSVersion]
+    unreadable: set[OSVersion]
+    unclear: set[str]
+
+    def add(self, entry: Node, line: str, read: Callable[[Node, Feed], Release]) -> Release | None:
+        """Read an entry and join it to what is known of its version."""
+        try:
+            release = read(entry, self.feed)
+        except PayloadError as error:
+            self.feed.set_aside(error, entry)
+            self._remember_unread(entry, line)
+            return None
+        known = self.releases.get(release.version)
+        self.releases[release.version] = release if known is None else known.joined(release)
+        return release
+
+    def _remember_unread(self, entry: Node, line: str) -> None:
+        try:
+            self.unreadable.add(release_version(entry))
+        except PayloadError:
+            self.unclear.add(line)
+
+
+def read_document(value: Any, feed: Feed) -> SofaDocument:
+    """The releases of a parsed feed, v1 or v2; what cannot be read is set aside in `feed`.
+
+    Which Macs a release is for: SOFA's DeviceScope decides where it is given, and
+    `device-specific` means the listed devices, none where the list is missing. Feeds before March
+    2026 have no scope: there a list is for some hardware only if it names fewer than half as many
+    devices as the longest of its line, or if the release is newer than the line's `Latest`,
+    which SOFA sets back when it learns that the newest release is not for all. Otherwise it is
+    for every Mac of its line: no list says more than that, as older lists lack newer models.
+
+    Raises PayloadError where the document is no SOFA feed.
+    """
+    document = Node(value)
+    lines = document.get("OSVersions")
+    if not lines.value:
+        raise lines.error("missing or empty")
+    reading = _Reading(feed, {}, {}, set(), set())
+    for entry in lines.items():
+        try:
+            _read_line(entry, reading)
+        except PayloadError as error:
+            feed.set_aside(error, entry)
+    supplements = document.get("BackgroundSecurityImprovements")
+    for entry in _supplements(supplements, feed):
+        reading.add(entry, "", read_supplement)
+    return SofaDocument(
+        at=_said_at(document, reading),
+        advisories=_advisories(reading),
+        unreadable=frozenset(reading.unreadable),
+        unclear=frozenset(reading.unclear),
+        has_supplements=supplements.value is not None,
+    )
+
+
+def _read_line(entry: Node, reading: _Reading) -> None:
+    name = entry.get("OSVersion")
+    line = _line(name)
+    latest, listed = entry.get("Latest"), entry.get("SecurityReleases")
+    if latest.value is None and listed.value is None:
+        raise entry.error("neither Latest nor SecurityReleases")
+    try:
+        entries = list(listed.items())
+    except PayloadError as error:
+        reading.feed.set_aside(error, listed)
+        reading.unclear.add(line)
+        entries = []
+    for release in entries:
+        reading.add(release, line, read_release)
+    if latest.value is not None:
+        newest = reading.add(latest, line, read_release)
+        if newest is not None:
+            known = reading.latest.get(newest.version.line, newest.version)
+            reading.latest[newest.version.line] = max(known, newest.version)
+
+
+def _line(name: Node) -> str:
+    """`Tahoe 26`, or `macOS 26` as it was until January 2026, to `26`; "" where it says neither:
+    releases know their line themselves."""
+    try:
+        return parse_os_version(name.text()).line
+    except (PayloadError, ValueError):
+        return ""
+
+
+def _supplements(groups: Node, feed: Feed) -> Iterator[Node]:
+    try:
+        members = list(groups.members())
+    except PayloadError as error:
+        feed.set_aside(error, groups)
+        return
+    for _, group in members:
+        try:
+            yield from list(group.items())
+        except PayloadError as error:
+            feed.set_aside(error, group)
+
+
+def _advisories(reading: _Reading) -> dict[OSVersion, Advisory]:
+    longest: dict[str, int] = {}
+    for version, release in reading.releases.items():
+        size = len(release.listed or ())
+        longest[version.line] = max(size, longest.get(version.line, 0))
+    return {
+        version: Advisory(
+            release,
+            _device_ids(release, longest[version.line], reading.latest.get(version.line)),
+        )
+        for version, release in reading.releases.items()
+    }
+
+
+def _device_ids(release: Release, longest: int, latest: OSVersion | None) -> frozenset[str] | None:
+    listed = release.listed
+    if release.scope == "universal":
+        return None
+    if release.scope == "device-specific":
+        return listed or frozenset()
+    if latest is not None and release.version.release > latest:
+        return listed or frozenset()
+    if listed is not None and len(listed) < longest * _SPECIFIC_SHARE:
+        return listed
+    return None
+
+
+def _said_at(document: Node, reading: _Reading) -> datetime:
+    released = reading.feed.newest(_released(reading.releases.values()))
+    place = document.get("LastCheck")
+    try:
+        checked = reading.feed.newest([place.instant()])
+    except PayloadError as error:
+        reading.feed.set_aside(error, place)
+        checked = None
+    if checked is not None and (released is None or checked >= released):
+        return checked
+    return released or reading.feed.received_at
+
+
+def _released(releases: Iterable[Release]) -> Iterator[datetime | None]:
+    return (release.released_at for release in releases)

@@ -1,0 +1,1 @@
+"""The fleet's shell: Kafka and Faust around the core. Imports state and decide."""

@@ -1,0 +1,112 @@
+"""The Faust application of a worker: its group, its topics, its web pages.
+
+Faust is here for membership, assignment with standbys, rebalancing and the web side; records go
+by `batch_consumer`, state by `recovery`. Importing does nothing.
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
+
+import faust
+from faust.types import TP
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from pipeline.connection import tls_context
+from pipeline.processors.batch_consumer import BatchConsumer, Taker
+from pipeline.processors.device_shard import DEVICE_TOPICS
+from pipeline.server_process import Listen
+from schemas.connection import KafkaConnection
+from schemas.topics import DISPATCH
+
+SUBSCRIBED: Final = (*DEVICE_TOPICS, DISPATCH)
+_FETCH_BYTES: Final = 1024 * 1024
+
+
+def make_app(
+    connection: KafkaConnection,
+    taker: Taker,
+    *,
+    group: str,
+    standbys: int,
+    session_timeout_s: float,
+    web: Listen | None,
+) -> faust.App:
+    """An application that hands what it consumes to `taker`; `web` is where it serves pages."""
+    app = faust.App(
+        group,
+        broker=[f"kafka://{address}" for address in connection.bootstrap.split(",")],
+        broker_credentials=_credentials(connection),
+        broker_client_id=connection.client_id,
+        broker_session_timeout=session_timeout_s,
+        broker_heartbeat_interval=session_timeout_s / 5,
+        broker_request_timeout=max(90.0, 2 * session_timeout_s),
+        consumer_max_fetch_size=_FETCH_BYTES,
+        # Topics are made by `drydock topics`.
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        # Faust's assignor spreads this many copies of each partition, and prefers who has one.
+        table_standby_replicas=standbys,
+        store="memory://",
+        stream_wait_empty=True,
+        web_enabled=web is not None,
+        web_bind="127.0.0.1" if web is None else web.host,
+        web_port=0 if web is None else web.port,
+        worker_redirect_stdouts=False,
+    )
+    app.transport.Consumer = partial(BatchConsumer, taker=taker)  # type: ignore[misc,assignment]
+    for topic in SUBSCRIBED:
+        app.topics.add(app.topic(topic.name, value_type=bytes, value_serializer="raw"))
+    return app
+
+
+def consumer_of(app: faust.App) -> BatchConsumer:
+    """The application's consumer."""
+    consumer = app.consumer
+    assert isinstance(consumer, BatchConsumer)
+    return consumer
+
+
+def standbys_of(app: faust.App) -> set[TP]:
+    """The partitions that this worker keeps a copy of for another one."""
+    return {
+        tp for tp in app.assignor.assigned_standbys() if tp not in app.assignor.assigned_actives()
+    }
+
+
+def add_pages(
+    app: faust.App,
+    registry: CollectorRegistry,
+    health: Callable[[], Awaitable[tuple[bool, dict[str, Any]]]],
+    is_ready: Callable[[], bool],
+) -> None:
+    """`/healthz` answers 200 or 503 with the figures behind it, `/readyz` whether all that is
+    owned is brought up, `/metrics` in Prometheus' form."""
+
+    @app.page("/healthz")
+    async def healthz(web: Any, request: Any) -> Any:  # noqa: ARG001
+        healthy, figures = await health()
+        return web.json(figures, status=200 if healthy else 503)
+
+    @app.page("/readyz")
+    async def readyz(web: Any, request: Any) -> Any:  # noqa: ARG001
+        ready = is_ready()
+        return web.json({"ready": ready}, status=200 if ready else 503)
+
+    @app.page("/metrics")
+    async def metrics(web: Any, request: Any) -> Any:  # noqa: ARG001
+        body = generate_latest(registry)
+        return web.bytes(body, content_type=CONTENT_TYPE_LATEST.partition(";")[0])
+
+
+def _credentials(connection: KafkaConnection) -> Any:
+    context = tls_context(connection)
+    if connection.uses_sasl:
+        password = connection.sasl_password
+        return faust.SASLCredentials(
+            username=connection.sasl_username,
+            password=None if password is None else password.get_secret_value(),
+            mechanism=str(connection.sasl_mechanism),
+            ssl_context=context,
+        )
+    return None if context is None else faust.SSLCredentials(context)

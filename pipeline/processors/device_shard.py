@@ -1,0 +1,412 @@
+"""One partition of the Macs: fold, decide, and say what to publish and what to keep. Pure.
+
+Owns the engine of the Macs whose UDIDs are hashed to the partition. Whoever calls it makes what
+`collect` gives durable, in its order, before it commits what it was given.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import chain, islice
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pipeline.decide.admission import objection
+from pipeline.decide.engine import SOURCE, Decided, Effect, Engine, Failed, Followed, Standing
+from pipeline.processors import rows, set_aside
+from pipeline.processors.facts import Fact, Facts
+from pipeline.processors.work import Incoming, Post, Work
+from pipeline.state.device import FIGURES_FROM, Device, from_us, to_us
+from pipeline.state.jobs import JobEntry, Ledger
+from schemas.dead_letters import DeadLetterCode
+from schemas.envelope import (
+    Event,
+    InvalidEvent,
+    JobIssuedEvent,
+    JobResultedEvent,
+    JobSupersededEvent,
+    decode,
+    encode,
+)
+from schemas.ids import event_id
+from schemas.orders import PublicKeys, issue
+from schemas.results import Outcome
+from schemas.routing import device_key
+from schemas.topics import (
+    CHECKINS,
+    DEAD_LETTERS,
+    DECISIONS,
+    DISPATCH,
+    INVENTORY,
+    ORDERS,
+    RESULTS,
+    partition_of,
+)
+
+DEVICE_TOPICS: Final = (INVENTORY, CHECKINS, RESULTS, ORDERS)
+_MODELS: Final = {topic.name: topic.models for topic in DEVICE_TOPICS}
+_Job = JobIssuedEvent | JobSupersededEvent | JobResultedEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What all partitions of a worker share. Counts are of partitions, by topic name.
+
+    A Mac of which only times and figures (free disk, battery) changed is written again after
+    `refresh`: so much of 'when last heard' may a crash forget.
+    """
+
+    key: Ed25519PrivateKey
+    trusted: PublicKeys
+    partitions: Mapping[str, int]
+    refresh: timedelta = timedelta(hours=1)
+    sweep_every: timedelta = timedelta(hours=6)
+    slice: int = 200
+
+
+class DeviceShard:
+    """The Macs of one partition. One writer; times are given."""
+
+    def __init__(self, partition: int, facts: Facts, terms: Terms) -> None:
+        self.partition = partition
+        self.engine = Engine()
+        self.epoch = 0
+        self._facts = facts
+        self._terms = terms
+        self._count = terms.partitions[INVENTORY.name]
+        self._refresh_us = terms.refresh // timedelta(microseconds=1)
+        self._work = Work()
+        self._dirty: dict[str, None] = {}
+        self._written_us: dict[str, int] = {}
+        self._answered: dict[str, int] = {}
+        self._owner_dirty = False
+        self._standings: dict[str, Standing] = {}
+        self._passes: list[_Pass] = []
+        self._seen = 0
+        self._sweeping: Iterator[str] | None = None
+        self._sweep_at: datetime | None = None
+        self._failing: dict[str, str] = {}
+
+    # --- before it begins ---
+
+    def load(self, key: bytes, raw: bytes) -> None:
+        """Take a row of the state as it was kept. Raises BadRow."""
+        if key == rows.OWNER_KEY:
+            owner = rows.Owner.from_row(raw)
+            self.epoch = max(self.epoch, owner.epoch)
+            self._answered = dict(owner.answered)
+            return
+        udid = key.decode()
+        standing = rows.load_device(self.engine, udid, raw)
+        if standing is not None:
+            self._standings[udid] = standing
+        device = self.engine.fleet.devices.get(udid)
+        if device is not None:
+            self._written_us[udid] = _newest_us(device)
+
+    def begin(self, epoch: int, now: datetime) -> None:
+        """All rows are loaded: own the partition from now on, under this epoch."""
+        engine = self.engine
+        self.epoch = epoch
+        engine.fleet.advisories = self._facts.fleet.advisories
+        for fact in self._facts.log:
+            if fact.event is not None:
+                engine.fold(fact.event)
+        self._seen = len(self._facts.log)
+        engine.recount_jobs()
+        for udid, standing in self._standings.items():
+            engine.restore(udid, standing)
+        self._standings.clear()
+        self._answer_to(self._facts.after(self._answered))
+        # Partitions of one worker do not sweep all at once.
+        every = self._terms.sweep_every
+        self._sweep_at = now + every * (self.partition + 1) / (self._count + 1)
+        self._owner_dirty = True
+
+    # --- what comes in ---
+
+    def take(self, topic: str, records: Sequence[Incoming], now: datetime) -> int:
+        """Fold records of one topic and follow what follows. Gives how many were set aside."""
+        before = self._work.tally.letters.total()
+        for record in records:
+            self._take(topic, record, now)
+        return self._work.tally.letters.total() - before
+
+    def _take(self, topic: str, record: Incoming, now: datetime) -> None:
+        raw = record.value or b""
+        try:
+            event = decode(raw)
+        except InvalidEvent as error:
+            code = DeadLetterCode(error.code)
+            self._refuse(topic, record.offset, raw, code, error.detail, now, error.where)
+            return
+        if not isinstance(event, _MODELS[topic]):
+            self._refuse(
+                *(topic, record.offset, raw, DeadLetterCode.UNKNOWN_TYPE),
+                *(f"{event.type} does not belong here", now, "$.type"),
+            )
+            return
+        key = _key_of(event)
+        if key not in self.engine.fleet.devices:
+            owner = partition_of(key, self._count)
+            if owner != self.partition:
+                # Its producer has another key or partitioner: one worker must own a Mac.
+                self._work.posts.append(Post(topic, owner, key.encode(), raw))
+                return
+        wrong = objection(event, jobs=self._terms.trusted, approvals={})
+        if wrong is not None:
+            self._refuse(topic, record.offset, raw, DeadLetterCode.BAD_VALUE, wrong, now, "$.data")
+            return
+        try:
+            self._fold(event, now)
+        except Exception as error:  # noqa: BLE001 - the handler's top: our bug, set aside
+            detail = f"folding it failed: {type(error).__name__}: {error}"
+            self._refuse(topic, record.offset, raw, DeadLetterCode.BUG, detail, now, "")
+            return
+        self._work.tally.folded[topic] += 1
+        self._work.tally.aged(topic, (now - event.time).total_seconds())
+
+    def _fold(self, event: Event, now: datetime) -> None:
+        fleet, key = self.engine.fleet, _key_of(event)
+        device, ledger = fleet.devices.get(key), fleet.ledgers.get(key, ())
+        effects = self.engine.handle(event, now)
+        first = next(effects, None)  # folds; nothing that follows from it is folded yet
+        if isinstance(event, _Job):
+            self._after_job(event, ledger, fleet.ledgers.get(key, ()))
+        after = fleet.devices.get(key)
+        if after is not None and after is not device:
+            self._changed(key, device, after, to_us(event.time))
+        if first is not None:
+            self._follow(chain((first,), effects), now)
+        for name in self.engine.forgotten:
+            self._dirty[name] = None
+        self.engine.forgotten.clear()
+
+    def _follow(self, effects: Iterable[Effect], now: datetime) -> None:
+        for effect in effects:
+            if isinstance(effect, Followed):
+                self._log(effect.event)
+                self._fold(effect.event, now)
+            elif isinstance(effect, Failed):
+                self._failed(effect, now)
+            else:
+                self._decided(effect, now)
+
+    def _decided(self, effect: Decided, now: datetime) -> None:
+        decision = effect.record.decision
+        self._post(DECISIONS.name, decision.udid, effect.record.model_dump_json().encode())
+        self._work.tally.decisions[decision.action, decision.reason] += 1
+        self._dirty[decision.udid] = None
+        self._failing.pop(decision.udid, None)
+        if effect.job is not None:
+            issued = JobIssuedEvent(
+                id=event_id("issued", effect.job.job_id),
+                source=SOURCE,
+                subject=effect.job.udid,
+                time=now,
+                data=issue(effect.job, self._terms.key),
+            )
+            self._log(issued)
+            self._fold(issued, now)
+
+    def _after_job(self, event: _Job, before: Ledger, after: Ledger) -> None:
+        """Tell dispatch where a job opened or ended: it counts the site's slots."""
+        job_id = event.data.job.job_id if isinstance(event, JobIssuedEvent) else event.data.job_id
+        old, new = _entry(before, job_id), _entry(after, job_id)
+        if new is None or new is old:
+            return
+        self._dirty[_key_of(event)] = None
+        if (old is not None and old.is_open) is not new.is_open:
+            raw = encode(event)
+            partition = partition_of(new.site, self._terms.partitions[DISPATCH.name])
+            self._work.posts.append(Post(DISPATCH.name, partition, new.site.encode(), raw))
+        if isinstance(event, JobResultedEvent):
+            self._work.tally.results[new.action, event.data.outcome] += 1
+            if new.outcome is Outcome.SUCCEEDED:
+                took = event.time - from_us(new.issued_us)
+                self._work.tally.durations.append((new.action, took.total_seconds()))
+
+    def _changed(self, key: str, before: Device | None, after: Device, us: int) -> None:
+        if (
+            before is None
+            or before.values[:FIGURES_FROM] != after.values[:FIGURES_FROM]
+            or before.checkins != after.checkins
+            or before.inventory_days != after.inventory_days
+            or us - self._written_us.get(key, 0) >= self._refresh_us
+        ):
+            self._dirty[key] = None
+
+    # --- what is due ---
+
+    def tick(self, now: datetime) -> bool:
+        """Do a bounded piece of what is due without any event; True if there is more to do."""
+        self._take_facts()
+        self._answer_facts(now)
+        due = self.engine.next_due()
+        if due is not None and due <= now:
+            self._follow(self.engine.due(now, self._terms.slice), now)
+            due = self.engine.next_due()
+        self._sweep_on(now)
+        return bool(self._passes) or self._sweeping is not None or (due is not None and due <= now)
+
+    def is_behind(self, now: datetime) -> bool:
+        """Whether `tick` has something to do now, sweeps aside."""
+        due = self.engine.next_due()
+        unread = self._seen < len(self._facts.log)
+        return bool(self._passes) or unread or (due is not None and due <= now)
+
+    def _take_facts(self) -> None:
+        log = self._facts.log
+        if self._seen == len(log):
+            return
+        new = log[self._seen :]
+        self._seen = len(log)
+        self.engine.fleet.advisories = self._facts.fleet.advisories
+        for fact in new:
+            if fact.event is not None:
+                self.engine.fold(fact.event)
+        self._answer_to(new)
+
+    def _answer_to(self, facts: Sequence[Fact]) -> None:
+        """Look at the Macs that these facts concern, and remember then how far that reached."""
+        if not facts:
+            return
+        known = self.engine.fleet.devices
+        udids = {
+            udid: None
+            for fact in facts
+            for udid in self.engine.affected(fact.change)
+            if udid in known
+        }
+        reached = {fact.topic: fact.offset + 1 for fact in facts}
+        self._passes.append(_Pass(sorted(udids), reached, facts))
+
+    def _answer_facts(self, now: datetime) -> None:
+        left = self._terms.slice
+        while self._passes and left > 0:
+            current = self._passes[0]
+            some = current.udids[current.done : current.done + left]
+            for udid in some:
+                self._follow(self.engine.look_at(udid, now), now)
+            left -= len(some)
+            current.done += len(some)
+            if current.done < len(current.udids):
+                return
+            if self.partition == 0:
+                # Every worker reads them: one of them says what could not be used.
+                self._refuse_facts(current.facts, now)
+            self._answered |= {
+                topic: max(offset, self._answered.get(topic, 0))
+                for topic, offset in current.reached.items()
+            }
+            self._owner_dirty = True
+            del self._passes[0]
+
+    def _sweep_on(self, now: datetime) -> None:
+        if self._sweeping is None:
+            if self._sweep_at is None or now < self._sweep_at:
+                return
+            self._sweeping = iter(list(self.engine.fleet.macs()))
+            self._sweep_at = now + self._terms.sweep_every
+        macs = list(islice(self._sweeping, self._terms.slice))
+        if macs:
+            self._follow(self.engine.sweep(now, macs), now)
+        else:
+            self._sweeping = None
+
+    # --- what goes out ---
+
+    def collect(self) -> Work:
+        """What is to be published and written since the last time."""
+        work, self._work = self._work, Work()
+        fleet = self.engine.fleet
+        for udid in self._dirty:
+            device = fleet.devices.get(udid)
+            if device is not None:
+                self._written_us[udid] = _newest_us(device)
+            work.rows[udid.encode()] = rows.device_row(self.engine, udid, self.epoch)
+        self._dirty.clear()
+        if self._owner_dirty:
+            work.rows[rows.OWNER_KEY] = rows.Owner(self.epoch, self._answered).to_row()
+            self._owner_dirty = False
+        return work
+
+    def _post(self, topic: str, key: str, value: bytes) -> None:
+        self._work.posts.append(Post(topic, self.partition, key.encode(), value))
+
+    def _log(self, event: Event) -> None:
+        """Publish what was decided of a job: it is read again here, and then known already."""
+        topic = RESULTS if isinstance(event, JobResultedEvent) else ORDERS
+        self._post(topic.name, _key_of(event), encode(event))
+
+    def _refuse(
+        self,
+        topic: str,
+        offset: int,
+        raw: bytes,
+        code: DeadLetterCode,
+        detail: str,
+        now: datetime,
+        where: str,
+        partition: int | None = None,
+    ) -> None:
+        origin = f"{topic}/{self.partition if partition is None else partition}/{offset}"
+        self._set_aside(topic, raw, code, detail, origin, now, where)
+
+    def _refuse_facts(self, facts: Sequence[Fact], now: datetime) -> None:
+        for topic, offset, _, _, refusal in facts:
+            if refusal is not None:
+                code, detail, where, raw = refusal
+                self._refuse(topic, offset, raw, code, detail, now, where, 0)
+
+    def _failed(self, effect: Failed, now: datetime) -> None:
+        """Set aside a Mac that our rules fail on: once for each way in which they do."""
+        detail = f"deciding failed: {type(effect.error).__name__}: {effect.error}"
+        if self._failing.get(effect.udid) == detail:
+            return
+        self._failing[effect.udid] = detail
+        raw = rows.device_row(self.engine, effect.udid, self.epoch)
+        self._set_aside(INVENTORY.name, raw, DeadLetterCode.BUG, detail, effect.udid, now, "")
+
+    def _set_aside(
+        self,
+        topic: str,
+        raw: bytes,
+        code: DeadLetterCode,
+        detail: str,
+        origin: str,
+        now: datetime,
+        where: str,
+    ) -> None:
+        told = set_aside.letter(raw, code, detail, origin=origin, now=now, where=where)
+        partition = partition_of(told.raw_sha256, self._terms.partitions[DEAD_LETTERS.name])
+        body = told.model_dump_json(exclude_none=True).encode()
+        self._work.posts.append(Post(DEAD_LETTERS.name, partition, told.raw_sha256.encode(), body))
+        self._work.tally.letters[topic, code] += 1
+
+
+@dataclass(slots=True)
+class _Pass:
+    """Macs to look at because of some facts; done up to an index."""
+
+    udids: list[str]
+    reached: dict[str, int]
+    facts: Sequence[Fact]
+    done: int = 0
+
+
+def _newest_us(device: Device) -> int:
+    return max((*device.seen, *device.checkins))
+
+
+def _key_of(event: Event) -> str:
+    if isinstance(event, JobIssuedEvent):
+        return event.data.job.udid
+    if isinstance(event, JobResultedEvent | JobSupersededEvent):
+        return event.data.udid
+    return device_key(event)  # type: ignore[arg-type]
+
+
+def _entry(ledger: Ledger, job_id: str) -> JobEntry | None:
+    return next((entry for entry in ledger if entry.job_id == job_id), None)

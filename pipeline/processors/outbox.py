@@ -1,0 +1,156 @@
+"""Records to Kafka, each batch of them confirmed: nothing counts until the broker has it.
+
+Owns the worker's one producer. A broker that is slow or away is waited for, with the same records
+sent again; they are given up only when the caller says so.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from typing import Final
+
+import structlog
+from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
+from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
+
+from pipeline.connection import aiokafka_options
+from pipeline.processors.work import Post
+from schemas import logkeys as key
+from schemas.connection import KafkaConnection
+from schemas.topics import MAX_MESSAGE_BYTES
+
+Row = tuple[bytes, bytes | None]
+Place = tuple[str, int]
+"""A topic and one of its partitions."""
+
+_BATCH_BYTES: Final = 512 * 1024
+_LINGER_MS: Final = 2
+_FIRST_WAIT_S: Final = 0.2
+_LONGEST_WAIT_S: Final = 10.0
+
+
+class GivenUp(Exception):  # noqa: N818 - no error: the partition is another worker's by now
+    """The records were not confirmed before the caller gave them up."""
+
+
+class Outbox:
+    """Sends, and waits until it is confirmed. `log` hears of a broker that does not answer."""
+
+    def __init__(
+        self, connection: KafkaConnection, log: structlog.typing.FilteringBoundLogger
+    ) -> None:
+        self._connection = connection
+        self._log = log
+        self._producer: AIOKafkaProducer | None = None
+        self._renewing = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Connect. Raises KafkaError where there is no broker."""
+        self._producer = await self._made()
+
+    async def stop(self) -> None:
+        """Let go of the connection."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await producer.stop()
+
+    async def partitions(self, topic: str) -> int:
+        """How many partitions a topic has. Raises KafkaError for one that is not there."""
+        assert self._producer is not None
+        return len(await self._producer.partitions_for(topic))
+
+    async def publish(self, posts: Sequence[Post], given_up: Callable[[], bool]) -> None:
+        """Publish records; those of one partition in their order. Raises GivenUp."""
+        places: dict[Place, list[Row]] = {}
+        for topic, partition, name, value in posts:
+            places.setdefault((topic, partition), []).append((name, value))
+        await self.write(places, given_up)
+
+    async def write(
+        self, places: dict[Place, list[Row]], given_up: Callable[[], bool]
+    ) -> dict[Place, int]:
+        """Write records in their order; the offset of each partition's last one. Raises GivenUp.
+
+        What fails is sent again, all that was not confirmed of a partition, in order: a repeat is
+        possible, a gap is not.
+        """
+        left, ends = dict(places), dict[Place, int]()
+        wait_s = _FIRST_WAIT_S
+        while left:
+            results = await asyncio.gather(
+                *(self._write(place, rows) for place, rows in left.items()),
+                return_exceptions=True,
+            )
+            failed: dict[Place, list[Row]] = {}
+            for (place, rows), result in zip(left.items(), results, strict=True):
+                if isinstance(result, KafkaError):
+                    failed[place] = rows
+                elif isinstance(result, BaseException):
+                    raise result
+                else:
+                    ends[place] = result
+            left = failed
+            if left:
+                if given_up():
+                    raise GivenUp
+                why = next(repr(one) for one in results if isinstance(one, KafkaError))
+                self._log.warning("broker does not take records", **{key.DETAIL: why})
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+                await self._renew()
+        return ends
+
+    async def _write(self, place: Place, rows: list[Row]) -> int:
+        producer = self._producer
+        assert producer is not None
+        topic, partition = place
+        sent = []
+        batch = producer.create_batch()
+        for name, value in rows:
+            if batch.append(key=name, value=value, timestamp=None) is None:
+                sent.append(await producer.send_batch(batch, topic, partition=partition))
+                batch = producer.create_batch()
+                batch.append(key=name, value=value, timestamp=None)
+        batch.close()
+        size: int = batch.record_count()
+        sent.append(await producer.send_batch(batch, topic, partition=partition))
+        confirmed = [await one for one in sent]
+        last: int = confirmed[-1].offset
+        return last + size - 1
+
+    async def _renew(self) -> None:
+        """A new producer: one whose records failed may be out of step with the broker's count."""
+        async with self._renewing:
+            old = self._producer
+            try:
+                self._producer = await self._made()
+            except (KafkaError, OSError):
+                return
+            if old is not None:
+                await old.stop()
+
+    async def _made(self) -> AIOKafkaProducer:
+        compression = self._connection.compression.value
+        producer = AIOKafkaProducer(
+            **aiokafka_options(self._connection),
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=_LINGER_MS,
+            max_batch_size=_BATCH_BYTES,
+            max_request_size=MAX_MESSAGE_BYTES,
+            compression_type=None if compression == "none" else compression,
+        )
+        try:
+            await producer.start()
+        except BaseException:
+            await producer.stop()
+            raise
+        return producer
+
+
+def by_place(posts: Iterable[Post]) -> dict[Place, list[Row]]:
+    """Records by partition, in their order."""
+    places: dict[Place, list[Row]] = {}
+    for (topic, partition), some in groupby(posts, key=lambda post: (post.topic, post.partition)):
+        places.setdefault((topic, partition), []).extend((one.key, one.value) for one in some)
+    return places

@@ -1,0 +1,125 @@
+"""A partition's state as rows of its changelog, and back. Pure.
+
+A row is the whole of what is known of one Mac: a later row replaces it. `epoch` counts the
+owners of the partition: a row of an earlier owner that comes after one of a later owner was
+written by a worker that did not know yet that it had lost the partition, and is void.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from pipeline.decide.engine import Engine, Standing
+from pipeline.state.device import Device
+from pipeline.state.jobs import JobEntry
+from schemas.decisions import Reason, Severity, Verdict
+
+# No UDID has a space: `schemas.ids.UdidField`.
+OWNER_KEY: Final = b" owner"
+
+
+class BadRow(ValueError):  # noqa: N818 - as InvalidEvent
+    """A row that this version cannot read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The row of the partition itself: whose it is, and the facts it has answered."""
+
+    epoch: int
+    answered: Mapping[str, int]
+
+    def to_row(self) -> bytes:
+        """The row under OWNER_KEY."""
+        return msgspec.json.encode({"e": self.epoch, "facts": self.answered})
+
+    @classmethod
+    def from_row(cls, raw: bytes) -> "Owner":
+        """What `to_row` wrote. Raises BadRow."""
+        wire = read(raw)
+        return cls(wire["e"], dict(wire["facts"]))
+
+
+def device_row(engine: Engine, udid: str, epoch: int) -> bytes:
+    """The row of one Mac."""
+    device = engine.fleet.devices.get(udid)
+    standing = engine.standings.get(udid)
+    return msgspec.json.encode(
+        {
+            "e": epoch,
+            "device": None if device is None else device.to_wire(),
+            "jobs": [entry.to_wire() for entry in engine.fleet.ledgers.get(udid, ())],
+            "answer": None if standing is None else _answer(standing),
+        }
+    )
+
+
+def load_device(engine: Engine, udid: str, raw: bytes) -> Standing | None:
+    """Take a Mac's row. Its last answer is given back: it is restored once all rows are there,
+    for records of one Mac belong together. Raises BadRow."""
+    wire = read(raw)
+    try:
+        if wire["device"] is not None:
+            engine.fleet.put(Device.from_wire(wire["device"]))
+        if wire["jobs"]:
+            engine.fleet.ledgers[udid] = tuple(JobEntry.from_wire(one) for one in wire["jobs"])
+        answer = wire["answer"]
+        return None if answer is None else _standing(answer)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadRow(f"row of {udid}: {error!r}") from error
+
+
+def read(raw: bytes) -> Any:
+    """The JSON object of a row. Raises BadRow."""
+    try:
+        wire = msgspec.json.decode(raw)
+    except msgspec.DecodeError as error:
+        raise BadRow(f"row is not JSON: {error}") from error
+    if not isinstance(wire, dict) or not isinstance(wire.get("e"), int):
+        raise BadRow("row has no epoch")
+    return wire
+
+
+def epoch_of(raw: bytes) -> int:
+    """Under which owner a row was written. Raises BadRow."""
+    try:
+        return _EPOCH.decode(raw).e
+    except msgspec.DecodeError as error:
+        raise BadRow(f"row has no epoch: {error}") from error
+
+
+class _Epoch(msgspec.Struct):
+    e: int
+
+
+_EPOCH: Final = msgspec.json.Decoder(_Epoch)
+
+
+def _answer(standing: Standing) -> list[Any]:
+    severity = None if standing.severity is None else standing.severity.value
+    return [
+        standing.answer.hex(),
+        standing.verdict.value,
+        standing.reason.value,
+        standing.next_us,
+        standing.site,
+        severity,
+        standing.deadline_us,
+        standing.heeds_figures,
+        standing.waits_for_slot,
+    ]
+
+
+def _standing(wire: list[Any]) -> Standing:
+    answer, verdict, reason, next_us, site, severity, *rest = wire
+    return Standing(
+        bytes.fromhex(answer),
+        Verdict(verdict),
+        Reason(reason),
+        next_us,
+        site,
+        None if severity is None else Severity(severity),
+        *rest,
+    )

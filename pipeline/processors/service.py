@@ -1,0 +1,277 @@
+"""A worker's process: starts its parts in order, follows rebalances, watches, stops in order."""
+
+import asyncio
+import contextlib
+import signal
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+import faust
+import structlog
+from aiokafka.admin import AIOKafkaAdminClient  # type: ignore[import-untyped]
+from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
+from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from faust.types import TP
+
+from pipeline.connection import aiokafka_options
+from pipeline.metrics import Metrics
+from pipeline.processors.app import SUBSCRIBED, add_pages, consumer_of, make_app, standbys_of
+from pipeline.processors.device_shard import Terms
+from pipeline.processors.facts import FACT_TOPICS, Facts
+from pipeline.processors.facts_reader import FactsReader
+from pipeline.processors.health import Progress
+from pipeline.processors.outbox import Outbox
+from pipeline.processors.recovery import Recovery, Stores
+from pipeline.processors.worker import Clock, Worker, state_place
+from pipeline.server_process import Listen
+from schemas import logkeys as key
+from schemas.connection import KafkaConnection
+from schemas.orders import PublicKeys
+from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH_STATE, JOBS, STATE
+
+_LOOKED_EVERY_S: Final = 2.0
+_NEEDED: Final = (*SUBSCRIBED, *FACT_TOPICS, STATE, DISPATCH_STATE, DECISIONS, DEAD_LETTERS)
+Log = structlog.typing.FilteringBoundLogger
+
+
+class WorkerError(Exception):
+    """Why a worker cannot start, or had to stop; one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a worker is told. `web` is where it serves its pages; `/healthz` is unhealthy after
+    `stalled_after_s` without progress while there is something to do."""
+
+    connection: KafkaConnection
+    data_dir: Path
+    key: Ed25519PrivateKey
+    jobs: PublicKeys
+    approvals: PublicKeys
+    group: str = "drydock-worker"
+    web: Listen | None = None
+    standbys: int = 1
+    session_timeout_s: float = 30.0
+    stalled_after_s: float = 60.0
+    refresh: timedelta = timedelta(hours=1)
+    sweep_every: timedelta = timedelta(hours=6)
+    clock: Clock = field(default=lambda: datetime.now(UTC))
+
+
+async def serve(plan: Plan, metrics: Metrics, log: Log, stop: asyncio.Event) -> None:
+    """Work until `stop` is set. Raises WorkerError for what stops it otherwise."""
+    async with contextlib.AsyncExitStack() as stack:
+        service = _Service(plan, metrics, log)
+        try:
+            await service.start(stack)
+        except (KafkaError, OSError) as error:
+            raise WorkerError(f"no Kafka at {plan.connection.bootstrap}: {error!r}") from error
+        await service.run(stop)
+
+
+async def serve_until_signalled(plan: Plan, metrics: Metrics, log: Log) -> None:
+    """`serve` until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await serve(plan, metrics, log, stop)
+
+
+class _Service:
+    def __init__(self, plan: Plan, metrics: Metrics, log: Log) -> None:
+        self._plan = plan
+        self._metrics = metrics
+        self._log = log
+        self._facts = Facts(plan.approvals)
+        self._outbox = Outbox(plan.connection, log)
+        self._stores = Stores(plan.data_dir)
+        self._recovery = Recovery(plan.connection, self._stores, log)
+        self._standby = Recovery(plan.connection, self._stores, log)
+        self._reader = FactsReader(self._facts, plan.connection, log)
+        self._progress = Progress(plan.stalled_after_s)
+        self._owning: asyncio.Task[None] | None = None
+        self._standing_by: asyncio.Task[None] | None = None
+        self._standbys: list[TopicPartition] = []
+        self._worker: Worker
+        self._app: faust.App
+
+    async def start(self, stack: contextlib.AsyncExitStack) -> None:
+        plan = self._plan
+        counts = await self._topics()
+        missing = [topic.name for topic in _NEEDED if topic.name not in counts]
+        if missing:
+            raise WorkerError(f"no topic {', '.join(missing)}: run `drydock topics apply`")
+        await self._outbox.start()
+        stack.push_async_callback(self._outbox.stop)
+        await self._reader.start()
+        stack.push_async_callback(self._reader.stop)
+        stack.callback(self._stores.close)
+        terms = Terms(
+            plan.key, plan.jobs, counts, refresh=plan.refresh, sweep_every=plan.sweep_every
+        )
+        self._worker = Worker(
+            *(self._facts, terms, self._outbox, self._stores, self._recovery),
+            clock=plan.clock,
+            metrics=self._metrics,
+            log=self._log,
+        )
+        stack.callback(self._worker.close)
+        self._know_job_topics(counts)
+        self._app = make_app(
+            plan.connection,
+            self._worker,
+            group=plan.group,
+            standbys=plan.standbys,
+            session_timeout_s=plan.session_timeout_s,
+            web=plan.web,
+        )
+        self._app.on_partitions_revoked.connect(self._revoked)
+        self._app.on_partitions_assigned.connect(self._assigned)  # type: ignore[arg-type]
+        add_pages(self._app, self._metrics.registry, self._health, self._is_ready)
+        stack.push_async_callback(self._end_tasks)
+        await self._app.start()
+        stack.push_async_callback(self._app.stop)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look after it until it is to stop, or has to."""
+        waiting = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                await asyncio.wait({waiting}, timeout=_LOOKED_EVERY_S)
+                self._check()
+                await self._look()
+        finally:
+            waiting.cancel()
+
+    def _check(self) -> None:
+        if self._app.crashed:
+            why = self._app.crash_reason
+            raise WorkerError(f"stopped: {why!r}") from why
+        for task in (self._owning, self._standing_by):
+            if task is not None and task.done() and not task.cancelled() and task.exception():
+                raise WorkerError(f"stopped: {task.exception()!r}") from task.exception()
+        if self._reader.error is not None:
+            raise WorkerError(f"stopped: {self._reader.error!r}") from self._reader.error
+
+    # --- rebalances ---
+
+    async def _revoked(self, *_: Any, **__: Any) -> None:
+        self._worker.suspend()
+
+    async def _assigned(self, _: Any, assigned: set[TP], **__: Any) -> None:
+        await self._end_tasks()
+        places = {state_place(tp.topic, tp.partition) for tp in assigned}
+        consumer = consumer_of(self._app)
+
+        def ready(place: TopicPartition) -> None:
+            consumer.resume_partitions(
+                {tp for tp in assigned if state_place(tp.topic, tp.partition) == place}
+            )
+
+        self._standbys = sorted(
+            {state_place(tp.topic, tp.partition) for tp in standbys_of(self._app)} - places
+        )
+        self._owning = asyncio.create_task(self._worker.own(places, ready))
+        if self._standbys:
+            self._standing_by = asyncio.create_task(self._standby.stand_by(self._standbys))
+
+    async def _end_tasks(self) -> None:
+        tasks = [task for task in (self._owning, self._standing_by) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._owning = self._standing_by = None
+
+    # --- looking after it ---
+
+    async def _look(self) -> None:
+        worker = self._worker
+        ready = sum(home.ready for home in worker.homes.values())
+        owned = {state_place(tp.topic, tp.partition) for tp in consumer_of(self._app).assignment()}
+        self._metrics.set_partitions(
+            ready=ready,
+            recovering=max(len(owned) - ready, 0),
+            standby=len(self._standbys),
+            left=self._recovery.remaining,
+        )
+        self._metrics.set_ready(ready=ready == len(owned))
+        try:
+            await self._look_at_lag()
+            if worker.homeless_sites():
+                self._know_job_topics(await self._topics())
+        except KafkaError as error:
+            self._log.warning("cannot ask the brokers", **{key.DETAIL: repr(error)})
+        for site in worker.homeless_sites():
+            self._log.error("site has no job topic: see `drydock topics`", **{key.SITE: site})
+
+    async def _look_at_lag(self) -> None:
+        consumer = consumer_of(self._app)
+        assigned = consumer.assignment()
+        ends = await self._reader.ends([TopicPartition(*tp) for tp in assigned])
+        lag: dict[str, int] = {topic.name: 0 for topic in SUBSCRIBED}
+        for tp in assigned:
+            end = ends.get(TopicPartition(*tp), 0)
+            position = consumer.position_of(tp)
+            if position is None:
+                position = await self._committed(tp)
+            lag[tp.topic] += max(end - position, 0)
+        for topic, records in lag.items():
+            self._metrics.set_lag(topic, records)
+        self._progress.note(
+            todo=sum(lag.values()) + self._recovery.remaining,
+            done=(self._worker.rounds, self._recovery.moved_at, dict(lag)),
+            now=monotonic(),
+        )
+
+    async def _committed(self, tp: TP) -> int:
+        # Before the first record was taken, where reading began is as good as where it is.
+        position = await consumer_of(self._app).position(tp)
+        return 0 if position is None else position
+
+    async def _health(self) -> tuple[bool, dict[str, Any]]:
+        worker = self._worker
+        caught_up = worker.caught_up_at
+        figures = {
+            "ready": sorted(
+                f"{home.place.topic}/{home.place.partition}"
+                for home in worker.homes.values()
+                if home.ready
+            ),
+            "rounds": worker.rounds,
+            "facts": self._facts.ends,
+            "recovering": self._recovery.remaining,
+            "caught_up_at": None if caught_up is None else caught_up.isoformat(),
+            "todo": self._progress.todo,
+            "stalled_s": round(self._progress.stalled_s(monotonic()), 1),
+        }
+        return self._progress.is_healthy(monotonic()), figures
+
+    def _is_ready(self) -> bool:
+        """Whether all its partitions are brought up."""
+        homes = self._worker.homes
+        owned = {state_place(*tp) for tp in consumer_of(self._app).assignment()}
+        return all(place in homes and homes[place].ready for place in owned)
+
+    # --- topics ---
+
+    def _know_job_topics(self, counts: dict[str, int]) -> None:
+        start, _, end = JOBS.name.partition("{site}")
+        self._worker.job_topics |= {
+            name: count
+            for name, count in counts.items()
+            if name.startswith(start) and name.endswith(end)
+        }
+
+    async def _topics(self) -> dict[str, int]:
+        """The cluster's topics, each with its partitions."""
+        admin = AIOKafkaAdminClient(**aiokafka_options(self._plan.connection))
+        try:
+            await admin.start()
+            described = await admin.describe_topics()
+        finally:
+            await admin.close()
+        return {each["topic"]: len(each["partitions"]) for each in described}

@@ -1,0 +1,305 @@
+"""One worker: its partitions, and the round of taking records and making them durable.
+
+Owns which partitions are ready, and the order of a round: fold and decide, do what is due, publish,
+write the state, and only then let offsets be committed. One round at a time; nothing else touches
+a partition's state.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from time import monotonic
+from typing import Final, Protocol
+
+import structlog
+from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
+from faust.types import TP
+
+from pipeline.metrics import Metrics
+from pipeline.processors.batch_consumer import Batches
+from pipeline.processors.device_shard import DEVICE_TOPICS, DeviceShard, Terms
+from pipeline.processors.dispatch_shard import DispatchShard
+from pipeline.processors.facts import Facts
+from pipeline.processors.outbox import GivenUp, Outbox
+from pipeline.processors.poison import PoisonWatch
+from pipeline.processors.recovery import Recovery, Stores
+from pipeline.processors.work import Incoming, Tally, Work
+from schemas import logkeys as key
+from schemas.topics import DISPATCH, DISPATCH_STATE, STATE
+
+_CHUNK: Final = 500
+_DUE_BUDGET_S: Final = 0.25
+_PATIENCE_S: Final = 0.5
+_LOADED_AT_ONCE: Final = 500
+_KEPT_BACK: Final = 2_000
+_KEPT_BACK_S: Final = 2.0
+
+Clock = Callable[[], datetime]
+Log = structlog.typing.FilteringBoundLogger
+
+
+class Shard(Protocol):
+    """What a worker does with a partition."""
+
+    epoch: int
+
+    def load(self, key: bytes, raw: bytes, /) -> None:
+        """Take a row of the kept state."""
+
+    def begin(self, epoch: int, now: datetime, /) -> None:
+        """Own the partition."""
+
+    def take(self, topic: str, records: "list[Incoming]", now: datetime, /) -> int:
+        """Fold records; how many were set aside."""
+
+    def tick(self, now: datetime, /) -> bool:
+        """Do a piece of what is due; True if there is more."""
+
+    def is_behind(self, now: datetime, /) -> bool:
+        """Whether anything is due."""
+
+    def collect(self) -> Work:
+        """What is to be made durable."""
+
+
+@dataclass(slots=True)
+class Home:
+    """A partition that this worker owns, and the end of its changelog as far as it wrote it."""
+
+    place: TopicPartition
+    shard: Shard
+    ready: bool = False
+    end: int | None = None
+    unkept: dict[bytes, bytes | None] = field(default_factory=dict)
+    kept_at: float = 0.0
+
+
+_DEVICE_NAMES: Final = frozenset(topic.name for topic in DEVICE_TOPICS)
+_SUBSCRIBED: Final = (*(topic.name for topic in DEVICE_TOPICS), DISPATCH.name)
+
+
+def state_place(topic: str, partition: int) -> TopicPartition:
+    """The changelog partition behind a partition of an input topic."""
+    name = STATE.name if topic in _DEVICE_NAMES else DISPATCH_STATE.name
+    return TopicPartition(name, partition)
+
+
+class Worker:
+    """The partitions of one process. `job_topics` are those that exist, kept up to date by whoever
+    runs it."""
+
+    def __init__(
+        self,
+        facts: Facts,
+        terms: Terms,
+        outbox: Outbox,
+        stores: Stores,
+        recovery: Recovery,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        log: Log,
+    ) -> None:
+        self.homes: dict[TopicPartition, Home] = {}
+        self.job_topics: dict[str, int] = {}
+        self.caught_up_at: datetime | None = None
+        self.rounds = 0
+        self._facts = facts
+        self._terms = terms
+        self._outbox = outbox
+        self._stores = stores
+        self._recovery = recovery
+        self._clock = clock
+        self._metrics = metrics
+        self._log = log
+        self._watch = PoisonWatch()
+        self._given_up = False
+        self._more = False
+
+    # --- what it owns ---
+
+    def is_ready(self, tp: TP) -> bool:
+        """Whether records of this input partition may be taken."""
+        home = self.homes.get(state_place(*tp))
+        return home is not None and home.ready
+
+    def patience_s(self) -> float:
+        """How long to wait for records: not at all while something else is to be done."""
+        return 0.01 if self._more else _PATIENCE_S
+
+    def suspend(self) -> None:
+        """Partitions may be another worker's from now on, until `own` says otherwise."""
+        for home in self.homes.values():
+            home.ready = False
+
+    async def own(
+        self,
+        places: Collection[TopicPartition],
+        on_ready: Callable[[TopicPartition], None],
+    ) -> None:
+        """Own exactly these changelog partitions: let the others go, and bring up what is new.
+
+        What was ours before and was written by nobody else since goes on from memory.
+        """
+        for place in [place for place in self.homes if place not in places]:
+            self._let_go(place)
+        for home in self.homes.values():
+            # What is in the file is on a par with Kafka before anybody compares the two.
+            self._keep(home)
+        held = {place: self.homes[place].end if place in self.homes else None for place in places}
+        began = monotonic()
+        async for place, unchanged in self._recovery.catch_up(held):
+            if not unchanged:
+                self._let_go(place)
+                await self._bring_up(place)
+            self.homes[place].ready = True
+            on_ready(place)
+        self._log.info(
+            "partitions ready",
+            **{key.COUNT: len(self.homes), key.DURATION_S: round(monotonic() - began, 3)},
+        )
+
+    async def _bring_up(self, place: TopicPartition) -> None:
+        shard = self._new_shard(place)
+        store = self._stores.of(place)
+        for number, (name, raw) in enumerate(store.all()):
+            shard.load(name, raw)
+            if number % _LOADED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        shard.begin(max(shard.epoch, store.epoch) + 1, self._clock())
+        home = Home(place, shard, end=store.next)
+        # The claim is written before anything else: what a former owner writes later is void.
+        await self._write([(home, shard.collect())])
+        self.homes[place] = home
+
+    def _new_shard(self, place: TopicPartition) -> Shard:
+        if place.topic == STATE.name:
+            return DeviceShard(place.partition, self._facts, self._terms)
+        return DispatchShard(place.partition, self._facts, self._terms, self.job_topics)
+
+    def _let_go(self, place: TopicPartition) -> None:
+        home = self.homes.pop(place, None)
+        if home is not None:
+            self._keep(home)
+
+    # --- a round ---
+
+    async def take(self, batches: Batches) -> Mapping[TP, int]:
+        """Fold, decide, publish, write; the offsets to go on from once all that is confirmed."""
+        self._given_up = False
+        now = self._clock()
+        behind = self._is_behind(now)
+        done: dict[TP, int] = {}
+        touched: dict[TopicPartition, Home] = {}
+        taken = refused = 0
+        for tp, records in batches.items():
+            place = state_place(tp.topic, tp.partition)
+            home = touched[place] = self.homes[place]
+            for start in range(0, len(records), _CHUNK):
+                some = list(records[start : start + _CHUNK])
+                refused += home.shard.take(tp.topic, some, now)
+                await asyncio.sleep(0)
+            taken += len(records)
+            if records:
+                done[tp] = records[-1].offset + 1
+        self._watch.note(taken, refused)
+        await self._do_due(now)
+        try:
+            await self._make_durable()
+        except GivenUp:
+            for place in list(self.homes):
+                self.homes.pop(place)
+            return {}
+        if not behind and not self._more and not taken:
+            self.caught_up_at = now
+        self.rounds += 1
+        return done
+
+    def give_up(self) -> None:
+        """The partitions are lost: stop waiting for a broker that does not answer."""
+        self._given_up = True
+
+    async def _do_due(self, now: datetime) -> None:
+        until = monotonic() + _DUE_BUDGET_S
+        busy = [home for home in self.homes.values() if home.ready]
+        while busy and monotonic() < until:
+            busy = [home for home in busy if home.shard.tick(now)]
+            await asyncio.sleep(0)
+        self._more = bool(busy)
+
+    def _is_behind(self, now: datetime) -> bool:
+        return any(not home.ready or home.shard.is_behind(now) for home in self.homes.values())
+
+    async def _make_durable(self) -> None:
+        works = [(home, home.shard.collect()) for home in self.homes.values() if home.ready]
+        works = [(home, work) for home, work in works if not work.is_empty or work.tally.folded]
+        posts = [post for _, work in works for post in work.posts]
+        if posts:
+            await self._outbox.publish(posts, self._is_given_up)
+        await self._write(works)
+        for _, work in works:
+            self._count(work.tally)
+
+    async def _write(self, works: "list[tuple[Home, Work]]") -> None:
+        """Write state rows, and note how far that brought each changelog."""
+        written = {home.place: (home, work) for home, work in works if work.rows}
+        if written:
+            ends = await self._outbox.write(
+                {place: list(work.rows.items()) for place, (_, work) in written.items()},
+                self._is_given_up,
+            )
+            for place, (home, work) in written.items():
+                home.end = ends[place] + 1
+                home.unkept |= work.rows
+        for home in self.homes.values():
+            late = monotonic() - home.kept_at >= _KEPT_BACK_S
+            if home.unkept and (late or len(home.unkept) >= _KEPT_BACK):
+                self._keep(home)
+
+    def _keep(self, home: Home) -> None:
+        """Copy what was written since the last time to this machine's disk."""
+        if home.unkept and home.end is not None:
+            store = self._stores.of(home.place)
+            store.put(home.unkept.items(), home.end, home.shard.epoch)
+            home.unkept = {}
+        home.kept_at = monotonic()
+
+    def close(self) -> None:
+        """Copy to disk what is confirmed and not there yet."""
+        for home in self.homes.values():
+            self._keep(home)
+
+    def _is_given_up(self) -> bool:
+        return self._given_up
+
+    def _count(self, tally: Tally) -> None:
+        metrics = self._metrics
+        for topic, count in tally.folded.items():
+            metrics.folded(topic, count, tally.ages.get(topic, 0.0))
+        for (action, reason), count in tally.decisions.items():
+            metrics.decided(action, reason, count)
+        for (acted, outcome), count in tally.results.items():
+            metrics.resulted(acted, outcome, count)
+        for done, took in tally.durations:
+            metrics.succeeded(done, took)
+        for (topic, code), count in tally.letters.items():
+            metrics.set_aside(topic, code, count)
+            self._log.error(
+                "records set aside",
+                **{key.TOPIC: topic, key.ERROR_CODE: code, key.COUNT: count},
+            )
+
+    def homeless_sites(self) -> set[str]:
+        """Sites that jobs wait for and that have no job topic."""
+        return {
+            site
+            for home in self.homes.values()
+            if isinstance(home.shard, DispatchShard)
+            for site in home.shard.homeless()
+        }
+
+    def device_shards(self) -> list[DeviceShard]:
+        """The Macs' partitions that are ready."""
+        shards = [home.shard for home in self.homes.values() if home.ready]
+        return [shard for shard in shards if isinstance(shard, DeviceShard)]

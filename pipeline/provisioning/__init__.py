@@ -1,0 +1,1 @@
+"""Brings the topics of a Kafka cluster to what `schemas.topics` says."""

@@ -1,0 +1,167 @@
+"""Reads the topics of a cluster and changes them: the only place that does."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from kafka import KafkaAdminClient  # type: ignore[import-untyped]
+from kafka.admin import ConfigResource, ConfigResourceType  # type: ignore[import-untyped]
+from kafka.errors import KafkaError, for_code  # type: ignore[import-untyped]
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
+
+from pipeline.provisioning.plan import ActualTopic, Change, Difference, WantedTopic
+from schemas.connection import KafkaConnection
+
+TOPIC: Final = ConfigResourceType.TOPIC
+# A broker learns of a change from the controller a little after it was made.
+SETTLE_S: Final = 10.0
+
+
+class ClusterError(Exception):
+    """The cluster could not be reached or asked; the message says so in one line."""
+
+
+class Cluster:
+    """A connection to a cluster's topics. ClusterError from every method."""
+
+    def __init__(self, admin: Any) -> None:
+        self._admin = admin
+
+    def brokers(self) -> int:
+        """How many brokers are alive."""
+        with _told("cannot ask the cluster"):
+            described = self._admin.describe_cluster()["brokers"]
+        return sum(not broker.get("is_fenced", False) for broker in described)
+
+    def topics(self) -> dict[str, ActualTopic]:
+        """Every topic but Kafka's own, by name."""
+        with _told("cannot read the topics"):
+            described = [t for t in self._admin.describe_topics() if not t["is_internal"]]
+            if not described:
+                return {}
+            names = [topic["name"] for topic in described]
+            settings = self._admin.describe_configs(
+                [ConfigResource(TOPIC, name) for name in names], config_filter="all"
+            )[TOPIC.name.lower()]
+        return {topic["name"]: _actual(topic, settings[topic["name"]]) for topic in described}
+
+    def apply(
+        self, changes: Sequence[Difference], wanted: Sequence[WantedTopic]
+    ) -> dict[Difference, str | None]:
+        """Make these changes; for each, None or what the cluster said against it.
+
+        One refused change does not keep the others from being made.
+        """
+        by_name = {topic.name: topic for topic in wanted}
+        kinds = {kind: [c for c in changes if c.change is kind] for kind in Change}
+        created = self._create([by_name[c.topic] for c in kinds[Change.CREATE]])
+        grown = self._grow([by_name[c.topic] for c in kinds[Change.PARTITIONS]])
+        set_ = self._set(kinds[Change.SETTING])
+        answers = {Change.CREATE: created, Change.PARTITIONS: grown, Change.SETTING: set_}
+        return {change: answers[change.change].get(change.topic) for change in changes}
+
+    def settles(self, wanted: Sequence[WantedTopic]) -> bool:
+        """Wait until the brokers show all that is wanted (replication aside); whether they do."""
+
+        def shown() -> bool:
+            actual = self.topics()
+            return all(
+                topic.name in actual
+                and actual[topic.name].partitions == topic.partitions
+                and topic.settings.items() <= actual[topic.name].settings.items()
+                for topic in wanted
+            )
+
+        again = Retrying(
+            retry=retry_if_result(lambda done: not done),
+            stop=stop_after_delay(SETTLE_S),
+            wait=wait_fixed(0.2),
+            retry_error_callback=lambda _: False,
+        )
+        return again(shown)
+
+    def _create(self, topics: Sequence[WantedTopic]) -> dict[str, str | None]:
+        if not topics:
+            return {}
+        asked = {
+            topic.name: {
+                "num_partitions": topic.partitions,
+                "replication_factor": topic.replication,
+                "configs": dict(topic.settings),
+            }
+            for topic in topics
+        }
+        with _told("cannot create topics"):
+            answer = self._admin.create_topics(asked, raise_errors=False)
+        return {each["name"]: _refusal(each) for each in answer["topics"]}
+
+    def _grow(self, topics: Sequence[WantedTopic]) -> dict[str, str | None]:
+        if not topics:
+            return {}
+        with _told("cannot add partitions"):
+            answer = self._admin.create_partitions(
+                {topic.name: topic.partitions for topic in topics}, raise_errors=False
+            )
+        return {each.name: _refusal(each.to_dict()) for each in answer.results}
+
+    def _set(self, changes: Sequence[Difference]) -> dict[str, str | None]:
+        by_topic: dict[str, dict[str, str]] = {}
+        for change in changes:
+            by_topic.setdefault(change.topic, {})[str(change.setting)] = change.wanted
+        if not by_topic:
+            return {}
+        with _told("cannot change settings"):
+            # Incremental: what somebody else has set on the topic stays as it is.
+            answer = self._admin.alter_configs(
+                [ConfigResource(TOPIC, name, values) for name, values in by_topic.items()],
+                incremental=True,
+            )
+        said = answer[TOPIC.name.lower()]
+        return {name: None if said[name] == "OK" else said[name] for name in by_topic}
+
+
+@contextmanager
+def connected(connection: KafkaConnection, timeout_s: float) -> Iterator[Cluster]:
+    """A cluster to ask, for a while. ClusterError where none answers within `timeout_s`."""
+    limit = round(timeout_s * 1000)
+    options = connection.client_options() | {
+        "bootstrap_timeout_ms": limit,
+        "request_timeout_ms": limit,
+    }
+    with _told(f"no Kafka broker at {connection.bootstrap}"):
+        admin = KafkaAdminClient(**options)
+    try:
+        yield Cluster(admin)
+    finally:
+        admin.close()
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (KafkaError, OSError, ValueError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ClusterError(f"{what}: {said}") from error
+
+
+def _actual(topic: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> ActualTopic:
+    partitions = topic["partitions"]
+    return ActualTopic(
+        name=topic["name"],
+        partitions=len(partitions),
+        replication=min((len(each["replica_nodes"]) for each in partitions), default=0),
+        settings={name: str(each["value"]) for name, each in settings.items()},
+        own=frozenset(
+            name
+            for name, each in settings.items()
+            if each["config_source"] == "DYNAMIC_TOPIC_CONFIG"
+        ),
+    )
+
+
+def _refusal(answer: Mapping[str, Any]) -> str | None:
+    if not answer["error_code"]:
+        return None
+    name = for_code(answer["error_code"]).__name__
+    return f"{name}: {answer['error_message']}" if answer.get("error_message") else str(name)

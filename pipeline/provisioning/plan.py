@@ -1,0 +1,202 @@
+"""What differs between the topics that are wanted and those that are there. Pure.
+
+Owns the rules of what may be changed: nothing is ever deleted, no count is reduced, and topics of
+one key space keep one partition count.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from schemas.topics import INTERNAL_TOPICS, JOBS, TOPICS, KeySpace, Topic, topic_settings
+
+PREFIX = "drydock."
+# Topics of these key spaces belong together: with another count, every key moves.
+IN_STEP = (KeySpace.DEVICE, KeySpace.SITE, KeySpace.SITE_JOBS)
+
+
+@dataclass(frozen=True, slots=True)
+class WantedTopic:
+    """A topic as it should be on a cluster."""
+
+    name: str
+    key_space: KeySpace
+    partitions: int
+    replication: int
+    settings: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ActualTopic:
+    """A topic as it is. `replication` is that of its worst partition; `settings` are all that
+    apply to it, wherever set; `own` are those set on the topic itself."""
+
+    name: str
+    partitions: int
+    replication: int
+    settings: Mapping[str, str]
+    own: frozenset[str] = frozenset()
+
+
+class Change(StrEnum):
+    """What is different, and so what would be done about it."""
+
+    CREATE = "create"
+    SETTING = "setting"
+    PARTITIONS = "partitions"
+    REPLICATION = "replication"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One difference. `setting` is set for a topic setting only; `actual` is None for a topic
+    that is missing. `held` says why it is left as it is; None is: it can be made so."""
+
+    topic: str
+    change: Change
+    setting: str | None
+    actual: str | None
+    wanted: str
+    held: str | None = None
+
+
+def wanted_topics(
+    sites: Sequence[str], partitions: int, replication: int, topics: Iterable[Topic] | None = None
+) -> list[WantedTopic]:
+    """Every topic of the table, with one job topic for each site, by name.
+
+    `partitions` is the count of the device key space, `replication` the copies of every topic.
+    """
+    every = (*TOPICS, *INTERNAL_TOPICS) if topics is None else topics
+    return sorted(
+        (
+            WantedTopic(
+                name=name,
+                key_space=topic.key_space,
+                partitions=partitions if topic.key_space is KeySpace.DEVICE else topic.partitions,
+                replication=replication,
+                settings=topic_settings(topic, replication),
+            )
+            for topic in every
+            for name in (
+                [topic.name.format(site=site) for site in sites]
+                if "{site}" in topic.name
+                else [topic.name]
+            )
+        ),
+        key=lambda topic: topic.name,
+    )
+
+
+def differences(
+    wanted: Sequence[WantedTopic],
+    actual: Mapping[str, ActualTopic],
+    *,
+    brokers: int,
+    grow: bool = False,
+) -> list[Difference]:
+    """All that differs, topic by topic. `grow` allows more partitions where keys then move."""
+    found = []
+    for topic in wanted:
+        there = actual.get(topic.name)
+        out_of_step = _out_of_step(topic, wanted, actual, grow=grow)
+        if there is None:
+            found.append(_missing(topic, brokers, out_of_step))
+        else:
+            found += _compare(topic, there, out_of_step)
+    return found
+
+
+def _missing(topic: WantedTopic, brokers: int, out_of_step: str | None) -> Difference:
+    held = out_of_step
+    if topic.replication > brokers:
+        held = f"replication {topic.replication} needs as many brokers; the cluster has {brokers}"
+    wanted = f"partitions={topic.partitions} replication={topic.replication}"
+    return Difference(topic.name, Change.CREATE, None, None, wanted, held)
+
+
+def _compare(
+    topic: WantedTopic, there: ActualTopic, out_of_step: str | None
+) -> Iterator[Difference]:
+    if there.partitions != topic.partitions:
+        held = out_of_step
+        if there.partitions > topic.partitions:
+            held = "Kafka cannot reduce partitions"
+        elif topic.key_space is KeySpace.WHOLE:
+            held = "it is read whole, in one order"
+        yield Difference(
+            topic.name,
+            Change.PARTITIONS,
+            None,
+            str(there.partitions),
+            str(topic.partitions),
+            held,
+        )
+    if there.replication != topic.replication:
+        yield Difference(
+            topic.name,
+            Change.REPLICATION,
+            None,
+            str(there.replication),
+            str(topic.replication),
+            "replicas are moved with kafka-reassign-partitions",
+        )
+    for name, value in sorted(topic.settings.items()):
+        if there.settings.get(name) != value:
+            now = there.settings.get(name, "")
+            yield Difference(topic.name, Change.SETTING, name, now, value)
+
+
+def _out_of_step(
+    topic: WantedTopic,
+    wanted: Sequence[WantedTopic],
+    actual: Mapping[str, ActualTopic],
+    *,
+    grow: bool,
+) -> str | None:
+    """Why this topic may not get its count: the others of its key space would have another."""
+    if topic.key_space not in IN_STEP:
+        return None
+    counts = {
+        each.name: actual[each.name].partitions
+        for each in wanted
+        if each.key_space is topic.key_space and each.name in actual
+    }
+    more = [name for name, count in counts.items() if count > topic.partitions]
+    if more:
+        return (
+            f"{more[0]} of the same key space has {counts[more[0]]} partitions, and they cannot"
+            " be reduced"
+        )
+    fewer = [name for name, count in counts.items() if count < topic.partitions]
+    if fewer and not grow:
+        there = "it" if topic.name in fewer else f"{fewer[0]} of the same key space"
+        count = counts[topic.name if topic.name in fewer else fewer[0]]
+        return (
+            f"{there} has {count}, and keys move when partitions are added:"
+            " see 'Adding partitions' in docs/operations.md, then --yes"
+        )
+    return None
+
+
+def notes(wanted: Sequence[WantedTopic], actual: Mapping[str, ActualTopic]) -> list[str]:
+    """What is there and not in the table: no difference, and never touched, but worth a look."""
+    known = {topic.name: topic for topic in wanted}
+    said = []
+    for name, there in sorted(actual.items()):
+        topic = known.get(name)
+        if topic is None:
+            if name.startswith(PREFIX):
+                hint = " (a site not named by --sites?)" if _is_job_topic(name) else ""
+                said.append(f"{name} is not in the table{hint}")
+            continue
+        said += [
+            f"{name} sets {setting}={there.settings.get(setting)}, which is not in the table"
+            for setting in sorted(there.own - topic.settings.keys())
+        ]
+    return said
+
+
+def _is_job_topic(name: str) -> bool:
+    start, _, end = JOBS.name.partition("{site}")
+    return name.startswith(start) and name.endswith(end)

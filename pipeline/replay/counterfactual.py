@@ -1,0 +1,189 @@
+"""What another policy would have decided.
+
+Each recorded decision is computed again on its own recorded inputs under the other policy, and
+every Mac once more at the slice's end, so that Macs without a record in it are compared too. What
+a different decision would have led to (an earlier job, an earlier report) is not followed: that
+is a simulation's work.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from pipeline.decide.decision import decide
+from pipeline.decide.engine import Engine, recompute
+from pipeline.decide.policy import Policy
+from pipeline.decide.policy_file import PolicyError, policy_digest, read_policy
+from pipeline.replay.log import (
+    UNREADABLE,
+    Contents,
+    Entry,
+    LogReader,
+    UnreadableLog,
+    read_event,
+    read_record,
+)
+from schemas.decisions import Decision, DecisionRecord, Verdict
+
+_PROGRESS_EVERY: Final = 1000
+# What a decision means to a Mac and to those who wait for it. Gates, evidence and job ids follow.
+COMPARED: Final = (
+    "decision",
+    "action",
+    "method",
+    "target",
+    "reason",
+    "site",
+    "erases",
+    "deadline_at",
+    "next_eligible_at",
+)
+
+
+class ChangeKind(StrEnum):
+    """How a decision differs under the other policy."""
+
+    ADDED = "added"  # a job would be sent that was not
+    REMOVED = "removed"  # a job was sent that would not be
+    CHANGED = "changed"  # sent, or not, either way; but otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionChange:
+    """One decision that differs. `seq` None: it is the one at the slice's end. `then` None: no
+    policy was in force. `fields` are those of COMPARED that differ."""
+
+    seq: int | None
+    at: datetime
+    kind: ChangeKind
+    fields: tuple[str, ...]
+    then: Decision | None
+    under: Decision
+
+    @property
+    def site(self) -> str | None:
+        """Where the Mac is: as it was, or under the other policy where nothing was known."""
+        return self.under.site if self.then is None else self.then.site or self.under.site
+
+    @property
+    def action(self) -> str | None:
+        """What is added, removed or changed: the action under the side that has one."""
+        sides = [self.under, self.then]
+        if self.kind is ChangeKind.REMOVED:
+            sides.reverse()
+        actions = (side.action for side in sides if side is not None and side.action is not None)
+        found = next(actions, None)
+        return None if found is None else found.value
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """All that differs: `decisions` recorded ones and `macs` at the end were compared."""
+
+    policy_digest: str
+    decisions: int
+    macs: int
+    changes: tuple[DecisionChange, ...]
+
+    @property
+    def by_mac(self) -> dict[str, Counter[ChangeKind]]:
+        """For each Mac that differs, by UDID, how many of its decisions do and how."""
+        found: dict[str, Counter[ChangeKind]] = {}
+        for change in self.changes:
+            found.setdefault(change.under.udid, Counter())[change.kind] += 1
+        return found
+
+    @property
+    def by_site_and_action(self) -> dict[tuple[str, str], Counter[ChangeKind]]:
+        """Sums by site and action, `-` where a decision has none; sorted."""
+        found: dict[tuple[str, str], Counter[ChangeKind]] = {}
+        for change in self.changes:
+            key = (change.site or "-", change.action or "-")
+            found.setdefault(key, Counter())[change.kind] += 1
+        return dict(sorted(found.items()))
+
+
+def counterfactual(
+    log: LogReader,
+    policy_text: str,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    udid: str | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Diff:
+    """What this policy would have decided otherwise, from `since` up to `until`, for one Mac or
+    for all. Raises PolicyError for the policy, UnreadableLog for the log."""
+    policy = read_policy(policy_text)
+    contents = Contents(log)
+    changes: list[DecisionChange] = []
+    decisions = 0
+    engine = Engine()
+    last_seq, end = log.last_seq(until), log.last_at() if until is None else until
+    for entry in log.entries():
+        if entry.seq > last_seq:
+            break
+        if entry.seq % _PROGRESS_EVERY == 0:
+            progress(entry.seq)
+        if entry.kind == "event":
+            engine.fold(read_event(entry))
+        elif (
+            (since is None or entry.at >= since)
+            and (until is None or entry.at < until)
+            and udid in (None, entry.key)
+        ):
+            decisions += 1
+            changes += _recorded_change(entry, read_record(entry), policy, contents)
+    progress(last_seq)
+    macs = 0
+    if end is not None:
+        for then, under in _at_end(engine, policy_text, end, udid):
+            macs += 1
+            changes += _change(None, end, then, under)
+    return Diff(policy_digest(policy_text), decisions, macs, tuple(changes))
+
+
+def _recorded_change(
+    entry: Entry, record: DecisionRecord, policy: Policy, contents: Contents
+) -> Iterator[DecisionChange]:
+    try:
+        under = recompute(record, policy, contents.catalogue(record.inputs.catalog_digest))
+    except UNREADABLE as error:
+        raise UnreadableLog(f"entry {entry.seq} cannot be decided again: {error}") from error
+    return _change(entry.seq, entry.at, record.decision, under)
+
+
+def _at_end(
+    engine: Engine, policy_text: str, end: datetime, udid: str | None
+) -> Iterator[tuple[Decision | None, Decision]]:
+    """Each Mac's decision at the end under the policy in force, and under the other."""
+    other = Engine(engine.fleet)
+    other.override_policy(policy_text)
+    other.recount_jobs()
+    try:
+        in_force = engine.policy is not None
+    except PolicyError as error:
+        raise UnreadableLog(f"the policy in force cannot be used: {error}") from error
+    for one in engine.fleet.macs():
+        if udid in (None, one):
+            then = decide(engine.situation(one, end)) if in_force else None
+            yield then, decide(other.situation(one, end))
+
+
+def _change(
+    seq: int | None, at: datetime, then: Decision | None, under: Decision
+) -> Iterator[DecisionChange]:
+    fields = tuple(
+        field for field in COMPARED if then is None or getattr(then, field) != getattr(under, field)
+    )
+    if not fields:
+        return
+    sent = then is not None and then.decision is Verdict.SEND
+    sends = under.decision is Verdict.SEND
+    kind = ChangeKind.CHANGED
+    if sent is not sends:
+        kind = ChangeKind.ADDED if sends else ChangeKind.REMOVED
+    yield DecisionChange(seq, at, kind, fields, then, under)

@@ -1,0 +1,66 @@
+"""Where two JSON values first differ, as a path and both values."""
+
+import json
+from typing import Any, Final, NamedTuple
+
+ABSENT: Final = "(absent)"
+
+
+class Apart(NamedTuple):
+    """A place where two JSON values differ: `device.facts.build`, and what each side has."""
+
+    path: str
+    left: Any
+    right: Any
+
+
+def first_difference(left: Any, right: Any, path: str = "") -> Apart | None:
+    """The first place at which two JSON values differ; None if they say the same.
+
+    In the left one's order, then what only the right one has. `1`, `1.0` and `true` differ; the
+    order of an object's keys says nothing.
+    """
+    if isinstance(left, dict) and isinstance(right, dict):
+        for key in [*left, *(key for key in right if key not in left)]:
+            found = first_difference(left.get(key, ABSENT), right.get(key, ABSENT), _at(path, key))
+            if found is not None:
+                return found
+        return None
+    if isinstance(left, list) and isinstance(right, list):
+        for index in range(max(len(left), len(right))):
+            one, other = (side[index] if index < len(side) else ABSENT for side in (left, right))
+            found = first_difference(one, other, f"{path}[{index}]")
+            if found is not None:
+                return found
+        return None
+    if type(left) is type(right) and left == right:
+        return None
+    return Apart(path or "$", left, right)
+
+
+def first_alteration(written: Any, read: Any, path: str = "") -> Apart | None:
+    """The first place at which JSON says other than what was read from it; None if nowhere.
+
+    What only `read` has is no alteration: an older version wrote it, before that field was there.
+    """
+    if isinstance(written, dict) and isinstance(read, dict):
+        parts = [(_at(path, key), one, read.get(key, ABSENT)) for key, one in written.items()]
+    elif isinstance(written, list) and isinstance(read, list) and len(written) == len(read):
+        pairs = zip(written, read, strict=True)
+        parts = [(f"{path}[{index}]", one, other) for index, (one, other) in enumerate(pairs)]
+    else:
+        return first_difference(written, read, path)
+    for place, one, other in parts:
+        found = first_alteration(one, other, place)
+        if found is not None:
+            return found
+    return None
+
+
+def shown(value: Any) -> str:
+    """A value as a line of text."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+
+
+def _at(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

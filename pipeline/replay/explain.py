@@ -1,0 +1,171 @@
+"""Why a Mac is where it is: its decision gate by gate, its jobs, what was last heard of it."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from pipeline.replay.log import LogReader, read_event, read_record
+from pipeline.replay.names import find
+from pipeline.state.device import to_us
+from pipeline.state.jobs import Ledger, issue, record, supersede
+from schemas.decisions import Decision, DecisionRecord, Gate, Verdict
+from schemas.envelope import (
+    Event,
+    JobIssuedEvent,
+    JobResultedEvent,
+    JobSupersededEvent,
+)
+from schemas.ids import SERIAL_SUBJECT_PREFIX
+from schemas.jobs import Job
+from schemas.results import JobResult
+
+KEPT_EVENTS: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A decision in the Mac's history."""
+
+    seq: int
+    at: datetime
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that was told of a job."""
+
+    seq: int
+    at: datetime
+    outcome: str
+    error_code: str | None = None
+    attempt: int | None = None
+    percent: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobStory:
+    """A job and what came of it, in the order in which it was told. `outcome` is how it ended, as
+    the Mac's ledger has it; `open` while that is not known."""
+
+    job: Job
+    seq: int
+    issued_at: datetime
+    steps: tuple[Step, ...]
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An event about the Mac: what it said, without what it left out."""
+
+    seq: int
+    at: datetime
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """All that the log says of one Mac up to a moment. `keys` are the names its entries lie under.
+    `record` None: nothing was ever decided for it."""
+
+    udid: str
+    keys: tuple[str, ...]
+    seq: int | None
+    record: DecisionRecord | None
+    answers: tuple[Answered, ...]
+    jobs: tuple[JobStory, ...]
+    events: tuple[Heard, ...]
+    events_total: int
+
+    @property
+    def blocked_by(self) -> Gate | None:
+        """The first gate that held; None if the decision is no hold."""
+        if self.record is None or self.record.decision.decision is not Verdict.HOLD:
+            return None
+        return next((gate for gate in self.record.decision.gates if not gate.passed), None)
+
+
+def explain(log: LogReader, name: str, *, at: datetime | None = None) -> Explanation | None:
+    """What the log says of the Mac with this UDID, serial number or enrollment id, up to and
+    including `at`; None where the log knows no such Mac. Raises UnreadableLog."""
+    udid = find(log, name)
+    if udid is None:
+        return None
+    entries = [entry for entry in log.entries(key=udid) if at is None or entry.at <= at]
+    decided = [entry for entry in entries if entry.kind == "decision"]
+    newest = read_record(decided[-1]) if decided else None
+    keys = _keys(udid, newest)
+    for alias in keys[1:]:
+        entries += [entry for entry in log.entries(key=alias) if at is None or entry.at <= at]
+    happened = [
+        entry for entry in sorted(entries, key=lambda one: one.seq) if entry.kind == "event"
+    ]
+    answers = (Answered(entry.seq, entry.at, read_record(entry).decision) for entry in decided)
+    heard = [Heard(entry.seq, entry.at, read_event(entry)) for entry in happened]
+    jobs = _stories(heard)
+    others = [one for one in heard if not isinstance(one.event, _JOB_EVENTS)]
+    return Explanation(
+        udid,
+        keys,
+        decided[-1].seq if decided else None,
+        newest,
+        tuple(answers),
+        tuple(jobs),
+        tuple(others[-KEPT_EVENTS:]),
+        len(others),
+    )
+
+
+_JOB_EVENTS: Final = (JobIssuedEvent, JobResultedEvent, JobSupersededEvent)
+
+
+def _keys(udid: str, record: DecisionRecord | None) -> tuple[str, ...]:
+    """The Mac's key and the others under which reports of it may lie."""
+    if record is None:
+        return (udid,)
+    facts = record.inputs.device.get("facts", {})
+    serial = facts.get("serial", (0, None))[1]
+    enrollment = facts.get("enrollment_id", (0, None))[1]
+    aliases = (serial and SERIAL_SUBJECT_PREFIX + serial, enrollment)
+    return tuple(dict.fromkeys((udid, *(alias for alias in aliases if alias))))
+
+
+def _stories(heard: Iterable[Heard]) -> Iterator[JobStory]:
+    issued: dict[str, tuple[Heard, Job]] = {}
+    steps: dict[str, list[Step]] = {}
+    ledgers: dict[str, Ledger] = {}
+    for one in heard:
+        event, us = one.event, to_us(one.event.time)
+        if isinstance(event, JobIssuedEvent):
+            job = event.data.job
+            issued.setdefault(job.job_id, (one, job))
+            ledgers.setdefault(job.job_id, issue((), job))
+        elif isinstance(event, JobSupersededEvent) and event.data.job_id in issued:
+            job_id = event.data.job_id
+            ledgers[job_id] = supersede(ledgers[job_id], job_id, us)
+            step = Step(one.seq, one.at, "superseded", detail=f"by {event.data.by}")
+            steps.setdefault(job_id, []).append(step)
+        elif isinstance(event, JobResultedEvent) and event.data.job_id in issued:
+            job_id = event.data.job_id
+            ledgers[job_id] = record(ledgers[job_id], event.data, us)
+            steps.setdefault(job_id, []).append(_step(one, event.data))
+    for job_id, (one, job) in issued.items():
+        (entry,) = ledgers[job_id]
+        ended = "open" if entry.is_open or entry.outcome is None else entry.outcome.value
+        yield JobStory(job, one.seq, one.at, tuple(steps.get(job_id, ())), ended)
+
+
+def _step(one: Heard, result: JobResult) -> Step:
+    code = None if result.error_code is None else result.error_code.value
+    return Step(
+        one.seq,
+        one.at,
+        result.outcome.value,
+        code,
+        result.attempt,
+        result.percent,
+        result.detail,
+    )

@@ -1,0 +1,324 @@
+"""Is the past as it was recorded? Every decision computed again, every event folded again.
+
+From the record: a decision's own inputs, with the policy and the catalogue that it names, must
+give its bytes again. From the log: the events before it, folded anew, must give its inputs, and
+what it ordered must be what was issued. So an altered, lost or moved row is noticed wherever a
+decision rests on it.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from pipeline.decide.engine import Engine, recompute
+from pipeline.decide.orders import order
+from pipeline.decide.policy_file import PolicyError, policy_digest
+from pipeline.decide.situation import Situation
+from pipeline.replay.differences import ABSENT, Apart, first_alteration, first_difference
+from pipeline.replay.kept_state import kept_state_difference
+from pipeline.replay.log import (
+    UNREADABLE,
+    Contents,
+    Entry,
+    LogReader,
+    StateReader,
+    UnreadableLog,
+    read_record,
+)
+from schemas.decisions import DecisionInputs, DecisionRecord, Verdict
+from schemas.envelope import InvalidEvent, JobIssuedEvent, PolicyChangedEvent, decode
+from schemas.jobs import Job
+
+_PROGRESS_EVERY: Final = 1000
+
+
+class Check(StrEnum):
+    """What did not hold."""
+
+    COMPLETE = "complete"  # every entry is there and can be read
+    FROM_RECORD = "from_record"  # a record's inputs give its decision
+    FROM_LOG = "from_log"  # the events before a record give its inputs
+    ORDERED = "ordered"  # the job that was issued is the one the decision ordered
+    STATE = "state"  # all events together give the state that is kept
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first thing that is not as it was recorded: at which entry, for which Mac, in which
+    field, what the log says and what was expected. `after_seq` is the last event of that Mac
+    before: where to look for an altered row."""
+
+    seq: int
+    at: datetime
+    check: Check
+    field: str
+    recorded: Any
+    expected: Any
+    udid: str | None = None
+    serial: str | None = None
+    after_seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was verified: events folded, decisions and jobs checked; the first difference."""
+
+    events: int
+    decisions: int
+    jobs: int
+    difference: Difference | None
+
+
+def verify(
+    log: LogReader,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    udid: str | None = None,
+    state: StateReader | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Report:
+    """Verify the decisions from `since` up to `until`, of one Mac or of all; stop at the first
+    difference. The fold begins at the log's beginning. `progress` is told the `seq` reached.
+
+    `state`, what the store kept as folded at the log's end, is compared where there is no `until`.
+    """
+    run = _Verification(log, since, until, udid)
+    report = run.through(log.last_seq(until), progress)
+    if report.difference is not None or state is None or until is not None:
+        return report
+    return replace(report, difference=run.state_difference(state))
+
+
+@dataclass(slots=True)
+class _Counts:
+    events: int = 0
+    decisions: int = 0
+    jobs: int = 0
+
+
+@dataclass
+class _Verification:
+    log: LogReader
+    since: datetime | None
+    until: datetime | None
+    udid: str | None
+    counts: _Counts = field(default_factory=_Counts)
+    engine: Engine = field(default_factory=Engine)
+    # What a `send` ordered and the log has not yet issued, by UDID.
+    ordered: dict[str, tuple[Entry, Job]] = field(default_factory=dict)
+    last_event: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.contents = Contents(self.log)
+
+    def through(self, last_seq: int, progress: Callable[[int], None]) -> Report:
+        difference = next(self._differences(last_seq, progress), None)
+        counts = self.counts
+        return Report(counts.events, counts.decisions, counts.jobs, difference)
+
+    def _differences(self, last_seq: int, progress: Callable[[int], None]) -> Iterator[Difference]:
+        wanted = 1
+        for entry in self.log.entries():
+            if entry.seq > last_seq:
+                break
+            if entry.seq != wanted:
+                yield Difference(entry.seq, entry.at, Check.COMPLETE, "seq", entry.seq, wanted)
+            wanted = entry.seq + 1
+            if entry.kind == "event":
+                yield from self._event(entry)
+            else:
+                yield from self._decision(entry)
+            if entry.seq % _PROGRESS_EVERY == 0:
+                progress(entry.seq)
+        for entry, job in self.ordered.values():
+            yield _not_issued(entry, job)
+        progress(last_seq)
+
+    def state_difference(self, state: StateReader) -> Difference | None:
+        """Where the state that was kept first differs from the events folded anew."""
+        found = kept_state_difference(state, self.engine.fleet)
+        at = self.log.last_at()
+        if found is None or at is None:
+            return None
+        udid, apart = found
+        seq = self.last_event.get(udid, 0)
+        serial = self.engine.fleet.view(udid).serial
+        return Difference(
+            seq, at, Check.STATE, apart.path, apart.left, apart.right, udid, serial, seq or None
+        )
+
+    def _checked(self, entry: Entry) -> bool:
+        return (self.since is None or entry.at >= self.since) and (
+            self.until is None or entry.at < self.until
+        )
+
+    # --- events ---
+
+    def _event(self, entry: Entry) -> Iterator[Difference]:
+        try:
+            event = decode(entry.body)
+        except InvalidEvent as error:
+            yield _unreadable(entry, str(error))
+            return
+        for column in ("type", "source", "id"):
+            recorded, actual = getattr(entry, column), getattr(event, column)
+            if recorded != actual:
+                yield Difference(entry.seq, entry.at, Check.COMPLETE, column, recorded, actual)
+        if isinstance(event, PolicyChangedEvent):
+            digest = policy_digest(event.data.text)
+            if digest != event.data.digest:
+                yield Difference(
+                    entry.seq, entry.at, Check.COMPLETE, "data.digest", event.data.digest, digest
+                )
+        if isinstance(event, JobIssuedEvent):
+            yield from self._issued(entry, event)
+        self.engine.fold(event)
+        self.counts.events += 1
+        self.last_event[entry.key] = entry.seq
+
+    def _issued(self, entry: Entry, event: JobIssuedEvent) -> Iterator[Difference]:
+        job = event.data.job
+        ordered = self.ordered.pop(job.udid, None)
+        if ordered is None:
+            if self.udid is None and self._checked(entry):
+                yield self._job_difference(entry, job, Apart("job", _wire(job), ABSENT))
+            return
+        self.counts.jobs += 1
+        wanted = _wire(ordered[1])
+        try:
+            signed = json.loads(base64.b64decode(event.data.signed.payload, validate=True))
+        except ValueError:
+            signed = "(no JSON)"
+        for path, recorded in (("job", _wire(job)), ("signed.payload", signed)):
+            found = first_difference(recorded, wanted, path)
+            if found is not None:
+                yield self._job_difference(entry, job, found)
+
+    def _job_difference(self, entry: Entry, job: Job, found: Apart) -> Difference:
+        return Difference(
+            entry.seq,
+            entry.at,
+            Check.ORDERED,
+            found.path,
+            found.left,
+            found.right,
+            job.udid,
+            job.serial,
+            self.last_event.get(job.udid),
+        )
+
+    # --- decisions ---
+
+    def _decision(self, entry: Entry) -> Iterator[Difference]:
+        if not self._checked(entry) or self.udid not in (None, entry.key):
+            return
+        try:
+            record = read_record(entry)
+        except UnreadableLog as error:
+            yield _unreadable(entry, str(error))
+            return
+        self.counts.decisions += 1
+        earlier = self.ordered.pop(record.decision.udid, None)
+        if earlier is not None:
+            yield _not_issued(*earlier)
+        for check, found in self._apart(entry, record):
+            yield self._difference(entry, record, check, found)
+
+    def _apart(self, entry: Entry, record: DecisionRecord) -> Iterator[tuple[Check, Apart]]:
+        text = record.model_dump_json()
+        if text.encode() != entry.body:
+            found = first_alteration(json.loads(entry.body), json.loads(text))
+            if found is not None:
+                yield Check.COMPLETE, found
+        if entry.key != record.decision.udid:
+            yield Check.COMPLETE, Apart("key", entry.key, record.decision.udid)
+        if record.inputs.now != entry.at:
+            yield Check.COMPLETE, Apart("inputs.now", record.inputs.now, entry.at)
+        found = self._from_record(record)
+        if found is not None:
+            yield Check.FROM_RECORD, found
+        try:
+            policy = self.engine.policy
+        except PolicyError as error:
+            yield Check.FROM_LOG, Apart("inputs.policy_digest", record.inputs.policy_digest, error)
+            return
+        if policy is None:
+            yield Check.FROM_LOG, Apart("inputs.policy_digest", record.inputs.policy_digest, None)
+            return
+        situation = self.engine.situation(record.decision.udid, record.inputs.now)
+        found = self._from_log(record, situation)
+        if found is not None:
+            yield Check.FROM_LOG, found
+        elif record.decision.decision is Verdict.SEND:
+            self.ordered[record.decision.udid] = (entry, order(situation, record.decision))
+
+    def _from_record(self, record: DecisionRecord) -> Apart | None:
+        inputs = record.inputs
+        try:
+            policy = self.contents.policy(inputs.policy_digest)
+            catalogue = self.contents.catalogue(inputs.catalog_digest)
+            decision = recompute(record, policy, catalogue)
+        except UnreadableLog as error:
+            return Apart("inputs", str(error), "content that can be decided on")
+        except UNREADABLE as error:
+            return Apart("inputs", f"cannot be read: {error!r}", "inputs that a version wrote")
+        recorded, again = record.decision.model_dump_json(), decision.model_dump_json()
+        if recorded == again:
+            return None
+        return first_difference(json.loads(recorded), json.loads(again), "decision")
+
+    def _from_log(self, record: DecisionRecord, situation: Situation) -> Apart | None:
+        recorded = record.inputs
+        folded = self.engine.record_of(record.decision, situation).inputs
+        if recorded.catalog_digest != folded.catalog_digest:
+            # The same catalogue has another digest where a version added a field to advisories.
+            known = self.contents.catalogue(recorded.catalog_digest).digest
+            if known == folded.catalog_digest:
+                folded = folded.model_copy(update={"catalog_digest": recorded.catalog_digest})
+        if recorded.model_dump_json() == folded.model_dump_json():
+            return None
+        return first_difference(_inputs(recorded), _inputs(folded), "inputs")
+
+    def _difference(
+        self, entry: Entry, record: DecisionRecord, check: Check, found: Apart
+    ) -> Difference:
+        decision = record.decision
+        return Difference(
+            entry.seq,
+            entry.at,
+            check,
+            found.path,
+            found.left,
+            found.right,
+            decision.udid,
+            decision.serial,
+            self.last_event.get(decision.udid),
+        )
+
+
+def _inputs(inputs: DecisionInputs) -> Any:
+    """The inputs as JSON, with the halts (kept as text) opened."""
+    wire = json.loads(inputs.model_dump_json())
+    wire["halts"] = [json.loads(halt) for halt in wire["halts"]]
+    return wire
+
+
+def _wire(job: Job) -> Any:
+    return json.loads(job.model_dump_json(exclude_none=True))
+
+
+def _unreadable(entry: Entry, why: str) -> Difference:
+    return Difference(
+        entry.seq, entry.at, Check.COMPLETE, "body", why, "an entry that can be read", entry.key
+    )
+
+
+def _not_issued(entry: Entry, job: Job) -> Difference:
+    return Difference(
+        entry.seq, entry.at, Check.ORDERED, "job", ABSENT, _wire(job), job.udid, job.serial
+    )

@@ -1,0 +1,1 @@
+"""Pure folds from events to state: idempotent and independent of order."""

@@ -1,0 +1,480 @@
+"""All Macs of one partition (embedded: of the fleet), and the facts that concern them all.
+
+Owns the folded state and the indexes that make work proportional to the Macs an event affects.
+It folds and looks up; it decides nothing and does no I/O.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from pipeline.state import device as fold
+from pipeline.state.advisories import Advisories
+from pipeline.state.device import FIGURES_FROM, SOURCES, Device, merge, to_us
+from pipeline.state.jobs import Ledger, issue, record, supersede
+from schemas.envelope import (
+    AdvisoryEvent,
+    AdvisoryNarrowedEvent,
+    AdvisoryPublishedEvent,
+    AdvisoryRetractedEvent,
+    AdvisorySeverityRaisedEvent,
+    ApprovalDeniedEvent,
+    ApprovalGrantedEvent,
+    AuthenticatedEvent,
+    BootstrapTokenEvent,
+    CheckedOutEvent,
+    CloudEvent,
+    CommandReportedEvent,
+    DdmStatusEvent,
+    DeviceEvent,
+    Event,
+    Glance,
+    HaltClearedEvent,
+    HaltSetEvent,
+    InventoryEvent,
+    JobIssuedEvent,
+    JobResultedEvent,
+    JobSupersededEvent,
+    PolicyChangedEvent,
+    TokenUpdatedEvent,
+)
+from schemas.events.control import ApprovalGranted, HaltSet, PolicyChanged
+from schemas.ids import SERIAL_SUBJECT_PREFIX, is_real_serial
+from schemas.macos import OSVersion
+
+_FOLDS: Final[Mapping[type[CloudEvent], Callable[[Device, Any, int], Device]]] = {
+    InventoryEvent: fold.apply_inventory,
+    AuthenticatedEvent: fold.apply_authenticated,
+    TokenUpdatedEvent: fold.apply_token_updated,
+    CheckedOutEvent: fold.apply_checked_out,
+    CommandReportedEvent: fold.apply_command_reported,
+    BootstrapTokenEvent: fold.apply_bootstrap_token,
+    DdmStatusEvent: fold.apply_ddm_status,
+}
+_REPORT: Final = InventoryEvent.model_fields["type"].default
+_ADVISORIES: Final = (
+    AdvisoryPublishedEvent,
+    AdvisorySeverityRaisedEvent,
+    AdvisoryNarrowedEvent,
+    AdvisoryRetractedEvent,
+)
+
+
+class Change(NamedTuple):
+    """What an event changed. `udids` are the records it concerns by name: Macs, and records that
+    have become part of one; `news` says that a fact other than a figure such as free disk
+    changed; `lines` maps lines whose advisories changed to the newest version they can matter
+    to (None: any); `everyone` that every Mac's answer may have changed."""
+
+    udids: tuple[str, ...] = ()
+    news: bool = False
+    lines: Mapping[str, OSVersion | None] = MappingProxyType({})
+    everyone: bool = False
+
+
+NO_CHANGE: Final = Change()
+
+
+class Fleet:
+    """The state of many Macs. Mutable, with one writer; the values in it are immutable."""
+
+    def __init__(self, advisories: Advisories | None = None) -> None:
+        self.advisories = advisories or Advisories()
+        self.devices: dict[str, Device] = {}
+        self.ledgers: dict[str, Ledger] = {}
+        self._halts: dict[str, tuple[int, HaltSet | None]] = {}
+        self._standing_halts: tuple[HaltSet, ...] = ()
+        self._approvals: dict[str, tuple[int, ApprovalGranted | None]] = {}
+        self._approved_jobs: dict[str, dict[str, None]] = {}
+        self._policy: tuple[int, PolicyChanged] | None = None
+        # Each Mac's last report, while nothing else was folded since: the hash of its data, the
+        # state it led to, the registers it knew, its time and source. Never kept on disk.
+        self._last: dict[str, tuple[int, Device, tuple[int, ...], int, str]] = {}
+        self._known: dict[tuple[int, ...], tuple[int, ...]] = {}
+        # Inner dicts are ordered sets: a walk over them is the same in every run.
+        self._by_version: dict[OSVersion | None, dict[str, None]] = {}
+        # Which Macs say that they have this serial number, or this enrollment id.
+        self._by_serial: dict[str, str | tuple[str, ...]] = {}
+        self._by_enrollment: dict[str, str | tuple[str, ...]] = {}
+
+    # --- folding ---
+
+    def apply(self, event: Event) -> Change:
+        """Fold one event. Twice, or in any order, ends in the same state."""
+        apply = _FOLDS.get(type(event))
+        if apply is not None:
+            return self._apply_device(event, apply)  # type: ignore[arg-type]
+        if isinstance(event, _ADVISORIES):
+            return self._apply_advisory(event)
+        if isinstance(event, JobIssuedEvent | JobSupersededEvent | JobResultedEvent):
+            return self._apply_job(event)
+        return self._apply_control(event)  # type: ignore[arg-type]
+
+    def remember(self, event: InventoryEvent, data: bytes) -> None:
+        """Know this report's data again. To be called right after it was folded."""
+        udid = device_key(event)
+        device = self.devices.get(udid)
+        us = to_us(event.time)
+        if device is None or event.subject != udid or not self._is_plain(device):
+            return
+        known = fold.known_of(event.data)
+        stamps = device.stamps
+        if all(stamps[index] == us for index in known):
+            known = self._known.setdefault(known, known)
+            self._last[udid] = (hash(data), device, known, us, event.data.source)
+
+    def repeats(self, seen: Glance) -> bool:
+        """Fold a report that says what the Mac's last one said, if it is one: only times move on.
+
+        Only where nothing else was folded for the Mac since, and the report is a later one.
+        """
+        last = self._last.get(seen.subject)
+        if last is None or seen.type != _REPORT or last[0] != hash(bytes(seen.data)):
+            return False
+        _, device, known, old_us, source = last
+        if device is not self.devices.get(seen.subject) or not seen.is_plain:
+            return False
+        us = _us_of(seen.time)
+        if us is None or us <= old_us or us <= device.seen[SOURCES.index(source)]:
+            return False
+        again = fold.say_again(device, known, us, source)
+        self.devices[seen.subject] = again
+        self._last[seen.subject] = (last[0], again, known, us, source)
+        return True
+
+    def _apply_device(
+        self, event: DeviceEvent, apply: Callable[[Device, Any, int], Device]
+    ) -> Change:
+        udid = device_key(event)
+        kept = self.devices.get(udid)
+        old = Device(udid) if kept is None else kept
+        new = apply(old, event.data, to_us(event.time))
+        if new is old:
+            return NO_CHANGE
+        news = new.checkins != old.checkins or (
+            new.values is not old.values and new.values[:FIGURES_FROM] != old.values[:FIGURES_FROM]
+        )
+        if not news and kept is not None and self._is_plain(new):
+            self.devices[udid] = new
+            return Change((udid,))
+        renamed = old.serial != new.serial or old.enrollment_id != new.enrollment_id
+        names = {*_aliases(old), *_aliases(new), udid} if renamed else set()
+        owners = {self.owner(name) for name in names}
+        self.put(new)
+        mine = self.owner(udid) or udid
+        if not renamed:
+            return Change((mine,), news=news)
+        # Records change hands: who loses one is told as well as who gains it.
+        owners.update(self.owner(name) for name in names)
+        known = {one for one in (*owners, *names) if one in self.devices}
+        return Change((mine, *sorted(known - {mine})), news=True)
+
+    def _is_plain(self, device: Device) -> bool:
+        """Whether nobody else claims a name of this record, so that newer times move nothing."""
+        if device.is_partial or device.udid in self._by_enrollment:
+            return False
+        serial, enrollment = device.serial, device.enrollment_id
+        alone = serial is None or type(self._by_serial.get(serial)) is not tuple
+        return alone and (enrollment is None or enrollment == device.udid)
+
+    def _apply_advisory(self, event: AdvisoryEvent) -> Change:
+        before, after = self.advisories, self.advisories.apply(event)
+        self.advisories = after
+        if after is before:
+            return NO_CHANGE
+        if before.supported_lines != after.supported_lines:
+            return Change(everyone=True)
+        return Change(lines=changed_lines(before, after))
+
+    def _apply_job(self, event: JobIssuedEvent | JobSupersededEvent | JobResultedEvent) -> Change:
+        if isinstance(event, JobIssuedEvent):
+            udid = event.data.job.udid
+            old = self.ledgers.get(udid, ())
+            new = issue(old, event.data.job)
+        elif isinstance(event, JobSupersededEvent):
+            udid = event.data.udid
+            old = self.ledgers.get(udid, ())
+            new = supersede(old, event.data.job_id, to_us(event.time))
+        else:
+            udid = event.data.udid
+            old = self.ledgers.get(udid, ())
+            new = record(old, event.data, to_us(event.time))
+        if new == old:
+            return NO_CHANGE
+        self.ledgers[udid] = new
+        return Change((udid,), news=True)
+
+    def _apply_control(
+        self,
+        event: PolicyChangedEvent
+        | HaltSetEvent
+        | HaltClearedEvent
+        | ApprovalGrantedEvent
+        | ApprovalDeniedEvent,
+    ) -> Change:
+        us = to_us(event.time)
+        if isinstance(event, PolicyChangedEvent):
+            newest = (us, event.data)
+            if self._policy is not None and _policy_order(newest) <= _policy_order(self._policy):
+                return NO_CHANGE
+            self._policy = newest
+            return Change(everyone=True)
+        if isinstance(event, HaltSetEvent | HaltClearedEvent):
+            halt = event.data if isinstance(event, HaltSetEvent) else None
+            key = event.data.scope.key
+            old_halt = self._halts.get(key)
+            if old_halt is not None and _halt_order((us, halt)) <= _halt_order(old_halt):
+                return NO_CHANGE
+            self._halts[key] = (us, halt)
+            self._list_halts()
+            return Change(everyone=True)
+        granted = event.data if isinstance(event, ApprovalGrantedEvent) else None
+        udid, job_id = _approved(event)
+        old_grant = self._approvals.get(job_id)
+        if old_grant is not None and _grant_order((us, granted)) <= _grant_order(old_grant):
+            return NO_CHANGE
+        self._take_approval(job_id, us, granted)
+        return Change((self.owner(udid) or udid,), news=True)
+
+    def _list_halts(self) -> None:
+        self._standing_halts = tuple(
+            halt for _, (_, halt) in sorted(self._halts.items()) if halt is not None
+        )
+
+    def _take_approval(self, job_id: str, us: int, granted: ApprovalGranted | None) -> None:
+        old = self._approvals.get(job_id)
+        if old is not None and old[1] is not None:
+            del self._approved_jobs[old[1].approval.udid][job_id]
+        self._approvals[job_id] = (us, granted)
+        if granted is not None:
+            self._approved_jobs.setdefault(granted.approval.udid, {})[job_id] = None
+
+    def put(self, device: Device) -> None:
+        """Take this state of a Mac, and index it."""
+        old = self.devices.get(device.udid)
+        version = device.os_version
+        if old is None or old.os_version != version:
+            if old is not None:
+                del self._by_version[old.os_version][device.udid]
+            self._by_version.setdefault(version, {})[device.udid] = None
+        self.devices[device.udid] = device
+        if not device.is_partial:
+            if old is None or old.serial != device.serial:
+                _claim(self._by_serial, device.serial, device.udid)
+            if device.enrollment_id != device.udid:
+                _claim(self._by_enrollment, device.enrollment_id, device.udid)
+
+    # --- looking up ---
+
+    def view(self, udid: str) -> Device:
+        """The Mac with all that is known under its other names joined in."""
+        device = self.devices.get(udid)
+        if device is None:
+            return Device(udid)
+        joined, names = device, list(_aliases(device))
+        for name in names:  # grows: a joined record may know a name that the Mac's own does not
+            other = self.devices.get(name)
+            if other is not None and self.owner(name) == udid:
+                joined = merge(joined, other)
+                names += [one for one in _aliases(other) if one not in names and one != udid]
+        return joined
+
+    def macs(self) -> Iterator[str]:
+        """The key of every Mac: all devices but the records that belong to another."""
+        return (udid for udid in self.devices if self.owner(udid) is None)
+
+    def find(self, name: str) -> str | None:
+        """The key of the Mac with this UDID, serial number or enrollment id."""
+        upper = name.strip().upper()
+        for key in (name, upper, SERIAL_SUBJECT_PREFIX + upper):
+            owner = self.owner(key)
+            if owner is not None:
+                return owner
+            if key in self.devices:
+                return key
+        return None
+
+    def affected(
+        self, change: Change, *, supported: tuple[str, ...], upgrades_to: str | None
+    ) -> list[str]:
+        """The Macs whose answer this change can have changed, by UDID: the order in which they
+        get a site's slots is the same after a restart.
+
+        A change of a line's advisories concerns the Macs up to the releases that changed, and,
+        where it is a line that Macs are moved to, those on dead and older lines.
+        """
+        if change.everyone:
+            return sorted(self.macs())
+        found = dict.fromkeys(change.udids)
+        if change.lines:
+            movable = any(line in change.lines for line in (*supported, upgrades_to))
+            for version, udids in self._by_version.items():
+                if version is None:
+                    continue
+                supports = version.line in supported
+                concerned = False
+                if version.line in change.lines:
+                    upto = change.lines[version.line]
+                    # What a dead line lacks is counted from its own last release.
+                    concerned = upto is None or not supports or version.release <= upto.release
+                moved = upgrades_to in change.lines and version.line != upgrades_to
+                if concerned or moved or (movable and not supports):
+                    found.update(dict.fromkeys(udids))
+        # A job or an approval may name a Mac that never reported: there is nothing to decide.
+        return sorted({self.owner(udid) or udid for udid in found if udid in self.devices})
+
+    def halts(self) -> tuple[HaltSet, ...]:
+        """The halts that stand, by scope; one that has run out is still listed."""
+        return self._standing_halts
+
+    def approvals(self, udid: str) -> tuple[ApprovalGranted, ...]:
+        """The approvals that were granted for this Mac and not taken back, by job."""
+        jobs = self._approved_jobs.get(udid)
+        if not jobs:
+            return ()
+        grants = (self._approvals[job_id][1] for job_id in sorted(jobs))
+        return tuple(grant for grant in grants if grant is not None)
+
+    @property
+    def policy(self) -> PolicyChanged | None:
+        """The policy in force."""
+        return None if self._policy is None else self._policy[1]
+
+    def owner(self, key: str) -> str | None:
+        """The Mac that a record under this key belongs to; None if it is a Mac of its own.
+
+        Where several claim a serial number (a logic board went into another Mac), the one that
+        said so last has it. A record that itself names another enrollment id is a Mac, so that
+        records never own each other in a circle.
+        """
+        if not key.startswith(SERIAL_SUBJECT_PREFIX):
+            claims = self._by_enrollment.get(key)
+            return None if claims is None else self._enrollment_owner(key, claims)
+        serial = key.removeprefix(SERIAL_SUBJECT_PREFIX)
+        claims = self._by_serial.get(serial)
+        if claims is None:
+            return None
+        holder = self._holder(claims, "serial", serial)
+        return None if holder is None else self.owner(holder) or holder
+
+    def _enrollment_owner(self, key: str, claims: str | tuple[str, ...]) -> str | None:
+        record = self.devices.get(key)
+        if record is not None and record.enrollment_id not in (None, key):
+            return None
+        return self._holder(claims, "enrollment_id", key)
+
+    def _holder(self, claims: str | tuple[str, ...], name: str, wanted: str) -> str | None:
+        udids = (claims,) if isinstance(claims, str) else claims
+        holders = [udid for udid in udids if getattr(self.devices[udid], name) == wanted]
+        return max(holders, key=lambda udid: (self.devices[udid].stamp(name), udid), default=None)
+
+    # --- keeping ---
+
+    def facts_to_wire(self) -> dict[str, Any]:
+        """What concerns all Macs, as JSON values."""
+        return {
+            "advisories": self.advisories.to_wire(),
+            "halts": {
+                key: [us, None if halt is None else halt.model_dump(mode="json")]
+                for key, (us, halt) in sorted(self._halts.items())
+            },
+            "approvals": {
+                key: [us, None if grant is None else grant.model_dump(mode="json")]
+                for key, (us, grant) in sorted(self._approvals.items())
+            },
+            "policy": None
+            if self._policy is None
+            else [self._policy[0], self._policy[1].model_dump(mode="json")],
+        }
+
+    def load_facts(self, wire: Mapping[str, Any]) -> None:
+        """Take what `facts_to_wire` wrote."""
+        self.advisories = Advisories.from_wire(wire["advisories"])
+        for key, (us, halt) in wire["halts"].items():
+            self._halts[key] = (us, None if halt is None else HaltSet.model_validate(halt))
+        self._list_halts()
+        for key, (us, grant) in wire["approvals"].items():
+            granted = None if grant is None else ApprovalGranted.model_validate(grant)
+            self._take_approval(key, us, granted)
+        if wire["policy"] is not None:
+            us, policy = wire["policy"]
+            self._policy = (us, PolicyChanged.model_validate(policy))
+
+
+def device_key(event: DeviceEvent) -> str:
+    """The key of the record a device event belongs to: its UDID, or `serial:` and the serial."""
+    udid = event.data.udid
+    if udid is not None:
+        return udid
+    serial = getattr(event.data, "serial", None)
+    return SERIAL_SUBJECT_PREFIX + serial if serial else event.subject
+
+
+def changed_lines(before: Advisories, after: Advisories) -> dict[str, OSVersion | None]:
+    """The lines whose live releases differ, each with the newest version that differs; None
+    where the line gained its first release or lost its last."""
+    changed: dict[str, OSVersion | None] = {}
+    for line in sorted(before.lines.keys() | after.lines.keys()):
+        old = {one.version: one for one in before.lines.get(line, ())}
+        new = {one.version: one for one in after.lines.get(line, ())}
+        differ = [one for one in old.keys() | new.keys() if old.get(one) != new.get(one)]
+        if differ:
+            changed[line] = max(differ) if old and new else None
+    return changed
+
+
+def _claim(claims: dict[str, str | tuple[str, ...]], name: str | None, udid: str) -> None:
+    """Note a claim; nearly every name has one, which is kept without a tuple around it."""
+    if name is None or not is_real_serial(name):
+        return
+    known = claims.get(name)
+    if known is None:
+        claims[name] = udid
+    elif isinstance(known, str):
+        if known != udid:
+            claims[name] = (known, udid)
+    elif udid not in known:
+        claims[name] = (*known, udid)
+
+
+def _aliases(device: Device) -> tuple[str, ...]:
+    """Other keys under which records of this Mac may lie."""
+    if device.is_partial:
+        return ()
+    serial, enrollment = device.serial, device.enrollment_id
+    by_serial = (SERIAL_SUBJECT_PREFIX + serial,) if serial and is_real_serial(serial) else ()
+    if enrollment is None or enrollment == device.udid:
+        return by_serial
+    return (*by_serial, enrollment)
+
+
+def _us_of(time: str) -> int | None:
+    """An event's time, if it is one that needs no second look."""
+    try:
+        moment = datetime.fromisoformat(time)
+    except ValueError:
+        return None
+    return None if moment.tzinfo is None else to_us(moment)
+
+
+def _policy_order(one: tuple[int, PolicyChanged]) -> tuple[int, str, str]:
+    return one[0], one[1].digest, one[1].model_dump_json()
+
+
+def _halt_order(one: tuple[int, HaltSet | None]) -> tuple[int, bool, str]:
+    """At the same moment a halt outranks its clearing: it is the cautious reading."""
+    us, halt = one
+    return us, halt is not None, "" if halt is None else halt.model_dump_json()
+
+
+def _grant_order(one: tuple[int, ApprovalGranted | None]) -> tuple[int, bool, str]:
+    """At the same moment a denial outranks the approval."""
+    us, grant = one
+    return us, grant is None, "" if grant is None else grant.model_dump_json()
+
+
+def _approved(event: ApprovalGrantedEvent | ApprovalDeniedEvent) -> tuple[str, str]:
+    if isinstance(event, ApprovalGrantedEvent):
+        return event.data.approval.udid, event.data.approval.job_id
+    return event.data.udid, event.data.job_id

@@ -1,0 +1,330 @@
+"""The jobs of one Mac: which are open, which ended, and how.
+
+A job's entry is a join of what was said of it: issued once, the furthest outcome wins. The only
+successes are those that `settle` reads off the Mac's own later reports.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+
+from pipeline.state.device import AUTHENTICATED, Device, from_us, to_us
+from schemas.jobs import Action, Job, Method, Target
+from schemas.macos import Build, OSVersion, parse_build, parse_os_version, reaches
+from schemas.results import FINAL_OUTCOMES, ErrorCode, JobResult, Outcome
+
+# How far along an outcome is. Of two final ones the stronger claim wins: a success is read off
+# the Mac itself, a failure only off what was tried.
+_RANK: Final = {
+    Outcome.ACCEPTED: 0,
+    Outcome.STARTED: 2,
+    Outcome.PROGRESSED: 3,
+    Outcome.ACTED: 4,
+    Outcome.SUPERSEDED: 5,
+    Outcome.EXPIRED: 6,
+    Outcome.REFUSED: 7,
+    Outcome.FAILED: 8,
+    Outcome.SUCCEEDED: 9,
+}
+# That a job never began is our guess until its executor says so; that it had begun outranks it.
+_RANK_OF_A_GUESS: Final = 1
+# The attempt in a result that was read off state and told by no executor.
+BY_US: Final = 0
+KEPT_JOBS: Final = 32
+_NEVER_AT_THE_MAC: Final = frozenset(
+    {ErrorCode.UNREACHABLE, ErrorCode.EXPIRED, ErrorCode.SUPERSEDED}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JobEntry:
+    """One job as far as is known. `outcome_us` is when its furthest outcome was told; `acted_us`
+    when the executor had done its part, 0 if it has not; `guessed` that it ended unbegun as far
+    as we know, which its executor may still correct."""
+
+    job_id: str
+    action: Action
+    method: Method
+    intent: str
+    version: OSVersion | None
+    build: Build | None
+    generation: int
+    issued_us: int
+    expires_us: int
+    report_by_us: int
+    site: str
+    erases: bool = False
+    outcome: Outcome | None = None
+    outcome_us: int = 0
+    acted_us: int = 0
+    error_code: ErrorCode | None = None
+    guessed: bool = False
+
+    @property
+    def rank(self) -> int:
+        """How far along it is; -1 while nothing was told."""
+        if self.outcome is None:
+            return -1
+        return _RANK_OF_A_GUESS if self.guessed else _RANK[self.outcome]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its end is not known yet."""
+        return self.outcome not in FINAL_OUTCOMES
+
+    @property
+    def may_have_touched(self) -> bool:
+        """Whether the executor may already be at the Mac."""
+        return self.rank >= _RANK[Outcome.STARTED]
+
+    @property
+    def given_up_us(self) -> int:
+        """When an open job ends by itself: not begun in time, or begun and never confirmed."""
+        return self.report_by_us if self.may_have_touched else self.expires_us
+
+    @property
+    def touched(self) -> bool:
+        """Whether an ended job got as far as the Mac: those count against the limit of tries."""
+        return self.outcome is not Outcome.EXPIRED and self.error_code not in _NEVER_AT_THE_MAC
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended without doing what it was for (superseded is neither)."""
+        return self.outcome in (Outcome.FAILED, Outcome.REFUSED, Outcome.EXPIRED)
+
+    def to_wire(self) -> dict[str, Any]:
+        """The entry as JSON values."""
+        return {
+            "job_id": self.job_id,
+            "action": self.action.value,
+            "method": self.method.value,
+            "intent": self.intent,
+            "version": None if self.version is None else str(self.version),
+            "build": None if self.build is None else str(self.build),
+            "generation": self.generation,
+            "issued_us": self.issued_us,
+            "expires_us": self.expires_us,
+            "report_by_us": self.report_by_us,
+            "site": self.site,
+            "erases": self.erases,
+            "outcome": None if self.outcome is None else self.outcome.value,
+            "outcome_us": self.outcome_us,
+            "acted_us": self.acted_us,
+            "error_code": None if self.error_code is None else self.error_code.value,
+            "guessed": self.guessed,
+        }
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> "JobEntry":
+        """The entry that `to_wire` wrote."""
+        version, build = wire["version"], wire["build"]
+        outcome, error_code = wire["outcome"], wire["error_code"]
+        return cls(
+            job_id=wire["job_id"],
+            action=Action(wire["action"]),
+            method=Method(wire["method"]),
+            intent=wire["intent"],
+            version=None if version is None else parse_os_version(version),
+            build=None if build is None else parse_build(build),
+            generation=wire["generation"],
+            issued_us=wire["issued_us"],
+            expires_us=wire["expires_us"],
+            report_by_us=wire["report_by_us"],
+            site=wire["site"],
+            erases=wire["erases"],
+            outcome=None if outcome is None else Outcome(outcome),
+            outcome_us=wire["outcome_us"],
+            acted_us=wire["acted_us"],
+            error_code=None if error_code is None else ErrorCode(error_code),
+            guessed=wire.get("guessed", False),
+        )
+
+
+Ledger = tuple[JobEntry, ...]
+"""A Mac's jobs, oldest first; the last KEPT_JOBS of them, and any that is open."""
+
+
+def issue(ledger: Ledger, job: Job) -> Ledger:
+    """The ledger with this job in it; the same ledger if it already was."""
+    if any(entry.job_id == job.job_id for entry in ledger):
+        return ledger
+    entry = JobEntry(
+        job_id=job.job_id,
+        action=job.action,
+        method=job.method,
+        intent=job.intent,
+        version=None if job.target is None else job.target.version,
+        build=None if job.target is None else job.target.build,
+        generation=job.generation,
+        issued_us=to_us(job.issued_at),
+        expires_us=to_us(job.expires_at),
+        report_by_us=to_us(job.report_by or job.expires_at),
+        site=job.site,
+        erases=job.erases,
+    )
+    entries = sorted((*ledger, entry), key=lambda kept: (kept.issued_us, kept.job_id))
+    surplus = len(entries) - KEPT_JOBS
+    return tuple(one for at, one in enumerate(entries) if at >= surplus or one.is_open)
+
+
+def record(ledger: Ledger, result: JobResult, us: int) -> Ledger:
+    """The ledger with this result in it. A result for a job it does not hold changes nothing:
+    the job was dropped as too old, or was never ours."""
+    return tuple(
+        _advance(entry, result, us) if entry.job_id == result.job_id else entry for entry in ledger
+    )
+
+
+def supersede(ledger: Ledger, job_id: str, us: int) -> Ledger:
+    """The ledger with this job superseded, unless its executor may already be at the Mac. If it
+    was and had not said so yet, what it says opens the job again."""
+    return tuple(
+        replace(entry, outcome=Outcome.SUPERSEDED, outcome_us=us, guessed=True)
+        if entry.job_id == job_id and entry.is_open and not entry.may_have_touched
+        else entry
+        for entry in ledger
+    )
+
+
+def _advance(entry: JobEntry, result: JobResult, us: int) -> JobEntry:
+    outcome = result.outcome
+    if outcome is Outcome.SUCCEEDED and result.attempt != BY_US:
+        outcome = Outcome.ACTED  # an executor's word is progress; success is read off the Mac
+    acted_us = entry.acted_us
+    if outcome is Outcome.ACTED:
+        acted_us = us if not acted_us else min(acted_us, us)
+    told = replace(
+        entry,
+        outcome=outcome,
+        outcome_us=us,
+        acted_us=acted_us,
+        error_code=result.error_code,
+        guessed=outcome is Outcome.EXPIRED and result.attempt == BY_US,
+    )
+    if _further(told, entry):
+        return told
+    return entry if acted_us == entry.acted_us else replace(entry, acted_us=acted_us)
+
+
+def _further(told: JobEntry, known: JobEntry) -> bool:
+    if told.rank != known.rank:
+        return told.rank > known.rank
+    if told.outcome_us != known.outcome_us:
+        # The first telling of an end is when the job ended; of progress the last counts.
+        later = told.outcome_us > known.outcome_us
+        return later is (told.outcome not in FINAL_OUTCOMES)
+    return _end(told) > _end(known)
+
+
+def _end(entry: JobEntry) -> tuple[str, str]:
+    return entry.outcome or "", entry.error_code or ""
+
+
+def open_job(ledger: Ledger) -> JobEntry | None:
+    """The Mac's open job. Of several, one that may have touched the Mac, else the newest."""
+    found: JobEntry | None = None
+    for entry in reversed(ledger):
+        if entry.is_open:
+            if entry.may_have_touched:
+                return entry
+            found = found or entry
+    return found
+
+
+def strays(ledger: Ledger) -> Ledger:
+    """Open jobs beside the open job that no executor has begun: there must be none for long."""
+    if sum(entry.is_open for entry in ledger) < 2:
+        return ()
+    kept = open_job(ledger)
+    return tuple(
+        one for one in ledger if one is not kept and one.is_open and not one.may_have_touched
+    )
+
+
+def settle(entry: JobEntry, device: Device, udid: str, now: datetime) -> JobResult | None:
+    """What the Mac's reports, or its silence, make of an open job; None while it is open.
+
+    An update has succeeded when a report made after the job was issued shows the target. A
+    reinstall, which may end on the version it began with, when such a report follows the
+    executor's part and a boot; one that erases, when the Mac has also enrolled anew. A
+    re-enrolment when a fresh Authenticate and TokenUpdate came.
+    """
+    if not entry.is_open:
+        return None
+    if _fulfilled(entry, device):
+        return _result(entry, device, udid, Outcome.SUCCEEDED, None)
+    if to_us(now) < entry.given_up_us:
+        return None
+    if entry.acted_us:
+        return _result(entry, device, udid, Outcome.FAILED, ErrorCode.NO_REPORT)
+    if entry.may_have_touched:
+        return _result(entry, device, udid, Outcome.FAILED, ErrorCode.NOTHING_HAPPENED)
+    return _result(entry, device, udid, Outcome.EXPIRED, ErrorCode.EXPIRED)
+
+
+def _fulfilled(entry: JobEntry, device: Device) -> bool:
+    if entry.action is Action.REENROLL:
+        return device.enrolled_since(entry.issued_us)
+    if entry.version is None:
+        return False
+    told_us = device.stamp("os_version")
+    if told_us <= entry.issued_us or not reaches(
+        device.os_version, device.build, entry.version, entry.build
+    ):
+        return False
+    if entry.action in (Action.UPDATE, Action.UPGRADE):
+        return True
+    if not 0 < entry.acted_us < told_us:
+        return False
+    if entry.erases:
+        # Setup Assistant runs after a boot; few sources would report that boot itself.
+        return device.checkins[AUTHENTICATED] > entry.issued_us
+    return device.boot_at is not None and to_us(device.boot_at) > entry.issued_us
+
+
+def _result(
+    entry: JobEntry, device: Device, udid: str, outcome: Outcome, code: ErrorCode | None
+) -> JobResult:
+    return JobResult(
+        job_id=entry.job_id,
+        udid=udid,
+        site=entry.site,
+        outcome=outcome,
+        attempt=BY_US,
+        error_code=code,
+        detail="read off the Mac's own reports",
+        observed_version=device.os_version,
+        observed_build=device.build,
+        observed_boot_at=device.boot_at,
+    )
+
+
+def attempts(ledger: Ledger, action: Action, intent: str) -> Ledger:
+    """The Mac's ended jobs for one intent, oldest first."""
+    return tuple(
+        entry
+        for entry in ledger
+        if entry.action is action and entry.intent == intent and not entry.is_open
+    )
+
+
+def failures(ledger: Ledger, action: Action, intent: str) -> Ledger:
+    """Those of them that failed since one last succeeded, oldest first."""
+    found: list[JobEntry] = []
+    for entry in attempts(ledger, action, intent):
+        if entry.outcome is Outcome.SUCCEEDED:
+            found.clear()
+        elif entry.failed:
+            found.append(entry)
+    return tuple(found)
+
+
+def target_of(entry: JobEntry) -> Target | None:
+    """The release the job was for."""
+    return None if entry.version is None else Target(version=entry.version, build=entry.build)
+
+
+def ended_at(entry: JobEntry) -> datetime:
+    """When its end was told."""
+    return from_us(entry.outcome_us)

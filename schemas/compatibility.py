@@ -1,0 +1,261 @@
+"""What changed between two JSON Schemas of one model, and whether it breaks the contract.
+
+A topic holds what older producers wrote, and the archive holds it for ever: a reader of the new
+schema must take every value the old one took. What narrows is a break, and so is a property that
+goes away, since what older producers say in it would be dropped unseen. What only widens (a new
+optional property, one more value of an enum) is no break; an older *reader* may not take the new
+value, so readers are upgraded before producers: those changes are told, as `readers_first`.
+
+Knows the keywords that pydantic writes. A change in one it does not know is a break.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+Schema = Mapping[str, Any]
+Effect = Literal["breaks", "readers_first"]
+
+_WORDS: Final = frozenset(
+    {"$comment", "$defs", "$id", "$schema", "default", "deprecated", "description", "examples"}
+    | {"readOnly", "title", "writeOnly", "discriminator"}
+)
+_HANDLED: Final = frozenset(
+    {"$ref", "additionalProperties", "anyOf", "const", "enum", "format", "items", "oneOf"}
+    | {"pattern", "prefixItems", "properties", "required", "type"}
+)
+_JSON_TYPE: Final[Mapping[type, str]] = {
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    str: "string",
+    type(None): "null",
+    list: "array",
+    dict: "object",
+}
+_AT_LEAST: Final = frozenset({"minimum", "exclusiveMinimum", "minLength", "minItems"})
+_AT_MOST: Final = frozenset({"maximum", "exclusiveMaximum", "maxLength", "maxItems"})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference. `where` is a path into the values (`$.data.builds[*]`)."""
+
+    effect: Effect
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+def changes(old: Schema, new: Schema) -> list[Change]:
+    """All differences that matter, in the order of the old schema; none for equal schemas."""
+    return list(_Comparison(old.get("$defs", {}), new.get("$defs", {})).of(old, new, "$"))
+
+
+def breaks(old: Schema, new: Schema) -> list[Change]:
+    """The differences that a reader of what older producers wrote would stumble on."""
+    return [change for change in changes(old, new) if change.effect == "breaks"]
+
+
+class _Comparison:
+    """One walk over both schemas; it remembers the pairs of references it is inside of."""
+
+    def __init__(self, old_defs: Mapping[str, Schema], new_defs: Mapping[str, Schema]) -> None:
+        self._old_defs = old_defs
+        self._new_defs = new_defs
+        self._open: set[tuple[str, str]] = set()
+
+    def of(self, old: Any, new: Any, where: str) -> Iterator[Change]:
+        pair = (_reference(old), _reference(new))
+        if pair in self._open:
+            return
+        if any(pair):
+            self._open.add(pair)
+        try:
+            yield from self._of_resolved(
+                _resolve(old, self._old_defs), _resolve(new, self._new_defs), where
+            )
+        finally:
+            self._open.discard(pair)
+
+    def _of_resolved(self, old: Any, new: Any, where: str) -> Iterator[Change]:
+        if old == new and not self._has_references(old):
+            return
+        if old is False or new is True or new == {}:
+            return
+        if new is False or old is True:
+            yield Change("breaks", where, "takes fewer values than before")
+            return
+        if _branches(old) is not None or _branches(new) is not None:
+            yield from self._branches(old, new, where)
+            return
+        yield from _values(old, new, where)
+        yield from _limits(old, new, where)
+        yield from self._object(old, new, where)
+        yield from self._array(old, new, where)
+
+    def _has_references(self, schema: Any) -> bool:
+        if isinstance(schema, Mapping):
+            return "$ref" in schema or any(self._has_references(v) for v in schema.values())
+        return isinstance(schema, list) and any(self._has_references(item) for item in schema)
+
+    def _branches(self, old: Schema, new: Schema, where: str) -> Iterator[Change]:
+        """Each old alternative must be taken by some new one."""
+        olds = _branches(old) or [old]
+        news = _branches(new) or [new]
+        used: set[int] = set()
+        for branch in olds:
+            tries = [list(self.of(branch, candidate, where)) for candidate in news]
+            best = min(range(len(tries)), key=lambda at: (_broken(tries[at]), len(tries[at])))
+            used.add(best)
+            alike = [at for at, candidate in enumerate(news) if self._alike(branch, candidate)]
+            if not _broken(tries[best]):
+                yield from tries[best]
+            elif alike:
+                used.add(alike[0])
+                yield from tries[alike[0]]
+            else:
+                yield Change("breaks", where, f"no longer takes {self._name(branch, old=True)}")
+        for at, candidate in enumerate(news):
+            if at not in used:
+                name = self._name(candidate, old=False)
+                yield Change("readers_first", where, f"now also takes {name}")
+
+    def _alike(self, old: Any, new: Any) -> bool:
+        """Whether two alternatives are meant to be the same one: then the place is inside."""
+        if _reference(old) or _reference(new):
+            return _reference(old) == _reference(new)
+        if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+            return False
+        return "type" in old and old.get("type") == new.get("type")
+
+    def _name(self, schema: Any, *, old: bool) -> str:
+        if name := _reference(schema):
+            return name.rpartition("/")[2]
+        resolved = _resolve(schema, self._old_defs if old else self._new_defs)
+        if isinstance(resolved, Mapping):
+            for key in ("const", "enum", "type"):
+                if key in resolved:
+                    return str(resolved[key])
+        return "any value"
+
+    def _object(self, old: Schema, new: Schema, where: str) -> Iterator[Change]:
+        olds, news = old.get("properties", {}), new.get("properties", {})
+        required, still = set(old.get("required", ())), set(new.get("required", ()))
+        for name, schema in olds.items():
+            if name in news:
+                yield from self.of(schema, news[name], f"{where}.{name}")
+            else:
+                yield Change("breaks", f"{where}.{name}", "property removed")
+        for name in sorted(still - required):
+            what = "is required now" if name in olds else "new property is required"
+            yield Change("breaks", f"{where}.{name}", what)
+        for name in sorted((required - still) & set(news)):
+            yield Change("readers_first", f"{where}.{name}", "is no longer required")
+        rest, now = old.get("additionalProperties", True), new.get("additionalProperties", True)
+        if olds and rest is False and now is False:
+            for name in sorted(set(news) - set(olds)):
+                what = "new property; older readers refuse ones they do not know"
+                yield Change("readers_first", f"{where}.{name}", what)
+        yield from self.of(rest, now, f"{where}.*")
+
+    def _array(self, old: Schema, new: Schema, where: str) -> Iterator[Change]:
+        olds, news = old.get("prefixItems", []), new.get("prefixItems", [])
+        rest, now = old.get("items", True), new.get("items", True)
+        for at in range(max(len(olds), len(news))):
+            yield from self.of(
+                olds[at] if at < len(olds) else rest,
+                news[at] if at < len(news) else now,
+                f"{where}[{at}]",
+            )
+        yield from self.of(rest, now, f"{where}[*]")
+
+
+def _reference(schema: Any) -> str:
+    return str(schema.get("$ref", "")) if isinstance(schema, Mapping) else ""
+
+
+def _resolve(schema: Any, defs: Mapping[str, Schema]) -> Any:
+    """The schema itself, or what it refers to with the keywords beside the reference."""
+    name = _reference(schema)
+    if not name:
+        return schema
+    beside = {key: value for key, value in schema.items() if key != "$ref" and key not in _WORDS}
+    return {**_resolve(defs[name.rpartition("/")[2]], defs), **beside}
+
+
+def _branches(schema: Schema) -> list[Any] | None:
+    for key in ("anyOf", "oneOf"):
+        if key in schema:
+            return list(schema[key])
+    return None
+
+
+def _broken(found: list[Change]) -> int:
+    return sum(change.effect == "breaks" for change in found)
+
+
+def _allowed(schema: Schema) -> list[Any] | None:
+    if "const" in schema:
+        return [schema["const"]]
+    return list(schema["enum"]) if "enum" in schema else None
+
+
+def _values(old: Schema, new: Schema, where: str) -> Iterator[Change]:
+    """Constants and enums, then types."""
+    olds, news = _allowed(old), _allowed(new)
+    if "const" in old and "const" in new and olds != news:
+        yield Change("breaks", where, f"changed from {old['const']!r} to {new['const']!r}")
+    elif news is not None and olds is None:
+        yield Change("breaks", where, f"takes only {_list(news)} now")
+    elif news is None and olds is not None:
+        yield Change("readers_first", where, f"takes more than {_list(olds)} now")
+    elif news is not None and olds is not None:
+        yield from _moved(olds, news, where)
+    yield from _types_changed(_types(old), _types(new), where)
+
+
+def _moved(olds: list[Any], news: list[Any], where: str) -> Iterator[Change]:
+    if gone := [value for value in olds if value not in news]:
+        yield Change("breaks", where, f"no longer takes {_list(gone)}")
+    if more := [value for value in news if value not in olds]:
+        yield Change("readers_first", where, f"now also takes {_list(more)}")
+
+
+def _types_changed(olds: set[str], news: set[str], where: str) -> Iterator[Change]:
+    """`integer` is within `number`; no type at all is any type."""
+    if not olds and news:
+        yield Change("breaks", where, f"takes only {_list(sorted(news))} now")
+    if not olds or not news:
+        return
+    if gone := sorted(olds - news - ({"integer"} if "number" in news else set())):
+        yield Change("breaks", where, f"no longer takes {_list(gone)}")
+    if more := sorted(news - olds):
+        yield Change("readers_first", where, f"now also takes {_list(more)}")
+
+
+def _types(schema: Schema) -> set[str]:
+    given = schema.get("type")
+    if given is None:
+        return {_JSON_TYPE[type(value)] for value in _allowed(schema) or ()}
+    return {given} if isinstance(given, str) else set(given)
+
+
+def _list(values: list[Any]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _limits(old: Schema, new: Schema, where: str) -> Iterator[Change]:
+    """Bounds, patterns, formats, and whatever keyword is not known here."""
+    for key in sorted((old.keys() | new.keys()) - _WORDS):
+        before, after = old.get(key), new.get(key)
+        if before == after or key in _HANDLED - {"pattern", "format"}:
+            continue
+        wider = after is None
+        if before is not None and after is not None:
+            wider = (key in _AT_LEAST and after < before) or (key in _AT_MOST and after > before)
+        shown = "unset" if before is None else before
+        what = f"{key} changed from {shown} to {'unset' if after is None else after}"
+        yield Change("readers_first" if wider else "breaks", where, what)

@@ -1,0 +1,151 @@
+"""What Drydock decided for one Mac, and all that is needed to decide it again."""
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import AwareDatetime
+
+from schemas.ids import TextField
+from schemas.jobs import Action, Method, Target
+from schemas.model import FactModel
+
+
+class Verdict(StrEnum):
+    """Send a job, hold it back for now, or nothing to do."""
+
+    SEND = "send"
+    HOLD = "hold"
+    NOTHING = "nothing"
+
+
+class Reason(StrEnum):
+    """The closed set of answers to 'why'. Reaches log, metric and archive unchanged."""
+
+    # nothing
+    COMPLIANT = "compliant"
+    NO_ADVISORY = "no_advisory"
+    UNFIXABLE_HARDWARE = "unfixable_hardware"
+    OS_UNKNOWN = "os_unknown"
+    UDID_UNKNOWN = "udid_unknown"
+    USER_ENROLLED = "user_enrolled"
+    SUPPLEMENT_PENDING = "supplement_pending"
+    # send
+    SECURITY_UPDATE = "security_update"
+    ROUTINE_UPDATE = "routine_update"
+    LINE_OUT_OF_SUPPORT = "line_out_of_support"
+    POLICY_UPGRADE = "policy_upgrade"
+    UPDATE_KEEPS_FAILING = "update_keeps_failing"
+    FIRMWARE_MISMATCH = "firmware_mismatch"
+    SEAL_BROKEN = "seal_broken"
+    LOAN_RETURNED = "loan_returned"
+    CHECKED_OUT = "checked_out"
+    NEVER_ENROLLED = "never_enrolled"
+    MDM_SILENT = "mdm_silent"
+    NOT_USER_APPROVED = "not_user_approved"
+    WRONG_MDM_SERVER = "wrong_mdm_server"
+    IDENTITY_EXPIRING = "identity_expiring"
+    REENROLL_AFTER_REINSTALL = "reenroll_after_reinstall"
+    # hold
+    NO_POLICY = "no_policy"
+    EXEMPT = "exempt"
+    HALTED = "halted"
+    SITE_UNKNOWN = "site_unknown"
+    STALE_INVENTORY = "stale_inventory"
+    JOB_OPEN = "job_open"
+    COOLING_DOWN = "cooling_down"
+    RETRIES_EXHAUSTED = "retries_exhausted"
+    DEFERRED = "deferred"
+    OUTSIDE_WINDOW = "outside_window"
+    LOW_DISK = "low_disk"
+    LOW_POWER = "low_power"
+    NO_BOOTSTRAP_TOKEN = "no_bootstrap_token"
+    NO_VOLUME_OWNER = "no_volume_owner"
+    NOT_SUPERVISED = "not_supervised"
+    NOT_ENROLLED = "not_enrolled"
+    NO_METHOD = "no_method"
+    OTHER_UPDATE_RUNNING = "other_update_running"
+    MODEL_UNKNOWN = "model_unknown"
+    NEEDS_PERSON = "needs_person"
+    AWAITING_APPROVAL = "awaiting_approval"
+    AWAITING_CONTACT = "awaiting_contact"
+    AWAITING_FOLLOW_UP = "awaiting_follow_up"
+    SITE_FULL = "site_full"
+
+
+class Severity(StrEnum):
+    """How bad the worst hole is that a Mac has; a policy times each differently."""
+
+    EXPLOITED = "exploited"
+    CRITICAL = "critical"
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+    ROUTINE = "routine"
+
+
+class Gate(FactModel):
+    """One check in the order it was made. `until` is when a failed one can pass by itself."""
+
+    gate: TextField
+    passed: bool
+    detail: TextField = ""
+    until: AwareDatetime | None = None
+
+
+class Decision(FactModel):
+    """The answer for one Mac at one moment.
+
+    `gates` are in order; the first that did not pass gave the reason of a hold.
+    `next_eligible_at` is the earliest time at which the answer can change by itself; None where
+    only an event can change it. `supersedes` is an open job, not
+    yet begun, that this answer withdraws. `cves` are all the Mac is exposed to, `exploited_cves`
+    those of them known to be exploited. `evidence` is what a reimage (or its refusal) rests on.
+    `findings` are facts somebody should know that no job can mend.
+    """
+
+    udid: TextField
+    serial: TextField | None = None
+    site: TextField | None = None
+    decision: Verdict
+    action: Action | None = None
+    method: Method | None = None
+    target: Target | None = None
+    reason: Reason
+    gates: tuple[Gate, ...] = ()
+    advisory_ids: tuple[TextField, ...] = ()
+    cves: tuple[str, ...] = ()
+    exploited_cves: tuple[str, ...] = ()
+    deadline_at: AwareDatetime | None = None
+    next_eligible_at: AwareDatetime | None = None
+    severity: Severity | None = None
+    erases: bool = False
+    job_id: TextField | None = None
+    intent: TextField | None = None
+    generation: int | None = None
+    supersedes: TextField | None = None
+    evidence: tuple[TextField, ...] = ()
+    findings: tuple[TextField, ...] = ()
+
+
+class DecisionInputs(FactModel):
+    """What `decide` saw. Digests name content kept beside the log: the policy's text and the
+    catalogue of advisories; the rest is here in full.
+
+    `device` is the state's own encoding of the Mac, `ledger` of its jobs.
+    """
+
+    now: AwareDatetime
+    device: Any
+    ledger: Any = None
+    policy_digest: str | None = None
+    catalog_digest: str
+    halts: tuple[str, ...] = ()
+    approvals: tuple[Any, ...] = ()
+    site_open_jobs: int = 0
+
+
+class DecisionRecord(FactModel):
+    """A decision with its inputs: `decide(inputs)` gives the same bytes of `decision` again."""
+
+    decision: Decision
+    inputs: DecisionInputs

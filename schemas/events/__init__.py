@@ -1,0 +1,1 @@
+"""What happened: the data of each event type."""

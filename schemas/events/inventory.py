@@ -1,0 +1,52 @@
+"""What a Mac is, as some source reported it."""
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field
+
+from schemas.ids import SerialField, SiteField, TextField, UdidField
+from schemas.macos import BuildField, OSVersionField
+from schemas.model import FactModel
+
+InventorySource = Literal["mdm", "ddm", "jamf", "osquery", "munki", "executor", "admin", "other"]
+
+
+class InventoryReported(FactModel):
+    """One report about one Mac. Every field but `source` may be absent: a source overrides only
+    what it knows. A report needs a `udid` or a `serial`; with the serial alone it is joined later.
+
+    `free_disk_gb` is GB (10^9 bytes), `battery_percent` 0-100. `device_id` is Apple's
+    SoftwareUpdateDeviceID (`J613AP`), the id that releases list. `activations` are the per-device
+    activations confirmed after a reinstall; `compliant` is the source's own verdict;
+    `loan_returned_at` is when a loan unit last came back to be made as new.
+    """
+
+    source: InventorySource
+    udid: UdidField | None = None
+    serial: SerialField | None = None
+    os_version: OSVersionField | None = None
+    build: BuildField | None = None
+    model: TextField | None = None
+    device_id: TextField | None = None
+    hostname: TextField | None = None
+    enrollment_id: TextField | None = None
+    site: SiteField | None = None
+    apple_silicon: bool | None = None
+    supervised: bool | None = None
+    user_approved: bool | None = None
+    ade_enrolled: bool | None = None
+    bootstrap_token_escrowed: bool | None = None
+    volume_owner_available: bool | None = None
+    free_disk_gb: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] | None = None
+    battery_percent: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+    on_ac_power: bool | None = None
+    filevault: bool | None = None
+    firmware: TextField | None = None
+    system_volume_sealed: bool | None = None
+    mdm_enrolled: bool | None = None
+    mdm_server: TextField | None = None
+    identity_expires_at: AwareDatetime | None = None
+    boot_at: AwareDatetime | None = None
+    loan_returned_at: AwareDatetime | None = None
+    activations: tuple[TextField, ...] | None = None
+    compliant: bool | None = None

@@ -1,0 +1,144 @@
+"""The contract as documents: a JSON Schema for every wire model, and AsyncAPI 3.0 over them.
+
+Pure: it says what `schemas/published/` should hold. The command writes and compares.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, get_args
+
+from pydantic import BaseModel
+
+from schemas.dead_letters import DeadLetter
+from schemas.decisions import Decision, DecisionRecord
+from schemas.envelope import CloudEvent, Event
+from schemas.events.control import Approval
+from schemas.jobs import Job
+from schemas.model import FactModel
+from schemas.results import JobResult
+from schemas.topics import TOPICS, Topic
+
+ASYNCAPI_NAME: Final = "asyncapi.json"
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+EVENTS: Final[tuple[type[CloudEvent], ...]] = get_args(Event)
+# What travels inside events or beside them. Job and Approval are also payloads that are signed.
+DOCUMENTS: Final[tuple[type[FactModel], ...]] = (
+    Approval,
+    DeadLetter,
+    Decision,
+    DecisionRecord,
+    Job,
+    JobResult,
+)
+
+
+def event_type(model: type[CloudEvent]) -> str:
+    """The CloudEvents type of an event class."""
+    return str(model.model_fields["type"].default)
+
+
+def file_name(model: type[BaseModel]) -> str:
+    """Where a model's schema is: by its type for an event, else by its class."""
+    if issubclass(model, CloudEvent):
+        return f"{event_type(model)}.schema.json"
+    words = "".join(f"-{c.lower()}" if c.isupper() else c for c in model.__name__).lstrip("-")
+    return f"{words}.schema.json"
+
+
+def published(extra: Mapping[str, dict[str, Any]]) -> dict[str, bytes]:
+    """File name -> content, of every file. `extra` adds schemas from outside this package, by
+    their name (`policy`)."""
+    schemas = {file_name(model): model_schema(model) for model in (*EVENTS, *DOCUMENTS)}
+    schemas |= {f"{name}.schema.json": schema for name, schema in extra.items()}
+    files = {
+        name: {"$schema": DIALECT, "$id": f"urn:drydock:{name.removesuffix('.schema.json')}"}
+        | schema
+        for name, schema in schemas.items()
+    }
+    files[ASYNCAPI_NAME] = asyncapi()
+    return {name: to_bytes(document) for name, document in sorted(files.items())}
+
+
+def model_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """What a reader takes as this model. An event also has to name its type and the version of
+    CloudEvents, as CloudEvents wants, although a reader could do without."""
+    schema = model.model_json_schema()
+    if issubclass(model, CloudEvent):
+        schema["required"] = sorted({*schema["required"], "specversion", "type"})
+    return schema
+
+
+def to_bytes(document: Mapping[str, Any]) -> bytes:
+    """Indented JSON that ends in a newline; the same document gives the same bytes."""
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def asyncapi() -> dict[str, Any]:
+    """The topics and what they carry, as AsyncAPI 3.0 (asyncapi.com/docs/reference/specification).
+
+    Channels only: who sends and who receives depends on the shape Drydock runs in.
+    """
+    models = {model.__name__: model for topic in TOPICS for model in topic.models}
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Drydock",
+            "version": "1",
+            "description": "What happened to Macs, what was decided, what was ordered, what came"
+            " of it. Events are CloudEvents 1.0 in structured JSON mode.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "channels": {_channel_id(topic): _channel(topic) for topic in TOPICS},
+        "components": {
+            "messages": {name: _message(model) for name, model in sorted(models.items())}
+        },
+    }
+
+
+def _channel_id(topic: Topic) -> str:
+    return topic.name.removeprefix("drydock.").removesuffix(".v1").replace(".{site}", "")
+
+
+def _channel(topic: Topic) -> dict[str, Any]:
+    retention = -1 if topic.retention is None else round(topic.retention.total_seconds() * 1000)
+    channel: dict[str, Any] = {
+        "address": topic.name,
+        "description": f"{topic.what} Key: {topic.key}.",
+        "messages": {
+            model.__name__: {"$ref": f"#/components/messages/{model.__name__}"}
+            for model in topic.models
+        },
+        "bindings": {
+            "kafka": {
+                "partitions": topic.partitions,
+                "topicConfiguration": {
+                    "cleanup.policy": ["compact" if topic.compacted else "delete"],
+                    "retention.ms": retention,
+                },
+                "bindingVersion": "0.5.0",
+            }
+        },
+    }
+    if "{site}" in topic.name:
+        channel["parameters"] = {"site": {"description": "The site's name in the policy."}}
+    return channel
+
+
+def _message(model: type[FactModel]) -> dict[str, Any]:
+    if issubclass(model, CloudEvent):
+        name, media = event_type(model), "application/cloudevents+json"
+        doc = str(getattr(model.model_fields["data"].annotation, "__doc__", ""))
+    else:
+        name, media = model.__name__, "application/json"
+        doc = str(model.__doc__)
+    return {
+        "name": name,
+        "summary": doc.strip().splitlines()[0],
+        "contentType": media,
+        "payload": {
+            "schemaFormat": "application/schema+json;version=draft-2020-12",
+            "schema": {"$ref": f"./{file_name(model)}"},
+        },
+    }

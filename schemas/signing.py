@@ -1,0 +1,89 @@
+"""Ed25519 signatures over exact bytes, as DSSE envelopes.
+
+DSSE signs the payload's bytes and its type together, so nothing is parsed before it is verified
+(github.com/secure-systems-lab/dsse, envelope.md and protocol.md).
+"""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pydantic import Field, StringConstraints
+
+from schemas.model import FactModel
+
+JOB_PAYLOAD: Final = "application/vnd.drydock.job.v1+json"
+APPROVAL_PAYLOAD: Final = "application/vnd.drydock.approval.v1+json"
+_MAX_SIGNATURES: Final = 8
+_LONGEST_PAYLOAD: Final = 256 * 1024
+
+
+class SignatureError(ValueError):
+    """The envelope carries no valid signature of a known key."""
+
+
+class Signature(FactModel):
+    """One signature: the key's id and the base64 of 64 bytes."""
+
+    keyid: Annotated[str, StringConstraints(max_length=64)]
+    sig: Annotated[str, StringConstraints(max_length=128)]
+
+
+class Signed(FactModel):
+    """A DSSE envelope: base64 payload, its media type, signatures."""
+
+    payloadType: Annotated[str, StringConstraints(max_length=128)]  # noqa: N815 - DSSE's name
+    payload: Annotated[str, StringConstraints(max_length=_LONGEST_PAYLOAD)]
+    signatures: Annotated[tuple[Signature, ...], Field(min_length=1, max_length=_MAX_SIGNATURES)]
+
+
+def key_id(public: Ed25519PublicKey) -> str:
+    """The first 16 hex digits of the SHA-256 of the raw public key."""
+    raw = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return hashlib.sha256(raw).hexdigest()[:16]
+
+
+def _pae(payload_type: str, payload: bytes) -> bytes:
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
+def sign(payload: bytes, payload_type: str, private: Ed25519PrivateKey) -> Signed:
+    """Envelope these bytes under one key."""
+    signature = private.sign(_pae(payload_type, payload))
+    return Signed(
+        payloadType=payload_type,
+        payload=base64.b64encode(payload).decode(),
+        signatures=(
+            Signature(keyid=key_id(private.public_key()), sig=base64.b64encode(signature).decode()),
+        ),
+    )
+
+
+def verify(envelope: Signed, payload_type: str, keys: Mapping[str, Ed25519PublicKey]) -> bytes:
+    """The payload's bytes, if one of `keys` (by key id) signed them as `payload_type`.
+
+    Raises SignatureError otherwise. The payload is not parsed before this returns.
+    """
+    if envelope.payloadType != payload_type:
+        raise SignatureError(f"payload type is not {payload_type}")
+    try:
+        payload = base64.b64decode(envelope.payload, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise SignatureError("payload is not base64") from error
+    message = _pae(payload_type, payload)
+    for signature in envelope.signatures:
+        public = keys.get(signature.keyid)
+        if public is None:
+            continue
+        try:
+            public.verify(base64.b64decode(signature.sig, validate=True), message)
+        except (InvalidSignature, binascii.Error, ValueError):
+            continue
+        return payload
+    raise SignatureError("no valid signature of a known key")

@@ -1,0 +1,302 @@
+"""`make bench-core`: ingest, fold and decide without a broker, on one core.
+
+Workload. A Mac is an enrolled, supervised M4 MacBook Pro that osquery and MDM report on; its report
+carries 15 facts (about 650 bytes of CloudEvents JSON). 90 % of the Macs are compliant, 10 % lack a
+release and are held or have an open job.
+
+- reports: a stream over 10,000 Macs in which a tenth of the reports changes something: of ten such
+  changes five are a new host name, four a new boot time, one another OS version, after which the
+  Mac is sent an update or has had it, with records, orders and results. In `repeats` the other
+  nine tenths say what the Mac said last, but for their time and id; in `figures` free disk space
+  is another in every report. `decode` is schemas.envelope.decode from bytes; `fold` adds
+  Fleet.apply; `all` is Engine.handle_raw with every effect taken, as a shell does, but for
+  writing. The three are measured in turns on the same bytes.
+- memory: resident memory per Mac of 100,000 Macs with indexes, ledgers and standings.
+- advisory: a release lands that 10 % of 100,000 Macs lack: decisions, records, orders, and the
+  second decision once each order stands.
+- scaling: the same with 1,000 Macs that lack it, in fleets of 10,000, 100,000 and 1,000,000.
+
+Rates and durations are CPU time of this process: other work on the machine disturbs them less.
+Each is the median of several runs; `ratio` compares with decoding alone in the same run.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import pydantic
+
+from pipeline.decide.engine import Decided, Effect, Engine, Failed, Followed
+from pipeline.state.fleet import Fleet
+from schemas.envelope import Event, JobIssuedEvent, decode, encode
+from schemas.jobs import JobIssued
+from tests import factories as make
+
+RUNS: Final = 5
+FLEET: Final = 10_000
+REPORTS: Final = 40_000
+BIG: Final = 100_000
+SCALES: Final = (10_000, 100_000, 1_000_000)
+SAME_AFFECTED: Final = 1_000
+TARGETS: Final = {"reports_per_s": 40_000, "bytes_per_mac": 1_536, "advisory_s": 2.0}
+POLICY: Final = """\
+version: 1
+sites:
+  london: {time_zone: Europe/London, max_jobs: 10000}
+follow_up: {compliant: false}
+"""
+
+
+def udid_of(number: int) -> str:
+    return f"5A0C7D9E-0000-4000-8000-{number:012X}"
+
+
+def report(number: int, version: str, when: datetime, **facts: Any) -> Event:
+    own = {"serial": f"C02{number:07d}", "hostname": f"lon-{number:06d}"}
+    return make.full_report(version, udid_of(number), when, **(own | facts))
+
+
+def take(engine: Engine, event: Event, now: datetime) -> int:
+    """Hand an event over as a shell does; how many decisions and orders came of it."""
+    return taken(engine, engine.handle(event, now), now)
+
+
+def taken(engine: Engine, effects: Iterable[Effect], now: datetime) -> int:
+    """Take the effects, and what follows from them; how many there were."""
+    count = 0
+    for effect in effects:
+        count += 1
+        if isinstance(effect, Failed):
+            raise effect.error
+        if isinstance(effect, Followed):
+            count += take(engine, effect.event, now)
+        elif isinstance(effect, Decided) and effect.job is not None:
+            issued = JobIssuedEvent(
+                id=effect.job.job_id,
+                source="/bench",
+                subject=effect.job.udid,
+                time=now,
+                data=JobIssued(job=effect.job, signed=make.SIGNED),
+            )
+            count += take(engine, issued, now)
+    return count
+
+
+def lives(count: int, behind: Callable[[int], str]) -> Iterator[bytes]:
+    """The bytes of everything these Macs say first: check-ins, a poll, a full report."""
+    for number in range(count):
+        udid = udid_of(number)
+        for event in make.enrolled(udid):
+            yield encode(event)
+        yield encode(make.polled(udid))
+        yield encode(report(number, behind(number), make.NOW - make.HOUR))
+
+
+def engine_of(raws: Iterable[bytes], releases: Iterable[str] = make.RELEASES) -> Engine:
+    engine = Engine()
+    take(engine, make.policy_changed(POLICY), make.NOW)
+    for version in releases:
+        take(engine, make.release(version), make.NOW)
+    for raw in raws:
+        take(engine, decode(raw), make.NOW)
+    return engine
+
+
+def a_tenth(number: int) -> str:
+    return "26.2" if number % 10 else "26.1"
+
+
+class Stream:
+    """Reports in which a tenth changes something; each goes on from what its Mac said last."""
+
+    def __init__(self, *, figures: bool) -> None:
+        self.figures = figures
+        self.rng = random.Random(2026)
+        self.clock = make.NOW
+        self.facts: dict[int, dict[str, Any]] = {}
+        self.count = 0
+
+    def next(self, count: int) -> list[bytes]:
+        return [self._one() for _ in range(count)]
+
+    def _one(self) -> bytes:
+        number = self.rng.randrange(FLEET)
+        facts = self.facts.setdefault(number, {"version": a_tenth(number)})
+        self.count += 1
+        self.clock += timedelta(milliseconds=20)
+        if self.count % 10 == 0:
+            turn = self.count // 10 % 10
+            if turn < 5:
+                facts["hostname"] = f"lon-{self.count:08d}"
+            elif turn < 9:
+                facts["boot_at"] = self.clock
+            else:
+                facts["version"] = "26.2" if facts["version"] == "26.1" else "26.1"
+        if self.figures:
+            facts["free_disk_gb"] = round(self.rng.uniform(50, 200), 1)
+        said = {name: value for name, value in facts.items() if name != "version"}
+        return encode(report(number, facts["version"], self.clock, **said))
+
+
+def cpu(work: Callable[[], object]) -> float:
+    gc.collect()
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
+
+
+def bench_reports(*, figures: bool) -> dict[str, Any]:
+    raws = list(lives(FLEET, a_tenth))
+    engine, fleet = engine_of(raws), Fleet()
+    for raw in raws:
+        fleet.apply(decode(raw))
+    stream, effects = Stream(figures=figures), [0]
+
+    def decode_only() -> None:
+        for raw in stretch:
+            decode(raw)
+
+    def fold_too() -> None:
+        for raw in stretch:
+            fleet.apply(decode(raw))
+
+    def decide_too() -> None:
+        for raw in stretch:
+            effects[0] += taken(engine, engine.handle_raw(raw, now), now)
+
+    times: dict[str, list[float]] = {"decode": [], "fold": [], "all": []}
+    for _ in range(RUNS):
+        stretch, now = stream.next(REPORTS), stream.clock
+        times["decode"].append(cpu(decode_only))
+        times["fold"].append(cpu(fold_too))
+        times["all"].append(cpu(decide_too))
+    rates = {name: round(REPORTS / statistics.median(found)) for name, found in times.items()}
+    ratios = [d / a for d, a in zip(times["decode"], times["all"], strict=True)]
+    return {
+        "reports_per_s": rates["all"],
+        "decode_only_per_s": rates["decode"],
+        "decode_and_fold_per_s": rates["fold"],
+        "ratio": round(statistics.median(ratios), 3),
+        "bytes_per_report": round(statistics.mean(map(len, stretch))),
+        "effects_per_report": round(effects[0] / RUNS / REPORTS, 3),
+    }
+
+
+def resident() -> int:
+    """Resident memory of this process in bytes."""
+    fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory_of(count: int) -> float:
+    """Bytes a Mac, measured in this process: run it in a fresh one."""
+    engine = engine_of(lives(200, a_tenth))
+    gc.collect()
+    before = resident()
+    for raw in lives(count, a_tenth):
+        take(engine, decode(raw), make.NOW)
+    gc.collect()
+    assert len(engine.standings) == count
+    return (resident() - before) / (count - 200)
+
+
+def bench_memory() -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.bench.core", "--memory-of", str(BIG)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return {"bytes_per_mac": round(float(done.stdout)), "macs": BIG}
+
+
+def few(affected: int, count: int) -> Callable[[int], str]:
+    """As many Macs on macOS 15 as lack its next release, spread over the fleet."""
+    step = count // affected
+    return lambda number: "26.2" if number % step else "15.7.2"
+
+
+def bench_advisory(count: int, affected: int, runs: int) -> dict[str, Any]:
+    """What it costs when 15.7.3 lands."""
+    known = [version for version in make.RELEASES if version != "15.7.3"]
+    # The fleet is folded only: nobody but the affected is asked when the release lands.
+    engine = engine_of((), known)
+    for raw in lives(count, few(affected, count)):
+        engine.fold(decode(raw))
+    ledgers, found, effects = dict(engine.fleet.ledgers), [], 0
+    before = engine.fleet.advisories
+    gc.collect()
+    gc.freeze()
+    for _ in range(runs):
+        engine.fleet.advisories = before
+        engine.fleet.ledgers = dict(ledgers)
+        engine.standings.clear()
+        engine.recount_jobs()
+        landed = make.release("15.7.3")
+        begun = time.process_time()
+        effects = take(engine, landed, make.NOW)
+        found.append(time.process_time() - begun)
+    gc.unfreeze()
+    assert effects == 2 * affected, "each affected Mac is sent an order and then held for it"
+    return {"macs": count, "affected": affected, "seconds": round(statistics.median(found), 3)}
+
+
+def machine() -> dict[str, Any]:
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text(encoding="utf-8").splitlines()
+        model = next((one.split(":")[1].strip() for one in lines if "model name" in one), model)
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "pydantic": pydantic.VERSION,
+        "system": platform.system(),
+    }
+
+
+def main() -> None:
+    """Measure, print a table, write the JSON."""
+    options = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    options.add_argument("--json", type=Path, default=Path("build/bench-core.json"))
+    options.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    options.add_argument("--only", choices=["reports", "memory", "advisory", "scaling"])
+    chosen = options.parse_args()
+    if chosen.memory_of:
+        sys.stdout.write(f"{memory_of(chosen.memory_of)}\n")
+        return
+    found: dict[str, Any] = {"machine": machine(), "targets": TARGETS}
+    if chosen.only in (None, "reports"):
+        found["repeats"] = bench_reports(figures=False)
+        found["figures"] = bench_reports(figures=True)
+    if chosen.only in (None, "memory"):
+        found["memory"] = bench_memory()
+    if chosen.only in (None, "advisory"):
+        found["advisory"] = bench_advisory(BIG, BIG // 10, 3)
+    if chosen.only in (None, "scaling"):
+        found["scaling"] = [bench_advisory(count, SAME_AFFECTED, 3) for count in SCALES]
+    chosen.json.parent.mkdir(parents=True, exist_ok=True)
+    chosen.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    sys.stdout.write(table(found) + f"\nwritten to {chosen.json}\n")
+
+
+def table(found: dict[str, Any]) -> str:
+    rows = [
+        (part, name, value)
+        for part, values in found.items()
+        for row in (values if isinstance(values, list) else [values])
+        for name, value in row.items()
+    ]
+    return "\n".join(f"{part:<9} {name:<22} {value:>40}" for part, name, value in rows)
+
+
+if __name__ == "__main__":
+    main()

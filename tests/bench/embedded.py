@@ -1,0 +1,122 @@
+"""What the embedded service holds: reports through `Service.accept`, on the disk of this machine.
+
+`python -m tests.bench.embedded [MACS] [REPORTS]`; tells workload, machine and rates. One Mac in
+ten reports something new.
+"""
+
+import os
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from agents.simulated import SimulatedFleet
+from pipeline.embedded.log import FILE
+from pipeline.embedded.service import Service
+from schemas.envelope import Event
+from tests.embedded_world import Outside, advisory, open_service, report
+from tests.site_factories import START
+
+REPORT_EVERY: Final = timedelta(minutes=15)
+NEW_SHARE: Final = 10
+MAC: Final[dict[str, Any]] = {
+    "os_version": "26.2",
+    "build": "25C56",
+    "model": "Mac14,2",
+    "hostname": "bench",
+    "supervised": True,
+    "user_approved": True,
+    "on_ac_power": True,
+}
+
+
+def say(text: str) -> None:
+    """A line of the result."""
+    sys.stdout.write(text + "\n")
+
+
+def reports(macs: int, count: int) -> Iterator[tuple[datetime, Event]]:
+    """Reports of all Macs in turn, evenly spread over their interval."""
+    for number in range(count):
+        round_, mac = divmod(number, macs)
+        now = START + round_ * REPORT_EVERY + REPORT_EVERY * mac / macs
+        changed = (number + round_) % NEW_SHARE == 0
+        free = 100.0 + round_ if changed else 100.0
+        yield now, report(f"MAC-{mac:06}", now, free_disk_gb=free, **MAC)
+
+
+def accept(service: Service, batch: Sequence[tuple[datetime, Event]]) -> None:
+    """One input, and what is due after it."""
+    now = batch[-1][0]
+    service.accept([event for _, event in batch], (), now)
+    wake = service.next_wake(now)
+    if wake is not None and wake <= now:
+        service.tick(now)
+
+
+def measure(service: Service, feed: Sequence[tuple[datetime, Event]], size: int) -> None:
+    """Tell how fast this feed is taken in batches of this size."""
+    batches = [feed[start : start + size] for start in range(0, len(feed), size)]
+    took = []
+    cpu, began = time.process_time(), time.perf_counter()
+    for batch in batches:
+        start = time.perf_counter()
+        accept(service, batch)
+        took.append(time.perf_counter() - start)
+    wall, used = time.perf_counter() - began, time.process_time() - cpu
+    took.sort()
+    say(
+        f"batches of {size:>3}: {len(feed) / wall:>8,.0f} reports/s wall"
+        f" {len(feed) / used:>8,.0f} reports/s of CPU"
+        f"  p50 {statistics.median(took) * 1e3:.2f} ms"
+        f"  p99 {took[int(len(took) * 0.99)] * 1e3:.2f} ms"
+    )
+    fleet_rate = 5_000 / REPORT_EVERY.total_seconds()
+    share = fleet_rate * used / len(feed)
+    say(f"                5,000 Macs every 15 minutes: {share:.2%} of one core")
+
+
+def main() -> None:
+    """Run the workload."""
+    macs = int(sys.argv[1]) if len(sys.argv) > 1 else 5_000
+    count = int(sys.argv[2]) if len(sys.argv) > 2 else 2_000
+    say(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
+    say(f"{macs:,} Macs, {count:,} reports a run, 1 in {NEW_SHARE} with news")
+    with tempfile.TemporaryDirectory() as folder:
+        data_dir = Path(folder)
+        outside = Outside(SimulatedFleet((), START))
+        service = open_service(data_dir, outside)
+        service.accept([advisory("26.2", "25C56")], (), START)
+        feed = list(reports(macs, macs + 2 * count))
+        for start in range(0, macs, 500):
+            accept(service, feed[start : start + 500])
+        bytes_before = (data_dir / FILE).stat().st_size
+        measure(service, feed[macs : macs + count], 1)
+        measure(service, feed[macs + count :], 100)
+        grown = (data_dir / FILE).stat().st_size - bytes_before
+        _advisory(service, feed[-1][0])
+        service.close()
+        began = time.perf_counter()
+        open_service(data_dir, outside).close()
+        say(f"start with {macs:,} Macs: {time.perf_counter() - began:.2f} s")
+        say(f"log and state: {grown / (2 * count):,.0f} bytes a report")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    say(f"peak memory: {peak:,.0f} MB")
+
+
+def _advisory(service: Service, now: datetime) -> None:
+    """An advisory that every Mac lacks: all are decided for in one transaction."""
+    began = time.perf_counter()
+    done = service.accept([advisory("26.3", "25D10", now)], (), now)
+    took = time.perf_counter() - began
+    say(f"an advisory for all: {done.decisions:,} decisions, {done.jobs} jobs in {took:.2f} s")
+
+
+if __name__ == "__main__":
+    main()

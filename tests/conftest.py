@@ -1,0 +1,81 @@
+"""What every test shares: the reference data, Hypothesis profiles, no skips in CI."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+REFERENCE_DATA_HINT = (
+    "reference data not found at {path}: set DRYDOCK_REFERENCE_DATA to a folder laid out as in"
+    " CONTRIBUTING.md ('Reference data'), taken from the public repositories"
+    " macadmins/sofa ba13ce9fb247, micromdm/nanomdm 1d5fcf4da9b1,"
+    " osquery/osquery a5b14f63d98c, zentralopensource/zentral 0e191465b2b3"
+)
+
+settings.register_profile(
+    "default",
+    max_examples=50,
+    deadline=None,
+    print_blob=True,
+    derandomize=False,
+)
+settings.register_profile(
+    "ci",
+    max_examples=200,
+    deadline=None,
+    print_blob=True,
+    derandomize=False,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+def in_ci() -> bool:
+    """Say whether this run must be complete: CI=true."""
+    return os.environ.get("CI", "").lower() in {"true", "1"}
+
+
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if in_ci() else "default"))
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> Path:
+    """Real payloads from DRYDOCK_REFERENCE_DATA; missing is a skip, in CI a failure."""
+    given = os.environ.get("DRYDOCK_REFERENCE_DATA")
+    path = Path(given) if given else ROOT.parent / "shared" / "data"
+    if path.is_dir():
+        return path
+    message = REFERENCE_DATA_HINT.format(path=path)
+    if in_ci():
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
+
+
+def fail_if_skipped_in_ci(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turn a skip into a failure where CI=true: a missing component must not look green.
+
+    An expected failure (xfail) also reports as skipped and stays as it is.
+    """
+    if not in_ci() or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+    report.outcome = "failed"
+    report.longrepr = f"skipped where CI=true: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):  # type: ignore[no-untyped-def]
+    """Apply `fail_if_skipped_in_ci` to each phase of a test."""
+    report = yield
+    fail_if_skipped_in_ci(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):  # type: ignore[no-untyped-def]
+    """Apply `fail_if_skipped_in_ci` to modules that skip themselves while collected."""
+    report = yield
+    fail_if_skipped_in_ci(report)
+    return report

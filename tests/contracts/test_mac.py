@@ -1,0 +1,105 @@
+"""What every form of `Mac` keeps to. A new form joins by a row in FORMS."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from agents.dry_run import DryRunMac
+from agents.lifecycle import Entry
+from agents.mac import Ack, AckKind, Look, Mac, UnreachableError
+from agents.simulated import Faults, Period, SimulatedFleet
+from schemas.jobs import Action, Job, Method
+from schemas.results import ErrorCode
+from tests.site_factories import START, UDID, a_fleet, a_job, a_spec, an_erasing_job, hours
+
+JOBS = [
+    a_job(),
+    a_job(method=Method.DDM),
+    a_job(Action.UPGRADE, Method.STARTOSINSTALL),
+    a_job(Action.REENROLL, Method.PROFILES_RENEW, target=None, intent="x"),
+    an_erasing_job(),
+]
+IDS = [job.method.value for job in JOBS]
+
+
+@dataclass
+class Form:
+    """A way to a Mac: one that answers, one that does not, and whether orders are taken."""
+
+    mac: Mac
+    away: Mac
+    takes_orders: bool
+    passes: Callable[[], object] = field(default=lambda: None)
+
+
+def simulated() -> Form:
+    away = Faults(offline=(Period(START, START + hours(99)),))
+    fleet: SimulatedFleet = a_fleet(a_spec(), a_spec("AWAY", faults=away))
+    later = START + hours(1)
+    return Form(
+        fleet.macs[UDID], fleet.macs["AWAY"], takes_orders=True, passes=lambda: fleet.advance(later)
+    )
+
+
+def dry_run() -> Form:
+    looks = {UDID: a_fleet().macs[UDID].look(a_job())}
+    return Form(DryRunMac(looks.get), DryRunMac(lambda _: None), takes_orders=False)
+
+
+FORMS = {"simulated": simulated, "dry run": dry_run}
+
+
+@pytest.fixture(params=list(FORMS.values()), ids=list(FORMS))
+def form(request: pytest.FixtureRequest) -> Form:
+    made: Form = request.param()
+    return made
+
+
+def give(mac: Mac, job: Job) -> tuple[str, Ack]:
+    order = Entry(job=job, accepted_at=START, wake_at=START)
+    return order.mark, mac.act(order.step, job, order.attempt)
+
+
+@pytest.mark.parametrize("job", JOBS, ids=IDS)
+def test_a_look_changes_nothing(form: Form, job: Job) -> None:
+    first = form.mac.look(job)
+    assert isinstance(first, Look)
+    assert form.mac.look(job) == first
+
+
+@pytest.mark.parametrize("job", JOBS, ids=IDS)
+def test_a_mac_out_of_reach_raises_at_a_look(form: Form, job: Job) -> None:
+    with pytest.raises(UnreachableError):
+        form.away.look(job)
+
+
+@pytest.mark.parametrize("job", JOBS, ids=IDS)
+def test_an_order_taken_leaves_its_mark_and_one_refused_none(form: Form, job: Job) -> None:
+    before = form.mac.look(job)
+    name, ack = give(form.mac, job)
+    if form.takes_orders:
+        assert ack.kind is AckKind.ACCEPTED
+        assert form.mac.look(job).marks == before.marks | {name}
+    else:
+        assert (ack.kind, ack.error_code) == (AckKind.REFUSED, ErrorCode.UNSUPPORTED)
+        assert form.mac.look(job) == before
+
+
+@pytest.mark.parametrize("job", JOBS, ids=IDS)
+def test_an_acknowledged_order_is_not_yet_done(form: Form, job: Job) -> None:
+    before = form.mac.look(job)
+    give(form.mac, job)
+    after = form.mac.look(job)
+    assert (after.os_version, after.build, after.boot_at) == (
+        before.os_version,
+        before.build,
+        before.boot_at,
+    )
+
+
+def test_a_mark_survives_the_boot_of_an_update(form: Form) -> None:
+    name, ack = give(form.mac, a_job())
+    form.passes()
+    marks = form.mac.look(a_job()).marks
+    assert (name in marks) is (ack.kind is AckKind.ACCEPTED)

@@ -1,0 +1,239 @@
+"""The chart renders in every supported shape, to what Kubernetes takes and we want."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agents.keys import KeyRing, KeyStore, Purpose
+from pipeline.decide.policy_file import read_policy
+from tests.deploy import pod_rules, wiring_rules
+from tests.deploy.chart import (
+    CHART,
+    KUBERNETES,
+    ROOT,
+    SHAPES,
+    Helm,
+    HelmError,
+    Object,
+    containers,
+    load,
+    named,
+    of_kind,
+    pod,
+)
+
+RULES = (*pod_rules.RULES, *wiring_rules.RULES)
+
+
+def conforms(kubeconform: Path, folder: Path, version: str, text: str) -> str:
+    """What kubeconform says of a text, its summary in the last line."""
+    place = folder / version / "{{.ResourceKind}}{{.KindSuffix}}.json"
+    command = [str(kubeconform), "-strict", "-summary", "-schema-location", str(place)]
+    # A custom resource: its schema comes with the operator, our own rules look at it.
+    command += ["-skip", "PodMonitor"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("shape", [None, *SHAPES])
+def test_lints(helm: Helm, shape: str | None) -> None:
+    assert "0 chart(s) failed" in helm.lint(shape)
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_renders_what_kubernetes_knows(
+    helm: Helm, kubeconform: Path, kubernetes_schemas: Path, shape: str, version: str
+) -> None:
+    said = conforms(kubeconform, kubernetes_schemas, version, helm.text(shape))
+    monitors = len(of_kind(helm.objects(shape), "PodMonitor"))
+    assert f"Invalid: 0, Errors: 0, Skipped: {monitors}\n" in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param("replicas:", "replica:", id="unknown-field"),
+        pytest.param("serviceName: rel", "serviceName: [rel]", id="wrong-type"),
+        pytest.param("kind: StatefulSet", "kind: StatefulSets", id="unknown-kind"),
+        pytest.param("apiVersion: apps/v1", "apiVersion: apps/v1beta1", id="removed-version"),
+    ],
+)
+def test_schemas_would_find(
+    helm: Helm, kubeconform: Path, kubernetes_schemas: Path, old: str, new: str
+) -> None:
+    text = helm.text("minimal").replace(old, new)
+    said = conforms(kubeconform, kubernetes_schemas, KUBERNETES[0], text)
+    assert "Invalid: 0, Errors: 0" not in said
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_keeps_rule(helm: Helm, shape: str, rule: Callable[[list[Object]], list[str]]) -> None:
+    assert rule(helm.objects(shape)) == []
+
+
+def test_one_object_a_file() -> None:
+    kinds = {"statefulset", "deployment", "job", "service", "serviceaccount", "configmap"}
+    kinds |= {"ingress", "poddisruptionbudget", "networkpolicy", "podmonitor"}
+    for path in (CHART / "templates").glob("*.yaml"):
+        _, _, kind = path.stem.rpartition("-")
+        told = [line for line in path.read_text().splitlines() if line.startswith("kind: ")]
+        assert [line.removeprefix("kind: ").lower() for line in told] == [kind], path.name
+        assert kind in kinds
+
+
+def test_each_site_has_executors_of_its_own(helm: Helm) -> None:
+    sets = [
+        one
+        for one in of_kind(helm.objects("multi-site"), "StatefulSet")
+        if one["metadata"]["labels"]["app.kubernetes.io/component"] == "agent"
+    ]
+    sites = [_option(one, "--site") for one in sets]
+    assert sites[:2] == ["london", "tokyo"]
+    assert len({one["metadata"]["name"] for one in sets}) == len(set(sites)) == 3
+    assert [one["spec"]["replicas"] for one in sets] == [3, 2, 2]
+    assert [_option(one, "--slots") for one in sets] == ["40", "50", "50"]
+    assert [_login(one) for one in sets] == [
+        "drydock-kafka",
+        "drydock-kafka-tokyo",
+        "drydock-kafka",
+    ]
+
+
+def test_site_cluster_runs_executors_only(helm: Helm) -> None:
+    objects = helm.objects("executors")
+    assert {one["metadata"]["labels"]["app.kubernetes.io/component"] for one in objects} == {
+        "agent",
+        "settings",
+    }
+
+
+def test_signing_keys_reach_workers_only(helm: Helm) -> None:
+    objects = helm.objects("production")
+    holders = [
+        one["metadata"]["name"]
+        for one in of_kind(objects, "StatefulSet", "Deployment", "Job")
+        if any(
+            volume.get("secret", {}).get("secretName") == "drydock-signing"
+            for volume in pod(one)["volumes"]
+        )
+    ]
+    assert holders == ["rel-drydock-worker"]
+
+
+def test_other_settings_start_pods_again(helm: Helm) -> None:
+    before, after = (
+        named(helm.objects("minimal", over), "StatefulSet", "-worker")["spec"]["template"]
+        for over in (None, {"policy": {"inline": "version: 1\n"}})
+    )
+    assert before["metadata"]["annotations"] != after["metadata"]["annotations"]
+    assert before["spec"] == after["spec"]
+
+
+def test_other_topics_are_another_job(helm: Helm) -> None:
+    names = {
+        of_kind(helm.objects("minimal", over), "Job")[0]["metadata"]["name"]
+        for over in (
+            None,
+            {"agents": {"sites": [{"name": "tokyo"}]}},
+            {"topics": {"partitions": 8}},
+        )
+    }
+    assert len(names) == 3
+
+
+REFUSED = [
+    ("minimal", {"kafka": {"bootstrap": ""}}, "kafka.bootstrap is needed", "no-bootstrap"),
+    ("minimal", {"kafka": {"securityProtocol": "SASL_SSL"}}, "existingSecret", "no-login"),
+    ("minimal", {"policy": {"inline": ""}}, "policy.inline or policy.existing", "no-policy"),
+    ("production", {"gateway": {"ingress": {"host": ""}}}, "ingress.host is needed", "no-host"),
+    (
+        "minimal",
+        {"agents": {"sites": [{"name": "london"}, {"name": "london"}]}},
+        "london is there twice",
+        "site-twice",
+    ),
+    ("minimal", {"worker": {"replica": 3}}, "replica", "misspelt-key"),
+    ("minimal", {"agents": {"sites": [{"name": "x", "slot": 3}]}}, "slot", "misspelt-site-key"),
+    ("minimal", {"image": {"tag": "latest"}}, "tag", "image-latest"),
+    (
+        "minimal",
+        {"gateway": {"extraEnv": [{"name": "DRYDOCK_JAMF_SECRET", "value": "x"}]}},
+        "extraEnv",
+        "plain-secret",
+    ),
+    ("minimal", {"worker": {"resources": {"limits": None}}}, "limits", "no-limit"),
+]
+
+
+@pytest.mark.parametrize(
+    ("shape", "over", "said"),
+    [pytest.param(*row[:3], id=row[3]) for row in REFUSED],
+)
+def test_refuses(helm: Helm, shape: str, over: Object, said: str) -> None:
+    with pytest.raises(HelmError, match=said):
+        helm.text(shape, over)
+
+
+def test_shown_policy_is_one(helm: Helm) -> None:
+    text = named(helm.objects("minimal"), "ConfigMap", "-policy")["data"]["policy.yaml"]
+    assert read_policy(text).default_site == "london"
+
+
+def test_chart_and_tests_agree_on_kubernetes() -> None:
+    (chart,) = load((CHART / "Chart.yaml").read_text())
+    assert chart["kubeVersion"] == f">={KUBERNETES[0]}-0"
+    servers = (ROOT / "tools" / "servers").read_text()
+    assert f'KUBERNETES="{" ".join(KUBERNETES)}"' in servers
+
+
+def test_keys_arrive_as_drydock_wants_them(helm: Helm, tmp_path: Path) -> None:
+    made = KeyStore(tmp_path / "made")
+    for purpose in Purpose:
+        made.make(purpose)
+    # As the kubelet lays Secrets out: links to files that the pod's group may read.
+    mounts = {"signing": "jobs[.-]*", "trust/jobs": "trust/jobs/*.pub"}
+    mounts["trust/approvals"] = "trust/approvals/*.pub"
+    for mount, pattern in mounts.items():
+        folder = tmp_path / "etc" / mount
+        (folder / "..data").mkdir(parents=True)
+        for file in (tmp_path / "made").glob(pattern):
+            (folder / "..data" / file.name).write_bytes(file.read_bytes())
+            (folder / "..data" / file.name).chmod(0o440)
+            (folder / file.name).symlink_to(Path("..data") / file.name)
+    (start,) = pod(named(helm.objects("minimal"), "StatefulSet", "-worker"))["initContainers"]
+    shell, options, script = start["command"]
+    there = script.replace("/etc/drydock", str(tmp_path / "etc")).replace(
+        "/run/drydock", str(tmp_path / "run")
+    )
+    (tmp_path / "run" / "keys").mkdir(parents=True)
+    subprocess.run([shell, options, there], check=True)
+    keys = tmp_path / "run" / "keys"
+    assert KeyStore(keys).signer(Purpose.JOBS)
+    assert KeyRing.load(keys) == KeyRing.load(tmp_path / "made")
+
+
+def _option(workload: Object, option: str) -> str:
+    (found,) = [
+        arg.partition("=")[2]
+        for each in containers(workload)
+        for arg in each.get("args", [])
+        if arg.startswith(f"{option}=")
+    ]
+    assert isinstance(found, str)
+    return found
+
+
+def _login(workload: Object) -> str:
+    names = {
+        variable["valueFrom"]["secretKeyRef"]["name"]
+        for each in containers(workload)
+        for variable in each["env"]
+        if "secretKeyRef" in variable.get("valueFrom", {})
+    }
+    (name,) = names
+    assert isinstance(name, str)
+    return name

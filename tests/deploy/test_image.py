@@ -1,0 +1,140 @@
+"""The image runs as a number, from pinned and hashed parts, and holds what it needs only."""
+
+import re
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.chart import ROOT, Helm, pod, workloads
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+Instruction = tuple[str, str]
+
+
+def instructions(text: str) -> list[Instruction]:
+    """The instructions of a Dockerfile: comments gone, continued lines joined, ARGs filled in."""
+    kept = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    found, defaults = [], {}
+    for line in re.sub(r"\\\n\s*", "", kept).splitlines():
+        if line.strip():
+            word, _, rest = line.strip().partition(" ")
+            if word == "ARG":
+                name, _, value = rest.partition("=")
+                defaults[name] = value
+            for name, value in defaults.items():
+                rest = rest.replace("${" + name + "}", value)
+            found.append((word, rest))
+    return found
+
+
+def stages(text: str) -> list[list[Instruction]]:
+    """The instructions from each FROM to the next."""
+    found: list[list[Instruction]] = []
+    for each in instructions(text):
+        if each[0] == "FROM":
+            found.append([])
+        if found:
+            found[-1].append(each)
+    return found
+
+
+def complaints(text: str) -> list[str]:
+    """What is wrong with a Dockerfile of ours."""
+    found = []
+    for stage in stages(text):
+        image = stage[0][1].split()[0]
+        if not re.fullmatch(r"[^:@]+(:\d+\.\d+\.\d+-slim-\w+|@sha256:[0-9a-f]{64})", image):
+            found.append(f"FROM {image}: not pinned")
+    said = instructions(text)
+    last = stages(text)[-1]
+    user = [rest for word, rest in last if word == "USER"]
+    if not user or not re.fullmatch(r"[1-9]\d{4,}:[1-9]\d{4,}", user[-1]):
+        found.append("USER: Kubernetes cannot see that it is not root")
+    if ("ENTRYPOINT", '["drydock"]') not in last:
+        found.append("ENTRYPOINT: not drydock, or through a shell")
+    if ("HEALTHCHECK", "NONE") not in last:
+        found.append("HEALTHCHECK: programs have addresses of their own")
+    found += [f"{word}: COPY says what it does" for word, _ in said if word == "ADD"]
+    for word, rest in said:
+        for install in re.findall(r"pip \S+ \S+ install\b([^&]*)", rest) if word == "RUN" else []:
+            if "--require-hashes" not in install and "--no-deps" not in install:
+                found.append(f"pip install{install.rstrip()}: without hashes")
+    if any(re.search(r"\b(pip|apt-get) ", rest) for word, rest in last if word == "RUN"):
+        found.append("the last stage installs")
+    return found
+
+
+def test_dockerfile_keeps_rules() -> None:
+    assert complaints(DOCKERFILE) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        pytest.param("3.11.14-slim-trixie", "latest", "not pinned", id="latest"),
+        pytest.param("3.11.14-slim-trixie", "3.11-slim", "not pinned", id="minor-only"),
+        pytest.param("USER 10001:10001", "USER drydock", "USER", id="user-by-name"),
+        pytest.param("USER 10001:10001\n", "", "USER", id="root"),
+        pytest.param('ENTRYPOINT ["drydock"]', "ENTRYPOINT drydock", "ENTRYPOINT", id="shell"),
+        pytest.param("HEALTHCHECK NONE", "HEALTHCHECK CMD true", "HEALTHCHECK", id="healthcheck"),
+        pytest.param("--require-hashes ", "", "without hashes", id="no-hashes"),
+        pytest.param("--no-deps ", "", "without hashes", id="with-dependencies"),
+        pytest.param("COPY schemas", "ADD schemas", "ADD", id="add"),
+        pytest.param("USER 10001", "RUN apt-get install -y curl\nUSER 10001", "last", id="apt"),
+    ],
+)
+def test_finds_broken_dockerfile(old: str, new: str, said: str) -> None:
+    assert old in DOCKERFILE
+    assert any(said in complaint for complaint in complaints(DOCKERFILE.replace(old, new)))
+
+
+def sent(paths: list[str], ignore: str) -> list[str]:
+    """Which paths a .dockerignore lets through: the last line that fits decides."""
+
+    def fits(path: str, pattern: str) -> bool:
+        parts = path.split("/")
+        starts = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        if pattern.startswith("**/"):
+            return any(fnmatchcase(part, pattern[3:]) for part in parts)
+        return any(fnmatchcase(start, pattern) for start in starts)
+
+    lines = [line for line in ignore.splitlines() if line and not line.startswith("#")]
+    through = []
+    for path in paths:
+        fitting = [line for line in lines if fits(path, line.removeprefix("!"))]
+        if not fitting or fitting[-1].startswith("!"):
+            through.append(path)
+    return through
+
+
+def copied() -> list[str]:
+    """What the Dockerfile copies out of the project."""
+    lines = [rest for word, rest in instructions(DOCKERFILE) if word == "COPY"]
+    return [name for rest in lines if "--from" not in rest for name in rest.split()[:-1]]
+
+
+def test_builder_gets_what_is_copied_and_nothing_else() -> None:
+    ignore = (ROOT / ".dockerignore").read_text()
+    assert copied() == sent(copied(), ignore)
+    assert [name for name in copied() if not (ROOT / name).exists()] == []
+    kept = ["keys/jobs.pem", ".git/config", ".venv/bin/python", "tests/conftest.py", ".tools/x"]
+    kept += ["drydock-data/keys/admin.token", "pipeline/cli/__pycache__/app.pyc", "demo.pem"]
+    assert sent(kept, ignore) == []
+    assert sent(["pipeline/cli/app.py"], ignore) == ["pipeline/cli/app.py"]
+
+
+def test_image_holds_every_package() -> None:
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    assert packages <= set(copied())
+
+
+def test_chart_and_image_agree_on_the_user(helm: Helm) -> None:
+    user = [rest for word, rest in instructions(DOCKERFILE) if word == "USER"][-1]
+    for one in workloads(helm.objects("production")):
+        security = pod(one)["securityContext"]
+        assert f"{security['runAsUser']}:{security['runAsGroup']}" == user
+
+
+def test_lock_is_there() -> None:
+    assert "--hash=sha256:" in (ROOT / Path("requirements/server.lock")).read_text()

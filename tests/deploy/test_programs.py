@@ -1,0 +1,99 @@
+"""What the chart tells programs is what they understand."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer.main
+
+from pipeline.cli.app import app
+from pipeline.config import ServerSettings
+from schemas.connection import ENVIRONMENT_PREFIX, KafkaConnection
+from tests.deploy.chart import SHAPES, Helm, Object, containers, of_kind, workloads
+
+COMMANDS = typer.main.get_command(app)
+# Specified, and perhaps not there yet; what is there is held to its own options.
+EXPECTED = {"feeds"}
+# Not settings of a program: for `$(POD_NAME)` in its arguments.
+OURS = {"POD_NAME"}
+
+
+def misunderstood(args: list[str], commands: Any) -> Iterator[str]:
+    """What a command line would not take of these arguments."""
+    found = commands
+    words = [arg for arg in args if not arg.startswith("-")]
+    for word in words:
+        found = getattr(found, "commands", {}).get(word)
+        if found is None:
+            if words[0] not in EXPECTED:
+                yield f"no command {' '.join(words)}"
+            return
+    assert found is not None
+    known = {option: each for each in found.params for option in each.opts}
+    given = [arg.partition("=")[0] for arg in args if arg.startswith("-")]
+    yield from (f"{' '.join(words)} has no {option}" for option in given if option not in known)
+    yield from (
+        f"{' '.join(words)} needs {each.opts[0]}"
+        for each in found.params
+        if each.required and not set(each.opts) & set(given)
+    )
+
+
+def commands_of(objects: list[Object]) -> Iterator[list[str]]:
+    for one in workloads(objects):
+        for each in containers(one):
+            if "command" not in each:
+                yield each["args"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_programs_understand_their_arguments(helm: Helm, shape: str) -> None:
+    found = [*commands_of(helm.objects(shape))]
+    assert found
+    assert [said for args in found for said in misunderstood(args, COMMANDS)] == []
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        pytest.param(["topics", "apply", "--sites=a"], [], id="good"),
+        pytest.param(["topics", "make"], ["no command topics make"], id="command"),
+        pytest.param(["topics", "apply", "--site=a"], ["topics apply has no --site"], id="option"),
+        pytest.param(["run"], ["run needs --data-dir"], id="missing"),
+    ],
+)
+def test_finds_what_is_misunderstood(args: list[str], said: list[str]) -> None:
+    assert [*misunderstood(args, COMMANDS)] == said
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_variables_are_settings(helm: Helm, shape: str) -> None:
+    objects = helm.objects(shape)
+    known = {f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in KafkaConnection.model_fields}
+    known |= {f"DRYDOCK_{name.upper()}" for name in ServerSettings.model_fields}
+    given = {
+        variable["name"]
+        for one in workloads(objects)
+        for each in containers(one)
+        for variable in each.get("env", [])
+    }
+    for one in of_kind(objects, "ConfigMap"):
+        given |= {name for name in one["data"] if name.startswith("DRYDOCK_")}
+    assert given - known == OURS
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_connection_is_accepted(helm: Helm, shape: str) -> None:
+    """With any login: the settings go together, as the programs judge it."""
+    objects = helm.objects(shape)
+    (settings,) = [
+        one for one in of_kind(objects, "ConfigMap") if "-settings" in str(one["metadata"])
+    ]
+    given = dict(settings["data"])
+    for one in workloads(objects):
+        for variable in containers(one)[-1]["env"]:
+            if variable["name"].startswith(ENVIRONMENT_PREFIX):
+                given.setdefault(variable["name"], "x")
+    fields = {name.removeprefix(ENVIRONMENT_PREFIX).lower(): value for name, value in given.items()}
+    connection = KafkaConnection.model_validate(fields)
+    assert connection.uses_sasl == (shape in {"production", "multi-site"})

@@ -1,0 +1,59 @@
+"""`drydock` as a process of its own."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ENDS_WITHIN_S = 60.0
+DRYDOCK = (sys.executable, "-c", "from pipeline.cli import main; main()")
+
+
+class Running:
+    """A started `drydock run`, ready to be used; `said` is what it logged so far."""
+
+    def __init__(self, data_dir: Path, *options: str) -> None:
+        where = ["--data-dir", str(data_dir), "--listen", "127.0.0.1:0", *options]
+        self.process = subprocess.Popen(
+            [*DRYDOCK, "run", *where], stderr=subprocess.PIPE, text=True
+        )
+        self.said: list[str] = []
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said.append(line)
+            if '"listening"' in line:
+                break
+        else:
+            raise AssertionError(f"the service did not start: {self.said}")
+        self.url = str(json.loads(self.said[-1])["address"])
+        # Somebody must read on, or the service waits for it.
+        self._reader = threading.Thread(target=self.said.extend, args=(self.process.stderr,))
+        self._reader.start()
+
+    def end(self, how: signal.Signals) -> int:
+        """Send this signal and wait; the exit code."""
+        self.process.send_signal(how)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Wait for its end; the exit code."""
+        code = self.process.wait(ENDS_WITHIN_S)
+        self._reader.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return code
+
+
+@contextmanager
+def running(data_dir: Path, *options: str) -> Iterator[Running]:
+    """A service that does not outlive the block."""
+    service = Running(data_dir, *options)
+    try:
+        yield service
+    finally:
+        if service.process.poll() is None:
+            service.end(signal.SIGKILL)

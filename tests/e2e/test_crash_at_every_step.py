@@ -1,0 +1,132 @@
+"""Kill the service before and after every durable write of a whole run, and after every touch of
+a Mac: at the end every Mac was acted on once for each intent, and no event is missing."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from pipeline.embedded.log import Log
+from pipeline.embedded.service import Service
+from schemas.decisions import Reason
+from tests.embedded_world import Outside, at, live, needy_macs, open_service
+
+FAULTS_OVER_AT, ENDS_AT = at(3), at(60)
+SHARES = 4  # so that several workers can share the work
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+class Hook:
+    """Counts the moments at which the process could die, and dies at one of them."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.moments: list[str] = []
+        self._dies_at = dies_at
+
+    def __call__(self, moment: str) -> None:
+        self.moments.append(moment)
+        if len(self.moments) == self._dies_at:
+            raise Crash(moment)
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run ended. Not when, in which order or by which method: a crash costs time, and a Mac
+    that gets its slot later may have told more of itself."""
+
+    acted: Counter[tuple[str, str]]
+    macs: dict[str, tuple[object, ...]]
+    jobs: dict[str, list[tuple[object, ...]]]
+    reasons: dict[str, str]
+
+
+def is_over(service: Service, outside: Outside) -> bool:
+    """Whether everything that can happen has happened."""
+    reasons = {one.reason for one in service.engine.standings.values()}
+    done = reasons == {Reason.COMPLIANT} and not any(service.engine.open_jobs.values())
+    return done and outside.now > FAULTS_OVER_AT
+
+
+def run(data_dir: Path, hook: Hook) -> End:
+    """From the start to the end, however often the process dies."""
+    outside = Outside.of(*needy_macs())
+    while True:
+        service = None
+        try:
+            service = open_service(data_dir, outside, hook)
+            while outside.now < ENDS_AT and not is_over(service, outside):
+                live(service, outside, outside.now)
+            engine = service.engine
+            break
+        except Crash:
+            continue
+        finally:
+            if service is not None:
+                service.close()
+    with Log.open(data_dir) as log:
+        logged = Counter((row.source, row.id) for row in log.entries(kind="event"))
+        assert outside.sent <= logged.keys()
+        assert max(logged.values()) == 1
+        assert log.dead_letter_counts() == {}
+    return End(
+        acted=Counter((udid, job_id) for _, udid, job_id, _, _ in outside.fleet.acted),
+        macs={
+            udid: (mac.os_version, mac.build, mac.enrolled, mac.sealed)
+            for udid, mac in outside.fleet.macs.items()
+        },
+        jobs={
+            udid: sorted(
+                (one.job_id, one.action, str(one.outcome), str(one.error_code)) for one in ledger
+            )
+            for udid, ledger in sorted(engine.fleet.ledgers.items())
+        },
+        reasons={udid: one.reason.value for udid, one in sorted(engine.standings.items())},
+    )
+
+
+@pytest.fixture(scope="module")
+def disk() -> Iterator[Path]:
+    """A folder, in memory where that can be had: it is the process that dies here, never the
+    machine, and thousands of commits need not wait for a real disk."""
+    memory = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
+    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def clean(disk: Path) -> tuple[End, list[str]]:
+    hook = Hook()
+    return run(disk / "clean", hook), hook.moments
+
+
+def test_clean_run_mends_every_mac(clean: tuple[End, list[str]]) -> None:
+    end, moments = clean
+    assert set(end.reasons.values()) == {"compliant"}
+    assert {str(mac[0]) for mac in end.macs.values()} == {"26.2"}
+    assert set(end.acted.values()) == {1}
+    assert {action for job in end.jobs.values() for _, action, *_ in job} == {
+        "update",
+        "reinstall",
+        "reenroll",
+    }
+    assert {"accept:before", "intend:before", "touched:after", "answer:after"} <= set(moments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", range(SHARES))
+def test_crash_at_any_step_changes_nothing(
+    clean: tuple[End, list[str]], disk: Path, share: int
+) -> None:
+    end, moments = clean
+    for number, moment in enumerate(moments, 1):
+        if number % SHARES != share:
+            continue
+        again = run(disk / str(number), Hook(dies_at=number))
+        assert again == end, f"killed at {moment}, the {number}. moment of {len(moments)}"

@@ -1,0 +1,158 @@
+"""Fuzz one translator: `python tests/fuzz/fuzz_ingest.py SOURCE [-runs=N] [libFuzzer options]`.
+
+Needs atheris (`make fuzz` installs it; Linux). Any exception of a translator is a finding: the
+input is written to `crash-*` and printed. Inputs are raw bytes half of the time, and half of the
+time a seed document with a few places changed, which gets past the JSON parser.
+
+Seeds are the hand-written payloads in tests/data, and SOURCE's reference data where
+DRYDOCK_REFERENCE_DATA is set.
+"""
+
+import importlib
+import json
+import os
+import plistlib
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+# By name, so that the types hold with and without it: it is no part of the `dev` set.
+atheris: Any = importlib.import_module("atheris")
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+with atheris.instrument_imports(include=["pipeline.ingest", "schemas"]):
+    from pipeline.ingest.outcome import Translation
+    from pipeline.ingest.redaction import Redactor
+    from pipeline.ingest.sources import DIFF_TRANSLATORS, LINE_TRANSLATORS, TRANSLATORS
+    from schemas.envelope import decode, encode
+
+NOW: Final = datetime(2026, 11, 23, tzinfo=UTC)
+REDACTOR: Final = Redactor(b"0123456789abcdef")
+SEED_PLACES: Final = {
+    "sofa": ("sofa/v1", "sofa/v2"),
+    "gdmf": ("sofa/resources/gdmf_cached.json", "mdm/zentral"),
+    "kev": ("sofa/resources/kev_catalog.json",),
+    "nanomdm": ("mdm/nanomdm", "mdm/nanomdm-live"),
+    "micromdm": ("mdm/micromdm",),
+    "jamf": ("inventory/jamf",),
+    "osquery": ("inventory/osquery",),
+    "munki": ("inventory/munki",),
+}
+# Of a seed: a real feed is too large to run often.
+LONGEST_LIST: Final = 3
+LONGEST_RECORD: Final = 24
+
+
+def seed_documents(source: str) -> Iterator[Any]:
+    """Parsed payloads of a source, cut to a few items a list."""
+    folders = [ROOT / "tests" / "data" / source]
+    reference = os.environ.get("DRYDOCK_REFERENCE_DATA")
+    if reference:
+        folders += [Path(reference) / place for place in SEED_PLACES[source]]
+    for folder in folders:
+        files = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
+        for file in files:
+            if file.suffix in {".json", ".plist"} and file.is_file():
+                yield from _parsed(file.read_bytes())
+
+
+def _parsed(raw: bytes) -> Iterator[Any]:
+    try:
+        yield _cut(json.loads(raw))
+    except ValueError:
+        with suppress(Exception):  # what is neither is no seed
+            yield _cut(plistlib.loads(raw))
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_cut(item) for item in value if _is_read(item)][:LONGEST_LIST]
+    if isinstance(value, dict):
+        # Beyond this an object is a table by id (CVEs, models), not a record.
+        kept = LONGEST_LIST if len(value) > LONGEST_RECORD else LONGEST_RECORD
+        return {key: _cut(item) for key, item in list(value.items())[:kept]}
+    return value
+
+
+def _is_read(item: Any) -> bool:
+    """Not an entry of the KEV catalogue that is passed over."""
+    return not isinstance(item, dict) or item.get("vendorProject", "Apple") == "Apple"
+
+
+def changed(data: Any, value: Any) -> Any:
+    """A copy of a document with a few places changed as the fuzzer says."""
+    value = json.loads(json.dumps(value, default=str))
+    for _ in range(data.ConsumeIntInRange(0, 4)):
+        node = value
+        while isinstance(node, dict | list) and node:
+            keys = list(node) if isinstance(node, dict) else range(len(node))
+            key = keys[data.ConsumeIntInRange(0, len(keys) - 1)]
+            if isinstance(node[key], dict | list) and node[key] and data.ConsumeIntInRange(0, 7):
+                node = node[key]
+                continue
+            node[key] = _other(data, node[key])
+            break
+    return value
+
+
+def _other(data: Any, value: Any) -> Any:
+    kind = data.ConsumeIntInRange(0, 6)
+    if kind == 0 and isinstance(value, str):
+        at = data.ConsumeIntInRange(0, len(value))
+        return value[:at] + data.ConsumeUnicode(4) + value[at + 1 :]
+    choices: tuple[Any, ...] = (
+        None,
+        data.ConsumeUnicode(12),
+        data.ConsumeInt(9),
+        [value],
+        {},
+        [],
+        value,
+    )
+    return choices[kind]
+
+
+def check(translation: Translation) -> None:
+    """What is given can be published and kept."""
+    for event in translation.events:
+        assert decode(encode(event)) == event
+    for letter in translation.dead_letters:
+        letter.model_validate_json(letter.model_dump_json())
+
+
+def fuzz(source: str) -> None:
+    """Run until libFuzzer says so."""
+    translate = TRANSLATORS[source]
+    by_line = LINE_TRANSLATORS.get(source)
+    since = DIFF_TRANSLATORS.get(source)
+    seeds = list(seed_documents(source))
+
+    def one(raw: bytes) -> None:
+        data = atheris.FuzzedDataProvider(raw)
+        if seeds and data.ConsumeBool():
+            seed = seeds[data.ConsumeIntInRange(0, len(seeds) - 1)]
+            payload = json.dumps(changed(data, seed)).encode()
+            previous = json.dumps(changed(data, seed)).encode()
+        else:
+            payload = previous = raw
+        check(translate(payload, origin="fuzz", received_at=NOW, redactor=REDACTOR))
+        if by_line is not None:
+            lines = payload.splitlines(keepends=True)
+            for found in by_line(lines, origin="fuzz", received_at=NOW, redactor=REDACTOR):
+                check(found)
+        if since is not None:
+            check(since(payload, origin="fuzz", received_at=NOW, previous=previous))
+
+    atheris.Setup([sys.argv[0], *sys.argv[2:]], one)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in TRANSLATORS:
+        sys.exit(f"usage: fuzz_ingest.py {{{','.join(TRANSLATORS)}}} [-runs=N]")
+    fuzz(sys.argv[1])

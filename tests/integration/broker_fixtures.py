@@ -1,0 +1,78 @@
+"""Fixtures with a real broker, for any test folder: its conftest imports what it needs."""
+
+import gc
+import warnings
+from collections.abc import Iterator
+
+import pytest
+from kafka import KafkaAdminClient  # type: ignore[import-untyped]
+
+from tests.integration.brokers import (
+    BrokerError,
+    KafkaCluster,
+    free_ports,
+    missing_parts,
+    wait_until,
+)
+
+
+def started(brokers: int, tmp_path_factory: pytest.TempPathFactory) -> KafkaCluster:
+    """A cluster that runs, or a skip where a part of it is missing (which CI=true fails)."""
+    lacking = missing_parts()
+    if lacking:
+        pytest.skip(f"no Kafka: {lacking}")
+    for last in (False, False, True):
+        folder = tmp_path_factory.mktemp("kafka")
+        cluster = KafkaCluster(brokers, folder, free_ports(2 * brokers))
+        try:
+            cluster.start()
+        except BrokerError:
+            # Somebody may have been faster at one of the ports.
+            cluster.kill()
+            if last:
+                raise
+        else:
+            break
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+    """One real broker, the same for all tests of a run; what is in it stays between them."""
+    cluster = started(1, tmp_path_factory)
+    yield cluster
+    cluster.kill()
+
+
+@pytest.fixture
+def empty_kafka(kafka: KafkaCluster) -> KafkaCluster:
+    """The run's broker without any topic but Kafka's own."""
+    with KafkaAdminClient(bootstrap_servers=kafka.bootstrap) as admin:
+
+        def topics() -> list[str]:
+            return [name for name in admin.list_topics() if not name.startswith("__")]
+
+        if topics():
+            admin.delete_topics(topics())
+        wait_until(lambda: not topics(), 30, "topics were not deleted")
+    return kafka
+
+
+@pytest.fixture
+def leaky_clients() -> Iterator[None]:
+    """For tests in which brokers die: kafka-python 3.0.12 leaves the socket of a refused
+    connection open. They are collected here, lest they fail a test that comes later."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+@pytest.fixture
+def three_brokers(
+    leaky_clients: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[KafkaCluster]:
+    """A cluster of three of its own, to be killed and restarted at will."""
+    cluster = started(3, tmp_path_factory)
+    yield cluster
+    cluster.kill()

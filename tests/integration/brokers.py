@@ -1,0 +1,328 @@
+"""Real Kafka brokers on loopback: KRaft, one or three, made of the jars in `.tools`.
+
+Owns their processes, ports and folders. A cluster started by tests dies with the tests, however
+those end; a detached one (`make kafka-up`) stays, and whoever opens its folder finds it again.
+"""
+
+import base64
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Self
+
+from kafka import KafkaAdminClient  # type: ignore[import-untyped]
+from kafka.errors import KafkaError  # type: ignore[import-untyped]
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+LOG4J: Final = ROOT / "tools" / "kafka" / "log4j2.properties"
+# Above lies what the system gives to outgoing connections: a port there can be taken at any time.
+LOWEST_PORT: Final = 20_000
+HIGHEST_PORT: Final = 32_000
+READY_S: Final = 60.0
+STOP_S: Final = 30.0
+HEAP: Final = "-Xmx512m"
+INFO_NAME: Final = "cluster.json"
+
+
+class BrokerError(Exception):
+    """A cluster that cannot be made, or did not become ready; the message says why."""
+
+
+def missing_parts() -> str | None:
+    """What is not here and is needed to run a broker, with the way to get it; None if all is."""
+    if shutil.which("java") is None:
+        return "java (17 or newer) is missing: see `make tools`"
+    if not any(_libs().glob("kafka_*.jar")):
+        return "Kafka's jars are missing: `make tools` fetches them"
+    return None
+
+
+def _libs() -> Path:
+    command = [str(ROOT / "tools" / "servers"), "path", "kafka"]
+    folder = subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+    return ROOT / folder / "libs"
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """Ports nobody listens on, each another one; somebody may still be faster."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(LOWEST_PORT, HIGHEST_PORT)
+        if port not in found and _is_free(port):
+            found.append(port)
+    return tuple(found)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+    """Ask again and again until it holds; BrokerError with `what` when the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise BrokerError(f"{what} within {timeout_s:.0f} s")
+        time.sleep(0.1)
+
+
+class KafkaCluster:
+    """One broker, or three of which two must have a record before it is acknowledged.
+
+    `folder` holds all it writes. `ports` are two for each broker, for clients and for the
+    controllers. `extra` are more server properties. Brokers count from 1, as their node ids do.
+    """
+
+    def __init__(
+        self,
+        brokers: int,
+        folder: Path,
+        ports: Sequence[int],
+        *,
+        extra: Mapping[str, str] | None = None,
+        detached: bool = False,
+    ) -> None:
+        if brokers not in {1, 3}:
+            raise BrokerError(f"a cluster has 1 broker or 3, not {brokers}")
+        if len(ports) != 2 * brokers or len(set(ports)) != len(ports):
+            raise BrokerError(f"{brokers} brokers need {2 * brokers} ports, got {list(ports)}")
+        self.brokers = brokers
+        self.folder = folder.resolve()
+        self.ports = tuple(ports)
+        self.detached = detached
+        self._extra = dict(extra or {})
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._pids: dict[int, int] = {}
+
+    @classmethod
+    def found_in(cls, folder: Path) -> Self | None:
+        """The detached cluster that was made in this folder, running or not; None if none was."""
+        path = folder / INFO_NAME
+        try:
+            info = json.loads(path.read_text())
+            cluster = cls(info["brokers"], folder, info["ports"], detached=True)
+            cluster._pids = {int(node): int(pid) for node, pid in info["pids"].items()}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BrokerError(f"{path} is not readable ({error}); remove {folder}") from error
+        return cluster
+
+    @property
+    def nodes(self) -> range:
+        """The node ids."""
+        return range(1, self.brokers + 1)
+
+    @property
+    def bootstrap(self) -> str:
+        """What clients are given: every broker's address."""
+        return ",".join(self.address(node) for node in self.nodes)
+
+    def address(self, node: int) -> str:
+        """Where one broker answers clients."""
+        return f"127.0.0.1:{self.ports[2 * (node - 1)]}"
+
+    def start(self) -> None:
+        """Start every broker that is not running, and return once all of them answer."""
+        lacking = missing_parts()
+        if lacking:
+            raise BrokerError(lacking)
+        self._make_folders()
+        for node in self.nodes:
+            if not self.is_running(node):
+                self._launch(node)
+        self._wait_ready()
+
+    def stop(self) -> None:
+        """Stop all brokers in good order; those that take too long are killed."""
+        running = [node for node in self.nodes if self.is_running(node)]
+        for node in running:
+            os.kill(self._pids[node], signal.SIGTERM)
+        try:
+            wait_until(lambda: not any(map(self.is_running, running)), STOP_S, "did not stop")
+        except BrokerError:
+            self.kill()
+        self._forget(running)
+
+    def kill(self, node: int | None = None) -> None:
+        """End one broker, or all, at once and without warning (kill -9)."""
+        nodes = [each for each in ([node] if node else self.nodes) if self.is_running(each)]
+        for each in nodes:
+            os.kill(self._pids[each], signal.SIGKILL)
+        wait_until(lambda: not any(map(self.is_running, nodes)), STOP_S, "survived kill -9")
+        self._forget(nodes)
+
+    def restart(self, node: int) -> None:
+        """Start one broker again, after `kill` or in place of a running one; wait for it."""
+        if self.is_running(node):
+            os.kill(self._pids[node], signal.SIGTERM)
+            wait_until(lambda: not self.is_running(node), STOP_S, f"broker {node} did not stop")
+        self._launch(node)
+        self._wait_ready()
+
+    def is_running(self, node: int) -> bool:
+        """Whether this broker's process is there (and is ours: a process id can come again)."""
+        child = self._children.get(node)
+        if child is not None:
+            return child.poll() is None
+        pid = self._pids.get(node)
+        return pid is not None and str(self._properties(node)) in _command_of(pid)
+
+    def _folder(self, node: int) -> Path:
+        return self.folder / f"broker-{node}"
+
+    def _properties(self, node: int) -> Path:
+        return self._folder(node) / "server.properties"
+
+    def _make_folders(self) -> None:
+        new = [node for node in self.nodes if not (self._folder(node) / "data").exists()]
+        for node in self.nodes:
+            self._folder(node).mkdir(parents=True, exist_ok=True)
+            lines = [f"{key}={value}\n" for key, value in self._settings(node).items()]
+            self._properties(node).write_text("".join(lines))
+        identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if len(new) not in {0, self.brokers}:
+            raise BrokerError(f"some brokers in {self.folder} have no data; remove that folder")
+        for node in new:
+            done = subprocess.run(
+                [
+                    *_java("-XX:TieredStopAtLevel=1"),
+                    "kafka.tools.StorageTool",
+                    *("format", "-t", identity, "-c", str(self._properties(node))),
+                ],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                shutil.rmtree(self._folder(node) / "data", ignore_errors=True)
+                raise BrokerError(f"format failed: {(done.stderr or done.stdout).strip()}")
+
+    def _settings(self, node: int) -> dict[str, str]:
+        client, control = self.ports[2 * node - 2], self.ports[2 * node - 1]
+        copies, in_sync = ("3", "2") if self.brokers == 3 else ("1", "1")
+        voters = (f"{each}@127.0.0.1:{self.ports[2 * each - 1]}" for each in self.nodes)
+        return {
+            "process.roles": "broker,controller",
+            "node.id": str(node),
+            "controller.quorum.voters": ",".join(voters),
+            "listeners": f"PLAINTEXT://127.0.0.1:{client},CONTROLLER://127.0.0.1:{control}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{client}",
+            "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "log.dirs": str(self._folder(node) / "data"),
+            # Topics are made by `drydock topics`: a misspelt name is an error, not a topic.
+            "auto.create.topics.enable": "false",
+            "default.replication.factor": copies,
+            "min.insync.replicas": in_sync,
+            "offsets.topic.replication.factor": copies,
+            "offsets.topic.num.partitions": "8",
+            "transaction.state.log.replication.factor": copies,
+            "transaction.state.log.num.partitions": "8",
+            "transaction.state.log.min.isr": in_sync,
+            "share.coordinator.state.topic.replication.factor": copies,
+            "share.coordinator.state.topic.min.isr": in_sync,
+            "share.coordinator.state.topic.num.partitions": "8",
+            "group.initial.rebalance.delay.ms": "0",
+            # A broker killed with -9 is missed sooner, and may come back sooner, than after 9 s.
+            "broker.heartbeat.interval.ms": "1000",
+            "broker.session.timeout.ms": "6000",
+        } | self._extra
+
+    def _launch(self, node: int) -> None:
+        command = [
+            *_java(HEAP, f"-Dlog4j2.configurationFile={LOG4J.as_uri()}"),
+            "kafka.Kafka",
+            str(self._properties(node)),
+        ]
+        log = self._folder(node) / "log"
+        if self.detached:
+            # By a shell that ends at once: the broker is nobody's child and outlives this program.
+            script = 'log=$1; shift; "$@" </dev/null >>"$log" 2>&1 & echo $!'
+            started = subprocess.run(
+                ["sh", "-c", script, "sh", str(log), *command],
+                start_new_session=True,
+                stdout=subprocess.PIPE,
+                check=True,
+            )
+            self._pids[node] = int(started.stdout)
+            self._remember()
+            return
+        if shutil.which("setpriv"):
+            command = ["setpriv", "--pdeathsig", "KILL", *command]
+        with log.open("ab") as output:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                # Ctrl-C is for who started it: that one stops its brokers itself.
+                start_new_session=True,
+            )
+        self._children[node] = child
+        self._pids[node] = child.pid
+
+    def _forget(self, nodes: Sequence[int]) -> None:
+        for node in nodes:
+            self._pids.pop(node, None)
+            self._children.pop(node, None)
+        self._remember()
+
+    def _remember(self) -> None:
+        if self.detached:
+            info = {"brokers": self.brokers, "ports": self.ports, "pids": self._pids}
+            (self.folder / INFO_NAME).write_text(json.dumps(info))
+
+    def _wait_ready(self) -> None:
+        running = [node for node in self.nodes if self.is_running(node)]
+
+        def ready() -> bool:
+            for node in running:
+                if not self.is_running(node):
+                    log = (self._folder(node) / "log").read_text(errors="replace")
+                    tail = "\n".join(log.strip().splitlines()[-5:])
+                    raise BrokerError(f"broker {node} ended while it started:\n{tail}")
+            return all(_sees(self.address(node)) >= len(running) for node in running)
+
+        wait_until(ready, READY_S, f"the brokers at {self.bootstrap} did not become ready")
+
+
+def _java(*options: str) -> list[str]:
+    return ["java", *options, "-cp", f"{_libs()}/*"]
+
+
+def _command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        if Path("/proc/self").exists():
+            return ""
+    asked = ["ps", "-p", str(pid), "-o", "command="]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+
+
+def _sees(address: str) -> int:
+    """How many brokers the one at this address knows to be alive; 0 while it does not answer."""
+    host, _, port = address.rpartition(":")
+    try:
+        # A look before the client's own: that one would log each refusal as a warning.
+        socket.create_connection((host, int(port)), timeout=1).close()
+        with KafkaAdminClient(bootstrap_servers=address, bootstrap_timeout_ms=5_000) as admin:
+            brokers = admin.describe_cluster()["brokers"]
+            return sum(not broker["is_fenced"] for broker in brokers)
+    except (KafkaError, OSError):
+        return 0

@@ -1,0 +1,123 @@
+"""`drydock agent` on a real broker, with simulated Macs that live in a process of their own."""
+
+import base64
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from schemas.topics import DEAD_LETTERS, jobs_topic
+from tests.integration.agent_site import SESSION_S, AgentSite, eventually
+from tests.integration.brokers import KafkaCluster
+
+PARTITIONS = 4
+
+
+@pytest.fixture
+def site(
+    kafka: KafkaCluster, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[AgentSite]:
+    """A site of its own for each test, with 8 Macs."""
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")
+    with AgentSite.at(kafka, tmp_path, name, 8) as made:
+        yield made
+
+
+def test_orders_are_carried_out_and_told_and_poison_is_set_aside(site: AgentSite) -> None:
+    agent = site.start("one")
+    jobs = site.jobs(4)
+    site.publish(("MAC-0", b"{not an order"))
+    site.order(*jobs)
+    site.are_done(jobs)
+    assert site.acted() == sorted(job.job_id for job in jobs)
+    assert site.outcomes(jobs[0]) == ["accepted", "started", "acted"]
+    (letter,) = [
+        found
+        for found in (json.loads(record.value) for record in site.records(DEAD_LETTERS.name))
+        if found["origin"].startswith(jobs_topic(site.name))
+    ]
+    assert base64.b64decode(letter["raw"]) == b"{not an order"
+    assert letter["code"] == "not_json"
+    eventually(lambda: agent.metric("drydock_agent_lag_records") == 0, "all offsets committed")
+    assert agent.metric('drydock_agent_results_total{outcome="acted"}') == 4
+    assert agent.health()["ok"] is True
+    # What is done and told stays known to whoever comes next.
+    eventually(lambda: site.phases() == ["done"] * 4, "the journal says done")
+
+
+def test_the_other_finishes_what_a_killed_one_began(site: AgentSite) -> None:
+    one, two = site.start("one"), site.start("two")
+    site.holds(one, 2)
+    site.holds(two, 2)
+    # Orders are on their way for a second: one is killed between intent and answer.
+    site.macs.set_delay(1.0)
+    jobs = site.prompts(8)
+    site.order(*jobs)
+    eventually(lambda: "intended" in site.phases(), "an intent is recorded")
+    one.kill()
+    site.macs.set_delay(0.0)
+    site.are_done(jobs)
+    assert site.acted() == sorted(job.job_id for job in jobs)
+    assert two.metric("drydock_agent_partitions") == PARTITIONS
+
+
+def test_one_that_comes_back_from_the_dead_touches_nothing(site: AgentSite) -> None:
+    one = site.start("one")
+    site.holds(one, PARTITIONS)
+    jobs = site.prompts(4)
+    site.macs.set_delay(1.0)
+    site.order(*jobs)
+    eventually(lambda: "intended" in site.phases(), "an intent is recorded")
+    one.signal(signal.SIGSTOP)
+    site.macs.set_delay(0.0)
+    two = site.start("two")
+    site.holds(two, PARTITIONS)
+    site.are_done(jobs)
+    one.signal(signal.SIGCONT)
+    eventually(lambda: one.metric("drydock_agent_partitions") == 2, "it is back in the group")
+    more = [job for job in site.prompts(8) if job not in jobs]
+    site.order(*more)
+    site.are_done(more)
+    assert site.acted() == sorted(job.job_id for job in [*jobs, *more])
+
+
+def test_membership_outlasts_orders_that_take_longer_than_a_session(site: AgentSite) -> None:
+    agent = site.start("one")
+    site.holds(agent, PARTITIONS)
+    site.macs.set_delay(SESSION_S + 2)
+    jobs = site.prompts(1)
+    site.order(*jobs)
+    site.are_done(jobs)
+    assert site.acted() == [jobs[0].job_id]
+    assert agent.said("partition held") == PARTITIONS
+    assert agent.said("partition lost") == 0
+
+
+def test_the_same_one_goes_on_after_a_kill(site: AgentSite) -> None:
+    agent = site.start("one")
+    site.holds(agent, PARTITIONS)
+    jobs = site.jobs(4)
+    site.order(*jobs)
+    eventually(lambda: len(site.acted()) == 4, "every Mac is at work")
+    agent.kill()
+    site.start("one")
+    site.are_done(jobs)
+    assert site.acted() == sorted(job.job_id for job in jobs)
+
+
+def test_hands_over_when_told_to_end(site: AgentSite) -> None:
+    one = site.start("one", "--drain-s", "6")
+    site.holds(one, PARTITIONS)
+    site.macs.set_delay(1.0)
+    jobs = site.prompts(4)
+    site.order(*jobs)
+    eventually(lambda: "intended" in site.phases(), "an intent is recorded")
+    two = site.start("two")
+    one.signal(signal.SIGTERM)
+    assert one.process.wait(timeout=10) == 0
+    site.macs.set_delay(0.0)
+    site.holds(two, PARTITIONS)
+    site.are_done(jobs)
+    assert site.acted() == sorted(job.job_id for job in jobs)

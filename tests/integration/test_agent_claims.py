@@ -1,0 +1,54 @@
+"""Fencing by Kafka's transactions: who lost a partition can write nothing about it."""
+
+import pytest
+
+from agents.claims import Claims
+from agents.replicated import ClaimLostError
+from schemas.attempts import AttemptRecord
+from schemas.connection import KafkaConnection
+from tests.integration.agent_site import make_topics
+from tests.integration.brokers import KafkaCluster
+from tests.site_factories import START, hours
+
+SITE = "claims"
+
+
+@pytest.fixture
+def claims(kafka: KafkaCluster) -> Claims:
+    make_topics(kafka.bootstrap, SITE)
+    return Claims(KafkaConnection(bootstrap=kafka.bootstrap), SITE)
+
+
+def record(job_id: str, by: str, *, live: bool = True) -> AttemptRecord:
+    return AttemptRecord(job_id=job_id, udid="MAC-1", expires_at=START + hours(1), live=live, by=by)
+
+
+def test_a_successor_sees_what_was_confirmed_and_fences_who_was_before(claims: Claims) -> None:
+    with claims.claim(0) as old:
+        old.write({"a": record("a", "old"), "b": record("b", "old")})
+        old.write({"b": None, "c": record("c", "old")})
+        with claims.claim(0) as new:
+            assert {key: found.by for key, found in new.records.items()} == {"a": "old", "c": "old"}
+            for _ in range(2):
+                with pytest.raises(ClaimLostError) as lost:
+                    old.write({"d": record("d", "old")})
+                assert lost.value.fenced
+            new.write({"a": record("a", "new", live=False)})
+    with claims.claim(0) as third:
+        assert {key: found.by for key, found in third.records.items()} == {"a": "new", "c": "old"}
+
+
+def test_what_a_predecessor_left_half_written_is_never_seen(claims: Claims) -> None:
+    with claims.claim(1) as old:
+        old._producer.begin_transaction()
+        old._producer.send(old._topic, key=b"half", value=b"{}", partition=1).get(timeout=10)
+        with claims.claim(1) as new:
+            assert new.records == {}
+            new.write({"whole": record("whole", "new")})
+            assert new.age_s() < 10
+
+
+def test_partitions_are_claimed_apart(claims: Claims) -> None:
+    with claims.claim(2) as one, claims.claim(3) as other:
+        one.write({"a": record("a", "one")})
+        other.write({"b": record("b", "other")})

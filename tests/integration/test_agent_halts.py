@@ -1,0 +1,81 @@
+"""The halt switch, from the command line to an executor, on a real broker."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kafka import KafkaAdminClient  # type: ignore[import-untyped]
+
+from agents.halts import STALE_AFTER_S
+from schemas.topics import CONTROL
+from tests.integration.agent_site import AgentSite, drydock, eventually, make_topics
+from tests.integration.brokers import KafkaCluster, wait_until
+
+
+@pytest.fixture
+def site(
+    kafka: KafkaCluster, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[AgentSite]:
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")
+    with AgentSite.at(kafka, tmp_path, name, 4) as made:
+        yield made
+
+
+def test_a_halt_reaches_an_executor_in_time_and_holds_until_resumed(site: AgentSite) -> None:
+    here = ("--bootstrap", site.bootstrap, "--json")
+    agent = site.start("one")
+    site.holds(agent, 4)
+    halted = drydock("halt", "--site", site.name, "--why", "drill", *here)
+    assert (halted.returncode, json.loads(halted.stdout)) == (0, {"halted": f"site:{site.name}"})
+    eventually(
+        lambda: agent.metric("drydock_agent_halted") == 1, "the halt is known", STALE_AFTER_S
+    )
+    jobs = site.prompts(4)
+    site.order(*jobs)
+    eventually(lambda: site.phases() == ["accepted"] * 4, "orders are taken")
+    assert site.acted() == []
+    assert agent.health()["halts"] == [f"site:{site.name}"]
+    resumed = drydock("resume", "--site", site.name, *here)
+    assert (resumed.returncode, json.loads(resumed.stdout)) == (0, {"resumed": f"site:{site.name}"})
+    site.are_done(jobs)
+    again = drydock("resume", "--site", site.name, *here)
+    assert again.returncode == 2
+    assert "nothing is halted" in again.stderr
+
+
+def test_starts_nothing_while_the_halt_switch_cannot_be_read(site: AgentSite) -> None:
+    with KafkaAdminClient(bootstrap_servers=site.bootstrap) as admin:
+        admin.delete_topics([CONTROL.name])
+        wait_until(lambda: CONTROL.name not in admin.list_topics(), 30, "not deleted")
+    agent = site.start("one")
+    jobs = site.prompts(2)
+    site.order(*jobs)
+    eventually(lambda: site.phases() == ["accepted"] * 2, "orders are taken")
+    assert agent.metric("drydock_agent_halts_known") == 0
+    assert agent.health()["halts"] is None
+    assert site.acted() == []
+    make_topics(site.bootstrap, site.name)
+    site.are_done(jobs)
+
+
+WRONG = {
+    "no scope": (("halt",), "name one scope"),
+    "two scopes": (("halt", "--all", "--site", "london"), "name one scope"),
+    "unknown site": (("halt", "--site", "lodnon"), "no site 'lodnon'; there are "),
+    "unknown kind": (("halt", "host:a"), "a scope is all"),
+    "bad time": (("halt", "--all", "--until", "soon"), "until"),
+    "nothing to resume": (("resume", "--advisory", "macOS-1"), "nothing is halted"),
+    "two services": (("halt", "--all", "--data-dir", "x"), "choose one"),
+}
+
+
+@pytest.mark.parametrize(("given", "said"), WRONG.values(), ids=WRONG.keys())
+def test_what_cannot_be_halted_is_one_line(
+    kafka: KafkaCluster, given: tuple[str, ...], said: str
+) -> None:
+    make_topics(kafka.bootstrap, "anywhere")
+    result = drydock(*given, "--bootstrap", kafka.bootstrap)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1

@@ -1,0 +1,274 @@
+"""Workers as processes of their own on a real broker: started, killed, waited for, read."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from kafka import (  # type: ignore[import-untyped]
+    KafkaAdminClient,
+    KafkaConsumer,
+    KafkaProducer,
+    TopicPartition,
+)
+
+from pipeline.processors.app import SUBSCRIBED
+from pipeline.provisioning.cluster import connected
+from pipeline.provisioning.plan import differences, wanted_topics
+from schemas.connection import KafkaConnection
+from schemas.decisions import DecisionRecord
+from schemas.envelope import CloudEvent, DeviceEvent, JobIssuedEvent, decode, encode
+from schemas.results import JobResult
+from schemas.routing import device_key, topic_of
+from schemas.topics import DECISIONS, STATE, jobs_topic
+from tests.integration.brokers import ROOT, KafkaCluster, free_ports
+
+PARTITIONS = 4
+SITES = ("london", "tokyo")
+PATIENCE_S = 60.0
+
+
+def eventually(condition: Callable[[], bool], what: str, within_s: float = PATIENCE_S) -> None:
+    """Ask until it holds; an assertion with `what` when the time is over."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+        time.sleep(0.05)
+
+
+def make_topics(kafka: KafkaCluster, partitions: int = PARTITIONS) -> None:
+    """Every topic, as `drydock topics apply` makes them."""
+    wanted = wanted_topics(SITES, partitions, 1)
+    with connected(KafkaConnection(bootstrap=kafka.bootstrap), 10) as cluster:
+        cluster.apply(differences(wanted, cluster.topics(), brokers=1), wanted)
+        assert cluster.settles(wanted)
+
+
+def key_of(event: CloudEvent) -> str:
+    """The key an event is published under."""
+    if isinstance(event, DeviceEvent):
+        return device_key(event)
+    return event.data.udid if isinstance(event.data, JobResult) else event.subject  # type: ignore[attr-defined]
+
+
+@dataclass
+class WorkerProcess:
+    """One worker."""
+
+    process: "subprocess.Popen[bytes]"
+    data_dir: Path
+    port: int
+    log: Path
+
+    def kill(self) -> None:
+        """End it at once (kill -9)."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """End it in good order; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.poll() is None
+
+    def get(self, path: str) -> tuple[int, str]:
+        """What its web pages answer; 0 while it does not."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        except OSError:
+            return 0, ""
+        finally:
+            connection.close()
+
+    def health(self) -> dict[str, Any]:
+        """The figures of /healthz; nothing while it does not answer."""
+        status, body = self.get("/healthz")
+        return json.loads(body) if status else {}
+
+
+@dataclass
+class Workers:
+    """Some workers of one group, and what they read and write."""
+
+    kafka: KafkaCluster
+    folder: Path
+    now: datetime
+    group: str = field(default_factory=lambda: f"workers-{uuid.uuid4().hex[:8]}")
+    running: list[WorkerProcess] = field(default_factory=list)
+    started: int = 0
+
+    def __post_init__(self) -> None:
+        self.set_clock(self.now)
+        options = KafkaConnection(bootstrap=self.kafka.bootstrap).producer_options()
+        self.producer = KafkaProducer(**options)
+        self.admin = KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
+
+    def close(self) -> None:
+        """End all."""
+        for worker in self.running:
+            if worker.runs:
+                worker.kill()
+        self.producer.close()
+        self.admin.close()
+
+    def set_clock(self, now: datetime) -> None:
+        """What time it is for all workers from now on."""
+        self.now = now
+        path = self.folder / "clock"
+        new = path.with_suffix(".new")
+        new.write_text(now.isoformat())
+        new.replace(path)
+
+    def start(self, data_dir: Path | None = None) -> WorkerProcess:
+        """One more worker."""
+        self.started += 1
+        data_dir = data_dir or self.folder / f"data-{self.started}"
+        log = self.folder / f"worker-{self.started}.log"
+        [port] = free_ports(1)
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-W", "ignore", "-m", "tests.integration.worker_program"),
+                    *("--bootstrap", self.kafka.bootstrap, "--data-dir", str(data_dir)),
+                    *("--web-port", str(port), "--clock", str(self.folder / "clock")),
+                    *("--group", self.group),
+                ],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+            )
+        worker = WorkerProcess(process, data_dir, port, log)
+        self.running.append(worker)
+        return worker
+
+    # --- in ---
+
+    def send(self, events: Iterable[CloudEvent]) -> None:
+        """Publish events where they belong, and wait until the broker has them."""
+        sent = [
+            self.producer.send(
+                topic_of(type(event)).name, key=key_of(event).encode(), value=encode(event)
+            )
+            for event in events
+        ]
+        self.producer.flush()
+        for each in sent:
+            each.get(timeout=30)
+
+    # --- out ---
+
+    def wait_caught_up(self, within_s: float = PATIENCE_S) -> None:
+        """Wait until the living workers have nothing left to do at the present time."""
+        before: dict[int, int] = {}
+
+        def caught_up() -> bool:
+            living = [worker for worker in self.running if worker.runs]
+            assert living, f"no worker runs:\n{self.logs()}"
+            figures = [worker.health() for worker in living]
+            ready = [name for one in figures for name in one.get("ready", ())]
+            ended = self.lag() == 0 and len(set(ready)) == PARTITIONS + 8
+            for worker, one in zip(living, figures, strict=True):
+                at = one.get("caught_up_at")
+                fresh = at is not None and datetime.fromisoformat(at) >= self.now
+                if not ended or not fresh or one["facts"] != self.facts_ends():
+                    before.clear()
+                    return False
+                before.setdefault(worker.port, one["rounds"])
+            # Twice, some rounds apart: what one round publishes the next ones read.
+            return all(
+                one["rounds"] >= before[worker.port] + 3
+                for worker, one in zip(living, figures, strict=True)
+            )
+
+        try:
+            eventually(caught_up, "workers caught up", within_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from None
+
+    def lag(self) -> int:
+        """Records not yet committed."""
+        places = self._places([topic.name for topic in SUBSCRIBED])
+        ends = self._ends(places)
+        found = self.admin.list_group_offsets({self.group: None})[self.group]
+        told = {
+            TopicPartition(place.topic, place.partition): offset for place, offset in found.items()
+        }
+        left = 0
+        for place, end in ends.items():
+            offset = told.get(place)
+            left += end - (0 if offset is None else max(int(getattr(offset, "offset", 0)), 0))
+        return left
+
+    def facts_ends(self) -> dict[str, int]:
+        """How far the fact topics go."""
+        places = self._places(["drydock.advisories.v1", "drydock.control.v1"])
+        return {place.topic: end for place, end in self._ends(places).items()}
+
+    def _ends(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        with KafkaConsumer(bootstrap_servers=self.kafka.bootstrap) as consumer:
+            ends: dict[TopicPartition, int] = consumer.end_offsets(places)
+        return ends
+
+    def _places(self, topics: Sequence[str]) -> list[TopicPartition]:
+        described = self.admin.describe_topics(topics)
+        return [
+            TopicPartition(one["name"], each["partition_index"])
+            for one in described
+            for each in one["partitions"]
+        ]
+
+    def read(self, topic: str) -> list[Any]:
+        """All records of a topic, each partition's in its order."""
+        places = self._places([topic])
+        records = []
+        with KafkaConsumer(
+            bootstrap_servers=self.kafka.bootstrap,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+        ) as consumer:
+            consumer.assign(places)
+            consumer.seek_to_beginning(*places)
+            ends = consumer.end_offsets(places)
+            while any(consumer.position(place) < end for place, end in ends.items()):
+                for some in consumer.poll(timeout_ms=500).values():
+                    records += some
+        return records
+
+    def decisions(self) -> list[DecisionRecord]:
+        """Every decision, each Mac's in its order."""
+        return [
+            DecisionRecord.model_validate_json(record.value) for record in self.read(DECISIONS.name)
+        ]
+
+    def published(self) -> list[JobIssuedEvent]:
+        """Every order that reached a site's topic."""
+        events = [decode(one.value) for site in SITES for one in self.read(jobs_topic(site))]
+        return [event for event in events if isinstance(event, JobIssuedEvent)]
+
+    def state(self) -> dict[str, Any]:
+        """The last row of every Mac."""
+        rows = {record.key: record.value for record in self.read(STATE.name)}
+        return {key.decode(): json.loads(value) for key, value in rows.items() if key[0] != 0x20}
+
+    def logs(self) -> str:
+        """The ends of the workers' logs."""
+        return "\n".join(f"{one.log.name}:\n{one.log.read_text()[-3000:]}" for one in self.running)

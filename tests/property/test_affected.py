@@ -1,0 +1,72 @@
+"""A change is put before every Mac whose answer it changes; compared with asking all of them."""
+
+import random
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.decide.decision import decide
+from pipeline.decide.engine import Engine
+from schemas.envelope import Event
+from tests.factories import NOW, RELEASES, policy_changed, release, reported
+from tests.strategies import MODELS, VERSIONS, advisory_events, controls, policy_texts, reports
+
+_MANY = 20
+
+
+def answers(engine: Engine) -> dict[str, bytes]:
+    return {
+        udid: decide(engine.situation(udid, NOW))
+        .model_dump_json(exclude={"gates", "evidence"})
+        .encode()
+        for udid in engine.fleet.macs()
+    }
+
+
+def fleet_of(rng: random.Random, text: str) -> Engine:
+    """Macs of every kind; a third of them known in part by their serial number alone."""
+    engine = Engine()
+    engine.fold(policy_changed(text))
+    for version in RELEASES:
+        if rng.random() < 0.8:
+            engine.fold(release(version))
+    for number in range(_MANY):
+        serial = f"C02{number:05d}"
+        version = rng.choice(list(VERSIONS))
+        model = rng.choice(list(MODELS))
+        facts: dict[str, Any] = {
+            "os_version": version,
+            "build": VERSIONS[version],
+            "model": model,
+            "device_id": rng.choice([MODELS[model], None]),
+            "site": "london",
+        }
+        when = NOW - timedelta(hours=rng.randrange(1, 400))
+        if rng.random() < 0.7:
+            engine.fold(reported(f"UDID-{number}", when, serial=serial, **facts))
+        else:
+            engine.fold(reported(None, when, serial=serial, **facts))
+            if rng.random() < 0.5:
+                engine.fold(reported(f"UDID-{number}", when, serial=serial))
+    return engine
+
+
+@given(
+    st.randoms(use_true_random=False),
+    policy_texts(),
+    st.lists(advisory_events() | controls() | reports(), min_size=1, max_size=6),
+)
+def test_every_mac_whose_answer_changes_is_looked_at(
+    rng: random.Random, text: str, events: list[Event]
+) -> None:
+    engine = fleet_of(rng, text)
+    before = answers(engine)
+    for event in events:
+        looked_at = set(engine.affected(engine.fold(event)))
+        after = answers(engine)
+        changed = {udid for udid in after if before.get(udid) != after[udid]}
+        assert changed <= looked_at
+        assert looked_at <= set(after), "records that are part of a Mac are not decided for"
+        before = after

@@ -1,0 +1,155 @@
+"""What holds of every decision, whatever the Mac and the state of affairs."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from pipeline.decide.decision import decide
+from pipeline.decide.engine import Engine, recompute
+from pipeline.decide.orders import order
+from pipeline.decide.situation import Situation
+from pipeline.decide.windows import opens_at
+from pipeline.state.jobs import open_job
+from schemas.decisions import Decision, DecisionRecord, Reason, Verdict
+from schemas.jobs import Action
+from tests.strategies import situations
+
+NOTHING = frozenset(
+    {
+        Reason.COMPLIANT,
+        Reason.NO_ADVISORY,
+        Reason.UNFIXABLE_HARDWARE,
+        Reason.OS_UNKNOWN,
+        Reason.UDID_UNKNOWN,
+        Reason.SUPPLEMENT_PENDING,
+        Reason.USER_ENROLLED,
+        Reason.MODEL_UNKNOWN,
+        Reason.EXEMPT,
+    }
+)
+SEND = frozenset(
+    {
+        Reason.SECURITY_UPDATE,
+        Reason.ROUTINE_UPDATE,
+        Reason.LINE_OUT_OF_SUPPORT,
+        Reason.POLICY_UPGRADE,
+        Reason.UPDATE_KEEPS_FAILING,
+        Reason.FIRMWARE_MISMATCH,
+        Reason.SEAL_BROKEN,
+        Reason.LOAN_RETURNED,
+        Reason.CHECKED_OUT,
+        Reason.NEVER_ENROLLED,
+        Reason.MDM_SILENT,
+        Reason.NOT_USER_APPROVED,
+        Reason.WRONG_MDM_SERVER,
+        Reason.IDENTITY_EXPIRING,
+        Reason.REENROLL_AFTER_REINSTALL,
+    }
+)
+# A held need's reason is never one of those of `send`; some reasons hold and conclude.
+HOLD = frozenset(Reason) - SEND - (NOTHING - {Reason.MODEL_UNKNOWN, Reason.EXEMPT})
+REASON_OF_GATE: dict[str, set[str]] = {
+    "site": {Reason.SITE_UNKNOWN},
+    "exemption": {Reason.EXEMPT},
+    "halt": {Reason.HALTED},
+    "fresh": {Reason.STALE_INVENTORY},
+    "job_open": {Reason.JOB_OPEN},
+    "attempts": {Reason.RETRIES_EXHAUSTED},
+    "cool_down": {Reason.COOLING_DOWN},
+    "sure": {Reason.AWAITING_CONTACT, Reason.NEEDS_PERSON},
+    "deferral": {Reason.DEFERRED},
+    "method": {
+        Reason.NO_METHOD,
+        Reason.NOT_ENROLLED,
+        Reason.NOT_SUPERVISED,
+        Reason.NO_BOOTSTRAP_TOKEN,
+        Reason.NO_VOLUME_OWNER,
+        Reason.OTHER_UPDATE_RUNNING,
+        Reason.NEEDS_PERSON,
+    },
+    "disk": {Reason.LOW_DISK},
+    "power": {Reason.LOW_POWER},
+    "approval": {Reason.AWAITING_APPROVAL},
+    "window": {Reason.OUTSIDE_WINDOW},
+    "site_slots": {Reason.SITE_FULL},
+    "follow_up": {Reason.AWAITING_FOLLOW_UP},
+}
+
+
+def _has_the_right_reason(s: Situation, decision: Decision) -> None:
+    failing = [gate.gate for gate in decision.gates if not gate.passed]
+    if decision.decision is Verdict.HOLD:
+        assert decision.reason in HOLD
+        assert decision.reason in REASON_OF_GATE[failing[0]]
+    else:
+        assert not failing
+        assert decision.reason in (SEND if decision.decision is Verdict.SEND else NOTHING)
+    if decision.reason is Reason.COMPLIANT:
+        assert not decision.cves
+
+
+def _can_be_computed_again(s: Situation, decision: Decision) -> None:
+    assert decide(replace(s)).model_dump_json() == decision.model_dump_json()
+    record = Engine().record_of(decision, s)
+    read = DecisionRecord.model_validate_json(record.model_dump_json())
+    assert recompute(read, s.policy, s.advisories).model_dump_json() == decision.model_dump_json()
+
+
+def _orders_a_new_job(s: Situation, decision: Decision) -> None:
+    if decision.decision is not Verdict.SEND:
+        return
+    job = order(s, decision)
+    assert (job.job_id, job.erases) == (decision.job_id, decision.erases)
+    assert s.now < job.expires_at
+    assert job.job_id not in {entry.job_id for entry in s.ledger}
+    assert not job.erases, "no approval was given"
+
+
+def _keeps_to_the_window(s: Situation, decision: Decision) -> None:
+    if decision.decision is not Verdict.SEND or decision.action is Action.REENROLL:
+        return
+    assert s.site is not None
+    assert s.site_name is not None
+    is_open = opens_at(s.policy.windows_of(s.site_name), s.site.zone, s.now) == s.now
+    assert is_open or (decision.deadline_at is not None and s.now >= decision.deadline_at)
+
+
+def _leaves_begun_jobs_alone(s: Situation, decision: Decision) -> None:
+    entry = open_job(s.ledger)
+    if entry is not None and entry.may_have_touched:
+        assert decision.supersedes is None
+        assert decision.decision is not Verdict.SEND
+    if decision.supersedes is not None:
+        assert entry is not None
+        assert decision.supersedes == entry.job_id
+
+
+LAWS = (
+    _has_the_right_reason,
+    _can_be_computed_again,
+    _orders_a_new_job,
+    _keeps_to_the_window,
+    _leaves_begun_jobs_alone,
+)
+
+
+@settings(max_examples=4 * settings.get_profile("default").max_examples)
+@given(situations())
+def test_every_situation_gets_one_lawful_decision(s: Situation) -> None:
+    decision = decide(s)
+    event(decision.reason.value)
+    for law in LAWS:
+        law(s, decision)
+
+
+@given(situations(), st.integers(1, 60 * 24 * 30))
+def test_time_alone_sends_nothing_before_the_time_it_said(s: Situation, minutes: int) -> None:
+    """No wake-up is missed: until `next_eligible_at` no later look would send."""
+    decision = decide(s)
+    later = s.now + timedelta(minutes=minutes)
+    until = decision.next_eligible_at
+    if decision.decision is Verdict.SEND or (until is not None and later >= until):
+        return
+    assert decide(replace(s, now=later)).decision is not Verdict.SEND

@@ -1,0 +1,231 @@
+"""The executor under any order of what can happen to it, crashes at any moment included."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from agents.executor import Executor
+from agents.journal import Journal, Told
+from agents.mac import Ack, Look
+from agents.simulated import Faults, Period, SimulatedFleet, SimulatedMac
+from schemas.events.control import HaltScope
+from schemas.jobs import Action, Job, JobSuperseded, Method
+from tests.site_factories import (
+    KEYS,
+    SITE,
+    START,
+    STRANGER_KEY,
+    a_fleet,
+    a_job,
+    a_spec,
+    an_erasing_job,
+    hours,
+    issued,
+)
+
+UDIDS = ("A", "B", "C")
+ENDS = {"acted", "failed", "refused", "expired", "superseded"}
+HALTS = (None, (), (HaltScope(everything=True),), (HaltScope(site=SITE),), (HaltScope(site="x"),))
+FAULTS = st.builds(
+    Faults,
+    not_now=st.sampled_from([0, 0, 1, 3, 200]),
+    lost_orders=st.sampled_from([0, 0, 1, 2]),
+    lost_answers=st.sampled_from([0, 0, 1, 2]),
+    ignored=st.sampled_from([0, 0, 1]),
+    rejected=st.sampled_from([0, 0, 1]),
+    failing_downloads=st.sampled_from([0, 0, 1]),
+    failing_installs=st.sampled_from([0, 0, 1]),
+    offline=st.lists(
+        st.tuples(st.integers(0, 100), st.integers(1, 40)).map(
+            lambda pair: Period(START + hours(pair[0]), START + hours(pair[0] + pair[1]))
+        ),
+        max_size=2,
+    ).map(tuple),
+)
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class Mortal:
+    """A Mac in whose touch the executor can be killed."""
+
+    def __init__(self, mac: SimulatedMac, machine: "ExecutorMachine") -> None:
+        self._mac = mac
+        self._machine = machine
+
+    def look(self, job: Job) -> Look:
+        return self._mac.look(job)
+
+    def act(self, step: str, job: Job, attempt: int) -> Ack:
+        assert self._machine.may_start(job), "an order under a halt"
+        ack = self._mac.act(step, job, attempt)
+        self._machine.moment("touched")
+        return ack
+
+
+class ExecutorMachine(RuleBasedStateMachine):
+    @initialize(faults=st.tuples(FAULTS, FAULTS, FAULTS), seed=st.integers(0, 3))
+    def begin(self, faults: Iterable[Faults], seed: int) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.now = START
+        specs = [a_spec(udid, faults=each) for udid, each in zip(UDIDS, faults, strict=True)]
+        self.fleet: SimulatedFleet = a_fleet(*specs, seed=seed)
+        self.halts: tuple[HaltScope, ...] | None = ()
+        self.orders: dict[str, Job] = {}
+        self.forged: set[str] = set()
+        self.told: dict[int, Told] = {}
+        self.life_left = -1
+        self.executor = self.start()
+
+    def start(self) -> Executor:
+        self.life_left = -1
+        path = Path(self.folder.name) / "journal"
+        self.journal = Journal(path, self.moment)
+        executor = Executor(
+            SITE, self.journal, KEYS, lambda job: Mortal(self.fleet.macs[job.udid], self), slots=2
+        )
+        executor.set_halts(self.halts)
+        return executor
+
+    def moment(self, _: str) -> None:
+        if self.life_left > 0:
+            self.life_left -= 1
+            if self.life_left == 0:
+                raise Killed
+
+    def may_start(self, job: Job) -> bool:
+        return self.halts is not None and not any(job.halted_by(scope) for scope in self.halts)
+
+    def survive(self, work: str, *arguments: object) -> None:
+        """Do it; if it kills the executor, start another and do it again, as the bus would."""
+        try:
+            getattr(self.executor, work)(*arguments)
+        except Killed:
+            self.journal.close()
+            self.executor = self.start()
+            getattr(self.executor, work)(*arguments)
+
+    @rule(
+        udid=st.sampled_from(UDIDS),
+        kind=st.sampled_from(["ssh", "ddm", "later", "erase", "in place", "renew"]),
+        forge=st.sampled_from([False, False, False, True]),
+    )
+    def submit(self, udid: str, kind: str, forge: bool) -> None:
+        made: dict[str, Any] = {
+            "udid": udid,
+            "generation": len(self.orders),
+            "issued_at": self.now,
+            "expires_at": self.now + hours(72),
+        }
+        in_place = (Action.REINSTALL, Method.STARTOSINSTALL)
+        job = {
+            "ssh": lambda: a_job(**made),
+            "ddm": lambda: a_job(method=Method.DDM, **made),
+            "later": lambda: a_job(method=Method.DDM, enforce_at=self.now + hours(20), **made),
+            "in place": lambda: a_job(*in_place, **made),
+            "erase": lambda: an_erasing_job(
+                Method.STARTOSINSTALL, approve={"expires_at": self.now + hours(30)}, **made
+            ),
+            "renew": lambda: a_job(
+                Action.REENROLL, Method.PROFILES_RENEW, **{**made, "target": None}
+            ),
+        }[kind]()
+        self.orders[job.job_id] = job
+        if forge:
+            self.forged.add(job.job_id)
+        self.survive("submit", issued(job, STRANGER_KEY) if forge else issued(job), self.now)
+
+    @precondition(lambda self: self.orders)
+    @rule(data=st.data())
+    def submit_again(self, data: st.DataObject) -> None:
+        job = self.orders[data.draw(st.sampled_from(sorted(self.orders)))]
+        self.survive("submit", issued(job), self.now)
+
+    @precondition(lambda self: self.orders)
+    @rule(data=st.data())
+    def supersede(self, data: st.DataObject) -> None:
+        job = self.orders[data.draw(st.sampled_from(sorted(self.orders)))]
+        order = JobSuperseded(job_id=job.job_id, udid=job.udid, site=job.site)
+        self.survive("supersede", order, self.now)
+
+    @rule(halts=st.sampled_from(HALTS))
+    def halt(self, halts: tuple[HaltScope, ...] | None) -> None:
+        self.halts = halts
+        self.executor.set_halts(halts)
+
+    @rule(moments=st.integers(1, 12))
+    def will_be_killed(self, moments: int) -> None:
+        self.life_left = moments
+
+    @rule()
+    def restart(self) -> None:
+        self.journal.close()
+        self.executor = self.start()
+
+    @rule(passed=st.sampled_from([0.01, 0.5, 3, 12, 30]))
+    def time_passes(self, passed: float) -> None:
+        end = self.now + hours(passed)
+        while self.now < end:
+            self.fleet.advance(self.now)
+            self.survive("tick", self.now)
+            due = (self.executor.next_wake(self.now), self.fleet.next_event_at())
+            upcoming = min((at for at in due if at is not None), default=end)
+            # A tick that leaves something due at once must get somewhere: no busy loop.
+            self.now = min(max(upcoming, self.now + timedelta(seconds=1)), end)
+
+    @rule()
+    def publish(self) -> None:
+        for item in self.executor.results():
+            assert self.told.setdefault(item.seq, item) == item
+        self.survive("mark_published", list(self.told.values()))
+
+    @invariant()
+    def no_mac_is_acted_on_twice_for_a_job(self) -> None:
+        assert all(n == 1 for n in Counter(act[2] for act in self.fleet.acted).values())
+
+    @invariant()
+    def no_forged_order_is_carried_out(self) -> None:
+        assert self.forged.isdisjoint(act[2] for act in self.fleet.acted)
+
+    @invariant()
+    def one_job_a_mac_is_under_way(self) -> None:
+        touched = [self.orders[job_id].udid for job_id in self.executor._touched]
+        assert len(touched) == len(set(touched)) <= 2
+
+    def teardown(self) -> None:
+        if not hasattr(self, "executor"):
+            return
+        self.life_left = -1
+        self.halt(())
+        for _ in range(12):
+            self.time_passes(30)
+        self.publish()
+        assert self.executor.live_jobs == 0
+        for job_id in self.orders:
+            self.check_story(job_id)
+        self.journal.close()
+        self.folder.cleanup()
+
+    def check_story(self, job_id: str) -> None:
+        """Its results tell one story with one end, and what was done is in it."""
+        told = [self.told[seq].result for seq in sorted(self.told)]
+        story = [each.outcome.value for each in told if each.job_id == job_id]
+        assert len([word for word in story if word in ENDS]) == 1
+        assert story[-1] in ENDS
+        acted = any(act[2] == job_id for act in self.fleet.acted)
+        assert "started" in story or not acted
+        assert story.count("accepted") <= 1
+        assert story.count("started") <= 1
+
+
+ExecutorMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=25)
+TestExecutor = ExecutorMachine.TestCase

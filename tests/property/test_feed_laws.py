@@ -1,0 +1,254 @@
+"""What holds for every advisory feed, made up or mutated."""
+
+import json
+import random
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.ingest.outcome import Translation
+from pipeline.ingest.redaction import Redactor
+from pipeline.ingest.sources import DIFF_TRANSLATORS, TRANSLATORS
+from schemas.envelope import decode, encode
+from schemas.events.advisory import AdvisorySnapshot
+from tests.sofa_factories import RECEIVED_AT, Told, feed, line, release, translate
+
+REDACTOR = Redactor(b"0123456789abcdef")
+REAL = {
+    "sofa": (
+        "sofa/v1/macos_data_feed.2024-06-30.json",
+        "sofa/v2/macos_data_feed.2025-09-20.json",
+        "sofa/v2/macos_data_feed.2026-08-06T1306Z.json",
+    ),
+    "gdmf": ("sofa/resources/gdmf_cached.json",),
+    "kev": ("sofa/resources/kev_catalog.json",),
+}
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    -1,
+    10**40,
+    1.5,
+    "",
+    " ",
+    "\x00",
+    "\ud800",
+    "\u202e",
+    "26.2 (a)",
+    "9999-12-31",
+    "0001-01-01T00:00:00+14:00",
+    "CVE-2026-1001",
+    [],
+    [[]],
+    {},
+    {"": None},
+    "x" * 2000,
+)
+
+
+def check(translation: Told | Translation) -> None:
+    """What a translation promises whatever it was made of."""
+    for event in translation.events:
+        assert decode(encode(event)) == event
+    for letter in translation.dead_letters:
+        assert letter.code != "bug"
+        letter.model_validate_json(letter.model_dump_json())
+
+
+# Small feeds, made up.
+
+CVES = st.sampled_from([f"CVE-2026-100{number}" for number in range(4)])
+VERSIONS = ("26.0", "26.1", "26.2", "26.3", "15.7", "15.7.1", "15.7.2")
+
+
+@st.composite
+def releases(draw: st.DrawFn, version: str) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if draw(st.booleans()):
+        fields["DeviceScope"] = draw(st.sampled_from(["universal", "device-specific"]))
+    if draw(st.booleans()):
+        ids = st.sampled_from([f"J{number}AP" for number in range(100, 106)])
+        fields["SupportedDevices"] = sorted(draw(st.sets(ids, max_size=6)))
+    return release(
+        version,
+        cves=draw(st.dictionaries(CVES, st.sampled_from([None, "Low", "High", "Critical"]))),
+        exploited=tuple(draw(st.sets(CVES, max_size=2))),
+        Build=draw(st.sampled_from(["", "25C56", "25C8057"])),
+        **fields,
+    )
+
+
+@st.composite
+def feeds(draw: st.DrawFn, last_check: str = "2026-02-01T08:00:00Z") -> bytes:
+    lines = []
+    for name in ("26", "15"):
+        versions = [one for one in VERSIONS if one.startswith(name)]
+        listed = draw(st.sets(st.sampled_from(versions)))
+        if listed:
+            ordered = sorted(listed, key=versions.index, reverse=True)
+            title = draw(st.sampled_from([f"macOS {name}", f"Tahoe {name}"]))
+            lines.append(line(title, *(draw(releases(version)) for version in ordered)))
+    return feed(*(lines or [line("Tahoe 26", draw(releases("26.0")))]), last_check=last_check)
+
+
+def fold(*translations: Told) -> dict[str, AdvisorySnapshot]:
+    """The last word on each advisory; what is retracted is gone."""
+    known: dict[str, AdvisorySnapshot] = {}
+    for translation in translations:
+        for event in translation.events:
+            if "retracted" in event.type:
+                del known[event.subject]
+            else:
+                known[event.subject] = event.data
+    return known
+
+
+def for_no_more(known: AdvisorySnapshot, said: AdvisorySnapshot) -> bool:
+    """Whether it is for no Mac that the feed does not name; for some hardware that the feed does
+    not name (an empty list), what was known stays."""
+    if not said.device_ids:
+        return True
+    return known.device_ids is not None and set(known.device_ids) <= set(said.device_ids)
+
+
+def urgency(data: AdvisorySnapshot) -> float:
+    if data.exploited_cves:
+        return 4
+    rated = {None: 2.5 if data.cves else 0, "low": 1, "medium": 2, "high": 3, "critical": 4}
+    return rated[data.severity]
+
+
+@given(feeds("2026-01-20T08:00:00Z"), feeds())
+def test_the_old_feed_and_the_difference_describe_the_new_one(old: bytes, new: bytes) -> None:
+    """Every release of it, none less urgent, none for more Macs, and none that it took back."""
+    changed = translate(new, old)
+    check(changed)
+    known, want = fold(translate(old), changed), fold(translate(new))
+    assert known.keys() >= want.keys()
+    for subject, data in want.items():
+        assert set(known[subject].exploited_cves) >= set(data.exploited_cves)
+        assert urgency(known[subject]) >= urgency(data)
+        assert for_no_more(known[subject], data)
+    for subject in known.keys() - want.keys():
+        gone = known[subject]
+        listed = [data.os_version for data in want.values() if data.os_line == gone.os_line]
+        assert all(version > gone.os_version for version in listed if gone.os_version and version)
+
+
+@given(feeds())
+def test_no_difference_to_itself(raw: bytes) -> None:
+    assert translate(raw, raw).events == ()
+
+
+@given(feeds("2026-01-20T08:00:00Z"), feeds())
+def test_telling_the_difference_twice_gives_the_same_events(old: bytes, new: bytes) -> None:
+    assert translate(new, old) == translate(new, old)
+
+
+@given(feeds(), st.randoms())
+def test_order_in_the_feed_means_nothing(raw: bytes, order: random.Random) -> None:
+    document = json.loads(raw)
+    for entry in document["OSVersions"]:
+        order.shuffle(entry["SecurityReleases"])
+    order.shuffle(document["OSVersions"])
+    shuffled = json.dumps(document).encode()
+    assert [one.data for one in translate(shuffled).events] == [
+        one.data for one in translate(raw).events
+    ]
+
+
+# Real feeds, mutated.
+
+
+def test_order_in_a_real_feed_means_nothing(reference_data: Path) -> None:
+    for path in REAL["sofa"]:
+        document = json.loads((reference_data / path).read_bytes())
+        want = [event.id for event in translate(json.dumps(document).encode()).events]
+        document["OSVersions"].reverse()
+        for entry in document["OSVersions"]:
+            entry["SecurityReleases"].reverse()
+        assert [one.id for one in translate(json.dumps(document).encode()).events] == want
+
+
+def mutate(value: Any, order: random.Random) -> None:
+    """Change a few places of a JSON document, in place."""
+    for _ in range(order.randrange(1, 6)):
+        node = value
+        while True:
+            keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+            if not keys:
+                break
+            key = order.choice(keys)
+            inner = node[key]
+            if isinstance(inner, dict | list) and inner and order.random() < 0.85:
+                node = inner
+                continue
+            kind = order.randrange(4)
+            if kind == 0 and isinstance(node, dict):
+                del node[key]
+            elif kind == 1 and isinstance(node, list):
+                node.insert(key, node[order.randrange(len(node))])
+            elif kind == 2 and isinstance(inner, str) and inner:
+                at = order.randrange(len(inner))
+                node[key] = inner[:at] + order.choice(["", "é", "\x00", "9", "-"]) + inner[at + 1 :]
+            else:
+                node[key] = order.choice(ODD)
+            break
+
+
+def part(document: Any) -> Any:
+    """A part of a feed that is small enough to try many."""
+    for entry in document.get("OSVersions", []):
+        entry["SecurityReleases"] = entry["SecurityReleases"][:2]
+    if "vulnerabilities" in document:
+        document["vulnerabilities"] = [
+            one for one in document["vulnerabilities"] if one["vendorProject"] == "Apple"
+        ][:20]
+    document.pop("Models", None)
+    document.pop("Devices", None)
+    return document
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [pytest.param(name, path, id=path) for name, paths in REAL.items() for path in paths],
+)
+def test_mutated_feeds_give_events_or_dead_letters(
+    reference_data: Path, source: str, path: str
+) -> None:
+    original = (reference_data / path).read_text()
+    order = random.Random(path)
+    small = json.dumps(part(json.loads(original)))
+    before = small.encode()
+    for _ in range(60):
+        document = json.loads(small)
+        mutate(document, order)
+        raw = json.dumps(document).encode()
+        if order.random() < 0.2:
+            at = order.randrange(len(raw))
+            raw = raw[:at] + bytes([order.randrange(256)]) + raw[at + order.randrange(3) :]
+        check(
+            TRANSLATORS[source](raw, origin="mutated", received_at=RECEIVED_AT, redactor=REDACTOR)
+        )
+        if source in DIFF_TRANSLATORS:
+            for new, old in ((raw, before), (before, raw)):
+                check(
+                    DIFF_TRANSLATORS[source](
+                        new, origin="mutated", received_at=RECEIVED_AT, previous=old
+                    )
+                )
+
+
+@pytest.mark.parametrize("source", sorted(REAL))
+@given(st.binary(max_size=200))
+def test_any_bytes_give_a_dead_letter(source: str, raw: bytes) -> None:
+    translation = TRANSLATORS[source](
+        raw, origin="noise", received_at=datetime(2026, 1, 1, tzinfo=UTC), redactor=REDACTOR
+    )
+    assert translation.events == ()
+    assert len(translation.dead_letters) == 1

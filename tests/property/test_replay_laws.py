@@ -1,0 +1,86 @@
+"""Whatever happened: what the engine logged, replay finds again."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.replay.counterfactual import counterfactual
+from pipeline.replay.explain import explain
+from pipeline.replay.verify import verify
+from tests.unit.replay.driver import BUILDS, POLICY, Driver, MemoryLog
+
+Happening = tuple[str, tuple[Any, ...], dict[str, Any]]
+POLICIES = (POLICY, POLICY.replace("max_jobs: 2", "max_jobs: 1"), POLICY.replace("7d", "1d"))
+UDIDS = st.sampled_from(["LON-1", "LON-2", "LON-3", "TYO-1", "NIL-1"])
+VERSIONS = st.sampled_from(sorted(BUILDS))
+OUTCOMES = st.sampled_from(["accepted", "started", "progressed", "acted", "failed", "refused"])
+FACTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "free_disk_gb": st.floats(0, 200),
+        "battery_percent": st.floats(0, 100),
+        "on_ac_power": st.booleans(),
+        "user_approved": st.booleans(),
+        "supervised": st.booleans(),
+        "system_volume_sealed": st.booleans(),
+        "enrollment_id": st.sampled_from(["E-1", "E-2"]),
+        "serial": st.sampled_from(["SNLON-1", "SNLON-2", "SHARED"]),
+    },
+)
+CVES = st.lists(st.sampled_from([f"CVE-2025-200{n}" for n in range(4)]), unique=True)
+SEVERITIES = st.sampled_from(["low", "high", "critical", None])
+SERIALS = st.sampled_from(["SNLON-1", "SHARED", "UNSEEN"])
+SITES = st.sampled_from(["london", "tokyo"])
+NOTHING: st.SearchStrategy[dict[str, Any]] = st.just({})
+
+
+def happening(
+    method: str,
+    *arguments: st.SearchStrategy[Any],
+    said: st.SearchStrategy[dict[str, Any]] = NOTHING,
+) -> st.SearchStrategy[Happening]:
+    """A call of the driver's method."""
+    return st.tuples(st.just(method), st.tuples(*arguments), said)
+
+
+HAPPENINGS = st.one_of(
+    happening("report", UDIDS, VERSIONS, said=FACTS),
+    happening("enroll", UDIDS),
+    happening("check_out", UDIDS),
+    happening("report_serial", SERIALS, said=st.just({"filevault": True})),
+    happening(
+        "publish", VERSIONS, said=st.fixed_dictionaries({"cves": CVES, "severity": SEVERITIES})
+    ),
+    happening("raise_severity", VERSIONS, said=st.fixed_dictionaries({"exploited_cves": CVES})),
+    happening("wait", said=st.fixed_dictionaries({"hours": st.integers(1, 30)})),
+    happening("result", UDIDS, OUTCOMES),
+    happening("halt", said=st.fixed_dictionaries({"clear": st.booleans(), "site": SITES})),
+    happening("policy", st.sampled_from(POLICIES)),
+)
+
+
+def driven(driver: Driver, happenings: list[Happening]) -> MemoryLog:
+    for method, arguments, said in happenings:
+        getattr(driver, method)(*arguments, **said)
+    return driver.finish()
+
+
+@given(st.lists(HAPPENINGS, max_size=40), st.sampled_from([POLICY, None]))
+def test_replay_equals_live(happenings: list[Happening], policy: str | None) -> None:
+    driver = Driver(policy)
+    log = driven(driver, happenings)
+    report = verify(log, state=log)
+    assert report.difference is None
+    assert report.decisions == len(log.decisions())
+    for udid in driver.engine.fleet.macs():
+        found = explain(log, udid)
+        assert found is not None
+        if found.record is not None:
+            assert found.record.decision.udid == udid
+
+
+@given(st.lists(HAPPENINGS, max_size=25), st.sampled_from(POLICIES))
+def test_the_policy_in_force_differs_nowhere(happenings: list[Happening], policy: str) -> None:
+    others = [one for one in happenings if one[0] != "policy"]
+    assert counterfactual(driven(Driver(policy), others), policy).changes == ()

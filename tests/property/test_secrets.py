@@ -1,0 +1,198 @@
+"""No secret of any payload is in what is published or kept, in any spelling."""
+
+import base64
+import json
+import plistlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.ingest.outcome import Translation
+from pipeline.ingest.redaction import SECRET_FIELDS, is_secret
+from schemas.envelope import encode
+from tests.unit.ingest.device_bodies import UDID, kept, plist, translate, webhook
+from tests.unit.ingest.hostile_payloads import mutated, samples
+
+NAMES = sorted({name for names in SECRET_FIELDS.values() for name in names})
+# Long enough not to appear by chance.
+SECRETS = st.binary(min_size=12, max_size=40)
+
+
+def spellings(secret: bytes) -> Iterator[bytes]:
+    """The secret's bytes, hex, and base64 wherever it may start in a longer text."""
+    yield secret
+    yield secret.hex().encode()
+    yield secret.hex().upper().encode()
+    for shift in range(3):
+        text = base64.b64encode(bytes(shift) + secret)
+        # Only the characters that are of the secret alone.
+        inside = text[-(-shift * 8 // 6) : (shift + len(secret)) * 8 // 6]
+        yield inside
+        yield inside.replace(b"+", b"-").replace(b"/", b"_")
+
+
+def layers(raw: bytes, depth: int = 0) -> Iterator[bytes]:
+    """The bytes, and whatever base64 within them decodes to."""
+    yield raw
+    if depth < 4:
+        for found in re.findall(rb"[A-Za-z0-9+/]{16,}={0,2}", re.sub(rb"\s", b"", raw)):
+            text = found.rstrip(b"=")
+            whole = text[: len(text) // 4 * 4]
+            yield from layers(base64.b64decode(whole), depth + 1)
+
+
+def everything(translation: Translation) -> bytes:
+    """All that leaves a translation, decoded as far as it goes."""
+    parts: list[bytes] = []
+    for item in (*translation.events, *translation.dead_letters):
+        parts.append(item.model_dump_json().encode())
+        parts.append(kept(item) or b"")
+    parts += [encode(event) for event in translation.events]
+    return b"\n".join(layer for part in parts for layer in layers(part))
+
+
+def assert_gone(secret: bytes, translation: Translation) -> None:
+    left = everything(translation)
+    for spelling in spellings(secret):
+        assert spelling not in left
+
+
+@given(
+    name=st.sampled_from(NAMES),
+    secret=SECRETS,
+    fmt=st.sampled_from([plistlib.FMT_XML, plistlib.FMT_BINARY]),
+    kind=st.sampled_from(["Authenticate", "TokenUpdate", "CheckOut", "Unknown"]),
+    at_depth=st.integers(0, 5),
+)
+def test_a_secret_in_a_message_is_gone_wherever_it_stands(
+    name: str, secret: bytes, fmt: plistlib.PlistFormat, kind: str, at_depth: int
+) -> None:
+    planted: Any = {name: secret, "also": {name: base64.b64encode(secret).decode()}}
+    for _ in range(at_depth):
+        planted = [planted, {"inside": planted}]
+    message = {"MessageType": kind, "UDID": UDID, "planted": planted, name: secret.hex()}
+    raw = webhook(f"mdm.{kind}", plist(message, fmt))
+    for body in (raw, plist(message, fmt)):
+        translation = translate("nanomdm", body)
+        assert translation.events or translation.dead_letters
+        assert_gone(secret, translation)
+
+
+@given(name=st.sampled_from(NAMES), secret=SECRETS, index=st.integers(0, len(samples()) - 1))
+def test_a_secret_beside_the_fields_of_any_sample_is_gone(
+    name: str, secret: bytes, index: int
+) -> None:
+    source, raw = samples()[index]
+    assert_gone(secret, translate(source, plant(raw, name, secret)))
+
+
+def plant(raw: bytes, name: str, secret: bytes) -> bytes:
+    """The sample with a secret in every object, in XML as an element; the plist inside too."""
+    text = base64.b64encode(secret).decode()
+    if raw.startswith(b"<?xml") and b"<plist" not in raw:
+        tag = name.replace("_", "-")
+        return raw.replace(b"<event>", f"<event><{tag}>{text}</{tag}>".encode())
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        fmt = plistlib.FMT_BINARY if raw.startswith(b"bplist") else plistlib.FMT_XML
+        return plistlib.dumps(planted(plistlib.loads(raw), name, secret), fmt=fmt)
+    return json.dumps(planted(value, name, text)).encode()
+
+
+def planted(value: Any, name: str, secret: Any) -> Any:
+    if isinstance(value, list):
+        return [planted(item, name, secret) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: planted(item, name, secret) for key, item in value.items()}
+    if isinstance(found.get("raw_payload"), str):
+        inner = plant(base64.b64decode(found["raw_payload"]), name, base64.b64decode(secret))
+        found["raw_payload"] = base64.b64encode(inner).decode()
+    return {**found, name: secret}
+
+
+@given(chance=st.randoms(use_true_random=False), secret=SECRETS, index=st.integers(0, 2))
+def test_a_secret_of_a_damaged_payload_is_gone(chance: Any, secret: bytes, index: int) -> None:
+    """What cannot be searched is not kept. The damage is done around the secret, not to the name
+    of its field: a field of another name is no secret."""
+    source, raw = samples()[index]
+    damaged = mutated(plant(raw, "Token", secret), chance)
+    if b"Token" in b"".join(layers(damaged)):
+        translation = translate(source, damaged)
+        if all(is_kept_name(layer) for layer in layers(damaged)):
+            assert_gone(secret, translation)
+
+
+def is_kept_name(layer: bytes) -> bool:
+    """Whether every field that holds the planted secret still has its name."""
+    return layer.count(b"oken") == layer.count(b"Token")
+
+
+def secrets_of(value: Any) -> Iterator[bytes]:
+    """What the secret fields of a parsed document hold, documents within it included; `apple`, a
+    challenge of one sample, is in every topic and not looked for."""
+    if isinstance(value, list):
+        for item in value:
+            yield from secrets_of(item)
+    if not isinstance(value, dict):
+        return
+    for name, item in value.items():
+        if is_secret(name) and isinstance(item, str | bytes) and len(item) >= 8:
+            yield item.encode() if isinstance(item, str) else item
+        elif name == "raw_payload" and isinstance(item, str):
+            try:
+                yield from secrets_of(plistlib.loads(base64.b64decode(item)))
+            except ValueError:
+                continue
+        elif name == "Data" and isinstance(item, bytes) and item.startswith(b"{"):
+            try:
+                yield from secrets_of(json.loads(item))
+            except ValueError:
+                continue
+        else:
+            yield from secrets_of(item)
+
+
+def test_the_secrets_of_the_reference_data_are_gone(reference_data: Path) -> None:
+    met = 0
+    for path in sorted((reference_data / "mdm").rglob("*")):
+        raw = path.read_bytes() if path.suffix in {".json", ".plist", ".mobileconfig"} else b""
+        if not raw or path.name.startswith("openapi"):
+            continue
+        value = json.loads(raw) if path.suffix == ".json" else plistlib.loads(raw)
+        source = "micromdm" if path.parent.name == "micromdm" else "nanomdm"
+        translation = translate(source, raw)
+        for secret in secrets_of(value):
+            met += 1
+            assert_gone(secret, translation)
+    assert met >= 15
+
+
+def test_the_search_itself_finds_what_is_there() -> None:
+    secret = bytes(range(100, 130))
+    for before in (b"", b"x", b"xy", b"xyz"):
+        text = base64.b64encode(before + secret + b"rest")
+        assert any(spelling in text for spelling in spellings(secret))
+    twice = base64.b64encode(b"{" + base64.b64encode(secret) + b"}")
+    assert secret in b"".join(layers(twice))
+
+
+@pytest.mark.parametrize("field", ["Token", "PushMagic"])
+def test_a_changed_secret_is_still_seen(field: str) -> None:
+    def body(secret: bytes) -> bytes:
+        message = {"MessageType": "TokenUpdate", "UDID": UDID, field: secret}
+        (event,) = translate("nanomdm", webhook("mdm.TokenUpdate", message)).events
+        envelope = json.loads(kept(event) or b"")
+        inner = base64.b64decode(envelope["checkin_event"]["raw_payload"])
+        found: bytes = plistlib.loads(inner)[field].encode()
+        return found
+
+    assert body(b"one") == body(b"one")
+    assert body(b"one") != body(b"two")
+    assert body(b"one").startswith(b"hmac-sha256:")

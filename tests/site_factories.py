@@ -1,0 +1,146 @@
+"""Valid defaults for orders, keys, Macs and executors, and the loop that drives a site."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from agents.executor import Executor
+from agents.journal import Journal, Told
+from agents.keys import KeyRing
+from agents.simulated import MacSpec, SimulatedFleet, SimulatedRelease
+from schemas.envelope import DeviceEvent
+from schemas.events.control import Approval
+from schemas.ids import derive_job_id
+from schemas.jobs import Action, Job, JobIssued, Method, Target
+from schemas.macos import parse_build, parse_os_version
+from schemas.orders import grant, issue
+from schemas.signing import Signed, key_id
+
+START = datetime(2026, 1, 5, 8, tzinfo=UTC)
+SITE = "london"
+JOBS_KEY = Ed25519PrivateKey.from_private_bytes(b"j" * 32)
+APPROVALS_KEY = Ed25519PrivateKey.from_private_bytes(b"a" * 32)
+STRANGER_KEY = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
+KEYS = KeyRing(
+    {key_id(JOBS_KEY.public_key()): JOBS_KEY.public_key()},
+    {key_id(APPROVALS_KEY.public_key()): APPROVALS_KEY.public_key()},
+)
+NEW = Target(version=parse_os_version("26.2"), build=parse_build("25C56"))
+RELEASES = (SimulatedRelease(version=NEW.version, build=parse_build("25C56"), firmware="fw-26.2"),)
+UDID = "MAC-1"
+
+
+def hours(number: float) -> timedelta:
+    return timedelta(hours=number)
+
+
+def a_job(
+    action: Action = Action.UPDATE, method: Method = Method.SOFTWAREUPDATE, **changes: Any
+) -> Job:
+    """An update of MAC-1 to 26.2 over SSH; the id follows the changes."""
+    fields: dict[str, Any] = {
+        "udid": UDID,
+        "site": SITE,
+        "action": action,
+        "method": method,
+        "intent": NEW.key,
+        "target": NEW,
+        "reason": "security_update",
+        "issued_at": START,
+        "expires_at": START + timedelta(days=7),
+        **changes,
+    }
+    fields["job_id"] = derive_job_id(
+        fields["udid"], fields["action"], fields["intent"], fields.get("generation", 0)
+    )
+    return Job(**fields)
+
+
+def an_erasing_job(
+    method: Method = Method.ERASE_DEVICE,
+    key: Ed25519PrivateKey = APPROVALS_KEY,
+    approve: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Job:
+    """An approved reinstall with erase; `approve` changes what the approval says."""
+    plain = a_job(Action.REINSTALL, method, erases=True, **changes)
+    said = {
+        "udid": plain.udid,
+        "job_id": plain.job_id,
+        "action": "reinstall",
+        "by": "someone",
+        "expires_at": START + timedelta(days=2),
+        **(approve or {}),
+    }
+    return plain.model_copy(update={"approval": approval(key, **said)})
+
+
+def approval(key: Ed25519PrivateKey = APPROVALS_KEY, **said: Any) -> Signed:
+    return grant(Approval(**said), key).signed
+
+
+def issued(job: Job, key: Ed25519PrivateKey = JOBS_KEY) -> JobIssued:
+    return issue(job, key)
+
+
+def a_spec(udid: str = UDID, **changes: Any) -> MacSpec:
+    """A healthy Apple silicon Mac on 26.1 that reports every six hours."""
+    fields: dict[str, Any] = {
+        "udid": udid,
+        "serial": f"C02{udid}",
+        "site": SITE,
+        "model": "Mac14,2",
+        "os_version": parse_os_version("26.1"),
+        "build": parse_build("25B78"),
+        "firmware": "fw-26.1",
+        "activations": ("munki",),
+        **changes,
+    }
+    return MacSpec(**fields)
+
+
+def a_fleet(*specs: MacSpec, seed: int = 0, **options: Any) -> SimulatedFleet:
+    return SimulatedFleet(specs or (a_spec(),), START, seed=seed, releases=RELEASES, **options)
+
+
+def an_executor(
+    fleet: SimulatedFleet, journal: Journal | None = None, *, halted: bool = False, slots: int = 50
+) -> Executor:
+    """An executor of the fleet's Macs that was told of no halts."""
+    executor = Executor(SITE, journal or Journal(":memory:"), KEYS, fleet.mac_for, slots)
+    if not halted:
+        executor.set_halts(())
+    return executor
+
+
+def drive(executor: Executor, fleet: SimulatedFleet, until: datetime) -> list[DeviceEvent]:
+    """Let site and Macs live up to `until`, from one thing that is due to the next."""
+    now = fleet.now
+    told: list[DeviceEvent] = []
+    while now <= until:
+        told += fleet.advance(now)
+        executor.tick(now)
+        due = (executor.next_wake(now), fleet.next_event_at())
+        upcoming = min((at for at in due if at is not None), default=until + timedelta(seconds=1))
+        now = max(upcoming, now)
+    fleet.advance(until)
+    return told
+
+
+def collect(executor: Executor) -> list[Told]:
+    """Take the results out of the outbox."""
+    told = executor.results()
+    executor.mark_published(told)
+    return told
+
+
+def outcomes(told: Iterable[Told], job: Job | None = None) -> list[tuple[str, str | None]]:
+    """(outcome, error code) of each result of a job, without accepted and progressed."""
+    return [
+        (item.result.outcome.value, item.result.error_code and item.result.error_code.value)
+        for item in told
+        if (job is None or item.result.job_id == job.job_id)
+        and item.result.outcome.value not in ("accepted", "progressed")
+    ]

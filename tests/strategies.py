@@ -1,0 +1,375 @@
+"""Hypothesis strategies over a small world: few Macs, few releases, times around NOW, so that
+events meet each other."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+from hypothesis import strategies as st
+
+from pipeline.decide.policy import Policy
+from pipeline.decide.situation import Situation
+from pipeline.state.advisories import Advisories
+from pipeline.state.device import SOURCES, Device
+from pipeline.state.fleet import Fleet
+from pipeline.state.jobs import JobEntry, Ledger
+from schemas.envelope import (
+    AdvisoryEvent,
+    AdvisoryNarrowedEvent,
+    AdvisoryPublishedEvent,
+    AdvisoryRetractedEvent,
+    AdvisorySeverityRaisedEvent,
+    BootstrapTokenEvent,
+    DdmStatusEvent,
+    Event,
+)
+from schemas.jobs import Action, Method
+from schemas.macos import parse_build, parse_os_version
+from schemas.results import ErrorCode, Outcome
+from tests import factories as make
+
+UDIDS = tuple(f"5A0C7D9E-0000-4000-8000-00000000000{n}" for n in range(1, 4))
+SERIALS = ("C02TEST0001", "C02TEST0002", "0")
+SITES = ("london", "tokyo", "paris")
+VERSIONS = {
+    "27.0": "26A428",
+    "26.3": "25D100",
+    "26.2": "25C56",
+    "26.2 (a)": "25C771280a",
+    "26.1": "25B78",
+    "26.0": "25A354",
+    "15.7.3": "24G419",
+    "15.7.2": "24G325",
+    "14.8.3": "23J220",
+    "13.7.8": "22H730",
+    "13.7.7": "22H700",
+    "10.15.7": "19H2026",
+}
+BUILDS = (*VERSIONS.values(), "25C5048a", "25C2056", "25C50")
+MODELS = {
+    "Mac16,1": "J604AP",
+    "Mac17,5": "J700AP",
+    "MacBookPro16,1": "J152FAP",
+    "MacBookPro14,1": "Mac-B4831CEBD52A0C4C",
+    "iMac18,3": "Mac-BE088AF8C5EB4FA2",
+    "VirtualMac2,1": "VMA2MACOSAP",
+    "Foo99,1": "X1AP",
+}
+CVES = tuple(f"CVE-2025-{number}" for number in range(10001, 10005))
+
+# Whole hours, so that events meet at the same moment; offsets so that zones differ.
+_HOURS = st.integers(-40 * 24, 0)
+_ZONES = st.sampled_from([UTC]) | st.builds(
+    lambda hours: timezone(timedelta(hours=hours)), st.integers(-9, 9)
+)
+
+
+def moments(first_hour: int = -40 * 24, last_hour: int = 0) -> st.SearchStrategy[datetime]:
+    """Times around NOW, in any zone."""
+    return st.builds(
+        lambda hours, zone: (make.NOW + timedelta(hours=hours)).astimezone(zone),
+        st.integers(first_hour, last_hour),
+        _ZONES,
+    )
+
+
+def _maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | strategy
+
+
+_YES_NO = st.booleans()
+_FACTS: dict[str, st.SearchStrategy[Any]] = {
+    "os_version": st.sampled_from(list(VERSIONS)),
+    "build": st.sampled_from(BUILDS),
+    "model": st.sampled_from(list(MODELS)),
+    "device_id": st.sampled_from(list(MODELS.values())),
+    "serial": st.sampled_from(SERIALS),
+    "hostname": st.sampled_from(["lon-1", "tyo-1"]),
+    "site": st.sampled_from(SITES),
+    "enrollment_id": st.sampled_from([*UDIDS, "BYOD-1"]),
+    "supervised": _YES_NO,
+    "user_approved": _YES_NO,
+    "ade_enrolled": _YES_NO,
+    "bootstrap_token_escrowed": _YES_NO,
+    "volume_owner_available": _YES_NO,
+    "free_disk_gb": st.sampled_from([0.5, 15.0, 20.0, 200.0]),
+    "battery_percent": st.sampled_from([5.0, 30.0, 100.0]),
+    "on_ac_power": _YES_NO,
+    "firmware": st.sampled_from(["1.0", "2.0"]),
+    "system_volume_sealed": _YES_NO,
+    "mdm_enrolled": _YES_NO,
+    "mdm_server": st.sampled_from(["https://mdm.example/", "https://old.example/"]),
+    "identity_expires_at": moments(-24, 60 * 24),
+    "boot_at": moments(),
+    "loan_returned_at": moments(),
+    "activations": st.lists(st.sampled_from(["munki", "office"]), max_size=2),
+    "compliant": _YES_NO,
+}
+
+
+@st.composite
+def facts(draw: st.DrawFn) -> dict[str, Any]:
+    """What a report may say: a few facts."""
+    names = draw(st.lists(st.sampled_from(list(_FACTS)), max_size=5, unique=True))
+    return {name: draw(_FACTS[name]) for name in names}
+
+
+def consistent(said: dict[str, Any]) -> dict[str, Any]:
+    """The same facts with the build and device id that belong to version and model."""
+    fixed = dict(said)
+    if "os_version" in said:
+        fixed["build"] = VERSIONS[said["os_version"]]
+    if "model" in said:
+        fixed["device_id"] = MODELS[said["model"]]
+    return fixed
+
+
+@st.composite
+def reports(draw: st.DrawFn, udids: tuple[str, ...] = UDIDS) -> Event:
+    """An inventory report, by UDID or by serial number alone."""
+    said = draw(facts())
+    if draw(st.booleans()):
+        said = consistent(said)
+    udid = draw(st.sampled_from([*udids, None]))
+    if udid is None:
+        said["serial"] = draw(st.sampled_from(SERIALS))
+    return make.reported(udid, draw(moments()), draw(st.sampled_from(SOURCES)), **said)
+
+
+@st.composite
+def checkins(draw: st.DrawFn, udids: tuple[str, ...] = UDIDS) -> Event:
+    """Something an MDM server saw."""
+    udid, when = draw(st.sampled_from(udids)), draw(moments())
+    kind = draw(st.integers(0, 5))
+    if kind < 2:
+        return make.enrolled(udid, when)[kind]  # type: ignore[no-any-return]
+    if kind == 2:
+        return make.checked_out(udid, when)
+    if kind == 3:
+        return make.polled(udid, when)
+    if kind == 4:
+        data: dict[str, Any] = {"udid": udid, "escrowed": draw(st.booleans())}
+        return make._event(BootstrapTokenEvent, udid, when, data)  # type: ignore[no-any-return]
+    states = st.sampled_from(["none", "downloading", "prepared", "failed"])
+    data = {"udid": udid, "install_state": draw(states)}
+    return make._event(DdmStatusEvent, udid, when, data)  # type: ignore[no-any-return]
+
+
+_KINDS: tuple[Any, ...] = (
+    AdvisoryPublishedEvent,
+    AdvisorySeverityRaisedEvent,
+    AdvisoryNarrowedEvent,
+    AdvisoryRetractedEvent,
+)
+
+
+@st.composite
+def advisory_events(draw: st.DrawFn, first_hour: int = -40 * 24) -> AdvisoryEvent:
+    """A word on a release, or on CVEs alone."""
+    when = draw(moments(first_hour))
+    some_cves = st.lists(st.sampled_from(CVES), max_size=3, unique=True)
+    if draw(st.integers(0, 5)) == 0:
+        cves = draw(st.lists(st.sampled_from(CVES), min_size=1, max_size=2, unique=True))
+        return make.kev(*cves, due=draw(_maybe(moments(-100, 400))), heard_at=when)
+    version = draw(st.sampled_from(list(VERSIONS)))
+    ids = st.lists(st.sampled_from(list(MODELS.values())), max_size=7, unique=True)
+    return make.release(
+        version,
+        build=draw(st.sampled_from([VERSIONS[version], "", "25C56,25C2056"])),
+        day=draw(st.sampled_from(["2025-12-12", "2026-01-10", "2026-01-18"])),
+        heard_at=when,
+        cves=draw(some_cves),
+        exploited=draw(some_cves),
+        severity=draw(_maybe(st.sampled_from(["low", "medium", "high", "critical"]))),
+        device_ids=draw(_maybe(ids)),
+        source=draw(st.sampled_from(["sofa", "gdmf", "admin"])),
+        kind=draw(st.sampled_from(_KINDS)),
+    )
+
+
+@st.composite
+def controls(draw: st.DrawFn) -> Event:
+    """A halt, its end, an approval or a denial."""
+    when = draw(moments())
+    scope = draw(st.sampled_from([{}, {"site": "london"}, {"advisory": "macOS-26.2"}]))
+    until = draw(_maybe(moments(-48, 48)))
+    job_id = draw(st.sampled_from(["job-1", "job-2"]))
+    udid = draw(st.sampled_from(UDIDS))
+    expires = draw(moments(-48, 48))
+    found: list[Event] = [
+        make.halted(when, **scope, until=until),
+        make.halt_cleared(when, **scope),
+        make.granted(job_id, when, udid=udid, expires_at=expires),
+        make.denied(job_id, udid, when),
+    ]
+    return draw(st.sampled_from(found))
+
+
+def policy_texts() -> st.SearchStrategy[str]:
+    """Policies that differ where it matters."""
+    return st.sampled_from(
+        [
+            make.POLICY_TEXT,
+            make.POLICY_TEXT + "upgrades: {to: '26'}\n",
+            make.POLICY_TEXT + "windows: [{from: '22:00', to: '04:00'}]\n",
+            make.POLICY_TEXT + "upgrades: {supported_lines: ['26', '15']}\n",
+            make.POLICY_TEXT + "deadlines: {high: 1d, low: 2d, routine: 2d, medium: 2d}\n",
+            make.POLICY_TEXT + "exemptions: [{who: {hostnames: ['lon-*']}, why: render}]\n",
+        ]
+    )
+
+
+def events() -> st.SearchStrategy[Event]:
+    """Any event whose order does not matter (jobs follow their own)."""
+    changes = st.builds(make.policy_changed, policy_texts(), moments())
+    return st.one_of(reports(), reports(), checkins(), advisory_events(), controls(), changes)
+
+
+# --- situations ---
+
+
+@st.composite
+def overrides(draw: st.DrawFn) -> dict[str, Any]:
+    """Up to four facts in which a Mac differs from a modern, healthy one."""
+    names = draw(st.lists(st.sampled_from(list(_FACTS)), max_size=4, unique=True))
+    found = {name: draw(_FACTS[name]) for name in names}
+    if "model" in found:
+        found["device_id"] = MODELS[found["model"]]
+    return found
+
+
+@st.composite
+def devices(draw: st.DrawFn) -> Device:
+    """A Mac, mostly sound, as reports and check-ins leave it."""
+    version = draw(st.sampled_from([*VERSIONS, "26.1", "26.1", "26.0", None]))
+    given = {"build": VERSIONS.get(version or "")} | draw(overrides())
+    fleet = Fleet()
+    fleet.put(
+        make.mac(
+            version,
+            udid=draw(st.sampled_from([UDIDS[0]] * 9 + ["serial:C02TEST0001"])),
+            enrolled=draw(st.sampled_from([True, True, True, False])),
+            seen_at=draw(st.sampled_from([make.NOW - make.HOUR, make.NOW - 9 * make.DAY])),
+            mdm_seen_at=draw(_maybe(moments(-20 * 24))),
+            **given,
+        )
+    )
+    name = next(iter(fleet.devices))
+    if name == UDIDS[0]:
+        for event in draw(st.lists(checkins(UDIDS[:1]), max_size=2)):
+            fleet.apply(event)
+    return fleet.view(name)
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> JobEntry:
+    """A job in some state."""
+    version = draw(_maybe(st.sampled_from(list(VERSIONS))))
+    outcome = draw(_maybe(st.sampled_from(list(Outcome))))
+    intent = draw(st.sampled_from(["26.2", "26.2", "26.3", "15.7.3", "seal:26.2"]))
+    return make.entry(
+        intent,
+        action=draw(st.sampled_from(list(Action))),
+        method=draw(st.sampled_from(list(Method))),
+        generation=draw(st.integers(0, 4)),
+        issued_at=draw(moments(-20 * 24)),
+        outcome=outcome,
+        outcome_at=draw(moments(-20 * 24)),
+        error_code=draw(_maybe(st.sampled_from(list(ErrorCode)))),
+        acted_at=draw(_maybe(moments(-20 * 24))),
+        udid=UDIDS[0],
+        site=draw(st.sampled_from(SITES)),
+        version=version if version in make.RELEASES else None,
+        erases=draw(st.booleans()),
+        guessed=draw(st.booleans()) and outcome in (Outcome.SUPERSEDED, Outcome.EXPIRED),
+    )
+
+
+def ledgers() -> st.SearchStrategy[Ledger]:
+    """A Mac's jobs, each id once, oldest first."""
+
+    def ordered(found: list[JobEntry]) -> Ledger:
+        by_id = {one.job_id: one for one in found}
+        return tuple(sorted(by_id.values(), key=lambda one: (one.issued_us, one.job_id)))
+
+    return st.just(()) | st.lists(entries(), max_size=4).map(ordered)
+
+
+_APPLE = make.apple(make.release("26.3", build="25D100", day="2026-01-18"))
+
+
+def catalogues() -> st.SearchStrategy[Advisories]:
+    """What some advisory events leave; mostly beside Apple's real releases."""
+    some = st.lists(advisory_events(), max_size=3)
+    alone = some.map(lambda found: make.catalogue(*found))
+
+    def after_real(found: list[AdvisoryEvent]) -> Advisories:
+        known = _APPLE
+        for event in found:
+            known = known.apply(event)
+        return known
+
+    return st.one_of(some.map(after_real), some.map(after_real), alone)
+
+
+def policies() -> st.SearchStrategy[Policy]:
+    """Policies with every part that a rule looks at."""
+    image = {"name": "i", "models": ["Mac*"], "version": "13.7.8", "build": "22H730"}
+    firmware = [{"models": ["*"], "version": "26.2", "firmware": "2.0"}]
+    exempt = [{"who": {"hostnames": ["lon-*"]}, "actions": ["update"], "why": "render farm"}]
+    windows = [{"from": "22:00", "to": "04:00"}]
+    sites = {"london": {"time_zone": "Europe/London"}, "tokyo": {"time_zone": "Asia/Tokyo"}}
+    shut = {"london": {"time_zone": "Europe/London", "ssh": False, "max_jobs": 1}}
+    parts = st.fixed_dictionaries(
+        {"sites": st.sampled_from([sites, shut])},
+        optional={
+            "default_site": st.just("london"),
+            "windows": st.sampled_from([windows, []]),
+            "images": st.just([image | {"firmware": "1.0"}]),
+            "firmware": st.just(firmware),
+            "exemptions": st.just(exempt),
+            "upgrades": st.sampled_from(
+                [{"to": "26"}, {"out_of_support": False}, {"supported_lines": ["26", "15"]}]
+            ),
+            "mdm": st.just({"server": "https://mdm.example/"}),
+            "methods": st.sampled_from(
+                [{"update": ["softwareupdate"]}, {"update": []}, {"reinstall": ["erase_device"]}]
+            ),
+            "deadlines": st.sampled_from([{"high": "1d"}, {"routine": "3650d"}]),
+            "follow_up": st.just({"activations": ["munki"], "compliant": True}),
+            "thresholds": st.sampled_from(
+                [{"reinstall_after_failures": 1}, {"job_expires_after": "0m"}, {"cool_down": "0m"}]
+            ),
+        },
+    )
+    return parts.map(Policy.model_validate)
+
+
+_HALTS: tuple[Any, ...] = (
+    (),
+    (),
+    (),
+    (),
+    (make.halt(site="london"),),
+    (make.halt(until=make.NOW + make.HOUR), make.halt(advisory="macOS-26.2")),
+)
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> Situation:
+    """Any Mac in any state of affairs."""
+    return Situation(
+        draw(devices()),
+        draw(catalogues()),
+        draw(policies()),
+        draw(st.just(make.NOW) | moments(-48, 24 * 20)),
+        draw(ledgers()),
+        draw(st.sampled_from(_HALTS)),
+        site_open_jobs=draw(st.sampled_from([0, 0, 0, 25])),
+    )
+
+
+def versions() -> st.SearchStrategy[Any]:
+    """(version, build) as values."""
+    return st.sampled_from(
+        [(parse_os_version(text), parse_build(build)) for text, build in VERSIONS.items()]
+    )

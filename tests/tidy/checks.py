@@ -1,0 +1,277 @@
+"""Rules about the tree itself: each takes a root folder, or files, and gives complaints."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+Check = Callable[[Path], list[str]]
+FilesCheck = Callable[[Iterable[Path]], list[str]]
+
+PACKAGES: Final = ("schemas", "pipeline", "agents")
+
+# Who may import what of the project, besides itself. The longest matching name counts.
+# `pipeline.embedded` runs the gateway in its own process, and so imports it.
+MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
+    "schemas": (),
+    "pipeline": ("schemas",),
+    "pipeline.state": ("schemas",),
+    "pipeline.decide": ("schemas", "pipeline.state"),
+    "pipeline.ingest": ("schemas",),
+    "pipeline.config": ("schemas",),
+    "pipeline.metrics": ("schemas",),
+    "pipeline.connection": ("schemas",),
+    "pipeline.server_process": ("schemas",),
+    "pipeline.provisioning": ("schemas",),
+    "pipeline.gateway": (
+        "schemas",
+        "pipeline.ingest",
+        "pipeline.config",
+        "pipeline.connection",
+        "pipeline.metrics",
+        "pipeline.server_process",
+    ),
+    "pipeline.processors": (
+        "schemas",
+        "pipeline.state",
+        "pipeline.decide",
+        "pipeline.config",
+        "pipeline.connection",
+        "pipeline.metrics",
+        "pipeline.server_process",
+    ),
+    "pipeline.embedded": (
+        "schemas",
+        "pipeline.state",
+        "pipeline.decide",
+        "pipeline.ingest",
+        "pipeline.gateway",
+        "pipeline.config",
+        "pipeline.metrics",
+        "pipeline.server_process",
+        "agents",
+    ),
+    "pipeline.archive": ("schemas", "pipeline.config", "pipeline.connection", "pipeline.metrics"),
+    # No publisher among them: what is replayed or simulated has nothing to publish with.
+    "pipeline.replay": (
+        "schemas",
+        "pipeline.archive",
+        "pipeline.state",
+        "pipeline.decide",
+        "pipeline.embedded.log",
+        "pipeline.embedded.store",
+    ),
+    "pipeline.simulate": ("schemas", "pipeline.archive", "pipeline.state", "pipeline.decide"),
+    "pipeline.console": ("schemas", "pipeline.config", "pipeline.metrics"),
+    "pipeline.demo": ("schemas", "pipeline", "agents"),
+    "pipeline.cli": ("schemas", "pipeline", "agents"),
+    "pipeline.__main__": ("schemas", "pipeline", "agents"),
+    "agents": ("schemas",),
+    "agents.lifecycle": ("schemas", "agents.actions", "agents.mac", "agents.preflight"),
+    "agents.actions": ("schemas", "agents.mac", "agents.preflight"),
+}
+SCHEMAS_LIBRARIES: Final = frozenset({"cryptography", "msgspec", "pydantic", "pydantic_core"})
+
+PURE: Final = (
+    "schemas",
+    "pipeline.state",
+    "pipeline.decide",
+    "pipeline.ingest",
+    "agents.lifecycle",
+    "agents.actions",
+    "agents.preflight",
+)
+IMPURE_MODULES: Final = frozenset(
+    {"asyncio", "fileinput", "getpass", "glob", "http", "httpx", "importlib", "kafka", "logging"}
+    | {"multiprocessing", "os", "pathlib", "platform", "random", "requests", "secrets", "select"}
+    | {"shutil", "signal", "socket", "sqlite3", "ssl", "structlog", "subprocess", "sys"}
+    | {"tempfile", "threading", "time", "urllib.request", "uuid"}
+)
+IMPURE_CALLS: Final = frozenset({"open", "input", "print", "breakpoint", "__import__"})
+CLOCK_CALLS: Final = frozenset({"now", "utcnow", "today"})
+
+VAGUE: Final = frozenset({"utils", "util", "helpers", "helper", "common", "base", "misc"})
+
+
+def tracked_files(root: Path) -> list[Path]:
+    """What git keeps and is still there."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=root, capture_output=True, check=True, text=True
+    ).stdout
+    paths = [root / name for name in listed.split("\0") if name]
+    return [path for path in paths if path.is_file()]
+
+
+def modules(root: Path) -> Iterator[tuple[str, Path]]:
+    """Every module of the three packages: dotted name and file."""
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            parts = list(path.relative_to(root).with_suffix("").parts)
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imports_of(name: str, path: Path) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of all that a module imports, wherever in it."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            start = package.split(".")[: 1 - node.level or None] if node.level else []
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield node.lineno, f"{module}.{alias.name}"
+
+
+def within(name: str, places: Iterable[str]) -> bool:
+    """Whether a dotted name is one of the places or inside one."""
+    return any(name == place or name.startswith(f"{place}.") for place in places)
+
+
+def import_direction(root: Path) -> list[str]:
+    """Imports go one way: schemas <- state <- decide <- shells; agents never see pipeline."""
+    complaints = []
+    for name, path in modules(root):
+        rule = max((place for place in MAY_IMPORT if within(name, [place])), key=len)
+        is_folder = name.count(".") >= (1 if path.name == "__init__.py" else 2)
+        if rule == "pipeline" and is_folder:
+            complaints.append(f"{name}: no rule says what this folder may import")
+        for line, imported in imports_of(name, path):
+            top = imported.partition(".")[0]
+            if top in PACKAGES:
+                if not within(imported, [rule, *MAY_IMPORT[rule]]) or _is_deeper(rule, imported):
+                    complaints.append(f"{name}:{line}: may not import {imported}")
+            elif rule == "schemas" and top not in sys.stdlib_module_names | SCHEMAS_LIBRARIES:
+                complaints.append(f"{name}:{line}: may not import {imported}")
+    return complaints
+
+
+def _is_deeper(rule: str, imported: str) -> bool:
+    """`pipeline` on its own names the package's own files, not the folders with their own rule."""
+    return rule == "pipeline" and within(imported, [p for p in MAY_IMPORT if p.count(".") == 1])
+
+
+def purity(root: Path) -> list[str]:
+    """No clock, randomness, environment, logging or I/O in the pure core."""
+    complaints = []
+    for name, path in modules(root):
+        if not within(name, PURE):
+            continue
+        for line, imported in imports_of(name, path):
+            if within(imported, IMPURE_MODULES):
+                complaints.append(f"{name}:{line}: imports {imported}")
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if not isinstance(node, ast.Call):
+                continue
+            if isinstance(node.func, ast.Name) and node.func.id in IMPURE_CALLS:
+                complaints.append(f"{name}:{node.lineno}: calls {node.func.id}()")
+            if isinstance(node.func, ast.Attribute) and node.func.attr in CLOCK_CALLS:
+                complaints.append(f"{name}:{node.lineno}: calls .{node.func.attr}()")
+            if isinstance(node.func, ast.Attribute) and node.func.attr == "open":
+                complaints.append(f"{name}:{node.lineno}: calls .open()")
+    return complaints
+
+
+def vague_names(root: Path) -> list[str]:
+    """A file has one reason to change, and its name says which."""
+    return [
+        f"{name}: names no reason to change"
+        for name, _ in modules(root)
+        if VAGUE & set(name.split("."))
+    ]
+
+
+def direct_dependencies(root: Path) -> set[str]:
+    """Names of all that pyproject.toml asks for."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    asked: list[object] = [
+        *project.get("build-system", {}).get("requires", []),
+        *project["project"].get("dependencies", []),
+    ]
+    for group in project["project"].get("optional-dependencies", {}).values():
+        asked += group
+    for group in project.get("dependency-groups", {}).values():
+        asked += group
+    names = (re.match(r"[A-Za-z0-9._-]+", line) for line in asked if isinstance(line, str))
+    return {match[0] for match in names if match}
+
+
+def dependencies_explained(root: Path) -> list[str]:
+    """docs/dependencies.md has one row for each direct dependency, and no other."""
+    text = (root / "docs" / "dependencies.md").read_text()
+    rows = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+    asked = direct_dependencies(root)
+    complaints = [f"docs/dependencies.md: {name} is missing" for name in sorted(asked - set(rows))]
+    complaints += [
+        f"docs/dependencies.md: {name} is not in pyproject" for name in sorted(set(rows) - asked)
+    ]
+    twice = sorted({name for name in rows if rows.count(name) > 1})
+    return complaints + [f"docs/dependencies.md: {name} is there twice" for name in twice]
+
+
+def pins(lock: Path) -> set[str]:
+    """`name==version` of all in a lock file."""
+    return set(re.findall(r"^([A-Za-z0-9._-]+==[^\s;\\]+)", lock.read_text(), re.MULTILINE))
+
+
+def locks_agree(root: Path) -> list[str]:
+    """dev.lock holds all of server.lock: `make test` then also sets `make demo` up."""
+    folder = root / "requirements"
+    missing = pins(folder / "server.lock") - pins(folder / "dev.lock")
+    return [f"requirements/dev.lock: {pin} of server.lock is missing" for pin in sorted(missing)]
+
+
+def _without_code(text: str) -> str:
+    return re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+
+
+def _anchors(text: str) -> set[str]:
+    titles = re.findall(r"^#+ +(.+?) *$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def links_resolve(files: Iterable[Path]) -> list[str]:
+    """Every relative link in a Markdown file leads to a file, and to a heading in it."""
+    complaints = []
+    for path in files:
+        if path.suffix != ".md":
+            continue
+        for target in re.findall(r"\]\(([^)\s]+)\)", _without_code(path.read_text())):
+            if re.match(r"[a-z]+:", target):
+                continue
+            name, _, anchor = target.partition("#")
+            to = (path.parent / name) if name else path
+            if not to.exists():
+                complaints.append(f"{path.name}: {target} leads nowhere")
+            elif anchor and anchor not in _anchors(to.read_text()):
+                complaints.append(f"{path.name}: {target}: no such heading")
+    return complaints
+
+
+def commands_exist(text: str, known: Collection[str]) -> list[str]:
+    """Every `drydock COMMAND` shown as code is a command of the command line."""
+    shown = "\n".join(re.findall(r"```.*?```|`[^`\n]*`", text, re.DOTALL))
+    named = set(re.findall(r"(?<![\w./-])(?:\.venv/bin/)?drydock ([a-z][a-z-]*)", shown))
+    return [f"drydock {name}: no such command" for name in sorted(named - set(known))]
+
+
+# Put together from parts, so that this file does not hold what it looks for.
+_MACHINE: Final = re.compile(rb"(?<![\w.:/-])/(?:work|root|tmp|home/\w+)/")
+_INDEX: Final = re.compile(b"py" + b"pi.org|python" + b"hosted|--" + b"index-url")
+
+
+def machine_free(files: Iterable[Path]) -> list[str]:
+    """No path of one machine and no package index in what is kept."""
+    complaints = []
+    for path in files:
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            if _MACHINE.search(line):
+                complaints.append(f"{path.name}:{number}: a path of one machine")
+            if _INDEX.search(line.replace(b"--no-emit-" + b"index-url", b"")):
+                complaints.append(f"{path.name}:{number}: a package index")
+    return complaints

@@ -1,0 +1,188 @@
+"""Each check fails on a tree that breaks its rule, and only then."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.tidy import checks
+
+
+def plant(root: Path, files: dict[str, str]) -> Path:
+    """A synthetic tree."""
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+CLEAN = {
+    "schemas/ids.py": "import hashlib\nfrom pydantic import Field\n",
+    "pipeline/__init__.py": "",
+    "pipeline/config.py": "import os\nfrom schemas.ids import Field\n",
+    "pipeline/state/device.py": "from datetime import datetime, time\nfrom schemas import ids\n",
+    "pipeline/decide/decision.py": "from pipeline.state.device import x\nlate = s.now\n",
+    "pipeline/decide/rules.py": "from .decision import late\n",
+    "pipeline/ingest/sofa.py": "import io\nfrom schemas.ids import x\n",
+    "pipeline/embedded/store.py": "import sqlite3, agents.lifecycle, pipeline.decide\n",
+    "pipeline/cli/run.py": "from pipeline.embedded import store\nopen('x')\n",
+    "agents/lifecycle.py": "from schemas.ids import x\n",
+    "agents/journal.py": "import sqlite3\nfrom agents import lifecycle\n",
+}
+
+WRONG_WAY = [
+    ("schemas/x.py", "import pipeline", "schemas.x:1: may not import pipeline"),
+    ("schemas/x.py", "import httpx", "schemas.x:1: may not import httpx"),
+    ("schemas/x.py", "from agents import a", "schemas.x:1: may not import agents.a"),
+    ("pipeline/state/x.py", "import pipeline.decide.y", "may not import pipeline.decide.y"),
+    ("pipeline/state/x.py", "from ..decide import y", "may not import pipeline.decide.y"),
+    ("pipeline/state/x.py", "from pipeline import decide", "may not import pipeline.decide"),
+    ("pipeline/decide/x.py", "import agents", "may not import agents"),
+    ("pipeline/decide/x.py", "def f():\n    import pipeline.embedded", ":2: may not import"),
+    ("pipeline/ingest/x.py", "import pipeline.state.device", "may not import pipeline.state"),
+    ("pipeline/replay/x.py", "import pipeline.processors", "may not import pipeline.processors"),
+    ("pipeline/config.py", "import pipeline.state", "may not import pipeline.state"),
+    ("pipeline/x.py", "import pipeline.embedded.y", "may not import pipeline.embedded.y"),
+    ("agents/x.py", "import pipeline.ingest", "may not import pipeline.ingest"),
+    ("agents/lifecycle.py", "import agents.journal", "may not import agents.journal"),
+    ("pipeline/other/x.py", "", "pipeline.other.x: no rule says"),
+]
+
+IMPURE = [
+    ("schemas/x.py", "import os", "imports os"),
+    ("schemas/x.py", "from os import environ", "imports os.environ"),
+    ("pipeline/state/x.py", "import time", "imports time"),
+    ("pipeline/state/x.py", "import random as r", "imports random"),
+    ("pipeline/decide/x.py", "import logging", "imports logging"),
+    ("pipeline/decide/x.py", "from structlog import get_logger", "imports structlog.get_logger"),
+    ("pipeline/ingest/x.py", "import socket", "imports socket"),
+    ("pipeline/ingest/x.py", "import urllib.request", "imports urllib.request"),
+    ("pipeline/ingest/x.py", "def f(p):\n    return open(p)", "x:2: calls open()"),
+    ("pipeline/ingest/x.py", "import io\nio.open('x')", "calls .open()"),
+    ("agents/lifecycle.py", "t = datetime.now(tz=UTC)", "calls .now()"),
+    ("agents/lifecycle.py", "t = date.today()", "calls .today()"),
+]
+
+
+def test_clean_tree_has_no_complaints(tmp_path: Path) -> None:
+    root = plant(tmp_path, CLEAN)
+    assert checks.import_direction(root) == []
+    assert checks.purity(root) == []
+    assert checks.vague_names(root) == []
+
+
+@pytest.mark.parametrize(("name", "text", "said"), WRONG_WAY, ids=lambda part: str(part)[:50])
+def test_finds_import_the_wrong_way(tmp_path: Path, name: str, text: str, said: str) -> None:
+    found = checks.import_direction(plant(tmp_path, CLEAN | {name: text}))
+    assert len(found) == 1
+    assert said in found[0]
+
+
+@pytest.mark.parametrize(("name", "text", "said"), IMPURE, ids=lambda part: str(part)[:50])
+def test_finds_impurity(tmp_path: Path, name: str, text: str, said: str) -> None:
+    found = checks.purity(plant(tmp_path, CLEAN | {name: text}))
+    assert len(found) == 1
+    assert said in found[0]
+
+
+@pytest.mark.parametrize("name", ["agents/utils.py", "pipeline/common/x.py", "schemas/base.py"])
+def test_finds_vague_name(tmp_path: Path, name: str) -> None:
+    assert len(checks.vague_names(plant(tmp_path, CLEAN | {name: ""}))) == 1
+
+
+PYPROJECT = """
+[build-system]
+requires = ["hatchling==1"]
+[project]
+dependencies = ["alpha>=1"]
+optional-dependencies = { server = ["beta[x]==2"] }
+[dependency-groups]
+build = ["hatchling==1"]
+dev = [{ include-group = "build" }, "gamma"]
+"""
+ROWS = ("hatchling", "alpha", "beta", "gamma")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        pytest.param(ROWS, [], id="all"),
+        pytest.param(ROWS[1:], ["hatchling is missing"], id="missing"),
+        pytest.param((*ROWS, "delta"), ["delta is not in pyproject"], id="too-many"),
+        pytest.param((*ROWS, "beta"), ["beta is there twice"], id="twice"),
+    ],
+)
+def test_compares_dependencies(tmp_path: Path, rows: tuple[str, ...], said: list[str]) -> None:
+    table = "\n".join(f"| `{row}` | why |" for row in rows)
+    root = plant(tmp_path, {"pyproject.toml": PYPROJECT, "docs/dependencies.md": table})
+    assert checks.dependencies_explained(root) == [f"docs/dependencies.md: {one}" for one in said]
+
+
+def test_finds_pin_that_dev_lock_lacks(tmp_path: Path) -> None:
+    root = plant(
+        tmp_path,
+        {
+            "requirements/server.lock": "a==1 ; python_version > '3'\nb==2 \\\n    --hash=x\n",
+            "requirements/dev.lock": "a==1 \\\nb==3\nc==1\n",
+        },
+    )
+    assert checks.locks_agree(root) == [
+        "requirements/dev.lock: b==2 of server.lock is missing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaints"),
+    [
+        pytest.param("[a](b.md) [c](b.md#two-words) [d](#own-title)\n# Own title", 0, id="good"),
+        pytest.param("`[a](gone.md)` [b](https://example.org/x)", 0, id="code-and-web"),
+        pytest.param("[a](gone.md)", 1, id="no-file"),
+        pytest.param("[a](b.md#three)", 1, id="no-heading"),
+        pytest.param("[a](#nowhere)", 1, id="no-own-heading"),
+    ],
+)
+def test_follows_links(tmp_path: Path, text: str, complaints: int) -> None:
+    root = plant(tmp_path, {"docs/a.md": text, "docs/b.md": "# Two words\n"})
+    assert len(checks.links_resolve(sorted(root.rglob("*.md")))) == complaints
+
+
+@pytest.mark.parametrize(
+    ("text", "complaints"),
+    [
+        pytest.param("```\ndrydock run --data-dir D\n```\n`.venv/bin/drydock run`", 0, id="known"),
+        pytest.param("the drydock yard; `drydock --help`", 0, id="prose-and-option"),
+        pytest.param("`drydock sail`", 1, id="unknown-in-a-span"),
+        pytest.param("```sh\n$ drydock sail\n```", 1, id="unknown-in-a-block"),
+    ],
+)
+def test_looks_commands_up(text: str, complaints: int) -> None:
+    assert len(checks.commands_exist(text, {"run"})) == complaints
+
+
+@pytest.mark.parametrize(
+    ("text", "complaints"),
+    [
+        pytest.param("see ../shared/data, /usr/bin/env, https://example.org/work/x", 0, id="good"),
+        pytest.param("uv pip compile --no-emit-" + "index-url", 0, id="no-index"),
+        pytest.param("in /" + "work/main", 1, id="work"),
+        pytest.param("'/" + "root/.cache'", 1, id="root"),
+        pytest.param("dir=/" + "tmp/x", 1, id="tmp"),
+        pytest.param("/" + "home/someone/x", 1, id="home"),
+        pytest.param("--" + "index-url x", 1, id="index-option"),
+        pytest.param("https://py" + "pi.org/simple", 1, id="index"),
+    ],
+)
+def test_finds_what_belongs_to_one_machine(tmp_path: Path, text: str, complaints: int) -> None:
+    root = plant(tmp_path, {"a.txt": text})
+    assert len(checks.machine_free([root / "a.txt"])) == complaints
+
+
+def test_lists_only_tracked_files(tmp_path: Path) -> None:
+    root = plant(tmp_path, {"kept.md": "", "gone.md": "", "new.md": ""})
+    run: Callable[..., object] = subprocess.run
+    run(["git", "init", "-q"], cwd=root, check=True)
+    run(["git", "add", "kept.md", "gone.md"], cwd=root, check=True)
+    (root / "gone.md").unlink()
+    assert checks.tracked_files(root) == [root / "kept.md"]

@@ -1,0 +1,572 @@
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from agents.dry_run import DryRunMac
+from agents.executor import Executor
+from agents.journal import Journal
+from agents.keys import KeyRing
+from agents.mac import Ack, Look
+from agents.simulated import ALWAYS, Faults, Period
+from schemas.events.control import HaltScope
+from schemas.jobs import Action, Job, JobIssued, JobSuperseded, Method
+from schemas.macos import parse_build, parse_os_version
+from schemas.results import ErrorCode
+from schemas.signing import APPROVAL_PAYLOAD, sign
+from tests.site_factories import (
+    APPROVALS_KEY,
+    JOBS_KEY,
+    KEYS,
+    NEW,
+    SITE,
+    START,
+    STRANGER_KEY,
+    UDID,
+    a_fleet,
+    a_job,
+    a_spec,
+    an_erasing_job,
+    an_executor,
+    collect,
+    drive,
+    hours,
+    issued,
+    outcomes,
+)
+
+DONE = [("started", None), ("acted", None)]
+INTEL = {"hardware": "t2", "model": "MacBookPro16,1"}
+
+
+def other(job: Job) -> JobIssued:
+    """A readable job beside the signed bytes of another."""
+    return JobIssued(job=a_job(reason="routine_update"), signed=issued(job).signed)
+
+
+def signed_as_approval(job: Job) -> JobIssued:
+    """The job's bytes under a good key, signed as something else."""
+    payload = job.model_dump_json(exclude_none=True).encode()
+    return JobIssued(job=job, signed=sign(payload, APPROVAL_PAYLOAD, JOBS_KEY))
+
+
+REFUSALS = {
+    "signed by a stranger": (issued(a_job(), STRANGER_KEY), "refused", "bad_signature"),
+    "signed by an approver": (issued(a_job(), APPROVALS_KEY), "refused", "bad_signature"),
+    "signed as an approval": (signed_as_approval(a_job()), "refused", "bad_signature"),
+    "not the signed bytes": (other(a_job()), "refused", "bad_signature"),
+    "another site's": (issued(a_job(site="paris")), "refused", "wrong_site"),
+    "expired": (
+        issued(a_job(issued_at=START - hours(2), expires_at=START)),
+        "expired",
+        "expired",
+    ),
+    "erases unapproved": (
+        issued(a_job(Action.REINSTALL, Method.STARTOSINSTALL, erases=True)),
+        "refused",
+        "no_approval",
+    ),
+    "erases by its method, unapproved": (
+        issued(a_job(Action.REINSTALL, Method.ERASE_DEVICE)),
+        "refused",
+        "no_approval",
+    ),
+    "approved by a stranger": (
+        issued(an_erasing_job(key=STRANGER_KEY)),
+        "refused",
+        "no_approval",
+    ),
+    "approved with the jobs key": (issued(an_erasing_job(key=JOBS_KEY)), "refused", "no_approval"),
+    "approved for another Mac": (
+        issued(an_erasing_job(approve={"udid": "MAC-2"})),
+        "refused",
+        "no_approval",
+    ),
+    "approved for another job": (
+        issued(an_erasing_job(approve={"job_id": "job-0"})),
+        "refused",
+        "no_approval",
+    ),
+    "approved for another action": (
+        issued(an_erasing_job(approve={"action": "reimage"})),
+        "refused",
+        "no_approval",
+    ),
+    "approval ran out": (
+        issued(an_erasing_job(approve={"expires_at": START})),
+        "refused",
+        "no_approval",
+    ),
+}
+
+
+@pytest.mark.parametrize(("order", "outcome", "code"), REFUSALS.values(), ids=REFUSALS.keys())
+def test_refuses_without_touching(order: JobIssued, outcome: str, code: str) -> None:
+    fleet = a_fleet()
+    executor = an_executor(fleet)
+    executor.submit(order, START)
+    told = [item.result for item in executor.results()]
+    assert [(each.outcome, each.error_code) for each in told] == [(outcome, code)]
+    drive(executor, fleet, START + hours(48))
+    assert [item.result for item in collect(executor)] == told
+    assert fleet.acted == []
+
+
+@pytest.mark.parametrize("job", [a_job(), an_erasing_job()], ids=["update", "approved erase"])
+def test_carries_out_what_the_refused_orders_lack_one_thing_of(job: Job) -> None:
+    fleet = a_fleet()
+    executor = an_executor(fleet)
+    executor.submit(issued(job), START)
+    drive(executor, fleet, START + hours(48))
+    assert outcomes(collect(executor)) == DONE
+    assert [act[2] for act in fleet.acted] == [job.job_id]
+
+
+def test_refuses_an_erase_whose_approval_runs_out_while_it_waits() -> None:
+    away = Faults(offline=(Period(START, START + hours(50)),))
+    fleet = a_fleet(a_spec(faults=away))
+    executor = an_executor(fleet, halted=True)
+    executor.submit(issued(an_erasing_job()), START)
+    drive(executor, fleet, START + hours(49))
+    executor.set_halts(())
+    drive(executor, fleet, START + hours(60))
+    assert outcomes(collect(executor)) == [("refused", "no_approval")]
+    assert fleet.acted == []
+
+
+METHODS = {
+    "ddm": (a_job(method=Method.DDM), {}),
+    "ddm at a time": (a_job(method=Method.DDM, enforce_at=START + hours(30)), {}),
+    "mdm command": (
+        a_job(method=Method.MDM_COMMAND),
+        {"os_version": parse_os_version("13.7"), "build": parse_build("22H123")},
+    ),
+    "softwareupdate": (a_job(), {}),
+    "upgrade": (
+        a_job(Action.UPGRADE, Method.STARTOSINSTALL),
+        {"os_version": parse_os_version("15.7"), "build": parse_build("24G222")},
+    ),
+    "reinstall in place": (
+        a_job(Action.REINSTALL, Method.STARTOSINSTALL),
+        {"os_version": NEW.version, "build": NEW.build},
+    ),
+    "reinstall with erase": (an_erasing_job(Method.STARTOSINSTALL), {}),
+    "erase device": (an_erasing_job(), {}),
+    "image": (
+        an_erasing_job(Method.ASR, approve={"action": "reimage"}).model_copy(),
+        {"hardware": "intel", "model": "iMac19,1", "os_version": NEW.version, "build": NEW.build},
+    ),
+    "profiles renew": (
+        a_job(Action.REENROLL, Method.PROFILES_RENEW, target=None, intent="checked_out"),
+        {"enrolled": False},
+    ),
+}
+
+
+@pytest.mark.parametrize(("job", "spec"), METHODS.values(), ids=METHODS.keys())
+def test_each_method_acts_once_and_tells(job: Job, spec: dict[str, Any]) -> None:
+    if job.method is Method.ASR:
+        job = an_erasing_reimage()
+    fleet = a_fleet(a_spec(**spec))
+    executor = an_executor(fleet)
+    executor.submit(issued(job), START)
+    drive(executor, fleet, START + hours(48))
+    assert outcomes(collect(executor)) == DONE
+    assert len(fleet.acted) == 1
+    mac = fleet.macs[UDID]
+    if job.target is not None:
+        assert (mac.os_version, mac.build) == (NEW.version, NEW.build)
+    assert mac.enrolled
+
+
+def an_erasing_reimage() -> Job:
+    plain = a_job(Action.REIMAGE, Method.ASR, erases=True)
+    approve = {"job_id": plain.job_id, "action": "reimage"}
+    reinstall = an_erasing_job(Method.ASR, approve=approve)
+    return plain.model_copy(update={"approval": reinstall.approval})
+
+
+PREFLIGHT = {
+    "no disk": (a_job(), {"free_disk_gb": 9.0}, "no_disk_space"),
+    "little disk for an installer": (
+        a_job(Action.UPGRADE, Method.STARTOSINSTALL),
+        {"free_disk_gb": 40.0},
+        "no_disk_space",
+    ),
+    "battery low": (a_job(), {"on_ac_power": False, "battery_percent": 19.0}, "low_power"),
+    "battery low for Intel": (
+        a_job(),
+        {"on_ac_power": False, "battery_percent": 49.0, **INTEL},
+        "low_power",
+    ),
+    "no volume owner": (a_job(), {"volume_owner": False}, "no_volume_owner"),
+    "no bootstrap token": (
+        a_job(method=Method.DDM),
+        {"bootstrap_token": False},
+        "no_bootstrap_token",
+    ),
+    "not enrolled": (a_job(method=Method.DDM), {"enrolled": False}, "not_enrolled"),
+    "newer than the target": (
+        a_job(Action.REINSTALL, Method.STARTOSINSTALL),
+        {"os_version": parse_os_version("26.3"), "build": parse_build("25D125")},
+        "unsupported",
+    ),
+}
+
+
+@pytest.mark.parametrize(("job", "spec", "code"), PREFLIGHT.values(), ids=PREFLIGHT.keys())
+def test_preflight_fails_without_touching(job: Job, spec: dict[str, Any], code: str) -> None:
+    fleet = a_fleet(a_spec(**spec))
+    executor = an_executor(fleet)
+    executor.submit(issued(job), START)
+    drive(executor, fleet, START + hours(1))
+    ((outcome, found),) = outcomes(collect(executor))
+    assert found == code
+    assert outcome in ("failed", "refused")
+    assert fleet.acted == []
+
+
+FAULTS = {
+    "offline at first": (Faults(offline=(Period(START, START + hours(20)),)), DONE, 1),
+    "offline for good": (
+        Faults(offline=(Period(START, START + hours(900)),)),
+        [("failed", "unreachable")],
+        0,
+    ),
+    "order lost": (Faults(lost_orders=1), DONE, 1),
+    "every order lost": (
+        Faults(lost_orders=ALWAYS),
+        [("started", None), ("failed", "unreachable")],
+        0,
+    ),
+    "answer lost": (Faults(lost_answers=1), DONE, 1),
+    "not now for a while": (Faults(not_now=5), DONE, 1),
+    "not now for ever": (
+        Faults(not_now=ALWAYS),
+        [("started", None), ("failed", "command_rejected")],
+        0,
+    ),
+    "does nothing": (
+        Faults(ignored=1),
+        [("started", None), ("failed", "nothing_happened")],
+        1,
+    ),
+    "refuses": (Faults(rejected=1), [("started", None), ("failed", "command_rejected")], 0),
+    "download fails": (
+        Faults(failing_downloads=1),
+        [("started", None), ("failed", "download_failed")],
+        1,
+    ),
+    "install fails": (
+        Faults(failing_installs=1),
+        [("started", None), ("failed", "install_failed")],
+        1,
+    ),
+    "report late": (Faults(report_delay=hours(30)), DONE, 1),
+    "never reports": (Faults(mute_after_install=True), DONE, 1),
+}
+
+
+@pytest.mark.parametrize("method", [Method.DDM, Method.SOFTWAREUPDATE])
+@pytest.mark.parametrize(("faults", "want", "acts"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_ends_as_it_should(
+    faults: Faults, want: list[tuple[str, str | None]], acts: int, method: Method
+) -> None:
+    fleet = a_fleet(a_spec(faults=faults))
+    executor = an_executor(fleet)
+    executor.submit(issued(a_job(method=method)), START)
+    drive(executor, fleet, START + hours(200))
+    assert outcomes(collect(executor)) == want
+    assert len(fleet.acted) == acts
+    assert executor.live_jobs == 0
+
+
+def test_a_disk_that_fills_after_the_order_is_told() -> None:
+    faults = Faults(disk_full_at=START + timedelta(seconds=2))
+    fleet = a_fleet(a_spec(faults=faults))
+    executor = an_executor(fleet)
+    executor.submit(issued(a_job()), START)
+    drive(executor, fleet, START + hours(2))
+    assert outcomes(collect(executor)) == [("started", None), ("failed", "no_disk_space")]
+
+
+def test_a_mac_that_leaves_mdm_takes_its_declaration_with_it() -> None:
+    faults = Faults(loses_profile_at=START + hours(1))
+    fleet = a_fleet(a_spec(faults=faults))
+    executor = an_executor(fleet)
+    executor.submit(issued(a_job(method=Method.DDM, enforce_at=START + hours(40))), START)
+    drive(executor, fleet, START + hours(8))
+    assert outcomes(collect(executor)) == [("started", None), ("failed", "not_enrolled")]
+
+
+def test_a_mac_already_there_is_not_touched() -> None:
+    fleet = a_fleet(a_spec(os_version=NEW.version, build=NEW.build))
+    executor = an_executor(fleet)
+    executor.submit(issued(a_job()), START)
+    executor.tick(START)
+    (last,) = [told for told in collect(executor) if told.result.outcome == "acted"]
+    assert (last.result.detail, last.result.observed_build) == ("already there", NEW.build)
+    assert fleet.acted == []
+
+
+HALTS = {
+    "unreadable": None,
+    "everything": (HaltScope(everything=True),),
+    "its site": (HaltScope(site=SITE),),
+    "its advisory": (HaltScope(advisory_id="macOS-26.2"),),
+}
+
+
+@pytest.mark.parametrize("halts", HALTS.values(), ids=HALTS.keys())
+def test_starts_nothing_while_halted(halts: tuple[HaltScope, ...] | None) -> None:
+    fleet = a_fleet()
+    executor = an_executor(fleet)
+    executor.set_halts(halts)
+    executor.submit(issued(a_job(advisory_ids=("macOS-26.2",))), START)
+    drive(executor, fleet, START + hours(10))
+    assert fleet.acted == []
+    executor.set_halts(())
+    drive(executor, fleet, START + hours(20))
+    assert outcomes(collect(executor)) == DONE
+
+
+def test_starts_nothing_before_it_was_told_the_halts() -> None:
+    fleet = a_fleet()
+    executor = an_executor(fleet, halted=True)
+    executor.submit(issued(a_job()), START)
+    drive(executor, fleet, START + hours(10))
+    assert fleet.acted == []
+
+
+def test_a_halt_of_another_site_or_advisory_holds_nothing() -> None:
+    fleet = a_fleet()
+    executor = an_executor(fleet)
+    executor.set_halts((HaltScope(site="paris"), HaltScope(advisory_id="macOS-15.7.3")))
+    executor.submit(issued(a_job(advisory_ids=("macOS-26.2",))), START)
+    drive(executor, fleet, START + hours(10))
+    assert len(fleet.acted) == 1
+
+
+def test_a_halted_job_expires() -> None:
+    fleet = a_fleet()
+    executor = an_executor(fleet, halted=True)
+    executor.submit(issued(a_job()), START)
+    drive(executor, fleet, START + timedelta(days=8))
+    assert outcomes(collect(executor)) == [("expired", "expired")]
+
+
+def test_a_lost_order_is_not_repeated_under_a_halt() -> None:
+    fleet = a_fleet(a_spec(faults=Faults(lost_orders=1)))
+    executor = an_executor(fleet)
+    executor.submit(issued(a_job()), START)
+    executor.tick(START)
+    executor.set_halts((HaltScope(everything=True),))
+    drive(executor, fleet, START + hours(10))
+    assert fleet.acted == []
+    executor.set_halts(())
+    drive(executor, fleet, START + hours(20))
+    assert len(fleet.acted) == 1
+
+
+def test_watches_a_touched_mac_through_a_halt() -> None:
+    fleet = a_fleet()
+    executor = an_executor(fleet)
+    executor.submit(issued(a_job()), START)
+    executor.tick(START)
+    executor.set_halts(None)
+    drive(executor, fleet, START + hours(10))
+    assert outcomes(collect(executor)) == DONE
+
+
+def test_a_finished_job_replayed_is_answered_from_the_journal() -> None:
+    fleet = a_fleet()
+    executor = an_executor(fleet)
+    order = issued(a_job())
+    executor.submit(order, START)
+    drive(executor, fleet, START + hours(10))
+    told = collect(executor)
+    executor.submit(order, START + hours(11))
+    again = collect(executor)
+    assert again == [told[-1]]
+    assert again[0].event("x").id == told[-1].event("x").id
+    drive(executor, fleet, START + hours(20))
+    assert len(fleet.acted) == 1
+
+
+def test_a_newer_job_supersedes_an_untouched_one() -> None:
+    fleet = a_fleet()
+    executor = an_executor(fleet, halted=True)
+    old, new = a_job(), a_job(generation=1, issued_at=START + hours(1))
+    executor.submit(issued(old), START)
+    executor.submit(issued(new), START + hours(1))
+    executor.set_halts(())
+    drive(executor, fleet, START + hours(10))
+    told = collect(executor)
+    assert outcomes(told, old) == [("superseded", "superseded")]
+    assert outcomes(told, new) == DONE
+    assert [act[2] for act in fleet.acted] == [new.job_id]
+
+
+def test_a_newer_job_waits_for_one_that_touched_its_mac() -> None:
+    fleet = a_fleet()
+    executor = an_executor(fleet)
+    old = a_job(method=Method.DDM, enforce_at=START + hours(5))
+    new = a_job(
+        Action.REINSTALL, Method.STARTOSINSTALL, issued_at=START + hours(1), intent="seal@1"
+    )
+    executor.submit(issued(old), START)
+    executor.tick(START)
+    executor.submit(issued(new), START + hours(1))
+    drive(executor, fleet, START + hours(4))
+    assert [act[2] for act in fleet.acted] == [old.job_id]
+    drive(executor, fleet, START + hours(20))
+    assert [act[2] for act in fleet.acted] == [old.job_id, new.job_id]
+    told = collect(executor)
+    assert outcomes(told, old) == outcomes(told, new) == DONE
+
+
+def test_an_older_job_that_comes_late_never_runs() -> None:
+    fleet = a_fleet()
+    executor = an_executor(fleet)
+    old, new = a_job(), a_job(generation=1, issued_at=START + hours(1))
+    executor.submit(issued(new), START + hours(1))
+    drive(executor, fleet, START + hours(10))
+    executor.submit(issued(old), START + hours(10))
+    drive(executor, fleet, START + hours(20))
+    assert outcomes(collect(executor), old) == [("superseded", "superseded")]
+    assert [act[2] for act in fleet.acted] == [new.job_id]
+
+
+def test_an_unproven_order_does_not_make_true_ones_look_old() -> None:
+    fleet = a_fleet()
+    executor = an_executor(fleet)
+    forged = a_job(generation=7, issued_at=START + hours(1))
+    executor.submit(issued(forged, STRANGER_KEY), START)
+    executor.submit(issued(a_job()), START)
+    drive(executor, fleet, START + hours(10))
+    assert outcomes(collect(executor), a_job()) == DONE
+
+
+def withdraw(job: Job) -> JobSuperseded:
+    return JobSuperseded(job_id=job.job_id, udid=job.udid, site=job.site)
+
+
+def test_a_superseded_job_is_dropped_before_its_mac_is_touched() -> None:
+    fleet = a_fleet()
+    executor = an_executor(fleet)
+    executor.submit(issued(a_job()), START)
+    executor.supersede(withdraw(a_job()), START)
+    drive(executor, fleet, START + hours(10))
+    assert outcomes(collect(executor)) == [("superseded", "superseded")]
+    assert fleet.acted == []
+
+
+def test_a_superseded_job_that_touched_its_mac_runs_out() -> None:
+    fleet = a_fleet()
+    executor = an_executor(fleet)
+    executor.submit(issued(a_job()), START)
+    executor.tick(START)
+    executor.supersede(withdraw(a_job()), START)
+    drive(executor, fleet, START + hours(10))
+    assert outcomes(collect(executor)) == DONE
+
+
+def test_a_superseded_order_that_was_lost_is_not_repeated() -> None:
+    fleet = a_fleet(a_spec(faults=Faults(lost_orders=1)))
+    executor = an_executor(fleet)
+    executor.submit(issued(a_job()), START)
+    executor.tick(START)
+    executor.supersede(withdraw(a_job()), START)
+    drive(executor, fleet, START + hours(10))
+    assert outcomes(collect(executor)) == [("started", None), ("superseded", "superseded")]
+    assert fleet.acted == []
+
+
+def test_a_job_withdrawn_before_it_comes_never_runs() -> None:
+    fleet = a_fleet()
+    executor = an_executor(fleet)
+    executor.supersede(withdraw(a_job()), START)
+    executor.submit(issued(a_job()), START)
+    drive(executor, fleet, START + hours(10))
+    assert fleet.acted == []
+    assert set(outcomes(collect(executor))) == {("superseded", "superseded")}
+
+
+def test_no_more_macs_at_once_than_slots() -> None:
+    specs = [a_spec(f"MAC-{number}") for number in range(7)]
+    fleet = a_fleet(*specs)
+    executor = an_executor(fleet, slots=2)
+    for spec in specs:
+        executor.submit(issued(a_job(udid=spec.udid)), START)
+    executor.tick(START)
+    assert len(fleet.acted) == 2
+    drive(executor, fleet, START + hours(24))
+    assert len(fleet.acted) == 7
+    assert executor.live_jobs == 0
+
+
+def test_a_mac_out_of_reach_holds_no_slot() -> None:
+    away = Faults(offline=(Period(START, START + hours(9)),))
+    fleet = a_fleet(a_spec("MAC-1", faults=away), a_spec("MAC-2"))
+    executor = an_executor(fleet, slots=1)
+    for udid in fleet.macs:
+        executor.submit(issued(a_job(udid=udid)), START)
+    executor.tick(START)
+    assert [act[1] for act in fleet.acted] == ["MAC-2"]
+
+
+class Broken:
+    """A Mac whose form has a bug."""
+
+    def look(self, job: Job) -> Look:
+        raise LookupError(job.job_id)
+
+    def act(self, step: str, job: Job, attempt: int) -> Ack:
+        raise AssertionError((step, job, attempt))
+
+
+def test_a_bug_in_one_macs_form_leaves_the_others_alone() -> None:
+    fleet = a_fleet(a_spec("MAC-1"), a_spec("MAC-2"))
+    executor = Executor(
+        SITE,
+        Journal(":memory:"),
+        KEYS,
+        lambda job: Broken() if job.udid == "MAC-1" else fleet.mac_for(job),
+    )
+    executor.set_halts(())
+    for udid in fleet.macs:
+        executor.submit(issued(a_job(udid=udid)), START)
+    drive(executor, fleet, START + hours(10))
+    told = collect(executor)
+    assert outcomes(told, a_job(udid="MAC-1")) == [("failed", ErrorCode.BUG)]
+    assert outcomes(told, a_job(udid="MAC-2")) == DONE
+
+
+def test_a_dry_run_touches_nothing_and_says_so() -> None:
+    fleet = a_fleet()
+    looks = {UDID: fleet.macs[UDID].look(a_job())}
+    executor = Executor(SITE, Journal(":memory:"), KEYS, lambda _: DryRunMac(looks.get))
+    executor.set_halts(())
+    executor.submit(issued(a_job()), START)
+    executor.tick(START)
+    told = collect(executor)
+    assert outcomes(told) == [("started", None), ("refused", "unsupported")]
+    assert told[-1].result.detail == "dry run"
+
+
+def test_keys_retired_meanwhile_are_believed_no_more() -> None:
+    fleet = a_fleet()
+    executor = an_executor(fleet)
+    executor.trust(KeyRing())
+    executor.submit(issued(a_job()), START)
+    assert outcomes(collect(executor)) == [("refused", "bad_signature")]
+
+
+def test_results_are_the_same_until_marked_published() -> None:
+    fleet = a_fleet()
+    executor = an_executor(fleet)
+    executor.submit(issued(a_job()), START)
+    first = executor.results()
+    assert executor.results() == first != []
+    executor.mark_published(first)
+    assert executor.results() == []

@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+
+from agents.journal import Journal, JournalError
+from agents.lifecycle import Entry, Phase, result
+from schemas.envelope import decode, encode
+from schemas.results import Outcome
+from tests.site_factories import START, a_job, hours
+
+
+def entry(**changes: object) -> Entry:
+    return Entry(job=a_job(), accepted_at=START, wake_at=START, **changes)  # type: ignore[arg-type]
+
+
+def test_keeps_an_entry_whole_across_opening(tmp_path: Path) -> None:
+    kept = entry(phase=Phase.WATCHING, intent_at=START, acted_at=START, sends=1, percent=25)
+    with Journal(tmp_path / "journal") as journal:
+        journal.accept(kept, (), START)
+    with Journal(tmp_path / "journal") as journal:
+        assert journal.live() == [kept]
+
+
+def test_a_job_is_accepted_once() -> None:
+    journal = Journal(":memory:")
+    journal.accept(entry(), (), START)
+    with pytest.raises(Exception, match="UNIQUE"):
+        journal.accept(entry(), (), START)
+
+
+def test_state_and_result_are_written_together_or_not_at_all(tmp_path: Path) -> None:
+    def dies(moment: str) -> None:
+        if moment == "accept:before":
+            raise KeyboardInterrupt
+
+    with Journal(tmp_path / "journal", dies) as journal, pytest.raises(KeyboardInterrupt):
+        journal.accept(entry(), (result(entry(), Outcome.ACCEPTED),), START)
+    with Journal(tmp_path / "journal") as journal:
+        assert (journal.live(), journal.unpublished()) == ([], [])
+
+
+def test_a_second_executor_cannot_open_it(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal"), pytest.raises(JournalError, match="locked"):
+        Journal(tmp_path / "journal")
+
+
+def test_another_version_is_not_touched(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal") as journal:
+        journal._db.execute("PRAGMA user_version=99")
+    with pytest.raises(JournalError, match="version 99"):
+        Journal(tmp_path / "journal")
+
+
+def test_a_file_that_is_no_journal_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_bytes(b"not a database" * 100)
+    with pytest.raises(JournalError):
+        Journal(tmp_path / "journal")
+
+
+def test_forgets_only_what_is_over_published_and_expired() -> None:
+    journal = Journal(":memory:")
+    done = entry(phase=Phase.DONE, outcome=Outcome.ACTED)
+    journal.accept(done, (result(done, Outcome.ACTED),), START)
+    late = START + hours(24 * 30)
+    assert journal.prune(late) == 0, "its result is not published"
+    journal.mark_published(told.seq for told in journal.unpublished())
+    assert journal.prune(START) == 0, "it has not expired"
+    assert journal.prune(late) == 1
+    assert not journal.knows(done.job.job_id)
+
+
+def test_never_forgets_what_is_live() -> None:
+    journal = Journal(":memory:")
+    journal.accept(entry(), (), START)
+    assert journal.prune(START + hours(9999)) == 0
+
+
+def test_a_result_is_an_event_with_an_id_of_its_content() -> None:
+    journal = Journal(":memory:")
+    journal.accept(entry(), (result(entry(), Outcome.ACCEPTED),), START)
+    (told,) = journal.unpublished()
+    event = told.event("executor/london")
+    assert decode(encode(event)) == event
+    assert event.id == journal.unpublished()[0].event("executor/london").id
+    assert (event.subject, event.time) == (entry().job.udid, START)

@@ -1,0 +1,142 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from typer.testing import CliRunner
+
+from agents.keys import KeyRing, KeysError, KeyStore, Purpose
+from pipeline.cli.keys import app
+from schemas.orders import issue, read_job
+from schemas.signing import SignatureError
+from tests.site_factories import a_job
+
+JOBS, APPROVALS = Purpose.JOBS, Purpose.APPROVALS
+
+
+def test_private_keys_are_for_their_owner_only(tmp_path: Path) -> None:
+    keyid = KeyStore(tmp_path).make(JOBS)
+    assert (tmp_path / f"jobs-{keyid}.pem").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_an_old_key_signed_is_believed_until_it_is_retired(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    old = store.make(JOBS)
+    order = issue(a_job(), store.signer(JOBS)).signed
+    new = store.rotate(JOBS)
+    assert store.current(JOBS) == new != old
+    assert read_job(order, KeyRing.load(tmp_path).jobs) == a_job()
+    store.retire(JOBS, old)
+    with pytest.raises(SignatureError):
+        read_job(order, KeyRing.load(tmp_path).jobs)
+    read_job(issue(a_job(), store.signer(JOBS)).signed, KeyRing.load(tmp_path).jobs)
+
+
+def test_rotation_leaves_no_old_private_key(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    store.make(JOBS)
+    new = store.rotate(JOBS)
+    assert [path.name for path in tmp_path.glob("*.pem")] == [f"jobs-{new}.pem"]
+
+
+def test_a_key_of_one_purpose_does_not_prove_the_other(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    store.make(JOBS)
+    store.make(APPROVALS)
+    ring = KeyRing.load(tmp_path)
+    assert set(ring.jobs).isdisjoint(ring.approvals)
+    with pytest.raises(SignatureError):
+        read_job(issue(a_job(), store.signer(APPROVALS)).signed, ring.jobs)
+
+
+def test_an_executor_needs_the_trust_folder_only(tmp_path: Path) -> None:
+    KeyStore(tmp_path / "center").make(JOBS)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "center" / "trust").rename(tmp_path / "site" / "trust")
+    assert len(KeyRing.load(tmp_path / "site").jobs) == 1
+
+
+MISUSES: dict[str, Callable[[KeyStore, str], object]] = {
+    "a second first key": lambda store, _: store.make(JOBS),
+    "nothing to rotate": lambda store, _: store.rotate(APPROVALS),
+    "nothing to sign with": lambda store, _: store.signer(APPROVALS),
+    "retire the one that signs": lambda store, keyid: store.retire(JOBS, keyid),
+    "retire an unknown one": lambda store, _: store.retire(JOBS, "0" * 16),
+}
+
+
+@pytest.mark.parametrize("misuse", MISUSES.values(), ids=MISUSES.keys())
+def test_refuses_misuse(misuse: Callable[[KeyStore, str], object], tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    keyid = store.make(JOBS)
+    with pytest.raises(KeysError):
+        misuse(store, keyid)
+
+
+AN_RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+    Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+)
+SPOILT: dict[str, Callable[[Path], object]] = {
+    "open to others": lambda file: file.chmod(0o644),
+    "no key in the file": lambda file: file.write_text("x"),
+    "another kind of key": lambda file: file.write_bytes(AN_RSA_KEY),
+    "no file": lambda file: file.unlink(),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT.keys())
+def test_does_not_sign_with_a_spoilt_key(spoil: Callable[[Path], object], tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    spoil(tmp_path / f"jobs-{store.make(JOBS)}.pem")
+    with pytest.raises(KeysError):
+        store.signer(JOBS)
+
+
+def test_does_not_believe_a_public_key_under_another_name(tmp_path: Path) -> None:
+    keyid = KeyStore(tmp_path).make(JOBS)
+    trusted = tmp_path / "trust" / "jobs"
+    (trusted / f"{keyid}.pub").rename(trusted / "0123456789abcdef.pub")
+    with pytest.raises(KeysError):
+        KeyRing.load(tmp_path)
+
+
+def test_does_not_believe_what_is_no_public_key(tmp_path: Path) -> None:
+    keyid = KeyStore(tmp_path).make(JOBS)
+    (tmp_path / "trust" / "jobs" / f"{keyid}.pub").write_text("x")
+    with pytest.raises(KeysError):
+        KeyRing.load(tmp_path)
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, arguments)
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_command_makes_rotates_lists_and_retires(tmp_path: Path) -> None:
+    where = ("--dir", str(tmp_path), "--json")
+    code, out, _ = run("make", *where)
+    assert code == 0
+    old = json.loads(out.splitlines()[0])["keyid"]
+    assert run("rotate", "--purpose", "jobs", *where)[0] == 0
+    listed = [json.loads(line) for line in run("list", *where)[1].splitlines()]
+    assert [(key["purpose"], key["signs"]) for key in listed].count(("jobs", True)) == 1
+    assert len(listed) == 3
+    assert run("retire", old, *where)[0] == 0
+    assert len(run("list", *where)[1].splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("rotate",),
+        ("retire", "x"),
+        ("make", "--purpose", "sundry"),
+        ("retire", "x", "--purpose", "all"),
+    ],
+    ids=["rotate nothing", "retire nothing", "no such purpose", "retire all"],
+)
+def test_command_says_in_one_line_what_is_wrong(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    code, out, err = run(*arguments, "--dir", str(tmp_path))
+    assert (code, out, err.count("\n")) == (2, "", 1)

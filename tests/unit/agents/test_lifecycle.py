@@ -1,0 +1,467 @@
+"""The pure lifecycle as tables: an entry, what is seen, what follows."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.lifecycle import (
+    AWAY_FOR,
+    BEGIN_WITHIN,
+    IN_FLIGHT,
+    MAX_SENDS,
+    NOT_NOW_FOR,
+    STALLED_AFTER,
+    Act,
+    Away,
+    Entry,
+    Finish,
+    Observe,
+    Phase,
+    Step,
+    Wait,
+    answered,
+    next_step,
+    supersede,
+)
+from agents.mac import Ack, AckKind, InstallState, Look, Progress
+from schemas.jobs import Action, Job, Method
+from schemas.macos import parse_build, parse_os_version
+from schemas.results import ErrorCode
+from tests.site_factories import NEW, START, a_job, an_erasing_job, hours
+
+SECOND = timedelta(seconds=1)
+BOOTED = START - hours(50)
+OLD: dict[str, Any] = {
+    "os_version": parse_os_version("26.1"),
+    "build": parse_build("25B78"),
+    "boot_at": BOOTED,
+    "free_disk_gb": 100.0,
+    "enrolled": True,
+    "apple_silicon": True,
+    "volume_owner": True,
+}
+RUNS_NEW: dict[str, Any] = {**OLD, "os_version": NEW.version, "build": NEW.build}
+
+
+def look(**changes: Any) -> Look:
+    return Look(**{**OLD, **changes})
+
+
+def entry(job: Job | None = None, **changes: Any) -> Entry:
+    return Entry(job=job or a_job(), accepted_at=START, wake_at=START, **changes)
+
+
+def intended(job: Job | None = None, **changes: Any) -> Entry:
+    fields: dict[str, Any] = {
+        "phase": Phase.INTENDED,
+        "sends": 1,
+        "unanswered": 1,
+        "intent_at": START,
+        "boot_at": BOOTED,
+        **changes,
+    }
+    return entry(job, **fields)
+
+
+def watching(job: Job | None = None, **changes: Any) -> Entry:
+    fields: dict[str, Any] = {
+        "phase": Phase.WATCHING,
+        "acted_at": START,
+        "changed_at": START,
+        **changes,
+    }
+    return intended(job, **fields)
+
+
+def said(step: Step) -> str:
+    """A step in a word: act, wait, observe, or `outcome/code` of its end."""
+    if isinstance(step, Finish):
+        told = step.results[-1]
+        return f"{told.outcome}/{told.error_code}" if told.error_code else told.outcome.value
+    return type(step).__name__.lower()
+
+
+DDM = a_job(method=Method.DDM)
+LATER = a_job(method=Method.DDM, enforce_at=START + hours(48))
+IN_PLACE = a_job(Action.REINSTALL, Method.STARTOSINSTALL)
+ERASE = an_erasing_job(Method.STARTOSINSTALL)
+RENEW = a_job(Action.REENROLL, Method.PROFILES_RENEW, target=None, intent="x")
+MARK = intended().mark
+APPROVED = {"approved_until": START + hours(24)}
+
+
+def downloading(since: datetime = START) -> Progress:
+    return Progress(InstallState.DOWNLOADING, since=since)
+
+
+def failed(since: datetime | None) -> Progress:
+    return Progress(InstallState.FAILED, error_code=ErrorCode.DOWNLOAD_FAILED, since=since)
+
+
+NOTHING = timedelta(0)
+UNTOUCHED = {
+    "looks first": (entry(), None, NOTHING, "observe"),
+    "acts": (entry(), look(), NOTHING, "act"),
+    "expired": (entry(), None, timedelta(days=7), "expired/expired"),
+    "not yet expired": (entry(), None, timedelta(days=7) - SECOND, "observe"),
+    "superseded": (entry(superseded=True), None, NOTHING, "superseded/superseded"),
+    "already there": (entry(), Look(**RUNS_NEW), NOTHING, "acted"),
+    "newer than the target": (
+        entry(),
+        look(os_version=parse_os_version("26.3")),
+        NOTHING,
+        "acted",
+    ),
+    "a reinstall of what it runs acts": (entry(IN_PLACE), Look(**RUNS_NEW), NOTHING, "act"),
+    "another installation runs": (
+        entry(),
+        look(progress=Progress(InstallState.INSTALLING)),
+        NOTHING,
+        "wait",
+    ),
+    "an old failure is no hindrance": (entry(), look(progress=failed(None)), NOTHING, "act"),
+    "nothing known is no hindrance": (entry(), Look(), NOTHING, "act"),
+    "away": (entry(), Away(), NOTHING, "wait"),
+    "away long": (entry(away_since=START), Away(), AWAY_FOR - SECOND, "wait"),
+    "away too long": (entry(away_since=START), Away(), AWAY_FOR, "failed/unreachable"),
+    "disk at the limit": (entry(), look(free_disk_gb=15.0), NOTHING, "act"),
+    "disk below": (entry(), look(free_disk_gb=14.9), NOTHING, "failed/no_disk_space"),
+    "battery at the limit": (
+        entry(),
+        look(on_ac_power=False, battery_percent=20.0),
+        NOTHING,
+        "act",
+    ),
+    "battery below": (
+        entry(),
+        look(on_ac_power=False, battery_percent=19.0),
+        NOTHING,
+        "failed/low_power",
+    ),
+    "battery below on AC": (entry(), look(on_ac_power=True, battery_percent=1.0), NOTHING, "act"),
+    "no owner, over MDM": (entry(DDM), look(volume_owner=False), NOTHING, "act"),
+    "no owner": (entry(), look(volume_owner=False), NOTHING, "failed/no_volume_owner"),
+    "not enrolled, over SSH": (entry(), look(enrolled=False), NOTHING, "act"),
+    "not enrolled": (entry(DDM), look(enrolled=False), NOTHING, "failed/not_enrolled"),
+    "no token": (entry(DDM), look(bootstrap_token=False), NOTHING, "failed/no_bootstrap_token"),
+    "a prompt needs neither disk nor power": (
+        entry(RENEW),
+        look(free_disk_gb=0.0, on_ac_power=False, battery_percent=1.0, enrolled=False),
+        NOTHING,
+        "act",
+    ),
+    "approved erase": (entry(ERASE, **APPROVED), look(), NOTHING, "act"),
+    "approval ran out": (entry(ERASE, **APPROVED), look(), hours(24), "refused/no_approval"),
+    "never approved": (entry(ERASE), look(), NOTHING, "refused/no_approval"),
+}
+ASR = an_erasing_job(Method.ERASE_DEVICE)
+INTENT_WITHOUT_ANSWER = {
+    "looks": (intended(), None, NOTHING, "observe"),
+    "mark is there": (intended(), look(marks=frozenset({MARK})), NOTHING, "wait"),
+    "mark of another job": (
+        intended(),
+        look(marks=frozenset({"job-0/1/install"})),
+        hours(1),
+        "act",
+    ),
+    "perhaps on its way": (intended(), look(), IN_FLIGHT - SECOND, "wait"),
+    "never arrived": (intended(), look(), IN_FLIGHT, "act"),
+    "never arrived, thrice": (
+        intended(unanswered=MAX_SENDS),
+        look(),
+        IN_FLIGHT,
+        "failed/unreachable",
+    ),
+    "never arrived, expired": (intended(), look(), timedelta(days=7), "expired/expired"),
+    "never arrived, superseded": (
+        intended(superseded=True),
+        look(),
+        IN_FLIGHT,
+        "superseded/superseded",
+    ),
+    "never arrived, no disk now": (
+        intended(),
+        look(free_disk_gb=1.0),
+        IN_FLIGHT,
+        "failed/no_disk_space",
+    ),
+    "runs the target since a boot": (
+        intended(),
+        Look(**{**RUNS_NEW, "boot_at": START + hours(1)}),
+        hours(2),
+        "acted",
+    ),
+    "queued at the server": (
+        intended(DDM),
+        look(pending=frozenset({intended(DDM).mark})),
+        hours(30),
+        "wait",
+    ),
+    "queued for too long": (
+        intended(DDM),
+        look(pending=frozenset({intended(DDM).mark})),
+        NOT_NOW_FOR,
+        "failed/command_rejected",
+    ),
+    "put off over MDM is not repeated": (
+        intended(DDM, declined=True, not_now_since=START),
+        look(),
+        hours(30),
+        "wait",
+    ),
+    "put off over SSH is repeated": (
+        intended(declined=True, not_now_since=START),
+        look(),
+        SECOND,
+        "act",
+    ),
+    "put off for too long": (
+        intended(declined=True, not_now_since=START),
+        look(),
+        NOT_NOW_FOR,
+        "failed/command_rejected",
+    ),
+    "repeated after being put off, no answer": (
+        intended(declined=False, not_now_since=START - hours(1)),
+        look(),
+        SECOND,
+        "wait",
+    ),
+    "away": (intended(), Away(), NOTHING, "wait"),
+    "away too long": (intended(away_since=START), Away(), AWAY_FOR, "acted"),
+    "erase: not booted since": (intended(ERASE, **APPROVED), look(), IN_FLIGHT, "act"),
+    "erase: booted since, mark gone": (
+        intended(ERASE, **APPROVED),
+        look(boot_at=START + hours(1)),
+        hours(1),
+        "wait",
+    ),
+    "erase: boot time unknown": (
+        intended(ERASE, **APPROVED),
+        look(boot_at=None),
+        IN_FLIGHT,
+        "wait",
+    ),
+    "erase: never arrived, approval ran out": (
+        intended(ERASE, **APPROVED),
+        look(),
+        hours(24),
+        "refused/no_approval",
+    ),
+    "prompt was raised": (
+        intended(RENEW),
+        look(marks=frozenset({intended(RENEW).mark})),
+        NOTHING,
+        "acted",
+    ),
+}
+WATCHED = {
+    "looks": (watching(), None, NOTHING, "observe"),
+    "new build since a boot": (
+        watching(),
+        Look(**{**RUNS_NEW, "boot_at": START + hours(1)}),
+        hours(1),
+        "acted",
+    ),
+    "new build, no boot": (watching(), Look(**RUNS_NEW), hours(1), "wait"),
+    "boot, old build": (watching(), look(boot_at=START + hours(1)), hours(1), "wait"),
+    "the kernel corrects its boot time": (
+        watching(),
+        Look(**{**RUNS_NEW, "boot_at": BOOTED + timedelta(seconds=9)}),
+        hours(1),
+        "wait",
+    ),
+    "wrong clock on the Mac": (
+        watching(),
+        Look(**{**RUNS_NEW, "boot_at": BOOTED + hours(1)}),
+        hours(1),
+        "acted",
+    ),
+    "reinstall: a boot alone": (
+        watching(IN_PLACE),
+        Look(**{**RUNS_NEW, "boot_at": START + hours(1), "installed_at": BOOTED - hours(9)}),
+        hours(2),
+        "wait",
+    ),
+    "reinstall: put on anew": (
+        watching(IN_PLACE),
+        Look(**{**RUNS_NEW, "boot_at": START + hours(1), "installed_at": START + hours(1)}),
+        hours(2),
+        "acted",
+    ),
+    "failed since the order": (
+        watching(),
+        look(progress=failed(START)),
+        hours(1),
+        "failed/download_failed",
+    ),
+    "failed before the order": (watching(), look(progress=failed(BOOTED)), hours(1), "wait"),
+    "nothing yet": (watching(), look(), BEGIN_WITHIN - SECOND, "wait"),
+    "nothing happened": (watching(), look(), BEGIN_WITHIN, "failed/nothing_happened"),
+    "not due yet": (watching(LATER), look(), hours(48) + BEGIN_WITHIN - SECOND, "wait"),
+    "due and nothing happened": (
+        watching(LATER),
+        look(),
+        hours(48) + BEGIN_WITHIN,
+        "failed/nothing_happened",
+    ),
+    "stuck": (
+        watching(progress=InstallState.DOWNLOADING),
+        look(progress=downloading()),
+        STALLED_AFTER,
+        "failed/nothing_happened",
+    ),
+    "slow": (
+        watching(progress=InstallState.DOWNLOADING),
+        look(progress=downloading()),
+        STALLED_AFTER - SECOND,
+        "wait",
+    ),
+    "left MDM": (watching(DDM), look(enrolled=False), hours(1), "failed/not_enrolled"),
+    "left MDM, over SSH": (watching(), look(enrolled=False), hours(1), "wait"),
+    "erased, not enrolled yet": (watching(ASR), look(enrolled=False), hours(1), "wait"),
+    "reboots": (watching(), Away(), hours(1), "wait"),
+    "away too long": (watching(away_since=START), Away(), AWAY_FOR, "acted"),
+    "away, not due": (watching(LATER, away_since=START), Away(), AWAY_FOR, "wait"),
+    "expiry stops nothing": (watching(), look(progress=downloading()), timedelta(days=8), "wait"),
+    "supersession stops nothing": (watching(superseded=True), look(), hours(1), "wait"),
+}
+TABLE = {
+    f"{name}: {row}": case
+    for name, rows in (
+        ("untouched", UNTOUCHED),
+        ("intended", INTENT_WITHOUT_ANSWER),
+        ("watched", WATCHED),
+    )
+    for row, case in rows.items()
+}
+
+
+@pytest.mark.parametrize(("given_", "sight", "later", "want"), TABLE.values(), ids=TABLE.keys())
+def test_next_step(given_: Entry, sight: Look | Away | None, later: timedelta, want: str) -> None:
+    assert said(next_step(given_, sight, START + later)) == want
+
+
+ANSWERS = {
+    "accepted": (intended(), Ack.accepted(), "wait"),
+    "not now": (intended(), Ack.not_now(), "wait"),
+    "refused": (
+        intended(),
+        Ack.refused(ErrorCode.NO_VOLUME_OWNER),
+        "failed/no_volume_owner",
+    ),
+    "cannot": (intended(), Ack.refused(ErrorCode.UNSUPPORTED), "refused/unsupported"),
+    "prompt raised": (intended(RENEW), Ack.accepted(), "acted"),
+}
+
+
+@pytest.mark.parametrize(("given_", "ack", "want"), ANSWERS.values(), ids=ANSWERS.keys())
+def test_answered(given_: Entry, ack: Ack, want: str) -> None:
+    assert said(answered(given_, ack, START)) == want
+
+
+def test_an_acknowledgement_is_no_success() -> None:
+    step = answered(intended(), Ack.accepted(), START)
+    assert isinstance(step, Wait)
+    assert (step.entry.phase, step.results) == (Phase.WATCHING, ())
+
+
+def test_a_repeated_order_bears_the_same_name() -> None:
+    step = next_step(intended(), look(), START + IN_FLIGHT)
+    assert isinstance(step, Act)
+    assert (step.entry.mark, step.entry.sends, step.results) == (MARK, 2, ())
+
+
+def test_a_repeated_order_awaits_an_answer_of_its_own() -> None:
+    put_off = answered(intended(), Ack.not_now(), START)
+    repeated = next_step(put_off.entry, look(), START + hours(1))
+    assert isinstance(repeated, Act)
+    unanswered = next_step(repeated.entry, look(), START + hours(1) + SECOND)
+    assert said(unanswered) == "wait"
+
+
+def test_the_first_order_is_told_with_its_intent() -> None:
+    step = next_step(entry(), look(), START)
+    assert isinstance(step, Act)
+    assert [told.outcome.value for told in step.results] == ["started"]
+
+
+def test_supersession_drops_the_untouched_and_lets_the_touched_run() -> None:
+    assert said(supersede(entry(), START)) == "superseded/superseded"
+    assert said(supersede(watching(), START)) == "wait"
+
+
+def test_progress_is_told_once_for_each_quarter() -> None:
+    given_, told = watching(), []
+    for percent in range(0, 101, 5):
+        seen = Progress(InstallState.DOWNLOADING, percent=percent)
+        step = next_step(given_, look(progress=seen), START + timedelta(minutes=percent))
+        assert isinstance(step, Wait)
+        given_ = step.entry
+        told += [told.percent for told in step.results]
+    assert told == [0, 25, 50, 75, 100]
+
+
+OPTIONAL_TIME = st.one_of(
+    st.none(), st.integers(-100, 300).map(lambda number: START + hours(number))
+)
+LOOKS = st.builds(
+    Look,
+    os_version=st.sampled_from([None, *map(parse_os_version, ("26.1", "26.2", "26.3"))]),
+    boot_at=OPTIONAL_TIME,
+    installed_at=OPTIONAL_TIME,
+    free_disk_gb=st.sampled_from([None, 1.0, 100.0]),
+    on_ac_power=st.sampled_from([None, False, True]),
+    battery_percent=st.sampled_from([None, 5.0, 90.0]),
+    enrolled=st.sampled_from([None, False, True]),
+    marks=st.sampled_from([frozenset(), frozenset({MARK})]),
+    pending=st.sampled_from([frozenset(), frozenset({MARK})]),
+    progress=st.builds(Progress, st.sampled_from(InstallState), st.none(), st.none()),
+)
+ENTRIES = st.builds(
+    lambda phase, job, sends, declined, superseded: entry(
+        job,
+        phase=phase,
+        sends=sends,
+        unanswered=sends,
+        declined=declined,
+        superseded=superseded,
+        intent_at=None if phase is Phase.ACCEPTED else START,
+        acted_at=START if phase is Phase.WATCHING else None,
+        approved_until=START + hours(24),
+    ),
+    st.sampled_from(Phase),
+    st.sampled_from([a_job(), DDM, LATER, IN_PLACE, ERASE, RENEW]),
+    st.integers(0, 4),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@given(ENTRIES, st.one_of(st.none(), st.just(Away()), LOOKS), st.integers(0, 400))
+def test_any_entry_gives_a_step_that_moves_on(
+    given_: Entry, sight: Look | Away | None, later: int
+) -> None:
+    now = START + hours(later)
+    step = next_step(given_, sight, now)
+    if isinstance(step, Observe):
+        assert sight is None
+    elif isinstance(step, Wait):
+        assert step.entry.wake_at > now, "a wait that does not wait"
+    elif isinstance(step, Act):
+        assert given_.phase in (Phase.ACCEPTED, Phase.INTENDED)
+        assert isinstance(sight, Look)
+        assert MARK not in sight.marks or given_.mark != MARK or given_.phase is Phase.ACCEPTED
+    else:
+        assert step.entry.phase is Phase.DONE
+
+
+@given(ENTRIES, st.sampled_from(AckKind))
+def test_any_answer_gives_a_step(given_: Entry, kind: AckKind) -> None:
+    started = replace(given_, phase=Phase.INTENDED, intent_at=START)
+    step = answered(started, Ack(kind), START)
+    assert isinstance(step, Finish) or step.entry.wake_at > START

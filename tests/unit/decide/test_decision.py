@@ -1,0 +1,294 @@
+"""How needs, gates and the open job become one answer."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from pipeline.decide.decision import answer, decide
+from pipeline.decide.orders import order
+from pipeline.state.device import Device, apply_checked_out, to_us
+from pipeline.state.jobs import JobEntry
+from schemas.decisions import Decision, Reason, Verdict
+from schemas.events.checkin import MdmCheckedOut
+from schemas.jobs import Action, Method
+from schemas.results import Outcome
+from tests.factories import (
+    DAY,
+    HOUR,
+    NOW,
+    UDID,
+    apple,
+    approval,
+    at,
+    catalogue,
+    entry,
+    mac,
+    policy,
+    release,
+    retracted,
+    situation,
+)
+
+NEWER = release("26.3", day="2026-01-10")
+UNRIPE = release("26.3", day="2026-01-19", severity="high")
+STARTED: dict[str, Any] = {"outcome": Outcome.STARTED}
+
+
+def summary(decision: Decision) -> tuple[str, str, bool]:
+    return decision.decision.value, decision.reason.value, decision.supersedes is not None
+
+
+# ledger entry, device, advisories, settings -> verdict, reason, whether the job is withdrawn
+OPEN_JOBS: list[Any] = [
+    pytest.param(entry(), mac(), apple(), {}, ("hold", "job_open", False), id="its-own-job"),
+    pytest.param(
+        entry(**STARTED), mac(), apple(), {}, ("hold", "job_open", False), id="its-own-begun"
+    ),
+    pytest.param(
+        entry(), mac(), apple(NEWER), {}, ("send", "security_update", True), id="a-newer-release"
+    ),
+    pytest.param(
+        entry(**STARTED),
+        mac(),
+        apple(NEWER),
+        {},
+        ("hold", "job_open", False),
+        id="a-newer-release-but-begun",
+    ),
+    pytest.param(
+        entry(),
+        mac(),
+        apple(UNRIPE),
+        {},
+        ("hold", "job_open", False),
+        id="a-newer-release-that-is-not-ripe-leaves-the-job",
+    ),
+    pytest.param(
+        entry(),
+        mac(free_disk_gb=1.0),
+        apple(NEWER),
+        {},
+        ("hold", "low_disk", False),
+        id="a-newer-release-without-room-leaves-the-job",
+    ),
+    pytest.param(
+        entry(), mac(), apple(retracted("26.2")), {}, ("nothing", "compliant", True), id="retracted"
+    ),
+    pytest.param(
+        entry(**STARTED),
+        mac(),
+        apple(retracted("26.2")),
+        {},
+        ("nothing", "compliant", False),
+        id="retracted-but-begun",
+    ),
+    pytest.param(
+        entry(),
+        mac(),
+        apple(retracted("26.2"), UNRIPE),
+        {},
+        ("hold", "deferred", True),
+        id="retracted-and-its-successor-is-not-ripe",
+    ),
+    pytest.param(
+        entry(), mac("26.2"), apple(), {}, ("nothing", "compliant", True), id="nobody-needs-it"
+    ),
+    pytest.param(
+        entry(site="tokyo"), mac(), apple(), {}, ("hold", "job_open", True), id="the-mac-moved"
+    ),
+    pytest.param(
+        entry(),
+        mac(),
+        apple(),
+        {"exemptions": [{"who": {"udids": ["*"]}, "why": "leave it"}]},
+        ("hold", "exempt", True),
+        id="newly-exempt",
+    ),
+    pytest.param(
+        entry(**STARTED),
+        mac(),
+        apple(),
+        {"exemptions": [{"who": {"udids": ["*"]}, "why": "leave it"}]},
+        ("hold", "exempt", False),
+        id="newly-exempt-but-begun",
+    ),
+    pytest.param(
+        entry(),
+        mac(user_approved=False),
+        apple(),
+        {},
+        ("send", "not_user_approved", True),
+        id="enrolment-goes-first",
+    ),
+    pytest.param(
+        entry(**STARTED),
+        mac(user_approved=False),
+        apple(),
+        {},
+        ("hold", "job_open", False),
+        id="enrolment-waits-for-what-began",
+    ),
+    pytest.param(
+        entry(method=Method.SOFTWAREUPDATE),
+        mac(user_approved=False, ade_enrolled=False),
+        apple(),
+        {},
+        ("hold", "job_open", False),
+        id="a-job-is-not-withdrawn-for-what-needs-a-person",
+    ),
+    pytest.param(
+        entry("13.7.8", version="13.7.8"),
+        mac("13.7.7", build="22H700", free_disk_gb=20.0),
+        apple(),
+        {},
+        ("hold", "job_open", False),
+        id="a-job-is-not-withdrawn-for-an-upgrade-without-room",
+    ),
+    pytest.param(
+        entry("13.7.8", version="13.7.8"),
+        mac("13.7.7", build="22H700"),
+        apple(),
+        {},
+        ("send", "line_out_of_support", True),
+        id="but-for-an-upgrade-that-goes",
+    ),
+    pytest.param(
+        entry("26.2", action=Action.REINSTALL, method=Method.STARTOSINSTALL),
+        mac(),
+        apple(),
+        {},
+        ("send", "security_update", True),
+        id="a-reinstall-nobody-asks-for-any-more",
+    ),
+]
+
+
+@pytest.mark.parametrize(("job", "device", "advisories", "settings", "want"), OPEN_JOBS)
+def test_open_jobs(
+    job: JobEntry,
+    device: Device,
+    advisories: Any,
+    settings: dict[str, Any],
+    want: tuple[str, str, bool],
+) -> None:
+    s = situation(device, advisories=advisories, rules=policy(**settings), ledger=(job,))
+    assert summary(decide(s)) == want
+
+
+def test_while_a_job_is_open_the_answer_changes_at_the_latest_when_it_ends() -> None:
+    low = mac(free_disk_gb=1.0)
+    assert decide(situation(low, ledger=(entry(),))).next_eligible_at == NOW + 8 * HOUR
+    begun = decide(situation(low, ledger=(entry(**STARTED),)))
+    assert begun.next_eligible_at == NOW - 2 * HOUR + 3 * DAY
+    unwanted = decide(situation(mac("26.2"), ledger=(entry(**STARTED),)))
+    assert unwanted.next_eligible_at == NOW - 2 * HOUR + 3 * DAY
+
+
+def test_a_lesser_need_that_opens_earlier_says_when() -> None:
+    rules = policy(windows=[{"from": "22:00", "to": "23:00"}])
+    checked_out = apply_checked_out(
+        mac(ade_enrolled=False), MdmCheckedOut(udid=UDID), to_us(NOW - HOUR)
+    )
+    known = catalogue(release("26.2", day="2026-01-15"))
+    decision = decide(situation(checked_out, advisories=known, rules=rules))
+    assert decision.reason is Reason.NEEDS_PERSON
+    assert decision.next_eligible_at == at("2026-01-20T22:00")
+
+
+def test_a_sound_mac_is_looked_at_again_when_its_identity_nears_its_end() -> None:
+    device = mac("26.2", identity_expires_at=NOW + 30 * DAY)
+    assert decide(situation(device)).next_eligible_at == NOW + 9 * DAY
+    assert decide(situation(mac("26.2"))).next_eligible_at is None
+
+
+def test_a_record_with_a_serial_number_alone_is_no_mac() -> None:
+    decision = decide(situation(mac(udid="serial:C02TEST0001")))
+    assert (decision.decision, decision.reason) == (Verdict.NOTHING, Reason.UDID_UNKNOWN)
+    assert decision.cves
+
+
+FAR = [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)]
+
+
+@pytest.mark.parametrize("edge", FAR, ids=["year-1", "year-9999"])
+def test_times_at_the_ends_of_the_calendar_break_nothing(edge: datetime) -> None:
+    rules = policy(
+        thresholds={"cool_down": "3650d", "cool_down_max": "3650d"},
+        deadlines={"high": "3650d"},
+        deferrals={"high": "3650d"},
+    )
+    device = mac(identity_expires_at=edge, loan_returned_at=edge, boot_at=edge)
+    known = catalogue(release("26.2", day=edge.date().isoformat().zfill(10), heard_at=edge))
+    for one in (device, mac(identity_expires_at=edge)):
+        assert decide(situation(one, advisories=known, rules=rules)).reason
+
+
+FIGURES = [
+    pytest.param(mac("26.2"), (), False, id="compliant"),
+    pytest.param(mac(free_disk_gb=1.0), (), True, id="low-disk"),
+    pytest.param(mac(seen_at=NOW - 20 * DAY), (), True, id="stale"),
+    pytest.param(mac(site=None), (), False, id="no-site"),
+    pytest.param(mac("26.2"), (entry("x", action=Action.REINSTALL, **STARTED),), False, id="n"),
+]
+
+
+@pytest.mark.parametrize(("device", "ledger", "heeds"), FIGURES)
+def test_which_answers_a_report_without_news_can_change(
+    device: Device, ledger: Any, heeds: bool
+) -> None:
+    assert answer(situation(device, ledger=ledger)).heeds_figures is heeds
+
+
+# --- orders ---
+
+
+def ordered(s: Any) -> Any:
+    decision = decide(s)
+    assert decision.decision is Verdict.SEND
+    return order(s, decision)
+
+
+NIGHT = policy(windows=[{"from": "22:00", "to": "04:00"}])
+
+
+def test_an_order_must_begin_before_the_window_closes() -> None:
+    known = catalogue(release("26.2", day="2026-01-15"))
+    job = ordered(situation(advisories=known, rules=NIGHT, now=at("2026-01-20T23:00")))
+    assert job.expires_at == at("2026-01-21T04:00")
+    assert job.report_by == at("2026-01-23T23:00")
+    assert job.enforce_at == at("2026-01-21T00:00")
+    assert (job.target.key, job.intent, job.generation) == ("26.2/25C56", "26.2", 0)
+
+
+def test_an_order_gets_half_an_hour_to_begin() -> None:
+    known = catalogue(release("26.2", day="2026-01-15"))
+    job = ordered(situation(advisories=known, rules=NIGHT, now=at("2026-01-21T03:55")))
+    assert job.expires_at == at("2026-01-21T04:25")
+
+
+def test_past_the_deadline_no_window_ends_an_order() -> None:
+    job = ordered(situation(rules=NIGHT))
+    assert job.expires_at == NOW + 3 * DAY
+
+
+def test_an_order_lasts_at_least_half_an_hour_whatever_the_policy_says() -> None:
+    rules = policy(thresholds={"job_expires_after": "0m", "reenroll_expires_after": "0m"})
+    for device in (mac(), mac(user_approved=False)):
+        job = ordered(situation(device, rules=rules))
+        assert job.expires_at == job.report_by == NOW + HOUR / 2
+
+
+def test_only_declared_updates_are_enforced_by_the_mac_itself() -> None:
+    rules = policy(methods={"update": ["softwareupdate"]})
+    assert ordered(situation(rules=rules)).enforce_at is None
+
+
+def test_an_order_that_erases_carries_its_approval() -> None:
+    device = mac("26.2", loan_returned_at=NOW - HOUR)
+    job_id = decide(situation(device)).job_id
+    assert job_id is not None
+    given = approval(job_id)
+    job = ordered(situation(device, approvals=(given,)))
+    assert job.erases
+    assert job.approval == given.signed

@@ -1,0 +1,306 @@
+"""The loop: who is looked at again, what follows, what is counted."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from pipeline.decide.decision import decide
+from pipeline.decide.engine import Decided, Effect, Engine, Failed, Followed, recompute
+from pipeline.decide.policy_file import PolicyError
+from schemas.decisions import Reason, Verdict
+from schemas.envelope import Event
+from schemas.results import ErrorCode, Outcome
+from tests.factories import (
+    DAY,
+    HOUR,
+    NOW,
+    POLICY_TEXT,
+    RELEASES,
+    UDID,
+    denied,
+    enrolled,
+    full_report,
+    granted,
+    halt_cleared,
+    halted,
+    issued,
+    job,
+    policy_changed,
+    polled,
+    release,
+    reported,
+    resulted,
+    retracted,
+)
+
+OTHER, THIRD = UDID[:-1] + "2", UDID[:-1] + "3"
+
+
+def drive(engine: Engine, event: Event, now: datetime = NOW) -> list[Effect]:
+    """Hand an event over as a shell does; all effects, those of what followed included."""
+    return take(engine, engine.handle(event, now), now)
+
+
+def take(engine: Engine, effects: Iterable[Effect], now: datetime = NOW) -> list[Effect]:
+    seen: list[Effect] = []
+    for effect in effects:
+        seen.append(effect)
+        assert not isinstance(effect, Failed), effect
+        if isinstance(effect, Followed):
+            seen += drive(engine, effect.event, now)
+        elif effect.job is not None:
+            seen += drive(engine, issued(effect.job), now)
+    return seen
+
+
+def started(*events: Event, text: str = POLICY_TEXT) -> Engine:
+    engine = Engine()
+    for event in (policy_changed(text), *(release(v) for v in RELEASES), *events):
+        drive(engine, event)
+    return engine
+
+
+def said(effects: list[Effect]) -> list[str]:
+    return [
+        f"{one.record.decision.decision} {one.record.decision.reason}"
+        if isinstance(one, Decided)
+        else one.event.type.removeprefix("drydock.")
+        for one in effects
+        if not isinstance(one, Failed)
+    ]
+
+
+def a_mac(version: str = "26.1", udid: str = UDID, **facts: Any) -> list[Event]:
+    """A Mac that enrolled long ago and has just polled and reported."""
+    serial = f"C02TEST000{udid[-1]}"
+    return [*enrolled(udid), polled(udid), full_report(version, udid, serial=serial, **facts)]
+
+
+def standing(engine: Engine, udid: str = UDID) -> Reason:
+    return engine.standings[udid].reason
+
+
+def test_nothing_is_decided_before_there_is_a_policy() -> None:
+    engine = Engine()
+    assert not any(drive(engine, event) for event in a_mac())
+    effects = drive(engine, policy_changed())
+    assert said(effects) == ["nothing no_advisory"]
+
+
+def test_an_advisory_sends_a_job_and_the_report_of_the_target_closes_it() -> None:
+    engine = Engine()
+    for event in (policy_changed(), release("26.1"), *a_mac()):
+        drive(engine, event)
+    assert said(drive(engine, release("26.2"))) == ["send security_update", "hold job_open"]
+    assert engine.open_jobs["london", "update"] == 1
+    assert engine.exposed["london", "high"] == 1
+    order = engine.fleet.ledgers[UDID][0]
+    assert not order.may_have_touched
+    done = full_report("26.2", when=NOW + HOUR)
+    assert said(drive(engine, done, NOW + HOUR)) == [
+        "job.resulted.v1",
+        "nothing compliant",
+    ]
+    assert engine.fleet.ledgers[UDID][0].outcome is Outcome.SUCCEEDED
+    assert not +engine.open_jobs
+    assert not +engine.exposed
+
+
+def test_a_repeated_event_has_no_effect() -> None:
+    engine = started(*a_mac())
+    for event in (release("26.2"), *a_mac(), policy_changed()):
+        assert drive(engine, event) == []
+
+
+def test_a_report_without_news_is_not_decided_on() -> None:
+    engine = started(*a_mac("26.2"))
+    assert drive(engine, full_report("26.2", when=NOW, free_disk_gb=1.0)) == []
+
+
+def test_a_held_mac_is_decided_on_when_its_figures_change() -> None:
+    engine = started(*a_mac(free_disk_gb=1.0))
+    assert standing(engine) is Reason.LOW_DISK
+    assert said(drive(engine, full_report(when=NOW, free_disk_gb=100.0))) == [
+        "send security_update",
+        "hold job_open",
+    ]
+
+
+def test_a_newer_release_withdraws_the_job_and_sends_another() -> None:
+    engine = started(*a_mac())
+    effects = drive(engine, release("26.3", day="2026-01-10"))
+    assert said(effects)[0] == "job.superseded.v1"
+    assert said(effects)[-1] == "hold job_open"
+    outcomes = {one.intent: one.outcome for one in engine.fleet.ledgers[UDID]}
+    assert outcomes == {"26.2": Outcome.SUPERSEDED, "26.3": None}
+
+
+def test_a_retracted_release_withdraws_its_job() -> None:
+    engine = started(*a_mac())
+    effects = drive(engine, retracted("26.2", heard_at=NOW))
+    assert said(effects) == ["job.superseded.v1", "nothing compliant"]
+
+
+def test_a_begun_job_is_not_withdrawn() -> None:
+    engine = started(*a_mac())
+    order = sent(engine)
+    drive(engine, resulted(order, Outcome.STARTED, NOW))
+    assert said(drive(engine, release("26.3", day="2026-01-10"))) == ["hold job_open"]
+
+
+def sent(engine: Engine) -> Any:
+    last = engine.fleet.ledgers[UDID][-1]
+    return job(last.intent, generation=last.generation, issued_at=NOW, version="26.2")
+
+
+def test_a_job_that_had_begun_when_it_was_withdrawn_is_open_and_its_successor_goes() -> None:
+    engine = started(*a_mac())
+    order = sent(engine)
+    drive(engine, release("26.3", day="2026-01-10"))
+    effects = drive(engine, resulted(order, Outcome.STARTED, NOW))
+    assert said(effects)[0] == "job.superseded.v1"
+    is_open = {one.intent: one.is_open for one in engine.fleet.ledgers[UDID]}
+    assert is_open == {"26.2": True, "26.3": False}
+
+
+def test_a_job_nobody_began_expires_by_itself_and_is_sent_again() -> None:
+    engine = started(*a_mac())
+    ends_at = engine.next_due()
+    assert ends_at == NOW + 3 * DAY
+    assert said(take(engine, engine.due(ends_at), ends_at)) == [
+        "job.resulted.v1",
+        "hold cooling_down",
+    ]
+    again_at = engine.next_due()
+    assert again_at == ends_at + 4 * HOUR
+    effects = take(engine, engine.due(again_at), again_at)
+    assert said(effects) == ["send security_update", "hold job_open"]
+    assert [one.generation for one in engine.fleet.ledgers[UDID]] == [0, 1]
+
+
+def test_a_job_that_was_lost_before_it_was_recorded_is_ordered_again() -> None:
+    engine = Engine()
+    for event in (policy_changed(), release("26.2"), *a_mac()):
+        list(engine.handle(event, NOW))  # a shell that dies: nothing is handed back
+    first = [one for one in engine.look_at(UDID, NOW) if isinstance(one, Decided)]
+    second = [one for one in engine.look_at(UDID, NOW) if isinstance(one, Decided)]
+    assert first[0].job == second[0].job
+    assert first[0].job is not None
+
+
+def test_slots_go_to_the_first_deadlines_when_one_is_free() -> None:
+    engine = started(*a_mac("26.1", UDID), *a_mac("26.1", OTHER))
+    for event in a_mac("26.1", THIRD):
+        drive(engine, event)
+    assert standing(engine, THIRD) is Reason.SITE_FULL
+    order = sent(engine)
+    effects = drive(engine, resulted(order, Outcome.FAILED, NOW, ErrorCode.NO_DISK_SPACE))
+    assert said(effects) == ["hold cooling_down", "send security_update", "hold job_open"]
+    assert standing(engine, THIRD) is Reason.JOB_OPEN
+    assert engine.open_jobs["london", "update"] == 2
+
+
+def test_a_halt_holds_everything_and_its_end_lets_it_go() -> None:
+    engine = started(halted(when=NOW - DAY), *a_mac())
+    assert standing(engine) is Reason.HALTED
+    assert said(drive(engine, halt_cleared())) == ["send security_update", "hold job_open"]
+
+
+def test_an_approval_lets_an_erase_go_and_a_denial_takes_it_back() -> None:
+    engine = started(*a_mac("26.2", loan_returned_at=NOW - 2 * HOUR))
+    assert standing(engine) is Reason.AWAITING_APPROVAL
+    decision = answer_of(engine)
+    assert decision.job_id is not None
+    drive(engine, granted(decision.job_id, NOW - HOUR, udid=OTHER))
+    assert standing(engine) is Reason.AWAITING_APPROVAL
+    drive(engine, granted(decision.job_id, NOW))
+    assert standing(engine) is Reason.JOB_OPEN
+    early = started(*a_mac("26.2", loan_returned_at=NOW - 2 * HOUR))
+    drive(early, denied(decision.job_id, when=NOW))
+    drive(early, granted(decision.job_id, NOW - HOUR))
+    assert standing(early) is Reason.AWAITING_APPROVAL
+
+
+def answer_of(engine: Engine) -> Any:
+    return decide(engine.situation(UDID, NOW))
+
+
+def test_a_policy_that_cannot_be_read_is_not_taken() -> None:
+    engine = started(*a_mac())
+    with pytest.raises(PolicyError):
+        drive(engine, policy_changed("sites: nonsense", NOW))
+    assert engine.policy is not None
+    assert drive(engine, full_report(when=NOW)) == []
+
+
+def test_a_record_that_becomes_part_of_a_mac_has_no_answer_of_its_own() -> None:
+    alone = reported(None, NOW - 2 * HOUR, "jamf", serial="C02TEST0001", os_version="26.1")
+    engine = started(alone)
+    assert standing(engine, "serial:C02TEST0001") is Reason.UDID_UNKNOWN
+    assert engine.exposed["london", "high"] == 1
+    drive(engine, reported(UDID, NOW - HOUR, serial="C02TEST0001", site="london"))
+    assert "serial:C02TEST0001" not in engine.standings
+    assert list(engine.fleet.macs()) == [UDID]
+    assert sum(engine.exposed.values()) == 1
+    assert str(engine.fleet.view(UDID).os_version) == "26.1"
+
+
+def test_an_advisory_finds_macs_whose_version_only_a_serial_number_told() -> None:
+    alone = reported(None, NOW - 2 * HOUR, "jamf", serial="C02TEST0001", os_version="26.2")
+    engine = started(alone, reported(UDID, NOW - HOUR, serial="C02TEST0001"))
+    assert standing(engine) is Reason.COMPLIANT
+    drive(engine, release("26.3", day="2026-01-10"))
+    assert standing(engine) is not Reason.COMPLIANT
+
+
+def test_results_and_approvals_for_macs_nobody_heard_of_decide_nothing() -> None:
+    engine = started()
+    assert drive(engine, granted("job-1")) == []
+    assert drive(engine, resulted(job(), Outcome.FAILED, NOW)) == []
+    assert engine.standings == {}
+
+
+def test_one_macs_bug_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = started(*a_mac(udid=UDID), *a_mac("26.2", udid=OTHER))
+    plain = engine.situation
+
+    def broken(udid: str, now: datetime) -> Any:
+        if udid == UDID:
+            raise ZeroDivisionError
+        return plain(udid, now)
+
+    monkeypatch.setattr(engine, "situation", broken)
+    effects = list(engine.handle(release("26.3", day="2026-01-10"), NOW))
+    assert [type(effect) for effect in effects] == [Failed, Decided]
+
+
+def test_a_restart_keeps_answers_and_counts() -> None:
+    engine = started(*a_mac(), *a_mac("26.2", OTHER))
+    again = Engine(engine.fleet)
+    again.recount_jobs()
+    for udid, one in engine.standings.items():
+        again.restore(udid, one)
+    assert again.open_jobs == engine.open_jobs
+    assert +again.exposed == +engine.exposed
+    assert again.next_due() == engine.next_due()
+    assert list(again.sweep(NOW)) == []
+
+
+def test_a_record_gives_its_decision_again() -> None:
+    engine = Engine()
+    for event in (policy_changed(), release("26.2"), *a_mac()):
+        for effect in engine.handle(event, NOW):
+            assert isinstance(effect, Decided)
+            assert engine.policy is not None
+            again = recompute(effect.record, engine.policy, engine.fleet.advisories)
+            assert again == effect.record.decision
+
+
+def test_another_policy_can_be_put_in_its_place() -> None:
+    engine = started(*a_mac("15.7.3"))
+    assert standing(engine) is Reason.COMPLIANT
+    engine.override_policy(POLICY_TEXT + "upgrades: {to: '26'}\n")
+    decision = answer_of(engine)
+    assert (decision.decision, decision.reason) == (Verdict.SEND, Reason.POLICY_UPGRADE)

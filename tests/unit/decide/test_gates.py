@@ -1,0 +1,472 @@
+"""Whether a need may be met now: every gate, its edges, and when it opens."""
+
+from collections.abc import Mapping
+from datetime import date, datetime
+from typing import Any
+
+import pytest
+
+from pipeline.decide.decision import decide
+from schemas.decisions import Decision, Reason, Severity, Verdict
+from schemas.ids import derive_job_id
+from schemas.jobs import Action
+from schemas.results import ErrorCode, Outcome
+from tests.factories import (
+    DAY,
+    HOUR,
+    NIGHTS,
+    NOW,
+    UDID,
+    apple,
+    approval,
+    at,
+    catalogue,
+    entry,
+    failed,
+    halt,
+    kev,
+    mac,
+    policy,
+    raised,
+    release,
+    situation,
+)
+
+GATES = (
+    "site",
+    "exemption",
+    "halt",
+    "fresh",
+    "job_open",
+    "attempts",
+    "cool_down",
+    "sure",
+    "deferral",
+    "method",
+    "disk",
+    "power",
+    "approval",
+    "window",
+    "site_slots",
+)
+
+
+def failing(decision: Decision) -> list[str]:
+    return [gate.gate for gate in decision.gates if not gate.passed]
+
+
+def test_every_gate_is_asked_in_order_and_the_first_that_holds_is_the_reason() -> None:
+    rules = policy(windows=[{"from": "22:00", "to": "23:00"}])
+    late = catalogue(release("26.2", day="2026-01-19"))
+    s = situation(mac(free_disk_gb=1.0), advisories=late, rules=rules, halts=(halt(),))
+    decision = decide(s)
+    assert tuple(gate.gate for gate in decision.gates) == GATES
+    assert failing(decision) == ["halt", "deferral", "disk", "window"]
+    assert decision.reason is Reason.HALTED
+
+
+# --- site, exemption, halt ---
+
+SITES = [
+    pytest.param("paris", None, Reason.SITE_UNKNOWN, id="a-site-the-policy-does-not-know"),
+    pytest.param(None, None, Reason.SITE_UNKNOWN, id="no-site"),
+    pytest.param(None, "london", Reason.SECURITY_UPDATE, id="the-default-site"),
+]
+
+
+@pytest.mark.parametrize(("site", "default", "reason"), SITES)
+def test_a_mac_without_a_site_gets_nothing(
+    site: str | None, default: str | None, reason: Reason
+) -> None:
+    assert decide(situation(mac(site=site), rules=policy(default_site=default))).reason is reason
+
+
+def exempt(**values: Any) -> list[dict[str, Any]]:
+    return [{"who": {"hostnames": ["LON-*"]}, "why": "render farm"} | values]
+
+
+EXEMPTIONS = [
+    pytest.param(exempt(), True, None, id="for-ever"),
+    pytest.param(exempt(until=date(2026, 1, 21)), True, at("2026-01-21"), id="until-tomorrow"),
+    pytest.param(exempt(until=date(2026, 1, 20)), False, None, id="over-today"),
+    pytest.param(exempt(actions=["update"]), True, None, id="for-updates"),
+    pytest.param(exempt(actions=["reenroll"]), False, None, id="for-something-else"),
+    pytest.param(exempt(who={"serials": ["c02*"]}), True, None, id="by-serial"),
+    pytest.param(exempt(who={"models": ["Mac15,*"]}), False, None, id="other-models"),
+]
+
+
+@pytest.mark.parametrize(("exemptions", "held", "until"), EXEMPTIONS)
+def test_exemptions(exemptions: Any, held: bool, until: datetime | None) -> None:
+    decision = decide(situation(rules=policy(exemptions=exemptions)))
+    assert (decision.reason is Reason.EXEMPT) is held
+    assert decision.next_eligible_at == until
+
+
+HALTS = [
+    pytest.param((halt(),), True, None, id="everything"),
+    pytest.param((halt(until=NOW + HOUR),), True, NOW + HOUR, id="for-an-hour"),
+    pytest.param((halt(until=NOW),), False, None, id="over-now"),
+    pytest.param((halt(site="london"),), True, None, id="its-site"),
+    pytest.param((halt(site="tokyo"),), False, None, id="another-site"),
+    pytest.param((halt(advisory="macOS-26.2"),), True, None, id="its-advisory"),
+    pytest.param((halt(advisory="macOS-15.7.3"),), False, None, id="another-advisory"),
+    pytest.param((halt(until=NOW + HOUR), halt(site="london")), True, None, id="the-longer-counts"),
+    pytest.param(
+        (halt(until=NOW + HOUR), halt(site="london", until=NOW + 2 * HOUR)),
+        True,
+        NOW + 2 * HOUR,
+        id="the-later-end-counts",
+    ),
+]
+
+
+@pytest.mark.parametrize(("halts", "held", "until"), HALTS)
+def test_halts(halts: Any, held: bool, until: datetime | None) -> None:
+    decision = decide(situation(halts=halts))
+    assert (decision.reason is Reason.HALTED) is held
+    assert decision.next_eligible_at == until
+
+
+def test_a_halt_on_an_advisory_stops_upgrades_to_it() -> None:
+    decision = decide(situation(mac("13.7.8"), halts=(halt(advisory="macOS-26.2"),)))
+    assert (decision.action, decision.reason) == (Action.UPGRADE, Reason.HALTED)
+    assert decision.advisory_ids[0] == "macOS-26.2"
+
+
+def test_a_halt_on_an_advisory_leaves_enrolment_alone() -> None:
+    s = situation(mac("26.1", user_approved=False), halts=(halt(advisory="macOS-26.2"),))
+    assert (decide(s).decision, decide(s).action) == (Verdict.SEND, Action.REENROLL)
+
+
+# --- freshness ---
+
+AGES = [
+    pytest.param(14 * DAY, False, id="just-fresh"),
+    pytest.param(14 * DAY + HOUR, True, id="stale"),
+]
+
+
+@pytest.mark.parametrize(("age", "held"), AGES)
+def test_a_mac_not_heard_of_for_long_gets_nothing(age: Any, held: bool) -> None:
+    assert (decide(situation(mac(seen_at=NOW - age))).reason is Reason.STALE_INVENTORY) is held
+
+
+def test_what_an_administrator_noted_is_no_sign_of_life() -> None:
+    s = situation(mac(enrolled=False, source="admin"))
+    assert decide(s).reason is Reason.STALE_INVENTORY
+
+
+# --- attempts and cooling down ---
+
+RETRIES = [
+    pytest.param(1, 3.9, Reason.COOLING_DOWN, id="cooling-down"),
+    pytest.param(1, 4.0, Reason.SECURITY_UPDATE, id="cooled-down"),
+    pytest.param(2, 7.9, Reason.COOLING_DOWN, id="twice-as-long"),
+    pytest.param(2, 8.0, Reason.SECURITY_UPDATE, id="twice-as-long-is-over"),
+    pytest.param(4, 31.9, Reason.COOLING_DOWN, id="eight-times-as-long"),
+    pytest.param(5, 1000.0, Reason.RETRIES_EXHAUSTED, id="five-and-no-more"),
+]
+
+
+@pytest.mark.parametrize(("tries", "hours", "reason"), RETRIES)
+def test_retries(tries: int, hours: float, reason: Reason) -> None:
+    last_at = NOW - hours * HOUR
+    ledger = failed(tries, ErrorCode.DOWNLOAD_FAILED, first_at=last_at - (tries - 1) * DAY - HOUR)
+    decision = decide(situation(ledger=ledger))
+    assert decision.reason is reason
+    if reason is Reason.COOLING_DOWN:
+        assert decision.next_eligible_at == last_at + 4 * HOUR * 2 ** (tries - 1)
+
+
+def test_a_new_release_is_tried_afresh() -> None:
+    known = apple(release("26.3", day="2026-01-01"))
+    ledger = failed(5, ErrorCode.DOWNLOAD_FAILED)
+    assert decide(situation(advisories=known, ledger=ledger)).decision is Verdict.SEND
+
+
+def test_a_mac_that_is_never_there_does_not_wear_out_its_attempts() -> None:
+    ledger = tuple(
+        entry(
+            generation=number,
+            issued_at=NOW - (20 - number) * DAY,
+            outcome=Outcome.EXPIRED,
+            error_code=ErrorCode.EXPIRED,
+        )
+        for number in range(9)
+    )
+    decision = decide(situation(ledger=ledger))
+    assert (decision.decision, decision.generation) == (Verdict.SEND, 9)
+
+
+def test_each_attempt_is_a_new_job() -> None:
+    decision = decide(situation(ledger=failed(2, ErrorCode.NO_DISK_SPACE)))
+    assert decision.job_id == derive_job_id(UDID, "update", "26.2", 2)
+
+
+def test_a_build_that_a_feed_blanks_makes_no_new_intent() -> None:
+    blank = release("26.2", build="", heard_at=NOW - DAY)
+    two = release("26.2", build="25C56,25C2056", source="gdmf", heard_at=NOW - DAY)
+    ids = {decide(situation(advisories=apple(*more))).job_id for more in ((), (blank,), (two,))}
+    assert len(ids) == 1
+
+
+# --- deferral, deadline, window ---
+
+DEFERRALS = [
+    pytest.param("critical", 0, id="critical"),
+    pytest.param("high", 2, id="high"),
+    pytest.param("medium", 5, id="medium"),
+    pytest.param("low", 7, id="low"),
+]
+
+
+@pytest.mark.parametrize(("severity", "days"), DEFERRALS)
+def test_a_release_matures_by_severity(severity: str, days: int) -> None:
+    known = catalogue(release("26.2", day="2026-01-10", severity=severity))
+    ripe_at = at("2026-01-10") + days * DAY
+    device = mac(seen_at=at("2026-01-09"))
+    if days:
+        early = decide(situation(device, advisories=known, now=ripe_at - HOUR / 60))
+        assert (early.reason, early.next_eligible_at) == (Reason.DEFERRED, ripe_at)
+    assert decide(situation(device, advisories=known, now=ripe_at)).decision is Verdict.SEND
+
+
+def test_an_exploited_hole_waits_for_nothing() -> None:
+    known = catalogue(
+        release("26.2", day="2026-01-20", severity="low", exploited=["CVE-2025-43529"])
+    )
+    decision = decide(situation(advisories=known))
+    assert (decision.decision, decision.severity) == (Verdict.SEND, Severity.EXPLOITED)
+
+
+def test_a_release_heard_of_late_matures_from_then() -> None:
+    known = catalogue(release("26.2", day="2026-01-01", heard_at=NOW - DAY))
+    assert decide(situation(advisories=known)).next_eligible_at == NOW + DAY
+
+
+def test_a_passed_deadline_ends_deferral_and_windows() -> None:
+    rules = policy(
+        windows=[{"from": "22:00", "to": "23:00"}],
+        deadlines={"high": "1d"},
+        deferrals={"high": "9d"},
+    )
+    known = catalogue(release("26.2", day="2026-01-19"))
+    before = decide(situation(advisories=known, rules=rules, now=at("2026-01-19T23:30")))
+    assert before.reason is Reason.DEFERRED
+    assert before.next_eligible_at == at("2026-01-20")
+    assert decide(situation(advisories=known, rules=rules)).decision is Verdict.SEND
+
+
+DEADLINES: list[Any] = [
+    pytest.param("exploited", {"exploited": ["CVE-2025-43529"]}, 3, id="exploited"),
+    pytest.param("critical", {"severity": "critical"}, 7, id="critical"),
+    pytest.param("high", {"severity": "high"}, 14, id="high"),
+    pytest.param("medium", {"severity": "medium"}, 30, id="medium"),
+    pytest.param("low", {"severity": "low"}, 30, id="low"),
+    pytest.param("routine", {"severity": None, "cves": []}, 45, id="routine"),
+    pytest.param("high", {"severity": None}, 14, id="unrated-holes-count-as-high"),
+]
+
+
+@pytest.mark.parametrize(("severity", "values", "days"), DEADLINES)
+def test_deadlines_by_severity(severity: str, values: Mapping[str, Any], days: int) -> None:
+    known = catalogue(release("26.2", day="2026-01-15", **values))
+    decision = decide(situation(advisories=known))
+    assert decision.deadline_at == at("2026-01-15") + days * DAY
+    assert (decision.severity or Severity.ROUTINE).value == severity
+
+
+CVE = "CVE-2025-43529"
+CISA = [
+    pytest.param(at("2026-01-16"), at("2026-01-18"), at("2026-01-18"), id="its-date-is-earlier"),
+    pytest.param(at("2026-01-16"), at("2026-02-18"), at("2026-01-19"), id="ours-is-earlier"),
+    pytest.param(at("2026-01-16"), None, at("2026-01-19"), id="no-date-but-exploited"),
+    pytest.param(at("2026-01-16"), at("2026-01-10"), at("2026-01-19"), id="date-passed-unheard"),
+]
+
+
+@pytest.mark.parametrize(("heard_at", "due", "deadline"), CISA)
+def test_cisa_dates(heard_at: datetime, due: datetime | None, deadline: datetime) -> None:
+    known = catalogue(
+        release("26.2", day="2026-01-14", cves=[CVE]), kev(CVE, due=due, heard_at=heard_at)
+    )
+    assert decide(situation(advisories=known)).deadline_at == deadline
+
+
+def test_cisa_dates_can_be_switched_off() -> None:
+    known = catalogue(
+        release("26.2", day="2026-01-14", cves=[CVE]),
+        kev(CVE, due=at("2026-01-17"), heard_at=at("2026-01-16")),
+    )
+    rules = policy(deadlines={"kev_due_dates": False})
+    assert decide(situation(advisories=known, rules=rules)).deadline_at == at("2026-01-19")
+
+
+def test_no_fleet_is_rebooted_for_dates_that_passed_before_drydock_knew() -> None:
+    known = catalogue(
+        release("26.2", day="2025-12-12", cves=[CVE], heard_at=NOW - HOUR),
+        kev(CVE, due=at("2026-01-05"), heard_at=at("2025-12-15")),
+    )
+    decision = decide(situation(advisories=known))
+    assert decision.deadline_at == NOW - HOUR + 3 * DAY
+
+
+def test_when_a_hole_becomes_exploited_the_deadline_moves() -> None:
+    known = apple()
+    later = known.apply(raised("26.2", exploited=[CVE], heard_at=at("2025-12-15")))
+    assert decide(situation(advisories=known)).deadline_at == at("2025-12-26")
+    assert decide(situation(advisories=later)).deadline_at == at("2025-12-18")
+
+
+WINDOWS = [
+    pytest.param("2026-01-20T21:59", False, id="before"),
+    pytest.param("2026-01-20T22:00", True, id="opens"),
+    pytest.param("2026-01-21T03:59", True, id="past-midnight"),
+    pytest.param("2026-01-21T04:00", False, id="closes"),
+]
+
+
+@pytest.mark.parametrize(("now", "open_"), WINDOWS)
+def test_holds_outside_window(now: str, open_: bool) -> None:
+    known = catalogue(release("26.2", day="2026-01-15"))
+    s = situation(advisories=known, rules=policy(windows=NIGHTS), now=at(now))
+    decision = decide(s)
+    assert (decision.decision is Verdict.SEND) is open_
+    if not open_:
+        assert decision.reason is Reason.OUTSIDE_WINDOW
+        assert decision.next_eligible_at == at(now[:10] + "T22:00")
+
+
+def test_a_site_has_its_own_windows_and_clock() -> None:
+    tokyo = {"time_zone": "Asia/Tokyo", "windows": list(NIGHTS)}
+    known = catalogue(release("26.2", day="2026-01-15"))
+    rules = policy(sites={"tokyo": tokyo})
+    s = situation(mac(site="tokyo"), advisories=known, rules=rules)
+    assert decide(s).next_eligible_at == at("2026-01-20T13:00")
+
+
+def test_windows_that_never_open_open_at_the_deadline() -> None:
+    known = catalogue(release("26.2", day="2026-01-15"))
+    s = situation(advisories=known, rules=policy(windows=[]))
+    assert decide(s).next_eligible_at == at("2026-01-29")
+
+
+# --- preconditions ---
+
+FIGURES = [
+    pytest.param({"free_disk_gb": 15.0}, "26.1", None, id="just-enough-disk"),
+    pytest.param({"free_disk_gb": 14.9}, "26.1", Reason.LOW_DISK, id="too-little-disk"),
+    pytest.param({"free_disk_gb": None}, "26.1", None, id="disk-unknown"),
+    pytest.param({"free_disk_gb": 43.9}, "13.7.8", Reason.LOW_DISK, id="upgrades-need-more"),
+    pytest.param({"on_ac_power": False, "battery_percent": 20.0}, "26.1", None, id="just-enough"),
+    pytest.param(
+        {"on_ac_power": False, "battery_percent": 19.0}, "26.1", Reason.LOW_POWER, id="battery-low"
+    ),
+    pytest.param(
+        {"on_ac_power": False, "battery_percent": 49.0, "model": "MacBookPro16,1"},
+        "26.1",
+        Reason.LOW_POWER,
+        id="intel-needs-more",
+    ),
+    pytest.param({"on_ac_power": True, "battery_percent": 1.0}, "26.1", None, id="plugged-in"),
+    pytest.param({"on_ac_power": None, "battery_percent": None}, "26.1", None, id="a-desktop"),
+]
+
+
+@pytest.mark.parametrize(("facts", "version", "reason"), FIGURES)
+def test_disk_and_power(facts: dict[str, Any], version: str, reason: Reason | None) -> None:
+    decision = decide(situation(mac(version, **facts)))
+    assert decision.reason is reason or (reason is None and decision.decision is Verdict.SEND)
+
+
+def test_enrolment_needs_neither_disk_nor_power() -> None:
+    weak = mac(
+        "26.2", free_disk_gb=0.1, on_ac_power=False, battery_percent=1.0, user_approved=False
+    )
+    assert decide(situation(weak)).decision is Verdict.SEND
+
+
+# --- approval ---
+
+
+def erasing(**rest: Any) -> Decision:
+    device = mac("26.2", loan_returned_at=NOW - HOUR)
+    return decide(situation(device, **rest))
+
+
+APPROVALS = [
+    pytest.param({}, True, id="granted"),
+    pytest.param({"expires_at": NOW}, False, id="run-out"),
+    pytest.param({"udid": "OTHER"}, False, id="another-mac"),
+    pytest.param({"action": "reimage"}, False, id="another-action"),
+    pytest.param({"job_id": "job-other"}, False, id="another-job"),
+]
+
+
+@pytest.mark.parametrize(("values", "sends"), APPROVALS)
+def test_what_erases_waits_for_an_approval(values: dict[str, Any], sends: bool) -> None:
+    held = erasing()
+    assert (held.reason, held.next_eligible_at) == (Reason.AWAITING_APPROVAL, None)
+    given = {"job_id": held.job_id} | values
+    decision = erasing(approvals=(approval(**given),))
+    assert (decision.decision is Verdict.SEND) is sends
+
+
+# --- slots ---
+
+SLOTS = [pytest.param(24, True, id="one-left"), pytest.param(25, False, id="full")]
+
+
+@pytest.mark.parametrize(("others", "sends"), SLOTS)
+def test_site_slots(others: int, sends: bool) -> None:
+    decision = decide(situation(site_open_jobs=others))
+    assert (decision.decision is Verdict.SEND) is sends
+    if not sends:
+        assert decision.reason is Reason.SITE_FULL
+
+
+def test_enrolment_takes_no_slot() -> None:
+    s = situation(mac("26.2", user_approved=False), site_open_jobs=99)
+    assert decide(s).decision is Verdict.SEND
+
+
+RIPENING = [
+    pytest.param("2026-01-14", "26.2", None, id="the-older-one-while-the-newer-matures"),
+    pytest.param("2026-01-17T23:59", "26.2", None, id="to-the-last-minute"),
+    pytest.param("2026-01-18", "26.3", None, id="the-newer-one-once-mature"),
+    pytest.param("2026-01-11", "26.2", at("2026-01-12"), id="none-mature-the-first-to-be"),
+]
+
+
+@pytest.mark.parametrize(("now", "target", "held_until"), RIPENING)
+def test_while_a_release_matures_the_one_before_it_is_sent(
+    now: str, target: str, held_until: datetime | None
+) -> None:
+    known = catalogue(release("26.2", day="2026-01-10"), release("26.3", day="2026-01-16"))
+    early = catalogue(release("26.2", day="2026-01-10"), release("26.3", day="2026-01-11"))
+    advisories = early if held_until else known
+    decision = decide(situation(mac(seen_at=at("2026-01-09")), advisories=advisories, now=at(now)))
+    assert decision.target is not None
+    assert str(decision.target.version) == target
+    assert (decision.decision is Verdict.HOLD) is (held_until is not None)
+    assert decision.next_eligible_at == held_until
+
+
+def test_an_exploited_hole_skips_the_older_release() -> None:
+    known = catalogue(
+        release("26.2", day="2026-01-10"),
+        release("26.3", day="2026-01-20", exploited=["CVE-2025-43529"]),
+    )
+    decision = decide(situation(advisories=known))
+    assert decision.target is not None
+    assert (decision.decision, str(decision.target.version)) == (Verdict.SEND, "26.3")
+
+
+def test_an_open_job_says_when_a_newer_release_takes_its_place() -> None:
+    known = catalogue(release("26.2", day="2026-01-10"), release("26.3", day="2026-01-18T18:00"))
+    decision = decide(situation(advisories=known, ledger=(entry(),)))
+    assert (decision.reason, decision.next_eligible_at) == (
+        Reason.JOB_OPEN,
+        at("2026-01-20T18:00"),
+    )

@@ -1,0 +1,219 @@
+"""Which way a need is carried out, and what stands against each way."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.decide.decision import decide
+from pipeline.state.device import apply_ddm_status, to_us
+from schemas.decisions import Reason, Verdict
+from schemas.events.checkin import DdmStatusReported
+from schemas.jobs import Method
+from tests.factories import DAY, HOUR, NOW, UDID, catalogue, mac, policy, release, situation
+
+INTEL: dict[str, Any] = {"model": "iMac20,1", "device_id": "J185AP"}
+T1: dict[str, Any] = {"model": "MacBookPro14,2", "device_id": "Mac-CAD6701F7CEA0921"}
+
+# version, facts, settings -> method, what stands against it
+UPDATE_METHODS = [
+    pytest.param("26.1", {}, {}, Method.DDM, None, id="ddm-on-a-supervised-modern-mac"),
+    pytest.param("14.0", {}, {}, Method.DDM, None, id="ddm-from-14-on"),
+    pytest.param("13.7.7", T1, {}, Method.MDM_COMMAND, None, id="command-below-14"),
+    pytest.param("11.0", T1, {}, Method.MDM_COMMAND, None, id="command-from-11-on"),
+    pytest.param("10.15.7", T1, {}, Method.SOFTWAREUPDATE, None, id="nothing-of-mdm-before-11"),
+    pytest.param(
+        "13.7.7",
+        T1 | {"supervised": False},
+        {},
+        Method.SOFTWAREUPDATE,
+        None,
+        id="command-wants-supervision",
+    ),
+    pytest.param(
+        "26.1", {"supervised": False}, {}, Method.SOFTWAREUPDATE, None, id="ssh-where-unsupervised"
+    ),
+    pytest.param(
+        "26.1", {"supervised": None}, {}, Method.SOFTWAREUPDATE, None, id="ssh-where-not-known"
+    ),
+    pytest.param(
+        "26.1", {"enrolled": False}, {}, Method.SOFTWAREUPDATE, None, id="ssh-where-not-enrolled"
+    ),
+    pytest.param(
+        "26.1",
+        {"bootstrap_token_escrowed": False},
+        {},
+        Method.SOFTWAREUPDATE,
+        None,
+        id="ssh-without-a-bootstrap-token",
+    ),
+    pytest.param(
+        "26.1",
+        INTEL | {"bootstrap_token_escrowed": False},
+        {},
+        Method.DDM,
+        None,
+        id="intel-needs-no-bootstrap-token",
+    ),
+    pytest.param(
+        "26.1",
+        {"supervised": False, "volume_owner_available": False},
+        {},
+        Method.DDM,
+        Reason.NOT_SUPERVISED,
+        id="nothing-works-the-first-is-named",
+    ),
+    pytest.param(
+        "26.1",
+        {"volume_owner_available": False},
+        {"methods": {"update": ["softwareupdate"]}},
+        Method.SOFTWAREUPDATE,
+        Reason.NO_VOLUME_OWNER,
+        id="no-volume-owner",
+    ),
+    pytest.param(
+        "26.1",
+        INTEL | {"volume_owner_available": False},
+        {"methods": {"update": ["softwareupdate"]}},
+        Method.SOFTWAREUPDATE,
+        None,
+        id="intel-needs-no-volume-owner",
+    ),
+    pytest.param(
+        "26.1",
+        {"bootstrap_token_escrowed": False},
+        {"methods": {"update": ["ddm"]}},
+        Method.DDM,
+        Reason.NO_BOOTSTRAP_TOKEN,
+        id="no-bootstrap-token",
+    ),
+    pytest.param(
+        "26.1",
+        {},
+        {"methods": {"update": ["mdm_command"]}},
+        None,
+        Reason.NO_METHOD,
+        id="no-command-on-26",
+    ),
+    pytest.param(
+        "13.7.7", T1, {"methods": {"update": ["ddm"]}}, None, Reason.NO_METHOD, id="no-ddm-on-13"
+    ),
+    pytest.param(
+        "26.1", {}, {"methods": {"update": []}}, None, Reason.NO_METHOD, id="policy-allows-none"
+    ),
+    pytest.param(
+        "26.1",
+        {},
+        {"methods": {"update": ["softwareupdate", "ddm"]}},
+        Method.SOFTWAREUPDATE,
+        None,
+        id="the-policys-order-counts",
+    ),
+    pytest.param(
+        "26.1",
+        {"enrolled": False},
+        {"sites": {"london": {"time_zone": "Europe/London", "ssh": False}}},
+        Method.DDM,
+        Reason.NOT_ENROLLED,
+        id="no-ssh-at-the-site",
+    ),
+]
+
+
+@pytest.mark.parametrize(("version", "facts", "settings", "method", "reason"), UPDATE_METHODS)
+def test_how_an_update_is_done(
+    version: str,
+    facts: dict[str, Any],
+    settings: dict[str, Any],
+    method: Method | None,
+    reason: Reason | None,
+) -> None:
+    known = catalogue(
+        *(release(v) for v in ("26.2", "15.7.3", "14.8.3", "13.7.8")),
+        release("11.7.10", day="2023-09-11", build="20G1427"),
+        release("10.15.8", day="2023-09-11", build=""),
+    )
+    # On dead lines the model can leave, the update is what is left where upgrades are not wanted.
+    rules = policy(**({"upgrades": {"out_of_support": False}} | settings))
+    decision = decide(situation(mac(version, **facts), advisories=known, rules=rules))
+    if reason is None:
+        assert (decision.decision, decision.method) == (Verdict.SEND, method)
+    else:
+        assert (decision.decision, decision.method) == (Verdict.HOLD, method)
+        assert decision.reason is reason
+
+
+UPGRADE_METHODS = [
+    pytest.param("15.7.3", {}, Method.DDM, id="ddm-from-14-on"),
+    pytest.param(
+        "15.7.3", {"supervised": False}, Method.STARTOSINSTALL, id="ssh-where-unsupervised"
+    ),
+    pytest.param("13.7.8", {}, Method.STARTOSINSTALL, id="ssh-below-14"),
+]
+
+
+@pytest.mark.parametrize(("version", "facts", "method"), UPGRADE_METHODS)
+def test_how_an_upgrade_is_done(version: str, facts: dict[str, Any], method: Method) -> None:
+    rules = policy(upgrades={"to": "26"})
+    assert decide(situation(mac(version, **facts), rules=rules)).method is method
+
+
+def updating(state: str, hours: float = 1.0, **facts: Any) -> Any:
+    status = DdmStatusReported(udid=UDID, install_state=state)
+    return apply_ddm_status(mac(**facts), status, to_us(NOW - hours * HOUR))
+
+
+RUNNING = [
+    pytest.param("downloading", 1, True, id="downloading"),
+    pytest.param("prepared", 23.9, True, id="prepared"),
+    pytest.param("installing", 1, True, id="installing"),
+    pytest.param("downloading", 24, False, id="no-longer-believed"),
+    pytest.param("waiting", 1, False, id="waiting"),
+    pytest.param("failed", 1, False, id="failed"),
+    pytest.param("none", 1, False, id="none"),
+    pytest.param("someday-new", 1, False, id="a-word-of-tomorrow"),
+]
+
+
+@pytest.mark.parametrize(("state", "hours", "held"), RUNNING)
+def test_never_a_second_way_while_a_declared_update_runs(
+    state: str, hours: float, held: bool
+) -> None:
+    ssh = policy(methods={"update": ["softwareupdate"]})
+    decision = decide(situation(updating(state, hours), rules=ssh))
+    assert (decision.reason is Reason.OTHER_UPDATE_RUNNING) is held
+    if held:
+        assert decision.next_eligible_at == NOW + DAY - hours * HOUR
+
+
+def test_a_declared_update_may_be_declared_anew() -> None:
+    decision = decide(situation(updating("downloading")))
+    assert (decision.decision, decision.method) == (Verdict.SEND, Method.DDM)
+
+
+RENEWALS = [
+    pytest.param({"ade_enrolled": True}, {}, None, id="in-business-manager"),
+    pytest.param({"ade_enrolled": None}, {}, None, id="not-known-is-tried"),
+    pytest.param({"ade_enrolled": False}, {}, Reason.NEEDS_PERSON, id="by-hand"),
+    pytest.param(
+        {"ade_enrolled": None, "model": "VirtualMac2,1"}, {}, Reason.NEEDS_PERSON, id="vm-by-hand"
+    ),
+    pytest.param(
+        {"ade_enrolled": True},
+        {"sites": {"london": {"time_zone": "Europe/London", "ssh": False}}},
+        Reason.NO_METHOD,
+        id="no-ssh-at-the-site",
+    ),
+    pytest.param({}, {"methods": {"reenroll": []}}, Reason.NO_METHOD, id="policy-allows-none"),
+]
+
+
+@pytest.mark.parametrize(("facts", "settings", "reason"), RENEWALS)
+def test_how_a_mac_is_enrolled_again(
+    facts: dict[str, Any], settings: dict[str, Any], reason: Reason | None
+) -> None:
+    device = mac("26.2", user_approved=False, **facts)
+    decision = decide(situation(device, rules=policy(**settings)))
+    if reason is None:
+        assert (decision.decision, decision.method) == (Verdict.SEND, Method.PROFILES_RENEW)
+    else:
+        assert (decision.decision, decision.reason) == (Verdict.HOLD, reason)

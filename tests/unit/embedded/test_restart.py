@@ -1,0 +1,64 @@
+"""A restart is not seen in the answers: what is read from disk decides as what was in memory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.embedded.service import Service
+from pipeline.embedded.status import read_status
+from schemas.envelope import Event, InventoryEvent
+from schemas.ids import event_id
+from tests.embedded_world import Outside, advisory, at, open_service, report
+from tests.site_factories import START
+
+NEW: dict[str, Any] = {"os_version": "26.1", "build": "25B78", "model": "Mac14,2"}
+OLDER: dict[str, Any] = {"os_version": "26.0", "build": "25A354", "model": "Mac14,2"}
+
+
+def accept_all(data_dir: Path, batches: Sequence[Sequence[Event]], *, restart: bool) -> Service:
+    service = open_service(data_dir, Outside.of())
+    for hour, batch in enumerate(batches):
+        if restart:
+            service.close()
+            service = open_service(data_dir, Outside.of())
+        service.accept(batch, (), at(hour))
+    return service
+
+
+def test_macs_get_a_sites_slots_in_the_same_order_after_a_restart(tmp_path: Path) -> None:
+    macs = [f"MAC-{letter}" for letter in "FEDCBA"]
+    batches: list[list[Event]] = [
+        [advisory("26.0", "25A354")],
+        # The first half come to their version after the second: the index has them last.
+        [report(udid, **OLDER) for udid in macs[:3]],
+        [report(udid, **NEW) for udid in macs[3:]],
+        [report(udid, at(3), **NEW) for udid in macs[:3]],
+        [advisory("26.2", "25C56")],
+    ]
+    ordered = []
+    for name, restart in (("one", False), ("many", True)):
+        service = accept_all(tmp_path / name, batches, restart=restart)
+        ordered.append([udid for udid, jobs in service.engine.fleet.ledgers.items() if jobs])
+        service.close()
+    assert ordered[0] == ordered[1]
+    assert len(ordered[0]) == 3  # the site's slots
+
+
+def by_serial(serial: str) -> InventoryEvent:
+    """A report by a source that knows no UDID."""
+    whole = report(serial, **NEW)
+    data = whole.data.model_copy(update={"udid": None, "serial": serial})
+    return whole.model_copy(
+        update={"id": event_id(serial), "subject": f"serial:{serial}", "data": data}
+    )
+
+
+def test_the_answer_of_a_record_that_became_a_mac_is_dropped(tmp_path: Path) -> None:
+    batches: list[list[Event]] = [[by_serial("C02MAC-1")], [report("MAC-1", **NEW)]]
+    service = accept_all(tmp_path, batches, restart=False)
+    assert set(service.engine.standings) == {"MAC-1"}
+    assert {udid for udid, *_ in service.store.standings()} == {"MAC-1"}
+    found = read_status(service.store, START)
+    service.close()
+    assert sum(sum(by.values()) for by in found.standings.values()) == 1
+    assert found.devices == 1

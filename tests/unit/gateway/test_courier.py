@@ -1,0 +1,334 @@
+"""The courier: every record that was taken reaches Kafka, each key's in order, whatever fails."""
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from pipeline.gateway.courier import Courier
+from pipeline.gateway.link import BusyError, Where
+from pipeline.gateway.records import Record
+from pipeline.gateway.spool import Spool, SpoolError, SpoolFullError
+from tests.unit.gateway.fakes import ACK_WAIT_S, PATIENCE_S, FakeKafka, until
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(autouse=True)
+def _tries_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.gateway.courier._AGAIN_S", (0.001,))
+
+
+class CrashError(Exception):
+    """The process died here."""
+
+
+class Counts:
+    """What the courier told its observer."""
+
+    def __init__(self) -> None:
+        self.by: dict[Where, int] = dict.fromkeys(Where, 0)
+        self.spooling: list[bool] = []
+
+    def durable(self, topic: str, where: Where, seconds: float) -> None:
+        assert (topic, seconds >= 0) == ("drydock.checkins.v1", True)
+        self.by[where] += 1
+
+    def set_spooling(self, *, spooling: bool) -> None:
+        self.spooling.append(spooling)
+
+
+@dataclass
+class Running:
+    courier: Courier
+    spool: Spool
+    counts: Counts
+
+
+@asynccontextmanager
+async def running(
+    kafka: FakeKafka,
+    folder: Path,
+    hook: Callable[[str], None] | None = None,
+    *,
+    max_bytes: int = MIB,
+    max_waiting: int = 1000,
+) -> Any:
+    spool = Spool(folder, max_bytes=max_bytes, on_durable_write=hook)
+    counts = Counts()
+    log = structlog.wrap_logger(structlog.ReturnLogger())
+    courier = Courier(
+        kafka.connect, spool, counts, log, max_waiting=max_waiting, ack_wait_s=ACK_WAIT_S
+    )
+    task = asyncio.create_task(courier.run())
+    try:
+        yield Running(courier, spool, counts)
+    finally:
+        courier.stop()
+        await asyncio.wait_for(task, PATIENCE_S)
+
+
+def record(mac: str, number: int) -> Record:
+    return Record("drydock.checkins.v1", mac.encode(), str(number).encode())
+
+
+def first_seen(log: list[Record]) -> dict[bytes, list[int]]:
+    """The numbers of each key in the order they first came."""
+    seen: dict[bytes, list[int]] = defaultdict(list)
+    for one in log:
+        if int(one.value) not in seen[one.key]:
+            seen[one.key].append(int(one.value))
+    return seen
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(test())
+
+
+def test_delivers_directly_and_leaves_no_trace_on_disk(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.courier.spooling)
+            await it.courier.put([record("A", 1), record("A", 2)])
+            assert [one.value for one in kafka.log] == [b"1", b"2"]
+            assert (it.counts.by[Where.KAFKA], it.counts.by[Where.SPOOL]) == (2, 0)
+            assert it.spool.last == 0
+
+    run(test)
+
+
+def test_answers_from_disk_while_kafka_is_away_and_drains_in_order(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka(away=True)
+        async with running(kafka, tmp_path) as it:
+            for number in range(20):
+                await it.courier.put([record("A", number)])
+            assert (it.spool.depth, it.counts.by[Where.SPOOL], kafka.log) == (20, 20, [])
+            assert it.courier.accepts
+            kafka.come_back()
+            await until(lambda: not it.courier.spooling)
+            assert [int(one.value) for one in kafka.log] == list(range(20))
+            await it.courier.put([record("A", 20)])
+            assert it.counts.by[Where.KAFKA] == 1
+
+    run(test)
+
+
+def test_what_is_under_way_when_kafka_goes_is_spooled_first_and_not_sent_twice(
+    tmp_path: Path,
+) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.courier.spooling)
+            kafka.go_away()
+            await asyncio.gather(*(it.courier.put([record("A", n)]) for n in range(50)))
+            assert it.courier.spooling
+            assert it.spool.depth == 50
+            kafka.come_back()
+            await until(lambda: not it.courier.spooling)
+            assert [int(one.value) for one in kafka.log] == list(range(50))
+            assert kafka.connects == 1
+
+    run(test)
+
+
+def test_a_producer_that_gave_up_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.courier.spooling)
+            kafka.go_away()
+            puts = [asyncio.create_task(it.courier.put([record("A", n)])) for n in range(10)]
+            await asyncio.sleep(0)
+            kafka.break_down()
+            await asyncio.gather(*puts)
+            kafka.come_back()
+            await until(lambda: not it.courier.spooling)
+            assert first_seen(kafka.log) == {b"A": list(range(10))}
+            assert len(kafka.links) > 1
+
+    run(test)
+
+
+def test_a_steady_stream_does_not_keep_it_spooling(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka(away=True)
+        async with running(kafka, tmp_path) as it:
+            numbers = iter(range(1_000_000))
+            stop = False
+
+            async def stream() -> None:
+                while not stop:
+                    await it.courier.put([record("A", next(numbers))])
+
+            sender = asyncio.create_task(stream())
+            await until(lambda: it.spool.depth > 10)
+            kafka.come_back()
+            await until(lambda: not it.courier.spooling)
+            stop = True
+            await sender
+            count = next(numbers)
+            assert [int(one.value) for one in kafka.log] == list(range(count))
+
+    run(test)
+
+
+def test_a_full_spool_refuses_and_takes_again_once_there_is_room(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka(away=True)
+        async with running(kafka, tmp_path, max_bytes=500) as it:
+            taken = 0
+            with suppress(SpoolFullError):
+                while True:
+                    await it.courier.put([record("A", taken)])
+                    taken += 1
+            assert taken == it.spool.depth > 0
+            assert not it.courier.accepts
+            kafka.come_back()
+            await until(lambda: not it.courier.spooling)
+            await it.courier.put([record("A", taken)])
+            assert [int(one.value) for one in kafka.log] == list(range(taken + 1))
+
+    run(test)
+
+
+def test_more_than_may_wait_is_refused(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path, max_waiting=1) as it:
+            await until(lambda: not it.courier.spooling)
+            kafka.go_away()
+            first = asyncio.create_task(it.courier.put([record("A", 1), record("A", 2)]))
+            await asyncio.sleep(0)
+            with pytest.raises(BusyError):
+                await it.courier.put([record("A", 3)])
+            await first
+
+    run(test)
+
+
+def test_stopping_makes_what_is_under_way_durable(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.courier.spooling)
+            kafka.go_away()
+            put = asyncio.create_task(it.courier.put([record("A", 1)]))
+            await asyncio.sleep(0)
+        await put
+        kafka.come_back()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.courier.spooling)
+        assert first_seen(kafka.log) == {b"A": [1]}
+
+    run(test)
+
+
+def test_a_bug_of_ours_is_answered_and_what_is_on_disk_goes_on(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka(away=True)
+        failing = True
+
+        def hook(moment: str) -> None:
+            if failing and moment == "append:before":
+                raise LookupError("our bug")
+
+        async with running(kafka, tmp_path, hook) as it:
+            with pytest.raises(BusyError):
+                await it.courier.put([record("A", 1)])
+            failing = False
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    with suppress(BusyError):
+                        await it.courier.put([record("A", 2)])
+                        break
+            kafka.come_back()
+            await until(lambda: not it.courier.spooling)
+        assert first_seen(kafka.log) == {b"A": [2]}
+
+    run(test)
+
+
+class Life:
+    """One process over the spool: `steps` happen to it, then it is as after kill -9. It dies
+    sooner when it comes to its `crash_at`-th durable write."""
+
+    def __init__(self, kafka: FakeKafka, folder: Path, chance: random.Random) -> None:
+        self.kafka = kafka
+        self.chance = chance
+        self.died = False
+        self.left = chance.randrange(5, 40)
+        self.spool = Spool(folder, max_bytes=MIB, on_durable_write=self._write)
+        log = structlog.wrap_logger(structlog.ReturnLogger())
+        self.courier = Courier(
+            kafka.connect, self.spool, Counts(), log, max_waiting=50, ack_wait_s=ACK_WAIT_S
+        )
+
+    def _write(self, _: str) -> None:
+        self.left -= 1
+        if self.left <= 0:
+            self.died = True
+            raise CrashError
+
+    async def live(self, give: Callable[[Courier, str], Coroutine[Any, Any, None]]) -> None:
+        task = asyncio.create_task(self.courier.run())
+        giving: dict[str, asyncio.Task[None]] = {}
+        for _ in range(150):
+            if self.died:
+                break
+            mac = self.chance.choice("ABC")
+            if mac not in giving or giving[mac].done():
+                giving[mac] = asyncio.create_task(give(self.courier, mac))
+            self.happen()
+            await asyncio.sleep(self.chance.choice([0, 0, 0, 0, 0.003]))
+        tasks = {task, *giving.values()}
+        while tasks:
+            for one in tasks:
+                one.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=0.1)
+        self.courier._disk.shutdown()
+        self.spool.close()
+        for link in self.kafka.links:
+            link.dead = True
+
+    def happen(self) -> None:
+        events = [lambda: None, self.kafka.go_away, self.kafka.come_back, self.kafka.break_down]
+        self.chance.choices(events, [20, 2, 3, 1])[0]()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_taken_record_is_lost_and_each_macs_order_holds(tmp_path: Path, seed: int) -> None:
+    """Kafka comes and goes, producers break, and the process is killed at a durable write."""
+
+    async def test() -> None:
+        chance = random.Random(seed)
+        kafka = FakeKafka(away=chance.random() < 0.5)
+        taken: dict[str, list[int]] = defaultdict(list)
+        asked: dict[str, int] = defaultdict(int)
+
+        async def give(courier: Courier, mac: str) -> None:
+            number = asked[mac]
+            asked[mac] += 1
+            with suppress(BusyError, SpoolError):
+                await courier.put([record(mac, number)])
+                taken[mac].append(number)
+
+        for _ in range(3):
+            await Life(kafka, tmp_path, chance).live(give)
+        kafka.come_back()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.courier.spooling)
+        seen = first_seen(kafka.log)
+        for mac, numbers in taken.items():
+            assert [n for n in seen[mac.encode()] if n in set(numbers)] == numbers
+
+    run(test)

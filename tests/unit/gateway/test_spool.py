@@ -1,0 +1,144 @@
+"""The spool: what was appended is there after any crash, in order, and no more than fits."""
+
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from pipeline.gateway.records import Record
+from pipeline.gateway.spool import FILE, Spool, SpoolError, SpoolFullError
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+MIB = 1024 * 1024
+
+
+class CrashError(Exception):
+    """The process died here."""
+
+
+def record(number: int, size: int = 10) -> Record:
+    return Record("drydock.checkins.v1", b"MAC-1", str(number).encode().ljust(size))
+
+
+def waiting(spool: Spool) -> list[bytes]:
+    return [one.record.value.strip() for one in spool.after(0, most=10_000, most_bytes=MIB)]
+
+
+def test_records_come_back_in_order_after_a_restart(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=MIB)
+    assert spool.append([record(1), record(2)], NOW) == range(1, 3)
+    assert spool.append([record(3)], NOW + timedelta(seconds=1)) == range(3, 4)
+    kept = (spool.depth, spool.size, spool.last, spool.oldest_at)
+    spool.close()
+    again = Spool(tmp_path, max_bytes=MIB)
+    assert waiting(again) == [b"1", b"2", b"3"]
+    assert (again.depth, again.size, again.last, again.oldest_at) == kept
+    assert again.oldest_at == NOW
+    again.close()
+
+
+def test_what_is_forgotten_makes_room_and_its_place_is_not_given_again(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=MIB)
+    spool.append([record(1), record(2)], NOW)
+    spool.forget(spool.after(0, most=10, most_bytes=MIB))
+    assert (spool.depth, spool.size, spool.oldest_at) == (0, 0, None)
+    assert spool.append([record(3)], NOW) == range(3, 4)
+    spool.forget(spool.after(0, most=10, most_bytes=MIB))
+    spool.close()
+    again = Spool(tmp_path, max_bytes=MIB)
+    assert again.append([record(4)], NOW) == range(4, 5)
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("moment", "left"),
+    [
+        ("append:before", [b"1", b"2"]),
+        ("append:after", [b"1", b"2", b"3", b"4"]),
+        ("forget:before", [b"1", b"2"]),
+        ("forget:after", [b"2"]),
+    ],
+)
+def test_a_crash_leaves_all_of_a_step_or_nothing(
+    tmp_path: Path, moment: str, left: list[bytes]
+) -> None:
+    first = Spool(tmp_path, max_bytes=MIB)
+    first.append([record(1), record(2)], NOW)
+    first.close()
+
+    def crash(reached: str) -> None:
+        if reached == moment:
+            raise CrashError
+
+    spool = Spool(tmp_path, max_bytes=MIB, on_durable_write=crash)
+    steps: dict[str, Callable[[], object]] = {
+        "append": lambda: spool.append([record(3), record(4)], NOW),
+        "forget": lambda: spool.forget(spool.after(0, most=1, most_bytes=MIB)),
+    }
+    with pytest.raises(CrashError):
+        steps[moment.partition(":")[0]]()
+    spool.close()
+    again = Spool(tmp_path, max_bytes=MIB)
+    assert waiting(again) == left
+    assert again.depth == len(left)
+    again.close()
+
+
+def test_what_does_not_fit_is_refused_whole(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=1000)
+    spool.append([record(1, 500)], NOW)
+    with pytest.raises(SpoolFullError):
+        spool.append([record(2, 10), record(3, 500)], NOW)
+    assert waiting(spool) == [b"1"]
+    assert spool.has_room(100)
+    assert not spool.has_room(500)
+    spool.close()
+
+
+def test_reading_stops_at_either_limit_but_gives_one(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=MIB)
+    spool.append([record(number, 1000) for number in range(5)], NOW)
+    assert len(spool.after(0, most=3, most_bytes=MIB)) == 3
+    assert len(spool.after(0, most=5, most_bytes=2500)) == 2
+    assert [one.seq for one in spool.after(3, most=5, most_bytes=1)] == [4]
+    spool.close()
+
+
+def test_another_process_cannot_open_it(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=MIB)
+    with pytest.raises(SpoolError, match="another process"):
+        Spool(tmp_path, max_bytes=MIB)
+    spool.close()
+
+
+def test_it_is_for_its_owner_only(tmp_path: Path) -> None:
+    Spool(tmp_path / "data", max_bytes=MIB).close()
+    assert (tmp_path / "data").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "data" / FILE).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("content", [b"not a database, " * 100, b"\0" * 5000], ids=["text", "nul"])
+def test_a_file_that_is_none_is_an_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(SpoolError, match="cannot use"):
+        Spool(tmp_path, max_bytes=MIB)
+    assert (tmp_path / FILE).read_bytes() == content
+
+
+def test_a_newer_file_is_an_error(tmp_path: Path) -> None:
+    db = sqlite3.connect(tmp_path / FILE)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(SpoolError, match="version 99"):
+        Spool(tmp_path, max_bytes=MIB)
+
+
+def test_a_full_disk_is_full(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=MIB)
+    spool._db.execute("PRAGMA max_page_count = 10")
+    with pytest.raises(SpoolFullError):
+        spool.append([record(number, 10_000) for number in range(10)], NOW)
+    assert (waiting(spool), spool.depth) == ([], 0)
+    spool.close()

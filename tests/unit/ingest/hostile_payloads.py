@@ -1,0 +1,245 @@
+"""Payloads to start from, and ways to damage them."""
+
+import base64
+import json
+import plistlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+from xml.parsers.expat import ExpatError
+
+from tests.unit.ingest.device_bodies import (
+    UDID,
+    answer,
+    jamf,
+    munki_report,
+    osquery_added,
+    plist,
+    status_report,
+    webhook,
+)
+
+OS_ROW = {
+    "name": "macOS",
+    "version": "26.2",
+    "build": "25C56",
+    "platform": "darwin",
+    "arch": "arm64",
+    "extra": "",
+}
+SYSTEM_ROW = {
+    "uuid": UDID,
+    "hardware_serial": "C02FAKE00001",
+    "hardware_model": "Mac15,12",
+    "hardware_vendor": "Apple Inc.",
+    "computer_name": "fake-mac-01",
+    "cpu_type": "arm64e",
+}
+COMPUTER = {
+    "udid": UDID,
+    "serialNumber": "C02FAKE00001",
+    "osVersion": "26.2",
+    "osBuild": "25C56",
+    "deviceName": "fake-mac-01",
+    "model": "MacBook Air",
+}
+MACHINE = {
+    "serial_number": "C02FAKE00001",
+    "os_vers": "26.2",
+    "os_build_number": "25C56",
+    "machine_model": "Mac15,12",
+    "hostname": "fake-mac-01",
+    "arch": "arm64",
+}
+MUNKI_TIME = "2026-11-23 10:00:00 +0000"
+STATUS = {
+    "StatusItems": {
+        "device": {
+            "identifier": {"serial-number": "C02FAKE00001", "udid": "00008112-0000"},
+            "model": {"family": "Mac", "identifier": "Mac15,12"},
+            "operating-system": {"family": "macOS", "version": "14.7.1", "build-version": "23H222"},
+        },
+        "management": {"push-token": "c2VjcmV0LW9mLXRoaXMtbWFj"},
+        "softwareupdate": {
+            "install-state": "failed",
+            "pending-version": {"os-version": "14.7.2", "build-version": "23H311"},
+            "failure-reason": {"count": 2, "reason": "full", "timestamp": "2026-11-23T10:00:00Z"},
+        },
+    },
+    "Errors": [{"StatusItem": "x", "Reasons": []}],
+    "FullReport": True,
+}
+DEVICE = {
+    "UDID": UDID,
+    "SerialNumber": "C02FAKE00001",
+    "OSVersion": "26.3.1",
+    "BuildVersion": "25D2128",
+    "SupplementalOSVersionExtra": "(a)",
+    "SupplementalBuildVersion": "25D771280a",
+    "ProductName": "Mac15,12",
+    "AvailableDeviceCapacity": 101.5,
+    "BatteryLevel": 0.5,
+    "IsSupervised": True,
+}
+TOKENS = {
+    "MessageType": "TokenUpdate",
+    "UDID": UDID,
+    "Token": bytes(range(200, 232)),
+    "PushMagic": "4B1E9C3A-PUSH-MAGIC",
+    "AwaitingConfiguration": False,
+}
+UPDATES = [
+    {
+        "ProductKey": "_OSX_14.7.2",
+        "InstallAction": "Error",
+        "Status": "Idle",
+        "ErrorChain": [{"ErrorCode": 1, "ErrorDomain": "D"}],
+    }
+]
+
+
+def samples() -> list[tuple[str, bytes]]:
+    """A payload of every shape that is read, with its source."""
+    token = webhook("mdm.TokenUpdate", TOKENS, token_update_tally=1)
+    return [
+        ("nanomdm", token),
+        ("micromdm", token),
+        ("nanomdm", plist(TOKENS, plistlib.FMT_BINARY)),
+        ("nanomdm", answer({"QueryResponses": DEVICE})),
+        ("nanomdm", answer({"UpdateResults": UPDATES})),
+        ("nanomdm", status_report(STATUS)),
+        ("jamf", jamf("ComputerCheckIn", {"computer": COMPUTER, "trigger": "CLIENT_CHECKIN"})),
+        ("jamf", jamf_xml()),
+        ("osquery", osquery_added("os_version", OS_ROW, decorations={"host_uuid": UDID})),
+        ("osquery", osquery_batch()),
+        (
+            "munki",
+            munki_report(MACHINE, AvailableDiskSpace=1000, EndTime="2026-11-23 10:00:00 +0000"),
+        ),
+        ("munki", plist({"MachineInfo": MACHINE}, plistlib.FMT_BINARY)),
+    ]
+
+
+def jamf_xml() -> bytes:
+    """A Jamf Pro webhook as XML."""
+    fields = "".join(f"<{name}>{value}</{name}>" for name, value in COMPUTER.items())
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?><JSSEvent><webhook><id>7</id>'
+        "<webhookEvent>ComputerAdded</webhookEvent><eventTimestamp>1553550275590</eventTimestamp>"
+        f"</webhook><event>{fields}</event></JSSEvent>"
+    ).encode()
+
+
+def osquery_batch() -> bytes:
+    """A batch of osquery results in an array."""
+    batch = {
+        "name": "pack_it_system_info",
+        "hostIdentifier": "fake-mac-01.local",
+        "unixTime": 1795457865,
+        "diffResults": {"added": [SYSTEM_ROW], "removed": ""},
+    }
+    return json.dumps([batch]).encode()
+
+
+_NO_PLIST = (ValueError, LookupError, AttributeError, RecursionError, ExpatError)
+_ODD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    2**70,
+    1e308,
+    "",
+    "\x00\u202e\ud83d",
+    "9" * 5000,
+    [],
+    {},
+    [[[]]],
+    {"": {"": None}},
+)
+
+
+def mutated(raw: bytes, chance: random.Random) -> bytes:
+    """The payload, damaged in one of the ways below."""
+    return chance.choice(_WAYS)(raw, chance)
+
+
+def _flip(raw: bytes, chance: random.Random) -> bytes:
+    damaged = bytearray(raw)
+    for _ in range(chance.randint(1, 8)):
+        damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+    return bytes(damaged)
+
+
+def _cut(raw: bytes, chance: random.Random) -> bytes:
+    return raw[: chance.randrange(len(raw))]
+
+
+def _splice(raw: bytes, chance: random.Random) -> bytes:
+    start, end = sorted(chance.randrange(len(raw)) for _ in range(2))
+    at = chance.randrange(len(raw))
+    return raw[:at] + raw[start:end] + raw[at:]
+
+
+def _swap_value(raw: bytes, chance: random.Random) -> bytes:
+    """One value of the outer document, or of the plist within it, of another type."""
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        return _swap_plist(raw, chance)
+    places = list(_places(value))
+    if not places:
+        return raw
+    owner, key = chance.choice(places)
+    if key == "raw_payload" and chance.random() < 0.9:
+        inner = mutated(base64.b64decode(owner[key]), chance)
+        owner[key] = base64.b64encode(inner).decode()
+    else:
+        owner[key] = _odd(chance)
+    return json.dumps(value).encode()
+
+
+def _swap_plist(raw: bytes, chance: random.Random) -> bytes:
+    try:
+        value = plistlib.loads(raw)
+    except _NO_PLIST:
+        return _flip(raw, chance)
+    places = list(_places(value))
+    if not places:
+        return raw
+    owner, key = chance.choice(places)
+    owner[key] = _odd(chance)
+    fmt = chance.choice([plistlib.FMT_XML, plistlib.FMT_BINARY])
+    try:
+        return plistlib.dumps(value, fmt=fmt)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return raw
+
+
+def _odd(chance: random.Random) -> Any:
+    if chance.random() < 0.2:
+        nested: Any = 1
+        for _ in range(chance.choice([10, 70, 150, 500])):
+            nested = {"Data": nested} if chance.random() < 0.5 else [nested]
+        return nested
+    return chance.choice(_ODD)
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(value, dict):
+        for key in list(value):
+            yield value, key
+            yield from _places(value[key])
+    elif isinstance(value, list):
+        for index in range(len(value)):
+            yield value, index
+            yield from _places(value[index])
+
+
+_WAYS: tuple[Callable[[bytes, random.Random], bytes], ...] = (
+    _flip,
+    _cut,
+    _splice,
+    _swap_value,
+    _swap_value,
+    _swap_value,
+)

@@ -1,0 +1,95 @@
+"""Declarative status reports, as MDM passes them on."""
+
+from typing import Any
+
+import pytest
+
+from tests.unit.ingest.device_bodies import facts, kept, reasons, status_report, translate
+
+
+def status(**items: Any) -> dict[str, Any]:
+    translation = translate("nanomdm", status_report({"StatusItems": items, "Errors": []}))
+    assert reasons(translation) == []
+    found = facts(translation, "mdm.ddm_status_reported")
+    del found["status_items"]
+    return found
+
+
+def test_an_install_state_that_apple_has_not_listed_is_kept() -> None:
+    assert status(softwareupdate={"install-state": "marinating"}) == {"install_state": "marinating"}
+
+
+def test_an_incremental_report_says_only_what_is_in_it() -> None:
+    system = {"operating-system": {"supplemental": {"build-version": "22E772610a"}}}
+    assert status(device=system) == {}
+
+
+def test_a_supplement_in_a_status_report_is_part_of_the_version() -> None:
+    system = {
+        "version": "13.3.1",
+        "build-version": "22E261",
+        "supplemental": {"extra-version": "a", "build-version": "22E772610a"},
+    }
+    found = status(device={"operating-system": system})
+    assert found == {"os_version": "13.3.1 (a)", "build": "22E772610a"}
+
+
+def test_an_empty_pending_version_is_none() -> None:
+    pending = {"os-version": "", "build-version": ""}
+    assert status(softwareupdate={"pending-version": pending}) == {}
+
+
+@pytest.mark.parametrize(
+    ("report", "code", "place"),
+    [
+        (b"{notjson", "not_json", "plist: Data: line 1 column 2"),
+        (b"", "not_json", "plist: Data: line 1 column 1"),
+        (b"\xff{}", "not_utf8", "plist: Data: byte 0"),
+        (b"[" * 5000, "not_json", None),
+        (b"[" * 200 + b"]" * 200, "too_deep", "plist: Data"),
+        ([1], "bad_shape", "plist: Data"),
+    ],
+    ids=["no-json", "empty", "no-utf8", "unclosed", "deep", "a-list"],
+)
+def test_an_unreadable_status_report_is_a_dead_letter_with_its_place(
+    report: Any, code: str, place: str | None
+) -> None:
+    translation = translate("nanomdm", status_report(report))
+    assert translation.events == ()
+    ((found, where),) = reasons(translation)
+    if place is not None:
+        assert (found, where) == (code, place)
+    else:
+        assert found in (code, "too_deep")
+
+
+def test_wrong_items_of_a_status_report_cost_only_themselves() -> None:
+    report = {
+        "StatusItems": {
+            "device": {"operating-system": {"version": "many", "build-version": "23H311"}},
+            "softwareupdate": {"failure-reason": {"count": -1, "timestamp": "noon"}, "x": 1},
+        },
+        "Errors": ["?"],
+    }
+    translation = translate("nanomdm", status_report(report))
+    assert {place for _, place in reasons(translation)} == {
+        "plist: Data.StatusItems.device.operating-system.version",
+        "plist: Data.StatusItems.softwareupdate.failure-reason.count",
+        "plist: Data.StatusItems.softwareupdate.failure-reason.timestamp",
+        "plist: Data.Errors[0]",
+    }
+    assert facts(translation, "mdm.ddm_status_reported")["build"] == "23H311"
+
+
+def test_a_huge_status_report_keeps_what_is_lifted_out_of_it() -> None:
+    report = {"StatusItems": {"softwareupdate": {"install-state": "none"}, "x": "y" * 300_000}}
+    translation = translate("nanomdm", status_report(report))
+    assert reasons(translation) == [("too_large", "plist: Data.StatusItems.")]
+    assert facts(translation, "mdm.ddm_status_reported") == {"install_state": "none"}
+    assert kept(translation.events[0]) is None
+
+
+def test_the_push_token_in_a_status_report_is_fingerprinted() -> None:
+    report = {"StatusItems": {"management": {"push-token": "c2VjcmV0"}}}
+    found = facts(translate("nanomdm", status_report(report)), "mdm.ddm_status_reported")
+    assert found["status_items"]["management"]["push-token"].startswith("hmac-sha256:")

@@ -1,0 +1,133 @@
+"""Apple's software lookup service: what a Mac may be asked to install."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.ingest import gdmf
+from tests.sofa_factories import Told, told_by
+
+RECEIVED_AT = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+def offer(version: str = "26.2", build: str = "25C56", **fields: Any) -> dict[str, Any]:
+    return {
+        "ProductVersion": version,
+        "Build": build,
+        "PostingDate": "2025-12-12",
+        "ExpirationDate": "2026-03-15",
+        "SupportedDevices": ["J314sAP"],
+    } | fields
+
+
+def answer(*offers: Any, **sets: Any) -> bytes:
+    return json.dumps({"AssetSets": {"macOS": list(offers)}} | sets).encode()
+
+
+def translate(raw: bytes) -> Told:
+    return told_by(gdmf.translate(raw, origin="gdmf.json", received_at=RECEIVED_AT))
+
+
+def test_an_offer_is_a_published_advisory() -> None:
+    (event,) = translate(answer(offer())).events
+    assert event.subject == "macOS-26.2"
+    assert event.time == datetime(2025, 12, 12, tzinfo=UTC)
+    assert event.data.model_dump(mode="json", exclude_none=True) == {
+        "source": "gdmf",
+        "platform": "macOS",
+        "os_line": "26",
+        "os_version": "26.2",
+        "builds": ["25C56"],
+        "released_at": "2025-12-12T00:00:00Z",
+        "expires_at": "2026-03-15T00:00:00Z",
+        "cves": [],
+        "exploited_cves": [],
+        "device_ids": ["J314sAP"],
+    }
+
+
+def test_entries_of_a_version_are_joined() -> None:
+    public = {"macOS": [offer(PostingDate="2026-01-11", SupportedDevices=["VMA2MACOSAP"])]}
+    other = offer(build="25C8057", ExpirationDate="2026-04-01", SupportedDevices=["J700AP"])
+    (event,) = translate(answer(offer(), other, PublicAssetSets=public)).events
+    assert [str(build) for build in event.data.builds] == ["25C56", "25C8057"]
+    assert event.data.device_ids == ("J314sAP", "J700AP", "VMA2MACOSAP")
+    assert str(event.data.released_at) == "2025-12-12 00:00:00+00:00"
+    assert str(event.data.expires_at) == "2026-04-01 00:00:00+00:00"
+    assert event.time == datetime(2026, 1, 11, tzinfo=UTC)
+
+
+def test_a_supplement_is_its_own_advisory() -> None:
+    sets = {"macOS": [offer("26.3.2", "25D771400a", ProductVersionExtra="(a)")]}
+    raw = answer(PublicBackgroundSecurityImprovements=sets)
+    assert [event.subject for event in translate(raw).events] == ["macOS-26.3.2 (a)"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        pytest.param(None, "", id="null"),
+        pytest.param(offer("iOS 26.2"), ".ProductVersion", id="not-macos"),
+        pytest.param(offer(build="soon"), ".Build", id="build"),
+        pytest.param(offer(PostingDate="soon"), ".PostingDate", id="posted"),
+        pytest.param(offer(SupportedDevices=None), ".SupportedDevices", id="for-nobody-knows"),
+        pytest.param(offer(SupportedDevices=[1]), ".SupportedDevices[0]", id="device"),
+        pytest.param(offer(ProductVersionExtra="beta"), ".ProductVersionExtra", id="extra"),
+    ],
+)
+def test_a_malformed_offer_costs_only_itself(wrong: Any, where: str) -> None:
+    translation = translate(answer(wrong, offer()))
+    assert [event.subject for event in translation.events] == ["macOS-26.2"]
+    assert [letter.where for letter in translation.dead_letters] == [f"$.AssetSets.macOS[0]{where}"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "where"),
+    [
+        pytest.param(b"[]", "$", id="array"),
+        pytest.param(b"{}", "$", id="other-document"),
+        pytest.param(b'{"data": {"etag": ""}}', "$.data", id="wrapped-other-document"),
+        pytest.param(b'{"AssetSets": 5}', "$.AssetSets", id="sets-no-object"),
+        pytest.param(b'{"AssetSets": {"macOS": {}}}', "$.AssetSets.macOS", id="no-list"),
+    ],
+)
+def test_what_is_no_answer_is_one_dead_letter(raw: bytes, where: str) -> None:
+    translation = translate(raw)
+    assert translation.events == ()
+    assert [letter.where for letter in translation.dead_letters] == [where]
+
+
+@pytest.mark.parametrize(
+    ("path", "versions"),
+    [
+        pytest.param(
+            "sofa/resources/gdmf_cached.json",
+            "11.7.11 12.7.6 13.7.8 14.8.5 14.8.7 14.8.8 15.7.5 15.7.7 15.7.8 26.3.1_(a) 26.3.2_(a)"
+            " 26.4.1 26.5 26.5.1 26.5.2 26.6",
+            id="under-data",
+        ),
+        pytest.param(
+            "mdm/zentral/software_lookup_service_response.json",
+            "12.6.2 13.0.1 13.1 13.3.1_(a)",
+            id="bare",
+        ),
+    ],
+)
+def test_golden_answers(reference_data: Path, path: str, versions: str) -> None:
+    translation = translate((reference_data / path).read_bytes())
+    assert translation.dead_letters == ()
+    assert [event.subject for event in translation.events] == [
+        f"macOS-{version.replace('_', ' ')}" for version in versions.split()
+    ]
+
+
+def test_golden_offer(reference_data: Path) -> None:
+    raw = (reference_data / "sofa" / "resources" / "gdmf_cached.json").read_bytes()
+    data = {event.subject: event.data for event in translate(raw).events}["macOS-12.7.6"]
+    assert data.device_ids is not None
+    assert len(data.device_ids) == 58
+    assert [str(build) for build in data.builds] == ["21H1320"]
+    assert str(data.released_at) == "2026-04-09 00:00:00+00:00"  # posted again, not released

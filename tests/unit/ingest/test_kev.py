@@ -1,0 +1,136 @@
+"""CISA's catalogue: Apple's entries become events, and nothing else does."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.ingest import kev
+from tests.sofa_factories import Told, told_by
+
+RECEIVED_AT = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+def entry(cve: str = "CVE-2025-43529", **fields: Any) -> dict[str, Any]:
+    return {
+        "cveID": cve,
+        "vendorProject": "Apple",
+        "product": "Multiple Products",
+        "dateAdded": "2025-12-15",
+        "dueDate": "2026-01-05",
+    } | fields
+
+
+def catalogue(*entries: Any, released: str = "2026-08-05T16:50:38.6458Z") -> bytes:
+    return json.dumps({"dateReleased": released, "vulnerabilities": list(entries)}).encode()
+
+
+def translate(raw: bytes, previous: bytes | None = None) -> Told:
+    return told_by(
+        kev.translate(raw, origin="kev.json", received_at=RECEIVED_AT, previous=previous)
+    )
+
+
+def test_an_entry_is_a_severity_raised_until_the_end_of_its_due_day() -> None:
+    (event,) = translate(catalogue(entry())).events
+    assert event.type == "drydock.advisory.severity_raised.v1"
+    assert event.subject == "CVE-2025-43529"
+    assert event.time == datetime(2025, 12, 15, tzinfo=UTC)
+    assert event.data.model_dump(mode="json", exclude_none=True) == {
+        "source": "kev",
+        "platform": "macOS",
+        "builds": [],
+        "cves": ["CVE-2025-43529"],
+        "exploited_cves": ["CVE-2025-43529"],
+        "kev_due_at": "2026-01-05T23:59:59Z",
+    }
+
+
+def test_other_vendors_are_out_of_scope() -> None:
+    assert translate(catalogue(entry(vendorProject="Microsoft"), {"vendorProject": "Cisco"})) == (
+        Told((), ())
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        pytest.param(5, "", id="no-object"),
+        pytest.param({}, ".vendorProject", id="no-vendor"),
+        pytest.param(entry(vendorProject=5), ".vendorProject", id="vendor-as-number"),
+        pytest.param(entry("CVE-26-1"), ".cveID", id="no-cve"),
+        pytest.param(entry("CVE-٢٠٢٥-43529"), ".cveID", id="other-digits"),
+        pytest.param(entry(dateAdded=""), ".dateAdded", id="never-added"),
+        pytest.param(entry(dateAdded="2025-13-15"), ".dateAdded", id="no-such-day"),
+        pytest.param(entry(dueDate="soon"), ".dueDate", id="no-due-date"),
+        pytest.param(entry(dueDate="9999-12-31"), ".dueDate", id="never-due"),
+    ],
+)
+def test_a_malformed_entry_costs_only_itself(wrong: Any, where: str) -> None:
+    translation = translate(catalogue(wrong, entry("CVE-2026-20700")))
+    assert [event.subject for event in translation.events] == ["CVE-2026-20700"]
+    (letter,) = translation.dead_letters
+    assert letter.where == f"$.vulnerabilities[0]{where}"
+
+
+@pytest.mark.parametrize(
+    ("new", "subjects"),
+    [
+        pytest.param([entry()], [], id="same"),
+        pytest.param([entry(notes="more")], [], id="other-words"),
+        pytest.param([entry(), entry("CVE-2026-20700")], ["CVE-2026-20700"], id="added"),
+        pytest.param([entry(dueDate="2025-12-20")], ["CVE-2025-43529"], id="due-earlier"),
+        pytest.param([], [], id="removed"),
+    ],
+)
+def test_with_previous_only_what_is_new_or_changed(new: list[Any], subjects: list[str]) -> None:
+    translation = translate(catalogue(*new), catalogue(entry()))
+    assert [event.subject for event in translation.events] == subjects
+    assert translation.dead_letters == ()
+
+
+def test_a_changed_entry_outranks_what_was_said_before() -> None:
+    """Its time is the catalogue's: the day it was added is the earlier event's too."""
+    (before,) = translate(catalogue(entry())).events
+    (changed,) = translate(catalogue(entry(dueDate="2025-12-20")), catalogue(entry())).events
+    assert changed.time > before.time
+    assert changed.time == datetime(2026, 8, 5, 16, 50, 38, 645800, tzinfo=UTC)
+
+
+def test_an_entry_listed_twice_binds_by_its_earlier_date() -> None:
+    twice = catalogue(entry(), entry(dueDate="2025-12-20"))
+    (event,) = translate(twice).events
+    assert str(event.data.kev_due_at) == "2025-12-20 23:59:59+00:00"
+
+
+@pytest.mark.parametrize(
+    ("raw", "where"),
+    [
+        pytest.param(b"[]", "$", id="array"),
+        pytest.param(b"{}", "$.vulnerabilities", id="other-document"),
+        pytest.param(b'{"vulnerabilities": {}}', "$.vulnerabilities", id="no-list"),
+    ],
+)
+def test_what_is_no_catalogue_is_one_dead_letter(raw: bytes, where: str) -> None:
+    translation = translate(raw)
+    assert translation.events == ()
+    assert [letter.where for letter in translation.dead_letters] == [where]
+
+
+def test_an_unreadable_previous_gives_all_and_says_so() -> None:
+    translation = translate(catalogue(entry()), b"{")
+    assert len(translation.events) == 1
+    assert translation.dead_letters[0].detail.startswith("previous: ")
+
+
+def test_golden_catalogue(reference_data: Path) -> None:
+    raw = (reference_data / "sofa" / "resources" / "kev_catalog.json").read_bytes()
+    translation = translate(raw)
+    assert (len(translation.events), translation.dead_letters) == (93, ())
+    events = {event.subject: event for event in translation.events}
+    assert "CVE-2025-14174" not in events  # CISA lists it as Google's; SOFA knows it is Apple's too
+    assert str(events["CVE-2025-43529"].data.kev_due_at) == "2026-01-05 23:59:59+00:00"
+    assert translate(raw) == translation
+    assert translate(raw, raw).events == ()

@@ -1,0 +1,347 @@
+"""What Macs say over MDM, message by message."""
+
+import json
+import plistlib
+from typing import Any
+
+import pytest
+
+from schemas.envelope import InventoryEvent
+from schemas.events.inventory import InventoryReported
+from tests.unit.ingest.device_bodies import (
+    CREATED_AT,
+    RECEIVED_AT,
+    UDID,
+    answer,
+    facts,
+    kept,
+    plist,
+    reasons,
+    said,
+    status_report,
+    translate,
+    webhook,
+)
+
+CHECKOUT = {"MessageType": "CheckOut", "UDID": UDID}
+IDLE = {"Status": "Idle", "UDID": UDID}
+
+
+def device(**answers: Any) -> dict[str, Any]:
+    """The inventory facts of a DeviceInformation answer without complaint."""
+    translation = translate("nanomdm", answer({"QueryResponses": answers}))
+    assert reasons(translation) == []
+    return facts(translation)
+
+
+def test_a_supplement_is_part_of_the_version_and_its_build_is_the_running_one() -> None:
+    found = device(
+        OSVersion="26.3.1",
+        BuildVersion="25D2128",
+        SupplementalOSVersionExtra="(a)",
+        SupplementalBuildVersion="25D771280a",
+    )
+    assert (found["os_version"], found["build"]) == ("26.3.1 (a)", "25D771280a")
+
+
+@pytest.mark.parametrize("extra", [{}, {"SupplementalOSVersionExtra": ""}], ids=["absent", "empty"])
+def test_without_a_supplement_the_release_build_is_the_running_one(extra: dict[str, str]) -> None:
+    found = device(
+        OSVersion="26.3.1", BuildVersion="25D2128", SupplementalBuildVersion="25D2128", **extra
+    )
+    assert (found["os_version"], found["build"]) == ("26.3.1", "25D2128")
+
+
+@pytest.mark.parametrize(
+    ("battery", "percent"),
+    [
+        ({"BatteryLevel": 0.87}, 87.0),
+        ({"BatteryLevel": 1}, 100.0),
+        ({"BatteryLevel": 0.0}, 0.0),
+        ({"BatteryLevel": -1.0}, None),
+        ({"BatteryLevel": 0.5, "HasBattery": False}, None),
+    ],
+    ids=["part", "full", "empty", "unknown", "none-built-in"],
+)
+def test_battery_level_becomes_percent(battery: dict[str, Any], percent: float | None) -> None:
+    assert device(SerialNumber="C02", **battery).get("battery_percent") == percent
+
+
+@pytest.mark.parametrize(
+    ("version", "free"), [("11.7.10", 107.374), ("12.0", 100.0), ("26.2", 100.0)]
+)
+def test_free_space_was_in_gib_before_macos_12(version: str, free: float) -> None:
+    assert device(OSVersion=version, AvailableDeviceCapacity=100.0)["free_disk_gb"] == free
+
+
+@pytest.mark.parametrize("serial", ["", "0", "Not Available", " System Serial# "])
+def test_a_placeholder_is_no_serial_number(serial: str) -> None:
+    assert "serial" not in device(SerialNumber=serial, DeviceName="mac")
+
+
+def test_text_for_people_loses_its_control_characters() -> None:
+    raw = plist(
+        {**IDLE, "QueryResponses": {"DeviceName": "Ma\x1b[31mc\u202e"}}, plistlib.FMT_BINARY
+    )
+    assert facts(translate("nanomdm", raw))["hostname"] == "Ma[31mc"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("OSVersion", "Ventura", "bad_value"),
+        ("OSVersion", 13, "bad_shape"),
+        ("BuildVersion", "??", "bad_value"),
+        ("SupplementalOSVersionExtra", "(first)", "bad_value"),
+        ("IsSupervised", "yes", "bad_shape"),
+        ("AvailableDeviceCapacity", -5.0, "bad_value"),
+        ("AvailableDeviceCapacity", float("inf"), "bad_value"),
+        ("AvailableDeviceCapacity", "10", "bad_shape"),
+        ("BatteryLevel", 55, "bad_value"),
+        ("SerialNumber", "C02 FAKE", "bad_value"),
+        ("SerialNumber", "C" * 65, "bad_value"),
+    ],
+)
+def test_a_bad_field_costs_only_itself(name: str, value: Any, code: str) -> None:
+    answers = {"DeviceName": "mac", "ProductName": "Mac15,12", name: value}
+    translation = translate("nanomdm", answer({"QueryResponses": answers}))
+    assert reasons(translation) == [(code, f"plist: QueryResponses.{name}")]
+    assert facts(translation) == {"hostname": "mac", "model": "Mac15,12", "mdm_enrolled": True}
+
+
+def test_ios_fields_are_ignored() -> None:
+    found = device(DeviceName="mac", IMEI="123", CellularTechnology=3, ModemFirmwareVersion=[])
+    assert found == {"hostname": "mac", "mdm_enrolled": True}
+
+
+def test_what_the_server_may_do_with_a_bootstrap_token_does_not_prove_that_it_has_one() -> None:
+    info = {
+        "BootstrapTokenAllowedForAuthentication": "allowed",
+        "BootstrapTokenRequiredForSoftwareUpdate": True,
+    }
+    translation = translate("nanomdm", answer({"SecurityInfo": info}))
+    assert [event.type for event in translation.events] == ["drydock.mdm.command_reported.v1"]
+
+
+def test_a_failed_entry_of_an_acknowledged_update_says_why() -> None:
+    update = {
+        "ProductKey": "_OSX_14.7.2",
+        "InstallAction": "Error",
+        "Status": "Idle",
+        "ErrorChain": [{"ErrorCode": 12067, "ErrorDomain": "MCMDMErrorDomain"}],
+    }
+    found = facts(translate("nanomdm", answer({"UpdateResults": [update]})), "mdm.command_reported")
+    assert found["install_actions"] == [["_OSX_14.7.2", "Error", "Idle (MCMDMErrorDomain 12067)"]]
+
+
+def test_a_broken_link_of_an_error_chain_costs_only_itself() -> None:
+    chain = [{"ErrorCode": "x"}, "y", {"ErrorCode": 5, "ErrorDomain": "D"}]
+    translation = translate("nanomdm", answer({"ErrorChain": chain}))
+    assert [place for _, place in reasons(translation)] == [
+        "plist: ErrorChain[0].ErrorCode",
+        "plist: ErrorChain[1]",
+    ]
+    found = facts(translation, "mdm.command_reported")
+    assert found["error_chain"] == [{"code": 5, "domain": "D"}]
+
+
+@pytest.mark.parametrize("token", [{}, {"BootstrapToken": b""}], ids=["absent", "empty"])
+def test_no_bootstrap_token_clears_the_escrowed_one(token: dict[str, bytes]) -> None:
+    message = {"MessageType": "SetBootstrapToken", "UDID": UDID, **token}
+    translation = translate("nanomdm", webhook("mdm.SetBootstrapToken", message))
+    assert facts(translation, "mdm.bootstrap_token_set") == {"escrowed": False}
+
+
+# --- whose it is ---
+
+
+@pytest.mark.parametrize(
+    ("message", "claim"),
+    [
+        (IDLE, {"ids": {"id": f"{UDID}:USER", "type": "User", "parent_id": UDID}}),
+        (IDLE, {"ids": {"id": f"{UDID}:USER", "type": "Device"}}),
+        (IDLE, {"ids": {"id": "E", "type": "User Enrollment"}}),
+        (IDLE, {"ids": {"id": "E", "type": "Shared iPad"}}),
+        ({**IDLE, "UserID": "AAAA"}, {}),
+        ({**IDLE, "EnrollmentUserID": "AAAA"}, {"ids": None}),
+    ],
+    ids=["type", "id", "user-enrollment", "shared", "message", "message-without-ids"],
+)
+def test_a_users_channel_is_set_aside(message: dict[str, Any], claim: dict[str, Any]) -> None:
+    translation = translate("nanomdm", webhook("mdm.Connect", message, **claim))
+    assert [code for code, _ in reasons(translation)] == ["user_channel"]
+    assert translation.events == ()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        webhook(
+            "mdm.Authenticate",
+            {"MessageType": "Authenticate", "UDID": UDID, "ProductName": "iPhone17,1"},
+        ),
+        answer({"QueryResponses": {"ProductName": "AppleTV14,1"}}),
+        webhook(
+            "mdm.TokenUpdate", {"MessageType": "TokenUpdate", "UDID": UDID, "UnlockToken": b"x"}
+        ),
+        status_report({"StatusItems": {"device": {"model": {"family": "iPad"}}}}),
+        status_report({"StatusItems": {"device": {"operating-system": {"family": "visionOS"}}}}),
+        plist({"Status": "Idle", "UDID": "663b07bb783e9ade1dae4fbb92ea12afc0ce5b69"}),
+    ],
+    ids=["iphone", "apple-tv", "unlock-token", "family", "system", "sha1-udid"],
+)
+def test_another_apple_product_is_set_aside(raw: bytes) -> None:
+    translation = translate("nanomdm", raw)
+    assert [code for code, _ in reasons(translation)] == ["not_a_mac"]
+    assert translation.events == ()
+
+
+def test_server_and_message_must_name_the_same_device() -> None:
+    translation = translate("nanomdm", webhook("mdm.CheckOut", {**CHECKOUT, "UDID": "OTHER"}))
+    assert reasons(translation) == [("bad_value", "$.checkin_event.udid")]
+
+
+def test_the_topic_must_be_of_the_message() -> None:
+    translation = translate("nanomdm", webhook("mdm.TokenUpdate", CHECKOUT))
+    assert reasons(translation) == [("bad_value", "plist: MessageType")]
+
+
+def test_a_message_of_nobody_is_set_aside() -> None:
+    raw = webhook("mdm.CheckOut", {"MessageType": "CheckOut"}, udid=None, ids=None)
+    assert reasons(translate("nanomdm", raw)) == [("no_device", "plist: UDID")]
+
+
+def test_the_udid_is_in_upper_case_and_the_servers_id_as_it_came() -> None:
+    lower = UDID.lower()
+    raw = webhook(
+        "mdm.CheckOut",
+        {**CHECKOUT, "UDID": lower},
+        udid=lower,
+        ids={"id": lower, "type": "Device"},
+    )
+    (event,) = translate("nanomdm", raw).events
+    assert event.subject == UDID
+    assert getattr(event.data, "enrollment_id", None) == lower
+
+
+def test_url_parameters_name_site_and_server() -> None:
+    raw = answer(
+        {"QueryResponses": {"DeviceName": "mac"}},
+        url_params={"site": "london", "server": "mdm.example.org", "x": "1&2"},
+    )
+    found = facts(translate("nanomdm", raw))
+    assert (found["site"], found["mdm_server"]) == ("london", "mdm.example.org")
+
+
+@pytest.mark.parametrize("site", ["London HQ", "-a", "a" * 64, "../x"])
+def test_a_site_that_cannot_be_one_is_set_aside(site: str) -> None:
+    translation = translate("nanomdm", webhook("mdm.CheckOut", CHECKOUT, url_params={"site": site}))
+    assert reasons(translation) == [("bad_value", "$.checkin_event.url_params.site")]
+    assert len(translation.events) == 1
+
+
+# --- the envelope ---
+
+
+@pytest.mark.parametrize(
+    ("raw", "code", "place"),
+    [
+        (b"", "not_json", "line 1 column 1"),
+        (b"[]", "bad_shape", "$"),
+        (b"{}", "unknown_type", "$.topic"),
+        (b'{"topic": "acme.Event"}', "unknown_type", "$.topic"),
+        (b'{"topic": "mdm.CheckOut"}', "bad_shape", "$.checkin_event"),
+        (webhook("mdm.New", {"MessageType": "New"}), "unknown_type", "plist: MessageType"),
+        (webhook("mdm.CheckOut", b"junk"), "not_plist", "$.checkin_event.raw_payload"),
+        (
+            webhook("mdm.CheckOut", b"<plist>\n<dict>"),
+            "not_plist",
+            "$.checkin_event.raw_payload: line 2",
+        ),
+        (
+            webhook("mdm.CheckOut", CHECKOUT, raw_payload="&&&"),
+            "bad_value",
+            "$.checkin_event.raw_payload",
+        ),
+        (
+            webhook("mdm.CheckOut", CHECKOUT, raw_payload=7),
+            "bad_shape",
+            "$.checkin_event.raw_payload",
+        ),
+        (webhook("mdm.CheckOut", plist([1])), "bad_shape", "plist: root"),
+        (webhook("mdm.CheckOut", CHECKOUT, created_at="noon"), "bad_value", "$.created_at"),
+        (webhook("mdm.CheckOut", CHECKOUT, created_at=1795457865), "bad_shape", "$.created_at"),
+        (
+            webhook("mdm.CheckOut", CHECKOUT, created_at="2026-11-23T18:17:45"),
+            "bad_value",
+            "$.created_at",
+        ),
+        (
+            webhook("mdm.CheckOut", CHECKOUT, created_at="9999-12-31T23:59:59-12:00"),
+            "bad_value",
+            "$.created_at",
+        ),
+        (webhook("mdm.Connect", {"UDID": UDID}), "bad_shape", "plist: Status"),
+    ],
+    ids=[
+        "empty", "list", "no-topic", "other-topic", "no-event", "new-topic", "no-plist",
+        "cut-plist", "no-base64", "payload-number", "plist-list", "no-time", "time-number",
+        "time-without-zone", "time-out-of-range", "no-status",
+    ],
+)  # fmt: skip
+def test_an_unusable_body_is_a_dead_letter_with_its_place(
+    raw: bytes, code: str, place: str
+) -> None:
+    translation = translate("nanomdm", raw)
+    assert (reasons(translation), translation.events) == ([(code, place)], ())
+
+
+@pytest.mark.parametrize(
+    ("created_at", "time"),
+    [
+        (CREATED_AT, "2026-11-23T18:17:45.406870+00:00"),
+        ("2026-11-24T03:17:45.4068705+09:00", "2026-11-23T18:17:45.406870+00:00"),
+        ("2026-11-23T18:17:45Z", "2026-11-23T18:17:45+00:00"),
+        ("0001-01-01T00:00:00Z", RECEIVED_AT.isoformat()),
+        ("0001-01-01T00:00:00+14:00", RECEIVED_AT.isoformat()),
+        (None, RECEIVED_AT.isoformat()),
+    ],
+    ids=["nanoseconds", "tokyo", "whole", "go-zero", "before-the-first-year", "absent"],
+)
+def test_the_servers_time_dates_the_event(created_at: str | None, time: str) -> None:
+    (event,) = translate("nanomdm", webhook("mdm.CheckOut", CHECKOUT, created_at=created_at)).events
+    assert event.time.isoformat() == time
+
+
+def test_the_same_body_is_the_same_event_and_a_retry_is_another() -> None:
+    raw = webhook("mdm.Connect", IDLE)
+    again = json.dumps(json.loads(raw), indent=2).encode()
+    retry = json.dumps({**json.loads(raw), "event_id": "0000000000000001"}).encode()
+    ids = [translate("nanomdm", body).events[0].id for body in (raw, raw, again, retry)]
+    assert ids[0] == ids[1] == ids[2] != ids[3]
+
+
+def test_only_the_first_event_carries_the_payload() -> None:
+    first, second = translate("nanomdm", answer({"QueryResponses": {"DeviceName": "m"}})).events
+    assert kept(first) is not None
+    assert kept(second) is None
+    assert first.rawsha256 == second.rawsha256
+    assert first.rawmediatype == "application/json"
+
+
+def test_a_message_in_a_binary_plist_is_read_alike() -> None:
+    raw = plist({**IDLE, "QueryResponses": {"OSVersion": "26.2"}})
+    binary = plist({**IDLE, "QueryResponses": {"OSVersion": "26.2"}}, plistlib.FMT_BINARY)
+    assert [said(event) for event in translate("nanomdm", raw)] == [
+        said(event) for event in translate("nanomdm", binary)
+    ]
+
+
+def test_micromdm_needs_no_ids_and_takes_null_parameters() -> None:
+    raw = webhook("mdm.Authenticate", {"MessageType": "Authenticate", "UDID": UDID}, ids=None)
+    body = json.loads(raw)
+    body["checkin_event"]["url_params"] = None
+    first, second = translate("micromdm", json.dumps(body).encode()).events
+    assert first.source == "urn:drydock:device:micromdm"
+    assert isinstance(second, InventoryEvent)
+    assert second.data == InventoryReported(source="mdm", udid=UDID)

@@ -1,0 +1,191 @@
+"""SOFA's own snapshots: every pair of them, in the order they were published.
+
+`STEPS` says what became true between two consecutive snapshots, found by hand in the feeds, Apple's
+release notes and CISA's catalogue. What a longer gap gives follows from it.
+"""
+
+from itertools import combinations
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from schemas.envelope import decode, encode
+from schemas.macos import parse_os_version
+from tests.sofa_factories import told, translate
+
+SNAPSHOTS: Final = (
+    "2025-09-20",
+    "2025-12-12T1845Z",
+    "2025-12-12T1908Z",
+    "2025-12-15T1846Z",
+    "2026-03-10T1921Z",
+    "2026-03-10T2014Z",
+    "2026-03-11T1055Z",
+    "2026-07-27T1736Z",
+    "2026-07-27T1806Z",
+    "2026-08-06T1306Z",
+)
+
+STEPS: Final[tuple[dict[str, str], ...]] = (
+    {  # CVE-2022-48503 went into CISA's catalogue on 2025-10-20
+        "published": "26.0.1 26.1 15.7.1 15.7.2 14.8.1 14.8.2",
+        "severity_raised": "12.5",
+    },
+    {"published": "26.2 15.7.3 14.8.3"},
+    {"severity_raised": "26.2"},  # CVE-2025-43529 and CVE-2025-14174
+    {  # CVE-2021-30952 and CVE-2023-43000 went into CISA's catalogue in between
+        "published": "26.3 26.3.1 15.7.4 14.8.4",
+        "severity_raised": "12.1 13.5",
+    },
+    {"published": "26.3.2"},
+    {"narrowed": "26.3.2"},  # only while the feed says so: see FORGOTTEN
+    {  # CVE-2025-43510 and -43520 and CVE-2025-31277 on 2026-03-20. The device list of 26.3.2 went
+        # missing, which is no widening; ratings began for what was known as exploited: no raise.
+        "published": "26.4 26.4.1 26.5 26.5.1 26.5.2 15.7.5 15.7.7 14.8.5 14.8.7"
+        " 26.3.1_(a) 26.3.2_(a)",
+        "severity_raised": "26.1 15.7.2 14.8.2 15.6",
+    },
+    {"published": "26.6 15.7.8 14.8.8"},
+    {},
+)
+# By the summer the feed calls 26.3.2 universal and lists no devices: who was away in between
+# cannot learn that it was narrowed, and is told nothing.
+FORGOTTEN: Final = {("narrowed", "macOS-26.3.2")}
+FORGOTTEN_FROM: Final = SNAPSHOTS.index("2026-07-27T1736Z")
+
+
+def expected(first: int, last: int) -> set[tuple[str, str]]:
+    """What became true from one snapshot to a later one: of what appeared in between, only that."""
+    facts = {
+        (kind, f"macOS-{version.replace('_', ' ')}")
+        for step in STEPS[first:last]
+        for kind, versions in step.items()
+        for version in versions.split()
+    }
+    if last >= FORGOTTEN_FROM:
+        facts -= FORGOTTEN
+    new = {subject for kind, subject in facts if kind == "published"}
+    return {(kind, subject) for kind, subject in facts if kind == "published" or subject not in new}
+
+
+@pytest.fixture(scope="module")
+def feeds(reference_data: Path) -> dict[str, bytes]:
+    folder = reference_data / "sofa" / "v2"
+    return {name: (folder / f"macos_data_feed.{name}.json").read_bytes() for name in SNAPSHOTS}
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        pytest.param(first, last, id=f"{SNAPSHOTS[first]}..{SNAPSHOTS[last]}")
+        for first, last in combinations(range(len(SNAPSHOTS)), 2)
+    ],
+)
+def test_a_gap_gives_what_became_true_in_it(feeds: dict[str, bytes], first: int, last: int) -> None:
+    changed = translate(feeds[SNAPSHOTS[last]], feeds[SNAPSHOTS[first]])
+    assert told(changed) == expected(first, last)
+    assert len(changed.events) == len(expected(first, last))
+    assert changed.dead_letters == ()
+
+
+@pytest.mark.parametrize("name", SNAPSHOTS)
+def test_a_feed_differs_from_itself_in_nothing(feeds: dict[str, bytes], name: str) -> None:
+    assert translate(feeds[name], feeds[name]).events == ()
+
+
+def test_two_exploited_cves_are_added_days_later(feeds: dict[str, bytes]) -> None:
+    (raised,) = translate(feeds["2025-12-15T1846Z"], feeds["2025-12-12T1908Z"]).events
+    assert raised.data.exploited_cves == ("CVE-2025-14174", "CVE-2025-43529")
+    assert len(raised.data.cves) == 47
+    assert str(raised.time) == "2025-12-15 18:46:06.227863+00:00"
+
+
+def test_a_release_for_all_is_narrowed_to_one_model(feeds: dict[str, bytes]) -> None:
+    (published,) = translate(feeds["2026-03-10T2014Z"], feeds["2026-03-10T1921Z"]).events
+    assert published.data.device_ids is None
+    (narrowed,) = translate(feeds["2026-03-11T1055Z"], feeds["2026-03-10T2014Z"]).events
+    assert narrowed.data.device_ids == ("J700AP",)
+
+
+def test_a_release_that_was_narrowed_in_between_is_published_narrow(
+    feeds: dict[str, bytes],
+) -> None:
+    (published,) = translate(feeds["2026-03-11T1055Z"], feeds["2026-03-10T1921Z"]).events
+    assert (published.subject, published.data.device_ids) == ("macOS-26.3.2", ("J700AP",))
+
+
+def test_an_event_keeps_what_the_feed_has_forgotten(feeds: dict[str, bytes]) -> None:
+    events = translate(feeds["2026-07-27T1736Z"], feeds["2026-03-11T1055Z"]).events
+    raised = {event.subject: event.data for event in events if "raised" in event.type}
+    assert [str(build) for build in raised["macOS-26.1"].builds] == ["25B78"]
+
+
+WHOLE: Final = (
+    ("v1", "2024-06-30", 58),
+    ("v1", "2025-02-17", 77),
+    ("v1", "2026-08-06", 122),
+    ("v2", "2025-09-20", 96),
+    ("v2", "2025-12-12T1845Z", 102),
+    ("v2", "2025-12-12T1908Z", 105),
+    ("v2", "2025-12-15T1846Z", 105),
+    ("v2", "2026-03-10T1921Z", 109),
+    ("v2", "2026-03-10T2014Z", 110),
+    ("v2", "2026-03-11T1055Z", 110),
+    ("v2", "2026-07-27T1736Z", 121),
+    ("v2", "2026-07-27T1806Z", 124),
+    ("v2", "2026-08-06T1306Z", 124),
+)
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "count"), [pytest.param(*row, id=f"{row[0]}-{row[1]}") for row in WHOLE]
+)
+def test_a_whole_feed_gives_each_release_once(
+    reference_data: Path, form: str, name: str, count: int
+) -> None:
+    raw = (reference_data / "sofa" / form / f"macos_data_feed.{name}.json").read_bytes()
+    translation = translate(raw)
+    assert len({event.subject for event in translation.events}) == count
+    assert len({event.id for event in translation.events}) == count
+    assert {event.type for event in translation.events} == {"drydock.advisory.published.v1"}
+    assert translation.dead_letters == ()
+    assert translate(raw) == translation
+    for event in translation.events:
+        assert decode(encode(event)) == event
+
+
+def test_v1_names_its_rapid_security_responses(reference_data: Path) -> None:
+    raw = (reference_data / "sofa" / "v1" / "macos_data_feed.2024-06-30.json").read_bytes()
+    events = {event.subject: event.data for event in translate(raw).events}
+    assert events["macOS-13.4.1 (c)"].exploited_cves == ("CVE-2023-37450",)
+    assert events["macOS-13.4.1"].exploited_cves == ("CVE-2023-32434", "CVE-2023-32439")
+    assert [str(build) for build in events["macOS-14.5"].builds] == ["23F79"]
+    assert events["macOS-14.3.1"].url is None
+
+
+def test_golden_release_of_the_newest_feed(reference_data: Path) -> None:
+    raw = (reference_data / "sofa" / "v2" / "macos_data_feed.2026-08-06T1306Z.json").read_bytes()
+    data = {event.subject: event.data for event in translate(raw).events}["macOS-26.2"]
+    want = {
+        "source": "sofa",
+        "platform": "macOS",
+        "os_line": "26",
+        "os_version": "26.2",
+        "builds": [],
+        "released_at": "2025-12-12T00:00:00Z",
+        "exploited_cves": ["CVE-2025-14174", "CVE-2025-43529"],
+        "severity": "critical",
+        "url": "https://support.apple.com/en-us/125886",
+    }
+    assert data.model_dump(mode="json", exclude={"cves"}, exclude_none=True) == want
+    assert len(data.cves) == 59
+
+
+def test_a_supplement_is_for_the_hardware_it_names(reference_data: Path) -> None:
+    raw = (reference_data / "sofa" / "v2" / "macos_data_feed.2026-08-06T1306Z.json").read_bytes()
+    data = {event.subject: event.data for event in translate(raw).events}
+    assert data["macOS-26.3.2 (a)"].device_ids == ("J700AP",)
+    assert data["macOS-26.3.1 (a)"].device_ids is None
+    assert data["macOS-26.3.1 (a)"].cves == ("CVE-2026-20643",)
+    assert data["macOS-26.3.1 (a)"].os_version == parse_os_version("26.3.1 (a)")

@@ -1,0 +1,85 @@
+"""The private names of Faust and its client that the batch consumer stands on.
+
+If this fails, Faust was changed: read `pipeline/processors/batch_consumer.py` beside the new
+source, run the integration tests of the workers, and only then pin the new version here.
+"""
+
+import inspect
+from importlib.metadata import version
+from types import CodeType
+from typing import Any
+
+import pytest
+from faust.app.base import App
+from faust.tables.recovery import Recovery
+from faust.transport.base import Transport
+from faust.transport.conductor import Conductor
+from faust.transport.consumer import Consumer as BaseConsumer
+from faust.transport.consumer import Fetcher
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
+
+from pipeline.processors.batch_consumer import BatchConsumer
+
+
+def test_versions_are_those_that_were_read() -> None:
+    assert version("faust-streaming") == "0.15.3"
+    assert version("aiokafka") == "0.14.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("_drain_messages", ["self", "fetcher"]),
+        ("_wait_next_records", ["self", "timeout"]),
+        ("_commit", ["self", "offsets"]),
+        ("wait_empty", ["self"]),
+        ("perform_seek", ["self"]),
+        ("seek", ["self", "partition", "offset"]),
+        ("assignment", ["self"]),
+        ("on_partitions_revoked", ["self", "revoked"]),
+        ("pause_partitions", ["self", "tps"]),
+        ("resume_partitions", ["self", "tps"]),
+        ("verify_event_path", ["self", "now", "tp"]),
+        ("position", ["self", "tp"]),
+    ],
+)
+def test_consumer_has_what_is_overridden_and_called(name: str, parameters: list[str]) -> None:
+    method = inspect.unwrap(getattr(Consumer, name))
+    assert list(inspect.signature(method).parameters) == parameters
+
+
+def names_in(code: CodeType) -> set[str]:
+    """The names that code uses, that of the functions inside it too."""
+    inner = [constant for constant in code.co_consts if inspect.iscode(constant)]
+    return set(code.co_names).union(*(names_in(each) for each in inner))
+
+
+@pytest.mark.parametrize(
+    ("function", "wanted"),
+    [
+        (Fetcher.__dict__["_fetcher"], {"_drain_messages"}),
+        (
+            App._on_partitions_revoked,
+            {"_consumer_wait_empty", "stop_flow", "on_partitions_revoked"},
+        ),
+        (App._consumer_wait_empty, {"wait_empty", "stream_wait_empty"}),
+        (App._stop_consumer, {"_stop_fetcher", "_consumer_wait_empty"}),
+        (App._on_partitions_assigned, {"pause_partitions", "on_partitions_assigned"}),
+        (Recovery._resume_streams, {"resume_partitions", "perform_seek", "resume_flow"}),
+        (BaseConsumer.on_partitions_revoked, {"_on_partitions_revoked"}),
+        (BaseConsumer.verify_all_partitions_active, {"verify_event_path"}),
+        (Transport.create_consumer, {"Consumer"}),
+        (AIOKafkaConsumerThread._create_worker_consumer, {"table_standby_replicas", "assignor"}),
+        (Conductor._update_indices, {"_topics", "topics", "acks"}),
+    ],
+    ids=lambda value: getattr(value, "__qualname__", ""),
+)
+def test_faust_calls_what_is_overridden(function: Any, wanted: set[str]) -> None:
+    plain = inspect.unwrap(getattr(function, "fun", function))
+    assert wanted <= names_in(plain.__code__)
+
+
+def test_flow_and_consumer_flags_are_there() -> None:
+    assert BaseConsumer.flow_active is True
+    assert isinstance(BatchConsumer.consumer_stopped_errors, tuple)
+    assert issubclass(BatchConsumer, Consumer)

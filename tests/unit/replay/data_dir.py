@@ -1,0 +1,29 @@
+"""A log made by the driver, as the data directory that commands read."""
+
+from pathlib import Path
+
+from pipeline.embedded.store import Store
+from tests.unit.replay.driver import MemoryLog
+
+
+def write(log: MemoryLog, folder: Path) -> None:
+    """The log as a data directory."""
+    store = Store.open(folder)
+    with store.transaction("test"):
+        for row in log.rows:
+            if row.kind == "event":
+                store.append_event(
+                    row.at,
+                    source=row.source,
+                    identity=row.id,
+                    kind=row.type,
+                    key=row.key,
+                    body=row.body,
+                )
+            else:
+                store.append_decision(row.at, row.key, row.body)
+        for digest, body in log.blobs.items():
+            store.put_blob(digest, "content", body)
+        store.put_devices(log.kept_devices.items())
+        store.put_ledgers(log.kept_ledgers.items())
+    store.close()

@@ -1,0 +1,307 @@
+"""A log made by really driving the engine, as the embedded service does, in memory."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pipeline.decide.engine import Decided, Effect, Engine, Followed
+from pipeline.decide.policy_file import policy_digest
+from pipeline.replay.log import Kind
+from pipeline.state.fleet import device_key
+from schemas.envelope import (
+    AdvisoryPublishedEvent,
+    AdvisorySeverityRaisedEvent,
+    AuthenticatedEvent,
+    CheckedOutEvent,
+    DeviceEvent,
+    Event,
+    HaltClearedEvent,
+    HaltSetEvent,
+    InventoryEvent,
+    JobIssuedEvent,
+    JobResultedEvent,
+    JobSupersededEvent,
+    PolicyChangedEvent,
+    TokenUpdatedEvent,
+    encode,
+)
+from schemas.ids import event_id
+from schemas.jobs import Job
+from schemas.orders import issue
+
+START = datetime(2025, 12, 12, 9, 0, tzinfo=UTC)
+KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
+BUILDS = {
+    "14.8.3": "23J220",
+    "15.7.2": "24G325",
+    "15.7.3": "24G419",
+    "26.1": "25B78",
+    "26.2": "25C56",
+}
+
+POLICY = """\
+version: 1
+sites:
+  london:
+    time_zone: Europe/London
+    max_jobs: 2
+    match: {hostnames: ["ldn-*"]}
+  tokyo:
+    time_zone: Asia/Tokyo
+    match: {hostnames: ["tyo-*"]}
+windows:
+  - {from: "22:00", to: "05:00"}
+deadlines:
+  critical: 7d
+  high: 14d
+"""
+
+
+class Entry(NamedTuple):
+    seq: int
+    kind: Kind
+    at: datetime
+    source: str
+    id: str
+    type: str
+    key: str
+    body: bytes
+
+
+@dataclass
+class MemoryLog:
+    """A LogReader and StateReader over lists; tests alter them."""
+
+    rows: list[Entry] = field(default_factory=list)
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    kept_devices: dict[str, bytes] = field(default_factory=dict)
+    kept_ledgers: dict[str, bytes] = field(default_factory=dict)
+
+    def entries(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        key: str | None = None,
+        kind: Kind | None = None,
+    ) -> Iterator[Entry]:
+        for row in self.rows:
+            if (
+                (since is None or row.at >= since)
+                and (until is None or row.at < until)
+                and (key is None or row.key == key)
+                and (kind is None or row.kind == kind)
+            ):
+                yield row
+
+    def blob(self, digest: str) -> bytes | None:
+        return self.blobs.get(digest)
+
+    def last_seq(self, until: datetime | None = None) -> int:
+        return max((row.seq for row in self.entries(until=until)), default=0)
+
+    def last_at(self) -> datetime | None:
+        return max((row.at for row in self.rows), default=None)
+
+    def devices(self) -> Iterator[tuple[str, bytes]]:
+        yield from self.kept_devices.items()
+
+    def ledgers(self) -> Iterator[tuple[str, bytes]]:
+        yield from self.kept_ledgers.items()
+
+    def decisions(self) -> list[Entry]:
+        return list(self.entries(kind="decision"))
+
+
+class Driver:
+    """Keeps the engine's contract: each effect is logged before the next is asked for."""
+
+    def __init__(self, policy: str | None = POLICY) -> None:
+        self.engine = Engine()
+        self.log = MemoryLog()
+        self.now = START
+        self.jobs: dict[str, Job] = {}
+        self._known: set[tuple[str, str]] = set()
+        if policy is not None:
+            self.policy(policy)
+
+    # --- what happens ---
+
+    def take(self, event: Event) -> None:
+        if (event.source, event.id) in self._known:
+            return
+        self._known.add((event.source, event.id))
+        row = (event.source, event.id, event.type, _key(event), encode(event))
+        self.log.rows.append(Entry(len(self.log.rows) + 1, "event", self.now, *row))
+        self._follow(self.engine.handle(event, self.now))
+
+    def wait(self, **time: float) -> None:
+        """Let time pass, an hour at a step, and decide what comes due."""
+        end = self.now + timedelta(**time)
+        while self.now < end:
+            self.now = min(end, self.now + timedelta(hours=1))
+            self._follow(self.engine.due(self.now))
+
+    def policy(self, text: str) -> None:
+        data = {"digest": policy_digest(text), "text": text, "by": "sre"}
+        self.take(self._event(PolicyChangedEvent, "policy", data))
+
+    def publish(self, version: str, **said: Any) -> None:
+        self.take(self._event(AdvisoryPublishedEvent, f"macOS-{version}", release(version, **said)))
+
+    def raise_severity(self, version: str, **said: Any) -> None:
+        data = release(version, **said)
+        self.take(self._event(AdvisorySeverityRaisedEvent, f"macOS-{version}", data))
+
+    def enroll(self, udid: str) -> None:
+        self.take(self._event(AuthenticatedEvent, udid, {"udid": udid}))
+        self.take(self._event(TokenUpdatedEvent, udid, {"udid": udid, "tally": 1}))
+
+    def check_out(self, udid: str) -> None:
+        self.take(self._event(CheckedOutEvent, udid, {"udid": udid}))
+
+    def report(self, udid: str, version: str = "15.7.2", **said: Any) -> None:
+        self.take(self._event(InventoryEvent, udid, inventory(udid, version, **said)))
+
+    def report_serial(self, serial: str, **said: Any) -> None:
+        """A report by a source that knows no UDID."""
+        data = {"source": "munki", "serial": serial, **said}
+        self.take(self._event(InventoryEvent, f"serial:{serial}", data))
+
+    def halt(self, *, clear: bool = False, **scope: Any) -> None:
+        kind = HaltClearedEvent if clear else HaltSetEvent
+        self.take(self._event(kind, "halt", {"scope": scope, "by": "sre"}))
+
+    def result(self, udid: str, outcome: str, **said: Any) -> None:
+        """The executor tells of the Mac's last job, if it ever had one."""
+        job = self.jobs.get(udid)
+        if job is not None:
+            data = {
+                "job_id": job.job_id,
+                "udid": udid,
+                "site": job.site,
+                "outcome": outcome,
+                **said,
+            }
+            self.take(self._event(JobResultedEvent, udid, data))
+
+    # --- what follows ---
+
+    def _follow(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Followed):
+                self.take(effect.event)
+            elif isinstance(effect, Decided):
+                self._record(effect)
+            else:
+                raise effect.error
+
+    def _record(self, effect: Decided) -> None:
+        record, job = effect.record, effect.job
+        body = record.model_dump_json().encode()
+        row = ("", "", "decision", record.decision.udid, body)
+        self.log.rows.append(Entry(len(self.log.rows) + 1, "decision", self.now, *row))
+        self._keep_blobs(record.inputs.policy_digest or "", record.inputs.catalog_digest)
+        if job is not None:
+            self.jobs[job.udid] = job
+            data = issue(job, KEY).model_dump(mode="json")
+            self.take(self._event(JobIssuedEvent, job.udid, data))
+
+    def _keep_blobs(self, policy: str, catalogue: str) -> None:
+        fleet = self.engine.fleet
+        assert fleet.policy is not None
+        self.log.blobs.setdefault(policy, fleet.policy.text.encode())
+        if catalogue not in self.log.blobs:
+            self.log.blobs[catalogue] = json.dumps(fleet.advisories.to_wire()).encode()
+
+    def _event(self, kind: type[Any], subject: str, data: dict[str, Any]) -> Any:
+        identity = event_id(kind.__name__, json.dumps(data, sort_keys=True), str(self.now))
+        return kind(id=identity, source="/test", subject=subject, time=self.now, data=data)
+
+    # --- what is kept ---
+
+    def finish(self) -> MemoryLog:
+        """The log, with the folded state beside it."""
+        fleet = self.engine.fleet
+        for udid, device in fleet.devices.items():
+            self.log.kept_devices[udid] = json.dumps(device.to_wire()).encode()
+        for udid, ledger in fleet.ledgers.items():
+            wire = [entry.to_wire() for entry in ledger]
+            self.log.kept_ledgers[udid] = json.dumps(wire).encode()
+        return self.log
+
+
+def _key(event: Event) -> str:
+    if isinstance(event, JobIssuedEvent):
+        return event.data.job.udid
+    if isinstance(event, JobResultedEvent | JobSupersededEvent):
+        return event.data.udid
+    return device_key(event) if isinstance(event, DeviceEvent) else event.subject
+
+
+def release(version: str, **said: Any) -> dict[str, Any]:
+    return {
+        "source": "sofa",
+        "os_line": version.split(".", maxsplit=1)[0],
+        "os_version": version,
+        "builds": [BUILDS[version]],
+        "released_at": START.isoformat(),
+        **said,
+    }
+
+
+def inventory(udid: str, version: str, **said: Any) -> dict[str, Any]:
+    site = {"LON": "ldn", "TYO": "tyo"}.get(udid[:3], "nowhere")
+    return {
+        "source": "osquery",
+        "udid": udid,
+        "serial": f"SN{udid}",
+        "os_version": version,
+        "build": BUILDS[version],
+        "model": "Mac16,1",
+        "hostname": f"{site}-{udid.lower()}",
+        "supervised": True,
+        "user_approved": True,
+        "bootstrap_token_escrowed": True,
+        "free_disk_gb": 120.5,
+        "on_ac_power": True,
+        **said,
+    }
+
+
+def story() -> MemoryLog:
+    """Two sites: an advisory lands, jobs run, one fails, one Mac is short of disk, a halt."""
+    d = Driver()
+    d.publish("15.7.2", severity="high", cves=["CVE-2025-1000"])
+    d.publish("26.1", severity="high", cves=["CVE-2025-1001"])
+    for udid in ("LON-1", "LON-2", "LON-3", "TYO-1"):
+        d.enroll(udid)
+        d.report(udid)
+    d.report("TYO-2", "26.1")
+    d.enroll("TYO-2")
+    d.report("TYO-3", free_disk_gb=3.0)
+    d.enroll("TYO-3")
+    d.wait(hours=3)
+    d.publish("15.7.3", severity="critical", cves=["CVE-2025-2000", "CVE-2025-2001"])
+    d.publish("26.2", severity="high", cves=["CVE-2025-2001"])
+    d.wait(hours=10)
+    for udid in ("LON-1", "LON-2", "TYO-1"):
+        for outcome in ("accepted", "started", "acted"):
+            d.result(udid, outcome)
+    d.halt(site="tokyo")
+    d.wait(hours=1)
+    d.report("LON-1", "15.7.3")
+    d.result("LON-2", "failed", error_code="install_failed")
+    d.wait(hours=12)
+    d.halt(clear=True, site="tokyo")
+    d.raise_severity(
+        "26.2", severity="high", cves=["CVE-2025-2001"], exploited_cves=["CVE-2025-2001"]
+    )
+    d.report("TYO-3", free_disk_gb=80.0)
+    d.check_out("LON-3")
+    d.wait(hours=18)
+    return d.finish()

@@ -1,0 +1,126 @@
+"""A Mac is explained from the log alone: gates in order, jobs, events, then and now."""
+
+from datetime import timedelta
+
+import pytest
+
+from pipeline.replay.explain import Explanation, explain
+from pipeline.replay.names import find
+from tests.unit.replay.driver import START, Driver, MemoryLog, story
+
+STORY = story()
+
+
+def explained(name: str, hours: float | None = None) -> Explanation:
+    at = None if hours is None else START + timedelta(hours=hours)
+    found = explain(STORY, name, at=at)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", ["LON-2", "lon-2", "SNLON-2", "snlon-2", " SNLON-2 "])
+def test_a_mac_is_found_by_any_of_its_names(name: str) -> None:
+    assert explained(name).udid == "LON-2"
+
+
+def test_a_mac_is_found_by_its_enrollment_id() -> None:
+    driver = Driver()
+    driver.report("LON-1", enrollment_id="Enrol-1")
+    assert find(driver.log, "Enrol-1") == "LON-1"
+
+
+def test_a_name_that_moved_is_the_last_macs() -> None:
+    driver = Driver()
+    driver.report("LON-1", serial="SHARED")
+    driver.wait(hours=1)
+    driver.report("LON-1", serial="SNLON-1")
+    driver.report("LON-2", serial="SHARED")
+    assert find(driver.log, "SHARED") == "LON-2"
+
+
+def test_a_mac_that_nothing_was_decided_for_is_found_by_its_events() -> None:
+    driver = Driver(policy=None)
+    driver.report("LON-1")
+    found = explain(driver.log, "snlon-1")
+    assert found is not None
+    assert (found.udid, found.record, found.blocked_by) == ("LON-1", None, None)
+    assert found.events_total == 1
+
+
+@pytest.mark.parametrize("name", ["", "LON", "LON-22", "SNLON", "drydock"])
+def test_an_unknown_name_finds_nothing(name: str) -> None:
+    assert explain(STORY, name) is None
+
+
+def test_the_first_gate_that_held_is_named() -> None:
+    found = explained("TYO-3", hours=4)
+    assert found.record is not None
+    assert found.record.decision.reason.value == "low_disk"
+    assert found.blocked_by is not None
+    assert found.blocked_by.gate == "disk"
+    gates = found.record.decision.gates
+    assert gates.index(found.blocked_by) == [gate.passed for gate in gates].index(False)
+
+
+def test_then_is_what_was_known_then() -> None:
+    before, after = explained("LON-1", hours=1), explained("LON-1")
+    assert before.record is not None
+    assert after.record is not None
+    assert before.record.decision.reason.value == "compliant"
+    assert before.jobs == ()
+    assert len(before.answers) < len(after.answers)
+    assert {one.at for one in before.events} == {START}
+
+
+def test_what_happened_at_the_very_moment_counts() -> None:
+    at = next(row.at for row in STORY.decisions() if b"outside_window" in row.body)
+    found = explain(STORY, "LON-1", at=at)
+    assert found is not None
+    assert found.record is not None
+    assert found.record.decision.reason.value == "outside_window"
+
+
+def test_a_jobs_steps_are_in_the_order_they_were_told() -> None:
+    (job, *_) = explained("LON-1").jobs
+    assert [step.outcome for step in job.steps] == ["accepted", "started", "acted", "succeeded"]
+    assert job.outcome == "succeeded"
+    (failed, *_) = explained("LON-2").jobs
+    assert (failed.outcome, failed.steps[-1].error_code) == ("failed", "install_failed")
+
+
+def test_an_open_job_says_so() -> None:
+    job = explained("LON-3").jobs[-1]
+    assert (job.job.action.value, job.outcome, job.steps) == ("reenroll", "open", ())
+
+
+def test_a_job_that_was_only_thought_to_have_expired_is_open_again() -> None:
+    """We guess that a job which nobody told of never began; its executor may know better."""
+    driver = Driver()
+    driver.publish("15.7.3", severity="critical", cves=["CVE-2025-2000"])
+    driver.enroll("LON-1")
+    driver.report("LON-1")
+    driver.wait(hours=21)
+    guessed = explain(driver.log, "LON-1")
+    assert guessed is not None
+    assert guessed.jobs[0].outcome == "expired"
+    driver.result("LON-1", "started")
+    told = explain(driver.log, "LON-1")
+    assert told is not None
+    assert told.jobs[0].outcome == "open"
+    assert [step.outcome for step in told.jobs[0].steps] == ["expired", "started"]
+
+
+def test_reports_under_the_serial_number_alone_are_the_macs_too() -> None:
+    driver = Driver()
+    driver.report("LON-1")
+    driver.wait(hours=1)
+    driver.report_serial("SNLON-1", filevault=True)
+    assert driver.log.rows[-1].key == "serial:SNLON-1"
+    found = explain(driver.log, "LON-1")
+    assert found is not None
+    assert found.keys == ("LON-1", "serial:SNLON-1")
+    assert found.events[-1].event.data.model_dump()["filevault"] is True
+
+
+def test_an_empty_log_knows_nobody() -> None:
+    assert explain(MemoryLog(), "LON-1") is None

@@ -1,0 +1,330 @@
+"""Each kind of break is found at its place; what only widens passes."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.decide.policy import policy_schema
+from schemas.compatibility import breaks, changes
+from schemas.publish import ASYNCAPI_NAME, published
+
+PUBLISHED = Path(__file__).resolve().parents[3] / "schemas" / "published"
+
+STRING = {"type": "string"}
+NULL = {"type": "null"}
+
+
+def thing(required: tuple[str, ...] = ("a",), **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+BREAKS = [
+    pytest.param(thing(a=STRING, b=STRING), thing(a=STRING), "$.b", id="property-removed"),
+    pytest.param(thing(a=STRING), thing(("a", "b"), a=STRING, b=STRING), "$.b", id="new-required"),
+    pytest.param(
+        thing(a=STRING, b=STRING), thing(("a", "b"), a=STRING, b=STRING), "$.b", id="now-required"
+    ),
+    pytest.param(
+        thing(a={"anyOf": [STRING, NULL]}), thing(a=STRING), "$.a", id="null-no-longer-taken"
+    ),
+    pytest.param(thing(a=STRING), thing(a={"type": "integer"}), "$.a", id="other-type"),
+    pytest.param(
+        thing(a={"type": "number"}), thing(a={"type": "integer"}), "$.a", id="number-to-integer"
+    ),
+    pytest.param(thing(a={}), thing(a=STRING), "$.a", id="any-to-string"),
+    pytest.param(
+        thing(a={"enum": ["x", "y"]}), thing(a={"enum": ["x"]}), "$.a", id="enum-value-removed"
+    ),
+    pytest.param(thing(a=STRING), thing(a={**STRING, "enum": ["x"]}), "$.a", id="string-to-enum"),
+    pytest.param(thing(a={"enum": [1]}), thing(a=STRING), "$.a", id="enum-to-other-type"),
+    pytest.param(thing(a={"const": "x"}), thing(a={"const": "y"}), "$.a", id="const-changed"),
+    pytest.param(
+        thing(a=STRING), thing(a={**STRING, "maxLength": 9}), "$.a", id="new-limit-on-length"
+    ),
+    pytest.param(
+        thing(a={"type": "integer", "minimum": 0}),
+        thing(a={"type": "integer", "minimum": 1}),
+        "$.a",
+        id="minimum-raised",
+    ),
+    pytest.param(
+        thing(a={"type": "integer", "maximum": 9}),
+        thing(a={"type": "integer", "maximum": 8}),
+        "$.a",
+        id="maximum-lowered",
+    ),
+    pytest.param(
+        thing(a={**STRING, "pattern": "^.$"}),
+        thing(a={**STRING, "pattern": "^..$"}),
+        "$.a",
+        id="pattern-changed",
+    ),
+    pytest.param(thing(a=STRING), thing(a={**STRING, "format": "uuid"}), "$.a", id="new-format"),
+    pytest.param(
+        thing(a=STRING),
+        thing(a={**STRING, "contentEncoding": "base64"}),
+        "$.a",
+        id="keyword-not-known-here",
+    ),
+    pytest.param(
+        thing(a={"type": "array", "items": {"enum": [1, 2]}}),
+        thing(a={"type": "array", "items": {"enum": [1]}}),
+        "$.a[*]",
+        id="inside-array",
+    ),
+    pytest.param(
+        thing(a={"type": "array", "prefixItems": [STRING, STRING]}),
+        thing(a={"type": "array", "prefixItems": [STRING, NULL]}),
+        "$.a[1]",
+        id="inside-tuple",
+    ),
+    pytest.param(
+        thing(a={"type": "object", "additionalProperties": STRING}),
+        thing(a={"type": "object", "additionalProperties": NULL}),
+        "$.a.*",
+        id="inside-map",
+    ),
+    pytest.param(
+        thing(a=STRING), thing(a=STRING) | {"additionalProperties": False}, "$.*", id="closed"
+    ),
+    pytest.param(
+        thing(a={"$ref": "#/$defs/T"}) | {"$defs": {"T": thing(a=STRING)}},
+        thing(a={"$ref": "#/$defs/T"}) | {"$defs": {"T": thing(a=NULL)}},
+        "$.a.a",
+        id="inside-reference",
+    ),
+    pytest.param(
+        thing(a={"anyOf": [{"$ref": "#/$defs/T"}, NULL]}) | {"$defs": {"T": thing(a=STRING)}},
+        thing(a={"anyOf": [{"$ref": "#/$defs/T"}, NULL]}) | {"$defs": {"T": thing(a=NULL)}},
+        "$.a.a",
+        id="inside-optional-reference",
+    ),
+    pytest.param(
+        {"anyOf": [{"$ref": "#/$defs/T"}, NULL], "$defs": {"T": thing(a=STRING)}},
+        {"anyOf": [{"$ref": "#/$defs/U"}, NULL], "$defs": {"U": thing(b=STRING)}},
+        "$",
+        id="alternative-removed",
+    ),
+    pytest.param(
+        {"$ref": "#/$defs/N", "$defs": {"N": thing((), next={"$ref": "#/$defs/N"}, a=STRING)}},
+        {"$ref": "#/$defs/N", "$defs": {"N": thing((), next={"$ref": "#/$defs/N"}, a=NULL)}},
+        "$.a",
+        id="inside-recursive-reference",
+    ),
+]
+
+PASSES = [
+    pytest.param(thing(a=STRING), thing(a=STRING, b=STRING), None, id="optional-property-added"),
+    pytest.param(
+        thing(a=STRING), thing(a={"anyOf": [STRING, NULL]}), "readers_first", id="null-taken-too"
+    ),
+    pytest.param(thing(a=STRING), thing((), a=STRING), "readers_first", id="no-longer-required"),
+    pytest.param(
+        thing(a={"enum": ["x"]}),
+        thing(a={"enum": ["x", "y"]}),
+        "readers_first",
+        id="enum-value-added",
+    ),
+    pytest.param(
+        thing(a={"type": "integer"}),
+        thing(a={"type": "number"}),
+        "readers_first",
+        id="integer-to-number",
+    ),
+    pytest.param(
+        thing(a={**STRING, "maxLength": 8}),
+        thing(a={**STRING, "maxLength": 9}),
+        "readers_first",
+        id="limit-widened",
+    ),
+    pytest.param(
+        thing(a=STRING) | {"additionalProperties": False},
+        thing(a=STRING, b=STRING) | {"additionalProperties": False},
+        "readers_first",
+        id="optional-property-added-where-unknown-ones-are-refused",
+    ),
+    pytest.param(
+        thing(a={**STRING, "title": "A", "description": "x", "default": "y"}),
+        thing(a=STRING),
+        None,
+        id="words-changed",
+    ),
+    pytest.param(
+        thing(a=STRING),
+        thing(a={"$ref": "#/$defs/T"}) | {"$defs": {"T": STRING}},
+        None,
+        id="moved-into-a-definition",
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "where"), BREAKS)
+def test_finds_break_at_its_place(old: Any, new: Any, where: str) -> None:
+    assert where in [change.where for change in breaks(old, new)]
+
+
+@pytest.mark.parametrize(("old", "new", "effect"), PASSES)
+def test_passes_what_only_widens(old: Any, new: Any, effect: str | None) -> None:
+    found = changes(old, new)
+    assert [change.effect for change in found] == ([effect] if effect else [])
+
+
+class _V1(BaseModel):
+    """A model as pydantic describes it, in the forms that Drydock's models use."""
+
+    kind: Literal["a", "b"]
+    count: int = Field(ge=0, le=9)
+    names: tuple[str, ...] = ()
+    note: str | None = None
+
+
+class _AddsOptional(_V1):
+    more: str | None = None
+
+
+class _NarrowsLiteral(_V1):
+    kind: Literal["a"]
+
+
+class _RefusesUnknown(_V1):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _RenamesField(BaseModel):
+    kind: Literal["a", "b"]
+    count: int = Field(ge=0, le=9)
+    names: tuple[str, ...] = ()
+    remark: str | None = None
+
+
+@pytest.mark.parametrize(
+    ("model", "places"),
+    [
+        pytest.param(_V1, [], id="same"),
+        pytest.param(_AddsOptional, [], id="optional-added"),
+        pytest.param(_NarrowsLiteral, ["$.kind"], id="literal-narrowed"),
+        pytest.param(_RefusesUnknown, ["$.*"], id="unknown-fields-refused"),
+        pytest.param(_RenamesField, ["$.note"], id="field-renamed"),
+    ],
+)
+def test_judges_pydantic_models(model: type[BaseModel], places: list[str]) -> None:
+    found = breaks(_V1.model_json_schema(), model.model_json_schema())
+    assert [change.where for change in found] == places
+
+
+Pair = tuple[dict[str, Any], dict[str, Any]]
+
+
+def _leaves() -> st.SearchStrategy[Pair]:
+    """An old and a new schema of the same kind, often the same one."""
+    kinds = (
+        st.builds(lambda top: {"type": "string", "maxLength": top}, st.integers(0, 2)),
+        st.builds(lambda low: {"type": "integer", "minimum": low}, st.integers(-1, 1)),
+        st.builds(lambda v: {"enum": v}, st.lists(st.sampled_from("ab"), min_size=1, unique=True)),
+        st.builds(lambda value: {"const": value}, st.sampled_from(["a", "b", 1])),
+        st.sampled_from([{"type": "number"}, {"type": "integer"}, {"type": "null"}, {}]),
+    )
+    return st.one_of([st.tuples(kind, kind) for kind in kinds])
+
+
+@st.composite
+def _objects(draw: st.DrawFn, inner: st.SearchStrategy[Pair]) -> Pair:
+    """Objects whose properties come, go, and become required or known to be all."""
+    pairs = draw(st.dictionaries(st.sampled_from("pq"), inner, min_size=1, max_size=2))
+
+    def side(at: int) -> dict[str, Any]:
+        kept = [name for name in pairs if at == 0 or draw(st.integers(0, 5))]
+        return {
+            "type": "object",
+            "properties": {name: pairs[name][at] for name in kept},
+            "required": [name for name in kept if draw(st.booleans())],
+        } | ({} if draw(st.integers(0, 3)) else {"additionalProperties": False})
+
+    return side(0), side(1)
+
+
+@st.composite
+def _alternatives(draw: st.DrawFn, inner: st.SearchStrategy[Pair]) -> Pair:
+    """Alternatives in another order, one of them perhaps gone."""
+    pairs = draw(st.lists(inner, min_size=1, max_size=3))
+    news = [new for _, new in draw(st.permutations(pairs))][: draw(st.integers(1, 3))]
+    return {"anyOf": [old for old, _ in pairs]}, {"anyOf": news}
+
+
+PAIRS = st.recursive(
+    _leaves(),
+    lambda inner: st.one_of(
+        _objects(inner),
+        _alternatives(inner),
+        inner.map(
+            lambda pair: (
+                {"type": "array", "items": pair[0]},
+                {"type": "array", "items": pair[1]},
+            )
+        ),
+    ),
+    max_leaves=3,
+)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-2, 2), st.sampled_from(["", "a", "b", "ab"])),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2), st.dictionaries(st.sampled_from("pq"), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@given(PAIRS)
+def test_same_schema_has_no_changes(pair: Pair) -> None:
+    assert changes(pair[0], pair[0]) == []
+
+
+@given(PAIRS, st.lists(VALUES, min_size=10, max_size=10))
+def test_no_break_means_old_values_are_taken(pair: Pair, values: list[Any]) -> None:
+    """Against the judgement of an independent validator."""
+    old, new = pair
+    if breaks(old, new):
+        return
+    taken = jsonschema.Draft202012Validator(new)
+    for value in values:
+        if _only_known(value, old) and jsonschema.Draft202012Validator(old).is_valid(value):
+            assert taken.is_valid(value)
+
+
+def _only_known(value: Any, schema: dict[str, Any]) -> bool:
+    """No property that the old schema did not name: those no producer of it wrote."""
+    if isinstance(value, dict):
+        return "properties" in schema and all(
+            name in schema["properties"] and _only_known(inner, schema["properties"][name])
+            for name, inner in value.items()
+        )
+    if isinstance(value, list):
+        return all(_only_known(inner, schema.get("items", {})) for inner in value)
+    return True
+
+
+def test_published_schemas_are_still_honoured() -> None:
+    """What was published is the promise; a break of it is a v2 beside v1."""
+    now = published({"policy": policy_schema()})
+    found = [
+        f"{path.name}: {change}"
+        for path in sorted(PUBLISHED.glob("*.schema.json"))
+        if path.name in now
+        for change in breaks(json.loads(path.read_bytes()), json.loads(now[path.name]))
+    ]
+    assert found == []
+
+
+def test_published_files_are_those_of_the_code() -> None:
+    """`make schemas` writes them."""
+    now = published({"policy": policy_schema()})
+    present = {path.name: path.read_bytes() for path in PUBLISHED.glob("*.json")}
+    assert sorted(present) == sorted(now)
+    assert [name for name in now if present[name] != now[name]] == []
+    assert ASYNCAPI_NAME in present

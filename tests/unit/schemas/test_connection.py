@@ -1,0 +1,101 @@
+"""The settings of a connection to Kafka: what fits together, and what clients are given."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from agents.config import KafkaSettings as AgentSettings
+from pipeline.connection import SettingsError, aiokafka_options, kafka_settings
+from schemas.connection import KafkaConnection
+
+SASL = {
+    "security_protocol": "SASL_SSL",
+    "sasl_mechanism": "SCRAM-SHA-512",
+    "sasl_username": "site-muc",
+    "sasl_password": "hidden",
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KafkaConnection.model_fields:
+        monkeypatch.delenv(f"DRYDOCK_KAFKA_{name.upper()}", raising=False)
+
+
+@pytest.mark.parametrize(
+    "bootstrap",
+    ["kafka:9092", "10.0.0.1:9092,10.0.0.2:9092", "[::1]:9092", "b-1.example.org:9098"],
+)
+def test_addresses_are_taken(bootstrap: str) -> None:
+    assert KafkaConnection(bootstrap=bootstrap).client_options()[
+        "bootstrap_servers"
+    ] == bootstrap.split(",")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"bootstrap": "kafka"}, "bootstrap"),
+        ({"bootstrap": ""}, "bootstrap"),
+        ({"bootstrap": "kafka:9092,"}, "bootstrap"),
+        ({"bootstrap": "kafka:9092;other:1"}, "bootstrap"),
+        ({"security_protocol": "TLS"}, "security_protocol"),
+        (
+            {"security_protocol": "SASL_SSL"},
+            "sasl_mechanism, sasl_username, sasl_password is needed",
+        ),
+        ({**SASL, "sasl_password": ""}, "sasl_password is needed"),
+        ({**SASL, "sasl_mechanism": "MD5"}, "sasl_mechanism"),
+        ({**SASL, "security_protocol": "SSL"}, "has no effect with security_protocol SSL"),
+        ({"tls_ca_file": "ca.pem"}, "tls_ca_file has no effect with security_protocol PLAINTEXT"),
+        ({"security_protocol": "SSL", "tls_cert_file": "c.pem"}, "need each other"),
+        ({"compression": "lz4"}, "compression"),
+        ({"request_timeout_s": 0}, "request_timeout_s"),
+        ({"bootstrp": "kafka:9092"}, "bootstrp"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        KafkaConnection(**settings)
+
+
+def test_producer_neither_loses_nor_repeats() -> None:
+    options = KafkaConnection().producer_options()
+    assert options["acks"] == "all"
+    assert options["enable_idempotence"] is True
+    assert options["allow_auto_create_topics"] is False
+
+
+def test_consumer_commits_only_when_told_to_and_skips_nothing() -> None:
+    options = KafkaConnection().consumer_options("group", instance="muc-1")
+    assert options["enable_auto_commit"] is False
+    assert options["auto_offset_reset"] == "earliest"
+    assert options["group_instance_id"] == "muc-1"
+    assert "group_instance_id" not in KafkaConnection().consumer_options("group")
+
+
+def test_login_reaches_both_clients_and_no_log() -> None:
+    connection = KafkaConnection.model_validate(SASL)
+    for options in (connection.client_options(), aiokafka_options(connection)):
+        assert options["sasl_mechanism"] == "SCRAM-SHA-512"
+        assert options["sasl_plain_password"] == "hidden"
+    assert aiokafka_options(connection)["ssl_context"] is not None
+    assert "hidden" not in f"{connection!r} {connection}"
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SASL.items():
+        monkeypatch.setenv(f"DRYDOCK_KAFKA_{name.upper()}", value)
+    monkeypatch.setenv("DRYDOCK_KAFKA_BOOTSTRAP", "kafka:9092")
+    expected = KafkaConnection.model_validate({**SASL, "bootstrap": "kafka:9092"})
+    assert kafka_settings().model_dump() == AgentSettings().model_dump() == expected.model_dump()
+    assert kafka_settings("other:1").bootstrap == "other:1"
+
+
+def test_bad_environment_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRYDOCK_KAFKA_BOOTSTRAP", "nowhere")
+    with pytest.raises(SettingsError, match="DRYDOCK_KAFKA_BOOTSTRAP: ") as refused:
+        kafka_settings()
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,131 @@
+"""A Mac's registers: the newest word on each fact, and what is read off them."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from pipeline.state.device import (
+    Device,
+    apply_authenticated,
+    apply_checked_out,
+    apply_ddm_status,
+    apply_inventory,
+    apply_token_updated,
+    from_us,
+    merge,
+    to_us,
+)
+from schemas.events.checkin import (
+    DdmStatusReported,
+    MdmAuthenticated,
+    MdmCheckedOut,
+    MdmTokenUpdated,
+)
+from schemas.events.inventory import InventoryReported
+from tests.factories import DAY, HOUR, NOW, UDID, mac, told
+
+US = to_us(NOW)
+
+
+def test_the_newest_report_of_each_fact_wins() -> None:
+    device = told(mac(None), NOW - HOUR, "jamf", hostname="new", os_version="26.1")
+    device = told(device, NOW - 2 * HOUR, "osquery", hostname="old", firmware="1.0")
+    assert (device.hostname, device.firmware, str(device.os_version)) == ("new", "1.0", "26.1")
+
+
+def test_an_older_build_says_nothing_of_a_newer_version() -> None:
+    device = told(told(Device(UDID), NOW - DAY, build="25B78"), NOW, os_version="26.2")
+    assert device.build is None
+    assert told(device, NOW, build="25C56").build is not None
+
+
+def test_a_report_that_says_nothing_new_leaves_the_values_as_they_are() -> None:
+    device = mac()
+    later = told(device, NOW, hostname=device.hostname)
+    assert later.values is device.values
+    assert later.last_seen_us == US
+    assert told(later, NOW - HOUR, hostname="older") is later
+
+
+def test_equal_times_in_other_zones_are_the_same_bytes() -> None:
+    tokyo = timezone(timedelta(hours=9))
+    one = told(Device(UDID), NOW, boot_at=NOW - HOUR)
+    two = told(Device(UDID), NOW, boot_at=(NOW - HOUR).astimezone(tokyo))
+    assert one.to_wire() == two.to_wire()
+
+
+CHECKINS = [
+    pytest.param([], False, False, False, id="nothing-known"),
+    pytest.param([("auth", 0)], False, True, False, id="began"),
+    pytest.param([("auth", 0), ("token", 1)], True, False, False, id="enrolled"),
+    pytest.param([("auth", 30), ("token", 0)], True, False, False, id="the-hooks-came-crossed"),
+    pytest.param([("auth", 90), ("token", 0)], False, True, False, id="began-anew"),
+    pytest.param([("auth", 0), ("token", 1), ("out", 2)], False, False, True, id="checked-out"),
+    pytest.param([("out", 0), ("auth", 1), ("token", 2)], True, False, False, id="came-back"),
+    pytest.param([("token", 0)], True, False, False, id="enrolled-before-our-log"),
+]
+
+
+@pytest.mark.parametrize(("steps", "is_enrolled", "enrolling", "is_out"), CHECKINS)
+def test_enrolment(
+    steps: list[tuple[str, int]], is_enrolled: bool, enrolling: bool, is_out: bool
+) -> None:
+    for order in (steps, steps[::-1]):
+        device = Device(UDID)
+        for kind, seconds in order:
+            us = US + seconds * 1_000_000
+            if kind == "auth":
+                device = apply_authenticated(device, MdmAuthenticated(udid=UDID), us)
+            elif kind == "token":
+                device = apply_token_updated(device, MdmTokenUpdated(udid=UDID), us)
+            else:
+                device = apply_checked_out(device, MdmCheckedOut(udid=UDID), us)
+        assert (device.enrolled, device.enrolling, device.checked_out) == (
+            is_enrolled,
+            enrolling,
+            is_out,
+        )
+
+
+def test_a_status_report_is_incremental() -> None:
+    device = apply_ddm_status(mac(), DdmStatusReported(udid=UDID, install_state="downloading"), US)
+    device = apply_ddm_status(device, DdmStatusReported(udid=UDID, failure_count=2), US + 1)
+    assert (device.install_state, device.failure_count) == ("downloading", 2)
+
+
+def test_merged_records_know_what_either_knew_last() -> None:
+    one = told(Device(UDID), NOW - HOUR, hostname="a", firmware="1")
+    two = told(Device("serial:X"), NOW, "jamf", hostname="b")
+    assert merge(one, two).udid == UDID
+    assert (merge(one, two).hostname, merge(one, two).firmware) == ("b", "1")
+    assert merge(one, two).last_seen_us == merge(two, one).last_seen_us == US
+
+
+def test_facts_of_a_newer_version_are_dropped_on_read() -> None:
+    wire = mac().to_wire()
+    wire["facts"]["colour"] = [1, "space grey"]
+    assert Device.from_wire(wire) == mac()
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        NOW,
+        NOW.replace(microsecond=1),
+        datetime(1, 1, 1, tzinfo=UTC),
+        datetime.max.replace(tzinfo=UTC),
+    ],
+    ids=["now", "a-microsecond", "year-1", "year-9999"],
+)
+def test_microseconds_round_trip(moment: datetime) -> None:
+    assert from_us(to_us(moment)) == moment
+
+
+def test_times_that_no_calendar_holds_become_its_end() -> None:
+    assert from_us(1 << 62) == datetime.max.replace(tzinfo=UTC)
+    assert from_us(-(1 << 62)) == datetime.min.replace(tzinfo=UTC)
+
+
+def test_an_administrators_word_is_no_sign_of_life() -> None:
+    report = InventoryReported(source="admin", udid=UDID, site="london")
+    assert apply_inventory(Device(UDID), report, US).last_seen_us == 0

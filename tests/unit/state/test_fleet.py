@@ -1,0 +1,189 @@
+"""Records of one Mac under several names; halts, approvals, policy; what a change concerns."""
+
+from collections.abc import Iterable
+
+import pytest
+
+from pipeline.state.fleet import NO_CHANGE, Fleet
+from schemas.envelope import Event
+from tests.factories import (
+    DAY,
+    HOUR,
+    NOW,
+    POLICY_TEXT,
+    UDID,
+    checked_out,
+    denied,
+    enrolled,
+    granted,
+    halt_cleared,
+    halted,
+    kev,
+    mac,
+    policy_changed,
+    release,
+    reported,
+    retracted,
+)
+
+OTHER = UDID[:-1] + "2"
+SERIAL = "C02TEST0001"
+PART = f"serial:{SERIAL}"
+
+
+def fleet_of(*events: Event) -> Fleet:
+    fleet = Fleet()
+    for event in events:
+        fleet.apply(event)
+    return fleet
+
+
+def test_a_serial_number_alone_is_joined_to_the_mac_that_says_it() -> None:
+    fleet = fleet_of(
+        reported(None, NOW - HOUR, "jamf", serial=SERIAL, hostname="lon-9"),
+        reported(UDID, NOW - 2 * HOUR, serial=SERIAL, hostname="lon-1", os_version="26.1"),
+    )
+    assert list(fleet.macs()) == [UDID]
+    view = fleet.view(UDID)
+    assert (view.hostname, str(view.os_version), view.udid) == ("lon-9", "26.1", UDID)
+    assert fleet.find(SERIAL.lower()) == fleet.find(UDID.lower()) == UDID
+    assert fleet.find("nobody") is None
+
+
+def test_a_serial_number_belongs_to_the_mac_that_said_it_last() -> None:
+    fleet = fleet_of(
+        reported(None, NOW - 9 * HOUR, "jamf", serial=SERIAL, hostname="lon-9"),
+        reported(UDID, NOW - 5 * HOUR, serial=SERIAL),
+    )
+    change = fleet.apply(reported(OTHER, NOW - HOUR, serial=SERIAL))
+    assert set(change.udids) == {UDID, OTHER, PART}
+    assert (fleet.view(UDID).hostname, fleet.view(OTHER).hostname) == (None, "lon-9")
+
+
+@pytest.mark.parametrize("serial", ["0", "none", "N/A"])
+def test_placeholders_join_nothing(serial: str) -> None:
+    fleet = fleet_of(*(reported(udid, NOW - HOUR, serial=serial) for udid in (UDID, OTHER)))
+    fleet.apply(reported(None, NOW, "jamf", serial=serial, hostname="x"))
+    assert len(list(fleet.macs())) == 3
+
+
+def test_an_enrollment_id_is_joined_to_the_mac_that_says_it() -> None:
+    fleet = fleet_of(
+        reported(UDID, NOW - HOUR, enrollment_id="BYOD-1", os_version="26.1"),
+        reported("BYOD-1", NOW - HOUR, "mdm", serial=SERIAL),
+        reported(None, NOW - HOUR, "jamf", serial=SERIAL, hostname="lon-9"),
+    )
+    assert list(fleet.macs()) == [UDID]
+    assert fleet.view(UDID).hostname == "lon-9", "through the serial number the other record knows"
+    change = fleet.apply(reported("BYOD-1", NOW, "mdm", supervised=True))
+    assert change.udids == (UDID,)
+
+
+def test_records_that_name_each_other_are_both_macs() -> None:
+    fleet = fleet_of(
+        reported(UDID, NOW - HOUR, enrollment_id=OTHER),
+        reported(OTHER, NOW - HOUR, enrollment_id=UDID),
+    )
+    assert set(fleet.macs()) == {UDID, OTHER}
+
+
+def test_news_and_figures() -> None:
+    fleet = fleet_of(reported(UDID, NOW - 5 * HOUR, serial=SERIAL, free_disk_gb=50.0))
+    assert not fleet.apply(reported(UDID, NOW - 4 * HOUR, free_disk_gb=40.0)).news
+    assert not fleet.apply(reported(UDID, NOW - 3 * HOUR, serial=SERIAL)).news
+    assert fleet.apply(reported(UDID, NOW - 2 * HOUR, hostname="lon-2")).news
+    assert fleet.apply(checked_out(when=NOW - HOUR)).news
+    assert fleet.apply(reported(UDID, NOW - 9 * HOUR, free_disk_gb=1.0)) is NO_CHANGE
+
+
+def affected(fleet: Fleet, event: Event, to: str | None = None) -> set[str]:
+    change = fleet.apply(event)
+    supported = fleet.advisories.supported_lines
+    return set(fleet.affected(change, supported=supported, upgrades_to=to))
+
+
+def lined_up(versions: Iterable[str]) -> Fleet:
+    fleet = fleet_of(*(release(v) for v in ("26.2", "15.7.3", "14.8.3", "13.7.8")))
+    for version in versions:
+        fleet.put(mac(version, udid=version))
+    return fleet
+
+
+VERSIONS = ("27.0", "26.3", "26.2", "26.1", "15.7.3", "15.7.2", "13.7.8")
+# Macs on dead lines and beyond the newest one go with every supported line.
+BEYOND = {"27.0", "13.7.8"}
+CONCERNED = [
+    pytest.param(
+        release("26.3", day="2026-01-10"), None, {"26.3", "26.2", "26.1"} | BEYOND, id="a-new-one"
+    ),
+    pytest.param(release("26.1"), None, {"26.1"} | BEYOND, id="an-old-one"),
+    pytest.param(release("15.7.2"), None, {"15.7.2"} | BEYOND, id="another-line"),
+    pytest.param(release("13.7.7"), None, {"13.7.8"}, id="a-dead-line"),
+    pytest.param(release("12.7.6", build="21H1320"), None, set(), id="a-line-nobody-is-on"),
+    pytest.param(release("27.0", build="26A428"), None, set(VERSIONS), id="a-new-major"),
+    pytest.param(
+        release("26.1"), "26", {"26.1", "15.7.3", "15.7.2"} | BEYOND, id="where-macs-are-moved-to"
+    ),
+    pytest.param(retracted("26.2", heard_at=NOW), None, set(VERSIONS), id="a-lines-last-is-gone"),
+    pytest.param(
+        retracted("15.7.3", heard_at=NOW), None, {"15.7.3", "15.7.2"} | BEYOND, id="one-is-gone"
+    ),
+    pytest.param(kev("CVE-2025-99999"), None, set(), id="a-cve-that-no-release-fixes"),
+]
+
+
+@pytest.mark.parametrize(("event", "to", "want"), CONCERNED)
+def test_whom_an_advisory_concerns(event: Event, to: str | None, want: set[str]) -> None:
+    assert affected(lined_up(VERSIONS), event, to) == want
+
+
+def test_a_cve_that_becomes_known_as_exploited_concerns_those_who_lack_its_fix() -> None:
+    fleet = lined_up(VERSIONS)
+    fleet.apply(release("26.2", cves=["CVE-2025-43529"], heard_at=NOW - DAY))
+    assert affected(fleet, kev("CVE-2025-43529")) == {"26.2", "26.1"} | BEYOND
+
+
+def test_halts_stand_until_cleared_in_any_order() -> None:
+    events: list[Event] = [
+        halted(NOW - 2 * HOUR),
+        halt_cleared(NOW - HOUR),
+        halted(NOW, site="london"),
+    ]
+    for order in (events, events[::-1]):
+        assert [one.scope.key for one in fleet_of(*order).halts()] == ["site:london"]
+    both: list[Event] = [halted(NOW), halt_cleared(NOW)]
+    for order in (both, both[::-1]):
+        assert len(fleet_of(*order).halts()) == 1, "at the same moment the halt wins"
+
+
+def test_approvals_stand_until_denied_in_any_order() -> None:
+    events: list[Event] = [
+        granted("job-1", NOW - HOUR),
+        denied("job-1", when=NOW),
+        granted("job-2", NOW),
+    ]
+    for order in (events, events[::-1]):
+        fleet = fleet_of(*order)
+        assert [one.approval.job_id for one in fleet.approvals(UDID)] == ["job-2"]
+        assert fleet.approvals(OTHER) == ()
+    both: list[Event] = [granted("job-1", NOW), denied("job-1", when=NOW)]
+    for order in (both, both[::-1]):
+        assert fleet_of(*order).approvals(UDID) == (), "at the same moment the denial wins"
+
+
+def test_the_newest_policy_is_in_force() -> None:
+    newer = policy_changed(POLICY_TEXT + "# newer\n", NOW - DAY)
+    older = policy_changed(POLICY_TEXT, NOW - 2 * DAY)
+    for order in ((newer, older), (older, newer)):
+        found = fleet_of(*order).policy
+        assert found is not None
+        assert found.digest == newer.data.digest
+
+
+def test_a_fresh_enrolment_is_seen() -> None:
+    fleet = fleet_of(*enrolled(when=NOW - 9 * DAY), checked_out(when=NOW - 8 * DAY))
+    assert fleet.view(UDID).checked_out
+    for event in enrolled(when=NOW - 7 * DAY):
+        fleet.apply(event)
+    assert fleet.view(UDID).enrolled
+    assert not fleet.view(UDID).checked_out
