@@ -58,6 +58,11 @@ class Facts:
         self.ends[topic] = offset + 1
         return fact
 
+    def pass_to(self, topic: str, offset: int) -> None:
+        """Nothing more comes before this offset: the ends of transactions, and what a transaction
+        took back, have offsets too and are no facts."""
+        self.ends[topic] = max(self.ends[topic], offset)
+
     def after(self, point: Point) -> list[Fact]:
         """The facts that this point has not reached."""
         return [fact for fact in self.log if fact.offset >= point.get(fact.topic, 0)]

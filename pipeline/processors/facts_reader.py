@@ -80,3 +80,5 @@ class FactsReader:
                         **{key.TOPIC: tp.topic, key.OFFSET: record.offset},
                         **{key.ERROR_CODE: fact.refusal.code, key.DETAIL: fact.refusal.detail},
                     )
+        for tp in _PARTITIONS:
+            self._facts.pass_to(tp.topic, await self._consumer.position(tp))

@@ -2,15 +2,13 @@
 
 import http.client
 import json
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from kafka import (  # type: ignore[import-untyped]
     KafkaProducer,
     TopicPartition,
 )
+from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from pipeline.processors.app import SUBSCRIBED
 from pipeline.provisioning.cluster import connected
@@ -29,9 +28,14 @@ from schemas.decisions import DecisionRecord
 from schemas.envelope import CloudEvent, DeviceEvent, JobIssuedEvent, decode, encode
 from schemas.results import JobResult
 from schemas.routing import device_key, topic_of
-from schemas.topics import DECISIONS, STATE, jobs_topic
-from tests.integration.brokers import ROOT, KafkaCluster, free_ports
+from schemas.topics import ADVISORIES, CONTROL, DECISIONS, STATE, jobs_topic
+from tests.integration import worker_program
+from tests.integration.brokers import KafkaCluster, free_ports
+from tests.integration.worker_program import Given, run
 
+# What a worker imports is imported once: a process of its own is then there in no time.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload([worker_program.__name__])
 PARTITIONS = 4
 SITES = ("london", "tokyo")
 PATIENCE_S = 60.0
@@ -64,7 +68,7 @@ def key_of(event: CloudEvent) -> str:
 class WorkerProcess:
     """One worker."""
 
-    process: "subprocess.Popen[bytes]"
+    process: BaseProcess
     data_dir: Path
     port: int
     log: Path
@@ -72,17 +76,19 @@ class WorkerProcess:
     def kill(self) -> None:
         """End it at once (kill -9)."""
         self.process.kill()
-        self.process.wait()
+        self.process.join()
 
     def stop(self) -> int:
         """End it in good order; its exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=60)
+        self.process.terminate()
+        self.process.join(PATIENCE_S)
+        assert self.process.exitcode is not None, "does not stop"
+        return self.process.exitcode
 
     @property
     def runs(self) -> bool:
         """Whether it has not ended."""
-        return self.process.poll() is None
+        return self.process.is_alive()
 
     def get(self, path: str) -> tuple[int, str]:
         """What its web pages answer; 0 while it does not."""
@@ -118,6 +124,15 @@ class Workers:
         options = KafkaConnection(bootstrap=self.kafka.bootstrap).producer_options()
         self.producer = KafkaProducer(**options)
         self.admin = KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
+        self._consumer = KafkaConsumer(
+            bootstrap_servers=self.kafka.bootstrap,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+        )
+        self._records: dict[str, list[Any]] = {}
+        self._positions: dict[TopicPartition, int] = {}
+        self._partitions: dict[str, int] = {}
 
     def close(self) -> None:
         """End all."""
@@ -126,6 +141,7 @@ class Workers:
                 worker.kill()
         self.producer.close()
         self.admin.close()
+        self._consumer.close()
 
     def set_clock(self, now: datetime) -> None:
         """What time it is for all workers from now on."""
@@ -141,20 +157,16 @@ class Workers:
         data_dir = data_dir or self.folder / f"data-{self.started}"
         log = self.folder / f"worker-{self.started}.log"
         [port] = free_ports(1)
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-W", "ignore", "-m", "tests.integration.worker_program"),
-                    *("--bootstrap", self.kafka.bootstrap, "--data-dir", str(data_dir)),
-                    *("--web-port", str(port), "--clock", str(self.folder / "clock")),
-                    *("--group", self.group),
-                ],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
-            )
+        given = Given(
+            bootstrap=self.kafka.bootstrap,
+            data_dir=data_dir,
+            web_port=port,
+            clock=self.folder / "clock",
+            group=self.group,
+            log=log,
+        )
+        process = _FORKS.Process(target=run, args=(given,), daemon=True)
+        process.start()
         worker = WorkerProcess(process, data_dir, port, log)
         self.running.append(worker)
         return worker
@@ -205,9 +217,11 @@ class Workers:
 
     def lag(self) -> int:
         """Records not yet committed."""
-        places = self._places([topic.name for topic in SUBSCRIBED])
-        ends = self._ends(places)
-        found = self.admin.list_group_offsets({self.group: None})[self.group]
+        ends = self._ends(self._places(*(topic.name for topic in SUBSCRIBED)))
+        try:
+            found = self.admin.list_group_offsets({self.group: None})[self.group]
+        except KafkaError:  # the group's coordinator is on its way
+            found = {}
         told = {
             TopicPartition(place.topic, place.partition): offset for place, offset in found.items()
         }
@@ -219,39 +233,41 @@ class Workers:
 
     def facts_ends(self) -> dict[str, int]:
         """How far the fact topics go."""
-        places = self._places(["drydock.advisories.v1", "drydock.control.v1"])
-        return {place.topic: end for place, end in self._ends(places).items()}
+        ends = self._ends(self._places(ADVISORIES.name, CONTROL.name))
+        return {place.topic: end for place, end in ends.items()}
 
     def _ends(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        with KafkaConsumer(bootstrap_servers=self.kafka.bootstrap) as consumer:
-            ends: dict[TopicPartition, int] = consumer.end_offsets(places)
+        ends: dict[TopicPartition, int] = self._consumer.end_offsets(places)
         return ends
 
-    def _places(self, topics: Sequence[str]) -> list[TopicPartition]:
-        described = self.admin.describe_topics(topics)
+    def _places(self, *topics: str) -> list[TopicPartition]:
+        unknown = [topic for topic in topics if topic not in self._partitions]
+        if unknown:
+            for one in self.admin.describe_topics(unknown):
+                self._partitions[one["name"]] = len(one["partitions"])
         return [
-            TopicPartition(one["name"], each["partition_index"])
-            for one in described
-            for each in one["partitions"]
+            TopicPartition(topic, number)
+            for topic in topics
+            for number in range(self._partitions[topic])
         ]
 
     def read(self, topic: str) -> list[Any]:
         """All records of a topic, each partition's in its order."""
-        places = self._places([topic])
-        records = []
-        with KafkaConsumer(
-            bootstrap_servers=self.kafka.bootstrap,
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-        ) as consumer:
-            consumer.assign(places)
-            consumer.seek_to_beginning(*places)
-            ends = consumer.end_offsets(places)
-            while any(consumer.position(place) < end for place, end in ends.items()):
-                for some in consumer.poll(timeout_ms=500).values():
-                    records += some
-        return records
+        records = self._records.setdefault(topic, [])
+        places = self._places(topic)
+        ends = self._ends(places)
+        new = [place for place in places if self._positions.get(place, 0) < ends[place]]
+        if not new:
+            return list(records)
+        self._consumer.assign(new)
+        for place in new:
+            self._consumer.seek(place, self._positions.get(place, 0))
+        while any(self._consumer.position(place) < ends[place] for place in new):
+            for some in self._consumer.poll(timeout_ms=500).values():
+                records += some
+        for place in new:
+            self._positions[place] = self._consumer.position(place)
+        return list(records)
 
     def decisions(self) -> list[DecisionRecord]:
         """Every decision, each Mac's in its order."""

@@ -1,0 +1,70 @@
+"""Fact topics with transactions in them: their marks and what they took back are no facts."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from kafka import KafkaProducer  # type: ignore[import-untyped]
+
+from pipeline.processors.facts import Facts
+from pipeline.processors.facts_reader import FactsReader
+from pipeline.server_process import make_log, silence_kafka_clients
+from schemas.connection import KafkaConnection
+from schemas.envelope import encode
+from schemas.topics import ADVISORIES, CONTROL
+from tests.factories import release
+from tests.integration.brokers import KafkaCluster
+from tests.integration.workers import make_topics
+
+SOON_S = 30
+
+
+@pytest.fixture
+def producer(empty_kafka: KafkaCluster) -> Iterator[KafkaProducer]:
+    make_topics(empty_kafka)
+    options = KafkaConnection(bootstrap=empty_kafka.bootstrap).producer_options()
+    with KafkaProducer(**options | {"transactional_id": "test.facts"}) as producer:
+        producer.init_transactions()
+        yield producer
+
+
+def begin(producer: KafkaProducer, version: str) -> None:
+    """A transaction with one release in it, on the broker but not ended."""
+    event = release(version)
+    producer.begin_transaction()
+    producer.send(ADVISORIES.name, key=event.subject.encode(), value=encode(event)).get(SOON_S)
+
+
+def subjects(facts: Facts) -> set[str]:
+    return set(facts.fleet.advisories.known)
+
+
+def test_facts_are_read_past_the_marks_of_transactions(
+    empty_kafka: KafkaCluster, producer: KafkaProducer
+) -> None:
+    silence_kafka_clients()
+    facts = Facts({})
+    connection = KafkaConnection(bootstrap=empty_kafka.bootstrap)
+
+    async def read() -> None:
+        reader = FactsReader(facts, connection, make_log())
+        await reader.start()
+        try:
+            # The last transaction is open: what is in it is neither waited for nor taken.
+            assert subjects(facts) == {"macOS-26.1"}
+            assert facts.ends == {ADVISORIES.name: 4, CONTROL.name: 0}
+            producer.commit_transaction()
+            async with asyncio.timeout(SOON_S):
+                while facts.ends[ADVISORIES.name] < 6:
+                    await asyncio.sleep(0.05)
+            assert subjects(facts) == {"macOS-26.1", "macOS-26.3"}
+            assert [fact.offset for fact in facts.log] == [0, 4]
+        finally:
+            await reader.stop()
+
+    begin(producer, "26.1")
+    producer.commit_transaction()
+    begin(producer, "26.2")
+    producer.abort_transaction()
+    begin(producer, "26.3")
+    asyncio.run(read())
