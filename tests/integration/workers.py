@@ -121,15 +121,10 @@ class Workers:
 
     def __post_init__(self) -> None:
         self.set_clock(self.now)
-        options = KafkaConnection(bootstrap=self.kafka.bootstrap).producer_options()
-        self.producer = KafkaProducer(**options)
+        connection = KafkaConnection(bootstrap=self.kafka.bootstrap)
+        self.producer = KafkaProducer(**connection.producer_options())
         self.admin = KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
-        self._consumer = KafkaConsumer(
-            bootstrap_servers=self.kafka.bootstrap,
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-        )
+        self._consumer = KafkaConsumer(**connection.consumer_options())
         self._records: dict[str, list[Any]] = {}
         self._positions: dict[TopicPartition, int] = {}
         self._partitions: dict[str, int] = {}
