@@ -1,7 +1,10 @@
 """`drydock worker` with a clock that a test sets: the only difference from the command."""
 
-import argparse
 import asyncio
+import os
+import sys
+import warnings
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -9,21 +12,30 @@ from prometheus_client import CollectorRegistry
 
 from pipeline.metrics import Metrics
 from pipeline.processors.logs import make_log
-from pipeline.processors.service import Plan, serve_until_signalled
+from pipeline.processors.service import Plan, WorkerError, serve_until_signalled
 from pipeline.server_process import Listen
 from schemas.connection import KafkaConnection
 from tests.site_factories import JOBS_KEY, KEYS
 
 
-def main() -> None:
-    """Run one worker until it is told to stop."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--bootstrap", required=True)
-    parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--web-port", type=int, required=True)
-    parser.add_argument("--clock", type=Path, required=True)
-    parser.add_argument("--group", required=True)
-    given = parser.parse_args()
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a worker is told. `clock` is a file with the time, `log` where its output goes."""
+
+    bootstrap: str
+    data_dir: Path
+    web_port: int
+    clock: Path
+    group: str
+    log: Path
+
+
+def run(given: Given) -> None:
+    """Be a worker until told to stop; exit code 1 for what stops it otherwise."""
+    warnings.simplefilter("ignore")
+    output = os.open(given.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, sys.stdout.fileno())
+    os.dup2(output, sys.stderr.fileno())
 
     def clock() -> datetime:
         return datetime.fromisoformat(given.clock.read_text())
@@ -41,8 +53,7 @@ def main() -> None:
         sweep_every=timedelta(days=1000),
         clock=clock,
     )
-    asyncio.run(serve_until_signalled(plan, Metrics(CollectorRegistry()), make_log()))
-
-
-if __name__ == "__main__":
-    main()
+    try:
+        asyncio.run(serve_until_signalled(plan, Metrics(CollectorRegistry()), make_log()))
+    except WorkerError as error:
+        sys.exit(str(error))
