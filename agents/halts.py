@@ -56,27 +56,7 @@ class HaltBook:
         return tuple(h.scope for h in halts if h.until is None or now < h.until)
 
 
-def read_halts(connection: KafkaConnection, timeout_s: float) -> HaltBook:
-    """The halts as the topic has them now. Raises KafkaError, TimeoutError."""
-    book = HaltBook()
-    place = TopicPartition(CONTROL.name, 0)
-    limit = round(timeout_s * 1000)
-    until = time.monotonic() + timeout_s
-    with KafkaConsumer(**connection.consumer_options()) as consumer:
-        consumer.assign([place])
-        consumer.seek_to_beginning(place)
-        end = consumer.end_offsets([place], timeout_ms=limit)[place]
-        while (consumer.position(place, timeout_ms=limit) or 0) < end:
-            if time.monotonic() > until:
-                raise TimeoutError(f"{CONTROL.name} is not read within {timeout_s:g} s")
-            for record in consumer.poll(timeout_ms=_POLL_MS).get(place, ()):
-                event = _halt_in(record.value)
-                if event is not None:
-                    book.apply(event)
-    return book
-
-
-def _halt_in(raw: bytes | None) -> HaltSetEvent | HaltClearedEvent | None:
+def halt_in(raw: bytes | None) -> HaltSetEvent | HaltClearedEvent | None:
     """The event in these bytes if it is about halts. What is no event at all is not."""
     try:
         event = decode(raw or b"")
@@ -137,7 +117,7 @@ class HaltReader(threading.Thread):
                     end = consumer.end_offsets([place], timeout_ms=_TIMEOUT_MS)[place]
                     ask_at = asked_at + _ASK_EVERY_S
                 for record in consumer.poll(timeout_ms=_POLL_MS).get(place, ()):
-                    event = _halt_in(record.value)
+                    event = halt_in(record.value)
                     if event is not None:
                         with self._lock:
                             book.apply(event)

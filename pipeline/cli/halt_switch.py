@@ -5,7 +5,7 @@ Every executor reads that topic by itself, and knows within seconds.
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,7 +30,6 @@ Bootstrap = Annotated[
     str | None,
     typer.Option(help="host:port of Kafka, with commas between; else from the environment."),
 ]
-_TIMEOUT_S: Final = 15.0
 
 
 def scope_key(
@@ -56,30 +55,18 @@ def tell_fleet(
     `make` gives the event for a time: now, or just after the newest fact about the scope, were
     that told by a clock that is ahead; the later fact wins.
     """
-    import logging
+    from pipeline.cli.control_topic import FAULTS, fleet_settings, publish, told
 
-    from pipeline.connection import SettingsError, kafka_settings
-
-    # What the client has to say arrives as an error, told in one line.
-    logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
+    settings = fleet_settings(bootstrap)
     try:
-        settings = kafka_settings(bootstrap)
-    except SettingsError as error:
-        fail(str(error))
-    from kafka.errors import KafkaError  # type: ignore[import-untyped]
-
-    from agents.halts import read_halts
-
-    try:
-        book = read_halts(settings, _TIMEOUT_S)
+        book = _read_halts(settings)
         _check(settings, scope, book, resumes=resumes)
         now, told_at = datetime.now(UTC), book.told_at(scope)
         if told_at is not None:
             now = max(now, told_at + timedelta(microseconds=1))
-        _publish(settings, make(now))
-    except (KafkaError, TimeoutError, AssertionError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        fail(f"NOT done: Kafka at {settings.bootstrap} did not take it: {said}")
+        publish(settings, make(now))
+    except FAULTS as error:
+        fail(f"NOT done: Kafka at {settings.bootstrap} did not take it: {told(error)}")
 
 
 def _check(
@@ -102,22 +89,13 @@ def _check(
         fail(f"no site {scope.site!r}; there are {', '.join(sites) or 'none'}")
 
 
-def _publish(settings: "KafkaSettings", event: "HaltSetEvent | HaltClearedEvent") -> None:
-    from kafka import KafkaProducer
+def _read_halts(settings: "KafkaSettings") -> "HaltBook":
+    from agents.halts import HaltBook, halt_in
+    from pipeline.cli.control_topic import read_control
 
-    from schemas.envelope import encode
-    from schemas.topics import CONTROL
-
-    limit = round(_TIMEOUT_S * 1000)
-    options = settings.producer_options() | {
-        "delivery_timeout_ms": limit,
-        "request_timeout_ms": limit // 2,
-        "max_block_ms": limit,
-        "bootstrap_timeout_ms": limit,
-    }
-    producer = KafkaProducer(**options)
-    try:
-        sent = producer.send(CONTROL.name, key=event.subject.encode(), value=encode(event))
-        sent.get(timeout=_TIMEOUT_S)
-    finally:
-        producer.close(timeout=1)
+    book = HaltBook()
+    for raw in read_control(settings):
+        event = halt_in(raw)
+        if event is not None:
+            book.apply(event)
+    return book

@@ -1,11 +1,13 @@
-"""`drydock policy check`: validate a policy file, say what is in force and what looks odd."""
+"""`drydock policy`: validate a policy file, say what looks odd, put it in force."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli.halt_switch import Bootstrap
 from pipeline.cli.output import emit, fail, finding
+from pipeline.cli.steering import AsJson, By
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -13,7 +15,9 @@ if TYPE_CHECKING:
     from pipeline.decide.policy import Window
     from pipeline.decide.policy_file import PolicyDocument, Problem
 
-app = typer.Typer(help="Look at a policy before it is in force.", no_args_is_help=True)
+app = typer.Typer(help="Look at a policy, and put it in force.", no_args_is_help=True)
+
+PolicyFile = Annotated[Path, typer.Argument(help="The policy, a YAML file; - is stdin.")]
 
 # A policy has at most 1 MiB of characters, each of at most four bytes.
 _MOST_BYTES = 4 * 1024 * 1024
@@ -21,19 +25,66 @@ _MOST_BYTES = 4 * 1024 * 1024
 
 @app.callback()
 def _root() -> None:
-    """Look at a policy before it is in force."""
+    """Look at a policy, and put it in force."""
 
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="The policy, a YAML file; - is stdin.")],
+    file: PolicyFile,
     strict: Annotated[bool, typer.Option(help="Warnings are findings too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Validate a policy file: every problem with its line, or what is in force.
 
     Exit 0: valid; 1: invalid (with --strict: or odd); 2: unreadable.
     """
+    _, document, warnings = _validated(file, as_json=as_json)
+    if as_json:
+        _summary_json(file, document, warnings)
+    else:
+        _summary(document)
+    if warnings and strict:
+        finding(f"{file}: {warnings} warning{'s' if warnings > 1 else ''}")
+
+
+@app.command()
+def publish(
+    file: PolicyFile,
+    bootstrap: Bootstrap = None,
+    by: By = "unknown",
+    wait_s: Annotated[
+        float,
+        typer.Option(min=0, max=3600, help="How long to try while Kafka or its topics are away."),
+    ] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Put a policy in force for a fleet on Kafka; every worker decides again by it.
+
+    One that is in force already is not published again. Exit 0: it is in force; 1: invalid;
+    2: unreadable, or Kafka did not take it.
+    """
+    import json
+
+    from pipeline.cli.control_topic import FAULTS, fleet_settings, told
+    from pipeline.cli.policy_publication import put_in_force
+
+    text, document, _ = _validated(file, as_json=as_json)
+    settings = fleet_settings(bootstrap)
+    try:
+        done = put_in_force(settings, text, by, wait_s)
+    except FAULTS as error:
+        fail(f"NOT in force: Kafka at {settings.bootstrap} did not take it: {told(error)}")
+    result = "unchanged" if done.event is None else "in force"
+    if as_json:
+        row = {"kind": result, "file": str(file), "digest": document.digest}
+        emit(json.dumps(row | {"previous": done.previous}, ensure_ascii=False))
+    else:
+        emit(f"{result}: digest {document.digest}")
+
+
+def _validated(file: Path, *, as_json: bool) -> "tuple[str, PolicyDocument, int]":
+    """The file's text, what it says, and how many warnings were printed. Ends the command where
+    it is no valid policy."""
     from datetime import UTC, datetime
 
     from pipeline.decide.policy_file import PolicyError, read_document
@@ -50,12 +101,7 @@ def check(
     warnings = lint(document, datetime.now(UTC).date())
     for problem in warnings:
         _report(file, problem, "warning", as_json=as_json)
-    if as_json:
-        _summary_json(file, document, len(warnings))
-    else:
-        _summary(document)
-    if warnings and strict:
-        finding(f"{file}: {len(warnings)} warning{'s' if len(warnings) > 1 else ''}")
+    return text, document, len(warnings)
 
 
 def _read(file: Path) -> str:

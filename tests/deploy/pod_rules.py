@@ -143,10 +143,12 @@ def ends_in_time(objects: list[Object]) -> list[str]:
 
 
 def restarted(objects: list[Object]) -> list[str]:
-    """Pods start again when the settings of the release that they read change."""
+    """Pods start again when the settings of the release that they read change; a hook always."""
     made = {one["metadata"]["name"].rpartition("-")[2] for one in of_kind(objects, "ConfigMap")}
     complaints = []
     for one in workloads(objects):
+        if "helm.sh/hook" in one["metadata"].get("annotations", {}):
+            continue
         marks = one["spec"]["template"]["metadata"].get("annotations", {})
         read = {
             source["configMapRef"]["name"].rpartition("-")[2]

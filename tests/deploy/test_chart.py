@@ -127,7 +127,7 @@ def test_signing_keys_reach_workers_only(helm: Helm) -> None:
 def test_other_settings_start_pods_again(helm: Helm) -> None:
     before, after = (
         named(helm.objects("minimal", over), "StatefulSet", "-worker")["spec"]["template"]
-        for over in (None, {"policy": {"inline": "version: 1\n"}})
+        for over in (None, {"kafka": {"compression": "gzip"}})
     )
     assert before["metadata"]["annotations"] != after["metadata"]["annotations"]
     assert before["spec"] == after["spec"]
@@ -135,14 +135,39 @@ def test_other_settings_start_pods_again(helm: Helm) -> None:
 
 def test_other_topics_are_another_job(helm: Helm) -> None:
     names = {
-        of_kind(helm.objects("minimal", over), "Job")[0]["metadata"]["name"]
+        one["metadata"]["name"]
         for over in (
             None,
             {"agents": {"sites": [{"name": "tokyo"}]}},
             {"topics": {"partitions": 8}},
         )
+        for one in of_kind(helm.objects("minimal", over), "Job")
+        if "-topics-" in one["metadata"]["name"]
     }
     assert len(names) == 3
+
+
+@pytest.mark.parametrize("shape", ["minimal", "production"])
+def test_policy_is_published_at_every_change_of_the_release(helm: Helm, shape: str) -> None:
+    objects = helm.objects(shape)
+    job = named(objects, "Job", "-policy")
+    assert job["metadata"]["annotations"] == {
+        "helm.sh/hook": "post-install,post-upgrade,post-rollback",
+        "helm.sh/hook-delete-policy": "before-hook-creation",
+    }
+    (program,) = containers(job)
+    (volume,) = [each for each in pod(job)["volumes"] if each["name"] == "policy"]
+    (mount,) = [each for each in program["volumeMounts"] if each["name"] == "policy"]
+    assert program["args"][:3] == ["policy", "publish", f"{mount['mountPath']}/policy.yaml"]
+    if shape == "minimal":
+        there = named(objects, "ConfigMap", "-policy")
+        assert volume["configMap"]["name"] == there["metadata"]["name"]
+        assert [*there["data"]] == ["policy.yaml"]
+    else:
+        assert volume["configMap"]["name"] == "fleet-policy"
+        assert _login(job) == "drydock-kafka-policy"
+    # It is tried for less time than the Job has, and that is less than Helm waits (5 minutes).
+    assert int(_option(job, "--wait-s")) < job["spec"]["activeDeadlineSeconds"] < 300
 
 
 REFUSED = [

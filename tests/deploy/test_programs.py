@@ -22,20 +22,25 @@ def misunderstood(args: list[str], commands: Any) -> Iterator[str]:
     """What a command line would not take of these arguments."""
     found = commands
     words = [arg for arg in args if not arg.startswith("-")]
-    for word in words:
-        found = getattr(found, "commands", {}).get(word)
-        if found is None:
-            if words[0] not in EXPECTED:
-                yield f"no command {' '.join(words)}"
-            return
-    assert found is not None
-    known = {option: each for each in found.params for option in each.opts}
+    name: list[str] = []
+    while words and hasattr(found, "commands"):
+        name.append(words.pop(0))
+        found = found.commands.get(name[-1])
+    told = " ".join(name)
+    if found is None:
+        if name[0] not in EXPECTED:
+            yield f"no command {told}"
+        return
+    takes = [each for each in found.params if each.param_type_name == "argument"]
+    yield from (f"{told} takes no {word}" for word in words[len(takes) :])
+    yield from (f"{told} needs {each.name}" for each in takes[len(words) :] if each.required)
+    options = {option: each for each in found.params if each not in takes for option in each.opts}
     given = [arg.partition("=")[0] for arg in args if arg.startswith("-")]
-    yield from (f"{' '.join(words)} has no {option}" for option in given if option not in known)
+    yield from (f"{told} has no {option}" for option in given if option not in options)
     yield from (
-        f"{' '.join(words)} needs {each.opts[0]}"
+        f"{told} needs {each.opts[0]}"
         for each in found.params
-        if each.required and not set(each.opts) & set(given)
+        if each not in takes and each.required and not set(each.opts) & set(given)
     )
 
 
@@ -60,6 +65,8 @@ def test_programs_understand_their_arguments(helm: Helm, shape: str) -> None:
         pytest.param(["topics", "make"], ["no command topics make"], id="command"),
         pytest.param(["topics", "apply", "--site=a"], ["topics apply has no --site"], id="option"),
         pytest.param(["run"], ["run needs --data-dir"], id="missing"),
+        pytest.param(["policy", "publish"], ["policy publish needs file"], id="no-argument"),
+        pytest.param(["schemas", "a"], ["schemas takes no a"], id="argument"),
     ],
 )
 def test_finds_what_is_misunderstood(args: list[str], said: list[str]) -> None:

@@ -7,9 +7,6 @@ from typer.testing import CliRunner
 from agents.keys import KeyStore, Purpose
 from pipeline.cli.app import app
 
-# kafka-python 3.0.12 reads its protocol by a call that Python 3.11 and 3.12 call deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:.*Use files:DeprecationWarning")
-
 WRONG = {
     "site": (("--site", "Up there"), "small letters"),
     "name": (("--site", "london", "--name", "A!"), "small letters"),

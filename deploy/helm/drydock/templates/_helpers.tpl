@@ -44,7 +44,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* A pod's metadata. Changed settings start pods again. root, component, site, policy. */}}
+{{/* A pod's metadata. Changed settings start pods again. root, component, site. */}}
 {{- define "drydock.podMetadata" -}}
 labels: {{- merge (include "drydock.labels" . | fromYaml) .root.Values.podLabels | toYaml | nindent 2 }}
 annotations:
@@ -52,9 +52,6 @@ annotations:
   {{- toYaml . | nindent 2 }}
   {{- end }}
   checksum/settings: {{ include (print .root.Template.BasePath "/settings-configmap.yaml") .root | sha256sum }}
-  {{- if .policy }}
-  checksum/policy: {{ include (print .root.Template.BasePath "/policy-configmap.yaml") .root | sha256sum }}
-  {{- end }}
 {{- end }}
 
 {{/* What is alike in every pod's spec. root, component, site, settings. */}}

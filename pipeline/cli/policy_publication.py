@@ -1,0 +1,64 @@
+"""How `drydock policy publish` puts a policy in force for a fleet on Kafka: one fact, confirmed.
+
+Every worker reads the control topic by itself, and decides again.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from pipeline.cli.control_topic import FAULTS, publish, read_control
+from pipeline.connection import KafkaSettings
+from pipeline.decide.policy_file import policy_digest
+from pipeline.embedded.commands import policy
+from pipeline.processors.facts import Facts
+from schemas.envelope import PolicyChangedEvent
+from schemas.topics import CONTROL
+
+_AGAIN_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What a policy means for the fleet: `event` has to be published, None if it is in force
+    already. `previous` is the digest of the policy in force before, None if there is none."""
+
+    event: PolicyChangedEvent | None
+    previous: str | None
+
+
+def publication(control: Iterable[bytes], text: str, by: str, now: datetime) -> Publication:
+    """What puts this policy in force, after what the control topic holds, as workers read it.
+
+    The event's time is now, or just after that of the newest policy, were that told by a clock
+    that is ahead; the later fact wins. Pure.
+    """
+    facts, newest = Facts(approvals={}), now
+    for offset, raw in enumerate(control):
+        fact = facts.take(CONTROL.name, offset, raw)
+        if fact is not None and isinstance(fact.event, PolicyChangedEvent):
+            newest = max(newest, fact.event.time + timedelta(microseconds=1))
+    previous = None if facts.fleet.policy is None else facts.fleet.policy.digest
+    known = previous == policy_digest(text)
+    return Publication(None if known else policy(text, by, newest), previous)
+
+
+def put_in_force(settings: KafkaSettings, text: str, by: str, wait_s: float) -> Publication:
+    """Have the policy in the control topic before this returns; what was published for that.
+
+    While Kafka or the topic is not there it is tried again for so many seconds; FAULTS after that.
+    """
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            found = publication(read_control(settings), text, by, datetime.now(UTC))
+            if found.event is not None:
+                publish(settings, found.event)
+        except FAULTS:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_AGAIN_S)
+        else:
+            return found

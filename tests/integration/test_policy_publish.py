@@ -1,0 +1,52 @@
+"""`drydock policy publish` on a real broker: a policy is in the control topic once."""
+
+import json
+
+from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
+from typer.testing import CliRunner, Result
+
+from pipeline.cli.app import app
+from pipeline.decide.policy_file import policy_digest
+from schemas.connection import KafkaConnection
+from schemas.envelope import PolicyChangedEvent, decode
+from schemas.topics import CONTROL
+from tests.integration.brokers import KafkaCluster
+from tests.integration.topics import make_topics
+
+POLICY = "sites: {tokyo: {time_zone: Asia/Tokyo}}\ndefault_site: tokyo\n"
+OTHER = POLICY + "# another one\n"
+
+
+def published(kafka: KafkaCluster) -> list[tuple[str, str]]:
+    """Who published which text, in the order of the topic."""
+    place = TopicPartition(CONTROL.name, 0)
+    options = KafkaConnection(bootstrap=kafka.bootstrap).consumer_options()
+    found = []
+    with KafkaConsumer(**options) as consumer:
+        consumer.assign([place])
+        consumer.seek_to_beginning(place)
+        (end,) = consumer.end_offsets([place]).values()
+        while consumer.position(place) < end:
+            for record in consumer.poll(timeout_ms=1000).get(place, ()):
+                event = decode(record.value)
+                assert isinstance(event, PolicyChangedEvent)
+                found.append((event.data.by, event.data.text))
+    return found
+
+
+def test_a_policy_is_published_once_and_another_one_after_it(empty_kafka: KafkaCluster) -> None:
+    def publish(by: str, text: str, *more: str) -> Result:
+        where = ("--bootstrap", empty_kafka.bootstrap, "--by", by)
+        return CliRunner().invoke(app, ["policy", "publish", "-", *where, *more], input=text)
+
+    early = publish("early", POLICY)
+    assert (early.exit_code, early.stdout) == (2, "")
+    assert early.stderr.startswith("drydock: NOT in force: ")
+    assert early.stderr.endswith(f"no topic {CONTROL.name}: run `drydock topics apply`\n")
+    make_topics(empty_kafka.bootstrap)
+    assert publish("one", POLICY).stdout.startswith("in force: digest ")
+    assert publish("two", POLICY).stdout.startswith("unchanged: digest ")
+    told = json.loads(publish("three", OTHER, "--json").stdout)
+    assert (told["kind"], told["previous"]) == ("in force", policy_digest(POLICY))
+    assert publish("four", POLICY).stdout.startswith("in force: ")
+    assert published(empty_kafka) == [("one", POLICY), ("three", OTHER), ("four", POLICY)]
