@@ -21,6 +21,8 @@ from schemas.topics import DISPATCH
 
 SUBSCRIBED: Final = (*DEVICE_TOPICS, DISPATCH)
 _FETCH_BYTES: Final = 1024 * 1024
+# Faust wants one from 1 up, also where it serves nothing.
+_NO_PORT: Final = 1
 
 
 def make_app(
@@ -51,7 +53,7 @@ def make_app(
         stream_wait_empty=True,
         web_enabled=web is not None,
         web_bind="127.0.0.1" if web is None else web.host,
-        web_port=0 if web is None else web.port,
+        web_port=_NO_PORT if web is None else web.port,
         worker_redirect_stdouts=False,
     )
     app.transport.Consumer = partial(BatchConsumer, taker=taker)  # type: ignore[misc,assignment]
