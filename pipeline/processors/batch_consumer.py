@@ -16,17 +16,21 @@ fails when they change.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final, Protocol
 
 from aiokafka.structs import ConsumerRecord  # type: ignore[import-untyped]
-from faust.transport.drivers.aiokafka import Consumer
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 from faust.types import TP
 from mode import Service
 
 _COMMIT_EVERY_S: Final = 1.0
+# Faust asks a broker to hold back an empty answer for 1.5 s, and a partition that is not in that
+# request waits for it: nothing would be heard of within less.
+_FETCH_WAIT_MS: Final = 100
 Batches = Mapping[TP, Sequence[ConsumerRecord]]
+Holds = Callable[[], Awaitable[bool]]
 
 
 class Taker(Protocol):
@@ -38,13 +42,21 @@ class Taker(Protocol):
     def patience_s(self) -> float:
         """How long to wait for records before `take` is called with none."""
 
-    async def take(self, batches: Batches) -> Mapping[TP, int]:
+    async def take(self, batches: Batches, holds: Holds) -> Mapping[TP, int]:
         """Make records durable with all that follows from them, and give the offsets to go on
-        from. Also called with nothing, so that what is due gets done. An exception stops the
-        worker with nothing of the batch committed."""
+        from. Also called with nothing, so that what is due gets done. `holds` says whether the
+        group still counts this worker in. An exception stops the worker with nothing of the batch
+        committed."""
 
     def give_up(self) -> None:
         """The partitions are lost: the `take` under way should end soon, however it ends."""
+
+
+class _Thread(AIOKafkaConsumerThread):
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001 - Faust has no setting for it
+        return consumer
 
 
 class BatchConsumer(Consumer):
@@ -53,12 +65,20 @@ class BatchConsumer(Consumer):
     def __init__(self, *args: Any, taker: Taker, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._taker = taker
-        self._under_way: asyncio.Task[Mapping[TP, int]] | None = None
+        self._under_way: asyncio.Task[None] | None = None
         self._done: dict[TP, int] = {}
         self._told: dict[TP, int] = {}
+        self._from: dict[TP, int] = {}
+        self._assignments = 0
         self._committing = asyncio.Lock()
         self._commit_at = 0.0
+        self._member_at = monotonic()
+        # A member that was silent for longer than the session is none; half of it is cautious.
+        self.believed_for_s = self.app.conf.broker_session_timeout / 2
         self.settle_within_s = self.app.conf.broker_rebalance_timeout / 2
+
+    def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
+        return _Thread(self, loop=self.loop, beacon=self.beacon)
 
     # --- the pump ---
 
@@ -66,17 +86,32 @@ class BatchConsumer(Consumer):
         try:
             while not (self.should_stop or fetcher.should_stop):
                 await self.sleep(0)
-                records, _ = await self._wait_next_records(self._taker.patience_s())
+                records = await self._next()
                 if records is None or self.should_stop:
                     continue
                 if not self.flow_active:
                     # As Faust's own pump: what came while a rebalance began is read again.
-                    await self.perform_seek()
+                    await self._seek_back()
                     continue
                 await self._hand_over(records)
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise
+
+    async def _next(self) -> "Mapping[TP, Sequence[ConsumerRecord]] | None":
+        patience_s = self._taker.patience_s()
+        if self.flow_active and not self._get_active_partitions():
+            # Faust would sleep for a second, however soon a partition is ready.
+            await self.sleep(patience_s)
+            return {}
+        records, _ = await self._wait_next_records(patience_s)
+        return records
+
+    async def _seek_back(self) -> None:
+        try:
+            await self.perform_seek()
+        except Exception as error:  # noqa: BLE001 - as Faust: the end of the rebalance seeks again
+            self.log.warning("cannot seek while partitions are let go: %r", error)
 
     async def _hand_over(self, records: Mapping[TP, Sequence[ConsumerRecord]]) -> None:
         batches: dict[TP, Sequence[ConsumerRecord]] = {}
@@ -86,16 +121,18 @@ class BatchConsumer(Consumer):
             elif some and tp in self.assignment():
                 self.pause_partitions({tp})
                 await self.seek(tp, some[0].offset)
+        self._from = {tp: some[0].offset for tp, some in batches.items() if some}
         self._under_way = asyncio.create_task(self._take(batches))
         # Whoever cancels the pump does not cancel what it began: `wait_empty` waits for it.
         await asyncio.shield(self._under_way)
         if monotonic() >= self._commit_at:
             await self.commit_done()
 
-    async def _take(self, batches: Batches) -> Mapping[TP, int]:
-        done = await self._taker.take(batches)
-        self._done |= done
-        return done
+    async def _take(self, batches: Batches) -> None:
+        assignment = self._assignments
+        done = await self._taker.take(batches, self._holds)
+        if assignment == self._assignments:
+            self._done |= done
 
     # --- offsets ---
 
@@ -108,9 +145,35 @@ class BatchConsumer(Consumer):
                 for tp, offset in self._done.items()
                 if tp in assigned and self._told.get(tp) != offset
             }
-            if offsets and await self._commit(offsets):
+            if offsets and await self._commit_as_member(offsets):
                 self._told |= offsets
             self._commit_at = monotonic() + _COMMIT_EVERY_S
+
+    async def _commit_as_member(self, offsets: Mapping[TP, int]) -> bool:
+        asked_at = monotonic()
+        taken: bool = await self._commit(offsets)
+        if taken:
+            self._member_at = asked_at
+        return taken
+
+    async def _holds(self) -> bool:
+        """Whether the group still counts this worker in: brokers take no offset of another.
+
+        Asked before anything is written, where the last answer is not a fresh one. A process that
+        was stopped for longer than its session finds out here that its partitions are another's.
+        """
+        if monotonic() - self._member_at < self.believed_for_s:
+            return True
+        async with self._committing:
+            known = self._from | self._done
+            for tp in self.assignment():
+                offset = known.get(tp)
+                if offset is None:
+                    # Nothing of it is under way, so what is next to be read was not taken.
+                    offset = await self.position(tp)
+                if offset is not None:
+                    return await self._commit_as_member({tp: offset})
+        return False
 
     def position_of(self, tp: TP) -> int | None:
         """The offset to go on from, None before anything was taken."""
@@ -134,9 +197,15 @@ class BatchConsumer(Consumer):
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Let partitions go: what was taken of them is committed by then."""
         await super().on_partitions_revoked(revoked)
+        self._assignments += 1
         for tp in revoked:
             self._done.pop(tp, None)
             self._told.pop(tp, None)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Take partitions: to be given any is to be a member."""
+        self._member_at = monotonic()
+        await super().on_partitions_assigned(assigned, generation_id)
 
     # --- which partitions are read ---
 

@@ -1,4 +1,4 @@
-"""Consumers of this worker's own, outside its group."""
+"""Consumers of this worker's own, beside the one that is a member of its group."""
 
 from typing import Any
 
@@ -8,11 +8,12 @@ from pipeline.connection import aiokafka_options
 from schemas.connection import KafkaConnection
 
 
-def reader(connection: KafkaConnection) -> Any:
-    """A consumer without a group, that reads what it is pointed at and commits nothing."""
+def reader(connection: KafkaConnection, group: str | None = None) -> Any:
+    """A consumer that reads what it is pointed at and commits nothing. It is a member of no group;
+    with `group` it can ask how far that one is."""
     return AIOKafkaConsumer(
         **aiokafka_options(connection),
-        group_id=None,
+        group_id=group,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         isolation_level="read_committed",

@@ -93,9 +93,8 @@ class DeviceShard:
     def load(self, key: bytes, raw: bytes) -> None:
         """Take a row of the state as it was kept. Raises BadRow."""
         if key == rows.OWNER_KEY:
-            owner = rows.Owner.from_row(raw)
-            self.epoch = max(self.epoch, owner.epoch)
-            self._answered = dict(owner.answered)
+            owner = rows.Owner.of(raw)
+            self.epoch, self._answered = owner.epoch, dict(owner.answered)
             return
         udid = key.decode()
         standing = rows.load_device(self.engine, udid, raw)
@@ -105,10 +104,9 @@ class DeviceShard:
         if device is not None:
             self._written_us[udid] = _newest_us(device)
 
-    def begin(self, epoch: int, now: datetime) -> None:
-        """All rows are loaded: own the partition from now on, under this epoch."""
+    def begin(self, now: datetime) -> None:
+        """All rows are loaded: go on from there."""
         engine = self.engine
-        self.epoch = epoch
         engine.fleet.advisories = self._facts.fleet.advisories
         for fact in self._facts.log:
             if fact.event is not None:
@@ -122,7 +120,6 @@ class DeviceShard:
         # Partitions of one worker do not sweep all at once.
         every = self._terms.sweep_every
         self._sweep_at = now + every * (self.partition + 1) / (self._count + 1)
-        self._owner_dirty = True
 
     # --- what comes in ---
 

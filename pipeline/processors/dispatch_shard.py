@@ -95,7 +95,6 @@ class DispatchShard:
         self._topics = topics
         self._work = Work()
         self._dirty: dict[str, None] = {}
-        self._owner_dirty = False
         self._waiting: dict[str, list[tuple[int, int, str]]] = {}
         self._out: dict[str, int] = {}
         self._ends: list[tuple[int, str]] = []
@@ -105,7 +104,7 @@ class DispatchShard:
     def load(self, key: bytes, raw: bytes) -> None:
         """Take a row of the state as it was kept. Raises BadRow."""
         if key == rows.OWNER_KEY:
-            self.epoch = max(self.epoch, rows.Owner.from_row(raw).epoch)
+            self.epoch = rows.Owner.of(raw).epoch
             return
         wire = rows.read(raw)
         try:
@@ -114,12 +113,10 @@ class DispatchShard:
             raise rows.BadRow(f"row of {key!r}: {error!r}") from error
         self.tickets[ticket.job_id] = ticket
 
-    def begin(self, epoch: int, _: datetime) -> None:
-        """All rows are loaded: own the partition from now on, under this epoch."""
-        self.epoch = epoch
+    def begin(self, _: datetime) -> None:
+        """All rows are loaded: go on from there."""
         for ticket in self.tickets.values():
             self._count(ticket, 1)
-        self._owner_dirty = True
 
     # --- what comes in ---
 
@@ -245,9 +242,6 @@ class DispatchShard:
             row = None if ticket is None else ticket.to_row(self.epoch)
             work.rows[job_id.encode()] = row
         self._dirty.clear()
-        if self._owner_dirty:
-            work.rows[rows.OWNER_KEY] = rows.Owner(self.epoch, {}).to_row()
-            self._owner_dirty = False
         return work
 
     def _put(self, ticket: Ticket) -> None:

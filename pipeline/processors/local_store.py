@@ -80,6 +80,11 @@ class LocalStore:
                 self._db.execute(_PUT, (key, body))
         self._reach(end, epoch)
 
+    def get(self, key: bytes) -> bytes | None:
+        """One row."""
+        found = self._db.execute("SELECT body FROM rows WHERE key = ?", (key,)).fetchone()
+        return None if found is None else found[0]
+
     def all(self) -> Iterator[tuple[bytes, bytes]]:
         """Every row."""
         return iter(self._db.execute("SELECT key, body FROM rows"))

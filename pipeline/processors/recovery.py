@@ -5,7 +5,8 @@ hand them over one by one, and hold every partition until the last one is there.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -24,6 +25,8 @@ _WAIT_MS: Final = 500
 _AT_ONCE: Final = 2_000
 _TOLD_EVERY_S: Final = 5.0
 _STANDBY_PAUSE_S: Final = 1.0
+
+Unread = Callable[[TopicPartition], Awaitable[list[Any]]]
 
 
 class Stores:
@@ -54,12 +57,14 @@ class Recovery:
     def __init__(
         self,
         connection: KafkaConnection,
+        group: str,
         stores: Stores,
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
         self.remaining = 0
         self.moved_at = monotonic()
         self._connection = connection
+        self._group = group
         self._stores = stores
         self._log = log
 
@@ -135,6 +140,25 @@ class Recovery:
                     self._log.warning("cannot follow state", **{key.DETAIL: repr(error)})
                 await asyncio.sleep(_STANDBY_PAUSE_S)
 
+    @asynccontextmanager
+    async def unread(self) -> AsyncIterator[Unread]:
+        """What gives the records of an input partition that the group has not committed yet."""
+        async with _Reading(self._connection, self._group) as consumer:
+
+            async def read(place: TopicPartition) -> list[Any]:
+                consumer.assign([place])
+                begins = await consumer.beginning_offsets([place])
+                ends = await consumer.end_offsets([place])
+                start = max(await consumer.committed(place) or 0, begins[place])
+                consumer.seek(place, start)
+                found: list[Any] = []
+                while await consumer.position(place) < ends[place]:
+                    some = await consumer.getmany(timeout_ms=_WAIT_MS, max_records=_AT_ONCE)
+                    found += some.get(place, [])
+                return found
+
+            yield read
+
     def _follow(self, place: TopicPartition, records: list[Any]) -> None:
         store = self._stores.of(place)
         changes = ((record.key, record.value) for record in records)
@@ -151,8 +175,8 @@ class Recovery:
 
 
 class _Reading:
-    def __init__(self, connection: KafkaConnection) -> None:
-        self._consumer = reader(connection)
+    def __init__(self, connection: KafkaConnection, group: str | None = None) -> None:
+        self._consumer = reader(connection, group)
 
     async def __aenter__(self) -> Any:
         await self._consumer.start()

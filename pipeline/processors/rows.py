@@ -6,7 +6,7 @@ written by a worker that did not know yet that it had lost the partition, and is
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
@@ -28,16 +28,22 @@ class BadRow(ValueError):  # noqa: N818 - as InvalidEvent
 class Owner:
     """The row of the partition itself: whose it is, and the facts it has answered."""
 
-    epoch: int
-    answered: Mapping[str, int]
+    epoch: int = 0
+    answered: Mapping[str, int] = field(default_factory=dict)
+
+    def next_owner(self) -> "Owner":
+        """Who owns the partition after this one."""
+        return replace(self, epoch=self.epoch + 1)
 
     def to_row(self) -> bytes:
         """The row under OWNER_KEY."""
         return msgspec.json.encode({"e": self.epoch, "facts": self.answered})
 
     @classmethod
-    def from_row(cls, raw: bytes) -> "Owner":
-        """What `to_row` wrote. Raises BadRow."""
+    def of(cls, raw: bytes | None) -> "Owner":
+        """What `to_row` wrote; None for a partition that nobody has owned. Raises BadRow."""
+        if raw is None:
+            return cls()
         wire = read(raw)
         return cls(wire["e"], dict(wire["facts"]))
 

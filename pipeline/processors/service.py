@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +24,7 @@ from pipeline.processors.app import SUBSCRIBED, add_pages, consumer_of, make_app
 from pipeline.processors.device_shard import Terms
 from pipeline.processors.facts import FACT_TOPICS, Facts
 from pipeline.processors.facts_reader import FactsReader
-from pipeline.processors.health import Progress
+from pipeline.processors.health import Progress, Standing
 from pipeline.processors.outbox import Outbox
 from pipeline.processors.recovery import Recovery, Stores
 from pipeline.processors.worker import Clock, Worker, state_place
@@ -89,8 +90,8 @@ class _Service:
         self._facts = Facts(plan.approvals)
         self._outbox = Outbox(plan.connection, log)
         self._stores = Stores(plan.data_dir)
-        self._recovery = Recovery(plan.connection, self._stores, log)
-        self._standby = Recovery(plan.connection, self._stores, log)
+        self._recovery = Recovery(plan.connection, plan.group, self._stores, log)
+        self._standby = Recovery(plan.connection, plan.group, self._stores, log)
         self._reader = FactsReader(self._facts, plan.connection, log)
         self._progress = Progress(plan.stalled_after_s)
         self._owning: asyncio.Task[None] | None = None
@@ -200,52 +201,54 @@ class _Service:
         )
         self._metrics.set_ready(ready=ready == len(owned))
         try:
-            await self._look_at_lag()
+            await self._look_at_progress()
             if worker.homeless_sites():
                 self._know_job_topics(await self._topics())
         except KafkaError as error:
+            self._progress.excuse()
             self._log.warning("cannot ask the brokers", **{key.DETAIL: repr(error)})
         for site in worker.homeless_sites():
             self._log.error("site has no job topic: see `drydock topics`", **{key.SITE: site})
 
-    async def _look_at_lag(self) -> None:
-        consumer = consumer_of(self._app)
+    async def _look_at_progress(self) -> None:
+        consumer, worker = consumer_of(self._app), self._worker
         assigned = consumer.assignment()
         ends = await self._reader.ends([TopicPartition(*tp) for tp in assigned])
         lag: dict[str, int] = {topic.name: 0 for topic in SUBSCRIBED}
+        standings: dict[Hashable, Standing] = {
+            "due": Standing(not worker.is_idle(), worker.rounds),
+            "recovery": Standing(self._recovery.remaining, self._recovery.moved_at),
+        }
         for tp in assigned:
-            end = ends.get(TopicPartition(*tp), 0)
             position = consumer.position_of(tp)
             if position is None:
-                position = await self._committed(tp)
-            lag[tp.topic] += max(end - position, 0)
+                # Before the first record was taken, where reading began is as good.
+                position = await consumer.position(tp) or 0
+            left = max(ends.get(TopicPartition(*tp), 0) - position, 0)
+            lag[tp.topic] += left
+            if worker.is_ready(tp):
+                standings[tp] = Standing(left, position)
         for topic, records in lag.items():
             self._metrics.set_lag(topic, records)
-        self._progress.note(
-            todo=sum(lag.values()) + self._recovery.remaining,
-            done=(self._worker.rounds, self._recovery.moved_at, dict(lag)),
-            now=monotonic(),
-        )
-
-    async def _committed(self, tp: TP) -> int:
-        # Before the first record was taken, where reading began is as good as where it is.
-        position = await consumer_of(self._app).position(tp)
-        return 0 if position is None else position
+        self._progress.note(standings, monotonic())
 
     async def _health(self) -> tuple[bool, dict[str, Any]]:
-        worker = self._worker
-        caught_up = worker.caught_up_at
+        worker, consumer = self._worker, consumer_of(self._app)
+        reached = {
+            f"{tp.topic}/{tp.partition}": consumer.position_of(tp)
+            for tp in sorted(consumer.assignment())
+        }
         figures = {
             "ready": sorted(
                 f"{home.place.topic}/{home.place.partition}"
                 for home in worker.homes.values()
                 if home.ready
             ),
-            "rounds": worker.rounds,
+            "reached": reached,
             "facts": self._facts.ends,
+            "idle": worker.is_idle(),
             "recovering": self._recovery.remaining,
-            "caught_up_at": None if caught_up is None else caught_up.isoformat(),
-            "todo": self._progress.todo,
+            "left": self._progress.left,
             "stalled_s": round(self._progress.stalled_s(monotonic()), 1),
         }
         return self._progress.is_healthy(monotonic()), figures

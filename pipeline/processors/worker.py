@@ -6,7 +6,7 @@ a partition's state.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
@@ -17,20 +17,21 @@ from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 from faust.types import TP
 
 from pipeline.metrics import Metrics
-from pipeline.processors.batch_consumer import Batches
+from pipeline.processors import rows
+from pipeline.processors.batch_consumer import Batches, Holds
 from pipeline.processors.device_shard import DEVICE_TOPICS, DeviceShard, Terms
 from pipeline.processors.dispatch_shard import DispatchShard
 from pipeline.processors.facts import Facts
-from pipeline.processors.outbox import GivenUp, Outbox
+from pipeline.processors.outbox import GivenUp, Outbox, Row
 from pipeline.processors.poison import PoisonWatch
-from pipeline.processors.recovery import Recovery, Stores
+from pipeline.processors.recovery import Recovery, Stores, Unread
 from pipeline.processors.work import Incoming, Tally, Work
 from schemas import logkeys as key
-from schemas.topics import DISPATCH, DISPATCH_STATE, STATE
+from schemas.topics import DISPATCH, DISPATCH_STATE, ORDERS, STATE
 
 _CHUNK: Final = 500
 _DUE_BUDGET_S: Final = 0.25
-_PATIENCE_S: Final = 0.5
+_PATIENCE_S: Final = 0.1
 _LOADED_AT_ONCE: Final = 500
 _KEPT_BACK: Final = 2_000
 _KEPT_BACK_S: Final = 2.0
@@ -47,8 +48,8 @@ class Shard(Protocol):
     def load(self, key: bytes, raw: bytes, /) -> None:
         """Take a row of the kept state."""
 
-    def begin(self, epoch: int, now: datetime, /) -> None:
-        """Own the partition."""
+    def begin(self, now: datetime, /) -> None:
+        """All rows are loaded: go on from there."""
 
     def take(self, topic: str, records: "list[Incoming]", now: datetime, /) -> int:
         """Fold records; how many were set aside."""
@@ -69,14 +70,13 @@ class Home:
 
     place: TopicPartition
     shard: Shard
+    end: int
     ready: bool = False
-    end: int | None = None
     unkept: dict[bytes, bytes | None] = field(default_factory=dict)
     kept_at: float = 0.0
 
 
 _DEVICE_NAMES: Final = frozenset(topic.name for topic in DEVICE_TOPICS)
-_SUBSCRIBED: Final = (*(topic.name for topic in DEVICE_TOPICS), DISPATCH.name)
 
 
 def state_place(topic: str, partition: int) -> TopicPartition:
@@ -103,7 +103,6 @@ class Worker:
     ) -> None:
         self.homes: dict[TopicPartition, Home] = {}
         self.job_topics: dict[str, int] = {}
-        self.caught_up_at: datetime | None = None
         self.rounds = 0
         self._facts = facts
         self._terms = terms
@@ -114,6 +113,7 @@ class Worker:
         self._metrics = metrics
         self._log = log
         self._watch = PoisonWatch()
+        self._busy = False
         self._given_up = False
         self._more = False
 
@@ -126,7 +126,7 @@ class Worker:
 
     def patience_s(self) -> float:
         """How long to wait for records: not at all while something else is to be done."""
-        return 0.01 if self._more else _PATIENCE_S
+        return 0.0 if self._more else _PATIENCE_S
 
     def suspend(self) -> None:
         """Partitions may be another worker's from now on, until `own` says otherwise."""
@@ -149,29 +149,43 @@ class Worker:
             self._keep(home)
         held = {place: self.homes[place].end if place in self.homes else None for place in places}
         began = monotonic()
-        async for place, unchanged in self._recovery.catch_up(held):
-            if not unchanged:
-                self._let_go(place)
-                await self._bring_up(place)
-            self.homes[place].ready = True
-            on_ready(place)
+        async with self._recovery.unread() as unread:
+            async for place, unchanged in self._recovery.catch_up(held):
+                if not unchanged:
+                    self._let_go(place)
+                    self.homes[place] = await self._bring_up(place, unread)
+                self.homes[place].ready = True
+                on_ready(place)
         self._log.info(
             "partitions ready",
             **{key.COUNT: len(self.homes), key.DURATION_S: round(monotonic() - began, 3)},
         )
 
-    async def _bring_up(self, place: TopicPartition) -> None:
-        shard = self._new_shard(place)
+    async def _bring_up(self, place: TopicPartition, unread: Unread) -> Home:
         store = self._stores.of(place)
+        # The claim is written before anything is decided by: what a former owner writes after it
+        # is void. What it wrote before it counts, and is read.
+        owner = rows.Owner.of(store.get(rows.OWNER_KEY)).next_owner()
+        claim: list[Row] = [(rows.OWNER_KEY, owner.to_row())]
+        ends = await self._outbox.write({place: claim}, _never)
+        if ends[place] == store.next:
+            store.put(claim, ends[place] + 1, owner.epoch)
+        else:
+            async for _ in self._recovery.catch_up({place: None}):
+                pass
+        shard = self._new_shard(place)
         for number, (name, raw) in enumerate(store.all()):
             shard.load(name, raw)
             if number % _LOADED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        shard.begin(max(shard.epoch, store.epoch) + 1, self._clock())
-        home = Home(place, shard, end=store.next)
-        # The claim is written before anything else: what a former owner writes later is void.
-        await self._write([(home, shard.collect())])
-        self.homes[place] = home
+        now = self._clock()
+        shard.begin(now)
+        if place.topic == STATE.name:
+            # What was ordered is known before anything is decided again: the same job is not
+            # ordered twice, with other times.
+            orders = TopicPartition(ORDERS.name, place.partition)
+            shard.take(ORDERS.name, await unread(orders), now)
+        return Home(place, shard, end=store.next)
 
     def _new_shard(self, place: TopicPartition) -> Shard:
         if place.topic == STATE.name:
@@ -185,17 +199,35 @@ class Worker:
 
     # --- a round ---
 
-    async def take(self, batches: Batches) -> Mapping[TP, int]:
+    async def take(self, batches: Batches, holds: Holds) -> Mapping[TP, int]:
         """Fold, decide, publish, write; the offsets to go on from once all that is confirmed."""
-        self._given_up = False
-        now = self._clock()
-        behind = self._is_behind(now)
+        self._busy, self._given_up = True, False
+        homes = [home for home in self.homes.values() if home.ready]
+        try:
+            done = await self._fold(batches, self._clock())
+            await self._do_due(homes, self._clock())
+            moved = await self._make_durable(homes, holds)
+        except GivenUp:
+            # They may be another's: what is in memory is not what Kafka has.
+            for home in homes:
+                if self.homes.get(home.place) is home:
+                    del self.homes[home.place]
+            self._log.warning("partitions lost", **{key.COUNT: len(homes)})
+            return {}
+        finally:
+            self._busy = False
+        self.rounds += moved or bool(done)
+        return done
+
+    def give_up(self) -> None:
+        """The partitions are lost: stop waiting for a broker that does not answer."""
+        self._given_up = True
+
+    async def _fold(self, batches: Batches, now: datetime) -> dict[TP, int]:
         done: dict[TP, int] = {}
-        touched: dict[TopicPartition, Home] = {}
         taken = refused = 0
         for tp, records in batches.items():
-            place = state_place(tp.topic, tp.partition)
-            home = touched[place] = self.homes[place]
+            home = self.homes[state_place(*tp)]
             for start in range(0, len(records), _CHUNK):
                 some = list(records[start : start + _CHUNK])
                 refused += home.shard.take(tp.topic, some, now)
@@ -204,62 +236,67 @@ class Worker:
             if records:
                 done[tp] = records[-1].offset + 1
         self._watch.note(taken, refused)
-        await self._do_due(now)
-        try:
-            await self._make_durable()
-        except GivenUp:
-            for place in list(self.homes):
-                self.homes.pop(place)
-            return {}
-        if not behind and not self._more and not taken:
-            self.caught_up_at = now
-        self.rounds += 1
         return done
 
-    def give_up(self) -> None:
-        """The partitions are lost: stop waiting for a broker that does not answer."""
-        self._given_up = True
-
-    async def _do_due(self, now: datetime) -> None:
+    async def _do_due(self, homes: Sequence[Home], now: datetime) -> None:
         until = monotonic() + _DUE_BUDGET_S
-        busy = [home for home in self.homes.values() if home.ready]
+        busy = list(homes)
         while busy and monotonic() < until:
             busy = [home for home in busy if home.shard.tick(now)]
             await asyncio.sleep(0)
         self._more = bool(busy)
 
-    def _is_behind(self, now: datetime) -> bool:
-        return any(not home.ready or home.shard.is_behind(now) for home in self.homes.values())
+    def is_idle(self) -> bool:
+        """Whether everything that was read, and all that is due now, is done and confirmed."""
+        now = self._clock()
+        return not self._busy and not any(
+            not home.ready or home.shard.is_behind(now) for home in self.homes.values()
+        )
 
-    async def _make_durable(self) -> None:
-        works = [(home, home.shard.collect()) for home in self.homes.values() if home.ready]
-        works = [(home, work) for home, work in works if not work.is_empty or work.tally.folded]
+    async def _make_durable(self, homes: Sequence[Home], holds: Holds) -> bool:
+        """Publish and write what came of a round; whether anything did. Raises GivenUp."""
+        works = [(home, home.shard.collect()) for home in homes]
+        if all(work.is_empty for _, work in works):
+            self._count_all(works)
+            return False
+        # An order is in the log of orders before dispatch hears of it: whoever takes over reads
+        # that log first, and knows of all that may have reached an executor.
         posts = [post for _, work in works for post in work.posts]
-        if posts:
-            await self._outbox.publish(posts, self._is_given_up)
-        await self._write(works)
-        for _, work in works:
-            self._count(work.tally)
+        for some in (
+            [post for post in posts if post.topic != DISPATCH.name],
+            [post for post in posts if post.topic == DISPATCH.name],
+        ):
+            if some:
+                await self._still_ours(holds)
+                await self._outbox.publish(some, self._is_given_up)
+        if any(work.rows for _, work in works):
+            await self._still_ours(holds)
+            await self._write(works)
+        self._count_all(works)
+        return True
 
-    async def _write(self, works: "list[tuple[Home, Work]]") -> None:
+    async def _still_ours(self, holds: Holds) -> None:
+        if not await holds():
+            raise GivenUp
+
+    async def _write(self, works: "Sequence[tuple[Home, Work]]") -> None:
         """Write state rows, and note how far that brought each changelog."""
         written = {home.place: (home, work) for home, work in works if work.rows}
-        if written:
-            ends = await self._outbox.write(
-                {place: list(work.rows.items()) for place, (_, work) in written.items()},
-                self._is_given_up,
-            )
-            for place, (home, work) in written.items():
-                home.end = ends[place] + 1
-                home.unkept |= work.rows
-        for home in self.homes.values():
+        ends = await self._outbox.write(
+            {place: list(work.rows.items()) for place, (_, work) in written.items()},
+            self._is_given_up,
+        )
+        for place, (home, work) in written.items():
+            home.end = ends[place] + 1
+            home.unkept |= work.rows
+        for home, _ in works:
             late = monotonic() - home.kept_at >= _KEPT_BACK_S
             if home.unkept and (late or len(home.unkept) >= _KEPT_BACK):
                 self._keep(home)
 
     def _keep(self, home: Home) -> None:
         """Copy what was written since the last time to this machine's disk."""
-        if home.unkept and home.end is not None:
+        if home.unkept:
             store = self._stores.of(home.place)
             store.put(home.unkept.items(), home.end, home.shard.epoch)
             home.unkept = {}
@@ -272,6 +309,10 @@ class Worker:
 
     def _is_given_up(self) -> bool:
         return self._given_up
+
+    def _count_all(self, works: "Sequence[tuple[Home, Work]]") -> None:
+        for _, work in works:
+            self._count(work.tally)
 
     def _count(self, tally: Tally) -> None:
         metrics = self._metrics
@@ -303,3 +344,7 @@ class Worker:
         """The Macs' partitions that are ready."""
         shards = [home.shard for home in self.homes.values() if home.ready]
         return [shard for shard in shards if isinstance(shard, DeviceShard)]
+
+
+def _never() -> bool:
+    return False

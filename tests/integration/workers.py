@@ -184,47 +184,44 @@ class Workers:
 
     def wait_caught_up(self, within_s: float = PATIENCE_S) -> None:
         """Wait until the living workers have nothing left to do at the present time."""
-        before: dict[int, int] = {}
-
-        def caught_up() -> bool:
-            living = [worker for worker in self.running if worker.runs]
-            assert living, f"no worker runs:\n{self.logs()}"
-            figures = [worker.health() for worker in living]
-            ready = [name for one in figures for name in one.get("ready", ())]
-            ended = self.lag() == 0 and len(set(ready)) == PARTITIONS + 8
-            for worker, one in zip(living, figures, strict=True):
-                at = one.get("caught_up_at")
-                fresh = at is not None and datetime.fromisoformat(at) >= self.now
-                if not ended or not fresh or one["facts"] != self.facts_ends():
-                    before.clear()
-                    return False
-                before.setdefault(worker.port, one["rounds"])
-            # Twice, some rounds apart: what one round publishes the next ones read.
-            return all(
-                one["rounds"] >= before[worker.port] + 3
-                for worker, one in zip(living, figures, strict=True)
-            )
-
         try:
-            eventually(caught_up, "workers caught up", within_s)
+            eventually(self._is_caught_up, "workers caught up", within_s)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.logs()}") from None
+
+    def _is_caught_up(self) -> bool:
+        living = [worker for worker in self.running if worker.runs]
+        assert living, "no worker runs"
+        figures = [worker.health() for worker in living]
+        if not all(one.get("idle") for one in figures):
+            return False
+        # The ends are asked for last. What a worker published before it was idle is in them, so
+        # if another one had still to read it, that one is not there yet.
+        ends = self._ends(self._places(*(topic.name for topic in SUBSCRIBED)))
+        reached = {name: at for one in figures for name, at in one["reached"].items()}
+        facts = self.facts_ends()
+        return all(one["facts"] == facts for one in figures) and all(
+            (reached.get(f"{place.topic}/{place.partition}", -1) or 0) == end
+            for place, end in ends.items()
+        )
+
+    def committed(self) -> dict[TopicPartition, int]:
+        """How far the group is, as the broker has it."""
+        try:
+            found = self.admin.list_group_offsets({self.group: None})[self.group]
+        except KafkaError:  # the group's coordinator is on its way
+            return {}
+        return {
+            TopicPartition(place.topic, place.partition): told.offset
+            for place, told in found.items()
+            if told.offset >= 0
+        }
 
     def lag(self) -> int:
         """Records not yet committed."""
         ends = self._ends(self._places(*(topic.name for topic in SUBSCRIBED)))
-        try:
-            found = self.admin.list_group_offsets({self.group: None})[self.group]
-        except KafkaError:  # the group's coordinator is on its way
-            found = {}
-        told = {
-            TopicPartition(place.topic, place.partition): offset for place, offset in found.items()
-        }
-        left = 0
-        for place, end in ends.items():
-            offset = told.get(place)
-            left += end - (0 if offset is None else max(int(getattr(offset, "offset", 0)), 0))
-        return left
+        told = self.committed()
+        return sum(end - told.get(place, 0) for place, end in ends.items())
 
     def facts_ends(self) -> dict[str, int]:
         """How far the fact topics go."""
