@@ -1,0 +1,66 @@
+"""What the benches on Kafka publish: the facts, the Macs' first words, and their reports.
+
+Macs and reports are those of `tests.bench.core`, with times that end at the present: the worker
+under test goes by the real clock. Seeded; only the times differ between runs.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import Final
+
+from schemas.envelope import encode
+from schemas.topics import ADVISORIES, CHECKINS, CONTROL, INVENTORY
+from tests import factories as make
+from tests.bench.core import FLEET, Stream, a_tenth, report, udid_of
+from tests.bench.kafka_world import Record
+
+TARGET: Final = "26.2"
+POLICY: Final = """\
+version: 1
+sites:
+  london: {time_zone: Europe/London, max_jobs: 10000}
+follow_up: {compliant: false}
+"""
+# How far the reports of a whole run reach: they begin so long ago, and never lie in the future.
+_SPAN: Final = timedelta(hours=8)
+
+
+def facts() -> Iterator[Record]:
+    """The policy and Apple's releases."""
+    policy = make.policy_changed(POLICY)
+    yield CONTROL.name, policy.subject.encode(), encode(policy)
+    for version in make.RELEASES:
+        landed = make.release(version)
+        yield ADVISORIES.name, landed.subject.encode(), encode(landed)
+
+
+class Reports:
+    """The Macs of a run, and what they say one after the other. With `figures`, free disk space
+    is another in every report; else nine of ten differ from the Mac's last in time and id only."""
+
+    def __init__(self, *, figures: bool) -> None:
+        self.began = datetime.now(UTC) - _SPAN
+        self._stream = Stream(figures=figures)
+        self._stream.clock = self.began
+
+    def first_words(self) -> Iterator[Record]:
+        """Each Mac enrols, answers its MDM server, and reports: one in ten is outdated."""
+        return chain.from_iterable(map(self._first_words, range(FLEET)))
+
+    def _first_words(self, number: int) -> Iterator[Record]:
+        udid = udid_of(number)
+        before = self.began - make.HOUR
+        for event in (*make.enrolled(udid, before - 100 * make.DAY), make.polled(udid, before)):
+            yield CHECKINS.name, udid.encode(), encode(event)
+        first = encode(report(number, a_tenth(number), before))
+        yield INVENTORY.name, udid.encode(), first
+
+    def next(self, count: int) -> Iterator[Record]:
+        """So many more reports."""
+        for raw in self._stream.next(count):
+            # The subject is the key: it stands where core's own events have it.
+            start = raw.index(b'"subject":"') + 11
+            yield INVENTORY.name, raw[start : raw.index(b'"', start)], raw
+        if self._stream.clock > datetime.now(UTC):
+            raise ValueError("so many reports reach into the future")

@@ -1,0 +1,147 @@
+"""Device reports a second, the worker beside plain consumers, on one broker in one run.
+
+All consume the same topic, each from where it stopped in the round before: the worker and the
+plain loops through all of a round's reports, Faust through as many as it can in a bounded time.
+A program is measured from its first commit to its last, by its own CPU time and by the clock.
+Before anything counts, all must have made the same jobs.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from pipeline.processors.app import SUBSCRIBED
+from schemas.envelope import JobIssuedEvent, decode
+from schemas.topics import INVENTORY, jobs_topic
+from tests.bench.kafka_loops import KINDS, group_of, jobs_of, state_of
+from tests.bench.kafka_reports import TARGET, Reports, facts
+from tests.bench.kafka_world import SITE, Program, World
+
+WORKER: Final = "drydock worker"
+_GROUP: Final = "drydock-worker"
+_AT_MOST_S: Final = 20.0
+_LOOK_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A program that consumes the reports. `topics` are those it has to be at the end of."""
+
+    name: str
+    group: str
+    start: Callable[[], Program]
+    topics: tuple[str, ...] = (INVENTORY.name,)
+
+
+@dataclass(frozen=True, slots=True)
+class Lap:
+    """One contender's part of a round."""
+
+    reports: int
+    cpu_s: float
+    wall_s: float
+
+
+def contenders(world: World) -> list[Contender]:
+    """All of them, the worker first."""
+    for kind in KINDS:
+        world.make_topic(jobs_of(kind))
+        world.make_topic(state_of(kind), compacted=True)
+    consumed = tuple(topic.name for topic in SUBSCRIBED)
+    data = world.folder / "data"
+    worker = Contender(WORKER, _GROUP, lambda: world.worker(data), consumed)
+    loop = ("-m", "tests.bench.kafka_loops")
+    return [
+        worker,
+        *(Contender(k, group_of(k), lambda k=k: world.start(k, *loop, k)) for k in KINDS),  # type: ignore[misc]
+    ]
+
+
+def lap(world: World, contender: Contender, at_most_s: float = 1e9) -> Lap:
+    """Start it, let it consume what is there, for so long at most, and stop it."""
+    inventory, all_ = world.places([INVENTORY.name]), world.places(contender.topics)
+    end = sum(world.ends(inventory).values())
+    before = world.committed(contender.group, inventory)
+    program = contender.start()
+    marks: list[_Mark] = []
+    while not marks or (marks[-1].done < end and marks[-1].at - marks[0].at < at_most_s):
+        time.sleep(_LOOK_S)
+        program.check()
+        done = world.committed(contender.group, inventory)
+        if done > (marks[-1].done if marks else before):
+            marks.append(_Mark(done, program.cpu_s(), time.monotonic()))
+    first, last = marks[0], marks[-1]
+    if last.done == end:
+        # What it published for itself to read is part of the work.
+        while world.committed(contender.group, all_) < sum(world.ends(all_).values()):
+            program.check()
+            time.sleep(_LOOK_S)
+        last = last._replace(cpu_s=program.cpu_s())
+    program.stop()
+    return Lap(last.done - first.done, last.cpu_s - first.cpu_s, last.at - first.at)
+
+
+class _Mark(NamedTuple):
+    done: int
+    cpu_s: float
+    at: float
+
+
+def jobs_made(world: World, contender: Contender) -> set[tuple[str, str]]:
+    """Who was told to update, and to what."""
+    if contender.name != WORKER:
+        told = (msgspec.json.decode(one.value) for one in world.read(jobs_of(contender.name)))
+        return {(one["udid"], one["version"]) for one in told}
+    events = (decode(one.value) for one in world.read(jobs_topic(SITE)))
+    jobs = (event.data.job for event in events if isinstance(event, JobIssuedEvent))
+    return {(job.udid, str(job.target.version)) for job in jobs if job.target is not None}
+
+
+def bench_throughput(
+    world: World, *, reports: int, runs: int, figures: bool, only: str | None = None
+) -> dict[str, Any]:
+    """Check that all make the same jobs, then measure; medians over the runs."""
+    all_ = [one for one in contenders(world) if only in (None, one.name)]
+    source = Reports(figures=figures)
+    world.publish(facts())
+    world.publish(source.first_words())
+    for contender in all_:
+        lap(world, contender)
+    jobs = {contender.name: jobs_made(world, contender) for contender in all_}
+    wanted = jobs[all_[0].name]
+    assert wanted
+    assert all(version == TARGET for _, version in wanted)
+    unlike = {name: len(found ^ wanted) for name, found in jobs.items() if found != wanted}
+    assert not unlike, f"jobs differ from the worker's: {unlike} of {len(wanted)}"
+    laps: dict[str, list[Lap]] = {contender.name: [] for contender in all_}
+    for number in range(runs):
+        world.publish(source.next(reports))
+        for contender in all_:
+            found = lap(world, contender, _AT_MOST_S)
+            laps[contender.name].append(found)
+            rate = found.reports / found.cpu_s
+            sys.stderr.write(f"  run {number + 1} {contender.name}: {rate:,.0f} /CPU-s\n")
+    rates = {name: [one.reports / one.cpu_s for one in found] for name, found in laps.items()}
+    base = rates[WORKER]
+    return {
+        "jobs_alike": len(wanted),
+        "reports_a_run": reports,
+        "runs": runs,
+        "contenders": {
+            name: {
+                "reports_per_cpu_s": round(statistics.median(rates[name])),
+                "reports_per_s": round(
+                    statistics.median(one.reports / one.wall_s for one in found)
+                ),
+                "worker_is_times": round(
+                    statistics.median(b / r for b, r in zip(base, rates[name], strict=True)), 2
+                ),
+            }
+            for name, found in laps.items()
+        },
+    }

@@ -1,0 +1,233 @@
+"""One broker with Drydock's topics, keys, and the programs of a bench run, each one measured.
+
+Owns their folders and processes: nothing outlives the run.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from kafka import (  # type: ignore[import-untyped]
+    KafkaAdminClient,
+    KafkaConsumer,
+    KafkaProducer,
+    TopicPartition,
+)
+from kafka.admin import NewTopic, OffsetSpec  # type: ignore[import-untyped]
+from kafka.errors import RetriableError  # type: ignore[import-untyped]
+
+from agents.keys import KeyStore, Purpose
+from pipeline.provisioning.cluster import connected
+from pipeline.provisioning.plan import differences, wanted_topics
+from schemas.connection import KafkaConnection
+from tests.integration.brokers import ROOT, KafkaCluster, free_ports
+
+SITE: Final = "london"
+PARTITIONS: Final = 4
+DRYDOCK: Final = ("-c", "from pipeline.cli import main; main()")
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+# The least that a broker allows; a program that was stopped has left its group before.
+_SESSION_S: Final = "6"
+_PATIENCE_S: Final = 120.0
+
+Record = tuple[str, bytes, bytes]
+"""Topic, key, value."""
+
+
+def wait_for(condition: Callable[[], bool], what: str, within_s: float = _PATIENCE_S) -> None:
+    """Ask until it holds; TimeoutError with `what`."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {within_s:g} s: {what}")
+        time.sleep(0.05)
+
+
+@dataclass
+class Program:
+    """A running process, and what it has used so far."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    port: int = 0
+
+    def cpu_s(self) -> float:
+        """User and system time of all its threads, in seconds; by the clock's ticks of 10 ms."""
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii")
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / _TICKS
+
+    def resident(self) -> int:
+        """Resident memory in bytes."""
+        statm = Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii")
+        return int(statm.split()[1]) * _PAGE
+
+    def check(self) -> None:
+        """Raises RuntimeError with the end of its log where it has ended."""
+        if self.process.poll() is not None:
+            tail = self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
+            raise RuntimeError(f"{self.name} ended with {self.process.returncode}:\n{tail}")
+
+    def health(self) -> dict[str, Any]:
+        """The figures of a worker's /healthz; nothing while it does not answer."""
+        try:
+            found: dict[str, Any] = self.get("/healthz").json()
+        except (httpx.TransportError, json.JSONDecodeError):
+            return {}
+        return found
+
+    def get(self, path: str) -> httpx.Response:
+        """What its web pages answer. Raises httpx.TransportError."""
+        return httpx.get(f"http://127.0.0.1:{self.port}{path}", trust_env=False, timeout=5)
+
+    def stop(self) -> None:
+        """End it in good order, or, where that takes too long, at once."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait()
+
+
+@dataclass
+class World:
+    """What the benches of one run share."""
+
+    kafka: KafkaCluster
+    folder: Path
+    running: list[Program] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.connection = KafkaConnection(bootstrap=self.kafka.bootstrap)
+        self.keys = self.folder / "keys"
+        store = KeyStore(self.keys)
+        store.make(Purpose.JOBS)
+        store.make(Purpose.APPROVALS)
+        self.admin = KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
+        wanted = wanted_topics((SITE,), PARTITIONS, 1)
+        with connected(self.connection, 30) as cluster:
+            cluster.apply(differences(wanted, cluster.topics(), brokers=1), wanted)
+            assert cluster.settles(wanted)
+
+    # --- programs ---
+
+    def start(self, name: str, *arguments: str, env: Mapping[str, str] | None = None) -> Program:
+        """A Python program, with a free port for its pages in DRYDOCK_WORKER_LISTEN."""
+        log = self.folder / f"{name}-{len(self.running)}.log"
+        [port] = free_ports(1)
+        given = {name: one for name, one in os.environ.items() if not name.startswith("DRYDOCK_")}
+        own = {
+            "PYTHONPATH": str(ROOT),
+            # Faust makes folders where it stands unless it is told where else.
+            "APP_DATADIR": str(self.folder / "faust"),
+            "DRYDOCK_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
+            "DRYDOCK_WORKER_LISTEN": f"127.0.0.1:{port}",
+            "DRYDOCK_WORKER_SESSION_TIMEOUT_S": _SESSION_S,
+        }
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-W", "ignore", *arguments],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=given | own | dict(env or {}),
+            )
+        program = Program(name, process, log, port)
+        self.running.append(program)
+        return program
+
+    def worker(self, data_dir: Path, **env: str) -> Program:
+        """The real `drydock worker`."""
+        where = ("--data-dir", str(data_dir), "--keys", str(self.keys))
+        return self.start("worker", *DRYDOCK, "worker", *where, env=env)
+
+    def close(self) -> None:
+        """Stop everything."""
+        for program in self.running:
+            program.stop()
+        self.admin.close()
+
+    # --- topics ---
+
+    def make_topic(self, name: str, *, compacted: bool = False) -> None:
+        """A topic of a contender's own, cut like Drydock's."""
+        settings = {"cleanup.policy": "compact"} if compacted else {}
+        self.admin.create_topics([NewTopic(name, PARTITIONS, 1, topic_configs=settings)])
+
+    def publish(self, records: Iterable[Record]) -> int:
+        """Publish, by key, and wait until the broker has all; how many they were."""
+        producer = KafkaProducer(
+            **self.connection.producer_options(linger_ms=20), batch_size=256 * 1024
+        )
+        count = 0
+        failed: list[BaseException] = []
+        for topic, name, value in records:
+            sent = producer.send(topic, key=name, value=value)
+            sent.add_errback(failed.append)
+            count += 1
+        producer.flush(_PATIENCE_S)
+        producer.close()
+        if failed:
+            raise RuntimeError(f"{len(failed)} records were not taken: {failed[0]!r}")
+        return count
+
+    def places(self, topics: Sequence[str]) -> list[TopicPartition]:
+        """All partitions of these topics."""
+        return [
+            TopicPartition(one["name"], each["partition_index"])
+            for one in self.admin.describe_topics(list(topics))
+            for each in one["partitions"]
+        ]
+
+    def ends(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where these partitions end."""
+        found = self.admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.LATEST))
+        return {place: int(one.offset) for place, one in found.items()}
+
+    def committed(self, group: str, places: Sequence[TopicPartition]) -> int:
+        """How many records of these partitions a group has done with."""
+        try:
+            found = self.admin.list_group_offsets({group: list(places)})[group]
+        except RetriableError:  # the first group of a broker makes it think
+            return 0
+        return sum(max(int(one.offset), 0) for one in found.values())
+
+    def read(self, topic: str) -> Iterator[Any]:
+        """All records that a topic has now."""
+        places = self.places([topic])
+        with KafkaConsumer(**self.connection.consumer_options()) as consumer:
+            consumer.assign(places)
+            consumer.seek_to_beginning(*places)
+            ends = consumer.end_offsets(places)
+            while any(consumer.position(place) < end for place, end in ends.items()):
+                for records in consumer.poll(timeout_ms=500).values():
+                    yield from records
+
+
+@contextmanager
+def world(folder: Path) -> Iterator[World]:
+    """A broker and an empty world on it."""
+    kafka = KafkaCluster(1, folder / "kafka", free_ports(2))
+    kafka.start()
+    try:
+        found = World(kafka, folder)
+        try:
+            yield found
+        finally:
+            found.close()
+    finally:
+        kafka.kill()
