@@ -1,39 +1,21 @@
 """The Faust application as a worker makes it."""
 
-from collections.abc import Mapping
+from typing import Any
 
 import pytest
-from faust.types import TP
 
 from pipeline.processors.app import SUBSCRIBED, make_app
-from pipeline.processors.batch_consumer import Batches
 from pipeline.server_process import Listen
 from schemas.connection import KafkaConnection
 
-
-class Idle:
-    def is_ready(self, tp: TP) -> bool:
-        return True
-
-    def patience_s(self) -> float:
-        return 1.0
-
-    async def take(self, batches: Batches) -> Mapping[TP, int]:
-        return {}
-
-    def give_up(self) -> None:
-        pass
+# Nothing is consumed here.
+NOBODY: Any = None
 
 
 @pytest.mark.parametrize("web", [None, Listen("127.0.0.1", 18080)], ids=["no pages", "pages"])
 def test_reads_all_input_topics_with_and_without_pages(web: Listen | None) -> None:
     app = make_app(
-        KafkaConnection(),
-        Idle(),
-        group="workers",
-        standbys=1,
-        session_timeout_s=30.0,
-        web=web,
+        KafkaConnection(), NOBODY, group="workers", standbys=1, session_timeout_s=30.0, web=web
     )
     names = {name for topic in app.topics for name in topic.topics}
     assert names == {topic.name for topic in SUBSCRIBED}
