@@ -6,8 +6,10 @@ from pathlib import Path
 
 from pipeline.embedded.store import Store
 from pipeline.embedded.writer import Writer
+from pipeline.processors.set_aside import letter
+from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.decisions import DecisionRecord
-from schemas.envelope import CloudEvent, Event, JobIssuedEvent
+from schemas.envelope import CloudEvent, Event, InvalidEvent, JobIssuedEvent, decode
 from tests.factories import NOW
 from tests.site_factories import JOBS_KEY, KEYS
 
@@ -19,6 +21,7 @@ class EmbeddedShell:
         self._store = Store.open(folder)
         self._decided: list[DecisionRecord] = []
         self._ordered: list[JobIssuedEvent] = []
+        self._letters: list[DeadLetter] = []
         self._writer = Writer(self._store, JOBS_KEY, KEYS, self._committed)
         self._now = NOW
 
@@ -30,8 +33,14 @@ class EmbeddedShell:
 
     def hear(self, events: Sequence[CloudEvent]) -> None:
         known: list[Event] = [event for event in events if isinstance(event, Event)]
-        done = self._writer.accept(known, (), self._now)
-        assert not done.set_aside
+        self._writer.accept(known, (), self._now)
+
+    def hear_bytes(self, raw: bytes) -> None:
+        try:
+            self.hear([decode(raw)])
+        except InvalidEvent as error:
+            told = letter(raw, DeadLetterCode(error.code), error.detail, origin="", now=self._now)
+            self._writer.accept((), [told], self._now)
 
     def settle(self) -> None:
         due = self._writer.engine.next_due()
@@ -46,7 +55,14 @@ class EmbeddedShell:
     def orders(self) -> Sequence[JobIssuedEvent]:
         return self._ordered
 
+    def published(self) -> Sequence[JobIssuedEvent]:
+        return self._ordered
+
+    def set_aside(self) -> Sequence[DeadLetter]:
+        return self._letters
+
     def _committed(self, committed: object) -> None:
+        self._letters += committed.dead_letters  # type: ignore[attr-defined]
         self._decided += committed.decisions  # type: ignore[attr-defined]
         self._ordered += [
             event

@@ -1,22 +1,32 @@
 """Scenarios as data, and what a shell must offer to run one: the same answers from each.
 
-A scenario (tests/scenarios/*.yaml) is a policy and steps in time: what was heard at each, and what
-every Mac's answer is then, as `verdict reason action method`.
+A scenario (tests/scenarios/*.yaml) is a policy and steps in time. A step says what was heard (the
+keys are those of `heard`), what each Mac's answer is then (`expect`, as `verdict reason action
+method`), how many jobs have reached the executors of each site so far (`published`), and how many
+inputs were set aside so far, by code (`set_aside`). `orders` at the end is how many jobs each Mac
+was given. What is heard `twice` is heard again in another order; of a site whose jobs are
+`carried_out`, every executor does what reached it, and the Macs report it.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ruamel.yaml import YAML
 
+from schemas.dead_letters import DeadLetter
 from schemas.decisions import Decision, DecisionRecord
-from schemas.envelope import CloudEvent, JobIssuedEvent
+from schemas.envelope import ApprovalGrantedEvent, CloudEvent, JobIssuedEvent
+from schemas.events.control import Approval
+from schemas.orders import grant
 from schemas.results import ErrorCode, Outcome
 from tests import factories
+from tests.site_factories import APPROVALS_KEY, STRANGER_KEY
 
 FOLDER = Path(__file__).parent / "scenarios"
 
@@ -30,6 +40,9 @@ class Shell(Protocol):
     def hear(self, events: Sequence[CloudEvent]) -> None:
         """Take these, with all that follows from them."""
 
+    def hear_bytes(self, raw: bytes) -> None:
+        """Take what should be a report and may be anything."""
+
     def settle(self) -> None:
         """Do what is due now."""
 
@@ -39,12 +52,19 @@ class Shell(Protocol):
     def orders(self) -> Sequence[JobIssuedEvent]:
         """Every job ordered so far, each Mac's in its order."""
 
+    def published(self) -> Sequence[JobIssuedEvent]:
+        """Every job that has reached a site's executors so far."""
+
+    def set_aside(self) -> Sequence[DeadLetter]:
+        """Every input so far that could not be used."""
+
 
 @dataclass(frozen=True)
 class Answers:
-    """What came of a scenario: each Mac's answer after each step, and all orders' ids."""
+    """What came of a scenario: each Mac's answer after each step, and all orders' ids. Gates and
+    evidence are left out: their figures move while an answer stands."""
 
-    steps: tuple[Mapping[str, Decision], ...]
+    steps: tuple[Mapping[str, str], ...]
     orders: Mapping[str, tuple[str, ...]]
 
 
@@ -62,25 +82,46 @@ def read(name: str) -> dict[str, Any]:
 def play(scenario: Mapping[str, Any], shell: Shell) -> Answers:
     """Run a scenario; fails where an answer is not the expected one."""
     found = []
+    carried: set[str] = set()
     for number, step in enumerate(scenario["steps"]):
         at = moment(step["at"])
         shell.begin(at)
         if number == 0:
             shell.hear([factories.policy_changed(scenario["policy"], at)])
-        for events in heard(step, at, shell):
-            shell.hear(events)
+        for events in chain(heard(step, at, shell), carried_out(step, at, shell, carried)):
+            shell.hear([*events, *reversed(events)] if step.get("twice") else events)
+        for text in step.get("garbage", ()):
+            shell.hear_bytes(text.encode())
         shell.settle()
         answers = {record.decision.udid: record.decision for record in shell.records()}
-        for udid, wanted in step.get("expect", {}).items():
-            assert told(answers[udid]) == wanted, f"{udid} at {at:%H:%M}"
-        found.append(answers)
+        compare(step, answers, shell, f"at {at:%d %H:%M}")
+        found.append({udid: in_short(decision) for udid, decision in answers.items()})
     orders: dict[str, tuple[str, ...]] = {}
     for event in shell.orders():
         job = event.data.job
         if job.job_id not in orders.get(job.udid, ()):
             orders[job.udid] = (*orders.get(job.udid, ()), job.job_id)
-    assert Counter({udid: len(ids) for udid, ids in orders.items()}) == scenario["orders"]
+    assert {udid: len(ids) for udid, ids in orders.items()} == scenario["orders"]
     return Answers(tuple(found), orders)
+
+
+def compare(
+    step: Mapping[str, Any], answers: Mapping[str, Decision], shell: Shell, where: str
+) -> None:
+    """Fail where a step does not end as it says."""
+    for udid, wanted in step.get("expect", {}).items():
+        assert told(answers[udid]) == wanted, f"{udid} {where}"
+    if "published" in step:
+        jobs = {event.data.job.job_id: event.data.job.site for event in shell.published()}
+        assert Counter(jobs.values()) == step["published"], where
+    if "set_aside" in step:
+        letters = Counter(letter.code.value for letter in shell.set_aside())
+        assert letters == step["set_aside"], where
+
+
+def in_short(decision: Decision) -> str:
+    """An answer, whole but for its gates and evidence."""
+    return decision.model_dump_json(exclude={"gates", "evidence"})
 
 
 def told(decision: Decision) -> str:
@@ -97,21 +138,92 @@ def moment(value: datetime | str) -> datetime:
 def heard(step: Mapping[str, Any], at: datetime, shell: Shell) -> Iterator[list[CloudEvent]]:
     """What a step brings: facts for all Macs first, then what is about one."""
     just = at - timedelta(minutes=1)
-    facts: list[CloudEvent] = [
-        factories.release(version, heard_at=at) for version in step.get("advisories", ())
-    ]
-    facts += [factories.halted(at, **scope) for scope in step.get("halts", ())]
-    facts += [factories.halt_cleared(at, **scope) for scope in step.get("clears", ())]
+    facts = list(facts_of(step, at, shell))
     if facts:
         yield facts
     for udid in step.get("enrolled", ()):
         yield [*factories.enrolled(udid), factories.polled(udid, just)]
-    about: list[CloudEvent] = [report(said, just) for said in step.get("reports", ())]
-    about += [report(said, just) for said in step.get("late", ())]
-    about += [factories.checked_out(udid, just) for udid in step.get("checked_out", ())]
-    about += [result(said, just, shell) for said in step.get("results", ())]
-    if about:
-        yield about
+    # Topics have no order among each other: what is of another one is heard after the first.
+    left = step.get("checked_out", ())
+    checkins: list[CloudEvent] = [factories.checked_out(udid, just) for udid in left]
+    checkins += [event for u in step.get("reenrolled", ()) for event in enrolled_anew(u, just)]
+    for events in (
+        [report(said, just) for said in step.get("reports", ())],
+        checkins,
+        [result(said, just, shell) for said in step.get("results", ())],
+    ):
+        if events:
+            yield events
+
+
+def carried_out(
+    step: Mapping[str, Any], at: datetime, shell: Shell, carried: set[str]
+) -> Iterator[list[CloudEvent]]:
+    """Executors did, and Macs report, all jobs of these sites that are not `carried` out yet."""
+    just = at - timedelta(minutes=1)
+    if not step.get("carried_out"):
+        return
+    jobs = {event.data.job.job_id: event.data.job for event in shell.published()}
+    new = [job for job in jobs.values() if job.site in step["carried_out"]]
+    new = [job for job in new if job.job_id not in carried]
+    carried.update(job.job_id for job in new)
+    yield [factories.resulted(job, Outcome.ACTED, just) for job in new]
+    yield [
+        report({"udid": job.udid, "site": job.site, "os_version": str(job.target.version)}, just)
+        for job in new
+        if job.target is not None
+    ]
+
+
+def facts_of(step: Mapping[str, Any], at: datetime, shell: Shell) -> Iterator[CloudEvent]:
+    """What concerns all Macs. An advisory is a version, or a version and what is known of it."""
+    if "policy" in step:
+        yield factories.policy_changed(step["policy"], at)
+    for name, known in (
+        ("advisories", factories.release),
+        ("raised", factories.raised),
+        ("retracted", factories.retracted),
+    ):
+        for said in step.get(name, ()):
+            version, more = next(iter(said.items())) if isinstance(said, dict) else (said, {})
+            yield known(version, heard_at=at, **more)
+    yield from (factories.halted(at, **scope) for scope in step.get("halts", ()))
+    yield from (factories.halt_cleared(at, **scope) for scope in step.get("clears", ()))
+    for name, key in (("approved", APPROVALS_KEY), ("approved_by_stranger", STRANGER_KEY)):
+        for udid in step.get(name, ()):
+            yield approved(asked_for(udid, shell), at, key)
+    for udid in step.get("denied", ()):
+        yield factories.denied(asked_for(udid, shell).job_id or "", udid, at)
+
+
+def asked_for(udid: str, shell: Shell) -> Decision:
+    """What a Mac's last answer asks for."""
+    return [one.decision for one in shell.records() if one.decision.udid == udid][-1]
+
+
+def approved(decision: Decision, at: datetime, key: Ed25519PrivateKey) -> CloudEvent:
+    """Leave to do what a decision waits to do, for two days."""
+    assert decision.job_id is not None
+    assert decision.action is not None
+    approval = Approval(
+        udid=decision.udid,
+        job_id=decision.job_id,
+        action=decision.action,
+        by="ada",
+        expires_at=at + timedelta(days=2),
+    )
+    return ApprovalGrantedEvent(
+        id=f"{approval.job_id}/{at:%d%H%M}/{key is APPROVALS_KEY}",
+        source="/test",
+        subject=approval.job_id,
+        time=at,
+        data=grant(approval, key),
+    )
+
+
+def enrolled_anew(udid: str, at: datetime) -> list[CloudEvent]:
+    """An enrolment of just now."""
+    return [*factories.enrolled(udid, at), factories.polled(udid, at)]
 
 
 def report(said: Mapping[str, Any], just: datetime) -> CloudEvent:

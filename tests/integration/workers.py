@@ -24,11 +24,12 @@ from pipeline.processors.app import SUBSCRIBED
 from pipeline.provisioning.cluster import connected
 from pipeline.provisioning.plan import differences, wanted_topics
 from schemas.connection import KafkaConnection
+from schemas.dead_letters import DeadLetter
 from schemas.decisions import DecisionRecord
 from schemas.envelope import CloudEvent, DeviceEvent, JobIssuedEvent, decode, encode
 from schemas.results import JobResult
 from schemas.routing import device_key, topic_of
-from schemas.topics import ADVISORIES, CONTROL, DECISIONS, STATE, jobs_topic
+from schemas.topics import ADVISORIES, CONTROL, DEAD_LETTERS, DECISIONS, STATE, jobs_topic
 from tests.integration import worker_program
 from tests.integration.brokers import KafkaCluster, free_ports
 from tests.integration.worker_program import Given, run
@@ -271,6 +272,12 @@ class Workers:
         """Every order that reached a site's topic."""
         events = [decode(one.value) for site in SITES for one in self.read(jobs_topic(site))]
         return [event for event in events if isinstance(event, JobIssuedEvent)]
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Everything that was set aside."""
+        return [
+            DeadLetter.model_validate_json(record.value) for record in self.read(DEAD_LETTERS.name)
+        ]
 
     def state(self) -> dict[str, Any]:
         """The last row of every Mac."""

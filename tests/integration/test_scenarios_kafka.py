@@ -1,0 +1,50 @@
+"""Every scenario on the fleet form: with one, two and three workers, and the embedded answers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import scenario
+from tests.embedded_shell import EmbeddedShell
+from tests.factories import NOW
+from tests.integration.brokers import KafkaCluster
+from tests.integration.kafka_shell import KafkaShell
+from tests.integration.workers import Workers, make_topics
+from tests.scenario import Answers
+
+
+@pytest.fixture
+def workers(empty_kafka: KafkaCluster, tmp_path: Path) -> Iterator[Workers]:
+    make_topics(empty_kafka)
+    some = Workers(empty_kafka, tmp_path, NOW)
+    yield some
+    some.close()
+
+
+def embedded_answers(name: str, folder: Path) -> Answers:
+    shell = EmbeddedShell(folder)
+    try:
+        return scenario.play(scenario.read(name), shell)
+    finally:
+        shell.close()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("name", scenario.names())
+def test_scenario_on_the_fleet_form(
+    name: str, count: int, workers: Workers, tmp_path: Path
+) -> None:
+    for _ in range(count):
+        workers.start()
+    wanted = embedded_answers(name, tmp_path / "embedded")
+    try:
+        found = scenario.play(scenario.read(name), KafkaShell(workers))
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{workers.logs()}") from error
+    assert found.orders == wanted.orders
+    if scenario.read(name).get("slots_shared"):
+        # Who waits for a slot was ordered for already, where another partition has the slot.
+        assert found.steps[-1] == wanted.steps[-1]
+    else:
+        assert found.steps == wanted.steps
