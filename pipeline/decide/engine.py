@@ -8,7 +8,7 @@ import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -16,7 +16,7 @@ from pipeline.decide.decision import Answer, answer, decide
 from pipeline.decide.orders import order
 from pipeline.decide.policy import Policy
 from pipeline.decide.policy_file import policy_digest, read_policy
-from pipeline.decide.situation import Situation
+from pipeline.decide.situation import Situation, site_of
 from pipeline.state.advisories import Advisories
 from pipeline.state.device import Device, from_us, to_us
 from pipeline.state.fleet import NO_CHANGE, Change, Fleet
@@ -24,6 +24,7 @@ from pipeline.state.jobs import JobEntry, open_job, settle, strays
 from schemas.decisions import Decision, DecisionInputs, DecisionRecord, Reason, Severity, Verdict
 from schemas.envelope import (
     Event,
+    Glance,
     InventoryEvent,
     JobIssuedEvent,
     JobResultedEvent,
@@ -129,37 +130,46 @@ class Engine:
 
     # --- the loop ---
 
-    def handle(self, event: Event, now: datetime) -> Iterator[Effect]:
+    def handle(self, event: Event, now: datetime, seen: Glance | None = None) -> Iterator[Effect]:
         """Fold an event, then decide for every Mac whose answer it can have changed.
 
-        The effects come one by one, each to be recorded before the next is asked for. Raises
-        PolicyError for a policy that cannot be read: it is not taken.
+        The effects come one by one, each to be recorded before the next is asked for. By `seen`,
+        its bytes at a glance, a repeat of it is known. Raises PolicyError for a policy that cannot
+        be read: it is not taken.
         """
         change, freed = self._fold(event)
+        if seen is not None and isinstance(event, InventoryEvent):
+            self.fleet.remember(event, bytes(seen.data))
         return self._answer_change(change, freed, now)
+
+    def repeat(self, seen: Glance, now: datetime) -> Iterator[Effect] | None:
+        """`handle` of a report that says what its Mac's last one said but for its time and figures,
+        without decoding it; None for what is no such report."""
+        if not self.fleet.repeats(seen):
+            return None
+        matters = self._figures_matter(seen.subject, now)
+        return self.look_at(seen.subject, now) if matters else _NO_EFFECTS
 
     def handle_raw(self, raw: bytes, now: datetime) -> Iterator[Effect]:
         """`handle` of the event that these bytes are. Most reports of a fleet repeat the Mac's last
         one word for word: those are told by their bytes and not decoded. Raises InvalidEvent."""
         seen = glance(raw)
-        if seen is not None and self.fleet.repeats(seen):
-            matters = self._figures_matter(seen.subject, now)
-            return self.look_at(seen.subject, now) if matters else _NO_EFFECTS
-        event = decode(raw)
-        change, freed = self._fold(event)
-        if seen is not None and isinstance(event, InventoryEvent):
-            self.fleet.remember(event, bytes(seen.data))
-        return self._answer_change(change, freed, now)
+        effects = None if seen is None else self.repeat(seen, now)
+        return self.handle(decode(raw), now, seen) if effects is None else effects
 
     def _answer_change(
         self, change: Change, freed: tuple[str, ...], now: datetime
     ) -> Iterator[Effect]:
         if change is NO_CHANGE:
             return _NO_EFFECTS
-        if change.udids and not change.news:
+        if change.udids and not (change.news and self._heeds(change)):
             udid = change.udids[0]
             return self.look_at(udid, now) if self._figures_matter(udid, now) else _NO_EFFECTS
         return self._answer_all(change, freed, now)
+
+    def _heeds(self, change: Change) -> bool:
+        policy = self.policy
+        return not change.renamed or policy is None or policy.reads_hostnames
 
     def _answer_all(
         self, change: Change, freed: tuple[str, ...], now: datetime
@@ -278,19 +288,20 @@ class Engine:
         """What the rules may see of this Mac now."""
         policy = self.policy
         assert policy is not None
-        situation = Situation(
-            self.fleet.view(udid),
+        device, ledger = self.fleet.view(udid), self.fleet.ledgers.get(udid, ())
+        site = site_of(device, policy)
+        own = open_job(ledger)
+        others = self._site_jobs[site or ""] - (own is not None and _takes_slot(own, site))
+        return Situation(
+            device,
             self.fleet.advisories,
             policy,
             now,
-            self.fleet.ledgers.get(udid, ()),
+            ledger,
             self.fleet.halts(),
             self.fleet.approvals(udid),
+            max(others, 0),
         )
-        site = situation.site_name
-        own = situation.open_job
-        others = self._site_jobs[site or ""] - (own is not None and _takes_slot(own, site))
-        return situation if others <= 0 else replace(situation, site_open_jobs=others)
 
     def record_of(self, decision: Decision, s: Situation) -> DecisionRecord:
         """The decision with everything needed to compute it again."""

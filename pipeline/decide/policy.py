@@ -6,8 +6,8 @@ Reading it from YAML, with line numbers in errors, is `pipeline.decide.policy_fi
 import re
 from datetime import UTC, date, datetime, timedelta
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
-from functools import cache
+from fnmatch import translate
+from functools import cache, cached_property
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
@@ -152,15 +152,20 @@ class Match(Strict):
         self, *, hostname: str | None, serial: str | None, udid: str, model: str | None
     ) -> bool:
         """Whether this Mac is one of them."""
-        pairs = (
-            (self.serials, serial),
-            (self.udids, udid),
-            (self.hostnames, hostname),
-            (self.models, model),
-        )
+        said = {"serials": serial, "udids": udid, "hostnames": hostname, "models": model}
         return any(
-            value is not None and any(fnmatchcase(value.lower(), glob.lower()) for glob in globs)
-            for globs, value in pairs
+            (value := said[name]) is not None and pattern.match(value.lower())
+            for name, pattern in self._patterns
+        )
+
+    @cached_property
+    def _patterns(self) -> tuple[tuple[str, re.Pattern[str]], ...]:
+        """The lists that are not empty, each as one expression."""
+        lists = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return tuple(
+            (name, re.compile("|".join(translate(glob.lower()) for glob in globs)))
+            for name, globs in lists
+            if globs
         )
 
 
@@ -374,6 +379,12 @@ class Policy(Strict):
             if candidate.match.matches(hostname=hostname, serial=serial, udid=udid, model=model):
                 return name
         return self.default_site
+
+    @cached_property
+    def reads_hostnames(self) -> bool:
+        """Whether a Mac's host name alone can change its answer."""
+        who = [site.match for site in self.sites.values()] + [one.who for one in self.exemptions]
+        return any(match.hostnames for match in who)
 
     def windows_of(self, site: str) -> tuple[Window, ...]:
         """The site's own windows, or the policy's."""

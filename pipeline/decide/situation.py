@@ -1,8 +1,9 @@
 """All that a rule may see of one Mac at one moment."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from typing import Any, Generic, TypeVar, overload
 
 from pipeline.decide.policy import Policy, Site
 from pipeline.state.advisories import Advisories
@@ -10,6 +11,39 @@ from pipeline.state.device import Device, to_us
 from pipeline.state.jobs import JobEntry, Ledger, open_job
 from schemas.events.control import ApprovalGranted, HaltSet
 from schemas.macos import parse_os_version
+
+T = TypeVar("T")
+
+
+class once(Generic[T]):  # noqa: N801 - a decorator
+    """`functools.cached_property` as it is since Python 3.12: without a lock, which costs more
+    than most of what is worked out here."""
+
+    def __init__(self, work_out: Callable[[Any], T]) -> None:
+        self._work_out = work_out
+        self._name = work_out.__name__
+        self.__doc__ = work_out.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> "once[T]": ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+    def __get__(self, instance: object | None, owner: type) -> "T | once[T]":
+        if instance is None:
+            return self
+        value = instance.__dict__[self._name] = self._work_out(instance)
+        return value
+
+
+def site_of(device: Device, policy: Policy) -> str | None:
+    """The Mac's site under this policy."""
+    return policy.site_of(
+        site=device.site,
+        hostname=device.hostname,
+        serial=device.serial,
+        udid=device.udid,
+        model=device.model,
+    )
 
 
 @dataclass(frozen=True)
@@ -27,34 +61,27 @@ class Situation:
     approvals: tuple[ApprovalGranted, ...] = ()
     site_open_jobs: int = 0
 
-    @cached_property
+    @once
     def now_us(self) -> int:
         """`now` in microseconds since 1970."""
         return to_us(self.now)
 
-    @cached_property
+    @once
     def site_name(self) -> str | None:
         """The Mac's site under this policy."""
-        device = self.device
-        return self.policy.site_of(
-            site=device.site,
-            hostname=device.hostname,
-            serial=device.serial,
-            udid=device.udid,
-            model=device.model,
-        )
+        return site_of(self.device, self.policy)
 
-    @cached_property
+    @once
     def site(self) -> Site | None:
         """The site's settings."""
         return None if self.site_name is None else self.policy.sites[self.site_name]
 
-    @cached_property
+    @once
     def open_job(self) -> JobEntry | None:
         """The Mac's open job."""
         return open_job(self.ledger)
 
-    @cached_property
+    @once
     def line_is_supported(self) -> bool | None:
         """Whether Apple (or the policy) still counts the Mac's line; None without any release."""
         version = self.device.os_version
@@ -63,7 +90,7 @@ class Situation:
             return None
         return version.line in lines or version.major > parse_os_version(lines[0]).major
 
-    @cached_property
+    @once
     def supported_lines(self) -> tuple[str, ...]:
         """The lines to be on, newest first."""
         wanted = self.policy.upgrades.supported_lines

@@ -8,7 +8,8 @@ last saw the Mac.
 Times are whole microseconds since 1970 (`us`), 0 for never: a Device must stay near 1 KB.
 """
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any, Final, Generic, Self, TypeVar, overload
@@ -58,7 +59,6 @@ FIELDS: Final = (
     "build",
     "model",
     "device_id",
-    "hostname",
     "enrollment_id",
     "site",
     "apple_silicon",
@@ -75,6 +75,7 @@ FIELDS: Final = (
     "loan_returned_at",
     "activations",
     "compliant",
+    "hostname",
     # Figures, see FIGURES_FROM.
     "boot_at",
     "filevault",
@@ -96,6 +97,17 @@ _NEVER_SEEN: Final = (0,) * len(SOURCES)
 # A change of these alone cannot change what a Mac needs, only whether it can be done now or has
 # been. They stand last so that the facts before them are compared in one step.
 FIGURES_FROM: Final = _INDEX["boot_at"]
+# What it is called says nothing of a Mac unless the policy goes by names.
+NAME_FROM: Final = _INDEX["hostname"]
+
+# Numbers as `InventoryReported` takes them, but for their upper bounds.
+_NUMBERS: Final = re.compile(
+    rb'("(?:free_disk_gb|battery_percent)":)((?:0|[1-9][0-9]{0,5})(?:\.[0-9]{1,16})?)(?=[,}])'
+)
+_NUMBERED: Final = {
+    b'"free_disk_gb":': (_INDEX["free_disk_gb"], 1e6),
+    b'"battery_percent":': (_INDEX["battery_percent"], 100.0),
+}
 
 T = TypeVar("T")
 
@@ -108,7 +120,7 @@ def to_us(moment: datetime) -> int:
 
 def duration_us(duration: timedelta) -> int:
     """Whole microseconds of a duration."""
-    return duration // _MICROSECOND
+    return (duration.days * 86_400 + duration.seconds) * 1_000_000 + duration.microseconds
 
 
 def from_us(us: int) -> datetime:
@@ -271,12 +283,13 @@ class Device:
 
     def to_wire(self) -> dict[str, Any]:
         """The state as JSON values: what is persisted and what decision records carry."""
+        values = self.values
         return {
             "udid": self.udid,
             "facts": {
-                name: [self.stamps[index], _to_wire(self.values[index])]
-                for name, index in _INDEX.items()
-                if self.stamps[index]
+                name: [stamp, value if kind is None or value is None else kind(value)]
+                for (name, kind), stamp, value in zip(_WIRE, self.stamps, values, strict=True)
+                if stamp
             },
             "seen": {name: us for name, us in zip(SOURCES, self.seen, strict=True) if us},
             "checkins": list(self.checkins),
@@ -307,12 +320,21 @@ _BUILD: Final = _INDEX["build"]
 _OS_VERSION: Final = _INDEX["os_version"]
 
 
-def _to_wire(value: object) -> object:
-    if isinstance(value, OSVersion | Build):
-        return str(value)
-    if isinstance(value, datetime):
-        return from_us(to_us(value)).isoformat()  # equal times, equal bytes
-    return list(value) if isinstance(value, tuple) else value
+def _time_to_wire(moment: datetime) -> str:
+    return from_us(to_us(moment)).isoformat()  # equal times, equal bytes
+
+
+_TO_WIRE: Final[Mapping[str, Callable[[Any], object]]] = {
+    "os_version": str,
+    "build": str,
+    "pending_version": str,
+    "pending_build": str,
+    "identity_expires_at": _time_to_wire,
+    "boot_at": _time_to_wire,
+    "loan_returned_at": _time_to_wire,
+    "activations": list,
+}
+_WIRE: Final = tuple((name, _TO_WIRE.get(name)) for name in FIELDS)
 
 
 def _from_wire(name: str, value: Any) -> Any:
@@ -374,18 +396,58 @@ def known_of(data: InventoryReported) -> tuple[int, ...]:
     return tuple([index for index, value in said if value is not None])
 
 
-def say_again(device: Device, known: tuple[int, ...], us: int, source: str) -> Device:
-    """The Device after the report that made it what it is came again with a later time: what
-    `apply_inventory` gives then, without looking at a value."""
+def split_figures(data: bytes) -> tuple[int, list[tuple[bytes, bytes]]]:
+    """The hash of a report's JSON without the numbers that move with every report, and these
+    numbers by name.
+
+    In JSON text a quote is escaped inside a string, so nothing but a key can look like one; but
+    it may be another object's key: `are_figures_of` says whether they are the report's own.
+    """
+    parts = _NUMBERS.split(data)
+    figures = [*zip(parts[1::3], parts[2::3], strict=True)]
+    del parts[2::3]
+    return hash(tuple(parts)), figures
+
+
+def are_figures_of(data: InventoryReported, figures: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether these are the report's own figures, each once."""
+    told = [(_NUMBERED[name][0], float(number)) for name, number in figures]
+    said = _said(data.__dict__)
+    own = {key: said[key - _FIRST_REPORTED] for key, _ in _NUMBERED.values()}
+    return sorted(told) == sorted((key, it) for key, it in own.items() if it is not None)
+
+
+def say_again(
+    device: Device,
+    known: tuple[int, ...],
+    figures: Iterable[tuple[bytes, bytes]],
+    us: int,
+    source: str,
+) -> Device | None:
+    """The Device after a report that said what it knew came again at a later time with these
+    figures: what `apply_inventory` gives then, without looking at the other values. None where it
+    takes more than that: for an older report, or figures that are none."""
+    which, days = _SOURCE_INDEX[source], device.inventory_days
+    seen, values = device.seen, device.values
+    if us <= seen[which] or us <= max(device.stamps):
+        return None
+    changed: list[Any] | None = None
+    for name, number in figures:
+        key, most = _NUMBERED[name]
+        value = float(number)
+        if value > most:
+            return None
+        if value != values[key] or changed is not None:
+            changed = list(values) if changed is None else changed
+            changed[key] = value
     stamps = list(device.stamps)
     for index in known:
         stamps[index] = us
-    which, days = _SOURCE_INDEX[source], device.inventory_days
     return Device(
         device.udid,
-        device.values,
+        values if changed is None else tuple(changed),
         tuple(stamps),
-        (*device.seen[:which], us, *device.seen[which + 1 :]),
+        (*seen[:which], us, *seen[which + 1 :]),
         device.checkins,
         heard(days, us) if which in _OTHER_SOURCES else days,
     )

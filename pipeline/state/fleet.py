@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from pipeline.state import device as fold
 from pipeline.state.advisories import Advisories
-from pipeline.state.device import FIGURES_FROM, SOURCES, Device, merge, to_us
+from pipeline.state.device import FIGURES_FROM, NAME_FROM, Device, merge, to_us
 from pipeline.state.jobs import Ledger, issue, record, supersede
 from schemas.envelope import (
     AdvisoryEvent,
@@ -64,16 +64,28 @@ _ADVISORIES: Final = (
 class Change(NamedTuple):
     """What an event changed. `udids` are the records it concerns by name: Macs, and records that
     have become part of one; `news` says that a fact other than a figure such as free disk
-    changed; `lines` maps lines whose advisories changed to the newest version they can matter
-    to (None: any); `everyone` that every Mac's answer may have changed."""
+    changed, `renamed` that only the host name did; `lines` maps lines whose advisories changed to
+    the newest version they can matter to (None: any); `everyone` that every Mac's answer may have
+    changed."""
 
     udids: tuple[str, ...] = ()
     news: bool = False
+    renamed: bool = False
     lines: Mapping[str, OSVersion | None] = MappingProxyType({})
     everyone: bool = False
 
 
 NO_CHANGE: Final = Change()
+
+
+class _Last(NamedTuple):
+    """A report by which its repeat is known: the hash of its data without figures, the values of
+    the state it led to, the registers it knew, its source."""
+
+    text: int
+    values: tuple[Any, ...]
+    known: tuple[int, ...]
+    source: str
 
 
 class Fleet:
@@ -88,9 +100,8 @@ class Fleet:
         self._approvals: dict[str, tuple[int, ApprovalGranted | None]] = {}
         self._approved_jobs: dict[str, dict[str, None]] = {}
         self._policy: tuple[int, PolicyChanged] | None = None
-        # Each Mac's last report, while nothing else was folded since: the hash of its data, the
-        # state it led to, the registers it knew, its time and source. Never kept on disk.
-        self._last: dict[str, tuple[int, Device, tuple[int, ...], int, str]] = {}
+        # Each Mac's last report. Never kept on disk.
+        self._last: dict[str, _Last] = {}
         self._known: dict[tuple[int, ...], tuple[int, ...]] = {}
         # Inner dicts are ordered sets: a walk over them is the same in every run.
         self._by_version: dict[OSVersion | None, dict[str, None]] = {}
@@ -120,27 +131,33 @@ class Fleet:
             return
         known = fold.known_of(event.data)
         stamps = device.stamps
-        if all(stamps[index] == us for index in known):
+        text, figures = fold.split_figures(data)
+        if all(stamps[index] == us for index in known) and fold.are_figures_of(event.data, figures):
             known = self._known.setdefault(known, known)
-            self._last[udid] = (hash(data), device, known, us, event.data.source)
+            self._last[udid] = _Last(text, device.values, known, event.data.source)
 
     def repeats(self, seen: Glance) -> bool:
-        """Fold a report that says what the Mac's last one said, if it is one: only times move on.
+        """Fold a report that says what the Mac's last one said but for its time and figures such
+        as free disk, if it is one.
 
-        Only where nothing else was folded for the Mac since, and the report is a later one.
+        Only where nothing else was learnt of the Mac since, and the report is the newest.
         """
         last = self._last.get(seen.subject)
-        if last is None or seen.type != _REPORT or last[0] != hash(bytes(seen.data)):
+        if last is None or seen.type != _REPORT:
             return False
-        _, device, known, old_us, source = last
-        if device is not self.devices.get(seen.subject) or not seen.is_plain:
+        text, figures = fold.split_figures(bytes(seen.data))
+        device = self.devices.get(seen.subject)
+        if last.text != text or device is None or device.values is not last.values:
             return False
         us = _us_of(seen.time)
-        if us is None or us <= old_us or us <= device.seen[SOURCES.index(source)]:
+        if us is None or not seen.is_plain:
             return False
-        again = fold.say_again(device, known, us, source)
+        again = fold.say_again(device, last.known, figures, us, last.source)
+        if again is None:
+            return False
         self.devices[seen.subject] = again
-        self._last[seen.subject] = (last[0], again, known, us, source)
+        if again.values is not last.values:
+            self._last[seen.subject] = _Last(text, again.values, last.known, last.source)
         return True
 
     def _apply_device(
@@ -155,9 +172,11 @@ class Fleet:
         news = new.checkins != old.checkins or (
             new.values is not old.values and new.values[:FIGURES_FROM] != old.values[:FIGURES_FROM]
         )
-        if not news and kept is not None and self._is_plain(new):
-            self.devices[udid] = new
-            return Change((udid,))
+        if kept is not None and new.values[:NAME_FROM] == old.values[:NAME_FROM]:
+            only_name = news and new.checkins == old.checkins
+            if (only_name or not news) and self._is_plain(new):
+                self.devices[udid] = new
+                return Change((udid,), news=news, renamed=only_name)
         renamed = old.serial != new.serial or old.enrollment_id != new.enrollment_id
         names = {*_aliases(old), *_aliases(new), udid} if renamed else set()
         owners = {self.owner(name) for name in names}

@@ -3,12 +3,13 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.decide.engine import Engine
 from pipeline.state.fleet import Fleet
-from schemas.envelope import CheckedOutEvent, Event, InventoryEvent, decode, encode
+from schemas.envelope import CheckedOutEvent, Event, InvalidEvent, InventoryEvent, decode, encode
 from schemas.events.checkin import MdmCheckedOut
 from schemas.events.inventory import InventoryReported
 from schemas.macos import parse_os_version
@@ -20,6 +21,9 @@ SAID: list[dict[str, Any]] = [
     {"os_version": parse_os_version("26.1"), "serial": "S1"},
     {"serial": "S2", "enrollment_id": "E-1"},
     {"free_disk_gb": 11.0},
+    {"free_disk_gb": 11.5, "battery_percent": 80.0},
+    {"free_disk_gb": 0.0, "battery_percent": 9.0, "serial": "S1"},
+    {"free_disk_gb": 11.5, "battery_percent": 7.0, "serial": "S1"},
 ]
 
 
@@ -70,6 +74,36 @@ def test_bytes_that_repeat_fold_as_they_would_decoded(events: list[Event]) -> No
     assert [engine.fleet.view(udid) for udid in engine.fleet.macs()] == [
         plain.view(udid) for udid in plain.macs()
     ]
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        pytest.param(b'"battery_percent":101', id="too much"),
+        pytest.param(b'"battery_percent":-1', id="too little"),
+        pytest.param(b'"free_disk_gb":007', id="no number"),
+        pytest.param(b'"free_disk_gb":"5"', id="a text"),
+        pytest.param(b'"free_disk_gb":null', id="unknown"),
+        pytest.param(b'"free_disk_gb":1.5e3', id="an exponent"),
+        pytest.param(b'"free_disk_gb":7,"free_disk_gb":8', id="twice"),
+        pytest.param(b'"free_disk_gb":7,"own":{"free_disk_gb":9}', id="of another object"),
+        pytest.param(b'"hostname":"\\"free_disk_gb\\":9"', id="in a text"),
+    ],
+)
+def test_figures_of_any_form_are_as_when_decoded(figures: bytes) -> None:
+    """Three reports of one form, each with other figures, or none that can be used."""
+    engine, plain = Engine(Fleet()), Fleet()
+    for minute in range(3):
+        event = _report("MAC-A", "mdm", SAID[0], minute, named=True)
+        raw = encode(event).replace(b'"free_disk_gb":10.0', figures.replace(b"9", b"%d" % minute))
+        try:
+            plain.apply(decode(raw))
+        except InvalidEvent:
+            with pytest.raises(InvalidEvent):
+                engine.handle_raw(raw, START)
+        else:
+            list(engine.handle_raw(raw, START))
+    assert engine.fleet.devices == plain.devices
 
 
 def test_a_repeat_is_told_by_its_bytes() -> None:
