@@ -21,6 +21,7 @@ from pipeline.processors.device_shard import Terms
 from pipeline.processors.facts import Facts
 from pipeline.processors.work import Incoming, Post, Work
 from pipeline.state.device import duration_us, to_us
+from pipeline.state.jobs import BY_US
 from schemas.dead_letters import DeadLetterCode
 from schemas.envelope import (
     Event,
@@ -31,7 +32,7 @@ from schemas.envelope import (
     decode,
 )
 from schemas.jobs import Action
-from schemas.results import FINAL_OUTCOMES
+from schemas.results import FINAL_OUTCOMES, Outcome
 from schemas.topics import DEAD_LETTERS, DISPATCH, jobs_topic, partition_of
 
 _JOBS: Final = JobIssuedEvent | JobSupersededEvent | JobResultedEvent
@@ -41,10 +42,13 @@ _REMEMBERED_US: Final = duration_us(timedelta(days=1))
 
 
 class Stage(StrEnum):
-    """How far a job is."""
+    """How far a job is. `withdrawn` is over as far as we know: an executor that had begun says so,
+    and then it has `begun` whatever is repeated of its withdrawal. `over` is for good."""
 
     WAITING = "waiting"
     OUT = "out"
+    WITHDRAWN = "withdrawn"
+    BEGUN = "begun"
     OVER = "over"
 
 
@@ -160,15 +164,23 @@ class DispatchShard:
         ticket = self.tickets.get(event.data.job_id)
         if ticket is None:
             return
+        if ticket.stage is Stage.OVER:
+            return
         if isinstance(event, JobSupersededEvent):
             if ticket.stage is Stage.OUT:
                 self._publish(ticket, raw)
-            self._put(replace(ticket, stage=Stage.OVER, order=None))
+            self._withdraw(ticket)
+        elif event.data.outcome is Outcome.EXPIRED and event.data.attempt == BY_US:
+            self._withdraw(ticket)
         elif event.data.outcome in FINAL_OUTCOMES:
             self._put(replace(ticket, stage=Stage.OVER, order=None))
-        elif ticket.stage is Stage.OVER:
+        else:
             # It had begun before its withdrawal reached the executor.
-            self._put(replace(ticket, stage=Stage.OUT))
+            self._put(replace(ticket, stage=Stage.BEGUN, order=None))
+
+    def _withdraw(self, ticket: Ticket) -> None:
+        if ticket.stage is not Stage.BEGUN:
+            self._put(replace(ticket, stage=Stage.WITHDRAWN, order=None))
 
     # --- what is due ---
 
@@ -253,7 +265,7 @@ class DispatchShard:
         self._dirty[ticket.job_id] = None
 
     def _count(self, ticket: Ticket, sign: int) -> None:
-        if ticket.stage is Stage.OUT and ticket.takes_slot:
+        if ticket.stage in (Stage.OUT, Stage.BEGUN) and ticket.takes_slot:
             self._out[ticket.site] = self._out.get(ticket.site, 0) + sign
         if sign < 0:
             return
