@@ -84,7 +84,8 @@ class KafkaCluster:
     """One broker, or three of which two must have a record before it is acknowledged.
 
     `folder` holds all it writes. `ports` are two for each broker, for clients and for the
-    controllers. `extra` are more server properties. Brokers count from 1, as their node ids do.
+    controllers. `extra` are more server properties, `jvm` Java's own options. Brokers count from 1,
+    as their node ids do.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class KafkaCluster:
         ports: Sequence[int],
         *,
         extra: Mapping[str, str] | None = None,
+        jvm: Sequence[str] = (HEAP,),
         detached: bool = False,
     ) -> None:
         if brokers not in {1, 3}:
@@ -105,6 +107,7 @@ class KafkaCluster:
         self.ports = tuple(ports)
         self.detached = detached
         self._extra = dict(extra or {})
+        self._jvm = tuple(jvm)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._pids: dict[int, int] = {}
 
@@ -147,15 +150,16 @@ class KafkaCluster:
                 self._launch(node)
         self._wait_ready()
 
-    def stop(self) -> None:
-        """Stop all brokers in good order; those that take too long are killed."""
-        running = [node for node in self.nodes if self.is_running(node)]
-        for node in running:
-            os.kill(self._pids[node], signal.SIGTERM)
+    def stop(self, node: int | None = None) -> None:
+        """Stop one broker, or all, in good order; those that take too long are killed."""
+        running = [each for each in ([node] if node else self.nodes) if self.is_running(each)]
+        for each in running:
+            os.kill(self._pids[each], signal.SIGTERM)
         try:
             wait_until(lambda: not any(map(self.is_running, running)), STOP_S, "did not stop")
         except BrokerError:
-            self.kill()
+            for each in running:
+                self.kill(each)
         self._forget(running)
 
     def kill(self, node: int | None = None) -> None:
@@ -245,7 +249,7 @@ class KafkaCluster:
 
     def _launch(self, node: int) -> None:
         command = [
-            *_java(HEAP, f"-Dlog4j2.configurationFile={LOG4J.as_uri()}"),
+            *_java(*self._jvm, f"-Dlog4j2.configurationFile={LOG4J.as_uri()}"),
             "kafka.Kafka",
             str(self._properties(node)),
         ]
