@@ -2,7 +2,7 @@
 # PYTHON names the Python to make it with, PYTEST_ARGS and DEMO_ARGS are passed on.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo fmt lint type test test-unit bench-core bench-embedded fuzz schemas lock clean
+.PHONY: help demo fmt lint type test test-unit bench-core bench-embedded bench-outage fuzz schemas lock clean
 .PHONY: chart tools tools-deploy kafka-up kafka-down
 
 BIN := .venv/bin
@@ -49,6 +49,11 @@ bench-core: ## measure ingest, fold and decide without a broker
 bench-embedded: ## measure the embedded service over HTTP
 	@tools/environment dev
 	@$(BIN)/python -m tests.bench.embedded
+
+bench-outage: ## stop Kafka under webhooks and count them (OUTAGE_ARGS="--seconds 60 --rate 200")
+	@tools/environment dev
+	@tools/servers kafka
+	@$(BIN)/python -m tests.bench.outage $(OUTAGE_ARGS)
 
 fuzz: ## fuzz the translators with atheris (Linux)
 	@tools/environment dev

@@ -20,8 +20,6 @@ from agents.keys import KeyStore, Purpose
 from agents.simulated.shared import SharedMacs
 from agents.simulated.spec import MacSpec
 from agents.simulated.wire import FleetPlan
-from pipeline.provisioning.cluster import connected
-from pipeline.provisioning.plan import differences, wanted_topics
 from schemas.connection import KafkaConnection
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
 from schemas.ids import event_id
@@ -30,6 +28,7 @@ from schemas.orders import issue
 from schemas.results import JobResult
 from schemas.topics import RESULTS, attempts_topic, jobs_topic
 from tests.integration.brokers import ROOT, KafkaCluster
+from tests.integration.topics import make_topics
 from tests.site_factories import RELEASES, START, a_job, a_spec
 
 # A quarter of an hour on a Mac is under four seconds here.
@@ -304,15 +303,6 @@ class _Reader:
 
     def close(self) -> None:
         self._consumer.close()
-
-
-def make_topics(bootstrap: str, site: str) -> None:
-    """Every topic with a broker's one copy, this site's among them."""
-    wanted = wanted_topics([site], 4, 1)
-    with connected(KafkaConnection(bootstrap=bootstrap), 30.0) as cluster:
-        missing = [d for d in differences(wanted, cluster.topics(), brokers=1) if d.held is None]
-        cluster.apply([d for d in missing if d.change.value == "create"], wanted)
-        cluster.settles(wanted)
 
 
 def drydock(*arguments: str) -> "subprocess.CompletedProcess[str]":

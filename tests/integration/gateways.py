@@ -8,36 +8,26 @@ import plistlib
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.provisioning.cluster import connected
-from pipeline.provisioning.plan import differences, wanted_topics
 from schemas.connection import KafkaConnection
-from schemas.envelope import CommandReportedEvent, decode
 from schemas.topics import CHECKINS
 from tests.integration.brokers import ROOT, KafkaCluster, wait_until
 
 PATIENCE_S = 60.0
-PARTITIONS = 4
 _MAIN = (sys.executable, "-W", "ignore", "-c", "from pipeline.cli import main; main()")
-
-
-def make_topics(kafka: KafkaCluster) -> None:
-    """Every topic, as `drydock topics apply` makes them."""
-    wanted = wanted_topics([], PARTITIONS, min(kafka.brokers, 3))
-    with connected(KafkaConnection(bootstrap=kafka.bootstrap), PATIENCE_S) as cluster:
-        found = differences(wanted, cluster.topics(), brokers=cluster.brokers(), grow=False)
-        assert cluster.apply(found, wanted) == {}
-        assert cluster.settles(wanted)
 
 
 @dataclass
@@ -53,18 +43,27 @@ class Server:
         lines = self.log_path.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    def samples(self) -> dict[tuple[str, ...], float]:
-        """Its metrics: name and label values -> value."""
+    def value(self, *name: str) -> float:
+        """One of its metrics, by its name and label values."""
         text = httpx.get(f"{self.url}/metrics", trust_env=False, timeout=30).text
-        return {
-            (sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value
+        samples = {
+            (sample.name, *(sample.labels[label] for label in sorted(sample.labels))): sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         }
+        return samples[name]
 
-    def value(self, *name: str) -> float:
-        """One of its metrics."""
-        return self.samples()[name]
+    def spooled(self) -> float:
+        """How many records wait in its spool."""
+        return self.value("drydock_gateway_spool_records")
+
+    def settles(self) -> None:
+        """Wait until it delivers directly, with nothing in its spool."""
+        wait_until(
+            lambda: not self.spooled() and not self.value("drydock_gateway_spooling"),
+            PATIENCE_S,
+            "the gateway does not deliver directly",
+        )
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Send this signal and wait; the exit code."""
@@ -126,84 +125,128 @@ def command_webhook(udid: str, number: int) -> bytes:
     return json.dumps(hook).encode()
 
 
+class Answer(NamedTuple):
+    """What came back; `status` None where nobody answered. `at_s` is of the monotonic clock."""
+
+    at_s: float
+    took_s: float
+    status: int | None
+
+
 @dataclass
 class Fleet:
     """Macs whose webhooks are posted, each one's in order, at so many a second together.
-    `accepted` are the numbers answered 200, `statuses` all answers; none where nobody answered."""
 
+    `accepted` are the numbers that were answered 200, by Mac, in the order in which they were.
+    """
+
+    name: str
     macs: int
     rate: float
     accepted: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    statuses: dict[int | None, int] = field(default_factory=lambda: defaultdict(int))
-    durations_s: list[float] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
     _next: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     @property
-    def answered(self) -> int:
-        """How many were answered 200."""
-        return sum(map(len, self.accepted.values()))
+    def statuses(self) -> Counter[int | None]:
+        """How often each answer came."""
+        return Counter(answer.status for answer in self.answers)
 
-    async def post(self, url: Callable[[], str], until: asyncio.Event) -> None:
-        """Post until told to stop."""
+    @contextmanager
+    def posting(self, url: Callable[[], str]) -> Iterator[None]:
+        """Post while the block runs. In a thread of its own, so that the block may start brokers:
+        they end with the thread that started them."""
+        until = threading.Event()
+        with ThreadPoolExecutor(1) as thread:
+            posting = thread.submit(lambda: asyncio.run(self._post(url, until)))
+            try:
+                yield
+            finally:
+                until.set()
+                posting.result()
+
+    async def _post(self, url: Callable[[], str], until: threading.Event) -> None:
         limits = httpx.Limits(max_connections=self.macs)
         async with httpx.AsyncClient(trust_env=False, timeout=60, limits=limits) as client:
-            await asyncio.gather(
-                *(self._mac(client, url, until, f"MAC-{n:04}") for n in range(self.macs))
-            )
+            await asyncio.gather(*(self._mac(client, url, until, n) for n in range(self.macs)))
 
     async def _mac(
-        self, client: httpx.AsyncClient, url: Callable[[], str], until: asyncio.Event, udid: str
+        self, client: httpx.AsyncClient, url: Callable[[], str], until: threading.Event, number: int
     ) -> None:
+        udid = f"{self.name}-{number:04}"
         pause_s = self.macs / self.rate
-        due = time.monotonic() + pause_s * (int(udid[-4:]) / self.macs)
+        due = time.monotonic() + pause_s * number / self.macs
         while not until.is_set():
             await asyncio.sleep(max(due - time.monotonic(), 0))
             due += pause_s
-            number = self._next[udid]
-            self._next[udid] += 1
+            webhook = command_webhook(udid, self._next[udid])
             started = time.monotonic()
             try:
-                answer = await client.post(
-                    f"{url()}/webhooks/nanomdm", content=command_webhook(udid, number)
-                )
+                answer = await client.post(f"{url()}/webhooks/nanomdm", content=webhook)
             except httpx.TransportError:
-                self.statuses[None] += 1
+                self.answers.append(Answer(started, time.monotonic() - started, None))
                 await asyncio.sleep(0.1)
-                continue
-            self.durations_s.append(time.monotonic() - started)
-            self.statuses[answer.status_code] += 1
-            if answer.status_code == 200:
-                self.accepted[udid].append(number)
+            else:
+                took_s = time.monotonic() - started
+                self.answers.append(Answer(started, took_s, answer.status_code))
+                if answer.status_code == 200:
+                    self.accepted[udid].append(self._next[udid])
+            self._next[udid] += 1
 
 
-def commands_in(kafka: KafkaCluster) -> dict[str, list[int]]:
-    """The numbers of each Mac's commands in the topic, in the order of the topic, repeats too."""
-    found: dict[str, list[int]] = defaultdict(list)
-    options = KafkaConnection(bootstrap=kafka.bootstrap).consumer_options()
-    with KafkaConsumer(**options) as consumer:
-        parts = [TopicPartition(CHECKINS.name, n) for n in range(PARTITIONS)]
-        consumer.assign(parts)
-        consumer.seek_to_beginning(*parts)
-        ends = consumer.end_offsets(parts)
-        while any(consumer.position(part) < ends[part] for part in parts):
-            for records in consumer.poll(timeout_ms=1000).values():
-                for record in records:
-                    event = decode(record.value)
-                    assert isinstance(event, CommandReportedEvent)
-                    uuid = event.data.command_uuid
-                    assert uuid is not None
-                    found[record.key.decode()].append(int(uuid.removeprefix("C-")))
+@dataclass
+class Found:
+    """What of a fleet is in the topic: the numbers of each Mac's webhooks in the topic's order,
+    repeats too, and what is wrong with them."""
+
+    numbers: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def repeated(self) -> int:
+        """How many records are there again."""
+        return sum(len(found) - len(set(found)) for found in self.numbers.values())
+
+    def missing(self, fleet: Fleet) -> list[str]:
+        """What was answered 200 and is not there."""
+        return [
+            f"{udid}: {number}"
+            for udid, numbers in fleet.accepted.items()
+            for number in sorted(set(numbers) - set(self.numbers[udid]))
+        ]
+
+    def disordered(self, fleet: Fleet) -> list[str]:
+        """The Macs whose webhooks came to the topic in another order than they were answered."""
+        return [
+            udid
+            for udid, numbers in fleet.accepted.items()
+            if [n for n in dict.fromkeys(self.numbers[udid]) if n in set(numbers)] != numbers
+        ]
+
+
+def found_of(fleet: Fleet, kafka: KafkaCluster) -> Found:
+    """What of a fleet is in the topic, read by another client and parser than the gateway's."""
+    found = Found()
+    for key, value in _records(kafka):
+        if key.startswith(f"{fleet.name}-"):
+            uuid = json.loads(value)["data"]["command_uuid"]
+            found.numbers[key].append(int(uuid.removeprefix("C-")))
     return found
 
 
-def wrong(fleet: Fleet, found: Mapping[str, list[int]]) -> list[str]:
-    """What was answered 200 and is not in the topic, or not in the Mac's order."""
-    complaints = []
-    for udid, numbers in fleet.accepted.items():
-        first = list(dict.fromkeys(found.get(udid, [])))
-        if missing := sorted(set(numbers) - set(first)):
-            complaints.append(f"{udid}: {missing} missing")
-        asked = set(numbers)
-        if [n for n in first if n in asked] != numbers:
-            complaints.append(f"{udid}: out of order")
-    return complaints
+def records_of(kafka: KafkaCluster, udid: str) -> list[bytes]:
+    """What the topic holds of a Mac."""
+    return [value for key, value in _records(kafka) if key == udid]
+
+
+def _records(kafka: KafkaCluster) -> Iterator[tuple[str, bytes]]:
+    """Keys and values of all check-ins, each key's in order."""
+    options = KafkaConnection(bootstrap=kafka.bootstrap).consumer_options()
+    with KafkaConsumer(**options) as consumer:
+        numbers = consumer.partitions_for_topic(CHECKINS.name)
+        places = [TopicPartition(CHECKINS.name, number) for number in numbers]
+        consumer.assign(places)
+        consumer.seek_to_beginning(*places)
+        ends = consumer.end_offsets(places)
+        while any(consumer.position(place) < ends[place] for place in places):
+            for records in consumer.poll(timeout_ms=1000).values():
+                yield from ((record.key.decode(), record.value) for record in records)

@@ -6,8 +6,8 @@ from agents.claims import Claims
 from agents.replicated import ClaimLostError
 from schemas.attempts import AttemptRecord
 from schemas.connection import KafkaConnection
-from tests.integration.agent_site import make_topics
 from tests.integration.brokers import KafkaCluster
+from tests.integration.topics import make_topics
 from tests.site_factories import START, hours
 
 SITE = "claims"

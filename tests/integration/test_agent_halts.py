@@ -9,8 +9,9 @@ from kafka import KafkaAdminClient  # type: ignore[import-untyped]
 
 from agents.halts import STALE_AFTER_S
 from schemas.topics import CONTROL
-from tests.integration.agent_site import AgentSite, drydock, eventually, make_topics
+from tests.integration.agent_site import AgentSite, drydock, eventually
 from tests.integration.brokers import KafkaCluster, wait_until
+from tests.integration.topics import make_topics
 
 
 @pytest.fixture

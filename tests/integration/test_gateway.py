@@ -1,181 +1,222 @@
 """`drydock gateway` on a real broker: what it answered 200 is in the topic, in each Mac's order,
-whoever stops or dies. DRYDOCK_OUTAGE_S lengthens Kafka's outages (60 for the full run)."""
+whoever stops or dies; what it does not take is refused and said."""
 
-import asyncio
+import base64
+import hashlib
+import hmac
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.integration.broker_fixtures import started
+from pipeline.state.fleet import NO_CHANGE
+from pipeline.state.fleet import Fleet as State
+from schemas.envelope import decode
+from tests.bench.outage import outage
 from tests.integration.brokers import KafkaCluster, wait_until
 from tests.integration.gateways import (
     PATIENCE_S,
     Fleet,
     Server,
     command_webhook,
-    commands_in,
+    found_of,
     gateway,
-    make_topics,
-    wrong,
+    records_of,
 )
+from tests.integration.topics import make_topics
 
-OUTAGE_S = float(os.environ.get("DRYDOCK_OUTAGE_S", "8"))
-RATE = float(os.environ.get("DRYDOCK_OUTAGE_RATE", "150"))
+HMAC_KEY = "the-key-of-nanomdm"
+SECRETS = {
+    "DRYDOCK_NANOMDM_HMAC_KEY": HMAC_KEY,
+    "DRYDOCK_JAMF_SECRET": "the-secret-of-jamf",
+    "DRYDOCK_EVENTS_SECRET": "the-secret-of-events",
+}
 
 
 @pytest.fixture
-def broker(leaky_clients: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
-    """One broker, to be stopped at will."""
-    cluster = started(1, tmp_path_factory)
-    make_topics(cluster)
-    yield cluster
-    cluster.kill()
+def broker(leaky_clients: None, kafka: KafkaCluster) -> Iterator[KafkaCluster]:
+    """The run's broker, to be stopped and frozen at will: it is mended afterwards."""
+    make_topics(kafka.bootstrap)
+    yield kafka
+    thaw(kafka)
+    kafka.start()
 
 
-def pid(kafka: KafkaCluster) -> int:
-    return kafka._pids[1]
+def freeze(kafka: KafkaCluster) -> None:
+    """It hangs: connections stay open and nothing is answered."""
+    os.kill(kafka._pids[1], signal.SIGSTOP)
 
 
-def spooled(running: Server) -> float:
-    return running.value("drydock_gateway_spool_records")
+def thaw(kafka: KafkaCluster) -> None:
+    if kafka.is_running(1):
+        os.kill(kafka._pids[1], signal.SIGCONT)
 
 
-def through(fleet: Fleet, url: Callable[[], str], happening: Callable[[], Awaitable[None]]) -> None:
-    """Post while something happens."""
-
-    async def both() -> None:
-        until = asyncio.Event()
-        posting = asyncio.create_task(fleet.post(url, until))
-        await asyncio.sleep(1)
-        try:
-            await happening()
-            await asyncio.sleep(1)
-        finally:
-            until.set()
-            await posting
-
-    asyncio.run(both())
+def post(running: Server, path: str, body: bytes, **headers: str) -> httpx.Response:
+    return httpx.post(
+        f"{running.url}{path}", content=body, headers=headers, trust_env=False, timeout=60
+    )
 
 
-def settled(running: Server) -> bool:
-    return spooled(running) == 0 and running.value("drydock_gateway_spooling") == 0
+def spools(running: Server, records: int) -> None:
+    wait_until(lambda: running.spooled() >= records, PATIENCE_S, f"no {records} records spooled")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("how", ["hangs", "is killed"])
-def test_webhooks_answered_200_while_kafka_is_away_are_in_the_topic_in_order(
-    broker: KafkaCluster, tmp_path: Path, how: str
-) -> None:
-    fleet = Fleet(macs=40, rate=RATE)
-    with gateway(broker, tmp_path) as running:
-
-        async def outage() -> None:
-            if how == "hangs":
-                os.kill(pid(broker), signal.SIGSTOP)
-                await asyncio.sleep(OUTAGE_S)
-                os.kill(pid(broker), signal.SIGCONT)
-            else:
-                await asyncio.to_thread(broker.kill, 1)
-                await asyncio.sleep(OUTAGE_S)
-                await asyncio.to_thread(broker.restart, 1)
-
-        wait_until(lambda: settled(running), PATIENCE_S, "never delivers directly")
-        through(fleet, lambda: running.url, outage)
-        wait_until(lambda: settled(running), PATIENCE_S, "spool is not sent")
-        assert running.value("drydock_gateway_records_total", "spool", "drydock.checkins.v1") > 0
-        assert running.end() == 0
-    assert set(fleet.statuses) == {200}
-    assert fleet.answered > RATE * OUTAGE_S / 2
-    assert wrong(fleet, commands_in(broker)) == []
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_gateway_killed_with_a_spool_loses_nothing(broker: KafkaCluster, tmp_path: Path) -> None:
-    fleet = Fleet(macs=20, rate=RATE)
-    broker.kill(1)
-    for _ in range(3):
-        with gateway(broker, tmp_path) as running:
-            before = spooled(running)
-
-            async def killed(running: Server = running) -> None:
-                await asyncio.sleep(1)
-                running.process.kill()
-
-            through(fleet, lambda running=running: running.url, killed)  # type: ignore[misc]
-            running.process.wait(PATIENCE_S)
-    assert fleet.statuses[None] > 0
-    assert before > 0
-    broker.restart(1)
-    with gateway(broker, tmp_path) as running:
-        wait_until(lambda: settled(running), PATIENCE_S, "spool is not sent")
-        assert running.end() == 0
-    found = commands_in(broker)
-    assert wrong(fleet, found) == []
-    assert fleet.answered > 0
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_gateway_killed_while_its_spool_is_sent_loses_nothing(
+def test_webhooks_answered_200_while_kafka_is_stopped_are_in_the_topic_in_order(
     broker: KafkaCluster, tmp_path: Path
 ) -> None:
-    fleet = Fleet(macs=20, rate=RATE)
-    os.kill(pid(broker), signal.SIGSTOP)
-    with gateway(broker, tmp_path) as running:
+    result = outage(broker, tmp_path, Fleet("STOPPED", macs=20, rate=40), seconds=5)
+    assert result.is_good, result
+    assert (result.answered_otherwise, result.unanswered) == (0, 0)
+    assert min(result.durable_by_kafka, result.durable_by_spool, result.deepest_spool) > 0
 
-        async def fills() -> None:
-            await asyncio.sleep(2)
 
-        through(fleet, lambda: running.url, fills)
-        os.kill(pid(broker), signal.SIGCONT)
-        before = spooled(running)
-        running.process.kill()
-        running.process.wait(PATIENCE_S)
-    assert before > 0
+@pytest.mark.slow
+def test_while_kafka_hangs_webhooks_are_taken_and_none_is_doubled(
+    broker: KafkaCluster, tmp_path: Path
+) -> None:
+    fleet = Fleet("FROZEN", macs=20, rate=40)
     with gateway(broker, tmp_path) as running:
-        wait_until(lambda: settled(running), PATIENCE_S, "spool is not sent")
+        running.settles()
+        with fleet.posting(lambda: running.url):
+            wait_until(lambda: fleet.statuses[200] > 0, PATIENCE_S, "nothing is accepted")
+            freeze(broker)
+            spools(running, 40)
+            thaw(broker)
+            running.settles()
+        running.settles()
+    assert set(fleet.statuses) == {200}
+    found = found_of(fleet, broker)
+    assert (found.missing(fleet), found.disordered(fleet), found.repeated) == ([], [], 0)
+
+
+@pytest.mark.slow
+def test_a_gateway_killed_with_a_spool_and_while_it_is_sent_loses_nothing(
+    broker: KafkaCluster, tmp_path: Path
+) -> None:
+    fleet = Fleet("KILLED", macs=20, rate=40)
+    url = "http://127.0.0.1:1"
+    freeze(broker)
+    with fleet.posting(lambda: url):
+        for records in (20, 40):
+            with gateway(broker, tmp_path) as running:
+                url = running.url
+                spools(running, records)
+                running.end(signal.SIGKILL)
+        with gateway(broker, tmp_path) as running:
+            before = running.spooled()
+            assert before >= 40
+            thaw(broker)
+            wait_until(lambda: running.spooled() < before, PATIENCE_S, "spool is not sent")
+            running.end(signal.SIGKILL)
+        with gateway(broker, tmp_path) as running:
+            url = running.url
+            running.settles()
+        assert running.process.returncode is not None
+    assert set(fleet.statuses) == {200, None}
+    found = found_of(fleet, broker)
+    assert (found.missing(fleet), found.disordered(fleet)) == ([], [])
+
+
+def test_each_sender_proves_itself_and_a_replayed_body_changes_nothing(
+    broker: KafkaCluster, tmp_path: Path
+) -> None:
+    def signature(body: bytes, key: str = HMAC_KEY) -> str:
+        return base64.b64encode(hmac.digest(key.encode(), body, hashlib.sha256)).decode()
+
+    body, other = command_webhook("SIGNED-1", 1), command_webhook("SIGNED-1", 2)
+    too_large = b" " * 4096 + body
+    jamf = base64.b64encode(b"jamf:the-secret-of-jamf").decode()
+    limits = {"DRYDOCK_MAX_WEBHOOK_BYTES": "4096"}
+    with gateway(broker, tmp_path, **SECRETS, **limits) as running:
+        tried = {
+            "no signature": post(running, "/webhooks/nanomdm", body),
+            "of another body": post(
+                running, "/webhooks/nanomdm", body, **{"X-Hmac-Signature": signature(other)}
+            ),
+            "by another key": post(
+                running, "/webhooks/nanomdm", body, **{"X-Hmac-Signature": signature(body, "other")}
+            ),
+            "too large": post(
+                running,
+                "/webhooks/nanomdm",
+                too_large,
+                **{"X-Hmac-Signature": signature(too_large)},
+            ),
+            "Basic of another": post(running, "/v1/events", b"{}", Authorization=f"Basic {jamf}"),
+            "Basic": post(running, "/webhooks/jamf", b"{}", Authorization=f"Basic {jamf}"),
+            "nobody's": post(running, "/webhooks/munki", b"{}"),
+            "header": post(
+                running, "/v1/events", b"", **{"X-Drydock-Secret": "the-secret-of-events"}
+            ),
+        }
+        assert {name: answer.status_code for name, answer in tried.items()} == {
+            "no signature": 401,
+            "of another body": 401,
+            "by another key": 401,
+            "too large": 413,
+            "Basic of another": 401,
+            "Basic": 200,
+            "nobody's": 200,
+            "header": 400,
+        }
+        for _ in range(2):
+            again = post(
+                running, "/webhooks/nanomdm", body, **{"X-Hmac-Signature": signature(body)}
+            )
+            assert again.status_code == 200
         assert running.end() == 0
-    assert wrong(fleet, commands_in(broker)) == []
+    assert [line["event"] for line in running.log() if line["level"] == "error"] == []
+    once, twice = records_of(broker, "SIGNED-1")
+    state = State()
+    assert state.apply(decode(once)) != NO_CHANGE
+    assert state.apply(decode(twice)) == NO_CHANGE
 
 
-def test_stops_at_once_and_in_good_order(broker: KafkaCluster, tmp_path: Path) -> None:
-    with gateway(broker, tmp_path) as running:
-        wait_until(lambda: settled(running), PATIENCE_S, "never delivers directly")
-        answer = httpx.post(
-            f"{running.url}/webhooks/nanomdm",
-            content=command_webhook("MAC-1", 1),
-            trust_env=False,
-            timeout=30,
-        )
-        assert answer.status_code == 200
-        assert commands_in(broker) == {"MAC-1": [1]}
+def test_what_there_is_no_room_for_is_to_come_again(broker: KafkaCluster, tmp_path: Path) -> None:
+    limits = {"DRYDOCK_MAX_WAITING": "1", "DRYDOCK_SPOOL_MAX_BYTES": str(1024 * 1024)}
+    with gateway(broker, tmp_path, **limits) as running, ThreadPoolExecutor(3) as threads:
+        running.settles()
+        freeze(broker)
+        # The first waits for Kafka, then for the disk; there is no place beside it.
+        bodies = [command_webhook(f"CROWD-{number}", 1) for number in range(3)]
+        crowd = [*threads.map(lambda body: post(running, "/webhooks/nanomdm", body), bodies)]
+        assert sorted(answer.status_code for answer in crowd) == [200, 429, 429]
+        assert {answer.headers.get("Retry-After") for answer in crowd} == {None, "1"}
+        # No webhook of Jamf's: it is kept whole, as a dead letter.
+        large = b'{"x": "%s"}' % (b"x" * 60_000)
+        answers = [post(running, "/webhooks/jamf", large) for _ in range(16)]
+        statuses = [answer.status_code for answer in answers]
+        assert statuses == sorted(statuses)
+        assert set(statuses) == {200, 503}
+        assert answers[-1].headers["Retry-After"] == "30"
+        assert httpx.get(f"{running.url}/readyz", trust_env=False).status_code == 503
+        thaw(broker)
+        running.settles()
+        assert httpx.get(f"{running.url}/readyz", trust_env=False).status_code == 200
+        assert post(running, "/webhooks/jamf", large).status_code == 200
         assert running.end() == 0
-    assert [line for line in running.log() if line["level"] == "error"] == []
 
 
 def test_missing_topics_are_said_and_everything_waits_for_them(
     empty_kafka: KafkaCluster, tmp_path: Path
 ) -> None:
+    fleet = Fleet("EARLY", macs=1, rate=20)
     with gateway(empty_kafka, tmp_path) as running:
-        fleet = Fleet(macs=1, rate=20)
-
-        async def nothing() -> None:
-            await asyncio.sleep(0)
-
-        through(fleet, lambda: running.url, nothing)
+        with fleet.posting(lambda: running.url):
+            spools(running, 3)
 
         def said() -> bool:
             return any("drydock.inventory.v1" in str(line.get("detail")) for line in running.log())
 
         wait_until(said, PATIENCE_S, "the missing topic is not named")
-        make_topics(empty_kafka)
-        wait_until(lambda: settled(running), PATIENCE_S, "spool is not sent")
+        make_topics(empty_kafka.bootstrap)
+        running.settles()
         assert running.end() == 0
-    assert wrong(fleet, commands_in(empty_kafka)) == []
-    assert fleet.answered > 0
+    found = found_of(fleet, empty_kafka)
+    assert (found.missing(fleet), found.disordered(fleet)) == ([], [])
