@@ -23,6 +23,7 @@ from kafka.errors import (  # type: ignore[import-untyped]
 )
 from pydantic import ValidationError
 
+from agents.producers import let_go
 from agents.replicated import Changes, ClaimLostError
 from schemas.attempts import AttemptRecord
 from schemas.connection import KafkaConnection
@@ -51,8 +52,9 @@ class Claims:
             records = self._read(partition)
             yield Claim(producer, self._topic, partition, records, self._timeout_s)
         finally:
-            # What is still unsent must not be sent: nobody waits for it any more.
-            producer.close(timeout=0)
+            # What is still under way may arrive or not: nobody waits for it any more, and once
+            # there is a new claim it is refused.
+            let_go(producer)
 
     def _producer(self, partition: int) -> Any:
         limit = round(self._timeout_s * 1000)

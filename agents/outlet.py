@@ -10,6 +10,7 @@ from typing import Any, Final
 from kafka import KafkaProducer  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
+from agents.producers import let_go
 from schemas.connection import KafkaConnection
 from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.envelope import JobResultedEvent, encode
@@ -56,7 +57,7 @@ class Outlet:
         with self._lock:
             producer, self._producer = self._producer, None
         if producer is not None:
-            producer.close(timeout=0)
+            let_go(producer)
 
     def _confirmed(self, messages: Sequence[Message]) -> None:
         if not messages:

@@ -1,0 +1,36 @@
+"""Letting go of a producer whose records are still under way."""
+
+import threading
+
+from kafka.errors import KafkaTimeoutError  # type: ignore[import-untyped]
+
+from agents.producers import let_go
+
+PATIENCE_S = 10.0
+
+
+class Stuck:
+    """A producer that needs time to close, and raises in the end."""
+
+    def __init__(self) -> None:
+        self.may_end = threading.Event()
+        self.asked_s = 0.0
+        self.thread: threading.Thread | None = None
+
+    def close(self, timeout: float) -> None:
+        self.thread = threading.current_thread()
+        self.asked_s = timeout
+        assert self.may_end.wait(PATIENCE_S)
+        raise KafkaTimeoutError("records are under way")
+
+
+def test_nobody_waits_for_a_producer_that_is_let_go() -> None:
+    producer = Stuck()
+    let_go(producer)  # returns, although `close` does not yet
+    producer.may_end.set()
+    while producer.thread is None:
+        threading.Event().wait(0.01)
+    producer.thread.join(PATIENCE_S)
+    assert not producer.thread.is_alive()
+    # With none at all kafka-python raises before it has stopped anything.
+    assert producer.asked_s > 0
