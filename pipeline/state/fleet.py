@@ -183,19 +183,27 @@ class Fleet:
         self.put(new)
         mine = self.owner(udid) or udid
         if not renamed:
-            return Change((mine,), news=news)
+            self._last.pop(mine, None)
+            # Of a Mac with several records newer times alone put one fact in another's place.
+            return Change((mine,), news=news or not self._is_plain(new))
         # Records change hands: who loses one is told as well as who gains it.
         owners.update(self.owner(name) for name in names)
         known = {one for one in (*owners, *names) if one in self.devices}
+        for one in known:
+            self._last.pop(one, None)
         return Change((mine, *sorted(known - {mine})), news=True)
 
     def _is_plain(self, device: Device) -> bool:
-        """Whether nobody else claims a name of this record, so that newer times move nothing."""
+        """Whether this is the Mac's only record, so that newer times move nothing."""
         if device.is_partial or device.udid in self._by_enrollment:
             return False
         serial, enrollment = device.serial, device.enrollment_id
-        alone = serial is None or type(self._by_serial.get(serial)) is not tuple
-        return alone and (enrollment is None or enrollment == device.udid)
+        if enrollment is not None and enrollment != device.udid:
+            return False
+        return serial is None or (
+            type(self._by_serial.get(serial)) is not tuple
+            and SERIAL_SUBJECT_PREFIX + serial not in self.devices
+        )
 
     def _apply_advisory(self, event: AdvisoryEvent) -> Change:
         before, after = self.advisories, self.advisories.apply(event)

@@ -10,15 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.ingest.judging import judge
 from pipeline.ingest.outcome import Translation
 from pipeline.ingest.redaction import Redactor
-from pipeline.ingest.sources import DIFF_TRANSLATORS, TRANSLATORS
+from pipeline.ingest.sources import TRANSLATORS, since
 from schemas.envelope import decode, encode
 from schemas.events.advisory import AdvisorySnapshot
-from tests.sofa_factories import RECEIVED_AT, Told, feed, line, release, translate
+from schemas.feeds import FeedSource, FeedState
+from tests.sofa_factories import RECEIVED_AT, Told, feed, line, release, told_by, translate
 
 REDACTOR = Redactor(b"0123456789abcdef")
-REAL = {
+REAL: dict[FeedSource, tuple[str, ...]] = {
     "sofa": (
         "sofa/v1/macos_data_feed.2024-06-30.json",
         "sofa/v2/macos_data_feed.2025-09-20.json",
@@ -150,6 +152,23 @@ def test_telling_the_difference_twice_gives_the_same_events(old: bytes, new: byt
     assert translate(new, old) == translate(new, old)
 
 
+@given(st.lists(feeds(), min_size=1, max_size=6))
+def test_following_a_feed_tells_all_of_it_and_nothing_twice(documents: list[bytes]) -> None:
+    """At every look, what was told so far describes the newest document."""
+    state, told_so_far = FeedState(source="sofa"), []
+    for raw in documents:
+        judged = judge(raw, state, origin="feed", now=RECEIVED_AT, accept_losses=True)
+        state = judged.state
+        told_so_far.append(told_by(Translation(judged.events, judged.dead_letters)))
+        assert judge(raw, state, origin="feed", now=RECEIVED_AT, accept_losses=True).events == ()
+        assert FeedState.model_validate_json(state.model_dump_json(exclude_none=True)) == state
+        known, want = fold(*told_so_far), fold(translate(raw))
+        assert known.keys() >= want.keys()
+        for subject, data in want.items():
+            assert set(known[subject].exploited_cves) >= set(data.exploited_cves)
+            assert for_no_more(known[subject], data)
+
+
 @given(feeds(), st.randoms())
 def test_order_in_the_feed_means_nothing(raw: bytes, order: random.Random) -> None:
     document = json.loads(raw)
@@ -219,7 +238,7 @@ def part(document: Any) -> Any:
     [pytest.param(name, path, id=path) for name, paths in REAL.items() for path in paths],
 )
 def test_mutated_feeds_give_events_or_dead_letters(
-    reference_data: Path, source: str, path: str
+    reference_data: Path, source: FeedSource, path: str
 ) -> None:
     original = (reference_data / path).read_text()
     order = random.Random(path)
@@ -235,13 +254,9 @@ def test_mutated_feeds_give_events_or_dead_letters(
         check(
             TRANSLATORS[source](raw, origin="mutated", received_at=RECEIVED_AT, redactor=REDACTOR)
         )
-        if source in DIFF_TRANSLATORS:
-            for new, old in ((raw, before), (before, raw)):
-                check(
-                    DIFF_TRANSLATORS[source](
-                        new, origin="mutated", received_at=RECEIVED_AT, previous=old
-                    )
-                )
+        for new, old in ((raw, before), (before, raw)):
+            told = since(source, old, frozenset({"CVE-2025-14174"}))
+            check(told(new, origin="mutated", received_at=RECEIVED_AT, redactor=REDACTOR))
 
 
 @pytest.mark.parametrize("source", sorted(REAL))

@@ -10,7 +10,7 @@ from pipeline.decide.decision import decide
 from pipeline.decide.engine import Decided, Effect, Engine, Failed, Followed, recompute
 from pipeline.decide.policy_file import PolicyError
 from schemas.decisions import Reason, Verdict
-from schemas.envelope import Event
+from schemas.envelope import Event, encode
 from schemas.results import ErrorCode, Outcome
 from tests.factories import (
     DAY,
@@ -304,3 +304,20 @@ def test_another_policy_can_be_put_in_its_place() -> None:
     engine.override_policy(POLICY_TEXT + "upgrades: {to: '26'}\n")
     decision = answer_of(engine)
     assert (decision.decision, decision.reason) == (Verdict.SEND, Reason.POLICY_UPGRADE)
+
+
+@pytest.mark.parametrize("serial_first", [True, False])
+def test_newer_times_of_another_record_are_news(serial_first: bool) -> None:
+    """Of a Mac with two records the newer one's version counts, though neither says a new one."""
+    alone = [
+        reported(None, NOW - hours * HOUR, "jamf", serial="C02TEST0001", os_version="26.2")
+        for hours in (9, 3)
+    ]
+    own = [full_report("26.1", when=NOW - hours * HOUR) for hours in (6, 2)]
+    events = [alone[0], own[0], alone[1], own[1]]
+    if not serial_first:
+        events[:2] = own[0], alone[0]
+    engine = started(*enrolled())
+    for event in events:
+        take(engine, engine.handle_raw(encode(event), NOW))
+        assert not list(engine.look_at(UDID, NOW)), "a look finds what the event should have told"
