@@ -308,12 +308,12 @@ def test_another_policy_can_be_put_in_its_place() -> None:
 
 @pytest.mark.parametrize("serial_first", [True, False])
 def test_newer_times_of_another_record_are_news(serial_first: bool) -> None:
-    """Of a Mac with two records the newer one's version counts, though neither says a new one."""
+    """Of a Mac with two records the newer one's word counts, though neither says a new one."""
     alone = [
-        reported(None, NOW - hours * HOUR, "jamf", serial="C02TEST0001", os_version="26.2")
+        reported(None, NOW - hours * HOUR, "jamf", serial="C02TEST0001", user_approved=False)
         for hours in (9, 3)
     ]
-    own = [full_report("26.1", when=NOW - hours * HOUR) for hours in (6, 2)]
+    own = [full_report("26.2", when=NOW - hours * HOUR) for hours in (6, 2)]
     events = [alone[0], own[0], alone[1], own[1]]
     if not serial_first:
         events[:2] = own[0], alone[0]
