@@ -317,7 +317,7 @@ def test_newer_times_of_another_record_are_news(serial_first: bool) -> None:
     events = [alone[0], own[0], alone[1], own[1]]
     if not serial_first:
         events[:2] = own[0], alone[0]
-    engine = started(*enrolled())
+    engine = started(*enrolled(), polled())
     for event in events:
         take(engine, engine.handle_raw(encode(event), NOW))
         assert not list(engine.look_at(UDID, NOW)), "a look finds what the event should have told"
