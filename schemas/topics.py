@@ -38,6 +38,7 @@ from schemas.envelope import (
     PolicyChangedEvent,
     TokenUpdatedEvent,
 )
+from schemas.feeds import FeedState
 from schemas.model import FactModel
 
 # What is keyed by UDID is partitioned alike, so that one worker owns all there is of a Mac. The
@@ -267,7 +268,19 @@ DISPATCH_STATE: Final = Topic(
     what="What waits for a site's slots, and who has them.",
     settings=_STATE_SETTINGS,
 )
-INTERNAL_TOPICS: Final[tuple[Topic, ...]] = (ATTEMPTS, STATE, DISPATCH, DISPATCH_STATE)
+FEEDS: Final = Topic(
+    name="drydock.feeds.v1",
+    key="the feed's name",
+    key_space=KeySpace.WHOLE,
+    models=(FeedState,),
+    partitions=1,
+    retention=None,
+    compacted=True,
+    what="What each advisory feed has said so far. Written in one transaction with the advisories"
+    " that tell of it; who has its partition polls.",
+    settings=_STATE_SETTINGS,
+)
+INTERNAL_TOPICS: Final[tuple[Topic, ...]] = (ATTEMPTS, STATE, DISPATCH, DISPATCH_STATE, FEEDS)
 
 
 def jobs_topic(site: str) -> str:

@@ -31,7 +31,15 @@ def ingest(
     files: Annotated[list[Path], typer.Argument(help="Payloads; - is stdin.", metavar="FILE...")],
     previous: Annotated[
         Path | None,
-        typer.Option(help="An earlier payload: print only what changed (sofa, kev)."),
+        typer.Option(help="An earlier payload: print only what changed (sofa, gdmf, kev)."),
+    ] = None,
+    beside: Annotated[
+        Path | None,
+        typer.Option(
+            "--with",
+            metavar="SOFA",
+            help="For kev, a SOFA feed: CVEs that Apple fixed count, whosever CISA calls them.",
+        ),
     ] = None,
     lines: Annotated[bool, typer.Option("--lines", help="Each line is a payload.")] = False,
     dead_letters: Annotated[
@@ -53,7 +61,9 @@ def ingest(
 
     Exit 0: all was translated. 1: there are dead letters. 2: a file cannot be read.
     """
-    run = _prepare(source, files, previous=previous, lines=lines, key_file=redaction_key)
+    run = _prepare(
+        source, files, previous=previous, beside=beside, lines=lines, key_file=redaction_key
+    )
     with ExitStack() as stack:
         kept = None
         if dead_letters is not None:
@@ -179,22 +189,30 @@ class _Lines:
 
 
 def _prepare(
-    source: str, files: list[Path], *, previous: Path | None, lines: bool, key_file: Path | None
+    source: str,
+    files: list[Path],
+    *,
+    previous: Path | None,
+    beside: Path | None,
+    lines: bool,
+    key_file: Path | None,
 ) -> _Run:
     from pipeline.ingest.sources import LINE_TRANSLATORS, TRANSLATORS, one_a_line
 
     whole = TRANSLATORS.get(source)
     if whole is None:
         fail(f"unknown source {source!r}; one of: {', '.join(TRANSLATORS)}")
-    given = [*files, *([previous] if previous is not None else [])]
+    given = [*files, *(one for one in (previous, beside) if one is not None)]
     if given.count(_STDIN) > 1:
         fail("- can be given once")
     for file in given:
         _check_readable(file)
-    if previous is not None:
-        if len(files) != 1 or lines:
-            fail("--previous compares with one FILE")
-        whole = _since(source, previous)
+    if previous is not None and (len(files) != 1 or lines):
+        fail("--previous compares with one FILE")
+    if beside is not None and source != "kev":
+        fail("--with is for kev")
+    if previous is not None or beside is not None:
+        whole = _since(source, previous, beside)
     by_line = LINE_TRANSLATORS.get(source)
     return _Run(
         source=source,
@@ -205,17 +223,37 @@ def _prepare(
     )
 
 
-def _since(source: str, previous: Path) -> "Translator":
-    from pipeline.ingest.outcome import MAX_PAYLOAD_BYTES
-    from pipeline.ingest.sources import DIFF_TRANSLATORS, since
+def _since(source: str, previous: Path | None, beside: Path | None) -> "Translator":
+    from pipeline.ingest import sofa
+    from pipeline.ingest.judging import FOLLOWERS
+    from pipeline.ingest.sources import since
+    from schemas.feeds import FeedState
 
-    if source not in DIFF_TRANSLATORS:
-        fail(f"--previous is for {' and '.join(DIFF_TRANSLATORS)}")
+    fixed: frozenset[str] = frozenset()
+    if beside is not None:
+        releases = sofa.follow(
+            _whole(beside),
+            origin=_name(beside),
+            received_at=datetime.now(UTC),
+            state=FeedState(source="sofa"),
+        )
+        if releases.state is None:
+            fail(f"{_name(beside)}: {releases.translation.dead_letters[0].detail}")
+        fixed = releases.state.cves
+    feed = next((one for one in FOLLOWERS if one == source), None)
+    if feed is None:
+        fail(f"--previous is for {', '.join(FOLLOWERS)}")
+    return since(feed, None if previous is None else _whole(previous), fixed)
+
+
+def _whole(file: Path) -> bytes:
+    from pipeline.ingest.outcome import MAX_PAYLOAD_BYTES
+
     try:
         with ExitStack() as stack:
-            return since(source, _Lines(_open(previous, stack), MAX_PAYLOAD_BYTES).rest())
+            return _Lines(_open(file, stack), MAX_PAYLOAD_BYTES).rest()
     except OSError as error:
-        fail(f"cannot read {_name(previous)}: {error.strerror}")
+        fail(f"cannot read {_name(file)}: {error.strerror}")
 
 
 def _redactor(key_file: Path | None) -> "Redactor":

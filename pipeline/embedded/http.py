@@ -6,7 +6,7 @@ events can mend them, so a bad one there is answered 400 and nothing of its batc
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ from pipeline.gateway.endpoint import (
     read_body,
 )
 from pipeline.gateway.senders import Senders
+from pipeline.ingest.judging import FOLLOWERS
 from pipeline.ingest.redaction import Redactor
 from pipeline.metrics import Metrics
 
@@ -45,9 +46,11 @@ class Gateway:
     redactor: Redactor
     metrics: Metrics
     log: structlog.typing.FilteringBoundLogger
+    poll: Callable[[], Coroutine[Any, Any, None]] | None = None
 
     def app(self) -> Starlette:
-        """The ASGI application. The worker is stopped when it ends."""
+        """The ASGI application. It polls feeds if it has any; the worker is stopped when it
+        ends."""
         endpoint = Endpoint(self.metrics, self.log, _known)
         routes = [
             *(endpoint.route(path, handler, method) for method, path, handler in self._handlers()),
@@ -56,7 +59,11 @@ class Gateway:
 
         @asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
+            polling = None if self.poll is None else asyncio.create_task(self.poll())
             yield
+            if polling is not None:
+                polling.cancel()
+                await asyncio.gather(polling, return_exceptions=True)
             await asyncio.to_thread(self.worker.stop)
 
         return Starlette(routes=routes, lifespan=lifespan)
@@ -93,12 +100,14 @@ class Gateway:
 
     async def feed(self, request: Request) -> Response:
         """A whole advisory feed."""
-        source = request.path_params["source"]
-        if source not in intake.FEED_SOURCES:
-            raise AnswerError(404, f"no such feed; there are {', '.join(intake.FEED_SOURCES)}")
+        named = request.path_params["source"]
+        source = next((one for one in FOLLOWERS if one == named), None)
+        if source is None:
+            raise AnswerError(404, f"no such feed; there are {', '.join(FOLLOWERS)}")
         self.senders.check_source("events", request.headers, b"")
         body = await read_body(request, self.settings.max_feed_bytes)
-        return await self._submit(intake.feed(source, body, self.redactor))
+        accept_losses = request.query_params.get("accept") == "losses"
+        return await self._submit(intake.feed(source, body, accept_losses=accept_losses))
 
     async def halts(self, request: Request) -> Response:
         """Start no new work in a scope."""

@@ -1,21 +1,22 @@
 """From what was posted to what is made durable in one transaction."""
 
 import base64
-from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
+
+from pydantic import ValidationError
 
 from pipeline.embedded.log import SetAside
 from pipeline.embedded.service import Service
 from pipeline.embedded.worker import Input, Prepare
 from pipeline.gateway.intake import read_events, translate
+from pipeline.ingest.judging import REFUSALS, judge
 from pipeline.ingest.outcome import Translation
 from pipeline.ingest.redaction import Redactor
-from pipeline.ingest.sources import DIFF_TRANSLATORS, TRANSLATORS
+from pipeline.ingest.sources import TRANSLATORS
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import InvalidEvent, decode
-
-FEED_SOURCES: Final = ("sofa", "gdmf", "kev")
+from schemas.feeds import FeedSource, FeedState
 
 
 def webhook(source: str, raw: bytes, redactor: Redactor) -> Prepare:
@@ -28,19 +29,40 @@ def webhook(source: str, raw: bytes, redactor: Redactor) -> Prepare:
     return prepare
 
 
-def feed(source: str, raw: bytes, redactor: Redactor) -> Prepare:
-    """A whole advisory feed. What it says anew is told from what it said last, which is kept."""
+def feed(source: FeedSource, raw: bytes, *, accept_losses: bool = False) -> Prepare:
+    """A whole advisory feed. What it says anew is told from all that it said so far, which is
+    kept; a document that is not believed changes nothing."""
     name = f"feed:{source}"
 
     def prepare(service: Service, now: datetime) -> Input:
-        previous = service.store.fact(name) if source in DIFF_TRANSLATORS else None
-        done = translate(source, raw, f"feed/{source}", now, redactor, previous=previous)
-        # One that could not be read in full must not be what the next is compared with.
-        notes = {name: raw} if source in DIFF_TRANSLATORS and not done.dead_letters else {}
-        made = _input(done)
-        return replace(made, notes=notes)
+        state = _feed_state(source, service.store.fact(name))
+        judged = judge(
+            raw,
+            state,
+            origin=f"feed/{source}",
+            now=now,
+            fixed=service.engine.fleet.advisories.cves,
+            accept_losses=accept_losses,
+        )
+        answer: dict[str, Any] = {
+            "outcome": judged.outcome.value,
+            "events": len(judged.events),
+            "dead_letters": len(judged.dead_letters),
+        }
+        if judged.outcome in REFUSALS:
+            answer["refused"] = judged.detail
+        kept = {} if judged.state == state else {name: judged.state.model_dump_json().encode()}
+        return Input(judged.events, judged.dead_letters, notes=kept, answer=answer)
 
     return prepare
+
+
+def _feed_state(source: FeedSource, kept: bytes | None) -> FeedState:
+    try:
+        return FeedState(source=source) if kept is None else FeedState.model_validate_json(kept)
+    except ValidationError:
+        # Another version's: to tell all of it again does no harm.
+        return FeedState(source=source)
 
 
 def events(raw: bytes) -> Prepare:

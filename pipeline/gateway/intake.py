@@ -10,7 +10,7 @@ from pipeline.gateway.endpoint import AnswerError
 from pipeline.ingest.json_payload import load_json
 from pipeline.ingest.outcome import PayloadError, Translation, dead_letter
 from pipeline.ingest.redaction import Redactor
-from pipeline.ingest.sources import TRANSLATORS, since
+from pipeline.ingest.sources import TRANSLATORS
 from schemas.dead_letters import DeadLetterCode
 from schemas.envelope import AdvisoryEvent, DeviceEvent, InvalidEvent, decode
 
@@ -77,13 +77,10 @@ def translate(
     origin: str,
     now: datetime,
     redactor: Redactor,
-    *,
-    previous: bytes | None = None,
 ) -> Translation:
     """A payload's events and dead letters; our own bug is a dead letter too."""
-    translator = TRANSLATORS[source] if previous is None else since(source, previous)
     try:
-        return translator(raw, origin=origin, received_at=now, redactor=redactor)
+        return TRANSLATORS[source](raw, origin=origin, received_at=now, redactor=redactor)
     except Exception as error:  # noqa: BLE001 - the handler's top: our bug loses no payload
         bug = PayloadError(DeadLetterCode.BUG, f"{type(error).__name__}: {error}")
         letter = dead_letter(

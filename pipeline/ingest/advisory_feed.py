@@ -178,10 +178,6 @@ class Feed:
         self._keep(error, self.raw)
         return self.translation()
 
-    def refuse_previous(self, error: PayloadError, previous: bytes) -> None:
-        """What to compare with is set aside."""
-        self._keep(PayloadError(error.code, f"previous: {error.detail}", error.where), previous)
-
     def set_aside(self, error: PayloadError, part: Node) -> None:
         """A part is set aside, with its own bytes as JSON; the rest goes on."""
         if len(self.letters) < MAX_LETTERS:

@@ -6,18 +6,21 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
-from pipeline.ingest.advisory_feed import MAX_LISTED, Feed, Node, snapshot
+from pipeline.ingest.advisory_feed import MAX_LISTED, Feed, Node, T, snapshot
+from pipeline.ingest.following import Followed, told_since
 from pipeline.ingest.json_payload import load_json
 from pipeline.ingest.outcome import PayloadError, Translation
 from schemas.dead_letters import DeadLetterCode
-from schemas.events.advisory import AdvisoryPublished
+from schemas.events.advisory import AdvisoryNarrowed, AdvisoryPublished, AdvisorySnapshot
+from schemas.feeds import FeedSource, FeedState
 from schemas.ids import advisory_id
 from schemas.macos import Build, OSVersion
 
-SOURCE: Final = "gdmf"
+SOURCE: Final[FeedSource] = "gdmf"
+_NEXT: Final = timedelta(microseconds=1)
 _SETS: Final = ("PublicAssetSets", "AssetSets", "PublicBackgroundSecurityImprovements")
 
 
@@ -41,16 +44,39 @@ class _Offer:
         )
 
 
-def translate(raw: bytes, *, origin: str, received_at: datetime) -> Translation:
+def translate(
+    raw: bytes, *, origin: str, received_at: datetime, previous: bytes | None = None
+) -> Translation:
     """One published event for each macOS version offered, background security improvements
-    included, with the devices Apple offers it to.
+    included, with the devices Apple offers it to; with `previous`, an earlier answer, only what
+    changed:
+
+    - published: a version that was not offered, or one with other builds or for more devices.
+    - narrowed: a version for fewer devices.
 
     A version's entries (one for each set, one for each build) are joined: every build and device,
     the first posting, the last expiration. Apple posts old versions again, so `released_at` may
-    be later than the release. The answer has no date of its own: events are dated by its newest
-    posting, or by `received_at` where it has none. Other systems' sets give nothing. Raises
-    nothing; an unreadable entry is a dead letter.
+    be later than the release. One that is no longer offered gives nothing: Apple takes old
+    versions out as they expire, and what they fix stays fixed.
+
+    The answer has no date of its own: events are dated by its newest posting. Where that is no
+    later than the answer before, or there is none, by `received_at`: a later word has to have a
+    later date. Other systems' sets give nothing. Raises nothing; an unreadable entry is a dead
+    letter.
     """
+    return told_since(follow, raw, previous, source=SOURCE, origin=origin, received_at=received_at)
+
+
+def follow(
+    raw: bytes,
+    *,
+    origin: str,
+    received_at: datetime,
+    state: FeedState,
+    fixed: frozenset[str] = frozenset(),
+) -> Followed:
+    """What an answer says anew, as `translate` tells it, and what is known of the feed after it."""
+    del fixed
     feed = Feed(SOURCE, raw, origin, received_at)
     try:
         document = Node(load_json(raw))
@@ -59,19 +85,38 @@ def translate(raw: bytes, *, origin: str, received_at: datetime) -> Translation:
         if all(document.get(name).value is None for name in _SETS):
             raise document.error("neither PublicAssetSets nor AssetSets")
     except PayloadError as error:
-        return feed.refuse(error)
+        return Followed(feed.refuse(error), None)
     offers: dict[OSVersion, _Offer] = {}
     postings: list[datetime | None] = []
     for offer in _offers(document, feed):
         known = offers.get(offer.version)
         offers[offer.version] = offer if known is None else known.joined(offer)
         postings.append(offer.posted_at)
+    old = {one.os_version: one for one in state.snapshots if one.os_version is not None}
     at = feed.newest(postings) or received_at
+    if state.said_at is not None and at <= state.said_at:
+        at = max(received_at, state.said_at + _NEXT)
     events = [
-        feed.event(_published(offer), subject=advisory_id("macOS", str(version)), at=at)
+        feed.event(_said(kind, offer), subject=advisory_id("macOS", str(version)), at=at)
         for version, offer in sorted(offers.items())
+        if (kind := _change(old.get(version), offer)) is not None
     ]
-    return feed.translation(events)
+    now = {version: _said(AdvisorySnapshot, offer) for version, offer in offers.items()}
+    after = FeedState(
+        source=SOURCE,
+        document_sha256=feed.raw_sha256,
+        said_at=at if events else state.said_at,
+        listed=len(offers),
+        snapshots=tuple(one for _, one in sorted((old | now).items())),
+    )
+    return Followed(feed.translation(events), after)
+
+
+def _change(old: AdvisorySnapshot | None, new: _Offer) -> type[AdvisorySnapshot] | None:
+    before = frozenset() if old is None else frozenset(old.device_ids or ())
+    if old is None or new.builds != frozenset(old.builds) or new.device_ids - before:
+        return AdvisoryPublished
+    return AdvisoryNarrowed if new.device_ids < before else None
 
 
 def _offers(document: Node, feed: Feed) -> Iterator[_Offer]:
@@ -109,9 +154,9 @@ def _offer(entry: Node) -> _Offer:
     )
 
 
-def _published(offer: _Offer) -> AdvisoryPublished:
+def _said(kind: type[T], offer: _Offer) -> T:
     return snapshot(
-        AdvisoryPublished,
+        kind,
         "$",
         source=SOURCE,
         os_line=offer.version.line,

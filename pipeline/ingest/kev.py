@@ -3,17 +3,19 @@
 Format: https://www.cisa.gov/sites/default/files/feeds/known_exploited_vulnerabilities_schema.json.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from pipeline.ingest.advisory_feed import Feed, Node, end_of_day, snapshot
+from pipeline.ingest.advisory_feed import Feed, Node, T, end_of_day, snapshot
+from pipeline.ingest.following import Followed, told_since
 from pipeline.ingest.json_payload import load_json
 from pipeline.ingest.outcome import PayloadError, Translation
-from schemas.events.advisory import AdvisorySeverityRaised
+from schemas.events.advisory import AdvisorySeverityRaised, AdvisorySnapshot
+from schemas.feeds import FeedSource, FeedState
 
-SOURCE: Final = "kev"
+SOURCE: Final[FeedSource] = "kev"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,71 +26,116 @@ class _Entry:
 
 
 def translate(
-    raw: bytes, *, origin: str, received_at: datetime, previous: bytes | None = None
+    raw: bytes,
+    *,
+    origin: str,
+    received_at: datetime,
+    previous: bytes | None = None,
+    fixed: frozenset[str] = frozenset(),
 ) -> Translation:
     """One severity_raised event for each CVE of Apple's, with CISA's due date (the end of that
     day, UTC) and the day it was added as its time.
 
     With `previous`, only entries that are new or have another due date; a changed one is dated
-    by the catalogue's own release. Other vendors' entries are out of scope and give nothing; an
-    entry of Apple's that cannot be read is a dead letter. An entry that CISA removed gives
-    nothing: that a CVE is known is not taken back. Raises nothing.
+    by the catalogue's own release. CISA names one vendor for a hole that several have (WebKit's
+    CVE-2025-14174 is Google's there): an entry of another vendor counts where Apple is known to
+    have `fixed` its CVE, else it is out of scope and gives nothing. An entry of Apple's that
+    cannot be read is a dead letter. An entry that CISA removed gives nothing: that a CVE is known
+    is not taken back. Raises nothing.
     """
+    return told_since(
+        follow,
+        raw,
+        previous,
+        source=SOURCE,
+        origin=origin,
+        received_at=received_at,
+        fixed=fixed,
+    )
+
+
+def follow(
+    raw: bytes,
+    *,
+    origin: str,
+    received_at: datetime,
+    state: FeedState,
+    fixed: frozenset[str] = frozenset(),
+) -> Followed:
+    """What a catalogue says anew, as `translate` tells it, and what is known of it after it."""
     feed = Feed(SOURCE, raw, origin, received_at)
     try:
         document = Node(load_json(raw))
-        entries = _entries(document, feed)
+        listed = list(_listed(document).items())
     except PayloadError as error:
-        return feed.refuse(error)
-    before = {} if previous is None else _previous(previous, feed)
+        return Followed(feed.refuse(error), None)
+    before = {one.cves[0]: one for one in state.snapshots}
     catalogued_at = _catalogued_at(document, feed)
-    events = []
-    for cve, entry in sorted(entries.items()):
+    events, now = [], dict(before)
+    for cve, entry in sorted(_entries(listed, feed, fixed).items()):
         old = before.get(cve)
-        if old is not None and old.due_at == entry.due_at:
+        if old is not None and old.kev_due_at == entry.due_at:
             continue
-        at = entry.added_at if old is None else max(catalogued_at, entry.added_at)
-        data = snapshot(
-            AdvisorySeverityRaised,
-            document.where,
-            source=SOURCE,
-            cves=(cve,),
-            exploited_cves=(cve,),
-            kev_due_at=entry.due_at,
-        )
-        events.append(feed.event(data, subject=cve, at=at))
-    return feed.translation(events)
+        at = entry.added_at if old is None else max(catalogued_at or received_at, entry.added_at)
+        events.append(feed.event(_said(AdvisorySeverityRaised, entry), subject=cve, at=at))
+        now[cve] = _said(AdvisorySnapshot, entry)
+    after = FeedState(
+        source=SOURCE,
+        document_sha256=feed.raw_sha256,
+        said_at=catalogued_at,
+        listed=len(listed),
+        snapshots=tuple(one for _, one in sorted(now.items())),
+    )
+    return Followed(feed.translation(events), after)
 
 
-def _entries(document: Node, feed: Feed) -> dict[str, _Entry]:
+def _said(kind: type[T], entry: _Entry) -> T:
+    return snapshot(
+        kind,
+        "$",
+        source=SOURCE,
+        cves=(entry.cve,),
+        exploited_cves=(entry.cve,),
+        kev_due_at=entry.due_at,
+    )
+
+
+def _listed(document: Node) -> Node:
     listed = document.get("vulnerabilities")
     if listed.value is None:
         raise listed.error("missing")
+    return listed
+
+
+def _entries(listed: Iterable[Node], feed: Feed, fixed: frozenset[str]) -> dict[str, _Entry]:
     found: dict[str, _Entry] = {}
-    for entry in _read(listed, feed):
+    for entry in _read(listed, feed, fixed):
         known = found.get(entry.cve)
         # Listed twice: the earlier day and the earlier date bind.
         found[entry.cve] = entry if known is None else _earlier(known, entry)
     return found
 
 
-def _read(listed: Node, feed: Feed) -> Iterator[_Entry]:
-    for node in listed.items():
+def _read(listed: Iterable[Node], feed: Feed, fixed: frozenset[str]) -> Iterator[_Entry]:
+    for node in listed:
         try:
             vendor = node.get("vendorProject")
             if not vendor.text():
                 raise vendor.error("missing")
-            if vendor.text().casefold() != "apple":
+            cve = node.get("cveID")
+            if vendor.text().casefold() != "apple" and not _is_among(cve, fixed):
                 continue
             added_at = node.get("dateAdded").instant()
             if added_at is None:
                 raise node.get("dateAdded").error("missing")
             due = node.get("dueDate").day()
-            yield _Entry(
-                node.get("cveID").cve(), added_at, None if due is None else end_of_day(due)
-            )
+            yield _Entry(cve.cve(), added_at, None if due is None else end_of_day(due))
         except PayloadError as error:
             feed.set_aside(error, node)
+
+
+def _is_among(cve: Node, fixed: frozenset[str]) -> bool:
+    return isinstance(cve.value, str) and cve.value in fixed
 
 
 def _earlier(one: _Entry, other: _Entry) -> _Entry:
@@ -96,19 +143,8 @@ def _earlier(one: _Entry, other: _Entry) -> _Entry:
     return _Entry(one.cve, min(one.added_at, other.added_at), min(due, default=None))
 
 
-def _previous(raw: bytes, feed: Feed) -> dict[str, _Entry]:
-    """What the catalogue before said; nothing, and a dead letter, where it cannot be read."""
+def _catalogued_at(document: Node, feed: Feed) -> datetime | None:
     try:
-        # Its unreadable entries were set aside when it was new.
-        return _entries(Node(load_json(raw)), Feed(SOURCE, raw, feed.origin, feed.received_at))
-    except PayloadError as error:
-        feed.refuse_previous(error, raw)
-        return {}
-
-
-def _catalogued_at(document: Node, feed: Feed) -> datetime:
-    try:
-        found = feed.newest([document.get("dateReleased").instant()])
+        return feed.newest([document.get("dateReleased").instant()])
     except PayloadError:
-        found = None
-    return feed.received_at if found is None else found
+        return None

@@ -6,15 +6,17 @@ A release is its version; nothing else in the feed names it for good. Builds go 
 renamed, hashes, LastCheck and expiration dates change every hour with nothing new.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from pipeline.ingest.advisory_feed import Feed, snapshot
+from pipeline.ingest.advisory_feed import Feed, T, snapshot
+from pipeline.ingest.following import Followed, told_since
 from pipeline.ingest.json_payload import load_json
 from pipeline.ingest.outcome import PayloadError, Translation
 from pipeline.ingest.sofa_document import Advisory, SofaDocument, read_document
-from pipeline.ingest.sofa_release import SEVERITIES
+from pipeline.ingest.sofa_release import SEVERITIES, Release
 from schemas.envelope import AdvisoryEvent
 from schemas.events.advisory import (
     AdvisoryNarrowed,
@@ -23,10 +25,11 @@ from schemas.events.advisory import (
     AdvisorySeverityRaised,
     AdvisorySnapshot,
 )
+from schemas.feeds import FeedSource, FeedState
 from schemas.ids import advisory_id
 from schemas.macos import OSVersion
 
-SOURCE: Final = "sofa"
+SOURCE: Final[FeedSource] = "sofa"
 
 # CVEs that nobody rated stand between medium and high: decisions treat them as high, so a later
 # `low` or `medium` is no raise, and a later `high` is one.
@@ -53,34 +56,51 @@ def translate(
 
     `time` is the feed's LastCheck; where it is missing, in the future, or older than a release it
     lists, the newest ReleaseDate. Raises nothing: what cannot be read is a dead letter with its
-    place. Where `previous` cannot be read, that is a dead letter and the whole feed is given:
-    a change told twice does no harm, one never told does.
+    place. Where `previous` cannot be read, that is a dead letter and the whole feed is given.
     """
+    return told_since(follow, raw, previous, source=SOURCE, origin=origin, received_at=received_at)
+
+
+def follow(
+    raw: bytes,
+    *,
+    origin: str,
+    received_at: datetime,
+    state: FeedState,
+    fixed: frozenset[str] = frozenset(),
+) -> Followed:
+    """What a feed says anew, as `translate` tells it, and what is known of the feed after it."""
+    del fixed
     feed = Feed(SOURCE, raw, origin, received_at)
     try:
         new = read_document(load_json(raw), feed)
     except PayloadError as error:
-        return feed.refuse(error)
-    old = None
-    if previous is not None:
-        try:
-            # Its unreadable parts were set aside when it was new.
-            old = read_document(load_json(previous), Feed(SOURCE, previous, origin, received_at))
-        except PayloadError as error:
-            feed.refuse_previous(error, previous)
-    facts = _whole(new) if old is None else _changes(old, new)
-    return feed.translation(list(_events(feed, new.at, facts)))
+        return Followed(feed.refuse(error), None)
+    old = _recalled(state)
+    events = list(_events(feed, new.at, _changes(old, new)))
+    after = FeedState(
+        source=SOURCE,
+        document_sha256=feed.raw_sha256,
+        said_at=new.checked_at,
+        listed=len(new.advisories),
+        supplements=old.has_supplements or new.has_supplements,
+        snapshots=tuple(_remembered(old, new)),
+    )
+    return Followed(feed.translation(events), after)
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """All that the feed said so far; of background security improvements too, or never of any."""
+
+    advisories: Mapping[OSVersion, Advisory]
+    has_supplements: bool
 
 
 _Facts = Iterator[tuple[type[AdvisorySnapshot], Advisory]]
 
 
-def _whole(new: SofaDocument) -> _Facts:
-    for _, advisory in sorted(new.advisories.items()):
-        yield AdvisoryPublished, advisory
-
-
-def _changes(old: SofaDocument, new: SofaDocument) -> _Facts:
+def _changes(old: _Past, new: SofaDocument) -> _Facts:
     for version, advisory in sorted(new.advisories.items()):
         before = old.advisories.get(version)
         if before is None:
@@ -118,7 +138,7 @@ def _urgency(advisory: Advisory) -> float:
     return _UNRATED if release.cves else 0
 
 
-def _retracted(version: OSVersion, old: SofaDocument, new: SofaDocument) -> bool:
+def _retracted(version: OSVersion, old: _Past, new: SofaDocument) -> bool:
     if version in new.advisories or version in new.unreadable or version.line in new.unclear:
         return False
     listed = [one for one in new.advisories if one.line == version.line and not one.supplement]
@@ -130,23 +150,58 @@ def _retracted(version: OSVersion, old: SofaDocument, new: SofaDocument) -> bool
     return version > min(listed)
 
 
+def _recalled(state: FeedState) -> _Past:
+    advisories = {}
+    for said in state.snapshots:
+        assert said.os_version is not None
+        release = Release(
+            version=said.os_version,
+            builds=frozenset(said.builds),
+            released_at=said.released_at,
+            expires_at=said.expires_at,
+            cves=frozenset(said.cves),
+            exploited=frozenset(said.exploited_cves),
+            severity=said.severity,
+            url=said.url,
+        )
+        device_ids = None if said.device_ids is None else frozenset(said.device_ids)
+        advisories[said.os_version] = Advisory(release, device_ids)
+    return _Past(advisories, state.supplements)
+
+
+def _remembered(old: _Past, new: SofaDocument) -> Iterator[AdvisorySnapshot]:
+    known = {
+        version: advisory
+        for version, advisory in old.advisories.items()
+        if not _retracted(version, old, new)
+    }
+    for version, advisory in new.advisories.items():
+        before = known.get(version)
+        known[version] = advisory if before is None else advisory.remembering(before)
+    for _, advisory in sorted(known.items()):
+        yield _snapshot(AdvisorySnapshot, advisory)
+
+
 def _events(feed: Feed, at: datetime, facts: _Facts) -> Iterator[AdvisoryEvent]:
     for kind, advisory in facts:
-        release = advisory.release
-        version = release.version
-        data = snapshot(
-            kind,
-            "$",
-            source=SOURCE,
-            os_line=version.line,
-            os_version=version,
-            builds=sorted(release.builds),
-            released_at=release.released_at,
-            expires_at=release.expires_at,
-            cves=sorted(release.cves | release.exploited),
-            exploited_cves=sorted(release.exploited),
-            severity=release.severity,
-            device_ids=None if advisory.device_ids is None else sorted(advisory.device_ids),
-            url=release.url,
-        )
-        yield feed.event(data, subject=advisory_id("macOS", str(version)), at=at)
+        subject = advisory_id("macOS", str(advisory.release.version))
+        yield feed.event(_snapshot(kind, advisory), subject=subject, at=at)
+
+
+def _snapshot(kind: type[T], advisory: Advisory) -> T:
+    release = advisory.release
+    return snapshot(
+        kind,
+        "$",
+        source=SOURCE,
+        os_line=release.version.line,
+        os_version=release.version,
+        builds=sorted(release.builds),
+        released_at=release.released_at,
+        expires_at=release.expires_at,
+        cves=sorted(release.cves | release.exploited),
+        exploited_cves=sorted(release.exploited),
+        severity=release.severity,
+        device_ids=None if advisory.device_ids is None else sorted(advisory.device_ids),
+        url=release.url,
+    )

@@ -33,10 +33,12 @@ class Advisory:
 
 @dataclass(frozen=True, slots=True)
 class SofaDocument:
-    """`at` is when the feed said so. `unreadable` are versions that are listed and could not be
-    read, `unclear` the lines with an entry of which not even the version is known."""
+    """`at` is when the feed said so, `checked_at` when it says that it looked. `unreadable` are
+    versions that are listed and could not be read, `unclear` the lines with an entry of which not
+    even the version is known."""
 
     at: datetime
+    checked_at: datetime | None
     advisories: Mapping[OSVersion, Advisory]
     unreadable: frozenset[OSVersion]
     unclear: frozenset[str]
@@ -95,8 +97,10 @@ def read_document(value: Any, feed: Feed) -> SofaDocument:
     supplements = document.get("BackgroundSecurityImprovements")
     for entry in _supplements(supplements, feed):
         reading.add(entry, "", read_supplement)
+    checked_at = _checked_at(document, feed)
     return SofaDocument(
-        at=_said_at(document, reading),
+        at=_said_at(checked_at, reading),
+        checked_at=checked_at,
         advisories=_advisories(reading),
         unreadable=frozenset(reading.unreadable),
         unclear=frozenset(reading.unclear),
@@ -174,16 +178,19 @@ def _device_ids(release: Release, longest: int, latest: OSVersion | None) -> fro
     return None
 
 
-def _said_at(document: Node, reading: _Reading) -> datetime:
-    released = reading.feed.newest(_released(reading.releases.values()))
+def _checked_at(document: Node, feed: Feed) -> datetime | None:
     place = document.get("LastCheck")
     try:
-        checked = reading.feed.newest([place.instant()])
+        return feed.newest([place.instant()])
     except PayloadError as error:
-        reading.feed.set_aside(error, place)
-        checked = None
-    if checked is not None and (released is None or checked >= released):
-        return checked
+        feed.set_aside(error, place)
+        return None
+
+
+def _said_at(checked_at: datetime | None, reading: _Reading) -> datetime:
+    released = reading.feed.newest(_released(reading.releases.values()))
+    if checked_at is not None and (released is None or checked_at >= released):
+        return checked_at
     return released or reading.feed.received_at
 
 

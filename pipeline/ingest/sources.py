@@ -1,12 +1,15 @@
 """Which translator reads which source. The names are the command line's and the gateway's."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Final, Protocol
 
-from pipeline.ingest import gdmf, jamf, kev, micromdm, munki, nanomdm, osquery, sofa
+from pipeline.ingest import jamf, micromdm, munki, nanomdm, osquery
+from pipeline.ingest.following import told_since
+from pipeline.ingest.judging import FOLLOWERS
 from pipeline.ingest.outcome import Translation
 from pipeline.ingest.redaction import Redactor
+from schemas.feeds import FeedSource
 
 
 class Translator(Protocol):
@@ -28,32 +31,35 @@ class LineTranslator(Protocol):
         """A translation a line."""
 
 
-class DiffTranslator(Protocol):
-    """One whole payload to the events that tell it from the one before it."""
-
-    def __call__(
-        self, raw: bytes, *, origin: str, received_at: datetime, previous: bytes | None
-    ) -> Translation:
-        """The payload's translation."""
-
-
-def _feed(translate: Callable[..., Translation]) -> Translator:
-    """A feed as a source: feeds are public, so the redactor has nothing to do."""
+def since(
+    source: FeedSource, previous: bytes | None, fixed: frozenset[str] = frozenset()
+) -> Translator:
+    """The translator of what a feed says anew since an earlier document of it. `fixed` are CVEs
+    that Apple's releases are known to fix. Feeds are public: the redactor has nothing to do."""
+    follow = FOLLOWERS[source]
 
     def translator(
         raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor
     ) -> Translation:
         del redactor
-        return translate(raw, origin=origin, received_at=received_at)
+        return told_since(
+            follow,
+            raw,
+            previous,
+            source=source,
+            origin=origin,
+            received_at=received_at,
+            fixed=fixed,
+        )
 
     return translator
 
 
 # One entry a source: advisory feeds, then what tells of Macs.
 TRANSLATORS: Final[Mapping[str, Translator]] = {
-    "sofa": _feed(sofa.translate),
-    "gdmf": _feed(gdmf.translate),
-    "kev": _feed(kev.translate),
+    "sofa": since("sofa", None),
+    "gdmf": since("gdmf", None),
+    "kev": since("kev", None),
     "nanomdm": nanomdm.translate,
     "micromdm": micromdm.translate,
     "jamf": jamf.translate,
@@ -61,27 +67,8 @@ TRANSLATORS: Final[Mapping[str, Translator]] = {
     "munki": munki.translate,
 }
 
-# Sources that can tell what changed since an earlier payload.
-DIFF_TRANSLATORS: Final[Mapping[str, DiffTranslator]] = {
-    "sofa": sofa.translate,
-    "kev": kev.translate,
-}
-
 # Sources whose files are read line by line, however large they are.
 LINE_TRANSLATORS: Final[Mapping[str, LineTranslator]] = {"osquery": osquery.translate_lines}
-
-
-def since(source: str, previous: bytes) -> Translator:
-    """The translator of what changed since an earlier payload. KeyError: the source cannot tell."""
-    translate = DIFF_TRANSLATORS[source]
-
-    def translator(
-        raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor
-    ) -> Translation:
-        del redactor
-        return translate(raw, origin=origin, received_at=received_at, previous=previous)
-
-    return translator
 
 
 def one_a_line(translate: Translator) -> LineTranslator:

@@ -151,6 +151,17 @@ class Advisories:
         return hashlib.sha256(text.encode()).hexdigest()
 
     @cached_property
+    def cves(self) -> frozenset[str]:
+        """Every CVE that some source says a release fixes."""
+        return frozenset(
+            cve
+            for known in self.known.values()
+            for said in known.said.values()
+            if said.snapshot.os_version is not None
+            for cve in said.snapshot.cves
+        )
+
+    @cached_property
     def lines(self) -> Mapping[str, tuple[Release, ...]]:
         """The live releases of each line, newest first."""
         by_line: dict[str, list[tuple[AdvisoryId, _Known]]] = {}

@@ -26,9 +26,10 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 with atheris.instrument_imports(include=["pipeline.ingest", "schemas"]):
+    from pipeline.ingest.judging import FOLLOWERS
     from pipeline.ingest.outcome import Translation
     from pipeline.ingest.redaction import Redactor
-    from pipeline.ingest.sources import DIFF_TRANSLATORS, LINE_TRANSLATORS, TRANSLATORS
+    from pipeline.ingest.sources import LINE_TRANSLATORS, TRANSLATORS, since
     from schemas.envelope import decode, encode
 
 NOW: Final = datetime(2026, 11, 23, tzinfo=UTC)
@@ -129,7 +130,6 @@ def fuzz(source: str) -> None:
     """Run until libFuzzer says so."""
     translate = TRANSLATORS[source]
     by_line = LINE_TRANSLATORS.get(source)
-    since = DIFF_TRANSLATORS.get(source)
     seeds = list(seed_documents(source))
 
     def one(raw: bytes) -> None:
@@ -145,8 +145,10 @@ def fuzz(source: str) -> None:
             lines = payload.splitlines(keepends=True)
             for found in by_line(lines, origin="fuzz", received_at=NOW, redactor=REDACTOR):
                 check(found)
-        if since is not None:
-            check(since(payload, origin="fuzz", received_at=NOW, previous=previous))
+        for feed in FOLLOWERS:
+            if feed == source:
+                newer = since(feed, previous, frozenset({"CVE-2025-14174"}))
+                check(newer(payload, origin="fuzz", received_at=NOW, redactor=REDACTOR))
 
     atheris.Setup([sys.argv[0], *sys.argv[2:]], one)
     atheris.Fuzz()

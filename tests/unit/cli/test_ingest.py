@@ -128,7 +128,7 @@ def test_markup_and_escapes_in_a_payload_are_text() -> None:
         pytest.param(["floppy", "-"], "unknown source 'floppy'; one of: sofa, ", id="source"),
         pytest.param(["sofa", "-", "-"], "- can be given once", id="stdin-twice"),
         pytest.param(["sofa", "-", "--previous", "-"], "- can be given once", id="stdin-as-both"),
-        pytest.param(["gdmf", "-", "--previous", "F"], "--previous is for sofa and kev", id="gdmf"),
+        pytest.param(["munki", "-", "--previous", "F"], "--previous is for sofa, gdmf,", id="munki"),
         pytest.param(["sofa", "-", "--previous", "nowhere"], "cannot read nowhere: ", id="no-old"),
         pytest.param(["sofa", "-", "F", "--previous", "F"], "--previous compares", id="two-new"),
         pytest.param(

@@ -35,6 +35,7 @@ from schemas.envelope import encode
 from schemas.jobs import Action
 from tests.embedded_world import POLICY, advisory, report
 from tests.site_factories import APPROVALS_KEY, JOBS_KEY, KEYS, STRANGER_KEY
+from tests.sofa_factories import feed, line, release
 
 TOKEN = {"Authorization": "Bearer admin-token"}
 NOW = datetime.now(UTC)
@@ -214,11 +215,30 @@ def test_feed_is_told_from_what_it_said_last(serve: Any) -> None:
         ],
     }
     first = client.post("/v1/feeds/kev", json=kev)
-    assert first.json() == {"events": 1, "dead_letters": 0}
-    assert client.post("/v1/feeds/kev", json=kev).json() == {"events": 0, "dead_letters": 0}
-    assert client.post("/v1/feeds/kev", content=b"{").json()["dead_letters"] == 1
-    assert client.post("/v1/feeds/kev", json=kev).json() == {"events": 0, "dead_letters": 0}
+    assert first.json() == {"outcome": "taken", "events": 1, "dead_letters": 0}
+    unchanged = {"outcome": "unchanged", "events": 0, "dead_letters": 0}
+    assert client.post("/v1/feeds/kev", json=kev).json() == unchanged
+    for letters in (1, 0):
+        refused = client.post("/v1/feeds/kev", content=b"{").json()
+        assert (refused["outcome"], refused["dead_letters"]) == ("unreadable", letters)
+        assert "line 1 column 2" in refused["refused"]
+    assert client.post("/v1/feeds/kev", json=kev).json() == unchanged
     assert len(endpoint.logged()) == 2  # the policy and the CVE
+
+
+def test_feed_that_lost_its_entries_is_taken_once_somebody_looked(serve: Any) -> None:
+    client, endpoint = serve()
+    entry = {"cveID": "CVE-2025-14174", "vendorProject": "Google", "dateAdded": "2025-12-12"}
+    kev = {"vulnerabilities": [entry] * 3}
+    assert client.post("/v1/feeds/kev", json=kev).json()["events"] == 0
+    releases = feed(line("Tahoe 26", release("26.2", exploited=("CVE-2025-14174",))))
+    assert client.post("/v1/feeds/sofa", content=releases).json()["events"] == 1
+    # Now it is known to be Apple's too.
+    assert client.post("/v1/feeds/kev", json=kev).json()["events"] == 1
+    less = {"vulnerabilities": [entry]}
+    assert client.post("/v1/feeds/kev", json=less).json()["outcome"] == "lost"
+    assert client.post("/v1/feeds/kev?accept=losses", json=less).json()["outcome"] == "unchanged"
+    assert "CVE-2025-14174" in endpoint.logged()
 
 
 @pytest.mark.parametrize(

@@ -131,3 +131,40 @@ def test_golden_offer(reference_data: Path) -> None:
     assert len(data.device_ids) == 58
     assert [str(build) for build in data.builds] == ["21H1320"]
     assert str(data.released_at) == "2026-04-09 00:00:00+00:00"  # posted again, not released
+
+
+CHANGES = [
+    pytest.param([offer()], [], id="same"),
+    pytest.param([offer(ExpirationDate="2027-01-01")], [], id="offered-longer"),
+    pytest.param([offer(PostingDate="2026-01-11")], [], id="posted-again"),
+    pytest.param([offer(), offer("26.3", "25D125")], ["published macOS-26.3"], id="new"),
+    pytest.param([], [], id="no-longer-offered"),
+    pytest.param([offer(build="25C8057")], ["published macOS-26.2"], id="another-build"),
+    pytest.param(
+        [offer(SupportedDevices=["J314sAP", "J700AP"])], ["published macOS-26.2"], id="for-more"
+    ),
+    pytest.param([offer(SupportedDevices=[])], ["narrowed macOS-26.2"], id="for-fewer"),
+    pytest.param([offer(SupportedDevices=["J700AP"])], ["published macOS-26.2"], id="for-others"),
+]
+
+
+@pytest.mark.parametrize(("new", "told"), CHANGES)
+def test_with_previous_only_what_changed(new: list[Any], told: list[str]) -> None:
+    other = offer("15.7.3", "24G419", PostingDate="2025-12-20")
+    changed = told_by(
+        gdmf.translate(
+            answer(*new, other),
+            origin="gdmf.json",
+            received_at=RECEIVED_AT,
+            previous=answer(offer(), other),
+        )
+    )
+    assert [f"{one.type.split('.')[2]} {one.subject}" for one in changed.events] == told
+    for event in changed.events:
+        assert event.time > datetime(2025, 12, 20, tzinfo=UTC), "or it would not outrank the first"
+
+
+def test_a_real_answer_differs_from_itself_in_nothing(reference_data: Path) -> None:
+    raw = (reference_data / "sofa" / "resources" / "gdmf_cached.json").read_bytes()
+    done = gdmf.translate(raw, origin="gdmf.json", received_at=RECEIVED_AT, previous=raw)
+    assert (done.events, done.dead_letters) == ((), ())

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.ingest import kev
+from pipeline.ingest import kev, sofa
 from tests.sofa_factories import Told, told_by
 
 RECEIVED_AT = datetime(2026, 11, 23, tzinfo=UTC)
 
 
-def entry(cve: str = "CVE-2025-43529", **fields: Any) -> dict[str, Any]:
+def entry(cve: Any = "CVE-2025-43529", **fields: Any) -> dict[str, Any]:
     return {
         "cveID": cve,
         "vendorProject": "Apple",
@@ -52,6 +52,26 @@ def test_other_vendors_are_out_of_scope() -> None:
     assert translate(catalogue(entry(vendorProject="Microsoft"), {"vendorProject": "Cisco"})) == (
         Told((), ())
     )
+
+
+FIXED = frozenset({"CVE-2025-14174"})
+
+
+def test_another_vendors_entry_counts_where_apple_fixed_its_cve() -> None:
+    raw = catalogue(
+        entry("CVE-2025-14174", vendorProject="Google"),
+        entry("CVE-2026-1", vendorProject="Google"),
+        entry(["CVE-2025-14174"], vendorProject="Google"),
+    )
+    done = kev.translate(raw, origin="kev.json", received_at=RECEIVED_AT, fixed=FIXED)
+    assert [event.subject for event in done.events] == ["CVE-2025-14174"]
+    assert done.dead_letters == ()
+
+
+def test_another_vendors_entry_that_counts_has_to_be_readable() -> None:
+    raw = catalogue(entry("CVE-2025-14174", vendorProject="Google", dueDate="soon"))
+    done = kev.translate(raw, origin="kev.json", received_at=RECEIVED_AT, fixed=FIXED)
+    assert [letter.where for letter in done.dead_letters] == ["$.vulnerabilities[0].dueDate"]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +150,20 @@ def test_golden_catalogue(reference_data: Path) -> None:
     translation = translate(raw)
     assert (len(translation.events), translation.dead_letters) == (93, ())
     events = {event.subject: event for event in translation.events}
-    assert "CVE-2025-14174" not in events  # CISA lists it as Google's; SOFA knows it is Apple's too
+    assert "CVE-2025-14174" not in events  # CISA lists it as Google's
     assert str(events["CVE-2025-43529"].data.kev_due_at) == "2026-01-05 23:59:59+00:00"
     assert translate(raw) == translation
     assert translate(raw, raw).events == ()
+
+
+def test_golden_catalogue_beside_what_apple_fixed(reference_data: Path) -> None:
+    folder = reference_data / "sofa"
+    feed = (folder / "v2" / "macos_data_feed.2026-08-06T1306Z.json").read_bytes()
+    releases = told_by(sofa.translate(feed, origin="feed.json", received_at=RECEIVED_AT)).events
+    fixed = frozenset(cve for event in releases for cve in event.data.cves)
+    raw = (folder / "resources" / "kev_catalog.json").read_bytes()
+    done = kev.translate(raw, origin="kev.json", received_at=RECEIVED_AT, fixed=fixed)
+    more = {event.subject for event in done.events} - {one.subject for one in translate(raw).events}
+    assert "CVE-2025-14174" in more
+    assert more <= fixed
+    assert done.dead_letters == ()
