@@ -7,7 +7,7 @@
 
 BIN := .venv/bin
 # The real servers that `make test` runs against; without them, outside CI, their tests are skipped.
-TEST_SERVERS := kafka helm kubeconform kubernetes-schemas
+TEST_SERVERS := kafka nanomdm helm kubeconform kubernetes-schemas
 CLUSTER ?= 1
 KAFKA_PORT ?= 19092
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url

@@ -23,7 +23,7 @@ from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.connection import KafkaConnection
-from schemas.topics import CHECKINS
+from schemas.topics import CHECKINS, Topic
 from tests.integration.brokers import ROOT, KafkaCluster, wait_until
 
 PATIENCE_S = 60.0
@@ -226,24 +226,25 @@ class Found:
 def found_of(fleet: Fleet, kafka: KafkaCluster) -> Found:
     """What of a fleet is in the topic, read by another client and parser than the gateway's."""
     found = Found()
-    for key, value in _records(kafka):
+    for key, value in _records(kafka, CHECKINS):
         if key.startswith(f"{fleet.name}-"):
             uuid = json.loads(value)["data"]["command_uuid"]
             found.numbers[key].append(int(uuid.removeprefix("C-")))
     return found
 
 
-def records_of(kafka: KafkaCluster, udid: str) -> list[bytes]:
-    """What the topic holds of a Mac."""
-    return [value for key, value in _records(kafka) if key == udid]
+def records_of(kafka: KafkaCluster, key: str | None, *topics: Topic) -> list[bytes]:
+    """What is in these topics under a key, or at all."""
+    every = (record for topic in topics for record in _records(kafka, topic))
+    return [value for found, value in every if key in {None, found}]
 
 
-def _records(kafka: KafkaCluster) -> Iterator[tuple[str, bytes]]:
-    """Keys and values of all check-ins, each key's in order."""
+def _records(kafka: KafkaCluster, topic: Topic) -> Iterator[tuple[str, bytes]]:
+    """A topic's keys and values, each key's in order."""
     options = KafkaConnection(bootstrap=kafka.bootstrap).consumer_options()
     with KafkaConsumer(**options) as consumer:
-        numbers = consumer.partitions_for_topic(CHECKINS.name)
-        places = [TopicPartition(CHECKINS.name, number) for number in numbers]
+        numbers = consumer.partitions_for_topic(topic.name)
+        places = [TopicPartition(topic.name, number) for number in numbers]
         consumer.assign(places)
         consumer.seek_to_beginning(*places)
         ends = consumer.end_offsets(places)

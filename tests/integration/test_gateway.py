@@ -16,6 +16,7 @@ import pytest
 from pipeline.state.fleet import NO_CHANGE
 from pipeline.state.fleet import Fleet as State
 from schemas.envelope import decode
+from schemas.topics import CHECKINS
 from tests.bench.outage import outage
 from tests.integration.brokers import KafkaCluster, wait_until
 from tests.integration.gateways import (
@@ -172,7 +173,7 @@ def test_each_sender_proves_itself_and_a_replayed_body_changes_nothing(
             assert again.status_code == 200
         assert running.end() == 0
     assert [line["event"] for line in running.log() if line["level"] == "error"] == []
-    once, twice = records_of(broker, "SIGNED-1")
+    once, twice = records_of(broker, "SIGNED-1", CHECKINS)
     state = State()
     assert state.apply(decode(once)) != NO_CHANGE
     assert state.apply(decode(twice)) == NO_CHANGE

@@ -1,0 +1,75 @@
+"""A Mac enrols with a real NanoMDM; its webhooks go through the real gateway to a real broker."""
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from schemas.envelope import (
+    AuthenticatedEvent,
+    CheckedOutEvent,
+    CloudEvent,
+    CommandReportedEvent,
+    InventoryEvent,
+    TokenUpdatedEvent,
+    decode,
+)
+from schemas.topics import CHECKINS, DEAD_LETTERS, INVENTORY
+from tests.integration.agent_site import eventually
+from tests.integration.brokers import KafkaCluster
+from tests.integration.gateways import gateway, records_of
+from tests.integration.nanomdm import EnrollingMac, NanoMdm, program
+from tests.integration.topics import make_topics
+
+UDID = "5A0C7D9E-0000-4000-8000-00000000D0C4"
+HMAC_KEY = "the-key-of-nanomdm"
+PUSH_MAGIC, TOKEN, BOOTSTRAP = "push-magic-of-the-mac", b"push-token" * 3, b"bootstrap-token" * 3
+
+
+@pytest.fixture
+def kafka_with_topics(kafka: KafkaCluster) -> KafkaCluster:
+    if not program().exists():
+        pytest.skip("nanomdm is missing: `make tools` builds it (needs go)")
+    make_topics(kafka.bootstrap)
+    return kafka
+
+
+def test_what_a_mac_tells_nanomdm_is_in_kafka_without_its_secrets(
+    kafka_with_topics: KafkaCluster, tmp_path: Path
+) -> None:
+    kafka = kafka_with_topics
+
+    def told() -> dict[type[CloudEvent], CloudEvent]:
+        events = map(decode, records_of(kafka, UDID, CHECKINS, INVENTORY))
+        return {type(event): event for event in events}
+
+    with (
+        gateway(kafka, tmp_path, DRYDOCK_NANOMDM_HMAC_KEY=HMAC_KEY) as running,
+        NanoMdm.serving(tmp_path / "mdm", f"{running.url}/webhooks/nanomdm", HMAC_KEY) as server,
+    ):
+        mac = EnrollingMac(server, UDID)
+        mac.check_in("Authenticate", SerialNumber="C02FAKE00001", OSVersion="14.7.1")
+        mac.check_in("TokenUpdate", PushMagic=PUSH_MAGIC, Token=TOKEN)
+        mac.check_in("SetBootstrapToken", BootstrapToken=BOOTSTRAP)
+        server.enqueue(UDID, "C-1", "DeviceInformation", Queries=["OSVersion", "SerialNumber"])
+        command = mac.answer("Idle")
+        assert command is not None
+        responses = {"SerialNumber": "C02FAKE00001", "OSVersion": "14.7.1", "UDID": UDID}
+        responses |= {"BuildVersion": "23H222", "ProductName": "Mac15,12"}
+        uuid = command["CommandUUID"]
+        assert mac.answer("Acknowledged", CommandUUID=uuid, QueryResponses=responses) is None
+        mac.check_in("CheckOut")
+        eventually(lambda: len(told()) >= 6, "every fact is in the topics")
+        assert running.value("drydock_gateway_posts_total", "accepted", "nanomdm") == 6
+        assert running.end() == 0
+    found = told()
+    token_updated, inventory = found[TokenUpdatedEvent], found[InventoryEvent]
+    assert isinstance(token_updated, TokenUpdatedEvent)
+    assert token_updated.data.tally == 1
+    assert isinstance(inventory, InventoryEvent)
+    assert (inventory.data.serial, str(inventory.data.os_version)) == ("C02FAKE00001", "14.7.1")
+    assert {AuthenticatedEvent, CommandReportedEvent, CheckedOutEvent} < found.keys()
+    kept = b"".join(records_of(kafka, None, CHECKINS, INVENTORY, DEAD_LETTERS))
+    for secret in (PUSH_MAGIC.encode(), TOKEN, BOOTSTRAP):
+        assert secret not in kept
+        assert base64.b64encode(secret) not in kept
