@@ -21,6 +21,7 @@ from time import monotonic
 from typing import Any, Final, Protocol
 
 from aiokafka.structs import ConsumerRecord  # type: ignore[import-untyped]
+from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 from faust.types import TP
 from mode import Service
@@ -65,11 +66,12 @@ class BatchConsumer(Consumer):
     def __init__(self, *args: Any, taker: Taker, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._taker = taker
-        self._under_way: asyncio.Task[None] | None = None
+        self._under_way: asyncio.Task[Mapping[TP, int]] | None = None
+        # Of each partition, the offset before which all is taken, and the one that was committed.
         self._done: dict[TP, int] = {}
         self._told: dict[TP, int] = {}
-        self._from: dict[TP, int] = {}
         self._assignments = 0
+        self._is_displaced = False
         self._committing = asyncio.Lock()
         self._commit_at = 0.0
         self._member_at = monotonic()
@@ -87,52 +89,86 @@ class BatchConsumer(Consumer):
             while not (self.should_stop or fetcher.should_stop):
                 await self.sleep(0)
                 records = await self._next()
-                if records is None or self.should_stop:
+                if self.should_stop:
                     continue
                 if not self.flow_active:
                     # As Faust's own pump: what came while a rebalance began is read again.
-                    await self._seek_back()
+                    self._is_displaced = True
                     continue
                 await self._hand_over(records)
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise
 
-    async def _next(self) -> "Mapping[TP, Sequence[ConsumerRecord]] | None":
+    async def _next(self) -> Mapping[TP, Sequence[ConsumerRecord]]:
         patience_s = self._taker.patience_s()
-        if self.flow_active and not self._get_active_partitions():
+        if self.flow_active and (
+            not self._get_active_partitions() or (self._is_displaced and not await self._replaced())
+        ):
             # Faust would sleep for a second, however soon a partition is ready.
             await self.sleep(patience_s)
             return {}
         records, _ = await self._wait_next_records(patience_s)
-        return records
+        return records or {}
 
-    async def _seek_back(self) -> None:
+    async def _replaced(self) -> bool:
+        """Go back to what is committed, for records were fetched that nobody took; False to try
+        again later."""
         try:
             await self.perform_seek()
-        except Exception as error:  # noqa: BLE001 - as Faust: the end of the rebalance seeks again
-            self.log.warning("cannot seek while partitions are let go: %r", error)
+        except Exception as error:  # noqa: BLE001 - partitions come and go while it is asked
+            self.log.warning("cannot go back to the committed offsets: %r", error)
+            return False
+        self._is_displaced = False
+        return True
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Go to the committed offsets, and to the beginning where there is none.
+
+        The client stays where it is in a partition that was never committed, although what was
+        fetched of it may never have been taken.
+        """
+        committed = await super().seek_to_committed()
+        start = {TP(*tp): offset for tp, offset in committed.items() if offset}
+        unknown = [tp for tp, offset in committed.items() if not offset]
+        if unknown:
+            earliest = await self.earliest_offsets(*unknown)
+            await self.seek_wait(earliest)
+            start |= {TP(*tp): offset for tp, offset in earliest.items()}
+        self._done = start
+        self._told = dict(start)
+        return committed
 
     async def _hand_over(self, records: Mapping[TP, Sequence[ConsumerRecord]]) -> None:
-        batches: dict[TP, Sequence[ConsumerRecord]] = {}
-        for tp, some in records.items():
-            if self._taker.is_ready(tp):
-                batches[tp] = some
-            elif some and tp in self.assignment():
-                self.pause_partitions({tp})
-                await self.seek(tp, some[0].offset)
-        self._from = {tp: some[0].offset for tp, some in batches.items() if some}
+        batches = {tp: some for tp, some in records.items() if some and self._taker.is_ready(tp)}
+        early = {tp: some for tp, some in records.items() if some and tp not in batches}
+        if early:
+            self.pause_partitions(early)
+            await self._put_back(early)
         self._under_way = asyncio.create_task(self._take(batches))
         # Whoever cancels the pump does not cancel what it began: `wait_empty` waits for it.
-        await asyncio.shield(self._under_way)
+        done = await asyncio.shield(self._under_way)
+        await self._put_back({tp: some for tp, some in batches.items() if tp not in done})
         if monotonic() >= self._commit_at:
             await self.commit_done()
 
-    async def _take(self, batches: Batches) -> None:
+    async def _put_back(self, batches: Batches) -> None:
+        """Have these records read again."""
+        assigned = self.assignment()
+        offsets = {tp: some[0].offset for tp, some in batches.items() if tp in assigned}
+        if offsets:
+            try:
+                await self.seek_wait(offsets)
+            except Exception as error:  # noqa: BLE001 - as in `_replaced`
+                self.log.warning("cannot seek back: %r", error)
+                self._is_displaced = True
+
+    async def _take(self, batches: Batches) -> Mapping[TP, int]:
         assignment = self._assignments
         done = await self._taker.take(batches, self._holds)
         if assignment == self._assignments:
             self._done |= done
+        return done
 
     # --- offsets ---
 
@@ -165,18 +201,12 @@ class BatchConsumer(Consumer):
         if monotonic() - self._member_at < self.believed_for_s:
             return True
         async with self._committing:
-            known = self._from | self._done
-            for tp in self.assignment():
-                offset = known.get(tp)
-                if offset is None:
-                    # Nothing of it is under way, so what is next to be read was not taken.
-                    offset = await self.position(tp)
-                if offset is not None:
-                    return await self._commit_as_member({tp: offset})
-        return False
+            assigned = self.assignment()
+            offsets = {tp: offset for tp, offset in self._done.items() if tp in assigned}
+            return await self._commit_as_member(offsets)
 
     def position_of(self, tp: TP) -> int | None:
-        """The offset to go on from, None before anything was taken."""
+        """Up to where records are taken, None before that is known."""
         return self._done.get(tp)
 
     async def wait_empty(self) -> None:
@@ -208,6 +238,13 @@ class BatchConsumer(Consumer):
         await super().on_partitions_assigned(assigned, generation_id)
 
     # --- which partitions are read ---
+
+    def assigned(self) -> set[TP]:
+        """The input partitions of this worker; none before it has joined."""
+        try:
+            return self.assignment()
+        except ConsumerNotStarted:
+            return set()
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         """Read on, where the Taker is ready: Faust resumes all at the end of a rebalance."""

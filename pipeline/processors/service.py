@@ -192,7 +192,7 @@ class _Service:
     async def _look(self) -> None:
         worker = self._worker
         ready = sum(home.ready for home in worker.homes.values())
-        owned = {state_place(tp.topic, tp.partition) for tp in consumer_of(self._app).assignment()}
+        owned = {state_place(tp.topic, tp.partition) for tp in consumer_of(self._app).assigned()}
         self._metrics.set_partitions(
             ready=ready,
             recovering=max(len(owned) - ready, 0),
@@ -212,7 +212,7 @@ class _Service:
 
     async def _look_at_progress(self) -> None:
         consumer, worker = consumer_of(self._app), self._worker
-        assigned = consumer.assignment()
+        assigned = consumer.assigned()
         ends = await self._reader.ends([TopicPartition(*tp) for tp in assigned])
         lag: dict[str, int] = {topic.name: 0 for topic in SUBSCRIBED}
         standings: dict[Hashable, Standing] = {
@@ -220,10 +220,7 @@ class _Service:
             "recovery": Standing(self._recovery.remaining, self._recovery.moved_at),
         }
         for tp in assigned:
-            position = consumer.position_of(tp)
-            if position is None:
-                # Before the first record was taken, where reading began is as good.
-                position = await consumer.position(tp) or 0
+            position = consumer.position_of(tp) or 0
             left = max(ends.get(TopicPartition(*tp), 0) - position, 0)
             lag[tp.topic] += left
             if worker.is_ready(tp):
@@ -236,7 +233,7 @@ class _Service:
         worker, consumer = self._worker, consumer_of(self._app)
         reached = {
             f"{tp.topic}/{tp.partition}": consumer.position_of(tp)
-            for tp in sorted(consumer.assignment())
+            for tp in sorted(consumer.assigned())
         }
         figures = {
             "ready": sorted(
@@ -247,6 +244,7 @@ class _Service:
             "reached": reached,
             "facts": self._facts.ends,
             "idle": worker.is_idle(),
+            "rounds": worker.rounds,
             "recovering": self._recovery.remaining,
             "left": self._progress.left,
             "stalled_s": round(self._progress.stalled_s(monotonic()), 1),
@@ -256,7 +254,7 @@ class _Service:
     def _is_ready(self) -> bool:
         """Whether all its partitions are brought up."""
         homes = self._worker.homes
-        owned = {state_place(*tp) for tp in consumer_of(self._app).assignment()}
+        owned = {state_place(*tp) for tp in consumer_of(self._app).assigned()}
         return all(place in homes and homes[place].ready for place in owned)
 
     # --- topics ---

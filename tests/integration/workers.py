@@ -202,8 +202,7 @@ class Workers:
         reached = {name: at for one in figures for name, at in one["reached"].items()}
         facts = self.facts_ends()
         return all(one["facts"] == facts for one in figures) and all(
-            (reached.get(f"{place.topic}/{place.partition}", -1) or 0) == end
-            for place, end in ends.items()
+            reached.get(f"{place.topic}/{place.partition}") == end for place, end in ends.items()
         )
 
     def committed(self) -> dict[TopicPartition, int]:
@@ -285,5 +284,9 @@ class Workers:
         return {key.decode(): json.loads(value) for key, value in rows.items() if key[0] != 0x20}
 
     def logs(self) -> str:
-        """The ends of the workers' logs."""
-        return "\n".join(f"{one.log.name}:\n{one.log.read_text()[-3000:]}" for one in self.running)
+        """What the workers say of themselves, and the ends of their logs."""
+        return "\n".join(
+            f"{one.log.name}: {one.health() if one.runs else 'ended'}\n"
+            f"{one.log.read_text()[-3000:]}"
+            for one in self.running
+        )

@@ -10,6 +10,7 @@ from types import CodeType
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer  # type: ignore[import-untyped]
 from faust.app.base import App
 from faust.tables.recovery import Recovery
 from faust.transport.base import Transport
@@ -33,14 +34,18 @@ def test_versions_are_those_that_were_read() -> None:
         ("_wait_next_records", ["self", "timeout"]),
         ("_commit", ["self", "offsets"]),
         ("wait_empty", ["self"]),
+        ("_get_active_partitions", ["self"]),
+        ("_new_consumer_thread", ["self"]),
         ("perform_seek", ["self"]),
-        ("seek", ["self", "partition", "offset"]),
+        ("seek_to_committed", ["self"]),
+        ("seek_wait", ["self", "partitions"]),
+        ("earliest_offsets", ["self", "partitions"]),
         ("assignment", ["self"]),
         ("on_partitions_revoked", ["self", "revoked"]),
+        ("on_partitions_assigned", ["self", "assigned", "generation_id"]),
         ("pause_partitions", ["self", "tps"]),
         ("resume_partitions", ["self", "tps"]),
         ("verify_event_path", ["self", "now", "tp"]),
-        ("position", ["self", "tp"]),
     ],
 )
 def test_consumer_has_what_is_overridden_and_called(name: str, parameters: list[str]) -> None:
@@ -69,7 +74,9 @@ def names_in(code: CodeType) -> set[str]:
         (BaseConsumer.on_partitions_revoked, {"_on_partitions_revoked"}),
         (BaseConsumer.verify_all_partitions_active, {"verify_event_path"}),
         (Transport.create_consumer, {"Consumer"}),
+        (BaseConsumer.perform_seek, {"seek_to_committed"}),
         (AIOKafkaConsumerThread._create_worker_consumer, {"table_standby_replicas", "assignor"}),
+        (AIOKafkaConsumer.start, {"_fetch_max_wait_ms"}),
         (Conductor._update_indices, {"_topics", "topics", "acks"}),
     ],
     ids=lambda value: getattr(value, "__qualname__", ""),
