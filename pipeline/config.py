@@ -72,6 +72,32 @@ class GatewaySettings(SenderSettings):
     ack_wait_s: Annotated[float, Field(ge=0.1, le=60)] = 2.0
 
 
+class FeedsSettings(BaseSettings):
+    """What `drydock feeds` is told besides its options: DRYDOCK_FEEDS_*.
+
+    `sofa`, `gdmf` and `kev` are each a URL, a file, or `none`. A feed is looked at every
+    `interval_s`, Apple's lookup service no more often than every `gdmf_interval_s` (Apple asks for
+    once a day). One try may take `timeout_s`, a document have `max_bytes`. Replicas of one `group`
+    share the work; one that is not heard of for `session_timeout_s` is replaced.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="DRYDOCK_FEEDS_", extra="ignore")
+
+    sofa: Annotated[str, Field(min_length=1)] = (
+        "https://sofafeed.macadmins.io/v2/macos_data_feed.json"
+    )
+    gdmf: Annotated[str, Field(min_length=1)] = "https://gdmf.apple.com/v2/pmv"
+    kev: Annotated[str, Field(min_length=1)] = (
+        "https://www.cisa.gov/sites/default/files/feeds/known_exploited_vulnerabilities.json"
+    )
+    interval_s: Annotated[float, Field(ge=0.1)] = 900.0
+    gdmf_interval_s: Annotated[float, Field(ge=0.1)] = 24 * 3600.0
+    timeout_s: Annotated[float, Field(ge=1, le=600)] = 60.0
+    max_bytes: Annotated[int, Field(ge=1024)] = 32 * _MIB
+    group: Annotated[str, Field(min_length=1, max_length=200)] = "drydock-feeds"
+    session_timeout_s: Annotated[float, Field(ge=6, le=300)] = 30.0
+
+
 class WorkerSettings(BaseSettings):
     """What `drydock worker` is told besides its options: DRYDOCK_WORKER_*.
 

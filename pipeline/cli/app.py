@@ -10,6 +10,7 @@ from pipeline.cli.dead_letters import app as dead_letters
 from pipeline.cli.decide import decide
 from pipeline.cli.demo import demo
 from pipeline.cli.explain import explain
+from pipeline.cli.feeds import feeds
 from pipeline.cli.gateway import gateway
 from pipeline.cli.halt import halt
 from pipeline.cli.ingest import ingest
@@ -60,6 +61,7 @@ app.command()(replay)
 app.command()(ingest)
 app.command()(run)
 app.command()(gateway)
+app.command()(feeds)
 app.command()(status)
 app.command()(halt)
 app.command()(resume)

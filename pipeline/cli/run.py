@@ -12,6 +12,7 @@ from pipeline.cli.output import fail
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+    from pipeline.config import FeedsSettings
     from pipeline.embedded.simulation import SimulatedWorld
 
 
@@ -30,6 +31,15 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Touch no Mac (so far the only way in earnest).")
     ] = False,
+    sofa: Annotated[
+        str | None, typer.Option(metavar="URL|FILE", help="A SOFA feed to poll.")
+    ] = None,
+    gdmf: Annotated[
+        str | None, typer.Option(metavar="URL|FILE", help="Apple's lookup service to poll.")
+    ] = None,
+    kev: Annotated[
+        str | None, typer.Option(metavar="URL|FILE", help="CISA's catalogue to poll.")
+    ] = None,
 ) -> None:
     """Serve one fleet from one data directory: webhooks in, decisions and jobs out.
 
@@ -55,6 +65,7 @@ def run(
             Listen.parse(listen),
             _policy_text(policy, simulated=simulate is not None),
             None if simulate is None else _simulated(data_dir, simulate),
+            _feeds(sofa, gdmf, kev),
         )
         serve(plan, ServerSettings(), make_log())
     except PolicyError as error:
@@ -76,6 +87,16 @@ def _policy_text(policy: Path | None, *, simulated: bool) -> str | None:
 
         return policy_text()
     return None
+
+
+def _feeds(sofa: str | None, gdmf: str | None, kev: str | None) -> "FeedsSettings | None":
+    """Only what is named: a first run asks nobody anything."""
+    if not (sofa or gdmf or kev):
+        return None
+    from pipeline.config import FeedsSettings
+    from pipeline.feeds.poller import NO_FEED
+
+    return FeedsSettings(sofa=sofa or NO_FEED, gdmf=gdmf or NO_FEED, kev=kev or NO_FEED)
 
 
 def _simulated(data_dir: Path, count: int) -> "Callable[[datetime], SimulatedWorld]":

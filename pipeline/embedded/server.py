@@ -5,21 +5,25 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
 
 from agents.keys import KeyRing, KeyStore, Purpose
-from pipeline.config import ServerSettings
+from pipeline.config import FeedsSettings, ServerSettings
+from pipeline.embedded.feeds import poll_feeds
 from pipeline.embedded.http import Gateway
 from pipeline.embedded.log import StoreError
 from pipeline.embedded.observing import Observer
 from pipeline.embedded.service import Options, Service
 from pipeline.embedded.worker import Worker, World
+from pipeline.feeds.metrics import FeedMetrics
+from pipeline.feeds.poller import make_poller
 from pipeline.gateway.senders import Senders
 from pipeline.ingest.redaction import Redactor
 from pipeline.metrics import Metrics
@@ -29,18 +33,21 @@ from schemas import logkeys as key
 ADDRESS_FILE: Final = "run.json"
 ADMIN_TOKEN: Final = "admin.token"
 REDACTION_KEY: Final = "redaction.key"
+FEED_COPIES: Final = "feeds"
 
 OpenWorld = Callable[[datetime], World]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run. `open_world` gives simulated Macs; without it no Mac is touched."""
+    """What to run. `open_world` gives simulated Macs; without it no Mac is touched. `feeds` are
+    polled, if any."""
 
     data_dir: Path
     listen: Listen
     policy_text: str | None = None
     open_world: Callable[[datetime], Any] | None = None
+    feeds: FeedsSettings | None = None
 
 
 def serve(plan: Plan, settings: ServerSettings, log: Log) -> None:
@@ -73,11 +80,22 @@ def serve(plan: Plan, settings: ServerSettings, log: Log) -> None:
         redactor,
         metrics,
         log,
+        _polling(plan, worker, metrics, log),
     )
     listener = plan.listen.bind()
     with listener:
         worker.start()
         _serve_http(gateway, listener, plan, log)
+
+
+def _polling(
+    plan: Plan, worker: Worker, metrics: Metrics, log: Log
+) -> Callable[[], Coroutine[Any, Any, None]] | None:
+    if plan.feeds is None:
+        return None
+    folder = plan.data_dir / FEED_COPIES
+    poller = make_poller(plan.feeds, folder, FeedMetrics(metrics.registry), log)
+    return partial(poll_feeds, poller, worker, log)
 
 
 def _serve_http(gateway: Gateway, listener: socket.socket, plan: Plan, log: Log) -> None:

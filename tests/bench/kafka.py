@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.bench.core import machine
+from tests.bench.kafka_latency import bench_latency
 from tests.bench.kafka_throughput import bench_throughput
-from tests.bench.kafka_world import world
+from tests.bench.kafka_world import World, world
 
-PARTS: Final = ("repeats", "figures")
+PARTS: Final = ("repeats", "figures", "latency")
 
 
 def main() -> None:
@@ -20,26 +21,28 @@ def main() -> None:
     options.add_argument("--json", type=Path, default=Path("build/bench-kafka.json"))
     options.add_argument("--only", choices=PARTS, action="append")
     options.add_argument("--quick", action="store_true", help="small, to see that it runs")
-    options.add_argument("--runs", type=int)
-    options.add_argument("--reports", type=int)
-    options.add_argument("--contender")
     chosen = options.parse_args()
     found: dict[str, Any] = {"machine": machine()}
     for part in chosen.only or PARTS:
-        with (
-            tempfile.TemporaryDirectory(prefix="drydock-bench-") as folder,
-            world(Path(folder)) as here,
-        ):
-            found[part] = bench_throughput(
-                here,
-                reports=chosen.reports or (20_000 if chosen.quick else 200_000),
-                runs=chosen.runs or (1 if chosen.quick else 5),
-                figures=part == "figures",
-                only=chosen.contender,
-            )
+        sys.stderr.write(f"{part}\n")
+        with tempfile.TemporaryDirectory(prefix="bench-") as name, world(Path(name)) as here:
+            found[part] = bench(part, here, quick=chosen.quick)
     chosen.json.parent.mkdir(parents=True, exist_ok=True)
     chosen.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
+
+
+def bench(part: str, here: World, *, quick: bool) -> dict[str, Any]:
+    """Measure one part on a broker of its own."""
+    if part == "latency":
+        seconds = 5.0 if quick else 60.0
+        return bench_latency(here, rate=1_000, seconds=seconds, jobs=round(20 * seconds))
+    return bench_throughput(
+        here,
+        reports=20_000 if quick else 200_000,
+        runs=1 if quick else 5,
+        figures=part == "figures",
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Macs and reports are those of `tests.bench.core`, with times that end at the pre
 under test goes by the real clock. Seeded; only the times differ between runs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Final
@@ -37,15 +37,17 @@ def facts() -> Iterator[Record]:
 
 class Reports:
     """The Macs of a run, and what they say one after the other. With `figures`, free disk space
-    is another in every report; else nine of ten differ from the Mac's last in time and id only."""
+    is another in every report; else nine of ten differ from the Mac's last in time and id only.
+    `version` says what each Mac runs at first."""
 
-    def __init__(self, *, figures: bool) -> None:
+    def __init__(self, *, figures: bool, version: Callable[[int], str] = a_tenth) -> None:
+        self._version = version
         self.began = datetime.now(UTC) - _SPAN
         self._stream = Stream(figures=figures)
         self._stream.clock = self.began
 
     def first_words(self) -> Iterator[Record]:
-        """Each Mac enrols, answers its MDM server, and reports: one in ten is outdated."""
+        """Each Mac enrols, answers its MDM server, and reports its version."""
         return chain.from_iterable(map(self._first_words, range(FLEET)))
 
     def _first_words(self, number: int) -> Iterator[Record]:
@@ -53,7 +55,7 @@ class Reports:
         before = self.began - make.HOUR
         for event in (*make.enrolled(udid, before - 100 * make.DAY), make.polled(udid, before)):
             yield CHECKINS.name, udid.encode(), encode(event)
-        first = encode(report(number, a_tenth(number), before))
+        first = encode(report(number, self._version(number), before))
         yield INVENTORY.name, udid.encode(), first
 
     def next(self, count: int) -> Iterator[Record]:

@@ -3,7 +3,6 @@
 Owns their folders and processes: nothing outlives the run.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -79,13 +78,13 @@ class Program:
             tail = self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
             raise RuntimeError(f"{self.name} ended with {self.process.returncode}:\n{tail}")
 
-    def health(self) -> dict[str, Any]:
-        """The figures of a worker's /healthz; nothing while it does not answer."""
+    def answers(self, path: str) -> bool:
+        """Whether its pages answer this with 200."""
+        self.check()
         try:
-            found: dict[str, Any] = self.get("/healthz").json()
-        except (httpx.TransportError, json.JSONDecodeError):
-            return {}
-        return found
+            return self.get(path).status_code == 200
+        except httpx.TransportError:
+            return False
 
     def get(self, path: str) -> httpx.Response:
         """What its web pages answer. Raises httpx.TransportError."""

@@ -12,8 +12,6 @@ from schemas.connection import ENVIRONMENT_PREFIX, KafkaConnection
 from tests.deploy.chart import SHAPES, Helm, Object, containers, of_kind, workloads
 
 COMMANDS = typer.main.get_command(app)
-# Specified, and perhaps not there yet; what is there is held to its own options.
-EXPECTED = {"feeds"}
 # Not settings of a program: for `$(POD_NAME)` in its arguments.
 OURS = {"POD_NAME"}
 
@@ -28,8 +26,7 @@ def misunderstood(args: list[str], commands: Any) -> Iterator[str]:
         found = found.commands.get(name[-1])
     told = " ".join(name)
     if found is None:
-        if name[0] not in EXPECTED:
-            yield f"no command {told}"
+        yield f"no command {told}"
         return
     takes = [each for each in found.params if each.param_type_name == "argument"]
     yield from (f"{told} takes no {word}" for word in words[len(takes) :])

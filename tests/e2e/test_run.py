@@ -14,6 +14,9 @@ from pipeline.embedded.log import Log
 from schemas.envelope import encode
 from tests.drydock_process import running
 from tests.embedded_world import POLICY, report
+from tests.feed_server import feed_server
+from tests.integration.brokers import wait_until
+from tests.sofa_factories import feed, line, release
 
 
 def drydock(*arguments: str) -> tuple[int, str, str]:
@@ -74,6 +77,40 @@ def test_a_running_service_is_steered_and_read(tmp_path: Path) -> None:
         "drydock.halt.cleared.v1",
         "drydock.halt.set.v1",
     ]
+
+
+@pytest.mark.slow
+def test_a_running_service_polls_the_feeds_that_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("DRYDOCK_FEEDS_INTERVAL_S", "0.2")
+    data_dir = tmp_path / "data"
+    good = feed(line("Tahoe 26", release("26.2"), release("26.1")))
+    with feed_server() as web, running(data_dir, "--sofa", f"{web.url}/sofa") as service:
+
+        def polls(outcome: str, count: int) -> None:
+            sample = f'drydock_feed_polls_total{{outcome="{outcome}",source="sofa"}} '
+
+            def there() -> bool:
+                text = httpx.get(f"{service.url}/metrics", trust_env=False).text
+                return float(text.partition(sample)[2].partition("\n")[0]) >= count
+
+            wait_until(there, 60, f"the feed was not {count} times {outcome}")
+
+        polls("unreachable", 1)
+        web.documents["/sofa"] = good
+        polls("taken", 1)
+        polls("unchanged", 2)
+        web.documents["/sofa"] = good[:-1]
+        polls("unreadable", 3)
+        assert service.end(signal.SIGTERM) == 0
+    assert web.answers["/sofa", 304] > 0
+    assert (data_dir / "feeds" / "sofa.json").read_bytes() == good
+    with Log.open(data_dir) as log:
+        kinds = [row.type for row in log.entries(kind="event")]
+        assert kinds == ["drydock.advisory.published.v1"] * 2
+        assert log.dead_letter_counts() == {"not_json": 1}
 
 
 @pytest.mark.parametrize(

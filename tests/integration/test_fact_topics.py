@@ -14,7 +14,7 @@ from schemas.envelope import encode
 from schemas.topics import ADVISORIES, CONTROL
 from tests.factories import release
 from tests.integration.brokers import KafkaCluster
-from tests.integration.gateways import make_topics
+from tests.integration.workers import make_topics
 
 SOON_S = 30
 

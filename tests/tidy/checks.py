@@ -35,6 +35,15 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
         "pipeline.metrics",
         "pipeline.server_process",
     ),
+    "pipeline.feeds": (
+        "schemas",
+        "pipeline.ingest",
+        "pipeline.gateway.endpoint",
+        "pipeline.gateway.records",
+        "pipeline.config",
+        "pipeline.connection",
+        "pipeline.server_process",
+    ),
     "pipeline.processors": (
         "schemas",
         "pipeline.state",
@@ -50,6 +59,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
         "pipeline.decide",
         "pipeline.ingest",
         "pipeline.gateway",
+        "pipeline.feeds",
         "pipeline.config",
         "pipeline.metrics",
         "pipeline.server_process",

@@ -6,6 +6,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
+from pipeline.feeds.metrics import FeedsMetrics
 from pipeline.metrics import Metrics
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
@@ -22,12 +23,14 @@ def documented() -> dict[str, tuple[str, frozenset[str]]]:
 
 def defined() -> dict[str, tuple[str, frozenset[str]]]:
     """Type and labels of each metric in the code."""
-    registry = CollectorRegistry()
-    Metrics(registry)
-    found = {}
-    for family in registry.collect():
-        suffix = "_total" if family.type == "counter" else ""
-        found[family.name + suffix] = (family.type, labels_of(family))
+    found: dict[str, tuple[str, frozenset[str]]] = {}
+    for define in (Metrics, FeedsMetrics):
+        registry = CollectorRegistry()
+        define(registry)
+        for family in registry.collect():
+            name = family.name + ("_total" if family.type == "counter" else "")
+            one = (family.type, labels_of(family))
+            assert found.setdefault(name, one) == one, f"{name} is two metrics"
     return found
 
 

@@ -79,6 +79,16 @@ def test_prints_only_what_changed(file: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_counts_what_apple_fixed_whosever_cisa_calls_it(file: Path, tmp_path: Path) -> None:
+    kev = tmp_path / "kev.json"
+    entry = {"cveID": "CVE-2026-1001", "vendorProject": "Google", "dateAdded": "2026-01-06"}
+    kev.write_text(json.dumps({"vulnerabilities": [entry]}))
+    assert drydock("kev", kev, "--json").stdout == b""
+    done = drydock("kev", kev, "--with", file, "--json")
+    assert [event["subject"] for event in lines_of(done.stdout)] == ["CVE-2026-1001"]
+    assert drydock("kev", kev, "--with", file, "--previous", kev, "--json").stdout == b""
+
+
 def test_reads_stdin() -> None:
     done = drydock("sofa", "-", "--json", stdin=FEED)
     assert (done.returncode, len(lines_of(done.stdout))) == (0, 2)
@@ -128,7 +138,12 @@ def test_markup_and_escapes_in_a_payload_are_text() -> None:
         pytest.param(["floppy", "-"], "unknown source 'floppy'; one of: sofa, ", id="source"),
         pytest.param(["sofa", "-", "-"], "- can be given once", id="stdin-twice"),
         pytest.param(["sofa", "-", "--previous", "-"], "- can be given once", id="stdin-as-both"),
-        pytest.param(["munki", "-", "--previous", "F"], "--previous is for sofa, gdmf,", id="munki"),
+        pytest.param(
+            ["munki", "-", "--previous", "F"], "--previous is for sofa, gdmf,", id="munki"
+        ),
+        pytest.param(["kev", "-", "--with", "nowhere"], "cannot read nowhere: ", id="no-sofa"),
+        pytest.param(["sofa", "-", "--with", "F"], "--with is for kev", id="with"),
+        pytest.param(["kev", "F", "--with", "K"], "K: ", id="with-no-sofa"),
         pytest.param(["sofa", "-", "--previous", "nowhere"], "cannot read nowhere: ", id="no-old"),
         pytest.param(["sofa", "-", "F", "--previous", "F"], "--previous compares", id="two-new"),
         pytest.param(

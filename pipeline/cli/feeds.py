@@ -1,0 +1,92 @@
+"""`drydock feeds`: the poller of SOFA, GDMF and CISA's catalogue."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.cli.output import FINDING, fail
+
+
+def feeds(  # noqa: PLR0913, PLR0917 - a command's options
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", help="Where the last good copy of each feed is kept.")
+    ],
+    sofa: Annotated[
+        str | None,
+        typer.Option(metavar="URL|FILE", help="The SOFA feed, v1 or v2; none: not polled."),
+    ] = None,
+    gdmf: Annotated[
+        str | None,
+        typer.Option(metavar="URL|FILE", help="Apple's lookup service; none: not polled."),
+    ] = None,
+    kev: Annotated[
+        str | None,
+        typer.Option(metavar="URL|FILE", help="CISA's catalogue; none: not polled."),
+    ] = None,
+    interval: Annotated[
+        float | None, typer.Option(help="Seconds between two looks at a feed.")
+    ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Look at each feed once, and end; exit 1 if one failed.")
+    ] = False,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="With --once: take this feed although most of what it listed is gone.",
+        ),
+    ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DRYDOCK_FEEDS_LISTEN", help="HOST:PORT of /metrics and probes; port 0: any."
+        ),
+    ] = None,
+    bootstrap: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Kafka's brokers; else DRYDOCK_KAFKA_BOOTSTRAP."),
+    ] = None,
+) -> None:
+    """Poll the advisory feeds and publish what they say anew, once, however many replicas run.
+
+    A document that is broken, older than the last one, or lacks most of what was listed is
+    refused with the reason, and the one before stays in force. What was told is kept in Kafka; the
+    data directory only saves downloads. Settings: DRYDOCK_FEEDS_*, docs/operations.md.
+    """
+    from pydantic import ValidationError
+
+    from pipeline.config import FeedsSettings
+    from pipeline.connection import SettingsError, kafka_settings
+    from pipeline.feeds.ledger import LedgerError
+    from pipeline.feeds.service import FeedsPlan, poll_once, serve
+    from pipeline.server_process import Listen, make_log
+
+    given: dict[str, Any] = {"sofa": sofa, "gdmf": gdmf, "kev": kev, "interval_s": interval}
+    accepted = _sources(accept or [])
+    if accepted and not once:
+        fail("--accept is for --once")
+    try:
+        settings = FeedsSettings(**{name: one for name, one in given.items() if one is not None})
+        plan = FeedsPlan(
+            data_dir, None if listen is None else Listen.parse(listen), kafka_settings(bootstrap)
+        )
+        if not once:
+            serve(plan, settings, make_log())
+        elif not poll_once(plan, settings, make_log(), accepted):
+            raise typer.Exit(FINDING)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        fail(f"DRYDOCK_FEEDS_{name}: {first['msg']}")
+    except (LedgerError, SettingsError, ValueError) as error:
+        fail(str(error))
+
+
+def _sources(names: list[str]) -> list[Any]:
+    from pipeline.ingest.judging import FOLLOWERS
+
+    for name in names:
+        if name not in FOLLOWERS:
+            fail(f"unknown feed {name!r}; one of: {', '.join(FOLLOWERS)}")
+    return list(names)

@@ -1,0 +1,135 @@
+"""A feed's document from where it is: a file, or a URL asked politely and within limits."""
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import httpx
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
+from pipeline.feeds.copies import Copy
+
+# Apple's lookup service shows a certificate of Apple's own authority, which no system's list has:
+# "Apple Root CA" of https://www.apple.com/certificateauthority/, valid until 2035.
+APPLE_ROOT_CA: Final = Path(__file__).with_name("apple_root_ca.pem")
+_APPLE: Final = ".apple.com"
+_AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_CONNECT_S: Final = 10.0
+_MOST_REDIRECTS: Final = 5
+
+
+class FetchError(Exception):
+    """No document came; one line says why."""
+
+
+class _PassingError(FetchError):
+    """What may be over in a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`timeout_s` for one whole try, of which there are `tries`, with a growing random pause of at
+    most `pause_s` between them; `max_bytes` of a document, unpacked."""
+
+    timeout_s: float = 60.0
+    tries: int = 4
+    pause_s: float = 30.0
+    max_bytes: int = 32 * 1024 * 1024
+
+
+def is_url(location: str) -> bool:
+    """Whether a location is asked for over the network; else it is a file."""
+    return location.startswith(("https://", "http://"))
+
+
+async def fetch(location: str, known: Copy | None, limits: Limits) -> Copy:
+    """The document there is now; `known` itself where the server says that it is the same.
+
+    Raises FetchError.
+    """
+    if not is_url(location):
+        return await asyncio.to_thread(_read, location, limits.max_bytes)
+    tries = AsyncRetrying(
+        stop=stop_after_attempt(limits.tries),
+        wait=wait_random_exponential(max=limits.pause_s),
+        retry=retry_if_exception_type(_PassingError),
+        reraise=True,
+    )
+    return await tries(_ask, location, known, limits)
+
+
+def _read(location: str, max_bytes: int) -> Copy:
+    try:
+        with Path(location).open("rb") as file:
+            document = file.read(max_bytes + 1)
+    except OSError as error:
+        raise FetchError(f"cannot read {location}: {error.strerror}") from error
+    _check_size(document, max_bytes)
+    return Copy(location, document)
+
+
+async def _ask(location: str, known: Copy | None, limits: Limits) -> Copy:
+    try:
+        async with (
+            asyncio.timeout(limits.timeout_s),
+            httpx.AsyncClient(
+                verify=_trusted(location),
+                timeout=httpx.Timeout(limits.timeout_s, connect=_CONNECT_S),
+                follow_redirects=True,
+                max_redirects=_MOST_REDIRECTS,
+                headers={"User-Agent": f"drydock/{version('drydock')}"},
+            ) as client,
+            client.stream("GET", location, headers=_conditions(known)) as answer,
+        ):
+            return await _taken(answer, location, known, limits.max_bytes)
+    except TimeoutError:
+        raise _PassingError(f"not within {limits.timeout_s:g} s") from None
+    except httpx.TransportError as error:
+        raise _PassingError(f"{type(error).__name__}: {error}") from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise FetchError(f"{type(error).__name__}: {error}") from error
+
+
+async def _taken(answer: httpx.Response, location: str, known: Copy | None, most: int) -> Copy:
+    hops = [*answer.history, answer]
+    if location.startswith("https://") and any(hop.url.scheme != "https" for hop in hops):
+        raise FetchError(f"was sent on to {answer.url}, which is not protected")
+    if answer.status_code == httpx.codes.NOT_MODIFIED and known is not None:
+        return known
+    if answer.status_code in _AGAIN:
+        raise _PassingError(f"HTTP {answer.status_code}")
+    if answer.status_code != httpx.codes.OK:
+        raise FetchError(f"HTTP {answer.status_code}")
+    document = bytearray()
+    async for part in answer.aiter_bytes():
+        document += part
+        _check_size(document, most)
+    headers = answer.headers
+    return Copy(location, bytes(document), headers.get("etag"), headers.get("last-modified"))
+
+
+def _conditions(known: Copy | None) -> dict[str, str]:
+    if known is None:
+        return {}
+    asked = {"If-None-Match": known.etag, "If-Modified-Since": known.last_modified}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _trusted(location: str) -> ssl.SSLContext:
+    context = httpx.create_ssl_context()
+    if httpx.URL(location).host.endswith(_APPLE):
+        context.load_verify_locations(APPLE_ROOT_CA)
+    return context
+
+
+def _check_size(document: bytes | bytearray, most: int) -> None:
+    if len(document) > most:
+        raise FetchError(f"over {most} bytes")

@@ -1,0 +1,105 @@
+"""Which replica polls: the member of the group that has the ledger's one partition.
+
+Nothing rests on it but that feeds are not asked twice. Who thinks that it leads and does not any
+more cannot write (`pipeline.feeds.ledger`).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from aiokafka import AIOKafkaConsumer  # type: ignore[import-untyped]
+from aiokafka.abc import ConsumerRebalanceListener  # type: ignore[import-untyped]
+from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
+
+from pipeline.connection import aiokafka_options
+from schemas import logkeys as key
+from schemas.connection import KafkaConnection
+from schemas.topics import FEEDS
+
+_POLL_MS: Final = 1000
+_AGAIN_S: Final = 1.0
+_CLOSE_S: Final = 10.0
+
+
+class Member:
+    """A member of the pollers' group."""
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        group: str,
+        session_timeout_s: float,
+        log: structlog.typing.FilteringBoundLogger,
+    ) -> None:
+        self.joined = False
+        self._log = log
+        self._leads = asyncio.Event()
+        self._does_not = asyncio.Event()
+        self._does_not.set()
+        session_ms = round(session_timeout_s * 1000)
+        self._options = aiokafka_options(connection) | {
+            "group_id": group,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "latest",
+            "session_timeout_ms": session_ms,
+            "heartbeat_interval_ms": min(3000, session_ms // 3),
+        }
+
+    async def run(self) -> None:
+        """Be a member until cancelled; whatever happens to Kafka meanwhile is waited for."""
+        while True:
+            try:
+                await self._take_part()
+            except (KafkaError, OSError) as error:
+                self._log.warning("no Kafka", **{key.DETAIL: repr(error)})
+            await asyncio.sleep(_AGAIN_S)
+
+    async def while_leading(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Wait to lead, then do the work until it ends by itself or this member leads no more."""
+        await self._leads.wait()
+        working = asyncio.ensure_future(work())
+        losing = asyncio.ensure_future(self._does_not.wait())
+        try:
+            await asyncio.wait({working, losing}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            losing.cancel()
+            working.cancel()
+            with suppress(asyncio.CancelledError):
+                await working
+
+    async def _take_part(self) -> None:
+        consumer = AIOKafkaConsumer(**self._options)
+        consumer.subscribe([FEEDS.name], listener=_Listener(self._assigned))
+        try:
+            await consumer.start()
+            while True:
+                # What is read is of no interest, but who does not read is taken for dead.
+                await consumer.getmany(timeout_ms=_POLL_MS)
+        finally:
+            self._assigned(None)
+            with suppress(KafkaError, TimeoutError, OSError):
+                await asyncio.wait_for(consumer.stop(), _CLOSE_S)
+
+    def _assigned(self, partitions: Any) -> None:
+        """Partitions of this member; None while it is no member."""
+        self.joined = partitions is not None
+        yes, no = (self._leads, self._does_not) if partitions else (self._does_not, self._leads)
+        yes.set()
+        no.clear()
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, assigned: Callable[[Any], None]) -> None:
+        self._assigned = assigned
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        """A rebalance begins."""
+        del revoked
+        self._assigned(())
+
+    async def on_partitions_assigned(self, assigned: Any) -> None:
+        """A rebalance ended."""
+        self._assigned(assigned)

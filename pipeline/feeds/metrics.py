@@ -1,0 +1,97 @@
+"""The metrics of feeds. Labels are closed sets, there as zeros from the start."""
+
+from typing import Final, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from pipeline.ingest.judging import FeedOutcome
+from schemas.dead_letters import DeadLetter, DeadLetterCode
+from schemas.envelope import AdvisoryEvent, Event
+from schemas.feeds import FeedSource
+
+SOURCES: Final[tuple[FeedSource, ...]] = get_args(FeedSource)
+FEEDS: Final = "feeds"
+_GOOD: Final = frozenset({FeedOutcome.TAKEN, FeedOutcome.UNCHANGED})
+_TYPES: Final = tuple(str(model.model_fields["type"].default) for model in get_args(AdvisoryEvent))
+_REQUEST_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+
+
+class FeedMetrics:
+    """What is told of feeds wherever they are polled."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._polls = Counter(
+            "drydock_feed_polls", "Looks at feeds.", ["source", "outcome"], registry=registry
+        )
+        self._good = Gauge(
+            "drydock_feed_last_good_timestamp_seconds",
+            "When a document of the feed was last believed.",
+            ["source"],
+            registry=registry,
+        )
+        for source in SOURCES:
+            self._good.labels(source)
+            for outcome in FeedOutcome:
+                self._polls.labels(source, outcome.value)
+
+    def polled(self, source: FeedSource, outcome: FeedOutcome) -> None:
+        """A feed was looked at."""
+        self._polls.labels(source, outcome.value).inc()
+        if outcome in _GOOD:
+            self._good.labels(source).set_to_current_time()
+
+
+class FeedsMetrics(FeedMetrics):
+    """What `drydock feeds` tells."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
+        self.registry = registry
+        self._events = Counter(
+            "drydock_feed_events", "Events published.", ["source", "type"], registry=registry
+        )
+        self._dead_letters = Counter(
+            "drydock_dead_letters", "Inputs set aside.", ["topic", "code"], registry=registry
+        )
+        self._leading = Gauge(
+            "drydock_feeds_leading", "1 while this replica polls, else 0.", registry=registry
+        )
+        self._ready = Gauge(
+            "drydock_ready", "1 while it polls or waits to, else 0.", registry=registry
+        )
+        self._requests = Histogram(
+            "drydock_http_request_duration_seconds",
+            "HTTP requests answered.",
+            ["route", "status"],
+            buckets=_REQUEST_S,
+            registry=registry,
+        )
+        for source in SOURCES:
+            for kind in _TYPES:
+                self._events.labels(source, kind)
+        for code in DeadLetterCode:
+            self._dead_letters.labels(FEEDS, code.value)
+
+    def published(
+        self,
+        source: FeedSource,
+        events: tuple[Event, ...],
+        letters: tuple[DeadLetter, ...],
+    ) -> None:
+        """All of these are in Kafka."""
+        for event in events:
+            self._events.labels(source, event.type).inc()
+        for letter in letters:
+            self._dead_letters.labels(FEEDS, letter.code.value).inc()
+
+    def set_leading(self, *, leading: bool) -> None:
+        """Whether this replica polls."""
+        self._leading.set(leading)
+
+    def set_ready(self, *, ready: bool) -> None:
+        """Whether it polls, or waits to."""
+        self._ready.set(ready)
+
+    def answered(self, route: str, status: int, duration_s: float) -> None:
+        """An HTTP request was answered. `route` is the path's pattern."""
+        self._requests.labels(route, str(status)).observe(duration_s)

@@ -1,0 +1,169 @@
+"""Everything of `drydock feeds` put together: group, ledger, poller, /metrics, a clean stop."""
+
+import asyncio
+import random
+import socket
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from starlette.applications import Starlette
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from pipeline.config import FeedsSettings
+from pipeline.feeds.leadership import Member
+from pipeline.feeds.ledger import Ledger, LedgerError
+from pipeline.feeds.metrics import FeedsMetrics
+from pipeline.feeds.poller import Poller, make_poller
+from pipeline.gateway.endpoint import Endpoint, operations_routes
+from pipeline.ingest.judging import REFUSALS, FeedOutcome
+from pipeline.server_process import (
+    Listen,
+    Log,
+    make_registry,
+    serve_until_stopped,
+    silence_kafka_clients,
+    stop_on_signals,
+    url_of,
+)
+from schemas import logkeys as key
+from schemas.connection import KafkaConnection
+from schemas.feeds import FeedSource
+
+_LONGEST_PAUSE_S: Final = 30.0
+# Two that take the ledger from each other must not do it in step.
+_PAUSE_S: Final = (1.0, 3.0)
+
+
+@dataclass(frozen=True, slots=True)
+class FeedsPlan:
+    """What to run. `listen` is where /metrics and probes are, if anywhere."""
+
+    data_dir: Path
+    listen: Listen | None
+    connection: KafkaConnection
+
+
+def serve(plan: FeedsPlan, settings: FeedsSettings, log: Log) -> None:
+    """Poll until SIGTERM or SIGINT. Raises ValueError for what is wrong at the start."""
+    silence_kafka_clients()
+    with ExitStack() as stack:
+        listener = None if plan.listen is None else stack.enter_context(plan.listen.bind())
+        asyncio.run(_serve(plan, settings, log, listener))
+    log.info("stopped")
+
+
+def poll_once(
+    plan: FeedsPlan, settings: FeedsSettings, log: Log, accept_losses: Collection[FeedSource]
+) -> bool:
+    """Look at each feed once; whether all were believed. Raises LedgerError.
+
+    No replica has to be stopped for it: the one that polls opens the ledger anew.
+    """
+    silence_kafka_clients()
+    metrics = FeedsMetrics(make_registry())
+    poller = make_poller(settings, plan.data_dir, metrics, log)
+
+    async def once() -> bool:
+        ledger = await Ledger.open(plan.connection, metrics, log, _now)
+        try:
+            outcomes = await poller.poll(ledger, accept_losses=accept_losses)
+        finally:
+            await ledger.close()
+        return not any(
+            one in REFUSALS or one is FeedOutcome.UNREACHABLE for one in outcomes.values()
+        )
+
+    return asyncio.run(once())
+
+
+async def _serve(
+    plan: FeedsPlan, settings: FeedsSettings, log: Log, listener: socket.socket | None
+) -> None:
+    metrics = FeedsMetrics(make_registry())
+    member = Member(plan.connection, settings.group, settings.session_timeout_s, log)
+    stopped = asyncio.Event()
+    stop_on_signals(stopped)
+    apps = []
+    if listener is not None:
+        apps.append((_operations(metrics, member, log), listener))
+        log.info("listening", **{key.ADDRESS: url_of(listener)})
+    poller = make_poller(settings, plan.data_dir, metrics, log)
+    work = partial(_work, plan, metrics, poller, log)
+    running = [
+        asyncio.create_task(member.run()),
+        asyncio.create_task(_lead(member, work, metrics, log)),
+    ]
+    for task in running:
+        # One that ends by itself ends all.
+        task.add_done_callback(lambda _: stopped.set())
+    try:
+        await serve_until_stopped(apps, stopped)
+    finally:
+        for task in running:
+            task.cancel()
+        for task in running:
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+def _operations(metrics: FeedsMetrics, member: Member, log: Log) -> Starlette:
+    def ready() -> bool:
+        metrics.set_ready(ready=member.joined)
+        return member.joined
+
+    endpoint = Endpoint(metrics, log)
+    return Starlette(routes=operations_routes(endpoint, metrics.registry, ready))
+
+
+async def _lead(
+    member: Member, work: Callable[[], Awaitable[None]], metrics: FeedsMetrics, log: Log
+) -> None:
+    async def leading() -> None:
+        metrics.set_leading(leading=True)
+        log.info("polling")
+        try:
+            await work()
+        finally:
+            metrics.set_leading(leading=False)
+            log.info("not polling")
+
+    while True:
+        await member.while_leading(leading)
+
+
+async def _work(plan: FeedsPlan, metrics: FeedsMetrics, poller: Poller, log: Log) -> None:
+    while True:
+        ledger = await _opened(plan, metrics, log)
+        try:
+            await poller.run(ledger)
+        except LedgerError as error:
+            log.warning("the ledger is lost", **{key.DETAIL: str(error)})
+        finally:
+            await ledger.close()
+        await asyncio.sleep(random.uniform(*_PAUSE_S))  # noqa: S311
+
+
+async def _opened(plan: FeedsPlan, metrics: FeedsMetrics, log: Log) -> Ledger:
+    """The ledger, however long it takes."""
+
+    async def once() -> Ledger:
+        try:
+            return await Ledger.open(plan.connection, metrics, log, _now)
+        except LedgerError as error:
+            log.warning("no ledger", **{key.DETAIL: str(error)})
+            raise
+
+    tries = AsyncRetrying(
+        retry=retry_if_exception_type(LedgerError),
+        wait=wait_random_exponential(max=_LONGEST_PAUSE_S),
+    )
+    return await tries(once)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

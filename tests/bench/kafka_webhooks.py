@@ -1,0 +1,157 @@
+"""Posts NanoMDM webhooks at a rate: `python -m tests.bench.kafka_webhooks`, a process of its own.
+
+Every one is a Mac's answer to DeviceInformation, signed as NanoMDM signs. Nearly all say what the
+Mac said before; each of OUTDATED's Macs says once that it runs an older macOS, which orders an
+update. Prints, as JSON lines, when such a webhook was sent and when its 200 came, by the system's
+monotonic clock.
+"""
+
+import argparse
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import plistlib
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from tests import factories as make
+from tests.bench.core import FLEET, udid_of
+
+HMAC_KEY: Final = "bench-hmac-key"
+PATH: Final = "/webhooks/nanomdm"
+_CONNECTIONS: Final = 32
+_VERSION: Final = "26.2"
+_OLDER: Final = "26.1"
+
+
+def webhook(number: int, version: str, serial_no: int) -> bytes:
+    """What NanoMDM posts when this Mac has answered DeviceInformation."""
+    udid = udid_of(number)
+    answers = {
+        "SerialNumber": f"C02{number:07d}",
+        "OSVersion": version,
+        "BuildVersion": make.build_of(version),
+        "Model": "Mac16,1",
+        "ProductName": "Mac16,1",
+        "DeviceName": f"lon-{number:06d}",
+        "SoftwareUpdateDeviceID": "J604AP",
+        "IsSupervised": True,
+        "AvailableDeviceCapacity": 200.0,
+        "BatteryLevel": 0.9,
+    }
+    uuid = f"C-{serial_no}"
+    said = {"Status": "Acknowledged", "UDID": udid, "CommandUUID": uuid, "QueryResponses": answers}
+    hook = {
+        "topic": "mdm.Connect",
+        "event_id": f"{serial_no:016x}",
+        "created_at": datetime.now(UTC).isoformat(),
+        "acknowledge_event": {
+            "ids": {"id": udid, "type": "Device"},
+            "udid": udid,
+            "status": "Acknowledged",
+            "command_uuid": uuid,
+            "raw_payload": base64.b64encode(plistlib.dumps(said)).decode(),
+        },
+    }
+    return json.dumps(hook).encode()
+
+
+def request(body: bytes) -> bytes:
+    """The body as an HTTP request."""
+    told = hmac.new(HMAC_KEY.encode(), body, hashlib.sha256).digest()
+    head = (
+        f"POST {PATH} HTTP/1.1",
+        "Host: bench",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        f"X-Hmac-Signature: {base64.b64encode(told).decode()}",
+    )
+    return "\r\n".join((*head, "", "")).encode() + body
+
+
+@dataclass
+class Posting:
+    """What is to be posted, and what came of it."""
+
+    port: int
+    rate: float
+    count: int
+    outdated: Sequence[int]
+    statuses: Counter[str] = field(default_factory=Counter)
+    durations_s: list[float] = field(default_factory=list)
+    late_s: float = 0.0
+
+    async def run(self) -> None:
+        """Post all, each at its time."""
+        began = time.monotonic() + 0.5
+        turns = iter(range(self.count))
+        await asyncio.gather(*(self._connection(began, turns) for _ in range(_CONNECTIONS)))
+
+    async def _connection(self, began: float, turns: Iterator[int]) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        every = self.count // len(self.outdated)
+        for turn in turns:
+            older = turn % every == every - 1 and turn // every < len(self.outdated)
+            # Macs above those that become outdated have nothing new to say.
+            spread = FLEET - len(self.outdated)
+            number = self.outdated[turn // every] if older else turn * 7919 % spread
+            due = began + turn / self.rate
+            await asyncio.sleep(max(due - time.monotonic(), 0))
+            raw = request(webhook(number, _OLDER if older else _VERSION, turn))
+            sent = time.monotonic()
+            self.late_s = max(self.late_s, sent - due)
+            writer.write(raw)
+            self.statuses[await _status(reader)] += 1
+            accepted = time.monotonic()
+            self.durations_s.append(accepted - sent)
+            if older:
+                told = {"udid": udid_of(number), "sent": sent, "accepted": accepted}
+                sys.stdout.write(json.dumps(told) + "\n")
+        writer.close()
+
+
+async def _status(reader: asyncio.StreamReader) -> str:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+    length = head.partition("content-length:")[2].partition("\r\n")[0]
+    await reader.readexactly(int(length or 0))
+    return head.split(" ", 2)[1]
+
+
+def outdated_of(jobs: int) -> range:
+    """The Macs that become outdated, one after the other: the fleet's last ones."""
+    return range(FLEET - jobs, FLEET)
+
+
+def main() -> None:
+    """Post, and print the summary as the last line."""
+    options = argparse.ArgumentParser()
+    options.add_argument("--port", type=int, required=True)
+    options.add_argument("--rate", type=float, required=True)
+    options.add_argument("--count", type=int, required=True)
+    options.add_argument("--jobs", type=int, required=True)
+    chosen = options.parse_args()
+    posting = Posting(chosen.port, chosen.rate, chosen.count, outdated_of(chosen.jobs))
+    began, cpu = time.monotonic(), time.process_time()
+    asyncio.run(posting.run())
+    took = time.monotonic() - began - 0.5
+    found = sorted(posting.durations_s)
+    summary = {
+        "statuses": posting.statuses,
+        "per_s": round(len(found) / took, 1),
+        "answered_p50_ms": round(found[len(found) // 2] * 1e3, 1),
+        "answered_p99_ms": round(found[int(len(found) * 0.99)] * 1e3, 1),
+        "latest_ms": round(posting.late_s * 1e3, 1),
+        "cpu_s": round(time.process_time() - cpu, 1),
+    }
+    sys.stdout.write(json.dumps(summary) + "\n")
+
+
+if __name__ == "__main__":
+    main()

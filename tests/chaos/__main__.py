@@ -1,0 +1,98 @@
+"""`python -m tests.chaos`: kill, freeze, tamper; then print what an independent checker found.
+
+Exit 0 if nothing is missing, doubled or untrue, 1 if something is.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.checker import Kind
+from tests.chaos.run import Options, Told, run
+
+
+def main() -> int:
+    """Run with the options given."""
+    given = _arguments()
+    folder = Path(given.folder or tempfile.mkdtemp(prefix="drydock-chaos-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("seed", "minutes", "macs", "kills", "speed", "outages", "settle_s")
+    options = Options(folder=folder, **{name: getattr(given, name) for name in names})
+    told = run(options, _say)
+    text = json.dumps(_as_json(told, options)) if given.json else _as_table(told, options)
+    sys.stdout.write(text + "\n")
+    if not told.findings.faults and given.folder is None:
+        shutil.rmtree(folder)
+    return 1 if told.findings.faults or told.refused else 0
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    usual = Options(folder=Path())
+    parser = argparse.ArgumentParser(prog="tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=usual.seed)
+    parser.add_argument("--minutes", type=float, default=usual.minutes)
+    parser.add_argument("--macs", type=int, default=usual.macs)
+    parser.add_argument("--kills", type=int, default=usual.kills)
+    parser.add_argument("--speed", type=float, default=usual.speed)
+    parser.add_argument("--outages", type=int, default=usual.outages)
+    parser.add_argument("--settle-s", type=float, default=usual.settle_s)
+    parser.add_argument("--folder", help="Keep logs and data here; else only after a failure.")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+def _as_json(told: Told, options: Options) -> dict[str, Any]:
+    findings = asdict(told.findings) | {
+        "faults": [f"{fault.kind}: {fault.what}" for fault in told.findings.faults]
+    }
+    return {
+        "seed": options.seed,
+        **findings,
+        **{kind.value: told.findings.count(kind) for kind in Kind},
+        "struck": dict(told.struck),
+        "sent": dict(told.sent),
+        "ended_by_themselves": told.alone,
+        "exit_codes": told.codes,
+        "refused": told.refused,
+        "settled_s": told.settled_s,
+    }
+
+
+def _as_table(told: Told, options: Options) -> str:
+    found = told.findings
+    kills = sum(count for what, count in told.struck.items() if what.startswith("kill "))
+    lines = [
+        f"seed {options.seed}: {options.macs} Macs, {options.minutes:g} minutes, {kills} kills",
+        *(f"  {what}: {count}" for what, count in sorted(told.struck.items())),
+        *(f"  events {what}: {count}" for what, count in sorted(told.sent.items())),
+        f"  ended by themselves: {len(told.alone)}",
+        f"events in {found.events_in}",
+        f"  = folded {found.folded} + dead-lettered {found.dead_lettered}",
+        f"intents {found.intents}, jobs {found.jobs}",
+        f"  carried out exactly once {found.once}",
+        f"  ended untouched {sum(found.untouched.values())}: {_counted(found.untouched)}",
+        f"  closed by the Mac's own report {found.closed}",
+        *(f"{kind.value} {found.count(kind)}" for kind in Kind),
+        *(f"  {fault.kind}: {fault.what}" for fault in found.faults[:50]),
+    ]
+    if told.settled_s is not None:
+        lines.append(f"at rest {told.settled_s:.0f} s after the last strike")
+    return "\n".join(lines)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{what} {count}" for what, count in sorted(counts.items())) or "none"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Tampers inside Kafka: puts records of the topics there again, some much later, and poison."""
+
+import heapq
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from itertools import count
+from random import Random
+from typing import Any, Final
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
+from kafka.errors import KafkaError  # type: ignore[import-untyped]
+
+from schemas.connection import KafkaConnection
+from schemas.topics import CHECKINS, DISPATCH, INVENTORY, ORDERS, RESULTS, jobs_topic
+from tests.chaos import poison
+from tests.chaos.evidence import Input
+
+_POLL_MS: Final = 200
+_CONFIRMED_S: Final = 150.0
+# Orders and results are few and matter most.
+_SHARES: Final = {INVENTORY.name: 0.02, CHECKINS.name: 0.02}
+_SHARE: Final = 0.08
+_LATEST_S: Final = 40.0
+
+
+class Echo:
+    """Repeats what is in the topics, `fouls` times with poison, for `lasts_s`. A thread."""
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        sites: Sequence[str],
+        *,
+        seed: int,
+        fouls: int,
+        lasts_s: float,
+    ) -> None:
+        self.fouled: list[Input] = []
+        self.counts: Counter[str] = Counter()
+        self.error: BaseException | None = None
+        self._connection = connection
+        self._topics = [
+            *(topic.name for topic in (INVENTORY, CHECKINS, ORDERS, RESULTS, DISPATCH)),
+            *map(jobs_topic, sites),
+        ]
+        self._random = Random(seed)
+        self._fouls = sorted(self._random.uniform(0, lasts_s) for _ in range(fouls))
+        self._heap: list[tuple[float, int, str, bytes | None, bytes | None]] = []
+        self._sent: list[tuple[bool, Any]] = []
+        self._numbers = count()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="echo")
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End: what was put into topics is there when this returns. Raises what went wrong."""
+        self._ending.set()
+        self._thread.join()
+        if self.error is not None:
+            raise self.error
+
+    def _run(self) -> None:
+        try:
+            with (
+                KafkaConsumer(**self._connection.consumer_options()) as consumer,
+                KafkaProducer(**self._connection.producer_options()) as producer,
+            ):
+                self._tamper(consumer, producer)
+        except BaseException as error:  # noqa: BLE001 - told by `stop`
+            self.error = error
+
+    def _tamper(self, consumer: Any, producer: Any) -> None:
+        places = [
+            TopicPartition(topic, number)
+            for topic in self._topics
+            for number in consumer.partitions_for_topic(topic)
+        ]
+        consumer.assign(places)
+        consumer.seek_to_end(*places)
+        began_s = time.monotonic()
+        while not self._ending.is_set():
+            self._hear(consumer)
+            now = time.monotonic()
+            while self._heap and self._heap[0][0] <= now:
+                _, _, topic, key, value = heapq.heappop(self._heap)
+                self.counts["repeated"] += 1
+                self._sent.append((False, producer.send(topic, key=key, value=value)))
+            while self._fouls and self._fouls[0] <= now - began_s:
+                self._fouls.pop(0)
+                self._foul(producer)
+        for foul, sent in self._sent:
+            told = sent.get(timeout=_CONFIRMED_S)
+            if foul:
+                self.fouled.append(Input("foul", f"{told.topic}/{told.partition}/{told.offset}"))
+
+    def _hear(self, consumer: Any) -> None:
+        try:
+            heard = consumer.poll(timeout_ms=_POLL_MS)
+        except KafkaError:
+            return
+        now = time.monotonic()
+        for place, records in heard.items():
+            for record in records:
+                if self._random.random() < _SHARES.get(place.topic, _SHARE):
+                    late_s = self._random.choice((0.0, 2.0, _LATEST_S)) * self._random.random()
+                    # Its own repeats are heard and repeated again: they get fewer each time.
+                    told = (place.topic, record.key, record.value)
+                    heapq.heappush(self._heap, (now + late_s, next(self._numbers), *told))
+
+    def _foul(self, producer: Any) -> None:
+        self.counts["poison"] += 1
+        foul = poison.record(self._random, self.counts["poison"])
+        sent = producer.send(foul.topic, key=foul.key.encode(), value=foul.value)
+        self._sent.append((True, sent))

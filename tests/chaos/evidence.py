@@ -1,0 +1,138 @@
+"""What is there to be judged after a run: topics, commits, journals, and what was really done to
+the Macs. Read with Kafka's client and the wire schemas alone."""
+
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
+
+from agents.simulated.wire import Acted
+from schemas.connection import KafkaConnection
+from schemas.orders import PublicKeys
+from schemas.topics import INTERNAL_TOPICS, TOPICS, attempts_topic, jobs_topic
+
+_TIMEOUT_MS: Final = 30_000
+
+
+class Input(NamedTuple):
+    """One input that somebody sent and was told is taken. `kind` is `event` (its id), `webhook`
+    (`UDID topic created_at`), `poison` (the SHA-256 of its body) or `foul` (a record put into a
+    topic, as `topic/partition/offset`)."""
+
+    kind: str
+    name: str
+
+
+class Record(NamedTuple):
+    """A record of a topic."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+
+    @property
+    def place(self) -> str:
+        """`topic/partition/offset`, as dead letters name it."""
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+class Place(NamedTuple):
+    """A partition of a topic."""
+
+    topic: str
+    partition: int
+
+
+class MacNow(NamedTuple):
+    """What a Mac is at the end."""
+
+    udid: str
+    os_version: str
+    enrolled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """All of it. `ends` is where each partition ends, `committed` up to where its readers came.
+
+    `journals` are the job ids in the executors' own files with whether each may have been begun,
+    None while executors run; `trusted` the keys that sign jobs; `newest` the release that each line
+    has by now; `may_repeat` how often a Mac itself fails an order, by UDID: so often more it may be
+    acted on for one intent.
+    """
+
+    inputs: Collection[Input]
+    records: dict[str, Sequence[Record]]
+    ends: dict[Place, int]
+    committed: dict[Place, int]
+    acted: Sequence[Acted]
+    macs: Sequence[MacNow]
+    journals: dict[str, bool] | None = None
+    trusted: PublicKeys = field(default_factory=dict)
+    newest: dict[str, str] = field(default_factory=dict)
+    may_repeat: dict[str, int] = field(default_factory=dict)
+
+
+def topic_names(sites: Iterable[str]) -> list[str]:
+    """Every topic of a fleet with these sites."""
+    names = [topic.name for topic in (*TOPICS, *INTERNAL_TOPICS) if "{site}" not in topic.name]
+    return [*names, *(of(site) for site in sites for of in (jobs_topic, attempts_topic))]
+
+
+def read_topics(
+    connection: KafkaConnection, names: Iterable[str]
+) -> tuple[dict[str, Sequence[Record]], dict[Place, int]]:
+    """Every committed record of these topics, each partition's in its order, and their ends."""
+    records: dict[str, list[Record]] = {name: [] for name in names}
+    with KafkaConsumer(**connection.consumer_options()) as consumer:
+        places = [
+            TopicPartition(name, number)
+            for name in records
+            for number in consumer.partitions_for_topic(name)
+        ]
+        consumer.assign(places)
+        consumer.seek_to_beginning(*places)
+        ends = consumer.end_offsets(places, timeout_ms=_TIMEOUT_MS)
+        left = set(places)
+        while left:
+            for place, some in consumer.poll(timeout_ms=500, max_records=5000).items():
+                records[place.topic] += [
+                    Record(place.topic, place.partition, one.offset, one.key, one.value)
+                    for one in some
+                ]
+            left = {
+                place
+                for place in left
+                if (consumer.position(place, timeout_ms=_TIMEOUT_MS) or 0) < ends[place]
+            }
+            consumer.pause(*(set(places) - left))
+    found = {Place(place.topic, place.partition): end for place, end in ends.items()}
+    return dict(records), found
+
+
+def read_commits(connection: KafkaConnection, groups: Iterable[str]) -> dict[Place, int]:
+    """Up to where each partition was worked through, as its group told the brokers."""
+    with KafkaAdminClient(**connection.client_options()) as admin:
+        told: dict[str, dict[Any, Any]] = admin.list_group_offsets(dict.fromkeys(groups))
+    return {
+        Place(place.topic, place.partition): int(getattr(offset, "offset", offset))
+        for offsets in told.values()
+        for place, offset in offsets.items()
+    }
+
+
+def read_journals(files: Iterable[Path]) -> dict[str, bool]:
+    """The jobs that executors have in their files, each with whether it may have been begun."""
+    found: dict[str, bool] = {}
+    for path in files:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
+            rows = db.execute("SELECT job_id, json_extract(entry, '$.sends') FROM jobs").fetchall()
+        db.close()
+        for job_id, sends in rows:
+            found[job_id] = found.get(job_id, False) or bool(sends)
+    return found

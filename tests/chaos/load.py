@@ -1,0 +1,240 @@
+"""Between the Macs and the gateway: what the Macs tell is sent on, doubled, late and out of order,
+with poison in between. Who sends goes on until it gets its 200, and remembers what it got it for.
+"""
+
+import hashlib
+import heapq
+import http.client
+import json
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
+from typing import Final
+
+from tests.chaos import poison
+from tests.chaos.evidence import Input
+
+_EVENTS: Final = "/v1/events"
+_WEBHOOK: Final = "/webhooks/nanomdm"
+_SENDERS: Final = 4
+_MOST_IN_A_BODY: Final = 20
+_TIMEOUT_S: Final = 20.0
+_AGAIN_S: Final = 0.5
+_OK: Final = 200
+_NOT_NOW: Final = 503
+# Too much under way, no room: the sender is to come again.
+_LATER: Final = frozenset({429, _NOT_NOW})
+
+
+@dataclass(frozen=True, slots=True)
+class Mischief:
+    """Shares of what is sent: `doubled` comes twice, `late` up to `late_s` later, `very_late` a
+    second time after up to `very_late_s`; `foul` is the share of poison."""
+
+    doubled: float = 0.05
+    late: float = 0.2
+    late_s: float = 6.0
+    very_late: float = 0.02
+    very_late_s: float = 45.0
+    foul: float = 0.01
+
+
+@dataclass(order=True, slots=True)
+class _Due:
+    at_s: float
+    number: int
+    item: Input = field(compare=False)
+    path: str = field(compare=False)
+    body: bytes = field(compare=False)
+
+
+class Load:
+    """Takes what Macs tell at `url`, and posts it to a gateway. Threads; `stop` ends them.
+
+    `accepted` are the inputs answered 200, `refused` the answers that nobody should have got.
+    """
+
+    def __init__(self, gateway: tuple[str, int], seed: int, mischief: Mischief) -> None:
+        self.accepted: set[Input] = set()
+        self.refused: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self._gateway = gateway
+        self._mischief = mischief
+        self._random = Random(seed)
+        self._heap: list[_Due] = []
+        self._number = 0
+        self._busy = 0
+        self._wake = threading.Condition()
+        self._ending = self._is_quiet = False
+        self._server = _Server(self)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._threads = [
+            threading.Thread(target=self._server.serve_forever, daemon=True),
+            *(threading.Thread(target=self._send_on, daemon=True) for _ in range(_SENDERS)),
+        ]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End; what is still to be sent is not."""
+        self._server.shutdown()
+        self._server.server_close()
+        with self._wake:
+            self._ending = True
+            self._wake.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def quiet(self) -> None:
+        """Take nothing more: the Macs' side has to keep it."""
+        self._is_quiet = True
+
+    @property
+    def waiting(self) -> int:
+        """How much is still to be sent."""
+        with self._wake:
+            return len(self._heap) + self._busy
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._is_quiet
+
+    # --- in ---
+
+    def take(self, path: str, body: bytes) -> None:
+        """A request of the Macs' side."""
+        with self._wake:
+            if path == _WEBHOOK:
+                self._plan(_webhook(body), path, body)
+            else:
+                for line in body.splitlines():
+                    self._plan(Input("event", json.loads(line)["id"]), path, line)
+            self._wake.notify_all()
+
+    def _plan(self, item: Input, path: str, body: bytes) -> None:
+        random, mischief, now = self._random, self._mischief, time.monotonic()
+        self.counts["told"] += 1
+        late_s = 0.0
+        if random.random() < mischief.late:
+            self.counts["late"] += 1
+            late_s = random.uniform(0, mischief.late_s)
+        self._put(now + late_s, item, path, body)
+        if random.random() < mischief.doubled:
+            self.counts["doubled"] += 1
+            self._put(now + random.uniform(0, mischief.late_s), item, path, body)
+        if random.random() < mischief.very_late:
+            self.counts["again much later"] += 1
+            self._put(now + random.uniform(0, mischief.very_late_s), item, path, body)
+        if random.random() < mischief.foul:
+            self.counts["poison"] += 1
+            foul = poison.body(random, self.counts["poison"])
+            digest = hashlib.sha256(foul).hexdigest()
+            self._put(now, Input("poison", digest), _WEBHOOK, foul)
+
+    def _put(self, at_s: float, item: Input, path: str, body: bytes) -> None:
+        self._number += 1
+        heapq.heappush(self._heap, _Due(at_s, self._number, item, path, body))
+
+    # --- out ---
+
+    def _send_on(self) -> None:
+        connection = http.client.HTTPConnection(*self._gateway, timeout=_TIMEOUT_S)
+        try:
+            while batch := self._next():
+                while not self._post(connection, batch) and not self._ending:
+                    time.sleep(_AGAIN_S)
+                with self._wake:
+                    self._busy -= len(batch)
+        finally:
+            connection.close()
+
+    def _next(self) -> list[_Due]:
+        """What is due: one webhook, or some events; nothing once it ends."""
+        with self._wake:
+            while not self._ending:
+                wait_s = self._heap[0].at_s - time.monotonic() if self._heap else None
+                if wait_s is not None and wait_s <= 0:
+                    break
+                self._wake.wait(wait_s)
+            if self._ending:
+                return []
+            batch = [heapq.heappop(self._heap)]
+            now = time.monotonic()
+            while (
+                batch[0].path == _EVENTS
+                and len(batch) < _MOST_IN_A_BODY
+                and self._heap
+                and self._heap[0].at_s <= now
+                and self._heap[0].path == _EVENTS
+            ):
+                batch.append(heapq.heappop(self._heap))
+            self._busy += len(batch)
+        return batch
+
+    def _post(self, connection: http.client.HTTPConnection, batch: list[_Due]) -> bool:
+        """Post; whether nothing more is to be done about it."""
+        body = b"\n".join(due.body for due in batch)
+        kind = "application/x-ndjson" if batch[0].path == _EVENTS else "application/json"
+        try:
+            connection.request("POST", batch[0].path, body, {"Content-Type": kind})
+            answer = connection.getresponse()
+            said = answer.read()
+        except (OSError, http.client.HTTPException):
+            connection.close()
+            self._count("not answered")
+            return False
+        if answer.status != _OK:
+            self._count(f"answered {answer.status}")
+            if answer.status in _LATER:
+                return False
+            with self._wake:
+                self.refused.append(said.decode(errors="replace"))
+            return True
+        with self._wake:
+            self.counts["posted"] += len(batch)
+            self.accepted.update(due.item for due in batch)
+        return True
+
+    def _count(self, what: str) -> None:
+        with self._wake:
+            self.counts[what] += 1
+
+
+def _webhook(body: bytes) -> Input:
+    told = json.loads(body)
+    part = told.get("checkin_event") or told["acknowledge_event"]
+    return Input("webhook", f"{part['udid']} {told['topic']} {told['created_at']}")
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, load: Load) -> None:
+        self.load = load
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def do_POST(self) -> None:
+        """Take it, and say so."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        load = self.server.load
+        if not load.is_quiet:
+            load.take(self.path, body)
+        self.send_response(_NOT_NOW if load.is_quiet else _OK)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""

@@ -1,0 +1,158 @@
+"""The evidence, decoded: who said what, by the wire schemas."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from schemas.attempts import AttemptRecord
+from schemas.dead_letters import DeadLetter
+from schemas.decisions import DecisionRecord
+from schemas.decisions import Verdict as Answer
+from schemas.envelope import (
+    DeviceEvent,
+    Event,
+    InvalidEvent,
+    JobIssuedEvent,
+    JobResultedEvent,
+    JobSupersededEvent,
+    decode,
+)
+from schemas.jobs import Job
+from schemas.orders import read_job
+from schemas.results import JobResult
+from schemas.signing import SignatureError
+from schemas.topics import (
+    ADVISORIES,
+    ATTEMPTS,
+    CHECKINS,
+    CONTROL,
+    DEAD_LETTERS,
+    DECISIONS,
+    DISPATCH,
+    DISPATCH_STATE,
+    INVENTORY,
+    JOBS,
+    ORDERS,
+    RESULTS,
+    STATE,
+    Topic,
+)
+from tests.chaos.evidence import Evidence, Record
+
+_OWNER: Final = b" owner"
+_READ: Final = (INVENTORY, CHECKINS, ORDERS, RESULTS, DISPATCH, ADVISORIES, CONTROL, JOBS)
+_DEVICE: Final = (INVENTORY.name, CHECKINS.name)
+
+
+@dataclass(slots=True)
+class Testimony:
+    """What was said. Jobs and results are by job id; `rows` are the kept states by UDID, `owners`
+    the partitions' own, `tickets` the slots by job id; `unusable` is what must have been set
+    aside."""
+
+    device_events: list[DeviceEvent] = field(default_factory=list)
+    facts: set[str] = field(default_factory=set)
+    unusable: list[Record] = field(default_factory=list)
+    orders: dict[str, Job] = field(default_factory=dict)
+    withdrawn: set[str] = field(default_factory=set)
+    results: dict[str, list[JobResult]] = field(default_factory=lambda: defaultdict(list))
+    sends: set[str] = field(default_factory=set)
+    letter_origins: set[str] = field(default_factory=set)
+    letter_digests: set[str] = field(default_factory=set)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    owners: dict[int, dict[str, Any]] = field(default_factory=dict)
+    tickets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    attempts: dict[str, AttemptRecord] = field(default_factory=dict)
+
+
+def read(evidence: Evidence) -> Testimony:
+    """All of the evidence."""
+    said = Testimony()
+    for topic in _READ:
+        for record in _of(evidence, topic):
+            _hear(said, evidence, topic, record)
+    for record in _of(evidence, DECISIONS):
+        decision = DecisionRecord.model_validate_json(record.value or b"").decision
+        if decision.decision is Answer.SEND and decision.job_id is not None:
+            said.sends.add(decision.job_id)
+    for record in _of(evidence, DEAD_LETTERS):
+        letter = DeadLetter.model_validate_json(record.value or b"")
+        said.letter_origins.add(letter.origin)
+        said.letter_digests.add(letter.raw_sha256)
+    _recall(said, evidence)
+    return said
+
+
+def _recall(said: Testimony, evidence: Evidence) -> None:
+    """What workers and executors keep for their successors."""
+    for record in _latest(_of(evidence, STATE)):
+        row = json.loads(record.value or b"")
+        if record.key == _OWNER:
+            said.owners[record.partition] = row
+        elif row["device"] is not None or row["jobs"]:
+            said.rows[(record.key or b"").decode()] = row
+    for record in _latest(_of(evidence, DISPATCH_STATE)):
+        if record.key != _OWNER:
+            said.tickets[(record.key or b"").decode()] = json.loads(record.value or b"")
+    for record in _of(evidence, ATTEMPTS):
+        if record.value is not None:
+            attempt = AttemptRecord.model_validate_json(record.value)
+            said.attempts[attempt.job_id] = attempt
+
+
+def _of(evidence: Evidence, topic: Topic) -> Iterable[Record]:
+    start, parameter, end = topic.name.partition("{site}")
+    for name, records in evidence.records.items():
+        if name == topic.name or (parameter and name.startswith(start) and name.endswith(end)):
+            yield from records
+
+
+def _hear(said: Testimony, evidence: Evidence, topic: Topic, record: Record) -> None:
+    try:
+        event = decode(record.value or b"")
+    except InvalidEvent:
+        said.unusable.append(record)
+        return
+    if not isinstance(event, topic.models) or not _is_signed(event, evidence):
+        said.unusable.append(record)
+    elif record.topic in _DEVICE:
+        assert isinstance(event, DeviceEvent)
+        said.device_events.append(event)
+    elif topic is RESULTS:
+        assert isinstance(event, JobResultedEvent)
+        said.results[event.data.job_id].append(event.data)
+    elif topic is ORDERS and isinstance(event, JobIssuedEvent):
+        said.orders.setdefault(event.data.job.job_id, event.data.job)
+    elif topic is ORDERS and isinstance(event, JobSupersededEvent):
+        said.withdrawn.add(event.data.job_id)
+    elif topic in (ADVISORIES, CONTROL):
+        said.facts.add(event.id)
+
+
+def _is_signed(event: Event, evidence: Evidence) -> bool:
+    if not isinstance(event, JobIssuedEvent):
+        return True
+    try:
+        return read_job(event.data.signed, evidence.trusted) == event.data.job
+    except SignatureError:
+        return False
+
+
+def _latest(records: Iterable[Record]) -> list[Record]:
+    """Of each key in each partition the row that counts. What an owner writes after its successor
+    has begun is void: rows carry the number of their owner."""
+    rows: dict[tuple[int, bytes | None], Record] = {}
+    owners: dict[int, int] = {}
+    for record in records:
+        name = (record.partition, record.key)
+        if record.value is None:
+            rows.pop(name, None)
+            continue
+        owner = json.loads(record.value)["e"]
+        if owner < owners.get(record.partition, 0) and name in rows:
+            continue
+        rows[name] = record
+        owners[record.partition] = max(owner, owners.get(record.partition, 0))
+    return list(rows.values())

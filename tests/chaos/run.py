@@ -1,0 +1,393 @@
+"""One run: a cluster, a fleet, its Macs, what happens to them, and what is left to be judged."""
+
+import http.client
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from kafka import KafkaProducer  # type: ignore[import-untyped]
+from pydantic import TypeAdapter
+
+from agents.clock import ScaledClock
+from agents.keys import KeyRing, KeyStore, Purpose
+from agents.simulated.shared import SharedMacs
+from agents.simulated.wire import FleetPlan, TimeLine
+from schemas.connection import KafkaConnection
+from schemas.envelope import CloudEvent, encode
+from schemas.macos import parse_os_version
+from schemas.topics import CONTROL
+from tests import factories
+from tests.chaos import world
+from tests.chaos.checker import Findings, judge
+from tests.chaos.echo import Echo
+from tests.chaos.evidence import (
+    Evidence,
+    MacNow,
+    read_commits,
+    read_journals,
+    read_topics,
+    topic_names,
+)
+from tests.chaos.killer import Killer, schedule
+from tests.chaos.load import Load, Mischief
+from tests.chaos.programs import DRYDOCK, Fleet, Kind, Layout
+from tests.chaos.worker_program import GROUP
+from tests.integration.brokers import ROOT, KafkaCluster, free_ports
+
+PARTITIONS: Final = 8
+# Java with little memory and few threads: three brokers share two cores with everything else.
+_JVM: Final = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+_UP_WITHIN_S: Final = 90.0
+_LOOKED_EVERY_S: Final = 3.0
+_READY_WORD: Final = {
+    Kind.GATEWAY: '"listening"',
+    Kind.WORKER: '"partitions ready"',
+    Kind.AGENT: '"partition held"',
+}
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What is asked for. `speed` is how many of the Macs' seconds pass in one; `settle_s` how
+    long after the last strike everything may take to come to rest."""
+
+    folder: Path
+    seed: int = 1
+    minutes: float = 12.0
+    macs: int = 5000
+    kills: int = 200
+    speed: float = 60.0
+    workers: int = 3
+    agents: int = 2
+    outages: int = 4
+    settle_s: float = 420.0
+
+    @property
+    def lasts_s(self) -> float:
+        """How long strikes go on."""
+        return self.minutes * 60
+
+
+@dataclass(slots=True)
+class Told:
+    """What came of a run. `struck` counts what was done to programs and brokers, `sent` what was
+    done to events; `alone` are programs that ended by themselves, `codes` how they ended last."""
+
+    findings: Findings
+    struck: Counter[str]
+    sent: Counter[str]
+    alone: list[str]
+    codes: dict[str, int]
+    refused: list[str]
+    settled_s: float | None
+
+
+def run(options: Options, say: Say) -> Told:
+    """Do it all, and stop all that was started."""
+    with ExitStack() as stack:
+        began_s = time.monotonic()
+
+        def tell(what: str) -> None:
+            say(f"{time.monotonic() - began_s:6.1f} s  {what}")
+
+        cluster = stack.enter_context(_cluster(options.folder / "kafka"))
+        tell("three brokers are up")
+        site = _Site(options, cluster, stack, tell)
+        site.begin()
+        site.make_chaos()
+        settled_s = site.settle()
+        return site.judged(settled_s)
+
+
+class _Site:
+    """The fleet of one run, and all that is done to it."""
+
+    def __init__(self, options: Options, cluster: KafkaCluster, stack: ExitStack, say: Say) -> None:
+        self._options = options
+        self._cluster = cluster
+        self._say = say
+        self._connection = KafkaConnection(bootstrap=cluster.bootstrap)
+        self._plan = world.fleet_plan(
+            options.seed,
+            options.macs,
+            options.speed,
+            timedelta(seconds=options.lasts_s) * options.speed,
+        )
+        self._keys = _keys(options.folder)
+        _make_topics(cluster.bootstrap)
+        [port] = free_ports(1)
+        self._load = Load(("127.0.0.1", port), options.seed, Mischief())
+        self._load.start()
+        stack.callback(self._load.stop)
+        address = stack.enter_context(_macs(options.folder, self._plan, self._load.url))
+        self._macs_at = address
+        host, _, macs_port = address.rpartition(":")
+        self._macs = SharedMacs(host, int(macs_port))
+        stack.callback(self._macs.close)
+        layout = Layout(
+            folder=options.folder,
+            bootstrap=cluster.bootstrap,
+            macs=address,
+            gateway_port=port,
+            sites=world.SITES,
+            workers=options.workers,
+            agents=options.agents,
+            slots=options.macs,
+        )
+        line = TimeLine.model_validate_json(_get(address, "/clock"))
+        layout.clock.write_text(line.model_dump_json())
+        self._clock = ScaledClock(line.start, line.began_s, line.speed)
+        self._fleet: Fleet = layout.fleet()
+        stack.callback(self._fleet.kill)
+        self._echo = Echo(
+            self._connection,
+            world.SITES,
+            seed=options.seed,
+            fouls=max(20, options.macs // 20),
+            lasts_s=options.lasts_s,
+        )
+        self._killer = Killer(self._fleet, [], say)
+        self._outages = _Outages(cluster, options, say)
+        stack.callback(self._outages.stop)
+
+    # --- what happens ---
+
+    def begin(self) -> None:
+        """Policy and first releases, all programs up."""
+        policy = factories.policy_changed(world.policy_text(self._options.macs), self._clock.now())
+        with KafkaProducer(**self._connection.producer_options()) as producer:
+            producer.send(CONTROL.name, key=b"policy", value=encode(policy)).get(timeout=60)
+        self._publish(world.FIRST)
+        self._fleet.start()
+        self._killer.run_for(_UP_WITHIN_S, self._all_up)
+        assert self._all_up(), [p.last_words() for p in self._fleet.programs]
+        self._say("all programs are up")
+
+    def make_chaos(self) -> None:
+        """Strikes, outages, tampering, and releases between them."""
+        options = self._options
+        strikes = schedule(options.seed, options.kills, options.lasts_s)
+        self._killer = Killer(self._fleet, strikes, self._say)
+        self._echo.start()
+        self._outages.start()
+        for versions, share in ((world.SECOND, 0.1), (world.THIRD, 0.5), ((), 1.0)):
+            until_s = options.lasts_s * share
+            self._killer.run_for(until_s - self._killer.age_s)
+            self._publish(versions)
+        self._say("no more strikes")
+
+    def _publish(self, versions: Sequence[str]) -> None:
+        now = self._clock.now()
+        for version in versions:
+            self._say(f"released: macOS {version}")
+            self._send(factories.release(version, build=world.BUILDS[version], heard_at=now))
+
+    def _send(self, event: CloudEvent) -> None:
+        self._load.take("/v1/events", encode(event))
+
+    def _all_up(self) -> bool:
+        return all(
+            _READY_WORD[program.kind] in program.log_path.read_text()
+            for program in self._fleet.programs
+        )
+
+    # --- what is left ---
+
+    def settle(self) -> float | None:
+        """Wait until nothing is wrong any more; how long that took, None if it never was."""
+        began_s = time.monotonic()
+        self._outages.join()
+        self._killer.run_for(60, lambda: self._killer.is_over)
+        self._echo.stop()
+        self._wait(self._old_macs, began_s)
+        # Their last reports, too; then no more, so that there is an end to be judged.
+        self._killer.run_for(2 * _LOOKED_EVERY_S)
+        self._load.quiet()
+        self._wait(lambda: self._load.waiting and f"{self._load.waiting} to be posted", began_s)
+        self._wait(self._first_fault, began_s)
+        return None if self._first_fault() else time.monotonic() - began_s
+
+    def _wait(self, behind: Callable[[], str | int], began_s: float) -> None:
+        """Until nothing is behind, or the time is over."""
+        until_s = began_s + self._options.settle_s
+        while time.monotonic() < until_s and (what := behind()):
+            self._say(f"settling: {what}")
+            self._killer.run_for(_LOOKED_EVERY_S)
+
+    def _first_fault(self) -> str:
+        faults = judge(self._evidence()).faults
+        return f"{len(faults)} faults, such as {faults[0].what}" if faults else ""
+
+    def _old_macs(self) -> str:
+        """The Macs that obviously are not done yet."""
+        newest = {line: parse_os_version(version) for line, version in world.NEWEST.items()}
+        old = [
+            mac.udid
+            for mac in self._macs_now()
+            if mac.enrolled
+            and (version := parse_os_version(mac.os_version)) < newest.get(version.line, version)
+        ]
+        return f"{len(old)} Macs to be updated, {old[0]} for one" if old else ""
+
+    def judged(self, settled_s: float | None) -> Told:
+        """End all programs in good order, then look at what they leave."""
+        codes = self._fleet.end()
+        self._say("all programs have ended")
+        files = [
+            path
+            for program in self._fleet.of(Kind.AGENT)
+            for path in program.data_dir.glob("*.sqlite")
+        ]
+        findings = judge(self._evidence(read_journals(files)))
+        return Told(
+            findings=findings,
+            struck=self._killer.counts + self._outages.counts,
+            sent=self._load.counts + self._echo.counts,
+            alone=self._killer.ended_alone,
+            codes=codes,
+            refused=self._load.refused,
+            settled_s=settled_s,
+        )
+
+    def _evidence(self, journals: dict[str, bool] | None = None) -> Evidence:
+        records, ends = read_topics(self._connection, topic_names(world.SITES))
+        groups = [GROUP, *(f"drydock.agent.{site}" for site in world.SITES)]
+        return Evidence(
+            inputs={*self._load.accepted, *self._echo.fouled},
+            records=records,
+            ends=ends,
+            committed=read_commits(self._connection, groups),
+            acted=self._macs.acted(),
+            macs=self._macs_now(),
+            journals=journals,
+            trusted=self._keys.jobs,
+            newest=world.NEWEST,
+            may_repeat={
+                spec.udid: spec.faults.failing_installs + spec.faults.failing_downloads
+                for spec in self._plan.macs
+            },
+        )
+
+    def _macs_now(self) -> list[MacNow]:
+        told = json.loads(_get(self._macs_at, "/macs"))
+        return [MacNow(mac["udid"], mac["os_version"], mac["enrolled"]) for mac in told]
+
+
+class _Outages:
+    """Brokers stopped or killed, one at a time, and started again. A thread of its own."""
+
+    def __init__(self, cluster: KafkaCluster, options: Options, say: Say) -> None:
+        self.counts: Counter[str] = Counter()
+        self._cluster = cluster
+        self._say = say
+        random = Random(options.seed)
+        gap_s = options.lasts_s / (options.outages + 1)
+        self._at_s = [gap_s * (number + 1) for number in range(options.outages)]
+        self._down_s = min(15.0, gap_s / 3)
+        self._nodes = [random.choice(cluster.nodes) for _ in self._at_s]
+        self._over = threading.Event()
+        self._ending = threading.Event()
+        # Brokers die with the thread that started them: it stays until the very end.
+        self._thread = threading.Thread(target=self._run, daemon=True, name="outages")
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until all brokers are back for good."""
+        self._over.wait()
+
+    def stop(self) -> None:
+        """End; brokers that it started end too."""
+        self._ending.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        began_s = time.monotonic()
+        for number, (at_s, node) in enumerate(zip(self._at_s, self._nodes, strict=True)):
+            if self._ending.wait(max(0.0, began_s + at_s - time.monotonic())):
+                break
+            how = "kill" if number % 2 else "stop"
+            self._say(f"{how} broker {node}")
+            if how == "kill":
+                self._cluster.kill(node)
+            else:
+                self._cluster.stop(node)
+            self.counts[f"{how} broker"] += 1
+            self._ending.wait(self._down_s)
+            self._cluster.restart(node)
+            self._say(f"broker {node} is back")
+        self._over.set()
+        self._ending.wait()
+
+
+@contextmanager
+def _cluster(folder: Path) -> Iterator[KafkaCluster]:
+    cluster = KafkaCluster(3, folder, free_ports(6), jvm=_JVM)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.kill()
+
+
+def _make_topics(bootstrap: str) -> None:
+    options = ["--sites", ",".join(world.SITES), "--partitions", str(PARTITIONS)]
+    subprocess.run(
+        [*DRYDOCK, "topics", "apply", "--bootstrap", bootstrap, "--replication", "3", *options],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def _keys(folder: Path) -> KeyRing:
+    store = KeyStore(folder / "keys")
+    for purpose in Purpose:
+        store.make(purpose)
+    return KeyRing.load(folder / "keys")
+
+
+@contextmanager
+def _macs(folder: Path, plan: FleetPlan, tell: str) -> Iterator[str]:
+    """The process that holds the Macs; where it answers."""
+    path = folder / "fleet.json"
+    path.write_bytes(TypeAdapter(FleetPlan).dump_json(plan))
+    holder = subprocess.Popen(
+        [
+            *(sys.executable, "-W", "ignore", "-m", "agents.simulated", "--fleet", str(path)),
+            *("--data-dir", str(folder / "macs"), "--tell", tell),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    try:
+        place = json.loads(holder.stdout.readline())
+        yield f"{place['host']}:{place['port']}"
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+
+
+def _get(address: str, path: str) -> bytes:
+    connection = http.client.HTTPConnection(address, timeout=60)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().read()
+    finally:
+        connection.close()

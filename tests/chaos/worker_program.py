@@ -1,0 +1,50 @@
+"""`drydock worker` by the Macs' clock: the only difference from the command."""
+
+import argparse
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+
+from agents.clock import ScaledClock
+from agents.keys import KeyRing, KeyStore, Purpose
+from agents.simulated.wire import TimeLine
+from pipeline.metrics import Metrics
+from pipeline.processors.logs import make_log
+from pipeline.processors.service import Plan, serve_until_signalled
+from schemas.connection import KafkaConnection
+
+GROUP: Final = "drydock-worker"
+
+
+def main() -> None:
+    """Run one worker until it is told to stop."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bootstrap", required=True)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--keys", type=Path, required=True)
+    parser.add_argument("--clock", type=Path, required=True)
+    given = parser.parse_args()
+    line = TimeLine.model_validate_json(given.clock.read_bytes())
+    clock = ScaledClock(line.start, line.began_s, line.speed)
+    trust = KeyRing.load(given.keys)
+    plan = Plan(
+        connection=KafkaConnection(bootstrap=given.bootstrap),
+        data_dir=given.data_dir,
+        key=KeyStore(given.keys).signer(Purpose.JOBS),
+        jobs=trust.jobs,
+        approvals=trust.approvals,
+        group=GROUP,
+        session_timeout_s=6.0,
+        # What was heard when is to survive as well: the checker looks for it.
+        refresh=timedelta(0),
+        sweep_every=timedelta(hours=1),
+        clock=clock.now,
+    )
+    asyncio.run(serve_until_signalled(plan, Metrics(CollectorRegistry()), make_log()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The world that chaos is made in: Macs with their faults, a policy, releases; all by a seed."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any, Final
+
+from agents.simulated.link import SiteLine
+from agents.simulated.spec import Faults, Hardware, MacSpec, Period, SimulatedRelease
+from agents.simulated.wire import FleetPlan
+from schemas.macos import parse_build, parse_os_version
+
+SITES: Final = ("austin", "london", "tokyo")
+START: Final = datetime(2026, 1, 20, 8, tzinfo=UTC)
+
+# Before it begins, with the first Macs; in the middle, when most are current; near the end.
+FIRST: Final = ("26.0", "26.1", "15.7.2", "14.8.2", "13.7.8")
+SECOND: Final = ("26.2", "15.7.3", "14.8.3")
+THIRD: Final = ("26.3",)
+NEWEST: Final = {"26": "26.3", "15": "15.7.3", "14": "14.8.3"}
+BUILDS: Final = {
+    "26.3": "25D60",
+    "26.2": "25C56",
+    "26.1": "25B78",
+    "26.0": "25A354",
+    "15.7.3": "24G419",
+    "15.7.2": "24G325",
+    "14.8.3": "23J220",
+    "14.8.2": "23J126",
+    "13.7.8": "22H730",
+}
+
+# Nothing but slots, open jobs and failures holds a Mac back; short waits, for time is short.
+_POLICY: Final = """\
+version: 1
+default_site: london
+sites:
+  austin: {{time_zone: America/Chicago, ssh: true, max_jobs: {slots}}}
+  london: {{time_zone: Europe/London, ssh: false, max_jobs: {slots}}}
+  tokyo: {{time_zone: Asia/Tokyo, ssh: false, max_jobs: {slots}}}
+methods: {{update: [softwareupdate, ddm]}}
+deferrals: {{exploited: 0d, critical: 0d, high: 0d, medium: 0d, low: 0d, routine: 0d}}
+thresholds: {{cool_down: 15m, cool_down_max: 1h}}
+follow_up: {{compliant: false}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a share of the Macs is like. `offline` are without network for a while, `leaves` drop
+    their MDM profile, both somewhere in the run."""
+
+    share: float
+    version: str = "26.1"
+    model: str = "Mac15,12"
+    hardware: Hardware = "apple_silicon"
+    faults: tuple[tuple[str, Any], ...] = ()
+    offline: bool = False
+    leaves: bool = False
+    enrolled: bool = True
+
+
+# What the Mac itself does wrong (`failing_...`) may be tried again; the rest never twice.
+PARTS: Final = (
+    Part(0.53),
+    Part(0.08, "26.0"),
+    Part(0.13, "15.7.2", "Mac14,10"),
+    Part(0.05, "14.8.2", "MacBookPro16,1", "t2"),
+    Part(0.03, "13.7.8", "MacBookPro16,1", "t2"),
+    Part(0.04, faults=(("not_now", 2),)),
+    Part(0.04, faults=(("lost_answers", 2),)),
+    Part(0.03, faults=(("lost_orders", 1),)),
+    Part(0.01, faults=(("failing_installs", 1),)),
+    Part(0.01, faults=(("failing_downloads", 1),)),
+    Part(0.03, offline=True),
+    Part(0.01, leaves=True),
+    Part(0.01, enrolled=False),
+)
+
+
+def policy_text(macs: int) -> str:
+    """The policy: a site works on half of its Macs at once, so that some wait for a slot."""
+    return _POLICY.format(slots=max(10, macs // (2 * len(SITES))))
+
+
+def fleet_plan(seed: int, macs: int, speed: float, lasts: timedelta) -> FleetPlan:
+    """So many Macs over the sites; the run `lasts` so long in their time."""
+    random = Random(seed)
+    cast = [part for part in PARTS for _ in range(max(1, round(part.share * macs)))]
+    cast = [*cast, *[PARTS[0]] * (macs - len(cast))][:macs]
+    random.shuffle(cast)
+    releases = tuple(
+        SimulatedRelease(version=parse_os_version(version), build=parse_build(build))
+        for version, build in BUILDS.items()
+    )
+    return FleetPlan(
+        start=START,
+        macs=tuple(_spec(number, part, lasts, random) for number, part in enumerate(cast)),
+        releases=releases,
+        # What limits here is to be Drydock, not the line.
+        lines={site: SiteLine(uplink_mbps=1e8) for site in SITES},
+        seed=seed,
+        speed=speed,
+    )
+
+
+def _spec(number: int, part: Part, lasts: timedelta, random: Random) -> MacSpec:
+    faults = dict(part.faults)
+    begins = START + lasts * random.uniform(0.1, 0.7)
+    if part.offline:
+        faults["offline"] = (Period(begins, begins + lasts * random.uniform(0.05, 0.2)),)
+    if part.leaves:
+        faults["loses_profile_at"] = begins
+    return MacSpec(
+        udid=f"C4A05000-0000-4000-8000-{number:012X}",
+        serial=f"CHAOS{number:06d}",
+        site=SITES[number % len(SITES)],
+        model=part.model,
+        hardware=part.hardware,
+        os_version=parse_os_version(part.version),
+        build=parse_build(BUILDS[part.version]),
+        enrolled=part.enrolled,
+        free_disk_gb=round(random.uniform(60, 400), 1),
+        report_every=lasts / 5,
+        faults=Faults(**faults),
+    )

@@ -1,0 +1,85 @@
+"""A web server on loopback that gives feeds as the real ones do: with ETags, or as badly."""
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class FeedServer:
+    """`documents` by path. `answers` counts what was answered, by path and status.
+
+    `statuses` are given instead of a document, the first one first; `declared` says how long a
+    document is said to be, `location` where a path leads on to. `answered` is called after each
+    whole answer; after it a server that `hangs` keeps the connection until it ends.
+    """
+
+    url: str
+    documents: dict[str, bytes] = field(default_factory=dict)
+    statuses: dict[str, list[int]] = field(default_factory=dict)
+    declared: dict[str, int] = field(default_factory=dict)
+    location: dict[str, str] = field(default_factory=dict)
+    answers: Counter[tuple[str, int]] = field(default_factory=Counter)
+    answered: Callable[[str], None] = lambda _: None
+    hangs: bool = False
+
+    def answer(self, path: str, etag: str | None) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body for who has a document of this ETag."""
+        status, headers, body = self._answer(path, etag)
+        self.answers[path, status] += 1
+        return status, headers | {"Content-Length": str(self.declared.get(path, len(body)))}, body
+
+    def _answer(self, path: str, etag: str | None) -> tuple[int, dict[str, str], bytes]:
+        waiting = self.statuses.get(path)
+        if waiting:
+            return waiting.pop(0), {}, b""
+        if path in self.location:
+            return 302, {"Location": self.location[path]}, b""
+        document = self.documents.get(path)
+        if document is None:
+            return 404, {}, b""
+        if etag == etag_of(document):
+            return 304, {}, b""
+        return 200, {"ETag": etag_of(document)}, document
+
+
+@contextmanager
+def feed_server() -> Iterator[FeedServer]:
+    """A running server; it ends with the block."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, headers, body = served.answer(self.path, self.headers.get("If-None-Match"))
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+            self.wfile.flush()
+            served.answered(self.path)
+            if served.hangs:
+                ending.wait(30)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    ending = threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        served = FeedServer(f"http://127.0.0.1:{server.server_address[1]}")
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield served
+        finally:
+            ending.set()
+            server.shutdown()
+            thread.join()
+
+
+def etag_of(document: bytes) -> str:
+    """The ETag that a document is given with."""
+    return f'"{hashlib.sha256(document).hexdigest()}"'

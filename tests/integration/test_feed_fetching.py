@@ -1,0 +1,126 @@
+"""Asking a real web server for feeds: conditions, limits, what is tried again."""
+
+import asyncio
+import hashlib
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from pipeline.feeds import fetching
+from pipeline.feeds.copies import Copy
+from pipeline.feeds.fetching import FetchError, Limits, fetch
+from tests.feed_server import FeedServer, etag_of, feed_server
+
+DOCUMENT = b'{"a": 1}'
+QUICK = Limits(timeout_s=5, tries=3, pause_s=0.05, max_bytes=1000)
+# "Apple Root CA", as Apple's page of its certificates has it.
+APPLE_SHA256 = "b0b1730ecbc7ff4505142c49f1295e6eda6bcaed7e2c68c5be91b5a11001f024"
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[FeedServer]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with feed_server() as served:
+        served.documents["/feed"] = DOCUMENT
+        yield served
+
+
+def get(web: FeedServer, known: Copy | None = None, limits: Limits = QUICK) -> Copy:
+    return asyncio.run(fetch(f"{web.url}/feed", known, limits))
+
+
+def fails(web: FeedServer, limits: Limits = QUICK) -> str:
+    with pytest.raises(FetchError) as error:
+        get(web, limits=limits)
+    return str(error.value)
+
+
+def test_a_document_is_asked_for_once_while_it_is_the_same(web: FeedServer) -> None:
+    first = get(web)
+    assert first == Copy(f"{web.url}/feed", DOCUMENT, etag_of(DOCUMENT))
+    assert get(web, first) is first
+    web.documents["/feed"] = b"{}"
+    assert get(web, first).document == b"{}"
+    assert web.answers == {("/feed", 200): 2, ("/feed", 304): 1}
+
+
+def test_what_may_be_over_in_a_moment_is_tried_again(web: FeedServer) -> None:
+    web.statuses["/feed"] = [503, 429]
+    assert get(web).document == DOCUMENT
+    web.statuses["/feed"] = [500] * 9
+    assert fails(web) == "HTTP 500"
+    assert web.answers["/feed", 500] == 3
+
+
+def test_what_will_not_change_is_not_tried_again(web: FeedServer) -> None:
+    web.statuses["/feed"] = [404] * 9
+    assert fails(web) == "HTTP 404"
+    assert web.answers == {("/feed", 404): 1}
+
+
+def test_an_unasked_not_modified_is_no_document(web: FeedServer) -> None:
+    web.statuses["/feed"] = [304]
+    assert fails(web) == "HTTP 304"
+
+
+def test_a_document_that_ends_early_is_none(web: FeedServer) -> None:
+    web.declared["/feed"] = len(DOCUMENT) + 1
+    assert "RemoteProtocolError" in fails(web)
+    assert web.answers["/feed", 200] == 3
+
+
+def test_a_document_that_is_too_large_is_left(web: FeedServer) -> None:
+    web.documents["/feed"] = b" " * 1001
+    assert fails(web) == "over 1000 bytes"
+    web.documents["/feed"] = b" " * 1000
+    assert len(get(web).document) == 1000
+
+
+def test_nobody_listens(web: FeedServer) -> None:
+    with pytest.raises(FetchError, match="ConnectError"):
+        asyncio.run(fetch("http://127.0.0.1:9/feed", None, QUICK))
+    with pytest.raises(FetchError, match="InvalidURL"):
+        asyncio.run(fetch("http://feeds:port/", None, QUICK))
+
+
+def test_an_answer_that_never_ends_is_left(web: FeedServer) -> None:
+    web.declared["/feed"] = len(DOCUMENT) + 1
+    web.hangs = True
+    assert fails(web, Limits(timeout_s=0.3, tries=2, pause_s=0.05)) == "not within 0.3 s"
+
+
+def test_a_feed_that_moved_is_followed(web: FeedServer) -> None:
+    web.location["/feed"] = f"{web.url}/new"
+    web.documents["/new"] = b"{}"
+    assert get(web).document == b"{}"
+    web.location["/new"] = f"{web.url}/feed"
+    assert "TooManyRedirects" in fails(web)
+
+
+def test_files_are_read_within_the_same_limit(tmp_path: Path) -> None:
+    path = tmp_path / "feed.json"
+    path.write_bytes(DOCUMENT)
+    assert asyncio.run(fetch(str(path), None, QUICK)).document == DOCUMENT
+    path.write_bytes(b" " * 1001)
+    for place, why in ((path, "over 1000 bytes"), (tmp_path, "cannot read .*: Is a directory")):
+        with pytest.raises(FetchError, match=why):
+            asyncio.run(fetch(str(place), None, QUICK))
+
+
+def test_only_apple_is_asked_under_apples_own_authority() -> None:
+    pem = fetching.APPLE_ROOT_CA.read_bytes()
+    der = ssl.PEM_cert_to_DER_cert(pem.decode())
+    assert hashlib.sha256(der).hexdigest() == APPLE_SHA256
+    assert x509.load_pem_x509_certificate(pem).not_valid_after_utc.year == 2035
+    known = {
+        host: der in fetching._trusted(f"https://{host}/").get_ca_certs(binary_form=True)
+        for host in ("gdmf.apple.com", "www.cisa.gov", "gdmf.apple.com.example")
+    }
+    assert known == {
+        "gdmf.apple.com": True,
+        "www.cisa.gov": False,
+        "gdmf.apple.com.example": False,
+    }

@@ -1,0 +1,319 @@
+"""`drydock feeds` on a real broker: what feeds say anew is published once, whoever dies."""
+
+import asyncio
+import hashlib
+import json
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
+from prometheus_client import CollectorRegistry
+from typer.testing import CliRunner
+
+from pipeline.cli.app import app
+from pipeline.feeds.ledger import Ledger, LedgerError
+from pipeline.feeds.metrics import FeedsMetrics
+from pipeline.ingest.judging import FeedOutcome
+from pipeline.server_process import make_log, silence_kafka_clients
+from schemas.connection import KafkaConnection
+from schemas.dead_letters import DeadLetter
+from schemas.envelope import AdvisoryEvent, decode
+from schemas.feeds import FeedState
+from schemas.topics import ADVISORIES, DEAD_LETTERS, FEEDS
+from tests.feed_server import FeedServer, feed_server
+from tests.integration.brokers import KafkaCluster, wait_until
+from tests.integration.gateways import Server, server
+from tests.integration.topics import make_topics
+from tests.sofa_factories import feed, line, release
+from tests.sofa_snapshots import SNAPSHOTS, expected, read_snapshots
+
+PATIENCE_S = 60.0
+NOW = datetime(2026, 8, 10, tzinfo=UTC)
+
+
+@dataclass
+class Published:
+    """What readers of the topics are given, read on whenever asked."""
+
+    consumer: Any
+    events: list[AdvisoryEvent] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
+    states: dict[str, FeedState] = field(default_factory=dict)
+
+    @classmethod
+    def on(cls, kafka: KafkaCluster) -> "Published":
+        connection = KafkaConnection(bootstrap=kafka.bootstrap)
+        consumer = KafkaConsumer(**connection.consumer_options())
+        consumer.assign(
+            [
+                TopicPartition(topic.name, number)
+                for topic in (ADVISORIES, DEAD_LETTERS, FEEDS)
+                for number in range(topic.partitions)
+            ]
+        )
+        consumer.seek_to_beginning()
+        return cls(consumer)
+
+    def read(self) -> "Published":
+        """Read on to the end."""
+        ends = self.consumer.end_offsets(self.consumer.assignment())
+        while any(self.consumer.position(place) < end for place, end in ends.items()):
+            for records in self.consumer.poll(timeout_ms=200).values():
+                for record in records:
+                    self._take(record)
+        return self
+
+    def _take(self, record: Any) -> None:
+        if record.topic == ADVISORIES.name:
+            event = decode(record.value)
+            assert isinstance(event, AdvisoryEvent)
+            assert record.key.decode() == event.subject
+            self.events.append(event)
+        elif record.topic == FEEDS.name:
+            self.states[record.key.decode()] = FeedState.model_validate_json(record.value)
+        else:
+            self.letters.append(DeadLetter.model_validate_json(record.value))
+
+    def waits_for(self, source: str, document: bytes) -> None:
+        """Until the feed's state is of this document."""
+        digest = hashlib.sha256(document).hexdigest()
+
+        def there() -> bool:
+            state = self.read().states.get(source)
+            return state is not None and state.document_sha256 == digest
+
+        wait_until(there, PATIENCE_S, f"{source} did not go on")
+
+    def told(self, source: str, since: int = 0) -> Counter[tuple[str, str]]:
+        """(published, macOS-26.2) and so on, each as often as it was published."""
+        return Counter(
+            (event.type.split(".")[2], event.subject)
+            for event in self.events[since:]
+            if event.data.source == source
+        )
+
+
+@pytest.fixture
+def published(empty_kafka: KafkaCluster) -> Iterator[Published]:
+    make_topics(empty_kafka.bootstrap)
+    found = Published.on(empty_kafka)
+    with closing(found.consumer):
+        yield found
+
+
+@pytest.fixture
+def web() -> Iterator[FeedServer]:
+    with feed_server() as served:
+        yield served
+
+
+def replica(
+    kafka: KafkaCluster, folder: Path, web: FeedServer, **feeds: str
+) -> AbstractContextManager[Server]:
+    """A replica of `drydock feeds` that looks often."""
+    where = {name: feeds.get(name, f"{web.url}/{name}") for name in ("sofa", "gdmf", "kev")}
+    options = [part for name, place in where.items() for part in (f"--{name}", place)]
+    return server(
+        "feeds",
+        folder,
+        *("--data-dir", str(folder / "data"), "--listen", "127.0.0.1:0", *options),
+        *("--interval", "0.2", "--bootstrap", kafka.bootstrap),
+        env={"DRYDOCK_FEEDS_SESSION_TIMEOUT_S": "6", "NO_PROXY": "127.0.0.1"},
+    )
+
+
+def polls(running: Server) -> bool:
+    said = [one["event"] for one in running.log() if "polling" in str(one["event"])]
+    return bool(said) and said[-1] == "polling"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_two_replicas_publish_every_change_once_though_the_one_that_polls_is_killed(
+    empty_kafka: KafkaCluster,
+    published: Published,
+    web: FeedServer,
+    reference_data: Path,
+    tmp_path: Path,
+) -> None:
+    snapshots = read_snapshots(reference_data)
+    resources = reference_data / "sofa" / "resources"
+    web.documents["/gdmf"] = (resources / "gdmf_cached.json").read_bytes()
+    web.documents["/kev"] = (resources / "kev_catalog.json").read_bytes()
+    web.documents["/sofa"] = snapshots[SNAPSHOTS[1]]
+    with (
+        replica(empty_kafka, tmp_path / "a", web) as one,
+        replica(empty_kafka, tmp_path / "b", web) as other,
+    ):
+        for running in (one, other):
+            wait_until(lambda: is_ready(running), PATIENCE_S, "not ready")  # noqa: B023
+        published.waits_for("sofa", snapshots[SNAPSHOTS[1]])
+        published.waits_for("kev", web.documents["/kev"])
+        first, second = (one, other) if polls(one) else (other, one)
+        assert not polls(second)
+        assert sum(published.told("sofa").values()) == 102
+
+        def kill(path: str) -> None:
+            if path == "/sofa" and web.documents[path] is snapshots[SNAPSHOTS[5]]:
+                first.process.send_signal(signal.SIGKILL)
+                web.answered = lambda _: None
+
+        web.answered = kill
+        for last in range(2, len(SNAPSHOTS)):
+            since = len(published.events)
+            web.documents["/sofa"] = snapshots[SNAPSHOTS[last]]
+            published.waits_for("sofa", snapshots[SNAPSHOTS[last]])
+            assert published.told("sofa", since) == Counter(expected(last - 1, last)), last
+        assert first.process.poll() == -signal.SIGKILL
+        assert polls(second)
+        wait_until(lambda: web.answers["/kev", 304] > 0, PATIENCE_S, "nobody asked by ETag")
+        assert second.value("drydock_feeds_leading") == 1
+        assert second.value("drydock_feed_polls_total", "taken", "sofa") >= 3
+        # By then the feed says which CVEs are Apple's, and CISA's catalogue is looked at again.
+        wait_until(
+            lambda: published.read().told("kev")["severity_raised", "CVE-2025-14174"] == 1,
+            PATIENCE_S,
+            "the CVE that CISA lists as Google's was not told",
+        )
+        assert second.end() == 0
+    known = Counter(published.read().told("kev"))
+    assert set(known.values()) == {1}
+    assert len(known) > 93
+    assert set(published.told("gdmf").values()) == {1}
+    assert published.letters == []
+
+
+def is_ready(running: Server) -> bool:
+    return httpx.get(f"{running.url}/readyz", trust_env=False).status_code == 200
+
+
+# One poller after another, in this process.
+
+
+def with_ledger(kafka: KafkaCluster, work: Callable[[Ledger], Any]) -> Any:
+    """Do something with an open ledger."""
+    silence_kafka_clients()
+
+    async def run() -> Any:
+        ledger = await opened(kafka)
+        try:
+            return await work(ledger)
+        finally:
+            await ledger.close()
+
+    return asyncio.run(run())
+
+
+async def opened(kafka: KafkaCluster) -> Ledger:
+    connection = KafkaConnection(bootstrap=kafka.bootstrap)
+    return await Ledger.open(connection, FeedsMetrics(CollectorRegistry()), make_log(), lambda: NOW)
+
+
+SMALL = feed(line("Tahoe 26", release("26.2"), release("26.1")))
+
+
+def test_what_a_dead_poller_left_half_written_is_never_seen(
+    empty_kafka: KafkaCluster, published: Published
+) -> None:
+    async def work(old: Ledger) -> None:
+        await old._producer.begin_transaction()
+        await (await old._producer.send(ADVISORIES.name, b"half", b"macOS-26.2"))
+        new = await opened(empty_kafka)
+        try:
+            assert new.states["sofa"] == FeedState(source="sofa")
+            taken = await new.take("sofa", SMALL, accept_losses=False)
+            assert (taken.outcome, taken.events) == (FeedOutcome.TAKEN, 2)
+        finally:
+            await new.close()
+
+    with_ledger(empty_kafka, work)
+    assert published.read().told("sofa") == Counter(
+        {("published", "macOS-26.1"): 1, ("published", "macOS-26.2"): 1}
+    )
+
+
+def test_who_lost_the_ledger_cannot_write_and_goes_on_from_what_was_written(
+    empty_kafka: KafkaCluster, published: Published
+) -> None:
+    more = feed(
+        line("Tahoe 26", release("26.3"), release("26.2"), release("26.1")),
+        last_check="2026-02-02T08:00:00Z",
+    )
+
+    async def work(old: Ledger) -> None:
+        await old.take("sofa", SMALL, accept_losses=False)
+        new = await opened(empty_kafka)
+        try:
+            assert (await new.take("sofa", more, accept_losses=False)).events == 1
+            with pytest.raises(LedgerError, match="another poller"):
+                await old.take("sofa", more, accept_losses=False)
+        finally:
+            await new.close()
+        again = await opened(empty_kafka)
+        try:
+            taken = await again.take("sofa", more, accept_losses=False)
+            assert taken.outcome is FeedOutcome.UNCHANGED
+        finally:
+            await again.close()
+
+    with_ledger(empty_kafka, work)
+    assert set(published.read().told("sofa").values()) == {1}
+    assert len(published.events) == 3
+
+
+def test_a_feed_that_goes_wrong_is_refused_and_told_of_once(
+    empty_kafka: KafkaCluster, published: Published, web: FeedServer, tmp_path: Path
+) -> None:
+    versions = [f"26.{number}" for number in range(9, 0, -1)]
+    good = feed(line("Tahoe 26", *map(release, versions)))
+    later = (NOW + timedelta(hours=1)).isoformat()
+    lost = feed(line("Tahoe 26", *map(release, versions[-3:])), last_check=later)
+
+    def poll(document: bytes, *options: str) -> int:
+        web.documents["/sofa"] = document
+        arguments = ["feeds", "--data-dir", str(tmp_path), "--once", *options]
+        places = ["--sofa", f"{web.url}/sofa", "--gdmf", "none", "--kev", "none"]
+        done = CliRunner(env={"NO_PROXY": "127.0.0.1"}).invoke(
+            app, [*arguments, *places, "--bootstrap", empty_kafka.bootstrap]
+        )
+        logged = [json.loads(text) for text in done.stderr.splitlines()]
+        said.extend((one["event"], one.get("outcome")) for one in logged)
+        return done.exit_code
+
+    said: list[tuple[str, str | None]] = []
+    assert poll(good) == 0
+    for wrong, outcome in ((good[: len(good) // 2], "unreadable"), (lost, "lost")):
+        for _ in range(2):
+            assert poll(wrong) == 1
+            assert said[-1] == ("feed refused", outcome)
+        assert (tmp_path / "sofa.refused").read_bytes() == wrong
+        assert (tmp_path / "sofa.json").read_bytes() == good
+    assert poll(good) == 0
+    letters = sorted((one.code.value, one.source) for one in published.read().letters)
+    assert letters == [("bad_value", "sofa"), ("not_json", "sofa")]
+    assert len(published.events) == len(versions)
+
+    assert poll(lost, "--accept", "sofa") == 0
+    told = published.read().told("sofa")
+    # What is older than all that is still listed fell off the end.
+    assert told["retracted", "macOS-26.9"] == 1
+    assert poll(good) == 1
+    assert said[-1] == ("feed refused", "older")
+    web.documents.clear()
+    web.answers.clear()
+    assert poll_gone(poll, web) == 1
+    assert said[-1] == ("feed unreachable", "unreachable")
+
+
+def poll_gone(poll: Callable[[bytes], int], web: FeedServer) -> int:
+    """Poll a feed that is not there."""
+    web.statuses["/sofa"] = [404]
+    return poll(b"")

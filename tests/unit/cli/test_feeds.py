@@ -1,0 +1,29 @@
+"""`drydock feeds`: what is wrong at the start is said in one line."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli.app import app
+
+NOBODY = ("--bootstrap", "127.0.0.1:9")
+WRONG = {
+    "listen": (("--listen", "nowhere"), "is not HOST:PORT"),
+    "bootstrap": (("--bootstrap", "no address"), "DRYDOCK_KAFKA_BOOTSTRAP"),
+    "interval": (("--interval", "0"), "DRYDOCK_FEEDS_INTERVAL_S: "),
+    "no feed": (("--sofa", ""), "DRYDOCK_FEEDS_SOFA: "),
+    "accept for good": (("--accept", "sofa"), "--accept is for --once"),
+    "accept what": (("--accept", "apple", "--once"), "unknown feed 'apple'; one of: sofa, "),
+    "no Kafka": (("--once", *NOBODY), "cannot open: KafkaConnectionError"),
+}
+
+
+@pytest.mark.parametrize(("given", "said"), WRONG.values(), ids=WRONG.keys())
+def test_what_is_wrong_at_the_start_is_one_line(
+    tmp_path: Path, given: tuple[str, ...], said: str
+) -> None:
+    result = CliRunner().invoke(app, ["feeds", "--data-dir", str(tmp_path), *given])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1

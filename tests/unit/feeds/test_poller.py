@@ -1,0 +1,116 @@
+"""Which feeds are looked at when, and what is kept of what was found."""
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import structlog
+
+from pipeline.config import FeedsSettings
+from pipeline.feeds.copies import Copies
+from pipeline.feeds.poller import Poller, Taken, make_poller
+from pipeline.ingest.judging import FeedOutcome
+from schemas.feeds import FeedSource
+
+
+@dataclass
+class Sink:
+    """Takes everything, or says what it is told to."""
+
+    outcomes: dict[str, FeedOutcome] = field(default_factory=dict)
+    taken: list[tuple[str, bytes, bool]] = field(default_factory=list)
+
+    async def take(self, source: FeedSource, document: bytes, *, accept_losses: bool) -> Taken:
+        self.taken.append((source, document, accept_losses))
+        return Taken(self.outcomes.get(source, FeedOutcome.TAKEN), detail="why")
+
+
+@dataclass
+class Counts:
+    polled_: list[tuple[str, str]] = field(default_factory=list)
+
+    def polled(self, source: FeedSource, outcome: FeedOutcome) -> None:
+        self.polled_.append((source, outcome.value))
+
+
+@dataclass
+class Scene:
+    folder: Path
+    log: structlog.testing.LogCapture = field(default_factory=structlog.testing.LogCapture)
+    counts: Counts = field(default_factory=Counts)
+    sink: Sink = field(default_factory=Sink)
+
+    def poller(self, **settings: str | float) -> Poller:
+        named = {"sofa": "none", "gdmf": "none", "kev": "none"} | settings
+        log = structlog.wrap_logger(structlog.ReturnLogger(), processors=[self.log])
+        chosen = FeedsSettings.model_validate(named)
+        return make_poller(chosen, self.folder / "copies", self.counts, log)
+
+    def file(self, name: str, content: bytes) -> str:
+        path = self.folder / name
+        path.write_bytes(content)
+        return str(path)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+def test_releases_are_read_before_the_catalogue_of_cves(scene: Scene) -> None:
+    kev, sofa = scene.file("kev", b"k"), scene.file("sofa", b"s")
+    found = asyncio.run(scene.poller(kev=kev, sofa=sofa).poll(scene.sink, accept_losses=["sofa"]))
+    assert scene.sink.taken == [("sofa", b"s", True), ("kev", b"k", False)]
+    assert found == {"sofa": FeedOutcome.TAKEN, "kev": FeedOutcome.TAKEN}
+
+
+def test_a_feed_that_is_not_there_does_not_keep_others_from_being_read(scene: Scene) -> None:
+    poller = scene.poller(sofa=str(scene.folder / "nowhere"), kev=scene.file("kev", b"k"))
+    asyncio.run(poller.poll(scene.sink))
+    assert scene.counts.polled_ == [("sofa", "unreachable"), ("kev", "taken")]
+    assert scene.log.entries[0]["event"] == "feed unreachable"
+    assert "No such file" in scene.log.entries[0]["detail"]
+
+
+def test_what_is_refused_is_not_the_good_copy(scene: Scene) -> None:
+    place = scene.file("sofa", b"good")
+    poller = scene.poller(sofa=place)
+    asyncio.run(poller.poll(scene.sink))
+    scene.file("sofa", b"wrong")
+    scene.sink.outcomes["sofa"] = FeedOutcome.LOST
+    asyncio.run(poller.poll(scene.sink))
+    copy = Copies(scene.folder / "copies").load("sofa", place)
+    assert copy is not None
+    assert copy.document == b"good"
+    assert (scene.folder / "copies" / "sofa.refused").read_bytes() == b"wrong"
+    assert scene.log.entries[-1]["event"] == "feed refused"
+    assert scene.log.entries[-1]["detail"] == "why"
+
+
+def test_a_disk_that_takes_no_copy_costs_nothing_else(scene: Scene) -> None:
+    (scene.folder / "copies").write_bytes(b"a file where a folder should be")
+    found = asyncio.run(scene.poller(sofa=scene.file("sofa", b"s")).poll(scene.sink))
+    assert found == {"sofa": FeedOutcome.TAKEN}
+    assert scene.log.entries[0]["event"] == "cannot keep a copy"
+
+
+def test_each_feed_is_looked_at_when_it_is_due(scene: Scene) -> None:
+    places = {"sofa": scene.file("sofa", b"s"), "gdmf": scene.file("gdmf", b"g")}
+    poller = scene.poller(**places, interval_s=0.1, gdmf_interval_s=3600)
+
+    async def a_while() -> None:
+        running = asyncio.create_task(poller.run(scene.sink))
+        async with asyncio.timeout(20):
+            while len(scene.sink.taken) < 4:
+                await asyncio.sleep(0.01)
+        running.cancel()
+        # Whoever polls next goes on where this one was.
+        again = asyncio.create_task(poller.run(scene.sink))
+        async with asyncio.timeout(20):
+            while len(scene.sink.taken) < 6:
+                await asyncio.sleep(0.01)
+        again.cancel()
+
+    asyncio.run(a_while())
+    assert [source for source, _, _ in scene.sink.taken].count("gdmf") == 1
