@@ -35,6 +35,8 @@ from schemas.orders import PublicKeys
 from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH_STATE, JOBS, STATE
 
 _LOOKED_EVERY_S: Final = 2.0
+_ASKED_FOR_S: Final = 10.0
+_ASKED_AGAIN_S: Final = 0.5
 _NEEDED: Final = (*SUBSCRIBED, *FACT_TOPICS, STATE, DISPATCH_STATE, DECISIONS, DEAD_LETTERS)
 Log = structlog.typing.FilteringBoundLogger
 
@@ -272,7 +274,21 @@ class _Service:
         admin = AIOKafkaAdminClient(**aiokafka_options(self._plan.connection))
         try:
             await admin.start()
-            described = await admin.describe_topics()
+            described = await self._described(admin)
         finally:
             await admin.close()
         return {each["topic"]: len(each["partitions"]) for each in described}
+
+    async def _described(self, admin: AIOKafkaAdminClient) -> list[dict[str, Any]]:
+        """What a broker says of the topics; the client asks any one, also one that is away."""
+        until = monotonic() + _ASKED_FOR_S
+        while True:
+            try:
+                found: list[dict[str, Any]] = await admin.describe_topics()
+            except KafkaError as error:
+                if monotonic() >= until:
+                    raise
+                self._log.warning("cannot ask the brokers", **{key.DETAIL: repr(error)})
+                await asyncio.sleep(_ASKED_AGAIN_S)
+            else:
+                return found
