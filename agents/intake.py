@@ -144,7 +144,7 @@ class Intake(threading.Thread):
         except KafkaError as error:
             raise IntakeError(f"no Kafka at {self._connection.bootstrap}: {error}") from error
         counts = {
-            topic: len(consumer.partitions_for_topic(topic) or ())
+            topic: self._count(consumer, topic)
             for topic in (self._topic, attempts_topic(self._member.site))
         }
         if not all(counts.values()) or len(set(counts.values())) != 1:
@@ -157,6 +157,20 @@ class Intake(threading.Thread):
         self.partitions = counts[self._topic]
         consumer.subscribe([self._topic])
         return consumer
+
+    def _count(self, consumer: Any, topic: str) -> int:
+        """How many partitions a topic has. The client asks any broker, also one that is away."""
+        until = time.monotonic() + _BOOTSTRAP_MS / 1000
+        while True:
+            try:
+                return len(consumer.partitions_for_topic(topic) or ())
+            except KafkaError as error:
+                if time.monotonic() >= until:
+                    raise IntakeError(
+                        f"no Kafka at {self._connection.bootstrap}: {error}"
+                    ) from error
+                self._warn("Kafka does not answer", error)
+                time.sleep(_POLL_MS / 1000)
 
     def _round(self) -> None:
         consumer = self._consumer
