@@ -38,6 +38,7 @@ _RANK: Final = {
 }
 _UNDONE: Final = frozenset({Outcome.SUPERSEDED, Outcome.EXPIRED, Outcome.REFUSED, Outcome.FAILED})
 _BEGUN: Final = frozenset({Outcome.STARTED, Outcome.PROGRESSED, Outcome.ACTED, Outcome.FAILED})
+_HOLDS_A_SLOT: Final = frozenset({"waiting", "out", "begun"})
 _UPDATES: Final = frozenset({Action.UPDATE, Action.UPGRADE})
 _WEBHOOK_EVENT: Final = {
     "mdm.Authenticate": "drydock.mdm.authenticated.v1",
@@ -147,12 +148,21 @@ def _event_of(webhook: Input) -> str:
 
 
 def _unread(evidence: Evidence) -> Iterator[Fault]:
-    """Whoever works a topic through has come to its end."""
-    for place, end in evidence.ends.items():
+    """Whoever works a topic through has come to its last record."""
+    for place, end in _ends(evidence).items():
         left = end - evidence.committed.get(place, 0)
         if left > 0 and (place.topic in _WORKED_THROUGH or place.topic.startswith(_JOBS)):
             what = f"{place.topic}/{place.partition}: {left} records not worked through"
             yield Fault(Kind.MISSING, what)
+
+
+def _ends(evidence: Evidence) -> dict[Place, int]:
+    """The offset after the last record of each partition."""
+    return {
+        Place(record.topic, record.partition): record.offset + 1
+        for records in evidence.records.values()
+        for record in records
+    }
 
 
 def _set_aside(said: Testimony) -> Iterator[Fault]:
@@ -175,9 +185,10 @@ def _kept(said: Testimony) -> Iterator[Fault]:
 
 def _answered(evidence: Evidence, said: Testimony) -> Iterator[Fault]:
     """Every partition of Macs has answered every advisory and every word of the people."""
+    ends = _ends(evidence)
     for partition, row in said.owners.items():
         for topic in _FACT_TOPICS:
-            end, reached = evidence.ends[Place(topic, 0)], row["facts"].get(topic, 0)
+            end, reached = ends.get(Place(topic, 0), 0), row["facts"].get(topic, 0)
             if reached < end:
                 what = f"partition {partition} answered {topic} up to {reached} of {end}"
                 yield Fault(Kind.MISSING, what)
@@ -193,7 +204,7 @@ def _ordered(said: Testimony) -> Iterator[Fault]:
         ledgers[udid].add(entry["job_id"])
         open_jobs[udid] += _outcome(entry) not in FINAL_OUTCOMES
         ticket = said.tickets.get(entry["job_id"])
-        if ticket and ticket["stage"] != "over" and _outcome(entry) in FINAL_OUTCOMES:
+        if ticket and ticket["stage"] in _HOLDS_A_SLOT and _outcome(entry) in FINAL_OUTCOMES:
             yield Fault(Kind.UNTRUE, f"{entry['job_id']}: over, and its slot is not free")
     for job_id, job in said.orders.items():
         if job_id not in ledgers[job.udid]:

@@ -58,7 +58,7 @@ class MacNow(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """All of it. `ends` is where each partition ends, `committed` up to where its readers came.
+    """All of it. `committed` is up to where the readers of each partition came.
 
     `journals` are the job ids in the executors' own files with whether each may have been begun,
     None while executors run; `trusted` the keys that sign jobs; `newest` the release that each line
@@ -68,7 +68,6 @@ class Evidence:
 
     inputs: Collection[Input]
     records: dict[str, Sequence[Record]]
-    ends: dict[Place, int]
     committed: dict[Place, int]
     acted: Sequence[Acted]
     macs: Sequence[MacNow]
@@ -84,10 +83,8 @@ def topic_names(sites: Iterable[str]) -> list[str]:
     return [*names, *(of(site) for site in sites for of in (jobs_topic, attempts_topic))]
 
 
-def read_topics(
-    connection: KafkaConnection, names: Iterable[str]
-) -> tuple[dict[str, Sequence[Record]], dict[Place, int]]:
-    """Every committed record of these topics, each partition's in its order, and their ends."""
+def read_topics(connection: KafkaConnection, names: Iterable[str]) -> dict[str, Sequence[Record]]:
+    """Every committed record of these topics, each partition's in its order."""
     records: dict[str, list[Record]] = {name: [] for name in names}
     with KafkaConsumer(**connection.consumer_options()) as consumer:
         places = [
@@ -111,8 +108,7 @@ def read_topics(
                 if (consumer.position(place, timeout_ms=_TIMEOUT_MS) or 0) < ends[place]
             }
             consumer.pause(*(set(places) - left))
-    found = {Place(place.topic, place.partition): end for place, end in ends.items()}
-    return dict(records), found
+    return dict(records)
 
 
 def read_commits(connection: KafkaConnection, groups: Iterable[str]) -> dict[Place, int]:

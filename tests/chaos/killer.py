@@ -16,6 +16,9 @@ from tests.chaos.programs import Fleet, Kind, Program
 _TICK_S: Final = 0.05
 # A program that ended by itself is started again, as a cluster would.
 _AGAIN_S: Final = 1.0
+# What was asked to leave has ended by then, in order; or by the signal, if it had hardly begun.
+_LEAVES_WITHIN_S: Final = 60.0
+_GOOD: Final = frozenset({0, -signal.SIGTERM})
 _SHARES: Final = ((Kind.WORKER, 0.25), (Kind.AGENT, 0.55), (Kind.GATEWAY, 0.2))
 # Beside each so many kills: one goes in good order, one stands still for a while.
 _KILLS_A_LEAVE: Final = 12
@@ -126,7 +129,11 @@ class Killer:
                 self._later(now + _AGAIN_S, program, None)
 
     def _strike(self, strike: Strike, now: float) -> None:
-        standing = [each for each in self._fleet.of(strike.kind) if each.name not in self._down]
+        standing = [
+            each
+            for each in self._fleet.of(strike.kind)
+            if each.name not in self._down and each.is_running
+        ]
         if not standing:
             # All of them are down: when one is back.
             self._strikes.append(
@@ -138,9 +145,7 @@ class Killer:
             self._strikes.sort(reverse=True)
             return
         program = standing[strike.pick % len(standing)]
-        if not program.is_running:
-            self._note_end(program)
-        elif strike.how is How.KILL:
+        if strike.how is How.KILL:
             program.kill()
         elif strike.how is How.LEAVE:
             program.signal(signal.SIGTERM)
@@ -159,11 +164,15 @@ class Killer:
         if strike is not None and strike.how is How.FREEZE:
             program.thaw()
         elif program.is_running:
-            # It was asked to leave and has not finished yet.
-            self._later(time.monotonic() + _AGAIN_S, program, strike)
-            return
+            assert strike is not None
+            if self.age_s - strike.at_s < _LEAVES_WITHIN_S:
+                self._later(time.monotonic() + _AGAIN_S, program, strike)
+                return
+            program.kill()
+            self._note_end(program)
+            program.start()
         else:
-            if strike is not None and strike.how is How.LEAVE and program.exit_code != 0:
+            if strike is not None and strike.how is How.LEAVE and program.exit_code not in _GOOD:
                 self._note_end(program)
             if strike is not None and strike.wiped:
                 shutil.rmtree(program.data_dir, ignore_errors=True)

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
-from typing import Final
+from typing import Final, Self
 
 from tests.chaos import poison
 from tests.chaos.evidence import Input
@@ -29,7 +29,7 @@ _NOT_NOW: Final = 503
 _LATER: Final = frozenset({429, _NOT_NOW})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Mischief:
     """Shares of what is sent: `doubled` comes twice, `late` up to `late_s` later, `very_late` a
     second time after up to `very_late_s`; `foul` is the share of poison."""
@@ -40,6 +40,13 @@ class Mischief:
     very_late: float = 0.02
     very_late_s: float = 45.0
     foul: float = 0.01
+
+    @classmethod
+    def within(cls, lasts_s: float) -> Self:
+        """What fits into a run of this length."""
+        return cls(
+            late_s=min(cls.late_s, lasts_s / 10), very_late_s=min(cls.very_late_s, lasts_s / 4)
+        )
 
 
 @dataclass(order=True, slots=True)

@@ -118,6 +118,8 @@ class _Site:
         self._cluster = cluster
         self._say = say
         self._connection = KafkaConnection(bootstrap=cluster.bootstrap)
+        # Who has left MDM when the reports end: nobody hears of their coming back.
+        self._away: set[str] = set()
         self._plan = world.fleet_plan(
             options.seed,
             options.macs,
@@ -127,7 +129,7 @@ class _Site:
         self._keys = _keys(options.folder)
         _make_topics(cluster.bootstrap)
         [port] = free_ports(1)
-        self._load = Load(("127.0.0.1", port), options.seed, Mischief())
+        self._load = Load(("127.0.0.1", port), options.seed, Mischief.within(options.lasts_s))
         self._load.start()
         stack.callback(self._load.stop)
         address = stack.enter_context(_macs(options.folder, self._plan, self._load.url))
@@ -207,12 +209,14 @@ class _Site:
     def settle(self) -> float | None:
         """Wait until nothing is wrong any more; how long that took, None if it never was."""
         began_s = time.monotonic()
-        self._outages.join()
-        self._killer.run_for(60, lambda: self._killer.is_over)
+        self._killer.run_for(
+            self._options.settle_s, lambda: self._killer.is_over and self._outages.are_over
+        )
         self._echo.stop()
         self._wait(self._old_macs, began_s)
         # Their last reports, too; then no more, so that there is an end to be judged.
         self._killer.run_for(2 * _LOOKED_EVERY_S)
+        self._away = {mac.udid for mac in self._macs_now() if not mac.enrolled}
         self._load.quiet()
         self._wait(lambda: self._load.waiting and f"{self._load.waiting} to be posted", began_s)
         self._wait(self._first_fault, began_s)
@@ -261,15 +265,14 @@ class _Site:
         )
 
     def _evidence(self, journals: dict[str, bool] | None = None) -> Evidence:
-        records, ends = read_topics(self._connection, topic_names(world.SITES))
         groups = [GROUP, *(f"drydock.agent.{site}" for site in world.SITES)]
+        # Inputs first: what is taken after this is not asked for.
         return Evidence(
             inputs={*self._load.accepted, *self._echo.fouled},
-            records=records,
-            ends=ends,
+            records=read_topics(self._connection, topic_names(world.SITES)),
             committed=read_commits(self._connection, groups),
             acted=self._macs.acted(),
-            macs=self._macs_now(),
+            macs=[mac for mac in self._macs_now() if mac.udid not in self._away],
             journals=journals,
             trusted=self._keys.jobs,
             newest=world.NEWEST,
@@ -305,9 +308,10 @@ class _Outages:
         """Begin."""
         self._thread.start()
 
-    def join(self) -> None:
-        """Wait until all brokers are back for good."""
-        self._over.wait()
+    @property
+    def are_over(self) -> bool:
+        """Whether all brokers are back for good."""
+        return self._over.is_set()
 
     def stop(self) -> None:
         """End; brokers that it started end too."""
@@ -366,14 +370,16 @@ def _macs(folder: Path, plan: FleetPlan, tell: str) -> Iterator[str]:
     """The process that holds the Macs; where it answers."""
     path = folder / "fleet.json"
     path.write_bytes(TypeAdapter(FleetPlan).dump_json(plan))
-    holder = subprocess.Popen(
-        [
-            *(sys.executable, "-W", "ignore", "-m", "agents.simulated", "--fleet", str(path)),
-            *("--data-dir", str(folder / "macs"), "--tell", tell),
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-    )
+    with (folder / "macs.log").open("wb") as log:
+        holder = subprocess.Popen(
+            [
+                *(sys.executable, "-W", "ignore", "-m", "agents.simulated", "--fleet", str(path)),
+                *("--data-dir", str(folder / "macs"), "--tell", tell),
+            ],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
     assert holder.stdout is not None
     try:
         place = json.loads(holder.stdout.readline())
