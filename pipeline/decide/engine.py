@@ -142,20 +142,17 @@ class Engine:
             self.fleet.remember(event, bytes(seen.data))
         return self._answer_change(change, freed, now)
 
-    def repeat(self, seen: Glance, now: datetime) -> Iterator[Effect] | None:
-        """`handle` of a report that says what its Mac's last one said but for its time and figures,
-        without decoding it; None for what is no such report."""
-        if not self.fleet.repeats(seen):
-            return None
-        matters = self._figures_matter(seen.subject, now)
-        return self.look_at(seen.subject, now) if matters else _NO_EFFECTS
+    def heed(self, udid: str, now: datetime) -> Iterator[Effect]:
+        """Decide after a report that brought only times and figures, where these can matter."""
+        return self.look_at(udid, now) if self._figures_matter(udid, now) else _NO_EFFECTS
 
     def handle_raw(self, raw: bytes, now: datetime) -> Iterator[Effect]:
         """`handle` of the event that these bytes are. Most reports of a fleet repeat the Mac's last
         one word for word: those are told by their bytes and not decoded. Raises InvalidEvent."""
         seen = glance(raw)
-        effects = None if seen is None else self.repeat(seen, now)
-        return self.handle(decode(raw), now, seen) if effects is None else effects
+        if seen is not None and self.fleet.repeats(seen):
+            return self.heed(seen.subject, now)
+        return self.handle(decode(raw), now, seen)
 
     def _answer_change(
         self, change: Change, freed: tuple[str, ...], now: datetime
@@ -163,8 +160,7 @@ class Engine:
         if change is NO_CHANGE:
             return _NO_EFFECTS
         if change.udids and not (change.news and self._heeds(change)):
-            udid = change.udids[0]
-            return self.look_at(udid, now) if self._figures_matter(udid, now) else _NO_EFFECTS
+            return self.heed(change.udids[0], now)
         return self._answer_all(change, freed, now)
 
     def _heeds(self, change: Change) -> bool:

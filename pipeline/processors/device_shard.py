@@ -22,12 +22,14 @@ from pipeline.state.jobs import JobEntry, Ledger
 from schemas.dead_letters import DeadLetterCode
 from schemas.envelope import (
     Event,
+    Glance,
     InvalidEvent,
     JobIssuedEvent,
     JobResultedEvent,
     JobSupersededEvent,
     decode,
     encode,
+    glance,
 )
 from schemas.ids import event_id
 from schemas.orders import PublicKeys, issue
@@ -126,11 +128,48 @@ class DeviceShard:
     def take(self, topic: str, records: Sequence[Incoming], now: datetime) -> int:
         """Fold records of one topic and follow what follows. Gives how many were set aside."""
         before = self._work.tally.letters.total()
-        for record in records:
-            self._take(topic, record, now)
+        if topic == INVENTORY.name:
+            self._take_reports(records, now)
+        else:
+            for record in records:
+                self._take(topic, record, now)
         return self._work.tally.letters.total() - before
 
-    def _take(self, topic: str, record: Incoming, now: datetime) -> None:
+    def _take_reports(self, records: Sequence[Incoming], now: datetime) -> None:
+        """Most reports of a fleet are repeats: those are told by their bytes and not decoded."""
+        fleet, written_us = self.engine.fleet, self._written_us
+        repeats, oldest_us = 0, to_us(now)
+        for record in records:
+            raw = record.value or b""
+            seen = glance(raw)
+            if seen is None:
+                self._take(INVENTORY.name, record, now)
+                continue
+            key = seen.subject
+            before = fleet.devices.get(key)
+            try:
+                us = fleet.repeats(seen)
+                if us:
+                    days = before is not None and before.inventory_days
+                    if (
+                        us - written_us.get(key, 0) >= self._refresh_us
+                        or fleet.devices[key].inventory_days != days
+                    ):
+                        self._dirty[key] = None
+                    self._follow(self.engine.heed(key, now), now)
+            except Exception as error:  # noqa: BLE001 - the handler's top: our bug, set aside
+                self._bug(INVENTORY.name, record.offset, raw, error, now)
+                continue
+            if us:
+                repeats += 1
+                oldest_us = min(oldest_us, us)
+            else:
+                self._take(INVENTORY.name, record, now, seen)
+        self._work.tally.add(INVENTORY.name, repeats, (to_us(now) - oldest_us) / 1e6)
+
+    def _take(
+        self, topic: str, record: Incoming, now: datetime, seen: Glance | None = None
+    ) -> None:
         raw = record.value or b""
         try:
             event = decode(raw)
@@ -156,18 +195,16 @@ class DeviceShard:
             self._refuse(topic, record.offset, raw, DeadLetterCode.BAD_VALUE, wrong, now, "$.data")
             return
         try:
-            self._fold(event, now)
+            self._fold(event, now, seen)
         except Exception as error:  # noqa: BLE001 - the handler's top: our bug, set aside
-            detail = f"folding it failed: {type(error).__name__}: {error}"
-            self._refuse(topic, record.offset, raw, DeadLetterCode.BUG, detail, now, "")
+            self._bug(topic, record.offset, raw, error, now)
             return
-        self._work.tally.folded[topic] += 1
-        self._work.tally.aged(topic, (now - event.time).total_seconds())
+        self._work.tally.add(topic, 1, (now - event.time).total_seconds())
 
-    def _fold(self, event: Event, now: datetime) -> None:
+    def _fold(self, event: Event, now: datetime, seen: Glance | None = None) -> None:
         fleet, key = self.engine.fleet, _key_of(event)
         device, ledger = fleet.devices.get(key), fleet.ledgers.get(key, ())
-        effects = self.engine.handle(event, now)
+        effects = self.engine.handle(event, now, seen)
         first = next(effects, None)  # folds; nothing that follows from it is folded yet
         if isinstance(event, _Job):
             self._after_job(event, ledger, fleet.ledgers.get(key, ()))
@@ -350,6 +387,10 @@ class DeviceShard:
     ) -> None:
         origin = f"{topic}/{self.partition if partition is None else partition}/{offset}"
         self._set_aside(topic, raw, code, detail, origin, now, where)
+
+    def _bug(self, topic: str, offset: int, raw: bytes, error: Exception, now: datetime) -> None:
+        detail = f"folding it failed: {type(error).__name__}: {error}"
+        self._refuse(topic, offset, raw, DeadLetterCode.BUG, detail, now, "")
 
     def _refuse_facts(self, facts: Sequence[Fact], now: datetime) -> None:
         for topic, offset, _, _, refusal in facts:

@@ -42,10 +42,11 @@ class Tally:
     durations: list[tuple[Action, float]] = field(default_factory=list)
     letters: Counter[tuple[str, DeadLetterCode]] = field(default_factory=Counter)
 
-    def aged(self, topic: str, age_s: float) -> None:
-        """An event of this age was folded."""
-        if age_s > self.ages.get(topic, 0.0):
-            self.ages[topic] = age_s
+    def add(self, topic: str, count: int, age_s: float) -> None:
+        """Events were folded, the oldest of them of this age."""
+        if count:
+            self.folded[topic] += count
+            self.ages[topic] = max(age_s, self.ages.get(topic, 0.0))
 
 
 @dataclass(slots=True)

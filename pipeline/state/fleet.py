@@ -136,29 +136,29 @@ class Fleet:
             known = self._known.setdefault(known, known)
             self._last[udid] = _Last(text, device.values, known, event.data.source)
 
-    def repeats(self, seen: Glance) -> bool:
+    def repeats(self, seen: Glance) -> int:
         """Fold a report that says what the Mac's last one said but for its time and figures such
-        as free disk, if it is one.
+        as free disk, and give its time in us; 0 if it is none.
 
         Only where nothing else was learnt of the Mac since, and the report is the newest.
         """
         last = self._last.get(seen.subject)
         if last is None or seen.type != _REPORT:
-            return False
+            return 0
         text, figures = fold.split_figures(bytes(seen.data))
         device = self.devices.get(seen.subject)
         if last.text != text or device is None or device.values is not last.values:
-            return False
+            return 0
         us = _us_of(seen.time)
         if us is None or not seen.is_plain:
-            return False
+            return 0
         again = fold.say_again(device, last.known, figures, us, last.source)
         if again is None:
-            return False
+            return 0
         self.devices[seen.subject] = again
         if again.values is not last.values:
             self._last[seen.subject] = _Last(text, again.values, last.known, last.source)
-        return True
+        return us
 
     def _apply_device(
         self, event: DeviceEvent, apply: Callable[[Device, Any, int], Device]
