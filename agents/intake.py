@@ -29,7 +29,7 @@ from kafka.errors import (  # type: ignore[import-untyped]
 )
 
 from agents.metrics import AgentMetrics
-from agents.owner import Owner
+from agents.owner import Owner, Rest
 from schemas import logkeys as key
 from schemas.connection import KafkaConnection
 from schemas.topics import attempts_topic, jobs_topic
@@ -109,6 +109,16 @@ class Intake(threading.Thread):
         """Everything before this offset is safe."""
         with self._lock:
             self._to_commit[partition] = offset
+
+    def rests(self) -> dict[int, Rest | None]:
+        """How each partition held here was left by its last cycle; None before the first."""
+        rests = {partition: owner.rest for partition, owner in [*self._owners.items()]}
+        return {
+            partition: rest
+            if rest is None or rest.offset is not None
+            else rest._replace(offset=self._done.get(partition))
+            for partition, rest in rests.items()
+        }
 
     # --- the thread ---
 

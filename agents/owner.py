@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agents.claims import Claim, Claims
 from agents.clock import Clock
@@ -63,6 +63,15 @@ class Site:
     log: Any
 
 
+class Rest(NamedTuple):
+    """How a cycle left a partition: the offset of the next order (None where none was taken), when
+    it goes on by itself (None for never), how many results Kafka has not confirmed."""
+
+    offset: int | None
+    wake_at: datetime | None
+    unconfirmed: int
+
+
 class Owner(threading.Thread):
     """Carries out the jobs of one partition until it is stopped, or fenced."""
 
@@ -72,12 +81,15 @@ class Owner(threading.Thread):
         super().__init__(daemon=True, name=f"partition-{partition}")
         self.partition = partition
         self.live_jobs = self.touched_jobs = self.waiting_results = 0
+        self.rest: Rest | None = None
         self._site = site
         self._slots = slots
         self._commit = commit
         self._inbox: deque[Sequence[Any]] = deque()
         self._waiting = 0
         self._taken: Sequence[Any] = ()
+        self._reached: int | None = None
+        self._halts_known = False
         self._wake = threading.Condition()
         self._ending = threading.Event()
         self._draining = threading.Event()
@@ -135,6 +147,7 @@ class Owner(threading.Thread):
                     **{key.SITE: self._site.name, key.PARTITION: self.partition},
                 )
             self.live_jobs = self.touched_jobs = 0
+            self.rest = None
             failures = 0 if self._held else failures + 1
             self._held = False
             self._ending.wait(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
@@ -180,12 +193,16 @@ class Owner(threading.Thread):
         executor.tick(now, self._enough)
         journal.replicate()
         if self._taken:
-            self._commit(self.partition, self._taken[-1].offset + 1)
+            self._reached = self._taken[-1].offset + 1
+            self._commit(self.partition, self._reached)
             self._site.metrics.took(len(self._taken))
             self._taken = ()
         self._publish(executor)
         self._prune(journal, now)
         self.live_jobs, self.touched_jobs = executor.live_jobs, executor.touched_jobs
+        # Unknown halts hold what would be due.
+        wake_at = executor.next_wake(now) if self._halts_known or not executor.live_jobs else now
+        self.rest = Rest(self._reached, wake_at, self.waiting_results)
 
     def _enough(self) -> bool:
         return self._ending.is_set() or self._site.clock.now() - self._now > _STEP
@@ -285,7 +302,9 @@ class Owner(threading.Thread):
     def _refresh(self, executor: Executor) -> None:
         """Tell it the halts; while it drains, as while they are unknown, nothing new is begun."""
         draining = self._draining.is_set()
-        executor.set_halts(None if draining else self._site.halts(self._site.clock.now()))
+        halts = None if draining else self._site.halts(self._site.clock.now())
+        self._halts_known = halts is not None
+        executor.set_halts(halts)
 
     def _objection(self, job: Job, claim: Claim) -> str | None:
         """Why this Mac must not be touched now, at the last moment before it is."""

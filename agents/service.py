@@ -156,6 +156,12 @@ class _Agent:
             "name": self._plan.name,
             "last_poll_s": round(age_s, 3),
             "halts": None if scopes is None else [scope.key for scope in scopes],
+            "partitions": {
+                partition: None
+                if rest is None
+                else rest._asdict() | {"wake_at": rest.wake_at and rest.wake_at.isoformat()}
+                for partition, rest in self._intake.rests().items()
+            },
         }
 
     def _say_what_runs(self, probe: Probe | None) -> None:

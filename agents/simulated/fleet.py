@@ -49,7 +49,9 @@ class SimulatedFleet:
         self.now = start
         self.acted: list[tuple[datetime, str, str, int, str]] = []
         self._releases = {release.version: release for release in releases}
-        self._heap: list[tuple[datetime, int, str, str, int]] = []
+        # At one moment Macs come by name, and each one's own in the order of their cause: nothing
+        # hangs on who was ordered about first.
+        self._heap: list[tuple[datetime, str, int, str, int]] = []
         self._counter = count()
         self._lines: dict[str, Line] = {}
         self._line_specs = dict(lines or {})
@@ -111,7 +113,7 @@ class SimulatedFleet:
         self._relived = []
         heap = self._heap
         while heap and heap[0][0] <= now:
-            at, _, owner, kind, work = heapq.heappop(heap)
+            at, owner, _, kind, work = heapq.heappop(heap)
             self.now = at
             if kind == _LINE:
                 told += self._end_download(owner, at)
@@ -134,7 +136,7 @@ class SimulatedFleet:
 
     def wake(self, at: datetime, udid: str, kind: str, work: int) -> None:
         """Call the Mac's `on` at this time, or at once if it is past."""
-        heapq.heappush(self._heap, (max(at, self.now), next(self._counter), udid, kind, work))
+        heapq.heappush(self._heap, (max(at, self.now), udid, next(self._counter), kind, work))
 
     def download(self, udid: str, work: int, item: str, size_gb: float, at: datetime) -> None:
         """Begin a download on the Mac's site's line."""
@@ -196,7 +198,7 @@ class SimulatedFleet:
         if end != self._line_ends.get(site):
             self._line_ends[site] = end
             if end is not None:
-                heapq.heappush(self._heap, (end, next(self._counter), site, _LINE, 0))
+                heapq.heappush(self._heap, (end, site, next(self._counter), _LINE, 0))
 
     def _end_download(self, site: str, at: datetime) -> list[DeviceEvent]:
         line = self._lines[site]

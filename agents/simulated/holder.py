@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from agents.clock import ScaledClock
+from agents.clock import Clock, ScaledClock, SteppedClock
 from agents.mac import UnreachableError
 from agents.simulated.fleet import SimulatedFleet
 from agents.simulated.wire import (
@@ -49,9 +49,18 @@ class SinkError(Exception):
 
 
 class Holder:
-    """The Macs, their clock and what they told. Any thread may call."""
+    """The Macs, their clock and what they told. Any thread may call.
 
-    def __init__(self, plan: FleetPlan, folder: Path | None, sink: Sink | None) -> None:
+    With `stepped` they live by that clock instead of by their plan's speed.
+    """
+
+    def __init__(
+        self,
+        plan: FleetPlan,
+        folder: Path | None,
+        sink: Sink | None,
+        stepped: SteppedClock | None = None,
+    ) -> None:
         self._folder = folder
         self._sink = sink
         self._lock = threading.Lock()
@@ -59,8 +68,13 @@ class Holder:
         self._delay_s = 0.0
         self._ending = threading.Event()
         began_s = _kept_began(folder, plan)
-        self.line = TimeLine(start=plan.start, began_s=began_s, speed=plan.speed)
-        self._clock = ScaledClock(plan.start, began_s, plan.speed)
+        self.line = TimeLine(
+            start=plan.start,
+            began_s=began_s,
+            speed=plan.speed,
+            stepped=None if stepped is None else str(stepped.path),
+        )
+        self._clock: Clock = stepped or ScaledClock(plan.start, began_s, plan.speed)
         given: dict[str, Any] = {"seed": plan.seed, "lines": plan.lines, "releases": plan.releases}
         if folder is None:
             self._fleet = SimulatedFleet(plan.macs, plan.start, **given)
@@ -107,6 +121,14 @@ class Holder:
                 for udid, mac in self._fleet.macs.items()
             ]
         return json.dumps(found).encode()
+
+    def take_told(self) -> list[DeviceEvent]:
+        """What they have told up to now and not told yet, for who holds them without `tell`."""
+        with self._lock:
+            self._advance()
+            told = list(self._told)
+            self._told.clear()
+        return told
 
     def set_delay(self, seconds: float) -> None:
         """Let every order be on its way for so long."""

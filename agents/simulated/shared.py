@@ -2,11 +2,12 @@
 
 import http.client
 import threading
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from agents.clock import ScaledClock
+from agents.clock import Clock, ScaledClock, SteppedClock
 from agents.mac import Ack, Look, Mac, UnreachableError
 from agents.simulated.wire import AckAnswer, Acted, ActOrder, LookAnswer, LookOrder, TimeLine
 from schemas.jobs import Job
@@ -37,9 +38,11 @@ class SharedMacs:
         """The job's Mac."""
         return _SharedMac(self, job.udid)
 
-    def clock(self) -> ScaledClock:
+    def clock(self) -> Clock:
         """The clock they live by. Raises SharedMacsError."""
         line = TimeLine.model_validate_json(self._answer("GET", "/clock", b""))
+        if line.stepped is not None:
+            return SteppedClock(Path(line.stepped))
         return ScaledClock(line.start, line.began_s, line.speed)
 
     def acted(self) -> list[Acted]:

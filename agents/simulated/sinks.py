@@ -14,6 +14,7 @@ from kafka.errors import KafkaError  # type: ignore[import-untyped]
 from agents.simulated.holder import Sink, SinkError
 from schemas.connection import KafkaConnection
 from schemas.envelope import (
+    AdvisoryEvent,
     AuthenticatedEvent,
     BootstrapTokenEvent,
     CheckedOutEvent,
@@ -73,9 +74,9 @@ class GatewaySink:
         self._headers = {} if secret is None else {"X-Drydock-Secret": secret}
         self._connection: http.client.HTTPConnection | None = None
 
-    def __call__(self, events: Sequence[DeviceEvent]) -> None:
+    def __call__(self, events: Sequence[DeviceEvent | AdvisoryEvent]) -> None:
         """Post these. Raises SinkError."""
-        plain: list[DeviceEvent] = []
+        plain: list[DeviceEvent | AdvisoryEvent] = []
         for event in events:
             hook = webhook_of(event)
             if hook is None:
@@ -86,7 +87,7 @@ class GatewaySink:
             self._post("/webhooks/nanomdm", json.dumps(hook).encode(), "application/json")
         self._post_events(plain)
 
-    def _post_events(self, events: Sequence[DeviceEvent]) -> None:
+    def _post_events(self, events: Sequence[DeviceEvent | AdvisoryEvent]) -> None:
         if events:
             body = b"\n".join(encode(event) for event in events)
             self._post("/v1/events", body, "application/x-ndjson")
@@ -108,7 +109,7 @@ class GatewaySink:
             raise SinkError(f"{path} answered {response.status}: {said[:200]!r}")
 
 
-def webhook_of(event: DeviceEvent) -> dict[str, Any] | None:
+def webhook_of(event: DeviceEvent | AdvisoryEvent) -> dict[str, Any] | None:
     """The body that NanoMDM posts for this message; None for what is not its to tell.
 
     github.com/micromdm/nanomdm, service/webhook. DDM status is left to CloudEvents: its hook has

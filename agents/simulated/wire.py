@@ -29,11 +29,13 @@ class FleetPlan:
 
 
 class TimeLine(FactModel):
-    """When the fleet's time began, in its own time and in Unix seconds, and its speed."""
+    """When the fleet's time began, in its own time and in Unix seconds, and its speed; or, if it
+    goes in steps, the path of the file that it is in."""
 
     start: AwareDatetime
     began_s: float
     speed: float
+    stepped: str | None = None
 
 
 class LookOrder(FactModel):

@@ -13,6 +13,7 @@ from schemas.macos import parse_build, parse_os_version
 from tests.site_factories import (
     NEW,
     RELEASES,
+    SITE,
     START,
     UDID,
     a_fleet,
@@ -85,6 +86,20 @@ def history(steps: int) -> list[DeviceEvent]:
 
 def test_is_the_same_in_small_steps_and_in_one() -> None:
     assert history(97) == history(1)
+
+
+@pytest.mark.parametrize("cache", [False, True], ids=["each its copy", "a cache"])
+def test_nothing_hangs_on_who_was_ordered_about_first_at_one_moment(*, cache: bool) -> None:
+    names = [f"MAC-{number}" for number in range(4)]
+
+    def lived(ordered: list[str]) -> list[DeviceEvent]:
+        lines = {SITE: SiteLine(uplink_mbps=100, cache=cache)}
+        fleet = a_fleet(*map(a_spec, names), seed=7, lines=lines)
+        for name in ordered:
+            order(fleet, a_job(udid=name))
+        return fleet.advance(START + DAY)
+
+    assert lived(names) == lived(names[::-1])
 
 
 def test_another_seed_is_another_course() -> None:

@@ -1,0 +1,52 @@
+"""Simulated Macs that live by a clock that somebody sets, and executors that live by it too."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from agents.clock import SteppedClock
+from agents.simulated.holder import Holder, HolderServer
+from agents.simulated.shared import SharedMacs
+from agents.simulated.wire import FleetPlan
+from tests.site_factories import NEW, RELEASES, START, UDID, a_job, a_spec
+
+DAY = timedelta(days=1)
+
+
+@contextmanager
+def served(holder: Holder) -> Iterator[SharedMacs]:
+    """The Macs as another process meets them."""
+    server = HolderServer("127.0.0.1", 0, holder)
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    macs = SharedMacs("127.0.0.1", server.server_port)
+    try:
+        yield macs
+    finally:
+        macs.close()
+        server.shutdown()
+        serving.join()
+        server.server_close()
+        holder.stop()
+
+
+def test_time_stands_until_it_is_set_and_is_the_same_for_all(tmp_path: Path) -> None:
+    clock = SteppedClock(tmp_path / "clock")
+    clock.set(START)
+    plan = FleetPlan(start=START, macs=(a_spec(),), releases=RELEASES, lines={})
+    holder = Holder(plan, None, None, clock)
+    job = a_job()
+    with served(holder) as macs:
+        theirs = macs.clock()
+        assert theirs.now() == START
+        assert macs.mac_for(job).act("install", job, 1).kind == "accepted"
+        assert holder.take_told() == []
+        clock.set(START + DAY)
+        assert theirs.now() == START + DAY
+        assert macs.mac_for(job).look(job).os_version == NEW.version
+        told = holder.take_told()
+    assert {event.subject for event in told} == {UDID}
+    assert [event.time for event in told] == sorted(event.time for event in told)
+    assert holder.take_told() == []
