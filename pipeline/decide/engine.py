@@ -58,6 +58,11 @@ class Standing(NamedTuple):
     heeds_figures: bool = True
     waits_for_slot: bool = False
 
+    @property
+    def wants_slot(self) -> bool:
+        """Whether the end of another job of the site can change it."""
+        return self.waits_for_slot or self.reason is Reason.SITE_FULL
+
 
 @dataclass(frozen=True, slots=True)
 class Decided:
@@ -374,8 +379,7 @@ class Engine:
         self.forgotten[udid] = None
 
     def _queue(self, udid: str, standing: Standing) -> None:
-        waits = standing.waits_for_slot or standing.reason is Reason.SITE_FULL
-        if waits and standing.site is not None:
+        if standing.wants_slot and standing.site is not None:
             first = standing.deadline_us or _NO_DEADLINE
             heapq.heappush(self._waiting.setdefault(standing.site, []), (first, udid))
 
@@ -413,9 +417,7 @@ class Engine:
         while waiting and free > 0:
             _, udid = heapq.heappop(waiting)
             standing = self.standings.get(udid)
-            if standing is None or standing.site != site:
-                continue
-            if not standing.waits_for_slot and standing.reason is not Reason.SITE_FULL:
+            if standing is None or standing.site != site or not standing.wants_slot:
                 continue
             for effect in self.look_at(udid, now):
                 free -= 1 if isinstance(effect, Decided) and effect.job is not None else 0

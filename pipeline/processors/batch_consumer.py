@@ -16,10 +16,11 @@ fails when they change.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final, Protocol
 
+from aiokafka.errors import IllegalStateError  # type: ignore[import-untyped]
 from aiokafka.structs import ConsumerRecord  # type: ignore[import-untyped]
 from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
@@ -30,8 +31,18 @@ _COMMIT_EVERY_S: Final = 1.0
 # Faust asks a broker to hold back an empty answer for 1.5 s, and a partition that is not in that
 # request waits for it: nothing would be heard of within less.
 _FETCH_WAIT_MS: Final = 100
+_ANSWER_S: Final = 1.0
 Batches = Mapping[TP, Sequence[ConsumerRecord]]
-Holds = Callable[[], Awaitable[bool]]
+
+
+class Group(Protocol):
+    """What a Taker may ask of the group while it takes."""
+
+    async def holds(self) -> bool:
+        """Whether the group still counts this worker in."""
+
+    async def position(self, tp: TP) -> int:
+        """The offset of the next record of a partition of which none is under way."""
 
 
 class Taker(Protocol):
@@ -43,11 +54,10 @@ class Taker(Protocol):
     def patience_s(self) -> float:
         """How long to wait for records before `take` is called with none."""
 
-    async def take(self, batches: Batches, holds: Holds) -> Mapping[TP, int]:
+    async def take(self, batches: Batches, group: Group) -> Mapping[TP, int]:
         """Make records durable with all that follows from them, and give the offsets to go on
-        from. Also called with nothing, so that what is due gets done. `holds` says whether the
-        group still counts this worker in. An exception stops the worker with nothing of the batch
-        committed."""
+        from. Also called with nothing, so that what is due gets done. An exception stops the
+        worker with nothing of the batch committed."""
 
     def give_up(self) -> None:
         """The partitions are lost: the `take` under way should end soon, however it ends."""
@@ -165,7 +175,7 @@ class BatchConsumer(Consumer):
 
     async def _take(self, batches: Batches) -> Mapping[TP, int]:
         assignment = self._assignments
-        done = await self._taker.take(batches, self._holds)
+        done = await self._taker.take(batches, self)
         if assignment == self._assignments:
             self._done |= done
         return done
@@ -192,7 +202,7 @@ class BatchConsumer(Consumer):
             self._member_at = asked_at
         return taken
 
-    async def _holds(self) -> bool:
+    async def holds(self) -> bool:
         """Whether the group still counts this worker in: brokers take no offset of another.
 
         Asked before anything is written, where the last answer is not a fresh one. A process that
@@ -204,6 +214,14 @@ class BatchConsumer(Consumer):
             assigned = self.assignment()
             offsets = {tp: offset for tp, offset in self._done.items() if tp in assigned}
             return await self._commit_as_member(offsets)
+
+    async def position(self, tp: TP) -> int:
+        """The offset of the next record of a partition of which none is under way; behind all that
+        is no record, as the ends of transactions are. 0 where it cannot be told yet."""
+        try:
+            return await asyncio.wait_for(super().position(tp), _ANSWER_S) or 0
+        except (IllegalStateError, TimeoutError):  # it is being let go
+            return 0
 
     def position_of(self, tp: TP) -> int | None:
         """Up to where records are taken, None before that is known."""

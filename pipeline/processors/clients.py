@@ -8,12 +8,11 @@ from pipeline.connection import aiokafka_options
 from schemas.connection import KafkaConnection
 
 
-def reader(connection: KafkaConnection, group: str | None = None) -> Any:
-    """A consumer that reads what it is pointed at and commits nothing. It is a member of no group;
-    with `group` it can ask how far that one is."""
+def reader(connection: KafkaConnection) -> Any:
+    """A consumer without a group, that reads what it is pointed at and commits nothing."""
     return AIOKafkaConsumer(
         **aiokafka_options(connection),
-        group_id=group,
+        group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         isolation_level="read_committed",

@@ -26,7 +26,7 @@ _AT_ONCE: Final = 2_000
 _TOLD_EVERY_S: Final = 5.0
 _STANDBY_PAUSE_S: Final = 1.0
 
-Unread = Callable[[TopicPartition], Awaitable[list[Any]]]
+EndsOf = Callable[[list[TopicPartition]], Awaitable[dict[TopicPartition, int]]]
 
 
 class Stores:
@@ -57,14 +57,12 @@ class Recovery:
     def __init__(
         self,
         connection: KafkaConnection,
-        group: str,
         stores: Stores,
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
         self.remaining = 0
         self.moved_at = monotonic()
         self._connection = connection
-        self._group = group
         self._stores = stores
         self._log = log
 
@@ -141,23 +139,10 @@ class Recovery:
                 await asyncio.sleep(_STANDBY_PAUSE_S)
 
     @asynccontextmanager
-    async def unread(self) -> AsyncIterator[Unread]:
-        """What gives the records of an input partition that the group has not committed yet."""
-        async with _Reading(self._connection, self._group) as consumer:
-
-            async def read(place: TopicPartition) -> list[Any]:
-                consumer.assign([place])
-                begins = await consumer.beginning_offsets([place])
-                ends = await consumer.end_offsets([place])
-                start = max(await consumer.committed(place) or 0, begins[place])
-                consumer.seek(place, start)
-                found: list[Any] = []
-                while await consumer.position(place) < ends[place]:
-                    some = await consumer.getmany(timeout_ms=_WAIT_MS, max_records=_AT_ONCE)
-                    found += some.get(place, [])
-                return found
-
-            yield read
+    async def asking(self) -> AsyncIterator[EndsOf]:
+        """What asks the brokers for the ends of partitions."""
+        async with _Reading(self._connection) as consumer:
+            yield consumer.end_offsets
 
     def _follow(self, place: TopicPartition, records: list[Any]) -> None:
         store = self._stores.of(place)
@@ -175,8 +160,8 @@ class Recovery:
 
 
 class _Reading:
-    def __init__(self, connection: KafkaConnection, group: str | None = None) -> None:
-        self._consumer = reader(connection, group)
+    def __init__(self, connection: KafkaConnection) -> None:
+        self._consumer = reader(connection)
 
     async def __aenter__(self) -> Any:
         await self._consumer.start()

@@ -48,8 +48,8 @@ class Owner:
         return cls(wire["e"], dict(wire["facts"]))
 
 
-def device_row(engine: Engine, udid: str, epoch: int) -> bytes:
-    """The row of one Mac."""
+def device_row(engine: Engine, udid: str, epoch: int, *, is_answered: bool = True) -> bytes:
+    """The row of one Mac; `is_answered` unless it is still to be looked at after what it told."""
     device = engine.fleet.devices.get(udid)
     standing = engine.standings.get(udid)
     return msgspec.json.encode(
@@ -59,12 +59,13 @@ def device_row(engine: Engine, udid: str, epoch: int) -> bytes:
             "jobs": [entry.to_wire() for entry in engine.fleet.ledgers.get(udid, ())],
             "answer": None if standing is None else _answer(standing),
         }
+        | ({} if is_answered else {"unanswered": True})
     )
 
 
-def load_device(engine: Engine, udid: str, raw: bytes) -> Standing | None:
+def load_device(engine: Engine, udid: str, raw: bytes) -> tuple[Standing | None, bool]:
     """Take a Mac's row. Its last answer is given back: it is restored once all rows are there,
-    for records of one Mac belong together. Raises BadRow."""
+    for records of one Mac belong together; and whether it is one to all it told. Raises BadRow."""
     wire = read(raw)
     try:
         if wire["device"] is not None:
@@ -72,7 +73,7 @@ def load_device(engine: Engine, udid: str, raw: bytes) -> Standing | None:
         if wire["jobs"]:
             engine.fleet.ledgers[udid] = tuple(JobEntry.from_wire(one) for one in wire["jobs"])
         answer = wire["answer"]
-        return None if answer is None else _standing(answer)
+        return None if answer is None else _standing(answer), "unanswered" not in wire
     except (KeyError, TypeError, ValueError) as error:
         raise BadRow(f"row of {udid}: {error!r}") from error
 

@@ -92,8 +92,8 @@ class _Service:
         self._facts = Facts(plan.approvals)
         self._outbox = Outbox(plan.connection, log)
         self._stores = Stores(plan.data_dir)
-        self._recovery = Recovery(plan.connection, plan.group, self._stores, log)
-        self._standby = Recovery(plan.connection, plan.group, self._stores, log)
+        self._recovery = Recovery(plan.connection, self._stores, log)
+        self._standby = Recovery(plan.connection, self._stores, log)
         self._reader = FactsReader(self._facts, plan.connection, log)
         self._progress = Progress(plan.stalled_after_s)
         self._owning: asyncio.Task[None] | None = None

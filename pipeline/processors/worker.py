@@ -18,16 +18,16 @@ from faust.types import TP
 
 from pipeline.metrics import Metrics
 from pipeline.processors import rows
-from pipeline.processors.batch_consumer import Batches, Holds
+from pipeline.processors.batch_consumer import Batches, Group
 from pipeline.processors.device_shard import DEVICE_TOPICS, DeviceShard, Terms
 from pipeline.processors.dispatch_shard import DispatchShard
-from pipeline.processors.facts import Facts
+from pipeline.processors.facts import FACT_TOPICS, Facts
 from pipeline.processors.outbox import GivenUp, Outbox, Row
 from pipeline.processors.poison import PoisonWatch
-from pipeline.processors.recovery import Recovery, Stores, Unread
+from pipeline.processors.recovery import EndsOf, Recovery, Stores
 from pipeline.processors.work import Incoming, Tally, Work
 from schemas import logkeys as key
-from schemas.topics import DISPATCH, DISPATCH_STATE, ORDERS, STATE
+from schemas.topics import DISPATCH, DISPATCH_STATE, STATE
 
 _CHUNK: Final = 500
 _DUE_BUDGET_S: Final = 0.25
@@ -51,6 +51,9 @@ class Shard(Protocol):
     def begin(self, now: datetime, /) -> None:
         """All rows are loaded: go on from there."""
 
+    def caught_up(self) -> None:
+        """All is folded that was in the topics when the partition changed hands."""
+
     def take(self, topic: str, records: "list[Incoming]", now: datetime, /) -> int:
         """Fold records; how many were set aside."""
 
@@ -66,17 +69,26 @@ class Shard(Protocol):
 
 @dataclass(slots=True)
 class Home:
-    """A partition that this worker owns, and the end of its changelog as far as it wrote it."""
+    """A partition that this worker owns, and the end of its changelog as far as it wrote it.
+    `backlog` is what is still to be taken of what was there before it: ends, by input."""
 
     place: TopicPartition
     shard: Shard
     end: int
+    backlog: dict[TP, int]
     ready: bool = False
     unkept: dict[bytes, bytes | None] = field(default_factory=dict)
     kept_at: float = 0.0
 
 
+_FACTS: Final = tuple(TP(topic.name, 0) for topic in FACT_TOPICS)
 _DEVICE_NAMES: Final = frozenset(topic.name for topic in DEVICE_TOPICS)
+
+
+def inputs_of(place: TopicPartition) -> list[TP]:
+    """The input partitions whose state is in a changelog partition."""
+    topics = DEVICE_TOPICS if place.topic == STATE.name else (DISPATCH,)
+    return [TP(topic.name, place.partition) for topic in topics]
 
 
 def state_place(topic: str, partition: int) -> TopicPartition:
@@ -149,11 +161,11 @@ class Worker:
             self._keep(home)
         held = {place: self.homes[place].end if place in self.homes else None for place in places}
         began = monotonic()
-        async with self._recovery.unread() as unread:
+        async with self._recovery.asking() as ends_of:
             async for place, unchanged in self._recovery.catch_up(held):
                 if not unchanged:
                     self._let_go(place)
-                    self.homes[place] = await self._bring_up(place, unread)
+                    self.homes[place] = await self._bring_up(place, ends_of)
                 self.homes[place].ready = True
                 on_ready(place)
         self._log.info(
@@ -161,7 +173,7 @@ class Worker:
             **{key.COUNT: len(self.homes), key.DURATION_S: round(monotonic() - began, 3)},
         )
 
-    async def _bring_up(self, place: TopicPartition, unread: Unread) -> Home:
+    async def _bring_up(self, place: TopicPartition, ends_of: EndsOf) -> Home:
         store = self._stores.of(place)
         # The claim is written before anything is decided by: what a former owner writes after it
         # is void. What it wrote before it counts, and is read.
@@ -178,14 +190,11 @@ class Worker:
             shard.load(name, raw)
             if number % _LOADED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        now = self._clock()
-        shard.begin(now)
-        if place.topic == STATE.name:
-            # What was ordered is known before anything is decided again: the same job is not
-            # ordered twice, with other times.
-            orders = TopicPartition(ORDERS.name, place.partition)
-            shard.take(ORDERS.name, await unread(orders), now)
-        return Home(place, shard, end=store.next)
+        shard.begin(self._clock())
+        # Asked after the claim: all that former owners published before it is a part of this.
+        ends = await ends_of([TopicPartition(*tp) for tp in (*inputs_of(place), *_FACTS)])
+        backlog = {TP(*tp): end for tp, end in ends.items()}
+        return Home(place, shard, store.next, backlog)
 
     def _new_shard(self, place: TopicPartition) -> Shard:
         if place.topic == STATE.name:
@@ -199,14 +208,17 @@ class Worker:
 
     # --- a round ---
 
-    async def take(self, batches: Batches, holds: Holds) -> Mapping[TP, int]:
+    async def take(self, batches: Batches, group: Group) -> Mapping[TP, int]:
         """Fold, decide, publish, write; the offsets to go on from once all that is confirmed."""
         self._busy, self._given_up = True, False
         homes = [home for home in self.homes.values() if home.ready]
         try:
             done = await self._fold(batches, self._clock())
+            for home in homes:
+                if home.backlog:
+                    await self._look_back(home, batches, done, group)
             await self._do_due(homes, self._clock())
-            moved = await self._make_durable(homes, holds)
+            moved = await self._make_durable(homes, group)
         except GivenUp:
             # They may be another's: what is in memory is not what Kafka has.
             for home in homes:
@@ -238,6 +250,20 @@ class Worker:
         self._watch.note(taken, refused)
         return done
 
+    async def _look_back(
+        self, home: Home, batches: Batches, done: Mapping[TP, int], group: Group
+    ) -> None:
+        """See what is left of a backlog; the shard is told once nothing is."""
+        for tp, end in list(home.backlog.items()):
+            if tp in _FACTS:
+                at = self._facts.ends[tp.topic]
+            else:
+                at = done[tp] if tp in batches else await group.position(tp)
+            if at >= end:
+                del home.backlog[tp]
+        if not home.backlog:
+            home.shard.caught_up()
+
     async def _do_due(self, homes: Sequence[Home], now: datetime) -> None:
         until = monotonic() + _DUE_BUDGET_S
         busy = list(homes)
@@ -250,10 +276,11 @@ class Worker:
         """Whether everything that was read, and all that is due now, is done and confirmed."""
         now = self._clock()
         return not self._busy and not any(
-            not home.ready or home.shard.is_behind(now) for home in self.homes.values()
+            not home.ready or home.backlog or home.shard.is_behind(now)
+            for home in self.homes.values()
         )
 
-    async def _make_durable(self, homes: Sequence[Home], holds: Holds) -> bool:
+    async def _make_durable(self, homes: Sequence[Home], group: Group) -> bool:
         """Publish and write what came of a round; whether anything did. Raises GivenUp."""
         works = [(home, home.shard.collect()) for home in homes]
         if all(work.is_empty for _, work in works):
@@ -267,16 +294,16 @@ class Worker:
             [post for post in posts if post.topic == DISPATCH.name],
         ):
             if some:
-                await self._still_ours(holds)
+                await self._still_ours(group)
                 await self._outbox.publish(some, self._is_given_up)
         if any(work.rows for _, work in works):
-            await self._still_ours(holds)
+            await self._still_ours(group)
             await self._write(works)
         self._count_all(works)
         return True
 
-    async def _still_ours(self, holds: Holds) -> None:
-        if not await holds():
+    async def _still_ours(self, group: Group) -> None:
+        if not await group.holds():
             raise GivenUp
 
     async def _write(self, works: "Sequence[tuple[Home, Work]]") -> None:

@@ -40,6 +40,7 @@ def a_shard() -> DispatchShard:
     terms = Terms(JOBS_KEY, KEYS.jobs, counts)
     shard = DispatchShard(0, facts, terms, {jobs_topic("london"): JOB_PARTITIONS})
     shard.begin(NOW)
+    shard.caught_up()
     return shard
 
 

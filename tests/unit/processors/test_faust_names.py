@@ -37,6 +37,7 @@ def test_versions_are_those_that_were_read() -> None:
         ("_get_active_partitions", ["self"]),
         ("_new_consumer_thread", ["self"]),
         ("perform_seek", ["self"]),
+        ("position", ["self", "tp"]),
         ("seek_to_committed", ["self"]),
         ("seek_wait", ["self", "partitions"]),
         ("earliest_offsets", ["self", "partitions"]),

@@ -1,0 +1,300 @@
+"""Kafka as lists in memory, and workers on it that die at a chosen write.
+
+Real are the worker, its shards, its recovery and its local stores; the brokers, the clients and
+the pump are not.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import structlog
+from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
+from faust.types import TP
+from prometheus_client import CollectorRegistry
+
+from pipeline.metrics import Metrics
+from pipeline.processors import recovery, rows
+from pipeline.processors.app import SUBSCRIBED
+from pipeline.processors.device_shard import DEVICE_TOPICS, Terms
+from pipeline.processors.facts import FACT_TOPICS, Facts
+from pipeline.processors.outbox import Row
+from pipeline.processors.recovery import Recovery, Stores
+from pipeline.processors.work import Post
+from pipeline.processors.worker import Worker, state_place
+from schemas.connection import KafkaConnection
+from schemas.decisions import DecisionRecord
+from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
+from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, STATE, jobs_topic, partition_of
+from tests.factories import NOW
+from tests.integration.workers import key_of
+from tests.site_factories import JOBS_KEY, KEYS
+
+PARTITIONS, DISPATCH_PARTITIONS = 2, 2
+SITES = ("london", "tokyo")
+COUNTS = {topic.name: PARTITIONS for topic in DEVICE_TOPICS} | {
+    DISPATCH.name: DISPATCH_PARTITIONS,
+    DEAD_LETTERS.name: 1,
+}
+JOB_TOPICS = {jobs_topic(site): 1 for site in SITES}
+METRICS = Metrics(CollectorRegistry())
+SILENT = structlog.wrap_logger(
+    structlog.ReturnLogger(), wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL)
+)
+
+
+class Record(NamedTuple):
+    """What is in a topic."""
+
+    offset: int
+    key: bytes
+    value: bytes | None
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+class Place(NamedTuple):
+    """Where a record lies."""
+
+    offset: int
+
+
+@dataclass
+class Brokers:
+    """What survives every crash: the topics, and how far the group is."""
+
+    topics: dict[TopicPartition, list[Record]] = field(default_factory=dict)
+    committed: dict[TopicPartition, int] = field(default_factory=dict)
+
+    def of(self, topic: str, partition: int = 0) -> list[Record]:
+        """A partition's records."""
+        return self.topics.setdefault(TopicPartition(topic, partition), [])
+
+    def append(self, topic: str, partition: int, name: bytes, value: bytes | None) -> int:
+        """Write a record; its offset."""
+        records = self.of(topic, partition)
+        records.append(Record(len(records), name, value))
+        return len(records) - 1
+
+    def send(self, events: Iterable[CloudEvent], topic_of: Callable[[CloudEvent], str]) -> None:
+        """Publish events where they belong."""
+        for event in events:
+            topic, name = topic_of(event), key_of(event)
+            count = COUNTS.get(topic, 1)
+            self.append(topic, partition_of(name, count), name.encode(), encode(event))
+
+    def all(self, topic: str) -> list[Record]:
+        """A topic's records, by partition."""
+        return [
+            one
+            for place in sorted(self.topics)
+            if place.topic == topic
+            for one in self.topics[place]
+        ]
+
+    def published(self) -> list[JobIssuedEvent]:
+        """What reached executors, in order."""
+        events = [decode(one.value or b"") for site in SITES for one in self.all(jobs_topic(site))]
+        return [event for event in events if isinstance(event, JobIssuedEvent)]
+
+    def decisions(self) -> list[DecisionRecord]:
+        """Every decision, each Mac's in order."""
+        return [
+            DecisionRecord.model_validate_json(one.value or b"") for one in self.all(DECISIONS.name)
+        ]
+
+
+class MemoryReader:
+    """As much of a consumer as recovery uses."""
+
+    def __init__(self, brokers: Brokers) -> None:
+        self._brokers = brokers
+        self._at: dict[TopicPartition, int] = {}
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def end_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return {place: len(self._brokers.of(*place)) for place in places}
+
+    async def beginning_offsets(
+        self, places: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        return dict.fromkeys(places, 0)
+
+    def assign(self, places: Sequence[TopicPartition]) -> None:
+        self._at = dict.fromkeys(places, 0)
+
+    def seek(self, place: TopicPartition, offset: int) -> None:
+        self._at[place] = offset
+
+    def pause(self, place: TopicPartition) -> None:
+        del self._at[place]
+
+    async def position(self, place: TopicPartition) -> int:
+        return self._at[place]
+
+    async def getmany(self, **_: Any) -> dict[TopicPartition, list[Record]]:
+        found = {place: self._brokers.of(*place)[at:] for place, at in self._at.items()}
+        self._at = {place: len(self._brokers.of(*place)) for place in self._at}
+        return {place: records for place, records in found.items() if records}
+
+
+class MemoryOutbox:
+    """Writes to the lists, and dies at the write that it is told, before or after it."""
+
+    def __init__(self, brokers: Brokers, dies: "Dies") -> None:
+        self._brokers = brokers
+        self._dies = dies
+
+    async def publish(self, posts: Sequence[Post], _: Callable[[], bool]) -> None:
+        places: dict[tuple[str, int], list[Row]] = {}
+        for topic, partition, name, value in posts:
+            places.setdefault((topic, partition), []).append((name, value))
+        await self.write(places, _)
+
+    async def write(
+        self, places: Mapping[tuple[str, int], Sequence[Row]], _: Callable[[], bool]
+    ) -> dict[tuple[str, int], int]:
+        ends = {}
+        for (topic, partition), some in places.items():
+            self._dies(f"before {topic}")
+            for name, value in some:
+                ends[topic, partition] = self._brokers.append(topic, partition, name, value)
+            self._dies(f"after {topic}")
+        return ends
+
+
+class Dies:
+    """Counts the moments at which a process could die, and dies at one of them."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self.moments: list[str] = []
+        self._at = at
+
+    def __call__(self, moment: str) -> None:
+        self.moments.append(moment)
+        if len(self.moments) == self._at:
+            raise Crash(moment)
+
+
+@dataclass
+class Life:
+    """One worker process, from its start to its death. It has all partitions."""
+
+    brokers: Brokers
+    folder: Path
+    now: Callable[[], datetime]
+    dies: Dies = field(default_factory=Dies)
+    slice: int = 200
+    is_member: bool = True
+
+    def __post_init__(self) -> None:
+        self.facts = Facts(KEYS.approvals)
+        self.stores = Stores(self.folder)
+        terms = Terms(JOBS_KEY, KEYS.jobs, COUNTS, refresh=timedelta(0), slice=self.slice)
+        self.recovery = Recovery(KafkaConnection(), self.stores, SILENT)
+        self.worker = Worker(
+            *(self.facts, terms, MemoryOutbox(self.brokers, self.dies), self.stores),  # type: ignore[arg-type]
+            self.recovery,
+            clock=self.now,
+            metrics=METRICS,
+            log=SILENT,
+        )
+        self.worker.job_topics |= JOB_TOPICS
+        self.positions: dict[TP, int] = {}
+
+    async def begin(self) -> None:
+        """Own everything, from where the group is."""
+        self.hear_facts()
+        inputs = [
+            TP(topic.name, number) for topic in SUBSCRIBED for number in range(COUNTS[topic.name])
+        ]
+        self.positions = {tp: self.brokers.committed.get(TopicPartition(*tp), 0) for tp in inputs}
+        await self.worker.own({state_place(*tp) for tp in inputs}, lambda _: None)
+
+    def hear_facts(self) -> None:
+        """Read the fact topics to their ends."""
+        for topic in FACT_TOPICS:
+            for record in self.brokers.of(topic.name):
+                self.facts.take(topic.name, record.offset, record.value)
+
+    async def round(self, most: int = 3, *, commit: bool = True) -> bool:
+        """One round of the pump; whether anything was to be done."""
+        batches = {
+            tp: some
+            for tp, at in self.positions.items()
+            if (some := self.brokers.of(*tp)[at : at + most])
+        }
+        idle = not batches and self.worker.is_idle()
+        done = await self.worker.take(batches, self)
+        self.positions |= done
+        if commit and done:
+            self.dies("before commit")
+            self.brokers.committed |= {TopicPartition(*tp): offset for tp, offset in done.items()}
+            self.dies("after commit")
+        return not idle
+
+    async def holds(self) -> bool:
+        """Whether the group counts this worker in."""
+        return self.is_member
+
+    async def position(self, tp: TP) -> int:
+        """Where it reads on."""
+        return self.positions[tp]
+
+    async def live(self) -> None:
+        """From the start until nothing is left to do."""
+        await self.begin()
+        while await self.round():
+            pass
+
+    def end(self) -> None:
+        """Let go of its files, as the system does for a dead process."""
+        self.stores.close()
+
+
+@contextmanager
+def reading(brokers: Brokers) -> Iterator[None]:
+    """Recovery reads from there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recovery, "reader", lambda *_: MemoryReader(brokers))
+        yield
+
+
+def live(life: Life) -> None:
+    """Run a process to its end, or to its death (Crash)."""
+    try:
+        with reading(life.brokers):
+            asyncio.run(life.live())
+    finally:
+        life.end()
+
+
+def state_of(brokers: Brokers, folder: Path) -> dict[str, Any]:
+    """The Macs as a new owner would find them: rows but for who wrote them."""
+    life = Life(brokers, folder, lambda: NOW)
+
+    async def read() -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        places = [TopicPartition(STATE.name, number) for number in range(PARTITIONS)]
+        async for place, _ in life.recovery.catch_up(dict.fromkeys(places)):
+            for name, raw in life.stores.of(place).all():
+                if name != rows.OWNER_KEY:
+                    found[name.decode()] = {k: v for k, v in rows.read(raw).items() if k != "e"}
+        return found
+
+    try:
+        with reading(brokers):
+            return asyncio.run(read())
+    finally:
+        life.end()

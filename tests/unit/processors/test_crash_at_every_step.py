@@ -1,0 +1,121 @@
+"""A worker dies before and after everything it writes: what comes after it goes on as if not."""
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from shutil import rmtree
+
+import pytest
+
+from schemas.envelope import CloudEvent
+from schemas.results import Outcome
+from schemas.routing import topic_of
+from tests import factories
+from tests.factories import NOW
+from tests.unit.processors.memory_kafka import Brokers, Crash, Dies, Life, live, state_of
+
+MINUTE = timedelta(minutes=1)
+UDIDS = [f"MAC-{number}" for number in range(6)]
+SHARES = 4  # so that several workers of pytest can share the work
+
+
+class Clock:
+    """Every process that starts finds another time."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def send(brokers: Brokers, *events: CloudEvent) -> None:
+    brokers.send(events, lambda event: topic_of(type(event)).name)
+
+
+def ask_for_updates(brokers: Brokers) -> None:
+    """Six Macs that lack a release; two of them tell that it is on."""
+    text = factories.POLICY_TEXT.replace("max_jobs: 2", "max_jobs: 50")
+    send(brokers, factories.policy_changed(text))
+    send(brokers, factories.release("26.1"), factories.release("26.2"))
+    for udid in UDIDS:
+        send(brokers, *factories.enrolled(udid), factories.polled(udid))
+    for udid in UDIDS:
+        send(brokers, factories.full_report("26.1", udid, NOW - MINUTE, serial=f"C02{udid}"))
+
+
+def carry_out(brokers: Brokers) -> None:
+    """Executors did what reached them; some Macs tell of it, one lost its enrolment meanwhile."""
+    then = NOW + 5 * MINUTE
+    jobs = {event.data.job.udid: event.data.job for event in brokers.published()}
+    send(brokers, *(factories.resulted(jobs[udid], Outcome.ACTED, then) for udid in UDIDS[:3]))
+    send(brokers, factories.checked_out(UDIDS[4], then))
+    for udid in UDIDS[:2]:
+        send(brokers, factories.full_report("26.2", udid, then + MINUTE, serial=f"C02{udid}"))
+
+
+def take_back(brokers: Brokers) -> None:
+    """The release is no longer offered: what nobody began is withdrawn."""
+    send(brokers, factories.retracted("26.2", heard_at=NOW + 10 * MINUTE))
+
+
+STAGES: tuple[Callable[[Brokers], None], ...] = (ask_for_updates, carry_out, take_back)
+
+
+def play(brokers: Brokers, folder: Path, dies: Dies, *, keeps_disk: bool = True) -> None:
+    """All stages, with a new process a second after each death."""
+    clock, died = Clock(), False
+    for number, stage in enumerate(STAGES):
+        clock.now = NOW + 20 * number * MINUTE
+        stage(brokers)
+        while True:
+            try:
+                live(Life(brokers, folder, clock, dies))
+                break
+            except Crash:
+                assert not died, "died twice"
+                died = True
+                clock.now += timedelta(seconds=1)
+                if not keeps_disk:
+                    rmtree(folder)
+
+
+def how_it_ended(brokers: Brokers, folder: Path) -> dict[str, object]:
+    """Each Mac, its jobs and its answer, but for when."""
+    last = {record.decision.udid: record.decision for record in brokers.decisions()}
+    return {
+        udid: (
+            row["device"],
+            [(job["job_id"], job["outcome"]) for job in row["jobs"]],
+            last[udid].model_dump(include={"decision", "reason", "action", "method", "job_id"}),
+        )
+        for udid, row in state_of(brokers, folder).items()
+    }
+
+
+def what_was_ordered(brokers: Brokers) -> Counter[str]:
+    """How many jobs each Mac was given; fails where a job is not one and the same all over."""
+    signed: dict[str, set[str]] = {}
+    for event in brokers.published():
+        signed.setdefault(event.data.job.job_id, set()).add(event.data.signed.payload)
+    assert all(len(payloads) == 1 for payloads in signed.values()), "one id, two orders"
+    jobs = {event.data.job.job_id: event.data.job for event in brokers.published()}
+    intents = Counter((job.udid, job.action, job.intent) for job in jobs.values())
+    assert set(intents.values()) == {1}, "one intent, two jobs"
+    return Counter(job.udid for job in jobs.values())
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_death_at_any_write_changes_nothing(share: int, tmp_path: Path) -> None:
+    plain, dies = Brokers(), Dies()
+    play(plain, tmp_path / "plain", dies)
+    end, ordered = how_it_ended(plain, tmp_path / "plain-read"), what_was_ordered(plain)
+    assert sum(ordered.values()) == len(UDIDS) + 1  # one of them enrols again
+    assert len(dies.moments) > 100
+    for at in range(1 + share, len(dies.moments) + 1, SHARES):
+        brokers, folder = Brokers(), tmp_path / f"{at}"
+        play(brokers, folder, Dies(at), keeps_disk=bool(at % 2))
+        where = f"{at}: {dies.moments[at - 1]}"
+        assert how_it_ended(brokers, tmp_path / f"{at}-read") == end, where
+        assert what_was_ordered(brokers) == ordered, where
