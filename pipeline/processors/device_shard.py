@@ -16,6 +16,7 @@ from pipeline.decide.admission import objection
 from pipeline.decide.engine import SOURCE, Decided, Effect, Engine, Failed, Followed, Standing
 from pipeline.processors import rows, set_aside
 from pipeline.processors.facts import Fact, Facts
+from pipeline.processors.own_orders import OwnOrders
 from pipeline.processors.work import Incoming, Post, Work
 from pipeline.state.device import FIGURES_FROM, Device, from_us, to_us
 from pipeline.state.jobs import JobEntry, Ledger
@@ -53,7 +54,8 @@ _Job = JobIssuedEvent | JobSupersededEvent | JobResultedEvent
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What all partitions of a worker share. Counts are of partitions, by topic name.
+    """What all partitions of a worker share. Counts are of partitions, by topic name; `believed` is
+    what they tell dispatch.
 
     A Mac of which only times and figures (free disk, battery) changed is written again after
     `refresh`: so much of 'when last heard' may a crash forget.
@@ -65,6 +67,7 @@ class Terms:
     refresh: timedelta = timedelta(hours=1)
     sweep_every: timedelta = timedelta(hours=6)
     slice: int = 200
+    believed: OwnOrders = field(default_factory=OwnOrders)
 
 
 class DeviceShard:
@@ -79,14 +82,12 @@ class DeviceShard:
         self._count = terms.partitions[INVENTORY.name]
         self._refresh_us = terms.refresh // timedelta(microseconds=1)
         self._work = Work()
+        # What was folded when it was logged: to read it back changes nothing.
+        self._folded = OwnOrders()
         self._dirty: dict[str, None] = {}
         self._written_us: dict[str, int] = {}
         self._answered: dict[str, int] = {}
         self._owner_dirty = False
-        self._is_catching_up = True
-        # Macs to be looked at once the backlog is folded, and those of them whose rows say so.
-        self._unanswered: dict[str, None] = {}
-        self._told_unanswered: dict[str, None] = {}
         self._standings: dict[str, Standing] = {}
         self._passes: list[_Pass] = []
         self._seen = 0
@@ -103,11 +104,9 @@ class DeviceShard:
             self.epoch, self._answered = owner.epoch, dict(owner.answered)
             return
         udid = key.decode()
-        standing, is_answered = rows.load_device(self.engine, udid, raw)
+        standing = rows.load_device(self.engine, udid, raw)
         if standing is not None:
             self._standings[udid] = standing
-        if not is_answered:
-            self._unanswered[udid] = self._told_unanswered[udid] = None
         device = self.engine.fleet.devices.get(udid)
         if device is not None:
             self._written_us[udid] = _newest_us(device)
@@ -128,20 +127,6 @@ class DeviceShard:
         # Partitions of one worker do not sweep all at once.
         every = self._terms.sweep_every
         self._sweep_at = now + every * (self.partition + 1) / (self._count + 1)
-
-    def caught_up(self) -> None:
-        """All that was in the topics when the partition changed hands is folded: decide from now
-        on, first for the Macs of which something was learnt.
-
-        What was decided before and was not kept is in those topics too, with all it was decided
-        by. To decide by a part of that would take it back.
-        """
-        engine, owner = self.engine, self.engine.fleet.owner
-        # An ended job may have freed a slot for who waits for one.
-        waiting = [udid for udid, one in engine.standings.items() if one.wants_slot]
-        udids = {owner(udid) or udid for udid in (*self._unanswered, *waiting)}
-        self._passes.append(_Pass(sorted(udids), is_backlog=True))
-        self._is_catching_up = False
 
     # --- what comes in ---
 
@@ -176,10 +161,7 @@ class DeviceShard:
                         or fleet.devices[key].inventory_days != days
                     ):
                         self._dirty[key] = None
-                    if self._is_catching_up:
-                        self._unanswered[key] = None
-                    else:
-                        self._follow(self.engine.heed(key, now), now)
+                    self._follow(self.engine.heed(key, now), now)
             except Exception as error:  # noqa: BLE001 - the handler's top: our bug, set aside
                 self._bug(INVENTORY.name, record.offset, raw, error, now)
                 continue
@@ -194,6 +176,9 @@ class DeviceShard:
         self, topic: str, record: Incoming, now: datetime, seen: Glance | None = None
     ) -> None:
         raw = record.value or b""
+        if self._folded.take(raw):
+            self._work.tally.add(topic, 1, 0.0)
+            return
         try:
             event = decode(raw)
         except InvalidEvent as error:
@@ -227,7 +212,7 @@ class DeviceShard:
     def _fold(self, event: Event, now: datetime, seen: Glance | None = None) -> None:
         fleet, key = self.engine.fleet, _key_of(event)
         device, ledger = fleet.devices.get(key), fleet.ledgers.get(key, ())
-        effects = self._handle(event, now, seen)
+        effects = self.engine.handle(event, now, seen)
         first = next(effects, None)  # folds; nothing that follows from it is folded yet
         if isinstance(event, _Job):
             self._after_job(event, ledger, fleet.ledgers.get(key, ()))
@@ -240,19 +225,10 @@ class DeviceShard:
             self._dirty[name] = None
         self.engine.forgotten.clear()
 
-    def _handle(self, event: Event, now: datetime, seen: Glance | None) -> Iterator[Effect]:
-        if not self._is_catching_up:
-            return self.engine.handle(event, now, seen)
-        touched = self.engine.fold(event).udids
-        self._unanswered |= dict.fromkeys(touched)
-        self._dirty |= dict.fromkeys(touched[1:])
-        return iter(())
-
     def _follow(self, effects: Iterable[Effect], now: datetime) -> None:
         for effect in effects:
             if isinstance(effect, Followed):
-                self._log(effect.event)
-                self._fold(effect.event, now)
+                self._log(effect.event, now)
             elif isinstance(effect, Failed):
                 self._failed(effect, now)
             else:
@@ -272,8 +248,7 @@ class DeviceShard:
                 time=now,
                 data=issue(effect.job, self._terms.key),
             )
-            self._log(issued)
-            self._fold(issued, now)
+            self._log(issued, now)
 
     def _after_job(self, event: _Job, before: Ledger, after: Ledger) -> None:
         """Tell dispatch where a job opened or ended: it counts the site's slots."""
@@ -284,6 +259,7 @@ class DeviceShard:
         self._dirty[_key_of(event)] = None
         if (old is not None and old.is_open) is not new.is_open:
             raw = encode(event)
+            self._terms.believed.add(raw)
             partition = partition_of(new.site, self._terms.partitions[DISPATCH.name])
             self._work.posts.append(Post(DISPATCH.name, partition, new.site.encode(), raw))
         if isinstance(event, JobResultedEvent):
@@ -306,8 +282,6 @@ class DeviceShard:
 
     def tick(self, now: datetime) -> bool:
         """Do a bounded piece of what is due without any event; True if there is more to do."""
-        if self._is_catching_up:
-            return False
         self._take_facts()
         self._answer_facts(now)
         due = self.engine.next_due()
@@ -356,14 +330,10 @@ class DeviceShard:
             some = current.udids[current.done : current.done + left]
             for udid in some:
                 self._follow(self.engine.look_at(udid, now), now)
-            if current.is_backlog:
-                self._answered_backlog(some)
             left -= len(some)
             current.done += len(some)
             if current.done < len(current.udids):
                 return
-            if current.is_backlog:
-                self._answered_backlog(list(self._unanswered))
             if self.partition == 0:
                 # Every worker reads them: one of them says what could not be used.
                 self._refuse_facts(current.facts, now)
@@ -373,13 +343,6 @@ class DeviceShard:
             }
             self._owner_dirty = True
             del self._passes[0]
-
-    def _answered_backlog(self, udids: Iterable[str]) -> None:
-        for udid in udids:
-            self._unanswered.pop(udid, None)
-            if udid in self._told_unanswered:
-                del self._told_unanswered[udid]
-                self._dirty[udid] = None
 
     def _sweep_on(self, now: datetime) -> None:
         if self._sweeping is None:
@@ -403,12 +366,7 @@ class DeviceShard:
             device = fleet.devices.get(udid)
             if device is not None:
                 self._written_us[udid] = _newest_us(device)
-            is_answered = udid not in self._unanswered
-            if not is_answered:
-                self._told_unanswered[udid] = None
-            work.rows[udid.encode()] = rows.device_row(
-                self.engine, udid, self.epoch, is_answered=is_answered
-            )
+            work.rows[udid.encode()] = rows.device_row(self.engine, udid, self.epoch)
         self._dirty.clear()
         if self._owner_dirty:
             work.rows[rows.OWNER_KEY] = rows.Owner(self.epoch, self._answered).to_row()
@@ -418,10 +376,13 @@ class DeviceShard:
     def _post(self, topic: str, key: str, value: bytes) -> None:
         self._work.posts.append(Post(topic, self.partition, key.encode(), value))
 
-    def _log(self, event: Event) -> None:
-        """Publish what was decided of a job: it is read again here, and then known already."""
+    def _log(self, event: Event, now: datetime) -> None:
+        """Publish what was decided of a job, and fold it: it is read here again, and known then."""
         topic = RESULTS if isinstance(event, JobResultedEvent) else ORDERS
-        self._post(topic.name, _key_of(event), encode(event))
+        raw = encode(event)
+        self._post(topic.name, _key_of(event), raw)
+        self._fold(event, now)
+        self._folded.add(raw)
 
     def _refuse(
         self,
@@ -475,12 +436,11 @@ class DeviceShard:
 
 @dataclass(slots=True)
 class _Pass:
-    """Macs to look at because of some facts, or of a backlog; done up to an index."""
+    """Macs to look at because of some facts; done up to an index."""
 
     udids: list[str]
-    reached: Mapping[str, int] = field(default_factory=dict)
-    facts: Sequence[Fact] = ()
-    is_backlog: bool = False
+    reached: dict[str, int]
+    facts: Sequence[Fact]
     done: int = 0
 
 

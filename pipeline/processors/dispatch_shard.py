@@ -97,7 +97,6 @@ class DispatchShard:
         self._facts = facts
         self._terms = terms
         self._topics = topics
-        self._is_catching_up = True
         self._work = Work()
         self._dirty: dict[str, None] = {}
         self._waiting: dict[str, list[tuple[int, int, str]]] = {}
@@ -123,10 +122,6 @@ class DispatchShard:
         for ticket in self.tickets.values():
             self._count(ticket, 1)
 
-    def caught_up(self) -> None:
-        """All that was in the topic when the partition changed hands is folded: give slots."""
-        self._is_catching_up = False
-
     # --- what comes in ---
 
     def take(self, _: str, records: Sequence[Incoming], now: datetime) -> int:
@@ -148,7 +143,9 @@ class DispatchShard:
             detail = f"{event.type} does not belong here"
             self._refuse(record.offset, raw, DeadLetterCode.UNKNOWN_TYPE, detail, now, "$.type")
             return
-        wrong = objection(event, jobs=self._terms.trusted, approvals={})
+        wrong = None
+        if not self._terms.believed.take(raw):
+            wrong = objection(event, jobs=self._terms.trusted, approvals={})
         if wrong is not None:
             self._refuse(record.offset, raw, DeadLetterCode.BAD_VALUE, wrong, now, "$.data")
             return
@@ -191,8 +188,6 @@ class DispatchShard:
 
     def tick(self, now: datetime) -> bool:
         """Give free slots to those that wait, and forget what ended long ago."""
-        if self._is_catching_up:
-            return False
         now_us = to_us(now)
         for site in [site for site, queue in self._waiting.items() if queue]:
             self._fill(site, now_us)
