@@ -88,6 +88,10 @@ class DeviceShard:
         self._written_us: dict[str, int] = {}
         self._answered: dict[str, int] = {}
         self._owner_dirty = False
+        self._is_catching_up = True
+        # Macs to be looked at once the backlog is folded, and those of them whose rows say so.
+        self._unanswered: dict[str, None] = {}
+        self._told_unanswered: dict[str, None] = {}
         self._standings: dict[str, Standing] = {}
         self._passes: list[_Pass] = []
         self._seen = 0
@@ -104,9 +108,11 @@ class DeviceShard:
             self.epoch, self._answered = owner.epoch, dict(owner.answered)
             return
         udid = key.decode()
-        standing = rows.load_device(self.engine, udid, raw)
+        standing, is_answered = rows.load_device(self.engine, udid, raw)
         if standing is not None:
             self._standings[udid] = standing
+        if not is_answered:
+            self._unanswered[udid] = self._told_unanswered[udid] = None
         device = self.engine.fleet.devices.get(udid)
         if device is not None:
             self._written_us[udid] = _newest_us(device)
@@ -127,6 +133,20 @@ class DeviceShard:
         # Partitions of one worker do not sweep all at once.
         every = self._terms.sweep_every
         self._sweep_at = now + every * (self.partition + 1) / (self._count + 1)
+
+    def caught_up(self) -> None:
+        """All that was in the topics when the partition changed hands is folded: decide from now
+        on, first for the Macs of which something was learnt.
+
+        What was decided before and was not kept is in those topics too, with all it was decided
+        by. To decide by a part of that would take it back.
+        """
+        engine, owner = self.engine, self.engine.fleet.owner
+        # An ended job may have freed a slot for who waits for one.
+        waiting = [udid for udid, one in engine.standings.items() if one.wants_slot]
+        udids = {owner(udid) or udid for udid in (*self._unanswered, *waiting)}
+        self._passes.append(_Pass(sorted(udids), is_backlog=True))
+        self._is_catching_up = False
 
     # --- what comes in ---
 
@@ -161,7 +181,10 @@ class DeviceShard:
                         or fleet.devices[key].inventory_days != days
                     ):
                         self._dirty[key] = None
-                    self._follow(self.engine.heed(key, now), now)
+                    if self._is_catching_up:
+                        self._unanswered[key] = None
+                    else:
+                        self._follow(self.engine.heed(key, now), now)
             except Exception as error:  # noqa: BLE001 - the handler's top: our bug, set aside
                 self._bug(INVENTORY.name, record.offset, raw, error, now)
                 continue
@@ -212,7 +235,7 @@ class DeviceShard:
     def _fold(self, event: Event, now: datetime, seen: Glance | None = None) -> None:
         fleet, key = self.engine.fleet, _key_of(event)
         device, ledger = fleet.devices.get(key), fleet.ledgers.get(key, ())
-        effects = self.engine.handle(event, now, seen)
+        effects = self._handle(event, now, seen)
         first = next(effects, None)  # folds; nothing that follows from it is folded yet
         if isinstance(event, _Job):
             self._after_job(event, ledger, fleet.ledgers.get(key, ()))
@@ -224,6 +247,14 @@ class DeviceShard:
         for name in self.engine.forgotten:
             self._dirty[name] = None
         self.engine.forgotten.clear()
+
+    def _handle(self, event: Event, now: datetime, seen: Glance | None) -> Iterator[Effect]:
+        if not self._is_catching_up:
+            return self.engine.handle(event, now, seen)
+        touched = self.engine.fold(event).udids
+        self._unanswered |= dict.fromkeys(touched)
+        self._dirty |= dict.fromkeys(touched[1:])
+        return iter(())
 
     def _follow(self, effects: Iterable[Effect], now: datetime) -> None:
         for effect in effects:
@@ -282,6 +313,8 @@ class DeviceShard:
 
     def tick(self, now: datetime) -> bool:
         """Do a bounded piece of what is due without any event; True if there is more to do."""
+        if self._is_catching_up:
+            return False
         self._take_facts()
         self._answer_facts(now)
         due = self.engine.next_due()
@@ -330,10 +363,14 @@ class DeviceShard:
             some = current.udids[current.done : current.done + left]
             for udid in some:
                 self._follow(self.engine.look_at(udid, now), now)
+            if current.is_backlog:
+                self._answered_backlog(some)
             left -= len(some)
             current.done += len(some)
             if current.done < len(current.udids):
                 return
+            if current.is_backlog:
+                self._answered_backlog(list(self._unanswered))
             if self.partition == 0:
                 # Every worker reads them: one of them says what could not be used.
                 self._refuse_facts(current.facts, now)
@@ -343,6 +380,13 @@ class DeviceShard:
             }
             self._owner_dirty = True
             del self._passes[0]
+
+    def _answered_backlog(self, udids: Iterable[str]) -> None:
+        for udid in udids:
+            self._unanswered.pop(udid, None)
+            if udid in self._told_unanswered:
+                del self._told_unanswered[udid]
+                self._dirty[udid] = None
 
     def _sweep_on(self, now: datetime) -> None:
         if self._sweeping is None:
@@ -366,7 +410,12 @@ class DeviceShard:
             device = fleet.devices.get(udid)
             if device is not None:
                 self._written_us[udid] = _newest_us(device)
-            work.rows[udid.encode()] = rows.device_row(self.engine, udid, self.epoch)
+            is_answered = udid not in self._unanswered
+            if not is_answered:
+                self._told_unanswered[udid] = None
+            work.rows[udid.encode()] = rows.device_row(
+                self.engine, udid, self.epoch, is_answered=is_answered
+            )
         self._dirty.clear()
         if self._owner_dirty:
             work.rows[rows.OWNER_KEY] = rows.Owner(self.epoch, self._answered).to_row()
@@ -436,11 +485,12 @@ class DeviceShard:
 
 @dataclass(slots=True)
 class _Pass:
-    """Macs to look at because of some facts; done up to an index."""
+    """Macs to look at because of some facts, or of a backlog; done up to an index."""
 
     udids: list[str]
-    reached: dict[str, int]
-    facts: Sequence[Fact]
+    reached: Mapping[str, int] = field(default_factory=dict)
+    facts: Sequence[Fact] = ()
+    is_backlog: bool = False
     done: int = 0
 
 

@@ -97,6 +97,7 @@ class DispatchShard:
         self._facts = facts
         self._terms = terms
         self._topics = topics
+        self._is_catching_up = True
         self._work = Work()
         self._dirty: dict[str, None] = {}
         self._waiting: dict[str, list[tuple[int, int, str]]] = {}
@@ -121,6 +122,10 @@ class DispatchShard:
         """All rows are loaded: go on from there."""
         for ticket in self.tickets.values():
             self._count(ticket, 1)
+
+    def caught_up(self) -> None:
+        """All that was in the topic when the partition changed hands is folded: give slots."""
+        self._is_catching_up = False
 
     # --- what comes in ---
 
@@ -188,6 +193,8 @@ class DispatchShard:
 
     def tick(self, now: datetime) -> bool:
         """Give free slots to those that wait, and forget what ended long ago."""
+        if self._is_catching_up:
+            return False
         now_us = to_us(now)
         for site in [site for site, queue in self._waiting.items() if queue]:
             self._fill(site, now_us)
