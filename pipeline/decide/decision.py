@@ -51,21 +51,24 @@ class Answer(NamedTuple):
 
 
 class Held(NamedTuple):
-    """A need that cannot be met now, with its gates."""
+    """A need that cannot be met now, with its gates, and those of them that hold it."""
 
     plan: Plan
     gates: tuple[Asked, ...]
+    closed: tuple[Asked, ...]
 
     def stopped_by(self, reason: Reason) -> bool:
         """Whether a gate holds it for this reason."""
-        return any(asked.reason is reason for asked in self.gates)
+        return any(asked.reason is reason for asked in self.closed)
 
     @property
     def opens_at(self) -> datetime | None:
         """When time alone lets it through, or puts a newer release in its place."""
-        ripens_us = self.plan.need.ripens_us
-        times = (opens_by_itself_at(self.gates), None if ripens_us is None else from_us(ripens_us))
-        return min((one for one in times if one is not None), default=None)
+        opens, ripens_us = opens_by_itself_at(self.closed), self.plan.need.ripens_us
+        if ripens_us is None:
+            return opens
+        ripens = from_us(ripens_us)
+        return ripens if opens is None else min(opens, ripens)
 
 
 def decide(s: Situation) -> Decision:
@@ -90,16 +93,17 @@ def answer(s: Situation) -> Answer:
     for need in needs(s, exposed):
         one = plan(s, need, choose_method(s, need), exposed)
         gates = ask(s, one)
-        if all(asked.reason is None for asked in gates):
+        closed = tuple([asked for asked in gates if asked.reason is not None])
+        if not closed:
             return Answer(_send(s, one, gates), heeds_figures=True)
-        held.append(Held(one, gates))
+        held.append(Held(one, gates, closed))
         # A job that is on its way for this need is not withdrawn for a lesser one.
         if need.exclusive or held[-1].stopped_by(Reason.JOB_OPEN):
             break
     if not held:
         rest = _rest(s, exposed)
         return Answer(rest, heeds_figures=rest.reason in _FIGURES)
-    reasons = {asked.reason for one in held for asked in one.gates}
+    reasons = {asked.reason for one in held for asked in one.closed}
     return Answer(
         _hold(s, held),
         # A sign of life through MDM is enough to show that a Mac is enrolled after all.
@@ -190,10 +194,13 @@ def _still_offered(s: Situation, entry: JobEntry) -> bool:
 
 def _next_at(s: Situation, *times: datetime | None) -> datetime | None:
     """The first of these times and of those at which the open job or the enrolment runs out."""
+    known = [one for one in times if one is not None]
     fault_us = enrollment_faults_at_us(s)
-    ends = None if s.open_job is None else from_us(s.open_job.given_up_us)
-    known = (*times, ends, None if fault_us is None else from_us(fault_us))
-    return min((one for one in known if one is not None and one > s.now), default=None)
+    if fault_us is not None:
+        known.append(from_us(fault_us))
+    if s.open_job is not None:
+        known.append(from_us(s.open_job.given_up_us))
+    return min((one for one in known if one > s.now), default=None)
 
 
 def _nothing(s: Situation, exposed: Exposure, reason: Reason, *findings: str) -> Decision:
@@ -230,7 +237,8 @@ def _send(s: Situation, p: Plan, gates: tuple[Asked, ...]) -> Decision:
 
 def _hold(s: Situation, held: list[Held]) -> Decision:
     shown = held[-1] if held[-1].stopped_by(Reason.JOB_OPEN) else held[0]
-    reason = next(asked.reason for asked in shown.gates if asked.reason is not None)
+    reason = shown.closed[0].reason
+    assert reason is not None
     return _planned(
         s,
         shown.plan,
@@ -262,7 +270,7 @@ def _planned(
         method=p.choice.method,
         target=p.target,
         reason=reason,
-        gates=tuple(to_gate(asked) for asked in gates),
+        gates=tuple(map(to_gate, gates)),
         advisory_ids=p.advisory_ids,
         cves=p.exposed.cves,
         exploited_cves=p.exposed.holes.exploited,

@@ -1,7 +1,6 @@
 """Whether a need may be met now. Every gate is asked and recorded; the first that holds is the
 reason. A gate that time alone opens says when."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, time
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -33,8 +32,7 @@ class Asked(NamedTuple):
     until: datetime | None = None
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """A need with everything its gates look at."""
 
     need: Need
@@ -43,7 +41,6 @@ class Plan:
     deadline_us: int | None
     job_id: str
     generation: int
-
     running: Target | None = None
 
     @property
@@ -66,7 +63,7 @@ class Plan:
 def plan(s: Situation, need: Need, choice: Choice, exposed: Exposure) -> Plan:
     """Number the attempt and put its deadline beside it."""
     earlier = attempts(s.ledger, need.action, need.intent)
-    generation = max((one.generation for one in earlier), default=-1) + 1
+    generation = max([one.generation for one in earlier]) + 1 if earlier else 0
     return Plan(
         need,
         choice,
@@ -114,11 +111,10 @@ def to_gate(asked: Asked) -> Gate:
     )
 
 
-def opens_by_itself_at(gates: tuple[Asked, ...]) -> datetime | None:
-    """When all that holds will have passed by time alone; None if something else must happen."""
-    held = [asked.until for asked in gates if asked.reason is not None]
-    times = [until for until in held if until is not None]
-    return max(times) if times and len(times) == len(held) else None
+def opens_by_itself_at(closed: tuple[Asked, ...]) -> datetime | None:
+    """When these gates will all have opened by time alone; None if something else must happen."""
+    times = [asked.until for asked in closed if asked.until is not None]
+    return max(times) if times and len(times) == len(closed) else None
 
 
 def _site(s: Situation) -> Asked:
@@ -151,6 +147,8 @@ def _covers(halt: HaltSet, s: Situation, p: Plan) -> bool:
 
 
 def _halted(s: Situation, p: Plan) -> Asked:
+    if not s.halts:
+        return Asked("halt")
     covering = [halt for halt in s.halts if _covers(halt, s, p)]
     if not covering:
         return Asked("halt")

@@ -151,8 +151,10 @@ def renewal_us(s: Situation) -> int | None:
 
 def enrollment_faults_at_us(s: Situation) -> int | None:
     """When time alone will next make the Mac one to enrol again, in us."""
-    erased = _unfollowed_erase(s)
-    times = (renewal_us(s), None if erased is None else _patience_ends_us(erased))
+    erased, renew_us = _unfollowed_erase(s), renewal_us(s)
+    if erased is None and renew_us is None:
+        return None
+    times = (renew_us, None if erased is None else _patience_ends_us(erased))
     return min((us for us in times if us is not None and us > s.now_us), default=None)
 
 
@@ -177,6 +179,8 @@ def _unfollowed_erase(s: Situation) -> JobEntry | None:
 
 def last_reinstall(s: Situation) -> JobEntry | None:
     """The last reinstall or image that succeeded."""
+    if not s.ledger:
+        return None
     return next(
         (
             entry

@@ -43,6 +43,9 @@ _SOURCE_INDEX: Final = {name: index for index, name in enumerate(SOURCES)}
 _MDM_SOURCES: Final = (_SOURCE_INDEX["mdm"], _SOURCE_INDEX["ddm"])
 _OWN_SOURCES: Final = tuple(i for name, i in _SOURCE_INDEX.items() if name != "admin")
 _OTHER_SOURCES: Final = tuple(i for i in _OWN_SOURCES if i not in _MDM_SOURCES)
+_mdm_times: Final[Callable[[tuple[int, ...]], tuple[int, ...]]] = itemgetter(*_MDM_SOURCES)
+_own_times: Final[Callable[[tuple[int, ...]], tuple[int, ...]]] = itemgetter(*_OWN_SOURCES)
+_other_times: Final[Callable[[tuple[int, ...]], tuple[int, ...]]] = itemgetter(*_OTHER_SOURCES)
 
 AUTHENTICATED, TOKEN_UPDATED, CHECKED_OUT = 0, 1, 2
 
@@ -236,17 +239,17 @@ class Device:
     @property
     def last_seen_us(self) -> int:
         """When the Mac itself was last heard of by any source."""
-        return max(self.seen[index] for index in _OWN_SOURCES)
+        return max(_own_times(self.seen))
 
     @property
     def mdm_seen_us(self) -> int:
         """When an MDM server last heard of it."""
-        return max(self.checkins[TOKEN_UPDATED], *(self.seen[index] for index in _MDM_SOURCES))
+        return max(self.checkins[TOKEN_UPDATED], *_mdm_times(self.seen))
 
     @property
     def inventory_seen_us(self) -> int:
         """When anything but MDM last heard of it."""
-        return max(self.seen[index] for index in _OTHER_SOURCES)
+        return max(_other_times(self.seen))
 
     @property
     def is_personal(self) -> bool:

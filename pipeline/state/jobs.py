@@ -302,10 +302,14 @@ def _result(
 
 def attempts(ledger: Ledger, action: Action, intent: str) -> Ledger:
     """The Mac's ended jobs for one intent, oldest first."""
+    if not ledger:
+        return ()
     return tuple(
-        entry
-        for entry in ledger
-        if entry.action is action and entry.intent == intent and not entry.is_open
+        [
+            entry
+            for entry in ledger
+            if entry.action is action and entry.intent == intent and not entry.is_open
+        ]
     )
 
 
