@@ -52,7 +52,8 @@ def demo(
 
         emit(json.dumps(summary))
     else:
-        _print(summary, data_dir, time.monotonic() - started)
+        print_summary(summary, time.monotonic() - started)
+        _print_where_to_look(data_dir)
     if not summary["ok"]:
         finding("exposure did not reach the expected number, or an action was never carried out")
 
@@ -87,7 +88,8 @@ def _empty(data_dir: Path) -> None:
 def _run(
     data_dir: Path, scenario: "Scenario", seed: int, pace: float | None, *, quiet: bool
 ) -> None:
-    from pipeline.demo.drive import run
+    from pipeline.demo.drive import steps
+    from pipeline.demo.embedded import run
 
     moments = _paced(run(data_dir, scenario, seed), pace)
     if quiet:
@@ -96,7 +98,7 @@ def _run(
         return
     from rich.console import Console
 
-    _watch(moments, len(scenario.specs), Console(stderr=True))
+    watch(moments, len(scenario.specs), Console(stderr=True), steps())
 
 
 def _paced(moments: "Iterator[Moment]", pace: float | None) -> "Iterator[Moment]":
@@ -109,17 +111,18 @@ def _paced(moments: "Iterator[Moment]", pace: float | None) -> "Iterator[Moment]
             time.sleep(wait_s)
 
 
-def _watch(moments: "Iterator[Moment]", devices: int, console: "Console") -> None:
+def watch(moments: "Iterator[Moment]", devices: int, console: "Console", count: int) -> None:
+    """Show a run while it goes on, of so many Moments."""
     from rich.console import Group
     from rich.live import Live
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-    from pipeline.demo.drive import MARKS, STEPS
+    from pipeline.demo.drive import MARKS
 
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(bar_width=40), TaskProgressColumn()
     )
-    clock = progress.add_task("", total=STEPS)
+    clock = progress.add_task("", total=count)
     shown = 0.0
     with Live(console=console, refresh_per_second=_FRAMES_PER_S, transient=True) as live:
         for moment in moments:
@@ -156,19 +159,19 @@ def _of(counts: Mapping[tuple[str, str], int], site: str) -> int:
 
 def _sum_up(data_dir: Path, scenario: "Scenario", seed: int) -> dict[str, Any]:
     from pipeline.demo.drive import MARKS
-    from pipeline.demo.outcome import LogLine, read_outcome
+    from pipeline.demo.embedded import log_lines
+    from pipeline.demo.outcome import read_outcome
     from pipeline.demo.report import render
     from pipeline.demo.summary import summarize
-    from pipeline.embedded.log import Log
 
-    with Log.open(data_dir) as log:
-        outcome = read_outcome(LogLine(row.kind, row.at, row.body) for row in log.entries())
+    outcome = read_outcome(log_lines(data_dir))
     summary = summarize(outcome, scenario, seed)
     (data_dir / "report.html").write_text(render(outcome, summary, MARKS), encoding="utf-8")
     return summary
 
 
-def _print(summary: Mapping[str, Any], data_dir: Path, took_s: float) -> None:
+def print_summary(summary: Mapping[str, Any], took_s: float) -> None:
+    """Print what came of a run."""
     from rich.console import Console
     from rich.table import Table
 
@@ -198,6 +201,12 @@ def _print(summary: Mapping[str, Any], data_dir: Path, took_s: float) -> None:
     for row in summary["left"]:
         left.add_row(row["reason"], str(row["macs"]))
     console.print(left)
+
+
+def _print_where_to_look(data_dir: Path) -> None:
+    from rich.console import Console
+
+    console = Console(file=sys.stdout)
     console.print(f"Report: {data_dir / 'report.html'}", soft_wrap=True)
     console.print(
         f"Ask why: drydock explain SERIAL --data-dir {data_dir}; "

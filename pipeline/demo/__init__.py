@@ -1,1 +1,1 @@
-"""The demo: Drydock's embedded form against simulated Macs, on a simulated clock."""
+"""The demo: Drydock against simulated Macs, on a simulated clock."""

@@ -1,34 +1,39 @@
-"""The demo's run: the embedded service against simulated Macs, step by simulated step."""
+"""The demo's story, step by simulated step, told to Drydock in whichever form it runs.
 
-from collections.abc import Iterator
+What happens at one moment is told one thing at a time, and each is followed to its end before the
+next: so what comes of it does not hang on how a form does many things at once.
+"""
+
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from agents.keys import KeyRing, KeyStore, Purpose
-from agents.simulated import SimulatedFleet, SiteLine
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from agents.simulated import SiteLine
 from pipeline.decide.policy_file import read_policy
 from pipeline.demo.scenario import (
     ADVISORY_AT,
     ENDS_AT,
     EXPLOITED_AT,
     STARTS_AT,
-    Scenario,
     policy_text,
     releases,
 )
-from pipeline.embedded.service import Service
-from schemas.decisions import Reason
-from schemas.envelope import Event
+from pipeline.embedded.commands import approval
+from schemas.decisions import Decision
+from schemas.envelope import AdvisoryEvent, ApprovalGrantedEvent, DeviceEvent
 
-# What the Macs say in one step is one transaction, as a busy gateway would make it.
 STEP: Final = timedelta(minutes=15)
-STEPS: Final = int((ENDS_AT - STARTS_AT) / STEP)
 MARKS: Final = {"26.2 released": ADVISORY_AT, "two CVEs exploited": EXPLOITED_AT}
 _LOOKS_EVERY: Final = timedelta(days=1)
 _APPROVAL_LASTS: Final = timedelta(days=2)
 _APPROVER: Final = "demo approver"
+
+Said = DeviceEvent | AdvisoryEvent | ApprovalGrantedEvent
+"""What the outside says: Macs, Apple, people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,55 +46,64 @@ class Moment:
     open_jobs: dict[tuple[str, str], int]
 
 
-def run(data_dir: Path, scenario: Scenario, seed: int) -> Iterator[Moment]:
-    """Run the scenario from start to end in a fresh data directory, a Moment after each step."""
-    keys = KeyStore(data_dir / "keys")
-    for purpose in Purpose:
-        keys.make(purpose)
-    fleet = _fleet(scenario, seed)
-    service = Service.open(
-        data_dir,
-        now=STARTS_AT,
-        signer=keys.signer(Purpose.JOBS),
-        trust=KeyRing.load(data_dir / "keys"),
-        policy_text=policy_text(),
-        mac_for=fleet.mac_for,
-    )
-    try:
-        feed = list(releases())
-        for step in range(STEPS + 1):
-            now = STARTS_AT + step * STEP
-            said: list[Event] = list(fleet.advance(now))
-            while feed and feed[0].time <= now:
-                said.append(feed.pop(0))
-            if said:
-                service.accept(said, (), now)
-            if (now - STARTS_AT) % _LOOKS_EVERY == timedelta(0):
-                _approve(service, keys, now)
-            service.tick(now)
-            yield Moment(now, dict(service.engine.exposed), dict(service.engine.open_jobs))
-    finally:
-        service.close()
-        fleet.close()
+class Form(Protocol):
+    """One form of Drydock with the simulated Macs at its sites, the demo's policy in force.
+
+    Every call returns once nothing is left to be done at the present time.
+    """
+
+    def pass_time(self, now: datetime) -> Sequence[DeviceEvent]:
+        """It is this time from now on; what the Macs say until then, in order of time."""
+
+    def hear(self, said: Sequence[Said]) -> None:
+        """Take in what was said, at most one thing a Mac."""
+
+    def awaiting_approval(self) -> Sequence[Decision]:
+        """The decisions that wait for somebody's approval."""
+
+    def moment(self, now: datetime) -> Moment:
+        """How the fleet stands."""
 
 
-def _fleet(scenario: Scenario, seed: int) -> SimulatedFleet:
-    lines = {
+def play(
+    form: Form, approvals: Ed25519PrivateKey, step: timedelta = STEP, until: datetime = ENDS_AT
+) -> Generator[Moment]:
+    """Let the story happen, a Moment after each step. `approvals` is the approver's key."""
+    feed = deque(releases())
+    for number in range(steps(step, until)):
+        now = STARTS_AT + number * step
+        said = form.pass_time(now)
+        while feed and feed[0].time <= now:
+            form.hear([feed.popleft()])
+        for wave in waves(said):
+            form.hear(wave)
+        if (now - STARTS_AT) % _LOOKS_EVERY == timedelta(0):
+            for decision in form.awaiting_approval():
+                form.hear([approval(decision, _APPROVER, now, _APPROVAL_LASTS, approvals)])
+        yield form.moment(now)
+
+
+def steps(step: timedelta = STEP, until: datetime = ENDS_AT) -> int:
+    """How many Moments `play` gives."""
+    return int((until - STARTS_AT) / step) + 1
+
+
+def waves(said: Iterable[DeviceEvent]) -> list[list[DeviceEvent]]:
+    """Each Mac's events in its order, at most one a Mac in a wave."""
+    found: list[list[DeviceEvent]] = []
+    spoken: dict[str, int] = {}
+    for event in said:
+        turn = spoken.get(event.subject, 0)
+        spoken[event.subject] = turn + 1
+        if turn == len(found):
+            found.append([])
+        found[turn].append(event)
+    return found
+
+
+def site_lines() -> dict[str, SiteLine]:
+    """The sites' lines, as the policy has them."""
+    return {
         name: SiteLine(uplink_mbps=site.uplink_mbps, cache=site.cache)
         for name, site in read_policy(policy_text()).sites.items()
     }
-    return SimulatedFleet(
-        scenario.specs, STARTS_AT, seed=seed, lines=lines, releases=scenario.releases
-    )
-
-
-def _approve(service: Service, keys: KeyStore, now: datetime) -> None:
-    """Somebody looks once a day and allows what waits for an approval."""
-    waiting = [
-        udid
-        for udid, standing in service.engine.standings.items()
-        if standing.reason is Reason.AWAITING_APPROVAL
-    ]
-    for udid in waiting:
-        key = keys.signer(Purpose.APPROVALS)
-        service.approve(udid, by=_APPROVER, now=now, lasts=_APPROVAL_LASTS, key=key)

@@ -1,4 +1,5 @@
-"""What came of a run, read off its log alone: exposure over time, jobs, and who is left and why."""
+"""What came of a run, read off its log or topics alone: exposure over time, jobs, and who is left
+and why."""
 
 import json
 from collections import Counter
@@ -7,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
+# Figures that move while an answer stands, as the engine has it.
+_NO_ANSWER: Final = frozenset({"gates", "evidence"})
 _FINAL: Final = frozenset({"succeeded", "failed", "refused", "expired", "superseded"})
 
 
@@ -24,6 +27,19 @@ class Level(NamedTuple):
     at: datetime
     site: str
     exposed: int
+
+
+class Stood(NamedTuple):
+    """A Mac's answer at a moment, and before it."""
+
+    at: datetime
+    before: str | None
+    answer: str
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the moment changed it."""
+        return self.answer != self.before
 
 
 @dataclass(slots=True)
@@ -46,7 +62,12 @@ class JobLine:
 
 @dataclass(slots=True)
 class Outcome:
-    """The run. `latest` is each Mac's last decision, as recorded."""
+    """The run. `latest` is each Mac's last decision, as recorded.
+
+    What is counted hangs on what happened, not on the order in which things of one moment were
+    taken: `events` are those from outside, without what was ordered and told of jobs; `decisions`
+    are the answers that stood when a moment was over and not when it began.
+    """
 
     levels: list[Level] = field(default_factory=list)
     jobs: dict[str, JobLine] = field(default_factory=dict)
@@ -56,6 +77,51 @@ class Outcome:
     events: int = 0
     decisions: int = 0
     ends_at: datetime | None = None
+    _exposed_at: Counter[str] = field(default_factory=Counter)
+    _stood: dict[str, Stood] = field(default_factory=dict)
+
+    def take(self, line: LogLine) -> None:
+        """Read the next line."""
+        self.ends_at = line.at
+        if line.kind == "decision":
+            self._take_decision(line)
+        # Most events are reports; only jobs are of interest and parsing is what costs.
+        elif b'"drydock.job.' in line.body:
+            _read_job(self, json.loads(line.body), line.at)
+        else:
+            self.events += 1
+
+    def _take_decision(self, line: LogLine) -> None:
+        decision = json.loads(line.body)["decision"]
+        decision.setdefault("cves", [])
+        for name in ("site", "serial", "reason"):
+            decision.setdefault(name, None)
+        udid, old = decision["udid"], self.latest.get(decision["udid"])
+        self.latest[udid] = decision
+        self._count(udid, line.at, decision)
+        was, now = bool(old and old["cves"]), bool(decision["cves"])
+        if was and old is not None:
+            self._exposed_at[old["site"] or ""] -= 1
+        if now:
+            self._exposed_at[decision["site"] or ""] += 1
+        if was != now or (old and now and old["site"] != decision["site"]):
+            for site in {decision["site"] or "", (old or decision)["site"] or ""}:
+                self.levels.append(Level(line.at, site, self._exposed_at[site]))
+        if now and not was:
+            self.exposed_since[udid] = line.at
+        elif was and not now:
+            self.patched.append((self.exposed_since.pop(udid), line.at))
+
+    def _count(self, udid: str, at: datetime, decision: dict[str, Any]) -> None:
+        answer = json.dumps({k: v for k, v in decision.items() if k not in _NO_ANSWER})
+        stood = self._stood.get(udid)
+        if stood is not None and stood.at == at:
+            self.decisions -= stood.is_new
+            now = stood._replace(answer=answer)
+        else:
+            now = Stood(at, None if stood is None else stood.answer, answer)
+        self.decisions += now.is_new
+        self._stood[udid] = now
 
     @property
     def exposed(self) -> int:
@@ -83,39 +149,10 @@ class Outcome:
 
 def read_outcome(lines: Iterable[LogLine]) -> Outcome:
     """Read a log from its first line to its last."""
-    outcome, exposed = Outcome(), Counter[str]()
+    outcome = Outcome()
     for line in lines:
-        outcome.ends_at = line.at
-        if line.kind == "decision":
-            outcome.decisions += 1
-            _read_decision(outcome, exposed, line)
-        else:
-            outcome.events += 1
-            # Most events are reports; only jobs are of interest and parsing is what costs.
-            if b'"drydock.job.' in line.body:
-                _read_job(outcome, json.loads(line.body), line.at)
+        outcome.take(line)
     return outcome
-
-
-def _read_decision(outcome: Outcome, exposed: Counter[str], line: LogLine) -> None:
-    decision = json.loads(line.body)["decision"]
-    decision.setdefault("cves", [])
-    for name in ("site", "serial", "reason"):
-        decision.setdefault(name, None)
-    udid, old = decision["udid"], outcome.latest.get(decision["udid"])
-    outcome.latest[udid] = decision
-    was, now = bool(old and old["cves"]), bool(decision["cves"])
-    if was and old is not None:
-        exposed[old["site"] or ""] -= 1
-    if now:
-        exposed[decision["site"] or ""] += 1
-    if was != now or (old and now and old["site"] != decision["site"]):
-        for site in {decision["site"] or "", (old or decision)["site"] or ""}:
-            outcome.levels.append(Level(line.at, site, exposed[site]))
-    if now and not was:
-        outcome.exposed_since[udid] = line.at
-    elif was and not now:
-        outcome.patched.append((outcome.exposed_since.pop(udid), line.at))
 
 
 def _read_job(outcome: Outcome, event: dict[str, Any], at: datetime) -> None:

@@ -1,0 +1,118 @@
+"""The demo on the embedded form: one process, one data directory."""
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from agents.keys import KeyRing, KeyStore, Purpose
+from agents.simulated import SimulatedFleet
+from agents.simulated.sinks import webhook_of
+from pipeline.decide.decision import decide
+from pipeline.demo.drive import STEP, Moment, Said, play, site_lines
+from pipeline.demo.outcome import LogLine
+from pipeline.demo.scenario import ENDS_AT, STARTS_AT, Scenario, policy_text
+from pipeline.embedded.log import Log
+from pipeline.embedded.service import Options, Service
+from pipeline.gateway.intake import translate
+from pipeline.ingest.redaction import Redactor
+from schemas.decisions import Decision, Reason
+from schemas.envelope import ApprovalGrantedEvent, DeviceEvent, Event
+
+# Nothing gets lost here that a sweep would find; and the fleet form sweeps at other times.
+NO_SWEEP: Final = timedelta(days=1000)
+_REDACTOR: Final = Redactor(b"nothing here is a real secret")
+
+
+def run(
+    data_dir: Path,
+    scenario: Scenario,
+    seed: int,
+    step: timedelta = STEP,
+    until: datetime = ENDS_AT,
+) -> Generator[Moment]:
+    """Run the scenario in a fresh data directory, a Moment after each step."""
+    keys = KeyStore(data_dir / "keys")
+    for purpose in Purpose:
+        keys.make(purpose)
+    form = EmbeddedForm(data_dir, scenario, seed)
+    try:
+        yield from play(form, keys.signer(Purpose.APPROVALS), step, until)
+    finally:
+        form.close()
+
+
+def log_lines(data_dir: Path) -> Iterator[LogLine]:
+    """What a run left in its log."""
+    with Log.open(data_dir) as log:
+        for row in log.entries():
+            yield LogLine(row.kind, row.at, row.body)
+
+
+class EmbeddedForm:
+    """The embedded service on a data directory that has keys and nothing else."""
+
+    def __init__(self, data_dir: Path, scenario: Scenario, seed: int) -> None:
+        self._fleet = SimulatedFleet(
+            scenario.specs, STARTS_AT, seed=seed, lines=site_lines(), releases=scenario.releases
+        )
+        self._now = STARTS_AT
+        self._service = Service.open(
+            data_dir,
+            now=STARTS_AT,
+            signer=KeyStore(data_dir / "keys").signer(Purpose.JOBS),
+            trust=KeyRing.load(data_dir / "keys"),
+            policy_text=policy_text(),
+            mac_for=self._fleet.mac_for,
+            options=Options(slots=len(scenario.specs), sweep_every=NO_SWEEP),
+        )
+
+    def close(self) -> None:
+        """Let go of the data directory."""
+        self._service.close()
+        self._fleet.close()
+
+    def pass_time(self, now: datetime) -> Sequence[DeviceEvent]:
+        """It is this time from now on; what the Macs say until then."""
+        self._now = now
+        said = self._fleet.advance(now)
+        self._settle()
+        return said
+
+    def hear(self, said: Sequence[Said]) -> None:
+        """Take in what was said, as the HTTP endpoint would."""
+        received = [event for one in said for event in _received(one, self._now)]
+        self._service.accept(received, (), self._now)
+        self._settle()
+
+    def awaiting_approval(self) -> Sequence[Decision]:
+        """The decisions that wait for somebody's approval."""
+        engine = self._service.engine
+        return [
+            decide(engine.situation(udid, self._now))
+            for udid, standing in engine.standings.items()
+            if standing.reason is Reason.AWAITING_APPROVAL
+        ]
+
+    def moment(self, now: datetime) -> Moment:
+        """How the fleet stands."""
+        engine = self._service.engine
+        return Moment(now, dict(engine.exposed), dict(engine.open_jobs))
+
+    def _settle(self) -> None:
+        wake = self._service.next_wake(self._now)
+        while wake is not None and wake <= self._now:
+            self._service.tick(self._now)
+            wake = self._service.next_wake(self._now)
+
+
+def _received(said: Said, now: datetime) -> Sequence[Event]:
+    """What MDM messages say goes through NanoMDM's webhooks, the rest comes as events."""
+    hook = None if isinstance(said, ApprovalGrantedEvent) else webhook_of(said)
+    if hook is None:
+        return [said]
+    body = json.dumps(hook).encode()
+    done = translate("nanomdm", body, "webhook/nanomdm", now, _REDACTOR)
+    assert not done.dead_letters, done.dead_letters
+    return done.events
