@@ -266,10 +266,10 @@ class Worker:
 
     async def _do_due(self, homes: Sequence[Home], now: datetime) -> None:
         until = monotonic() + _DUE_BUDGET_S
-        busy = list(homes)
+        busy = [home for home in homes if home.shard.tick(now)]
         while busy and monotonic() < until:
-            busy = [home for home in busy if home.shard.tick(now)]
             await asyncio.sleep(0)
+            busy = [home for home in busy if home.shard.tick(now)]
         self._more = bool(busy)
 
     def is_idle(self) -> bool:
