@@ -6,6 +6,7 @@ by `batch_consumer`, state by `recovery`. Importing does nothing.
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import faust
@@ -33,8 +34,10 @@ def make_app(
     standbys: int,
     session_timeout_s: float,
     web: Listen | None,
+    folder: Path,
 ) -> faust.App:
-    """An application that hands what it consumes to `taker`; `web` is where it serves pages."""
+    """An application that hands what it consumes to `taker`; `web` is where it serves pages. Faust
+    makes folders of its own in `folder`, which must be there, and puts nothing into them."""
     app = faust.App(
         group,
         broker=[f"kafka://{address}" for address in connection.bootstrap.split(",")],
@@ -50,6 +53,8 @@ def make_app(
         # Faust's assignor spreads this many copies of each partition, and prefers who has one.
         table_standby_replicas=standbys,
         store="memory://",
+        # Without it they would be in whatever folder the process was started in.
+        datadir=folder / "faust",
         stream_wait_empty=True,
         web_enabled=web is not None,
         web_bind="127.0.0.1" if web is None else web.host,

@@ -104,6 +104,10 @@ class _Service:
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         plan = self._plan
+        try:
+            plan.data_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WorkerError(f"cannot use {plan.data_dir}: {error.strerror}") from error
         counts = await self._topics()
         missing = [topic.name for topic in _NEEDED if topic.name not in counts]
         if missing:
@@ -131,6 +135,7 @@ class _Service:
             standbys=plan.standbys,
             session_timeout_s=plan.session_timeout_s,
             web=plan.web,
+            folder=plan.data_dir,
         )
         self._app.on_partitions_revoked.connect(self._revoked)
         self._app.on_partitions_assigned.connect(self._assigned)  # type: ignore[arg-type]
