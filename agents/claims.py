@@ -145,12 +145,19 @@ class Claim:
 
     def _transact(self, changes: Changes) -> None:
         self._producer.begin_transaction()
+        sent = []
         for job_id, record in changes.items():
             value = None if record is None else record.model_dump_json(exclude_none=True).encode()
-            self._producer.send(
-                self._topic, key=job_id.encode(), value=value, partition=self._partition
+            sent.append(
+                self._producer.send(
+                    self._topic, key=job_id.encode(), value=value, partition=self._partition
+                )
             )
         self._producer.commit_transaction()
+        # kafka-python 3.0.12 also returns from a commit whose records the broker has refused (it
+        # begins a new epoch, and then there is nothing to commit): each record is asked for.
+        for each in sent:
+            each.get(timeout=self._timeout_s)
 
 
 def boot_seconds() -> float:

@@ -1,11 +1,13 @@
 """Fencing by Kafka's transactions: who lost a partition can write nothing about it."""
 
 import pytest
+from kafka import TopicPartition  # type: ignore[import-untyped]
 
 from agents.claims import Claims
 from agents.replicated import ClaimLostError
 from schemas.attempts import AttemptRecord
 from schemas.connection import KafkaConnection
+from schemas.topics import attempts_topic
 from tests.integration.brokers import KafkaCluster
 from tests.integration.topics import make_topics
 from tests.site_factories import START, hours
@@ -46,6 +48,24 @@ def test_what_a_predecessor_left_half_written_is_never_seen(claims: Claims) -> N
             assert new.records == {}
             new.write({"whole": record("whole", "new")})
             assert new.age_s() < 10
+
+
+def test_a_write_whose_records_were_refused_is_lost_although_its_commit_was_silent(
+    claims: Claims,
+) -> None:
+    place = TopicPartition(attempts_topic(SITE), 0)
+    with claims.claim(0) as claim:
+        claim.write({"kept": record("kept", "one")})
+        # As after a leader's change: the broker finds a gap and refuses. kafka-python then begins
+        # anew under its next epoch, and its commit of what is gone raises nothing.
+        claim._producer._transaction_manager.increment_sequence_number(place, 7)
+        for _ in range(2):
+            with pytest.raises(ClaimLostError) as lost:
+                claim.write({"refused": record("refused", "one")})
+        assert not lost.value.fenced
+    with claims.claim(0) as successor:
+        assert "kept" in successor.records
+        assert "refused" not in successor.records
 
 
 def test_partitions_are_claimed_apart(claims: Claims) -> None:
