@@ -4,7 +4,7 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -57,9 +57,10 @@ def feed_server() -> Iterator[FeedServer]:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-            self.wfile.flush()
+            with suppress(ConnectionError):  # whoever asked is gone
+                self.end_headers()
+                self.wfile.write(body)
+                self.wfile.flush()
             served.answered(self.path)
             if served.hangs:
                 ending.wait(30)

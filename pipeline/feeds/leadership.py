@@ -12,7 +12,10 @@ from typing import Any, Final
 import structlog
 from aiokafka import AIOKafkaConsumer  # type: ignore[import-untyped]
 from aiokafka.abc import ConsumerRebalanceListener  # type: ignore[import-untyped]
-from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
+from aiokafka.errors import (  # type: ignore[import-untyped]
+    KafkaError,
+    UnknownTopicOrPartitionError,
+)
 
 from pipeline.connection import aiokafka_options
 from schemas import logkeys as key
@@ -20,7 +23,7 @@ from schemas.connection import KafkaConnection
 from schemas.topics import FEEDS
 
 _POLL_MS: Final = 1000
-_AGAIN_S: Final = 1.0
+_AGAIN_S: Final = 3.0
 _CLOSE_S: Final = 10.0
 
 
@@ -54,7 +57,7 @@ class Member:
             try:
                 await self._take_part()
             except (KafkaError, OSError) as error:
-                self._log.warning("no Kafka", **{key.DETAIL: repr(error)})
+                self._log.warning("not in the group", **{key.DETAIL: repr(error)})
             await asyncio.sleep(_AGAIN_S)
 
     async def while_leading(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -75,6 +78,8 @@ class Member:
         consumer.subscribe([FEEDS.name], listener=_Listener(self._assigned))
         try:
             await consumer.start()
+            if FEEDS.name not in await consumer.topics():
+                raise UnknownTopicOrPartitionError(f"{FEEDS.name}: run `drydock topics apply`")
             while True:
                 # What is read is of no interest, but who does not read is taken for dead.
                 await consumer.getmany(timeout_ms=_POLL_MS)

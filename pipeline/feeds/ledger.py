@@ -89,8 +89,11 @@ class Ledger:
         try:
             async with asyncio.timeout(_CONNECT_S):
                 await producer.start()
-                for topic in _TOPICS:
-                    await producer.partitions_for(topic)
+                # Asked of all at once: asking for one by its name could make it.
+                there = (await producer.client.fetch_all_metadata()).topics()
+                missing = sorted({*_TOPICS} - there)
+                if missing:
+                    raise LedgerError(f"no topic {', '.join(missing)}: run `drydock topics apply`")
                 ledger.states = await _states(connection, log)
         except BaseException as error:
             await ledger.close()

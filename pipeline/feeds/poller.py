@@ -13,11 +13,14 @@ import structlog
 from pipeline.config import FeedsSettings
 from pipeline.feeds.copies import Copies, Copy
 from pipeline.feeds.fetching import FetchError, Limits, fetch
-from pipeline.ingest.judging import FOLLOWERS, REFUSALS, FeedOutcome
+from pipeline.ingest.judging import REFUSALS, FeedOutcome
 from schemas import logkeys as key
 from schemas.feeds import FeedSource
 
 NO_FEED: Final = "none"
+# A catalogue of CVEs comes after the feed that tells which of them are Apple's; last who is most
+# often out of reach, behind a proxy that does not know Apple's authority.
+_ORDER: Final[tuple[FeedSource, ...]] = ("sofa", "kev", "gdmf")
 # So that not everybody's pollers ask at the same second.
 _JITTER: Final = 0.1
 
@@ -64,8 +67,7 @@ class Poller:
         observer: Observer,
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
-        # A catalogue of CVEs is read after those that tell which of them are Apple's.
-        self._feeds = {source: feeds[source] for source in FOLLOWERS if source in feeds}
+        self._feeds = {source: feeds[source] for source in _ORDER if source in feeds}
         self._copies = copies
         self._limits = limits
         self._observer = observer
@@ -89,23 +91,28 @@ class Poller:
     ) -> dict[FeedSource, FeedOutcome]:
         """Look at these feeds now, or at all."""
         asked = [one for one in self._feeds if sources is None or one in sources]
-        found = await asyncio.gather(*map(self._fetched, asked))
+        fetched = {source: asyncio.create_task(self._fetched(source)) for source in asked}
         outcomes = {}
-        for source, copy in zip(asked, found, strict=True):
-            taken = Taken(FeedOutcome.UNREACHABLE, detail=copy) if isinstance(copy, str) else None
-            if taken is None:
-                assert isinstance(copy, Copy)
-                taken = await sink.take(
-                    source, copy.document, accept_losses=source in accept_losses
-                )
-                await asyncio.to_thread(self._keep, source, copy, taken.outcome)
-            self._tell(source, taken)
-            outcomes[source] = taken.outcome
-            every_s = self._feeds[source].every_s
-            self._due[source] = time.monotonic() + every_s * random.uniform(  # noqa: S311
-                1 - _JITTER, 1 + _JITTER
-            )
+        try:
+            for source, fetching in fetched.items():
+                taken = await self._taken(source, await fetching, sink, source in accept_losses)
+                self._tell(source, taken)
+                outcomes[source] = taken.outcome
+                jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
+                self._due[source] = time.monotonic() + self._feeds[source].every_s * jitter
+        finally:
+            for fetching in fetched.values():
+                fetching.cancel()
         return outcomes
+
+    async def _taken(
+        self, source: FeedSource, found: Copy | str, sink: Sink, accept_losses: bool
+    ) -> Taken:
+        if isinstance(found, str):
+            return Taken(FeedOutcome.UNREACHABLE, detail=found)
+        taken = await sink.take(source, found.document, accept_losses=accept_losses)
+        await asyncio.to_thread(self._keep, source, found, taken.outcome)
+        return taken
 
     async def _fetched(self, source: FeedSource) -> Copy | str:
         """The document, or why there is none."""

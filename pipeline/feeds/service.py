@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 from starlette.applications import Starlette
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
@@ -69,6 +70,7 @@ def poll_once(
     poller = make_poller(settings, plan.data_dir, metrics, log)
 
     async def once() -> bool:
+        asyncio.get_running_loop().set_exception_handler(_heard_elsewhere)
         ledger = await Ledger.open(plan.connection, metrics, log, _now)
         try:
             outcomes = await poller.poll(ledger, accept_losses=accept_losses)
@@ -84,6 +86,7 @@ def poll_once(
 async def _serve(
     plan: FeedsPlan, settings: FeedsSettings, log: Log, listener: socket.socket | None
 ) -> None:
+    asyncio.get_running_loop().set_exception_handler(_heard_elsewhere)
     metrics = FeedsMetrics(make_registry())
     member = Member(plan.connection, settings.group, settings.session_timeout_s, log)
     stopped = asyncio.Event()
@@ -163,6 +166,12 @@ async def _opened(plan: FeedsPlan, metrics: FeedsMetrics, log: Log) -> Ledger:
         wait=wait_random_exponential(max=_LONGEST_PAUSE_S),
     )
     return await tries(once)
+
+
+def _heard_elsewhere(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """aiokafka 0.14.0 also leaves the error of a send or a transaction where nobody asks for it."""
+    if not isinstance(context.get("exception"), KafkaError):
+        loop.default_exception_handler(context)
 
 
 def _now() -> datetime:

@@ -269,6 +269,13 @@ def test_who_lost_the_ledger_cannot_write_and_goes_on_from_what_was_written(
     assert len(published.events) == 3
 
 
+def test_missing_topics_are_said_so(empty_kafka: KafkaCluster, tmp_path: Path) -> None:
+    arguments = ["feeds", "--data-dir", str(tmp_path), "--once", "--bootstrap"]
+    done = CliRunner().invoke(app, [*arguments, empty_kafka.bootstrap])
+    assert done.exit_code == 2
+    assert "no topic drydock.advisories.v1, " in done.stderr
+
+
 def test_a_feed_that_goes_wrong_is_refused_and_told_of_once(
     empty_kafka: KafkaCluster, published: Published, web: FeedServer, tmp_path: Path
 ) -> None:
@@ -284,6 +291,7 @@ def test_a_feed_that_goes_wrong_is_refused_and_told_of_once(
         done = CliRunner(env={"NO_PROXY": "127.0.0.1"}).invoke(
             app, [*arguments, *places, "--bootstrap", empty_kafka.bootstrap]
         )
+        assert done.exit_code in {0, 1}, done.output
         logged = [json.loads(text) for text in done.stderr.splitlines()]
         said.extend((one["event"], one.get("outcome")) for one in logged)
         return done.exit_code
