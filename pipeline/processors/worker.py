@@ -33,8 +33,8 @@ _CHUNK: Final = 500
 _DUE_BUDGET_S: Final = 0.25
 _PATIENCE_S: Final = 0.1
 _LOADED_AT_ONCE: Final = 500
-_KEPT_BACK: Final = 2_000
-_KEPT_BACK_S: Final = 2.0
+_KEPT_BACK: Final = 5_000
+_KEPT_BACK_S: Final = 10.0
 
 Clock = Callable[[], datetime]
 Log = structlog.typing.FilteringBoundLogger
@@ -181,7 +181,7 @@ class Worker:
         claim: list[Row] = [(rows.OWNER_KEY, owner.to_row())]
         ends = await self._outbox.write({place: claim}, _never)
         if ends[place] == store.next:
-            store.put(claim, ends[place] + 1, owner.epoch)
+            store.put(dict(claim), ends[place] + 1, owner.epoch)
         else:
             async for _ in self._recovery.catch_up({place: None}):
                 pass
@@ -325,7 +325,7 @@ class Worker:
         """Copy what was written since the last time to this machine's disk."""
         if home.unkept:
             store = self._stores.of(home.place)
-            store.put(home.unkept.items(), home.end, home.shard.epoch)
+            store.put(home.unkept, home.end, home.shard.epoch)
             home.unkept = {}
         home.kept_at = monotonic()
 

@@ -1,0 +1,72 @@
+"""A partition's copy on disk holds what its changelog says, however that was cut into batches."""
+
+import tempfile
+from pathlib import Path
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.processors.local_store import LocalStore
+
+Change = tuple[bytes, bytes | None]
+
+
+def row(epoch: int, number: int) -> bytes:
+    return msgspec.json.encode({"e": epoch, "n": number})
+
+
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from([b"A", b"B", b"C"]),
+        st.one_of(st.none(), st.builds(row, st.integers(1, 3), st.integers(0, 99))),
+    ),
+    max_size=12,
+)
+
+
+def one_by_one(changes: list[Change]) -> tuple[dict[bytes, bytes], int]:
+    """The rows, and how many were void: of a former owner. One counts where there is no other."""
+    rows: dict[bytes, bytes] = {}
+    epoch = void = 0
+    for key, body in changes:
+        if body is None:
+            rows.pop(key, None)
+            continue
+        written = msgspec.json.decode(body)["e"]
+        if written >= epoch:
+            rows[key] = body
+        else:
+            rows.setdefault(key, body)
+            void += 1
+        epoch = max(epoch, written)
+    return rows, void
+
+
+@given(CHANGES, st.integers(0, 12))
+def test_rows_are_those_of_the_changelog(changes: list[Change], cut: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = LocalStore.open(Path(folder) / "1.sqlite")
+        void = store.follow(changes[:cut], len(changes[:cut]))
+        void += store.follow(changes[cut:], len(changes))
+        assert (dict(store.all()), void) == one_by_one(changes)
+        store.close()
+        again = LocalStore.open(Path(folder) / "1.sqlite")
+        assert (dict(again.all()), again.next) == (one_by_one(changes)[0], len(changes))
+        again.close()
+
+
+def test_own_rows_replace_and_drop(tmp_path: Path) -> None:
+    store = LocalStore.open(tmp_path / "1.sqlite")
+    store.put({b"A": row(1, 1), b"B": row(1, 2)}, 2, 1)
+    store.put({b"A": None, b"B": row(1, 3)}, 4, 1)
+    assert dict(store.all()) == {b"B": row(1, 3)}
+    assert (store.next, store.epoch, store.get(b"A")) == (4, 1, None)
+    store.close()
+
+
+def test_a_copy_of_another_form_is_thrown_away(tmp_path: Path) -> None:
+    (tmp_path / "1.sqlite").write_bytes(b"not a database" * 100)
+    store = LocalStore.open(tmp_path / "1.sqlite")
+    assert (len(store), store.next) == (0, 0)
+    store.close()
