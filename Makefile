@@ -1,9 +1,9 @@
 # `make demo` and `make test` are all the set-up there is: each makes the .venv it needs.
-# PYTHON names the Python to make it with, PYTEST_ARGS and DEMO_ARGS are passed on.
+# PYTHON names the Python to make it with; PYTEST_ARGS, DEMO_ARGS and CHAOS_ARGS are passed on.
 
 .DEFAULT_GOAL := help
 .PHONY: help demo fmt lint type test test-unit bench-core bench-embedded bench-outage fuzz schemas lock clean
-.PHONY: chart tools tools-deploy kafka-up kafka-down
+.PHONY: chaos chaos-short chart tools tools-deploy kafka-up kafka-down
 
 BIN := .venv/bin
 # The real servers that `make test` runs against; without them, outside CI, their tests are skipped.
@@ -54,6 +54,16 @@ bench-outage: ## stop Kafka under webhooks and count them (OUTAGE_ARGS="--second
 	@tools/environment dev
 	@tools/servers kafka
 	@$(BIN)/python -m tests.bench.outage $(OUTAGE_ARGS)
+
+chaos: ## kill and tamper with a fleet on Kafka, then check it (20 minutes; CHAOS_ARGS)
+	@tools/environment dev
+	@tools/servers kafka
+	@$(BIN)/python -W ignore -m tests.chaos $(CHAOS_ARGS)
+
+chaos-short: ## the same, small (3 minutes)
+	@tools/environment dev
+	@tools/servers kafka
+	@$(BIN)/python -W ignore -m tests.chaos --short $(CHAOS_ARGS)
 
 fuzz: ## fuzz the translators with atheris (Linux)
 	@tools/environment dev
