@@ -9,12 +9,22 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tests.chaos.checker import Kind
 from tests.chaos.run import Options, Told, run
+
+_NUMBERS: Final = {
+    "seed": "Draws the fleet, its faults, the strikes and what is done to events",
+    "minutes": "How long it is struck",
+    "macs": "How many Macs",
+    "kills": "How many programs are killed",
+    "speed": "How many of the Macs' seconds pass in one",
+    "outages": "How often a broker goes",
+    "settle_s": "Seconds in which everything must come to rest",
+}
 
 
 def main() -> int:
@@ -22,8 +32,9 @@ def main() -> int:
     given = _arguments()
     folder = Path(given.folder or tempfile.mkdtemp(prefix="drydock-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("seed", "minutes", "macs", "kills", "speed", "outages", "settle_s")
-    options = Options(folder=folder, **{name: getattr(given, name) for name in names})
+    usual = Options.short(folder) if given.short else Options(folder=folder)
+    asked = {name: getattr(given, name) for name in _NUMBERS if getattr(given, name) is not None}
+    options = replace(usual, **asked)
     told = run(options, _say)
     text = json.dumps(_as_json(told, options)) if given.json else _as_table(told, options)
     sys.stdout.write(text + "\n")
@@ -39,13 +50,11 @@ def _say(line: str) -> None:
 def _arguments() -> argparse.Namespace:
     usual = Options(folder=Path())
     parser = argparse.ArgumentParser(prog="tests.chaos", description=__doc__)
-    parser.add_argument("--seed", type=int, default=usual.seed)
-    parser.add_argument("--minutes", type=float, default=usual.minutes)
-    parser.add_argument("--macs", type=int, default=usual.macs)
-    parser.add_argument("--kills", type=int, default=usual.kills)
-    parser.add_argument("--speed", type=float, default=usual.speed)
-    parser.add_argument("--outages", type=int, default=usual.outages)
-    parser.add_argument("--settle-s", type=float, default=usual.settle_s)
+    parser.add_argument("--short", action="store_true", help="A few Macs, a few kills.")
+    for name, what in _NUMBERS.items():
+        number = getattr(usual, name)
+        option = "--" + name.replace("_", "-")
+        parser.add_argument(option, type=type(number), help=f"{what} (usually {number:g}).")
     parser.add_argument("--folder", help="Keep logs and data here; else only after a failure.")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Final, Self
 
 from kafka import KafkaProducer  # type: ignore[import-untyped]
 from pydantic import TypeAdapter
@@ -72,6 +72,19 @@ class Options:
     agents: int = 2
     outages: int = 4
     settle_s: float = 420.0
+
+    @classmethod
+    def short(cls, folder: Path) -> Self:
+        """Small enough for every change: time flies for the Macs."""
+        return cls(
+            folder=folder,
+            minutes=1.0,
+            macs=200,
+            kills=30,
+            speed=180.0,
+            outages=1,
+            settle_s=150.0,
+        )
 
     @property
     def lasts_s(self) -> float:
