@@ -1,0 +1,136 @@
+"""What is between the Macs and the gateway: only what was answered 200 counts as taken."""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from agents.simulated.sinks import GatewaySink
+from schemas.envelope import encode
+from tests import factories
+from tests.chaos.evidence import Input
+from tests.chaos.load import Load, Mischief
+from tests.factories import NOW
+
+PATIENCE_S = 20.0
+CALM = Mischief(doubled=0, late=0, very_late=0, foul=0)
+
+
+class Gateway(ThreadingHTTPServer):
+    """Answers what is asked of it; `heard` counts the events it was sent, by answer."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers: list[int] = []
+        self.heard: Counter[tuple[int, str]] = Counter()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Gateway
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        status = self.server.answers.pop(0) if self.server.answers else 200
+        for line in body.splitlines():
+            self.server.heard[status, json.loads(line).get("id", "webhook")] += 1
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    server = Gateway()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def load_with(gateway: Gateway) -> Iterator[Callable[[Mischief], Load]]:
+    started = []
+
+    def start(mischief: Mischief) -> Load:
+        load = Load(("127.0.0.1", gateway.server_address[1]), 1, mischief)
+        load.start()
+        started.append(load)
+        return load
+
+    yield start
+    for load in started:
+        load.stop()
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+REPORT = factories.full_report("26.1", "MAC-1")
+CHECK_OUT = factories.checked_out("MAC-1", NOW)
+
+
+def test_macs_messages_are_sent_on_and_remembered_once_taken(
+    gateway: Gateway, load_with: Callable[[Mischief], Load]
+) -> None:
+    load = load_with(CALM)
+    sink = GatewaySink(load.url, None)
+    sink([REPORT, CHECK_OUT])
+    assert sink._connection is not None
+    sink._connection.close()
+    eventually(lambda: not load.waiting)
+    assert load.accepted == {
+        Input("event", REPORT.id),
+        Input("webhook", f"MAC-1 mdm.CheckOut {NOW.isoformat()}"),
+    }
+    assert gateway.heard == {(200, REPORT.id): 1, (200, "webhook"): 1}
+
+
+def test_an_answer_to_come_again_is_followed(
+    gateway: Gateway, load_with: Callable[[Mischief], Load]
+) -> None:
+    gateway.answers = [503, 429]
+    load = load_with(CALM)
+    load.take("/v1/events", encode(REPORT))
+    eventually(lambda: not load.waiting)
+    assert load.accepted == {Input("event", REPORT.id)}
+    assert gateway.heard == {(status, REPORT.id): 1 for status in (503, 429, 200)}
+
+
+def test_a_refusal_is_told_and_not_taken_for_an_input(
+    gateway: Gateway, load_with: Callable[[Mischief], Load]
+) -> None:
+    gateway.answers = [400]
+    load = load_with(CALM)
+    load.take("/v1/events", encode(REPORT))
+    eventually(lambda: not load.waiting)
+    assert load.accepted == set()
+    assert len(load.refused) == 1
+
+
+def test_mischief_doubles_and_mixes_poison_in(
+    gateway: Gateway, load_with: Callable[[Mischief], Load]
+) -> None:
+    load = load_with(Mischief(doubled=1, late=0, late_s=0.1, very_late=0, foul=1))
+    load.take("/webhooks/nanomdm", json.dumps(_hook()).encode())
+    eventually(lambda: not load.waiting)
+    kinds = Counter(one.kind for one in load.accepted)
+    assert kinds == {"webhook": 1, "poison": 1}
+    assert load.counts["posted"] == 3
+
+
+def _hook() -> dict[str, object]:
+    part = {"udid": "MAC-1"}
+    return {"topic": "mdm.CheckOut", "created_at": NOW.isoformat(), "checkin_event": part}
