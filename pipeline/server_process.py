@@ -24,6 +24,9 @@ from prometheus_client import (
 from starlette.applications import Starlette
 
 GRACE_S: Final = 10
+# Longer than a Go client keeps an idle connection (90 s), so that it is the client who closes it.
+# The other way round a webhook that is sent at that moment is lost: Go does not repeat a POST.
+_KEEP_ALIVE_S: Final = 120
 
 Log = structlog.typing.FilteringBoundLogger
 
@@ -139,4 +142,5 @@ def _config(app: Starlette) -> uvicorn.Config:
         server_header=False,
         lifespan="off",
         timeout_graceful_shutdown=GRACE_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
     )

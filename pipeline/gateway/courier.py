@@ -49,6 +49,8 @@ _MOST_QUEUED: Final = 20_000
 _AGAIN_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 # How long what comes may wait for the last of the spool.
 _DOOR_S: Final = 0.25
+# How long a link that took nothing has to prove itself, unless it acknowledges something sooner.
+_DISTRUST_S: Final = 5.0
 # A producer whose records are not decided by then is given up; it may still double some.
 _DECIDED_S: Final = 120.0
 _LOOK_S: Final = 0.5
@@ -111,6 +113,7 @@ class Courier:
         self._flight: deque[_Parcel] = deque()
         self._drain = _Drain()
         self._acknowledged_at = 0.0
+        self._refused_at = -_DISTRUST_S
         self._waiting = 0
         self._stopping = False
         self._changed = asyncio.Event()
@@ -205,6 +208,7 @@ class Courier:
             async with asyncio.timeout(self._ack_wait_s):
                 return await self._link.send(record)
         except TimeoutError:
+            self._refused_at = time.monotonic()
             return None
         except LinkError as error:
             self._broken = error
@@ -291,9 +295,12 @@ class Courier:
 
     @property
     def _flows(self) -> bool:
-        """Whether closing the door can be worth it."""
-        lately = time.monotonic() - self._acknowledged_at < _LOOK_S
-        return lately or not self._drain.under_way
+        """Whether closing the door can be worth it. A link that lately took nothing has to
+        acknowledge something first: what waits would go from door to door, and never be durable."""
+        now = time.monotonic()
+        if self._acknowledged_at <= self._refused_at > now - _DISTRUST_S:
+            return False
+        return now - self._acknowledged_at < _LOOK_S or not self._drain.under_way
 
     async def _empty_behind_door(self, writer: "asyncio.Task[None]") -> bool:
         """Let nothing in for a moment; whether all that was in is delivered by then."""

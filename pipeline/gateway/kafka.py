@@ -36,18 +36,21 @@ class KafkaLink:
         except (OSError, ValueError) as error:
             raise LinkError(f"settings: {error}") from error
         link = cls(producer)
-        topic = None
         try:
             async with asyncio.timeout(_CONNECT_S):
                 await producer.start()
+                # Asked of all at once: asking for one by its name could make it.
+                there = (await producer.client.fetch_all_metadata()).topics()
+                missing = sorted(set(topics) - there)
+                if missing:
+                    raise LinkError(f"no topic {', '.join(missing)}: run `drydock topics apply`")
                 for topic in topics:
                     await producer.partitions_for(topic)
         except BaseException as error:
             await link.close()
             if not isinstance(error, KafkaError | OSError | TimeoutError):
                 raise
-            what = "no brokers" if topic is None else f"topic {topic}"
-            raise LinkError(f"{what}: {type(error).__name__} {error}".strip()) from error
+            raise LinkError(f"no brokers: {type(error).__name__} {error}".strip()) from error
         return link
 
     async def send(self, record: Record) -> "asyncio.Future[Any]":

@@ -16,10 +16,12 @@ PATIENCE_S = 30.0
 @dataclass
 class FakeKafka:
     """A broker and what reached it. `away` holds back every acknowledgement until it is back, as
-    an idempotent producer does; `broken` fails connections and what is under way."""
+    an idempotent producer does; `deaf` has a producer wait before it takes a record; `broken` fails
+    connections and what is under way."""
 
     log: list[Record] = field(default_factory=list)
     away: bool = False
+    deaf: bool = False
     broken: bool = False
     connects: int = 0
     links: list["FakeLink"] = field(default_factory=list)
@@ -39,8 +41,11 @@ class FakeKafka:
     def go_away(self) -> None:
         self.away = True
 
+    def turn_deaf(self) -> None:
+        self.deaf = True
+
     def come_back(self) -> None:
-        self.away = self.broken = False
+        self.away = self.deaf = self.broken = False
         for link in self.links:
             link.flush()
 
@@ -59,6 +64,8 @@ class FakeLink:
     dead: bool = False
 
     async def send(self, record: Record) -> "asyncio.Future[Any]":
+        while self.kafka.deaf and not self.kafka.broken:
+            await asyncio.sleep(0.001)
         if self.dead or self.kafka.broken:
             raise LinkError("of no more use")
         told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

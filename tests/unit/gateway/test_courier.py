@@ -141,6 +141,24 @@ def test_what_is_under_way_when_kafka_goes_is_spooled_first_and_not_sent_twice(
     run(test)
 
 
+def test_what_a_producer_does_not_take_is_spooled_while_it_takes_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.courier.spooling)
+            kafka.turn_deaf()
+            for number in range(3):
+                await asyncio.wait_for(it.courier.put([record("A", number)]), PATIENCE_S)
+            assert (it.counts.by[Where.SPOOL], it.spool.depth) == (3, 3)
+            assert it.counts.spooling == [True, False, True]
+            kafka.come_back()
+            await until(lambda: not it.courier.spooling)
+            assert [int(one.value) for one in kafka.log] == [0, 1, 2]
+            assert kafka.connects == 1
+
+    run(test)
+
+
 def test_a_producer_that_gave_up_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka()
@@ -302,7 +320,7 @@ class Life:
 
     def happen(self) -> None:
         events = [lambda: None, self.kafka.go_away, self.kafka.come_back, self.kafka.break_down]
-        self.chance.choices(events, [20, 2, 3, 1])[0]()
+        self.chance.choices([*events, self.kafka.turn_deaf], [20, 2, 3, 1, 1])[0]()
 
 
 @pytest.mark.parametrize("seed", range(12))
