@@ -23,8 +23,6 @@ from tests.integration.brokers import KafkaCluster, free_ports, missing_parts
 from tests.integration.gateways import Fleet, Server, found_of, gateway
 from tests.integration.topics import make_topics
 
-# How long webhooks are posted before Kafka stops, and after it is back.
-AROUND_S: Final = 3.0
 TOPIC: Final = "drydock.checkins.v1"
 
 
@@ -60,12 +58,15 @@ class Outage:
         return self.missing == 0 and self.disordered == 0 and self.answered_200 > 0
 
 
-def outage(kafka: KafkaCluster, folder: Path, fleet: Fleet, seconds: float) -> Outage:
-    """Stop this broker for so long under the fleet's webhooks, and see what came of them."""
+def outage(
+    kafka: KafkaCluster, folder: Path, fleet: Fleet, seconds: float, around_s: float = 5.0
+) -> Outage:
+    """Stop this broker for so long under the fleet's webhooks, and see what came of them; they are
+    posted for `around_s` before that, and after."""
     with gateway(kafka, folder) as running:
         running.settles()
         with fleet.posting(lambda: running.url):
-            time.sleep(AROUND_S)
+            time.sleep(around_s)
             kafka.stop()
             stopped_at = time.monotonic()
             time.sleep(seconds)
@@ -74,7 +75,7 @@ def outage(kafka: KafkaCluster, folder: Path, fleet: Fleet, seconds: float) -> O
             back_at = time.monotonic()
             running.settles()
             drained_s = time.monotonic() - back_at
-            time.sleep(AROUND_S)
+            time.sleep(around_s)
         running.settles()
         by = {where: _durable(running, where) for where in ("kafka", "spool")}
         cpu_s = running.value("process_cpu_seconds_total")

@@ -13,7 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
+from kafka import (  # type: ignore[import-untyped]
+    KafkaAdminClient,
+    KafkaConsumer,
+    KafkaProducer,
+    TopicPartition,
+)
 from pydantic import TypeAdapter
 
 from agents.keys import KeyStore, Purpose
@@ -271,6 +276,18 @@ class AgentSite:
             record.key.decode(): json.loads(record.value)
             for record in self.records(attempts_topic(self.name))
             if record.value is not None
+        }
+
+    def given_up(self) -> set[str]:
+        """The jobs whose orders the group has committed: nobody is given them again."""
+        group = f"drydock.agent.{self.name}"
+        with KafkaAdminClient(**self.connection.client_options()) as admin:
+            committed = admin.list_group_offsets(group)[group]
+        offsets = {place.partition: found.offset for place, found in committed.items()}
+        return {
+            decode(record.value).data.job.job_id  # type: ignore[union-attr]
+            for record in self.records(jobs_topic(self.name))
+            if record.offset < offsets.get(record.partition, 0)
         }
 
     def phases(self) -> list[str]:

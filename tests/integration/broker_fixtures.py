@@ -8,6 +8,7 @@ import pytest
 from kafka import KafkaAdminClient  # type: ignore[import-untyped]
 
 from tests.integration.brokers import (
+    SHORT_LIVED,
     BrokerError,
     KafkaCluster,
     free_ports,
@@ -23,7 +24,7 @@ def started(brokers: int, tmp_path_factory: pytest.TempPathFactory) -> KafkaClus
         pytest.skip(f"no Kafka: {lacking}")
     for last in (False, False, True):
         folder = tmp_path_factory.mktemp("kafka")
-        cluster = KafkaCluster(brokers, folder, free_ports(2 * brokers))
+        cluster = KafkaCluster(brokers, folder, free_ports(2 * brokers), jvm=SHORT_LIVED)
         try:
             cluster.start()
         except BrokerError:

@@ -29,6 +29,8 @@ HIGHEST_PORT: Final = 32_000
 READY_S: Final = 60.0
 STOP_S: Final = 30.0
 HEAP: Final = "-Xmx512m"
+# For brokers that live for minutes: a third less CPU until one is ready than with all compilers.
+SHORT_LIVED: Final = (HEAP, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 INFO_NAME: Final = "cluster.json"
 
 

@@ -57,9 +57,13 @@ def test_the_other_finishes_what_a_killed_one_began(site: AgentSite) -> None:
     site.order(*jobs)
     eventually(lambda: "intended" in site.phases(), "an intent is recorded")
     one.kill()
+    given_up, journalled = site.given_up(), site.attempts()
+    assert given_up <= journalled.keys()
     site.macs.set_delay(0.0)
     site.are_done(jobs)
     assert site.acted() == sorted(job.job_id for job in jobs)
+    # Both had their share before that.
+    assert {record["by"] for record in journalled.values()} == {"one", "two"}
     assert two.metric("drydock_agent_partitions") == PARTITIONS
 
 

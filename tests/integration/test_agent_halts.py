@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient  # type: ignore[import-untyped]
+from typer.testing import CliRunner
 
 from agents.halts import STALE_AFTER_S
+from pipeline.cli.app import app
 from schemas.topics import CONTROL
 from tests.integration.agent_site import AgentSite, drydock, eventually
 from tests.integration.brokers import KafkaCluster, wait_until
@@ -23,20 +25,23 @@ def site(
         yield made
 
 
-def test_a_halt_reaches_an_executor_in_time_and_holds_until_resumed(site: AgentSite) -> None:
+def test_a_halt_reaches_every_executor_in_time_and_holds_until_resumed(site: AgentSite) -> None:
     here = ("--bootstrap", site.bootstrap, "--json")
-    agent = site.start("one")
-    site.holds(agent, 4)
+    agents = [site.start("one"), site.start("two")]
+    for agent in agents:
+        site.holds(agent, 2)
     halted = drydock("halt", "--site", site.name, "--why", "drill", *here)
     assert (halted.returncode, json.loads(halted.stdout)) == (0, {"halted": f"site:{site.name}"})
     eventually(
-        lambda: agent.metric("drydock_agent_halted") == 1, "the halt is known", STALE_AFTER_S
+        lambda: all(agent.metric("drydock_agent_halted") == 1 for agent in agents),
+        "both know of the halt",
+        STALE_AFTER_S,
     )
     jobs = site.prompts(4)
     site.order(*jobs)
     eventually(lambda: site.phases() == ["accepted"] * 4, "orders are taken")
     assert site.acted() == []
-    assert agent.health()["halts"] == [f"site:{site.name}"]
+    assert [agent.health()["halts"] for agent in agents] == [[f"site:{site.name}"]] * 2
     resumed = drydock("resume", "--site", site.name, *here)
     assert (resumed.returncode, json.loads(resumed.stdout)) == (0, {"resumed": f"site:{site.name}"})
     site.are_done(jobs)
@@ -72,11 +77,12 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("given", "said"), WRONG.values(), ids=WRONG.keys())
+@pytest.mark.usefixtures("leaky_clients")
 def test_what_cannot_be_halted_is_one_line(
     kafka: KafkaCluster, given: tuple[str, ...], said: str
 ) -> None:
     make_topics(kafka.bootstrap, "anywhere")
-    result = drydock(*given, "--bootstrap", kafka.bootstrap)
-    assert (result.returncode, result.stdout) == (2, "")
+    result = CliRunner().invoke(app, [*given, "--bootstrap", kafka.bootstrap])
+    assert (result.exit_code, result.stdout) == (2, "")
     assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1

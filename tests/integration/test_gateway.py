@@ -71,7 +71,8 @@ def spools(running: Server, records: int) -> None:
 def test_webhooks_answered_200_while_kafka_is_stopped_are_in_the_topic_in_order(
     broker: KafkaCluster, tmp_path: Path
 ) -> None:
-    result = outage(broker, tmp_path, Fleet("STOPPED", macs=20, rate=40), seconds=5)
+    fleet = Fleet("STOPPED", macs=20, rate=40)
+    result = outage(broker, tmp_path, fleet, seconds=5, around_s=1)
     assert result.is_good, result
     assert (result.answered_otherwise, result.unanswered) == (0, 0)
     assert min(result.durable_by_kafka, result.durable_by_spool, result.deepest_spool) > 0

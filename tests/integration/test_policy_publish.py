@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 from typer.testing import CliRunner, Result
 
@@ -34,6 +35,7 @@ def published(kafka: KafkaCluster) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.usefixtures("leaky_clients")
 def test_a_policy_is_published_once_and_another_one_after_it(empty_kafka: KafkaCluster) -> None:
     def publish(by: str, text: str, *more: str) -> Result:
         where = ("--bootstrap", empty_kafka.bootstrap, "--by", by)
