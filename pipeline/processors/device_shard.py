@@ -226,19 +226,19 @@ class DeviceShard:
             self._refuse(topic, record.offset, raw, DeadLetterCode.BAD_VALUE, wrong, now, "$.data")
             return
         try:
-            self._fold(event, now, seen)
+            self._fold(event, raw, now, seen)
         except Exception as error:  # noqa: BLE001 - the handler's top: our bug, set aside
             self._bug(topic, record.offset, raw, error, now)
             return
         self._work.tally.add(topic, 1, (now - event.time).total_seconds())
 
-    def _fold(self, event: Event, now: datetime, seen: Glance | None = None) -> None:
+    def _fold(self, event: Event, raw: bytes, now: datetime, seen: Glance | None = None) -> None:
         fleet, key = self.engine.fleet, _key_of(event)
         device, ledger = fleet.devices.get(key), fleet.ledgers.get(key, ())
         effects = self._handle(event, now, seen)
         first = next(effects, None)  # folds; nothing that follows from it is folded yet
         if isinstance(event, _Job):
-            self._after_job(event, ledger, fleet.ledgers.get(key, ()))
+            self._after_job(event, raw, ledger, fleet.ledgers.get(key, ()))
         after = fleet.devices.get(key)
         if after is not None and after is not device:
             self._changed(key, device, after, to_us(event.time))
@@ -281,7 +281,7 @@ class DeviceShard:
             )
             self._log(issued, now)
 
-    def _after_job(self, event: _Job, before: Ledger, after: Ledger) -> None:
+    def _after_job(self, event: _Job, raw: bytes, before: Ledger, after: Ledger) -> None:
         """Tell dispatch where a job opened or ended: it counts the site's slots."""
         job_id = event.data.job.job_id if isinstance(event, JobIssuedEvent) else event.data.job_id
         old, new = _entry(before, job_id), _entry(after, job_id)
@@ -289,7 +289,6 @@ class DeviceShard:
             return
         self._dirty[_key_of(event)] = None
         if (old is not None and old.is_open) is not new.is_open:
-            raw = encode(event)
             self._terms.believed.add(raw)
             partition = partition_of(new.site, self._terms.partitions[DISPATCH.name])
             self._work.posts.append(Post(DISPATCH.name, partition, new.site.encode(), raw))
@@ -430,7 +429,7 @@ class DeviceShard:
         topic = RESULTS if isinstance(event, JobResultedEvent) else ORDERS
         raw = encode(event)
         self._post(topic.name, _key_of(event), raw)
-        self._fold(event, now)
+        self._fold(event, raw, now)
         self._folded.add(raw)
 
     def _refuse(
