@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.bench.core import machine
+from tests.bench.kafka_fleet import SITES, bench_fleet
 from tests.bench.kafka_latency import bench_latency
 from tests.bench.kafka_throughput import bench_throughput
-from tests.bench.kafka_world import World, world
+from tests.bench.kafka_world import SITE, World, world
 
-PARTS: Final = ("repeats", "figures", "latency")
+PARTS: Final = ("repeats", "figures", "latency", "fleet")
 
 
 def main() -> None:
@@ -21,19 +22,23 @@ def main() -> None:
     options.add_argument("--json", type=Path, default=Path("build/bench-kafka.json"))
     options.add_argument("--only", choices=PARTS, action="append")
     options.add_argument("--quick", action="store_true", help="small, to see that it runs")
+    options.add_argument("--macs", type=int, default=1_000_000, help="of the whole fleet")
     chosen = options.parse_args()
     found: dict[str, Any] = {"machine": machine()}
     for part in chosen.only or PARTS:
         sys.stderr.write(f"{part}\n")
-        with tempfile.TemporaryDirectory(prefix="bench-") as name, world(Path(name)) as here:
-            found[part] = bench(part, here, quick=chosen.quick)
+        sites = SITES if part == "fleet" else (SITE,)
+        with tempfile.TemporaryDirectory(prefix="bench-") as name, world(Path(name), sites) as here:
+            found[part] = bench(part, here, quick=chosen.quick, macs=chosen.macs)
     chosen.json.parent.mkdir(parents=True, exist_ok=True)
     chosen.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 
-def bench(part: str, here: World, *, quick: bool) -> dict[str, Any]:
+def bench(part: str, here: World, *, quick: bool, macs: int) -> dict[str, Any]:
     """Measure one part on a broker of its own."""
+    if part == "fleet":
+        return bench_fleet(here, macs=10_000 if quick else macs)
     if part == "latency":
         seconds = 5.0 if quick else 60.0
         return bench_latency(here, rate=1_000, seconds=seconds, jobs=round(20 * seconds))

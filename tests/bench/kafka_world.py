@@ -35,8 +35,8 @@ PARTITIONS: Final = 4
 DRYDOCK: Final = ("-c", "from pipeline.cli import main; main()")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-# The least that a broker allows; a program that was stopped has left its group before.
-_SESSION_S: Final = "6"
+# Programs are held still for a while, and leave their groups when they are stopped.
+_SESSION_S: Final = "300"
 _PATIENCE_S: Final = 120.0
 
 Record = tuple[str, bytes, bytes]
@@ -90,9 +90,18 @@ class Program:
         """What its web pages answer. Raises httpx.TransportError."""
         return httpx.get(f"http://127.0.0.1:{self.port}{path}", trust_env=False, timeout=5)
 
+    def pause(self) -> None:
+        """Hold it still; its group keeps its place for it for as long as its session lasts."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        self.process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """End it in good order, or, where that takes too long, at once."""
         if self.process.poll() is None:
+            self.go_on()
             self.process.send_signal(signal.SIGTERM)
             try:
                 self.process.wait(30)
@@ -107,6 +116,7 @@ class World:
 
     kafka: KafkaCluster
     folder: Path
+    sites: Sequence[str] = (SITE,)
     running: list[Program] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -116,7 +126,7 @@ class World:
         store.make(Purpose.JOBS)
         store.make(Purpose.APPROVALS)
         self.admin = KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
-        wanted = wanted_topics((SITE,), PARTITIONS, 1)
+        wanted = wanted_topics(self.sites, PARTITIONS, 1)
         with connected(self.connection, 30) as cluster:
             cluster.apply(differences(wanted, cluster.topics(), brokers=1), wanted)
             assert cluster.settles(wanted)
@@ -218,12 +228,12 @@ class World:
 
 
 @contextmanager
-def world(folder: Path) -> Iterator[World]:
+def world(folder: Path, sites: Sequence[str] = (SITE,)) -> Iterator[World]:
     """A broker and an empty world on it."""
     kafka = KafkaCluster(1, folder / "kafka", free_ports(2))
     kafka.start()
     try:
-        found = World(kafka, folder)
+        found = World(kafka, folder, sites)
         try:
             yield found
         finally:

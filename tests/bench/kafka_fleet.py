@@ -1,0 +1,217 @@
+"""A whole fleet on two workers: its state brought back, its memory, an advisory for a tenth of it.
+
+The state is written to the changelog as workers write it, one row a Mac, made from the rows of two
+Macs that an engine really folded and decided for: to send a million Macs' lives through the topics
+first would take longer than all that is measured. One Mac in ten lacks a release when it lands.
+"""
+
+import asyncio
+import contextlib
+import shutil
+import time
+from datetime import UTC, datetime
+from typing import Any, Final, Self
+
+import httpx
+
+from pipeline.decide.engine import Engine
+from pipeline.processors import rows
+from pipeline.processors.outbox import Outbox, Row
+from pipeline.server_process import make_log
+from schemas.envelope import encode
+from schemas.topics import (
+    ADVISORIES,
+    CONTROL,
+    SITE_PARTITIONS,
+    STATE,
+    jobs_topic,
+    partition_of,
+)
+from tests import factories as make
+from tests.bench.core import report, take, udid_of
+from tests.bench.kafka_world import PARTITIONS, World, wait_for
+
+# No site gives more slots than 10,000 at a time.
+SITES: Final = tuple(f"site-{number:02d}" for number in range(20))
+LANDS: Final = "15.7.3"
+AFFECTED_SHARE: Final = 10
+TARGETS: Final = {"recovered_s": 60.0, "jobs_published_s": 30.0}
+# Above what two workers reach that start on an empty cluster.
+_EPOCH: Final = 100
+# The Mac whose rows are copied: no other has its number.
+_PATTERN: Final = 9_999_999
+_SHARES: Final = (0.01, 0.5, 0.9)
+_AT_ONCE: Final = 20_000
+_PATIENCE_S: Final = 600.0
+_POLICY: Final = "\n".join(
+    [
+        "version: 1",
+        "sites:",
+        *(f"  {site}: {{time_zone: Europe/London, max_jobs: 10000}}" for site in SITES),
+        "follow_up: {compliant: false}",
+        "",
+    ]
+)
+
+
+def bench_fleet(world: World, *, macs: int) -> dict[str, Any]:
+    """Build the state, lose every local copy, let it come back, and land an advisory."""
+    answered = _publish_facts(world)
+    with _Two(world) as empty:
+        bare = empty.resident()
+    _lose_copies(world)
+    began = time.monotonic()
+    asyncio.run(_write_state(world, macs, answered))
+    written_s = time.monotonic() - began
+    with _Two(world) as first:
+        resident = first.resident()
+    with _Two(world) as with_copy:
+        pass
+    _lose_copies(world)
+    with _Two(world) as lost:
+        recovery_cpu_s = lost.cpu_s()
+        advisory = _land(world, lost, macs // AFFECTED_SHARE)
+    return {
+        "macs": macs,
+        "rows_written_s": round(written_s, 1),
+        "recovered_s": [round(one.seconds, 1) for one in (first, lost)],
+        "recovery_cpu_s": recovery_cpu_s,
+        "started_with_copy_s": round(with_copy.seconds, 1),
+        "resident_mib": [round(one / 2**20) for one in resident],
+        "bytes_per_mac": round((sum(resident) - sum(bare)) / macs),
+        "advisory": advisory,
+        "targets": TARGETS,
+    }
+
+
+class _Two:
+    """Two workers that start together; `seconds` until all partitions are ready."""
+
+    def __init__(self, world: World) -> None:
+        began = time.monotonic()
+        self.workers = [world.worker(world.folder / f"copy-{number}") for number in (1, 2)]
+        wait_for(self._are_ready, "all partitions ready", _PATIENCE_S)
+        self.seconds = time.monotonic() - began
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers:
+            worker.stop()
+
+    def _are_ready(self) -> bool:
+        """Whether both have partitions, and all are one's or the other's."""
+        ready: list[int] = []
+        for worker in self.workers:
+            worker.check()
+            with contextlib.suppress(httpx.TransportError):
+                ready.append(len(worker.get("/healthz").json()["ready"]))
+        return all(ready) and sum(ready) == PARTITIONS + SITE_PARTITIONS
+
+    def cpu_s(self) -> list[float]:
+        return [round(worker.cpu_s(), 1) for worker in self.workers]
+
+    def resident(self) -> list[int]:
+        return [worker.resident() for worker in self.workers]
+
+
+def _lose_copies(world: World) -> None:
+    for folder in world.folder.glob("copy-*"):
+        shutil.rmtree(folder)
+
+
+def _land(world: World, two: _Two, affected: int) -> dict[str, Any]:
+    """The advisory is published; the seconds until the last of its jobs can be read."""
+    places = world.places([jobs_topic(site) for site in SITES])
+    cpu = two.cpu_s()
+    landed = make.release(LANDS)
+    world.publish([(ADVISORIES.name, landed.subject.encode(), encode(landed))])
+    began = time.monotonic()
+    reached: dict[float, float] = {}
+    while (jobs := sum(world.ends(places).values())) < affected:
+        for worker in two.workers:
+            worker.check()
+        if time.monotonic() - began > _PATIENCE_S:
+            raise TimeoutError(f"{jobs} of {affected} jobs in {_PATIENCE_S:g} s")
+        for share in _SHARES:
+            if jobs >= share * affected:
+                reached.setdefault(share, round(time.monotonic() - began, 1))
+        time.sleep(0.1)
+    used = [round(after - before, 1) for after, before in zip(two.cpu_s(), cpu, strict=True)]
+    return {
+        "jobs": affected,
+        "published_s": round(time.monotonic() - began, 1),
+        "published_share_s": reached,
+        "cpu_s": used,
+        "cpu_us_per_job": round(sum(used) / affected * 1e6),
+    }
+
+
+# --- the state ---
+
+
+def _publish_facts(world: World) -> dict[str, int]:
+    """The policy and all releases but one; how far that brings the topics of facts."""
+    policy = make.policy_changed(_POLICY)
+    known = [make.release(version) for version in make.RELEASES if version != LANDS]
+    world.publish([(CONTROL.name, policy.subject.encode(), encode(policy))])
+    world.publish((ADVISORIES.name, one.subject.encode(), encode(one)) for one in known)
+    return {CONTROL.name: 1, ADVISORIES.name: len(known)}
+
+
+async def _write_state(world: World, macs: int, answered: dict[str, int]) -> None:
+    """One row a Mac, to its partition."""
+    outbox = Outbox(world.connection, make_log())
+    await outbox.start()
+    owner = rows.Owner(_EPOCH, answered).to_row()
+    owners: dict[tuple[str, int], list[Row]] = {
+        (STATE.name, number): [(rows.OWNER_KEY, owner)] for number in range(PARTITIONS)
+    }
+    await outbox.write(owners, lambda: False)
+    kinds = _kinds()
+    for start in range(0, macs, _AT_ONCE):
+        places: dict[tuple[str, int], list[Row]] = {}
+        for number in range(start, min(start + _AT_ONCE, macs)):
+            udid = udid_of(number)
+            row = _row(kinds[number % len(SITES), _is_affected(number)], number)
+            place = STATE.name, partition_of(udid, PARTITIONS)
+            places.setdefault(place, []).append((udid.encode(), row))
+        await outbox.write(places, lambda: False)
+    await outbox.stop()
+
+
+def _is_affected(number: int) -> bool:
+    return number // len(SITES) % AFFECTED_SHARE == 0
+
+
+def _kinds() -> dict[tuple[int, bool], bytes]:
+    """The row of a Mac of each site, affected or not."""
+    now = datetime.now(UTC)
+    return {
+        (number, affected): _kind(site, "15.7.2" if affected else "26.2", now)
+        for number, site in enumerate(SITES)
+        for affected in (False, True)
+    }
+
+
+def _kind(site: str, version: str, now: datetime) -> bytes:
+    """The row of a Mac, as an engine made it that heard all of its life."""
+    engine, udid, when = Engine(), udid_of(_PATTERN), now - make.HOUR
+    known = [make.release(one) for one in make.RELEASES if one != LANDS]
+    life = (*make.enrolled(udid, now - 100 * make.DAY), make.polled(udid, when))
+    said = report(_PATTERN, version, when, site=site)
+    for event in (make.policy_changed(_POLICY), *known, *life, said):
+        take(engine, event, now)
+    return rows.device_row(engine, udid, _EPOCH, is_answered=True)
+
+
+def _row(kind: bytes, number: int) -> bytes:
+    """The row of another Mac of this kind."""
+    for pattern, own in (
+        (udid_of(_PATTERN), udid_of(number)),
+        (f"C02{_PATTERN:07d}", f"C02{number:07d}"),
+        (f"lon-{_PATTERN:06d}", f"lon-{number:06d}"),
+    ):
+        kind = kind.replace(pattern.encode(), own.encode())
+    return kind
