@@ -2,7 +2,7 @@
 # PYTHON names the Python to make it with; PYTEST_ARGS, DEMO_ARGS and CHAOS_ARGS are passed on.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo fmt lint type test test-unit bench-core bench-embedded bench-outage fuzz schemas lock clean
+.PHONY: help demo fmt lint type test test-unit bench bench-core bench-embedded bench-outage fuzz schemas lock clean
 .PHONY: chaos chaos-short chart tools tools-deploy kafka-up kafka-down
 
 BIN := .venv/bin
@@ -41,6 +41,11 @@ test: lint type ## check everything: style, types, all tests
 test-unit: ## run the unit tests only (seconds)
 	@tools/environment dev
 	@$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+
+bench: ## measure the fleet form on a real broker (BENCH_ARGS="--quick", "--only latency")
+	@tools/environment dev
+	@tools/servers kafka
+	@$(BIN)/python -W ignore -m tests.bench.kafka $(BENCH_ARGS)
 
 bench-core: ## measure ingest, fold and decide without a broker
 	@tools/environment dev
