@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.embedded.store import Store
 from pipeline.embedded.writer import Writer
 from pipeline.processors.set_aside import letter
+from pipeline.state.fleet import Fleet
 from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.decisions import DecisionRecord
 from schemas.envelope import CloudEvent, Event, InvalidEvent, JobIssuedEvent, decode
@@ -24,6 +25,11 @@ class EmbeddedShell:
         self._letters: list[DeadLetter] = []
         self._writer = Writer(self._store, JOBS_KEY, KEYS, self._committed)
         self._now = NOW
+
+    @property
+    def fleet(self) -> Fleet:
+        """What is known."""
+        return self._writer.engine.fleet
 
     def close(self) -> None:
         self._store.close()

@@ -69,12 +69,16 @@ class Shard(Protocol):
 
 @dataclass(slots=True)
 class Home:
-    """A partition that this worker owns, and the end of its changelog as far as it wrote it.
-    `backlog` is what is still to be taken of what was there before it: ends, by input."""
+    """A partition that this worker owns.
+
+    `end` is the end of its changelog as this worker left it; None once somebody else wrote there
+    too, so that what is in memory may not be all there is. `backlog` is what is still to be taken
+    of what was there before it: ends, by input.
+    """
 
     place: TopicPartition
     shard: Shard
-    end: int
+    end: int | None
     backlog: dict[TP, int]
     ready: bool = False
     unkept: dict[bytes, bytes | None] = field(default_factory=dict)
@@ -314,8 +318,12 @@ class Worker:
             self._is_given_up,
         )
         for place, (home, work) in written.items():
-            home.end = ends[place] + 1
-            home.unkept |= work.rows
+            if ends[place] - len(work.rows) + 1 == home.end:
+                home.end = ends[place] + 1
+                home.unkept |= work.rows
+            else:
+                home.end = None
+                home.unkept.clear()
         for home, _ in works:
             late = monotonic() - home.kept_at >= _KEPT_BACK_S
             if home.unkept and (late or len(home.unkept) >= _KEPT_BACK):
@@ -323,7 +331,7 @@ class Worker:
 
     def _keep(self, home: Home) -> None:
         """Copy what was written since the last time to this machine's disk."""
-        if home.unkept:
+        if home.unkept and home.end is not None:
             store = self._stores.of(home.place)
             store.put(home.unkept, home.end, home.shard.epoch)
             home.unkept = {}

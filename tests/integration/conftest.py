@@ -11,5 +11,6 @@ with warnings.catch_warnings():
         leaky_clients,
         three_brokers,
     )
+    from tests.integration.workers import workers
 
-__all__ = ["empty_kafka", "kafka", "leaky_clients", "three_brokers"]
+__all__ = ["empty_kafka", "kafka", "leaky_clients", "three_brokers", "workers"]

@@ -1,25 +1,14 @@
 """Every scenario on the fleet form: with one, two and three workers, and the embedded answers."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import scenario
 from tests.embedded_shell import EmbeddedShell
-from tests.factories import NOW
-from tests.integration.brokers import KafkaCluster
 from tests.integration.kafka_shell import KafkaShell
-from tests.integration.workers import Workers, make_topics
+from tests.integration.workers import Workers
 from tests.scenario import Answers
-
-
-@pytest.fixture
-def workers(empty_kafka: KafkaCluster, tmp_path: Path) -> Iterator[Workers]:
-    make_topics(empty_kafka)
-    some = Workers(empty_kafka, tmp_path, NOW)
-    yield some
-    some.close()
 
 
 def embedded_answers(name: str, folder: Path) -> Answers:

@@ -28,6 +28,8 @@ class Given:
     clock: Path
     group: str
     log: Path
+    refresh: timedelta
+    stalled_after_s: float
 
 
 def run(given: Given) -> None:
@@ -49,7 +51,8 @@ def run(given: Given) -> None:
         group=given.group,
         web=Listen("127.0.0.1", given.web_port),
         session_timeout_s=6.0,
-        refresh=timedelta(hours=1),
+        refresh=given.refresh,
+        stalled_after_s=given.stalled_after_s,
         sweep_every=timedelta(days=1000),
         clock=clock,
     )

@@ -3,21 +3,25 @@
 import http.client
 import json
 import multiprocessing
+import os
+import signal
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from kafka import (  # type: ignore[import-untyped]
     KafkaAdminClient,
     KafkaConsumer,
     KafkaProducer,
     TopicPartition,
 )
+from kafka.admin import ConfigResource, ConfigResourceType  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from pipeline.processors.app import SUBSCRIBED
@@ -29,7 +33,16 @@ from schemas.decisions import DecisionRecord
 from schemas.envelope import CloudEvent, DeviceEvent, JobIssuedEvent, decode, encode
 from schemas.results import JobResult
 from schemas.routing import device_key, topic_of
-from schemas.topics import ADVISORIES, CONTROL, DEAD_LETTERS, DECISIONS, STATE, jobs_topic
+from schemas.topics import (
+    ADVISORIES,
+    CONTROL,
+    DEAD_LETTERS,
+    DECISIONS,
+    DISPATCH_STATE,
+    STATE,
+    jobs_topic,
+)
+from tests.factories import NOW
 from tests.integration import worker_program
 from tests.integration.brokers import KafkaCluster, free_ports
 from tests.integration.worker_program import Given, run
@@ -73,6 +86,7 @@ class WorkerProcess:
     data_dir: Path
     port: int
     log: Path
+    is_frozen: bool = False
 
     def kill(self) -> None:
         """End it at once (kill -9)."""
@@ -85,6 +99,20 @@ class WorkerProcess:
         self.process.join(PATIENCE_S)
         assert self.process.exitcode is not None, "does not stop"
         return self.process.exitcode
+
+    def freeze(self) -> None:
+        """Stop it where it is, as a machine under heavy load does; it does not know."""
+        self._signal(signal.SIGSTOP)
+        self.is_frozen = True
+
+    def thaw(self) -> None:
+        """Have it go on."""
+        self._signal(signal.SIGCONT)
+        self.is_frozen = False
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
 
     @property
     def runs(self) -> bool:
@@ -119,6 +147,8 @@ class Workers:
     group: str = field(default_factory=lambda: f"workers-{uuid.uuid4().hex[:8]}")
     running: list[WorkerProcess] = field(default_factory=list)
     started: int = 0
+    refresh: timedelta = timedelta(0)
+    stalled_after_s: float = 60.0
 
     def __post_init__(self) -> None:
         self.set_clock(self.now)
@@ -160,6 +190,8 @@ class Workers:
             clock=self.folder / "clock",
             group=self.group,
             log=log,
+            refresh=self.refresh,
+            stalled_after_s=self.stalled_after_s,
         )
         process = _FORKS.Process(target=run, args=(given,), daemon=True)
         process.start()
@@ -181,6 +213,17 @@ class Workers:
         for each in sent:
             each.get(timeout=30)
 
+    def set_topic(self, topic: str, settings: Mapping[str, str]) -> None:
+        """Change a topic's settings."""
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs=dict(settings))
+        self.admin.alter_configs([resource], incremental=True)
+        eventually(lambda: self._settings_of(topic).items() >= settings.items(), "settings")
+
+    def _settings_of(self, topic: str) -> dict[str, str]:
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic)
+        told = self.admin.describe_configs([resource])
+        return {name: each["value"] for name, each in told["topic"][topic].items()}
+
     # --- out ---
 
     def wait_caught_up(self, within_s: float = PATIENCE_S) -> None:
@@ -191,10 +234,13 @@ class Workers:
             raise AssertionError(f"{error}\n{self.logs()}") from None
 
     def _is_caught_up(self) -> bool:
-        living = [worker for worker in self.running if worker.runs]
+        living = [worker for worker in self.running if worker.runs and not worker.is_frozen]
         assert living, "no worker runs"
         figures = [worker.health() for worker in living]
-        if not all(one.get("idle") for one in figures):
+        ready = {name for one in figures for name in one.get("ready", ())}
+        if len(ready) < len(self._places(STATE.name, DISPATCH_STATE.name)):
+            return False
+        if not all(one["idle"] for one in figures):
             return False
         # The ends are asked for last. What a worker published before it was idle is in them, so
         # if another one had still to read it, that one is not there yet.
@@ -279,14 +325,30 @@ class Workers:
         ]
 
     def state(self) -> dict[str, Any]:
-        """The last row of every Mac."""
-        rows = {record.key: record.value for record in self.read(STATE.name)}
-        return {key.decode(): json.loads(value) for key, value in rows.items() if key[0] != 0x20}
+        """The row of every Mac, as it counts: a later one, but not of an earlier owner."""
+        epochs: dict[int, int] = {}
+        rows: dict[str, Any] = {}
+        for record in self.read(STATE.name):
+            row = json.loads(record.value)
+            newest = epochs.get(record.partition, 0)
+            if row["e"] >= newest or record.key.decode() not in rows:
+                rows[record.key.decode()] = row
+            epochs[record.partition] = max(newest, row["e"])
+        return {udid: row for udid, row in rows.items() if udid[0] != " "}
 
     def logs(self) -> str:
         """What the workers say of themselves, and the ends of their logs."""
         return "\n".join(
-            f"{one.log.name}: {one.health() if one.runs else 'ended'}\n"
+            f"{one.log.name}: {one.health() if one.runs and not one.is_frozen else 'ended'}\n"
             f"{one.log.read_text()[-3000:]}"
             for one in self.running
         )
+
+
+@pytest.fixture
+def workers(empty_kafka: KafkaCluster, tmp_path: Path) -> Iterator[Workers]:
+    """No worker yet, and empty topics."""
+    make_topics(empty_kafka)
+    some = Workers(empty_kafka, tmp_path, NOW)
+    yield some
+    some.close()

@@ -63,6 +63,12 @@ def both(brokers: Brokers, tmp_path: Path) -> tuple[Life, Life]:
     return first, second
 
 
+async def own_all(life: Life) -> None:
+    """It has all partitions again, and takes nothing."""
+    await life.begin()
+    life.worker.close()
+
+
 def test_who_is_no_member_any_more_writes_nothing(brokers: Brokers, tmp_path: Path) -> None:
     first, second = both(brokers, tmp_path)
 
@@ -109,6 +115,9 @@ def test_rows_of_a_former_owner_are_void(brokers: Brokers, tmp_path: Path) -> No
     assert state_of(brokers, tmp_path / "late") == kept
     # Whoever followed the changelog all along finds the same.
     assert state_of(brokers, tmp_path / "second") == kept
+    # And so does the one that wrote late, once it is the owner again.
+    run(brokers, lambda: own_all(first))
+    assert state_of(brokers, tmp_path / "first") == kept
 
 
 def test_answer_to_a_fact_goes_on_where_it_was(

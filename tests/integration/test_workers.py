@@ -1,0 +1,228 @@
+"""What workers promise, on a real broker: whoever dies, nothing is lost, nothing ordered twice."""
+
+import base64
+import json
+import random
+import shutil
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from pipeline.processors.rows import OWNER_KEY
+from schemas.envelope import CloudEvent
+from schemas.results import Outcome
+from schemas.topics import (
+    ADVISORIES,
+    CHECKINS,
+    CONTROL,
+    DISPATCH,
+    INVENTORY,
+    MAX_MESSAGE_BYTES,
+    ORDERS,
+    RESULTS,
+    STATE,
+    partition_of,
+)
+from tests import factories
+from tests.embedded_shell import EmbeddedShell
+from tests.factories import HOUR, NOW
+from tests.integration.workers import PARTITIONS, Workers, eventually
+from tests.scenario import in_short
+
+UDIDS = [f"MAC-{number}" for number in range(120)]
+POLICY = factories.POLICY_TEXT.replace("max_jobs: 2", "max_jobs: 1000")
+START: list[CloudEvent] = [factories.policy_changed(POLICY), factories.release("26.1")]
+ADVISORY: list[CloudEvent] = [factories.release("26.2")]
+
+
+def enrolments(udids: Sequence[str]) -> list[CloudEvent]:
+    return [each for udid in udids for each in (*factories.enrolled(udid), factories.polled(udid))]
+
+
+def reports(version: str, udids: Sequence[str], minute: int = 0) -> list[CloudEvent]:
+    when = NOW + minute * HOUR / 60
+    return [factories.full_report(version, udid, when, serial=f"C02{udid}") for udid in udids]
+
+
+def results(udids: Sequence[str]) -> list[CloudEvent]:
+    when = NOW + HOUR / 2
+    return [factories.resulted(factories.job(udid=udid), Outcome.ACTED, when) for udid in udids]
+
+
+def compare_with_embedded(workers: Workers, events: Sequence[CloudEvent], folder: Path) -> None:
+    """What the workers know, decided and ordered is what one process makes of the same events."""
+    shell = EmbeddedShell(folder)
+    shell.begin(workers.now)
+    shell.hear(events)
+    fleet = shell.fleet
+    found = {udid: (row["device"], row["jobs"]) for udid, row in workers.state().items()}
+    assert found == {
+        udid: (
+            json.loads(json.dumps(device.to_wire())),
+            json.loads(json.dumps([job.to_wire() for job in fleet.ledgers.get(udid, ())])),
+        )
+        for udid, device in fleet.devices.items()
+    }
+    last = {one.decision.udid: in_short(one.decision) for one in workers.decisions()}
+    assert last == {one.decision.udid: in_short(one.decision) for one in shell.records()}
+    assert signed_once(workers) == {event.data.job.job_id for event in shell.orders()}
+    shell.close()
+
+
+def signed_once(workers: Workers) -> set[str]:
+    """The jobs that reached executors; fails where one id stands for two orders."""
+    signed: dict[str, set[str]] = {}
+    for event in workers.published():
+        signed.setdefault(event.data.job.job_id, set()).add(event.data.signed.payload)
+    assert [job_id for job_id, payloads in signed.items() if len(payloads) > 1] == []
+    return set(signed)
+
+
+def test_killed_workers_lose_nothing_and_order_nothing_twice(
+    workers: Workers, tmp_path: Path
+) -> None:
+    seed = random.randrange(1_000_000)
+    print(f"seed {seed}")  # noqa: T201 - shown if it fails
+    chance = random.Random(seed)
+    heard = [*START, *enrolments(UDIDS), *reports("26.1", UDIDS)]
+
+    def replace_one() -> None:
+        victim = chance.choice([one for one in workers.running if one.runs])
+        victim.kill()
+        keeps_disk = chance.random() < 0.5
+        workers.start(victim.data_dir if keeps_disk else None)
+
+    workers.send(START)
+    workers.start()
+    workers.start()
+    workers.send(heard[len(START) :])
+    replace_one()
+    workers.wait_caught_up()
+    # In the middle of answering an advisory.
+    workers.send(ADVISORY)
+    eventually(lambda: len(workers.decisions()) > len(UDIDS), "first answers")
+    replace_one()
+    eventually(lambda: len(signed_once(workers)) == len(UDIDS), "all is ordered")
+    flow = [*results(UDIDS[:80]), *reports("26.1", UDIDS[80:], 1), *reports("26.2", UDIDS[:60], 40)]
+    for start in range(0, len(flow), 20):
+        workers.send(flow[start : start + 20])
+        if chance.random() < 0.25:
+            time.sleep(chance.random() / 2)
+            replace_one()
+    workers.wait_caught_up(120)
+    eventually(lambda: workers.lag() == 0, "all is committed")
+    compare_with_embedded(workers, [*heard, *ADVISORY, *flow], tmp_path / "embedded")
+
+
+def test_worker_that_was_frozen_and_comes_back_changes_nothing(
+    workers: Workers, tmp_path: Path
+) -> None:
+    heard = [*START, *enrolments(UDIDS), *reports("26.1", UDIDS)]
+    workers.send(START)
+    frozen = workers.start()
+    other = workers.start()
+    workers.send(heard[len(START) :])
+    workers.wait_caught_up()
+    workers.send(reports("26.1", UDIDS, 1))
+    frozen.freeze()
+    workers.send(ADVISORY)
+    # The other one has all partitions once the frozen one's session has ended.
+    eventually(lambda: len(other.health().get("ready", ())) == 12, "taken over")
+    eventually(lambda: len(signed_once(workers)) == len(UDIDS), "all is ordered")
+    workers.send(reports("26.2", UDIDS[:60], 40))
+    workers.wait_caught_up()
+    frozen.thaw()
+    workers.send(reports("26.2", UDIDS[60:90], 41))
+    eventually(lambda: bool(frozen.health().get("ready")), "the one that was frozen works again")
+    workers.wait_caught_up()
+    flow = [*reports("26.1", UDIDS, 1), *ADVISORY]
+    flow += [*reports("26.2", UDIDS[:60], 40), *reports("26.2", UDIDS[60:90], 41)]
+    compare_with_embedded(workers, [*heard, *flow], tmp_path / "embedded")
+
+
+def test_standby_takes_over_and_state_outlives_every_disk(workers: Workers) -> None:
+    workers.send([*START, *enrolments(UDIDS), *reports("26.1", UDIDS)])
+    first, second = workers.start(), workers.start()
+    workers.wait_caught_up()
+    places = [name for name in first.health()["ready"] if name.startswith(STATE.name)]
+    eventually(lambda: rows_kept(second.data_dir, places) == rows_owned(workers, places), "copies")
+    first.kill()
+    workers.send(ADVISORY)
+    workers.wait_caught_up()
+    assert len(signed_once(workers)) == len(UDIDS)
+    assert second.stop() == 0
+    for worker in workers.running:
+        shutil.rmtree(worker.data_dir)
+    workers.start()
+    workers.send(reports("26.2", UDIDS, 40))
+    workers.wait_caught_up()
+    # Each report ended a job that only the old workers' state told of.
+    outcomes = Counter(row["jobs"][0]["outcome"] for row in workers.state().values())
+    assert outcomes == {Outcome.SUCCEEDED: len(UDIDS)}
+    assert len(signed_once(workers)) == len(UDIDS)
+
+
+def rows_kept(folder: Path, places: Sequence[str]) -> int:
+    """Macs in a worker's copies of these partitions."""
+    found = 0
+    for path in (folder / f"{place}.sqlite" for place in places):
+        if path.exists():
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+                asked = db.execute("SELECT count(*) FROM rows WHERE key != ?", (OWNER_KEY,))
+                found += asked.fetchone()[0]
+    return found
+
+
+def rows_owned(workers: Workers, places: Sequence[str]) -> int:
+    """Macs of these partitions."""
+    numbers = {int(place.rpartition("/")[2]) for place in places}
+    return sum(partition_of(udid, PARTITIONS) in numbers for udid in UDIDS)
+
+
+GARBAGE = b"\xff no event"
+
+
+def test_poison_is_set_aside_with_its_place_and_its_bytes(workers: Workers) -> None:
+    topics = (INVENTORY, CHECKINS, RESULTS, ORDERS, DISPATCH, ADVISORIES, CONTROL)
+    worker = workers.start()
+    workers.send([*START, *enrolments(UDIDS[:5])])
+    sent = [workers.producer.send(topic.name, key=b"x", value=GARBAGE) for topic in topics]
+    places = {
+        f"{m.topic}/{m.partition}/{m.offset}" for m in (each.get(timeout=30) for each in sent)
+    }
+    workers.send(reports("26.1", UDIDS[:5]))
+    workers.wait_caught_up()
+    letters = workers.dead_letters()
+    assert {letter.origin for letter in letters} == places
+    assert {base64.b64decode(letter.raw or "") for letter in letters} == {GARBAGE}
+    assert len(workers.state()) == 5
+    # Most of what comes cannot be used: rather than empty the topic, it stops.
+    for _ in range(500):
+        workers.producer.send(INVENTORY.name, key=b"x", value=GARBAGE)
+    workers.producer.flush()
+    eventually(lambda: not worker.runs, "the worker stops")
+    assert worker.process.exitcode == 1
+    assert "cannot be used" in worker.log.read_text()
+    set_aside = len(workers.dead_letters()) - len(topics)
+    assert set_aside < 500
+    assert workers.lag() >= 500 - set_aside
+
+
+def test_worker_that_does_not_get_on_is_unhealthy_until_it_does(workers: Workers) -> None:
+    workers.stalled_after_s = 4.0
+    workers.send(START)
+    worker = workers.start()
+    workers.wait_caught_up()
+    assert worker.get("/healthz")[0] == 200
+    assert worker.get("/readyz")[0] == 200
+    workers.set_topic(STATE.name, {"max.message.bytes": "1"})
+    workers.send([*enrolments(UDIDS), *reports("26.1", UDIDS)])
+    eventually(lambda: worker.get("/healthz")[0] == 503, "unhealthy")
+    assert workers.lag() > 0
+    workers.set_topic(STATE.name, {"max.message.bytes": str(MAX_MESSAGE_BYTES)})
+    workers.wait_caught_up()
+    eventually(lambda: worker.get("/healthz")[0] == 200, "healthy again")
+    assert len(workers.state()) == len(UDIDS)
