@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import signal
+import threading
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -36,6 +38,8 @@ from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH_STATE, JOBS, STATE
 
 _LOOKED_EVERY_S: Final = 2.0
 _ASKED_FOR_S: Final = 10.0
+_ENDS_WITHIN_S: Final = 20.0
+_HUNG: Final = 70
 _ASKED_AGAIN_S: Final = 0.5
 _NEEDED: Final = (*SUBSCRIBED, *FACT_TOPICS, STATE, DISPATCH_STATE, DECISIONS, DEAD_LETTERS)
 Log = structlog.typing.FilteringBoundLogger
@@ -77,10 +81,19 @@ async def serve(plan: Plan, metrics: Metrics, log: Log, stop: asyncio.Event) -> 
 
 
 async def serve_until_signalled(plan: Plan, metrics: Metrics, log: Log) -> None:
-    """`serve` until SIGTERM or SIGINT."""
+    """`serve` until SIGTERM or SIGINT; then the process ends in time, in order or not."""
     stop = asyncio.Event()
+
+    def end() -> None:
+        stop.set()
+        # Faust can hang when it is stopped while partitions change hands, and holds up the whole
+        # group with it. What counts is in Kafka: its members find the partitions free.
+        last = threading.Timer(_ENDS_WITHIN_S, os._exit, (_HUNG,))
+        last.daemon = True
+        last.start()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, end)
     await serve(plan, metrics, log, stop)
 
 

@@ -1,0 +1,34 @@
+"""The end of a worker's process."""
+
+import signal
+import subprocess
+import sys
+
+HUNG = 70
+# A worker whose stop never comes to an end, whatever is asked of it.
+PROGRAM = """
+import asyncio
+from typing import Any
+from pipeline.processors import service
+
+async def hang(plan: Any, metrics: Any, log: Any, stop: asyncio.Event) -> None:
+    print("ready", flush=True)
+    await stop.wait()
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+service.serve = hang
+service._ENDS_WITHIN_S = 0.2
+asyncio.run(service.serve_until_signalled(None, None, None))
+"""
+
+
+def test_a_worker_that_hangs_at_its_end_ends_all_the_same() -> None:
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == HUNG
