@@ -23,7 +23,7 @@ _NUMBERS: Final = {
     "kills": "How many programs are killed",
     "speed": "How many of the Macs' seconds pass in one",
     "outages": "How often a broker goes",
-    "settle_s": "Seconds in which everything must come to rest",
+    "settle_s": "Seconds without progress after which it is judged as it stands",
 }
 
 

@@ -60,7 +60,7 @@ Say = Callable[[str], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What is asked for. `speed` is how many of the Macs' seconds pass in one; `settle_s` how
-    long after the last strike everything may take to come to rest."""
+    long after the last strike nothing may move before everything has come to rest."""
 
     folder: Path
     seed: int = 1
@@ -71,7 +71,7 @@ class Options:
     workers: int = 3
     agents: int = 2
     outages: int = 4
-    settle_s: float = 420.0
+    settle_s: float = 120.0
 
     @classmethod
     def short(cls, folder: Path) -> Self:
@@ -83,7 +83,7 @@ class Options:
             kills=30,
             speed=180.0,
             outages=1,
-            settle_s=150.0,
+            settle_s=90.0,
         )
 
     @property
@@ -226,36 +226,37 @@ class _Site:
             self._options.settle_s, lambda: self._killer.is_over and self._outages.are_over
         )
         self._echo.stop()
-        self._wait(self._old_macs, began_s)
+        self._wait(self._old_macs, "Macs to be updated")
         # Their last reports, too; then no more, so that there is an end to be judged.
         self._killer.run_for(2 * _LOOKED_EVERY_S)
         self._away = {mac.udid for mac in self._macs_now() if not mac.enrolled}
         self._load.quiet()
-        self._wait(lambda: self._load.waiting and f"{self._load.waiting} to be posted", began_s)
-        self._wait(self._first_fault, began_s)
-        return None if self._first_fault() else time.monotonic() - began_s
+        self._wait(lambda: self._load.waiting, "events to be posted")
+        self._wait(self._faults, "faults")
+        return None if self._faults() else time.monotonic() - began_s
 
-    def _wait(self, behind: Callable[[], str | int], began_s: float) -> None:
-        """Until nothing is behind, or the time is over."""
-        until_s = began_s + self._options.settle_s
-        while time.monotonic() < until_s and (what := behind()):
-            self._say(f"settling: {what}")
+    def _wait(self, count: Callable[[], int], what: str) -> None:
+        """Until there are none; or for `settle_s` without there being fewer."""
+        least, since_s = sys.maxsize, time.monotonic()
+        while left := count():
+            if left < least:
+                least, since_s = left, time.monotonic()
+            if time.monotonic() - since_s > self._options.settle_s:
+                return
+            self._say(f"settling: {left} {what}")
             self._killer.run_for(_LOOKED_EVERY_S)
 
-    def _first_fault(self) -> str:
+    def _faults(self) -> int:
         faults = judge(self._evidence()).faults
-        return f"{len(faults)} faults, such as {faults[0].what}" if faults else ""
+        for fault in faults[:1]:
+            self._say(f"such as {fault.what}")
+        return len(faults)
 
-    def _old_macs(self) -> str:
-        """The Macs that obviously are not done yet."""
+    def _old_macs(self) -> int:
+        """How many Macs obviously are not done yet."""
         newest = {line: parse_os_version(version) for line, version in world.NEWEST.items()}
-        old = [
-            mac.udid
-            for mac in self._macs_now()
-            if mac.enrolled
-            and (version := parse_os_version(mac.os_version)) < newest.get(version.line, version)
-        ]
-        return f"{len(old)} Macs to be updated, {old[0]} for one" if old else ""
+        versions = [parse_os_version(mac.os_version) for mac in self._macs_now() if mac.enrolled]
+        return sum(version < newest.get(version.line, version) for version in versions)
 
     def judged(self, settled_s: float | None) -> Told:
         """End all programs in good order, then look at what they leave."""
