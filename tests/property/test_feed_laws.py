@@ -152,7 +152,7 @@ def test_telling_the_difference_twice_gives_the_same_events(old: bytes, new: byt
     assert translate(new, old) == translate(new, old)
 
 
-@given(st.lists(feeds(), min_size=1, max_size=6))
+@given(st.lists(feeds(), min_size=1, max_size=4))
 def test_following_a_feed_tells_all_of_it_and_nothing_twice(documents: list[bytes]) -> None:
     """At every look, what was told so far describes the newest document."""
     state, told_so_far = FeedState(source="sofa"), []
