@@ -110,7 +110,7 @@ class WorkerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="DRYDOCK_WORKER_", extra="ignore")
 
     group: Annotated[str, Field(min_length=1, max_length=200)] = "drydock-worker"
-    standbys: Annotated[int, Field(ge=0, le=5)] = 1
+    standbys: Annotated[int, Field(ge=1, le=5)] = 1
     session_timeout_s: Annotated[float, Field(ge=6, le=300)] = 30.0
     stalled_after_s: Annotated[float, Field(ge=10)] = 60.0
     refresh_minutes: Annotated[float, Field(ge=0)] = 60.0

@@ -51,6 +51,7 @@ def make_app(
         topic_allow_declare=False,
         topic_disable_leader=True,
         # Faust's assignor spreads this many copies of each partition, and prefers who has one.
+        # With none it would not be used, and one Mac's topics would go to several workers.
         table_standby_replicas=standbys,
         store="memory://",
         # Without it they would be in whatever folder the process was started in.

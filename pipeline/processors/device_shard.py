@@ -108,6 +108,9 @@ class DeviceShard:
             self.epoch, self._answered = owner.epoch, dict(owner.answered)
             return
         udid = key.decode()
+        owner_of = partition_of(udid, self._count)
+        if owner_of != self.partition:
+            raise rows.BadRow(f"row of {udid} is one of partition {owner_of}: was one added?")
         standing, is_answered = rows.load_device(self.engine, udid, raw)
         if standing is not None:
             self._standings[udid] = standing

@@ -23,7 +23,7 @@ from faust.types import TP
 from pipeline.connection import aiokafka_options
 from pipeline.metrics import Metrics
 from pipeline.processors.app import SUBSCRIBED, add_pages, consumer_of, make_app, standbys_of
-from pipeline.processors.device_shard import Terms
+from pipeline.processors.device_shard import DEVICE_TOPICS, Terms
 from pipeline.processors.facts import FACT_TOPICS, Facts
 from pipeline.processors.facts_reader import FactsReader
 from pipeline.processors.health import Progress, Standing
@@ -34,7 +34,7 @@ from pipeline.server_process import Listen
 from schemas import logkeys as key
 from schemas.connection import KafkaConnection
 from schemas.orders import PublicKeys
-from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH_STATE, JOBS, STATE
+from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, DISPATCH_STATE, JOBS, STATE
 
 _LOOKED_EVERY_S: Final = 2.0
 _ASKED_FOR_S: Final = 10.0
@@ -125,6 +125,10 @@ class _Service:
         missing = [topic.name for topic in _NEEDED if topic.name not in counts]
         if missing:
             raise WorkerError(f"no topic {', '.join(missing)}: run `drydock topics apply`")
+        for alike in ((*DEVICE_TOPICS, STATE), (DISPATCH, DISPATCH_STATE)):
+            if len({counts[topic.name] for topic in alike}) > 1:
+                names = ", ".join(topic.name for topic in alike)
+                raise WorkerError(f"not one count of partitions: {names}; see `drydock topics`")
         await self._outbox.start()
         stack.push_async_callback(self._outbox.stop)
         await self._reader.start()

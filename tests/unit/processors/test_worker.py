@@ -11,9 +11,10 @@ import pytest
 
 from pipeline.processors import worker
 from pipeline.processors.poison import TooMuchPoison
+from pipeline.processors.rows import OWNER_KEY, BadRow
 from schemas.envelope import CloudEvent, encode
 from schemas.routing import topic_of
-from schemas.topics import CHECKINS, DEAD_LETTERS, INVENTORY, partition_of
+from schemas.topics import CHECKINS, DEAD_LETTERS, INVENTORY, STATE, partition_of
 from tests import factories
 from tests.factories import HOUR, NOW
 from tests.unit.processors.memory_kafka import PARTITIONS, Brokers, Life, reading, state_of
@@ -139,6 +140,17 @@ def test_answer_to_a_fact_goes_on_where_it_was(
     assert 0 < len(told) < len(UDIDS)
     run(brokers, second.live)
     assert sorted(event.data.job.udid for event in brokers.published()) == sorted(UDIDS)
+
+
+def test_row_of_another_count_of_partitions_stops_the_worker(
+    brokers: Brokers, tmp_path: Path
+) -> None:
+    life = Life(brokers, tmp_path / "one", lambda: NOW)
+    run(brokers, life.live)
+    strayed = next(one for one in brokers.of(STATE.name, 0) if one.key != OWNER_KEY)
+    brokers.append(STATE.name, 1, strayed.key, strayed.value)
+    with pytest.raises(BadRow, match="partition 0"):
+        run(brokers, Life(brokers, tmp_path / "two", lambda: NOW).live)
 
 
 def test_report_under_a_foreign_key_reaches_the_owner(brokers: Brokers, tmp_path: Path) -> None:
