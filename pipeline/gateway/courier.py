@@ -356,12 +356,12 @@ class Courier:
     async def _send_some(self) -> bool:
         """Hand over the next of the spool, in order; whether some is left that was not."""
         drain = self._drain
-        while drain.upto < self._spool.last and len(drain.under_way) < _UNDER_WAY:
+        # The last of before the reading: what is spooled meanwhile is not passed over.
+        while drain.upto < (last := self._spool.last) and len(drain.under_way) < _UNDER_WAY:
             read = partial(self._spool.after, most=_READ_AT_ONCE, most_bytes=_READ_BYTES)
             found = await self._on_disk(read, drain.upto)
             if not found:
-                drain.upto = self._spool.last
-                break
+                drain.upto = last
             for one in found:
                 told = await self._sent(one.record)
                 if told is None:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import structlog
 from pipeline.gateway.courier import Courier
 from pipeline.gateway.link import BusyError, Where
 from pipeline.gateway.records import Record
-from pipeline.gateway.spool import Spool, SpoolError, SpoolFullError
+from pipeline.gateway.spool import Spool, Spooled, SpoolError, SpoolFullError
 from tests.unit.gateway.fakes import ACK_WAIT_S, PATIENCE_S, FakeKafka, until
 
 MIB = 1024 * 1024
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 @pytest.fixture(autouse=True)
@@ -60,8 +62,9 @@ async def running(
     *,
     max_bytes: int = MIB,
     max_waiting: int = 1000,
+    spool: Spool | None = None,
 ) -> Any:
-    spool = Spool(folder, max_bytes=max_bytes, on_durable_write=hook)
+    spool = spool or Spool(folder, max_bytes=max_bytes, on_durable_write=hook)
     counts = Counts()
     log = structlog.wrap_logger(structlog.ReturnLogger())
     courier = Courier(
@@ -155,6 +158,31 @@ def test_what_a_producer_does_not_take_is_spooled_while_it_takes_nothing(tmp_pat
             await until(lambda: not it.courier.spooling)
             assert [int(one.value) for one in kafka.log] == [0, 1, 2]
             assert kafka.connects == 1
+
+    run(test)
+
+
+def test_what_is_spooled_while_a_read_finds_nothing_is_sent_in_its_turn(tmp_path: Path) -> None:
+    class Overtaken(Spool):
+        """A record is spooled between a read that finds nothing and what is made of it."""
+
+        overtaken = False
+
+        def after(self, seq: int, *, most: int, most_bytes: int) -> list[Spooled]:
+            found = super().after(seq, most=most, most_bytes=most_bytes)
+            if not found and not self.overtaken:
+                self.overtaken = True
+                self.append([record("A", 0)], NOW)
+            return found
+
+    async def test() -> None:
+        kafka = FakeKafka()
+        spool = Overtaken(tmp_path, max_bytes=MIB)
+        spool.append([record("B", 0)], NOW)
+        spool.forget(spool.after(0, most=1, most_bytes=MIB))
+        async with running(kafka, tmp_path, spool=spool) as it:
+            await until(lambda: not it.courier.spooling)
+        assert first_seen(kafka.log) == {b"A": [0]}
 
     run(test)
 
