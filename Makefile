@@ -2,7 +2,7 @@
 # PYTHON names the Python to make it with; PYTEST_ARGS, DEMO_ARGS and CHAOS_ARGS are passed on.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo fmt lint type test test-unit bench bench-core bench-embedded bench-outage fuzz schemas lock clean
+.PHONY: help demo demo-kafka fmt lint type test test-unit bench bench-core bench-embedded bench-outage fuzz schemas lock clean
 .PHONY: chaos chaos-short chart tools tools-deploy kafka-up kafka-down
 
 BIN := .venv/bin
@@ -19,6 +19,11 @@ help: ## list the targets
 demo: ## watch Drydock patch a simulated fleet, from set-up to report
 	@tools/environment server
 	@$(BIN)/drydock demo $(DEMO_ARGS)
+
+demo-kafka: ## the same on Kafka, both forms' numbers side by side (DEMO_ARGS="--seed 2 --devices 100")
+	@tools/environment dev
+	@tools/servers kafka
+	@$(BIN)/python -W ignore -m tests.fleet_demo $(DEMO_ARGS)
 
 fmt: ## format the code and mend what ruff can
 	@tools/environment dev

@@ -87,6 +87,11 @@ class GatewaySink:
             self._post("/webhooks/nanomdm", json.dumps(hook).encode(), "application/json")
         self._post_events(plain)
 
+    def close(self) -> None:
+        """Hang up."""
+        if self._connection is not None:
+            self._connection.close()
+
     def _post_events(self, events: Sequence[DeviceEvent | AdvisoryEvent]) -> None:
         if events:
             body = b"\n".join(encode(event) for event in events)
@@ -103,6 +108,7 @@ class GatewaySink:
             response = self._connection.getresponse()
             said = response.read()
         except (OSError, http.client.HTTPException) as error:
+            self.close()
             self._connection = None
             raise SinkError(f"{path}: {error}") from error
         if response.status != _OK:

@@ -1,0 +1,141 @@
+"""`python -m tests.fleet_demo`: the demo on Kafka, its numbers beside those of the embedded form.
+
+Starts a broker, two workers, a gateway and an executor a site, and stops them all, however it ends.
+Exit 0 if the numbers are the same, 1 if not, 2 if it could not be run.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.cli.demo import print_summary, watch
+from pipeline.demo import embedded
+from pipeline.demo.drive import STEP, Moment, steps
+from pipeline.demo.outcome import read_outcome
+from pipeline.demo.scenario import Scenario, build
+from pipeline.demo.summary import summarize
+from tests.fleet_demo.comparison import Row, rows
+from tests.fleet_demo.running import FleetError, FleetRun
+from tests.integration.brokers import BrokerError, KafkaCluster, free_ports
+
+_TERMINATED = 128 + signal.SIGTERM
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run both forms; the exit code."""
+    parser = argparse.ArgumentParser(prog="make demo-kafka", description=__doc__)
+    parser.add_argument("--devices", type=int, default=200, help="how many simulated Macs")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed, the same numbers")
+    parser.add_argument("--json", action="store_true", help="one JSON object, no live view")
+    parser.add_argument(
+        "--step-minutes", type=int, default=int(STEP / timedelta(minutes=1)), help="of a step"
+    )
+    given = parser.parse_args(arguments)
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(_TERMINATED))
+    folder = Path(tempfile.mkdtemp(prefix="drydock-demo-kafka-"))
+    try:
+        scenario = build(given.seed, given.devices)
+        step = timedelta(minutes=given.step_minutes)
+        code = _run(folder, scenario, given.seed, step, as_json=given.json)
+    except (BrokerError, FleetError, ValueError) as error:
+        sys.stderr.write(f"drydock: {error}\ndrydock: logs are in {folder}\n")
+        return 2
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    return code
+
+
+def _run(folder: Path, scenario: Scenario, seed: int, step: timedelta, *, as_json: bool) -> int:
+    console = Console(stderr=True, quiet=as_json)
+    devices, count = len(scenario.specs), steps(step)
+
+    def follow(moments: Generator[Moment]) -> None:
+        # Closed here and now, whatever happens: what a run started ends with it.
+        with closing(moments):
+            if as_json:
+                deque(moments, maxlen=0)
+            else:
+                watch(moments, devices, console, count)
+
+    console.print("The embedded form, in this process ...")
+    ours = folder / "embedded"
+    ours.mkdir()
+    follow(embedded.run(ours, scenario, seed, step))
+    wanted = summarize(read_outcome(embedded.log_lines(ours)), scenario, seed)
+    with _kafka(folder / "kafka") as kafka:
+        console.print(f"The fleet form, on Kafka at {kafka.bootstrap} (logs in {folder}) ...")
+        started = time.monotonic()
+        run = FleetRun(folder, kafka.bootstrap, scenario, seed, step)
+        follow(run.moments())
+        took_s = time.monotonic() - started
+    found = summarize(run.outcome, scenario, seed)
+    compared = rows(wanted, found)
+    same = all(row.is_same for row in compared)
+    if as_json:
+        told = {"same": same, "kafka": found, "embedded": wanted, "programs": run.told}
+        sys.stdout.write(json.dumps(told | {"took_s": round(took_s, 1)}) + "\n")
+    else:
+        print_summary(found, took_s)
+        _print(compared, run.told)
+    if not same:
+        names = ", ".join(row.name for row in compared if not row.is_same)
+        sys.stderr.write(f"drydock: the two forms differ in: {names}\n")
+    return 0 if same else 1
+
+
+@contextmanager
+def _kafka(folder: Path) -> Iterator[KafkaCluster]:
+    cluster = KafkaCluster(1, folder, free_ports(2))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.kill()
+
+
+def _print(compared: Sequence[Row], told: Mapping[str, Mapping[str, Any]]) -> None:
+    console = Console()
+    table = Table(title="Beside the embedded form", title_justify="left")
+    for column in ("", "embedded", "Kafka"):
+        table.add_column(column, justify="right" if column else "left")
+    for row in compared:
+        style = None if row.is_same else "bold red"
+        table.add_row(row.name, str(row.embedded), str(row.kafka), style=style)
+    console.print(table)
+    if any(figures.get("held_back") for figures in told.values()):
+        console.print(
+            "Executors held acts back: this machine was too slow for the numbers to count."
+        )
+    for name, figures in told.items():
+        said = ", ".join(f"{what} {count:,}" for what, count in figures.items())
+        console.print(f"{name}: {said}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.stderr.write("drydock: interrupted; everything that was started is stopped\n")
+        sys.exit(128 + signal.SIGINT)
+    except Exception:  # noqa: BLE001 - a bug: everything is stopped by now
+        traceback.print_exc()
+        sys.exit(2)

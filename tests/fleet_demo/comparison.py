@@ -1,0 +1,37 @@
+"""The two forms' numbers side by side."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+
+class Row(NamedTuple):
+    """A number of both runs."""
+
+    name: str
+    embedded: Any
+    kafka: Any
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the forms agree."""
+        return bool(self.embedded == self.kafka)
+
+
+def rows(embedded: Mapping[str, Any], kafka: Mapping[str, Any]) -> list[Row]:
+    """Every number of either summary."""
+    ours, theirs = dict(_numbers(embedded)), dict(_numbers(kafka))
+    return [Row(name, ours.get(name), theirs.get(name)) for name in {**ours, **theirs}]
+
+
+def _numbers(summary: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in summary.items():
+        if name == "jobs":
+            for row in value:
+                yield f"jobs {row['action']} {row['method']} {row['outcome']}", row["jobs"]
+        elif name == "left":
+            for row in value:
+                yield f"left {row['reason']}", row["macs"]
+        elif isinstance(value, Mapping):
+            yield from ((f"{name} {key}", one) for key, one in value.items())
+        else:
+            yield name, value

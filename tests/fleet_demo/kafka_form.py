@@ -1,0 +1,142 @@
+"""The fleet form as the demo drives it: HTTP to the gateway, the control topic, the Macs' server.
+
+Time stands still until the fleet has come to rest, so what the embedded form does in one call
+happens here in several processes, and is over when the call returns.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Final
+
+from kafka import KafkaProducer  # type: ignore[import-untyped]
+
+from agents.clock import SteppedClock
+from agents.simulated.holder import Holder, HolderServer, SinkError
+from agents.simulated.sinks import GatewaySink
+from agents.simulated.wire import FleetPlan
+from pipeline.demo.drive import Moment, Said, site_lines
+from pipeline.demo.scenario import STARTS_AT, Scenario
+from schemas.connection import KafkaConnection
+from schemas.decisions import Decision, Reason
+from schemas.envelope import (
+    AdvisoryEvent,
+    ApprovalGrantedEvent,
+    DeviceEvent,
+    PolicyChangedEvent,
+    encode,
+)
+from schemas.topics import CONTROL
+from tests.fleet_demo.reading import Reading
+from tests.fleet_demo.stillness import Stillness
+
+_READ_EVERY: Final = 32
+_POSTED_WITHIN_S: Final = 30.0
+_POST_AGAIN_S: Final = 0.05
+
+
+@contextmanager
+def macs_served(scenario: Scenario, seed: int, clock: SteppedClock) -> Iterator[HolderServer]:
+    """The scenario's Macs, served on loopback, at the time that the clock says."""
+    plan = FleetPlan(
+        start=STARTS_AT,
+        macs=scenario.specs,
+        releases=scenario.releases,
+        lines=site_lines(),
+        seed=seed,
+    )
+    holder = Holder(plan, None, None, clock)
+    server = HolderServer("127.0.0.1", 0, holder)
+    serving = threading.Thread(target=server.serve_forever, daemon=True, name="macs")
+    serving.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        serving.join()
+        server.server_close()
+        holder.stop()
+
+
+class KafkaForm:
+    """A fleet that runs, and its Macs. `holder` must live by `clock`."""
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        gateway: str,
+        holder: Holder,
+        clock: SteppedClock,
+        stillness: Stillness,
+    ) -> None:
+        self.reading = Reading(connection)
+        self._sink = GatewaySink(gateway, None)
+        self._holder = holder
+        self._clock = clock
+        self._stillness = stillness
+        self._producer = KafkaProducer(**connection.producer_options())
+        self._moments = 0
+
+    def close(self) -> None:
+        """Hang up."""
+        self._sink.close()
+        self.reading.close()
+        with suppress(Exception):
+            self._producer.close(timeout=5)
+
+    def steer(self, event: PolicyChangedEvent | ApprovalGrantedEvent) -> None:
+        """Have what a person decided in the control topic."""
+        self._producer.send(CONTROL.name, key=event.subject.encode(), value=encode(event)).get(30)
+
+    def pass_time(self, now: datetime) -> Sequence[DeviceEvent]:
+        """It is this time from now on; what the Macs say until then."""
+        self._clock.set(now)
+        said = self._holder.take_told()
+        self._stillness.wait(now)
+        return said
+
+    def hear(self, said: Sequence[Said]) -> None:
+        """Take in what was said."""
+        self._post([one for one in said if not isinstance(one, ApprovalGrantedEvent)])
+        for one in said:
+            if isinstance(one, ApprovalGrantedEvent):
+                self.steer(one)
+        self._stillness.wait(self._clock.now())
+
+    def _post(self, said: Sequence[DeviceEvent | AdvisoryEvent]) -> None:
+        """Post as senders do that try again: a connection that idled may be closed by now."""
+        until = time.monotonic() + _POSTED_WITHIN_S
+        while True:
+            try:
+                self._sink(said)
+            except SinkError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(_POST_AGAIN_S)
+            else:
+                return
+
+    def awaiting_approval(self) -> Sequence[Decision]:
+        """The decisions that wait for somebody's approval."""
+        self.reading.read_on()
+        return [
+            Decision.model_validate(one)
+            for one in self.reading.outcome.latest.values()
+            if one["reason"] == Reason.AWAITING_APPROVAL
+        ]
+
+    def moment(self, now: datetime) -> Moment:
+        """How the fleet stood a while ago."""
+        self._moments += 1
+        if self._moments % _READ_EVERY == 0:
+            self.reading.read_on()
+        outcome = self.reading.outcome
+        exposed = [one for one in outcome.latest.values() if one["cves"]]
+        return Moment(
+            now,
+            Counter((one["site"] or "", one["severity"]) for one in exposed),
+            Counter((j.site, j.action) for j in outcome.jobs.values() if j.outcome == "open"),
+        )

@@ -1,0 +1,63 @@
+"""What a run left in the topics, as the lines that the embedded form's log has of it."""
+
+import json
+from collections import Counter
+from datetime import datetime
+from typing import Final
+
+from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
+
+from pipeline.demo.outcome import LogLine, Outcome
+from schemas.connection import KafkaConnection
+from schemas.topics import ADVISORIES, CHECKINS, CONTROL, DECISIONS, INVENTORY, ORDERS, RESULTS
+
+_TOLD: Final = (INVENTORY, CHECKINS, ADVISORIES, CONTROL, ORDERS, RESULTS)
+_TOPICS: Final = tuple(topic.name for topic in (*_TOLD, DECISIONS))
+
+
+class Reading:
+    """Reads on from the beginning. `outcome` is what came of it so far, `records` how many records
+    each topic has given."""
+
+    def __init__(self, connection: KafkaConnection) -> None:
+        self.outcome = Outcome()
+        self.records: Counter[str] = Counter()
+        self._known: set[tuple[str, str]] = set()
+        self._consumer = KafkaConsumer(**connection.consumer_options())
+        self._places = [
+            TopicPartition(topic, partition)
+            for topic in _TOPICS
+            for partition in self._consumer.partitions_for_topic(topic)
+        ]
+        self._consumer.assign(self._places)
+        self._consumer.seek_to_beginning(*self._places)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._consumer.close()
+
+    def read_on(self) -> None:
+        """Take in everything that is in the topics now."""
+        ends = self._consumer.end_offsets(self._places)
+        lines: list[LogLine] = []
+        while any(self._consumer.position(place) < end for place, end in ends.items()):
+            for place, records in self._consumer.poll(timeout_ms=1000).items():
+                self.records[place.topic] += len(records)
+                read = _decision if place.topic == DECISIONS.name else self._event
+                lines += [line for record in records if (line := read(record.value))]
+        # A topic's order is kept among lines of one time; an order comes before its end.
+        for line in sorted(lines, key=lambda one: (one.at, b"job.issued" not in one.body)):
+            self.outcome.take(line)
+
+    def _event(self, raw: bytes) -> LogLine | None:
+        """An event that was not read before: a repeat is the same event."""
+        said = json.loads(raw)
+        name = said["source"], said["id"]
+        if name in self._known:
+            return None
+        self._known.add(name)
+        return LogLine("event", datetime.fromisoformat(said["time"]), raw)
+
+
+def _decision(raw: bytes) -> LogLine:
+    return LogLine("decision", datetime.fromisoformat(json.loads(raw)["inputs"]["now"]), raw)

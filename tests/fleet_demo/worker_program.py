@@ -1,0 +1,43 @@
+"""`drydock worker` by the Macs' clock: the only difference from the command."""
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from agents.clock import SteppedClock
+from agents.keys import KeyRing, KeyStore, Purpose
+from pipeline.demo.embedded import NO_SWEEP
+from pipeline.metrics import Metrics
+from pipeline.processors.logs import make_log
+from pipeline.processors.service import Plan, serve_until_signalled
+from pipeline.server_process import Listen
+from schemas.connection import KafkaConnection
+
+
+def main() -> None:
+    """Run one worker until it is told to stop."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bootstrap", required=True)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--keys", type=Path, required=True)
+    parser.add_argument("--listen", required=True)
+    parser.add_argument("--clock", type=Path, required=True)
+    given = parser.parse_args()
+    trust = KeyRing.load(given.keys)
+    plan = Plan(
+        connection=KafkaConnection(bootstrap=given.bootstrap),
+        data_dir=given.data_dir,
+        key=KeyStore(given.keys).signer(Purpose.JOBS),
+        jobs=trust.jobs,
+        approvals=trust.approvals,
+        web=Listen.parse(given.listen),
+        sweep_every=NO_SWEEP,
+        clock=SteppedClock(given.clock).now,
+    )
+    asyncio.run(serve_until_signalled(plan, Metrics(CollectorRegistry()), make_log()))
+
+
+if __name__ == "__main__":
+    main()

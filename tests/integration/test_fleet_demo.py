@@ -1,0 +1,88 @@
+"""The demo on Kafka gives the numbers of the embedded form, and leaves nothing behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import deque
+from datetime import timedelta
+from pathlib import Path
+
+from pipeline.demo import embedded
+from pipeline.demo.outcome import read_outcome
+from pipeline.demo.scenario import STARTS_AT, Scenario, build
+from pipeline.demo.summary import summarize
+from tests.fleet_demo.comparison import rows
+from tests.fleet_demo.running import FleetRun
+from tests.integration.brokers import ROOT, KafkaCluster, wait_until
+
+SEED = 3
+MACS = 12
+# Long enough that the advisory lands and most Macs are patched.
+UNTIL = STARTS_AT + timedelta(days=12)
+STEP = timedelta(hours=6)
+
+
+def few_macs() -> Scenario:
+    """A scenario cut down: a few parts are played."""
+    whole = build(SEED, 28)
+    specs = whole.specs[:MACS]
+    return Scenario(specs, {spec.udid: whole.parts[spec.udid] for spec in specs}, whole.releases)
+
+
+def test_gives_the_numbers_of_the_embedded_form(empty_kafka: KafkaCluster, tmp_path: Path) -> None:
+    scenario = few_macs()
+    ours = tmp_path / "embedded"
+    ours.mkdir()
+    deque(embedded.run(ours, scenario, SEED, STEP, UNTIL), maxlen=0)
+    wanted = summarize(read_outcome(embedded.log_lines(ours)), scenario, SEED)
+
+    run = FleetRun(tmp_path, empty_kafka.bootstrap, scenario, SEED, STEP, UNTIL)
+    deque(run.moments(), maxlen=0)
+    found = summarize(run.outcome, scenario, SEED)
+
+    assert [row for row in rows(wanted, found) if not row.is_same] == []
+    assert sum(job["jobs"] for job in found["jobs"]) >= MACS
+    assert found["exposed_after"] < MACS
+    assert {name: told["rounds"] > 0 for name, told in run.told.items() if "rounds" in told} == {
+        "worker-0": True,
+        "worker-1": True,
+    }
+    # The policy and the approval of the loan unit's image came otherwise.
+    assert run.told["gateway"]["records"] == found["events"] - 2
+    # Nothing was held back because the machine was too slow.
+    assert not any(told.get("held_back") for told in run.told.values())
+
+
+def test_an_interrupt_stops_all_that_it_started(tmp_path: Path) -> None:
+    said = tmp_path / "stderr"
+    with said.open("wb") as output:
+        demo = subprocess.Popen(
+            [
+                *(sys.executable, "-W", "ignore", "-m", "tests.fleet_demo"),
+                *("--devices", "28", "--step-minutes", "360"),
+            ],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=output,
+            env=os.environ | {"TMPDIR": str(tmp_path), "COLUMNS": "400"},
+            start_new_session=True,
+        )
+    try:
+        wait_until(lambda: len(running_in(tmp_path)) >= 7, 60, "broker and programs start")
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(30) == 128 + signal.SIGINT
+    finally:
+        demo.kill()
+    assert "interrupted" in said.read_text()
+    assert running_in(tmp_path) == []
+    assert not list(tmp_path.glob("drydock-demo-kafka-*"))
+
+
+def running_in(folder: Path) -> list[str]:
+    """The commands of all processes that were told of this folder."""
+    listed = subprocess.run(
+        ["ps", "-A", "-ww", "-o", "command="], capture_output=True, text=True, check=True
+    )
+    return re.findall(rf"^.*{re.escape(str(folder))}.*$", listed.stdout, re.MULTILINE)
