@@ -25,6 +25,7 @@ from kafka.errors import (  # type: ignore[import-untyped]
     AuthorizationError,
     FencedInstanceIdError,
     KafkaError,
+    RebalanceInProgressError,
     SaslAuthenticationFailedError,
 )
 
@@ -97,6 +98,7 @@ class Intake(threading.Thread):
         self._to_commit: dict[int, int] = {}
         self._lock = threading.Lock()
         self._drain_until: float | None = None
+        self._rebalancing_since: float | None = None
         self._consumer: Any = None
 
     # --- for other threads ---
@@ -268,9 +270,24 @@ class Intake(threading.Thread):
             raise
         except KafkaError as error:
             self._warn("offsets not committed", error)
+            self._note_rebalance(error)
             return False
+        self._rebalancing_since = None
         self._done.update(offsets)
         return True
+
+    def _note_rebalance(self, error: KafkaError) -> None:
+        """End it where a rebalance lasts longer than any can: this client has lost its way back.
+
+        kafka-python 3.0.12 can stay out of a group for good after one; another process gets in.
+        """
+        if not isinstance(error, RebalanceInProgressError):
+            self._rebalancing_since = None
+            return
+        now = time.monotonic()
+        since = self._rebalancing_since = self._rebalancing_since or now
+        if now - since > _MAX_POLL_S + 2 * self._member.session_s:
+            raise IntakeError(f"out of the group {self._member.group} since {now - since:.0f} s")
 
     # --- the end ---
 

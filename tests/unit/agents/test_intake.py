@@ -1,0 +1,71 @@
+"""An executor whose client does not find back into its group."""
+
+from typing import Any
+
+import pytest
+from kafka import TopicPartition  # type: ignore[import-untyped]
+from kafka.errors import KafkaTimeoutError, RebalanceInProgressError  # type: ignore[import-untyped]
+
+from agents import intake
+from agents.intake import Intake, Member
+from agents.logs import make_log
+from agents.metrics import AgentMetrics
+from schemas.connection import KafkaConnection
+from schemas.topics import jobs_topic
+
+PATIENCE_S = 20.0
+MEMBER = Member("london", "one", session_s=0.05)
+
+
+class Outside:
+    """A consumer that holds a partition and cannot commit."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def poll(self, **_: Any) -> dict[TopicPartition, list[Any]]:
+        return {}
+
+    def assignment(self) -> set[TopicPartition]:
+        return {TopicPartition(jobs_topic("london"), 0)}
+
+    def committed(self, *_: Any, **__: Any) -> int:
+        return 0
+
+    def commit(self, *_: Any, **__: Any) -> None:
+        raise self._error
+
+    def highwater(self, _: TopicPartition) -> int:
+        return 0
+
+    def group_metadata(self) -> Any:
+        raise self._error
+
+    def close(self, **_: Any) -> None:
+        pass
+
+
+def an_intake(error: Exception, monkeypatch: pytest.MonkeyPatch) -> Intake:
+    monkeypatch.setattr(intake, "_MAX_POLL_S", 0.2)
+    monkeypatch.setattr(Intake, "_subscribed", lambda _: Outside(error))
+    nobody: Any = None
+    return Intake(KafkaConnection(), MEMBER, nobody, AgentMetrics(), make_log())
+
+
+def test_it_ends_where_a_rebalance_never_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = an_intake(RebalanceInProgressError(), monkeypatch)
+    outside.start()
+    outside.join(PATIENCE_S)
+    assert not outside.is_alive()
+    assert outside.failure is not None
+    assert "out of the group drydock.agent.london" in outside.failure
+
+
+def test_it_waits_for_a_broker_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = an_intake(KafkaTimeoutError(), monkeypatch)
+    waiting.start()
+    waiting.join(1.0)
+    assert waiting.is_alive()
+    waiting.drain(0.0)
+    waiting.join(PATIENCE_S)
+    assert waiting.failure is None
