@@ -2,6 +2,7 @@
 
 import http.client
 import threading
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,8 @@ from schemas.jobs import Job
 from schemas.model import FactModel
 
 _TIMEOUT_S: Final = 60.0
+# The holder hangs up on who is quiet for twice as long: to an executor that would be a Mac away.
+_QUIET_S: Final = 60.0
 _ACTED: Final = TypeAdapter(list[Acted])
 
 
@@ -78,6 +81,9 @@ class SharedMacs:
             self._made.remove(connection)
 
     def _exchange(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        if time.monotonic() - getattr(self._local, "used_at", 0.0) > _QUIET_S:
+            self._hang_up()
+        self._local.used_at = time.monotonic()
         connection: Any = getattr(self._local, "connection", None)
         if connection is None:
             # An order is never repeated here: whether it arrived is for the executor to find out.

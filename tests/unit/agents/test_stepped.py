@@ -6,7 +6,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from agents.clock import SteppedClock
+from agents.simulated import holder as other_side
+from agents.simulated import shared
 from agents.simulated.holder import Holder, HolderServer
 from agents.simulated.shared import SharedMacs
 from agents.simulated.wire import FleetPlan
@@ -50,3 +54,21 @@ def test_time_stands_until_it_is_set_and_is_the_same_for_all(tmp_path: Path) -> 
     assert {event.subject for event in told} == {UDID}
     assert [event.time for event in told] == sorted(event.time for event in told)
     assert holder.take_told() == []
+
+
+def test_macs_are_reached_after_a_long_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In proportion as it is: the holder hangs up after a while, who calls hangs up before.
+    monkeypatch.setattr(other_side._Handler, "timeout", 0.2)
+    monkeypatch.setattr(shared, "_QUIET_S", 0.1)
+    clock = SteppedClock(tmp_path / "clock")
+    clock.set(START)
+    plan = FleetPlan(start=START, macs=(a_spec(),), releases=RELEASES, lines={})
+    job = a_job()
+    with served(Holder(plan, None, None, clock)) as macs:
+        mac = macs.mac_for(job)
+        mac.look(job)
+        # Nothing tells the caller that the other side has hung up: only time passes.
+        threading.Event().wait(0.5)
+        assert mac.look(job).enrolled
