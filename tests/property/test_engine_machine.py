@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from pipeline.decide.engine import Decided, Effect, Engine, Failed, Followed, recompute
 from pipeline.state.jobs import open_job
 from schemas.decisions import Verdict
-from schemas.envelope import Event, JobSupersededEvent, encode
+from schemas.envelope import Event, JobSupersededEvent
 from schemas.jobs import Action, Job
 from schemas.results import ErrorCode, Outcome
 from tests import factories as make
