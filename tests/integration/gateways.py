@@ -1,7 +1,7 @@
 """Gateways as processes of their own on a real broker: posted to, killed, read behind."""
 
-import asyncio
 import base64
+import http.client
 import json
 import os
 import plistlib
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -145,7 +146,6 @@ class Fleet:
     rate: float
     accepted: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     answers: list[Answer] = field(default_factory=list)
-    _next: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     @property
     def statuses(self) -> Counter[int | None]:
@@ -154,44 +154,65 @@ class Fleet:
 
     @contextmanager
     def posting(self, url: Callable[[], str]) -> Iterator[None]:
-        """Post while the block runs. In a thread of its own, so that the block may start brokers:
-        they end with the thread that started them."""
+        """Post while the block runs, each Mac in a thread: the block itself may start brokers,
+        which end with the thread that started them."""
         until = threading.Event()
-        with ThreadPoolExecutor(1) as thread:
-            posting = thread.submit(lambda: asyncio.run(self._post(url, until)))
+        with ThreadPoolExecutor(self.macs) as threads:
+            posting = [threads.submit(self._mac, url, until, n) for n in range(self.macs)]
             try:
                 yield
             finally:
                 until.set()
-                posting.result()
+                for each in posting:
+                    each.result()
 
-    async def _post(self, url: Callable[[], str], until: threading.Event) -> None:
-        limits = httpx.Limits(max_connections=self.macs)
-        async with httpx.AsyncClient(trust_env=False, timeout=60, limits=limits) as client:
-            await asyncio.gather(*(self._mac(client, url, until, n) for n in range(self.macs)))
-
-    async def _mac(
-        self, client: httpx.AsyncClient, url: Callable[[], str], until: threading.Event, number: int
-    ) -> None:
+    def _mac(self, url: Callable[[], str], until: threading.Event, number: int) -> None:
         udid = f"{self.name}-{number:04}"
         pause_s = self.macs / self.rate
         due = time.monotonic() + pause_s * number / self.macs
-        while not until.is_set():
-            await asyncio.sleep(max(due - time.monotonic(), 0))
+        connection = _Connection()
+        for webhook in count():
+            if until.wait(max(due - time.monotonic(), 0)):
+                break
             due += pause_s
-            webhook = command_webhook(udid, self._next[udid])
+            body = command_webhook(udid, webhook)
             started = time.monotonic()
-            try:
-                answer = await client.post(f"{url()}/webhooks/nanomdm", content=webhook)
-            except httpx.TransportError:
-                self.answers.append(Answer(started, time.monotonic() - started, None))
-                await asyncio.sleep(0.1)
-            else:
-                took_s = time.monotonic() - started
-                self.answers.append(Answer(started, took_s, answer.status_code))
-                if answer.status_code == 200:
-                    self.accepted[udid].append(self._next[udid])
-            self._next[udid] += 1
+            status = connection.post(url(), "/webhooks/nanomdm", body)
+            self.answers.append(Answer(started, time.monotonic() - started, status))
+            if status == 200:
+                self.accepted[udid].append(webhook)
+            elif status is None:
+                until.wait(0.1)
+        connection.close()
+
+
+class _Connection:
+    """One kept-alive connection, as a sender has it: far cheaper than a pool for all of them."""
+
+    def __init__(self) -> None:
+        self._url = ""
+        self._http: http.client.HTTPConnection | None = None
+
+    def post(self, url: str, path: str, body: bytes) -> int | None:
+        """The status of the answer; None where nobody answers."""
+        if self._http is None or url != self._url:
+            self.close()
+            self._url = url
+            self._http = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+        try:
+            self._http.request("POST", path, body)
+            with self._http.getresponse() as answer:
+                answer.read()
+                return answer.status
+        except (OSError, http.client.HTTPException):
+            self.close()
+            return None
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._http is not None:
+            self._http.close()
+            self._http = None
 
 
 @dataclass
