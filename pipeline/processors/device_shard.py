@@ -10,13 +10,12 @@ from datetime import datetime, timedelta
 from itertools import chain, islice
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from pipeline.decide.admission import objection
 from pipeline.decide.engine import SOURCE, Decided, Effect, Engine, Failed, Followed, Standing
 from pipeline.processors import rows, set_aside
 from pipeline.processors.facts import Fact, Facts
 from pipeline.processors.own_orders import OwnOrders
+from pipeline.processors.terms import Terms
 from pipeline.processors.work import Incoming, Post, Work
 from pipeline.state.device import FIGURES_FROM, Device, from_us, to_us
 from pipeline.state.jobs import JobEntry, Ledger
@@ -33,7 +32,7 @@ from schemas.envelope import (
     glance,
 )
 from schemas.ids import event_id
-from schemas.orders import PublicKeys, issue
+from schemas.orders import issue
 from schemas.results import Outcome
 from schemas.routing import device_key
 from schemas.topics import (
@@ -50,24 +49,6 @@ from schemas.topics import (
 DEVICE_TOPICS: Final = (INVENTORY, CHECKINS, RESULTS, ORDERS)
 _MODELS: Final = {topic.name: topic.models for topic in DEVICE_TOPICS}
 _Job = JobIssuedEvent | JobSupersededEvent | JobResultedEvent
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What all partitions of a worker share. Counts are of partitions, by topic name; `believed` is
-    what they tell dispatch.
-
-    A Mac of which only times and figures (free disk, battery) changed is written again after
-    `refresh`: so much of 'when last heard' may a crash forget.
-    """
-
-    key: Ed25519PrivateKey
-    trusted: PublicKeys
-    partitions: Mapping[str, int]
-    refresh: timedelta = timedelta(hours=1)
-    sweep_every: timedelta = timedelta(hours=6)
-    slice: int = 200
-    believed: OwnOrders = field(default_factory=OwnOrders)
 
 
 class DeviceShard:

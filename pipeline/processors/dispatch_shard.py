@@ -17,8 +17,8 @@ import msgspec
 from pipeline.decide.admission import objection
 from pipeline.decide.policy_file import read_policy
 from pipeline.processors import rows, set_aside
-from pipeline.processors.device_shard import Terms
 from pipeline.processors.facts import Facts
+from pipeline.processors.terms import Terms
 from pipeline.processors.work import Incoming, Post, Work
 from pipeline.state.device import duration_us, to_us
 from pipeline.state.jobs import BY_US

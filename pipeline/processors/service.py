@@ -23,12 +23,13 @@ from faust.types import TP
 from pipeline.connection import aiokafka_options
 from pipeline.metrics import Metrics
 from pipeline.processors.app import SUBSCRIBED, add_pages, consumer_of, make_app, standbys_of
-from pipeline.processors.device_shard import DEVICE_TOPICS, Terms
+from pipeline.processors.device_shard import DEVICE_TOPICS
 from pipeline.processors.facts import FACT_TOPICS, Facts
 from pipeline.processors.facts_reader import FactsReader
 from pipeline.processors.health import Progress, Standing
 from pipeline.processors.outbox import Outbox
 from pipeline.processors.recovery import Recovery, Stores
+from pipeline.processors.terms import Terms
 from pipeline.processors.worker import Clock, Worker, state_place
 from pipeline.server_process import Listen
 from schemas import logkeys as key

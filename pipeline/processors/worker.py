@@ -19,12 +19,13 @@ from faust.types import TP
 from pipeline.metrics import Metrics
 from pipeline.processors import rows
 from pipeline.processors.batch_consumer import Batches, Group
-from pipeline.processors.device_shard import DEVICE_TOPICS, DeviceShard, Terms
+from pipeline.processors.device_shard import DEVICE_TOPICS, DeviceShard
 from pipeline.processors.dispatch_shard import DispatchShard
 from pipeline.processors.facts import FACT_TOPICS, Facts
 from pipeline.processors.outbox import GivenUp, Outbox, Row
 from pipeline.processors.poison import PoisonWatch
 from pipeline.processors.recovery import EndsOf, Recovery, Stores
+from pipeline.processors.terms import Terms
 from pipeline.processors.work import Incoming, Tally, Work
 from schemas import logkeys as key
 from schemas.topics import DISPATCH, DISPATCH_STATE, STATE

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.processors.device_shard import DeviceShard, Terms
+from pipeline.processors.device_shard import DeviceShard
 from pipeline.processors.facts import Facts
+from pipeline.processors.terms import Terms
 from pipeline.processors.work import Work
 from schemas.envelope import encode
 from schemas.topics import ADVISORIES, CONTROL, INTERNAL_TOPICS, INVENTORY, TOPICS

@@ -22,10 +22,11 @@ from prometheus_client import CollectorRegistry
 from pipeline.metrics import Metrics
 from pipeline.processors import recovery, rows
 from pipeline.processors.app import SUBSCRIBED
-from pipeline.processors.device_shard import DEVICE_TOPICS, Terms
+from pipeline.processors.device_shard import DEVICE_TOPICS
 from pipeline.processors.facts import FACT_TOPICS, Facts
 from pipeline.processors.outbox import Row
 from pipeline.processors.recovery import Recovery, Stores
+from pipeline.processors.terms import Terms
 from pipeline.processors.work import Post
 from pipeline.processors.worker import Worker, state_place
 from schemas.connection import KafkaConnection

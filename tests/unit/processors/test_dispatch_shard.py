@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import pytest
 
-from pipeline.processors.device_shard import Terms
 from pipeline.processors.dispatch_shard import DispatchShard
 from pipeline.processors.facts import Facts
+from pipeline.processors.terms import Terms
 from schemas.envelope import CloudEvent, JobIssuedEvent, JobSupersededEvent, decode, encode
 from schemas.ids import event_id
 from schemas.jobs import Job
