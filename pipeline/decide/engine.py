@@ -340,6 +340,15 @@ class Engine:
                     self._site_jobs[entry.site] += entry.action is not Action.REENROLL
                     self.open_jobs[entry.site, entry.action.value] += 1
 
+    def overdue(self, now: datetime) -> Counter[str]:
+        """How many exposed Macs of each site are past their deadline; a walk over all Macs."""
+        now_us = to_us(now)
+        return Counter(
+            standing.site or ""
+            for standing in self.standings.values()
+            if standing.severity is not None and 0 < standing.deadline_us <= now_us
+        )
+
     # --- bookkeeping ---
 
     def _figures_matter(self, udid: str, now: datetime) -> bool:

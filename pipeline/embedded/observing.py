@@ -1,6 +1,5 @@
 """What a transaction made durable, as metrics and log lines."""
 
-from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -10,7 +9,7 @@ from pipeline.decide.engine import Engine
 from pipeline.embedded.unit import Committed
 from pipeline.ingest.sources import TRANSLATORS
 from pipeline.metrics import EVENTS, FEEDS, WEBHOOKS, Metrics
-from pipeline.state.device import from_us, to_us
+from pipeline.state.device import from_us
 from pipeline.state.jobs import JobEntry
 from schemas import logkeys as key
 from schemas.dead_letters import DeadLetterCode
@@ -62,7 +61,7 @@ class Observer:
         if self._counted_at is None or now >= self._counted_at + _COUNTED_EVERY:
             self._counted_at = now
             self._metrics.set_devices(sum(1 for _ in engine.fleet.macs()))
-            self._metrics.set_overdue(overdue(engine, now))
+            self._metrics.set_overdue(engine.overdue(now))
 
     def _event(self, event: Event, now: datetime, engine: Engine) -> None:
         self._metrics.event(_TOPIC_OF[type(event)], (now - event.time).total_seconds())
@@ -98,16 +97,6 @@ class Observer:
             **{key.UDID: decision.udid, key.SERIAL: decision.serial, key.SITE: decision.site},
             **{key.ACTION: decision.action, key.REASON: decision.reason},
         )
-
-
-def overdue(engine: Engine, now: datetime) -> Counter[str]:
-    """How many exposed Macs of each site are past their deadline."""
-    now_us = to_us(now)
-    return Counter(
-        standing.site or ""
-        for standing in engine.standings.values()
-        if standing.severity is not None and 0 < standing.deadline_us <= now_us
-    )
 
 
 def _entry(engine: Engine, udid: str, job_id: str) -> JobEntry | None:

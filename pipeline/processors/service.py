@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -38,6 +39,8 @@ from schemas.orders import PublicKeys
 from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, DISPATCH_STATE, JOBS, STATE
 
 _LOOKED_EVERY_S: Final = 2.0
+# These counts walk over all Macs.
+_COUNTED_EVERY_S: Final = 60.0
 _ASKED_FOR_S: Final = 10.0
 _ENDS_WITHIN_S: Final = 20.0
 _HUNG: Final = 70
@@ -113,6 +116,7 @@ class _Service:
         self._owning: asyncio.Task[None] | None = None
         self._standing_by: asyncio.Task[None] | None = None
         self._standbys: list[TopicPartition] = []
+        self._counted_at = -_COUNTED_EVERY_S
         self._worker: Worker
         self._app: faust.App
 
@@ -225,6 +229,7 @@ class _Service:
             left=self._recovery.remaining,
         )
         self._metrics.set_ready(ready=ready == len(owned))
+        await self._look_at_fleet()
         try:
             await self._look_at_progress()
             if worker.homeless_sites():
@@ -234,6 +239,26 @@ class _Service:
             self._log.warning("cannot ask the brokers", **{key.DETAIL: repr(error)})
         for site in worker.homeless_sites():
             self._log.error("site has no job topic: see `drydock topics`", **{key.SITE: site})
+
+    async def _look_at_fleet(self) -> None:
+        """How this worker's share of the Macs stands."""
+        engines = [shard.engine for shard in self._worker.device_shards()]
+        exposed: Counter[tuple[str, str]] = Counter()
+        open_jobs: Counter[tuple[str, str]] = Counter()
+        for engine in engines:
+            exposed.update(engine.exposed)
+            open_jobs.update(engine.open_jobs)
+        self._metrics.set_fleet(exposed, open_jobs)
+        if monotonic() < self._counted_at + _COUNTED_EVERY_S:
+            return
+        self._counted_at = monotonic()
+        devices, overdue = 0, Counter[str]()
+        for engine in engines:
+            devices += sum(1 for _ in engine.fleet.macs())
+            overdue.update(engine.overdue(self._plan.clock()))
+            await asyncio.sleep(0)
+        self._metrics.set_devices(devices)
+        self._metrics.set_overdue(overdue)
 
     async def _look_at_progress(self) -> None:
         consumer, worker = consumer_of(self._app), self._worker

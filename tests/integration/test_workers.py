@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from pipeline.processors.rows import OWNER_KEY
 from schemas.envelope import CloudEvent
 from schemas.results import Outcome
@@ -29,7 +31,7 @@ from schemas.topics import (
 from tests import factories
 from tests.embedded_shell import EmbeddedShell
 from tests.factories import HOUR, NOW
-from tests.integration.workers import PARTITIONS, Workers, eventually
+from tests.integration.workers import PARTITIONS, WorkerProcess, Workers, eventually
 from tests.scenario import in_short
 
 UDIDS = [f"MAC-{number}" for number in range(120)]
@@ -153,6 +155,8 @@ def test_standby_takes_over_and_state_outlives_every_disk(workers: Workers) -> N
     workers.send(ADVISORY)
     workers.wait_caught_up()
     assert len(signed_once(workers)) == len(UDIDS)
+    eventually(lambda: told(second, "drydock_exposed_devices") == len(UDIDS), "all exposed")
+    assert told(second, "drydock_jobs_open") == len(UDIDS)
     assert second.stop() == 0
     for worker in workers.running:
         shutil.rmtree(worker.data_dir)
@@ -163,6 +167,12 @@ def test_standby_takes_over_and_state_outlives_every_disk(workers: Workers) -> N
     outcomes = Counter(row["jobs"][0]["outcome"] for row in workers.state().values())
     assert outcomes == {Outcome.SUCCEEDED: len(UDIDS)}
     assert len(signed_once(workers)) == len(UDIDS)
+
+
+def told(worker: WorkerProcess, name: str) -> float:
+    """A gauge on the worker's page, all its labels together."""
+    families = text_string_to_metric_families(worker.get("/metrics")[1])
+    return sum(one.value for each in families for one in each.samples if one.name == name)
 
 
 def rows_kept(folder: Path, places: Sequence[str]) -> int:
