@@ -290,6 +290,14 @@ class AgentSite:
             if record.offset < offsets.get(record.partition, 0)
         }
 
+    def intending(self) -> set[str]:
+        """The executors that are about to act on a Mac, or did and do not know it yet."""
+        return {
+            record["by"]
+            for record in self.attempts().values()
+            if record["entry"] is not None and record["entry"]["phase"] == "intended"
+        }
+
     def phases(self) -> list[str]:
         """How far the jobs are, as the journal in Kafka says."""
         found = [record["entry"] for record in self.attempts().values()]
