@@ -40,8 +40,9 @@ _MOST_AT_ONCE: Final = 200
 _MOST_WAITING: Final = 1000
 _CALL_MS: Final = 5000
 _BOOTSTRAP_MS: Final = 10_000
-# A member that does not poll for this long has stopped, whatever its heartbeat says.
-_MAX_POLL_S: Final = 60
+# A member that does not poll for this long has stopped, whatever its heartbeat says. Kafka also
+# waits so long for a member that does not come back into the group.
+_MAX_POLL_S: Final = 20
 _HAND_OVER_S: Final = 5.0
 _FOR_GOOD: Final = (FencedInstanceIdError, AuthorizationError, SaslAuthenticationFailedError)
 
