@@ -13,6 +13,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.ingest.outcome import PayloadError
+from pipeline.ingest.redaction import hides_document
 from schemas.dead_letters import DeadLetterCode
 from schemas.ids import SerialField, SiteField, UdidField, clean_text, is_real_serial
 from schemas.macos import Build, OSVersion, parse_build, parse_os_version
@@ -74,7 +75,9 @@ class Fields:
                 self.bad_shape(name, "not a string")
                 continue
             cleaned = clean_text(value).strip()
-            if cleaned:
+            if hides_document(cleaned):
+                self.bad_value(name, "text with a document in base64 in it")
+            elif cleaned:
                 return cleaned
         return None
 

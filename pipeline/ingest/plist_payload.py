@@ -104,48 +104,67 @@ def _check_xml(raw: bytes) -> None:
 
 
 def _check_binary(raw: bytes) -> None:
-    """Before plistlib sees it: objects must fit into the bytes without overlapping.
+    """Before plistlib sees it: the objects fit into the bytes without overlapping, and each is
+    referred to, as every writer leaves them.
 
     plistlib builds every object for itself, so that offsets which point a million times at the
-    same long array would be built a million times.
+    same long array would be built a million times. Damage to a length or a reference would show
+    the bytes of a secret under another field's name, where they are not known for what they are.
     """
     if len(raw) < len(_BINARY) + _TRAILER.size:
         raise _not_plist("a binary property list without its trailer")
-    offset_size, ref_size, count, _, table = _TRAILER.unpack(raw[-_TRAILER.size :])
+    offset_size, ref_size, count, top, table = _TRAILER.unpack(raw[-_TRAILER.size :])
     end = len(raw) - _TRAILER.size
-    if not (1 <= offset_size <= 8 and 1 <= ref_size <= 8 and count and table < end):
+    if not (1 <= offset_size <= 8 and 1 <= ref_size <= 8 and top < count and table < end):
         raise _not_plist("a binary property list with a bad trailer")
     if count > MAX_VALUES:
         raise _too_many()
     if table + count * offset_size > end:
         raise _not_plist("a binary property list with a bad offset table")
-    room = table
-    for index in range(count):
-        start = table + index * offset_size
-        offset = int.from_bytes(raw[start : start + offset_size], "big")
-        room -= _object_size(raw, offset, ref_size)
-        if room < 0:
+    starts = sorted(_integers(raw, table, count, offset_size))
+    met = bytearray(count)
+    met[top] = 1
+    for start, limit in zip(starts, [*starts[1:], table], strict=True):
+        size, references = _object_at(raw, start, ref_size)
+        if start + size > limit:
             raise _not_plist("objects of a binary property list overlap")
+        for index in _integers(raw, start + size - references * ref_size, references, ref_size):
+            if index >= count:
+                raise _not_plist("a reference to no object of the binary property list")
+            met[index] = 1
+    if not all(met):
+        raise _not_plist("an object of the binary property list that nothing refers to")
 
 
-def _object_size(raw: bytes, offset: int, ref_size: int) -> int:
-    """How many bytes the object at this offset takes, as its marker says; 1 for what has no
-    length. The layout is CoreFoundation's CFBinaryPList.c."""
+def _integers(raw: bytes, start: int, count: int, size: int) -> list[int]:
+    """`count` unsigned numbers of `size` bytes each."""
+    return [
+        int.from_bytes(raw[at : at + size], "big")
+        for at in range(start, start + count * size, size)
+    ]
+
+
+def _object_at(raw: bytes, offset: int, ref_size: int) -> tuple[int, int]:
+    """How many bytes the object at this offset takes, as its marker says (1 for what has no
+    length), and how many references it ends with. The layout is CoreFoundation's
+    CFBinaryPList.c."""
     if offset >= len(raw):
         raise _not_plist("an object lies outside the binary property list")
     kind, low = raw[offset] >> 4, raw[offset] & 0x0F
     if kind in (0x1, 0x2):
-        return 1 + (1 << low)
+        return 1 + (1 << low), 0
     if kind == 0x3:
-        return 9
+        return 9, 0
     unit = {0x4: 1, 0x5: 1, 0x6: 2, 0xA: ref_size, 0xC: ref_size, 0xD: 2 * ref_size}.get(kind)
     if unit is None:
-        return 1
-    if low < 0x0F:
-        return 1 + low * unit
-    width = 1 << (raw[offset + 1] & 0x03) if offset + 1 < len(raw) else 1
-    length = int.from_bytes(raw[offset + 2 : offset + 2 + width], "big")
-    return 2 + width + length * unit
+        return 1, 0
+    head, length = 1, low
+    if low == 0x0F:
+        width = 1 << (raw[offset + 1] & 0x03) if offset + 1 < len(raw) else 1
+        length = int.from_bytes(raw[offset + 2 : offset + 2 + width], "big")
+        head = 2 + width
+    references = length * unit // ref_size if kind >= 0xA else 0
+    return head + length * unit, references
 
 
 def _too_deep() -> PayloadError:

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 import plistlib
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -110,6 +111,14 @@ _SECRET_NAMES: Final = frozenset(_plain(name) for names in SECRET_FIELDS.values(
 # Bytes and text that hold another document, whose fields must be searched as well.
 _DOCUMENT_STARTS: Final = (b"{", b"[", b"<?xml", b"<plist", b"<!DOCTYPE", b"bplist00")
 _BASE64_DOCUMENT: Final = "raw_payload"
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_\s-]{16,}=*", re.ASCII)
+_UNWRAPPED: Final = str.maketrans("-_", "+/", "= \t\r\n\f\v")
+_SHORTEST_RUN: Final = 16
+_BASE64_RUN: Final = re.compile(rf"[A-Za-z0-9+/]{{{_SHORTEST_RUN},}}", re.ASCII)
+_BASE64_START: Final = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:[{\[]\s*["{\[]|<[?!p]|bplist00)')
+# By chance one text in a million looks so.
+_READABLE: Final = re.compile(rb"[\t\n\r -~]{16,}")
+_FIELD_MARK: Final = re.compile(rb'[:=">]')
 _STATUS_DATA: Final = "Data"
 # Levels, over all documents within each other: each takes three frames of Python's stack. A
 # document counts for many: writing it grows it by a third, and again for each one around it.
@@ -120,6 +129,22 @@ _DOCUMENT: Final = 32
 def is_secret(name: str) -> bool:
     """Whether a field of this name is on the declared list."""
     return _plain(name) in _SECRET_NAMES
+
+
+def hides_document(text: str) -> bool:
+    """Whether base64 of a document is in a text: its start, or a piece of one that is text and
+    holds a field, wherever the piece begins."""
+    if len(text) < _SHORTEST_RUN:
+        return False
+    for run in _BASE64_RUN.finditer(text):
+        for shift in range(4):
+            whole = (len(run[0]) - shift) // 4 * 4
+            raw = base64.b64decode(run[0][shift : shift + whole])
+            if shift == 0 and _BASE64_START.match(raw):
+                return True
+            if any(_FIELD_MARK.search(piece) for piece in _READABLE.findall(raw)):
+                return True
+    return False
 
 
 class Redactor:
@@ -145,8 +170,9 @@ class Redactor:
         """A copy of a parsed plist or JSON value without secrets.
 
         Documents inside it are searched too: NanoMDM's base64 `raw_payload`, a status report in a
-        plist's `Data`, JSON or a plist in any bytes. One that cannot be parsed becomes a
-        fingerprint itself. Absent and empty secrets stay as they are: they hide nothing.
+        plist's `Data`, JSON or a plist in any bytes, in any text, in base64 in any text. One that
+        cannot be parsed becomes a fingerprint itself, and so does a text, or a field's name, with
+        a piece of one. Absent and empty secrets stay as they are: they hide nothing.
         """
         return self._cut(value, 0)
 
@@ -162,40 +188,46 @@ class Redactor:
         if isinstance(value, dict | list) and depth > _DEEPEST:
             return self.fingerprint("nested", value)
         if isinstance(value, dict):
-            return {key: self._field(key, item, value, depth + 1) for key, item in value.items()}
+            return dict(self._field(key, item, value, depth + 1) for key, item in value.items())
         if isinstance(value, list):
             return [self._cut(item, depth + 1) for item in value]
         if isinstance(value, bytes) and _is_document(value):
             return self._document(_STATUS_DATA, value, depth)
-        if isinstance(value, str) and _is_document(value[:64].encode("utf-8", "replace")):
-            return self._text_document(value, depth)
+        if isinstance(value, str):
+            return self._text(value, depth)
         return value
 
-    def _field(self, key: str, value: Any, owner: dict[str, Any], depth: int) -> Any:
+    def _field(self, key: str, value: Any, owner: dict[str, Any], depth: int) -> tuple[str, Any]:
+        """A name that cannot be read may be a secret's."""
+        if hides_document(key):
+            return self.fingerprint("name", key), self.fingerprint("value", value)
         if is_secret(key):
-            return self.fingerprint(key, value) if _holds_anything(value) else value
+            return key, self.fingerprint(key, value) if _holds_anything(value) else value
         if key == _BASE64_DOCUMENT and isinstance(value, str) and value:
-            return self._base64_document(key, value, depth)
+            return key, self._base64_document(key, value, depth)
         if key == _STATUS_DATA and "Endpoint" in owner and isinstance(value, bytes) and value:
-            return self._document(key, value, depth)
-        return self._cut(value, depth)
+            return key, self._document(key, value, depth)
+        return key, self._cut(value, depth)
+
+    def _text(self, value: str, depth: int) -> str:
+        """A text that holds JSON or a plist, as it is or in base64; one that only looks like it
+        stays if it has no field at all, for a device may be called `[Lab] 3`."""
+        if _is_document(value[:64].encode("utf-8", "replace")):
+            raw = value.encode("utf-8", "replace")
+            cut = self._document("text", raw, depth)
+            if isinstance(cut, bytes):
+                return cut.decode("utf-8", "replace")
+            return cut if _FIELD_MARK.search(raw) else value
+        if hides_document(value):
+            return self._base64_document("text", value, depth)
+        return value
 
     def _base64_document(self, key: str, value: str, depth: int) -> str:
-        try:
-            raw = base64.b64decode(value, validate=True)
-        except ValueError:
+        raw = _from_base64(value)
+        if not raw:
             return self.fingerprint(key, value)
         cut = self._document(key, raw, depth)
         return base64.b64encode(cut).decode() if isinstance(cut, bytes) else cut
-
-    def _text_document(self, value: str, depth: int) -> str:
-        """Text that holds JSON or a plist; a text that only looks like it stays if it has no
-        field at all, for a device may be called `[Lab] 3`."""
-        raw = value.encode("utf-8", "replace")
-        cut = self._document("text", raw, depth)
-        if isinstance(cut, bytes):
-            return cut.decode("utf-8", "replace")
-        return cut if any(mark in value for mark in ':=">') else value
 
     def _document(self, key: str, raw: bytes, depth: int) -> bytes | str:
         inside = depth + _DOCUMENT
@@ -212,6 +244,16 @@ class Redactor:
 
 def _is_document(raw: bytes) -> bool:
     return raw.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_DOCUMENT_STARTS)
+
+
+def _from_base64(text: str) -> bytes:
+    """The bytes of base64 in either alphabet, wrapped or not, padded or cut off; none if it is
+    none."""
+    if _BASE64.fullmatch(text.rstrip()) is None:
+        return b""
+    packed = text.translate(_UNWRAPPED)
+    whole = len(packed) - (len(packed) % 4 == 1)
+    return base64.b64decode(packed[:whole] + "=" * (-whole % 4), validate=True)
 
 
 def _holds_anything(value: object) -> bool:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.ingest.outcome import Translation
 from pipeline.ingest.redaction import SECRET_FIELDS, is_secret
 from schemas.envelope import encode
-from tests.unit.ingest.device_bodies import UDID, kept, plist, translate, webhook
+from tests.unit.ingest.device_bodies import REDACTOR, UDID, kept, plist, translate, webhook
 from tests.unit.ingest.hostile_payloads import mutated, samples
 
 NAMES = sorted({name for names in SECRET_FIELDS.values() for name in names})
@@ -124,13 +124,49 @@ def test_a_secret_of_a_damaged_payload_is_gone(chance: Any, secret: bytes, index
     source, raw = samples()[index]
     whole = plant(raw, "Token", secret)
     damaged = mutated(whole, chance)
-    if names_in(damaged) >= names_in(whole):
-        assert_gone(secret, translate(source, damaged))
+    assume(
+        all(now >= before for now, before in zip(names_in(damaged), names_in(whole), strict=True))
+    )
+    assert_gone(secret, translate(source, damaged))
 
 
-def names_in(raw: bytes) -> int:
-    """How often the planted field's name stands in a payload, in JSON, XML or a binary plist."""
-    return sum(len(re.findall(rb'"Token"|>Token<|(?<![">])UToken', layer)) for layer in layers(raw))
+def names_in(raw: bytes) -> tuple[int, int]:
+    """How often the planted field's name stands in a payload, in JSON, XML or a binary plist:
+    outside and in documents within it."""
+    outside, *within = [
+        len(re.findall(rb'"Token"|>Token<|(?<![">])UToken', layer)) for layer in layers(raw)
+    ]
+    return outside, sum(within)
+
+
+@pytest.mark.parametrize("name", ["/raw_payload", "RawPayload", "profile"])
+@pytest.mark.parametrize("fmt", [plistlib.FMT_XML, plistlib.FMT_BINARY])
+def test_a_document_in_base64_is_searched_in_a_field_of_any_name(
+    name: str, fmt: plistlib.PlistFormat
+) -> None:
+    secret = b"\xffone secret"
+    inner = base64.b64encode(plist({"Token": secret, "UDID": UDID}, fmt)).decode()
+    wrapped = "\n".join(inner[at : at + 76] for at in range(0, len(inner), 76))
+    for text in (inner, wrapped, inner.rstrip("="), inner.replace("+", "-").replace("/", "_")):
+        cut = REDACTOR.cut({name: text})
+        kept_document = plistlib.loads(base64.b64decode(cut[name]))
+        assert kept_document["UDID"] == UDID
+        assert kept_document["Token"].startswith("hmac-sha256:")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "11111111-AAAA-4000-8000-000000000001",
+        "W80123456789ABCDEF",
+        "Macintosh Book Pro of Jonathan in Paris",
+        "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        base64.b64encode(bytes(range(256))).decode()[:60],
+        "com.apple.configuration.softwareupdate.enforcement",
+    ],
+)
+def test_a_text_that_holds_no_document_stays(text: str) -> None:
+    assert REDACTOR.cut({"text": text, text: 1}) == {"text": text, text: 1}
 
 
 def secrets_of(value: Any) -> Iterator[bytes]:
