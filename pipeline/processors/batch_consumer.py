@@ -152,10 +152,12 @@ class BatchConsumer(Consumer):
     async def _hand_over(self, records: Mapping[TP, Sequence[ConsumerRecord]]) -> None:
         batches = {tp: some for tp, some in records.items() if some and self._taker.is_ready(tp)}
         early = {tp: some for tp, some in records.items() if some and tp not in batches}
+        # Nothing is waited for between the look at `flow_active` and this: a rebalance that began
+        # in between would not know of the batch.
+        self._under_way = asyncio.create_task(self._take(batches, self._assignments))
         if early:
             self.pause_partitions(early)
             await self._put_back(early)
-        self._under_way = asyncio.create_task(self._take(batches))
         # Whoever cancels the pump does not cancel what it began: `wait_empty` waits for it.
         done = await asyncio.shield(self._under_way)
         await self._put_back({tp: some for tp, some in batches.items() if tp not in done})
@@ -173,8 +175,7 @@ class BatchConsumer(Consumer):
                 self.log.warning("cannot seek back: %r", error)
                 self._is_displaced = True
 
-    async def _take(self, batches: Batches) -> Mapping[TP, int]:
-        assignment = self._assignments
+    async def _take(self, batches: Batches, assignment: int) -> Mapping[TP, int]:
         done = await self._taker.take(batches, self)
         if assignment == self._assignments:
             self._done |= done

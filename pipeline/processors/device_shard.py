@@ -6,7 +6,7 @@ Owns the engine of the Macs whose UDIDs are hashed to the partition. Whoever cal
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import chain, islice
 from typing import Final
 
@@ -61,12 +61,15 @@ class DeviceShard:
         self._facts = facts
         self._terms = terms
         self._count = terms.partitions[INVENTORY.name]
-        self._refresh_us = terms.refresh // timedelta(microseconds=1)
         self._work = Work()
         # What was folded when it was logged: to read it back changes nothing.
         self._folded = OwnOrders()
         self._dirty: dict[str, None] = {}
-        self._written_us: dict[str, int] = {}
+        # Macs of which only times and figures changed since their rows were written; `_overdue`
+        # did so before the last turn of `refresh`.
+        self._unwritten: dict[str, None] = {}
+        self._overdue: dict[str, None] = {}
+        self._turn_at: datetime | None = None
         self._answered: dict[str, int] = {}
         self._owner_dirty = False
         self._is_catching_up = True
@@ -97,9 +100,6 @@ class DeviceShard:
             self._standings[udid] = standing
         if not is_answered:
             self._unanswered[udid] = self._told_unanswered[udid] = None
-        device = self.engine.fleet.devices.get(udid)
-        if device is not None:
-            self._written_us[udid] = _newest_us(device)
 
     def begin(self, now: datetime) -> None:
         """All rows are loaded: go on from there."""
@@ -146,7 +146,7 @@ class DeviceShard:
 
     def _take_reports(self, records: Sequence[Incoming], now: datetime) -> None:
         """Most reports of a fleet are repeats: those are told by their bytes and not decoded."""
-        fleet, written_us = self.engine.fleet, self._written_us
+        fleet, unwritten = self.engine.fleet, self._unwritten
         repeats, oldest_us = 0, to_us(now)
         for record in records:
             raw = record.value or b""
@@ -160,11 +160,10 @@ class DeviceShard:
                 us = fleet.repeats(seen)
                 if us:
                     days = before is not None and before.inventory_days
-                    if (
-                        us - written_us.get(key, 0) >= self._refresh_us
-                        or fleet.devices[key].inventory_days != days
-                    ):
+                    if fleet.devices[key].inventory_days != days:
                         self._dirty[key] = None
+                    else:
+                        unwritten[key] = None
                     if self._is_catching_up:
                         self._unanswered[key] = None
                     else:
@@ -225,7 +224,7 @@ class DeviceShard:
             self._after_job(event, raw, ledger, fleet.ledgers.get(key, ()))
         after = fleet.devices.get(key)
         if after is not None and after is not device:
-            self._changed(key, device, after, to_us(event.time))
+            self._changed(key, device, after)
         if first is not None:
             self._follow(chain((first,), effects), now)
         for name in self.engine.forgotten:
@@ -282,20 +281,25 @@ class DeviceShard:
                 took = event.time - from_us(new.issued_us)
                 self._work.tally.durations.append((new.action, took.total_seconds()))
 
-    def _changed(self, key: str, before: Device | None, after: Device, us: int) -> None:
+    def _changed(self, key: str, before: Device | None, after: Device) -> None:
         if (
             before is None
             or before.values[:FIGURES_FROM] != after.values[:FIGURES_FROM]
             or before.checkins != after.checkins
             or before.inventory_days != after.inventory_days
-            or us - self._written_us.get(key, 0) >= self._refresh_us
         ):
             self._dirty[key] = None
+        else:
+            self._unwritten[key] = None
 
     # --- what is due ---
 
     def tick(self, now: datetime) -> bool:
         """Do a bounded piece of what is due without any event; True if there is more to do."""
+        if self._turn_at is None or now >= self._turn_at:
+            self._turn_at = now + self._terms.refresh
+            self._overdue |= self._unwritten
+            self._unwritten.clear()
         if self._is_catching_up:
             return False
         self._take_facts()
@@ -388,11 +392,12 @@ class DeviceShard:
     def collect(self) -> Work:
         """What is to be published and written since the last time."""
         work, self._work = self._work, Work()
-        fleet = self.engine.fleet
+        # Bounded, or all of a fleet would be written in one round, unless it is to be at once.
+        most = self._terms.slice if self._terms.refresh else None
+        self._dirty |= dict.fromkeys(islice(self._overdue, most))
         for udid in self._dirty:
-            device = fleet.devices.get(udid)
-            if device is not None:
-                self._written_us[udid] = _newest_us(device)
+            self._overdue.pop(udid, None)
+            self._unwritten.pop(udid, None)
             is_answered = udid not in self._unanswered
             if not is_answered:
                 self._told_unanswered[udid] = None
@@ -475,10 +480,6 @@ class _Pass:
     facts: Sequence[Fact] = ()
     is_backlog: bool = False
     done: int = 0
-
-
-def _newest_us(device: Device) -> int:
-    return max((*device.seen, *device.checkins))
 
 
 def _key_of(event: Event) -> str:

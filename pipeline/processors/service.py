@@ -42,6 +42,7 @@ _LOOKED_EVERY_S: Final = 2.0
 # These counts walk over all Macs.
 _COUNTED_EVERY_S: Final = 60.0
 _ASKED_FOR_S: Final = 10.0
+_BEREFT_SESSIONS: Final = 4
 _ENDS_WITHIN_S: Final = 20.0
 _HUNG: Final = 70
 _ASKED_AGAIN_S: Final = 0.5
@@ -117,6 +118,7 @@ class _Service:
         self._standing_by: asyncio.Task[None] | None = None
         self._standbys: list[TopicPartition] = []
         self._counted_at = -_COUNTED_EVERY_S
+        self._whole_at = monotonic()
         self._worker: Worker
         self._app: faust.App
 
@@ -186,10 +188,18 @@ class _Service:
                 raise WorkerError(f"stopped: {task.exception()!r}") from task.exception()
         if self._reader.error is not None:
             raise WorkerError(f"stopped: {self._reader.error!r}") from self._reader.error
+        is_at_it = self._owning is not None and not self._owning.done()
+        if is_at_it or self._is_ready():
+            self._whole_at = monotonic()
+        elif monotonic() - self._whole_at > _BEREFT_SESSIONS * self._plan.session_timeout_s:
+            # Given up for another owner, and none came: a new start asks the group again.
+            raise WorkerError("stopped: partitions were lost, and not assigned anew")
 
     # --- rebalances ---
 
     async def _revoked(self, *_: Any, **__: Any) -> None:
+        # What is brought up from here on might be ready when it is another worker's.
+        await self._end_tasks()
         self._worker.suspend()
 
     async def _assigned(self, _: Any, assigned: set[TP], **__: Any) -> None:

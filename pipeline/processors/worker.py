@@ -130,7 +130,8 @@ class Worker:
         self._metrics = metrics
         self._log = log
         self._watch = PoisonWatch()
-        self._busy = False
+        # Who owns what does not change within a round.
+        self._round = asyncio.Lock()
         self._given_up = False
         self._more = False
 
@@ -159,12 +160,14 @@ class Worker:
 
         What was ours before and was written by nobody else since goes on from memory.
         """
-        for place in [place for place in self.homes if place not in places]:
-            self._let_go(place)
-        for home in self.homes.values():
-            # What is in the file is on a par with Kafka before anybody compares the two.
-            self._keep(home)
-        held = {place: self.homes[place].end if place in self.homes else None for place in places}
+        self.suspend()
+        async with self._round:
+            for place in [place for place in self.homes if place not in places]:
+                self._let_go(place)
+            for home in self.homes.values():
+                # What is in the file is on a par with Kafka before anybody compares the two.
+                self._keep(home)
+            held = dict.fromkeys(places) | {place: home.end for place, home in self.homes.items()}
         began = monotonic()
         async with self._recovery.asking() as ends_of:
             async for place, unchanged in self._recovery.catch_up(held):
@@ -214,8 +217,15 @@ class Worker:
     # --- a round ---
 
     async def take(self, batches: Batches, group: Group) -> Mapping[TP, int]:
-        """Fold, decide, publish, write; the offsets to go on from once all that is confirmed."""
-        self._busy, self._given_up = True, False
+        """Fold, decide, publish, write; the offsets to go on from once all that is confirmed.
+        Records of partitions that are not ready are left."""
+        async with self._round:
+            return await self._take(
+                {tp: records for tp, records in batches.items() if self.is_ready(tp)}, group
+            )
+
+    async def _take(self, batches: Batches, group: Group) -> Mapping[TP, int]:
+        self._given_up = False
         homes = [home for home in self.homes.values() if home.ready]
         try:
             done = await self._fold(batches, self._clock())
@@ -231,8 +241,6 @@ class Worker:
                     del self.homes[home.place]
             self._log.warning("partitions lost", **{key.COUNT: len(homes)})
             return {}
-        finally:
-            self._busy = False
         self.rounds += moved or bool(done)
         return done
 
@@ -280,7 +288,7 @@ class Worker:
     def is_idle(self) -> bool:
         """Whether everything that was read, and all that is due now, is done and confirmed."""
         now = self._clock()
-        return not self._busy and not any(
+        return not self._round.locked() and not any(
             not home.ready or home.backlog or home.shard.is_behind(now)
             for home in self.homes.values()
         )
@@ -323,12 +331,24 @@ class Worker:
                 home.end = ends[place] + 1
                 home.unkept |= work.rows
             else:
-                home.end = None
-                home.unkept.clear()
+                await self._read_back(home)
         for home, _ in works:
             late = monotonic() - home.kept_at >= _KEPT_BACK_S
             if home.unkept and (late or len(home.unkept) >= _KEPT_BACK):
                 self._keep(home)
+
+    async def _read_back(self, home: Home) -> None:
+        """Others wrote into this changelog, or our rows are there twice: see whose it is. Raises
+        GivenUp where it is another owner's, for our rows after its claim are void."""
+        self._keep(home)
+        home.end = None
+        home.unkept.clear()
+        async for _ in self._recovery.catch_up({home.place: None}):
+            pass
+        store = self._stores.of(home.place)
+        if store.epoch > home.shard.epoch:
+            raise GivenUp
+        home.end = store.next
 
     def _keep(self, home: Home) -> None:
         """Copy what was written since the last time to this machine's disk."""

@@ -43,7 +43,10 @@ COUNTS = {topic.name: PARTITIONS for topic in DEVICE_TOPICS} | {
     DISPATCH.name: DISPATCH_PARTITIONS,
     DEAD_LETTERS.name: 1,
 }
+INPUTS = [TP(topic.name, number) for topic in SUBSCRIBED for number in range(COUNTS[topic.name])]
 JOB_TOPICS = {jobs_topic(site): 1 for site in SITES}
+# Turns of the event loop: enough for others to get something done meanwhile.
+_ROUND_TRIP = 50
 METRICS = Metrics(CollectorRegistry())
 SILENT = structlog.wrap_logger(
     structlog.ReturnLogger(), wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL)
@@ -125,6 +128,8 @@ class MemoryReader:
     async def stop(self) -> None: ...
 
     async def end_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        for _ in range(_ROUND_TRIP):
+            await asyncio.sleep(0)
         return {place: len(self._brokers.of(*place)) for place in places}
 
     async def beginning_offsets(
@@ -156,6 +161,9 @@ class MemoryOutbox:
     def __init__(self, brokers: Brokers, dies: "Dies") -> None:
         self._brokers = brokers
         self._dies = dies
+        # Writes to this topic are not answered before the event is set.
+        self.silent = ""
+        self.answers = asyncio.Event()
 
     async def publish(self, posts: Sequence[Post], _: Callable[[], bool]) -> None:
         places: dict[tuple[str, int], list[Row]] = {}
@@ -172,6 +180,8 @@ class MemoryOutbox:
             for name, value in some:
                 ends[topic, partition] = self._brokers.append(topic, partition, name, value)
             self._dies(f"after {topic}")
+        if any(topic == self.silent for topic, _ in places):
+            await self.answers.wait()
         return ends
 
 
@@ -198,14 +208,16 @@ class Life:
     dies: Dies = field(default_factory=Dies)
     slice: int = 200
     is_member: bool = True
+    refresh: timedelta = timedelta(0)
 
     def __post_init__(self) -> None:
         self.facts = Facts(KEYS.approvals)
         self.stores = Stores(self.folder)
-        terms = Terms(JOBS_KEY, KEYS.jobs, COUNTS, refresh=timedelta(0), slice=self.slice)
+        terms = Terms(JOBS_KEY, KEYS.jobs, COUNTS, refresh=self.refresh, slice=self.slice)
         self.recovery = Recovery(KafkaConnection(), self.stores, SILENT)
+        self.outbox = MemoryOutbox(self.brokers, self.dies)
         self.worker = Worker(
-            *(self.facts, terms, MemoryOutbox(self.brokers, self.dies), self.stores),  # type: ignore[arg-type]
+            *(self.facts, terms, self.outbox, self.stores),  # type: ignore[arg-type]
             self.recovery,
             clock=self.now,
             metrics=METRICS,
@@ -217,11 +229,12 @@ class Life:
     async def begin(self) -> None:
         """Own everything, from where the group is."""
         self.hear_facts()
-        inputs = [
-            TP(topic.name, number) for topic in SUBSCRIBED for number in range(COUNTS[topic.name])
-        ]
-        self.positions = {tp: self.brokers.committed.get(TopicPartition(*tp), 0) for tp in inputs}
-        await self.worker.own({state_place(*tp) for tp in inputs}, lambda _: None)
+        self.positions = {tp: self.brokers.committed.get(TopicPartition(*tp), 0) for tp in INPUTS}
+        await self.own()
+
+    async def own(self) -> None:
+        """Be given everything, again or for the first time."""
+        await self.worker.own({state_place(*tp) for tp in INPUTS}, lambda _: None)
 
     def hear_facts(self) -> None:
         """Read the fact topics to their ends."""

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import pytest
 from pipeline.processors import worker
 from pipeline.processors.poison import TooMuchPoison
 from pipeline.processors.rows import OWNER_KEY, BadRow
+from pipeline.state.device import to_us
 from schemas.envelope import CloudEvent, encode
 from schemas.routing import topic_of
-from schemas.topics import CHECKINS, DEAD_LETTERS, INVENTORY, STATE, partition_of
+from schemas.topics import CHECKINS, DEAD_LETTERS, DECISIONS, INVENTORY, STATE, partition_of
 from tests import factories
 from tests.factories import HOUR, NOW
 from tests.unit.processors.memory_kafka import PARTITIONS, Brokers, Life, reading, state_of
@@ -113,12 +114,92 @@ def test_rows_of_a_former_owner_are_void(brokers: Brokers, tmp_path: Path) -> No
 
     run(brokers, write_late)
     assert sizes(brokers) != rows
+    # It saw whose claim came in between.
+    assert not first.worker.homes
     assert state_of(brokers, tmp_path / "late") == kept
     # Whoever followed the changelog all along finds the same.
     assert state_of(brokers, tmp_path / "second") == kept
     # And so does the one that wrote late, once it is the owner again.
     run(brokers, lambda: own_all(first))
     assert state_of(brokers, tmp_path / "first") == kept
+
+
+def test_rounds_while_partitions_are_given_anew(brokers: Brokers, tmp_path: Path) -> None:
+    """Nobody's rows are taken for another owner's while it is seen who wrote last."""
+    life = Life(brokers, tmp_path / "one", lambda: NOW)
+
+    async def work() -> None:
+        await life.begin()
+        await settle(life)
+        report(brokers, "26.1", NOW - HOUR / 2, *UDIDS)
+        owning = asyncio.create_task(life.own())
+        await asyncio.sleep(0)
+        await life.round(100)
+        send(brokers, factories.release("26.2"))
+        life.hear_facts()
+        report(brokers, "26.1", NOW, *UDIDS)
+        life.outbox.silent = DECISIONS.name
+        taking = asyncio.create_task(life.round(100))
+        for _ in range(500):
+            await asyncio.sleep(0)
+        life.outbox.answers.set()
+        await asyncio.gather(taking, owning)
+        await settle(life)
+
+    run(brokers, work)
+    for one in state_of(brokers, tmp_path / "read").values():
+        assert one["device"]["facts"]["os_version"] == [to_us(NOW), "26.1"]
+    assert sorted(event.data.job.udid for event in brokers.published()) == sorted(UDIDS)
+
+
+def test_records_of_a_partition_that_is_not_ready_are_left(
+    brokers: Brokers, tmp_path: Path
+) -> None:
+    life = Life(brokers, tmp_path / "one", lambda: NOW)
+
+    async def work() -> None:
+        await life.begin()
+        await settle(life)
+        report(brokers, "26.1", NOW, *UDIDS)
+        life.worker.suspend()
+        before, positions = sizes(brokers), dict(life.positions)
+        await life.round(100)
+        assert sizes(brokers) == before
+        assert life.positions == positions
+
+    run(brokers, work)
+
+
+@pytest.mark.parametrize("refresh", [timedelta(0), HOUR])
+def test_times_are_written_within_the_refresh_whatever_else_is_told(
+    brokers: Brokers, tmp_path: Path, refresh: timedelta
+) -> None:
+    moment = NOW
+    life = Life(brokers, tmp_path / "one", lambda: moment, slice=5, refresh=refresh)
+    run(brokers, life.live)
+    early, late = NOW - HOUR / 2, NOW - HOUR / 4
+
+    async def hear() -> None:
+        # What is told later is older: nothing that a Mac tells is newer than its row after it.
+        send(brokers, *(factories.polled(udid, late) for udid in UDIDS))
+        await settle(life)
+        report(brokers, "26.1", early, *UDIDS)
+        await settle(life)
+
+    def written() -> int:
+        rows = state_of(brokers, tmp_path / f"read {moment:%H%M} {refresh}")
+        return sum(row["device"]["facts"]["os_version"][0] == to_us(early) for row in rows.values())
+
+    run(brokers, hear)
+    assert written() == (0 if refresh else len(UDIDS))
+    moment += 2 * HOUR
+
+    async def wait() -> None:
+        for _ in range(5):
+            await life.round()
+
+    run(brokers, wait)
+    assert written() == len(UDIDS)
 
 
 def test_answer_to_a_fact_goes_on_where_it_was(
