@@ -8,6 +8,7 @@ from pipeline.decide.gates import (
     Asked,
     Plan,
     ask,
+    ask_for_open_job,
     is_for,
     opens_by_itself_at,
     plan,
@@ -41,21 +42,17 @@ _FIGURES: Final = frozenset(
 )
 
 
-class Answer(NamedTuple):
-    """A decision and what can change it: `heeds_figures`, a report that says nothing new of the
-    Mac, by its figures or because it was made at all; `waits_for_slot`, the end of another job."""
-
-    decision: Decision
-    heeds_figures: bool
-    waits_for_slot: bool = False
-
-
 class Held(NamedTuple):
-    """A need that cannot be met now, with its gates, and those of them that hold it."""
+    """A need with its gates, and those of them that hold it: none for one that can be met now."""
 
     plan: Plan
     gates: tuple[Asked, ...]
     closed: tuple[Asked, ...]
+
+    @classmethod
+    def by(cls, plan: Plan, gates: tuple[Asked, ...]) -> "Held":
+        """The need with what its gates answered."""
+        return cls(plan, gates, tuple([asked for asked in gates if asked.reason is not None]))
 
     def stopped_by(self, reason: Reason) -> bool:
         """Whether a gate holds it for this reason."""
@@ -69,6 +66,17 @@ class Held(NamedTuple):
             return opens
         ripens = from_us(ripens_us)
         return ripens if opens is None else min(opens, ripens)
+
+
+class Answer(NamedTuple):
+    """A decision and what can change it: `heeds_figures`, a report that says nothing new of the
+    Mac, by its figures or because it was made at all; `waits_for_slot`, the end of another job.
+    `asked` are the needs whose gates were asked, up to the one that is sent."""
+
+    decision: Decision
+    heeds_figures: bool
+    waits_for_slot: bool = False
+    asked: tuple[Held, ...] = ()
 
 
 def decide(s: Situation) -> Decision:
@@ -92,17 +100,31 @@ def answer(s: Situation) -> Answer:
     held: list[Held] = []
     for need in needs(s, exposed):
         one = plan(s, need, choose_method(s, need), exposed)
-        gates = ask(s, one)
-        closed = tuple([asked for asked in gates if asked.reason is not None])
-        if not closed:
-            return Answer(_send(s, one, gates), heeds_figures=True)
-        held.append(Held(one, gates, closed))
+        held.append(Held.by(one, ask(s, one)))
+        if not held[-1].closed:
+            sent = _send(s, one, held[-1].gates)
+            return Answer(sent, heeds_figures=True, asked=tuple(held))
         # A job that is on its way for this need is not withdrawn for a lesser one.
         if need.exclusive or held[-1].stopped_by(Reason.JOB_OPEN):
             break
     if not held:
         rest = _rest(s, exposed)
         return Answer(rest, heeds_figures=rest.reason in _FIGURES)
+    return _held_back(s, held)
+
+
+def answer_to_order(s: Situation, sent: Answer) -> Answer:
+    """`answer` where `sent` was the last one, its job is in the ledger now, open and the newest,
+    and nothing else is another: then only the gate of the open job is."""
+    held: list[Held] = []
+    for one in sent.asked:
+        held.append(Held.by(one.plan, ask_for_open_job(s, one.plan, one.gates)))
+        if held[-1].stopped_by(Reason.JOB_OPEN):
+            break
+    return _held_back(s, held)
+
+
+def _held_back(s: Situation, held: list[Held]) -> Answer:
     reasons = {asked.reason for one in held for asked in one.closed}
     return Answer(
         _hold(s, held),

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Final, NamedTuple
 
-from pipeline.decide.decision import Answer, answer, decide
+from pipeline.decide.decision import Answer, answer, answer_to_order, decide
 from pipeline.decide.orders import order
 from pipeline.decide.policy import Policy
 from pipeline.decide.policy_file import policy_digest, read_policy
@@ -107,6 +108,8 @@ class Engine:
         self._waiting: dict[str, list[tuple[int, str]]] = {}
         self._parsed: tuple[str, Policy] | None = None
         self._override: tuple[str, Policy] | None = None
+        # The last answer, if it ordered a job: the next question is mostly about that order.
+        self._ordered: tuple[Situation, Answer] | None = None
 
     # --- policy ---
 
@@ -264,7 +267,7 @@ class Engine:
                 if self.standings.get(udid) is not standing:
                     return  # what followed was decided on when it was handed back
         situation = self.situation(udid, now)
-        found = answer(situation)
+        found = self._answered(situation)
         withdrawn = situation.open_job
         if found.decision.supersedes is not None and withdrawn is not None:
             # Once the old job is withdrawn the answer is a new one, without it.
@@ -274,7 +277,7 @@ class Engine:
                 return
             situation = self.situation(udid, now)
             found = answer(situation)
-        decision, name = found.decision, _answer(found.decision)
+        decision, name = found.decision, answer_name(found.decision)
         sends = decision.decision is Verdict.SEND
         # A job that was ordered before and is in no ledger was lost: it is ordered again.
         if standing is not None and standing.answer == name and not sends:
@@ -283,7 +286,15 @@ class Engine:
             self.record_of(decision, situation), order(situation, decision) if sends else None
         )
         self._stand(found, name)
+        self._ordered = (situation, found) if sends else None
         yield decided
+
+    def _answered(self, s: Situation) -> Answer:
+        if self._ordered is not None:
+            (before, sent), self._ordered = self._ordered, None
+            if _is_order_of(s, before, sent.decision.job_id):
+                return answer_to_order(s, sent)
+        return answer(s)
 
     def situation(self, udid: str, now: datetime) -> Situation:
         """What the rules may see of this Mac now."""
@@ -454,10 +465,53 @@ def recompute(record: DecisionRecord, policy: Policy, advisories: Advisories) ->
     )
 
 
-def _answer(decision: Decision) -> bytes:
-    """Names an answer. Gates are left out: their figures move while the answer stands."""
-    text = decision.model_dump_json(exclude={"gates", "evidence"})
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+def answer_name(decision: Decision) -> bytes:
+    """Names an answer, in 16 bytes. Gates are left out, their figures move while the answer stands,
+    and the evidence, which an erase is ordered with but not by.
+
+    Not by pydantic's JSON, which takes four times as long: no text here has control characters.
+    """
+    target, deadline, next_at = decision.target, decision.deadline_at, decision.next_eligible_at
+    text = "\x1f".join(
+        [
+            decision.udid,
+            decision.serial or "",
+            decision.site or "",
+            decision.decision,
+            decision.action or "",
+            decision.method or "",
+            "" if target is None else f"{target.version} {target.build}",
+            decision.reason,
+            *decision.advisory_ids,
+            "\x1e",
+            *decision.cves,
+            "\x1e",
+            *decision.exploited_cves,
+            "\x1e",
+            "" if deadline is None else str(to_us(deadline)),
+            "" if next_at is None else str(to_us(next_at)),
+            decision.severity or "",
+            "erases" if decision.erases else "",
+            decision.job_id or "",
+            decision.intent or "",
+            "" if decision.generation is None else str(decision.generation),
+            decision.supersedes or "",
+            *decision.findings,
+        ]
+    )
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+_BESIDE_THE_LEDGER: Final = attrgetter(
+    "device", "advisories", "policy", "now", "halts", "approvals", "site_open_jobs"
+)
+
+
+def _is_order_of(s: Situation, before: Situation, job_id: str | None) -> bool:
+    """Whether a situation is the one before, with this job in the ledger."""
+    if not s.ledger or s.ledger[-1].job_id != job_id or not s.ledger[-1].is_open:
+        return False
+    return s.ledger[:-1] == before.ledger and _BESIDE_THE_LEDGER(s) == _BESIDE_THE_LEDGER(before)
 
 
 def _takes_slot(entry: JobEntry, site: str | None) -> bool:

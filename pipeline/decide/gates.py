@@ -98,6 +98,12 @@ def ask(s: Situation, p: Plan) -> tuple[Asked, ...]:
     )
 
 
+def ask_for_open_job(s: Situation, p: Plan, gates: tuple[Asked, ...]) -> tuple[Asked, ...]:
+    """The answers of `ask`, with that of the open job's gate as it is in this Situation."""
+    again = _job_open(s, p)
+    return tuple([again if asked.gate == again.gate else asked for asked in gates])
+
+
 def is_for(entry: JobEntry, need: Need) -> bool:
     """Whether a job was issued for this need."""
     return entry.action is need.action and entry.intent == need.intent

@@ -2,18 +2,21 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from pipeline.decide.decision import decide
-from pipeline.decide.engine import Engine, recompute
+from pipeline.decide.decision import answer, answer_to_order, decide
+from pipeline.decide.engine import Engine, answer_name, recompute
 from pipeline.decide.orders import order
 from pipeline.decide.situation import Situation
 from pipeline.decide.windows import opens_at
-from pipeline.state.jobs import open_job
-from schemas.decisions import Decision, DecisionRecord, Reason, Verdict
-from schemas.jobs import Action
+from pipeline.state.jobs import issue, open_job
+from schemas.decisions import Decision, DecisionRecord, Gate, Reason, Severity, Verdict
+from schemas.jobs import Action, Method, Target
+from schemas.macos import parse_os_version
+from tests.factories import NOW
 from tests.strategies import situations
 
 NOTHING = frozenset(
@@ -153,3 +156,51 @@ def test_time_alone_sends_nothing_before_the_time_it_said(s: Situation, minutes:
     if decision.decision is Verdict.SEND or (until is not None and later >= until):
         return
     assert decide(replace(s, now=later)).decision is not Verdict.SEND
+
+
+@settings(max_examples=4 * settings.get_profile("default").max_examples)
+@given(situations())
+def test_answer_to_the_order_itself_is_the_answer(s: Situation) -> None:
+    """What is not asked again once a job is ordered would be answered the same."""
+    sent = answer(s)
+    event(sent.decision.decision.value)
+    if sent.decision.decision is not Verdict.SEND:
+        return
+    after = replace(s, ledger=issue(s.ledger, order(s, sent.decision)))
+    if after.ledger[:-1] == s.ledger:
+        assert answer_to_order(after, sent) == answer(after)
+
+
+OTHER: dict[str, Any] = {
+    "udid": "MAC-2",
+    "serial": "C02OTHER0001",
+    "site": "tokyo",
+    "decision": Verdict.HOLD,
+    "action": Action.UPGRADE,
+    "method": Method.ASR,
+    "target": Target(version=parse_os_version("26.9")),
+    "reason": Reason.OUTSIDE_WINDOW,
+    "advisory_ids": ("macOS-26.9",),
+    "cves": ("CVE-2026-9",),
+    "exploited_cves": ("CVE-2026-9",),
+    "deadline_at": NOW,
+    "next_eligible_at": NOW,
+    "severity": Severity.LOW,
+    "erases": True,
+    "job_id": "job-other",
+    "intent": "26.9",
+    "generation": 9,
+    "supersedes": "job-old",
+    "findings": ("something",),
+}
+UNNAMED = {"gates", "evidence"}
+
+
+def test_every_field_of_a_decision_but_its_grounds_is_in_the_name_of_the_answer() -> None:
+    plain = Decision(udid="MAC-1", decision=Verdict.SEND, reason=Reason.SECURITY_UPDATE)
+    assert set(OTHER) | UNNAMED == set(Decision.model_fields)
+    others = [plain.model_copy(update={name: value}) for name, value in OTHER.items()]
+    names = [answer_name(one) for one in (plain, *others)]
+    assert len(set(names)) == len(names)
+    grounds = {"gates": (Gate(gate="disk", passed=True),), "evidence": ("yes",)}
+    assert answer_name(plain.model_copy(update=grounds)) == names[0]
