@@ -58,10 +58,14 @@ class Listen:
         """The listening socket. Raises ValueError, which says in one line why there is none."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
-            return socket.create_server((self.host, self.port), family=family)
+            listener = socket.create_server((self.host, self.port), family=family)
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else str(error)
             raise ValueError(f"cannot listen on {self.host}:{self.port}: {why}") from error
+        # Connections inherit it. asyncio sets it only on sockets that name their protocol, which
+        # these do not; an answer's body then waits 40 ms for its head to be acknowledged.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
 
 
 def url_of(listener: socket.socket) -> str:
