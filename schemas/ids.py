@@ -73,4 +73,6 @@ TextField = Annotated[
 
 def clean_text(value: str) -> str:
     """Foreign text as a TextField takes it: control characters out, 1,024 characters at most."""
-    return "".join(character for character in value if character.isprintable())[:1024]
+    if not value.isprintable():
+        value = "".join(character for character in value if character.isprintable())
+    return value[:1024]

@@ -7,7 +7,9 @@ be lost, neither their arrival nor `created_at` orders them, and a Mac's retry h
 """
 
 import base64
+from collections.abc import Callable
 from datetime import datetime
+from functools import cache
 from typing import Any, Final
 
 from pipeline.ingest.device_payload import PLIST, DevicePayload, canonical_json
@@ -59,7 +61,9 @@ def _bare_message(payload: DevicePayload, redactor: Redactor) -> None:
 
 def _webhook(payload: DevicePayload, redactor: Redactor) -> None:
     body = load_json(payload.raw)
-    payload.keep(redactor.json, body)
+    # The Mac's message is looked through for secrets and then translated, and read once.
+    read_plist = cache(load_plist)
+    payload.keep(redactor.reading(read_plist).json, body)
     if not isinstance(body, dict):
         raise PayloadError(DeadLetterCode.BAD_SHAPE, "not an object", "$")
     payload.identity = canonical_json(body)
@@ -79,7 +83,7 @@ def _webhook(payload: DevicePayload, redactor: Redactor) -> None:
         raise payload.problems.found.pop()
     claim = envelope.group(name)
     translate_message(
-        _message(claim),
+        _message(claim, read_plist),
         payload,
         claim=claim,
         kind=kind,
@@ -88,7 +92,7 @@ def _webhook(payload: DevicePayload, redactor: Redactor) -> None:
     )
 
 
-def _message(claim: Fields) -> Any:
+def _message(claim: Fields, read_plist: Callable[[bytes], Any]) -> Any:
     place = claim.where + "raw_payload"
     text = claim.values.get("raw_payload")
     if not isinstance(text, str):
@@ -98,7 +102,7 @@ def _message(claim: Fields) -> Any:
     except ValueError:
         raise PayloadError(DeadLetterCode.BAD_VALUE, "not base64", place) from None
     try:
-        return load_plist(message)
+        return read_plist(message)
     except PayloadError as error:
         where = f"{place}: {error.where}" if error.where else place
         raise PayloadError(error.code, error.detail, where) from None

@@ -10,8 +10,9 @@ import hmac
 import json
 import plistlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from pipeline.ingest.json_payload import load_json
@@ -147,6 +148,16 @@ def hides_document(text: str) -> bool:
     return False
 
 
+def _judge(name: str) -> tuple[bool, bool]:
+    """Whether a field's name can be read, and whether it is a secret's."""
+    return not hides_document(name), is_secret(name)
+
+
+# Documents have the same few names; what is kept is bounded in number and in length.
+_judged: Final = lru_cache(maxsize=4096)(_judge)
+_USUAL_NAME: Final = 64
+
+
 class Redactor:
     """Replaces each secret by a fingerprint under one key: equal secrets of one field give equal
     fingerprints, so that 'changed' is still seen; without the key they say nothing.
@@ -154,10 +165,15 @@ class Redactor:
     Raises ValueError for a key under 16 bytes: a guessable key would let PINs be tried out.
     """
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, read_plist: Callable[[bytes], Any] = load_plist) -> None:
         if len(key) < MIN_KEY_BYTES:
             raise ValueError(f"a redaction key has at least {MIN_KEY_BYTES} bytes")
         self._key = bytes(key)
+        self._read_plist = read_plist
+
+    def reading(self, read_plist: Callable[[bytes], Any]) -> "Redactor":
+        """The same redactor, which has this read plists: a `load_plist` that remembers."""
+        return Redactor(self._key, read_plist)
 
     def fingerprint(self, field: str, value: object) -> str:
         """`hmac-sha256:` and 16 hex digits over the field's name and the value's bytes."""
@@ -199,9 +215,10 @@ class Redactor:
 
     def _field(self, key: str, value: Any, owner: dict[str, Any], depth: int) -> tuple[str, Any]:
         """A name that cannot be read may be a secret's."""
-        if hides_document(key):
+        is_readable, is_named_secret = _judged(key) if len(key) <= _USUAL_NAME else _judge(key)
+        if not is_readable:
             return self.fingerprint("name", key), self.fingerprint("value", value)
-        if is_secret(key):
+        if is_named_secret:
             return key, self.fingerprint(key, value) if _holds_anything(value) else value
         if key == _BASE64_DOCUMENT and isinstance(value, str) and value:
             return key, self._base64_document(key, value, depth)
@@ -237,7 +254,7 @@ class Redactor:
             if raw.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
                 value = self._cut(load_json(raw), inside)
                 return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-            return dump_plist(self._cut(load_plist(raw), inside))
+            return dump_plist(self._cut(self._read_plist(raw), inside))
         except PayloadError:
             return self.fingerprint(key, raw)
 

@@ -56,6 +56,11 @@ def test_names_that_only_resemble_the_list_are_kept(name: str) -> None:
     assert not is_secret(name)
 
 
+def test_a_name_is_secret_however_long_it_is_drawn() -> None:
+    drawn = "_".join("BootstrapToken") + 100 * "-"
+    assert REDACTOR.cut({drawn: "s3cret"})[drawn].startswith(FINGERPRINT_PREFIX)
+
+
 def test_equal_secrets_have_equal_fingerprints_and_others_do_not() -> None:
     one = REDACTOR.fingerprint("Token", SECRET)
     assert one.startswith(FINGERPRINT_PREFIX)
