@@ -245,12 +245,13 @@ def _each_once(said: Testimony, acts: Mapping[str, int]) -> Iterator[Fault]:
 
 
 def _ended_untouched(job_id: str, job: Job, said: Testimony) -> bool:
-    """Whether somebody said why the Mac was not touched: withdrawn, refused, given up, or the
-    executor saw that it has the target already."""
+    """Whether somebody said why the Mac was not touched: withdrawn, refused, given up, the
+    executor saw that it has the target already, or its own report said so before one began."""
     if job_id in said.withdrawn:
         return True
     return any(
         result.outcome in _UNDONE
+        or (result.outcome is Outcome.SUCCEEDED and job_id not in said.attempts)
         or (
             result.outcome is Outcome.ACTED
             and job.target is not None

@@ -279,6 +279,10 @@ def test_sound_run_has_no_faults() -> None:
         more(ATTEMPTS, (JOB.job_id, attempt(JOB))),
         more(STATE.name, (UDID, row("26.1", BEFORE, owner=1))),
         both(
+            lambda _: evidence({**SOUND, RESULTS.name: [(UDID, encode(CLOSED))], ATTEMPTS: []}),
+            changed(acted=[], journals={}),
+        ),
+        both(
             changed(acted=[], journals={}, macs=[]),
             lambda sound: replace(
                 sound,
@@ -299,6 +303,7 @@ def test_sound_run_has_no_faults() -> None:
         "results again",
         "journal again",
         "void row of a former owner",
+        "Mac showed the target before an executor began",
         "job withdrawn before its Mac was touched",
         "Mac failed the first order itself",
     ],
