@@ -12,12 +12,11 @@ from pipeline.decide.policy import Policy
 from pipeline.decide.policy_file import policy_digest
 from pipeline.decide.situation import Situation
 from pipeline.state.advisories import Advisories
-from pipeline.state.device import (
-    Device,
+from pipeline.state.device import Device, to_us
+from pipeline.state.device_folds import (
     apply_authenticated,
     apply_inventory,
     apply_token_updated,
-    to_us,
 )
 from pipeline.state.jobs import JobEntry, Ledger
 from schemas.envelope import (

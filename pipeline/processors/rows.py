@@ -83,17 +83,13 @@ def load_device(engine: Engine, udid: str, raw: bytes) -> tuple[Standing | None,
 
 
 def _shared(device: dict[str, Any], udid: str) -> dict[str, Any]:
-    """The same, with equal times, and texts that many Macs say, as one object each: decoded, every
-    one is an object of its own, and together they are a third of what a Mac takes."""
-    times: dict[int, int] = {}
-    share = times.setdefault
+    """The same, with texts that many Macs say as one object each: decoded, every one is an object
+    of its own."""
     for name, fact in device["facts"].items():
-        stamp, value = fact
-        same = name in _SAID_BY_MANY and isinstance(value, str)
-        device["facts"][name] = (share(stamp, stamp), sys.intern(value) if same else value)
-    seen = {sys.intern(source): share(us, us) for source, us in device["seen"].items()}
-    checkins = [share(us, us) for us in device["checkins"]]
-    return device | {"udid": udid, "seen": seen, "checkins": checkins}
+        us, value = fact
+        if name in _SAID_BY_MANY and isinstance(value, str):
+            device["facts"][name] = us, sys.intern(value)
+    return device | {"udid": udid}
 
 
 def read(raw: bytes) -> Any:

@@ -1,30 +1,17 @@
-"""One Mac, folded from reports: a register per fact, the newest report of each fact wins.
+"""One Mac as all reports together describe it: its facts, when each was told, and by whom.
 
-A register is (event time, value). A newer time wins; at the same time the greater value by its
-text wins, so applying events twice or in any order ends in the same state. A report touches only
-the registers it knows. Check-ins are maximum registers of their times, and so is when each source
-last saw the Mac.
-
-Times are whole microseconds since 1970 (`us`), 0 for never: a Device must stay near 1 KB.
+What a Mac does not say of itself is read off these: whether it is enrolled, when it was last seen.
+Times are whole microseconds since 1970 (`us`), 0 for never. A Device is one of a hundred thousand:
+it is a few hundred bytes beside its texts.
 """
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from operator import itemgetter
+from functools import lru_cache
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
-from pipeline.state.days import heard, join
 from pipeline.state.models import HardwareClass, hardware_class
-from schemas.events.checkin import (
-    BootstrapTokenSet,
-    DdmStatusReported,
-    MdmAuthenticated,
-    MdmCheckedOut,
-    MdmCommandReported,
-    MdmTokenUpdated,
-)
-from schemas.events.inventory import InventoryReported
+from pipeline.state.stamps import NEVER, moments, of_moments, when
 from schemas.ids import SERIAL_SUBJECT_PREFIX
 from schemas.macos import Build, OSVersion, parse_build, parse_os_version
 
@@ -39,14 +26,6 @@ _LAST_US: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 CHECKIN_SKEW_US: Final = 60 * 1_000_000
 
 SOURCES: Final = ("mdm", "ddm", "jamf", "osquery", "munki", "executor", "admin", "other")
-_SOURCE_INDEX: Final = {name: index for index, name in enumerate(SOURCES)}
-_MDM_SOURCES: Final = (_SOURCE_INDEX["mdm"], _SOURCE_INDEX["ddm"])
-_OWN_SOURCES: Final = tuple(i for name, i in _SOURCE_INDEX.items() if name != "admin")
-_OTHER_SOURCES: Final = tuple(i for i in _OWN_SOURCES if i not in _MDM_SOURCES)
-_mdm_times: Final[Callable[[tuple[int, ...]], tuple[int, ...]]] = itemgetter(*_MDM_SOURCES)
-_own_times: Final[Callable[[tuple[int, ...]], tuple[int, ...]]] = itemgetter(*_OWN_SOURCES)
-_other_times: Final[Callable[[tuple[int, ...]], tuple[int, ...]]] = itemgetter(*_OTHER_SOURCES)
-
 AUTHENTICATED, TOKEN_UPDATED, CHECKED_OUT = 0, 1, 2
 
 FIELDS: Final = (
@@ -56,7 +35,7 @@ FIELDS: Final = (
     "failure_count",
     "failure_reason",
     "enrollment_type",
-    # What inventory reports say, see _FIRST_REPORTED.
+    # What inventory reports say, see FIRST_REPORTED.
     "serial",
     "os_version",
     "build",
@@ -86,31 +65,29 @@ FIELDS: Final = (
     "battery_percent",
     "on_ac_power",
 )
-_INDEX: Final = {name: index for index, name in enumerate(FIELDS)}
+INDEX: Final = {name: index for index, name in enumerate(FIELDS)}
 # Inventory reports know these registers and all after them: they are folded in one step.
-_FIRST_REPORTED: Final = _INDEX["serial"]
-_said: Final = itemgetter(*FIELDS[_FIRST_REPORTED:])
-_STATUS: Final = tuple(
-    (index, name) for name, index in _INDEX.items() if name in DdmStatusReported.model_fields
-)
-_NO_VALUES: Final[tuple[Any, ...]] = (None,) * len(FIELDS)
-_NO_STAMPS: Final = (0,) * len(FIELDS)
-_NEVER_SEEN: Final = (0,) * len(SOURCES)
-
+FIRST_REPORTED: Final = INDEX["serial"]
 # A change of these alone cannot change what a Mac needs, only whether it can be done now or has
 # been. They stand last so that the facts before them are compared in one step.
-FIGURES_FROM: Final = _INDEX["boot_at"]
+FIGURES_FROM: Final = INDEX["boot_at"]
 # What it is called says nothing of a Mac unless the policy goes by names.
-NAME_FROM: Final = _INDEX["hostname"]
+NAME_FROM: Final = INDEX["hostname"]
+_NO_VALUES: Final[tuple[Any, ...]] = (None,) * len(FIELDS)
 
-# Numbers as `InventoryReported` takes them, but for their upper bounds.
-_NUMBERS: Final = re.compile(
-    rb'("(?:free_disk_gb|battery_percent)":)((?:0|[1-9][0-9]{0,5})(?:\.[0-9]{1,16})?)(?=[,}])'
-)
-_NUMBERED: Final = {
-    b'"free_disk_gb":': (_INDEX["free_disk_gb"], 1e6),
-    b'"battery_percent":': (_INDEX["battery_percent"], 100.0),
-}
+# What stamps are kept of: each fact, each source that heard of the Mac, each kind of check-in. A
+# thing is a bit, in this order, which only memory knows: rows name things.
+_SOURCES: Final = slice(len(FIELDS), len(FIELDS) + len(SOURCES))
+_CHECKINS: Final = slice(_SOURCES.stop, _SOURCES.stop + 3)
+SEEN_BY: Final = {name: 1 << index for index, name in enumerate(SOURCES, _SOURCES.start)}
+CHECKIN: Final = tuple(1 << index for index in range(_CHECKINS.start, _CHECKINS.stop))
+_SEEN_BY_MDM: Final = SEEN_BY["mdm"] | SEEN_BY["ddm"]
+_SEEN: Final = sum(SEEN_BY.values()) - SEEN_BY["admin"]
+SEEN_BY_OTHERS: Final = _SEEN - _SEEN_BY_MDM
+_AUTHENTICATED, _TOKEN_UPDATED, _CHECKED_OUT = CHECKIN
+_BUILD: Final = 1 << INDEX["build"]
+_OS_VERSION: Final = 1 << INDEX["os_version"]
+_MDM_ENROLLED: Final = 1 << INDEX["mdm_enrolled"]
 
 T = TypeVar("T")
 
@@ -137,7 +114,7 @@ class Register(Generic[T]):
     __slots__ = ("index",)
 
     def __init__(self, name: str) -> None:
-        self.index = _INDEX[name]
+        self.index = INDEX[name]
 
     @overload
     def __get__(self, device: None, owner: type) -> Self: ...
@@ -152,10 +129,11 @@ class Register(Generic[T]):
 
 class Device:
     """A Mac's folded state. Immutable: folds return a new Device, or the same one if nothing new
-    was said. `values` keeps its identity while only times move on. `inventory_days` are the days on
-    which anything but MDM heard of it, as `pipeline.state.days` packs them."""
+    was said. `values` are the facts, in the order of FIELDS, and keep their identity while only
+    times move on. `stamps` say when each was last told, and the Mac seen (`pipeline.state.stamps`).
+    `inventory_days` are the days on which anything but MDM heard of it (`pipeline.state.days`)."""
 
-    __slots__ = ("checkins", "inventory_days", "seen", "stamps", "udid", "values")
+    __slots__ = ("inventory_days", "stamps", "udid", "values")
 
     serial = Register[str]("serial")
     os_version = Register[OSVersion]("os_version")
@@ -193,16 +171,12 @@ class Device:
         self,
         udid: str,
         values: tuple[Any, ...] = _NO_VALUES,
-        stamps: tuple[int, ...] = _NO_STAMPS,
-        seen: tuple[int, ...] = _NEVER_SEEN,
-        checkins: tuple[int, int, int] = (0, 0, 0),
+        stamps: bytes = NEVER,
         inventory_days: int = 0,
     ) -> None:
         self.udid = udid
         self.values = values
         self.stamps = stamps
-        self.seen = seen
-        self.checkins = checkins
         self.inventory_days = inventory_days
 
     def __eq__(self, other: object) -> bool:
@@ -211,20 +185,23 @@ class Device:
         )
 
     def __hash__(self) -> int:
-        return hash((self.udid, self.stamps, self.seen, self.checkins))
+        return hash((self.udid, self.stamps))
 
     def __repr__(self) -> str:
         return f"Device({self.udid!r}, {self.to_wire()!r})"
 
     def stamp(self, name: str) -> int:
         """When the fact `name` was last reported, in us; 0 for never."""
-        return self.stamps[_INDEX[name]]
+        return when(self.stamps, 1 << INDEX[name])
 
     @property
     def build(self) -> Build | None:
         """The build reported with the version, or after it; one from before says nothing."""
-        build: Build | None = self.values[_BUILD]
-        return build if self.stamps[_BUILD] >= self.stamps[_OS_VERSION] else None
+        for _, told in moments(self.stamps):
+            if told & (_BUILD | _OS_VERSION):
+                build: Build | None = self.values[INDEX["build"]]
+                return build if told & _BUILD else None
+        return None
 
     @property
     def hardware(self) -> HardwareClass:
@@ -239,17 +216,27 @@ class Device:
     @property
     def last_seen_us(self) -> int:
         """When the Mac itself was last heard of by any source."""
-        return max(_own_times(self.seen))
+        return when(self.stamps, _SEEN)
 
     @property
     def mdm_seen_us(self) -> int:
         """When an MDM server last heard of it."""
-        return max(self.checkins[TOKEN_UPDATED], *_mdm_times(self.seen))
+        return when(self.stamps, _SEEN_BY_MDM | _TOKEN_UPDATED)
 
     @property
     def inventory_seen_us(self) -> int:
         """When anything but MDM last heard of it."""
-        return max(_other_times(self.seen))
+        return when(self.stamps, SEEN_BY_OTHERS)
+
+    @property
+    def checkins(self) -> tuple[int, int, int]:
+        """When it last sent an Authenticate, a TokenUpdate and a CheckOut."""
+        authenticated, token_updated, checked_out = CHECKIN
+        return (
+            when(self.stamps, authenticated),
+            when(self.stamps, token_updated),
+            when(self.stamps, checked_out),
+        )
 
     @property
     def is_personal(self) -> bool:
@@ -259,8 +246,8 @@ class Device:
     @property
     def checked_out(self) -> bool:
         """Whether the last word on its enrolment is that the profile was removed."""
-        authenticated, token_updated, checked_out = self.checkins
-        return checked_out > max(authenticated, token_updated)
+        out_us = when(self.stamps, _CHECKED_OUT)
+        return out_us > when(self.stamps, _AUTHENTICATED | _TOKEN_UPDATED)
 
     @property
     def enrolling(self) -> bool:
@@ -276,7 +263,7 @@ class Device:
         """
         if self.checked_out or self.enrolling:
             return False
-        if self.mdm_enrolled is False and self.stamp("mdm_enrolled") > self.mdm_seen_us:
+        if self.mdm_enrolled is False and (when(self.stamps, _MDM_ENROLLED) > self.mdm_seen_us):
             return False
         return self.mdm_seen_us > 0 or self.mdm_enrolled is True
 
@@ -286,41 +273,42 @@ class Device:
 
     def to_wire(self) -> dict[str, Any]:
         """The state as JSON values: what is persisted and what decision records carry."""
-        values = self.values
+        times = [0] * _CHECKINS.stop
+        for at, told in moments(self.stamps):
+            for thing in _bits(told):
+                times[thing] = at
         return {
             "udid": self.udid,
             "facts": {
-                name: [stamp, value if kind is None or value is None else kind(value)]
-                for (name, kind), stamp, value in zip(_WIRE, self.stamps, values, strict=True)
-                if stamp
+                name: [us, value if kind is None or value is None else kind(value)]
+                for (name, kind), us, value in zip(_WIRE, times, self.values, strict=False)
+                if us
             },
-            "seen": {name: us for name, us in zip(SOURCES, self.seen, strict=True) if us},
-            "checkins": list(self.checkins),
+            "seen": {name: us for name, us in zip(SOURCES, times[_SOURCES], strict=True) if us},
+            "checkins": times[_CHECKINS],
             "inventory_days": self.inventory_days,
         }
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> "Device":
         """The Device that `to_wire` wrote. Facts of a newer version are dropped."""
-        values, stamps = list(_NO_VALUES), list(_NO_STAMPS)
-        for name, (stamp, value) in wire["facts"].items():
-            index = _INDEX.get(name)
+        values, told = list(_NO_VALUES), dict[int, int]()
+        for name, (us, value) in wire["facts"].items():
+            index = INDEX.get(name)
             if index is not None:
-                values[index], stamps[index] = _from_wire(name, value), stamp
-        seen = tuple(wire["seen"].get(name, 0) for name in SOURCES)
-        authenticated, token_updated, checked_out = wire["checkins"]
-        return cls(
-            wire["udid"],
-            tuple(values),
-            tuple(stamps),
-            seen,
-            (authenticated, token_updated, checked_out),
-            wire.get("inventory_days", 0),
-        )
+                values[index] = _from_wire(name, value)
+                told[us] = told.get(us, 0) | 1 << index
+        heard = [(wire["seen"].get(name, 0), thing) for name, thing in SEEN_BY.items()]
+        for us, thing in (*heard, *zip(wire["checkins"], CHECKIN, strict=True)):
+            told[us] = told.get(us, 0) | thing
+        told.pop(0, None)
+        days = wire.get("inventory_days", 0)
+        return cls(wire["udid"], tuple(values), of_moments(told.items()), days)
 
 
-_BUILD: Final = _INDEX["build"]
-_OS_VERSION: Final = _INDEX["os_version"]
+@lru_cache(maxsize=4096)
+def _bits(things: int) -> tuple[int, ...]:
+    return tuple(at for at in range(things.bit_length()) if things >> at & 1)
 
 
 def _time_to_wire(moment: datetime) -> str:
@@ -348,227 +336,3 @@ def _from_wire(name: str, value: Any) -> Any:
     if name in ("identity_expires_at", "boot_at", "loan_returned_at"):
         return datetime.fromisoformat(value)
     return tuple(value) if name == "activations" else value
-
-
-def _wins(stamp: int, value: object, old_stamp: int, old_value: object) -> bool:
-    if stamp != old_stamp:
-        return stamp > old_stamp
-    return value != old_value and str(value) > str(old_value)
-
-
-def learn(device: Device, known: Iterable[tuple[int, Any]], us: int, source: int) -> Device:
-    """Fold (register index, value) pairs reported at `us` by a source into a Device."""
-    values, stamps = device.values, device.stamps
-    new_values: list[Any] | None = None
-    new_stamps: list[int] | None = None
-    for index, value in known:
-        old_value, stamp = values[index], stamps[index]
-        if us <= stamp and not _wins(us, value, stamp, old_value):
-            continue
-        if stamp != us:
-            if new_stamps is None:
-                new_stamps = list(stamps)
-            new_stamps[index] = us
-        if value != old_value:
-            if new_values is None:
-                new_values = list(values)
-            new_values[index] = value
-    fresh = us > device.seen[source]
-    days = device.inventory_days
-    if source in _OTHER_SOURCES:
-        days = heard(days, us)
-    unheard = days == device.inventory_days
-    if new_values is None and new_stamps is None and not fresh and unheard:
-        return device
-    seen = device.seen
-    if fresh:
-        seen = (*seen[:source], us, *seen[source + 1 :])
-    return Device(
-        device.udid,
-        values if new_values is None else tuple(new_values),
-        stamps if new_stamps is None else tuple(new_stamps),
-        seen,
-        device.checkins,
-        days,
-    )
-
-
-def known_of(data: InventoryReported) -> tuple[int, ...]:
-    """The registers that a report says something of."""
-    said = enumerate(_said(data.__dict__), _FIRST_REPORTED)
-    return tuple([index for index, value in said if value is not None])
-
-
-def split_figures(data: bytes) -> tuple[int, list[tuple[bytes, bytes]]]:
-    """The hash of a report's JSON without the numbers that move with every report, and these
-    numbers by name.
-
-    In JSON text a quote is escaped inside a string, so nothing but a key can look like one; but
-    it may be another object's key: `are_figures_of` says whether they are the report's own.
-    """
-    parts = _NUMBERS.split(data)
-    figures = [*zip(parts[1::3], parts[2::3], strict=True)]
-    del parts[2::3]
-    return hash(tuple(parts)), figures
-
-
-def are_figures_of(data: InventoryReported, figures: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether these are the report's own figures, each once."""
-    told = [(_NUMBERED[name][0], float(number)) for name, number in figures]
-    said = _said(data.__dict__)
-    own = {key: said[key - _FIRST_REPORTED] for key, _ in _NUMBERED.values()}
-    return sorted(told) == sorted((key, it) for key, it in own.items() if it is not None)
-
-
-def say_again(
-    device: Device,
-    known: tuple[int, ...],
-    figures: Iterable[tuple[bytes, bytes]],
-    us: int,
-    source: str,
-) -> Device | None:
-    """The Device after a report that said what it knew came again at a later time with these
-    figures: what `apply_inventory` gives then, without looking at the other values. None where it
-    takes more than that: for an older report, or figures that are none."""
-    which, days = _SOURCE_INDEX[source], device.inventory_days
-    seen, values = device.seen, device.values
-    if us <= seen[which] or us <= max(device.stamps):
-        return None
-    changed: list[Any] | None = None
-    for name, number in figures:
-        key, most = _NUMBERED[name]
-        value = float(number)
-        if value > most:
-            return None
-        if value != values[key] or changed is not None:
-            changed = list(values) if changed is None else changed
-            changed[key] = value
-    stamps = list(device.stamps)
-    for index in known:
-        stamps[index] = us
-    return Device(
-        device.udid,
-        values if changed is None else tuple(changed),
-        tuple(stamps),
-        (*seen[:which], us, *seen[which + 1 :]),
-        device.checkins,
-        heard(days, us) if which in _OTHER_SOURCES else days,
-    )
-
-
-def apply_inventory(device: Device, data: InventoryReported, us: int) -> Device:
-    """Fold an inventory report.
-
-    The one fold that runs for every report of every Mac: it reads the model's own dict, and a
-    report newer than every fact before it, as nearly all are, is folded without asking fact by
-    fact. `learn` is the rule, and what the others take.
-    """
-    said = _said(data.__dict__)
-    source = _SOURCE_INDEX[data.source]
-    stamps, seen = device.stamps, device.seen
-    if us <= max(stamps) or us <= seen[source]:
-        known = [(at, it) for at, it in enumerate(said, _FIRST_REPORTED) if it is not None]
-        return learn(device, known, us, source)
-    values, old = device.values, device.values[_FIRST_REPORTED:]
-    new = tuple([was if it is None or it == was else it for it, was in zip(said, old, strict=True)])
-    moved = [
-        stamp if it is None else us
-        for it, stamp in zip(said, stamps[_FIRST_REPORTED:], strict=True)
-    ]
-    days = device.inventory_days
-    return Device(
-        device.udid,
-        values if new == old else values[:_FIRST_REPORTED] + new,
-        stamps[:_FIRST_REPORTED] + tuple(moved),
-        (*seen[:source], us, *seen[source + 1 :]),
-        device.checkins,
-        heard(days, us) if source in _OTHER_SOURCES else days,
-    )
-
-
-def _check_in(device: Device, which: int, us: int) -> Device:
-    if us <= device.checkins[which]:
-        return device
-    checkins = list(device.checkins)
-    checkins[which] = us
-    authenticated, token_updated, checked_out = checkins
-    return Device(
-        device.udid,
-        device.values,
-        device.stamps,
-        device.seen,
-        (authenticated, token_updated, checked_out),
-        device.inventory_days,
-    )
-
-
-def apply_authenticated(device: Device, data: MdmAuthenticated, us: int) -> Device:
-    """Fold an Authenticate: an enrolment began, and the Mac said what it is."""
-    facts = {
-        "serial": data.serial,
-        "os_version": data.os_version,
-        "build": data.build,
-        "model": data.model,
-        "hostname": data.hostname,
-        "enrollment_id": data.enrollment_id,
-        "enrollment_type": data.enrollment_type,
-        "mdm_server": data.server,
-    }
-    device = _learn_named(device, facts, us, "mdm")
-    return _check_in(device, AUTHENTICATED, us)
-
-
-def apply_token_updated(device: Device, data: MdmTokenUpdated, us: int) -> Device:
-    """Fold a TokenUpdate: the Mac can be pushed to."""
-    facts = {
-        "enrollment_id": data.enrollment_id,
-        "enrollment_type": data.enrollment_type,
-        "mdm_server": data.server,
-    }
-    return _check_in(_learn_named(device, facts, us, "mdm"), TOKEN_UPDATED, us)
-
-
-def apply_checked_out(device: Device, data: MdmCheckedOut, us: int) -> Device:
-    """Fold a CheckOut: the profile was removed."""
-    device = _learn_named(device, {"enrollment_id": data.enrollment_id}, us, "mdm")
-    return _check_in(device, CHECKED_OUT, us)
-
-
-def apply_command_reported(device: Device, data: MdmCommandReported, us: int) -> Device:
-    """Fold a poll or an answer: the Mac was there. Results arrive as inventory events."""
-    return _learn_named(device, {"enrollment_id": data.enrollment_id}, us, "mdm")
-
-
-def apply_bootstrap_token(device: Device, data: BootstrapTokenSet, us: int) -> Device:
-    """Fold an escrowed or cleared bootstrap token."""
-    return _learn_named(device, {"bootstrap_token_escrowed": data.escrowed}, us, "mdm")
-
-
-def apply_ddm_status(device: Device, data: DdmStatusReported, us: int) -> Device:
-    """Fold a declarative status report; items it does not hold are unchanged."""
-    said = data.__dict__
-    known = [(index, said[name]) for index, name in _STATUS if said[name] is not None]
-    return learn(device, known, us, _SOURCE_INDEX["ddm"])
-
-
-def _learn_named(device: Device, facts: Mapping[str, object], us: int, source: str) -> Device:
-    known = [(_INDEX[name], value) for name, value in facts.items() if value is not None]
-    return learn(device, known, us, _SOURCE_INDEX[source])
-
-
-def merge(device: Device, other: Device) -> Device:
-    """Join two records of one Mac into the first's identity: register by register."""
-    values, stamps = list(device.values), list(device.stamps)
-    for index, (stamp, value) in enumerate(zip(other.stamps, other.values, strict=True)):
-        if stamp and _wins(stamp, value, stamps[index], values[index]):
-            values[index], stamps[index] = value, stamp
-    seen = tuple(map(max, device.seen, other.seen))
-    authenticated, token_updated, checked_out = map(max, device.checkins, other.checkins)
-    return Device(
-        device.udid,
-        tuple(values),
-        tuple(stamps),
-        seen,
-        (authenticated, token_updated, checked_out),
-        join(device.inventory_days, other.inventory_days),
-    )

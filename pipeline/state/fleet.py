@@ -5,14 +5,15 @@ It folds and looks up; it decides nothing and does no I/O.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from pipeline.state import device as fold
+from pipeline.state import device_folds as fold
 from pipeline.state.advisories import Advisories
-from pipeline.state.device import FIGURES_FROM, NAME_FROM, Device, merge, to_us
+from pipeline.state.device import FIGURES_FROM, NAME_FROM, Device, to_us
+from pipeline.state.device_folds import merge
 from pipeline.state.jobs import Ledger, issue, record, supersede
+from pipeline.state.repeats import Said, repeated, what_was_said
 from schemas.envelope import (
     AdvisoryEvent,
     AdvisoryNarrowedEvent,
@@ -52,7 +53,6 @@ _FOLDS: Final[Mapping[type[CloudEvent], Callable[[Device, Any, int], Device]]] =
     BootstrapTokenEvent: fold.apply_bootstrap_token,
     DdmStatusEvent: fold.apply_ddm_status,
 }
-_REPORT: Final = InventoryEvent.model_fields["type"].default
 _ADVISORIES: Final = (
     AdvisoryPublishedEvent,
     AdvisorySeverityRaisedEvent,
@@ -78,16 +78,6 @@ class Change(NamedTuple):
 NO_CHANGE: Final = Change()
 
 
-class _Last(NamedTuple):
-    """A report by which its repeat is known: the hash of its data without figures, the values of
-    the state it led to, the registers it knew, its source."""
-
-    text: int
-    values: tuple[Any, ...]
-    known: tuple[int, ...]
-    source: str
-
-
 class Fleet:
     """The state of many Macs. Mutable, with one writer; the values in it are immutable."""
 
@@ -101,8 +91,7 @@ class Fleet:
         self._approved_jobs: dict[str, dict[str, None]] = {}
         self._policy: tuple[int, PolicyChanged] | None = None
         # Each Mac's last report. Never kept on disk.
-        self._last: dict[str, _Last] = {}
-        self._known: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self._last: dict[str, Said] = {}
         # Inner dicts are ordered sets: a walk over them is the same in every run.
         self._by_version: dict[OSVersion | None, dict[str, None]] = {}
         # Which Macs say that they have this serial number, or this enrollment id.
@@ -126,15 +115,11 @@ class Fleet:
         """Know this report's data again. To be called right after it was folded."""
         udid = device_key(event)
         device = self.devices.get(udid)
-        us = to_us(event.time)
         if device is None or event.subject != udid or not self._is_plain(device):
             return
-        known = fold.known_of(event.data)
-        stamps = device.stamps
-        text, figures = fold.split_figures(data)
-        if all(stamps[index] == us for index in known) and fold.are_figures_of(event.data, figures):
-            known = self._known.setdefault(known, known)
-            self._last[udid] = _Last(text, device.values, known, event.data.source)
+        said = what_was_said(event, data, device)
+        if said is not None:
+            self._last[udid] = said
 
     def repeats(self, seen: Glance) -> int:
         """Fold a report that says what the Mac's last one said but for its time and figures such
@@ -142,22 +127,11 @@ class Fleet:
 
         Only where nothing else was learnt of the Mac since, and the report is the newest.
         """
-        last = self._last.get(seen.subject)
-        if last is None or seen.type != _REPORT:
-            return 0
-        text, figures = fold.split_figures(bytes(seen.data))
-        device = self.devices.get(seen.subject)
-        if last.text != text or device is None or device.values is not last.values:
-            return 0
-        us = _us_of(seen.time)
-        if us is None or not seen.is_plain:
-            return 0
-        again = fold.say_again(device, last.known, figures, us, last.source)
+        last, device = self._last.get(seen.subject), self.devices.get(seen.subject)
+        again = None if last is None or device is None else repeated(seen, last, device)
         if again is None:
             return 0
-        self.devices[seen.subject] = again
-        if again.values is not last.values:
-            self._last[seen.subject] = _Last(text, again.values, last.known, last.source)
+        self.devices[seen.subject], self._last[seen.subject], us = again
         return us
 
     def _apply_device(
@@ -169,11 +143,12 @@ class Fleet:
         new = apply(old, event.data, to_us(event.time))
         if new is old:
             return NO_CHANGE
-        news = new.checkins != old.checkins or (
+        checked_in = type(event) is not InventoryEvent and new.checkins != old.checkins
+        news = checked_in or (
             new.values is not old.values and new.values[:FIGURES_FROM] != old.values[:FIGURES_FROM]
         )
         if kept is not None and new.values[:NAME_FROM] == old.values[:NAME_FROM]:
-            only_name = news and new.checkins == old.checkins
+            only_name = news and not checked_in
             if (only_name or not news) and self._is_plain(new):
                 self.devices[udid] = new
                 return Change((udid,), news=news, renamed=only_name)
@@ -474,15 +449,6 @@ def _aliases(device: Device) -> tuple[str, ...]:
     if enrollment is None or enrollment == device.udid:
         return by_serial
     return (*by_serial, enrollment)
-
-
-def _us_of(time: str) -> int | None:
-    """An event's time, if it is one that needs no second look."""
-    try:
-        moment = datetime.fromisoformat(time)
-    except ValueError:
-        return None
-    return None if moment.tzinfo is None else to_us(moment)
 
 
 def _policy_order(one: tuple[int, PolicyChanged]) -> tuple[int, str, str]:

@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.decide.decision import answer, decide
 from pipeline.decide.orders import order
-from pipeline.state.device import Device, apply_checked_out, to_us
+from pipeline.state.device import Device, to_us
+from pipeline.state.device_folds import apply_checked_out
 from pipeline.state.jobs import JobEntry
 from schemas.decisions import Decision, Reason, Verdict
 from schemas.events.checkin import MdmCheckedOut

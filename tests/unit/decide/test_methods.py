@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from pipeline.decide.decision import decide
-from pipeline.state.device import apply_ddm_status, to_us
+from pipeline.state.device import to_us
+from pipeline.state.device_folds import apply_ddm_status
 from schemas.decisions import Reason, Verdict
 from schemas.events.checkin import DdmStatusReported
 from schemas.jobs import Method

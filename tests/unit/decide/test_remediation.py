@@ -9,7 +9,8 @@ from pipeline.decide.decision import decide
 from pipeline.decide.exposure import exposure
 from pipeline.decide.remediation import follow_up_missing, needs, reimage_eligibility
 from pipeline.decide.situation import Situation
-from pipeline.state.device import apply_checked_out, to_us
+from pipeline.state.device import to_us
+from pipeline.state.device_folds import apply_checked_out
 from pipeline.state.fleet import Fleet
 from schemas.decisions import Decision, Reason, Verdict
 from schemas.events.checkin import MdmCheckedOut

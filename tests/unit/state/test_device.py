@@ -4,16 +4,14 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from pipeline.state.device import (
-    Device,
+from pipeline.state.device import Device, from_us, to_us
+from pipeline.state.device_folds import (
     apply_authenticated,
     apply_checked_out,
     apply_ddm_status,
     apply_inventory,
     apply_token_updated,
-    from_us,
     merge,
-    to_us,
 )
 from schemas.events.checkin import (
     DdmStatusReported,
@@ -105,6 +103,39 @@ def test_facts_of_a_newer_version_are_dropped_on_read() -> None:
     wire = mac().to_wire()
     wire["facts"]["colour"] = [1, "space grey"]
     assert Device.from_wire(wire) == mac()
+
+
+def test_a_row_names_what_it_holds_and_gives_it_back() -> None:
+    facts = {
+        "failure_count": [US - 3, 2],
+        "serial": [US - 9, "C02TEST0001"],
+        "os_version": [US, "26.2"],
+        "build": [US, "25C56"],
+        "supervised": [US - 9, True],
+        "activations": [US - 1, ["a"]],
+        "boot_at": [US, "2026-01-20T11:00:00+00:00"],
+        "free_disk_gb": [US, 12.5],
+    }
+    row = {
+        "udid": UDID,
+        "facts": facts,
+        "seen": {"mdm": US - 9, "ddm": US - 3, "osquery": US, "admin": US - 1},
+        "checkins": [US - 9, US - 8, 0],
+        "inventory_days": 1342046209,
+    }
+    device = Device.from_wire(row)
+    assert (device.to_wire(), list(device.to_wire()["facts"])) == (row, list(facts))
+    assert (str(device.os_version), device.boot_at, device.checkins) == (
+        "26.2",
+        NOW - HOUR,
+        (US - 9, US - 8, 0),
+    )
+    assert (device.last_seen_us, device.mdm_seen_us, device.inventory_seen_us) == (US, US - 3, US)
+
+
+def test_what_is_told_of_1970_and_before_says_nothing() -> None:
+    device = Device(UDID)
+    assert told(device, datetime(1970, 1, 1, tzinfo=UTC), hostname="old") is device
 
 
 @pytest.mark.parametrize(

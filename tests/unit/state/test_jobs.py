@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.state.device import apply_authenticated, apply_token_updated, to_us
+from pipeline.state.device import to_us
+from pipeline.state.device_folds import apply_authenticated, apply_token_updated
 from pipeline.state.jobs import (
     BY_US,
     KEPT_JOBS,

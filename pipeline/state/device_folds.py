@@ -1,0 +1,136 @@
+"""What each event about a Mac does to its state: the newest report of each fact wins.
+
+A newer time wins; at the same time the greater value by its text wins, so applying events twice
+or in any order ends in the same state. A report touches only the facts it knows. Check-ins are
+maximum registers of their times, and so is when each source last saw the Mac.
+"""
+
+from collections.abc import Iterable, Mapping
+from operator import itemgetter
+from typing import Any, Final
+
+from pipeline.state.days import heard, join
+from pipeline.state.device import (
+    AUTHENTICATED,
+    CHECKED_OUT,
+    CHECKIN,
+    FIELDS,
+    FIRST_REPORTED,
+    INDEX,
+    SEEN_BY,
+    SEEN_BY_OTHERS,
+    TOKEN_UPDATED,
+    Device,
+)
+from pipeline.state.stamps import moments, newest, since, tell
+from schemas.events.checkin import (
+    BootstrapTokenSet,
+    DdmStatusReported,
+    MdmAuthenticated,
+    MdmCheckedOut,
+    MdmCommandReported,
+    MdmTokenUpdated,
+)
+from schemas.events.inventory import InventoryReported
+
+reported: Final = itemgetter(*FIELDS[FIRST_REPORTED:])
+_STATUS: Final = tuple(name for name in FIELDS if name in DdmStatusReported.model_fields)
+
+
+def learn(device: Device, known: Iterable[tuple[int, Any]], us: int, heard_by: int) -> Device:
+    """Fold (register index, value) pairs told at `us` into a Device; None is no value. `heard_by`
+    are the other things of `Device.stamps` told with them: the source, a check-in.
+
+    What is told of 1970 and before says nothing.
+    """
+    if us <= 0:
+        return device
+    values, stamps = device.values, device.stamps
+    later, same = (0, 0) if us > newest(stamps) else since(stamps, us)
+    new: list[Any] | None = None
+    things = heard_by
+    for index, value in known:
+        if value is None:
+            continue
+        thing = 1 << index
+        things |= thing
+        old = values[index] if new is None else new[index]
+        if value == old or thing & later or (thing & same and str(value) <= str(old)):
+            continue
+        if new is None:
+            new = list(values)
+        new[index] = value
+    told, days = tell(stamps, things, us), device.inventory_days
+    if heard_by & SEEN_BY_OTHERS:
+        days = heard(days, us)
+    if new is None and told is stamps and days == device.inventory_days:
+        return device
+    return Device(device.udid, values if new is None else tuple(new), told, days)
+
+
+def apply_inventory(device: Device, data: InventoryReported, us: int) -> Device:
+    """Fold an inventory report: the one fold that runs for every report of every Mac, so that it
+    reads the model's own dict."""
+    known = enumerate(reported(data.__dict__), FIRST_REPORTED)
+    return learn(device, known, us, SEEN_BY[data.source])
+
+
+def apply_authenticated(device: Device, data: MdmAuthenticated, us: int) -> Device:
+    """Fold an Authenticate: an enrolment began, and the Mac said what it is."""
+    facts = {
+        "serial": data.serial,
+        "os_version": data.os_version,
+        "build": data.build,
+        "model": data.model,
+        "hostname": data.hostname,
+        "enrollment_id": data.enrollment_id,
+        "enrollment_type": data.enrollment_type,
+        "mdm_server": data.server,
+    }
+    return _learn_by_mdm(device, facts, us, CHECKIN[AUTHENTICATED])
+
+
+def apply_token_updated(device: Device, data: MdmTokenUpdated, us: int) -> Device:
+    """Fold a TokenUpdate: the Mac can be pushed to."""
+    facts = {
+        "enrollment_id": data.enrollment_id,
+        "enrollment_type": data.enrollment_type,
+        "mdm_server": data.server,
+    }
+    return _learn_by_mdm(device, facts, us, CHECKIN[TOKEN_UPDATED])
+
+
+def apply_checked_out(device: Device, data: MdmCheckedOut, us: int) -> Device:
+    """Fold a CheckOut: the profile was removed."""
+    facts = {"enrollment_id": data.enrollment_id}
+    return _learn_by_mdm(device, facts, us, CHECKIN[CHECKED_OUT])
+
+
+def apply_command_reported(device: Device, data: MdmCommandReported, us: int) -> Device:
+    """Fold a poll or an answer: the Mac was there. Results arrive as inventory events."""
+    return _learn_by_mdm(device, {"enrollment_id": data.enrollment_id}, us)
+
+
+def apply_bootstrap_token(device: Device, data: BootstrapTokenSet, us: int) -> Device:
+    """Fold an escrowed or cleared bootstrap token."""
+    return _learn_by_mdm(device, {"bootstrap_token_escrowed": data.escrowed}, us)
+
+
+def apply_ddm_status(device: Device, data: DdmStatusReported, us: int) -> Device:
+    """Fold a declarative status report; items it does not hold are unchanged."""
+    said = data.__dict__
+    return learn(device, [(INDEX[name], said[name]) for name in _STATUS], us, SEEN_BY["ddm"])
+
+
+def _learn_by_mdm(device: Device, facts: Mapping[str, object], us: int, checkin: int = 0) -> Device:
+    known = [(INDEX[name], value) for name, value in facts.items()]
+    return learn(device, known, us, SEEN_BY["mdm"] | checkin)
+
+
+def merge(device: Device, other: Device) -> Device:
+    """Join two records of one Mac into the first's identity: fact by fact."""
+    days = join(device.inventory_days, other.inventory_days)
+    for us, things in moments(other.stamps):
+        known = [(at, it) for at, it in enumerate(other.values) if things >> at & 1]
+        device = learn(device, known, us, things)
+    return Device(device.udid, device.values, device.stamps, days)
