@@ -23,25 +23,28 @@ def main() -> None:
     options.add_argument("--only", choices=PARTS, action="append")
     options.add_argument("--quick", action="store_true", help="small, to see that it runs")
     options.add_argument("--macs", type=int, default=1_000_000, help="of the whole fleet")
+    options.add_argument("--rate", type=float, default=1_000, help="webhooks a second, of latency")
+    options.add_argument("--gateways", type=int, default=2, help="that take them")
     chosen = options.parse_args()
     found: dict[str, Any] = {"machine": machine()}
     for part in chosen.only or PARTS:
         sys.stderr.write(f"{part}\n")
         sites = SITES if part == "fleet" else (SITE,)
         with tempfile.TemporaryDirectory(prefix="bench-") as name, world(Path(name), sites) as here:
-            found[part] = bench(part, here, quick=chosen.quick, macs=chosen.macs)
+            found[part] = bench(part, here, chosen)
     chosen.json.parent.mkdir(parents=True, exist_ok=True)
     chosen.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 
-def bench(part: str, here: World, *, quick: bool, macs: int) -> dict[str, Any]:
+def bench(part: str, here: World, chosen: argparse.Namespace) -> dict[str, Any]:
     """Measure one part on a broker of its own."""
+    quick: bool = chosen.quick
     if part == "fleet":
-        return bench_fleet(here, macs=10_000 if quick else macs)
+        return bench_fleet(here, macs=10_000 if quick else chosen.macs)
     if part == "latency":
         seconds = 5.0 if quick else 60.0
-        return bench_latency(here, rate=1_000, seconds=seconds, jobs=round(20 * seconds))
+        return bench_latency(here, rate=chosen.rate, seconds=seconds, gateways=chosen.gateways)
     return bench_throughput(
         here,
         reports=20_000 if quick else 200_000,

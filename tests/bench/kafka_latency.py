@@ -1,69 +1,64 @@
 """From a webhook's 200 to its job in the site's topic, at a steady rate of webhooks.
 
-The real gateway, one real worker, and this process as the site's reader, which stamps what its
-consumer gives it. Both clocks are the system's monotonic one.
+Real gateways, one real worker, and this process as the site's reader, which stamps what its
+consumer gives it. Requests, answers and what is read are timed by the system's monotonic clock;
+the steps between by the times that producers put on their records, which count milliseconds.
 """
 
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from kafka import KafkaConsumer  # type: ignore[import-untyped]
 
 from pipeline.processors.app import SUBSCRIBED
-from schemas.topics import jobs_topic
+from schemas.topics import DISPATCH, INVENTORY, ORDERS, jobs_topic
 from tests.bench.kafka_reports import Reports, facts
 from tests.bench.kafka_webhooks import HMAC_KEY
-from tests.bench.kafka_world import DRYDOCK, SITE, World, wait_for
+from tests.bench.kafka_world import DRYDOCK, SITE, Program, World, cpu_of, wait_for
 from tests.integration.brokers import free_ports
 
 TARGET_MS: Final = 250
 _GROUP: Final = "drydock-worker"
 _PATIENCE_S: Final = 60.0
+_JOBS_PER_S: Final = 20
+_WARM_UP_S: Final = 5.0
+_BROKER: Final = 1
+# A step ends with a record of this topic; the names say from where to where.
+_STEPS: Final = (
+    ("request_to_inventory", INVENTORY.name),
+    ("inventory_to_order", ORDERS.name),
+    ("order_to_dispatch", DISPATCH.name),
+    ("dispatch_to_job", jobs_topic(SITE)),
+)
 
 
-def bench_latency(world: World, *, rate: float, seconds: float, jobs: int) -> dict[str, Any]:
-    """Post for so long at this rate, `jobs` of the webhooks ordering one job each."""
-    world.publish(facts())
-    world.publish(Reports(figures=False, version=lambda _: "26.2").first_words())
-    worker = world.worker(world.folder / "data")
-    places = world.places([topic.name for topic in SUBSCRIBED])
-    wait_for(lambda: world.committed(_GROUP, places) >= sum(world.ends(places).values()), "fleet")
-    [port] = free_ports(1)
-    spool = ("--data-dir", str(world.folder / "gateway"), "--listen", f"127.0.0.1:{port}")
-    gateway = world.start(
-        "gateway", *DRYDOCK, "gateway", *spool, env={"DRYDOCK_NANOMDM_HMAC_KEY": HMAC_KEY}
-    )
-    gateway.port = port
-    wait_for(lambda: gateway.answers("/readyz"), "gateway ready")
-    cpu = worker.cpu_s(), gateway.cpu_s()
-    count = round(rate * seconds)
-    options = ("--port", str(port), "--rate", str(rate), "--count", str(count))
-    poster = world.start(
-        "poster", "-m", "tests.bench.kafka_webhooks", *options, "--jobs", str(jobs)
-    )
-    seen = _jobs_seen(world, jobs, seconds + _PATIENCE_S)
+def bench_latency(world: World, *, rate: float, seconds: float, gateways: int) -> dict[str, Any]:
+    """Post at this rate to so many gateways, after some to warm up for so long; of what is posted
+    then, 20 webhooks a second order a job each."""
+    jobs = round(_JOBS_PER_S * seconds)
+    worker = _worker(world)
+    receivers = [_gateway(world, number) for number in range(gateways)]
+    poster = _poster(world, receivers, rate, jobs)
+    used = _Used(world, worker, receivers)
+    seen = _jobs_seen(world, jobs, _WARM_UP_S + seconds + 2 * _PATIENCE_S, used)
+    cores = used.cores()
     poster.process.wait(_PATIENCE_S)
-    used = worker.cpu_s() - cpu[0], gateway.cpu_s() - cpu[1]
-    lines = [json.loads(line) for line in poster.log.read_text(encoding="utf-8").splitlines()]
-    *told, summary = lines
+    for program in (worker, *receivers):
+        program.check()
+    *told, summary = map(json.loads, poster.log.read_text(encoding="utf-8").splitlines())
     waits = [(seen[one["udid"]] - one["accepted"]) * 1e3 for one in told]
     since_sent = [(seen[one["udid"]] - one["sent"]) * 1e3 for one in told]
-    worker.check()
-    gateway.check()
     return {
-        "webhooks": count,
         "webhooks_per_s": rate,
+        "gateways": gateways,
         "jobs": len(waits),
-        "p50_ms": percentile(waits, 0.5),
-        "p95_ms": percentile(waits, 0.95),
-        "p99_ms": percentile(waits, 0.99),
-        "worst_ms": percentile(waits, 1.0),
-        "p99_ms_from_request": percentile(since_sent, 0.99),
-        "worker_cores": round(used[0] / seconds, 2),
-        "gateway_cores": round(used[1] / seconds, 2),
+        **_spread(waits, 0.5, 0.95, 0.99, 1.0),
+        "from_request": _spread(since_sent, 0.5, 0.99),
+        "steps": _steps(world, {one["udid"]: one["sent"] for one in told}, seen),
+        "cores": cores,
         "posting": summary,
     }
 
@@ -73,7 +68,77 @@ def percentile(found: Sequence[float], share: float) -> float:
     return round(sorted(found)[max(math.ceil(len(found) * share) - 1, 0)], 1)
 
 
-def _jobs_seen(world: World, jobs: int, within_s: float) -> dict[str, float]:
+def _spread(found: Sequence[float], *shares: float) -> dict[str, float]:
+    return {f"p{share * 100:.0f}_ms": percentile(found, share) for share in shares}
+
+
+# --- the programs ---
+
+
+def _worker(world: World) -> Program:
+    """A worker that knows the fleet."""
+    world.publish(facts())
+    world.publish(Reports(figures=False, version=lambda _: "26.2").first_words())
+    worker = world.worker(world.folder / "data")
+    places = world.places([topic.name for topic in SUBSCRIBED])
+    wait_for(lambda: world.committed(_GROUP, places) >= sum(world.ends(places).values()), "fleet")
+    return worker
+
+
+def _gateway(world: World, number: int) -> Program:
+    [port] = free_ports(1)
+    folder = world.folder / f"gateway-{number}"
+    options = ("--data-dir", str(folder), "--listen", f"127.0.0.1:{port}")
+    env = {"DRYDOCK_NANOMDM_HMAC_KEY": HMAC_KEY}
+    gateway = world.start(f"gateway-{number}", *DRYDOCK, "gateway", *options, env=env)
+    gateway.port = port
+    wait_for(lambda: gateway.answers("/readyz"), "gateway ready")
+    return gateway
+
+
+def _poster(world: World, gateways: Sequence[Program], rate: float, jobs: int) -> Program:
+    options = {
+        "--rate": rate,
+        "--warm-up": round(rate * _WARM_UP_S),
+        "--every": round(rate / _JOBS_PER_S),
+        "--jobs": jobs,
+    }
+    ports = [part for gateway in gateways for part in ("--port", str(gateway.port))]
+    rest = [part for name, value in options.items() for part in (name, str(value))]
+    return world.start("poster", "-m", "tests.bench.kafka_webhooks", *ports, *rest)
+
+
+class _Used:
+    """What each program uses of a core, from the first job that is read to the last."""
+
+    def __init__(self, world: World, worker: Program, gateways: Sequence[Program]) -> None:
+        self._pids = {
+            "broker": [world.kafka.pid(_BROKER)],
+            "worker": [worker.process.pid],
+            "gateways": [gateway.process.pid for gateway in gateways],
+        }
+        self.begin()
+
+    def begin(self) -> None:
+        self._began, self._at_first = time.monotonic(), self._now()
+
+    def cores(self) -> dict[str, float]:
+        """By program."""
+        took = time.monotonic() - self._began
+        return {
+            name: round((used - self._at_first[name]) / took, 2)
+            for name, used in self._now().items()
+        }
+
+    def _now(self) -> dict[str, float]:
+        used = {name: sum(map(cpu_of, pids)) for name, pids in self._pids.items()}
+        return used | {"reader": time.process_time()}
+
+
+# --- what they did ---
+
+
+def _jobs_seen(world: World, jobs: int, within_s: float, used: _Used) -> dict[str, float]:
     """When each Mac's job could be read."""
     seen: dict[str, float] = {}
     places = world.places([jobs_topic(SITE)])
@@ -84,8 +149,35 @@ def _jobs_seen(world: World, jobs: int, within_s: float) -> dict[str, float]:
         while len(seen) < jobs and time.monotonic() < until:
             for records in consumer.poll(timeout_ms=50).values():
                 now = time.monotonic()
+                if not seen:
+                    used.begin()
                 for record in records:
                     seen.setdefault(record.key.decode(), now)
     if len(seen) < jobs:
         raise TimeoutError(f"{jobs - len(seen)} of {jobs} jobs were not published")
     return seen
+
+
+def _steps(
+    world: World, sent: Mapping[str, float], seen: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """How long each step took, by the same Macs as the whole."""
+    epoch = time.time() - time.monotonic()
+    before = {udid: (at + epoch) * 1e3 for udid, at in sent.items()}
+    found = {}
+    for step, topic in _STEPS:
+        at = dict(_stamps(world, topic, before))
+        found[step] = _spread([at[udid] - before[udid] for udid in sent], 0.5, 0.99)
+        before = at
+    last = [(seen[udid] + epoch) * 1e3 - before[udid] for udid in sent]
+    return found | {"job_to_reader": _spread(last, 0.5, 0.99)}
+
+
+def _stamps(world: World, topic: str, since: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    """The first record about each of these Macs that is no older than the step before, in ms."""
+    left = set(since)
+    for record in world.read(topic):
+        udid = json.loads(record.value)["subject"]
+        if udid in left and record.timestamp >= int(since[udid]):
+            left.discard(udid)
+            yield udid, record.timestamp

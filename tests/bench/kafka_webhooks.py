@@ -1,9 +1,9 @@
 """Posts NanoMDM webhooks at a rate: `python -m tests.bench.kafka_webhooks`, a process of its own.
 
 Every one is a Mac's answer to DeviceInformation, signed as NanoMDM signs. Nearly all say what the
-Mac said before; each of OUTDATED's Macs says once that it runs an older macOS, which orders an
+Mac said before; each of `outdated_of` says once that it runs an older macOS, which orders an
 update. Prints, as JSON lines, when such a webhook was sent and when its 200 came, by the system's
-monotonic clock.
+monotonic clock, and at the end a summary. All are made before the first is sent.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import cycle, islice
 from typing import Final
 
 from tests import factories as make
@@ -78,40 +79,56 @@ def request(body: bytes) -> bytes:
 
 @dataclass
 class Posting:
-    """What is to be posted, and what came of it."""
+    """What is to be posted where, and what came of it. None of the first `warm_up` orders anything;
+    of the others each `every`th does."""
 
-    port: int
+    ports: Sequence[int]
     rate: float
-    count: int
+    warm_up: int
+    every: int
     outdated: Sequence[int]
     statuses: Counter[str] = field(default_factory=Counter)
     durations_s: list[float] = field(default_factory=list)
     late_s: float = 0.0
+    requests: list[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        count = self.warm_up + self.every * len(self.outdated)
+        self.requests = [request(self._webhook(turn)) for turn in range(count)]
+
+    def _webhook(self, turn: int) -> bytes:
+        number = self._outdated(turn)
+        if number is not None:
+            return webhook(number, _OLDER, turn)
+        # Macs below those that become outdated have nothing new to say.
+        return webhook(turn * 7919 % self.outdated[0], _VERSION, turn)
+
+    def _outdated(self, turn: int) -> int | None:
+        """The Mac that becomes outdated with this webhook."""
+        measured = turn - self.warm_up
+        ordering = measured >= 0 and measured % self.every == self.every - 1
+        return self.outdated[measured // self.every] if ordering else None
 
     async def run(self) -> None:
         """Post all, each at its time."""
         began = time.monotonic() + 0.5
-        turns = iter(range(self.count))
-        await asyncio.gather(*(self._connection(began, turns) for _ in range(_CONNECTIONS)))
+        turns = iter(range(len(self.requests)))
+        ports = islice(cycle(self.ports), _CONNECTIONS)
+        await asyncio.gather(*(self._connection(port, began, turns) for port in ports))
 
-    async def _connection(self, began: float, turns: Iterator[int]) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        every = self.count // len(self.outdated)
+    async def _connection(self, port: int, began: float, turns: Iterator[int]) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for turn in turns:
-            older = turn % every == every - 1 and turn // every < len(self.outdated)
-            # Macs above those that become outdated have nothing new to say.
-            spread = FLEET - len(self.outdated)
-            number = self.outdated[turn // every] if older else turn * 7919 % spread
             due = began + turn / self.rate
             await asyncio.sleep(max(due - time.monotonic(), 0))
-            raw = request(webhook(number, _OLDER if older else _VERSION, turn))
             sent = time.monotonic()
             self.late_s = max(self.late_s, sent - due)
-            writer.write(raw)
+            writer.write(self.requests[turn])
             self.statuses[await _status(reader)] += 1
             accepted = time.monotonic()
             self.durations_s.append(accepted - sent)
-            if older:
+            number = self._outdated(turn)
+            if number is not None:
                 told = {"udid": udid_of(number), "sent": sent, "accepted": accepted}
                 sys.stdout.write(json.dumps(told) + "\n")
         writer.close()
@@ -132,12 +149,14 @@ def outdated_of(jobs: int) -> range:
 def main() -> None:
     """Post, and print the summary as the last line."""
     options = argparse.ArgumentParser()
-    options.add_argument("--port", type=int, required=True)
+    options.add_argument("--port", type=int, required=True, action="append")
     options.add_argument("--rate", type=float, required=True)
-    options.add_argument("--count", type=int, required=True)
+    options.add_argument("--warm-up", type=int, required=True)
+    options.add_argument("--every", type=int, required=True)
     options.add_argument("--jobs", type=int, required=True)
     chosen = options.parse_args()
-    posting = Posting(chosen.port, chosen.rate, chosen.count, outdated_of(chosen.jobs))
+    outdated = outdated_of(chosen.jobs)
+    posting = Posting(chosen.port, chosen.rate, chosen.warm_up, chosen.every, outdated)
     began, cpu = time.monotonic(), time.process_time()
     asyncio.run(posting.run())
     took = time.monotonic() - began - 0.5
@@ -148,7 +167,7 @@ def main() -> None:
         "answered_p50_ms": round(found[len(found) // 2] * 1e3, 1),
         "answered_p99_ms": round(found[int(len(found) * 0.99)] * 1e3, 1),
         "latest_ms": round(posting.late_s * 1e3, 1),
-        "cpu_s": round(time.process_time() - cpu, 1),
+        "cores": round((time.process_time() - cpu) / took, 2),
     }
     sys.stdout.write(json.dumps(summary) + "\n")
 

@@ -52,6 +52,13 @@ def wait_for(condition: Callable[[], bool], what: str, within_s: float = _PATIEN
         time.sleep(0.05)
 
 
+def cpu_of(pid: int) -> float:
+    """User and system time of a process, in seconds; by the clock's ticks of 10 ms."""
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / _TICKS
+
+
 @dataclass
 class Program:
     """A running process, and what it has used so far."""
@@ -63,9 +70,7 @@ class Program:
 
     def cpu_s(self) -> float:
         """User and system time of all its threads, in seconds; by the clock's ticks of 10 ms."""
-        stat = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii")
-        user, system = stat.rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / _TICKS
+        return cpu_of(self.process.pid)
 
     def resident(self) -> int:
         """Resident memory in bytes."""

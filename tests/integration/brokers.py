@@ -188,6 +188,10 @@ class KafkaCluster:
         pid = self._pids.get(node)
         return pid is not None and str(self._properties(node)) in _command_of(pid)
 
+    def pid(self, node: int) -> int:
+        """The process of a broker that was started. KeyError for another."""
+        return self._pids[node]
+
     def _folder(self, node: int) -> Path:
         return self.folder / f"broker-{node}"
 
@@ -208,7 +212,8 @@ class KafkaCluster:
                 [
                     *_java("-XX:TieredStopAtLevel=1"),
                     "kafka.tools.StorageTool",
-                    *("format", "-t", identity, "-c", str(self._properties(node))),
+                    # In one word: an identity may begin with `-`, like an option.
+                    *("format", f"--cluster-id={identity}", "-c", str(self._properties(node))),
                 ],
                 capture_output=True,
                 text=True,
