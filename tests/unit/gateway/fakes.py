@@ -15,15 +15,16 @@ PATIENCE_S = 30.0
 
 @dataclass
 class FakeKafka:
-    """A broker and what reached it. `away` holds back every acknowledgement until it is back, as
-    an idempotent producer does; `deaf` has a producer wait before it takes a record; `broken` fails
-    connections and what is under way."""
+    """A broker, what reached it and in how many requests. `away` holds back every acknowledgement
+    until it is back, as an idempotent producer does; `deaf` has a producer wait before it takes a
+    record; `broken` fails connections and what is under way."""
 
     log: list[Record] = field(default_factory=list)
     away: bool = False
     deaf: bool = False
     broken: bool = False
     connects: int = 0
+    requests: int = 0
     links: list["FakeLink"] = field(default_factory=list)
 
     async def connect(self) -> "FakeLink":
@@ -75,7 +76,8 @@ class FakeLink:
         return told
 
     def flush(self) -> None:
-        if not self.kafka.away and not self.dead:
+        if self.held and not self.kafka.away and not self.dead:
+            self.kafka.requests += 1
             while self.held:
                 self.kafka.take(*self.held.popleft())
 

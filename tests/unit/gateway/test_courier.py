@@ -108,6 +108,26 @@ def test_delivers_directly_and_leaves_no_trace_on_disk(tmp_path: Path) -> None:
     run(test)
 
 
+def test_what_comes_within_a_moment_goes_in_one_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.gateway.courier._TOGETHER_S", 0.5)
+
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.courier.spooling)
+            puts = []
+            for number in range(10):
+                puts.append(asyncio.create_task(it.courier.put([record("A", number)])))
+                await asyncio.sleep(0.001)
+            await asyncio.gather(*puts)
+            assert [int(one.value) for one in kafka.log] == list(range(10))
+            assert kafka.requests == 1
+
+    run(test)
+
+
 def test_answers_from_disk_while_kafka_is_away_and_drains_in_order(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka(away=True)
