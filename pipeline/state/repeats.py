@@ -7,6 +7,7 @@ decoded: its text tells which facts it states, the Mac's state what they are.
 import re
 from collections.abc import Iterable
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from pipeline.state.days import heard
@@ -49,7 +50,7 @@ def what_was_said(event: InventoryEvent, data: bytes, device: Device) -> Said | 
     _, same = since(device.stamps, to_us(event.time))
     if things & ~same or not _are_figures_of(event.data, figures):
         return None
-    return Said(text, device.values, things)
+    return Said(text, device.values, _as_one(things))
 
 
 def repeated(seen: Glance, said: Said, device: Device) -> tuple[Device, Said, int] | None:
@@ -109,6 +110,12 @@ def _with_figures(
             changed = list(values) if changed is None else changed
             changed[key] = value
     return values if changed is None else tuple(changed)
+
+
+@lru_cache(maxsize=4096)
+def _as_one(things: int) -> int:
+    """The same, as one object for all Macs whose reports tell the same things."""
+    return things
 
 
 def _us_of(time: str) -> int | None:
