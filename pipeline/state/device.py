@@ -291,19 +291,21 @@ class Device:
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> "Device":
-        """The Device that `to_wire` wrote. Facts of a newer version are dropped."""
+        """The Device that `to_wire` wrote. What only a newer version knows is dropped."""
         values, told = list(_NO_VALUES), dict[int, int]()
+        get = told.get
         for name, (us, value) in wire["facts"].items():
             index = INDEX.get(name)
             if index is not None:
-                values[index] = _from_wire(name, value)
-                told[us] = told.get(us, 0) | 1 << index
-        heard = [(wire["seen"].get(name, 0), thing) for name, thing in SEEN_BY.items()]
-        for us, thing in (*heard, *zip(wire["checkins"], CHECKIN, strict=True)):
-            told[us] = told.get(us, 0) | thing
-        told.pop(0, None)
-        days = wire.get("inventory_days", 0)
-        return cls(wire["udid"], tuple(values), of_moments(told.items()), days)
+                read = _FROM_WIRE.get(name)
+                values[index] = value if read is None else read(value)
+                told[us] = get(us, 0) | 1 << index
+        for source, us in wire["seen"].items():
+            told[us] = get(us, 0) | SEEN_BY.get(source, 0)
+        for us, checkin in zip(wire["checkins"], CHECKIN, strict=True):
+            told[us] = get(us, 0) | checkin
+        stamps = of_moments((us, things) for us, things in told.items() if us > 0 and things)
+        return cls(wire["udid"], tuple(values), stamps, wire.get("inventory_days", 0))
 
 
 @lru_cache(maxsize=4096)
@@ -328,11 +330,13 @@ _TO_WIRE: Final[Mapping[str, Callable[[Any], object]]] = {
 _WIRE: Final = tuple((name, _TO_WIRE.get(name)) for name in FIELDS)
 
 
-def _from_wire(name: str, value: Any) -> Any:
-    if name in ("os_version", "pending_version"):
-        return parse_os_version(value)
-    if name in ("build", "pending_build"):
-        return parse_build(value)
-    if name in ("identity_expires_at", "boot_at", "loan_returned_at"):
-        return datetime.fromisoformat(value)
-    return tuple(value) if name == "activations" else value
+_FROM_WIRE: Final[Mapping[str, Callable[[Any], object]]] = {
+    "os_version": parse_os_version,
+    "build": parse_build,
+    "pending_version": parse_os_version,
+    "pending_build": parse_build,
+    "identity_expires_at": datetime.fromisoformat,
+    "boot_at": datetime.fromisoformat,
+    "loan_returned_at": datetime.fromisoformat,
+    "activations": tuple,
+}

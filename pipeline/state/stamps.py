@@ -20,8 +20,12 @@ moments: Final[Callable[[bytes], Iterator[tuple[int, int]]]] = _MOMENT.iter_unpa
 
 
 def of_moments(found: Iterable[tuple[int, int]]) -> bytes:
-    """The stamps of these moments and the things last told at each, in any order."""
-    return b"".join([_pack(at, told) for at, told in sorted(found, reverse=True)])
+    """The stamps of these moments and the things last told at each, in any order. ValueError for
+    what is no moment."""
+    try:
+        return b"".join([_pack(at, told) for at, told in sorted(found, reverse=True)])
+    except struct.error as error:
+        raise ValueError(f"not microseconds since 1970: {error}") from error
 
 
 def newest(stamps: bytes) -> int:

@@ -1,6 +1,7 @@
 """A Mac's registers: the newest word on each fact, and what is read off them."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 
@@ -99,10 +100,19 @@ def test_merged_records_know_what_either_knew_last() -> None:
     assert merge(one, two).last_seen_us == merge(two, one).last_seen_us == US
 
 
-def test_facts_of_a_newer_version_are_dropped_on_read() -> None:
+def test_what_only_a_newer_version_knows_is_dropped_on_read() -> None:
     wire = mac().to_wire()
     wire["facts"]["colour"] = [1, "space grey"]
+    wire["seen"]["satellite"] = 2
     assert Device.from_wire(wire) == mac()
+
+
+@pytest.mark.parametrize("us", [1.5, 1 << 64, "1"])
+def test_a_time_that_is_none_is_refused_on_read(us: Any) -> None:
+    wire = mac().to_wire()
+    wire["facts"]["hostname"][0] = us
+    with pytest.raises((ValueError, TypeError)):
+        Device.from_wire(wire)
 
 
 def test_a_row_names_what_it_holds_and_gives_it_back() -> None:
