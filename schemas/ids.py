@@ -1,6 +1,7 @@
 """Identifiers: whose Mac, which serial number, which job, which advisory."""
 
 import hashlib
+from functools import lru_cache
 from typing import Annotated, Final, NewType
 
 from pydantic import StringConstraints
@@ -42,6 +43,8 @@ def advisory_id(platform: str, version: str) -> AdvisoryId:
     return AdvisoryId(f"{platform}-{version}")
 
 
+# A job's id is derived to name it and again to check it, shortly after.
+@lru_cache(maxsize=256)
 def derive_job_id(udid: str, action: str, target: str, generation: int) -> JobId:
     """The id of the one job for an intent; the same intent always yields the same id.
 

@@ -116,18 +116,15 @@ def answer(s: Situation) -> Answer:
 def answer_to_order(s: Situation, sent: Answer) -> Answer:
     """`answer` where `sent` was the last one, its job is in the ledger now, open and the newest,
     and nothing else is another: then only the gate of the open job is."""
-    held: list[Held] = []
-    for one in sent.asked:
-        held.append(Held.by(one.plan, ask_for_open_job(s, one.plan, one.gates)))
-        if held[-1].stopped_by(Reason.JOB_OPEN):
-            break
-    return _held_back(s, held)
+    held = [Held.by(one.plan, ask_for_open_job(s, one.plan, one.gates)) for one in sent.asked]
+    for_it = next(at for at, one in enumerate(held, 1) if one.stopped_by(Reason.JOB_OPEN))
+    return _held_back(s, held[:for_it], sent.decision)
 
 
-def _held_back(s: Situation, held: list[Held]) -> Answer:
+def _held_back(s: Situation, held: list[Held], sent: Decision | None = None) -> Answer:
     reasons = {asked.reason for one in held for asked in one.closed}
     return Answer(
-        _hold(s, held),
+        _hold(s, held, sent),
         # A sign of life through MDM is enough to show that a Mac is enrolled after all.
         heeds_figures=not reasons.isdisjoint(_FIGURES)
         or any(one.plan.need.action is Action.REENROLL for one in held),
@@ -257,18 +254,31 @@ def _send(s: Situation, p: Plan, gates: tuple[Asked, ...]) -> Decision:
     return _planned(s, p, gates, Verdict.SEND, p.need.reason, supersedes=supersedes)
 
 
-def _hold(s: Situation, held: list[Held]) -> Decision:
+def _hold(s: Situation, held: list[Held], sent: Decision | None) -> Decision:
+    """`sent` is the decision that ordered the job they are held for, if that was the last one."""
     shown = held[-1] if held[-1].stopped_by(Reason.JOB_OPEN) else held[0]
     reason = shown.closed[0].reason
     assert reason is not None
-    return _planned(
-        s,
-        shown.plan,
-        shown.gates,
-        Verdict.HOLD,
-        reason,
-        next_at=_next_at(s, *(one.opens_at for one in held)),
-        supersedes=_withdrawn(s, held),
+    next_at = _next_at(s, *(one.opens_at for one in held))
+    supersedes = _withdrawn(s, held)
+    if sent is None or sent.job_id != shown.plan.job_id:
+        return _planned(
+            s,
+            shown.plan,
+            shown.gates,
+            Verdict.HOLD,
+            reason,
+            next_at=next_at,
+            supersedes=supersedes,
+        )
+    return sent.model_copy(
+        update={
+            "decision": Verdict.HOLD,
+            "reason": reason,
+            "gates": tuple(map(to_gate, shown.gates)),
+            "next_eligible_at": next_at,
+            "supersedes": supersedes,
+        }
     )
 
 

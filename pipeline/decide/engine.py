@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pipeline.decide.decision import Answer, answer, answer_to_order, decide
 from pipeline.decide.orders import order
@@ -110,6 +110,8 @@ class Engine:
         self._override: tuple[str, Policy] | None = None
         # The last answer, if it ordered a job: the next question is mostly about that order.
         self._ordered: tuple[Situation, Answer] | None = None
+        # A Mac and its wire form: two records in a row are mostly of the same.
+        self._written: tuple[Device, dict[str, Any]] | None = None
 
     # --- policy ---
 
@@ -255,18 +257,19 @@ class Engine:
             yield Failed(udid, error)
 
     def _look_at(self, udid: str, now: datetime) -> Iterator[Effect]:
-        ledger = self.fleet.ledgers.get(udid, ())
-        entry = open_job(ledger)
-        standing = self.standings.get(udid)
+        standing, situation = self.standings.get(udid), self.situation(udid, now)
+        entry = situation.open_job
         if entry is not None:
-            for stray in strays(ledger):
+            others = strays(situation.ledger)
+            for stray in others:
                 yield Followed(_superseded(stray, udid, entry.job_id, now))
-            result = settle(entry, self.fleet.view(udid), udid, now)
+            result = settle(entry, situation.device, udid, now)
             if result is not None:
                 yield Followed(_settled(result, now))
                 if self.standings.get(udid) is not standing:
                     return  # what followed was decided on when it was handed back
-        situation = self.situation(udid, now)
+            if others or result is not None:
+                situation = self.situation(udid, now)
         found = self._answered(situation)
         withdrawn = situation.open_job
         if found.decision.supersedes is not None and withdrawn is not None:
@@ -321,7 +324,7 @@ class Engine:
             decision=decision,
             inputs=DecisionInputs(
                 now=s.now,
-                device=s.device.to_wire(),
+                device=self._wire_of(s.device),
                 ledger=[entry.to_wire() for entry in s.ledger],
                 policy_digest=self.policy_digest,
                 catalog_digest=s.advisories.digest,
@@ -330,6 +333,11 @@ class Engine:
                 site_open_jobs=s.site_open_jobs,
             ),
         )
+
+    def _wire_of(self, device: Device) -> dict[str, Any]:
+        if self._written is None or self._written[0] is not device:
+            self._written = device, device.to_wire()
+        return self._written[1]
 
     def restore(self, udid: str, standing: Standing) -> None:
         """Take a Mac's last answer as it was before a restart, once its state is loaded."""
