@@ -44,8 +44,11 @@ def what_was_said(event: InventoryEvent, data: bytes, device: Device) -> Said | 
     said = reported(event.data.__dict__)
     things = SEEN_BY[event.data.source]
     for index, value in enumerate(said, FIRST_REPORTED):
-        if value is not None:
-            things |= 1 << index
+        if value is None:
+            continue
+        if value != device.values[index]:
+            return None  # another word of the same moment was taken
+        things |= 1 << index
     text, figures = _split(data)
     _, same = since(device.stamps, to_us(event.time))
     if things & ~same or not _are_figures_of(event.data, figures):

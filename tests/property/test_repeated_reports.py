@@ -106,6 +106,15 @@ def test_figures_of_any_form_are_as_when_decoded(figures: bytes) -> None:
     assert engine.fleet.devices == plain.devices
 
 
+def test_what_lost_to_another_word_of_its_moment_wins_when_it_is_said_again() -> None:
+    engine, plain = Engine(Fleet()), Fleet()
+    for minute, site in ((1, "b"), (1, "a"), (2, "a")):
+        event = _report("MAC-A", "osquery", {"site": site}, minute, named=True)
+        list(engine.handle_raw(encode(event), START))
+        plain.apply(event)
+    assert engine.fleet.devices == plain.devices
+
+
 def test_a_repeat_is_told_by_its_bytes() -> None:
     fleet = Fleet()
     engine = Engine(fleet)
