@@ -27,7 +27,7 @@ from tests.bench.core import FLEET, udid_of
 
 HMAC_KEY: Final = "bench-hmac-key"
 PATH: Final = "/webhooks/nanomdm"
-_CONNECTIONS: Final = 32
+_CONNECTIONS: Final = 128
 _VERSION: Final = "26.2"
 _OLDER: Final = "26.1"
 
