@@ -75,7 +75,9 @@ def repeated(seen: Glance, said: Said, device: Device) -> tuple[Device, Said, in
     if said.things & SEEN_BY_OTHERS:
         days = heard(days, us)
     again = Device(device.udid, changed, tell(device.stamps, said.things, us), days)
-    return again, said if changed is said.values else said._replace(values=changed), us
+    if changed is not said.values:
+        said = Said(said.text, changed, said.things)
+    return again, said, us
 
 
 def _split(data: bytes) -> tuple[int, list[tuple[bytes, bytes]]]:
