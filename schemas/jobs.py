@@ -56,7 +56,9 @@ class Job(FactModel):
     version, or what a re-enrolment or a reinstall answers. `enforce_at` is when the Mac itself
     must install (a DDM declaration's deadline). After `expires_at` no executor starts it; after
     `report_by` nobody waits for the Mac's report any more. `erases` jobs need an approval.
-    `advisory_ids` let a halt on an advisory find it.
+    `advisory_ids` let a halt on an advisory find it. `known_until`, told where it is later than
+    `issued_at`, is the newest moment of which anything was known of the Mac: some clock is ahead of
+    ours, and only what is told of later moments than both can show that the job was done.
     """
 
     job_id: TextField
@@ -71,6 +73,7 @@ class Job(FactModel):
     reason: TextField
     advisory_ids: tuple[TextField, ...] = ()
     issued_at: AwareDatetime
+    known_until: AwareDatetime | None = None
     expires_at: AwareDatetime
     report_by: AwareDatetime | None = None
     deadline_at: AwareDatetime | None = None

@@ -18,6 +18,7 @@ from pipeline.decide.methods import choose_method
 from pipeline.decide.remediation import (
     enrollment_faults_at_us,
     follow_up_missing,
+    may_be_told_again,
     needs,
     upgrade_verdict,
 )
@@ -109,7 +110,7 @@ def answer(s: Situation) -> Answer:
             break
     if not held:
         rest = _rest(s, exposed)
-        return Answer(rest, heeds_figures=rest.reason in _FIGURES)
+        return Answer(rest, heeds_figures=rest.reason in _FIGURES or may_be_told_again(s))
     return _held_back(s, held)
 
 
@@ -127,7 +128,8 @@ def _held_back(s: Situation, held: list[Held], sent: Decision | None = None) -> 
         _hold(s, held, sent),
         # A sign of life through MDM is enough to show that a Mac is enrolled after all.
         heeds_figures=not reasons.isdisjoint(_FIGURES)
-        or any(one.plan.need.action is Action.REENROLL for one in held),
+        or any(one.plan.need.action is Action.REENROLL for one in held)
+        or may_be_told_again(s),
         waits_for_slot=Reason.SITE_FULL in reasons,
     )
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from pipeline.decide.situation import Situation
 from pipeline.decide.windows import closes_at
+from pipeline.state.device import from_us
 from schemas.decisions import Decision, Verdict
 from schemas.jobs import Action, Job, Method
 from schemas.signing import Signed
@@ -28,6 +29,7 @@ def order(s: Situation, decision: Decision) -> Job:
     report_by = s.now + max(lasts, _SHORTEST_START)
     expires_at = report_by if reenrolls else min(report_by, _start_by(s, decision))
     declared = decision.method is Method.DDM
+    newest_us = s.device.newest_us
     return Job(
         job_id=decision.job_id or "",
         udid=decision.udid,
@@ -41,6 +43,7 @@ def order(s: Situation, decision: Decision) -> Job:
         reason=decision.reason.value,
         advisory_ids=decision.advisory_ids,
         issued_at=s.now,
+        known_until=from_us(newest_us) if newest_us > s.now_us else None,
         expires_at=expires_at,
         report_by=report_by,
         deadline_at=decision.deadline_at,

@@ -119,7 +119,7 @@ def _mdm_had_its_time_us(s: Situation) -> int:
 
 
 def _enrollment_fault(s: Situation) -> Reason | None:
-    device, mdm = s.device, s.policy.mdm
+    device = s.device
     if device.checked_out:
         return Reason.CHECKED_OUT
     if device.mdm_enrolled is False and not device.enrolled:
@@ -129,22 +129,44 @@ def _enrollment_fault(s: Situation) -> Reason | None:
         return Reason.REENROLL_AFTER_REINSTALL
     if mdm_is_silent(s):
         return Reason.MDM_SILENT
-    if mdm.server is not None and device.mdm_server is not None:
-        wanted, found = urlsplit(mdm.server).hostname, urlsplit(device.mdm_server).hostname
-        if (wanted or mdm.server) != (found or device.mdm_server):
-            return Reason.WRONG_MDM_SERVER
+    told = [fact for fact in _told_against_it(s) if _is_of_now(s, fact)]
+    if "mdm_server" in told:
+        return Reason.WRONG_MDM_SERVER
     renew_us = renewal_us(s)
     if renew_us is not None and s.now_us >= renew_us:
         return Reason.IDENTITY_EXPIRING
+    return Reason.NOT_USER_APPROVED if "user_approved" in told else None
+
+
+def _told_against_it(s: Situation) -> Iterator[str]:
+    """The facts that speak against its enrolment, or will in time, of whichever enrolment."""
+    device, mdm = s.device, s.policy.mdm
+    if mdm.server is not None and device.mdm_server is not None:
+        wanted, found = urlsplit(mdm.server).hostname, urlsplit(device.mdm_server).hostname
+        if (wanted or mdm.server) != (found or device.mdm_server):
+            yield "mdm_server"
+    if device.identity_expires_at is not None:
+        yield "identity_expires_at"
     if mdm.require_user_approved and device.user_approved is False:
-        return Reason.NOT_USER_APPROVED
-    return None
+        yield "user_approved"
+
+
+def _is_of_now(s: Situation, fact: str) -> bool:
+    """Whether a fact about the enrolment is of the present one: an Authenticate begins another,
+    with another identity."""
+    return s.device.stamp(fact) >= s.device.checkins[AUTHENTICATED]
+
+
+def may_be_told_again(s: Situation) -> bool:
+    """Whether something spoke against the enrolment before, and no word on it came of this one:
+    the same word would be news then."""
+    return any(not _is_of_now(s, fact) for fact in _told_against_it(s))
 
 
 def renewal_us(s: Situation) -> int | None:
     """When its MDM identity comes due for renewal, in us; None where its end is not known."""
     expires_at = s.device.identity_expires_at
-    if expires_at is None:
+    if expires_at is None or not _is_of_now(s, "identity_expires_at"):
         return None
     return to_us(expires_at) - duration_us(s.policy.mdm.identity_renew_before)
 
@@ -172,7 +194,7 @@ def _patience_ends_us(erased: JobEntry) -> int:
 def _unfollowed_erase(s: Situation) -> JobEntry | None:
     """The last erase or image whose Mac has not enrolled since."""
     last = last_reinstall(s)
-    if last is None or not last.erases or s.device.enrolled_since(last.issued_us):
+    if last is None or not last.erases or s.device.enrolled_since(last.since_us):
         return None
     return last
 
@@ -197,7 +219,7 @@ def follow_up_missing(s: Situation) -> tuple[str, ...]:
     last, device, wanted = last_reinstall(s), s.device, s.policy.follow_up
     if last is None:
         return ()
-    since_us = last.issued_us
+    since_us = last.since_us
     open_points = []
     if last.erases and not device.enrolled_since(since_us):
         open_points.append("re-enrolled")

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from pipeline.state.models import HardwareClass, hardware_class
-from pipeline.state.stamps import NEVER, moments, of_moments, when
+from pipeline.state.stamps import NEVER, moments, newest, of_moments, when
 from schemas.ids import SERIAL_SUBJECT_PREFIX
 from schemas.macos import Build, OSVersion, parse_build, parse_os_version
 
@@ -212,6 +212,11 @@ class Device:
     def is_partial(self) -> bool:
         """Whether only a serial number is known: a record to join, not yet a Mac of its own."""
         return self.udid.startswith(SERIAL_SUBJECT_PREFIX)
+
+    @property
+    def newest_us(self) -> int:
+        """The newest moment of which anything is known of it."""
+        return newest(self.stamps)
 
     @property
     def last_seen_us(self) -> int:

@@ -60,6 +60,12 @@ class JobEntry:
     acted_us: int = 0
     error_code: ErrorCode | None = None
     guessed: bool = False
+    known_until_us: int = 0
+
+    @property
+    def since_us(self) -> int:
+        """Only what is told of a later moment can show that it was done."""
+        return max(self.issued_us, self.known_until_us)
 
     @property
     def rank(self) -> int:
@@ -113,6 +119,7 @@ class JobEntry:
             "acted_us": self.acted_us,
             "error_code": None if self.error_code is None else self.error_code.value,
             "guessed": self.guessed,
+            "known_until_us": self.known_until_us,
         }
 
     @classmethod
@@ -138,6 +145,7 @@ class JobEntry:
             acted_us=wire["acted_us"],
             error_code=None if error_code is None else ErrorCode(error_code),
             guessed=wire.get("guessed", False),
+            known_until_us=wire.get("known_until_us", 0),
         )
 
 
@@ -162,6 +170,7 @@ def issue(ledger: Ledger, job: Job) -> Ledger:
         report_by_us=to_us(job.report_by or job.expires_at),
         site=job.site,
         erases=job.erases,
+        known_until_us=0 if job.known_until is None else to_us(job.known_until),
     )
     entries = sorted((*ledger, entry), key=lambda kept: (kept.issued_us, kept.job_id))
     surplus = len(entries) - KEPT_JOBS
@@ -265,11 +274,11 @@ def settle(entry: JobEntry, device: Device, udid: str, now: datetime) -> JobResu
 
 def _fulfilled(entry: JobEntry, device: Device) -> bool:
     if entry.action is Action.REENROLL:
-        return device.enrolled_since(entry.issued_us)
+        return device.enrolled_since(entry.since_us)
     if entry.version is None:
         return False
     told_us = device.stamp("os_version")
-    if told_us <= entry.issued_us or not reaches(
+    if told_us <= entry.since_us or not reaches(
         device.os_version, device.build, entry.version, entry.build
     ):
         return False
@@ -279,8 +288,8 @@ def _fulfilled(entry: JobEntry, device: Device) -> bool:
         return False
     if entry.erases:
         # Setup Assistant runs after a boot; few sources would report that boot itself.
-        return device.checkins[AUTHENTICATED] > entry.issued_us
-    return device.boot_at is not None and to_us(device.boot_at) > entry.issued_us
+        return device.checkins[AUTHENTICATED] > entry.since_us
+    return device.boot_at is not None and to_us(device.boot_at) > entry.since_us
 
 
 def _result(

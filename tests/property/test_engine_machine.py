@@ -166,7 +166,7 @@ class Lives(RuleBasedStateMachine):
             return
         del self.executor.begun[job.udid]
         if job.action is Action.REENROLL:
-            for event in make.enrolled(job.udid, self.now):
+            for event in make.enrolled(job.udid, self.now + MINUTE):
                 self.give(event)
         elif job.target is not None:
             version = str(job.target.version)

@@ -1,7 +1,7 @@
 """The loop: who is looked at again, what follows, what is counted."""
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -35,6 +35,7 @@ from tests.factories import (
     retracted,
 )
 
+MINUTE = timedelta(minutes=1)
 OTHER, THIRD = UDID[:-1] + "2", UDID[:-1] + "3"
 
 
@@ -80,6 +81,38 @@ def a_mac(version: str = "26.1", udid: str = UDID, **facts: Any) -> list[Event]:
 
 def standing(engine: Engine, udid: str = UDID) -> Reason:
     return engine.standings[udid].reason
+
+
+def begun(engine: Engine, effects: list[Effect]) -> None:
+    """The executor is at the Mac with the job that was ordered."""
+    (ordered,) = [one.job for one in effects if isinstance(one, Decided) and one.job]
+    drive(engine, resulted(ordered, Outcome.STARTED, NOW))
+
+
+def enrol(engine: Engine, when: datetime) -> list[str]:
+    return said([effect for event in enrolled(UDID, when) for effect in drive(engine, event)])
+
+
+@pytest.mark.parametrize("fact", [{"identity_expires_at": NOW + DAY}, {"user_approved": False}])
+def test_what_was_known_of_an_enrolment_is_not_asked_of_the_next(fact: dict[str, Any]) -> None:
+    engine = started(*a_mac("26.3"))
+    begun(engine, drive(engine, full_report("26.3", when=NOW, serial="C02TEST0001", **fact)))
+    assert enrol(engine, NOW + MINUTE)[-2:] == ["job.resulted.v1", "nothing compliant"]
+    assert enrol(engine, NOW + 2 * MINUTE)[-1:] in (["nothing compliant"], [])
+
+
+def test_a_servers_clock_that_is_ahead_shows_no_job_done_that_was_not_begun() -> None:
+    """Only what is told of a later moment than any that was known when it was ordered does."""
+    engine = started(*a_mac("26.3"))
+    fact: dict[str, Any] = {"user_approved": False}
+    begun(engine, drive(engine, full_report("26.3", when=NOW, serial="C02TEST0001", **fact)))
+    enrol(engine, NOW + MINUTE)
+    again = drive(engine, reported(UDID, NOW + MINUTE, "mdm", **fact))
+    assert said(again) == ["send not_user_approved", "hold job_open"]
+    begun(engine, again)
+    assert said(drive(engine, polled(UDID, NOW + MINUTE))) == []
+    assert [entry.is_open for entry in engine.fleet.ledgers[UDID]].count(True) == 1
+    assert enrol(engine, NOW + 2 * MINUTE)[-2:] == ["job.resulted.v1", "nothing compliant"]
 
 
 def test_nothing_is_decided_before_there_is_a_policy() -> None:
