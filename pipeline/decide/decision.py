@@ -57,7 +57,7 @@ class Held(NamedTuple):
 
     def stopped_by(self, reason: Reason) -> bool:
         """Whether a gate holds it for this reason."""
-        return any(asked.reason is reason for asked in self.closed)
+        return reason in [asked.reason for asked in self.closed]
 
     @property
     def opens_at(self) -> datetime | None:

@@ -103,6 +103,8 @@ def duration_us(duration: timedelta) -> int:
     return (duration.days * 86_400 + duration.seconds) * 1_000_000 + duration.microseconds
 
 
+# Deadlines and the like are the same for many Macs.
+@lru_cache(maxsize=1024)
 def from_us(us: int) -> datetime:
     """The aware UTC time of microseconds since 1970; what no calendar holds becomes its end."""
     return _EPOCH + timedelta(microseconds=min(max(us, _FIRST_US), _LAST_US))
