@@ -32,6 +32,12 @@ class Asked(NamedTuple):
     until: datetime | None = None
 
 
+@lru_cache(maxsize=1024)
+def _passed(gate: str, detail: str = "") -> Asked:
+    """A gate that passed; most gates of most Macs do, and say the same."""
+    return Asked(gate, detail=detail)
+
+
 class Plan(NamedTuple):
     """A need with everything its gates look at."""
 
@@ -126,7 +132,7 @@ def opens_by_itself_at(closed: tuple[Asked, ...]) -> datetime | None:
 def _site(s: Situation) -> Asked:
     if s.site_name is None:
         return Asked("site", Reason.SITE_UNKNOWN, "no site of the policy matches")
-    return Asked("site", detail=s.site_name)
+    return _passed("site", s.site_name)
 
 
 def _exempt(s: Situation, p: Plan) -> Asked:
@@ -138,7 +144,7 @@ def _exempt(s: Situation, p: Plan) -> Asked:
             until = exemption.until
             ends = None if until is None else datetime.combine(until, time(), UTC)
             return Asked("exemption", Reason.EXEMPT, exemption.why, ends)
-    return Asked("exemption")
+    return _passed("exemption")
 
 
 def _covers(halt: HaltSet, s: Situation, p: Plan) -> bool:
@@ -154,10 +160,10 @@ def _covers(halt: HaltSet, s: Situation, p: Plan) -> bool:
 
 def _halted(s: Situation, p: Plan) -> Asked:
     if not s.halts:
-        return Asked("halt")
+        return _passed("halt")
     covering = [halt for halt in s.halts if _covers(halt, s, p)]
     if not covering:
-        return Asked("halt")
+        return _passed("halt")
     untils = [halt.until for halt in covering]
     known = [until for until in untils if until is not None]
     ends = max(known) if len(known) == len(untils) else None
@@ -167,14 +173,14 @@ def _halted(s: Situation, p: Plan) -> Asked:
 def _fresh(s: Situation) -> Asked:
     seen_us = s.device.last_seen_us
     if seen_us and s.now_us - seen_us <= duration_us(s.policy.thresholds.stale_after):
-        return Asked("fresh")
+        return _passed("fresh")
     return Asked("fresh", Reason.STALE_INVENTORY, "not heard of for too long")
 
 
 def _job_open(s: Situation, p: Plan) -> Asked:
     entry = s.open_job
     if entry is None:
-        return Asked("job_open")
+        return _passed("job_open")
     if not is_for(entry, p.need) and not entry.may_have_touched:
         return Asked("job_open", detail=f"supersedes {entry.job_id}")
     return Asked("job_open", Reason.JOB_OPEN, entry.job_id, from_us(entry.given_up_us))
@@ -184,7 +190,7 @@ def _retries(s: Situation, p: Plan) -> tuple[Asked, Asked]:
     failed = failures(s.ledger, p.need.action, p.need.intent)
     limits = s.policy.thresholds
     if not failed:
-        return Asked("attempts"), Asked("cool_down")
+        return _passed("attempts"), _passed("cool_down")
     # A Mac that is off every night is asked every night; only tries that reached it wear it out.
     tried = sum(one.touched for one in failed)
     detail = f"{tried} of {limits.max_attempts} attempts failed"
@@ -210,7 +216,7 @@ def _sure(s: Situation, p: Plan) -> Asked:
         return Asked("sure", Reason.NEEDS_PERSON, detail)
     from_then_us = p.need.not_before_us
     if from_then_us is None or s.now_us >= from_then_us:
-        return Asked("sure")
+        return _passed("sure")
     return Asked(
         "sure",
         Reason.AWAITING_CONTACT,
@@ -222,10 +228,10 @@ def _sure(s: Situation, p: Plan) -> Asked:
 def _deferral(s: Situation, p: Plan, *, past: bool) -> Asked:
     release = p.need.release
     if release is None or past or p.need.action in (Action.REINSTALL, Action.REIMAGE):
-        return Asked("deferral")
+        return _passed("deferral")
     opens_us = ripe_us(s, release, p.exposed)
     if s.now_us >= opens_us:
-        return Asked("deferral")
+        return _passed("deferral")
     if p.deadline_us is not None:
         opens_us = min(opens_us, p.deadline_us)
     severity = p.exposed.severity
@@ -236,7 +242,7 @@ def _deferral(s: Situation, p: Plan, *, past: bool) -> Asked:
 def _disk(s: Situation, p: Plan) -> Asked:
     free, limits = s.device.free_disk_gb, s.policy.thresholds
     if p.need.action is Action.REENROLL or p.choice.method in (Method.ERASE_DEVICE, Method.ASR):
-        return Asked("disk")
+        return _passed("disk")
     wanted = limits.disk_upgrade_gb if p.need.action in _BIG_INSTALLS else limits.disk_update_gb
     if free is None:
         return Asked("disk", detail="unknown: the executor looks first")
@@ -247,7 +253,7 @@ def _disk(s: Situation, p: Plan) -> Asked:
 def _power(s: Situation, p: Plan) -> Asked:
     device, limits = s.device, s.policy.thresholds
     if p.need.action is Action.REENROLL:
-        return Asked("power")
+        return _passed("power")
     if device.on_ac_power or device.battery_percent is None:
         return Asked("power", detail="" if device.on_ac_power else "no battery known")
     apple = device.hardware in (HardwareClass.APPLE_SILICON, HardwareClass.VM)
@@ -258,7 +264,7 @@ def _power(s: Situation, p: Plan) -> Asked:
 
 def _approval(s: Situation, p: Plan) -> Asked:
     if not p.erases:
-        return Asked("approval", detail="erases nothing")
+        return _passed("approval", "erases nothing")
     for granted in s.approvals:
         approval = granted.approval
         if (
@@ -273,14 +279,14 @@ def _approval(s: Situation, p: Plan) -> Asked:
 
 def _window(s: Situation, p: Plan, *, past: bool) -> Asked:
     if not p.need.timed or s.site is None or s.site_name is None:
-        return Asked("window")
+        return _passed("window")
     if past:
         return Asked("window", detail="past its deadline")
     next_at = opens_at(s.policy.windows_of(s.site_name), s.site.zone, s.now)
     if next_at is None:
         until = None
     elif next_at <= s.now:
-        return Asked("window", detail="open")
+        return _passed("window", "open")
     else:
         until = next_at
     if p.deadline_us is not None:
@@ -291,7 +297,7 @@ def _window(s: Situation, p: Plan, *, past: bool) -> Asked:
 
 def _slots(s: Situation, p: Plan) -> Asked:
     if s.site is None or p.need.action is Action.REENROLL:
-        return Asked("site_slots")
+        return _passed("site_slots")
     detail = f"{s.site_open_jobs} of {s.site.max_jobs} jobs open"
     full = s.site_open_jobs >= s.site.max_jobs
     return Asked("site_slots", Reason.SITE_FULL if full else None, detail)
