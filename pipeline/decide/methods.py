@@ -8,10 +8,9 @@ bootstrap token.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from pipeline.decide.remediation import Need, mdm_is_silent
 from pipeline.decide.situation import Situation
@@ -30,8 +29,7 @@ _RUNNING_STATES: Final = frozenset({"downloading", "prepared", "installing"})
 _RUNNING_BELIEVED: Final = timedelta(hours=24)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """A method, and what stands against it; None with a reason where none is possible at all.
     `until` is when time alone clears the way for some method."""
 
@@ -62,7 +60,7 @@ def choose_method(s: Situation, need: Need) -> Choice:
         if blocked is None:
             blocked = Choice(method, *obstacle, until=ends_at)
         elif ends_at is not None:
-            blocked = replace(blocked, until=ends_at)
+            blocked = blocked._replace(until=ends_at)
     if blocked is not None:
         return blocked
     return Choice(None, Reason.NO_METHOD, f"no method of the policy can {need.action} this Mac")
