@@ -418,9 +418,11 @@ class Engine:
 
     def _open_of(self, udid: str) -> frozenset[tuple[str, str, Action]]:
         return frozenset(
-            (entry.job_id, entry.site, entry.action)
-            for entry in self.fleet.ledgers.get(udid, ())
-            if entry.is_open
+            [
+                (entry.job_id, entry.site, entry.action)
+                for entry in self.fleet.ledgers.get(udid, ())
+                if entry.is_open
+            ]
         )
 
     def _recount(
@@ -433,7 +435,7 @@ class Engine:
             for _, site, action in changed:
                 self._site_jobs[site] += sign if action is not Action.REENROLL else 0
                 self.open_jobs[site, action.value] += sign
-        return tuple(sorted({site for _, site, _ in before - after}))
+        return tuple(sorted({site for _, site, _ in before - after})) if before else ()
 
     def _fill(self, site: str, now: datetime) -> Iterator[Effect]:
         """Give the free slots of a site to those of its waiting Macs with the first deadlines."""

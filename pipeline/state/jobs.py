@@ -172,6 +172,8 @@ def issue(ledger: Ledger, job: Job) -> Ledger:
         erases=job.erases,
         known_until_us=0 if job.known_until is None else to_us(job.known_until),
     )
+    if not ledger:
+        return (entry,)
     entries = sorted((*ledger, entry), key=lambda kept: (kept.issued_us, kept.job_id))
     surplus = len(entries) - KEPT_JOBS
     return tuple(one for at, one in enumerate(entries) if at >= surplus or one.is_open)
