@@ -217,7 +217,12 @@ class _Service:
         )
         self._owning = asyncio.create_task(self._worker.own(places, ready))
         if self._standbys:
-            self._standing_by = asyncio.create_task(self._standby.stand_by(self._standbys))
+            self._standing_by = asyncio.create_task(self._stand_by(self._owning))
+
+    async def _stand_by(self, owning: asyncio.Task[None]) -> None:
+        # Others' partitions are in no hurry, and would slow down our own.
+        await asyncio.wait({owning})
+        await self._standby.stand_by(self._standbys)
 
     async def _end_tasks(self) -> None:
         tasks = [task for task in (self._owning, self._standing_by) if task is not None]

@@ -235,7 +235,9 @@ class World:
 @contextmanager
 def world(folder: Path, sites: Sequence[str] = (SITE,)) -> Iterator[World]:
     """A broker and an empty world on it."""
-    kafka = KafkaCluster(1, folder / "kafka", free_ports(2))
+    # As Kafka does by default: members that start together are in one first generation.
+    own = {"group.initial.rebalance.delay.ms": "3000"}
+    kafka = KafkaCluster(1, folder / "kafka", free_ports(2), extra=own)
     kafka.start()
     try:
         found = World(kafka, folder, sites)
