@@ -4,25 +4,25 @@ Both shells and replay drive it. It owns which Macs are looked at again and when
 it says what to record, and its caller makes that durable and hands back what follows from it.
 """
 
-import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from pipeline.decide.decision import Answer, answer, answer_to_order, decide
 from pipeline.decide.orders import order
 from pipeline.decide.policy import Policy
 from pipeline.decide.policy_file import policy_digest, read_policy
 from pipeline.decide.situation import Situation, site_of
+from pipeline.decide.standing import Standing, answer_name
 from pipeline.state.advisories import Advisories
 from pipeline.state.device import Device, from_us, to_us
 from pipeline.state.fleet import NO_CHANGE, Change, Fleet
 from pipeline.state.jobs import JobEntry, open_job, settle, strays
-from schemas.decisions import Decision, DecisionInputs, DecisionRecord, Reason, Severity, Verdict
+from schemas.decisions import Decision, DecisionInputs, DecisionRecord, Verdict
 from schemas.envelope import (
     Event,
     Glance,
@@ -40,29 +40,6 @@ from schemas.jobs import Action, Job, JobSuperseded
 from schemas.results import JobResult
 
 SOURCE: Final = "/drydock/decide"
-
-
-class Standing(NamedTuple):
-    """The last answer for a Mac, as little of it as is needed to know when to ask again.
-
-    `heeds_figures`: a report without news can change it; `waits_for_slot`: so can the end of
-    another job of the site.
-    """
-
-    answer: bytes
-    verdict: Verdict
-    reason: Reason
-    next_us: int
-    site: str | None
-    severity: Severity | None
-    deadline_us: int
-    heeds_figures: bool = True
-    waits_for_slot: bool = False
-
-    @property
-    def wants_slot(self) -> bool:
-        """Whether the end of another job of the site can change it."""
-        return self.waits_for_slot or self.reason is Reason.SITE_FULL
 
 
 @dataclass(frozen=True, slots=True)
@@ -473,43 +450,6 @@ def recompute(record: DecisionRecord, policy: Policy, advisories: Advisories) ->
             inputs.site_open_jobs,
         )
     )
-
-
-def answer_name(decision: Decision) -> bytes:
-    """Names an answer, in 16 bytes. Gates are left out, their figures move while the answer stands,
-    and the evidence, which an erase is ordered with but not by.
-
-    Not by pydantic's JSON, which takes four times as long: no text here has control characters.
-    """
-    target, deadline, next_at = decision.target, decision.deadline_at, decision.next_eligible_at
-    text = "\x1f".join(
-        [
-            decision.udid,
-            decision.serial or "",
-            decision.site or "",
-            decision.decision,
-            decision.action or "",
-            decision.method or "",
-            "" if target is None else f"{target.version} {target.build}",
-            decision.reason,
-            *decision.advisory_ids,
-            "\x1e",
-            *decision.cves,
-            "\x1e",
-            *decision.exploited_cves,
-            "\x1e",
-            "" if deadline is None else str(to_us(deadline)),
-            "" if next_at is None else str(to_us(next_at)),
-            decision.severity or "",
-            "erases" if decision.erases else "",
-            decision.job_id or "",
-            decision.intent or "",
-            "" if decision.generation is None else str(decision.generation),
-            decision.supersedes or "",
-            *decision.findings,
-        ]
-    )
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 _BESIDE_THE_LEDGER: Final = attrgetter(

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from pipeline.decide.engine import Engine, Standing
+from pipeline.decide.engine import Engine
+from pipeline.decide.standing import Standing
 from pipeline.embedded.log import Log, StandingRow
 from pipeline.embedded.store import Store
 from pipeline.state.device import Device

@@ -11,7 +11,8 @@ from itertools import chain, islice
 from typing import Final
 
 from pipeline.decide.admission import objection
-from pipeline.decide.engine import SOURCE, Decided, Effect, Engine, Failed, Followed, Standing
+from pipeline.decide.engine import SOURCE, Decided, Effect, Engine, Failed, Followed
+from pipeline.decide.standing import Standing
 from pipeline.processors import rows, set_aside
 from pipeline.processors.facts import Fact, Facts
 from pipeline.processors.own_orders import OwnOrders

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.decide.engine import Engine, Standing
+from pipeline.decide.engine import Engine
+from pipeline.decide.standing import Standing
 from pipeline.state.device import Device
 from pipeline.state.jobs import JobEntry
 from schemas.decisions import Reason, Severity, Verdict

@@ -8,9 +8,10 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from pipeline.decide.decision import answer, answer_to_order, decide
-from pipeline.decide.engine import Engine, answer_name, recompute
+from pipeline.decide.engine import Engine, recompute
 from pipeline.decide.orders import order
 from pipeline.decide.situation import Situation
+from pipeline.decide.standing import answer_name
 from pipeline.decide.windows import opens_at
 from pipeline.state.jobs import issue, open_job
 from schemas.decisions import Decision, DecisionRecord, Gate, Reason, Severity, Verdict
