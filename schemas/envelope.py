@@ -8,7 +8,6 @@ the fact was true at its source. The original payload travels as extension attri
 
 from typing import Annotated, Any, Final, Literal
 
-import msgspec
 from pydantic import AwareDatetime, Field, StringConstraints, TypeAdapter, ValidationError
 
 from schemas.events.advisory import (
@@ -37,8 +36,9 @@ from schemas.jobs import JobIssued, JobSuperseded
 from schemas.model import FactModel
 from schemas.results import JobResult
 
-_LONGEST_ID: Final = 256
-_LONGEST_SOURCE: Final = 512
+LONGEST_ID: Final = 256
+LONGEST_SOURCE: Final = 512
+LONGEST_SUBJECT: Final = 256
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 
 
@@ -56,9 +56,9 @@ class CloudEvent(FactModel):
     """The attributes every event has."""
 
     specversion: Literal["1.0"] = "1.0"
-    id: Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST_ID)]
-    source: Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST_SOURCE)]
-    subject: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    id: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID)]
+    source: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_SOURCE)]
+    subject: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_SUBJECT)]
     time: AwareDatetime
     datacontenttype: Literal["application/json"] = "application/json"
     rawsha256: str | None = None
@@ -203,40 +203,6 @@ def decode(raw: bytes | str) -> Event:
         return _EVENT.validate_json(raw)
     except ValidationError as error:
         raise _invalid(error) from None
-
-
-class Glance(msgspec.Struct, gc=False):
-    """An event's attributes and the bytes of its data, as they stand: nothing is validated."""
-
-    type: str
-    subject: str
-    time: str
-    data: msgspec.Raw
-    specversion: str = ""
-    id: str = ""
-    source: str = ""
-    datacontenttype: str = "application/json"
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the attributes are as `decode` wants them, so that equal data decodes too."""
-        return (
-            self.specversion == "1.0"
-            and self.datacontenttype == "application/json"
-            and 0 < len(self.id) <= _LONGEST_ID
-            and 0 < len(self.source) <= _LONGEST_SOURCE
-        )
-
-
-_GLANCE: Final = msgspec.json.Decoder(Glance)
-
-
-def glance(raw: bytes) -> Glance | None:
-    """The event's attributes at a tenth of the price of `decode`; None if they are not there."""
-    try:
-        return _GLANCE.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
 
 
 def schema() -> dict[str, Any]:

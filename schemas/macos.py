@@ -44,7 +44,7 @@ class OSVersion(NamedTuple):
     @property
     def release(self) -> "OSVersion":
         """The full release under a supplement: 26.3.1 for 26.3.1 (a)."""
-        return self._replace(supplement="")
+        return self._replace(supplement="") if self.supplement else self
 
     def __str__(self) -> str:
         text = f"{self.major}.{self.minor}"

@@ -25,16 +25,15 @@ from pipeline.state.jobs import JobEntry, open_job, settle, strays
 from schemas.decisions import Decision, DecisionInputs, DecisionRecord, Verdict
 from schemas.envelope import (
     Event,
-    Glance,
     InventoryEvent,
     JobIssuedEvent,
     JobResultedEvent,
     JobSupersededEvent,
     PolicyChangedEvent,
     decode,
-    glance,
 )
 from schemas.events.control import ApprovalGranted, HaltSet
+from schemas.glance import Glance, glance
 from schemas.ids import event_id
 from schemas.jobs import Action, Job, JobSuperseded
 from schemas.results import JobResult
@@ -81,6 +80,8 @@ class Engine:
         # Whose answers were dropped; who keeps answers drops them too, and empties this.
         self.forgotten: dict[str, None] = {}
         self._site_jobs: Counter[str] = Counter()
+        # The Macs that have an open job.
+        self._at_work: set[str] = set()
         self._wakes: list[tuple[int, str]] = []
         self._waiting: dict[str, list[tuple[int, str]]] = {}
         self._parsed: tuple[str, Policy] | None = None
@@ -126,18 +127,18 @@ class Engine:
         """
         change, freed = self._fold(event)
         if seen is not None and isinstance(event, InventoryEvent):
-            self.fleet.remember(event, bytes(seen.data))
+            self.fleet.remember(event, seen)
         return self._answer_change(change, freed, now)
 
     def heed(self, udid: str, now: datetime) -> Iterator[Effect]:
         """Decide after a report that brought only times and figures, where these can matter."""
-        return self.look_at(udid, now) if self._figures_matter(udid, now) else _NO_EFFECTS
+        return self.look_at(udid, now) if self.figures_matter(udid, now) else _NO_EFFECTS
 
     def handle_raw(self, raw: bytes, now: datetime) -> Iterator[Effect]:
         """`handle` of the event that these bytes are. Most reports of a fleet repeat the Mac's last
         one word for word: those are told by their bytes and not decoded. Raises InvalidEvent."""
         seen = glance(raw)
-        if seen is not None and self.fleet.repeats(seen):
+        if seen is not None and self.fleet.repeats(seen) is not None:
             return self.heed(seen.subject, now)
         return self.handle(decode(raw), now, seen)
 
@@ -179,7 +180,7 @@ class Engine:
             udid = _job_udid(event)
             before = self._open_of(udid)
             change = self.fleet.apply(event)
-            return change, self._recount(before, self._open_of(udid))
+            return change, self._recount(udid, before, self._open_of(udid))
         return self._folded(self.fleet.apply(event)), ()
 
     def _folded(self, change: Change) -> Change:
@@ -330,9 +331,11 @@ class Engine:
         """Count open jobs anew, after the ledgers were loaded."""
         self._site_jobs.clear()
         self.open_jobs.clear()
-        for ledger in self.fleet.ledgers.values():
+        self._at_work.clear()
+        for udid, ledger in self.fleet.ledgers.items():
             for entry in ledger:
                 if entry.is_open:
+                    self._at_work.add(udid)
                     self._site_jobs[entry.site] += entry.action is not Action.REENROLL
                     self.open_jobs[entry.site, entry.action.value] += 1
 
@@ -347,16 +350,21 @@ class Engine:
 
     # --- bookkeeping ---
 
-    def _figures_matter(self, udid: str, now: datetime) -> bool:
+    def figures_matter(self, udid: str, now: datetime, view: Device | None = None) -> bool:
+        """Whether a report that brought only times and figures can change the Mac's answer; `view`
+        is the Mac, where it is at hand."""
         standing = self.standings.get(udid)
         if standing is None or standing.heeds_figures:
             return True
         if 0 < standing.next_us <= to_us(now):
             return True
         # An open job may end by the mere time of a report, and nothing else may change for it.
-        ledger = self.fleet.ledgers.get(udid)
-        entry = None if ledger is None else open_job(ledger)
-        return entry is not None and settle(entry, self.fleet.view(udid), udid, now) is not None
+        if udid not in self._at_work:
+            return False
+        entry = open_job(self.fleet.ledgers[udid])
+        return entry is not None and (
+            settle(entry, view or self.fleet.view(udid), udid, now) is not None
+        )
 
     def _stand(self, found: Answer, name: bytes) -> None:
         decision = found.decision
@@ -404,10 +412,15 @@ class Engine:
 
     def _recount(
         self,
+        udid: str,
         before: frozenset[tuple[str, str, Action]],
         after: frozenset[tuple[str, str, Action]],
     ) -> tuple[str, ...]:
         """Count a Mac's jobs anew; the sites where one ended."""
+        if after:
+            self._at_work.add(udid)
+        else:
+            self._at_work.discard(udid)
         for sign, changed in ((1, after - before), (-1, before - after)):
             for _, site, action in changed:
                 self._site_jobs[site] += sign if action is not Action.REENROLL else 0

@@ -23,15 +23,14 @@ from pipeline.state.jobs import JobEntry, Ledger
 from schemas.dead_letters import DeadLetterCode
 from schemas.envelope import (
     Event,
-    Glance,
     InvalidEvent,
     JobIssuedEvent,
     JobResultedEvent,
     JobSupersededEvent,
     decode,
     encode,
-    glance,
 )
+from schemas.glance import Glance, glance
 from schemas.ids import event_id
 from schemas.orders import issue
 from schemas.results import Outcome
@@ -147,36 +146,32 @@ class DeviceShard:
 
     def _take_reports(self, records: Sequence[Incoming], now: datetime) -> None:
         """Most reports of a fleet are repeats: those are told by their bytes and not decoded."""
-        fleet, unwritten = self.engine.fleet, self._unwritten
+        engine, unwritten = self.engine, self._unwritten
         repeats, oldest_us = 0, to_us(now)
         for record in records:
             raw = record.value or b""
             seen = glance(raw)
-            if seen is None:
-                self._take(INVENTORY.name, record, now)
-                continue
-            key = seen.subject
-            before = fleet.devices.get(key)
             try:
-                us = fleet.repeats(seen)
-                if us:
-                    days = before is not None and before.inventory_days
-                    if fleet.devices[key].inventory_days != days:
-                        self._dirty[key] = None
+                again = None if seen is None else engine.fleet.repeats(seen)
+                if again is not None:
+                    before, after, us = again
+                    udid = after.udid
+                    if after.inventory_days != before.inventory_days:
+                        self._dirty[udid] = None
                     else:
-                        unwritten[key] = None
+                        unwritten[udid] = None
                     if self._is_catching_up:
-                        self._unanswered[key] = None
-                    else:
-                        self._follow(self.engine.heed(key, now), now)
+                        self._unanswered[udid] = None
+                    elif engine.figures_matter(udid, now, after):
+                        self._follow(engine.look_at(udid, now), now)
             except Exception as error:  # noqa: BLE001 - the handler's top: our bug, set aside
                 self._bug(INVENTORY.name, record.offset, raw, error, now)
                 continue
-            if us:
+            if again is None:
+                self._take(INVENTORY.name, record, now, seen)
+            else:
                 repeats += 1
                 oldest_us = min(oldest_us, us)
-            else:
-                self._take(INVENTORY.name, record, now, seen)
         self._work.tally.add(INVENTORY.name, repeats, (to_us(now) - oldest_us) / 1e6)
 
     def _take(

@@ -8,7 +8,10 @@ it is a few hundred bytes beside its texts.
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Final, Generic, Self, TypeVar, overload
+
+import msgspec
 
 from pipeline.state.models import HardwareClass, hardware_class
 from pipeline.state.stamps import NEVER, moments, newest, of_moments, when
@@ -129,13 +132,23 @@ class Register(Generic[T]):
         return value
 
 
-class Device:
+class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A Mac's folded state. Immutable: folds return a new Device, or the same one if nothing new
     was said. `values` are the facts, in the order of FIELDS, and keep their identity while only
     times move on. `stamps` say when each was last told, and the Mac seen (`pipeline.state.stamps`).
-    `inventory_days` are the days on which anything but MDM heard of it (`pipeline.state.days`)."""
+    `inventory_days` are the days on which anything but MDM heard of it (`pipeline.state.days`).
 
-    __slots__ = ("inventory_days", "stamps", "udid", "values")
+    By `said_text` and `said_things` a repeat of its newest report is known while `values` stand
+    (`pipeline.state.repeats`); `said_things` is 0 where none is. They are never kept on disk, and
+    Macs that differ in nothing else are equal.
+    """
+
+    udid: str
+    values: tuple[Any, ...] = _NO_VALUES
+    stamps: bytes = NEVER
+    inventory_days: int = 0
+    said_text: int = 0
+    said_things: int = 0
 
     serial = Register[str]("serial")
     os_version = Register[OSVersion]("os_version")
@@ -169,22 +182,8 @@ class Device:
     failure_reason = Register[str]("failure_reason")
     enrollment_type = Register[str]("enrollment_type")
 
-    def __init__(
-        self,
-        udid: str,
-        values: tuple[Any, ...] = _NO_VALUES,
-        stamps: bytes = NEVER,
-        inventory_days: int = 0,
-    ) -> None:
-        self.udid = udid
-        self.values = values
-        self.stamps = stamps
-        self.inventory_days = inventory_days
-
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Device) and all(
-            getattr(self, name) == getattr(other, name) for name in Device.__slots__
-        )
+        return isinstance(other, Device) and _KNOWN(self) == _KNOWN(other)
 
     def __hash__(self) -> int:
         return hash((self.udid, self.stamps))
@@ -313,6 +312,9 @@ class Device:
             told[us] = get(us, 0) | checkin
         stamps = of_moments((us, things) for us, things in told.items() if us > 0 and things)
         return cls(wire["udid"], tuple(values), stamps, wire.get("inventory_days", 0))
+
+
+_KNOWN: Final = attrgetter("udid", "values", "stamps", "inventory_days")
 
 
 @lru_cache(maxsize=4096)

@@ -55,7 +55,9 @@ def learn(device: Device, known: Iterable[tuple[int, Any]], us: int, heard_by: i
         thing = 1 << index
         things |= thing
         old = values[index] if new is None else new[index]
-        if value == old or thing & later or (thing & same and str(value) <= str(old)):
+        if value is old or value == old or thing & later:
+            continue
+        if thing & same and str(value) <= str(old):
             continue
         if new is None:
             new = list(values)
@@ -65,7 +67,9 @@ def learn(device: Device, known: Iterable[tuple[int, Any]], us: int, heard_by: i
         days = heard(days, us)
     if new is None and told is stamps and days == device.inventory_days:
         return device
-    return Device(device.udid, values if new is None else tuple(new), told, days)
+    if new is None:
+        return Device(device.udid, values, told, days, device.said_text, device.said_things)
+    return Device(device.udid, tuple(new), told, days)
 
 
 def apply_inventory(device: Device, data: InventoryReported, us: int) -> Device:

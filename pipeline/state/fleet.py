@@ -13,7 +13,7 @@ from pipeline.state.advisories import Advisories
 from pipeline.state.device import FIGURES_FROM, NAME_FROM, Device, to_us
 from pipeline.state.device_folds import merge
 from pipeline.state.jobs import Ledger, issue, record, supersede
-from pipeline.state.repeats import Said, repeated, what_was_said
+from pipeline.state.repeats import forgetting, remembering, repeated
 from schemas.envelope import (
     AdvisoryEvent,
     AdvisoryNarrowedEvent,
@@ -30,7 +30,6 @@ from schemas.envelope import (
     DdmStatusEvent,
     DeviceEvent,
     Event,
-    Glance,
     HaltClearedEvent,
     HaltSetEvent,
     InventoryEvent,
@@ -41,6 +40,7 @@ from schemas.envelope import (
     TokenUpdatedEvent,
 )
 from schemas.events.control import ApprovalGranted, HaltSet, PolicyChanged
+from schemas.glance import Glance
 from schemas.ids import SERIAL_SUBJECT_PREFIX, is_real_serial
 from schemas.macos import OSVersion
 
@@ -90,8 +90,6 @@ class Fleet:
         self._approvals: dict[str, tuple[int, ApprovalGranted | None]] = {}
         self._approved_jobs: dict[str, dict[str, None]] = {}
         self._policy: tuple[int, PolicyChanged] | None = None
-        # Each Mac's last report. Never kept on disk.
-        self._last: dict[str, Said] = {}
         # Inner dicts are ordered sets: a walk over them is the same in every run.
         self._by_version: dict[OSVersion | None, dict[str, None]] = {}
         # Which Macs say that they have this serial number, or this enrollment id.
@@ -111,28 +109,26 @@ class Fleet:
             return self._apply_job(event)
         return self._apply_control(event)  # type: ignore[arg-type]
 
-    def remember(self, event: InventoryEvent, data: bytes) -> None:
-        """Know this report's data again. To be called right after it was folded."""
+    def remember(self, event: InventoryEvent, seen: Glance) -> None:
+        """Know what this report says again. To be called right after it was folded."""
         udid = device_key(event)
         device = self.devices.get(udid)
-        if device is None or event.subject != udid or not self._is_plain(device):
-            return
-        said = what_was_said(event, data, device)
-        if said is not None:
-            self._last[udid] = said
+        if device is not None and event.subject == udid and self._is_plain(device):
+            self.devices[udid] = remembering(event, seen, device)
 
-    def repeats(self, seen: Glance) -> int:
+    def repeats(self, seen: Glance) -> tuple[Device, Device, int] | None:
         """Fold a report that says what the Mac's last one said but for its time and figures such
-        as free disk, and give its time in us; 0 if it is none.
+        as free disk: the Mac before and after, and its time in us. None if it is none.
 
         Only where nothing else was learnt of the Mac since, and the report is the newest.
         """
-        last, device = self._last.get(seen.subject), self.devices.get(seen.subject)
-        again = None if last is None or device is None else repeated(seen, last, device)
-        if again is None:
-            return 0
-        self.devices[seen.subject], self._last[seen.subject], us = again
-        return us
+        device = self.devices.get(seen.subject)
+        again = None if device is None else repeated(seen, device)
+        if device is None or again is None:
+            return None
+        after, us = again
+        self.devices[after.udid] = after
+        return device, after, us
 
     def _apply_device(
         self, event: DeviceEvent, apply: Callable[[Device, Any, int], Device]
@@ -158,15 +154,20 @@ class Fleet:
         self.put(new)
         mine = self.owner(udid) or udid
         if not renamed:
-            self._last.pop(mine, None)
+            self._forget_said(mine)
             # Of a Mac with several records newer times alone put one fact in another's place.
             return Change((mine,), news=news or not self._is_plain(new))
         # Records change hands: who loses one is told as well as who gains it.
         owners.update(self.owner(name) for name in names)
         known = {one for one in (*owners, *names) if one in self.devices}
         for one in known:
-            self._last.pop(one, None)
+            self._forget_said(one)
         return Change((mine, *sorted(known - {mine})), news=True)
+
+    def _forget_said(self, udid: str) -> None:
+        device = self.devices.get(udid)
+        if device is not None:
+            self.devices[udid] = forgetting(device)
 
     def _is_plain(self, device: Device) -> bool:
         """Whether this is the Mac's only record, so that newer times move nothing."""

@@ -1,120 +1,85 @@
-"""Reports known by their bytes: most of a fleet's reports say what the Mac's last one said.
+"""Reports known at a glance: most of a fleet's reports say what the Mac's last one said.
 
-A report whose data is, but for figures such as free disk, that of the Mac's last one need not be
-decoded: its text tells which facts it states, the Mac's state what they are.
+A report that says, but for figures such as free disk, what the Mac's last one said need not be
+decoded: a hash of its texts tells that it does.
 """
 
-import re
-from collections.abc import Iterable
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Final
+
+from msgspec.structs import replace
 
 from pipeline.state.days import heard
 from pipeline.state.device import FIRST_REPORTED, INDEX, SEEN_BY, SEEN_BY_OTHERS, Device, to_us
 from pipeline.state.device_folds import reported
-from pipeline.state.stamps import since, tell, when
-from schemas.envelope import Glance, InventoryEvent
-from schemas.events.inventory import InventoryReported
+from pipeline.state.stamps import since, tell_again
+from schemas.envelope import InventoryEvent
+from schemas.glance import FIGURES, Glance
 
-_REPORT: Final = InventoryEvent.model_fields["type"].default
-
-# Numbers as `InventoryReported` takes them, but for their upper bounds.
-_NUMBERS: Final = re.compile(
-    rb'("(?:free_disk_gb|battery_percent)":)((?:0|[1-9][0-9]{0,5})(?:\.[0-9]{1,16})?)(?=[,}])'
-)
-_NUMBERED: Final = {
-    b'"free_disk_gb":': (INDEX["free_disk_gb"], 1e6),
-    b'"battery_percent":': (INDEX["battery_percent"], 100.0),
-}
+_FACTS: Final = slice(-len(FIGURES))
+_FIGURES: Final = slice(-len(FIGURES), None)
+_FREE_DISK, _BATTERY = (INDEX[name] for name in FIGURES)
+_TELLS_FREE_DISK, _TELLS_BATTERY = 1 << _FREE_DISK, 1 << _BATTERY
+_MOST_DISK_GB: Final = 1e6
+_MOST_BATTERY: Final = 100.0
 
 
-class Said(NamedTuple):
-    """A report by which its repeat is known: the hash of its data without figures, the values of
-    the state it led to, and the things of `Device.stamps` that it told."""
-
-    text: int
-    values: tuple[Any, ...]
-    things: int
-
-
-def what_was_said(event: InventoryEvent, data: bytes, device: Device) -> Said | None:
-    """How to know this report's data again, for the Mac's state right after it was folded; None if
-    its repeat would have to be looked at: it was not the newest word on all it says."""
-    said = reported(event.data.__dict__)
-    things = SEEN_BY[event.data.source]
-    for index, value in enumerate(said, FIRST_REPORTED):
+def remembering(event: InventoryEvent, seen: Glance, device: Device) -> Device:
+    """The Mac's state right after this report was folded, with what its repeat is known by;
+    without, if its repeat would have to be looked at: it was not the newest word on all it says."""
+    things, values = SEEN_BY[event.data.source], device.values
+    for index, value in enumerate(reported(event.data.__dict__), FIRST_REPORTED):
         if value is None:
             continue
-        if value != device.values[index]:
-            return None  # another word of the same moment was taken
+        if value != values[index]:
+            return forgetting(device)  # another word of the same moment was taken
         things |= 1 << index
-    text, figures = _split(data)
     _, same = since(device.stamps, to_us(event.time))
-    if things & ~same or not _are_figures_of(event.data, figures):
-        return None
-    return Said(text, device.values, _as_one(things))
+    if things & ~same:
+        return forgetting(device)
+    text = hash(seen.facts()[_FACTS])
+    if (text, things) == (device.said_text, device.said_things):
+        return device
+    return replace(device, said_text=text, said_things=_as_one(things))
 
 
-def repeated(seen: Glance, said: Said, device: Device) -> tuple[Device, Said, int] | None:
-    """Fold a report that says again what was `said`, if it is that and nothing else was learnt
-    since: the Mac's state after it as `apply_inventory` gives it, what is said now, and its time
-    in us. None where it takes a decoder to know."""
-    if seen.type != _REPORT or device.values is not said.values:
+def forgetting(device: Device) -> Device:
+    """The Mac's state without anything a repeat is known by."""
+    return replace(device, said_text=0, said_things=0) if device.said_things else device
+
+
+def repeated(seen: Glance, device: Device) -> tuple[Device, int] | None:
+    """Fold a report that says again what the Mac's newest one said: the state after it, as
+    `apply_inventory` gives it, and its time in us. None where it takes a decoder to know."""
+    things, values = device.said_things, device.values
+    if not things:
         return None
-    text, figures = _split(bytes(seen.data))
-    if text != said.text:
+    facts = seen.facts()
+    free_disk, battery = facts[_FIGURES]
+    if hash(facts[_FACTS]) != device.said_text or (
+        (free_disk is None) is bool(things & _TELLS_FREE_DISK)
+        or (battery is None) is bool(things & _TELLS_BATTERY)
+    ):
         return None
     us = _us_of(seen.time)
-    if us is None or us <= when(device.stamps, said.things) or not seen.is_plain:
+    stamps = None if us is None else tell_again(device.stamps, things, us)
+    if us is None or stamps is None:
         return None
-    changed = _with_figures(said.values, figures)
-    if changed is None:
+    if free_disk is None:
+        free_disk = values[_FREE_DISK]
+    elif not 0 <= free_disk <= _MOST_DISK_GB:
         return None
+    if battery is None:
+        battery = values[_BATTERY]
+    elif not 0 <= battery <= _MOST_BATTERY:
+        return None
+    if free_disk != values[_FREE_DISK] or battery != values[_BATTERY]:
+        values = (*values[:_FREE_DISK], free_disk, battery, *values[_BATTERY + 1 :])
     days = device.inventory_days
-    if said.things & SEEN_BY_OTHERS:
+    if things & SEEN_BY_OTHERS:
         days = heard(days, us)
-    again = Device(device.udid, changed, tell(device.stamps, said.things, us), days)
-    if changed is not said.values:
-        said = Said(said.text, changed, said.things)
-    return again, said, us
-
-
-def _split(data: bytes) -> tuple[int, list[tuple[bytes, bytes]]]:
-    """The hash of a report's JSON without the numbers that move with every report, and these
-    numbers by name.
-
-    In JSON text a quote is escaped inside a string, so nothing but a key can look like one; but
-    it may be another object's key: `_are_figures_of` says whether they are the report's own.
-    """
-    parts = _NUMBERS.split(data)
-    figures = [*zip(parts[1::3], parts[2::3], strict=True)]
-    del parts[2::3]
-    return hash(tuple(parts)), figures
-
-
-def _are_figures_of(data: InventoryReported, figures: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether these are the report's own figures, each once."""
-    told = [(_NUMBERED[name][0], float(number)) for name, number in figures]
-    said = reported(data.__dict__)
-    own = {key: said[key - FIRST_REPORTED] for key, _ in _NUMBERED.values()}
-    return sorted(told) == sorted((key, it) for key, it in own.items() if it is not None)
-
-
-def _with_figures(
-    values: tuple[Any, ...], figures: Iterable[tuple[bytes, bytes]]
-) -> tuple[Any, ...] | None:
-    """The facts with these figures: the same object if they are these; None if one is too great."""
-    changed: list[Any] | None = None
-    for name, number in figures:
-        key, most = _NUMBERED[name]
-        value = float(number)
-        if value > most:
-            return None
-        if value != values[key]:
-            changed = list(values) if changed is None else changed
-            changed[key] = value
-    return values if changed is None else tuple(changed)
+    return Device(device.udid, values, stamps, days, device.said_text, things), us
 
 
 @lru_cache(maxsize=4096)

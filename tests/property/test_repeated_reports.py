@@ -1,5 +1,6 @@
 """A report known by its bytes is folded as if it had been decoded."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,8 +13,10 @@ from pipeline.state.fleet import Fleet
 from schemas.envelope import CheckedOutEvent, Event, InvalidEvent, InventoryEvent, decode, encode
 from schemas.events.checkin import MdmCheckedOut
 from schemas.events.inventory import InventoryReported
+from schemas.glance import FIGURES, glance
 from schemas.macos import parse_os_version
 
+REPORT = InventoryEvent.model_fields["type"].default
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SAID: list[dict[str, Any]] = [
     {"os_version": parse_os_version("26.1"), "serial": "S1", "free_disk_gb": 10.0},
@@ -104,6 +107,62 @@ def test_figures_of_any_form_are_as_when_decoded(figures: bytes) -> None:
         else:
             list(engine.handle_raw(raw, START))
     assert engine.fleet.devices == plain.devices
+
+
+@pytest.mark.parametrize(
+    ("there", "here"),
+    [
+        pytest.param(b'"serial":"S1",', b'"serial":"S1","site":null,', id="a null for nothing"),
+        pytest.param(b'"serial":"S1",', b'"serial":"S1","colour":"red",', id="an unknown fact"),
+        pytest.param(b'"serial":"S1",', b'"serial":"S0","serial":"S1",', id="a fact twice"),
+        pytest.param(b'"serial":"S1",', b'"serial" : "\\u00531" ,', id="another spelling"),
+        pytest.param(b'"serial":"S1",', b'"serial":1,', id="a number for a text"),
+        pytest.param(b'"serial":"S1",', b'"supervised":1,', id="a number for a flag"),
+        pytest.param(b'"serial":"S1",', b'"activations":[1],', id="numbers for texts"),
+        pytest.param(b'"serial":"S1",', b'"serial":"S1",,', id="no JSON"),
+        pytest.param(b'"serial":"S1",', b'"serial":"S\xff",', id="no UTF-8"),
+        pytest.param(b'"source":"mdm"', b'"source":"abacus"', id="an unknown source"),
+        pytest.param(b'"source":"/t",', b'"source":"",', id="a source without a name"),
+        pytest.param(b'"source":"/t",', b'"source":"%s",' % (b"x" * 513), id="a long source"),
+        pytest.param(b'"specversion":"1.0",', b'"specversion":"1.1",', id="another CloudEvents"),
+        pytest.param(b'"specversion":"1.0",', b"", id="no version of CloudEvents"),
+        pytest.param(b'"application/json"', b'"text/json"', id="another content type"),
+        pytest.param(b"reported.v1", b"reported.v2", id="another type"),
+        pytest.param(b'00Z"', b'00+00:00"', id="another way to write the time"),
+        pytest.param(b'00Z"', b'00.1234567Z"', id="a time beyond microseconds"),
+        pytest.param(b'00Z"', b'00"', id="a time without a zone"),
+        pytest.param(b'00Z"', b'61Z"', id="no time"),
+    ],
+)
+def test_reports_of_any_form_are_as_when_decoded(there: bytes, here: bytes) -> None:
+    """Four reports that say the same, the second and the last of them in another form."""
+    engine, plain = Engine(Fleet()), Fleet()
+    for minute in range(4):
+        raw = encode(_report("MAC-A", "mdm", SAID[0], minute, named=True))
+        assert there in raw
+        if minute % 2:
+            raw = raw.replace(there, here)
+        try:
+            plain.apply(decode(raw))
+        except InvalidEvent:
+            with pytest.raises(InvalidEvent):
+                engine.handle_raw(raw, START)
+        else:
+            list(engine.handle_raw(raw, START))
+        assert engine.fleet.devices == plain.devices
+
+
+def test_a_glance_sees_each_fact_as_its_type() -> None:
+    facts: dict[str, Any] = dict.fromkeys(InventoryReported.model_fields, "x")
+    flags = {name for name, it in InventoryReported.model_fields.items() if "bool" in str(it)}
+    facts |= dict.fromkeys(flags, True) | dict.fromkeys(FIGURES, 1.5) | {"activations": ["x"]}
+    event = {"type": REPORT, "id": "1", "source": "/t", "subject": "M", "time": "", "data": facts}
+    seen = glance(json.dumps(event).encode())
+    assert seen is not None
+    assert len(seen.facts()) == len(facts)
+    assert seen.facts()[-len(FIGURES) :] == (1.5, 1.5)
+    for name in flags | set(FIGURES) | {"activations"}:
+        assert glance(json.dumps(event | {"data": facts | {name: "x"}}).encode()) is None
 
 
 def test_what_lost_to_another_word_of_its_moment_wins_when_it_is_said_again() -> None:
