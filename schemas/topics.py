@@ -8,6 +8,7 @@ A new topic is one more `Topic` in TOPICS, or in INTERNAL_TOPICS where it is nob
 read; `drydock topics` makes it.
 """
 
+import struct
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -326,12 +327,15 @@ def partition_of(key: str, partitions: int) -> int:
     return (_murmur2(key.encode()) & 0x7FFFFFFF) % partitions
 
 
+_WORDS: Final = struct.Struct("<I").iter_unpack
+
+
 def _murmur2(data: bytes) -> int:
     word, multiplier = 0xFFFFFFFF, 0x5BD1E995
     whole = len(data) & ~3
     hashed = 0x9747B28C ^ len(data)
-    for start in range(0, whole, 4):
-        block = int.from_bytes(data[start : start + 4], "little") * multiplier & word
+    for (number,) in _WORDS(data[:whole]):
+        block = number * multiplier & word
         block = (block ^ (block >> 24)) * multiplier & word
         hashed = (hashed * multiplier & word) ^ block
     if whole < len(data):
