@@ -23,6 +23,8 @@ from schemas.connection import KafkaConnection
 
 _WAIT_MS: Final = 500
 _AT_ONCE: Final = 2_000
+# One is fetched while another is taken in; with more, the first is ready as late as the last.
+_PLACES_AT_ONCE: Final = 2
 _TOLD_EVERY_S: Final = 5.0
 _STANDBY_PAUSE_S: Final = 1.0
 
@@ -109,6 +111,9 @@ class Recovery:
         consumer.assign(list(left))
         for place, (start, _) in left.items():
             consumer.seek(place, start)
+        waiting = list(left)[_PLACES_AT_ONCE:]
+        for place in waiting:
+            consumer.pause(place)
         self.remaining = sum(end - start for start, end in left.values())
         ends = {place: end for place, (_, end) in left.items()}
         told_at = monotonic()
@@ -116,10 +121,13 @@ class Recovery:
             found = await consumer.getmany(timeout_ms=_WAIT_MS, max_records=_AT_ONCE)
             for place, records in found.items():
                 self._follow(place, records)
-            for place in list(ends):
+            for place in [place for place in ends if place not in waiting]:
                 if await consumer.position(place) >= ends[place]:
                     del ends[place]
                     consumer.pause(place)
+                    if waiting:
+                        consumer.resume(waiting.pop(0))
+                    self._stores.of(place).save()
                     yield place
             self.remaining = sum(end - self._stores.of(place).next for place, end in ends.items())
             if monotonic() - told_at >= _TOLD_EVERY_S:
