@@ -7,6 +7,7 @@ hand them over one by one, and hold every partition until the last one is there.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -83,7 +84,7 @@ class Recovery:
     async def _catch_up(
         self, consumer: Any, held: Mapping[TopicPartition, int | None]
     ) -> AsyncIterator[tuple[TopicPartition, bool]]:
-        ends = await consumer.end_offsets(list(held))
+        ends = await _ends(consumer, list(held))
         begins = await consumer.beginning_offsets(list(held))
         left = {}
         for place, end in ends.items():
@@ -150,7 +151,7 @@ class Recovery:
     async def asking(self) -> AsyncIterator[EndsOf]:
         """What asks the brokers for the ends of partitions."""
         async with _Reading(self._connection) as consumer:
-            yield consumer.end_offsets
+            yield partial(_ends, consumer)
 
     def _follow(self, place: TopicPartition, records: list[Any]) -> None:
         store = self._stores.of(place)
@@ -165,6 +166,16 @@ class Recovery:
                 "rows of a former owner are void",
                 **{key.TOPIC: place.topic, key.PARTITION: place.partition, key.COUNT: void},
             )
+
+
+async def _ends(consumer: Any, places: list[TopicPartition]) -> dict[TopicPartition, int]:
+    """Where these partitions end. All topics at a time: the client waits a tenth of a second for
+    one that it does not know yet, and asked for several learns one after another."""
+    topics: dict[str, list[TopicPartition]] = {}
+    for place in places:
+        topics.setdefault(place.topic, []).append(place)
+    found = await asyncio.gather(*(consumer.end_offsets(some) for some in topics.values()))
+    return {place: end for some in found for place, end in some.items()}
 
 
 class _Reading:
