@@ -15,7 +15,7 @@ import msgspec
 from pipeline.decide.engine import Engine
 from pipeline.decide.standing import Standing
 from pipeline.state.device import Device, DeviceRow
-from pipeline.state.jobs import JobEntry
+from pipeline.state.jobs import JobEntry, JobRow
 from schemas.decisions import Reason, Severity, Verdict
 
 # No UDID has a space: `schemas.ids.UdidField`.
@@ -74,7 +74,7 @@ def load_device(engine: Engine, udid: str, raw: bytes) -> tuple[Standing | None,
             # The key is one object wherever it stands.
             engine.fleet.put(Device.of_row(udid, row.device, sys.intern))
         if row.jobs:
-            engine.fleet.ledgers[udid] = tuple(map(JobEntry.from_wire, row.jobs))
+            engine.fleet.ledgers[udid] = tuple(map(JobEntry.of_row, row.jobs))
         answer = row.answer
         return None if answer is None else answer.standing(), not row.unanswered
     except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
@@ -146,7 +146,7 @@ class _DeviceRow(msgspec.Struct, gc=False):
 
     e: int
     device: DeviceRow | None
-    jobs: list[dict[str, Any]]
+    jobs: list[JobRow]
     answer: _Answer | None
     unanswered: bool = False
 
