@@ -18,7 +18,7 @@ _PAGE_BYTES: Final = 8192
 # took twice the time of the rows themselves.
 _SAVED_AT_ONCE: Final = 10_000
 _CACHE_KIB: Final = 2_000
-_FOLLOWING_CACHE_KIB: Final = 16_000
+_FOLLOWING_CACHE_KIB: Final = 8_000
 _SCHEMA: Final = """
 CREATE TABLE rows (key BLOB PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE reached (one INTEGER PRIMARY KEY CHECK (one = 1), next INTEGER, epoch INTEGER);
@@ -166,19 +166,12 @@ def remove(path: Path) -> None:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    # A thread of its own may write what another has read: never two at a time.
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    if not path.exists():
+        _make(path)
+    db = _connected(path)
     try:
         if db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
-            if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise sqlite3.DatabaseError("of another version")
-            db.execute(f"PRAGMA page_size={_PAGE_BYTES:d}")
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("BEGIN IMMEDIATE")
-            for statement in filter(str.strip, _SCHEMA.split(";")):
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version={_VERSION:d}")
-            db.execute("COMMIT")
+            raise sqlite3.DatabaseError("of another version")
         # The disk may lose the last transactions with the power: Kafka has them.
         db.execute("PRAGMA synchronous=NORMAL")
         db.execute(f"PRAGMA cache_size=-{_CACHE_KIB:d}")
@@ -186,3 +179,28 @@ def _opened(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _make(path: Path) -> None:
+    """An empty store, which is there as a whole or not at all."""
+    made = path.with_name(path.name + ".new")
+    remove(made)
+    db = _connected(made)
+    try:
+        db.execute(f"PRAGMA page_size={_PAGE_BYTES:d}")
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("BEGIN IMMEDIATE")
+        for statement in filter(str.strip, _SCHEMA.split(";")):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version={_VERSION:d}")
+        db.execute("COMMIT")
+    finally:
+        db.close()
+    # The log of another file, which was deleted without it, would be taken for this one's.
+    remove(path)
+    made.replace(path)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    # A thread of its own may write what another has read: never two at a time.
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False)

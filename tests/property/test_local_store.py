@@ -121,3 +121,27 @@ def test_what_fails_takes_back_what_was_not_saved(tmp_path: Path) -> None:
     again = LocalStore.open(tmp_path / "1.sqlite")
     assert (dict(again.all()), again.next, again.epoch) == ({b"A": row(2, 4)}, 3, 2)
     again.close()
+
+
+def test_what_a_death_left_of_an_unfinished_copy_is_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / "1.sqlite.new").write_bytes(b"half")
+    (tmp_path / "1.sqlite").touch()
+    store = LocalStore.open(tmp_path / "1.sqlite")
+    store.put({b"A": row(1, 1)}, 1, 1)
+    assert sorted(path.name for path in tmp_path.glob("*.sqlite*")) == [
+        *("1.sqlite", "1.sqlite-shm", "1.sqlite-wal")
+    ]
+    store.close()
+
+
+def test_the_log_of_a_deleted_copy_is_not_taken_for_that_of_a_new_one(tmp_path: Path) -> None:
+    path, log = tmp_path / "1.sqlite", tmp_path / "1.sqlite-wal"
+    store = LocalStore.open(path)
+    store.put({b"A": row(1, 1)}, 1, 1)
+    left = log.read_bytes()
+    store.close()
+    path.unlink()
+    log.write_bytes(left)
+    store = LocalStore.open(path)
+    assert (dict(store.all()), store.next) == ({}, 0)
+    store.close()
