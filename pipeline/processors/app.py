@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import faust
+from faust.tables import TableManager
 from faust.types import TP
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
@@ -24,6 +25,17 @@ SUBSCRIBED: Final = (*DEVICE_TOPICS, DISPATCH)
 _FETCH_BYTES: Final = 1024 * 1024
 # Faust wants one from 1 up, also where it serves nothing.
 _NO_PORT: Final = 1
+
+
+class _NoTables(TableManager):
+    """Faust's, which gives an application a second to declare its tables before it joins its group:
+    here are none."""
+
+    async def on_start(self) -> None:
+        """As Faust's own, at once."""
+        if not self.should_stop:
+            await self._update_channels()
+            await self.recovery.start()
 
 
 def make_app(
@@ -61,6 +73,7 @@ def make_app(
         web_bind="127.0.0.1" if web is None else web.host,
         web_port=_NO_PORT if web is None else web.port,
         worker_redirect_stdouts=False,
+        TableManager=_NoTables,
     )
     app.transport.Consumer = partial(BatchConsumer, taker=taker)  # type: ignore[misc,assignment]
     for topic in SUBSCRIBED:

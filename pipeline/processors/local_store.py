@@ -5,6 +5,7 @@ Only ever a copy. Whatever is wrong with it, it is thrown away and read from Kaf
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
@@ -13,6 +14,11 @@ from pipeline.processors import rows
 _VERSION: Final = 2
 # A row is 1 to 2 KB: several to a page, and none spills over, as it would WITHOUT ROWID.
 _PAGE_BYTES: Final = 8192
+# Keys are random: each batch of rows touches all of their index. To write it out for every batch
+# took twice the time of the rows themselves.
+_SAVED_AT_ONCE: Final = 10_000
+_CACHE_KIB: Final = 2_000
+_FOLLOWING_CACHE_KIB: Final = 8_000
 _SCHEMA: Final = """
 CREATE TABLE rows (key BLOB PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE reached (one INTEGER PRIMARY KEY CHECK (one = 1), next INTEGER, epoch INTEGER);
@@ -24,12 +30,18 @@ _DROP: Final = "DELETE FROM rows WHERE key = ?"
 
 
 class LocalStore:
-    """The rows of one partition up to `next`, the changelog offset to go on from."""
+    """The rows of one partition up to `next`, the changelog offset to go on from.
+
+    What is followed is written in long transactions: whoever dies in one finds the rows and the
+    offset as they were before it.
+    """
 
     def __init__(self, path: Path, db: sqlite3.Connection) -> None:
         self.path = path
         self._db = db
-        self.next, self.epoch = db.execute("SELECT next, epoch FROM reached").fetchone()
+        self._unsaved = 0
+        self._is_following = False
+        self.next, self.epoch = self._reached()
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -43,40 +55,66 @@ class LocalStore:
 
     def close(self) -> None:
         """Let go of the file."""
+        self._commit()
         self._db.close()
 
     def clear(self) -> None:
         """Begin again from nothing."""
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.execute("DELETE FROM rows")
-        self._reach(0, 0)
+        with self._changing():
+            self._db.execute("DELETE FROM rows")
+            self._reach(0, 0)
+        self._commit()
 
     def follow(self, changes: Iterable[tuple[bytes, bytes | None]], end: int) -> int:
         """Take changelog records, in order, up to before offset `end`. Gives how many were void:
-        of an owner that had lost the partition. Raises BadRow."""
+        of an owner that had lost the partition. Safe on disk after `save`. Raises BadRow."""
         void, epoch = 0, self.epoch
         last: dict[bytes, bytes | None] = {}
         only_void: dict[bytes, bytes] = {}
+        head = rows.head_of(epoch)
         for key, body in changes:
-            written = epoch if body is None else rows.epoch_of(body)
-            if body is not None and written < epoch and last.get(key, b"") is not None:
-                # Compaction may have left only the void row: then it is the best there is.
-                only_void.setdefault(key, body)
-            else:
+            if body is None or body.startswith(head):
                 last[key] = body
-            void += written < epoch
-            epoch = max(epoch, written)
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany(_PUT_IF_NEW, only_void.items())
-        self._take(last)
-        self._reach(end, epoch)
+                continue
+            written = rows.epoch_of(body)
+            if written < epoch:
+                void += 1
+                if last.get(key, b"") is not None:
+                    # Compaction may have left only the void row: then it is the best there is.
+                    only_void.setdefault(key, body)
+                    continue
+            elif written > epoch:
+                epoch = written
+                head = rows.head_of(epoch)
+            last[key] = body
+        self._follow_on()
+        with self._changing():
+            self._db.executemany(_PUT_IF_NEW, only_void.items())
+            self._take(last)
+            self._reach(end, epoch)
+        self._unsaved += len(last) + len(only_void)
+        if self._unsaved >= _SAVED_AT_ONCE:
+            self._commit()
         return void
+
+    def _follow_on(self) -> None:
+        if not self._is_following:
+            self._is_following = True
+            self._db.execute(f"PRAGMA cache_size=-{_FOLLOWING_CACHE_KIB:d}")
+
+    def save(self) -> None:
+        """All is followed for now: have it on disk, and let go of the memory that it took."""
+        self._commit()
+        if self._is_following:
+            self._is_following = False
+            self._db.execute(f"PRAGMA cache_size=-{_CACHE_KIB:d}")
 
     def put(self, changes: Mapping[bytes, bytes | None], end: int, epoch: int) -> None:
         """Take rows that this worker wrote itself, as owner of the partition."""
-        self._db.execute("BEGIN IMMEDIATE")
-        self._take(changes)
-        self._reach(end, epoch)
+        with self._changing():
+            self._take(changes)
+            self._reach(end, epoch)
+        self._commit()
 
     def _take(self, changes: Mapping[bytes, bytes | None]) -> None:
         self._db.executemany(_PUT, [one for one in changes.items() if one[1] is not None])
@@ -94,10 +132,31 @@ class LocalStore:
     def __len__(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM rows").fetchone()[0])
 
+    def _reached(self) -> tuple[int, int]:
+        end, epoch = self._db.execute("SELECT next, epoch FROM reached").fetchone()
+        return end, epoch
+
     def _reach(self, end: int, epoch: int) -> None:
         self._db.execute("UPDATE reached SET next = ?, epoch = ?", (end, epoch))
-        self._db.execute("COMMIT")
         self.next, self.epoch = end, epoch
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """A part of a transaction. What fails in it takes back the whole, and `next` with it."""
+        if not self._db.in_transaction:
+            self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.rollback()
+            self._unsaved = 0
+            self.next, self.epoch = self._reached()
+            raise
+
+    def _commit(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("COMMIT")
+        self._unsaved = 0
 
 
 def remove(path: Path) -> None:
@@ -107,22 +166,41 @@ def remove(path: Path) -> None:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    # A thread of its own may write what another has read: never two at a time.
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    if not path.exists():
+        _make(path)
+    db = _connected(path)
     try:
         if db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
-            if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise sqlite3.DatabaseError("of another version")
-            db.execute(f"PRAGMA page_size={_PAGE_BYTES:d}")
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("BEGIN IMMEDIATE")
-            for statement in filter(str.strip, _SCHEMA.split(";")):
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version={_VERSION:d}")
-            db.execute("COMMIT")
+            raise sqlite3.DatabaseError("of another version")
         # The disk may lose the last transactions with the power: Kafka has them.
         db.execute("PRAGMA synchronous=NORMAL")
+        db.execute(f"PRAGMA cache_size=-{_CACHE_KIB:d}")
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _make(path: Path) -> None:
+    """An empty store, which is there as a whole or not at all."""
+    made = path.with_name(path.name + ".new")
+    remove(made)
+    db = _connected(made)
+    try:
+        db.execute(f"PRAGMA page_size={_PAGE_BYTES:d}")
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("BEGIN IMMEDIATE")
+        for statement in filter(str.strip, _SCHEMA.split(";")):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version={_VERSION:d}")
+        db.execute("COMMIT")
+    finally:
+        db.close()
+    # The log of another file, which was deleted without it, would be taken for this one's.
+    remove(path)
+    made.replace(path)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    # A thread of its own may write what another has read: never two at a time.
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False)

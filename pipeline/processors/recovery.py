@@ -7,6 +7,7 @@ hand them over one by one, and hold every partition until the last one is there.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -23,6 +24,8 @@ from schemas.connection import KafkaConnection
 
 _WAIT_MS: Final = 500
 _AT_ONCE: Final = 2_000
+# One is fetched while another is taken in; with more, the first is ready as late as the last.
+_PLACES_AT_ONCE: Final = 2
 _TOLD_EVERY_S: Final = 5.0
 _STANDBY_PAUSE_S: Final = 1.0
 
@@ -81,7 +84,7 @@ class Recovery:
     async def _catch_up(
         self, consumer: Any, held: Mapping[TopicPartition, int | None]
     ) -> AsyncIterator[tuple[TopicPartition, bool]]:
-        ends = await consumer.end_offsets(list(held))
+        ends = await _ends(consumer, list(held))
         begins = await consumer.beginning_offsets(list(held))
         left = {}
         for place, end in ends.items():
@@ -109,6 +112,9 @@ class Recovery:
         consumer.assign(list(left))
         for place, (start, _) in left.items():
             consumer.seek(place, start)
+        waiting = list(left)[_PLACES_AT_ONCE:]
+        for place in waiting:
+            consumer.pause(place)
         self.remaining = sum(end - start for start, end in left.values())
         ends = {place: end for place, (_, end) in left.items()}
         told_at = monotonic()
@@ -116,10 +122,13 @@ class Recovery:
             found = await consumer.getmany(timeout_ms=_WAIT_MS, max_records=_AT_ONCE)
             for place, records in found.items():
                 self._follow(place, records)
-            for place in list(ends):
+            for place in [place for place in ends if place not in waiting]:
                 if await consumer.position(place) >= ends[place]:
                     del ends[place]
                     consumer.pause(place)
+                    if waiting:
+                        consumer.resume(waiting.pop(0))
+                    self._stores.of(place).save()
                     yield place
             self.remaining = sum(end - self._stores.of(place).next for place, end in ends.items())
             if monotonic() - told_at >= _TOLD_EVERY_S:
@@ -142,7 +151,7 @@ class Recovery:
     async def asking(self) -> AsyncIterator[EndsOf]:
         """What asks the brokers for the ends of partitions."""
         async with _Reading(self._connection) as consumer:
-            yield consumer.end_offsets
+            yield partial(_ends, consumer)
 
     def _follow(self, place: TopicPartition, records: list[Any]) -> None:
         store = self._stores.of(place)
@@ -157,6 +166,16 @@ class Recovery:
                 "rows of a former owner are void",
                 **{key.TOPIC: place.topic, key.PARTITION: place.partition, key.COUNT: void},
             )
+
+
+async def _ends(consumer: Any, places: list[TopicPartition]) -> dict[TopicPartition, int]:
+    """Where these partitions end. All topics at a time: the client waits a tenth of a second for
+    one that it does not know yet, and asked for several learns one after another."""
+    topics: dict[str, list[TopicPartition]] = {}
+    for place in places:
+        topics.setdefault(place.topic, []).append(place)
+    found = await asyncio.gather(*(consumer.end_offsets(some) for some in topics.values()))
+    return {place: end for some in found for place, end in some.items()}
 
 
 class _Reading:

@@ -14,15 +14,12 @@ import msgspec
 
 from pipeline.decide.engine import Engine
 from pipeline.decide.standing import Standing
-from pipeline.state.device import Device
-from pipeline.state.jobs import JobEntry
+from pipeline.state.device import Device, DeviceRow
+from pipeline.state.jobs import JobEntry, JobRow
 from schemas.decisions import Reason, Severity, Verdict
 
 # No UDID has a space: `schemas.ids.UdidField`.
 OWNER_KEY: Final = b" owner"
-_SAID_BY_MANY: Final = frozenset(
-    {"model", "device_id", "site", "firmware", "mdm_server", "enrollment_type", "install_state"}
-)
 
 
 class BadRow(ValueError):  # noqa: N818 - as InvalidEvent
@@ -62,7 +59,7 @@ def device_row(engine: Engine, udid: str, epoch: int, *, is_answered: bool = Tru
             "e": epoch,
             "device": None if device is None else device.to_wire(),
             "jobs": [entry.to_wire() for entry in engine.fleet.ledgers.get(udid, ())],
-            "answer": None if standing is None else _answer(standing),
+            "answer": None if standing is None else _Answer.of(standing),
         }
         | ({} if is_answered else {"unanswered": True})
     )
@@ -71,26 +68,17 @@ def device_row(engine: Engine, udid: str, epoch: int, *, is_answered: bool = Tru
 def load_device(engine: Engine, udid: str, raw: bytes) -> tuple[Standing | None, bool]:
     """Take a Mac's row. Its last answer is given back: it is restored once all rows are there,
     for records of one Mac belong together; and whether it is one to all it told. Raises BadRow."""
-    wire = read(raw)
     try:
-        if wire["device"] is not None:
-            engine.fleet.put(Device.from_wire(_shared(wire["device"], udid)))
-        if wire["jobs"]:
-            engine.fleet.ledgers[udid] = tuple(JobEntry.from_wire(one) for one in wire["jobs"])
-        answer = wire["answer"]
-        return None if answer is None else _standing(answer), "unanswered" not in wire
-    except (KeyError, TypeError, ValueError) as error:
+        row = _ROW.decode(raw)
+        if row.device is not None:
+            # The key is one object wherever it stands.
+            engine.fleet.put(Device.of_row(udid, row.device, sys.intern))
+        if row.jobs:
+            engine.fleet.ledgers[udid] = tuple(map(JobEntry.of_row, row.jobs))
+        answer = row.answer
+        return None if answer is None else answer.standing(), not row.unanswered
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
         raise BadRow(f"row of {udid}: {error!r}") from error
-
-
-def _shared(device: dict[str, Any], udid: str) -> dict[str, Any]:
-    """The same, with texts that many Macs say as one object each: decoded, every one is an object
-    of its own."""
-    for name, fact in device["facts"].items():
-        us, value = fact
-        if name in _SAID_BY_MANY and isinstance(value, str):
-            device["facts"][name] = us, sys.intern(value)
-    return device | {"udid": udid}
 
 
 def read(raw: bytes) -> Any:
@@ -112,36 +100,56 @@ def epoch_of(raw: bytes) -> int:
         raise BadRow(f"row has no epoch: {error}") from error
 
 
+def head_of(epoch: int) -> bytes:
+    """How most rows begin that were written under an owner, and no others: those need not be
+    decoded to know that. What else is wrong with such a row is found when it is loaded."""
+    return b'{"e":%d,' % epoch
+
+
 class _Epoch(msgspec.Struct):
     e: int
 
 
+class _Answer(msgspec.Struct, array_like=True, gc=False):
+    """A Standing as it is written; some versions wrote less of it."""
+
+    answer: str
+    verdict: Verdict
+    reason: Reason
+    next_us: int
+    site: str | None
+    severity: Severity | None
+    deadline_us: int
+    heeds_figures: bool = True
+    waits_for_slot: bool = False
+
+    @classmethod
+    def of(cls, standing: Standing) -> "_Answer":
+        return cls(standing.answer.hex(), *standing[1:])
+
+    def standing(self) -> Standing:
+        return Standing(
+            bytes.fromhex(self.answer),
+            self.verdict,
+            self.reason,
+            self.next_us,
+            None if self.site is None else sys.intern(self.site),
+            self.severity,
+            self.deadline_us,
+            self.heeds_figures,
+            self.waits_for_slot,
+        )
+
+
+class _DeviceRow(msgspec.Struct, gc=False):
+    """A Mac's row. All of it that is typed is checked and made in one step as it is decoded."""
+
+    e: int
+    device: DeviceRow | None
+    jobs: list[JobRow]
+    answer: _Answer | None
+    unanswered: bool = False
+
+
 _EPOCH: Final = msgspec.json.Decoder(_Epoch)
-
-
-def _answer(standing: Standing) -> list[Any]:
-    severity = None if standing.severity is None else standing.severity.value
-    return [
-        standing.answer.hex(),
-        standing.verdict.value,
-        standing.reason.value,
-        standing.next_us,
-        standing.site,
-        severity,
-        standing.deadline_us,
-        standing.heeds_figures,
-        standing.waits_for_slot,
-    ]
-
-
-def _standing(wire: list[Any]) -> Standing:
-    answer, verdict, reason, next_us, site, severity, *rest = wire
-    return Standing(
-        bytes.fromhex(answer),
-        Verdict(verdict),
-        Reason(reason),
-        next_us,
-        None if site is None else sys.intern(site),
-        None if severity is None else Severity(severity),
-        *rest,
-    )
+_ROW: Final = msgspec.json.Decoder(_DeviceRow)

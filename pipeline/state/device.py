@@ -297,21 +297,64 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> "Device":
-        """The Device that `to_wire` wrote. What only a newer version knows is dropped."""
-        values, told = list(_NO_VALUES), dict[int, int]()
-        get = told.get
-        for name, (us, value) in wire["facts"].items():
-            index = INDEX.get(name)
-            if index is not None:
-                read = _FROM_WIRE.get(name)
-                values[index] = value if read is None else read(value)
-                told[us] = get(us, 0) | 1 << index
-        for source, us in wire["seen"].items():
-            told[us] = get(us, 0) | SEEN_BY.get(source, 0)
-        for us, checkin in zip(wire["checkins"], CHECKIN, strict=True):
-            told[us] = get(us, 0) | checkin
-        stamps = of_moments((us, things) for us, things in told.items() if us > 0 and things)
-        return cls(wire["udid"], tuple(values), stamps, wire.get("inventory_days", 0))
+        """The Device that `to_wire` wrote. What only a newer version knows is dropped. ValueError,
+        KeyError or TypeError for what no version wrote."""
+        try:
+            row = msgspec.convert(wire, DeviceRow)
+        except msgspec.ValidationError as error:
+            raise ValueError(str(error)) from error
+        return cls.of_row(wire["udid"], row)
+
+    @classmethod
+    def of_row(cls, udid: str, row: "DeviceRow", share: Callable[[str], str] = str) -> "Device":
+        """The same of a row already decoded; `share` may give another object for a text that many
+        Macs say. ValueError for what no version wrote."""
+        values: list[Any] = []
+        told: dict[int, int] = {}
+        push, get, last, things = values.append, told.get, 0, 0
+        for given, bit in zip(_astuple(row.facts), _FACTS, strict=False):
+            if given is None:
+                push(None)
+                continue
+            us, value = given
+            push(value)
+            if us != last:  # mostly all were told at once
+                told[last] = get(last, 0) | things
+                last, things = us, 0
+            things |= bit
+        told[last] = get(last, 0) | things
+        for at, read in _FROM_WIRE:
+            value = values[at]
+            if value is not None:
+                values[at] = read(value)
+        for at in _SAID_BY_MANY:
+            value = values[at]
+            if isinstance(value, str):
+                values[at] = share(value)
+        for us, bit in zip(_astuple(row.seen) + row.checkins, _SEEN_AND_CHECKINS, strict=False):
+            if us:
+                told[us] = get(us, 0) | bit
+        stamps = of_moments([one for one in told.items() if one[0] > 0 and one[1]])
+        return cls(udid, tuple(values), stamps, row.inventory_days)
+
+
+_Facts = msgspec.defstruct(
+    "_Facts", [(name, tuple[int, Any] | None, None) for name in FIELDS], gc=False
+)
+_Seen = msgspec.defstruct("_Seen", [(name, int, 0) for name in SOURCES], gc=False)
+
+
+class DeviceRow(msgspec.Struct, gc=False):
+    """What `Device.to_wire` writes, to be decoded into: a million are read before a worker begins,
+    and one dictionary for each, and one for its facts, would be most of the time it takes."""
+
+    facts: _Facts  # type: ignore[valid-type]
+    seen: _Seen  # type: ignore[valid-type]
+    checkins: tuple[int, int, int]
+    inventory_days: int = 0
+
+
+_astuple: Final[Callable[[Any], tuple[Any, ...]]] = msgspec.structs.astuple
 
 
 _KNOWN: Final = attrgetter("udid", "values", "stamps", "inventory_days")
@@ -339,13 +382,23 @@ _TO_WIRE: Final[Mapping[str, Callable[[Any], object]]] = {
 _WIRE: Final = tuple((name, _TO_WIRE.get(name)) for name in FIELDS)
 
 
-_FROM_WIRE: Final[Mapping[str, Callable[[Any], object]]] = {
-    "os_version": parse_os_version,
-    "build": parse_build,
-    "pending_version": parse_os_version,
-    "pending_build": parse_build,
-    "identity_expires_at": datetime.fromisoformat,
-    "boot_at": datetime.fromisoformat,
-    "loan_returned_at": datetime.fromisoformat,
-    "activations": tuple,
-}
+_FACTS: Final = tuple(1 << index for index in range(len(FIELDS)))
+_SEEN_AND_CHECKINS: Final = (*SEEN_BY.values(), *CHECKIN)
+_FROM_WIRE: Final[tuple[tuple[int, Callable[[Any], object]], ...]] = (
+    (INDEX["os_version"], parse_os_version),
+    (INDEX["build"], parse_build),
+    (INDEX["pending_version"], parse_os_version),
+    (INDEX["pending_build"], parse_build),
+    (INDEX["identity_expires_at"], datetime.fromisoformat),
+    (INDEX["boot_at"], datetime.fromisoformat),
+    (INDEX["loan_returned_at"], datetime.fromisoformat),
+    (INDEX["activations"], tuple),
+)
+# Decoded, every text is an object of its own; these are worth to be one for all.
+_SAID_BY_MANY: Final = tuple(
+    INDEX[name]
+    for name in (
+        *("model", "device_id", "site", "firmware"),
+        *("mdm_server", "enrollment_type", "install_state"),
+    )
+)

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from pipeline.state import device_folds as fold
 from pipeline.state.advisories import Advisories
-from pipeline.state.device import FIGURES_FROM, NAME_FROM, Device, to_us
+from pipeline.state.device import FIGURES_FROM, INDEX, NAME_FROM, Device, to_us
 from pipeline.state.device_folds import merge
 from pipeline.state.jobs import Ledger, issue, record, supersede
 from pipeline.state.repeats import forgetting, remembering, repeated
@@ -53,6 +53,9 @@ _FOLDS: Final[Mapping[type[CloudEvent], Callable[[Device, Any, int], Device]]] =
     BootstrapTokenEvent: fold.apply_bootstrap_token,
     DdmStatusEvent: fold.apply_ddm_status,
 }
+_OS_VERSION, _SERIAL, _ENROLLMENT = (
+    INDEX[name] for name in ("os_version", "serial", "enrollment_id")
+)
 _ADVISORIES: Final = (
     AdvisoryPublishedEvent,
     AdvisorySeverityRaisedEvent,
@@ -255,18 +258,23 @@ class Fleet:
 
     def put(self, device: Device) -> None:
         """Take this state of a Mac, and index it."""
-        old = self.devices.get(device.udid)
-        version = device.os_version
-        if old is None or old.os_version != version:
+        udid, values = device.udid, device.values
+        old = self.devices.get(udid)
+        version = values[_OS_VERSION]
+        if old is None or old.values[_OS_VERSION] != version:
             if old is not None:
-                del self._by_version[old.os_version][device.udid]
-            self._by_version.setdefault(version, {})[device.udid] = None
-        self.devices[device.udid] = device
+                del self._by_version[old.values[_OS_VERSION]][udid]
+            known = self._by_version.get(version)
+            if known is None:
+                known = self._by_version[version] = {}
+            known[udid] = None
+        self.devices[udid] = device
         if not device.is_partial:
-            if old is None or old.serial != device.serial:
-                _claim(self._by_serial, device.serial, device.udid)
-            if device.enrollment_id != device.udid:
-                _claim(self._by_enrollment, device.enrollment_id, device.udid)
+            serial, enrollment = values[_SERIAL], values[_ENROLLMENT]
+            if old is None or old.values[_SERIAL] != serial:
+                _claim(self._by_serial, serial, udid)
+            if enrollment != udid:
+                _claim(self._by_enrollment, enrollment, udid)
 
     # --- looking up ---
 

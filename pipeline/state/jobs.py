@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
+
 from pipeline.state.device import AUTHENTICATED, Device, from_us, to_us
 from schemas.jobs import Action, Job, Method, Target
 from schemas.macos import Build, OSVersion, parse_build, parse_os_version, reaches
@@ -124,29 +126,59 @@ class JobEntry:
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> "JobEntry":
-        """The entry that `to_wire` wrote."""
-        version, build = wire["version"], wire["build"]
-        outcome, error_code = wire["outcome"], wire["error_code"]
+        """The entry that `to_wire` wrote. ValueError for what no version wrote."""
+        try:
+            return cls.of_row(msgspec.convert(wire, JobRow))
+        except msgspec.ValidationError as error:
+            raise ValueError(str(error)) from error
+
+    @classmethod
+    def of_row(cls, row: "JobRow") -> "JobEntry":
+        """The same of a row already decoded. ValueError for what no version wrote."""
+        version, build = row.version, row.build
         return cls(
-            job_id=wire["job_id"],
-            action=Action(wire["action"]),
-            method=Method(wire["method"]),
-            intent=wire["intent"],
-            version=None if version is None else parse_os_version(version),
-            build=None if build is None else parse_build(build),
-            generation=wire["generation"],
-            issued_us=wire["issued_us"],
-            expires_us=wire["expires_us"],
-            report_by_us=wire["report_by_us"],
-            site=wire["site"],
-            erases=wire["erases"],
-            outcome=None if outcome is None else Outcome(outcome),
-            outcome_us=wire["outcome_us"],
-            acted_us=wire["acted_us"],
-            error_code=None if error_code is None else ErrorCode(error_code),
-            guessed=wire.get("guessed", False),
-            known_until_us=wire.get("known_until_us", 0),
+            row.job_id,
+            row.action,
+            row.method,
+            row.intent,
+            None if version is None else parse_os_version(version),
+            None if build is None else parse_build(build),
+            row.generation,
+            row.issued_us,
+            row.expires_us,
+            row.report_by_us,
+            row.site,
+            row.erases,
+            row.outcome,
+            row.outcome_us,
+            row.acted_us,
+            row.error_code,
+            row.guessed,
+            row.known_until_us,
         )
+
+
+class JobRow(msgspec.Struct, gc=False):
+    """What `JobEntry.to_wire` writes, to be decoded into."""
+
+    job_id: str
+    action: Action
+    method: Method
+    intent: str
+    version: str | None
+    build: str | None
+    generation: int
+    issued_us: int
+    expires_us: int
+    report_by_us: int
+    site: str
+    erases: bool
+    outcome: Outcome | None
+    outcome_us: int
+    acted_us: int
+    error_code: ErrorCode | None
+    guessed: bool = False
+    known_until_us: int = 0
 
 
 Ledger = tuple[JobEntry, ...]

@@ -1,12 +1,15 @@
 """A partition's copy on disk holds what its changelog says, however that was cut into batches."""
 
+import sqlite3
 import tempfile
 from pathlib import Path
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.processors import local_store
 from pipeline.processors.local_store import LocalStore
 
 Change = tuple[bytes, bytes | None]
@@ -69,4 +72,76 @@ def test_a_copy_of_another_form_is_thrown_away(tmp_path: Path) -> None:
     (tmp_path / "1.sqlite").write_bytes(b"not a database" * 100)
     store = LocalStore.open(tmp_path / "1.sqlite")
     assert (len(store), store.next) == (0, 0)
+    store.close()
+
+
+@given(CHANGES, st.integers(0, 12), st.integers(0, 12))
+def test_who_dies_before_it_saved_finds_rows_and_offset_of_one_moment(
+    changes: list[Change], saved: int, cut: int
+) -> None:
+    saved, cut = min(saved, cut, len(changes)), min(cut, len(changes))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "1.sqlite"
+        store = LocalStore.open(path)
+        store.follow(changes[:saved], saved)
+        store.save()
+        store.follow(changes[saved:cut], cut)
+        store._db.rollback()  # as the system does for a dead process
+        store._db.close()
+        again = LocalStore.open(path)
+        assert (dict(again.all()), again.next) == (one_by_one(changes[:saved])[0], saved)
+        again.follow(changes[saved:], len(changes))
+        again.close()
+        after = LocalStore.open(path)
+        assert (dict(after.all()), after.next) == (one_by_one(changes)[0], len(changes))
+        after.close()
+
+
+def test_many_rows_are_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_store, "_SAVED_AT_ONCE", 3)
+    store = LocalStore.open(tmp_path / "1.sqlite")
+    for number in range(5):
+        store.follow([(b"%d" % number, row(1, number))], number + 1)
+    other = LocalStore.open(tmp_path / "1.sqlite")
+    assert (len(other), other.next) == (3, 3)
+    other.close()
+    store.close()
+
+
+def test_what_fails_takes_back_what_was_not_saved(tmp_path: Path) -> None:
+    store = LocalStore.open(tmp_path / "1.sqlite")
+    store.put({b"A": row(1, 1)}, 1, 1)
+    store.follow([(b"A", row(2, 2))], 2)
+    with pytest.raises(sqlite3.Error):
+        store.follow([(object(), row(2, 3))], 3)  # type: ignore[list-item]
+    assert (dict(store.all()), store.next, store.epoch) == ({b"A": row(1, 1)}, 1, 1)
+    store.follow([(b"A", row(2, 2))], 2)
+    store.put({b"A": row(2, 4)}, 3, 2)
+    store.close()
+    again = LocalStore.open(tmp_path / "1.sqlite")
+    assert (dict(again.all()), again.next, again.epoch) == ({b"A": row(2, 4)}, 3, 2)
+    again.close()
+
+
+def test_what_a_death_left_of_an_unfinished_copy_is_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / "1.sqlite.new").write_bytes(b"half")
+    (tmp_path / "1.sqlite").touch()
+    store = LocalStore.open(tmp_path / "1.sqlite")
+    store.put({b"A": row(1, 1)}, 1, 1)
+    assert sorted(path.name for path in tmp_path.glob("*.sqlite*")) == [
+        *("1.sqlite", "1.sqlite-shm", "1.sqlite-wal")
+    ]
+    store.close()
+
+
+def test_the_log_of_a_deleted_copy_is_not_taken_for_that_of_a_new_one(tmp_path: Path) -> None:
+    path, log = tmp_path / "1.sqlite", tmp_path / "1.sqlite-wal"
+    store = LocalStore.open(path)
+    store.put({b"A": row(1, 1)}, 1, 1)
+    left = log.read_bytes()
+    store.close()
+    path.unlink()
+    log.write_bytes(left)
+    store = LocalStore.open(path)
+    assert (dict(store.all()), store.next) == ({}, 0)
     store.close()

@@ -122,6 +122,7 @@ class MemoryReader:
     def __init__(self, brokers: Brokers) -> None:
         self._brokers = brokers
         self._at: dict[TopicPartition, int] = {}
+        self._paused: set[TopicPartition] = set()
 
     async def start(self) -> None: ...
 
@@ -144,14 +145,18 @@ class MemoryReader:
         self._at[place] = offset
 
     def pause(self, place: TopicPartition) -> None:
-        del self._at[place]
+        self._paused.add(place)
+
+    def resume(self, place: TopicPartition) -> None:
+        self._paused.remove(place)
 
     async def position(self, place: TopicPartition) -> int:
         return self._at[place]
 
     async def getmany(self, **_: Any) -> dict[TopicPartition, list[Record]]:
-        found = {place: self._brokers.of(*place)[at:] for place, at in self._at.items()}
-        self._at = {place: len(self._brokers.of(*place)) for place in self._at}
+        read = {place: at for place, at in self._at.items() if place not in self._paused}
+        found = {place: self._brokers.of(*place)[at:] for place, at in read.items()}
+        self._at |= {place: len(self._brokers.of(*place)) for place in read}
         return {place: records for place, records in found.items() if records}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer  # type: ignore[import-untyped]
 from faust.app.base import App
+from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.transport.base import Transport
 from faust.transport.conductor import Conductor
@@ -79,6 +80,9 @@ def names_in(code: CodeType) -> set[str]:
         (AIOKafkaConsumerThread._create_worker_consumer, {"table_standby_replicas", "assignor"}),
         (AIOKafkaConsumer.start, {"_fetch_max_wait_ms"}),
         (Conductor._update_indices, {"_topics", "topics", "acks"}),
+        (Conductor._subscriber, {"wait_until_tables_registered", "subscribe"}),
+        (TableManager.on_start, {"sleep", "should_stop", "_update_channels", "recovery", "start"}),
+        (TableManager._update_channels, {"_tables_registered"}),
     ],
     ids=lambda value: getattr(value, "__qualname__", ""),
 )

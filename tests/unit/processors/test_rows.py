@@ -1,5 +1,6 @@
 """A Mac's row gives back what it was written from, and holds equal things once."""
 
+import msgspec
 import pytest
 
 from pipeline.decide.engine import Engine
@@ -36,3 +37,18 @@ def test_loaded_macs_share_what_many_say() -> None:
 def test_what_is_no_row_is_refused(row: bytes) -> None:
     with pytest.raises(rows.BadRow):
         rows.load_device(Engine(), make.UDID, row)
+
+
+def test_a_row_of_an_earlier_or_a_later_version_is_read() -> None:
+    engine, loaded = an_engine(*make.enrolled(), make.full_report()), Engine()
+    wire = rows.read(rows.device_row(engine, make.UDID, 1, is_answered=False))
+    wire["answer"] = wire["answer"][:7]
+    wire["colour"] = wire["device"]["colour"] = "space grey"
+    wire["device"]["facts"]["colour"] = [1, "space grey"]
+    del wire["device"]["inventory_days"]
+    standing, is_answered = rows.load_device(loaded, make.UDID, msgspec.json.encode(wire))
+    assert loaded.fleet.devices[make.UDID].values == engine.fleet.devices[make.UDID].values
+    assert standing == engine.standings[make.UDID]._replace(
+        heeds_figures=True, waits_for_slot=False
+    )
+    assert not is_answered

@@ -1,6 +1,8 @@
 """A worker beside another one: who lost a partition, what a successor goes on with."""
 
 import asyncio
+import gc
+import weakref
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
@@ -265,3 +267,26 @@ def test_poison_alone_is_set_aside_and_much_of_it_stops_the_worker(
     assert letters < 100
     reached = brokers.committed[(CHECKINS.name, 1)]
     assert reached - letters == before[(CHECKINS.name, 1)] - 150 - 1
+
+
+def test_a_partition_let_go_is_freed_without_a_collection(brokers: Brokers, tmp_path: Path) -> None:
+    """What was loaded is in no collection: a circle in it would stay for good."""
+    life = Life(brokers, tmp_path / "one", lambda: NOW)
+    engines: list[weakref.ref[Any]] = []
+
+    async def work() -> None:
+        await life.begin()
+        await settle(life)
+        await life.worker.own([], lambda _: None)
+        await life.own()
+        engines.extend(weakref.ref(one.engine) for one in life.worker.device_shards())
+        gc.disable()
+        await life.worker.own([], lambda _: None)
+
+    try:
+        run(brokers, work)
+        assert gc.get_freeze_count() > 0
+        assert [one() for one in engines] == [None] * PARTITIONS
+    finally:
+        gc.enable()
+        gc.unfreeze()
