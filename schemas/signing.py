@@ -8,6 +8,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Final
 
 from cryptography.exceptions import InvalidSignature
@@ -48,6 +49,12 @@ def key_id(public: Ed25519PublicKey) -> str:
     return hashlib.sha256(raw).hexdigest()[:16]
 
 
+@lru_cache(maxsize=8)
+def _key_id_of(private: Ed25519PrivateKey) -> str:
+    """Its public key's id: a process signs thousands of times with one or two keys."""
+    return key_id(private.public_key())
+
+
 def _pae(payload_type: str, payload: bytes) -> bytes:
     kind = payload_type.encode()
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
@@ -60,7 +67,7 @@ def sign(payload: bytes, payload_type: str, private: Ed25519PrivateKey) -> Signe
         payloadType=payload_type,
         payload=base64.b64encode(payload).decode(),
         signatures=(
-            Signature(keyid=key_id(private.public_key()), sig=base64.b64encode(signature).decode()),
+            Signature(keyid=_key_id_of(private), sig=base64.b64encode(signature).decode()),
         ),
     )
 

@@ -120,14 +120,13 @@ _EPOCH: Final = msgspec.json.Decoder(_Epoch)
 
 
 def _answer(standing: Standing) -> list[Any]:
-    severity = None if standing.severity is None else standing.severity.value
     return [
         standing.answer.hex(),
-        standing.verdict.value,
-        standing.reason.value,
+        standing.verdict,
+        standing.reason,
         standing.next_us,
         standing.site,
-        severity,
+        standing.severity,
         standing.deadline_us,
         standing.heeds_figures,
         standing.waits_for_slot,
