@@ -1,7 +1,9 @@
 """The decision: what one Mac needs, whether now, how, or why nothing is sent."""
 
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from pipeline.decide.exposure import Exposure, exposure
 from pipeline.decide.gates import (
@@ -43,7 +45,7 @@ _FIGURES: Final = frozenset(
 )
 
 
-class Held(NamedTuple):
+class Held(msgspec.Struct, frozen=True):
     """A need with its gates, and those of them that hold it: none for one that can be met now."""
 
     plan: Plan
@@ -69,7 +71,7 @@ class Held(NamedTuple):
         return ripens if opens is None else min(opens, ripens)
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True):
     """A decision and what can change it: `heeds_figures`, a report that says nothing new of the
     Mac, by its figures or because it was made at all; `waits_for_slot`, the end of another job.
     `asked` are the needs whose gates were asked, up to the one that is sent."""

@@ -7,10 +7,11 @@ it says what to record, and its caller makes that durable and hands back what fo
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, Final
+
+import msgspec
 
 from pipeline.decide.decision import Answer, answer, answer_to_order, decide
 from pipeline.decide.orders import order
@@ -42,24 +43,21 @@ from schemas.results import JobResult
 SOURCE: Final = "/drydock/decide"
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(msgspec.Struct, frozen=True):
     """An answer that differs from the Mac's last one; `job` is what a `send` orders."""
 
     record: DecisionRecord
     job: Job | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Followed:
+class Followed(msgspec.Struct, frozen=True):
     """An event that follows from the state: a job settled, a job withdrawn. The caller records
     it and folds it like any other."""
 
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """Our own bug: no answer could be worked out for this Mac. Its last one stands, and the other
     Macs that the event concerns are not held up. The caller sets it aside with code `bug`."""
 

@@ -202,7 +202,7 @@ class BySeverity(Strict):
 
     def of(self, severity: Severity) -> timedelta:
         """The duration for this severity."""
-        value: timedelta = getattr(self, severity.value)
+        value: timedelta = getattr(self, severity)  # an enum of texts
         return value
 
 
