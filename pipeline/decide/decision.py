@@ -30,6 +30,7 @@ from pipeline.state.jobs import JobEntry
 from schemas.decisions import Decision, Gate, Reason, Severity, Verdict
 from schemas.jobs import Action
 from schemas.macos import OSVersion
+from schemas.model import built
 
 # What a report can change though no fact in it is new: figures, and that the Mac is heard of.
 _FIGURES: Final = frozenset(
@@ -223,7 +224,7 @@ def _next_at(s: Situation, *times: datetime | None) -> datetime | None:
         known.append(from_us(fault_us))
     if s.open_job is not None:
         known.append(from_us(s.open_job.given_up_us))
-    return min((one for one in known if one > s.now), default=None)
+    return min([one for one in known if one > s.now], default=None)
 
 
 def _nothing(s: Situation, exposed: Exposure, reason: Reason, *findings: str) -> Decision:
@@ -279,11 +280,15 @@ def _hold(s: Situation, held: list[Held], sent: Decision | None) -> Decision:
         update={
             "decision": Verdict.HOLD,
             "reason": reason,
-            "gates": tuple(map(to_gate, shown.gates)),
+            "gates": _with(to_gate(shown.closed[0]), sent.gates),
             "next_eligible_at": next_at,
             "supersedes": supersedes,
         }
     )
+
+
+def _with(gate: Gate, gates: tuple[Gate, ...]) -> tuple[Gate, ...]:
+    return tuple([gate if one.gate == gate.gate else one for one in gates])
 
 
 def _planned(
@@ -296,31 +301,35 @@ def _planned(
     next_at: datetime | None = None,
     supersedes: str | None = None,
 ) -> Decision:
-    need = p.need
-    return Decision(
-        udid=s.device.udid,
-        serial=s.device.serial,
-        site=s.site_name,
-        decision=verdict,
-        action=need.action,
-        method=p.choice.method,
-        target=p.target,
-        reason=reason,
-        gates=tuple(map(to_gate, gates)),
-        advisory_ids=p.advisory_ids,
-        cves=p.exposed.cves,
-        exploited_cves=p.exposed.holes.exploited,
-        severity=_severity(p.exposed),
-        deadline_at=None if p.deadline_us is None else from_us(p.deadline_us),
-        next_eligible_at=next_at,
-        supersedes=supersedes,
-        erases=p.erases,
-        job_id=p.job_id,
-        intent=need.intent,
-        generation=p.generation,
-        evidence=need.evidence,
-        findings=_findings(s),
-    )
+    need, findings = p.need, _findings(s)
+    values = {
+        "udid": s.device.udid,
+        "serial": s.device.serial,
+        "site": s.site_name,
+        "decision": verdict,
+        "action": need.action,
+        "method": p.choice.method,
+        "target": p.target,
+        "reason": reason,
+        "gates": tuple(map(to_gate, gates)),
+        "advisory_ids": p.advisory_ids,
+        "cves": p.exposed.cves,
+        "exploited_cves": p.exposed.holes.exploited,
+        "deadline_at": None if p.deadline_us is None else from_us(p.deadline_us),
+        "next_eligible_at": next_at,
+        "severity": _severity(p.exposed),
+        "erases": p.erases,
+        "job_id": p.job_id,
+        "intent": need.intent,
+        "generation": p.generation,
+        "supersedes": supersedes,
+        "evidence": need.evidence,
+        "findings": findings,
+    }
+    # What a Mac says of itself is in these alone, with more around it: it may be too long.
+    if need.evidence or findings:
+        return Decision(**values)
+    return built(Decision, values)
 
 
 def _findings(s: Situation) -> tuple[str, ...]:

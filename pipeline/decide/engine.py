@@ -38,6 +38,7 @@ from schemas.envelope import (
 from schemas.events.control import ApprovalGranted, HaltSet
 from schemas.ids import event_id
 from schemas.jobs import Action, Job, JobSuperseded
+from schemas.model import built
 from schemas.results import JobResult
 
 SOURCE: Final = "/drydock/decide"
@@ -282,7 +283,7 @@ class Engine:
         site = site_of(device, policy)
         own = open_job(ledger)
         others = self._site_jobs[site or ""] - (own is not None and _takes_slot(own, site))
-        return Situation(
+        found = Situation(
             device,
             self.fleet.advisories,
             policy,
@@ -292,20 +293,25 @@ class Engine:
             self.fleet.approvals(udid),
             max(others, 0),
         )
+        found.__dict__.update(site_name=site, open_job=own)  # as it would work them out itself
+        return found
 
     def record_of(self, decision: Decision, s: Situation) -> DecisionRecord:
         """The decision with everything needed to compute it again."""
         return DecisionRecord(
             decision=decision,
-            inputs=DecisionInputs(
-                now=s.now,
-                device=self._wire_of(s.device),
-                ledger=[entry.to_wire() for entry in s.ledger],
-                policy_digest=self.policy_digest,
-                catalog_digest=s.advisories.digest,
-                halts=tuple(halt.model_dump_json() for halt in s.halts),
-                approvals=tuple(grant.model_dump(mode="json") for grant in s.approvals),
-                site_open_jobs=s.site_open_jobs,
+            inputs=built(
+                DecisionInputs,
+                {
+                    "now": s.now,
+                    "device": self._wire_of(s.device),
+                    "ledger": [entry.to_wire() for entry in s.ledger],
+                    "policy_digest": self.policy_digest,
+                    "catalog_digest": s.advisories.digest,
+                    "halts": tuple([halt.model_dump_json() for halt in s.halts]),
+                    "approvals": tuple([one.model_dump(mode="json") for one in s.approvals]),
+                    "site_open_jobs": s.site_open_jobs,
+                },
             ),
         )
 
@@ -387,15 +393,19 @@ class Engine:
             heapq.heappush(self._waiting.setdefault(standing.site, []), (first, udid))
 
     def _count(self, old: Standing | None, new: Standing | None) -> None:
+        if old is not None and new is not None and old[_COUNTED] == new[_COUNTED]:
+            return
         for standing, sign in ((old, -1), (new, 1)):
             if standing is not None and standing.severity is not None:
                 self.exposed[standing.site or "", standing.severity.value] += sign
 
     def _open_of(self, udid: str) -> frozenset[tuple[str, str, Action]]:
+        if udid not in self.fleet.ledgers:
+            return _NO_JOBS
         return frozenset(
             [
                 (entry.job_id, entry.site, entry.action)
-                for entry in self.fleet.ledgers.get(udid, ())
+                for entry in self.fleet.ledgers[udid]
                 if entry.is_open
             ]
         )
@@ -431,6 +441,9 @@ class Engine:
 
 _NO_DEADLINE: Final = 1 << 62
 _NO_EFFECTS: Final[Iterator[Effect]] = iter(())
+# Of a Standing: its site and severity.
+_COUNTED: Final = slice(4, 6)
+_NO_JOBS: Final[frozenset[tuple[str, str, Action]]] = frozenset()
 
 
 def recompute(record: DecisionRecord, policy: Policy, advisories: Advisories) -> Decision:

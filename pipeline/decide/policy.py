@@ -184,7 +184,7 @@ class Site(Strict):
     windows: tuple[Window, ...] | None = None
     match: Match = Match()
 
-    @property
+    @cached_property
     def zone(self) -> ZoneInfo:
         """The site's time zone."""
         return ZoneInfo(self.time_zone)

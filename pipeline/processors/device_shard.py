@@ -493,4 +493,7 @@ def _key_of(event: Event) -> str:
 
 
 def _entry(ledger: Ledger, job_id: str) -> JobEntry | None:
-    return next((entry for entry in ledger if entry.job_id == job_id), None)
+    for entry in ledger:
+        if entry.job_id == job_id:
+            return entry
+    return None

@@ -25,6 +25,7 @@ from schemas.decisions import (
 from schemas.envelope import JobIssuedEvent, decode, encode
 from schemas.ids import derive_job_id
 from schemas.jobs import Action, Job, Method, Target
+from schemas.model import FactModel
 from schemas.orders import issue, read_job
 from schemas.results import Outcome
 from schemas.signing import Signed, key_id
@@ -142,6 +143,24 @@ def event_of(job: Job, time: datetime, signed: Signed | None, **more: Any) -> Jo
 @given(st.builds(DecisionRecord, decision=DECISIONS, inputs=INPUTS))
 def test_a_record_is_written_as_pydantic_writes_it(record: DecisionRecord) -> None:
     assert encode_record(record) == record.model_dump_json().encode()
+
+
+def is_as_checked(model: FactModel) -> bool:
+    """Whether pydantic would have taken the same values, and put them in the same order."""
+    values = model.__dict__
+    checked = type(model)(**values)
+    return checked == model and list(checked.__dict__) == list(values)
+
+
+@given(situations())
+def test_what_is_built_unchecked_is_valid(s: Situation) -> None:
+    decision = decide(s)
+    assert is_as_checked(decision)
+    assert is_as_checked(Engine().record_of(decision, s).inputs)
+    if decision.decision is Verdict.SEND:
+        job = order(s, decision)
+        assert is_as_checked(job)
+        assert job.model_copy(update={"generation": 1}).model_fields_set == set(Job.model_fields)
 
 
 @given(situations())
