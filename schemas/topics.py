@@ -285,6 +285,7 @@ FEEDS: Final = Topic(
 INTERNAL_TOPICS: Final[tuple[Topic, ...]] = (ATTEMPTS, STATE, DISPATCH, DISPATCH_STATE, FEEDS)
 
 
+@lru_cache(maxsize=4096)
 def jobs_topic(site: str) -> str:
     """The name of a site's job topic."""
     return JOBS.name.format(site=site)

@@ -276,15 +276,14 @@ def _hold(s: Situation, held: list[Held], sent: Decision | None) -> Decision:
             next_at=next_at,
             supersedes=supersedes,
         )
-    return sent.model_copy(
-        update={
-            "decision": Verdict.HOLD,
-            "reason": reason,
-            "gates": _with(to_gate(shown.closed[0]), sent.gates),
-            "next_eligible_at": next_at,
-            "supersedes": supersedes,
-        }
-    )
+    said = {
+        "decision": Verdict.HOLD,
+        "reason": reason,
+        "gates": _with(to_gate(shown.closed[0]), sent.gates),
+        "next_eligible_at": next_at,
+        "supersedes": supersedes,
+    }
+    return built(Decision, sent.__dict__ | said)
 
 
 def _with(gate: Gate, gates: tuple[Gate, ...]) -> tuple[Gate, ...]:

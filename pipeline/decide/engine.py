@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.decide.decision import Answer, answer, answer_to_order, decide
+from pipeline.decide.endings import settled, superseded
 from pipeline.decide.orders import order
 from pipeline.decide.policy import Policy
 from pipeline.decide.policy_file import policy_digest, read_policy
@@ -36,10 +37,8 @@ from schemas.envelope import (
     glance,
 )
 from schemas.events.control import ApprovalGranted, HaltSet
-from schemas.ids import event_id
-from schemas.jobs import Action, Job, JobSuperseded
+from schemas.jobs import Action, Job
 from schemas.model import built
-from schemas.results import JobResult
 
 SOURCE: Final = "/drydock/decide"
 
@@ -86,8 +85,8 @@ class Engine:
         self._override: tuple[str, Policy] | None = None
         # The last answer, if it ordered a job: the next question is mostly about that order.
         self._ordered: tuple[Situation, Answer] | None = None
-        # A Mac and its wire form: two records in a row are mostly of the same.
-        self._written: tuple[Device, dict[str, Any]] | None = None
+        # Wire forms of Macs: an order has two records of one, and its row is written soon after.
+        self._written: dict[str, tuple[Device, dict[str, Any]]] = {}
 
     # --- policy ---
 
@@ -238,10 +237,10 @@ class Engine:
         if entry is not None:
             others = strays(situation.ledger)
             for stray in others:
-                yield Followed(_superseded(stray, udid, entry.job_id, now))
+                yield Followed(superseded(stray, udid, entry.job_id, SOURCE, now))
             result = settle(entry, situation.device, udid, now)
             if result is not None:
-                yield Followed(_settled(result, now))
+                yield Followed(settled(result, SOURCE, now))
                 if self.standings.get(udid) is not standing:
                     return  # what followed was decided on when it was handed back
             if others or result is not None:
@@ -251,7 +250,7 @@ class Engine:
         if found.decision.supersedes is not None and withdrawn is not None:
             # Once the old job is withdrawn the answer is a new one, without it.
             by = found.decision.job_id or found.decision.reason.value
-            yield Followed(_superseded(withdrawn, udid, by, now))
+            yield Followed(superseded(withdrawn, udid, by, SOURCE, now))
             if self.standings.get(udid) is not standing:
                 return
             situation = self.situation(udid, now)
@@ -293,7 +292,9 @@ class Engine:
             self.fleet.approvals(udid),
             max(others, 0),
         )
-        found.__dict__.update(site_name=site, open_job=own)  # as it would work them out itself
+        # As it would work them out itself.
+        settings = None if site is None else policy.sites[site]
+        found.__dict__.update(site_name=site, site=settings, open_job=own)
         return found
 
     def record_of(self, decision: Decision, s: Situation) -> DecisionRecord:
@@ -304,7 +305,7 @@ class Engine:
                 DecisionInputs,
                 {
                     "now": s.now,
-                    "device": self._wire_of(s.device),
+                    "device": self.wire_of(s.device),
                     "ledger": [entry.to_wire() for entry in s.ledger],
                     "policy_digest": self.policy_digest,
                     "catalog_digest": s.advisories.digest,
@@ -315,10 +316,18 @@ class Engine:
             ),
         )
 
-    def _wire_of(self, device: Device) -> dict[str, Any]:
-        if self._written is None or self._written[0] is not device:
-            self._written = device, device.to_wire()
-        return self._written[1]
+    def wire_of(self, device: Device) -> dict[str, Any]:
+        """`device.to_wire()`, kept for a while: not to be changed."""
+        kept = self._written.get(device.udid)
+        if kept is None or kept[0] is not device:
+            if len(self._written) >= _KEPT_WIRES:
+                self._written.clear()
+            kept = self._written[device.udid] = device, device.to_wire()
+        return kept[1]
+
+    def drop_wires(self) -> None:
+        """All that was to be written of the Macs is written."""
+        self._written.clear()
 
     def restore(self, udid: str, standing: Standing) -> None:
         """Take a Mac's last answer as it was before a restart, once its state is loaded."""
@@ -441,6 +450,7 @@ class Engine:
 
 _NO_DEADLINE: Final = 1 << 62
 _NO_EFFECTS: Final[Iterator[Effect]] = iter(())
+_KEPT_WIRES: Final = 256
 # Of a Standing: its site and severity.
 _COUNTED: Final = slice(4, 6)
 _NO_JOBS: Final[frozenset[tuple[str, str, Action]]] = frozenset()
@@ -482,23 +492,3 @@ def _takes_slot(entry: JobEntry, site: str | None) -> bool:
 
 def _job_udid(event: JobIssuedEvent | JobSupersededEvent | JobResultedEvent) -> str:
     return event.data.job.udid if isinstance(event, JobIssuedEvent) else event.data.udid
-
-
-def _settled(result: JobResult, now: datetime) -> JobResultedEvent:
-    return JobResultedEvent(
-        id=event_id("settled", result.job_id, result.outcome.value),
-        source=SOURCE,
-        subject=result.udid,
-        time=now,
-        data=result,
-    )
-
-
-def _superseded(entry: JobEntry, udid: str, by: str, now: datetime) -> JobSupersededEvent:
-    return JobSupersededEvent(
-        id=event_id("superseded", entry.job_id),
-        source=SOURCE,
-        subject=udid,
-        time=now,
-        data=JobSuperseded(job_id=entry.job_id, udid=udid, site=entry.site, by=by),
-    )

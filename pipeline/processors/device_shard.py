@@ -407,6 +407,7 @@ class DeviceShard:
                 self.engine, udid, self.epoch, is_answered=is_answered
             )
         self._dirty.clear()
+        self.engine.drop_wires()
         if self._owner_dirty:
             work.rows[rows.OWNER_KEY] = rows.Owner(self.epoch, self._answered).to_row()
             self._owner_dirty = False
@@ -493,7 +494,5 @@ def _key_of(event: Event) -> str:
 
 
 def _entry(ledger: Ledger, job_id: str) -> JobEntry | None:
-    for entry in ledger:
-        if entry.job_id == job_id:
-            return entry
-    return None
+    found = [entry for entry in ledger if entry.job_id == job_id]
+    return found[0] if found else None

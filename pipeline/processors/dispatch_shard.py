@@ -123,6 +123,8 @@ class DispatchShard:
         """All rows are loaded: go on from there."""
         for ticket in self.tickets.values():
             self._count(ticket, 1)
+            self._ends.append((_forget_us(ticket), ticket.job_id))
+        heapq.heapify(self._ends)
 
     def caught_up(self) -> None:
         """All that was in the topic when the partition changed hands is folded: give slots."""
@@ -277,7 +279,9 @@ class DispatchShard:
 
     def _put(self, ticket: Ticket) -> None:
         old = self.tickets.get(ticket.job_id)
-        if old is not None:
+        if old is None:
+            heapq.heappush(self._ends, (_forget_us(ticket), ticket.job_id))
+        else:
             self._count(old, -1)
         self.tickets[ticket.job_id] = ticket
         self._count(ticket, 1)
@@ -293,7 +297,6 @@ class DispatchShard:
             first = ticket.deadline_us if ticket.takes_slot else -1
             queue = self._waiting.setdefault(ticket.site, [])
             heapq.heappush(queue, (first, ticket.issued_us, ticket.job_id))
-        heapq.heappush(self._ends, (_forget_us(ticket), ticket.job_id))
 
     def _publish(self, ticket: Ticket, raw: bytes) -> None:
         topic = jobs_topic(ticket.site)
