@@ -85,8 +85,8 @@ class Engine:
         self._override: tuple[str, Policy] | None = None
         # The last answer, if it ordered a job: the next question is mostly about that order.
         self._ordered: tuple[Situation, Answer] | None = None
-        # Wire forms of Macs: an order has two records of one, and its row is written soon after.
-        self._written: dict[str, tuple[Device, dict[str, Any]]] = {}
+        # A Mac and its wire form: two records in a row are mostly of the same.
+        self._written: tuple[Device, dict[str, Any]] | None = None
 
     # --- policy ---
 
@@ -305,7 +305,7 @@ class Engine:
                 DecisionInputs,
                 {
                     "now": s.now,
-                    "device": self.wire_of(s.device),
+                    "device": self._wire_of(s.device),
                     "ledger": [entry.to_wire() for entry in s.ledger],
                     "policy_digest": self.policy_digest,
                     "catalog_digest": s.advisories.digest,
@@ -316,18 +316,10 @@ class Engine:
             ),
         )
 
-    def wire_of(self, device: Device) -> dict[str, Any]:
-        """`device.to_wire()`, kept for a while: not to be changed."""
-        kept = self._written.get(device.udid)
-        if kept is None or kept[0] is not device:
-            if len(self._written) >= _KEPT_WIRES:
-                self._written.clear()
-            kept = self._written[device.udid] = device, device.to_wire()
-        return kept[1]
-
-    def drop_wires(self) -> None:
-        """All that was to be written of the Macs is written."""
-        self._written.clear()
+    def _wire_of(self, device: Device) -> dict[str, Any]:
+        if self._written is None or self._written[0] is not device:
+            self._written = device, device.to_wire()
+        return self._written[1]
 
     def restore(self, udid: str, standing: Standing) -> None:
         """Take a Mac's last answer as it was before a restart, once its state is loaded."""
@@ -450,7 +442,6 @@ class Engine:
 
 _NO_DEADLINE: Final = 1 << 62
 _NO_EFFECTS: Final[Iterator[Effect]] = iter(())
-_KEPT_WIRES: Final = 256
 # Of a Standing: its site and severity.
 _COUNTED: Final = slice(4, 6)
 _NO_JOBS: Final[frozenset[tuple[str, str, Action]]] = frozenset()

@@ -407,7 +407,6 @@ class DeviceShard:
                 self.engine, udid, self.epoch, is_answered=is_answered
             )
         self._dirty.clear()
-        self.engine.drop_wires()
         if self._owner_dirty:
             work.rows[rows.OWNER_KEY] = rows.Owner(self.epoch, self._answered).to_row()
             self._owner_dirty = False

@@ -60,7 +60,7 @@ def device_row(engine: Engine, udid: str, epoch: int, *, is_answered: bool = Tru
     return msgspec.json.encode(
         {
             "e": epoch,
-            "device": None if device is None else engine.wire_of(device),
+            "device": None if device is None else device.to_wire(),
             "jobs": [entry.to_wire() for entry in engine.fleet.ledgers.get(udid, ())],
             "answer": None if standing is None else _answer(standing),
         }
