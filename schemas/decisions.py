@@ -7,7 +7,7 @@ from pydantic import AwareDatetime
 
 from schemas.ids import TextField
 from schemas.jobs import Action, Method, Target
-from schemas.model import FactModel
+from schemas.model import FactModel, json_of
 
 
 class Verdict(StrEnum):
@@ -149,3 +149,13 @@ class DecisionRecord(FactModel):
 
     decision: Decision
     inputs: DecisionInputs
+
+
+def encode_record(record: DecisionRecord) -> bytes:
+    """`record.model_dump_json()`, byte for byte. What the state encoded is not looked into again,
+    which is most of what pydantic does with a record."""
+    decision, inputs = record.decision.__dict__, record.inputs.__dict__
+    target = record.decision.target
+    if target is not None:
+        decision = decision | {"target": target.to_wire()}
+    return json_of({"decision": decision, "inputs": inputs})

@@ -32,8 +32,8 @@ from schemas.events.control import (
     PolicyChanged,
 )
 from schemas.events.inventory import InventoryReported
-from schemas.jobs import JobIssued, JobSuperseded
-from schemas.model import FactModel
+from schemas.jobs import JobIssued, JobSuperseded, told_of
+from schemas.model import FactModel, json_of
 from schemas.results import JobResult
 
 LONGEST_ID: Final = 256
@@ -192,7 +192,16 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="t
 def encode(event: CloudEvent) -> bytes:
     """One JSON object, UTF-8, absent optional fields left out; the same event gives the same
     bytes."""
+    if type(event) is JobIssuedEvent:
+        return _encode_issued(event)
     return event.model_dump_json(exclude_none=True).encode()
+
+
+def _encode_issued(event: JobIssuedEvent) -> bytes:
+    """The same by another way: of all events we write this one the most, and in bursts."""
+    told = {name: value for name, value in event.__dict__.items() if value is not None}
+    told["data"] = {"job": told_of(event.data.job), "signed": event.data.signed}
+    return json_of(told)
 
 
 def decode(raw: bytes | str) -> Event:

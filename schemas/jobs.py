@@ -1,7 +1,7 @@
 """What an executor is asked to do to one Mac."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field, model_validator
 
@@ -47,6 +47,11 @@ class Target(FactModel):
     def key(self) -> str:
         """`26.2/25C56`, or `26.2/` without a build."""
         return f"{self.version}/{self.build or ''}"
+
+    def to_wire(self) -> dict[str, str | None]:
+        """The target as JSON values."""
+        build = self.build
+        return {"version": str(self.version), "build": None if build is None else str(build)}
 
 
 class Job(FactModel):
@@ -112,3 +117,12 @@ class JobSuperseded(FactModel):
     udid: UdidField
     site: SiteField
     by: TextField = ""
+
+
+def told_of(job: Job) -> dict[str, Any]:
+    """What `json_of` makes the bytes of `job.model_dump_json(exclude_none=True)` from."""
+    told = {name: value for name, value in job.__dict__.items() if value is not None}
+    if job.target is not None:
+        wire = job.target.to_wire()
+        told["target"] = {name: text for name, text in wire.items() if text is not None}
+    return told

@@ -46,6 +46,7 @@ class OSVersion(NamedTuple):
         """The full release under a supplement: 26.3.1 for 26.3.1 (a)."""
         return self._replace(supplement="") if self.supplement else self
 
+    @lru_cache(maxsize=4096)  # noqa: B019 - of values, and few of them
     def __str__(self) -> str:
         text = f"{self.major}.{self.minor}"
         if self.patch:
@@ -77,6 +78,7 @@ class Build(NamedTuple):
         """Thousands of the number: builds of one release line for the same hardware share it."""
         return self.number // 1000
 
+    @lru_cache(maxsize=8192)  # noqa: B019 - as a version's
     def __str__(self) -> str:
         return f"{self.train}{self.letter}{self.number}{self.suffix}"
 

@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import ValidationError
 
 from schemas.events.control import Approval, ApprovalGranted
-from schemas.jobs import Job, JobIssued
+from schemas.jobs import Job, JobIssued, told_of
+from schemas.model import built, json_of
 from schemas.signing import APPROVAL_PAYLOAD, JOB_PAYLOAD, SignatureError, Signed, sign, verify
 
 PublicKeys = Mapping[str, Ed25519PublicKey]
@@ -18,8 +19,8 @@ PublicKeys = Mapping[str, Ed25519PublicKey]
 
 def issue(job: Job, key: Ed25519PrivateKey) -> JobIssued:
     """The job with its signature, ready to be published."""
-    payload = job.model_dump_json(exclude_none=True).encode()
-    return JobIssued(job=job, signed=sign(payload, JOB_PAYLOAD, key))
+    payload = json_of(told_of(job))
+    return built(JobIssued, {"job": job, "signed": sign(payload, JOB_PAYLOAD, key)})
 
 
 def read_job(signed: Signed, keys: PublicKeys) -> Job:

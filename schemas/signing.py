@@ -8,6 +8,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Final
 
 from cryptography.exceptions import InvalidSignature
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import Field, StringConstraints
 
-from schemas.model import FactModel
+from schemas.model import FactModel, built
 
 JOB_PAYLOAD: Final = "application/vnd.drydock.job.v1+json"
 APPROVAL_PAYLOAD: Final = "application/vnd.drydock.approval.v1+json"
@@ -48,6 +49,12 @@ def key_id(public: Ed25519PublicKey) -> str:
     return hashlib.sha256(raw).hexdigest()[:16]
 
 
+@lru_cache(maxsize=8)
+def _key_id_of(private: Ed25519PrivateKey) -> str:
+    """Its public key's id: a process signs thousands of times with one or two keys."""
+    return key_id(private.public_key())
+
+
 def _pae(payload_type: str, payload: bytes) -> bytes:
     kind = payload_type.encode()
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
@@ -56,12 +63,10 @@ def _pae(payload_type: str, payload: bytes) -> bytes:
 def sign(payload: bytes, payload_type: str, private: Ed25519PrivateKey) -> Signed:
     """Envelope these bytes under one key."""
     signature = private.sign(_pae(payload_type, payload))
+    sig = base64.b64encode(signature).decode()
+    own = built(Signature, {"keyid": _key_id_of(private), "sig": sig})
     return Signed(
-        payloadType=payload_type,
-        payload=base64.b64encode(payload).decode(),
-        signatures=(
-            Signature(keyid=key_id(private.public_key()), sig=base64.b64encode(signature).decode()),
-        ),
+        payloadType=payload_type, payload=base64.b64encode(payload).decode(), signatures=(own,)
     )
 
 

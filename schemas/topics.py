@@ -8,11 +8,11 @@ A new topic is one more `Topic` in TOPICS, or in INTERNAL_TOPICS where it is nob
 read; `drydock topics` makes it.
 """
 
-import struct
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from functools import lru_cache
+from struct import Struct
 from typing import Final
 
 from schemas.attempts import AttemptRecord
@@ -285,6 +285,7 @@ FEEDS: Final = Topic(
 INTERNAL_TOPICS: Final[tuple[Topic, ...]] = (ATTEMPTS, STATE, DISPATCH, DISPATCH_STATE, FEEDS)
 
 
+@lru_cache(maxsize=4096)
 def jobs_topic(site: str) -> str:
     """The name of a site's job topic."""
     return JOBS.name.format(site=site)
@@ -316,6 +317,8 @@ def topic_settings(topic: Topic, replication: int) -> dict[str, str]:
     return settings | dict(topic.settings)
 
 
+# Sites are few, and a Mac is mostly asked for again at once.
+@lru_cache(maxsize=4096)
 def partition_of(key: str, partitions: int) -> int:
     """The partition of a key among `partitions`: murmur2 of its UTF-8 bytes, sign bit dropped.
 
@@ -328,27 +331,18 @@ def partition_of(key: str, partitions: int) -> int:
     return (_murmur2(key.encode()) & 0x7FFFFFFF) % partitions
 
 
+_WORD: Final = Struct("<I")
+
+
 def _murmur2(data: bytes) -> int:
-    """All words are mixed in one step, side by side in one number, 64 bits for each so that none
-    runs into the next: a worker hashes a million keys before it begins."""
     word, multiplier = 0xFFFFFFFF, 0x5BD1E995
     whole = len(data) & ~3
     hashed = 0x9747B28C ^ len(data)
-    if whole:
-        words, lanes, every, carry = _lanes(whole >> 2)
-        mixed = int.from_bytes(lanes.pack(*words.unpack_from(data)), "little") * multiplier & every
-        mixed = (mixed ^ (mixed >> 24 & carry)) * multiplier & every
-        for block in lanes.unpack(mixed.to_bytes(lanes.size, "little")):
-            hashed = (hashed * multiplier & word) ^ block
+    for (part,) in _WORD.iter_unpack(data[:whole]):
+        block = part * multiplier & word
+        block = (block ^ (block >> 24)) * multiplier & word
+        hashed = (hashed * multiplier & word) ^ block
     if whole < len(data):
         hashed = (hashed ^ int.from_bytes(data[whole:], "little")) * multiplier & word
     hashed = (hashed ^ (hashed >> 13)) * multiplier & word
     return hashed ^ (hashed >> 15)
-
-
-@lru_cache(maxsize=64)
-def _lanes(count: int) -> tuple[struct.Struct, struct.Struct, int, int]:
-    """How so many words are read, and laid side by side; where they and what is shifted down in
-    them stand then."""
-    ones = sum(1 << 64 * lane for lane in range(count))
-    return struct.Struct(f"<{count}I"), struct.Struct(f"<{count}Q"), ones * 0xFFFFFFFF, ones * 0xFF

@@ -1,7 +1,9 @@
 """The decision: what one Mac needs, whether now, how, or why nothing is sent."""
 
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from pipeline.decide.exposure import Exposure, exposure
 from pipeline.decide.gates import (
@@ -28,6 +30,7 @@ from pipeline.state.jobs import JobEntry
 from schemas.decisions import Decision, Gate, Reason, Severity, Verdict
 from schemas.jobs import Action
 from schemas.macos import OSVersion
+from schemas.model import built
 
 # What a report can change though no fact in it is new: figures, and that the Mac is heard of.
 _FIGURES: Final = frozenset(
@@ -43,7 +46,7 @@ _FIGURES: Final = frozenset(
 )
 
 
-class Held(NamedTuple):
+class Held(msgspec.Struct, frozen=True):
     """A need with its gates, and those of them that hold it: none for one that can be met now."""
 
     plan: Plan
@@ -69,7 +72,7 @@ class Held(NamedTuple):
         return ripens if opens is None else min(opens, ripens)
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True):
     """A decision and what can change it: `heeds_figures`, a report that says nothing new of the
     Mac, by its figures or because it was made at all; `waits_for_slot`, the end of another job.
     `asked` are the needs whose gates were asked, up to the one that is sent."""
@@ -221,7 +224,7 @@ def _next_at(s: Situation, *times: datetime | None) -> datetime | None:
         known.append(from_us(fault_us))
     if s.open_job is not None:
         known.append(from_us(s.open_job.given_up_us))
-    return min((one for one in known if one > s.now), default=None)
+    return min([one for one in known if one > s.now], default=None)
 
 
 def _nothing(s: Situation, exposed: Exposure, reason: Reason, *findings: str) -> Decision:
@@ -273,15 +276,18 @@ def _hold(s: Situation, held: list[Held], sent: Decision | None) -> Decision:
             next_at=next_at,
             supersedes=supersedes,
         )
-    return sent.model_copy(
-        update={
-            "decision": Verdict.HOLD,
-            "reason": reason,
-            "gates": tuple(map(to_gate, shown.gates)),
-            "next_eligible_at": next_at,
-            "supersedes": supersedes,
-        }
-    )
+    said = {
+        "decision": Verdict.HOLD,
+        "reason": reason,
+        "gates": _with(to_gate(shown.closed[0]), sent.gates),
+        "next_eligible_at": next_at,
+        "supersedes": supersedes,
+    }
+    return built(Decision, sent.__dict__ | said)
+
+
+def _with(gate: Gate, gates: tuple[Gate, ...]) -> tuple[Gate, ...]:
+    return tuple([gate if one.gate == gate.gate else one for one in gates])
 
 
 def _planned(
@@ -294,31 +300,35 @@ def _planned(
     next_at: datetime | None = None,
     supersedes: str | None = None,
 ) -> Decision:
-    need = p.need
-    return Decision(
-        udid=s.device.udid,
-        serial=s.device.serial,
-        site=s.site_name,
-        decision=verdict,
-        action=need.action,
-        method=p.choice.method,
-        target=p.target,
-        reason=reason,
-        gates=tuple(map(to_gate, gates)),
-        advisory_ids=p.advisory_ids,
-        cves=p.exposed.cves,
-        exploited_cves=p.exposed.holes.exploited,
-        severity=_severity(p.exposed),
-        deadline_at=None if p.deadline_us is None else from_us(p.deadline_us),
-        next_eligible_at=next_at,
-        supersedes=supersedes,
-        erases=p.erases,
-        job_id=p.job_id,
-        intent=need.intent,
-        generation=p.generation,
-        evidence=need.evidence,
-        findings=_findings(s),
-    )
+    need, findings = p.need, _findings(s)
+    values = {
+        "udid": s.device.udid,
+        "serial": s.device.serial,
+        "site": s.site_name,
+        "decision": verdict,
+        "action": need.action,
+        "method": p.choice.method,
+        "target": p.target,
+        "reason": reason,
+        "gates": tuple(map(to_gate, gates)),
+        "advisory_ids": p.advisory_ids,
+        "cves": p.exposed.cves,
+        "exploited_cves": p.exposed.holes.exploited,
+        "deadline_at": None if p.deadline_us is None else from_us(p.deadline_us),
+        "next_eligible_at": next_at,
+        "severity": _severity(p.exposed),
+        "erases": p.erases,
+        "job_id": p.job_id,
+        "intent": need.intent,
+        "generation": p.generation,
+        "supersedes": supersedes,
+        "evidence": need.evidence,
+        "findings": findings,
+    }
+    # What a Mac says of itself is in these alone, with more around it: it may be too long.
+    if need.evidence or findings:
+        return Decision(**values)
+    return built(Decision, values)
 
 
 def _findings(s: Situation) -> tuple[str, ...]:

@@ -7,12 +7,14 @@ it says what to record, and its caller makes that durable and hands back what fo
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, Final
 
+import msgspec
+
 from pipeline.decide.decision import Answer, answer, answer_to_order, decide
+from pipeline.decide.endings import settled, superseded
 from pipeline.decide.orders import order
 from pipeline.decide.policy import Policy
 from pipeline.decide.policy_file import policy_digest, read_policy
@@ -34,31 +36,27 @@ from schemas.envelope import (
 )
 from schemas.events.control import ApprovalGranted, HaltSet
 from schemas.glance import Glance, glance
-from schemas.ids import event_id
-from schemas.jobs import Action, Job, JobSuperseded
-from schemas.results import JobResult
+from schemas.jobs import Action, Job
+from schemas.model import built
 
 SOURCE: Final = "/drydock/decide"
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(msgspec.Struct, frozen=True):
     """An answer that differs from the Mac's last one; `job` is what a `send` orders."""
 
     record: DecisionRecord
     job: Job | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Followed:
+class Followed(msgspec.Struct, frozen=True):
     """An event that follows from the state: a job settled, a job withdrawn. The caller records
     it and folds it like any other."""
 
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """Our own bug: no answer could be worked out for this Mac. Its last one stands, and the other
     Macs that the event concerns are not held up. The caller sets it aside with code `bug`."""
 
@@ -240,10 +238,10 @@ class Engine:
         if entry is not None:
             others = strays(situation.ledger)
             for stray in others:
-                yield Followed(_superseded(stray, udid, entry.job_id, now))
+                yield Followed(superseded(stray, udid, entry.job_id, SOURCE, now))
             result = settle(entry, situation.device, udid, now)
             if result is not None:
-                yield Followed(_settled(result, now))
+                yield Followed(settled(result, SOURCE, now))
                 if self.standings.get(udid) is not standing:
                     return  # what followed was decided on when it was handed back
             if others or result is not None:
@@ -253,7 +251,7 @@ class Engine:
         if found.decision.supersedes is not None and withdrawn is not None:
             # Once the old job is withdrawn the answer is a new one, without it.
             by = found.decision.job_id or found.decision.reason.value
-            yield Followed(_superseded(withdrawn, udid, by, now))
+            yield Followed(superseded(withdrawn, udid, by, SOURCE, now))
             if self.standings.get(udid) is not standing:
                 return
             situation = self.situation(udid, now)
@@ -285,7 +283,7 @@ class Engine:
         site = site_of(device, policy)
         own = open_job(ledger)
         others = self._site_jobs[site or ""] - (own is not None and _takes_slot(own, site))
-        return Situation(
+        found = Situation(
             device,
             self.fleet.advisories,
             policy,
@@ -295,20 +293,27 @@ class Engine:
             self.fleet.approvals(udid),
             max(others, 0),
         )
+        # As it would work them out itself.
+        settings = None if site is None else policy.sites[site]
+        found.__dict__.update(site_name=site, site=settings, open_job=own)
+        return found
 
     def record_of(self, decision: Decision, s: Situation) -> DecisionRecord:
         """The decision with everything needed to compute it again."""
         return DecisionRecord(
             decision=decision,
-            inputs=DecisionInputs(
-                now=s.now,
-                device=self._wire_of(s.device),
-                ledger=[entry.to_wire() for entry in s.ledger],
-                policy_digest=self.policy_digest,
-                catalog_digest=s.advisories.digest,
-                halts=tuple(halt.model_dump_json() for halt in s.halts),
-                approvals=tuple(grant.model_dump(mode="json") for grant in s.approvals),
-                site_open_jobs=s.site_open_jobs,
+            inputs=built(
+                DecisionInputs,
+                {
+                    "now": s.now,
+                    "device": self._wire_of(s.device),
+                    "ledger": [entry.to_wire() for entry in s.ledger],
+                    "policy_digest": self.policy_digest,
+                    "catalog_digest": s.advisories.digest,
+                    "halts": tuple([halt.model_dump_json() for halt in s.halts]),
+                    "approvals": tuple([one.model_dump(mode="json") for one in s.approvals]),
+                    "site_open_jobs": s.site_open_jobs,
+                },
             ),
         )
 
@@ -397,15 +402,19 @@ class Engine:
             heapq.heappush(self._waiting.setdefault(standing.site, []), (first, udid))
 
     def _count(self, old: Standing | None, new: Standing | None) -> None:
+        if old is not None and new is not None and old[_COUNTED] == new[_COUNTED]:
+            return
         for standing, sign in ((old, -1), (new, 1)):
             if standing is not None and standing.severity is not None:
                 self.exposed[standing.site or "", standing.severity.value] += sign
 
     def _open_of(self, udid: str) -> frozenset[tuple[str, str, Action]]:
+        if udid not in self.fleet.ledgers:
+            return _NO_JOBS
         return frozenset(
             [
                 (entry.job_id, entry.site, entry.action)
-                for entry in self.fleet.ledgers.get(udid, ())
+                for entry in self.fleet.ledgers[udid]
                 if entry.is_open
             ]
         )
@@ -446,6 +455,9 @@ class Engine:
 
 _NO_DEADLINE: Final = 1 << 62
 _NO_EFFECTS: Final[Iterator[Effect]] = iter(())
+# Of a Standing: its site and severity.
+_COUNTED: Final = slice(4, 6)
+_NO_JOBS: Final[frozenset[tuple[str, str, Action]]] = frozenset()
 
 
 def recompute(record: DecisionRecord, policy: Policy, advisories: Advisories) -> Decision:
@@ -484,23 +496,3 @@ def _takes_slot(entry: JobEntry, site: str | None) -> bool:
 
 def _job_udid(event: JobIssuedEvent | JobSupersededEvent | JobResultedEvent) -> str:
     return event.data.job.udid if isinstance(event, JobIssuedEvent) else event.data.udid
-
-
-def _settled(result: JobResult, now: datetime) -> JobResultedEvent:
-    return JobResultedEvent(
-        id=event_id("settled", result.job_id, result.outcome.value),
-        source=SOURCE,
-        subject=result.udid,
-        time=now,
-        data=result,
-    )
-
-
-def _superseded(entry: JobEntry, udid: str, by: str, now: datetime) -> JobSupersededEvent:
-    return JobSupersededEvent(
-        id=event_id("superseded", entry.job_id),
-        source=SOURCE,
-        subject=udid,
-        time=now,
-        data=JobSuperseded(job_id=entry.job_id, udid=udid, site=entry.site, by=by),
-    )

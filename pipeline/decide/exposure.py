@@ -1,8 +1,9 @@
 """What a Mac is exposed to, how bad it is, and by when it must be mended."""
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
+
+import msgspec
 
 from pipeline.decide.policy import SEVERITY_ORDER, Deadlines
 from pipeline.decide.situation import Situation
@@ -14,8 +15,7 @@ _RANK: Final = {severity: rank for rank, severity in enumerate(SEVERITY_ORDER)}
 _NOTHING: Final = Missing()
 
 
-@dataclass(frozen=True, slots=True)
-class Exposure:
+class Exposure(msgspec.Struct, frozen=True):
     """What the Mac's own line offers it (`line`), and what its holes come from (`holes`).
 
     On a supported line they are the same. On a dead one the holes are what Apple has since fixed

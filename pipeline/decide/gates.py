@@ -3,7 +3,9 @@ reason. A gate that time alone opens says when."""
 
 from datetime import UTC, datetime, time
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from pipeline.decide.exposure import Exposure
 from pipeline.decide.methods import Choice
@@ -23,7 +25,7 @@ _MOST_DOUBLINGS: Final = 20
 _BIG_INSTALLS: Final = frozenset({Action.UPGRADE, Action.REINSTALL})
 
 
-class Asked(NamedTuple):
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """A gate's answer; `reason` is why it holds, None if it passed."""
 
     gate: str
@@ -38,7 +40,7 @@ def _passed(gate: str, detail: str = "") -> Asked:
     return Asked(gate, detail=detail)
 
 
-class Plan(NamedTuple):
+class Plan(msgspec.Struct, frozen=True):
     """A need with everything its gates look at."""
 
     need: Need

@@ -10,7 +10,10 @@ bootstrap token.
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from pipeline.decide.remediation import Need, mdm_is_silent
 from pipeline.decide.situation import Situation
@@ -29,7 +32,7 @@ _RUNNING_STATES: Final = frozenset({"downloading", "prepared", "installing"})
 _RUNNING_BELIEVED: Final = timedelta(hours=24)
 
 
-class Choice(NamedTuple):
+class Choice(msgspec.Struct, frozen=True, gc=False):
     """A method, and what stands against it; None with a reason where none is possible at all.
     `until` is when time alone clears the way for some method."""
 
@@ -48,7 +51,7 @@ def choose_method(s: Situation, need: Need) -> Choice:
     A method that cannot exist for this Mac is passed over, one that is merely blocked is named.
     """
     blocked: Choice | None = None
-    for method in _allowed(getattr(s.policy.methods, need.action.value)):
+    for method in _allowed(getattr(s.policy.methods, need.action)):
         possible, obstacle = _CHECKS[method](s, need)
         if not possible:
             continue
@@ -60,7 +63,7 @@ def choose_method(s: Situation, need: Need) -> Choice:
         if blocked is None:
             blocked = Choice(method, *obstacle, until=ends_at)
         elif ends_at is not None:
-            blocked = blocked._replace(until=ends_at)
+            blocked = replace(blocked, until=ends_at)
     if blocked is not None:
         return blocked
     return Choice(None, Reason.NO_METHOD, f"no method of the policy can {need.action} this Mac")

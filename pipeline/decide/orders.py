@@ -8,6 +8,7 @@ from pipeline.decide.windows import closes_at
 from pipeline.state.device import from_us
 from schemas.decisions import Decision, Verdict
 from schemas.jobs import Action, Job, Method
+from schemas.model import built
 from schemas.signing import Signed
 
 # A person at the Mac sees Apple's countdown before a declared update is forced.
@@ -30,27 +31,29 @@ def order(s: Situation, decision: Decision) -> Job:
     expires_at = report_by if reenrolls else min(report_by, _start_by(s, decision))
     declared = decision.method is Method.DDM
     newest_us = s.device.newest_us
-    return Job(
-        job_id=decision.job_id or "",
-        udid=decision.udid,
-        serial=decision.serial,
-        site=decision.site,
-        action=decision.action,
-        method=decision.method,
-        intent=decision.intent or "",
-        target=decision.target,
-        generation=decision.generation or 0,
-        reason=decision.reason.value,
-        advisory_ids=decision.advisory_ids,
-        issued_at=s.now,
-        known_until=from_us(newest_us) if newest_us > s.now_us else None,
-        expires_at=expires_at,
-        report_by=report_by,
-        deadline_at=decision.deadline_at,
-        enforce_at=min(s.now + _NOTICE, expires_at) if declared else None,
-        erases=decision.erases,
-        approval=_approval(s, decision),
-    )
+    values = {
+        "job_id": decision.job_id or "",
+        "udid": decision.udid,
+        "serial": decision.serial,
+        "site": decision.site,
+        "action": decision.action,
+        "method": decision.method,
+        "intent": decision.intent or "",
+        "target": decision.target,
+        "generation": decision.generation or 0,
+        "reason": decision.reason.value,
+        "advisory_ids": decision.advisory_ids,
+        "issued_at": s.now,
+        "known_until": from_us(newest_us) if newest_us > s.now_us else None,
+        "expires_at": expires_at,
+        "report_by": report_by,
+        "deadline_at": decision.deadline_at,
+        "enforce_at": min(s.now + _NOTICE, expires_at) if declared else None,
+        "erases": decision.erases,
+        "approval": _approval(s, decision),
+    }
+    # An update is the order of most Macs, and nothing that a Mac says of itself is in its intent.
+    return built(Job, values) if decision.action is Action.UPDATE else Job(**values)
 
 
 def _start_by(s: Situation, decision: Decision) -> datetime:

@@ -184,7 +184,7 @@ class Site(Strict):
     windows: tuple[Window, ...] | None = None
     match: Match = Match()
 
-    @property
+    @cached_property
     def zone(self) -> ZoneInfo:
         """The site's time zone."""
         return ZoneInfo(self.time_zone)
@@ -202,7 +202,7 @@ class BySeverity(Strict):
 
     def of(self, severity: Severity) -> timedelta:
         """The duration for this severity."""
-        value: timedelta = getattr(self, severity.value)
+        value: timedelta = getattr(self, severity)  # an enum of texts
         return value
 
 

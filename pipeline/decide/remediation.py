@@ -4,8 +4,11 @@ from collections.abc import Iterator
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import urlsplit
+
+import msgspec
+from msgspec.structs import replace
 
 from pipeline.decide.exposure import Exposure
 from pipeline.decide.policy import Image
@@ -34,7 +37,7 @@ _MDM_GRACE: Final = timedelta(hours=24)
 _RESTORABLE: Final = frozenset({HardwareClass.INTEL, HardwareClass.T1})
 
 
-class Need(NamedTuple):
+class Need(msgspec.Struct, frozen=True):
     """Something this Mac needs. `intent` identifies it across attempts. `timed` needs wait for
     deferrals and windows; `exclusive` ones let no later need pass while they are held. Before
     `not_before_us` it is not sure yet that it is needed; what was done `in_vain` before is left to
@@ -67,7 +70,7 @@ def needs(s: Situation, exposed: Exposure) -> Iterator[Need]:
     system = needs_reinstall(s, exposed, upgrade or update)
     for need in (system, upgrade, update):
         if need is not None:
-            yield need if reenroll is None else need._replace(mdm_usable=False)
+            yield need if reenroll is None else replace(need, mdm_usable=False)
             if need is system and not need.in_vain:
                 return
 

@@ -46,7 +46,7 @@ def site_of(device: Device, policy: Policy) -> str | None:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Situation:
     """One Mac, what is known of releases, the policy, its jobs, the halts in force, the approvals
     for it, how many other jobs its site has open, and the time. Each rule is safe alone on any
@@ -60,6 +60,29 @@ class Situation:
     halts: tuple[HaltSet, ...] = ()
     approvals: tuple[ApprovalGranted, ...] = ()
     site_open_jobs: int = 0
+
+    # Written out: frozen, the generated one goes through object.__setattr__ for each of them.
+    def __init__(
+        self,
+        device: Device,
+        advisories: Advisories,
+        policy: Policy,
+        now: datetime,
+        ledger: Ledger = (),
+        halts: tuple[HaltSet, ...] = (),
+        approvals: tuple[ApprovalGranted, ...] = (),
+        site_open_jobs: int = 0,
+    ) -> None:
+        self.__dict__.update(
+            device=device,
+            advisories=advisories,
+            policy=policy,
+            now=now,
+            ledger=ledger,
+            halts=halts,
+            approvals=approvals,
+            site_open_jobs=site_open_jobs,
+        )
 
     @once
     def now_us(self) -> int:

@@ -49,6 +49,8 @@ class _Week(NamedTuple):
         return _WEEK_MINUTES + (self.starts[1] if wraps_over else 0)
 
 
+# The Macs of a site are asked for at the same moment.
+@lru_cache(maxsize=256)
 def window_state(windows: tuple[Window, ...], zone: ZoneInfo, now: datetime) -> WindowState:
     """Whether a window is open at `now` (aware), and when that changes.
 

@@ -21,6 +21,7 @@ from pipeline.processors.work import Incoming, Post, Work
 from pipeline.state.device import FIGURES_FROM, Device, from_us, to_us
 from pipeline.state.jobs import JobEntry, Ledger
 from schemas.dead_letters import DeadLetterCode
+from schemas.decisions import encode_record
 from schemas.envelope import (
     Event,
     InvalidEvent,
@@ -246,7 +247,7 @@ class DeviceShard:
 
     def _decided(self, effect: Decided, now: datetime) -> None:
         decision = effect.record.decision
-        self._post(DECISIONS.name, decision.udid, effect.record.model_dump_json().encode())
+        self._post(DECISIONS.name, decision.udid, encode_record(effect.record))
         self._work.tally.decisions[decision.action, decision.reason] += 1
         self._dirty[decision.udid] = None
         self._failing.pop(decision.udid, None)
@@ -487,4 +488,5 @@ def _key_of(event: Event) -> str:
 
 
 def _entry(ledger: Ledger, job_id: str) -> JobEntry | None:
-    return next((entry for entry in ledger if entry.job_id == job_id), None)
+    found = [entry for entry in ledger if entry.job_id == job_id]
+    return found[0] if found else None

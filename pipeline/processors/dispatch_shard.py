@@ -7,17 +7,18 @@ deadline first, and a job that is withdrawn before is never published.
 
 import heapq
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from pipeline.decide.admission import objection
 from pipeline.decide.policy_file import read_policy
 from pipeline.processors import rows, set_aside
 from pipeline.processors.facts import Facts
+from pipeline.processors.own_orders import OwnJob, own_order
 from pipeline.processors.terms import Terms
 from pipeline.processors.work import Incoming, Post, Work
 from pipeline.state.device import duration_us, to_us
@@ -31,7 +32,7 @@ from schemas.envelope import (
     JobSupersededEvent,
     decode,
 )
-from schemas.jobs import Action
+from schemas.jobs import Action, Job
 from schemas.results import FINAL_OUTCOMES, Outcome
 from schemas.topics import DEAD_LETTERS, DISPATCH, jobs_topic, partition_of
 
@@ -52,8 +53,7 @@ class Stage(StrEnum):
     OVER = "over"
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(msgspec.Struct, frozen=True, gc=False):
     """One job on its way. `order` is the JobIssuedEvent as bytes, kept while it waits."""
 
     job_id: str
@@ -70,8 +70,9 @@ class Ticket:
     def to_row(self, epoch: int) -> bytes:
         """The job as a row of the state."""
         wire = {name: getattr(self, name) for name in _NAMES}
-        order = None if self.order is None else self.order.decode()
-        return msgspec.json.encode(wire | {"e": epoch, "order": order})
+        wire["e"] = epoch
+        wire["order"] = None if self.order is None else self.order.decode()
+        return msgspec.json.encode(wire)
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> "Ticket":
@@ -81,7 +82,7 @@ class Ticket:
         return cls(**values, order=None if order is None else order.encode())
 
 
-_NAMES: Final = tuple(name for name in Ticket.__slots__ if name != "order")
+_NAMES: Final = tuple(name for name in Ticket.__struct_fields__ if name != "order")
 
 
 class DispatchShard:
@@ -122,6 +123,8 @@ class DispatchShard:
         """All rows are loaded: go on from there."""
         for ticket in self.tickets.values():
             self._count(ticket, 1)
+            self._ends.append((_forget_us(ticket), ticket.job_id))
+        heapq.heapify(self._ends)
 
     def caught_up(self) -> None:
         """All that was in the topic when the partition changed hands is folded: give slots."""
@@ -138,6 +141,12 @@ class DispatchShard:
 
     def _take(self, record: Incoming, now: datetime) -> None:
         raw = record.value or b""
+        believed = self._terms.believed.take(raw)
+        job = own_order(raw) if believed else None
+        if job is not None:
+            self._work.tally.folded[DISPATCH.name] += 1
+            self._open(job, raw)
+            return
         try:
             event = decode(raw)
         except InvalidEvent as error:
@@ -149,7 +158,7 @@ class DispatchShard:
             self._refuse(record.offset, raw, DeadLetterCode.UNKNOWN_TYPE, detail, now, "$.type")
             return
         wrong = None
-        if not self._terms.believed.take(raw):
+        if not believed:
             wrong = objection(event, jobs=self._terms.trusted, approvals={})
         if wrong is not None:
             self._refuse(record.offset, raw, DeadLetterCode.BAD_VALUE, wrong, now, "$.data")
@@ -164,8 +173,7 @@ class DispatchShard:
 
     def _fold(self, event: Event, raw: bytes) -> None:
         if isinstance(event, JobIssuedEvent):
-            if event.data.job.job_id not in self.tickets:
-                self._put(_ticket(event, raw))
+            self._open(event.data.job, raw)
             return
         assert isinstance(event, JobSupersededEvent | JobResultedEvent)
         ticket = self.tickets.get(event.data.job_id)
@@ -184,6 +192,10 @@ class DispatchShard:
         else:
             # It had begun before its withdrawal reached the executor.
             self._put(replace(ticket, stage=Stage.BEGUN, order=None))
+
+    def _open(self, job: Job | OwnJob, raw: bytes) -> None:
+        if job.job_id not in self.tickets:
+            self._put(_ticket(job, raw))
 
     def _withdraw(self, ticket: Ticket) -> None:
         if ticket.stage is not Stage.BEGUN:
@@ -267,7 +279,9 @@ class DispatchShard:
 
     def _put(self, ticket: Ticket) -> None:
         old = self.tickets.get(ticket.job_id)
-        if old is not None:
+        if old is None:
+            heapq.heappush(self._ends, (_forget_us(ticket), ticket.job_id))
+        else:
             self._count(old, -1)
         self.tickets[ticket.job_id] = ticket
         self._count(ticket, 1)
@@ -283,7 +297,6 @@ class DispatchShard:
             first = ticket.deadline_us if ticket.takes_slot else -1
             queue = self._waiting.setdefault(ticket.site, [])
             heapq.heappush(queue, (first, ticket.issued_us, ticket.job_id))
-        heapq.heappush(self._ends, (_forget_us(ticket), ticket.job_id))
 
     def _publish(self, ticket: Ticket, raw: bytes) -> None:
         topic = jobs_topic(ticket.site)
@@ -301,8 +314,7 @@ class DispatchShard:
         self._work.tally.letters[DISPATCH.name, code] += 1
 
 
-def _ticket(event: JobIssuedEvent, raw: bytes) -> Ticket:
-    job = event.data.job
+def _ticket(job: Job | OwnJob, raw: bytes) -> Ticket:
     expires_us = to_us(job.expires_at)
     return Ticket(
         job_id=job.job_id,

@@ -4,7 +4,12 @@ What a partition orders it reads back from the log of orders, and dispatch reads
 check a signature costs more than all the rest that is done with an order.
 """
 
+from datetime import datetime
 from typing import Final
+
+import msgspec
+
+from schemas.jobs import Action
 
 _MOST: Final = 20_000
 
@@ -28,3 +33,36 @@ class OwnOrders:
             return False
         del self._raws[raw]
         return True
+
+
+class OwnJob(msgspec.Struct, gc=False):
+    """What dispatch wants to know of a job."""
+
+    job_id: str
+    udid: str
+    site: str
+    action: Action
+    issued_at: datetime
+    expires_at: datetime
+    report_by: datetime | None = None
+    deadline_at: datetime | None = None
+
+
+class _Data(msgspec.Struct, gc=False):
+    job: OwnJob
+
+
+class _Issued(msgspec.Struct, gc=False, tag_field="type", tag="drydock.job.issued.v1"):
+    data: _Data
+
+
+_ISSUED: Final = msgspec.json.Decoder(_Issued)
+
+
+def own_order(raw: bytes) -> OwnJob | None:
+    """The job that bytes of ours order, at a tenth of the price of `decode`, which looks for what
+    we did not write; None if they are another event."""
+    try:
+        return _ISSUED.decode(raw).data.job
+    except msgspec.ValidationError:
+        return None

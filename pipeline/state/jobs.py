@@ -5,11 +5,11 @@ successes are those that `settle` reads off the Mac's own later reports.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from pipeline.state.device import AUTHENTICATED, Device, from_us, to_us
 from schemas.jobs import Action, Job, Method, Target
@@ -39,8 +39,7 @@ _NEVER_AT_THE_MAC: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class JobEntry:
+class JobEntry(msgspec.Struct, frozen=True, gc=False):
     """One job as far as is known. `outcome_us` is when its furthest outcome was told; `acted_us`
     when the executor had done its part, 0 if it has not; `guessed` that it ended unbegun as far
     as we know, which its executor may still correct."""
@@ -102,11 +101,11 @@ class JobEntry:
         return self.outcome in (Outcome.FAILED, Outcome.REFUSED, Outcome.EXPIRED)
 
     def to_wire(self) -> dict[str, Any]:
-        """The entry as JSON values."""
+        """The entry as JSON values; those of enums are text themselves."""
         return {
             "job_id": self.job_id,
-            "action": self.action.value,
-            "method": self.method.value,
+            "action": self.action,
+            "method": self.method,
             "intent": self.intent,
             "version": None if self.version is None else str(self.version),
             "build": None if self.build is None else str(self.build),
@@ -116,10 +115,10 @@ class JobEntry:
             "report_by_us": self.report_by_us,
             "site": self.site,
             "erases": self.erases,
-            "outcome": None if self.outcome is None else self.outcome.value,
+            "outcome": self.outcome,
             "outcome_us": self.outcome_us,
             "acted_us": self.acted_us,
-            "error_code": None if self.error_code is None else self.error_code.value,
+            "error_code": self.error_code,
             "guessed": self.guessed,
             "known_until_us": self.known_until_us,
         }

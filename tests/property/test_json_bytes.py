@@ -1,0 +1,199 @@
+"""What is written past pydantic's serializer is, byte for byte, what pydantic would write."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.decide.decision import decide
+from pipeline.decide.engine import Engine
+from pipeline.decide.orders import order
+from pipeline.decide.situation import Situation
+from pipeline.processors.own_orders import own_order
+from schemas.decisions import (
+    Decision,
+    DecisionInputs,
+    DecisionRecord,
+    Gate,
+    Reason,
+    Severity,
+    Verdict,
+    encode_record,
+)
+from schemas.envelope import JobIssuedEvent, decode, encode
+from schemas.ids import derive_job_id
+from schemas.jobs import Action, Job, Method, Target
+from schemas.model import FactModel
+from schemas.orders import issue, read_job
+from schemas.results import Outcome
+from schemas.signing import Signed, key_id
+from tests import factories as make
+from tests.strategies import situations, versions
+
+KEY = Ed25519PrivateKey.generate()
+# A year in which both write it with four digits, to the microsecond, in any zone of whole minutes.
+TIMES = st.datetimes(
+    datetime(1990, 1, 1),  # noqa: DTZ001 - the zone is given beside
+    datetime(2900, 1, 1),  # noqa: DTZ001
+    timezones=st.sampled_from([UTC])
+    | st.builds(lambda m: timezone(timedelta(minutes=m)), st.integers(-23 * 60, 23 * 60)),
+)
+MAYBE_TIMES = st.none() | TIMES
+# No surrogates: no JSON that we read has them. All else, quotes and what is above U+FFFF too.
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+PLAIN = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\u2028\u2029"), max_size=20
+)
+TEXTS = st.lists(PLAIN, max_size=3).map(tuple)
+TARGETS = st.none() | st.builds(
+    lambda found, told: Target(version=found[0], build=found[1] if told else None),
+    versions(),
+    st.booleans(),
+)
+# What a state may hold: figures are never infinite (`schemas.events.inventory`).
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 63) - 1)
+    | st.floats(0, 1e6)
+    | ANY_TEXT
+    | st.sampled_from([*Action, *Reason]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
+    max_leaves=12,
+)
+GATES = st.builds(Gate, gate=PLAIN, passed=st.booleans(), detail=PLAIN, until=MAYBE_TIMES)
+DECISIONS = st.builds(
+    Decision,
+    udid=PLAIN,
+    serial=st.none() | PLAIN,
+    site=st.none() | PLAIN,
+    decision=st.sampled_from(Verdict),
+    action=st.none() | st.sampled_from(Action),
+    method=st.none() | st.sampled_from(Method),
+    target=TARGETS,
+    reason=st.sampled_from(Reason),
+    gates=st.lists(GATES, max_size=3).map(tuple),
+    advisory_ids=TEXTS,
+    cves=TEXTS,
+    exploited_cves=TEXTS,
+    deadline_at=MAYBE_TIMES,
+    next_eligible_at=MAYBE_TIMES,
+    severity=st.none() | st.sampled_from(Severity),
+    erases=st.booleans(),
+    job_id=st.none() | PLAIN,
+    intent=st.none() | PLAIN,
+    generation=st.none() | st.integers(0, 1 << 40),
+    supersedes=st.none() | PLAIN,
+    evidence=TEXTS,
+    findings=TEXTS,
+)
+INPUTS = st.builds(
+    DecisionInputs,
+    now=TIMES,
+    device=VALUES,
+    ledger=VALUES,
+    policy_digest=st.none() | PLAIN,
+    catalog_digest=PLAIN,
+    halts=st.lists(ANY_TEXT, max_size=2).map(tuple),
+    approvals=st.lists(VALUES, max_size=2).map(tuple),
+    site_open_jobs=st.integers(0, 10_000),
+)
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> Job:
+    """Any order."""
+    udid, issued_at = draw(st.sampled_from(["MAC-1", "5A0C7D9E-0000"])), draw(TIMES)
+    action, intent, generation = draw(st.sampled_from(Action)), draw(PLAIN), draw(st.integers(0, 9))
+    return Job(
+        job_id=derive_job_id(udid, action, intent, generation),
+        udid=udid,
+        serial=draw(st.none() | st.just("C02TEST0001")),
+        site="london",
+        action=action,
+        method=draw(st.sampled_from(Method)),
+        intent=intent,
+        target=draw(TARGETS),
+        generation=generation,
+        reason=draw(PLAIN),
+        advisory_ids=draw(TEXTS),
+        issued_at=issued_at,
+        known_until=draw(MAYBE_TIMES),
+        expires_at=issued_at + draw(st.timedeltas(timedelta(microseconds=1), timedelta(days=9))),
+        report_by=draw(MAYBE_TIMES),
+        deadline_at=draw(MAYBE_TIMES),
+        enforce_at=draw(MAYBE_TIMES),
+        erases=draw(st.booleans()),
+        approval=draw(st.none() | st.just(make.SIGNED)),
+    )
+
+
+def event_of(job: Job, time: datetime, signed: Signed | None, **more: Any) -> JobIssuedEvent:
+    """The order as it is published."""
+    data = issue(job, KEY)
+    if signed is not None:
+        data = data.model_copy(update={"signed": signed})
+    return JobIssuedEvent(
+        id="issued-1", source="/test", subject=job.udid, time=time, data=data, **more
+    )
+
+
+@given(st.builds(DecisionRecord, decision=DECISIONS, inputs=INPUTS))
+def test_a_record_is_written_as_pydantic_writes_it(record: DecisionRecord) -> None:
+    assert encode_record(record) == record.model_dump_json().encode()
+
+
+def is_as_checked(model: FactModel) -> bool:
+    """Whether pydantic would have taken the same values, and put them in the same order."""
+    values = model.__dict__
+    checked = type(model)(**values)
+    return checked == model and list(checked.__dict__) == list(values)
+
+
+@given(situations())
+def test_what_is_built_unchecked_is_valid(s: Situation) -> None:
+    decision = decide(s)
+    assert is_as_checked(decision)
+    assert is_as_checked(Engine().record_of(decision, s).inputs)
+    if decision.decision is Verdict.SEND:
+        job = order(s, decision)
+        assert is_as_checked(job)
+        assert job.model_copy(update={"generation": 1}).model_fields_set == set(Job.model_fields)
+
+
+@given(situations())
+def test_the_record_of_any_situation_is_written_so(s: Situation) -> None:
+    decision = decide(s)
+    record = Engine().record_of(decision, s)
+    assert encode_record(record) == record.model_dump_json().encode()
+    read = DecisionRecord.model_validate_json(encode_record(record))
+    assert encode_record(read) == encode_record(record)
+    if decision.decision is Verdict.SEND:
+        event = event_of(order(s, decision), s.now, None)
+        assert encode(event) == event.model_dump_json(exclude_none=True).encode()
+
+
+@given(jobs(), TIMES, st.none() | st.just(make.SIGNED), ANY_TEXT)
+def test_an_order_is_written_and_signed_as_pydantic_writes_it(
+    job: Job, time: datetime, signed: Signed | None, media_type: str
+) -> None:
+    event = event_of(job, time, signed, rawmediatype=media_type or None)
+    assert encode(event) == event.model_dump_json(exclude_none=True).encode()
+    assert decode(encode(event)) == event
+    if signed is None:
+        assert read_job(event.data.signed, {key_id(KEY.public_key()): KEY.public_key()}) == job
+
+
+@given(jobs(), TIMES)
+def test_what_dispatch_reads_of_an_order_is_what_it_says(job: Job, time: datetime) -> None:
+    raw = encode(event_of(job, time, None))
+    read = own_order(raw)
+    assert read is not None
+    assert all(getattr(read, name) == getattr(job, name) for name in read.__struct_fields__)
+
+
+def test_another_event_is_no_order() -> None:
+    assert own_order(encode(make.superseded(make.job()))) is None
+    assert own_order(encode(make.resulted(make.job(), Outcome.STARTED, make.NOW))) is None
