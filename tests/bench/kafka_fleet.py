@@ -29,7 +29,7 @@ from schemas.topics import (
 )
 from tests import factories as make
 from tests.bench.core import report, take, udid_of
-from tests.bench.kafka_world import PARTITIONS, World, wait_for
+from tests.bench.kafka_world import PARTITIONS, World, cpu_of, wait_for
 
 # No site gives more slots than 10,000 at a time.
 SITES: Final = tuple(f"site-{number:02d}" for number in range(20))
@@ -43,6 +43,7 @@ _PATTERN: Final = 9_999_999
 _SHARES: Final = (0.01, 0.5, 0.9)
 _AT_ONCE: Final = 20_000
 _PATIENCE_S: Final = 600.0
+_REST_S: Final = 3.0
 _POLICY: Final = "\n".join(
     [
         "version: 1",
@@ -70,6 +71,7 @@ def bench_fleet(world: World, *, macs: int) -> dict[str, Any]:
     _lose_copies(world)
     with _Two(world) as lost:
         recovery_cpu_s = lost.cpu_s()
+        lost.come_to_rest()
         advisory = _land(world, lost, macs // AFFECTED_SHARE)
     return {
         "macs": macs,
@@ -112,6 +114,15 @@ class _Two:
     def cpu_s(self) -> list[float]:
         return [round(worker.cpu_s(), 1) for worker in self.workers]
 
+    def come_to_rest(self) -> None:
+        """Wait until each has its copy of the other's state too, which comes after its own."""
+        used = self.cpu_s()
+        while True:
+            time.sleep(_REST_S)
+            before, used = used, self.cpu_s()
+            if all(now - then < 0.1 * _REST_S for now, then in zip(used, before, strict=True)):
+                return
+
     def resident(self) -> list[int]:
         return [worker.resident() for worker in self.workers]
 
@@ -124,7 +135,7 @@ def _lose_copies(world: World) -> None:
 def _land(world: World, two: _Two, affected: int) -> dict[str, Any]:
     """The advisory is published; the seconds until the last of its jobs can be read."""
     places = world.places([jobs_topic(site) for site in SITES])
-    cpu = two.cpu_s()
+    cpu, broker = two.cpu_s(), cpu_of(world.kafka.pid(1))
     landed = make.release(LANDS)
     world.publish([(ADVISORIES.name, landed.subject.encode(), encode(landed))])
     began = time.monotonic()
@@ -145,6 +156,7 @@ def _land(world: World, two: _Two, affected: int) -> dict[str, Any]:
         "published_share_s": reached,
         "cpu_s": used,
         "cpu_us_per_job": round(sum(used) / affected * 1e6),
+        "broker_cpu_s": round(cpu_of(world.kafka.pid(1)) - broker, 1),
     }
 
 
