@@ -63,8 +63,8 @@ def repeated(seen: Glance, device: Device) -> tuple[Device, int] | None:
     ):
         return None
     us = _us_of(seen.time)
-    stamps = None if us is None else tell_again(device.stamps, things, us)
-    if us is None or stamps is None:
+    stamps = tell_again(device.stamps, things, us)
+    if stamps is None:
         return None
     if free_disk is None:
         free_disk = values[_FREE_DISK]
@@ -88,10 +88,10 @@ def _as_one(things: int) -> int:
     return things
 
 
-def _us_of(time: str) -> int | None:
-    """An event's time, if it is one that needs no second look."""
+def _us_of(time: str) -> int:
+    """An event's time; 0, which is before all that was told, if it needs a second look."""
     try:
         moment = datetime.fromisoformat(time)
     except ValueError:
-        return None
-    return None if moment.tzinfo is None else to_us(moment)
+        return 0
+    return 0 if moment.tzinfo is None else to_us(moment)

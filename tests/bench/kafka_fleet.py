@@ -44,6 +44,8 @@ _SHARES: Final = (0.01, 0.5, 0.9)
 _AT_ONCE: Final = 20_000
 _PATIENCE_S: Final = 600.0
 _REST_S: Final = 3.0
+# To ask twenty topics takes the cores that are measured.
+_LOOK_S: Final = 0.3
 _POLICY: Final = "\n".join(
     [
         "version: 1",
@@ -148,7 +150,7 @@ def _land(world: World, two: _Two, affected: int) -> dict[str, Any]:
         for share in _SHARES:
             if jobs >= share * affected:
                 reached.setdefault(share, round(time.monotonic() - began, 1))
-        time.sleep(0.1)
+        time.sleep(_LOOK_S)
     used = [round(after - before, 1) for after, before in zip(two.cpu_s(), cpu, strict=True)]
     return {
         "jobs": affected,
