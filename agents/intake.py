@@ -188,6 +188,7 @@ class Intake(threading.Thread):
     def _round(self) -> None:
         consumer = self._consumer
         try:
+            find_back(consumer)
             records = consumer.poll(timeout_ms=_POLL_MS, max_records=_MOST_AT_ONCE)
             self.polled_at = time.monotonic()
             self._metrics.polled()
@@ -278,10 +279,8 @@ class Intake(threading.Thread):
         return True
 
     def _note_rebalance(self, error: KafkaError) -> None:
-        """End it where a rebalance lasts longer than any can: this client has lost its way back.
-
-        kafka-python 3.0.12 can stay out of a group for good after one; another process gets in.
-        """
+        """End it where a rebalance lasts longer than any can: this client has lost its way back in
+        a way that `find_back` does not know; another process gets in."""
         if not isinstance(error, RebalanceInProgressError):
             self._rebalancing_since = None
             return
@@ -347,3 +346,15 @@ class Intake(threading.Thread):
     def _warn(self, what: str, error: Exception) -> None:
         said = str(error) or type(error).__name__
         self._log.warning(what, **{key.SITE: self._member.site, key.DETAIL: said})
+
+
+def find_back(consumer: Any) -> None:
+    """Have a consumer join its group where it has forgotten that it was about to.
+
+    kafka-python 3.0.12 begins to join again when the topic's metadata is another than at the last
+    assignment, and looks for the end of it only while that is so. Is the metadata what it was again
+    in the meantime, it stays 'rebalancing' for good, commits nothing and sends no heartbeat.
+    """
+    coordinator = consumer._coordinator  # noqa: SLF001 - nothing public says so
+    if coordinator.rebalance_in_progress() and not coordinator.need_rejoin():
+        coordinator.request_rejoin()

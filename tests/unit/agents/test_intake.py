@@ -17,11 +17,22 @@ PATIENCE_S = 20.0
 MEMBER = Member("london", "one", session_s=0.05)
 
 
+class Coordinator:
+    """A member that is about to join."""
+
+    def rebalance_in_progress(self) -> bool:
+        return True
+
+    def need_rejoin(self) -> bool:
+        return True
+
+
 class Outside:
     """A consumer that holds a partition and cannot commit."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
+        self._coordinator = Coordinator()
 
     def poll(self, **_: Any) -> dict[TopicPartition, list[Any]]:
         return {}
