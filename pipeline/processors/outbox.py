@@ -5,8 +5,7 @@ sent again; they are given up only when the caller says so.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -146,11 +145,3 @@ class Outbox:
             await producer.stop()
             raise
         return producer
-
-
-def by_place(posts: Iterable[Post]) -> dict[Place, list[Row]]:
-    """Records by partition, in their order."""
-    places: dict[Place, list[Row]] = {}
-    for (topic, partition), some in groupby(posts, key=lambda post: (post.topic, post.partition)):
-        places.setdefault((topic, partition), []).extend((one.key, one.value) for one in some)
-    return places

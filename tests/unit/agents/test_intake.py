@@ -18,13 +18,19 @@ MEMBER = Member("london", "one", session_s=0.05)
 
 
 class Coordinator:
-    """A member that is about to join."""
+    """A member that is about to join, and may have forgotten it."""
+
+    def __init__(self) -> None:
+        self.joins = True
 
     def rebalance_in_progress(self) -> bool:
         return True
 
     def need_rejoin(self) -> bool:
-        return True
+        return self.joins
+
+    def request_rejoin(self) -> None:
+        self.joins = True
 
 
 class Outside:
@@ -80,3 +86,13 @@ def test_it_waits_for_a_broker_that_is_away(monkeypatch: pytest.MonkeyPatch) -> 
     waiting.drain(0.0)
     waiting.join(PATIENCE_S)
     assert waiting.failure is None
+
+
+def test_it_brings_back_a_client_that_forgot_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = an_intake(RebalanceInProgressError(), monkeypatch)
+    consumer = Outside(RebalanceInProgressError())
+    consumer._coordinator.joins = False
+    monkeypatch.setattr(Intake, "_subscribed", lambda _: consumer)
+    outside.start()
+    outside.join(PATIENCE_S)
+    assert consumer._coordinator.joins
