@@ -1,0 +1,119 @@
+"""The core under the golden record. All that a replay knows of product code is in this file.
+
+When the core gets another interface, only this file changes: `Replayer` keeps its four methods.
+Executors are not part of it: their results and the Macs' reports are recorded inputs.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.embedded.log import Log
+from pipeline.embedded.store import Store
+from pipeline.embedded.unit import Committed
+from pipeline.embedded.writer import Writer
+from pipeline.processors.set_aside import letter
+from schemas.dead_letters import DeadLetter, DeadLetterCode
+from schemas.envelope import Event, InvalidEvent, decode
+from schemas.orders import read_job
+from schemas.signing import Signed
+from tests.golden.golden_file import Output, canonical
+from tests.site_factories import JOBS_KEY, KEYS
+
+# As the embedded service has it: more Macs than the demo has.
+_SLICE: Final = 500
+
+
+class Replayer:
+    """Drydock's core on a store in a temporary folder, with the fixed signing key of the tests.
+
+    Each method returns what the call led to, in the order in which it was logged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._store = Store.open(folder)
+        # A replay that is interrupted begins again, so no write has to survive a power failure.
+        self._store._db.execute("PRAGMA synchronous=OFF")
+        self._writer = Writer(self._store, JOBS_KEY, KEYS, self._committed)
+        self._inputs: set[tuple[str, str]] = set()
+        self._letters: list[DeadLetter] = []
+        self._seq = 0
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store.close()
+
+    def accept(self, inputs: Sequence[bytes], now: datetime) -> list[Output]:
+        """Take in one batch of events; bytes that are no event become dead letters."""
+        events: list[Event] = []
+        letters: list[DeadLetter] = []
+        for raw in inputs:
+            try:
+                events.append(decode(raw))
+            except InvalidEvent as error:
+                code = DeadLetterCode(error.code)
+                letters.append(letter(raw, code, error.detail, origin="", now=now))
+        self._inputs |= {(event.source, event.id) for event in events}
+        self._writer.accept(events, letters, now)
+        return self._outputs()
+
+    def advance(self, now: datetime) -> list[Output]:
+        """Decide for the Macs whose time has come, until none is left."""
+        due = self._writer.engine.next_due()
+        while due is not None and due <= now:
+            with self._writer.transaction("due", now):
+                self._writer.follow(self._writer.engine.due(now, _SLICE), now)
+            due = self._writer.engine.next_due()
+        return self._outputs()
+
+    def sweep(self, now: datetime) -> list[Output]:
+        """Decide for every Mac again."""
+        with self._writer.transaction("sweep", now):
+            self._writer.follow(self._writer.engine.sweep(now), now)
+        return self._outputs()
+
+    def _committed(self, committed: Committed) -> None:
+        self._letters += committed.dead_letters
+
+    def _outputs(self) -> list[Output]:
+        last = self._store.last_seq()
+        found = list(_logged(self._store, self._inputs, self._seq)) if last > self._seq else []
+        found += [_dead_letter(one) for one in self._letters]
+        self._letters.clear()
+        self._seq = last
+        return found
+
+
+def logged_outputs(folder: Path, inputs: Iterable[bytes]) -> list[Output]:
+    """Return the decisions and events that a data directory's log holds besides these inputs."""
+    known: set[tuple[str, str]] = set()
+    for raw in inputs:
+        with suppress(InvalidEvent):
+            event = decode(raw)
+            known.add((event.source, event.id))
+    with Log.open(folder) as log:
+        return list(_logged(log, known, 0))
+
+
+def verified_job_id(envelope: Any) -> str:
+    """Return the job id in a DSSE envelope that the signing key of the tests signed.
+
+    Raises SignatureError for another key or other bytes.
+    """
+    return read_job(Signed.model_validate(envelope), KEYS.jobs).job_id
+
+
+def _logged(log: Log, inputs: set[tuple[str, str]], after: int) -> Iterator[Output]:
+    for row in log.entries(after=after):
+        if row.kind == "decision":
+            yield Output("decision", row.body)
+        elif (row.source, row.id) not in inputs:
+            yield Output("event", row.body)
+
+
+def _dead_letter(dead: DeadLetter) -> Output:
+    # Error texts and origins are prose and may change; the code and the bytes may not.
+    kept = {"code": dead.code.value, "sha256": dead.raw_sha256}
+    return Output("dead_letter", canonical(kept))
