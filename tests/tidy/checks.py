@@ -270,6 +270,13 @@ def commands_exist(text: str, known: Collection[str]) -> list[str]:
     return [f"drydock {name}: no such command" for name in sorted(named - set(known))]
 
 
+def commands_listed(text: str, known: Collection[str]) -> list[str]:
+    """Complaints unless the first cells of a text's tables name exactly the known commands."""
+    named = set(re.findall(r"^\| `drydock ([a-z][a-z-]*)", text, re.MULTILINE))
+    complaints = [f"drydock {name}: in no table" for name in sorted(set(known) - named)]
+    return complaints + [f"drydock {name}: no such command" for name in sorted(named - set(known))]
+
+
 # Put together from parts, so that this file does not hold what it looks for.
 _MACHINE: Final = re.compile(rb"(?<![\w.:/-])/(?:work|root|tmp|home/\w+)/")
 _INDEX: Final = re.compile(b"py" + b"pi.org|python" + b"hosted|--" + b"index-url")

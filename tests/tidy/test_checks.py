@@ -164,6 +164,25 @@ def test_looks_commands_up(text: str, complaints: int) -> None:
 @pytest.mark.parametrize(
     ("text", "complaints"),
     [
+        pytest.param("| `drydock run` | x |\n| `drydock halt --all` | y |", [], id="both"),
+        pytest.param("| `drydock run` | x |", ["drydock halt: in no table"], id="missing"),
+        pytest.param(
+            "| `drydock run` | `drydock halt` |", ["drydock halt: in no table"], id="cell"
+        ),
+        pytest.param(
+            "| `drydock run` |\n| `drydock halt` |\n| `drydock sail` |",
+            ["drydock sail: no such command"],
+            id="unknown",
+        ),
+    ],
+)
+def test_compares_table_of_commands(text: str, complaints: list[str]) -> None:
+    assert checks.commands_listed(text, {"run", "halt"}) == complaints
+
+
+@pytest.mark.parametrize(
+    ("text", "complaints"),
+    [
         pytest.param("see ../shared/data, /usr/bin/env, https://example.org/work/x", 0, id="good"),
         pytest.param("uv pip compile --no-emit-" + "index-url", 0, id="no-index"),
         pytest.param("in /" + "work/main", 1, id="work"),

@@ -34,10 +34,16 @@ def test_tracked_files_keep_rule(check: checks.FilesCheck) -> None:
     assert check(checks.tracked_files(ROOT)) == []
 
 
+COMMANDS = frozenset(getattr(typer.main.get_command(app), "commands", {}))
+README = (ROOT / "README.md").read_text()
+
+
 def test_commands_in_readme_exist() -> None:
-    command = typer.main.get_command(app)
-    known = set(getattr(command, "commands", {}))
-    assert checks.commands_exist((ROOT / "README.md").read_text(), known) == []
+    assert checks.commands_exist(README, COMMANDS) == []
+
+
+def test_readme_tables_list_every_command() -> None:
+    assert checks.commands_listed(README, COMMANDS) == []
 
 
 def test_documented_topics_are_those_of_the_code() -> None:
