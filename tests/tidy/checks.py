@@ -65,24 +65,18 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
         "pipeline.server_process",
         "agents",
     ),
-    "pipeline.archive": ("schemas", "pipeline.config", "pipeline.connection", "pipeline.metrics"),
-    # No publisher among them: what is replayed or simulated has nothing to publish with.
+    # No publisher among them: a replay has nothing to publish with.
     "pipeline.replay": (
         "schemas",
-        "pipeline.archive",
         "pipeline.state",
         "pipeline.decide",
         "pipeline.embedded.log",
         "pipeline.embedded.store",
     ),
-    "pipeline.simulate": ("schemas", "pipeline.archive", "pipeline.state", "pipeline.decide"),
-    "pipeline.console": ("schemas", "pipeline.config", "pipeline.metrics"),
     "pipeline.demo": ("schemas", "pipeline", "agents"),
     "pipeline.cli": ("schemas", "pipeline", "agents"),
-    "pipeline.__main__": ("schemas", "pipeline", "agents"),
     "agents": ("schemas",),
-    "agents.lifecycle": ("schemas", "agents.actions", "agents.mac", "agents.preflight"),
-    "agents.actions": ("schemas", "agents.mac", "agents.preflight"),
+    "agents.lifecycle": ("schemas", "agents.mac", "agents.preflight"),
 }
 SCHEMAS_LIBRARIES: Final = frozenset({"cryptography", "msgspec", "pydantic", "pydantic_core"})
 
@@ -92,7 +86,6 @@ PURE: Final = (
     "pipeline.decide",
     "pipeline.ingest",
     "agents.lifecycle",
-    "agents.actions",
     "agents.preflight",
 )
 IMPURE_MODULES: Final = frozenset(

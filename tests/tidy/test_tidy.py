@@ -46,6 +46,12 @@ def test_readme_tables_list_every_command() -> None:
     assert checks.commands_listed(README, COMMANDS) == []
 
 
+def test_every_rule_names_something_in_the_tree() -> None:
+    known = {name for name, _ in checks.modules(ROOT)}
+    named = {*checks.MAY_IMPORT, *checks.PURE}.union(*checks.MAY_IMPORT.values())
+    assert sorted(named - known) == []
+
+
 def test_documented_topics_are_those_of_the_code() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     named = {
