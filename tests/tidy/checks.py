@@ -99,6 +99,9 @@ CLOCK_CALLS: Final = frozenset({"now", "utcnow", "today"})
 
 VAGUE: Final = frozenset({"utils", "util", "helpers", "helper", "common", "base", "misc"})
 
+# From `def` to the last line, docstring included; decorators do not count.
+MAX_FUNCTION_LINES: Final = 60
+
 
 def tracked_files(root: Path) -> list[Path]:
     """What git keeps and is still there."""
@@ -109,9 +112,9 @@ def tracked_files(root: Path) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def modules(root: Path) -> Iterator[tuple[str, Path]]:
-    """Every module of the three packages: dotted name and file."""
-    for package in PACKAGES:
+def modules(root: Path, packages: Iterable[str] = PACKAGES) -> Iterator[tuple[str, Path]]:
+    """Dotted name and file of every module of the packages."""
+    for package in packages:
         for path in sorted((root / package).rglob("*.py")):
             parts = list(path.relative_to(root).with_suffix("").parts)
             yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
@@ -187,6 +190,21 @@ def vague_names(root: Path) -> list[str]:
         for name, _ in modules(root)
         if VAGUE & set(name.split("."))
     ]
+
+
+def long_functions(root: Path) -> list[str]:
+    """A function that a reader can hold in mind: its signature, docstring and body in few lines."""
+    complaints = []
+    for name, path in modules(root, (*PACKAGES, "tests")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > MAX_FUNCTION_LINES:
+                    complaints.append(
+                        f"{name}:{node.lineno}: {node.name} has {lines} lines,"
+                        f" {MAX_FUNCTION_LINES} are allowed"
+                    )
+    return complaints
 
 
 def direct_dependencies(root: Path) -> set[str]:

@@ -92,6 +92,31 @@ def test_finds_vague_name(tmp_path: Path, name: str) -> None:
     assert len(checks.vague_names(plant(tmp_path, CLEAN | {name: ""}))) == 1
 
 
+def function_of(lines: int, keyword: str = "def") -> str:
+    """A function that has this many lines, inside a class."""
+    body = "        x = 1\n" * (lines - 2)
+    return f"class C:\n    @d\n    {keyword} f(\n    ) -> None:\n{body}"
+
+
+@pytest.mark.parametrize("folder", ["schemas", "pipeline/cli", "agents", "tests/unit"])
+@pytest.mark.parametrize(
+    ("lines", "keyword", "complaints"),
+    [
+        pytest.param(60, "def", [], id="longest"),
+        pytest.param(61, "def", [61], id="one-too-many"),
+        pytest.param(61, "async def", [61], id="async"),
+    ],
+)
+def test_finds_long_function(
+    tmp_path: Path, folder: str, lines: int, keyword: str, complaints: list[int]
+) -> None:
+    root = plant(tmp_path, {f"{folder}/x.py": function_of(lines, keyword)})
+    name = folder.replace("/", ".") + ".x"
+    assert checks.long_functions(root) == [
+        f"{name}:3: f has {count} lines, 60 are allowed" for count in complaints
+    ]
+
+
 PYPROJECT = """
 [build-system]
 requires = ["hatchling==1"]
