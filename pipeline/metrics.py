@@ -4,7 +4,7 @@ Labels are closed sets, never a UDID, a job or an advisory; all of them but site
 zeros, from the first scrape. Sites come from the policy.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -35,69 +35,61 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self._events = Counter(
-            "drydock_events", "Events taken in.", ["topic", "outcome"], registry=registry
-        )
-        self._age = Histogram(
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=registry)
+
+        def histogram(name: str, text: str, *labels: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(name, text, labels, buckets=buckets, registry=registry)
+
+        self._events = counter("drydock_events", "Events taken in.", "topic", "outcome")
+        self._age = histogram(
             "drydock_event_age_seconds",
             "How old an event was when it was folded.",
-            ["topic"],
+            "topic",
             buckets=_AGES_S,
-            registry=registry,
         )
-        self._decisions = Counter(
-            "drydock_decisions", "Answers that changed.", ["action", "reason"], registry=registry
+        self._decisions = counter("drydock_decisions", "Answers that changed.", "action", "reason")
+        self._jobs_open = gauge(
+            "drydock_jobs_open", "Jobs whose end is not known.", "site", "action"
         )
-        self._jobs_open = Gauge(
-            "drydock_jobs_open", "Jobs whose end is not known.", ["site", "action"],
-            registry=registry,
-        )  # fmt: skip
-        self._results = Counter(
-            "drydock_job_results", "What was told of jobs.", ["action", "outcome"],
-            registry=registry,
-        )  # fmt: skip
-        self._duration = Histogram(
+        self._results = counter(
+            "drydock_job_results", "What was told of jobs.", "action", "outcome"
+        )
+        self._duration = histogram(
             "drydock_job_duration_seconds",
             "From a job's issue to its success.",
-            ["action"],
+            "action",
             buckets=_JOB_S,
-            registry=registry,
         )
-        self._dead_letters = Counter(
-            "drydock_dead_letters", "Inputs set aside.", ["topic", "code"], registry=registry
-        )
-        self._devices = Gauge("drydock_devices", "Macs that are known.", registry=registry)
-        self._exposed = Gauge(
+        self._dead_letters = counter("drydock_dead_letters", "Inputs set aside.", "topic", "code")
+        self._devices = gauge("drydock_devices", "Macs that are known.")
+        self._exposed = gauge(
             "drydock_exposed_devices",
             "Macs that lack a fix, by the worst hole.",
-            ["severity", "site"],
-            registry=registry,
+            "severity",
+            "site",
         )
-        self._overdue = Gauge(
-            "drydock_overdue_devices",
-            "Exposed Macs whose deadline has passed.",
-            ["site"],
-            registry=registry,
+        self._overdue = gauge(
+            "drydock_overdue_devices", "Exposed Macs whose deadline has passed.", "site"
         )
-        self._requests = Histogram(
+        self._requests = histogram(
             "drydock_http_request_duration_seconds",
             "HTTP requests answered.",
-            ["route", "status"],
+            "route",
+            "status",
             buckets=_REQUEST_S,
-            registry=registry,
         )
-        self._up = Gauge("drydock_ready", "1 while inputs are taken, else 0.", registry=registry)
-        self._lag = Gauge(
-            "drydock_lag_records", "Records not yet taken.", ["topic"], registry=registry
-        )
-        self._recovering = Gauge(
+        self._up = gauge("drydock_ready", "1 while inputs are taken, else 0.")
+        self._lag = gauge("drydock_lag_records", "Records not yet taken.", "topic")
+        self._recovering = gauge(
             "drydock_recovering_records",
             "Records of state to be read before all partitions are ready.",
-            registry=registry,
         )
-        self._partitions = Gauge(
-            "drydock_partitions", "Partitions of this worker.", ["state"], registry=registry
-        )
+        self._partitions = gauge("drydock_partitions", "Partitions of this worker.", "state")
         self._sites: dict[str, None] = {}
         self._start()
 

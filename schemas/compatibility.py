@@ -1,7 +1,7 @@
 """What changed between two JSON Schemas of one model, and whether it breaks the contract.
 
-A topic holds what older producers wrote, and the archive holds it for ever: a reader of the new
-schema must take every value the old one took. What narrows is a break, and so is a property that
+A topic holds what older producers wrote, some topics for ever: a reader of the new schema must
+take every value the old one took. What narrows is a break, and so is a property that
 goes away, since what older producers say in it would be dropped unseen. What only widens (a new
 optional property, one more value of an enum) is no break; an older *reader* may not take the new
 value, so readers are upgraded before producers: those changes are told, as `readers_first`.

@@ -1,8 +1,8 @@
 """How every program of Drydock talks to Kafka: where, as whom, and with which guarantees.
 
 Pure: it validates, and gives the options of a kafka-python client as a dict. The values come
-from the environment in `pipeline.config` and `agents.config`; clients are built where the
-program is put together.
+from the environment in `pipeline.connection`; clients are built where the program is put
+together.
 """
 
 from enum import StrEnum

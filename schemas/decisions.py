@@ -19,7 +19,7 @@ class Verdict(StrEnum):
 
 
 class Reason(StrEnum):
-    """The closed set of answers to 'why'. Reaches log, metric and archive unchanged."""
+    """The closed set of reasons of a decision. Reaches log, metric and record unchanged."""
 
     # nothing
     COMPLIANT = "compliant"

@@ -3,18 +3,13 @@
 from typing import Any, Final
 
 from schemas.dead_letters import DeadLetter
-from schemas.envelope import AdvisoryEvent, CloudEvent, DeviceEvent
+from schemas.envelope import AdvisoryEvent, DeviceEvent
 from schemas.ids import SERIAL_SUBJECT_PREFIX
 from schemas.topics import DEAD_LETTERS, TOPICS, Topic
 
 _TOPIC_OF: Final[dict[type[Any], Topic]] = {
     model: topic for topic in TOPICS for model in topic.models
 }
-
-
-def topic_of(model: type[CloudEvent] | type[DeadLetter]) -> Topic:
-    """The topic that carries a model; the name of a site's is still to be filled in. KeyError."""
-    return _TOPIC_OF[model]
 
 
 def device_key(event: DeviceEvent) -> str:

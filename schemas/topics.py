@@ -212,8 +212,8 @@ TOPICS: Final = (
     DEAD_LETTERS,
 )
 
-# Topics that are a worker's own state: not part of the contract, so neither documented nor
-# published, but made and watched like the others. Kafka keeps them by key: `compacted=True`.
+# Topics that are a worker's own state: not part of the contract, so not published, but made
+# and watched like the others. Kafka keeps them by key: `compacted=True`.
 ATTEMPTS: Final = Topic(
     name="drydock.attempts.{site}.v1",
     key="job id, in the partition that the job's order has",

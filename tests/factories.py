@@ -29,6 +29,7 @@ from schemas.envelope import (
     ApprovalGrantedEvent,
     AuthenticatedEvent,
     CheckedOutEvent,
+    CloudEvent,
     CommandReportedEvent,
     HaltClearedEvent,
     HaltSetEvent,
@@ -47,6 +48,7 @@ from schemas.jobs import Action, Job, JobIssued, JobSuperseded, Method, Target
 from schemas.macos import parse_build, parse_os_version
 from schemas.results import ErrorCode, JobResult, Outcome
 from schemas.signing import Signature, Signed
+from schemas.topics import TOPICS
 
 NOW = datetime(2026, 1, 20, 12, 0, tzinfo=UTC)
 UDID = "5A0C7D9E-0000-4000-8000-000000000001"
@@ -66,6 +68,14 @@ RELEASES: dict[str, tuple[str, str]] = {
     "14.8.2": ("23J126", "2025-11-03"),
     "13.7.8": ("22H730", "2025-08-20"),
 }
+
+
+_TOPIC_OF: dict[type[Any], str] = {model: topic.name for topic in TOPICS for model in topic.models}
+
+
+def topic_of(event: CloudEvent) -> str:
+    """The name of the topic that carries an event."""
+    return _TOPIC_OF[type(event)]
 
 
 def at(text: str) -> datetime:

@@ -17,6 +17,30 @@ if TYPE_CHECKING:
     Macs = tuple[Callable[[Job], Mac] | None, Clock]
 
 
+Keys = Annotated[
+    Path | None,
+    typer.Option(help="The folder with `trust/`; else `keys` in the data directory."),
+]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        envvar="DRYDOCK_AGENT_NAME",
+        help="Its lasting name in the site's group; else one kept in the data directory.",
+    ),
+]
+DrainS = Annotated[
+    float, typer.Option(min=0, help="Seconds after SIGTERM until everything is handed over.")
+]
+SessionS = Annotated[
+    float,
+    typer.Option(min=1, help="Seconds without a heartbeat until another takes its jobs."),
+]
+Simulate = Annotated[
+    str | None,
+    typer.Option(help="Act on the simulated Macs that are served at this HOST:PORT."),
+]
+
+
 def agent(  # noqa: PLR0913, PLR0917 - a command's options
     site: Annotated[str, typer.Option(help="The site whose jobs it carries out.")],
     data_dir: Annotated[
@@ -25,34 +49,17 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
     bootstrap: Annotated[
         str | None, typer.Option(help="host:port of Kafka, with commas between.")
     ] = None,
-    keys: Annotated[
-        Path | None,
-        typer.Option(help="The folder with `trust/`; else `keys` in the data directory."),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            envvar="DRYDOCK_AGENT_NAME",
-            help="Its lasting name in the site's group; else one kept in the data directory.",
-        ),
-    ] = None,
+    keys: Keys = None,
+    name: Name = None,
     slots: Annotated[
         int, typer.Option(min=1, help="Macs at once in the site, over all its executors.")
     ] = 50,
-    drain_s: Annotated[
-        float, typer.Option(min=0, help="Seconds after SIGTERM until everything is handed over.")
-    ] = 30.0,
-    session_s: Annotated[
-        float,
-        typer.Option(min=1, help="Seconds without a heartbeat until another takes its jobs."),
-    ] = 30.0,
+    drain_s: DrainS = 30.0,
+    session_s: SessionS = 30.0,
     listen: Annotated[
         str, typer.Option(help="HOST:PORT of /metrics and /healthz; empty for none.")
     ] = "127.0.0.1:9464",
-    simulate: Annotated[
-        str | None,
-        typer.Option(help="Act on the simulated Macs that are served at this HOST:PORT."),
-    ] = None,
+    simulate: Simulate = None,
 ) -> None:
     """Carry out a site's jobs: read from Kafka, verified, journalled, done once, told.
 

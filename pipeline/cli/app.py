@@ -50,7 +50,7 @@ def _root(
     """Keep a fleet of Macs patched and enrolled by reacting to events."""
 
 
-# Commands, by name.
+# In the order of `drydock --help`.
 app.command()(agent)
 app.command()(decide)
 app.command()(demo)

@@ -1,52 +1,62 @@
 """`drydock feeds`: the poller of SOFA, GDMF and CISA's catalogue."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.cli.output import FINDING, fail
+
+if TYPE_CHECKING:
+    from pipeline.config import FeedsSettings
+
+
+Sofa = Annotated[
+    str | None,
+    typer.Option(metavar="URL|FILE", help="The SOFA feed, v1 or v2; none: not polled."),
+]
+Gdmf = Annotated[
+    str | None,
+    typer.Option(metavar="URL|FILE", help="Apple's lookup service; none: not polled."),
+]
+Kev = Annotated[
+    str | None, typer.Option(metavar="URL|FILE", help="CISA's catalogue; none: not polled.")
+]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SOURCE",
+        help="With --once: take this feed although most of what it listed is gone.",
+    ),
+]
+ListenAt = Annotated[
+    str | None,
+    typer.Option(
+        envvar="DRYDOCK_FEEDS_LISTEN", help="HOST:PORT of /metrics and probes; port 0: any."
+    ),
+]
+Bootstrap = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Kafka's brokers; else DRYDOCK_KAFKA_BOOTSTRAP."),
+]
 
 
 def feeds(  # noqa: PLR0913, PLR0917 - a command's options
     data_dir: Annotated[
         Path, typer.Option("--data-dir", help="Where the last good copy of each feed is kept.")
     ],
-    sofa: Annotated[
-        str | None,
-        typer.Option(metavar="URL|FILE", help="The SOFA feed, v1 or v2; none: not polled."),
-    ] = None,
-    gdmf: Annotated[
-        str | None,
-        typer.Option(metavar="URL|FILE", help="Apple's lookup service; none: not polled."),
-    ] = None,
-    kev: Annotated[
-        str | None,
-        typer.Option(metavar="URL|FILE", help="CISA's catalogue; none: not polled."),
-    ] = None,
+    sofa: Sofa = None,
+    gdmf: Gdmf = None,
+    kev: Kev = None,
     interval: Annotated[
         float | None, typer.Option(help="Seconds between two looks at a feed.")
     ] = None,
     once: Annotated[
         bool, typer.Option("--once", help="Look at each feed once, and end; exit 1 if one failed.")
     ] = False,
-    accept: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SOURCE",
-            help="With --once: take this feed although most of what it listed is gone.",
-        ),
-    ] = None,
-    listen: Annotated[
-        str | None,
-        typer.Option(
-            envvar="DRYDOCK_FEEDS_LISTEN", help="HOST:PORT of /metrics and probes; port 0: any."
-        ),
-    ] = None,
-    bootstrap: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Kafka's brokers; else DRYDOCK_KAFKA_BOOTSTRAP."),
-    ] = None,
+    accept: Accept = None,
+    listen: ListenAt = None,
+    bootstrap: Bootstrap = None,
 ) -> None:
     """Poll the advisory feeds and publish what they say anew, once, however many replicas run.
 
@@ -54,20 +64,16 @@ def feeds(  # noqa: PLR0913, PLR0917 - a command's options
     refused with the reason, and the one before stays in force. What was told is kept in Kafka; the
     data directory only saves downloads. Settings: DRYDOCK_FEEDS_*, docs/operations.md.
     """
-    from pydantic import ValidationError
-
-    from pipeline.config import FeedsSettings
     from pipeline.connection import SettingsError, kafka_settings
     from pipeline.feeds.ledger import LedgerError
     from pipeline.feeds.service import FeedsPlan, poll_once, serve
     from pipeline.server_process import Listen, make_log
 
-    given: dict[str, Any] = {"sofa": sofa, "gdmf": gdmf, "kev": kev, "interval_s": interval}
     accepted = _sources(accept or [])
     if accepted and not once:
         fail("--accept is for --once")
+    settings = _settings({"sofa": sofa, "gdmf": gdmf, "kev": kev, "interval_s": interval})
     try:
-        settings = FeedsSettings(**{name: one for name, one in given.items() if one is not None})
         plan = FeedsPlan(
             data_dir, None if listen is None else Listen.parse(listen), kafka_settings(bootstrap)
         )
@@ -75,12 +81,22 @@ def feeds(  # noqa: PLR0913, PLR0917 - a command's options
             serve(plan, settings, make_log())
         elif not poll_once(plan, settings, make_log(), accepted):
             raise typer.Exit(FINDING)
+    except (LedgerError, SettingsError, ValueError) as error:
+        fail(str(error))
+
+
+def _settings(given: dict[str, Any]) -> "FeedsSettings":
+    """The settings of the environment, replaced by the given options; exit 2 if one is invalid."""
+    from pydantic import ValidationError
+
+    from pipeline.config import FeedsSettings
+
+    try:
+        return FeedsSettings(**{name: one for name, one in given.items() if one is not None})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
         fail(f"DRYDOCK_FEEDS_{name}: {first['msg']}")
-    except (LedgerError, SettingsError, ValueError) as error:
-        fail(str(error))
 
 
 def _sources(names: list[str]) -> list[Any]:

@@ -1,1 +1,1 @@
-"""Pure rules from state to decisions."""
+"""Rules from state to decisions, without I/O, and the mutable engine that applies them."""

@@ -113,11 +113,6 @@ class Scenario:
     parts: dict[str, Part]
     releases: tuple[SimulatedRelease, ...]
 
-    @property
-    def expected_exposed(self) -> int:
-        """How many Macs must still be exposed at the end, whatever Drydock does."""
-        return sum(part.stays_exposed for part in self.parts.values())
-
 
 def build(seed: int, devices: int) -> Scenario:
     """The demo's world for this seed, with this many Macs (at least one of each part)."""

@@ -17,7 +17,7 @@ FILE: Final = "drydock.sqlite"
 VERSION: Final = 1
 Kind = Literal["event", "decision"]
 # A Mac's last answer as columns: answer, verdict, reason, next_us, site, severity, deadline_us,
-# heeds_figures, waits_for_slot; the order of pipeline.decide.engine.Standing.
+# heeds_figures, waits_for_slot; the order of pipeline.decide.standing.Standing.
 StandingRow = tuple[bytes, str, str, int, str | None, str | None, int, bool, bool]
 
 

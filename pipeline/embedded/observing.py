@@ -7,6 +7,7 @@ import structlog
 
 from pipeline.decide.engine import Engine
 from pipeline.embedded.unit import Committed
+from pipeline.ingest.judging import FOLLOWERS
 from pipeline.ingest.sources import TRANSLATORS
 from pipeline.metrics import EVENTS, FEEDS, WEBHOOKS, Metrics
 from pipeline.state.device import from_us
@@ -20,7 +21,6 @@ from schemas.topics import TOPICS
 
 # These counts walk over all Macs; a minute is finer than any deadline.
 _COUNTED_EVERY: Final = timedelta(minutes=1)
-_FEEDS: Final = frozenset({"sofa", "gdmf", "kev"})
 _TOPIC_OF: Final[dict[type[Any], str]] = {
     model: topic.name for topic in TOPICS for model in topic.models
 }
@@ -105,6 +105,6 @@ def _entry(engine: Engine, udid: str, job_id: str) -> JobEntry | None:
 
 
 def _topic_of_source(source: str) -> str:
-    if source in _FEEDS:
+    if source in FOLLOWERS:
         return FEEDS
     return WEBHOOKS if source in TRANSLATORS else EVENTS

@@ -35,8 +35,6 @@ ADMIN_TOKEN: Final = "admin.token"
 REDACTION_KEY: Final = "redaction.key"
 FEED_COPIES: Final = "feeds"
 
-OpenWorld = Callable[[datetime], World]
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from agents.dry_run import DryRunMac
 from agents.keys import KeyRing
 from agents.mac import Look, Mac
+from pipeline.decide.admission import objection
 from pipeline.decide.decision import decide
 from pipeline.decide.engine import SOURCE, Engine
 from pipeline.decide.policy_file import PolicyError, policy_digest, read_policy
 from pipeline.embedded import commands
-from pipeline.embedded.admission import objection
 from pipeline.embedded.executors import Executors
 from pipeline.embedded.log import StoreError
 from pipeline.embedded.store import Hook, Store
@@ -183,7 +183,7 @@ class Service:
 
     def objection(self, event: Event) -> str | None:
         """Why `accept` would set this event aside; None if it would be folded."""
-        return objection(event, self._trust)
+        return objection(event, jobs=self._trust.jobs, approvals=self._trust.approvals)
 
     # --- time ---
 

@@ -11,7 +11,7 @@ from pipeline.decide.standing import Standing
 from pipeline.embedded.log import Log, StandingRow
 from pipeline.embedded.store import Store
 from pipeline.state.device import Device
-from pipeline.state.fleet import Fleet, device_key
+from pipeline.state.fleet import Fleet
 from pipeline.state.jobs import JobEntry
 from schemas.dead_letters import DeadLetter
 from schemas.decisions import DecisionRecord, Reason, Severity, Verdict
@@ -23,6 +23,7 @@ from schemas.envelope import (
     JobResultedEvent,
     JobSupersededEvent,
 )
+from schemas.routing import device_key
 
 _FACTS: Final = ("advisories", "halts", "approvals", "policy")
 

@@ -11,8 +11,8 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agents.keys import KeyRing
+from pipeline.decide.admission import objection
 from pipeline.decide.engine import SOURCE, Decided, Effect, Engine, Failed, Followed
-from pipeline.embedded.admission import objection
 from pipeline.embedded.log import StoreError
 from pipeline.embedded.store import Store
 from pipeline.embedded.unit import Committed, Unit, fact_of, key_of, load
@@ -131,7 +131,7 @@ class Writer:
                 detail = f"folding it failed: {type(cause).__name__}: {cause}"
                 self._refuse(event, DeadLetterCode.BUG, detail, now)
                 continue
-            wrong = objection(event, self._trust)
+            wrong = objection(event, jobs=self._trust.jobs, approvals=self._trust.approvals)
             if wrong is not None:
                 self._refuse(event, DeadLetterCode.BAD_VALUE, wrong, now)
                 continue

@@ -1,1 +1,1 @@
-"""What takes facts in from outside: webhooks over HTTP, and feeds that are polled."""
+"""The HTTP front of Kafka: webhooks and events in, durable before the response."""

@@ -27,7 +27,6 @@ from schemas.ids import SERIAL_SUBJECT_PREFIX, event_id
 
 JSON: Final = "application/json"
 PLIST: Final = "application/x-plist"
-XML: Final = "application/xml"
 
 _CLOCKS_DIFFER: Final = timedelta(days=1)
 

@@ -53,11 +53,6 @@ class Outbox:
         if producer is not None:
             await producer.stop()
 
-    async def partitions(self, topic: str) -> int:
-        """How many partitions a topic has. Raises KafkaError for one that is not there."""
-        assert self._producer is not None
-        return len(await self._producer.partitions_for(topic))
-
     async def publish(self, posts: Sequence[Post], given_up: Callable[[], bool]) -> None:
         """Publish records; those of one partition in their order. Raises GivenUp."""
         places: dict[Place, list[Row]] = {}

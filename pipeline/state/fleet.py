@@ -43,6 +43,7 @@ from schemas.events.control import ApprovalGranted, HaltSet, PolicyChanged
 from schemas.glance import Glance
 from schemas.ids import SERIAL_SUBJECT_PREFIX, is_real_serial
 from schemas.macos import OSVersion
+from schemas.routing import device_key
 
 _FOLDS: Final[Mapping[type[CloudEvent], Callable[[Device, Any, int], Device]]] = {
     InventoryEvent: fold.apply_inventory,
@@ -411,15 +412,6 @@ class Fleet:
         if wire["policy"] is not None:
             us, policy = wire["policy"]
             self._policy = (us, PolicyChanged.model_validate(policy))
-
-
-def device_key(event: DeviceEvent) -> str:
-    """The key of the record a device event belongs to: its UDID, or `serial:` and the serial."""
-    udid = event.data.udid
-    if udid is not None:
-        return udid
-    serial = getattr(event.data, "serial", None)
-    return SERIAL_SUBJECT_PREFIX + serial if serial else event.subject
 
 
 def changed_lines(before: Advisories, after: Advisories) -> dict[str, OSVersion | None]:

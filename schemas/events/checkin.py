@@ -5,17 +5,13 @@ NanoMDM and MicroMDM pass it on. A hook does not prove that the server accepted 
 neither its arrival nor its time orders it: the folds built on these are order-free.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field
 
 from schemas.ids import SerialField, TextField, UdidField
 from schemas.macos import BuildField, OSVersionField
 from schemas.model import FactModel
-
-EnrollmentType = Literal[
-    "Device", "User", "User Enrollment (Device)", "User Enrollment", "Shared iPad"
-]
 
 
 class MdmAuthenticated(FactModel):

@@ -20,7 +20,6 @@ from tests.bench.kafka_webhooks import HMAC_KEY
 from tests.bench.kafka_world import DRYDOCK, SITE, Program, World, cpu_of, wait_for
 from tests.integration.brokers import free_ports
 
-TARGET_MS: Final = 250
 _GROUP: Final = "drydock-worker"
 _PATIENCE_S: Final = 60.0
 _JOBS_PER_S: Final = 20

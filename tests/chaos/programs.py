@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -38,7 +37,6 @@ class Program:
     log_path: Path
     lives: int = 0
     frozen: bool = False
-    started_s: float = 0.0
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     def start(self) -> None:
@@ -61,7 +59,6 @@ class Program:
             )
         self.lives += 1
         self.frozen = False
-        self.started_s = time.monotonic()
 
     @property
     def is_running(self) -> bool:

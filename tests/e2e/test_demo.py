@@ -33,7 +33,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
 
 def test_exposure_reaches_what_the_faults_leave(ran: tuple[Path, dict[str, Any]]) -> None:
     _, summary = ran
-    expected = build(1, int(SMALL)).expected_exposed
+    expected = sum(part.stays_exposed for part in build(1, int(SMALL)).parts.values())
     assert 0 < expected < summary["exposed_before"]
     assert summary["exposed_after"] == summary["exposed_expected"] == expected
     assert summary["unexpectedly_left"] == []

@@ -32,7 +32,7 @@ from schemas.dead_letters import DeadLetter
 from schemas.decisions import DecisionRecord
 from schemas.envelope import CloudEvent, DeviceEvent, JobIssuedEvent, decode, encode
 from schemas.results import JobResult
-from schemas.routing import device_key, topic_of
+from schemas.routing import device_key
 from schemas.topics import (
     ADVISORIES,
     CONTROL,
@@ -42,7 +42,7 @@ from schemas.topics import (
     STATE,
     jobs_topic,
 )
-from tests.factories import NOW
+from tests.factories import NOW, topic_of
 from tests.integration import worker_program
 from tests.integration.brokers import KafkaCluster, free_ports
 from tests.integration.worker_program import Given, run
@@ -204,9 +204,7 @@ class Workers:
     def send(self, events: Iterable[CloudEvent]) -> None:
         """Publish events where they belong, and wait until the broker has them."""
         sent = [
-            self.producer.send(
-                topic_of(type(event)).name, key=key_of(event).encode(), value=encode(event)
-            )
+            self.producer.send(topic_of(event), key=key_of(event).encode(), value=encode(event))
             for event in events
         ]
         self.producer.flush()

@@ -65,24 +65,18 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
         "pipeline.server_process",
         "agents",
     ),
-    "pipeline.archive": ("schemas", "pipeline.config", "pipeline.connection", "pipeline.metrics"),
-    # No publisher among them: what is replayed or simulated has nothing to publish with.
+    # No publisher among them: a replay has nothing to publish with.
     "pipeline.replay": (
         "schemas",
-        "pipeline.archive",
         "pipeline.state",
         "pipeline.decide",
         "pipeline.embedded.log",
         "pipeline.embedded.store",
     ),
-    "pipeline.simulate": ("schemas", "pipeline.archive", "pipeline.state", "pipeline.decide"),
-    "pipeline.console": ("schemas", "pipeline.config", "pipeline.metrics"),
     "pipeline.demo": ("schemas", "pipeline", "agents"),
     "pipeline.cli": ("schemas", "pipeline", "agents"),
-    "pipeline.__main__": ("schemas", "pipeline", "agents"),
     "agents": ("schemas",),
-    "agents.lifecycle": ("schemas", "agents.actions", "agents.mac", "agents.preflight"),
-    "agents.actions": ("schemas", "agents.mac", "agents.preflight"),
+    "agents.lifecycle": ("schemas", "agents.mac", "agents.preflight"),
 }
 SCHEMAS_LIBRARIES: Final = frozenset({"cryptography", "msgspec", "pydantic", "pydantic_core"})
 
@@ -92,7 +86,6 @@ PURE: Final = (
     "pipeline.decide",
     "pipeline.ingest",
     "agents.lifecycle",
-    "agents.actions",
     "agents.preflight",
 )
 IMPURE_MODULES: Final = frozenset(
@@ -106,6 +99,9 @@ CLOCK_CALLS: Final = frozenset({"now", "utcnow", "today"})
 
 VAGUE: Final = frozenset({"utils", "util", "helpers", "helper", "common", "base", "misc"})
 
+# From `def` to the last line, docstring included; decorators do not count.
+MAX_FUNCTION_LINES: Final = 60
+
 
 def tracked_files(root: Path) -> list[Path]:
     """What git keeps and is still there."""
@@ -116,9 +112,9 @@ def tracked_files(root: Path) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def modules(root: Path) -> Iterator[tuple[str, Path]]:
-    """Every module of the three packages: dotted name and file."""
-    for package in PACKAGES:
+def modules(root: Path, packages: Iterable[str] = PACKAGES) -> Iterator[tuple[str, Path]]:
+    """Dotted name and file of every module of the packages."""
+    for package in packages:
         for path in sorted((root / package).rglob("*.py")):
             parts = list(path.relative_to(root).with_suffix("").parts)
             yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
@@ -196,6 +192,21 @@ def vague_names(root: Path) -> list[str]:
     ]
 
 
+def long_functions(root: Path) -> list[str]:
+    """A function that a reader can hold in mind: its signature, docstring and body in few lines."""
+    complaints = []
+    for name, path in modules(root, (*PACKAGES, "tests")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > MAX_FUNCTION_LINES:
+                    complaints.append(
+                        f"{name}:{node.lineno}: {node.name} has {lines} lines,"
+                        f" {MAX_FUNCTION_LINES} are allowed"
+                    )
+    return complaints
+
+
 def direct_dependencies(root: Path) -> set[str]:
     """Names of all that pyproject.toml asks for."""
     project = tomllib.loads((root / "pyproject.toml").read_text())
@@ -268,6 +279,13 @@ def commands_exist(text: str, known: Collection[str]) -> list[str]:
     shown = "\n".join(re.findall(r"```.*?```|`[^`\n]*`", text, re.DOTALL))
     named = set(re.findall(r"(?<![\w./-])(?:\.venv/bin/)?drydock ([a-z][a-z-]*)", shown))
     return [f"drydock {name}: no such command" for name in sorted(named - set(known))]
+
+
+def commands_listed(text: str, known: Collection[str]) -> list[str]:
+    """Complaints unless the first cells of a text's tables name exactly the known commands."""
+    named = set(re.findall(r"^\| `drydock ([a-z][a-z-]*)", text, re.MULTILINE))
+    complaints = [f"drydock {name}: in no table" for name in sorted(set(known) - named)]
+    return complaints + [f"drydock {name}: no such command" for name in sorted(named - set(known))]
 
 
 # Put together from parts, so that this file does not hold what it looks for.

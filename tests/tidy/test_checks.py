@@ -92,6 +92,31 @@ def test_finds_vague_name(tmp_path: Path, name: str) -> None:
     assert len(checks.vague_names(plant(tmp_path, CLEAN | {name: ""}))) == 1
 
 
+def function_of(lines: int, keyword: str = "def") -> str:
+    """A function that has this many lines, inside a class."""
+    body = "        x = 1\n" * (lines - 2)
+    return f"class C:\n    @d\n    {keyword} f(\n    ) -> None:\n{body}"
+
+
+@pytest.mark.parametrize("folder", ["schemas", "pipeline/cli", "agents", "tests/unit"])
+@pytest.mark.parametrize(
+    ("lines", "keyword", "complaints"),
+    [
+        pytest.param(60, "def", [], id="longest"),
+        pytest.param(61, "def", [61], id="one-too-many"),
+        pytest.param(61, "async def", [61], id="async"),
+    ],
+)
+def test_finds_long_function(
+    tmp_path: Path, folder: str, lines: int, keyword: str, complaints: list[int]
+) -> None:
+    root = plant(tmp_path, {f"{folder}/x.py": function_of(lines, keyword)})
+    name = folder.replace("/", ".") + ".x"
+    assert checks.long_functions(root) == [
+        f"{name}:3: f has {count} lines, 60 are allowed" for count in complaints
+    ]
+
+
 PYPROJECT = """
 [build-system]
 requires = ["hatchling==1"]
@@ -159,6 +184,25 @@ def test_follows_links(tmp_path: Path, text: str, complaints: int) -> None:
 )
 def test_looks_commands_up(text: str, complaints: int) -> None:
     assert len(checks.commands_exist(text, {"run"})) == complaints
+
+
+@pytest.mark.parametrize(
+    ("text", "complaints"),
+    [
+        pytest.param("| `drydock run` | x |\n| `drydock halt --all` | y |", [], id="both"),
+        pytest.param("| `drydock run` | x |", ["drydock halt: in no table"], id="missing"),
+        pytest.param(
+            "| `drydock run` | `drydock halt` |", ["drydock halt: in no table"], id="cell"
+        ),
+        pytest.param(
+            "| `drydock run` |\n| `drydock halt` |\n| `drydock sail` |",
+            ["drydock sail: no such command"],
+            id="unknown",
+        ),
+    ],
+)
+def test_compares_table_of_commands(text: str, complaints: list[str]) -> None:
+    assert checks.commands_listed(text, {"run", "halt"}) == complaints
 
 
 @pytest.mark.parametrize(

@@ -1,37 +1,84 @@
 """docs/metrics.md describes the metrics that the code has, no more and no less."""
 
+import ast
+import importlib
+import inspect
 import re
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
-from pipeline.feeds.metrics import FeedsMetrics
+from pipeline.gateway.metrics import GatewayMetrics
+from pipeline.gateway.spool import Spool
 from pipeline.metrics import Metrics
+from tests.tidy import checks
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
-ROW = re.compile(r"^\| `(\w+)` \| (\w+) \|([^|]*)\| ([^|]+) \|$", re.MULTILINE)
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = ROOT / "docs" / "metrics.md"
+ROW = re.compile(r"^\| `(drydock_\w+)` \| (\w+) \|([^|]*)\| ([^|]+) \|$", re.MULTILINE)
+PROMETHEUS = frozenset({"Counter", "Enum", "Gauge", "Histogram", "Info", "Summary"})
+# Its series appear with the first request: routes and status codes are not known before.
+REQUESTS = "drydock_http_request_duration_seconds"
+
+Described = dict[str, tuple[str, frozenset[str]]]
 
 
-def documented() -> dict[str, tuple[str, frozenset[str]]]:
-    """Type and labels of each metric in the table."""
-    return {
-        name: (kind, frozenset(re.findall(r"`(\w+)`", labels)))
-        for name, kind, labels, _ in ROW.findall(DOCUMENT.read_text())
+def documented(text: str) -> Described:
+    """Type and labels of each metric in the tables of a document."""
+    rows = ROW.findall(text)
+    found: Described = {
+        name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels, _ in rows
     }
+    assert len(found) == len(rows), "a metric has two rows"
+    return found
 
 
-def defined() -> dict[str, tuple[str, frozenset[str]]]:
+def metric_classes() -> dict[str, type]:
+    """Every class that a module named `metrics` defines, by its full name."""
+    found: dict[str, type] = {}
+    for name, _ in checks.modules(ROOT):
+        if name.rpartition(".")[2] == "metrics":
+            for each in vars(importlib.import_module(name)).values():
+                if inspect.isclass(each) and each.__module__ == name:
+                    found[f"{name}.{each.__name__}"] = each
+    return found
+
+
+def registry_of(define: type, spool: Spool) -> CollectorRegistry:
+    """The registry with all metrics of a class."""
+    if not inspect.signature(define).parameters:
+        registry = define().registry
+        assert isinstance(registry, CollectorRegistry)
+        return registry
+    registry = CollectorRegistry()
+    metrics = define(registry)
+    if isinstance(metrics, GatewayMetrics):
+        metrics.watch(spool)
+    return registry
+
+
+def defined(spool: Spool) -> Described:
     """Type and labels of each metric in the code."""
-    found: dict[str, tuple[str, frozenset[str]]] = {}
-    for define in (Metrics, FeedsMetrics):
-        registry = CollectorRegistry()
-        define(registry)
-        for family in registry.collect():
+    found: Described = {}
+    for define in metric_classes().values():
+        for family in registry_of(define, spool).collect():
+            if not family.name.startswith("drydock_"):
+                continue  # the process's own
             name = family.name + ("_total" if family.type == "counter" else "")
             one = (family.type, labels_of(family))
             assert found.setdefault(name, one) == one, f"{name} is two metrics"
     return found
+
+
+def made_elsewhere(path: Path) -> Iterator[str]:
+    """Names of Prometheus' metric types that a module imports."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.module == "prometheus_client":
+            yield from (alias.name for alias in node.names if alias.name in PROMETHEUS)
 
 
 def labels_of(family: Metric) -> frozenset[str]:
@@ -39,12 +86,33 @@ def labels_of(family: Metric) -> frozenset[str]:
     return frozenset(label for sample in family.samples for label in sample.labels) - {"le"}
 
 
-def test_every_metric_is_documented_as_it_is() -> None:
-    said, is_so = documented(), defined()
-    # Routes and status codes are known once they were asked for.
-    requests = "drydock_http_request_duration_seconds"
-    assert is_so.pop(requests)[0] == said.pop(requests)[0]
-    assert said == is_so
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    with closing(Spool(tmp_path, max_bytes=1)) as opened:
+        yield opened
+
+
+def test_every_metric_is_documented_as_it_is(spool: Spool) -> None:
+    expected, actual = defined(spool), documented(DOCUMENT.read_text())
+    assert expected.pop(REQUESTS)[0] == actual.pop(REQUESTS)[0]
+    assert actual == expected
+
+
+def test_every_program_has_its_metrics_in_the_comparison() -> None:
+    prefixes = {name.rpartition(".metrics.")[0] for name in metric_classes()}
+    assert prefixes == {"agents", "pipeline", "pipeline.feeds", "pipeline.gateway"}
+
+
+def test_metrics_are_made_in_modules_named_metrics_only() -> None:
+    found = {name: list(made_elsewhere(path)) for name, path in checks.modules(ROOT)}
+    assert [
+        name for name, made in found.items() if made and name.rpartition(".")[2] != "metrics"
+    ] == []
+
+
+def test_row_is_read_with_its_type_and_labels() -> None:
+    text = "| metric | type |\n| `drydock_a_total` | counter | `topic`, `by` | Text. |\n"
+    assert documented(text) == {"drydock_a_total": ("counter", frozenset({"topic", "by"}))}
 
 
 def test_series_are_there_before_anything_happened() -> None:

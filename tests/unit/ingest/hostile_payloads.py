@@ -51,7 +51,6 @@ MACHINE = {
     "hostname": "fake-mac-01",
     "arch": "arm64",
 }
-MUNKI_TIME = "2026-11-23 10:00:00 +0000"
 STATUS = {
     "StatusItems": {
         "device": {

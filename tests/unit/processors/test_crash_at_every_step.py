@@ -10,9 +10,8 @@ import pytest
 
 from schemas.envelope import CloudEvent
 from schemas.results import Outcome
-from schemas.routing import topic_of
 from tests import factories
-from tests.factories import NOW
+from tests.factories import NOW, topic_of
 from tests.unit.processors.memory_kafka import Brokers, Crash, Dies, Life, live, state_of
 
 MINUTE = timedelta(minutes=1)
@@ -31,7 +30,7 @@ class Clock:
 
 
 def send(brokers: Brokers, *events: CloudEvent) -> None:
-    brokers.send(events, lambda event: topic_of(type(event)).name)
+    brokers.send(events, topic_of)
 
 
 def ask_for_updates(brokers: Brokers) -> None:

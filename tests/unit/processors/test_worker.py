@@ -16,10 +16,9 @@ from pipeline.processors.poison import TooMuchPoison
 from pipeline.processors.rows import OWNER_KEY, BadRow
 from pipeline.state.device import to_us
 from schemas.envelope import CloudEvent, encode
-from schemas.routing import topic_of
 from schemas.topics import CHECKINS, DEAD_LETTERS, DECISIONS, INVENTORY, STATE, partition_of
 from tests import factories
-from tests.factories import HOUR, NOW
+from tests.factories import HOUR, NOW, topic_of
 from tests.unit.processors.memory_kafka import PARTITIONS, Brokers, Life, reading, state_of
 
 UDIDS = [f"MAC-{number}" for number in range(12)]
@@ -27,7 +26,7 @@ POLICY = factories.POLICY_TEXT.replace("max_jobs: 2", "max_jobs: 50")
 
 
 def send(brokers: Brokers, *events: CloudEvent) -> None:
-    brokers.send(events, lambda event: topic_of(type(event)).name)
+    brokers.send(events, topic_of)
 
 
 def report(brokers: Brokers, version: str, when: datetime, *udids: str) -> None:

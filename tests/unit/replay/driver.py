@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pipeline.decide.engine import Decided, Effect, Engine, Followed
 from pipeline.decide.policy_file import policy_digest
 from pipeline.replay.log import Kind
-from pipeline.state.fleet import device_key
 from schemas.envelope import (
     AdvisoryPublishedEvent,
     AdvisorySeverityRaisedEvent,
@@ -32,6 +31,7 @@ from schemas.envelope import (
 from schemas.ids import event_id
 from schemas.jobs import Job
 from schemas.orders import issue
+from schemas.routing import device_key
 
 START = datetime(2025, 12, 12, 9, 0, tzinfo=UTC)
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
