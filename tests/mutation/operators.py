@@ -149,7 +149,7 @@ def _of_block(parent: ast.AST, name: str, index: int) -> Iterator[list[Change]]:
     if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
         return
     found = []
-    if isinstance(statement, _DROPPED) and not _is_bare_annotation(statement):
+    if isinstance(statement, _DROPPED) and not _changes_nothing(parent, statement):
         found.append(Change(statement, parent, name, index, ast.Pass()))
     if isinstance(statement, ast.Return) and not _is_none(statement.value):
         found.append(Change(statement, statement, "value", None, ast.Constant(None)))
@@ -266,8 +266,13 @@ def _is_log_line(statement: ast.AST) -> bool:
     return len(called) > 1 and called[-2] in _LOGGERS
 
 
-def _is_bare_annotation(statement: ast.AST) -> bool:
-    return isinstance(statement, ast.AnnAssign) and statement.value is None
+def _changes_nothing(parent: Any, statement: ast.stmt) -> bool:
+    """Whether `pass` in its place is the same: an annotation, `return None` at a function's end."""
+    if isinstance(statement, ast.AnnAssign):
+        return statement.value is None
+    ends = isinstance(parent, ast.FunctionDef | ast.AsyncFunctionDef)
+    is_last = ends and parent.body[-1] is statement
+    return is_last and isinstance(statement, ast.Return) and _is_none(statement.value)
 
 
 def _is_none(value: ast.expr | None) -> bool:

@@ -28,6 +28,8 @@ CHANGES = [
     ("call(b)", {"pass"}),
     ("log.info('code', n=1)", set()),
     ("assert b < c", set()),
+    ("a: int", set()),
+    ("def f():\n    call(b)\n    return None", {"pass"}),
     ("import b", set()),
     ("'A docstring.'", set()),
 ]
