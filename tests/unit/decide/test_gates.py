@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.decide.decision import decide
+from pipeline.state.device import Device
 from schemas.decisions import Decision, Reason, Severity, Verdict
 from schemas.ids import derive_job_id
 from schemas.jobs import Action
@@ -557,3 +558,17 @@ WEAK_BATTERIES = [
 def test_intel_wants_more_battery(model: str, percent: float, sends: bool) -> None:
     device = mac(model=model, on_ac_power=False, battery_percent=percent)
     assert ("power" not in failing(decide(situation(device)))) is sends
+
+
+NEEDING = [
+    pytest.param(mac(), id="update"),
+    pytest.param(mac("26.2", user_approved=False), id="enrolment"),
+    pytest.param(mac("26.2", loan_returned_at=NOW - HOUR), id="erase"),
+    pytest.param(mac("13.7.8", free_disk_gb=1.0), id="upgrade"),
+    pytest.param(mac(site="paris", on_ac_power=None, battery_percent=None), id="no-site"),
+]
+
+
+@pytest.mark.parametrize("device", NEEDING)
+def test_every_need_is_recorded_with_every_gate(device: Device) -> None:
+    assert tuple(gate.gate for gate in decide(situation(device)).gates) == GATES

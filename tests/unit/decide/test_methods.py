@@ -101,6 +101,14 @@ UPDATE_METHODS = [
         id="no-command-on-26",
     ),
     pytest.param(
+        "14.8.2",
+        {},
+        {"methods": {"update": ["mdm_command"]}},
+        None,
+        Reason.NO_METHOD,
+        id="no-command-on-14",
+    ),
+    pytest.param(
         "13.7.7", T1, {"methods": {"update": ["ddm"]}}, None, Reason.NO_METHOD, id="no-ddm-on-13"
     ),
     pytest.param(
@@ -287,3 +295,11 @@ def test_erase_device_needs_hardware_that_keeps_a_system(
     device = mac("26.2", loan_returned_at=NOW - HOUR, **facts)
     rules = policy(methods={"reinstall": ["erase_device", "startosinstall"]})
     assert decide(situation(device, rules=rules)).method is method
+
+
+def test_what_is_known_of_its_supervision_is_named() -> None:
+    ddm = policy(methods={"update": ["ddm"]})
+    for supervised, detail in ((False, "not supervised"), (None, "supervision unknown")):
+        decision = decide(situation(mac(supervised=supervised), rules=ddm))
+        [method] = [gate for gate in decision.gates if gate.gate == "method"]
+        assert method.detail == detail

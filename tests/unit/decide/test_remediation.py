@@ -495,6 +495,15 @@ ENROLMENT = [
         id="same-host",
     ),
     pytest.param(
+        mac(mdm_server="mdm.example"), {"server": "mdm.example"}, None, id="same-without-a-scheme"
+    ),
+    pytest.param(
+        mac(mdm_server="old.example"),
+        {"server": "mdm.example"},
+        Reason.WRONG_MDM_SERVER,
+        id="wrong-without-a-scheme",
+    ),
+    pytest.param(
         mac(identity_expires_at=NOW + 21 * DAY),
         {},
         Reason.IDENTITY_EXPIRING,
