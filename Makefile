@@ -1,8 +1,8 @@
 # `make demo` and `make test` are all the set-up there is: each makes the .venv it needs.
-# PYTHON names the Python to make it with; PYTEST_ARGS, DEMO_ARGS and CHAOS_ARGS are passed on.
+# PYTHON names the Python to make it with; PYTEST_ARGS, DEMO_ARGS, CHAOS_ARGS and MUTATE_ARGS are passed on.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kafka fmt lint type test test-unit bench bench-core bench-embedded bench-outage fuzz schemas lock clean
+.PHONY: help demo demo-kafka fmt lint type test test-unit bench bench-core bench-embedded bench-outage mutate fuzz schemas lock clean
 .PHONY: chaos chaos-short chart tools tools-deploy kafka-up kafka-down
 
 BIN := .venv/bin
@@ -74,6 +74,10 @@ chaos-short: ## the same, small (3 minutes)
 	@tools/environment dev
 	@tools/servers kafka
 	@$(BIN)/python -W ignore -m tests.chaos --short $(CHAOS_ARGS)
+
+mutate: ## change the core at random places, and see if tests fail (MUTATE_ARGS="--seed 7")
+	@tools/environment dev
+	@$(BIN)/python -m tests.mutation $(MUTATE_ARGS)
 
 fuzz: ## fuzz the translators with atheris (Linux)
 	@tools/environment dev

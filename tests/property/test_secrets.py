@@ -13,12 +13,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.ingest.outcome import Translation
-from pipeline.ingest.redaction import SECRET_FIELDS, is_secret
+from pipeline.ingest.redaction import is_secret
 from schemas.envelope import encode
 from tests.unit.ingest.device_bodies import REDACTOR, UDID, kept, plist, translate, webhook
 from tests.unit.ingest.hostile_payloads import mutated, samples
+from tests.unit.ingest.secret_names import SECRET_NAMES
 
-NAMES = sorted({name for names in SECRET_FIELDS.values() for name in names})
+NAMES = sorted(SECRET_NAMES)
 # Long enough not to appear by chance, and no text: Hypothesis tries words of our own source.
 SECRETS = st.binary(min_size=12, max_size=40).map(lambda secret: b"\xff" + secret)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.decide.decision import decide
+from pipeline.state.device import Device
 from schemas.decisions import Decision, Reason, Severity, Verdict
 from schemas.ids import derive_job_id
 from schemas.jobs import Action
@@ -470,3 +471,104 @@ def test_an_open_job_says_when_a_newer_release_takes_its_place() -> None:
         Reason.JOB_OPEN,
         at("2026-01-20T18:00"),
     )
+
+
+YOUNG = catalogue(release("26.2", day="2026-01-19"))
+LONG_DEFERRAL = policy(deferrals={"high": "9d"})
+
+
+def test_a_broken_seal_waits_for_no_deferral() -> None:
+    broken = mac("26.2", system_volume_sealed=False)
+    decision = decide(situation(broken, advisories=YOUNG, rules=LONG_DEFERRAL))
+    assert (decision.decision, decision.action) == (Verdict.SEND, Action.REINSTALL)
+    update = decide(situation(advisories=YOUNG, rules=LONG_DEFERRAL))
+    assert update.reason is Reason.DEFERRED
+
+
+def test_enrolment_waits_for_no_window_although_updates_do() -> None:
+    rules = policy(windows=NIGHTS)
+    fallen_out = mac("26.2", user_approved=False)
+    assert decide(situation(fallen_out, rules=rules)).decision is Verdict.SEND
+    mature = catalogue(release("26.2", day="2026-01-15"))
+    assert decide(situation(advisories=mature, rules=rules)).reason is Reason.OUTSIDE_WINDOW
+
+
+def details(decision: Decision) -> dict[str, str]:
+    return {gate.gate: gate.detail for gate in decision.gates if gate.detail}
+
+
+def test_gates_record_what_they_compared() -> None:
+    on_battery = mac(on_ac_power=False, battery_percent=90.0)
+    mature = catalogue(release("26.2", day="2026-01-15"))
+    sent = decide(situation(on_battery, advisories=mature, site_open_jobs=3))
+    assert details(sent) == {
+        "site": "london",
+        "method": "ddm on macOS 26.1",
+        "disk": "200 GB free, 15 GB wanted",
+        "power": "battery 90 %, 20 % wanted",
+        "approval": "erases nothing",
+        "window": "open",
+        "site_slots": "3 of 25 jobs open",
+    }
+    unknown = decide(situation(mac(free_disk_gb=None, on_ac_power=None, battery_percent=None)))
+    assert details(unknown)["disk"] == "unknown: the executor looks first"
+    assert details(unknown)["power"] == "no battery known"
+    assert "power" not in details(decide(situation(mac(on_ac_power=True, battery_percent=None))))
+
+
+def test_an_approval_names_who_gave_it() -> None:
+    job_id = erasing().job_id
+    assert job_id is not None
+    granted = erasing(approvals=(approval(job_id),))
+    assert details(granted)["approval"] == "by ada"
+
+
+def test_a_mac_that_awaits_contact_is_held_until_mdm_had_a_day() -> None:
+    back = mac("26.2", mdm_seen_at=NOW - 30 * DAY, seen_at=NOW - HOUR)
+    decision = decide(situation(back))
+    assert (decision.decision, decision.reason) == (Verdict.HOLD, Reason.AWAITING_CONTACT)
+    assert decision.next_eligible_at == NOW + 23 * HOUR
+    later = decide(situation(back, now=NOW + 23 * HOUR))
+    assert (later.decision, later.reason) == (Verdict.SEND, Reason.MDM_SILENT)
+
+
+def test_a_mac_without_a_site_waits_for_no_window() -> None:
+    s = situation(mac(site="paris"), rules=policy(windows=[]))
+    assert failing(decide(s)) == ["site"]
+
+
+def test_a_job_for_something_else_is_superseded_until_it_may_have_touched_the_mac() -> None:
+    older = entry("26.1", version="26.1")
+    superseding = decide(situation(ledger=(older,)))
+    assert superseding.decision is Verdict.SEND
+    assert details(superseding)["job_open"] == f"supersedes {older.job_id}"
+    begun = entry("26.1", version="26.1", outcome=Outcome.STARTED)
+    assert decide(situation(ledger=(begun,))).reason is Reason.JOB_OPEN
+
+
+WEAK_BATTERIES = [
+    pytest.param("Mac16,1", 20.0, True, id="apple-silicon"),
+    pytest.param("VirtualMac2,1", 20.0, True, id="virtual"),
+    pytest.param("MacBookPro16,1", 20.0, False, id="intel"),
+    pytest.param("MacBookPro16,1", 50.0, True, id="intel-half-full"),
+]
+
+
+@pytest.mark.parametrize(("model", "percent", "sends"), WEAK_BATTERIES)
+def test_intel_wants_more_battery(model: str, percent: float, sends: bool) -> None:
+    device = mac(model=model, on_ac_power=False, battery_percent=percent)
+    assert ("power" not in failing(decide(situation(device)))) is sends
+
+
+NEEDING = [
+    pytest.param(mac(), id="update"),
+    pytest.param(mac("26.2", user_approved=False), id="enrolment"),
+    pytest.param(mac("26.2", loan_returned_at=NOW - HOUR), id="erase"),
+    pytest.param(mac("13.7.8", free_disk_gb=1.0), id="upgrade"),
+    pytest.param(mac(site="paris", on_ac_power=None, battery_percent=None), id="no-site"),
+]
+
+
+@pytest.mark.parametrize("device", NEEDING)
+def test_every_need_is_recorded_with_every_gate(device: Device) -> None:
+    assert tuple(gate.gate for gate in decide(situation(device)).gates) == GATES

@@ -3,13 +3,18 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from pipeline.decide.decision import decide
+from pipeline.decide.exposure import exposure
+from pipeline.decide.methods import choose_method
+from pipeline.decide.remediation import Need, needs_update, target
 from pipeline.state.device import to_us
 from pipeline.state.device_folds import apply_ddm_status
 from schemas.decisions import Reason, Verdict
 from schemas.events.checkin import DdmStatusReported
-from schemas.jobs import Method
+from schemas.jobs import Action, Method
+from schemas.macos import parse_os_version
 from tests.factories import DAY, HOUR, NOW, UDID, catalogue, mac, policy, release, situation
 
 INTEL: dict[str, Any] = {"model": "iMac20,1", "device_id": "J185AP"}
@@ -94,6 +99,14 @@ UPDATE_METHODS = [
         None,
         Reason.NO_METHOD,
         id="no-command-on-26",
+    ),
+    pytest.param(
+        "14.8.2",
+        {},
+        {"methods": {"update": ["mdm_command"]}},
+        None,
+        Reason.NO_METHOD,
+        id="no-command-on-14",
     ),
     pytest.param(
         "13.7.7", T1, {"methods": {"update": ["ddm"]}}, None, Reason.NO_METHOD, id="no-ddm-on-13"
@@ -218,3 +231,75 @@ def test_how_a_mac_is_enrolled_again(
         assert (decision.decision, decision.method) == (Verdict.SEND, Method.PROFILES_RENEW)
     else:
         assert (decision.decision, decision.reason) == (Verdict.HOLD, reason)
+
+
+NO_SSH = policy(sites={"london": {"time_zone": "Europe/London", "ssh": False}})
+
+
+def test_no_update_goes_by_mdm_while_the_enrolment_is_at_fault() -> None:
+    s = situation(mac(user_approved=False), rules=NO_SSH)
+    update = needs_update(s, exposure(s))
+    assert update is not None
+    assert choose_method(s, update).reason is None
+    held = choose_method(s, replace(update, mdm_usable=False))
+    assert (held.method, held.reason) == (Method.DDM, Reason.NOT_ENROLLED)
+    assert decide(s).decision is Verdict.HOLD
+
+
+def test_no_update_goes_by_mdm_that_is_silent() -> None:
+    s = situation(mac(mdm_seen_at=NOW - 30 * DAY), rules=NO_SSH)
+    update = needs_update(s, exposure(s))
+    assert update is not None
+    assert update.mdm_usable
+    assert choose_method(s, update).reason is Reason.NOT_ENROLLED
+
+
+TARGETS = [
+    pytest.param("26.2", True, id="newer"),
+    pytest.param("26.1", True, id="the-same"),
+    pytest.param("26.0", False, id="older"),
+    pytest.param(None, True, id="none-named"),
+]
+
+
+@pytest.mark.parametrize(("version", "possible"), TARGETS)
+def test_startosinstall_installs_nothing_older(version: str | None, possible: bool) -> None:
+    wanted = None if version is None else target(parse_os_version(version), None)
+    need = Need(Action.REINSTALL, Reason.SEAL_BROKEN, "seal", wanted)
+    rules = policy(methods={"reinstall": ["startosinstall"]})
+    choice = choose_method(situation(mac("26.1"), rules=rules), need)
+    assert choice.method is (Method.STARTOSINSTALL if possible else None)
+    unknown = choose_method(situation(mac(None), rules=rules), need)
+    assert (unknown.method, unknown.detail) == (Method.STARTOSINSTALL, "startosinstall")
+
+
+def test_a_blocked_way_is_named_with_the_time_that_clears_a_later_one() -> None:
+    both = policy(methods={"update": ["ddm", "softwareupdate"]})
+    device = updating("downloading", supervised=False)
+    decision = decide(situation(device, rules=both))
+    assert (decision.reason, decision.method) == (Reason.NOT_SUPERVISED, Method.DDM)
+    assert decision.next_eligible_at == NOW + 23 * HOUR
+
+
+ERASING = [
+    pytest.param({}, Method.ERASE_DEVICE, id="apple-silicon"),
+    pytest.param({"model": "MacBookPro16,1"}, Method.ERASE_DEVICE, id="t2"),
+    pytest.param(INTEL | {"model": "iMac18,1"}, Method.STARTOSINSTALL, id="older-intel"),
+]
+
+
+@pytest.mark.parametrize(("facts", "method"), ERASING)
+def test_erase_device_needs_hardware_that_keeps_a_system(
+    facts: dict[str, Any], method: Method
+) -> None:
+    device = mac("26.2", loan_returned_at=NOW - HOUR, **facts)
+    rules = policy(methods={"reinstall": ["erase_device", "startosinstall"]})
+    assert decide(situation(device, rules=rules)).method is method
+
+
+def test_what_is_known_of_its_supervision_is_named() -> None:
+    ddm = policy(methods={"update": ["ddm"]})
+    for supervised, detail in ((False, "not supervised"), (None, "supervision unknown")):
+        decision = decide(situation(mac(supervised=supervised), rules=ddm))
+        [method] = [gate for gate in decision.gates if gate.gate == "method"]
+        assert method.detail == detail

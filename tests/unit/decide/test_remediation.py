@@ -495,6 +495,15 @@ ENROLMENT = [
         id="same-host",
     ),
     pytest.param(
+        mac(mdm_server="mdm.example"), {"server": "mdm.example"}, None, id="same-without-a-scheme"
+    ),
+    pytest.param(
+        mac(mdm_server="old.example"),
+        {"server": "mdm.example"},
+        Reason.WRONG_MDM_SERVER,
+        id="wrong-without-a-scheme",
+    ),
+    pytest.param(
         mac(identity_expires_at=NOW + 21 * DAY),
         {},
         Reason.IDENTITY_EXPIRING,
@@ -598,3 +607,45 @@ def test_the_follow_up_chain_is_worked_off() -> None:
         decision = decide(s)
         assert decision.reason is (Reason.AWAITING_FOLLOW_UP if missing else Reason.COMPLIANT)
         assert decision.decision is (Verdict.HOLD if missing else Verdict.NOTHING)
+
+
+# --- contact after a long absence ---
+
+
+def test_mdm_has_a_day_from_the_first_day_of_inventory_after_its_own_last() -> None:
+    silent = mac("26.2", mdm_seen_at=NOW - 30 * DAY, seen_at=NOW - 2 * DAY)
+    [need] = needs(situation(silent), exposure(situation(silent)))
+    assert need.not_before_us == to_us(NOW - DAY)
+    # 18 January ends before the report of the 20th: the day counts, however often it reports.
+    again = told(silent, NOW - HOUR)
+    [need] = needs(situation(again), exposure(situation(again)))
+    assert need.not_before_us == to_us(at("2026-01-20"))
+    decision = decide(situation(again))
+    assert (decision.decision, decision.reason) == (Verdict.SEND, Reason.MDM_SILENT)
+
+
+def test_other_faults_of_an_enrolment_wait_for_nothing() -> None:
+    s = situation(mac("26.2", user_approved=False))
+    [need] = needs(s, exposure(s))
+    assert (need.reason, need.not_before_us) == (Reason.NOT_USER_APPROVED, None)
+
+
+# --- what a reinstall installs ---
+
+
+def reinstalled(*more: Any, version: str = "26.2", **facts: Any) -> str | None:
+    broken = mac(version, system_volume_sealed=False, **facts)
+    return answered(decide(situation(broken, advisories=apple(*more))))[2]
+
+
+def test_a_reinstall_takes_no_release_of_other_hardware() -> None:
+    others = release("26.3", device_ids=["J1AP", "J2AP"], day="2026-01-01")
+    assert reinstalled(others) == "26.2"
+
+
+def test_a_reinstall_takes_no_supplement() -> None:
+    assert reinstalled(release("26.2 (a)", build="25C771280a", day="2026-01-10")) == "26.2"
+
+
+def test_a_mac_ahead_of_all_releases_has_nothing_to_be_reinstalled_with() -> None:
+    assert reinstalled(version="26.3", build="25D5087f") is None

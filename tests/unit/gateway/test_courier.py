@@ -398,3 +398,204 @@ def test_no_taken_record_is_lost_and_each_macs_order_holds(tmp_path: Path, seed:
             assert [n for n in seen[mac.encode()] if n in set(numbers)] == numbers
 
     run(test)
+
+
+# --- limits ---
+
+
+def test_no_more_than_the_limit_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.gateway.courier._UNDER_WAY", 3)
+
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.courier.spooling)
+            kafka.go_away()
+            puts = [asyncio.create_task(it.courier.put([record("A", n)])) for n in range(10)]
+            most = 0
+            while not all(put.done() for put in puts):
+                most = max(most, len(kafka.links[0].held))
+                await asyncio.sleep(0.001)
+            assert (most, it.spool.depth) == (3, 10)
+            await asyncio.sleep(5 * ACK_WAIT_S)
+            assert len(kafka.links[0].held) == 3
+            kafka.come_back()
+            await until(lambda: not it.courier.spooling)
+            assert [int(one.value) for one in kafka.log] == list(range(10))
+
+    run(test)
+
+
+def test_more_than_may_be_queued_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.gateway.courier._MOST_QUEUED", 2)
+
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.courier.spooling)
+            first = asyncio.create_task(it.courier.put([record("A", 1), record("A", 2)]))
+            await asyncio.sleep(0)
+            with pytest.raises(BusyError):
+                await it.courier.put([record("A", 3)])
+            await first
+            await it.courier.put([])
+            await it.courier.put([record("A", 3)])
+
+    run(test)
+
+
+def test_calls_that_ended_leave_room_for_others(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path, max_waiting=1) as it:
+            for number in range(5):
+                await it.courier.put([record("A", number)])
+            kafka.go_away()
+            given_up = asyncio.create_task(it.courier.put([record("A", 5)]))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            with suppress(asyncio.CancelledError):
+                await given_up
+            await it.courier.put([record("A", 6)])
+
+    run(test)
+
+
+def test_a_stopped_courier_takes_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.courier.spooling)
+            assert it.courier.accepts
+            it.courier.stop()
+            assert not it.courier.accepts
+            with pytest.raises(BusyError):
+                await it.courier.put([record("A", 1)])
+        assert all(link.dead for link in kafka.links)
+
+    run(test)
+
+
+def test_it_accepts_while_a_tenth_of_the_spool_is_free(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka(away=True)
+        size = record("A", 1).size + 64
+        async with running(kafka, tmp_path, max_bytes=20 * size) as it:
+            taken = 0
+            while it.courier.accepts:
+                await it.courier.put([record("A", 1)])
+                taken += 1
+            # Two places are a tenth; what is free has to hold the overhead of a row as well.
+            assert taken == 18
+            kafka.come_back()
+            await until(lambda: not it.courier.spooling)
+            assert it.courier.accepts
+
+    run(test)
+
+
+# --- from one mode to the other ---
+
+
+def test_what_a_broken_producer_lost_is_spooled_once_and_then_forgotten(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.courier.spooling)
+            kafka.go_away()
+            puts = [asyncio.create_task(it.courier.put([record("A", n)])) for n in range(3)]
+            await until(lambda: len(kafka.links[0].held) == 3)
+            kafka.break_down()
+            await asyncio.gather(*puts)
+            kafka.come_back()
+            await until(lambda: not it.courier.spooling)
+            await it.courier.put([record("A", 3)])
+            await asyncio.sleep(5 * ACK_WAIT_S)
+            assert not it.courier.spooling
+            assert (it.spool.last, it.spool.depth) == (3, 0)
+            assert it.counts.by == {Where.KAFKA: 1, Where.SPOOL: 3}
+            assert [int(one.value) for one in kafka.log] == [0, 1, 2, 3]
+
+    run(test)
+
+
+def test_what_a_crash_left_is_sent_before_what_comes(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=MIB)
+    spool.append([record("A", number) for number in range(450)], NOW)
+    spool.close()
+
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await it.courier.put([record("A", 450)])
+            await until(lambda: not it.courier.spooling)
+            assert [int(one.value) for one in kafka.log] == list(range(451))
+            assert it.spool.depth == 0
+            assert it.courier.spooling is it.counts.spooling[-1] is False
+
+    run(test)
+
+
+def test_what_comes_while_spooling_is_sent_without_waiting_for_a_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.gateway.courier._LOOK_S", 3600.0)
+
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.courier.spooling)
+            kafka.go_away()
+            await it.courier.put([record("A", 0)])
+            assert it.courier.spooling
+            await asyncio.sleep(2 * ACK_WAIT_S)
+            await it.courier.put([record("A", 1)])
+            await until(lambda: len(kafka.links[0].held) == 2)
+            kafka.come_back()
+            await until(lambda: not it.courier.spooling)
+            assert [int(one.value) for one in kafka.log] == [0, 1]
+
+    run(test)
+
+
+def test_a_disk_that_refuses_is_an_error_to_the_sender_only(tmp_path: Path) -> None:
+    class Refusing(Spool):
+        refusing = True
+
+        def append(self, records: Any, now: datetime) -> range:
+            if self.refusing:
+                raise SpoolError("the disk refuses")
+            return super().append(records, now)
+
+    async def test() -> None:
+        kafka = FakeKafka(away=True)
+        spool = Refusing(tmp_path, max_bytes=MIB)
+        async with running(kafka, tmp_path, spool=spool) as it:
+            with pytest.raises(SpoolError, match="the disk refuses"):
+                await it.courier.put([record("A", 0)])
+            spool.refusing = False
+            await it.courier.put([record("A", 1)])
+            kafka.come_back()
+            await until(lambda: not it.courier.spooling)
+            assert [int(one.value) for one in kafka.log] == [1]
+
+    run(test)
+
+
+def test_connecting_is_tried_again_until_kafka_is_there(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka(away=True)
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: kafka.connects >= 5)
+            assert it.counts.spooling == [True]
+            kafka.come_back()
+            await until(lambda: not it.courier.spooling)
+            connects = kafka.connects
+            await it.courier.put([record("A", 1)])
+            assert kafka.connects == connects
+
+    run(test)

@@ -142,3 +142,105 @@ def test_a_full_disk_is_full(tmp_path: Path) -> None:
         spool.append([record(number, 10_000) for number in range(10)], NOW)
     assert (waiting(spool), spool.depth) == ([], 0)
     spool.close()
+
+
+def test_what_is_kept_survives_a_power_failure(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=MIB)
+    assert spool._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert spool._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    assert spool._db.execute("PRAGMA user_version").fetchone() == (1,)
+    spool.close()
+
+
+COST = len("drydock.checkins.v1") + len(b"MAC-1") + 10 + 64  # of `record(1)`
+
+
+def test_room_is_counted_to_the_byte(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=2 * COST)
+    spool.append([record(1)], NOW)
+    assert (spool.size, spool.depth) == (COST, 1)
+    assert spool.has_room(COST - 64)
+    assert not spool.has_room(COST - 63)
+    with pytest.raises(SpoolFullError, match="1 records wait"):
+        spool.append([record(2, 11)], NOW)
+    spool.append([record(2)], NOW)
+    assert spool.size == 2 * COST
+    spool.forget(spool.after(0, most=1, most_bytes=MIB))
+    assert (spool.size, spool.depth) == (COST, 1)
+    spool.close()
+
+
+def test_reading_fills_the_limit_of_bytes_exactly(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=MIB)
+    spool.append([record(1), record(2)], NOW)
+    both = 2 * (COST - 64)
+    assert len(spool.after(0, most=5, most_bytes=both)) == 2
+    assert len(spool.after(0, most=5, most_bytes=both - 1)) == 1
+    spool.close()
+
+
+def test_the_age_is_that_of_the_first_that_waits(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=MIB)
+    assert (spool.oldest_at, spool.age_s()) == (None, 0.0)
+    now = datetime.now(UTC)
+    spool.append([record(1)], now - timedelta(hours=2))
+    spool.append([record(2)], now - timedelta(hours=1))
+    assert spool.oldest_at == now - timedelta(hours=2)
+    assert 7200 <= spool.age_s() < 7260
+    spool.forget(spool.after(0, most=1, most_bytes=MIB))
+    assert spool.oldest_at == now - timedelta(hours=1)
+    spool.close()
+
+
+def test_a_closed_spool_can_be_opened_and_closed_again(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=MIB)
+    assert spool.last == 0
+    spool.close()
+    again = Spool(tmp_path, max_bytes=MIB)
+    spool.close()
+    with pytest.raises(SpoolError, match="another process"):
+        Spool(tmp_path, max_bytes=MIB)
+    again.close()
+
+
+def test_a_spool_that_could_not_be_opened_is_locked_by_no_process(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"not a database, " * 100)
+    for _ in range(2):
+        with pytest.raises(SpoolError, match="cannot use"):
+            Spool(tmp_path, max_bytes=MIB)
+    (tmp_path / FILE).unlink()
+    Spool(tmp_path, max_bytes=MIB).close()
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(SpoolError, match=r"cannot use .*file"):
+        Spool(tmp_path / "file" / "spool", max_bytes=MIB)
+    Spool(tmp_path / "a" / "b", max_bytes=MIB).close()
+
+
+def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=MIB)
+    spool.append([record(number, 500) for number in range(200)], NOW)
+    spool.close()
+    content = bytearray((tmp_path / FILE).read_bytes())
+    page = 4096
+    # The number of cells of a page in the middle: the rows no longer fit their places.
+    at = len(content) // page // 2 * page + 3
+    content[at : at + 2] = b"\xff\xff"
+    (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(SpoolError, match=r"damaged|malformed"):
+        Spool(tmp_path, max_bytes=MIB)
+
+
+def test_a_spool_that_cannot_be_read_or_written_is_an_error(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=MIB)
+    spool.append([record(1)], NOW)
+    spool._db.execute("ALTER TABLE records RENAME TO others")
+    with pytest.raises(SpoolError, match="cannot read"):
+        spool.after(0, most=1, most_bytes=1)
+    with pytest.raises(SpoolError, match="cannot write") as failed:
+        spool.append([record(2)], NOW)
+    assert not isinstance(failed.value, SpoolFullError)
+    assert (spool.depth, spool.last) == (1, 1)
+    spool.close()

@@ -3,11 +3,19 @@
 import base64
 import json
 import plistlib
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from pipeline.ingest.redaction import FINGERPRINT_PREFIX, Redactor, is_secret
+from pipeline.ingest.redaction import (
+    FINGERPRINT_PREFIX,
+    SECRET_FIELDS,
+    Redactor,
+    hides_document,
+    is_secret,
+)
+from tests.unit.ingest.secret_names import SECRET_NAMES
 
 KEY = b"0123456789abcdef"
 REDACTOR = Redactor(KEY)
@@ -160,3 +168,125 @@ def test_text_that_xml_cannot_hold_is_kept_as_a_binary_plist() -> None:
     assert kept.startswith(b"bplist00")
     assert SECRET not in kept
     assert plistlib.loads(kept)["DeviceName"] == "bell\x07"
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_every_name_of_a_secret_is_cut(name: str) -> None:
+    for spelling in (name, name.upper(), name.replace("_", "-"), " ".join(name)):
+        assert REDACTOR.cut({spelling: "hunter2"})[spelling].startswith(FINGERPRINT_PREFIX)
+
+
+def test_the_declared_list_is_the_one_that_is_tested() -> None:
+    declared = [name for names in SECRET_FIELDS.values() for name in names]
+    assert sorted(declared) == sorted(SECRET_NAMES)
+
+
+def test_a_key_of_sixteen_bytes_is_enough_and_one_less_is_not() -> None:
+    assert Redactor(KEY[:16]).fingerprint("Token", "a").startswith(FINGERPRINT_PREFIX)
+    with pytest.raises(ValueError, match="16 bytes"):
+        Redactor(KEY[:15])
+
+
+@pytest.mark.parametrize("padding", [0, 60], ids=["usual length", "long"])
+def test_a_name_that_holds_a_document_in_base64_is_gone_with_its_value(padding: int) -> None:
+    document = json.dumps({"password": "hunter2", "pad": "x" * padding}).encode()
+    name = base64.b64encode(document).decode()
+    cut = REDACTOR.cut({name: "of hunter2", "UDID": "U"})
+    assert cut == {
+        REDACTOR.fingerprint("name", name): REDACTOR.fingerprint("value", "of hunter2"),
+        "UDID": "U",
+    }
+
+
+PIECES = [
+    pytest.param(b'{"password":', 0, True, id="start-of-json"),
+    pytest.param(b'\xef\xbb\xbf [{"a": 1}]', 0, True, id="mark-and-space-before"),
+    pytest.param(b"<?xml version=", 0, True, id="start-of-xml"),
+    pytest.param(b"bplist00" + bytes(8), 0, True, id="start-of-a-binary-plist"),
+    pytest.param(b"\xff\xfe" + b'the password": "x"', 0, True, id="readable-piece"),
+    *(pytest.param(b'the password": "hunter2"', n, True, id=f"begins-{n}-in") for n in (1, 2, 3)),
+    pytest.param(b"sixteen readable", 0, False, id="readable-without-a-field"),
+    pytest.param(b'\xff\xfea": b\xff\xfec": d\xff', 0, False, id="pieces-too-short"),
+    pytest.param(b"\xff" * 24, 0, False, id="not-readable"),
+]
+
+
+@pytest.mark.parametrize(("raw", "before", "hides"), PIECES)
+def test_base64_of_a_piece_of_a_document_is_found(raw: bytes, before: int, hides: bool) -> None:
+    text = "A" * before + base64.b64encode(raw).decode()
+    assert hides_document(text) is hides
+    assert hides_document(f"note: {text}!") is hides
+
+
+def test_text_shorter_than_sixteen_characters_hides_no_document() -> None:
+    assert hides_document(base64.b64encode(b'{"a":"b","c"').decode())
+    assert not hides_document(base64.b64encode(b'{"a":"b","c"').decode()[:15])
+
+
+@pytest.mark.parametrize("empty", [None, "", b"", [], {}, True, False])
+def test_a_secret_that_holds_nothing_stays(empty: Any) -> None:
+    assert REDACTOR.cut({"Password": empty}) == {"Password": empty}
+
+
+def test_a_fingerprint_is_of_a_name_and_a_value_apart() -> None:
+    assert REDACTOR.fingerprint("ab", "c") != REDACTOR.fingerprint("a", "bc")
+    assert REDACTOR.fingerprint("a", "text") == REDACTOR.fingerprint("a", b"text")
+    noon = datetime(2026, 1, 20, 12, tzinfo=UTC)
+    one = {"n": 1, "raw": b"r", "at": noon, "uid": 2.5}
+    other = {"uid": 2.5, "at": noon, "raw": b"r", "n": 1}
+    assert REDACTOR.fingerprint("a", one) == REDACTOR.fingerprint("a", other)
+    for change in ({"raw": b"s"}, {"at": noon.replace(hour=13)}, {"n": 2}):
+        assert REDACTOR.fingerprint("a", one) != REDACTOR.fingerprint("a", one | change)
+
+
+def nested(levels: int) -> Any:
+    value: Any = "text"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_nesting_is_kept_up_to_the_limit_and_cut_beyond_it() -> None:
+    assert REDACTOR.cut(nested(151)) == nested(151)
+    cut = REDACTOR.cut(nested(152))
+    for _ in range(151):
+        (cut,) = cut
+    assert cut == REDACTOR.fingerprint("nested", ["text"])
+
+
+def test_documents_within_documents_are_searched_four_deep() -> None:
+    text = json.dumps({"password": "hunter2", "kept": 1})
+    for _ in range(3):
+        text = json.dumps({"inside": text})
+    inside = json.loads(REDACTOR.cut(text))
+    for _ in range(3):
+        inside = json.loads(inside["inside"])
+    assert inside == {"password": REDACTOR.fingerprint("password", "hunter2"), "kept": 1}
+    deeper = json.dumps({"inside": text})
+    assert b"hunter2" not in REDACTOR.json(deeper)
+    assert FINGERPRINT_PREFIX.encode() in REDACTOR.json(deeper)
+
+
+def test_a_status_report_is_searched_only_beside_its_endpoint() -> None:
+    unreadable = b"Token=secret"
+    beside = REDACTOR.cut({"Endpoint": "status", "Data": unreadable})
+    assert beside["Data"] == REDACTOR.fingerprint("Data", unreadable)
+    assert REDACTOR.cut({"Data": unreadable}) == {"Data": unreadable}
+    assert REDACTOR.cut({"Endpoint": "status", "Data": b""})["Data"] == b""
+
+
+def test_another_reader_of_plists_keeps_the_key() -> None:
+    read: list[bytes] = []
+
+    def reader(raw: bytes) -> Any:
+        read.append(raw)
+        return {"Token": "seen"}
+
+    document = plistlib.dumps({"a": 1})
+    cut = REDACTOR.reading(reader).cut({"note": document})
+    assert read == [document]
+    assert plistlib.loads(cut["note"]) == {"Token": REDACTOR.fingerprint("Token", "seen")}
+
+
+def test_json_is_written_without_spaces_and_without_escapes() -> None:
+    assert REDACTOR.json({"a": ["ü", 1]}) == '{"a":["ü",1]}'.encode()

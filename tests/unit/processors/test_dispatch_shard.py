@@ -1,22 +1,34 @@
 """Slots of a site: who gets one, and that each comes back however often a word is repeated."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
-from pipeline.processors.dispatch_shard import DispatchShard
+from pipeline.processors.dispatch_shard import DispatchShard, Stage
 from pipeline.processors.facts import Facts
+from pipeline.processors.rows import OWNER_KEY, BadRow, Owner
 from pipeline.processors.terms import Terms
+from pipeline.state.device import to_us
+from schemas.dead_letters import DeadLetter
 from schemas.envelope import CloudEvent, JobIssuedEvent, JobSupersededEvent, decode, encode
 from schemas.ids import event_id
-from schemas.jobs import Job
+from schemas.jobs import Action, Job, Method
 from schemas.results import Outcome
-from schemas.topics import CONTROL, DEAD_LETTERS, DISPATCH, INVENTORY, JOB_PARTITIONS, jobs_topic
+from schemas.topics import (
+    CONTROL,
+    DEAD_LETTERS,
+    DISPATCH,
+    INVENTORY,
+    JOB_PARTITIONS,
+    jobs_topic,
+    partition_of,
+)
 from tests import factories
-from tests.factories import HOUR, NOW
-from tests.site_factories import JOBS_KEY, KEYS, issued
+from tests.factories import DAY, HOUR, NOW
+from tests.site_factories import JOBS_KEY, KEYS, STRANGER_KEY, issued
 
 POLICY = """\
 version: 1
@@ -24,24 +36,36 @@ sites:
   london: {time_zone: Europe/London, max_jobs: 1}
 default_site: london
 """
+TOPICS = {jobs_topic("london"): JOB_PARTITIONS}
 
 
-class Said(NamedTuple):
+class Incoming(NamedTuple):
     offset: int
     value: bytes | None
     key: bytes | None = b"london"
 
 
-def a_shard() -> DispatchShard:
+def a_shard(
+    policy: str | None = POLICY,
+    *,
+    topics: Mapping[str, int] = TOPICS,
+    terms: Terms | None = None,
+    is_begun: bool = True,
+) -> DispatchShard:
     """A shard that owns its partition, at a site with one slot."""
     facts = Facts(KEYS.approvals)
-    facts.take(CONTROL.name, 0, encode(factories.policy_changed(POLICY)))
-    counts = {INVENTORY.name: 4, DISPATCH.name: 1, DEAD_LETTERS.name: 1}
-    terms = Terms(JOBS_KEY, KEYS.jobs, counts)
-    shard = DispatchShard(0, facts, terms, {jobs_topic("london"): JOB_PARTITIONS})
-    shard.begin(NOW)
-    shard.caught_up()
+    if policy is not None:
+        facts.take(CONTROL.name, 0, encode(factories.policy_changed(policy)))
+    shard = DispatchShard(0, facts, terms or some_terms(), topics)
+    if is_begun:
+        shard.begin(NOW)
+        shard.caught_up()
     return shard
+
+
+def some_terms() -> Terms:
+    counts = {INVENTORY.name: 4, DISPATCH.name: 1, DEAD_LETTERS.name: 1}
+    return Terms(JOBS_KEY, KEYS.jobs, counts)
 
 
 def ordered(job: Job) -> JobIssuedEvent:
@@ -64,7 +88,7 @@ def result(outcome: Outcome, *, attempt: int = 1) -> CloudEvent:
 
 def told(shard: DispatchShard, events: Iterable[CloudEvent]) -> list[CloudEvent]:
     """What reaches the site's executors when these come in."""
-    shard.take(DISPATCH.name, [Said(0, encode(event)) for event in events], NOW)
+    shard.take(DISPATCH.name, [Incoming(0, encode(event)) for event in events], NOW)
     shard.tick(NOW)
     return [decode(post.value) for post in shard.collect().posts]
 
@@ -131,3 +155,300 @@ def test_ended_job_is_forgotten_once_it_can_only_be_history() -> None:
     told(shard, [ordered(FIRST), DONE])
     shard.tick(NOW + timedelta(days=30))
     assert shard.collect().rows == {FIRST.job_id.encode(): None}
+
+
+# --- after a restart or a rebalance ---
+
+
+def told_rows(shard: DispatchShard, *events: CloudEvent) -> dict[bytes, bytes]:
+    """The rows that are kept once these came in."""
+    shard.take(DISPATCH.name, [Incoming(0, encode(event)) for event in events], NOW)
+    shard.tick(NOW)
+    return {key: row for key, row in shard.collect().rows.items() if row is not None}
+
+
+def restarted(rows: dict[bytes, bytes], *, at_once: bool = True) -> DispatchShard:
+    """A shard of a later owner that has loaded these rows."""
+    shard = a_shard(is_begun=False)
+    shard.load(OWNER_KEY, Owner(epoch=7).to_row())
+    for key, row in rows.items():
+        shard.load(key, row)
+    shard.begin(NOW)
+    if at_once:
+        shard.caught_up()
+    return shard
+
+
+def test_slots_stay_taken_after_a_restart() -> None:
+    shard = restarted(told_rows(a_shard(), ordered(FIRST)))
+    assert told(shard, [ordered(SECOND)]) == []
+    assert told(shard, [DONE]) == [ordered(SECOND)]
+
+
+def test_slot_of_a_begun_job_stays_taken_after_a_restart() -> None:
+    shard = restarted(told_rows(a_shard(), ordered(FIRST), STARTED))
+    assert told(shard, [ordered(SECOND)]) == []
+
+
+def test_a_waiting_order_is_published_after_a_restart() -> None:
+    rows = told_rows(a_shard(), ordered(FIRST), ordered(SECOND))
+    assert told(restarted(rows), [DONE]) == [ordered(SECOND)]
+
+
+def test_nothing_is_published_before_the_topic_is_read_to_its_end() -> None:
+    shard = restarted({}, at_once=False)
+    assert told(shard, [ordered(FIRST)]) == []
+    shard.caught_up()
+    assert told(shard, []) == [ordered(FIRST)]
+
+
+def test_rows_name_their_owners_epoch() -> None:
+    rows = told_rows(restarted({}), ordered(FIRST))
+    assert msgspec.json.decode(rows[FIRST.job_id.encode()])["e"] == 7
+
+
+def test_a_row_is_read_as_it_was_written() -> None:
+    shard = a_shard()
+    rows = told_rows(shard, ordered(FIRST), ordered(SECOND))
+    assert restarted(rows).tickets == shard.tickets
+    ticket = shard.tickets[SECOND.job_id]
+    assert ticket.report_by_us == to_us(NOW - HOUR + 3 * DAY)
+    assert ticket.expires_us == to_us(SECOND.expires_at)
+    assert ticket.order == encode(ordered(SECOND))
+
+
+@pytest.mark.parametrize("row", [b'{"e": 1}', b'{"e": 1, "job_id": "a", "order": 1}', b"no JSON"])
+def test_an_unreadable_row_is_refused(row: bytes) -> None:
+    with pytest.raises(BadRow):
+        a_shard(is_begun=False).load(b"job-1", row)
+
+
+def test_each_job_is_forgotten_at_its_own_time_after_a_restart() -> None:
+    late = factories.job(udid="MAC-1", issued_at=NOW + 5 * DAY)
+    early = factories.job(udid="MAC-2", issued_at=NOW)
+    shard = restarted(told_rows(a_shard(), ordered(late), ordered(early)))
+    end = NOW + 3 * DAY + DAY  # reported by, and a day more
+    shard.tick(end - timedelta(microseconds=1))
+    assert set(shard.tickets) == {late.job_id, early.job_id}
+    shard.tick(end)
+    assert set(shard.tickets) == {late.job_id}
+    assert shard.collect().rows[early.job_id.encode()] is None
+
+
+def test_the_slot_of_a_forgotten_job_is_free() -> None:
+    shard = a_shard()
+    told(shard, [ordered(FIRST)])
+    later = NOW + 30 * DAY
+    shard.tick(later)
+    third = factories.job(udid="MAC-3", issued_at=later)
+    shard.take(DISPATCH.name, [Incoming(0, encode(ordered(third)))], later)
+    shard.tick(later)
+    assert [decode(post.value) for post in shard.collect().posts] == [ordered(third)]
+
+
+# --- who is next ---
+
+
+def waiting_order(*jobs: Job) -> list[str]:
+    """The order in which waiting jobs get the site's one slot."""
+    shard = a_shard()
+    busy = factories.job(udid="MAC-0", issued_at=NOW - 5 * HOUR)
+    told(shard, [ordered(busy)])
+    told(shard, map(ordered, jobs))
+    got = []
+    ended = busy
+    for _ in jobs:
+        [event] = told(shard, [factories.resulted(ended, Outcome.FAILED, NOW)])
+        assert isinstance(event, JobIssuedEvent)
+        ended = event.data.job
+        got.append(ended.udid)
+    return got
+
+
+def test_the_first_deadline_has_the_first_slot_then_the_first_order() -> None:
+    jobs = [
+        factories.job(udid="NONE", issued_at=NOW - 4 * HOUR),
+        factories.job(udid="LATE", issued_at=NOW - 3 * HOUR, deadline_at=NOW + 2 * DAY),
+        factories.job(udid="SOON-2", issued_at=NOW - HOUR, deadline_at=NOW + DAY),
+        factories.job(udid="SOON-1", issued_at=NOW - 2 * HOUR, deadline_at=NOW + DAY),
+    ]
+    assert waiting_order(*jobs) == ["SOON-1", "SOON-2", "LATE", "NONE"]
+
+
+def an_enrolment(udid: str = "MAC-3") -> Job:
+    return factories.job(
+        "checked_out@1",
+        udid=udid,
+        action=Action.REENROLL,
+        method=Method.PROFILES_RENEW,
+        version=None,
+    )
+
+
+def test_enrolment_takes_no_slot_and_waits_for_none() -> None:
+    shard = a_shard()
+    enrolment = ordered(an_enrolment())
+    assert told(shard, [ordered(FIRST), ordered(SECOND), enrolment]) == [enrolment, ordered(FIRST)]
+    assert told(shard, [DONE]) == [ordered(SECOND)]
+
+
+def test_an_order_that_expired_while_it_waited_is_not_published() -> None:
+    shard = a_shard()
+    told(shard, [ordered(FIRST), ordered(SECOND)])
+    shard.tick(SECOND.expires_at)
+    assert shard.collect().posts == []
+    assert shard.tickets[SECOND.job_id].stage is Stage.OVER
+    shard.take(DISPATCH.name, [Incoming(0, encode(DONE))], SECOND.expires_at)
+    shard.tick(SECOND.expires_at)
+    assert shard.collect().posts == []
+
+
+def test_an_order_is_published_until_it_expires() -> None:
+    shard = a_shard()
+    told(shard, [ordered(FIRST), ordered(SECOND)])
+    last = SECOND.expires_at - timedelta(microseconds=1)
+    shard.take(DISPATCH.name, [Incoming(0, encode(DONE))], last)
+    shard.tick(last)
+    assert [decode(post.value) for post in shard.collect().posts] == [ordered(SECOND)]
+
+
+def test_a_shard_is_behind_while_a_job_could_have_a_slot() -> None:
+    shard = a_shard()
+    assert not shard.is_behind(NOW)
+    shard.take(DISPATCH.name, [Incoming(0, encode(ordered(job))) for job in (FIRST, SECOND)], NOW)
+    assert shard.is_behind(NOW)
+    shard.tick(NOW)
+    assert not shard.is_behind(NOW)
+    assert shard.is_behind(SECOND.expires_at)
+
+
+def test_an_order_is_published_under_its_mac_to_the_macs_partition() -> None:
+    shard = a_shard()
+    shard.take(DISPATCH.name, [Incoming(0, encode(ordered(FIRST)))], NOW)
+    shard.tick(NOW)
+    [post] = shard.collect().posts
+    assert (post.topic, post.key) == (jobs_topic("london"), b"MAC-1")
+    assert post.partition == partition_of("MAC-1", JOB_PARTITIONS)
+
+
+# --- sites ---
+
+
+def test_jobs_of_a_site_without_a_topic_wait_for_it() -> None:
+    tokyo = factories.job(udid="MAC-9", site="tokyo")
+    policy = POLICY.replace("default", "  tokyo: {time_zone: Asia/Tokyo, max_jobs: 1}\ndefault")
+    shard = a_shard(policy)
+    assert told(shard, [ordered(tokyo), ordered(FIRST)]) == [ordered(FIRST)]
+    assert list(shard.homeless()) == ["tokyo"]
+    assert not shard.is_behind(NOW)
+    shard.tick(tokyo.expires_at)
+    assert list(shard.homeless()) == []
+    assert shard.tickets[tokyo.job_id].stage is Stage.OVER
+
+
+@pytest.mark.parametrize("policy", [None, POLICY.replace("london", "paris")])
+def test_a_site_that_no_policy_knows_has_no_slots(policy: str | None) -> None:
+    shard = a_shard(policy)
+    enrolment = ordered(an_enrolment())
+    assert told(shard, [ordered(FIRST), enrolment]) == [enrolment]
+
+
+# --- what is refused ---
+
+
+def letters(shard: DispatchShard, *raws: bytes | None) -> list[tuple[str, str, str]]:
+    """Code, place and origin of the dead letters that these records become."""
+    refused = shard.take(DISPATCH.name, [Incoming(n, raw) for n, raw in enumerate(raws, 5)], NOW)
+    work = shard.collect()
+    found = [
+        DeadLetter.model_validate_json(p.value) for p in work.posts if p.topic != DISPATCH.name
+    ]
+    assert refused == len(found) == work.tally.letters.total()
+    assert {post.topic for post in work.posts} <= {DEAD_LETTERS.name}
+    assert [post.key.decode() for post in work.posts] == [one.raw_sha256 for one in found]
+    return [(one.code.value, one.where, one.origin) for one in found]
+
+
+def forged(job: Job) -> JobIssuedEvent:
+    return ordered(job).model_copy(update={"data": issued(job, STRANGER_KEY)})
+
+
+def test_records_that_are_no_events_of_jobs_become_dead_letters() -> None:
+    origin = f"{DISPATCH.name}/0"
+    report = encode(factories.reported())
+    assert letters(a_shard(), None, b"{", report, encode(forged(FIRST))) == [
+        ("not_json", "$", f"{origin}/5"),
+        ("not_json", "$", f"{origin}/6"),
+        ("unknown_type", "$.type", f"{origin}/7"),
+        ("bad_value", "$.data", f"{origin}/8"),
+    ]
+
+
+def test_a_forged_order_has_no_slot() -> None:
+    shard = a_shard()
+    shard.take(DISPATCH.name, [Incoming(0, encode(forged(FIRST)))], NOW)
+    assert shard.tickets == {}
+
+
+def test_an_order_of_this_worker_is_not_checked_again() -> None:
+    own, terms = encode(forged(FIRST)), some_terms()
+    terms.believed.add(own)
+    shard = a_shard(terms=terms)
+    shard.take(DISPATCH.name, [Incoming(0, own)], NOW)
+    shard.tick(NOW)
+    work = shard.collect()
+    assert [post.value for post in work.posts] == [own]
+    assert work.tally.folded == {DISPATCH.name: 1}
+    ticket = shard.tickets[FIRST.job_id]
+    assert ticket == restarted(told_rows(a_shard(), ordered(FIRST))).tickets[FIRST.job_id]
+
+
+def test_a_withdrawal_of_this_worker_is_followed() -> None:
+    terms = some_terms()
+    shard = a_shard(terms=terms)
+    told(shard, [ordered(FIRST)])
+    terms.believed.add(encode(WITHDRAWN))
+    assert told(shard, [WITHDRAWN, ordered(SECOND)]) == [WITHDRAWN, ordered(SECOND)]
+
+
+def test_each_event_that_is_followed_is_counted() -> None:
+    shard = a_shard()
+    events = [encode(event) for event in (ordered(FIRST), STARTED, DONE)]
+    assert shard.take(DISPATCH.name, [Incoming(0, raw) for raw in (*events, b"{")], NOW) == 1
+    assert shard.collect().tally.folded == {DISPATCH.name: 3}
+
+
+def test_what_dispatch_fails_at_becomes_a_dead_letter() -> None:
+    rows = told_rows(a_shard(), ordered(FIRST))
+    shard = a_shard(topics={})
+    for key, row in rows.items():
+        shard.load(key, row)
+    [letter] = letters(shard, encode(WITHDRAWN))
+    assert letter == ("bug", "", f"{DISPATCH.name}/0/5")
+    assert shard.collect().tally.folded == {}
+
+
+# --- the end of a job ---
+
+
+def test_an_executors_expiry_ends_a_job_for_good() -> None:
+    shard = a_shard()
+    told(shard, [ordered(FIRST), result(Outcome.EXPIRED, attempt=1)])
+    assert shard.tickets[FIRST.job_id].stage is Stage.OVER
+    told(shard, [STARTED])
+    assert shard.tickets[FIRST.job_id].stage is Stage.OVER
+
+
+def test_a_withdrawn_job_that_had_begun_is_not_withdrawn_again() -> None:
+    shard = a_shard()
+    told(shard, [ordered(FIRST), WITHDRAWN])
+    assert shard.tickets[FIRST.job_id].stage is Stage.WITHDRAWN
+    told(shard, [STARTED, GUESSED])
+    assert shard.tickets[FIRST.job_id].stage is Stage.BEGUN
+    assert told(shard, [WITHDRAWN]) == []
+
+
+def test_results_of_jobs_that_are_not_known_change_nothing() -> None:
+    shard = a_shard()
+    assert told(shard, [DONE, WITHDRAWN]) == []
+    assert shard.tickets == {}

@@ -8,19 +8,24 @@ import pytest
 from pipeline.state.device import Device, from_us, to_us
 from pipeline.state.device_folds import (
     apply_authenticated,
+    apply_bootstrap_token,
     apply_checked_out,
+    apply_command_reported,
     apply_ddm_status,
     apply_inventory,
     apply_token_updated,
     merge,
 )
 from schemas.events.checkin import (
+    BootstrapTokenSet,
     DdmStatusReported,
     MdmAuthenticated,
     MdmCheckedOut,
+    MdmCommandReported,
     MdmTokenUpdated,
 )
 from schemas.events.inventory import InventoryReported
+from schemas.macos import parse_build, parse_os_version
 from tests.factories import DAY, HOUR, NOW, UDID, mac, told
 
 US = to_us(NOW)
@@ -170,3 +175,74 @@ def test_times_that_no_calendar_holds_become_its_end() -> None:
 def test_an_administrators_word_is_no_sign_of_life() -> None:
     report = InventoryReported(source="admin", udid=UDID, site="london")
     assert apply_inventory(Device(UDID), report, US).last_seen_us == 0
+
+
+# --- laws of the fold at their edges ---
+
+
+def test_of_two_reports_of_one_moment_the_greater_text_wins_in_any_order() -> None:
+    for order in (("alpha", "beta"), ("beta", "alpha")):
+        device = Device(UDID)
+        for name in order:
+            device = told(device, NOW, hostname=name)
+        assert device.hostname == "beta"
+        assert told(device, NOW - HOUR, hostname="zeta").hostname == "beta"
+
+
+def test_a_report_of_mdm_is_no_day_of_inventory() -> None:
+    by_mdm = told(Device(UDID), NOW, "mdm", hostname="one")
+    assert by_mdm.inventory_days == Device(UDID).inventory_days
+    assert told(by_mdm, NOW, "osquery").inventory_days != by_mdm.inventory_days
+
+
+def test_the_first_moment_after_1970_counts() -> None:
+    report = InventoryReported(source="osquery", udid=UDID, hostname="one")
+    assert apply_inventory(Device(UDID), report, 0) == Device(UDID)
+    assert apply_inventory(Device(UDID), report, 1).hostname == "one"
+
+
+def test_a_report_with_nothing_new_gives_the_same_device() -> None:
+    device = told(Device(UDID), NOW, hostname="one")
+    assert told(device, NOW, hostname="one") is device
+    assert told(device, NOW - HOUR, hostname="one", serial=None) is not None
+
+
+def test_an_enrolment_reports_what_the_mac_is() -> None:
+    began = MdmAuthenticated(
+        udid=UDID,
+        serial="C02TEST0009",
+        os_version=parse_os_version("26.1"),
+        build=parse_build("25B78"),
+        model="Mac16,1",
+        hostname="lon-9",
+        enrollment_id="E-1",
+        enrollment_type="Device",
+        server="https://mdm.example/",
+    )
+    device = apply_authenticated(Device(UDID), began, US)
+    assert (device.serial, str(device.os_version), str(device.build)) == (
+        "C02TEST0009",
+        "26.1",
+        "25B78",
+    )
+    assert (device.model, device.hostname) == ("Mac16,1", "lon-9")
+    assert (device.enrollment_id, device.enrollment_type) == ("E-1", "Device")
+    assert device.mdm_server == "https://mdm.example/"
+    assert device.mdm_seen_us == US
+
+
+def test_later_checkins_report_their_enrolment_and_server() -> None:
+    pushed = MdmTokenUpdated(
+        udid=UDID, enrollment_id="E-2", enrollment_type="User", server="https://two.example/"
+    )
+    device = apply_token_updated(Device(UDID), pushed, US)
+    assert (device.enrollment_id, device.enrollment_type) == ("E-2", "User")
+    assert device.mdm_server == "https://two.example/"
+    command = MdmCommandReported(udid=UDID, status="Idle", enrollment_id="E-3")
+    for seen in (
+        apply_checked_out(device, MdmCheckedOut(udid=UDID, enrollment_id="E-3"), US + 1),
+        apply_command_reported(device, command, US + 1),
+    ):
+        assert (seen.enrollment_id, seen.mdm_seen_us) == ("E-3", US + 1)
+    escrowed = apply_bootstrap_token(device, BootstrapTokenSet(udid=UDID, escrowed=True), US + 1)
+    assert (escrowed.bootstrap_token_escrowed, escrowed.mdm_seen_us) == (True, US + 1)

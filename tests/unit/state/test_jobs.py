@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from pipeline.state.device import to_us
 from pipeline.state.device_folds import apply_authenticated, apply_token_updated
@@ -13,6 +14,8 @@ from pipeline.state.jobs import (
     KEPT_JOBS,
     JobEntry,
     Ledger,
+    attempts,
+    ended_at,
     failures,
     issue,
     open_job,
@@ -20,6 +23,7 @@ from pipeline.state.jobs import (
     settle,
     strays,
     supersede,
+    target_of,
 )
 from schemas.events.checkin import MdmAuthenticated, MdmTokenUpdated
 from schemas.jobs import Action, Method
@@ -234,3 +238,168 @@ def test_a_ledger_is_a_tuple_of_entries() -> None:
     ledger: Ledger = LEDGER
     assert isinstance(ledger[0], JobEntry)
     assert LATER > NOW
+
+
+# --- the edges of what is known ---
+
+
+def minutes(number: int) -> int:
+    return to_us(NOW + timedelta(minutes=number))
+
+
+def test_the_last_ended_jobs_are_kept_in_the_order_of_their_issue() -> None:
+    jobs = [job(generation=number, issued_at=NOW + number * HOUR) for number in range(KEPT_JOBS)]
+    for order in (jobs, jobs[::-1]):
+        ledger: Ledger = ()
+        for one in order:
+            ledger = record(issue(ledger, one), result(one, Outcome.FAILED), to_us(NOW))
+        assert [one.generation for one in ledger] == list(range(KEPT_JOBS))
+        newest = job(generation=KEPT_JOBS, issued_at=NOW + KEPT_JOBS * HOUR)
+        assert [one.generation for one in issue(ledger, newest)] == list(range(1, KEPT_JOBS + 1))
+
+
+def test_an_order_without_a_time_to_report_by_is_given_up_when_it_expires() -> None:
+    ordered = job()
+    [reporting] = issue((), ordered)
+    [silent] = issue((), ordered.model_copy(update={"report_by": None}))
+    assert reporting.report_by_us == to_us(ordered.issued_at + 3 * DAY)
+    assert silent.report_by_us == silent.expires_us == to_us(ordered.expires_at)
+
+
+def test_a_job_was_acted_on_when_that_was_first_told() -> None:
+    for order in ((5, 9), (9, 5)):
+        assert after(*((Outcome.ACTED, at) for at in order)).acted_us == minutes(5)
+    late = after((Outcome.FAILED, 9), (Outcome.ACTED, 7))
+    assert (late.outcome, late.acted_us) == (Outcome.FAILED, minutes(7))
+    assert after((Outcome.STARTED, 5)).acted_us == 0
+
+
+def test_of_two_ends_told_at_one_moment_the_greater_code_wins_in_any_order() -> None:
+    ends = [
+        result(JOB, Outcome.FAILED).model_copy(update={"error_code": code})
+        for code in (ErrorCode.INSTALL_FAILED, ErrorCode.NO_DISK_SPACE)
+    ]
+    for order in (ends, ends[::-1]):
+        ledger = LEDGER
+        for end in order:
+            ledger = record(ledger, end, minutes(5))
+        assert ledger[0].error_code is ErrorCode.NO_DISK_SPACE
+
+
+def test_a_result_and_a_withdrawal_are_of_one_job_only() -> None:
+    other = job(generation=1, issued_at=NOW + HOUR)
+    both = issue(LEDGER, other)
+    assert record(both, result(JOB, Outcome.FAILED), minutes(5))[1] == both[1]
+    withdrawn = supersede(both, JOB.job_id, minutes(5))
+    assert [one.is_open for one in withdrawn] == [False, True]
+    assert (withdrawn[0].outcome_us, withdrawn[0].guessed) == (minutes(5), True)
+
+
+def test_an_ended_job_is_not_withdrawn() -> None:
+    ended = record(LEDGER, result(JOB, Outcome.REFUSED), minutes(1))
+    assert supersede(ended, JOB.job_id, minutes(5)) == ended
+
+
+def test_of_several_begun_jobs_the_newest_counts_and_none_is_a_stray() -> None:
+    begun = tuple(
+        entry(generation=number, issued_at=NOW + number * HOUR, outcome=Outcome.STARTED)
+        for number in range(2)
+    )
+    assert open_job(begun) == begun[1]
+    assert strays(begun) == ()
+
+
+TRIES = [
+    pytest.param(Outcome.FAILED, ErrorCode.INSTALL_FAILED, True, id="failed-at-the-mac"),
+    pytest.param(Outcome.FAILED, ErrorCode.UNREACHABLE, False, id="not-reached"),
+    pytest.param(Outcome.FAILED, ErrorCode.EXPIRED, False, id="too-late-to-begin"),
+    pytest.param(Outcome.REFUSED, ErrorCode.SUPERSEDED, False, id="superseded-before"),
+    pytest.param(Outcome.EXPIRED, None, False, id="expired"),
+]
+
+
+@pytest.mark.parametrize(("outcome", "code", "touched"), TRIES)
+def test_only_tries_that_reached_the_mac_count(
+    outcome: Outcome, code: ErrorCode | None, touched: bool
+) -> None:
+    one = entry(outcome=outcome, error_code=code)
+    assert (one.touched, one.failed) == (touched, True)
+
+
+def test_attempts_of_an_intent_are_its_ended_jobs() -> None:
+    ended = entry(outcome=Outcome.SUPERSEDED)
+    others = (
+        entry("26.1", outcome=Outcome.FAILED),
+        entry(action=Action.UPGRADE, outcome=Outcome.FAILED),
+        entry(generation=1),
+    )
+    assert attempts((ended, *others), Action.UPDATE, "26.2") == (ended,)
+
+
+SETTLED_AT = NOW - 2 * HOUR  # when `entry` is issued
+
+
+def test_only_a_report_after_the_order_proves_an_update() -> None:
+    at_once = mac("26.2", seen_at=SETTLED_AT)
+    just_after = mac("26.2", seen_at=SETTLED_AT + timedelta(microseconds=1))
+    assert settle(BEGUN, at_once, UDID, NOW) is None
+    assert settle(BEGUN, just_after, UDID, NOW) is not None
+
+
+def test_a_report_that_the_order_knew_of_proves_nothing() -> None:
+    known = replace(BEGUN, known_until_us=to_us(NOW - HOUR))
+    assert settle(known, mac("26.2", seen_at=NOW - HOUR), UDID, NOW) is None
+    assert settle(known, mac("26.2", seen_at=NOW - HOUR / 2), UDID, NOW) is not None
+
+
+def test_a_job_is_given_up_at_its_very_end() -> None:
+    moment = timedelta(microseconds=1)
+    expires_at, report_by = SETTLED_AT + 10 * HOUR, SETTLED_AT + 3 * DAY
+    for one, end in ((entry(), expires_at), (BEGUN, report_by)):
+        assert settle(one, OLD, UDID, end - moment) is None
+        assert settle(one, OLD, UDID, end) is not None
+
+
+def test_a_reinstall_is_proven_by_a_boot_after_its_order_and_a_report_after_the_act() -> None:
+    one = entry(**REINSTALL, outcome=Outcome.ACTED, acted_at=NOW - HOUR)
+
+    def settles(seen_at: datetime, boot_at: datetime) -> bool:
+        return settle(one, mac("26.2", seen_at=seen_at, boot_at=boot_at), UDID, NOW) is not None
+
+    assert settles(NOW - HOUR / 2, NOW - HOUR)
+    assert not settles(NOW - HOUR, NOW - HOUR)
+    assert not settles(NOW - HOUR / 2, SETTLED_AT)
+
+
+def test_an_erased_mac_that_enrolled_at_the_moment_of_the_order_is_not_done() -> None:
+    one = entry(**REINSTALL, outcome=Outcome.ACTED, acted_at=NOW - HOUR, erases=True)
+    device = mac("26.2", seen_at=NOW - HOUR / 4)
+    before = apply_authenticated(device, MdmAuthenticated(udid=UDID), to_us(SETTLED_AT))
+    assert settle(one, before, UDID, NOW) is None
+
+
+def test_a_job_without_a_target_is_done_by_no_report() -> None:
+    one = entry(version=None, outcome=Outcome.STARTED)
+    assert settle(one, mac("26.2"), UDID, NOW) is None
+
+
+def test_what_settles_a_job_names_what_the_mac_reported() -> None:
+    said = settle(BEGUN, mac("26.2", boot_at=NOW - HOUR), UDID, NOW)
+    assert said is not None
+    assert (said.job_id, said.udid, said.site) == (BEGUN.job_id, UDID, "london")
+    assert (str(said.observed_version), str(said.observed_build)) == ("26.2", "25C56")
+    assert said.observed_boot_at == NOW - HOUR
+
+
+def test_the_target_and_the_end_of_a_job_are_read_off_its_entry() -> None:
+    target = target_of(entry())
+    assert target is not None
+    assert (str(target.version), str(target.build)) == ("26.2", "25C56")
+    assert target_of(entry(version=None)) is None
+    assert ended_at(entry(outcome=Outcome.FAILED, outcome_at=NOW)) == NOW
+
+
+def test_an_unreadable_entry_is_an_error() -> None:
+    for wire in ({}, entry().to_wire() | {"version": "x"}, entry().to_wire() | {"action": "x"}):
+        with pytest.raises(ValueError, match=r"\w"):
+            JobEntry.from_wire(wire)

@@ -1,0 +1,37 @@
+"""The mutants that no test can kill, because they change nothing that can be observed."""
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.mutation.operators import Mutant
+
+FILE: Final = Path(__file__).with_name("equivalents.toml")
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """One entry: a mutant named by its content, and why it changes nothing."""
+
+    path: str
+    original: str
+    mutated: str
+    reason: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Return what `Mutant.key` returns for this mutant."""
+        return self.path, self.original, self.mutated
+
+
+def read(text: str) -> list[Equivalent]:
+    """Return the entries of the file. Raises TypeError for a wrong key."""
+    return [Equivalent(**entry) for entry in tomllib.loads(text).get("equivalent", [])]
+
+
+def unmatched(entries: Iterable[Equivalent], mutants: Iterable[Mutant]) -> list[Equivalent]:
+    """Return the entries that name no mutant: the code has changed, or the path."""
+    known = {mutant.key for mutant in mutants}
+    return [entry for entry in entries if entry.key not in known]

@@ -1,0 +1,37 @@
+"""The modules that `make mutate` samples, each with the tests that belong to it."""
+
+from typing import Final
+
+_DECIDE: Final = (
+    "tests/unit/decide",
+    "tests/property/test_affected.py",
+    "tests/property/test_decide_laws.py",
+)
+_STATE: Final = ("tests/unit/state", "tests/unit/decide", "tests/property/test_state_laws.py")
+_AGENTS: Final = ("tests/unit/agents",)
+_GATEWAY: Final = ("tests/unit/gateway",)
+_INGEST: Final = (
+    "tests/unit/ingest",
+    "tests/property/test_feed_laws.py",
+    "tests/property/test_secrets.py",
+)
+
+MODULES: Final[dict[str, tuple[str, ...]]] = {
+    "pipeline/decide/gates.py": _DECIDE,
+    "pipeline/decide/remediation.py": _DECIDE,
+    "pipeline/decide/methods.py": _DECIDE,
+    "pipeline/decide/windows.py": _DECIDE,
+    "pipeline/decide/exposure.py": _DECIDE,
+    "pipeline/decide/decision.py": _DECIDE,
+    "pipeline/state/jobs.py": _STATE,
+    "pipeline/state/device_folds.py": _STATE,
+    "pipeline/state/advisories.py": _STATE,
+    "agents/lifecycle.py": _AGENTS,
+    "agents/verification.py": _AGENTS,
+    "agents/claims.py": _AGENTS,
+    "pipeline/processors/dispatch_shard.py": ("tests/unit/processors",),
+    "pipeline/gateway/courier.py": _GATEWAY,
+    "pipeline/gateway/spool.py": _GATEWAY,
+    "pipeline/ingest/redaction.py": _INGEST,
+    "pipeline/ingest/sofa_release.py": _INGEST,
+}

@@ -1,0 +1,416 @@
+"""Claims on a fake Kafka: fencing, limits of time, a changelog that cannot be read."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import pytest
+from kafka import TopicPartition  # type: ignore[import-untyped]
+from kafka.errors import (  # type: ignore[import-untyped]
+    InvalidProducerEpochError,
+    KafkaConnectionError,
+    KafkaTimeoutError,
+    ProducerFencedError,
+)
+
+from agents import claims
+from agents.claims import Claims, boot_seconds
+from agents.replicated import ClaimLostError
+from schemas.attempts import AttemptRecord
+from schemas.connection import KafkaConnection
+from schemas.topics import attempts_topic
+from tests.site_factories import START, hours
+
+SITE = "london"
+TOPIC = attempts_topic(SITE)
+SHORT_S = 0.1
+
+
+def nothing() -> None:
+    """Do nothing: an action of the broker that succeeds at once."""
+
+
+@dataclass(frozen=True)
+class Record:
+    key: bytes
+    value: bytes | None
+
+
+@dataclass
+class Sent:
+    """The future of one sent record."""
+
+    error: Exception | None
+
+    def get(self, timeout: float) -> None:
+        assert timeout > 0
+        if self.error is not None:
+            raise self.error
+
+
+@dataclass
+class Broker:
+    """The changelog of one partition, and how the broker answers. None in `log` is a marker."""
+
+    log: list[Record | None] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
+    epoch: int = 0
+    on_init: Callable[[], None] = nothing
+    on_commit: Callable[[], None] = nothing
+    on_poll: Callable[[], None] = nothing
+    refusal: Exception | None = None
+    unreachable: Exception | None = None
+    polls_before_known: int = 0
+    last_offset: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    closed: threading.Event = field(default_factory=threading.Event)
+
+    def put(self, key: str, value: str | None) -> None:
+        self.log.append(Record(key.encode(), None if value is None else value.encode()))
+
+
+class Producer:
+    """A transactional producer: what it sends is in the log once it is committed."""
+
+    def __init__(self, broker: Broker, options: dict[str, Any]) -> None:
+        if broker.unreachable is not None:
+            raise broker.unreachable
+        broker.options = options
+        self._broker = broker
+        self._epoch = -1
+        self._open: list[Record] | None = None
+
+    def init_transactions(self) -> None:
+        self._broker.steps.append("init")
+        self._broker.on_init()
+        self._broker.epoch += 1
+        self._epoch = self._broker.epoch
+
+    def begin_transaction(self) -> None:
+        assert self._open is None
+        self._broker.steps.append("begin")
+        self._open = []
+
+    def send(self, topic: str, *, key: bytes, value: bytes | None, partition: int) -> Sent:
+        assert (topic, partition) == (TOPIC, 3)
+        assert self._open is not None
+        self._open.append(Record(key, value))
+        return Sent(self._broker.refusal)
+
+    def commit_transaction(self) -> None:
+        assert self._open is not None
+        written, self._open = self._open, None
+        if self._epoch != self._broker.epoch:
+            raise ProducerFencedError
+        self._broker.on_commit()
+        if self._broker.refusal is None:
+            self._broker.log += [*written, None]
+
+    def close(self, timeout: float) -> None:
+        assert timeout > 0
+        self._broker.closed.set()
+
+
+class Consumer:
+    """A consumer of one partition that gives one record at a time."""
+
+    def __init__(self, broker: Broker, options: Mapping[str, Any]) -> None:
+        assert options["isolation_level"] == "read_committed"
+        self._broker = broker
+        self._places: list[TopicPartition] = []
+        self._at: int | None = None
+        self._polls = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._broker.steps.append("close consumer")
+
+    def assign(self, places: Sequence[TopicPartition]) -> None:
+        self._places = list(places)
+
+    def seek_to_beginning(self, place: TopicPartition) -> None:
+        assert [place] == self._places
+        self._at = 0
+
+    def end_offsets(self, places: Sequence[TopicPartition], timeout_ms: int) -> dict[Any, int]:
+        assert timeout_ms > 0
+        self._broker.steps.append("read")
+        return {place: len(self._broker.log) for place in places}
+
+    def position(self, place: TopicPartition, timeout_ms: int) -> int | None:
+        assert timeout_ms > 0
+        assert [place] == self._places
+        assert self._at is not None
+        return None if self._polls < self._broker.polls_before_known else self._at
+
+    def poll(self, timeout_ms: int) -> dict[Any, list[Record]]:
+        assert timeout_ms > 0
+        self._polls += 1
+        self._broker.on_poll()
+        end = self._broker.last_offset
+        if self._at is None or self._at == (len(self._broker.log) if end is None else end):
+            return {}
+        record = self._broker.log[self._at]
+        self._at += 1
+        return {} if record is None else {self._places[0]: [record]}
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
+    broker = Broker()
+    monkeypatch.setattr(claims, "KafkaProducer", lambda **options: Producer(broker, options))
+    monkeypatch.setattr(claims, "KafkaConsumer", lambda **options: Consumer(broker, options))
+    return broker
+
+
+def of_site(timeout_s: float = 15.0) -> Claims:
+    return Claims(KafkaConnection(), SITE, timeout_s)
+
+
+def attempt(job_id: str, by: str = "one") -> AttemptRecord:
+    return AttemptRecord(job_id=job_id, udid="MAC-1", expires_at=START + hours(1), live=True, by=by)
+
+
+def lost_by(claim: claims.Claim) -> ClaimLostError:
+    with pytest.raises(ClaimLostError) as lost:
+        claim.write({"a": attempt("a")})
+    return lost.value
+
+
+# --- what a claim sees ---
+
+
+def test_a_claim_holds_the_newest_attempt_of_each_job_and_none_of_a_forgotten_one(
+    broker: Broker,
+) -> None:
+    with of_site().claim(3) as first:
+        assert first.records == {}
+        first.write({"a": attempt("a"), "b": attempt("b")})
+        first.write({"a": attempt("a", "two"), "b": None})
+    assert [record.key for record in broker.log if record is not None] == [b"a", b"b", b"a", b"b"]
+    with of_site().claim(3) as second:
+        assert second.records == {"a": attempt("a", "two")}
+
+
+def test_the_changelog_is_read_after_the_predecessor_is_fenced(broker: Broker) -> None:
+    with of_site().claim(3):
+        pass
+    assert broker.steps == ["init", "read", "close consumer"]
+
+
+def test_fields_without_a_value_are_not_written(broker: Broker) -> None:
+    with of_site().claim(3) as claim:
+        claim.write({"a": attempt("a")})
+    assert broker.log[0] == Record(b"a", attempt("a").model_dump_json(exclude_none=True).encode())
+
+
+def test_a_changelog_is_read_to_its_end_before_its_position_is_known(broker: Broker) -> None:
+    broker.put("a", attempt("a").model_dump_json())
+    broker.polls_before_known = 1
+    with of_site().claim(3) as claim:
+        assert list(claim.records) == ["a"]
+
+
+def test_a_changelog_that_moves_forward_may_take_longer_than_the_limit(broker: Broker) -> None:
+    for number in range(8):
+        broker.put(f"job-{number}", attempt(f"job-{number}").model_dump_json())
+    broker.on_poll = lambda: time.sleep(SHORT_S / 3)
+    with of_site(SHORT_S).claim(3) as claim:
+        assert len(claim.records) == 8
+
+
+# --- what ends a claim ---
+
+
+def test_a_fenced_claim_writes_nothing_ever_after(broker: Broker) -> None:
+    with of_site().claim(3) as old, of_site().claim(3):
+        first = lost_by(old)
+        assert first.fenced
+        begun = broker.steps.count("begin")
+        assert lost_by(old) is first
+        assert broker.steps.count("begin") == begun
+    assert broker.log == []
+
+
+@pytest.mark.parametrize(
+    ("error", "fenced"),
+    [
+        pytest.param(ProducerFencedError(), True, id="fenced"),
+        pytest.param(InvalidProducerEpochError(), True, id="older epoch"),
+        pytest.param(KafkaTimeoutError("late"), False, id="broker too late"),
+        # kafka-python states by `assert` what a client in a wrong state breaks.
+        pytest.param(AssertionError("wrong state"), False, id="client in a wrong state"),
+    ],
+)
+def test_a_claim_is_lost_where_its_commit_fails(
+    broker: Broker, error: Exception, fenced: bool
+) -> None:
+    def fail() -> None:
+        raise error
+
+    with of_site().claim(3) as claim:
+        broker.on_commit = fail
+        lost = lost_by(claim)
+        assert lost.fenced is fenced
+        assert lost.__cause__ is error
+        broker.on_commit = nothing
+        assert lost_by(claim) is lost
+
+
+def test_a_claim_is_lost_where_a_record_is_refused_although_its_commit_returns(
+    broker: Broker,
+) -> None:
+    with of_site().claim(3) as claim:
+        broker.refusal = KafkaTimeoutError("refused")
+        assert not lost_by(claim).fenced
+    assert broker.log == []
+
+
+def test_a_commit_that_never_returns_loses_the_claim_in_time(broker: Broker) -> None:
+    may_end = threading.Event()
+    with of_site(SHORT_S).claim(3) as claim:
+        broker.on_commit = lambda: assert_ended(may_end)
+        lost = lost_by(claim)
+        may_end.set()
+    assert not lost.fenced
+    assert "not confirmed within 0.1 s" in str(lost)
+
+
+def assert_ended(event: threading.Event) -> None:
+    assert event.wait(10)
+
+
+def test_a_claim_that_is_not_confirmed_in_time_is_refused_and_its_producer_closed(
+    broker: Broker,
+) -> None:
+    may_end = threading.Event()
+    broker.on_init = lambda: assert_ended(may_end)
+    with pytest.raises(ClaimLostError, match="the claim was not confirmed"):
+        of_site(SHORT_S).claim(3).__enter__()
+    may_end.set()
+    assert broker.closed.wait(10)
+    assert "read" not in broker.steps
+
+
+def test_an_error_of_our_own_is_raised_as_it_is(broker: Broker) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with of_site().claim(3) as claim:
+        broker.on_commit = fail
+        with pytest.raises(ZeroDivisionError):
+            claim.write({"a": attempt("a")})
+
+
+def test_a_claim_without_a_broker_is_refused(broker: Broker) -> None:
+    broker.unreachable = KafkaConnectionError("no broker")
+    with pytest.raises(ClaimLostError, match="no broker"), of_site().claim(3):
+        pass
+
+
+def test_a_claim_whose_changelog_cannot_be_fetched_is_refused(broker: Broker) -> None:
+    def fail() -> None:
+        raise KafkaTimeoutError("no fetch")
+
+    broker.put("a", "{}")
+    broker.on_poll = fail
+    with pytest.raises(ClaimLostError, match=r"cannot read .*no fetch"), of_site().claim(3):
+        pass
+    assert broker.closed.wait(10)
+
+
+def test_a_claim_whose_changelog_holds_no_attempt_is_refused(broker: Broker) -> None:
+    broker.put("a", "{}")
+    with pytest.raises(ClaimLostError, match=f"{TOPIC}/3 holds no attempt"), of_site().claim(3):
+        pass
+
+
+def test_a_claim_whose_changelog_stops_before_its_end_is_refused(broker: Broker) -> None:
+    broker.put("a", attempt("a").model_dump_json())
+    broker.put("b", attempt("b").model_dump_json())
+    broker.last_offset = 1
+    broker.on_poll = lambda: time.sleep(SHORT_S / 10)
+    begun = time.monotonic()
+    with pytest.raises(ClaimLostError, match="is not read on from 1"), of_site(SHORT_S).claim(3):
+        pass
+    assert SHORT_S < time.monotonic() - begun < 10
+
+
+def test_a_producer_is_closed_when_its_claim_ends(broker: Broker) -> None:
+    with of_site().claim(3):
+        assert not broker.closed.is_set()
+    assert broker.closed.wait(10)
+
+
+# --- how a claim is made, and how old it is ---
+
+
+def test_a_producer_is_named_by_site_and_partition_and_ends_within_the_limit(
+    broker: Broker,
+) -> None:
+    with of_site(12.0).claim(3):
+        pass
+    assert broker.options["bootstrap_servers"] == ["127.0.0.1:19092"]
+    assert {name: broker.options[name] for name in LIMITS} == LIMITS
+
+
+LIMITS = {
+    "acks": "all",
+    "linger_ms": 0,
+    "transactional_id": "drydock.attempts.london.3",
+    "transaction_timeout_ms": 12_000,
+    "delivery_timeout_ms": 12_000,
+    "request_timeout_ms": 6_000,
+    "max_block_ms": 12_000,
+    "bootstrap_timeout_ms": 12_000,
+    "retry_backoff_ms": 20,
+}
+
+
+@dataclass
+class Clock:
+    """A clock that the test moves."""
+
+    now_s: float = 1000.0
+
+    def move(self, by_s: float) -> None:
+        self.now_s += by_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(claims, "boot_seconds", lambda: clock.now_s)
+    return clock
+
+
+def test_a_claim_is_as_old_as_the_request_of_its_last_confirmed_write(
+    broker: Broker, clock: Clock
+) -> None:
+    with of_site().claim(3) as claim:
+        clock.move(8)
+        assert claim.age_s() == 8
+        broker.on_commit = lambda: clock.move(2)
+        claim.write({"a": attempt("a")})
+        assert claim.age_s() == 2
+
+
+def test_a_write_that_is_not_confirmed_does_not_renew_a_claim(broker: Broker, clock: Clock) -> None:
+    with of_site().claim(3) as claim:
+        clock.move(8)
+        broker.refusal = KafkaTimeoutError("refused")
+        lost_by(claim)
+        assert claim.age_s() == 8
+
+
+def test_time_asleep_counts_where_the_system_measures_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
+    monkeypatch.setattr(time, "clock_gettime", {7: 1234.5}.__getitem__)
+    assert boot_seconds() == 1234.5
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    before = time.monotonic()
+    assert before <= boot_seconds() <= time.monotonic()

@@ -1,0 +1,80 @@
+"""Which orders an executor carries out, at their very edges."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from agents.verification import Proven, Refusal, examine
+from schemas.jobs import Action, Job, Method
+from schemas.results import ErrorCode, Outcome
+from tests.site_factories import (
+    APPROVALS_KEY,
+    KEYS,
+    SITE,
+    START,
+    STRANGER_KEY,
+    a_job,
+    an_erasing_job,
+    hours,
+    issued,
+)
+
+MOMENT = timedelta(microseconds=1)
+EXPIRED = (Outcome.EXPIRED, ErrorCode.EXPIRED)
+NO_APPROVAL = (Outcome.REFUSED, ErrorCode.NO_APPROVAL)
+BAD_SIGNATURE = (Outcome.REFUSED, ErrorCode.BAD_SIGNATURE)
+
+
+def refused(order: Any, at: Any = START) -> tuple[Outcome, ErrorCode]:
+    found = examine(order, SITE, KEYS, at)
+    assert isinstance(found, Refusal)
+    assert found.detail
+    return found.outcome, found.error_code
+
+
+def test_an_order_is_proven_until_it_expires() -> None:
+    job = a_job()
+    assert examine(issued(job), SITE, KEYS, job.expires_at - MOMENT) == Proven(job, None)
+    assert refused(issued(job), job.expires_at) == EXPIRED
+
+
+def test_an_order_of_another_key_or_other_bytes_is_refused() -> None:
+    assert refused(issued(a_job(), STRANGER_KEY)) == BAD_SIGNATURE
+    assert refused(issued(a_job(), APPROVALS_KEY)) == BAD_SIGNATURE
+    changed = issued(a_job()).model_copy(update={"job": a_job(generation=1)})
+    assert refused(changed) == BAD_SIGNATURE
+
+
+def test_an_order_for_another_site_is_refused() -> None:
+    assert refused(issued(a_job(site="tokyo"))) == (Outcome.REFUSED, ErrorCode.WRONG_SITE)
+
+
+def test_an_approved_order_is_proven_until_its_approval_runs_out() -> None:
+    job = an_erasing_job()
+    until = START + hours(48)
+    assert examine(issued(job), SITE, KEYS, until - MOMENT) == Proven(job, until)
+    assert refused(issued(job), until) == NO_APPROVAL
+
+
+def without_approval() -> Job:
+    return an_erasing_job().model_copy(update={"approval": None})
+
+
+UNAPPROVED = [
+    pytest.param(without_approval(), id="none"),
+    pytest.param(an_erasing_job(key=STRANGER_KEY), id="of-another-key"),
+    pytest.param(an_erasing_job(approve={"udid": "MAC-2"}), id="for-another-mac"),
+    pytest.param(an_erasing_job(approve={"job_id": "job-2"}), id="for-another-job"),
+    pytest.param(an_erasing_job(approve={"action": "reimage"}), id="for-another-action"),
+]
+
+
+@pytest.mark.parametrize("job", UNAPPROVED)
+def test_an_erasing_order_without_its_own_approval_is_refused(job: Job) -> None:
+    assert refused(issued(job)) == NO_APPROVAL
+
+
+@pytest.mark.parametrize("method", [Method.ERASE_DEVICE, Method.ASR])
+def test_a_method_that_erases_needs_an_approval_whatever_the_job_declares(method: Method) -> None:
+    assert refused(issued(a_job(Action.REINSTALL, method))) == NO_APPROVAL

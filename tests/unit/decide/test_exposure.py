@@ -1,0 +1,86 @@
+"""What a Mac is exposed to, and by when it must be off it."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.decide.exposure import exposure
+from pipeline.state.advisories import Advisories
+from pipeline.state.device import to_us
+from schemas.decisions import Severity
+from tests.factories import DAY, at, catalogue, kev, mac, policy, release, situation
+
+ONE, TWO = "CVE-2025-43529", "CVE-2025-14174"
+
+
+def deadline(advisories: Advisories, **deadlines: Any) -> int | None:
+    s = situation(advisories=advisories, rules=policy(deadlines=deadlines))
+    return exposure(s).deadline_us(s.policy.deadlines)
+
+
+def test_a_changed_policy_changes_the_deadline_of_a_known_catalogue() -> None:
+    known = catalogue(release("26.2", day="2026-01-15"))
+    s, changed = (
+        situation(advisories=known, rules=policy(deadlines={"high": high})) for high in ("5d", "9d")
+    )
+    exposed = exposure(s)
+    assert exposure(changed).holes is exposed.holes
+    for _ in range(2):
+        assert exposed.deadline_us(s.policy.deadlines) == to_us(at("2026-01-20"))
+        assert exposed.deadline_us(changed.policy.deadlines) == to_us(at("2026-01-24"))
+
+
+def test_a_mac_without_holes_has_no_deadline() -> None:
+    assert deadline(catalogue(release("26.1"))) is None
+
+
+def test_the_first_of_the_missing_releases_sets_the_deadline() -> None:
+    known = catalogue(release("26.1.1", day="2026-01-05"), release("26.2", day="2026-01-12"))
+    assert deadline(known, high="10d") == to_us(at("2026-01-15"))
+
+
+def test_the_first_exploited_hole_sets_the_deadline() -> None:
+    known = catalogue(
+        release("26.2", day="2026-01-01", cves=[ONE, TWO], severity="low"),
+        kev(ONE, heard_at=at("2026-01-05")),
+        kev(TWO, heard_at=at("2026-01-09")),
+    )
+    assert deadline(known, kev_due_dates=False) == to_us(at("2026-01-05") + 3 * DAY)
+
+
+def test_the_first_date_of_cisa_counts_if_it_was_not_past_when_the_release_was_known() -> None:
+    known = catalogue(
+        release("26.2", day="2026-01-10", cves=[ONE, TWO]),
+        kev(ONE, due=at("2026-01-10"), heard_at=at("2026-01-09")),
+        kev(TWO, due=at("2026-01-12"), heard_at=at("2026-01-09")),
+    )
+    assert deadline(known) == to_us(at("2026-01-12"))
+
+
+SEVERITIES = [
+    pytest.param([("26.1.1", "critical"), ("26.2", "low")], Severity.CRITICAL, id="worst-of-two"),
+    pytest.param([("26.1.1", "medium"), ("26.2", None)], Severity.HIGH, id="unrated-holes"),
+    pytest.param([], Severity.ROUTINE, id="none"),
+]
+
+
+@pytest.mark.parametrize(("releases", "severity"), SEVERITIES)
+def test_a_mac_is_as_exposed_as_the_worst_release_it_lacks(
+    releases: list[tuple[str, str | None]], severity: Severity
+) -> None:
+    known = catalogue(
+        release("26.1"), *(release(version, severity=rated) for version, rated in releases)
+    )
+    assert exposure(situation(advisories=known)).severity is severity
+
+
+def test_a_mac_of_unknown_version_is_exposed_to_nothing() -> None:
+    exposed = exposure(situation(mac(None)))
+    assert (exposed.cves, exposed.line.releases) == ((), ())
+
+
+def test_on_a_dead_line_the_holes_are_those_of_the_oldest_supported_line() -> None:
+    known = catalogue(*(release(v) for v in ("26.2", "15.7.3", "14.8.3", "13.7.8")))
+    exposed = exposure(situation(mac("13.7.8"), advisories=known))
+    assert exposed.line.releases == ()
+    assert [str(one.version) for one in exposed.holes.releases] == ["14.8.3"]
