@@ -10,9 +10,9 @@
 | return | the returned value becomes None |
 | dropped | an assignment, a call, `return`, `raise`, `continue` or `break` becomes `pass` |
 
-Not changed: imports, annotations, decorators (most are caches), docstrings, assertions (they state
-what only a bug could break), log lines, and texts with a space in them, which are for people and
-may change without a failing test.
+Not changed: imports, annotations, decorators (most are caches), options of a class (`frozen=True`),
+docstrings, assertions (they state what only a bug could break), log lines, and texts with a space
+in them, which are for people and may change without a failing test.
 """
 
 import ast
@@ -56,6 +56,7 @@ _DROPPED: Final = (
 _UNCHANGED: Final = (ast.Import, ast.ImportFrom, ast.Assert, ast.Global, ast.Nonlocal, ast.Pass)
 _BLOCKS: Final = ("body", "orelse", "finalbody", "handlers", "cases")
 _SKIPPED: Final = ("annotation", "returns", "decorator_list")
+_CLASS_OPTIONS: Final = "keywords"
 _LOGGERS: Final = ("log", "_log", "logger", "_logger")
 
 
@@ -166,6 +167,8 @@ def _of_expressions(statement: Any, node: ast.AST) -> Iterator[Change]:
     """Yield the changes of all expressions below a node, without those of inner statements."""
     for name, value in ast.iter_fields(node):
         if name in _SKIPPED or (node is statement and name in _BLOCKS):
+            continue
+        if isinstance(node, ast.ClassDef) and name == _CLASS_OPTIONS:
             continue
         for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
             if not isinstance(child, ast.AST) or isinstance(child, ast.JoinedStr):

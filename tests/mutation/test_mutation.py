@@ -29,6 +29,7 @@ CHANGES = [
     ("log.info('code', n=1)", set()),
     ("assert b < c", set()),
     ("a: int", set()),
+    ("class A(Struct, frozen=True):\n    pass", set()),
     ("def f():\n    call(b)\n    return None", {"pass"}),
     ("import b", set()),
     ("'A docstring.'", set()),
