@@ -114,14 +114,14 @@ def _mutant(path: str, tree: ast.Module, change: Change) -> Mutant:
 
 @contextmanager
 def _applied(change: Change) -> Iterator[None]:
-    holder: Any = getattr(change.parent, change.field)
-    old = holder if change.index is None else holder[change.index]
+    place: Any = getattr(change.parent, change.field)
+    old = place if change.index is None else place[change.index]
 
     def put(value: object) -> None:
         if change.index is None:
             setattr(change.parent, change.field, value)
         else:
-            holder[change.index] = value
+            place[change.index] = value
 
     put(change.new)
     try:

@@ -141,7 +141,7 @@ def test_fates_of_mutants(tmp_path: Path) -> None:
     (root / "double.py").write_text(DOUBLE)
     (root / "test_double.py").write_text(TESTS)
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
-    tree = Tree(root, tmp_path / "copy", start_s=4)
+    tree = Tree(root, tmp_path / "copy", test_s=2)
     record = tree.record(["test_double.py"], ["double.py"])
     fates = {
         ("return value * 2", "return value / 2"): Fate.KILLED,
@@ -155,4 +155,6 @@ def test_fates_of_mutants(tmp_path: Path) -> None:
     for (original, mutated), fate in fates.items():
         mutant = named(original, mutated, DOUBLE)
         assert (mutated, tree.fate(mutant, record)) == (mutated, fate)
+    hasty = Tree(root, tmp_path / "copy", start_s=2)
+    assert hasty.fate(named("value -= 1", "value += 1", DOUBLE), record) == Fate.HUNG
     assert (root / "double.py").read_text() == DOUBLE == tree.read("double.py")

@@ -465,7 +465,7 @@ def test_calls_that_ended_leave_room_for_others(tmp_path: Path) -> None:
     run(test)
 
 
-def test_a_stopped_courier_takes_nothing(tmp_path: Path) -> None:
+def test_after_a_stop_nothing_is_taken(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka()
         async with running(kafka, tmp_path) as it:
@@ -597,5 +597,14 @@ def test_connecting_is_tried_again_until_kafka_is_there(tmp_path: Path) -> None:
             connects = kafka.connects
             await it.courier.put([record("A", 1)])
             assert kafka.connects == connects
+
+    run(test)
+
+
+def test_a_stop_before_the_first_run_releases_the_spool(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(FakeKafka(), tmp_path):
+            pass
+        Spool(tmp_path, max_bytes=MIB).close()
 
     run(test)

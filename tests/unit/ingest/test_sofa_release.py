@@ -26,7 +26,7 @@ def a_feed() -> Feed:
 
 
 def read(**fields: Any) -> tuple[Release, list[str]]:
-    """The release that an entry gives, and the codes of what was set aside."""
+    """The release that an entry gives, and the codes of its dead letters."""
     feed = a_feed()
     found = read_release(Node(release("26.2") | fields), feed)
     return found, [letter.code.value for letter in feed.letters]
@@ -103,7 +103,7 @@ def test_a_rating_is_one_of_four_words(rating: Any, severity: str | None) -> Non
     assert read(CVEs={"CVE-2026-1001": rating})[0].severity == severity
 
 
-def test_a_flagged_key_that_is_no_cve_is_set_aside_and_not_exploited() -> None:
+def test_a_flagged_key_that_is_no_cve_is_a_dead_letter_and_not_exploited() -> None:
     found, refused = read(CVEs={"not a CVE": True, "CVE-2026-1001": {"InKEV": True}})
     assert found.exploited == found.cves == {"CVE-2026-1001"}
     assert len(refused) == 1
@@ -165,7 +165,7 @@ def test_security_notes_are_a_printable_web_page(url: str, kept: bool) -> None:
     assert read(SecurityInfo=url)[0].url == (url if kept else None)
 
 
-def test_a_list_is_read_up_to_its_limit_and_the_rest_set_aside() -> None:
+def test_a_list_is_read_up_to_its_limit_and_the_rest_is_a_dead_letter() -> None:
     ids = [f"J{number}AP" for number in range(MAX_LISTED + 1)]
     found, refused = read(SupportedDevices=ids[:-1])
     assert (found.listed, refused) == (frozenset(ids[:-1]), [])
@@ -173,7 +173,7 @@ def test_a_list_is_read_up_to_its_limit_and_the_rest_set_aside() -> None:
     assert (found.listed, refused) == (frozenset(ids[:-1]), ["bad_value"])
 
 
-def test_wrong_parts_are_set_aside_alone() -> None:
+def test_wrong_parts_become_dead_letters_alone() -> None:
     found, refused = read(
         AllBuilds=["25C56", "no build"],
         Build="25C57",
