@@ -64,6 +64,8 @@ def named(original: str, mutated: str, text: str = FUNCTION) -> Mutant:
 def test_a_mutant_names_its_statement_without_those_inside_it() -> None:
     assert named("if value:", "if not value:").lines == range(4, 5)
     assert named("return value * 2", "return None").lines == range(5, 6)
+    assert named("return value * 2", "return None").inside == "if value:"
+    assert named("if value:", "if not value:").inside == "def double(value: int) -> int:"
 
 
 def test_a_mutant_changes_one_statement_of_the_module() -> None:
@@ -96,7 +98,9 @@ def test_each_entry_of_the_list_names_a_mutant_of_a_module() -> None:
 
 
 def test_an_entry_that_names_no_mutant_any_more_is_reported() -> None:
-    entry = equivalents.Equivalent("double.py", "return 0", "return 1", "any number will do")
+    entry = equivalents.Equivalent(
+        "double.py", "def double(value: int) -> int:", "return 0", "return 1", "any number will do"
+    )
     moved = mutants("double.py", "\n\n" + FUNCTION)
     changed = mutants("double.py", FUNCTION.replace("return 0", "return 7"))
     assert equivalents.unmatched([entry], [mutant for part in moved for mutant in part]) == []
