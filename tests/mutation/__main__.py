@@ -65,7 +65,7 @@ def _run(
     tree: Tree,
     drawn: Iterable[Mutant],
     record: Record,
-    known: set[tuple[str, str, str]],
+    known: set[tuple[str, str, str, str]],
     *,
     verbose: bool,
 ) -> Counter[str]:
@@ -77,7 +77,8 @@ def _run(
         fate = tree.fate(each, record)
         counted[fate] += 1
         if verbose or fate in SURVIVORS:
-            _say(f"{fate}: {each.path}:{each.line}\n    {each.original}\n    {each.mutated}")
+            _say(f"{fate}: {each.path}:{each.line} inside {each.inside!r}")
+            _say(f"    {each.original}\n    {each.mutated}")
     return counted
 
 

@@ -16,14 +16,15 @@ class Equivalent:
     """One entry: a mutant named by its content, and why it changes nothing."""
 
     path: str
+    inside: str
     original: str
     mutated: str
     reason: str
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[str, str, str, str]:
         """Return what `Mutant.key` returns for this mutant."""
-        return self.path, self.original, self.mutated
+        return self.path, self.inside, self.original, self.mutated
 
 
 def read(text: str) -> list[Equivalent]:

@@ -10,9 +10,9 @@
 | return | the returned value becomes None |
 | dropped | an assignment, a call, `return`, `raise`, `continue` or `break` becomes `pass` |
 
-Not changed: imports, annotations, decorators (most are caches), docstrings, assertions (they state
-what only a bug could break), log lines, and texts with a space in them, which are for people and
-may change without a failing test.
+Not changed: imports, annotations, decorators (most are caches), options of a class (`frozen=True`),
+docstrings, assertions (they state what only a bug could break), log lines, and texts with a space
+in them, which are for people and may change without a failing test.
 """
 
 import ast
@@ -56,6 +56,7 @@ _DROPPED: Final = (
 _UNCHANGED: Final = (ast.Import, ast.ImportFrom, ast.Assert, ast.Global, ast.Nonlocal, ast.Pass)
 _BLOCKS: Final = ("body", "orelse", "finalbody", "handlers", "cases")
 _SKIPPED: Final = ("annotation", "returns", "decorator_list")
+_CLASS_OPTIONS: Final = "keywords"
 _LOGGERS: Final = ("log", "_log", "logger", "_logger")
 
 
@@ -67,6 +68,7 @@ class Mutant:
     lines: range  # of the statement
     original: str  # the statement as ast.unparse writes it
     mutated: str
+    inside: str  # the statement around it, written the same way; "" for the module
     change: "Change" = field(repr=False)
     tree: ast.Module = field(repr=False)
 
@@ -81,9 +83,9 @@ class Mutant:
             return ast.unparse(self.tree) + "\n"
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[str, str, str, str]:
         """Return what names the mutant when lines move."""
-        return self.path, self.original, self.mutated
+        return self.path, self.inside, self.original, self.mutated
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Change:
     """One possible change: put `new` into a field of `parent`, at `index` if it is a list."""
 
     statement: ast.stmt | ast.match_case | ast.ExceptHandler
+    around: ast.AST
     parent: ast.AST
     field: str
     index: int | None
@@ -108,19 +111,20 @@ def _mutant(path: str, tree: ast.Module, change: Change) -> Mutant:
     with _applied(change):
         dropped = isinstance(change.new, ast.Pass)
         mutated = "pass" if dropped else _header(statement)
-    return Mutant(path, _lines(statement), _header(statement), mutated, change, tree)
+    inside = "" if change.around is tree else _header(change.around)
+    return Mutant(path, _lines(statement), _header(statement), mutated, inside, change, tree)
 
 
 @contextmanager
 def _applied(change: Change) -> Iterator[None]:
-    holder: Any = getattr(change.parent, change.field)
-    old = holder if change.index is None else holder[change.index]
+    place: Any = getattr(change.parent, change.field)
+    old = place if change.index is None else place[change.index]
 
     def put(value: object) -> None:
         if change.index is None:
             setattr(change.parent, change.field, value)
         else:
-            holder[change.index] = value
+            place[change.index] = value
 
     put(change.new)
     try:
@@ -150,33 +154,35 @@ def _of_block(parent: ast.AST, name: str, index: int) -> Iterator[list[Change]]:
         return
     found = []
     if isinstance(statement, _DROPPED) and not _changes_nothing(parent, statement):
-        found.append(Change(statement, parent, name, index, ast.Pass()))
-    if isinstance(statement, ast.Return) and not _is_none(statement.value):
-        found.append(Change(statement, statement, "value", None, ast.Constant(None)))
+        found.append(Change(statement, parent, parent, name, index, ast.Pass()))
+    if isinstance(statement, ast.Return) and not _is_false(statement.value):
+        found.append(Change(statement, parent, statement, "value", None, ast.Constant(None)))
     if isinstance(statement, ast.AugAssign) and type(statement.op) in _ARITHMETIC:
         operator = _ARITHMETIC[type(statement.op)]()
-        found.append(Change(statement, statement, "op", None, operator))
-    found += _of_expressions(statement, statement)
+        found.append(Change(statement, parent, statement, "op", None, operator))
+    found += _of_expressions(statement, parent, statement)
     yield found
     for inner_name, inner in _positions(statement):
         yield from _of_block(statement, inner_name, inner)
 
 
-def _of_expressions(statement: Any, node: ast.AST) -> Iterator[Change]:
+def _of_expressions(statement: Any, around: ast.AST, node: ast.AST) -> Iterator[Change]:
     """Yield the changes of all expressions below a node, without those of inner statements."""
     for name, value in ast.iter_fields(node):
         if name in _SKIPPED or (node is statement and name in _BLOCKS):
+            continue
+        if isinstance(node, ast.ClassDef) and name == _CLASS_OPTIONS:
             continue
         for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
             if not isinstance(child, ast.AST) or isinstance(child, ast.JoinedStr):
                 continue
             if name == "test" and isinstance(child, ast.expr):
                 inverted = ast.UnaryOp(ast.Not(), child)
-                yield Change(statement, node, name, index, inverted)
+                yield Change(statement, around, node, name, index, inverted)
             for operator in _OPERATORS:
                 for new in operator(child):
-                    yield Change(statement, node, name, index, new)
-            yield from _of_expressions(statement, child)
+                    yield Change(statement, around, node, name, index, new)
+            yield from _of_expressions(statement, around, child)
 
 
 def _comparison(node: ast.AST) -> Iterator[ast.expr]:
@@ -273,6 +279,11 @@ def _changes_nothing(parent: Any, statement: ast.stmt) -> bool:
     ends = isinstance(parent, ast.FunctionDef | ast.AsyncFunctionDef)
     is_last = ends and parent.body[-1] is statement
     return is_last and isinstance(statement, ast.Return) and _is_none(statement.value)
+
+
+def _is_false(value: ast.expr | None) -> bool:
+    """Whether None in its place has the same truth value."""
+    return _is_none(value) or (isinstance(value, ast.Constant) and value.value is False)
 
 
 def _is_none(value: ast.expr | None) -> bool:

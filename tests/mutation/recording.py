@@ -1,10 +1,15 @@
-"""pytest plugin of `make mutate`: records which test runs which line, draws examples by seed."""
+"""pytest plugin of `make mutate`: records which test runs which line, draws examples by seed, and
+reports a test that did not end in time by an exit code of its own."""
 
 from collections.abc import Generator
+from typing import Final
 
 import coverage
 import pytest
 from hypothesis import HealthCheck, settings
+
+HUNG_CODE: Final = 70
+_TIMED_OUT: Final = pytest.StashKey[bool]()
 
 # The same examples in each run: a mutant is not killed by luck.
 settings.register_profile(
@@ -28,3 +33,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
     finally:
         recorder.switch_context("")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note whether pytest-timeout ended the test."""
+    if call.excinfo is not None and "from pytest-timeout" in str(call.excinfo.value):
+        item.session.stash[_TIMED_OUT] = True
+    return (yield)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Exit with a code of its own where a test hung: it did not fail."""
+    if session.stash.get(_TIMED_OUT, False):
+        session.exitstatus = HUNG_CODE

@@ -15,11 +15,13 @@ from typing import Final
 import coverage
 
 from tests.mutation.operators import Mutant
+from tests.mutation.recording import HUNG_CODE
 
 _PYTEST: Final = ("-q", "-p", "tests.mutation.recording", "-p", "no:cacheprovider", "--no-header")
 _BASELINE_S: Final = 900
 # Start of Python and collection, on a busy machine.
 _START_S: Final = 30.0
+_TEST_S: Final = 30.0
 _FIRST: Final = 20
 
 
@@ -36,9 +38,14 @@ class Fate(StrEnum):
 class Tree:
     """A copy of the tree that mutants are written to."""
 
-    def __init__(self, root: Path, folder: Path, start_s: float = _START_S) -> None:
+    def __init__(
+        self, root: Path, folder: Path, *, start_s: float = _START_S, test_s: float = _TEST_S
+    ) -> None:
+        """Copy what git tracks and does not ignore. A mutant hangs after `test_s` in one test, or
+        after `start_s` and three times what all tests take."""
         self._folder = folder
         self._start_s = start_s
+        self._test_s = test_s
         self._environment = _environment(root)
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -59,7 +66,7 @@ class Tree:
     def record(self, tests: Sequence[str], modules: Sequence[str]) -> "Record":
         """Run tests that must pass, and return which of them runs which line."""
         data = self._folder / f".coverage-{len(list(self._folder.glob('.coverage-*')))}"
-        report = data.with_suffix(".durations")
+        report = data.with_suffix(".output")
         command = ["-m", "coverage", "run", f"--data-file={data}", f"--include={','.join(modules)}"]
         with report.open("w") as output:
             begun = monotonic()
@@ -92,14 +99,15 @@ class Tree:
     def _run(self, tests: Sequence[str], limit_s: float) -> Fate:
         (self._folder / ".tests").write_text("\n".join(tests))
         code = self._python(
-            ["-m", "pytest", *_PYTEST, "-x", "--timeout=30", "@.tests"],
+            ["-m", "pytest", *_PYTEST, "-x", f"--timeout={self._test_s}", "@.tests"],
             subprocess.DEVNULL,
             limit_s,
             {"PYTHONDONTWRITEBYTECODE": "1"},
         )
         if code is None:
             return Fate.HUNG
-        return {0: Fate.SURVIVED, 1: Fate.KILLED}.get(code, Fate.BROKEN)
+        known = {0: Fate.SURVIVED, 1: Fate.KILLED, HUNG_CODE: Fate.HUNG}
+        return known.get(code, Fate.BROKEN)
 
     def _python(
         self, arguments: Sequence[str], output: int, limit_s: float, more: Mapping[str, str]

@@ -29,6 +29,7 @@ CHANGES = [
     ("log.info('code', n=1)", set()),
     ("assert b < c", set()),
     ("a: int", set()),
+    ("class A(Struct, frozen=True):\n    pass", set()),
     ("def f():\n    call(b)\n    return None", {"pass"}),
     ("import b", set()),
     ("'A docstring.'", set()),
@@ -63,6 +64,8 @@ def named(original: str, mutated: str, text: str = FUNCTION) -> Mutant:
 def test_a_mutant_names_its_statement_without_those_inside_it() -> None:
     assert named("if value:", "if not value:").lines == range(4, 5)
     assert named("return value * 2", "return None").lines == range(5, 6)
+    assert named("return value * 2", "return None").inside == "if value:"
+    assert named("if value:", "if not value:").inside == "def double(value: int) -> int:"
 
 
 def test_a_mutant_changes_one_statement_of_the_module() -> None:
@@ -95,7 +98,9 @@ def test_each_entry_of_the_list_names_a_mutant_of_a_module() -> None:
 
 
 def test_an_entry_that_names_no_mutant_any_more_is_reported() -> None:
-    entry = equivalents.Equivalent("double.py", "return 0", "return 1", "any number will do")
+    entry = equivalents.Equivalent(
+        "double.py", "def double(value: int) -> int:", "return 0", "return 1", "any number will do"
+    )
     moved = mutants("double.py", "\n\n" + FUNCTION)
     changed = mutants("double.py", FUNCTION.replace("return 0", "return 7"))
     assert equivalents.unmatched([entry], [mutant for part in moved for mutant in part]) == []
@@ -140,7 +145,7 @@ def test_fates_of_mutants(tmp_path: Path) -> None:
     (root / "double.py").write_text(DOUBLE)
     (root / "test_double.py").write_text(TESTS)
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
-    tree = Tree(root, tmp_path / "copy", start_s=4)
+    tree = Tree(root, tmp_path / "copy", test_s=2)
     record = tree.record(["test_double.py"], ["double.py"])
     fates = {
         ("return value * 2", "return value / 2"): Fate.KILLED,
@@ -154,4 +159,6 @@ def test_fates_of_mutants(tmp_path: Path) -> None:
     for (original, mutated), fate in fates.items():
         mutant = named(original, mutated, DOUBLE)
         assert (mutated, tree.fate(mutant, record)) == (mutated, fate)
+    hasty = Tree(root, tmp_path / "copy", start_s=2)
+    assert hasty.fate(named("value -= 1", "value += 1", DOUBLE), record) == Fate.HUNG
     assert (root / "double.py").read_text() == DOUBLE == tree.read("double.py")

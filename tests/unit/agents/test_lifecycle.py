@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents import lifecycle
 from agents.lifecycle import (
     AWAY_FOR,
     BEGIN_WITHIN,
@@ -465,3 +466,32 @@ def test_any_answer_gives_a_step(given_: Entry, kind: AckKind) -> None:
     started = replace(given_, phase=Phase.INTENDED, intent_at=START)
     step = answered(started, Ack(kind), START)
     assert isinstance(step, Finish) or step.entry.wake_at > START
+
+
+TIMES = {
+    "IN_FLIGHT": hours(1 / 12),
+    "WATCH_POLL": hours(1 / 6),
+    "NOT_NOW_POLL": hours(0.5),
+    "BUSY_POLL": hours(0.5),
+    "ENFORCEMENT_POLL": hours(4),
+    "BEGIN_WITHIN": hours(6),
+    "AWAY_FOR": hours(24),
+    "STALLED_AFTER": hours(24),
+    "NOT_NOW_FOR": hours(48),
+    "MAX_SENDS": 3,
+}
+
+
+@pytest.mark.parametrize(("name", "value"), TIMES.items())
+def test_the_times_of_an_attempt_are_those_that_operators_plan_with(
+    name: str, value: object
+) -> None:
+    assert getattr(lifecycle, name) == value
+
+
+@pytest.mark.parametrize("phase", [Phase.ACCEPTED, Phase.INTENDED, Phase.WATCHING])
+def test_a_mac_that_is_seen_is_no_longer_away(phase: Phase) -> None:
+    missed = intended(phase=phase, away_since=START, acted_at=START, changed_at=START)
+    step = next_step(missed, look(), START + SECOND)
+    assert isinstance(step, Act | Wait)
+    assert step.entry.away_since is None

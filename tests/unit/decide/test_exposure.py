@@ -84,3 +84,13 @@ def test_on_a_dead_line_the_holes_are_those_of_the_oldest_supported_line() -> No
     exposed = exposure(situation(mac("13.7.8"), advisories=known))
     assert exposed.line.releases == ()
     assert [str(one.version) for one in exposed.holes.releases] == ["14.8.3"]
+
+
+def test_a_deadline_is_worked_out_once_for_a_kind_of_mac_and_a_policy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = catalogue(release("26.2", day="2026-01-15"))
+    s = situation(advisories=known, rules=policy(deadlines={"high": "5d"}))
+    first = exposure(s).deadline_us(s.policy.deadlines)
+    monkeypatch.setattr("pipeline.decide.exposure.due_us", None)
+    assert exposure(s).deadline_us(s.policy.deadlines) == first

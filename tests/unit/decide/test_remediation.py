@@ -649,3 +649,14 @@ def test_a_reinstall_takes_no_supplement() -> None:
 
 def test_a_mac_ahead_of_all_releases_has_nothing_to_be_reinstalled_with() -> None:
     assert reinstalled(version="26.3", build="25D5087f") is None
+
+
+def test_a_mac_that_no_release_can_leave_its_dead_line_for_names_the_limit() -> None:
+    stuck = catalogue(
+        *(release(v, device_ids=["J1AP", "J2AP"]) for v in ("26.2", "15.7.3", "14.8.3")),
+        release("13.7.8"),
+    )
+    for upgrades, ends in (({}, "to it"), ({"to": "15"}, "up to macOS 15")):
+        s = situation(mac("13.7.8"), advisories=stuck, rules=policy(upgrades=upgrades))
+        [finding] = decide(s).findings
+        assert finding.endswith(ends)

@@ -465,7 +465,7 @@ def test_calls_that_ended_leave_room_for_others(tmp_path: Path) -> None:
     run(test)
 
 
-def test_a_stopped_courier_takes_nothing(tmp_path: Path) -> None:
+def test_after_a_stop_nothing_is_taken(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka()
         async with running(kafka, tmp_path) as it:
@@ -597,5 +597,34 @@ def test_connecting_is_tried_again_until_kafka_is_there(tmp_path: Path) -> None:
             connects = kafka.connects
             await it.courier.put([record("A", 1)])
             assert kafka.connects == connects
+
+    run(test)
+
+
+def test_a_stop_before_the_first_run_releases_the_spool(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(FakeKafka(), tmp_path):
+            pass
+        Spool(tmp_path, max_bytes=MIB).close()
+
+    run(test)
+
+
+def test_a_producer_that_took_nothing_is_trusted_again_once_it_acknowledges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.gateway.courier._DISTRUST_S", 3600.0)
+
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.courier.spooling)
+            kafka.turn_deaf()
+            await it.courier.put([record("A", 1)])
+            assert it.courier.spooling
+            await asyncio.sleep(3 * ACK_WAIT_S)
+            kafka.come_back()
+            async with asyncio.timeout(PATIENCE_S / 3):
+                await until(lambda: not it.courier.spooling)
 
     run(test)

@@ -290,3 +290,9 @@ def test_another_reader_of_plists_keeps_the_key() -> None:
 
 def test_json_is_written_without_spaces_and_without_escapes() -> None:
     assert REDACTOR.json({"a": ["ü", 1]}) == '{"a":["ü",1]}'.encode()
+
+
+def test_a_document_in_text_that_utf_8_cannot_write_is_searched() -> None:
+    cut = REDACTOR.cut('{"password": "hunter2", "name": "\ud800"}')
+    assert json.loads(cut) == {"password": REDACTOR.fingerprint("password", "hunter2"), "name": "?"}
+    assert REDACTOR.cut("\ud800 no document") == "\ud800 no document"

@@ -160,7 +160,7 @@ def test_ended_job_is_forgotten_once_it_can_only_be_history() -> None:
 # --- after a restart or a rebalance ---
 
 
-def told_rows(shard: DispatchShard, *events: CloudEvent) -> dict[bytes, bytes]:
+def kept_rows(shard: DispatchShard, *events: CloudEvent) -> dict[bytes, bytes]:
     """The rows that are kept once these came in."""
     shard.take(DISPATCH.name, [Incoming(0, encode(event)) for event in events], NOW)
     shard.tick(NOW)
@@ -180,18 +180,18 @@ def restarted(rows: dict[bytes, bytes], *, at_once: bool = True) -> DispatchShar
 
 
 def test_slots_stay_taken_after_a_restart() -> None:
-    shard = restarted(told_rows(a_shard(), ordered(FIRST)))
+    shard = restarted(kept_rows(a_shard(), ordered(FIRST)))
     assert told(shard, [ordered(SECOND)]) == []
     assert told(shard, [DONE]) == [ordered(SECOND)]
 
 
 def test_slot_of_a_begun_job_stays_taken_after_a_restart() -> None:
-    shard = restarted(told_rows(a_shard(), ordered(FIRST), STARTED))
+    shard = restarted(kept_rows(a_shard(), ordered(FIRST), STARTED))
     assert told(shard, [ordered(SECOND)]) == []
 
 
 def test_a_waiting_order_is_published_after_a_restart() -> None:
-    rows = told_rows(a_shard(), ordered(FIRST), ordered(SECOND))
+    rows = kept_rows(a_shard(), ordered(FIRST), ordered(SECOND))
     assert told(restarted(rows), [DONE]) == [ordered(SECOND)]
 
 
@@ -203,13 +203,13 @@ def test_nothing_is_published_before_the_topic_is_read_to_its_end() -> None:
 
 
 def test_rows_name_their_owners_epoch() -> None:
-    rows = told_rows(restarted({}), ordered(FIRST))
+    rows = kept_rows(restarted({}), ordered(FIRST))
     assert msgspec.json.decode(rows[FIRST.job_id.encode()])["e"] == 7
 
 
 def test_a_row_is_read_as_it_was_written() -> None:
     shard = a_shard()
-    rows = told_rows(shard, ordered(FIRST), ordered(SECOND))
+    rows = kept_rows(shard, ordered(FIRST), ordered(SECOND))
     assert restarted(rows).tickets == shard.tickets
     ticket = shard.tickets[SECOND.job_id]
     assert ticket.report_by_us == to_us(NOW - HOUR + 3 * DAY)
@@ -226,7 +226,7 @@ def test_an_unreadable_row_is_refused(row: bytes) -> None:
 def test_each_job_is_forgotten_at_its_own_time_after_a_restart() -> None:
     late = factories.job(udid="MAC-1", issued_at=NOW + 5 * DAY)
     early = factories.job(udid="MAC-2", issued_at=NOW)
-    shard = restarted(told_rows(a_shard(), ordered(late), ordered(early)))
+    shard = restarted(kept_rows(a_shard(), ordered(late), ordered(early)))
     end = NOW + 3 * DAY + DAY  # reported by, and a day more
     shard.tick(end - timedelta(microseconds=1))
     assert set(shard.tickets) == {late.job_id, early.job_id}
@@ -400,7 +400,7 @@ def test_an_order_of_this_worker_is_not_checked_again() -> None:
     assert [post.value for post in work.posts] == [own]
     assert work.tally.folded == {DISPATCH.name: 1}
     ticket = shard.tickets[FIRST.job_id]
-    assert ticket == restarted(told_rows(a_shard(), ordered(FIRST))).tickets[FIRST.job_id]
+    assert ticket == restarted(kept_rows(a_shard(), ordered(FIRST))).tickets[FIRST.job_id]
 
 
 def test_a_withdrawal_of_this_worker_is_followed() -> None:
@@ -419,7 +419,7 @@ def test_each_event_that_is_followed_is_counted() -> None:
 
 
 def test_what_dispatch_fails_at_becomes_a_dead_letter() -> None:
-    rows = told_rows(a_shard(), ordered(FIRST))
+    rows = kept_rows(a_shard(), ordered(FIRST))
     shard = a_shard(topics={})
     for key, row in rows.items():
         shard.load(key, row)

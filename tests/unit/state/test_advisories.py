@@ -151,7 +151,7 @@ def test_a_release_counts_from_the_first_day_that_a_source_names() -> None:
     assert undated.released_us == undated.known_us == to_us(NOW - DAY)
 
 
-def test_an_older_snapshot_still_tells_when_a_release_was_first_known() -> None:
+def test_an_older_snapshot_shows_when_a_release_was_first_known() -> None:
     later = release("26.2", cves=[CVE], heard_at=NOW)
     known = catalogue(later).apply(release("26.2", cves=[OTHER_CVE], heard_at=NOW - DAY))
     (found,) = known.lines["26"]

@@ -266,7 +266,7 @@ def test_an_order_without_a_time_to_report_by_is_given_up_when_it_expires() -> N
     assert silent.report_by_us == silent.expires_us == to_us(ordered.expires_at)
 
 
-def test_a_job_was_acted_on_when_that_was_first_told() -> None:
+def test_a_job_was_acted_on_when_that_was_first_reported() -> None:
     for order in ((5, 9), (9, 5)):
         assert after(*((Outcome.ACTED, at) for at in order)).acted_us == minutes(5)
     late = after((Outcome.FAILED, 9), (Outcome.ACTED, 7))
@@ -274,7 +274,7 @@ def test_a_job_was_acted_on_when_that_was_first_told() -> None:
     assert after((Outcome.STARTED, 5)).acted_us == 0
 
 
-def test_of_two_ends_told_at_one_moment_the_greater_code_wins_in_any_order() -> None:
+def test_of_two_ends_reported_at_one_moment_the_greater_code_wins_in_any_order() -> None:
     ends = [
         result(JOB, Outcome.FAILED).model_copy(update={"error_code": code})
         for code in (ErrorCode.INSTALL_FAILED, ErrorCode.NO_DISK_SPACE)
@@ -384,11 +384,11 @@ def test_a_job_without_a_target_is_done_by_no_report() -> None:
 
 
 def test_what_settles_a_job_names_what_the_mac_reported() -> None:
-    said = settle(BEGUN, mac("26.2", boot_at=NOW - HOUR), UDID, NOW)
-    assert said is not None
-    assert (said.job_id, said.udid, said.site) == (BEGUN.job_id, UDID, "london")
-    assert (str(said.observed_version), str(said.observed_build)) == ("26.2", "25C56")
-    assert said.observed_boot_at == NOW - HOUR
+    end = settle(BEGUN, mac("26.2", boot_at=NOW - HOUR), UDID, NOW)
+    assert end is not None
+    assert (end.job_id, end.udid, end.site) == (BEGUN.job_id, UDID, "london")
+    assert (str(end.observed_version), str(end.observed_build)) == ("26.2", "25C56")
+    assert end.observed_boot_at == NOW - HOUR
 
 
 def test_the_target_and_the_end_of_a_job_are_read_off_its_entry() -> None:
