@@ -94,11 +94,11 @@ tools-deploy: ## build what checks the Helm chart (go)
 kafka-up: ## start a Kafka broker on loopback (CLUSTER=3, KAFKA_PORT=19092)
 	@tools/environment dev
 	@tools/servers kafka
-	@$(BIN)/python -m tests.integration.kafka_up up --brokers $(CLUSTER) --port $(KAFKA_PORT)
+	@$(BIN)/python -m tests.kafka.kafka_up up --brokers $(CLUSTER) --port $(KAFKA_PORT)
 
 kafka-down: ## stop what kafka-up started; its data stays in .kafka
 	@tools/environment dev
-	@$(BIN)/python -m tests.integration.kafka_up down
+	@$(BIN)/python -m tests.kafka.kafka_up down
 
 schemas: ## write schemas/published again
 	@tools/environment server

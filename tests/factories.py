@@ -29,7 +29,9 @@ from schemas.envelope import (
     ApprovalGrantedEvent,
     AuthenticatedEvent,
     CheckedOutEvent,
+    CloudEvent,
     CommandReportedEvent,
+    DeviceEvent,
     HaltClearedEvent,
     HaltSetEvent,
     InventoryEvent,
@@ -46,6 +48,7 @@ from schemas.ids import derive_job_id, event_id
 from schemas.jobs import Action, Job, JobIssued, JobSuperseded, Method, Target
 from schemas.macos import parse_build, parse_os_version
 from schemas.results import ErrorCode, JobResult, Outcome
+from schemas.routing import device_key
 from schemas.signing import Signature, Signed
 
 NOW = datetime(2026, 1, 20, 12, 0, tzinfo=UTC)
@@ -508,3 +511,10 @@ def superseded(order: Job, when: datetime = NOW) -> JobSupersededEvent:
     data = JobSuperseded(job_id=order.job_id, udid=order.udid, site=order.site)
     event: JobSupersededEvent = _event(JobSupersededEvent, order.udid, when, data)
     return event
+
+
+def key_of(event: CloudEvent) -> str:
+    """Return the Kafka key that an event is published under."""
+    if isinstance(event, DeviceEvent):
+        return device_key(event)
+    return event.data.udid if isinstance(event.data, JobResult) else event.subject  # type: ignore[attr-defined]

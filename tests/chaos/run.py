@@ -42,7 +42,7 @@ from tests.chaos.killer import Killer, schedule
 from tests.chaos.load import Load, Mischief
 from tests.chaos.programs import DRYDOCK, Fleet, Kind, Layout
 from tests.chaos.worker_program import GROUP
-from tests.integration.brokers import ROOT, KafkaCluster, free_ports
+from tests.kafka.brokers import ROOT, KafkaCluster, free_ports
 
 PARTITIONS: Final = 8
 # Java with little memory and few threads: three brokers share two cores with everything else.

@@ -15,7 +15,7 @@ from schemas.envelope import encode
 from tests.drydock_process import running
 from tests.embedded_world import POLICY, report
 from tests.feed_server import feed_server
-from tests.integration.brokers import wait_until
+from tests.kafka.brokers import wait_until
 from tests.sofa_factories import feed, line, release
 
 

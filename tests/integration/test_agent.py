@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from schemas.topics import DEAD_LETTERS, jobs_topic
-from tests.integration.agent_site import SESSION_S, AgentSite, eventually
-from tests.integration.brokers import KafkaCluster
+from tests.kafka.agent_site import SESSION_S, AgentSite, eventually
+from tests.kafka.brokers import KafkaCluster
 
 PARTITIONS = 4
 

@@ -29,9 +29,9 @@ from schemas.envelope import AdvisoryEvent, decode
 from schemas.feeds import FeedState
 from schemas.topics import ADVISORIES, DEAD_LETTERS, FEEDS
 from tests.feed_server import FeedServer, feed_server
-from tests.integration.brokers import KafkaCluster, wait_until
-from tests.integration.gateways import Server, server
-from tests.integration.topics import make_topics
+from tests.kafka.brokers import KafkaCluster, wait_until
+from tests.kafka.gateways import Server, server
+from tests.kafka.topics import make_topics
 from tests.sofa_factories import feed, line, release
 from tests.sofa_snapshots import SNAPSHOTS, expected, read_snapshots
 

@@ -18,8 +18,8 @@ from pipeline.state.fleet import Fleet as State
 from schemas.envelope import decode
 from schemas.topics import CHECKINS
 from tests.bench.outage import outage
-from tests.integration.brokers import KafkaCluster, wait_until
-from tests.integration.gateways import (
+from tests.kafka.brokers import KafkaCluster, wait_until
+from tests.kafka.gateways import (
     PATIENCE_S,
     Fleet,
     Server,
@@ -28,7 +28,7 @@ from tests.integration.gateways import (
     gateway,
     records_of,
 )
-from tests.integration.topics import make_topics
+from tests.kafka.topics import make_topics
 
 HMAC_KEY = "the-key-of-nanomdm"
 SECRETS = {

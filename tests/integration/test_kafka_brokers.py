@@ -18,8 +18,8 @@ from pydantic import SecretStr
 
 from pipeline.connection import tls_context
 from schemas.connection import KafkaConnection, SaslMechanism, SecurityProtocol
-from tests.integration import kafka_up
-from tests.integration.brokers import ROOT, BrokerError, KafkaCluster, free_ports, wait_until
+from tests.kafka import kafka_up
+from tests.kafka.brokers import ROOT, BrokerError, KafkaCluster, free_ports, wait_until
 
 
 def create(connection: KafkaConnection, topic: str, replication: int) -> None:

@@ -15,11 +15,11 @@ from schemas.envelope import (
     decode,
 )
 from schemas.topics import CHECKINS, DEAD_LETTERS, INVENTORY
-from tests.integration.agent_site import eventually
-from tests.integration.brokers import KafkaCluster
-from tests.integration.gateways import gateway, records_of
 from tests.integration.nanomdm import EnrollingMac, NanoMdm, program
-from tests.integration.topics import make_topics
+from tests.kafka.agent_site import eventually
+from tests.kafka.brokers import KafkaCluster
+from tests.kafka.gateways import gateway, records_of
+from tests.kafka.topics import make_topics
 
 UDID = "5A0C7D9E-0000-4000-8000-00000000D0C4"
 HMAC_KEY = "the-key-of-nanomdm"

@@ -32,7 +32,7 @@ from schemas.topics import (
 from tests import factories
 from tests.embedded_shell import EmbeddedShell
 from tests.factories import HOUR, NOW
-from tests.integration.workers import PARTITIONS, WorkerProcess, Workers, eventually
+from tests.kafka.workers import PARTITIONS, WorkerProcess, Workers, eventually
 from tests.scenario import in_short
 
 UDIDS = [f"MAC-{number}" for number in range(120)]

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         checks.import_direction,
         checks.purity,
+        checks.harness_imports,
         checks.vague_names,
         checks.dependencies_explained,
         checks.locks_agree,

@@ -33,8 +33,7 @@ from schemas.connection import KafkaConnection
 from schemas.decisions import DecisionRecord
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
 from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, STATE, jobs_topic, partition_of
-from tests.factories import NOW
-from tests.integration.workers import key_of
+from tests.factories import NOW, key_of
 from tests.site_factories import JOBS_KEY, KEYS
 
 PARTITIONS, DISPATCH_PARTITIONS = 2, 2

@@ -32,8 +32,8 @@ from schemas.jobs import Action, Job, Method
 from schemas.orders import issue
 from schemas.results import JobResult
 from schemas.topics import RESULTS, attempts_topic, jobs_topic
-from tests.integration.brokers import ROOT, KafkaCluster
-from tests.integration.topics import make_topics
+from tests.kafka.brokers import ROOT, KafkaCluster
+from tests.kafka.topics import make_topics
 from tests.site_factories import RELEASES, START, a_job, a_spec
 
 # A quarter of an hour on a Mac is under four seconds here.

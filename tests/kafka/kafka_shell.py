@@ -7,7 +7,7 @@ from schemas.dead_letters import DeadLetter
 from schemas.decisions import DecisionRecord
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode
 from schemas.topics import INVENTORY, ORDERS
-from tests.integration.workers import Workers
+from tests.kafka.workers import Workers
 
 
 class KafkaShell:
