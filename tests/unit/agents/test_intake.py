@@ -6,7 +6,6 @@ import pytest
 from kafka import TopicPartition  # type: ignore[import-untyped]
 from kafka.errors import KafkaTimeoutError, RebalanceInProgressError  # type: ignore[import-untyped]
 
-from agents import intake
 from agents.intake import Intake, Member
 from agents.logs import make_log
 from agents.metrics import AgentMetrics
@@ -63,10 +62,9 @@ class Outside:
 
 
 def an_intake(error: Exception, monkeypatch: pytest.MonkeyPatch) -> Intake:
-    monkeypatch.setattr(intake, "_MAX_POLL_S", 0.2)
     monkeypatch.setattr(Intake, "_subscribed", lambda _: Outside(error))
     nobody: Any = None
-    return Intake(KafkaConnection(), MEMBER, nobody, AgentMetrics(), make_log())
+    return Intake(KafkaConnection(), MEMBER, nobody, AgentMetrics(), make_log(), max_poll_s=0.2)
 
 
 def test_it_ends_where_a_rebalance_never_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +79,7 @@ def test_it_ends_where_a_rebalance_never_does(monkeypatch: pytest.MonkeyPatch) -
 def test_it_waits_for_a_broker_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = an_intake(KafkaTimeoutError(), monkeypatch)
     waiting.start()
-    waiting.join(1.0)
+    waiting.join(0.6)  # longer than a rebalance may last: 0.2 s + 2 sessions of 0.05 s
     assert waiting.is_alive()
     waiting.drain(0.0)
     waiting.join(PATIENCE_S)

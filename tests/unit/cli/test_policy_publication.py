@@ -76,7 +76,6 @@ class Fleet:
         self.loses_answer = False
         monkeypatch.setattr(policy_publication, "read_control", self.read)
         monkeypatch.setattr(policy_publication, "publish", self.publish)
-        monkeypatch.setattr(policy_publication, "_AGAIN_S", 0.0)
 
     def read(self, _: KafkaSettings) -> list[bytes]:
         self.away -= 1
@@ -92,7 +91,7 @@ class Fleet:
 
 def test_tries_again_while_kafka_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet(monkeypatch, away=3)
-    done = put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=60)
+    done = put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=60, retry_delay_s=0.0)
     assert done.event is not None
     assert fleet.control == [encode(done.event)]
 
@@ -100,14 +99,14 @@ def test_tries_again_while_kafka_is_away(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet(monkeypatch, away=10**9)
     with pytest.raises(NoTopicError):
-        put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=0.01)
+        put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=0.01, retry_delay_s=0.0)
     assert fleet.control == []
 
 
 def test_an_answer_that_was_lost_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet(monkeypatch, away=0)
     fleet.loses_answer = True
-    done = put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=60)
+    done = put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=60, retry_delay_s=0.0)
     assert (done.previous, len(fleet.control)) == (MINE, 1)
 
 

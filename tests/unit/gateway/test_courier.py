@@ -23,11 +23,6 @@ MIB = 1024 * 1024
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
-@pytest.fixture(autouse=True)
-def _tries_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.gateway.courier._AGAIN_S", (0.001,))
-
-
 class CrashError(Exception):
     """The process died here."""
 
@@ -63,12 +58,20 @@ async def running(
     max_bytes: int = MIB,
     max_waiting: int = 1000,
     spool: Spool | None = None,
+    **more: Any,
 ) -> Any:
     spool = spool or Spool(folder, max_bytes=max_bytes, on_durable_write=hook)
     counts = Counts()
     log = structlog.wrap_logger(structlog.ReturnLogger())
     courier = Courier(
-        kafka.connect, spool, counts, log, max_waiting=max_waiting, ack_wait_s=ACK_WAIT_S
+        kafka.connect,
+        spool,
+        counts,
+        log,
+        max_waiting=max_waiting,
+        ack_wait_s=ACK_WAIT_S,
+        retry_delays_s=(0.001,),
+        **more,
     )
     task = asyncio.create_task(courier.run())
     try:
@@ -108,14 +111,10 @@ def test_delivers_directly_and_leaves_no_trace_on_disk(tmp_path: Path) -> None:
     run(test)
 
 
-def test_what_comes_within_a_moment_goes_in_one_request(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.gateway.courier._TOGETHER_S", 0.5)
-
+def test_records_within_the_linger_time_go_in_one_request(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka()
-        async with running(kafka, tmp_path) as it:
+        async with running(kafka, tmp_path, linger_s=0.5) as it:
             await until(lambda: not it.courier.spooling)
             puts = []
             for number in range(10):

@@ -213,11 +213,19 @@ class Life:
     slice: int = 200
     is_member: bool = True
     refresh: timedelta = timedelta(0)
+    due_budget_s: float = 0.25
 
     def __post_init__(self) -> None:
         self.facts = Facts(KEYS.approvals)
         self.stores = Stores(self.folder)
-        terms = Terms(JOBS_KEY, KEYS.jobs, COUNTS, refresh=self.refresh, slice=self.slice)
+        terms = Terms(
+            JOBS_KEY,
+            KEYS.jobs,
+            COUNTS,
+            refresh=self.refresh,
+            slice=self.slice,
+            due_budget_s=self.due_budget_s,
+        )
         self.recovery = Recovery(KafkaConnection(), self.stores, SILENT)
         self.outbox = MemoryOutbox(self.brokers, self.dies)
         self.worker = Worker(

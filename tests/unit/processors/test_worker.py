@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from pipeline.processors import worker
 from pipeline.processors.poison import TooMuchPoison
 from pipeline.processors.rows import OWNER_KEY, BadRow
 from pipeline.state.device import to_us
@@ -204,11 +203,8 @@ def test_times_are_written_within_the_refresh_whatever_else_is_told(
     assert written() == len(UDIDS)
 
 
-def test_answer_to_a_fact_goes_on_where_it_was(
-    brokers: Brokers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker, "_DUE_BUDGET_S", 0.0)
-    first = Life(brokers, tmp_path / "first", lambda: NOW, slice=2)
+def test_answer_to_a_fact_goes_on_where_it_was(brokers: Brokers, tmp_path: Path) -> None:
+    first = Life(brokers, tmp_path / "first", lambda: NOW, slice=2, due_budget_s=0.0)
     second = Life(brokers, tmp_path / "second", lambda: NOW + HOUR, slice=2)
 
     async def begin() -> None:
