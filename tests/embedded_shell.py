@@ -12,7 +12,7 @@ from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.decisions import DecisionRecord
 from schemas.envelope import CloudEvent, Event, InvalidEvent, JobIssuedEvent, decode
 from tests.factories import NOW
-from tests.site_factories import JOBS_KEY, KEYS
+from tests.factories.sites import JOBS_KEY, KEYS
 
 
 class EmbeddedShell:

@@ -15,7 +15,7 @@ from schemas.events.inventory import InventoryReported
 from schemas.ids import event_id
 from schemas.jobs import Job
 from schemas.macos import parse_build, parse_os_version
-from tests.site_factories import JOBS_KEY, KEYS, RELEASES, START, a_spec
+from tests.factories.sites import JOBS_KEY, KEYS, RELEASES, START, a_spec
 
 STEP = timedelta(hours=1)
 POLICY = """\

@@ -26,7 +26,7 @@ from schemas.events.control import Approval
 from schemas.orders import grant
 from schemas.results import ErrorCode, Outcome
 from tests import factories
-from tests.site_factories import APPROVALS_KEY, STRANGER_KEY
+from tests.factories.sites import APPROVALS_KEY, STRANGER_KEY
 
 FOLDER = Path(__file__).parent / "scenarios"
 

@@ -21,7 +21,7 @@ from pipeline.embedded.log import FILE
 from pipeline.embedded.service import Service
 from schemas.envelope import Event
 from tests.embedded_world import Outside, advisory, open_service, report
-from tests.site_factories import START
+from tests.factories.sites import START
 
 REPORT_EVERY: Final = timedelta(minutes=15)
 NEW_SHARE: Final = 10

@@ -13,7 +13,7 @@ from agents.journal import Journal, Told
 from agents.mac import Ack, Look
 from agents.simulated import Faults, MacSpec, SimulatedFleet, SimulatedMac
 from schemas.jobs import Action, Job, Method
-from tests.site_factories import (
+from tests.factories.sites import (
     KEYS,
     RELEASES,
     SITE,

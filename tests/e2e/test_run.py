@@ -14,9 +14,9 @@ from pipeline.embedded.log import Log
 from schemas.envelope import encode
 from tests.drydock_process import running
 from tests.embedded_world import POLICY, report
+from tests.factories.sofa import feed, line, release
 from tests.feed_server import feed_server
 from tests.kafka.brokers import wait_until
-from tests.sofa_factories import feed, line, release
 
 
 def drydock(*arguments: str) -> tuple[int, str, str]:

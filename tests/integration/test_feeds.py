@@ -28,12 +28,12 @@ from schemas.dead_letters import DeadLetter
 from schemas.envelope import AdvisoryEvent, decode
 from schemas.feeds import FeedState
 from schemas.topics import ADVISORIES, DEAD_LETTERS, FEEDS
+from tests.factories.sofa import feed, line, release
+from tests.factories.sofa_snapshots import SNAPSHOTS, expected, read_snapshots
 from tests.feed_server import FeedServer, feed_server
 from tests.kafka.brokers import KafkaCluster, wait_until
 from tests.kafka.gateways import Server, server
 from tests.kafka.topics import make_topics
-from tests.sofa_factories import feed, line, release
-from tests.sofa_snapshots import SNAPSHOTS, expected, read_snapshots
 
 PATIENCE_S = 60.0
 NOW = datetime(2026, 8, 10, tzinfo=UTC)

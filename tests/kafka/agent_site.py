@@ -32,9 +32,9 @@ from schemas.jobs import Action, Job, Method
 from schemas.orders import issue
 from schemas.results import JobResult
 from schemas.topics import RESULTS, attempts_topic, jobs_topic
+from tests.factories.sites import RELEASES, START, a_job, a_spec
 from tests.kafka.brokers import ROOT, KafkaCluster
 from tests.kafka.topics import make_topics
-from tests.site_factories import RELEASES, START, a_job, a_spec
 
 # A quarter of an hour on a Mac is under four seconds here.
 SPEED = 240.0

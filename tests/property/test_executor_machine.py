@@ -17,7 +17,7 @@ from agents.mac import Ack, Look
 from agents.simulated import Faults, Period, SimulatedFleet, SimulatedMac
 from schemas.events.control import HaltScope
 from schemas.jobs import Action, Job, JobSuperseded, Method
-from tests.site_factories import (
+from tests.factories.sites import (
     KEYS,
     SITE,
     START,

@@ -17,7 +17,7 @@ from pipeline.ingest.sources import TRANSLATORS, since
 from schemas.envelope import decode, encode
 from schemas.events.advisory import AdvisorySnapshot
 from schemas.feeds import FeedSource, FeedState
-from tests.sofa_factories import RECEIVED_AT, Told, feed, line, release, told_by, translate
+from tests.factories.sofa import RECEIVED_AT, Told, feed, line, release, told_by, translate
 
 REDACTOR = Redactor(b"0123456789abcdef")
 REAL: dict[FeedSource, tuple[str, ...]] = {

@@ -13,7 +13,7 @@ from pipeline.processors.work import Work
 from schemas.envelope import encode
 from schemas.topics import ADVISORIES, CONTROL, INTERNAL_TOPICS, INVENTORY, TOPICS
 from tests import factories as make
-from tests.site_factories import JOBS_KEY, KEYS
+from tests.factories.sites import JOBS_KEY, KEYS
 
 ONE_PARTITION = {topic.name: 1 for topic in (*TOPICS, *INTERNAL_TOPICS)}
 LAST = datetime(2026, 1, 20, 12, tzinfo=UTC)

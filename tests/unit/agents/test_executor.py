@@ -14,7 +14,7 @@ from schemas.jobs import Action, Job, JobIssued, JobSuperseded, Method
 from schemas.macos import parse_build, parse_os_version
 from schemas.results import ErrorCode
 from schemas.signing import APPROVAL_PAYLOAD, sign
-from tests.site_factories import (
+from tests.factories.sites import (
     APPROVALS_KEY,
     JOBS_KEY,
     KEYS,

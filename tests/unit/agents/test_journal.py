@@ -6,7 +6,7 @@ from agents.journal import Journal, JournalError
 from agents.lifecycle import Entry, Phase, result
 from schemas.envelope import decode, encode
 from schemas.results import Outcome
-from tests.site_factories import START, a_job, hours
+from tests.factories.sites import START, a_job, hours
 
 
 def entry(**changes: object) -> Entry:

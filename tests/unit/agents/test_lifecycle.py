@@ -31,7 +31,7 @@ from agents.mac import Ack, AckKind, InstallState, Look, Progress
 from schemas.jobs import Action, Job, Method
 from schemas.macos import parse_build, parse_os_version
 from schemas.results import ErrorCode
-from tests.site_factories import NEW, START, a_job, an_erasing_job, hours
+from tests.factories.sites import NEW, START, a_job, an_erasing_job, hours
 
 SECOND = timedelta(seconds=1)
 BOOTED = START - hours(50)

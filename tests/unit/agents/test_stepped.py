@@ -10,7 +10,7 @@ from agents.clock import SteppedClock
 from agents.simulated.holder import Holder, HolderServer
 from agents.simulated.shared import SharedMacs
 from agents.simulated.wire import FleetPlan
-from tests.site_factories import NEW, RELEASES, START, UDID, a_job, a_spec
+from tests.factories.sites import NEW, RELEASES, START, UDID, a_job, a_spec
 
 DAY = timedelta(days=1)
 

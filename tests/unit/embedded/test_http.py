@@ -34,8 +34,8 @@ from schemas.decisions import Decision, Reason, Verdict
 from schemas.envelope import encode
 from schemas.jobs import Action
 from tests.embedded_world import POLICY, advisory, report
-from tests.site_factories import APPROVALS_KEY, JOBS_KEY, KEYS, STRANGER_KEY
-from tests.sofa_factories import feed, line, release
+from tests.factories.sites import APPROVALS_KEY, JOBS_KEY, KEYS, STRANGER_KEY
+from tests.factories.sofa import feed, line, release
 
 TOKEN = {"Authorization": "Bearer admin-token"}
 NOW = datetime.now(UTC)

@@ -9,7 +9,7 @@ from pipeline.embedded.status import read_status
 from schemas.envelope import Event, InventoryEvent
 from schemas.ids import event_id
 from tests.embedded_world import Outside, advisory, at, open_service, report
-from tests.site_factories import START
+from tests.factories.sites import START
 
 NEW: dict[str, Any] = {"os_version": "26.1", "build": "25B78", "model": "Mac14,2"}
 OLDER: dict[str, Any] = {"os_version": "26.0", "build": "25A354", "model": "Mac14,2"}

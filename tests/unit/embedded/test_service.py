@@ -30,7 +30,7 @@ from tests.embedded_world import (
     open_service,
     report,
 )
-from tests.site_factories import APPROVALS_KEY, JOBS_KEY, KEYS, START, STRANGER_KEY, a_spec
+from tests.factories.sites import APPROVALS_KEY, JOBS_KEY, KEYS, START, STRANGER_KEY, a_spec
 
 EVERYTHING = HaltScope(everything=True)
 OLD: dict[str, Any] = {"os_version": "26.1", "build": "25B78", "model": "Mac14,2", "site": "london"}

@@ -11,7 +11,7 @@ from pipeline.ingest import judging
 from pipeline.ingest.judging import FeedOutcome, Judged, judge
 from schemas.dead_letters import DeadLetterCode
 from schemas.feeds import FeedSource, FeedState
-from tests.sofa_factories import feed, line, release
+from tests.factories.sofa import feed, line, release
 from tests.unit.ingest import test_gdmf as apple
 from tests.unit.ingest import test_kev as cisa
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.ingest import kev, sofa
-from tests.sofa_factories import Told, told_by
+from tests.factories.sofa import Told, told_by
 
 RECEIVED_AT = datetime(2026, 11, 23, tzinfo=UTC)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.ingest import advisory_feed, json_payload
-from tests.sofa_factories import RECEIVED_AT, feed, line, release, told, translate
+from tests.factories.sofa import RECEIVED_AT, feed, line, release, told, translate
 
 ALL = [f"J{number}AP" for number in range(100, 160)]
 ONE = ["J700AP"]

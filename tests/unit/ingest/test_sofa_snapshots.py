@@ -11,8 +11,8 @@ from pipeline.ingest.outcome import Translation
 from schemas.envelope import decode, encode
 from schemas.feeds import FeedState
 from schemas.macos import parse_os_version
-from tests.sofa_factories import RECEIVED_AT, told, told_by, translate
-from tests.sofa_snapshots import SNAPSHOTS, expected, read_snapshots
+from tests.factories.sofa import RECEIVED_AT, told, told_by, translate
+from tests.factories.sofa_snapshots import SNAPSHOTS, expected, read_snapshots
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from schemas.decisions import DecisionRecord
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
 from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, STATE, jobs_topic, partition_of
 from tests.factories import NOW, key_of
-from tests.site_factories import JOBS_KEY, KEYS
+from tests.factories.sites import JOBS_KEY, KEYS
 
 PARTITIONS, DISPATCH_PARTITIONS = 2, 2
 SITES = ("london", "tokyo")

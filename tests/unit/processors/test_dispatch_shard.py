@@ -16,7 +16,7 @@ from schemas.results import Outcome
 from schemas.topics import CONTROL, DEAD_LETTERS, DISPATCH, INVENTORY, JOB_PARTITIONS, jobs_topic
 from tests import factories
 from tests.factories import HOUR, NOW
-from tests.site_factories import JOBS_KEY, KEYS, issued
+from tests.factories.sites import JOBS_KEY, KEYS, issued
 
 POLICY = """\
 version: 1
