@@ -43,9 +43,9 @@ test: lint type ## check everything: style, types, all tests
 	@for server in $(TEST_SERVERS); do tools/servers $$server || [ -z "$$CI" ] || exit 1; done
 	@$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
-test-unit: ## run the unit tests only (seconds)
+test-unit: ## run the unit tests that are not slow (under a minute)
 	@tools/environment dev
-	@$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests/unit -n 2 -m "not slow" $(PYTEST_ARGS)
 
 bench: ## measure the fleet form on a real broker (BENCH_ARGS="--quick", "--only latency")
 	@tools/environment dev

@@ -149,6 +149,7 @@ def test_an_undisturbed_run_is_what_the_others_are_measured_by(tmp_path: Path) -
     check(life, life.live(lambda _: None))
 
 
+@pytest.mark.slow
 def test_killed_at_every_moment_each_mac_is_acted_on_once(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     whole.mkdir()

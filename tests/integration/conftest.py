@@ -23,9 +23,11 @@ FOLDER = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What kafka-python 3.0.12 leaves open may be collected in any test of this folder."""
+    """Mark this folder's tests slow. kafka-python 3.0.12 leaves sockets open, which the garbage
+    collector may find in any of them."""
     for item in items:
         if item.path.is_relative_to(FOLDER):
+            item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
 
 

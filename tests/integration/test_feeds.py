@@ -135,7 +135,6 @@ def polls(running: Server) -> bool:
     return bool(said) and said[-1] == "polling"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_two_replicas_publish_every_change_once_though_the_one_that_polls_is_killed(
     empty_kafka: KafkaCluster,

@@ -67,7 +67,6 @@ def spools(running: Server, records: int) -> None:
     wait_until(lambda: running.spooled() >= records, PATIENCE_S, f"no {records} records spooled")
 
 
-@pytest.mark.slow
 def test_webhooks_answered_200_while_kafka_is_stopped_are_in_the_topic_in_order(
     broker: KafkaCluster, tmp_path: Path
 ) -> None:
@@ -78,7 +77,6 @@ def test_webhooks_answered_200_while_kafka_is_stopped_are_in_the_topic_in_order(
     assert min(result.durable_by_kafka, result.durable_by_spool, result.deepest_spool) > 0
 
 
-@pytest.mark.slow
 def test_while_kafka_hangs_webhooks_are_taken_and_none_is_doubled(
     broker: KafkaCluster, tmp_path: Path
 ) -> None:
@@ -97,7 +95,6 @@ def test_while_kafka_hangs_webhooks_are_taken_and_none_is_doubled(
     assert (found.missing(fleet), found.disordered(fleet), found.repeated) == ([], [], 0)
 
 
-@pytest.mark.slow
 def test_a_gateway_killed_with_a_spool_and_while_it_is_sent_loses_nothing(
     broker: KafkaCluster, tmp_path: Path
 ) -> None:

@@ -106,6 +106,7 @@ def what_was_ordered(brokers: Brokers) -> Counter[str]:
     return Counter(job.udid for job in jobs.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", range(SHARES))
 def test_death_at_any_write_changes_nothing(share: int, tmp_path: Path) -> None:
     plain, dies = Brokers(), Dies()
