@@ -110,7 +110,7 @@ def compare(
 ) -> None:
     """Fail where a step does not end as it says."""
     for udid, wanted in step.get("expect", {}).items():
-        assert told(answers[udid]) == wanted, f"{udid} {where}"
+        assert summary(answers[udid]) == wanted, f"{udid} {where}"
     if "published" in step:
         jobs = {event.data.job.job_id: event.data.job.site for event in shell.published()}
         assert Counter(jobs.values()) == step["published"], where
@@ -124,7 +124,7 @@ def in_short(decision: Decision) -> str:
     return decision.model_dump_json(exclude={"gates", "evidence"})
 
 
-def told(decision: Decision) -> str:
+def summary(decision: Decision) -> str:
     """An answer in four words, two where nothing is wanted."""
     words = (decision.decision, decision.reason, decision.action, decision.method)
     return " ".join(word.value for word in words if word is not None)
@@ -148,7 +148,7 @@ def heard(step: Mapping[str, Any], at: datetime, shell: Shell) -> Iterator[list[
     checkins: list[CloudEvent] = [factories.checked_out(udid, just) for udid in left]
     checkins += [event for u in step.get("reenrolled", ()) for event in enrolled_anew(u, just)]
     for events in (
-        [report(said, just) for said in step.get("reports", ())],
+        [full_report_of(said, just) for said in step.get("reports", ())],
         checkins,
         [result(said, just, shell) for said in step.get("results", ())],
     ):
@@ -169,7 +169,9 @@ def carried_out(
     carried.update(job.job_id for job in new)
     yield [factories.resulted(job, Outcome.ACTED, just) for job in new]
     yield [
-        report({"udid": job.udid, "site": job.site, "os_version": str(job.target.version)}, just)
+        full_report_of(
+            {"udid": job.udid, "site": job.site, "os_version": str(job.target.version)}, just
+        )
         for job in new
         if job.target is not None
     ]
@@ -226,7 +228,7 @@ def enrolled_anew(udid: str, at: datetime) -> list[CloudEvent]:
     return [*factories.enrolled(udid, at), factories.polled(udid, at)]
 
 
-def report(said: Mapping[str, Any], just: datetime) -> CloudEvent:
+def full_report_of(said: Mapping[str, Any], just: datetime) -> CloudEvent:
     """A full report of a Mac, but for what is said."""
     facts = dict(said)
     when = moment(facts.pop("when")) if "when" in facts else just

@@ -93,7 +93,7 @@ class Options:
 
 
 @dataclass(slots=True)
-class Told:
+class RunSummary:
     """What came of a run. `struck` counts what was done to programs and brokers, `sent` what was
     done to events; `alone` are programs that ended by themselves, `codes` how they ended last."""
 
@@ -106,7 +106,7 @@ class Told:
     settled_s: float | None
 
 
-def run(options: Options, say: Say) -> Told:
+def run(options: Options, say: Say) -> RunSummary:
     """Do it all, and stop all that was started."""
     with ExitStack() as stack:
         began_s = time.monotonic()
@@ -258,7 +258,7 @@ class _Site:
         versions = [parse_os_version(mac.os_version) for mac in self._macs_now() if mac.enrolled]
         return sum(version < newest.get(version.line, version) for version in versions)
 
-    def judged(self, settled_s: float | None) -> Told:
+    def judged(self, settled_s: float | None) -> RunSummary:
         """End all programs in good order, then look at what they leave."""
         codes = self._fleet.end()
         self._say("all programs have ended")
@@ -268,7 +268,7 @@ class _Site:
             for path in program.data_dir.glob("*.sqlite")
         ]
         findings = judge(self._evidence(read_journals(files)))
-        return Told(
+        return RunSummary(
             findings=findings,
             struck=self._killer.counts + self._outages.counts,
             sent=self._load.counts + self._echo.counts,

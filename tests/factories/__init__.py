@@ -38,7 +38,7 @@ from tests.factories.devices import (
     mac,
     polled,
     reported,
-    told,
+    with_report,
 )
 from tests.factories.events import key_of, make_event
 from tests.factories.jobs import entry, failed, issued, job, result, resulted, superseded
@@ -89,5 +89,5 @@ __all__ = [
     "retracted",
     "situation",
     "superseded",
-    "told",
+    "with_report",
 ]

@@ -75,7 +75,7 @@ def mac(
     return apply_inventory(device, report, to_us(seen_at))
 
 
-def told(device: Device, when: datetime, source: str = "osquery", **facts: Any) -> Device:
+def with_report(device: Device, when: datetime, source: str = "osquery", **facts: Any) -> Device:
     """The Mac after one more report."""
     report = InventoryReported.model_validate({"source": source, **facts})
     return apply_inventory(device, report, to_us(when))

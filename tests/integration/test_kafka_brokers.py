@@ -51,7 +51,7 @@ def test_free_ports_are_below_those_of_outgoing_connections() -> None:
     assert all(1024 < port < 32768 for port in ports)
 
 
-def test_waiting_ends() -> None:
+def test_wait_until_fails_after_its_timeout() -> None:
     with pytest.raises(BrokerError, match="never came"):
         wait_until(lambda: False, 0, "never came")
 

@@ -29,7 +29,7 @@ def lines(result: Result) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def told(result: Result) -> set[tuple[str, str, str]]:
+def reported_differences(result: Result) -> set[tuple[str, str, str]]:
     return {(each["topic"], each["change"], each["result"]) for each in lines(result)}
 
 
@@ -92,14 +92,14 @@ def test_apply_mends_a_setting_and_leaves_what_is_not_in_the_table(
 
     plan = run_topics("plan", empty_kafka)
     assert plan.exit_code == 1
-    assert told(plan) == {(CHECKINS, "setting", "differs")}
+    assert reported_differences(plan) == {(CHECKINS, "setting", "differs")}
     assert "drydock.jobs.berln.v1 is not in the table" in plan.stderr
     assert "flush.messages=7" in plan.stderr
     assert settings_of(empty_kafka, CHECKINS)["retention.ms"] == "1000"
 
     done = run_topics("apply", empty_kafka)
     assert done.exit_code == 0
-    assert told(done) == {(CHECKINS, "setting", "done")}
+    assert reported_differences(done) == {(CHECKINS, "setting", "done")}
     settings = settings_of(empty_kafka, CHECKINS)
     assert settings["retention.ms"] == str(30 * 24 * 3600 * 1000)
     assert settings["flush.messages"] == "7"
@@ -113,17 +113,17 @@ def test_partitions_are_added_to_the_whole_key_space_and_only_when_said_so(
 
     held = run_topics("apply", empty_kafka, "--partitions", "4")
     assert held.exit_code == 1
-    assert told(held) == {(name, "partitions", "held") for name in DEVICE}
+    assert reported_differences(held) == {(name, "partitions", "held") for name in DEVICE}
     assert {partitions_of(empty_kafka)[name] for name in DEVICE} == {2}
 
     done = run_topics("apply", empty_kafka, "--partitions", "4", "--yes")
     assert done.exit_code == 0, done.output
-    assert told(done) == {(name, "partitions", "done") for name in DEVICE}
+    assert reported_differences(done) == {(name, "partitions", "done") for name in DEVICE}
     assert {partitions_of(empty_kafka)[name] for name in DEVICE} == {4}
 
     less = run_topics("apply", empty_kafka, "--partitions", "2", "--yes")
     assert less.exit_code == 1
-    assert told(less) == {(name, "partitions", "held") for name in DEVICE}
+    assert reported_differences(less) == {(name, "partitions", "held") for name in DEVICE}
     assert {partitions_of(empty_kafka)[name] for name in DEVICE} == {4}
 
 

@@ -162,8 +162,8 @@ def test_standby_takes_over_and_state_outlives_every_disk(workers: Workers) -> N
     workers.send(ADVISORY)
     workers.wait_caught_up()
     assert len(signed_once(workers)) == len(UDIDS)
-    eventually(lambda: told(second, "drydock_exposed_devices") == len(UDIDS), "all exposed")
-    assert told(second, "drydock_jobs_open") == len(UDIDS)
+    eventually(lambda: gauge(second, "drydock_exposed_devices") == len(UDIDS), "all exposed")
+    assert gauge(second, "drydock_jobs_open") == len(UDIDS)
     assert second.stop() == 0
     for worker in workers.running:
         shutil.rmtree(worker.data_dir)
@@ -176,7 +176,7 @@ def test_standby_takes_over_and_state_outlives_every_disk(workers: Workers) -> N
     assert len(signed_once(workers)) == len(UDIDS)
 
 
-def told(worker: WorkerProcess, name: str) -> float:
+def gauge(worker: WorkerProcess, name: str) -> float:
     """A gauge on the worker's page, all its labels together."""
     families = text_string_to_metric_families(worker.get("/metrics")[1])
     return sum(one.value for each in families for one in each.samples if one.name == name)

@@ -66,7 +66,7 @@ class Agent:
         lines = self.log_path.read_text().splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
-    def said(self, event: str) -> int:
+    def log_count(self, event: str) -> int:
         """How often it logged this."""
         return sum(line["event"] == event for line in self.log())
 

@@ -27,7 +27,7 @@ from tests.factories.sites import (
     a_spec,
     an_erasing_job,
     hours,
-    issued,
+    signed_job,
 )
 
 UDIDS = ("A", "B", "C")
@@ -142,13 +142,15 @@ class ExecutorMachine(RuleBasedStateMachine):
         self.orders[job.job_id] = job
         if forge:
             self.forged.add(job.job_id)
-        self.survive("submit", issued(job, STRANGER_KEY) if forge else issued(job), self.now)
+        self.survive(
+            "submit", signed_job(job, STRANGER_KEY) if forge else signed_job(job), self.now
+        )
 
     @precondition(lambda self: self.orders)
     @rule(data=st.data())
     def submit_again(self, data: st.DataObject) -> None:
         job = self.orders[data.draw(st.sampled_from(sorted(self.orders)))]
-        self.survive("submit", issued(job), self.now)
+        self.survive("submit", signed_job(job), self.now)
 
     @precondition(lambda self: self.orders)
     @rule(data=st.data())

@@ -35,13 +35,13 @@ def shard() -> DeviceShard:
     return found
 
 
-def report(mac: str, version: str, minute: int, facts: dict[str, Any]) -> bytes:
+def encoded_report(mac: str, version: str, minute: int, facts: dict[str, Any]) -> bytes:
     when = LAST - timedelta(minutes=minute)
     return encode(make.full_report(version, mac, when, serial=f"C02{mac}", **facts))
 
 
 REPORTS = st.builds(
-    report,
+    encoded_report,
     st.sampled_from(["MAC-A", "MAC-B"]),
     st.sampled_from(["26.1", "26.2", "26.2"]),
     st.integers(0, 3000),

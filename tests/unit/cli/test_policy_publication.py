@@ -20,7 +20,7 @@ OTHER_TEXT = POLICY_TEXT + "# another one\n"
 HOUR = timedelta(hours=1)
 
 
-def told(text: str, at: timedelta = -HOUR) -> bytes:
+def published_policy(text: str, at: timedelta = -HOUR) -> bytes:
     """A policy that was published then."""
     return encode(commands.policy(text, "somebody", NOW + at))
 
@@ -37,12 +37,28 @@ MINE, OTHER = policy_digest(POLICY_TEXT), policy_digest(OTHER_TEXT)
 HELD = {
     "nothing": ([], None, True),
     "no policy": ([HALT, b"{", b""], None, True),
-    "this one": ([told(POLICY_TEXT), HALT], MINE, False),
-    "another one": ([told(OTHER_TEXT)], OTHER, True),
-    "another one since": ([told(POLICY_TEXT, -2 * HOUR), told(OTHER_TEXT)], OTHER, True),
-    "another one, late": ([told(POLICY_TEXT), told(OTHER_TEXT, -2 * HOUR)], MINE, False),
-    "an invalid one since": ([told(POLICY_TEXT), told("sites: 1\n", HOUR)], MINE, False),
-    "one that lies since": ([told(OTHER_TEXT), with_wrong_digest(POLICY_TEXT)], OTHER, True),
+    "this one": ([published_policy(POLICY_TEXT), HALT], MINE, False),
+    "another one": ([published_policy(OTHER_TEXT)], OTHER, True),
+    "another one since": (
+        [published_policy(POLICY_TEXT, -2 * HOUR), published_policy(OTHER_TEXT)],
+        OTHER,
+        True,
+    ),
+    "another one, late": (
+        [published_policy(POLICY_TEXT), published_policy(OTHER_TEXT, -2 * HOUR)],
+        MINE,
+        False,
+    ),
+    "an invalid one since": (
+        [published_policy(POLICY_TEXT), published_policy("sites: 1\n", HOUR)],
+        MINE,
+        False,
+    ),
+    "one that lies since": (
+        [published_policy(OTHER_TEXT), with_wrong_digest(POLICY_TEXT)],
+        OTHER,
+        True,
+    ),
 }
 
 
@@ -60,7 +76,7 @@ def test_publishes_where_another_policy_is_in_force(
 
 
 def test_wins_over_one_told_by_a_clock_that_is_ahead() -> None:
-    held = [told(OTHER_TEXT, HOUR)]
+    held = [published_policy(OTHER_TEXT, HOUR)]
     found = publication(held, POLICY_TEXT, "me", NOW)
     assert found.event is not None
     assert found.event.time == NOW + HOUR + timedelta(microseconds=1)

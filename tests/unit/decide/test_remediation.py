@@ -35,7 +35,7 @@ from tests.factories import (
     release,
     retracted,
     situation,
-    told,
+    with_report,
 )
 
 NEO: dict[str, Any] = {"model": "Mac17,5", "device_id": "J700AP"}
@@ -592,7 +592,7 @@ def test_the_follow_up_chain_is_worked_off() -> None:
         ({"compliant": True}, ()),
     ]
     for number, (facts, missing) in enumerate(steps):
-        device = told(device, NOW - timedelta(minutes=50 - number), "munki", **facts)
+        device = with_report(device, NOW - timedelta(minutes=50 - number), "munki", **facts)
         s = situation(device, rules=CHAIN, ledger=(ERASED,))
         assert follow_up_missing(s) == missing
         decision = decide(s)

@@ -323,7 +323,7 @@ def test_a_bug_of_ours_is_answered_and_what_is_on_disk_goes_on(tmp_path: Path) -
     run(test)
 
 
-class Life:
+class KilledGateway:
     """One process over the spool: `steps` happen to it, then it is as after kill -9. It dies
     sooner when it comes to its `crash_at`-th durable write."""
 
@@ -396,7 +396,7 @@ def test_no_taken_record_is_lost_and_each_macs_order_holds(tmp_path: Path, seed:
                 taken[mac].append(number)
 
         for _ in range(3):
-            await Life(kafka, tmp_path, chance).live(give)
+            await KilledGateway(kafka, tmp_path, chance).live(give)
         kafka.come_back()
         async with running(kafka, tmp_path) as it:
             await until(lambda: not it.courier.spooling)

@@ -51,7 +51,7 @@ def test_reads(raw: bytes, value: Any) -> None:
         pytest.param(b'{"a":' * 100_000, "too_deep", "", id="depth-bomb-of-objects"),
     ],
 )
-def test_refuses(raw: bytes, code: str, where: str) -> None:
+def test_invalid_json_is_refused(raw: bytes, code: str, where: str) -> None:
     with pytest.raises(PayloadError) as refused:
         load_json(raw)
     assert (refused.value.code, refused.value.where) == (code, where)

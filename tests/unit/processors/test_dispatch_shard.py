@@ -16,7 +16,7 @@ from schemas.results import Outcome
 from schemas.topics import CONTROL, DEAD_LETTERS, DISPATCH, INVENTORY, JOB_PARTITIONS, jobs_topic
 from tests import factories
 from tests.factories import HOUR, NOW
-from tests.factories.sites import JOBS_KEY, KEYS, issued
+from tests.factories.sites import JOBS_KEY, KEYS, signed_job
 
 POLICY = """\
 version: 1
@@ -26,7 +26,7 @@ default_site: london
 """
 
 
-class Said(NamedTuple):
+class InputRecord(NamedTuple):
     offset: int
     value: bytes | None
     key: bytes | None = b"london"
@@ -50,7 +50,7 @@ def ordered(job: Job) -> JobIssuedEvent:
         source="/test",
         subject=job.udid,
         time=job.issued_at,
-        data=issued(job),
+        data=signed_job(job),
     )
 
 
@@ -62,9 +62,9 @@ def result(outcome: Outcome, *, attempt: int = 1) -> CloudEvent:
     return factories.resulted(FIRST, outcome, NOW, attempt=attempt)
 
 
-def told(shard: DispatchShard, events: Iterable[CloudEvent]) -> list[CloudEvent]:
+def dispatched(shard: DispatchShard, events: Iterable[CloudEvent]) -> list[CloudEvent]:
     """What reaches the site's executors when these come in."""
-    shard.take(DISPATCH.name, [Said(0, encode(event)) for event in events], NOW)
+    shard.take(DISPATCH.name, [InputRecord(0, encode(event)) for event in events], NOW)
     shard.tick(NOW)
     return [decode(post.value) for post in shard.collect().posts]
 
@@ -92,8 +92,8 @@ GUESSED = result(Outcome.EXPIRED, attempt=0)
 )
 def test_slot_is_free_after_the_end(words: tuple[CloudEvent, ...]) -> None:
     shard = a_shard()
-    assert told(shard, [ordered(FIRST), ordered(SECOND)]) == [ordered(FIRST)]
-    assert ordered(SECOND) in told(shard, words)
+    assert dispatched(shard, [ordered(FIRST), ordered(SECOND)]) == [ordered(FIRST)]
+    assert ordered(SECOND) in dispatched(shard, words)
 
 
 @pytest.mark.parametrize(
@@ -103,31 +103,31 @@ def test_slot_is_free_after_the_end(words: tuple[CloudEvent, ...]) -> None:
 )
 def test_slot_is_taken_while_an_executor_works(words: tuple[CloudEvent, ...]) -> None:
     shard = a_shard()
-    told(shard, [ordered(FIRST), *words])
-    assert told(shard, [ordered(SECOND)]) == []
+    dispatched(shard, [ordered(FIRST), *words])
+    assert dispatched(shard, [ordered(SECOND)]) == []
 
 
 def test_job_withdrawn_while_it_waits_is_never_published() -> None:
     shard = a_shard()
-    assert told(shard, [ordered(SECOND), ordered(FIRST), WITHDRAWN]) == [ordered(SECOND)]
-    assert told(shard, [factories.resulted(SECOND, Outcome.FAILED, NOW)]) == []
+    assert dispatched(shard, [ordered(SECOND), ordered(FIRST), WITHDRAWN]) == [ordered(SECOND)]
+    assert dispatched(shard, [factories.resulted(SECOND, Outcome.FAILED, NOW)]) == []
 
 
 def test_withdrawal_follows_a_published_job() -> None:
     shard = a_shard()
-    told(shard, [ordered(FIRST)])
-    [withdrawal] = told(shard, [WITHDRAWN])
+    dispatched(shard, [ordered(FIRST)])
+    [withdrawal] = dispatched(shard, [WITHDRAWN])
     assert isinstance(withdrawal, JobSupersededEvent)
 
 
 def test_order_repeated_after_its_end_is_not_published_again() -> None:
     shard = a_shard()
-    told(shard, [ordered(FIRST), DONE])
-    assert told(shard, [ordered(FIRST)]) == []
+    dispatched(shard, [ordered(FIRST), DONE])
+    assert dispatched(shard, [ordered(FIRST)]) == []
 
 
 def test_ended_job_is_forgotten_once_it_can_only_be_history() -> None:
     shard = a_shard()
-    told(shard, [ordered(FIRST), DONE])
+    dispatched(shard, [ordered(FIRST), DONE])
     shard.tick(NOW + timedelta(days=30))
     assert shard.collect().rows == {FIRST.job_id.encode(): None}
