@@ -37,13 +37,13 @@ class EmbeddedShell:
     def begin(self, at: datetime) -> None:
         self._now = at
 
-    def hear(self, events: Sequence[CloudEvent]) -> None:
+    def accept(self, events: Sequence[CloudEvent]) -> None:
         known: list[Event] = [event for event in events if isinstance(event, Event)]
         self._writer.accept(known, (), self._now)
 
-    def hear_bytes(self, raw: bytes) -> None:
+    def accept_bytes(self, raw: bytes) -> None:
         try:
-            self.hear([decode(raw)])
+            self.accept([decode(raw)])
         except InvalidEvent as error:
             told = letter(raw, DeadLetterCode(error.code), error.detail, origin="", now=self._now)
             self._writer.accept((), [told], self._now)

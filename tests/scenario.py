@@ -1,11 +1,11 @@
-"""Scenarios as data, and what a shell must offer to run one: the same answers from each.
+"""Scenarios as data, and what a shell must offer to run one: the same decisions from each.
 
-A scenario (tests/scenarios/*.yaml) is a policy and steps in time. A step says what was heard (the
-keys are those of `heard`), what each Mac's answer is then (`expect`, as `verdict reason action
-method`), how many jobs have reached the executors of each site so far (`published`), and how many
-inputs were set aside so far, by code (`set_aside`). `orders` at the end is how many jobs each Mac
-was given. What is heard `twice` is heard again in another order; of a site whose jobs are
-`carried_out`, every executor does what reached it, and the Macs report it.
+A scenario (tests/scenarios/*.yaml) is a policy and steps in time. A step has the events that arrive
+(the keys are those of `step_events`), each Mac's decision after them (`expect`, as `verdict reason
+action method`), the jobs that have reached the executors of each site so far (`published`), and the
+inputs that became dead letters so far, by code (`set_aside`). `orders` at the end counts each Mac's
+jobs. Events of a step marked `twice` arrive again, in reverse order. For each site in
+`carried_out`, the executors do the jobs that reached them, and the Macs report it.
 """
 
 from collections import Counter
@@ -37,10 +37,10 @@ class Shell(Protocol):
     def begin(self, at: datetime) -> None:
         """It is this time from now on."""
 
-    def hear(self, events: Sequence[CloudEvent]) -> None:
+    def accept(self, events: Sequence[CloudEvent]) -> None:
         """Take these, with all that follows from them."""
 
-    def hear_bytes(self, raw: bytes) -> None:
+    def accept_bytes(self, raw: bytes) -> None:
         """Take what should be a report and may be anything."""
 
     def settle(self) -> None:
@@ -87,11 +87,11 @@ def play(scenario: Mapping[str, Any], shell: Shell) -> Answers:
         at = moment(step["at"])
         shell.begin(at)
         if number == 0:
-            shell.hear([factories.policy_changed(scenario["policy"], at)])
-        for events in chain(heard(step, at, shell), carried_out(step, at, shell, carried)):
-            shell.hear([*events, *reversed(events)] if step.get("twice") else events)
+            shell.accept([factories.policy_changed(scenario["policy"], at)])
+        for events in chain(step_events(step, at, shell), carried_out(step, at, shell, carried)):
+            shell.accept([*events, *reversed(events)] if step.get("twice") else events)
         for text in step.get("garbage", ()):
-            shell.hear_bytes(text.encode())
+            shell.accept_bytes(text.encode())
         shell.settle()
         answers = {record.decision.udid: record.decision for record in shell.records()}
         compare(step, answers, shell, f"at {at:%d %H:%M}")
@@ -135,7 +135,7 @@ def moment(value: datetime | str) -> datetime:
     return factories.at(str(value).replace(" ", "T").removesuffix("+00:00").removesuffix("Z"))
 
 
-def heard(step: Mapping[str, Any], at: datetime, shell: Shell) -> Iterator[list[CloudEvent]]:
+def step_events(step: Mapping[str, Any], at: datetime, shell: Shell) -> Iterator[list[CloudEvent]]:
     """What a step brings: facts for all Macs first, then what is about one."""
     just = at - timedelta(minutes=1)
     facts = list(facts_of(step, at, shell))

@@ -111,12 +111,12 @@ def run(options: Options, say: Say) -> RunSummary:
     with ExitStack() as stack:
         began_s = time.monotonic()
 
-        def tell(what: str) -> None:
+        def print_progress(what: str) -> None:
             say(f"{time.monotonic() - began_s:6.1f} s  {what}")
 
         cluster = stack.enter_context(_cluster(options.folder / "kafka"))
-        tell("three brokers are up")
-        site = _Site(options, cluster, stack, tell)
+        print_progress("three brokers are up")
+        site = _Site(options, cluster, stack, print_progress)
         site.begin()
         site.make_chaos()
         settled_s = site.settle()

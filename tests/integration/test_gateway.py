@@ -210,10 +210,10 @@ def test_missing_topics_are_said_and_everything_waits_for_them(
         with fleet.posting(lambda: running.url):
             spools(running, 3)
 
-        def said() -> bool:
+        def is_logged() -> bool:
             return any("drydock.inventory.v1" in str(line.get("detail")) for line in running.log())
 
-        wait_until(said, PATIENCE_S, "the missing topic is not named")
+        wait_until(is_logged, PATIENCE_S, "the missing topic is not named")
         make_topics(empty_kafka.bootstrap)
         running.settles()
         assert running.end() == 0

@@ -59,7 +59,7 @@ def compare_with_embedded(workers: Workers, events: Sequence[CloudEvent], folder
     """What the workers know, decided and ordered is what one process makes of the same events."""
     shell = EmbeddedShell(folder)
     shell.begin(workers.now)
-    shell.hear(events)
+    shell.accept(events)
     fleet = shell.fleet
     found = {udid: (row["device"], jobs(row["jobs"])) for udid, row in workers.state().items()}
     assert found == {

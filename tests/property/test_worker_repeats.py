@@ -58,10 +58,10 @@ def test_work_is_the_same_as_after_decoding(rounds: list[list[bytes]]) -> None:
         by_bytes.take(INVENTORY.name, records, LAST)
         for record in records:
             decoding._take(INVENTORY.name, record, LAST)
-        assert _told(by_bytes.collect()) == _told(decoding.collect())
+        assert _output(by_bytes.collect()) == _output(decoding.collect())
     assert by_bytes.engine.fleet.devices == decoding.engine.fleet.devices
 
 
-def _told(work: Work) -> Any:
+def _output(work: Work) -> Any:
     ages = {topic: round(age_s, 3) for topic, age_s in work.tally.ages.items()}
     return work.posts, work.rows, work.tally.folded, ages, work.tally.decisions, work.tally.letters

@@ -190,11 +190,11 @@ def test_translator_bug_is_a_dead_letter_that_replays(
     assert client.post("/webhooks/jamf", json=payload).json()["dead_letters"] == 1
     assert client.post("/v1/dead-letters/1/replay", headers=TOKEN).status_code == 409
 
-    def mended(raw: bytes, **_: Any) -> Any:
+    def fixed(raw: bytes, **_: Any) -> Any:
         assert json.loads(raw) == payload
         return Translation(events=(osquery_report("MAC-9", NOW, **MAC),))
 
-    monkeypatch.setattr(intake, "TRANSLATORS", {**TRANSLATORS, "jamf": mended})
+    monkeypatch.setattr(intake, "TRANSLATORS", {**TRANSLATORS, "jamf": fixed})
     answer = client.post("/v1/dead-letters/1/replay", headers=TOKEN)
     assert answer.json() == {"replayed": 1, "events": 1}
     assert "MAC-9" in endpoint.logged()

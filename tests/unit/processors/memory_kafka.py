@@ -224,7 +224,7 @@ class MemoryWorker:
 
     async def begin(self) -> None:
         """Own everything, from where the group is."""
-        self.hear_facts()
+        self.read_broadcasts()
         self.positions = {tp: self.brokers.committed.get(TopicPartition(*tp), 0) for tp in INPUTS}
         await self.own()
 
@@ -232,7 +232,7 @@ class MemoryWorker:
         """Be given everything, again or for the first time."""
         await self.worker.own({state_place(*tp) for tp in INPUTS}, lambda _: None)
 
-    def hear_facts(self) -> None:
+    def read_broadcasts(self) -> None:
         """Read the fact topics to their ends."""
         for topic in FACT_TOPICS:
             for record in self.brokers.of(topic.name):

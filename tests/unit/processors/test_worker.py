@@ -83,7 +83,7 @@ def test_who_is_no_member_any_more_writes_nothing(brokers: Brokers, tmp_path: Pa
         await second.live()
         before = sizes(brokers)
         first.is_member = False
-        first.hear_facts()
+        first.read_broadcasts()
         await first.round(100)
         assert sizes(brokers) == before
         assert not first.worker.homes
@@ -109,7 +109,7 @@ def test_rows_of_a_former_owner_are_void(brokers: Brokers, tmp_path: Path) -> No
 
     async def write_late() -> None:
         # It believes that all is as it was, and is told so.
-        first.hear_facts()
+        first.read_broadcasts()
         for _ in range(3):
             await first.round(100, commit=False)
 
@@ -137,7 +137,7 @@ def test_rounds_while_partitions_are_given_anew(brokers: Brokers, tmp_path: Path
         await asyncio.sleep(0)
         await life.round(100)
         send(brokers, factories.release("26.2"))
-        life.hear_facts()
+        life.read_broadcasts()
         send_reports(brokers, "26.1", NOW, *UDIDS)
         life.outbox.silent = DECISIONS.name
         taking = asyncio.create_task(life.round(100))
@@ -180,7 +180,7 @@ def test_times_are_written_within_the_refresh_whatever_else_is_told(
     run(brokers, life.live)
     early, late = NOW - HOUR / 2, NOW - HOUR / 4
 
-    async def hear() -> None:
+    async def receive_reports() -> None:
         # What is told later is older: nothing that a Mac tells is newer than its row after it.
         send(brokers, *(factories.polled(udid, late) for udid in UDIDS))
         await settle(life)
@@ -191,7 +191,7 @@ def test_times_are_written_within_the_refresh_whatever_else_is_told(
         rows = state_of(brokers, tmp_path / f"read {moment:%H%M} {refresh}")
         return sum(row["device"]["facts"]["os_version"][0] == to_us(early) for row in rows.values())
 
-    run(brokers, hear)
+    run(brokers, receive_reports)
     assert written() == (0 if refresh else len(UDIDS))
     moment += 2 * HOUR
 
@@ -211,7 +211,7 @@ def test_answer_to_a_fact_goes_on_where_it_was(brokers: Brokers, tmp_path: Path)
         await first.begin()
         await settle(first)
         send(brokers, factories.release("26.2"))
-        first.hear_facts()
+        first.read_broadcasts()
         await first.round()
 
     run(brokers, begin)
