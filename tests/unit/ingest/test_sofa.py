@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.ingest import advisory_feed, json_payload
+from pipeline.ingest.advisory_feed import MAX_LETTERS, MAX_LISTED
+from pipeline.ingest.outcome import MAX_PAYLOAD_BYTES
 from tests.factories.sofa import RECEIVED_AT, changes_in, feed, line, release, translate
 
 ALL = [f"J{number}AP" for number in range(100, 160)]
@@ -501,26 +502,25 @@ def test_supplements_of_no_shape_cost_only_themselves() -> None:
         assert len(translation.dead_letters) == 1
 
 
-def test_refuses_a_document_over_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_payload, "MAX_PAYLOAD_BYTES", 1000)
-    translation = translate(b"[" + b" " * 1000)
+def test_document_over_the_size_limit_is_refused() -> None:
+    translation = translate(b"[]" + b" " * MAX_PAYLOAD_BYTES)
     assert [letter.code for letter in translation.dead_letters] == ["too_large"]
 
 
-def test_endless_wrong_parts_are_counted_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(advisory_feed, "MAX_LETTERS", 3)
-    translation = translate(feed(line("Tahoe 26", release("26.2"), *[None] * 10)))
+def test_unreadable_parts_past_the_limit_are_counted_not_listed() -> None:
+    unreadable = [None] * (MAX_LETTERS + 7)
+    translation = translate(feed(line("Tahoe 26", release("26.2"), *unreadable)))
     assert changes_in(translation) == {("published", "macOS-26.2")}
-    assert len(translation.dead_letters) == 4
+    assert len(translation.dead_letters) == MAX_LETTERS + 1
     assert translation.dead_letters[-1].detail == "7 more parts that cannot be read"
 
 
-def test_endless_lists_are_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.ingest.sofa_release.MAX_LISTED", 3)
-    raw = feed(line("Tahoe 26", release("26.2", SupportedDevices=ALL)))
+def test_list_past_the_limit_is_cut_and_becomes_a_dead_letter() -> None:
+    devices = [f"J{number}AP" for number in range(MAX_LISTED + 1)]
+    raw = feed(line("Tahoe 26", release("26.2", SupportedDevices=devices)))
     translation = translate(raw)
     assert changes_in(translation) == {("published", "macOS-26.2")}
     assert {letter.where for letter in translation.dead_letters} == {
-        "$.OSVersions[0].SecurityReleases[0].SupportedDevices[3]",
-        "$.OSVersions[0].Latest.SupportedDevices[3]",
+        f"$.OSVersions[0].SecurityReleases[0].SupportedDevices[{MAX_LISTED}]",
+        f"$.OSVersions[0].Latest.SupportedDevices[{MAX_LISTED}]",
     }
