@@ -3,11 +3,12 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-kafka fmt lint type test test-unit bench bench-core bench-embedded bench-outage mutate fuzz schemas lock clean
-.PHONY: chaos chaos-short chart tools tools-deploy kafka-up kafka-down
+.PHONY: chaos chaos-short coverage chart tools tools-deploy kafka-up kafka-down
 
 BIN := .venv/bin
 # The real servers that `make test` runs against; without them, outside CI, their tests are skipped.
 TEST_SERVERS := kafka nanomdm helm kubeconform kubernetes-schemas
+COVERED_TESTS := tests/unit tests/property tests/contracts tests/chaos tests/e2e
 CLUSTER ?= 1
 KAFKA_PORT ?= 19092
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
@@ -43,9 +44,17 @@ test: lint type ## check everything: style, types, all tests
 	@for server in $(TEST_SERVERS); do tools/servers $$server || [ -z "$$CI" ] || exit 1; done
 	@$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
-test-unit: ## run the unit tests only (seconds)
+test-unit: ## run the unit tests that are not slow (under a minute)
 	@tools/environment dev
-	@$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests/unit -n 2 -m "not slow" $(PYTEST_ARGS)
+
+coverage: ## list the modules of which fast tests reach less than 80 % of the lines
+	@tools/environment dev
+	@rm -rf .coverage && mkdir .coverage
+	@HYPOTHESIS_PROFILE=default $(BIN)/coverage run -m pytest $(COVERED_TESTS) -n 2 -m "not slow" -q $(PYTEST_ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage json --quiet -o .coverage/report.json
+	@$(BIN)/python tools/coverage_table.py .coverage/report.json
 
 bench: ## measure the fleet form on a real broker (BENCH_ARGS="--quick", "--only latency")
 	@tools/environment dev
@@ -98,11 +107,11 @@ tools-deploy: ## build what checks the Helm chart (go)
 kafka-up: ## start a Kafka broker on loopback (CLUSTER=3, KAFKA_PORT=19092)
 	@tools/environment dev
 	@tools/servers kafka
-	@$(BIN)/python -m tests.integration.kafka_up up --brokers $(CLUSTER) --port $(KAFKA_PORT)
+	@$(BIN)/python -m tests.kafka.kafka_up up --brokers $(CLUSTER) --port $(KAFKA_PORT)
 
 kafka-down: ## stop what kafka-up started; its data stays in .kafka
 	@tools/environment dev
-	@$(BIN)/python -m tests.integration.kafka_up down
+	@$(BIN)/python -m tests.kafka.kafka_up down
 
 schemas: ## write schemas/published again
 	@tools/environment server
@@ -115,5 +124,5 @@ lock: ## resolve the dependencies again (needs uv; UPGRADE=1 takes newer version
 	$(LOCK) $(if $(UPGRADE),--upgrade) --no-deps --group pyproject.toml:deploy -o requirements/deploy.lock
 
 clean: ## remove what the other targets made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build demo-data
+	rm -rf .venv .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build demo-data
 	find agents pipeline schemas tests -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -81,6 +81,8 @@ class Intake(threading.Thread):
         make_owner: Callable[[int, int, Callable[[int, int], None]], Owner],
         metrics: AgentMetrics,
         log: Any,
+        *,
+        max_poll_s: float = _MAX_POLL_S,
     ) -> None:
         super().__init__(daemon=True, name="intake")
         self.polled_at = time.monotonic()
@@ -92,6 +94,7 @@ class Intake(threading.Thread):
         self._make_owner = make_owner
         self._metrics = metrics
         self._log = log
+        self._max_poll_s = max_poll_s
         self._owners: dict[int, Owner] = {}
         self._leaving: list[Owner] = []
         # The offset up to which everything is safely with the changelog, as committed.
@@ -146,7 +149,7 @@ class Intake(threading.Thread):
         ) | {
             "session_timeout_ms": session_ms,
             "heartbeat_interval_ms": min(3000, session_ms // 3),
-            "max_poll_interval_ms": _MAX_POLL_S * 1000,
+            "max_poll_interval_ms": round(self._max_poll_s * 1000),
             "reconnect_backoff_max_ms": 2000,
             "bootstrap_timeout_ms": _BOOTSTRAP_MS,
             # Who stays keeps what it has: a change of hands costs a claim and a reading.
@@ -286,7 +289,7 @@ class Intake(threading.Thread):
             return
         now = time.monotonic()
         since = self._rebalancing_since = self._rebalancing_since or now
-        if now - since > _MAX_POLL_S + 2 * self._member.session_s:
+        if now - since > self._max_poll_s + 2 * self._member.session_s:
             raise IntakeError(f"out of the group {self._member.group} since {now - since:.0f} s")
 
     # --- the end ---

@@ -47,6 +47,7 @@ CREATE INDEX results_of ON outbox (job_id, seq);
 """
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_BUSY_TIMEOUT_S: Final = 2.0
 _ENTRY: Final = TypeAdapter(Entry)
 
 
@@ -82,9 +83,17 @@ class Journal:
     one at a time.
     """
 
-    def __init__(self, path: Path | str, on_durable_write: Hook | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        on_durable_write: Hook | None = None,
+        *,
+        busy_timeout_s: float = _BUSY_TIMEOUT_S,
+    ) -> None:
         self._hook = on_durable_write
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=2.0, check_same_thread=False)
+        self._db = sqlite3.connect(
+            path, isolation_level=None, timeout=busy_timeout_s, check_same_thread=False
+        )
         try:
             self._open()
         except sqlite3.DatabaseError as error:

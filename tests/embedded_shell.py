@@ -12,7 +12,7 @@ from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.decisions import DecisionRecord
 from schemas.envelope import CloudEvent, Event, InvalidEvent, JobIssuedEvent, decode
 from tests.factories import NOW
-from tests.site_factories import JOBS_KEY, KEYS
+from tests.factories.sites import JOBS_KEY, KEYS
 
 
 class EmbeddedShell:
@@ -37,13 +37,13 @@ class EmbeddedShell:
     def begin(self, at: datetime) -> None:
         self._now = at
 
-    def hear(self, events: Sequence[CloudEvent]) -> None:
+    def accept(self, events: Sequence[CloudEvent]) -> None:
         known: list[Event] = [event for event in events if isinstance(event, Event)]
         self._writer.accept(known, (), self._now)
 
-    def hear_bytes(self, raw: bytes) -> None:
+    def accept_bytes(self, raw: bytes) -> None:
         try:
-            self.hear([decode(raw)])
+            self.accept([decode(raw)])
         except InvalidEvent as error:
             told = letter(raw, DeadLetterCode(error.code), error.detail, origin="", now=self._now)
             self._writer.accept((), [told], self._now)

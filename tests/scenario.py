@@ -1,11 +1,11 @@
-"""Scenarios as data, and what a shell must offer to run one: the same answers from each.
+"""Scenarios as data, and what a shell must offer to run one: the same decisions from each.
 
-A scenario (tests/scenarios/*.yaml) is a policy and steps in time. A step says what was heard (the
-keys are those of `heard`), what each Mac's answer is then (`expect`, as `verdict reason action
-method`), how many jobs have reached the executors of each site so far (`published`), and how many
-inputs were set aside so far, by code (`set_aside`). `orders` at the end is how many jobs each Mac
-was given. What is heard `twice` is heard again in another order; of a site whose jobs are
-`carried_out`, every executor does what reached it, and the Macs report it.
+A scenario (tests/scenarios/*.yaml) is a policy and steps in time. A step has the events that arrive
+(the keys are those of `step_events`), each Mac's decision after them (`expect`, as `verdict reason
+action method`), the jobs that have reached the executors of each site so far (`published`), and the
+inputs that became dead letters so far, by code (`set_aside`). `orders` at the end counts each Mac's
+jobs. Events of a step marked `twice` arrive again, in reverse order. For each site in
+`carried_out`, the executors do the jobs that reached them, and the Macs report it.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ from schemas.events.control import Approval
 from schemas.orders import grant
 from schemas.results import ErrorCode, Outcome
 from tests import factories
-from tests.site_factories import APPROVALS_KEY, STRANGER_KEY
+from tests.factories.sites import APPROVALS_KEY, STRANGER_KEY
 
 FOLDER = Path(__file__).parent / "scenarios"
 
@@ -37,10 +37,10 @@ class Shell(Protocol):
     def begin(self, at: datetime) -> None:
         """It is this time from now on."""
 
-    def hear(self, events: Sequence[CloudEvent]) -> None:
+    def accept(self, events: Sequence[CloudEvent]) -> None:
         """Take these, with all that follows from them."""
 
-    def hear_bytes(self, raw: bytes) -> None:
+    def accept_bytes(self, raw: bytes) -> None:
         """Take what should be a report and may be anything."""
 
     def settle(self) -> None:
@@ -87,11 +87,11 @@ def play(scenario: Mapping[str, Any], shell: Shell) -> Answers:
         at = moment(step["at"])
         shell.begin(at)
         if number == 0:
-            shell.hear([factories.policy_changed(scenario["policy"], at)])
-        for events in chain(heard(step, at, shell), carried_out(step, at, shell, carried)):
-            shell.hear([*events, *reversed(events)] if step.get("twice") else events)
+            shell.accept([factories.policy_changed(scenario["policy"], at)])
+        for events in chain(step_events(step, at, shell), carried_out(step, at, shell, carried)):
+            shell.accept([*events, *reversed(events)] if step.get("twice") else events)
         for text in step.get("garbage", ()):
-            shell.hear_bytes(text.encode())
+            shell.accept_bytes(text.encode())
         shell.settle()
         answers = {record.decision.udid: record.decision for record in shell.records()}
         compare(step, answers, shell, f"at {at:%d %H:%M}")
@@ -110,7 +110,7 @@ def compare(
 ) -> None:
     """Fail where a step does not end as it says."""
     for udid, wanted in step.get("expect", {}).items():
-        assert told(answers[udid]) == wanted, f"{udid} {where}"
+        assert summary(answers[udid]) == wanted, f"{udid} {where}"
     if "published" in step:
         jobs = {event.data.job.job_id: event.data.job.site for event in shell.published()}
         assert Counter(jobs.values()) == step["published"], where
@@ -124,7 +124,7 @@ def in_short(decision: Decision) -> str:
     return decision.model_dump_json(exclude={"gates", "evidence"})
 
 
-def told(decision: Decision) -> str:
+def summary(decision: Decision) -> str:
     """An answer in four words, two where nothing is wanted."""
     words = (decision.decision, decision.reason, decision.action, decision.method)
     return " ".join(word.value for word in words if word is not None)
@@ -135,7 +135,7 @@ def moment(value: datetime | str) -> datetime:
     return factories.at(str(value).replace(" ", "T").removesuffix("+00:00").removesuffix("Z"))
 
 
-def heard(step: Mapping[str, Any], at: datetime, shell: Shell) -> Iterator[list[CloudEvent]]:
+def step_events(step: Mapping[str, Any], at: datetime, shell: Shell) -> Iterator[list[CloudEvent]]:
     """What a step brings: facts for all Macs first, then what is about one."""
     just = at - timedelta(minutes=1)
     facts = list(facts_of(step, at, shell))
@@ -148,7 +148,7 @@ def heard(step: Mapping[str, Any], at: datetime, shell: Shell) -> Iterator[list[
     checkins: list[CloudEvent] = [factories.checked_out(udid, just) for udid in left]
     checkins += [event for u in step.get("reenrolled", ()) for event in enrolled_anew(u, just)]
     for events in (
-        [report(said, just) for said in step.get("reports", ())],
+        [full_report_of(said, just) for said in step.get("reports", ())],
         checkins,
         [result(said, just, shell) for said in step.get("results", ())],
     ):
@@ -169,7 +169,9 @@ def carried_out(
     carried.update(job.job_id for job in new)
     yield [factories.resulted(job, Outcome.ACTED, just) for job in new]
     yield [
-        report({"udid": job.udid, "site": job.site, "os_version": str(job.target.version)}, just)
+        full_report_of(
+            {"udid": job.udid, "site": job.site, "os_version": str(job.target.version)}, just
+        )
         for job in new
         if job.target is not None
     ]
@@ -226,7 +228,7 @@ def enrolled_anew(udid: str, at: datetime) -> list[CloudEvent]:
     return [*factories.enrolled(udid, at), factories.polled(udid, at)]
 
 
-def report(said: Mapping[str, Any], just: datetime) -> CloudEvent:
+def full_report_of(said: Mapping[str, Any], just: datetime) -> CloudEvent:
     """A full report of a Mac, but for what is said."""
     facts = dict(said)
     when = moment(facts.pop("when")) if "when" in facts else just

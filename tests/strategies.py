@@ -148,10 +148,10 @@ def checkins(draw: st.DrawFn, udids: tuple[str, ...] = UDIDS) -> Event:
         return make.polled(udid, when)
     if kind == 4:
         data: dict[str, Any] = {"udid": udid, "escrowed": draw(st.booleans())}
-        return make._event(BootstrapTokenEvent, udid, when, data)  # type: ignore[no-any-return]
+        return make.make_event(BootstrapTokenEvent, udid, when, data)  # type: ignore[no-any-return]
     states = st.sampled_from(["none", "downloading", "prepared", "failed"])
     data = {"udid": udid, "install_state": draw(states)}
-    return make._event(DdmStatusEvent, udid, when, data)  # type: ignore[no-any-return]
+    return make.make_event(DdmStatusEvent, udid, when, data)  # type: ignore[no-any-return]
 
 
 _KINDS: tuple[Any, ...] = (

@@ -181,16 +181,21 @@ class HolderServer(ThreadingHTTPServer):
     # Executors come in crowds.
     request_queue_size = 128
 
-    def __init__(self, host: str, port: int, holder: Holder) -> None:
+    def __init__(self, host: str, port: int, holder: Holder, *, idle_s: float = _IDLE_S) -> None:
         self.holder = holder
+        self.idle_s = idle_s
         super().__init__((host, port), _Handler)
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    timeout = _IDLE_S
     server: HolderServer
+
+    def setup(self) -> None:
+        """Close a connection that is idle for longer than the server allows."""
+        super().setup()
+        self.connection.settimeout(self.server.idle_s)
 
     def do_GET(self) -> None:
         """Answer what is asked."""

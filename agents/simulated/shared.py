@@ -25,10 +25,11 @@ class SharedMacsError(Exception):
 
 
 class SharedMacs:
-    """The way to them. Threads have a connection each."""
+    """The way to them. Threads have a connection each, closed after `quiet_s` without use."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, quiet_s: float = _QUIET_S) -> None:
         self._host, self._port = host, port
+        self._quiet_s = quiet_s
         self._local = threading.local()
         self._made: list[http.client.HTTPConnection] = []
 
@@ -81,7 +82,7 @@ class SharedMacs:
             self._made.remove(connection)
 
     def _exchange(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-        if time.monotonic() - getattr(self._local, "used_at", 0.0) > _QUIET_S:
+        if time.monotonic() - getattr(self._local, "used_at", 0.0) > self._quiet_s:
             self._hang_up()
         self._local.used_at = time.monotonic()
         connection: Any = getattr(self._local, "connection", None)

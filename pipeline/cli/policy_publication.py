@@ -45,10 +45,18 @@ def publication(control: Iterable[bytes], text: str, by: str, now: datetime) -> 
     return Publication(None if known else policy(text, by, newest), previous)
 
 
-def put_in_force(settings: KafkaSettings, text: str, by: str, wait_s: float) -> Publication:
+def put_in_force(
+    settings: KafkaSettings,
+    text: str,
+    by: str,
+    wait_s: float,
+    *,
+    retry_delay_s: float = _AGAIN_S,
+) -> Publication:
     """Have the policy in the control topic before this returns; what was published for that.
 
-    While Kafka or the topic is not there it is tried again for so many seconds; FAULTS after that.
+    While Kafka or the topic is not there it is tried again every `retry_delay_s`, for `wait_s`
+    seconds; FAULTS after that.
     """
     until = time.monotonic() + wait_s
     while True:
@@ -59,6 +67,6 @@ def put_in_force(settings: KafkaSettings, text: str, by: str, wait_s: float) -> 
         except FAULTS:
             if time.monotonic() > until:
                 raise
-            time.sleep(_AGAIN_S)
+            time.sleep(retry_delay_s)
         else:
             return found

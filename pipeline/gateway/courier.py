@@ -89,7 +89,9 @@ class _Drain:
 
 class Courier:
     """`connect` makes a link, or raises LinkError. `ack_wait_s` is how long a record may be under
-    way before it is spooled, `max_waiting` how many calls of `put` may wait."""
+    way before it is spooled, `max_waiting` how many calls of `put` may wait, `retry_delays_s` the
+    pause after each failure in a row (the last one repeats), `linger_s` the time in which records
+    are collected for one request."""
 
     def __init__(
         self,
@@ -100,6 +102,8 @@ class Courier:
         *,
         max_waiting: int,
         ack_wait_s: float,
+        retry_delays_s: Sequence[float] = _AGAIN_S,
+        linger_s: float = _TOGETHER_S,
     ) -> None:
         self.spooling = True
         self._connect = connect
@@ -109,6 +113,8 @@ class Courier:
         self._log = log
         self._max_waiting = max_waiting
         self._ack_wait_s = ack_wait_s
+        self._retry_delays_s = retry_delays_s
+        self._linger_s = linger_s
         self._link: Link | None = None
         self._failures = 0
         self._broken: BaseException | None = None
@@ -164,7 +170,7 @@ class Courier:
             except Exception as error:  # noqa: BLE001 - the task's top: begin again from disk
                 self._log.error("courier failed; begins again from disk", exc_info=error)
                 self._give_up(error)
-                await asyncio.sleep(_AGAIN_S[-1])
+                await asyncio.sleep(self._retry_delays_s[-1])
         await self._leave()
 
     def stop(self) -> None:
@@ -186,7 +192,7 @@ class Courier:
             if not self._queue or len(self._flight) >= _UNDER_WAY:
                 await self._change(patience)
                 if self._queue:
-                    await asyncio.sleep(_TOGETHER_S)
+                    await asyncio.sleep(self._linger_s)
             elif await self._hand_over(self._queue[0]):
                 self._flight.append(self._queue.popleft())
             else:
@@ -295,7 +301,7 @@ class Courier:
             except SpoolError as error:
                 self._log.error("spool", **{key.DETAIL: str(error)})
                 self._broken = error
-                await asyncio.sleep(_AGAIN_S[-1])
+                await asyncio.sleep(self._retry_delays_s[-1])
             await self._change(_LOOK_S)
 
     @property
@@ -335,7 +341,7 @@ class Courier:
             except LinkError as error:
                 if self._failures == 0:
                     self._log.warning("Kafka is away", **{key.DETAIL: str(error)})
-                wait_s = _AGAIN_S[min(self._failures, len(_AGAIN_S) - 1)]
+                wait_s = self._retry_delays_s[min(self._failures, len(self._retry_delays_s) - 1)]
                 self._failures += 1
                 await self._change_or_stop(wait_s)
                 return False
@@ -356,7 +362,7 @@ class Courier:
         self._drain = _Drain()
         if link is not None:
             await link.close()
-        await self._change_or_stop(_AGAIN_S[0])
+        await self._change_or_stop(self._retry_delays_s[0])
 
     async def _send_some(self) -> bool:
         """Hand over the next of the spool, in order; whether some is left that was not."""

@@ -70,11 +70,12 @@ def judge(
     now: datetime,
     fixed: frozenset[str] = frozenset(),
     accept_losses: bool = False,
+    max_state_bytes: int = MAX_EVENT_BYTES,
 ) -> Judged:
     """Take or refuse the next document of a feed. Pure; raises nothing for any bytes.
 
     `fixed` are CVEs that releases of Apple's are known to fix. `accept_losses`: somebody looked,
-    and what is gone is gone.
+    and what is gone is gone. A document whose state is over `max_state_bytes` is refused.
     """
     source = state.source
 
@@ -99,8 +100,8 @@ def judge(
         return _refused(FeedOutcome.LOST, state, [letter(DeadLetterCode.BAD_VALUE, lost)])
     new = [one for one in letters if _digest(one) not in state.set_aside]
     after = found.state.model_copy(update={"set_aside": _digests(letters)})
-    if len(after.model_dump_json()) > MAX_EVENT_BYTES:
-        large = letter(DeadLetterCode.TOO_LARGE, f"says more than {MAX_EVENT_BYTES} bytes can keep")
+    if len(after.model_dump_json()) > max_state_bytes:
+        large = letter(DeadLetterCode.TOO_LARGE, f"says more than {max_state_bytes} bytes can keep")
         return _refused(FeedOutcome.UNREADABLE, state, [large])
     events = found.translation.events
     outcome = FeedOutcome.TAKEN if events or new else FeedOutcome.UNCHANGED

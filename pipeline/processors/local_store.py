@@ -36,22 +36,23 @@ class LocalStore:
     offset as they were before it.
     """
 
-    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, db: sqlite3.Connection, *, saved_at_once: int) -> None:
         self.path = path
+        self._saved_at_once = saved_at_once
         self._db = db
         self._unsaved = 0
         self._is_following = False
         self.next, self.epoch = self._reached()
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, saved_at_once: int = _SAVED_AT_ONCE) -> Self:
         """What is there, or an empty one. Raises OSError, sqlite3.Error where the disk refuses."""
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return cls(path, _opened(path))
+            return cls(path, _opened(path), saved_at_once=saved_at_once)
         except sqlite3.DatabaseError:
             remove(path)
-            return cls(path, _opened(path))
+            return cls(path, _opened(path), saved_at_once=saved_at_once)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -93,7 +94,7 @@ class LocalStore:
             self._take(last)
             self._reach(end, epoch)
         self._unsaved += len(last) + len(only_void)
-        if self._unsaved >= _SAVED_AT_ONCE:
+        if self._unsaved >= self._saved_at_once:
             self._commit()
         return void
 

@@ -89,7 +89,9 @@ async def serve(plan: Plan, metrics: Metrics, log: Log, stop: asyncio.Event) -> 
         await service.run(stop)
 
 
-async def serve_until_signalled(plan: Plan, metrics: Metrics, log: Log) -> None:
+async def serve_until_signalled(
+    plan: Plan, metrics: Metrics, log: Log, *, ends_within_s: float = _ENDS_WITHIN_S
+) -> None:
     """`serve` until SIGTERM or SIGINT; then the process ends in time, in order or not."""
     gc.set_threshold(*_COLLECTED_AFTER)
     stop = asyncio.Event()
@@ -98,7 +100,7 @@ async def serve_until_signalled(plan: Plan, metrics: Metrics, log: Log) -> None:
         stop.set()
         # Faust can hang when it is stopped while partitions change hands, and holds up the whole
         # group with it. What counts is in Kafka: its members find the partitions free.
-        last = threading.Timer(_ENDS_WITHIN_S, os._exit, (_HUNG,))
+        last = threading.Timer(ends_within_s, os._exit, (_HUNG,))
         last.daemon = True
         last.start()
 

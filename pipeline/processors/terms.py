@@ -16,7 +16,8 @@ class Terms:
     what they tell dispatch.
 
     A Mac of which only times and figures (free disk, battery) changed is written again after
-    `refresh`: so much of 'when last heard' may a crash forget.
+    `refresh`: so much of 'when last heard' may a crash forget. A round decides for `due_budget_s`
+    at most before it reads on; each partition gets one piece of at most `slice` Macs in any case.
     """
 
     key: Ed25519PrivateKey
@@ -25,4 +26,5 @@ class Terms:
     refresh: timedelta = timedelta(hours=1)
     sweep_every: timedelta = timedelta(hours=6)
     slice: int = 200
+    due_budget_s: float = 0.25
     believed: OwnOrders = field(default_factory=OwnOrders)

@@ -33,7 +33,6 @@ from schemas import logkeys as key
 from schemas.topics import DISPATCH, DISPATCH_STATE, STATE
 
 _CHUNK: Final = 500
-_DUE_BUDGET_S: Final = 0.25
 _PATIENCE_S: Final = 0.1
 _LOADED_AT_ONCE: Final = 500
 _KEPT_BACK: Final = 5_000
@@ -281,7 +280,7 @@ class Worker:
             home.shard.caught_up()
 
     async def _do_due(self, homes: Sequence[Home], now: datetime) -> None:
-        until = monotonic() + _DUE_BUDGET_S
+        until = monotonic() + self._terms.due_budget_s
         busy = [home for home in homes if home.shard.tick(now)]
         while busy and monotonic() < until:
             await asyncio.sleep(0)

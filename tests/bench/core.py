@@ -63,7 +63,7 @@ def udid_of(number: int) -> str:
     return f"5A0C7D9E-0000-4000-8000-{number:012X}"
 
 
-def report(number: int, version: str, when: datetime, **facts: Any) -> Event:
+def numbered_report(number: int, version: str, when: datetime, **facts: Any) -> Event:
     own = {"serial": f"C02{number:07d}", "hostname": f"lon-{number:06d}"}
     return make.full_report(version, udid_of(number), when, **(own | facts))
 
@@ -101,7 +101,7 @@ def lives(count: int, behind: Callable[[int], str]) -> Iterator[bytes]:
         for event in make.enrolled(udid):
             yield encode(event)
         yield encode(make.polled(udid))
-        yield encode(report(number, behind(number), make.NOW - make.HOUR))
+        yield encode(numbered_report(number, behind(number), make.NOW - make.HOUR))
 
 
 def engine_of(raws: Iterable[bytes], releases: Iterable[str] = make.RELEASES) -> Engine:
@@ -147,7 +147,7 @@ class Stream:
         if self.figures:
             facts["free_disk_gb"] = round(self.rng.uniform(50, 200), 1)
         said = {name: value for name, value in facts.items() if name != "version"}
-        return encode(report(number, facts["version"], self.clock, **said))
+        return encode(numbered_report(number, facts["version"], self.clock, **said))
 
 
 def cpu(work: Callable[[], object]) -> float:

@@ -20,8 +20,8 @@ from agents.simulated import SimulatedFleet
 from pipeline.embedded.log import FILE
 from pipeline.embedded.service import Service
 from schemas.envelope import Event
-from tests.embedded_world import Outside, advisory, open_service, report
-from tests.site_factories import START
+from tests.embedded_world import Environment, open_service
+from tests.factories.sites import START, critical_release, osquery_report
 
 REPORT_EVERY: Final = timedelta(minutes=15)
 NEW_SHARE: Final = 10
@@ -48,7 +48,7 @@ def reports(macs: int, count: int) -> Iterator[tuple[datetime, Event]]:
         now = START + round_ * REPORT_EVERY + REPORT_EVERY * mac / macs
         changed = (number + round_) % NEW_SHARE == 0
         free = 100.0 + round_ if changed else 100.0
-        yield now, report(f"MAC-{mac:06}", now, free_disk_gb=free, **MAC)
+        yield now, osquery_report(f"MAC-{mac:06}", now, free_disk_gb=free, **MAC)
 
 
 def accept(service: Service, batch: Sequence[tuple[datetime, Event]]) -> None:
@@ -90,9 +90,9 @@ def main() -> None:
     say(f"{macs:,} Macs, {count:,} reports a run, 1 in {NEW_SHARE} with news")
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder)
-        outside = Outside(SimulatedFleet((), START))
-        service = open_service(data_dir, outside)
-        service.accept([advisory("26.2", "25C56")], (), START)
+        environment = Environment(SimulatedFleet((), START))
+        service = open_service(data_dir, environment)
+        service.accept([critical_release("26.2", "25C56")], (), START)
         feed = list(reports(macs, macs + 2 * count))
         for start in range(0, macs, 500):
             accept(service, feed[start : start + 500])
@@ -103,7 +103,7 @@ def main() -> None:
         _advisory(service, feed[-1][0])
         service.close()
         began = time.perf_counter()
-        open_service(data_dir, outside).close()
+        open_service(data_dir, environment).close()
         say(f"start with {macs:,} Macs: {time.perf_counter() - began:.2f} s")
         say(f"log and state: {grown / (2 * count):,.0f} bytes a report")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -113,7 +113,7 @@ def main() -> None:
 def _advisory(service: Service, now: datetime) -> None:
     """An advisory that every Mac lacks: all are decided for in one transaction."""
     began = time.perf_counter()
-    done = service.accept([advisory("26.3", "25D10", now)], (), now)
+    done = service.accept([critical_release("26.3", "25D10", now)], (), now)
     took = time.perf_counter() - began
     say(f"an advisory for all: {done.decisions:,} decisions, {done.jobs} jobs in {took:.2f} s")
 

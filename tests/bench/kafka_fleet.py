@@ -28,7 +28,7 @@ from schemas.topics import (
     partition_of,
 )
 from tests import factories as make
-from tests.bench.core import report, take, udid_of
+from tests.bench.core import numbered_report, take, udid_of
 from tests.bench.kafka_world import PARTITIONS, World, cpu_of, wait_for
 
 # No site gives more slots than 10,000 at a time.
@@ -214,7 +214,7 @@ def _kind(site: str, version: str, now: datetime) -> bytes:
     engine, udid, when = Engine(), udid_of(_PATTERN), now - make.HOUR
     known = [make.release(one) for one in make.RELEASES if one != LANDS]
     life = (*make.enrolled(udid, now - 100 * make.DAY), make.polled(udid, when))
-    said = report(_PATTERN, version, when, site=site)
+    said = numbered_report(_PATTERN, version, when, site=site)
     for event in (make.policy_changed(_POLICY), *known, *life, said):
         take(engine, event, now)
     return rows.device_row(engine, udid, _EPOCH, is_answered=True)

@@ -18,7 +18,7 @@ from schemas.topics import DISPATCH, INVENTORY, ORDERS, jobs_topic
 from tests.bench.kafka_reports import Reports, facts
 from tests.bench.kafka_webhooks import HMAC_KEY
 from tests.bench.kafka_world import DRYDOCK, SITE, Program, World, cpu_of, wait_for
-from tests.integration.brokers import free_ports
+from tests.kafka.brokers import free_ports
 
 _GROUP: Final = "drydock-worker"
 _PATIENCE_S: Final = 60.0

@@ -12,7 +12,7 @@ from typing import Final
 from schemas.envelope import encode
 from schemas.topics import ADVISORIES, CHECKINS, CONTROL, INVENTORY
 from tests import factories as make
-from tests.bench.core import FLEET, Stream, a_tenth, report, udid_of
+from tests.bench.core import FLEET, Stream, a_tenth, numbered_report, udid_of
 from tests.bench.kafka_world import Record
 
 TARGET: Final = "26.2"
@@ -55,7 +55,7 @@ class Reports:
         before = self.began - make.HOUR
         for event in (*make.enrolled(udid, before - 100 * make.DAY), make.polled(udid, before)):
             yield CHECKINS.name, udid.encode(), encode(event)
-        first = encode(report(number, self._version(number), before))
+        first = encode(numbered_report(number, self._version(number), before))
         yield INVENTORY.name, udid.encode(), first
 
     def next(self, count: int) -> Iterator[Record]:

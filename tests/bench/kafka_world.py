@@ -28,7 +28,7 @@ from agents.keys import KeyStore, Purpose
 from pipeline.provisioning.cluster import connected
 from pipeline.provisioning.plan import differences, wanted_topics
 from schemas.connection import KafkaConnection
-from tests.integration.brokers import ROOT, KafkaCluster, free_ports
+from tests.kafka.brokers import ROOT, KafkaCluster, free_ports
 
 SITE: Final = "london"
 PARTITIONS: Final = 4

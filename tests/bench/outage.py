@@ -19,9 +19,9 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from tests.integration.brokers import KafkaCluster, free_ports, missing_parts
-from tests.integration.gateways import Fleet, Server, found_of, gateway
-from tests.integration.topics import make_topics
+from tests.kafka.brokers import KafkaCluster, free_ports, missing_parts
+from tests.kafka.gateways import Fleet, Server, found_of, gateway
+from tests.kafka.topics import make_topics
 
 TOPIC: Final = "drydock.checkins.v1"
 

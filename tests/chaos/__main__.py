@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.chaos.checker import Kind
-from tests.chaos.run import Options, Told, run
+from tests.chaos.run import Options, RunSummary, run
 
 _NUMBERS: Final = {
     "seed": "Draws the fleet, its faults, the strikes and what is done to events",
@@ -35,12 +35,12 @@ def main() -> int:
     usual = Options.short(folder) if given.short else Options(folder=folder)
     asked = {name: getattr(given, name) for name in _NUMBERS if getattr(given, name) is not None}
     options = replace(usual, **asked)
-    told = run(options, _say)
-    text = json.dumps(_as_json(told, options)) if given.json else _as_table(told, options)
+    summary = run(options, _say)
+    text = json.dumps(_as_json(summary, options)) if given.json else _as_table(summary, options)
     sys.stdout.write(text + "\n")
-    if not told.findings.faults and given.folder is None:
+    if not summary.findings.faults and given.folder is None:
         shutil.rmtree(folder)
-    return 1 if told.findings.faults or told.refused else 0
+    return 1 if summary.findings.faults or summary.refused else 0
 
 
 def _say(line: str) -> None:
@@ -60,31 +60,31 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _as_json(told: Told, options: Options) -> dict[str, Any]:
-    findings = asdict(told.findings) | {
-        "faults": [f"{fault.kind}: {fault.what}" for fault in told.findings.faults]
+def _as_json(summary: RunSummary, options: Options) -> dict[str, Any]:
+    findings = asdict(summary.findings) | {
+        "faults": [f"{fault.kind}: {fault.what}" for fault in summary.findings.faults]
     }
     return {
         "seed": options.seed,
         **findings,
-        **{kind.value: told.findings.count(kind) for kind in Kind},
-        "struck": dict(told.struck),
-        "sent": dict(told.sent),
-        "ended_by_themselves": told.alone,
-        "exit_codes": told.codes,
-        "refused": told.refused,
-        "settled_s": told.settled_s,
+        **{kind.value: summary.findings.count(kind) for kind in Kind},
+        "struck": dict(summary.struck),
+        "sent": dict(summary.sent),
+        "ended_by_themselves": summary.alone,
+        "exit_codes": summary.codes,
+        "refused": summary.refused,
+        "settled_s": summary.settled_s,
     }
 
 
-def _as_table(told: Told, options: Options) -> str:
-    found = told.findings
-    kills = sum(count for what, count in told.struck.items() if what.startswith("kill "))
+def _as_table(summary: RunSummary, options: Options) -> str:
+    found = summary.findings
+    kills = sum(count for what, count in summary.struck.items() if what.startswith("kill "))
     lines = [
         f"seed {options.seed}: {options.macs} Macs, {options.minutes:g} minutes, {kills} kills",
-        *(f"  {what}: {count}" for what, count in sorted(told.struck.items())),
-        *(f"  events {what}: {count}" for what, count in sorted(told.sent.items())),
-        f"  ended by themselves: {len(told.alone)}",
+        *(f"  {what}: {count}" for what, count in sorted(summary.struck.items())),
+        *(f"  events {what}: {count}" for what, count in sorted(summary.sent.items())),
+        f"  ended by themselves: {len(summary.alone)}",
         f"events in {found.events_in}",
         f"  = folded {found.folded} + dead-lettered {found.dead_lettered}",
         f"intents {found.intents}, jobs {found.jobs}",
@@ -94,8 +94,8 @@ def _as_table(told: Told, options: Options) -> str:
         *(f"{kind.value} {found.count(kind)}" for kind in Kind),
         *(f"  {fault.kind}: {fault.what}" for fault in found.faults[:50]),
     ]
-    if told.settled_s is not None:
-        lines.append(f"at rest {told.settled_s:.0f} s after the last strike")
+    if summary.settled_s is not None:
+        lines.append(f"at rest {summary.settled_s:.0f} s after the last strike")
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ from schemas.results import FINAL_OUTCOMES, JobResult, Outcome
 from schemas.topics import ADVISORIES, CHECKINS, CONTROL, DISPATCH, INVENTORY, JOBS, ORDERS, RESULTS
 from tests.chaos.evidence import Evidence, Input, Place
 from tests.chaos.reading import Testimony, read
-from tests.chaos.witness import everything_said, holds, microseconds, said_by, unlike
+from tests.chaos.witness import holds, known_by_mac, microseconds, reported_fields, unlike
 
 _FACT_TOPICS: Final = (ADVISORIES.name, CONTROL.name)
 _WORKED_THROUGH: Final = tuple(
@@ -99,7 +99,7 @@ def judge(evidence: Evidence) -> Findings:
         *_ordered(said),
         *_carried_out(evidence, said),
         *_each_once(said, acts),
-        *_told(said, acts),
+        *_unreported(said, acts),
         *_closed(said),
         *_current(evidence),
     )
@@ -174,7 +174,7 @@ def _set_aside(said: Testimony) -> Iterator[Fault]:
 
 def _kept(said: Testimony) -> Iterator[Fault]:
     """Of every fact about every Mac the newest word is kept."""
-    for udid, known in everything_said(said.device_events).items():
+    for udid, known in known_by_mac(said.device_events).items():
         device = said.rows.get(udid, {}).get("device")
         if device is None:
             yield Fault(Kind.MISSING, f"{udid}: nothing is kept of it")
@@ -270,7 +270,7 @@ def _end(job_id: str, said: Testimony) -> str:
     return max(told, key=lambda outcome: _RANK[outcome]).value if told else "nothing"
 
 
-def _told(said: Testimony, acts: Mapping[str, int]) -> Iterator[Fault]:
+def _unreported(said: Testimony, acts: Mapping[str, int]) -> Iterator[Fault]:
     """What executors did they told, and what they told is in the ledger."""
     for job_id in acts:
         if not any(one.outcome in _BEGUN for one in said.results.get(job_id, ())):
@@ -300,7 +300,7 @@ def _closed(said: Testimony) -> Iterator[Fault]:
     """A job succeeded if, and only if, a later report of the Mac showed the target."""
     shown: dict[str, list[tuple[int, OSVersion]]] = defaultdict(list)
     for event in said.device_events:
-        version = said_by(event).get("os_version")
+        version = reported_fields(event).get("os_version")
         if version is not None:
             shown[event.subject].append((microseconds(event.time), parse_os_version(version)))
     for udid, entry in _entries(said):

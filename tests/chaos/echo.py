@@ -84,7 +84,7 @@ class Echo:
         consumer.seek_to_end(*places)
         began_s = time.monotonic()
         while not self._ending.is_set():
-            self._hear(consumer)
+            self._consume(consumer)
             now = time.monotonic()
             while self._heap and self._heap[0][0] <= now:
                 _, _, topic, key, value = heapq.heappop(self._heap)
@@ -98,7 +98,7 @@ class Echo:
             if foul:
                 self.fouled.append(Input("foul", f"{told.topic}/{told.partition}/{told.offset}"))
 
-    def _hear(self, consumer: Any) -> None:
+    def _consume(self, consumer: Any) -> None:
         try:
             heard = consumer.poll(timeout_ms=_POLL_MS)
         except KafkaError:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from tests.integration.brokers import ROOT
+from tests.kafka.brokers import ROOT
 
 DRYDOCK: Final = (sys.executable, "-W", "ignore", "-c", "from pipeline.cli import main; main()")
 WORKER: Final = (sys.executable, "-W", "ignore", "-m", "tests.chaos.worker_program")

@@ -71,7 +71,7 @@ def read(evidence: Evidence) -> Testimony:
     said = Testimony()
     for topic in _READ:
         for record in _of(evidence, topic):
-            _hear(said, evidence, topic, record)
+            _collect(said, evidence, topic, record)
     for record in _of(evidence, DECISIONS):
         # As JSON: with all that they rest on there are too many to be validated again.
         decision = json.loads(record.value or b"")["decision"]
@@ -109,7 +109,7 @@ def _of(evidence: Evidence, topic: Topic) -> Iterable[Record]:
             yield from records
 
 
-def _hear(said: Testimony, evidence: Evidence, topic: Topic, record: Record) -> None:
+def _collect(said: Testimony, evidence: Evidence, topic: Topic, record: Record) -> None:
     try:
         event = decode(record.value or b"")
     except InvalidEvent:

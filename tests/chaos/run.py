@@ -42,7 +42,7 @@ from tests.chaos.killer import Killer, schedule
 from tests.chaos.load import Load, Mischief
 from tests.chaos.programs import DRYDOCK, Fleet, Kind, Layout
 from tests.chaos.worker_program import GROUP
-from tests.integration.brokers import ROOT, KafkaCluster, free_ports
+from tests.kafka.brokers import ROOT, KafkaCluster, free_ports
 
 PARTITIONS: Final = 8
 # Java with little memory and few threads: three brokers share two cores with everything else.
@@ -93,7 +93,7 @@ class Options:
 
 
 @dataclass(slots=True)
-class Told:
+class RunSummary:
     """What came of a run. `struck` counts what was done to programs and brokers, `sent` what was
     done to events; `alone` are programs that ended by themselves, `codes` how they ended last."""
 
@@ -106,17 +106,17 @@ class Told:
     settled_s: float | None
 
 
-def run(options: Options, say: Say) -> Told:
+def run(options: Options, say: Say) -> RunSummary:
     """Do it all, and stop all that was started."""
     with ExitStack() as stack:
         began_s = time.monotonic()
 
-        def tell(what: str) -> None:
+        def print_progress(what: str) -> None:
             say(f"{time.monotonic() - began_s:6.1f} s  {what}")
 
         cluster = stack.enter_context(_cluster(options.folder / "kafka"))
-        tell("three brokers are up")
-        site = _Site(options, cluster, stack, tell)
+        print_progress("three brokers are up")
+        site = _Site(options, cluster, stack, print_progress)
         site.begin()
         site.make_chaos()
         settled_s = site.settle()
@@ -258,7 +258,7 @@ class _Site:
         versions = [parse_os_version(mac.os_version) for mac in self._macs_now() if mac.enrolled]
         return sum(version < newest.get(version.line, version) for version in versions)
 
-    def judged(self, settled_s: float | None) -> Told:
+    def judged(self, settled_s: float | None) -> RunSummary:
         """End all programs in good order, then look at what they leave."""
         codes = self._fleet.end()
         self._say("all programs have ended")
@@ -268,7 +268,7 @@ class _Site:
             for path in program.data_dir.glob("*.sqlite")
         ]
         findings = judge(self._evidence(read_journals(files)))
-        return Told(
+        return RunSummary(
             findings=findings,
             struck=self._killer.counts + self._outages.counts,
             sent=self._load.counts + self._echo.counts,

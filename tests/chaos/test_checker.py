@@ -38,7 +38,7 @@ from tests.chaos.checker import Findings, Kind, judge
 from tests.chaos.evidence import Evidence, Input, MacNow, Place, Record
 from tests.chaos.witness import microseconds
 from tests.factories import HOUR, NOW
-from tests.site_factories import KEYS, STRANGER_KEY, issued
+from tests.factories.sites import KEYS, STRANGER_KEY, signed_job
 
 UDID, IDLE = "MAC-1", "MAC-2"
 JOBS, ATTEMPTS = jobs_topic("london"), attempts_topic("london")
@@ -64,7 +64,7 @@ def order(job: Job, **key: Any) -> bytes:
             source="/test",
             subject=job.udid,
             time=job.issued_at,
-            data=issued(job, **key),
+            data=signed_job(job, **key),
         )
     )
 

@@ -54,7 +54,7 @@ def microseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
-def said_by(event: DeviceEvent) -> dict[str, Any]:
+def reported_fields(event: DeviceEvent) -> dict[str, Any]:
     """What an event says of its Mac, fact by fact."""
     told = event.data.model_dump(mode="json", exclude_none=True)
     names = _FACTS.get(type(event))
@@ -82,7 +82,7 @@ class Known:
     def take(self, event: DeviceEvent) -> None:
         """Hear one event; any order gives the same."""
         us = microseconds(event.time)
-        for fact, value in said_by(event).items():
+        for fact, value in reported_fields(event).items():
             when, values = self.facts.get(fact, (0, []))
             if us > when:
                 self.facts[fact] = (us, [value])
@@ -95,7 +95,7 @@ class Known:
             self.checkins[which] = max(self.checkins[which], us)
 
 
-def everything_said(events: Iterable[DeviceEvent]) -> dict[str, Known]:
+def known_by_mac(events: Iterable[DeviceEvent]) -> dict[str, Known]:
     """What is known of each Mac, by UDID."""
     known: dict[str, Known] = {}
     for event in events:
@@ -125,7 +125,7 @@ def unlike(known: Known, kept: Mapping[str, Any]) -> list[str]:
 def holds(kept: Mapping[str, Any], event: DeviceEvent) -> bool:
     """Whether the kept state knows all that this event said, or something newer."""
     us = microseconds(event.time)
-    facts = all(kept["facts"].get(fact, (0, None))[0] >= us for fact in said_by(event))
+    facts = all(kept["facts"].get(fact, (0, None))[0] >= us for fact in reported_fields(event))
     return facts and kept["seen"].get(source_of(event), 0) >= us
 
 

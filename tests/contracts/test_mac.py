@@ -11,7 +11,7 @@ from agents.mac import Ack, AckKind, Look, Mac, UnreachableError
 from agents.simulated import Faults, Period, SimulatedFleet
 from schemas.jobs import Action, Job, Method
 from schemas.results import ErrorCode
-from tests.site_factories import START, UDID, a_fleet, a_job, a_spec, an_erasing_job, hours
+from tests.factories.sites import START, UDID, a_fleet, a_job, a_spec, an_erasing_job, hours
 
 JOBS = [
     a_job(),

@@ -38,7 +38,7 @@ def conforms(kubeconform: Path, folder: Path, version: str, text: str) -> str:
 
 
 @pytest.mark.parametrize("shape", [None, *SHAPES])
-def test_lints(helm: Helm, shape: str | None) -> None:
+def test_chart_passes_helm_lint(helm: Helm, shape: str | None) -> None:
     assert "0 chart(s) failed" in helm.lint(shape)
 
 
@@ -198,7 +198,7 @@ REFUSED = [
     ("shape", "over", "said"),
     [pytest.param(*row[:3], id=row[3]) for row in REFUSED],
 )
-def test_refuses(helm: Helm, shape: str, over: Object, said: str) -> None:
+def test_invalid_values_are_refused(helm: Helm, shape: str, over: Object, said: str) -> None:
     with pytest.raises(HelmError, match=said):
         helm.text(shape, over)
 

@@ -94,7 +94,7 @@ def lookup(shape_values: Any, path: Path) -> Any:
 
 
 @pytest.mark.parametrize("path", [*leaves(DEFAULTS)], ids=".".join)
-def test_value_is_used(helm: Helm, path: Path) -> None:
+def test_changing_a_value_changes_the_rendered_chart(helm: Helm, path: Path) -> None:
     others = other_values(path)
     assert others, "the schema takes nothing else there"
     for shape in BY_USE:

@@ -13,27 +13,11 @@ import pytest
 from pipeline.embedded.log import Log
 from pipeline.embedded.service import Service
 from schemas.decisions import Reason
-from tests.embedded_world import Outside, at, live, needy_macs, open_service
+from tests.crash_points import Crash, CrashPoint
+from tests.embedded_world import Environment, at, live, needy_macs, open_service
 
 FAULTS_OVER_AT, ENDS_AT = at(3), at(60)
 SHARES = 4  # so that several workers can share the work
-
-
-class Crash(BaseException):
-    """The process dies here."""
-
-
-class Hook:
-    """Counts the moments at which the process could die, and dies at one of them."""
-
-    def __init__(self, dies_at: int | None = None) -> None:
-        self.moments: list[str] = []
-        self._dies_at = dies_at
-
-    def __call__(self, moment: str) -> None:
-        self.moments.append(moment)
-        if len(self.moments) == self._dies_at:
-            raise Crash(moment)
 
 
 @dataclass(frozen=True)
@@ -47,22 +31,22 @@ class End:
     reasons: dict[str, str]
 
 
-def is_over(service: Service, outside: Outside) -> bool:
+def is_over(service: Service, environment: Environment) -> bool:
     """Whether everything that can happen has happened."""
     reasons = {one.reason for one in service.engine.standings.values()}
     done = reasons == {Reason.COMPLIANT} and not any(service.engine.open_jobs.values())
-    return done and outside.now > FAULTS_OVER_AT
+    return done and environment.now > FAULTS_OVER_AT
 
 
-def run(data_dir: Path, hook: Hook) -> End:
+def run(data_dir: Path, hook: CrashPoint) -> End:
     """From the start to the end, however often the process dies."""
-    outside = Outside.of(*needy_macs())
+    environment = Environment.of(*needy_macs())
     while True:
         service = None
         try:
-            service = open_service(data_dir, outside, hook)
-            while outside.now < ENDS_AT and not is_over(service, outside):
-                live(service, outside, outside.now)
+            service = open_service(data_dir, environment, hook)
+            while environment.now < ENDS_AT and not is_over(service, environment):
+                live(service, environment, environment.now)
             engine = service.engine
             break
         except Crash:
@@ -72,14 +56,14 @@ def run(data_dir: Path, hook: Hook) -> End:
                 service.close()
     with Log.open(data_dir) as log:
         logged = Counter((row.source, row.id) for row in log.entries(kind="event"))
-        assert outside.sent <= logged.keys()
+        assert environment.sent <= logged.keys()
         assert max(logged.values()) == 1
         assert log.dead_letter_counts() == {}
     return End(
-        acted=Counter((udid, job_id) for _, udid, job_id, _, _ in outside.fleet.acted),
+        acted=Counter((udid, job_id) for _, udid, job_id, _, _ in environment.fleet.acted),
         macs={
             udid: (mac.os_version, mac.build, mac.enrolled, mac.sealed)
-            for udid, mac in outside.fleet.macs.items()
+            for udid, mac in environment.fleet.macs.items()
         },
         jobs={
             udid: sorted(
@@ -102,7 +86,7 @@ def disk() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def clean(disk: Path) -> tuple[End, list[str]]:
-    hook = Hook()
+    hook = CrashPoint()
     return run(disk / "clean", hook), hook.moments
 
 
@@ -128,5 +112,5 @@ def test_crash_at_any_step_changes_nothing(
     for number, moment in enumerate(moments, 1):
         if number % SHARES != share:
             continue
-        again = run(disk / str(number), Hook(dies_at=number))
+        again = run(disk / str(number), CrashPoint(number))
         assert again == end, f"killed at {moment}, the {number}. moment of {len(moments)}"

@@ -12,6 +12,7 @@ import pytest
 from pipeline.demo.scenario import PARTS, build
 
 SMALL = "40"
+pytestmark = pytest.mark.slow  # each test runs the demo, or shares a run of it
 
 
 def _drydock(*arguments: str) -> subprocess.CompletedProcess[str]:

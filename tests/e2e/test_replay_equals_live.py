@@ -7,14 +7,14 @@ from pipeline.embedded.log import Log
 from pipeline.replay.counterfactual import counterfactual
 from pipeline.replay.explain import explain
 from pipeline.replay.verify import verify
-from tests.embedded_world import POLICY, Outside, at, live, needy_macs, open_service
+from tests.embedded_world import POLICY, Environment, at, live, needy_macs, open_service
 
 
 def test_the_services_log_verifies(tmp_path: Path) -> None:
-    outside = Outside.of(*needy_macs())
+    environment = Environment.of(*needy_macs())
     for hours in (30, 31, 200):  # stopped and started in between
-        with closing(open_service(tmp_path, outside)) as service:
-            live(service, outside, at(hours))
+        with closing(open_service(tmp_path, environment)) as service:
+            live(service, environment, at(hours))
     with Log.open(tmp_path) as log:
         report = verify(log, state=log)
         assert report.difference is None

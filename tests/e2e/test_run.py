@@ -13,10 +13,11 @@ from pipeline.cli.app import app
 from pipeline.embedded.log import Log
 from schemas.envelope import encode
 from tests.drydock_process import running
-from tests.embedded_world import POLICY, report
+from tests.embedded_world import POLICY
+from tests.factories.sites import osquery_report
+from tests.factories.sofa import feed, line, release
 from tests.feed_server import feed_server
-from tests.integration.brokers import wait_until
-from tests.sofa_factories import feed, line, release
+from tests.kafka.brokers import wait_until
 
 
 def drydock(*arguments: str) -> tuple[int, str, str]:
@@ -40,7 +41,7 @@ def test_a_running_service_is_steered_and_read(tmp_path: Path) -> None:
     with running(data_dir, "--policy", str(policy)) as service:
         client = httpx.Client(base_url=service.url, trust_env=False)
         with client:
-            body = encode(report("MAC-1", os_version="26.1", build="25B78"))
+            body = encode(osquery_report("MAC-1", os_version="26.1", build="25B78"))
             assert client.post("/v1/events", content=body).status_code == 200
             assert client.post("/webhooks/jamf", content=b"{").status_code == 200
         assert drydock("halt", "site:london", "--why", "drill", *here)[0] == 0

@@ -31,7 +31,7 @@ from pipeline.demo.scenario import Scenario, build
 from pipeline.demo.summary import summarize
 from tests.fleet_demo.comparison import Row, rows
 from tests.fleet_demo.running import FleetError, FleetRun
-from tests.integration.brokers import BrokerError, KafkaCluster, free_ports
+from tests.kafka.brokers import BrokerError, KafkaCluster, free_ports
 
 _TERMINATED = 128 + signal.SIGTERM
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.chaos.programs import DRYDOCK, Fleet, Kind, Program
-from tests.integration.brokers import free_ports
+from tests.kafka.brokers import free_ports
 
 WORKERS: Final = 2
 _WORKER: Final = (*DRYDOCK[:3], "-m", "tests.fleet_demo.worker_program")

@@ -24,11 +24,11 @@ from schemas.dead_letters import DeadLetter
 from schemas.envelope import CloudEvent, Event, encode
 from tests import scenario
 from tests.embedded_shell import EmbeddedShell
+from tests.factories.sites import APPROVALS_KEY, JOBS_KEY, KEYS
 from tests.golden import golden_file
 from tests.golden.comparison import take
 from tests.golden.golden_file import DEMO, SCENARIO, Golden, Output, Step
 from tests.golden.replayer import Replayer, logged_outputs
-from tests.site_factories import APPROVALS_KEY, JOBS_KEY, KEYS
 
 _DEVICES: Final = 200
 
@@ -132,14 +132,14 @@ class _RecordedShell(EmbeddedShell):
         super().__init__(folder)
         self.steps: list[Step] = []
 
-    def hear(self, events: Sequence[CloudEvent]) -> None:
+    def accept(self, events: Sequence[CloudEvent]) -> None:
         if events:
             self.steps.append(Step("accept", self._now, tuple(encode(one) for one in events)))
-        super().hear(events)
+        super().accept(events)
 
-    def hear_bytes(self, raw: bytes) -> None:
+    def accept_bytes(self, raw: bytes) -> None:
         before = len(self.steps)
-        super().hear_bytes(raw)
+        super().accept_bytes(raw)
         self.steps[before:] = [Step("accept", self._now, (raw,))]
 
     def settle(self) -> None:

@@ -19,8 +19,8 @@ from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.envelope import Event, InvalidEvent, decode
 from schemas.orders import read_job
 from schemas.signing import Signed
+from tests.factories.sites import JOBS_KEY, KEYS
 from tests.golden.golden_file import Output, canonical
-from tests.site_factories import JOBS_KEY, KEYS
 
 # As the embedded service has it: more Macs than the demo has.
 _SLICE: Final = 500

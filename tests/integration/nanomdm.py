@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509.oid import NameOID
 
-from tests.integration.brokers import ROOT, free_ports, wait_until
+from tests.kafka.brokers import ROOT, free_ports, wait_until
 
 API_KEY: Final = "the-key-of-the-api"
 CHECK_IN: Final = "application/x-apple-aspen-mdm-checkin"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from schemas.topics import DEAD_LETTERS, jobs_topic
-from tests.integration.agent_site import SESSION_S, AgentSite, eventually
-from tests.integration.brokers import KafkaCluster
+from tests.kafka.agent_site import SESSION_S, AgentSite, eventually
+from tests.kafka.brokers import KafkaCluster
 
 PARTITIONS = 4
 
@@ -92,8 +92,8 @@ def test_membership_outlasts_orders_that_take_longer_than_a_session(site: AgentS
     site.order(*jobs)
     site.are_done(jobs)
     assert site.acted() == [jobs[0].job_id]
-    assert agent.said("partition held") == PARTITIONS
-    assert agent.said("partition lost") == 0
+    assert agent.log_count("partition held") == PARTITIONS
+    assert agent.log_count("partition lost") == 0
 
 
 def test_the_same_one_goes_on_after_a_kill(site: AgentSite) -> None:

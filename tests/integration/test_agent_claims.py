@@ -8,9 +8,9 @@ from agents.replicated import ClaimLostError
 from schemas.attempts import AttemptRecord
 from schemas.connection import KafkaConnection
 from schemas.topics import attempts_topic
-from tests.integration.brokers import KafkaCluster
-from tests.integration.topics import make_topics
-from tests.site_factories import START, hours
+from tests.factories.sites import START, hours
+from tests.kafka.brokers import KafkaCluster
+from tests.kafka.topics import make_topics
 
 SITE = "claims"
 

@@ -11,8 +11,8 @@ from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 from agents.intake import find_back
 from schemas.connection import KafkaConnection
 from schemas.topics import jobs_topic
-from tests.integration.brokers import KafkaCluster
-from tests.integration.topics import make_topics
+from tests.kafka.brokers import KafkaCluster
+from tests.kafka.topics import make_topics
 
 PATIENCE_S = 30.0
 

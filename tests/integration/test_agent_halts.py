@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from agents.halts import STALE_AFTER_S
 from pipeline.cli.app import app
 from schemas.topics import CONTROL
-from tests.integration.agent_site import AgentSite, drydock, eventually
-from tests.integration.brokers import KafkaCluster, wait_until
-from tests.integration.topics import make_topics
+from tests.kafka.agent_site import AgentSite, drydock, eventually
+from tests.kafka.brokers import KafkaCluster, wait_until
+from tests.kafka.topics import make_topics
 
 
 @pytest.fixture

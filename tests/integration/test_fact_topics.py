@@ -13,8 +13,8 @@ from schemas.connection import KafkaConnection
 from schemas.envelope import encode
 from schemas.topics import ADVISORIES, CONTROL
 from tests.factories import release
-from tests.integration.brokers import KafkaCluster
-from tests.integration.workers import make_topics
+from tests.kafka.brokers import KafkaCluster
+from tests.kafka.workers import make_topics
 
 SOON_S = 30
 

@@ -28,12 +28,12 @@ from schemas.dead_letters import DeadLetter
 from schemas.envelope import AdvisoryEvent, decode
 from schemas.feeds import FeedState
 from schemas.topics import ADVISORIES, DEAD_LETTERS, FEEDS
+from tests.factories.sofa import feed, line, release
+from tests.factories.sofa_snapshots import SNAPSHOTS, expected, read_snapshots
 from tests.feed_server import FeedServer, feed_server
-from tests.integration.brokers import KafkaCluster, wait_until
-from tests.integration.gateways import Server, server
-from tests.integration.topics import make_topics
-from tests.sofa_factories import feed, line, release
-from tests.sofa_snapshots import SNAPSHOTS, expected, read_snapshots
+from tests.kafka.brokers import KafkaCluster, wait_until
+from tests.kafka.gateways import Server, server
+from tests.kafka.topics import make_topics
 
 PATIENCE_S = 60.0
 NOW = datetime(2026, 8, 10, tzinfo=UTC)
@@ -92,7 +92,7 @@ class Published:
 
         wait_until(there, PATIENCE_S, f"{source} did not go on")
 
-    def told(self, source: str, since: int = 0) -> Counter[tuple[str, str]]:
+    def changes(self, source: str, since: int = 0) -> Counter[tuple[str, str]]:
         """(published, macOS-26.2) and so on, each as often as it was published."""
         return Counter(
             (event.type.split(".")[2], event.subject)
@@ -135,7 +135,6 @@ def polls(running: Server) -> bool:
     return bool(said) and said[-1] == "polling"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_two_replicas_publish_every_change_once_though_the_one_that_polls_is_killed(
     empty_kafka: KafkaCluster,
@@ -159,7 +158,7 @@ def test_two_replicas_publish_every_change_once_though_the_one_that_polls_is_kil
         published.waits_for("kev", web.documents["/kev"])
         first, second = (one, other) if polls(one) else (other, one)
         assert not polls(second)
-        assert sum(published.told("sofa").values()) == 102
+        assert sum(published.changes("sofa").values()) == 102
 
         def kill(path: str) -> None:
             if path == "/sofa" and web.documents[path] is snapshots[SNAPSHOTS[5]]:
@@ -171,7 +170,7 @@ def test_two_replicas_publish_every_change_once_though_the_one_that_polls_is_kil
             since = len(published.events)
             web.documents["/sofa"] = snapshots[SNAPSHOTS[last]]
             published.waits_for("sofa", snapshots[SNAPSHOTS[last]])
-            assert published.told("sofa", since) == Counter(expected(last - 1, last)), last
+            assert published.changes("sofa", since) == Counter(expected(last - 1, last)), last
         assert first.process.poll() == -signal.SIGKILL
         assert polls(second)
         wait_until(lambda: web.answers["/kev", 304] > 0, PATIENCE_S, "nobody asked by ETag")
@@ -179,15 +178,15 @@ def test_two_replicas_publish_every_change_once_though_the_one_that_polls_is_kil
         assert second.value("drydock_feed_polls_total", "taken", "sofa") >= 3
         # By then the feed says which CVEs are Apple's, and CISA's catalogue is looked at again.
         wait_until(
-            lambda: published.read().told("kev")["severity_raised", "CVE-2025-14174"] == 1,
+            lambda: published.read().changes("kev")["severity_raised", "CVE-2025-14174"] == 1,
             PATIENCE_S,
             "the CVE that CISA lists as Google's was not told",
         )
         assert second.end() == 0
-    known = Counter(published.read().told("kev"))
+    known = Counter(published.read().changes("kev"))
     assert set(known.values()) == {1}
     assert len(known) > 93
-    assert set(published.told("gdmf").values()) == {1}
+    assert set(published.changes("gdmf").values()) == {1}
     assert published.letters == []
 
 
@@ -235,7 +234,7 @@ def test_what_a_dead_poller_left_half_written_is_never_seen(
             await new.close()
 
     with_ledger(empty_kafka, work)
-    assert published.read().told("sofa") == Counter(
+    assert published.read().changes("sofa") == Counter(
         {("published", "macOS-26.1"): 1, ("published", "macOS-26.2"): 1}
     )
 
@@ -265,7 +264,7 @@ def test_who_lost_the_ledger_cannot_write_and_goes_on_from_what_was_written(
             await again.close()
 
     with_ledger(empty_kafka, work)
-    assert set(published.read().told("sofa").values()) == {1}
+    assert set(published.read().changes("sofa").values()) == {1}
     assert len(published.events) == 3
 
 
@@ -310,7 +309,7 @@ def test_a_feed_that_goes_wrong_is_refused_and_told_of_once(
     assert len(published.events) == len(versions)
 
     assert poll(lost, "--accept", "sofa") == 0
-    told = published.read().told("sofa")
+    told = published.read().changes("sofa")
     # What is older than all that is still listed fell off the end.
     assert told["retracted", "macOS-26.9"] == 1
     assert poll(good) == 1

@@ -15,7 +15,7 @@ from pipeline.demo.scenario import STARTS_AT, Scenario, build
 from pipeline.demo.summary import summarize
 from tests.fleet_demo.comparison import rows
 from tests.fleet_demo.running import FleetRun
-from tests.integration.brokers import ROOT, KafkaCluster, wait_until
+from tests.kafka.brokers import ROOT, KafkaCluster, wait_until
 
 SEED = 3
 MACS = 12

@@ -18,8 +18,8 @@ from pipeline.state.fleet import Fleet as State
 from schemas.envelope import decode
 from schemas.topics import CHECKINS
 from tests.bench.outage import outage
-from tests.integration.brokers import KafkaCluster, wait_until
-from tests.integration.gateways import (
+from tests.kafka.brokers import KafkaCluster, wait_until
+from tests.kafka.gateways import (
     PATIENCE_S,
     Fleet,
     Server,
@@ -28,7 +28,7 @@ from tests.integration.gateways import (
     gateway,
     records_of,
 )
-from tests.integration.topics import make_topics
+from tests.kafka.topics import make_topics
 
 HMAC_KEY = "the-key-of-nanomdm"
 SECRETS = {
@@ -67,7 +67,6 @@ def spools(running: Server, records: int) -> None:
     wait_until(lambda: running.spooled() >= records, PATIENCE_S, f"no {records} records spooled")
 
 
-@pytest.mark.slow
 def test_webhooks_answered_200_while_kafka_is_stopped_are_in_the_topic_in_order(
     broker: KafkaCluster, tmp_path: Path
 ) -> None:
@@ -78,7 +77,6 @@ def test_webhooks_answered_200_while_kafka_is_stopped_are_in_the_topic_in_order(
     assert min(result.durable_by_kafka, result.durable_by_spool, result.deepest_spool) > 0
 
 
-@pytest.mark.slow
 def test_while_kafka_hangs_webhooks_are_taken_and_none_is_doubled(
     broker: KafkaCluster, tmp_path: Path
 ) -> None:
@@ -97,7 +95,6 @@ def test_while_kafka_hangs_webhooks_are_taken_and_none_is_doubled(
     assert (found.missing(fleet), found.disordered(fleet), found.repeated) == ([], [], 0)
 
 
-@pytest.mark.slow
 def test_a_gateway_killed_with_a_spool_and_while_it_is_sent_loses_nothing(
     broker: KafkaCluster, tmp_path: Path
 ) -> None:
@@ -213,10 +210,10 @@ def test_missing_topics_are_said_and_everything_waits_for_them(
         with fleet.posting(lambda: running.url):
             spools(running, 3)
 
-        def said() -> bool:
+        def is_logged() -> bool:
             return any("drydock.inventory.v1" in str(line.get("detail")) for line in running.log())
 
-        wait_until(said, PATIENCE_S, "the missing topic is not named")
+        wait_until(is_logged, PATIENCE_S, "the missing topic is not named")
         make_topics(empty_kafka.bootstrap)
         running.settles()
         assert running.end() == 0

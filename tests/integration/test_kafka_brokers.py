@@ -18,8 +18,8 @@ from pydantic import SecretStr
 
 from pipeline.connection import tls_context
 from schemas.connection import KafkaConnection, SaslMechanism, SecurityProtocol
-from tests.integration import kafka_up
-from tests.integration.brokers import ROOT, BrokerError, KafkaCluster, free_ports, wait_until
+from tests.kafka import kafka_up
+from tests.kafka.brokers import ROOT, BrokerError, KafkaCluster, free_ports, wait_until
 
 
 def create(connection: KafkaConnection, topic: str, replication: int) -> None:
@@ -51,7 +51,7 @@ def test_free_ports_are_below_those_of_outgoing_connections() -> None:
     assert all(1024 < port < 32768 for port in ports)
 
 
-def test_waiting_ends() -> None:
+def test_wait_until_fails_after_its_timeout() -> None:
     with pytest.raises(BrokerError, match="never came"):
         wait_until(lambda: False, 0, "never came")
 
@@ -67,7 +67,6 @@ def test_nothing_is_found_where_nothing_was_made(tmp_path: Path) -> None:
     assert kafka_up.down(tmp_path) == "Kafka is not running"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_up_twice_is_once_and_data_outlives_down(
     kafka: KafkaCluster, leaky_clients: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -94,7 +93,6 @@ def test_up_twice_is_once_and_data_outlives_down(
     assert "holds a cluster of 1, not of 3" in said.err
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_nothing_acknowledged_is_lost_when_a_broker_of_three_is_killed(
     three_brokers: KafkaCluster,
@@ -177,7 +175,6 @@ def secure_kafka(kafka: KafkaCluster, tmp_path: Path) -> Iterator[tuple[int, Pat
     cluster.kill()
 
 
-@pytest.mark.slow
 def test_connection_by_tls_and_password(secure_kafka: tuple[int, Path]) -> None:
     port, pem = secure_kafka
     connection = KafkaConnection(

@@ -13,8 +13,8 @@ from kafka.errors import (  # type: ignore[import-untyped]
 from schemas.connection import Compression, KafkaConnection
 from schemas.envelope import MAX_EVENT_BYTES, InventoryEvent, decode, encode
 from schemas.topics import INVENTORY, MAX_MESSAGE_BYTES
-from tests.integration.brokers import KafkaCluster
-from tests.integration.test_kafka_topics import topics
+from tests.kafka.brokers import KafkaCluster
+from tests.kafka.topics import run_topics
 
 UDID = "5A0C7D9E-0000-4000-8000-000000000001"
 MAC = InventoryEvent.model_validate(
@@ -38,7 +38,7 @@ MAC = InventoryEvent.model_validate(
 
 @pytest.fixture
 def connection(empty_kafka: KafkaCluster) -> KafkaConnection:
-    assert topics("apply", empty_kafka).exit_code == 0
+    assert run_topics("apply", empty_kafka).exit_code == 0
     return KafkaConnection(bootstrap=empty_kafka.bootstrap)
 
 

@@ -28,7 +28,7 @@ from kafka.partitioner.default import murmur2  # type: ignore[import-untyped]
 from pipeline.connection import aiokafka_options
 from schemas.connection import KafkaConnection
 from schemas.topics import partition_of
-from tests.integration.brokers import KafkaCluster
+from tests.kafka.brokers import KafkaCluster
 
 KEYS = (
     "5A0C7D9E-0000-4000-8000-000000000001",

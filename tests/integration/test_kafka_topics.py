@@ -7,12 +7,12 @@ from typing import Any
 
 from kafka import KafkaAdminClient  # type: ignore[import-untyped]
 from kafka.admin import ConfigResource, ConfigResourceType  # type: ignore[import-untyped]
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from pipeline.cli.app import app
 from pipeline.provisioning.plan import wanted_topics
 from schemas.topics import TOPICS, topic_settings
-from tests.integration.brokers import ROOT, KafkaCluster, free_ports, wait_until
+from tests.kafka.brokers import ROOT, KafkaCluster, free_ports, wait_until
+from tests.kafka.topics import run_topics
 
 CHECKINS = "drydock.checkins.v1"
 DEVICE = {
@@ -25,17 +25,11 @@ DEVICE = {
 }
 
 
-def topics(command: str, broker: KafkaCluster | str, *more: str, sites: str = "austin") -> Result:
-    bootstrap = broker if isinstance(broker, str) else broker.bootstrap
-    given = ["topics", command, "--bootstrap", bootstrap, "--sites", sites, "--replication", "1"]
-    return CliRunner().invoke(app, [*given, "--json", *more])
-
-
 def lines(result: Result) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def told(result: Result) -> set[tuple[str, str, str]]:
+def reported_differences(result: Result) -> set[tuple[str, str, str]]:
     return {(each["topic"], each["change"], each["result"]) for each in lines(result)}
 
 
@@ -64,7 +58,7 @@ def partitions_of(kafka: KafkaCluster) -> dict[str, int]:
 def test_plan_of_an_empty_cluster_names_every_topic_and_makes_none(
     empty_kafka: KafkaCluster,
 ) -> None:
-    result = topics("plan", empty_kafka, sites="muc,austin")
+    result = run_topics("plan", empty_kafka, sites="muc,austin")
     assert result.exit_code == 1
     assert len(lines(result)) == len(wanted_topics(["austin", "muc"], 1, 1))
     assert {each["result"] for each in lines(result)} == {"differs"}
@@ -74,38 +68,38 @@ def test_plan_of_an_empty_cluster_names_every_topic_and_makes_none(
 def test_apply_makes_topics_as_the_table_says_and_twice_is_once(
     empty_kafka: KafkaCluster,
 ) -> None:
-    first = topics("apply", empty_kafka)
+    first = run_topics("apply", empty_kafka)
     assert first.exit_code == 0, first.output
     assert {each["result"] for each in lines(first)} == {"done"}
     for topic in TOPICS:
         actual = settings_of(empty_kafka, topic.name.format(site="austin"))
         assert topic_settings(topic, 1).items() <= actual.items()
-    again = topics("apply", empty_kafka)
+    again = run_topics("apply", empty_kafka)
     assert (again.exit_code, again.stdout) == (0, "")
-    plan = topics("plan", empty_kafka)
+    plan = run_topics("plan", empty_kafka)
     assert (plan.exit_code, plan.stdout) == (0, "")
 
 
 def test_apply_mends_a_setting_and_leaves_what_is_not_in_the_table(
     empty_kafka: KafkaCluster,
 ) -> None:
-    topics("apply", empty_kafka)
+    run_topics("apply", empty_kafka)
     change_setting(empty_kafka, CHECKINS, "retention.ms", "1000")
     change_setting(empty_kafka, CHECKINS, "flush.messages", "7")
     with admin_of(empty_kafka) as admin:
         admin.create_topics(["somebody.elses", "drydock.jobs.berln.v1"], wait_for_metadata=False)
         admin.wait_for_topics(["somebody.elses", "drydock.jobs.berln.v1"])
 
-    plan = topics("plan", empty_kafka)
+    plan = run_topics("plan", empty_kafka)
     assert plan.exit_code == 1
-    assert told(plan) == {(CHECKINS, "setting", "differs")}
+    assert reported_differences(plan) == {(CHECKINS, "setting", "differs")}
     assert "drydock.jobs.berln.v1 is not in the table" in plan.stderr
     assert "flush.messages=7" in plan.stderr
     assert settings_of(empty_kafka, CHECKINS)["retention.ms"] == "1000"
 
-    done = topics("apply", empty_kafka)
+    done = run_topics("apply", empty_kafka)
     assert done.exit_code == 0
-    assert told(done) == {(CHECKINS, "setting", "done")}
+    assert reported_differences(done) == {(CHECKINS, "setting", "done")}
     settings = settings_of(empty_kafka, CHECKINS)
     assert settings["retention.ms"] == str(30 * 24 * 3600 * 1000)
     assert settings["flush.messages"] == "7"
@@ -115,26 +109,26 @@ def test_apply_mends_a_setting_and_leaves_what_is_not_in_the_table(
 def test_partitions_are_added_to_the_whole_key_space_and_only_when_said_so(
     empty_kafka: KafkaCluster,
 ) -> None:
-    topics("apply", empty_kafka, "--partitions", "2")
+    run_topics("apply", empty_kafka, "--partitions", "2")
 
-    held = topics("apply", empty_kafka, "--partitions", "4")
+    held = run_topics("apply", empty_kafka, "--partitions", "4")
     assert held.exit_code == 1
-    assert told(held) == {(name, "partitions", "held") for name in DEVICE}
+    assert reported_differences(held) == {(name, "partitions", "held") for name in DEVICE}
     assert {partitions_of(empty_kafka)[name] for name in DEVICE} == {2}
 
-    done = topics("apply", empty_kafka, "--partitions", "4", "--yes")
+    done = run_topics("apply", empty_kafka, "--partitions", "4", "--yes")
     assert done.exit_code == 0, done.output
-    assert told(done) == {(name, "partitions", "done") for name in DEVICE}
+    assert reported_differences(done) == {(name, "partitions", "done") for name in DEVICE}
     assert {partitions_of(empty_kafka)[name] for name in DEVICE} == {4}
 
-    less = topics("apply", empty_kafka, "--partitions", "2", "--yes")
+    less = run_topics("apply", empty_kafka, "--partitions", "2", "--yes")
     assert less.exit_code == 1
-    assert told(less) == {(name, "partitions", "held") for name in DEVICE}
+    assert reported_differences(less) == {(name, "partitions", "held") for name in DEVICE}
     assert {partitions_of(empty_kafka)[name] for name in DEVICE} == {4}
 
 
 def test_more_copies_than_brokers_are_held(empty_kafka: KafkaCluster) -> None:
-    result = topics("apply", empty_kafka, "--replication", "3")
+    result = run_topics("apply", empty_kafka, "--replication", "3")
     assert result.exit_code == 1
     assert all("the cluster has 1" in each["why"] for each in lines(result))
     assert not DEVICE & set(partitions_of(empty_kafka))
@@ -160,8 +154,8 @@ def test_no_broker_is_one_line_and_exit_2() -> None:
 
 def test_bad_address_and_bad_site_are_one_line_and_exit_2() -> None:
     for result, said in (
-        (topics("plan", "not an address"), "DRYDOCK_KAFKA_BOOTSTRAP"),
-        (topics("plan", "127.0.0.1:1", sites="Austin!"), "'Austin!' is no site name"),
+        (run_topics("plan", "not an address"), "DRYDOCK_KAFKA_BOOTSTRAP"),
+        (run_topics("plan", "127.0.0.1:1", sites="Austin!"), "'Austin!' is no site name"),
     ):
         assert result.exit_code == 2
         assert len(result.stderr.splitlines()) == 1

@@ -6,7 +6,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from tests.integration.brokers import ROOT, KafkaCluster
+from tests.kafka.brokers import ROOT, KafkaCluster
 
 # What lies inside the container differs: addresses and folders.
 PLACES = {"listeners", "advertised.listeners", "controller.quorum.voters", "log.dirs"}

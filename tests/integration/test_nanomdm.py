@@ -15,11 +15,11 @@ from schemas.envelope import (
     decode,
 )
 from schemas.topics import CHECKINS, DEAD_LETTERS, INVENTORY
-from tests.integration.agent_site import eventually
-from tests.integration.brokers import KafkaCluster
-from tests.integration.gateways import gateway, records_of
 from tests.integration.nanomdm import EnrollingMac, NanoMdm, program
-from tests.integration.topics import make_topics
+from tests.kafka.agent_site import eventually
+from tests.kafka.brokers import KafkaCluster
+from tests.kafka.gateways import gateway, records_of
+from tests.kafka.topics import make_topics
 
 UDID = "5A0C7D9E-0000-4000-8000-00000000D0C4"
 HMAC_KEY = "the-key-of-nanomdm"
@@ -39,7 +39,7 @@ def test_what_a_mac_tells_nanomdm_is_in_kafka_without_its_secrets(
 ) -> None:
     kafka = kafka_with_topics
 
-    def told() -> dict[type[CloudEvent], CloudEvent]:
+    def events_by_type() -> dict[type[CloudEvent], CloudEvent]:
         events = map(decode, records_of(kafka, UDID, CHECKINS, INVENTORY))
         return {type(event): event for event in events}
 
@@ -59,10 +59,10 @@ def test_what_a_mac_tells_nanomdm_is_in_kafka_without_its_secrets(
         uuid = command["CommandUUID"]
         assert mac.answer("Acknowledged", CommandUUID=uuid, QueryResponses=responses) is None
         mac.check_in("CheckOut")
-        eventually(lambda: len(told()) >= 6, "every fact is in the topics")
+        eventually(lambda: len(events_by_type()) >= 6, "every fact is in the topics")
         assert running.value("drydock_gateway_posts_total", "accepted", "nanomdm") == 6
         assert running.end() == 0
-    found = told()
+    found = events_by_type()
     token_updated, inventory = found[TokenUpdatedEvent], found[InventoryEvent]
     assert isinstance(token_updated, TokenUpdatedEvent)
     assert token_updated.data.tally == 1

@@ -11,8 +11,8 @@ from pipeline.decide.policy_file import policy_digest
 from schemas.connection import KafkaConnection
 from schemas.envelope import PolicyChangedEvent, decode
 from schemas.topics import CONTROL
-from tests.integration.brokers import KafkaCluster
-from tests.integration.topics import make_topics
+from tests.kafka.brokers import KafkaCluster
+from tests.kafka.topics import make_topics
 
 POLICY = "sites: {tokyo: {time_zone: Asia/Tokyo}}\ndefault_site: tokyo\n"
 OTHER = POLICY + "# another one\n"

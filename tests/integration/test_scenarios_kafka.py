@@ -6,8 +6,8 @@ import pytest
 
 from tests import scenario
 from tests.embedded_shell import EmbeddedShell
-from tests.integration.kafka_shell import KafkaShell
-from tests.integration.workers import Workers
+from tests.kafka.kafka_shell import KafkaShell
+from tests.kafka.workers import Workers
 from tests.scenario import Answers
 
 

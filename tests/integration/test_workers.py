@@ -32,7 +32,7 @@ from schemas.topics import (
 from tests import factories
 from tests.embedded_shell import EmbeddedShell
 from tests.factories import HOUR, NOW
-from tests.integration.workers import PARTITIONS, WorkerProcess, Workers, eventually
+from tests.kafka.workers import PARTITIONS, WorkerProcess, Workers, eventually
 from tests.scenario import in_short
 
 UDIDS = [f"MAC-{number}" for number in range(120)]
@@ -59,7 +59,7 @@ def compare_with_embedded(workers: Workers, events: Sequence[CloudEvent], folder
     """What the workers know, decided and ordered is what one process makes of the same events."""
     shell = EmbeddedShell(folder)
     shell.begin(workers.now)
-    shell.hear(events)
+    shell.accept(events)
     fleet = shell.fleet
     found = {udid: (row["device"], jobs(row["jobs"])) for udid, row in workers.state().items()}
     assert found == {
@@ -162,8 +162,8 @@ def test_standby_takes_over_and_state_outlives_every_disk(workers: Workers) -> N
     workers.send(ADVISORY)
     workers.wait_caught_up()
     assert len(signed_once(workers)) == len(UDIDS)
-    eventually(lambda: told(second, "drydock_exposed_devices") == len(UDIDS), "all exposed")
-    assert told(second, "drydock_jobs_open") == len(UDIDS)
+    eventually(lambda: gauge(second, "drydock_exposed_devices") == len(UDIDS), "all exposed")
+    assert gauge(second, "drydock_jobs_open") == len(UDIDS)
     assert second.stop() == 0
     for worker in workers.running:
         shutil.rmtree(worker.data_dir)
@@ -176,7 +176,7 @@ def test_standby_takes_over_and_state_outlives_every_disk(workers: Workers) -> N
     assert len(signed_once(workers)) == len(UDIDS)
 
 
-def told(worker: WorkerProcess, name: str) -> float:
+def gauge(worker: WorkerProcess, name: str) -> float:
     """A gauge on the worker's page, all its labels together."""
     families = text_string_to_metric_families(worker.get("/metrics")[1])
     return sum(one.value for each in families for one in each.samples if one.name == name)

@@ -17,7 +17,8 @@ from agents.mac import Ack, Look
 from agents.simulated import Faults, Period, SimulatedFleet, SimulatedMac
 from schemas.events.control import HaltScope
 from schemas.jobs import Action, Job, JobSuperseded, Method
-from tests.site_factories import (
+from tests.crash_points import Crash
+from tests.factories.sites import (
     KEYS,
     SITE,
     START,
@@ -27,7 +28,7 @@ from tests.site_factories import (
     a_spec,
     an_erasing_job,
     hours,
-    issued,
+    signed_job,
 )
 
 UDIDS = ("A", "B", "C")
@@ -51,12 +52,8 @@ FAULTS = st.builds(
 )
 
 
-class Killed(BaseException):
-    """The process is gone."""
-
-
-class Mortal:
-    """A Mac in whose touch the executor can be killed."""
+class HaltCheckingMac:
+    """A Mac that refuses touches under a halt, and in whose touch the executor can crash."""
 
     def __init__(self, mac: SimulatedMac, machine: "ExecutorMachine") -> None:
         self._mac = mac
@@ -83,24 +80,28 @@ class ExecutorMachine(RuleBasedStateMachine):
         self.orders: dict[str, Job] = {}
         self.forged: set[str] = set()
         self.told: dict[int, Told] = {}
-        self.life_left = -1
+        self.moments_left = -1
         self.executor = self.start()
 
     def start(self) -> Executor:
-        self.life_left = -1
+        self.moments_left = -1
         path = Path(self.folder.name) / "journal"
         self.journal = Journal(path, self.moment)
         executor = Executor(
-            SITE, self.journal, KEYS, lambda job: Mortal(self.fleet.macs[job.udid], self), slots=2
+            SITE,
+            self.journal,
+            KEYS,
+            lambda job: HaltCheckingMac(self.fleet.macs[job.udid], self),
+            slots=2,
         )
         executor.set_halts(self.halts)
         return executor
 
     def moment(self, _: str) -> None:
-        if self.life_left > 0:
-            self.life_left -= 1
-            if self.life_left == 0:
-                raise Killed
+        if self.moments_left > 0:
+            self.moments_left -= 1
+            if self.moments_left == 0:
+                raise Crash
 
     def may_start(self, job: Job) -> bool:
         return self.halts is not None and not any(job.halted_by(scope) for scope in self.halts)
@@ -109,7 +110,7 @@ class ExecutorMachine(RuleBasedStateMachine):
         """Do it; if it kills the executor, start another and do it again, as the bus would."""
         try:
             getattr(self.executor, work)(*arguments)
-        except Killed:
+        except Crash:
             self.journal.close()
             self.executor = self.start()
             getattr(self.executor, work)(*arguments)
@@ -142,13 +143,15 @@ class ExecutorMachine(RuleBasedStateMachine):
         self.orders[job.job_id] = job
         if forge:
             self.forged.add(job.job_id)
-        self.survive("submit", issued(job, STRANGER_KEY) if forge else issued(job), self.now)
+        self.survive(
+            "submit", signed_job(job, STRANGER_KEY) if forge else signed_job(job), self.now
+        )
 
     @precondition(lambda self: self.orders)
     @rule(data=st.data())
     def submit_again(self, data: st.DataObject) -> None:
         job = self.orders[data.draw(st.sampled_from(sorted(self.orders)))]
-        self.survive("submit", issued(job), self.now)
+        self.survive("submit", signed_job(job), self.now)
 
     @precondition(lambda self: self.orders)
     @rule(data=st.data())
@@ -164,7 +167,7 @@ class ExecutorMachine(RuleBasedStateMachine):
 
     @rule(moments=st.integers(1, 12))
     def will_be_killed(self, moments: int) -> None:
-        self.life_left = moments
+        self.moments_left = moments
 
     @rule()
     def restart(self) -> None:
@@ -204,7 +207,7 @@ class ExecutorMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "executor"):
             return
-        self.life_left = -1
+        self.moments_left = -1
         self.halt(())
         for _ in range(12):
             self.time_passes(30)

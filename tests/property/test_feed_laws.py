@@ -17,7 +17,15 @@ from pipeline.ingest.sources import TRANSLATORS, since
 from schemas.envelope import decode, encode
 from schemas.events.advisory import AdvisorySnapshot
 from schemas.feeds import FeedSource, FeedState
-from tests.sofa_factories import RECEIVED_AT, Told, feed, line, release, told_by, translate
+from tests.factories.sofa import (
+    RECEIVED_AT,
+    FeedTranslation,
+    feed,
+    feed_translation,
+    line,
+    release,
+    translate,
+)
 
 REDACTOR = Redactor(b"0123456789abcdef")
 REAL: dict[FeedSource, tuple[str, ...]] = {
@@ -53,7 +61,7 @@ ODD: tuple[Any, ...] = (
 )
 
 
-def check(translation: Told | Translation) -> None:
+def check(translation: FeedTranslation | Translation) -> None:
     """What a translation promises whatever it was made of."""
     for event in translation.events:
         assert decode(encode(event)) == event
@@ -98,7 +106,7 @@ def feeds(draw: st.DrawFn, last_check: str = "2026-02-01T08:00:00Z") -> bytes:
     return feed(*(lines or [line("Tahoe 26", draw(releases("26.0")))]), last_check=last_check)
 
 
-def fold(*translations: Told) -> dict[str, AdvisorySnapshot]:
+def fold(*translations: FeedTranslation) -> dict[str, AdvisorySnapshot]:
     """The last word on each advisory; what is retracted is gone."""
     known: dict[str, AdvisorySnapshot] = {}
     for translation in translations:
@@ -159,7 +167,7 @@ def test_following_a_feed_tells_all_of_it_and_nothing_twice(documents: list[byte
     for raw in documents:
         judged = judge(raw, state, origin="feed", now=RECEIVED_AT, accept_losses=True)
         state = judged.state
-        told_so_far.append(told_by(Translation(judged.events, judged.dead_letters)))
+        told_so_far.append(feed_translation(Translation(judged.events, judged.dead_letters)))
         assert judge(raw, state, origin="feed", now=RECEIVED_AT, accept_losses=True).events == ()
         assert FeedState.model_validate_json(state.model_dump_json(exclude_none=True)) == state
         known, want = fold(*told_so_far), fold(translate(raw))

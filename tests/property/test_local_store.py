@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.processors import local_store
 from pipeline.processors.local_store import LocalStore
 
 Change = tuple[bytes, bytes | None]
@@ -97,9 +96,8 @@ def test_who_dies_before_it_saved_finds_rows_and_offset_of_one_moment(
         after.close()
 
 
-def test_many_rows_are_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_store, "_SAVED_AT_ONCE", 3)
-    store = LocalStore.open(tmp_path / "1.sqlite")
+def test_many_rows_are_saved_now_and_then(tmp_path: Path) -> None:
+    store = LocalStore.open(tmp_path / "1.sqlite", saved_at_once=3)
     for number in range(5):
         store.follow([(b"%d" % number, row(1, number))], number + 1)
     other = LocalStore.open(tmp_path / "1.sqlite")

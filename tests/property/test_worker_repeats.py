@@ -13,7 +13,7 @@ from pipeline.processors.work import Work
 from schemas.envelope import encode
 from schemas.topics import ADVISORIES, CONTROL, INTERNAL_TOPICS, INVENTORY, TOPICS
 from tests import factories as make
-from tests.site_factories import JOBS_KEY, KEYS
+from tests.factories.sites import JOBS_KEY, KEYS
 
 ONE_PARTITION = {topic.name: 1 for topic in (*TOPICS, *INTERNAL_TOPICS)}
 LAST = datetime(2026, 1, 20, 12, tzinfo=UTC)
@@ -35,13 +35,13 @@ def shard() -> DeviceShard:
     return found
 
 
-def report(mac: str, version: str, minute: int, facts: dict[str, Any]) -> bytes:
+def encoded_report(mac: str, version: str, minute: int, facts: dict[str, Any]) -> bytes:
     when = LAST - timedelta(minutes=minute)
     return encode(make.full_report(version, mac, when, serial=f"C02{mac}", **facts))
 
 
 REPORTS = st.builds(
-    report,
+    encoded_report,
     st.sampled_from(["MAC-A", "MAC-B"]),
     st.sampled_from(["26.1", "26.2", "26.2"]),
     st.integers(0, 3000),
@@ -58,10 +58,10 @@ def test_work_is_the_same_as_after_decoding(rounds: list[list[bytes]]) -> None:
         by_bytes.take(INVENTORY.name, records, LAST)
         for record in records:
             decoding._take(INVENTORY.name, record, LAST)
-        assert _told(by_bytes.collect()) == _told(decoding.collect())
+        assert _output(by_bytes.collect()) == _output(decoding.collect())
     assert by_bytes.engine.fleet.devices == decoding.engine.fleet.devices
 
 
-def _told(work: Work) -> Any:
+def _output(work: Work) -> Any:
     ages = {topic: round(age_s, 3) for topic, age_s in work.tally.ages.items()}
     return work.posts, work.rows, work.tally.folded, ages, work.tally.decisions, work.tally.letters

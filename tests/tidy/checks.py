@@ -183,6 +183,22 @@ def purity(root: Path) -> list[str]:
     return complaints
 
 
+def harness_imports(root: Path) -> list[str]:
+    """Return each import of integration tests from elsewhere, and of a broker from unit tests."""
+    complaints = []
+    for path in sorted((root / "tests").rglob("*.py")):
+        name = ".".join(path.relative_to(root).with_suffix("").parts)
+        forbidden = [] if within(name, ["tests.integration"]) else ["tests.integration"]
+        if within(name, ["tests.unit", "tests.property"]):
+            forbidden += ["tests.kafka", "tests.e2e", "tests.chaos", "tests.bench"]
+        complaints += [
+            f"{name}:{line}: may not import {imported}"
+            for line, imported in imports_of(name, path)
+            if within(imported, forbidden)
+        ]
+    return complaints
+
+
 def vague_names(root: Path) -> list[str]:
     """A file has one reason to change, and its name says which."""
     return [

@@ -87,6 +87,23 @@ def test_finds_impurity(tmp_path: Path, name: str, text: str, said: str) -> None
     assert said in found[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "complaints"),
+    [
+        pytest.param("tests/kafka/x.py", "import tests.integration.y", 1, id="harness"),
+        pytest.param("tests/unit/x.py", "from tests.integration import y", 1, id="unit"),
+        pytest.param("tests/property/x.py", "import tests.kafka.brokers", 1, id="broker"),
+        pytest.param("tests/integration/x.py", "import tests.integration.y", 0, id="own-folder"),
+        pytest.param("tests/chaos/x.py", "import tests.kafka.brokers", 0, id="chaos"),
+        pytest.param("tests/unit/x.py", "import tests.factories", 0, id="factories"),
+    ],
+)
+def test_integration_tests_are_imported_by_no_other_test(
+    tmp_path: Path, name: str, text: str, complaints: int
+) -> None:
+    assert len(checks.harness_imports(plant(tmp_path, {name: text}))) == complaints
+
+
 @pytest.mark.parametrize("name", ["agents/utils.py", "pipeline/common/x.py", "schemas/base.py"])
 def test_finds_vague_name(tmp_path: Path, name: str) -> None:
     assert len(checks.vague_names(plant(tmp_path, CLEAN | {name: ""}))) == 1

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         checks.import_direction,
         checks.purity,
+        checks.harness_imports,
         checks.vague_names,
         checks.long_functions,
         checks.dependencies_explained,

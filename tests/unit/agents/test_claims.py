@@ -21,7 +21,7 @@ from agents.replicated import ClaimLostError
 from schemas.attempts import AttemptRecord
 from schemas.connection import KafkaConnection
 from schemas.topics import attempts_topic
-from tests.site_factories import START, hours
+from tests.factories.sites import START, hours
 
 SITE = "london"
 TOPIC = attempts_topic(SITE)

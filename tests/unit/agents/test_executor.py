@@ -14,7 +14,7 @@ from schemas.jobs import Action, Job, JobIssued, JobSuperseded, Method
 from schemas.macos import parse_build, parse_os_version
 from schemas.results import ErrorCode
 from schemas.signing import APPROVAL_PAYLOAD, sign
-from tests.site_factories import (
+from tests.factories.sites import (
     APPROVALS_KEY,
     JOBS_KEY,
     KEYS,
@@ -31,8 +31,8 @@ from tests.site_factories import (
     collect,
     drive,
     hours,
-    issued,
     outcomes,
+    signed_job,
 )
 
 DONE = [("started", None), ("acted", None)]
@@ -41,7 +41,7 @@ INTEL = {"hardware": "t2", "model": "MacBookPro16,1"}
 
 def other(job: Job) -> JobIssued:
     """A readable job beside the signed bytes of another."""
-    return JobIssued(job=a_job(reason="routine_update"), signed=issued(job).signed)
+    return JobIssued(job=a_job(reason="routine_update"), signed=signed_job(job).signed)
 
 
 def signed_as_approval(job: Job) -> JobIssued:
@@ -51,49 +51,53 @@ def signed_as_approval(job: Job) -> JobIssued:
 
 
 REFUSALS = {
-    "signed by a stranger": (issued(a_job(), STRANGER_KEY), "refused", "bad_signature"),
-    "signed by an approver": (issued(a_job(), APPROVALS_KEY), "refused", "bad_signature"),
+    "signed by a stranger": (signed_job(a_job(), STRANGER_KEY), "refused", "bad_signature"),
+    "signed by an approver": (signed_job(a_job(), APPROVALS_KEY), "refused", "bad_signature"),
     "signed as an approval": (signed_as_approval(a_job()), "refused", "bad_signature"),
     "not the signed bytes": (other(a_job()), "refused", "bad_signature"),
-    "another site's": (issued(a_job(site="paris")), "refused", "wrong_site"),
+    "another site's": (signed_job(a_job(site="paris")), "refused", "wrong_site"),
     "expired": (
-        issued(a_job(issued_at=START - hours(2), expires_at=START)),
+        signed_job(a_job(issued_at=START - hours(2), expires_at=START)),
         "expired",
         "expired",
     ),
     "erases unapproved": (
-        issued(a_job(Action.REINSTALL, Method.STARTOSINSTALL, erases=True)),
+        signed_job(a_job(Action.REINSTALL, Method.STARTOSINSTALL, erases=True)),
         "refused",
         "no_approval",
     ),
     "erases by its method, unapproved": (
-        issued(a_job(Action.REINSTALL, Method.ERASE_DEVICE)),
+        signed_job(a_job(Action.REINSTALL, Method.ERASE_DEVICE)),
         "refused",
         "no_approval",
     ),
     "approved by a stranger": (
-        issued(an_erasing_job(key=STRANGER_KEY)),
+        signed_job(an_erasing_job(key=STRANGER_KEY)),
         "refused",
         "no_approval",
     ),
-    "approved with the jobs key": (issued(an_erasing_job(key=JOBS_KEY)), "refused", "no_approval"),
+    "approved with the jobs key": (
+        signed_job(an_erasing_job(key=JOBS_KEY)),
+        "refused",
+        "no_approval",
+    ),
     "approved for another Mac": (
-        issued(an_erasing_job(approve={"udid": "MAC-2"})),
+        signed_job(an_erasing_job(approve={"udid": "MAC-2"})),
         "refused",
         "no_approval",
     ),
     "approved for another job": (
-        issued(an_erasing_job(approve={"job_id": "job-0"})),
+        signed_job(an_erasing_job(approve={"job_id": "job-0"})),
         "refused",
         "no_approval",
     ),
     "approved for another action": (
-        issued(an_erasing_job(approve={"action": "reimage"})),
+        signed_job(an_erasing_job(approve={"action": "reimage"})),
         "refused",
         "no_approval",
     ),
     "approval ran out": (
-        issued(an_erasing_job(approve={"expires_at": START})),
+        signed_job(an_erasing_job(approve={"expires_at": START})),
         "refused",
         "no_approval",
     ),
@@ -116,7 +120,7 @@ def test_refuses_without_touching(order: JobIssued, outcome: str, code: str) -> 
 def test_carries_out_what_the_refused_orders_lack_one_thing_of(job: Job) -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
-    executor.submit(issued(job), START)
+    executor.submit(signed_job(job), START)
     drive(executor, fleet, START + hours(48))
     assert outcomes(collect(executor)) == DONE
     assert [act[2] for act in fleet.acted] == [job.job_id]
@@ -126,7 +130,7 @@ def test_refuses_an_erase_whose_approval_runs_out_while_it_waits() -> None:
     away = Faults(offline=(Period(START, START + hours(50)),))
     fleet = a_fleet(a_spec(faults=away))
     executor = an_executor(fleet, halted=True)
-    executor.submit(issued(an_erasing_job()), START)
+    executor.submit(signed_job(an_erasing_job()), START)
     drive(executor, fleet, START + hours(49))
     executor.set_halts(())
     drive(executor, fleet, START + hours(60))
@@ -169,7 +173,7 @@ def test_each_method_acts_once_and_tells(job: Job, spec: dict[str, Any]) -> None
         job = an_erasing_reimage()
     fleet = a_fleet(a_spec(**spec))
     executor = an_executor(fleet)
-    executor.submit(issued(job), START)
+    executor.submit(signed_job(job), START)
     drive(executor, fleet, START + hours(48))
     assert outcomes(collect(executor)) == DONE
     assert len(fleet.acted) == 1
@@ -218,7 +222,7 @@ PREFLIGHT = {
 def test_preflight_fails_without_touching(job: Job, spec: dict[str, Any], code: str) -> None:
     fleet = a_fleet(a_spec(**spec))
     executor = an_executor(fleet)
-    executor.submit(issued(job), START)
+    executor.submit(signed_job(job), START)
     drive(executor, fleet, START + hours(1))
     ((outcome, found),) = outcomes(collect(executor))
     assert found == code
@@ -274,7 +278,7 @@ def test_a_fault_ends_as_it_should(
 ) -> None:
     fleet = a_fleet(a_spec(faults=faults))
     executor = an_executor(fleet)
-    executor.submit(issued(a_job(method=method)), START)
+    executor.submit(signed_job(a_job(method=method)), START)
     drive(executor, fleet, START + hours(200))
     assert outcomes(collect(executor)) == want
     assert len(fleet.acted) == acts
@@ -285,7 +289,7 @@ def test_a_disk_that_fills_after_the_order_is_told() -> None:
     faults = Faults(disk_full_at=START + timedelta(seconds=2))
     fleet = a_fleet(a_spec(faults=faults))
     executor = an_executor(fleet)
-    executor.submit(issued(a_job()), START)
+    executor.submit(signed_job(a_job()), START)
     drive(executor, fleet, START + hours(2))
     assert outcomes(collect(executor)) == [("started", None), ("failed", "no_disk_space")]
 
@@ -294,7 +298,7 @@ def test_a_mac_that_leaves_mdm_takes_its_declaration_with_it() -> None:
     faults = Faults(loses_profile_at=START + hours(1))
     fleet = a_fleet(a_spec(faults=faults))
     executor = an_executor(fleet)
-    executor.submit(issued(a_job(method=Method.DDM, enforce_at=START + hours(40))), START)
+    executor.submit(signed_job(a_job(method=Method.DDM, enforce_at=START + hours(40))), START)
     drive(executor, fleet, START + hours(8))
     assert outcomes(collect(executor)) == [("started", None), ("failed", "not_enrolled")]
 
@@ -302,7 +306,7 @@ def test_a_mac_that_leaves_mdm_takes_its_declaration_with_it() -> None:
 def test_a_mac_already_there_is_not_touched() -> None:
     fleet = a_fleet(a_spec(os_version=NEW.version, build=NEW.build))
     executor = an_executor(fleet)
-    executor.submit(issued(a_job()), START)
+    executor.submit(signed_job(a_job()), START)
     executor.tick(START)
     (last,) = [told for told in collect(executor) if told.result.outcome == "acted"]
     assert (last.result.detail, last.result.observed_build) == ("already there", NEW.build)
@@ -322,7 +326,7 @@ def test_starts_nothing_while_halted(halts: tuple[HaltScope, ...] | None) -> Non
     fleet = a_fleet()
     executor = an_executor(fleet)
     executor.set_halts(halts)
-    executor.submit(issued(a_job(advisory_ids=("macOS-26.2",))), START)
+    executor.submit(signed_job(a_job(advisory_ids=("macOS-26.2",))), START)
     drive(executor, fleet, START + hours(10))
     assert fleet.acted == []
     executor.set_halts(())
@@ -333,7 +337,7 @@ def test_starts_nothing_while_halted(halts: tuple[HaltScope, ...] | None) -> Non
 def test_starts_nothing_before_it_was_told_the_halts() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet, halted=True)
-    executor.submit(issued(a_job()), START)
+    executor.submit(signed_job(a_job()), START)
     drive(executor, fleet, START + hours(10))
     assert fleet.acted == []
 
@@ -342,7 +346,7 @@ def test_a_halt_of_another_site_or_advisory_holds_nothing() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     executor.set_halts((HaltScope(site="paris"), HaltScope(advisory_id="macOS-15.7.3")))
-    executor.submit(issued(a_job(advisory_ids=("macOS-26.2",))), START)
+    executor.submit(signed_job(a_job(advisory_ids=("macOS-26.2",))), START)
     drive(executor, fleet, START + hours(10))
     assert len(fleet.acted) == 1
 
@@ -350,7 +354,7 @@ def test_a_halt_of_another_site_or_advisory_holds_nothing() -> None:
 def test_a_halted_job_expires() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet, halted=True)
-    executor.submit(issued(a_job()), START)
+    executor.submit(signed_job(a_job()), START)
     drive(executor, fleet, START + timedelta(days=8))
     assert outcomes(collect(executor)) == [("expired", "expired")]
 
@@ -358,7 +362,7 @@ def test_a_halted_job_expires() -> None:
 def test_a_lost_order_is_not_repeated_under_a_halt() -> None:
     fleet = a_fleet(a_spec(faults=Faults(lost_orders=1)))
     executor = an_executor(fleet)
-    executor.submit(issued(a_job()), START)
+    executor.submit(signed_job(a_job()), START)
     executor.tick(START)
     executor.set_halts((HaltScope(everything=True),))
     drive(executor, fleet, START + hours(10))
@@ -371,7 +375,7 @@ def test_a_lost_order_is_not_repeated_under_a_halt() -> None:
 def test_watches_a_touched_mac_through_a_halt() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
-    executor.submit(issued(a_job()), START)
+    executor.submit(signed_job(a_job()), START)
     executor.tick(START)
     executor.set_halts(None)
     drive(executor, fleet, START + hours(10))
@@ -381,7 +385,7 @@ def test_watches_a_touched_mac_through_a_halt() -> None:
 def test_a_finished_job_replayed_is_answered_from_the_journal() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
-    order = issued(a_job())
+    order = signed_job(a_job())
     executor.submit(order, START)
     drive(executor, fleet, START + hours(10))
     told = collect(executor)
@@ -397,8 +401,8 @@ def test_a_newer_job_supersedes_an_untouched_one() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet, halted=True)
     old, new = a_job(), a_job(generation=1, issued_at=START + hours(1))
-    executor.submit(issued(old), START)
-    executor.submit(issued(new), START + hours(1))
+    executor.submit(signed_job(old), START)
+    executor.submit(signed_job(new), START + hours(1))
     executor.set_halts(())
     drive(executor, fleet, START + hours(10))
     told = collect(executor)
@@ -414,9 +418,9 @@ def test_a_newer_job_waits_for_one_that_touched_its_mac() -> None:
     new = a_job(
         Action.REINSTALL, Method.STARTOSINSTALL, issued_at=START + hours(1), intent="seal@1"
     )
-    executor.submit(issued(old), START)
+    executor.submit(signed_job(old), START)
     executor.tick(START)
-    executor.submit(issued(new), START + hours(1))
+    executor.submit(signed_job(new), START + hours(1))
     drive(executor, fleet, START + hours(4))
     assert [act[2] for act in fleet.acted] == [old.job_id]
     drive(executor, fleet, START + hours(20))
@@ -429,9 +433,9 @@ def test_an_older_job_that_comes_late_never_runs() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     old, new = a_job(), a_job(generation=1, issued_at=START + hours(1))
-    executor.submit(issued(new), START + hours(1))
+    executor.submit(signed_job(new), START + hours(1))
     drive(executor, fleet, START + hours(10))
-    executor.submit(issued(old), START + hours(10))
+    executor.submit(signed_job(old), START + hours(10))
     drive(executor, fleet, START + hours(20))
     assert outcomes(collect(executor), old) == [("superseded", "superseded")]
     assert [act[2] for act in fleet.acted] == [new.job_id]
@@ -441,8 +445,8 @@ def test_an_unproven_order_does_not_make_true_ones_look_old() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     forged = a_job(generation=7, issued_at=START + hours(1))
-    executor.submit(issued(forged, STRANGER_KEY), START)
-    executor.submit(issued(a_job()), START)
+    executor.submit(signed_job(forged, STRANGER_KEY), START)
+    executor.submit(signed_job(a_job()), START)
     drive(executor, fleet, START + hours(10))
     assert outcomes(collect(executor), a_job()) == DONE
 
@@ -454,7 +458,7 @@ def withdraw(job: Job) -> JobSuperseded:
 def test_a_superseded_job_is_dropped_before_its_mac_is_touched() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
-    executor.submit(issued(a_job()), START)
+    executor.submit(signed_job(a_job()), START)
     executor.supersede(withdraw(a_job()), START)
     drive(executor, fleet, START + hours(10))
     assert outcomes(collect(executor)) == [("superseded", "superseded")]
@@ -464,7 +468,7 @@ def test_a_superseded_job_is_dropped_before_its_mac_is_touched() -> None:
 def test_a_superseded_job_that_touched_its_mac_runs_out() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
-    executor.submit(issued(a_job()), START)
+    executor.submit(signed_job(a_job()), START)
     executor.tick(START)
     executor.supersede(withdraw(a_job()), START)
     drive(executor, fleet, START + hours(10))
@@ -474,7 +478,7 @@ def test_a_superseded_job_that_touched_its_mac_runs_out() -> None:
 def test_a_superseded_order_that_was_lost_is_not_repeated() -> None:
     fleet = a_fleet(a_spec(faults=Faults(lost_orders=1)))
     executor = an_executor(fleet)
-    executor.submit(issued(a_job()), START)
+    executor.submit(signed_job(a_job()), START)
     executor.tick(START)
     executor.supersede(withdraw(a_job()), START)
     drive(executor, fleet, START + hours(10))
@@ -486,7 +490,7 @@ def test_a_job_withdrawn_before_it_comes_never_runs() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     executor.supersede(withdraw(a_job()), START)
-    executor.submit(issued(a_job()), START)
+    executor.submit(signed_job(a_job()), START)
     drive(executor, fleet, START + hours(10))
     assert fleet.acted == []
     assert set(outcomes(collect(executor))) == {("superseded", "superseded")}
@@ -497,7 +501,7 @@ def test_no_more_macs_at_once_than_slots() -> None:
     fleet = a_fleet(*specs)
     executor = an_executor(fleet, slots=2)
     for spec in specs:
-        executor.submit(issued(a_job(udid=spec.udid)), START)
+        executor.submit(signed_job(a_job(udid=spec.udid)), START)
     executor.tick(START)
     assert len(fleet.acted) == 2
     drive(executor, fleet, START + hours(24))
@@ -510,7 +514,7 @@ def test_a_mac_out_of_reach_holds_no_slot() -> None:
     fleet = a_fleet(a_spec("MAC-1", faults=away), a_spec("MAC-2"))
     executor = an_executor(fleet, slots=1)
     for udid in fleet.macs:
-        executor.submit(issued(a_job(udid=udid)), START)
+        executor.submit(signed_job(a_job(udid=udid)), START)
     executor.tick(START)
     assert [act[1] for act in fleet.acted] == ["MAC-2"]
 
@@ -535,7 +539,7 @@ def test_a_bug_in_one_macs_form_leaves_the_others_alone() -> None:
     )
     executor.set_halts(())
     for udid in fleet.macs:
-        executor.submit(issued(a_job(udid=udid)), START)
+        executor.submit(signed_job(a_job(udid=udid)), START)
     drive(executor, fleet, START + hours(10))
     told = collect(executor)
     assert outcomes(told, a_job(udid="MAC-1")) == [("failed", ErrorCode.BUG)]
@@ -547,7 +551,7 @@ def test_a_dry_run_touches_nothing_and_says_so() -> None:
     looks = {UDID: fleet.macs[UDID].look(a_job())}
     executor = Executor(SITE, Journal(":memory:"), KEYS, lambda _: DryRunMac(looks.get))
     executor.set_halts(())
-    executor.submit(issued(a_job()), START)
+    executor.submit(signed_job(a_job()), START)
     executor.tick(START)
     told = collect(executor)
     assert outcomes(told) == [("started", None), ("refused", "unsupported")]
@@ -558,14 +562,14 @@ def test_keys_retired_meanwhile_are_believed_no_more() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     executor.trust(KeyRing())
-    executor.submit(issued(a_job()), START)
+    executor.submit(signed_job(a_job()), START)
     assert outcomes(collect(executor)) == [("refused", "bad_signature")]
 
 
 def test_results_are_the_same_until_marked_published() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
-    executor.submit(issued(a_job()), START)
+    executor.submit(signed_job(a_job()), START)
     first = executor.results()
     assert executor.results() == first != []
     executor.mark_published(first)

@@ -6,7 +6,6 @@ import pytest
 from kafka import TopicPartition  # type: ignore[import-untyped]
 from kafka.errors import KafkaTimeoutError, RebalanceInProgressError  # type: ignore[import-untyped]
 
-from agents import intake
 from agents.intake import Intake, Member
 from agents.logs import make_log
 from agents.metrics import AgentMetrics
@@ -33,7 +32,7 @@ class Coordinator:
         self.joins = True
 
 
-class Outside:
+class FailingConsumer:
     """A consumer that holds a partition and cannot commit."""
 
     def __init__(self, error: Exception) -> None:
@@ -63,25 +62,24 @@ class Outside:
 
 
 def an_intake(error: Exception, monkeypatch: pytest.MonkeyPatch) -> Intake:
-    monkeypatch.setattr(intake, "_MAX_POLL_S", 0.2)
-    monkeypatch.setattr(Intake, "_subscribed", lambda _: Outside(error))
+    monkeypatch.setattr(Intake, "_subscribed", lambda _: FailingConsumer(error))
     nobody: Any = None
-    return Intake(KafkaConnection(), MEMBER, nobody, AgentMetrics(), make_log())
+    return Intake(KafkaConnection(), MEMBER, nobody, AgentMetrics(), make_log(), max_poll_s=0.2)
 
 
 def test_it_ends_where_a_rebalance_never_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    outside = an_intake(RebalanceInProgressError(), monkeypatch)
-    outside.start()
-    outside.join(PATIENCE_S)
-    assert not outside.is_alive()
-    assert outside.failure is not None
-    assert "out of the group drydock.agent.london" in outside.failure
+    stuck = an_intake(RebalanceInProgressError(), monkeypatch)
+    stuck.start()
+    stuck.join(PATIENCE_S)
+    assert not stuck.is_alive()
+    assert stuck.failure is not None
+    assert "out of the group drydock.agent.london" in stuck.failure
 
 
 def test_it_waits_for_a_broker_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = an_intake(KafkaTimeoutError(), monkeypatch)
     waiting.start()
-    waiting.join(1.0)
+    waiting.join(0.6)  # longer than a rebalance may last: 0.2 s + 2 sessions of 0.05 s
     assert waiting.is_alive()
     waiting.drain(0.0)
     waiting.join(PATIENCE_S)
@@ -89,10 +87,10 @@ def test_it_waits_for_a_broker_that_is_away(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_it_brings_back_a_client_that_forgot_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
-    outside = an_intake(RebalanceInProgressError(), monkeypatch)
-    consumer = Outside(RebalanceInProgressError())
+    stuck = an_intake(RebalanceInProgressError(), monkeypatch)
+    consumer = FailingConsumer(RebalanceInProgressError())
     consumer._coordinator.joins = False
     monkeypatch.setattr(Intake, "_subscribed", lambda _: consumer)
-    outside.start()
-    outside.join(PATIENCE_S)
+    stuck.start()
+    stuck.join(PATIENCE_S)
     assert consumer._coordinator.joins

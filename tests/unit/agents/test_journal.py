@@ -6,7 +6,7 @@ from agents.journal import Journal, JournalError
 from agents.lifecycle import Entry, Phase, result
 from schemas.envelope import decode, encode
 from schemas.results import Outcome
-from tests.site_factories import START, a_job, hours
+from tests.factories.sites import START, a_job, hours
 
 
 def entry(**changes: object) -> Entry:
@@ -41,7 +41,7 @@ def test_state_and_result_are_written_together_or_not_at_all(tmp_path: Path) -> 
 
 def test_a_second_executor_cannot_open_it(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal"), pytest.raises(JournalError, match="locked"):
-        Journal(tmp_path / "journal")
+        Journal(tmp_path / "journal", busy_timeout_s=0.05)
 
 
 def test_another_version_is_not_touched(tmp_path: Path) -> None:

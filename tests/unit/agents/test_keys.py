@@ -11,7 +11,7 @@ from agents.keys import KeyRing, KeysError, KeyStore, Purpose
 from pipeline.cli.keys import app
 from schemas.orders import issue, read_job
 from schemas.signing import SignatureError
-from tests.site_factories import a_job
+from tests.factories.sites import a_job
 
 JOBS, APPROVALS = Purpose.JOBS, Purpose.APPROVALS
 

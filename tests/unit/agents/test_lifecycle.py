@@ -32,7 +32,7 @@ from agents.mac import Ack, AckKind, InstallState, Look, Progress
 from schemas.jobs import Action, Job, Method
 from schemas.macos import parse_build, parse_os_version
 from schemas.results import ErrorCode
-from tests.site_factories import NEW, START, a_job, an_erasing_job, hours
+from tests.factories.sites import NEW, START, a_job, an_erasing_job, hours
 
 SECOND = timedelta(seconds=1)
 BOOTED = START - hours(50)
@@ -78,7 +78,7 @@ def watching(job: Job | None = None, **changes: Any) -> Entry:
     return intended(job, **fields)
 
 
-def said(step: Step) -> str:
+def step_name(step: Step) -> str:
     """A step in a word: act, wait, observe, or `outcome/code` of its end."""
     if isinstance(step, Finish):
         told = step.results[-1]
@@ -344,7 +344,7 @@ TABLE = {
 
 @pytest.mark.parametrize(("given_", "sight", "later", "want"), TABLE.values(), ids=TABLE.keys())
 def test_next_step(given_: Entry, sight: Look | Away | None, later: timedelta, want: str) -> None:
-    assert said(next_step(given_, sight, START + later)) == want
+    assert step_name(next_step(given_, sight, START + later)) == want
 
 
 ANSWERS = {
@@ -362,7 +362,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize(("given_", "ack", "want"), ANSWERS.values(), ids=ANSWERS.keys())
 def test_answered(given_: Entry, ack: Ack, want: str) -> None:
-    assert said(answered(given_, ack, START)) == want
+    assert step_name(answered(given_, ack, START)) == want
 
 
 def test_an_acknowledgement_is_no_success() -> None:
@@ -382,7 +382,7 @@ def test_a_repeated_order_awaits_an_answer_of_its_own() -> None:
     repeated = next_step(put_off.entry, look(), START + hours(1))
     assert isinstance(repeated, Act)
     unanswered = next_step(repeated.entry, look(), START + hours(1) + SECOND)
-    assert said(unanswered) == "wait"
+    assert step_name(unanswered) == "wait"
 
 
 def test_the_first_order_is_told_with_its_intent() -> None:
@@ -392,8 +392,8 @@ def test_the_first_order_is_told_with_its_intent() -> None:
 
 
 def test_supersession_drops_the_untouched_and_lets_the_touched_run() -> None:
-    assert said(supersede(entry(), START)) == "superseded/superseded"
-    assert said(supersede(watching(), START)) == "wait"
+    assert step_name(supersede(entry(), START)) == "superseded/superseded"
+    assert step_name(supersede(watching(), START)) == "wait"
 
 
 def test_progress_is_told_once_for_each_quarter() -> None:

@@ -10,7 +10,7 @@ from agents.simulated.link import Channel, Line
 from schemas.envelope import DeviceEvent, decode, encode
 from schemas.jobs import Action, Job, Method
 from schemas.macos import parse_build, parse_os_version
-from tests.site_factories import (
+from tests.factories.sites import (
     NEW,
     RELEASES,
     SITE,

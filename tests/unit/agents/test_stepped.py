@@ -6,26 +6,22 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-import pytest
-
 from agents.clock import SteppedClock
-from agents.simulated import holder as other_side
-from agents.simulated import shared
 from agents.simulated.holder import Holder, HolderServer
 from agents.simulated.shared import SharedMacs
 from agents.simulated.wire import FleetPlan
-from tests.site_factories import NEW, RELEASES, START, UDID, a_job, a_spec
+from tests.factories.sites import NEW, RELEASES, START, UDID, a_job, a_spec
 
 DAY = timedelta(days=1)
 
 
 @contextmanager
-def served(holder: Holder) -> Iterator[SharedMacs]:
+def served(holder: Holder, *, idle_s: float = 120.0, quiet_s: float = 60.0) -> Iterator[SharedMacs]:
     """The Macs as another process meets them."""
-    server = HolderServer("127.0.0.1", 0, holder)
+    server = HolderServer("127.0.0.1", 0, holder, idle_s=idle_s)
     serving = threading.Thread(target=server.serve_forever)
     serving.start()
-    macs = SharedMacs("127.0.0.1", server.server_port)
+    macs = SharedMacs("127.0.0.1", server.server_port, quiet_s=quiet_s)
     try:
         yield macs
     finally:
@@ -56,17 +52,13 @@ def test_time_stands_until_it_is_set_and_is_the_same_for_all(tmp_path: Path) -> 
     assert holder.take_told() == []
 
 
-def test_macs_are_reached_after_a_long_silence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # In proportion as it is: the holder hangs up after a while, who calls hangs up before.
-    monkeypatch.setattr(other_side._Handler, "timeout", 0.2)
-    monkeypatch.setattr(shared, "_QUIET_S", 0.1)
+def test_macs_are_reached_after_a_long_silence(tmp_path: Path) -> None:
     clock = SteppedClock(tmp_path / "clock")
     clock.set(START)
     plan = FleetPlan(start=START, macs=(a_spec(),), releases=RELEASES, lines={})
     job = a_job()
-    with served(Holder(plan, None, None, clock)) as macs:
+    # The client closes an idle connection before the server does, as with the defaults.
+    with served(Holder(plan, None, None, clock), idle_s=0.2, quiet_s=0.1) as macs:
         mac = macs.mac_for(job)
         mac.look(job)
         # Nothing tells the caller that the other side has hung up: only time passes.

@@ -8,7 +8,7 @@ import pytest
 from agents.verification import Proven, Refusal, examine
 from schemas.jobs import Action, Job, Method
 from schemas.results import ErrorCode, Outcome
-from tests.site_factories import (
+from tests.factories.sites import (
     APPROVALS_KEY,
     KEYS,
     SITE,
@@ -17,7 +17,7 @@ from tests.site_factories import (
     a_job,
     an_erasing_job,
     hours,
-    issued,
+    signed_job,
 )
 
 MOMENT = timedelta(microseconds=1)
@@ -35,26 +35,26 @@ def refused(order: Any, at: Any = START) -> tuple[Outcome, ErrorCode]:
 
 def test_an_order_is_proven_until_it_expires() -> None:
     job = a_job()
-    assert examine(issued(job), SITE, KEYS, job.expires_at - MOMENT) == Proven(job, None)
-    assert refused(issued(job), job.expires_at) == EXPIRED
+    assert examine(signed_job(job), SITE, KEYS, job.expires_at - MOMENT) == Proven(job, None)
+    assert refused(signed_job(job), job.expires_at) == EXPIRED
 
 
 def test_an_order_of_another_key_or_other_bytes_is_refused() -> None:
-    assert refused(issued(a_job(), STRANGER_KEY)) == BAD_SIGNATURE
-    assert refused(issued(a_job(), APPROVALS_KEY)) == BAD_SIGNATURE
-    changed = issued(a_job()).model_copy(update={"job": a_job(generation=1)})
+    assert refused(signed_job(a_job(), STRANGER_KEY)) == BAD_SIGNATURE
+    assert refused(signed_job(a_job(), APPROVALS_KEY)) == BAD_SIGNATURE
+    changed = signed_job(a_job()).model_copy(update={"job": a_job(generation=1)})
     assert refused(changed) == BAD_SIGNATURE
 
 
 def test_an_order_for_another_site_is_refused() -> None:
-    assert refused(issued(a_job(site="tokyo"))) == (Outcome.REFUSED, ErrorCode.WRONG_SITE)
+    assert refused(signed_job(a_job(site="tokyo"))) == (Outcome.REFUSED, ErrorCode.WRONG_SITE)
 
 
 def test_an_approved_order_is_proven_until_its_approval_runs_out() -> None:
     job = an_erasing_job()
     until = START + hours(48)
-    assert examine(issued(job), SITE, KEYS, until - MOMENT) == Proven(job, until)
-    assert refused(issued(job), until) == NO_APPROVAL
+    assert examine(signed_job(job), SITE, KEYS, until - MOMENT) == Proven(job, until)
+    assert refused(signed_job(job), until) == NO_APPROVAL
 
 
 def without_approval() -> Job:
@@ -72,9 +72,9 @@ UNAPPROVED = [
 
 @pytest.mark.parametrize("job", UNAPPROVED)
 def test_an_erasing_order_without_its_own_approval_is_refused(job: Job) -> None:
-    assert refused(issued(job)) == NO_APPROVAL
+    assert refused(signed_job(job)) == NO_APPROVAL
 
 
 @pytest.mark.parametrize("method", [Method.ERASE_DEVICE, Method.ASR])
 def test_a_method_that_erases_needs_an_approval_whatever_the_job_declares(method: Method) -> None:
-    assert refused(issued(a_job(Action.REINSTALL, method))) == NO_APPROVAL
+    assert refused(signed_job(a_job(Action.REINSTALL, method))) == NO_APPROVAL

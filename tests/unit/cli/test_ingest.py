@@ -17,7 +17,7 @@ from pipeline.cli.app import app
 from pipeline.cli.ingest import _Lines, _Run
 from pipeline.ingest.outcome import Translation
 from pipeline.ingest.redaction import Redactor
-from tests.sofa_factories import feed, line, release
+from tests.factories.sofa import feed, line, release
 
 FEED = feed(line("Tahoe 26", release("26.2", exploited=("CVE-2026-1001",)), release("26.1")))
 OLD = feed(line("Tahoe 26", release("26.2"), release("26.1")), last_check="2026-01-20T08:00:00Z")

@@ -20,7 +20,7 @@ OTHER_TEXT = POLICY_TEXT + "# another one\n"
 HOUR = timedelta(hours=1)
 
 
-def told(text: str, at: timedelta = -HOUR) -> bytes:
+def published_policy(text: str, at: timedelta = -HOUR) -> bytes:
     """A policy that was published then."""
     return encode(commands.policy(text, "somebody", NOW + at))
 
@@ -37,12 +37,28 @@ MINE, OTHER = policy_digest(POLICY_TEXT), policy_digest(OTHER_TEXT)
 HELD = {
     "nothing": ([], None, True),
     "no policy": ([HALT, b"{", b""], None, True),
-    "this one": ([told(POLICY_TEXT), HALT], MINE, False),
-    "another one": ([told(OTHER_TEXT)], OTHER, True),
-    "another one since": ([told(POLICY_TEXT, -2 * HOUR), told(OTHER_TEXT)], OTHER, True),
-    "another one, late": ([told(POLICY_TEXT), told(OTHER_TEXT, -2 * HOUR)], MINE, False),
-    "an invalid one since": ([told(POLICY_TEXT), told("sites: 1\n", HOUR)], MINE, False),
-    "one that lies since": ([told(OTHER_TEXT), with_wrong_digest(POLICY_TEXT)], OTHER, True),
+    "this one": ([published_policy(POLICY_TEXT), HALT], MINE, False),
+    "another one": ([published_policy(OTHER_TEXT)], OTHER, True),
+    "another one since": (
+        [published_policy(POLICY_TEXT, -2 * HOUR), published_policy(OTHER_TEXT)],
+        OTHER,
+        True,
+    ),
+    "another one, late": (
+        [published_policy(POLICY_TEXT), published_policy(OTHER_TEXT, -2 * HOUR)],
+        MINE,
+        False,
+    ),
+    "an invalid one since": (
+        [published_policy(POLICY_TEXT), published_policy("sites: 1\n", HOUR)],
+        MINE,
+        False,
+    ),
+    "one that lies since": (
+        [published_policy(OTHER_TEXT), with_wrong_digest(POLICY_TEXT)],
+        OTHER,
+        True,
+    ),
 }
 
 
@@ -60,7 +76,7 @@ def test_publishes_where_another_policy_is_in_force(
 
 
 def test_wins_over_one_told_by_a_clock_that_is_ahead() -> None:
-    held = [told(OTHER_TEXT, HOUR)]
+    held = [published_policy(OTHER_TEXT, HOUR)]
     found = publication(held, POLICY_TEXT, "me", NOW)
     assert found.event is not None
     assert found.event.time == NOW + HOUR + timedelta(microseconds=1)
@@ -76,7 +92,6 @@ class Fleet:
         self.loses_answer = False
         monkeypatch.setattr(policy_publication, "read_control", self.read)
         monkeypatch.setattr(policy_publication, "publish", self.publish)
-        monkeypatch.setattr(policy_publication, "_AGAIN_S", 0.0)
 
     def read(self, _: KafkaSettings) -> list[bytes]:
         self.away -= 1
@@ -92,7 +107,7 @@ class Fleet:
 
 def test_tries_again_while_kafka_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet(monkeypatch, away=3)
-    done = put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=60)
+    done = put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=60, retry_delay_s=0.0)
     assert done.event is not None
     assert fleet.control == [encode(done.event)]
 
@@ -100,14 +115,14 @@ def test_tries_again_while_kafka_is_away(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet(monkeypatch, away=10**9)
     with pytest.raises(NoTopicError):
-        put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=0.01)
+        put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=0.01, retry_delay_s=0.0)
     assert fleet.control == []
 
 
 def test_an_answer_that_was_lost_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet(monkeypatch, away=0)
     fleet.loses_answer = True
-    done = put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=60)
+    done = put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=60, retry_delay_s=0.0)
     assert (done.previous, len(fleet.control)) == (MINE, 1)
 
 

@@ -206,7 +206,9 @@ def test_a_bad_policy_is_named_line_by_line(data_dir: Path, tmp_path: Path) -> N
         (("--policy", "missing.yaml"), "cannot read missing.yaml"),
     ],
 )
-def test_refuses(data_dir: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_bad_arguments_are_refused(
+    data_dir: Path, arguments: tuple[str, ...], message: str
+) -> None:
     result = drydock("replay", "--data-dir", data_dir, *arguments)
     assert result.exit_code == 2
     assert message in result.stderr

@@ -63,7 +63,7 @@ def started(*events: Event, text: str = POLICY_TEXT) -> Engine:
     return engine
 
 
-def said(effects: list[Effect]) -> list[str]:
+def effect_names(effects: list[Effect]) -> list[str]:
     return [
         f"{one.record.decision.decision} {one.record.decision.reason}"
         if isinstance(one, Decided)
@@ -90,7 +90,9 @@ def begun(engine: Engine, effects: list[Effect]) -> None:
 
 
 def enrol(engine: Engine, when: datetime) -> list[str]:
-    return said([effect for event in enrolled(UDID, when) for effect in drive(engine, event)])
+    return effect_names(
+        [effect for event in enrolled(UDID, when) for effect in drive(engine, event)]
+    )
 
 
 @pytest.mark.parametrize("fact", [{"identity_expires_at": NOW + DAY}, {"user_approved": False}])
@@ -108,9 +110,9 @@ def test_a_servers_clock_that_is_ahead_shows_no_job_done_that_was_not_begun() ->
     begun(engine, drive(engine, full_report("26.3", when=NOW, serial="C02TEST0001", **fact)))
     enrol(engine, NOW + MINUTE)
     again = drive(engine, reported(UDID, NOW + MINUTE, "mdm", **fact))
-    assert said(again) == ["send not_user_approved", "hold job_open"]
+    assert effect_names(again) == ["send not_user_approved", "hold job_open"]
     begun(engine, again)
-    assert said(drive(engine, polled(UDID, NOW + MINUTE))) == []
+    assert effect_names(drive(engine, polled(UDID, NOW + MINUTE))) == []
     assert [entry.is_open for entry in engine.fleet.ledgers[UDID]].count(True) == 1
     assert enrol(engine, NOW + 2 * MINUTE)[-2:] == ["job.resulted.v1", "nothing compliant"]
 
@@ -119,20 +121,20 @@ def test_nothing_is_decided_before_there_is_a_policy() -> None:
     engine = Engine()
     assert not any(drive(engine, event) for event in a_mac())
     effects = drive(engine, policy_changed())
-    assert said(effects) == ["nothing no_advisory"]
+    assert effect_names(effects) == ["nothing no_advisory"]
 
 
 def test_an_advisory_sends_a_job_and_the_report_of_the_target_closes_it() -> None:
     engine = Engine()
     for event in (policy_changed(), release("26.1"), *a_mac()):
         drive(engine, event)
-    assert said(drive(engine, release("26.2"))) == ["send security_update", "hold job_open"]
+    assert effect_names(drive(engine, release("26.2"))) == ["send security_update", "hold job_open"]
     assert engine.open_jobs["london", "update"] == 1
     assert engine.exposed["london", "high"] == 1
     order = engine.fleet.ledgers[UDID][0]
     assert not order.may_have_touched
     done = full_report("26.2", when=NOW + HOUR)
-    assert said(drive(engine, done, NOW + HOUR)) == [
+    assert effect_names(drive(engine, done, NOW + HOUR)) == [
         "job.resulted.v1",
         "nothing compliant",
     ]
@@ -155,7 +157,7 @@ def test_a_report_without_news_is_not_decided_on() -> None:
 def test_a_held_mac_is_decided_on_when_its_figures_change() -> None:
     engine = started(*a_mac(free_disk_gb=1.0))
     assert standing(engine) is Reason.LOW_DISK
-    assert said(drive(engine, full_report(when=NOW, free_disk_gb=100.0))) == [
+    assert effect_names(drive(engine, full_report(when=NOW, free_disk_gb=100.0))) == [
         "send security_update",
         "hold job_open",
     ]
@@ -164,8 +166,8 @@ def test_a_held_mac_is_decided_on_when_its_figures_change() -> None:
 def test_a_newer_release_withdraws_the_job_and_sends_another() -> None:
     engine = started(*a_mac())
     effects = drive(engine, release("26.3", day="2026-01-10"))
-    assert said(effects)[0] == "job.superseded.v1"
-    assert said(effects)[-1] == "hold job_open"
+    assert effect_names(effects)[0] == "job.superseded.v1"
+    assert effect_names(effects)[-1] == "hold job_open"
     outcomes = {one.intent: one.outcome for one in engine.fleet.ledgers[UDID]}
     assert outcomes == {"26.2": Outcome.SUPERSEDED, "26.3": None}
 
@@ -173,14 +175,14 @@ def test_a_newer_release_withdraws_the_job_and_sends_another() -> None:
 def test_a_retracted_release_withdraws_its_job() -> None:
     engine = started(*a_mac())
     effects = drive(engine, retracted("26.2", heard_at=NOW))
-    assert said(effects) == ["job.superseded.v1", "nothing compliant"]
+    assert effect_names(effects) == ["job.superseded.v1", "nothing compliant"]
 
 
 def test_a_begun_job_is_not_withdrawn() -> None:
     engine = started(*a_mac())
     order = sent(engine)
     drive(engine, resulted(order, Outcome.STARTED, NOW))
-    assert said(drive(engine, release("26.3", day="2026-01-10"))) == ["hold job_open"]
+    assert effect_names(drive(engine, release("26.3", day="2026-01-10"))) == ["hold job_open"]
 
 
 def sent(engine: Engine) -> Any:
@@ -193,7 +195,7 @@ def test_a_job_that_had_begun_when_it_was_withdrawn_is_open_and_its_successor_go
     order = sent(engine)
     drive(engine, release("26.3", day="2026-01-10"))
     effects = drive(engine, resulted(order, Outcome.STARTED, NOW))
-    assert said(effects)[0] == "job.superseded.v1"
+    assert effect_names(effects)[0] == "job.superseded.v1"
     is_open = {one.intent: one.is_open for one in engine.fleet.ledgers[UDID]}
     assert is_open == {"26.2": True, "26.3": False}
 
@@ -202,14 +204,14 @@ def test_a_job_nobody_began_expires_by_itself_and_is_sent_again() -> None:
     engine = started(*a_mac())
     ends_at = engine.next_due()
     assert ends_at == NOW + 3 * DAY
-    assert said(take(engine, engine.due(ends_at), ends_at)) == [
+    assert effect_names(take(engine, engine.due(ends_at), ends_at)) == [
         "job.resulted.v1",
         "hold cooling_down",
     ]
     again_at = engine.next_due()
     assert again_at == ends_at + 4 * HOUR
     effects = take(engine, engine.due(again_at), again_at)
-    assert said(effects) == ["send security_update", "hold job_open"]
+    assert effect_names(effects) == ["send security_update", "hold job_open"]
     assert [one.generation for one in engine.fleet.ledgers[UDID]] == [0, 1]
 
 
@@ -230,7 +232,7 @@ def test_slots_go_to_the_first_deadlines_when_one_is_free() -> None:
     assert standing(engine, THIRD) is Reason.SITE_FULL
     order = sent(engine)
     effects = drive(engine, resulted(order, Outcome.FAILED, NOW, ErrorCode.NO_DISK_SPACE))
-    assert said(effects) == ["hold cooling_down", "send security_update", "hold job_open"]
+    assert effect_names(effects) == ["hold cooling_down", "send security_update", "hold job_open"]
     assert standing(engine, THIRD) is Reason.JOB_OPEN
     assert engine.open_jobs["london", "update"] == 2
 
@@ -238,7 +240,7 @@ def test_slots_go_to_the_first_deadlines_when_one_is_free() -> None:
 def test_a_halt_holds_everything_and_its_end_lets_it_go() -> None:
     engine = started(halted(when=NOW - DAY), *a_mac())
     assert standing(engine) is Reason.HALTED
-    assert said(drive(engine, halt_cleared())) == ["send security_update", "hold job_open"]
+    assert effect_names(drive(engine, halt_cleared())) == ["send security_update", "hold job_open"]
 
 
 def test_an_approval_lets_an_erase_go_and_a_denial_takes_it_back() -> None:

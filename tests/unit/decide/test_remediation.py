@@ -35,7 +35,7 @@ from tests.factories import (
     release,
     retracted,
     situation,
-    told,
+    with_report,
 )
 
 NEO: dict[str, Any] = {"model": "Mac17,5", "device_id": "J700AP"}
@@ -601,7 +601,7 @@ def test_the_follow_up_chain_is_worked_off() -> None:
         ({"compliant": True}, ()),
     ]
     for number, (facts, missing) in enumerate(steps):
-        device = told(device, NOW - timedelta(minutes=50 - number), "munki", **facts)
+        device = with_report(device, NOW - timedelta(minutes=50 - number), "munki", **facts)
         s = situation(device, rules=CHAIN, ledger=(ERASED,))
         assert follow_up_missing(s) == missing
         decision = decide(s)
@@ -617,7 +617,7 @@ def test_mdm_has_a_day_from_the_first_day_of_inventory_after_its_own_last() -> N
     [need] = needs(situation(silent), exposure(situation(silent)))
     assert need.not_before_us == to_us(NOW - DAY)
     # 18 January ends before the report of the 20th: the day counts, however often it reports.
-    again = told(silent, NOW - HOUR)
+    again = with_report(silent, NOW - HOUR)
     [need] = needs(situation(again), exposure(situation(again)))
     assert need.not_before_us == to_us(at("2026-01-20"))
     decision = decide(situation(again))

@@ -9,8 +9,8 @@ import pytest
 from pipeline.demo.drive import waves
 from pipeline.demo.outcome import LogLine, read_outcome
 from schemas.envelope import encode
-from tests.embedded_world import report
 from tests.factories import NOW
+from tests.factories.sites import osquery_report
 
 THEN = NOW + timedelta(hours=1)
 
@@ -46,13 +46,13 @@ def test_exposure_follows_the_last_answer() -> None:
 
 def test_events_are_those_from_outside() -> None:
     told = b'{"type": "drydock.job.resulted.v1", "data": {"job_id": "job-1", "outcome": "acted"}}'
-    lines = [LogLine("event", NOW, body) for body in (encode(report(at=NOW)), told)]
+    lines = [LogLine("event", NOW, body) for body in (encode(osquery_report(at=NOW)), told)]
     assert read_outcome(lines).events == 1
 
 
 def test_each_mac_says_one_thing_a_wave_in_its_order() -> None:
     said = [
-        report(udid, datetime(2026, 1, day, tzinfo=UTC))
+        osquery_report(udid, datetime(2026, 1, day, tzinfo=UTC))
         for day in (1, 2, 3)
         for udid in ("MAC-1", "MAC-2")[: 4 - day]
     ]

@@ -11,7 +11,8 @@ from pipeline.cli.app import app
 from pipeline.embedded.log import Log
 from pipeline.embedded.service import Service
 from schemas.envelope import ApprovalGrantedEvent, decode
-from tests.embedded_world import POLICY, advisory, report
+from tests.embedded_world import POLICY
+from tests.factories.sites import critical_release, osquery_report
 
 NOW = datetime.now(UTC)
 
@@ -33,9 +34,9 @@ def data_dir(tmp_path: Path) -> Path:
     sound = {"os_version": "26.2", "build": "25C56", "model": "Mac14,2"}
     service.accept(
         [
-            advisory("26.2", "25C56", NOW - timedelta(days=1)),
-            report("MAC-1", NOW, loan_returned_at=NOW - timedelta(hours=1), **sound),
-            report("MAC-2", NOW, **sound),
+            critical_release("26.2", "25C56", NOW - timedelta(days=1)),
+            osquery_report("MAC-1", NOW, loan_returned_at=NOW - timedelta(hours=1), **sound),
+            osquery_report("MAC-2", NOW, **sound),
         ],
         (),
         NOW,

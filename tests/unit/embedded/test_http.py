@@ -33,14 +33,21 @@ from pipeline.metrics import Metrics
 from schemas.decisions import Decision, Reason, Verdict
 from schemas.envelope import encode
 from schemas.jobs import Action
-from tests.embedded_world import POLICY, advisory, report
-from tests.site_factories import APPROVALS_KEY, JOBS_KEY, KEYS, STRANGER_KEY
-from tests.sofa_factories import feed, line, release
+from tests.embedded_world import POLICY
+from tests.factories.sites import (
+    APPROVALS_KEY,
+    JOBS_KEY,
+    KEYS,
+    STRANGER_KEY,
+    critical_release,
+    osquery_report,
+)
+from tests.factories.sofa import feed, line, release
 
 TOKEN = {"Authorization": "Bearer admin-token"}
 NOW = datetime.now(UTC)
 MAC: dict[str, Any] = {"os_version": "26.1", "build": "25B78", "model": "Mac14,2"}
-RELEASE = encode(advisory("26.2", "25C56", NOW))
+RELEASE = encode(critical_release("26.2", "25C56", NOW))
 
 
 class Endpoint:
@@ -120,7 +127,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., tuple[httpx.Client, Endpoint
 
 
 def event(udid: str, **facts: Any) -> bytes:
-    return encode(report(udid, NOW, **MAC, **facts))
+    return encode(osquery_report(udid, NOW, **MAC, **facts))
 
 
 def test_events_are_durable_when_they_are_answered(serve: Any) -> None:
@@ -183,11 +190,11 @@ def test_translator_bug_is_a_dead_letter_that_replays(
     assert client.post("/webhooks/jamf", json=payload).json()["dead_letters"] == 1
     assert client.post("/v1/dead-letters/1/replay", headers=TOKEN).status_code == 409
 
-    def mended(raw: bytes, **_: Any) -> Any:
+    def fixed(raw: bytes, **_: Any) -> Any:
         assert json.loads(raw) == payload
-        return Translation(events=(report("MAC-9", NOW, **MAC),))
+        return Translation(events=(osquery_report("MAC-9", NOW, **MAC),))
 
-    monkeypatch.setattr(intake, "TRANSLATORS", {**TRANSLATORS, "jamf": mended})
+    monkeypatch.setattr(intake, "TRANSLATORS", {**TRANSLATORS, "jamf": fixed})
     answer = client.post("/v1/dead-letters/1/replay", headers=TOKEN)
     assert answer.json() == {"replayed": 1, "events": 1}
     assert "MAC-9" in endpoint.logged()

@@ -8,19 +8,19 @@ from pipeline.embedded.service import Service
 from pipeline.embedded.status import read_status
 from schemas.envelope import Event, InventoryEvent
 from schemas.ids import event_id
-from tests.embedded_world import Outside, advisory, at, open_service, report
-from tests.site_factories import START
+from tests.embedded_world import Environment, at, open_service
+from tests.factories.sites import START, critical_release, osquery_report
 
 NEW: dict[str, Any] = {"os_version": "26.1", "build": "25B78", "model": "Mac14,2"}
 OLDER: dict[str, Any] = {"os_version": "26.0", "build": "25A354", "model": "Mac14,2"}
 
 
 def accept_all(data_dir: Path, batches: Sequence[Sequence[Event]], *, restart: bool) -> Service:
-    service = open_service(data_dir, Outside.of())
+    service = open_service(data_dir, Environment.of())
     for hour, batch in enumerate(batches):
         if restart:
             service.close()
-            service = open_service(data_dir, Outside.of())
+            service = open_service(data_dir, Environment.of())
         service.accept(batch, (), at(hour))
     return service
 
@@ -28,12 +28,12 @@ def accept_all(data_dir: Path, batches: Sequence[Sequence[Event]], *, restart: b
 def test_macs_get_a_sites_slots_in_the_same_order_after_a_restart(tmp_path: Path) -> None:
     macs = [f"MAC-{letter}" for letter in "FEDCBA"]
     batches: list[list[Event]] = [
-        [advisory("26.0", "25A354")],
+        [critical_release("26.0", "25A354")],
         # The first half come to their version after the second: the index has them last.
-        [report(udid, **OLDER) for udid in macs[:3]],
-        [report(udid, **NEW) for udid in macs[3:]],
-        [report(udid, at(3), **NEW) for udid in macs[:3]],
-        [advisory("26.2", "25C56")],
+        [osquery_report(udid, **OLDER) for udid in macs[:3]],
+        [osquery_report(udid, **NEW) for udid in macs[3:]],
+        [osquery_report(udid, at(3), **NEW) for udid in macs[:3]],
+        [critical_release("26.2", "25C56")],
     ]
     ordered = []
     for name, restart in (("one", False), ("many", True)):
@@ -46,7 +46,7 @@ def test_macs_get_a_sites_slots_in_the_same_order_after_a_restart(tmp_path: Path
 
 def by_serial(serial: str) -> InventoryEvent:
     """A report by a source that knows no UDID."""
-    whole = report(serial, **NEW)
+    whole = osquery_report(serial, **NEW)
     data = whole.data.model_copy(update={"udid": None, "serial": serial})
     return whole.model_copy(
         update={"id": event_id(serial), "subject": f"serial:{serial}", "data": data}
@@ -54,7 +54,7 @@ def by_serial(serial: str) -> InventoryEvent:
 
 
 def test_the_answer_of_a_record_that_became_a_mac_is_dropped(tmp_path: Path) -> None:
-    batches: list[list[Event]] = [[by_serial("C02MAC-1")], [report("MAC-1", **NEW)]]
+    batches: list[list[Event]] = [[by_serial("C02MAC-1")], [osquery_report("MAC-1", **NEW)]]
     service = accept_all(tmp_path, batches, restart=False)
     assert set(service.engine.standings) == {"MAC-1"}
     assert {udid for udid, *_ in service.store.standings()} == {"MAC-1"}

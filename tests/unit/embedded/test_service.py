@@ -20,17 +20,17 @@ from schemas.decisions import Decision, DecisionRecord, Reason
 from schemas.envelope import JobIssuedEvent, decode
 from schemas.events.control import HaltScope
 from schemas.orders import issue
-from tests.embedded_world import (
-    POLICY,
-    Outside,
-    advisory,
-    at,
-    live,
-    needy_macs,
-    open_service,
-    report,
+from tests.embedded_world import POLICY, Environment, at, live, needy_macs, open_service
+from tests.factories.sites import (
+    APPROVALS_KEY,
+    JOBS_KEY,
+    KEYS,
+    START,
+    STRANGER_KEY,
+    a_spec,
+    critical_release,
+    osquery_report,
 )
-from tests.site_factories import APPROVALS_KEY, JOBS_KEY, KEYS, START, STRANGER_KEY, a_spec
 
 EVERYTHING = HaltScope(everything=True)
 OLD: dict[str, Any] = {"os_version": "26.1", "build": "25B78", "model": "Mac14,2", "site": "london"}
@@ -38,7 +38,7 @@ OLD: dict[str, Any] = {"os_version": "26.1", "build": "25B78", "model": "Mac14,2
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    opened = open_service(tmp_path, Outside.of())
+    opened = open_service(tmp_path, Environment.of())
     yield opened
     opened.close()
 
@@ -66,11 +66,11 @@ def test_an_input_is_folded_decided_and_ordered_in_one_transaction(tmp_path: Pat
     moments: list[str] = []
     seen: list[Committed] = []
     service = open_service(
-        tmp_path, Outside.of(), moments.append, observe=lambda done, _: seen.append(done)
+        tmp_path, Environment.of(), moments.append, observe=lambda done, _: seen.append(done)
     )
-    service.accept([advisory("26.2", "25C56")], (), START)
+    service.accept([critical_release("26.2", "25C56")], (), START)
     moments.clear()
-    done = service.accept([report(**OLD)], (), START)
+    done = service.accept([osquery_report(**OLD)], (), START)
     service.close()
     assert moments == ["accept:before", "accept:after"]
     assert (done.folded, done.repeated, done.jobs, done.set_aside) == (1, 0, 1, 0)
@@ -85,17 +85,17 @@ def test_an_input_is_folded_decided_and_ordered_in_one_transaction(tmp_path: Pat
 
 
 def test_a_repeated_event_changes_nothing(service: Service) -> None:
-    service.accept([advisory("26.2", "25C56"), report(**OLD)], (), START)
+    service.accept([critical_release("26.2", "25C56"), osquery_report(**OLD)], (), START)
     before = service.store.last_seq()
-    done = service.accept([report(**OLD), report(**OLD)], (), at(1))
+    done = service.accept([osquery_report(**OLD), osquery_report(**OLD)], (), at(1))
     assert (done.folded, done.repeated) == (0, 2)
     assert service.store.last_seq() == before
 
 
 def test_only_changed_rows_are_written(service: Service) -> None:
-    service.accept([report("MAC-1", **OLD), report("MAC-2", **OLD)], (), START)
+    service.accept([osquery_report("MAC-1", **OLD), osquery_report("MAC-2", **OLD)], (), START)
     changes = service.store._db.total_changes
-    service.accept([report("MAC-1", at(1), **OLD)], (), at(1))
+    service.accept([osquery_report("MAC-1", at(1), **OLD)], (), at(1))
     # The log's row, and the state of the Mac that was seen again.
     assert service.store._db.total_changes - changes == 2
 
@@ -116,7 +116,11 @@ def test_a_poison_event_is_set_aside_and_the_others_pass(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Fleet, "apply", poison("MAC-2"))
-    batch = [report("MAC-1", **OLD), report("MAC-2", **OLD), report("MAC-3", **OLD)]
+    batch = [
+        osquery_report("MAC-1", **OLD),
+        osquery_report("MAC-2", **OLD),
+        osquery_report("MAC-3", **OLD),
+    ]
     done = service.accept(batch, (), START)
     assert (done.folded, done.set_aside) == (2, 1)
     (letter,) = service.store.dead_letters()
@@ -129,7 +133,7 @@ def test_a_poison_event_is_set_aside_and_the_others_pass(
 def test_a_mac_that_the_rules_fail_on_holds_nobody_up(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service.accept([report(udid, **OLD) for udid in ("MAC-1", "MAC-2", "MAC-3")], (), START)
+    service.accept([osquery_report(udid, **OLD) for udid in ("MAC-1", "MAC-2", "MAC-3")], (), START)
     real = Engine.record_of
 
     def record_of(engine: Engine, decision: Decision, situation: Any) -> DecisionRecord:
@@ -138,12 +142,12 @@ def test_a_mac_that_the_rules_fail_on_holds_nobody_up(
         return real(engine, decision, situation)
 
     monkeypatch.setattr(Engine, "record_of", record_of)
-    service.accept([advisory("26.2", "25C56")], (), at(1))
-    service.accept([advisory("15.7", "24G222")], (), at(2))
+    service.accept([critical_release("26.2", "25C56")], (), at(1))
+    service.accept([critical_release("15.7", "24G222")], (), at(2))
     assert answer(service, "MAC-1") is answer(service, "MAC-3") is Reason.JOB_OPEN
     assert codes(service) == [("bug", "MAC-2")]
     monkeypatch.undo()
-    service.accept([report("MAC-2", at(3), **OLD)], (), at(3))
+    service.accept([osquery_report("MAC-2", at(3), **OLD)], (), at(3))
     service._begin_sweep(at(3))
     while service._sweeping is not None:
         service.tick(at(3))
@@ -151,10 +155,10 @@ def test_a_mac_that_the_rules_fail_on_holds_nobody_up(
 
 
 def test_a_full_disk_refuses_the_input_and_keeps_memory_true(service: Service) -> None:
-    service.accept([advisory("26.2", "25C56")], (), START)
+    service.accept([critical_release("26.2", "25C56")], (), START)
     (pages,) = service.store._db.execute("PRAGMA page_count").fetchone()
     service.store._db.execute(f"PRAGMA max_page_count={pages}")
-    many = [report(f"MAC-{number}", **OLD) for number in range(50)]
+    many = [osquery_report(f"MAC-{number}", **OLD) for number in range(50)]
     with pytest.raises(StoreError, match="full"):
         service.accept(many, (), START)
     same_state(service.engine, load(service.store))
@@ -191,7 +195,7 @@ def test_a_policy_that_is_not_what_it_claims_is_set_aside(
 
 
 def test_a_job_signed_by_a_stranger_is_set_aside(service: Service) -> None:
-    service.accept([advisory("26.2", "25C56"), report(**OLD)], (), START)
+    service.accept([critical_release("26.2", "25C56"), osquery_report(**OLD)], (), START)
     rows = service.store.entries(key="MAC-1", kind="event")
     issued = next(decode(row.body) for row in rows if row.type == "drydock.job.issued.v1")
     assert isinstance(issued, JobIssuedEvent)
@@ -209,54 +213,56 @@ def test_policy_is_put_in_force_once(service: Service) -> None:
 
 
 def test_halt_stops_new_work_and_its_end_is_a_wake(tmp_path: Path) -> None:
-    outside = Outside.of(a_spec("MAC-1"))
-    service = open_service(tmp_path, outside)
+    environment = Environment.of(a_spec("MAC-1"))
+    service = open_service(tmp_path, environment)
     service.accept([commands.halt(EVERYTHING, "me", "", at(30), START)], (), START)
-    live(service, outside, at(29))
-    assert outside.fleet.acted == []
+    live(service, environment, at(29))
+    assert environment.fleet.acted == []
     assert answer(service) is Reason.HALTED
-    live(service, outside, at(60))
-    assert len(outside.fleet.acted) == 1
+    live(service, environment, at(60))
+    assert len(environment.fleet.acted) == 1
     assert answer(service) is Reason.COMPLIANT
     service.close()
 
 
 def test_cleared_halt_lets_work_start(tmp_path: Path) -> None:
-    outside = Outside.of(a_spec("MAC-1"))
-    service = open_service(tmp_path, outside)
+    environment = Environment.of(a_spec("MAC-1"))
+    service = open_service(tmp_path, environment)
     service.accept([commands.halt(EVERYTHING, "me", "", None, START)], (), START)
-    live(service, outside, at(5))
+    live(service, environment, at(5))
     service.close()
-    service = open_service(tmp_path, outside)
-    live(service, outside, at(10))
-    assert outside.fleet.acted == []
+    service = open_service(tmp_path, environment)
+    live(service, environment, at(10))
+    assert environment.fleet.acted == []
     service.accept([commands.resume(EVERYTHING, "me", at(10))], (), at(10))
-    live(service, outside, at(40))
-    assert len(outside.fleet.acted) == 1
+    live(service, environment, at(40))
+    assert len(environment.fleet.acted) == 1
     service.close()
 
 
 def test_erasing_job_waits_for_its_approval(tmp_path: Path) -> None:
-    outside = Outside.of(a_spec("MAC-1", loan_returned_at=START - timedelta(days=1)))
-    service = open_service(tmp_path, outside)
-    live(service, outside, at(8))
+    environment = Environment.of(a_spec("MAC-1", loan_returned_at=START - timedelta(days=1)))
+    service = open_service(tmp_path, environment)
+    live(service, environment, at(8))
     assert answer(service) is Reason.AWAITING_APPROVAL
-    assert outside.fleet.acted == []
-    now, day = outside.now, timedelta(days=1)
+    assert environment.fleet.acted == []
+    now, day = environment.now, timedelta(days=1)
     service.approve("MAC-1", by="stranger", now=now, lasts=day, key=STRANGER_KEY)
-    live(service, outside, at(12))
+    live(service, environment, at(12))
     assert answer(service) is Reason.AWAITING_APPROVAL
-    service.approve("MAC-1", by="me", now=outside.now, lasts=day, key=APPROVALS_KEY)
-    live(service, outside, at(24))
-    assert len(outside.fleet.acted) == 1
+    service.approve("MAC-1", by="me", now=environment.now, lasts=day, key=APPROVALS_KEY)
+    live(service, environment, at(24))
+    assert len(environment.fleet.acted) == 1
     with pytest.raises(ValueError, match="awaits no approval"):
-        service.approve("MAC-1", by="me", now=outside.now, lasts=day, key=APPROVALS_KEY)
+        service.approve("MAC-1", by="me", now=environment.now, lasts=day, key=APPROVALS_KEY)
     service.close()
 
 
 def test_without_macs_jobs_are_refused_as_a_dry_run(tmp_path: Path) -> None:
     service = Service.open(tmp_path, now=START, signer=JOBS_KEY, trust=KEYS, policy_text=POLICY)
-    service.accept([advisory("26.2", "25C56"), report(**OLD, free_disk_gb=100.0)], (), START)
+    service.accept(
+        [critical_release("26.2", "25C56"), osquery_report(**OLD, free_disk_gb=100.0)], (), START
+    )
     wake: datetime | None = START
     while wake is not None and wake <= START:
         service.tick(START)
@@ -267,16 +273,16 @@ def test_without_macs_jobs_are_refused_as_a_dry_run(tmp_path: Path) -> None:
 
 
 def test_orders_not_handed_over_are_handed_over_after_a_restart(tmp_path: Path) -> None:
-    outside = Outside.of(a_spec("MAC-1"))
-    service = open_service(tmp_path, outside)
-    outside.now = at(7)
-    service.accept([*outside.unsent, *outside.fleet.advance(at(7))], (), at(7))
+    environment = Environment.of(a_spec("MAC-1"))
+    service = open_service(tmp_path, environment)
+    environment.now = at(7)
+    service.accept([*environment.unsent, *environment.fleet.advance(at(7))], (), at(7))
     assert answer(service) is Reason.JOB_OPEN
     service.close()  # before any tick: the executor never heard of the job
-    outside.unsent = []
-    service = open_service(tmp_path, outside)
-    live(service, outside, at(30))
-    assert len(outside.fleet.acted) == 1
+    environment.unsent = []
+    service = open_service(tmp_path, environment)
+    live(service, environment, at(30))
+    assert len(environment.fleet.acted) == 1
     assert answer(service) is Reason.COMPLIANT
     service.close()
 
@@ -284,8 +290,8 @@ def test_orders_not_handed_over_are_handed_over_after_a_restart(tmp_path: Path) 
 def test_policy_kept_by_a_version_that_took_it_is_an_error_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    open_service(tmp_path, Outside.of()).close()
-    service = open_service(tmp_path, Outside.of())
+    open_service(tmp_path, Environment.of()).close()
+    service = open_service(tmp_path, Environment.of())
     wire = service.store.fact("policy")
     assert wire is not None
     with service.store.transaction("test"):
@@ -300,17 +306,17 @@ def test_policy_kept_by_a_version_that_took_it_is_an_error_at_the_start(
 def test_state_read_from_disk_is_the_state_in_memory(
     tmp_path_factory: pytest.TempPathFactory, hours: list[int], seed: int
 ) -> None:
-    outside = Outside.of(*needy_macs())
-    outside.fleet = SimulatedFleet(
+    environment = Environment.of(*needy_macs())
+    environment.fleet = SimulatedFleet(
         [*needy_macs(), a_spec("MAC-IGNORES", faults=Faults(ignored=1))],
         START,
         seed=seed,
-        releases=outside.fleet._releases.values(),
+        releases=environment.fleet._releases.values(),
     )
-    service = open_service(tmp_path_factory.mktemp("state"), outside)
+    service = open_service(tmp_path_factory.mktemp("state"), environment)
     try:
         for step in hours:
-            live(service, outside, outside.now + timedelta(hours=step))
+            live(service, environment, environment.now + timedelta(hours=step))
             same_state(service.engine, load(service.store))
     finally:
         service.close()

@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.embedded.log import FILE, VERSION, InUseError, Log, StoreError
 from pipeline.embedded.store import Store
-from tests.embedded_world import START, at
+from tests.embedded_world import at
+from tests.factories.sites import START
 
 
 @pytest.fixture

@@ -23,11 +23,6 @@ MIB = 1024 * 1024
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
-@pytest.fixture(autouse=True)
-def _tries_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.gateway.courier._AGAIN_S", (0.001,))
-
-
 class CrashError(Exception):
     """The process died here."""
 
@@ -63,12 +58,20 @@ async def running(
     max_bytes: int = MIB,
     max_waiting: int = 1000,
     spool: Spool | None = None,
+    **more: Any,
 ) -> Any:
     spool = spool or Spool(folder, max_bytes=max_bytes, on_durable_write=hook)
     counts = Counts()
     log = structlog.wrap_logger(structlog.ReturnLogger())
     courier = Courier(
-        kafka.connect, spool, counts, log, max_waiting=max_waiting, ack_wait_s=ACK_WAIT_S
+        kafka.connect,
+        spool,
+        counts,
+        log,
+        max_waiting=max_waiting,
+        ack_wait_s=ACK_WAIT_S,
+        retry_delays_s=(0.001,),
+        **more,
     )
     task = asyncio.create_task(courier.run())
     try:
@@ -108,14 +111,10 @@ def test_delivers_directly_and_leaves_no_trace_on_disk(tmp_path: Path) -> None:
     run(test)
 
 
-def test_what_comes_within_a_moment_goes_in_one_request(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.gateway.courier._TOGETHER_S", 0.5)
-
+def test_records_within_the_linger_time_go_in_one_request(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka()
-        async with running(kafka, tmp_path) as it:
+        async with running(kafka, tmp_path, linger_s=0.5) as it:
             await until(lambda: not it.courier.spooling)
             puts = []
             for number in range(10):
@@ -324,7 +323,7 @@ def test_a_bug_of_ours_is_answered_and_what_is_on_disk_goes_on(tmp_path: Path) -
     run(test)
 
 
-class Life:
+class KilledGateway:
     """One process over the spool: `steps` happen to it, then it is as after kill -9. It dies
     sooner when it comes to its `crash_at`-th durable write."""
 
@@ -336,7 +335,13 @@ class Life:
         self.spool = Spool(folder, max_bytes=MIB, on_durable_write=self._write)
         log = structlog.wrap_logger(structlog.ReturnLogger())
         self.courier = Courier(
-            kafka.connect, self.spool, Counts(), log, max_waiting=50, ack_wait_s=ACK_WAIT_S
+            kafka.connect,
+            self.spool,
+            Counts(),
+            log,
+            max_waiting=50,
+            ack_wait_s=ACK_WAIT_S,
+            retry_delays_s=(0.001,),
         )
 
     def _write(self, _: str) -> None:
@@ -371,7 +376,9 @@ class Life:
         self.chance.choices([*events, self.kafka.turn_deaf], [20, 2, 3, 1, 1])[0]()
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 12))]
+)
 def test_no_taken_record_is_lost_and_each_macs_order_holds(tmp_path: Path, seed: int) -> None:
     """Kafka comes and goes, producers break, and the process is killed at a durable write."""
 
@@ -389,7 +396,7 @@ def test_no_taken_record_is_lost_and_each_macs_order_holds(tmp_path: Path, seed:
                 taken[mac].append(number)
 
         for _ in range(3):
-            await Life(kafka, tmp_path, chance).live(give)
+            await KilledGateway(kafka, tmp_path, chance).live(give)
         kafka.come_back()
         async with running(kafka, tmp_path) as it:
             await until(lambda: not it.courier.spooling)

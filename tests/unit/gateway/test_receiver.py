@@ -32,7 +32,7 @@ from pipeline.ingest.sources import TRANSLATORS
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import AuthenticatedEvent, CheckedOutEvent, TokenUpdatedEvent, decode, encode
 from schemas.topics import CHECKINS, DEAD_LETTERS, INVENTORY
-from tests.embedded_world import advisory, report
+from tests.factories.sites import critical_release, osquery_report
 from tests.unit.gateway.fakes import ACK_WAIT_S, FakeKafka, until
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -234,7 +234,7 @@ def test_our_bug_loses_no_payload(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_events_go_to_their_topics_under_their_keys(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(tmp_path) as it:
-            release, mac = advisory("26.2", "25C56", NOW), report("MAC-1", NOW)
+            release, mac = critical_release("26.2", "25C56", NOW), osquery_report("MAC-1", NOW)
             body = encode(release) + b"\n" + encode(mac)
             assert (await it.post("/v1/events", body)).json() == {"events": 2, "dead_letters": 0}
             assert [(one.topic, one.key) for one in it.kafka.log] == [
@@ -248,7 +248,7 @@ def test_events_go_to_their_topics_under_their_keys(tmp_path: Path) -> None:
 def test_one_bad_event_rejects_its_batch(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(tmp_path) as it:
-            body = encode(report("MAC-1", NOW)) + b'\n{"type":"x"}'
+            body = encode(osquery_report("MAC-1", NOW)) + b'\n{"type":"x"}'
             answer = await it.post("/v1/events", body)
             assert answer.status_code == 400
             assert answer.json()["errors"][0]["where"] == "line 2: $"
@@ -281,7 +281,7 @@ REFUSED: dict[str, tuple[str, bytes, dict[str, str], int, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refuses(tmp_path: Path, case: str) -> None:
+def test_a_bad_request_is_refused(tmp_path: Path, case: str) -> None:
     source, body, headers, status, outcome = REFUSED[case]
 
     async def test() -> None:
@@ -380,7 +380,7 @@ def test_openapi_document_names_what_is_answered(tmp_path: Path) -> None:
         assert set(answers) == {"200", "401", "403", "408", "413", "415", "429", "503"}
         event = document["components"]["schemas"]["Event"]
         jsonschema.Draft202012Validator.check_schema(event)
-        sample = json.loads(encode(report("MAC-1", NOW)))
+        sample = json.loads(encode(osquery_report("MAC-1", NOW)))
         jsonschema.Draft202012Validator(event).validate(sample)
 
     run(test)

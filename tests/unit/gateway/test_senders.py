@@ -61,7 +61,7 @@ def test_takes(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refuses(case: str) -> None:
+def test_a_wrong_credential_is_refused(case: str) -> None:
     who, source, headers, status = REFUSED[case]
     with pytest.raises(RefusedError) as refused:
         who.check_source(source, headers, BODY)

@@ -87,7 +87,7 @@ def munki_report(machine: dict[str, Any], **report: Any) -> bytes:
     return plist({"ManagedInstallVersion": "7.0.0", "MachineInfo": machine, **report})
 
 
-def said(event: Event) -> dict[str, Any]:
+def event_data(event: Event) -> dict[str, Any]:
     """An event's data as JSON values, what it leaves out and its identity left out."""
     values: dict[str, Any] = event.data.model_dump(
         mode="json", exclude_none=True, exclude_defaults=True
@@ -100,7 +100,7 @@ def said(event: Event) -> dict[str, Any]:
 def facts(translation: Translation, kind: str = "inventory.reported") -> dict[str, Any]:
     """The data of the one event of this kind."""
     (event,) = [one for one in translation.events if one.type == f"drydock.{kind}.v1"]
-    return said(event)
+    return event_data(event)
 
 
 def reasons(translation: Translation) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.ingest import gdmf
-from tests.sofa_factories import Told, told_by
+from tests.factories.sofa import FeedTranslation, feed_translation
 
 RECEIVED_AT = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -27,8 +27,8 @@ def answer(*offers: Any, **sets: Any) -> bytes:
     return json.dumps({"AssetSets": {"macOS": list(offers)}} | sets).encode()
 
 
-def translate(raw: bytes) -> Told:
-    return told_by(gdmf.translate(raw, origin="gdmf.json", received_at=RECEIVED_AT))
+def translate(raw: bytes) -> FeedTranslation:
+    return feed_translation(gdmf.translate(raw, origin="gdmf.json", received_at=RECEIVED_AT))
 
 
 def test_an_offer_is_a_published_advisory() -> None:
@@ -151,7 +151,7 @@ CHANGES = [
 @pytest.mark.parametrize(("new", "told"), CHANGES)
 def test_with_previous_only_what_changed(new: list[Any], told: list[str]) -> None:
     other = offer("15.7.3", "24G419", PostingDate="2025-12-20")
-    changed = told_by(
+    changed = feed_translation(
         gdmf.translate(
             answer(*new, other),
             origin="gdmf.json",

@@ -11,7 +11,7 @@ from pipeline.ingest import judging
 from pipeline.ingest.judging import FeedOutcome, Judged, judge
 from schemas.dead_letters import DeadLetterCode
 from schemas.feeds import FeedSource, FeedState
-from tests.sofa_factories import feed, line, release
+from tests.factories.sofa import feed, line, release
 from tests.unit.ingest import test_gdmf as apple
 from tests.unit.ingest import test_kev as cisa
 
@@ -194,9 +194,8 @@ def test_our_own_bug_costs_one_document(monkeypatch: pytest.MonkeyPatch) -> None
     assert judged.dead_letters[0].code is DeadLetterCode.BUG
 
 
-def test_what_is_too_much_to_remember_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "MAX_EVENT_BYTES", 1000)
-    judged = look(ALL)
+def test_document_whose_state_is_too_large_is_refused() -> None:
+    judged = look(ALL, max_state_bytes=1000)
     assert judged.dead_letters[0].code is DeadLetterCode.TOO_LARGE
     assert judged.state.snapshots == ()
 

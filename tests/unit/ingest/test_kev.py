@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.ingest import kev, sofa
-from tests.sofa_factories import Told, told_by
+from tests.factories.sofa import FeedTranslation, feed_translation
 
 RECEIVED_AT = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -27,8 +27,8 @@ def catalogue(*entries: Any, released: str = "2026-08-05T16:50:38.6458Z") -> byt
     return json.dumps({"dateReleased": released, "vulnerabilities": list(entries)}).encode()
 
 
-def translate(raw: bytes, previous: bytes | None = None) -> Told:
-    return told_by(
+def translate(raw: bytes, previous: bytes | None = None) -> FeedTranslation:
+    return feed_translation(
         kev.translate(raw, origin="kev.json", received_at=RECEIVED_AT, previous=previous)
     )
 
@@ -50,7 +50,7 @@ def test_an_entry_is_a_severity_raised_until_the_end_of_its_due_day() -> None:
 
 def test_other_vendors_are_out_of_scope() -> None:
     assert translate(catalogue(entry(vendorProject="Microsoft"), {"vendorProject": "Cisco"})) == (
-        Told((), ())
+        FeedTranslation((), ())
     )
 
 
@@ -159,7 +159,9 @@ def test_golden_catalogue(reference_data: Path) -> None:
 def test_golden_catalogue_beside_what_apple_fixed(reference_data: Path) -> None:
     folder = reference_data / "sofa"
     feed = (folder / "v2" / "macos_data_feed.2026-08-06T1306Z.json").read_bytes()
-    releases = told_by(sofa.translate(feed, origin="feed.json", received_at=RECEIVED_AT)).events
+    releases = feed_translation(
+        sofa.translate(feed, origin="feed.json", received_at=RECEIVED_AT)
+    ).events
     fixed = frozenset(cve for event in releases for cve in event.data.cves)
     raw = (folder / "resources" / "kev_catalog.json").read_bytes()
     done = kev.translate(raw, origin="kev.json", received_at=RECEIVED_AT, fixed=fixed)

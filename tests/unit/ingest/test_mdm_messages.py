@@ -13,11 +13,11 @@ from tests.unit.ingest.device_bodies import (
     RECEIVED_AT,
     UDID,
     answer,
+    event_data,
     facts,
     kept,
     plist,
     reasons,
-    said,
     status_report,
     translate,
     webhook,
@@ -206,7 +206,7 @@ def test_the_topic_must_be_of_the_message() -> None:
     assert reasons(translation) == [("bad_value", "plist: MessageType")]
 
 
-def test_a_message_of_nobody_is_set_aside() -> None:
+def test_a_message_without_a_udid_is_a_dead_letter() -> None:
     raw = webhook("mdm.CheckOut", {"MessageType": "CheckOut"}, udid=None, ids=None)
     assert reasons(translate("nanomdm", raw)) == [("no_device", "plist: UDID")]
 
@@ -332,8 +332,8 @@ def test_only_the_first_event_carries_the_payload() -> None:
 def test_a_message_in_a_binary_plist_is_read_alike() -> None:
     raw = plist({**IDLE, "QueryResponses": {"OSVersion": "26.2"}})
     binary = plist({**IDLE, "QueryResponses": {"OSVersion": "26.2"}}, plistlib.FMT_BINARY)
-    assert [said(event) for event in translate("nanomdm", raw)] == [
-        said(event) for event in translate("nanomdm", binary)
+    assert [event_data(event) for event in translate("nanomdm", raw)] == [
+        event_data(event) for event in translate("nanomdm", binary)
     ]
 
 

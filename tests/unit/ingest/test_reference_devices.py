@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from schemas.envelope import DdmStatusEvent, decode, encode
-from tests.unit.ingest.device_bodies import RECEIVED_AT, kept, reasons, said, translate
+from tests.unit.ingest.device_bodies import RECEIVED_AT, event_data, kept, reasons, translate
 from tests.unit.ingest.reference_devices import LIVE, ROWS, Want
 
 # HTTP headers of one of the bodies, and KMFDDM's own API.
@@ -19,7 +19,10 @@ def test_gives_what_the_table_says(
 ) -> None:
     translation = translate(source, (reference_data / name).read_bytes())
     found: Want = [
-        (event.type.removeprefix("drydock.").removesuffix(".v1"), without_documents(said(event)))
+        (
+            event.type.removeprefix("drydock.").removesuffix(".v1"),
+            without_documents(event_data(event)),
+        )
         for event in translation.events
     ]
     assert found + reasons(translation) == want

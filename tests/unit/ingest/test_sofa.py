@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.ingest import advisory_feed, json_payload
-from tests.sofa_factories import RECEIVED_AT, feed, line, release, told, translate
+from pipeline.ingest.advisory_feed import MAX_LETTERS, MAX_LISTED
+from pipeline.ingest.outcome import MAX_PAYLOAD_BYTES
+from tests.factories.sofa import RECEIVED_AT, changes_in, feed, line, release, translate
 
 ALL = [f"J{number}AP" for number in range(100, 160)]
 ONE = ["J700AP"]
@@ -130,7 +131,7 @@ def test_latest_and_its_release_are_one() -> None:
 
 def test_latest_alone_is_a_release() -> None:
     raw = feed({"OSVersion": "Tahoe 26", "Latest": release("26.2")})
-    assert told(translate(raw)) == {("published", "macOS-26.2")}
+    assert changes_in(translate(raw)) == {("published", "macOS-26.2")}
 
 
 def supplement(**fields: Any) -> dict[str, Any]:
@@ -248,7 +249,7 @@ OLDER = release("26.1")
 )
 def test_what_changed(new: bytes, want: set[tuple[str, str]]) -> None:
     changed = translate(new, BEFORE)
-    assert told(changed) == want
+    assert changes_in(changed) == want
     assert changed.dead_letters == ()
 
 
@@ -284,7 +285,7 @@ def test_a_release_for_some_hardware_widens_only_by_a_list(
     fields: dict[str, Any], want: set[tuple[str, str]]
 ) -> None:
     changed = translate(feed(line("Tahoe 26", release("26.2", **fields))), SPECIFIC)
-    assert told(changed) == want
+    assert changes_in(changed) == want
 
 
 def test_narrowed_and_exploited_at_once_are_two_events_of_one_snapshot() -> None:
@@ -311,9 +312,11 @@ def test_a_supplement_is_retracted_only_while_its_release_is_the_newest() -> Non
         )
 
     before = with_supplements("26.2", supplement())
-    assert told(translate(with_supplements("26.2"), before)) == {("retracted", "macOS-26.2 (a)")}
-    assert told(translate(with_supplements("26.3"), before)) == {("published", "macOS-26.3")}
-    assert told(translate(feed(line("Tahoe 26", release("26.2"))), before)) == set()
+    assert changes_in(translate(with_supplements("26.2"), before)) == {
+        ("retracted", "macOS-26.2 (a)")
+    }
+    assert changes_in(translate(with_supplements("26.3"), before)) == {("published", "macOS-26.3")}
+    assert changes_in(translate(feed(line("Tahoe 26", release("26.2"))), before)) == set()
 
 
 def test_an_unreadable_previous_gives_the_whole_feed_and_says_so() -> None:
@@ -325,9 +328,9 @@ def test_an_unreadable_previous_gives_the_whole_feed_and_says_so() -> None:
 
 def test_an_unreadable_release_is_not_retracted() -> None:
     broken = release("26.2", ReleaseType="Firmware")
-    assert told(translate(after(broken, OLDER), BEFORE)) == set()
+    assert changes_in(translate(after(broken, OLDER), BEFORE)) == set()
     unknown = release("26.2.x")
-    assert told(translate(after(unknown, OLDER), BEFORE)) == set()
+    assert changes_in(translate(after(unknown, OLDER), BEFORE)) == set()
 
 
 # When it was said.
@@ -418,7 +421,7 @@ def broken(**fields: Any) -> dict[str, Any]:
 def test_a_broken_release_costs_only_itself(entry: Any, code: str, where: str) -> None:
     raw = feed(line("Tahoe 26", release("26.3"), entry, release("26.1")))
     translation = translate(raw)
-    assert told(translation) == {("published", "macOS-26.3"), ("published", "macOS-26.1")}
+    assert changes_in(translation) == {("published", "macOS-26.3"), ("published", "macOS-26.1")}
     (letter,) = translation.dead_letters
     assert (letter.code, letter.where, letter.origin) == (code, where, "feed.json")
     assert letter.raw is not None
@@ -446,7 +449,7 @@ def test_a_broken_release_costs_only_itself(entry: Any, code: str, where: str) -
 def test_a_broken_detail_costs_only_itself(fields: dict[str, Any], where: str) -> None:
     raw = feed(line("Tahoe 26", release("26.3"), broken(**fields)))
     translation = translate(raw)
-    assert ("published", "macOS-26.2") in told(translation)
+    assert ("published", "macOS-26.2") in changes_in(translation)
     (letter,) = translation.dead_letters
     assert letter.where == f"$.OSVersions[0].SecurityReleases[1]{where}"
 
@@ -486,7 +489,7 @@ def test_what_is_no_feed_is_one_dead_letter(raw: bytes, code: str, where: str) -
 )
 def test_a_broken_line_costs_only_itself(entry: Any, where: str) -> None:
     translation = translate(feed(line("Sequoia 15", release("15.7")), entry))
-    assert told(translation) == {("published", "macOS-15.7")}
+    assert changes_in(translation) == {("published", "macOS-15.7")}
     assert [letter.where for letter in translation.dead_letters] == [where]
 
 
@@ -495,30 +498,29 @@ def test_supplements_of_no_shape_cost_only_themselves() -> None:
     shapes: tuple[Any, ...] = ([], {"26": 5}, {"26": [{}]}, {"26": [supplement(VersionExtra="a")]})
     for groups in shapes:
         translation = translate(feed(lines, BackgroundSecurityImprovements=groups))
-        assert told(translation) == {("published", "macOS-26.2")}
+        assert changes_in(translation) == {("published", "macOS-26.2")}
         assert len(translation.dead_letters) == 1
 
 
-def test_refuses_a_document_over_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_payload, "MAX_PAYLOAD_BYTES", 1000)
-    translation = translate(b"[" + b" " * 1000)
+def test_document_over_the_size_limit_is_refused() -> None:
+    translation = translate(b"[]" + b" " * MAX_PAYLOAD_BYTES)
     assert [letter.code for letter in translation.dead_letters] == ["too_large"]
 
 
-def test_endless_wrong_parts_are_counted_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(advisory_feed, "MAX_LETTERS", 3)
-    translation = translate(feed(line("Tahoe 26", release("26.2"), *[None] * 10)))
-    assert told(translation) == {("published", "macOS-26.2")}
-    assert len(translation.dead_letters) == 4
+def test_unreadable_parts_past_the_limit_are_counted_not_listed() -> None:
+    unreadable = [None] * (MAX_LETTERS + 7)
+    translation = translate(feed(line("Tahoe 26", release("26.2"), *unreadable)))
+    assert changes_in(translation) == {("published", "macOS-26.2")}
+    assert len(translation.dead_letters) == MAX_LETTERS + 1
     assert translation.dead_letters[-1].detail == "7 more parts that cannot be read"
 
 
-def test_endless_lists_are_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.ingest.sofa_release.MAX_LISTED", 3)
-    raw = feed(line("Tahoe 26", release("26.2", SupportedDevices=ALL)))
+def test_list_past_the_limit_is_cut_and_becomes_a_dead_letter() -> None:
+    devices = [f"J{number}AP" for number in range(MAX_LISTED + 1)]
+    raw = feed(line("Tahoe 26", release("26.2", SupportedDevices=devices)))
     translation = translate(raw)
-    assert told(translation) == {("published", "macOS-26.2")}
+    assert changes_in(translation) == {("published", "macOS-26.2")}
     assert {letter.where for letter in translation.dead_letters} == {
-        "$.OSVersions[0].SecurityReleases[0].SupportedDevices[3]",
-        "$.OSVersions[0].Latest.SupportedDevices[3]",
+        f"$.OSVersions[0].SecurityReleases[0].SupportedDevices[{MAX_LISTED}]",
+        f"$.OSVersions[0].Latest.SupportedDevices[{MAX_LISTED}]",
     }

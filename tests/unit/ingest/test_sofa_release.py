@@ -16,7 +16,7 @@ from pipeline.ingest.sofa_release import (
     worst,
 )
 from schemas.macos import parse_build, parse_os_version
-from tests.sofa_factories import RECEIVED_AT, release
+from tests.factories.sofa import RECEIVED_AT, release
 
 NOW, LATER = datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 1, 9, tzinfo=UTC)
 

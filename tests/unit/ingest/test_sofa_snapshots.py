@@ -11,8 +11,8 @@ from pipeline.ingest.outcome import Translation
 from schemas.envelope import decode, encode
 from schemas.feeds import FeedState
 from schemas.macos import parse_os_version
-from tests.sofa_factories import RECEIVED_AT, told, told_by, translate
-from tests.sofa_snapshots import SNAPSHOTS, expected, read_snapshots
+from tests.factories.sofa import RECEIVED_AT, changes_in, feed_translation, translate
+from tests.factories.sofa_snapshots import SNAPSHOTS, expected, read_snapshots
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def feeds(reference_data: Path) -> dict[str, bytes]:
 )
 def test_a_gap_gives_what_became_true_in_it(feeds: dict[str, bytes], first: int, last: int) -> None:
     changed = translate(feeds[SNAPSHOTS[last]], feeds[SNAPSHOTS[first]])
-    assert told(changed) == expected(first, last)
+    assert changes_in(changed) == expected(first, last)
     assert len(changed.events) == len(expected(first, last))
     assert changed.dead_letters == ()
 
@@ -40,7 +40,7 @@ def test_following_all_of_them_gives_each_fact_once(feeds: dict[str, bytes]) -> 
         judged = judge(feeds[name], state, origin="feed", now=RECEIVED_AT)
         if last:
             found = Translation(judged.events, judged.dead_letters)
-            assert told(told_by(found)) == expected(last - 1, last)
+            assert changes_in(feed_translation(found)) == expected(last - 1, last)
             assert len(judged.events) == len(expected(last - 1, last))
         state = judged.state
         assert judge(feeds[name], state, origin="feed", now=RECEIVED_AT).events == ()

@@ -33,9 +33,9 @@ from schemas.connection import KafkaConnection
 from schemas.decisions import DecisionRecord
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
 from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, STATE, jobs_topic, partition_of
-from tests.factories import NOW
-from tests.integration.workers import key_of
-from tests.site_factories import JOBS_KEY, KEYS
+from tests.crash_points import CrashPoint
+from tests.factories import NOW, key_of
+from tests.factories.sites import JOBS_KEY, KEYS
 
 PARTITIONS, DISPATCH_PARTITIONS = 2, 2
 SITES = ("london", "tokyo")
@@ -59,10 +59,6 @@ class Record(NamedTuple):
     offset: int
     key: bytes
     value: bytes | None
-
-
-class Crash(BaseException):
-    """The process dies here."""
 
 
 class Place(NamedTuple):
@@ -161,11 +157,11 @@ class MemoryReader:
 
 
 class MemoryOutbox:
-    """Writes to the lists, and dies at the write that it is told, before or after it."""
+    """Writes to the lists, and reports each moment before and after a write."""
 
-    def __init__(self, brokers: Brokers, dies: "Dies") -> None:
+    def __init__(self, brokers: Brokers, on_moment: Callable[[str], None]) -> None:
         self._brokers = brokers
-        self._dies = dies
+        self._on_moment = on_moment
         # Writes to this topic are not answered before the event is set.
         self.silent = ""
         self.answers = asyncio.Event()
@@ -181,46 +177,41 @@ class MemoryOutbox:
     ) -> dict[tuple[str, int], int]:
         ends = {}
         for (topic, partition), some in places.items():
-            self._dies(f"before {topic}")
+            self._on_moment(f"before {topic}")
             for name, value in some:
                 ends[topic, partition] = self._brokers.append(topic, partition, name, value)
-            self._dies(f"after {topic}")
+            self._on_moment(f"after {topic}")
         if any(topic == self.silent for topic, _ in places):
             await self.answers.wait()
         return ends
 
 
-class Dies:
-    """Counts the moments at which a process could die, and dies at one of them."""
-
-    def __init__(self, at: int | None = None) -> None:
-        self.moments: list[str] = []
-        self._at = at
-
-    def __call__(self, moment: str) -> None:
-        self.moments.append(moment)
-        if len(self.moments) == self._at:
-            raise Crash(moment)
-
-
 @dataclass
-class Life:
+class MemoryWorker:
     """One worker process, from its start to its death. It has all partitions."""
 
     brokers: Brokers
     folder: Path
     now: Callable[[], datetime]
-    dies: Dies = field(default_factory=Dies)
+    on_moment: Callable[[str], None] = field(default_factory=CrashPoint)
     slice: int = 200
     is_member: bool = True
     refresh: timedelta = timedelta(0)
+    due_budget_s: float = 0.25
 
     def __post_init__(self) -> None:
         self.facts = Facts(KEYS.approvals)
         self.stores = Stores(self.folder)
-        terms = Terms(JOBS_KEY, KEYS.jobs, COUNTS, refresh=self.refresh, slice=self.slice)
+        terms = Terms(
+            JOBS_KEY,
+            KEYS.jobs,
+            COUNTS,
+            refresh=self.refresh,
+            slice=self.slice,
+            due_budget_s=self.due_budget_s,
+        )
         self.recovery = Recovery(KafkaConnection(), self.stores, SILENT)
-        self.outbox = MemoryOutbox(self.brokers, self.dies)
+        self.outbox = MemoryOutbox(self.brokers, self.on_moment)
         self.worker = Worker(
             *(self.facts, terms, self.outbox, self.stores),  # type: ignore[arg-type]
             self.recovery,
@@ -233,7 +224,7 @@ class Life:
 
     async def begin(self) -> None:
         """Own everything, from where the group is."""
-        self.hear_facts()
+        self.read_broadcasts()
         self.positions = {tp: self.brokers.committed.get(TopicPartition(*tp), 0) for tp in INPUTS}
         await self.own()
 
@@ -241,7 +232,7 @@ class Life:
         """Be given everything, again or for the first time."""
         await self.worker.own({state_place(*tp) for tp in INPUTS}, lambda _: None)
 
-    def hear_facts(self) -> None:
+    def read_broadcasts(self) -> None:
         """Read the fact topics to their ends."""
         for topic in FACT_TOPICS:
             for record in self.brokers.of(topic.name):
@@ -258,9 +249,9 @@ class Life:
         done = await self.worker.take(batches, self)
         self.positions |= done
         if commit and done:
-            self.dies("before commit")
+            self.on_moment("before commit")
             self.brokers.committed |= {TopicPartition(*tp): offset for tp, offset in done.items()}
-            self.dies("after commit")
+            self.on_moment("after commit")
         return not idle
 
     async def holds(self) -> bool:
@@ -290,7 +281,7 @@ def reading(brokers: Brokers) -> Iterator[None]:
         yield
 
 
-def live(life: Life) -> None:
+def live(life: MemoryWorker) -> None:
     """Run a process to its end, or to its death (Crash)."""
     try:
         with reading(life.brokers):
@@ -301,7 +292,7 @@ def live(life: Life) -> None:
 
 def state_of(brokers: Brokers, folder: Path) -> dict[str, Any]:
     """The Macs as a new owner would find them: rows but for who wrote them."""
-    life = Life(brokers, folder, lambda: NOW)
+    life = MemoryWorker(brokers, folder, lambda: NOW)
 
     async def read() -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -11,8 +11,9 @@ import pytest
 from schemas.envelope import CloudEvent
 from schemas.results import Outcome
 from tests import factories
+from tests.crash_points import Crash, CrashPoint
 from tests.factories import NOW, topic_of
-from tests.unit.processors.memory_kafka import Brokers, Crash, Dies, Life, live, state_of
+from tests.unit.processors.memory_kafka import Brokers, MemoryWorker, live, state_of
 
 MINUTE = timedelta(minutes=1)
 UDIDS = [f"MAC-{number}" for number in range(6)]
@@ -62,7 +63,9 @@ def take_back(brokers: Brokers) -> None:
 STAGES: tuple[Callable[[Brokers], None], ...] = (ask_for_updates, carry_out, take_back)
 
 
-def play(brokers: Brokers, folder: Path, dies: Dies, *, keeps_disk: bool = True) -> None:
+def play(
+    brokers: Brokers, folder: Path, crash_point: CrashPoint, *, keeps_disk: bool = True
+) -> None:
     """All stages, with a new process a second after each death."""
     clock, died = Clock(), False
     for number, stage in enumerate(STAGES):
@@ -70,7 +73,7 @@ def play(brokers: Brokers, folder: Path, dies: Dies, *, keeps_disk: bool = True)
         stage(brokers)
         while True:
             try:
-                live(Life(brokers, folder, clock, dies))
+                live(MemoryWorker(brokers, folder, clock, crash_point))
                 break
             except Crash:
                 assert not died, "died twice"
@@ -105,16 +108,17 @@ def what_was_ordered(brokers: Brokers) -> Counter[str]:
     return Counter(job.udid for job in jobs.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", range(SHARES))
 def test_death_at_any_write_changes_nothing(share: int, tmp_path: Path) -> None:
-    plain, dies = Brokers(), Dies()
-    play(plain, tmp_path / "plain", dies)
+    plain, recorded = Brokers(), CrashPoint()
+    play(plain, tmp_path / "plain", recorded)
     end, ordered = how_it_ended(plain, tmp_path / "plain-read"), what_was_ordered(plain)
     assert sum(ordered.values()) == len(UDIDS) + 1  # one of them enrols again
-    assert len(dies.moments) > 100
-    for at in range(1 + share, len(dies.moments) + 1, SHARES):
+    assert len(recorded.moments) > 100
+    for at in range(1 + share, len(recorded.moments) + 1, SHARES):
         brokers, folder = Brokers(), tmp_path / f"{at}"
-        play(brokers, folder, Dies(at), keeps_disk=bool(at % 2))
-        where = f"{at}: {dies.moments[at - 1]}"
+        play(brokers, folder, CrashPoint(at), keeps_disk=bool(at % 2))
+        where = f"{at}: {recorded.moments[at - 1]}"
         assert how_it_ended(brokers, tmp_path / f"{at}-read") == end, where
         assert what_was_ordered(brokers) == ordered, where

@@ -28,7 +28,7 @@ from schemas.topics import (
 )
 from tests import factories
 from tests.factories import DAY, HOUR, NOW
-from tests.site_factories import JOBS_KEY, KEYS, STRANGER_KEY, issued
+from tests.factories.sites import JOBS_KEY, KEYS, STRANGER_KEY, signed_job
 
 POLICY = """\
 version: 1
@@ -39,7 +39,7 @@ default_site: london
 TOPICS = {jobs_topic("london"): JOB_PARTITIONS}
 
 
-class Incoming(NamedTuple):
+class InputRecord(NamedTuple):
     offset: int
     value: bytes | None
     key: bytes | None = b"london"
@@ -74,7 +74,7 @@ def ordered(job: Job) -> JobIssuedEvent:
         source="/test",
         subject=job.udid,
         time=job.issued_at,
-        data=issued(job),
+        data=signed_job(job),
     )
 
 
@@ -86,9 +86,9 @@ def result(outcome: Outcome, *, attempt: int = 1) -> CloudEvent:
     return factories.resulted(FIRST, outcome, NOW, attempt=attempt)
 
 
-def told(shard: DispatchShard, events: Iterable[CloudEvent]) -> list[CloudEvent]:
+def dispatched(shard: DispatchShard, events: Iterable[CloudEvent]) -> list[CloudEvent]:
     """What reaches the site's executors when these come in."""
-    shard.take(DISPATCH.name, [Incoming(0, encode(event)) for event in events], NOW)
+    shard.take(DISPATCH.name, [InputRecord(0, encode(event)) for event in events], NOW)
     shard.tick(NOW)
     return [decode(post.value) for post in shard.collect().posts]
 
@@ -116,8 +116,8 @@ GUESSED = result(Outcome.EXPIRED, attempt=0)
 )
 def test_slot_is_free_after_the_end(words: tuple[CloudEvent, ...]) -> None:
     shard = a_shard()
-    assert told(shard, [ordered(FIRST), ordered(SECOND)]) == [ordered(FIRST)]
-    assert ordered(SECOND) in told(shard, words)
+    assert dispatched(shard, [ordered(FIRST), ordered(SECOND)]) == [ordered(FIRST)]
+    assert ordered(SECOND) in dispatched(shard, words)
 
 
 @pytest.mark.parametrize(
@@ -127,32 +127,32 @@ def test_slot_is_free_after_the_end(words: tuple[CloudEvent, ...]) -> None:
 )
 def test_slot_is_taken_while_an_executor_works(words: tuple[CloudEvent, ...]) -> None:
     shard = a_shard()
-    told(shard, [ordered(FIRST), *words])
-    assert told(shard, [ordered(SECOND)]) == []
+    dispatched(shard, [ordered(FIRST), *words])
+    assert dispatched(shard, [ordered(SECOND)]) == []
 
 
 def test_job_withdrawn_while_it_waits_is_never_published() -> None:
     shard = a_shard()
-    assert told(shard, [ordered(SECOND), ordered(FIRST), WITHDRAWN]) == [ordered(SECOND)]
-    assert told(shard, [factories.resulted(SECOND, Outcome.FAILED, NOW)]) == []
+    assert dispatched(shard, [ordered(SECOND), ordered(FIRST), WITHDRAWN]) == [ordered(SECOND)]
+    assert dispatched(shard, [factories.resulted(SECOND, Outcome.FAILED, NOW)]) == []
 
 
 def test_withdrawal_follows_a_published_job() -> None:
     shard = a_shard()
-    told(shard, [ordered(FIRST)])
-    [withdrawal] = told(shard, [WITHDRAWN])
+    dispatched(shard, [ordered(FIRST)])
+    [withdrawal] = dispatched(shard, [WITHDRAWN])
     assert isinstance(withdrawal, JobSupersededEvent)
 
 
 def test_order_repeated_after_its_end_is_not_published_again() -> None:
     shard = a_shard()
-    told(shard, [ordered(FIRST), DONE])
-    assert told(shard, [ordered(FIRST)]) == []
+    dispatched(shard, [ordered(FIRST), DONE])
+    assert dispatched(shard, [ordered(FIRST)]) == []
 
 
 def test_ended_job_is_forgotten_once_it_can_only_be_history() -> None:
     shard = a_shard()
-    told(shard, [ordered(FIRST), DONE])
+    dispatched(shard, [ordered(FIRST), DONE])
     shard.tick(NOW + timedelta(days=30))
     assert shard.collect().rows == {FIRST.job_id.encode(): None}
 
@@ -162,7 +162,7 @@ def test_ended_job_is_forgotten_once_it_can_only_be_history() -> None:
 
 def kept_rows(shard: DispatchShard, *events: CloudEvent) -> dict[bytes, bytes]:
     """The rows that are kept once these came in."""
-    shard.take(DISPATCH.name, [Incoming(0, encode(event)) for event in events], NOW)
+    shard.take(DISPATCH.name, [InputRecord(0, encode(event)) for event in events], NOW)
     shard.tick(NOW)
     return {key: row for key, row in shard.collect().rows.items() if row is not None}
 
@@ -181,25 +181,25 @@ def restarted(rows: dict[bytes, bytes], *, at_once: bool = True) -> DispatchShar
 
 def test_slots_stay_taken_after_a_restart() -> None:
     shard = restarted(kept_rows(a_shard(), ordered(FIRST)))
-    assert told(shard, [ordered(SECOND)]) == []
-    assert told(shard, [DONE]) == [ordered(SECOND)]
+    assert dispatched(shard, [ordered(SECOND)]) == []
+    assert dispatched(shard, [DONE]) == [ordered(SECOND)]
 
 
 def test_slot_of_a_begun_job_stays_taken_after_a_restart() -> None:
     shard = restarted(kept_rows(a_shard(), ordered(FIRST), STARTED))
-    assert told(shard, [ordered(SECOND)]) == []
+    assert dispatched(shard, [ordered(SECOND)]) == []
 
 
 def test_a_waiting_order_is_published_after_a_restart() -> None:
     rows = kept_rows(a_shard(), ordered(FIRST), ordered(SECOND))
-    assert told(restarted(rows), [DONE]) == [ordered(SECOND)]
+    assert dispatched(restarted(rows), [DONE]) == [ordered(SECOND)]
 
 
 def test_nothing_is_published_before_the_topic_is_read_to_its_end() -> None:
     shard = restarted({}, at_once=False)
-    assert told(shard, [ordered(FIRST)]) == []
+    assert dispatched(shard, [ordered(FIRST)]) == []
     shard.caught_up()
-    assert told(shard, []) == [ordered(FIRST)]
+    assert dispatched(shard, []) == [ordered(FIRST)]
 
 
 def test_rows_name_their_owners_epoch() -> None:
@@ -237,11 +237,11 @@ def test_each_job_is_forgotten_at_its_own_time_after_a_restart() -> None:
 
 def test_the_slot_of_a_forgotten_job_is_free() -> None:
     shard = a_shard()
-    told(shard, [ordered(FIRST)])
+    dispatched(shard, [ordered(FIRST)])
     later = NOW + 30 * DAY
     shard.tick(later)
     third = factories.job(udid="MAC-3", issued_at=later)
-    shard.take(DISPATCH.name, [Incoming(0, encode(ordered(third)))], later)
+    shard.take(DISPATCH.name, [InputRecord(0, encode(ordered(third)))], later)
     shard.tick(later)
     assert [decode(post.value) for post in shard.collect().posts] == [ordered(third)]
 
@@ -253,12 +253,12 @@ def waiting_order(*jobs: Job) -> list[str]:
     """The order in which waiting jobs get the site's one slot."""
     shard = a_shard()
     busy = factories.job(udid="MAC-0", issued_at=NOW - 5 * HOUR)
-    told(shard, [ordered(busy)])
-    told(shard, map(ordered, jobs))
+    dispatched(shard, [ordered(busy)])
+    dispatched(shard, map(ordered, jobs))
     got = []
     ended = busy
     for _ in jobs:
-        [event] = told(shard, [factories.resulted(ended, Outcome.FAILED, NOW)])
+        [event] = dispatched(shard, [factories.resulted(ended, Outcome.FAILED, NOW)])
         assert isinstance(event, JobIssuedEvent)
         ended = event.data.job
         got.append(ended.udid)
@@ -288,26 +288,29 @@ def an_enrolment(udid: str = "MAC-3") -> Job:
 def test_enrolment_takes_no_slot_and_waits_for_none() -> None:
     shard = a_shard()
     enrolment = ordered(an_enrolment())
-    assert told(shard, [ordered(FIRST), ordered(SECOND), enrolment]) == [enrolment, ordered(FIRST)]
-    assert told(shard, [DONE]) == [ordered(SECOND)]
+    assert dispatched(shard, [ordered(FIRST), ordered(SECOND), enrolment]) == [
+        enrolment,
+        ordered(FIRST),
+    ]
+    assert dispatched(shard, [DONE]) == [ordered(SECOND)]
 
 
 def test_an_order_that_expired_while_it_waited_is_not_published() -> None:
     shard = a_shard()
-    told(shard, [ordered(FIRST), ordered(SECOND)])
+    dispatched(shard, [ordered(FIRST), ordered(SECOND)])
     shard.tick(SECOND.expires_at)
     assert shard.collect().posts == []
     assert shard.tickets[SECOND.job_id].stage is Stage.OVER
-    shard.take(DISPATCH.name, [Incoming(0, encode(DONE))], SECOND.expires_at)
+    shard.take(DISPATCH.name, [InputRecord(0, encode(DONE))], SECOND.expires_at)
     shard.tick(SECOND.expires_at)
     assert shard.collect().posts == []
 
 
 def test_an_order_is_published_until_it_expires() -> None:
     shard = a_shard()
-    told(shard, [ordered(FIRST), ordered(SECOND)])
+    dispatched(shard, [ordered(FIRST), ordered(SECOND)])
     last = SECOND.expires_at - timedelta(microseconds=1)
-    shard.take(DISPATCH.name, [Incoming(0, encode(DONE))], last)
+    shard.take(DISPATCH.name, [InputRecord(0, encode(DONE))], last)
     shard.tick(last)
     assert [decode(post.value) for post in shard.collect().posts] == [ordered(SECOND)]
 
@@ -315,7 +318,9 @@ def test_an_order_is_published_until_it_expires() -> None:
 def test_a_shard_is_behind_while_a_job_could_have_a_slot() -> None:
     shard = a_shard()
     assert not shard.is_behind(NOW)
-    shard.take(DISPATCH.name, [Incoming(0, encode(ordered(job))) for job in (FIRST, SECOND)], NOW)
+    shard.take(
+        DISPATCH.name, [InputRecord(0, encode(ordered(job))) for job in (FIRST, SECOND)], NOW
+    )
     assert shard.is_behind(NOW)
     shard.tick(NOW)
     assert not shard.is_behind(NOW)
@@ -324,7 +329,7 @@ def test_a_shard_is_behind_while_a_job_could_have_a_slot() -> None:
 
 def test_an_order_is_published_under_its_mac_to_the_macs_partition() -> None:
     shard = a_shard()
-    shard.take(DISPATCH.name, [Incoming(0, encode(ordered(FIRST)))], NOW)
+    shard.take(DISPATCH.name, [InputRecord(0, encode(ordered(FIRST)))], NOW)
     shard.tick(NOW)
     [post] = shard.collect().posts
     assert (post.topic, post.key) == (jobs_topic("london"), b"MAC-1")
@@ -338,7 +343,7 @@ def test_jobs_of_a_site_without_a_topic_wait_for_it() -> None:
     tokyo = factories.job(udid="MAC-9", site="tokyo")
     policy = POLICY.replace("default", "  tokyo: {time_zone: Asia/Tokyo, max_jobs: 1}\ndefault")
     shard = a_shard(policy)
-    assert told(shard, [ordered(tokyo), ordered(FIRST)]) == [ordered(FIRST)]
+    assert dispatched(shard, [ordered(tokyo), ordered(FIRST)]) == [ordered(FIRST)]
     assert list(shard.homeless()) == ["tokyo"]
     assert not shard.is_behind(NOW)
     shard.tick(tokyo.expires_at)
@@ -350,7 +355,7 @@ def test_jobs_of_a_site_without_a_topic_wait_for_it() -> None:
 def test_a_site_that_no_policy_knows_has_no_slots(policy: str | None) -> None:
     shard = a_shard(policy)
     enrolment = ordered(an_enrolment())
-    assert told(shard, [ordered(FIRST), enrolment]) == [enrolment]
+    assert dispatched(shard, [ordered(FIRST), enrolment]) == [enrolment]
 
 
 # --- what is refused ---
@@ -358,7 +363,7 @@ def test_a_site_that_no_policy_knows_has_no_slots(policy: str | None) -> None:
 
 def letters(shard: DispatchShard, *raws: bytes | None) -> list[tuple[str, str, str]]:
     """Code, place and origin of the dead letters that these records become."""
-    refused = shard.take(DISPATCH.name, [Incoming(n, raw) for n, raw in enumerate(raws, 5)], NOW)
+    refused = shard.take(DISPATCH.name, [InputRecord(n, raw) for n, raw in enumerate(raws, 5)], NOW)
     work = shard.collect()
     found = [
         DeadLetter.model_validate_json(p.value) for p in work.posts if p.topic != DISPATCH.name
@@ -370,7 +375,7 @@ def letters(shard: DispatchShard, *raws: bytes | None) -> list[tuple[str, str, s
 
 
 def forged(job: Job) -> JobIssuedEvent:
-    return ordered(job).model_copy(update={"data": issued(job, STRANGER_KEY)})
+    return ordered(job).model_copy(update={"data": signed_job(job, STRANGER_KEY)})
 
 
 def test_records_that_are_no_events_of_jobs_become_dead_letters() -> None:
@@ -386,7 +391,7 @@ def test_records_that_are_no_events_of_jobs_become_dead_letters() -> None:
 
 def test_a_forged_order_has_no_slot() -> None:
     shard = a_shard()
-    shard.take(DISPATCH.name, [Incoming(0, encode(forged(FIRST)))], NOW)
+    shard.take(DISPATCH.name, [InputRecord(0, encode(forged(FIRST)))], NOW)
     assert shard.tickets == {}
 
 
@@ -394,7 +399,7 @@ def test_an_order_of_this_worker_is_not_checked_again() -> None:
     own, terms = encode(forged(FIRST)), some_terms()
     terms.believed.add(own)
     shard = a_shard(terms=terms)
-    shard.take(DISPATCH.name, [Incoming(0, own)], NOW)
+    shard.take(DISPATCH.name, [InputRecord(0, own)], NOW)
     shard.tick(NOW)
     work = shard.collect()
     assert [post.value for post in work.posts] == [own]
@@ -406,15 +411,15 @@ def test_an_order_of_this_worker_is_not_checked_again() -> None:
 def test_a_withdrawal_of_this_worker_is_followed() -> None:
     terms = some_terms()
     shard = a_shard(terms=terms)
-    told(shard, [ordered(FIRST)])
+    dispatched(shard, [ordered(FIRST)])
     terms.believed.add(encode(WITHDRAWN))
-    assert told(shard, [WITHDRAWN, ordered(SECOND)]) == [WITHDRAWN, ordered(SECOND)]
+    assert dispatched(shard, [WITHDRAWN, ordered(SECOND)]) == [WITHDRAWN, ordered(SECOND)]
 
 
 def test_each_event_that_is_followed_is_counted() -> None:
     shard = a_shard()
     events = [encode(event) for event in (ordered(FIRST), STARTED, DONE)]
-    assert shard.take(DISPATCH.name, [Incoming(0, raw) for raw in (*events, b"{")], NOW) == 1
+    assert shard.take(DISPATCH.name, [InputRecord(0, raw) for raw in (*events, b"{")], NOW) == 1
     assert shard.collect().tally.folded == {DISPATCH.name: 3}
 
 
@@ -433,22 +438,22 @@ def test_what_dispatch_fails_at_becomes_a_dead_letter() -> None:
 
 def test_an_executors_expiry_ends_a_job_for_good() -> None:
     shard = a_shard()
-    told(shard, [ordered(FIRST), result(Outcome.EXPIRED, attempt=1)])
+    dispatched(shard, [ordered(FIRST), result(Outcome.EXPIRED, attempt=1)])
     assert shard.tickets[FIRST.job_id].stage is Stage.OVER
-    told(shard, [STARTED])
+    dispatched(shard, [STARTED])
     assert shard.tickets[FIRST.job_id].stage is Stage.OVER
 
 
 def test_a_withdrawn_job_that_had_begun_is_not_withdrawn_again() -> None:
     shard = a_shard()
-    told(shard, [ordered(FIRST), WITHDRAWN])
+    dispatched(shard, [ordered(FIRST), WITHDRAWN])
     assert shard.tickets[FIRST.job_id].stage is Stage.WITHDRAWN
-    told(shard, [STARTED, GUESSED])
+    dispatched(shard, [STARTED, GUESSED])
     assert shard.tickets[FIRST.job_id].stage is Stage.BEGUN
-    assert told(shard, [WITHDRAWN]) == []
+    assert dispatched(shard, [WITHDRAWN]) == []
 
 
 def test_results_of_jobs_that_are_not_known_change_nothing() -> None:
     shard = a_shard()
-    assert told(shard, [DONE, WITHDRAWN]) == []
+    assert dispatched(shard, [DONE, WITHDRAWN]) == []
     assert shard.tickets == {}

@@ -21,8 +21,7 @@ async def hang(plan: Any, metrics: Any, log: Any, stop: asyncio.Event) -> None:
             pass
 
 service.serve = hang
-service._ENDS_WITHIN_S = 0.2
-asyncio.run(service.serve_until_signalled(None, None, None))
+asyncio.run(service.serve_until_signalled(None, None, None, ends_within_s=0.2))
 """
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from pipeline.processors import worker
 from pipeline.processors.poison import TooMuchPoison
 from pipeline.processors.rows import OWNER_KEY, BadRow
 from pipeline.state.device import to_us
@@ -19,7 +18,7 @@ from schemas.envelope import CloudEvent, encode
 from schemas.topics import CHECKINS, DEAD_LETTERS, DECISIONS, INVENTORY, STATE, partition_of
 from tests import factories
 from tests.factories import HOUR, NOW, topic_of
-from tests.unit.processors.memory_kafka import PARTITIONS, Brokers, Life, reading, state_of
+from tests.unit.processors.memory_kafka import PARTITIONS, Brokers, MemoryWorker, reading, state_of
 
 UDIDS = [f"MAC-{number}" for number in range(12)]
 POLICY = factories.POLICY_TEXT.replace("max_jobs: 2", "max_jobs: 50")
@@ -29,7 +28,7 @@ def send(brokers: Brokers, *events: CloudEvent) -> None:
     brokers.send(events, topic_of)
 
 
-def report(brokers: Brokers, version: str, when: datetime, *udids: str) -> None:
+def send_reports(brokers: Brokers, version: str, when: datetime, *udids: str) -> None:
     for udid in udids:
         send(brokers, factories.full_report(version, udid, when, serial=f"C02{udid}"))
 
@@ -41,7 +40,7 @@ def brokers() -> Brokers:
     send(some, factories.policy_changed(POLICY), factories.release("26.1"))
     for udid in UDIDS:
         send(some, *factories.enrolled(udid), factories.polled(udid))
-    report(some, "26.1", NOW - HOUR, *UDIDS)
+    send_reports(some, "26.1", NOW - HOUR, *UDIDS)
     return some
 
 
@@ -54,19 +53,19 @@ def sizes(brokers: Brokers) -> dict[Any, int]:
     return {place: len(records) for place, records in brokers.topics.items()}
 
 
-async def settle(life: Life) -> None:
+async def settle(life: MemoryWorker) -> None:
     while await life.round():
         pass
 
 
-def both(brokers: Brokers, tmp_path: Path) -> tuple[Life, Life]:
+def both(brokers: Brokers, tmp_path: Path) -> tuple[MemoryWorker, MemoryWorker]:
     """A worker, and its successor an hour later."""
-    first = Life(brokers, tmp_path / "first", lambda: NOW)
-    second = Life(brokers, tmp_path / "second", lambda: NOW + HOUR)
+    first = MemoryWorker(brokers, tmp_path / "first", lambda: NOW)
+    second = MemoryWorker(brokers, tmp_path / "second", lambda: NOW + HOUR)
     return first, second
 
 
-async def own_all(life: Life) -> None:
+async def own_all(life: MemoryWorker) -> None:
     """It has all partitions again, and takes nothing."""
     await life.begin()
     life.worker.close()
@@ -79,11 +78,11 @@ def test_who_is_no_member_any_more_writes_nothing(brokers: Brokers, tmp_path: Pa
         await first.begin()
         await settle(first)
         send(brokers, factories.release("26.2"))
-        report(brokers, "26.1", NOW, *UDIDS)
+        send_reports(brokers, "26.1", NOW, *UDIDS)
         await second.live()
         before = sizes(brokers)
         first.is_member = False
-        first.hear_facts()
+        first.read_broadcasts()
         await first.round(100)
         assert sizes(brokers) == before
         assert not first.worker.homes
@@ -97,10 +96,10 @@ def test_rows_of_a_former_owner_are_void(brokers: Brokers, tmp_path: Path) -> No
     async def work() -> None:
         await first.begin()
         await settle(first)
-        report(brokers, "26.1", NOW, *UDIDS)
+        send_reports(brokers, "26.1", NOW, *UDIDS)
         send(brokers, factories.release("26.2"))
         await second.live()
-        report(brokers, "26.2", NOW + HOUR / 2, *UDIDS[:6])
+        send_reports(brokers, "26.2", NOW + HOUR / 2, *UDIDS[:6])
         await settle(second)
 
     run(brokers, work)
@@ -109,7 +108,7 @@ def test_rows_of_a_former_owner_are_void(brokers: Brokers, tmp_path: Path) -> No
 
     async def write_late() -> None:
         # It believes that all is as it was, and is told so.
-        first.hear_facts()
+        first.read_broadcasts()
         for _ in range(3):
             await first.round(100, commit=False)
 
@@ -127,18 +126,18 @@ def test_rows_of_a_former_owner_are_void(brokers: Brokers, tmp_path: Path) -> No
 
 def test_rounds_while_partitions_are_given_anew(brokers: Brokers, tmp_path: Path) -> None:
     """Nobody's rows are taken for another owner's while it is seen who wrote last."""
-    life = Life(brokers, tmp_path / "one", lambda: NOW)
+    life = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
 
     async def work() -> None:
         await life.begin()
         await settle(life)
-        report(brokers, "26.1", NOW - HOUR / 2, *UDIDS)
+        send_reports(brokers, "26.1", NOW - HOUR / 2, *UDIDS)
         owning = asyncio.create_task(life.own())
         await asyncio.sleep(0)
         await life.round(100)
         send(brokers, factories.release("26.2"))
-        life.hear_facts()
-        report(brokers, "26.1", NOW, *UDIDS)
+        life.read_broadcasts()
+        send_reports(brokers, "26.1", NOW, *UDIDS)
         life.outbox.silent = DECISIONS.name
         taking = asyncio.create_task(life.round(100))
         for _ in range(500):
@@ -156,12 +155,12 @@ def test_rounds_while_partitions_are_given_anew(brokers: Brokers, tmp_path: Path
 def test_records_of_a_partition_that_is_not_ready_are_left(
     brokers: Brokers, tmp_path: Path
 ) -> None:
-    life = Life(brokers, tmp_path / "one", lambda: NOW)
+    life = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
 
     async def work() -> None:
         await life.begin()
         await settle(life)
-        report(brokers, "26.1", NOW, *UDIDS)
+        send_reports(brokers, "26.1", NOW, *UDIDS)
         life.worker.suspend()
         before, positions = sizes(brokers), dict(life.positions)
         await life.round(100)
@@ -176,22 +175,22 @@ def test_times_are_written_within_the_refresh_whatever_else_is_told(
     brokers: Brokers, tmp_path: Path, refresh: timedelta
 ) -> None:
     moment = NOW
-    life = Life(brokers, tmp_path / "one", lambda: moment, slice=5, refresh=refresh)
+    life = MemoryWorker(brokers, tmp_path / "one", lambda: moment, slice=5, refresh=refresh)
     run(brokers, life.live)
     early, late = NOW - HOUR / 2, NOW - HOUR / 4
 
-    async def hear() -> None:
+    async def receive_reports() -> None:
         # What is told later is older: nothing that a Mac tells is newer than its row after it.
         send(brokers, *(factories.polled(udid, late) for udid in UDIDS))
         await settle(life)
-        report(brokers, "26.1", early, *UDIDS)
+        send_reports(brokers, "26.1", early, *UDIDS)
         await settle(life)
 
     def written() -> int:
         rows = state_of(brokers, tmp_path / f"read {moment:%H%M} {refresh}")
         return sum(row["device"]["facts"]["os_version"][0] == to_us(early) for row in rows.values())
 
-    run(brokers, hear)
+    run(brokers, receive_reports)
     assert written() == (0 if refresh else len(UDIDS))
     moment += 2 * HOUR
 
@@ -203,18 +202,15 @@ def test_times_are_written_within_the_refresh_whatever_else_is_told(
     assert written() == len(UDIDS)
 
 
-def test_answer_to_a_fact_goes_on_where_it_was(
-    brokers: Brokers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker, "_DUE_BUDGET_S", 0.0)
-    first = Life(brokers, tmp_path / "first", lambda: NOW, slice=2)
-    second = Life(brokers, tmp_path / "second", lambda: NOW + HOUR, slice=2)
+def test_answer_to_a_fact_goes_on_where_it_was(brokers: Brokers, tmp_path: Path) -> None:
+    first = MemoryWorker(brokers, tmp_path / "first", lambda: NOW, slice=2, due_budget_s=0.0)
+    second = MemoryWorker(brokers, tmp_path / "second", lambda: NOW + HOUR, slice=2)
 
     async def begin() -> None:
         await first.begin()
         await settle(first)
         send(brokers, factories.release("26.2"))
-        first.hear_facts()
+        first.read_broadcasts()
         await first.round()
 
     run(brokers, begin)
@@ -227,16 +223,16 @@ def test_answer_to_a_fact_goes_on_where_it_was(
 def test_row_of_another_count_of_partitions_stops_the_worker(
     brokers: Brokers, tmp_path: Path
 ) -> None:
-    life = Life(brokers, tmp_path / "one", lambda: NOW)
+    life = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
     run(brokers, life.live)
     strayed = next(one for one in brokers.of(STATE.name, 0) if one.key != OWNER_KEY)
     brokers.append(STATE.name, 1, strayed.key, strayed.value)
     with pytest.raises(BadRow, match="partition 0"):
-        run(brokers, Life(brokers, tmp_path / "two", lambda: NOW).live)
+        run(brokers, MemoryWorker(brokers, tmp_path / "two", lambda: NOW).live)
 
 
 def test_report_under_a_foreign_key_reaches_the_owner(brokers: Brokers, tmp_path: Path) -> None:
-    life = Life(brokers, tmp_path / "one", lambda: NOW)
+    life = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
     event = factories.full_report("26.1", "STRAY-1", NOW, serial="C02STRAY1")
     owner = partition_of("STRAY-1", PARTITIONS)
     brokers.append(INVENTORY.name, 1 - owner, b"STRAY-1", encode(event))
@@ -248,7 +244,7 @@ def test_report_under_a_foreign_key_reaches_the_owner(brokers: Brokers, tmp_path
 def test_poison_alone_is_set_aside_and_much_of_it_stops_the_worker(
     brokers: Brokers, tmp_path: Path
 ) -> None:
-    life = Life(brokers, tmp_path / "one", lambda: NOW)
+    life = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
     brokers.append(CHECKINS.name, 0, b"x", b"\xff no json")
     run(brokers, life.live)
     assert len(brokers.all(DEAD_LETTERS.name)) == 1
@@ -270,7 +266,7 @@ def test_poison_alone_is_set_aside_and_much_of_it_stops_the_worker(
 
 def test_a_partition_let_go_is_freed_without_a_collection(brokers: Brokers, tmp_path: Path) -> None:
     """What was loaded is in no collection: a circle in it would stay for good."""
-    life = Life(brokers, tmp_path / "one", lambda: NOW)
+    life = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
     engines: list[weakref.ref[Any]] = []
 
     async def work() -> None:

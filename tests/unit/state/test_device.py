@@ -26,35 +26,37 @@ from schemas.events.checkin import (
 )
 from schemas.events.inventory import InventoryReported
 from schemas.macos import parse_build, parse_os_version
-from tests.factories import DAY, HOUR, NOW, UDID, mac, told
+from tests.factories import DAY, HOUR, NOW, UDID, mac, with_report
 
 US = to_us(NOW)
 
 
 def test_the_newest_report_of_each_fact_wins() -> None:
-    device = told(mac(None), NOW - HOUR, "jamf", hostname="new", os_version="26.1")
-    device = told(device, NOW - 2 * HOUR, "osquery", hostname="old", firmware="1.0")
+    device = with_report(mac(None), NOW - HOUR, "jamf", hostname="new", os_version="26.1")
+    device = with_report(device, NOW - 2 * HOUR, "osquery", hostname="old", firmware="1.0")
     assert (device.hostname, device.firmware, str(device.os_version)) == ("new", "1.0", "26.1")
 
 
 def test_an_older_build_says_nothing_of_a_newer_version() -> None:
-    device = told(told(Device(UDID), NOW - DAY, build="25B78"), NOW, os_version="26.2")
+    device = with_report(
+        with_report(Device(UDID), NOW - DAY, build="25B78"), NOW, os_version="26.2"
+    )
     assert device.build is None
-    assert told(device, NOW, build="25C56").build is not None
+    assert with_report(device, NOW, build="25C56").build is not None
 
 
 def test_a_report_that_says_nothing_new_leaves_the_values_as_they_are() -> None:
     device = mac()
-    later = told(device, NOW, hostname=device.hostname)
+    later = with_report(device, NOW, hostname=device.hostname)
     assert later.values is device.values
     assert later.last_seen_us == US
-    assert told(later, NOW - HOUR, hostname="older") is later
+    assert with_report(later, NOW - HOUR, hostname="older") is later
 
 
 def test_equal_times_in_other_zones_are_the_same_bytes() -> None:
     tokyo = timezone(timedelta(hours=9))
-    one = told(Device(UDID), NOW, boot_at=NOW - HOUR)
-    two = told(Device(UDID), NOW, boot_at=(NOW - HOUR).astimezone(tokyo))
+    one = with_report(Device(UDID), NOW, boot_at=NOW - HOUR)
+    two = with_report(Device(UDID), NOW, boot_at=(NOW - HOUR).astimezone(tokyo))
     assert one.to_wire() == two.to_wire()
 
 
@@ -98,8 +100,8 @@ def test_a_status_report_is_incremental() -> None:
 
 
 def test_merged_records_know_what_either_knew_last() -> None:
-    one = told(Device(UDID), NOW - HOUR, hostname="a", firmware="1")
-    two = told(Device("serial:X"), NOW, "jamf", hostname="b")
+    one = with_report(Device(UDID), NOW - HOUR, hostname="a", firmware="1")
+    two = with_report(Device("serial:X"), NOW, "jamf", hostname="b")
     assert merge(one, two).udid == UDID
     assert (merge(one, two).hostname, merge(one, two).firmware) == ("b", "1")
     assert merge(one, two).last_seen_us == merge(two, one).last_seen_us == US
@@ -150,7 +152,7 @@ def test_a_row_names_what_it_holds_and_gives_it_back() -> None:
 
 def test_what_is_told_of_1970_and_before_says_nothing() -> None:
     device = Device(UDID)
-    assert told(device, datetime(1970, 1, 1, tzinfo=UTC), hostname="old") is device
+    assert with_report(device, datetime(1970, 1, 1, tzinfo=UTC), hostname="old") is device
 
 
 @pytest.mark.parametrize(
@@ -184,15 +186,15 @@ def test_of_two_reports_of_one_moment_the_greater_text_wins_in_any_order() -> No
     for order in (("alpha", "beta"), ("beta", "alpha")):
         device = Device(UDID)
         for name in order:
-            device = told(device, NOW, hostname=name)
+            device = with_report(device, NOW, hostname=name)
         assert device.hostname == "beta"
-        assert told(device, NOW - HOUR, hostname="zeta").hostname == "beta"
+        assert with_report(device, NOW - HOUR, hostname="zeta").hostname == "beta"
 
 
 def test_a_report_of_mdm_is_no_day_of_inventory() -> None:
-    by_mdm = told(Device(UDID), NOW, "mdm", hostname="one")
+    by_mdm = with_report(Device(UDID), NOW, "mdm", hostname="one")
     assert by_mdm.inventory_days == Device(UDID).inventory_days
-    assert told(by_mdm, NOW, "osquery").inventory_days != by_mdm.inventory_days
+    assert with_report(by_mdm, NOW, "osquery").inventory_days != by_mdm.inventory_days
 
 
 def test_the_first_moment_after_1970_counts() -> None:
@@ -202,9 +204,9 @@ def test_the_first_moment_after_1970_counts() -> None:
 
 
 def test_a_report_with_nothing_new_gives_the_same_device() -> None:
-    device = told(Device(UDID), NOW, hostname="one")
-    assert told(device, NOW, hostname="one") is device
-    assert told(device, NOW - HOUR, hostname="one", serial=None) is not None
+    device = with_report(Device(UDID), NOW, hostname="one")
+    assert with_report(device, NOW, hostname="one") is device
+    assert with_report(device, NOW - HOUR, hostname="one", serial=None) is not None
 
 
 def test_an_enrolment_reports_what_the_mac_is() -> None:

@@ -28,7 +28,7 @@ from pipeline.state.jobs import (
 from schemas.events.checkin import MdmAuthenticated, MdmTokenUpdated
 from schemas.jobs import Action, Method
 from schemas.results import ErrorCode, Outcome
-from tests.factories import DAY, HOUR, NOW, UDID, entry, job, mac, result, told
+from tests.factories import DAY, HOUR, NOW, UDID, entry, job, mac, result, with_report
 
 JOB = job()
 LEDGER = issue((), JOB)
@@ -224,7 +224,7 @@ def test_an_erased_mac_is_done_when_it_has_begun_to_enrol() -> None:
 
 def test_settling_an_enrolment() -> None:
     one = entry("checked_out@1", action=Action.REENROLL, version=None, outcome=Outcome.ACTED)
-    device = told(mac(), NOW - HOUR / 2, "mdm")
+    device = with_report(mac(), NOW - HOUR / 2, "mdm")
     assert settle(one, device, UDID, NOW) is None
     half = apply_authenticated(device, MdmAuthenticated(udid=UDID), to_us(NOW - HOUR / 2))
     assert settle(one, half, UDID, NOW) is None

@@ -58,7 +58,7 @@ def test_what_is_known_already_gives_the_same_object(told: list[tuple[int, int]]
     assert of_moments(reversed(list(moments(stamps)))) == stamps
 
 
-def test_nothing_was_told_yet() -> None:
+def test_a_mac_without_reports_has_no_times() -> None:
     assert (newest(NEVER), when(NEVER, 1), since(NEVER, 5), list(moments(NEVER))) == (
         0,
         0,

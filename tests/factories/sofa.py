@@ -62,14 +62,14 @@ def feed(*lines: Any, last_check: str | None = "2026-02-01T08:00:00Z", **fields:
 
 
 @dataclass(frozen=True)
-class Told:
+class FeedTranslation:
     """A translation of a feed: all its events are about advisories."""
 
     events: tuple[AdvisoryEvent, ...]
     dead_letters: tuple[DeadLetter, ...]
 
 
-def told_by(translation: Translation) -> Told:
+def feed_translation(translation: Translation) -> FeedTranslation:
     """The translation of a feed."""
     events: list[AdvisoryEvent] = []
     for event in translation.events:
@@ -81,16 +81,16 @@ def told_by(translation: Translation) -> Told:
             | AdvisoryRetractedEvent,
         )
         events.append(event)
-    return Told(tuple(events), translation.dead_letters)
+    return FeedTranslation(tuple(events), translation.dead_letters)
 
 
-def translate(raw: bytes, previous: bytes | None = None) -> Told:
+def translate(raw: bytes, previous: bytes | None = None) -> FeedTranslation:
     """The translation of a SOFA feed as of RECEIVED_AT."""
-    return told_by(
+    return feed_translation(
         sofa.translate(raw, origin="feed.json", received_at=RECEIVED_AT, previous=previous)
     )
 
 
-def told(translation: Told) -> set[tuple[str, str]]:
+def changes_in(translation: FeedTranslation) -> set[tuple[str, str]]:
     """(published, macOS-26.2) and so on."""
     return {(event.type.split(".")[2], event.subject) for event in translation.events}

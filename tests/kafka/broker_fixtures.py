@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from kafka import KafkaAdminClient  # type: ignore[import-untyped]
 
-from tests.integration.brokers import (
+from tests.kafka.brokers import (
     SHORT_LIVED,
     BrokerError,
     KafkaCluster,

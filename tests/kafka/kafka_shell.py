@@ -7,7 +7,7 @@ from schemas.dead_letters import DeadLetter
 from schemas.decisions import DecisionRecord
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode
 from schemas.topics import INVENTORY, ORDERS
-from tests.integration.workers import Workers
+from tests.kafka.workers import Workers
 
 
 class KafkaShell:
@@ -19,11 +19,11 @@ class KafkaShell:
     def begin(self, at: datetime) -> None:
         self._workers.set_clock(at)
 
-    def hear(self, events: Sequence[CloudEvent]) -> None:
+    def accept(self, events: Sequence[CloudEvent]) -> None:
         self._workers.send(events)
         self._workers.wait_caught_up()
 
-    def hear_bytes(self, raw: bytes) -> None:
+    def accept_bytes(self, raw: bytes) -> None:
         self._workers.producer.send(INVENTORY.name, key=b"anything", value=raw).get(timeout=30)
         self._workers.wait_caught_up()
 

@@ -1,8 +1,12 @@
 """Drydock's topics on a broker of a test."""
 
+from typer.testing import CliRunner, Result
+
+from pipeline.cli.app import app
 from pipeline.provisioning.cluster import connected
 from pipeline.provisioning.plan import Change, differences, wanted_topics
 from schemas.connection import KafkaConnection
+from tests.kafka.brokers import KafkaCluster
 
 # Of every topic keyed by UDID.
 PARTITIONS = 4
@@ -16,3 +20,12 @@ def make_topics(bootstrap: str, *sites: str) -> None:
         refused = cluster.apply([one for one in found if one.change is Change.CREATE], wanted)
         assert not any(refused.values()), refused
         assert cluster.settles([one for one in wanted if one.name in {f.topic for f in found}])
+
+
+def run_topics(
+    command: str, broker: KafkaCluster | str, *more: str, sites: str = "austin"
+) -> Result:
+    """Return what `drydock topics COMMAND --json` printed, and its exit code."""
+    bootstrap = broker if isinstance(broker, str) else broker.bootstrap
+    given = ["topics", command, "--bootstrap", bootstrap, "--sites", sites, "--replication", "1"]
+    return CliRunner().invoke(app, [*given, "--json", *more])

@@ -10,9 +10,11 @@ from agents.executor import Executor
 from agents.journal import Journal, Told
 from agents.keys import KeyRing
 from agents.simulated import MacSpec, SimulatedFleet, SimulatedRelease
-from schemas.envelope import DeviceEvent
+from schemas.envelope import AdvisoryPublishedEvent, DeviceEvent, InventoryEvent
+from schemas.events.advisory import AdvisoryPublished
 from schemas.events.control import Approval
-from schemas.ids import derive_job_id
+from schemas.events.inventory import InventoryReported
+from schemas.ids import derive_job_id, event_id
 from schemas.jobs import Action, Job, JobIssued, Method, Target
 from schemas.macos import parse_build, parse_os_version
 from schemas.orders import grant, issue
@@ -74,14 +76,14 @@ def an_erasing_job(
         "expires_at": START + timedelta(days=2),
         **(approve or {}),
     }
-    return plain.model_copy(update={"approval": approval(key, **said)})
+    return plain.model_copy(update={"approval": signed_approval(key, **said)})
 
 
-def approval(key: Ed25519PrivateKey = APPROVALS_KEY, **said: Any) -> Signed:
+def signed_approval(key: Ed25519PrivateKey = APPROVALS_KEY, **said: Any) -> Signed:
     return grant(Approval(**said), key).signed
 
 
-def issued(job: Job, key: Ed25519PrivateKey = JOBS_KEY) -> JobIssued:
+def signed_job(job: Job, key: Ed25519PrivateKey = JOBS_KEY) -> JobIssued:
     return issue(job, key)
 
 
@@ -99,6 +101,36 @@ def a_spec(udid: str = UDID, **changes: Any) -> MacSpec:
         **changes,
     }
     return MacSpec(**fields)
+
+
+def critical_release(version: str, build: str, at: datetime = START) -> AdvisoryPublishedEvent:
+    """A release that fixes one hole."""
+    return AdvisoryPublishedEvent(
+        id=event_id("advisory", version),
+        source="/test/sofa",
+        subject=f"macOS-{version}",
+        time=at,
+        data=AdvisoryPublished(
+            source="sofa",
+            os_line=version.partition(".")[0],
+            os_version=parse_os_version(version),
+            builds=(parse_build(build),),
+            released_at=at,
+            cves=(f"CVE-2026-{int(build[:2])}{len(version):03}",),
+            severity="critical",
+        ),
+    )
+
+
+def osquery_report(udid: str = "MAC-1", at: datetime = START, **facts: Any) -> InventoryEvent:
+    """An inventory report of a Mac."""
+    return InventoryEvent(
+        id=event_id("report", udid, at.isoformat(), repr(facts)),
+        source="/test/osquery",
+        subject=udid,
+        time=at,
+        data=InventoryReported(source="osquery", udid=udid, serial=f"C02{udid}", **facts),
+    )
 
 
 def a_fleet(*specs: MacSpec, seed: int = 0, **options: Any) -> SimulatedFleet:

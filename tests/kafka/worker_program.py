@@ -15,7 +15,7 @@ from pipeline.processors.logs import make_log
 from pipeline.processors.service import Plan, WorkerError, serve_until_signalled
 from pipeline.server_process import Listen
 from schemas.connection import KafkaConnection
-from tests.site_factories import JOBS_KEY, KEYS
+from tests.factories.sites import JOBS_KEY, KEYS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,9 +30,7 @@ from pipeline.provisioning.plan import differences, wanted_topics
 from schemas.connection import KafkaConnection
 from schemas.dead_letters import DeadLetter
 from schemas.decisions import DecisionRecord
-from schemas.envelope import CloudEvent, DeviceEvent, JobIssuedEvent, decode, encode
-from schemas.results import JobResult
-from schemas.routing import device_key
+from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
 from schemas.topics import (
     ADVISORIES,
     CONTROL,
@@ -42,10 +40,10 @@ from schemas.topics import (
     STATE,
     jobs_topic,
 )
-from tests.factories import NOW, topic_of
-from tests.integration import worker_program
-from tests.integration.brokers import KafkaCluster, free_ports
-from tests.integration.worker_program import Given, run
+from tests.factories import NOW, key_of, topic_of
+from tests.kafka import worker_program
+from tests.kafka.brokers import KafkaCluster, free_ports
+from tests.kafka.worker_program import Given, run
 
 # What a worker imports is imported once: a process of its own is then there in no time.
 _FORKS = multiprocessing.get_context("forkserver")
@@ -69,13 +67,6 @@ def make_topics(kafka: KafkaCluster, partitions: int = PARTITIONS) -> None:
     with connected(KafkaConnection(bootstrap=kafka.bootstrap), 10) as cluster:
         cluster.apply(differences(wanted, cluster.topics(), brokers=1), wanted)
         assert cluster.settles(wanted)
-
-
-def key_of(event: CloudEvent) -> str:
-    """The key an event is published under."""
-    if isinstance(event, DeviceEvent):
-        return device_key(event)
-    return event.data.udid if isinstance(event.data, JobResult) else event.subject  # type: ignore[attr-defined]
 
 
 @dataclass

@@ -32,9 +32,9 @@ from schemas.jobs import Action, Job, Method
 from schemas.orders import issue
 from schemas.results import JobResult
 from schemas.topics import RESULTS, attempts_topic, jobs_topic
-from tests.integration.brokers import ROOT, KafkaCluster
-from tests.integration.topics import make_topics
-from tests.site_factories import RELEASES, START, a_job, a_spec
+from tests.factories.sites import RELEASES, START, a_job, a_spec
+from tests.kafka.brokers import ROOT, KafkaCluster
+from tests.kafka.topics import make_topics
 
 # A quarter of an hour on a Mac is under four seconds here.
 SPEED = 240.0
@@ -66,7 +66,7 @@ class Agent:
         lines = self.log_path.read_text().splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
-    def said(self, event: str) -> int:
+    def log_count(self, event: str) -> int:
         """How often it logged this."""
         return sum(line["event"] == event for line in self.log())
 

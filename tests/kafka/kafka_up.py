@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.integration.brokers import BrokerError, KafkaCluster
+from tests.kafka.brokers import BrokerError, KafkaCluster
 
 FOLDER = Path(".kafka")
 FIRST_PORT = 19092

@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.connection import KafkaConnection
 from schemas.topics import CHECKINS, Topic
-from tests.integration.brokers import ROOT, KafkaCluster, wait_until
+from tests.kafka.brokers import ROOT, KafkaCluster, wait_until
 
 PATIENCE_S = 60.0
 _MAIN = (sys.executable, "-W", "ignore", "-c", "from pipeline.cli import main; main()")

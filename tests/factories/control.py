@@ -1,0 +1,108 @@
+"""Policies, halts and approvals, and their events."""
+
+from datetime import datetime
+from typing import Any
+
+from pipeline.decide.policy import Policy
+from pipeline.decide.policy_file import policy_digest
+from schemas.envelope import (
+    ApprovalDeniedEvent,
+    ApprovalGrantedEvent,
+    HaltClearedEvent,
+    HaltSetEvent,
+    PolicyChangedEvent,
+)
+from schemas.events.control import ApprovalGranted, HaltScope, HaltSet
+from schemas.signing import Signature, Signed
+from tests.factories.devices import UDID
+from tests.factories.events import make_event
+from tests.factories.times import DAY, NOW
+
+SIGNED = Signed(
+    payloadType="application/x-test", payload="e30=", signatures=(Signature(keyid="k", sig="cw=="),)
+)
+
+
+def policy(**settings: Any) -> Policy:
+    """One site, London, always open; no follow-up beyond enrolment. Settings replace whole
+    top-level parts."""
+    given = {
+        "sites": {"london": {"time_zone": "Europe/London"}},
+        "follow_up": {"compliant": False},
+    } | settings
+    return Policy.model_validate(given, by_alias=True)
+
+
+NIGHTS = ({"from": "22:00", "to": "04:00"},)
+POLICY_TEXT = """\
+version: 1
+sites:
+  london: {time_zone: Europe/London, max_jobs: 2}
+  tokyo: {time_zone: Asia/Tokyo, max_jobs: 2}
+default_site: london
+follow_up: {compliant: false}
+"""
+
+
+def halt(
+    *,
+    site: str | None = None,
+    advisory: str | None = None,
+    until: datetime | None = None,
+) -> HaltSet:
+    """A halt; of everything unless narrower."""
+    everything = site is None and advisory is None
+    scope = HaltScope(everything=everything, site=site, advisory_id=advisory)
+    return HaltSet(scope=scope, by="ops", until=until)
+
+
+def approval(
+    job_id: str, *, action: str = "reinstall", udid: str = UDID, expires_at: datetime = NOW + DAY
+) -> ApprovalGranted:
+    """Leave to erase."""
+    return ApprovalGranted.model_validate(
+        {
+            "approval": {
+                "udid": udid,
+                "job_id": job_id,
+                "action": action,
+                "by": "ada",
+                "expires_at": expires_at,
+            },
+            "signed": SIGNED,
+        }
+    )
+
+
+def policy_changed(text: str = POLICY_TEXT, when: datetime = NOW - 50 * DAY) -> PolicyChangedEvent:
+    """The policy in force from then on."""
+    data = {"digest": policy_digest(text), "text": text, "by": "ada"}
+    event: PolicyChangedEvent = make_event(PolicyChangedEvent, "policy", when, data)
+    return event
+
+
+def halted(when: datetime = NOW, **scope: Any) -> HaltSetEvent:
+    """A halt is set."""
+    event: HaltSetEvent = make_event(HaltSetEvent, "halt", when, halt(**scope))
+    return event
+
+
+def halt_cleared(when: datetime = NOW, **scope: Any) -> HaltClearedEvent:
+    """A halt is cleared."""
+    data = {"scope": halt(**scope).scope, "by": "ops"}
+    event: HaltClearedEvent = make_event(HaltClearedEvent, "halt", when, data)
+    return event
+
+
+def granted(job_id: str, when: datetime = NOW, **values: Any) -> ApprovalGrantedEvent:
+    """Leave is given."""
+    data = approval(job_id, **values)
+    event: ApprovalGrantedEvent = make_event(ApprovalGrantedEvent, job_id, when, data)
+    return event
+
+
+def denied(job_id: str, udid: str = UDID, when: datetime = NOW) -> ApprovalDeniedEvent:
+    """Leave is refused."""
+    data = {"udid": udid, "job_id": job_id, "by": "ada"}
+    event: ApprovalDeniedEvent = make_event(ApprovalDeniedEvent, job_id, when, data)
+    return event

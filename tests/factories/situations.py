@@ -1,0 +1,31 @@
+"""Situations to decide: by default an enrolled Mac that lacks 26.2, at an open site."""
+
+from datetime import datetime
+from typing import Any
+
+from pipeline.decide.policy import Policy
+from pipeline.decide.situation import Situation
+from pipeline.state.advisories import Advisories
+from pipeline.state.device import Device
+from tests.factories.advisories import apple
+from tests.factories.control import policy
+from tests.factories.devices import mac
+from tests.factories.times import NOW
+
+
+def situation(
+    device: Device | None = None,
+    *,
+    advisories: Advisories | None = None,
+    rules: Policy | None = None,
+    now: datetime = NOW,
+    **rest: Any,
+) -> Situation:
+    """A Mac that lacks 26.2, at a site that is open."""
+    return Situation(
+        device if device is not None else mac(),
+        advisories if advisories is not None else apple(),
+        rules if rules is not None else policy(),
+        now,
+        **rest,
+    )
