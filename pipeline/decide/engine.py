@@ -32,10 +32,9 @@ from schemas.envelope import (
     JobResultedEvent,
     JobSupersededEvent,
     PolicyChangedEvent,
-    decode,
 )
 from schemas.events.control import ApprovalGranted, HaltSet
-from schemas.glance import Glance, glance
+from schemas.glance import Glance
 from schemas.jobs import Action, Job
 from schemas.model import built
 
@@ -131,14 +130,6 @@ class Engine:
     def heed(self, udid: str, now: datetime) -> Iterator[Effect]:
         """Decide after a report that brought only times and figures, where these can matter."""
         return self.look_at(udid, now) if self.figures_matter(udid, now) else _NO_EFFECTS
-
-    def handle_raw(self, raw: bytes, now: datetime) -> Iterator[Effect]:
-        """`handle` of the event that these bytes are. Most reports of a fleet repeat the Mac's last
-        one word for word: those are told by their bytes and not decoded. Raises InvalidEvent."""
-        seen = glance(raw)
-        if seen is not None and self.fleet.repeats(seen) is not None:
-            return self.heed(seen.subject, now)
-        return self.handle(decode(raw), now, seen)
 
     def _answer_change(
         self, change: Change, freed: tuple[str, ...], now: datetime
