@@ -13,7 +13,8 @@ from schemas.orders import PublicKeys
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What all partitions of a worker share. Counts are of partitions, by topic name; `believed` is
-    what they tell dispatch.
+    what they tell dispatch. Without `fast_paths` each record is decoded and each signature
+    verified, also of what the worker itself wrote.
 
     A Mac of which only times and figures (free disk, battery) changed is written again after
     `refresh`: so much of 'when last heard' may a crash forget.
@@ -26,3 +27,4 @@ class Terms:
     sweep_every: timedelta = timedelta(hours=6)
     slice: int = 200
     believed: OwnOrders = field(default_factory=OwnOrders)
+    fast_paths: bool = True

@@ -214,11 +214,17 @@ class Life:
     slice: int = 200
     is_member: bool = True
     refresh: timedelta = timedelta(0)
+    fast_paths: bool = True
 
     def __post_init__(self) -> None:
         self.facts = Facts(KEYS.approvals)
         self.stores = Stores(self.folder)
-        terms = Terms(JOBS_KEY, KEYS.jobs, COUNTS, refresh=self.refresh, slice=self.slice)
+        terms = Terms(
+            *(JOBS_KEY, KEYS.jobs, COUNTS),
+            refresh=self.refresh,
+            slice=self.slice,
+            fast_paths=self.fast_paths,
+        )
         self.recovery = Recovery(KafkaConnection(), self.stores, SILENT)
         self.outbox = MemoryOutbox(self.brokers, self.dies)
         self.worker = Worker(
