@@ -1,6 +1,7 @@
 """The flag reaches all that it switches, and the list of fast paths names what exists."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -67,4 +68,54 @@ def test_every_call_of_what_takes_the_flag_passes_it() -> None:
     missing = [
         one for name, tree in parsed.items() for one in calls_without_flag(name, tree, known)
     ]
+    assert missing == []
+
+
+def named() -> set[tuple[str, str]]:
+    """File and name of all that the list names as code; the name may be empty."""
+    text = (ROOT / "docs" / "explanation" / "fast-paths.md").read_text(encoding="utf-8")
+    return set(re.findall(r"`([\w/.]+\.py)(?::(\w+))?`", text))
+
+
+def names_in(path: Path) -> set[str]:
+    """What a module defines: functions, classes, their parts, constants and attributes."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.id if isinstance(node, ast.Name) else node.attr)
+    return found
+
+
+def test_list_names_what_exists() -> None:
+    listed = named()
+    assert len(listed) > 50
+    gone = [file for file, _ in listed if not (ROOT / file).is_file()]
+    assert gone == []
+    assert [
+        (file, name) for file, name in listed if name and name not in names_in(ROOT / file)
+    ] == []
+
+
+def cached_name(node: ast.AST) -> str | None:
+    """The name of a function, or constant, that is cached; None for any other node."""
+    if isinstance(node, ast.FunctionDef):
+        marked = any("lru_cache" in ast.unparse(one) for one in node.decorator_list)
+        return node.name if marked else None
+    if isinstance(node, ast.AnnAssign) and "lru_cache" in ast.unparse(node):
+        return ast.unparse(node.target)
+    return None
+
+
+def test_list_has_every_cache_and_every_setting_of_the_collector() -> None:
+    listed, missing = named(), []
+    for name, path in modules(ROOT):
+        file = str(path.relative_to(ROOT))
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            found = cached_name(node)
+            if found is not None:
+                missing += [(file, found)] if (file, found) not in listed else []
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith("gc."):
+                missing += [(file, name)] if file not in {one for one, _ in listed} else []
     assert missing == []
