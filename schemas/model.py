@@ -19,7 +19,11 @@ _set: Final = object.__setattr__
 
 def built(kind: type[M], values: dict[str, Any]) -> M:
     """A model of values that are known to be valid: of all its fields, in their order. Nothing is
-    checked; pydantic's `model_construct` costs more than its validation."""
+    checked; pydantic's `model_construct` costs more than its validation.
+
+    Writes three private attributes of pydantic: tests/unit/schemas/test_pydantic_names.py. With
+    the fast paths off its callers call `kind(**values)`.
+    """
     model = kind.__new__(kind)
     _set(model, "__dict__", values)
     _set(model, "__pydantic_fields_set__", set(values))

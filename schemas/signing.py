@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import Field, StringConstraints
 
-from schemas.model import FactModel, built
+from schemas.model import FactModel
 
 JOB_PAYLOAD: Final = "application/vnd.drydock.job.v1+json"
 APPROVAL_PAYLOAD: Final = "application/vnd.drydock.approval.v1+json"
@@ -64,7 +64,7 @@ def sign(payload: bytes, payload_type: str, private: Ed25519PrivateKey) -> Signe
     """Envelope these bytes under one key."""
     signature = private.sign(_pae(payload_type, payload))
     sig = base64.b64encode(signature).decode()
-    own = built(Signature, {"keyid": _key_id_of(private), "sig": sig})
+    own = Signature(keyid=_key_id_of(private), sig=sig)
     return Signed(
         payloadType=payload_type, payload=base64.b64encode(payload).decode(), signatures=(own,)
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.fast_paths import fast_paths_wanted
 from pipeline.cli.output import emit, fail
 from pipeline.cli.steering import AsJson, By, DataDir, steer
 
@@ -35,7 +36,7 @@ def approve(
     from schemas.envelope import encode
 
     now = datetime.now(UTC)
-    decision = _decision(data_dir, name, now)
+    decision = _decision(data_dir, name, now, fast_paths=fast_paths_wanted())
     try:
         key = KeyStore(keys or data_dir / "keys").signer(Purpose.APPROVALS)
         event = commands.approval(decision, by, now, timedelta(hours=hours), key)
@@ -49,7 +50,7 @@ def approve(
     emit(json.dumps(answer) if as_json else f"approved: {answer['approved']}")
 
 
-def _decision(data_dir: Path, name: str, now: datetime) -> "Decision":
+def _decision(data_dir: Path, name: str, now: datetime, *, fast_paths: bool) -> "Decision":
     from pipeline.decide.decision import decide
     from pipeline.decide.policy_file import PolicyError
     from pipeline.embedded.log import Log, StoreError
@@ -57,7 +58,7 @@ def _decision(data_dir: Path, name: str, now: datetime) -> "Decision":
 
     try:
         with Log.open(data_dir) as log:
-            engine = load(log)
+            engine = load(log, fast_paths=fast_paths)
         if engine.policy is None:
             fail("no policy is in force: nothing awaits approval")
     except (StoreError, PolicyError) as error:
@@ -65,4 +66,4 @@ def _decision(data_dir: Path, name: str, now: datetime) -> "Decision":
     udid = engine.fleet.find(name)
     if udid is None:
         fail(f"no Mac is known as {name}")
-    return decide(engine.situation(udid, now))
+    return decide(engine.situation(udid, now), fast_paths=fast_paths)

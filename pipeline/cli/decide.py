@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.fast_paths import fast_paths_wanted
 from pipeline.cli.moments import parse_moment
 from pipeline.cli.output import emit, fail
 
@@ -48,7 +49,7 @@ def decide(
 
     moment = _moment(now)
     rules = _policy(policy)
-    decisions = decide_all(gather(_read(events)), rules, moment)
+    decisions = decide_all(gather(_read(events)), rules, moment, fast_paths=fast_paths_wanted())
     if as_json:
         for decision in decisions:
             emit(decision.model_dump_json())

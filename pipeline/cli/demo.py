@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from pipeline.cli.fast_paths import fast_paths_wanted
 from pipeline.cli.output import emit, fail, finding
 
 if TYPE_CHECKING:
@@ -38,14 +39,14 @@ def demo(
     """
     from pipeline.demo.scenario import build
 
-    pace = _pace(speed)
+    pace, fast_paths = _pace(speed), fast_paths_wanted()
     try:
         scenario = build(seed, devices)
     except ValueError as error:
         fail(str(error))
     _empty(data_dir)
     started = time.monotonic()
-    _run(data_dir, scenario, seed, pace, quiet=as_json)
+    _run(data_dir, scenario, seed, pace, quiet=as_json, fast_paths=fast_paths)
     summary = _sum_up(data_dir, scenario, seed)
     if as_json:
         import json
@@ -86,12 +87,18 @@ def _empty(data_dir: Path) -> None:
 
 
 def _run(
-    data_dir: Path, scenario: "Scenario", seed: int, pace: float | None, *, quiet: bool
+    data_dir: Path,
+    scenario: "Scenario",
+    seed: int,
+    pace: float | None,
+    *,
+    quiet: bool,
+    fast_paths: bool,
 ) -> None:
     from pipeline.demo.drive import steps
     from pipeline.demo.embedded import run
 
-    moments = _paced(run(data_dir, scenario, seed), pace)
+    moments = _paced(run(data_dir, scenario, seed, fast_paths=fast_paths), pace)
     if quiet:
         for _ in moments:
             pass

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli.fast_paths import fast_paths_wanted
 from pipeline.cli.output import emit, fail, finding
 from pipeline.cli.past import (
     TIME_HELP,
@@ -136,7 +137,15 @@ def _verify(
     from pipeline.replay.verify import verify
 
     with progress("verifying", log.last_seq(until)) as tell:
-        report = verify(log, since=since, until=until, udid=udid, state=log, progress=tell)
+        report = verify(
+            log,
+            since=since,
+            until=until,
+            udid=udid,
+            state=log,
+            progress=tell,
+            fast_paths=fast_paths_wanted(),
+        )
     if as_json:
         emit(json.dumps(_report_wire(report)))
     else:
@@ -203,7 +212,15 @@ def _what_if(
     text = _policy_text(policy)
     try:
         with progress("deciding anew", log.last_seq(until)) as tell:
-            diff = counterfactual(log, text, since=since, until=until, udid=udid, progress=tell)
+            diff = counterfactual(
+                log,
+                text,
+                since=since,
+                until=until,
+                udid=udid,
+                progress=tell,
+                fast_paths=fast_paths_wanted(),
+            )
     except PolicyError as error:
         fail("\n".join(f"{policy}:{problem}" for problem in error.problems))
     if as_json:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from pipeline.cli.fast_paths import fast_paths_wanted
 from pipeline.cli.output import fail
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def run(
             _policy_text(policy, simulated=simulate is not None),
             None if simulate is None else _simulated(data_dir, simulate),
             _feeds(sofa, gdmf, kev),
+            fast_paths=fast_paths_wanted(),
         )
         serve(plan, ServerSettings(), make_log())
     except PolicyError as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from pipeline.cli.fast_paths import fast_paths_wanted
 from pipeline.cli.output import fail
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _offline(data_dir: Path, prepare: "Prepare") -> dict[str, Any] | None:
     from agents.journal import JournalError
     from agents.keys import KeyRing, KeysError, KeyStore, Purpose
     from pipeline.embedded.log import FILE, InUseError, StoreError
-    from pipeline.embedded.service import Service
+    from pipeline.embedded.service import Options, Service
     from pipeline.embedded.steering import InvalidOrderError
 
     if not (data_dir / FILE).is_file():
@@ -96,6 +97,7 @@ def _offline(data_dir: Path, prepare: "Prepare") -> dict[str, Any] | None:
             now=now,
             signer=KeyStore(keys).signer(Purpose.JOBS),
             trust=KeyRing.load(keys),
+            options=Options(fast_paths=fast_paths_wanted()),
         )
     except InUseError:
         return None

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.fast_paths import fast_paths_wanted
 from pipeline.cli.output import fail
 
 if TYPE_CHECKING:
@@ -95,4 +96,5 @@ def _plan(data_dir: Path, keys: Path, bootstrap: str | None, listen: str | None)
         stalled_after_s=settings.stalled_after_s,
         refresh=timedelta(minutes=settings.refresh_minutes),
         sweep_every=timedelta(hours=settings.sweep_hours),
+        fast_paths=fast_paths_wanted(),
     )

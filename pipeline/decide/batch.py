@@ -35,7 +35,9 @@ def gather(events: Iterable[Event]) -> Fleet:
     return fleet
 
 
-def decide_all(fleet: Fleet, policy: Policy, now: datetime) -> Iterator[Decision]:
+def decide_all(
+    fleet: Fleet, policy: Policy, now: datetime, *, fast_paths: bool = True
+) -> Iterator[Decision]:
     """One decision a Mac, by UDID. Every Mac is looked at alone: how many jobs a site may have
     open is not counted here."""
     for udid in sorted(fleet.macs()):
@@ -49,7 +51,8 @@ def decide_all(fleet: Fleet, policy: Policy, now: datetime) -> Iterator[Decision
                 _settled(fleet.ledgers.get(udid, ()), device, now),
                 fleet.halts(),
                 fleet.approvals(udid),
-            )
+            ),
+            fast_paths=fast_paths,
         )
 
 

@@ -83,17 +83,17 @@ class Answer(msgspec.Struct, frozen=True):
     asked: tuple[Held, ...] = ()
 
 
-def decide(s: Situation) -> Decision:
+def decide(s: Situation, *, fast_paths: bool = True) -> Decision:
     """Say what this Mac needs now, or why nothing is sent.
 
     Pure and total: any Situation gives one Decision with one Reason. The first need whose gates
     all pass is sent. Else a need whose job is open is held for it, else the first need is held,
-    for the first gate that holds it.
+    for the first gate that holds it. With `fast_paths` its own values are not validated again.
     """
-    return answer(s).decision
+    return answer(s, fast_paths=fast_paths).decision
 
 
-def answer(s: Situation) -> Answer:
+def answer(s: Situation, *, fast_paths: bool = True) -> Answer:
     """`decide`, and what its answer can be changed by."""
     exposed = exposure(s)
     if s.device.is_partial:
@@ -106,7 +106,7 @@ def answer(s: Situation) -> Answer:
         one = plan(s, need, choose_method(s, need), exposed)
         held.append(Held.by(one, ask(s, one)))
         if not held[-1].closed:
-            sent = _send(s, one, held[-1].gates)
+            sent = _send(s, one, held[-1].gates, fast_paths=fast_paths)
             return Answer(sent, heeds_figures=True, asked=tuple(held))
         # A job that is on its way for this need is not withdrawn for a lesser one.
         if need.exclusive or held[-1].stopped_by(Reason.JOB_OPEN):
@@ -114,21 +114,24 @@ def answer(s: Situation) -> Answer:
     if not held:
         rest = _rest(s, exposed)
         return Answer(rest, heeds_figures=rest.reason in _FIGURES or may_be_told_again(s))
-    return _held_back(s, held)
+    return _held_back(s, held, None, fast_paths=fast_paths)
 
 
 def answer_to_order(s: Situation, sent: Answer) -> Answer:
     """`answer` where `sent` was the last one, its job is in the ledger now, open and the newest,
-    and nothing else is another: then only the gate of the open job is."""
+    and nothing else is another: then only the gate of the open job is. A fast path: `answer`
+    gives the same."""
     held = [Held.by(one.plan, ask_for_open_job(s, one.plan, one.gates)) for one in sent.asked]
     for_it = next(at for at, one in enumerate(held, 1) if one.stopped_by(Reason.JOB_OPEN))
-    return _held_back(s, held[:for_it], sent.decision)
+    return _held_back(s, held[:for_it], sent.decision, fast_paths=True)
 
 
-def _held_back(s: Situation, held: list[Held], sent: Decision | None = None) -> Answer:
+def _held_back(
+    s: Situation, held: list[Held], sent: Decision | None, *, fast_paths: bool
+) -> Answer:
     reasons = {asked.reason for one in held for asked in one.closed}
     return Answer(
-        _hold(s, held, sent),
+        _hold(s, held, sent, fast_paths=fast_paths),
         # A sign of life through MDM is enough to show that a Mac is enrolled after all.
         heeds_figures=not reasons.isdisjoint(_FIGURES)
         or any(one.plan.need.action is Action.REENROLL for one in held)
@@ -253,13 +256,15 @@ def _awaiting_follow_up(s: Situation, exposed: Exposure, missing: tuple[str, ...
     return quiet.model_copy(update={"decision": Verdict.HOLD, "gates": (gate,)})
 
 
-def _send(s: Situation, p: Plan, gates: tuple[Asked, ...]) -> Decision:
+def _send(s: Situation, p: Plan, gates: tuple[Asked, ...], *, fast_paths: bool) -> Decision:
     replaced = _untouched_job(s)
     supersedes = None if replaced is None else replaced.job_id
-    return _planned(s, p, gates, Verdict.SEND, p.need.reason, supersedes=supersedes)
+    return _planned(
+        *(s, p, gates, Verdict.SEND, p.need.reason), supersedes=supersedes, fast_paths=fast_paths
+    )
 
 
-def _hold(s: Situation, held: list[Held], sent: Decision | None) -> Decision:
+def _hold(s: Situation, held: list[Held], sent: Decision | None, *, fast_paths: bool) -> Decision:
     """`sent` is the decision that ordered the job they are held for, if that was the last one."""
     shown = held[-1] if held[-1].stopped_by(Reason.JOB_OPEN) else held[0]
     reason = shown.closed[0].reason
@@ -275,6 +280,7 @@ def _hold(s: Situation, held: list[Held], sent: Decision | None) -> Decision:
             reason,
             next_at=next_at,
             supersedes=supersedes,
+            fast_paths=fast_paths,
         )
     said = {
         "decision": Verdict.HOLD,
@@ -299,6 +305,7 @@ def _planned(
     *,
     next_at: datetime | None = None,
     supersedes: str | None = None,
+    fast_paths: bool,
 ) -> Decision:
     need, findings = p.need, _findings(s)
     values = {
@@ -326,7 +333,7 @@ def _planned(
         "findings": findings,
     }
     # What a Mac says of itself is in these alone, with more around it: it may be too long.
-    if need.evidence or findings:
+    if need.evidence or findings or not fast_paths:
         return Decision(**values)
     return built(Decision, values)
 

@@ -32,10 +32,9 @@ from schemas.envelope import (
     JobResultedEvent,
     JobSupersededEvent,
     PolicyChangedEvent,
-    decode,
 )
 from schemas.events.control import ApprovalGranted, HaltSet
-from schemas.glance import Glance, glance
+from schemas.glance import Glance
 from schemas.jobs import Action, Job
 from schemas.model import built
 
@@ -68,10 +67,15 @@ Effect = Decided | Followed | Failed
 
 
 class Engine:
-    """Decides for the Macs of one Fleet. The caller is the only writer."""
+    """Decides for the Macs of one Fleet. The caller is the only writer.
 
-    def __init__(self, fleet: Fleet | None = None) -> None:
+    Without `fast_paths` nothing is remembered between two decisions and every model is validated:
+    slower, with the same decisions and the same bytes (docs/explanation/fast-paths.md).
+    """
+
+    def __init__(self, fleet: Fleet | None = None, *, fast_paths: bool = True) -> None:
         self.fleet = fleet or Fleet()
+        self._fast_paths = fast_paths
         self.standings: dict[str, Standing] = {}
         self.exposed: Counter[tuple[str, str]] = Counter()
         self.open_jobs: Counter[tuple[str, str]] = Counter()
@@ -131,14 +135,6 @@ class Engine:
     def heed(self, udid: str, now: datetime) -> Iterator[Effect]:
         """Decide after a report that brought only times and figures, where these can matter."""
         return self.look_at(udid, now) if self.figures_matter(udid, now) else _NO_EFFECTS
-
-    def handle_raw(self, raw: bytes, now: datetime) -> Iterator[Effect]:
-        """`handle` of the event that these bytes are. Most reports of a fleet repeat the Mac's last
-        one word for word: those are told by their bytes and not decoded. Raises InvalidEvent."""
-        seen = glance(raw)
-        if seen is not None and self.fleet.repeats(seen) is not None:
-            return self.heed(seen.subject, now)
-        return self.handle(decode(raw), now, seen)
 
     def _answer_change(
         self, change: Change, freed: tuple[str, ...], now: datetime
@@ -255,17 +251,16 @@ class Engine:
             if self.standings.get(udid) is not standing:
                 return
             situation = self.situation(udid, now)
-            found = answer(situation)
+            found = answer(situation, fast_paths=self._fast_paths)
         decision, name = found.decision, answer_name(found.decision)
         sends = decision.decision is Verdict.SEND
         # A job that was ordered before and is in no ledger was lost: it is ordered again.
         if standing is not None and standing.answer == name and not sends:
             return
-        decided = Decided(
-            self.record_of(decision, situation), order(situation, decision) if sends else None
-        )
+        job = order(situation, decision, fast_paths=self._fast_paths) if sends else None
+        decided = Decided(self.record_of(decision, situation), job)
         self._stand(found, name)
-        self._ordered = (situation, found) if sends else None
+        self._ordered = (situation, found) if sends and self._fast_paths else None
         yield decided
 
     def _answered(self, s: Situation) -> Answer:
@@ -273,7 +268,7 @@ class Engine:
             (before, sent), self._ordered = self._ordered, None
             if _is_order_of(s, before, sent.decision.job_id):
                 return answer_to_order(s, sent)
-        return answer(s)
+        return answer(s, fast_paths=self._fast_paths)
 
     def situation(self, udid: str, now: datetime) -> Situation:
         """What the rules may see of this Mac now."""
@@ -293,31 +288,30 @@ class Engine:
             self.fleet.approvals(udid),
             max(others, 0),
         )
-        # As it would work them out itself.
-        settings = None if site is None else policy.sites[site]
-        found.__dict__.update(site_name=site, site=settings, open_job=own)
+        if self._fast_paths:
+            # As it would work them out itself.
+            settings = None if site is None else policy.sites[site]
+            found.__dict__.update(site_name=site, site=settings, open_job=own)
         return found
 
     def record_of(self, decision: Decision, s: Situation) -> DecisionRecord:
         """The decision with everything needed to compute it again."""
-        return DecisionRecord(
-            decision=decision,
-            inputs=built(
-                DecisionInputs,
-                {
-                    "now": s.now,
-                    "device": self._wire_of(s.device),
-                    "ledger": [entry.to_wire() for entry in s.ledger],
-                    "policy_digest": self.policy_digest,
-                    "catalog_digest": s.advisories.digest,
-                    "halts": tuple([halt.model_dump_json() for halt in s.halts]),
-                    "approvals": tuple([one.model_dump(mode="json") for one in s.approvals]),
-                    "site_open_jobs": s.site_open_jobs,
-                },
-            ),
-        )
+        values = {
+            "now": s.now,
+            "device": self._wire_of(s.device),
+            "ledger": [entry.to_wire() for entry in s.ledger],
+            "policy_digest": self.policy_digest,
+            "catalog_digest": s.advisories.digest,
+            "halts": tuple([halt.model_dump_json() for halt in s.halts]),
+            "approvals": tuple([one.model_dump(mode="json") for one in s.approvals]),
+            "site_open_jobs": s.site_open_jobs,
+        }
+        inputs = built(DecisionInputs, values) if self._fast_paths else DecisionInputs(**values)
+        return DecisionRecord(decision=decision, inputs=inputs)
 
     def _wire_of(self, device: Device) -> dict[str, Any]:
+        if not self._fast_paths:
+            return device.to_wire()
         if self._written is None or self._written[0] is not device:
             self._written = device, device.to_wire()
         return self._written[1]
@@ -460,7 +454,9 @@ _COUNTED: Final = slice(4, 6)
 _NO_JOBS: Final[frozenset[tuple[str, str, Action]]] = frozenset()
 
 
-def recompute(record: DecisionRecord, policy: Policy, advisories: Advisories) -> Decision:
+def recompute(
+    record: DecisionRecord, policy: Policy, advisories: Advisories, *, fast_paths: bool = True
+) -> Decision:
     """Decide again from a record's inputs, with the policy and catalogue its digests name."""
     inputs = record.inputs
     return decide(
@@ -473,7 +469,8 @@ def recompute(record: DecisionRecord, policy: Policy, advisories: Advisories) ->
             tuple(HaltSet.model_validate_json(halt) for halt in inputs.halts),
             tuple(ApprovalGranted.model_validate(grant) for grant in inputs.approvals),
             inputs.site_open_jobs,
-        )
+        ),
+        fast_paths=fast_paths,
     )
 
 

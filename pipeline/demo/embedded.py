@@ -31,12 +31,14 @@ def run(
     seed: int,
     step: timedelta = STEP,
     until: datetime = ENDS_AT,
+    *,
+    fast_paths: bool = True,
 ) -> Generator[Moment]:
     """Run the scenario in a fresh data directory, a Moment after each step."""
     keys = KeyStore(data_dir / "keys")
     for purpose in Purpose:
         keys.make(purpose)
-    form = EmbeddedForm(data_dir, scenario, seed)
+    form = EmbeddedForm(data_dir, scenario, seed, fast_paths=fast_paths)
     try:
         yield from play(form, keys.signer(Purpose.APPROVALS), step, until)
     finally:
@@ -53,7 +55,10 @@ def log_lines(data_dir: Path) -> Iterator[LogLine]:
 class EmbeddedForm:
     """The embedded service on a data directory that has keys and nothing else."""
 
-    def __init__(self, data_dir: Path, scenario: Scenario, seed: int) -> None:
+    def __init__(
+        self, data_dir: Path, scenario: Scenario, seed: int, *, fast_paths: bool = True
+    ) -> None:
+        self._fast_paths = fast_paths
         self._fleet = SimulatedFleet(
             scenario.specs, STARTS_AT, seed=seed, lines=site_lines(), releases=scenario.releases
         )
@@ -65,7 +70,7 @@ class EmbeddedForm:
             trust=KeyRing.load(data_dir / "keys"),
             policy_text=policy_text(),
             mac_for=self._fleet.mac_for,
-            options=Options(slots=len(scenario.specs), sweep_every=NO_SWEEP),
+            options=Options(slots=len(scenario.specs), sweep_every=NO_SWEEP, fast_paths=fast_paths),
         )
 
     def close(self) -> None:
@@ -90,7 +95,7 @@ class EmbeddedForm:
         """The decisions that wait for somebody's approval."""
         engine = self._service.engine
         return [
-            decide(engine.situation(udid, self._now))
+            decide(engine.situation(udid, self._now), fast_paths=self._fast_paths)
             for udid, standing in engine.standings.items()
             if standing.reason is Reason.AWAITING_APPROVAL
         ]

@@ -39,13 +39,14 @@ FEED_COPIES: Final = "feeds"
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to run. `open_world` gives simulated Macs; without it no Mac is touched. `feeds` are
-    polled, if any."""
+    polled, if any. Without `fast_paths` the plain functions run."""
 
     data_dir: Path
     listen: Listen
     policy_text: str | None = None
     open_world: Callable[[datetime], Any] | None = None
     feeds: FeedsSettings | None = None
+    fast_paths: bool = True
 
 
 def serve(plan: Plan, settings: ServerSettings, log: Log) -> None:
@@ -137,7 +138,11 @@ def _say_what_runs(gateway: Gateway, plan: Plan, log: Log, url: str) -> None:
 def _opener(
     plan: Plan, settings: ServerSettings, keys: Path, observer: Observer
 ) -> Callable[[datetime], tuple[Service, World | None]]:
-    options = Options(slots=settings.slots, sweep_every=timedelta(hours=settings.sweep_hours))
+    options = Options(
+        slots=settings.slots,
+        sweep_every=timedelta(hours=settings.sweep_hours),
+        fast_paths=plan.fast_paths,
+    )
 
     def open_service(now: datetime) -> tuple[Service, World | None]:
         world = None if plan.open_world is None else plan.open_world(now)

@@ -91,7 +91,7 @@ class Unit:
                 store.put_fact(name, _json(wire[name]))
 
 
-def load(log: Log) -> Engine:
+def load(log: Log, *, fast_paths: bool = True) -> Engine:
     """The engine as it was after the last transaction: from the tables, not from the log."""
     fleet = Fleet()
     facts = {name: log.fact(name) for name in _FACTS}
@@ -103,7 +103,7 @@ def load(log: Log) -> Engine:
         fleet.put(Device.from_wire(json.loads(body)))
     for udid, body in log.ledgers():
         fleet.ledgers[udid] = tuple(JobEntry.from_wire(entry) for entry in json.loads(body))
-    engine = Engine(fleet)
+    engine = Engine(fleet, fast_paths=fast_paths)
     engine.recount_jobs()
     for udid, standing in _standings(log):
         engine.restore(udid, standing)

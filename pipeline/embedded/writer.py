@@ -57,12 +57,15 @@ class Writer:
         signer: Ed25519PrivateKey,
         trust: KeyRing,
         observe: Callable[[Committed], None],
+        *,
+        fast_paths: bool = True,
     ) -> None:
-        self.engine: Engine = load(store)
+        self.engine: Engine = load(store, fast_paths=fast_paths)
         self._store = store
         self._signer = signer
         self._trust = trust
         self._observe = observe
+        self._fast_paths = fast_paths
         self._unit: Unit | None = None
         self._failing: dict[str, str] = {}
 
@@ -113,7 +116,7 @@ class Writer:
                 unit.save(self._store, self.engine)
         except Exception:
             self._failing.clear()
-            self.engine = load(self._store)
+            self.engine = load(self._store, fast_paths=self._fast_paths)
             raise
         finally:
             self._unit = None
@@ -152,7 +155,7 @@ class Writer:
             identity=event.id,
             kind=event.type,
             key=key,
-            body=encode(event),
+            body=encode(event, fast_paths=self._fast_paths),
         )
         if not new:
             unit.repeated.append(event)
@@ -193,7 +196,7 @@ class Writer:
                 source=SOURCE,
                 subject=udid,
                 time=now,
-                data=issue(effect.job, self._signer),
+                data=issue(effect.job, self._signer, fast_paths=self._fast_paths),
             )
             self._take(issued, now)
 
@@ -222,7 +225,7 @@ class Writer:
         )
 
     def _refuse(self, event: Event, code: DeadLetterCode, detail: str, now: datetime) -> None:
-        raw = encode(event)
+        raw = encode(event, fast_paths=self._fast_paths)
         error = PayloadError(code, detail)
         self._set_aside(
             dead_letter(

@@ -57,7 +57,7 @@ class DeviceShard:
 
     def __init__(self, partition: int, facts: Facts, terms: Terms) -> None:
         self.partition = partition
-        self.engine = Engine()
+        self.engine = Engine(fast_paths=terms.fast_paths)
         self.epoch = 0
         self._facts = facts
         self._terms = terms
@@ -138,7 +138,7 @@ class DeviceShard:
     def take(self, topic: str, records: Sequence[Incoming], now: datetime) -> int:
         """Fold records of one topic and follow what follows. Gives how many were set aside."""
         before = self._work.tally.letters.total()
-        if topic == INVENTORY.name:
+        if topic == INVENTORY.name and self._terms.fast_paths:
             self._take_reports(records, now)
         else:
             for record in records:
@@ -247,7 +247,8 @@ class DeviceShard:
 
     def _decided(self, effect: Decided, now: datetime) -> None:
         decision = effect.record.decision
-        self._post(DECISIONS.name, decision.udid, encode_record(effect.record))
+        body = encode_record(effect.record, fast_paths=self._terms.fast_paths)
+        self._post(DECISIONS.name, decision.udid, body)
         self._work.tally.decisions[decision.action, decision.reason] += 1
         self._dirty[decision.udid] = None
         self._failing.pop(decision.udid, None)
@@ -257,7 +258,7 @@ class DeviceShard:
                 source=SOURCE,
                 subject=effect.job.udid,
                 time=now,
-                data=issue(effect.job, self._terms.key),
+                data=issue(effect.job, self._terms.key, fast_paths=self._terms.fast_paths),
             )
             self._log(issued, now)
 
@@ -269,7 +270,8 @@ class DeviceShard:
             return
         self._dirty[_key_of(event)] = None
         if (old is not None and old.is_open) is not new.is_open:
-            self._terms.believed.add(raw)
+            if self._terms.fast_paths:
+                self._terms.believed.add(raw)
             partition = partition_of(new.site, self._terms.partitions[DISPATCH.name])
             self._work.posts.append(Post(DISPATCH.name, partition, new.site.encode(), raw))
         if isinstance(event, JobResultedEvent):
@@ -413,10 +415,11 @@ class DeviceShard:
     def _log(self, event: Event, now: datetime) -> None:
         """Publish what was decided of a job, and fold it: it is read here again, and known then."""
         topic = RESULTS if isinstance(event, JobResultedEvent) else ORDERS
-        raw = encode(event)
+        raw = encode(event, fast_paths=self._terms.fast_paths)
         self._post(topic.name, _key_of(event), raw)
         self._fold(event, raw, now)
-        self._folded.add(raw)
+        if self._terms.fast_paths:
+            self._folded.add(raw)
 
     def _refuse(
         self,

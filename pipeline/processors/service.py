@@ -75,6 +75,7 @@ class Plan:
     stalled_after_s: float = 60.0
     refresh: timedelta = timedelta(hours=1)
     sweep_every: timedelta = timedelta(hours=6)
+    fast_paths: bool = True
     clock: Clock = field(default=lambda: datetime.now(UTC))
 
 
@@ -149,7 +150,10 @@ class _Service:
         stack.push_async_callback(self._reader.stop)
         stack.callback(self._stores.close)
         terms = Terms(
-            plan.key, plan.jobs, counts, refresh=plan.refresh, sweep_every=plan.sweep_every
+            *(plan.key, plan.jobs, counts),
+            refresh=plan.refresh,
+            sweep_every=plan.sweep_every,
+            fast_paths=plan.fast_paths,
         )
         self._worker = Worker(
             *(self._facts, terms, self._outbox, self._stores, self._recovery),

@@ -13,7 +13,8 @@ from schemas.orders import PublicKeys
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What all partitions of a worker share. Counts are of partitions, by topic name; `believed` is
-    what they tell dispatch.
+    what they tell dispatch. Without `fast_paths` each record is decoded and each signature
+    verified, also of what the worker itself wrote.
 
     A Mac of which only times and figures (free disk, battery) changed is written again after
     `refresh`: so much of 'when last heard' may a crash forget. A round decides for `due_budget_s`
@@ -28,3 +29,4 @@ class Terms:
     slice: int = 200
     due_budget_s: float = 0.25
     believed: OwnOrders = field(default_factory=OwnOrders)
+    fast_paths: bool = True

@@ -114,6 +114,7 @@ def counterfactual(
     until: datetime | None = None,
     udid: str | None = None,
     progress: Callable[[int], None] = lambda _: None,
+    fast_paths: bool = True,
 ) -> Diff:
     """What this policy would have decided otherwise, from `since` up to `until`, for one Mac or
     for all. Raises PolicyError for the policy, UnreadableLog for the log."""
@@ -121,7 +122,7 @@ def counterfactual(
     contents = Contents(log)
     changes: list[DecisionChange] = []
     decisions = 0
-    engine = Engine()
+    engine = Engine(fast_paths=fast_paths)
     last_seq, end = log.last_seq(until), log.last_at() if until is None else until
     for entry in log.entries():
         if entry.seq > last_seq:
@@ -136,31 +137,39 @@ def counterfactual(
             and udid in (None, entry.key)
         ):
             decisions += 1
-            changes += _recorded_change(entry, read_record(entry), policy, contents)
+            changes += _recorded_change(
+                entry, read_record(entry), policy, contents, fast_paths=fast_paths
+            )
     progress(last_seq)
     macs = 0
     if end is not None:
-        for then, under in _at_end(engine, policy_text, end, udid):
+        for then, under in _at_end(engine, policy_text, end, udid, fast_paths=fast_paths):
             macs += 1
             changes += _change(None, end, then, under)
     return Diff(policy_digest(policy_text), decisions, macs, tuple(changes))
 
 
 def _recorded_change(
-    entry: Entry, record: DecisionRecord, policy: Policy, contents: Contents
+    entry: Entry,
+    record: DecisionRecord,
+    policy: Policy,
+    contents: Contents,
+    *,
+    fast_paths: bool,
 ) -> Iterator[DecisionChange]:
     try:
-        under = recompute(record, policy, contents.catalogue(record.inputs.catalog_digest))
+        catalogue = contents.catalogue(record.inputs.catalog_digest)
+        under = recompute(record, policy, catalogue, fast_paths=fast_paths)
     except UNREADABLE as error:
         raise UnreadableLog(f"entry {entry.seq} cannot be decided again: {error}") from error
     return _change(entry.seq, entry.at, record.decision, under)
 
 
 def _at_end(
-    engine: Engine, policy_text: str, end: datetime, udid: str | None
+    engine: Engine, policy_text: str, end: datetime, udid: str | None, *, fast_paths: bool
 ) -> Iterator[tuple[Decision | None, Decision]]:
     """Each Mac's decision at the end under the policy in force, and under the other."""
-    other = Engine(engine.fleet)
+    other = Engine(engine.fleet, fast_paths=fast_paths)
     other.override_policy(policy_text)
     other.recount_jobs()
     try:
@@ -169,8 +178,10 @@ def _at_end(
         raise UnreadableLog(f"the policy in force cannot be used: {error}") from error
     for one in engine.fleet.macs():
         if udid in (None, one):
-            then = decide(engine.situation(one, end)) if in_force else None
-            yield then, decide(other.situation(one, end))
+            then = None
+            if in_force:
+                then = decide(engine.situation(one, end), fast_paths=fast_paths)
+            yield then, decide(other.situation(one, end), fast_paths=fast_paths)
 
 
 def _change(

@@ -81,13 +81,14 @@ def verify(
     udid: str | None = None,
     state: StateReader | None = None,
     progress: Callable[[int], None] = lambda _: None,
+    fast_paths: bool = True,
 ) -> Report:
     """Verify the decisions from `since` up to `until`, of one Mac or of all; stop at the first
     difference. The fold begins at the log's beginning. `progress` is told the `seq` reached.
 
     `state`, what the store kept as folded at the log's end, is compared where there is no `until`.
     """
-    run = _Verification(log, since, until, udid)
+    run = _Verification(log, since, until, udid, fast_paths=fast_paths)
     report = run.through(log.last_seq(until), progress)
     if report.difference is not None or state is None or until is not None:
         return report
@@ -107,14 +108,15 @@ class _Verification:
     since: datetime | None
     until: datetime | None
     udid: str | None
+    fast_paths: bool
     counts: _Counts = field(default_factory=_Counts)
-    engine: Engine = field(default_factory=Engine)
     # What a `send` ordered and the log has not yet issued, by UDID.
     ordered: dict[str, tuple[Entry, Job]] = field(default_factory=dict)
     last_event: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.contents = Contents(self.log)
+        self.engine = Engine(fast_paths=self.fast_paths)
 
     def through(self, last_seq: int, progress: Callable[[int], None]) -> Report:
         difference = next(self._differences(last_seq, progress), None)
@@ -255,14 +257,15 @@ class _Verification:
         if found is not None:
             yield Check.FROM_LOG, found
         elif record.decision.decision is Verdict.SEND:
-            self.ordered[record.decision.udid] = (entry, order(situation, record.decision))
+            job = order(situation, record.decision, fast_paths=self.fast_paths)
+            self.ordered[record.decision.udid] = (entry, job)
 
     def _from_record(self, record: DecisionRecord) -> Apart | None:
         inputs = record.inputs
         try:
             policy = self.contents.policy(inputs.policy_digest)
             catalogue = self.contents.catalogue(inputs.catalog_digest)
-            decision = recompute(record, policy, catalogue)
+            decision = recompute(record, policy, catalogue, fast_paths=self.fast_paths)
         except UnreadableLog as error:
             return Apart("inputs", str(error), "content that can be decided on")
         except UNREADABLE as error:

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from pipeline.decide.engine import Decided, Effect, Engine, Failed, Followed, recompute
 from pipeline.state.jobs import open_job
 from schemas.decisions import Verdict
-from schemas.envelope import Event, JobSupersededEvent, encode
+from schemas.envelope import Event, JobSupersededEvent, decode, encode
 from schemas.jobs import Action, Job
 from schemas.results import ErrorCode, Outcome
 from tests import factories as make
@@ -66,7 +66,7 @@ class Lives(RuleBasedStateMachine):
     # --- the shell's part ---
 
     def give(self, event: Event) -> None:
-        self.take(self.engine.handle_raw(encode(event), self.now))
+        self.take(self.engine.handle(decode(encode(event)), self.now))
 
     def take(self, effects: Any) -> list[Effect]:
         seen: list[Effect] = []

@@ -1,21 +1,29 @@
-"""A report known by its bytes is folded as if it had been decoded."""
+"""A report that a shard recognises by its bytes is folded as if it had been decoded."""
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.decide.engine import Engine
+from pipeline.processors import device_shard
+from pipeline.processors.device_shard import DeviceShard
+from pipeline.processors.facts import Facts
+from pipeline.processors.terms import Terms
 from pipeline.state.fleet import Fleet
 from schemas.envelope import CheckedOutEvent, Event, InvalidEvent, InventoryEvent, decode, encode
 from schemas.events.checkin import MdmCheckedOut
 from schemas.events.inventory import InventoryReported
 from schemas.glance import FIGURES, glance
 from schemas.macos import parse_os_version
+from schemas.topics import INTERNAL_TOPICS, INVENTORY, TOPICS
+from tests.factories import topic_of
+from tests.factories.sites import JOBS_KEY, KEYS
 
+ONE_PARTITION = {topic.name: 1 for topic in (*TOPICS, *INTERNAL_TOPICS)}
 REPORT = InventoryEvent.model_fields["type"].default
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SAID: list[dict[str, Any]] = [
@@ -51,41 +59,83 @@ def _goodbye(mac: str, minute: int) -> Event:
     )
 
 
-REPORTS = st.builds(
-    lambda mac, source, said, minute, named: _report(mac, source, SAID[said], minute, named=named),
+def _burst(
+    mac: str,
+    source: str,
+    content: int,
+    figures: list[dict[str, float]],
+    minutes: tuple[int, int],
+    *,
+    named: bool,
+) -> list[Event]:
+    """One report, then the same with other figures. `minutes`: of the first, and between two."""
+    first, apart = minutes
+    return [
+        _report(mac, source, SAID[content] | moving, first + number * apart, named=named)
+        for number, moving in enumerate([{}, *figures])
+    ]
+
+
+MOVING = st.sampled_from(
+    [{}, {"free_disk_gb": 20.0}, {"free_disk_gb": 21.0}, {"battery_percent": 5.0}]
+)
+BURSTS = st.builds(
+    lambda mac, source, content, figures, minutes, named: _burst(
+        mac, source, content, figures, minutes, named=named
+    ),
     st.sampled_from(["MAC-A", "MAC-B", "E-1"]),
     st.sampled_from(["mdm", "osquery"]),
     st.integers(0, len(SAID) - 1),
-    st.integers(0, 3000),
+    st.lists(MOVING, max_size=4),
+    st.tuples(st.integers(0, 3000), st.sampled_from([1, 1000])),
     st.booleans(),
 )
 GOODBYES = st.builds(
-    _goodbye,
+    lambda mac, minute: [_goodbye(mac, minute)],
     st.sampled_from(["MAC-A", "MAC-B"]),
     st.integers(0, 3000),
 )
 
 
-def _take(raw: bytes, engine: Engine, plain: Fleet) -> None:
-    """Fold bytes at a glance and decoded; what one refuses the other does too."""
+class Record(NamedTuple):
+    offset: int
+    key: bytes | None
+    value: bytes | None
+
+
+def _shard() -> DeviceShard:
+    """The shard of one partition, past its backlog: before that it recognises nothing."""
+    shard = DeviceShard(0, Facts(KEYS.approvals), Terms(JOBS_KEY, KEYS.jobs, ONE_PARTITION))
+    shard.begin(START)
+    shard.caught_up()
+    return shard
+
+
+def _take(shard: DeviceShard, raw: bytes, topic: str = INVENTORY.name) -> int:
+    """Hand a record over as a worker does; how many were refused."""
+    return shard.take(topic, [Record(0, None, raw)], START)
+
+
+def _take_both(raw: bytes, shard: DeviceShard, plain: Fleet) -> None:
+    """Fold bytes in the shard, and decoded; what one refuses the other does too."""
     try:
         plain.apply(decode(raw))
     except InvalidEvent:
-        with pytest.raises(InvalidEvent):
-            engine.handle_raw(raw, START)
+        assert _take(shard, raw) == 1
     else:
-        list(engine.handle_raw(raw, START))
+        assert _take(shard, raw) == 0
 
 
-@given(st.lists(st.one_of(REPORTS, REPORTS, REPORTS, GOODBYES), max_size=25))
-def test_bytes_that_repeat_fold_as_they_would_decoded(events: list[Event]) -> None:
-    engine, plain = Engine(Fleet()), Fleet()
-    for event in events:
+@given(st.lists(st.one_of(BURSTS, BURSTS, BURSTS, GOODBYES), max_size=10))
+def test_bytes_that_repeat_fold_as_they_would_decoded(bursts: list[list[Event]]) -> None:
+    shard, plain = _shard(), Fleet()
+    for event in chain.from_iterable(bursts):
         raw = encode(event)
-        list(engine.handle_raw(raw, START))
+        assert _take(shard, raw, topic_of(event)) == 0
         plain.apply(decode(raw))
-    assert engine.fleet.devices == plain.devices
-    assert [engine.fleet.view(udid) for udid in engine.fleet.macs()] == [
+    fleet = shard.engine.fleet
+    assert fleet.devices == plain.devices
+    assert [fleet.view(udid) for udid in fleet.macs()] == [
         plain.view(udid) for udid in plain.macs()
     ]
 
@@ -106,12 +156,12 @@ def test_bytes_that_repeat_fold_as_they_would_decoded(events: list[Event]) -> No
 )
 def test_figures_of_any_form_are_as_when_decoded(figures: bytes) -> None:
     """Three reports of one form, each with other figures, or none that can be used."""
-    engine, plain = Engine(Fleet()), Fleet()
+    shard, plain = _shard(), Fleet()
     for minute in range(3):
         event = _report("MAC-A", "mdm", SAID[0], minute, named=True)
         raw = encode(event).replace(b'"free_disk_gb":10.0', figures.replace(b"9", b"%d" % minute))
-        _take(raw, engine, plain)
-    assert engine.fleet.devices == plain.devices
+        _take_both(raw, shard, plain)
+    assert shard.engine.fleet.devices == plain.devices
 
 
 @pytest.mark.parametrize(
@@ -141,14 +191,14 @@ def test_figures_of_any_form_are_as_when_decoded(figures: bytes) -> None:
 )
 def test_reports_of_any_form_are_as_when_decoded(there: bytes, here: bytes) -> None:
     """Four reports that say the same, the second and the last of them in another form."""
-    engine, plain = Engine(Fleet()), Fleet()
+    shard, plain = _shard(), Fleet()
     for minute in range(4):
         raw = encode(_report("MAC-A", "mdm", SAID[0], minute, named=True))
         assert there in raw
         if minute % 2:
             raw = raw.replace(there, here)
-        _take(raw, engine, plain)
-        assert engine.fleet.devices == plain.devices
+        _take_both(raw, shard, plain)
+        assert shard.engine.fleet.devices == plain.devices
 
 
 def test_a_glance_sees_each_fact_as_its_type() -> None:
@@ -165,21 +215,21 @@ def test_a_glance_sees_each_fact_as_its_type() -> None:
 
 
 def test_what_lost_to_another_word_of_its_moment_wins_when_it_is_said_again() -> None:
-    engine, plain = Engine(Fleet()), Fleet()
+    shard, plain = _shard(), Fleet()
     for minute, site in ((1, "b"), (1, "a"), (2, "a")):
         event = _report("MAC-A", "osquery", {"site": site}, minute, named=True)
-        list(engine.handle_raw(encode(event), START))
+        _take(shard, encode(event))
         plain.apply(event)
-    assert engine.fleet.devices == plain.devices
+    assert shard.engine.fleet.devices == plain.devices
 
 
-def test_a_repeat_is_told_by_its_bytes() -> None:
-    fleet = Fleet()
-    engine = Engine(fleet)
-    first = _report("MAC-A", "mdm", SAID[0], 1, named=True)
-    list(engine.handle_raw(encode(first), START))
+def test_repeat_is_folded_without_decoding_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = _shard()
+    _take(shard, encode(_report("MAC-A", "mdm", SAID[0], 1, named=True)))
+    state = shard.engine.fleet.devices["MAC-A"]
     later = encode(_report("MAC-A", "mdm", SAID[0], 9, named=True))
-    state = fleet.devices["MAC-A"]
-    list(engine.handle_raw(later, START))
-    assert fleet.devices["MAC-A"].values is state.values
-    assert fleet.devices["MAC-A"].stamp("serial") == state.stamp("serial") + 8 * 60_000_000
+    monkeypatch.setattr(device_shard, "decode", lambda _: pytest.fail("it was decoded"))
+    assert _take(shard, later) == 0
+    after = shard.engine.fleet.devices["MAC-A"]
+    assert after.values is state.values
+    assert after.stamp("serial") == state.stamp("serial") + 8 * 60_000_000

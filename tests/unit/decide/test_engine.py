@@ -10,7 +10,7 @@ from pipeline.decide.decision import decide
 from pipeline.decide.engine import Decided, Effect, Engine, Failed, Followed, recompute
 from pipeline.decide.policy_file import PolicyError
 from schemas.decisions import Reason, Verdict
-from schemas.envelope import Event, encode
+from schemas.envelope import Event
 from schemas.results import ErrorCode, Outcome
 from tests.factories import (
     DAY,
@@ -354,5 +354,5 @@ def test_newer_times_of_another_record_are_news(serial_first: bool) -> None:
         events[:2] = own[0], alone[0]
     engine = started(*enrolled(), polled())
     for event in events:
-        take(engine, engine.handle_raw(encode(event), NOW))
+        take(engine, engine.handle(event, NOW))
         assert not list(engine.look_at(UDID, NOW)), "a look finds what the event should have told"

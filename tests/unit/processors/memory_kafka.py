@@ -198,6 +198,7 @@ class MemoryWorker:
     is_member: bool = True
     refresh: timedelta = timedelta(0)
     due_budget_s: float = 0.25
+    fast_paths: bool = True
 
     def __post_init__(self) -> None:
         self.facts = Facts(KEYS.approvals)
@@ -209,6 +210,7 @@ class MemoryWorker:
             refresh=self.refresh,
             slice=self.slice,
             due_budget_s=self.due_budget_s,
+            fast_paths=self.fast_paths,
         )
         self.recovery = Recovery(KafkaConnection(), self.stores, SILENT)
         self.outbox = MemoryOutbox(self.brokers, self.on_moment)

@@ -1,0 +1,294 @@
+"""`python -m tests.bench.fast_paths`: what each fast path saves, beside its plain function.
+
+Microseconds of CPU a call, the least of several runs of each in turns; one process, one core. The
+Mac is that of `tests.bench.core`; it lacks a release, is sent an update and then held for its job.
+"""
+
+import gc
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, NamedTuple
+
+from pipeline.decide.admission import objection
+from pipeline.decide.decision import Answer, answer, answer_to_order
+from pipeline.decide.engine import Engine
+from pipeline.decide.gates import to_gate
+from pipeline.decide.orders import order
+from pipeline.decide.policy_file import read_policy
+from pipeline.decide.remediation import target
+from pipeline.decide.situation import Situation, once
+from pipeline.decide.windows import window_state
+from pipeline.processors.device_shard import DeviceShard
+from pipeline.processors.dispatch_shard import DispatchShard
+from pipeline.processors.facts import Facts
+from pipeline.processors.own_orders import own_order
+from pipeline.processors.terms import Terms
+from pipeline.state.device import from_us
+from pipeline.state.fleet import Fleet
+from pipeline.state.jobs import issue as add_to_ledger
+from pipeline.state.models import hardware_class, supports_major
+from schemas.decisions import encode_record
+from schemas.envelope import InventoryEvent, JobIssuedEvent, decode, encode
+from schemas.glance import glance
+from schemas.ids import derive_job_id
+from schemas.macos import parse_build, parse_os_version
+from schemas.model import FactModel, built
+from schemas.orders import issue
+from schemas.signing import _key_id_of
+from schemas.topics import (
+    ADVISORIES,
+    CHECKINS,
+    CONTROL,
+    DISPATCH,
+    INTERNAL_TOPICS,
+    INVENTORY,
+    ORDERS,
+    TOPICS,
+    jobs_topic,
+    partition_of,
+)
+from tests import factories as make
+from tests.bench.core import POLICY, cpu, engine_of, numbered_report, udid_of
+from tests.factories.sites import JOBS_KEY, KEYS
+
+RUNS: Final = 9
+MACS: Final = 1_500
+UDID: Final = udid_of(1)
+Work = Callable[[], object]
+
+
+def us_each(works: Sequence[Work], count: int) -> list[float]:
+    """The least time of each, in microseconds a call."""
+    best = [float("inf")] * len(works)
+    for _ in range(RUNS):
+        for at, work in enumerate(works):
+            gc.collect()
+            begun = time.process_time()
+            for _ in range(count):
+                work()
+            best[at] = min(best[at], (time.process_time() - begun) / count * 1e6)
+    return best
+
+
+def fields_of(model: FactModel) -> tuple[Work, Work]:
+    kind, values = type(model), dict(model.__dict__)
+    return lambda: built(kind, dict(values)), lambda: kind(**values)
+
+
+def cached(function: Any, *given: Any) -> tuple[Work, Work]:
+    return lambda: function(*given), lambda: function.__wrapped__(*given)
+
+
+@dataclass(frozen=True)
+class GeneratedInit:
+    """A frozen class with the fields of Situation and the __init__ that dataclass writes."""
+
+    device: Any
+    advisories: Any
+    policy: Any
+    now: Any
+    ledger: Any = ()
+    halts: Any = ()
+    approvals: Any = ()
+    site_open_jobs: int = 0
+
+
+class Values:
+    @once
+    def by_once(self) -> int:
+        return 1
+
+    @cached_property
+    def by_cached_property(self) -> int:
+        return 1
+
+
+def repeats() -> tuple[Work, Work]:
+    """A report with nothing new but its time and free disk space: recognised, or decoded."""
+    raws = [
+        encode(numbered_report(1, "26.2", make.NOW + n * make.HOUR / 60, free_disk_gb=50.0 + n))
+        for n in range(200)
+    ]
+    fast, plain, turn = Fleet(), Fleet(), [0, 0]
+    first = decode(raws[0])
+    assert isinstance(first, InventoryEvent)
+    fast.apply(first)
+    seen = glance(raws[0])
+    assert seen is not None
+    fast.remember(first, seen)
+    remembered = fast.devices[UDID]
+
+    def recognise() -> None:
+        fast.devices[UDID] = remembered  # or the next round's reports were older
+        turn[0] = turn[0] % 199 + 1
+        peek = glance(raws[turn[0]])
+        assert peek is not None
+        assert fast.repeats(peek) is not None
+
+    def decode_it() -> None:
+        turn[1] = turn[1] % 199 + 1
+        plain.apply(decode(raws[turn[1]]))
+
+    return recognise, decode_it
+
+
+def cached_calls(s: Situation, sent: Answer) -> dict[str, tuple[Work, Work]]:
+    """Each function behind an `lru_cache`: a call found in its cache, and one that computes."""
+    windows, zone = s.policy.windows_of("london"), s.policy.sites["london"].zone
+    return {
+        "cache: parse_os_version": cached(parse_os_version, "26.2"),
+        "cache: parse_build": cached(parse_build, "25C56"),
+        "cache: str of a version": cached(type(s.device.os_version).__str__, s.device.os_version),
+        "cache: partition_of": cached(partition_of, UDID, 12),
+        "cache: from_us": cached(from_us, s.now_us),
+        "cache: to_gate": cached(to_gate, sent.asked[0].gates[0]),
+        "cache: window_state": cached(window_state, windows, zone, s.now),
+        "cache: read_policy": cached(read_policy, make.POLICY_TEXT),
+        "cache: target": cached(target, s.device.os_version, s.device.build),
+        "cache: hardware_class": cached(hardware_class, "Mac16,1", "J604AP", None),
+        "cache: supports_major": cached(supports_major, "Mac16,1", 26),
+        "cache: derive_job_id": cached(derive_job_id, UDID, "update", "26.2", 0),
+        "cache: _key_id_of": cached(_key_id_of, JOBS_KEY),
+    }
+
+
+def pairs() -> dict[str, tuple[Work, Work]]:
+    """The fast form and the plain one of each."""
+    engine = engine_of([encode(one) for one in make.enrolled(UDID)])
+    engine.fold(make.polled(UDID))
+    engine.fold(numbered_report(1, "26.1", make.NOW - make.HOUR))
+    slow = Engine(engine.fleet, fast_paths=False)
+    s = engine.situation(UDID, make.NOW)
+    sent = answer(s)
+    job = order(s, sent.decision)
+    after = Situation(*(s.device, s.advisories, s.policy, s.now, add_to_ledger(s.ledger, job)))
+    event = make.issued(job).model_copy(update={"data": issue(job, JOBS_KEY)})
+    assert isinstance(event, JobIssuedEvent)
+    raw, record = encode(event), engine.record_of(sent.decision, s)
+    values = (s.device, s.advisories, s.policy, s.now)
+
+    def both(one: Situation) -> object:
+        return one.site, one.open_job
+
+    def verified() -> None:
+        assert objection(decode(raw), jobs=KEYS.jobs, approvals={}) is None
+
+    return {
+        "report recognised by its bytes": repeats(),
+        "record as JSON": (
+            lambda: encode_record(record),
+            lambda: encode_record(record, fast_paths=False),
+        ),
+        "order as JSON": (lambda: encode(event), lambda: encode(event, fast_paths=False)),
+        "order signed": (
+            lambda: issue(job, JOBS_KEY),
+            lambda: issue(job, JOBS_KEY, fast_paths=False),
+        ),
+        "Decision built": fields_of(sent.decision),
+        "DecisionInputs built": fields_of(record.inputs),
+        "Job built": fields_of(job),
+        "decision after its order": (lambda: answer_to_order(after, sent), lambda: answer(after)),
+        "Mac as JSON values, kept": (
+            lambda: engine._wire_of(s.device),
+            lambda: slow._wire_of(s.device),
+        ),
+        "site and open job, given": (
+            lambda: both(engine.situation(UDID, make.NOW)),
+            lambda: both(slow.situation(UDID, make.NOW)),
+        ),
+        "own order, by its bytes": (lambda: own_order(raw), verified),
+        "Situation.__init__": (lambda: Situation(*values), lambda: GeneratedInit(*values)),
+        "once": (lambda: Values().by_once, lambda: Values().by_cached_property),
+    } | cached_calls(s, sent)
+
+
+class Record(NamedTuple):
+    offset: int
+    key: bytes | None
+    value: bytes | None
+
+
+def records(raws: Iterable[bytes]) -> list[Record]:
+    return [Record(offset, None, raw) for offset, raw in enumerate(raws)]
+
+
+class Shards:
+    """Both shards of a worker with one partition, as many Macs, and a release that they lack."""
+
+    def __init__(self, *, fast_paths: bool) -> None:
+        counts = {topic.name: 1 for topic in (*TOPICS, *INTERNAL_TOPICS)}
+        terms = Terms(JOBS_KEY, KEYS.jobs, counts, slice=MACS, fast_paths=fast_paths)
+        self.facts = Facts(KEYS.approvals)
+        self.facts.take(CONTROL.name, 0, encode(make.policy_changed(POLICY)))
+        for offset, version in enumerate(one for one in make.RELEASES if one != "26.2"):
+            self.facts.take(ADVISORIES.name, offset, encode(make.release(version)))
+        self.macs = DeviceShard(0, self.facts, terms)
+        self.sites = DispatchShard(0, self.facts, terms, {jobs_topic("london"): 1})
+        for shard in (self.macs, self.sites):
+            shard.begin(make.NOW)
+            shard.caught_up()
+        enrolled = (one for number in range(MACS) for one in make.enrolled(udid_of(number)))
+        polled = (make.polled(udid_of(number)) for number in range(MACS))
+        self.macs.take(CHECKINS.name, records(map(encode, (*enrolled, *polled))), make.NOW)
+        self.report(0)
+        self.macs.tick(make.NOW)
+        self.macs.collect()
+
+    def report(self, turn: int) -> float:
+        """A report of each Mac, with another free disk space; microseconds each."""
+        when = make.NOW - make.HOUR + turn * make.HOUR / 60
+        given = records(
+            encode(numbered_report(number, "26.1", when, free_disk_gb=50.0 + turn))
+            for number in range(MACS)
+        )
+        return cpu(lambda: self.macs.take(INVENTORY.name, given, make.NOW)) / MACS * 1e6
+
+    def release(self) -> float:
+        """The release lands: decide, sign, publish, read back, dispatch; microseconds a job."""
+        raw = encode(make.release("26.2"))
+        self.facts.take(ADVISORIES.name, self.facts.ends[ADVISORIES.name], raw)
+        return cpu(self._settle) / MACS * 1e6
+
+    def _settle(self) -> None:
+        jobs, busy = 0, True
+        while busy:
+            busy = self.macs.tick(make.NOW) | self.sites.tick(make.NOW)
+            posts = [*self.macs.collect().posts, *self.sites.collect().posts]
+            orders = [post.value for post in posts if post.topic == ORDERS.name]
+            self.macs.take(ORDERS.name, records(orders), make.NOW)
+            sent = [post.value for post in posts if post.topic == DISPATCH.name]
+            self.sites.take(DISPATCH.name, records(sent), make.NOW)
+            jobs += len(sent)
+            busy = busy or bool(posts)
+        assert jobs == MACS
+
+
+def together() -> Iterator[tuple[str, float, float]]:
+    """All fast paths of a worker, on and off: a repeated report, and a job."""
+    found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    for _ in range(3):
+        for fast_paths in (True, False):
+            shards = Shards(fast_paths=fast_paths)
+            each = min(shards.report(turn) for turn in range(1, 4))
+            found[fast_paths].append((each, shards.release()))
+    for at, name in enumerate(("all: a repeated report", "all: a job, from release to slot")):
+        fast, plain = (min(one[at] for one in found[flag]) for flag in (True, False))
+        yield name, fast, plain
+
+
+def main() -> None:
+    """Measure and print."""
+    sys.stdout.write(f"{'us a call':<34}{'fast':>9}{'plain':>9}{'saved':>9}\n")
+    for name, works in pairs().items():
+        count = 20 if name == "cache: read_policy" else 2_000
+        fast, plain = us_each(works, count)
+        sys.stdout.write(f"{name:<34}{fast:>9.2f}{plain:>9.2f}{plain - fast:>9.2f}\n")
+    for name, fast, plain in together():
+        sys.stdout.write(f"{name:<34}{fast:>9.2f}{plain:>9.2f}{plain - fast:>9.2f}\n")
+
+
+if __name__ == "__main__":
+    main()

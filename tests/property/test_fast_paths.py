@@ -1,0 +1,249 @@
+"""Whatever happens, shards without fast paths give the same work as shards with them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.decide.decision import answer
+from pipeline.decide.engine import Engine
+from pipeline.decide.orders import order
+from pipeline.decide.situation import Situation
+from pipeline.processors.device_shard import DeviceShard
+from pipeline.processors.dispatch_shard import DispatchShard
+from pipeline.processors.facts import Facts
+from pipeline.processors.terms import Terms
+from pipeline.processors.work import Post, Work
+from schemas.decisions import Verdict, encode_record
+from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
+from schemas.orders import issue
+from schemas.results import ErrorCode, Outcome
+from schemas.topics import (
+    ADVISORIES,
+    CONTROL,
+    DISPATCH,
+    INTERNAL_TOPICS,
+    INVENTORY,
+    ORDERS,
+    RESULTS,
+    TOPICS,
+    jobs_topic,
+)
+from tests import factories as make
+from tests.factories.sites import JOBS_KEY, KEYS
+from tests.fast_paths import fast_path_uses
+from tests.strategies import situations
+
+ONE_PARTITION = {topic.name: 1 for topic in (*TOPICS, *INTERNAL_TOPICS)}
+MACS, SITES = ("MAC-A", "MAC-B", "MAC-C"), ("london", "tokyo")
+MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
+
+
+class Record(NamedTuple):
+    offset: int
+    key: bytes | None
+    value: bytes | None
+
+
+class Shards:
+    """All Macs and sites of one worker; what it publishes comes back to it, as from Kafka."""
+
+    def __init__(self, *, fast_paths: bool) -> None:
+        self.now = make.NOW
+        self.orders: dict[str, bytes] = {}
+        self.work: list[Work] = []
+        self._facts = Facts(KEYS.approvals)
+        terms = Terms(JOBS_KEY, KEYS.jobs, ONE_PARTITION, fast_paths=fast_paths)
+        self._macs = DeviceShard(0, self._facts, terms)
+        self._sites = DispatchShard(0, self._facts, terms, {jobs_topic(site): 1 for site in SITES})
+        self._ends: Counter[str] = Counter()
+        self.send(make.policy_changed(), make.release("26.1"), make.release("26.2"))
+        for udid in MACS:
+            self.send(*make.enrolled(udid), make.polled(udid))
+        self._macs.begin(self.now)
+        self._sites.begin(self.now)
+        self._macs.caught_up()
+        self._sites.caught_up()
+        self.settle()
+
+    def send(self, *events: CloudEvent) -> None:
+        for event in events:
+            self.take(make.topic_of(event), [encode(event)])
+
+    def take(self, topic: str, raws: Sequence[bytes]) -> None:
+        first = self._ends[topic]
+        self._ends[topic] += len(raws)
+        if topic in (ADVISORIES.name, CONTROL.name):
+            for offset, raw in enumerate(raws, first):
+                self._facts.take(topic, offset, raw)
+            return
+        shard = self._sites if topic == DISPATCH.name else self._macs
+        records = [Record(offset, None, raw) for offset, raw in enumerate(raws, first)]
+        shard.take(topic, records, self.now)
+
+    def settle(self) -> None:
+        """Do what is due, and read back what was published, until nothing more comes of it."""
+        for _ in range(50):
+            busy = self._macs.tick(self.now) | self._sites.tick(self.now)
+            posts = [post for shard in (self._macs, self._sites) for post in self._collect(shard)]
+            for post in posts:
+                if post.topic in (ORDERS.name, RESULTS.name, DISPATCH.name):
+                    self.take(post.topic, [post.value])
+                elif post.topic in map(jobs_topic, SITES) and b"job.issued" in post.value:
+                    self.orders[post.key.decode()] = post.value
+            if not busy and not posts:
+                return
+
+    def _collect(self, shard: DeviceShard | DispatchShard) -> list[Post]:
+        work = shard.collect()
+        self.work.append(work)
+        return work.posts
+
+
+def all_of(work: Work) -> tuple[Any, ...]:
+    """The work to compare: all of it but the ages of orders and results. A worker's own have none
+    when it recognises them by their bytes."""
+    ages = {topic: age_s for topic, age_s in work.tally.ages.items() if topic == INVENTORY.name}
+    rounded = {topic: round(age_s, 3) for topic, age_s in ages.items()}
+    return work.posts, work.rows, replace(work.tally, ages=rounded)
+
+
+# --- what can happen; each a function of the shards, the same for both ---
+
+
+def report(
+    macs: Sequence[str], version: str, facts: dict[str, Any], figures: Sequence[Any], ago: int
+) -> Any:
+    """Each Mac says the same as often as there are figures, but for these."""
+
+    def happen(shards: Shards) -> None:
+        when = shards.now - ago * MINUTE
+        for number, moving in enumerate(figures):
+            own = facts | moving
+            raws = [
+                encode(
+                    make.full_report(
+                        version, udid, when + number * SECOND, **{"serial": f"C02{udid}"} | own
+                    )
+                )
+                for udid in macs
+            ]
+            shards.take(INVENTORY.name, raws)
+
+    return happen
+
+
+def report_result(udid: str, outcome: Outcome) -> Any:
+    def happen(shards: Shards) -> None:
+        if udid in shards.orders:
+            event = decode(shards.orders[udid])
+            assert isinstance(event, JobIssuedEvent)
+            code = ErrorCode.INSTALL_FAILED if outcome is Outcome.FAILED else None
+            shards.send(make.resulted(event.data.job, outcome, shards.now, code))
+
+    return happen
+
+
+def send(event: CloudEvent) -> Any:
+    return lambda shards: shards.send(event)
+
+
+def read_again(udid: str) -> Any:
+    """An order is read once more, now that it is not expected."""
+
+    def happen(shards: Shards) -> None:
+        if udid in shards.orders:
+            for topic in (ORDERS, DISPATCH):
+                shards.take(topic.name, [shards.orders[udid]])
+
+    return happen
+
+
+def pass_time(minutes: int) -> Any:
+    def happen(shards: Shards) -> None:
+        shards.now += minutes * MINUTE
+
+    return happen
+
+
+def take_junk(raw: bytes) -> Any:
+    return lambda shards: [shards.take(one.name, [raw]) for one in (INVENTORY, ORDERS, DISPATCH)]
+
+
+FACTS = st.sampled_from(
+    [{}, {}, {"hostname": "h"}, {"site": "tokyo"}, {"serial": "C02OTHER"}, {"supervised": False}]
+)
+FIGURES = st.sampled_from(
+    [{}, {"free_disk_gb": 3.5}, {"free_disk_gb": 90.0}, {"battery_percent": 7.0}]
+)
+REPORTS = st.builds(
+    report,
+    st.lists(st.sampled_from(MACS), min_size=1, max_size=3, unique=True),
+    st.sampled_from(["26.1", "26.1", "26.2"]),
+    FACTS,
+    st.lists(FIGURES, min_size=1, max_size=4),
+    st.integers(0, 90),
+)
+HAPPENINGS = st.one_of(
+    *[REPORTS] * 4,
+    st.builds(report_result, st.sampled_from(MACS), st.sampled_from(list(Outcome))),
+    st.builds(read_again, st.sampled_from(MACS)),
+    st.builds(pass_time, st.sampled_from([0, 1, 60, 600, 6000])),
+    st.builds(send, st.sampled_from([make.release("26.3"), make.retracted("26.2")])),
+    st.builds(send, st.sampled_from([make.halted(site="london"), make.halt_cleared()])),
+    st.builds(send, st.builds(make.checked_out, st.sampled_from(MACS))),
+    st.builds(take_junk, st.sampled_from([b"", b"{", encode(make.issued(make.job()))])),
+)
+
+
+def lived(happenings: Sequence[Any], *, fast_paths: bool) -> tuple[list[Work], Counter[str]]:
+    """All work of shards to which this happens, and how often fast paths were taken."""
+    with fast_path_uses() as uses:
+        shards = Shards(fast_paths=fast_paths)
+        for happen in happenings:
+            happen(shards)
+            shards.settle()
+    return shards.work, uses
+
+
+@given(st.lists(HAPPENINGS, max_size=12))
+def test_work_is_the_same_without_fast_paths(happenings: list[Any]) -> None:
+    fast, _ = lived(happenings, fast_paths=True)
+    plain, unwanted = lived(happenings, fast_paths=False)
+    assert [all_of(work) for work in fast] == [all_of(work) for work in plain]
+    assert not unwanted
+
+
+def test_the_same_work_is_done_with_every_fast_path() -> None:
+    """One life in which each is taken, so that the test above compares what it should."""
+    low, enough = {"free_disk_gb": 3.5}, {"free_disk_gb": 90.0}
+    reports = report(MACS, "26.1", {}, (low, low, enough, low), 1)
+    life = (reports, pass_time(6000), reports)
+    fast, uses = lived(life, fast_paths=True)
+    plain, _ = lived(life, fast_paths=False)
+    assert [all_of(work) for work in fast] == [all_of(work) for work in plain]
+    assert set(uses) == {
+        *("built", "json_of", "glance", "repeated"),
+        *("answer_to_order", "OwnOrders", "own_order"),
+    }
+
+
+@given(situations())
+def test_decision_record_and_order_have_the_same_bytes(s: Situation) -> None:
+    found, plain = answer(s), answer(s, fast_paths=False)
+    assert found == plain
+    record = Engine().record_of(found.decision, s)
+    again = Engine(fast_paths=False).record_of(plain.decision, s)
+    assert encode_record(record) == encode_record(again, fast_paths=False)
+    if found.decision.decision is Verdict.SEND:
+        issued = issue(order(s, found.decision), JOBS_KEY)
+        plainly = issue(order(s, plain.decision, fast_paths=False), JOBS_KEY, fast_paths=False)
+        assert issued == plainly
+        events = [
+            make.issued(one.job).model_copy(update={"data": one}) for one in (issued, plainly)
+        ]
+        assert encode(events[0]) == encode(events[1], fast_paths=False)

@@ -1,0 +1,103 @@
+"""The private names of kafka-python that `agents.intake.find_back` uses.
+
+If this fails, kafka-python was changed: read `find_back` beside the new source of
+`kafka/coordinator`, run `tests/integration/test_agent_group.py` against a broker, and only then
+pin the new version here and in pyproject.toml.
+"""
+
+import inspect
+from importlib.metadata import version
+
+import pytest
+from kafka import KafkaConsumer  # type: ignore[import-untyped]
+from kafka.cluster import ClusterMetadata  # type: ignore[import-untyped]
+from kafka.consumer.subscription_state import (  # type: ignore[import-untyped]
+    SubscriptionState,
+)
+from kafka.coordinator.base import (  # type: ignore[import-untyped]
+    BaseCoordinator,
+    MemberState,
+)
+from kafka.coordinator.consumer import ConsumerCoordinator  # type: ignore[import-untyped]
+
+from agents.intake import find_back
+
+TOPIC = "drydock.jobs.london"
+
+
+class Network:
+    """As much of the client's event loop as a coordinator takes hold of when it is made."""
+
+
+class Manager:
+    def __init__(self) -> None:
+        self.cluster = ClusterMetadata()
+        self._net = Network()
+
+
+class Client:
+    """A client without sockets: a real one connects in the background."""
+
+    def __init__(self) -> None:
+        self._manager = Manager()
+
+
+class Consumer:
+    """As much of a KafkaConsumer as `find_back` uses, around a real coordinator that has joined."""
+
+    def __init__(self, state: MemberState) -> None:
+        subscription = SubscriptionState()
+        subscription.subscribe(topics=[TOPIC])
+        coordinator = self._coordinator = ConsumerCoordinator(
+            Client(), subscription, group_id="g", api_version=(3, 9), enable_auto_commit=False
+        )
+        coordinator._joined_subscription = {TOPIC}
+        coordinator._metadata_snapshot = coordinator._assignment_snapshot = {TOPIC: 1}
+        coordinator.rejoin_needed = False
+        coordinator.state = state
+
+
+def test_version_is_the_one_that_was_read() -> None:
+    assert version("kafka-python") == "3.0.12"
+
+
+def test_consumer_keeps_its_coordinator_under_the_private_name() -> None:
+    assert {"_coordinator", "ConsumerCoordinator"} <= set(KafkaConsumer.__init__.__code__.co_names)
+    assert "_coordinator" in KafkaConsumer.commit.__code__.co_names
+
+
+@pytest.mark.parametrize("name", ["rebalance_in_progress", "need_rejoin", "request_rejoin"])
+def test_coordinator_has_the_method_without_parameters(name: str) -> None:
+    assert list(inspect.signature(getattr(ConsumerCoordinator, name)).parameters) == ["self"]
+
+
+def test_forgotten_join_is_requested_again() -> None:
+    consumer = Consumer(MemberState.REBALANCING)
+    assert consumer._coordinator.rebalance_in_progress()
+    assert not consumer._coordinator.need_rejoin()
+    find_back(consumer)
+    assert consumer._coordinator.need_rejoin()
+
+
+def test_stable_member_is_left_alone() -> None:
+    consumer = Consumer(MemberState.STABLE)
+    find_back(consumer)
+    assert not consumer._coordinator.need_rejoin()
+
+
+def test_join_is_forgotten_when_changed_metadata_changes_back() -> None:
+    """The fault that `find_back` is there for. If this fails, it may be needed no more."""
+    coordinator = Consumer(MemberState.REBALANCING)._coordinator
+    coordinator._metadata_snapshot = {TOPIC: 2}
+    assert coordinator.need_rejoin()
+    coordinator._metadata_snapshot = {TOPIC: 1}
+    assert not coordinator.need_rejoin()
+    assert coordinator.rebalance_in_progress()
+
+
+def test_request_is_seen_by_what_joins() -> None:
+    assert "need_rejoin" in ConsumerCoordinator.poll.__code__.co_names
+    assert "need_rejoin" in BaseCoordinator.join_group_async.__code__.co_names
+    assert "request_rejoin" not in vars(ConsumerCoordinator)
+    assert "rejoin_needed" in BaseCoordinator.request_rejoin.__code__.co_names
+    assert "rejoin_needed" in BaseCoordinator.need_rejoin.__code__.co_names

@@ -1,0 +1,98 @@
+"""A worker without fast paths writes the same bytes to every topic as one with them."""
+
+import asyncio
+from collections import Counter
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from schemas.envelope import encode
+from schemas.results import Outcome
+from schemas.topics import DEAD_LETTERS, DECISIONS, INVENTORY, ORDERS, STATE
+from tests import factories
+from tests.factories import NOW
+from tests.fast_paths import fast_path_uses
+from tests.unit.processors.memory_kafka import Brokers, MemoryWorker, reading
+from tests.unit.processors.test_crash_at_every_step import (
+    MINUTE,
+    STAGES,
+    UDIDS,
+    Clock,
+    carry_out,
+    send,
+)
+
+UNSIGNED = encode(factories.issued(factories.job(udid=UDIDS[5])))
+
+
+def report_again(brokers: Brokers, version: str, when: datetime) -> None:
+    """Each Mac reports three times: the same, another free disk space, another host name."""
+    for udid in UDIDS:
+        reports: tuple[dict[str, Any], ...] = (
+            {},
+            {"free_disk_gb": 41.5},
+            {"hostname": f"h-{udid}"},
+        )
+        for number, facts in enumerate(reports):
+            at = when + number * MINUTE
+            send(brokers, factories.full_report(version, udid, at, serial=f"C02{udid}", **facts))
+
+
+def send_unreadable(brokers: Brokers) -> None:
+    """Two records that are no report, and an order that nobody signed."""
+    for raw in (b"{", b'{"type":"drydock.inventory.reported.v1"}'):
+        brokers.append(INVENTORY.name, 0, b"MAC-0", raw)
+    brokers.append(ORDERS.name, 0, b"MAC-5", UNSIGNED)
+
+
+async def stages(brokers: Brokers, folder: Path, clock: Clock, *, fast_paths: bool) -> None:
+    """One process that lives through all stages, and one that goes on where it ended."""
+    for number, stage in enumerate(STAGES):
+        clock.now = NOW + 20 * number * MINUTE
+        stage(brokers)
+        if not number:
+            life = MemoryWorker(brokers, folder, clock, fast_paths=fast_paths)
+            await life.begin()
+        life.read_broadcasts()
+        await settle(life)
+        # Not before its backlog is read: until then nothing is remembered of a report.
+        report_again(brokers, "26.2" if stage is carry_out else "26.1", clock.now)
+        send_unreadable(brokers)
+        await settle(life)
+    life.end()
+    clock.now = NOW + timedelta(hours=2)
+    for event in brokers.published():
+        send(brokers, factories.resulted(event.data.job, Outcome.FAILED, clock.now))
+    report_again(brokers, "26.1", clock.now)
+    after = MemoryWorker(brokers, folder, clock, fast_paths=fast_paths)
+    await after.live()
+    after.end()
+
+
+async def settle(life: MemoryWorker) -> None:
+    while await life.round():
+        pass
+
+
+def play(folder: Path, *, fast_paths: bool) -> tuple[Brokers, Counter[str]]:
+    """What a worker wrote, and how often fast paths were taken."""
+    brokers = Brokers()
+    with fast_path_uses() as uses, reading(brokers):
+        asyncio.run(stages(brokers, folder, Clock(), fast_paths=fast_paths))
+    return brokers, uses
+
+
+def test_every_topic_has_the_same_bytes_without_fast_paths(tmp_path: Path) -> None:
+    fast, uses = play(tmp_path / "fast", fast_paths=True)
+    plain, unwanted = play(tmp_path / "plain", fast_paths=False)
+    assert set(uses) == {
+        *("built", "json_of", "glance", "repeated"),
+        *("answer_to_order", "OwnOrders", "own_order"),
+    }
+    assert not unwanted
+    assert fast.published()
+    assert all(fast.all(topic.name) for topic in (DECISIONS, ORDERS, STATE, DEAD_LETTERS))
+    assert fast.topics.keys() == plain.topics.keys()
+    for place, records in fast.topics.items():
+        assert records == plain.topics[place], place
+    assert fast.committed == plain.committed
