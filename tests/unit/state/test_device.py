@@ -170,3 +170,10 @@ def test_times_that_no_calendar_holds_become_its_end() -> None:
 def test_an_administrators_word_is_no_sign_of_life() -> None:
     report = InventoryReported(source="admin", udid=UDID, site="london")
     assert apply_inventory(Device(UDID), report, US).last_seen_us == 0
+
+
+def test_devices_that_differ_in_what_a_repeat_is_recognised_by_are_equal() -> None:
+    plain, remembered = Device("MAC-1"), Device("MAC-1", said_text=5, said_things=3)
+    assert plain == remembered
+    assert not plain != remembered  # noqa: SIM202 - `!=` has a method of its own
+    assert plain != Device("MAC-2")
