@@ -220,7 +220,8 @@ class DeviceShard:
         if isinstance(event, _Job):
             self._after_job(event, raw, ledger, fleet.ledgers.get(key, ()))
         after = fleet.devices.get(key)
-        if after is not None and after is not device:
+        # Devices that differ in what a repeat is recognised by are equal: no row has that.
+        if after is not None and after is not device and after != device:
             self._changed(key, device, after)
         if first is not None:
             self._follow(chain((first,), effects), now)

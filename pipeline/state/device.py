@@ -185,6 +185,9 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Device) and _KNOWN(self) == _KNOWN(other)
 
+    def __ne__(self, other: object) -> bool:  # msgspec's own compares by identity
+        return not self == other
+
     def __hash__(self) -> int:
         return hash((self.udid, self.stamps))
 

@@ -232,6 +232,16 @@ def test_the_same_work_is_done_with_every_fast_path() -> None:
     }
 
 
+def test_report_that_changes_nothing_does_not_write_the_row_again() -> None:
+    """An older copy of a report changes only what its repeat is recognised by."""
+    report_of_mac = report(MACS[:1], "26.1", {}, ({}, {}), 0)
+    older = report(MACS[:1], "26.1", {}, ({},), 0)
+    for fast_paths in (True, False):
+        work, _ = lived((report_of_mac, older, pass_time(60)), fast_paths=fast_paths)
+        assert not work[-2].rows
+        assert not work[-1].rows
+
+
 @given(situations())
 def test_decision_record_and_order_have_the_same_bytes(s: Situation) -> None:
     found, plain = answer(s), answer(s, fast_paths=False)

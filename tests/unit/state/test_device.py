@@ -179,6 +179,13 @@ def test_an_administrators_word_is_no_sign_of_life() -> None:
     assert apply_inventory(Device(UDID), report, US).last_seen_us == 0
 
 
+def test_devices_that_differ_in_what_a_repeat_is_recognised_by_are_equal() -> None:
+    plain, remembered = Device("MAC-1"), Device("MAC-1", said_text=5, said_things=3)
+    assert plain == remembered
+    assert not plain != remembered  # noqa: SIM202 - `!=` has a method of its own
+    assert plain != Device("MAC-2")
+
+
 # --- laws of the fold at their edges ---
 
 
