@@ -46,6 +46,16 @@ def _passed(gate: str, detail: str = "") -> Asked:
     return Asked(gate, detail=detail)
 
 
+_EXEMPTION_PASSED: Final = Asked("exemption")
+_HALT_PASSED: Final = Asked("halt")
+_FRESH_PASSED: Final = Asked("fresh")
+_JOB_OPEN_PASSED: Final = Asked("job_open")
+_ATTEMPTS_PASSED: Final = Asked("attempts")
+_COOL_DOWN_PASSED: Final = Asked("cool_down")
+_SURE_PASSED: Final = Asked("sure")
+_DEFERRAL_PASSED: Final = Asked("deferral")
+
+
 class Plan(msgspec.Struct, frozen=True):
     """A need with everything its gates look at; `past` is that its deadline has passed."""
 
@@ -139,7 +149,7 @@ def _exempt(s: Situation, p: Plan) -> Asked:
             until = exemption.until
             ends = None if until is None else datetime.combine(until, time(), UTC)
             return Asked("exemption", Reason.EXEMPT, exemption.why, ends)
-    return _passed("exemption")
+    return _EXEMPTION_PASSED
 
 
 def _covers(halt: HaltSet, s: Situation, p: Plan) -> bool:
@@ -155,10 +165,10 @@ def _covers(halt: HaltSet, s: Situation, p: Plan) -> bool:
 
 def _halted(s: Situation, p: Plan) -> Asked:
     if not s.halts:
-        return _passed("halt")
+        return _HALT_PASSED
     covering = [halt for halt in s.halts if _covers(halt, s, p)]
     if not covering:
-        return _passed("halt")
+        return _HALT_PASSED
     untils = [halt.until for halt in covering]
     known = [until for until in untils if until is not None]
     ends = max(known) if len(known) == len(untils) else None
@@ -168,14 +178,14 @@ def _halted(s: Situation, p: Plan) -> Asked:
 def _fresh(s: Situation, _: Plan) -> Asked:
     seen_us = s.device.last_seen_us
     if seen_us and s.now_us - seen_us <= duration_us(s.policy.thresholds.stale_after):
-        return _passed("fresh")
+        return _FRESH_PASSED
     return Asked("fresh", Reason.STALE_INVENTORY, "not heard of for too long")
 
 
 def _job_open(s: Situation, p: Plan) -> Asked:
     entry = s.open_job
     if entry is None:
-        return _passed("job_open")
+        return _JOB_OPEN_PASSED
     if not is_for(entry, p.need) and not entry.may_have_touched:
         return Asked("job_open", detail=f"supersedes {entry.job_id}")
     return Asked("job_open", Reason.JOB_OPEN, entry.job_id, from_us(entry.given_up_us))
@@ -184,7 +194,7 @@ def _job_open(s: Situation, p: Plan) -> Asked:
 def _attempts(s: Situation, p: Plan) -> Asked:
     failed = failures(s.ledger, p.need.action, p.need.intent) if s.ledger else ()
     if not failed:
-        return _passed("attempts")
+        return _ATTEMPTS_PASSED
     tried, detail = _tried(s, failed)
     spent = tried >= s.policy.thresholds.max_attempts
     return Asked("attempts", Reason.RETRIES_EXHAUSTED if spent else None, detail)
@@ -193,7 +203,7 @@ def _attempts(s: Situation, p: Plan) -> Asked:
 def _cool_down(s: Situation, p: Plan) -> Asked:
     failed = failures(s.ledger, p.need.action, p.need.intent) if s.ledger else ()
     if not failed:
-        return _passed("cool_down")
+        return _COOL_DOWN_PASSED
     tried, detail = _tried(s, failed)
     limits, doublings = s.policy.thresholds, min(max(tried - 1, 0), _MOST_DOUBLINGS)
     wait_us = min(duration_us(limits.cool_down) << doublings, duration_us(limits.cool_down_max))
@@ -216,7 +226,7 @@ def _sure(s: Situation, p: Plan) -> Asked:
         return Asked("sure", Reason.NEEDS_PERSON, detail)
     from_then_us = p.need.not_before_us
     if from_then_us is None or s.now_us >= from_then_us:
-        return _passed("sure")
+        return _SURE_PASSED
     return Asked(
         "sure",
         Reason.AWAITING_CONTACT,
@@ -228,10 +238,10 @@ def _sure(s: Situation, p: Plan) -> Asked:
 def _deferral(s: Situation, p: Plan) -> Asked:
     release = p.need.release
     if release is None or p.past or p.need.action in (Action.REINSTALL, Action.REIMAGE):
-        return _passed("deferral")
+        return _DEFERRAL_PASSED
     opens_us = ripe_us(s, release, p.exposed)
     if s.now_us >= opens_us:
-        return _passed("deferral")
+        return _DEFERRAL_PASSED
     if p.deadline_us is not None:
         opens_us = min(opens_us, p.deadline_us)
     severity = p.exposed.severity
