@@ -1,77 +1,154 @@
-"""The embedded form as a shell that scenarios run on: its writer and store, without executors."""
+"""The embedded form as a shell that scenarios run on: the whole service, sweep and executors too.
 
-from collections.abc import Sequence
-from datetime import datetime
+Its executors begin a job once a scenario reports a result of it, and end none: how a job ends is
+what the scenario reports, on each form the same.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from pipeline.embedded.store import Store
-from pipeline.embedded.writer import Writer
-from pipeline.processors.set_aside import letter
+from agents.mac import Ack, InstallState, Look, Progress, UnreachableError
+from pipeline.decide.engine import Engine
+from pipeline.embedded.service import Options, Service
+from pipeline.embedded.unit import Committed
+from pipeline.ingest.outcome import PayloadError, dead_letter
 from pipeline.state.fleet import Fleet
 from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.decisions import DecisionRecord
-from schemas.envelope import CloudEvent, Event, InvalidEvent, JobIssuedEvent, decode
+from schemas.envelope import (
+    CloudEvent,
+    Event,
+    InvalidEvent,
+    JobIssuedEvent,
+    JobResultedEvent,
+    decode,
+)
+from schemas.jobs import Job
+from schemas.results import Outcome
 from tests.factories import NOW
 from tests.factories.sites import JOBS_KEY, KEYS
 
+USUAL_SWEEP = Options().sweep_every
+MOST_TICKS = 100
+
+
+class BusyMac:
+    """A Mac that is busy until `begun` holds the job; then it takes the order and is away."""
+
+    def __init__(self, begun: Collection[str]) -> None:
+        self._begun = begun
+        self._acted: set[str] = set()
+
+    def look(self, job: Job) -> Look:
+        if job.job_id in self._acted:
+            raise UnreachableError(job.udid)
+        if job.job_id not in self._begun:
+            return Look(progress=Progress(InstallState.INSTALLING))
+        return Look()
+
+    def act(self, step: str, job: Job, attempt: int) -> Ack:  # noqa: ARG002 - Mac's signature
+        self._acted.add(job.job_id)
+        return Ack.accepted()
+
 
 class EmbeddedShell:
-    """One store and its writer."""
+    """One service. With `restarts` its process ends after each input, before the hand-over to the
+    executors, and begins anew. `sweeps` counts the transactions that sweeps made."""
 
-    def __init__(self, folder: Path) -> None:
-        self._store = Store.open(folder)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        sweep_every: timedelta = USUAL_SWEEP,
+        restarts: bool = False,
+    ) -> None:
+        self._folder = folder
+        self._options = Options(sweep_every=sweep_every, on_durable_write=self._note_write)
+        self._restarts = restarts
+        self.sweeps = 0
         self._decided: list[DecisionRecord] = []
-        self._ordered: list[JobIssuedEvent] = []
+        self._events: list[Event] = []
         self._letters: list[DeadLetter] = []
-        self._writer = Writer(self._store, JOBS_KEY, KEYS, self._committed)
         self._now = NOW
+        self._begun: set[str] = set()
+        self._mac = BusyMac(self._begun)
+        self._service = self._open()
 
     @property
     def fleet(self) -> Fleet:
         """What is known."""
-        return self._writer.engine.fleet
+        return self._service.engine.fleet
 
     def close(self) -> None:
-        self._store.close()
+        self._service.close()
 
     def begin(self, at: datetime) -> None:
         self._now = at
 
     def accept(self, events: Sequence[CloudEvent]) -> None:
         known: list[Event] = [event for event in events if isinstance(event, Event)]
-        self._writer.accept(known, (), self._now)
+        self._service.accept(known, (), self._now)
+        reported = {event.data.job_id for event in known if isinstance(event, JobResultedEvent)}
+        if reported:
+            # They came of an executor that had begun before anything else of this step reached it.
+            self._begun |= reported
+            self._service.executors.tick(self._now)
 
     def accept_bytes(self, raw: bytes) -> None:
         try:
             self.accept([decode(raw)])
         except InvalidEvent as error:
-            told = letter(raw, DeadLetterCode(error.code), error.detail, origin="", now=self._now)
-            self._writer.accept((), [told], self._now)
+            wrong = PayloadError(DeadLetterCode(error.code), error.detail)
+            letter = dead_letter(
+                wrong, raw, source="/test", origin="", received_at=self._now, redacted=raw
+            )
+            self._service.accept((), [letter], self._now)
 
     def settle(self) -> None:
-        due = self._writer.engine.next_due()
-        while due is not None and due <= self._now:
-            with self._writer.transaction("due", self._now):
-                self._writer.follow(self._writer.engine.due(self._now), self._now)
-            due = self._writer.engine.next_due()
+        if self._restarts:
+            self._service.close()
+            self._service = self._open()
+        for _ in range(MOST_TICKS):
+            wake = self._service.next_wake(self._now)
+            if wake is None or wake > self._now:
+                return
+            self._service.tick(self._now)
+        raise AssertionError(f"something is still due after {MOST_TICKS} ticks")
 
     def records(self) -> Sequence[DecisionRecord]:
         return self._decided
 
     def orders(self) -> Sequence[JobIssuedEvent]:
-        return self._ordered
+        return [event for event in self._events if isinstance(event, JobIssuedEvent)]
 
     def published(self) -> Sequence[JobIssuedEvent]:
-        return self._ordered
+        """The orders that their executors say they accepted."""
+        accepted = {
+            event.data.job_id
+            for event in self._events
+            if isinstance(event, JobResultedEvent) and event.data.outcome is Outcome.ACCEPTED
+        }
+        return [order for order in self.orders() if order.data.job.job_id in accepted]
 
     def set_aside(self) -> Sequence[DeadLetter]:
         return self._letters
 
-    def _committed(self, committed: object) -> None:
-        self._letters += committed.dead_letters  # type: ignore[attr-defined]
-        self._decided += committed.decisions  # type: ignore[attr-defined]
-        self._ordered += [
-            event
-            for event in committed.events  # type: ignore[attr-defined]
-            if isinstance(event, JobIssuedEvent)
-        ]
+    def _open(self) -> Service:
+        return Service.open(
+            self._folder,
+            now=self._now,
+            signer=JOBS_KEY,
+            trust=KEYS,
+            mac_for=lambda _: self._mac,
+            observe=self._observe,
+            options=self._options,
+        )
+
+    def _observe(self, committed: Committed, _: Engine) -> None:
+        self._letters += committed.dead_letters
+        self._decided += committed.decisions
+        self._events += committed.events
+
+    def _note_write(self, point: str) -> None:
+        self.sweeps += point == "sweep:after"

@@ -1,15 +1,18 @@
 """Hypothesis strategies over a small world: few Macs, few releases, times around NOW, so that
 events meet each other."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 
+from pipeline.decide.decision import decide
+from pipeline.decide.gates import Field
 from pipeline.decide.policy import Policy
 from pipeline.decide.situation import Situation
 from pipeline.state.advisories import Advisories
-from pipeline.state.device import SOURCES, Device
+from pipeline.state.device import FIELDS, FIGURES_FROM, INDEX, SOURCES, Device
 from pipeline.state.fleet import Fleet
 from pipeline.state.jobs import JobEntry, Ledger
 from schemas.envelope import (
@@ -354,18 +357,103 @@ _HALTS: tuple[Any, ...] = (
 )
 
 
+# The facts that gates read, and those that the site and the enrolment go by.
+_READ_BY_GATES: dict[str, st.SearchStrategy[Any]] = {
+    name: _FACTS[name]
+    for name in _FACTS
+    if f"device.{name}" in get_args(Field) or name in ("site", "mdm_enrolled")
+}
+
+
 @st.composite
-def situations(draw: st.DrawFn) -> Situation:
-    """Any Mac in any state of affairs."""
-    return Situation(
-        draw(devices()),
+def worn_devices(draw: st.DrawFn) -> Device:
+    """A Mac that lacks a release, and differs from a healthy one in what the gates read."""
+    names = draw(st.lists(st.sampled_from(list(_READ_BY_GATES)), max_size=5, unique=True))
+    given: dict[str, Any] = {"os_version": draw(st.sampled_from(["26.1", "26.1", "26.2"]))}
+    given |= {name: draw(_READ_BY_GATES[name]) for name in names}
+    given |= {"build": VERSIONS[given["os_version"]]}
+    if draw(st.integers(0, 2)) == 0:
+        given["loan_returned_at"] = draw(moments())
+    fleet = Fleet()
+    fleet.put(
+        make.mac(
+            given.pop("os_version"),
+            udid=UDIDS[0],
+            enrolled=draw(st.sampled_from([True, True, False])),
+            seen_at=make.NOW - draw(st.sampled_from([make.HOUR, 9 * make.DAY, 20 * make.DAY])),
+            **given,
+        )
+    )
+    for event in draw(st.lists(checkins(UDIDS[:1]), max_size=2)):
+        fleet.apply(event)
+    return fleet.view(UDIDS[0])
+
+
+@st.composite
+def tried_ledgers(draw: st.DrawFn) -> Ledger:
+    """A Mac's jobs: an update that failed once or twice, or a reinstall that succeeded."""
+    issued_at = make.NOW - draw(st.sampled_from([make.HOUR, 10 * make.HOUR, 3 * make.DAY]))
+    if draw(st.booleans()):
+        action, outcome, intents = Action.UPDATE, Outcome.FAILED, ["26.2", "26.3"]
+    else:
+        action, outcome, intents = Action.REINSTALL, Outcome.SUCCEEDED, ["seal"]
+    return tuple(
+        make.entry(
+            intent,
+            action=action,
+            generation=generation,
+            issued_at=issued_at + generation * make.HOUR / 4,
+            outcome=outcome,
+            outcome_at=issued_at + (generation + 1) * make.HOUR / 4,
+            error_code=draw(st.sampled_from([ErrorCode.INSTALL_FAILED, ErrorCode.UNREACHABLE])),
+            udid=UDIDS[0],
+            erases=action is Action.REINSTALL and draw(st.booleans()),
+        )
+        for generation, intent in enumerate(draw(st.lists(st.sampled_from(intents), max_size=2)))
+    )
+
+
+@st.composite
+def situations(draw: st.DrawFn, *, worn: bool = False) -> Situation:
+    """Any Mac in any state of affairs, mostly a sound one, or a `worn` one that was tried to be
+    helped; some of those that wait for an approval have it."""
+    found = Situation(
+        draw(worn_devices() if worn else devices()),
         draw(catalogues()),
         draw(policies()),
         draw(st.just(make.NOW) | moments(-48, 24 * 20)),
-        draw(ledgers()),
+        draw(tried_ledgers() if worn else ledgers()),
         draw(st.sampled_from(_HALTS)),
         site_open_jobs=draw(st.sampled_from([0, 0, 0, 25])),
     )
+    wanted = decide(found)
+    if not wanted.erases or draw(st.integers(0, 2)) == 0:
+        return found
+    expires = found.now + timedelta(hours=draw(st.sampled_from([-1, 0, 24])))
+    approval = make.approval(
+        wanted.job_id or "", udid=wanted.udid, action=wanted.action or "", expires_at=expires
+    )
+    return replace(found, approvals=(approval,))
+
+
+@st.composite
+def reports_without_news(draw: st.DrawFn, device: Device, now: datetime) -> Event:
+    """A report of this Mac that brings nothing but telemetry: other figures, the facts that are
+    known already, an install state that is known already, or a poll."""
+    udid, when = device.udid, now - timedelta(hours=draw(st.sampled_from([0, 0, 1, 30])))
+    kind = draw(st.integers(0, 4))
+    if kind == 0:
+        return make.polled(udid, when)
+    if kind == 1 and device.install_state is not None:
+        data = {"udid": udid, "install_state": device.install_state}
+        return make._event(DdmStatusEvent, udid, when, data)  # type: ignore[no-any-return]
+    figures = {name: _FACTS[name] for name in _FACTS if name in FIELDS[FIGURES_FROM:]}
+    said: dict[str, Any] = draw(st.fixed_dictionaries({}, optional=figures))
+    for name in draw(st.lists(st.sampled_from(list(_FACTS)), max_size=6, unique=True)):
+        known = device.values[INDEX[name]]
+        if name not in figures and known is not None:
+            said[name] = str(known) if name in ("os_version", "build") else known
+    return make.reported(udid, when, draw(st.sampled_from(SOURCES)), **said)
 
 
 def versions() -> st.SearchStrategy[Any]:

@@ -7,6 +7,8 @@ import msgspec
 
 from pipeline.decide.exposure import Exposure, exposure
 from pipeline.decide.gates import (
+    FOLLOW_UP_READS,
+    GATES,
     Asked,
     Plan,
     ask,
@@ -14,6 +16,7 @@ from pipeline.decide.gates import (
     is_for,
     opens_by_itself_at,
     plan,
+    reasons_on_telemetry,
     to_gate,
 )
 from pipeline.decide.methods import choose_method
@@ -32,18 +35,8 @@ from schemas.jobs import Action
 from schemas.macos import OSVersion
 from schemas.model import built
 
-# What a report can change though no fact in it is new: figures, and that the Mac is heard of.
-_FIGURES: Final = frozenset(
-    {
-        Reason.LOW_DISK,
-        Reason.LOW_POWER,
-        Reason.STALE_INVENTORY,
-        Reason.NOT_ENROLLED,
-        Reason.OTHER_UPDATE_RUNNING,
-        Reason.AWAITING_FOLLOW_UP,
-        Reason.AWAITING_CONTACT,
-    }
-)
+# The reasons that a report can end which brings only telemetry.
+_FIGURES: Final = reasons_on_telemetry(*(row.reads for row in GATES), FOLLOW_UP_READS)
 
 
 class Held(msgspec.Struct, frozen=True):

@@ -1,9 +1,15 @@
 """Whether a need may be met now. Every gate is asked and recorded; the first that holds is the
-reason. A gate that time alone opens says when."""
+reason. A gate that time alone opens says when.
 
+GATES is the ordered table of them. A gate declares each reason that it gives with the fields that
+it reads for that reason: `reasons_on_telemetry` are those after which a Mac is decided for again
+when a report brings only telemetry.
+"""
+
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, time
 from functools import lru_cache
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -12,8 +18,8 @@ from pipeline.decide.methods import Choice
 from pipeline.decide.remediation import Need, ripe_us, target
 from pipeline.decide.situation import Situation
 from pipeline.decide.windows import opens_at
-from pipeline.state.device import duration_us, from_us
-from pipeline.state.jobs import JobEntry, attempts, failures
+from pipeline.state.device import TELEMETRY, duration_us, from_us
+from pipeline.state.jobs import JobEntry, Ledger, attempts, failures
 from pipeline.state.models import HardwareClass
 from schemas.decisions import Gate, Reason
 from schemas.events.control import HaltSet
@@ -40,13 +46,24 @@ def _passed(gate: str, detail: str = "") -> Asked:
     return Asked(gate, detail=detail)
 
 
+_EXEMPTION_PASSED: Final = Asked("exemption")
+_HALT_PASSED: Final = Asked("halt")
+_FRESH_PASSED: Final = Asked("fresh")
+_JOB_OPEN_PASSED: Final = Asked("job_open")
+_ATTEMPTS_PASSED: Final = Asked("attempts")
+_COOL_DOWN_PASSED: Final = Asked("cool_down")
+_SURE_PASSED: Final = Asked("sure")
+_DEFERRAL_PASSED: Final = Asked("deferral")
+
+
 class Plan(msgspec.Struct, frozen=True):
-    """A need with everything its gates look at."""
+    """A need with everything its gates look at; `past` is that its deadline has passed."""
 
     need: Need
     choice: Choice
     exposed: Exposure
     deadline_us: int | None
+    past: bool
     job_id: str
     generation: int
     running: Target | None = None
@@ -72,11 +89,13 @@ def plan(s: Situation, need: Need, choice: Choice, exposed: Exposure) -> Plan:
     """Number the attempt and put its deadline beside it."""
     earlier = attempts(s.ledger, need.action, need.intent)
     generation = max([one.generation for one in earlier]) + 1 if earlier else 0
+    deadline_us = exposed.deadline_us(s.policy.deadlines) if need.timed else None
     return Plan(
         need,
         choice,
         exposed,
-        exposed.deadline_us(s.policy.deadlines) if need.timed else None,
+        deadline_us,
+        deadline_us is not None and s.now_us >= deadline_us,
         derive_job_id(s.device.udid, need.action, need.intent, generation),
         generation,
         running=None
@@ -87,23 +106,7 @@ def plan(s: Situation, need: Need, choice: Choice, exposed: Exposure) -> Plan:
 
 def ask(s: Situation, p: Plan) -> tuple[Asked, ...]:
     """Every gate in order."""
-    past = p.deadline_us is not None and s.now_us >= p.deadline_us
-    return (
-        _site(s),
-        _exempt(s, p),
-        _halted(s, p),
-        _fresh(s),
-        _job_open(s, p),
-        *_retries(s, p),
-        _sure(s, p),
-        _deferral(s, p, past=past),
-        Asked("method", p.choice.reason, p.choice.detail, p.choice.until),
-        _disk(s, p),
-        _power(s, p),
-        _approval(s, p),
-        _window(s, p, past=past),
-        _slots(s, p),
-    )
+    return tuple([check(s, p) for check in _CHECKS])
 
 
 def ask_for_open_job(s: Situation, p: Plan, gates: tuple[Asked, ...]) -> tuple[Asked, ...]:
@@ -131,7 +134,7 @@ def opens_by_itself_at(closed: tuple[Asked, ...]) -> datetime | None:
     return max(times) if times and len(times) == len(closed) else None
 
 
-def _site(s: Situation) -> Asked:
+def _site(s: Situation, _: Plan) -> Asked:
     if s.site_name is None:
         return Asked("site", Reason.SITE_UNKNOWN, "no site of the policy matches")
     return _passed("site", s.site_name)
@@ -146,7 +149,7 @@ def _exempt(s: Situation, p: Plan) -> Asked:
             until = exemption.until
             ends = None if until is None else datetime.combine(until, time(), UTC)
             return Asked("exemption", Reason.EXEMPT, exemption.why, ends)
-    return _passed("exemption")
+    return _EXEMPTION_PASSED
 
 
 def _covers(halt: HaltSet, s: Situation, p: Plan) -> bool:
@@ -162,54 +165,59 @@ def _covers(halt: HaltSet, s: Situation, p: Plan) -> bool:
 
 def _halted(s: Situation, p: Plan) -> Asked:
     if not s.halts:
-        return _passed("halt")
+        return _HALT_PASSED
     covering = [halt for halt in s.halts if _covers(halt, s, p)]
     if not covering:
-        return _passed("halt")
+        return _HALT_PASSED
     untils = [halt.until for halt in covering]
     known = [until for until in untils if until is not None]
     ends = max(known) if len(known) == len(untils) else None
     return Asked("halt", Reason.HALTED, ", ".join(halt.scope.key for halt in covering), ends)
 
 
-def _fresh(s: Situation) -> Asked:
+def _fresh(s: Situation, _: Plan) -> Asked:
     seen_us = s.device.last_seen_us
     if seen_us and s.now_us - seen_us <= duration_us(s.policy.thresholds.stale_after):
-        return _passed("fresh")
+        return _FRESH_PASSED
     return Asked("fresh", Reason.STALE_INVENTORY, "not heard of for too long")
 
 
 def _job_open(s: Situation, p: Plan) -> Asked:
     entry = s.open_job
     if entry is None:
-        return _passed("job_open")
+        return _JOB_OPEN_PASSED
     if not is_for(entry, p.need) and not entry.may_have_touched:
         return Asked("job_open", detail=f"supersedes {entry.job_id}")
     return Asked("job_open", Reason.JOB_OPEN, entry.job_id, from_us(entry.given_up_us))
 
 
-def _retries(s: Situation, p: Plan) -> tuple[Asked, Asked]:
-    failed = failures(s.ledger, p.need.action, p.need.intent)
-    limits = s.policy.thresholds
+def _attempts(s: Situation, p: Plan) -> Asked:
+    failed = failures(s.ledger, p.need.action, p.need.intent) if s.ledger else ()
     if not failed:
-        return _passed("attempts"), _passed("cool_down")
-    # A Mac that is off every night is asked every night; only tries that reached it wear it out.
-    tried = sum(one.touched for one in failed)
-    detail = f"{tried} of {limits.max_attempts} attempts failed"
-    spent = tried >= limits.max_attempts
-    doublings = min(max(tried - 1, 0), _MOST_DOUBLINGS)
+        return _ATTEMPTS_PASSED
+    tried, detail = _tried(s, failed)
+    spent = tried >= s.policy.thresholds.max_attempts
+    return Asked("attempts", Reason.RETRIES_EXHAUSTED if spent else None, detail)
+
+
+def _cool_down(s: Situation, p: Plan) -> Asked:
+    failed = failures(s.ledger, p.need.action, p.need.intent) if s.ledger else ()
+    if not failed:
+        return _COOL_DOWN_PASSED
+    tried, detail = _tried(s, failed)
+    limits, doublings = s.policy.thresholds, min(max(tried - 1, 0), _MOST_DOUBLINGS)
     wait_us = min(duration_us(limits.cool_down) << doublings, duration_us(limits.cool_down_max))
     again_us = max(one.outcome_us for one in failed) + wait_us
-    cooling = s.now_us < again_us
-    return (
-        Asked("attempts", Reason.RETRIES_EXHAUSTED if spent else None, detail),
-        Asked(
-            "cool_down",
-            Reason.COOLING_DOWN if cooling else None,
-            detail,
-            from_us(again_us) if cooling else None,
-        ),
-    )
+    if s.now_us >= again_us:
+        return Asked("cool_down", detail=detail)
+    return Asked("cool_down", Reason.COOLING_DOWN, detail, from_us(again_us))
+
+
+def _tried(s: Situation, failed: Ledger) -> tuple[int, str]:
+    """How many attempts reached the Mac, and the detail that shows it. A Mac that is off every
+    night is asked every night; only tries that reached it wear it out."""
+    tried = sum(one.touched for one in failed)
+    return tried, f"{tried} of {s.policy.thresholds.max_attempts} attempts failed"
 
 
 def _sure(s: Situation, p: Plan) -> Asked:
@@ -218,7 +226,7 @@ def _sure(s: Situation, p: Plan) -> Asked:
         return Asked("sure", Reason.NEEDS_PERSON, detail)
     from_then_us = p.need.not_before_us
     if from_then_us is None or s.now_us >= from_then_us:
-        return _passed("sure")
+        return _SURE_PASSED
     return Asked(
         "sure",
         Reason.AWAITING_CONTACT,
@@ -227,18 +235,22 @@ def _sure(s: Situation, p: Plan) -> Asked:
     )
 
 
-def _deferral(s: Situation, p: Plan, *, past: bool) -> Asked:
+def _deferral(s: Situation, p: Plan) -> Asked:
     release = p.need.release
-    if release is None or past or p.need.action in (Action.REINSTALL, Action.REIMAGE):
-        return _passed("deferral")
+    if release is None or p.past or p.need.action in (Action.REINSTALL, Action.REIMAGE):
+        return _DEFERRAL_PASSED
     opens_us = ripe_us(s, release, p.exposed)
     if s.now_us >= opens_us:
-        return _passed("deferral")
+        return _DEFERRAL_PASSED
     if p.deadline_us is not None:
         opens_us = min(opens_us, p.deadline_us)
     severity = p.exposed.severity
     detail = f"{severity} waits {s.policy.deferrals.of(severity)}"
     return Asked("deferral", Reason.DEFERRED, detail, from_us(opens_us))
+
+
+def _method(_: Situation, p: Plan) -> Asked:
+    return Asked("method", p.choice.reason, p.choice.detail, p.choice.until)
 
 
 def _disk(s: Situation, p: Plan) -> Asked:
@@ -279,10 +291,10 @@ def _approval(s: Situation, p: Plan) -> Asked:
     return Asked("approval", Reason.AWAITING_APPROVAL, f"{p.job_id} erases the Mac")
 
 
-def _window(s: Situation, p: Plan, *, past: bool) -> Asked:
+def _window(s: Situation, p: Plan) -> Asked:
     if not p.need.timed or s.site is None or s.site_name is None:
         return _passed("window")
-    if past:
+    if p.past:
         return Asked("window", detail="past its deadline")
     next_at = opens_at(s.policy.windows_of(s.site_name), s.site.zone, s.now)
     if next_at is None:
@@ -303,3 +315,152 @@ def _slots(s: Situation, p: Plan) -> Asked:
     detail = f"{s.site_open_jobs} of {s.site.max_jobs} jobs open"
     full = s.site_open_jobs >= s.site.max_jobs
     return Asked("site_slots", Reason.SITE_FULL if full else None, detail)
+
+
+# --- the table ---
+
+Field = Literal[
+    "approvals",
+    "halts",
+    "ledger",
+    "now",
+    "now_us",
+    "open_job",
+    "policy",
+    "site",
+    "site_name",
+    "site_open_jobs",
+    "device.activations",
+    "device.ade_enrolled",
+    "device.battery_percent",
+    "device.bootstrap_token_escrowed",
+    "device.compliant",
+    "device.enrolled",
+    "device.enrolled_since",
+    "device.free_disk_gb",
+    "device.hardware",
+    "device.hostname",
+    "device.install_state",
+    "device.inventory_days",
+    "device.inventory_seen_us",
+    "device.last_seen_us",
+    "device.mdm_seen_us",
+    "device.model",
+    "device.on_ac_power",
+    "device.os_version",
+    "device.serial",
+    "device.stamp",
+    "device.supervised",
+    "device.udid",
+    "device.user_approved",
+    "device.volume_owner_available",
+]
+Reads = Mapping[Reason, tuple[Field, ...]]
+
+
+class GateRow(NamedTuple):
+    """A gate: its name in decisions, the function that evaluates it, and for each reason that it
+    gives the fields of the Situation that it reads, beside the Plan, to give it or not to."""
+
+    name: str
+    check: Callable[[Situation, Plan], Asked]
+    reads: Reads
+
+
+_METHODS: Final = (
+    *("now_us", "policy", "site", "device.hardware", "device.os_version"),
+    *("device.enrolled", "device.inventory_seen_us", "device.mdm_seen_us"),
+    *("device.supervised", "device.bootstrap_token_escrowed"),
+    *("device.volume_owner_available", "device.ade_enrolled"),
+    *("device.install_state", "device.stamp"),
+)
+
+GATES: Final = (
+    GateRow("site", _site, {Reason.SITE_UNKNOWN: ("site_name",)}),  # the policy has its site
+    GateRow(  # no exemption of the policy covers it
+        "exemption",
+        _exempt,
+        {
+            Reason.EXEMPT: (
+                *("policy", "now", "device.hostname", "device.serial"),
+                *("device.udid", "device.model"),
+            )
+        },
+    ),
+    GateRow("halt", _halted, {Reason.HALTED: ("halts", "now", "site_name")}),  # no halt covers it
+    GateRow(  # some source saw the Mac lately
+        "fresh", _fresh, {Reason.STALE_INVENTORY: ("device.last_seen_us", "now_us", "policy")}
+    ),
+    GateRow("job_open", _job_open, {Reason.JOB_OPEN: ("open_job",)}),  # no other job may be at it
+    GateRow(  # the need was tried less often than the policy allows
+        "attempts", _attempts, {Reason.RETRIES_EXHAUSTED: ("ledger", "policy")}
+    ),
+    GateRow(  # the last failure is long enough ago
+        "cool_down", _cool_down, {Reason.COOLING_DOWN: ("ledger", "now_us", "policy")}
+    ),
+    GateRow(  # it is certain that the need exists and that the action helps
+        "sure",
+        _sure,
+        {
+            Reason.NEEDS_PERSON: (),
+            Reason.AWAITING_CONTACT: (
+                *("now_us", "device.inventory_days"),
+                *("device.inventory_seen_us", "device.mdm_seen_us"),
+            ),
+        },
+    ),
+    GateRow("deferral", _deferral, {Reason.DEFERRED: ("now_us", "policy")}),  # the release is ripe
+    GateRow(  # a method of the policy can carry it out now
+        "method",
+        _method,
+        {
+            # The reason is that of one method; any other that becomes free opens the gate.
+            Reason.NO_METHOD: _METHODS,
+            Reason.NOT_ENROLLED: _METHODS,
+            Reason.NOT_SUPERVISED: _METHODS,
+            Reason.NO_BOOTSTRAP_TOKEN: _METHODS,
+            Reason.NO_VOLUME_OWNER: _METHODS,
+            Reason.NEEDS_PERSON: _METHODS,
+            Reason.OTHER_UPDATE_RUNNING: _METHODS,
+        },
+    ),
+    GateRow("disk", _disk, {Reason.LOW_DISK: ("device.free_disk_gb", "policy")}),  # room for it
+    GateRow(  # it is on AC power, or its battery is charged enough
+        "power",
+        _power,
+        {
+            Reason.LOW_POWER: (
+                *("device.battery_percent", "device.on_ac_power"),
+                *("device.hardware", "policy"),
+            )
+        },
+    ),
+    GateRow(  # a person approved this job, if it erases
+        "approval", _approval, {Reason.AWAITING_APPROVAL: ("approvals", "device.udid", "now")}
+    ),
+    GateRow(  # the site's maintenance window is open, or the deadline has passed
+        "window", _window, {Reason.OUTSIDE_WINDOW: ("now", "policy", "site", "site_name")}
+    ),
+    GateRow(  # the site has fewer open jobs than it may have
+        "site_slots", _slots, {Reason.SITE_FULL: ("site", "site_open_jobs")}
+    ),
+)
+# Not a gate of a need: the last reinstall is confirmed in every point that the policy asks for.
+FOLLOW_UP_READS: Final[Reads] = {
+    Reason.AWAITING_FOLLOW_UP: (
+        *("device.activations", "device.compliant", "device.enrolled_since"),
+        *("device.stamp", "device.user_approved", "ledger", "policy"),
+    )
+}
+_CHECKS: Final = tuple(row.check for row in GATES)
+_TELEMETRY: Final = frozenset(f"device.{name}" for name in TELEMETRY)
+
+
+def reasons_on_telemetry(*declared: Reads) -> frozenset[Reason]:
+    """The reasons that a report can end which brings only telemetry, by what they are read off."""
+    return frozenset(
+        reason
+        for reads in declared
+        for reason, fields in reads.items()
+        if not _TELEMETRY.isdisjoint(fields)
+    )

@@ -74,6 +74,20 @@ FIRST_REPORTED: Final = INDEX["serial"]
 # A change of these alone cannot change what a Mac needs, only whether it can be done now or has
 # been. They stand last so that the facts before them are compared in one step.
 FIGURES_FROM: Final = INDEX["boot_at"]
+# What a report can change that brings no other news: figures, and what is read off the times at
+# which a fact was reported or the Mac was seen. Fields and properties of a Device, by name.
+TELEMETRY: Final = frozenset(FIELDS[FIGURES_FROM:]) | {
+    "build",  # goes by which of version and build was reported last
+    "enrolled",
+    "inventory_days",
+    "inventory_seen_us",
+    "last_seen_us",
+    "mdm_seen_us",
+    "newest_us",
+    "stamp",
+    "stamps",
+    "values",
+}
 # What it is called says nothing of a Mac unless the policy goes by names.
 NAME_FROM: Final = INDEX["hostname"]
 _NO_VALUES: Final[tuple[Any, ...]] = (None,) * len(FIELDS)

@@ -1,17 +1,37 @@
-"""Every scenario on the embedded form."""
+"""Every scenario on the embedded form: no decision waits for a sweep, and restarts lose nothing."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from schemas.decisions import Decision
 from tests import scenario
 from tests.embedded_shell import EmbeddedShell
 
+NEVER, AT_EVERY_STEP = timedelta(days=7), timedelta(minutes=1)
 
-@pytest.mark.parametrize("name", scenario.names())
-def test_scenario_on_the_embedded_form(name: str, tmp_path: Path) -> None:
-    shell = EmbeddedShell(tmp_path)
+
+def play(name: str, shell: EmbeddedShell) -> tuple[scenario.Answers, list[Decision]]:
+    """The answers after each step, and every decision on the way."""
     try:
-        scenario.play(scenario.read(name), shell)
+        return scenario.play(scenario.read(name), shell), [one.decision for one in shell.records()]
     finally:
         shell.close()
+
+
+@pytest.mark.parametrize("name", scenario.names())
+def test_sweep_at_every_step_of_a_scenario_decides_nothing(name: str, tmp_path: Path) -> None:
+    swept = EmbeddedShell(tmp_path / "swept", sweep_every=AT_EVERY_STEP)
+    unswept = EmbeddedShell(tmp_path / "unswept", sweep_every=NEVER)
+    assert play(name, swept) == play(name, unswept)
+    assert swept.sweeps >= len(scenario.read(name)["steps"]) - 1
+    assert unswept.sweeps == 0
+
+
+@pytest.mark.parametrize("name", scenario.names())
+def test_restart_before_every_hand_over_of_a_scenario_changes_nothing(
+    name: str, tmp_path: Path
+) -> None:
+    restarted = EmbeddedShell(tmp_path / "restarted", restarts=True)
+    assert play(name, restarted) == play(name, EmbeddedShell(tmp_path / "alive"))
