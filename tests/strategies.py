@@ -446,7 +446,7 @@ def reports_without_news(draw: st.DrawFn, device: Device, now: datetime) -> Even
         return make.polled(udid, when)
     if kind == 1 and device.install_state is not None:
         data = {"udid": udid, "install_state": device.install_state}
-        return make._event(DdmStatusEvent, udid, when, data)  # type: ignore[no-any-return]
+        return make.make_event(DdmStatusEvent, udid, when, data)  # type: ignore[no-any-return]
     figures = {name: _FACTS[name] for name in _FACTS if name in FIELDS[FIGURES_FROM:]}
     said: dict[str, Any] = draw(st.fixed_dictionaries({}, optional=figures))
     for name in draw(st.lists(st.sampled_from(list(_FACTS)), max_size=6, unique=True)):

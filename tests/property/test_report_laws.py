@@ -21,7 +21,6 @@ from pipeline.decide.situation import Situation
 from pipeline.decide.standing import answer_name
 from pipeline.state.fleet import Fleet
 from schemas.decisions import Decision, Reason
-from schemas.envelope import encode
 from tests import factories as make
 from tests.strategies import checkins, reports, reports_without_news, situations
 
@@ -90,7 +89,7 @@ def test_report_leads_to_the_decision_that_the_rules_give_then(
         if s.device.is_partial
         else reports_without_news(first.device, now) | reports((udid,)) | checkins((udid,))
     )
-    follow(engine, engine.handle_raw(encode(report), now), now)
+    follow(engine, engine.handle(report, now), now)
     then = engine.situation(udid, now)
     fresh = decide(then)
     event(f"{before.reason} -> {fresh.reason}")
