@@ -150,7 +150,9 @@ def _of_block(parent: ast.AST, name: str, index: int) -> Iterator[list[Change]]:
     statement = getattr(parent, name)[index]
     if isinstance(statement, _UNCHANGED) or _is_docstring(statement) or _is_log_line(statement):
         return
-    if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
+    if isinstance(statement, ast.If) and (
+        ast.unparse(statement.test) == "TYPE_CHECKING" or _only_logs(statement)
+    ):
         return
     found = []
     if isinstance(statement, _DROPPED) and not _changes_nothing(parent, statement):
@@ -270,6 +272,10 @@ def _is_log_line(statement: ast.AST) -> bool:
         return False
     called = ast.unparse(statement.value.func).split(".")
     return len(called) > 1 and called[-2] in _LOGGERS
+
+
+def _only_logs(statement: ast.If) -> bool:
+    return not statement.orelse and all(_is_log_line(each) for each in statement.body)
 
 
 def _changes_nothing(parent: Any, statement: ast.stmt) -> bool:
