@@ -77,6 +77,12 @@ class Mutant:
         """Return the first line of the statement."""
         return self.lines.start
 
+    @property
+    def lines_around(self) -> range:
+        """Return the lines of the statement around it; none for the module."""
+        around = self.change.around
+        return range(0) if around is self.tree else _lines(around)
+
     def source(self) -> str:
         """Return the text of the changed module."""
         with _applied(self.change):
