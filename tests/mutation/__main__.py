@@ -1,5 +1,9 @@
 """`python -m tests.mutation`: change the core modules at random places, and see if a test fails.
 
+Written here because no kept library fits: cosmic-ray 8 writes its mutants into the working tree and
+drops no statement and no returned value; mutmut 3 changes no module-level code and no decorated
+function; neither draws a seeded sample.
+
 Exit 0 if at least 90 % of the sampled mutants that are not equivalent are killed, 1 if not, 2 if
 `equivalents.toml` or an option names something that does not exist.
 """

@@ -77,6 +77,12 @@ class Mutant:
         """Return the first line of the statement."""
         return self.lines.start
 
+    @property
+    def lines_around(self) -> range:
+        """Return the lines of the statement around it; none for the module."""
+        around = self.change.around
+        return range(0) if around is self.tree else _lines(around)
+
     def source(self) -> str:
         """Return the text of the changed module."""
         with _applied(self.change):
@@ -150,7 +156,9 @@ def _of_block(parent: ast.AST, name: str, index: int) -> Iterator[list[Change]]:
     statement = getattr(parent, name)[index]
     if isinstance(statement, _UNCHANGED) or _is_docstring(statement) or _is_log_line(statement):
         return
-    if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
+    if isinstance(statement, ast.If) and (
+        ast.unparse(statement.test) == "TYPE_CHECKING" or _only_logs(statement)
+    ):
         return
     found = []
     if isinstance(statement, _DROPPED) and not _changes_nothing(parent, statement):
@@ -270,6 +278,10 @@ def _is_log_line(statement: ast.AST) -> bool:
         return False
     called = ast.unparse(statement.value.func).split(".")
     return len(called) > 1 and called[-2] in _LOGGERS
+
+
+def _only_logs(statement: ast.If) -> bool:
+    return not statement.orelse and all(_is_log_line(each) for each in statement.body)
 
 
 def _changes_nothing(parent: Any, statement: ast.stmt) -> bool:

@@ -79,7 +79,10 @@ class Tree:
 
     def fate(self, mutant: Mutant, record: "Record") -> Fate:
         """Return what the tests that run the changed lines make of a mutant."""
-        tests = record.tests(mutant)
+        tests = record.tests(mutant.path, mutant.lines)
+        # Python 3.11 reports no line for some awaits: then the tests of the statement around it.
+        is_run = bool(tests)
+        tests = tests or record.tests(mutant.path, mutant.lines_around)
         path = self._folder / mutant.path
         original = path.read_bytes()
         for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
@@ -91,8 +94,8 @@ class Tree:
             for some in filter(None, (tests[:_FIRST], tests[_FIRST:])):
                 fate = self._run(some, self._start_s + 3 * record.seconds)
                 if fate is not Fate.SURVIVED:
-                    break
-            return fate
+                    return fate
+            return fate if is_run else Fate.UNTESTED
         finally:
             path.write_bytes(original)
 
@@ -146,13 +149,13 @@ class Record:
                 for test in contexts:
                     self._rank[test] += 1
 
-    def tests(self, mutant: Mutant) -> list[str]:
+    def tests(self, path: str, changed: range) -> list[str]:
         """Return the tests of the changed lines, those that run the fewest other lines first.
 
         A line that runs at import only belongs to all tests of its module.
         """
-        lines = self._lines.get(mutant.path, {})
-        contexts = {test for line in mutant.lines for test in lines.get(line, ())}
+        lines = self._lines.get(path, {})
+        contexts = {test for line in changed for test in lines.get(line, ())}
         if contexts == {""}:
             contexts = {test for each in lines.values() for test in each}
         return sorted(contexts - {""}, key=lambda test: (self._rank[test], test))

@@ -27,6 +27,7 @@ CHANGES = [
     ("a: Literal[1] = b", {"pass"}),
     ("call(b)", {"pass"}),
     ("log.info('code', n=1)", set()),
+    ("if b:\n    self._log.info('code')", set()),
     ("assert b < c", set()),
     ("a: int", set()),
     ("class A(Struct, frozen=True):\n    pass", set()),

@@ -293,3 +293,15 @@ def test_an_order_that_erases_carries_its_approval() -> None:
     job = ordered(situation(device, approvals=(given,)))
     assert job.erases
     assert job.approval == given.signed
+
+
+def test_only_a_mac_that_is_held_for_a_slot_waits_for_one() -> None:
+    for device in (mac(), mac("26.2")):
+        assert not answer(situation(device)).waits_for_slot
+    assert answer(situation(site_open_jobs=25)).waits_for_slot
+
+
+def test_a_job_without_a_release_is_withdrawn_from_a_mac_that_is_held() -> None:
+    aimless = entry("other", version=None)
+    decision = decide(situation(mac(free_disk_gb=1.0), ledger=(aimless,)))
+    assert (decision.reason, decision.supersedes) == (Reason.LOW_DISK, aimless.job_id)

@@ -14,10 +14,10 @@ import pytest
 import structlog
 
 from pipeline.gateway.courier import Courier
-from pipeline.gateway.link import BusyError, Where
+from pipeline.gateway.link import BusyError, LinkError, Where
 from pipeline.gateway.records import Record
 from pipeline.gateway.spool import Spool, Spooled, SpoolError, SpoolFullError
-from tests.unit.gateway.fakes import ACK_WAIT_S, PATIENCE_S, FakeKafka, until
+from tests.unit.gateway.fakes import ACK_WAIT_S, PATIENCE_S, FakeKafka, FakeLink, until
 
 MIB = 1024 * 1024
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -630,6 +630,36 @@ def test_a_producer_that_took_nothing_is_trusted_again_once_it_acknowledges(
             await it.courier.put([record("A", 1)])
             assert it.courier.spooling
             await asyncio.sleep(3 * ACK_WAIT_S)
+            kafka.come_back()
+            async with asyncio.timeout(PATIENCE_S / 3):
+                await until(lambda: not it.courier.spooling)
+
+    run(test)
+
+
+def test_after_a_reconnect_the_first_failure_waits_the_shortest_time_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.gateway.courier._AGAIN_S", (0.001, 3600.0))
+
+    @dataclass
+    class Failing(FakeKafka):
+        failures: int = 1
+
+        async def connect(self) -> FakeLink:
+            if self.failures:
+                self.failures -= 1
+                raise LinkError("not yet")
+            return await super().connect()
+
+    async def test() -> None:
+        kafka = Failing()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.courier.spooling)
+            kafka.failures = 1
+            kafka.break_down()
+            put = asyncio.create_task(it.courier.put([record("A", 1)]))
+            await put
             kafka.come_back()
             async with asyncio.timeout(PATIENCE_S / 3):
                 await until(lambda: not it.courier.spooling)

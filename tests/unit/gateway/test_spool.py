@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -244,3 +245,25 @@ def test_a_spool_that_cannot_be_read_or_written_is_an_error(tmp_path: Path) -> N
     assert not isinstance(failed.value, SpoolFullError)
     assert (spool.depth, spool.last) == (1, 1)
     spool.close()
+
+
+@pytest.mark.parametrize(("content", "version"), [(b"not a database, " * 100, 0), (b"", 99)])
+def test_a_file_that_cannot_be_used_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, version: int
+) -> None:
+    class Watched(sqlite3.Connection):
+        closed = 0
+
+        def close(self) -> None:
+            Watched.closed += 1
+            super().close()
+
+    (tmp_path / FILE).write_bytes(content)
+    if version:
+        db = sqlite3.connect(tmp_path / FILE)
+        db.execute(f"PRAGMA user_version = {version}")
+        db.close()
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Watched))
+    with pytest.raises(SpoolError):
+        Spool(tmp_path, max_bytes=MIB)
+    assert Watched.closed == 1

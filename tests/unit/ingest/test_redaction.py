@@ -4,6 +4,7 @@ import base64
 import json
 import plistlib
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -296,3 +297,9 @@ def test_a_document_in_text_that_utf_8_cannot_write_is_searched() -> None:
     cut = REDACTOR.cut('{"password": "hunter2", "name": "\ud800"}')
     assert json.loads(cut) == {"password": REDACTOR.fingerprint("password", "hunter2"), "name": "?"}
     assert REDACTOR.cut("\ud800 no document") == "\ud800 no document"
+
+
+def test_a_value_that_json_cannot_write_is_fingerprinted_by_its_text() -> None:
+    one, two = ({"n": Decimal(number)} for number in (1, 2))
+    assert REDACTOR.fingerprint("a", one) == REDACTOR.fingerprint("a", {"n": Decimal(1)})
+    assert REDACTOR.fingerprint("a", one) != REDACTOR.fingerprint("a", two)

@@ -255,3 +255,12 @@ def test_later_checkins_report_their_enrolment_and_server() -> None:
         assert (seen.enrollment_id, seen.mdm_seen_us) == ("E-3", US + 1)
     escrowed = apply_bootstrap_token(device, BootstrapTokenSet(udid=UDID, escrowed=True), US + 1)
     assert (escrowed.bootstrap_token_escrowed, escrowed.mdm_seen_us) == (True, US + 1)
+
+
+def test_a_newer_report_wins_whatever_its_text() -> None:
+    device = Device(UDID)
+    for number, state in enumerate(("waiting", "downloading", "installing", "failed")):
+        device = apply_ddm_status(
+            device, DdmStatusReported(udid=UDID, install_state=state), US + number
+        )
+        assert device.install_state == state
