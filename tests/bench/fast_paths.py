@@ -78,7 +78,7 @@ def fields_of(model: FactModel) -> tuple[Work, Work]:
     return lambda: built(kind, dict(values)), lambda: kind(**values)
 
 
-def cached(function: Any, *given: Any) -> tuple[Work, Work]:
+def hit_and_miss(function: Any, *given: Any) -> tuple[Work, Work]:
     return lambda: function(*given), lambda: function.__wrapped__(*given)
 
 
@@ -139,19 +139,19 @@ def cached_calls(s: Situation, sent: Answer) -> dict[str, tuple[Work, Work]]:
     """Each function behind an `lru_cache`: a call found in its cache, and one that computes."""
     windows, zone = s.policy.windows_of("london"), s.policy.sites["london"].zone
     return {
-        "cache: parse_os_version": cached(parse_os_version, "26.2"),
-        "cache: parse_build": cached(parse_build, "25C56"),
-        "cache: str of a version": cached(type(s.device.os_version).__str__, s.device.os_version),
-        "cache: partition_of": cached(partition_of, UDID, 12),
-        "cache: from_us": cached(from_us, s.now_us),
-        "cache: to_gate": cached(to_gate, sent.asked[0].gates[0]),
-        "cache: window_state": cached(window_state, windows, zone, s.now),
-        "cache: read_policy": cached(read_policy, make.POLICY_TEXT),
-        "cache: target": cached(target, s.device.os_version, s.device.build),
-        "cache: hardware_class": cached(hardware_class, "Mac16,1", "J604AP", None),
-        "cache: supports_major": cached(supports_major, "Mac16,1", 26),
-        "cache: derive_job_id": cached(derive_job_id, UDID, "update", "26.2", 0),
-        "cache: _key_id_of": cached(_key_id_of, JOBS_KEY),
+        "cache: parse_os_version": hit_and_miss(parse_os_version, "26.2"),
+        "cache: parse_build": hit_and_miss(parse_build, "25C56"),
+        "cache: str of a version": hit_and_miss(type(s.device.os_version).__str__, s.device.os_version),
+        "cache: partition_of": hit_and_miss(partition_of, UDID, 12),
+        "cache: from_us": hit_and_miss(from_us, s.now_us),
+        "cache: to_gate": hit_and_miss(to_gate, sent.asked[0].gates[0]),
+        "cache: window_state": hit_and_miss(window_state, windows, zone, s.now),
+        "cache: read_policy": hit_and_miss(read_policy, make.POLICY_TEXT),
+        "cache: target": hit_and_miss(target, s.device.os_version, s.device.build),
+        "cache: hardware_class": hit_and_miss(hardware_class, "Mac16,1", "J604AP", None),
+        "cache: supports_major": hit_and_miss(supports_major, "Mac16,1", 26),
+        "cache: derive_job_id": hit_and_miss(derive_job_id, UDID, "update", "26.2", 0),
+        "cache: _key_id_of": hit_and_miss(_key_id_of, JOBS_KEY),
     }
 
 
