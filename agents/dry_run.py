@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from agents.mac import Ack, Look, UnreachableError
+from agents.mac import Ack, Observation, UnreachableError
 from schemas.jobs import Job
 from schemas.results import ErrorCode
 
@@ -13,15 +13,15 @@ class DryRunMac:
     `snapshot` gives what is known of a Mac by UDID, or None where nothing is.
     """
 
-    def __init__(self, snapshot: Callable[[str], Look | None]) -> None:
+    def __init__(self, snapshot: Callable[[str], Observation | None]) -> None:
         self._snapshot = snapshot
 
-    def look(self, job: Job) -> Look:
+    def look(self, job: Job) -> Observation:
         """The snapshot's Mac. Raises UnreachableError where it has none."""
-        look = self._snapshot(job.udid)
-        if look is None:
+        observation = self._snapshot(job.udid)
+        if observation is None:
             raise UnreachableError(f"the snapshot has no {job.udid}")
-        return look
+        return observation
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:  # noqa: ARG002 - Mac's signature
         """Refuse."""

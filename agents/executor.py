@@ -12,20 +12,20 @@ from datetime import datetime, timedelta
 from itertools import count
 from typing import Final
 
-from agents.journal import Journal, Told
+from agents.journal import Journal, UnpublishedResult
 from agents.keys import KeyRing
 from agents.lifecycle import (
     WATCH_POLL,
     Act,
-    Away,
-    Entry,
     Finish,
+    JournalEntry,
+    LookResult,
     Observe,
     Phase,
-    Sight,
     Step,
+    Unreachable,
     Wait,
-    answered,
+    apply_ack,
     next_step,
     result,
     supersede,
@@ -37,8 +37,8 @@ from schemas.events.control import HaltScope
 from schemas.jobs import Job, JobIssued, JobSuperseded
 from schemas.results import ErrorCode, JobResult, Outcome
 
-_LONGEST_DETAIL: Final = 200
-_LONGEST_LIFE: Final = timedelta(days=365)
+_MAX_DETAIL: Final = 200
+_MAX_JOB_LIFETIME: Final = timedelta(days=365)
 
 
 class Executor:
@@ -64,7 +64,7 @@ class Executor:
         self._slots = slots
         self._limits = limits or Limits()
         self._halts: tuple[HaltScope, ...] | None = None
-        self._live: dict[str, Entry] = {}
+        self._live: dict[str, JournalEntry] = {}
         self._queues: dict[str, list[str]] = {}
         self._touched: set[str] = set()
         # Due, but for a halt, a slot or an older job of the same Mac.
@@ -81,7 +81,7 @@ class Executor:
 
     # --- what comes in ---
 
-    def trust(self, keys: KeyRing) -> None:
+    def set_keys(self, keys: KeyRing) -> None:
         """Believe these keys from now on."""
         self._keys = keys
 
@@ -98,7 +98,7 @@ class Executor:
         An order that was answered before is answered again, from the journal.
         """
         if self._journal.knows(issued.job.job_id):
-            self._journal.tell_again(issued.job.job_id)
+            self._journal.republish(issued.job.job_id)
             return
         verdict = examine(issued, self._site, self._keys, now)
         if isinstance(verdict, Refusal):
@@ -115,7 +115,7 @@ class Executor:
             self._store("supersede", step, now)
             return
         if not self._journal.knows(order.job_id):
-            told = JobResult(
+            withdrawn = JobResult(
                 job_id=order.job_id,
                 udid=order.udid,
                 site=self._site,
@@ -124,11 +124,11 @@ class Executor:
                 detail="withdrawn before it came",
             )
             # Without the job its expiry is unknown; one that comes this late has expired.
-            self._journal.close_unseen(told, now + _LONGEST_LIFE, now)
+            self._journal.close_unseen(withdrawn, now + _MAX_JOB_LIFETIME, now)
 
     # --- time ---
 
-    def tick(self, now: datetime, enough: Callable[[], bool] = lambda: False) -> None:
+    def tick(self, now: datetime, should_yield: Callable[[], bool] = lambda: False) -> None:
         """Advance every job that is due by a step: those under way, then those that waited, then
         new ones, as far as slots and halts allow. Once `enough` says so, the rest stays due: Macs
         can be slow to answer, and `now` must not grow old."""
@@ -140,11 +140,11 @@ class Executor:
                 due.append(job_id)
         under_way = [job_id for job_id in due if job_id in self._touched]
         fresh = {job_id for job_id in due if job_id not in self._touched}
-        self._advance_all(under_way, now, enough)
-        if self._unblocked and not enough():
+        self._advance_all(under_way, now, should_yield)
+        if self._unblocked and not should_yield():
             self._unblocked = False
-            self._start_blocked(now, enough)
-        self._advance_all(sorted(fresh & self._live.keys(), key=self._order), now, enough)
+            self._start_blocked(now, should_yield)
+        self._advance_all(sorted(fresh & self._live.keys(), key=self._sort_key), now, should_yield)
 
     def next_wake(self, now: datetime) -> datetime | None:
         """When `tick` has something to do next, if nothing comes in; None for never."""
@@ -156,13 +156,13 @@ class Executor:
 
     # --- what comes out ---
 
-    def results(self) -> list[Told]:
+    def results(self) -> list[UnpublishedResult]:
         """The results not yet marked published, oldest first; the same until they are marked."""
         return self._journal.unpublished()
 
-    def mark_published(self, told: Iterable[Told]) -> None:
+    def mark_published(self, results: Iterable[UnpublishedResult]) -> None:
         """These are safely with the pipeline."""
-        seqs = [item.seq for item in told]
+        seqs = [item.seq for item in results]
         if seqs:
             self._journal.mark_published(seqs)
 
@@ -180,13 +180,17 @@ class Executor:
 
     def _accept(self, proven: Proven, now: datetime) -> None:
         job = proven.job
-        entry = Entry(job=job, accepted_at=now, wake_at=now, approved_until=proven.approved_until)
+        entry = JournalEntry(
+            job=job, accepted_at=now, wake_at=now, approved_until=proven.approved_until
+        )
         newest = self._journal.newest_order(job.udid)
         if newest is not None and job.issued_at < newest:
             # A newer order was seen: this one was held up on its way, and its intent is gone.
-            told = result(entry, Outcome.SUPERSEDED, ErrorCode.SUPERSEDED, detail="out of order")
+            superseded = result(
+                entry, Outcome.SUPERSEDED, ErrorCode.SUPERSEDED, detail="out of order"
+            )
             done = replace(entry, phase=Phase.DONE, outcome=Outcome.SUPERSEDED)
-            self._journal.accept(done, (told,), now)
+            self._journal.accept(done, (superseded,), now)
             return
         self._journal.accept(entry, (result(entry, Outcome.ACCEPTED),), now)
         for older in tuple(self._queues.get(job.udid, ())):
@@ -196,19 +200,19 @@ class Executor:
         self._schedule(now, job.job_id)
 
     def _advance_all(
-        self, job_ids: Iterable[str], now: datetime, enough: Callable[[], bool]
+        self, job_ids: Iterable[str], now: datetime, should_yield: Callable[[], bool]
     ) -> None:
         for job_id in job_ids:
-            if not enough():
+            if not should_yield():
                 self._advance(job_id, now)
             elif job_id in self._live:
                 self._schedule(now, job_id)
 
-    def _start_blocked(self, now: datetime, enough: Callable[[], bool]) -> None:
+    def _start_blocked(self, now: datetime, should_yield: Callable[[], bool]) -> None:
         for job_id in tuple(self._blocked):
             if len(self._touched) >= self._slots:
                 break
-            if enough():
+            if should_yield():
                 self._unblocked = True
                 break
             self._advance(job_id, now)
@@ -220,7 +224,7 @@ class Executor:
             site=self._site,
             outcome=refusal.outcome,
             error_code=refusal.error_code,
-            detail=refusal.detail[:_LONGEST_DETAIL],
+            detail=refusal.detail[:_MAX_DETAIL],
         )
 
     def _advance(self, job_id: str, now: datetime) -> None:
@@ -242,7 +246,7 @@ class Executor:
         else:
             self._act(step, now)
 
-    def _is_held(self, entry: Entry) -> bool:
+    def _is_held(self, entry: JournalEntry) -> bool:
         """Whether an untouched job must not even be looked at yet."""
         if entry.touched:
             return False
@@ -253,24 +257,24 @@ class Executor:
     def _is_halted(self, job: Job) -> bool:
         return self._halts is None or any(job.halted_by(scope) for scope in self._halts)
 
-    def _block(self, entry: Entry, now: datetime) -> None:
+    def _block(self, entry: JournalEntry, now: datetime) -> None:
         """Leave it until a halt, a slot or an older job gives way; its expiry still comes, and
         one that may have arrived is still looked for."""
         self._blocked[entry.job.job_id] = None
         again = now + WATCH_POLL if entry.touched else entry.job.expires_at
         self._schedule(again, entry.job.job_id)
 
-    def _observe(self, entry: Entry, now: datetime) -> Step:
+    def _observe(self, entry: JournalEntry, now: datetime) -> Step:
         try:
-            sight: Sight = self._mac_for(entry.job).look(entry.job)
+            observation: LookResult = self._mac_for(entry.job).look(entry.job)
         except UnreachableError:
-            sight = Away()
+            observation = Unreachable()
         except Exception as error:  # noqa: BLE001 - one Mac's form must not stop the others
             if not entry.touched:
-                told = result(entry, Outcome.FAILED, ErrorCode.BUG, type(error).__name__)
-                return Finish(replace(entry, phase=Phase.DONE, outcome=Outcome.FAILED), (told,))
-            sight = Away()
-        return next_step(entry, sight, now, self._limits)
+                failed = result(entry, Outcome.FAILED, ErrorCode.BUG, type(error).__name__)
+                return Finish(replace(entry, phase=Phase.DONE, outcome=Outcome.FAILED), (failed,))
+            observation = Unreachable()
+        return next_step(entry, observation, now, self._limits)
 
     def _act(self, step: Act, now: datetime) -> None:
         entry = step.entry
@@ -282,7 +286,7 @@ class Executor:
             ack = self._mac_for(entry.job).act(entry.step, entry.job, entry.attempt)
         except Exception:  # noqa: BLE001 - whatever went wrong, the order may have arrived
             return
-        self._store("answer", answered(entry, ack, now), now)
+        self._store("answer", apply_ack(entry, ack, now), now)
 
     def _store(self, what: str, step: Wait | Finish | Act | Observe, now: datetime) -> None:
         """Journal what a step made of an entry, then follow it."""
@@ -299,14 +303,14 @@ class Executor:
         self._live[job_id] = entry
         self._schedule(entry.wake_at, job_id)
 
-    def _track(self, entry: Entry) -> None:
+    def _track(self, entry: JournalEntry) -> None:
         job = entry.job
         self._live[job.job_id] = entry
         self._queues.setdefault(job.udid, []).append(job.job_id)
         if entry.touched:
             self._touched.add(job.job_id)
 
-    def _forget(self, entry: Entry) -> None:
+    def _forget(self, entry: JournalEntry) -> None:
         job = entry.job
         self._live.pop(job.job_id, None)
         self._touched.discard(job.job_id)
@@ -322,6 +326,6 @@ class Executor:
         self._wakes[job_id] = at
         heapq.heappush(self._heap, (at, next(self._counter), job_id))
 
-    def _order(self, job_id: str) -> tuple[datetime, str]:
+    def _sort_key(self, job_id: str) -> tuple[datetime, str]:
         job = self._live[job_id].job
         return job.issued_at, job_id

@@ -19,33 +19,33 @@ from schemas.events.control import HaltScope, HaltSet
 from schemas.topics import CONTROL
 
 STALE_AFTER_S: Final = 5.0
-_ASK_EVERY_S: Final = 1.0
+_END_OFFSET_INTERVAL_S: Final = 1.0
 _POLL_MS: Final = 250
 _TIMEOUT_MS: Final = 4000
 _HALT: Final = b"drydock.halt."
-_AGAIN_S: Final = 1.0
-_COMPLAIN_EVERY_S: Final = 30.0
+_RETRY_DELAY_S: Final = 1.0
+_LOG_INTERVAL_S: Final = 30.0
 
 # Time, whether it is a halt (at the same moment a halt outranks its clearing), what it says.
-_Order = tuple[datetime, bool, str]
+_SortKey = tuple[datetime, bool, str]
 
 
 class HaltBook:
     """The halts that stand, whatever order their events come in: the later fact wins."""
 
     def __init__(self) -> None:
-        self._newest: dict[str, tuple[_Order, HaltSet | None]] = {}
+        self._newest: dict[str, tuple[_SortKey, HaltSet | None]] = {}
 
     def apply(self, event: HaltSetEvent | HaltClearedEvent) -> None:
         """Take a fact in."""
         halt = event.data if isinstance(event, HaltSetEvent) else None
-        said = "" if halt is None else halt.model_dump_json()
-        order = (event.time, halt is not None, said)
+        content = "" if halt is None else halt.model_dump_json()
+        sort_key = (event.time, halt is not None, content)
         scope = event.data.scope.key
-        if scope not in self._newest or order > self._newest[scope][0]:
-            self._newest[scope] = (order, halt)
+        if scope not in self._newest or sort_key > self._newest[scope][0]:
+            self._newest[scope] = (sort_key, halt)
 
-    def told_at(self, scope: HaltScope) -> datetime | None:
+    def changed_at(self, scope: HaltScope) -> datetime | None:
         """When the newest fact about this scope was true."""
         newest = self._newest.get(scope.key)
         return None if newest is None else newest[0][0]
@@ -56,7 +56,7 @@ class HaltBook:
         return tuple(h.scope for h in halts if h.until is None or now < h.until)
 
 
-def halt_in(raw: bytes | None) -> HaltSetEvent | HaltClearedEvent | None:
+def decode_halt(raw: bytes | None) -> HaltSetEvent | HaltClearedEvent | None:
     """The event in these bytes if it is about halts. What is no event at all is not."""
     try:
         event = decode(raw or b"")
@@ -76,7 +76,7 @@ class HaltReader(threading.Thread):
         self._lock = threading.Lock()
         self._known_at: float | None = None
         self._ending = threading.Event()
-        self._complain_at = 0.0
+        self._next_log_at = 0.0
 
     def scopes(self, now: datetime) -> tuple[HaltScope, ...] | None:
         """The halts in force; None if that is not known at this moment."""
@@ -94,44 +94,44 @@ class HaltReader(threading.Thread):
         topic that was missing, or made anew, is then met as it is."""
         while not self._ending.is_set():
             try:
-                self._follow()
+                self._read_until_stopped()
             except Exception as error:  # noqa: BLE001 - the thread's top: unknown halts hold all
-                self._complain(error)
-            self._ending.wait(_AGAIN_S)
+                self._log_failure(error)
+            self._ending.wait(_RETRY_DELAY_S)
 
-    def _follow(self) -> None:
-        place = TopicPartition(CONTROL.name, 0)
+    def _read_until_stopped(self) -> None:
+        partition = TopicPartition(CONTROL.name, 0)
         options = self._connection.consumer_options() | {
             "request_timeout_ms": _TIMEOUT_MS,
             "reconnect_backoff_max_ms": 1000,
             "bootstrap_timeout_ms": _TIMEOUT_MS,
         }
         with KafkaConsumer(**options) as consumer:
-            consumer.assign([place])
-            consumer.seek_to_beginning(place)
+            consumer.assign([partition])
+            consumer.seek_to_beginning(partition)
             book = HaltBook()
             end, asked_at, ask_at = 0, 0.0, 0.0
             while not self._ending.is_set():
                 if time.monotonic() >= ask_at:
                     asked_at = time.monotonic()
-                    end = consumer.end_offsets([place], timeout_ms=_TIMEOUT_MS)[place]
-                    ask_at = asked_at + _ASK_EVERY_S
-                for record in consumer.poll(timeout_ms=_POLL_MS).get(place, ()):
-                    event = halt_in(record.value)
+                    end = consumer.end_offsets([partition], timeout_ms=_TIMEOUT_MS)[partition]
+                    ask_at = asked_at + _END_OFFSET_INTERVAL_S
+                for record in consumer.poll(timeout_ms=_POLL_MS).get(partition, ()):
+                    event = decode_halt(record.value)
                     if event is not None:
                         with self._lock:
                             book.apply(event)
                     elif _HALT in (record.value or b""):
                         # Nobody could ever take such a one back, so it cannot hold all for good.
                         self._log.error("unreadable halt", **{key.OFFSET: record.offset})
-                position = consumer.position(place, timeout_ms=_TIMEOUT_MS)
+                position = consumer.position(partition, timeout_ms=_TIMEOUT_MS)
                 if position is not None and position >= end:
                     with self._lock:
                         self._book = book
                         self._known_at = asked_at
 
-    def _complain(self, error: Exception) -> None:
-        if time.monotonic() >= self._complain_at:
-            self._complain_at = time.monotonic() + _COMPLAIN_EVERY_S
-            said = str(error) or type(error).__name__
-            self._log.warning("halt switch unreadable", **{key.DETAIL: said})
+    def _log_failure(self, error: Exception) -> None:
+        if time.monotonic() >= self._next_log_at:
+            self._next_log_at = time.monotonic() + _LOG_INTERVAL_S
+            detail = str(error) or type(error).__name__
+            self._log.warning("halt switch unreadable", **{key.DETAIL: detail})

@@ -15,7 +15,7 @@ from typing import Final, Self
 
 from pydantic import TypeAdapter
 
-from agents.lifecycle import Entry, Phase
+from agents.lifecycle import JournalEntry, Phase
 from schemas.envelope import JobResultedEvent
 from schemas.ids import event_id
 from schemas.jobs import JobIssued
@@ -48,7 +48,7 @@ CREATE INDEX results_of ON outbox (job_id, seq);
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _BUSY_TIMEOUT_S: Final = 2.0
-_ENTRY: Final = TypeAdapter(Entry)
+_ENTRY: Final = TypeAdapter(JournalEntry)
 
 
 class JournalError(RuntimeError):
@@ -56,7 +56,7 @@ class JournalError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class UnpublishedResult:
     """A result waiting to be published: the same `seq`, time and content at every delivery."""
 
     seq: int
@@ -132,7 +132,7 @@ class Journal:
         row = self._db.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
         return row is not None
 
-    def live(self) -> list[Entry]:
+    def live(self) -> list[JournalEntry]:
         """The entries that are not over, oldest order first."""
         rows = self._db.execute("SELECT entry FROM jobs WHERE live ORDER BY order_us, rowid")
         return [_ENTRY.validate_json(text) for (text,) in rows]
@@ -144,7 +144,7 @@ class Journal:
         ).fetchone()
         return None if newest is None else _EPOCH + newest * _MICROSECOND
 
-    def accept(self, entry: Entry, results: Iterable[JobResult], now: datetime) -> None:
+    def accept(self, entry: JournalEntry, results: Iterable[JobResult], now: datetime) -> None:
         """Record a verified job, once and for ever."""
         with self._durably("accept"):
             self._db.execute(
@@ -158,7 +158,7 @@ class Journal:
                     _ENTRY.dump_json(entry).decode(),
                 ),
             )
-            self._tell(results, now)
+            self._add_results(results, now)
 
     def refuse(self, issued: JobIssued, result: JobResult, now: datetime) -> None:
         """Record that an order that was not proven is answered. Only its id is believed."""
@@ -175,9 +175,11 @@ class Journal:
                 "INSERT INTO jobs VALUES (?, ?, 0, ?, 0, NULL)",
                 (result.job_id, result.udid, _us(expires_at)),
             )
-            self._tell((result,), now)
+            self._add_results((result,), now)
 
-    def save(self, what: str, entry: Entry, results: Iterable[JobResult], now: datetime) -> None:
+    def save(
+        self, what: str, entry: JournalEntry, results: Iterable[JobResult], now: datetime
+    ) -> None:
         """Record an accepted job's new state with its results. `what` names it to the hook."""
         with self._durably(what):
             self._db.execute(
@@ -188,16 +190,18 @@ class Journal:
                     entry.job.job_id,
                 ),
             )
-            self._tell(results, now)
+            self._add_results(results, now)
 
-    def unpublished(self, limit: int = 10_000) -> list[Told]:
+    def unpublished(self, limit: int = 10_000) -> list[UnpublishedResult]:
         """The results not yet marked published, oldest first."""
         rows = self._db.execute(
             "SELECT seq, at_us, result FROM outbox WHERE NOT published ORDER BY seq LIMIT ?",
             (limit,),
         )
         return [
-            Told(seq, _EPOCH + at_us * _MICROSECOND, JobResult.model_validate_json(text))
+            UnpublishedResult(
+                seq, _EPOCH + at_us * _MICROSECOND, JobResult.model_validate_json(text)
+            )
             for seq, at_us, text in rows
         ]
 
@@ -208,7 +212,7 @@ class Journal:
                 "UPDATE outbox SET published = 1 WHERE seq = ?", [(seq,) for seq in seqs]
             )
 
-    def tell_again(self, job_id: str) -> None:
+    def republish(self, job_id: str) -> None:
         """Hand the job's newest result out once more: somebody asks who may not have it."""
         with self._durably("again"):
             self._db.execute(
@@ -233,10 +237,13 @@ class Journal:
             )
         return gone
 
-    def _tell(self, results: Iterable[JobResult], now: datetime) -> None:
+    def _add_results(self, results: Iterable[JobResult], now: datetime) -> None:
         self._db.executemany(
             "INSERT INTO outbox (job_id, at_us, result) VALUES (?, ?, ?)",
-            [(told.job_id, _us(now), told.model_dump_json(exclude_none=True)) for told in results],
+            [
+                (result.job_id, _us(now), result.model_dump_json(exclude_none=True))
+                for result in results
+            ],
         )
 
     @contextmanager

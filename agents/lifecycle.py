@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from agents.mac import Ack, AckKind, InstallState, Look, Progress, mark
+from agents.mac import Ack, AckKind, InstallState, Observation, Progress, order_marker
 from agents.preflight import (
     AlreadyThere,
     Busy,
@@ -31,14 +31,14 @@ from schemas.results import ErrorCode, JobResult, Outcome
 # An order without an answer may still be on its way; before this its absence proves nothing.
 IN_FLIGHT: Final = timedelta(minutes=5)
 # How long a Mac may be away before it is given up (untouched) or left to its own report (touched).
-AWAY_FOR: Final = timedelta(hours=24)
-NOT_NOW_FOR: Final = timedelta(hours=48)
+UNREACHABLE_LIMIT: Final = timedelta(hours=24)
+NOT_NOW_LIMIT: Final = timedelta(hours=48)
 NOT_NOW_POLL: Final = timedelta(minutes=30)
 BUSY_POLL: Final = timedelta(minutes=30)
 WATCH_POLL: Final = timedelta(minutes=10)
 ENFORCEMENT_POLL: Final = timedelta(hours=4)
-_AWAY_POLL_LEAST: Final = timedelta(minutes=5)
-_AWAY_POLL_MOST: Final = timedelta(hours=1)
+_MIN_UNREACHABLE_POLL: Final = timedelta(minutes=5)
+_MAX_UNREACHABLE_POLL: Final = timedelta(hours=1)
 # Nothing to be seen of an accepted order for this long: nothing happens (Apple's tools answer
 # "accepted" and do nothing). `super` waits 20 minutes for progress; a download on a thin line
 # shared by a site needs hours.
@@ -69,7 +69,7 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class JournalEntry:
     """A job in the journal.
 
     `sends` are the orders given, `unanswered` those of them since the last answer, `declined`
@@ -109,13 +109,13 @@ class Entry:
         return _STEPS[self.job.method]
 
     @property
-    def mark(self) -> str:
+    def order_marker(self) -> str:
         """The name under which its order is known on the Mac."""
-        return mark(self.job.job_id, self.attempt, self.step)
+        return order_marker(self.job.job_id, self.attempt, self.step)
 
 
 @dataclass(frozen=True, slots=True)
-class Away:
+class Unreachable:
     """The Mac could not be reached."""
 
 
@@ -128,7 +128,7 @@ class Observe:
 class Act:
     """Journal `entry` and `results`, then give the order. Not while a halt covers the job."""
 
-    entry: Entry
+    entry: JournalEntry
     results: tuple[JobResult, ...] = ()
 
 
@@ -136,7 +136,7 @@ class Act:
 class Wait:
     """Journal `entry` and `results`, come back at `entry.wake_at`."""
 
-    entry: Entry
+    entry: JournalEntry
     results: tuple[JobResult, ...] = ()
 
 
@@ -144,15 +144,17 @@ class Wait:
 class Finish:
     """Journal the end; the last of `results` says how it ended."""
 
-    entry: Entry
+    entry: JournalEntry
     results: tuple[JobResult, ...]
 
 
 Step = Observe | Act | Wait | Finish
-Sight = Look | Away | None
+LookResult = Observation | Unreachable | None
 
 
-def next_step(entry: Entry, sight: Sight, now: datetime, limits: Limits | None = None) -> Step:
+def next_step(
+    entry: JournalEntry, observation: LookResult, now: datetime, limits: Limits | None = None
+) -> Step:
     """What the attempt does next. `sight` None asks whether a look is needed at all.
 
     Total: a finished entry stays finished.
@@ -164,19 +166,19 @@ def next_step(entry: Entry, sight: Sight, now: datetime, limits: Limits | None =
         withdrawn = _withdrawn(entry, now)
         if withdrawn is not None:
             return withdrawn
-    if sight is None:
+    if observation is None:
         return Observe()
-    if isinstance(sight, Away):
-        return _away(entry, now)
+    if isinstance(observation, Unreachable):
+        return _on_unreachable(entry, now)
     entry = replace(entry, away_since=None)
     if entry.phase is Phase.ACCEPTED:
-        return _approach(entry, sight, now, limits)
+        return _approach(entry, observation, now, limits)
     if entry.phase is Phase.INTENDED:
-        return _verify(entry, sight, now, limits)
-    return _watch(entry, sight, now)
+        return _verify(entry, observation, now, limits)
+    return _watch(entry, observation, now)
 
 
-def answered(entry: Entry, ack: Ack, now: datetime) -> Wait | Finish:
+def apply_ack(entry: JournalEntry, ack: Ack, now: datetime) -> Wait | Finish:
     """What the Mac's answer makes of an intended order."""
     if ack.kind is AckKind.REFUSED:
         code = ack.error_code or ErrorCode.COMMAND_REJECTED
@@ -189,10 +191,10 @@ def answered(entry: Entry, ack: Ack, now: datetime) -> Wait | Finish:
             entry, declined=True, unanswered=0, not_now_since=since, wake_at=now + NOT_NOW_POLL
         )
         return Wait(waiting)
-    return _taken(entry, now)
+    return _on_accepted(entry, now)
 
 
-def supersede(entry: Entry, now: datetime) -> Wait | Finish:
+def supersede(entry: JournalEntry, now: datetime) -> Wait | Finish:
     """The job's intent no longer stands: dropped if untouched, else it runs out and tells."""
     if entry.phase is Phase.ACCEPTED:
         return _finish(entry, Outcome.SUPERSEDED, ErrorCode.SUPERSEDED)
@@ -200,11 +202,11 @@ def supersede(entry: Entry, now: datetime) -> Wait | Finish:
 
 
 def result(
-    entry: Entry,
+    entry: JournalEntry,
     outcome: Outcome,
     error_code: ErrorCode | None = None,
     detail: str = "",
-    look: Look | None = None,
+    look: Observation | None = None,
 ) -> JobResult:
     """A result of this attempt, with what was seen of the Mac."""
     return JobResult(
@@ -223,17 +225,17 @@ def result(
 
 
 def _finish(
-    entry: Entry,
+    entry: JournalEntry,
     outcome: Outcome,
     error_code: ErrorCode | None = None,
     detail: str = "",
-    look: Look | None = None,
+    look: Observation | None = None,
 ) -> Finish:
-    told = result(entry, outcome, error_code, detail, look)
-    return Finish(replace(entry, phase=Phase.DONE, outcome=outcome), (told,))
+    final = result(entry, outcome, error_code, detail, look)
+    return Finish(replace(entry, phase=Phase.DONE, outcome=outcome), (final,))
 
 
-def _withdrawn(entry: Entry, now: datetime) -> Finish | None:
+def _withdrawn(entry: JournalEntry, now: datetime) -> Finish | None:
     """The end of an order that must not be given (any more)."""
     if entry.superseded:
         return _finish(entry, Outcome.SUPERSEDED, ErrorCode.SUPERSEDED)
@@ -244,9 +246,9 @@ def _withdrawn(entry: Entry, now: datetime) -> Finish | None:
     return None
 
 
-def _away(entry: Entry, now: datetime) -> Wait | Finish:
+def _on_unreachable(entry: JournalEntry, now: datetime) -> Wait | Finish:
     since = entry.away_since or now
-    given_up_at = max(since, _due(entry)) + AWAY_FOR
+    given_up_at = max(since, _due(entry)) + UNREACHABLE_LIMIT
     if now >= given_up_at:
         if not entry.touched:
             return _finish(entry, Outcome.FAILED, ErrorCode.UNREACHABLE, "never reached")
@@ -256,14 +258,14 @@ def _away(entry: Entry, now: datetime) -> Wait | Finish:
         return _finish(
             entry, Outcome.ACTED, None, detail if known else f"perhaps arrived; {detail}"
         )
-    pause = min(max(now - since, _AWAY_POLL_LEAST), _AWAY_POLL_MOST)
+    pause = min(max(now - since, _MIN_UNREACHABLE_POLL), _MAX_UNREACHABLE_POLL)
     wake_at = min(now + pause, given_up_at)
     if not entry.touched:
         wake_at = min(wake_at, entry.job.expires_at)
     return Wait(replace(entry, away_since=since, wake_at=wake_at))
 
 
-def _approach(entry: Entry, look: Look, now: datetime, limits: Limits) -> Step:
+def _approach(entry: JournalEntry, look: Observation, now: datetime, limits: Limits) -> Step:
     """Before the first order: act, or say why not without touching the Mac."""
     match fitness(entry.job, look, limits):
         case AlreadyThere():
@@ -278,7 +280,7 @@ def _approach(entry: Entry, look: Look, now: datetime, limits: Limits) -> Step:
             return _send(entry, look, now)
 
 
-def _send(entry: Entry, look: Look, now: datetime) -> Act:
+def _send(entry: JournalEntry, look: Observation, now: datetime) -> Act:
     first = entry.sends == 0
     intended = replace(
         entry,
@@ -294,13 +296,13 @@ def _send(entry: Entry, look: Look, now: datetime) -> Act:
     return Act(intended, (result(intended, Outcome.STARTED, look=look),) if first else ())
 
 
-def _verify(entry: Entry, look: Look, now: datetime, limits: Limits) -> Step:
+def _verify(entry: JournalEntry, look: Observation, now: datetime, limits: Limits) -> Step:
     """An order was intended and no answer is known: ask the Mac, repeat only what never arrived."""
     assert entry.intent_at is not None
-    if entry.mark in look.marks or _shows(entry, look):
-        taken = _taken(entry, entry.intent_at)
+    if entry.order_marker in look.marks or _shows_effect(entry, look):
+        taken = _on_accepted(entry, entry.intent_at)
         return taken if isinstance(taken, Finish) else _watch(taken.entry, look, now)
-    queued = entry.mark in look.pending
+    queued = entry.order_marker in look.pending
     held = queued or (entry.declined and entry.job.method in MDM_METHODS)
     if not held and not entry.declined and now < entry.intent_at + IN_FLIGHT:
         return Wait(replace(entry, wake_at=entry.intent_at + IN_FLIGHT))
@@ -309,7 +311,7 @@ def _verify(entry: Entry, look: Look, now: datetime, limits: Limits) -> Step:
         if withdrawn is not None:
             return withdrawn
     since = entry.not_now_since or entry.intent_at
-    if (held or entry.declined) and now >= since + NOT_NOW_FOR:
+    if (held or entry.declined) and now >= since + NOT_NOW_LIMIT:
         detail = "still answers NotNow" if entry.declined else "still queued at the MDM server"
         return _finish(entry, Outcome.FAILED, ErrorCode.COMMAND_REJECTED, detail, look)
     if held:
@@ -321,7 +323,7 @@ def _verify(entry: Entry, look: Look, now: datetime, limits: Limits) -> Step:
     return _approach(entry, look, now, limits)
 
 
-def _shows(entry: Entry, look: Look) -> bool:
+def _shows_effect(entry: JournalEntry, look: Observation) -> bool:
     """Whether the Mac shows the order's work although its mark is not there: an erase takes the
     mark with it, so after a boot nothing proves that an erasing order never arrived."""
     assert entry.intent_at is not None
@@ -330,7 +332,7 @@ def _shows(entry: Entry, look: Look) -> bool:
     return ran_since(entry.job, look, entry.boot_at, entry.intent_at)
 
 
-def _taken(entry: Entry, at: datetime) -> Wait | Finish:
+def _on_accepted(entry: JournalEntry, at: datetime) -> Wait | Finish:
     watching = replace(
         entry, phase=Phase.WATCHING, acted_at=at, changed_at=at, wake_at=at + WATCH_POLL
     )
@@ -340,7 +342,7 @@ def _taken(entry: Entry, at: datetime) -> Wait | Finish:
     return Wait(watching)
 
 
-def _due(entry: Entry) -> datetime:
+def _due(entry: JournalEntry) -> datetime:
     """From when the Mac can be expected to work on the order."""
     start = entry.acted_at or entry.intent_at or entry.accepted_at
     enforce_at = entry.job.enforce_at
@@ -349,7 +351,7 @@ def _due(entry: Entry) -> datetime:
     return start
 
 
-def _watch(entry: Entry, look: Look, now: datetime) -> Wait | Finish:
+def _watch(entry: JournalEntry, look: Observation, now: datetime) -> Wait | Finish:
     """The order was taken: done, failed, getting on, or nothing happening."""
     assert entry.intent_at is not None
     if ran_since(entry.job, look, entry.boot_at, entry.intent_at):
@@ -361,10 +363,10 @@ def _watch(entry: Entry, look: Look, now: datetime) -> Wait | Finish:
     if entry.job.method in MDM_METHODS and look.enrolled is False and not erases(entry.job):
         detail = "left MDM, and the order with it"
         return _finish(entry, Outcome.FAILED, ErrorCode.NOT_ENROLLED, detail, look)
-    told: tuple[JobResult, ...] = ()
-    if _moved(entry, seen):
+    progressed: tuple[JobResult, ...] = ()
+    if _has_progressed(entry, seen):
         entry = replace(entry, progress=seen.state, percent=seen.percent, changed_at=now)
-        told = (result(entry, Outcome.PROGRESSED, None, seen.state.value, look),)
+        progressed = (result(entry, Outcome.PROGRESSED, None, seen.state.value, look),)
     due, changed_at = _due(entry), entry.changed_at or _due(entry)
     idle = seen.state in _IDLE
     given_up_at = max(due, changed_at) + (BEGIN_WITHIN if idle else STALLED_AFTER)
@@ -373,10 +375,10 @@ def _watch(entry: Entry, look: Look, now: datetime) -> Wait | Finish:
         return _finish(entry, Outcome.FAILED, ErrorCode.NOTHING_HAPPENED, detail, look)
     waiting = due > now and seen.state is not InstallState.DOWNLOADING
     wake_at = min(now + ENFORCEMENT_POLL, due + WATCH_POLL) if waiting else now + WATCH_POLL
-    return Wait(replace(entry, wake_at=min(wake_at, given_up_at)), told)
+    return Wait(replace(entry, wake_at=min(wake_at, given_up_at)), progressed)
 
 
-def _moved(entry: Entry, seen: Progress) -> bool:
+def _has_progressed(entry: JournalEntry, seen: Progress) -> bool:
     """Whether it got on enough to be told: another state, or a quarter more."""
     if seen.state in _IDLE or seen.state is InstallState.FAILED:
         return False

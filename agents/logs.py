@@ -36,5 +36,5 @@ class _Forward(logging.Handler):
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        said = record.getMessage()
-        self._log.warning("kafka client", **{key.SOURCE: record.name, key.DETAIL: said})
+        message = record.getMessage()
+        self._log.warning("kafka client", **{key.SOURCE: record.name, key.DETAIL: message})

@@ -40,7 +40,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Observation:
     """A Mac as just seen; None is 'cannot be told'.
 
     `marks` are the orders carried out on it, as `mark()` names them: each form leaves the name
@@ -102,19 +102,19 @@ class Ack:
 class Mac(Protocol):
     """One Mac, reached in one way."""
 
-    def look(self, job: Job) -> Look:
+    def look(self, job: Job) -> Observation:
         """See the Mac; changes nothing. Raises UnreachableError."""
         ...
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:
         """Give the one order of this step, under the name `mark(job.job_id, attempt, step)`.
 
-        A form whose server cannot show its queue in `Look.pending` must make the same name
+        A form whose server cannot show its queue in `Observation.pending` must make the same name
         twice one order (NanoMDM refuses a CommandUUID it has had). Raises UnreachableError.
         """
         ...
 
 
-def mark(job_id: str, attempt: int, step: str) -> str:
+def order_marker(job_id: str, attempt: int, step: str) -> str:
     """The name under which an order is known on the Mac: `<job_id>/<attempt>/<step>`."""
     return f"{job_id}/{attempt}/{step}"

@@ -21,7 +21,7 @@ FENCED: Final = "fenced"
 UNCONFIRMED: Final = "unconfirmed"
 HALTED: Final = "halted"
 HALTS_UNKNOWN: Final = "halts_unknown"
-CLAIM_TOO_OLD: Final = "claim_too_old"
+LEASE_TOO_OLD: Final = "lease_too_old"
 ENDING: Final = "ending"
 _JOBS_TOPIC: Final = "drydock.jobs"
 
@@ -36,8 +36,8 @@ class AgentMetrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
 
-        def gauge(name: str, what: str) -> Gauge:
-            return Gauge(f"drydock_agent_{name}", what, registry=registry)
+        def gauge(name: str, help_text: str) -> Gauge:
+            return Gauge(f"drydock_agent_{name}", help_text, registry=registry)
 
         self._live = gauge("jobs_live", "Jobs accepted and not over.")
         self._touched = gauge("jobs_under_way", "Jobs between first touch and end.")
@@ -52,69 +52,69 @@ class AgentMetrics:
         )
         self._orders = Counter("drydock_agent_orders", "Orders journalled.", registry=registry)
         self._lost = Counter(
-            "drydock_agent_claims_lost",
+            "drydock_agent_leases_lost",
             "Times a partition was given up because a write was refused or not confirmed.",
             ["why"],
             registry=registry,
         )
-        self._held = Counter(
-            "drydock_agent_acts_held_back",
-            "Acts not done at the last moment.",
+        self._blocked = Counter(
+            "drydock_agent_actions_blocked",
+            "Actions blocked at the last moment.",
             ["why"],
             registry=registry,
         )
         self._dead_letters = Counter(
-            "drydock_dead_letters", "Inputs set aside.", ["topic", "code"], registry=registry
+            "drydock_dead_letters", "Dead letters written.", ["topic", "code"], registry=registry
         )
         for outcome in Outcome:
             self._results.labels(outcome.value)
         for why in (FENCED, UNCONFIRMED):
             self._lost.labels(why)
-        for why in (HALTED, HALTS_UNKNOWN, CLAIM_TOO_OLD, ENDING):
-            self._held.labels(why)
+        for why in (HALTED, HALTS_UNKNOWN, LEASE_TOO_OLD, ENDING):
+            self._blocked.labels(why)
         for code in DeadLetterCode:
             self._dead_letters.labels(_JOBS_TOPIC, code.value)
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
         """All of them in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def polled(self) -> None:
+    def record_poll(self) -> None:
         """Kafka was asked for orders."""
         self._polled.set(time.time())
 
-    def standing(self, live: int, touched: int, waiting: int) -> None:
+    def set_jobs(self, live: int, touched: int, waiting: int) -> None:
         """How the jobs of all partitions stand."""
         self._live.set(live)
         self._touched.set(touched)
         self._waiting.set(waiting)
 
-    def holding(self, partitions: int, lag: int) -> None:
+    def set_assignment(self, partitions: int, lag: int) -> None:
         """What is assigned here, and how far behind it is."""
         self._partitions.set(partitions)
         self._lag.set(lag)
 
-    def halts(self, *, known: bool, halted: bool) -> None:
+    def set_halts(self, *, known: bool, halted: bool) -> None:
         """What the halt switch says."""
         self._known.set(known)
         self._halted.set(halted)
 
-    def took(self, orders: int) -> None:
+    def count_orders(self, orders: int) -> None:
         """Orders are in the journal."""
         self._orders.inc(orders)
 
-    def published(self, outcome: Outcome) -> None:
+    def count_result(self, outcome: Outcome) -> None:
         """A result is confirmed."""
         self._results.labels(outcome.value).inc()
 
-    def lost_claim(self, *, fenced: bool) -> None:
+    def count_lost_lease(self, *, fenced: bool) -> None:
         """A partition was given up."""
         self._lost.labels(FENCED if fenced else UNCONFIRMED).inc()
 
-    def held_back(self, why: str) -> None:
+    def count_blocked_action(self, why: str) -> None:
         """An act was not done at the last moment."""
-        self._held.labels(why).inc()
+        self._blocked.labels(why).inc()
 
-    def set_aside(self, code: DeadLetterCode) -> None:
+    def count_dead_letter(self, code: DeadLetterCode) -> None:
         """An order became a dead letter."""
         self._dead_letters.labels(_JOBS_TOPIC, code.value).inc()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from agents.mac import InstallState, Look
+from agents.mac import InstallState, Observation
 from schemas.jobs import MDM_METHODS, Action, Job, Method
 from schemas.macos import reaches
 from schemas.results import ErrorCode
@@ -64,26 +64,26 @@ def erases(job: Job) -> bool:
     return job.erases or job.method in ERASING_METHODS
 
 
-def runs_target(job: Job, look: Look) -> bool:
+def runs_target(job: Job, look: Observation) -> bool:
     """Whether the Mac runs the job's target release, or a later one."""
     target = job.target
     return target is not None and reaches(look.os_version, look.build, target.version, target.build)
 
 
-def fitness(job: Job, look: Look, limits: Limits) -> Fitness:
+def fitness(job: Job, look: Observation, limits: Limits) -> Fitness:
     """Whether to act on the Mac. What cannot be told holds nothing back."""
     if job.action in (Action.UPDATE, Action.UPGRADE) and runs_target(job, look):
         return AlreadyThere()
     if look.progress.state in _BUSY:
         return Busy()
-    for check in (_too_new, _not_ours, _no_owner, _no_disk, _no_power):
+    for check in (_too_new, _not_enrolled, _no_volume_owner, _no_disk, _no_power):
         unfit = check(job, look, limits)
         if unfit is not None:
             return unfit
     return Ready()
 
 
-def _too_new(job: Job, look: Look, _: Limits) -> Unfit | None:
+def _too_new(job: Job, look: Observation, _: Limits) -> Unfit | None:
     """Apple's installers do not go back to an older system."""
     target = job.target
     if target is None or look.os_version is None or job.method is Method.ERASE_DEVICE:
@@ -94,13 +94,13 @@ def _too_new(job: Job, look: Look, _: Limits) -> Unfit | None:
     return None
 
 
-def _not_ours(job: Job, look: Look, _: Limits) -> Unfit | None:
+def _not_enrolled(job: Job, look: Observation, _: Limits) -> Unfit | None:
     if job.method in MDM_METHODS and look.enrolled is False:
         return Unfit(ErrorCode.NOT_ENROLLED, "not enrolled in MDM")
     return None
 
 
-def _no_owner(job: Job, look: Look, _: Limits) -> Unfit | None:
+def _no_volume_owner(job: Job, look: Observation, _: Limits) -> Unfit | None:
     """On Apple silicon a volume owner must authorise an installation; MDM does it with the
     escrowed bootstrap token."""
     if job.method in _SSH_INSTALLERS and look.volume_owner is False:
@@ -110,7 +110,7 @@ def _no_owner(job: Job, look: Look, _: Limits) -> Unfit | None:
     return None
 
 
-def _no_disk(job: Job, look: Look, limits: Limits) -> Unfit | None:
+def _no_disk(job: Job, look: Observation, limits: Limits) -> Unfit | None:
     if job.method in ERASING_METHODS or job.action is Action.REENROLL or look.free_disk_gb is None:
         return None
     update = job.action is Action.UPDATE
@@ -121,7 +121,7 @@ def _no_disk(job: Job, look: Look, limits: Limits) -> Unfit | None:
     return None
 
 
-def _no_power(job: Job, look: Look, limits: Limits) -> Unfit | None:
+def _no_power(job: Job, look: Observation, limits: Limits) -> Unfit | None:
     if job.method not in _NEED_POWER or look.on_ac_power or look.battery_percent is None:
         return None
     intel = look.apple_silicon is False
@@ -132,7 +132,7 @@ def _no_power(job: Job, look: Look, limits: Limits) -> Unfit | None:
     return None
 
 
-def ran_since(job: Job, look: Look, boot_at: datetime | None, intent_at: datetime) -> bool:
+def ran_since(job: Job, look: Observation, boot_at: datetime | None, intent_at: datetime) -> bool:
     """Whether the Mac booted into the target after the order.
 
     `boot_at` is its boot time before the order: both are of the Mac's own clock, so a clock that
@@ -146,7 +146,7 @@ def ran_since(job: Job, look: Look, boot_at: datetime | None, intent_at: datetim
     return look.installed_at > (intent_at if boot_at is None else boot_at)
 
 
-def booted_since(look: Look, boot_at: datetime | None, intent_at: datetime) -> bool:
+def booted_since(look: Observation, boot_at: datetime | None, intent_at: datetime) -> bool:
     """Whether the Mac booted after the order, False if it cannot be told."""
     if look.boot_at is None:
         return False

@@ -7,10 +7,10 @@ from typing import Any, Final
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 # By then kafka-python has given up whatever was under way: executors' limits are at most half.
-_WITHIN_S: Final = 60.0
+_CLOSE_TIMEOUT_S: Final = 60.0
 
 
-def let_go(producer: Any) -> None:
+def close_in_background(producer: Any) -> None:
     """Close a producer without waiting for it, whatever state it is in.
 
     While records are under way, `close` of kafka-python 3.0.12 raises, and its thread and sockets
@@ -19,6 +19,6 @@ def let_go(producer: Any) -> None:
 
     def close() -> None:
         with contextlib.suppress(KafkaError):
-            producer.close(timeout=_WITHIN_S)
+            producer.close(timeout=_CLOSE_TIMEOUT_S)
 
     threading.Thread(target=close, daemon=True, name="closing").start()

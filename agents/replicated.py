@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from agents.journal import Hook, Journal
-from agents.lifecycle import Entry
-from schemas.attempts import AttemptRecord, ToldResult
+from agents.lifecycle import JournalEntry
+from schemas.attempts import AttemptRecord, RecordedResult
 from schemas.results import JobResult
 
-Changes = Mapping[str, AttemptRecord | None]
+AttemptChanges = Mapping[str, AttemptRecord | None]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -24,7 +24,7 @@ KEPT_AFTER_EXPIRY: Final = timedelta(days=21)
 _AT_ONCE: Final = 1000
 
 
-class ClaimLostError(Exception):
+class LeaseLostError(Exception):
     """What was to be written cannot be confirmed, so nothing may be done on the strength of it.
 
     `fenced` if somebody else is known to have the partition.
@@ -38,7 +38,7 @@ class ClaimLostError(Exception):
 class Changelog(Protocol):
     """Where the journal's truth is."""
 
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: AttemptChanges) -> None:
         """Make all of these the truth, or none; None forgets a job. Raises ClaimLostError."""
         ...
 
@@ -99,7 +99,7 @@ class ReplicatedJournal(Journal):
 
     # --- what changes a job ---
 
-    def accept(self, entry: Entry, results: Iterable[JobResult], now: datetime) -> None:
+    def accept(self, entry: JournalEntry, results: Iterable[JobResult], now: datetime) -> None:
         """Record a verified job, once and for ever."""
         super().accept(entry, results, now)
         self._changed[entry.job.job_id] = None
@@ -109,7 +109,9 @@ class ReplicatedJournal(Journal):
         super().close_unseen(result, expires_at, now)
         self._changed[result.job_id] = None
 
-    def save(self, what: str, entry: Entry, results: Iterable[JobResult], now: datetime) -> None:
+    def save(
+        self, what: str, entry: JournalEntry, results: Iterable[JobResult], now: datetime
+    ) -> None:
         """Record a job's new state. An intent is confirmed before this returns: ClaimLostError."""
         super().save(what, entry, results, now)
         self._changed[entry.job.job_id] = None
@@ -120,9 +122,9 @@ class ReplicatedJournal(Journal):
 
     def mark_published(self, seqs: Iterable[int]) -> None:
         """Hand these out no more; nor does a successor, once it is replicated."""
-        told = list(seqs)
-        super().mark_published(told)
-        for seq in told:
+        published = list(seqs)
+        super().mark_published(published)
+        for seq in published:
             row = self._db.execute("SELECT job_id FROM outbox WHERE seq = ?", (seq,)).fetchone()
             if row is not None:
                 self._changed[row[0]] = None
@@ -136,7 +138,7 @@ class ReplicatedJournal(Journal):
         if row is None:
             return None
         udid, order_us, expires_us, live, entry = row
-        told = self._db.execute(
+        results = self._db.execute(
             "SELECT at_us, published, result FROM outbox WHERE job_id = ? AND (NOT published OR"
             " seq = (SELECT max(seq) FROM outbox WHERE job_id = ?)) ORDER BY seq",
             (job_id, job_id),
@@ -144,17 +146,17 @@ class ReplicatedJournal(Journal):
         return AttemptRecord(
             job_id=job_id,
             udid=udid,
-            ordered_at=None if order_us == 0 else _EPOCH + order_us * _MICROSECOND,
+            issued_at=None if order_us == 0 else _EPOCH + order_us * _MICROSECOND,
             expires_at=_EPOCH + expires_us * _MICROSECOND,
             live=bool(live),
             entry=None if entry is None else json.loads(entry),
-            told=tuple(
-                ToldResult(
+            results=tuple(
+                RecordedResult(
                     at=_EPOCH + at_us * _MICROSECOND,
                     published=bool(published),
                     result=JobResult.model_validate_json(text),
                 )
-                for at_us, published, text in told
+                for at_us, published, text in results
             ),
             by=self._by,
         )
@@ -165,7 +167,7 @@ class ReplicatedJournal(Journal):
             (
                 record.job_id,
                 record.udid,
-                0 if record.ordered_at is None else _us(record.ordered_at),
+                0 if record.issued_at is None else _us(record.issued_at),
                 _us(record.expires_at),
                 record.live,
                 None if record.entry is None else json.dumps(record.entry),
@@ -176,11 +178,11 @@ class ReplicatedJournal(Journal):
             [
                 (
                     record.job_id,
-                    _us(told.at),
-                    told.result.model_dump_json(exclude_none=True),
-                    told.published,
+                    _us(result.at),
+                    result.result.model_dump_json(exclude_none=True),
+                    result.published,
                 )
-                for told in record.told
+                for result in record.results
             ],
         )
 

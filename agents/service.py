@@ -13,17 +13,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from agents.claims import Claims
 from agents.clock import Clock, WallClock
 from agents.dry_run import DryRunMac
 from agents.halts import HaltReader
-from agents.intake import Intake, Member
+from agents.job_consumer import GroupMember, JobConsumer
 from agents.keys import KeyRing, KeysError
-from agents.mac import Look, Mac
+from agents.leases import LeaseManager
+from agents.mac import Mac, Observation
 from agents.metrics import AgentMetrics
-from agents.outlet import Outlet
-from agents.owner import Owner, Site
+from agents.partition_runner import PartitionRunner, SiteContext
 from agents.probe import Probe
+from agents.result_producer import ResultProducer
 from schemas import logkeys as key
 from schemas.connection import KafkaConnection
 from schemas.events.control import HaltScope
@@ -32,11 +32,11 @@ from schemas.jobs import Job
 ADDRESS_FILE: Final = "agent.json"
 _NAME_FILE: Final = "name"
 _LOCK_FILE: Final = "lock"
-_KEYS_EVERY_S: Final = 15.0
+_KEYS_INTERVAL_S: Final = 15.0
 # No call of the intake's may take longer; then it hangs, and the process starts anew.
 _WATCHDOG_S: Final = 60.0
-_LOOK_EVERY_S: Final = 0.5
-_HUNG: Final = 70
+_WATCH_INTERVAL_S: Final = 0.5
+_HUNG_EXIT_CODE: Final = 70
 
 
 class AgentError(Exception):
@@ -67,7 +67,7 @@ def serve(plan: AgentPlan, log: Any) -> None:
     Raises AgentError for what keeps it from running.
     """
     with _data_dir(plan.data_dir):
-        name = plan.name or _lasting_name(plan.data_dir)
+        name = plan.name or _persistent_name(plan.data_dir)
         keys = _Keys(plan.keys or plan.data_dir / "keys", log)
         agent = _Agent(replace(plan, name=name), keys, log)
         agent.run()
@@ -80,68 +80,72 @@ class _Agent:
         self._log = log
         self._metrics = AgentMetrics()
         self._halts = HaltReader(plan.connection, log)
-        self._outlet = Outlet(plan.connection)
-        self._site = Site(
+        self._result_producer = ResultProducer(plan.connection)
+        self._site = SiteContext(
             name=plan.site,
-            executor=plan.name,
+            executor_name=plan.name,
             folder=plan.data_dir,
-            claims=Claims(plan.connection, plan.site),
-            outlet=self._outlet,
+            leases=LeaseManager(plan.connection, plan.site),
+            result_producer=self._result_producer,
             clock=plan.clock,
             keys=keys.current,
-            mac_for=plan.mac_for or _never_touched,
+            mac_for=plan.mac_for or _dry_run_mac,
             halts=self._halts.scopes,
             metrics=self._metrics,
             log=log,
         )
-        member = Member(plan.site, plan.name, plan.session_s)
-        self._intake = Intake(plan.connection, member, self._owner, self._metrics, log)
-        self._asked_to_end = threading.Event()
+        member = GroupMember(plan.site, plan.name, plan.session_s)
+        self._job_consumer = JobConsumer(
+            plan.connection, member, self._make_runner, self._metrics, log
+        )
+        self._stop_requested = threading.Event()
 
     def run(self) -> None:
         for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, lambda *_: self._asked_to_end.set())
+            signal.signal(each, lambda *_: self._stop_requested.set())
         probe = self._probe()
-        self._say_what_runs(probe)
+        self._log_startup(probe)
         self._halts.start()
-        self._intake.start()
+        self._job_consumer.start()
         draining = False
-        while self._intake.is_alive():
-            if self._asked_to_end.is_set() and not draining:
+        while self._job_consumer.is_alive():
+            if self._stop_requested.is_set() and not draining:
                 draining = True
                 self._log.info("draining", **{key.DURATION_S: self._plan.drain_s})
-                self._intake.drain(self._plan.drain_s)
+                self._job_consumer.drain(self._plan.drain_s)
             self._watch(draining=draining)
-            self._intake.join(_LOOK_EVERY_S)
+            self._job_consumer.join(_WATCH_INTERVAL_S)
         self._halts.stop()
-        self._outlet.close()
+        self._result_producer.close()
         if probe is not None:
             probe.stop()
-        if self._intake.failure is not None:
-            raise AgentError(self._intake.failure)
+        if self._job_consumer.failure is not None:
+            raise AgentError(self._job_consumer.failure)
         self._log.info("stopped", **{key.SITE: self._plan.site})
 
     def _watch(self, *, draining: bool) -> None:
         scopes = self._halts.scopes(self._plan.clock.now())
         whole = scopes or ()
         halted = any(scope.everything or scope.site == self._plan.site for scope in whole)
-        self._metrics.halts(known=scopes is not None, halted=halted)
-        if not draining and time.monotonic() - self._intake.polled_at > _WATCHDOG_S:
+        self._metrics.set_halts(known=scopes is not None, halted=halted)
+        if not draining and time.monotonic() - self._job_consumer.polled_at > _WATCHDOG_S:
             self._log.critical("polling Kafka hangs: ending at once", **{key.SITE: self._plan.site})
             # Threads that hang cannot be ended otherwise; all that counts is in Kafka.
-            os._exit(_HUNG)
+            os._exit(_HUNG_EXIT_CODE)
 
-    def _owner(self, partition: int, partitions: int, commit: Callable[[int, int], None]) -> Owner:
-        share, rest = divmod(self._plan.slots, partitions)
-        slots = max(1, share + (partition < rest))
-        return Owner(self._site, partition, slots, commit)
+    def _make_runner(
+        self, partition: int, partitions: int, commit: Callable[[int, int], None]
+    ) -> PartitionRunner:
+        share, remainder = divmod(self._plan.slots, partitions)
+        slots = max(1, share + (partition < remainder))
+        return PartitionRunner(self._site, partition, slots, commit)
 
     def _probe(self) -> Probe | None:
         if self._plan.listen is None:
             return None
         host, port = self._plan.listen
         try:
-            probe = Probe(host, port, self._metrics.text, self._health)
+            probe = Probe(host, port, self._metrics.render, self._health)
         except OSError as error:
             raise AgentError(f"cannot listen on {host}:{port}: {error.strerror}") from error
         probe.start()
@@ -149,27 +153,27 @@ class _Agent:
 
     def _health(self) -> dict[str, Any]:
         scopes: tuple[HaltScope, ...] | None = self._halts.scopes(self._plan.clock.now())
-        age_s = time.monotonic() - self._intake.polled_at
+        age_s = time.monotonic() - self._job_consumer.polled_at
         return {
-            "ok": self._intake.is_alive() and age_s < _WATCHDOG_S / 2,
+            "ok": self._job_consumer.is_alive() and age_s < _WATCHDOG_S / 2,
             "site": self._plan.site,
             "name": self._plan.name,
             "last_poll_s": round(age_s, 3),
             "halts": None if scopes is None else [scope.key for scope in scopes],
             "partitions": {
                 partition: None
-                if rest is None
-                else rest._asdict() | {"wake_at": rest.wake_at and rest.wake_at.isoformat()}
-                for partition, rest in self._intake.rests().items()
+                if status is None
+                else status._asdict() | {"wake_at": status.wake_at and status.wake_at.isoformat()}
+                for partition, status in self._job_consumer.partition_statuses().items()
             },
         }
 
-    def _say_what_runs(self, probe: Probe | None) -> None:
-        told = {"name": self._plan.name, "pid": os.getpid()}
+    def _log_startup(self, probe: Probe | None) -> None:
+        address = {"name": self._plan.name, "pid": os.getpid()}
         if probe is not None and self._plan.listen is not None:
-            told["url"] = f"http://{self._plan.listen[0]}:{probe.port}"
-        (self._plan.data_dir / ADDRESS_FILE).write_text(json.dumps(told))
-        self._log.info("started", **{key.SITE: self._plan.site, key.DETAIL: json.dumps(told)})
+            address["url"] = f"http://{self._plan.listen[0]}:{probe.port}"
+        (self._plan.data_dir / ADDRESS_FILE).write_text(json.dumps(address))
+        self._log.info("started", **{key.SITE: self._plan.site, key.DETAIL: json.dumps(address)})
         if self._plan.mac_for is None:
             self._log.warning("dry run: no Mac is touched, every job is refused")
 
@@ -192,7 +196,7 @@ class _Keys:
     def current(self) -> KeyRing:
         """The same object as long as the keys are the same."""
         with self._lock:
-            if time.monotonic() - self._read_at > _KEYS_EVERY_S:
+            if time.monotonic() - self._read_at > _KEYS_INTERVAL_S:
                 self._read_at = time.monotonic()
                 try:
                     ring = KeyRing.load(self._folder)
@@ -208,8 +212,8 @@ class _Keys:
             return self._ring
 
 
-def _never_touched(_: Job) -> Mac:
-    return DryRunMac(lambda _: Look())
+def _dry_run_mac(_: Job) -> Mac:
+    return DryRunMac(lambda _: Observation())
 
 
 @contextmanager
@@ -226,7 +230,7 @@ def _data_dir(folder: Path) -> Iterator[None]:
         raise AgentError(f"cannot use {folder}: {error.strerror or error}") from error
 
 
-def _lasting_name(folder: Path) -> str:
+def _persistent_name(folder: Path) -> str:
     path = folder / _NAME_FILE
     if not path.exists():
         path.write_text(uuid.uuid4().hex[:12] + "\n")

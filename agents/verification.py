@@ -6,8 +6,8 @@ from datetime import datetime
 from agents.keys import KeyRing
 from agents.preflight import erases
 from schemas.jobs import Job, JobIssued
-from schemas.orders import read_approval, read_job
 from schemas.results import ErrorCode, Outcome
+from schemas.signed_payloads import verify_approval, verify_job
 from schemas.signing import SignatureError
 
 
@@ -31,7 +31,7 @@ class Refusal:
 def examine(issued: JobIssued, site: str, keys: KeyRing, now: datetime) -> Proven | Refusal:
     """Check an order. Nothing of it is believed before its signature."""
     try:
-        job = read_job(issued.signed, keys.jobs)
+        job = verify_job(issued.signed, keys.jobs)
     except SignatureError as error:
         return Refusal(Outcome.REFUSED, ErrorCode.BAD_SIGNATURE, str(error))
     if job != issued.job:
@@ -51,7 +51,7 @@ def _approved(job: Job, keys: KeyRing, now: datetime) -> Proven | Refusal:
     if job.approval is None:
         return _unapproved("an erasing job without an approval")
     try:
-        approval = read_approval(job.approval, keys.approvals)
+        approval = verify_approval(job.approval, keys.approvals)
     except SignatureError as error:
         return _unapproved(f"the approval's signature: {error}")
     if (approval.udid, approval.job_id) != (job.udid, job.job_id):

@@ -25,14 +25,14 @@ def kafka_settings(bootstrap: str | None = None) -> KafkaSettings:
     try:
         return KafkaSettings() if bootstrap is None else KafkaSettings(bootstrap=bootstrap)
     except ValidationError as error:
-        raise SettingsError("; ".join(_told(each) for each in error.errors())) from error
+        raise SettingsError("; ".join(_describe(each) for each in error.errors())) from error
 
 
-def _told(error: ErrorDetails) -> str:
+def _describe(error: ErrorDetails) -> str:
     name = ".".join(str(part).upper() for part in error["loc"])
-    said = error["msg"].removeprefix("Value error, ")
+    message = error["msg"].removeprefix("Value error, ")
     # A rule over several settings names them itself.
-    return f"{ENVIRONMENT_PREFIX}{name}: {said}" if name else said
+    return f"{ENVIRONMENT_PREFIX}{name}: {message}" if name else message
 
 
 def tls_context(connection: KafkaConnection) -> ssl.SSLContext | None:

@@ -24,7 +24,7 @@ FEEDS: Final = "feeds"
 _NO_EVENTS: Final = frozenset({DECISIONS, DEAD_LETTERS})
 EVENT_TOPICS: Final = tuple(topic.name for topic in TOPICS if topic not in _NO_EVENTS)
 _PARTITION_STATES: Final = ("ready", "recovering", "standby")
-_FOLDED, _REPEATED = "folded", "repeated"
+_FOLDED, _DUPLICATE = "folded", "duplicate"
 _AGES_S: Final = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600)
 _JOB_S: Final = tuple(60 * m for m in (1, 5, 15, 30, 60, 120, 240, 480, 1440, 2880, 4320, 10080))
 _REQUEST_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
@@ -52,26 +52,26 @@ class Metrics:
             "topic",
             buckets=_AGES_S,
         )
-        self._decisions = counter("drydock_decisions", "Answers that changed.", "action", "reason")
+        self._decisions = counter(
+            "drydock_decisions", "Decisions that changed.", "action", "reason"
+        )
         self._jobs_open = gauge(
             "drydock_jobs_open", "Jobs whose end is not known.", "site", "action"
         )
-        self._results = counter(
-            "drydock_job_results", "What was told of jobs.", "action", "outcome"
-        )
+        self._results = counter("drydock_job_results", "Job results.", "action", "outcome")
         self._duration = histogram(
             "drydock_job_duration_seconds",
             "From a job's issue to its success.",
             "action",
             buckets=_JOB_S,
         )
-        self._dead_letters = counter("drydock_dead_letters", "Inputs set aside.", "topic", "code")
+        self._dead_letters = counter(
+            "drydock_dead_letters", "Dead letters written.", "topic", "code"
+        )
         self._devices = gauge("drydock_devices", "Macs that are known.")
         self._exposed = gauge(
             "drydock_exposed_devices",
-            "Macs that lack a fix, by the worst hole.",
-            "severity",
-            "site",
+            *("Macs that lack a fix, by the worst severity.", "severity", "site"),
         )
         self._overdue = gauge(
             "drydock_overdue_devices", "Exposed Macs whose deadline has passed.", "site"
@@ -83,7 +83,7 @@ class Metrics:
             "status",
             buckets=_REQUEST_S,
         )
-        self._up = gauge("drydock_ready", "1 while inputs are taken, else 0.")
+        self._ready = gauge("drydock_ready", "1 while inputs are taken, else 0.")
         self._lag = gauge("drydock_lag_records", "Records not yet taken.", "topic")
         self._recovering = gauge(
             "drydock_recovering_records",
@@ -91,12 +91,12 @@ class Metrics:
         )
         self._partitions = gauge("drydock_partitions", "Partitions of this worker.", "state")
         self._sites: dict[str, None] = {}
-        self._start()
+        self._initialise_series()
 
-    def _start(self) -> None:
+    def _initialise_series(self) -> None:
         for topic in EVENT_TOPICS:
             self._age.labels(topic)
-            for outcome in (_FOLDED, _REPEATED):
+            for outcome in (_FOLDED, _DUPLICATE):
                 self._events.labels(topic, outcome)
         for action in (*(action.value for action in Action), NO_ACTION):
             for reason in Reason:
@@ -109,16 +109,16 @@ class Metrics:
         for topic in (*EVENT_TOPICS, DISPATCH.name, EVENTS, WEBHOOKS, FEEDS):
             for code in DeadLetterCode:
                 self._dead_letters.labels(topic, code.value)
-        self._start_worker()
-        self.know_sites(())
+        self._initialise_worker_series()
+        self.add_sites(())
 
-    def _start_worker(self) -> None:
+    def _initialise_worker_series(self) -> None:
         for topic in (*EVENT_TOPICS, DISPATCH.name):
             self._lag.labels(topic)
         for state in _PARTITION_STATES:
             self._partitions.labels(state)
 
-    def know_sites(self, sites: Iterable[str]) -> None:
+    def add_sites(self, sites: Iterable[str]) -> None:
         """Have every series of these sites from now on."""
         for site in (*sites, NO_SITE):
             if site in self._sites:
@@ -130,35 +130,35 @@ class Metrics:
             for action in Action:
                 self._jobs_open.labels(site, action.value)
 
-    def event(self, topic: str, age_s: float) -> None:
+    def count_event(self, topic: str, age_s: float) -> None:
         """An event was folded, so long after it was true."""
         self._events.labels(topic, _FOLDED).inc()
         self._age.labels(topic).observe(max(age_s, 0.0))
 
-    def folded(self, topic: str, count: int, oldest_s: float) -> None:
+    def count_folded(self, topic: str, count: int, oldest_s: float) -> None:
         """Events of one batch were folded, the oldest of them so long after it was true."""
         self._events.labels(topic, _FOLDED).inc(count)
         self._age.labels(topic).observe(max(oldest_s, 0.0))
 
-    def repeated(self, topic: str) -> None:
+    def count_duplicate(self, topic: str) -> None:
         """An event was there already."""
-        self._events.labels(topic, _REPEATED).inc()
+        self._events.labels(topic, _DUPLICATE).inc()
 
-    def decided(self, action: Action | None, reason: Reason, count: int = 1) -> None:
+    def count_decision(self, action: Action | None, reason: Reason, count: int = 1) -> None:
         """An answer changed."""
         name = NO_ACTION if action is None else action.value
         self._decisions.labels(name, reason.value).inc(count)
 
-    def resulted(self, action: Action | None, outcome: Outcome, count: int = 1) -> None:
+    def count_result(self, action: Action | None, outcome: Outcome, count: int = 1) -> None:
         """Something was told of a job; of an unknown job without its action."""
         name = NO_ACTION if action is None else action.value
         self._results.labels(name, outcome.value).inc(count)
 
-    def succeeded(self, action: Action, duration_s: float) -> None:
+    def observe_job_duration(self, action: Action, duration_s: float) -> None:
         """A job did what it was for."""
         self._duration.labels(action.value).observe(max(duration_s, 0.0))
 
-    def set_aside(self, topic: str, code: DeadLetterCode, count: int = 1) -> None:
+    def count_dead_letter(self, topic: str, code: DeadLetterCode, count: int = 1) -> None:
         """An input became a dead letter."""
         self._dead_letters.labels(topic, code.value).inc(count)
 
@@ -173,7 +173,7 @@ class Metrics:
     ) -> None:
         """How the fleet stands: exposed by (site, severity), open jobs by (site, action); a
         site's name is empty for Macs without one."""
-        self.know_sites(site for site, _ in (*exposed, *open_jobs) if site)
+        self.add_sites(site for site, _ in (*exposed, *open_jobs) if site)
         for site in self._sites:
             key = "" if site == NO_SITE else site
             for severity in Severity:
@@ -183,11 +183,11 @@ class Metrics:
 
     def set_overdue(self, overdue: Mapping[str, int]) -> None:
         """How many exposed Macs of each site are past their deadline."""
-        self.know_sites(site for site in overdue if site)
+        self.add_sites(site for site in overdue if site)
         for site in self._sites:
             self._overdue.labels(site).set(overdue.get("" if site == NO_SITE else site, 0))
 
-    def answered(self, route: str, status: int, duration_s: float) -> None:
+    def observe_request(self, route: str, status: int, duration_s: float) -> None:
         """An HTTP request was answered. `route` is the path's pattern."""
         self._requests.labels(route, str(status)).observe(duration_s)
 
@@ -195,12 +195,14 @@ class Metrics:
         """How many records of a topic's partitions of this worker are not yet taken."""
         self._lag.labels(topic).set(records)
 
-    def set_partitions(self, *, ready: int, recovering: int, standby: int, left: int) -> None:
+    def set_partitions(
+        self, *, ready: int, recovering: int, standby: int, recovering_records: int
+    ) -> None:
         """What this worker has, and how many records of state are still to be read for it."""
         for state, count in zip(_PARTITION_STATES, (ready, recovering, standby), strict=True):
             self._partitions.labels(state).set(count)
-        self._recovering.set(left)
+        self._recovering.set(recovering_records)
 
     def set_ready(self, *, ready: bool) -> None:
         """Whether inputs are taken."""
-        self._up.set(ready)
+        self._ready.set(ready)

@@ -38,23 +38,23 @@ _AT_MOST: Final = frozenset({"maximum", "exclusiveMaximum", "maxLength", "maxIte
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class SchemaChange:
     """One difference. `where` is a path into the values (`$.data.builds[*]`)."""
 
     effect: Effect
     where: str
-    what: str
+    description: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
+        return f"{self.where}: {self.description}"
 
 
-def changes(old: Schema, new: Schema) -> list[Change]:
+def changes(old: Schema, new: Schema) -> list[SchemaChange]:
     """All differences that matter, in the order of the old schema; none for equal schemas."""
-    return list(_Comparison(old.get("$defs", {}), new.get("$defs", {})).of(old, new, "$"))
+    return list(_Comparison(old.get("$defs", {}), new.get("$defs", {})).compare(old, new, "$"))
 
 
-def breaks(old: Schema, new: Schema) -> list[Change]:
+def breaks(old: Schema, new: Schema) -> list[SchemaChange]:
     """The differences that a reader of what older producers wrote would stumble on."""
     return [change for change in changes(old, new) if change.effect == "breaks"]
 
@@ -67,7 +67,7 @@ class _Comparison:
         self._new_defs = new_defs
         self._open: set[tuple[str, str]] = set()
 
-    def of(self, old: Any, new: Any, where: str) -> Iterator[Change]:
+    def compare(self, old: Any, new: Any, where: str) -> Iterator[SchemaChange]:
         pair = (_reference(old), _reference(new))
         if pair in self._open:
             return
@@ -80,13 +80,13 @@ class _Comparison:
         finally:
             self._open.discard(pair)
 
-    def _of_resolved(self, old: Any, new: Any, where: str) -> Iterator[Change]:
+    def _of_resolved(self, old: Any, new: Any, where: str) -> Iterator[SchemaChange]:
         if old == new and not self._has_references(old):
             return
         if old is False or new is True or new == {}:
             return
         if new is False or old is True:
-            yield Change("breaks", where, "takes fewer values than before")
+            yield SchemaChange("breaks", where, "takes fewer values than before")
             return
         if _branches(old) is not None or _branches(new) is not None:
             yield from self._branches(old, new, where)
@@ -101,13 +101,13 @@ class _Comparison:
             return "$ref" in schema or any(self._has_references(v) for v in schema.values())
         return isinstance(schema, list) and any(self._has_references(item) for item in schema)
 
-    def _branches(self, old: Schema, new: Schema, where: str) -> Iterator[Change]:
+    def _branches(self, old: Schema, new: Schema, where: str) -> Iterator[SchemaChange]:
         """Each old alternative must be taken by some new one."""
         olds = _branches(old) or [old]
         news = _branches(new) or [new]
         used: set[int] = set()
         for branch in olds:
-            tries = [list(self.of(branch, candidate, where)) for candidate in news]
+            tries = [list(self.compare(branch, candidate, where)) for candidate in news]
             best = min(range(len(tries)), key=lambda at: (_broken(tries[at]), len(tries[at])))
             used.add(best)
             alike = [at for at, candidate in enumerate(news) if self._alike(branch, candidate)]
@@ -117,11 +117,13 @@ class _Comparison:
                 used.add(alike[0])
                 yield from tries[alike[0]]
             else:
-                yield Change("breaks", where, f"no longer takes {self._name(branch, old=True)}")
+                yield SchemaChange(
+                    "breaks", where, f"no longer takes {self._name(branch, old=True)}"
+                )
         for at, candidate in enumerate(news):
             if at not in used:
                 name = self._name(candidate, old=False)
-                yield Change("readers_first", where, f"now also takes {name}")
+                yield SchemaChange("readers_first", where, f"now also takes {name}")
 
     def _alike(self, old: Any, new: Any) -> bool:
         """Whether two alternatives are meant to be the same one: then the place is inside."""
@@ -141,36 +143,36 @@ class _Comparison:
                     return str(resolved[key])
         return "any value"
 
-    def _object(self, old: Schema, new: Schema, where: str) -> Iterator[Change]:
+    def _object(self, old: Schema, new: Schema, where: str) -> Iterator[SchemaChange]:
         olds, news = old.get("properties", {}), new.get("properties", {})
         required, still = set(old.get("required", ())), set(new.get("required", ()))
         for name, schema in olds.items():
             if name in news:
-                yield from self.of(schema, news[name], f"{where}.{name}")
+                yield from self.compare(schema, news[name], f"{where}.{name}")
             else:
-                yield Change("breaks", f"{where}.{name}", "property removed")
+                yield SchemaChange("breaks", f"{where}.{name}", "property removed")
         for name in sorted(still - required):
-            what = "is required now" if name in olds else "new property is required"
-            yield Change("breaks", f"{where}.{name}", what)
+            description = "is required now" if name in olds else "new property is required"
+            yield SchemaChange("breaks", f"{where}.{name}", description)
         for name in sorted((required - still) & set(news)):
-            yield Change("readers_first", f"{where}.{name}", "is no longer required")
+            yield SchemaChange("readers_first", f"{where}.{name}", "is no longer required")
         rest, now = old.get("additionalProperties", True), new.get("additionalProperties", True)
         if olds and rest is False and now is False:
             for name in sorted(set(news) - set(olds)):
-                what = "new property; older readers refuse ones they do not know"
-                yield Change("readers_first", f"{where}.{name}", what)
-        yield from self.of(rest, now, f"{where}.*")
+                description = "new property; older readers refuse ones they do not know"
+                yield SchemaChange("readers_first", f"{where}.{name}", description)
+        yield from self.compare(rest, now, f"{where}.*")
 
-    def _array(self, old: Schema, new: Schema, where: str) -> Iterator[Change]:
+    def _array(self, old: Schema, new: Schema, where: str) -> Iterator[SchemaChange]:
         olds, news = old.get("prefixItems", []), new.get("prefixItems", [])
         rest, now = old.get("items", True), new.get("items", True)
         for at in range(max(len(olds), len(news))):
-            yield from self.of(
+            yield from self.compare(
                 olds[at] if at < len(olds) else rest,
                 news[at] if at < len(news) else now,
                 f"{where}[{at}]",
             )
-        yield from self.of(rest, now, f"{where}[*]")
+        yield from self.compare(rest, now, f"{where}[*]")
 
 
 def _reference(schema: Any) -> str:
@@ -193,7 +195,7 @@ def _branches(schema: Schema) -> list[Any] | None:
     return None
 
 
-def _broken(found: list[Change]) -> int:
+def _broken(found: list[SchemaChange]) -> int:
     return sum(change.effect == "breaks" for change in found)
 
 
@@ -203,37 +205,37 @@ def _allowed(schema: Schema) -> list[Any] | None:
     return list(schema["enum"]) if "enum" in schema else None
 
 
-def _values(old: Schema, new: Schema, where: str) -> Iterator[Change]:
+def _values(old: Schema, new: Schema, where: str) -> Iterator[SchemaChange]:
     """Constants and enums, then types."""
     olds, news = _allowed(old), _allowed(new)
     if "const" in old and "const" in new and olds != news:
-        yield Change("breaks", where, f"changed from {old['const']!r} to {new['const']!r}")
+        yield SchemaChange("breaks", where, f"changed from {old['const']!r} to {new['const']!r}")
     elif news is not None and olds is None:
-        yield Change("breaks", where, f"takes only {_list(news)} now")
+        yield SchemaChange("breaks", where, f"takes only {_list(news)} now")
     elif news is None and olds is not None:
-        yield Change("readers_first", where, f"takes more than {_list(olds)} now")
+        yield SchemaChange("readers_first", where, f"takes more than {_list(olds)} now")
     elif news is not None and olds is not None:
         yield from _moved(olds, news, where)
     yield from _types_changed(_types(old), _types(new), where)
 
 
-def _moved(olds: list[Any], news: list[Any], where: str) -> Iterator[Change]:
+def _moved(olds: list[Any], news: list[Any], where: str) -> Iterator[SchemaChange]:
     if gone := [value for value in olds if value not in news]:
-        yield Change("breaks", where, f"no longer takes {_list(gone)}")
+        yield SchemaChange("breaks", where, f"no longer takes {_list(gone)}")
     if more := [value for value in news if value not in olds]:
-        yield Change("readers_first", where, f"now also takes {_list(more)}")
+        yield SchemaChange("readers_first", where, f"now also takes {_list(more)}")
 
 
-def _types_changed(olds: set[str], news: set[str], where: str) -> Iterator[Change]:
+def _types_changed(olds: set[str], news: set[str], where: str) -> Iterator[SchemaChange]:
     """`integer` is within `number`; no type at all is any type."""
     if not olds and news:
-        yield Change("breaks", where, f"takes only {_list(sorted(news))} now")
+        yield SchemaChange("breaks", where, f"takes only {_list(sorted(news))} now")
     if not olds or not news:
         return
     if gone := sorted(olds - news - ({"integer"} if "number" in news else set())):
-        yield Change("breaks", where, f"no longer takes {_list(gone)}")
+        yield SchemaChange("breaks", where, f"no longer takes {_list(gone)}")
     if more := sorted(news - olds):
-        yield Change("readers_first", where, f"now also takes {_list(more)}")
+        yield SchemaChange("readers_first", where, f"now also takes {_list(more)}")
 
 
 def _types(schema: Schema) -> set[str]:
@@ -247,7 +249,7 @@ def _list(values: list[Any]) -> str:
     return ", ".join(str(value) for value in values)
 
 
-def _limits(old: Schema, new: Schema, where: str) -> Iterator[Change]:
+def _limits(old: Schema, new: Schema, where: str) -> Iterator[SchemaChange]:
     """Bounds, patterns, formats, and whatever keyword is not known here."""
     for key in sorted((old.keys() | new.keys()) - _WORDS):
         before, after = old.get(key), new.get(key)
@@ -257,5 +259,5 @@ def _limits(old: Schema, new: Schema, where: str) -> Iterator[Change]:
         if before is not None and after is not None:
             wider = (key in _AT_LEAST and after < before) or (key in _AT_MOST and after > before)
         shown = "unset" if before is None else before
-        what = f"{key} changed from {shown} to {'unset' if after is None else after}"
-        yield Change("readers_first" if wider else "breaks", where, what)
+        description = f"{key} changed from {shown} to {'unset' if after is None else after}"
+        yield SchemaChange("readers_first" if wider else "breaks", where, description)

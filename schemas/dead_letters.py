@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field
 
 from schemas.ids import TextField
-from schemas.model import FactModel
+from schemas.model import WireModel
 
 
 class DeadLetterCode(StrEnum):
@@ -28,8 +28,8 @@ class DeadLetterCode(StrEnum):
     BUG = "bug"
 
 
-class DeadLetter(FactModel):
-    """An input set aside. `where` is the place of the error inside it (`$.OSVersions[2].Build`,
+class DeadLetter(WireModel):
+    """An input dead-lettered. `where` is the place of the error inside it (`$.OSVersions[2].Build`,
     `line 3`), `origin` where it came from (a file, `topic/partition/offset`, a webhook).
 
     `raw` is base64 of its bytes with secrets cut out, None if larger than is kept; `raw_sha256`

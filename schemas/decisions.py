@@ -7,7 +7,7 @@ from pydantic import AwareDatetime
 
 from schemas.ids import TextField
 from schemas.jobs import Action, Method, Target
-from schemas.model import FactModel, json_of
+from schemas.model import WireModel, fast_json
 
 
 class Verdict(StrEnum):
@@ -83,7 +83,7 @@ class Severity(StrEnum):
     ROUTINE = "routine"
 
 
-class Gate(FactModel):
+class Gate(WireModel):
     """One check in the order it was made. `until` is when a failed one can pass by itself."""
 
     gate: TextField
@@ -92,7 +92,7 @@ class Gate(FactModel):
     until: AwareDatetime | None = None
 
 
-class Decision(FactModel):
+class Decision(WireModel):
     """The answer for one Mac at one moment.
 
     `gates` are in order; the first that did not pass gave the reason of a hold.
@@ -127,7 +127,7 @@ class Decision(FactModel):
     findings: tuple[TextField, ...] = ()
 
 
-class DecisionInputs(FactModel):
+class DecisionInputs(WireModel):
     """What `decide` saw. Digests name content kept beside the log: the policy's text and the
     catalogue of advisories; the rest is here in full.
 
@@ -136,7 +136,7 @@ class DecisionInputs(FactModel):
 
     now: AwareDatetime
     device: Any
-    ledger: Any = None
+    job_history: Any = None
     policy_digest: str | None = None
     catalog_digest: str
     halts: tuple[str, ...] = ()
@@ -144,7 +144,7 @@ class DecisionInputs(FactModel):
     site_open_jobs: int = 0
 
 
-class DecisionRecord(FactModel):
+class DecisionRecord(WireModel):
     """A decision with its inputs: `decide(inputs)` gives the same bytes of `decision` again."""
 
     decision: Decision
@@ -160,4 +160,4 @@ def encode_record(record: DecisionRecord, *, fast_paths: bool = True) -> bytes:
     target = record.decision.target
     if target is not None:
         decision = decision | {"target": target.to_wire()}
-    return json_of({"decision": decision, "inputs": inputs})
+    return fast_json({"decision": decision, "inputs": inputs})

@@ -5,16 +5,16 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field
 
 from schemas.events.advisory import AdvisorySnapshot
-from schemas.model import FactModel
+from schemas.model import WireModel
 
 FeedSource = Literal["sofa", "gdmf", "kev"]
 
 
-class FeedState(FactModel):
+class FeedState(WireModel):
     """A feed after its newest document. Without one it is as before the first.
 
     `snapshots` are the last word on everything the feed ever listed and did not take back: an
-    entry that a document lacks, or has in an unreadable form, stays as it was. `said_at` dates
+    entry that a document lacks, or has in an unreadable form, stays as it was. `document_at` dates
     the newest document, where documents of this feed are dated; `listed` counts its entries and
     `document_sha256` names its bytes. `supplements`: whether the feed tells of background
     security improvements. `set_aside` are digests of what could not be used of the newest
@@ -23,11 +23,11 @@ class FeedState(FactModel):
 
     source: FeedSource
     document_sha256: str = ""
-    said_at: AwareDatetime | None = None
+    document_at: AwareDatetime | None = None
     listed: Annotated[int, Field(ge=0)] = 0
-    supplements: bool = False
+    has_supplements: bool = False
     snapshots: tuple[AdvisorySnapshot, ...] = ()
-    set_aside: tuple[str, ...] = ()
+    dead_letter_digests: tuple[str, ...] = ()
 
     @property
     def cves(self) -> frozenset[str]:

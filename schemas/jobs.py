@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, Field, model_validator
 from schemas.events.control import HaltScope
 from schemas.ids import SerialField, SiteField, TextField, UdidField, derive_job_id
 from schemas.macos import BuildField, OSVersionField
-from schemas.model import FactModel
+from schemas.model import WireModel
 from schemas.signing import Signed
 
 
@@ -37,7 +37,7 @@ class Method(StrEnum):
 MDM_METHODS = frozenset({Method.DDM, Method.MDM_COMMAND, Method.ERASE_DEVICE})
 
 
-class Target(FactModel):
+class Target(WireModel):
     """The release wanted on the Mac; `build` None where any build of the version will do."""
 
     version: OSVersionField
@@ -54,7 +54,7 @@ class Target(FactModel):
         return {"version": str(self.version), "build": None if build is None else str(build)}
 
 
-class Job(FactModel):
+class Job(WireModel):
     """One order: this action, by this method, on this Mac, by its site's executor.
 
     `intent` is what the id is derived from besides UDID, action and generation: the target's
@@ -103,14 +103,14 @@ class Job(FactModel):
         return scope.advisory_id in self.advisory_ids
 
 
-class JobIssued(FactModel):
+class JobIssued(WireModel):
     """A job was published, with the signature that executors check."""
 
     job: Job
     signed: Signed
 
 
-class JobSuperseded(FactModel):
+class JobSuperseded(WireModel):
     """The job's intent no longer stands; an executor that has not touched the Mac drops it."""
 
     job_id: TextField
@@ -119,10 +119,10 @@ class JobSuperseded(FactModel):
     by: TextField = ""
 
 
-def told_of(job: Job) -> dict[str, Any]:
-    """What `json_of` makes the bytes of `job.model_dump_json(exclude_none=True)` from."""
-    told = {name: value for name, value in job.__dict__.items() if value is not None}
+def job_fields(job: Job) -> dict[str, Any]:
+    """What `fast_json` makes the bytes of `job.model_dump_json(exclude_none=True)` from."""
+    fields = {name: value for name, value in job.__dict__.items() if value is not None}
     if job.target is not None:
         wire = job.target.to_wire()
-        told["target"] = {name: text for name, text in wire.items() if text is not None}
-    return told
+        fields["target"] = {name: text for name, text in wire.items() if text is not None}
+    return fields

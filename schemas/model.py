@@ -7,17 +7,17 @@ import msgspec
 from pydantic import BaseModel, ConfigDict
 
 
-class FactModel(BaseModel):
+class WireModel(BaseModel):
     """Frozen; fields that a newer producer added are ignored on read."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_timedelta="float")
 
 
-M = TypeVar("M", bound=FactModel)
+M = TypeVar("M", bound=WireModel)
 _set: Final = object.__setattr__
 
 
-def built(kind: type[M], values: dict[str, Any]) -> M:
+def construct_unchecked(kind: type[M], values: dict[str, Any]) -> M:
     """A model of values that are known to be valid: of all its fields, in their order. Nothing is
     checked; pydantic's `model_construct` costs more than its validation.
 
@@ -36,7 +36,7 @@ def built(kind: type[M], values: dict[str, Any]) -> M:
 _FIELDS: Final = attrgetter("__dict__")
 
 
-def json_of(values: dict[str, Any]) -> bytes:
+def fast_json(values: dict[str, Any]) -> bytes:
     """Values of a model, models among them, as pydantic would write them, at a third of its price:
     what has a serializer of its own in pydantic (versions, builds) must be text already."""
     return msgspec.json.encode(values, enc_hook=_FIELDS)

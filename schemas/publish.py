@@ -14,7 +14,7 @@ from schemas.decisions import Decision, DecisionRecord
 from schemas.envelope import CloudEvent, Event
 from schemas.events.control import Approval
 from schemas.jobs import Job
-from schemas.model import FactModel
+from schemas.model import WireModel
 from schemas.results import JobResult
 from schemas.topics import TOPICS, Topic
 
@@ -23,7 +23,7 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 EVENTS: Final[tuple[type[CloudEvent], ...]] = get_args(Event)
 # What travels inside events or beside them. Job and Approval are also payloads that are signed.
-DOCUMENTS: Final[tuple[type[FactModel], ...]] = (
+DOCUMENTS: Final[tuple[type[WireModel], ...]] = (
     Approval,
     DeadLetter,
     Decision,
@@ -105,7 +105,7 @@ def _channel(topic: Topic) -> dict[str, Any]:
     retention = -1 if topic.retention is None else round(topic.retention.total_seconds() * 1000)
     channel: dict[str, Any] = {
         "address": topic.name,
-        "description": f"{topic.what} Key: {topic.key}.",
+        "description": f"{topic.description} Key: {topic.key}.",
         "messages": {
             model.__name__: {"$ref": f"#/components/messages/{model.__name__}"}
             for model in topic.models
@@ -126,7 +126,7 @@ def _channel(topic: Topic) -> dict[str, Any]:
     return channel
 
 
-def _message(model: type[FactModel]) -> dict[str, Any]:
+def _message(model: type[WireModel]) -> dict[str, Any]:
     if issubclass(model, CloudEvent):
         name, media = event_type(model), "application/cloudevents+json"
         doc = str(getattr(model.model_fields["data"].annotation, "__doc__", ""))

@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, Field
 
 from schemas.ids import SiteField, TextField, UdidField
 from schemas.macos import BuildField, OSVersionField
-from schemas.model import FactModel
+from schemas.model import WireModel
 
 
 class Outcome(StrEnum):
@@ -53,7 +53,7 @@ class ErrorCode(StrEnum):
     BUG = "bug"
 
 
-class JobResult(FactModel):
+class JobResult(WireModel):
     """One step of one attempt, told by the site's executor.
 
     `job_id` + `attempt` + `outcome` + `percent` identify it. `attempt` counts from 1. The observed

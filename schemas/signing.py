@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import Field, StringConstraints
 
-from schemas.model import FactModel
+from schemas.model import WireModel
 
 JOB_PAYLOAD: Final = "application/vnd.drydock.job.v1+json"
 APPROVAL_PAYLOAD: Final = "application/vnd.drydock.approval.v1+json"
@@ -28,14 +28,14 @@ class SignatureError(ValueError):
     """The envelope carries no valid signature of a known key."""
 
 
-class Signature(FactModel):
+class Signature(WireModel):
     """One signature: the key's id and the base64 of 64 bytes."""
 
     keyid: Annotated[str, StringConstraints(max_length=64)]
     sig: Annotated[str, StringConstraints(max_length=128)]
 
 
-class Signed(FactModel):
+class Signed(WireModel):
     """A DSSE envelope: base64 payload, its media type, signatures."""
 
     payloadType: Annotated[str, StringConstraints(max_length=128)]  # noqa: N815 - DSSE's name

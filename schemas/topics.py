@@ -41,7 +41,7 @@ from schemas.envelope import (
     TokenUpdatedEvent,
 )
 from schemas.feeds import FeedState
-from schemas.model import FactModel
+from schemas.model import WireModel
 
 # What is keyed by UDID is partitioned alike, so that one worker owns all there is of a Mac. The
 # count is for good: with another one every key moves.
@@ -55,7 +55,7 @@ REPLICATION: Final = 3
 MAX_MESSAGE_BYTES: Final = MAX_EVENT_BYTES + 64 * 1024
 
 
-class KeySpace(StrEnum):
+class Partitioning(StrEnum):
     """What a topic's partitions mean to its readers, and so what one more of them would break."""
 
     DEVICE = "device"
@@ -80,29 +80,29 @@ class Topic:
 
     name: str
     key: str
-    key_space: KeySpace
-    models: tuple[type[FactModel], ...]
+    partitioning: Partitioning
+    models: tuple[type[WireModel], ...]
     partitions: int
     retention: timedelta | None
     compacted: bool
-    what: str
+    description: str
     settings: tuple[tuple[str, str], ...] = ()
 
 
 INVENTORY: Final = Topic(
     name="drydock.inventory.v1",
     key="UDID, or the serial number where the source knows no UDID",
-    key_space=KeySpace.DEVICE,
+    partitioning=Partitioning.DEVICE,
     models=(InventoryEvent,),
     partitions=DEVICE_PARTITIONS,
     retention=timedelta(days=14),
     compacted=False,
-    what="What Macs are, as their inventory sources report it.",
+    description=("What Macs are, as their inventory sources report it."),
 )
 CHECKINS: Final = Topic(
     name="drydock.checkins.v1",
     key="UDID",
-    key_space=KeySpace.DEVICE,
+    partitioning=Partitioning.DEVICE,
     models=(
         AuthenticatedEvent,
         TokenUpdatedEvent,
@@ -114,12 +114,12 @@ CHECKINS: Final = Topic(
     partitions=DEVICE_PARTITIONS,
     retention=timedelta(days=30),
     compacted=False,
-    what="What the MDM server saw of Macs.",
+    description=("What the MDM server saw of Macs."),
 )
 ADVISORIES: Final = Topic(
     name="drydock.advisories.v1",
     key="advisory id",
-    key_space=KeySpace.WHOLE,
+    partitioning=Partitioning.WHOLE,
     models=(
         AdvisoryPublishedEvent,
         AdvisorySeverityRaisedEvent,
@@ -129,12 +129,14 @@ ADVISORIES: Final = Topic(
     partitions=1,
     retention=None,
     compacted=False,
-    what="What Apple released, and what is known of its holes. Read whole by every worker.",
+    description=(
+        "What Apple released, and what is known of its holes. Read whole by every worker."
+    ),
 )
 CONTROL: Final = Topic(
     name="drydock.control.v1",
     key="event subject: what the fact is about",
-    key_space=KeySpace.WHOLE,
+    partitioning=Partitioning.WHOLE,
     models=(
         PolicyChangedEvent,
         HaltSetEvent,
@@ -145,59 +147,63 @@ CONTROL: Final = Topic(
     partitions=1,
     retention=None,
     compacted=False,
-    what="What people decided: policy, halts, approvals. Read whole by every worker.",
+    description=("What people decided: policy, halts, approvals. Read whole by every worker."),
 )
 ORDERS: Final = Topic(
     name="drydock.orders.v1",
     key="UDID",
-    key_space=KeySpace.DEVICE,
+    partitioning=Partitioning.DEVICE,
     models=(JobIssuedEvent, JobSupersededEvent),
     partitions=DEVICE_PARTITIONS,
     retention=timedelta(days=30),
     compacted=False,
-    what="Jobs as they were decided and withdrawn, before their site has a slot for them: with the"
-    " results, all that a Mac's jobs are folded from.",
+    description=(
+        "Jobs as they were decided and withdrawn, before their site has a slot for "
+        "them: with the results, all that a Mac's jobs are folded from."
+    ),
 )
 JOBS: Final = Topic(
     name="drydock.jobs.{site}.v1",
     key="UDID",
-    key_space=KeySpace.SITE_JOBS,
+    partitioning=Partitioning.SITE_JOBS,
     models=(JobIssuedEvent, JobSupersededEvent),
     partitions=JOB_PARTITIONS,
     retention=timedelta(days=14),
     compacted=False,
-    what="Signed orders for one site's executors, each Mac's in order. A job expires long before"
-    " the topic.",
+    description=(
+        "Signed orders for one site's executors, each Mac's in order. A job expires "
+        "long before the topic."
+    ),
 )
 RESULTS: Final = Topic(
     name="drydock.results.v1",
     key="UDID",
-    key_space=KeySpace.DEVICE,
+    partitioning=Partitioning.DEVICE,
     models=(JobResultedEvent,),
     partitions=DEVICE_PARTITIONS,
     retention=timedelta(days=30),
     compacted=False,
-    what="What came of jobs, told by the sites' executors.",
+    description=("What came of jobs, told by the sites' executors."),
 )
 DECISIONS: Final = Topic(
     name="drydock.decisions.v1",
     key="UDID",
-    key_space=KeySpace.DEVICE,
+    partitioning=Partitioning.DEVICE,
     models=(DecisionRecord,),
     partitions=DEVICE_PARTITIONS,
     retention=timedelta(days=30),
     compacted=False,
-    what="Every decision with its inputs: what replay computes again.",
+    description=("Every decision with its inputs: what replay computes again."),
 )
 DEAD_LETTERS: Final = Topic(
     name="drydock.dead-letters.v1",
     key="SHA-256 of the bytes set aside",
-    key_space=KeySpace.FREE,
+    partitioning=Partitioning.FREE,
     models=(DeadLetter,),
     partitions=4,
     retention=timedelta(days=90),
     compacted=False,
-    what="Inputs that could not be used, with the reason and their bytes.",
+    description=("Inputs that could not be used, with the reason and their bytes."),
 )
 
 TOPICS: Final = (
@@ -217,12 +223,12 @@ TOPICS: Final = (
 ATTEMPTS: Final = Topic(
     name="drydock.attempts.{site}.v1",
     key="job id, in the partition that the job's order has",
-    key_space=KeySpace.SITE_JOBS,
+    partitioning=Partitioning.SITE_JOBS,
     models=(AttemptRecord,),
     partitions=JOB_PARTITIONS,
     retention=None,
     compacted=True,
-    what="The journal of a site's executors: what a successor must know.",
+    description=("The journal of a site's executors: what a successor must know."),
     # It is read whole at every change of hands: old states go soon, not after Kafka's week.
     settings=(
         ("min.cleanable.dirty.ratio", "0.2"),
@@ -240,46 +246,50 @@ _STATE_SETTINGS: Final = (
 STATE: Final = Topic(
     name="drydock.state.v1",
     key="UDID",
-    key_space=KeySpace.DEVICE,
+    partitioning=Partitioning.DEVICE,
     models=(),
     partitions=DEVICE_PARTITIONS,
     retention=None,
     compacted=True,
-    what="What workers know of each Mac: its reports folded, its jobs, its last answer.",
+    description=("What workers know of each Mac: its reports folded, its jobs, its last answer."),
     settings=_STATE_SETTINGS,
 )
 DISPATCH: Final = Topic(
     name="drydock.dispatch.v1",
     key="site",
-    key_space=KeySpace.SITE,
+    partitioning=Partitioning.SITE,
     models=(JobIssuedEvent, JobSupersededEvent, JobResultedEvent),
     partitions=SITE_PARTITIONS,
     retention=timedelta(days=14),
     compacted=False,
-    what="A site's jobs on their way to its executors: those that want a slot, and those that"
-    " gave one back.",
+    description=(
+        "A site's jobs on their way to its executors: those that want a slot, and those "
+        "that gave one back."
+    ),
 )
 DISPATCH_STATE: Final = Topic(
     name="drydock.dispatch-state.v1",
     key="job id, in the partition of its site",
-    key_space=KeySpace.SITE,
+    partitioning=Partitioning.SITE,
     models=(),
     partitions=SITE_PARTITIONS,
     retention=None,
     compacted=True,
-    what="What waits for a site's slots, and who has them.",
+    description=("What waits for a site's slots, and who has them."),
     settings=_STATE_SETTINGS,
 )
 FEEDS: Final = Topic(
     name="drydock.feeds.v1",
     key="the feed's name",
-    key_space=KeySpace.WHOLE,
+    partitioning=Partitioning.WHOLE,
     models=(FeedState,),
     partitions=1,
     retention=None,
     compacted=True,
-    what="What each advisory feed has said so far. Written in one transaction with the advisories"
-    " that tell of it; who has its partition polls.",
+    description=(
+        "What each advisory feed has said so far. Written in one transaction with the "
+        "advisories that tell of it; who has its partition polls."
+    ),
     settings=_STATE_SETTINGS,
 )
 INTERNAL_TOPICS: Final[tuple[Topic, ...]] = (ATTEMPTS, STATE, DISPATCH, DISPATCH_STATE, FEEDS)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agents.mac import Ack, Look, Mac
+from agents.mac import Ack, Mac, Observation
 from schemas.jobs import Job
 
 
@@ -31,7 +31,7 @@ class WatchedMac:
     mac: Mac
     on_moment: Callable[[str], None]
 
-    def look(self, job: Job) -> Look:
+    def look(self, job: Job) -> Observation:
         return self.mac.look(job)
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:

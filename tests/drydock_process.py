@@ -21,17 +21,17 @@ class Running:
         self.process = subprocess.Popen(
             [*DRYDOCK, "run", *where], stderr=subprocess.PIPE, text=True
         )
-        self.said: list[str] = []
+        self.log_lines: list[str] = []
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.said.append(line)
+            self.log_lines.append(line)
             if '"listening"' in line:
                 break
         else:
-            raise AssertionError(f"the service did not start: {self.said}")
-        self.url = str(json.loads(self.said[-1])["address"])
+            raise AssertionError(f"the service did not start: {self.log_lines}")
+        self.url = str(json.loads(self.log_lines[-1])["address"])
         # Somebody must read on, or the service waits for it.
-        self._reader = threading.Thread(target=self.said.extend, args=(self.process.stderr,))
+        self._reader = threading.Thread(target=self.log_lines.extend, args=(self.process.stderr,))
         self._reader.start()
 
     def end(self, how: signal.Signals) -> int:

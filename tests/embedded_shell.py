@@ -8,11 +8,11 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from agents.mac import Ack, InstallState, Look, Progress, UnreachableError
-from pipeline.decide.engine import Engine
+from agents.mac import Ack, InstallState, Observation, Progress, UnreachableError
+from pipeline.decide.reconciler import Reconciler
 from pipeline.embedded.service import Options, Service
-from pipeline.embedded.unit import Committed
-from pipeline.ingest.outcome import PayloadError, dead_letter
+from pipeline.embedded.transaction import Committed
+from pipeline.ingest.translation import PayloadError, dead_letter
 from pipeline.state.fleet import Fleet
 from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.decisions import DecisionRecord
@@ -40,12 +40,12 @@ class BusyMac:
         self._begun = begun
         self._acted: set[str] = set()
 
-    def look(self, job: Job) -> Look:
+    def look(self, job: Job) -> Observation:
         if job.job_id in self._acted:
             raise UnreachableError(job.udid)
         if job.job_id not in self._begun:
-            return Look(progress=Progress(InstallState.INSTALLING))
-        return Look()
+            return Observation(progress=Progress(InstallState.INSTALLING))
+        return Observation()
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:  # noqa: ARG002 - Mac's signature
         self._acted.add(job.job_id)
@@ -78,12 +78,12 @@ class EmbeddedShell:
     @property
     def fleet(self) -> Fleet:
         """What is known."""
-        return self._service.engine.fleet
+        return self._service.reconciler.fleet
 
     def close(self) -> None:
         self._service.close()
 
-    def begin(self, at: datetime) -> None:
+    def set_time(self, at: datetime) -> None:
         self._now = at
 
     def accept(self, events: Sequence[CloudEvent]) -> None:
@@ -119,19 +119,19 @@ class EmbeddedShell:
     def records(self) -> Sequence[DecisionRecord]:
         return self._decided
 
-    def orders(self) -> Sequence[JobIssuedEvent]:
+    def issued_jobs(self) -> Sequence[JobIssuedEvent]:
         return [event for event in self._events if isinstance(event, JobIssuedEvent)]
 
-    def published(self) -> Sequence[JobIssuedEvent]:
+    def published_jobs(self) -> Sequence[JobIssuedEvent]:
         """The orders that their executors say they accepted."""
         accepted = {
             event.data.job_id
             for event in self._events
             if isinstance(event, JobResultedEvent) and event.data.outcome is Outcome.ACCEPTED
         }
-        return [order for order in self.orders() if order.data.job.job_id in accepted]
+        return [order for order in self.issued_jobs() if order.data.job.job_id in accepted]
 
-    def set_aside(self) -> Sequence[DeadLetter]:
+    def dead_letters(self) -> Sequence[DeadLetter]:
         return self._letters
 
     def _open(self) -> Service:
@@ -141,11 +141,11 @@ class EmbeddedShell:
             signer=JOBS_KEY,
             trust=KEYS,
             mac_for=lambda _: self._mac,
-            observe=self._observe,
+            on_commit=self._observe,
             options=self._options,
         )
 
-    def _observe(self, committed: Committed, _: Engine) -> None:
+    def _observe(self, committed: Committed, _: Reconciler) -> None:
         self._letters += committed.dead_letters
         self._decided += committed.decisions
         self._events += committed.events

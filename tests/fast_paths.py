@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline.decide import decision, engine
-from pipeline.processors import own_orders
-from pipeline.processors.own_orders import OwnOrders
-from pipeline.state import fleet, repeats
-from schemas import glance, model
+from pipeline.decide import decision, reconciler
+from pipeline.processors import verified_cache
+from pipeline.processors.verified_cache import VerifiedCache
+from pipeline.state import duplicates, fleet
+from schemas import model, report_peek
 
 
 @contextmanager
@@ -31,19 +31,21 @@ def fast_path_uses() -> Iterator[Counter[str]]:
 
         return call
 
-    encoder = SimpleNamespace(encode=counted("json_of", msgspec.json.encode))
+    encoder = SimpleNamespace(encode=counted("fast_json", msgspec.json.encode))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "_set", counted("built", object.__setattr__))
+        patch.setattr(model, "_set", counted("construct_unchecked", object.__setattr__))
         patch.setattr(model, "msgspec", SimpleNamespace(json=encoder))
-        peek = counted("glance", glance._GLANCE.decode)
-        patch.setattr(glance, "_GLANCE", SimpleNamespace(decode=peek))
-        repeated = counted("repeated", repeats.repeated, lambda found: found is not None)
-        patch.setattr(fleet, "repeated", repeated)
-        again = counted("answer_to_order", decision.answer_to_order)
-        patch.setattr(engine, "answer_to_order", again)
-        patch.setattr(OwnOrders, "take", counted("OwnOrders", OwnOrders.take, bool))
-        read = counted("own_order", own_orders._ISSUED.decode)
-        patch.setattr(own_orders, "_ISSUED", SimpleNamespace(decode=read))
+        peek = counted("peek_report", report_peek._DECODER.decode)
+        patch.setattr(report_peek, "_DECODER", SimpleNamespace(decode=peek))
+        repeated = counted(
+            "apply_duplicate", duplicates.apply_duplicate, lambda found: found is not None
+        )
+        patch.setattr(fleet, "apply_duplicate", repeated)
+        again = counted("reevaluate_after_send", decision.reevaluate_after_send)
+        patch.setattr(reconciler, "reevaluate_after_send", again)
+        patch.setattr(VerifiedCache, "pop", counted("VerifiedCache", VerifiedCache.pop, bool))
+        read = counted("peek_job", verified_cache._ISSUED.decode)
+        patch.setattr(verified_cache, "_ISSUED", SimpleNamespace(decode=read))
         yield uses
     for name in [name for name, count in uses.items() if not count]:
         del uses[name]

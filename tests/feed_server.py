@@ -23,17 +23,17 @@ class FeedServer:
     statuses: dict[str, list[int]] = field(default_factory=dict)
     declared: dict[str, int] = field(default_factory=dict)
     location: dict[str, str] = field(default_factory=dict)
-    answers: Counter[tuple[str, int]] = field(default_factory=Counter)
-    answered: Callable[[str], None] = lambda _: None
+    responses: Counter[tuple[str, int]] = field(default_factory=Counter)
+    served: Callable[[str], None] = lambda _: None
     hangs: bool = False
 
-    def answer(self, path: str, etag: str | None) -> tuple[int, dict[str, str], bytes]:
+    def respond_with(self, path: str, etag: str | None) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body for who has a document of this ETag."""
-        status, headers, body = self._answer(path, etag)
-        self.answers[path, status] += 1
+        status, headers, body = self._respond(path, etag)
+        self.responses[path, status] += 1
         return status, headers | {"Content-Length": str(self.declared.get(path, len(body)))}, body
 
-    def _answer(self, path: str, etag: str | None) -> tuple[int, dict[str, str], bytes]:
+    def _respond(self, path: str, etag: str | None) -> tuple[int, dict[str, str], bytes]:
         waiting = self.statuses.get(path)
         if waiting:
             return waiting.pop(0), {}, b""
@@ -53,7 +53,9 @@ def feed_server() -> Iterator[FeedServer]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            status, headers, body = served.answer(self.path, self.headers.get("If-None-Match"))
+            status, headers, body = served.respond_with(
+                self.path, self.headers.get("If-None-Match")
+            )
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -61,7 +63,7 @@ def feed_server() -> Iterator[FeedServer]:
                 self.end_headers()
                 self.wfile.write(body)
                 self.wfile.flush()
-            served.answered(self.path)
+            served.served(self.path)
             if served.hangs:
                 ending.wait(30)
 

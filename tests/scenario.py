@@ -23,8 +23,8 @@ from schemas.dead_letters import DeadLetter
 from schemas.decisions import Decision, DecisionRecord
 from schemas.envelope import ApprovalGrantedEvent, CloudEvent, JobIssuedEvent
 from schemas.events.control import Approval
-from schemas.orders import grant
 from schemas.results import ErrorCode, Outcome
+from schemas.signed_payloads import sign_approval
 from tests import factories
 from tests.factories.sites import APPROVALS_KEY, STRANGER_KEY
 
@@ -34,7 +34,7 @@ FOLDER = Path(__file__).parent / "scenarios"
 class Shell(Protocol):
     """The core with something durable around it."""
 
-    def begin(self, at: datetime) -> None:
+    def set_time(self, at: datetime) -> None:
         """It is this time from now on."""
 
     def accept(self, events: Sequence[CloudEvent]) -> None:
@@ -49,23 +49,23 @@ class Shell(Protocol):
     def records(self) -> Sequence[DecisionRecord]:
         """Every decision so far, each Mac's in its order."""
 
-    def orders(self) -> Sequence[JobIssuedEvent]:
+    def issued_jobs(self) -> Sequence[JobIssuedEvent]:
         """Every job ordered so far, each Mac's in its order."""
 
-    def published(self) -> Sequence[JobIssuedEvent]:
+    def published_jobs(self) -> Sequence[JobIssuedEvent]:
         """Every job that has reached a site's executors so far."""
 
-    def set_aside(self) -> Sequence[DeadLetter]:
+    def dead_letters(self) -> Sequence[DeadLetter]:
         """Every input so far that could not be used."""
 
 
 @dataclass(frozen=True)
-class Answers:
+class ScenarioResult:
     """What came of a scenario: each Mac's answer after each step, and all orders' ids. Gates and
     evidence are left out: their figures move while an answer stands."""
 
     steps: tuple[Mapping[str, str], ...]
-    orders: Mapping[str, tuple[str, ...]]
+    job_ids: Mapping[str, tuple[str, ...]]
 
 
 def names() -> list[str]:
@@ -79,13 +79,13 @@ def read(name: str) -> dict[str, Any]:
     return scenario
 
 
-def play(scenario: Mapping[str, Any], shell: Shell) -> Answers:
+def play(scenario: Mapping[str, Any], shell: Shell) -> ScenarioResult:
     """Run a scenario; fails where an answer is not the expected one."""
     found = []
     carried: set[str] = set()
     for number, step in enumerate(scenario["steps"]):
-        at = moment(step["at"])
-        shell.begin(at)
+        at = parse_time(step["at"])
+        shell.set_time(at)
         if number == 0:
             shell.accept([factories.policy_changed(scenario["policy"], at)])
         for events in chain(step_events(step, at, shell), carried_out(step, at, shell, carried)):
@@ -93,29 +93,29 @@ def play(scenario: Mapping[str, Any], shell: Shell) -> Answers:
         for text in step.get("garbage", ()):
             shell.accept_bytes(text.encode())
         shell.settle()
-        answers = {record.decision.udid: record.decision for record in shell.records()}
-        compare(step, answers, shell, f"at {at:%d %H:%M}")
-        found.append({udid: in_short(decision) for udid, decision in answers.items()})
-    orders: dict[str, tuple[str, ...]] = {}
-    for event in shell.orders():
+        decisions = {record.decision.udid: record.decision for record in shell.records()}
+        compare(step, decisions, shell, f"at {at:%d %H:%M}")
+        found.append({udid: in_short(decision) for udid, decision in decisions.items()})
+    job_ids: dict[str, tuple[str, ...]] = {}
+    for event in shell.issued_jobs():
         job = event.data.job
-        if job.job_id not in orders.get(job.udid, ()):
-            orders[job.udid] = (*orders.get(job.udid, ()), job.job_id)
-    assert {udid: len(ids) for udid, ids in orders.items()} == scenario["orders"]
-    return Answers(tuple(found), orders)
+        if job.job_id not in job_ids.get(job.udid, ()):
+            job_ids[job.udid] = (*job_ids.get(job.udid, ()), job.job_id)
+    assert {udid: len(ids) for udid, ids in job_ids.items()} == scenario["orders"]
+    return ScenarioResult(tuple(found), job_ids)
 
 
 def compare(
-    step: Mapping[str, Any], answers: Mapping[str, Decision], shell: Shell, where: str
+    step: Mapping[str, Any], decisions: Mapping[str, Decision], shell: Shell, where: str
 ) -> None:
     """Fail where a step does not end as it says."""
     for udid, wanted in step.get("expect", {}).items():
-        assert summary(answers[udid]) == wanted, f"{udid} {where}"
+        assert summary(decisions[udid]) == wanted, f"{udid} {where}"
     if "published" in step:
-        jobs = {event.data.job.job_id: event.data.job.site for event in shell.published()}
+        jobs = {event.data.job.job_id: event.data.job.site for event in shell.published_jobs()}
         assert Counter(jobs.values()) == step["published"], where
     if "set_aside" in step:
-        letters = Counter(letter.code.value for letter in shell.set_aside())
+        letters = Counter(letter.code.value for letter in shell.dead_letters())
         assert letters == step["set_aside"], where
 
 
@@ -130,7 +130,7 @@ def summary(decision: Decision) -> str:
     return " ".join(word.value for word in words if word is not None)
 
 
-def moment(value: datetime | str) -> datetime:
+def parse_time(value: datetime | str) -> datetime:
     """A time of a scenario: YAML's, which is naive, is UTC."""
     return factories.at(str(value).replace(" ", "T").removesuffix("+00:00").removesuffix("Z"))
 
@@ -138,7 +138,7 @@ def moment(value: datetime | str) -> datetime:
 def step_events(step: Mapping[str, Any], at: datetime, shell: Shell) -> Iterator[list[CloudEvent]]:
     """What a step brings: facts for all Macs first, then what is about one."""
     just = at - timedelta(minutes=1)
-    facts = list(facts_of(step, at, shell))
+    facts = list(broadcast_events(step, at, shell))
     if facts:
         yield facts
     for udid in step.get("enrolled", ()):
@@ -163,7 +163,7 @@ def carried_out(
     just = at - timedelta(minutes=1)
     if not step.get("carried_out"):
         return
-    jobs = {event.data.job.job_id: event.data.job for event in shell.published()}
+    jobs = {event.data.job.job_id: event.data.job for event in shell.published_jobs()}
     new = [job for job in jobs.values() if job.site in step["carried_out"]]
     new = [job for job in new if job.job_id not in carried]
     carried.update(job.job_id for job in new)
@@ -177,7 +177,7 @@ def carried_out(
     ]
 
 
-def facts_of(step: Mapping[str, Any], at: datetime, shell: Shell) -> Iterator[CloudEvent]:
+def broadcast_events(step: Mapping[str, Any], at: datetime, shell: Shell) -> Iterator[CloudEvent]:
     """What concerns all Macs. An advisory is a version, or a version and what is known of it."""
     if "policy" in step:
         yield factories.policy_changed(step["policy"], at)
@@ -186,8 +186,10 @@ def facts_of(step: Mapping[str, Any], at: datetime, shell: Shell) -> Iterator[Cl
         ("raised", factories.raised),
         ("retracted", factories.retracted),
     ):
-        for said in step.get(name, ()):
-            version, more = next(iter(said.items())) if isinstance(said, dict) else (said, {})
+        for advisory in step.get(name, ()):
+            version, more = (
+                next(iter(advisory.items())) if isinstance(advisory, dict) else (advisory, {})
+            )
             yield known(version, heard_at=at, **more)
     yield from (factories.halted(at, **scope) for scope in step.get("halts", ()))
     yield from (factories.halt_cleared(at, **scope) for scope in step.get("clears", ()))
@@ -219,7 +221,7 @@ def approved(decision: Decision, at: datetime, key: Ed25519PrivateKey) -> CloudE
         source="/test",
         subject=approval.job_id,
         time=at,
-        data=grant(approval, key),
+        data=sign_approval(approval, key),
     )
 
 
@@ -231,13 +233,15 @@ def enrolled_anew(udid: str, at: datetime) -> list[CloudEvent]:
 def full_report_of(said: Mapping[str, Any], just: datetime) -> CloudEvent:
     """A full report of a Mac, but for what is said."""
     facts = dict(said)
-    when = moment(facts.pop("when")) if "when" in facts else just
+    when = parse_time(facts.pop("when")) if "when" in facts else just
     udid, version = facts.pop("udid"), facts.pop("os_version")
     return factories.full_report(version, udid, when, serial=f"C02{udid}", **facts)
 
 
-def result(said: Mapping[str, Any], just: datetime, shell: Shell) -> CloudEvent:
+def result(fields: Mapping[str, Any], just: datetime, shell: Shell) -> CloudEvent:
     """What an executor says of the last order for a Mac."""
-    job = [event.data.job for event in shell.orders() if event.data.job.udid == said["udid"]][-1]
-    code = ErrorCode(said["error_code"]) if "error_code" in said else None
-    return factories.resulted(job, Outcome(said["outcome"]), just, code)
+    job = [
+        event.data.job for event in shell.issued_jobs() if event.data.job.udid == fields["udid"]
+    ][-1]
+    code = ErrorCode(fields["error_code"]) if "error_code" in fields else None
+    return factories.resulted(job, Outcome(fields["outcome"]), just, code)

@@ -12,9 +12,9 @@ from pipeline.decide.gates import Field
 from pipeline.decide.policy import Policy
 from pipeline.decide.situation import Situation
 from pipeline.state.advisories import Advisories
-from pipeline.state.device import FIELDS, FIGURES_FROM, INDEX, SOURCES, Device
+from pipeline.state.device import FIELDS, FIRST_TELEMETRY, INDEX, SOURCES, Device
 from pipeline.state.fleet import Fleet
-from pipeline.state.jobs import JobEntry, Ledger
+from pipeline.state.jobs import JobEntry, JobHistory
 from schemas.envelope import (
     AdvisoryEvent,
     AdvisoryNarrowedEvent,
@@ -116,26 +116,26 @@ def facts(draw: st.DrawFn) -> dict[str, Any]:
     return {name: draw(_FACTS[name]) for name in names}
 
 
-def consistent(said: dict[str, Any]) -> dict[str, Any]:
+def consistent(fields: dict[str, Any]) -> dict[str, Any]:
     """The same facts with the build and device id that belong to version and model."""
-    fixed = dict(said)
-    if "os_version" in said:
-        fixed["build"] = VERSIONS[said["os_version"]]
-    if "model" in said:
-        fixed["device_id"] = MODELS[said["model"]]
+    fixed = dict(fields)
+    if "os_version" in fields:
+        fixed["build"] = VERSIONS[fields["os_version"]]
+    if "model" in fields:
+        fixed["device_id"] = MODELS[fields["model"]]
     return fixed
 
 
 @st.composite
 def reports(draw: st.DrawFn, udids: tuple[str, ...] = UDIDS) -> Event:
     """An inventory report, by UDID or by serial number alone."""
-    said = draw(facts())
+    fields = draw(facts())
     if draw(st.booleans()):
-        said = consistent(said)
+        fields = consistent(fields)
     udid = draw(st.sampled_from([*udids, None]))
     if udid is None:
-        said["serial"] = draw(st.sampled_from(SERIALS))
-    return make.reported(udid, draw(moments()), draw(st.sampled_from(SOURCES)), **said)
+        fields["serial"] = draw(st.sampled_from(SERIALS))
+    return make.reported(udid, draw(moments()), draw(st.sampled_from(SOURCES)), **fields)
 
 
 @st.composite
@@ -260,7 +260,7 @@ def devices(draw: st.DrawFn) -> Device:
     if name == UDIDS[0]:
         for event in draw(st.lists(checkins(UDIDS[:1]), max_size=2)):
             fleet.apply(event)
-    return fleet.view(name)
+    return fleet.merged_device(name)
 
 
 @st.composite
@@ -283,14 +283,14 @@ def entries(draw: st.DrawFn) -> JobEntry:
         site=draw(st.sampled_from(SITES)),
         version=version if version in make.RELEASES else None,
         erases=draw(st.booleans()),
-        guessed=draw(st.booleans()) and outcome in (Outcome.SUPERSEDED, Outcome.EXPIRED),
+        presumed=draw(st.booleans()) and outcome in (Outcome.SUPERSEDED, Outcome.EXPIRED),
     )
 
 
-def ledgers() -> st.SearchStrategy[Ledger]:
+def job_histories() -> st.SearchStrategy[JobHistory]:
     """A Mac's jobs, each id once, oldest first."""
 
-    def ordered(found: list[JobEntry]) -> Ledger:
+    def ordered(found: list[JobEntry]) -> JobHistory:
         by_id = {one.job_id: one for one in found}
         return tuple(sorted(by_id.values(), key=lambda one: (one.issued_us, one.job_id)))
 
@@ -386,11 +386,11 @@ def worn_devices(draw: st.DrawFn) -> Device:
     )
     for event in draw(st.lists(checkins(UDIDS[:1]), max_size=2)):
         fleet.apply(event)
-    return fleet.view(UDIDS[0])
+    return fleet.merged_device(UDIDS[0])
 
 
 @st.composite
-def tried_ledgers(draw: st.DrawFn) -> Ledger:
+def tried_ledgers(draw: st.DrawFn) -> JobHistory:
     """A Mac's jobs: an update that failed once or twice, or a reinstall that succeeded."""
     issued_at = make.NOW - draw(st.sampled_from([make.HOUR, 10 * make.HOUR, 3 * make.DAY]))
     if draw(st.booleans()):
@@ -422,7 +422,7 @@ def situations(draw: st.DrawFn, *, worn: bool = False) -> Situation:
         draw(catalogues()),
         draw(policies()),
         draw(st.just(make.NOW) | moments(-48, 24 * 20)),
-        draw(tried_ledgers() if worn else ledgers()),
+        draw(tried_ledgers() if worn else job_histories()),
         draw(st.sampled_from(_HALTS)),
         site_open_jobs=draw(st.sampled_from([0, 0, 0, 25])),
     )
@@ -447,7 +447,7 @@ def reports_without_news(draw: st.DrawFn, device: Device, now: datetime) -> Even
     if kind == 1 and device.install_state is not None:
         data = {"udid": udid, "install_state": device.install_state}
         return make.make_event(DdmStatusEvent, udid, when, data)  # type: ignore[no-any-return]
-    figures = {name: _FACTS[name] for name in _FACTS if name in FIELDS[FIGURES_FROM:]}
+    figures = {name: _FACTS[name] for name in _FACTS if name in FIELDS[FIRST_TELEMETRY:]}
     said: dict[str, Any] = draw(st.fixed_dictionaries({}, optional=figures))
     for name in draw(st.lists(st.sampled_from(list(_FACTS)), max_size=6, unique=True)):
         known = device.values[INDEX[name]]

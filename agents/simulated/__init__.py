@@ -5,8 +5,8 @@ randomness. `SimulatedFleet` is the way in; its Macs speak the `Mac` protocol.
 """
 
 from agents.simulated.fleet import SimulatedFleet
-from agents.simulated.link import SiteLine
 from agents.simulated.machine import SimulatedMac
+from agents.simulated.network import SiteLine
 from agents.simulated.spec import ALWAYS, Faults, MacSpec, Period, SimulatedRelease
 
 __all__ = [

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from agents.simulated.holder import Holder, HolderServer
+from agents.simulated.fleet_server import SimulatedFleetHttpServer, SimulatedFleetServer
 from agents.simulated.sinks import sink_for
 from agents.simulated.wire import FleetPlan
 
@@ -24,7 +24,7 @@ def main(
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", help="Where orders are kept; else in memory.")
     ] = None,
-    tell: Annotated[
+    sink: Annotated[
         str | None,
         typer.Option(
             help="Where the Macs' events go: kafka://HOST:PORT, or the URL of a gateway (events to"
@@ -39,23 +39,25 @@ def main(
     host, _, port = listen.rpartition(":")
     try:
         plan = TypeAdapter(FleetPlan).validate_json(fleet.read_bytes())
-        holder = Holder(plan, data_dir, None if tell is None else sink_for(tell, secret))
-        server = HolderServer(host, int(port), holder)
+        fleet_server = SimulatedFleetServer(
+            plan, data_dir, None if sink is None else sink_for(sink, secret)
+        )
+        server = SimulatedFleetHttpServer(host, int(port), fleet_server)
     except (OSError, ValidationError, ValueError) as error:
         sys.stderr.write(f"drydock: cannot hold the fleet: {error}\n")
         raise typer.Exit(2) from error
     signal.signal(signal.SIGTERM, lambda *_: _end_soon(server))
     signal.signal(signal.SIGINT, lambda *_: _end_soon(server))
-    threading.Thread(target=holder.tell, daemon=True, name="tell").start()
+    threading.Thread(target=fleet_server.publish_events, daemon=True, name="tell").start()
     bound = server.server_address
     sys.stdout.write(json.dumps({"host": bound[0], "port": bound[1]}) + "\n")
     sys.stdout.flush()
     server.serve_forever()
     server.server_close()
-    holder.stop()
+    fleet_server.stop()
 
 
-def _end_soon(server: HolderServer) -> None:
+def _end_soon(server: SimulatedFleetHttpServer) -> None:
     threading.Thread(target=server.shutdown, daemon=True).start()
 
 

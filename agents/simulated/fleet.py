@@ -11,8 +11,8 @@ from typing import Final, Self
 
 from agents.dry_run import DryRunMac
 from agents.mac import Ack, Mac, UnreachableError
-from agents.simulated.link import Line, SiteLine
 from agents.simulated.machine import SimulatedMac
+from agents.simulated.network import Line, SiteLine
 from agents.simulated.spec import MacSpec, SimulatedRelease
 from schemas.envelope import DeviceEvent
 from schemas.jobs import Job, Target
@@ -57,7 +57,7 @@ class SimulatedFleet:
         self._line_specs = dict(lines or {})
         self._line_ends: dict[str, datetime | None] = {}
         self._db: sqlite3.Connection | None = None
-        self._relived: list[DeviceEvent] = []
+        self._replayed: list[DeviceEvent] = []
         ordered = sorted(specs, key=lambda spec: spec.udid)
         self.macs = {spec.udid: SimulatedMac(spec, self, start) for spec in ordered}
         if len(self.macs) != len(ordered):
@@ -96,7 +96,7 @@ class SimulatedFleet:
         elif row[0] != fleet._digest:
             db.close()
             raise ValueError(f"{path} holds the history of another fleet")
-        fleet._relive(db, since)
+        fleet._replay_orders(db, since)
         fleet._db = db
         return fleet
 
@@ -109,22 +109,22 @@ class SimulatedFleet:
 
     def advance(self, now: datetime) -> list[DeviceEvent]:
         """Let time pass up to `now` and give what the Macs said, in order of time."""
-        told: list[DeviceEvent] = self._relived
-        self._relived = []
+        events: list[DeviceEvent] = self._replayed
+        self._replayed = []
         heap = self._heap
         while heap and heap[0][0] <= now:
-            at, owner, _, kind, work = heapq.heappop(heap)
+            at, target, _, kind, work = heapq.heappop(heap)
             self.now = at
             if kind == _LINE:
-                told += self._end_download(owner, at)
+                events += self._end_download(target, at)
                 continue
-            told += self.macs[owner].on(kind, work, at)
+            events += self.macs[target].on(kind, work, at)
         self.now = max(self.now, now)
-        return told
+        return events
 
     def next_event_at(self) -> datetime | None:
         """When something happens next by itself; None for an empty fleet."""
-        if self._relived:
+        if self._replayed:
             return self.now
         return self._heap[0][0] if self._heap else None
 
@@ -156,7 +156,7 @@ class SimulatedFleet:
             raise ValueError(f"the simulated fleet knows no macOS {target.version}")
         return SimulatedRelease(version=target.version, build=target.build)
 
-    def order(self, mac: SimulatedMac, step: str, job: Job, attempt: int) -> Ack:
+    def submit_order(self, mac: SimulatedMac, step: str, job: Job, attempt: int) -> Ack:
         """Keep an order, then let the Mac take it: the commit is when the Mac was touched."""
         if self._db is not None:
             self._db.execute(
@@ -169,28 +169,28 @@ class SimulatedFleet:
                     job.model_dump_json(exclude_none=True),
                 ),
             )
-        return mac.take(step, job, attempt, self.now)
+        return mac.receive_order(step, job, attempt, self.now)
 
-    def carried_out(self, at: datetime, udid: str, job_id: str, attempt: int, step: str) -> None:
+    def record_action(self, at: datetime, udid: str, job_id: str, attempt: int, step: str) -> None:
         """Note that the Mac was acted on."""
         self.acted.append((at, udid, job_id, attempt, step))
 
     # --- inside ---
 
-    def _relive(self, db: sqlite3.Connection, since: datetime | None) -> None:
+    def _replay_orders(self, db: sqlite3.Connection, since: datetime | None) -> None:
         rows = db.execute("SELECT at_us, udid, step, attempt, job FROM orders ORDER BY seq")
-        told: list[DeviceEvent] = []
+        events: list[DeviceEvent] = []
         for at_us, udid, step, attempt, text in rows:
-            told += self.advance(_EPOCH + timedelta(microseconds=at_us))
+            events += self.advance(_EPOCH + timedelta(microseconds=at_us))
             mac = self.macs[udid]
             try:
-                self.order(mac, step, Job.model_validate_json(text), attempt)
+                self.submit_order(mac, step, Job.model_validate_json(text), attempt)
             except UnreachableError:
                 continue
         if since is not None:
-            told += self.advance(max(since, self.now))
-            told = [event for event in told if event.time > since]
-        self._relived = told
+            events += self.advance(max(since, self.now))
+            events = [event for event in events if event.time > since]
+        self._replayed = events
 
     def _watch_line(self, site: str, line: Line) -> None:
         """Wake at its next end; ends announced before a download joined are void."""

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from agents.mac import Ack, InstallState, Look, Progress, UnreachableError, mark
+from agents.mac import Ack, InstallState, Observation, Progress, UnreachableError, order_marker
 from agents.preflight import ERASING_METHODS, erases
+from agents.simulated.environment import Environment
 from agents.simulated.refusals import refusal
 from agents.simulated.reports import Reporter
 from agents.simulated.spec import MacSpec, draw
-from agents.simulated.world import World
 from schemas.envelope import DeviceEvent
 from schemas.jobs import MDM_METHODS, Action, Job, Method
 from schemas.macos import OSVersion
@@ -47,7 +47,7 @@ class SimulatedMac:
     """A Mac as `agents.mac.Mac`. It does nothing twice by itself: an order repeated under the
     same name is carried out again, as real Macs do."""
 
-    def __init__(self, spec: MacSpec, world: World, start: datetime) -> None:
+    def __init__(self, spec: MacSpec, environment: Environment, start: datetime) -> None:
         self.spec = spec
         self.os_version: OSVersion = spec.os_version
         self.build = spec.build
@@ -59,11 +59,11 @@ class SimulatedMac:
         self.free_disk_gb = spec.free_disk_gb
         self.activations = spec.activations
         self.compliant = True
-        self.boot_at = start - _UPTIME * (0.1 + draw(world.seed, spec.udid, "uptime"))
+        self.boot_at = start - _UPTIME * (0.1 + draw(environment.seed, spec.udid, "uptime"))
         self.installed_at = start - timedelta(days=90)
         self.progress = Progress()
         self.pending_version: OSVersion | None = None
-        self._world = world
+        self._environment = environment
         self._reporter = Reporter(self)
         self._left = {name: getattr(spec.faults, name) for name in _COUNTED}
         self._pending: dict[str, tuple[str, Job, int]] = {}
@@ -77,12 +77,12 @@ class SimulatedMac:
 
     # --- the Mac protocol ---
 
-    def look(self, job: Job) -> Look:  # noqa: ARG002 - Mac's signature
+    def look(self, job: Job) -> Observation:  # noqa: ARG002 - Mac's signature
         """See it. Raises UnreachableError while it is off the network."""
-        if not self.is_online(self._world.now):
+        if not self.is_online(self._environment.now):
             raise UnreachableError(self.spec.udid)
         guarded = self.spec.apple_silicon
-        return Look(
+        return Observation(
             os_version=self.os_version,
             build=self.build,
             boot_at=self.boot_at,
@@ -102,9 +102,9 @@ class SimulatedMac:
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:
         """Give it an order. Raises UnreachableError, also when only the answer was lost."""
-        if not self.is_online(self._world.now):
+        if not self.is_online(self._environment.now):
             raise UnreachableError(self.spec.udid)
-        return self._world.order(self, step, job, attempt)
+        return self._environment.submit_order(self, step, job, attempt)
 
     def is_online(self, at: datetime) -> bool:
         """Whether it can be reached."""
@@ -126,26 +126,26 @@ class SimulatedMac:
 
     @property
     def _unplugged(self) -> bool:
-        return any(away.holds(self._world.now) for away in self.spec.faults.unplugged)
+        return any(away.holds(self._environment.now) for away in self.spec.faults.unplugged)
 
     # --- orders ---
 
-    def take(self, step: str, job: Job, attempt: int, at: datetime) -> Ack:
+    def receive_order(self, step: str, job: Job, attempt: int, at: datetime) -> Ack:
         """What an order that reached its network does to it."""
         if self._strikes("lost_orders"):
             raise UnreachableError("the order was lost")
-        ack = self._answer(step, job, attempt, at)
+        ack = self._acknowledge(step, job, attempt, at)
         if self._strikes("lost_answers"):
             raise UnreachableError("the answer was lost")
         return ack
 
-    def _answer(self, step: str, job: Job, attempt: int, at: datetime) -> Ack:
+    def _acknowledge(self, step: str, job: Job, attempt: int, at: datetime) -> Ack:
         if self._strikes("rejected"):
             return Ack.refused(ErrorCode.COMMAND_REJECTED, "rejected")
         refused = refusal(self, job)
         if refused is not None:
             return refused
-        name = mark(job.job_id, attempt, step)
+        name = order_marker(job.job_id, attempt, step)
         if self._strikes("not_now"):
             if job.method in MDM_METHODS:
                 self._pending[name] = (step, job, attempt)
@@ -155,8 +155,8 @@ class SimulatedMac:
         return Ack.accepted()
 
     def _carry_out(self, step: str, job: Job, attempt: int, at: datetime) -> None:
-        self._marks.add(mark(job.job_id, attempt, step))
-        self._world.carried_out(at, self.spec.udid, job.job_id, attempt, step)
+        self._marks.add(order_marker(job.job_id, attempt, step))
+        self._environment.record_action(at, self.spec.udid, job.job_id, attempt, step)
         if self._strikes("ignored"):
             return
         if job.method is Method.PROFILES_RENEW:
@@ -186,7 +186,9 @@ class SimulatedMac:
 
     def _plan(self, start: datetime) -> None:
         spec, faults = self.spec, self.spec.faults
-        self._wake(start + spec.report_every * draw(self._world.seed, spec.udid, "first"), "report")
+        self._wake(
+            start + spec.report_every * draw(self._environment.seed, spec.udid, "first"), "report"
+        )
         planned = (
             ("lose", faults.loses_profile_at),
             ("drift", faults.drifts_firmware_at),
@@ -198,7 +200,7 @@ class SimulatedMac:
             if at is not None:
                 self._wake(at, kind)
         for away in faults.offline:
-            self._wake(away.end, "tell")
+            self._wake(away.end, "report_all")
         for period in faults.unplugged:
             self._wake(period.start, "power")
             self._wake(period.end, "power")
@@ -209,18 +211,18 @@ class SimulatedMac:
             return []
         self._reports += 1
         if self._reports == 1:
-            return self._on_tell(at)
+            return self._on_report_all(at)
         by_mdm = self.enrolled and self._reports % 2 == 0
         return [self._reporter.inventory("mdm" if by_mdm else "osquery", at)]
 
-    def _on_tell(self, at: datetime) -> Events:
+    def _on_report_all(self, at: datetime) -> Events:
         """All sources report: at first, and when it comes back."""
         if at < self._mute_until or not self.is_online(at):
             return []
-        told: Events = [self._reporter.inventory("osquery", at)]
+        events: Events = [self._reporter.inventory("osquery", at)]
         if self.enrolled:
-            told += [self._reporter.inventory("mdm", at), *self._reporter.ddm_status(at)]
-        return told
+            events += [self._reporter.inventory("mdm", at), *self._reporter.ddm_status(at)]
+        return events
 
     def _on_poll(self, at: datetime) -> Events:
         """It polls its MDM server, which offers what was put off."""
@@ -240,21 +242,21 @@ class SimulatedMac:
         return []
 
     def _on_download(self, at: datetime) -> Events:
-        work = self._busy_with()
+        work = self._current_work()
         if self.free_disk_gb < _DISK_NEEDED_GB:
             return self._fail(ErrorCode.NO_DISK_SPACE, at)
         target = work.job.target
         assert target is not None
-        release = self._world.release(target)
+        release = self._environment.release(target)
         update = work.job.action is Action.UPDATE
         size_gb = release.update_gb if update else release.installer_gb
         self.pending_version = release.version
         item = f"{work.job.action}/{release.version}/{release.build}"
-        self._world.download(self.spec.udid, work.number, item, size_gb, at)
+        self._environment.download(self.spec.udid, work.number, item, size_gb, at)
         return self._move(InstallState.DOWNLOADING, at)
 
     def _on_downloaded(self, at: datetime) -> Events:
-        work = self._busy_with()
+        work = self._current_work()
         if not self.is_online(at):
             # It slept through the end; the rest comes when it is back.
             self._wake(at + timedelta(minutes=15), "downloaded", work.number)
@@ -269,31 +271,31 @@ class SimulatedMac:
         return self._move(InstallState.PREPARED, at)
 
     def _on_install(self, at: datetime) -> Events:
-        work = self._busy_with()
+        work = self._current_work()
         if not self.is_online(at):
             back_at = max((a.end for a in self.spec.faults.offline if a.holds(at)), default=at)
             self._wake(back_at + _DDM_GRACE, "install", work.number)
             return []
-        told = self._move(InstallState.INSTALLING, at)
+        events = self._move(InstallState.INSTALLING, at)
         self._installing = True
         minutes = (
             15 if work.job.method is Method.ERASE_DEVICE else _INSTALL_MINUTES[work.job.action]
         )
-        pace = 0.8 + 0.6 * draw(self._world.seed, self.spec.udid, "pace", work.number)
+        pace = 0.8 + 0.6 * draw(self._environment.seed, self.spec.udid, "pace", work.number)
         self._wake(at + timedelta(minutes=minutes) * pace, "installed", work.number)
-        return told
+        return events
 
     def _on_installed(self, at: datetime) -> Events:
-        job = self._busy_with().job
+        job = self._current_work().job
         self._installing = False
         self.boot_at = at
         self.pending_version = None
         if self._strikes("failing_installs"):
-            return [*self._fail(self.spec.faults.install_error, at), *self._on_tell(at)]
+            return [*self._fail(self.spec.faults.install_error, at), *self._on_report_all(at)]
         self._work = None
         self.installed_at = at
         self.progress = Progress(since=at)
-        self._put_on(job)
+        self._install_system(job)
         if job.action in (Action.REINSTALL, Action.REIMAGE):
             self.activations, self.compliant = (), False
             self._wake(at + self._between(60, 240, "activation"), "activate")
@@ -302,23 +304,23 @@ class SimulatedMac:
             self._mute_until = _NEVER
         elif faults.report_delay:
             self._mute_until = at + faults.report_delay
-            self._wake(self._mute_until, "tell")
+            self._wake(self._mute_until, "report_all")
         self._reporter.changed()
         if erases(job):
-            return self._erased(job, at)
-        return self._on_tell(at)
+            return self._erase(job, at)
+        return self._on_report_all(at)
 
-    def _put_on(self, job: Job) -> None:
+    def _install_system(self, job: Job) -> None:
         """The new system, and with Apple's installers its firmware; an image brings none."""
         assert job.target is not None
-        release = self._world.release(job.target)
+        release = self._environment.release(job.target)
         if release.version >= self.os_version:
             self.os_version, self.build = release.version, release.build
         if job.method is not Method.ASR:
             self.firmware = release.firmware or self.spec.firmware
             self.sealed = True
 
-    def _erased(self, job: Job, at: datetime) -> Events:
+    def _erase(self, job: Job, at: datetime) -> Events:
         """Nothing is left on it, orders' marks included, but what its MDM server remembers. It
         waits in Setup Assistant, out of reach, until automated enrolment."""
         if job.method not in MDM_METHODS:
@@ -349,7 +351,7 @@ class SimulatedMac:
     def _on_escrow(self, at: datetime) -> Events:
         self.bootstrap_token = True
         self._reporter.changed()
-        return [self._reporter.escrowed(at), *self._on_tell(at)]
+        return [self._reporter.escrowed(at), *self._on_report_all(at)]
 
     def _on_activate(self, at: datetime) -> Events:
         if not self.is_online(at) or not self.enrolled:
@@ -357,12 +359,12 @@ class SimulatedMac:
             return []
         self.activations, self.compliant = self.spec.activations, True
         self._reporter.changed()
-        return self._on_tell(at)
+        return self._on_report_all(at)
 
     def _on_lose(self, at: datetime) -> Events:
         self.enrolled = False
         self._reporter.changed()
-        return [self._reporter.checked_out(at)] if self.spec.faults.says_goodbye else []
+        return [self._reporter.checked_out(at)] if self.spec.faults.sends_checkout else []
 
     def _on_drift(self, _: datetime) -> Events:
         self.firmware = f"{self.firmware or 'unknown'}-drifted"
@@ -388,7 +390,7 @@ class SimulatedMac:
         self._reporter.changed()
         return []
 
-    def _busy_with(self) -> _Work:
+    def _current_work(self) -> _Work:
         assert self._work is not None
         return self._work
 
@@ -404,11 +406,11 @@ class SimulatedMac:
         return self._reporter.ddm_status(at)
 
     def _between(self, least: int, most: int, what: str) -> timedelta:
-        share = draw(self._world.seed, self.spec.udid, what, self._works)
+        share = draw(self._environment.seed, self.spec.udid, what, self._works)
         return timedelta(minutes=least + (most - least) * share)
 
     def _wake(self, at: datetime, kind: str, work: int = 0) -> None:
-        self._world.wake(at, self.spec.udid, kind, work)
+        self._environment.wake(at, self.spec.udid, kind, work)
 
 
 _COUNTED: Final = (

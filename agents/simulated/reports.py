@@ -36,7 +36,7 @@ class Reporter:
     def __init__(self, mac: "SimulatedMac") -> None:
         self._mac = mac
         self._source = f"simulated/{mac.spec.site}"
-        self._said = 0
+        self._sequence = 0
         self._known: dict[InventorySource, InventoryReported] = {}
 
     def changed(self) -> None:
@@ -140,8 +140,8 @@ class Reporter:
         }
 
     def _id(self, at: datetime) -> str:
-        self._said += 1
-        return event_id(f"simulated {self._mac.spec.udid} {self._said} {at.timestamp()}")
+        self._sequence += 1
+        return event_id(f"simulated {self._mac.spec.udid} {self._sequence} {at.timestamp()}")
 
     def _mdm(self) -> InventoryReported:
         mac, spec = self._mac, self._mac.spec

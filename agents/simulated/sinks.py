@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from kafka import KafkaProducer  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
-from agents.simulated.holder import Sink, SinkError
+from agents.simulated.fleet_server import Sink, SinkError
 from schemas.connection import KafkaConnection
 from schemas.envelope import (
     AdvisoryEvent,
@@ -106,13 +106,13 @@ class GatewaySink:
             headers = {"Content-Type": kind, **self._headers}
             self._connection.request("POST", path, body, headers)
             response = self._connection.getresponse()
-            said = response.read()
+            text = response.read()
         except (OSError, http.client.HTTPException) as error:
             self.close()
             self._connection = None
             raise SinkError(f"{path}: {error}") from error
         if response.status != _OK:
-            raise SinkError(f"{path} answered {response.status}: {said[:200]!r}")
+            raise SinkError(f"{path} answered {response.status}: {text[:200]!r}")
 
 
 def webhook_of(event: DeviceEvent | AdvisoryEvent) -> dict[str, Any] | None:
@@ -123,7 +123,7 @@ def webhook_of(event: DeviceEvent | AdvisoryEvent) -> dict[str, Any] | None:
     """
     for kind, make in _MESSAGES:
         if isinstance(event, kind):
-            topic, message, told = make(event)
+            topic, message, fields = make(event)
             break
     else:
         return None
@@ -134,7 +134,7 @@ def webhook_of(event: DeviceEvent | AdvisoryEvent) -> dict[str, Any] | None:
         "topic": f"mdm.{topic}",
         "event_id": event.id,
         "created_at": event.time.isoformat(),
-        part: {"udid": udid, "raw_payload": raw, **told},
+        part: {"udid": udid, "raw_payload": raw, **fields},
     }
 
 
@@ -150,9 +150,9 @@ def _authenticate(event: AuthenticatedEvent) -> _Made:
         "BuildVersion": None if data.build is None else str(data.build),
         "DeviceName": data.hostname,
     }
-    said = {name: value for name, value in known.items() if value is not None}
+    fields = {name: value for name, value in known.items() if value is not None}
     topic = "com.apple.mgmt.External.simulated"
-    return "Authenticate", {"MessageType": "Authenticate", "Topic": topic, **said}, {}
+    return "Authenticate", {"MessageType": "Authenticate", "Topic": topic, **fields}, {}
 
 
 def _token_update(event: TokenUpdatedEvent) -> _Made:
@@ -162,8 +162,8 @@ def _token_update(event: TokenUpdatedEvent) -> _Made:
         "PushMagic": "simulated",
         "Token": b"simulated",
     }
-    told = {} if event.data.tally is None else {"token_update_tally": event.data.tally}
-    return "TokenUpdate", message, told
+    fields = {} if event.data.tally is None else {"token_update_tally": event.data.tally}
+    return "TokenUpdate", message, fields
 
 
 def _check_out(_: CheckedOutEvent) -> _Made:
@@ -175,7 +175,7 @@ def _escrow(_: BootstrapTokenEvent) -> _Made:
     return "SetBootstrapToken", message, {}
 
 
-def _answer(event: CommandReportedEvent) -> _Made:
+def _command_report(event: CommandReportedEvent) -> _Made:
     data = event.data
     message = {"Status": data.status, "CommandUUID": data.command_uuid}
     return "Connect", message, {"status": data.status, "command_uuid": data.command_uuid}
@@ -186,7 +186,7 @@ _MESSAGES: Final[tuple[tuple[type[Any], Callable[[Any], _Made]], ...]] = (
     (TokenUpdatedEvent, _token_update),
     (CheckedOutEvent, _check_out),
     (BootstrapTokenEvent, _escrow),
-    (CommandReportedEvent, _answer),
+    (CommandReportedEvent, _command_report),
 )
 
 

@@ -32,7 +32,7 @@ class Faults:
     and `failing_installs` fail with `install_error`. `offline` are times without network.
     `disk_full_at` leaves `disk_left_gb`. `unplugged` runs on a battery at `low_battery_percent`.
     `report_delay` holds the report of a new build back, `mute_after_install` for ever.
-    `loses_profile_at` leaves MDM, saying so if `says_goodbye`. `answers_prompt` False never
+    `loses_profile_at` leaves MDM, saying so if `sends_checkout`. `answers_prompt` False never
     answers an enrolment prompt.
     """
 
@@ -52,7 +52,7 @@ class Faults:
     report_delay: timedelta = timedelta(0)
     mute_after_install: bool = False
     loses_profile_at: datetime | None = None
-    says_goodbye: bool = True
+    sends_checkout: bool = True
     answers_prompt: bool = True
     drifts_firmware_at: datetime | None = None
     breaks_seal_at: datetime | None = None

@@ -6,13 +6,13 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field
 from pydantic.dataclasses import dataclass
 
-from agents.mac import Ack, AckKind, InstallState, Look, Progress
-from agents.simulated.link import SiteLine
+from agents.mac import Ack, AckKind, InstallState, Observation, Progress
+from agents.simulated.network import SiteLine
 from agents.simulated.spec import MacSpec, SimulatedRelease
 from schemas.ids import TextField
 from schemas.jobs import Job
 from schemas.macos import BuildField, OSVersionField
-from schemas.model import FactModel
+from schemas.model import WireModel
 from schemas.results import ErrorCode
 
 
@@ -28,7 +28,7 @@ class FleetPlan:
     speed: Annotated[float, Field(gt=0)] = 1.0
 
 
-class TimeLine(FactModel):
+class TimeLine(WireModel):
     """When the fleet's time began, in its own time and in Unix seconds, and its speed; or, if it
     goes in steps, the path of the file that it is in."""
 
@@ -38,13 +38,13 @@ class TimeLine(FactModel):
     stepped: str | None = None
 
 
-class LookOrder(FactModel):
+class LookRequest(WireModel):
     """See a Mac."""
 
     job: Job
 
 
-class ActOrder(FactModel):
+class ActRequest(WireModel):
     """Give a Mac an order."""
 
     step: TextField
@@ -52,7 +52,7 @@ class ActOrder(FactModel):
     attempt: int
 
 
-class AckAnswer(FactModel):
+class AckResponse(WireModel):
     """What the Mac answered."""
 
     kind: AckKind
@@ -60,16 +60,16 @@ class AckAnswer(FactModel):
     detail: str = ""
 
     @classmethod
-    def of(cls, ack: Ack) -> "AckAnswer":
+    def from_ack(cls, ack: Ack) -> "AckResponse":
         """An Ack to send."""
         return cls(kind=ack.kind, error_code=ack.error_code, detail=ack.detail)
 
-    def ack(self) -> Ack:
+    def to_ack(self) -> Ack:
         """The Ack that was sent."""
         return Ack(self.kind, self.error_code, self.detail)
 
 
-class Acted(FactModel):
+class Acted(WireModel):
     """A Mac was acted on."""
 
     at: AwareDatetime
@@ -79,7 +79,7 @@ class Acted(FactModel):
     step: str
 
 
-class ProgressAnswer(FactModel):
+class ProgressResponse(WireModel):
     """How far an installation is."""
 
     state: InstallState
@@ -88,7 +88,7 @@ class ProgressAnswer(FactModel):
     since: datetime | None = None
 
 
-class LookAnswer(FactModel):
+class LookResponse(WireModel):
     """A Mac as just seen."""
 
     os_version: OSVersionField | None = None
@@ -105,16 +105,16 @@ class LookAnswer(FactModel):
     volume_owner: bool | None = None
     marks: frozenset[str] = frozenset()
     pending: frozenset[str] = frozenset()
-    progress: ProgressAnswer
+    progress: ProgressResponse
 
     @classmethod
-    def of(cls, look: Look) -> "LookAnswer":
+    def from_observation(cls, look: Observation) -> "LookResponse":
         """A Look to send."""
         fields = {name: getattr(look, name) for name in cls.model_fields if name != "progress"}
         seen = look.progress
         return cls(
             **fields,
-            progress=ProgressAnswer(
+            progress=ProgressResponse(
                 state=seen.state,
                 percent=seen.percent,
                 error_code=seen.error_code,
@@ -122,9 +122,9 @@ class LookAnswer(FactModel):
             ),
         )
 
-    def look(self) -> Look:
+    def to_observation(self) -> Observation:
         """The Look that was sent."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         seen = self.progress
         fields["progress"] = Progress(seen.state, seen.percent, seen.error_code, seen.since)
-        return Look(**fields)
+        return Observation(**fields)

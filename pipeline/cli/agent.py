@@ -112,11 +112,11 @@ def _macs(simulate: str | None) -> "Macs":
 
     if simulate is None:
         return None, WallClock()
-    from agents.simulated.shared import SharedMacs, SharedMacsError
+    from agents.simulated.client import SimulatedFleetClient, SimulatedFleetError
 
     host, port = _address(simulate)
     try:
-        macs = SharedMacs(host, port)
+        macs = SimulatedFleetClient(host, port)
         return macs.mac_for, macs.clock()
-    except SharedMacsError as error:
+    except SimulatedFleetError as error:
         fail(str(error))

@@ -9,7 +9,7 @@ import typer
 
 from pipeline.cli.fast_paths import fast_paths_wanted
 from pipeline.cli.output import emit, fail
-from pipeline.cli.steering import AsJson, By, DataDir, steer
+from pipeline.cli.service_client import AsJson, By, DataDir, send_request
 
 if TYPE_CHECKING:
     from schemas.decisions import Decision
@@ -32,38 +32,40 @@ def approve(
     What is on the Mac is lost once the job runs. Exit 2 where no job of the Mac waits for this.
     """
     from agents.keys import KeysError, KeyStore, Purpose
-    from pipeline.embedded import commands, steering
+    from pipeline.embedded import control_events, operator_requests
     from schemas.envelope import encode
 
     now = datetime.now(UTC)
     decision = _decision(data_dir, name, now, fast_paths=fast_paths_wanted())
     try:
         key = KeyStore(keys or data_dir / "keys").signer(Purpose.APPROVALS)
-        event = commands.approval(decision, by, now, timedelta(hours=hours), key)
+        event = control_events.approval_granted(decision, by, now, timedelta(hours=hours), key)
     except (KeysError, ValueError) as error:
         fail(str(error))
     if not yes and not as_json:
         action = f"{decision.action} by {decision.method}"
         typer.confirm(f"{action} ERASES {decision.serial or decision.udid}. Allow it?", abort=True)
     body = encode(event)
-    answer = steer(data_dir, "POST", "/v1/approvals", steering.approve(body), body)
-    emit(json.dumps(answer) if as_json else f"approved: {answer['approved']}")
+    response = send_request(
+        data_dir, "POST", "/v1/approvals", operator_requests.approve(body), body
+    )
+    emit(json.dumps(response) if as_json else f"approved: {response['approved']}")
 
 
 def _decision(data_dir: Path, name: str, now: datetime, *, fast_paths: bool) -> "Decision":
     from pipeline.decide.decision import decide
     from pipeline.decide.policy_file import PolicyError
     from pipeline.embedded.log import Log, StoreError
-    from pipeline.embedded.unit import load
+    from pipeline.embedded.transaction import load_state
 
     try:
         with Log.open(data_dir) as log:
-            engine = load(log, fast_paths=fast_paths)
-        if engine.policy is None:
+            reconciler = load_state(log, fast_paths=fast_paths)
+        if reconciler.policy is None:
             fail("no policy is in force: nothing awaits approval")
     except (StoreError, PolicyError) as error:
         fail(str(error))
-    udid = engine.fleet.find(name)
+    udid = reconciler.fleet.find(name)
     if udid is None:
         fail(f"no Mac is known as {name}")
-    return decide(engine.situation(udid, now), fast_paths=fast_paths)
+    return decide(reconciler.situation(udid, now), fast_paths=fast_paths)

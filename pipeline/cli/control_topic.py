@@ -15,7 +15,7 @@ from schemas.topics import CONTROL
 _TIMEOUT_S: Final = 15.0
 _LIMIT_MS: Final = round(_TIMEOUT_S * 1000)
 _POLL_MS: Final = 250
-_PLACE: Final = TopicPartition(CONTROL.name, 0)
+_PARTITION: Final = TopicPartition(CONTROL.name, 0)
 
 
 class NoTopicError(Exception):
@@ -47,13 +47,13 @@ def read_control(settings: KafkaSettings) -> list[bytes]:
     with KafkaConsumer(**options) as consumer:
         if CONTROL.name not in consumer.topics():
             raise NoTopicError(f"there is no topic {CONTROL.name}: run `drydock topics apply`")
-        consumer.assign([_PLACE])
-        consumer.seek_to_beginning(_PLACE)
-        end = consumer.end_offsets([_PLACE], timeout_ms=_LIMIT_MS)[_PLACE]
-        while (consumer.position(_PLACE, timeout_ms=_LIMIT_MS) or 0) < end:
+        consumer.assign([_PARTITION])
+        consumer.seek_to_beginning(_PARTITION)
+        end = consumer.end_offsets([_PARTITION], timeout_ms=_LIMIT_MS)[_PARTITION]
+        while (consumer.position(_PARTITION, timeout_ms=_LIMIT_MS) or 0) < end:
             if time.monotonic() > until:
                 raise TimeoutError(f"{CONTROL.name} is not read within {_TIMEOUT_S:g} s")
-            records = consumer.poll(timeout_ms=_POLL_MS).get(_PLACE, ())
+            records = consumer.poll(timeout_ms=_POLL_MS).get(_PARTITION, ())
             found += [record.value or b"" for record in records]
     return found
 
@@ -74,6 +74,6 @@ def publish(settings: KafkaSettings, event: ControlEvent) -> None:
         producer.close(timeout=1)
 
 
-def told(error: BaseException) -> str:
+def one_line_error(error: BaseException) -> str:
     """An error of these in one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.cli.log_options import format_time, open_log, print_table
 from pipeline.cli.output import emit, fail
-from pipeline.cli.past import opened, print_table, when
-from pipeline.cli.steering import AsJson, DataDir, steer
+from pipeline.cli.service_client import AsJson, DataDir, send_request
 
 app = typer.Typer(
     help="What could not be used, why, and another try.",
@@ -30,26 +30,26 @@ def list_letters(
 
     if code is not None and code not in set(DeadLetterCode):
         fail(f"no code {code!r}; there are {', '.join(DeadLetterCode)}")
-    with opened(data_dir) as log:
+    with open_log(data_dir) as log:
         letters = [
             (one, json.loads(one.body))
             for one in log.dead_letters(open_only=not everything)
             if code is None or one.code == code
         ]
     if as_json:
-        for one, said in letters:
-            said.pop("raw", None)
+        for one, fields in letters:
+            fields.pop("raw", None)
             replayed_at = None if one.replayed_at is None else one.replayed_at.isoformat()
-            emit(json.dumps({"seq": one.seq, "replayed_at": replayed_at, **said}))
+            emit(json.dumps({"seq": one.seq, "replayed_at": replayed_at, **fields}))
         return
     rows = [
-        (str(one.seq), when(one.at), one.code, one.source, _place(said), said["detail"])
+        (str(one.seq), format_time(one.at), one.code, one.source, _location(said), said["detail"])
         for one, said in letters
     ]
     if rows:
         print_table(("seq", "at", "code", "source", "where", "detail"), rows)
     else:
-        emit("nothing is set aside")
+        emit("there are no dead letters")
 
 
 @app.command()
@@ -63,21 +63,21 @@ def show(
     import base64
     import sys
 
-    with opened(data_dir) as log:
+    with open_log(data_dir) as log:
         letters = log.dead_letters(seq=seq)
     if not letters:
         fail(f"there is no dead letter {seq}")
-    said: dict[str, Any] = json.loads(letters[0].body)
-    kept = said.pop("raw", None)
+    fields: dict[str, Any] = json.loads(letters[0].body)
+    kept = fields.pop("raw", None)
     if raw:
         if kept is None:
             fail("its bytes were not kept")
         sys.stdout.buffer.write(base64.b64decode(kept))
         return
     if as_json:
-        emit(json.dumps({"seq": seq, **said, "raw": kept}))
+        emit(json.dumps({"seq": seq, **fields, "raw": kept}))
         return
-    for name, value in said.items():
+    for name, value in fields.items():
         emit(f"{name}: {value}")
     if kept is not None:
         emit("")
@@ -96,7 +96,7 @@ def replay(
 
     Exit 1 if one of them still cannot be used.
     """
-    with opened(data_dir) as log:
+    with open_log(data_dir) as log:
         wanted = seqs or [one.seq for one in log.dead_letters(open_only=True)]
     failed = 0
     for seq in wanted:
@@ -106,17 +106,17 @@ def replay(
 
 
 def _replay(data_dir: Path, seq: int, *, as_json: bool) -> bool:
-    from pipeline.embedded.steering import replay as order
+    from pipeline.embedded.operator_requests import replay as order
 
-    answer = steer(
+    response = send_request(
         data_dir, "POST", f"/v1/dead-letters/{seq}/replay", order(seq, _redactor(data_dir)),
         refusable=True,
     )  # fmt: skip
-    refused = answer.get("error")
+    refused = response.get("error")
     if as_json:
-        emit(json.dumps({"seq": seq, "replayed": refused is None, **answer}))
+        emit(json.dumps({"seq": seq, "replayed": refused is None, **response}))
     else:
-        emit(f"{seq}: {refused or str(answer['events']) + ' events'}")
+        emit(f"{seq}: {refused or str(response['events']) + ' events'}")
     return refused is None
 
 
@@ -138,5 +138,5 @@ def _harmless(text: str) -> str:
     )
 
 
-def _place(said: dict[str, Any]) -> str:
-    return " ".join(part for part in (said.get("origin"), said.get("where")) if part)
+def _location(fields: dict[str, Any]) -> str:
+    return " ".join(part for part in (fields.get("origin"), fields.get("where")) if part)

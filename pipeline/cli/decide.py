@@ -11,8 +11,8 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.fast_paths import fast_paths_wanted
-from pipeline.cli.moments import parse_moment
 from pipeline.cli.output import emit, fail
+from pipeline.cli.time_arguments import parse_time
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from schemas.decisions import Decision
     from schemas.envelope import Event
 
-_BAD_LINES_TOLD = 20
+_MAX_BAD_LINES_SHOWN = 20
 _LINES_A_STEP = 1_000
 
 
@@ -45,11 +45,13 @@ def decide(
     over: --policy is the one that counts. Every Mac is looked at alone, so a site's limit on open
     jobs holds nobody back here. With a line that is no event nothing is decided (exit 2).
     """
-    from pipeline.decide.batch import decide_all, gather
+    from pipeline.decide.batch import decide_all, fold_events
 
-    moment = _moment(now)
+    moment = _parse_now(now)
     rules = _policy(policy)
-    decisions = decide_all(gather(_read(events)), rules, moment, fast_paths=fast_paths_wanted())
+    decisions = decide_all(
+        fold_events(_read(events)), rules, moment, fast_paths=fast_paths_wanted()
+    )
     if as_json:
         for decision in decisions:
             emit(decision.model_dump_json())
@@ -57,10 +59,10 @@ def decide(
         _print(decisions)
 
 
-def _moment(text: str | None) -> datetime:
+def _parse_now(text: str | None) -> datetime:
     clock = datetime.now(UTC)
     try:
-        return clock if text is None else parse_moment(text, clock)
+        return clock if text is None else parse_time(text, clock)
     except ValueError as error:
         fail(f"--now: {error}")
 
@@ -96,7 +98,7 @@ def _read(paths: Iterable[Path]) -> "Iterator[Event]":
                     yield decode(line)
                 except InvalidEvent as error:
                     bad += 1
-                    if bad <= _BAD_LINES_TOLD:
+                    if bad <= _MAX_BAD_LINES_SHOWN:
                         sys.stderr.write(f"{path}:{number}: {error}\n")
                     if error.code == "too_large":
                         break

@@ -15,7 +15,7 @@ from pipeline.cli.output import emit, fail, finding
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from pipeline.demo.drive import Moment
+    from pipeline.demo.drive import FleetSample
     from pipeline.demo.scenario import Scenario
 
 _MARKER: Final = "demo-run"
@@ -108,7 +108,7 @@ def _run(
     watch(moments, len(scenario.specs), Console(stderr=True), steps())
 
 
-def _paced(moments: "Iterator[Moment]", pace: float | None) -> "Iterator[Moment]":
+def _paced(moments: "Iterator[FleetSample]", pace: float | None) -> "Iterator[FleetSample]":
     from pipeline.demo.drive import STEP
 
     wait_s = 0.0 if pace is None else STEP.total_seconds() / 3600 / pace
@@ -118,7 +118,7 @@ def _paced(moments: "Iterator[Moment]", pace: float | None) -> "Iterator[Moment]
             time.sleep(wait_s)
 
 
-def watch(moments: "Iterator[Moment]", devices: int, console: "Console", count: int) -> None:
+def watch(moments: "Iterator[FleetSample]", devices: int, console: "Console", count: int) -> None:
     """Show a run while it goes on, of so many Moments."""
     from rich.console import Group
     from rich.live import Live
@@ -143,7 +143,7 @@ def watch(moments: "Iterator[Moment]", devices: int, console: "Console", count: 
             live.update(Group(progress, _sites(moment, devices)))
 
 
-def _sites(moment: "Moment", devices: int) -> "RenderableType":
+def _sites(moment: "FleetSample", devices: int) -> "RenderableType":
     from rich.table import Table
 
     table = Table(title=f"{devices} Macs", title_justify="left")

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.log_options import TIME_HELP, AsJson, DataDir, open_log, parse_option_time
 from pipeline.cli.output import emit, fail
-from pipeline.cli.past import TIME_HELP, AsJson, DataDir, moment, opened
 
 
 def explain(
@@ -20,8 +20,8 @@ def explain(
     from pipeline.cli.explanation import explanation_wire, print_explanation
     from pipeline.replay.explain import explain as look
 
-    with opened(data_dir) as log:
-        then = moment("--at", at, log)
+    with open_log(data_dir) as log:
+        then = parse_option_time("--at", at, log)
         found = look(log, name, at=then)
     if found is None:
         fail(f"the log knows no Mac by the name {name!r}")

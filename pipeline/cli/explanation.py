@@ -4,17 +4,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.cli.past import console, print_table, when
-from pipeline.replay.explain import Explanation, Heard, JobStory, Step
+from pipeline.cli.log_options import console, format_time, print_table
+from pipeline.replay.explain import Explanation, JobStep, JobStory, LoggedEvent
 from pipeline.state.device import Device
-from pipeline.state.models import model_name
+from pipeline.state.hardware import model_name
 from schemas.decisions import Decision, Gate, Verdict
 from schemas.jobs import Target
 
-_LAST_ANSWERS = 10
-_LONGEST_SAID = 120
+_MAX_DECISIONS_SHOWN = 10
+_MAX_EVENT_LINE = 120
 # What an event says of its Mac's name is in the heading already.
-_UNSAID = frozenset({"udid", "serial", "status_items"})
+_HIDDEN_FIELDS = frozenset({"udid", "serial", "status_items"})
 
 
 def explanation_wire(found: Explanation) -> dict[str, Any]:
@@ -36,11 +36,16 @@ def explanation_wire(found: Explanation) -> dict[str, Any]:
                 "action": None if one.decision.action is None else one.decision.action.value,
                 "reason": one.decision.reason.value,
             }
-            for one in found.answers
+            for one in found.decisions
         ],
         "jobs": [_job_wire(story) for story in found.jobs],
         "events": [
-            {"seq": one.seq, "at": one.at.isoformat(), "type": one.event.type, "data": _said(one)}
+            {
+                "seq": one.seq,
+                "at": one.at.isoformat(),
+                "type": one.event.type,
+                "data": _event_fields(one),
+            }
             for one in found.events
         ],
         "events_total": found.events_total,
@@ -89,11 +94,13 @@ def print_explanation(found: Explanation) -> None:
             if lines:
                 print_table(("",), [(line,) for line in lines], f"\n{title}")
     _print_jobs(found.jobs)
-    _print_answers(found)
-    rows = [(str(one.seq), when(one.at), _kind(one), _said_line(one)) for one in found.events]
+    _print_decisions(found)
+    rows = [
+        (str(one.seq), format_time(one.at), _kind(one), _event_line(one)) for one in found.events
+    ]
     if rows:
         title = f"\nLast events ({len(rows)} of {found.events_total:,})"
-        print_table(("entry", "at", "event", "said"), rows, title)
+        print_table(("entry", "at", "event", "data"), rows, title)
 
 
 def _heading(found: Explanation, device: Device, decision: Decision) -> list[str]:
@@ -105,23 +112,24 @@ def _heading(found: Explanation, device: Device, decision: Decision) -> list[str
         "model unknown" if device.model is None else f"{device.model} {model_name(device.model)}"
     )
     assert found.record is not None
+    decided_at = format_time(found.record.inputs.now)
     lines = [
         f"{decision.serial or 'no serial number'}  {decision.udid}  {site}",
         f"{system}, {model}, {device.hardware.value}",
-        f"Decided {when(found.record.inputs.now)} (entry {found.seq}): {_answer(decision)}",
+        f"Decided {decided_at} (entry {found.seq}): {_decision_line(decision)}",
     ]
     if decision.decision is Verdict.HOLD:
         blocked = found.blocked_by
         gate = "" if blocked is None else f", at gate {blocked.gate}: {blocked.detail}"
         lines.append(f"Held by {decision.reason.value}{gate.removesuffix(': ')}")
-    next_at = when(decision.next_eligible_at) or "only an event can change this answer"
+    next_at = format_time(decision.next_eligible_at) or "only an event can change this answer"
     lines += [f"Next eligible: {next_at}", _exposure(decision)]
     if decision.supersedes is not None:
         lines.append(f"Withdraws {decision.supersedes}")
     return lines
 
 
-def _answer(decision: Decision) -> str:
+def _decision_line(decision: Decision) -> str:
     words = [decision.decision.value]
     words += [part.value for part in (decision.action, decision.method) if part is not None]
     if decision.target is not None:
@@ -140,7 +148,7 @@ def _exposure(decision: Decision) -> str:
         return "Exposed to nothing known"
     worst = "" if decision.severity is None else f", {decision.severity.value}"
     exploited = f" ({', '.join(decision.exploited_cves)})" if decision.exploited_cves else ""
-    due = when(decision.deadline_at)
+    due = format_time(decision.deadline_at)
     return (
         f"Exposed to {len(decision.cves)} CVEs, {len(decision.exploited_cves)} exploited{exploited}"
         f"{worst}: {', '.join(decision.advisory_ids)}" + (f"; deadline {due}" if due else "")
@@ -154,7 +162,7 @@ def _print_gates(gates: tuple[Gate, ...], blocked: Gate | None) -> None:
             gate.gate,
             "passed" if gate.passed else "HELD" if gate is blocked else "held",
             gate.detail,
-            when(gate.until),
+            format_time(gate.until),
         )
         for number, gate in enumerate(gates, 1)
     ]
@@ -167,13 +175,17 @@ def _print_jobs(jobs: tuple[JobStory, ...]) -> None:
     for story in jobs:
         job = story.job
         what = f"{job.action.value} by {job.method.value} {_target(job.target)}".rstrip()
-        rows.append((str(story.seq), when(story.issued_at), "issued", f"{what}  {job.job_id}"))
-        rows += [(str(step.seq), when(step.at), step.outcome, _step(step)) for step in story.steps]
+        rows.append(
+            (str(story.seq), format_time(story.issued_at), "issued", f"{what}  {job.job_id}")
+        )
+        rows += [
+            (str(step.seq), format_time(step.at), step.outcome, _step(step)) for step in story.steps
+        ]
     if rows:
         print_table(("entry", "at", "", "job"), rows, "\nJobs")
 
 
-def _step(step: Step) -> str:
+def _step(step: JobStep) -> str:
     parts = [
         "" if not step.attempt else f"attempt {step.attempt}",
         "" if step.percent is None else f"{step.percent} %",
@@ -183,28 +195,28 @@ def _step(step: Step) -> str:
     return "  " + ", ".join(part for part in parts if part)
 
 
-def _print_answers(found: Explanation) -> None:
-    shown = found.answers[-_LAST_ANSWERS:]
-    rows = [(str(one.seq), when(one.at), _answer(one.decision)) for one in shown]
+def _print_decisions(found: Explanation) -> None:
+    shown = found.decisions[-_MAX_DECISIONS_SHOWN:]
+    rows = [(str(one.seq), format_time(one.at), _decision_line(one.decision)) for one in shown]
     if rows:
-        title = f"\nLast decisions ({len(rows)} of {len(found.answers):,})"
+        title = f"\nLast decisions ({len(rows)} of {len(found.decisions):,})"
         print_table(("entry", "at", "decision"), rows, title)
 
 
-def _kind(one: Heard) -> str:
+def _kind(one: LoggedEvent) -> str:
     return one.event.type.removeprefix("drydock.").removesuffix(".v1")
 
 
-def _said(one: Heard) -> Mapping[str, Any]:
+def _event_fields(one: LoggedEvent) -> Mapping[str, Any]:
     data: Mapping[str, Any] = one.event.data.model_dump(mode="json", exclude_defaults=True)
     return data
 
 
-def _said_line(one: Heard) -> str:
+def _event_line(one: LoggedEvent) -> str:
     words = [
         f"{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in _said(one).items()
-        if name not in _UNSAID
+        for name, value in _event_fields(one).items()
+        if name not in _HIDDEN_FIELDS
     ]
     line = " ".join(words)
-    return line if len(line) <= _LONGEST_SAID else f"{line[: _LONGEST_SAID - 1]}…"
+    return line if len(line) <= _MAX_EVENT_LINE else f"{line[: _MAX_EVENT_LINE - 1]}…"

@@ -65,8 +65,8 @@ def feeds(  # noqa: PLR0913, PLR0917 - a command's options
     data directory only saves downloads. Settings: DRYDOCK_FEEDS_*, docs/operations.md.
     """
     from pipeline.connection import SettingsError, kafka_settings
-    from pipeline.feeds.ledger import LedgerError
     from pipeline.feeds.service import FeedsPlan, poll_once, serve
+    from pipeline.feeds.state_store import FeedStateStoreError
     from pipeline.server_process import Listen, make_log
 
     accepted = _sources(accept or [])
@@ -81,7 +81,7 @@ def feeds(  # noqa: PLR0913, PLR0917 - a command's options
             serve(plan, settings, make_log())
         elif not poll_once(plan, settings, make_log(), accepted):
             raise typer.Exit(FINDING)
-    except (LedgerError, SettingsError, ValueError) as error:
+    except (FeedStateStoreError, SettingsError, ValueError) as error:
         fail(str(error))
 
 
@@ -100,9 +100,9 @@ def _settings(given: dict[str, Any]) -> "FeedsSettings":
 
 
 def _sources(names: list[str]) -> list[Any]:
-    from pipeline.ingest.judging import FOLLOWERS
+    from pipeline.ingest.feed_review import FEED_DIFFS
 
     for name in names:
-        if name not in FOLLOWERS:
-            fail(f"unknown feed {name!r}; one of: {', '.join(FOLLOWERS)}")
+        if name not in FEED_DIFFS:
+            fail(f"unknown feed {name!r}; one of: {', '.join(FEED_DIFFS)}")
     return list(names)

@@ -11,11 +11,11 @@ from pipeline.cli.halt_switch import (
     OneAdvisory,
     OneSite,
     ScopeName,
+    publish_halt_change,
     scope_key,
-    tell_fleet,
 )
 from pipeline.cli.output import emit, fail
-from pipeline.cli.steering import AsJson, By, FleetOrDataDir, steer
+from pipeline.cli.service_client import AsJson, By, FleetOrDataDir, send_request
 
 
 def halt(  # noqa: PLR0913, PLR0917 - a command's options
@@ -37,21 +37,28 @@ def halt(  # noqa: PLR0913, PLR0917 - a command's options
     On Kafka every executor knows within five seconds; one that cannot read the halts starts
     nothing. With --data-dir it is for the embedded service.
     """
-    from pipeline.embedded import commands, steering
+    from pipeline.embedded import control_events, operator_requests
 
     if data_dir is not None and bootstrap is not None:
         fail("--data-dir is an embedded service, --bootstrap a fleet on Kafka: choose one")
     key = scope_key(scope, everything=everything, site=site, advisory=advisory)
-    order = {"scope": key, "by": by, "why": why, "until": until}
-    body = json.dumps(order).encode()
+    request_fields = {"scope": key, "by": by, "why": why, "until": until}
+    body = json.dumps(request_fields).encode()
     try:
-        prepare = steering.halt(body)
-        wanted, said = steering.scope_of(key), steering.HaltOrder.model_validate_json(body)
-    except (steering.InvalidOrderError, ValueError) as error:
+        prepare = operator_requests.halt(body)
+        wanted, request = (
+            operator_requests.parse_scope(key),
+            operator_requests.HaltRequest.model_validate_json(body),
+        )
+    except (operator_requests.InvalidRequestError, ValueError) as error:
         fail(str(error))
     if data_dir is None:
-        tell_fleet(bootstrap, wanted, lambda now: commands.halt(wanted, by, why, said.until, now))
-        answer = {"halted": wanted.key}
+        publish_halt_change(
+            bootstrap,
+            wanted,
+            lambda now: control_events.halt_set(wanted, by, why, request.until, now),
+        )
+        response = {"halted": wanted.key}
     else:
-        answer = steer(data_dir, "POST", "/v1/halts", prepare, body)
-    emit(json.dumps(answer) if as_json else f"halted: {answer['halted']}")
+        response = send_request(data_dir, "POST", "/v1/halts", prepare, body)
+    emit(json.dumps(response) if as_json else f"halted: {response['halted']}")

@@ -47,7 +47,7 @@ def scope_key(
     return named[0]
 
 
-def tell_fleet(
+def publish_halt_change(
     bootstrap: str | None, scope: "HaltScope", make: "MakeEvent", *, resumes: bool = False
 ) -> None:
     """Have the fact in the control topic before this returns. Ends the command otherwise.
@@ -55,21 +55,21 @@ def tell_fleet(
     `make` gives the event for a time: now, or just after the newest fact about the scope, were
     that told by a clock that is ahead; the later fact wins.
     """
-    from pipeline.cli.control_topic import FAULTS, fleet_settings, publish, told
+    from pipeline.cli.control_topic import FAULTS, fleet_settings, one_line_error, publish
 
     settings = fleet_settings(bootstrap)
     try:
         book = _read_halts(settings)
-        _check(settings, scope, book, resumes=resumes)
-        now, told_at = datetime.now(UTC), book.told_at(scope)
-        if told_at is not None:
-            now = max(now, told_at + timedelta(microseconds=1))
+        _check_scope(settings, scope, book, resumes=resumes)
+        now, changed_at = datetime.now(UTC), book.changed_at(scope)
+        if changed_at is not None:
+            now = max(now, changed_at + timedelta(microseconds=1))
         publish(settings, make(now))
     except FAULTS as error:
-        fail(f"NOT done: Kafka at {settings.bootstrap} did not take it: {told(error)}")
+        fail(f"NOT done: Kafka at {settings.bootstrap} did not take it: {one_line_error(error)}")
 
 
-def _check(
+def _check_scope(
     settings: "KafkaSettings", scope: "HaltScope", book: "HaltBook", *, resumes: bool
 ) -> None:
     """Nobody shall believe that something stopped, or goes on, because of a misspelt name."""
@@ -90,12 +90,12 @@ def _check(
 
 
 def _read_halts(settings: "KafkaSettings") -> "HaltBook":
-    from agents.halts import HaltBook, halt_in
+    from agents.halts import HaltBook, decode_halt
     from pipeline.cli.control_topic import read_control
 
     book = HaltBook()
     for raw in read_control(settings):
-        event = halt_in(raw)
+        event = decode_halt(raw)
         if event is not None:
             book.apply(event)
     return book

@@ -14,9 +14,9 @@ from pipeline.cli.ingest_output import JsonLines, Tables
 from pipeline.cli.output import FINDING, fail
 
 if TYPE_CHECKING:
-    from pipeline.ingest.outcome import Translation
     from pipeline.ingest.redaction import Redactor
     from pipeline.ingest.sources import LineTranslator, Translator
+    from pipeline.ingest.translation import Translation
 
 _STDIN: Final = Path("-")
 
@@ -93,7 +93,7 @@ class _Run:
 
     def translations(self, file: Path) -> "Iterator[Translation]":
         """Of each payload of a file, in order."""
-        from pipeline.ingest.outcome import MAX_PAYLOAD_BYTES
+        from pipeline.ingest.translation import MAX_PAYLOAD_BYTES
 
         with ExitStack() as stack:
             try:
@@ -132,7 +132,7 @@ class _Run:
                 return
 
     def _bug(self, error: Exception, raw: bytes, origin: str) -> "Translation":
-        from pipeline.ingest.outcome import PayloadError, Translation, dead_letter
+        from pipeline.ingest.translation import PayloadError, Translation, dead_letter
         from schemas.dead_letters import DeadLetterCode
 
         trace = error.__traceback__
@@ -161,7 +161,7 @@ class _Lines:
         return self
 
     def __next__(self) -> bytes:
-        line = self._take()
+        line = self._read_line()
         if not line:
             raise StopIteration
         tail = line
@@ -174,7 +174,7 @@ class _Lines:
     def is_one_document(self) -> bool:
         """Whether JSON that is not one value a line starts here: its first line is no whole
         value."""
-        self.ahead = self._take()
+        self.ahead = self._read_line()
         first = self.ahead.strip()
         return first.startswith((b"{", b"[")) and not first.endswith((b"}", b"]"))
 
@@ -183,7 +183,7 @@ class _Lines:
         start = self.ahead or b""
         return start + self.stream.read(max(0, self.limit + 1 - len(start)))
 
-    def _take(self) -> bytes:
+    def _read_line(self) -> bytes:
         line, self.ahead = self.ahead, None
         return self.stream.readline(self.limit + 1) if line is None else line
 
@@ -225,13 +225,13 @@ def _prepare(
 
 def _since(source: str, previous: Path | None, beside: Path | None) -> "Translator":
     from pipeline.ingest import sofa
-    from pipeline.ingest.judging import FOLLOWERS
-    from pipeline.ingest.sources import since
+    from pipeline.ingest.feed_review import FEED_DIFFS
+    from pipeline.ingest.sources import translator_since
     from schemas.feeds import FeedState
 
     fixed: frozenset[str] = frozenset()
     if beside is not None:
-        releases = sofa.follow(
+        releases = sofa.diff(
             _whole(beside),
             origin=_name(beside),
             received_at=datetime.now(UTC),
@@ -240,14 +240,14 @@ def _since(source: str, previous: Path | None, beside: Path | None) -> "Translat
         if releases.state is None:
             fail(f"{_name(beside)}: {releases.translation.dead_letters[0].detail}")
         fixed = releases.state.cves
-    feed = next((one for one in FOLLOWERS if one == source), None)
+    feed = next((one for one in FEED_DIFFS if one == source), None)
     if feed is None:
-        fail(f"--previous is for {', '.join(FOLLOWERS)}")
-    return since(feed, None if previous is None else _whole(previous), fixed)
+        fail(f"--previous is for {', '.join(FEED_DIFFS)}")
+    return translator_since(feed, None if previous is None else _whole(previous), fixed)
 
 
 def _whole(file: Path) -> bytes:
-    from pipeline.ingest.outcome import MAX_PAYLOAD_BYTES
+    from pipeline.ingest.translation import MAX_PAYLOAD_BYTES
 
     try:
         with ExitStack() as stack:

@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING, Final
 from pipeline.cli.output import emit
 
 if TYPE_CHECKING:
-    from pipeline.ingest.outcome import Translation
+    from pipeline.ingest.translation import Translation
     from schemas.dead_letters import DeadLetter
     from schemas.envelope import Event
 
@@ -73,10 +73,10 @@ class Tables:
 def _event_row(event: "Event") -> tuple[str, ...]:
     at = event.time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     kind = event.type.removeprefix("drydock.").removesuffix(".v1")
-    return at, kind, event.subject, _what(event)
+    return at, kind, event.subject, _summary(event)
 
 
-def _what(event: "Event") -> str:
+def _summary(event: "Event") -> str:
     from schemas.events.advisory import AdvisorySnapshot
 
     data = event.data
@@ -84,7 +84,7 @@ def _what(event: "Event") -> str:
         exploited = ", ".join(data.exploited_cves[:4]) + (
             ", ..." if len(data.exploited_cves) > 4 else ""
         )
-        said: tuple[str, ...] = (
+        parts: tuple[str, ...] = (
             " ".join(str(build) for build in data.builds),
             _count(len(data.cves), "CVE", len(data.cves)),
             f"exploited {exploited}" if exploited else "",
@@ -93,8 +93,8 @@ def _what(event: "Event") -> str:
         )
     else:
         names = ("serial", "os_version", "build", "model", "status", "command_uuid")
-        said = tuple(str(getattr(data, name, None) or "") for name in names)
-    return "; ".join(one for one in said if one)
+        parts = tuple(str(getattr(data, name, None) or "") for name in names)
+    return "; ".join(one for one in parts if one)
 
 
 def _devices(device_ids: tuple[str, ...]) -> str:

@@ -55,7 +55,7 @@ def retire(
     if len(purposes) != 1:
         fail("retire one purpose at a time: jobs or approvals")
     _try(lambda: store.retire(purposes[0], keyid))
-    _say("retired", purposes[0], keyid, as_json=as_json)
+    _print_change("retired", purposes[0], keyid, as_json=as_json)
 
 
 @app.command("list")
@@ -92,7 +92,7 @@ def _change(what: str, directory: Path, purpose: str, *, as_json: bool) -> None:
             fail(f"no key for {each} to rotate; make one first")
     change, done = (store.make, "made") if what == "make" else (store.rotate, "rotated")
     for each in purposes:
-        _say(done, each, _try(partial(change, each)), as_json=as_json)
+        _print_change(done, each, _try(partial(change, each)), as_json=as_json)
 
 
 def _open(directory: Path, purpose: str) -> "tuple[KeyStore, list[Purpose]]":
@@ -115,7 +115,7 @@ def _try(work: Callable[[], T]) -> T:
         fail(str(error))
 
 
-def _say(done: str, purpose: "Purpose", keyid: str, *, as_json: bool) -> None:
+def _print_change(done: str, purpose: "Purpose", keyid: str, *, as_json: bool) -> None:
     if as_json:
         emit(json.dumps({"done": done, "purpose": purpose.value, "keyid": keyid}))
     else:

@@ -7,7 +7,7 @@ import typer
 
 from pipeline.cli.halt_switch import Bootstrap
 from pipeline.cli.output import emit, fail, finding
-from pipeline.cli.steering import AsJson, By
+from pipeline.cli.service_client import AsJson, By
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -20,7 +20,7 @@ app = typer.Typer(help="Look at a policy, and put it in force.", no_args_is_help
 PolicyFile = Annotated[Path, typer.Argument(help="The policy, a YAML file; - is stdin.")]
 
 # A policy has at most 1 MiB of characters, each of at most four bytes.
-_MOST_BYTES = 4 * 1024 * 1024
+_MAX_BYTES = 4 * 1024 * 1024
 
 
 @app.callback()
@@ -65,7 +65,7 @@ def publish(
     """
     import json
 
-    from pipeline.cli.control_topic import FAULTS, fleet_settings, told
+    from pipeline.cli.control_topic import FAULTS, fleet_settings, one_line_error
     from pipeline.cli.policy_publication import put_in_force
 
     text, document, _ = _validated(file, as_json=as_json)
@@ -73,7 +73,9 @@ def publish(
     try:
         done = put_in_force(settings, text, by, wait_s)
     except FAULTS as error:
-        fail(f"NOT in force: Kafka at {settings.bootstrap} did not take it: {told(error)}")
+        fail(
+            f"NOT in force: Kafka at {settings.bootstrap} did not take it: {one_line_error(error)}"
+        )
     result = "unchanged" if done.event is None else "in force"
     if as_json:
         row = {"kind": result, "file": str(file), "digest": document.digest}
@@ -109,13 +111,13 @@ def _read(file: Path) -> str:
 
     try:
         if str(file) == "-":
-            raw = sys.stdin.buffer.read(_MOST_BYTES + 1)
+            raw = sys.stdin.buffer.read(_MAX_BYTES + 1)
         else:
             with file.open("rb") as stream:
-                raw = stream.read(_MOST_BYTES + 1)
+                raw = stream.read(_MAX_BYTES + 1)
     except OSError as error:
         fail(f"cannot read {file}: {error.strerror or error}")
-    if len(raw) > _MOST_BYTES:
+    if len(raw) > _MAX_BYTES:
         fail(f"{file} is larger than a policy may be (1 MiB)")
     try:
         return raw.decode("utf-8-sig")

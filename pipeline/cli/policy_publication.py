@@ -12,12 +12,12 @@ from typing import Final
 from pipeline.cli.control_topic import FAULTS, publish, read_control
 from pipeline.connection import KafkaSettings
 from pipeline.decide.policy_file import policy_digest
-from pipeline.embedded.commands import policy
-from pipeline.processors.facts import Facts
+from pipeline.embedded.control_events import policy_changed
+from pipeline.processors.broadcast import BroadcastState
 from schemas.envelope import PolicyChangedEvent
 from schemas.topics import CONTROL
 
-_AGAIN_S: Final = 1.0
+_RETRY_DELAY_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +35,14 @@ def publication(control: Iterable[bytes], text: str, by: str, now: datetime) -> 
     The event's time is now, or just after that of the newest policy, were that told by a clock
     that is ahead; the later fact wins. Pure.
     """
-    facts, newest = Facts(approvals={}), now
+    broadcast, newest = BroadcastState(approvals={}), now
     for offset, raw in enumerate(control):
-        fact = facts.take(CONTROL.name, offset, raw)
-        if fact is not None and isinstance(fact.event, PolicyChangedEvent):
-            newest = max(newest, fact.event.time + timedelta(microseconds=1))
-    previous = None if facts.fleet.policy is None else facts.fleet.policy.digest
+        record = broadcast.fold_record(CONTROL.name, offset, raw)
+        if record is not None and isinstance(record.event, PolicyChangedEvent):
+            newest = max(newest, record.event.time + timedelta(microseconds=1))
+    previous = None if broadcast.fleet.policy is None else broadcast.fleet.policy.digest
     known = previous == policy_digest(text)
-    return Publication(None if known else policy(text, by, newest), previous)
+    return Publication(None if known else policy_changed(text, by, newest), previous)
 
 
 def put_in_force(
@@ -51,7 +51,7 @@ def put_in_force(
     by: str,
     wait_s: float,
     *,
-    retry_delay_s: float = _AGAIN_S,
+    retry_delay_s: float = _RETRY_DELAY_S,
 ) -> Publication:
     """Have the policy in the control topic before this returns; what was published for that.
 

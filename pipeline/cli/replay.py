@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli.fast_paths import fast_paths_wanted
-from pipeline.cli.output import emit, fail, finding
-from pipeline.cli.past import (
+from pipeline.cli.log_options import (
     TIME_HELP,
     AsJson,
     DataDir,
     console,
-    moment,
-    opened,
+    format_time,
+    open_log,
+    parse_option_time,
     print_table,
     progress,
-    when,
 )
+from pipeline.cli.output import emit, fail, finding
 
 if TYPE_CHECKING:
     from pipeline.embedded.log import Log
-    from pipeline.replay.verify import Difference, Report
+    from pipeline.replay.verify import LogDifference, VerificationReport
     from schemas.decisions import Decision
 
 _TABLE_ROWS = 500
@@ -54,11 +54,14 @@ def replay(
     """
     if verify and policy is not None:
         fail("--verify and --policy ask different questions: give one of them")
-    with opened(data_dir) as log:
-        start, end = moment("--since", since, log), moment("--until", until, log)
+    with open_log(data_dir) as log:
+        start, end = (
+            parse_option_time("--since", since, log),
+            parse_option_time("--until", until, log),
+        )
         if start is not None and end is not None and start >= end:
-            fail(f"--since {when(start)} is not before --until {when(end)}")
-        udid = None if serial is None else _known(log, serial)
+            fail(f"--since {format_time(start)} is not before --until {format_time(end)}")
+        udid = None if serial is None else _find_udid(log, serial)
         if verify:
             _verify(log, start, end, udid, as_json=as_json)
         elif policy is not None:
@@ -67,10 +70,10 @@ def replay(
             _list(log, start, end, udid, as_json=as_json)
 
 
-def _known(log: "Log", name: str) -> str:
-    from pipeline.replay.names import find
+def _find_udid(log: "Log", name: str) -> str:
+    from pipeline.replay.device_lookup import find_device_key
 
-    udid = find(log, name)
+    udid = find_device_key(log, name)
     if udid is None:
         fail(f"the log knows no Mac by the name {name!r}")
     return udid
@@ -97,7 +100,7 @@ def _list(
             }
             emit(json.dumps(wire))
             continue
-        rows.append((str(entry.seq), when(entry.at), *_decision_row(decision)))
+        rows.append((str(entry.seq), format_time(entry.at), *_decision_row(decision)))
         if len(rows) == _TABLE_ROWS:
             _print_decisions(rows)
             rows.clear()
@@ -120,7 +123,7 @@ def _decision_row(decision: "Decision") -> tuple[str, ...]:
         "" if decision.method is None else decision.method.value,
         target,
         decision.reason.value,
-        when(decision.next_eligible_at),
+        format_time(decision.next_eligible_at),
     )
 
 
@@ -136,14 +139,14 @@ def _verify(
 ) -> None:
     from pipeline.replay.verify import verify
 
-    with progress("verifying", log.last_seq(until)) as tell:
+    with progress("verifying", log.last_seq(until)) as report_progress:
         report = verify(
             log,
             since=since,
             until=until,
             udid=udid,
             state=log,
-            progress=tell,
+            progress=report_progress,
             fast_paths=fast_paths_wanted(),
         )
     if as_json:
@@ -157,18 +160,18 @@ def _verify(
         finding(_difference_line(report.difference))
 
 
-def _difference_line(found: "Difference") -> str:
+def _difference_line(found: "LogDifference") -> str:
     from pipeline.replay.differences import shown
 
     mac = "" if found.udid is None else f", Mac {found.serial or found.udid}"
     after = "" if found.after_seq is None else f"; its last event before is entry {found.after_seq}"
     return (
-        f"entry {found.seq} of {when(found.at)}{mac}: {found.check.value}: {found.field}"
+        f"entry {found.seq} of {format_time(found.at)}{mac}: {found.check.value}: {found.field}"
         f" is {shown(found.recorded)}, expected {shown(found.expected)}{after}"
     )
 
 
-def _report_wire(report: "Report") -> dict[str, Any]:
+def _report_wire(report: "VerificationReport") -> dict[str, Any]:
     from pipeline.replay.differences import shown
 
     found = report.difference
@@ -211,14 +214,14 @@ def _what_if(
 
     text = _policy_text(policy)
     try:
-        with progress("deciding anew", log.last_seq(until)) as tell:
+        with progress("deciding anew", log.last_seq(until)) as report_progress:
             diff = counterfactual(
                 log,
                 text,
                 since=since,
                 until=until,
                 udid=udid,
-                progress=tell,
+                progress=report_progress,
                 fast_paths=fast_paths_wanted(),
             )
     except PolicyError as error:

@@ -9,11 +9,11 @@ from pipeline.cli.halt_switch import (
     OneAdvisory,
     OneSite,
     ScopeName,
+    publish_halt_change,
     scope_key,
-    tell_fleet,
 )
 from pipeline.cli.output import emit, fail
-from pipeline.cli.steering import AsJson, By, FleetOrDataDir, steer
+from pipeline.cli.service_client import AsJson, By, FleetOrDataDir, send_request
 
 
 def resume(
@@ -27,19 +27,24 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Clear a halt. Other halts that cover the same jobs stay."""
-    from pipeline.embedded import commands, steering
+    from pipeline.embedded import control_events, operator_requests
 
     if data_dir is not None and bootstrap is not None:
         fail("--data-dir is an embedded service, --bootstrap a fleet on Kafka: choose one")
     key = scope_key(scope, everything=everything, site=site, advisory=advisory)
     try:
-        prepare, wanted = steering.resume(key, by), steering.scope_of(key)
-    except steering.InvalidOrderError as error:
+        prepare, wanted = operator_requests.resume(key, by), operator_requests.parse_scope(key)
+    except operator_requests.InvalidRequestError as error:
         fail(str(error))
     if data_dir is None:
-        tell_fleet(bootstrap, wanted, lambda now: commands.resume(wanted, by, now), resumes=True)
-        answer = {"resumed": wanted.key}
+        publish_halt_change(
+            bootstrap,
+            wanted,
+            lambda now: control_events.halt_cleared(wanted, by, now),
+            resumes=True,
+        )
+        response = {"resumed": wanted.key}
     else:
         path = f"/v1/halts/{quote(key)}?by={quote(by)}"
-        answer = steer(data_dir, "DELETE", path, prepare)
-    emit(json.dumps(answer) if as_json else f"resumed: {answer['resumed']}")
+        response = send_request(data_dir, "DELETE", path, prepare)
+    emit(json.dumps(response) if as_json else f"resumed: {response['resumed']}")

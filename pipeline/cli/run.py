@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
     from pipeline.config import FeedsSettings
-    from pipeline.embedded.simulation import SimulatedWorld
+    from pipeline.embedded.simulation import SimulatedMacs
 
 
 def run(
@@ -57,11 +57,11 @@ def run(
     from pipeline.config import ServerSettings
     from pipeline.decide.policy_file import PolicyError
     from pipeline.embedded.log import StoreError
-    from pipeline.embedded.server import Plan, serve
+    from pipeline.embedded.server import ServicePlan, serve
     from pipeline.server_process import Listen, make_log
 
     try:
-        plan = Plan(
+        plan = ServicePlan(
             data_dir,
             Listen.parse(listen),
             _policy_text(policy, simulated=simulate is not None),
@@ -101,12 +101,12 @@ def _feeds(sofa: str | None, gdmf: str | None, kev: str | None) -> "FeedsSetting
     return FeedsSettings(sofa=sofa or NO_FEED, gdmf=gdmf or NO_FEED, kev=kev or NO_FEED)
 
 
-def _simulated(data_dir: Path, count: int) -> "Callable[[datetime], SimulatedWorld]":
+def _simulated(data_dir: Path, count: int) -> "Callable[[datetime], SimulatedMacs]":
     from pipeline.demo.scenario import releases
-    from pipeline.embedded.simulation import SimulatedWorld
+    from pipeline.embedded.simulation import SimulatedMacs
 
     sites = ("london", "tokyo", "new-york")
-    return lambda now: SimulatedWorld.open(data_dir, count, sites, releases(), now)
+    return lambda now: SimulatedMacs.open(data_dir, count, sites, releases(), now)
 
 
 def _fail_settings(error: "ValidationError") -> NoReturn:

@@ -28,7 +28,7 @@ def schemas(
         fail(f"cannot read {out}: {error.strerror}")
     broken = list(_breaks(present, wanted))
     for where in broken:
-        _say(as_json, "breaks", where)
+        _print_result(as_json, "breaks", where)
     if check:
         _check(present, wanted, as_json=as_json)
     if broken:
@@ -40,7 +40,7 @@ def schemas(
         for name, content in wanted.items():
             if present.get(name) != content:
                 (out / name).write_bytes(content)
-                _say(as_json, "written", str(out / name))
+                _print_result(as_json, "written", str(out / name))
     except OSError as error:
         fail(f"cannot write to {out}: {error.strerror}")
 
@@ -85,12 +85,12 @@ def _check(present: dict[str, bytes], wanted: dict[str, bytes], *, as_json: bool
             n=1,
             lineterm="",
         )
-        _say(as_json, "stale", "\n".join(lines) if not as_json else name)
+        _print_result(as_json, "stale", "\n".join(lines) if not as_json else name)
     if stale:
         finding(f"{len(stale)} files differ from the code; run `drydock schemas`")
 
 
-def _say(as_json: bool, what: str, where: str) -> None:
+def _print_result(as_json: bool, what: str, where: str) -> None:
     import json
 
     emit(json.dumps({"result": what, "where": where}) if as_json else f"{what} {where}")

@@ -4,9 +4,9 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from pipeline.cli.log_options import format_time, open_log, print_table
 from pipeline.cli.output import emit, fail, finding
-from pipeline.cli.past import opened, print_table, when
-from pipeline.cli.steering import AsJson, DataDir
+from pipeline.cli.service_client import AsJson, DataDir
 
 if TYPE_CHECKING:
     from pipeline.embedded.status import Status
@@ -24,7 +24,7 @@ def status(data_dir: DataDir, as_json: AsJson = False) -> None:
 
     from pipeline.embedded.status import read_status
 
-    with opened(data_dir) as log:
+    with open_log(data_dir) as log:
         try:
             found = read_status(log, datetime.now(UTC))
         except (ValueError, KeyError, sqlite3.Error) as error:
@@ -38,7 +38,7 @@ def status(data_dir: DataDir, as_json: AsJson = False) -> None:
 
 
 def _print(found: "Status") -> None:
-    emit(f"{found.devices} Macs; last input {when(found.last_at) or 'never'}")
+    emit(f"{found.devices} Macs; last input {format_time(found.last_at) or 'never'}")
     emit(f"policy {found.policy or 'none'}; halted: {', '.join(found.halts) or 'nothing'}")
     sites = sorted({*found.exposed, *found.open_jobs})
     rows = [
@@ -54,11 +54,11 @@ def _print(found: "Status") -> None:
         print_table(("site", *_WORST_FIRST, "overdue", "open jobs"), rows, title="Exposed Macs")
     reasons = [
         (verdict, reason, str(count))
-        for verdict, by_reason in found.standings.items()
+        for verdict, by_reason in found.decisions.items()
         for reason, count in sorted(by_reason.items(), key=lambda item: -item[1])
     ]
     if reasons:
-        print_table(("decision", "reason", "Macs"), reasons, title="Where Macs stand")
+        print_table(("decision", "reason", "Macs"), reasons, title="Macs by decision")
     if found.dead_letters:
         letters = [(code, str(count)) for code, count in found.dead_letters.items()]
-        print_table(("code", "inputs"), letters, title="Set aside")
+        print_table(("code", "inputs"), letters, title="Dead letters")

@@ -14,7 +14,7 @@ from schemas.topics import DEVICE_PARTITIONS, REPLICATION
 
 if TYPE_CHECKING:
     from pipeline.provisioning.cluster import Cluster
-    from pipeline.provisioning.plan import Difference, WantedTopic
+    from pipeline.provisioning.plan import TopicDifference, WantedTopic
 
 app = typer.Typer(
     help="Compare a cluster's topics with what Drydock wants, and make them so.",
@@ -60,7 +60,9 @@ def plan(
     with _cluster(bootstrap, timeout) as cluster:
         found = _compared(cluster, wanted, grow=False)
     for each in found:
-        _say(each, "held" if each.held else "differs", each.held, as_json=as_json)
+        _print_difference(
+            each, "held" if each.obstacle else "differs", each.obstacle, as_json=as_json
+        )
     raise typer.Exit(FINDING if found else 0)
 
 
@@ -83,13 +85,13 @@ def apply(
     wanted = _wanted(sites, partitions, replication)
     with _cluster(bootstrap, timeout) as cluster:
         found = _compared(cluster, wanted, grow=yes)
-        refused = cluster.apply([each for each in found if each.held is None], wanted)
+        refused = cluster.apply([each for each in found if each.obstacle is None], wanted)
         for each in found:
-            why = each.held or refused.get(each)
-            result = "held" if each.held else "failed" if why else "done"
-            _say(each, result, why, as_json=as_json)
-        left = any(each.held or refused.get(each) for each in found)
-        if found and not left and not cluster.settles(wanted):
+            why = each.obstacle or refused.get(each)
+            result = "held" if each.obstacle else "failed" if why else "done"
+            _print_difference(each, result, why, as_json=as_json)
+        left = any(each.obstacle or refused.get(each) for each in found)
+        if found and not left and not cluster.wait_until_shown(wanted):
             fail("the cluster accepted every change and does not show them yet: run plan again")
     raise typer.Exit(FINDING if left else 0)
 
@@ -125,7 +127,9 @@ def _cluster(bootstrap: str | None, timeout_s: float) -> "Iterator[Cluster]":
         fail(str(error))
 
 
-def _compared(cluster: "Cluster", wanted: "list[WantedTopic]", *, grow: bool) -> "list[Difference]":
+def _compared(
+    cluster: "Cluster", wanted: "list[WantedTopic]", *, grow: bool
+) -> "list[TopicDifference]":
     from pipeline.provisioning.plan import differences, notes
 
     actual = cluster.topics()
@@ -134,7 +138,9 @@ def _compared(cluster: "Cluster", wanted: "list[WantedTopic]", *, grow: bool) ->
     return differences(wanted, actual, brokers=cluster.brokers(), grow=grow)
 
 
-def _say(difference: "Difference", result: str, why: str | None, *, as_json: bool) -> None:
+def _print_difference(
+    difference: "TopicDifference", result: str, why: str | None, *, as_json: bool
+) -> None:
     if as_json:
         fields = dataclasses.asdict(difference)
         del fields["held"]
@@ -144,7 +150,7 @@ def _say(difference: "Difference", result: str, why: str | None, *, as_json: boo
     if difference.setting is not None:
         what = f"{what} {difference.setting}"
     if difference.actual is None:
-        told = difference.wanted
+        values = difference.wanted
     else:
-        told = f"{difference.actual or '(not set)'} -> {difference.wanted}"
-    emit(f"{result:<7} {difference.topic}: {what}: {told}" + (f" ({why})" if why else ""))
+        values = f"{difference.actual or '(not set)'} -> {difference.wanted}"
+    emit(f"{result:<7} {difference.topic}: {what}: {values}" + (f" ({why})" if why else ""))

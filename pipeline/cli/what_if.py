@@ -3,21 +3,21 @@
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.cli.past import console, print_table, when
-from pipeline.replay.counterfactual import COMPARED, ChangeKind, DecisionChange, Diff
+from pipeline.cli.log_options import console, format_time, print_table
+from pipeline.replay.counterfactual import COMPARED, ChangeKind, CounterfactualDiff, DecisionChange
 from schemas.decisions import Decision
 
 _SHOWN_CHANGES = 50
 _KINDS = tuple(ChangeKind)
 
 
-def diff_lines(diff: Diff) -> Iterator[dict[str, Any]]:
+def diff_lines(diff: CounterfactualDiff) -> Iterator[dict[str, Any]]:
     """One JSON object a difference, then the sums."""
     yield from map(_change_wire, diff.changes)
     yield _summary_wire(diff)
 
 
-def print_diff(diff: Diff) -> None:
+def print_diff(diff: CounterfactualDiff) -> None:
     """The sums by site and action, then the Macs, then the first differences one by one."""
     out = console()
     out.print(
@@ -31,7 +31,10 @@ def print_diff(diff: Diff) -> None:
         for (site, action), counts in diff.by_site_and_action.items()
     ]
     print_table(("site", "action", *_KINDS), sums, "\nBy site and action")
-    names = {change.under.udid: change.under.serial or change.under.udid for change in diff.changes}
+    names = {
+        change.alternative.udid: change.alternative.serial or change.alternative.udid
+        for change in diff.changes
+    }
     macs = [(names[udid], *_numbers(counts)) for udid, counts in diff.by_mac.items()]
     print_table(("mac", *_KINDS), macs[:_SHOWN_CHANGES], "\nBy Mac")
     _print_rest(len(macs), "Macs")
@@ -53,17 +56,17 @@ def _numbers(counts: dict[ChangeKind, int]) -> tuple[str, ...]:
 def _change_row(change: DecisionChange) -> tuple[str, ...]:
     return (
         "end" if change.seq is None else str(change.seq),
-        when(change.at),
-        change.under.serial or change.under.udid,
+        format_time(change.at),
+        change.alternative.serial or change.alternative.udid,
         change.site or "-",
         change.kind.value,
-        _told(change.then, change.fields),
-        _told(change.under, change.fields),
+        _describe(change.recorded, change.fields),
+        _describe(change.alternative, change.fields),
         ", ".join(change.fields),
     )
 
 
-def _told(decision: Decision | None, fields: tuple[str, ...]) -> str:
+def _describe(decision: Decision | None, fields: tuple[str, ...]) -> str:
     """A decision in a few words, with what differs of its times."""
     if decision is None:
         return "no policy"
@@ -76,9 +79,9 @@ def _told(decision: Decision | None, fields: tuple[str, ...]) -> str:
         words.append(str(decision.target.version))
     words.append(f"({decision.reason.value})")
     if "deadline_at" in fields:
-        words.append(f"due {when(decision.deadline_at) or 'never'}")
+        words.append(f"due {format_time(decision.deadline_at) or 'never'}")
     if "next_eligible_at" in fields and decision.next_eligible_at is not None:
-        words.append(f"next {when(decision.next_eligible_at)}")
+        words.append(f"next {format_time(decision.next_eligible_at)}")
     return " ".join(words)
 
 
@@ -91,17 +94,17 @@ def _change_wire(change: DecisionChange) -> dict[str, Any]:
         "change": change.kind.value,
         "seq": change.seq,
         "at": change.at.isoformat(),
-        "udid": change.under.udid,
-        "serial": change.under.serial,
+        "udid": change.alternative.udid,
+        "serial": change.alternative.serial,
         "site": change.site,
         "action": change.action,
         "fields": list(change.fields),
-        "then": _side(change.then),
-        "under": _side(change.under),
+        "then": _side(change.recorded),
+        "under": _side(change.alternative),
     }
 
 
-def _summary_wire(diff: Diff) -> dict[str, Any]:
+def _summary_wire(diff: CounterfactualDiff) -> dict[str, Any]:
     return {
         "policy_digest": diff.policy_digest,
         "decisions": diff.decisions,

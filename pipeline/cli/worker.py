@@ -9,7 +9,7 @@ from pipeline.cli.fast_paths import fast_paths_wanted
 from pipeline.cli.output import fail
 
 if TYPE_CHECKING:
-    from pipeline.processors.service import Plan
+    from pipeline.processors.service import WorkerPlan
 
 
 def worker(
@@ -72,18 +72,18 @@ def worker(
         fail(str(error))
 
 
-def _plan(data_dir: Path, keys: Path, bootstrap: str | None, listen: str | None) -> "Plan":
+def _plan(data_dir: Path, keys: Path, bootstrap: str | None, listen: str | None) -> "WorkerPlan":
     from datetime import timedelta
 
     from agents.keys import KeyRing, KeyStore, Purpose
     from pipeline.config import WorkerSettings
     from pipeline.connection import kafka_settings
-    from pipeline.processors.service import Plan
+    from pipeline.processors.service import WorkerPlan
     from pipeline.server_process import Listen
 
     settings = WorkerSettings()
     trust = KeyRing.load(keys)
-    return Plan(
+    return WorkerPlan(
         connection=kafka_settings(bootstrap),
         data_dir=data_dir,
         key=KeyStore(keys).signer(Purpose.JOBS),

@@ -3,11 +3,11 @@ to do must be what they claim."""
 
 from pipeline.decide.policy_file import PolicyError, policy_digest, read_policy
 from schemas.envelope import ApprovalGrantedEvent, Event, JobIssuedEvent, PolicyChangedEvent
-from schemas.orders import PublicKeys, read_approval, read_job
+from schemas.signed_payloads import PublicKeys, verify_approval, verify_job
 from schemas.signing import SignatureError
 
 
-def objection(event: Event, *, jobs: PublicKeys, approvals: PublicKeys) -> str | None:
+def reject_reason(event: Event, *, jobs: PublicKeys, approvals: PublicKeys) -> str | None:
     """What is wrong with an event that no schema sees; None if it may be folded. The keys are
     those that are believed for orders and for approvals."""
     if isinstance(event, PolicyChangedEvent):
@@ -15,11 +15,11 @@ def objection(event: Event, *, jobs: PublicKeys, approvals: PublicKeys) -> str |
     try:
         if isinstance(event, ApprovalGrantedEvent):
             granted = event.data
-            same = read_approval(granted.signed, approvals) == granted.approval
+            same = verify_approval(granted.signed, approvals) == granted.approval
             return None if same else "the approval differs from the signed bytes"
         if isinstance(event, JobIssuedEvent):
             issued = event.data
-            same = read_job(issued.signed, jobs) == issued.job
+            same = verify_job(issued.signed, jobs) == issued.job
             return None if same else "the job differs from the signed bytes"
     except SignatureError as error:
         return str(error)

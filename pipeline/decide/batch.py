@@ -8,7 +8,7 @@ from pipeline.decide.policy import Policy
 from pipeline.decide.situation import Situation
 from pipeline.state.device import Device, to_us
 from pipeline.state.fleet import Fleet
-from pipeline.state.jobs import Ledger, open_job, record, settle
+from pipeline.state.jobs import JobHistory, add_result, infer_result, open_job
 from schemas.decisions import Decision
 from schemas.envelope import (
     Event,
@@ -20,7 +20,7 @@ from schemas.envelope import (
 )
 
 
-def gather(events: Iterable[Event]) -> Fleet:
+def fold_events(events: Iterable[Event]) -> Fleet:
     """Fold the events. Doubled or in another order they end in the same fleet: what became of a
     job is folded after the jobs, by time."""
     fleet = Fleet()
@@ -41,14 +41,14 @@ def decide_all(
     """One decision a Mac, by UDID. Every Mac is looked at alone: how many jobs a site may have
     open is not counted here."""
     for udid in sorted(fleet.macs()):
-        device = fleet.view(udid)
+        device = fleet.merged_device(udid)
         yield decide(
             Situation(
                 device,
                 fleet.advisories,
                 policy,
                 now,
-                _settled(fleet.ledgers.get(udid, ()), device, now),
+                _settled(fleet.job_histories.get(udid, ()), device, now),
                 fleet.halts(),
                 fleet.approvals(udid),
             ),
@@ -60,8 +60,8 @@ def _job_order(event: JobEvent) -> tuple[bool, int, str, str]:
     return not isinstance(event, JobIssuedEvent), to_us(event.time), event.source, event.id
 
 
-def _settled(ledger: Ledger, device: Device, now: datetime) -> Ledger:
+def _settled(history: JobHistory, device: Device, now: datetime) -> JobHistory:
     """The jobs once the Mac's own reports, or the time, have ended the open one."""
-    entry = open_job(ledger)
-    result = None if entry is None else settle(entry, device, device.udid, now)
-    return ledger if result is None else record(ledger, result, to_us(now))
+    entry = open_job(history)
+    result = None if entry is None else infer_result(entry, device, device.udid, now)
+    return history if result is None else add_result(history, result, to_us(now))

@@ -9,23 +9,23 @@ from pipeline.decide.exposure import Exposure, exposure
 from pipeline.decide.gates import (
     FOLLOW_UP_READS,
     GATES,
-    Asked,
-    Plan,
-    ask,
-    ask_for_open_job,
+    Candidate,
+    GateResult,
+    evaluate_gates,
     is_for,
+    make_candidate,
     opens_by_itself_at,
-    plan,
     reasons_on_telemetry,
+    reevaluate_job_gate,
     to_gate,
 )
 from pipeline.decide.methods import choose_method
 from pipeline.decide.remediation import (
-    enrollment_faults_at_us,
     follow_up_missing,
-    may_be_told_again,
+    has_earlier_enrollment_defect,
     needs,
-    upgrade_verdict,
+    next_enrollment_fault_us,
+    upgrade_obstacle,
 )
 from pipeline.decide.situation import Situation
 from pipeline.state.device import from_us
@@ -33,47 +33,49 @@ from pipeline.state.jobs import JobEntry
 from schemas.decisions import Decision, Gate, Reason, Severity, Verdict
 from schemas.jobs import Action
 from schemas.macos import OSVersion
-from schemas.model import built
+from schemas.model import construct_unchecked
 
 # The reasons that a report can end which brings only telemetry.
-_FIGURES: Final = reasons_on_telemetry(*(row.reads for row in GATES), FOLLOW_UP_READS)
+_TELEMETRY_REASONS: Final = reasons_on_telemetry(*(row.reads for row in GATES), FOLLOW_UP_READS)
 
 
-class Held(msgspec.Struct, frozen=True):
+class GatedNeed(msgspec.Struct, frozen=True):
     """A need with its gates, and those of them that hold it: none for one that can be met now."""
 
-    plan: Plan
-    gates: tuple[Asked, ...]
-    closed: tuple[Asked, ...]
+    candidate: Candidate
+    gates: tuple[GateResult, ...]
+    closed: tuple[GateResult, ...]
 
     @classmethod
-    def by(cls, plan: Plan, gates: tuple[Asked, ...]) -> "Held":
+    def of_results(cls, candidate: Candidate, gates: tuple[GateResult, ...]) -> "GatedNeed":
         """The need with what its gates answered."""
-        return cls(plan, gates, tuple([asked for asked in gates if asked.reason is not None]))
+        return cls(candidate, gates, tuple([asked for asked in gates if asked.reason is not None]))
 
-    def stopped_by(self, reason: Reason) -> bool:
+    def is_stopped_by(self, reason: Reason) -> bool:
         """Whether a gate holds it for this reason."""
         return reason in [asked.reason for asked in self.closed]
 
     @property
     def opens_at(self) -> datetime | None:
         """When time alone lets it through, or puts a newer release in its place."""
-        opens, ripens_us = opens_by_itself_at(self.closed), self.plan.need.ripens_us
+        opens, ripens_us = opens_by_itself_at(self.closed), self.candidate.need.newer_matures_us
         if ripens_us is None:
             return opens
         ripens = from_us(ripens_us)
         return ripens if opens is None else min(opens, ripens)
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """A decision and what can change it: `heeds_figures`, a report that says nothing new of the
-    Mac, by its figures or because it was made at all; `waits_for_slot`, the end of another job.
-    `asked` are the needs whose gates were asked, up to the one that is sent."""
+class Evaluation(msgspec.Struct, frozen=True):
+    """A decision, and the inputs that can change it without a change of the device's state.
+
+    `recheck_on_telemetry`: a report that brings telemetry only. `waits_for_capacity`: the end of
+    another job of the site. `gated_needs`: the needs evaluated, up to the one that is sent.
+    """
 
     decision: Decision
-    heeds_figures: bool
-    waits_for_slot: bool = False
-    asked: tuple[Held, ...] = ()
+    recheck_on_telemetry: bool
+    waits_for_capacity: bool = False
+    gated_needs: tuple[GatedNeed, ...] = ()
 
 
 def decide(s: Situation, *, fast_paths: bool = True) -> Decision:
@@ -83,53 +85,62 @@ def decide(s: Situation, *, fast_paths: bool = True) -> Decision:
     all pass is sent. Else a need whose job is open is held for it, else the first need is held,
     for the first gate that holds it. With `fast_paths` its own values are not validated again.
     """
-    return answer(s, fast_paths=fast_paths).decision
+    return evaluate(s, fast_paths=fast_paths).decision
 
 
-def answer(s: Situation, *, fast_paths: bool = True) -> Answer:
+def evaluate(s: Situation, *, fast_paths: bool = True) -> Evaluation:
     """`decide`, and what its answer can be changed by."""
     exposed = exposure(s)
     if s.device.is_partial:
-        return Answer(_nothing(s, exposed, Reason.UDID_UNKNOWN), heeds_figures=False)
+        return Evaluation(_nothing(s, exposed, Reason.UDID_UNKNOWN), recheck_on_telemetry=False)
     if s.device.is_personal:
         finding = "enrolled by its owner: the company manages an account on it, not its system"
-        return Answer(_nothing(s, exposed, Reason.USER_ENROLLED, finding), heeds_figures=False)
-    held: list[Held] = []
+        return Evaluation(
+            _nothing(s, exposed, Reason.USER_ENROLLED, finding), recheck_on_telemetry=False
+        )
+    held: list[GatedNeed] = []
     for need in needs(s, exposed):
-        one = plan(s, need, choose_method(s, need), exposed)
-        held.append(Held.by(one, ask(s, one)))
+        one = make_candidate(s, need, choose_method(s, need), exposed)
+        held.append(GatedNeed.of_results(one, evaluate_gates(s, one)))
         if not held[-1].closed:
             sent = _send(s, one, held[-1].gates, fast_paths=fast_paths)
-            return Answer(sent, heeds_figures=True, asked=tuple(held))
+            return Evaluation(sent, recheck_on_telemetry=True, gated_needs=tuple(held))
         # A job that is on its way for this need is not withdrawn for a lesser one.
-        if need.exclusive or held[-1].stopped_by(Reason.JOB_OPEN):
+        if need.exclusive or held[-1].is_stopped_by(Reason.JOB_OPEN):
             break
     if not held:
         rest = _rest(s, exposed)
-        return Answer(rest, heeds_figures=rest.reason in _FIGURES or may_be_told_again(s))
+        return Evaluation(
+            rest,
+            recheck_on_telemetry=rest.reason in _TELEMETRY_REASONS
+            or has_earlier_enrollment_defect(s),
+        )
     return _held_back(s, held, None, fast_paths=fast_paths)
 
 
-def answer_to_order(s: Situation, sent: Answer) -> Answer:
+def reevaluate_after_send(s: Situation, sent: Evaluation) -> Evaluation:
     """`answer` where `sent` was the last one, its job is in the ledger now, open and the newest,
     and nothing else is another: then only the gate of the open job is. A fast path: `answer`
     gives the same."""
-    held = [Held.by(one.plan, ask_for_open_job(s, one.plan, one.gates)) for one in sent.asked]
-    for_it = next(at for at, one in enumerate(held, 1) if one.stopped_by(Reason.JOB_OPEN))
+    held = [
+        GatedNeed.of_results(one.candidate, reevaluate_job_gate(s, one.candidate, one.gates))
+        for one in sent.gated_needs
+    ]
+    for_it = next(at for at, one in enumerate(held, 1) if one.is_stopped_by(Reason.JOB_OPEN))
     return _held_back(s, held[:for_it], sent.decision, fast_paths=True)
 
 
 def _held_back(
-    s: Situation, held: list[Held], sent: Decision | None, *, fast_paths: bool
-) -> Answer:
+    s: Situation, held: list[GatedNeed], sent: Decision | None, *, fast_paths: bool
+) -> Evaluation:
     reasons = {asked.reason for one in held for asked in one.closed}
-    return Answer(
+    return Evaluation(
         _hold(s, held, sent, fast_paths=fast_paths),
         # A sign of life through MDM is enough to show that a Mac is enrolled after all.
-        heeds_figures=not reasons.isdisjoint(_FIGURES)
-        or any(one.plan.need.action is Action.REENROLL for one in held)
-        or may_be_told_again(s),
-        waits_for_slot=Reason.SITE_FULL in reasons,
+        recheck_on_telemetry=not reasons.isdisjoint(_TELEMETRY_REASONS)
+        or any(one.candidate.need.action is Action.REENROLL for one in held)
+        or has_earlier_enrollment_defect(s),
+        waits_for_capacity=Reason.SITE_FULL in reasons,
     )
 
 
@@ -141,7 +152,7 @@ def _rest(s: Situation, exposed: Exposure) -> Decision:
     missing = follow_up_missing(s)
     if missing:
         return _awaiting_follow_up(s, exposed, missing)
-    stuck = upgrade_verdict(s)
+    stuck = upgrade_obstacle(s)
     if stuck is Reason.MODEL_UNKNOWN:
         finding = f"model {s.device.model} is not in the table: cannot say what it can run"
         return _nothing(s, exposed, Reason.MODEL_UNKNOWN, finding)
@@ -179,7 +190,7 @@ def _untouched_job(s: Situation) -> JobEntry | None:
     return None if entry is None or entry.may_have_touched else entry
 
 
-def _withdrawn(s: Situation, held: list[Held]) -> str | None:
+def _withdrawn(s: Situation, held: list[GatedNeed]) -> str | None:
     """The open job that a Mac which is held must not be given any more.
 
     A newer release that cannot be sent yet does not withdraw the job for an older one that would
@@ -189,10 +200,10 @@ def _withdrawn(s: Situation, held: list[Held]) -> str | None:
     if entry is None:
         return None
     kept = entry.site == s.site_name and any(
-        not one.stopped_by(Reason.EXEMPT)
+        not one.is_stopped_by(Reason.EXEMPT)
         and (
-            is_for(entry, one.plan.need)
-            or (entry.action is one.plan.need.action and _still_offered(s, entry))
+            is_for(entry, one.candidate.need)
+            or (entry.action is one.candidate.need.action and _still_offered(s, entry))
         )
         for one in held
     )
@@ -215,11 +226,11 @@ def _still_offered(s: Situation, entry: JobEntry) -> bool:
 def _next_at(s: Situation, *times: datetime | None) -> datetime | None:
     """The first of these times and of those at which the open job or the enrolment runs out."""
     known = [one for one in times if one is not None]
-    fault_us = enrollment_faults_at_us(s)
+    fault_us = next_enrollment_fault_us(s)
     if fault_us is not None:
         known.append(from_us(fault_us))
     if s.open_job is not None:
-        known.append(from_us(s.open_job.given_up_us))
+        known.append(from_us(s.open_job.times_out_us))
     return min([one for one in known if one > s.now], default=None)
 
 
@@ -249,7 +260,9 @@ def _awaiting_follow_up(s: Situation, exposed: Exposure, missing: tuple[str, ...
     return quiet.model_copy(update={"decision": Verdict.HOLD, "gates": (gate,)})
 
 
-def _send(s: Situation, p: Plan, gates: tuple[Asked, ...], *, fast_paths: bool) -> Decision:
+def _send(
+    s: Situation, p: Candidate, gates: tuple[GateResult, ...], *, fast_paths: bool
+) -> Decision:
     replaced = _untouched_job(s)
     supersedes = None if replaced is None else replaced.job_id
     return _planned(
@@ -257,17 +270,19 @@ def _send(s: Situation, p: Plan, gates: tuple[Asked, ...], *, fast_paths: bool) 
     )
 
 
-def _hold(s: Situation, held: list[Held], sent: Decision | None, *, fast_paths: bool) -> Decision:
+def _hold(
+    s: Situation, held: list[GatedNeed], sent: Decision | None, *, fast_paths: bool
+) -> Decision:
     """`sent` is the decision that ordered the job they are held for, if that was the last one."""
-    shown = held[-1] if held[-1].stopped_by(Reason.JOB_OPEN) else held[0]
+    shown = held[-1] if held[-1].is_stopped_by(Reason.JOB_OPEN) else held[0]
     reason = shown.closed[0].reason
     assert reason is not None
     next_at = _next_at(s, *(one.opens_at for one in held))
     supersedes = _withdrawn(s, held)
-    if sent is None or sent.job_id != shown.plan.job_id:
+    if sent is None or sent.job_id != shown.candidate.job_id:
         return _planned(
             s,
-            shown.plan,
+            shown.candidate,
             shown.gates,
             Verdict.HOLD,
             reason,
@@ -275,14 +290,14 @@ def _hold(s: Situation, held: list[Held], sent: Decision | None, *, fast_paths: 
             supersedes=supersedes,
             fast_paths=fast_paths,
         )
-    said = {
+    changed_fields = {
         "decision": Verdict.HOLD,
         "reason": reason,
         "gates": _with(to_gate(shown.closed[0]), sent.gates),
         "next_eligible_at": next_at,
         "supersedes": supersedes,
     }
-    return built(Decision, sent.__dict__ | said)
+    return construct_unchecked(Decision, sent.__dict__ | changed_fields)
 
 
 def _with(gate: Gate, gates: tuple[Gate, ...]) -> tuple[Gate, ...]:
@@ -291,8 +306,8 @@ def _with(gate: Gate, gates: tuple[Gate, ...]) -> tuple[Gate, ...]:
 
 def _planned(
     s: Situation,
-    p: Plan,
-    gates: tuple[Asked, ...],
+    p: Candidate,
+    gates: tuple[GateResult, ...],
     verdict: Verdict,
     reason: Reason,
     *,
@@ -328,11 +343,11 @@ def _planned(
     # What a Mac says of itself is in these alone, with more around it: it may be too long.
     if need.evidence or findings or not fast_paths:
         return Decision(**values)
-    return built(Decision, values)
+    return construct_unchecked(Decision, values)
 
 
 def _findings(s: Situation) -> tuple[str, ...]:
     version: OSVersion | None = s.device.os_version
-    if version is None or upgrade_verdict(s) is not Reason.UNFIXABLE_HARDWARE:
+    if version is None or upgrade_obstacle(s) is not Reason.UNFIXABLE_HARDWARE:
         return ()
     return (f"macOS {version.line} gets no more fixes and the hardware runs nothing newer",)

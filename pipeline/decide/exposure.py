@@ -38,10 +38,10 @@ class Exposure(msgspec.Struct, frozen=True):
     def deadline_us(self, deadlines: Deadlines) -> int | None:
         """When the first of the releases must be on the Mac; None if it lacks none."""
         missing = self.holes
-        known: tuple[Deadlines, int | None] | None = missing.noted.get("due")
+        known: tuple[Deadlines, int | None] | None = missing.cache.get("due")
         if known is None or known[0] is not deadlines:
             due = min((due_us(one, deadlines) for one in missing.releases), default=None)
-            known = missing.noted["due"] = (deadlines, due)
+            known = missing.cache["due"] = (deadlines, due)
         return known[1]
 
 
@@ -94,7 +94,7 @@ def due_us(release: Release, deadlines: Deadlines) -> int:
         rated = Severity(release.severity)
     elif release.cves:
         rated = Severity.HIGH
-    due = known_us + duration_us(deadlines.of(rated))
+    due = known_us + duration_us(deadlines.for_severity(rated))
     if release.exploited:
         first_us = max(known_us, min(release.exploited.values()))
         due = min(due, first_us + duration_us(deadlines.exploited))

@@ -15,12 +15,12 @@ import msgspec
 
 from pipeline.decide.exposure import Exposure
 from pipeline.decide.methods import Choice
-from pipeline.decide.remediation import Need, ripe_us, target
+from pipeline.decide.remediation import Need, matures_us, target
 from pipeline.decide.situation import Situation
 from pipeline.decide.windows import opens_at
 from pipeline.state.device import TELEMETRY, duration_us, from_us
-from pipeline.state.jobs import JobEntry, Ledger, attempts, failures
-from pipeline.state.models import HardwareClass
+from pipeline.state.hardware import HardwareClass
+from pipeline.state.jobs import JobEntry, JobHistory, attempts, failures
 from schemas.decisions import Gate, Reason
 from schemas.events.control import HaltSet
 from schemas.ids import derive_job_id
@@ -31,7 +31,7 @@ _MOST_DOUBLINGS: Final = 20
 _BIG_INSTALLS: Final = frozenset({Action.UPGRADE, Action.REINSTALL})
 
 
-class Asked(msgspec.Struct, frozen=True, gc=False):
+class GateResult(msgspec.Struct, frozen=True, gc=False):
     """A gate's answer; `reason` is why it holds, None if it passed."""
 
     gate: str
@@ -41,22 +41,22 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 
 
 @lru_cache(maxsize=1024)
-def _passed(gate: str, detail: str = "") -> Asked:
+def _passed(gate: str, detail: str = "") -> GateResult:
     """A gate that passed; most gates of most Macs do, and say the same."""
-    return Asked(gate, detail=detail)
+    return GateResult(gate, detail=detail)
 
 
-_EXEMPTION_PASSED: Final = Asked("exemption")
-_HALT_PASSED: Final = Asked("halt")
-_FRESH_PASSED: Final = Asked("fresh")
-_JOB_OPEN_PASSED: Final = Asked("job_open")
-_ATTEMPTS_PASSED: Final = Asked("attempts")
-_COOL_DOWN_PASSED: Final = Asked("cool_down")
-_SURE_PASSED: Final = Asked("sure")
-_DEFERRAL_PASSED: Final = Asked("deferral")
+_EXEMPTION_PASSED: Final = GateResult("exemption")
+_HALT_PASSED: Final = GateResult("halt")
+_FRESH_PASSED: Final = GateResult("fresh")
+_JOB_OPEN_PASSED: Final = GateResult("job_open")
+_ATTEMPTS_PASSED: Final = GateResult("attempts")
+_COOL_DOWN_PASSED: Final = GateResult("cool_down")
+_SURE_PASSED: Final = GateResult("sure")
+_DEFERRAL_PASSED: Final = GateResult("deferral")
 
 
-class Plan(msgspec.Struct, frozen=True):
+class Candidate(msgspec.Struct, frozen=True):
     """A need with everything its gates look at; `past` is that its deadline has passed."""
 
     need: Need
@@ -85,12 +85,12 @@ class Plan(msgspec.Struct, frozen=True):
         return ids if release is None or release.advisory_id in ids else (release.advisory_id, *ids)
 
 
-def plan(s: Situation, need: Need, choice: Choice, exposed: Exposure) -> Plan:
+def make_candidate(s: Situation, need: Need, choice: Choice, exposed: Exposure) -> Candidate:
     """Number the attempt and put its deadline beside it."""
-    earlier = attempts(s.ledger, need.action, need.intent)
+    earlier = attempts(s.job_history, need.action, need.intent)
     generation = max([one.generation for one in earlier]) + 1 if earlier else 0
     deadline_us = exposed.deadline_us(s.policy.deadlines) if need.timed else None
-    return Plan(
+    return Candidate(
         need,
         choice,
         exposed,
@@ -104,12 +104,14 @@ def plan(s: Situation, need: Need, choice: Choice, exposed: Exposure) -> Plan:
     )
 
 
-def ask(s: Situation, p: Plan) -> tuple[Asked, ...]:
+def evaluate_gates(s: Situation, p: Candidate) -> tuple[GateResult, ...]:
     """Every gate in order."""
     return tuple([check(s, p) for check in _CHECKS])
 
 
-def ask_for_open_job(s: Situation, p: Plan, gates: tuple[Asked, ...]) -> tuple[Asked, ...]:
+def reevaluate_job_gate(
+    s: Situation, p: Candidate, gates: tuple[GateResult, ...]
+) -> tuple[GateResult, ...]:
     """The answers of `ask`, with that of the open job's gate as it is in this Situation."""
     again = _job_open(s, p)
     return tuple([again if asked.gate == again.gate else asked for asked in gates])
@@ -121,26 +123,26 @@ def is_for(entry: JobEntry, need: Need) -> bool:
 
 
 @lru_cache(maxsize=8192)
-def to_gate(asked: Asked) -> Gate:
+def to_gate(asked: GateResult) -> Gate:
     """The gate as a decision records it. Most gates of most Macs answer the same."""
     return Gate(
         gate=asked.gate, passed=asked.reason is None, detail=asked.detail, until=asked.until
     )
 
 
-def opens_by_itself_at(closed: tuple[Asked, ...]) -> datetime | None:
+def opens_by_itself_at(closed: tuple[GateResult, ...]) -> datetime | None:
     """When these gates will all have opened by time alone; None if something else must happen."""
     times = [asked.until for asked in closed if asked.until is not None]
     return max(times) if times and len(times) == len(closed) else None
 
 
-def _site(s: Situation, _: Plan) -> Asked:
+def _site(s: Situation, _: Candidate) -> GateResult:
     if s.site_name is None:
-        return Asked("site", Reason.SITE_UNKNOWN, "no site of the policy matches")
+        return GateResult("site", Reason.SITE_UNKNOWN, "no site of the policy matches")
     return _passed("site", s.site_name)
 
 
-def _exempt(s: Situation, p: Plan) -> Asked:
+def _exempt(s: Situation, p: Candidate) -> GateResult:
     device = s.device
     for exemption in s.policy.exemptions:
         if exemption.covers(p.need.action, s.now) and exemption.who.matches(
@@ -148,11 +150,11 @@ def _exempt(s: Situation, p: Plan) -> Asked:
         ):
             until = exemption.until
             ends = None if until is None else datetime.combine(until, time(), UTC)
-            return Asked("exemption", Reason.EXEMPT, exemption.why, ends)
+            return GateResult("exemption", Reason.EXEMPT, exemption.why, ends)
     return _EXEMPTION_PASSED
 
 
-def _covers(halt: HaltSet, s: Situation, p: Plan) -> bool:
+def _covers(halt: HaltSet, s: Situation, p: Candidate) -> bool:
     scope = halt.scope
     if halt.until is not None and s.now >= halt.until:
         return False
@@ -163,7 +165,7 @@ def _covers(halt: HaltSet, s: Situation, p: Plan) -> bool:
     return p.need.release is not None and scope.advisory_id in p.advisory_ids
 
 
-def _halted(s: Situation, p: Plan) -> Asked:
+def _halted(s: Situation, p: Candidate) -> GateResult:
     if not s.halts:
         return _HALT_PASSED
     covering = [halt for halt in s.halts if _covers(halt, s, p)]
@@ -172,36 +174,36 @@ def _halted(s: Situation, p: Plan) -> Asked:
     untils = [halt.until for halt in covering]
     known = [until for until in untils if until is not None]
     ends = max(known) if len(known) == len(untils) else None
-    return Asked("halt", Reason.HALTED, ", ".join(halt.scope.key for halt in covering), ends)
+    return GateResult("halt", Reason.HALTED, ", ".join(halt.scope.key for halt in covering), ends)
 
 
-def _fresh(s: Situation, _: Plan) -> Asked:
+def _fresh(s: Situation, _: Candidate) -> GateResult:
     seen_us = s.device.last_seen_us
     if seen_us and s.now_us - seen_us <= duration_us(s.policy.thresholds.stale_after):
         return _FRESH_PASSED
-    return Asked("fresh", Reason.STALE_INVENTORY, "not heard of for too long")
+    return GateResult("fresh", Reason.STALE_INVENTORY, "not heard of for too long")
 
 
-def _job_open(s: Situation, p: Plan) -> Asked:
+def _job_open(s: Situation, p: Candidate) -> GateResult:
     entry = s.open_job
     if entry is None:
         return _JOB_OPEN_PASSED
     if not is_for(entry, p.need) and not entry.may_have_touched:
-        return Asked("job_open", detail=f"supersedes {entry.job_id}")
-    return Asked("job_open", Reason.JOB_OPEN, entry.job_id, from_us(entry.given_up_us))
+        return GateResult("job_open", detail=f"supersedes {entry.job_id}")
+    return GateResult("job_open", Reason.JOB_OPEN, entry.job_id, from_us(entry.times_out_us))
 
 
-def _attempts(s: Situation, p: Plan) -> Asked:
-    failed = failures(s.ledger, p.need.action, p.need.intent) if s.ledger else ()
+def _attempts(s: Situation, p: Candidate) -> GateResult:
+    failed = failures(s.job_history, p.need.action, p.need.intent) if s.job_history else ()
     if not failed:
         return _ATTEMPTS_PASSED
     tried, detail = _tried(s, failed)
     spent = tried >= s.policy.thresholds.max_attempts
-    return Asked("attempts", Reason.RETRIES_EXHAUSTED if spent else None, detail)
+    return GateResult("attempts", Reason.RETRIES_EXHAUSTED if spent else None, detail)
 
 
-def _cool_down(s: Situation, p: Plan) -> Asked:
-    failed = failures(s.ledger, p.need.action, p.need.intent) if s.ledger else ()
+def _cool_down(s: Situation, p: Candidate) -> GateResult:
+    failed = failures(s.job_history, p.need.action, p.need.intent) if s.job_history else ()
     if not failed:
         return _COOL_DOWN_PASSED
     tried, detail = _tried(s, failed)
@@ -209,25 +211,25 @@ def _cool_down(s: Situation, p: Plan) -> Asked:
     wait_us = min(duration_us(limits.cool_down) << doublings, duration_us(limits.cool_down_max))
     again_us = max(one.outcome_us for one in failed) + wait_us
     if s.now_us >= again_us:
-        return Asked("cool_down", detail=detail)
-    return Asked("cool_down", Reason.COOLING_DOWN, detail, from_us(again_us))
+        return GateResult("cool_down", detail=detail)
+    return GateResult("cool_down", Reason.COOLING_DOWN, detail, from_us(again_us))
 
 
-def _tried(s: Situation, failed: Ledger) -> tuple[int, str]:
+def _tried(s: Situation, failed: JobHistory) -> tuple[int, str]:
     """How many attempts reached the Mac, and the detail that shows it. A Mac that is off every
     night is asked every night; only tries that reached it wear it out."""
     tried = sum(one.touched for one in failed)
     return tried, f"{tried} of {s.policy.thresholds.max_attempts} attempts failed"
 
 
-def _sure(s: Situation, p: Plan) -> Asked:
-    if p.need.in_vain:
+def _confirmed(s: Situation, p: Candidate) -> GateResult:
+    if p.need.ineffective_before:
         detail = "a reinstall succeeded and did not mend it"
-        return Asked("sure", Reason.NEEDS_PERSON, detail)
+        return GateResult("sure", Reason.NEEDS_PERSON, detail)
     from_then_us = p.need.not_before_us
     if from_then_us is None or s.now_us >= from_then_us:
         return _SURE_PASSED
-    return Asked(
+    return GateResult(
         "sure",
         Reason.AWAITING_CONTACT,
         "heard of again: MDM has until then to hear of it too",
@@ -235,48 +237,50 @@ def _sure(s: Situation, p: Plan) -> Asked:
     )
 
 
-def _deferral(s: Situation, p: Plan) -> Asked:
+def _deferral(s: Situation, p: Candidate) -> GateResult:
     release = p.need.release
     if release is None or p.past or p.need.action in (Action.REINSTALL, Action.REIMAGE):
         return _DEFERRAL_PASSED
-    opens_us = ripe_us(s, release, p.exposed)
+    opens_us = matures_us(s, release, p.exposed)
     if s.now_us >= opens_us:
         return _DEFERRAL_PASSED
     if p.deadline_us is not None:
         opens_us = min(opens_us, p.deadline_us)
     severity = p.exposed.severity
-    detail = f"{severity} waits {s.policy.deferrals.of(severity)}"
-    return Asked("deferral", Reason.DEFERRED, detail, from_us(opens_us))
+    detail = f"{severity} waits {s.policy.deferrals.for_severity(severity)}"
+    return GateResult("deferral", Reason.DEFERRED, detail, from_us(opens_us))
 
 
-def _method(_: Situation, p: Plan) -> Asked:
-    return Asked("method", p.choice.reason, p.choice.detail, p.choice.until)
+def _method(_: Situation, p: Candidate) -> GateResult:
+    return GateResult("method", p.choice.reason, p.choice.detail, p.choice.until)
 
 
-def _disk(s: Situation, p: Plan) -> Asked:
+def _disk(s: Situation, p: Candidate) -> GateResult:
     free, limits = s.device.free_disk_gb, s.policy.thresholds
     if p.need.action is Action.REENROLL or p.choice.method in (Method.ERASE_DEVICE, Method.ASR):
         return _passed("disk")
     wanted = limits.disk_upgrade_gb if p.need.action in _BIG_INSTALLS else limits.disk_update_gb
     if free is None:
-        return Asked("disk", detail="unknown: the executor looks first")
+        return GateResult("disk", detail="unknown: the executor looks first")
     detail = f"{free:g} GB free, {wanted:g} GB wanted"
-    return Asked("disk", None if free >= wanted else Reason.LOW_DISK, detail)
+    return GateResult("disk", None if free >= wanted else Reason.LOW_DISK, detail)
 
 
-def _power(s: Situation, p: Plan) -> Asked:
+def _power(s: Situation, p: Candidate) -> GateResult:
     device, limits = s.device, s.policy.thresholds
     if p.need.action is Action.REENROLL:
         return _passed("power")
     if device.on_ac_power or device.battery_percent is None:
-        return Asked("power", detail="" if device.on_ac_power else "no battery known")
+        return GateResult("power", detail="" if device.on_ac_power else "no battery known")
     apple = device.hardware in (HardwareClass.APPLE_SILICON, HardwareClass.VM)
     wanted = limits.battery_apple_silicon if apple else limits.battery_intel
     detail = f"battery {device.battery_percent:g} %, {wanted:g} % wanted"
-    return Asked("power", None if device.battery_percent >= wanted else Reason.LOW_POWER, detail)
+    return GateResult(
+        "power", None if device.battery_percent >= wanted else Reason.LOW_POWER, detail
+    )
 
 
-def _approval(s: Situation, p: Plan) -> Asked:
+def _approval(s: Situation, p: Candidate) -> GateResult:
     if not p.erases:
         return _passed("approval", "erases nothing")
     for granted in s.approvals:
@@ -287,15 +291,15 @@ def _approval(s: Situation, p: Plan) -> Asked:
             and approval.action == p.need.action
             and s.now < approval.expires_at
         ):
-            return Asked("approval", detail=f"by {approval.by}")
-    return Asked("approval", Reason.AWAITING_APPROVAL, f"{p.job_id} erases the Mac")
+            return GateResult("approval", detail=f"by {approval.by}")
+    return GateResult("approval", Reason.AWAITING_APPROVAL, f"{p.job_id} erases the Mac")
 
 
-def _window(s: Situation, p: Plan) -> Asked:
+def _window(s: Situation, p: Candidate) -> GateResult:
     if not p.need.timed or s.site is None or s.site_name is None:
         return _passed("window")
     if p.past:
-        return Asked("window", detail="past its deadline")
+        return GateResult("window", detail="past its deadline")
     next_at = opens_at(s.policy.windows_of(s.site_name), s.site.zone, s.now)
     if next_at is None:
         until = None
@@ -306,15 +310,15 @@ def _window(s: Situation, p: Plan) -> Asked:
     if p.deadline_us is not None:
         deadline_at = from_us(p.deadline_us)
         until = deadline_at if until is None else min(until, deadline_at)
-    return Asked("window", Reason.OUTSIDE_WINDOW, "closed", until)
+    return GateResult("window", Reason.OUTSIDE_WINDOW, "closed", until)
 
 
-def _slots(s: Situation, p: Plan) -> Asked:
+def _slots(s: Situation, p: Candidate) -> GateResult:
     if s.site is None or p.need.action is Action.REENROLL:
         return _passed("site_slots")
     detail = f"{s.site_open_jobs} of {s.site.max_jobs} jobs open"
     full = s.site_open_jobs >= s.site.max_jobs
-    return Asked("site_slots", Reason.SITE_FULL if full else None, detail)
+    return GateResult("site_slots", Reason.SITE_FULL if full else None, detail)
 
 
 # --- the table ---
@@ -322,7 +326,7 @@ def _slots(s: Situation, p: Plan) -> Asked:
 Field = Literal[
     "approvals",
     "halts",
-    "ledger",
+    "job_history",
     "now",
     "now_us",
     "open_job",
@@ -349,7 +353,7 @@ Field = Literal[
     "device.on_ac_power",
     "device.os_version",
     "device.serial",
-    "device.stamp",
+    "device.reported_us",
     "device.supervised",
     "device.udid",
     "device.user_approved",
@@ -363,7 +367,7 @@ class GateRow(NamedTuple):
     gives the fields of the Situation that it reads, beside the Plan, to give it or not to."""
 
     name: str
-    check: Callable[[Situation, Plan], Asked]
+    check: Callable[[Situation, Candidate], GateResult]
     reads: Reads
 
 
@@ -372,7 +376,7 @@ _METHODS: Final = (
     *("device.enrolled", "device.inventory_seen_us", "device.mdm_seen_us"),
     *("device.supervised", "device.bootstrap_token_escrowed"),
     *("device.volume_owner_available", "device.ade_enrolled"),
-    *("device.install_state", "device.stamp"),
+    *("device.install_state", "device.reported_us"),
 )
 
 GATES: Final = (
@@ -393,14 +397,14 @@ GATES: Final = (
     ),
     GateRow("job_open", _job_open, {Reason.JOB_OPEN: ("open_job",)}),  # no other job may be at it
     GateRow(  # the need was tried less often than the policy allows
-        "attempts", _attempts, {Reason.RETRIES_EXHAUSTED: ("ledger", "policy")}
+        "attempts", _attempts, {Reason.RETRIES_EXHAUSTED: ("job_history", "policy")}
     ),
     GateRow(  # the last failure is long enough ago
-        "cool_down", _cool_down, {Reason.COOLING_DOWN: ("ledger", "now_us", "policy")}
+        "cool_down", _cool_down, {Reason.COOLING_DOWN: ("job_history", "now_us", "policy")}
     ),
     GateRow(  # it is certain that the need exists and that the action helps
         "sure",
-        _sure,
+        _confirmed,
         {
             Reason.NEEDS_PERSON: (),
             Reason.AWAITING_CONTACT: (
@@ -449,7 +453,7 @@ GATES: Final = (
 FOLLOW_UP_READS: Final[Reads] = {
     Reason.AWAITING_FOLLOW_UP: (
         *("device.activations", "device.compliant", "device.enrolled_since"),
-        *("device.stamp", "device.user_approved", "ledger", "policy"),
+        *("device.reported_us", "device.user_approved", "job_history", "policy"),
     )
 }
 _CHECKS: Final = tuple(row.check for row in GATES)

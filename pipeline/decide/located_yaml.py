@@ -96,9 +96,9 @@ def read_yaml(text: str) -> Located:
         root = None
     except ReaderError as error:
         before = text[: error.position]
-        place = (before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
+        location = (before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
         message = f"character U+{error.character:04X} is not allowed in YAML"
-        reader.problems.append(Problem(*place, "", message))
+        reader.problems.append(Problem(*location, "", message))
         root = None
     except YAMLError as error:
         first = (str(error).splitlines() or ["unreadable"])[0]
@@ -110,7 +110,7 @@ def read_yaml(text: str) -> Located:
     return root
 
 
-def _place(event: Event) -> tuple[int, int]:
+def _location(event: Event) -> tuple[int, int]:
     mark = event.start_mark
     assert mark is not None
     return mark.line + 1, mark.column + 1
@@ -181,7 +181,7 @@ class _Reader:
         """The document's root."""
         for event in self._yaml.parse(text):
             if isinstance(event, DocumentStartEvent) and self._root is not None:
-                raise self._stop(_place(event), "a second document begins; only one is allowed")
+                raise self._stop(_location(event), "a second document begins; only one is allowed")
             if isinstance(event, CollectionEndEvent):
                 self._end()
             elif isinstance(event, NodeEvent):
@@ -193,16 +193,16 @@ class _Reader:
     def _node(self, event: NodeEvent) -> None:
         self._values += 1
         if self._values > _MAX_VALUES:
-            raise self._stop(_place(event), f"more than {_MAX_VALUES:,} values")
+            raise self._stop(_location(event), f"more than {_MAX_VALUES:,} values")
         parent = self._open[-1] if self._open else None
         if parent is not None and parent.is_mapping and parent.key is None:
             self._key(event, parent)
             return
         path = self._path()
         if isinstance(event, AliasEvent):
-            self._add(self._aliased(event), _place(event))
+            self._add(self._aliased(event), _location(event))
             return
-        line, column = _place(event)
+        line, column = _location(event)
         located = Located(line, column)
         if isinstance(event, ScalarEvent):
             located.text = event.value
@@ -216,13 +216,13 @@ class _Reader:
         if event.tag not in {None, "!", f"{_TAG}{'map' if is_mapping else 'seq'}"}:
             self._problem(event, path, f"the tag {event.tag} is not supported")
         if len(self._open) >= _MAX_DEPTH:
-            raise self._stop(_place(event), f"nested deeper than {_MAX_DEPTH} levels")
+            raise self._stop(_location(event), f"nested deeper than {_MAX_DEPTH} levels")
         located.value = {} if is_mapping else []
         self._open.append(_Open(located, path, event.anchor, is_mapping))
 
     def _key(self, event: NodeEvent, parent: _Open) -> None:
         if not isinstance(event, ScalarEvent):
-            raise self._stop(_place(event), "a key must be plain text")
+            raise self._stop(_location(event), "a key must be plain text")
         key = event.value
         if key == "<<" and event.implicit[0]:
             message = "merge keys (<<) are not YAML 1.2; write the keys out"
@@ -232,17 +232,17 @@ class _Reader:
             message = f"duplicate key; it is already on line {first}"
             self._problem(event, (*parent.path, key), message)
         else:
-            parent.located.keys[key] = _place(event)
+            parent.located.keys[key] = _location(event)
         parent.key = key
 
-    def _add(self, located: Located, place: tuple[int, int]) -> None:
+    def _add(self, located: Located, location: tuple[int, int]) -> None:
         if not self._open:
             self._root = located
             return
         parent = self._open[-1]
         parent.located.size += located.size
         if parent.located.size > _MAX_VALUES:
-            raise self._stop(place, "its aliases stand for too many values")
+            raise self._stop(location, "its aliases stand for too many values")
         if not parent.is_mapping:
             parent.located.children[len(parent.located.value)] = located
             parent.located.value.append(located.value)
@@ -265,9 +265,9 @@ class _Reader:
     def _aliased(self, event: AliasEvent) -> Located:
         located = self._anchors.get(event.anchor)
         if any(one.anchor == event.anchor for one in self._open):
-            raise self._stop(_place(event), f"*{event.anchor} stands inside what it stands for")
+            raise self._stop(_location(event), f"*{event.anchor} stands inside what it stands for")
         if located is None:
-            raise self._stop(_place(event), f"*{event.anchor}: no anchor of that name before it")
+            raise self._stop(_location(event), f"*{event.anchor}: no anchor of that name before it")
         return located
 
     def _path(self) -> Path:
@@ -293,8 +293,8 @@ class _Reader:
             return None
 
     def _problem(self, event: Event, path: Path, message: str) -> None:
-        self.problems.append(Problem(*_place(event), path_text(path), message))
+        self.problems.append(Problem(*_location(event), path_text(path), message))
 
-    def _stop(self, place: tuple[int, int], message: str) -> _Stop:
+    def _stop(self, location: tuple[int, int], message: str) -> _Stop:
         path = path_text(self._open[-1].path) if self._open else ""
-        return _Stop(Problem(*place, path, message))
+        return _Stop(Problem(*location, path, message))

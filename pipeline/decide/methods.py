@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from pipeline.decide.remediation import Need, mdm_is_silent
 from pipeline.decide.situation import Situation
 from pipeline.state.device import duration_us, from_us
-from pipeline.state.models import HardwareClass
+from pipeline.state.hardware import HardwareClass
 from schemas.decisions import Reason
 from schemas.jobs import Action, Method
 from schemas.macos import OSVersion
@@ -29,7 +29,7 @@ _OWNED: Final = frozenset({HardwareClass.APPLE_SILICON, HardwareClass.VM})
 _ERASES_TO_A_SYSTEM: Final = frozenset({HardwareClass.T2, HardwareClass.APPLE_SILICON})
 _RUNNING_STATES: Final = frozenset({"downloading", "prepared", "installing"})
 # A Mac that said 'downloading' and then nothing for this long is no longer believed.
-_RUNNING_BELIEVED: Final = timedelta(hours=24)
+_RUNNING_MAX_AGE: Final = timedelta(hours=24)
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):
@@ -105,7 +105,7 @@ def _ssh_obstacle(s: Situation) -> Obstacle:
     return None
 
 
-def _owner_obstacle(s: Situation) -> Obstacle:
+def _volume_owner_obstacle(s: Situation) -> Obstacle:
     obstacle = _ssh_obstacle(s)
     if obstacle is not None:
         return obstacle
@@ -127,13 +127,13 @@ def _mdm_command(s: Situation, need: Need) -> tuple[bool, Obstacle]:
 
 
 def _softwareupdate(s: Situation, need: Need) -> tuple[bool, Obstacle]:
-    return need.action is Action.UPDATE, _owner_obstacle(s)
+    return need.action is Action.UPDATE, _volume_owner_obstacle(s)
 
 
 def _startosinstall(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     version, target = s.device.os_version, need.target
     possible = version is None or target is None or target.version >= version.release
-    return possible, _owner_obstacle(s)
+    return possible, _volume_owner_obstacle(s)
 
 
 def _erase_device(s: Situation, need: Need) -> tuple[bool, Obstacle]:
@@ -171,7 +171,7 @@ def _another_update_runs(s: Situation, method: Method) -> tuple[Obstacle, dateti
     """Never two methods at once: an update that MDM drives is left to end."""
     if method in (Method.DDM, Method.PROFILES_RENEW):
         return None, None
-    ends_us = s.device.stamp("install_state") + duration_us(_RUNNING_BELIEVED)
+    ends_us = s.device.reported_us("install_state") + duration_us(_RUNNING_MAX_AGE)
     if s.device.install_state in _RUNNING_STATES and s.now_us < ends_us:
         detail = f"a declared update is {s.device.install_state}"
         return (Reason.OTHER_UPDATE_RUNNING, detail), from_us(ends_us)

@@ -152,9 +152,9 @@ class Match(Strict):
         self, *, hostname: str | None, serial: str | None, udid: str, model: str | None
     ) -> bool:
         """Whether this Mac is one of them."""
-        said = {"serials": serial, "udids": udid, "hostnames": hostname, "models": model}
+        values = {"serials": serial, "udids": udid, "hostnames": hostname, "models": model}
         return any(
-            (value := said[name]) is not None and pattern.match(value.lower())
+            (value := values[name]) is not None and pattern.match(value.lower())
             for name, pattern in self._patterns
         )
 
@@ -200,7 +200,7 @@ class BySeverity(Strict):
     low: Duration
     routine: Duration
 
-    def of(self, severity: Severity) -> timedelta:
+    def for_severity(self, severity: Severity) -> timedelta:
         """The duration for this severity."""
         value: timedelta = getattr(self, severity)  # an enum of texts
         return value

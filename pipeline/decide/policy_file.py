@@ -85,11 +85,11 @@ class PolicyDocument(NamedTuple):
     digest: str
     root: Located
 
-    def place(self, path: Path) -> tuple[int, int]:
+    def location_of(self, path: Path) -> tuple[int, int]:
         """Line and column of a value, or of the nearest one around it that the text has."""
-        return _locate(self.root, path).place
+        return _locate(self.root, path).location
 
-    def holds(self, path: Path) -> bool:
+    def defines(self, path: Path) -> bool:
         """Whether the text itself gives this value."""
         return _locate(self.root, path).path == path
 
@@ -131,29 +131,29 @@ class _Spot(NamedTuple):
     """
 
     path: Path
-    place: tuple[int, int]
+    location: tuple[int, int]
     located: Located
-    branch: bool
+    is_union_branch: bool
 
 
 def _locate(root: Located, loc: Path) -> _Spot:
     located, branch = root, False
     path: Path = ()
-    place = (root.line, root.column)
+    location = (root.line, root.column)
     keys: dict[str, tuple[int, int]] = {}
     for part in loc:
         child = located.children.get(part)
         if child is not None:
             keys = located.keys
             located, path = child, (*path, part)
-            place = (child.line, child.column)
+            location = (child.line, child.column)
             if child.text == "":  # nothing stands there; an empty value is where its key is
-                place = keys.get(str(part), place)
+                location = keys.get(str(part), location)
         elif part == "[key]":
-            place = keys.get(str(path[-1]), place)
+            location = keys.get(str(path[-1]), location)
         else:  # a union's branch, or a key that is missing
             branch = True
-    return _Spot(path, place, located, branch)
+    return _Spot(path, location, located, branch)
 
 
 def _problems(root: Located, details: list[ErrorDetails]) -> list[Problem]:
@@ -167,11 +167,11 @@ def _problems(root: Located, details: list[ErrorDetails]) -> list[Problem]:
             found.setdefault(spot.path, []).append((spot, detail))
     inner = {path[:length] for path in found for length in range(len(path))}
     for path, here in found.items():
-        if path in inner and all(spot.branch for spot, _ in here):
+        if path in inner and all(spot.is_union_branch for spot, _ in here):
             continue  # another form fits better: its error is about something inside
         spot = here[0][0]
         messages = dict.fromkeys(_message(spot.located, detail) for spot, detail in here)
-        whole.append(Problem(*spot.place, path_text(path), ", or ".join(messages)))
+        whole.append(Problem(*spot.location, path_text(path), ", or ".join(messages)))
     return whole
 
 
@@ -190,9 +190,9 @@ def _key_problem(root: Located, spot: _Spot, detail: ErrorDetails) -> Problem:
     key = str(detail["loc"][-1])
     if detail["type"] == "missing":
         parent = _locate(root, detail["loc"][:-1])
-        place = _key_place(root, parent.path) or parent.place
-        return Problem(*place, path_text((*parent.path, key)), "is required and missing")
-    place = _key_place(root, spot.path) or spot.place
+        location = _key_location(root, parent.path) or parent.location
+        return Problem(*location, path_text((*parent.path, key)), "is required and missing")
+    location = _key_location(root, spot.path) or spot.location
     known = _known_keys(detail["loc"][:-1])
     near = get_close_matches(key, known, n=1) or get_close_matches(key.lower(), known, n=1)
     if near:
@@ -201,10 +201,10 @@ def _key_problem(root: Located, spot: _Spot, detail: ErrorDetails) -> Problem:
         hint = f"keys here are {', '.join(known)}"
     else:
         hint = "no such setting here"
-    return Problem(*place, path_text(spot.path), f"unknown key; {hint}")
+    return Problem(*location, path_text(spot.path), f"unknown key; {hint}")
 
 
-def _key_place(root: Located, path: Path) -> tuple[int, int] | None:
+def _key_location(root: Located, path: Path) -> tuple[int, int] | None:
     if not path or isinstance(path[-1], int):
         return None
     return _locate(root, path[:-1]).located.keys.get(path[-1])

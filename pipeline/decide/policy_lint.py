@@ -9,7 +9,7 @@ from typing import Final
 from pipeline.decide.located_yaml import Path, Problem, path_text
 from pipeline.decide.policy import SEVERITY_ORDER, Match, Methods, Policy, Window
 from pipeline.decide.policy_file import PolicyDocument
-from pipeline.state.model_table import NEWEST_MAJOR
+from pipeline.state.hardware_table import NEWEST_MAJOR
 from schemas.ids import clean_text
 
 # A major upgrade takes most of an hour even from a cache.
@@ -35,7 +35,7 @@ def lint(document: PolicyDocument, today: date) -> tuple[Problem, ...]:
     )
     return tuple(
         sorted(
-            Problem(*document.place(path), path_text(path), clean_text(message))
+            Problem(*document.location_of(path), path_text(path), clean_text(message))
             for path, message in found
         )
     )
@@ -45,15 +45,15 @@ def _times(document: PolicyDocument) -> _Found:
     policy = document.policy
     deadlines, deferrals = policy.deadlines, policy.deferrals
     for severity in SEVERITY_ORDER:
-        if deadlines.of(severity) < deferrals.of(severity):
+        if deadlines.for_severity(severity) < deferrals.for_severity(severity):
             path: Path = ("deadlines", severity.value)
-            if not document.holds(path):  # it is the default; the deferral is what was written
+            if not document.defines(path):  # it is the default; the deferral is what was written
                 path = ("deferrals", severity.value)
             yield path, "the deadline is over before the deferral: nothing is sent but by force"
     for milder, worse in pairwise(SEVERITY_ORDER):
-        if deadlines.of(worse) > deadlines.of(milder):
+        if deadlines.for_severity(worse) > deadlines.for_severity(milder):
             path = ("deadlines", worse.value)
-            if not document.holds(path):
+            if not document.defines(path):
                 path = ("deadlines", milder.value)
             yield path, f"{worse.value} has more time than {milder.value}, which is less urgent"
     if policy.thresholds.cool_down > policy.thresholds.cool_down_max:

@@ -14,10 +14,10 @@ from pipeline.decide.exposure import Exposure
 from pipeline.decide.policy import Image
 from pipeline.decide.situation import Situation
 from pipeline.state.advisories import Missing, Release
-from pipeline.state.days import end_of_first_after
 from pipeline.state.device import AUTHENTICATED, CHECKED_OUT, duration_us, to_us
+from pipeline.state.hardware import HardwareClass, supports_major
 from pipeline.state.jobs import JobEntry, attempts, failures
-from pipeline.state.models import HardwareClass, supports_major
+from pipeline.state.seen_days import first_later_day_end_us
 from schemas.decisions import Reason
 from schemas.jobs import Action, Target
 from schemas.macos import Build, OSVersion
@@ -40,8 +40,8 @@ _RESTORABLE: Final = frozenset({HardwareClass.INTEL, HardwareClass.T1})
 class Need(msgspec.Struct, frozen=True):
     """Something this Mac needs. `intent` identifies it across attempts. `timed` needs wait for
     deferrals and windows; `exclusive` ones let no later need pass while they are held. Before
-    `not_before_us` it is not sure yet that it is needed; what was done `in_vain` before is left to
-    a person; at `ripens_us` a newer release will have matured and be wanted instead."""
+    `not_before_us` it is not sure yet that it is needed; what was done `ineffective_before` before
+    is left to a person; at `ripens_us` a newer release will have matured and be wanted instead."""
 
     action: Action
     reason: Reason
@@ -53,9 +53,9 @@ class Need(msgspec.Struct, frozen=True):
     exclusive: bool = False
     mdm_usable: bool = True
     evidence: tuple[str, ...] = ()
-    ripens_us: int | None = None
+    newer_matures_us: int | None = None
     not_before_us: int | None = None
-    in_vain: bool = False
+    ineffective_before: bool = False
 
 
 def needs(s: Situation, exposed: Exposure) -> Iterator[Need]:
@@ -71,7 +71,7 @@ def needs(s: Situation, exposed: Exposure) -> Iterator[Need]:
     for need in (system, upgrade, update):
         if need is not None:
             yield need if reenroll is None else replace(need, mdm_usable=False)
-            if need is system and not need.in_vain:
+            if need is system and not need.ineffective_before:
                 return
 
 
@@ -104,17 +104,17 @@ def needs_reenrollment(s: Situation) -> Need | None:
     # asked again, with its attempts counted anew.
     checkins = s.device.checkins
     intent = f"{reason.value}@{max(checkins[AUTHENTICATED], checkins[CHECKED_OUT])}"
-    ripe_us = _mdm_had_its_time_us(s) if reason is Reason.MDM_SILENT else None
-    return Need(Action.REENROLL, reason, intent, timed=False, not_before_us=ripe_us)
+    confirmed_us = _mdm_grace_ends_us(s) if reason is Reason.MDM_SILENT else None
+    return Need(Action.REENROLL, reason, intent, timed=False, not_before_us=confirmed_us)
 
 
-def _mdm_had_its_time_us(s: Situation) -> int:
+def _mdm_grace_ends_us(s: Situation) -> int:
     """When a Mac that is heard of again has been back long enough for MDM to hear of it too.
 
     Whoever was away for weeks is greeted by inventory or by MDM, whichever comes first.
     """
     device = s.device
-    first_day_us = end_of_first_after(device.inventory_days, device.mdm_seen_us)
+    first_day_us = first_later_day_end_us(device.inventory_days, device.mdm_seen_us)
     back_us = min(first_day_us or device.inventory_seen_us, device.inventory_seen_us)
     return back_us + duration_us(_MDM_GRACE)
 
@@ -125,21 +125,21 @@ def _enrollment_fault(s: Situation) -> Reason | None:
         return Reason.CHECKED_OUT
     if device.mdm_enrolled is False and not device.enrolled:
         return Reason.NEVER_ENROLLED if device.mdm_seen_us == 0 else Reason.CHECKED_OUT
-    erased = _unfollowed_erase(s)
-    if erased is not None and s.now_us >= _patience_ends_us(erased):
+    erased = _erase_without_reenrollment(s)
+    if erased is not None and s.now_us >= _ade_grace_ends_us(erased):
         return Reason.REENROLL_AFTER_REINSTALL
     if mdm_is_silent(s):
         return Reason.MDM_SILENT
-    told = [fact for fact in _told_against_it(s) if _is_of_now(s, fact)]
-    if "mdm_server" in told:
+    defects = [fact for fact in _enrollment_defects(s) if _is_of_now(s, fact)]
+    if "mdm_server" in defects:
         return Reason.WRONG_MDM_SERVER
     renew_us = renewal_us(s)
     if renew_us is not None and s.now_us >= renew_us:
         return Reason.IDENTITY_EXPIRING
-    return Reason.NOT_USER_APPROVED if "user_approved" in told else None
+    return Reason.NOT_USER_APPROVED if "user_approved" in defects else None
 
 
-def _told_against_it(s: Situation) -> Iterator[str]:
+def _enrollment_defects(s: Situation) -> Iterator[str]:
     """The facts that speak against its enrolment, or will in time, of whichever enrolment."""
     device, mdm = s.device, s.policy.mdm
     if mdm.server is not None and device.mdm_server is not None:
@@ -155,13 +155,13 @@ def _told_against_it(s: Situation) -> Iterator[str]:
 def _is_of_now(s: Situation, fact: str) -> bool:
     """Whether a fact about the enrolment is of the present one: an Authenticate begins another,
     with another identity."""
-    return s.device.stamp(fact) >= s.device.checkins[AUTHENTICATED]
+    return s.device.reported_us(fact) >= s.device.checkins[AUTHENTICATED]
 
 
-def may_be_told_again(s: Situation) -> bool:
+def has_earlier_enrollment_defect(s: Situation) -> bool:
     """Whether something spoke against the enrolment before, and no word on it came of this one:
     the same word would be news then."""
-    return any(not _is_of_now(s, fact) for fact in _told_against_it(s))
+    return any(not _is_of_now(s, fact) for fact in _enrollment_defects(s))
 
 
 def renewal_us(s: Situation) -> int | None:
@@ -172,12 +172,12 @@ def renewal_us(s: Situation) -> int | None:
     return to_us(expires_at) - duration_us(s.policy.mdm.identity_renew_before)
 
 
-def enrollment_faults_at_us(s: Situation) -> int | None:
+def next_enrollment_fault_us(s: Situation) -> int | None:
     """When time alone will next make the Mac one to enrol again, in us."""
-    erased, renew_us = _unfollowed_erase(s), renewal_us(s)
+    erased, renew_us = _erase_without_reenrollment(s), renewal_us(s)
     if erased is None and renew_us is None:
         return None
-    times = (renew_us, None if erased is None else _patience_ends_us(erased))
+    times = (renew_us, None if erased is None else _ade_grace_ends_us(erased))
     return min((us for us in times if us is not None and us > s.now_us), default=None)
 
 
@@ -188,11 +188,11 @@ def mdm_is_silent(s: Situation) -> bool:
     return mdm_us > 0 and silence_us > duration_us(s.policy.mdm.silent_after)
 
 
-def _patience_ends_us(erased: JobEntry) -> int:
+def _ade_grace_ends_us(erased: JobEntry) -> int:
     return erased.outcome_us + duration_us(_ADE_GRACE)
 
 
-def _unfollowed_erase(s: Situation) -> JobEntry | None:
+def _erase_without_reenrollment(s: Situation) -> JobEntry | None:
     """The last erase or image whose Mac has not enrolled since."""
     last = last_reinstall(s)
     if last is None or not last.erases or s.device.enrolled_since(last.since_us):
@@ -202,12 +202,12 @@ def _unfollowed_erase(s: Situation) -> JobEntry | None:
 
 def last_reinstall(s: Situation) -> JobEntry | None:
     """The last reinstall or image that succeeded."""
-    if not s.ledger:
+    if not s.job_history:
         return None
     return next(
         (
             entry
-            for entry in reversed(s.ledger)
+            for entry in reversed(s.job_history)
             if entry.action in (Action.REINSTALL, Action.REIMAGE)
             and entry.outcome is Outcome.SUCCEEDED
         ),
@@ -225,13 +225,13 @@ def follow_up_missing(s: Situation) -> tuple[str, ...]:
     if last.erases and not device.enrolled_since(since_us):
         open_points.append("re-enrolled")
     if s.policy.mdm.require_user_approved and not (
-        device.user_approved and (not last.erases or device.stamp("user_approved") > since_us)
+        device.user_approved and (not last.erases or device.reported_us("user_approved") > since_us)
     ):
         open_points.append("user-approved")
-    told = device.activations or ()
-    confirmed = told if device.stamp("activations") > since_us else ()
+    activations = device.activations or ()
+    confirmed = activations if device.reported_us("activations") > since_us else ()
     open_points += [f"activation {name}" for name in wanted.activations if name not in confirmed]
-    if wanted.compliant and not (device.compliant and device.stamp("compliant") > since_us):
+    if wanted.compliant and not (device.compliant and device.reported_us("compliant") > since_us):
         open_points.append("compliant")
     return tuple(open_points)
 
@@ -257,20 +257,20 @@ def needs_reinstall(s: Situation, exposed: Exposure, update: Need | None) -> Nee
         if release is None:
             return None
         if device.system_volume_sealed is False:
-            return _in_place(s, release, Reason.SEAL_BROKEN, "seal")
+            return _reinstall_in_place(s, release, Reason.SEAL_BROKEN, "seal")
         evidence = (f"firmware {device.firmware}, {version} has {expected}",)
-        return _in_place(
+        return _reinstall_in_place(
             s, release, Reason.FIRMWARE_MISMATCH, f"firmware:{device.firmware}:{version}", evidence
         )
-    if update is not None and s.ledger:
+    if update is not None and s.job_history:
         went_wrong = [
             entry
-            for entry in failures(s.ledger, update.action, update.intent)
+            for entry in failures(s.job_history, update.action, update.intent)
             if entry.error_code in _UPDATE_WENT_WRONG
         ]
         if len(went_wrong) >= s.policy.thresholds.reinstall_after_failures:
             assert update.release is not None
-            return _in_place(
+            return _reinstall_in_place(
                 s,
                 update.release,
                 Reason.UPDATE_KEEPS_FAILING,
@@ -280,13 +280,14 @@ def needs_reinstall(s: Situation, exposed: Exposure, update: Need | None) -> Nee
     return None
 
 
-def _in_place(
+def _reinstall_in_place(
     s: Situation, release: Release, reason: Reason, intent: str, evidence: tuple[str, ...] = ()
 ) -> Need:
     """A reinstall over what is there. One that succeeded and mended nothing is not repeated:
     somebody switched the seal off on purpose, or the policy's firmware is wrong."""
-    in_vain = any(
-        entry.outcome is Outcome.SUCCEEDED for entry in attempts(s.ledger, Action.REINSTALL, intent)
+    ineffective_before = any(
+        entry.outcome is Outcome.SUCCEEDED
+        for entry in attempts(s.job_history, Action.REINSTALL, intent)
     )
     return Need(
         Action.REINSTALL,
@@ -294,15 +295,15 @@ def _in_place(
         intent,
         target_of(release),
         release,
-        exclusive=not in_vain,
-        in_vain=in_vain,
+        exclusive=not ineffective_before,
+        ineffective_before=ineffective_before,
         evidence=evidence,
     )
 
 
 def _best_release(s: Situation, version: OSVersion, exposed: Exposure) -> Release | None:
     """The release to update to on its line; the one it runs if it lacks none."""
-    release = ripest(s, exposed.line, exposed)[0]
+    release = newest_matured(s, exposed.line, exposed)[0]
     if release is not None:
         return release
     for release in s.advisories.lines.get(version.line, ()):
@@ -395,26 +396,35 @@ def reimage_eligibility(s: Situation) -> tuple[Image | None, tuple[str, ...]]:
 
 def needs_update(s: Situation, exposed: Exposure) -> Need | None:
     """Whether its line has a newer release for it."""
-    release, ripens_us = ripest(s, exposed.line, exposed)
+    release, newer_matures_us = newest_matured(s, exposed.line, exposed)
     if s.device.os_version is None or release is None:
         return None
     reason = Reason.SECURITY_UPDATE if exposed.line.cves else Reason.ROUTINE_UPDATE
-    return _to_release(Action.UPDATE, reason, release, ripens_us)
+    return _to_release(Action.UPDATE, reason, release, newer_matures_us)
 
 
-def _to_release(action: Action, reason: Reason, release: Release, ripens_us: int | None) -> Need:
+def _to_release(
+    action: Action, reason: Reason, release: Release, newer_matures_us: int | None
+) -> Need:
     return Need(
-        action, reason, intent_of(release), target_of(release), release, ripens_us=ripens_us
+        action,
+        reason,
+        intent_of(release),
+        target_of(release),
+        release,
+        newer_matures_us=newer_matures_us,
     )
 
 
-def ripe_us(s: Situation, release: Release, exposed: Exposure) -> int:
+def matures_us(s: Situation, release: Release, exposed: Exposure) -> int:
     """When a release has matured as long as the policy wants for holes as bad as the Mac's."""
-    wait = s.policy.deferrals.of(exposed.severity)
+    wait = s.policy.deferrals.for_severity(exposed.severity)
     return max(release.released_us, release.known_us) + duration_us(wait)
 
 
-def ripest(s: Situation, missing: Missing, exposed: Exposure) -> tuple[Release | None, int | None]:
+def newest_matured(
+    s: Situation, missing: Missing, exposed: Exposure
+) -> tuple[Release | None, int | None]:
     """The newest mature release of these, or the first to become so; and when a newer one does.
 
     While a release matures Macs are brought to the one before it, whose holes are known.
@@ -423,7 +433,7 @@ def ripest(s: Situation, missing: Missing, exposed: Exposure) -> tuple[Release |
     for release in missing.releases:
         if release.version.supplement:
             continue  # installs itself
-        at_us = ripe_us(s, release, exposed)
+        at_us = matures_us(s, release, exposed)
         if s.now_us >= at_us:
             return release, None if first is None else first[0]
         if first is None or at_us <= first[0]:
@@ -449,20 +459,20 @@ def needs_upgrade(s: Situation, exposed: Exposure) -> Need | None:
     for line in lines:
         if supports_major(s.device.model, _major(line)):
             missing = s.advisories.missing(line, version, s.device.build, s.device.device_id)
-            target, ripens_us = ripest(s, missing, exposed)
+            target, newer_matures_us = newest_matured(s, missing, exposed)
             if target is not None:
-                return _to_release(Action.UPGRADE, reason, target, ripens_us)
+                return _to_release(Action.UPGRADE, reason, target, newer_matures_us)
     return None
 
 
-def upgrade_verdict(s: Situation) -> Reason | None:
+def upgrade_obstacle(s: Situation) -> Reason | None:
     """Why a Mac on a dead line cannot leave it: its hardware, or we do not know its hardware."""
     if s.line_is_supported is not False or not s.policy.upgrades.out_of_support:
         return None
-    answers = {supports_major(s.device.model, _major(line)) for line in s.supported_lines}
-    if True in answers:
+    supported = {supports_major(s.device.model, _major(line)) for line in s.supported_lines}
+    if True in supported:
         return None
-    return Reason.MODEL_UNKNOWN if None in answers else Reason.UNFIXABLE_HARDWARE
+    return Reason.MODEL_UNKNOWN if None in supported else Reason.UNFIXABLE_HARDWARE
 
 
 def _major(line: str) -> int:

@@ -8,14 +8,14 @@ from typing import Any, Generic, TypeVar, overload
 from pipeline.decide.policy import Policy, Site
 from pipeline.state.advisories import Advisories
 from pipeline.state.device import Device, to_us
-from pipeline.state.jobs import JobEntry, Ledger, open_job
+from pipeline.state.jobs import JobEntry, JobHistory, open_job
 from schemas.events.control import ApprovalGranted, HaltSet
 from schemas.macos import parse_os_version
 
 T = TypeVar("T")
 
 
-class once(Generic[T]):  # noqa: N801 - a decorator
+class cached(Generic[T]):  # noqa: N801 - a decorator
     """`functools.cached_property` as it is since Python 3.12: without a lock, which costs more
     than most of what is worked out here."""
 
@@ -25,10 +25,10 @@ class once(Generic[T]):  # noqa: N801 - a decorator
         self.__doc__ = work_out.__doc__
 
     @overload
-    def __get__(self, instance: None, owner: type) -> "once[T]": ...
+    def __get__(self, instance: None, owner: type) -> "cached[T]": ...
     @overload
     def __get__(self, instance: object, owner: type) -> T: ...
-    def __get__(self, instance: object | None, owner: type) -> "T | once[T]":
+    def __get__(self, instance: object | None, owner: type) -> "T | cached[T]":
         if instance is None:
             return self
         value = instance.__dict__[self._name] = self._work_out(instance)
@@ -56,7 +56,7 @@ class Situation:
     advisories: Advisories
     policy: Policy
     now: datetime
-    ledger: Ledger = ()
+    job_history: JobHistory = ()
     halts: tuple[HaltSet, ...] = ()
     approvals: tuple[ApprovalGranted, ...] = ()
     site_open_jobs: int = 0
@@ -68,7 +68,7 @@ class Situation:
         advisories: Advisories,
         policy: Policy,
         now: datetime,
-        ledger: Ledger = (),
+        job_history: JobHistory = (),
         halts: tuple[HaltSet, ...] = (),
         approvals: tuple[ApprovalGranted, ...] = (),
         site_open_jobs: int = 0,
@@ -78,33 +78,33 @@ class Situation:
             advisories=advisories,
             policy=policy,
             now=now,
-            ledger=ledger,
+            job_history=job_history,
             halts=halts,
             approvals=approvals,
             site_open_jobs=site_open_jobs,
         )
 
-    @once
+    @cached
     def now_us(self) -> int:
         """`now` in microseconds since 1970."""
         return to_us(self.now)
 
-    @once
+    @cached
     def site_name(self) -> str | None:
         """The Mac's site under this policy."""
         return site_of(self.device, self.policy)
 
-    @once
+    @cached
     def site(self) -> Site | None:
         """The site's settings."""
         return None if self.site_name is None else self.policy.sites[self.site_name]
 
-    @once
+    @cached
     def open_job(self) -> JobEntry | None:
         """The Mac's open job."""
-        return open_job(self.ledger)
+        return open_job(self.job_history)
 
-    @once
+    @cached
     def line_is_supported(self) -> bool | None:
         """Whether Apple (or the policy) still counts the Mac's line; None without any release."""
         version = self.device.os_version
@@ -113,7 +113,7 @@ class Situation:
             return None
         return version.line in lines or version.major > parse_os_version(lines[0]).major
 
-    @once
+    @cached
     def supported_lines(self) -> tuple[str, ...]:
         """The lines to be on, newest first."""
         wanted = self.policy.upgrades.supported_lines

@@ -22,7 +22,7 @@ from pipeline.demo.scenario import (
     policy_text,
     releases,
 )
-from pipeline.embedded.commands import approval
+from pipeline.embedded.control_events import approval_granted
 from schemas.decisions import Decision
 from schemas.envelope import AdvisoryEvent, ApprovalGrantedEvent, DeviceEvent
 
@@ -32,12 +32,12 @@ _LOOKS_EVERY: Final = timedelta(days=1)
 _APPROVAL_LASTS: Final = timedelta(days=2)
 _APPROVER: Final = "demo approver"
 
-Said = DeviceEvent | AdvisoryEvent | ApprovalGrantedEvent
+OutsideEvent = DeviceEvent | AdvisoryEvent | ApprovalGrantedEvent
 """What the outside says: Macs, Apple, people."""
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class FleetSample:
     """Where a run is: the simulated time; exposed Macs by (site, severity), open jobs by (site,
     action)."""
 
@@ -52,35 +52,37 @@ class Form(Protocol):
     Every call returns once nothing is left to be done at the present time.
     """
 
-    def pass_time(self, now: datetime) -> Sequence[DeviceEvent]:
+    def advance_to(self, now: datetime) -> Sequence[DeviceEvent]:
         """It is this time from now on; what the Macs say until then, in order of time."""
 
-    def hear(self, said: Sequence[Said]) -> None:
+    def ingest(self, events: Sequence[OutsideEvent]) -> None:
         """Take in what was said, at most one thing a Mac."""
 
     def awaiting_approval(self) -> Sequence[Decision]:
         """The decisions that wait for somebody's approval."""
 
-    def moment(self, now: datetime) -> Moment:
+    def sample(self, now: datetime) -> FleetSample:
         """How the fleet stands."""
 
 
 def play(
     form: Form, approvals: Ed25519PrivateKey, step: timedelta = STEP, until: datetime = ENDS_AT
-) -> Generator[Moment]:
+) -> Generator[FleetSample]:
     """Let the story happen, a Moment after each step. `approvals` is the approver's key."""
     feed = deque(releases())
     for number in range(steps(step, until)):
         now = STARTS_AT + number * step
-        said = form.pass_time(now)
+        events = form.advance_to(now)
         while feed and feed[0].time <= now:
-            form.hear([feed.popleft()])
-        for wave in waves(said):
-            form.hear(wave)
+            form.ingest([feed.popleft()])
+        for wave in waves(events):
+            form.ingest(wave)
         if (now - STARTS_AT) % _LOOKS_EVERY == timedelta(0):
             for decision in form.awaiting_approval():
-                form.hear([approval(decision, _APPROVER, now, _APPROVAL_LASTS, approvals)])
-        yield form.moment(now)
+                form.ingest(
+                    [approval_granted(decision, _APPROVER, now, _APPROVAL_LASTS, approvals)]
+                )
+        yield form.sample(now)
 
 
 def steps(step: timedelta = STEP, until: datetime = ENDS_AT) -> int:
@@ -88,11 +90,11 @@ def steps(step: timedelta = STEP, until: datetime = ENDS_AT) -> int:
     return int((until - STARTS_AT) / step) + 1
 
 
-def waves(said: Iterable[DeviceEvent]) -> list[list[DeviceEvent]]:
+def waves(events: Iterable[DeviceEvent]) -> list[list[DeviceEvent]]:
     """Each Mac's events in its order, at most one a Mac in a wave."""
     found: list[list[DeviceEvent]] = []
     spoken: dict[str, int] = {}
-    for event in said:
+    for event in events:
         turn = spoken.get(event.subject, 0)
         spoken[event.subject] = turn + 1
         if turn == len(found):

@@ -10,12 +10,12 @@ from agents.keys import KeyRing, KeyStore, Purpose
 from agents.simulated import SimulatedFleet
 from agents.simulated.sinks import webhook_of
 from pipeline.decide.decision import decide
-from pipeline.demo.drive import STEP, Moment, Said, play, site_lines
+from pipeline.demo.drive import STEP, FleetSample, OutsideEvent, play, site_lines
 from pipeline.demo.outcome import LogLine
 from pipeline.demo.scenario import ENDS_AT, STARTS_AT, Scenario, policy_text
 from pipeline.embedded.log import Log
 from pipeline.embedded.service import Options, Service
-from pipeline.gateway.intake import translate
+from pipeline.gateway.payloads import translate
 from pipeline.ingest.redaction import Redactor
 from schemas.decisions import Decision, Reason
 from schemas.envelope import ApprovalGrantedEvent, DeviceEvent, Event
@@ -33,7 +33,7 @@ def run(
     until: datetime = ENDS_AT,
     *,
     fast_paths: bool = True,
-) -> Generator[Moment]:
+) -> Generator[FleetSample]:
     """Run the scenario in a fresh data directory, a Moment after each step."""
     keys = KeyStore(data_dir / "keys")
     for purpose in Purpose:
@@ -78,32 +78,32 @@ class EmbeddedForm:
         self._service.close()
         self._fleet.close()
 
-    def pass_time(self, now: datetime) -> Sequence[DeviceEvent]:
+    def advance_to(self, now: datetime) -> Sequence[DeviceEvent]:
         """It is this time from now on; what the Macs say until then."""
         self._now = now
-        said = self._fleet.advance(now)
+        events = self._fleet.advance(now)
         self._settle()
-        return said
+        return events
 
-    def hear(self, said: Sequence[Said]) -> None:
+    def ingest(self, events: Sequence[OutsideEvent]) -> None:
         """Take in what was said, as the HTTP endpoint would."""
-        received = [event for one in said for event in _received(one, self._now)]
+        received = [event for one in events for event in _received(one, self._now)]
         self._service.accept(received, (), self._now)
         self._settle()
 
     def awaiting_approval(self) -> Sequence[Decision]:
         """The decisions that wait for somebody's approval."""
-        engine = self._service.engine
+        engine = self._service.reconciler
         return [
             decide(engine.situation(udid, self._now), fast_paths=self._fast_paths)
-            for udid, standing in engine.standings.items()
-            if standing.reason is Reason.AWAITING_APPROVAL
+            for udid, last in engine.last_decisions.items()
+            if last.reason is Reason.AWAITING_APPROVAL
         ]
 
-    def moment(self, now: datetime) -> Moment:
+    def sample(self, now: datetime) -> FleetSample:
         """How the fleet stands."""
-        engine = self._service.engine
-        return Moment(now, dict(engine.exposed), dict(engine.open_jobs))
+        engine = self._service.reconciler
+        return FleetSample(now, dict(engine.exposed), dict(engine.open_jobs))
 
     def _settle(self) -> None:
         wake = self._service.next_wake(self._now)
@@ -112,11 +112,11 @@ class EmbeddedForm:
             wake = self._service.next_wake(self._now)
 
 
-def _received(said: Said, now: datetime) -> Sequence[Event]:
+def _received(event: OutsideEvent, now: datetime) -> Sequence[Event]:
     """What MDM messages say goes through NanoMDM's webhooks, the rest comes as events."""
-    hook = None if isinstance(said, ApprovalGrantedEvent) else webhook_of(said)
+    hook = None if isinstance(event, ApprovalGrantedEvent) else webhook_of(event)
     if hook is None:
-        return [said]
+        return [event]
     body = json.dumps(hook).encode()
     done = translate("nanomdm", body, "webhook/nanomdm", now, _REDACTOR)
     assert not done.dead_letters, done.dead_letters

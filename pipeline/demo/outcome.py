@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 # Figures that move while an answer stands, as the engine has it.
-_NO_ANSWER: Final = frozenset({"gates", "evidence"})
+_VOLATILE_FIELDS: Final = frozenset({"gates", "evidence"})
 _FINAL: Final = frozenset({"succeeded", "failed", "refused", "expired", "superseded"})
 
 
@@ -21,7 +21,7 @@ class LogLine(NamedTuple):
     body: bytes
 
 
-class Level(NamedTuple):
+class ExposureLevel(NamedTuple):
     """How many Macs of a site were exposed from this time on."""
 
     at: datetime
@@ -29,17 +29,17 @@ class Level(NamedTuple):
     exposed: int
 
 
-class Stood(NamedTuple):
+class DecisionState(NamedTuple):
     """A Mac's answer at a moment, and before it."""
 
     at: datetime
     before: str | None
-    answer: str
+    after: str
 
     @property
     def is_new(self) -> bool:
         """Whether the moment changed it."""
-        return self.answer != self.before
+        return self.after != self.before
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class JobLine:
 
 
 @dataclass(slots=True)
-class Outcome:
+class RunOutcome:
     """The run. `latest` is each Mac's last decision, as recorded.
 
     What is counted hangs on what happened, not on the order in which things of one moment were
@@ -69,7 +69,7 @@ class Outcome:
     are the answers that stood when a moment was over and not when it began.
     """
 
-    levels: list[Level] = field(default_factory=list)
+    levels: list[ExposureLevel] = field(default_factory=list)
     jobs: dict[str, JobLine] = field(default_factory=dict)
     latest: dict[str, dict[str, Any]] = field(default_factory=dict)
     exposed_since: dict[str, datetime] = field(default_factory=dict)
@@ -78,20 +78,20 @@ class Outcome:
     decisions: int = 0
     ends_at: datetime | None = None
     _exposed_at: Counter[str] = field(default_factory=Counter)
-    _stood: dict[str, Stood] = field(default_factory=dict)
+    _decision_states: dict[str, DecisionState] = field(default_factory=dict)
 
-    def take(self, line: LogLine) -> None:
+    def read_line(self, line: LogLine) -> None:
         """Read the next line."""
         self.ends_at = line.at
         if line.kind == "decision":
-            self._take_decision(line)
+            self._read_decision(line)
         # Most events are reports; only jobs are of interest and parsing is what costs.
         elif b'"drydock.job.' in line.body:
             _read_job(self, json.loads(line.body), line.at)
         else:
             self.events += 1
 
-    def _take_decision(self, line: LogLine) -> None:
+    def _read_decision(self, line: LogLine) -> None:
         decision = json.loads(line.body)["decision"]
         decision.setdefault("cves", [])
         for name in ("site", "serial", "reason"):
@@ -106,22 +106,22 @@ class Outcome:
             self._exposed_at[decision["site"] or ""] += 1
         if was != now or (old and now and old["site"] != decision["site"]):
             for site in {decision["site"] or "", (old or decision)["site"] or ""}:
-                self.levels.append(Level(line.at, site, self._exposed_at[site]))
+                self.levels.append(ExposureLevel(line.at, site, self._exposed_at[site]))
         if now and not was:
             self.exposed_since[udid] = line.at
         elif was and not now:
             self.patched.append((self.exposed_since.pop(udid), line.at))
 
     def _count(self, udid: str, at: datetime, decision: dict[str, Any]) -> None:
-        answer = json.dumps({k: v for k, v in decision.items() if k not in _NO_ANSWER})
-        stood = self._stood.get(udid)
-        if stood is not None and stood.at == at:
-            self.decisions -= stood.is_new
-            now = stood._replace(answer=answer)
+        after = json.dumps({k: v for k, v in decision.items() if k not in _VOLATILE_FIELDS})
+        last = self._decision_states.get(udid)
+        if last is not None and last.at == at:
+            self.decisions -= last.is_new
+            now = last._replace(after=after)
         else:
-            now = Stood(at, None if stood is None else stood.answer, answer)
+            now = DecisionState(at, None if last is None else last.after, after)
         self.decisions += now.is_new
-        self._stood[udid] = now
+        self._decision_states[udid] = now
 
     @property
     def exposed(self) -> int:
@@ -141,21 +141,21 @@ class Outcome:
         """Jobs by action, method and outcome."""
         return Counter((job.action, job.method, job.outcome) for job in self.jobs.values())
 
-    def left(self) -> list[dict[str, Any]]:
+    def still_exposed(self) -> list[dict[str, Any]]:
         """The last decision of each Mac that is still exposed, by site and serial number."""
         still = [decision for decision in self.latest.values() if decision["cves"]]
         return sorted(still, key=lambda one: (one["site"] or "", one["serial"] or "", one["udid"]))
 
 
-def read_outcome(lines: Iterable[LogLine]) -> Outcome:
+def read_outcome(lines: Iterable[LogLine]) -> RunOutcome:
     """Read a log from its first line to its last."""
-    outcome = Outcome()
+    outcome = RunOutcome()
     for line in lines:
-        outcome.take(line)
+        outcome.read_line(line)
     return outcome
 
 
-def _read_job(outcome: Outcome, event: dict[str, Any], at: datetime) -> None:
+def _read_job(outcome: RunOutcome, event: dict[str, Any], at: datetime) -> None:
     data = event["data"]
     if event["type"] == "drydock.job.issued.v1":
         job = data["job"]
@@ -174,14 +174,14 @@ def _read_job(outcome: Outcome, event: dict[str, Any], at: datetime) -> None:
     line = outcome.jobs.get(data["job_id"])
     if line is None:
         return
-    told = data.get("outcome", "superseded")
-    if told == "acted" and line.acted_at is None:
+    outcome_name = data.get("outcome", "superseded")
+    if outcome_name == "acted" and line.acted_at is None:
         line.acted_at = at
-    if told in _FINAL and line.outcome not in _FINAL:
-        line.outcome, line.ended_at, line.error_code = told, at, data.get("error_code")
+    if outcome_name in _FINAL and line.outcome not in _FINAL:
+        line.outcome, line.ended_at, line.error_code = outcome_name, at, data.get("error_code")
 
 
-def time_to_patch(outcome: Outcome, since: datetime, share: float) -> float | None:
+def time_to_patch(outcome: RunOutcome, since: datetime, share: float) -> float | None:
     """Hours from `since` until this share of the Macs exposed then, or soon after by the same
     releases, and patched by the end, was patched; None if there were none."""
     ends = sorted(end for start, end in outcome.patched if end > since)

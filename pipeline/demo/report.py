@@ -9,7 +9,7 @@ from typing import Any, Final
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from pipeline.demo.outcome import Outcome
+from pipeline.demo.outcome import RunOutcome
 
 _SITE_COLOURS: Final = ("#1f6f8b", "#d1603d", "#6b8f3c", "#8a5a9e", "#b8942a", "#4a4e69")
 _ACTION_COLOURS: Final = {
@@ -42,7 +42,7 @@ th{background:#f4f4f2}.figures{display:flex;flex-wrap:wrap;gap:1rem;margin:1.2re
 """
 
 
-def render(outcome: Outcome, summary: Mapping[str, Any], marks: Mapping[str, datetime]) -> str:
+def render(outcome: RunOutcome, summary: Mapping[str, Any], marks: Mapping[str, datetime]) -> str:
     """The page. `marks` are moments to draw into the plots, by name."""
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
@@ -103,7 +103,7 @@ def _mark(figure: go.Figure, marks: Mapping[str, datetime]) -> None:
         )
 
 
-def _exposure(outcome: Outcome, marks: Mapping[str, datetime]) -> go.Figure:
+def _exposure(outcome: RunOutcome, marks: Mapping[str, datetime]) -> go.Figure:
     by_site: dict[str, tuple[list[datetime], list[int]]] = defaultdict(lambda: ([], []))
     for level in outcome.levels:
         times, counts = by_site[level.site or "no site"]
@@ -126,7 +126,7 @@ def _exposure(outcome: Outcome, marks: Mapping[str, datetime]) -> go.Figure:
     return figure
 
 
-def _jobs(outcome: Outcome, marks: Mapping[str, datetime]) -> go.Figure:
+def _jobs(outcome: RunOutcome, marks: Mapping[str, datetime]) -> go.Figure:
     jobs = sorted(outcome.jobs.values(), key=lambda job: (job.site, job.serial, job.issued_at))
     rows = list(dict.fromkeys(f"{job.serial or job.udid} · {job.site}" for job in jobs))
     last = max((job.ended_at or job.issued_at for job in jobs), default=None)
@@ -175,9 +175,9 @@ def _jobs(outcome: Outcome, marks: Mapping[str, datetime]) -> go.Figure:
     return figure
 
 
-def _left(outcome: Outcome) -> str:
+def _left(outcome: RunOutcome) -> str:
     rows = []
-    for decision in outcome.left():
+    for decision in outcome.still_exposed():
         held = next((gate for gate in decision.get("gates", ()) if not gate["passed"]), None)
         why = "; ".join(decision.get("findings", ())) or (held or {}).get("detail", "")
         cells = (

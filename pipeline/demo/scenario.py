@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, Final
 
 from agents.simulated import Faults, MacSpec, Period, SimulatedRelease
-from pipeline.state.models import hardware_class
+from pipeline.state.hardware import hardware_class
 from schemas.envelope import AdvisoryEvent, AdvisoryPublishedEvent, AdvisorySeverityRaisedEvent
 from schemas.envelope import decode as decode_event
 from schemas.macos import OSVersion, parse_build, parse_os_version
@@ -74,7 +74,7 @@ PARTS: Final = (
     Part(
         "loses its profile silently",
         0.01,
-        faults={"loses_profile_at": _hours(2 * _DAY), "says_goodbye": False},
+        faults={"loses_profile_at": _hours(2 * _DAY), "sends_checkout": False},
     ),
     Part(
         "away for days",

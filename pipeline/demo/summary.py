@@ -4,13 +4,13 @@ from collections import Counter
 from typing import Any, Final
 
 from pipeline.demo.drive import STEP
-from pipeline.demo.outcome import Outcome, time_to_patch
+from pipeline.demo.outcome import RunOutcome, time_to_patch
 from pipeline.demo.scenario import ADVISORY_AT, Scenario
 
 _ACTIONS: Final = ("update", "upgrade", "reinstall", "reenroll")
 
 
-def summarize(outcome: Outcome, scenario: Scenario, seed: int) -> dict[str, Any]:
+def summarize(outcome: RunOutcome, scenario: Scenario, seed: int) -> dict[str, Any]:
     """What happened, as JSON values.
 
     `exposed_before` is just after the advisory landed; `hours_to_patched` counts from then on the
@@ -19,7 +19,7 @@ def summarize(outcome: Outcome, scenario: Scenario, seed: int) -> dict[str, Any]
     """
     jobs = outcome.jobs_by()
     succeeded = {action for action, _, result in jobs if result == "succeeded"}
-    left = outcome.left()
+    left = outcome.still_exposed()
     stuck = {udid for udid, part in scenario.parts.items() if part.stays_exposed}
     return {
         "seed": seed,

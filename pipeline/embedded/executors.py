@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from agents.executor import Executor
-from agents.journal import Journal, Told
+from agents.journal import Journal, UnpublishedResult
 from agents.keys import KeyRing
 from agents.mac import Mac
 from schemas.envelope import JobResultedEvent
@@ -17,7 +17,7 @@ from schemas.events.control import HaltScope
 from schemas.jobs import Job, JobIssued, JobSuperseded
 
 Hook = Callable[[str], None]
-Results = list[tuple[Told, JobResultedEvent]]
+Results = list[tuple[UnpublishedResult, JobResultedEvent]]
 
 
 class Executors:
@@ -40,7 +40,7 @@ class Executors:
         self._journals: dict[str, Journal] = {}
         self._executors: dict[str, Executor] = {}
         self._halts: tuple[HaltScope, ...] | None = None
-        self._telling: set[str] = set()
+        self._unpublished_sites: set[str] = set()
         folder.mkdir(exist_ok=True, mode=0o700)
         try:
             for path in sorted(folder.glob("*.sqlite")):
@@ -68,12 +68,12 @@ class Executors:
     def submit(self, issued: JobIssued, now: datetime) -> None:
         """Hand an order to its site's executor."""
         self._at(issued.job.site).submit(issued, now)
-        self._telling.add(issued.job.site)
+        self._unpublished_sites.add(issued.job.site)
 
     def supersede(self, order: JobSuperseded, now: datetime) -> None:
         """Withdraw an order."""
         self._at(order.site).supersede(order, now)
-        self._telling.add(order.site)
+        self._unpublished_sites.add(order.site)
 
     def set_halts(self, scopes: Iterable[HaltScope]) -> None:
         """The halts in force; until this is called nobody starts anything."""
@@ -89,25 +89,25 @@ class Executors:
             wake = executor.next_wake(now)
             if wake is not None and wake <= now:
                 executor.tick(now)
-                self._telling.add(site)
+                self._unpublished_sites.add(site)
 
     def next_wake(self, now: datetime) -> datetime | None:
         """When `tick` next has something to do."""
-        if self._telling:
+        if self._unpublished_sites:
             return now
         wakes = [executor.next_wake(now) for executor in self._executors.values()]
         return min((wake for wake in wakes if wake is not None), default=None)
 
     def results(self) -> Iterator[tuple[str, Results]]:
         """What executors tell and the store may not have, by site."""
-        for site in sorted(self._telling):
-            told = self._executors[site].results()
-            yield site, [(item, item.event(f"/drydock/executor/{site}")) for item in told]
+        for site in sorted(self._unpublished_sites):
+            unpublished = self._executors[site].results()
+            yield site, [(item, item.event(f"/drydock/executor/{site}")) for item in unpublished]
 
-    def mark_told(self, site: str, results: Results) -> None:
+    def mark_published(self, site: str, results: Results) -> None:
         """The store has these."""
-        self._executors[site].mark_published([told for told, _ in results])
-        self._telling.discard(site)
+        self._executors[site].mark_published([result for result, _ in results])
+        self._unpublished_sites.discard(site)
 
     def _at(self, site: str) -> Executor:
         executor = self._executors.get(site)
@@ -117,5 +117,5 @@ class Executors:
             executor = Executor(site, journal, self._keys, self._mac_for, self._slots)
             executor.set_halts(self._halts)
             self._executors[site] = executor
-            self._telling.add(site)
+            self._unpublished_sites.add(site)
         return executor

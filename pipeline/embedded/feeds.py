@@ -4,38 +4,42 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.embedded import intake
-from pipeline.embedded.worker import BusyError, Worker
-from pipeline.feeds.poller import Poller, Taken
-from pipeline.ingest.judging import FeedOutcome
+from pipeline.embedded import write_requests
+from pipeline.embedded.service_thread import ServiceThread, UnavailableError
+from pipeline.feeds.poller import DocumentResult, Poller
+from pipeline.ingest.feed_review import FeedOutcome
 from pipeline.server_process import Log
 from schemas.feeds import FeedSource
 
-_AGAIN_S: Final = 60.0
+_RETRY_DELAY_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceSink:
     """The service as the poller sees it."""
 
-    worker: Worker
+    service_thread: ServiceThread
 
-    async def take(self, source: FeedSource, document: bytes, *, accept_losses: bool) -> Taken:
+    async def process_document(
+        self, source: FeedSource, document: bytes, *, accept_losses: bool
+    ) -> DocumentResult:
         """Take the next document of a feed, or refuse it."""
-        prepare = intake.feed(source, document, accept_losses=accept_losses)
+        prepare = write_requests.feed(source, document, accept_losses=accept_losses)
         try:
-            answer = await asyncio.wrap_future(self.worker.submit(prepare))
-        except BusyError as error:
-            return Taken(FeedOutcome.UNREACHABLE, detail=f"not taken: {error}")
-        return Taken(FeedOutcome(answer["outcome"]), answer["events"], answer.get("refused", ""))
+            response = await asyncio.wrap_future(self.service_thread.submit(prepare))
+        except UnavailableError as error:
+            return DocumentResult(FeedOutcome.UNREACHABLE, detail=f"not taken: {error}")
+        return DocumentResult(
+            FeedOutcome(response["outcome"]), response["events"], response.get("refused", "")
+        )
 
 
-async def poll_feeds(poller: Poller, worker: Worker, log: Log) -> None:
+async def poll_feeds(poller: Poller, service_thread: ServiceThread, log: Log) -> None:
     """Look at the feeds until cancelled."""
-    sink = ServiceSink(worker)
+    sink = ServiceSink(service_thread)
     while True:
         try:
             await poller.run(sink)
         except Exception as error:  # the task's top: feeds are looked at again
-            log.error("bug", exc_info=error)
-            await asyncio.sleep(_AGAIN_S)
+            log.error("unhandled exception", exc_info=error)
+            await asyncio.sleep(_RETRY_DELAY_S)

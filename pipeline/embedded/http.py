@@ -18,53 +18,58 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from pipeline.config import WEBHOOK_SOURCES, ServerSettings
-from pipeline.embedded import intake, steering
-from pipeline.embedded.worker import BusyError, Prepare, Question, Worker
+from pipeline.embedded import operator_requests, write_requests
+from pipeline.embedded.service_thread import (
+    ReadRequest,
+    ServiceThread,
+    UnavailableError,
+    WriteRequest,
+)
+from pipeline.gateway.authentication import Authenticator
 from pipeline.gateway.endpoint import (
-    AnswerError,
     Endpoint,
     Handler,
+    HttpError,
     operations_routes,
     read_body,
 )
-from pipeline.gateway.senders import Senders
-from pipeline.ingest.judging import FOLLOWERS
+from pipeline.ingest.feed_review import FEED_DIFFS
 from pipeline.ingest.redaction import Redactor
 from pipeline.metrics import Metrics
 
 # Longer than any fsync; what was not durable by then may still become so, and repeats are known.
-_TIMEOUT_S: Final = 30.0
+_RESPONSE_TIMEOUT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Gateway:
+class ServiceApi:
     """What the handlers need."""
 
-    worker: Worker
-    senders: Senders
+    service_thread: ServiceThread
+    authenticator: Authenticator
     settings: ServerSettings
     redactor: Redactor
     metrics: Metrics
     log: structlog.typing.FilteringBoundLogger
-    poll: Callable[[], Coroutine[Any, Any, None]] | None = None
+    poll_feeds: Callable[[], Coroutine[Any, Any, None]] | None = None
 
     def app(self) -> Starlette:
         """The ASGI application. It polls feeds if it has any; the worker is stopped when it
         ends."""
-        endpoint = Endpoint(self.metrics, self.log, _known)
+        endpoint = Endpoint(self.metrics, self.log, _to_http_error)
         routes = [
             *(endpoint.route(path, handler, method) for method, path, handler in self._handlers()),
-            *operations_routes(endpoint, self.metrics.registry, lambda: self.worker.ready),
+            *operations_routes(endpoint, self.metrics.registry, lambda: self.service_thread.ready),
         ]
 
         @asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
-            polling = None if self.poll is None else asyncio.create_task(self.poll())
+            polling = None if self.poll_feeds is None else asyncio.create_task(self.poll_feeds())
             yield
             if polling is not None:
                 polling.cancel()
                 await asyncio.gather(polling, return_exceptions=True)
-            await asyncio.to_thread(self.worker.stop)
+            await asyncio.to_thread(self.service_thread.stop)
 
         return Starlette(routes=routes, lifespan=lifespan)
 
@@ -87,85 +92,89 @@ class Gateway:
         """A payload of a source that tells of Macs."""
         source = request.path_params["source"]
         if source not in WEBHOOK_SOURCES:
-            raise AnswerError(404, f"no webhook {source!r}; there are {', '.join(WEBHOOK_SOURCES)}")
+            raise HttpError(404, f"no webhook {source!r}; there are {', '.join(WEBHOOK_SOURCES)}")
         body = await read_body(request, self.settings.max_webhook_bytes)
-        self.senders.check_source(source, request.headers, body)
-        return await self._submit(intake.webhook(source, body, self.redactor))
+        self.authenticator.check_source(source, request.headers, body)
+        return await self._submit(write_requests.webhook(source, body, self.redactor))
 
     async def events(self, request: Request) -> Response:
         """CloudEvents: all or none."""
-        self.senders.check_source("events", request.headers, b"")
+        self.authenticator.check_source("events", request.headers, b"")
         body = await read_body(request, self.settings.max_feed_bytes)
-        return await self._submit(intake.events(body))
+        return await self._submit(write_requests.events(body))
 
     async def feed(self, request: Request) -> Response:
         """A whole advisory feed."""
         named = request.path_params["source"]
-        source = next((one for one in FOLLOWERS if one == named), None)
+        source = next((one for one in FEED_DIFFS if one == named), None)
         if source is None:
-            raise AnswerError(404, f"no such feed; there are {', '.join(FOLLOWERS)}")
-        self.senders.check_source("events", request.headers, b"")
+            raise HttpError(404, f"no such feed; there are {', '.join(FEED_DIFFS)}")
+        self.authenticator.check_source("events", request.headers, b"")
         body = await read_body(request, self.settings.max_feed_bytes)
         accept_losses = request.query_params.get("accept") == "losses"
-        return await self._submit(intake.feed(source, body, accept_losses=accept_losses))
+        return await self._submit(write_requests.feed(source, body, accept_losses=accept_losses))
 
     async def halts(self, request: Request) -> Response:
         """Start no new work in a scope."""
-        return await self._steer(request, steering.halt)
+        return await self._submit_body(request, operator_requests.halt)
 
     async def halt_cleared(self, request: Request) -> Response:
         """Let work start again in a scope."""
-        self.senders.check_admin(request.headers)
+        self.authenticator.check_admin(request.headers)
         scope, by = request.path_params["scope"], request.query_params.get("by", "unknown")
-        return await self._submit(steering.resume(scope, by))
+        return await self._submit(operator_requests.resume(scope, by))
 
     async def approvals(self, request: Request) -> Response:
         """A signed approval of one erasing job."""
-        return await self._steer(request, steering.approve)
+        return await self._submit_body(request, operator_requests.approve)
 
     async def replay(self, request: Request) -> Response:
         """Translate a dead letter again."""
-        self.senders.check_admin(request.headers)
-        return await self._submit(steering.replay(request.path_params["seq"], self.redactor))
+        self.authenticator.check_admin(request.headers)
+        return await self._submit(
+            operator_requests.replay(request.path_params["seq"], self.redactor)
+        )
 
-    async def _steer(self, request: Request, read: Callable[[bytes], Prepare]) -> Response:
-        self.senders.check_admin(request.headers)
-        return await self._submit(read(await read_body(request, steering.MAX_BYTES)))
+    async def _submit_body(
+        self, request: Request, read: Callable[[bytes], WriteRequest]
+    ) -> Response:
+        self.authenticator.check_admin(request.headers)
+        return await self._submit(read(await read_body(request, operator_requests.MAX_BYTES)))
 
     # --- out ---
 
     async def status(self, request: Request) -> Response:
         """How the fleet stands."""
-        self.senders.check_admin(request.headers)
-        return JSONResponse(await self._ask(steering.status))
+        self.authenticator.check_admin(request.headers)
+        return JSONResponse(await self._ask(operator_requests.status))
 
     async def device(self, request: Request) -> Response:
         """All that is known of one Mac."""
-        self.senders.check_admin(request.headers)
-        found = await self._ask(steering.device(request.path_params["name"]))
+        self.authenticator.check_admin(request.headers)
+        found = await self._ask(operator_requests.device(request.path_params["name"]))
         if found is None:
-            raise AnswerError(404, "no such Mac")
+            raise HttpError(404, "no such Mac")
         return JSONResponse(found)
 
-    async def _submit(self, prepare: Prepare) -> Response:
-        return JSONResponse(await _outcome(self.worker.submit(prepare)))
+    async def _submit(self, request: WriteRequest) -> Response:
+        return JSONResponse(await _await_result(self.service_thread.submit(request)))
 
-    async def _ask(self, question: Question) -> Any:
-        return await _outcome(self.worker.ask(question))
+    async def _ask(self, question: ReadRequest) -> Any:
+        return await _await_result(self.service_thread.ask(question))
 
 
-def _known(error: Exception) -> AnswerError | None:
+def _to_http_error(error: Exception) -> HttpError | None:
     """What went wrong in the service, as an answer."""
     match error:
-        case steering.InvalidOrderError():
-            return AnswerError(error.status, str(error))
-        case BusyError():
-            return AnswerError(503, str(error), retry_after_s=1)
+        case operator_requests.InvalidRequestError():
+            return HttpError(error.status, str(error))
+        case UnavailableError():
+            return HttpError(503, str(error), retry_after_s=1)
         case TimeoutError():
-            return AnswerError(503, "it takes too long", retry_after_s=5)
+            return HttpError(503, "no answer from the service in time; retry", retry_after_s=5)
         case _:
             return None
 
 
-async def _outcome(future: "Future[Any]") -> Any:
-    return await asyncio.wait_for(asyncio.wrap_future(future), _TIMEOUT_S)
+async def _await_result(future: "Future[Any]") -> Any:
+    return await asyncio.wait_for(asyncio.wrap_future(future), _RESPONSE_TIMEOUT_S)

@@ -14,11 +14,11 @@ from typing import Any, Final, Literal, NamedTuple, Self
 from pipeline.state.device import from_us, to_us
 
 FILE: Final = "drydock.sqlite"
-VERSION: Final = 1
+VERSION: Final = 2
 Kind = Literal["event", "decision"]
 # A Mac's last answer as columns: answer, verdict, reason, next_us, site, severity, deadline_us,
-# heeds_figures, waits_for_slot; the order of pipeline.decide.standing.Standing.
-StandingRow = tuple[bytes, str, str, int, str | None, str | None, int, bool, bool]
+# heeds_figures, waits_for_slot; the order of pipeline.decide.last_decision.Standing.
+LastDecisionRow = tuple[bytes, str, str, int, str | None, str | None, int, bool, bool]
 
 
 class StoreError(RuntimeError):
@@ -29,7 +29,7 @@ class InUseError(StoreError):
     """Another process writes the data directory."""
 
 
-class Row(NamedTuple):
+class LogRow(NamedTuple):
     """One entry of the log, in the order of `seq`, which counts from 1 without gaps.
 
     `at` is the `now` it was handled with; `key` the Mac's UDID (or an event's subject where it is
@@ -47,7 +47,7 @@ class Row(NamedTuple):
     body: bytes
 
 
-class SetAside(NamedTuple):
+class StoredDeadLetter(NamedTuple):
     """A dead letter in its place: `body` is a schemas.dead_letters.DeadLetter as JSON."""
 
     seq: int
@@ -88,6 +88,11 @@ def check_version(db: sqlite3.Connection, path: Path) -> int:
         raise StoreError(
             f"{path} has schema version {version}; this Drydock reads up to {VERSION}:"
             " use the newer Drydock that wrote it"
+        )
+    if 0 < version < VERSION:
+        raise StoreError(
+            f"{path} has schema version {version}, written before release 0.1.0; this Drydock reads"
+            f" only {VERSION}: start with an empty data directory"
         )
     return int(version)
 
@@ -135,7 +140,7 @@ class Log:
         key: str | None = None,
         kind: Kind | None = None,
         after: int = 0,
-    ) -> Iterator[Row]:
+    ) -> Iterator[LogRow]:
         """The entries with `since` <= at < `until` and seq > `after`, by `seq`."""
         wheres, values = ["seq > ?"], list[object]([after])
         for clause, value in (
@@ -152,7 +157,7 @@ class Log:
             f" WHERE {' AND '.join(wheres)} ORDER BY seq"
         )
         for seq, kind_of, at_us, *rest in self._db.execute(query, values):
-            yield Row(seq, kind_of, from_us(at_us), *rest)
+            yield LogRow(seq, kind_of, from_us(at_us), *rest)
 
     def last_decision(self, key: str) -> bytes | None:
         """The Mac's last decision record as JSON."""
@@ -186,7 +191,9 @@ class Log:
         (at_us,) = self._db.execute("SELECT max(at_us) FROM log").fetchone()
         return None if at_us is None else from_us(at_us)
 
-    def dead_letters(self, *, seq: int | None = None, open_only: bool = False) -> list[SetAside]:
+    def dead_letters(
+        self, *, seq: int | None = None, open_only: bool = False
+    ) -> list[StoredDeadLetter]:
         """What was set aside, oldest first; `open_only` leaves out what was replayed since."""
         wheres = ["1"]
         values: tuple[int, ...] = ()
@@ -200,7 +207,7 @@ class Log:
             f" WHERE {' AND '.join(wheres)} ORDER BY seq"
         )
         return [
-            SetAside(
+            StoredDeadLetter(
                 number,
                 from_us(at_us),
                 code,
@@ -234,15 +241,15 @@ class Log:
         ).fetchone()
         return int(count)
 
-    def ledgers(self) -> Iterator[tuple[str, bytes]]:
+    def job_histories(self) -> Iterator[tuple[str, bytes]]:
         """Each Mac's jobs as JSON."""
-        yield from self._db.execute("SELECT udid, body FROM ledgers ORDER BY rowid")
+        yield from self._db.execute("SELECT udid, body FROM job_histories ORDER BY rowid")
 
-    def standings(self) -> Iterator[tuple[Any, ...]]:
+    def last_decisions(self) -> Iterator[tuple[Any, ...]]:
         """Each Mac's UDID and, after it, the StandingRow of its last answer."""
-        yield from self._db.execute("SELECT * FROM standings ORDER BY rowid")
+        yield from self._db.execute("SELECT * FROM last_decisions ORDER BY rowid")
 
-    def fact(self, name: str) -> bytes | None:
+    def setting(self, name: str) -> bytes | None:
         """A fact that concerns all Macs, as JSON; or what a feed said last."""
-        row = self._db.execute("SELECT body FROM facts WHERE name = ?", (name,)).fetchone()
+        row = self._db.execute("SELECT body FROM settings WHERE name = ?", (name,)).fetchone()
         return None if row is None else zlib.decompress(row[0])

@@ -17,14 +17,14 @@ import uvicorn
 from agents.keys import KeyRing, KeyStore, Purpose
 from pipeline.config import FeedsSettings, ServerSettings
 from pipeline.embedded.feeds import poll_feeds
-from pipeline.embedded.http import Gateway
+from pipeline.embedded.http import ServiceApi
 from pipeline.embedded.log import StoreError
-from pipeline.embedded.observing import Observer
+from pipeline.embedded.metrics_log import MetricsLog
 from pipeline.embedded.service import Options, Service
-from pipeline.embedded.worker import Worker, World
-from pipeline.feeds.metrics import FeedMetrics
+from pipeline.embedded.service_thread import MacSource, ServiceThread
+from pipeline.feeds.metrics import FeedPollMetrics
 from pipeline.feeds.poller import make_poller
-from pipeline.gateway.senders import Senders
+from pipeline.gateway.authentication import Authenticator
 from pipeline.ingest.redaction import Redactor
 from pipeline.metrics import Metrics
 from pipeline.server_process import GRACE_S, Listen, Log, make_registry, url_of
@@ -37,19 +37,19 @@ FEED_COPIES: Final = "feeds"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What to run. `open_world` gives simulated Macs; without it no Mac is touched. `feeds` are
+class ServicePlan:
+    """What to run. `open_macs` gives simulated Macs; without it no Mac is touched. `feeds` are
     polled, if any. Without `fast_paths` the plain functions run."""
 
     data_dir: Path
     listen: Listen
     policy_text: str | None = None
-    open_world: Callable[[datetime], Any] | None = None
+    open_macs: Callable[[datetime], Any] | None = None
     feeds: FeedsSettings | None = None
     fast_paths: bool = True
 
 
-def serve(plan: Plan, settings: ServerSettings, log: Log) -> None:
+def serve(plan: ServicePlan, settings: ServerSettings, log: Log) -> None:
     """Serve until SIGTERM or SIGINT. Raises StoreError, JournalError, KeysError, PolicyError
     for what is wrong at the start."""
     if not plan.listen.is_loopback and not settings.has_secrets:
@@ -66,38 +66,38 @@ def serve(plan: Plan, settings: ServerSettings, log: Log) -> None:
     except OSError as error:
         raise StoreError(f"cannot use {plan.data_dir}: {error.strerror}") from error
     metrics = Metrics(make_registry())
-    worker = Worker(
-        _opener(plan, settings, keys, Observer(metrics, log)),
+    service_thread = ServiceThread(
+        _service_opener(plan, settings, keys, MetricsLog(metrics, log)),
         log,
         max_waiting=settings.max_waiting,
-        tell_ready=lambda ready: metrics.set_ready(ready=ready),
+        on_ready=lambda ready: metrics.set_ready(ready=ready),
     )
-    gateway = Gateway(
-        worker,
-        Senders(settings, plan.listen.is_loopback, admin_token),
+    gateway = ServiceApi(
+        service_thread,
+        Authenticator(settings, plan.listen.is_loopback, admin_token),
         settings,
         redactor,
         metrics,
         log,
-        _polling(plan, worker, metrics, log),
+        _feed_poller(plan, service_thread, metrics, log),
     )
     listener = plan.listen.bind()
     with listener:
-        worker.start()
+        service_thread.start()
         _serve_http(gateway, listener, plan, log)
 
 
-def _polling(
-    plan: Plan, worker: Worker, metrics: Metrics, log: Log
+def _feed_poller(
+    plan: ServicePlan, service_thread: ServiceThread, metrics: Metrics, log: Log
 ) -> Callable[[], Coroutine[Any, Any, None]] | None:
     if plan.feeds is None:
         return None
     folder = plan.data_dir / FEED_COPIES
-    poller = make_poller(plan.feeds, folder, FeedMetrics(metrics.registry), log)
-    return partial(poll_feeds, poller, worker, log)
+    poller = make_poller(plan.feeds, folder, FeedPollMetrics(metrics.registry), log)
+    return partial(poll_feeds, poller, service_thread, log)
 
 
-def _serve_http(gateway: Gateway, listener: socket.socket, plan: Plan, log: Log) -> None:
+def _serve_http(gateway: ServiceApi, listener: socket.socket, plan: ServicePlan, log: Log) -> None:
     url = url_of(listener)
     address = plan.data_dir / ADDRESS_FILE
     address.write_text(json.dumps({"url": url, "pid": os.getpid()}))
@@ -116,7 +116,7 @@ def _serve_http(gateway: Gateway, listener: socket.socket, plan: Plan, log: Log)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    _say_what_runs(gateway, plan, log, url)
+    _log_startup(gateway, plan, log, url)
     try:
         server.run(sockets=[listener])
     finally:
@@ -124,28 +124,30 @@ def _serve_http(gateway: Gateway, listener: socket.socket, plan: Plan, log: Log)
     log.info("stopped")
 
 
-def _say_what_runs(gateway: Gateway, plan: Plan, log: Log, url: str) -> None:
-    digest = gateway.worker.ask(lambda service, _: service.engine.policy_digest).result()
+def _log_startup(gateway: ServiceApi, plan: ServicePlan, log: Log, url: str) -> None:
+    digest = gateway.service_thread.ask(
+        lambda service, _: service.reconciler.policy_digest
+    ).result()
     log.info("listening", **{key.ADDRESS: url, key.DETAIL: f"policy {digest}"})
     if digest is None:
         log.warning("no policy is in force: nothing is decided")
-    if plan.open_world is None:
+    if plan.open_macs is None:
         log.warning("dry run: jobs are decided, signed and recorded; no Mac is touched")
     if not gateway.settings.has_secrets:
         log.warning("no sender's secret is configured: only this machine is served")
 
 
-def _opener(
-    plan: Plan, settings: ServerSettings, keys: Path, observer: Observer
-) -> Callable[[datetime], tuple[Service, World | None]]:
+def _service_opener(
+    plan: ServicePlan, settings: ServerSettings, keys: Path, metrics_log: MetricsLog
+) -> Callable[[datetime], tuple[Service, MacSource | None]]:
     options = Options(
         slots=settings.slots,
         sweep_every=timedelta(hours=settings.sweep_hours),
         fast_paths=plan.fast_paths,
     )
 
-    def open_service(now: datetime) -> tuple[Service, World | None]:
-        world = None if plan.open_world is None else plan.open_world(now)
+    def open_service(now: datetime) -> tuple[Service, MacSource | None]:
+        macs = None if plan.open_macs is None else plan.open_macs(now)
         try:
             service = Service.open(
                 plan.data_dir,
@@ -153,16 +155,16 @@ def _opener(
                 signer=KeyStore(keys).signer(Purpose.JOBS),
                 trust=KeyRing.load(keys),
                 policy_text=plan.policy_text,
-                mac_for=None if world is None else world.mac_for,
-                observe=observer.committed,
+                mac_for=None if macs is None else macs.mac_for,
+                on_commit=metrics_log.record_commit,
                 options=options,
             )
         except BaseException:
-            if world is not None:
-                world.close()
+            if macs is not None:
+                macs.close()
             raise
-        observer.fleet(service.engine, now)
-        return service, world
+        metrics_log.update_fleet(service.reconciler, now)
+        return service, macs
 
     return open_service
 

@@ -17,16 +17,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agents.dry_run import DryRunMac
 from agents.keys import KeyRing
-from agents.mac import Look, Mac
-from pipeline.decide.admission import objection
+from agents.mac import Mac, Observation
+from pipeline.decide.admission import reject_reason
 from pipeline.decide.decision import decide
-from pipeline.decide.engine import SOURCE, Engine
 from pipeline.decide.policy_file import PolicyError, policy_digest, read_policy
-from pipeline.embedded import commands
+from pipeline.decide.reconciler import SOURCE, Reconciler
+from pipeline.embedded import control_events
 from pipeline.embedded.executors import Executors
 from pipeline.embedded.log import StoreError
 from pipeline.embedded.store import Hook, Store
-from pipeline.embedded.unit import Committed
+from pipeline.embedded.transaction import Committed
 from pipeline.embedded.writer import Accepted, Writer
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import (
@@ -42,7 +42,7 @@ from schemas.ids import event_id
 from schemas.jobs import Job, JobIssued, JobSuperseded
 from schemas.results import Outcome
 
-SLICE: Final = 500
+SLICE_SIZE: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,19 +70,19 @@ class Service:
         *,
         signer: Ed25519PrivateKey,
         trust: KeyRing,
-        observe: Callable[[Committed, Engine], None] | None,
+        on_commit: Callable[[Committed, Reconciler], None] | None,
         sweep_every: timedelta,
         fast_paths: bool,
     ) -> None:
         self.store = store
         self._trust = trust
-        self._observe = observe
+        self._on_commit = on_commit
         self._fast_paths = fast_paths
         self._writer = Writer(store, signer, trust, self._committed, fast_paths=fast_paths)
         self._sweep_every = sweep_every
         self._sweeping: Iterator[str] | None = None
         self._sweep_at: datetime | None = None
-        self._orders: deque[JobIssued | JobSuperseded] = deque()
+        self._unsent_orders: deque[JobIssued | JobSuperseded] = deque()
         self._halts_changed = True
         self._halts_until: datetime | None = None
         self.executors: Executors
@@ -97,7 +97,7 @@ class Service:
         trust: KeyRing,
         policy_text: str | None = None,
         mac_for: Callable[[Job], Mac] | None = None,
-        observe: Callable[[Committed, Engine], None] | None = None,
+        on_commit: Callable[[Committed, Reconciler], None] | None = None,
         options: Options | None = None,
     ) -> Self:
         """Go on where the data directory left off, or begin one.
@@ -115,11 +115,11 @@ class Service:
                 store,
                 signer=signer,
                 trust=trust,
-                observe=observe,
+                on_commit=on_commit,
                 sweep_every=chosen.sweep_every,
                 fast_paths=chosen.fast_paths,
             )
-            service._check_policy_kept()
+            service._check_stored_policy()
             service.executors = Executors(
                 data_dir / "journals",
                 trust,
@@ -131,7 +131,7 @@ class Service:
             store.close()
             raise
         try:
-            service._take_up()
+            service._recover_unsent_orders()
             if policy_text is not None:
                 service.set_policy(policy_text, now, "start")
             service._begin_sweep(now)
@@ -146,9 +146,9 @@ class Service:
         self.store.close()
 
     @property
-    def engine(self) -> Engine:
+    def reconciler(self) -> Reconciler:
         """The state as it is durable. To read; another one after anything failed."""
-        return self._writer.engine
+        return self._writer.reconciler
 
     # --- what comes in ---
 
@@ -158,7 +158,7 @@ class Service:
         dead_letters: Sequence[DeadLetter],
         now: datetime,
         *,
-        notes: Mapping[str, bytes] | None = None,
+        settings: Mapping[str, bytes] | None = None,
         replayed: Sequence[int] = (),
     ) -> Accepted:
         """Make one input durable with everything that follows from it, or raise StoreError.
@@ -167,17 +167,17 @@ class Service:
         aside with its bytes; the others pass. `notes` are kept under their names with it; dead
         letters `replayed` are marked so.
         """
-        return self._writer.accept(events, dead_letters, now, notes=notes, replayed=replayed)
+        return self._writer.accept(events, dead_letters, now, settings=settings, replayed=replayed)
 
     def set_policy(self, text: str, now: datetime, by: str) -> bool:
         """Put a policy in force; False if it is already. Raises PolicyError."""
         digest = policy_digest(text)
-        if self.engine.policy_digest == digest:
+        if self.reconciler.policy_digest == digest:
             return False
         read_policy(text)
-        event = commands.policy(text, by, now)
+        event = control_events.policy_changed(text, by, now)
         self.accept((event,), (), now)
-        if self.engine.policy_digest != digest:
+        if self.reconciler.policy_digest != digest:
             raise StoreError("the policy in force is dated later than now: is the clock right?")
         return True
 
@@ -186,35 +186,35 @@ class Service:
     ) -> str:
         """Allow the one erasing job that this Mac waits for, and give its id. ValueError where
         none waits. `key` is the approver's own."""
-        decision = decide(self.engine.situation(udid, now), fast_paths=self._fast_paths)
-        event = commands.approval(decision, by, now, lasts, key)
+        decision = decide(self.reconciler.situation(udid, now), fast_paths=self._fast_paths)
+        event = control_events.approval_granted(decision, by, now, lasts, key)
         self.accept((event,), (), now)
         return event.data.approval.job_id
 
-    def objection(self, event: Event) -> str | None:
+    def reject_reason(self, event: Event) -> str | None:
         """Why `accept` would set this event aside; None if it would be folded."""
-        return objection(event, jobs=self._trust.jobs, approvals=self._trust.approvals)
+        return reject_reason(event, jobs=self._trust.jobs, approvals=self._trust.approvals)
 
     # --- time ---
 
     def tick(self, now: datetime) -> None:
         """Do what is due: ask again where time changes the answer, hand orders over, let the
         executors step, take their results. Work is bounded; `next_wake` says if there is more."""
-        self._ask_due(now)
-        self._sweep_on(now)
-        self._hand_over(now)
+        self._decide_due(now)
+        self._continue_sweep(now)
+        self._send_orders(now)
         self.executors.tick(now)
         for site, results in self.executors.results():
             if results:
                 self.accept([event for _, event in results], (), now)
-            self.executors.mark_told(site, results)
+            self.executors.mark_published(site, results)
 
     def next_wake(self, now: datetime) -> datetime | None:
         """When `tick` next has something to do, if nothing comes in; None for never."""
-        if self._orders or self._halts_changed or self._sweeping is not None:
+        if self._unsent_orders or self._halts_changed or self._sweeping is not None:
             return now
         wakes = (
-            self.engine.next_due(),
+            self.reconciler.next_due_at(),
             self._sweep_at,
             self._halts_until,
             self.executors.next_wake(now),
@@ -225,93 +225,93 @@ class Service:
     def _committed(self, committed: Committed) -> None:
         for event in committed.events:
             if isinstance(event, JobIssuedEvent | JobSupersededEvent):
-                self._orders.append(event.data)
+                self._unsent_orders.append(event.data)
             elif isinstance(event, HaltSetEvent | HaltClearedEvent):
                 self._halts_changed = True
-        if self._observe is not None:
-            self._observe(committed, self.engine)
+        if self._on_commit is not None:
+            self._on_commit(committed, self.reconciler)
 
     # --- what is due ---
 
-    def _ask_due(self, now: datetime) -> None:
-        due = self.engine.next_due()
+    def _decide_due(self, now: datetime) -> None:
+        due = self.reconciler.next_due_at()
         if due is not None and due <= now:
             with self._writer.transaction("due", now):
-                self._writer.follow(self.engine.due(now, SLICE), now)
+                self._writer.apply_effects(self.reconciler.reconcile_due(now, SLICE_SIZE), now)
 
     def _begin_sweep(self, now: datetime) -> None:
-        self._sweeping = iter(list(self.engine.fleet.macs()))
+        self._sweeping = iter(list(self.reconciler.fleet.macs()))
         self._sweep_at = now + self._sweep_every
 
-    def _sweep_on(self, now: datetime) -> None:
+    def _continue_sweep(self, now: datetime) -> None:
         if self._sweeping is None and self._sweep_at is not None and self._sweep_at <= now:
             self._begin_sweep(now)
         if self._sweeping is None:
             return
-        macs = list(islice(self._sweeping, SLICE))
+        macs = list(islice(self._sweeping, SLICE_SIZE))
         if macs:
             with self._writer.transaction("sweep", now):
-                self._writer.follow(self.engine.sweep(now, macs), now)
+                self._writer.apply_effects(self.reconciler.sweep(now, macs), now)
         else:
             self._sweeping = None
 
     # --- the executors ---
 
-    def _take_up(self) -> None:
+    def _recover_unsent_orders(self) -> None:
         """Find the orders that were durable but perhaps not handed over when the process ended."""
-        ledgers = self.engine.fleet.ledgers
+        ledgers = self.reconciler.fleet.job_histories
         for job in self.executors.live():
             for entry in ledgers.get(job.udid, ()):
                 if entry.job_id == job.job_id and entry.outcome is Outcome.SUPERSEDED:
-                    self._orders.append(
+                    self._unsent_orders.append(
                         JobSuperseded(job_id=job.job_id, udid=job.udid, site=job.site)
                     )
         for ledger in ledgers.values():
             for entry in ledger:
                 if entry.is_open and not self.executors.knows(entry.site, entry.job_id):
-                    self._orders.append(self._issued(entry.job_id))
+                    self._unsent_orders.append(self._load_issued_job(entry.job_id))
 
-    def _issued(self, job_id: str) -> JobIssued:
+    def _load_issued_job(self, job_id: str) -> JobIssued:
         body = self.store.event_body(SOURCE, event_id("issued", job_id))
         event = None if body is None else decode(body)
         if not isinstance(event, JobIssuedEvent):
             raise StoreError(f"the log does not hold the order of open job {job_id}")
         return event.data
 
-    def _hand_over(self, now: datetime) -> None:
+    def _send_orders(self, now: datetime) -> None:
         if self._halts_until is not None and self._halts_until <= now:
             self._halts_changed = True
         if self._halts_changed:
-            halts = self.engine.fleet.halts()
+            halts = self.reconciler.fleet.halts()
             until = [halt.until for halt in halts if halt.until is not None and halt.until > now]
             self._halts_until = min(until, default=None)
-            self.executors.set_halts(self.halted(now))
+            self.executors.set_halts(self.halted_scopes(now))
             self._halts_changed = False
-        while self._orders:
-            order = self._orders[0]
+        while self._unsent_orders:
+            order = self._unsent_orders[0]
             if isinstance(order, JobSuperseded):
                 self.executors.supersede(order, now)
             else:
                 self.executors.submit(order, now)
-            self._orders.popleft()
+            self._unsent_orders.popleft()
 
-    def halted(self, now: datetime) -> list[HaltScope]:
+    def halted_scopes(self, now: datetime) -> list[HaltScope]:
         """The scopes in which no new work may start."""
         return [
             halt.scope
-            for halt in self.engine.fleet.halts()
+            for halt in self.reconciler.fleet.halts()
             if halt.until is None or now < halt.until
         ]
 
     def _dry_run(self, _: Job) -> Mac:
         return DryRunMac(self._snapshot)
 
-    def _snapshot(self, udid: str) -> Look | None:
+    def _snapshot(self, udid: str) -> Observation | None:
         """A Mac as its reports describe it."""
-        if udid not in self.engine.fleet.devices:
+        if udid not in self.reconciler.fleet.devices:
             return None
-        device = self.engine.fleet.view(udid)
-        return Look(
+        device = self.reconciler.fleet.merged_device(udid)
+        return Observation(
             os_version=device.os_version,
             build=device.build,
             boot_at=device.boot_at,
@@ -325,10 +325,10 @@ class Service:
             volume_owner=device.volume_owner_available,
         )
 
-    def _check_policy_kept(self) -> None:
+    def _check_stored_policy(self) -> None:
         """Fail at the start and not at the first event where this version refuses the policy."""
         try:
-            _ = self.engine.policy
+            _ = self.reconciler.policy
         except PolicyError as error:
             raise StoreError(
                 f"the policy kept in the data directory is not one this version takes: {error}"

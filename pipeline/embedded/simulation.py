@@ -14,14 +14,14 @@ from typing import Final, Self
 from agents.mac import Mac
 from agents.simulated import MacSpec, SimulatedFleet, SimulatedRelease
 from pipeline.embedded.log import Log, StoreError
-from pipeline.embedded.worker import Input
+from pipeline.embedded.service_thread import AcceptedInput
 from schemas.envelope import AdvisoryEvent, Event
 from schemas.jobs import Job
 from schemas.macos import OSVersion, parse_os_version
 
 FILE: Final = "simulated-macs.sqlite"
-_ABOUT: Final = "simulated-macs.json"
-_NOTE: Final = "simulated-until"
+_CONFIG_FILE: Final = "simulated-macs.json"
+_REPORTED_UNTIL_SETTING: Final = "simulated-until"
 _REPORT_EVERY: Final = timedelta(minutes=15)
 # What the Macs run and are: some current, some behind, some on a line without support.
 _KINDS: Final = (
@@ -35,11 +35,11 @@ _KINDS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class SimulatedWorld:
+class SimulatedMacs:
     """A fleet as the worker's World, and the releases that its Macs can install."""
 
     fleet: SimulatedFleet
-    news: list[Event]
+    unsent: list[Event]
 
     @classmethod
     def open(
@@ -51,7 +51,7 @@ class SimulatedWorld:
         now: datetime,
     ) -> Self:
         """The data directory's Macs, made now if there are none. Raises StoreError for others."""
-        about = data_dir / _ABOUT
+        about = data_dir / _CONFIG_FILE
         try:
             kept = json.loads(about.read_text()) if about.exists() else None
         except (OSError, ValueError) as error:
@@ -80,15 +80,17 @@ class SimulatedWorld:
             raise StoreError(str(error)) from error
         return cls(fleet, list(known))
 
-    def advance(self, now: datetime) -> Input:
+    def advance(self, now: datetime) -> AcceptedInput:
         """What they told up to now, and a note of how far that is."""
-        told = [*self.news, *self.fleet.advance(now)]
-        self.news.clear()
-        return Input(events=told, notes={_NOTE: now.isoformat().encode()})
+        events = [*self.unsent, *self.fleet.advance(now)]
+        self.unsent.clear()
+        return AcceptedInput(
+            events=events, settings={_REPORTED_UNTIL_SETTING: now.isoformat().encode()}
+        )
 
     def next_event_at(self) -> datetime | None:
         """When they tell more."""
-        return self.fleet.now if self.news else self.fleet.next_event_at()
+        return self.fleet.now if self.unsent else self.fleet.next_event_at()
 
     def mac_for(self, job: Job) -> Mac:
         """The Mac of a job."""
@@ -102,10 +104,10 @@ class SimulatedWorld:
 def _accepted_until(data_dir: Path) -> datetime | None:
     try:
         with Log.open(data_dir) as log:
-            note = log.fact(_NOTE)
+            setting = log.setting(_REPORTED_UNTIL_SETTING)
     except StoreError:
         return None
-    return None if note is None else datetime.fromisoformat(note.decode())
+    return None if setting is None else datetime.fromisoformat(setting.decode())
 
 
 def _installable(releases: Iterable[AdvisoryEvent]) -> dict[OSVersion, SimulatedRelease]:

@@ -25,7 +25,7 @@ class Status:
     exposed: dict[str, dict[str, int]]
     overdue: dict[str, int]
     open_jobs: dict[str, dict[str, int]]
-    standings: dict[str, dict[str, int]]
+    decisions: dict[str, dict[str, int]]
     dead_letters: dict[str, int]
     halts: list[str]
     policy: str | None
@@ -57,25 +57,25 @@ def read_status(log: Log, now: datetime) -> Status:
     """The status at `now`."""
     exposed: Counter[tuple[str, str]] = Counter()
     overdue: Counter[str] = Counter()
-    standings: Counter[tuple[str, str]] = Counter()
-    for _, _, verdict, reason, _, site, severity, deadline_us, *_ in log.standings():
-        standings[verdict, reason] += 1
+    decisions: Counter[tuple[str, str]] = Counter()
+    for _, _, verdict, reason, _, site, severity, deadline_us, *_ in log.last_decisions():
+        decisions[verdict, reason] += 1
         if severity is None:
             continue
         exposed[site or "", severity] += 1
         overdue[site or ""] += 0 < deadline_us <= to_us(now)
     open_jobs: Counter[tuple[str, str]] = Counter()
-    for _, body in log.ledgers():
+    for _, body in log.job_histories():
         for entry in map(JobEntry.from_wire, json.loads(body)):
             if entry.is_open:
                 open_jobs[entry.site, entry.action.value] += 1
-    policy = json.loads(log.fact("policy") or b"null")
+    policy = json.loads(log.setting("policy") or b"null")
     return Status(
         devices=log.count_devices(),
         exposed=_nested(exposed),
         overdue={site: count for site, count in sorted(overdue.items()) if count},
         open_jobs=_nested(open_jobs),
-        standings=_nested(standings),
+        decisions=_nested(decisions),
         dead_letters=log.dead_letter_counts(),
         halts=_halts(log, now),
         policy=None if policy is None else policy[1]["digest"],
@@ -84,13 +84,13 @@ def read_status(log: Log, now: datetime) -> Status:
 
 
 def _halts(log: Log, now: datetime) -> list[str]:
-    halts = json.loads(log.fact("halts") or b"{}")
-    standing = []
+    halts = json.loads(log.setting("halts") or b"{}")
+    in_force = []
     for scope, (_, halt) in sorted(halts.items()):
         until = None if halt is None else halt.get("until")
         if halt is not None and (until is None or datetime.fromisoformat(until) > now):
-            standing.append(scope)
-    return standing
+            in_force.append(scope)
+    return in_force
 
 
 def _nested(counts: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:

@@ -40,20 +40,20 @@ CREATE TABLE blobs (
     body BLOB NOT NULL
 ) STRICT;
 CREATE TABLE devices (udid TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
-CREATE TABLE ledgers (udid TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
-CREATE TABLE standings (
+CREATE TABLE job_histories (udid TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
+CREATE TABLE last_decisions (
     udid TEXT PRIMARY KEY,
-    answer BLOB NOT NULL,
+    fingerprint BLOB NOT NULL,
     verdict TEXT NOT NULL,
     reason TEXT NOT NULL,
-    next_us INTEGER NOT NULL,
+    recheck_us INTEGER NOT NULL,
     site TEXT,
     severity TEXT,
     deadline_us INTEGER NOT NULL,
-    heeds_figures INTEGER NOT NULL,
-    waits_for_slot INTEGER NOT NULL
+    recheck_on_telemetry INTEGER NOT NULL,
+    waits_for_capacity INTEGER NOT NULL
 ) STRICT;
-CREATE TABLE facts (name TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
+CREATE TABLE settings (name TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
 CREATE TABLE dead_letters (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     at_us INTEGER NOT NULL,
@@ -65,12 +65,13 @@ CREATE TABLE dead_letters (
 ) STRICT;
 CREATE INDEX dead_letters_open ON dead_letters (code) WHERE replayed_at_us IS NULL;
 """
-_PUT_STANDING: Final = """
-INSERT INTO standings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT DO UPDATE SET answer = excluded.answer, verdict = excluded.verdict,
-    reason = excluded.reason, next_us = excluded.next_us, site = excluded.site,
+_PUT_LAST_DECISION: Final = """
+INSERT INTO last_decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint, verdict = excluded.verdict,
+    reason = excluded.reason, recheck_us = excluded.recheck_us, site = excluded.site,
     severity = excluded.severity, deadline_us = excluded.deadline_us,
-    heeds_figures = excluded.heeds_figures, waits_for_slot = excluded.waits_for_slot
+    recheck_on_telemetry = excluded.recheck_on_telemetry,
+    waits_for_capacity = excluded.waits_for_capacity
 """
 # Content named by a digest is text that packs to a tenth; a catalogue is written once a change.
 _PACKING: Final = 6
@@ -93,11 +94,11 @@ class Store(Log):
         """
         try:
             data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = _locked(data_dir / LOCK)
+            lock = _acquire_lock(data_dir / LOCK)
         except OSError as error:
             raise StoreError(f"cannot use {data_dir}: {error.strerror}") from error
         try:
-            db = _opened(data_dir / FILE)
+            db = _open_database(data_dir / FILE)
         except BaseException:
             os.close(lock)
             raise
@@ -117,7 +118,7 @@ class Store(Log):
         self._begin()
         try:
             yield
-            self._call(f"{what}:before")
+            self._call_hook(f"{what}:before")
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
@@ -125,7 +126,7 @@ class Store(Log):
         except BaseException:
             self._roll_back()
             raise
-        self._call(f"{what}:after")
+        self._call_hook(f"{what}:after")
 
     def _begin(self) -> None:
         try:
@@ -137,7 +138,7 @@ class Store(Log):
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
-    def _call(self, what: str) -> None:
+    def _call_hook(self, what: str) -> None:
         if self._hook is not None:
             self._hook(what)
 
@@ -182,25 +183,28 @@ class Store(Log):
             rows,
         )
 
-    def put_ledgers(self, rows: Iterable[tuple[str, bytes]]) -> None:
+    def put_job_histories(self, rows: Iterable[tuple[str, bytes]]) -> None:
         """Take these Macs' jobs, as (udid, body)."""
         self._db.executemany(
-            "INSERT INTO ledgers VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
+            "INSERT INTO job_histories VALUES (?, ?)"
+            " ON CONFLICT DO UPDATE SET body = excluded.body",
             rows,
         )
 
-    def put_standings(self, rows: Iterable[tuple[Any, ...]]) -> None:
+    def put_last_decisions(self, rows: Iterable[tuple[Any, ...]]) -> None:
         """Take these Macs' last answers: UDID, then the StandingRow."""
-        self._db.executemany(_PUT_STANDING, rows)
+        self._db.executemany(_PUT_LAST_DECISION, rows)
 
-    def drop_standings(self, udids: Iterable[str]) -> None:
+    def delete_last_decisions(self, udids: Iterable[str]) -> None:
         """Forget the last answers of these."""
-        self._db.executemany("DELETE FROM standings WHERE udid = ?", [(udid,) for udid in udids])
+        self._db.executemany(
+            "DELETE FROM last_decisions WHERE udid = ?", [(udid,) for udid in udids]
+        )
 
-    def put_fact(self, name: str, body: bytes) -> None:
+    def put_setting(self, name: str, body: bytes) -> None:
         """Take what concerns all Macs."""
         self._db.execute(
-            "INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
+            "INSERT INTO settings VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
             (name, zlib.compress(body, _PACKING)),
         )
 
@@ -228,7 +232,7 @@ class Store(Log):
         return None if row is None else bytes(row[0])
 
 
-def _locked(path: Path) -> int:
+def _acquire_lock(path: Path) -> int:
     """A lock that ends with the process, however it ends. Raises InUseError."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -242,7 +246,7 @@ def _locked(path: Path) -> int:
     return handle
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def _open_database(path: Path) -> sqlite3.Connection:
     try:
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:

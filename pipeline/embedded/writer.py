@@ -11,17 +11,24 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agents.keys import KeyRing
-from pipeline.decide.admission import objection
-from pipeline.decide.engine import SOURCE, Decided, Effect, Engine, Failed, Followed
+from pipeline.decide.admission import reject_reason
+from pipeline.decide.reconciler import (
+    SOURCE,
+    Decided,
+    DerivedEvent,
+    Effect,
+    EvaluationFailed,
+    Reconciler,
+)
 from pipeline.embedded.log import StoreError
 from pipeline.embedded.store import Store
-from pipeline.embedded.unit import Committed, Unit, fact_of, key_of, load
-from pipeline.ingest.outcome import PayloadError, dead_letter
+from pipeline.embedded.transaction import Committed, Transaction, key_of, load_state, setting_of
+from pipeline.ingest.translation import PayloadError, dead_letter
 from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.decisions import DecisionRecord
 from schemas.envelope import Event, JobIssuedEvent, encode
 from schemas.ids import event_id
-from schemas.orders import issue
+from schemas.signed_payloads import sign_job
 
 _ORIGIN: Final = "embedded"
 
@@ -32,13 +39,13 @@ class Accepted:
     was decided and ordered on the way."""
 
     folded: int
-    repeated: int
-    set_aside: int
+    duplicates: int
+    dead_letters: int
     decisions: int
     jobs: int
 
 
-class _Poison(Exception):  # noqa: N818 - never leaves this module
+class _EventFailedError(Exception):
     def __init__(self, index: int, cause: Exception) -> None:
         super().__init__(str(cause))
         self.index = index
@@ -56,17 +63,17 @@ class Writer:
         store: Store,
         signer: Ed25519PrivateKey,
         trust: KeyRing,
-        observe: Callable[[Committed], None],
+        on_commit: Callable[[Committed], None],
         *,
         fast_paths: bool = True,
     ) -> None:
-        self.engine: Engine = load(store, fast_paths=fast_paths)
+        self.reconciler: Reconciler = load_state(store, fast_paths=fast_paths)
         self._store = store
         self._signer = signer
         self._trust = trust
-        self._observe = observe
+        self._on_commit = on_commit
         self._fast_paths = fast_paths
-        self._unit: Unit | None = None
+        self._transaction: Transaction | None = None
         self._failing: dict[str, str] = {}
 
     def accept(
@@ -75,7 +82,7 @@ class Writer:
         dead_letters: Sequence[DeadLetter],
         now: datetime,
         *,
-        notes: Mapping[str, bytes] | None = None,
+        settings: Mapping[str, bytes] | None = None,
         replayed: Sequence[int] = (),
     ) -> Accepted:
         """Make one input durable with everything that follows from it, or raise StoreError.
@@ -84,71 +91,71 @@ class Writer:
         aside with its bytes; the others pass. `notes` are kept under their names with it; dead
         letters `replayed` are marked so.
         """
-        poisoned: dict[int, Exception] = {}
+        failed: dict[int, Exception] = {}
         while True:
             try:
-                with self.transaction("accept", now) as unit:
-                    for name, note in (notes or {}).items():
-                        self._store.put_fact(name, note)
+                with self.transaction("accept", now) as current:
+                    for name, setting in (settings or {}).items():
+                        self._store.put_setting(name, setting)
                     for seq in replayed:
                         self._store.mark_replayed(seq, now)
                     for letter in dead_letters:
-                        self._set_aside(letter)
-                    folded, repeated = self._take_all(events, poisoned, now)
+                        self._dead_letter(letter)
+                    folded, duplicates = self._append_all(events, failed, now)
                 break
-            except _Poison as poison:
-                poisoned[poison.index] = poison.cause
+            except _EventFailedError as failure:
+                failed[failure.index] = failure.cause
         return Accepted(
             folded=folded,
-            repeated=repeated,
-            set_aside=len(unit.dead_letters),
-            decisions=len(unit.decisions),
-            jobs=sum(isinstance(event, JobIssuedEvent) for event in unit.events),
+            duplicates=duplicates,
+            dead_letters=len(current.dead_letters),
+            decisions=len(current.decisions),
+            jobs=sum(isinstance(event, JobIssuedEvent) for event in current.events),
         )
 
     @contextmanager
-    def transaction(self, what: str, now: datetime) -> Iterator[Unit]:
+    def transaction(self, what: str, now: datetime) -> Iterator[Transaction]:
         """All inside is durable when this ends. If it raises, memory is what the disk has."""
-        unit = self._unit = Unit(now)
+        current = self._transaction = Transaction(now)
         try:
             with self._store.transaction(what):
-                yield unit
-                unit.save(self._store, self.engine)
+                yield current
+                current.save(self._store, self.reconciler)
         except Exception:
             self._failing.clear()
-            self.engine = load(self._store, fast_paths=self._fast_paths)
+            self.reconciler = load_state(self._store, fast_paths=self._fast_paths)
             raise
         finally:
-            self._unit = None
-        if unit.events or unit.dead_letters or unit.decisions or unit.repeated:
-            self._observe(unit.committed())
+            self._transaction = None
+        if current.events or current.dead_letters or current.decisions or current.duplicates:
+            self._on_commit(current.committed())
 
-    def _take_all(
-        self, events: Sequence[Event], poisoned: Mapping[int, Exception], now: datetime
+    def _append_all(
+        self, events: Sequence[Event], failed: Mapping[int, Exception], now: datetime
     ) -> tuple[int, int]:
         """How many of the events were new, and how many were there already."""
         outcomes = [0, 0]
         for index, event in enumerate(events):
-            cause = poisoned.get(index)
+            cause = failed.get(index)
             if cause is not None:
                 detail = f"folding it failed: {type(cause).__name__}: {cause}"
-                self._refuse(event, DeadLetterCode.BUG, detail, now)
+                self._dead_letter_event(event, DeadLetterCode.BUG, detail, now)
                 continue
-            wrong = objection(event, jobs=self._trust.jobs, approvals=self._trust.approvals)
+            wrong = reject_reason(event, jobs=self._trust.jobs, approvals=self._trust.approvals)
             if wrong is not None:
-                self._refuse(event, DeadLetterCode.BAD_VALUE, wrong, now)
+                self._dead_letter_event(event, DeadLetterCode.BAD_VALUE, wrong, now)
                 continue
             try:
-                outcomes[not self._take(event, now)] += 1
+                outcomes[not self._append(event, now)] += 1
             except (sqlite3.Error, StoreError):
                 raise
             except Exception as error:
-                raise _Poison(index, error) from error
+                raise _EventFailedError(index, error) from error
         return outcomes[0], outcomes[1]
 
-    def _take(self, event: Event, now: datetime) -> bool:
+    def _append(self, event: Event, now: datetime) -> bool:
         """Log an event, fold it, and follow what follows from it; False if it was logged before."""
-        unit, fleet, key = self._now_writing, self.engine.fleet, key_of(event)
+        current, fleet, key = self._current, self.reconciler.fleet, key_of(event)
         new = self._store.append_event(
             now,
             source=event.source,
@@ -158,37 +165,37 @@ class Writer:
             body=encode(event, fast_paths=self._fast_paths),
         )
         if not new:
-            unit.repeated.append(event)
+            current.duplicates.append(event)
             return False
-        unit.events.append(event)
-        device, ledger = fleet.devices.get(key), fleet.ledgers.get(key)
-        self.follow(self.engine.handle(event, now), now)
+        current.events.append(event)
+        device, ledger = fleet.devices.get(key), fleet.job_histories.get(key)
+        self.apply_effects(self.reconciler.handle(event, now), now)
         if fleet.devices.get(key) is not device:
-            unit.devices[key] = None
-        if fleet.ledgers.get(key) is not ledger:
-            unit.ledgers[key] = None
-        fact = fact_of(event)
-        if fact is not None:
-            unit.facts[fact] = None
+            current.devices[key] = None
+        if fleet.job_histories.get(key) is not ledger:
+            current.job_histories[key] = None
+        setting = setting_of(event)
+        if setting is not None:
+            current.settings[setting] = None
         return True
 
-    def follow(self, effects: Iterable[Effect], now: datetime) -> None:
+    def apply_effects(self, effects: Iterable[Effect], now: datetime) -> None:
         """Record what the engine says, one by one. Only inside a transaction."""
         for effect in effects:
-            if isinstance(effect, Followed):
-                self._take(effect.event, now)
-            elif isinstance(effect, Failed):
-                self._failed(effect, now)
+            if isinstance(effect, DerivedEvent):
+                self._append(effect.event, now)
+            elif isinstance(effect, EvaluationFailed):
+                self._dead_letter_failed_decision(effect, now)
             else:
-                self._decided(effect, now)
+                self._record_decision(effect, now)
 
-    def _decided(self, effect: Decided, now: datetime) -> None:
+    def _record_decision(self, effect: Decided, now: datetime) -> None:
         record = effect.record
         udid = record.decision.udid
-        self._keep_named(record)
+        self._store_blobs(record)
         self._store.append_decision(now, udid, record.model_dump_json().encode())
-        self._now_writing.decisions.append(record)
-        self._now_writing.standings[udid] = None
+        self._current.decisions.append(record)
+        self._current.last_decisions[udid] = None
         self._failing.pop(udid, None)
         if effect.job is not None:
             issued = JobIssuedEvent(
@@ -196,13 +203,13 @@ class Writer:
                 source=SOURCE,
                 subject=udid,
                 time=now,
-                data=issue(effect.job, self._signer, fast_paths=self._fast_paths),
+                data=sign_job(effect.job, self._signer, fast_paths=self._fast_paths),
             )
-            self._take(issued, now)
+            self._append(issued, now)
 
-    def _keep_named(self, record: DecisionRecord) -> None:
+    def _store_blobs(self, record: DecisionRecord) -> None:
         """Keep what the record's digests name, once."""
-        inputs, fleet = record.inputs, self.engine.fleet
+        inputs, fleet = record.inputs, self.reconciler.fleet
         if not self._store.has_blob(inputs.catalog_digest):
             text = json.dumps(fleet.advisories.to_wire(), sort_keys=True, separators=(",", ":"))
             self._store.put_blob(inputs.catalog_digest, "catalogue", text.encode())
@@ -210,40 +217,42 @@ class Writer:
         if digest is not None and policy is not None and not self._store.has_blob(digest):
             self._store.put_blob(digest, "policy", policy.text.encode())
 
-    def _failed(self, effect: Failed, now: datetime) -> None:
+    def _dead_letter_failed_decision(self, effect: EvaluationFailed, now: datetime) -> None:
         """Set aside a Mac that our rules fail on: once for each way in which they do."""
         detail = f"deciding failed: {type(effect.error).__name__}: {effect.error}"
         if self._failing.get(effect.udid) == detail:
             return
         self._failing[effect.udid] = detail
-        raw = json.dumps(self.engine.fleet.view(effect.udid).to_wire()).encode()
+        raw = json.dumps(self.reconciler.fleet.merged_device(effect.udid).to_wire()).encode()
         error = PayloadError(DeadLetterCode.BUG, detail)
-        self._set_aside(
+        self._dead_letter(
             dead_letter(
                 error, raw, source=SOURCE, origin=effect.udid, received_at=now, redacted=raw
             )
         )
 
-    def _refuse(self, event: Event, code: DeadLetterCode, detail: str, now: datetime) -> None:
+    def _dead_letter_event(
+        self, event: Event, code: DeadLetterCode, detail: str, now: datetime
+    ) -> None:
         raw = encode(event, fast_paths=self._fast_paths)
         error = PayloadError(code, detail)
-        self._set_aside(
+        self._dead_letter(
             dead_letter(
                 error, raw, source=event.source, origin=_ORIGIN, received_at=now, redacted=raw
             )
         )
 
-    def _set_aside(self, letter: DeadLetter) -> None:
+    def _dead_letter(self, letter: DeadLetter) -> None:
         self._store.put_dead_letter(
-            self._now_writing.now,
+            self._current.now,
             code=letter.code.value,
             source=letter.source,
             origin=letter.origin,
             body=letter.model_dump_json(exclude_none=True).encode(),
         )
-        self._now_writing.dead_letters.append(letter)
+        self._current.dead_letters.append(letter)
 
     @property
-    def _now_writing(self) -> Unit:
-        assert self._unit is not None
-        return self._unit
+    def _current(self) -> Transaction:
+        assert self._transaction is not None
+        return self._transaction

@@ -15,7 +15,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from pipeline.feeds.copies import Copy
+from pipeline.feeds.download_cache import CachedDocument
 
 # Apple's lookup service shows a certificate of Apple's own authority, which no system's list has:
 # "Apple Root CA" of https://www.apple.com/certificateauthority/, valid until 2035.
@@ -35,7 +35,7 @@ class _PassingError(FetchError):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class FetchLimits:
     """`timeout_s` for one whole try, of which there are `tries`, with a growing random pause of at
     most `pause_s` between them; `max_bytes` of a document, unpacked."""
 
@@ -50,7 +50,7 @@ def is_url(location: str) -> bool:
     return location.startswith(("https://", "http://"))
 
 
-async def fetch(location: str, known: Copy | None, limits: Limits) -> Copy:
+async def fetch(location: str, known: CachedDocument | None, limits: FetchLimits) -> CachedDocument:
     """The document there is now; `known` itself where the server says that it is the same.
 
     Raises FetchError.
@@ -66,17 +66,17 @@ async def fetch(location: str, known: Copy | None, limits: Limits) -> Copy:
     return await tries(_ask, location, known, limits)
 
 
-def _read(location: str, max_bytes: int) -> Copy:
+def _read(location: str, max_bytes: int) -> CachedDocument:
     try:
         with Path(location).open("rb") as file:
             document = file.read(max_bytes + 1)
     except OSError as error:
         raise FetchError(f"cannot read {location}: {error.strerror}") from error
     _check_size(document, max_bytes)
-    return Copy(location, document)
+    return CachedDocument(location, document)
 
 
-async def _ask(location: str, known: Copy | None, limits: Limits) -> Copy:
+async def _ask(location: str, known: CachedDocument | None, limits: FetchLimits) -> CachedDocument:
     try:
         async with (
             asyncio.timeout(limits.timeout_s),
@@ -87,9 +87,9 @@ async def _ask(location: str, known: Copy | None, limits: Limits) -> Copy:
                 max_redirects=_MOST_REDIRECTS,
                 headers={"User-Agent": f"drydock/{version('drydock')}"},
             ) as client,
-            client.stream("GET", location, headers=_conditions(known)) as answer,
+            client.stream("GET", location, headers=_conditions(known)) as response,
         ):
-            return await _taken(answer, location, known, limits.max_bytes)
+            return await _read_response(response, location, known, limits.max_bytes)
     except TimeoutError:
         raise _PassingError(f"not within {limits.timeout_s:g} s") from None
     except httpx.TransportError as error:
@@ -98,25 +98,29 @@ async def _ask(location: str, known: Copy | None, limits: Limits) -> Copy:
         raise FetchError(f"{type(error).__name__}: {error}") from error
 
 
-async def _taken(answer: httpx.Response, location: str, known: Copy | None, most: int) -> Copy:
-    hops = [*answer.history, answer]
+async def _read_response(
+    response: httpx.Response, location: str, known: CachedDocument | None, most: int
+) -> CachedDocument:
+    hops = [*response.history, response]
     if location.startswith("https://") and any(hop.url.scheme != "https" for hop in hops):
-        raise FetchError(f"was sent on to {answer.url}, which is not protected")
-    if answer.status_code == httpx.codes.NOT_MODIFIED and known is not None:
+        raise FetchError(f"was sent on to {response.url}, which is not protected")
+    if response.status_code == httpx.codes.NOT_MODIFIED and known is not None:
         return known
-    if answer.status_code in _AGAIN:
-        raise _PassingError(f"HTTP {answer.status_code}")
-    if answer.status_code != httpx.codes.OK:
-        raise FetchError(f"HTTP {answer.status_code}")
+    if response.status_code in _AGAIN:
+        raise _PassingError(f"HTTP {response.status_code}")
+    if response.status_code != httpx.codes.OK:
+        raise FetchError(f"HTTP {response.status_code}")
     document = bytearray()
-    async for part in answer.aiter_bytes():
+    async for part in response.aiter_bytes():
         document += part
         _check_size(document, most)
-    headers = answer.headers
-    return Copy(location, bytes(document), headers.get("etag"), headers.get("last-modified"))
+    headers = response.headers
+    return CachedDocument(
+        location, bytes(document), headers.get("etag"), headers.get("last-modified")
+    )
 
 
-def _conditions(known: Copy | None) -> dict[str, str]:
+def _conditions(known: CachedDocument | None) -> dict[str, str]:
     if known is None:
         return {}
     asked = {"If-None-Match": known.etag, "If-Modified-Since": known.last_modified}

@@ -1,7 +1,7 @@
 """Which replica polls: the member of the group that has the ledger's one partition.
 
 Nothing rests on it but that feeds are not asked twice. Who thinks that it leads and does not any
-more cannot write (`pipeline.feeds.ledger`).
+more cannot write (`pipeline.feeds.state_store`).
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _AGAIN_S: Final = 3.0
 _CLOSE_S: Final = 10.0
 
 
-class Member:
+class PollerGroupMember:
     """A member of the pollers' group."""
 
     def __init__(
@@ -55,7 +55,7 @@ class Member:
         """Be a member until cancelled; whatever happens to Kafka meanwhile is waited for."""
         while True:
             try:
-                await self._take_part()
+                await self._participate()
             except (KafkaError, OSError) as error:
                 self._log.warning("not in the group", **{key.DETAIL: repr(error)})
             await asyncio.sleep(_AGAIN_S)
@@ -73,7 +73,7 @@ class Member:
             with suppress(asyncio.CancelledError):
                 await working
 
-    async def _take_part(self) -> None:
+    async def _participate(self) -> None:
         consumer = AIOKafkaConsumer(**self._options)
         consumer.subscribe([FEEDS.name], listener=_Listener(self._assigned))
         try:

@@ -4,19 +4,19 @@ from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from pipeline.ingest.judging import FeedOutcome
+from pipeline.ingest.feed_review import FeedOutcome
 from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.envelope import AdvisoryEvent, Event
 from schemas.feeds import FeedSource
 
 SOURCES: Final[tuple[FeedSource, ...]] = get_args(FeedSource)
 FEEDS: Final = "feeds"
-_GOOD: Final = frozenset({FeedOutcome.TAKEN, FeedOutcome.UNCHANGED})
+_GOOD: Final = frozenset({FeedOutcome.ACCEPTED, FeedOutcome.UNCHANGED})
 _TYPES: Final = tuple(str(model.model_fields["type"].default) for model in get_args(AdvisoryEvent))
 _REQUEST_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 
-class FeedMetrics:
+class FeedPollMetrics:
     """What is told of feeds wherever they are polled."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -25,7 +25,7 @@ class FeedMetrics:
         )
         self._good = Gauge(
             "drydock_feed_last_good_timestamp_seconds",
-            "When a document of the feed was last believed.",
+            "When a document of the feed was last accepted.",
             ["source"],
             registry=registry,
         )
@@ -34,14 +34,14 @@ class FeedMetrics:
             for outcome in FeedOutcome:
                 self._polls.labels(source, outcome.value)
 
-    def polled(self, source: FeedSource, outcome: FeedOutcome) -> None:
+    def count_poll(self, source: FeedSource, outcome: FeedOutcome) -> None:
         """A feed was looked at."""
         self._polls.labels(source, outcome.value).inc()
         if outcome in _GOOD:
             self._good.labels(source).set_to_current_time()
 
 
-class FeedsMetrics(FeedMetrics):
+class FeedsMetrics(FeedPollMetrics):
     """What `drydock feeds` tells."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -51,7 +51,7 @@ class FeedsMetrics(FeedMetrics):
             "drydock_feed_events", "Events published.", ["source", "type"], registry=registry
         )
         self._dead_letters = Counter(
-            "drydock_dead_letters", "Inputs set aside.", ["topic", "code"], registry=registry
+            "drydock_dead_letters", "Dead letters written.", ["topic", "code"], registry=registry
         )
         self._leading = Gauge(
             "drydock_feeds_leading", "1 while this replica polls, else 0.", registry=registry
@@ -72,7 +72,7 @@ class FeedsMetrics(FeedMetrics):
         for code in DeadLetterCode:
             self._dead_letters.labels(FEEDS, code.value)
 
-    def published(
+    def count_published(
         self,
         source: FeedSource,
         events: tuple[Event, ...],
@@ -92,6 +92,6 @@ class FeedsMetrics(FeedMetrics):
         """Whether it polls, or waits to."""
         self._ready.set(ready)
 
-    def answered(self, route: str, status: int, duration_s: float) -> None:
+    def observe_request(self, route: str, status: int, duration_s: float) -> None:
         """An HTTP request was answered. `route` is the path's pattern."""
         self._requests.labels(route, str(status)).observe(duration_s)

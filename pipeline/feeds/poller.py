@@ -11,9 +11,9 @@ from typing import Final, Protocol
 import structlog
 
 from pipeline.config import FeedsSettings
-from pipeline.feeds.copies import Copies, Copy
-from pipeline.feeds.fetching import FetchError, Limits, fetch
-from pipeline.ingest.judging import REFUSALS, FeedOutcome
+from pipeline.feeds.download_cache import CachedDocument, DownloadCache
+from pipeline.feeds.fetching import FetchError, FetchLimits, fetch
+from pipeline.ingest.feed_review import REFUSALS, FeedOutcome
 from schemas import logkeys as key
 from schemas.feeds import FeedSource
 
@@ -26,7 +26,7 @@ _JITTER: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class DocumentResult:
     """What became of a document; `detail` says why it was refused, `events` how much was new."""
 
     outcome: FeedOutcome
@@ -37,19 +37,21 @@ class Taken:
 class Sink(Protocol):
     """Who judges documents and makes durable what they say anew."""
 
-    async def take(self, source: FeedSource, document: bytes, *, accept_losses: bool) -> Taken:
+    async def process_document(
+        self, source: FeedSource, document: bytes, *, accept_losses: bool
+    ) -> DocumentResult:
         """Take the next document of a feed, or refuse it."""
 
 
-class Observer(Protocol):
+class PollMetrics(Protocol):
     """Who counts."""
 
-    def polled(self, source: FeedSource, outcome: FeedOutcome) -> None:
+    def count_poll(self, source: FeedSource, outcome: FeedOutcome) -> None:
         """A feed was looked at."""
 
 
 @dataclass(frozen=True, slots=True)
-class Feed:
+class PolledFeed:
     """Where a feed is, a URL or a file, and how often it is looked at."""
 
     location: str
@@ -61,10 +63,10 @@ class Poller:
 
     def __init__(
         self,
-        feeds: Mapping[FeedSource, Feed],
-        copies: Copies,
-        limits: Limits,
-        observer: Observer,
+        feeds: Mapping[FeedSource, PolledFeed],
+        copies: DownloadCache,
+        limits: FetchLimits,
+        observer: PollMetrics,
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
         self._feeds = {source: feeds[source] for source in _ORDER if source in feeds}
@@ -95,9 +97,9 @@ class Poller:
         outcomes = {}
         try:
             for source, fetching in fetched.items():
-                taken = await self._taken(source, await fetching, sink, source in accept_losses)
-                self._tell(source, taken)
-                outcomes[source] = taken.outcome
+                result = await self._process(source, await fetching, sink, source in accept_losses)
+                self._report(source, result)
+                outcomes[source] = result.outcome
                 jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
                 self._due[source] = time.monotonic() + self._feeds[source].every_s * jitter
         finally:
@@ -105,16 +107,16 @@ class Poller:
                 fetching.cancel()
         return outcomes
 
-    async def _taken(
-        self, source: FeedSource, found: Copy | str, sink: Sink, accept_losses: bool
-    ) -> Taken:
+    async def _process(
+        self, source: FeedSource, found: CachedDocument | str, sink: Sink, accept_losses: bool
+    ) -> DocumentResult:
         if isinstance(found, str):
-            return Taken(FeedOutcome.UNREACHABLE, detail=found)
-        taken = await sink.take(source, found.document, accept_losses=accept_losses)
-        await asyncio.to_thread(self._keep, source, found, taken.outcome)
-        return taken
+            return DocumentResult(FeedOutcome.UNREACHABLE, detail=found)
+        result = await sink.process_document(source, found.document, accept_losses=accept_losses)
+        await asyncio.to_thread(self._keep, source, found, result.outcome)
+        return result
 
-    async def _fetched(self, source: FeedSource) -> Copy | str:
+    async def _fetched(self, source: FeedSource) -> CachedDocument | str:
         """The document, or why there is none."""
         location = self._feeds[source].location
         known = await asyncio.to_thread(self._copies.load, source, location)
@@ -123,32 +125,32 @@ class Poller:
         except FetchError as error:
             return str(error)
 
-    def _keep(self, source: FeedSource, copy: Copy, outcome: FeedOutcome) -> None:
+    def _keep(self, source: FeedSource, copy: CachedDocument, outcome: FeedOutcome) -> None:
         try:
             if outcome in REFUSALS:
-                self._copies.keep_refused(source, copy.document)
+                self._copies.store_refused(source, copy.document)
             elif copy != self._copies.load(source, copy.location):
-                self._copies.keep(source, copy)
+                self._copies.store(source, copy)
         except OSError as error:
             # The next look costs a whole download; nothing else is lost.
-            said = {key.SOURCE: source, key.DETAIL: str(error.strerror)}
-            self._log.warning("cannot keep a copy", **said)
+            fields = {key.SOURCE: source, key.DETAIL: str(error.strerror)}
+            self._log.warning("cannot keep a copy", **fields)
 
-    def _tell(self, source: FeedSource, taken: Taken) -> None:
-        self._observer.polled(source, taken.outcome)
-        said = {key.SOURCE: source, key.OUTCOME: taken.outcome.value}
-        if taken.outcome is FeedOutcome.UNREACHABLE:
-            self._log.warning("feed unreachable", **said, **{key.DETAIL: taken.detail})
-        elif taken.outcome in REFUSALS:
-            self._log.error("feed refused", **said, **{key.DETAIL: taken.detail})
-        elif taken.outcome is FeedOutcome.TAKEN:
-            self._log.info("feed taken", **said, **{key.COUNT: taken.events})
+    def _report(self, source: FeedSource, result: DocumentResult) -> None:
+        self._observer.count_poll(source, result.outcome)
+        fields = {key.SOURCE: source, key.OUTCOME: result.outcome.value}
+        if result.outcome is FeedOutcome.UNREACHABLE:
+            self._log.warning("feed unreachable", **fields, **{key.DETAIL: result.detail})
+        elif result.outcome in REFUSALS:
+            self._log.error("feed refused", **fields, **{key.DETAIL: result.detail})
+        elif result.outcome is FeedOutcome.ACCEPTED:
+            self._log.info("feed accepted", **fields, **{key.COUNT: result.events})
 
 
 def make_poller(
     settings: FeedsSettings,
     folder: Path,
-    observer: Observer,
+    observer: PollMetrics,
     log: structlog.typing.FilteringBoundLogger,
 ) -> Poller:
     """A poller of the feeds that the settings name, with its copies in the folder."""
@@ -158,9 +160,9 @@ def make_poller(
         "kev": settings.interval_s,
     }
     feeds = {
-        source: Feed(location, seconds)
+        source: PolledFeed(location, seconds)
         for source, seconds in every_s.items()
         if (location := str(getattr(settings, source))) != NO_FEED
     }
-    limits = Limits(timeout_s=settings.timeout_s, max_bytes=settings.max_bytes)
-    return Poller(feeds, Copies(folder), limits, observer, log)
+    limits = FetchLimits(timeout_s=settings.timeout_s, max_bytes=settings.max_bytes)
+    return Poller(feeds, DownloadCache(folder), limits, observer, log)

@@ -16,12 +16,12 @@ from starlette.applications import Starlette
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from pipeline.config import FeedsSettings
-from pipeline.feeds.leadership import Member
-from pipeline.feeds.ledger import Ledger, LedgerError
+from pipeline.feeds.leadership import PollerGroupMember
 from pipeline.feeds.metrics import FeedsMetrics
 from pipeline.feeds.poller import Poller, make_poller
+from pipeline.feeds.state_store import FeedStateStore, FeedStateStoreError
 from pipeline.gateway.endpoint import Endpoint, operations_routes
-from pipeline.ingest.judging import REFUSALS, FeedOutcome
+from pipeline.ingest.feed_review import REFUSALS, FeedOutcome
 from pipeline.server_process import (
     Listen,
     Log,
@@ -70,12 +70,12 @@ def poll_once(
     poller = make_poller(settings, plan.data_dir, metrics, log)
 
     async def once() -> bool:
-        asyncio.get_running_loop().set_exception_handler(_heard_elsewhere)
-        ledger = await Ledger.open(plan.connection, metrics, log, _now)
+        asyncio.get_running_loop().set_exception_handler(_ignore_kafka_error)
+        store = await FeedStateStore.open(plan.connection, metrics, log, _now)
         try:
-            outcomes = await poller.poll(ledger, accept_losses=accept_losses)
+            outcomes = await poller.poll(store, accept_losses=accept_losses)
         finally:
-            await ledger.close()
+            await store.close()
         return not any(
             one in REFUSALS or one is FeedOutcome.UNREACHABLE for one in outcomes.values()
         )
@@ -86,9 +86,9 @@ def poll_once(
 async def _serve(
     plan: FeedsPlan, settings: FeedsSettings, log: Log, listener: socket.socket | None
 ) -> None:
-    asyncio.get_running_loop().set_exception_handler(_heard_elsewhere)
+    asyncio.get_running_loop().set_exception_handler(_ignore_kafka_error)
     metrics = FeedsMetrics(make_registry())
-    member = Member(plan.connection, settings.group, settings.session_timeout_s, log)
+    member = PollerGroupMember(plan.connection, settings.group, settings.session_timeout_s, log)
     stopped = asyncio.Event()
     stop_on_signals(stopped)
     apps = []
@@ -114,7 +114,7 @@ async def _serve(
                 await task
 
 
-def _operations(metrics: FeedsMetrics, member: Member, log: Log) -> Starlette:
+def _operations(metrics: FeedsMetrics, member: PollerGroupMember, log: Log) -> Starlette:
     def ready() -> bool:
         metrics.set_ready(ready=member.joined)
         return member.joined
@@ -124,7 +124,7 @@ def _operations(metrics: FeedsMetrics, member: Member, log: Log) -> Starlette:
 
 
 async def _lead(
-    member: Member, work: Callable[[], Awaitable[None]], metrics: FeedsMetrics, log: Log
+    member: PollerGroupMember, work: Callable[[], Awaitable[None]], metrics: FeedsMetrics, log: Log
 ) -> None:
     async def leading() -> None:
         metrics.set_leading(leading=True)
@@ -141,34 +141,34 @@ async def _lead(
 
 async def _work(plan: FeedsPlan, metrics: FeedsMetrics, poller: Poller, log: Log) -> None:
     while True:
-        ledger = await _opened(plan, metrics, log)
+        store = await _opened(plan, metrics, log)
         try:
-            await poller.run(ledger)
-        except LedgerError as error:
-            log.warning("the ledger is lost", **{key.DETAIL: str(error)})
+            await poller.run(store)
+        except FeedStateStoreError as error:
+            log.warning("feed state store lost", **{key.DETAIL: str(error)})
         finally:
-            await ledger.close()
+            await store.close()
         await asyncio.sleep(random.uniform(*_PAUSE_S))  # noqa: S311
 
 
-async def _opened(plan: FeedsPlan, metrics: FeedsMetrics, log: Log) -> Ledger:
+async def _opened(plan: FeedsPlan, metrics: FeedsMetrics, log: Log) -> FeedStateStore:
     """The ledger, however long it takes."""
 
-    async def once() -> Ledger:
+    async def once() -> FeedStateStore:
         try:
-            return await Ledger.open(plan.connection, metrics, log, _now)
-        except LedgerError as error:
-            log.warning("no ledger", **{key.DETAIL: str(error)})
+            return await FeedStateStore.open(plan.connection, metrics, log, _now)
+        except FeedStateStoreError as error:
+            log.warning("feed state store unavailable", **{key.DETAIL: str(error)})
             raise
 
     tries = AsyncRetrying(
-        retry=retry_if_exception_type(LedgerError),
+        retry=retry_if_exception_type(FeedStateStoreError),
         wait=wait_random_exponential(max=_LONGEST_PAUSE_S),
     )
     return await tries(once)
 
 
-def _heard_elsewhere(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def _ignore_kafka_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """aiokafka 0.14.0 also leaves the error of a send or a transaction where nobody asks for it."""
     if not isinstance(context.get("exception"), KafkaError):
         loop.default_exception_handler(context)

@@ -16,13 +16,13 @@ from starlette.routing import Route
 
 from schemas import logkeys as key
 
-_LONGEST_ID: Final = 64
+_MAX_REQUEST_ID: Final = 64
 # A body that takes longer is not coming.
-_BODY_S: Final = 30.0
+_BODY_TIMEOUT_S: Final = 30.0
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class AnswerError(Exception):
+class HttpError(Exception):
     """A request that is answered with an HTTP error; `more` are fields beside `error`."""
 
     def __init__(
@@ -34,14 +34,14 @@ class AnswerError(Exception):
         self.more = more
 
 
-class RefusedError(AnswerError):
+class AuthenticationError(HttpError):
     """The sender did not prove itself."""
 
 
-class Counting(Protocol):
+class RequestMetrics(Protocol):
     """Who counts answers."""
 
-    def answered(self, route: str, status: int, duration_s: float) -> None:
+    def observe_request(self, route: str, status: int, duration_s: float) -> None:
         """A request was answered. `route` is the path's pattern."""
 
 
@@ -50,9 +50,9 @@ class Endpoint:
     """What every handler has around it. `known` turns a handler's own errors into answers; what
     it gives None for is a bug of ours."""
 
-    counting: Counting
+    metrics: RequestMetrics
     log: structlog.typing.FilteringBoundLogger
-    known: Callable[[Exception], AnswerError | None] = lambda _: None
+    to_http_error: Callable[[Exception], HttpError | None] = lambda _: None
 
     def route(self, path: str, handler: Handler, method: str) -> Route:
         """A route of the application."""
@@ -60,50 +60,54 @@ class Endpoint:
         async def endpoint(request: Request) -> Response:
             started = time.perf_counter()
             request_id = _request_id(request)
-            response = await self._answered(handler, request, request_id)
+            response = await self._respond(handler, request, request_id)
             response.headers["x-request-id"] = request_id
-            self.counting.answered(path, response.status_code, time.perf_counter() - started)
+            self.metrics.observe_request(path, response.status_code, time.perf_counter() - started)
             return response
 
         return Route(path, endpoint, methods=[method])
 
-    async def _answered(self, handler: Handler, request: Request, request_id: str) -> Response:
+    async def _respond(self, handler: Handler, request: Request, request_id: str) -> Response:
         try:
             return await handler(request)
         except ClientDisconnect:
-            return _problem(AnswerError(400, "the sender hung up"))
+            return _error_response(HttpError(400, "the client disconnected"))
         except Exception as error:
-            answer = error if isinstance(error, AnswerError) else self.known(error)
-            if answer is None:
-                self.log.error("bug", exc_info=error, **{key.REQUEST_ID: request_id})
-                answer = AnswerError(500, "a bug of ours; it is in the log")
-            elif isinstance(answer, RefusedError):
-                said = {key.REQUEST_ID: request_id, key.DETAIL: str(answer)}
-                self.log.warning("refused", **said)
-            return _problem(answer)
+            http_error = error if isinstance(error, HttpError) else self.to_http_error(error)
+            if http_error is None:
+                self.log.error(
+                    "unhandled exception", exc_info=error, **{key.REQUEST_ID: request_id}
+                )
+                http_error = HttpError(500, "internal error; see the log")
+            elif isinstance(http_error, AuthenticationError):
+                fields = {key.REQUEST_ID: request_id, key.DETAIL: str(http_error)}
+                self.log.warning("refused", **fields)
+            return _error_response(http_error)
 
 
-async def read_body(request: Request, most: int, *, within_s: float = _BODY_S) -> bytes:
+async def read_body(
+    request: Request, max_bytes: int, *, within_s: float = _BODY_TIMEOUT_S
+) -> bytes:
     """The whole body. Raises AnswerError: 413, 415, 408."""
     if request.headers.get("content-encoding", "identity") != "identity":
-        raise AnswerError(415, "send it without content-encoding")
+        raise HttpError(415, "send it without content-encoding")
     length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length) > most:
-        raise AnswerError(413, f"over {most} bytes")
+    if length.isdigit() and int(length) > max_bytes:
+        raise HttpError(413, f"over {max_bytes} bytes")
     parts, size = [], 0
     try:
         async with asyncio.timeout(within_s):
             async for part in request.stream():
                 size += len(part)
-                if size > most:
-                    raise AnswerError(413, f"over {most} bytes")
+                if size > max_bytes:
+                    raise HttpError(413, f"over {max_bytes} bytes")
                 parts.append(part)
     except TimeoutError:
-        raise AnswerError(408, f"the body did not come within {within_s:.0f} s") from None
+        raise HttpError(408, f"the body did not come within {within_s:.0f} s") from None
     return b"".join(parts)
 
 
-def scraped(registry: CollectorRegistry) -> Handler:
+def metrics_handler(registry: CollectorRegistry) -> Handler:
     """A handler that gives all metrics, in the form that is asked for."""
 
     async def scrape(request: Request) -> Response:
@@ -121,11 +125,11 @@ async def healthz(_: Request) -> Response:
 def readyz(ready: Callable[[], bool]) -> Handler:
     """A handler that says whether inputs are taken."""
 
-    async def say(_: Request) -> Response:
+    async def respond(_: Request) -> Response:
         found = ready()
         return JSONResponse({"ready": found}, status_code=200 if found else 503)
 
-    return say
+    return respond
 
 
 def operations_routes(
@@ -137,17 +141,17 @@ def operations_routes(
         endpoint.route("/readyz", readyz(ready), "GET"),
     ]
     if registry is not None:
-        routes.append(endpoint.route("/metrics", scraped(registry), "GET"))
+        routes.append(endpoint.route("/metrics", metrics_handler(registry), "GET"))
     return routes
 
 
 def _request_id(request: Request) -> str:
     given = request.headers.get("x-request-id", "")
     plain = given.isascii() and given.replace("-", "").isalnum()
-    return given if plain and len(given) <= _LONGEST_ID else uuid.uuid4().hex
+    return given if plain and len(given) <= _MAX_REQUEST_ID else uuid.uuid4().hex
 
 
-def _problem(error: AnswerError) -> Response:
+def _error_response(error: HttpError) -> Response:
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     body = {"error": str(error), **error.more}
     return JSONResponse(body, status_code=error.status, headers=headers)

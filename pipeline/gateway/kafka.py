@@ -9,19 +9,19 @@ from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
 from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from pipeline.connection import aiokafka_options
-from pipeline.gateway.link import LinkError
+from pipeline.gateway.producer import ProducerError
 from pipeline.gateway.records import Record
 from schemas.connection import KafkaConnection
 from schemas.topics import MAX_MESSAGE_BYTES
 
 # A broker that hangs is noticed by then; the cluster has a new leader sooner.
-_REQUEST_S: Final = 10.0
-_CONNECT_S: Final = 15.0
-_CLOSE_S: Final = 5.0
+_REQUEST_TIMEOUT_S: Final = 10.0
+_CONNECT_TIMEOUT_S: Final = 15.0
+_CLOSE_TIMEOUT_S: Final = 5.0
 _BATCH_BYTES: Final = 256 * 1024
 
 
-class KafkaLink:
+class IdempotentProducer:
     """An aiokafka producer. While Kafka is away it tries again without end: idempotent batches
     do not expire (aiokafka 0.14.0, `SendProduceReqHandler._can_retry`)."""
 
@@ -34,39 +34,41 @@ class KafkaLink:
         try:
             producer = AIOKafkaProducer(**_options(connection))
         except (OSError, ValueError) as error:
-            raise LinkError(f"settings: {error}") from error
-        link = cls(producer)
+            raise ProducerError(f"settings: {error}") from error
+        connected = cls(producer)
         try:
-            async with asyncio.timeout(_CONNECT_S):
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 await producer.start()
                 # Asked of all at once: asking for one by its name could make it.
                 there = (await producer.client.fetch_all_metadata()).topics()
                 missing = sorted(set(topics) - there)
                 if missing:
-                    raise LinkError(f"no topic {', '.join(missing)}: run `drydock topics apply`")
+                    raise ProducerError(
+                        f"no topic {', '.join(missing)}: run `drydock topics apply`"
+                    )
                 for topic in topics:
                     await producer.partitions_for(topic)
         except BaseException as error:
-            await link.close()
+            await connected.close()
             if not isinstance(error, KafkaError | OSError | TimeoutError):
                 raise
-            raise LinkError(f"no brokers: {type(error).__name__} {error}".strip()) from error
-        return link
+            raise ProducerError(f"no brokers: {type(error).__name__} {error}".strip()) from error
+        return connected
 
     async def send(self, record: Record) -> "asyncio.Future[Any]":
         """Give it to the producer. Raises LinkError."""
         try:
-            told: asyncio.Future[Any] = await self._producer.send(
+            delivery: asyncio.Future[Any] = await self._producer.send(
                 record.topic, key=record.key, value=record.value
             )
         except KafkaError as error:
-            raise LinkError(f"{type(error).__name__} {error}") from error
-        return told
+            raise ProducerError(f"{type(error).__name__} {error}") from error
+        return delivery
 
     async def close(self) -> None:
         """Send what can be sent within a few seconds, and let go."""
         with suppress(KafkaError, TimeoutError, OSError):
-            await asyncio.wait_for(self._producer.stop(), _CLOSE_S)
+            await asyncio.wait_for(self._producer.stop(), _CLOSE_TIMEOUT_S)
 
 
 def _options(connection: KafkaConnection) -> dict[str, Any]:
@@ -77,5 +79,5 @@ def _options(connection: KafkaConnection) -> dict[str, Any]:
         "compression_type": None if compression == "none" else compression,
         "max_batch_size": _BATCH_BYTES,
         "max_request_size": MAX_MESSAGE_BYTES,
-        "request_timeout_ms": round(min(connection.request_timeout_s, _REQUEST_S) * 1000),
+        "request_timeout_ms": round(min(connection.request_timeout_s, _REQUEST_TIMEOUT_S) * 1000),
     }

@@ -5,7 +5,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pipeline.config import WEBHOOK_SOURCES
-from pipeline.gateway.link import Where
+from pipeline.gateway.producer import DurableIn
 from pipeline.gateway.spool import Spool
 from schemas.dead_letters import DeadLetterCode
 from schemas.topics import ADVISORIES, CHECKINS, DEAD_LETTERS, INVENTORY
@@ -40,21 +40,24 @@ class GatewayMetrics:
             buckets=_REQUEST_S,
             registry=registry,
         )
-        self._posts = Counter(
-            "drydock_gateway_posts", "What was posted.", ["source", "outcome"], registry=registry
+        self._webhook_requests = Counter(
+            "drydock_gateway_requests",
+            "Requests received.",
+            ["source", "outcome"],
+            registry=registry,
         )
         self._records = Counter(
-            "drydock_gateway_records", "Records made durable.", ["topic", "by"], registry=registry
+            "drydock_gateway_records", "Records made durable.", ["topic", "via"], registry=registry
         )
         self._durable = Histogram(
             "drydock_gateway_durable_seconds",
             "From a record's translation until it was durable.",
-            ["by"],
+            ["via"],
             buckets=_REQUEST_S,
             registry=registry,
         )
         self._dead_letters = Counter(
-            "drydock_dead_letters", "Inputs set aside.", ["topic", "code"], registry=registry
+            "drydock_dead_letters", "Dead letters written.", ["topic", "code"], registry=registry
         )
         self._ready = Gauge("drydock_ready", "1 while inputs are taken, else 0.", registry=registry)
         self._spooling = Gauge(
@@ -62,47 +65,47 @@ class GatewayMetrics:
             "1 while records go through the spool, else 0.",
             registry=registry,
         )
-        self._start()
+        self._initialise_series()
 
-    def _start(self) -> None:
+    def _initialise_series(self) -> None:
         for source in SOURCES:
             for outcome in {ACCEPTED, _BUG, *_REASONS.values()}:
-                self._posts.labels(source, outcome)
-        for where in Where:
-            self._durable.labels(where.value)
+                self._webhook_requests.labels(source, outcome)
+        for durable_in in DurableIn:
+            self._durable.labels(durable_in.value)
             for topic in _TOPICS:
-                self._records.labels(topic.name, where.value)
+                self._records.labels(topic.name, durable_in.value)
         for code in DeadLetterCode:
             self._dead_letters.labels("webhooks", code.value)
 
-    def watch(self, spool: Spool) -> None:
+    def expose_spool(self, spool: Spool) -> None:
         """Tell of this spool whenever asked."""
 
-        def gauge(name: str, what: str) -> Gauge:
-            return Gauge(f"drydock_gateway_spool_{name}", what, registry=self.registry)
+        def gauge(name: str, help_text: str) -> Gauge:
+            return Gauge(f"drydock_gateway_spool_{name}", help_text, registry=self.registry)
 
         gauge("records", "Records that wait on disk.").set_function(lambda: spool.depth)
         gauge("bytes", "What they take.").set_function(lambda: spool.size)
         gauge("max_bytes", "What they may take.").set(spool.max_bytes)
         gauge("oldest_age_seconds", "How long the first has waited.").set_function(spool.age_s)
 
-    def answered(self, route: str, status: int, duration_s: float) -> None:
+    def observe_request(self, route: str, status: int, duration_s: float) -> None:
         """An HTTP request was answered. `route` is the path's pattern."""
         self._requests.labels(route, str(status)).observe(duration_s)
 
-    def posted(self, source: str, status: int) -> None:
+    def count_request(self, source: str, status: int) -> None:
         """What a source posted was answered with this status."""
         outcome = ACCEPTED if status == 200 else _REASONS.get(status, _BUG)
-        self._posts.labels(source, outcome).inc()
+        self._webhook_requests.labels(source, outcome).inc()
 
-    def set_aside(self, code: DeadLetterCode) -> None:
+    def count_dead_letter(self, code: DeadLetterCode) -> None:
         """A part of a webhook became a dead letter."""
         self._dead_letters.labels("webhooks", code.value).inc()
 
-    def durable(self, topic: str, where: Where, seconds: float) -> None:
+    def observe_durable(self, topic: str, durable_in: DurableIn, duration_s: float) -> None:
         """A record for this topic is durable, so long after it was given."""
-        self._records.labels(topic, where.value).inc()
-        self._durable.labels(where.value).observe(seconds)
+        self._records.labels(topic, durable_in.value).inc()
+        self._durable.labels(durable_in.value).observe(duration_s)
 
     def set_spooling(self, *, spooling: bool) -> None:
         """Which way records go."""

@@ -5,7 +5,7 @@ from typing import Any, Final
 from pipeline.config import WEBHOOK_SOURCES
 from schemas.envelope import schema
 
-_ANSWERS: Final = {
+_ERROR_DESCRIPTIONS: Final = {
     "400": "Nothing of it can be used; `errors` names places, where it is a batch of events.",
     "401": "The secret or signature is missing or wrong.",
     "403": "No secret is configured for this source.",
@@ -31,10 +31,12 @@ def gateway_document() -> dict[str, Any]:
         "paths": {
             "/webhooks/{source}": {"post": _webhook()},
             "/v1/events": {"post": _events()},
-            "/healthz": {"get": _asked("healthz", "The process answers.", "200")},
-            "/readyz": {"get": _asked("readyz", "Whether inputs are taken.", "200", "503")},
-            "/metrics": {"get": _asked("metrics", "Prometheus metrics.", "200")},
-            "/openapi.json": {"get": _asked("openapi", "This document.", "200")},
+            "/healthz": {"get": _probe_operation("healthz", "The process answers.", "200")},
+            "/readyz": {
+                "get": _probe_operation("readyz", "Whether inputs are taken.", "200", "503")
+            },
+            "/metrics": {"get": _probe_operation("metrics", "Prometheus metrics.", "200")},
+            "/openapi.json": {"get": _probe_operation("openapi", "This document.", "200")},
         },
         "components": {
             "securitySchemes": {
@@ -50,7 +52,7 @@ def gateway_document() -> dict[str, Any]:
                 },
             },
             "schemas": {
-                "Taken": {
+                "Accepted": {
                     "type": "object",
                     "required": ["events", "dead_letters"],
                     "properties": {
@@ -115,19 +117,22 @@ def _events() -> dict[str, Any]:
     }
 
 
-def _asked(name: str, what: str, *statuses: str) -> dict[str, Any]:
+def _probe_operation(name: str, description: str, *statuses: str) -> dict[str, Any]:
     return {
         "operationId": name,
-        "summary": what,
+        "summary": description,
         "security": [],
-        "responses": {status: {"description": what} for status in statuses},
+        "responses": {status: {"description": description} for status in statuses},
     }
 
 
 def _responses(*statuses: str) -> dict[str, Any]:
-    taken = {"application/json": {"schema": {"$ref": "#/components/schemas/Taken"}}}
+    taken = {"application/json": {"schema": {"$ref": "#/components/schemas/Accepted"}}}
     problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         "200": {"description": "Durable: in Kafka, or in the spool.", "content": taken},
-        **{each: {"description": _ANSWERS[each], "content": problem} for each in statuses},
+        **{
+            each: {"description": _ERROR_DESCRIPTIONS[each], "content": problem}
+            for each in statuses
+        },
     }

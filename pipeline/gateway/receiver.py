@@ -21,48 +21,48 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from pipeline.config import WEBHOOK_SOURCES, GatewaySettings
-from pipeline.gateway.courier import Courier
+from pipeline.gateway.authentication import Authenticator
+from pipeline.gateway.delivery import StoreAndForwardProducer
 from pipeline.gateway.endpoint import (
-    AnswerError,
     Endpoint,
+    HttpError,
     operations_routes,
     read_body,
 )
-from pipeline.gateway.intake import read_events, translate
-from pipeline.gateway.link import BusyError
 from pipeline.gateway.metrics import EVENTS, GatewayMetrics
 from pipeline.gateway.openapi import gateway_document
+from pipeline.gateway.payloads import read_events, translate
+from pipeline.gateway.producer import BackpressureError
 from pipeline.gateway.records import OversizeError, Record, event_records, letter_record
-from pipeline.gateway.senders import Senders
 from pipeline.gateway.spool import SpoolError
-from pipeline.ingest.outcome import PayloadError, Translation, dead_letter
 from pipeline.ingest.redaction import Redactor
+from pipeline.ingest.translation import PayloadError, Translation, dead_letter
 from schemas import logkeys as key
 from schemas.dead_letters import DeadLetterCode
 
 # Longer than any fsync; what was not durable by then may still become so, and repeats are known.
-_DURABLE_S: Final = 30.0
+_DURABLE_TIMEOUT_S: Final = 30.0
 # Larger bodies are translated beside the event loop, lest others wait for them.
 _SMALL_BYTES: Final = 64 * 1024
-_BUSY_AGAIN_S: Final = 1
-_NO_ROOM_AGAIN_S: Final = 30
+_BUSY_RETRY_AFTER_S: Final = 1
+_NO_ROOM_RETRY_AFTER_S: Final = 30
 
 T = TypeVar("T")
-Take = Callable[[Request], Awaitable[dict[str, int]]]
+Accept = Callable[[Request], Awaitable[dict[str, int]]]
 
 
 @dataclass(slots=True)
 class Receiver:
     """What the handlers need. `clock` gives the moment of receipt."""
 
-    courier: Courier
-    senders: Senders
+    producer: StoreAndForwardProducer
+    authenticator: Authenticator
     settings: GatewaySettings
     redactor: Redactor
     metrics: GatewayMetrics
     log: structlog.typing.FilteringBoundLogger
     clock: Callable[[], datetime]
-    _held_bytes: int = field(default=0, init=False)
+    _buffered_bytes: int = field(default=0, init=False)
 
     def app(self, *, with_metrics: bool) -> Starlette:
         """The ASGI application for senders, which tells metrics where `operations` does not."""
@@ -73,7 +73,7 @@ class Receiver:
                 endpoint.route("/v1/events", self.events, "POST"),
                 endpoint.route("/openapi.json", _openapi, "GET"),
                 *operations_routes(
-                    endpoint, self.metrics.registry if with_metrics else None, self.ready
+                    endpoint, self.metrics.registry if with_metrics else None, self.is_ready
                 ),
             ]
         )
@@ -81,84 +81,90 @@ class Receiver:
     def operations(self) -> Starlette:
         """The ASGI application for those who run it: /metrics, /healthz, /readyz."""
         endpoint = Endpoint(self.metrics, self.log)
-        return Starlette(routes=operations_routes(endpoint, self.metrics.registry, self.ready))
+        return Starlette(routes=operations_routes(endpoint, self.metrics.registry, self.is_ready))
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether inputs are taken: Kafka is there, or the spool has room."""
-        ready = self.courier.accepts
-        self.metrics.set_ready(ready=ready)
-        return ready
+        is_accepting = self.producer.is_accepting
+        self.metrics.set_ready(ready=is_accepting)
+        return is_accepting
 
     async def webhook(self, request: Request) -> Response:
         """A payload of a source that tells of Macs."""
         source = request.path_params["source"]
         if source not in WEBHOOK_SOURCES:
-            raise AnswerError(404, f"no webhook {source!r}; there are {', '.join(WEBHOOK_SOURCES)}")
-        return await self._taken(source, request, self._take_webhook(source))
+            raise HttpError(404, f"no webhook {source!r}; there are {', '.join(WEBHOOK_SOURCES)}")
+        return await self._respond_counted(source, request, self._webhook_acceptor(source))
 
     async def events(self, request: Request) -> Response:
         """CloudEvents: all or none."""
-        return await self._taken(EVENTS, request, self._take_events)
+        return await self._respond_counted(EVENTS, request, self._accept_events)
 
-    def _take_webhook(self, source: str) -> Take:
-        async def take(request: Request) -> dict[str, int]:
-            self.senders.check_before_body(source, request.headers)
+    def _webhook_acceptor(self, source: str) -> Accept:
+        async def accept(request: Request) -> dict[str, int]:
+            self.authenticator.check_before_body(source, request.headers)
             async with self._body(request, self.settings.max_webhook_bytes) as body:
-                self.senders.check_source(source, request.headers, body)
-                done = await self._translated(source, body)
-                await self._durable(self._records(source, body, done))
+                self.authenticator.check_source(source, request.headers, body)
+                done = await self._translate(source, body)
+                await self._make_durable(self._records(source, body, done))
             for letter in done.dead_letters:
-                self.metrics.set_aside(letter.code)
-                said = {key.ERROR_CODE: letter.code, key.SOURCE: source, key.DETAIL: letter.detail}
+                self.metrics.count_dead_letter(letter.code)
+                fields = {
+                    key.ERROR_CODE: letter.code,
+                    key.SOURCE: source,
+                    key.DETAIL: letter.detail,
+                }
                 (self.log.error if letter.code is DeadLetterCode.BUG else self.log.warning)(
-                    "input set aside", **said
+                    "input dead-lettered", **fields
                 )
             return {"events": len(done.events), "dead_letters": len(done.dead_letters)}
 
-        return take
+        return accept
 
-    async def _take_events(self, request: Request) -> dict[str, int]:
-        self.senders.check_source(EVENTS, request.headers, b"")
+    async def _accept_events(self, request: Request) -> dict[str, int]:
+        self.authenticator.check_source(EVENTS, request.headers, b"")
         async with self._body(request, self.settings.max_feed_bytes) as body:
-            found = await self._aside(body, lambda: read_events(body))
+            found = await self._run_off_loop(body, lambda: read_events(body))
             try:
                 records = event_records(found)
             except OversizeError as error:
-                raise AnswerError(413, str(error)) from None
-            await self._durable(records)
+                raise HttpError(413, str(error)) from None
+            await self._make_durable(records)
         return {"events": len(found), "dead_letters": 0}
 
-    async def _taken(self, source: str, request: Request, take: Take) -> Response:
+    async def _respond_counted(self, source: str, request: Request, accept: Accept) -> Response:
         """The answer, counted by its source."""
         status = 500
         try:
-            answer = JSONResponse(await take(request))
+            response = JSONResponse(await accept(request))
             status = 200
-        except AnswerError as error:
+        except HttpError as error:
             status = error.status
             raise
         finally:
-            self.metrics.posted(source, status)
-        return answer
+            self.metrics.count_request(source, status)
+        return response
 
     @asynccontextmanager
-    async def _body(self, request: Request, most: int) -> AsyncIterator[bytes]:
+    async def _body(self, request: Request, max_bytes: int) -> AsyncIterator[bytes]:
         """The body, while there is room for it in memory."""
         length = request.headers.get("content-length", "")
-        size = min(int(length), most) if length.isdigit() else most
-        if self._held_bytes and self._held_bytes + size > self.settings.max_waiting_bytes:
-            raise AnswerError(429, "too much is under way", retry_after_s=_BUSY_AGAIN_S)
-        self._held_bytes += size
+        size = min(int(length), max_bytes) if length.isdigit() else max_bytes
+        if self._buffered_bytes and self._buffered_bytes + size > self.settings.max_waiting_bytes:
+            raise HttpError(429, "too many requests in progress", retry_after_s=_BUSY_RETRY_AFTER_S)
+        self._buffered_bytes += size
         try:
-            yield await read_body(request, most)
+            yield await read_body(request, max_bytes)
         finally:
-            self._held_bytes -= size
+            self._buffered_bytes -= size
 
-    async def _translated(self, source: str, body: bytes) -> Translation:
+    async def _translate(self, source: str, body: bytes) -> Translation:
         now, origin = self.clock(), f"webhook/{source}"
-        return await self._aside(body, lambda: translate(source, body, origin, now, self.redactor))
+        return await self._run_off_loop(
+            body, lambda: translate(source, body, origin, now, self.redactor)
+        )
 
-    async def _aside(self, body: bytes, work: Callable[[], T]) -> T:
+    async def _run_off_loop(self, body: bytes, work: Callable[[], T]) -> T:
         return work() if len(body) <= _SMALL_BYTES else await asyncio.to_thread(work)
 
     def _records(self, source: str, body: bytes, done: Translation) -> list[Record]:
@@ -174,16 +180,18 @@ class Receiver:
             records = []
         return [*records, *map(letter_record, letters)]
 
-    async def _durable(self, records: list[Record]) -> None:
+    async def _make_durable(self, records: list[Record]) -> None:
         try:
-            async with asyncio.timeout(_DURABLE_S):
-                await self.courier.put(records)
+            async with asyncio.timeout(_DURABLE_TIMEOUT_S):
+                await self.producer.put(records)
         except TimeoutError:
-            raise AnswerError(503, "it takes too long", retry_after_s=_BUSY_AGAIN_S) from None
-        except BusyError as error:
-            raise AnswerError(429, str(error), retry_after_s=_BUSY_AGAIN_S) from None
+            raise HttpError(
+                503, "not durable in time; retry", retry_after_s=_BUSY_RETRY_AFTER_S
+            ) from None
+        except BackpressureError as error:
+            raise HttpError(429, str(error), retry_after_s=_BUSY_RETRY_AFTER_S) from None
         except SpoolError as error:
-            raise AnswerError(503, str(error), retry_after_s=_NO_ROOM_AGAIN_S) from None
+            raise HttpError(503, str(error), retry_after_s=_NO_ROOM_RETRY_AFTER_S) from None
 
 
 async def _openapi(_: Request) -> Response:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.config import GatewaySettings
-from pipeline.gateway.courier import Courier
-from pipeline.gateway.kafka import KafkaLink
+from pipeline.gateway.authentication import Authenticator
+from pipeline.gateway.delivery import StoreAndForwardProducer
+from pipeline.gateway.kafka import IdempotentProducer
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.receiver import Receiver
-from pipeline.gateway.senders import Senders
 from pipeline.gateway.spool import Spool
 from pipeline.ingest.redaction import Redactor
 from pipeline.server_process import (
@@ -63,7 +63,7 @@ def serve(plan: GatewayPlan, settings: GatewaySettings, log: Log) -> None:
     spool = Spool(plan.data_dir, max_bytes=settings.spool_max_bytes)
     with ExitStack() as stack:
         stack.callback(spool.close)
-        redactor = _redactor(plan.data_dir, settings, log)
+        redactor = _load_redactor(plan.data_dir, settings, log)
         listener = stack.enter_context(plan.listen.bind())
         watched = None
         if plan.operations is not None:
@@ -81,9 +81,9 @@ async def _serve(
     sockets: tuple[socket.socket, socket.socket | None],
 ) -> None:
     metrics = GatewayMetrics(make_registry())
-    metrics.watch(spool)
-    courier = Courier(
-        partial(KafkaLink.connect, plan.connection, TOPICS),
+    metrics.expose_spool(spool)
+    producer = StoreAndForwardProducer(
+        partial(IdempotentProducer.connect, plan.connection, TOPICS),
         spool,
         metrics,
         log,
@@ -91,8 +91,8 @@ async def _serve(
         ack_wait_s=settings.ack_wait_s,
     )
     receiver = Receiver(
-        courier,
-        Senders(settings, plan.listen.is_loopback),
+        producer,
+        Authenticator(settings, plan.listen.is_loopback),
         settings,
         redactor,
         metrics,
@@ -105,9 +105,9 @@ async def _serve(
     apps = [(receiver.app(with_metrics=watched is None), listener)]
     if watched is not None:
         apps.append((receiver.operations(), watched))
-    running = asyncio.create_task(courier.run())
-    said = {key.ADDRESS: url_of(listener), key.COUNT: spool.depth}
-    log.info("listening", **said)
+    running = asyncio.create_task(producer.run())
+    fields = {key.ADDRESS: url_of(listener), key.COUNT: spool.depth}
+    log.info("listening", **fields)
     # All that is here by now stays. To look through it for garbage again, about every 900
     # webhooks, would hold everything up for 40 ms.
     gc.collect()
@@ -117,11 +117,11 @@ async def _serve(
     try:
         await serve_until_stopped(apps, stopped)
     finally:
-        courier.stop()
+        producer.stop()
         await running
 
 
-def _redactor(data_dir: Path, settings: GatewaySettings, log: Log) -> Redactor:
+def _load_redactor(data_dir: Path, settings: GatewaySettings, log: Log) -> Redactor:
     """The fingerprints of secrets say 'changed' only if all gateways make the same ones."""
     if settings.redaction_key is not None:
         return Redactor(settings.redaction_key.get_secret_value().encode())

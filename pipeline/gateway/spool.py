@@ -71,7 +71,7 @@ class Spool:
             raise SpoolError(f"cannot use {folder}: {error.strerror}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._db = _opened(path)
+            self._db = _open_database(path)
         except BlockingIOError:
             os.close(self._lock)
             raise SpoolError(f"another process uses the spool in {folder}") from None
@@ -85,7 +85,7 @@ class Spool:
         self.depth = int(row[0])
         self.size = int(row[1]) + self.depth * _ROW_BYTES
         self._oldest_us: int | None = row[2]
-        self.last = int(row[3])
+        self.last_seq = int(row[3])
 
     def close(self) -> None:
         """Let go of the file; again does nothing."""
@@ -121,46 +121,46 @@ class Spool:
         rows = [(us, *record) for record in records]
         insert = "INSERT INTO records (at_us, topic, key, value) VALUES (?, ?, ?, ?)"
         self._commit("append", insert, rows)
-        (self.last,) = self._db.execute("SELECT max(seq) FROM records").fetchone()
+        (self.last_seq,) = self._db.execute("SELECT max(seq) FROM records").fetchone()
         self.depth += len(rows)
         self.size += cost
         if self._oldest_us is None:
             self._oldest_us = us
-        return range(self.last - len(rows) + 1, self.last + 1)
+        return range(self.last_seq - len(rows) + 1, self.last_seq + 1)
 
-    def after(self, seq: int, *, most: int, most_bytes: int) -> list[Spooled]:
+    def read_after(self, seq: int, *, max_records: int, max_bytes: int) -> list[Spooled]:
         """The first of those behind this place: at least one if there is one, then as many as
         both limits let. Raises SpoolError."""
         query = "SELECT seq, topic, key, value FROM records WHERE seq > ? ORDER BY seq LIMIT ?"
         found: list[Spooled] = []
         size = 0
         try:
-            with closing(self._db.execute(query, (seq, most))) as rows:
-                for place, *record in rows:
-                    one = Spooled(place, Record(*record))
+            with closing(self._db.execute(query, (seq, max_records))) as rows:
+                for row_seq, *record in rows:
+                    one = Spooled(row_seq, Record(*record))
                     size += one.record.size
-                    if found and size > most_bytes:
+                    if found and size > max_bytes:
                         break
                     found.append(one)
         except sqlite3.Error as error:
             raise SpoolError(f"cannot read the spool: {error}") from error
         return found
 
-    def forget(self, delivered: Iterable[Spooled]) -> None:
+    def delete(self, delivered: Iterable[Spooled]) -> None:
         """Kafka has these. Raises SpoolError."""
-        gone = list(delivered)
-        self._commit("forget", "DELETE FROM records WHERE seq = ?", [(one.seq,) for one in gone])
-        self.depth -= len(gone)
-        self.size -= sum(one.record.size + _ROW_BYTES for one in gone)
+        deleted = list(delivered)
+        self._commit("forget", "DELETE FROM records WHERE seq = ?", [(one.seq,) for one in deleted])
+        self.depth -= len(deleted)
+        self.size -= sum(one.record.size + _ROW_BYTES for one in deleted)
         query = "SELECT at_us FROM records ORDER BY seq LIMIT 1"
         row = self._db.execute(query).fetchone()
         self._oldest_us = None if row is None else row[0]
 
-    def _commit(self, what: str, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+    def _commit(self, label: str, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany(statement, rows)
-            self._hook(f"{what}:before")
+            self._hook(f"{label}:before")
             self._db.execute("COMMIT")
         except BaseException as error:
             if self._db.in_transaction:
@@ -170,10 +170,10 @@ class Spool:
             full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
             kind = SpoolFullError if full else SpoolError
             raise kind(f"cannot write the spool: {error}") from error
-        self._hook(f"{what}:after")
+        self._hook(f"{label}:after")
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def _open_database(path: Path) -> sqlite3.Connection:
     try:
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:

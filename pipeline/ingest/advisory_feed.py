@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
-from pipeline.ingest.outcome import PayloadError, Translation, dead_letter
+from pipeline.ingest.translation import PayloadError, Translation, dead_letter
 from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.envelope import (
     AdvisoryEvent,
@@ -37,7 +37,7 @@ from schemas.macos import Build, OSVersion, parse_build, parse_os_version
 # what `schemas.envelope.decode` takes.
 MAX_LISTED: Final = 5_000
 # A document of nothing but wrong parts must not become millions of dead letters.
-MAX_LETTERS: Final = 1_000
+MAX_DEAD_LETTERS: Final = 1_000
 # Dates outside are typing errors: Mac OS X 10.0 came out in 2001.
 _FIRST_YEAR: Final = 2001
 _LAST_YEAR: Final = 2100
@@ -159,14 +159,14 @@ class Node:
 
 
 @dataclass(slots=True)
-class Feed:
+class FeedDocument:
     """One document under translation: makes its events and keeps what had to be set aside."""
 
     source: str
     raw: bytes
     origin: str
     received_at: datetime
-    letters: list[DeadLetter] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
     unlisted: int = 0
     raw_sha256: str = field(init=False)
 
@@ -178,9 +178,9 @@ class Feed:
         self._keep(error, self.raw)
         return self.translation()
 
-    def set_aside(self, error: PayloadError, part: Node) -> None:
+    def add_dead_letter(self, error: PayloadError, part: Node) -> None:
         """A part is set aside, with its own bytes as JSON; the rest goes on."""
-        if len(self.letters) < MAX_LETTERS:
+        if len(self.dead_letters) < MAX_DEAD_LETTERS:
             text = json.dumps(part.value, ensure_ascii=False, separators=(",", ":"))
             self._keep(error, text.encode())
         else:
@@ -195,7 +195,7 @@ class Feed:
             received_at=self.received_at,
             redacted=raw,  # feeds are public: nothing to cut out
         )
-        self.letters.append(letter)
+        self.dead_letters.append(letter)
 
     def newest(self, instants: Iterable[datetime | None]) -> datetime | None:
         """The newest of these that is not in the future: a date mistyped into next year would
@@ -207,10 +207,10 @@ class Feed:
         """The event of a fact. Its id is of what it says, so reading the same file again gives the
         same ids; `expires_at` is left out, as Apple's servers push it on with nothing new."""
         kind = _EVENTS[type(data)]
-        said = data.model_dump_json(exclude={"expires_at"}, exclude_none=True)
+        content = data.model_dump_json(exclude={"expires_at"}, exclude_none=True)
         name = kind.model_fields["type"].default
         event: AdvisoryEvent = kind(
-            id=event_id(self.source, name, subject, at.isoformat(), said),
+            id=event_id(self.source, name, subject, at.isoformat(), content),
             source=f"urn:drydock:feed:{self.source}",
             subject=subject,
             time=at,
@@ -224,10 +224,10 @@ class Feed:
         if self.unlisted:
             detail = f"{self.unlisted} more parts that cannot be read"
             self._keep(PayloadError(DeadLetterCode.BAD_SHAPE, detail, "$"), self.raw)
-        return Translation(tuple(events), tuple(self.letters))
+        return Translation(tuple(events), tuple(self.dead_letters))
 
 
-def snapshot(kind: type[T], where: str, **values: Any) -> T:
+def make_snapshot(kind: type[T], where: str, **values: Any) -> T:
     """A checked snapshot. PayloadError: bad_value, at `where`."""
     try:
         return kind.model_validate(values)

@@ -19,7 +19,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from pipeline.ingest.foreign_fields import Problems
-from pipeline.ingest.outcome import MAX_KEPT_BYTES, PayloadError, Translation, dead_letter
+from pipeline.ingest.translation import MAX_KEPT_BYTES, PayloadError, Translation, dead_letter
 from schemas.dead_letters import DeadLetterCode
 from schemas.envelope import DeviceEvent, Event, InventoryEvent
 from schemas.events.inventory import InventoryReported, InventorySource
@@ -36,7 +36,7 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def believable(own: datetime | None, received_at: datetime) -> datetime:
+def plausible_time(own: datetime | None, received_at: datetime) -> datetime:
     """The time a Mac's own clock gave, or that of receipt: a clock that is more than a day ahead
     would make its report outrank every later one."""
     return received_at if own is None or own > received_at + _CLOCKS_DIFFER else own
@@ -57,20 +57,20 @@ class DevicePayload:
     problems: Problems = field(default_factory=Problems)
     events: list[Event] = field(default_factory=list)
 
-    def keep(self, redact: Callable[[Any], bytes], value: Any) -> None:
+    def keep_redacted(self, redact: Callable[[Any], bytes], value: Any) -> None:
         """Take the redacted bytes of the parsed payload. Where the payload is larger than what is
         kept, no work is spent on it."""
         if len(self.raw) <= MAX_KEPT_BYTES:
             self.redacted = redact(value)
 
-    def inventory(self, source: InventorySource, at: datetime, /, **facts: Any) -> None:
+    def add_inventory(self, source: InventorySource, at: datetime, /, **facts: Any) -> None:
         """Add an inventory report of these facts; None ones are left out."""
         known = {name: value for name, value in facts.items() if value is not None}
-        data = self.model(InventoryReported, source=source, **known)
+        data = self.validate(InventoryReported, source=source, **known)
         if data is not None:
-            self.add(InventoryEvent, data, at)
+            self.add_event(InventoryEvent, data, at)
 
-    def model(self, kind: Callable[..., Any], /, **values: Any) -> Any:
+    def validate(self, kind: Callable[..., Any], /, **values: Any) -> Any:
         """The checked model, or None and a note: what is read by Fields fits every model, so
         this catches only a limit that the two do not share."""
         try:
@@ -81,7 +81,7 @@ class DevicePayload:
             self.problems.add(DeadLetterCode.BAD_VALUE, first["msg"], where)
             return None
 
-    def add(self, kind: Callable[..., DeviceEvent], data: Any, at: datetime) -> None:
+    def add_event(self, kind: Callable[..., DeviceEvent], data: Any, at: datetime) -> None:
         """Add an event. The first of a payload carries its redacted bytes, all carry its hash."""
         name = kind.model_fields["type"].default  # type: ignore[attr-defined]
         subject = data.udid or SERIAL_SUBJECT_PREFIX + data.serial

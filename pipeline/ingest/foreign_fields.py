@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.ingest.outcome import PayloadError
 from pipeline.ingest.redaction import hides_document
+from pipeline.ingest.translation import PayloadError
 from schemas.dead_letters import DeadLetterCode
 from schemas.ids import SerialField, SiteField, UdidField, clean_text, is_real_serial
 from schemas.macos import Build, OSVersion, parse_build, parse_os_version
@@ -208,11 +208,11 @@ class Fields:
                 DeadLetterCode.TOO_LARGE, f"over {at_most} entries", self.where + name
             )
         for index, item in enumerate(value[:at_most]):
-            place = f"{name}[{index}]"
+            location = f"{name}[{index}]"
             if isinstance(item, dict):
-                yield Fields(item, f"{self.where}{place}.", self.problems)
+                yield Fields(item, f"{self.where}{location}.", self.problems)
             else:
-                self.bad_shape(place, "not a dictionary")
+                self.bad_shape(location, "not a dictionary")
 
 
 def from_epoch(seconds: float) -> datetime | None:

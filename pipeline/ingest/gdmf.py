@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from pipeline.ingest.advisory_feed import MAX_LISTED, Feed, Node, T, snapshot
-from pipeline.ingest.following import Followed, told_since
+from pipeline.ingest.advisory_feed import MAX_LISTED, FeedDocument, Node, T, make_snapshot
+from pipeline.ingest.feed_diff import FeedDiff, translate_since
 from pipeline.ingest.json_payload import load_json
-from pipeline.ingest.outcome import PayloadError, Translation
+from pipeline.ingest.translation import PayloadError, Translation
 from schemas.dead_letters import DeadLetterCode
 from schemas.events.advisory import AdvisoryNarrowed, AdvisoryPublished, AdvisorySnapshot
 from schemas.feeds import FeedSource, FeedState
@@ -32,7 +32,7 @@ class _Offer:
     expires_at: datetime | None
     device_ids: frozenset[str]
 
-    def joined(self, other: "_Offer") -> "_Offer":
+    def merged(self, other: "_Offer") -> "_Offer":
         posted = [at for at in (self.posted_at, other.posted_at) if at is not None]
         expires = [at for at in (self.expires_at, other.expires_at) if at is not None]
         return _Offer(
@@ -64,20 +64,22 @@ def translate(
     later date. Other systems' sets give nothing. Raises nothing; an unreadable entry is a dead
     letter.
     """
-    return told_since(follow, raw, previous, source=SOURCE, origin=origin, received_at=received_at)
+    return translate_since(
+        diff, raw, previous, source=SOURCE, origin=origin, received_at=received_at
+    )
 
 
-def follow(
+def diff(
     raw: bytes,
     *,
     origin: str,
     received_at: datetime,
     state: FeedState,
     fixed: frozenset[str] = frozenset(),
-) -> Followed:
+) -> FeedDiff:
     """What an answer says anew, as `translate` tells it, and what is known of the feed after it."""
     del fixed
-    feed = Feed(SOURCE, raw, origin, received_at)
+    feed = FeedDocument(SOURCE, raw, origin, received_at)
     try:
         document = Node(load_json(raw))
         if document.get("data").value is not None:
@@ -85,31 +87,31 @@ def follow(
         if all(document.get(name).value is None for name in _SETS):
             raise document.error("neither PublicAssetSets nor AssetSets")
     except PayloadError as error:
-        return Followed(feed.refuse(error), None)
+        return FeedDiff(feed.refuse(error), None)
     offers: dict[OSVersion, _Offer] = {}
     postings: list[datetime | None] = []
     for offer in _offers(document, feed):
         known = offers.get(offer.version)
-        offers[offer.version] = offer if known is None else known.joined(offer)
+        offers[offer.version] = offer if known is None else known.merged(offer)
         postings.append(offer.posted_at)
     old = {one.os_version: one for one in state.snapshots if one.os_version is not None}
     at = feed.newest(postings) or received_at
-    if state.said_at is not None and at <= state.said_at:
-        at = max(received_at, state.said_at + _NEXT)
+    if state.document_at is not None and at <= state.document_at:
+        at = max(received_at, state.document_at + _NEXT)
     events = [
-        feed.event(_said(kind, offer), subject=advisory_id("macOS", str(version)), at=at)
+        feed.event(_snapshot(kind, offer), subject=advisory_id("macOS", str(version)), at=at)
         for version, offer in sorted(offers.items())
         if (kind := _change(old.get(version), offer)) is not None
     ]
-    now = {version: _said(AdvisorySnapshot, offer) for version, offer in offers.items()}
+    now = {version: _snapshot(AdvisorySnapshot, offer) for version, offer in offers.items()}
     after = FeedState(
         source=SOURCE,
         document_sha256=feed.raw_sha256,
-        said_at=at if events else state.said_at,
+        document_at=at if events else state.document_at,
         listed=len(offers),
         snapshots=tuple(one for _, one in sorted((old | now).items())),
     )
-    return Followed(feed.translation(events), after)
+    return FeedDiff(feed.translation(events), after)
 
 
 def _change(old: AdvisorySnapshot | None, new: _Offer) -> type[AdvisorySnapshot] | None:
@@ -119,18 +121,18 @@ def _change(old: AdvisorySnapshot | None, new: _Offer) -> type[AdvisorySnapshot]
     return AdvisoryNarrowed if new.device_ids < before else None
 
 
-def _offers(document: Node, feed: Feed) -> Iterator[_Offer]:
+def _offers(document: Node, feed: FeedDocument) -> Iterator[_Offer]:
     for assets in map(document.get, _SETS):
         try:
             entries = [] if assets.value is None else list(assets.get("macOS").items())
         except PayloadError as error:
-            feed.set_aside(error, assets)
+            feed.add_dead_letter(error, assets)
             continue
         for entry in entries:
             try:
                 yield _offer(entry)
             except PayloadError as error:
-                feed.set_aside(error, entry)
+                feed.add_dead_letter(error, entry)
 
 
 def _offer(entry: Node) -> _Offer:
@@ -154,8 +156,8 @@ def _offer(entry: Node) -> _Offer:
     )
 
 
-def _said(kind: type[T], offer: _Offer) -> T:
-    return snapshot(
+def _snapshot(kind: type[T], offer: _Offer) -> T:
+    return make_snapshot(
         kind,
         "$",
         source=SOURCE,

@@ -14,8 +14,8 @@ import defusedxml.ElementTree as SafeTree
 from pipeline.ingest.device_payload import DevicePayload, canonical_json
 from pipeline.ingest.foreign_fields import Fields, from_epoch
 from pipeline.ingest.json_payload import load_json
-from pipeline.ingest.outcome import PayloadError, Translation
 from pipeline.ingest.redaction import Redactor
+from pipeline.ingest.translation import PayloadError, Translation
 from schemas.dead_letters import DeadLetterCode
 
 SOURCE: Final = "jamf"
@@ -39,7 +39,7 @@ def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redac
     payload = DevicePayload(SOURCE, raw, origin, received_at)
     try:
         body = _body(raw)
-        payload.keep(redactor.json, body)
+        payload.keep_redacted(redactor.json, body)
         payload.identity = canonical_json(body)
         if not isinstance(body, dict):
             raise PayloadError(DeadLetterCode.BAD_SHAPE, "not an object", "$")
@@ -68,7 +68,7 @@ def _report(body: Fields, payload: DevicePayload) -> None:
         raise PayloadError(
             DeadLetterCode.NO_DEVICE, "neither a UDID nor a serial number", computer.where + "udid"
         )
-    payload.inventory(
+    payload.add_inventory(
         "jamf",
         _at(webhook) or payload.received_at,
         udid=udid,

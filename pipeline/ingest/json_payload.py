@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import Any, Final, NoReturn
 
-from pipeline.ingest.outcome import MAX_PAYLOAD_BYTES, PayloadError
+from pipeline.ingest.translation import MAX_PAYLOAD_BYTES, PayloadError
 from schemas.dead_letters import DeadLetterCode
 
 MAX_DEPTH: Final = 100

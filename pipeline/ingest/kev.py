@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from pipeline.ingest.advisory_feed import Feed, Node, T, end_of_day, snapshot
-from pipeline.ingest.following import Followed, told_since
+from pipeline.ingest.advisory_feed import FeedDocument, Node, T, end_of_day, make_snapshot
+from pipeline.ingest.feed_diff import FeedDiff, translate_since
 from pipeline.ingest.json_payload import load_json
-from pipeline.ingest.outcome import PayloadError, Translation
+from pipeline.ingest.translation import PayloadError, Translation
 from schemas.events.advisory import AdvisorySeverityRaised, AdvisorySnapshot
 from schemas.feeds import FeedSource, FeedState
 
@@ -43,8 +43,8 @@ def translate(
     cannot be read is a dead letter. An entry that CISA removed gives nothing: that a CVE is known
     is not taken back. Raises nothing.
     """
-    return told_since(
-        follow,
+    return translate_since(
+        diff,
         raw,
         previous,
         source=SOURCE,
@@ -54,21 +54,21 @@ def translate(
     )
 
 
-def follow(
+def diff(
     raw: bytes,
     *,
     origin: str,
     received_at: datetime,
     state: FeedState,
     fixed: frozenset[str] = frozenset(),
-) -> Followed:
+) -> FeedDiff:
     """What a catalogue says anew, as `translate` tells it, and what is known of it after it."""
-    feed = Feed(SOURCE, raw, origin, received_at)
+    feed = FeedDocument(SOURCE, raw, origin, received_at)
     try:
         document = Node(load_json(raw))
         listed = list(_listed(document).items())
     except PayloadError as error:
-        return Followed(feed.refuse(error), None)
+        return FeedDiff(feed.refuse(error), None)
     before = {one.cves[0]: one for one in state.snapshots}
     catalogued_at = _catalogued_at(document, feed)
     events, now = [], dict(before)
@@ -77,20 +77,20 @@ def follow(
         if old is not None and old.kev_due_at == entry.due_at:
             continue
         at = entry.added_at if old is None else max(catalogued_at or received_at, entry.added_at)
-        events.append(feed.event(_said(AdvisorySeverityRaised, entry), subject=cve, at=at))
-        now[cve] = _said(AdvisorySnapshot, entry)
+        events.append(feed.event(_snapshot(AdvisorySeverityRaised, entry), subject=cve, at=at))
+        now[cve] = _snapshot(AdvisorySnapshot, entry)
     after = FeedState(
         source=SOURCE,
         document_sha256=feed.raw_sha256,
-        said_at=catalogued_at,
+        document_at=catalogued_at,
         listed=len(listed),
         snapshots=tuple(one for _, one in sorted(now.items())),
     )
-    return Followed(feed.translation(events), after)
+    return FeedDiff(feed.translation(events), after)
 
 
-def _said(kind: type[T], entry: _Entry) -> T:
-    return snapshot(
+def _snapshot(kind: type[T], entry: _Entry) -> T:
+    return make_snapshot(
         kind,
         "$",
         source=SOURCE,
@@ -107,7 +107,9 @@ def _listed(document: Node) -> Node:
     return listed
 
 
-def _entries(listed: Iterable[Node], feed: Feed, fixed: frozenset[str]) -> dict[str, _Entry]:
+def _entries(
+    listed: Iterable[Node], feed: FeedDocument, fixed: frozenset[str]
+) -> dict[str, _Entry]:
     found: dict[str, _Entry] = {}
     for entry in _read(listed, feed, fixed):
         known = found.get(entry.cve)
@@ -116,7 +118,7 @@ def _entries(listed: Iterable[Node], feed: Feed, fixed: frozenset[str]) -> dict[
     return found
 
 
-def _read(listed: Iterable[Node], feed: Feed, fixed: frozenset[str]) -> Iterator[_Entry]:
+def _read(listed: Iterable[Node], feed: FeedDocument, fixed: frozenset[str]) -> Iterator[_Entry]:
     for node in listed:
         try:
             vendor = node.get("vendorProject")
@@ -131,7 +133,7 @@ def _read(listed: Iterable[Node], feed: Feed, fixed: frozenset[str]) -> Iterator
             due = node.get("dueDate").day()
             yield _Entry(cve.cve(), added_at, None if due is None else end_of_day(due))
         except PayloadError as error:
-            feed.set_aside(error, node)
+            feed.add_dead_letter(error, node)
 
 
 def _is_among(cve: Node, fixed: frozenset[str]) -> bool:
@@ -143,7 +145,7 @@ def _earlier(one: _Entry, other: _Entry) -> _Entry:
     return _Entry(one.cve, min(one.added_at, other.added_at), min(due, default=None))
 
 
-def _catalogued_at(document: Node, feed: Feed) -> datetime | None:
+def _catalogued_at(document: Node, feed: FeedDocument) -> datetime | None:
     try:
         return feed.newest([document.get("dateReleased").instant()])
     except PayloadError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.ingest.foreign_fields import Fields
-from pipeline.ingest.outcome import PayloadError
+from pipeline.ingest.translation import PayloadError
 from schemas.dead_letters import DeadLetterCode
 
 _BYOD: Final = "User Enrollment (Device)"
@@ -55,23 +55,25 @@ def refuse_other_products(product: str | None) -> None:
         raise PayloadError(DeadLetterCode.NOT_A_MAC, f"a {product}")
 
 
-def identify(claim: Fields, message: Fields) -> Enrollment:
+def enrollment_of(server_fields: Fields, message: Fields) -> Enrollment:
     """The enrolment that a message (`claim`: what its server says of it) belongs to.
 
     Raises PayloadError: user_channel, not_a_mac, no_device, bad_value where server and message
     name different devices.
     """
-    ids = claim.group("ids")
+    ids = server_fields.group("ids")
     kind, own_id = ids.text("type"), ids.text("id")
     if kind in _USER_TYPES or "parent_id" in ids or (own_id is not None and ":" in own_id):
-        raise PayloadError(DeadLetterCode.USER_CHANNEL, "a user's channel", claim.where + "ids")
+        raise PayloadError(
+            DeadLetterCode.USER_CHANNEL, "a user's channel", server_fields.where + "ids"
+        )
     for key in _USER_KEYS:
         if key in message:
             raise PayloadError(DeadLetterCode.USER_CHANNEL, "a user's channel", message.where + key)
-    udid = _same(claim, "udid", message, "UDID")
-    enrollment = _same(claim, "enrollment_id", message, "EnrollmentID")
-    owner = udid or enrollment
-    if owner is None:
+    udid = _same(server_fields, "udid", message, "UDID")
+    enrollment = _same(server_fields, "enrollment_id", message, "EnrollmentID")
+    device_key = udid or enrollment
+    if device_key is None:
         raise PayloadError(
             DeadLetterCode.NO_DEVICE, "neither a UDID nor an enrollment id", message.where + "UDID"
         )
@@ -81,15 +83,15 @@ def identify(claim: Fields, message: Fields) -> Enrollment:
         raise PayloadError(DeadLetterCode.NOT_A_MAC, "only iOS and iPadOS have an unlock token")
     refuse_other_products(message.text("ProductName", "Model"))
     server_id = own_id or message.text("EnrollmentID")
-    return Enrollment(owner, server_id, kind or ("Device" if udid else _BYOD))
+    return Enrollment(device_key, server_id, kind or ("Device" if udid else _BYOD))
 
 
-def _same(claim: Fields, claimed_name: str, message: Fields, name: str) -> str | None:
-    claimed, said = claim.udid(claimed_name), message.udid(name)
-    if claimed is not None and said is not None and claimed != said:
+def _same(server_fields: Fields, server_name: str, message: Fields, name: str) -> str | None:
+    server_value, own_value = server_fields.udid(server_name), message.udid(name)
+    if server_value is not None and own_value is not None and server_value != own_value:
         raise PayloadError(
             DeadLetterCode.BAD_VALUE,
             "the server and the message name different devices",
-            claim.where + claimed_name,
+            server_fields.where + server_name,
         )
-    return said or claimed
+    return own_value or server_value

@@ -16,9 +16,9 @@ from pipeline.ingest.device_payload import PLIST, DevicePayload, canonical_json
 from pipeline.ingest.foreign_fields import Fields
 from pipeline.ingest.json_payload import load_json
 from pipeline.ingest.mdm_messages import CONNECT, translate_message
-from pipeline.ingest.outcome import PayloadError, Translation
 from pipeline.ingest.plist_payload import load_plist, looks_like_plist
 from pipeline.ingest.redaction import Redactor
+from pipeline.ingest.translation import PayloadError, Translation
 from schemas.dead_letters import DeadLetterCode
 
 _TOPIC: Final = "mdm."
@@ -48,11 +48,11 @@ def translate_webhook(
 def _bare_message(payload: DevicePayload, redactor: Redactor) -> None:
     message = load_plist(payload.raw)
     payload.media_type = PLIST
-    payload.keep(redactor.plist, message)
+    payload.keep_redacted(redactor.plist, message)
     translate_message(
         message,
         payload,
-        claim=Fields({}, "", payload.problems),
+        server_fields=Fields({}, "", payload.problems),
         kind=None,
         at=payload.received_at,
         redactor=redactor,
@@ -63,7 +63,7 @@ def _webhook(payload: DevicePayload, redactor: Redactor) -> None:
     body = load_json(payload.raw)
     # The Mac's message is looked through for secrets and then translated, and read once.
     read_plist = cache(load_plist)
-    payload.keep(redactor.reading(read_plist).json, body)
+    payload.keep_redacted(redactor.with_plist_reader(read_plist).json, body)
     if not isinstance(body, dict):
         raise PayloadError(DeadLetterCode.BAD_SHAPE, "not an object", "$")
     payload.identity = canonical_json(body)
@@ -81,28 +81,28 @@ def _webhook(payload: DevicePayload, redactor: Redactor) -> None:
     at = envelope.instant("created_at")
     if at is None and payload.problems.found:
         raise payload.problems.found.pop()
-    claim = envelope.group(name)
+    server_fields = envelope.group(name)
     translate_message(
-        _message(claim, read_plist),
+        _message(server_fields, read_plist),
         payload,
-        claim=claim,
+        server_fields=server_fields,
         kind=kind,
         at=at or payload.received_at,
         redactor=redactor,
     )
 
 
-def _message(claim: Fields, read_plist: Callable[[bytes], Any]) -> Any:
-    place = claim.where + "raw_payload"
-    text = claim.values.get("raw_payload")
+def _message(server_fields: Fields, read_plist: Callable[[bytes], Any]) -> Any:
+    location = server_fields.where + "raw_payload"
+    text = server_fields.values.get("raw_payload")
     if not isinstance(text, str):
-        raise PayloadError(DeadLetterCode.BAD_SHAPE, "no payload", place)
+        raise PayloadError(DeadLetterCode.BAD_SHAPE, "no payload", location)
     try:
         message = base64.b64decode(text, validate=True)
     except ValueError:
-        raise PayloadError(DeadLetterCode.BAD_VALUE, "not base64", place) from None
+        raise PayloadError(DeadLetterCode.BAD_VALUE, "not base64", location) from None
     try:
         return read_plist(message)
     except PayloadError as error:
-        where = f"{place}: {error.where}" if error.where else place
+        where = f"{location}: {error.where}" if error.where else location
         raise PayloadError(error.code, error.detail, where) from None

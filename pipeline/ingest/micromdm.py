@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Final
 
 from pipeline.ingest.mdm_webhook import translate_webhook
-from pipeline.ingest.outcome import Translation
 from pipeline.ingest.redaction import Redactor
+from pipeline.ingest.translation import Translation
 
 SOURCE: Final = "micromdm"
 

@@ -8,16 +8,16 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-from pipeline.ingest.device_payload import PLIST, DevicePayload, believable
+from pipeline.ingest.device_payload import PLIST, DevicePayload, plausible_time
 from pipeline.ingest.foreign_fields import Fields, from_epoch
-from pipeline.ingest.outcome import PayloadError, Translation
 from pipeline.ingest.plist_payload import load_plist
 from pipeline.ingest.redaction import Redactor
+from pipeline.ingest.translation import PayloadError, Translation
 from schemas.dead_letters import DeadLetterCode
 
 SOURCE: Final = "munki"
 
-_PLACE: Final = "plist: "
+_LOCATION: Final = "plist: "
 _REPORT_KEYS: Final = ("MachineInfo", "ManagedInstallVersion", "RunType", "ManifestName")
 _UNKNOWN: Final = "UNKNOWN"
 _DEVICE_ID: Final = re.compile(r"[A-Z][A-Za-z0-9]*AP", re.ASCII)
@@ -32,12 +32,12 @@ def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redac
     payload = DevicePayload(SOURCE, raw, origin, received_at, media_type=PLIST)
     try:
         report = load_plist(raw)
-        payload.keep(redactor.plist, report)
+        payload.keep_redacted(redactor.plist, report)
         if not isinstance(report, dict) or not any(key in report for key in _REPORT_KEYS):
             raise PayloadError(
-                DeadLetterCode.UNKNOWN_TYPE, "no ManagedInstallReport", _PLACE + "root"
+                DeadLetterCode.UNKNOWN_TYPE, "no ManagedInstallReport", _LOCATION + "root"
             )
-        _report(Fields(report, _PLACE, payload.problems), payload)
+        _report(Fields(report, _LOCATION, payload.problems), payload)
     except PayloadError as error:
         return payload.refuse(error)
     return payload.translation()
@@ -52,9 +52,9 @@ def _report(report: Fields, payload: DevicePayload) -> None:
         )
     own = _instant(report, "EndTime") or _instant(report, "StartTime")
     model, device_id = machine.text("machine_model"), machine.text("device_id")
-    payload.inventory(
+    payload.add_inventory(
         "munki",
-        believable(own, payload.received_at),
+        plausible_time(own, payload.received_at),
         serial=serial,
         os_version=machine.version("os_vers"),
         build=machine.build("os_build_number"),

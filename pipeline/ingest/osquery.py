@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final
 
-from pipeline.ingest.device_payload import DevicePayload, believable, canonical_json
+from pipeline.ingest.device_payload import DevicePayload, canonical_json, plausible_time
 from pipeline.ingest.foreign_fields import Fields, from_epoch
 from pipeline.ingest.json_payload import load_json
 from pipeline.ingest.osquery_tables import is_known_table, read_row
-from pipeline.ingest.outcome import PayloadError, Translation
 from pipeline.ingest.redaction import Redactor
+from pipeline.ingest.translation import PayloadError, Translation
 from schemas.dead_letters import DeadLetterCode
 
 SOURCE: Final = "osquery"
@@ -67,14 +67,14 @@ def _is_lines(raw: bytes) -> bool:
 
 
 def _document(raw: bytes, origin: str, received_at: datetime, redactor: Redactor) -> Translation:
-    def result(value: Any, raw: bytes, place: str) -> Translation:
+    def result(value: Any, raw: bytes, location: str) -> Translation:
         payload = DevicePayload(SOURCE, raw, origin, received_at)
         try:
-            payload.keep(redactor.json, value)
+            payload.keep_redacted(redactor.json, value)
             payload.identity = canonical_json(value)
             if not isinstance(value, dict):
-                raise PayloadError(DeadLetterCode.BAD_SHAPE, "not an object", place)
-            _report(Fields(value, f"{place}.", payload.problems), payload)
+                raise PayloadError(DeadLetterCode.BAD_SHAPE, "not an object", location)
+            _report(Fields(value, f"{location}.", payload.problems), payload)
         except PayloadError as error:
             return payload.refuse(error)
         return payload.translation()
@@ -100,8 +100,8 @@ def _report(result: Fields, payload: DevicePayload) -> None:
         raise PayloadError(
             DeadLetterCode.UNKNOWN_TYPE, "no result of a query", result.where + "name"
         )
-    said, gone = _rows(result)
-    if not any(is_known_table(name, row) for row in (*said, *gone)):
+    present, gone = _rows(result)
+    if not any(is_known_table(name, row) for row in (*present, *gone)):
         raise PayloadError(
             DeadLetterCode.UNKNOWN_TYPE,
             f"the query {name} says nothing of a Mac's system",
@@ -110,7 +110,7 @@ def _report(result: Fields, payload: DevicePayload) -> None:
     facts: dict[str, Any] = {}
     for row in gone:
         read_row(name, row)  # for what it refuses: another system's rows
-    for row in said:
+    for row in present:
         facts |= {key: fact for key, fact in read_row(name, row).items() if fact is not None}
     decorations = result.group("decorations")
     uuid = _uuid(facts.pop("uuid", None)) or _uuid(
@@ -124,8 +124,8 @@ def _report(result: Fields, payload: DevicePayload) -> None:
             "neither a hardware UUID nor a serial number",
             result.where + "hostIdentifier",
         )
-    at = believable(_at(result), payload.received_at)
-    payload.inventory("osquery", at, udid=udid, serial=serial, **facts)
+    at = plausible_time(_at(result), payload.received_at)
+    payload.add_inventory("osquery", at, udid=udid, serial=serial, **facts)
 
 
 def _rows(result: Fields) -> tuple[list[Fields], list[Fields]]:
@@ -144,21 +144,21 @@ def _rows(result: Fields) -> tuple[list[Fields], list[Fields]]:
     )
 
 
-def _list(owner: Fields, name: str) -> list[Fields]:
+def _list(parent: Fields, name: str) -> list[Fields]:
     """A list of rows; osquery writes an empty one as "" in batches."""
-    if owner.values.get(name) == "":
+    if parent.values.get(name) == "":
         return []
-    return [_row(row.values, row.where, owner) for row in owner.groups(name, MAX_ROWS)]
+    return [_row(row.values, row.where, parent) for row in parent.groups(name, MAX_ROWS)]
 
 
-def _row(columns: Any, where: str, owner: Fields) -> Fields:
+def _row(columns: Any, where: str, parent: Fields) -> Fields:
     """A row with all values as text, whether or not `numerics` was set."""
     text = {
         name: value if isinstance(value, str) else str(value)
         for name, value in columns.items()
         if isinstance(value, str | int | float) and not isinstance(value, bool)
     }
-    return Fields(text, where, owner.problems)
+    return Fields(text, where, parent.problems)
 
 
 def _uuid(text: str | None) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pipeline.ingest.foreign_fields import Fields, running_system
 from pipeline.ingest.mdm_enrollment import refuse_other_products
-from pipeline.ingest.outcome import PayloadError
+from pipeline.ingest.translation import PayloadError
 from schemas.dead_letters import DeadLetterCode
 
 _DARWIN: Final = "darwin"

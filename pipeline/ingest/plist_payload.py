@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 from xml.parsers.expat import ExpatError
 
-from pipeline.ingest.outcome import PayloadError
+from pipeline.ingest.translation import PayloadError
 from schemas.dead_letters import DeadLetterCode
 
 # The largest message of a Mac, the list of its applications, stays under 2 MB.

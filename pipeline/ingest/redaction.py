@@ -16,8 +16,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 from pipeline.ingest.json_payload import load_json
-from pipeline.ingest.outcome import PayloadError
 from pipeline.ingest.plist_payload import dump_plist, load_plist
+from pipeline.ingest.translation import PayloadError
 
 MIN_KEY_BYTES: Final = 16
 FINGERPRINT_PREFIX: Final = "hmac-sha256:"
@@ -148,13 +148,13 @@ def hides_document(text: str) -> bool:
     return False
 
 
-def _judge(name: str) -> tuple[bool, bool]:
+def _classify_name(name: str) -> tuple[bool, bool]:
     """Whether a field's name can be read, and whether it is a secret's."""
     return not hides_document(name), is_secret(name)
 
 
 # Documents have the same few names; what is kept is bounded in number and in length.
-_judged: Final = lru_cache(maxsize=4096)(_judge)
+_classify_short_name: Final = lru_cache(maxsize=4096)(_classify_name)
 _USUAL_NAME: Final = 64
 
 
@@ -171,7 +171,7 @@ class Redactor:
         self._key = bytes(key)
         self._read_plist = read_plist
 
-    def reading(self, read_plist: Callable[[bytes], Any]) -> "Redactor":
+    def with_plist_reader(self, read_plist: Callable[[bytes], Any]) -> "Redactor":
         """The same redactor, which has this read plists: a `load_plist` that remembers."""
         return Redactor(self._key, read_plist)
 
@@ -213,16 +213,18 @@ class Redactor:
             return self._text(value, depth)
         return value
 
-    def _field(self, key: str, value: Any, owner: dict[str, Any], depth: int) -> tuple[str, Any]:
+    def _field(self, key: str, value: Any, parent: dict[str, Any], depth: int) -> tuple[str, Any]:
         """A name that cannot be read may be a secret's."""
-        is_readable, is_named_secret = _judged(key) if len(key) <= _USUAL_NAME else _judge(key)
+        is_readable, is_named_secret = (
+            _classify_short_name(key) if len(key) <= _USUAL_NAME else _classify_name(key)
+        )
         if not is_readable:
             return self.fingerprint("name", key), self.fingerprint("value", value)
         if is_named_secret:
             return key, self.fingerprint(key, value) if _holds_anything(value) else value
         if key == _BASE64_DOCUMENT and isinstance(value, str) and value:
             return key, self._base64_document(key, value, depth)
-        if key == _STATUS_DATA and "Endpoint" in owner and isinstance(value, bytes) and value:
+        if key == _STATUS_DATA and "Endpoint" in parent and isinstance(value, bytes) and value:
             return key, self._document(key, value, depth)
         return key, self._cut(value, depth)
 

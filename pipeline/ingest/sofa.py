@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from pipeline.ingest.advisory_feed import Feed, T, snapshot
-from pipeline.ingest.following import Followed, told_since
+from pipeline.ingest.advisory_feed import FeedDocument, T, make_snapshot
+from pipeline.ingest.feed_diff import FeedDiff, translate_since
 from pipeline.ingest.json_payload import load_json
-from pipeline.ingest.outcome import PayloadError, Translation
-from pipeline.ingest.sofa_document import Advisory, SofaDocument, read_document
-from pipeline.ingest.sofa_release import SEVERITIES, Release
+from pipeline.ingest.sofa_document import SofaAdvisory, SofaDocument, read_document
+from pipeline.ingest.sofa_release import SEVERITIES, SofaRelease
+from pipeline.ingest.translation import PayloadError, Translation
 from schemas.envelope import AdvisoryEvent
 from schemas.events.advisory import (
     AdvisoryNarrowed,
@@ -58,46 +58,48 @@ def translate(
     lists, the newest ReleaseDate. Raises nothing: what cannot be read is a dead letter with its
     place. Where `previous` cannot be read, that is a dead letter and the whole feed is given.
     """
-    return told_since(follow, raw, previous, source=SOURCE, origin=origin, received_at=received_at)
+    return translate_since(
+        diff, raw, previous, source=SOURCE, origin=origin, received_at=received_at
+    )
 
 
-def follow(
+def diff(
     raw: bytes,
     *,
     origin: str,
     received_at: datetime,
     state: FeedState,
     fixed: frozenset[str] = frozenset(),
-) -> Followed:
+) -> FeedDiff:
     """What a feed says anew, as `translate` tells it, and what is known of the feed after it."""
     del fixed
-    feed = Feed(SOURCE, raw, origin, received_at)
+    feed = FeedDocument(SOURCE, raw, origin, received_at)
     try:
         new = read_document(load_json(raw), feed)
     except PayloadError as error:
-        return Followed(feed.refuse(error), None)
+        return FeedDiff(feed.refuse(error), None)
     old = _recalled(state)
     events = list(_events(feed, new.at, _changes(old, new)))
     after = FeedState(
         source=SOURCE,
         document_sha256=feed.raw_sha256,
-        said_at=new.checked_at,
+        document_at=new.checked_at,
         listed=len(new.advisories),
-        supplements=old.has_supplements or new.has_supplements,
+        has_supplements=old.has_supplements or new.has_supplements,
         snapshots=tuple(_remembered(old, new)),
     )
-    return Followed(feed.translation(events), after)
+    return FeedDiff(feed.translation(events), after)
 
 
 @dataclass(frozen=True, slots=True)
 class _Past:
     """All that the feed said so far; of background security improvements too, or never of any."""
 
-    advisories: Mapping[OSVersion, Advisory]
+    advisories: Mapping[OSVersion, SofaAdvisory]
     has_supplements: bool
 
 
-_Facts = Iterator[tuple[type[AdvisorySnapshot], Advisory]]
+_Facts = Iterator[tuple[type[AdvisorySnapshot], SofaAdvisory]]
 
 
 def _changes(old: _Past, new: SofaDocument) -> _Facts:
@@ -106,7 +108,7 @@ def _changes(old: _Past, new: SofaDocument) -> _Facts:
         if before is None:
             yield AdvisoryPublished, advisory
         else:
-            now = advisory.remembering(before)
+            now = advisory.filled_from(before)
             for kind in _kinds(before, now):
                 yield kind, now
     for version, advisory in sorted(old.advisories.items()):
@@ -114,7 +116,7 @@ def _changes(old: _Past, new: SofaDocument) -> _Facts:
             yield AdvisoryRetracted, advisory
 
 
-def _kinds(old: Advisory, new: Advisory) -> Iterator[type[AdvisorySnapshot]]:
+def _kinds(old: SofaAdvisory, new: SofaAdvisory) -> Iterator[type[AdvisorySnapshot]]:
     if _reaches_more(old, new):
         yield AdvisoryPublished
     elif new.device_ids is not None and (old.device_ids is None or new.device_ids < old.device_ids):
@@ -123,13 +125,13 @@ def _kinds(old: Advisory, new: Advisory) -> Iterator[type[AdvisorySnapshot]]:
         yield AdvisorySeverityRaised
 
 
-def _reaches_more(old: Advisory, new: Advisory) -> bool:
+def _reaches_more(old: SofaAdvisory, new: SofaAdvisory) -> bool:
     if old.device_ids is None:
         return False
     return new.device_ids is None or bool(new.device_ids - old.device_ids)
 
 
-def _urgency(advisory: Advisory) -> float:
+def _urgency(advisory: SofaAdvisory) -> float:
     release = advisory.release
     if release.exploited:
         return SEVERITIES.index("critical") + 1
@@ -152,21 +154,21 @@ def _retracted(version: OSVersion, old: _Past, new: SofaDocument) -> bool:
 
 def _recalled(state: FeedState) -> _Past:
     advisories = {}
-    for said in state.snapshots:
-        assert said.os_version is not None
-        release = Release(
-            version=said.os_version,
-            builds=frozenset(said.builds),
-            released_at=said.released_at,
-            expires_at=said.expires_at,
-            cves=frozenset(said.cves),
-            exploited=frozenset(said.exploited_cves),
-            severity=said.severity,
-            url=said.url,
+    for known in state.snapshots:
+        assert known.os_version is not None
+        release = SofaRelease(
+            version=known.os_version,
+            builds=frozenset(known.builds),
+            released_at=known.released_at,
+            expires_at=known.expires_at,
+            cves=frozenset(known.cves),
+            exploited=frozenset(known.exploited_cves),
+            severity=known.severity,
+            url=known.url,
         )
-        device_ids = None if said.device_ids is None else frozenset(said.device_ids)
-        advisories[said.os_version] = Advisory(release, device_ids)
-    return _Past(advisories, state.supplements)
+        device_ids = None if known.device_ids is None else frozenset(known.device_ids)
+        advisories[known.os_version] = SofaAdvisory(release, device_ids)
+    return _Past(advisories, state.has_supplements)
 
 
 def _remembered(old: _Past, new: SofaDocument) -> Iterator[AdvisorySnapshot]:
@@ -177,20 +179,20 @@ def _remembered(old: _Past, new: SofaDocument) -> Iterator[AdvisorySnapshot]:
     }
     for version, advisory in new.advisories.items():
         before = known.get(version)
-        known[version] = advisory if before is None else advisory.remembering(before)
+        known[version] = advisory if before is None else advisory.filled_from(before)
     for _, advisory in sorted(known.items()):
         yield _snapshot(AdvisorySnapshot, advisory)
 
 
-def _events(feed: Feed, at: datetime, facts: _Facts) -> Iterator[AdvisoryEvent]:
-    for kind, advisory in facts:
+def _events(feed: FeedDocument, at: datetime, changes: _Facts) -> Iterator[AdvisoryEvent]:
+    for kind, advisory in changes:
         subject = advisory_id("macOS", str(advisory.release.version))
         yield feed.event(_snapshot(kind, advisory), subject=subject, at=at)
 
 
-def _snapshot(kind: type[T], advisory: Advisory) -> T:
+def _snapshot(kind: type[T], advisory: SofaAdvisory) -> T:
     release = advisory.release
-    return snapshot(
+    return make_snapshot(
         kind,
         "$",
         source=SOURCE,

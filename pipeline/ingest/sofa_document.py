@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from pipeline.ingest.advisory_feed import Feed, Node
-from pipeline.ingest.outcome import PayloadError
-from pipeline.ingest.sofa_release import Release, read_release, read_supplement, release_version
+from pipeline.ingest.advisory_feed import FeedDocument, Node
+from pipeline.ingest.sofa_release import SofaRelease, read_release, read_supplement, release_version
+from pipeline.ingest.translation import PayloadError
 from schemas.macos import OSVersion, parse_os_version
 
 # Lists of one line differ by the models that came out since (15.0 names 52 devices, 15.3 names
@@ -16,19 +16,19 @@ _SPECIFIC_SHARE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Advisory:
+class SofaAdvisory:
     """A release and the devices it is for; None: every Mac of its line."""
 
-    release: Release
+    release: SofaRelease
     device_ids: frozenset[str] | None
 
-    def remembering(self, old: "Advisory") -> "Advisory":
+    def filled_from(self, old: "SofaAdvisory") -> "SofaAdvisory":
         """This with what the feed has forgotten since `old`. A release that was for some hardware
         is not for all because its device list went missing."""
         device_ids = self.device_ids
         if old.device_ids is not None and self.release.listed is None:
             device_ids = old.device_ids
-        return Advisory(self.release.remembering(old.release), device_ids)
+        return SofaAdvisory(self.release.filled_from(old.release), device_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class SofaDocument:
 
     at: datetime
     checked_at: datetime | None
-    advisories: Mapping[OSVersion, Advisory]
+    advisories: Mapping[OSVersion, SofaAdvisory]
     unreadable: frozenset[OSVersion]
     unclear: frozenset[str]
     has_supplements: bool
@@ -47,22 +47,24 @@ class SofaDocument:
 
 @dataclass(slots=True)
 class _Reading:
-    feed: Feed
-    releases: dict[OSVersion, Release]
+    feed: FeedDocument
+    releases: dict[OSVersion, SofaRelease]
     latest: dict[str, OSVersion]
     unreadable: set[OSVersion]
     unclear: set[str]
 
-    def add(self, entry: Node, line: str, read: Callable[[Node, Feed], Release]) -> Release | None:
+    def add_entry(
+        self, entry: Node, line: str, read: Callable[[Node, FeedDocument], SofaRelease]
+    ) -> SofaRelease | None:
         """Read an entry and join it to what is known of its version."""
         try:
             release = read(entry, self.feed)
         except PayloadError as error:
-            self.feed.set_aside(error, entry)
+            self.feed.add_dead_letter(error, entry)
             self._remember_unread(entry, line)
             return None
         known = self.releases.get(release.version)
-        self.releases[release.version] = release if known is None else known.joined(release)
+        self.releases[release.version] = release if known is None else known.merged(release)
         return release
 
     def _remember_unread(self, entry: Node, line: str) -> None:
@@ -72,7 +74,7 @@ class _Reading:
             self.unclear.add(line)
 
 
-def read_document(value: Any, feed: Feed) -> SofaDocument:
+def read_document(value: Any, feed: FeedDocument) -> SofaDocument:
     """The releases of a parsed feed, v1 or v2; what cannot be read is set aside in `feed`.
 
     Which Macs a release is for: SOFA's DeviceScope decides where it is given, and
@@ -93,13 +95,13 @@ def read_document(value: Any, feed: Feed) -> SofaDocument:
         try:
             _read_line(entry, reading)
         except PayloadError as error:
-            feed.set_aside(error, entry)
+            feed.add_dead_letter(error, entry)
     supplements = document.get("BackgroundSecurityImprovements")
     for entry in _supplements(supplements, feed):
-        reading.add(entry, "", read_supplement)
+        reading.add_entry(entry, "", read_supplement)
     checked_at = _checked_at(document, feed)
     return SofaDocument(
-        at=_said_at(checked_at, reading),
+        at=_document_at(checked_at, reading),
         checked_at=checked_at,
         advisories=_advisories(reading),
         unreadable=frozenset(reading.unreadable),
@@ -117,13 +119,13 @@ def _read_line(entry: Node, reading: _Reading) -> None:
     try:
         entries = list(listed.items())
     except PayloadError as error:
-        reading.feed.set_aside(error, listed)
+        reading.feed.add_dead_letter(error, listed)
         reading.unclear.add(line)
         entries = []
     for release in entries:
-        reading.add(release, line, read_release)
+        reading.add_entry(release, line, read_release)
     if latest.value is not None:
-        newest = reading.add(latest, line, read_release)
+        newest = reading.add_entry(latest, line, read_release)
         if newest is not None:
             known = reading.latest.get(newest.version.line, newest.version)
             reading.latest[newest.version.line] = max(known, newest.version)
@@ -138,26 +140,26 @@ def _line(name: Node) -> str:
         return ""
 
 
-def _supplements(groups: Node, feed: Feed) -> Iterator[Node]:
+def _supplements(groups: Node, feed: FeedDocument) -> Iterator[Node]:
     try:
         members = list(groups.members())
     except PayloadError as error:
-        feed.set_aside(error, groups)
+        feed.add_dead_letter(error, groups)
         return
     for _, group in members:
         try:
             yield from list(group.items())
         except PayloadError as error:
-            feed.set_aside(error, group)
+            feed.add_dead_letter(error, group)
 
 
-def _advisories(reading: _Reading) -> dict[OSVersion, Advisory]:
+def _advisories(reading: _Reading) -> dict[OSVersion, SofaAdvisory]:
     longest: dict[str, int] = {}
     for version, release in reading.releases.items():
         size = len(release.listed or ())
         longest[version.line] = max(size, longest.get(version.line, 0))
     return {
-        version: Advisory(
+        version: SofaAdvisory(
             release,
             _device_ids(release, longest[version.line], reading.latest.get(version.line)),
         )
@@ -165,7 +167,9 @@ def _advisories(reading: _Reading) -> dict[OSVersion, Advisory]:
     }
 
 
-def _device_ids(release: Release, longest: int, latest: OSVersion | None) -> frozenset[str] | None:
+def _device_ids(
+    release: SofaRelease, longest: int, latest: OSVersion | None
+) -> frozenset[str] | None:
     listed = release.listed
     if release.scope == "universal":
         return None
@@ -178,21 +182,21 @@ def _device_ids(release: Release, longest: int, latest: OSVersion | None) -> fro
     return None
 
 
-def _checked_at(document: Node, feed: Feed) -> datetime | None:
-    place = document.get("LastCheck")
+def _checked_at(document: Node, feed: FeedDocument) -> datetime | None:
+    node = document.get("LastCheck")
     try:
-        return feed.newest([place.instant()])
+        return feed.newest([node.instant()])
     except PayloadError as error:
-        feed.set_aside(error, place)
+        feed.add_dead_letter(error, node)
         return None
 
 
-def _said_at(checked_at: datetime | None, reading: _Reading) -> datetime:
+def _document_at(checked_at: datetime | None, reading: _Reading) -> datetime:
     released = reading.feed.newest(_released(reading.releases.values()))
     if checked_at is not None and (released is None or checked_at >= released):
         return checked_at
     return released or reading.feed.received_at
 
 
-def _released(releases: Iterable[Release]) -> Iterator[datetime | None]:
+def _released(releases: Iterable[SofaRelease]) -> Iterator[datetime | None]:
     return (release.released_at for release in releases)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal, TypeVar
 
-from pipeline.ingest.advisory_feed import MAX_LISTED, Feed, Node
-from pipeline.ingest.outcome import PayloadError
+from pipeline.ingest.advisory_feed import MAX_LISTED, FeedDocument, Node
+from pipeline.ingest.translation import PayloadError
 from schemas.dead_letters import DeadLetterCode
 from schemas.events.advisory import Severity
 from schemas.macos import Build, OSVersion
@@ -23,7 +23,7 @@ _SUPPLEMENT: Final = re.compile(r"\(([a-z])\)\s*$|^RSR_([a-z])$", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class SofaRelease:
     """`listed` is its SupportedDevices, None where the feed gives none; `scope` its DeviceScope."""
 
     version: OSVersion
@@ -37,9 +37,9 @@ class Release:
     scope: Scope | None = None
     listed: frozenset[str] | None = None
 
-    def joined(self, other: "Release") -> "Release":
+    def merged(self, other: "SofaRelease") -> "SofaRelease":
         """What two entries of one version say together; the order does not matter."""
-        return Release(
+        return SofaRelease(
             version=self.version,
             builds=self.builds | other.builds,
             released_at=_one(min, self.released_at, other.released_at),
@@ -52,7 +52,7 @@ class Release:
             listed=_one(frozenset.union, self.listed, other.listed),
         )
 
-    def remembering(self, old: "Release") -> "Release":
+    def filled_from(self, old: "SofaRelease") -> "SofaRelease":
         """This release with what the feed has forgotten since `old`: SOFA blanks the builds,
         dates and device lists of older releases."""
         return replace(
@@ -68,7 +68,7 @@ def worst(*severities: Severity | None) -> Severity | None:
     return max((one for one in severities if one is not None), key=SEVERITIES.index, default=None)
 
 
-def read_release(entry: Node, feed: Feed) -> Release:
+def read_release(entry: Node, feed: FeedDocument) -> SofaRelease:
     """A release of `OSVersions`, v1 or v2.
 
     A wrong item of a list (a build, a CVE id, a device id) and a wrong optional field are set
@@ -78,7 +78,7 @@ def read_release(entry: Node, feed: Feed) -> Release:
     if product.text() not in {"", "macOS"}:
         raise product.error(f"a release of {product.text()}", DeadLetterCode.NOT_A_MAC)
     cves = entry.get("CVEs")
-    return Release(
+    return SofaRelease(
         version=release_version(entry),
         builds=_builds(entry, feed),
         released_at=_optional(entry.get("ReleaseDate"), Node.instant, feed),
@@ -92,7 +92,7 @@ def read_release(entry: Node, feed: Feed) -> Release:
     )
 
 
-def read_supplement(entry: Node, feed: Feed) -> Release:
+def read_supplement(entry: Node, feed: FeedDocument) -> SofaRelease:
     """A background security improvement (`26.3.1 (a)`) of `BackgroundSecurityImprovements`."""
     version = entry.get("Version").version()
     extra = entry.get("VersionExtra")
@@ -102,7 +102,7 @@ def read_supplement(entry: Node, feed: Feed) -> Release:
     if not version.supplement:
         raise extra.error("not a supplement", DeadLetterCode.BAD_VALUE)
     build = _optional(entry.get("Build"), Node.build, feed)
-    return Release(
+    return SofaRelease(
         version=version,
         builds=frozenset() if build is None else frozenset({build}),
         released_at=_optional(entry.get("PostingDate"), Node.instant, feed),
@@ -122,8 +122,8 @@ def release_version(entry: Node) -> OSVersion:
     """
     version = entry.get("ProductVersion").version()
     kind = entry.get("ReleaseType")
-    for place in (kind, entry.get("UpdateName")):
-        text = place.text() if isinstance(place.value, str) else ""
+    for node in (kind, entry.get("UpdateName")):
+        text = node.text() if isinstance(node.value, str) else ""
         letter = _SUPPLEMENT.search(text)
         if letter:
             return version._replace(supplement=letter[1] or letter[2])
@@ -132,12 +132,12 @@ def release_version(entry: Node) -> OSVersion:
     return version
 
 
-def _builds(entry: Node, feed: Feed) -> frozenset[Build]:
-    places = [*_items(entry.get("AllBuilds"), feed), entry.get("Build")]
-    return frozenset(build for build in _all(places, Node.build, feed) if build is not None)
+def _builds(entry: Node, feed: FeedDocument) -> frozenset[Build]:
+    nodes = [*_items(entry.get("AllBuilds"), feed), entry.get("Build")]
+    return frozenset(build for build in _all(nodes, Node.build, feed) if build is not None)
 
 
-def _exploited(entry: Node, feed: Feed) -> frozenset[str]:
+def _exploited(entry: Node, feed: FeedDocument) -> frozenset[str]:
     """The list and the flags of the CVEs themselves: older feeds keep only one of them right."""
     listed = _all(_items(entry.get("ActivelyExploitedCVEs"), feed), Node.cve, feed)
     flagged = {
@@ -156,23 +156,23 @@ def _exploited(entry: Node, feed: Feed) -> frozenset[str]:
 def _severity(rating: Node) -> Severity | None:
     if not isinstance(rating.value, dict):
         return None
-    said = rating.value.get("Severity")
-    word = said.strip().lower() if isinstance(said, str) else ""
+    rating_text = rating.value.get("Severity")
+    word = rating_text.strip().lower() if isinstance(rating_text, str) else ""
     return next((one for one in SEVERITIES if one == word), None)
 
 
-def _url(entry: Node, feed: Feed) -> str | None:
+def _url(entry: Node, feed: FeedDocument) -> str | None:
     text = _optional(entry.get("SecurityInfo"), Node.text, feed) or ""
     if not text.startswith("https://") or text.rstrip("/").endswith(_NO_NOTES):
         return None
     return text if text.isascii() and text.isprintable() and len(text) <= 1024 else None
 
 
-def _scope(entry: Node, feed: Feed) -> Scope | None:
+def _scope(entry: Node, feed: FeedDocument) -> Scope | None:
     return _SCOPES.get(_optional(entry.get("DeviceScope"), Node.text, feed) or "")
 
 
-def _listed(entry: Node, feed: Feed) -> frozenset[str] | None:
+def _listed(entry: Node, feed: FeedDocument) -> frozenset[str] | None:
     listed = _all(_items(entry.get("SupportedDevices"), feed), Node.device_id, feed)
     return listed or None
 
@@ -181,41 +181,43 @@ def _pairs(cves: Node) -> Iterator[tuple[str, Node]]:
     return cves.members() if isinstance(cves.value, dict) else iter(())
 
 
-def _keys(cves: Node, feed: Feed) -> list[Node]:
+def _keys(cves: Node, feed: FeedDocument) -> list[Node]:
     """The CVE ids, which are the keys of an object."""
     try:
-        return [Node(key, place.where) for key, place in cves.members()]
+        return [Node(key, node.where) for key, node in cves.members()]
     except PayloadError as error:
-        feed.set_aside(error, cves)
+        feed.add_dead_letter(error, cves)
         return []
 
 
-def _items(array: Node, feed: Feed) -> list[Node]:
+def _items(array: Node, feed: FeedDocument) -> list[Node]:
     try:
         return list(array.items())
     except PayloadError as error:
-        feed.set_aside(error, array)
+        feed.add_dead_letter(error, array)
         return []
 
 
-def _all(places: list[Node], read: Callable[[Node], Item], feed: Feed) -> frozenset[Item]:
+def _all(nodes: list[Node], read: Callable[[Node], Item], feed: FeedDocument) -> frozenset[Item]:
     found = set()
-    for place in places[:MAX_LISTED]:
+    for node in nodes[:MAX_LISTED]:
         try:
-            found.add(read(place))
+            found.add(read(node))
         except PayloadError as error:
-            feed.set_aside(error, place)
-    if len(places) > MAX_LISTED:
-        beyond = Node([place.value for place in places[MAX_LISTED:]], places[MAX_LISTED].where)
-        feed.set_aside(beyond.error(f"over {MAX_LISTED} items", DeadLetterCode.BAD_VALUE), beyond)
+            feed.add_dead_letter(error, node)
+    if len(nodes) > MAX_LISTED:
+        beyond = Node([place.value for place in nodes[MAX_LISTED:]], nodes[MAX_LISTED].where)
+        feed.add_dead_letter(
+            beyond.error(f"over {MAX_LISTED} items", DeadLetterCode.BAD_VALUE), beyond
+        )
     return frozenset(found)
 
 
-def _optional(place: Node, read: Callable[[Node], Item], feed: Feed) -> Item | None:
+def _optional(node: Node, read: Callable[[Node], Item], feed: FeedDocument) -> Item | None:
     try:
-        return read(place)
+        return read(node)
     except PayloadError as error:
-        feed.set_aside(error, place)
+        feed.add_dead_letter(error, node)
         return None
 
 

@@ -5,10 +5,10 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from pipeline.ingest import jamf, micromdm, munki, nanomdm, osquery
-from pipeline.ingest.following import told_since
-from pipeline.ingest.judging import FOLLOWERS
-from pipeline.ingest.outcome import Translation
+from pipeline.ingest.feed_diff import translate_since
+from pipeline.ingest.feed_review import FEED_DIFFS
 from pipeline.ingest.redaction import Redactor
+from pipeline.ingest.translation import Translation
 from schemas.feeds import FeedSource
 
 
@@ -31,18 +31,18 @@ class LineTranslator(Protocol):
         """A translation a line."""
 
 
-def since(
+def translator_since(
     source: FeedSource, previous: bytes | None, fixed: frozenset[str] = frozenset()
 ) -> Translator:
     """The translator of what a feed says anew since an earlier document of it. `fixed` are CVEs
     that Apple's releases are known to fix. Feeds are public: the redactor has nothing to do."""
-    follow = FOLLOWERS[source]
+    follow = FEED_DIFFS[source]
 
     def translator(
         raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor
     ) -> Translation:
         del redactor
-        return told_since(
+        return translate_since(
             follow,
             raw,
             previous,
@@ -57,9 +57,9 @@ def since(
 
 # One entry a source: advisory feeds, then what tells of Macs.
 TRANSLATORS: Final[Mapping[str, Translator]] = {
-    "sofa": since("sofa", None),
-    "gdmf": since("gdmf", None),
-    "kev": since("kev", None),
+    "sofa": translator_since("sofa", None),
+    "gdmf": translator_since("gdmf", None),
+    "kev": translator_since("kev", None),
     "nanomdm": nanomdm.translate,
     "micromdm": micromdm.translate,
     "jamf": jamf.translate,

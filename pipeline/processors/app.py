@@ -15,7 +15,7 @@ from faust.types import TP
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from pipeline.connection import tls_context
-from pipeline.processors.batch_consumer import BatchConsumer, Taker
+from pipeline.processors.batch_consumer import BatchConsumer, BatchHandler
 from pipeline.processors.device_shard import DEVICE_TOPICS
 from pipeline.server_process import Listen
 from schemas.connection import KafkaConnection
@@ -40,7 +40,7 @@ class _NoTables(TableManager):
 
 def make_app(
     connection: KafkaConnection,
-    taker: Taker,
+    handler: BatchHandler,
     *,
     group: str,
     standbys: int,
@@ -48,8 +48,10 @@ def make_app(
     web: Listen | None,
     folder: Path,
 ) -> faust.App:
-    """An application that hands what it consumes to `taker`; `web` is where it serves pages. Faust
-    makes folders of its own in `folder`, which must be there, and puts nothing into them."""
+    """An application that hands what it consumes to `handler`; `web` is where it serves pages.
+
+    Faust makes folders of its own in `folder`, which must exist, and leaves them empty.
+    """
     app = faust.App(
         group,
         broker=[f"kafka://{address}" for address in connection.bootstrap.split(",")],
@@ -75,20 +77,20 @@ def make_app(
         worker_redirect_stdouts=False,
         TableManager=_NoTables,
     )
-    app.transport.Consumer = partial(BatchConsumer, taker=taker)  # type: ignore[misc,assignment]
+    app.transport.Consumer = partial(BatchConsumer, handler=handler)  # type: ignore[misc,assignment]
     for topic in SUBSCRIBED:
         app.topics.add(app.topic(topic.name, value_type=bytes, value_serializer="raw"))
     return app
 
 
-def consumer_of(app: faust.App) -> BatchConsumer:
+def consumer_in(app: faust.App) -> BatchConsumer:
     """The application's consumer."""
     consumer = app.consumer
     assert isinstance(consumer, BatchConsumer)
     return consumer
 
 
-def standbys_of(app: faust.App) -> set[TP]:
+def standby_partitions(app: faust.App) -> set[TP]:
     """The partitions that this worker keeps a copy of for another one."""
     return {
         tp for tp in app.assignor.assigned_standbys() if tp not in app.assignor.assigned_actives()

@@ -8,7 +8,7 @@ from pipeline.connection import aiokafka_options
 from schemas.connection import KafkaConnection
 
 
-def reader(connection: KafkaConnection) -> Any:
+def make_reader(connection: KafkaConnection) -> Any:
     """A consumer without a group, that reads what it is pointed at and commits nothing."""
     return AIOKafkaConsumer(
         **aiokafka_options(connection),

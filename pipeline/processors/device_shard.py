@@ -10,16 +10,23 @@ from datetime import datetime
 from itertools import chain, islice
 from typing import Final
 
-from pipeline.decide.admission import objection
-from pipeline.decide.engine import SOURCE, Decided, Effect, Engine, Failed, Followed
-from pipeline.decide.standing import Standing
-from pipeline.processors import rows, set_aside
-from pipeline.processors.facts import Fact, Facts
-from pipeline.processors.own_orders import OwnOrders
-from pipeline.processors.terms import Terms
-from pipeline.processors.work import Incoming, Post, Work
-from pipeline.state.device import FIGURES_FROM, Device, from_us, to_us
-from pipeline.state.jobs import JobEntry, Ledger
+from pipeline.decide.admission import reject_reason
+from pipeline.decide.last_decision import LastDecision
+from pipeline.decide.reconciler import (
+    SOURCE,
+    Decided,
+    DerivedEvent,
+    Effect,
+    EvaluationFailed,
+    Reconciler,
+)
+from pipeline.processors import dead_letters, rows
+from pipeline.processors.broadcast import BroadcastRecord, BroadcastState
+from pipeline.processors.shard_config import ShardConfig
+from pipeline.processors.shard_output import ConsumedRecord, OutgoingRecord, ShardOutput
+from pipeline.processors.verified_cache import VerifiedCache
+from pipeline.state.device import FIRST_TELEMETRY, Device, from_us, to_us
+from pipeline.state.jobs import JobEntry, JobHistory
 from schemas.dead_letters import DeadLetterCode
 from schemas.decisions import encode_record
 from schemas.envelope import (
@@ -31,11 +38,11 @@ from schemas.envelope import (
     decode,
     encode,
 )
-from schemas.glance import Glance, glance
 from schemas.ids import event_id
-from schemas.orders import issue
+from schemas.report_peek import ReportPeek, peek_report
 from schemas.results import Outcome
 from schemas.routing import device_key
+from schemas.signed_payloads import sign_job
 from schemas.topics import (
     CHECKINS,
     DEAD_LETTERS,
@@ -55,31 +62,31 @@ _Job = JobIssuedEvent | JobSupersededEvent | JobResultedEvent
 class DeviceShard:
     """The Macs of one partition. One writer; times are given."""
 
-    def __init__(self, partition: int, facts: Facts, terms: Terms) -> None:
+    def __init__(self, partition: int, broadcast: BroadcastState, config: ShardConfig) -> None:
         self.partition = partition
-        self.engine = Engine(fast_paths=terms.fast_paths)
+        self.reconciler = Reconciler(fast_paths=config.fast_paths)
         self.epoch = 0
-        self._facts = facts
-        self._terms = terms
-        self._count = terms.partitions[INVENTORY.name]
-        self._work = Work()
+        self._broadcast = broadcast
+        self._config = config
+        self._partition_count = config.partitions[INVENTORY.name]
+        self._output = ShardOutput()
         # What was folded when it was logged: to read it back changes nothing.
-        self._folded = OwnOrders()
+        self._already_folded = VerifiedCache()
         self._dirty: dict[str, None] = {}
         # Macs of which only times and figures changed since their rows were written; `_overdue`
         # did so before the last turn of `refresh`.
-        self._unwritten: dict[str, None] = {}
-        self._overdue: dict[str, None] = {}
-        self._turn_at: datetime | None = None
-        self._answered: dict[str, int] = {}
-        self._owner_dirty = False
+        self._unsaved_telemetry: dict[str, None] = {}
+        self._due_for_flush: dict[str, None] = {}
+        self._next_flush_at: datetime | None = None
+        self._broadcast_offsets: dict[str, int] = {}
+        self._epoch_row_dirty = False
         self._is_catching_up = True
         # Macs to be looked at once the backlog is folded, and those of them whose rows say so.
-        self._unanswered: dict[str, None] = {}
-        self._told_unanswered: dict[str, None] = {}
-        self._standings: dict[str, Standing] = {}
-        self._passes: list[_Pass] = []
-        self._seen = 0
+        self._pending_decision: dict[str, None] = {}
+        self._saved_as_pending: dict[str, None] = {}
+        self._loaded_decisions: dict[str, LastDecision] = {}
+        self._redecide_batches: list[_RedecideBatch] = []
+        self._broadcasts_read = 0
         self._sweeping: Iterator[str] | None = None
         self._sweep_at: datetime | None = None
         self._failing: dict[str, str] = {}
@@ -88,169 +95,175 @@ class DeviceShard:
 
     def load(self, key: bytes, raw: bytes) -> None:
         """Take a row of the state as it was kept. Raises BadRow."""
-        if key == rows.OWNER_KEY:
-            owner = rows.Owner.of(raw)
-            self.epoch, self._answered = owner.epoch, dict(owner.answered)
+        if key == rows.EPOCH_KEY:
+            row = rows.EpochRow.decode(raw)
+            self.epoch, self._broadcast_offsets = row.epoch, dict(row.broadcast_offsets)
             return
         udid = key.decode()
-        owner_of = partition_of(udid, self._count)
-        if owner_of != self.partition:
-            raise rows.BadRow(f"row of {udid} is one of partition {owner_of}: was one added?")
-        standing, is_answered = rows.load_device(self.engine, udid, raw)
-        if standing is not None:
-            self._standings[udid] = standing
-        if not is_answered:
-            self._unanswered[udid] = self._told_unanswered[udid] = None
+        partition = partition_of(udid, self._partition_count)
+        if partition != self.partition:
+            raise rows.InvalidRow(f"row of {udid} is one of partition {partition}: was one added?")
+        last_decision, is_decided = rows.load_device(self.reconciler, udid, raw)
+        if last_decision is not None:
+            self._loaded_decisions[udid] = last_decision
+        if not is_decided:
+            self._pending_decision[udid] = self._saved_as_pending[udid] = None
 
     def begin(self, now: datetime) -> None:
         """All rows are loaded: go on from there."""
-        engine = self.engine
-        engine.fleet.advisories = self._facts.fleet.advisories
-        for fact in self._facts.log:
-            if fact.event is not None:
-                engine.fold(fact.event)
-        self._seen = len(self._facts.log)
-        engine.recount_jobs()
-        for udid, standing in self._standings.items():
-            engine.restore(udid, standing)
-        self._standings.clear()
-        self._answer_to(self._facts.after(self._answered))
+        reconciler = self.reconciler
+        reconciler.fleet.advisories = self._broadcast.fleet.advisories
+        for record in self._broadcast.records:
+            if record.event is not None:
+                reconciler.fold(record.event)
+        self._broadcasts_read = len(self._broadcast.records)
+        reconciler.recount_jobs()
+        for udid, last_decision in self._loaded_decisions.items():
+            reconciler.restore(udid, last_decision)
+        self._loaded_decisions.clear()
+        self._queue_redecide(self._broadcast.records_after(self._broadcast_offsets))
         # Partitions of one worker do not sweep all at once.
-        every = self._terms.sweep_every
-        self._sweep_at = now + every * (self.partition + 1) / (self._count + 1)
+        every = self._config.sweep_every
+        self._sweep_at = now + every * (self.partition + 1) / (self._partition_count + 1)
 
-    def caught_up(self) -> None:
+    def finish_catch_up(self) -> None:
         """All that was in the topics when the partition changed hands is folded: decide from now
         on, first for the Macs of which something was learnt.
 
         What was decided before and was not kept is in those topics too, with all it was decided
         by. To decide by a part of that would take it back.
         """
-        engine, owner = self.engine, self.engine.fleet.owner
+        reconciler, canonical_udid = self.reconciler, self.reconciler.fleet.canonical_udid
         # An ended job may have freed a slot for who waits for one.
-        waiting = [udid for udid, one in engine.standings.items() if one.wants_slot]
-        udids = {owner(udid) or udid for udid in (*self._unanswered, *waiting)}
-        self._passes.append(_Pass(sorted(udids), is_backlog=True))
+        waiting = [udid for udid, one in reconciler.last_decisions.items() if one.wants_capacity]
+        udids = {canonical_udid(udid) or udid for udid in (*self._pending_decision, *waiting)}
+        self._redecide_batches.append(_RedecideBatch(sorted(udids), is_backlog=True))
         self._is_catching_up = False
 
     # --- what comes in ---
 
-    def take(self, topic: str, records: Sequence[Incoming], now: datetime) -> int:
+    def process_records(self, topic: str, records: Sequence[ConsumedRecord], now: datetime) -> int:
         """Fold records of one topic and follow what follows. Gives how many were set aside."""
-        before = self._work.tally.letters.total()
-        if topic == INVENTORY.name and self._terms.fast_paths:
-            self._take_reports(records, now)
+        before = self._output.counters.dead_letters.total()
+        if topic == INVENTORY.name and self._config.fast_paths:
+            self._process_reports(records, now)
         else:
             for record in records:
-                self._take(topic, record, now)
-        return self._work.tally.letters.total() - before
+                self._process(topic, record, now)
+        return self._output.counters.dead_letters.total() - before
 
-    def _take_reports(self, records: Sequence[Incoming], now: datetime) -> None:
+    def _process_reports(self, records: Sequence[ConsumedRecord], now: datetime) -> None:
         """Most reports of a fleet are repeats: those are told by their bytes and not decoded."""
-        engine, unwritten = self.engine, self._unwritten
+        reconciler, unsaved_telemetry = self.reconciler, self._unsaved_telemetry
         repeats, oldest_us = 0, to_us(now)
         for record in records:
             raw = record.value or b""
-            seen = glance(raw)
+            peek = peek_report(raw)
             try:
-                again = None if seen is None else engine.fleet.repeats(seen)
-                if again is not None:
-                    before, after, us = again
+                repeat = None if peek is None else reconciler.fleet.apply_duplicate(peek)
+                if repeat is not None:
+                    before, after, us = repeat
                     udid = after.udid
                     if after.inventory_days != before.inventory_days:
                         self._dirty[udid] = None
                     else:
-                        unwritten[udid] = None
+                        unsaved_telemetry[udid] = None
                     if self._is_catching_up:
-                        self._unanswered[udid] = None
-                    elif engine.figures_matter(udid, now, after):
-                        self._follow(engine.look_at(udid, now), now)
+                        self._pending_decision[udid] = None
+                    elif reconciler.telemetry_matters(udid, now, after):
+                        self._apply_effects(reconciler.reconcile(udid, now), now)
             except Exception as error:  # noqa: BLE001 - the handler's top: our bug, set aside
-                self._bug(INVENTORY.name, record.offset, raw, error, now)
+                self._dead_letter_bug(INVENTORY.name, record.offset, raw, error, now)
                 continue
-            if again is None:
-                self._take(INVENTORY.name, record, now, seen)
+            if repeat is None:
+                self._process(INVENTORY.name, record, now, peek)
             else:
                 repeats += 1
                 oldest_us = min(oldest_us, us)
-        self._work.tally.add(INVENTORY.name, repeats, (to_us(now) - oldest_us) / 1e6)
+        self._output.counters.count_folded(INVENTORY.name, repeats, (to_us(now) - oldest_us) / 1e6)
 
-    def _take(
-        self, topic: str, record: Incoming, now: datetime, seen: Glance | None = None
+    def _process(
+        self, topic: str, record: ConsumedRecord, now: datetime, peek: ReportPeek | None = None
     ) -> None:
         raw = record.value or b""
-        if self._folded.take(raw):
-            self._work.tally.add(topic, 1, 0.0)
+        if self._already_folded.pop(raw):
+            self._output.counters.count_folded(topic, 1, 0.0)
             return
         try:
             event = decode(raw)
         except InvalidEvent as error:
             code = DeadLetterCode(error.code)
-            self._refuse(topic, record.offset, raw, code, error.detail, now, error.where)
+            self._dead_letter_record(
+                topic, record.offset, raw, code, error.detail, now, error.where
+            )
             return
         if not isinstance(event, _MODELS[topic]):
-            self._refuse(
+            self._dead_letter_record(
                 *(topic, record.offset, raw, DeadLetterCode.UNKNOWN_TYPE),
                 *(f"{event.type} does not belong here", now, "$.type"),
             )
             return
-        key = _key_of(event)
-        if key not in self.engine.fleet.devices:
-            owner = partition_of(key, self._count)
-            if owner != self.partition:
+        key = _key_for(event)
+        if key not in self.reconciler.fleet.devices:
+            partition = partition_of(key, self._partition_count)
+            if partition != self.partition:
                 # Its producer has another key or partitioner: one worker must own a Mac.
-                self._work.posts.append(Post(topic, owner, key.encode(), raw))
+                self._output.records.append(OutgoingRecord(topic, partition, key.encode(), raw))
                 return
-        wrong = objection(event, jobs=self._terms.trusted, approvals={})
+        wrong = reject_reason(event, jobs=self._config.trusted, approvals={})
         if wrong is not None:
-            self._refuse(topic, record.offset, raw, DeadLetterCode.BAD_VALUE, wrong, now, "$.data")
+            self._dead_letter_record(
+                topic, record.offset, raw, DeadLetterCode.BAD_VALUE, wrong, now, "$.data"
+            )
             return
         try:
-            self._fold(event, raw, now, seen)
+            self._fold(event, raw, now, peek)
         except Exception as error:  # noqa: BLE001 - the handler's top: our bug, set aside
-            self._bug(topic, record.offset, raw, error, now)
+            self._dead_letter_bug(topic, record.offset, raw, error, now)
             return
-        self._work.tally.add(topic, 1, (now - event.time).total_seconds())
+        self._output.counters.count_folded(topic, 1, (now - event.time).total_seconds())
 
-    def _fold(self, event: Event, raw: bytes, now: datetime, seen: Glance | None = None) -> None:
-        fleet, key = self.engine.fleet, _key_of(event)
-        device, ledger = fleet.devices.get(key), fleet.ledgers.get(key, ())
-        effects = self._handle(event, now, seen)
+    def _fold(
+        self, event: Event, raw: bytes, now: datetime, peek: ReportPeek | None = None
+    ) -> None:
+        fleet, key = self.reconciler.fleet, _key_for(event)
+        device, ledger = fleet.devices.get(key), fleet.job_histories.get(key, ())
+        effects = self._handle(event, now, peek)
         first = next(effects, None)  # folds; nothing that follows from it is folded yet
         if isinstance(event, _Job):
-            self._after_job(event, raw, ledger, fleet.ledgers.get(key, ()))
+            self._record_job_change(event, raw, ledger, fleet.job_histories.get(key, ()))
         after = fleet.devices.get(key)
         # Devices that differ in what a repeat is recognised by are equal: no row has that.
         if after is not None and after is not device and after != device:
-            self._changed(key, device, after)
+            self._mark_changed(key, device, after)
         if first is not None:
-            self._follow(chain((first,), effects), now)
-        for name in self.engine.forgotten:
+            self._apply_effects(chain((first,), effects), now)
+        for name in self.reconciler.dropped_decisions:
             self._dirty[name] = None
-        self.engine.forgotten.clear()
+        self.reconciler.dropped_decisions.clear()
 
-    def _handle(self, event: Event, now: datetime, seen: Glance | None) -> Iterator[Effect]:
+    def _handle(self, event: Event, now: datetime, peek: ReportPeek | None) -> Iterator[Effect]:
         if not self._is_catching_up:
-            return self.engine.handle(event, now, seen)
-        touched = self.engine.fold(event).udids
-        self._unanswered |= dict.fromkeys(touched)
+            return self.reconciler.handle(event, now, peek)
+        touched = self.reconciler.fold(event).udids
+        self._pending_decision |= dict.fromkeys(touched)
         self._dirty |= dict.fromkeys(touched[1:])
         return iter(())
 
-    def _follow(self, effects: Iterable[Effect], now: datetime) -> None:
+    def _apply_effects(self, effects: Iterable[Effect], now: datetime) -> None:
         for effect in effects:
-            if isinstance(effect, Followed):
-                self._log(effect.event, now)
-            elif isinstance(effect, Failed):
-                self._failed(effect, now)
+            if isinstance(effect, DerivedEvent):
+                self._publish_and_fold(effect.event, now)
+            elif isinstance(effect, EvaluationFailed):
+                self._dead_letter_failed_decision(effect, now)
             else:
-                self._decided(effect, now)
+                self._record_decision(effect, now)
 
-    def _decided(self, effect: Decided, now: datetime) -> None:
+    def _record_decision(self, effect: Decided, now: datetime) -> None:
         decision = effect.record.decision
-        body = encode_record(effect.record, fast_paths=self._terms.fast_paths)
+        body = encode_record(effect.record, fast_paths=self._config.fast_paths)
         self._post(DECISIONS.name, decision.udid, body)
-        self._work.tally.decisions[decision.action, decision.reason] += 1
+        self._output.counters.decisions[decision.action, decision.reason] += 1
         self._dirty[decision.udid] = None
         self._failing.pop(decision.udid, None)
         if effect.job is not None:
@@ -259,170 +272,182 @@ class DeviceShard:
                 source=SOURCE,
                 subject=effect.job.udid,
                 time=now,
-                data=issue(effect.job, self._terms.key, fast_paths=self._terms.fast_paths),
+                data=sign_job(
+                    effect.job, self._config.signing_key, fast_paths=self._config.fast_paths
+                ),
             )
-            self._log(issued, now)
+            self._publish_and_fold(issued, now)
 
-    def _after_job(self, event: _Job, raw: bytes, before: Ledger, after: Ledger) -> None:
+    def _record_job_change(
+        self, event: _Job, raw: bytes, before: JobHistory, after: JobHistory
+    ) -> None:
         """Tell dispatch where a job opened or ended: it counts the site's slots."""
         job_id = event.data.job.job_id if isinstance(event, JobIssuedEvent) else event.data.job_id
-        old, new = _entry(before, job_id), _entry(after, job_id)
+        old, new = _find_job(before, job_id), _find_job(after, job_id)
         if new is None or new is old:
             return
-        self._dirty[_key_of(event)] = None
+        self._dirty[_key_for(event)] = None
         if (old is not None and old.is_open) is not new.is_open:
-            if self._terms.fast_paths:
-                self._terms.believed.add(raw)
-            partition = partition_of(new.site, self._terms.partitions[DISPATCH.name])
-            self._work.posts.append(Post(DISPATCH.name, partition, new.site.encode(), raw))
+            if self._config.fast_paths:
+                self._config.verified.add(raw)
+            partition = partition_of(new.site, self._config.partitions[DISPATCH.name])
+            self._output.records.append(
+                OutgoingRecord(DISPATCH.name, partition, new.site.encode(), raw)
+            )
         if isinstance(event, JobResultedEvent):
-            self._work.tally.results[new.action, event.data.outcome] += 1
+            self._output.counters.results[new.action, event.data.outcome] += 1
             if new.outcome is Outcome.SUCCEEDED:
                 took = event.time - from_us(new.issued_us)
-                self._work.tally.durations.append((new.action, took.total_seconds()))
+                self._output.counters.durations.append((new.action, took.total_seconds()))
 
-    def _changed(self, key: str, before: Device | None, after: Device) -> None:
+    def _mark_changed(self, key: str, before: Device | None, after: Device) -> None:
         if (
             before is None
-            or before.values[:FIGURES_FROM] != after.values[:FIGURES_FROM]
+            or before.values[:FIRST_TELEMETRY] != after.values[:FIRST_TELEMETRY]
             or before.checkins != after.checkins
             or before.inventory_days != after.inventory_days
         ):
             self._dirty[key] = None
         else:
-            self._unwritten[key] = None
+            self._unsaved_telemetry[key] = None
 
     # --- what is due ---
 
     def tick(self, now: datetime) -> bool:
         """Do a bounded piece of what is due without any event; True if there is more to do."""
-        if self._turn_at is None or now >= self._turn_at:
-            self._turn_at = now + self._terms.refresh
-            self._overdue |= self._unwritten
-            self._unwritten.clear()
+        if self._next_flush_at is None or now >= self._next_flush_at:
+            self._next_flush_at = now + self._config.refresh
+            self._due_for_flush |= self._unsaved_telemetry
+            self._unsaved_telemetry.clear()
         if self._is_catching_up:
             return False
-        self._take_facts()
-        self._answer_facts(now)
-        due = self.engine.next_due()
+        self._read_broadcasts()
+        self._redecide(now)
+        due = self.reconciler.next_due_at()
         if due is not None and due <= now:
-            self._follow(self.engine.due(now, self._terms.slice), now)
-            due = self.engine.next_due()
-        self._sweep_on(now)
-        return bool(self._passes) or self._sweeping is not None or (due is not None and due <= now)
+            self._apply_effects(self.reconciler.reconcile_due(now, self._config.slice_size), now)
+            due = self.reconciler.next_due_at()
+        self._continue_sweep(now)
+        return (
+            bool(self._redecide_batches)
+            or self._sweeping is not None
+            or (due is not None and due <= now)
+        )
 
     def is_behind(self, now: datetime) -> bool:
         """Whether `tick` has something to do now, sweeps aside."""
-        due = self.engine.next_due()
-        unread = self._seen < len(self._facts.log)
-        return bool(self._passes) or unread or (due is not None and due <= now)
+        due = self.reconciler.next_due_at()
+        unread = self._broadcasts_read < len(self._broadcast.records)
+        return bool(self._redecide_batches) or unread or (due is not None and due <= now)
 
-    def _take_facts(self) -> None:
-        log = self._facts.log
-        if self._seen == len(log):
+    def _read_broadcasts(self) -> None:
+        log = self._broadcast.records
+        if self._broadcasts_read == len(log):
             return
-        new = log[self._seen :]
-        self._seen = len(log)
-        self.engine.fleet.advisories = self._facts.fleet.advisories
-        for fact in new:
-            if fact.event is not None:
-                self.engine.fold(fact.event)
-        self._answer_to(new)
+        new = log[self._broadcasts_read :]
+        self._broadcasts_read = len(log)
+        self.reconciler.fleet.advisories = self._broadcast.fleet.advisories
+        for record in new:
+            if record.event is not None:
+                self.reconciler.fold(record.event)
+        self._queue_redecide(new)
 
-    def _answer_to(self, facts: Sequence[Fact]) -> None:
+    def _queue_redecide(self, records: Sequence[BroadcastRecord]) -> None:
         """Look at the Macs that these facts concern, and remember then how far that reached."""
-        if not facts:
+        if not records:
             return
-        known = self.engine.fleet.devices
+        known = self.reconciler.fleet.devices
         udids = {
             udid: None
-            for fact in facts
-            for udid in self.engine.affected(fact.change)
+            for record in records
+            for udid in self.reconciler.affected(record.change)
             if udid in known
         }
-        reached = {fact.topic: fact.offset + 1 for fact in facts}
-        self._passes.append(_Pass(sorted(udids), reached, facts))
+        offsets = {fact.topic: fact.offset + 1 for fact in records}
+        self._redecide_batches.append(_RedecideBatch(sorted(udids), offsets, records))
 
-    def _answer_facts(self, now: datetime) -> None:
-        left = self._terms.slice
-        while self._passes and left > 0:
-            current = self._passes[0]
+    def _redecide(self, now: datetime) -> None:
+        left = self._config.slice_size
+        while self._redecide_batches and left > 0:
+            current = self._redecide_batches[0]
             some = current.udids[current.done : current.done + left]
             for udid in some:
-                self._follow(self.engine.look_at(udid, now), now)
+                self._apply_effects(self.reconciler.reconcile(udid, now), now)
             if current.is_backlog:
-                self._answered_backlog(some)
+                self._mark_decided(some)
             left -= len(some)
             current.done += len(some)
             if current.done < len(current.udids):
                 return
             if current.is_backlog:
-                self._answered_backlog(list(self._unanswered))
+                self._mark_decided(list(self._pending_decision))
             if self.partition == 0:
                 # Every worker reads them: one of them says what could not be used.
-                self._refuse_facts(current.facts, now)
-            self._answered |= {
-                topic: max(offset, self._answered.get(topic, 0))
-                for topic, offset in current.reached.items()
+                self._dead_letter_broadcasts(current.broadcasts, now)
+            self._broadcast_offsets |= {
+                topic: max(offset, self._broadcast_offsets.get(topic, 0))
+                for topic, offset in current.offsets.items()
             }
-            self._owner_dirty = True
-            del self._passes[0]
+            self._epoch_row_dirty = True
+            del self._redecide_batches[0]
 
-    def _answered_backlog(self, udids: Iterable[str]) -> None:
+    def _mark_decided(self, udids: Iterable[str]) -> None:
         for udid in udids:
-            self._unanswered.pop(udid, None)
-            if udid in self._told_unanswered:
-                del self._told_unanswered[udid]
+            self._pending_decision.pop(udid, None)
+            if udid in self._saved_as_pending:
+                del self._saved_as_pending[udid]
                 self._dirty[udid] = None
 
-    def _sweep_on(self, now: datetime) -> None:
+    def _continue_sweep(self, now: datetime) -> None:
         if self._sweeping is None:
             if self._sweep_at is None or now < self._sweep_at:
                 return
-            self._sweeping = iter(list(self.engine.fleet.macs()))
-            self._sweep_at = now + self._terms.sweep_every
-        macs = list(islice(self._sweeping, self._terms.slice))
+            self._sweeping = iter(list(self.reconciler.fleet.macs()))
+            self._sweep_at = now + self._config.sweep_every
+        macs = list(islice(self._sweeping, self._config.slice_size))
         if macs:
-            self._follow(self.engine.sweep(now, macs), now)
+            self._apply_effects(self.reconciler.sweep(now, macs), now)
         else:
             self._sweeping = None
 
     # --- what goes out ---
 
-    def collect(self) -> Work:
+    def collect(self) -> ShardOutput:
         """What is to be published and written since the last time."""
-        work, self._work = self._work, Work()
+        output, self._output = self._output, ShardOutput()
         # Bounded, or all of a fleet would be written in one round, unless it is to be at once.
-        most = self._terms.slice if self._terms.refresh else None
-        self._dirty |= dict.fromkeys(islice(self._overdue, most))
+        max_rows = self._config.slice_size if self._config.refresh else None
+        self._dirty |= dict.fromkeys(islice(self._due_for_flush, max_rows))
         for udid in self._dirty:
-            self._overdue.pop(udid, None)
-            self._unwritten.pop(udid, None)
-            is_answered = udid not in self._unanswered
-            if not is_answered:
-                self._told_unanswered[udid] = None
-            work.rows[udid.encode()] = rows.device_row(
-                self.engine, udid, self.epoch, is_answered=is_answered
+            self._due_for_flush.pop(udid, None)
+            self._unsaved_telemetry.pop(udid, None)
+            is_decided = udid not in self._pending_decision
+            if not is_decided:
+                self._saved_as_pending[udid] = None
+            output.rows[udid.encode()] = rows.encode_device(
+                self.reconciler, udid, self.epoch, is_decided=is_decided
             )
         self._dirty.clear()
-        if self._owner_dirty:
-            work.rows[rows.OWNER_KEY] = rows.Owner(self.epoch, self._answered).to_row()
-            self._owner_dirty = False
-        return work
+        if self._epoch_row_dirty:
+            output.rows[rows.EPOCH_KEY] = rows.EpochRow(
+                self.epoch, self._broadcast_offsets
+            ).to_row()
+            self._epoch_row_dirty = False
+        return output
 
     def _post(self, topic: str, key: str, value: bytes) -> None:
-        self._work.posts.append(Post(topic, self.partition, key.encode(), value))
+        self._output.records.append(OutgoingRecord(topic, self.partition, key.encode(), value))
 
-    def _log(self, event: Event, now: datetime) -> None:
+    def _publish_and_fold(self, event: Event, now: datetime) -> None:
         """Publish what was decided of a job, and fold it: it is read here again, and known then."""
         topic = RESULTS if isinstance(event, JobResultedEvent) else ORDERS
-        raw = encode(event, fast_paths=self._terms.fast_paths)
-        self._post(topic.name, _key_of(event), raw)
+        raw = encode(event, fast_paths=self._config.fast_paths)
+        self._post(topic.name, _key_for(event), raw)
         self._fold(event, raw, now)
-        if self._terms.fast_paths:
-            self._folded.add(raw)
+        if self._config.fast_paths:
+            self._already_folded.add(raw)
 
-    def _refuse(
+    def _dead_letter_record(
         self,
         topic: str,
         offset: int,
@@ -434,28 +459,30 @@ class DeviceShard:
         partition: int | None = None,
     ) -> None:
         origin = f"{topic}/{self.partition if partition is None else partition}/{offset}"
-        self._set_aside(topic, raw, code, detail, origin, now, where)
+        self._dead_letter(topic, raw, code, detail, origin, now, where)
 
-    def _bug(self, topic: str, offset: int, raw: bytes, error: Exception, now: datetime) -> None:
+    def _dead_letter_bug(
+        self, topic: str, offset: int, raw: bytes, error: Exception, now: datetime
+    ) -> None:
         detail = f"folding it failed: {type(error).__name__}: {error}"
-        self._refuse(topic, offset, raw, DeadLetterCode.BUG, detail, now, "")
+        self._dead_letter_record(topic, offset, raw, DeadLetterCode.BUG, detail, now, "")
 
-    def _refuse_facts(self, facts: Sequence[Fact], now: datetime) -> None:
-        for topic, offset, _, _, refusal in facts:
-            if refusal is not None:
-                code, detail, where, raw = refusal
-                self._refuse(topic, offset, raw, code, detail, now, where, 0)
+    def _dead_letter_broadcasts(self, records: Sequence[BroadcastRecord], now: datetime) -> None:
+        for topic, offset, _, _, rejection in records:
+            if rejection is not None:
+                code, detail, where, raw = rejection
+                self._dead_letter_record(topic, offset, raw, code, detail, now, where, 0)
 
-    def _failed(self, effect: Failed, now: datetime) -> None:
+    def _dead_letter_failed_decision(self, effect: EvaluationFailed, now: datetime) -> None:
         """Set aside a Mac that our rules fail on: once for each way in which they do."""
         detail = f"deciding failed: {type(effect.error).__name__}: {effect.error}"
         if self._failing.get(effect.udid) == detail:
             return
         self._failing[effect.udid] = detail
-        raw = rows.device_row(self.engine, effect.udid, self.epoch)
-        self._set_aside(INVENTORY.name, raw, DeadLetterCode.BUG, detail, effect.udid, now, "")
+        raw = rows.encode_device(self.reconciler, effect.udid, self.epoch)
+        self._dead_letter(INVENTORY.name, raw, DeadLetterCode.BUG, detail, effect.udid, now, "")
 
-    def _set_aside(
+    def _dead_letter(
         self,
         topic: str,
         raw: bytes,
@@ -465,25 +492,29 @@ class DeviceShard:
         now: datetime,
         where: str,
     ) -> None:
-        told = set_aside.letter(raw, code, detail, origin=origin, now=now, where=where)
-        partition = partition_of(told.raw_sha256, self._terms.partitions[DEAD_LETTERS.name])
-        body = told.model_dump_json(exclude_none=True).encode()
-        self._work.posts.append(Post(DEAD_LETTERS.name, partition, told.raw_sha256.encode(), body))
-        self._work.tally.letters[topic, code] += 1
+        letter = dead_letters.make_dead_letter(
+            raw, code, detail, origin=origin, now=now, where=where
+        )
+        partition = partition_of(letter.raw_sha256, self._config.partitions[DEAD_LETTERS.name])
+        body = letter.model_dump_json(exclude_none=True).encode()
+        self._output.records.append(
+            OutgoingRecord(DEAD_LETTERS.name, partition, letter.raw_sha256.encode(), body)
+        )
+        self._output.counters.dead_letters[topic, code] += 1
 
 
 @dataclass(slots=True)
-class _Pass:
+class _RedecideBatch:
     """Macs to look at because of some facts, or of a backlog; done up to an index."""
 
     udids: list[str]
-    reached: Mapping[str, int] = field(default_factory=dict)
-    facts: Sequence[Fact] = ()
+    offsets: Mapping[str, int] = field(default_factory=dict)
+    broadcasts: Sequence[BroadcastRecord] = ()
     is_backlog: bool = False
     done: int = 0
 
 
-def _key_of(event: Event) -> str:
+def _key_for(event: Event) -> str:
     if isinstance(event, JobIssuedEvent):
         return event.data.job.udid
     if isinstance(event, JobResultedEvent | JobSupersededEvent):
@@ -491,6 +522,6 @@ def _key_of(event: Event) -> str:
     return device_key(event)  # type: ignore[arg-type]
 
 
-def _entry(ledger: Ledger, job_id: str) -> JobEntry | None:
+def _find_job(ledger: JobHistory, job_id: str) -> JobEntry | None:
     found = [entry for entry in ledger if entry.job_id == job_id]
     return found[0] if found else None

@@ -14,15 +14,15 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from pipeline.decide.admission import objection
+from pipeline.decide.admission import reject_reason
 from pipeline.decide.policy_file import read_policy
-from pipeline.processors import rows, set_aside
-from pipeline.processors.facts import Facts
-from pipeline.processors.own_orders import OwnJob, own_order
-from pipeline.processors.terms import Terms
-from pipeline.processors.work import Incoming, Post, Work
+from pipeline.processors import dead_letters, rows
+from pipeline.processors.broadcast import BroadcastState
+from pipeline.processors.shard_config import ShardConfig
+from pipeline.processors.shard_output import ConsumedRecord, OutgoingRecord, ShardOutput
+from pipeline.processors.verified_cache import JobHeader, peek_job
 from pipeline.state.device import duration_us, to_us
-from pipeline.state.jobs import BY_US
+from pipeline.state.jobs import INFERRED_ATTEMPT
 from schemas.dead_letters import DeadLetterCode
 from schemas.envelope import (
     Event,
@@ -47,42 +47,42 @@ class Stage(StrEnum):
     and then it has `begun` whatever is repeated of its withdrawal. `over` is for good."""
 
     WAITING = "waiting"
-    OUT = "out"
+    DISPATCHED = "dispatched"
     WITHDRAWN = "withdrawn"
-    BEGUN = "begun"
-    OVER = "over"
+    STARTED = "started"
+    FINISHED = "finished"
 
 
-class Ticket(msgspec.Struct, frozen=True, gc=False):
+class QueuedJob(msgspec.Struct, frozen=True, gc=False):
     """One job on its way. `order` is the JobIssuedEvent as bytes, kept while it waits."""
 
     job_id: str
     udid: str
     site: str
     stage: Stage
-    takes_slot: bool
+    needs_capacity: bool
     deadline_us: int
     issued_us: int
     expires_us: int
     report_by_us: int
-    order: bytes | None = None
+    issued_event: bytes | None = None
 
     def to_row(self, epoch: int) -> bytes:
         """The job as a row of the state."""
         wire = {name: getattr(self, name) for name in _NAMES}
         wire["e"] = epoch
-        wire["order"] = None if self.order is None else self.order.decode()
+        wire["issued_event"] = None if self.issued_event is None else self.issued_event.decode()
         return msgspec.json.encode(wire)
 
     @classmethod
-    def from_wire(cls, wire: Mapping[str, Any]) -> "Ticket":
+    def from_wire(cls, wire: Mapping[str, Any]) -> "QueuedJob":
         """What `to_row` wrote."""
-        order = wire["order"]
+        issued_event = wire["issued_event"]
         values = {name: wire[name] for name in _NAMES} | {"stage": Stage(wire["stage"])}
-        return cls(**values, order=None if order is None else order.encode())
+        return cls(**values, issued_event=None if issued_event is None else issued_event.encode())
 
 
-_NAMES: Final = tuple(name for name in Ticket.__struct_fields__ if name != "order")
+_NAMES: Final = tuple(name for name in QueuedJob.__struct_fields__ if name != "issued_event")
 
 
 class DispatchShard:
@@ -90,116 +90,122 @@ class DispatchShard:
     a job of a site without one waits."""
 
     def __init__(
-        self, partition: int, facts: Facts, terms: Terms, topics: Mapping[str, int]
+        self,
+        partition: int,
+        broadcast: BroadcastState,
+        config: ShardConfig,
+        job_topics: Mapping[str, int],
     ) -> None:
         self.partition = partition
         self.epoch = 0
-        self.tickets: dict[str, Ticket] = {}
-        self._facts = facts
-        self._terms = terms
-        self._topics = topics
+        self.jobs: dict[str, QueuedJob] = {}
+        self._broadcast = broadcast
+        self._config = config
+        self._job_topics = job_topics
         self._is_catching_up = True
-        self._work = Work()
+        self._output = ShardOutput()
         self._dirty: dict[str, None] = {}
         self._waiting: dict[str, list[tuple[int, int, str]]] = {}
-        self._out: dict[str, int] = {}
-        self._ends: list[tuple[int, str]] = []
+        self._jobs_under_way: dict[str, int] = {}
+        self._expiry_heap: list[tuple[int, str]] = []
 
     # --- before it begins ---
 
     def load(self, key: bytes, raw: bytes) -> None:
         """Take a row of the state as it was kept. Raises BadRow."""
-        if key == rows.OWNER_KEY:
-            self.epoch = rows.Owner.of(raw).epoch
+        if key == rows.EPOCH_KEY:
+            self.epoch = rows.EpochRow.decode(raw).epoch
             return
-        wire = rows.read(raw)
+        wire = rows.decode_row(raw)
         try:
-            ticket = Ticket.from_wire(wire)
+            queued = QueuedJob.from_wire(wire)
         except (KeyError, TypeError, ValueError) as error:
-            raise rows.BadRow(f"row of {key!r}: {error!r}") from error
-        self.tickets[ticket.job_id] = ticket
+            raise rows.InvalidRow(f"row of {key!r}: {error!r}") from error
+        self.jobs[queued.job_id] = queued
 
     def begin(self, _: datetime) -> None:
         """All rows are loaded: go on from there."""
-        for ticket in self.tickets.values():
-            self._count(ticket, 1)
-            self._ends.append((_forget_us(ticket), ticket.job_id))
-        heapq.heapify(self._ends)
+        for queued in self.jobs.values():
+            self._update_counts(queued, 1)
+            self._expiry_heap.append((_forget_at_us(queued), queued.job_id))
+        heapq.heapify(self._expiry_heap)
 
-    def caught_up(self) -> None:
+    def finish_catch_up(self) -> None:
         """All that was in the topic when the partition changed hands is folded: give slots."""
         self._is_catching_up = False
 
     # --- what comes in ---
 
-    def take(self, _: str, records: Sequence[Incoming], now: datetime) -> int:
+    def process_records(self, _: str, records: Sequence[ConsumedRecord], now: datetime) -> int:
         """Follow what was ordered, withdrawn and ended. Gives how many were set aside."""
-        before = self._work.tally.letters.total()
+        before = self._output.counters.dead_letters.total()
         for record in records:
-            self._take(record, now)
-        return self._work.tally.letters.total() - before
+            self._process(record, now)
+        return self._output.counters.dead_letters.total() - before
 
-    def _take(self, record: Incoming, now: datetime) -> None:
+    def _process(self, record: ConsumedRecord, now: datetime) -> None:
         raw = record.value or b""
-        believed = self._terms.believed.take(raw)
-        job = own_order(raw) if believed else None
+        is_verified = self._config.verified.pop(raw)
+        job = peek_job(raw) if is_verified else None
         if job is not None:
-            self._work.tally.folded[DISPATCH.name] += 1
-            self._open(job, raw)
+            self._output.counters.folded[DISPATCH.name] += 1
+            self._enqueue(job, raw)
             return
         try:
             event = decode(raw)
         except InvalidEvent as error:
             code = DeadLetterCode(error.code)
-            self._refuse(record.offset, raw, code, error.detail, now, error.where)
+            self._dead_letter(record.offset, raw, code, error.detail, now, error.where)
             return
         if not isinstance(event, _JOBS):
             detail = f"{event.type} does not belong here"
-            self._refuse(record.offset, raw, DeadLetterCode.UNKNOWN_TYPE, detail, now, "$.type")
+            self._dead_letter(
+                record.offset, raw, DeadLetterCode.UNKNOWN_TYPE, detail, now, "$.type"
+            )
             return
         wrong = None
-        if not believed:
-            wrong = objection(event, jobs=self._terms.trusted, approvals={})
+        if not is_verified:
+            wrong = reject_reason(event, jobs=self._config.trusted, approvals={})
         if wrong is not None:
-            self._refuse(record.offset, raw, DeadLetterCode.BAD_VALUE, wrong, now, "$.data")
+            self._dead_letter(record.offset, raw, DeadLetterCode.BAD_VALUE, wrong, now, "$.data")
             return
         try:
             self._fold(event, raw)
         except Exception as error:  # noqa: BLE001 - the handler's top: our bug, set aside
             detail = f"dispatching it failed: {type(error).__name__}: {error}"
-            self._refuse(record.offset, raw, DeadLetterCode.BUG, detail, now, "")
+            self._dead_letter(record.offset, raw, DeadLetterCode.BUG, detail, now, "")
             return
-        self._work.tally.folded[DISPATCH.name] += 1
+        self._output.counters.folded[DISPATCH.name] += 1
 
     def _fold(self, event: Event, raw: bytes) -> None:
         if isinstance(event, JobIssuedEvent):
-            self._open(event.data.job, raw)
+            self._enqueue(event.data.job, raw)
             return
         assert isinstance(event, JobSupersededEvent | JobResultedEvent)
-        ticket = self.tickets.get(event.data.job_id)
-        if ticket is None:
+        queued = self.jobs.get(event.data.job_id)
+        if queued is None:
             return
-        if ticket.stage is Stage.OVER:
+        if queued.stage is Stage.FINISHED:
             return
         if isinstance(event, JobSupersededEvent):
-            if ticket.stage is Stage.OUT:
-                self._publish(ticket, raw)
-            self._withdraw(ticket)
-        elif event.data.outcome is Outcome.EXPIRED and event.data.attempt == BY_US:
-            self._withdraw(ticket)
+            if queued.stage is Stage.DISPATCHED:
+                self._publish(queued, raw)
+            self._withdraw(queued)
+        elif event.data.outcome is Outcome.EXPIRED and event.data.attempt == INFERRED_ATTEMPT:
+            self._withdraw(queued)
         elif event.data.outcome in FINAL_OUTCOMES:
-            self._put(replace(ticket, stage=Stage.OVER, order=None))
+            self._save(replace(queued, stage=Stage.FINISHED, issued_event=None))
         else:
             # It had begun before its withdrawal reached the executor.
-            self._put(replace(ticket, stage=Stage.BEGUN, order=None))
+            self._save(replace(queued, stage=Stage.STARTED, issued_event=None))
 
-    def _open(self, job: Job | OwnJob, raw: bytes) -> None:
-        if job.job_id not in self.tickets:
-            self._put(_ticket(job, raw))
+    def _enqueue(self, job: Job | JobHeader, raw: bytes) -> None:
+        if job.job_id not in self.jobs:
+            self._save(_queue_job(job, raw))
 
-    def _withdraw(self, ticket: Ticket) -> None:
-        if ticket.stage is not Stage.BEGUN:
-            self._put(replace(ticket, stage=Stage.WITHDRAWN, order=None))
+    def _withdraw(self, queued: QueuedJob) -> None:
+        if queued.stage is not Stage.STARTED:
+            self._save(replace(queued, stage=Stage.WITHDRAWN, issued_event=None))
 
     # --- what is due ---
 
@@ -209,127 +215,131 @@ class DispatchShard:
             return False
         now_us = to_us(now)
         for site in [site for site, queue in self._waiting.items() if queue]:
-            self._fill(site, now_us)
-        while self._ends and self._ends[0][0] <= now_us:
-            _, job_id = heapq.heappop(self._ends)
-            ticket = self.tickets.get(job_id)
-            if ticket is not None and _forget_us(ticket) <= now_us:
-                self._count(ticket, -1)
-                del self.tickets[job_id]
+            self._dispatch_waiting(site, now_us)
+        while self._expiry_heap and self._expiry_heap[0][0] <= now_us:
+            _, job_id = heapq.heappop(self._expiry_heap)
+            queued = self.jobs.get(job_id)
+            if queued is not None and _forget_at_us(queued) <= now_us:
+                self._update_counts(queued, -1)
+                del self.jobs[job_id]
                 self._dirty[job_id] = None
         return False
 
     def is_behind(self, now: datetime) -> bool:
         """Whether `tick` has something to do now."""
-        return any(self._next(site, to_us(now)) is not None for site in self._waiting)
+        return any(self._next_dispatchable(site, to_us(now)) is not None for site in self._waiting)
 
-    def _fill(self, site: str, now_us: int) -> None:
-        while (ticket := self._next(site, now_us)) is not None:
+    def _dispatch_waiting(self, site: str, now_us: int) -> None:
+        while (queued := self._next_dispatchable(site, now_us)) is not None:
             heapq.heappop(self._waiting[site])
-            if ticket.expires_us <= now_us:
+            if queued.expires_us <= now_us:
                 # Its Mac's partition sees the same, and says so.
-                self._put(replace(ticket, stage=Stage.OVER, order=None))
+                self._save(replace(queued, stage=Stage.FINISHED, issued_event=None))
                 continue
-            assert ticket.order is not None
-            self._publish(ticket, ticket.order)
-            self._put(replace(ticket, stage=Stage.OUT, order=None))
+            assert queued.issued_event is not None
+            self._publish(queued, queued.issued_event)
+            self._save(replace(queued, stage=Stage.DISPATCHED, issued_event=None))
 
-    def _next(self, site: str, now_us: int) -> Ticket | None:
+    def _next_dispatchable(self, site: str, now_us: int) -> QueuedJob | None:
         """Who would have the next slot of a site; None if nobody can have one."""
         queue = self._waiting.get(site, [])
         while queue:
-            ticket = self.tickets.get(queue[0][2])
-            if ticket is None or ticket.stage is not Stage.WAITING:
+            queued = self.jobs.get(queue[0][2])
+            if queued is None or queued.stage is not Stage.WAITING:
                 heapq.heappop(queue)
                 continue
-            if ticket.expires_us <= now_us:
-                return ticket
-            if jobs_topic(site) not in self._topics:
+            if queued.expires_us <= now_us:
+                return queued
+            if jobs_topic(site) not in self._job_topics:
                 return None
-            free = self._slots(site) - self._out.get(site, 0)
-            return ticket if free > 0 or not ticket.takes_slot else None
+            free = self._capacity_of(site) - self._jobs_under_way.get(site, 0)
+            return queued if free > 0 or not queued.needs_capacity else None
         return None
 
-    def _slots(self, site: str) -> int:
-        changed = self._facts.fleet.policy
+    def _capacity_of(self, site: str) -> int:
+        changed = self._broadcast.fleet.policy
         if changed is None:
             return 0
         known = read_policy(changed.text).sites.get(site)
         return 0 if known is None else known.max_jobs
 
-    def homeless(self) -> Collection[str]:
+    def sites_without_topic(self) -> Collection[str]:
         """The sites that jobs wait for and that have no topic."""
         return [
             site
             for site, queue in self._waiting.items()
-            if queue and jobs_topic(site) not in self._topics
+            if queue and jobs_topic(site) not in self._job_topics
         ]
 
     # --- what goes out ---
 
-    def collect(self) -> Work:
+    def collect(self) -> ShardOutput:
         """What is to be published and written since the last time."""
-        work, self._work = self._work, Work()
+        output, self._output = self._output, ShardOutput()
         for job_id in self._dirty:
-            ticket = self.tickets.get(job_id)
-            row = None if ticket is None else ticket.to_row(self.epoch)
-            work.rows[job_id.encode()] = row
+            queued = self.jobs.get(job_id)
+            row = None if queued is None else queued.to_row(self.epoch)
+            output.rows[job_id.encode()] = row
         self._dirty.clear()
-        return work
+        return output
 
-    def _put(self, ticket: Ticket) -> None:
-        old = self.tickets.get(ticket.job_id)
+    def _save(self, queued: QueuedJob) -> None:
+        old = self.jobs.get(queued.job_id)
         if old is None:
-            heapq.heappush(self._ends, (_forget_us(ticket), ticket.job_id))
+            heapq.heappush(self._expiry_heap, (_forget_at_us(queued), queued.job_id))
         else:
-            self._count(old, -1)
-        self.tickets[ticket.job_id] = ticket
-        self._count(ticket, 1)
-        self._dirty[ticket.job_id] = None
+            self._update_counts(old, -1)
+        self.jobs[queued.job_id] = queued
+        self._update_counts(queued, 1)
+        self._dirty[queued.job_id] = None
 
-    def _count(self, ticket: Ticket, sign: int) -> None:
-        if ticket.stage in (Stage.OUT, Stage.BEGUN) and ticket.takes_slot:
-            self._out[ticket.site] = self._out.get(ticket.site, 0) + sign
+    def _update_counts(self, queued: QueuedJob, sign: int) -> None:
+        if queued.stage in (Stage.DISPATCHED, Stage.STARTED) and queued.needs_capacity:
+            self._jobs_under_way[queued.site] = self._jobs_under_way.get(queued.site, 0) + sign
         if sign < 0:
             return
-        if ticket.stage is Stage.WAITING:
+        if queued.stage is Stage.WAITING:
             # Who takes no slot waits for none.
-            first = ticket.deadline_us if ticket.takes_slot else -1
-            queue = self._waiting.setdefault(ticket.site, [])
-            heapq.heappush(queue, (first, ticket.issued_us, ticket.job_id))
+            first = queued.deadline_us if queued.needs_capacity else -1
+            queue = self._waiting.setdefault(queued.site, [])
+            heapq.heappush(queue, (first, queued.issued_us, queued.job_id))
 
-    def _publish(self, ticket: Ticket, raw: bytes) -> None:
-        topic = jobs_topic(ticket.site)
-        partition = partition_of(ticket.udid, self._topics[topic])
-        self._work.posts.append(Post(topic, partition, ticket.udid.encode(), raw))
+    def _publish(self, queued: QueuedJob, raw: bytes) -> None:
+        topic = jobs_topic(queued.site)
+        partition = partition_of(queued.udid, self._job_topics[topic])
+        self._output.records.append(OutgoingRecord(topic, partition, queued.udid.encode(), raw))
 
-    def _refuse(
+    def _dead_letter(
         self, offset: int, raw: bytes, code: DeadLetterCode, detail: str, now: datetime, where: str
     ) -> None:
         origin = f"{DISPATCH.name}/{self.partition}/{offset}"
-        told = set_aside.letter(raw, code, detail, origin=origin, now=now, where=where)
-        partition = partition_of(told.raw_sha256, self._terms.partitions[DEAD_LETTERS.name])
-        body = told.model_dump_json(exclude_none=True).encode()
-        self._work.posts.append(Post(DEAD_LETTERS.name, partition, told.raw_sha256.encode(), body))
-        self._work.tally.letters[DISPATCH.name, code] += 1
+        letter = dead_letters.make_dead_letter(
+            raw, code, detail, origin=origin, now=now, where=where
+        )
+        partition = partition_of(letter.raw_sha256, self._config.partitions[DEAD_LETTERS.name])
+        body = letter.model_dump_json(exclude_none=True).encode()
+        self._output.records.append(
+            OutgoingRecord(DEAD_LETTERS.name, partition, letter.raw_sha256.encode(), body)
+        )
+        self._output.counters.dead_letters[DISPATCH.name, code] += 1
 
 
-def _ticket(job: Job | OwnJob, raw: bytes) -> Ticket:
+def _queue_job(job: Job | JobHeader, raw: bytes) -> QueuedJob:
     expires_us = to_us(job.expires_at)
-    return Ticket(
+    return QueuedJob(
         job_id=job.job_id,
         udid=job.udid,
         site=job.site,
         stage=Stage.WAITING,
-        takes_slot=job.action is not Action.REENROLL,
+        needs_capacity=job.action is not Action.REENROLL,
         deadline_us=_NO_DEADLINE if job.deadline_at is None else to_us(job.deadline_at),
         issued_us=to_us(job.issued_at),
         expires_us=expires_us,
         report_by_us=expires_us if job.report_by is None else to_us(job.report_by),
-        order=raw,
+        issued_event=raw,
     )
 
 
-def _forget_us(ticket: Ticket) -> int:
+def _forget_at_us(queued: QueuedJob) -> int:
     """When nobody waits for the job any more, whatever was lost on the way."""
-    return max(ticket.expires_us, ticket.report_by_us) + _REMEMBERED_US
+    return max(queued.expires_us, queued.report_by_us) + _REMEMBERED_US

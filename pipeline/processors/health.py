@@ -4,32 +4,32 @@ from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
 
-class Standing(NamedTuple):
+class ProgressSample(NamedTuple):
     """So much is left to do; `at` is another value when something of it was done."""
 
-    left: int
-    at: object
+    pending: int
+    cursor: object
 
 
-class Progress:
+class ProgressMonitor:
     """Healthy unless something with work left has not moved for too long."""
 
     def __init__(self, stalled_after_s: float) -> None:
-        self.left = 0
+        self.pending = 0
         self._stalled_after_s = stalled_after_s
         self._known: dict[Hashable, tuple[object, float]] = {}
 
-    def note(self, standings: Mapping[Hashable, Standing], now: float) -> None:
+    def record(self, samples: Mapping[Hashable, ProgressSample], now: float) -> None:
         """This is how things stand: of each partition, say."""
-        self.left = sum(standing.left for standing in standings.values())
+        self.pending = sum(sample.pending for sample in samples.values())
         known: dict[Hashable, tuple[object, float]] = {}
-        for name, (left, at) in standings.items():
-            if left:
+        for name, (pending, cursor) in samples.items():
+            if pending:
                 was = self._known.get(name)
-                known[name] = (at, now) if was is None or was[0] != at else was
+                known[name] = (cursor, now) if was is None or was[0] != cursor else was
         self._known = known
 
-    def excuse(self) -> None:
+    def reset(self) -> None:
         """Nothing can be told now, for a reason that is not the worker's."""
         self._known.clear()
 

@@ -11,18 +11,20 @@ from typing import Final, Self
 
 from pipeline.processors import rows
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 # A row is 1 to 2 KB: several to a page, and none spills over, as it would WITHOUT ROWID.
 _PAGE_BYTES: Final = 8192
 # Keys are random: each batch of rows touches all of their index. To write it out for every batch
 # took twice the time of the rows themselves.
-_SAVED_AT_ONCE: Final = 10_000
+_COMMIT_EVERY_ROWS: Final = 10_000
 _CACHE_KIB: Final = 2_000
-_FOLLOWING_CACHE_KIB: Final = 8_000
+_CATCH_UP_CACHE_KIB: Final = 8_000
 _SCHEMA: Final = """
 CREATE TABLE rows (key BLOB PRIMARY KEY, body BLOB NOT NULL);
-CREATE TABLE reached (one INTEGER PRIMARY KEY CHECK (one = 1), next INTEGER, epoch INTEGER);
-INSERT INTO reached VALUES (1, 0, 0);
+CREATE TABLE checkpoint (
+    one INTEGER PRIMARY KEY CHECK (one = 1), next_offset INTEGER, epoch INTEGER
+);
+INSERT INTO checkpoint VALUES (1, 0, 0);
 """
 _PUT: Final = "INSERT INTO rows VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
 _PUT_IF_NEW: Final = "INSERT INTO rows VALUES (?, ?) ON CONFLICT DO NOTHING"
@@ -41,18 +43,18 @@ class LocalStore:
         self._saved_at_once = saved_at_once
         self._db = db
         self._unsaved = 0
-        self._is_following = False
-        self.next, self.epoch = self._reached()
+        self._is_catching_up = False
+        self.next_offset, self.epoch = self._read_checkpoint()
 
     @classmethod
-    def open(cls, path: Path, *, saved_at_once: int = _SAVED_AT_ONCE) -> Self:
+    def open(cls, path: Path, *, saved_at_once: int = _COMMIT_EVERY_ROWS) -> Self:
         """What is there, or an empty one. Raises OSError, sqlite3.Error where the disk refuses."""
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return cls(path, _opened(path), saved_at_once=saved_at_once)
+            return cls(path, _open_database(path), saved_at_once=saved_at_once)
         except sqlite3.DatabaseError:
-            remove(path)
-            return cls(path, _opened(path), saved_at_once=saved_at_once)
+            delete_files(path)
+            return cls(path, _open_database(path), saved_at_once=saved_at_once)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -61,20 +63,20 @@ class LocalStore:
 
     def clear(self) -> None:
         """Begin again from nothing."""
-        with self._changing():
+        with self._transaction():
             self._db.execute("DELETE FROM rows")
-            self._reach(0, 0)
+            self._write_checkpoint(0, 0)
         self._commit()
 
-    def follow(self, changes: Iterable[tuple[bytes, bytes | None]], end: int) -> int:
+    def apply_changelog(self, changes: Iterable[tuple[bytes, bytes | None]], end: int) -> int:
         """Take changelog records, in order, up to before offset `end`. Gives how many were void:
         of an owner that had lost the partition. Safe on disk after `save`. Raises BadRow."""
         void, epoch = 0, self.epoch
         last: dict[bytes, bytes | None] = {}
         only_void: dict[bytes, bytes] = {}
-        head = rows.head_of(epoch)
+        prefix = rows.epoch_prefix(epoch)
         for key, body in changes:
-            if body is None or body.startswith(head):
+            if body is None or body.startswith(prefix):
                 last[key] = body
                 continue
             written = rows.epoch_of(body)
@@ -86,38 +88,38 @@ class LocalStore:
                     continue
             elif written > epoch:
                 epoch = written
-                head = rows.head_of(epoch)
+                prefix = rows.epoch_prefix(epoch)
             last[key] = body
-        self._follow_on()
-        with self._changing():
+        self._enlarge_cache()
+        with self._transaction():
             self._db.executemany(_PUT_IF_NEW, only_void.items())
-            self._take(last)
-            self._reach(end, epoch)
+            self._write_rows(last)
+            self._write_checkpoint(end, epoch)
         self._unsaved += len(last) + len(only_void)
         if self._unsaved >= self._saved_at_once:
             self._commit()
         return void
 
-    def _follow_on(self) -> None:
-        if not self._is_following:
-            self._is_following = True
-            self._db.execute(f"PRAGMA cache_size=-{_FOLLOWING_CACHE_KIB:d}")
+    def _enlarge_cache(self) -> None:
+        if not self._is_catching_up:
+            self._is_catching_up = True
+            self._db.execute(f"PRAGMA cache_size=-{_CATCH_UP_CACHE_KIB:d}")
 
-    def save(self) -> None:
+    def flush(self) -> None:
         """All is followed for now: have it on disk, and let go of the memory that it took."""
         self._commit()
-        if self._is_following:
-            self._is_following = False
+        if self._is_catching_up:
+            self._is_catching_up = False
             self._db.execute(f"PRAGMA cache_size=-{_CACHE_KIB:d}")
 
-    def put(self, changes: Mapping[bytes, bytes | None], end: int, epoch: int) -> None:
+    def put_rows(self, changes: Mapping[bytes, bytes | None], end: int, epoch: int) -> None:
         """Take rows that this worker wrote itself, as owner of the partition."""
-        with self._changing():
-            self._take(changes)
-            self._reach(end, epoch)
+        with self._transaction():
+            self._write_rows(changes)
+            self._write_checkpoint(end, epoch)
         self._commit()
 
-    def _take(self, changes: Mapping[bytes, bytes | None]) -> None:
+    def _write_rows(self, changes: Mapping[bytes, bytes | None]) -> None:
         self._db.executemany(_PUT, [one for one in changes.items() if one[1] is not None])
         self._db.executemany(_DROP, [(key,) for key, body in changes.items() if body is None])
 
@@ -133,16 +135,16 @@ class LocalStore:
     def __len__(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM rows").fetchone()[0])
 
-    def _reached(self) -> tuple[int, int]:
-        end, epoch = self._db.execute("SELECT next, epoch FROM reached").fetchone()
+    def _read_checkpoint(self) -> tuple[int, int]:
+        end, epoch = self._db.execute("SELECT next_offset, epoch FROM checkpoint").fetchone()
         return end, epoch
 
-    def _reach(self, end: int, epoch: int) -> None:
-        self._db.execute("UPDATE reached SET next = ?, epoch = ?", (end, epoch))
-        self.next, self.epoch = end, epoch
+    def _write_checkpoint(self, end: int, epoch: int) -> None:
+        self._db.execute("UPDATE checkpoint SET next_offset = ?, epoch = ?", (end, epoch))
+        self.next_offset, self.epoch = end, epoch
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _transaction(self) -> Iterator[None]:
         """A part of a transaction. What fails in it takes back the whole, and `next` with it."""
         if not self._db.in_transaction:
             self._db.execute("BEGIN IMMEDIATE")
@@ -151,7 +153,7 @@ class LocalStore:
         except BaseException:
             self._db.rollback()
             self._unsaved = 0
-            self.next, self.epoch = self._reached()
+            self.next_offset, self.epoch = self._read_checkpoint()
             raise
 
     def _commit(self) -> None:
@@ -160,16 +162,16 @@ class LocalStore:
         self._unsaved = 0
 
 
-def remove(path: Path) -> None:
+def delete_files(path: Path) -> None:
     """Delete a store's files."""
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def _open_database(path: Path) -> sqlite3.Connection:
     if not path.exists():
-        _make(path)
-    db = _connected(path)
+        _create(path)
+    db = _connect(path)
     try:
         if db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
             raise sqlite3.DatabaseError("of another version")
@@ -182,11 +184,11 @@ def _opened(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _make(path: Path) -> None:
+def _create(path: Path) -> None:
     """An empty store, which is there as a whole or not at all."""
     made = path.with_name(path.name + ".new")
-    remove(made)
-    db = _connected(made)
+    delete_files(made)
+    db = _connect(made)
     try:
         db.execute(f"PRAGMA page_size={_PAGE_BYTES:d}")
         db.execute("PRAGMA journal_mode=WAL")
@@ -198,10 +200,10 @@ def _make(path: Path) -> None:
     finally:
         db.close()
     # The log of another file, which was deleted without it, would be taken for this one's.
-    remove(path)
+    delete_files(path)
     made.replace(path)
 
 
-def _connected(path: Path) -> sqlite3.Connection:
+def _connect(path: Path) -> sqlite3.Connection:
     # A thread of its own may write what another has read: never two at a time.
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False)

@@ -17,19 +17,19 @@ from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 
 from pipeline.processors import rows
-from pipeline.processors.clients import reader
+from pipeline.processors.clients import make_reader
 from pipeline.processors.local_store import LocalStore
 from schemas import logkeys as key
 from schemas.connection import KafkaConnection
 
-_WAIT_MS: Final = 500
-_AT_ONCE: Final = 2_000
+_POLL_TIMEOUT_MS: Final = 500
+_MAX_POLL_RECORDS: Final = 2_000
 # One is fetched while another is taken in; with more, the first is ready as late as the last.
-_PLACES_AT_ONCE: Final = 2
-_TOLD_EVERY_S: Final = 5.0
+_CONCURRENT_CHANGELOGS: Final = 2
+_LOG_INTERVAL_S: Final = 5.0
 _STANDBY_PAUSE_S: Final = 1.0
 
-EndsOf = Callable[[list[TopicPartition]], Awaitable[dict[TopicPartition, int]]]
+FetchEndOffsets = Callable[[list[TopicPartition]], Awaitable[dict[TopicPartition, int]]]
 
 
 class Stores:
@@ -39,12 +39,12 @@ class Stores:
         self._folder = folder
         self._open: dict[TopicPartition, LocalStore] = {}
 
-    def of(self, place: TopicPartition) -> LocalStore:
+    def get(self, changelog: TopicPartition) -> LocalStore:
         """The store of one changelog partition. Raises OSError, sqlite3.Error."""
-        store = self._open.get(place)
+        store = self._open.get(changelog)
         if store is None:
-            path = self._folder / place.topic / f"{place.partition}.sqlite"
-            store = self._open[place] = LocalStore.open(path)
+            path = self._folder / changelog.topic / f"{changelog.partition}.sqlite"
+            store = self._open[changelog] = LocalStore.open(path)
         return store
 
     def close(self) -> None:
@@ -70,117 +70,127 @@ class Recovery:
         self._log = log
 
     async def catch_up(
-        self, held: Mapping[TopicPartition, int | None]
+        self, offsets_in_memory: Mapping[TopicPartition, int | None]
     ) -> AsyncIterator[tuple[TopicPartition, bool]]:
         """Bring the stores of these partitions up to date, and give each one as it is ready.
 
         `held` says up to where a partition's state is in memory, None if it is not; with each
         comes whether that state is still all there is: nobody wrote behind our back.
         """
-        async with _Reading(self._connection) as consumer:
-            async for ready in self._catch_up(consumer, held):
+        async with _ReaderSession(self._connection) as consumer:
+            async for ready in self._catch_up(consumer, offsets_in_memory):
                 yield ready
 
     async def _catch_up(
-        self, consumer: Any, held: Mapping[TopicPartition, int | None]
+        self, consumer: Any, offsets_in_memory: Mapping[TopicPartition, int | None]
     ) -> AsyncIterator[tuple[TopicPartition, bool]]:
-        ends = await _ends(consumer, list(held))
-        begins = await consumer.beginning_offsets(list(held))
-        left = {}
-        for place, end in ends.items():
-            if held[place] is not None and held[place] == end:
-                yield place, True
+        ends = await _fetch_end_offsets(consumer, list(offsets_in_memory))
+        begins = await consumer.beginning_offsets(list(offsets_in_memory))
+        ranges = {}
+        for changelog, end in ends.items():
+            if offsets_in_memory[changelog] is not None and offsets_in_memory[changelog] == end:
+                yield changelog, True
                 continue
-            store = self._stores.of(place)
-            if not begins[place] <= store.next <= end:
+            store = self._stores.get(changelog)
+            if not begins[changelog] <= store.next_offset <= end:
                 # The topic is not the one this copy was made of, or no longer goes back so far.
                 store.clear()
-            start = max(store.next, begins[place])
+            start = max(store.next_offset, begins[changelog])
             if start >= end:
-                yield place, False
+                yield changelog, False
             else:
-                left[place] = (start, end)
-        async for place in self._read(consumer, left):
-            yield place, False
+                ranges[changelog] = (start, end)
+        async for changelog in self._read(consumer, ranges):
+            yield changelog, False
         self.remaining = 0
 
     async def _read(
-        self, consumer: Any, left: dict[TopicPartition, tuple[int, int]]
+        self, consumer: Any, ranges: dict[TopicPartition, tuple[int, int]]
     ) -> AsyncIterator[TopicPartition]:
-        if not left:
+        if not ranges:
             return
-        consumer.assign(list(left))
-        for place, (start, _) in left.items():
-            consumer.seek(place, start)
-        waiting = list(left)[_PLACES_AT_ONCE:]
-        for place in waiting:
-            consumer.pause(place)
-        self.remaining = sum(end - start for start, end in left.values())
-        ends = {place: end for place, (_, end) in left.items()}
-        told_at = monotonic()
+        consumer.assign(list(ranges))
+        for changelog, (start, _) in ranges.items():
+            consumer.seek(changelog, start)
+        waiting = list(ranges)[_CONCURRENT_CHANGELOGS:]
+        for changelog in waiting:
+            consumer.pause(changelog)
+        self.remaining = sum(end - start for start, end in ranges.values())
+        ends = {place: end for place, (_, end) in ranges.items()}
+        logged_at = monotonic()
         while ends:
-            found = await consumer.getmany(timeout_ms=_WAIT_MS, max_records=_AT_ONCE)
-            for place, records in found.items():
-                self._follow(place, records)
-            for place in [place for place in ends if place not in waiting]:
-                if await consumer.position(place) >= ends[place]:
-                    del ends[place]
-                    consumer.pause(place)
+            found = await consumer.getmany(
+                timeout_ms=_POLL_TIMEOUT_MS, max_records=_MAX_POLL_RECORDS
+            )
+            for changelog, records in found.items():
+                self._apply(changelog, records)
+            for changelog in [place for place in ends if place not in waiting]:
+                if await consumer.position(changelog) >= ends[changelog]:
+                    del ends[changelog]
+                    consumer.pause(changelog)
                     if waiting:
                         consumer.resume(waiting.pop(0))
-                    self._stores.of(place).save()
-                    yield place
-            self.remaining = sum(end - self._stores.of(place).next for place, end in ends.items())
-            if monotonic() - told_at >= _TOLD_EVERY_S:
-                told_at = monotonic()
+                    self._stores.get(changelog).flush()
+                    yield changelog
+            self.remaining = sum(
+                end - self._stores.get(place).next_offset for place, end in ends.items()
+            )
+            if monotonic() - logged_at >= _LOG_INTERVAL_S:
+                logged_at = monotonic()
                 self._log.info("recovering state", **{key.COUNT: self.remaining})
             await asyncio.sleep(0)
 
-    async def stand_by(self, places: list[TopicPartition]) -> None:
+    async def follow_as_standby(self, changelogs: list[TopicPartition]) -> None:
         """Keep the stores of other workers' partitions up to date, until cancelled."""
-        async with _Reading(self._connection) as consumer:
+        async with _ReaderSession(self._connection) as consumer:
             while True:
                 try:
-                    async for _ in self._catch_up(consumer, dict.fromkeys(places)):
+                    async for _ in self._catch_up(consumer, dict.fromkeys(changelogs)):
                         pass
                 except KafkaError as error:
-                    self._log.warning("cannot follow state", **{key.DETAIL: repr(error)})
+                    self._log.warning(
+                        "standby cannot read the changelog", **{key.DETAIL: repr(error)}
+                    )
                 await asyncio.sleep(_STANDBY_PAUSE_S)
 
     @asynccontextmanager
-    async def asking(self) -> AsyncIterator[EndsOf]:
+    async def open_offset_reader(self) -> AsyncIterator[FetchEndOffsets]:
         """What asks the brokers for the ends of partitions."""
-        async with _Reading(self._connection) as consumer:
-            yield partial(_ends, consumer)
+        async with _ReaderSession(self._connection) as consumer:
+            yield partial(_fetch_end_offsets, consumer)
 
-    def _follow(self, place: TopicPartition, records: list[Any]) -> None:
-        store = self._stores.of(place)
+    def _apply(self, changelog: TopicPartition, records: list[Any]) -> None:
+        store = self._stores.get(changelog)
         changes = ((record.key, record.value) for record in records)
         try:
-            void = store.follow(changes, records[-1].offset + 1)
-        except rows.BadRow as error:
-            raise rows.BadRow(f"{place.topic}/{place.partition}: {error}") from error
+            for record in records:
+                rows.check_key(record.key)
+            void = store.apply_changelog(changes, records[-1].offset + 1)
+        except rows.InvalidRow as error:
+            raise rows.InvalidRow(f"{changelog.topic}/{changelog.partition}: {error}") from error
         self.moved_at = monotonic()
         if void:
             self._log.warning(
-                "rows of a former owner are void",
-                **{key.TOPIC: place.topic, key.PARTITION: place.partition, key.COUNT: void},
+                "rows of an earlier epoch ignored",
+                **{key.TOPIC: changelog.topic, key.PARTITION: changelog.partition, key.COUNT: void},
             )
 
 
-async def _ends(consumer: Any, places: list[TopicPartition]) -> dict[TopicPartition, int]:
+async def _fetch_end_offsets(
+    consumer: Any, changelogs: list[TopicPartition]
+) -> dict[TopicPartition, int]:
     """Where these partitions end. All topics at a time: the client waits a tenth of a second for
     one that it does not know yet, and asked for several learns one after another."""
     topics: dict[str, list[TopicPartition]] = {}
-    for place in places:
-        topics.setdefault(place.topic, []).append(place)
+    for changelog in changelogs:
+        topics.setdefault(changelog.topic, []).append(changelog)
     found = await asyncio.gather(*(consumer.end_offsets(some) for some in topics.values()))
     return {place: end for some in found for place, end in some.items()}
 
 
-class _Reading:
+class _ReaderSession:
     def __init__(self, connection: KafkaConnection) -> None:
-        self._consumer = reader(connection)
+        self._consumer = make_reader(connection)
 
     async def __aenter__(self) -> Any:
         await self._consumer.start()

@@ -12,84 +12,102 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.decide.engine import Engine
-from pipeline.decide.standing import Standing
+from pipeline.decide.last_decision import LastDecision
+from pipeline.decide.reconciler import Reconciler
 from pipeline.state.device import Device, DeviceRow
 from pipeline.state.jobs import JobEntry, JobRow
 from schemas.decisions import Reason, Severity, Verdict
 
 # No UDID has a space: `schemas.ids.UdidField`.
-OWNER_KEY: Final = b" owner"
+EPOCH_KEY: Final = b" epoch"
+# The same row before release 0.1.0, whose other rows cannot be read either.
+_PRE_RELEASE_EPOCH_KEY: Final = b" owner"
 
 
-class BadRow(ValueError):  # noqa: N818 - as InvalidEvent
+class InvalidRow(ValueError):  # noqa: N818 - as InvalidEvent
     """A row that this version cannot read."""
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class EpochRow:
     """The row of the partition itself: whose it is, and the facts it has answered."""
 
     epoch: int = 0
-    answered: Mapping[str, int] = field(default_factory=dict)
+    broadcast_offsets: Mapping[str, int] = field(default_factory=dict)
 
-    def next_owner(self) -> "Owner":
+    def next_epoch(self) -> "EpochRow":
         """Who owns the partition after this one."""
         return replace(self, epoch=self.epoch + 1)
 
     def to_row(self) -> bytes:
         """The row under OWNER_KEY."""
-        return msgspec.json.encode({"e": self.epoch, "facts": self.answered})
+        return msgspec.json.encode({"e": self.epoch, "broadcast": self.broadcast_offsets})
 
     @classmethod
-    def of(cls, raw: bytes | None) -> "Owner":
+    def decode(cls, raw: bytes | None) -> "EpochRow":
         """What `to_row` wrote; None for a partition that nobody has owned. Raises BadRow."""
         if raw is None:
             return cls()
-        wire = read(raw)
-        return cls(wire["e"], dict(wire["facts"]))
+        wire = decode_row(raw)
+        return cls(wire["e"], dict(wire["broadcast"]))
 
 
-def device_row(engine: Engine, udid: str, epoch: int, *, is_answered: bool = True) -> bytes:
-    """The row of one Mac; `is_answered` unless it is still to be looked at after what it told."""
-    device = engine.fleet.devices.get(udid)
-    standing = engine.standings.get(udid)
+def encode_device(
+    reconciler: Reconciler, udid: str, epoch: int, *, is_decided: bool = True
+) -> bytes:
+    """The row of one Mac; `is_decided` unless it is still to be looked at after what it told."""
+    device = reconciler.fleet.devices.get(udid)
+    last_decision = reconciler.last_decisions.get(udid)
     return msgspec.json.encode(
         {
             "e": epoch,
             "device": None if device is None else device.to_wire(),
-            "jobs": [entry.to_wire() for entry in engine.fleet.ledgers.get(udid, ())],
-            "answer": None if standing is None else _Answer.of(standing),
+            "jobs": [entry.to_wire() for entry in reconciler.fleet.job_histories.get(udid, ())],
+            "last_decision": None
+            if last_decision is None
+            else _LastDecisionRow.encode(last_decision),
         }
-        | ({} if is_answered else {"unanswered": True})
+        | ({} if is_decided else {"pending_decision": True})
     )
 
 
-def load_device(engine: Engine, udid: str, raw: bytes) -> tuple[Standing | None, bool]:
+def load_device(reconciler: Reconciler, udid: str, raw: bytes) -> tuple[LastDecision | None, bool]:
     """Take a Mac's row. Its last answer is given back: it is restored once all rows are there,
     for records of one Mac belong together; and whether it is one to all it told. Raises BadRow."""
     try:
         row = _ROW.decode(raw)
         if row.device is not None:
             # The key is one object wherever it stands.
-            engine.fleet.put(Device.of_row(udid, row.device, sys.intern))
+            reconciler.fleet.put(Device.of_row(udid, row.device, sys.intern))
         if row.jobs:
-            engine.fleet.ledgers[udid] = tuple(map(JobEntry.of_row, row.jobs))
-        answer = row.answer
-        return None if answer is None else answer.standing(), not row.unanswered
+            reconciler.fleet.job_histories[udid] = tuple(map(JobEntry.of_row, row.jobs))
+        last_decision = row.last_decision
+        return (
+            None if last_decision is None else last_decision.to_last_decision(),
+            not row.pending_decision,
+        )
     except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
-        raise BadRow(f"row of {udid}: {error!r}") from error
+        raise InvalidRow(f"row of {udid}: {error!r}") from error
 
 
-def read(raw: bytes) -> Any:
+def decode_row(raw: bytes) -> Any:
     """The JSON object of a row. Raises BadRow."""
     try:
         wire = msgspec.json.decode(raw)
     except msgspec.DecodeError as error:
-        raise BadRow(f"row is not JSON: {error}") from error
+        raise InvalidRow(f"row is not JSON: {error}") from error
     if not isinstance(wire, dict) or not isinstance(wire.get("e"), int):
-        raise BadRow("row has no epoch")
+        raise InvalidRow("row has no epoch")
     return wire
+
+
+def check_key(key: bytes) -> None:
+    """Raise InvalidRow for the key of a changelog that a version before 0.1.0 wrote."""
+    if key == _PRE_RELEASE_EPOCH_KEY:
+        raise InvalidRow(
+            "written before release 0.1.0, which reads no older state: delete this topic, then"
+            " create it with `drydock topics apply`"
+        )
 
 
 def epoch_of(raw: bytes) -> int:
@@ -97,10 +115,10 @@ def epoch_of(raw: bytes) -> int:
     try:
         return _EPOCH.decode(raw).e
     except msgspec.DecodeError as error:
-        raise BadRow(f"row has no epoch: {error}") from error
+        raise InvalidRow(f"row has no epoch: {error}") from error
 
 
-def head_of(epoch: int) -> bytes:
+def epoch_prefix(epoch: int) -> bytes:
     """How most rows begin that were written under an owner, and no others: those need not be
     decoded to know that. What else is wrong with such a row is found when it is loaded."""
     return b'{"e":%d,' % epoch
@@ -110,34 +128,34 @@ class _Epoch(msgspec.Struct):
     e: int
 
 
-class _Answer(msgspec.Struct, array_like=True, gc=False):
+class _LastDecisionRow(msgspec.Struct, array_like=True, gc=False):
     """A Standing as it is written; some versions wrote less of it."""
 
-    answer: str
+    fingerprint: str
     verdict: Verdict
     reason: Reason
-    next_us: int
+    recheck_us: int
     site: str | None
     severity: Severity | None
     deadline_us: int
-    heeds_figures: bool = True
-    waits_for_slot: bool = False
+    recheck_on_telemetry: bool = True
+    waits_for_capacity: bool = False
 
     @classmethod
-    def of(cls, standing: Standing) -> "_Answer":
-        return cls(standing.answer.hex(), *standing[1:])
+    def encode(cls, last_decision: LastDecision) -> "_LastDecisionRow":
+        return cls(last_decision.fingerprint.hex(), *last_decision[1:])
 
-    def standing(self) -> Standing:
-        return Standing(
-            bytes.fromhex(self.answer),
+    def to_last_decision(self) -> LastDecision:
+        return LastDecision(
+            bytes.fromhex(self.fingerprint),
             self.verdict,
             self.reason,
-            self.next_us,
+            self.recheck_us,
             None if self.site is None else sys.intern(self.site),
             self.severity,
             self.deadline_us,
-            self.heeds_figures,
-            self.waits_for_slot,
+            self.recheck_on_telemetry,
+            self.waits_for_capacity,
         )
 
 
@@ -147,8 +165,8 @@ class _DeviceRow(msgspec.Struct, gc=False):
     e: int
     device: DeviceRow | None
     jobs: list[JobRow]
-    answer: _Answer | None
-    unanswered: bool = False
+    last_decision: _LastDecisionRow | None
+    pending_decision: bool = False
 
 
 _EPOCH: Final = msgspec.json.Decoder(_Epoch)

@@ -24,33 +24,40 @@ from faust.types import TP
 
 from pipeline.connection import aiokafka_options
 from pipeline.metrics import Metrics
-from pipeline.processors.app import SUBSCRIBED, add_pages, consumer_of, make_app, standbys_of
+from pipeline.processors.app import SUBSCRIBED, add_pages, consumer_in, make_app, standby_partitions
+from pipeline.processors.broadcast import BROADCAST_TOPICS, BroadcastState
+from pipeline.processors.broadcast_reader import BroadcastReader
+from pipeline.processors.confirmed_producer import ConfirmedProducer
 from pipeline.processors.device_shard import DEVICE_TOPICS
-from pipeline.processors.facts import FACT_TOPICS, Facts
-from pipeline.processors.facts_reader import FactsReader
-from pipeline.processors.health import Progress, Standing
-from pipeline.processors.outbox import Outbox
+from pipeline.processors.health import ProgressMonitor, ProgressSample
 from pipeline.processors.recovery import Recovery, Stores
-from pipeline.processors.terms import Terms
-from pipeline.processors.worker import Clock, Worker, state_place
+from pipeline.processors.shard_config import ShardConfig
+from pipeline.processors.worker import Clock, Worker, changelog_of
 from pipeline.server_process import Listen
 from schemas import logkeys as key
 from schemas.connection import KafkaConnection
-from schemas.orders import PublicKeys
+from schemas.signed_payloads import PublicKeys
 from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, DISPATCH_STATE, JOBS, STATE
 
-_LOOKED_EVERY_S: Final = 2.0
+_WATCH_INTERVAL_S: Final = 2.0
 # These counts walk over all Macs.
-_COUNTED_EVERY_S: Final = 60.0
-_ASKED_FOR_S: Final = 10.0
-_BEREFT_SESSIONS: Final = 4
-_ENDS_WITHIN_S: Final = 20.0
-_HUNG: Final = 70
+_COUNT_INTERVAL_S: Final = 60.0
+_TOPICS_TIMEOUT_S: Final = 10.0
+_UNASSIGNED_SESSIONS: Final = 4
+_STOP_TIMEOUT_S: Final = 20.0
+_HUNG_EXIT_CODE: Final = 70
 # A round makes tens of thousands of objects that live until its end. After each 700, as Python does
 # by itself, they were looked through again and again: an eighth of a worker's time.
-_COLLECTED_AFTER: Final = (50_000, 20, 20)
-_ASKED_AGAIN_S: Final = 0.5
-_NEEDED: Final = (*SUBSCRIBED, *FACT_TOPICS, STATE, DISPATCH_STATE, DECISIONS, DEAD_LETTERS)
+_GC_THRESHOLDS: Final = (50_000, 20, 20)
+_RETRY_DELAY_S: Final = 0.5
+_REQUIRED_TOPICS: Final = (
+    *SUBSCRIBED,
+    *BROADCAST_TOPICS,
+    STATE,
+    DISPATCH_STATE,
+    DECISIONS,
+    DEAD_LETTERS,
+)
 Log = structlog.typing.FilteringBoundLogger
 
 
@@ -59,7 +66,7 @@ class WorkerError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class WorkerPlan:
     """What a worker is told. `web` is where it serves its pages; `/healthz` is unhealthy after
     `stalled_after_s` without progress while there is something to do."""
 
@@ -79,7 +86,7 @@ class Plan:
     clock: Clock = field(default=lambda: datetime.now(UTC))
 
 
-async def serve(plan: Plan, metrics: Metrics, log: Log, stop: asyncio.Event) -> None:
+async def serve(plan: WorkerPlan, metrics: Metrics, log: Log, stop: asyncio.Event) -> None:
     """Work until `stop` is set. Raises WorkerError for what stops it otherwise."""
     async with contextlib.AsyncExitStack() as stack:
         service = _Service(plan, metrics, log)
@@ -91,17 +98,17 @@ async def serve(plan: Plan, metrics: Metrics, log: Log, stop: asyncio.Event) -> 
 
 
 async def serve_until_signalled(
-    plan: Plan, metrics: Metrics, log: Log, *, ends_within_s: float = _ENDS_WITHIN_S
+    plan: WorkerPlan, metrics: Metrics, log: Log, *, ends_within_s: float = _STOP_TIMEOUT_S
 ) -> None:
     """`serve` until SIGTERM or SIGINT; then the process ends in time, in order or not."""
-    gc.set_threshold(*_COLLECTED_AFTER)
+    gc.set_threshold(*_GC_THRESHOLDS)
     stop = asyncio.Event()
 
     def end() -> None:
         stop.set()
         # Faust can hang when it is stopped while partitions change hands, and holds up the whole
         # group with it. What counts is in Kafka: its members find the partitions free.
-        last = threading.Timer(ends_within_s, os._exit, (_HUNG,))
+        last = threading.Timer(ends_within_s, os._exit, (_HUNG_EXIT_CODE,))
         last.daemon = True
         last.start()
 
@@ -111,22 +118,22 @@ async def serve_until_signalled(
 
 
 class _Service:
-    def __init__(self, plan: Plan, metrics: Metrics, log: Log) -> None:
+    def __init__(self, plan: WorkerPlan, metrics: Metrics, log: Log) -> None:
         self._plan = plan
         self._metrics = metrics
         self._log = log
-        self._facts = Facts(plan.approvals)
-        self._outbox = Outbox(plan.connection, log)
+        self._broadcast = BroadcastState(plan.approvals)
+        self._producer = ConfirmedProducer(plan.connection, log)
         self._stores = Stores(plan.data_dir)
         self._recovery = Recovery(plan.connection, self._stores, log)
-        self._standby = Recovery(plan.connection, self._stores, log)
-        self._reader = FactsReader(self._facts, plan.connection, log)
-        self._progress = Progress(plan.stalled_after_s)
-        self._owning: asyncio.Task[None] | None = None
-        self._standing_by: asyncio.Task[None] | None = None
+        self._standby_recovery = Recovery(plan.connection, self._stores, log)
+        self._broadcast_reader = BroadcastReader(self._broadcast, plan.connection, log)
+        self._progress = ProgressMonitor(plan.stalled_after_s)
+        self._assign_task: asyncio.Task[None] | None = None
+        self._standby_task: asyncio.Task[None] | None = None
         self._standbys: list[TopicPartition] = []
-        self._counted_at = -_COUNTED_EVERY_S
-        self._whole_at = monotonic()
+        self._counted_at = -_COUNT_INTERVAL_S
+        self._assigned_at = monotonic()
         self._worker: Worker
         self._app: faust.App
 
@@ -136,33 +143,33 @@ class _Service:
             plan.data_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WorkerError(f"cannot use {plan.data_dir}: {error.strerror}") from error
-        counts = await self._topics()
-        missing = [topic.name for topic in _NEEDED if topic.name not in counts]
+        counts = await self._fetch_topics()
+        missing = [topic.name for topic in _REQUIRED_TOPICS if topic.name not in counts]
         if missing:
             raise WorkerError(f"no topic {', '.join(missing)}: run `drydock topics apply`")
         for alike in ((*DEVICE_TOPICS, STATE), (DISPATCH, DISPATCH_STATE)):
             if len({counts[topic.name] for topic in alike}) > 1:
                 names = ", ".join(topic.name for topic in alike)
                 raise WorkerError(f"not one count of partitions: {names}; see `drydock topics`")
-        await self._outbox.start()
-        stack.push_async_callback(self._outbox.stop)
-        await self._reader.start()
-        stack.push_async_callback(self._reader.stop)
+        await self._producer.start()
+        stack.push_async_callback(self._producer.stop)
+        await self._broadcast_reader.start()
+        stack.push_async_callback(self._broadcast_reader.stop)
         stack.callback(self._stores.close)
-        terms = Terms(
+        config = ShardConfig(
             *(plan.key, plan.jobs, counts),
             refresh=plan.refresh,
             sweep_every=plan.sweep_every,
             fast_paths=plan.fast_paths,
         )
         self._worker = Worker(
-            *(self._facts, terms, self._outbox, self._stores, self._recovery),
+            *(self._broadcast, config, self._producer, self._stores, self._recovery),
             clock=plan.clock,
             metrics=self._metrics,
             log=self._log,
         )
         stack.callback(self._worker.close)
-        self._know_job_topics(counts)
+        self._set_job_topics(counts)
         self._app = make_app(
             plan.connection,
             self._worker,
@@ -172,8 +179,8 @@ class _Service:
             web=plan.web,
             folder=plan.data_dir,
         )
-        self._app.on_partitions_revoked.connect(self._revoked)
-        self._app.on_partitions_assigned.connect(self._assigned)  # type: ignore[arg-type]
+        self._app.on_partitions_revoked.connect(self._on_revoked)
+        self._app.on_partitions_assigned.connect(self._on_assigned)  # type: ignore[arg-type]
         add_pages(self._app, self._metrics.registry, self._health, self._is_ready)
         stack.push_async_callback(self._end_tasks)
         await self._app.start()
@@ -184,158 +191,163 @@ class _Service:
         waiting = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
-                await asyncio.wait({waiting}, timeout=_LOOKED_EVERY_S)
-                self._check()
-                await self._look()
+                await asyncio.wait({waiting}, timeout=_WATCH_INTERVAL_S)
+                self._raise_failures()
+                await self._update_metrics()
         finally:
             waiting.cancel()
 
-    def _check(self) -> None:
+    def _raise_failures(self) -> None:
         if self._app.crashed:
             why = self._app.crash_reason
             raise WorkerError(f"stopped: {why!r}") from why
-        for task in (self._owning, self._standing_by):
+        for task in (self._assign_task, self._standby_task):
             if task is not None and task.done() and not task.cancelled() and task.exception():
                 raise WorkerError(f"stopped: {task.exception()!r}") from task.exception()
-        if self._reader.error is not None:
-            raise WorkerError(f"stopped: {self._reader.error!r}") from self._reader.error
-        is_at_it = self._owning is not None and not self._owning.done()
-        if is_at_it or self._is_ready():
-            self._whole_at = monotonic()
-        elif monotonic() - self._whole_at > _BEREFT_SESSIONS * self._plan.session_timeout_s:
+        if self._broadcast_reader.error is not None:
+            raise WorkerError(
+                f"stopped: {self._broadcast_reader.error!r}"
+            ) from self._broadcast_reader.error
+        is_assigning = self._assign_task is not None and not self._assign_task.done()
+        if is_assigning or self._is_ready():
+            self._assigned_at = monotonic()
+        elif monotonic() - self._assigned_at > _UNASSIGNED_SESSIONS * self._plan.session_timeout_s:
             # Given up for another owner, and none came: a new start asks the group again.
             raise WorkerError("stopped: partitions were lost, and not assigned anew")
 
     # --- rebalances ---
 
-    async def _revoked(self, *_: Any, **__: Any) -> None:
+    async def _on_revoked(self, *_: Any, **__: Any) -> None:
         # What is brought up from here on might be ready when it is another worker's.
         await self._end_tasks()
         self._worker.suspend()
 
-    async def _assigned(self, _: Any, assigned: set[TP], **__: Any) -> None:
+    async def _on_assigned(self, _: Any, assigned: set[TP], **__: Any) -> None:
         await self._end_tasks()
-        places = {state_place(tp.topic, tp.partition) for tp in assigned}
-        consumer = consumer_of(self._app)
+        changelogs = {changelog_of(tp.topic, tp.partition) for tp in assigned}
+        consumer = consumer_in(self._app)
 
-        def ready(place: TopicPartition) -> None:
+        def resume_inputs(changelog: TopicPartition) -> None:
             consumer.resume_partitions(
-                {tp for tp in assigned if state_place(tp.topic, tp.partition) == place}
+                {tp for tp in assigned if changelog_of(tp.topic, tp.partition) == changelog}
             )
 
         self._standbys = sorted(
-            {state_place(tp.topic, tp.partition) for tp in standbys_of(self._app)} - places
+            {changelog_of(tp.topic, tp.partition) for tp in standby_partitions(self._app)}
+            - changelogs
         )
-        self._owning = asyncio.create_task(self._worker.own(places, ready))
+        self._assign_task = asyncio.create_task(self._worker.assign(changelogs, resume_inputs))
         if self._standbys:
-            self._standing_by = asyncio.create_task(self._stand_by(self._owning))
+            self._standby_task = asyncio.create_task(self._run_standby(self._assign_task))
 
-    async def _stand_by(self, owning: asyncio.Task[None]) -> None:
+    async def _run_standby(self, assigning: asyncio.Task[None]) -> None:
         # Others' partitions are in no hurry, and would slow down our own.
-        await asyncio.wait({owning})
-        await self._standby.stand_by(self._standbys)
+        await asyncio.wait({assigning})
+        await self._standby_recovery.follow_as_standby(self._standbys)
 
     async def _end_tasks(self) -> None:
-        tasks = [task for task in (self._owning, self._standing_by) if task is not None]
+        tasks = [task for task in (self._assign_task, self._standby_task) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._owning = self._standing_by = None
+        self._assign_task = self._standby_task = None
 
     # --- looking after it ---
 
-    async def _look(self) -> None:
+    async def _update_metrics(self) -> None:
         worker = self._worker
-        ready = sum(home.ready for home in worker.homes.values())
-        owned = {state_place(tp.topic, tp.partition) for tp in consumer_of(self._app).assigned()}
+        ready = sum(partition.is_ready for partition in worker.partitions.values())
+        owned = {changelog_of(tp.topic, tp.partition) for tp in consumer_in(self._app).assigned()}
         self._metrics.set_partitions(
             ready=ready,
             recovering=max(len(owned) - ready, 0),
             standby=len(self._standbys),
-            left=self._recovery.remaining,
+            recovering_records=self._recovery.remaining,
         )
         self._metrics.set_ready(ready=ready == len(owned))
-        await self._look_at_fleet()
+        await self._update_fleet_metrics()
         try:
-            await self._look_at_progress()
-            if worker.homeless_sites():
-                self._know_job_topics(await self._topics())
+            await self._update_progress()
+            if worker.sites_without_topic():
+                self._set_job_topics(await self._fetch_topics())
         except KafkaError as error:
-            self._progress.excuse()
+            self._progress.reset()
             self._log.warning("cannot ask the brokers", **{key.DETAIL: repr(error)})
-        for site in worker.homeless_sites():
+        for site in worker.sites_without_topic():
             self._log.error("site has no job topic: see `drydock topics`", **{key.SITE: site})
 
-    async def _look_at_fleet(self) -> None:
+    async def _update_fleet_metrics(self) -> None:
         """How this worker's share of the Macs stands."""
-        engines = [shard.engine for shard in self._worker.device_shards()]
+        engines = [shard.reconciler for shard in self._worker.device_shards()]
         exposed: Counter[tuple[str, str]] = Counter()
         open_jobs: Counter[tuple[str, str]] = Counter()
-        for engine in engines:
-            exposed.update(engine.exposed)
-            open_jobs.update(engine.open_jobs)
+        for reconciler in engines:
+            exposed.update(reconciler.exposed)
+            open_jobs.update(reconciler.open_jobs)
         self._metrics.set_fleet(exposed, open_jobs)
-        if monotonic() < self._counted_at + _COUNTED_EVERY_S:
+        if monotonic() < self._counted_at + _COUNT_INTERVAL_S:
             return
         self._counted_at = monotonic()
         devices, overdue = 0, Counter[str]()
-        for engine in engines:
-            devices += sum(1 for _ in engine.fleet.macs())
-            overdue.update(engine.overdue(self._plan.clock()))
+        for reconciler in engines:
+            devices += sum(1 for _ in reconciler.fleet.macs())
+            overdue.update(reconciler.count_overdue(self._plan.clock()))
             await asyncio.sleep(0)
         self._metrics.set_devices(devices)
         self._metrics.set_overdue(overdue)
 
-    async def _look_at_progress(self) -> None:
-        consumer, worker = consumer_of(self._app), self._worker
+    async def _update_progress(self) -> None:
+        consumer, worker = consumer_in(self._app), self._worker
         assigned = consumer.assigned()
-        ends = await self._reader.ends([TopicPartition(*tp) for tp in assigned])
+        ends = await self._broadcast_reader.end_offsets([TopicPartition(*tp) for tp in assigned])
         lag: dict[str, int] = {topic.name: 0 for topic in SUBSCRIBED}
-        standings: dict[Hashable, Standing] = {
-            "due": Standing(not worker.is_idle(), worker.rounds),
-            "recovery": Standing(self._recovery.remaining, self._recovery.moved_at),
+        samples: dict[Hashable, ProgressSample] = {
+            "due": ProgressSample(not worker.is_idle(), worker.rounds),
+            "recovery": ProgressSample(self._recovery.remaining, self._recovery.moved_at),
         }
         for tp in assigned:
             position = consumer.position_of(tp) or 0
-            left = max(ends.get(TopicPartition(*tp), 0) - position, 0)
-            lag[tp.topic] += left
+            pending = max(ends.get(TopicPartition(*tp), 0) - position, 0)
+            lag[tp.topic] += pending
             if worker.is_ready(tp):
-                standings[tp] = Standing(left, position)
+                samples[tp] = ProgressSample(pending, position)
         for topic, records in lag.items():
             self._metrics.set_lag(topic, records)
-        self._progress.note(standings, monotonic())
+        self._progress.record(samples, monotonic())
 
     async def _health(self) -> tuple[bool, dict[str, Any]]:
-        worker, consumer = self._worker, consumer_of(self._app)
-        reached = {
+        worker, consumer = self._worker, consumer_in(self._app)
+        offsets = {
             f"{tp.topic}/{tp.partition}": consumer.position_of(tp)
             for tp in sorted(consumer.assigned())
         }
         figures = {
             "ready": sorted(
-                f"{home.place.topic}/{home.place.partition}"
-                for home in worker.homes.values()
-                if home.ready
+                f"{partition.changelog.topic}/{partition.changelog.partition}"
+                for partition in worker.partitions.values()
+                if partition.is_ready
             ),
-            "reached": reached,
-            "facts": self._facts.ends,
+            "offsets": offsets,
+            "broadcast": self._broadcast.next_offsets,
             "idle": worker.is_idle(),
             "rounds": worker.rounds,
             "recovering": self._recovery.remaining,
-            "left": self._progress.left,
+            "pending": self._progress.pending,
             "stalled_s": round(self._progress.stalled_s(monotonic()), 1),
         }
         return self._progress.is_healthy(monotonic()), figures
 
     def _is_ready(self) -> bool:
         """Whether all its partitions are brought up."""
-        homes = self._worker.homes
-        owned = {state_place(*tp) for tp in consumer_of(self._app).assigned()}
-        return all(place in homes and homes[place].ready for place in owned)
+        partitions = self._worker.partitions
+        owned = {changelog_of(*tp) for tp in consumer_in(self._app).assigned()}
+        return all(
+            changelog in partitions and partitions[changelog].is_ready for changelog in owned
+        )
 
     # --- topics ---
 
-    def _know_job_topics(self, counts: dict[str, int]) -> None:
+    def _set_job_topics(self, counts: dict[str, int]) -> None:
         start, _, end = JOBS.name.partition("{site}")
         self._worker.job_topics |= {
             name: count
@@ -343,19 +355,19 @@ class _Service:
             if name.startswith(start) and name.endswith(end)
         }
 
-    async def _topics(self) -> dict[str, int]:
+    async def _fetch_topics(self) -> dict[str, int]:
         """The cluster's topics, each with its partitions."""
         admin = AIOKafkaAdminClient(**aiokafka_options(self._plan.connection))
         try:
             await admin.start()
-            described = await self._described(admin)
+            described = await self._describe_topics(admin)
         finally:
             await admin.close()
         return {each["topic"]: len(each["partitions"]) for each in described}
 
-    async def _described(self, admin: AIOKafkaAdminClient) -> list[dict[str, Any]]:
+    async def _describe_topics(self, admin: AIOKafkaAdminClient) -> list[dict[str, Any]]:
         """What a broker says of the topics; the client asks any one, also one that is away."""
-        until = monotonic() + _ASKED_FOR_S
+        until = monotonic() + _TOPICS_TIMEOUT_S
         while True:
             try:
                 found: list[dict[str, Any]] = await admin.describe_topics()
@@ -363,6 +375,6 @@ class _Service:
                 if monotonic() >= until:
                     raise
                 self._log.warning("cannot ask the brokers", **{key.DETAIL: repr(error)})
-                await asyncio.sleep(_ASKED_AGAIN_S)
+                await asyncio.sleep(_RETRY_DELAY_S)
             else:
                 return found

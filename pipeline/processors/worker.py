@@ -21,22 +21,22 @@ from faust.types import TP
 from pipeline.metrics import Metrics
 from pipeline.processors import rows
 from pipeline.processors.batch_consumer import Batches, Group
+from pipeline.processors.broadcast import BROADCAST_TOPICS, BroadcastState
+from pipeline.processors.confirmed_producer import ConfirmedProducer, OwnershipLost, Row
+from pipeline.processors.dead_letter_limit import DeadLetterLimit
 from pipeline.processors.device_shard import DEVICE_TOPICS, DeviceShard
 from pipeline.processors.dispatch_shard import DispatchShard
-from pipeline.processors.facts import FACT_TOPICS, Facts
-from pipeline.processors.outbox import GivenUp, Outbox, Row
-from pipeline.processors.poison import PoisonWatch
-from pipeline.processors.recovery import EndsOf, Recovery, Stores
-from pipeline.processors.terms import Terms
-from pipeline.processors.work import Incoming, Tally, Work
+from pipeline.processors.recovery import FetchEndOffsets, Recovery, Stores
+from pipeline.processors.shard_config import ShardConfig
+from pipeline.processors.shard_output import ConsumedRecord, Counters, ShardOutput
 from schemas import logkeys as key
 from schemas.topics import DISPATCH, DISPATCH_STATE, STATE
 
-_CHUNK: Final = 500
-_PATIENCE_S: Final = 0.1
-_LOADED_AT_ONCE: Final = 500
-_KEPT_BACK: Final = 5_000
-_KEPT_BACK_S: Final = 10.0
+_RECORDS_PER_STEP: Final = 500
+_POLL_TIMEOUT_S: Final = 0.1
+_ROWS_PER_STEP: Final = 500
+_MAX_UNSAVED_ROWS: Final = 5_000
+_MAX_UNSAVED_S: Final = 10.0
 
 Clock = Callable[[], datetime]
 Log = structlog.typing.FilteringBoundLogger
@@ -53,10 +53,10 @@ class Shard(Protocol):
     def begin(self, now: datetime, /) -> None:
         """All rows are loaded: go on from there."""
 
-    def caught_up(self) -> None:
+    def finish_catch_up(self) -> None:
         """All is folded that was in the topics when the partition changed hands."""
 
-    def take(self, topic: str, records: "list[Incoming]", now: datetime, /) -> int:
+    def process_records(self, topic: str, records: "list[ConsumedRecord]", now: datetime, /) -> int:
         """Fold records; how many were set aside."""
 
     def tick(self, now: datetime, /) -> bool:
@@ -65,12 +65,12 @@ class Shard(Protocol):
     def is_behind(self, now: datetime, /) -> bool:
         """Whether anything is due."""
 
-    def collect(self) -> Work:
+    def collect(self) -> ShardOutput:
         """What is to be made durable."""
 
 
 @dataclass(slots=True)
-class Home:
+class OwnedPartition:
     """A partition that this worker owns.
 
     `end` is the end of its changelog as this worker left it; None once somebody else wrote there
@@ -78,26 +78,26 @@ class Home:
     of what was there before it: ends, by input.
     """
 
-    place: TopicPartition
+    changelog: TopicPartition
     shard: Shard
-    end: int | None
+    changelog_end: int | None
     backlog: dict[TP, int]
-    ready: bool = False
-    unkept: dict[bytes, bytes | None] = field(default_factory=dict)
-    kept_at: float = 0.0
+    is_ready: bool = False
+    unsaved: dict[bytes, bytes | None] = field(default_factory=dict)
+    saved_at: float = 0.0
 
 
-_FACTS: Final = tuple(TP(topic.name, 0) for topic in FACT_TOPICS)
+_BROADCAST_PARTITIONS: Final = tuple(TP(topic.name, 0) for topic in BROADCAST_TOPICS)
 _DEVICE_NAMES: Final = frozenset(topic.name for topic in DEVICE_TOPICS)
 
 
-def inputs_of(place: TopicPartition) -> list[TP]:
+def inputs_of(changelog: TopicPartition) -> list[TP]:
     """The input partitions whose state is in a changelog partition."""
-    topics = DEVICE_TOPICS if place.topic == STATE.name else (DISPATCH,)
-    return [TP(topic.name, place.partition) for topic in topics]
+    topics = DEVICE_TOPICS if changelog.topic == STATE.name else (DISPATCH,)
+    return [TP(topic.name, changelog.partition) for topic in topics]
 
 
-def state_place(topic: str, partition: int) -> TopicPartition:
+def changelog_of(topic: str, partition: int) -> TopicPartition:
     """The changelog partition behind a partition of an input topic."""
     name = STATE.name if topic in _DEVICE_NAMES else DISPATCH_STATE.name
     return TopicPartition(name, partition)
@@ -109,9 +109,9 @@ class Worker:
 
     def __init__(
         self,
-        facts: Facts,
-        terms: Terms,
-        outbox: Outbox,
+        broadcast: BroadcastState,
+        config: ShardConfig,
+        producer: ConfirmedProducer,
         stores: Stores,
         recovery: Recovery,
         *,
@@ -119,42 +119,42 @@ class Worker:
         metrics: Metrics,
         log: Log,
     ) -> None:
-        self.homes: dict[TopicPartition, Home] = {}
+        self.partitions: dict[TopicPartition, OwnedPartition] = {}
         self.job_topics: dict[str, int] = {}
         self.rounds = 0
-        self._facts = facts
-        self._terms = terms
-        self._outbox = outbox
+        self._broadcast = broadcast
+        self._config = config
+        self._producer = producer
         self._stores = stores
         self._recovery = recovery
         self._clock = clock
         self._metrics = metrics
         self._log = log
-        self._watch = PoisonWatch()
+        self._dead_letter_limit = DeadLetterLimit()
         # Who owns what does not change within a round.
-        self._round = asyncio.Lock()
-        self._given_up = False
-        self._more = False
+        self._round_lock = asyncio.Lock()
+        self._ownership_lost = False
+        self._has_more = False
 
     # --- what it owns ---
 
     def is_ready(self, tp: TP) -> bool:
         """Whether records of this input partition may be taken."""
-        home = self.homes.get(state_place(*tp))
-        return home is not None and home.ready
+        owned = self.partitions.get(changelog_of(*tp))
+        return owned is not None and owned.is_ready
 
-    def patience_s(self) -> float:
+    def poll_timeout_s(self) -> float:
         """How long to wait for records: not at all while something else is to be done."""
-        return 0.0 if self._more else _PATIENCE_S
+        return 0.0 if self._has_more else _POLL_TIMEOUT_S
 
     def suspend(self) -> None:
         """Partitions may be another worker's from now on, until `own` says otherwise."""
-        for home in self.homes.values():
-            home.ready = False
+        for owned in self.partitions.values():
+            owned.is_ready = False
 
-    async def own(
+    async def assign(
         self,
-        places: Collection[TopicPartition],
+        changelogs: Collection[TopicPartition],
         on_ready: Callable[[TopicPartition], None],
     ) -> None:
         """Own exactly these changelog partitions: let the others go, and bring up what is new.
@@ -162,250 +162,256 @@ class Worker:
         What was ours before and was written by nobody else since goes on from memory.
         """
         self.suspend()
-        async with self._round:
-            for place in [place for place in self.homes if place not in places]:
-                self._let_go(place)
-            for home in self.homes.values():
+        async with self._round_lock:
+            for changelog in [place for place in self.partitions if place not in changelogs]:
+                self._release(changelog)
+            for owned in self.partitions.values():
                 # What is in the file is on a par with Kafka before anybody compares the two.
-                self._keep(home)
-            held = dict.fromkeys(places) | {place: home.end for place, home in self.homes.items()}
+                self._save_snapshot(owned)
+            offsets_in_memory = dict.fromkeys(changelogs) | {
+                place: home.changelog_end for place, home in self.partitions.items()
+            }
         began = monotonic()
-        async with self._recovery.asking() as ends_of:
-            async for place, unchanged in self._recovery.catch_up(held):
+        async with self._recovery.open_offset_reader() as ends_of:
+            async for changelog, unchanged in self._recovery.catch_up(offsets_in_memory):
                 if not unchanged:
-                    self._let_go(place)
-                    self.homes[place] = await self._bring_up(place, ends_of)
-                self.homes[place].ready = True
-                on_ready(place)
+                    self._release(changelog)
+                    self.partitions[changelog] = await self._restore(changelog, ends_of)
+                self.partitions[changelog].is_ready = True
+                on_ready(changelog)
         self._log.info(
             "partitions ready",
-            **{key.COUNT: len(self.homes), key.DURATION_S: round(monotonic() - began, 3)},
+            **{key.COUNT: len(self.partitions), key.DURATION_S: round(monotonic() - began, 3)},
         )
 
-    async def _bring_up(self, place: TopicPartition, ends_of: EndsOf) -> Home:
-        store = self._stores.of(place)
+    async def _restore(
+        self, changelog: TopicPartition, fetch_end_offsets: FetchEndOffsets
+    ) -> OwnedPartition:
+        store = self._stores.get(changelog)
         # The claim is written before anything is decided by: what a former owner writes after it
         # is void. What it wrote before it counts, and is read.
-        owner = rows.Owner.of(store.get(rows.OWNER_KEY)).next_owner()
-        claim: list[Row] = [(rows.OWNER_KEY, owner.to_row())]
-        ends = await self._outbox.write({place: claim}, _never)
-        if ends[place] == store.next:
-            store.put(dict(claim), ends[place] + 1, owner.epoch)
+        epoch_row = rows.EpochRow.decode(store.get(rows.EPOCH_KEY)).next_epoch()
+        epoch_rows: list[Row] = [(rows.EPOCH_KEY, epoch_row.to_row())]
+        ends = await self._producer.write({changelog: epoch_rows}, _never)
+        if ends[changelog] == store.next_offset:
+            store.put_rows(dict(epoch_rows), ends[changelog] + 1, epoch_row.epoch)
         else:
-            async for _ in self._recovery.catch_up({place: None}):
+            async for _ in self._recovery.catch_up({changelog: None}):
                 pass
-        shard = self._new_shard(place)
-        with _uncollected():
+        shard = self._new_shard(changelog)
+        with _without_gc():
             for number, (name, raw) in enumerate(store.all()):
                 shard.load(name, raw)
-                if number % _LOADED_AT_ONCE == 0:
+                if number % _ROWS_PER_STEP == 0:
                     await asyncio.sleep(0)
             shard.begin(self._clock())
         # Asked after the claim: all that former owners published before it is a part of this.
-        ends = await ends_of([TopicPartition(*tp) for tp in (*inputs_of(place), *_FACTS)])
+        ends = await fetch_end_offsets(
+            [TopicPartition(*tp) for tp in (*inputs_of(changelog), *_BROADCAST_PARTITIONS)]
+        )
         backlog = {TP(*tp): end for tp, end in ends.items()}
-        return Home(place, shard, store.next, backlog)
+        return OwnedPartition(changelog, shard, store.next_offset, backlog)
 
-    def _new_shard(self, place: TopicPartition) -> Shard:
-        if place.topic == STATE.name:
-            return DeviceShard(place.partition, self._facts, self._terms)
-        return DispatchShard(place.partition, self._facts, self._terms, self.job_topics)
+    def _new_shard(self, changelog: TopicPartition) -> Shard:
+        if changelog.topic == STATE.name:
+            return DeviceShard(changelog.partition, self._broadcast, self._config)
+        return DispatchShard(changelog.partition, self._broadcast, self._config, self.job_topics)
 
-    def _let_go(self, place: TopicPartition) -> None:
-        home = self.homes.pop(place, None)
-        if home is not None:
-            self._keep(home)
+    def _release(self, changelog: TopicPartition) -> None:
+        owned = self.partitions.pop(changelog, None)
+        if owned is not None:
+            self._save_snapshot(owned)
 
     # --- a round ---
 
-    async def take(self, batches: Batches, group: Group) -> Mapping[TP, int]:
+    async def process_batches(self, batches: Batches, group: Group) -> Mapping[TP, int]:
         """Fold, decide, publish, write; the offsets to go on from once all that is confirmed.
         Records of partitions that are not ready are left."""
-        async with self._round:
-            return await self._take(
+        async with self._round_lock:
+            return await self._process_round(
                 {tp: records for tp, records in batches.items() if self.is_ready(tp)}, group
             )
 
-    async def _take(self, batches: Batches, group: Group) -> Mapping[TP, int]:
-        self._given_up = False
-        homes = [home for home in self.homes.values() if home.ready]
+    async def _process_round(self, batches: Batches, group: Group) -> Mapping[TP, int]:
+        self._ownership_lost = False
+        partitions = [owned for owned in self.partitions.values() if owned.is_ready]
         try:
             done = await self._fold(batches, self._clock())
-            for home in homes:
+            for home in partitions:
                 if home.backlog:
-                    await self._look_back(home, batches, done, group)
-            await self._do_due(homes, self._clock())
-            moved = await self._make_durable(homes, group)
-        except GivenUp:
+                    await self._check_backlog(home, batches, done, group)
+            await self._run_due(partitions, self._clock())
+            moved = await self._flush(partitions, group)
+        except OwnershipLost:
             # They may be another's: what is in memory is not what Kafka has.
-            for home in homes:
-                if self.homes.get(home.place) is home:
-                    del self.homes[home.place]
-            self._log.warning("partitions lost", **{key.COUNT: len(homes)})
+            for home in partitions:
+                if self.partitions.get(home.changelog) is home:
+                    del self.partitions[home.changelog]
+            self._log.warning("partitions lost", **{key.COUNT: len(partitions)})
             return {}
         self.rounds += moved or bool(done)
         return done
 
-    def give_up(self) -> None:
+    def abandon_batch(self) -> None:
         """The partitions are lost: stop waiting for a broker that does not answer."""
-        self._given_up = True
+        self._ownership_lost = True
 
     async def _fold(self, batches: Batches, now: datetime) -> dict[TP, int]:
         done: dict[TP, int] = {}
-        taken = refused = 0
+        read = dead_lettered = 0
         for tp, records in batches.items():
-            home = self.homes[state_place(*tp)]
-            for start in range(0, len(records), _CHUNK):
-                some = list(records[start : start + _CHUNK])
-                refused += home.shard.take(tp.topic, some, now)
+            owned = self.partitions[changelog_of(*tp)]
+            for start in range(0, len(records), _RECORDS_PER_STEP):
+                some = list(records[start : start + _RECORDS_PER_STEP])
+                dead_lettered += owned.shard.process_records(tp.topic, some, now)
                 await asyncio.sleep(0)
-            taken += len(records)
+            read += len(records)
             if records:
                 done[tp] = records[-1].offset + 1
-        self._watch.note(taken, refused)
+        self._dead_letter_limit.record(read, dead_lettered)
         return done
 
-    async def _look_back(
-        self, home: Home, batches: Batches, done: Mapping[TP, int], group: Group
+    async def _check_backlog(
+        self, owned: OwnedPartition, batches: Batches, done: Mapping[TP, int], group: Group
     ) -> None:
         """See what is left of a backlog; the shard is told once nothing is."""
-        for tp, end in list(home.backlog.items()):
-            if tp in _FACTS:
-                at = self._facts.ends[tp.topic]
+        for tp, end in list(owned.backlog.items()):
+            if tp in _BROADCAST_PARTITIONS:
+                offset = self._broadcast.next_offsets[tp.topic]
             else:
-                at = done[tp] if tp in batches else await group.position(tp)
-            if at >= end:
-                del home.backlog[tp]
-        if not home.backlog:
-            home.shard.caught_up()
+                offset = done[tp] if tp in batches else await group.position(tp)
+            if offset >= end:
+                del owned.backlog[tp]
+        if not owned.backlog:
+            owned.shard.finish_catch_up()
 
-    async def _do_due(self, homes: Sequence[Home], now: datetime) -> None:
-        until = monotonic() + self._terms.due_budget_s
-        busy = [home for home in homes if home.shard.tick(now)]
+    async def _run_due(self, partitions: Sequence[OwnedPartition], now: datetime) -> None:
+        until = monotonic() + self._config.due_budget_s
+        busy = [owned for owned in partitions if owned.shard.tick(now)]
         while busy and monotonic() < until:
             await asyncio.sleep(0)
             busy = [home for home in busy if home.shard.tick(now)]
-        self._more = bool(busy)
+        self._has_more = bool(busy)
 
     def is_idle(self) -> bool:
         """Whether everything that was read, and all that is due now, is done and confirmed."""
         now = self._clock()
-        return not self._round.locked() and not any(
-            not home.ready or home.backlog or home.shard.is_behind(now)
-            for home in self.homes.values()
+        return not self._round_lock.locked() and not any(
+            not owned.is_ready or owned.backlog or owned.shard.is_behind(now)
+            for owned in self.partitions.values()
         )
 
-    async def _make_durable(self, homes: Sequence[Home], group: Group) -> bool:
+    async def _flush(self, partitions: Sequence[OwnedPartition], group: Group) -> bool:
         """Publish and write what came of a round; whether anything did. Raises GivenUp."""
-        works = [(home, home.shard.collect()) for home in homes]
-        if all(work.is_empty for _, work in works):
-            self._count_all(works)
+        outputs = [(owned, owned.shard.collect()) for owned in partitions]
+        if all(output.is_empty for _, output in outputs):
+            self._report_all(outputs)
             return False
         # An order is in the log of orders before dispatch hears of it: whoever takes over reads
         # that log first, and knows of all that may have reached an executor.
-        posts = [post for _, work in works for post in work.posts]
+        records = [record for _, work in outputs for record in work.records]
         for some in (
-            [post for post in posts if post.topic != DISPATCH.name],
-            [post for post in posts if post.topic == DISPATCH.name],
+            [post for post in records if post.topic != DISPATCH.name],
+            [post for post in records if post.topic == DISPATCH.name],
         ):
             if some:
-                await self._still_ours(group)
-                await self._outbox.publish(some, self._is_given_up)
-        if any(work.rows for _, work in works):
-            await self._still_ours(group)
-            await self._write(works)
-        self._count_all(works)
+                await self._require_membership(group)
+                await self._producer.publish(some, self._is_ownership_lost)
+        if any(work.rows for _, work in outputs):
+            await self._require_membership(group)
+            await self._write_rows(outputs)
+        self._report_all(outputs)
         return True
 
-    async def _still_ours(self, group: Group) -> None:
-        if not await group.holds():
-            raise GivenUp
+    async def _require_membership(self, group: Group) -> None:
+        if not await group.is_member():
+            raise OwnershipLost
 
-    async def _write(self, works: "Sequence[tuple[Home, Work]]") -> None:
+    async def _write_rows(self, outputs: "Sequence[tuple[OwnedPartition, ShardOutput]]") -> None:
         """Write state rows, and note how far that brought each changelog."""
-        written = {home.place: (home, work) for home, work in works if work.rows}
-        ends = await self._outbox.write(
-            {place: list(work.rows.items()) for place, (_, work) in written.items()},
-            self._is_given_up,
+        written = {owned.changelog: (owned, output) for owned, output in outputs if output.rows}
+        ends = await self._producer.write(
+            {changelog: list(work.rows.items()) for changelog, (_, work) in written.items()},
+            self._is_ownership_lost,
         )
         for place, (home, work) in written.items():
-            if ends[place] - len(work.rows) + 1 == home.end:
-                home.end = ends[place] + 1
-                home.unkept |= work.rows
+            if ends[place] - len(work.rows) + 1 == home.changelog_end:
+                home.changelog_end = ends[place] + 1
+                home.unsaved |= work.rows
             else:
-                await self._read_back(home)
-        for home, _ in works:
-            late = monotonic() - home.kept_at >= _KEPT_BACK_S
-            if home.unkept and (late or len(home.unkept) >= _KEPT_BACK):
-                self._keep(home)
+                await self._reread_changelog(home)
+        for home, _ in outputs:
+            late = monotonic() - home.saved_at >= _MAX_UNSAVED_S
+            if home.unsaved and (late or len(home.unsaved) >= _MAX_UNSAVED_ROWS):
+                self._save_snapshot(home)
 
-    async def _read_back(self, home: Home) -> None:
+    async def _reread_changelog(self, owned: OwnedPartition) -> None:
         """Others wrote into this changelog, or our rows are there twice: see whose it is. Raises
         GivenUp where it is another owner's, for our rows after its claim are void."""
-        self._keep(home)
-        home.end = None
-        home.unkept.clear()
-        async for _ in self._recovery.catch_up({home.place: None}):
+        self._save_snapshot(owned)
+        owned.changelog_end = None
+        owned.unsaved.clear()
+        async for _ in self._recovery.catch_up({owned.changelog: None}):
             pass
-        store = self._stores.of(home.place)
-        if store.epoch > home.shard.epoch:
-            raise GivenUp
-        home.end = store.next
+        store = self._stores.get(owned.changelog)
+        if store.epoch > owned.shard.epoch:
+            raise OwnershipLost
+        owned.changelog_end = store.next_offset
 
-    def _keep(self, home: Home) -> None:
+    def _save_snapshot(self, owned: OwnedPartition) -> None:
         """Copy what was written since the last time to this machine's disk."""
-        if home.unkept and home.end is not None:
-            store = self._stores.of(home.place)
-            store.put(home.unkept, home.end, home.shard.epoch)
-            home.unkept = {}
-        home.kept_at = monotonic()
+        if owned.unsaved and owned.changelog_end is not None:
+            store = self._stores.get(owned.changelog)
+            store.put_rows(owned.unsaved, owned.changelog_end, owned.shard.epoch)
+            owned.unsaved = {}
+        owned.saved_at = monotonic()
 
     def close(self) -> None:
         """Copy to disk what is confirmed and not there yet."""
-        for home in self.homes.values():
-            self._keep(home)
+        for owned in self.partitions.values():
+            self._save_snapshot(owned)
 
-    def _is_given_up(self) -> bool:
-        return self._given_up
+    def _is_ownership_lost(self) -> bool:
+        return self._ownership_lost
 
-    def _count_all(self, works: "Sequence[tuple[Home, Work]]") -> None:
-        for _, work in works:
-            self._count(work.tally)
+    def _report_all(self, outputs: "Sequence[tuple[OwnedPartition, ShardOutput]]") -> None:
+        for _, output in outputs:
+            self._report(output.counters)
 
-    def _count(self, tally: Tally) -> None:
+    def _report(self, counters: Counters) -> None:
         metrics = self._metrics
-        for topic, count in tally.folded.items():
-            metrics.folded(topic, count, tally.ages.get(topic, 0.0))
-        for (action, reason), count in tally.decisions.items():
-            metrics.decided(action, reason, count)
-        for (acted, outcome), count in tally.results.items():
-            metrics.resulted(acted, outcome, count)
-        for done, took in tally.durations:
-            metrics.succeeded(done, took)
-        for (topic, code), count in tally.letters.items():
-            metrics.set_aside(topic, code, count)
+        for topic, count in counters.folded.items():
+            metrics.count_folded(topic, count, counters.oldest_age_s.get(topic, 0.0))
+        for (action, reason), count in counters.decisions.items():
+            metrics.count_decision(action, reason, count)
+        for (acted, outcome), count in counters.results.items():
+            metrics.count_result(acted, outcome, count)
+        for done, duration_s in counters.durations:
+            metrics.observe_job_duration(done, duration_s)
+        for (topic, code), count in counters.dead_letters.items():
+            metrics.count_dead_letter(topic, code, count)
             self._log.error(
-                "records set aside",
+                "records dead-lettered",
                 **{key.TOPIC: topic, key.ERROR_CODE: code, key.COUNT: count},
             )
 
-    def homeless_sites(self) -> set[str]:
+    def sites_without_topic(self) -> set[str]:
         """Sites that jobs wait for and that have no job topic."""
         return {
             site
-            for home in self.homes.values()
-            if isinstance(home.shard, DispatchShard)
-            for site in home.shard.homeless()
+            for owned in self.partitions.values()
+            if isinstance(owned.shard, DispatchShard)
+            for site in owned.shard.sites_without_topic()
         }
 
     def device_shards(self) -> list[DeviceShard]:
         """The Macs' partitions that are ready."""
-        shards = [home.shard for home in self.homes.values() if home.ready]
+        shards = [owned.shard for owned in self.partitions.values() if owned.is_ready]
         return [shard for shard in shards if isinstance(shard, DeviceShard)]
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def _without_gc() -> Iterator[None]:
     """What is made here is left out of garbage collections, now and later.
 
     It is millions of objects without a cycle, which go when nothing refers to them. To walk over

@@ -9,7 +9,7 @@ from kafka.admin import ConfigResource, ConfigResourceType  # type: ignore[impor
 from kafka.errors import KafkaError, for_code  # type: ignore[import-untyped]
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from pipeline.provisioning.plan import ActualTopic, Change, Difference, WantedTopic
+from pipeline.provisioning.plan import ActualTopic, TopicChange, TopicDifference, WantedTopic
 from schemas.connection import KafkaConnection
 
 TOPIC: Final = ConfigResourceType.TOPIC
@@ -29,13 +29,13 @@ class Cluster:
 
     def brokers(self) -> int:
         """How many brokers are alive."""
-        with _told("cannot ask the cluster"):
+        with _cluster_errors("cannot ask the cluster"):
             described = self._admin.describe_cluster()["brokers"]
         return sum(not broker.get("is_fenced", False) for broker in described)
 
     def topics(self) -> dict[str, ActualTopic]:
         """Every topic but Kafka's own, by name."""
-        with _told("cannot read the topics"):
+        with _cluster_errors("cannot read the topics"):
             described = [t for t in self._admin.describe_topics() if not t["is_internal"]]
             if not described:
                 return {}
@@ -46,21 +46,25 @@ class Cluster:
         return {topic["name"]: _actual(topic, settings[topic["name"]]) for topic in described}
 
     def apply(
-        self, changes: Sequence[Difference], wanted: Sequence[WantedTopic]
-    ) -> dict[Difference, str | None]:
+        self, changes: Sequence[TopicDifference], wanted: Sequence[WantedTopic]
+    ) -> dict[TopicDifference, str | None]:
         """Make these changes; for each, None or what the cluster said against it.
 
         One refused change does not keep the others from being made.
         """
         by_name = {topic.name: topic for topic in wanted}
-        kinds = {kind: [c for c in changes if c.change is kind] for kind in Change}
-        created = self._create([by_name[c.topic] for c in kinds[Change.CREATE]])
-        grown = self._grow([by_name[c.topic] for c in kinds[Change.PARTITIONS]])
-        set_ = self._set(kinds[Change.SETTING])
-        answers = {Change.CREATE: created, Change.PARTITIONS: grown, Change.SETTING: set_}
-        return {change: answers[change.change].get(change.topic) for change in changes}
+        kinds = {kind: [c for c in changes if c.change is kind] for kind in TopicChange}
+        created = self._create([by_name[c.topic] for c in kinds[TopicChange.CREATE]])
+        grown = self._grow([by_name[c.topic] for c in kinds[TopicChange.PARTITIONS]])
+        set_ = self._set(kinds[TopicChange.SETTING])
+        errors = {
+            TopicChange.CREATE: created,
+            TopicChange.PARTITIONS: grown,
+            TopicChange.SETTING: set_,
+        }
+        return {change: errors[change.change].get(change.topic) for change in changes}
 
-    def settles(self, wanted: Sequence[WantedTopic]) -> bool:
+    def wait_until_shown(self, wanted: Sequence[WantedTopic]) -> bool:
         """Wait until the brokers show all that is wanted (replication aside); whether they do."""
 
         def shown() -> bool:
@@ -91,33 +95,33 @@ class Cluster:
             }
             for topic in topics
         }
-        with _told("cannot create topics"):
-            answer = self._admin.create_topics(asked, raise_errors=False)
-        return {each["name"]: _refusal(each) for each in answer["topics"]}
+        with _cluster_errors("cannot create topics"):
+            response = self._admin.create_topics(asked, raise_errors=False)
+        return {each["name"]: _refusal(each) for each in response["topics"]}
 
     def _grow(self, topics: Sequence[WantedTopic]) -> dict[str, str | None]:
         if not topics:
             return {}
-        with _told("cannot add partitions"):
-            answer = self._admin.create_partitions(
+        with _cluster_errors("cannot add partitions"):
+            response = self._admin.create_partitions(
                 {topic.name: topic.partitions for topic in topics}, raise_errors=False
             )
-        return {each.name: _refusal(each.to_dict()) for each in answer.results}
+        return {each.name: _refusal(each.to_dict()) for each in response.results}
 
-    def _set(self, changes: Sequence[Difference]) -> dict[str, str | None]:
+    def _set(self, changes: Sequence[TopicDifference]) -> dict[str, str | None]:
         by_topic: dict[str, dict[str, str]] = {}
         for change in changes:
             by_topic.setdefault(change.topic, {})[str(change.setting)] = change.wanted
         if not by_topic:
             return {}
-        with _told("cannot change settings"):
+        with _cluster_errors("cannot change settings"):
             # Incremental: what somebody else has set on the topic stays as it is.
-            answer = self._admin.alter_configs(
+            response = self._admin.alter_configs(
                 [ConfigResource(TOPIC, name, values) for name, values in by_topic.items()],
                 incremental=True,
             )
-        said = answer[TOPIC.name.lower()]
-        return {name: None if said[name] == "OK" else said[name] for name in by_topic}
+        results = response[TOPIC.name.lower()]
+        return {name: None if results[name] == "OK" else results[name] for name in by_topic}
 
 
 @contextmanager
@@ -128,7 +132,7 @@ def connected(connection: KafkaConnection, timeout_s: float) -> Iterator[Cluster
         "bootstrap_timeout_ms": limit,
         "request_timeout_ms": limit,
     }
-    with _told(f"no Kafka broker at {connection.bootstrap}"):
+    with _cluster_errors(f"no Kafka broker at {connection.bootstrap}"):
         admin = KafkaAdminClient(**options)
     try:
         yield Cluster(admin)
@@ -137,12 +141,12 @@ def connected(connection: KafkaConnection, timeout_s: float) -> Iterator[Cluster
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _cluster_errors(action: str) -> Iterator[None]:
     try:
         yield
     except (KafkaError, OSError, ValueError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise ClusterError(f"{what}: {said}") from error
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise ClusterError(f"{action}: {message}") from error
 
 
 def _actual(topic: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> ActualTopic:
@@ -160,8 +164,8 @@ def _actual(topic: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]])
     )
 
 
-def _refusal(answer: Mapping[str, Any]) -> str | None:
-    if not answer["error_code"]:
+def _refusal(response: Mapping[str, Any]) -> str | None:
+    if not response["error_code"]:
         return None
-    name = for_code(answer["error_code"]).__name__
-    return f"{name}: {answer['error_message']}" if answer.get("error_message") else str(name)
+    name = for_code(response["error_code"]).__name__
+    return f"{name}: {response['error_message']}" if response.get("error_message") else str(name)

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from schemas.topics import INTERNAL_TOPICS, JOBS, TOPICS, KeySpace, Topic, topic_settings
+from schemas.topics import INTERNAL_TOPICS, JOBS, TOPICS, Partitioning, Topic, topic_settings
 
 PREFIX = "drydock."
 # Topics of these key spaces belong together: with another count, every key moves.
-IN_STEP = (KeySpace.DEVICE, KeySpace.SITE, KeySpace.SITE_JOBS)
+SAME_COUNT = (Partitioning.DEVICE, Partitioning.SITE, Partitioning.SITE_JOBS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class WantedTopic:
     """A topic as it should be on a cluster."""
 
     name: str
-    key_space: KeySpace
+    partitioning: Partitioning
     partitions: int
     replication: int
     settings: Mapping[str, str]
@@ -38,7 +38,7 @@ class ActualTopic:
     own: frozenset[str] = frozenset()
 
 
-class Change(StrEnum):
+class TopicChange(StrEnum):
     """What is different, and so what would be done about it."""
 
     CREATE = "create"
@@ -48,16 +48,16 @@ class Change(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class TopicDifference:
     """One difference. `setting` is set for a topic setting only; `actual` is None for a topic
     that is missing. `held` says why it is left as it is; None is: it can be made so."""
 
     topic: str
-    change: Change
+    change: TopicChange
     setting: str | None
     actual: str | None
     wanted: str
-    held: str | None = None
+    obstacle: str | None = None
 
 
 def wanted_topics(
@@ -72,8 +72,10 @@ def wanted_topics(
         (
             WantedTopic(
                 name=name,
-                key_space=topic.key_space,
-                partitions=partitions if topic.key_space is KeySpace.DEVICE else topic.partitions,
+                partitioning=topic.partitioning,
+                partitions=partitions
+                if topic.partitioning is Partitioning.DEVICE
+                else topic.partitions,
                 replication=replication,
                 settings=topic_settings(topic, replication),
             )
@@ -94,7 +96,7 @@ def differences(
     *,
     brokers: int,
     grow: bool = False,
-) -> list[Difference]:
+) -> list[TopicDifference]:
     """All that differs, topic by topic. `grow` allows more partitions where keys then move."""
     found = []
     for topic in wanted:
@@ -107,35 +109,35 @@ def differences(
     return found
 
 
-def _missing(topic: WantedTopic, brokers: int, out_of_step: str | None) -> Difference:
+def _missing(topic: WantedTopic, brokers: int, out_of_step: str | None) -> TopicDifference:
     held = out_of_step
     if topic.replication > brokers:
         held = f"replication {topic.replication} needs as many brokers; the cluster has {brokers}"
     wanted = f"partitions={topic.partitions} replication={topic.replication}"
-    return Difference(topic.name, Change.CREATE, None, None, wanted, held)
+    return TopicDifference(topic.name, TopicChange.CREATE, None, None, wanted, held)
 
 
 def _compare(
     topic: WantedTopic, there: ActualTopic, out_of_step: str | None
-) -> Iterator[Difference]:
+) -> Iterator[TopicDifference]:
     if there.partitions != topic.partitions:
         held = out_of_step
         if there.partitions > topic.partitions:
             held = "Kafka cannot reduce partitions"
-        elif topic.key_space is KeySpace.WHOLE:
+        elif topic.partitioning is Partitioning.WHOLE:
             held = "it is read whole, in one order"
-        yield Difference(
+        yield TopicDifference(
             topic.name,
-            Change.PARTITIONS,
+            TopicChange.PARTITIONS,
             None,
             str(there.partitions),
             str(topic.partitions),
             held,
         )
     if there.replication != topic.replication:
-        yield Difference(
+        yield TopicDifference(
             topic.name,
-            Change.REPLICATION,
+            TopicChange.REPLICATION,
             None,
             str(there.replication),
             str(topic.replication),
@@ -144,7 +146,7 @@ def _compare(
     for name, value in sorted(topic.settings.items()):
         if there.settings.get(name) != value:
             now = there.settings.get(name, "")
-            yield Difference(topic.name, Change.SETTING, name, now, value)
+            yield TopicDifference(topic.name, TopicChange.SETTING, name, now, value)
 
 
 def _out_of_step(
@@ -155,12 +157,12 @@ def _out_of_step(
     grow: bool,
 ) -> str | None:
     """Why this topic may not get its count: the others of its key space would have another."""
-    if topic.key_space not in IN_STEP:
+    if topic.partitioning not in SAME_COUNT:
         return None
     counts = {
         each.name: actual[each.name].partitions
         for each in wanted
-        if each.key_space is topic.key_space and each.name in actual
+        if each.partitioning is topic.partitioning and each.name in actual
     }
     more = [name for name, count in counts.items() if count > topic.partitions]
     if more:
@@ -182,19 +184,19 @@ def _out_of_step(
 def notes(wanted: Sequence[WantedTopic], actual: Mapping[str, ActualTopic]) -> list[str]:
     """What is there and not in the table: no difference, and never touched, but worth a look."""
     known = {topic.name: topic for topic in wanted}
-    said = []
+    found = []
     for name, there in sorted(actual.items()):
         topic = known.get(name)
         if topic is None:
             if name.startswith(PREFIX):
                 hint = " (a site not named by --sites?)" if _is_job_topic(name) else ""
-                said.append(f"{name} is not in the table{hint}")
+                found.append(f"{name} is not in the table{hint}")
             continue
-        said += [
+        found += [
             f"{name} sets {setting}={there.settings.get(setting)}, which is not in the table"
             for setting in sorted(there.own - topic.settings.keys())
         ]
-    return said
+    return found
 
 
 def _is_job_topic(name: str) -> bool:

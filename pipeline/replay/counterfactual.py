@@ -14,13 +14,13 @@ from enum import StrEnum
 from typing import Final
 
 from pipeline.decide.decision import decide
-from pipeline.decide.engine import Engine, recompute
 from pipeline.decide.policy import Policy
 from pipeline.decide.policy_file import PolicyError, policy_digest, read_policy
+from pipeline.decide.reconciler import Reconciler, recompute
 from pipeline.replay.log import (
     UNREADABLE,
-    Contents,
-    Entry,
+    LogContents,
+    LogEntry,
     LogReader,
     UnreadableLog,
     read_event,
@@ -60,18 +60,22 @@ class DecisionChange:
     at: datetime
     kind: ChangeKind
     fields: tuple[str, ...]
-    then: Decision | None
-    under: Decision
+    recorded: Decision | None
+    alternative: Decision
 
     @property
     def site(self) -> str | None:
         """Where the Mac is: as it was, or under the other policy where nothing was known."""
-        return self.under.site if self.then is None else self.then.site or self.under.site
+        return (
+            self.alternative.site
+            if self.recorded is None
+            else self.recorded.site or self.alternative.site
+        )
 
     @property
     def action(self) -> str | None:
         """What is added, removed or changed: the action under the side that has one."""
-        sides = [self.under, self.then]
+        sides = [self.alternative, self.recorded]
         if self.kind is ChangeKind.REMOVED:
             sides.reverse()
         actions = (side.action for side in sides if side is not None and side.action is not None)
@@ -80,7 +84,7 @@ class DecisionChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Diff:
+class CounterfactualDiff:
     """All that differs: `decisions` recorded ones and `macs` at the end were compared."""
 
     policy_digest: str
@@ -93,7 +97,7 @@ class Diff:
         """For each Mac that differs, by UDID, how many of its decisions do and how."""
         found: dict[str, Counter[ChangeKind]] = {}
         for change in self.changes:
-            found.setdefault(change.under.udid, Counter())[change.kind] += 1
+            found.setdefault(change.alternative.udid, Counter())[change.kind] += 1
         return found
 
     @property
@@ -115,14 +119,14 @@ def counterfactual(
     udid: str | None = None,
     progress: Callable[[int], None] = lambda _: None,
     fast_paths: bool = True,
-) -> Diff:
+) -> CounterfactualDiff:
     """What this policy would have decided otherwise, from `since` up to `until`, for one Mac or
     for all. Raises PolicyError for the policy, UnreadableLog for the log."""
     policy = read_policy(policy_text)
-    contents = Contents(log)
+    contents = LogContents(log)
     changes: list[DecisionChange] = []
     decisions = 0
-    engine = Engine(fast_paths=fast_paths)
+    engine = Reconciler(fast_paths=fast_paths)
     last_seq, end = log.last_seq(until), log.last_at() if until is None else until
     for entry in log.entries():
         if entry.seq > last_seq:
@@ -146,14 +150,14 @@ def counterfactual(
         for then, under in _at_end(engine, policy_text, end, udid, fast_paths=fast_paths):
             macs += 1
             changes += _change(None, end, then, under)
-    return Diff(policy_digest(policy_text), decisions, macs, tuple(changes))
+    return CounterfactualDiff(policy_digest(policy_text), decisions, macs, tuple(changes))
 
 
 def _recorded_change(
-    entry: Entry,
+    entry: LogEntry,
     record: DecisionRecord,
     policy: Policy,
-    contents: Contents,
+    contents: LogContents,
     *,
     fast_paths: bool,
 ) -> Iterator[DecisionChange]:
@@ -166,10 +170,10 @@ def _recorded_change(
 
 
 def _at_end(
-    engine: Engine, policy_text: str, end: datetime, udid: str | None, *, fast_paths: bool
+    engine: Reconciler, policy_text: str, end: datetime, udid: str | None, *, fast_paths: bool
 ) -> Iterator[tuple[Decision | None, Decision]]:
     """Each Mac's decision at the end under the policy in force, and under the other."""
-    other = Engine(engine.fleet, fast_paths=fast_paths)
+    other = Reconciler(engine.fleet, fast_paths=fast_paths)
     other.override_policy(policy_text)
     other.recount_jobs()
     try:

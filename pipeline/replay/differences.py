@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 ABSENT: Final = "(absent)"
 
 
-class Apart(NamedTuple):
+class FieldDifference(NamedTuple):
     """A place where two JSON values differ: `device.facts.build`, and what each side has."""
 
     path: str
@@ -14,7 +14,7 @@ class Apart(NamedTuple):
     right: Any
 
 
-def first_difference(left: Any, right: Any, path: str = "") -> Apart | None:
+def first_difference(left: Any, right: Any, path: str = "") -> FieldDifference | None:
     """The first place at which two JSON values differ; None if they say the same.
 
     In the left one's order, then what only the right one has. `1`, `1.0` and `true` differ; the
@@ -35,10 +35,10 @@ def first_difference(left: Any, right: Any, path: str = "") -> Apart | None:
         return None
     if type(left) is type(right) and left == right:
         return None
-    return Apart(path or "$", left, right)
+    return FieldDifference(path or "$", left, right)
 
 
-def first_alteration(written: Any, read: Any, path: str = "") -> Apart | None:
+def first_alteration(written: Any, read: Any, path: str = "") -> FieldDifference | None:
     """The first place at which JSON says other than what was read from it; None if nowhere.
 
     What only `read` has is no alteration: an older version wrote it, before that field was there.
@@ -50,8 +50,8 @@ def first_alteration(written: Any, read: Any, path: str = "") -> Apart | None:
         parts = [(f"{path}[{index}]", one, other) for index, (one, other) in enumerate(pairs)]
     else:
         return first_difference(written, read, path)
-    for place, one, other in parts:
-        found = first_alteration(one, other, place)
+    for location, one, other in parts:
+        found = first_alteration(one, other, location)
         if found is not None:
             return found
     return None

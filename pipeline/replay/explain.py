@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from pipeline.replay.device_lookup import find_device_key
 from pipeline.replay.log import LogReader, read_event, read_record
-from pipeline.replay.names import find
 from pipeline.state.device import to_us
-from pipeline.state.jobs import Ledger, issue, record, supersede
+from pipeline.state.jobs import JobHistory, add_job, add_result, supersede_job
 from schemas.decisions import Decision, DecisionRecord, Gate, Verdict
 from schemas.envelope import (
     Event,
@@ -24,7 +24,7 @@ KEPT_EVENTS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class LoggedDecision:
     """A decision in the Mac's history."""
 
     seq: int
@@ -33,7 +33,7 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class JobStep:
     """One thing that was told of a job."""
 
     seq: int
@@ -53,12 +53,12 @@ class JobStory:
     job: Job
     seq: int
     issued_at: datetime
-    steps: tuple[Step, ...]
+    steps: tuple[JobStep, ...]
     outcome: str
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class LoggedEvent:
     """An event about the Mac: what it said, without what it left out."""
 
     seq: int
@@ -75,9 +75,9 @@ class Explanation:
     keys: tuple[str, ...]
     seq: int | None
     record: DecisionRecord | None
-    answers: tuple[Answered, ...]
+    decisions: tuple[LoggedDecision, ...]
     jobs: tuple[JobStory, ...]
-    events: tuple[Heard, ...]
+    events: tuple[LoggedEvent, ...]
     events_total: int
 
     @property
@@ -91,7 +91,7 @@ class Explanation:
 def explain(log: LogReader, name: str, *, at: datetime | None = None) -> Explanation | None:
     """What the log says of the Mac with this UDID, serial number or enrollment id, up to and
     including `at`; None where the log knows no such Mac. Raises UnreadableLog."""
-    udid = find(log, name)
+    udid = find_device_key(log, name)
     if udid is None:
         return None
     entries = [entry for entry in log.entries(key=udid) if at is None or entry.at <= at]
@@ -103,16 +103,18 @@ def explain(log: LogReader, name: str, *, at: datetime | None = None) -> Explana
     happened = [
         entry for entry in sorted(entries, key=lambda one: one.seq) if entry.kind == "event"
     ]
-    answers = (Answered(entry.seq, entry.at, read_record(entry).decision) for entry in decided)
-    heard = [Heard(entry.seq, entry.at, read_event(entry)) for entry in happened]
-    jobs = _stories(heard)
-    others = [one for one in heard if not isinstance(one.event, _JOB_EVENTS)]
+    decisions = (
+        LoggedDecision(entry.seq, entry.at, read_record(entry).decision) for entry in decided
+    )
+    logged = [LoggedEvent(entry.seq, entry.at, read_event(entry)) for entry in happened]
+    jobs = _stories(logged)
+    others = [one for one in logged if not isinstance(one.event, _JOB_EVENTS)]
     return Explanation(
         udid,
         keys,
         decided[-1].seq if decided else None,
         newest,
-        tuple(answers),
+        tuple(decisions),
         tuple(jobs),
         tuple(others[-KEPT_EVENTS:]),
         len(others),
@@ -133,34 +135,34 @@ def _keys(udid: str, record: DecisionRecord | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys((udid, *(alias for alias in aliases if alias))))
 
 
-def _stories(heard: Iterable[Heard]) -> Iterator[JobStory]:
-    issued: dict[str, tuple[Heard, Job]] = {}
-    steps: dict[str, list[Step]] = {}
-    ledgers: dict[str, Ledger] = {}
-    for one in heard:
+def _stories(logged: Iterable[LoggedEvent]) -> Iterator[JobStory]:
+    issued: dict[str, tuple[LoggedEvent, Job]] = {}
+    steps: dict[str, list[JobStep]] = {}
+    histories: dict[str, JobHistory] = {}
+    for one in logged:
         event, us = one.event, to_us(one.event.time)
         if isinstance(event, JobIssuedEvent):
             job = event.data.job
             issued.setdefault(job.job_id, (one, job))
-            ledgers.setdefault(job.job_id, issue((), job))
+            histories.setdefault(job.job_id, add_job((), job))
         elif isinstance(event, JobSupersededEvent) and event.data.job_id in issued:
             job_id = event.data.job_id
-            ledgers[job_id] = supersede(ledgers[job_id], job_id, us)
-            step = Step(one.seq, one.at, "superseded", detail=f"by {event.data.by}")
+            histories[job_id] = supersede_job(histories[job_id], job_id, us)
+            step = JobStep(one.seq, one.at, "superseded", detail=f"by {event.data.by}")
             steps.setdefault(job_id, []).append(step)
         elif isinstance(event, JobResultedEvent) and event.data.job_id in issued:
             job_id = event.data.job_id
-            ledgers[job_id] = record(ledgers[job_id], event.data, us)
+            histories[job_id] = add_result(histories[job_id], event.data, us)
             steps.setdefault(job_id, []).append(_step(one, event.data))
     for job_id, (one, job) in issued.items():
-        (entry,) = ledgers[job_id]
+        (entry,) = histories[job_id]
         ended = "open" if entry.is_open or entry.outcome is None else entry.outcome.value
         yield JobStory(job, one.seq, one.at, tuple(steps.get(job_id, ())), ended)
 
 
-def _step(one: Heard, result: JobResult) -> Step:
+def _step(one: LoggedEvent, result: JobResult) -> JobStep:
     code = None if result.error_code is None else result.error_code.value
-    return Step(
+    return JobStep(
         one.seq,
         one.at,
         result.outcome.value,

@@ -20,7 +20,7 @@ from schemas.envelope import Event, InvalidEvent, decode
 Kind = Literal["event", "decision"]
 
 
-class Entry(Protocol):
+class LogEntry(Protocol):
     """One entry of the log."""
 
     @property
@@ -66,7 +66,7 @@ class LogReader(Protocol):
         until: datetime | None = None,
         key: str | None = None,
         kind: Kind | None = None,
-    ) -> Iterator[Entry]:
+    ) -> Iterator[LogEntry]:
         """The entries that match, by `seq`."""
 
     def blob(self, digest: str) -> bytes | None:
@@ -86,7 +86,7 @@ class StateReader(Protocol):
     def devices(self) -> Iterator[tuple[str, bytes]]:
         """Each Mac's key, and its state as `Device.to_wire` JSON."""
 
-    def ledgers(self) -> Iterator[tuple[str, bytes]]:
+    def job_histories(self) -> Iterator[tuple[str, bytes]]:
         """Each Mac's key, and its jobs as a JSON array of `JobEntry.to_wire`."""
 
 
@@ -98,7 +98,7 @@ class UnreadableLog(ValueError):  # noqa: N818 - says what is wrong, as InvalidE
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
 
 
-def read_record(entry: Entry) -> DecisionRecord:
+def read_record(entry: LogEntry) -> DecisionRecord:
     """The decision record of an entry. Raises UnreadableLog."""
     try:
         return DecisionRecord.model_validate_json(entry.body)
@@ -110,7 +110,7 @@ def read_record(entry: Entry) -> DecisionRecord:
         ) from None
 
 
-def read_event(entry: Entry) -> Event:
+def read_event(entry: LogEntry) -> Event:
     """The event of an entry. Raises UnreadableLog."""
     try:
         return decode(entry.body)
@@ -118,7 +118,7 @@ def read_event(entry: Entry) -> Event:
         raise UnreadableLog(f"entry {entry.seq} is no event: {error}") from None
 
 
-class Contents:
+class LogContents:
     """The policies and catalogues that decisions name, each read and checked once."""
 
     def __init__(self, log: LogReader) -> None:

@@ -14,21 +14,21 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from pipeline.decide.engine import Engine, recompute
-from pipeline.decide.orders import order
+from pipeline.decide.job import build_job
 from pipeline.decide.policy_file import PolicyError, policy_digest
+from pipeline.decide.reconciler import Reconciler, recompute
 from pipeline.decide.situation import Situation
-from pipeline.replay.differences import ABSENT, Apart, first_alteration, first_difference
-from pipeline.replay.kept_state import kept_state_difference
+from pipeline.replay.differences import ABSENT, FieldDifference, first_alteration, first_difference
 from pipeline.replay.log import (
     UNREADABLE,
-    Contents,
-    Entry,
+    LogContents,
+    LogEntry,
     LogReader,
     StateReader,
     UnreadableLog,
     read_record,
 )
+from pipeline.replay.stored_state import stored_state_difference
 from schemas.decisions import DecisionInputs, DecisionRecord, Verdict
 from schemas.envelope import InvalidEvent, JobIssuedEvent, PolicyChangedEvent, decode
 from schemas.jobs import Job
@@ -47,7 +47,7 @@ class Check(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class LogDifference:
     """The first thing that is not as it was recorded: at which entry, for which Mac, in which
     field, what the log says and what was expected. `after_seq` is the last event of that Mac
     before: where to look for an altered row."""
@@ -64,13 +64,13 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class VerificationReport:
     """What was verified: events folded, decisions and jobs checked; the first difference."""
 
     events: int
     decisions: int
     jobs: int
-    difference: Difference | None
+    difference: LogDifference | None
 
 
 def verify(
@@ -82,14 +82,14 @@ def verify(
     state: StateReader | None = None,
     progress: Callable[[int], None] = lambda _: None,
     fast_paths: bool = True,
-) -> Report:
+) -> VerificationReport:
     """Verify the decisions from `since` up to `until`, of one Mac or of all; stop at the first
     difference. The fold begins at the log's beginning. `progress` is told the `seq` reached.
 
     `state`, what the store kept as folded at the log's end, is compared where there is no `until`.
     """
     run = _Verification(log, since, until, udid, fast_paths=fast_paths)
-    report = run.through(log.last_seq(until), progress)
+    report = run.verify_through(log.last_seq(until), progress)
     if report.difference is not None or state is None or until is not None:
         return report
     return replace(report, difference=run.state_difference(state))
@@ -111,25 +111,27 @@ class _Verification:
     fast_paths: bool
     counts: _Counts = field(default_factory=_Counts)
     # What a `send` ordered and the log has not yet issued, by UDID.
-    ordered: dict[str, tuple[Entry, Job]] = field(default_factory=dict)
+    sent_jobs: dict[str, tuple[LogEntry, Job]] = field(default_factory=dict)
     last_event: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.contents = Contents(self.log)
-        self.engine = Engine(fast_paths=self.fast_paths)
+        self.contents = LogContents(self.log)
+        self.reconciler = Reconciler(fast_paths=self.fast_paths)
 
-    def through(self, last_seq: int, progress: Callable[[int], None]) -> Report:
+    def verify_through(self, last_seq: int, progress: Callable[[int], None]) -> VerificationReport:
         difference = next(self._differences(last_seq, progress), None)
         counts = self.counts
-        return Report(counts.events, counts.decisions, counts.jobs, difference)
+        return VerificationReport(counts.events, counts.decisions, counts.jobs, difference)
 
-    def _differences(self, last_seq: int, progress: Callable[[int], None]) -> Iterator[Difference]:
+    def _differences(
+        self, last_seq: int, progress: Callable[[int], None]
+    ) -> Iterator[LogDifference]:
         wanted = 1
         for entry in self.log.entries():
             if entry.seq > last_seq:
                 break
             if entry.seq != wanted:
-                yield Difference(entry.seq, entry.at, Check.COMPLETE, "seq", entry.seq, wanted)
+                yield LogDifference(entry.seq, entry.at, Check.COMPLETE, "seq", entry.seq, wanted)
             wanted = entry.seq + 1
             if entry.kind == "event":
                 yield from self._event(entry)
@@ -137,31 +139,31 @@ class _Verification:
                 yield from self._decision(entry)
             if entry.seq % _PROGRESS_EVERY == 0:
                 progress(entry.seq)
-        for entry, job in self.ordered.values():
+        for entry, job in self.sent_jobs.values():
             yield _not_issued(entry, job)
         progress(last_seq)
 
-    def state_difference(self, state: StateReader) -> Difference | None:
+    def state_difference(self, state: StateReader) -> LogDifference | None:
         """Where the state that was kept first differs from the events folded anew."""
-        found = kept_state_difference(state, self.engine.fleet)
+        found = stored_state_difference(state, self.reconciler.fleet)
         at = self.log.last_at()
         if found is None or at is None:
             return None
         udid, apart = found
         seq = self.last_event.get(udid, 0)
-        serial = self.engine.fleet.view(udid).serial
-        return Difference(
+        serial = self.reconciler.fleet.merged_device(udid).serial
+        return LogDifference(
             seq, at, Check.STATE, apart.path, apart.left, apart.right, udid, serial, seq or None
         )
 
-    def _checked(self, entry: Entry) -> bool:
+    def _checked(self, entry: LogEntry) -> bool:
         return (self.since is None or entry.at >= self.since) and (
             self.until is None or entry.at < self.until
         )
 
     # --- events ---
 
-    def _event(self, entry: Entry) -> Iterator[Difference]:
+    def _event(self, entry: LogEntry) -> Iterator[LogDifference]:
         try:
             event = decode(entry.body)
         except InvalidEvent as error:
@@ -170,25 +172,25 @@ class _Verification:
         for column in ("type", "source", "id"):
             recorded, actual = getattr(entry, column), getattr(event, column)
             if recorded != actual:
-                yield Difference(entry.seq, entry.at, Check.COMPLETE, column, recorded, actual)
+                yield LogDifference(entry.seq, entry.at, Check.COMPLETE, column, recorded, actual)
         if isinstance(event, PolicyChangedEvent):
             digest = policy_digest(event.data.text)
             if digest != event.data.digest:
-                yield Difference(
+                yield LogDifference(
                     entry.seq, entry.at, Check.COMPLETE, "data.digest", event.data.digest, digest
                 )
         if isinstance(event, JobIssuedEvent):
             yield from self._issued(entry, event)
-        self.engine.fold(event)
+        self.reconciler.fold(event)
         self.counts.events += 1
         self.last_event[entry.key] = entry.seq
 
-    def _issued(self, entry: Entry, event: JobIssuedEvent) -> Iterator[Difference]:
+    def _issued(self, entry: LogEntry, event: JobIssuedEvent) -> Iterator[LogDifference]:
         job = event.data.job
-        ordered = self.ordered.pop(job.udid, None)
+        ordered = self.sent_jobs.pop(job.udid, None)
         if ordered is None:
             if self.udid is None and self._checked(entry):
-                yield self._job_difference(entry, job, Apart("job", _wire(job), ABSENT))
+                yield self._job_difference(entry, job, FieldDifference("job", _wire(job), ABSENT))
             return
         self.counts.jobs += 1
         wanted = _wire(ordered[1])
@@ -201,8 +203,8 @@ class _Verification:
             if found is not None:
                 yield self._job_difference(entry, job, found)
 
-    def _job_difference(self, entry: Entry, job: Job, found: Apart) -> Difference:
-        return Difference(
+    def _job_difference(self, entry: LogEntry, job: Job, found: FieldDifference) -> LogDifference:
+        return LogDifference(
             entry.seq,
             entry.at,
             Check.ORDERED,
@@ -216,7 +218,7 @@ class _Verification:
 
     # --- decisions ---
 
-    def _decision(self, entry: Entry) -> Iterator[Difference]:
+    def _decision(self, entry: LogEntry) -> Iterator[LogDifference]:
         if not self._checked(entry) or self.udid not in (None, entry.key):
             return
         try:
@@ -225,59 +227,69 @@ class _Verification:
             yield _unreadable(entry, str(error))
             return
         self.counts.decisions += 1
-        earlier = self.ordered.pop(record.decision.udid, None)
+        earlier = self.sent_jobs.pop(record.decision.udid, None)
         if earlier is not None:
             yield _not_issued(*earlier)
         for check, found in self._apart(entry, record):
             yield self._difference(entry, record, check, found)
 
-    def _apart(self, entry: Entry, record: DecisionRecord) -> Iterator[tuple[Check, Apart]]:
+    def _apart(
+        self, entry: LogEntry, record: DecisionRecord
+    ) -> Iterator[tuple[Check, FieldDifference]]:
         text = record.model_dump_json()
         if text.encode() != entry.body:
             found = first_alteration(json.loads(entry.body), json.loads(text))
             if found is not None:
                 yield Check.COMPLETE, found
         if entry.key != record.decision.udid:
-            yield Check.COMPLETE, Apart("key", entry.key, record.decision.udid)
+            yield Check.COMPLETE, FieldDifference("key", entry.key, record.decision.udid)
         if record.inputs.now != entry.at:
-            yield Check.COMPLETE, Apart("inputs.now", record.inputs.now, entry.at)
+            yield Check.COMPLETE, FieldDifference("inputs.now", record.inputs.now, entry.at)
         found = self._from_record(record)
         if found is not None:
             yield Check.FROM_RECORD, found
         try:
-            policy = self.engine.policy
+            policy = self.reconciler.policy
         except PolicyError as error:
-            yield Check.FROM_LOG, Apart("inputs.policy_digest", record.inputs.policy_digest, error)
+            yield (
+                Check.FROM_LOG,
+                FieldDifference("inputs.policy_digest", record.inputs.policy_digest, error),
+            )
             return
         if policy is None:
-            yield Check.FROM_LOG, Apart("inputs.policy_digest", record.inputs.policy_digest, None)
+            yield (
+                Check.FROM_LOG,
+                FieldDifference("inputs.policy_digest", record.inputs.policy_digest, None),
+            )
             return
-        situation = self.engine.situation(record.decision.udid, record.inputs.now)
+        situation = self.reconciler.situation(record.decision.udid, record.inputs.now)
         found = self._from_log(record, situation)
         if found is not None:
             yield Check.FROM_LOG, found
         elif record.decision.decision is Verdict.SEND:
-            job = order(situation, record.decision, fast_paths=self.fast_paths)
-            self.ordered[record.decision.udid] = (entry, job)
+            job = build_job(situation, record.decision, fast_paths=self.fast_paths)
+            self.sent_jobs[record.decision.udid] = (entry, job)
 
-    def _from_record(self, record: DecisionRecord) -> Apart | None:
+    def _from_record(self, record: DecisionRecord) -> FieldDifference | None:
         inputs = record.inputs
         try:
             policy = self.contents.policy(inputs.policy_digest)
             catalogue = self.contents.catalogue(inputs.catalog_digest)
             decision = recompute(record, policy, catalogue, fast_paths=self.fast_paths)
         except UnreadableLog as error:
-            return Apart("inputs", str(error), "content that can be decided on")
+            return FieldDifference("inputs", str(error), "content that can be decided on")
         except UNREADABLE as error:
-            return Apart("inputs", f"cannot be read: {error!r}", "inputs that a version wrote")
+            return FieldDifference(
+                "inputs", f"cannot be read: {error!r}", "inputs that a version wrote"
+            )
         recorded, again = record.decision.model_dump_json(), decision.model_dump_json()
         if recorded == again:
             return None
         return first_difference(json.loads(recorded), json.loads(again), "decision")
 
-    def _from_log(self, record: DecisionRecord, situation: Situation) -> Apart | None:
+    def _from_log(self, record: DecisionRecord, situation: Situation) -> FieldDifference | None:
         recorded = record.inputs
-        folded = self.engine.record_of(record.decision, situation).inputs
+        folded = self.reconciler.record_of(record.decision, situation).inputs
         if recorded.catalog_digest != folded.catalog_digest:
             # The same catalogue has another digest where a version added a field to advisories.
             known = self.contents.catalogue(recorded.catalog_digest).digest
@@ -288,10 +300,10 @@ class _Verification:
         return first_difference(_inputs(recorded), _inputs(folded), "inputs")
 
     def _difference(
-        self, entry: Entry, record: DecisionRecord, check: Check, found: Apart
-    ) -> Difference:
+        self, entry: LogEntry, record: DecisionRecord, check: Check, found: FieldDifference
+    ) -> LogDifference:
         decision = record.decision
-        return Difference(
+        return LogDifference(
             entry.seq,
             entry.at,
             check,
@@ -315,13 +327,13 @@ def _wire(job: Job) -> Any:
     return json.loads(job.model_dump_json(exclude_none=True))
 
 
-def _unreadable(entry: Entry, why: str) -> Difference:
-    return Difference(
+def _unreadable(entry: LogEntry, why: str) -> LogDifference:
+    return LogDifference(
         entry.seq, entry.at, Check.COMPLETE, "body", why, "an entry that can be read", entry.key
     )
 
 
-def _not_issued(entry: Entry, job: Job) -> Difference:
-    return Difference(
+def _not_issued(entry: LogEntry, job: Job) -> LogDifference:
+    return LogDifference(
         entry.seq, entry.at, Check.ORDERED, "job", ABSENT, _wire(job), job.udid, job.serial
     )

@@ -75,10 +75,10 @@ class Release:
 @dataclass(frozen=True, eq=False)
 class Missing:
     """The releases of one line that a Mac lacks and is offered, newest first. One object serves
-    all Macs of a kind, so what is read off it is worked out once; `noted` is for those who do."""
+    all Macs of a kind, so what is read off it is worked out once; `cache` is for those who do."""
 
     releases: tuple[Release, ...] = ()
-    noted: dict[str, Any] = field(default_factory=dict, repr=False)
+    cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def cves(self) -> tuple[str, ...]:
@@ -97,13 +97,13 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class _SourceSnapshot:
     us: int
     retracted: bool
     snapshot: AdvisorySnapshot
 
     @property
-    def order(self) -> tuple[int, bool, str]:
+    def sort_key(self) -> tuple[int, bool, str]:
         return self.us, self.retracted, self.snapshot.model_dump_json()
 
 
@@ -111,7 +111,7 @@ class _Said:
 class _Known:
     """An advisory: the newest snapshot of each source, and when things were first heard of."""
 
-    said: Mapping[str, _Said] = field(default_factory=dict)
+    snapshots: Mapping[str, _SourceSnapshot] = field(default_factory=dict)
     known_us: int = 0
     exploited_us: Mapping[str, int] = field(default_factory=dict)
 
@@ -132,16 +132,20 @@ class Advisories:
         else:
             identity = advisory_id(snapshot.platform, str(snapshot.os_version))
         old = self.known.get(identity, _Known())
-        said = _Said(us, isinstance(event, AdvisoryRetractedEvent), snapshot)
-        newest = old.said.get(snapshot.source)
+        incoming = _SourceSnapshot(us, isinstance(event, AdvisoryRetractedEvent), snapshot)
+        newest = old.snapshots.get(snapshot.source)
         exploited = dict(old.exploited_us)
         for cve in snapshot.exploited_cves:
             exploited[cve] = min(us, exploited.get(cve, us))
-        news = newest is None or said.order > newest.order
-        known_us = us if newest is None and not old.said else min(us, old.known_us)
-        if not news and known_us == old.known_us and exploited == old.exploited_us:
+        is_newer = newest is None or incoming.sort_key > newest.sort_key
+        known_us = us if newest is None and not old.snapshots else min(us, old.known_us)
+        if not is_newer and known_us == old.known_us and exploited == old.exploited_us:
             return self
-        new = _Known({**old.said, snapshot.source: said} if news else old.said, known_us, exploited)
+        new = _Known(
+            {**old.snapshots, snapshot.source: incoming} if is_newer else old.snapshots,
+            known_us,
+            exploited,
+        )
         return Advisories({**self.known, identity: new})
 
     @cached_property
@@ -156,9 +160,9 @@ class Advisories:
         return frozenset(
             cve
             for known in self.known.values()
-            for said in known.said.values()
-            if said.snapshot.os_version is not None
-            for cve in said.snapshot.cves
+            for source in known.snapshots.values()
+            if source.snapshot.os_version is not None
+            for cve in source.snapshot.cves
         )
 
     @cached_property
@@ -166,8 +170,10 @@ class Advisories:
         """The live releases of each line, newest first."""
         by_line: dict[str, list[tuple[AdvisoryId, _Known]]] = {}
         for identity, known in self.known.items():
-            version = next(iter(known.said.values())).snapshot.os_version
-            if version is not None and not any(said.retracted for said in known.said.values()):
+            version = next(iter(known.snapshots.values())).snapshot.os_version
+            if version is not None and not any(
+                source.retracted for source in known.snapshots.values()
+            ):
                 by_line.setdefault(version.line, []).append((identity, known))
         return {line: self._releases(found) for line, found in sorted(by_line.items())}
 
@@ -232,8 +238,8 @@ class Advisories:
                 "known_us": known.known_us,
                 "exploited_us": dict(sorted(known.exploited_us.items())),
                 "said": {
-                    source: [said.us, said.retracted, said.snapshot.model_dump(mode="json")]
-                    for source, said in sorted(known.said.items())
+                    source: [entry.us, entry.retracted, entry.snapshot.model_dump(mode="json")]
+                    for source, entry in sorted(known.snapshots.items())
                 },
             }
             for identity, known in sorted(self.known.items())
@@ -245,8 +251,10 @@ class Advisories:
         return cls(
             {
                 AdvisoryId(identity): _Known(
-                    said={
-                        source: _Said(us, retracted, AdvisorySnapshot.model_validate(snapshot))
+                    snapshots={
+                        source: _SourceSnapshot(
+                            us, retracted, AdvisorySnapshot.model_validate(snapshot)
+                        )
                         for source, (us, retracted, snapshot) in known["said"].items()
                     },
                     known_us=known["known_us"],
@@ -259,21 +267,21 @@ class Advisories:
     @cached_property
     def _kev(self) -> Mapping[str, tuple[int, int | None]]:
         """CVEs that a CVE catalogue lists: when that was first heard of, and CISA's date."""
-        heard: dict[str, int] = {}
+        first_us: dict[str, int] = {}
         due: dict[str, int] = {}
         for known in self.known.values():
-            for said in known.said.values():
-                if said.snapshot.os_version is not None or said.retracted:
+            for source in known.snapshots.values():
+                if source.snapshot.os_version is not None or source.retracted:
                     continue
-                due_at = said.snapshot.kev_due_at
-                for cve in said.snapshot.exploited_cves:
-                    heard_us = known.exploited_us[cve]
-                    heard[cve] = min(heard_us, heard.get(cve, heard_us))
+                due_at = source.snapshot.kev_due_at
+                for cve in source.snapshot.exploited_cves:
+                    first_seen_us = known.exploited_us[cve]
+                    first_us[cve] = min(first_seen_us, first_us.get(cve, first_seen_us))
                     # A date that had passed when the catalogue was first read binds nobody: it
                     # would force every Mac at once.
-                    if due_at is not None and to_us(due_at) > heard_us:
+                    if due_at is not None and to_us(due_at) > first_seen_us:
                         due[cve] = min(to_us(due_at), due.get(cve, to_us(due_at)))
-        return {cve: (heard_us, due.get(cve)) for cve, heard_us in heard.items()}
+        return {cve: (heard_us, due.get(cve)) for cve, heard_us in first_us.items()}
 
     def _releases(self, found: Iterable[tuple[AdvisoryId, _Known]]) -> tuple[Release, ...]:
         drafts = [(identity, known, _device_ids(known)) for identity, known in found]
@@ -284,7 +292,7 @@ class Advisories:
     def _release(
         self, identity: AdvisoryId, known: _Known, ids: frozenset[str] | None, *, widest: int
     ) -> Release:
-        snapshots = [said.snapshot for said in known.said.values()]
+        snapshots = [source.snapshot for source in known.snapshots.values()]
         version = snapshots[0].os_version
         assert version is not None
         cves = frozenset(cve for one in snapshots for cve in (*one.cves, *one.exploited_cves))
@@ -292,8 +300,8 @@ class Advisories:
             cve: known.exploited_us[cve] for one in snapshots for cve in one.exploited_cves
         }
         for cve in cves & self._kev.keys():
-            heard_us = self._kev[cve][0]
-            exploited[cve] = min(heard_us, exploited.get(cve, heard_us))
+            first_seen_us = self._kev[cve][0]
+            exploited[cve] = min(first_seen_us, exploited.get(cve, first_seen_us))
         due = {cve: when for cve in cves if (when := self._kev.get(cve, (0, None))[1]) is not None}
         released = [to_us(one.released_at) for one in snapshots if one.released_at is not None]
         return Release(
@@ -314,8 +322,8 @@ class Advisories:
 def _device_ids(known: _Known) -> frozenset[str] | None:
     """The ids every source that limits the release agrees on: where sources differ, fewer Macs."""
     limits = [
-        frozenset(device_id.lower() for device_id in said.snapshot.device_ids)
-        for said in known.said.values()
-        if said.snapshot.device_ids is not None
+        frozenset(device_id.lower() for device_id in source.snapshot.device_ids)
+        for source in known.snapshots.values()
+        if source.snapshot.device_ids is not None
     ]
     return frozenset.intersection(*limits) if limits else None

@@ -13,8 +13,8 @@ from typing import Any, Final, Generic, Self, TypeVar, overload
 
 import msgspec
 
-from pipeline.state.models import HardwareClass, hardware_class
-from pipeline.state.stamps import NEVER, moments, newest, of_moments, when
+from pipeline.state.hardware import HardwareClass, hardware_class
+from pipeline.state.timestamps import NEVER, last_us, newest_us, pack_timestamps, unpack_timestamps
 from schemas.ids import SERIAL_SUBJECT_PREFIX
 from schemas.macos import Build, OSVersion, parse_build, parse_os_version
 
@@ -73,10 +73,10 @@ INDEX: Final = {name: index for index, name in enumerate(FIELDS)}
 FIRST_REPORTED: Final = INDEX["serial"]
 # A change of these alone cannot change what a Mac needs, only whether it can be done now or has
 # been. They stand last so that the facts before them are compared in one step.
-FIGURES_FROM: Final = INDEX["boot_at"]
+FIRST_TELEMETRY: Final = INDEX["boot_at"]
 # What a report can change that brings no other news: figures, and what is read off the times at
 # which a fact was reported or the Mac was seen. Fields and properties of a Device, by name.
-TELEMETRY: Final = frozenset(FIELDS[FIGURES_FROM:]) | {
+TELEMETRY: Final = frozenset(FIELDS[FIRST_TELEMETRY:]) | {
     "build",  # goes by which of version and build was reported last
     "enrolled",
     "inventory_days",
@@ -84,8 +84,8 @@ TELEMETRY: Final = frozenset(FIELDS[FIGURES_FROM:]) | {
     "last_seen_us",
     "mdm_seen_us",
     "newest_us",
-    "stamp",
-    "stamps",
+    "reported_us",
+    "timestamps",
     "values",
 }
 # What it is called says nothing of a Mac unless the policy goes by names.
@@ -149,20 +149,21 @@ class Register(Generic[T]):
 class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A Mac's folded state. Immutable: folds return a new Device, or the same one if nothing new
     was said. `values` are the facts, in the order of FIELDS, and keep their identity while only
-    times move on. `stamps` say when each was last told, and the Mac seen (`pipeline.state.stamps`).
-    `inventory_days` are the days on which anything but MDM heard of it (`pipeline.state.days`).
+    times move on. `timestamps` hold when each was last reported, and the Mac seen
+    (`pipeline.state.timestamps`). `inventory_days` are the days on which a source other than MDM
+    reported it (`pipeline.state.seen_days`).
 
-    By `said_text` and `said_things` a repeat of its newest report is known while `values` stand
-    (`pipeline.state.repeats`); `said_things` is 0 where none is. They are never kept on disk, and
-    Macs that differ in nothing else are equal.
+    `report_hash` and `report_fields` identify the newest report, so that a repeat of it is
+    recognised while `values` are the same object (`pipeline.state.duplicates`); `report_fields` is
+    0 where there is none. They are never stored, and Macs that differ in nothing else are equal.
     """
 
     udid: str
     values: tuple[Any, ...] = _NO_VALUES
-    stamps: bytes = NEVER
+    timestamps: bytes = NEVER
     inventory_days: int = 0
-    said_text: int = 0
-    said_things: int = 0
+    report_hash: int = 0
+    report_fields: int = 0
 
     serial = Register[str]("serial")
     os_version = Register[OSVersion]("os_version")
@@ -203,22 +204,22 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
         return not self == other
 
     def __hash__(self) -> int:
-        return hash((self.udid, self.stamps))
+        return hash((self.udid, self.timestamps))
 
     def __repr__(self) -> str:
         return f"Device({self.udid!r}, {self.to_wire()!r})"
 
-    def stamp(self, name: str) -> int:
+    def reported_us(self, name: str) -> int:
         """When the fact `name` was last reported, in us; 0 for never."""
-        return when(self.stamps, 1 << INDEX[name])
+        return last_us(self.timestamps, 1 << INDEX[name])
 
     @property
     def build(self) -> Build | None:
         """The build reported with the version, or after it; one from before says nothing."""
-        for _, told in moments(self.stamps):
-            if told & (_BUILD | _OS_VERSION):
+        for _, bits in unpack_timestamps(self.timestamps):
+            if bits & (_BUILD | _OS_VERSION):
                 build: Build | None = self.values[INDEX["build"]]
-                return build if told & _BUILD else None
+                return build if bits & _BUILD else None
         return None
 
     @property
@@ -234,31 +235,31 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def newest_us(self) -> int:
         """The newest moment of which anything is known of it."""
-        return newest(self.stamps)
+        return newest_us(self.timestamps)
 
     @property
     def last_seen_us(self) -> int:
         """When the Mac itself was last heard of by any source."""
-        return when(self.stamps, _SEEN)
+        return last_us(self.timestamps, _SEEN)
 
     @property
     def mdm_seen_us(self) -> int:
         """When an MDM server last heard of it."""
-        return when(self.stamps, _SEEN_BY_MDM | _TOKEN_UPDATED)
+        return last_us(self.timestamps, _SEEN_BY_MDM | _TOKEN_UPDATED)
 
     @property
     def inventory_seen_us(self) -> int:
         """When anything but MDM last heard of it."""
-        return when(self.stamps, SEEN_BY_OTHERS)
+        return last_us(self.timestamps, SEEN_BY_OTHERS)
 
     @property
     def checkins(self) -> tuple[int, int, int]:
         """When it last sent an Authenticate, a TokenUpdate and a CheckOut."""
         authenticated, token_updated, checked_out = CHECKIN
         return (
-            when(self.stamps, authenticated),
-            when(self.stamps, token_updated),
-            when(self.stamps, checked_out),
+            last_us(self.timestamps, authenticated),
+            last_us(self.timestamps, token_updated),
+            last_us(self.timestamps, checked_out),
         )
 
     @property
@@ -269,8 +270,8 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def checked_out(self) -> bool:
         """Whether the last word on its enrolment is that the profile was removed."""
-        out_us = when(self.stamps, _CHECKED_OUT)
-        return out_us > when(self.stamps, _AUTHENTICATED | _TOKEN_UPDATED)
+        out_us = last_us(self.timestamps, _CHECKED_OUT)
+        return out_us > last_us(self.timestamps, _AUTHENTICATED | _TOKEN_UPDATED)
 
     @property
     def enrolling(self) -> bool:
@@ -286,7 +287,9 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
         """
         if self.checked_out or self.enrolling:
             return False
-        if self.mdm_enrolled is False and (when(self.stamps, _MDM_ENROLLED) > self.mdm_seen_us):
+        if self.mdm_enrolled is False and (
+            last_us(self.timestamps, _MDM_ENROLLED) > self.mdm_seen_us
+        ):
             return False
         return self.mdm_seen_us > 0 or self.mdm_enrolled is True
 
@@ -297,9 +300,9 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
     def to_wire(self) -> dict[str, Any]:
         """The state as JSON values: what is persisted and what decision records carry."""
         times = [0] * _CHECKINS.stop
-        for at, told in moments(self.stamps):
-            for thing in _bits(told):
-                times[thing] = at
+        for at, bits in unpack_timestamps(self.timestamps):
+            for bit in _bits(bits):
+                times[bit] = at
         return {
             "udid": self.udid,
             "facts": {
@@ -327,8 +330,8 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
         """The same of a row already decoded; `share` may give another object for a text that many
         Macs say. ValueError for what no version wrote."""
         values: list[Any] = []
-        told: dict[int, int] = {}
-        push, get, last, things = values.append, told.get, 0, 0
+        bits_by_us: dict[int, int] = {}
+        push, get, last, bits = values.append, bits_by_us.get, 0, 0
         for given, bit in zip(_astuple(row.facts), _FACTS, strict=False):
             if given is None:
                 push(None)
@@ -336,23 +339,23 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
             us, value = given
             push(value)
             if us != last:  # mostly all were told at once
-                told[last] = get(last, 0) | things
-                last, things = us, 0
-            things |= bit
-        told[last] = get(last, 0) | things
+                bits_by_us[last] = get(last, 0) | bits
+                last, bits = us, 0
+            bits |= bit
+        bits_by_us[last] = get(last, 0) | bits
         for at, read in _FROM_WIRE:
             value = values[at]
             if value is not None:
                 values[at] = read(value)
-        for at in _SAID_BY_MANY:
+        for at in _SHARED_TEXTS:
             value = values[at]
             if isinstance(value, str):
                 values[at] = share(value)
         for us, bit in zip(_astuple(row.seen) + row.checkins, _SEEN_AND_CHECKINS, strict=False):
             if us:
-                told[us] = get(us, 0) | bit
-        stamps = of_moments([one for one in told.items() if one[0] > 0 and one[1]])
-        return cls(udid, tuple(values), stamps, row.inventory_days)
+                bits_by_us[us] = get(us, 0) | bit
+        timestamps = pack_timestamps([one for one in bits_by_us.items() if one[0] > 0 and one[1]])
+        return cls(udid, tuple(values), timestamps, row.inventory_days)
 
 
 _Facts = msgspec.defstruct(
@@ -374,12 +377,12 @@ class DeviceRow(msgspec.Struct, gc=False):
 _astuple: Final[Callable[[Any], tuple[Any, ...]]] = msgspec.structs.astuple
 
 
-_KNOWN: Final = attrgetter("udid", "values", "stamps", "inventory_days")
+_KNOWN: Final = attrgetter("udid", "values", "timestamps", "inventory_days")
 
 
 @lru_cache(maxsize=4096)
-def _bits(things: int) -> tuple[int, ...]:
-    return tuple(at for at in range(things.bit_length()) if things >> at & 1)
+def _bits(bits: int) -> tuple[int, ...]:
+    return tuple(at for at in range(bits.bit_length()) if bits >> at & 1)
 
 
 def _time_to_wire(moment: datetime) -> str:
@@ -412,7 +415,7 @@ _FROM_WIRE: Final[tuple[tuple[int, Callable[[Any], object]], ...]] = (
     (INDEX["activations"], tuple),
 )
 # Decoded, every text is an object of its own; these are worth to be one for all.
-_SAID_BY_MANY: Final = tuple(
+_SHARED_TEXTS: Final = tuple(
     INDEX[name]
     for name in (
         *("model", "device_id", "site", "firmware"),

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import Any, Final
 
-from pipeline.state.days import heard, join
 from pipeline.state.device import (
     AUTHENTICATED,
     CHECKED_OUT,
@@ -22,7 +21,8 @@ from pipeline.state.device import (
     TOKEN_UPDATED,
     Device,
 )
-from pipeline.state.stamps import moments, newest, since, tell
+from pipeline.state.seen_days import add_day, merge_days
+from pipeline.state.timestamps import changed_since, newest_us, record, unpack_timestamps
 from schemas.events.checkin import (
     BootstrapTokenSet,
     DdmStatusReported,
@@ -37,7 +37,9 @@ reported: Final = itemgetter(*FIELDS[FIRST_REPORTED:])
 _STATUS: Final = tuple(name for name in FIELDS if name in DdmStatusReported.model_fields)
 
 
-def learn(device: Device, known: Iterable[tuple[int, Any]], us: int, heard_by: int) -> Device:
+def merge_fields(
+    device: Device, known: Iterable[tuple[int, Any]], us: int, source_bits: int
+) -> Device:
     """Fold (register index, value) pairs told at `us` into a Device; None is no value. `heard_by`
     are the other things of `Device.stamps` told with them: the source, a check-in.
 
@@ -45,38 +47,40 @@ def learn(device: Device, known: Iterable[tuple[int, Any]], us: int, heard_by: i
     """
     if us <= 0:
         return device
-    values, stamps = device.values, device.stamps
-    later, same = (0, 0) if us > newest(stamps) else since(stamps, us)
+    values, timestamps = device.values, device.timestamps
+    later, same = (0, 0) if us > newest_us(timestamps) else changed_since(timestamps, us)
     new: list[Any] | None = None
-    things = heard_by
+    bits = source_bits
     for index, value in known:
         if value is None:
             continue
-        thing = 1 << index
-        things |= thing
+        bit = 1 << index
+        bits |= bit
         old = values[index] if new is None else new[index]
-        if value is old or value == old or thing & later:
+        if value is old or value == old or bit & later:
             continue
-        if thing & same and str(value) <= str(old):
+        if bit & same and str(value) <= str(old):
             continue
         if new is None:
             new = list(values)
         new[index] = value
-    told, days = tell(stamps, things, us), device.inventory_days
-    if heard_by & SEEN_BY_OTHERS:
-        days = heard(days, us)
-    if new is None and told is stamps and days == device.inventory_days:
+    new_timestamps, days = record(timestamps, bits, us), device.inventory_days
+    if source_bits & SEEN_BY_OTHERS:
+        days = add_day(days, us)
+    if new is None and new_timestamps is timestamps and days == device.inventory_days:
         return device
     if new is None:
-        return Device(device.udid, values, told, days, device.said_text, device.said_things)
-    return Device(device.udid, tuple(new), told, days)
+        return Device(
+            device.udid, values, new_timestamps, days, device.report_hash, device.report_fields
+        )
+    return Device(device.udid, tuple(new), new_timestamps, days)
 
 
 def apply_inventory(device: Device, data: InventoryReported, us: int) -> Device:
     """Fold an inventory report: the one fold that runs for every report of every Mac, so that it
     reads the model's own dict."""
     known = enumerate(reported(data.__dict__), FIRST_REPORTED)
-    return learn(device, known, us, SEEN_BY[data.source])
+    return merge_fields(device, known, us, SEEN_BY[data.source])
 
 
 def apply_authenticated(device: Device, data: MdmAuthenticated, us: int) -> Device:
@@ -122,19 +126,21 @@ def apply_bootstrap_token(device: Device, data: BootstrapTokenSet, us: int) -> D
 
 def apply_ddm_status(device: Device, data: DdmStatusReported, us: int) -> Device:
     """Fold a declarative status report; items it does not hold are unchanged."""
-    said = data.__dict__
-    return learn(device, [(INDEX[name], said[name]) for name in _STATUS], us, SEEN_BY["ddm"])
+    reported_values = data.__dict__
+    return merge_fields(
+        device, [(INDEX[name], reported_values[name]) for name in _STATUS], us, SEEN_BY["ddm"]
+    )
 
 
 def _learn_by_mdm(device: Device, facts: Mapping[str, object], us: int, checkin: int = 0) -> Device:
     known = [(INDEX[name], value) for name, value in facts.items()]
-    return learn(device, known, us, SEEN_BY["mdm"] | checkin)
+    return merge_fields(device, known, us, SEEN_BY["mdm"] | checkin)
 
 
 def merge(device: Device, other: Device) -> Device:
     """Join two records of one Mac into the first's identity: fact by fact."""
-    days = join(device.inventory_days, other.inventory_days)
-    for us, things in moments(other.stamps):
-        known = [(at, it) for at, it in enumerate(other.values) if things >> at & 1]
-        device = learn(device, known, us, things)
-    return Device(device.udid, device.values, device.stamps, days)
+    days = merge_days(device.inventory_days, other.inventory_days)
+    for us, bits in unpack_timestamps(other.timestamps):
+        known = [(at, it) for at, it in enumerate(other.values) if bits >> at & 1]
+        device = merge_fields(device, known, us, bits)
+    return Device(device.udid, device.values, device.timestamps, days)

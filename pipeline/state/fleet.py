@@ -10,10 +10,10 @@ from typing import Any, Final, NamedTuple
 
 from pipeline.state import device_folds as fold
 from pipeline.state.advisories import Advisories
-from pipeline.state.device import FIGURES_FROM, INDEX, NAME_FROM, Device, to_us
+from pipeline.state.device import FIRST_TELEMETRY, INDEX, NAME_FROM, Device, to_us
 from pipeline.state.device_folds import merge
-from pipeline.state.jobs import Ledger, issue, record, supersede
-from pipeline.state.repeats import forgetting, remembering, repeated
+from pipeline.state.duplicates import apply_duplicate, forget_report, remember_report
+from pipeline.state.jobs import JobHistory, add_job, add_result, supersede_job
 from schemas.envelope import (
     AdvisoryEvent,
     AdvisoryNarrowedEvent,
@@ -40,9 +40,9 @@ from schemas.envelope import (
     TokenUpdatedEvent,
 )
 from schemas.events.control import ApprovalGranted, HaltSet, PolicyChanged
-from schemas.glance import Glance
 from schemas.ids import SERIAL_SUBJECT_PREFIX, is_real_serial
 from schemas.macos import OSVersion
+from schemas.report_peek import ReportPeek
 from schemas.routing import device_key
 
 _FOLDS: Final[Mapping[type[CloudEvent], Callable[[Device, Any, int], Device]]] = {
@@ -66,17 +66,19 @@ _ADVISORIES: Final = (
 
 
 class Change(NamedTuple):
-    """What an event changed. `udids` are the records it concerns by name: Macs, and records that
-    have become part of one; `news` says that a fact other than a figure such as free disk
-    changed, `renamed` that only the host name did; `lines` maps lines whose advisories changed to
-    the newest version they can matter to (None: any); `everyone` that every Mac's answer may have
-    changed."""
+    """The records that an event changed, and how far the change reaches.
+
+    `udids` are the records it concerns by name: Macs, and records that have become part of one.
+    `is_material`: a fact other than telemetry changed. `is_rename_only`: only the host name did.
+    `lines` maps each line whose advisories changed to the newest version that they can matter to
+    (None: any). `affects_all`: the decision of every Mac may have changed.
+    """
 
     udids: tuple[str, ...] = ()
-    news: bool = False
-    renamed: bool = False
+    is_material: bool = False
+    is_rename_only: bool = False
     lines: Mapping[str, OSVersion | None] = MappingProxyType({})
-    everyone: bool = False
+    affects_all: bool = False
 
 
 NO_CHANGE: Final = Change()
@@ -88,9 +90,9 @@ class Fleet:
     def __init__(self, advisories: Advisories | None = None) -> None:
         self.advisories = advisories or Advisories()
         self.devices: dict[str, Device] = {}
-        self.ledgers: dict[str, Ledger] = {}
+        self.job_histories: dict[str, JobHistory] = {}
         self._halts: dict[str, tuple[int, HaltSet | None]] = {}
-        self._standing_halts: tuple[HaltSet, ...] = ()
+        self._active_halts: tuple[HaltSet, ...] = ()
         self._approvals: dict[str, tuple[int, ApprovalGranted | None]] = {}
         self._approved_jobs: dict[str, dict[str, None]] = {}
         self._policy: tuple[int, PolicyChanged] | None = None
@@ -113,21 +115,21 @@ class Fleet:
             return self._apply_job(event)
         return self._apply_control(event)  # type: ignore[arg-type]
 
-    def remember(self, event: InventoryEvent, seen: Glance) -> None:
+    def remember(self, event: InventoryEvent, peek: ReportPeek) -> None:
         """Know what this report says again. To be called right after it was folded."""
         udid = device_key(event)
         device = self.devices.get(udid)
         if device is not None and event.subject == udid and self._is_plain(device):
-            self.devices[udid] = remembering(event, seen, device)
+            self.devices[udid] = remember_report(event, peek, device)
 
-    def repeats(self, seen: Glance) -> tuple[Device, Device, int] | None:
+    def apply_duplicate(self, peek: ReportPeek) -> tuple[Device, Device, int] | None:
         """Fold a report that says what the Mac's last one said but for its time and figures such
         as free disk: the Mac before and after, and its time in us. None if it is none.
 
         Only where nothing else was learnt of the Mac since, and the report is the newest.
         """
-        device = self.devices.get(seen.subject)
-        again = None if device is None else repeated(seen, device)
+        device = self.devices.get(peek.subject)
+        again = None if device is None else apply_duplicate(peek, device)
         if device is None or again is None:
             return None
         after, us = again
@@ -144,34 +146,35 @@ class Fleet:
         if new is old:
             return NO_CHANGE
         checked_in = type(event) is not InventoryEvent and new.checkins != old.checkins
-        news = checked_in or (
-            new.values is not old.values and new.values[:FIGURES_FROM] != old.values[:FIGURES_FROM]
+        is_material = checked_in or (
+            new.values is not old.values
+            and new.values[:FIRST_TELEMETRY] != old.values[:FIRST_TELEMETRY]
         )
         if kept is not None and new.values[:NAME_FROM] == old.values[:NAME_FROM]:
-            only_name = news and not checked_in
-            if (only_name or not news) and self._is_plain(new):
+            only_name = is_material and not checked_in
+            if (only_name or not is_material) and self._is_plain(new):
                 self.devices[udid] = new
-                return Change((udid,), news=news, renamed=only_name)
+                return Change((udid,), is_material=is_material, is_rename_only=only_name)
         renamed = old.serial != new.serial or old.enrollment_id != new.enrollment_id
         names = {*_aliases(old), *_aliases(new), udid} if renamed else set()
-        owners = {self.owner(name) for name in names}
+        udids = {self.canonical_udid(name) for name in names}
         self.put(new)
-        mine = self.owner(udid) or udid
+        mine = self.canonical_udid(udid) or udid
         if not renamed:
-            self._forget_said(mine)
+            self._forget_report(mine)
             # Of a Mac with several records newer times alone put one fact in another's place.
-            return Change((mine,), news=news or not self._is_plain(new))
+            return Change((mine,), is_material=is_material or not self._is_plain(new))
         # Records change hands: who loses one is told as well as who gains it.
-        owners.update(self.owner(name) for name in names)
-        known = {one for one in (*owners, *names) if one in self.devices}
+        udids.update(self.canonical_udid(name) for name in names)
+        known = {one for one in (*udids, *names) if one in self.devices}
         for one in known:
-            self._forget_said(one)
-        return Change((mine, *sorted(known - {mine})), news=True)
+            self._forget_report(one)
+        return Change((mine, *sorted(known - {mine})), is_material=True)
 
-    def _forget_said(self, udid: str) -> None:
+    def _forget_report(self, udid: str) -> None:
         device = self.devices.get(udid)
         if device is not None:
-            self.devices[udid] = forgetting(device)
+            self.devices[udid] = forget_report(device)
 
     def _is_plain(self, device: Device) -> bool:
         """Whether this is the Mac's only record, so that newer times move nothing."""
@@ -191,26 +194,26 @@ class Fleet:
         if after is before:
             return NO_CHANGE
         if before.supported_lines != after.supported_lines:
-            return Change(everyone=True)
+            return Change(affects_all=True)
         return Change(lines=changed_lines(before, after))
 
     def _apply_job(self, event: JobIssuedEvent | JobSupersededEvent | JobResultedEvent) -> Change:
         if isinstance(event, JobIssuedEvent):
             udid = event.data.job.udid
-            old = self.ledgers.get(udid, ())
-            new = issue(old, event.data.job)
+            old = self.job_histories.get(udid, ())
+            new = add_job(old, event.data.job)
         elif isinstance(event, JobSupersededEvent):
             udid = event.data.udid
-            old = self.ledgers.get(udid, ())
-            new = supersede(old, event.data.job_id, to_us(event.time))
+            old = self.job_histories.get(udid, ())
+            new = supersede_job(old, event.data.job_id, to_us(event.time))
         else:
             udid = event.data.udid
-            old = self.ledgers.get(udid, ())
-            new = record(old, event.data, to_us(event.time))
+            old = self.job_histories.get(udid, ())
+            new = add_result(old, event.data, to_us(event.time))
         if new == old:
             return NO_CHANGE
-        self.ledgers[udid] = new
-        return Change((udid,), news=True)
+        self.job_histories[udid] = new
+        return Change((udid,), is_material=True)
 
     def _apply_control(
         self,
@@ -226,7 +229,7 @@ class Fleet:
             if self._policy is not None and _policy_order(newest) <= _policy_order(self._policy):
                 return NO_CHANGE
             self._policy = newest
-            return Change(everyone=True)
+            return Change(affects_all=True)
         if isinstance(event, HaltSetEvent | HaltClearedEvent):
             halt = event.data if isinstance(event, HaltSetEvent) else None
             key = event.data.scope.key
@@ -235,21 +238,21 @@ class Fleet:
                 return NO_CHANGE
             self._halts[key] = (us, halt)
             self._list_halts()
-            return Change(everyone=True)
+            return Change(affects_all=True)
         granted = event.data if isinstance(event, ApprovalGrantedEvent) else None
         udid, job_id = _approved(event)
         old_grant = self._approvals.get(job_id)
         if old_grant is not None and _grant_order((us, granted)) <= _grant_order(old_grant):
             return NO_CHANGE
-        self._take_approval(job_id, us, granted)
-        return Change((self.owner(udid) or udid,), news=True)
+        self._set_approval(job_id, us, granted)
+        return Change((self.canonical_udid(udid) or udid,), is_material=True)
 
     def _list_halts(self) -> None:
-        self._standing_halts = tuple(
+        self._active_halts = tuple(
             halt for _, (_, halt) in sorted(self._halts.items()) if halt is not None
         )
 
-    def _take_approval(self, job_id: str, us: int, granted: ApprovalGranted | None) -> None:
+    def _set_approval(self, job_id: str, us: int, granted: ApprovalGranted | None) -> None:
         old = self._approvals.get(job_id)
         if old is not None and old[1] is not None:
             del self._approved_jobs[old[1].approval.udid][job_id]
@@ -273,13 +276,13 @@ class Fleet:
         if not device.is_partial:
             serial, enrollment = values[_SERIAL], values[_ENROLLMENT]
             if old is None or old.values[_SERIAL] != serial:
-                _claim(self._by_serial, serial, udid)
+                _add_alias(self._by_serial, serial, udid)
             if enrollment != udid:
-                _claim(self._by_enrollment, enrollment, udid)
+                _add_alias(self._by_enrollment, enrollment, udid)
 
     # --- looking up ---
 
-    def view(self, udid: str) -> Device:
+    def merged_device(self, udid: str) -> Device:
         """The Mac with all that is known under its other names joined in."""
         device = self.devices.get(udid)
         if device is None:
@@ -287,22 +290,22 @@ class Fleet:
         joined, names = device, list(_aliases(device))
         for name in names:  # grows: a joined record may know a name that the Mac's own does not
             other = self.devices.get(name)
-            if other is not None and self.owner(name) == udid:
+            if other is not None and self.canonical_udid(name) == udid:
                 joined = merge(joined, other)
                 names += [one for one in _aliases(other) if one not in names and one != udid]
         return joined
 
     def macs(self) -> Iterator[str]:
         """The key of every Mac: all devices but the records that belong to another."""
-        return (udid for udid in self.devices if self.owner(udid) is None)
+        return (udid for udid in self.devices if self.canonical_udid(udid) is None)
 
     def find(self, name: str) -> str | None:
         """The key of the Mac with this UDID, serial number or enrollment id."""
         upper = name.strip().upper()
         for key in (name, upper, SERIAL_SUBJECT_PREFIX + upper):
-            owner = self.owner(key)
-            if owner is not None:
-                return owner
+            udid = self.canonical_udid(key)
+            if udid is not None:
+                return udid
             if key in self.devices:
                 return key
         return None
@@ -316,7 +319,7 @@ class Fleet:
         A change of a line's advisories concerns the Macs up to the releases that changed, and,
         where it is a line that Macs are moved to, those on dead and older lines.
         """
-        if change.everyone:
+        if change.affects_all:
             return sorted(self.macs())
         found = dict.fromkeys(change.udids)
         if change.lines:
@@ -334,11 +337,11 @@ class Fleet:
                 if concerned or moved or (movable and not supports):
                     found.update(dict.fromkeys(udids))
         # A job or an approval may name a Mac that never reported: there is nothing to decide.
-        return sorted({self.owner(udid) or udid for udid in found if udid in self.devices})
+        return sorted({self.canonical_udid(udid) or udid for udid in found if udid in self.devices})
 
     def halts(self) -> tuple[HaltSet, ...]:
         """The halts that stand, by scope; one that has run out is still listed."""
-        return self._standing_halts
+        return self._active_halts
 
     def approvals(self, udid: str) -> tuple[ApprovalGranted, ...]:
         """The approvals that were granted for this Mac and not taken back, by job."""
@@ -353,7 +356,7 @@ class Fleet:
         """The policy in force."""
         return None if self._policy is None else self._policy[1]
 
-    def owner(self, key: str) -> str | None:
+    def canonical_udid(self, key: str) -> str | None:
         """The Mac that a record under this key belongs to; None if it is a Mac of its own.
 
         Where several claim a serial number (a logic board went into another Mac), the one that
@@ -361,29 +364,31 @@ class Fleet:
         records never own each other in a circle.
         """
         if not key.startswith(SERIAL_SUBJECT_PREFIX):
-            claims = self._by_enrollment.get(key)
-            return None if claims is None else self._enrollment_owner(key, claims)
+            udids = self._by_enrollment.get(key)
+            return None if udids is None else self._udid_of_enrollment(key, udids)
         serial = key.removeprefix(SERIAL_SUBJECT_PREFIX)
-        claims = self._by_serial.get(serial)
-        if claims is None:
+        udids = self._by_serial.get(serial)
+        if udids is None:
             return None
-        holder = self._holder(claims, "serial", serial)
-        return None if holder is None else self.owner(holder) or holder
+        udid = self._latest_udid(udids, "serial", serial)
+        return None if udid is None else self.canonical_udid(udid) or udid
 
-    def _enrollment_owner(self, key: str, claims: str | tuple[str, ...]) -> str | None:
+    def _udid_of_enrollment(self, key: str, candidates: str | tuple[str, ...]) -> str | None:
         record = self.devices.get(key)
         if record is not None and record.enrollment_id not in (None, key):
             return None
-        return self._holder(claims, "enrollment_id", key)
+        return self._latest_udid(candidates, "enrollment_id", key)
 
-    def _holder(self, claims: str | tuple[str, ...], name: str, wanted: str) -> str | None:
-        udids = (claims,) if isinstance(claims, str) else claims
-        holders = [udid for udid in udids if getattr(self.devices[udid], name) == wanted]
-        return max(holders, key=lambda udid: (self.devices[udid].stamp(name), udid), default=None)
+    def _latest_udid(self, candidates: str | tuple[str, ...], name: str, wanted: str) -> str | None:
+        udids = (candidates,) if isinstance(candidates, str) else candidates
+        matching = [udid for udid in udids if getattr(self.devices[udid], name) == wanted]
+        return max(
+            matching, key=lambda udid: (self.devices[udid].reported_us(name), udid), default=None
+        )
 
     # --- keeping ---
 
-    def facts_to_wire(self) -> dict[str, Any]:
+    def broadcast_to_wire(self) -> dict[str, Any]:
         """What concerns all Macs, as JSON values."""
         return {
             "advisories": self.advisories.to_wire(),
@@ -400,15 +405,15 @@ class Fleet:
             else [self._policy[0], self._policy[1].model_dump(mode="json")],
         }
 
-    def load_facts(self, wire: Mapping[str, Any]) -> None:
-        """Take what `facts_to_wire` wrote."""
+    def load_broadcast(self, wire: Mapping[str, Any]) -> None:
+        """Take what `broadcast_to_wire` wrote."""
         self.advisories = Advisories.from_wire(wire["advisories"])
         for key, (us, halt) in wire["halts"].items():
             self._halts[key] = (us, None if halt is None else HaltSet.model_validate(halt))
         self._list_halts()
         for key, (us, grant) in wire["approvals"].items():
             granted = None if grant is None else ApprovalGranted.model_validate(grant)
-            self._take_approval(key, us, granted)
+            self._set_approval(key, us, granted)
         if wire["policy"] is not None:
             us, policy = wire["policy"]
             self._policy = (us, PolicyChanged.model_validate(policy))
@@ -427,18 +432,18 @@ def changed_lines(before: Advisories, after: Advisories) -> dict[str, OSVersion 
     return changed
 
 
-def _claim(claims: dict[str, str | tuple[str, ...]], name: str | None, udid: str) -> None:
+def _add_alias(aliases: dict[str, str | tuple[str, ...]], name: str | None, udid: str) -> None:
     """Note a claim; nearly every name has one, which is kept without a tuple around it."""
     if name is None or not is_real_serial(name):
         return
-    known = claims.get(name)
+    known = aliases.get(name)
     if known is None:
-        claims[name] = udid
+        aliases[name] = udid
     elif isinstance(known, str):
         if known != udid:
-            claims[name] = (known, udid)
+            aliases[name] = (known, udid)
     elif udid not in known:
-        claims[name] = (*known, udid)
+        aliases[name] = (*known, udid)
 
 
 def _aliases(device: Device) -> tuple[str, ...]:

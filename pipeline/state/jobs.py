@@ -30,9 +30,9 @@ _RANK: Final = {
     Outcome.SUCCEEDED: 9,
 }
 # That a job never began is our guess until its executor says so; that it had begun outranks it.
-_RANK_OF_A_GUESS: Final = 1
+_PRESUMED_RANK: Final = 1
 # The attempt in a result that was read off state and told by no executor.
-BY_US: Final = 0
+INFERRED_ATTEMPT: Final = 0
 KEPT_JOBS: Final = 32
 _NEVER_AT_THE_MAC: Final = frozenset(
     {ErrorCode.UNREACHABLE, ErrorCode.EXPIRED, ErrorCode.SUPERSEDED}
@@ -60,7 +60,7 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
     outcome_us: int = 0
     acted_us: int = 0
     error_code: ErrorCode | None = None
-    guessed: bool = False
+    presumed: bool = False
     known_until_us: int = 0
 
     @property
@@ -73,7 +73,7 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
         """How far along it is; -1 while nothing was told."""
         if self.outcome is None:
             return -1
-        return _RANK_OF_A_GUESS if self.guessed else _RANK[self.outcome]
+        return _PRESUMED_RANK if self.presumed else _RANK[self.outcome]
 
     @property
     def is_open(self) -> bool:
@@ -86,7 +86,7 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
         return self.rank >= _RANK[Outcome.STARTED]
 
     @property
-    def given_up_us(self) -> int:
+    def times_out_us(self) -> int:
         """When an open job ends by itself: not begun in time, or begun and never confirmed."""
         return self.report_by_us if self.may_have_touched else self.expires_us
 
@@ -119,7 +119,7 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
             "outcome_us": self.outcome_us,
             "acted_us": self.acted_us,
             "error_code": self.error_code,
-            "guessed": self.guessed,
+            "presumed": self.presumed,
             "known_until_us": self.known_until_us,
         }
 
@@ -152,7 +152,7 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
             row.outcome_us,
             row.acted_us,
             row.error_code,
-            row.guessed,
+            row.presumed,
             row.known_until_us,
         )
 
@@ -176,18 +176,18 @@ class JobRow(msgspec.Struct, gc=False):
     outcome_us: int
     acted_us: int
     error_code: ErrorCode | None
-    guessed: bool = False
+    presumed: bool = False
     known_until_us: int = 0
 
 
-Ledger = tuple[JobEntry, ...]
+JobHistory = tuple[JobEntry, ...]
 """A Mac's jobs, oldest first; the last KEPT_JOBS of them, and any that is open."""
 
 
-def issue(ledger: Ledger, job: Job) -> Ledger:
+def add_job(history: JobHistory, job: Job) -> JobHistory:
     """The ledger with this job in it; the same ledger if it already was."""
-    if any(entry.job_id == job.job_id for entry in ledger):
-        return ledger
+    if any(entry.job_id == job.job_id for entry in history):
+        return history
     entry = JobEntry(
         job_id=job.job_id,
         action=job.action,
@@ -203,70 +203,70 @@ def issue(ledger: Ledger, job: Job) -> Ledger:
         erases=job.erases,
         known_until_us=0 if job.known_until is None else to_us(job.known_until),
     )
-    if not ledger:
+    if not history:
         return (entry,)
-    entries = sorted((*ledger, entry), key=lambda kept: (kept.issued_us, kept.job_id))
+    entries = sorted((*history, entry), key=lambda kept: (kept.issued_us, kept.job_id))
     surplus = len(entries) - KEPT_JOBS
     return tuple(one for at, one in enumerate(entries) if at >= surplus or one.is_open)
 
 
-def record(ledger: Ledger, result: JobResult, us: int) -> Ledger:
+def add_result(history: JobHistory, result: JobResult, us: int) -> JobHistory:
     """The ledger with this result in it. A result for a job it does not hold changes nothing:
     the job was dropped as too old, or was never ours."""
     return tuple(
-        _advance(entry, result, us) if entry.job_id == result.job_id else entry for entry in ledger
+        _advance(entry, result, us) if entry.job_id == result.job_id else entry for entry in history
     )
 
 
-def supersede(ledger: Ledger, job_id: str, us: int) -> Ledger:
+def supersede_job(history: JobHistory, job_id: str, us: int) -> JobHistory:
     """The ledger with this job superseded, unless its executor may already be at the Mac. If it
     was and had not said so yet, what it says opens the job again."""
     return tuple(
-        replace(entry, outcome=Outcome.SUPERSEDED, outcome_us=us, guessed=True)
+        replace(entry, outcome=Outcome.SUPERSEDED, outcome_us=us, presumed=True)
         if entry.job_id == job_id and entry.is_open and not entry.may_have_touched
         else entry
-        for entry in ledger
+        for entry in history
     )
 
 
 def _advance(entry: JobEntry, result: JobResult, us: int) -> JobEntry:
     outcome = result.outcome
-    if outcome is Outcome.SUCCEEDED and result.attempt != BY_US:
+    if outcome is Outcome.SUCCEEDED and result.attempt != INFERRED_ATTEMPT:
         outcome = Outcome.ACTED  # an executor's word is progress; success is read off the Mac
     acted_us = entry.acted_us
     if outcome is Outcome.ACTED:
         acted_us = us if not acted_us else min(acted_us, us)
-    told = replace(
+    updated = replace(
         entry,
         outcome=outcome,
         outcome_us=us,
         acted_us=acted_us,
         error_code=result.error_code,
-        guessed=outcome is Outcome.EXPIRED and result.attempt == BY_US,
+        presumed=outcome is Outcome.EXPIRED and result.attempt == INFERRED_ATTEMPT,
     )
-    if _further(told, entry):
-        return told
+    if _further(updated, entry):
+        return updated
     return entry if acted_us == entry.acted_us else replace(entry, acted_us=acted_us)
 
 
-def _further(told: JobEntry, known: JobEntry) -> bool:
-    if told.rank != known.rank:
-        return told.rank > known.rank
-    if told.outcome_us != known.outcome_us:
+def _further(updated: JobEntry, known: JobEntry) -> bool:
+    if updated.rank != known.rank:
+        return updated.rank > known.rank
+    if updated.outcome_us != known.outcome_us:
         # The first telling of an end is when the job ended; of progress the last counts.
-        later = told.outcome_us > known.outcome_us
-        return later is (told.outcome not in FINAL_OUTCOMES)
-    return _end(told) > _end(known)
+        later = updated.outcome_us > known.outcome_us
+        return later is (updated.outcome not in FINAL_OUTCOMES)
+    return _end(updated) > _end(known)
 
 
 def _end(entry: JobEntry) -> tuple[str, str]:
     return entry.outcome or "", entry.error_code or ""
 
 
-def open_job(ledger: Ledger) -> JobEntry | None:
+def open_job(history: JobHistory) -> JobEntry | None:
     """The Mac's open job. Of several, one that may have touched the Mac, else the newest."""
     found: JobEntry | None = None
-    for entry in reversed(ledger):
+    for entry in reversed(history):
         if entry.is_open:
             if entry.may_have_touched:
                 return entry
@@ -274,17 +274,17 @@ def open_job(ledger: Ledger) -> JobEntry | None:
     return found
 
 
-def strays(ledger: Ledger) -> Ledger:
+def extra_open_jobs(history: JobHistory) -> JobHistory:
     """Open jobs beside the open job that no executor has begun: there must be none for long."""
-    if sum(entry.is_open for entry in ledger) < 2:
+    if sum(entry.is_open for entry in history) < 2:
         return ()
-    kept = open_job(ledger)
+    kept = open_job(history)
     return tuple(
-        one for one in ledger if one is not kept and one.is_open and not one.may_have_touched
+        one for one in history if one is not kept and one.is_open and not one.may_have_touched
     )
 
 
-def settle(entry: JobEntry, device: Device, udid: str, now: datetime) -> JobResult | None:
+def infer_result(entry: JobEntry, device: Device, udid: str, now: datetime) -> JobResult | None:
     """What the Mac's reports, or its silence, make of an open job; None while it is open.
 
     An update has succeeded when a report made after the job was issued shows the target. A
@@ -296,7 +296,7 @@ def settle(entry: JobEntry, device: Device, udid: str, now: datetime) -> JobResu
         return None
     if _fulfilled(entry, device):
         return _result(entry, device, udid, Outcome.SUCCEEDED, None)
-    if to_us(now) < entry.given_up_us:
+    if to_us(now) < entry.times_out_us:
         return None
     if entry.acted_us:
         return _result(entry, device, udid, Outcome.FAILED, ErrorCode.NO_REPORT)
@@ -310,14 +310,14 @@ def _fulfilled(entry: JobEntry, device: Device) -> bool:
         return device.enrolled_since(entry.since_us)
     if entry.version is None:
         return False
-    told_us = device.stamp("os_version")
-    if told_us <= entry.since_us or not reaches(
+    reported_us = device.reported_us("os_version")
+    if reported_us <= entry.since_us or not reaches(
         device.os_version, device.build, entry.version, entry.build
     ):
         return False
     if entry.action in (Action.UPDATE, Action.UPGRADE):
         return True
-    if not 0 < entry.acted_us < told_us:
+    if not 0 < entry.acted_us < reported_us:
         return False
     if entry.erases:
         # Setup Assistant runs after a boot; few sources would report that boot itself.
@@ -333,7 +333,7 @@ def _result(
         udid=udid,
         site=entry.site,
         outcome=outcome,
-        attempt=BY_US,
+        attempt=INFERRED_ATTEMPT,
         error_code=code,
         detail="read off the Mac's own reports",
         observed_version=device.os_version,
@@ -342,23 +342,23 @@ def _result(
     )
 
 
-def attempts(ledger: Ledger, action: Action, intent: str) -> Ledger:
+def attempts(history: JobHistory, action: Action, intent: str) -> JobHistory:
     """The Mac's ended jobs for one intent, oldest first."""
-    if not ledger:
+    if not history:
         return ()
     return tuple(
         [
             entry
-            for entry in ledger
+            for entry in history
             if entry.action is action and entry.intent == intent and not entry.is_open
         ]
     )
 
 
-def failures(ledger: Ledger, action: Action, intent: str) -> Ledger:
+def failures(history: JobHistory, action: Action, intent: str) -> JobHistory:
     """Those of them that failed since one last succeeded, oldest first."""
     found: list[JobEntry] = []
-    for entry in attempts(ledger, action, intent):
+    for entry in attempts(history, action, intent):
         if entry.outcome is Outcome.SUCCEEDED:
             found.clear()
         elif entry.failed:

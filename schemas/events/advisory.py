@@ -6,14 +6,14 @@ from pydantic import AwareDatetime, StringConstraints
 
 from schemas.ids import TextField
 from schemas.macos import BuildField, OSVersionField
-from schemas.model import FactModel
+from schemas.model import WireModel
 
 CveField = Annotated[str, StringConstraints(pattern=r"^CVE-\d{4}-\d{4,}$")]
 Severity = Literal["low", "medium", "high", "critical"]
 AdvisorySource = Literal["sofa", "gdmf", "kev", "admin", "other"]
 
 
-class AdvisorySnapshot(FactModel):
+class AdvisorySnapshot(WireModel):
     """All that a source says of one release at one moment; a later snapshot replaces it.
 
     An advisory is (platform, os_version). `device_ids` None means every Mac its line supports;

@@ -11,10 +11,10 @@ from pydantic import AwareDatetime, Field
 
 from schemas.ids import SerialField, TextField, UdidField
 from schemas.macos import BuildField, OSVersionField
-from schemas.model import FactModel
+from schemas.model import WireModel
 
 
-class MdmAuthenticated(FactModel):
+class MdmAuthenticated(WireModel):
     """A Mac began to enrol; it is enrolled once a `TokenUpdate` follows."""
 
     udid: UdidField
@@ -28,7 +28,7 @@ class MdmAuthenticated(FactModel):
     server: TextField | None = None
 
 
-class MdmTokenUpdated(FactModel):
+class MdmTokenUpdated(WireModel):
     """A push token arrived. `tally` 1 completes an enrolment, more is a refresh, None unknown."""
 
     udid: UdidField
@@ -39,7 +39,7 @@ class MdmTokenUpdated(FactModel):
     server: TextField | None = None
 
 
-class MdmCheckedOut(FactModel):
+class MdmCheckedOut(WireModel):
     """The MDM profile was removed."""
 
     udid: UdidField
@@ -47,7 +47,7 @@ class MdmCheckedOut(FactModel):
     enrollment_type: TextField = "Device"
 
 
-class CommandError(FactModel):
+class CommandError(WireModel):
     """One link of Apple's ErrorChain."""
 
     code: int
@@ -55,7 +55,7 @@ class CommandError(FactModel):
     description: TextField = ""
 
 
-class MdmCommandReported(FactModel):
+class MdmCommandReported(WireModel):
     """A Mac polled (`Idle`) or answered a command. `status` is the Mac's own word:
     Acknowledged, Error, CommandFormatError, Idle, NotNow; anything else is kept as it came.
 
@@ -72,7 +72,7 @@ class MdmCommandReported(FactModel):
     install_actions: tuple[tuple[TextField, TextField, TextField], ...] = ()
 
 
-class BootstrapTokenSet(FactModel):
+class BootstrapTokenSet(WireModel):
     """A Mac escrowed (`escrowed`) or cleared its bootstrap token; the token itself is cut out."""
 
     udid: UdidField
@@ -80,7 +80,7 @@ class BootstrapTokenSet(FactModel):
     escrowed: bool = True
 
 
-class DdmStatusReported(FactModel):
+class DdmStatusReported(WireModel):
     """A declarative status report. Incremental unless `full`: an absent item is not news.
 
     `install_state` is Apple's (none, waiting, downloading, prepared, installing, failed; others

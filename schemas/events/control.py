@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, StringConstraints, model_validator
 
 from schemas.ids import SiteField, TextField, UdidField
-from schemas.model import FactModel
+from schemas.model import WireModel
 from schemas.signing import Signed
 
 
-class PolicyChanged(FactModel):
+class PolicyChanged(WireModel):
     """The policy in force from now on: its text and the SHA-256 of the text."""
 
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -17,7 +17,7 @@ class PolicyChanged(FactModel):
     by: TextField = "unknown"
 
 
-class HaltScope(FactModel):
+class HaltScope(WireModel):
     """What a halt covers: everything, one site, or one advisory's jobs."""
 
     everything: bool = False
@@ -38,7 +38,7 @@ class HaltScope(FactModel):
         return f"site:{self.site}" if self.site else f"advisory:{self.advisory_id}"
 
 
-class HaltSet(FactModel):
+class HaltSet(WireModel):
     """No new work starts in this scope; `until` None means until it is cleared."""
 
     scope: HaltScope
@@ -47,14 +47,14 @@ class HaltSet(FactModel):
     until: AwareDatetime | None = None
 
 
-class HaltCleared(FactModel):
+class HaltCleared(WireModel):
     """Work may start again in this scope."""
 
     scope: HaltScope
     by: TextField
 
 
-class Approval(FactModel):
+class Approval(WireModel):
     """Somebody allows one destructive job on one Mac until `expires_at`."""
 
     udid: UdidField
@@ -64,14 +64,14 @@ class Approval(FactModel):
     expires_at: AwareDatetime
 
 
-class ApprovalGranted(FactModel):
+class ApprovalGranted(WireModel):
     """An approval, with the approver's signature that the executor checks again."""
 
     approval: Approval
     signed: Signed
 
 
-class ApprovalDenied(FactModel):
+class ApprovalDenied(WireModel):
     """Somebody refuses a job, or takes an approval back."""
 
     udid: UdidField

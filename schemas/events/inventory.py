@@ -6,12 +6,12 @@ from pydantic import AwareDatetime, Field
 
 from schemas.ids import SerialField, SiteField, TextField, UdidField
 from schemas.macos import BuildField, OSVersionField
-from schemas.model import FactModel
+from schemas.model import WireModel
 
 InventorySource = Literal["mdm", "ddm", "jamf", "osquery", "munki", "executor", "admin", "other"]
 
 
-class InventoryReported(FactModel):
+class InventoryReported(WireModel):
     """One report about one Mac. Every field but `source` may be absent: a source overrides only
     what it knows. A report needs a `udid` or a `serial`; with the serial alone it is joined later.
 

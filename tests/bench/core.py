@@ -38,11 +38,11 @@ from typing import Any, Final
 
 import pydantic
 
-from pipeline.decide.engine import Decided, Effect, Engine, Failed, Followed
+from pipeline.decide.reconciler import Decided, DerivedEvent, Effect, EvaluationFailed, Reconciler
 from pipeline.state.fleet import Fleet
 from schemas.envelope import Event, JobIssuedEvent, decode, encode
-from schemas.glance import glance
 from schemas.jobs import JobIssued
+from schemas.report_peek import peek_report
 from tests import factories as make
 
 RUNS: Final = 5
@@ -69,28 +69,28 @@ def numbered_report(number: int, version: str, when: datetime, **facts: Any) -> 
     return make.full_report(version, udid_of(number), when, **(own | facts))
 
 
-def take(engine: Engine, event: Event, now: datetime) -> int:
+def handle_event(engine: Reconciler, event: Event, now: datetime) -> int:
     """Hand an event over as a shell does; how many decisions and orders came of it."""
-    return taken(engine, engine.handle(event, now), now)
+    return follow_effects(engine, engine.handle(event, now), now)
 
 
-def effects_of(engine: Engine, raw: bytes, now: datetime) -> Iterator[Effect]:
-    """The engine's effects for one record, with the calls of `DeviceShard._take_reports`."""
-    seen = glance(raw)
-    if seen is not None and engine.fleet.repeats(seen) is not None:
-        return engine.heed(seen.subject, now)
+def effects_of(engine: Reconciler, raw: bytes, now: datetime) -> Iterator[Effect]:
+    """The engine's effects for one record, with the calls of `DeviceShard._process_reports`."""
+    seen = peek_report(raw)
+    if seen is not None and engine.fleet.apply_duplicate(seen) is not None:
+        return engine.reconcile_on_telemetry(seen.subject, now)
     return engine.handle(decode(raw), now, seen)
 
 
-def taken(engine: Engine, effects: Iterable[Effect], now: datetime) -> int:
+def follow_effects(engine: Reconciler, effects: Iterable[Effect], now: datetime) -> int:
     """Take the effects, and what follows from them; how many there were."""
     count = 0
     for effect in effects:
         count += 1
-        if isinstance(effect, Failed):
+        if isinstance(effect, EvaluationFailed):
             raise effect.error
-        if isinstance(effect, Followed):
-            count += take(engine, effect.event, now)
+        if isinstance(effect, DerivedEvent):
+            count += handle_event(engine, effect.event, now)
         elif isinstance(effect, Decided) and effect.job is not None:
             issued = JobIssuedEvent(
                 id=effect.job.job_id,
@@ -99,7 +99,7 @@ def taken(engine: Engine, effects: Iterable[Effect], now: datetime) -> int:
                 time=now,
                 data=JobIssued(job=effect.job, signed=make.SIGNED),
             )
-            count += take(engine, issued, now)
+            count += handle_event(engine, issued, now)
     return count
 
 
@@ -113,13 +113,13 @@ def lives(count: int, behind: Callable[[int], str]) -> Iterator[bytes]:
         yield encode(numbered_report(number, behind(number), make.NOW - make.HOUR))
 
 
-def engine_of(raws: Iterable[bytes], releases: Iterable[str] = make.RELEASES) -> Engine:
-    engine = Engine()
-    take(engine, make.policy_changed(POLICY), make.NOW)
+def engine_of(raws: Iterable[bytes], releases: Iterable[str] = make.RELEASES) -> Reconciler:
+    engine = Reconciler()
+    handle_event(engine, make.policy_changed(POLICY), make.NOW)
     for version in releases:
-        take(engine, make.release(version), make.NOW)
+        handle_event(engine, make.release(version), make.NOW)
     for raw in raws:
-        take(engine, decode(raw), make.NOW)
+        handle_event(engine, decode(raw), make.NOW)
     return engine
 
 
@@ -131,7 +131,7 @@ class Stream:
     """Reports in which a tenth changes something; each goes on from what its Mac said last."""
 
     def __init__(self, *, figures: bool) -> None:
-        self.figures = figures
+        self.telemetry = figures
         self.rng = random.Random(2026)
         self.clock = make.NOW
         self.facts: dict[int, dict[str, Any]] = {}
@@ -153,10 +153,10 @@ class Stream:
                 facts["boot_at"] = self.clock
             else:
                 facts["version"] = "26.2" if facts["version"] == "26.1" else "26.1"
-        if self.figures:
+        if self.telemetry:
             facts["free_disk_gb"] = round(self.rng.uniform(50, 200), 1)
-        said = {name: value for name, value in facts.items() if name != "version"}
-        return encode(numbered_report(number, facts["version"], self.clock, **said))
+        changed = {name: value for name, value in facts.items() if name != "version"}
+        return encode(numbered_report(number, facts["version"], self.clock, **changed))
 
 
 def cpu(work: Callable[[], object]) -> float:
@@ -183,7 +183,7 @@ def bench_reports(*, figures: bool) -> dict[str, Any]:
 
     def decide_too() -> None:
         for raw in stretch:
-            effects[0] += taken(engine, effects_of(engine, raw, now), now)
+            effects[0] += follow_effects(engine, effects_of(engine, raw, now), now)
 
     times: dict[str, list[float]] = {"decode": [], "fold": [], "all": []}
     for _ in range(RUNS):
@@ -215,9 +215,9 @@ def memory_of(count: int) -> float:
     gc.collect()
     before = resident()
     for raw in lives(count, a_tenth):
-        taken(engine, effects_of(engine, raw, make.NOW), make.NOW)
+        follow_effects(engine, effects_of(engine, raw, make.NOW), make.NOW)
     gc.collect()
-    assert len(engine.standings) == count
+    assert len(engine.last_decisions) == count
     return (resident() - before) / (count - 200)
 
 
@@ -240,18 +240,18 @@ def bench_advisory(count: int, affected: int, runs: int) -> dict[str, Any]:
     engine = engine_of((), known)
     for raw in lives(count, few(affected, count)):
         engine.fold(decode(raw))
-    ledgers, found, effects = dict(engine.fleet.ledgers), [], 0
+    ledgers, found, effects = dict(engine.fleet.job_histories), [], 0
     before = engine.fleet.advisories
     gc.collect()
     gc.freeze()
     for _ in range(runs):
         engine.fleet.advisories = before
-        engine.fleet.ledgers = dict(ledgers)
-        engine.standings.clear()
+        engine.fleet.job_histories = dict(ledgers)
+        engine.last_decisions.clear()
         engine.recount_jobs()
         landed = make.release("15.7.3")
         begun = time.process_time()
-        effects = take(engine, landed, make.NOW)
+        effects = handle_event(engine, landed, make.NOW)
         found.append(time.process_time() - begun)
     gc.unfreeze()
     assert effects == 2 * affected, "each affected Mac is sent an order and then held for it"

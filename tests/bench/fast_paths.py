@@ -12,31 +12,31 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
-from pipeline.decide.admission import objection
-from pipeline.decide.decision import Answer, answer, answer_to_order
-from pipeline.decide.engine import Engine
+from pipeline.decide.admission import reject_reason
+from pipeline.decide.decision import Evaluation, evaluate, reevaluate_after_send
 from pipeline.decide.gates import to_gate
-from pipeline.decide.orders import order
+from pipeline.decide.job import build_job
 from pipeline.decide.policy_file import read_policy
+from pipeline.decide.reconciler import Reconciler
 from pipeline.decide.remediation import target
-from pipeline.decide.situation import Situation, once
+from pipeline.decide.situation import Situation, cached
 from pipeline.decide.windows import window_state
+from pipeline.processors.broadcast import BroadcastState
 from pipeline.processors.device_shard import DeviceShard
 from pipeline.processors.dispatch_shard import DispatchShard
-from pipeline.processors.facts import Facts
-from pipeline.processors.own_orders import own_order
-from pipeline.processors.terms import Terms
+from pipeline.processors.shard_config import ShardConfig
+from pipeline.processors.verified_cache import peek_job
 from pipeline.state.device import from_us
 from pipeline.state.fleet import Fleet
-from pipeline.state.jobs import issue as add_to_ledger
-from pipeline.state.models import hardware_class, supports_major
+from pipeline.state.hardware import hardware_class, supports_major
+from pipeline.state.jobs import add_job as add_to_ledger
 from schemas.decisions import encode_record
 from schemas.envelope import InventoryEvent, JobIssuedEvent, decode, encode
-from schemas.glance import glance
 from schemas.ids import derive_job_id
 from schemas.macos import parse_build, parse_os_version
-from schemas.model import FactModel, built
-from schemas.orders import issue
+from schemas.model import WireModel, construct_unchecked
+from schemas.report_peek import peek_report
+from schemas.signed_payloads import sign_job
 from schemas.signing import _key_id_of
 from schemas.topics import (
     ADVISORIES,
@@ -73,9 +73,9 @@ def us_each(works: Sequence[Work], count: int) -> list[float]:
     return best
 
 
-def fields_of(model: FactModel) -> tuple[Work, Work]:
+def fields_of(model: WireModel) -> tuple[Work, Work]:
     kind, values = type(model), dict(model.__dict__)
-    return lambda: built(kind, dict(values)), lambda: kind(**values)
+    return lambda: construct_unchecked(kind, dict(values)), lambda: kind(**values)
 
 
 def hit_and_miss(function: Any, *given: Any) -> tuple[Work, Work]:
@@ -97,7 +97,7 @@ class GeneratedInit:
 
 
 class Values:
-    @once
+    @cached
     def by_once(self) -> int:
         return 1
 
@@ -116,7 +116,7 @@ def repeats() -> tuple[Work, Work]:
     first = decode(raws[0])
     assert isinstance(first, InventoryEvent)
     fast.apply(first)
-    seen = glance(raws[0])
+    seen = peek_report(raws[0])
     assert seen is not None
     fast.remember(first, seen)
     remembered = fast.devices[UDID]
@@ -124,9 +124,9 @@ def repeats() -> tuple[Work, Work]:
     def recognise() -> None:
         fast.devices[UDID] = remembered  # or the next round's reports were older
         turn[0] = turn[0] % 199 + 1
-        peek = glance(raws[turn[0]])
+        peek = peek_report(raws[turn[0]])
         assert peek is not None
-        assert fast.repeats(peek) is not None
+        assert fast.apply_duplicate(peek) is not None
 
     def decode_it() -> None:
         turn[1] = turn[1] % 199 + 1
@@ -135,16 +135,18 @@ def repeats() -> tuple[Work, Work]:
     return recognise, decode_it
 
 
-def cached_calls(s: Situation, sent: Answer) -> dict[str, tuple[Work, Work]]:
+def cached_calls(s: Situation, sent: Evaluation) -> dict[str, tuple[Work, Work]]:
     """Each function behind an `lru_cache`: a call found in its cache, and one that computes."""
     windows, zone = s.policy.windows_of("london"), s.policy.sites["london"].zone
     return {
         "cache: parse_os_version": hit_and_miss(parse_os_version, "26.2"),
         "cache: parse_build": hit_and_miss(parse_build, "25C56"),
-        "cache: str of a version": hit_and_miss(type(s.device.os_version).__str__, s.device.os_version),
+        "cache: str of a version": hit_and_miss(
+            type(s.device.os_version).__str__, s.device.os_version
+        ),
         "cache: partition_of": hit_and_miss(partition_of, UDID, 12),
         "cache: from_us": hit_and_miss(from_us, s.now_us),
-        "cache: to_gate": hit_and_miss(to_gate, sent.asked[0].gates[0]),
+        "cache: to_gate": hit_and_miss(to_gate, sent.gated_needs[0].gates[0]),
         "cache: window_state": hit_and_miss(window_state, windows, zone, s.now),
         "cache: read_policy": hit_and_miss(read_policy, make.POLICY_TEXT),
         "cache: target": hit_and_miss(target, s.device.os_version, s.device.build),
@@ -160,12 +162,12 @@ def pairs() -> dict[str, tuple[Work, Work]]:
     engine = engine_of([encode(one) for one in make.enrolled(UDID)])
     engine.fold(make.polled(UDID))
     engine.fold(numbered_report(1, "26.1", make.NOW - make.HOUR))
-    slow = Engine(engine.fleet, fast_paths=False)
+    slow = Reconciler(engine.fleet, fast_paths=False)
     s = engine.situation(UDID, make.NOW)
-    sent = answer(s)
-    job = order(s, sent.decision)
-    after = Situation(*(s.device, s.advisories, s.policy, s.now, add_to_ledger(s.ledger, job)))
-    event = make.issued(job).model_copy(update={"data": issue(job, JOBS_KEY)})
+    sent = evaluate(s)
+    job = build_job(s, sent.decision)
+    after = Situation(*(s.device, s.advisories, s.policy, s.now, add_to_ledger(s.job_history, job)))
+    event = make.issued(job).model_copy(update={"data": sign_job(job, JOBS_KEY)})
     assert isinstance(event, JobIssuedEvent)
     raw, record = encode(event), engine.record_of(sent.decision, s)
     values = (s.device, s.advisories, s.policy, s.now)
@@ -174,7 +176,7 @@ def pairs() -> dict[str, tuple[Work, Work]]:
         return one.site, one.open_job
 
     def verified() -> None:
-        assert objection(decode(raw), jobs=KEYS.jobs, approvals={}) is None
+        assert reject_reason(decode(raw), jobs=KEYS.jobs, approvals={}) is None
 
     return {
         "report recognised by its bytes": repeats(),
@@ -184,13 +186,16 @@ def pairs() -> dict[str, tuple[Work, Work]]:
         ),
         "order as JSON": (lambda: encode(event), lambda: encode(event, fast_paths=False)),
         "order signed": (
-            lambda: issue(job, JOBS_KEY),
-            lambda: issue(job, JOBS_KEY, fast_paths=False),
+            lambda: sign_job(job, JOBS_KEY),
+            lambda: sign_job(job, JOBS_KEY, fast_paths=False),
         ),
         "Decision built": fields_of(sent.decision),
         "DecisionInputs built": fields_of(record.inputs),
         "Job built": fields_of(job),
-        "decision after its order": (lambda: answer_to_order(after, sent), lambda: answer(after)),
+        "decision after its order": (
+            lambda: reevaluate_after_send(after, sent),
+            lambda: evaluate(after),
+        ),
         "Mac as JSON values, kept": (
             lambda: engine._wire_of(s.device),
             lambda: slow._wire_of(s.device),
@@ -199,7 +204,7 @@ def pairs() -> dict[str, tuple[Work, Work]]:
             lambda: both(engine.situation(UDID, make.NOW)),
             lambda: both(slow.situation(UDID, make.NOW)),
         ),
-        "own order, by its bytes": (lambda: own_order(raw), verified),
+        "own order, by its bytes": (lambda: peek_job(raw), verified),
         "Situation.__init__": (lambda: Situation(*values), lambda: GeneratedInit(*values)),
         "once": (lambda: Values().by_once, lambda: Values().by_cached_property),
     } | cached_calls(s, sent)
@@ -220,19 +225,21 @@ class Shards:
 
     def __init__(self, *, fast_paths: bool) -> None:
         counts = {topic.name: 1 for topic in (*TOPICS, *INTERNAL_TOPICS)}
-        terms = Terms(JOBS_KEY, KEYS.jobs, counts, slice=MACS, fast_paths=fast_paths)
-        self.facts = Facts(KEYS.approvals)
-        self.facts.take(CONTROL.name, 0, encode(make.policy_changed(POLICY)))
+        terms = ShardConfig(JOBS_KEY, KEYS.jobs, counts, slice_size=MACS, fast_paths=fast_paths)
+        self.facts = BroadcastState(KEYS.approvals)
+        self.facts.fold_record(CONTROL.name, 0, encode(make.policy_changed(POLICY)))
         for offset, version in enumerate(one for one in make.RELEASES if one != "26.2"):
-            self.facts.take(ADVISORIES.name, offset, encode(make.release(version)))
+            self.facts.fold_record(ADVISORIES.name, offset, encode(make.release(version)))
         self.macs = DeviceShard(0, self.facts, terms)
         self.sites = DispatchShard(0, self.facts, terms, {jobs_topic("london"): 1})
         for shard in (self.macs, self.sites):
             shard.begin(make.NOW)
-            shard.caught_up()
+            shard.finish_catch_up()
         enrolled = (one for number in range(MACS) for one in make.enrolled(udid_of(number)))
         polled = (make.polled(udid_of(number)) for number in range(MACS))
-        self.macs.take(CHECKINS.name, records(map(encode, (*enrolled, *polled))), make.NOW)
+        self.macs.process_records(
+            CHECKINS.name, records(map(encode, (*enrolled, *polled))), make.NOW
+        )
         self.report(0)
         self.macs.tick(make.NOW)
         self.macs.collect()
@@ -244,23 +251,23 @@ class Shards:
             encode(numbered_report(number, "26.1", when, free_disk_gb=50.0 + turn))
             for number in range(MACS)
         )
-        return cpu(lambda: self.macs.take(INVENTORY.name, given, make.NOW)) / MACS * 1e6
+        return cpu(lambda: self.macs.process_records(INVENTORY.name, given, make.NOW)) / MACS * 1e6
 
     def release(self) -> float:
         """The release lands: decide, sign, publish, read back, dispatch; microseconds a job."""
         raw = encode(make.release("26.2"))
-        self.facts.take(ADVISORIES.name, self.facts.ends[ADVISORIES.name], raw)
+        self.facts.fold_record(ADVISORIES.name, self.facts.next_offsets[ADVISORIES.name], raw)
         return cpu(self._settle) / MACS * 1e6
 
     def _settle(self) -> None:
         jobs, busy = 0, True
         while busy:
             busy = self.macs.tick(make.NOW) | self.sites.tick(make.NOW)
-            posts = [*self.macs.collect().posts, *self.sites.collect().posts]
+            posts = [*self.macs.collect().records, *self.sites.collect().records]
             orders = [post.value for post in posts if post.topic == ORDERS.name]
-            self.macs.take(ORDERS.name, records(orders), make.NOW)
+            self.macs.process_records(ORDERS.name, records(orders), make.NOW)
             sent = [post.value for post in posts if post.topic == DISPATCH.name]
-            self.sites.take(DISPATCH.name, records(sent), make.NOW)
+            self.sites.process_records(DISPATCH.name, records(sent), make.NOW)
             jobs += len(sent)
             busy = busy or bool(posts)
         assert jobs == MACS

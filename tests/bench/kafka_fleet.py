@@ -14,9 +14,9 @@ from typing import Any, Final, Self
 
 import httpx
 
-from pipeline.decide.engine import Engine
+from pipeline.decide.reconciler import Reconciler
 from pipeline.processors import rows
-from pipeline.processors.outbox import Outbox, Row
+from pipeline.processors.confirmed_producer import ConfirmedProducer, Row
 from pipeline.server_process import make_log
 from schemas.envelope import encode
 from schemas.topics import (
@@ -28,7 +28,7 @@ from schemas.topics import (
     partition_of,
 )
 from tests import factories as make
-from tests.bench.core import numbered_report, take, udid_of
+from tests.bench.core import handle_event, numbered_report, udid_of
 from tests.bench.kafka_world import PARTITIONS, World, cpu_of, wait_for
 
 # No site gives more slots than 10,000 at a time.
@@ -42,7 +42,7 @@ _EPOCH: Final = 100
 _PATTERN: Final = 9_999_999
 _SHARES: Final = (0.01, 0.5, 0.9)
 _AT_ONCE: Final = 20_000
-_PATIENCE_S: Final = 600.0
+_WAIT_S: Final = 600.0
 _REST_S: Final = 3.0
 # To ask twenty topics takes the cores that are measured.
 _LOOK_S: Final = 0.3
@@ -94,7 +94,7 @@ class _Two:
     def __init__(self, world: World) -> None:
         began = time.monotonic()
         self.workers = [world.worker(world.folder / f"copy-{number}") for number in (1, 2)]
-        wait_for(self._are_ready, "all partitions ready", _PATIENCE_S)
+        wait_for(self._are_ready, "all partitions ready", _WAIT_S)
         self.seconds = time.monotonic() - began
 
     def __enter__(self) -> Self:
@@ -136,7 +136,7 @@ def _lose_copies(world: World) -> None:
 
 def _land(world: World, two: _Two, affected: int) -> dict[str, Any]:
     """The advisory is published; the seconds until the last of its jobs can be read."""
-    places = world.places([jobs_topic(site) for site in SITES])
+    places = world.partitions([jobs_topic(site) for site in SITES])
     cpu, broker = two.cpu_s(), cpu_of(world.kafka.pid(1))
     landed = make.release(LANDS)
     world.publish([(ADVISORIES.name, landed.subject.encode(), encode(landed))])
@@ -145,8 +145,8 @@ def _land(world: World, two: _Two, affected: int) -> dict[str, Any]:
     while (jobs := sum(world.ends(places).values())) < affected:
         for worker in two.workers:
             worker.check()
-        if time.monotonic() - began > _PATIENCE_S:
-            raise TimeoutError(f"{jobs} of {affected} jobs in {_PATIENCE_S:g} s")
+        if time.monotonic() - began > _WAIT_S:
+            raise TimeoutError(f"{jobs} of {affected} jobs in {_WAIT_S:g} s")
         for share in _SHARES:
             if jobs >= share * affected:
                 reached.setdefault(share, round(time.monotonic() - began, 1))
@@ -176,11 +176,11 @@ def _publish_facts(world: World) -> dict[str, int]:
 
 async def _write_state(world: World, macs: int, answered: dict[str, int]) -> None:
     """One row a Mac, to its partition."""
-    outbox = Outbox(world.connection, make_log())
+    outbox = ConfirmedProducer(world.connection, make_log())
     await outbox.start()
-    owner = rows.Owner(_EPOCH, answered).to_row()
+    owner = rows.EpochRow(_EPOCH, answered).to_row()
     owners: dict[tuple[str, int], list[Row]] = {
-        (STATE.name, number): [(rows.OWNER_KEY, owner)] for number in range(PARTITIONS)
+        (STATE.name, number): [(rows.EPOCH_KEY, owner)] for number in range(PARTITIONS)
     }
     await outbox.write(owners, lambda: False)
     kinds = _kinds()
@@ -211,13 +211,13 @@ def _kinds() -> dict[tuple[int, bool], bytes]:
 
 def _kind(site: str, version: str, now: datetime) -> bytes:
     """The row of a Mac, as an engine made it that heard all of its life."""
-    engine, udid, when = Engine(), udid_of(_PATTERN), now - make.HOUR
+    engine, udid, when = Reconciler(), udid_of(_PATTERN), now - make.HOUR
     known = [make.release(one) for one in make.RELEASES if one != LANDS]
     life = (*make.enrolled(udid, now - 100 * make.DAY), make.polled(udid, when))
-    said = numbered_report(_PATTERN, version, when, site=site)
-    for event in (make.policy_changed(_POLICY), *known, *life, said):
-        take(engine, event, now)
-    return rows.device_row(engine, udid, _EPOCH, is_answered=True)
+    first_report = numbered_report(_PATTERN, version, when, site=site)
+    for event in (make.policy_changed(_POLICY), *known, *life, first_report):
+        handle_event(engine, event, now)
+    return rows.encode_device(engine, udid, _EPOCH, is_decided=True)
 
 
 def _row(kind: bytes, number: int) -> bytes:

@@ -21,7 +21,7 @@ from tests.bench.kafka_world import DRYDOCK, SITE, Program, World, cpu_of, wait_
 from tests.kafka.brokers import free_ports
 
 _GROUP: Final = "drydock-worker"
-_PATIENCE_S: Final = 60.0
+_WAIT_S: Final = 60.0
 _JOBS_PER_S: Final = 20
 _WARM_UP_S: Final = 5.0
 _BROKER: Final = 1
@@ -42,21 +42,21 @@ def bench_latency(world: World, *, rate: float, seconds: float, gateways: int) -
     receivers = [_gateway(world, number) for number in range(gateways)]
     poster = _poster(world, receivers, rate, jobs)
     used = _Used(world, worker, receivers)
-    seen = _jobs_seen(world, jobs, _WARM_UP_S + seconds + 2 * _PATIENCE_S, used)
+    seen = _jobs_seen(world, jobs, _WARM_UP_S + seconds + 2 * _WAIT_S, used)
     cores = used.cores()
-    poster.process.wait(_PATIENCE_S)
+    poster.process.wait(_WAIT_S)
     for program in (worker, *receivers):
         program.check()
-    *told, summary = map(json.loads, poster.log.read_text(encoding="utf-8").splitlines())
-    waits = [(seen[one["udid"]] - one["accepted"]) * 1e3 for one in told]
-    since_sent = [(seen[one["udid"]] - one["sent"]) * 1e3 for one in told]
+    *sent, summary = map(json.loads, poster.log.read_text(encoding="utf-8").splitlines())
+    waits = [(seen[one["udid"]] - one["accepted"]) * 1e3 for one in sent]
+    since_sent = [(seen[one["udid"]] - one["sent"]) * 1e3 for one in sent]
     return {
         "webhooks_per_s": rate,
         "gateways": gateways,
         "jobs": len(waits),
         **_spread(waits, 0.5, 0.95, 0.99, 1.0),
         "from_request": _spread(since_sent, 0.5, 0.99),
-        "steps": _steps(world, {one["udid"]: one["sent"] for one in told}, seen),
+        "steps": _steps(world, {one["udid"]: one["sent"] for one in sent}, seen),
         "cores": cores,
         "posting": summary,
     }
@@ -79,7 +79,7 @@ def _worker(world: World) -> Program:
     world.publish(facts())
     world.publish(Reports(figures=False, version=lambda _: "26.2").first_words())
     worker = world.worker(world.folder / "data")
-    places = world.places([topic.name for topic in SUBSCRIBED])
+    places = world.partitions([topic.name for topic in SUBSCRIBED])
     wait_for(lambda: world.committed(_GROUP, places) >= sum(world.ends(places).values()), "fleet")
     return worker
 
@@ -91,7 +91,7 @@ def _gateway(world: World, number: int) -> Program:
     env = {"DRYDOCK_NANOMDM_HMAC_KEY": HMAC_KEY}
     gateway = world.start(f"gateway-{number}", *DRYDOCK, "gateway", *options, env=env)
     gateway.port = port
-    wait_for(lambda: gateway.answers("/readyz"), "gateway ready")
+    wait_for(lambda: gateway.is_ready("/readyz"), "gateway ready")
     return gateway
 
 
@@ -140,7 +140,7 @@ class _Used:
 def _jobs_seen(world: World, jobs: int, within_s: float, used: _Used) -> dict[str, float]:
     """When each Mac's job could be read."""
     seen: dict[str, float] = {}
-    places = world.places([jobs_topic(SITE)])
+    places = world.partitions([jobs_topic(SITE)])
     with KafkaConsumer(**world.connection.consumer_options(), fetch_max_wait_ms=50) as consumer:
         consumer.assign(places)
         consumer.seek_to_beginning(*places)
@@ -165,14 +165,16 @@ def _steps(
     before = {udid: (at + epoch) * 1e3 for udid, at in sent.items()}
     found = {}
     for step, topic in _STEPS:
-        at = dict(_stamps(world, topic, before))
+        at = dict(_broker_times(world, topic, before))
         found[step] = _spread([at[udid] - before[udid] for udid in sent], 0.5, 0.99)
         before = at
     last = [(seen[udid] + epoch) * 1e3 - before[udid] for udid in sent]
     return found | {"job_to_reader": _spread(last, 0.5, 0.99)}
 
 
-def _stamps(world: World, topic: str, since: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+def _broker_times(
+    world: World, topic: str, since: Mapping[str, float]
+) -> Iterator[tuple[str, float]]:
     """The first record about each of these Macs that is no older than the step before, in ms."""
     left = set(since)
     for record in world.read(topic):

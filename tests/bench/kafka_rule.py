@@ -33,8 +33,8 @@ def rule(raw: bytes, kept: "dict[str, bytes]") -> Ruled:
     state = msgspec.json.encode(
         (str(version), str(report.build), report.hostname, str(report.boot_at), outdated)
     )
-    told = before is not None and before.endswith(b"true]")
+    was_outdated = before is not None and before.endswith(b"true]")
     job = None
-    if outdated and not told:
+    if outdated and not was_outdated:
         job = msgspec.json.encode({"udid": udid, "version": TARGET})
     return Ruled(udid, None if state == before else state, job)

@@ -80,7 +80,7 @@ def resident_worker(world: World) -> Contender:
 
 def lap(world: World, contender: Contender, at_most_s: float = 1e9) -> Lap:
     """Start it, let it consume what is there, for so long at most, and stop it."""
-    inventory, all_ = world.places([INVENTORY.name]), world.places(contender.topics)
+    inventory, all_ = world.partitions([INVENTORY.name]), world.partitions(contender.topics)
     end = sum(world.ends(inventory).values())
     before = world.committed(contender.group, inventory)
     program = contender.go()
@@ -111,8 +111,8 @@ class _Mark(NamedTuple):
 def jobs_made(world: World, contender: Contender) -> set[tuple[str, str]]:
     """Who was told to update, and to what."""
     if contender.name != WORKER:
-        told = (msgspec.json.decode(one.value) for one in world.read(jobs_of(contender.name)))
-        return {(one["udid"], one["version"]) for one in told}
+        made = (msgspec.json.decode(one.value) for one in world.read(jobs_of(contender.name)))
+        return {(one["udid"], one["version"]) for one in made}
     events = (decode(one.value) for one in world.read(jobs_topic(SITE)))
     jobs = (event.data.job for event in events if isinstance(event, JobIssuedEvent))
     return {(job.udid, str(job.target.version)) for job in jobs if job.target is not None}

@@ -48,7 +48,12 @@ def webhook(number: int, version: str, serial_no: int) -> bytes:
         "BatteryLevel": 0.9,
     }
     uuid = f"C-{serial_no}"
-    said = {"Status": "Acknowledged", "UDID": udid, "CommandUUID": uuid, "QueryResponses": answers}
+    message = {
+        "Status": "Acknowledged",
+        "UDID": udid,
+        "CommandUUID": uuid,
+        "QueryResponses": answers,
+    }
     hook = {
         "topic": "mdm.Connect",
         "event_id": f"{serial_no:016x}",
@@ -58,7 +63,7 @@ def webhook(number: int, version: str, serial_no: int) -> bytes:
             "udid": udid,
             "status": "Acknowledged",
             "command_uuid": uuid,
-            "raw_payload": base64.b64encode(plistlib.dumps(said)).decode(),
+            "raw_payload": base64.b64encode(plistlib.dumps(message)).decode(),
         },
     }
     return json.dumps(hook).encode()
@@ -66,13 +71,13 @@ def webhook(number: int, version: str, serial_no: int) -> bytes:
 
 def request(body: bytes) -> bytes:
     """The body as an HTTP request."""
-    told = hmac.new(HMAC_KEY.encode(), body, hashlib.sha256).digest()
+    digest = hmac.new(HMAC_KEY.encode(), body, hashlib.sha256).digest()
     head = (
         f"POST {PATH} HTTP/1.1",
         "Host: bench",
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
-        f"X-Hmac-Signature: {base64.b64encode(told).decode()}",
+        f"X-Hmac-Signature: {base64.b64encode(digest).decode()}",
     )
     return "\r\n".join((*head, "", "")).encode() + body
 
@@ -129,8 +134,8 @@ class Posting:
             self.durations_s.append(accepted - sent)
             number = self._outdated(turn)
             if number is not None:
-                told = {"udid": udid_of(number), "sent": sent, "accepted": accepted}
-                sys.stdout.write(json.dumps(told) + "\n")
+                posted = {"udid": udid_of(number), "sent": sent, "accepted": accepted}
+                sys.stdout.write(json.dumps(posted) + "\n")
         writer.close()
 
 

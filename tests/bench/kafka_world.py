@@ -37,13 +37,13 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 # Programs are held still for a while, and leave their groups when they are stopped.
 _SESSION_S: Final = "300"
-_PATIENCE_S: Final = 120.0
+_WAIT_S: Final = 120.0
 
 Record = tuple[str, bytes, bytes]
 """Topic, key, value."""
 
 
-def wait_for(condition: Callable[[], bool], what: str, within_s: float = _PATIENCE_S) -> None:
+def wait_for(condition: Callable[[], bool], what: str, within_s: float = _WAIT_S) -> None:
     """Ask until it holds; TimeoutError with `what`."""
     deadline = time.monotonic() + within_s
     while not condition():
@@ -83,7 +83,7 @@ class Program:
             tail = self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
             raise RuntimeError(f"{self.name} ended with {self.process.returncode}:\n{tail}")
 
-    def answers(self, path: str) -> bool:
+    def is_ready(self, path: str) -> bool:
         """Whether its pages answer this with 200."""
         self.check()
         try:
@@ -134,7 +134,7 @@ class World:
         wanted = wanted_topics(self.sites, PARTITIONS, 1)
         with connected(self.connection, 30) as cluster:
             cluster.apply(differences(wanted, cluster.topics(), brokers=1), wanted)
-            assert cluster.settles(wanted)
+            assert cluster.wait_until_shown(wanted)
 
     # --- programs ---
 
@@ -193,13 +193,13 @@ class World:
             sent = producer.send(topic, key=name, value=value)
             sent.add_errback(failed.append)
             count += 1
-        producer.flush(_PATIENCE_S)
+        producer.flush(_WAIT_S)
         producer.close()
         if failed:
             raise RuntimeError(f"{len(failed)} records were not taken: {failed[0]!r}")
         return count
 
-    def places(self, topics: Sequence[str]) -> list[TopicPartition]:
+    def partitions(self, topics: Sequence[str]) -> list[TopicPartition]:
         """All partitions of these topics."""
         return [
             TopicPartition(one["name"], each["partition_index"])
@@ -222,7 +222,7 @@ class World:
 
     def read(self, topic: str) -> Iterator[Any]:
         """All records that a topic has now."""
-        places = self.places([topic])
+        places = self.partitions([topic])
         with KafkaConsumer(**self.connection.consumer_options()) as consumer:
             consumer.assign(places)
             consumer.seek_to_beginning(*places)

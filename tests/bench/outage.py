@@ -102,7 +102,7 @@ def outage(
         answer_p99_down_s=down[len(down) * 99 // 100],
         gateway_cpu_s=cpu_s,
         in_topic=sum(len(set(numbers)) for numbers in found.numbers.values()),
-        repeated=found.repeated,
+        repeated=found.duplicates,
         missing=len(found.missing(fleet)),
         disordered=len(found.disordered(fleet)),
     )

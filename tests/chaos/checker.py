@@ -15,7 +15,7 @@ from schemas.jobs import Action, Job
 from schemas.macos import OSVersion, parse_os_version
 from schemas.results import FINAL_OUTCOMES, JobResult, Outcome
 from schemas.topics import ADVISORIES, CHECKINS, CONTROL, DISPATCH, INVENTORY, JOBS, ORDERS, RESULTS
-from tests.chaos.evidence import Evidence, Input, Place
+from tests.chaos.evidence import Evidence, Input, PartitionId
 from tests.chaos.reading import Testimony, read
 from tests.chaos.witness import holds, known_by_mac, microseconds, reported_fields, unlike
 
@@ -38,7 +38,7 @@ _RANK: Final = {
 }
 _UNDONE: Final = frozenset({Outcome.SUPERSEDED, Outcome.EXPIRED, Outcome.REFUSED, Outcome.FAILED})
 _BEGUN: Final = frozenset({Outcome.STARTED, Outcome.PROGRESSED, Outcome.ACTED, Outcome.FAILED})
-_HOLDS_A_SLOT: Final = frozenset({"waiting", "out", "begun"})
+_HOLDS_A_SLOT: Final = frozenset({"waiting", "dispatched", "started"})
 _UPDATES: Final = frozenset({Action.UPDATE, Action.UPGRADE})
 _WEBHOOK_EVENT: Final = {
     "mdm.Authenticate": "drydock.mdm.authenticated.v1",
@@ -87,41 +87,43 @@ class Findings:
 
 def judge(evidence: Evidence) -> Findings:
     """Look at all of it."""
-    said = read(evidence)
+    testimony = read(evidence)
     acts = Counter(act.job_id for act in evidence.acted)
-    folded, letters, lost = _inputs(evidence, said)
+    folded, letters, lost = _inputs(evidence, testimony)
     faults = (
         *(Fault(Kind.MISSING, f"{one.kind} {one.name}: taken, and nowhere since") for one in lost),
         *_unread(evidence),
-        *_set_aside(said),
-        *_kept(said),
-        *_answered(evidence, said),
-        *_ordered(said),
-        *_carried_out(evidence, said),
-        *_each_once(said, acts),
-        *_unreported(said, acts),
-        *_closed(said),
+        *_missing_dead_letters(testimony),
+        *_kept(testimony),
+        *_answered(evidence, testimony),
+        *_ordered(testimony),
+        *_carried_out(evidence, testimony),
+        *_each_once(testimony, acts),
+        *_unreported(testimony, acts),
+        *_closed(testimony),
         *_current(evidence),
     )
     return Findings(
         events_in=len(evidence.inputs),
         folded=folded,
         dead_lettered=letters,
-        intents=len({(job.udid, job.action, job.intent) for job in said.orders.values()}),
-        jobs=len(said.orders),
-        once=sum(acts[job_id] == 1 for job_id in said.orders),
-        untouched=Counter(_end(job_id, said) for job_id in said.orders if not acts[job_id]),
-        closed=sum(_outcome(entry) is Outcome.SUCCEEDED for _, entry in _entries(said)),
+        intents=len({(job.udid, job.action, job.intent) for job in testimony.orders.values()}),
+        jobs=len(testimony.orders),
+        once=sum(acts[job_id] == 1 for job_id in testimony.orders),
+        untouched=Counter(
+            _end(job_id, testimony) for job_id in testimony.orders if not acts[job_id]
+        ),
+        closed=sum(_outcome(entry) is Outcome.SUCCEEDED for _, entry in _entries(testimony)),
         faults=faults,
     )
 
 
-def _inputs(evidence: Evidence, said: Testimony) -> tuple[int, int, list[Input]]:
+def _inputs(evidence: Evidence, testimony: Testimony) -> tuple[int, int, list[Input]]:
     """How many inputs are in a Mac's kept state (or are facts for all), how many were set aside,
     and those that are neither."""
-    kept = set(said.facts)
-    for event in said.device_events:
-        row = said.rows.get(event.subject)
+    kept = set(testimony.facts)
+    for event in testimony.device_events:
+        row = testimony.rows.get(event.subject)
         if row is not None and row["device"] is not None and holds(row["device"], event):
             kept.add(event.id)
             kept.add(f"{event.subject} {event.type} {microseconds(event.time)}")
@@ -132,7 +134,7 @@ def _inputs(evidence: Evidence, said: Testimony) -> tuple[int, int, list[Input]]
         elif one.kind == "webhook":
             found = _event_of(one) in kept
         else:
-            found = one.name in said.letter_digests | said.letter_origins
+            found = one.name in testimony.letter_digests | testimony.letter_origins
             letters += found
             folded -= found
         folded += found
@@ -156,26 +158,26 @@ def _unread(evidence: Evidence) -> Iterator[Fault]:
             yield Fault(Kind.MISSING, what)
 
 
-def _ends(evidence: Evidence) -> dict[Place, int]:
+def _ends(evidence: Evidence) -> dict[PartitionId, int]:
     """The offset after the last record of each partition."""
     return {
-        Place(record.topic, record.partition): record.offset + 1
+        PartitionId(record.topic, record.partition): record.offset + 1
         for records in evidence.records.values()
         for record in records
     }
 
 
-def _set_aside(said: Testimony) -> Iterator[Fault]:
+def _missing_dead_letters(testimony: Testimony) -> Iterator[Fault]:
     """What could not be used is a dead letter that says where it was."""
-    for record in said.unusable:
-        if record.place not in said.letter_origins:
-            yield Fault(Kind.MISSING, f"{record.place} cannot be used and was not set aside")
+    for record in testimony.unusable:
+        if record.location not in testimony.letter_origins:
+            yield Fault(Kind.MISSING, f"{record.location} cannot be used and was not set aside")
 
 
-def _kept(said: Testimony) -> Iterator[Fault]:
+def _kept(testimony: Testimony) -> Iterator[Fault]:
     """Of every fact about every Mac the newest word is kept."""
-    for udid, known in known_by_mac(said.device_events).items():
-        device = said.rows.get(udid, {}).get("device")
+    for udid, known in known_by_mac(testimony.device_events).items():
+        device = testimony.rows.get(udid, {}).get("device")
         if device is None:
             yield Fault(Kind.MISSING, f"{udid}: nothing is kept of it")
             continue
@@ -183,30 +185,30 @@ def _kept(said: Testimony) -> Iterator[Fault]:
             yield Fault(Kind.MISSING, f"{udid}: {wrong}")
 
 
-def _answered(evidence: Evidence, said: Testimony) -> Iterator[Fault]:
+def _answered(evidence: Evidence, testimony: Testimony) -> Iterator[Fault]:
     """Every partition of Macs has answered every advisory and every word of the people."""
     ends = _ends(evidence)
-    for partition, row in said.owners.items():
+    for partition, row in testimony.epoch_rows.items():
         for topic in _FACT_TOPICS:
-            end, reached = ends.get(Place(topic, 0), 0), row["facts"].get(topic, 0)
+            end, reached = ends.get(PartitionId(topic, 0), 0), row["broadcast"].get(topic, 0)
             if reached < end:
                 what = f"partition {partition} answered {topic} up to {reached} of {end}"
                 yield Fault(Kind.MISSING, what)
 
 
-def _ordered(said: Testimony) -> Iterator[Fault]:
+def _ordered(testimony: Testimony) -> Iterator[Fault]:
     """What was decided was ordered, what was ordered is in the Mac's ledger, one job at a time."""
-    for job_id in said.sends - said.orders.keys():
+    for job_id in testimony.sends - testimony.orders.keys():
         yield Fault(Kind.MISSING, f"{job_id}: decided and never ordered")
     ledgers: dict[str, set[str]] = defaultdict(set)
     open_jobs: Counter[str] = Counter()
-    for udid, entry in _entries(said):
+    for udid, entry in _entries(testimony):
         ledgers[udid].add(entry["job_id"])
         open_jobs[udid] += _outcome(entry) not in FINAL_OUTCOMES
-        ticket = said.tickets.get(entry["job_id"])
+        ticket = testimony.queued_jobs.get(entry["job_id"])
         if ticket and ticket["stage"] in _HOLDS_A_SLOT and _outcome(entry) in FINAL_OUTCOMES:
             yield Fault(Kind.UNTRUE, f"{entry['job_id']}: over, and its slot is not free")
-    for job_id, job in said.orders.items():
+    for job_id, job in testimony.orders.items():
         if job_id not in ledgers[job.udid]:
             yield Fault(Kind.MISSING, f"{job_id}: ordered, and not in the ledger of {job.udid}")
     for udid, count in open_jobs.items():
@@ -214,16 +216,16 @@ def _ordered(said: Testimony) -> Iterator[Fault]:
             yield Fault(Kind.DOUBLED, f"{udid}: {count} jobs are open")
 
 
-def _carried_out(evidence: Evidence, said: Testimony) -> Iterator[Fault]:
+def _carried_out(evidence: Evidence, testimony: Testimony) -> Iterator[Fault]:
     """What was done to Macs was ordered and journalled, and no intent was carried out twice."""
     intents: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for act in evidence.acted:
-        job = said.orders.get(act.job_id)
+        job = testimony.orders.get(act.job_id)
         if job is None:
             yield Fault(Kind.UNTRUE, f"{act.udid}: acted on for {act.job_id}, never ordered")
         else:
             intents[job.udid, job.action, job.intent].append(act.job_id)
-        if act.job_id not in said.attempts:
+        if act.job_id not in testimony.attempts:
             yield Fault(Kind.MISSING, f"{act.job_id}: carried out, and not in the journal")
         if evidence.journals is not None and not evidence.journals.get(act.job_id):
             yield Fault(Kind.MISSING, f"{act.job_id}: carried out, and in no executor's file")
@@ -234,40 +236,40 @@ def _carried_out(evidence: Evidence, said: Testimony) -> Iterator[Fault]:
             yield Fault(Kind.DOUBLED, what)
 
 
-def _each_once(said: Testimony, acts: Mapping[str, int]) -> Iterator[Fault]:
+def _each_once(testimony: Testimony, acts: Mapping[str, int]) -> Iterator[Fault]:
     """Every job was carried out once, or ended untouched and somebody said why."""
     for job_id, count in acts.items():
         if count > 1:
             yield Fault(Kind.DOUBLED, f"{job_id}: carried out {count} times")
-    for job_id, job in said.orders.items():
-        if acts[job_id] == 0 and not _ended_untouched(job_id, job, said):
+    for job_id, job in testimony.orders.items():
+        if acts[job_id] == 0 and not _ended_untouched(job_id, job, testimony):
             yield Fault(Kind.MISSING, f"{job_id}: neither carried out nor ended ({job.udid})")
 
 
-def _ended_untouched(job_id: str, job: Job, said: Testimony) -> bool:
+def _ended_untouched(job_id: str, job: Job, testimony: Testimony) -> bool:
     """Whether somebody said why the Mac was not touched: withdrawn, refused, given up, the
     executor saw that it has the target already, or its own report said so before one began."""
-    if job_id in said.withdrawn:
+    if job_id in testimony.withdrawn:
         return True
     return any(
         result.outcome in _UNDONE
-        or (result.outcome is Outcome.SUCCEEDED and job_id not in said.attempts)
+        or (result.outcome is Outcome.SUCCEEDED and job_id not in testimony.attempts)
         or (
             result.outcome is Outcome.ACTED
             and job.target is not None
             and result.observed_version is not None
             and result.observed_version >= job.target.version
         )
-        for result in said.results.get(job_id, ())
+        for result in testimony.results.get(job_id, ())
     )
 
 
-def _end(job_id: str, said: Testimony) -> str:
+def _end(job_id: str, testimony: Testimony) -> str:
     """The strongest that was told of a job."""
-    told = [result.outcome for result in said.results.get(job_id, ())]
-    if job_id in said.withdrawn:
-        told.append(Outcome.SUPERSEDED)
-    return max(told, key=lambda outcome: _RANK[outcome]).value if told else "nothing"
+    outcomes = [result.outcome for result in testimony.results.get(job_id, ())]
+    if job_id in testimony.withdrawn:
+        outcomes.append(Outcome.SUPERSEDED)
+    return max(outcomes, key=lambda outcome: _RANK[outcome]).value if outcomes else "nothing"
 
 
 def _unreported(said: Testimony, acts: Mapping[str, int]) -> Iterator[Fault]:
@@ -277,7 +279,7 @@ def _unreported(said: Testimony, acts: Mapping[str, int]) -> Iterator[Fault]:
             yield Fault(Kind.MISSING, f"{job_id}: carried out, and no result says that it began")
     for attempt in said.attempts.values():
         told = {one.outcome for one in said.results.get(attempt.job_id, ())}
-        for item in attempt.told:
+        for item in attempt.results:
             if not item.published or item.result.outcome not in told:
                 what = f"{attempt.job_id}: its result {item.result.outcome} was not published"
                 yield Fault(Kind.MISSING, what)
@@ -285,25 +287,25 @@ def _unreported(said: Testimony, acts: Mapping[str, int]) -> Iterator[Fault]:
         outcome = _outcome(entry)
         known = -1 if outcome is None else _RANK[outcome]
         for result in said.results.get(entry["job_id"], ()):
-            if _RANK[_counted(result)] > known and not entry["guessed"]:
+            if _RANK[_counted(result)] > known and not entry["presumed"]:
                 what = f"{udid}: {entry['job_id']} is {outcome} for all that {result.outcome} says"
                 yield Fault(Kind.MISSING, what)
 
 
 def _counted(result: JobResult) -> Outcome:
     """An executor's word is no success: only what was read off the Mac is."""
-    told_by_executor = result.outcome is Outcome.SUCCEEDED and result.attempt > 0
-    return Outcome.ACTED if told_by_executor else result.outcome
+    is_from_executor = result.outcome is Outcome.SUCCEEDED and result.attempt > 0
+    return Outcome.ACTED if is_from_executor else result.outcome
 
 
-def _closed(said: Testimony) -> Iterator[Fault]:
+def _closed(testimony: Testimony) -> Iterator[Fault]:
     """A job succeeded if, and only if, a later report of the Mac showed the target."""
     shown: dict[str, list[tuple[int, OSVersion]]] = defaultdict(list)
-    for event in said.device_events:
+    for event in testimony.device_events:
         version = reported_fields(event).get("os_version")
         if version is not None:
             shown[event.subject].append((microseconds(event.time), parse_os_version(version)))
-    for udid, entry in _entries(said):
+    for udid, entry in _entries(testimony):
         if Action(entry["action"]) not in _UPDATES:
             continue
         target = parse_os_version(entry["version"])
@@ -325,9 +327,9 @@ def _current(evidence: Evidence) -> Iterator[Fault]:
             yield Fault(Kind.MISSING, f"{mac.udid}: still on {version}")
 
 
-def _entries(said: Testimony) -> Iterator[tuple[str, dict[str, Any]]]:
+def _entries(testimony: Testimony) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every job of every ledger, with its Mac."""
-    for udid, row in said.rows.items():
+    for udid, row in testimony.rows.items():
         for entry in row["jobs"]:
             yield udid, entry
 

@@ -75,13 +75,13 @@ class Echo:
             self.error = error
 
     def _tamper(self, consumer: Any, producer: Any) -> None:
-        places = [
+        partitions = [
             TopicPartition(topic, number)
             for topic in self._topics
             for number in consumer.partitions_for_topic(topic)
         ]
-        consumer.assign(places)
-        consumer.seek_to_end(*places)
+        consumer.assign(partitions)
+        consumer.seek_to_end(*partitions)
         began_s = time.monotonic()
         while not self._ending.is_set():
             self._consume(consumer)
@@ -92,11 +92,13 @@ class Echo:
                 self._sent.append((False, producer.send(topic, key=key, value=value)))
             while self._fouls and self._fouls[0] <= now - began_s:
                 self._fouls.pop(0)
-                self._foul(producer)
+                self._send_poison(producer)
         for foul, sent in self._sent:
-            told = sent.get(timeout=_CONFIRMED_S)
+            metadata = sent.get(timeout=_CONFIRMED_S)
             if foul:
-                self.fouled.append(Input("foul", f"{told.topic}/{told.partition}/{told.offset}"))
+                self.fouled.append(
+                    Input("foul", f"{metadata.topic}/{metadata.partition}/{metadata.offset}")
+                )
 
     def _consume(self, consumer: Any) -> None:
         try:
@@ -112,7 +114,7 @@ class Echo:
                     told = (place.topic, record.key, record.value)
                     heapq.heappush(self._heap, (now + late_s, next(self._numbers), *told))
 
-    def _foul(self, producer: Any) -> None:
+    def _send_poison(self, producer: Any) -> None:
         self.counts["poison"] += 1
         foul = poison.record(self._random, self.counts["poison"])
         sent = producer.send(foul.topic, key=foul.key.encode(), value=foul.value)

@@ -11,7 +11,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition  # type: ignor
 
 from agents.simulated.wire import Acted
 from schemas.connection import KafkaConnection
-from schemas.orders import PublicKeys
+from schemas.signed_payloads import PublicKeys
 from schemas.topics import INTERNAL_TOPICS, TOPICS, attempts_topic, jobs_topic
 
 _TIMEOUT_MS: Final = 30_000
@@ -36,12 +36,12 @@ class Record(NamedTuple):
     value: bytes | None
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """`topic/partition/offset`, as dead letters name it."""
         return f"{self.topic}/{self.partition}/{self.offset}"
 
 
-class Place(NamedTuple):
+class PartitionId(NamedTuple):
     """A partition of a topic."""
 
     topic: str
@@ -68,7 +68,7 @@ class Evidence:
 
     inputs: Collection[Input]
     records: dict[str, Sequence[Record]]
-    committed: dict[Place, int]
+    committed: dict[PartitionId, int]
     acted: Sequence[Acted]
     macs: Sequence[MacNow]
     journals: dict[str, bool] | None = None
@@ -87,19 +87,19 @@ def read_topics(connection: KafkaConnection, names: Iterable[str]) -> dict[str, 
     """Every committed record of these topics, each partition's in its order."""
     records: dict[str, list[Record]] = {name: [] for name in names}
     with KafkaConsumer(**connection.consumer_options()) as consumer:
-        places = [
+        partitions = [
             TopicPartition(name, number)
             for name in records
             for number in consumer.partitions_for_topic(name)
         ]
-        consumer.assign(places)
-        consumer.seek_to_beginning(*places)
-        ends = consumer.end_offsets(places, timeout_ms=_TIMEOUT_MS)
-        left = set(places)
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        ends = consumer.end_offsets(partitions, timeout_ms=_TIMEOUT_MS)
+        left = set(partitions)
         while left:
-            for place, some in consumer.poll(timeout_ms=500, max_records=5000).items():
-                records[place.topic] += [
-                    Record(place.topic, place.partition, one.offset, one.key, one.value)
+            for partition, some in consumer.poll(timeout_ms=500, max_records=5000).items():
+                records[partition.topic] += [
+                    Record(partition.topic, partition.partition, one.offset, one.key, one.value)
                     for one in some
                 ]
             left = {
@@ -107,18 +107,18 @@ def read_topics(connection: KafkaConnection, names: Iterable[str]) -> dict[str, 
                 for place in left
                 if (consumer.position(place, timeout_ms=_TIMEOUT_MS) or 0) < ends[place]
             }
-            consumer.pause(*(set(places) - left))
+            consumer.pause(*(set(partitions) - left))
     return dict(records)
 
 
-def read_commits(connection: KafkaConnection, groups: Iterable[str]) -> dict[Place, int]:
+def read_commits(connection: KafkaConnection, groups: Iterable[str]) -> dict[PartitionId, int]:
     """Up to where each partition was worked through, as its group told the brokers."""
     with KafkaAdminClient(**connection.client_options()) as admin:
-        told: dict[str, dict[Any, Any]] = admin.list_group_offsets(dict.fromkeys(groups))
+        group_offsets: dict[str, dict[Any, Any]] = admin.list_group_offsets(dict.fromkeys(groups))
     return {
-        Place(place.topic, place.partition): int(getattr(offset, "offset", offset))
-        for offsets in told.values()
-        for place, offset in offsets.items()
+        PartitionId(partition.topic, partition.partition): int(getattr(offset, "offset", offset))
+        for offsets in group_offsets.values()
+        for partition, offset in offsets.items()
     }
 
 

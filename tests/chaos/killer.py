@@ -129,12 +129,12 @@ class Killer:
                 self._later(now + _AGAIN_S, program, None)
 
     def _strike(self, strike: Strike, now: float) -> None:
-        standing = [
+        candidates = [
             each
             for each in self._fleet.of(strike.kind)
             if each.name not in self._down and each.is_running
         ]
-        if not standing:
+        if not candidates:
             # All of them are down: when one is back.
             self._strikes.append(
                 Strike(
@@ -144,7 +144,7 @@ class Killer:
             )
             self._strikes.sort(reverse=True)
             return
-        program = standing[strike.pick % len(standing)]
+        program = candidates[strike.pick % len(candidates)]
         if strike.how is How.KILL:
             program.kill()
         elif strike.how is How.LEAVE:
@@ -180,6 +180,6 @@ class Killer:
         self._down.discard(program.name)
 
     def _note_end(self, program: Program) -> None:
-        said = f"{program.name} ended with {program.exit_code}: {program.last_words()}"
-        self.ended_alone.append(said)
-        self._say(said)
+        note = f"{program.name} ended with {program.exit_code}: {program.last_words()}"
+        self.ended_alone.append(note)
+        self._say(note)

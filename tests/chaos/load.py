@@ -115,7 +115,7 @@ class Load:
 
     # --- in ---
 
-    def take(self, path: str, body: bytes) -> None:
+    def add_events(self, path: str, body: bytes) -> None:
         """A request of the Macs' side."""
         with self._wake:
             if path == _WEBHOOK:
@@ -192,7 +192,7 @@ class Load:
         try:
             connection.request("POST", batch[0].path, body, {"Content-Type": kind})
             answer = connection.getresponse()
-            said = answer.read()
+            body_read = answer.read()
         except (OSError, http.client.HTTPException):
             connection.close()
             self._count("not answered")
@@ -202,7 +202,7 @@ class Load:
             if answer.status in _LATER:
                 return False
             with self._wake:
-                self.refused.append(said.decode(errors="replace"))
+                self.refused.append(body_read.decode(errors="replace"))
             return True
         with self._wake:
             self.counts["posted"] += len(batch)
@@ -215,9 +215,9 @@ class Load:
 
 
 def _webhook(body: bytes) -> Input:
-    told = json.loads(body)
-    part = told.get("checkin_event") or told["acknowledge_event"]
-    return Input("webhook", f"{part['udid']} {told['topic']} {told['created_at']}")
+    fields = json.loads(body)
+    part = fields.get("checkin_event") or fields["acknowledge_event"]
+    return Input("webhook", f"{part['udid']} {fields['topic']} {fields['created_at']}")
 
 
 class _Server(ThreadingHTTPServer):
@@ -238,7 +238,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         load = self.server.load
         if not load.is_quiet:
-            load.take(self.path, body)
+            load.add_events(self.path, body)
         self.send_response(_NOT_NOW if load.is_quiet else _OK)
         self.send_header("Content-Length", "0")
         self.end_headers()

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from schemas.envelope import JobIssuedEvent, encode
 from schemas.ids import derive_job_id, event_id
 from schemas.jobs import Action, Job, Method
-from schemas.orders import issue
+from schemas.signed_payloads import sign_job
 from schemas.topics import (
     ADVISORIES,
     CHECKINS,
@@ -66,14 +66,14 @@ def record(random: Random, number: int) -> Foul:
 def _stranger_order(number: int, site: str) -> bytes:
     """An order that is one in everything but whose key signed it."""
     udid = f"POISON-{number}"
-    told: dict[str, Any] = {"udid": udid, "site": site, "intent": "26.2", "reason": "poison"}
+    fields: dict[str, Any] = {"udid": udid, "site": site, "intent": "26.2", "reason": "poison"}
     job = Job(
         job_id=derive_job_id(udid, Action.UPDATE, "26.2", 0),
         action=Action.UPDATE,
         method=Method.DDM,
         issued_at=START,
         expires_at=_ONE_MORE_DAY,
-        **told,
+        **fields,
     )
     return encode(
         JobIssuedEvent(
@@ -81,6 +81,6 @@ def _stranger_order(number: int, site: str) -> bytes:
             source="/chaos",
             subject=udid,
             time=START,
-            data=issue(job, _STRANGER),
+            data=sign_job(job, _STRANGER),
         )
     )

@@ -46,7 +46,9 @@ class Program:
         if shutil.which("setpriv"):
             command = ["setpriv", "--pdeathsig", "KILL", *command]
         # What the environment says of Drydock is not meant for this fleet.
-        given = {name: said for name, said in os.environ.items() if not name.startswith("DRYDOCK_")}
+        given = {
+            name: value for name, value in os.environ.items() if not name.startswith("DRYDOCK_")
+        }
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command,

@@ -19,8 +19,8 @@ from schemas.envelope import (
     decode,
 )
 from schemas.jobs import Job
-from schemas.orders import read_job
 from schemas.results import JobResult
+from schemas.signed_payloads import verify_job
 from schemas.signing import SignatureError
 from schemas.topics import (
     ADVISORIES,
@@ -40,7 +40,7 @@ from schemas.topics import (
 )
 from tests.chaos.evidence import Evidence, Record
 
-_OWNER: Final = b" owner"
+_EPOCH_KEY: Final = b" epoch"
 _READ: Final = (INVENTORY, CHECKINS, ORDERS, RESULTS, DISPATCH, ADVISORIES, CONTROL, JOBS)
 _DEVICE: Final = (INVENTORY.name, CHECKINS.name)
 
@@ -48,7 +48,7 @@ _DEVICE: Final = (INVENTORY.name, CHECKINS.name)
 @dataclass(slots=True)
 class Testimony:
     """What was said. Jobs and results are by job id; `rows` are the kept states by UDID, `owners`
-    the partitions' own, `tickets` the slots by job id; `unusable` is what must have been set
+    the partitions' own, `jobs` the slots by job id; `unusable` is what must have been set
     aside."""
 
     device_events: list[DeviceEvent] = field(default_factory=list)
@@ -61,45 +61,45 @@ class Testimony:
     letter_origins: set[str] = field(default_factory=set)
     letter_digests: set[str] = field(default_factory=set)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-    owners: dict[int, dict[str, Any]] = field(default_factory=dict)
-    tickets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    epoch_rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+    queued_jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     attempts: dict[str, AttemptRecord] = field(default_factory=dict)
 
 
 def read(evidence: Evidence) -> Testimony:
     """All of the evidence."""
-    said = Testimony()
+    testimony = Testimony()
     for topic in _READ:
         for record in _of(evidence, topic):
-            _collect(said, evidence, topic, record)
+            _collect(testimony, evidence, topic, record)
     for record in _of(evidence, DECISIONS):
         # As JSON: with all that they rest on there are too many to be validated again.
         decision = json.loads(record.value or b"")["decision"]
         if decision["decision"] == Answer.SEND:
-            said.sends.add(decision["job_id"])
+            testimony.sends.add(decision["job_id"])
     for record in _of(evidence, DEAD_LETTERS):
         letter = DeadLetter.model_validate_json(record.value or b"")
-        said.letter_origins.add(letter.origin)
-        said.letter_digests.add(letter.raw_sha256)
-    _recall(said, evidence)
-    return said
+        testimony.letter_origins.add(letter.origin)
+        testimony.letter_digests.add(letter.raw_sha256)
+    _read_state(testimony, evidence)
+    return testimony
 
 
-def _recall(said: Testimony, evidence: Evidence) -> None:
+def _read_state(testimony: Testimony, evidence: Evidence) -> None:
     """What workers and executors keep for their successors."""
     for record in _latest(_of(evidence, STATE)):
         row = json.loads(record.value or b"")
-        if record.key == _OWNER:
-            said.owners[record.partition] = row
+        if record.key == _EPOCH_KEY:
+            testimony.epoch_rows[record.partition] = row
         elif row["device"] is not None or row["jobs"]:
-            said.rows[(record.key or b"").decode()] = row
+            testimony.rows[(record.key or b"").decode()] = row
     for record in _latest(_of(evidence, DISPATCH_STATE)):
-        if record.key != _OWNER:
-            said.tickets[(record.key or b"").decode()] = json.loads(record.value or b"")
+        if record.key != _EPOCH_KEY:
+            testimony.queued_jobs[(record.key or b"").decode()] = json.loads(record.value or b"")
     for record in _of(evidence, ATTEMPTS):
         if record.value is not None:
             attempt = AttemptRecord.model_validate_json(record.value)
-            said.attempts[attempt.job_id] = attempt
+            testimony.attempts[attempt.job_id] = attempt
 
 
 def _of(evidence: Evidence, topic: Topic) -> Iterable[Record]:
@@ -135,7 +135,7 @@ def _is_signed(event: Event, evidence: Evidence) -> bool:
     if not isinstance(event, JobIssuedEvent):
         return True
     try:
-        return read_job(event.data.signed, evidence.trusted) == event.data.job
+        return verify_job(event.data.signed, evidence.trusted) == event.data.job
     except SignatureError:
         return False
 
@@ -144,15 +144,15 @@ def _latest(records: Iterable[Record]) -> list[Record]:
     """Of each key in each partition the row that counts. What an owner writes after its successor
     has begun is void: rows carry the number of their owner."""
     rows: dict[tuple[int, bytes | None], Record] = {}
-    owners: dict[int, int] = {}
+    epochs: dict[int, int] = {}
     for record in records:
         name = (record.partition, record.key)
         if record.value is None:
             rows.pop(name, None)
             continue
-        owner = json.loads(record.value)["e"]
-        if owner < owners.get(record.partition, 0) and name in rows:
+        epoch = json.loads(record.value)["e"]
+        if epoch < epochs.get(record.partition, 0) and name in rows:
             continue
         rows[name] = record
-        owners[record.partition] = max(owner, owners.get(record.partition, 0))
+        epochs[record.partition] = max(epoch, epochs.get(record.partition, 0))
     return list(rows.values())

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from agents.clock import ScaledClock
 from agents.keys import KeyRing, KeyStore, Purpose
-from agents.simulated.shared import SharedMacs
+from agents.simulated.client import SimulatedFleetClient
 from agents.simulated.wire import FleetPlan, TimeLine
 from schemas.connection import KafkaConnection
 from schemas.envelope import CloudEvent, encode
@@ -148,7 +148,7 @@ class _Site:
         address = stack.enter_context(_macs(options.folder, self._plan, self._load.url))
         self._macs_at = address
         host, _, macs_port = address.rpartition(":")
-        self._macs = SharedMacs(host, int(macs_port))
+        self._macs = SimulatedFleetClient(host, int(macs_port))
         stack.callback(self._macs.close)
         layout = Layout(
             folder=options.folder,
@@ -209,7 +209,7 @@ class _Site:
             self._send(factories.release(version, build=world.BUILDS[version], heard_at=now))
 
     def _send(self, event: CloudEvent) -> None:
-        self._load.take("/v1/events", encode(event))
+        self._load.add_events("/v1/events", encode(event))
 
     def _all_up(self) -> bool:
         return all(
@@ -297,8 +297,8 @@ class _Site:
         )
 
     def _macs_now(self) -> list[MacNow]:
-        told = json.loads(_get(self._macs_at, "/macs"))
-        return [MacNow(mac["udid"], mac["os_version"], mac["enrolled"]) for mac in told]
+        macs = json.loads(_get(self._macs_at, "/macs"))
+        return [MacNow(mac["udid"], mac["os_version"], mac["enrolled"]) for mac in macs]
 
 
 class _Outages:
@@ -380,28 +380,28 @@ def _keys(folder: Path) -> KeyRing:
 
 
 @contextmanager
-def _macs(folder: Path, plan: FleetPlan, tell: str) -> Iterator[str]:
+def _macs(folder: Path, plan: FleetPlan, sink: str) -> Iterator[str]:
     """The process that holds the Macs; where it answers."""
     path = folder / "fleet.json"
     path.write_bytes(TypeAdapter(FleetPlan).dump_json(plan))
     with (folder / "macs.log").open("wb") as log:
-        holder = subprocess.Popen(
+        server = subprocess.Popen(
             [
                 *(sys.executable, "-W", "ignore", "-m", "agents.simulated", "--fleet", str(path)),
-                *("--data-dir", str(folder / "macs"), "--tell", tell),
+                *("--data-dir", str(folder / "macs"), "--sink", sink),
             ],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=log,
         )
-    assert holder.stdout is not None
+    assert server.stdout is not None
     try:
-        place = json.loads(holder.stdout.readline())
-        yield f"{place['host']}:{place['port']}"
+        address = json.loads(server.stdout.readline())
+        yield f"{address['host']}:{address['port']}"
     finally:
-        holder.kill()
-        holder.wait()
-        holder.stdout.close()
+        server.kill()
+        server.wait()
+        server.stdout.close()
 
 
 def _get(address: str, path: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agents.simulated.wire import Acted
-from schemas.attempts import AttemptRecord, ToldResult
+from schemas.attempts import AttemptRecord, RecordedResult
 from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.decisions import Decision, DecisionInputs, DecisionRecord, Reason, Verdict
 from schemas.envelope import JobIssuedEvent, encode
@@ -35,7 +35,7 @@ from schemas.topics import (
 )
 from tests import factories
 from tests.chaos.checker import Findings, Kind, judge
-from tests.chaos.evidence import Evidence, Input, MacNow, Place, Record
+from tests.chaos.evidence import Evidence, Input, MacNow, PartitionId, Record
 from tests.chaos.witness import microseconds
 from tests.factories import HOUR, NOW
 from tests.factories.sites import KEYS, STRANGER_KEY, signed_job
@@ -78,7 +78,7 @@ def decided(job: Job) -> bytes:
 
 
 def letter(origin: str, digest: str = "0" * 64) -> bytes:
-    told = DeadLetter(
+    dead_letter = DeadLetter(
         code=DeadLetterCode.NOT_JSON,
         detail="",
         source="/test",
@@ -86,17 +86,17 @@ def letter(origin: str, digest: str = "0" * 64) -> bytes:
         raw_sha256=digest,
         raw_size=1,
     )
-    return told.model_dump_json().encode()
+    return dead_letter.model_dump_json().encode()
 
 
 def attempt(job: Job, *, published: bool = True) -> bytes:
-    told = factories.result(job, Outcome.ACTED)
+    result = factories.result(job, Outcome.ACTED)
     record = AttemptRecord(
         job_id=job.job_id,
         udid=job.udid,
         expires_at=job.expires_at,
         live=False,
-        told=(ToldResult(at=NOW, published=published, result=told),),
+        results=(RecordedResult(at=NOW, published=published, result=result),),
     )
     return record.model_dump_json().encode()
 
@@ -108,14 +108,14 @@ def entry(job: Job, outcome: Outcome | None) -> dict[str, Any]:
         "version": "26.2",
         "issued_us": microseconds(job.issued_at),
         "outcome": outcome,
-        "guessed": False,
+        "presumed": False,
     }
 
 
 def row(
     version: str = "26.2",
     when: datetime = AFTER,
-    owner: int = 2,
+    epoch: int = 2,
     jobs: Sequence[dict[str, Any]] = (entry(JOB, Outcome.SUCCEEDED),),
 ) -> bytes:
     us = microseconds(when)
@@ -124,7 +124,7 @@ def row(
         "seen": {"osquery": us},
         "checkins": [0, 0, 0],
     }
-    return json.dumps({"e": owner, "device": device, "jobs": jobs}).encode()
+    return json.dumps({"e": epoch, "device": device, "jobs": jobs}).encode()
 
 
 def idle_row() -> bytes:
@@ -133,11 +133,13 @@ def idle_row() -> bytes:
     return json.dumps({"e": 2, "device": device, "jobs": []}).encode()
 
 
-def owner_row(answered: int = 1) -> bytes:
-    return json.dumps({"e": 2, "facts": {ADVISORIES.name: answered, CONTROL.name: 1}}).encode()
+def epoch_row(broadcast_offset: int = 1) -> bytes:
+    return json.dumps(
+        {"e": 2, "broadcast": {ADVISORIES.name: broadcast_offset, CONTROL.name: 1}}
+    ).encode()
 
 
-def ticket(stage: str = "over") -> bytes:
+def queued_job(stage: str = "finished") -> bytes:
     return json.dumps({"e": 1, "stage": stage}).encode()
 
 
@@ -158,8 +160,8 @@ SOUND: Messages = {
     ],
     ADVISORIES.name: [("macOS-26.2", encode(RELEASE))],
     CONTROL.name: [("policy", encode(POLICY))],
-    STATE.name: [(UDID, row()), (IDLE, idle_row()), (" owner", owner_row())],
-    DISPATCH_STATE.name: [(JOB.job_id, ticket())],
+    STATE.name: [(UDID, row()), (IDLE, idle_row()), (" owner", epoch_row())],
+    DISPATCH_STATE.name: [(JOB.job_id, queued_job())],
     JOBS: [(UDID, order(JOB))],
     ATTEMPTS: [(JOB.job_id, attempt(JOB))],
 }
@@ -186,7 +188,7 @@ def evidence(messages: Messages = SOUND) -> Evidence:
             Input("foul", f"{INVENTORY.name}/0/3"),
         ],
         records=records,
-        committed={Place(topic, 0): len(some) for topic, some in records.items()},
+        committed={PartitionId(topic, 0): len(some) for topic, some in records.items()},
         acted=[acted(JOB)],
         macs=[MacNow(UDID, "26.2", enrolled=True), MacNow(IDLE, "26.1", enrolled=False)],
         journals={JOB.job_id: True},
@@ -277,7 +279,7 @@ def test_sound_run_has_no_faults() -> None:
         more(INVENTORY.name, (UDID, encode(NEW))),
         more(RESULTS.name, (UDID, encode(CLOSED)), (UDID, encode(FAILED))),
         more(ATTEMPTS, (JOB.job_id, attempt(JOB))),
-        more(STATE.name, (UDID, row("26.1", BEFORE, owner=1))),
+        more(STATE.name, (UDID, row("26.1", BEFORE, epoch=1))),
         both(
             lambda _: evidence({**SOUND, RESULTS.name: [(UDID, encode(CLOSED))], ATTEMPTS: []}),
             changed(acted=[], journals={}),
@@ -293,7 +295,7 @@ def test_sound_run_has_no_faults() -> None:
                         Record(ORDERS.name, 0, 2, None, encode(factories.superseded(JOB))),
                     ],
                 },
-                committed={**sound.committed, Place(ORDERS.name, 0): 3},
+                committed={**sound.committed, PartitionId(ORDERS.name, 0): 3},
             ),
         ),
         both(TWO_ORDERS, lambda sound: replace(sound, may_repeat={UDID: 1})),
@@ -325,7 +327,7 @@ def test_what_may_happen_is_no_fault(change: Change) -> None:
         (less(STATE.name, 0), Kind.MISSING, "nothing is kept"),
         (kept(row("26.1", BEFORE)), Kind.MISSING, "os_version is of"),
         (kept(row("26.1")), Kind.MISSING, "os_version is '26.1'"),
-        (more(STATE.name, (" owner", owner_row(0))), Kind.MISSING, "answered"),
+        (more(STATE.name, (" owner", epoch_row(0))), Kind.MISSING, "answered"),
         (less(ORDERS.name, 0), Kind.MISSING, "decided and never ordered"),
         (kept(row(jobs=())), Kind.MISSING, "not in the ledger"),
         (changed(acted=[]), Kind.MISSING, "neither carried out nor ended"),
@@ -350,7 +352,7 @@ def test_what_may_happen_is_no_fault(change: Change) -> None:
         (changed(acted=[acted(JOB), acted(SECOND)]), Kind.UNTRUE, "never ordered"),
         (less(INVENTORY.name, 1), Kind.UNTRUE, "succeeded without a report"),
         (
-            other(DISPATCH_STATE.name, (JOB.job_id, ticket("out"))),
+            other(DISPATCH_STATE.name, (JOB.job_id, queued_job("dispatched"))),
             Kind.UNTRUE,
             "its slot is not free",
         ),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agents.executor import Executor
-from agents.journal import Journal, Told
+from agents.journal import Journal, UnpublishedResult
 from agents.simulated import Faults, MacSpec, SimulatedFleet
 from schemas.jobs import Action, Job, Method
 from tests.crash_points import Crash, CrashPoint, WatchedMac
@@ -58,7 +58,7 @@ class RestartedSite:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.specs, self.jobs = site()
-        self.published: list[Told] = []
+        self.published: list[UnpublishedResult] = []
         self.now = START
 
     def run_until_killed(self, moment: Hook) -> SimulatedFleet:
@@ -104,9 +104,9 @@ def check(restarted: RestartedSite, fleet: SimulatedFleet) -> None:
     """Each Mac acted on once for its job; the results whole, in order, without contradiction."""
     assert Counter(act[2] for act in fleet.acted) == Counter(job.job_id for job in restarted.jobs)
     for job in restarted.jobs:
-        told = [item for item in restarted.published if item.result.job_id == job.job_id]
-        by_seq = {item.seq: item for item in told}
-        assert all(by_seq[item.seq] == item for item in told), "a repeat differed"
+        result = [item for item in restarted.published if item.result.job_id == job.job_id]
+        by_seq = {item.seq: item for item in result}
+        assert all(by_seq[item.seq] == item for item in result), "a repeat differed"
         in_order = [by_seq[seq].result for seq in sorted(by_seq)]
         outcomes = [told.outcome.value for told in in_order if told.outcome != "progressed"]
         assert outcomes == ["accepted", "started", "acted"], (job.udid, outcomes)

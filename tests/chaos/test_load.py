@@ -20,7 +20,7 @@ PATIENCE_S = 20.0
 CALM = Mischief(doubled=0, late=0, very_late=0, foul=0)
 
 
-class Gateway(ThreadingHTTPServer):
+class FakeGateway(ThreadingHTTPServer):
     """Answers what is asked of it; `heard` counts the events it was sent, by answer."""
 
     daemon_threads = True
@@ -28,18 +28,18 @@ class Gateway(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answers: list[int] = []
-        self.heard: Counter[tuple[int, str]] = Counter()
+        self.requests: Counter[tuple[int, str]] = Counter()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Gateway
+    server: FakeGateway
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         status = self.server.answers.pop(0) if self.server.answers else 200
         for line in body.splitlines():
-            self.server.heard[status, json.loads(line).get("id", "webhook")] += 1
+            self.server.requests[status, json.loads(line).get("id", "webhook")] += 1
         self.send_response(status)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -49,15 +49,15 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def gateway() -> Iterator[Gateway]:
-    server = Gateway()
+def gateway() -> Iterator[FakeGateway]:
+    server = FakeGateway()
     yield server
     server.shutdown()
     server.server_close()
 
 
 @pytest.fixture
-def load_with(gateway: Gateway) -> Iterator[Callable[[Mischief], Load]]:
+def load_with(gateway: FakeGateway) -> Iterator[Callable[[Mischief], Load]]:
     started = []
 
     def start(mischief: Mischief) -> Load:
@@ -83,7 +83,7 @@ CHECK_OUT = factories.checked_out("MAC-1", NOW)
 
 
 def test_macs_messages_are_sent_on_and_remembered_once_taken(
-    gateway: Gateway, load_with: Callable[[Mischief], Load]
+    gateway: FakeGateway, load_with: Callable[[Mischief], Load]
 ) -> None:
     load = load_with(CALM)
     sink = GatewaySink(load.url, None)
@@ -95,36 +95,36 @@ def test_macs_messages_are_sent_on_and_remembered_once_taken(
         Input("event", REPORT.id),
         Input("webhook", f"MAC-1 mdm.CheckOut {NOW.isoformat()}"),
     }
-    assert gateway.heard == {(200, REPORT.id): 1, (200, "webhook"): 1}
+    assert gateway.requests == {(200, REPORT.id): 1, (200, "webhook"): 1}
 
 
 def test_an_answer_to_come_again_is_followed(
-    gateway: Gateway, load_with: Callable[[Mischief], Load]
+    gateway: FakeGateway, load_with: Callable[[Mischief], Load]
 ) -> None:
     gateway.answers = [503, 429]
     load = load_with(CALM)
-    load.take("/v1/events", encode(REPORT))
+    load.add_events("/v1/events", encode(REPORT))
     eventually(lambda: not load.waiting)
     assert load.accepted == {Input("event", REPORT.id)}
-    assert gateway.heard == {(status, REPORT.id): 1 for status in (503, 429, 200)}
+    assert gateway.requests == {(status, REPORT.id): 1 for status in (503, 429, 200)}
 
 
-def test_a_refusal_is_told_and_not_taken_for_an_input(
-    gateway: Gateway, load_with: Callable[[Mischief], Load]
+def test_a_refusal_is_reported_and_not_counted_as_an_input(
+    gateway: FakeGateway, load_with: Callable[[Mischief], Load]
 ) -> None:
     gateway.answers = [400]
     load = load_with(CALM)
-    load.take("/v1/events", encode(REPORT))
+    load.add_events("/v1/events", encode(REPORT))
     eventually(lambda: not load.waiting)
     assert load.accepted == set()
     assert len(load.refused) == 1
 
 
 def test_mischief_doubles_and_mixes_poison_in(
-    gateway: Gateway, load_with: Callable[[Mischief], Load]
+    gateway: FakeGateway, load_with: Callable[[Mischief], Load]
 ) -> None:
     load = load_with(Mischief(doubled=1, late=0, late_s=0.1, very_late=0, foul=1))
-    load.take("/webhooks/nanomdm", json.dumps(_hook()).encode())
+    load.add_events("/webhooks/nanomdm", json.dumps(_hook()).encode())
     eventually(lambda: not load.waiting)
     kinds = Counter(one.kind for one in load.accepted)
     assert kinds == {"webhook": 1, "poison": 1}

@@ -71,7 +71,7 @@ def source_of(event: DeviceEvent) -> str:
 
 
 @dataclass(slots=True)
-class Known:
+class KnownMac:
     """What is known of one Mac: of each fact when it was last told and all that was told then, and
     when each source and each kind of check-in was last heard."""
 
@@ -79,7 +79,7 @@ class Known:
     seen: dict[str, int] = field(default_factory=dict)
     checkins: list[int] = field(default_factory=lambda: [0, 0, 0])
 
-    def take(self, event: DeviceEvent) -> None:
+    def add(self, event: DeviceEvent) -> None:
         """Hear one event; any order gives the same."""
         us = microseconds(event.time)
         for fact, value in reported_fields(event).items():
@@ -95,15 +95,15 @@ class Known:
             self.checkins[which] = max(self.checkins[which], us)
 
 
-def known_by_mac(events: Iterable[DeviceEvent]) -> dict[str, Known]:
+def known_by_mac(events: Iterable[DeviceEvent]) -> dict[str, KnownMac]:
     """What is known of each Mac, by UDID."""
-    known: dict[str, Known] = {}
+    known: dict[str, KnownMac] = {}
     for event in events:
-        known.setdefault(event.subject, Known()).take(event)
+        known.setdefault(event.subject, KnownMac()).add(event)
     return known
 
 
-def unlike(known: Known, kept: Mapping[str, Any]) -> list[str]:
+def unlike(known: KnownMac, kept: Mapping[str, Any]) -> list[str]:
     """Where a Mac's kept state is not what was told of it; `kept` is as state rows have it."""
     wrong = []
     for fact, (us, values) in known.facts.items():
@@ -129,8 +129,8 @@ def holds(kept: Mapping[str, Any], event: DeviceEvent) -> bool:
     return facts and kept["seen"].get(source_of(event), 0) >= us
 
 
-def _same(kept: Any, told: Any) -> bool:
-    return kept == told or _moment(kept) == _moment(told) is not None
+def _same(kept: Any, reported: Any) -> bool:
+    return kept == reported or _moment(kept) == _moment(reported) is not None
 
 
 def _moment(value: Any) -> datetime | None:

@@ -13,7 +13,7 @@ from agents.keys import KeyRing, KeyStore, Purpose
 from agents.simulated.wire import TimeLine
 from pipeline.metrics import Metrics
 from pipeline.processors.logs import make_log
-from pipeline.processors.service import Plan, serve_until_signalled
+from pipeline.processors.service import WorkerPlan, serve_until_signalled
 from schemas.connection import KafkaConnection
 
 GROUP: Final = "drydock-worker"
@@ -30,7 +30,7 @@ def main() -> None:
     line = TimeLine.model_validate_json(given.clock.read_bytes())
     clock = ScaledClock(line.start, line.began_s, line.speed)
     trust = KeyRing.load(given.keys)
-    plan = Plan(
+    plan = WorkerPlan(
         connection=KafkaConnection(bootstrap=given.bootstrap),
         data_dir=given.data_dir,
         key=KeyStore(given.keys).signer(Purpose.JOBS),

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, Final
 
-from agents.simulated.link import SiteLine
+from agents.simulated.network import SiteLine
 from agents.simulated.spec import Faults, Hardware, MacSpec, Period, SimulatedRelease
 from agents.simulated.wire import FleetPlan
 from schemas.macos import parse_build, parse_os_version

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from agents.dry_run import DryRunMac
-from agents.lifecycle import Entry
-from agents.mac import Ack, AckKind, Look, Mac, UnreachableError
+from agents.lifecycle import JournalEntry
+from agents.mac import Ack, AckKind, Mac, Observation, UnreachableError
 from agents.simulated import Faults, Period, SimulatedFleet
 from schemas.jobs import Action, Job, Method
 from schemas.results import ErrorCode
@@ -57,14 +57,14 @@ def form(request: pytest.FixtureRequest) -> Form:
 
 
 def give(mac: Mac, job: Job) -> tuple[str, Ack]:
-    order = Entry(job=job, accepted_at=START, wake_at=START)
-    return order.mark, mac.act(order.step, job, order.attempt)
+    order = JournalEntry(job=job, accepted_at=START, wake_at=START)
+    return order.order_marker, mac.act(order.step, job, order.attempt)
 
 
 @pytest.mark.parametrize("job", JOBS, ids=IDS)
 def test_a_look_changes_nothing(form: Form, job: Job) -> None:
     first = form.mac.look(job)
-    assert isinstance(first, Look)
+    assert isinstance(first, Observation)
     assert form.mac.look(job) == first
 
 

@@ -47,9 +47,9 @@ def test_chart_passes_helm_lint(helm: Helm, shape: str | None) -> None:
 def test_renders_what_kubernetes_knows(
     helm: Helm, kubeconform: Path, kubernetes_schemas: Path, shape: str, version: str
 ) -> None:
-    said = conforms(kubeconform, kubernetes_schemas, version, helm.text(shape))
+    output = conforms(kubeconform, kubernetes_schemas, version, helm.text(shape))
     monitors = len(of_kind(helm.objects(shape), "PodMonitor"))
-    assert f"Invalid: 0, Errors: 0, Skipped: {monitors}\n" in said
+    assert f"Invalid: 0, Errors: 0, Skipped: {monitors}\n" in output
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_schemas_would_find(
     helm: Helm, kubeconform: Path, kubernetes_schemas: Path, old: str, new: str
 ) -> None:
     text = helm.text("minimal").replace(old, new)
-    said = conforms(kubeconform, kubernetes_schemas, KUBERNETES[0], text)
-    assert "Invalid: 0, Errors: 0" not in said
+    output = conforms(kubeconform, kubernetes_schemas, KUBERNETES[0], text)
+    assert "Invalid: 0, Errors: 0" not in output
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -80,8 +80,8 @@ def test_one_object_a_file() -> None:
     kinds |= {"ingress", "poddisruptionbudget", "networkpolicy", "podmonitor"}
     for path in (CHART / "templates").glob("*.yaml"):
         _, _, kind = path.stem.rpartition("-")
-        told = [line for line in path.read_text().splitlines() if line.startswith("kind: ")]
-        assert [line.removeprefix("kind: ").lower() for line in told] == [kind], path.name
+        kind_lines = [line for line in path.read_text().splitlines() if line.startswith("kind: ")]
+        assert [line.removeprefix("kind: ").lower() for line in kind_lines] == [kind], path.name
         assert kind in kinds
 
 

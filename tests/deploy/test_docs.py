@@ -44,7 +44,7 @@ def secrets_of(workload: Object) -> set[str]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_expected_secrets_are_told(helm: Helm, shape: str) -> None:
+def test_expected_secrets_are_documented(helm: Helm, shape: str) -> None:
     """Those with names of the chart's own; the others are named in values by whoever makes them."""
     (keys, senders) = (values()["keys"], values()["gateway"]["sendersSecret"])
     ours = {*keys.values(), senders}

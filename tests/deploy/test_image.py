@@ -46,7 +46,7 @@ def complaints(text: str) -> list[str]:
         image = stage[0][1].split()[0]
         if not re.fullmatch(r"[^:@]+(:\d+\.\d+\.\d+-slim-\w+|@sha256:[0-9a-f]{64})", image):
             found.append(f"FROM {image}: not pinned")
-    said = instructions(text)
+    parsed = instructions(text)
     last = stages(text)[-1]
     user = [rest for word, rest in last if word == "USER"]
     if not user or not re.fullmatch(r"[1-9]\d{4,}:[1-9]\d{4,}", user[-1]):
@@ -55,8 +55,8 @@ def complaints(text: str) -> list[str]:
         found.append("ENTRYPOINT: not drydock, or through a shell")
     if ("HEALTHCHECK", "NONE") not in last:
         found.append("HEALTHCHECK: programs have addresses of their own")
-    found += [f"{word}: COPY says what it does" for word, _ in said if word == "ADD"]
-    for word, rest in said:
+    found += [f"{word}: COPY says what it does" for word, _ in parsed if word == "ADD"]
+    for word, rest in parsed:
         for install in re.findall(r"pip \S+ \S+ install\b([^&]*)", rest) if word == "RUN" else []:
             if "--require-hashes" not in install and "--no-deps" not in install:
                 found.append(f"pip install{install.rstrip()}: without hashes")
@@ -70,7 +70,7 @@ def test_dockerfile_keeps_rules() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "problem"),
     [
         pytest.param("3.11.14-slim-trixie", "latest", "not pinned", id="latest"),
         pytest.param("3.11.14-slim-trixie", "3.11-slim", "not pinned", id="minor-only"),
@@ -84,9 +84,9 @@ def test_dockerfile_keeps_rules() -> None:
         pytest.param("USER 10001", "RUN apt-get install -y curl\nUSER 10001", "last", id="apt"),
     ],
 )
-def test_finds_broken_dockerfile(old: str, new: str, said: str) -> None:
+def test_finds_broken_dockerfile(old: str, new: str, problem: str) -> None:
     assert old in DOCKERFILE
-    assert any(said in complaint for complaint in complaints(DOCKERFILE.replace(old, new)))
+    assert any(problem in complaint for complaint in complaints(DOCKERFILE.replace(old, new)))
 
 
 def sent(paths: list[str], ignore: str) -> list[str]:

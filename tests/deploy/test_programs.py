@@ -24,18 +24,20 @@ def misunderstood(args: list[str], commands: Any) -> Iterator[str]:
     while words and hasattr(found, "commands"):
         name.append(words.pop(0))
         found = found.commands.get(name[-1])
-    told = " ".join(name)
+    command_name = " ".join(name)
     if found is None:
-        yield f"no command {told}"
+        yield f"no command {command_name}"
         return
     takes = [each for each in found.params if each.param_type_name == "argument"]
-    yield from (f"{told} takes no {word}" for word in words[len(takes) :])
-    yield from (f"{told} needs {each.name}" for each in takes[len(words) :] if each.required)
+    yield from (f"{command_name} takes no {word}" for word in words[len(takes) :])
+    yield from (
+        f"{command_name} needs {each.name}" for each in takes[len(words) :] if each.required
+    )
     options = {option: each for each in found.params if each not in takes for option in each.opts}
     given = [arg.partition("=")[0] for arg in args if arg.startswith("-")]
-    yield from (f"{told} has no {option}" for option in given if option not in options)
+    yield from (f"{command_name} has no {option}" for option in given if option not in options)
     yield from (
-        f"{told} needs {each.opts[0]}"
+        f"{command_name} needs {each.opts[0]}"
         for each in found.params
         if each not in takes and each.required and not set(each.opts) & set(given)
     )
@@ -52,11 +54,11 @@ def commands_of(objects: list[Object]) -> Iterator[list[str]]:
 def test_programs_understand_their_arguments(helm: Helm, shape: str) -> None:
     found = [*commands_of(helm.objects(shape))]
     assert found
-    assert [said for args in found for said in misunderstood(args, COMMANDS)] == []
+    assert [complaint for args in found for complaint in misunderstood(args, COMMANDS)] == []
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "complaints"),
     [
         pytest.param(["topics", "apply", "--sites=a"], [], id="good"),
         pytest.param(["topics", "make"], ["no command topics make"], id="command"),
@@ -66,8 +68,8 @@ def test_programs_understand_their_arguments(helm: Helm, shape: str) -> None:
         pytest.param(["schemas", "a"], ["schemas takes no a"], id="argument"),
     ],
 )
-def test_finds_what_is_misunderstood(args: list[str], said: list[str]) -> None:
-    assert [*misunderstood(args, COMMANDS)] == said
+def test_finds_what_is_misunderstood(args: list[str], complaints: list[str]) -> None:
+    assert [*misunderstood(args, COMMANDS)] == complaints
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -296,14 +296,14 @@ BROKEN: list[tuple[Rule, Break, str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("rule", "change", "said"),
+    ("rule", "change", "expected"),
     [pytest.param(*row[:3], id=f"{row[0].__name__}-{row[3]}") for row in BROKEN],
 )
-def test_finds(helm: Helm, rule: Rule, change: Break, said: str) -> None:
+def test_a_broken_rule_is_found(helm: Helm, rule: Rule, change: Break, expected: str) -> None:
     objects = helm.objects("production")
     change(objects)
     found = rule(objects)
-    assert any(said in complaint for complaint in found), found
+    assert any(expected in complaint for complaint in found), found
 
 
 def test_every_rule_was_broken() -> None:

@@ -110,7 +110,8 @@ def test_changing_a_value_changes_the_rendered_chart(helm: Helm, path: Path) -> 
 def test_unknown_key_is_refused(path: Path) -> None:
     assert complaints(DEFAULTS) == []
     assert any(
-        "unheardOf" in said for said in complaints(merged(DEFAULTS, laid((*path, "unheardOf"), 1)))
+        "unheardOf" in complaint
+        for complaint in complaints(merged(DEFAULTS, laid((*path, "unheardOf"), 1)))
     )
 
 

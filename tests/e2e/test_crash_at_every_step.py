@@ -33,8 +33,8 @@ class End:
 
 def is_over(service: Service, environment: Environment) -> bool:
     """Whether everything that can happen has happened."""
-    reasons = {one.reason for one in service.engine.standings.values()}
-    done = reasons == {Reason.COMPLIANT} and not any(service.engine.open_jobs.values())
+    reasons = {one.reason for one in service.reconciler.last_decisions.values()}
+    done = reasons == {Reason.COMPLIANT} and not any(service.reconciler.open_jobs.values())
     return done and environment.now > FAULTS_OVER_AT
 
 
@@ -47,7 +47,7 @@ def run(data_dir: Path, hook: CrashPoint) -> End:
             service = open_service(data_dir, environment, hook)
             while environment.now < ENDS_AT and not is_over(service, environment):
                 live(service, environment, environment.now)
-            engine = service.engine
+            reconciler = service.reconciler
             break
         except Crash:
             continue
@@ -69,9 +69,9 @@ def run(data_dir: Path, hook: CrashPoint) -> End:
             udid: sorted(
                 (one.job_id, one.action, str(one.outcome), str(one.error_code)) for one in ledger
             )
-            for udid, ledger in sorted(engine.fleet.ledgers.items())
+            for udid, ledger in sorted(reconciler.fleet.job_histories.items())
         },
-        reasons={udid: one.reason.value for udid, one in sorted(engine.standings.items())},
+        reasons={udid: one.reason.value for udid, one in sorted(reconciler.last_decisions.items())},
     )
 
 
@@ -90,7 +90,7 @@ def clean(disk: Path) -> tuple[End, list[str]]:
     return run(disk / "clean", hook), hook.moments
 
 
-def test_clean_run_mends_every_mac(clean: tuple[End, list[str]]) -> None:
+def test_clean_run_repairs_every_mac(clean: tuple[End, list[str]]) -> None:
     end, moments = clean
     assert set(end.reasons.values()) == {"compliant"}
     assert {str(mac[0]) for mac in end.macs.values()} == {"26.2"}

@@ -67,21 +67,21 @@ def post_until_killed(service: Running, names: Iterator[str], kill_after: int) -
 def test_no_accepted_webhook_is_lost_and_no_job_runs_twice(tmp_path: Path) -> None:
     chance = random.Random(SEED)
     data_dir = tmp_path / "data"
-    said: list[str] = []
+    lines: list[str] = []
     names = (f"POSTED-{number:06}" for number in range(100_000))
     accepted: list[str] = []
     for _ in range(KILLS):
         with running(data_dir, *SIMULATED) as service:
             accepted += post_until_killed(service, names, chance.randrange(0, 60))
-            said += service.said
+            lines += service.log_lines
     with running(data_dir, *SIMULATED) as service:
         with httpx.Client(trust_env=False, timeout=ENDS_WITHIN_S) as client:
             assert client.get(f"{service.url}/readyz").status_code == 200
             last = f"{service.url}/webhooks/nanomdm"
             assert client.post(last, content=authenticate("POSTED-999999")).status_code == 200
         assert service.end(signal.SIGTERM) == 0
-    said += service.said
-    bad = [line for line in said if json.loads(line)["level"] == "error"]
+    lines += service.log_lines
+    bad = [line for line in lines if json.loads(line)["level"] == "error"]
     assert bad == [], f"seed {SEED}"
 
     with Log.open(data_dir) as log:

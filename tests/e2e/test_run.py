@@ -59,7 +59,7 @@ def test_a_running_service_is_steered_and_read(tmp_path: Path) -> None:
         assert code == 2
         assert "in use by another" in err
         assert service.end(signal.SIGTERM) == 0
-    messages = [json.loads(line)["event"] for line in service.said]
+    messages = [json.loads(line)["event"] for line in service.log_lines]
     assert any(message.startswith("dry run") for message in messages)
     assert messages[-1] == "stopped"
 
@@ -101,12 +101,12 @@ def test_a_running_service_polls_the_feeds_that_are_named(
 
         polls("unreachable", 1)
         web.documents["/sofa"] = good
-        polls("taken", 1)
+        polls("accepted", 1)
         polls("unchanged", 2)
         web.documents["/sofa"] = good[:-1]
         polls("unreadable", 3)
         assert service.end(signal.SIGTERM) == 0
-    assert web.answers["/sofa", 304] > 0
+    assert web.responses["/sofa", 304] > 0
     assert (data_dir / "feeds" / "sofa.json").read_bytes() == good
     with Log.open(data_dir) as log:
         kinds = [row.type for row in log.entries(kind="event")]
@@ -115,7 +115,7 @@ def test_a_running_service_polls_the_feeds_that_are_named(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--listen", "8080"), "is not HOST:PORT"),
         (("--listen", "0.0.0.0:0"), "without any secret only this machine is served"),
@@ -125,18 +125,18 @@ def test_a_running_service_polls_the_feeds_that_are_named(
     ],
     ids=["listen", "open to all", "not ours", "no policy", "both"],
 )
-def test_what_is_wrong_at_the_start_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: str
+def test_an_error_at_the_start_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
 ) -> None:
     if "192.0.2.1:0" in arguments:
         monkeypatch.setenv("DRYDOCK_EVENTS_SECRET", "long enough")
     code, out, err = drydock("run", "--data-dir", str(tmp_path / "data"), *arguments)
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
     assert len(err.splitlines()) == 1
 
 
-def test_commands_say_where_there_is_no_data_directory(tmp_path: Path) -> None:
+def test_commands_refuse_a_missing_data_directory(tmp_path: Path) -> None:
     here = ("--data-dir", str(tmp_path))
     for command in (("status",), ("halt", "all"), ("approve", "MAC-1"), ("dead-letters", "list")):
         code, _, err = drydock(*command, *here)

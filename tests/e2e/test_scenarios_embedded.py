@@ -12,7 +12,7 @@ from tests.embedded_shell import EmbeddedShell
 NEVER, AT_EVERY_STEP = timedelta(days=7), timedelta(minutes=1)
 
 
-def play(name: str, shell: EmbeddedShell) -> tuple[scenario.Answers, list[Decision]]:
+def play(name: str, shell: EmbeddedShell) -> tuple[scenario.ScenarioResult, list[Decision]]:
     """The answers after each step, and every decision on the way."""
     try:
         return scenario.play(scenario.read(name), shell), [one.decision for one in shell.records()]

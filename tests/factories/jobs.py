@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pipeline.state.device import to_us
-from pipeline.state.jobs import JobEntry, Ledger
+from pipeline.state.jobs import JobEntry, JobHistory
 from schemas.envelope import JobIssuedEvent, JobResultedEvent, JobSupersededEvent
 from schemas.ids import derive_job_id
 from schemas.jobs import Action, Job, JobIssued, JobSuperseded, Method, Target
@@ -31,7 +31,7 @@ def entry(
     site: str = "london",
     version: str | None = "26.2",
     erases: bool = False,
-    guessed: bool = False,
+    presumed: bool = False,
 ) -> JobEntry:
     """A job in a ledger; open and untouched."""
     return JobEntry(
@@ -51,7 +51,7 @@ def entry(
         outcome_us=0 if outcome is None else to_us(outcome_at or issued_at + HOUR),
         acted_us=0 if acted_at is None else to_us(acted_at),
         error_code=error_code,
-        guessed=guessed,
+        presumed=presumed,
     )
 
 
@@ -61,7 +61,7 @@ def failed(
     *,
     first_at: datetime = NOW - 20 * DAY,
     **values: Any,
-) -> Ledger:
+) -> JobHistory:
     """So many failed attempts, a day apart."""
     return tuple(
         entry(

@@ -7,7 +7,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agents.executor import Executor
-from agents.journal import Journal, Told
+from agents.journal import Journal, UnpublishedResult
 from agents.keys import KeyRing
 from agents.simulated import MacSpec, SimulatedFleet, SimulatedRelease
 from schemas.envelope import AdvisoryPublishedEvent, DeviceEvent, InventoryEvent
@@ -17,7 +17,7 @@ from schemas.events.inventory import InventoryReported
 from schemas.ids import derive_job_id, event_id
 from schemas.jobs import Action, Job, JobIssued, Method, Target
 from schemas.macos import parse_build, parse_os_version
-from schemas.orders import grant, issue
+from schemas.signed_payloads import sign_approval, sign_job
 from schemas.signing import Signed, key_id
 
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
@@ -80,11 +80,11 @@ def an_erasing_job(
 
 
 def signed_approval(key: Ed25519PrivateKey = APPROVALS_KEY, **said: Any) -> Signed:
-    return grant(Approval(**said), key).signed
+    return sign_approval(Approval(**said), key).signed
 
 
 def signed_job(job: Job, key: Ed25519PrivateKey = JOBS_KEY) -> JobIssued:
-    return issue(job, key)
+    return sign_job(job, key)
 
 
 def a_spec(udid: str = UDID, **changes: Any) -> MacSpec:
@@ -161,14 +161,16 @@ def drive(executor: Executor, fleet: SimulatedFleet, until: datetime) -> list[De
     return told
 
 
-def collect(executor: Executor) -> list[Told]:
+def collect(executor: Executor) -> list[UnpublishedResult]:
     """Take the results out of the outbox."""
     told = executor.results()
     executor.mark_published(told)
     return told
 
 
-def outcomes(told: Iterable[Told], job: Job | None = None) -> list[tuple[str, str | None]]:
+def outcomes(
+    told: Iterable[UnpublishedResult], job: Job | None = None
+) -> list[tuple[str, str | None]]:
     """(outcome, error code) of each result of a job, without accepted and progressed."""
     return [
         (item.result.outcome.value, item.result.error_code and item.result.error_code.value)

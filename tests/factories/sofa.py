@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.ingest import sofa
-from pipeline.ingest.outcome import Translation
+from pipeline.ingest.translation import Translation
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import (
     AdvisoryEvent,

@@ -25,11 +25,11 @@ from rich.table import Table
 
 from pipeline.cli.demo import print_summary, watch
 from pipeline.demo import embedded
-from pipeline.demo.drive import STEP, Moment, steps
+from pipeline.demo.drive import STEP, FleetSample, steps
 from pipeline.demo.outcome import read_outcome
 from pipeline.demo.scenario import Scenario, build
 from pipeline.demo.summary import summarize
-from tests.fleet_demo.comparison import Row, rows
+from tests.fleet_demo.comparison import ComparedNumber, rows
 from tests.fleet_demo.running import FleetError, FleetRun
 from tests.kafka.brokers import BrokerError, KafkaCluster, free_ports
 
@@ -70,7 +70,7 @@ def _run(folder: Path, scenario: Scenario, seed: int, step: timedelta, *, as_jso
     console = Console(stderr=True, quiet=as_json)
     devices, count = len(scenario.specs), steps(step)
 
-    def follow(moments: Generator[Moment]) -> None:
+    def follow(moments: Generator[FleetSample]) -> None:
         # Closed here and now, whatever happens: what a run started ends with it.
         with closing(moments):
             if as_json:
@@ -93,11 +93,11 @@ def _run(folder: Path, scenario: Scenario, seed: int, step: timedelta, *, as_jso
     compared = rows(wanted, found)
     same = all(row.is_same for row in compared)
     if as_json:
-        told = {"same": same, "kafka": found, "embedded": wanted, "programs": run.told}
-        sys.stdout.write(json.dumps(told | {"took_s": round(took_s, 1)}) + "\n")
+        report = {"same": same, "kafka": found, "embedded": wanted, "programs": run.figures}
+        sys.stdout.write(json.dumps(report | {"took_s": round(took_s, 1)}) + "\n")
     else:
         print_summary(found, took_s)
-        _print(compared, run.told)
+        _print(compared, run.figures)
     if not same:
         names = ", ".join(row.name for row in compared if not row.is_same)
         sys.stderr.write(f"drydock: the two forms differ in: {names}\n")
@@ -114,7 +114,7 @@ def _kafka(folder: Path) -> Iterator[KafkaCluster]:
         cluster.kill()
 
 
-def _print(compared: Sequence[Row], told: Mapping[str, Mapping[str, Any]]) -> None:
+def _print(compared: Sequence[ComparedNumber], programs: Mapping[str, Mapping[str, Any]]) -> None:
     console = Console()
     table = Table(title="Beside the embedded form", title_justify="left")
     for column in ("", "embedded", "Kafka"):
@@ -123,13 +123,13 @@ def _print(compared: Sequence[Row], told: Mapping[str, Mapping[str, Any]]) -> No
         style = None if row.is_same else "bold red"
         table.add_row(row.name, str(row.embedded), str(row.kafka), style=style)
     console.print(table)
-    if any(figures.get("held_back") for figures in told.values()):
+    if any(figures.get("held_back") for figures in programs.values()):
         console.print(
             "Executors held acts back: this machine was too slow for the numbers to count."
         )
-    for name, figures in told.items():
-        said = ", ".join(f"{what} {count:,}" for what, count in figures.items())
-        console.print(f"{name}: {said}", highlight=False, soft_wrap=True)
+    for name, figures in programs.items():
+        line = ", ".join(f"{what} {count:,}" for what, count in figures.items())
+        console.print(f"{name}: {line}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 
-class Row(NamedTuple):
+class ComparedNumber(NamedTuple):
     """A number of both runs."""
 
     name: str
@@ -17,10 +17,10 @@ class Row(NamedTuple):
         return bool(self.embedded == self.kafka)
 
 
-def rows(embedded: Mapping[str, Any], kafka: Mapping[str, Any]) -> list[Row]:
+def rows(embedded: Mapping[str, Any], kafka: Mapping[str, Any]) -> list[ComparedNumber]:
     """Every number of either summary."""
     ours, theirs = dict(_numbers(embedded)), dict(_numbers(kafka))
-    return [Row(name, ours.get(name), theirs.get(name)) for name in {**ours, **theirs}]
+    return [ComparedNumber(name, ours.get(name), theirs.get(name)) for name in {**ours, **theirs}]
 
 
 def _numbers(summary: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

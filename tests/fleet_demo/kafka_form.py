@@ -15,10 +15,10 @@ from typing import Final
 from kafka import KafkaProducer  # type: ignore[import-untyped]
 
 from agents.clock import SteppedClock
-from agents.simulated.holder import Holder, HolderServer, SinkError
+from agents.simulated.fleet_server import SimulatedFleetHttpServer, SimulatedFleetServer, SinkError
 from agents.simulated.sinks import GatewaySink
 from agents.simulated.wire import FleetPlan
-from pipeline.demo.drive import Moment, Said, site_lines
+from pipeline.demo.drive import FleetSample, OutsideEvent, site_lines
 from pipeline.demo.scenario import STARTS_AT, Scenario
 from schemas.connection import KafkaConnection
 from schemas.decisions import Decision, Reason
@@ -30,8 +30,8 @@ from schemas.envelope import (
     encode,
 )
 from schemas.topics import CONTROL
+from tests.fleet_demo.quiescence import Quiescence
 from tests.fleet_demo.reading import Reading
-from tests.fleet_demo.stillness import Stillness
 
 _READ_EVERY: Final = 32
 _POSTED_WITHIN_S: Final = 30.0
@@ -39,7 +39,9 @@ _POST_AGAIN_S: Final = 0.05
 
 
 @contextmanager
-def macs_served(scenario: Scenario, seed: int, clock: SteppedClock) -> Iterator[HolderServer]:
+def macs_served(
+    scenario: Scenario, seed: int, clock: SteppedClock
+) -> Iterator[SimulatedFleetHttpServer]:
     """The scenario's Macs, served on loopback, at the time that the clock says."""
     plan = FleetPlan(
         start=STARTS_AT,
@@ -48,8 +50,8 @@ def macs_served(scenario: Scenario, seed: int, clock: SteppedClock) -> Iterator[
         lines=site_lines(),
         seed=seed,
     )
-    holder = Holder(plan, None, None, clock)
-    server = HolderServer("127.0.0.1", 0, holder)
+    fleet_server = SimulatedFleetServer(plan, None, None, clock)
+    server = SimulatedFleetHttpServer("127.0.0.1", 0, fleet_server)
     serving = threading.Thread(target=server.serve_forever, daemon=True, name="macs")
     serving.start()
     try:
@@ -58,25 +60,25 @@ def macs_served(scenario: Scenario, seed: int, clock: SteppedClock) -> Iterator[
         server.shutdown()
         serving.join()
         server.server_close()
-        holder.stop()
+        fleet_server.stop()
 
 
 class KafkaForm:
-    """A fleet that runs, and its Macs. `holder` must live by `clock`."""
+    """A fleet that runs, and its Macs. `fleet_server` must live by `clock`."""
 
     def __init__(
         self,
         connection: KafkaConnection,
         gateway: str,
-        holder: Holder,
+        fleet_server: SimulatedFleetServer,
         clock: SteppedClock,
-        stillness: Stillness,
+        quiescence: Quiescence,
     ) -> None:
         self.reading = Reading(connection)
         self._sink = GatewaySink(gateway, None)
-        self._holder = holder
+        self._fleet_server = fleet_server
         self._clock = clock
-        self._stillness = stillness
+        self._quiescence = quiescence
         self._producer = KafkaProducer(**connection.producer_options())
         self._moments = 0
 
@@ -91,27 +93,27 @@ class KafkaForm:
         """Have what a person decided in the control topic."""
         self._producer.send(CONTROL.name, key=event.subject.encode(), value=encode(event)).get(30)
 
-    def pass_time(self, now: datetime) -> Sequence[DeviceEvent]:
+    def advance_to(self, now: datetime) -> Sequence[DeviceEvent]:
         """It is this time from now on; what the Macs say until then."""
         self._clock.set(now)
-        said = self._holder.take_told()
-        self._stillness.wait(now)
-        return said
+        events = self._fleet_server.drain_events()
+        self._quiescence.wait(now)
+        return events
 
-    def hear(self, said: Sequence[Said]) -> None:
+    def ingest(self, events: Sequence[OutsideEvent]) -> None:
         """Take in what was said."""
-        self._post([one for one in said if not isinstance(one, ApprovalGrantedEvent)])
-        for one in said:
+        self._post([one for one in events if not isinstance(one, ApprovalGrantedEvent)])
+        for one in events:
             if isinstance(one, ApprovalGrantedEvent):
                 self.steer(one)
-        self._stillness.wait(self._clock.now())
+        self._quiescence.wait(self._clock.now())
 
-    def _post(self, said: Sequence[DeviceEvent | AdvisoryEvent]) -> None:
+    def _post(self, events: Sequence[DeviceEvent | AdvisoryEvent]) -> None:
         """Post as senders do that try again: a connection that idled may be closed by now."""
         until = time.monotonic() + _POSTED_WITHIN_S
         while True:
             try:
-                self._sink(said)
+                self._sink(events)
             except SinkError:
                 if time.monotonic() > until:
                     raise
@@ -128,14 +130,14 @@ class KafkaForm:
             if one["reason"] == Reason.AWAITING_APPROVAL
         ]
 
-    def moment(self, now: datetime) -> Moment:
+    def sample(self, now: datetime) -> FleetSample:
         """How the fleet stood a while ago."""
         self._moments += 1
         if self._moments % _READ_EVERY == 0:
             self.reading.read_on()
         outcome = self.reading.outcome
         exposed = [one for one in outcome.latest.values() if one["cves"]]
-        return Moment(
+        return FleetSample(
             now,
             Counter((one["site"] or "", one["severity"]) for one in exposed),
             Counter((j.site, j.action) for j in outcome.jobs.values() if j.outcome == "open"),

@@ -28,7 +28,7 @@ class Addresses:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class FleetLayout:
     """Where the fleet lives: its folder (keys in `keys`, the time in `clock`), its Kafka, its
     simulated Macs."""
 

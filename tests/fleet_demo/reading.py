@@ -7,12 +7,12 @@ from typing import Final
 
 from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 
-from pipeline.demo.outcome import LogLine, Outcome
+from pipeline.demo.outcome import LogLine, RunOutcome
 from schemas.connection import KafkaConnection
 from schemas.topics import ADVISORIES, CHECKINS, CONTROL, DECISIONS, INVENTORY, ORDERS, RESULTS
 
-_TOLD: Final = (INVENTORY, CHECKINS, ADVISORIES, CONTROL, ORDERS, RESULTS)
-_TOPICS: Final = tuple(topic.name for topic in (*_TOLD, DECISIONS))
+_EVENT_TOPICS: Final = (INVENTORY, CHECKINS, ADVISORIES, CONTROL, ORDERS, RESULTS)
+_TOPICS: Final = tuple(topic.name for topic in (*_EVENT_TOPICS, DECISIONS))
 
 
 class Reading:
@@ -20,17 +20,17 @@ class Reading:
     each topic has given."""
 
     def __init__(self, connection: KafkaConnection) -> None:
-        self.outcome = Outcome()
+        self.outcome = RunOutcome()
         self.records: Counter[str] = Counter()
         self._known: set[tuple[str, str]] = set()
         self._consumer = KafkaConsumer(**connection.consumer_options())
-        self._places = [
+        self._partitions = [
             TopicPartition(topic, partition)
             for topic in _TOPICS
             for partition in self._consumer.partitions_for_topic(topic)
         ]
-        self._consumer.assign(self._places)
-        self._consumer.seek_to_beginning(*self._places)
+        self._consumer.assign(self._partitions)
+        self._consumer.seek_to_beginning(*self._partitions)
 
     def close(self) -> None:
         """Hang up."""
@@ -38,25 +38,25 @@ class Reading:
 
     def read_on(self) -> None:
         """Take in everything that is in the topics now."""
-        ends = self._consumer.end_offsets(self._places)
+        ends = self._consumer.end_offsets(self._partitions)
         lines: list[LogLine] = []
-        while any(self._consumer.position(place) < end for place, end in ends.items()):
+        while any(self._consumer.position(partition) < end for partition, end in ends.items()):
             for place, records in self._consumer.poll(timeout_ms=1000).items():
                 self.records[place.topic] += len(records)
                 read = _decision if place.topic == DECISIONS.name else self._event
                 lines += [line for record in records if (line := read(record.value))]
         # A topic's order is kept among lines of one time; an order comes before its end.
         for line in sorted(lines, key=lambda one: (one.at, b"job.issued" not in one.body)):
-            self.outcome.take(line)
+            self.outcome.read_line(line)
 
     def _event(self, raw: bytes) -> LogLine | None:
         """An event that was not read before: a repeat is the same event."""
-        said = json.loads(raw)
-        name = said["source"], said["id"]
+        event = json.loads(raw)
+        name = event["source"], event["id"]
         if name in self._known:
             return None
         self._known.add(name)
-        return LogLine("event", datetime.fromisoformat(said["time"]), raw)
+        return LogLine("event", datetime.fromisoformat(event["time"]), raw)
 
 
 def _decision(raw: bytes) -> LogLine:

@@ -14,15 +14,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agents.clock import SteppedClock
 from agents.keys import KeyStore, Purpose
-from pipeline.demo.drive import STEP, Moment, play, site_lines
-from pipeline.demo.outcome import Outcome
+from pipeline.demo.drive import STEP, FleetSample, play, site_lines
+from pipeline.demo.outcome import RunOutcome
 from pipeline.demo.scenario import ENDS_AT, STARTS_AT, Scenario, policy_text
-from pipeline.embedded.commands import policy
+from pipeline.embedded.control_events import policy_changed
 from schemas.connection import KafkaConnection
 from tests.chaos.programs import DRYDOCK, Fleet, Kind
 from tests.fleet_demo.kafka_form import KafkaForm, macs_served
-from tests.fleet_demo.programs import Addresses, Layout
-from tests.fleet_demo.stillness import RestlessError, Stillness
+from tests.fleet_demo.programs import Addresses, FleetLayout
+from tests.fleet_demo.quiescence import NotQuiescentError, Quiescence
 
 PARTITIONS: Final = 4
 _STARTS_WITHIN_S: Final = 120.0
@@ -43,10 +43,10 @@ class FleetRun:
     seed: int
     step: timedelta = STEP
     until: datetime = ENDS_AT
-    outcome: Outcome = field(default_factory=Outcome)
-    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outcome: RunOutcome = field(default_factory=RunOutcome)
+    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def moments(self) -> Generator[Moment]:
+    def moments(self) -> Generator[FleetSample]:
         """Let the story happen, a Moment after each step. Raises FleetError."""
         sites = tuple(site_lines())
         connection = KafkaConnection(bootstrap=self.bootstrap)
@@ -60,7 +60,7 @@ class FleetRun:
         with ExitStack() as stack:
             server = stack.enter_context(macs_served(self.scenario, self.seed, clock))
             host, port = server.server_address[:2]
-            layout = Layout(
+            layout = FleetLayout(
                 folder=self.folder,
                 bootstrap=self.bootstrap,
                 macs=f"{host!s}:{port}",
@@ -71,24 +71,24 @@ class FleetRun:
             fleet = layout.fleet()
             stack.callback(fleet.kill)
             fleet.start()
-            stillness = Stillness(
+            quiescence = Quiescence(
                 connection,
                 zip((w.name for w in fleet.of(Kind.WORKER)), addresses.workers, strict=True),
                 {site: (f"agent-{site}", where) for site, where in addresses.agents.items()},
                 lambda: _check(fleet),
             )
-            stack.callback(stillness.close)
+            stack.callback(quiescence.close)
             try:
                 _wait_for(f"http://{addresses.gateway}/readyz", lambda: _check(fleet))
-                stillness.wait(STARTS_AT, _STARTS_WITHIN_S)
+                quiescence.wait(STARTS_AT, _STARTS_WITHIN_S)
                 url = f"http://{addresses.gateway}"
-                form = KafkaForm(connection, url, server.holder, clock, stillness)
+                form = KafkaForm(connection, url, server.fleet_server, clock, quiescence)
                 stack.callback(form.close)
-                form.steer(policy(policy_text(), "demo", STARTS_AT))
-                stillness.wait(STARTS_AT)
+                form.steer(policy_changed(policy_text(), "demo", STARTS_AT))
+                quiescence.wait(STARTS_AT)
                 yield from play(form, keys.signer(Purpose.APPROVALS), self.step, self.until)
                 form.reading.read_on()
-            except RestlessError as error:
+            except NotQuiescentError as error:
                 raise FleetError(str(error)) from error
             self.outcome = form.reading.outcome
             self._note(fleet, addresses, form)
@@ -112,25 +112,25 @@ class FleetRun:
 
     def _note(self, fleet: Fleet, addresses: Addresses, form: KafkaForm) -> None:
         posts = _samples(addresses.gateway)
-        self.told["gateway"] = {
-            "posts": _sum(posts, "drydock_gateway_posts_total", outcome="accepted"),
+        self.figures["gateway"] = {
+            "posts": _sum(posts, "drydock_gateway_requests_total", outcome="accepted"),
             "records": _sum(posts, "drydock_gateway_records_total"),
-            "spooled": _sum(posts, "drydock_gateway_records_total", by="spool"),
+            "spooled": _sum(posts, "drydock_gateway_records_total", via="spool"),
         }
-        self.told["topics"] = dict(sorted(form.reading.records.items()))
+        self.figures["topics"] = dict(sorted(form.reading.records.items()))
         for program, where in zip(fleet.of(Kind.WORKER), addresses.workers, strict=True):
-            said = httpx.get(f"http://{where}/healthz", trust_env=False).json()
-            self.told[program.name] = {
-                "partitions": len(said["ready"]),
-                "rounds": said["rounds"],
+            health = httpx.get(f"http://{where}/healthz", trust_env=False).json()
+            self.figures[program.name] = {
+                "partitions": len(health["ready"]),
+                "rounds": health["rounds"],
                 "folded": _sum(_samples(where), "drydock_events_total"),
             }
         for site, where in addresses.agents.items():
             samples = _samples(where)
-            self.told[f"agent-{site}"] = {
+            self.figures[f"agent-{site}"] = {
                 "orders": _sum(samples, "drydock_agent_orders_total"),
                 "results": _sum(samples, "drydock_agent_results_total"),
-                "held_back": _sum(samples, "drydock_agent_acts_held_back_total"),
+                "held_back": _sum(samples, "drydock_agent_actions_blocked_total"),
             }
 
 

@@ -11,7 +11,7 @@ from agents.keys import KeyRing, KeyStore, Purpose
 from pipeline.demo.embedded import NO_SWEEP
 from pipeline.metrics import Metrics
 from pipeline.processors.logs import make_log
-from pipeline.processors.service import Plan, serve_until_signalled
+from pipeline.processors.service import WorkerPlan, serve_until_signalled
 from pipeline.server_process import Listen
 from schemas.connection import KafkaConnection
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--clock", type=Path, required=True)
     given = parser.parse_args()
     trust = KeyRing.load(given.keys)
-    plan = Plan(
+    plan = WorkerPlan(
         connection=KafkaConnection(bootstrap=given.bootstrap),
         data_dir=given.data_dir,
         key=KeyStore(given.keys).signer(Purpose.JOBS),

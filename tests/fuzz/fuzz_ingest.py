@@ -26,10 +26,10 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 with atheris.instrument_imports(include=["pipeline.ingest", "schemas"]):
-    from pipeline.ingest.judging import FOLLOWERS
-    from pipeline.ingest.outcome import Translation
+    from pipeline.ingest.feed_review import FEED_DIFFS
     from pipeline.ingest.redaction import Redactor
-    from pipeline.ingest.sources import LINE_TRANSLATORS, TRANSLATORS, since
+    from pipeline.ingest.sources import LINE_TRANSLATORS, TRANSLATORS, translator_since
+    from pipeline.ingest.translation import Translation
     from schemas.envelope import decode, encode
 
 NOW: Final = datetime(2026, 11, 23, tzinfo=UTC)
@@ -145,9 +145,9 @@ def fuzz(source: str) -> None:
             lines = payload.splitlines(keepends=True)
             for found in by_line(lines, origin="fuzz", received_at=NOW, redactor=REDACTOR):
                 check(found)
-        for feed in FOLLOWERS:
+        for feed in FEED_DIFFS:
             if feed == source:
-                newer = since(feed, previous, frozenset({"CVE-2025-14174"}))
+                newer = translator_since(feed, previous, frozenset({"CVE-2025-14174"}))
                 check(newer(payload, origin="fuzz", received_at=NOW, redactor=REDACTOR))
 
     atheris.Setup([sys.argv[0], *sys.argv[2:]], one)

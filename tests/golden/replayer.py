@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from pipeline.embedded.log import Log
 from pipeline.embedded.store import Store
-from pipeline.embedded.unit import Committed
+from pipeline.embedded.transaction import Committed
 from pipeline.embedded.writer import Writer
-from pipeline.processors.set_aside import letter
+from pipeline.processors.dead_letters import make_dead_letter
 from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.envelope import Event, InvalidEvent, decode
-from schemas.orders import read_job
+from schemas.signed_payloads import verify_job
 from schemas.signing import Signed
 from tests.factories.sites import JOBS_KEY, KEYS
 from tests.golden.golden_file import Output, canonical
@@ -54,24 +54,24 @@ class Replayer:
                 events.append(decode(raw))
             except InvalidEvent as error:
                 code = DeadLetterCode(error.code)
-                letters.append(letter(raw, code, error.detail, origin="", now=now))
+                letters.append(make_dead_letter(raw, code, error.detail, origin="", now=now))
         self._inputs |= {(event.source, event.id) for event in events}
         self._writer.accept(events, letters, now)
         return self._outputs()
 
     def advance(self, now: datetime) -> list[Output]:
         """Decide for the Macs whose time has come, until none is left."""
-        due = self._writer.engine.next_due()
+        due = self._writer.reconciler.next_due_at()
         while due is not None and due <= now:
             with self._writer.transaction("due", now):
-                self._writer.follow(self._writer.engine.due(now, _SLICE), now)
-            due = self._writer.engine.next_due()
+                self._writer.apply_effects(self._writer.reconciler.reconcile_due(now, _SLICE), now)
+            due = self._writer.reconciler.next_due_at()
         return self._outputs()
 
     def sweep(self, now: datetime) -> list[Output]:
         """Decide for every Mac again."""
         with self._writer.transaction("sweep", now):
-            self._writer.follow(self._writer.engine.sweep(now), now)
+            self._writer.apply_effects(self._writer.reconciler.sweep(now), now)
         return self._outputs()
 
     def _committed(self, committed: Committed) -> None:
@@ -102,7 +102,7 @@ def verified_job_id(envelope: Any) -> str:
 
     Raises SignatureError for another key or other bytes.
     """
-    return read_job(Signed.model_validate(envelope), KEYS.jobs).job_id
+    return verify_job(Signed.model_validate(envelope), KEYS.jobs).job_id
 
 
 def _logged(log: Log, inputs: set[tuple[str, str]], after: int) -> Iterator[Output]:

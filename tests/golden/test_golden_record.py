@@ -30,9 +30,10 @@ SHOWN = 20
 SMALL = "scenario-update"
 
 
-def found_differences(golden: Golden, folder: Path, map_: Iterable[Rename] = ()) -> list[str]:
+def found_differences(golden: Golden, folder: Path, more: Iterable[Rename] = ()) -> list[str]:
+    """Replay a record; differences beyond the map and `more` renames."""
     with closing(Replayer(folder)) as core:
-        return list(differences(golden, core, Renames.of(map_)))
+        return list(differences(golden, core, Renames.of([*renames.read(), *more])))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def found_differences(golden: Golden, folder: Path, map_: Iterable[Rename] = ())
 )
 def test_replay_leads_to_what_was_recorded(case: str, tmp_path: Path) -> None:
     _, golden = golden_file.read(case)
-    found = found_differences(golden, tmp_path, renames.read())
+    found = found_differences(golden, tmp_path)
     assert not found, "\n".join([f"{len(found)} differences to the record:", *found[:SHOWN]])
 
 

@@ -25,7 +25,9 @@ def site(
         yield made
 
 
-def test_orders_are_carried_out_and_told_and_poison_is_set_aside(site: AgentSite) -> None:
+def test_orders_are_carried_out_and_reported_and_invalid_ones_become_dead_letters(
+    site: AgentSite,
+) -> None:
     agent = site.start("one")
     jobs = site.jobs(4)
     site.publish(("MAC-0", b"{not an order"))
@@ -49,8 +51,8 @@ def test_orders_are_carried_out_and_told_and_poison_is_set_aside(site: AgentSite
 
 def test_the_other_finishes_what_a_killed_one_began(site: AgentSite) -> None:
     one, two = site.start("one"), site.start("two")
-    site.holds(one, 2)
-    site.holds(two, 2)
+    site.is_assigned(one, 2)
+    site.is_assigned(two, 2)
     # Orders are on their way for a second: one is killed between intent and answer.
     site.macs.set_delay(1.0)
     jobs = site.prompts(8)
@@ -66,7 +68,7 @@ def test_the_other_finishes_what_a_killed_one_began(site: AgentSite) -> None:
 
 def test_one_that_comes_back_from_the_dead_touches_nothing(site: AgentSite) -> None:
     one = site.start("one")
-    site.holds(one, PARTITIONS)
+    site.is_assigned(one, PARTITIONS)
     jobs = site.prompts(4)
     site.macs.set_delay(1.0)
     site.order(*jobs)
@@ -74,7 +76,7 @@ def test_one_that_comes_back_from_the_dead_touches_nothing(site: AgentSite) -> N
     one.signal(signal.SIGSTOP)
     site.macs.set_delay(0.0)
     two = site.start("two")
-    site.holds(two, PARTITIONS)
+    site.is_assigned(two, PARTITIONS)
     site.are_done(jobs)
     one.signal(signal.SIGCONT)
     eventually(lambda: one.metric("drydock_agent_partitions") == 2, "it is back in the group")
@@ -86,7 +88,7 @@ def test_one_that_comes_back_from_the_dead_touches_nothing(site: AgentSite) -> N
 
 def test_membership_outlasts_orders_that_take_longer_than_a_session(site: AgentSite) -> None:
     agent = site.start("one")
-    site.holds(agent, PARTITIONS)
+    site.is_assigned(agent, PARTITIONS)
     site.macs.set_delay(SESSION_S + 2)
     jobs = site.prompts(1)
     site.order(*jobs)
@@ -98,7 +100,7 @@ def test_membership_outlasts_orders_that_take_longer_than_a_session(site: AgentS
 
 def test_the_same_one_goes_on_after_a_kill(site: AgentSite) -> None:
     agent = site.start("one")
-    site.holds(agent, PARTITIONS)
+    site.is_assigned(agent, PARTITIONS)
     jobs = site.jobs(4)
     site.order(*jobs)
     eventually(lambda: len(site.acted()) == 4, "every Mac is at work")
@@ -108,9 +110,9 @@ def test_the_same_one_goes_on_after_a_kill(site: AgentSite) -> None:
     assert site.acted() == sorted(job.job_id for job in jobs)
 
 
-def test_hands_over_when_told_to_end(site: AgentSite) -> None:
+def test_hands_over_on_sigterm(site: AgentSite) -> None:
     one = site.start("one", "--drain-s", "6")
-    site.holds(one, PARTITIONS)
+    site.is_assigned(one, PARTITIONS)
     site.macs.set_delay(1.0)
     jobs = site.prompts(4)
     site.order(*jobs)
@@ -119,6 +121,6 @@ def test_hands_over_when_told_to_end(site: AgentSite) -> None:
     one.signal(signal.SIGTERM)
     assert one.process.wait(timeout=10) == 0
     site.macs.set_delay(0.0)
-    site.holds(two, PARTITIONS)
+    site.is_assigned(two, PARTITIONS)
     site.are_done(jobs)
     assert site.acted() == sorted(job.job_id for job in jobs)

@@ -8,7 +8,7 @@ from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 from kafka.errors import RebalanceInProgressError  # type: ignore[import-untyped]
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
-from agents.intake import find_back
+from agents.job_consumer import rejoin_if_stuck
 from schemas.connection import KafkaConnection
 from schemas.topics import jobs_topic
 from tests.kafka.brokers import KafkaCluster
@@ -50,5 +50,5 @@ def test_a_client_that_forgot_to_join_is_brought_back(kafka: KafkaCluster) -> No
         consumer.poll(timeout_ms=0)
         coordinator._assignment_snapshot = snapshot
         assert not poll_until_committed(consumer, place, 3.0)  # without us it stays there
-        find_back(consumer)
+        rejoin_if_stuck(consumer)
         assert poll_until_committed(consumer, place, PATIENCE_S)

@@ -29,7 +29,7 @@ def test_a_halt_reaches_every_executor_in_time_and_holds_until_resumed(site: Age
     here = ("--bootstrap", site.bootstrap, "--json")
     agents = [site.start("one"), site.start("two")]
     for agent in agents:
-        site.holds(agent, 2)
+        site.is_assigned(agent, 2)
     halted = drydock("halt", "--site", site.name, "--why", "drill", *here)
     assert (halted.returncode, json.loads(halted.stdout)) == (0, {"halted": f"site:{site.name}"})
     eventually(
@@ -76,13 +76,13 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("given", "said"), WRONG.values(), ids=WRONG.keys())
+@pytest.mark.parametrize(("given", "message"), WRONG.values(), ids=WRONG.keys())
 @pytest.mark.usefixtures("leaky_clients")
 def test_what_cannot_be_halted_is_one_line(
-    kafka: KafkaCluster, given: tuple[str, ...], said: str
+    kafka: KafkaCluster, given: tuple[str, ...], message: str
 ) -> None:
     make_topics(kafka.bootstrap, "anywhere")
     result = CliRunner().invoke(app, [*given, "--bootstrap", kafka.bootstrap])
     assert (result.exit_code, result.stdout) == (2, "")
-    assert said in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1

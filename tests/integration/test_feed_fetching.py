@@ -10,12 +10,12 @@ import pytest
 from cryptography import x509
 
 from pipeline.feeds import fetching
-from pipeline.feeds.copies import Copy
-from pipeline.feeds.fetching import FetchError, Limits, fetch
+from pipeline.feeds.download_cache import CachedDocument
+from pipeline.feeds.fetching import FetchError, FetchLimits, fetch
 from tests.feed_server import FeedServer, etag_of, feed_server
 
 DOCUMENT = b'{"a": 1}'
-QUICK = Limits(timeout_s=5, tries=3, pause_s=0.05, max_bytes=1000)
+QUICK = FetchLimits(timeout_s=5, tries=3, pause_s=0.05, max_bytes=1000)
 # "Apple Root CA", as Apple's page of its certificates has it.
 APPLE_SHA256 = "b0b1730ecbc7ff4505142c49f1295e6eda6bcaed7e2c68c5be91b5a11001f024"
 
@@ -28,11 +28,13 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[FeedServer]:
         yield served
 
 
-def get(web: FeedServer, known: Copy | None = None, limits: Limits = QUICK) -> Copy:
+def get(
+    web: FeedServer, known: CachedDocument | None = None, limits: FetchLimits = QUICK
+) -> CachedDocument:
     return asyncio.run(fetch(f"{web.url}/feed", known, limits))
 
 
-def fails(web: FeedServer, limits: Limits = QUICK) -> str:
+def fails(web: FeedServer, limits: FetchLimits = QUICK) -> str:
     with pytest.raises(FetchError) as error:
         get(web, limits=limits)
     return str(error.value)
@@ -40,11 +42,11 @@ def fails(web: FeedServer, limits: Limits = QUICK) -> str:
 
 def test_a_document_is_asked_for_once_while_it_is_the_same(web: FeedServer) -> None:
     first = get(web)
-    assert first == Copy(f"{web.url}/feed", DOCUMENT, etag_of(DOCUMENT))
+    assert first == CachedDocument(f"{web.url}/feed", DOCUMENT, etag_of(DOCUMENT))
     assert get(web, first) is first
     web.documents["/feed"] = b"{}"
     assert get(web, first).document == b"{}"
-    assert web.answers == {("/feed", 200): 2, ("/feed", 304): 1}
+    assert web.responses == {("/feed", 200): 2, ("/feed", 304): 1}
 
 
 def test_what_may_be_over_in_a_moment_is_tried_again(web: FeedServer) -> None:
@@ -52,13 +54,13 @@ def test_what_may_be_over_in_a_moment_is_tried_again(web: FeedServer) -> None:
     assert get(web).document == DOCUMENT
     web.statuses["/feed"] = [500] * 9
     assert fails(web) == "HTTP 500"
-    assert web.answers["/feed", 500] == 3
+    assert web.responses["/feed", 500] == 3
 
 
 def test_what_will_not_change_is_not_tried_again(web: FeedServer) -> None:
     web.statuses["/feed"] = [404] * 9
     assert fails(web) == "HTTP 404"
-    assert web.answers == {("/feed", 404): 1}
+    assert web.responses == {("/feed", 404): 1}
 
 
 def test_an_unasked_not_modified_is_no_document(web: FeedServer) -> None:
@@ -69,7 +71,7 @@ def test_an_unasked_not_modified_is_no_document(web: FeedServer) -> None:
 def test_a_document_that_ends_early_is_none(web: FeedServer) -> None:
     web.declared["/feed"] = len(DOCUMENT) + 1
     assert "RemoteProtocolError" in fails(web)
-    assert web.answers["/feed", 200] == 3
+    assert web.responses["/feed", 200] == 3
 
 
 def test_a_document_that_is_too_large_is_left(web: FeedServer) -> None:
@@ -89,7 +91,7 @@ def test_nobody_listens(web: FeedServer) -> None:
 def test_an_answer_that_never_ends_is_left(web: FeedServer) -> None:
     web.declared["/feed"] = len(DOCUMENT) + 1
     web.hangs = True
-    assert fails(web, Limits(timeout_s=0.3, tries=2, pause_s=0.05)) == "not within 0.3 s"
+    assert fails(web, FetchLimits(timeout_s=0.3, tries=2, pause_s=0.05)) == "not within 0.3 s"
 
 
 def test_a_feed_that_moved_is_followed(web: FeedServer) -> None:

@@ -19,9 +19,9 @@ from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
 from pipeline.cli.app import app
-from pipeline.feeds.ledger import Ledger, LedgerError
 from pipeline.feeds.metrics import FeedsMetrics
-from pipeline.ingest.judging import FeedOutcome
+from pipeline.feeds.state_store import FeedStateStore, FeedStateStoreError
+from pipeline.ingest.feed_review import FeedOutcome
 from pipeline.server_process import make_log, silence_kafka_clients
 from schemas.connection import KafkaConnection
 from schemas.dead_letters import DeadLetter
@@ -68,10 +68,10 @@ class Published:
         while any(self.consumer.position(place) < end for place, end in ends.items()):
             for records in self.consumer.poll(timeout_ms=200).values():
                 for record in records:
-                    self._take(record)
+                    self._add(record)
         return self
 
-    def _take(self, record: Any) -> None:
+    def _add(self, record: Any) -> None:
         if record.topic == ADVISORIES.name:
             event = decode(record.value)
             assert isinstance(event, AdvisoryEvent)
@@ -131,8 +131,8 @@ def replica(
 
 
 def polls(running: Server) -> bool:
-    said = [one["event"] for one in running.log() if "polling" in str(one["event"])]
-    return bool(said) and said[-1] == "polling"
+    events = [one["event"] for one in running.log() if "polling" in str(one["event"])]
+    return bool(events) and events[-1] == "polling"
 
 
 @pytest.mark.timeout(240)
@@ -163,9 +163,9 @@ def test_two_replicas_publish_every_change_once_though_the_one_that_polls_is_kil
         def kill(path: str) -> None:
             if path == "/sofa" and web.documents[path] is snapshots[SNAPSHOTS[5]]:
                 first.process.send_signal(signal.SIGKILL)
-                web.answered = lambda _: None
+                web.served = lambda _: None
 
-        web.answered = kill
+        web.served = kill
         for last in range(2, len(SNAPSHOTS)):
             since = len(published.events)
             web.documents["/sofa"] = snapshots[SNAPSHOTS[last]]
@@ -173,9 +173,9 @@ def test_two_replicas_publish_every_change_once_though_the_one_that_polls_is_kil
             assert published.changes("sofa", since) == Counter(expected(last - 1, last)), last
         assert first.process.poll() == -signal.SIGKILL
         assert polls(second)
-        wait_until(lambda: web.answers["/kev", 304] > 0, PATIENCE_S, "nobody asked by ETag")
+        wait_until(lambda: web.responses["/kev", 304] > 0, PATIENCE_S, "nobody asked by ETag")
         assert second.value("drydock_feeds_leading") == 1
-        assert second.value("drydock_feed_polls_total", "taken", "sofa") >= 3
+        assert second.value("drydock_feed_polls_total", "accepted", "sofa") >= 3
         # By then the feed says which CVEs are Apple's, and CISA's catalogue is looked at again.
         wait_until(
             lambda: published.read().changes("kev")["severity_raised", "CVE-2025-14174"] == 1,
@@ -197,7 +197,7 @@ def is_ready(running: Server) -> bool:
 # One poller after another, in this process.
 
 
-def with_ledger(kafka: KafkaCluster, work: Callable[[Ledger], Any]) -> Any:
+def with_ledger(kafka: KafkaCluster, work: Callable[[FeedStateStore], Any]) -> Any:
     """Do something with an open ledger."""
     silence_kafka_clients()
 
@@ -211,9 +211,11 @@ def with_ledger(kafka: KafkaCluster, work: Callable[[Ledger], Any]) -> Any:
     return asyncio.run(run())
 
 
-async def opened(kafka: KafkaCluster) -> Ledger:
+async def opened(kafka: KafkaCluster) -> FeedStateStore:
     connection = KafkaConnection(bootstrap=kafka.bootstrap)
-    return await Ledger.open(connection, FeedsMetrics(CollectorRegistry()), make_log(), lambda: NOW)
+    return await FeedStateStore.open(
+        connection, FeedsMetrics(CollectorRegistry()), make_log(), lambda: NOW
+    )
 
 
 SMALL = feed(line("Tahoe 26", release("26.2"), release("26.1")))
@@ -222,14 +224,14 @@ SMALL = feed(line("Tahoe 26", release("26.2"), release("26.1")))
 def test_what_a_dead_poller_left_half_written_is_never_seen(
     empty_kafka: KafkaCluster, published: Published
 ) -> None:
-    async def work(old: Ledger) -> None:
+    async def work(old: FeedStateStore) -> None:
         await old._producer.begin_transaction()
         await (await old._producer.send(ADVISORIES.name, b"half", b"macOS-26.2"))
         new = await opened(empty_kafka)
         try:
             assert new.states["sofa"] == FeedState(source="sofa")
-            taken = await new.take("sofa", SMALL, accept_losses=False)
-            assert (taken.outcome, taken.events) == (FeedOutcome.TAKEN, 2)
+            taken = await new.process_document("sofa", SMALL, accept_losses=False)
+            assert (taken.outcome, taken.events) == (FeedOutcome.ACCEPTED, 2)
         finally:
             await new.close()
 
@@ -247,18 +249,18 @@ def test_who_lost_the_ledger_cannot_write_and_goes_on_from_what_was_written(
         last_check="2026-02-02T08:00:00Z",
     )
 
-    async def work(old: Ledger) -> None:
-        await old.take("sofa", SMALL, accept_losses=False)
+    async def work(old: FeedStateStore) -> None:
+        await old.process_document("sofa", SMALL, accept_losses=False)
         new = await opened(empty_kafka)
         try:
-            assert (await new.take("sofa", more, accept_losses=False)).events == 1
-            with pytest.raises(LedgerError, match="another poller"):
-                await old.take("sofa", more, accept_losses=False)
+            assert (await new.process_document("sofa", more, accept_losses=False)).events == 1
+            with pytest.raises(FeedStateStoreError, match="another poller"):
+                await old.process_document("sofa", more, accept_losses=False)
         finally:
             await new.close()
         again = await opened(empty_kafka)
         try:
-            taken = await again.take("sofa", more, accept_losses=False)
+            taken = await again.process_document("sofa", more, accept_losses=False)
             assert taken.outcome is FeedOutcome.UNCHANGED
         finally:
             await again.close()
@@ -268,14 +270,14 @@ def test_who_lost_the_ledger_cannot_write_and_goes_on_from_what_was_written(
     assert len(published.events) == 3
 
 
-def test_missing_topics_are_said_so(empty_kafka: KafkaCluster, tmp_path: Path) -> None:
+def test_missing_topics_are_reported(empty_kafka: KafkaCluster, tmp_path: Path) -> None:
     arguments = ["feeds", "--data-dir", str(tmp_path), "--once", "--bootstrap"]
     done = CliRunner().invoke(app, [*arguments, empty_kafka.bootstrap])
     assert done.exit_code == 2
     assert "no topic drydock.advisories.v1, " in done.stderr
 
 
-def test_a_feed_that_goes_wrong_is_refused_and_told_of_once(
+def test_a_feed_that_goes_wrong_is_refused_and_reported_once(
     empty_kafka: KafkaCluster, published: Published, web: FeedServer, tmp_path: Path
 ) -> None:
     versions = [f"26.{number}" for number in range(9, 0, -1)]
@@ -292,15 +294,15 @@ def test_a_feed_that_goes_wrong_is_refused_and_told_of_once(
         )
         assert done.exit_code in {0, 1}, done.output
         logged = [json.loads(text) for text in done.stderr.splitlines()]
-        said.extend((one["event"], one.get("outcome")) for one in logged)
+        outcomes.extend((one["event"], one.get("outcome")) for one in logged)
         return done.exit_code
 
-    said: list[tuple[str, str | None]] = []
+    outcomes: list[tuple[str, str | None]] = []
     assert poll(good) == 0
-    for wrong, outcome in ((good[: len(good) // 2], "unreadable"), (lost, "lost")):
+    for wrong, outcome in ((good[: len(good) // 2], "unreadable"), (lost, "truncated")):
         for _ in range(2):
             assert poll(wrong) == 1
-            assert said[-1] == ("feed refused", outcome)
+            assert outcomes[-1] == ("feed refused", outcome)
         assert (tmp_path / "sofa.refused").read_bytes() == wrong
         assert (tmp_path / "sofa.json").read_bytes() == good
     assert poll(good) == 0
@@ -309,15 +311,15 @@ def test_a_feed_that_goes_wrong_is_refused_and_told_of_once(
     assert len(published.events) == len(versions)
 
     assert poll(lost, "--accept", "sofa") == 0
-    told = published.read().changes("sofa")
+    counts = published.read().changes("sofa")
     # What is older than all that is still listed fell off the end.
-    assert told["retracted", "macOS-26.9"] == 1
+    assert counts["retracted", "macOS-26.9"] == 1
     assert poll(good) == 1
-    assert said[-1] == ("feed refused", "older")
+    assert outcomes[-1] == ("feed refused", "stale")
     web.documents.clear()
-    web.answers.clear()
+    web.responses.clear()
     assert poll_gone(poll, web) == 1
-    assert said[-1] == ("feed unreachable", "unreachable")
+    assert outcomes[-1] == ("feed unreachable", "unreachable")
 
 
 def poll_gone(poll: Callable[[bytes], int], web: FeedServer) -> int:

@@ -45,19 +45,21 @@ def test_gives_the_numbers_of_the_embedded_form(empty_kafka: KafkaCluster, tmp_p
     assert [row for row in rows(wanted, found) if not row.is_same] == []
     assert sum(job["jobs"] for job in found["jobs"]) >= MACS
     assert found["exposed_after"] < MACS
-    assert {name: told["rounds"] > 0 for name, told in run.told.items() if "rounds" in told} == {
+    assert {
+        name: figures["rounds"] > 0 for name, figures in run.figures.items() if "rounds" in figures
+    } == {
         "worker-0": True,
         "worker-1": True,
     }
     # The policy and the approval of the loan unit's image came otherwise.
-    assert run.told["gateway"]["records"] == found["events"] - 2
+    assert run.figures["gateway"]["records"] == found["events"] - 2
     # Nothing was held back because the machine was too slow.
-    assert not any(told.get("held_back") for told in run.told.values())
+    assert not any(told.get("held_back") for told in run.figures.values())
 
 
 def test_an_interrupt_stops_all_that_it_started(tmp_path: Path) -> None:
-    said = tmp_path / "stderr"
-    with said.open("wb") as output:
+    stderr = tmp_path / "stderr"
+    with stderr.open("wb") as output:
         demo = subprocess.Popen(
             [
                 *(sys.executable, "-W", "ignore", "-m", "tests.fleet_demo"),
@@ -75,7 +77,7 @@ def test_an_interrupt_stops_all_that_it_started(tmp_path: Path) -> None:
         assert demo.wait(100) == 128 + signal.SIGINT
     finally:
         demo.kill()
-    assert "interrupted" in said.read_text()
+    assert "interrupted" in stderr.read_text()
     assert running_in(tmp_path) == []
     assert not list(tmp_path.glob("drydock-demo-kafka-*"))
 

@@ -92,7 +92,7 @@ def test_while_kafka_hangs_webhooks_are_taken_and_none_is_doubled(
         running.settles()
     assert set(fleet.statuses) == {200}
     found = found_of(fleet, broker)
-    assert (found.missing(fleet), found.disordered(fleet), found.repeated) == ([], [], 0)
+    assert (found.missing(fleet), found.disordered(fleet), found.duplicates) == ([], [], 0)
 
 
 def test_a_gateway_killed_with_a_spool_and_while_it_is_sent_loses_nothing(
@@ -202,7 +202,7 @@ def test_what_there_is_no_room_for_is_to_come_again(broker: KafkaCluster, tmp_pa
         assert running.end() == 0
 
 
-def test_missing_topics_are_said_and_everything_waits_for_them(
+def test_missing_topics_are_reported_and_records_wait_for_them(
     empty_kafka: KafkaCluster, tmp_path: Path
 ) -> None:
     fleet = Fleet("EARLY", macs=1, rate=20)

@@ -87,10 +87,10 @@ def test_up_twice_is_once_and_data_outlives_down(
         assert values(connection, "kept", 1) == [b"value"]
     finally:
         kafka_up.main(["down", *given])
-    said = capsys.readouterr()
-    assert "is ready" in said.out
-    assert "runs already" in said.out
-    assert "holds a cluster of 1, not of 3" in said.err
+    output = capsys.readouterr()
+    assert "is ready" in output.out
+    assert "runs already" in output.out
+    assert "holds a cluster of 1, not of 3" in output.err
 
 
 @pytest.mark.timeout(300)
@@ -192,7 +192,7 @@ def test_connection_by_tls_and_password(secure_kafka: tuple[int, Path]) -> None:
     assert tls_context(connection) is not None
 
 
-def test_servers_say_what_is_missing() -> None:
+def test_servers_report_missing_settings() -> None:
     done = subprocess.run(
         ["tools/servers", "path", "kafak"],
         cwd=ROOT,

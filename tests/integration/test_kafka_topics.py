@@ -40,8 +40,8 @@ def admin_of(kafka: KafkaCluster) -> Any:
 def settings_of(kafka: KafkaCluster, topic: str) -> dict[str, str]:
     with admin_of(kafka) as admin:
         asked = [ConfigResource(ConfigResourceType.TOPIC, topic)]
-        said = admin.describe_configs(asked, config_filter="all")["topic"][topic]
-    return {name: str(each["value"]) for name, each in said.items()}
+        described = admin.describe_configs(asked, config_filter="all")["topic"][topic]
+    return {name: str(each["value"]) for name, each in described.items()}
 
 
 def change_setting(kafka: KafkaCluster, topic: str, name: str, value: str) -> None:
@@ -65,7 +65,7 @@ def test_plan_of_an_empty_cluster_names_every_topic_and_makes_none(
     assert set(partitions_of(empty_kafka)) <= {"__consumer_offsets", "__transaction_state"}
 
 
-def test_apply_makes_topics_as_the_table_says_and_twice_is_once(
+def test_apply_makes_the_topics_of_the_table_once(
     empty_kafka: KafkaCluster,
 ) -> None:
     first = run_topics("apply", empty_kafka)
@@ -80,7 +80,7 @@ def test_apply_makes_topics_as_the_table_says_and_twice_is_once(
     assert (plan.exit_code, plan.stdout) == (0, "")
 
 
-def test_apply_mends_a_setting_and_leaves_what_is_not_in_the_table(
+def test_apply_corrects_a_setting_and_leaves_other_topics_alone(
     empty_kafka: KafkaCluster,
 ) -> None:
     run_topics("apply", empty_kafka)
@@ -106,7 +106,7 @@ def test_apply_mends_a_setting_and_leaves_what_is_not_in_the_table(
     assert {"somebody.elses", "drydock.jobs.berln.v1"} <= set(partitions_of(empty_kafka))
 
 
-def test_partitions_are_added_to_the_whole_key_space_and_only_when_said_so(
+def test_partitions_are_added_to_the_whole_key_space_and_only_with_yes(
     empty_kafka: KafkaCluster,
 ) -> None:
     run_topics("apply", empty_kafka, "--partitions", "2")
@@ -153,10 +153,10 @@ def test_no_broker_is_one_line_and_exit_2() -> None:
 
 
 def test_bad_address_and_bad_site_are_one_line_and_exit_2() -> None:
-    for result, said in (
+    for result, message in (
         (run_topics("plan", "not an address"), "DRYDOCK_KAFKA_BOOTSTRAP"),
         (run_topics("plan", "127.0.0.1:1", sites="Austin!"), "'Austin!' is no site name"),
     ):
         assert result.exit_code == 2
         assert len(result.stderr.splitlines()) == 1
-        assert said in result.stderr
+        assert message in result.stderr

@@ -34,7 +34,7 @@ def kafka_with_topics(kafka: KafkaCluster) -> KafkaCluster:
     return kafka
 
 
-def test_what_a_mac_tells_nanomdm_is_in_kafka_without_its_secrets(
+def test_messages_of_a_mac_reach_kafka_through_nanomdm_without_secrets(
     kafka_with_topics: KafkaCluster, tmp_path: Path
 ) -> None:
     kafka = kafka_with_topics
@@ -60,7 +60,7 @@ def test_what_a_mac_tells_nanomdm_is_in_kafka_without_its_secrets(
         assert mac.answer("Acknowledged", CommandUUID=uuid, QueryResponses=responses) is None
         mac.check_in("CheckOut")
         eventually(lambda: len(events_by_type()) >= 6, "every fact is in the topics")
-        assert running.value("drydock_gateway_posts_total", "accepted", "nanomdm") == 6
+        assert running.value("drydock_gateway_requests_total", "accepted", "nanomdm") == 6
         assert running.end() == 0
     found = events_by_type()
     token_updated, inventory = found[TokenUpdatedEvent], found[InventoryEvent]

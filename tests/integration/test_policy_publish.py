@@ -48,7 +48,7 @@ def test_a_policy_is_published_once_and_another_one_after_it(empty_kafka: KafkaC
     make_topics(empty_kafka.bootstrap)
     assert publish("one", POLICY).stdout.startswith("in force: digest ")
     assert publish("two", POLICY).stdout.startswith("unchanged: digest ")
-    told = json.loads(publish("three", OTHER, "--json").stdout)
-    assert (told["kind"], told["previous"]) == ("in force", policy_digest(POLICY))
+    printed = json.loads(publish("three", OTHER, "--json").stdout)
+    assert (printed["kind"], printed["previous"]) == ("in force", policy_digest(POLICY))
     assert publish("four", POLICY).stdout.startswith("in force: ")
     assert published(empty_kafka) == [("one", POLICY), ("three", OTHER), ("four", POLICY)]

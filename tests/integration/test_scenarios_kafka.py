@@ -8,10 +8,10 @@ from tests import scenario
 from tests.embedded_shell import EmbeddedShell
 from tests.kafka.kafka_shell import KafkaShell
 from tests.kafka.workers import Workers
-from tests.scenario import Answers
+from tests.scenario import ScenarioResult
 
 
-def embedded_answers(name: str, folder: Path) -> Answers:
+def embedded_answers(name: str, folder: Path) -> ScenarioResult:
     shell = EmbeddedShell(folder)
     try:
         return scenario.play(scenario.read(name), shell)
@@ -31,7 +31,7 @@ def test_scenario_on_the_fleet_form(
         found = scenario.play(scenario.read(name), KafkaShell(workers))
     except AssertionError as error:
         raise AssertionError(f"{error}\n{workers.logs()}") from error
-    assert found.orders == wanted.orders
+    assert found.job_ids == wanted.job_ids
     if scenario.read(name).get("slots_shared"):
         # Who waits for a slot was ordered for already, where another partition has the slot.
         assert found.steps[-1] == wanted.steps[-1]

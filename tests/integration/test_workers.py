@@ -14,7 +14,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.processors.rows import OWNER_KEY
+from pipeline.processors.rows import EPOCH_KEY
 from schemas.envelope import CloudEvent
 from schemas.results import Outcome
 from schemas.topics import (
@@ -58,20 +58,22 @@ def results(udids: Sequence[str]) -> list[CloudEvent]:
 def compare_with_embedded(workers: Workers, events: Sequence[CloudEvent], folder: Path) -> None:
     """What the workers know, decided and ordered is what one process makes of the same events."""
     shell = EmbeddedShell(folder)
-    shell.begin(workers.now)
+    shell.set_time(workers.now)
     shell.accept(events)
     fleet = shell.fleet
     found = {udid: (row["device"], jobs(row["jobs"])) for udid, row in workers.state().items()}
     assert found == {
         udid: (
             json.loads(json.dumps(device.to_wire())),
-            jobs(json.loads(json.dumps([job.to_wire() for job in fleet.ledgers.get(udid, ())]))),
+            jobs(
+                json.loads(json.dumps([job.to_wire() for job in fleet.job_histories.get(udid, ())]))
+            ),
         )
         for udid, device in fleet.devices.items()
     }
     last = {one.decision.udid: in_short(one.decision) for one in workers.decisions()}
     assert last == {one.decision.udid: in_short(one.decision) for one in shell.records()}
-    assert signed_once(workers) == {event.data.job.job_id for event in shell.orders()}
+    assert signed_once(workers) == {event.data.job.job_id for event in shell.issued_jobs()}
     shell.close()
 
 
@@ -96,7 +98,7 @@ def test_killed_workers_lose_nothing_and_order_nothing_twice(
     seed = random.randrange(1_000_000)
     print(f"seed {seed}")  # noqa: T201 - shown if it fails
     chance = random.Random(seed)
-    heard = [*START, *enrolments(UDIDS), *reports("26.1", UDIDS)]
+    events = [*START, *enrolments(UDIDS), *reports("26.1", UDIDS)]
 
     def replace_one() -> None:
         victim = chance.choice([one for one in workers.running if one.runs])
@@ -107,7 +109,7 @@ def test_killed_workers_lose_nothing_and_order_nothing_twice(
     workers.send(START)
     workers.start()
     workers.start()
-    workers.send(heard[len(START) :])
+    workers.send(events[len(START) :])
     replace_one()
     workers.wait_caught_up()
     # In the middle of answering an advisory.
@@ -123,17 +125,17 @@ def test_killed_workers_lose_nothing_and_order_nothing_twice(
             replace_one()
     workers.wait_caught_up(120)
     eventually(lambda: workers.lag() == 0, "all is committed")
-    compare_with_embedded(workers, [*heard, *ADVISORY, *flow], tmp_path / "embedded")
+    compare_with_embedded(workers, [*events, *ADVISORY, *flow], tmp_path / "embedded")
 
 
 def test_worker_that_was_frozen_and_comes_back_changes_nothing(
     workers: Workers, tmp_path: Path
 ) -> None:
-    heard = [*START, *enrolments(UDIDS), *reports("26.1", UDIDS)]
+    events = [*START, *enrolments(UDIDS), *reports("26.1", UDIDS)]
     workers.send(START)
     frozen = workers.start()
     other = workers.start()
-    workers.send(heard[len(START) :])
+    workers.send(events[len(START) :])
     workers.wait_caught_up()
     workers.send(reports("26.1", UDIDS, 1))
     frozen.freeze()
@@ -149,7 +151,7 @@ def test_worker_that_was_frozen_and_comes_back_changes_nothing(
     workers.wait_caught_up()
     flow = [*reports("26.1", UDIDS, 1), *ADVISORY]
     flow += [*reports("26.2", UDIDS[:60], 40), *reports("26.2", UDIDS[60:90], 41)]
-    compare_with_embedded(workers, [*heard, *flow], tmp_path / "embedded")
+    compare_with_embedded(workers, [*events, *flow], tmp_path / "embedded")
 
 
 def test_standby_takes_over_and_state_outlives_every_disk(workers: Workers) -> None:
@@ -188,7 +190,7 @@ def rows_kept(folder: Path, places: Sequence[str]) -> int:
     for path in (folder / f"{place}.sqlite" for place in places):
         if path.exists():
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-                asked = db.execute("SELECT count(*) FROM rows WHERE key != ?", (OWNER_KEY,))
+                asked = db.execute("SELECT count(*) FROM rows WHERE key != ?", (EPOCH_KEY,))
                 found += asked.fetchone()[0]
     return found
 
@@ -202,7 +204,9 @@ def rows_owned(workers: Workers, places: Sequence[str]) -> int:
 GARBAGE = b"\xff no event"
 
 
-def test_poison_is_set_aside_with_its_place_and_its_bytes(workers: Workers) -> None:
+def test_an_invalid_record_becomes_a_dead_letter_with_its_origin_and_bytes(
+    workers: Workers,
+) -> None:
     topics = (INVENTORY, CHECKINS, RESULTS, ORDERS, DISPATCH, ADVISORIES, CONTROL)
     worker = workers.start()
     workers.send([*START, *enrolments(UDIDS[:5])])
@@ -223,12 +227,12 @@ def test_poison_is_set_aside_with_its_place_and_its_bytes(workers: Workers) -> N
     eventually(lambda: not worker.runs, "the worker stops")
     assert worker.process.exitcode == 1
     assert "cannot be used" in worker.log.read_text()
-    set_aside = len(workers.dead_letters()) - len(topics)
-    assert set_aside < 500
-    assert workers.lag() >= 500 - set_aside
+    dead_letters = len(workers.dead_letters()) - len(topics)
+    assert dead_letters < 500
+    assert workers.lag() >= 500 - dead_letters
 
 
-def test_worker_that_does_not_get_on_is_unhealthy_until_it_does(workers: Workers) -> None:
+def test_a_stalled_worker_is_unhealthy_until_it_progresses(workers: Workers) -> None:
     workers.stalled_after_s = 4.0
     workers.send(START)
     worker = workers.start()

@@ -22,15 +22,15 @@ from kafka import (  # type: ignore[import-untyped]
 from pydantic import TypeAdapter
 
 from agents.keys import KeyStore, Purpose
-from agents.simulated.shared import SharedMacs
+from agents.simulated.client import SimulatedFleetClient
 from agents.simulated.spec import MacSpec
 from agents.simulated.wire import FleetPlan
 from schemas.connection import KafkaConnection
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
 from schemas.ids import event_id
 from schemas.jobs import Action, Job, Method
-from schemas.orders import issue
 from schemas.results import JobResult
+from schemas.signed_payloads import sign_job
 from schemas.topics import RESULTS, attempts_topic, jobs_topic
 from tests.factories.sites import RELEASES, START, a_job, a_spec
 from tests.kafka.brokers import ROOT, KafkaCluster
@@ -81,8 +81,8 @@ class Agent:
 
     def health(self) -> dict[str, Any]:
         """What /healthz says."""
-        told: dict[str, Any] = json.loads(self._get("/healthz"))
-        return told
+        health: dict[str, Any] = json.loads(self._get("/healthz"))
+        return health
 
     def _get(self, path: str) -> str:
         url = json.loads((self.data_dir / "agent.json").read_text())["url"]
@@ -110,7 +110,7 @@ class AgentSite:
     name: str
     bootstrap: str
     folder: Path
-    macs: SharedMacs
+    macs: SimulatedFleetClient
     agents: list[Agent] = field(default_factory=list)
 
     @property
@@ -134,7 +134,7 @@ class AgentSite:
         store.make(Purpose.JOBS)
         plan = FleetPlan(start=START, macs=tuple(specs), releases=RELEASES, lines={}, speed=SPEED)
         (folder / "fleet.json").write_bytes(TypeAdapter(FleetPlan).dump_json(plan))
-        holder = subprocess.Popen(
+        fleet_server = subprocess.Popen(
             [
                 *(sys.executable, "-W", "ignore", "-m", "agents.simulated"),
                 *("--fleet", str(folder / "fleet.json"), "--data-dir", str(folder / "macs")),
@@ -142,9 +142,11 @@ class AgentSite:
             cwd=ROOT,
             stdout=subprocess.PIPE,
         )
-        assert holder.stdout is not None
-        place = json.loads(holder.stdout.readline())
-        site = cls(name, kafka.bootstrap, folder, SharedMacs(place["host"], place["port"]))
+        assert fleet_server.stdout is not None
+        place = json.loads(fleet_server.stdout.readline())
+        site = cls(
+            name, kafka.bootstrap, folder, SimulatedFleetClient(place["host"], place["port"])
+        )
         site._place = f"{place['host']}:{place['port']}"
         try:
             yield site
@@ -154,9 +156,9 @@ class AgentSite:
                 reader.close()
             for agent in site.agents:
                 agent.kill()
-            holder.kill()
-            holder.wait()
-            holder.stdout.close()
+            fleet_server.kill()
+            fleet_server.wait()
+            fleet_server.stdout.close()
 
     _place: str = ""
     _readers: "dict[str, _Reader]" = field(default_factory=dict)
@@ -183,7 +185,7 @@ class AgentSite:
         self.agents.append(agent)
         return agent
 
-    def holds(self, agent: Agent, partitions: int) -> None:
+    def is_assigned(self, agent: Agent, partitions: int) -> None:
         """Wait until the executor holds so many partitions and knows the halts."""
         eventually(
             lambda: (
@@ -216,7 +218,7 @@ class AgentSite:
                 source="/test",
                 subject=job.udid,
                 time=job.issued_at,
-                data=issue(job, key),
+                data=sign_job(job, key),
             )
             for job in jobs
         ]
@@ -254,8 +256,8 @@ class AgentSite:
 
     def outcomes(self, job: Job) -> list[str]:
         """What was told of a job, in order; progress left out."""
-        told = [each.outcome.value for each in self.results() if each.job_id == job.job_id]
-        return [outcome for outcome in told if outcome != "progressed"]
+        outcomes = [each.outcome.value for each in self.results() if each.job_id == job.job_id]
+        return [outcome for outcome in outcomes if outcome != "progressed"]
 
     def are_done(self, jobs: Sequence[Job]) -> None:
         """Wait until executors have told the end of all of these."""

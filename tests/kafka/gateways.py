@@ -89,9 +89,9 @@ def server(
 
         def listens() -> bool:
             assert process.poll() is None, log_path.read_text()
-            said = [line for line in running.log() if line["event"] == "listening"]
-            running.url = str(said[0]["address"]) if said else ""
-            return bool(said)
+            lines = [line for line in running.log() if line["event"] == "listening"]
+            running.url = str(lines[0]["address"]) if lines else ""
+            return bool(lines)
 
         wait_until(listens, PATIENCE_S, f"{command} does not listen")
         yield running
@@ -126,7 +126,7 @@ def command_webhook(udid: str, number: int) -> bytes:
     return json.dumps(hook).encode()
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """What came back; `status` None where nobody answered. `at_s` is of the monotonic clock."""
 
     at_s: float
@@ -145,7 +145,7 @@ class Fleet:
     macs: int
     rate: float
     accepted: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[Response] = field(default_factory=list)
 
     @property
     def statuses(self) -> Counter[int | None]:
@@ -178,7 +178,7 @@ class Fleet:
             body = command_webhook(udid, webhook)
             started = time.monotonic()
             status = connection.post(url(), "/webhooks/nanomdm", body)
-            self.answers.append(Answer(started, time.monotonic() - started, status))
+            self.answers.append(Response(started, time.monotonic() - started, status))
             if status == 200:
                 self.accepted[udid].append(webhook)
             elif status is None:
@@ -223,7 +223,7 @@ class Found:
     numbers: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     @property
-    def repeated(self) -> int:
+    def duplicates(self) -> int:
         """How many records are there again."""
         return sum(len(found) - len(set(found)) for found in self.numbers.values())
 

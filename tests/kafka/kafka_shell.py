@@ -16,7 +16,7 @@ class KafkaShell:
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
 
-    def begin(self, at: datetime) -> None:
+    def set_time(self, at: datetime) -> None:
         self._workers.set_clock(at)
 
     def accept(self, events: Sequence[CloudEvent]) -> None:
@@ -33,12 +33,12 @@ class KafkaShell:
     def records(self) -> Sequence[DecisionRecord]:
         return self._workers.decisions()
 
-    def orders(self) -> Sequence[JobIssuedEvent]:
+    def issued_jobs(self) -> Sequence[JobIssuedEvent]:
         events = [decode(record.value) for record in self._workers.read(ORDERS.name)]
         return [event for event in events if isinstance(event, JobIssuedEvent)]
 
-    def published(self) -> Sequence[JobIssuedEvent]:
+    def published_jobs(self) -> Sequence[JobIssuedEvent]:
         return self._workers.published()
 
-    def set_aside(self) -> Sequence[DeadLetter]:
+    def dead_letters(self) -> Sequence[DeadLetter]:
         return self._workers.dead_letters()

@@ -20,13 +20,13 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         if given.command == "up":
-            said = up(given.folder, given.brokers, given.port)
+            lines = up(given.folder, given.brokers, given.port)
         else:
-            said = down(given.folder)
+            lines = down(given.folder)
     except BrokerError as error:
         sys.stderr.write(f"drydock: {error}\n")
         return 1
-    sys.stdout.write(said + "\n")
+    sys.stdout.write(lines + "\n")
     return 0
 
 

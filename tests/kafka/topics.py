@@ -4,7 +4,7 @@ from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
 from pipeline.provisioning.cluster import connected
-from pipeline.provisioning.plan import Change, differences, wanted_topics
+from pipeline.provisioning.plan import TopicChange, differences, wanted_topics
 from schemas.connection import KafkaConnection
 from tests.kafka.brokers import KafkaCluster
 
@@ -17,9 +17,11 @@ def make_topics(bootstrap: str, *sites: str) -> None:
     wanted = wanted_topics(sites, PARTITIONS, 1)
     with connected(KafkaConnection(bootstrap=bootstrap), 60) as cluster:
         found = differences(wanted, cluster.topics(), brokers=1)
-        refused = cluster.apply([one for one in found if one.change is Change.CREATE], wanted)
+        refused = cluster.apply([one for one in found if one.change is TopicChange.CREATE], wanted)
         assert not any(refused.values()), refused
-        assert cluster.settles([one for one in wanted if one.name in {f.topic for f in found}])
+        assert cluster.wait_until_shown(
+            [one for one in wanted if one.name in {f.topic for f in found}]
+        )
 
 
 def run_topics(

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from pipeline.metrics import Metrics
 from pipeline.processors.logs import make_log
-from pipeline.processors.service import Plan, WorkerError, serve_until_signalled
+from pipeline.processors.service import WorkerError, WorkerPlan, serve_until_signalled
 from pipeline.server_process import Listen
 from schemas.connection import KafkaConnection
 from tests.factories.sites import JOBS_KEY, KEYS
@@ -42,7 +42,7 @@ def run(given: Given) -> None:
     def clock() -> datetime:
         return datetime.fromisoformat(given.clock.read_text())
 
-    plan = Plan(
+    plan = WorkerPlan(
         connection=KafkaConnection(bootstrap=given.bootstrap),
         data_dir=given.data_dir,
         key=JOBS_KEY,

@@ -66,7 +66,7 @@ def make_topics(kafka: KafkaCluster, partitions: int = PARTITIONS) -> None:
     wanted = wanted_topics(SITES, partitions, 1)
     with connected(KafkaConnection(bootstrap=kafka.bootstrap), 10) as cluster:
         cluster.apply(differences(wanted, cluster.topics(), brokers=1), wanted)
-        assert cluster.settles(wanted)
+        assert cluster.wait_until_shown(wanted)
 
 
 @dataclass
@@ -210,8 +210,8 @@ class Workers:
 
     def _settings_of(self, topic: str) -> dict[str, str]:
         resource = ConfigResource(ConfigResourceType.TOPIC, topic)
-        told = self.admin.describe_configs([resource])
-        return {name: each["value"] for name, each in told["topic"][topic].items()}
+        described = self.admin.describe_configs([resource])
+        return {name: each["value"] for name, each in described["topic"][topic].items()}
 
     # --- out ---
 
@@ -234,10 +234,10 @@ class Workers:
         # The ends are asked for last. What a worker published before it was idle is in them, so
         # if another one had still to read it, that one is not there yet.
         ends = self._ends(self._places(*(topic.name for topic in SUBSCRIBED)))
-        reached = {name: at for one in figures for name, at in one["reached"].items()}
-        facts = self.facts_ends()
-        return all(one["facts"] == facts for one in figures) and all(
-            reached.get(f"{place.topic}/{place.partition}") == end for place, end in ends.items()
+        offsets = {name: at for one in figures for name, at in one["offsets"].items()}
+        facts = self.broadcast_ends()
+        return all(one["broadcast"] == facts for one in figures) and all(
+            offsets.get(f"{place.topic}/{place.partition}") == end for place, end in ends.items()
         )
 
     def committed(self) -> dict[TopicPartition, int]:
@@ -247,18 +247,18 @@ class Workers:
         except KafkaError:  # the group's coordinator is on its way
             return {}
         return {
-            TopicPartition(place.topic, place.partition): told.offset
-            for place, told in found.items()
-            if told.offset >= 0
+            TopicPartition(partition.topic, partition.partition): committed.offset
+            for partition, committed in found.items()
+            if committed.offset >= 0
         }
 
     def lag(self) -> int:
         """Records not yet committed."""
         ends = self._ends(self._places(*(topic.name for topic in SUBSCRIBED)))
-        told = self.committed()
-        return sum(end - told.get(place, 0) for place, end in ends.items())
+        committed = self.committed()
+        return sum(end - committed.get(place, 0) for place, end in ends.items())
 
-    def facts_ends(self) -> dict[str, int]:
+    def broadcast_ends(self) -> dict[str, int]:
         """How far the fact topics go."""
         ends = self._ends(self._places(ADVISORIES.name, CONTROL.name))
         return {place.topic: end for place, end in ends.items()}

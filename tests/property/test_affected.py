@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.decide.decision import decide
-from pipeline.decide.engine import Engine
+from pipeline.decide.reconciler import Reconciler
 from schemas.envelope import Event
 from tests.factories import NOW, RELEASES, policy_changed, release, reported
 from tests.strategies import MODELS, VERSIONS, advisory_events, controls, policy_texts, reports
@@ -16,7 +16,7 @@ from tests.strategies import MODELS, VERSIONS, advisory_events, controls, policy
 _MANY = 20
 
 
-def answers(engine: Engine) -> dict[str, bytes]:
+def decisions(engine: Reconciler) -> dict[str, bytes]:
     return {
         udid: decide(engine.situation(udid, NOW))
         .model_dump_json(exclude={"gates", "evidence"})
@@ -25,9 +25,9 @@ def answers(engine: Engine) -> dict[str, bytes]:
     }
 
 
-def fleet_of(rng: random.Random, text: str) -> Engine:
+def fleet_of(rng: random.Random, text: str) -> Reconciler:
     """Macs of every kind; a third of them known in part by their serial number alone."""
-    engine = Engine()
+    engine = Reconciler()
     engine.fold(policy_changed(text))
     for version in RELEASES:
         if rng.random() < 0.8:
@@ -58,14 +58,14 @@ def fleet_of(rng: random.Random, text: str) -> Engine:
     policy_texts(),
     st.lists(advisory_events() | controls() | reports(), min_size=1, max_size=6),
 )
-def test_every_mac_whose_answer_changes_is_looked_at(
+def test_every_mac_whose_decision_changes_is_reconciled(
     rng: random.Random, text: str, events: list[Event]
 ) -> None:
     engine = fleet_of(rng, text)
-    before = answers(engine)
+    before = decisions(engine)
     for event in events:
         looked_at = set(engine.affected(engine.fold(event)))
-        after = answers(engine)
+        after = decisions(engine)
         changed = {udid for udid in after if before.get(udid) != after[udid]}
         assert changed <= looked_at
         assert looked_at <= set(after), "records that are part of a Mac are not decided for"

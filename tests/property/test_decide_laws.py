@@ -7,13 +7,13 @@ from typing import Any
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from pipeline.decide.decision import answer, answer_to_order, decide
-from pipeline.decide.engine import Engine, recompute
-from pipeline.decide.orders import order
+from pipeline.decide.decision import decide, evaluate, reevaluate_after_send
+from pipeline.decide.job import build_job
+from pipeline.decide.last_decision import fingerprint
+from pipeline.decide.reconciler import Reconciler, recompute
 from pipeline.decide.situation import Situation
-from pipeline.decide.standing import answer_name
 from pipeline.decide.windows import opens_at
-from pipeline.state.jobs import issue, open_job
+from pipeline.state.jobs import add_job, open_job
 from schemas.decisions import Decision, DecisionRecord, Gate, Reason, Severity, Verdict
 from schemas.jobs import Action, Method, Target
 from schemas.macos import parse_os_version
@@ -96,7 +96,7 @@ def _has_the_right_reason(s: Situation, decision: Decision) -> None:
 
 def _can_be_computed_again(s: Situation, decision: Decision) -> None:
     assert decide(replace(s)).model_dump_json() == decision.model_dump_json()
-    record = Engine().record_of(decision, s)
+    record = Reconciler().record_of(decision, s)
     read = DecisionRecord.model_validate_json(record.model_dump_json())
     assert recompute(read, s.policy, s.advisories).model_dump_json() == decision.model_dump_json()
 
@@ -104,10 +104,10 @@ def _can_be_computed_again(s: Situation, decision: Decision) -> None:
 def _orders_a_new_job(s: Situation, decision: Decision) -> None:
     if decision.decision is not Verdict.SEND:
         return
-    job = order(s, decision)
+    job = build_job(s, decision)
     assert (job.job_id, job.erases) == (decision.job_id, decision.erases)
     assert s.now < job.expires_at
-    assert job.job_id not in {entry.job_id for entry in s.ledger}
+    assert job.job_id not in {entry.job_id for entry in s.job_history}
     assert s.approvals or not job.erases
 
 
@@ -121,7 +121,7 @@ def _keeps_to_the_window(s: Situation, decision: Decision) -> None:
 
 
 def _leaves_begun_jobs_alone(s: Situation, decision: Decision) -> None:
-    entry = open_job(s.ledger)
+    entry = open_job(s.job_history)
     if entry is not None and entry.may_have_touched:
         assert decision.supersedes is None
         assert decision.decision is not Verdict.SEND
@@ -149,7 +149,7 @@ def test_every_situation_gets_one_lawful_decision(s: Situation) -> None:
 
 
 @given(situations(), st.integers(1, 60 * 24 * 30))
-def test_time_alone_sends_nothing_before_the_time_it_said(s: Situation, minutes: int) -> None:
+def test_time_alone_sends_nothing_before_next_eligible_at(s: Situation, minutes: int) -> None:
     """No wake-up is missed: until `next_eligible_at` no later look would send."""
     decision = decide(s)
     later = s.now + timedelta(minutes=minutes)
@@ -161,15 +161,15 @@ def test_time_alone_sends_nothing_before_the_time_it_said(s: Situation, minutes:
 
 @settings(max_examples=4 * settings.get_profile("default").max_examples)
 @given(situations())
-def test_answer_to_the_order_itself_is_the_answer(s: Situation) -> None:
+def test_reevaluation_after_a_send_equals_a_full_evaluation(s: Situation) -> None:
     """What is not asked again once a job is ordered would be answered the same."""
-    sent = answer(s)
+    sent = evaluate(s)
     event(sent.decision.decision.value)
     if sent.decision.decision is not Verdict.SEND:
         return
-    after = replace(s, ledger=issue(s.ledger, order(s, sent.decision)))
-    if after.ledger[:-1] == s.ledger:
-        assert answer_to_order(after, sent) == answer(after)
+    after = replace(s, job_history=add_job(s.job_history, build_job(s, sent.decision)))
+    if after.job_history[:-1] == s.job_history:
+        assert reevaluate_after_send(after, sent) == evaluate(after)
 
 
 OTHER: dict[str, Any] = {
@@ -197,11 +197,11 @@ OTHER: dict[str, Any] = {
 UNNAMED = {"gates", "evidence"}
 
 
-def test_every_field_of_a_decision_but_its_grounds_is_in_the_name_of_the_answer() -> None:
+def test_fingerprint_covers_every_field_but_gates_and_evidence() -> None:
     plain = Decision(udid="MAC-1", decision=Verdict.SEND, reason=Reason.SECURITY_UPDATE)
     assert set(OTHER) | UNNAMED == set(Decision.model_fields)
     others = [plain.model_copy(update={name: value}) for name, value in OTHER.items()]
-    names = [answer_name(one) for one in (plain, *others)]
+    names = [fingerprint(one) for one in (plain, *others)]
     assert len(set(names)) == len(names)
     grounds = {"gates": (Gate(gate="disk", passed=True),), "evidence": ("yes",)}
-    assert answer_name(plain.model_copy(update=grounds)) == names[0]
+    assert fingerprint(plain.model_copy(update=grounds)) == names[0]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agents.executor import Executor
-from agents.journal import Journal, Told
-from agents.mac import Ack, Look
+from agents.journal import Journal, UnpublishedResult
+from agents.mac import Ack, Observation
 from agents.simulated import Faults, Period, SimulatedFleet, SimulatedMac
 from schemas.events.control import HaltScope
 from schemas.jobs import Action, Job, JobSuperseded, Method
@@ -59,7 +59,7 @@ class HaltCheckingMac:
         self._mac = mac
         self._machine = machine
 
-    def look(self, job: Job) -> Look:
+    def look(self, job: Job) -> Observation:
         return self._mac.look(job)
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:
@@ -79,7 +79,7 @@ class ExecutorMachine(RuleBasedStateMachine):
         self.halts: tuple[HaltScope, ...] | None = ()
         self.orders: dict[str, Job] = {}
         self.forged: set[str] = set()
-        self.told: dict[int, Told] = {}
+        self.results: dict[int, UnpublishedResult] = {}
         self.moments_left = -1
         self.executor = self.start()
 
@@ -188,8 +188,8 @@ class ExecutorMachine(RuleBasedStateMachine):
     @rule()
     def publish(self) -> None:
         for item in self.executor.results():
-            assert self.told.setdefault(item.seq, item) == item
-        self.survive("mark_published", list(self.told.values()))
+            assert self.results.setdefault(item.seq, item) == item
+        self.survive("mark_published", list(self.results.values()))
 
     @invariant()
     def no_mac_is_acted_on_twice_for_a_job(self) -> None:
@@ -220,8 +220,8 @@ class ExecutorMachine(RuleBasedStateMachine):
 
     def check_story(self, job_id: str) -> None:
         """Its results tell one story with one end, and what was done is in it."""
-        told = [self.told[seq].result for seq in sorted(self.told)]
-        story = [each.outcome.value for each in told if each.job_id == job_id]
+        results = [self.results[seq].result for seq in sorted(self.results)]
+        story = [each.outcome.value for each in results if each.job_id == job_id]
         assert len([word for word in story if word in ENDS]) == 1
         assert story[-1] in ENDS
         acted = any(act[2] == job_id for act in self.fleet.acted)

@@ -9,19 +9,19 @@ from typing import Any, NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.decide.decision import answer
-from pipeline.decide.engine import Engine
-from pipeline.decide.orders import order
+from pipeline.decide.decision import evaluate
+from pipeline.decide.job import build_job
+from pipeline.decide.reconciler import Reconciler
 from pipeline.decide.situation import Situation
+from pipeline.processors.broadcast import BroadcastState
 from pipeline.processors.device_shard import DeviceShard
 from pipeline.processors.dispatch_shard import DispatchShard
-from pipeline.processors.facts import Facts
-from pipeline.processors.terms import Terms
-from pipeline.processors.work import Post, Work
+from pipeline.processors.shard_config import ShardConfig
+from pipeline.processors.shard_output import OutgoingRecord, ShardOutput
 from schemas.decisions import Verdict, encode_record
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
-from schemas.orders import issue
 from schemas.results import ErrorCode, Outcome
+from schemas.signed_payloads import sign_job
 from schemas.topics import (
     ADVISORIES,
     CONTROL,
@@ -55,9 +55,9 @@ class Shards:
     def __init__(self, *, fast_paths: bool) -> None:
         self.now = make.NOW
         self.orders: dict[str, bytes] = {}
-        self.work: list[Work] = []
-        self._facts = Facts(KEYS.approvals)
-        terms = Terms(JOBS_KEY, KEYS.jobs, ONE_PARTITION, fast_paths=fast_paths)
+        self.work: list[ShardOutput] = []
+        self._facts = BroadcastState(KEYS.approvals)
+        terms = ShardConfig(JOBS_KEY, KEYS.jobs, ONE_PARTITION, fast_paths=fast_paths)
         self._macs = DeviceShard(0, self._facts, terms)
         self._sites = DispatchShard(0, self._facts, terms, {jobs_topic(site): 1 for site in SITES})
         self._ends: Counter[str] = Counter()
@@ -66,8 +66,8 @@ class Shards:
             self.send(*make.enrolled(udid), make.polled(udid))
         self._macs.begin(self.now)
         self._sites.begin(self.now)
-        self._macs.caught_up()
-        self._sites.caught_up()
+        self._macs.finish_catch_up()
+        self._sites.finish_catch_up()
         self.settle()
 
     def send(self, *events: CloudEvent) -> None:
@@ -79,11 +79,11 @@ class Shards:
         self._ends[topic] += len(raws)
         if topic in (ADVISORIES.name, CONTROL.name):
             for offset, raw in enumerate(raws, first):
-                self._facts.take(topic, offset, raw)
+                self._facts.fold_record(topic, offset, raw)
             return
         shard = self._sites if topic == DISPATCH.name else self._macs
         records = [Record(offset, None, raw) for offset, raw in enumerate(raws, first)]
-        shard.take(topic, records, self.now)
+        shard.process_records(topic, records, self.now)
 
     def settle(self) -> None:
         """Do what is due, and read back what was published, until nothing more comes of it."""
@@ -98,18 +98,22 @@ class Shards:
             if not busy and not posts:
                 return
 
-    def _collect(self, shard: DeviceShard | DispatchShard) -> list[Post]:
+    def _collect(self, shard: DeviceShard | DispatchShard) -> list[OutgoingRecord]:
         work = shard.collect()
         self.work.append(work)
-        return work.posts
+        return work.records
 
 
-def all_of(work: Work) -> tuple[Any, ...]:
+def all_of(work: ShardOutput) -> tuple[Any, ...]:
     """The work to compare: all of it but the ages of orders and results. A worker's own have none
     when it recognises them by their bytes."""
-    ages = {topic: age_s for topic, age_s in work.tally.ages.items() if topic == INVENTORY.name}
+    ages = {
+        topic: age_s
+        for topic, age_s in work.counters.oldest_age_s.items()
+        if topic == INVENTORY.name
+    }
     rounded = {topic: round(age_s, 3) for topic, age_s in ages.items()}
-    return work.posts, work.rows, replace(work.tally, ages=rounded)
+    return work.records, work.rows, replace(work.counters, oldest_age_s=rounded)
 
 
 # --- what can happen; each a function of the shards, the same for both ---
@@ -200,7 +204,7 @@ HAPPENINGS = st.one_of(
 )
 
 
-def lived(happenings: Sequence[Any], *, fast_paths: bool) -> tuple[list[Work], Counter[str]]:
+def lived(happenings: Sequence[Any], *, fast_paths: bool) -> tuple[list[ShardOutput], Counter[str]]:
     """All work of shards to which this happens, and how often fast paths were taken."""
     with fast_path_uses() as uses:
         shards = Shards(fast_paths=fast_paths)
@@ -227,8 +231,8 @@ def test_the_same_work_is_done_with_every_fast_path() -> None:
     plain, _ = lived(life, fast_paths=False)
     assert [all_of(work) for work in fast] == [all_of(work) for work in plain]
     assert set(uses) == {
-        *("built", "json_of", "glance", "repeated"),
-        *("answer_to_order", "OwnOrders", "own_order"),
+        *("construct_unchecked", "fast_json", "peek_report", "apply_duplicate"),
+        *("reevaluate_after_send", "VerifiedCache", "peek_job"),
     }
 
 
@@ -244,14 +248,16 @@ def test_report_that_changes_nothing_does_not_write_the_row_again() -> None:
 
 @given(situations())
 def test_decision_record_and_order_have_the_same_bytes(s: Situation) -> None:
-    found, plain = answer(s), answer(s, fast_paths=False)
+    found, plain = evaluate(s), evaluate(s, fast_paths=False)
     assert found == plain
-    record = Engine().record_of(found.decision, s)
-    again = Engine(fast_paths=False).record_of(plain.decision, s)
+    record = Reconciler().record_of(found.decision, s)
+    again = Reconciler(fast_paths=False).record_of(plain.decision, s)
     assert encode_record(record) == encode_record(again, fast_paths=False)
     if found.decision.decision is Verdict.SEND:
-        issued = issue(order(s, found.decision), JOBS_KEY)
-        plainly = issue(order(s, plain.decision, fast_paths=False), JOBS_KEY, fast_paths=False)
+        issued = sign_job(build_job(s, found.decision), JOBS_KEY)
+        plainly = sign_job(
+            build_job(s, plain.decision, fast_paths=False), JOBS_KEY, fast_paths=False
+        )
         assert issued == plainly
         events = [
             make.issued(one.job).model_copy(update={"data": one}) for one in (issued, plainly)

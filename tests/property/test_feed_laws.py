@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ingest.judging import judge
-from pipeline.ingest.outcome import Translation
+from pipeline.ingest.feed_review import review
 from pipeline.ingest.redaction import Redactor
-from pipeline.ingest.sources import TRANSLATORS, since
+from pipeline.ingest.sources import TRANSLATORS, translator_since
+from pipeline.ingest.translation import Translation
 from schemas.envelope import decode, encode
 from schemas.events.advisory import AdvisorySnapshot
 from schemas.feeds import FeedSource, FeedState
@@ -118,12 +118,12 @@ def fold(*translations: FeedTranslation) -> dict[str, AdvisorySnapshot]:
     return known
 
 
-def for_no_more(known: AdvisorySnapshot, said: AdvisorySnapshot) -> bool:
+def for_no_more(known: AdvisorySnapshot, narrowed: AdvisorySnapshot) -> bool:
     """Whether it is for no Mac that the feed does not name; for some hardware that the feed does
     not name (an empty list), what was known stays."""
-    if not said.device_ids:
+    if not narrowed.device_ids:
         return True
-    return known.device_ids is not None and set(known.device_ids) <= set(said.device_ids)
+    return known.device_ids is not None and set(known.device_ids) <= set(narrowed.device_ids)
 
 
 def urgency(data: AdvisorySnapshot) -> float:
@@ -161,16 +161,16 @@ def test_telling_the_difference_twice_gives_the_same_events(old: bytes, new: byt
 
 
 @given(st.lists(feeds(), min_size=1, max_size=4))
-def test_following_a_feed_tells_all_of_it_and_nothing_twice(documents: list[bytes]) -> None:
+def test_diffs_of_a_feed_publish_all_of_it_once(documents: list[bytes]) -> None:
     """At every look, what was told so far describes the newest document."""
-    state, told_so_far = FeedState(source="sofa"), []
+    state, published = FeedState(source="sofa"), []
     for raw in documents:
-        judged = judge(raw, state, origin="feed", now=RECEIVED_AT, accept_losses=True)
+        judged = review(raw, state, origin="feed", now=RECEIVED_AT, accept_losses=True)
         state = judged.state
-        told_so_far.append(feed_translation(Translation(judged.events, judged.dead_letters)))
-        assert judge(raw, state, origin="feed", now=RECEIVED_AT, accept_losses=True).events == ()
+        published.append(feed_translation(Translation(judged.events, judged.dead_letters)))
+        assert review(raw, state, origin="feed", now=RECEIVED_AT, accept_losses=True).events == ()
         assert FeedState.model_validate_json(state.model_dump_json(exclude_none=True)) == state
-        known, want = fold(*told_so_far), fold(translate(raw))
+        known, want = fold(*published), fold(translate(raw))
         assert known.keys() >= want.keys()
         for subject, data in want.items():
             assert set(known[subject].exploited_cves) >= set(data.exploited_cves)
@@ -263,8 +263,10 @@ def test_mutated_feeds_give_events_or_dead_letters(
             TRANSLATORS[source](raw, origin="mutated", received_at=RECEIVED_AT, redactor=REDACTOR)
         )
         for new, old in ((raw, before), (before, raw)):
-            told = since(source, old, frozenset({"CVE-2025-14174"}))
-            check(told(new, origin="mutated", received_at=RECEIVED_AT, redactor=REDACTOR))
+            translate_change = translator_since(source, old, frozenset({"CVE-2025-14174"}))
+            check(
+                translate_change(new, origin="mutated", received_at=RECEIVED_AT, redactor=REDACTOR)
+            )
 
 
 @pytest.mark.parametrize("source", sorted(REAL))

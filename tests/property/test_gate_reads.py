@@ -12,9 +12,16 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from pipeline.decide.exposure import exposure
-from pipeline.decide.gates import FOLLOW_UP_READS, GATES, Asked, Field, Plan, plan
+from pipeline.decide.gates import (
+    FOLLOW_UP_READS,
+    GATES,
+    Candidate,
+    Field,
+    GateResult,
+    make_candidate,
+)
 from pipeline.decide.methods import choose_method
-from pipeline.decide.remediation import _mdm_had_its_time_us, follow_up_missing, needs
+from pipeline.decide.remediation import _mdm_grace_ends_us, follow_up_missing, needs
 from pipeline.decide.situation import Situation
 from pipeline.state.device import TELEMETRY, Device
 from pipeline.state.fleet import Fleet
@@ -46,10 +53,10 @@ def read_by(function: Callable[..., object], s: Situation, *more: object) -> set
     return read
 
 
-def plans(s: Situation) -> list[Plan]:
+def plans(s: Situation) -> list[Candidate]:
     """Every need of a Mac, with all that its gates look at."""
     exposed = exposure(s)
-    return [plan(s, need, choose_method(s, need), exposed) for need in needs(s, exposed)]
+    return [make_candidate(s, need, choose_method(s, need), exposed) for need in needs(s, exposed)]
 
 
 def reads_of(s: Situation) -> Iterator[tuple[str, set[str]]]:
@@ -59,7 +66,7 @@ def reads_of(s: Situation) -> Iterator[tuple[str, set[str]]]:
         for row in GATES:
             yield row.name, read_by(row.check, s, p)
         yield "method", read_by(choose_method, s, p.need)
-    yield "sure", read_by(_mdm_had_its_time_us, s)
+    yield "sure", read_by(_mdm_grace_ends_us, s)
     yield "follow_up", read_by(follow_up_missing, s)
 
 
@@ -79,7 +86,7 @@ def test_gate_reads_only_the_fields_that_it_declares(s: Situation) -> None:
 def test_gate_gives_only_the_reasons_that_it_declares(s: Situation) -> None:
     for p in plans(s):
         for row in GATES:
-            asked: Asked = row.check(s, p)
+            asked: GateResult = row.check(s, p)
             assert asked.gate == row.name
             assert asked.reason is None or asked.reason in row.reads
 
@@ -87,7 +94,7 @@ def test_gate_gives_only_the_reasons_that_it_declares(s: Situation) -> None:
 def value_of(s: Situation, field: str) -> object:
     """What a field holds; of a method what it goes by."""
     if field == "device.stamp":
-        return s.device.stamps
+        return s.device.timestamps
     if field == "device.enrolled_since":
         return s.device.checkins
     name = field.removeprefix("device.")
@@ -126,12 +133,12 @@ def test_report_without_news_changes_only_telemetry(
     for event in found:
         fleet.apply(event)
     for udid in list(fleet.macs()):
-        before = fleet.view(udid)
+        before = fleet.merged_device(udid)
         if before.is_partial:
             continue
         report = data.draw(reports_without_news(before, NOW))
-        news = fleet.apply(report).news
-        after = fleet.view(udid)
+        news = fleet.apply(report).is_material
+        after = fleet.merged_device(udid)
         if not news:
             changed = {name for name in NAMES if getattr(before, name) != getattr(after, name)}
             assert changed <= TELEMETRY

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.decide.decision import decide
-from pipeline.decide.engine import Engine
-from pipeline.decide.orders import order
+from pipeline.decide.job import build_job
+from pipeline.decide.reconciler import Reconciler
 from pipeline.decide.situation import Situation
-from pipeline.processors.own_orders import own_order
+from pipeline.processors.verified_cache import peek_job
 from schemas.decisions import (
     Decision,
     DecisionInputs,
@@ -25,9 +25,9 @@ from schemas.decisions import (
 from schemas.envelope import JobIssuedEvent, decode, encode
 from schemas.ids import derive_job_id
 from schemas.jobs import Action, Job, Method, Target
-from schemas.model import FactModel
-from schemas.orders import issue, read_job
+from schemas.model import WireModel
 from schemas.results import Outcome
+from schemas.signed_payloads import sign_job, verify_job
 from schemas.signing import Signed, key_id
 from tests import factories as make
 from tests.strategies import situations, versions
@@ -93,7 +93,7 @@ INPUTS = st.builds(
     DecisionInputs,
     now=TIMES,
     device=VALUES,
-    ledger=VALUES,
+    job_history=VALUES,
     policy_digest=st.none() | PLAIN,
     catalog_digest=PLAIN,
     halts=st.lists(ANY_TEXT, max_size=2).map(tuple),
@@ -132,7 +132,7 @@ def jobs(draw: st.DrawFn) -> Job:
 
 def event_of(job: Job, time: datetime, signed: Signed | None, **more: Any) -> JobIssuedEvent:
     """The order as it is published."""
-    data = issue(job, KEY)
+    data = sign_job(job, KEY)
     if signed is not None:
         data = data.model_copy(update={"signed": signed})
     return JobIssuedEvent(
@@ -145,7 +145,7 @@ def test_a_record_is_written_as_pydantic_writes_it(record: DecisionRecord) -> No
     assert encode_record(record) == record.model_dump_json().encode()
 
 
-def is_as_checked(model: FactModel) -> bool:
+def is_as_checked(model: WireModel) -> bool:
     """Whether pydantic would have taken the same values, and put them in the same order."""
     values = model.__dict__
     checked = type(model)(**values)
@@ -156,9 +156,9 @@ def is_as_checked(model: FactModel) -> bool:
 def test_what_is_built_unchecked_is_valid(s: Situation) -> None:
     decision = decide(s)
     assert is_as_checked(decision)
-    assert is_as_checked(Engine().record_of(decision, s).inputs)
+    assert is_as_checked(Reconciler().record_of(decision, s).inputs)
     if decision.decision is Verdict.SEND:
-        job = order(s, decision)
+        job = build_job(s, decision)
         assert is_as_checked(job)
         assert job.model_copy(update={"generation": 1}).model_fields_set == set(Job.model_fields)
 
@@ -166,12 +166,12 @@ def test_what_is_built_unchecked_is_valid(s: Situation) -> None:
 @given(situations())
 def test_the_record_of_any_situation_is_written_so(s: Situation) -> None:
     decision = decide(s)
-    record = Engine().record_of(decision, s)
+    record = Reconciler().record_of(decision, s)
     assert encode_record(record) == record.model_dump_json().encode()
     read = DecisionRecord.model_validate_json(encode_record(record))
     assert encode_record(read) == encode_record(record)
     if decision.decision is Verdict.SEND:
-        event = event_of(order(s, decision), s.now, None)
+        event = event_of(build_job(s, decision), s.now, None)
         assert encode(event) == event.model_dump_json(exclude_none=True).encode()
 
 
@@ -183,17 +183,17 @@ def test_an_order_is_written_and_signed_as_pydantic_writes_it(
     assert encode(event) == event.model_dump_json(exclude_none=True).encode()
     assert decode(encode(event)) == event
     if signed is None:
-        assert read_job(event.data.signed, {key_id(KEY.public_key()): KEY.public_key()}) == job
+        assert verify_job(event.data.signed, {key_id(KEY.public_key()): KEY.public_key()}) == job
 
 
 @given(jobs(), TIMES)
-def test_what_dispatch_reads_of_an_order_is_what_it_says(job: Job, time: datetime) -> None:
+def test_job_header_equals_the_decoded_job(job: Job, time: datetime) -> None:
     raw = encode(event_of(job, time, None))
-    read = own_order(raw)
+    read = peek_job(raw)
     assert read is not None
     assert all(getattr(read, name) == getattr(job, name) for name in read.__struct_fields__)
 
 
 def test_another_event_is_no_order() -> None:
-    assert own_order(encode(make.superseded(make.job()))) is None
-    assert own_order(encode(make.resulted(make.job(), Outcome.STARTED, make.NOW))) is None
+    assert peek_job(encode(make.superseded(make.job()))) is None
+    assert peek_job(encode(make.resulted(make.job(), Outcome.STARTED, make.NOW))) is None

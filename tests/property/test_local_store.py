@@ -49,28 +49,28 @@ def one_by_one(changes: list[Change]) -> tuple[dict[bytes, bytes], int]:
 def test_rows_are_those_of_the_changelog(changes: list[Change], cut: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = LocalStore.open(Path(folder) / "1.sqlite")
-        void = store.follow(changes[:cut], len(changes[:cut]))
-        void += store.follow(changes[cut:], len(changes))
+        void = store.apply_changelog(changes[:cut], len(changes[:cut]))
+        void += store.apply_changelog(changes[cut:], len(changes))
         assert (dict(store.all()), void) == one_by_one(changes)
         store.close()
         again = LocalStore.open(Path(folder) / "1.sqlite")
-        assert (dict(again.all()), again.next) == (one_by_one(changes)[0], len(changes))
+        assert (dict(again.all()), again.next_offset) == (one_by_one(changes)[0], len(changes))
         again.close()
 
 
 def test_own_rows_replace_and_drop(tmp_path: Path) -> None:
     store = LocalStore.open(tmp_path / "1.sqlite")
-    store.put({b"A": row(1, 1), b"B": row(1, 2)}, 2, 1)
-    store.put({b"A": None, b"B": row(1, 3)}, 4, 1)
+    store.put_rows({b"A": row(1, 1), b"B": row(1, 2)}, 2, 1)
+    store.put_rows({b"A": None, b"B": row(1, 3)}, 4, 1)
     assert dict(store.all()) == {b"B": row(1, 3)}
-    assert (store.next, store.epoch, store.get(b"A")) == (4, 1, None)
+    assert (store.next_offset, store.epoch, store.get(b"A")) == (4, 1, None)
     store.close()
 
 
 def test_a_copy_of_another_form_is_thrown_away(tmp_path: Path) -> None:
     (tmp_path / "1.sqlite").write_bytes(b"not a database" * 100)
     store = LocalStore.open(tmp_path / "1.sqlite")
-    assert (len(store), store.next) == (0, 0)
+    assert (len(store), store.next_offset) == (0, 0)
     store.close()
 
 
@@ -82,42 +82,42 @@ def test_who_dies_before_it_saved_finds_rows_and_offset_of_one_moment(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "1.sqlite"
         store = LocalStore.open(path)
-        store.follow(changes[:saved], saved)
-        store.save()
-        store.follow(changes[saved:cut], cut)
+        store.apply_changelog(changes[:saved], saved)
+        store.flush()
+        store.apply_changelog(changes[saved:cut], cut)
         store._db.rollback()  # as the system does for a dead process
         store._db.close()
         again = LocalStore.open(path)
-        assert (dict(again.all()), again.next) == (one_by_one(changes[:saved])[0], saved)
-        again.follow(changes[saved:], len(changes))
+        assert (dict(again.all()), again.next_offset) == (one_by_one(changes[:saved])[0], saved)
+        again.apply_changelog(changes[saved:], len(changes))
         again.close()
         after = LocalStore.open(path)
-        assert (dict(after.all()), after.next) == (one_by_one(changes)[0], len(changes))
+        assert (dict(after.all()), after.next_offset) == (one_by_one(changes)[0], len(changes))
         after.close()
 
 
 def test_many_rows_are_saved_now_and_then(tmp_path: Path) -> None:
     store = LocalStore.open(tmp_path / "1.sqlite", saved_at_once=3)
     for number in range(5):
-        store.follow([(b"%d" % number, row(1, number))], number + 1)
+        store.apply_changelog([(b"%d" % number, row(1, number))], number + 1)
     other = LocalStore.open(tmp_path / "1.sqlite")
-    assert (len(other), other.next) == (3, 3)
+    assert (len(other), other.next_offset) == (3, 3)
     other.close()
     store.close()
 
 
 def test_what_fails_takes_back_what_was_not_saved(tmp_path: Path) -> None:
     store = LocalStore.open(tmp_path / "1.sqlite")
-    store.put({b"A": row(1, 1)}, 1, 1)
-    store.follow([(b"A", row(2, 2))], 2)
+    store.put_rows({b"A": row(1, 1)}, 1, 1)
+    store.apply_changelog([(b"A", row(2, 2))], 2)
     with pytest.raises(sqlite3.Error):
-        store.follow([(object(), row(2, 3))], 3)  # type: ignore[list-item]
-    assert (dict(store.all()), store.next, store.epoch) == ({b"A": row(1, 1)}, 1, 1)
-    store.follow([(b"A", row(2, 2))], 2)
-    store.put({b"A": row(2, 4)}, 3, 2)
+        store.apply_changelog([(object(), row(2, 3))], 3)  # type: ignore[list-item]
+    assert (dict(store.all()), store.next_offset, store.epoch) == ({b"A": row(1, 1)}, 1, 1)
+    store.apply_changelog([(b"A", row(2, 2))], 2)
+    store.put_rows({b"A": row(2, 4)}, 3, 2)
     store.close()
     again = LocalStore.open(tmp_path / "1.sqlite")
-    assert (dict(again.all()), again.next, again.epoch) == ({b"A": row(2, 4)}, 3, 2)
+    assert (dict(again.all()), again.next_offset, again.epoch) == ({b"A": row(2, 4)}, 3, 2)
     again.close()
 
 
@@ -125,7 +125,7 @@ def test_what_a_death_left_of_an_unfinished_copy_is_no_hindrance(tmp_path: Path)
     (tmp_path / "1.sqlite.new").write_bytes(b"half")
     (tmp_path / "1.sqlite").touch()
     store = LocalStore.open(tmp_path / "1.sqlite")
-    store.put({b"A": row(1, 1)}, 1, 1)
+    store.put_rows({b"A": row(1, 1)}, 1, 1)
     assert sorted(path.name for path in tmp_path.glob("*.sqlite*")) == [
         *("1.sqlite", "1.sqlite-shm", "1.sqlite-wal")
     ]
@@ -135,11 +135,11 @@ def test_what_a_death_left_of_an_unfinished_copy_is_no_hindrance(tmp_path: Path)
 def test_the_log_of_a_deleted_copy_is_not_taken_for_that_of_a_new_one(tmp_path: Path) -> None:
     path, log = tmp_path / "1.sqlite", tmp_path / "1.sqlite-wal"
     store = LocalStore.open(path)
-    store.put({b"A": row(1, 1)}, 1, 1)
+    store.put_rows({b"A": row(1, 1)}, 1, 1)
     left = log.read_bytes()
     store.close()
     path.unlink()
     log.write_bytes(left)
     store = LocalStore.open(path)
-    assert (dict(store.all()), store.next) == ({}, 0)
+    assert (dict(store.all()), store.next_offset) == ({}, 0)
     store.close()

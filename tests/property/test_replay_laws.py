@@ -38,31 +38,31 @@ NOTHING: st.SearchStrategy[dict[str, Any]] = st.just({})
 def happening(
     method: str,
     *arguments: st.SearchStrategy[Any],
-    said: st.SearchStrategy[dict[str, Any]] = NOTHING,
+    fields: st.SearchStrategy[dict[str, Any]] = NOTHING,
 ) -> st.SearchStrategy[Happening]:
     """A call of the driver's method."""
-    return st.tuples(st.just(method), st.tuples(*arguments), said)
+    return st.tuples(st.just(method), st.tuples(*arguments), fields)
 
 
 HAPPENINGS = st.one_of(
-    happening("report", UDIDS, VERSIONS, said=FACTS),
+    happening("report", UDIDS, VERSIONS, fields=FACTS),
     happening("enroll", UDIDS),
     happening("check_out", UDIDS),
-    happening("report_serial", SERIALS, said=st.just({"filevault": True})),
+    happening("report_serial", SERIALS, fields=st.just({"filevault": True})),
     happening(
-        "publish", VERSIONS, said=st.fixed_dictionaries({"cves": CVES, "severity": SEVERITIES})
+        "publish", VERSIONS, fields=st.fixed_dictionaries({"cves": CVES, "severity": SEVERITIES})
     ),
-    happening("raise_severity", VERSIONS, said=st.fixed_dictionaries({"exploited_cves": CVES})),
-    happening("wait", said=st.fixed_dictionaries({"hours": st.integers(1, 30)})),
+    happening("raise_severity", VERSIONS, fields=st.fixed_dictionaries({"exploited_cves": CVES})),
+    happening("wait", fields=st.fixed_dictionaries({"hours": st.integers(1, 30)})),
     happening("result", UDIDS, OUTCOMES),
-    happening("halt", said=st.fixed_dictionaries({"clear": st.booleans(), "site": SITES})),
+    happening("halt", fields=st.fixed_dictionaries({"clear": st.booleans(), "site": SITES})),
     happening("policy", st.sampled_from(POLICIES)),
 )
 
 
 def driven(driver: Driver, happenings: list[Happening]) -> MemoryLog:
-    for method, arguments, said in happenings:
-        getattr(driver, method)(*arguments, **said)
+    for method, arguments, fields in happenings:
+        getattr(driver, method)(*arguments, **fields)
     return driver.finish()
 
 

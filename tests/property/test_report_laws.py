@@ -15,22 +15,22 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from pipeline.decide.decision import decide
-from pipeline.decide.engine import Effect, Engine, Failed, Followed
+from pipeline.decide.last_decision import fingerprint
+from pipeline.decide.reconciler import DerivedEvent, Effect, EvaluationFailed, Reconciler
 from pipeline.decide.remediation import Need, needs_reenrollment
 from pipeline.decide.situation import Situation
-from pipeline.decide.standing import answer_name
 from pipeline.state.fleet import Fleet
 from schemas.decisions import Decision, Reason
 from tests import factories as make
 from tests.strategies import checkins, reports, reports_without_news, situations
 
 
-def engine_for(s: Situation) -> Engine:
+def engine_for(s: Situation) -> Reconciler:
     """An engine whose only Mac is in this Situation, and what it decides for it at once."""
     fleet = Fleet(s.advisories)
     fleet.put(s.device)
-    if s.ledger:
-        fleet.ledgers[s.device.udid] = s.ledger
+    if s.job_history:
+        fleet.job_histories[s.device.udid] = s.job_history
     for halt in s.halts:
         scope = {"site": halt.scope.site, "advisory": halt.scope.advisory_id}
         fleet.apply(make.halted(make.NOW, **scope, until=halt.until))
@@ -41,29 +41,29 @@ def engine_for(s: Situation) -> Engine:
                 given.job_id, udid=given.udid, action=given.action, expires_at=given.expires_at
             )
         )
-    engine = Engine(fleet)
+    engine = Reconciler(fleet)
     engine._override = ("drawn", s.policy)
     engine.recount_jobs()
     engine._site_jobs[s.site_name or ""] += s.site_open_jobs
-    follow(engine, engine.look_at(s.device.udid, s.now), s.now)
+    follow(engine, engine.reconcile(s.device.udid, s.now), s.now)
     return engine
 
 
-def follow(engine: Engine, effects: Iterable[Effect], now: datetime) -> None:
+def follow(engine: Reconciler, effects: Iterable[Effect], now: datetime) -> None:
     """Hand back all that follows, as a shell does."""
     for effect in effects:
-        if isinstance(effect, Failed):
+        if isinstance(effect, EvaluationFailed):
             raise effect.error
-        if isinstance(effect, Followed):
+        if isinstance(effect, DerivedEvent):
             follow(engine, engine.handle(effect.event, now), now)
         elif effect.job is not None:
             follow(engine, engine.handle(make.issued(effect.job), now), now)
 
 
-def is_remembered(engine: Engine, decision: Decision) -> bool:
+def is_remembered(engine: Reconciler, decision: Decision) -> bool:
     """Whether this is the last decision of its Mac."""
-    standing = engine.standings.get(decision.udid)
-    return standing is not None and standing.answer == answer_name(decision)
+    standing = engine.last_decisions.get(decision.udid)
+    return standing is not None and standing.fingerprint == fingerprint(decision)
 
 
 def closed(decision: Decision) -> set[str]:
@@ -118,7 +118,7 @@ def test_report_of_telemetry_alone_that_opens_a_gate_sends_the_job(
     engine = engine_for(s)
     report = make.reported(s.device.udid, s.now, "osquery", **reported)
     follow(engine, engine.handle(report, s.now), s.now)
-    assert [entry.action for entry in engine.fleet.ledgers[s.device.udid]] == ["update"]
+    assert [entry.action for entry in engine.fleet.job_histories[s.device.udid]] == ["update"]
 
 
 def test_poll_of_an_enrolled_mac_opens_the_method_gate_whatever_the_first_method_lacks() -> None:
@@ -129,4 +129,4 @@ def test_poll_of_an_enrolled_mac_opens_the_method_gate_whatever_the_first_method
     assert decide(s).reason is Reason.NO_METHOD
     engine = engine_for(s)
     follow(engine, engine.handle(make.polled(s.device.udid, s.now), s.now), s.now)
-    assert [entry.method for entry in engine.fleet.ledgers[s.device.udid]] == ["ddm"]
+    assert [entry.method for entry in engine.fleet.job_histories[s.device.udid]] == ["ddm"]

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pipeline.ingest.outcome import Translation
 from pipeline.ingest.redaction import is_secret
+from pipeline.ingest.translation import Translation
 from schemas.envelope import encode
 from tests.unit.ingest.device_bodies import REDACTOR, UDID, kept, plist, translate, webhook
 from tests.unit.ingest.hostile_payloads import mutated, samples
@@ -70,7 +70,7 @@ def assert_gone(secret: bytes, translation: Translation) -> None:
     kind=st.sampled_from(["Authenticate", "TokenUpdate", "CheckOut", "Unknown"]),
     at_depth=st.integers(0, 5),
 )
-def test_a_secret_in_a_message_is_gone_wherever_it_stands(
+def test_a_secret_is_cut_from_any_field_of_a_message(
     name: str, secret: bytes, fmt: plistlib.PlistFormat, kind: str, at_depth: int
 ) -> None:
     planted: Any = {name: secret, "also": {name: base64.b64encode(secret).decode()}}

@@ -29,9 +29,9 @@ def state_of(fleet: Fleet) -> str:
         {
             "devices": {udid: fleet.devices[udid].to_wire() for udid in names},
             "macs": sorted(fleet.macs()),
-            "views": {udid: fleet.view(udid).to_wire() for udid in sorted(fleet.macs())},
-            "owners": {name: fleet.owner(name) for name in names},
-            "facts": fleet.facts_to_wire(),
+            "views": {udid: fleet.merged_device(udid).to_wire() for udid in sorted(fleet.macs())},
+            "owners": {name: fleet.canonical_udid(name) for name in names},
+            "facts": fleet.broadcast_to_wire(),
             "digest": fleet.advisories.digest,
             "halts": [halt.model_dump_json() for halt in fleet.halts()],
             "approvals": {
@@ -58,7 +58,7 @@ def test_an_event_folded_again_changes_nothing(found: list[Event]) -> None:
     before = state_of(fleet)
     for event in found:
         change = fleet.apply(event)
-        assert (change.udids, dict(change.lines), change.everyone) == ((), {}, False)
+        assert (change.udids, dict(change.lines), change.affects_all) == ((), {}, False)
     assert state_of(fleet) == before
 
 
@@ -66,15 +66,15 @@ def test_an_event_folded_again_changes_nothing(found: list[Event]) -> None:
 def test_no_record_is_lost_to_another(found: list[Event]) -> None:
     fleet = folded(found)
     for name in fleet.devices:
-        owner = fleet.owner(name)
-        assert owner is None or fleet.owner(owner) is None
+        owner = fleet.canonical_udid(name)
+        assert owner is None or fleet.canonical_udid(owner) is None
         assert owner is None or owner in set(fleet.macs())
 
 
 @given(st.lists(events(), max_size=12))
 def test_a_fleet_kept_and_loaded_is_the_same_fleet(found: list[Event]) -> None:
     fleet, loaded = folded(found), Fleet()
-    loaded.load_facts(json.loads(json.dumps(fleet.facts_to_wire())))
+    loaded.load_broadcast(json.loads(json.dumps(fleet.broadcast_to_wire())))
     for device in fleet.devices.values():
         loaded.put(Device.from_wire(json.loads(json.dumps(device.to_wire()))))
     assert state_of(loaded) == state_of(fleet)

@@ -73,18 +73,18 @@ def test_clean_tree_has_no_complaints(tmp_path: Path) -> None:
     assert checks.vague_names(root) == []
 
 
-@pytest.mark.parametrize(("name", "text", "said"), WRONG_WAY, ids=lambda part: str(part)[:50])
-def test_finds_import_the_wrong_way(tmp_path: Path, name: str, text: str, said: str) -> None:
+@pytest.mark.parametrize(("name", "text", "complaint"), WRONG_WAY, ids=lambda part: str(part)[:50])
+def test_finds_import_the_wrong_way(tmp_path: Path, name: str, text: str, complaint: str) -> None:
     found = checks.import_direction(plant(tmp_path, CLEAN | {name: text}))
     assert len(found) == 1
-    assert said in found[0]
+    assert complaint in found[0]
 
 
-@pytest.mark.parametrize(("name", "text", "said"), IMPURE, ids=lambda part: str(part)[:50])
-def test_finds_impurity(tmp_path: Path, name: str, text: str, said: str) -> None:
+@pytest.mark.parametrize(("name", "text", "complaint"), IMPURE, ids=lambda part: str(part)[:50])
+def test_finds_impurity(tmp_path: Path, name: str, text: str, complaint: str) -> None:
     found = checks.purity(plant(tmp_path, CLEAN | {name: text}))
     assert len(found) == 1
-    assert said in found[0]
+    assert complaint in found[0]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ ROWS = ("hatchling", "alpha", "beta", "gamma")
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "complaints"),
     [
         pytest.param(ROWS, [], id="all"),
         pytest.param(ROWS[1:], ["hatchling is missing"], id="missing"),
@@ -156,10 +156,14 @@ ROWS = ("hatchling", "alpha", "beta", "gamma")
         pytest.param((*ROWS, "beta"), ["beta is there twice"], id="twice"),
     ],
 )
-def test_compares_dependencies(tmp_path: Path, rows: tuple[str, ...], said: list[str]) -> None:
+def test_compares_dependencies(
+    tmp_path: Path, rows: tuple[str, ...], complaints: list[str]
+) -> None:
     table = "\n".join(f"| `{row}` | why |" for row in rows)
     root = plant(tmp_path, {"pyproject.toml": PYPROJECT, "docs/dependencies.md": table})
-    assert checks.dependencies_explained(root) == [f"docs/dependencies.md: {one}" for one in said]
+    assert checks.dependencies_explained(root) == [
+        f"docs/dependencies.md: {one}" for one in complaints
+    ]
 
 
 def test_finds_pin_that_dev_lock_lacks(tmp_path: Path) -> None:

@@ -64,7 +64,10 @@ def calls_without_flag(
 def test_every_call_of_what_takes_the_flag_passes_it() -> None:
     parsed = trees()
     known = switched(parsed)
-    assert {("pipeline.decide.engine", "Engine"), ("pipeline.decide.decision", "answer")} <= known
+    assert {
+        ("pipeline.decide.reconciler", "Reconciler"),
+        ("pipeline.decide.decision", "evaluate"),
+    } <= known
     missing = [
         one for name, tree in parsed.items() for one in calls_without_flag(name, tree, known)
     ]

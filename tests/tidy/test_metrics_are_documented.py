@@ -57,7 +57,7 @@ def registry_of(define: type, spool: Spool) -> CollectorRegistry:
     registry = CollectorRegistry()
     metrics = define(registry)
     if isinstance(metrics, GatewayMetrics):
-        metrics.watch(spool)
+        metrics.expose_spool(spool)
     return registry
 
 
@@ -118,7 +118,7 @@ def test_row_is_read_with_its_type_and_labels() -> None:
 def test_series_are_there_before_anything_happened() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
-    metrics.know_sites(["london"])
+    metrics.add_sites(["london"])
     value = registry.get_sample_value
     labels = {"severity": "exploited", "site": "london"}
     assert value("drydock_exposed_devices", labels) == 0

@@ -28,7 +28,7 @@ PUBLISHERS = (
 # It verifies what was signed; it has nothing to sign with.
 SIGNERS = (
     "cryptography",
-    "schemas.orders",
+    "schemas.signed_payloads",
     "schemas.signing.sign",
 )
 
@@ -51,7 +51,7 @@ def reached_from(start: str) -> dict[str, set[str]]:
 def test_replay_reaches_no_publisher() -> None:
     reached = reached_from("pipeline.replay")
     assert "pipeline.replay.verify" in reached
-    assert "pipeline.decide.engine" in reached
+    assert "pipeline.decide.reconciler" in reached
     for name, imports in reached.items():
         assert [one for one in imports if checks.within(one, PUBLISHERS)] == [], name
 

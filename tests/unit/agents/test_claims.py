@@ -15,9 +15,9 @@ from kafka.errors import (  # type: ignore[import-untyped]
     ProducerFencedError,
 )
 
-from agents import claims
-from agents.claims import Claims, boot_seconds
-from agents.replicated import ClaimLostError
+from agents import leases
+from agents.leases import LeaseManager, boot_seconds
+from agents.replicated import LeaseLostError
 from schemas.attempts import AttemptRecord
 from schemas.connection import KafkaConnection
 from schemas.topics import attempts_topic
@@ -162,21 +162,21 @@ class Consumer:
 @pytest.fixture
 def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
     broker = Broker()
-    monkeypatch.setattr(claims, "KafkaProducer", lambda **options: Producer(broker, options))
-    monkeypatch.setattr(claims, "KafkaConsumer", lambda **options: Consumer(broker, options))
+    monkeypatch.setattr(leases, "KafkaProducer", lambda **options: Producer(broker, options))
+    monkeypatch.setattr(leases, "KafkaConsumer", lambda **options: Consumer(broker, options))
     return broker
 
 
-def of_site(timeout_s: float = 15.0) -> Claims:
-    return Claims(KafkaConnection(), SITE, timeout_s)
+def of_site(timeout_s: float = 15.0) -> LeaseManager:
+    return LeaseManager(KafkaConnection(), SITE, timeout_s)
 
 
 def attempt(job_id: str, by: str = "one") -> AttemptRecord:
     return AttemptRecord(job_id=job_id, udid="MAC-1", expires_at=START + hours(1), live=True, by=by)
 
 
-def lost_by(claim: claims.Claim) -> ClaimLostError:
-    with pytest.raises(ClaimLostError) as lost:
+def lost_by(claim: leases.Lease) -> LeaseLostError:
+    with pytest.raises(LeaseLostError) as lost:
         claim.write({"a": attempt("a")})
     return lost.value
 
@@ -187,23 +187,23 @@ def lost_by(claim: claims.Claim) -> ClaimLostError:
 def test_a_claim_holds_the_newest_attempt_of_each_job_and_none_of_a_forgotten_one(
     broker: Broker,
 ) -> None:
-    with of_site().claim(3) as first:
+    with of_site().acquire(3) as first:
         assert first.records == {}
         first.write({"a": attempt("a"), "b": attempt("b")})
         first.write({"a": attempt("a", "two"), "b": None})
     assert [record.key for record in broker.log if record is not None] == [b"a", b"b", b"a", b"b"]
-    with of_site().claim(3) as second:
+    with of_site().acquire(3) as second:
         assert second.records == {"a": attempt("a", "two")}
 
 
 def test_the_changelog_is_read_after_the_predecessor_is_fenced(broker: Broker) -> None:
-    with of_site().claim(3):
+    with of_site().acquire(3):
         pass
     assert broker.steps == ["init", "read", "close consumer"]
 
 
 def test_fields_without_a_value_are_not_written(broker: Broker) -> None:
-    with of_site().claim(3) as claim:
+    with of_site().acquire(3) as claim:
         claim.write({"a": attempt("a")})
     assert broker.log[0] == Record(b"a", attempt("a").model_dump_json(exclude_none=True).encode())
 
@@ -211,7 +211,7 @@ def test_fields_without_a_value_are_not_written(broker: Broker) -> None:
 def test_a_changelog_is_read_to_its_end_before_its_position_is_known(broker: Broker) -> None:
     broker.put("a", attempt("a").model_dump_json())
     broker.polls_before_known = 1
-    with of_site().claim(3) as claim:
+    with of_site().acquire(3) as claim:
         assert list(claim.records) == ["a"]
 
 
@@ -219,7 +219,7 @@ def test_a_changelog_that_moves_forward_may_take_longer_than_the_limit(broker: B
     for number in range(8):
         broker.put(f"job-{number}", attempt(f"job-{number}").model_dump_json())
     broker.on_poll = lambda: time.sleep(SHORT_S / 3)
-    with of_site(SHORT_S).claim(3) as claim:
+    with of_site(SHORT_S).acquire(3) as claim:
         assert len(claim.records) == 8
 
 
@@ -227,7 +227,7 @@ def test_a_changelog_that_moves_forward_may_take_longer_than_the_limit(broker: B
 
 
 def test_a_fenced_claim_writes_nothing_ever_after(broker: Broker) -> None:
-    with of_site().claim(3) as old, of_site().claim(3):
+    with of_site().acquire(3) as old, of_site().acquire(3):
         first = lost_by(old)
         assert first.fenced
         begun = broker.steps.count("begin")
@@ -252,7 +252,7 @@ def test_a_claim_is_lost_where_its_commit_fails(
     def fail() -> None:
         raise error
 
-    with of_site().claim(3) as claim:
+    with of_site().acquire(3) as claim:
         broker.on_commit = fail
         lost = lost_by(claim)
         assert lost.fenced is fenced
@@ -264,7 +264,7 @@ def test_a_claim_is_lost_where_its_commit_fails(
 def test_a_claim_is_lost_where_a_record_is_refused_although_its_commit_returns(
     broker: Broker,
 ) -> None:
-    with of_site().claim(3) as claim:
+    with of_site().acquire(3) as claim:
         broker.refusal = KafkaTimeoutError("refused")
         assert not lost_by(claim).fenced
     assert broker.log == []
@@ -272,7 +272,7 @@ def test_a_claim_is_lost_where_a_record_is_refused_although_its_commit_returns(
 
 def test_a_commit_that_never_returns_loses_the_claim_in_time(broker: Broker) -> None:
     may_end = threading.Event()
-    with of_site(SHORT_S).claim(3) as claim:
+    with of_site(SHORT_S).acquire(3) as claim:
         broker.on_commit = lambda: assert_ended(may_end)
         lost = lost_by(claim)
         may_end.set()
@@ -289,8 +289,8 @@ def test_a_claim_that_is_not_confirmed_in_time_is_refused_and_its_producer_close
 ) -> None:
     may_end = threading.Event()
     broker.on_init = lambda: assert_ended(may_end)
-    with pytest.raises(ClaimLostError, match="the claim was not confirmed"):
-        of_site(SHORT_S).claim(3).__enter__()
+    with pytest.raises(LeaseLostError, match="the claim was not confirmed"):
+        of_site(SHORT_S).acquire(3).__enter__()
     may_end.set()
     assert broker.closed.wait(10)
     assert "read" not in broker.steps
@@ -300,7 +300,7 @@ def test_an_error_of_our_own_is_raised_as_it_is(broker: Broker) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
-    with of_site().claim(3) as claim:
+    with of_site().acquire(3) as claim:
         broker.on_commit = fail
         with pytest.raises(ZeroDivisionError):
             claim.write({"a": attempt("a")})
@@ -308,7 +308,7 @@ def test_an_error_of_our_own_is_raised_as_it_is(broker: Broker) -> None:
 
 def test_a_claim_without_a_broker_is_refused(broker: Broker) -> None:
     broker.unreachable = KafkaConnectionError("no broker")
-    with pytest.raises(ClaimLostError, match="no broker"), of_site().claim(3):
+    with pytest.raises(LeaseLostError, match="no broker"), of_site().acquire(3):
         pass
 
 
@@ -318,14 +318,14 @@ def test_a_claim_whose_changelog_cannot_be_fetched_is_refused(broker: Broker) ->
 
     broker.put("a", "{}")
     broker.on_poll = fail
-    with pytest.raises(ClaimLostError, match=r"cannot read .*no fetch"), of_site().claim(3):
+    with pytest.raises(LeaseLostError, match=r"cannot read .*no fetch"), of_site().acquire(3):
         pass
     assert broker.closed.wait(10)
 
 
 def test_a_claim_whose_changelog_holds_no_attempt_is_refused(broker: Broker) -> None:
     broker.put("a", "{}")
-    with pytest.raises(ClaimLostError, match=f"{TOPIC}/3 holds no attempt"), of_site().claim(3):
+    with pytest.raises(LeaseLostError, match=f"{TOPIC}/3 holds no attempt"), of_site().acquire(3):
         pass
 
 
@@ -337,15 +337,15 @@ def test_a_claim_whose_changelog_stops_before_its_end_is_refused(broker: Broker,
     broker.on_poll = lambda: time.sleep(SHORT_S / 10)
     begun = time.monotonic()
     with (
-        pytest.raises(ClaimLostError, match=f"is not read on from {last}"),
-        of_site(SHORT_S).claim(3),
+        pytest.raises(LeaseLostError, match=f"is not read on from {last}"),
+        of_site(SHORT_S).acquire(3),
     ):
         pass
     assert SHORT_S < time.monotonic() - begun < 10
 
 
 def test_a_producer_is_closed_when_its_claim_ends(broker: Broker) -> None:
-    with of_site().claim(3):
+    with of_site().acquire(3):
         assert not broker.closed.is_set()
     assert broker.closed.wait(10)
 
@@ -356,7 +356,7 @@ def test_a_producer_is_closed_when_its_claim_ends(broker: Broker) -> None:
 def test_a_producer_is_named_by_site_and_partition_and_ends_within_the_limit(
     broker: Broker,
 ) -> None:
-    with of_site(12.0).claim(3):
+    with of_site(12.0).acquire(3):
         pass
     assert broker.options["bootstrap_servers"] == ["127.0.0.1:19092"]
     assert {name: broker.options[name] for name in LIMITS} == LIMITS
@@ -388,14 +388,14 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(claims, "boot_seconds", lambda: clock.now_s)
+    monkeypatch.setattr(leases, "boot_seconds", lambda: clock.now_s)
     return clock
 
 
 def test_a_claim_is_as_old_as_the_request_of_its_last_confirmed_write(
     broker: Broker, clock: Clock
 ) -> None:
-    with of_site().claim(3) as claim:
+    with of_site().acquire(3) as claim:
         clock.move(8)
         assert claim.age_s() == 8
         broker.on_commit = lambda: clock.move(2)
@@ -404,7 +404,7 @@ def test_a_claim_is_as_old_as_the_request_of_its_last_confirmed_write(
 
 
 def test_a_write_that_is_not_confirmed_does_not_renew_a_claim(broker: Broker, clock: Clock) -> None:
-    with of_site().claim(3) as claim:
+    with of_site().acquire(3) as claim:
         clock.move(8)
         broker.refusal = KafkaTimeoutError("refused")
         lost_by(claim)

@@ -7,7 +7,7 @@ from agents.dry_run import DryRunMac
 from agents.executor import Executor
 from agents.journal import Journal
 from agents.keys import KeyRing
-from agents.mac import Ack, Look
+from agents.mac import Ack, Observation
 from agents.simulated import ALWAYS, Faults, Period
 from schemas.events.control import HaltScope
 from schemas.jobs import Action, Job, JobIssued, JobSuperseded, Method
@@ -109,10 +109,10 @@ def test_refuses_without_touching(order: JobIssued, outcome: str, code: str) -> 
     fleet = a_fleet()
     executor = an_executor(fleet)
     executor.submit(order, START)
-    told = [item.result for item in executor.results()]
-    assert [(each.outcome, each.error_code) for each in told] == [(outcome, code)]
+    results = [item.result for item in executor.results()]
+    assert [(each.outcome, each.error_code) for each in results] == [(outcome, code)]
     drive(executor, fleet, START + hours(48))
-    assert [item.result for item in collect(executor)] == told
+    assert [item.result for item in collect(executor)] == results
     assert fleet.acted == []
 
 
@@ -168,7 +168,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize(("job", "spec"), METHODS.values(), ids=METHODS.keys())
-def test_each_method_acts_once_and_tells(job: Job, spec: dict[str, Any]) -> None:
+def test_each_method_acts_once_and_reports(job: Job, spec: dict[str, Any]) -> None:
     if job.method is Method.ASR:
         job = an_erasing_reimage()
     fleet = a_fleet(a_spec(**spec))
@@ -285,7 +285,7 @@ def test_a_fault_ends_as_it_should(
     assert executor.live_jobs == 0
 
 
-def test_a_disk_that_fills_after_the_order_is_told() -> None:
+def test_a_disk_that_fills_after_the_order_is_reported() -> None:
     faults = Faults(disk_full_at=START + timedelta(seconds=2))
     fleet = a_fleet(a_spec(faults=faults))
     executor = an_executor(fleet)
@@ -308,7 +308,7 @@ def test_a_mac_already_there_is_not_touched() -> None:
     executor = an_executor(fleet)
     executor.submit(signed_job(a_job()), START)
     executor.tick(START)
-    (last,) = [told for told in collect(executor) if told.result.outcome == "acted"]
+    (last,) = [result for result in collect(executor) if result.result.outcome == "acted"]
     assert (last.result.detail, last.result.observed_build) == ("already there", NEW.build)
     assert fleet.acted == []
 
@@ -334,7 +334,7 @@ def test_starts_nothing_while_halted(halts: tuple[HaltScope, ...] | None) -> Non
     assert outcomes(collect(executor)) == DONE
 
 
-def test_starts_nothing_before_it_was_told_the_halts() -> None:
+def test_starts_nothing_while_the_halts_are_unknown() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet, halted=True)
     executor.submit(signed_job(a_job()), START)
@@ -388,11 +388,11 @@ def test_a_finished_job_replayed_is_answered_from_the_journal() -> None:
     order = signed_job(a_job())
     executor.submit(order, START)
     drive(executor, fleet, START + hours(10))
-    told = collect(executor)
+    results = collect(executor)
     executor.submit(order, START + hours(11))
     again = collect(executor)
-    assert again == [told[-1]]
-    assert again[0].event("x").id == told[-1].event("x").id
+    assert again == [results[-1]]
+    assert again[0].event("x").id == results[-1].event("x").id
     drive(executor, fleet, START + hours(20))
     assert len(fleet.acted) == 1
 
@@ -405,9 +405,9 @@ def test_a_newer_job_supersedes_an_untouched_one() -> None:
     executor.submit(signed_job(new), START + hours(1))
     executor.set_halts(())
     drive(executor, fleet, START + hours(10))
-    told = collect(executor)
-    assert outcomes(told, old) == [("superseded", "superseded")]
-    assert outcomes(told, new) == DONE
+    results = collect(executor)
+    assert outcomes(results, old) == [("superseded", "superseded")]
+    assert outcomes(results, new) == DONE
     assert [act[2] for act in fleet.acted] == [new.job_id]
 
 
@@ -425,8 +425,8 @@ def test_a_newer_job_waits_for_one_that_touched_its_mac() -> None:
     assert [act[2] for act in fleet.acted] == [old.job_id]
     drive(executor, fleet, START + hours(20))
     assert [act[2] for act in fleet.acted] == [old.job_id, new.job_id]
-    told = collect(executor)
-    assert outcomes(told, old) == outcomes(told, new) == DONE
+    results = collect(executor)
+    assert outcomes(results, old) == outcomes(results, new) == DONE
 
 
 def test_an_older_job_that_comes_late_never_runs() -> None:
@@ -522,7 +522,7 @@ def test_a_mac_out_of_reach_holds_no_slot() -> None:
 class Broken:
     """A Mac whose form has a bug."""
 
-    def look(self, job: Job) -> Look:
+    def look(self, job: Job) -> Observation:
         raise LookupError(job.job_id)
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:
@@ -541,27 +541,27 @@ def test_a_bug_in_one_macs_form_leaves_the_others_alone() -> None:
     for udid in fleet.macs:
         executor.submit(signed_job(a_job(udid=udid)), START)
     drive(executor, fleet, START + hours(10))
-    told = collect(executor)
-    assert outcomes(told, a_job(udid="MAC-1")) == [("failed", ErrorCode.BUG)]
-    assert outcomes(told, a_job(udid="MAC-2")) == DONE
+    results = collect(executor)
+    assert outcomes(results, a_job(udid="MAC-1")) == [("failed", ErrorCode.BUG)]
+    assert outcomes(results, a_job(udid="MAC-2")) == DONE
 
 
-def test_a_dry_run_touches_nothing_and_says_so() -> None:
+def test_a_dry_run_touches_nothing_and_reports_a_refusal() -> None:
     fleet = a_fleet()
     looks = {UDID: fleet.macs[UDID].look(a_job())}
     executor = Executor(SITE, Journal(":memory:"), KEYS, lambda _: DryRunMac(looks.get))
     executor.set_halts(())
     executor.submit(signed_job(a_job()), START)
     executor.tick(START)
-    told = collect(executor)
-    assert outcomes(told) == [("started", None), ("refused", "unsupported")]
-    assert told[-1].result.detail == "dry run"
+    results = collect(executor)
+    assert outcomes(results) == [("started", None), ("refused", "unsupported")]
+    assert results[-1].result.detail == "dry run"
 
 
-def test_keys_retired_meanwhile_are_believed_no_more() -> None:
+def test_keys_retired_meanwhile_are_trusted_no_more() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
-    executor.trust(KeyRing())
+    executor.set_keys(KeyRing())
     executor.submit(signed_job(a_job()), START)
     assert outcomes(collect(executor)) == [("refused", "bad_signature")]
 

@@ -3,14 +3,14 @@ from pathlib import Path
 import pytest
 
 from agents.journal import Journal, JournalError
-from agents.lifecycle import Entry, Phase, result
+from agents.lifecycle import JournalEntry, Phase, result
 from schemas.envelope import decode, encode
 from schemas.results import Outcome
 from tests.factories.sites import START, a_job, hours
 
 
-def entry(**changes: object) -> Entry:
-    return Entry(job=a_job(), accepted_at=START, wake_at=START, **changes)  # type: ignore[arg-type]
+def entry(**changes: object) -> JournalEntry:
+    return JournalEntry(job=a_job(), accepted_at=START, wake_at=START, **changes)  # type: ignore[arg-type]
 
 
 def test_keeps_an_entry_whole_across_opening(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_forgets_only_what_is_over_published_and_expired() -> None:
     journal.accept(done, (result(done, Outcome.ACTED),), START)
     late = START + hours(24 * 30)
     assert journal.prune(late) == 0, "its result is not published"
-    journal.mark_published(told.seq for told in journal.unpublished())
+    journal.mark_published(unpublished.seq for unpublished in journal.unpublished())
     assert journal.prune(START) == 0, "it has not expired"
     assert journal.prune(late) == 1
     assert not journal.knows(done.job.job_id)
@@ -78,8 +78,8 @@ def test_never_forgets_what_is_live() -> None:
 def test_a_result_is_an_event_with_an_id_of_its_content() -> None:
     journal = Journal(":memory:")
     journal.accept(entry(), (result(entry(), Outcome.ACCEPTED),), START)
-    (told,) = journal.unpublished()
-    event = told.event("executor/london")
+    (unpublished,) = journal.unpublished()
+    event = unpublished.event("executor/london")
     assert decode(encode(event)) == event
     assert event.id == journal.unpublished()[0].event("executor/london").id
     assert (event.subject, event.time) == (entry().job.udid, START)

@@ -1,6 +1,6 @@
-"""The private names of kafka-python that `agents.intake.find_back` uses.
+"""The private names of kafka-python that `agents.job_consumer.rejoin_if_stuck` uses.
 
-If this fails, kafka-python was changed: read `find_back` beside the new source of
+If this fails, kafka-python was changed: read `rejoin_if_stuck` beside the new source of
 `kafka/coordinator`, run `tests/integration/test_agent_group.py` against a broker, and only then
 pin the new version here and in pyproject.toml.
 """
@@ -20,7 +20,7 @@ from kafka.coordinator.base import (  # type: ignore[import-untyped]
 )
 from kafka.coordinator.consumer import ConsumerCoordinator  # type: ignore[import-untyped]
 
-from agents.intake import find_back
+from agents.job_consumer import rejoin_if_stuck
 
 TOPIC = "drydock.jobs.london"
 
@@ -43,7 +43,7 @@ class Client:
 
 
 class Consumer:
-    """As much of a KafkaConsumer as `find_back` uses, around a real coordinator that has joined."""
+    """The part of a KafkaConsumer that `rejoin_if_stuck` uses, with a real, joined coordinator."""
 
     def __init__(self, state: MemberState) -> None:
         subscription = SubscriptionState()
@@ -75,18 +75,18 @@ def test_forgotten_join_is_requested_again() -> None:
     consumer = Consumer(MemberState.REBALANCING)
     assert consumer._coordinator.rebalance_in_progress()
     assert not consumer._coordinator.need_rejoin()
-    find_back(consumer)
+    rejoin_if_stuck(consumer)
     assert consumer._coordinator.need_rejoin()
 
 
 def test_stable_member_is_left_alone() -> None:
     consumer = Consumer(MemberState.STABLE)
-    find_back(consumer)
+    rejoin_if_stuck(consumer)
     assert not consumer._coordinator.need_rejoin()
 
 
 def test_join_is_forgotten_when_changed_metadata_changes_back() -> None:
-    """The fault that `find_back` is there for. If this fails, it may be needed no more."""
+    """The fault that `rejoin_if_stuck` is there for. If this fails, it may be needed no more."""
     coordinator = Consumer(MemberState.REBALANCING)._coordinator
     coordinator._metadata_snapshot = {TOPIC: 2}
     assert coordinator.need_rejoin()

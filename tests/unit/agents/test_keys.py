@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from agents.keys import KeyRing, KeysError, KeyStore, Purpose
 from pipeline.cli.keys import app
-from schemas.orders import issue, read_job
+from schemas.signed_payloads import sign_job, verify_job
 from schemas.signing import SignatureError
 from tests.factories.sites import a_job
 
@@ -21,17 +21,17 @@ def test_private_keys_are_for_their_owner_only(tmp_path: Path) -> None:
     assert (tmp_path / f"jobs-{keyid}.pem").stat().st_mode & 0o777 == 0o600
 
 
-def test_what_an_old_key_signed_is_believed_until_it_is_retired(tmp_path: Path) -> None:
+def test_signature_of_an_old_key_is_trusted_until_it_is_retired(tmp_path: Path) -> None:
     store = KeyStore(tmp_path)
     old = store.make(JOBS)
-    order = issue(a_job(), store.signer(JOBS)).signed
+    order = sign_job(a_job(), store.signer(JOBS)).signed
     new = store.rotate(JOBS)
     assert store.current(JOBS) == new != old
-    assert read_job(order, KeyRing.load(tmp_path).jobs) == a_job()
+    assert verify_job(order, KeyRing.load(tmp_path).jobs) == a_job()
     store.retire(JOBS, old)
     with pytest.raises(SignatureError):
-        read_job(order, KeyRing.load(tmp_path).jobs)
-    read_job(issue(a_job(), store.signer(JOBS)).signed, KeyRing.load(tmp_path).jobs)
+        verify_job(order, KeyRing.load(tmp_path).jobs)
+    verify_job(sign_job(a_job(), store.signer(JOBS)).signed, KeyRing.load(tmp_path).jobs)
 
 
 def test_rotation_leaves_no_old_private_key(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_key_of_one_purpose_does_not_prove_the_other(tmp_path: Path) -> None:
     ring = KeyRing.load(tmp_path)
     assert set(ring.jobs).isdisjoint(ring.approvals)
     with pytest.raises(SignatureError):
-        read_job(issue(a_job(), store.signer(APPROVALS)).signed, ring.jobs)
+        verify_job(sign_job(a_job(), store.signer(APPROVALS)).signed, ring.jobs)
 
 
 def test_an_executor_needs_the_trust_folder_only(tmp_path: Path) -> None:
@@ -137,6 +137,6 @@ def test_command_makes_rotates_lists_and_retires(tmp_path: Path) -> None:
     ],
     ids=["rotate nothing", "retire nothing", "no such purpose", "retire all"],
 )
-def test_command_says_in_one_line_what_is_wrong(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_command_prints_one_line_for_an_error(arguments: tuple[str, ...], tmp_path: Path) -> None:
     code, out, err = run(*arguments, "--dir", str(tmp_path))
     assert (code, out, err.count("\n")) == (2, "", 1)

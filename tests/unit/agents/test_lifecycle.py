@@ -10,25 +10,25 @@ from hypothesis import strategies as st
 
 from agents import lifecycle
 from agents.lifecycle import (
-    AWAY_FOR,
     BEGIN_WITHIN,
     IN_FLIGHT,
     MAX_SENDS,
-    NOT_NOW_FOR,
+    NOT_NOW_LIMIT,
     STALLED_AFTER,
+    UNREACHABLE_LIMIT,
     Act,
-    Away,
-    Entry,
     Finish,
+    JournalEntry,
     Observe,
     Phase,
     Step,
+    Unreachable,
     Wait,
-    answered,
+    apply_ack,
     next_step,
     supersede,
 )
-from agents.mac import Ack, AckKind, InstallState, Look, Progress
+from agents.mac import Ack, AckKind, InstallState, Observation, Progress
 from schemas.jobs import Action, Job, Method
 from schemas.macos import parse_build, parse_os_version
 from schemas.results import ErrorCode
@@ -48,15 +48,15 @@ OLD: dict[str, Any] = {
 RUNS_NEW: dict[str, Any] = {**OLD, "os_version": NEW.version, "build": NEW.build}
 
 
-def look(**changes: Any) -> Look:
-    return Look(**{**OLD, **changes})
+def look(**changes: Any) -> Observation:
+    return Observation(**{**OLD, **changes})
 
 
-def entry(job: Job | None = None, **changes: Any) -> Entry:
-    return Entry(job=job or a_job(), accepted_at=START, wake_at=START, **changes)
+def entry(job: Job | None = None, **changes: Any) -> JournalEntry:
+    return JournalEntry(job=job or a_job(), accepted_at=START, wake_at=START, **changes)
 
 
-def intended(job: Job | None = None, **changes: Any) -> Entry:
+def intended(job: Job | None = None, **changes: Any) -> JournalEntry:
     fields: dict[str, Any] = {
         "phase": Phase.INTENDED,
         "sends": 1,
@@ -68,7 +68,7 @@ def intended(job: Job | None = None, **changes: Any) -> Entry:
     return entry(job, **fields)
 
 
-def watching(job: Job | None = None, **changes: Any) -> Entry:
+def watching(job: Job | None = None, **changes: Any) -> JournalEntry:
     fields: dict[str, Any] = {
         "phase": Phase.WATCHING,
         "acted_at": START,
@@ -91,7 +91,7 @@ LATER = a_job(method=Method.DDM, enforce_at=START + hours(48))
 IN_PLACE = a_job(Action.REINSTALL, Method.STARTOSINSTALL)
 ERASE = an_erasing_job(Method.STARTOSINSTALL)
 RENEW = a_job(Action.REENROLL, Method.PROFILES_RENEW, target=None, intent="x")
-MARK = intended().mark
+MARK = intended().order_marker
 APPROVED = {"approved_until": START + hours(24)}
 
 
@@ -110,14 +110,14 @@ UNTOUCHED = {
     "expired": (entry(), None, timedelta(days=7), "expired/expired"),
     "not yet expired": (entry(), None, timedelta(days=7) - SECOND, "observe"),
     "superseded": (entry(superseded=True), None, NOTHING, "superseded/superseded"),
-    "already there": (entry(), Look(**RUNS_NEW), NOTHING, "acted"),
+    "already there": (entry(), Observation(**RUNS_NEW), NOTHING, "acted"),
     "newer than the target": (
         entry(),
         look(os_version=parse_os_version("26.3")),
         NOTHING,
         "acted",
     ),
-    "a reinstall of what it runs acts": (entry(IN_PLACE), Look(**RUNS_NEW), NOTHING, "act"),
+    "a reinstall of what it runs acts": (entry(IN_PLACE), Observation(**RUNS_NEW), NOTHING, "act"),
     "another installation runs": (
         entry(),
         look(progress=Progress(InstallState.INSTALLING)),
@@ -125,10 +125,15 @@ UNTOUCHED = {
         "wait",
     ),
     "an old failure is no hindrance": (entry(), look(progress=failed(None)), NOTHING, "act"),
-    "nothing known is no hindrance": (entry(), Look(), NOTHING, "act"),
-    "away": (entry(), Away(), NOTHING, "wait"),
-    "away long": (entry(away_since=START), Away(), AWAY_FOR - SECOND, "wait"),
-    "away too long": (entry(away_since=START), Away(), AWAY_FOR, "failed/unreachable"),
+    "nothing known is no hindrance": (entry(), Observation(), NOTHING, "act"),
+    "away": (entry(), Unreachable(), NOTHING, "wait"),
+    "away long": (entry(away_since=START), Unreachable(), UNREACHABLE_LIMIT - SECOND, "wait"),
+    "away too long": (
+        entry(away_since=START),
+        Unreachable(),
+        UNREACHABLE_LIMIT,
+        "failed/unreachable",
+    ),
     "disk at the limit": (entry(), look(free_disk_gb=15.0), NOTHING, "act"),
     "disk below": (entry(), look(free_disk_gb=14.9), NOTHING, "failed/no_disk_space"),
     "battery at the limit": (
@@ -192,20 +197,20 @@ INTENT_WITHOUT_ANSWER = {
     ),
     "runs the target since a boot": (
         intended(),
-        Look(**{**RUNS_NEW, "boot_at": START + hours(1)}),
+        Observation(**{**RUNS_NEW, "boot_at": START + hours(1)}),
         hours(2),
         "acted",
     ),
     "queued at the server": (
         intended(DDM),
-        look(pending=frozenset({intended(DDM).mark})),
+        look(pending=frozenset({intended(DDM).order_marker})),
         hours(30),
         "wait",
     ),
     "queued for too long": (
         intended(DDM),
-        look(pending=frozenset({intended(DDM).mark})),
-        NOT_NOW_FOR,
+        look(pending=frozenset({intended(DDM).order_marker})),
+        NOT_NOW_LIMIT,
         "failed/command_rejected",
     ),
     "put off over MDM is not repeated": (
@@ -223,7 +228,7 @@ INTENT_WITHOUT_ANSWER = {
     "put off for too long": (
         intended(declined=True, not_now_since=START),
         look(),
-        NOT_NOW_FOR,
+        NOT_NOW_LIMIT,
         "failed/command_rejected",
     ),
     "repeated after being put off, no answer": (
@@ -232,8 +237,8 @@ INTENT_WITHOUT_ANSWER = {
         SECOND,
         "wait",
     ),
-    "away": (intended(), Away(), NOTHING, "wait"),
-    "away too long": (intended(away_since=START), Away(), AWAY_FOR, "acted"),
+    "away": (intended(), Unreachable(), NOTHING, "wait"),
+    "away too long": (intended(away_since=START), Unreachable(), UNREACHABLE_LIMIT, "acted"),
     "erase: not booted since": (intended(ERASE, **APPROVED), look(), IN_FLIGHT, "act"),
     "erase: booted since, mark gone": (
         intended(ERASE, **APPROVED),
@@ -255,7 +260,7 @@ INTENT_WITHOUT_ANSWER = {
     ),
     "prompt was raised": (
         intended(RENEW),
-        look(marks=frozenset({intended(RENEW).mark})),
+        look(marks=frozenset({intended(RENEW).order_marker})),
         NOTHING,
         "acted",
     ),
@@ -264,33 +269,33 @@ WATCHED = {
     "looks": (watching(), None, NOTHING, "observe"),
     "new build since a boot": (
         watching(),
-        Look(**{**RUNS_NEW, "boot_at": START + hours(1)}),
+        Observation(**{**RUNS_NEW, "boot_at": START + hours(1)}),
         hours(1),
         "acted",
     ),
-    "new build, no boot": (watching(), Look(**RUNS_NEW), hours(1), "wait"),
+    "new build, no boot": (watching(), Observation(**RUNS_NEW), hours(1), "wait"),
     "boot, old build": (watching(), look(boot_at=START + hours(1)), hours(1), "wait"),
     "the kernel corrects its boot time": (
         watching(),
-        Look(**{**RUNS_NEW, "boot_at": BOOTED + timedelta(seconds=9)}),
+        Observation(**{**RUNS_NEW, "boot_at": BOOTED + timedelta(seconds=9)}),
         hours(1),
         "wait",
     ),
     "wrong clock on the Mac": (
         watching(),
-        Look(**{**RUNS_NEW, "boot_at": BOOTED + hours(1)}),
+        Observation(**{**RUNS_NEW, "boot_at": BOOTED + hours(1)}),
         hours(1),
         "acted",
     ),
     "reinstall: a boot alone": (
         watching(IN_PLACE),
-        Look(**{**RUNS_NEW, "boot_at": START + hours(1), "installed_at": BOOTED - hours(9)}),
+        Observation(**{**RUNS_NEW, "boot_at": START + hours(1), "installed_at": BOOTED - hours(9)}),
         hours(2),
         "wait",
     ),
     "reinstall: put on anew": (
         watching(IN_PLACE),
-        Look(**{**RUNS_NEW, "boot_at": START + hours(1), "installed_at": START + hours(1)}),
+        Observation(**{**RUNS_NEW, "boot_at": START + hours(1), "installed_at": START + hours(1)}),
         hours(2),
         "acted",
     ),
@@ -325,9 +330,9 @@ WATCHED = {
     "left MDM": (watching(DDM), look(enrolled=False), hours(1), "failed/not_enrolled"),
     "left MDM, over SSH": (watching(), look(enrolled=False), hours(1), "wait"),
     "erased, not enrolled yet": (watching(ASR), look(enrolled=False), hours(1), "wait"),
-    "reboots": (watching(), Away(), hours(1), "wait"),
-    "away too long": (watching(away_since=START), Away(), AWAY_FOR, "acted"),
-    "away, not due": (watching(LATER, away_since=START), Away(), AWAY_FOR, "wait"),
+    "reboots": (watching(), Unreachable(), hours(1), "wait"),
+    "away too long": (watching(away_since=START), Unreachable(), UNREACHABLE_LIMIT, "acted"),
+    "away, not due": (watching(LATER, away_since=START), Unreachable(), UNREACHABLE_LIMIT, "wait"),
     "expiry stops nothing": (watching(), look(progress=downloading()), timedelta(days=8), "wait"),
     "supersession stops nothing": (watching(superseded=True), look(), hours(1), "wait"),
 }
@@ -343,7 +348,9 @@ TABLE = {
 
 
 @pytest.mark.parametrize(("given_", "sight", "later", "want"), TABLE.values(), ids=TABLE.keys())
-def test_next_step(given_: Entry, sight: Look | Away | None, later: timedelta, want: str) -> None:
+def test_next_step(
+    given_: JournalEntry, sight: Observation | Unreachable | None, later: timedelta, want: str
+) -> None:
     assert step_name(next_step(given_, sight, START + later)) == want
 
 
@@ -361,12 +368,12 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize(("given_", "ack", "want"), ANSWERS.values(), ids=ANSWERS.keys())
-def test_answered(given_: Entry, ack: Ack, want: str) -> None:
-    assert step_name(answered(given_, ack, START)) == want
+def test_answered(given_: JournalEntry, ack: Ack, want: str) -> None:
+    assert step_name(apply_ack(given_, ack, START)) == want
 
 
 def test_an_acknowledgement_is_no_success() -> None:
-    step = answered(intended(), Ack.accepted(), START)
+    step = apply_ack(intended(), Ack.accepted(), START)
     assert isinstance(step, Wait)
     assert (step.entry.phase, step.results) == (Phase.WATCHING, ())
 
@@ -374,21 +381,21 @@ def test_an_acknowledgement_is_no_success() -> None:
 def test_a_repeated_order_bears_the_same_name() -> None:
     step = next_step(intended(), look(), START + IN_FLIGHT)
     assert isinstance(step, Act)
-    assert (step.entry.mark, step.entry.sends, step.results) == (MARK, 2, ())
+    assert (step.entry.order_marker, step.entry.sends, step.results) == (MARK, 2, ())
 
 
 def test_a_repeated_order_awaits_an_answer_of_its_own() -> None:
-    put_off = answered(intended(), Ack.not_now(), START)
+    put_off = apply_ack(intended(), Ack.not_now(), START)
     repeated = next_step(put_off.entry, look(), START + hours(1))
     assert isinstance(repeated, Act)
     unanswered = next_step(repeated.entry, look(), START + hours(1) + SECOND)
     assert step_name(unanswered) == "wait"
 
 
-def test_the_first_order_is_told_with_its_intent() -> None:
+def test_the_first_order_is_reported_with_its_intent() -> None:
     step = next_step(entry(), look(), START)
     assert isinstance(step, Act)
-    assert [told.outcome.value for told in step.results] == ["started"]
+    assert [result.outcome.value for result in step.results] == ["started"]
 
 
 def test_supersession_drops_the_untouched_and_lets_the_touched_run() -> None:
@@ -396,22 +403,22 @@ def test_supersession_drops_the_untouched_and_lets_the_touched_run() -> None:
     assert step_name(supersede(watching(), START)) == "wait"
 
 
-def test_progress_is_told_once_for_each_quarter() -> None:
-    given_, told = watching(), []
+def test_progress_is_reported_once_for_each_quarter() -> None:
+    given_, percents = watching(), []
     for percent in range(0, 101, 5):
         seen = Progress(InstallState.DOWNLOADING, percent=percent)
         step = next_step(given_, look(progress=seen), START + timedelta(minutes=percent))
         assert isinstance(step, Wait)
         given_ = step.entry
-        told += [told.percent for told in step.results]
-    assert told == [0, 25, 50, 75, 100]
+        percents += [told.percent for told in step.results]
+    assert percents == [0, 25, 50, 75, 100]
 
 
 OPTIONAL_TIME = st.one_of(
     st.none(), st.integers(-100, 300).map(lambda number: START + hours(number))
 )
 LOOKS = st.builds(
-    Look,
+    Observation,
     os_version=st.sampled_from([None, *map(parse_os_version, ("26.1", "26.2", "26.3"))]),
     boot_at=OPTIONAL_TIME,
     installed_at=OPTIONAL_TIME,
@@ -443,9 +450,9 @@ ENTRIES = st.builds(
 )
 
 
-@given(ENTRIES, st.one_of(st.none(), st.just(Away()), LOOKS), st.integers(0, 400))
+@given(ENTRIES, st.one_of(st.none(), st.just(Unreachable()), LOOKS), st.integers(0, 400))
 def test_any_entry_gives_a_step_that_moves_on(
-    given_: Entry, sight: Look | Away | None, later: int
+    given_: JournalEntry, sight: Observation | Unreachable | None, later: int
 ) -> None:
     now = START + hours(later)
     step = next_step(given_, sight, now)
@@ -455,16 +462,18 @@ def test_any_entry_gives_a_step_that_moves_on(
         assert step.entry.wake_at > now, "a wait that does not wait"
     elif isinstance(step, Act):
         assert given_.phase in (Phase.ACCEPTED, Phase.INTENDED)
-        assert isinstance(sight, Look)
-        assert MARK not in sight.marks or given_.mark != MARK or given_.phase is Phase.ACCEPTED
+        assert isinstance(sight, Observation)
+        assert (
+            MARK not in sight.marks or given_.order_marker != MARK or given_.phase is Phase.ACCEPTED
+        )
     else:
         assert step.entry.phase is Phase.DONE
 
 
 @given(ENTRIES, st.sampled_from(AckKind))
-def test_any_answer_gives_a_step(given_: Entry, kind: AckKind) -> None:
+def test_any_answer_gives_a_step(given_: JournalEntry, kind: AckKind) -> None:
     started = replace(given_, phase=Phase.INTENDED, intent_at=START)
-    step = answered(started, Ack(kind), START)
+    step = apply_ack(started, Ack(kind), START)
     assert isinstance(step, Finish) or step.entry.wake_at > START
 
 
@@ -475,9 +484,9 @@ TIMES = {
     "BUSY_POLL": hours(0.5),
     "ENFORCEMENT_POLL": hours(4),
     "BEGIN_WITHIN": hours(6),
-    "AWAY_FOR": hours(24),
+    "UNREACHABLE_LIMIT": hours(24),
     "STALLED_AFTER": hours(24),
-    "NOT_NOW_FOR": hours(48),
+    "NOT_NOW_LIMIT": hours(48),
     "MAX_SENDS": 3,
 }
 

@@ -4,12 +4,12 @@ import threading
 
 from kafka.errors import KafkaTimeoutError  # type: ignore[import-untyped]
 
-from agents.producers import let_go
+from agents.producers import close_in_background
 
 PATIENCE_S = 10.0
 
 
-class Stuck:
+class StuckProducer:
     """A producer that needs time to close, and raises in the end."""
 
     def __init__(self) -> None:
@@ -24,9 +24,9 @@ class Stuck:
         raise KafkaTimeoutError("records are under way")
 
 
-def test_nobody_waits_for_a_producer_that_is_let_go() -> None:
-    producer = Stuck()
-    let_go(producer)  # returns, although `close` does not yet
+def test_closing_in_the_background_does_not_wait() -> None:
+    producer = StuckProducer()
+    close_in_background(producer)  # returns, although `close` does not yet
     producer.may_end.set()
     while producer.thread is None:
         threading.Event().wait(0.01)

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from agents.lifecycle import Entry
+from agents.lifecycle import JournalEntry
 from agents.mac import Ack, InstallState
 from agents.simulated import ALWAYS, Faults, Period, SimulatedFleet, SiteLine
-from agents.simulated.link import Channel, Line
+from agents.simulated.network import Channel, Line
 from schemas.envelope import DeviceEvent, decode, encode
 from schemas.jobs import Action, Job, Method
 from schemas.macos import parse_build, parse_os_version
@@ -27,7 +27,7 @@ DAY = timedelta(days=1)
 
 
 def order(fleet: SimulatedFleet, job: Job) -> Ack:
-    entry = Entry(job=job, accepted_at=START, wake_at=START)
+    entry = JournalEntry(job=job, accepted_at=START, wake_at=START)
     return fleet.macs[job.udid].act(entry.step, job, 1)
 
 
@@ -196,9 +196,9 @@ def test_an_erased_mac_enrols_again_and_its_activations_follow() -> None:
     mac = fleet.macs[UDID]
     order(fleet, an_erasing_job())
     events = fleet.advance(START + DAY)
-    said = kinds(events)
-    assert said.index("mdm.authenticated") < said.index("mdm.token_updated")
-    assert said.count("mdm.bootstrap_token_set") == 1
+    event_types = kinds(events)
+    assert event_types.index("mdm.authenticated") < event_types.index("mdm.token_updated")
+    assert event_types.count("mdm.bootstrap_token_set") == 1
     enrolled_at = of(events, "mdm.token_updated")[0].time
     confirmed = [
         event.time
@@ -237,7 +237,7 @@ def test_loses_its_profile() -> None:
     assert later == {"osquery"}
 
 
-def test_a_reinstall_mends_firmware_and_seal() -> None:
+def test_a_reinstall_repairs_firmware_and_seal() -> None:
     faults = Faults(drifts_firmware_at=START + hours(1), breaks_seal_at=START + hours(1))
     fleet = a_fleet(a_spec(os_version=NEW.version, build=NEW.build, faults=faults))
     mac = fleet.macs[UDID]
@@ -345,7 +345,7 @@ def test_opening_with_other_macs_is_an_error(tmp_path: Path) -> None:
         SimulatedFleet.open(tmp_path / "macs", [a_spec("B")], START, releases=RELEASES)
 
 
-def test_opened_again_it_tells_what_the_caller_has_not_heard(tmp_path: Path) -> None:
+def test_opened_again_it_gives_the_events_after_the_given_time(tmp_path: Path) -> None:
     fleet = SimulatedFleet.open(tmp_path / "macs", [a_spec()], START, releases=RELEASES)
     first = fleet.advance(START + hours(10))
     order(fleet, a_job())

@@ -7,8 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from agents.clock import SteppedClock
-from agents.simulated.holder import Holder, HolderServer
-from agents.simulated.shared import SharedMacs
+from agents.simulated.client import SimulatedFleetClient
+from agents.simulated.fleet_server import SimulatedFleetHttpServer, SimulatedFleetServer
 from agents.simulated.wire import FleetPlan
 from tests.factories.sites import NEW, RELEASES, START, UDID, a_job, a_spec
 
@@ -16,12 +16,14 @@ DAY = timedelta(days=1)
 
 
 @contextmanager
-def served(holder: Holder, *, idle_s: float = 120.0, quiet_s: float = 60.0) -> Iterator[SharedMacs]:
+def served(
+    fleet_server: SimulatedFleetServer, *, idle_s: float = 120.0, quiet_s: float = 60.0
+) -> Iterator[SimulatedFleetClient]:
     """The Macs as another process meets them."""
-    server = HolderServer("127.0.0.1", 0, holder, idle_s=idle_s)
+    server = SimulatedFleetHttpServer("127.0.0.1", 0, fleet_server, idle_s=idle_s)
     serving = threading.Thread(target=server.serve_forever)
     serving.start()
-    macs = SharedMacs("127.0.0.1", server.server_port, quiet_s=quiet_s)
+    macs = SimulatedFleetClient("127.0.0.1", server.server_port, quiet_s=quiet_s)
     try:
         yield macs
     finally:
@@ -29,27 +31,27 @@ def served(holder: Holder, *, idle_s: float = 120.0, quiet_s: float = 60.0) -> I
         server.shutdown()
         serving.join()
         server.server_close()
-        holder.stop()
+        fleet_server.stop()
 
 
-def test_time_stands_until_it_is_set_and_is_the_same_for_all(tmp_path: Path) -> None:
+def test_time_changes_only_when_it_is_set_and_is_the_same_for_all(tmp_path: Path) -> None:
     clock = SteppedClock(tmp_path / "clock")
     clock.set(START)
     plan = FleetPlan(start=START, macs=(a_spec(),), releases=RELEASES, lines={})
-    holder = Holder(plan, None, None, clock)
+    fleet_server = SimulatedFleetServer(plan, None, None, clock)
     job = a_job()
-    with served(holder) as macs:
+    with served(fleet_server) as macs:
         theirs = macs.clock()
         assert theirs.now() == START
         assert macs.mac_for(job).act("install", job, 1).kind == "accepted"
-        assert holder.take_told() == []
+        assert fleet_server.drain_events() == []
         clock.set(START + DAY)
         assert theirs.now() == START + DAY
         assert macs.mac_for(job).look(job).os_version == NEW.version
-        told = holder.take_told()
-    assert {event.subject for event in told} == {UDID}
-    assert [event.time for event in told] == sorted(event.time for event in told)
-    assert holder.take_told() == []
+        events = fleet_server.drain_events()
+    assert {event.subject for event in events} == {UDID}
+    assert [event.time for event in events] == sorted(event.time for event in events)
+    assert fleet_server.drain_events() == []
 
 
 def test_macs_are_reached_after_a_long_silence(tmp_path: Path) -> None:
@@ -58,7 +60,7 @@ def test_macs_are_reached_after_a_long_silence(tmp_path: Path) -> None:
     plan = FleetPlan(start=START, macs=(a_spec(),), releases=RELEASES, lines={})
     job = a_job()
     # The client closes an idle connection before the server does, as with the defaults.
-    with served(Holder(plan, None, None, clock), idle_s=0.2, quiet_s=0.1) as macs:
+    with served(SimulatedFleetServer(plan, None, None, clock), idle_s=0.2, quiet_s=0.1) as macs:
         mac = macs.mac_for(job)
         mac.look(job)
         # Nothing tells the caller that the other side has hung up: only time passes.

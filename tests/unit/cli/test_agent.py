@@ -17,13 +17,13 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("given", "said"), WRONG.values(), ids=WRONG.keys())
-def test_what_is_wrong_at_the_start_is_one_line(
-    tmp_path: Path, given: tuple[str, ...], said: str
+@pytest.mark.parametrize(("given", "message"), WRONG.values(), ids=WRONG.keys())
+def test_an_error_at_the_start_is_one_line(
+    tmp_path: Path, given: tuple[str, ...], message: str
 ) -> None:
     result = CliRunner().invoke(app, ["agent", "--data-dir", str(tmp_path), *given])
     assert (result.exit_code, result.stdout) == (2, "")
-    assert said in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

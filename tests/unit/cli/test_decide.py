@@ -81,7 +81,7 @@ def test_decides_nothing_when_a_line_is_no_event(events: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "said"),
+    ("option", "value", "message"),
     [
         ("--policy", "missing.yaml", "cannot read missing.yaml"),
         ("--events", "missing.jsonl", "cannot read missing.jsonl"),
@@ -90,15 +90,15 @@ def test_decides_nothing_when_a_line_is_no_event(events: Path) -> None:
     ],
 )
 def test_unusable_options_are_one_clear_line(
-    events: Path, option: str, value: str, said: str
+    events: Path, option: str, value: str, message: str
 ) -> None:
     options = {"--policy": POLICY, "--events": str(events), "--now": NOW} | {option: value}
     code, out, err = _decide(*(part for pair in options.items() for part in pair))
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert said in err
+    assert message in err
 
 
-def test_an_invalid_policy_is_said_with_its_line(events: Path, tmp_path: Path) -> None:
+def test_an_invalid_policy_is_reported_with_its_line(events: Path, tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("version: 1\nsites:\n  london: {time_zone: Nowhere/Else}\n")
     code, _, err = _decide("--policy", str(policy), "--events", str(events))

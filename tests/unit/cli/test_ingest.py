@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from pipeline.cli.app import app
 from pipeline.cli.ingest import _Lines, _Run
-from pipeline.ingest.outcome import Translation
 from pipeline.ingest.redaction import Redactor
+from pipeline.ingest.translation import Translation
 from tests.factories.sofa import feed, line, release
 
 FEED = feed(line("Tahoe 26", release("26.2", exploited=("CVE-2026-1001",)), release("26.1")))
@@ -198,7 +198,7 @@ def test_lines_that_are_too_long_are_cut_and_skipped() -> None:
         pytest.param(b"", False, id="empty"),
     ],
 )
-def test_tells_a_document_from_lines(raw: bytes, one: bool) -> None:
+def test_distinguishes_a_document_from_lines(raw: bytes, one: bool) -> None:
     lines = _Lines(io.BytesIO(raw), 100)
     assert lines.is_one_document() is one
     assert (lines.rest() if one else b"".join(lines)) == raw

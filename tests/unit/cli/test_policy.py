@@ -18,7 +18,7 @@ def _write(folder: Path, content: str | bytes) -> str:
     return str(path)
 
 
-def test_a_valid_policy_says_what_is_in_force() -> None:
+def test_a_valid_policy_prints_what_is_in_force() -> None:
     result = RUN.invoke(app, ["check", str(ROOT / "examples" / "policy.yaml")])
     assert result.exit_code == 0, result.output
     rows = [line.split() for line in result.stdout.splitlines()]

@@ -81,7 +81,7 @@ def test_lists_for_people(data_dir: Path) -> None:
     assert len(result.stdout.splitlines()) == 1 + len(STORY.decisions())
 
 
-def test_says_where_a_slice_is_empty(data_dir: Path) -> None:
+def test_an_empty_slice_is_reported(data_dir: Path) -> None:
     result = drydock("replay", "--data-dir", data_dir, "--until", "2020-01-01")
     assert (result.exit_code, result.stdout) == (0, "No decisions in this slice.\n")
 
@@ -95,14 +95,14 @@ def test_an_empty_log_is_no_error(tmp_path: Path) -> None:
 # --- verify ---
 
 
-def test_verifies(data_dir: Path) -> None:
+def test_an_unchanged_log_verifies(data_dir: Path) -> None:
     (found,) = lines(drydock("replay", "--data-dir", data_dir, "--verify", "--json"))
     assert found["verified"] is True
     assert found["decisions"] == len(STORY.decisions())
     assert found["difference"] is None
 
 
-def test_a_difference_exits_1_and_says_where(data_dir: Path) -> None:
+def test_a_difference_exits_1_and_names_its_entry(data_dir: Path) -> None:
     row = next(row for row in STORY.decisions() if b'"outside_window"' in row.body)
     body = row.body.replace(b'"outside_window"', b'"cooling_down"', 1)
     change(data_dir, "UPDATE log SET body = ? WHERE seq = ?", body, row.seq)
@@ -127,7 +127,7 @@ def test_a_difference_exits_1_and_says_where(data_dir: Path) -> None:
         ("UPDATE blobs SET body = ? WHERE rowid = 1", (b"\x00",), "inputs"),
         ("UPDATE blobs SET body = ? WHERE rowid = 1", (zlib.compress(b"{}"),), "inputs"),
         ("UPDATE devices SET body = ? WHERE udid = 'LON-1'", (b"{}",), "state.device"),
-        ("DELETE FROM ledgers WHERE udid = ?", ("LON-1",), "state.ledger"),
+        ("DELETE FROM job_histories WHERE udid = ?", ("LON-1",), "state.job_history"),
     ],
 )
 def test_finds_altered_rows(
@@ -173,7 +173,7 @@ def test_another_policy_is_a_question_and_exits_0(data_dir: Path, tmp_path: Path
     assert "By site and action" in shown.stdout
 
 
-def test_the_same_policy_says_that_nothing_differs(data_dir: Path, tmp_path: Path) -> None:
+def test_the_same_policy_reports_no_difference(data_dir: Path, tmp_path: Path) -> None:
     same = tmp_path / "p.yaml"
     same.write_text(POLICY)
     result = drydock("replay", "--data-dir", data_dir, "--policy", same)
@@ -239,7 +239,7 @@ def test_a_decision_that_cannot_be_read_is_an_error_not_a_traceback(data_dir: Pa
 # --- explain ---
 
 
-def test_explains(data_dir: Path) -> None:
+def test_a_mac_is_explained_as_json(data_dir: Path) -> None:
     (found,) = lines(drydock("explain", "sntyo-3", "--data-dir", data_dir, "--json"))
     assert found["udid"] == "TYO-3"
     gates = found["decision"]["gates"]

@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.decide.batch import decide_all, gather
+from pipeline.decide.batch import decide_all, fold_events
 from pipeline.decide.policy_file import read_policy
 from schemas.decisions import Reason, Verdict
 from schemas.envelope import Event
@@ -44,7 +44,7 @@ EVENTS: list[Event] = [
 
 
 def printed(found: list[Event], text: str = POLICY_TEXT) -> str:
-    decisions = decide_all(gather(found), read_policy(text), NOW)
+    decisions = decide_all(fold_events(found), read_policy(text), NOW)
     return "\n".join(one.model_dump_json() for one in decisions)
 
 
@@ -62,7 +62,7 @@ def test_the_policy_asked_for_counts_and_not_that_of_the_events() -> None:
     wanted = POLICY_TEXT + "upgrades: {to: '26'}\n"
     pile: list[Event] = [full_report("15.7.3"), release("26.2"), release("15.7.3")]
     pile.append(policy_changed(POLICY_TEXT, NOW))
-    (decision,) = decide_all(gather(pile), read_policy(wanted), NOW)
+    (decision,) = decide_all(fold_events(pile), read_policy(wanted), NOW)
     assert decision.reason is Reason.POLICY_UPGRADE
 
 
@@ -73,10 +73,10 @@ def test_a_job_that_the_reports_fulfilled_is_over() -> None:
         full_report("26.2", when=NOW - HOUR / 2),
         release("26.3", build="25D100", day="2026-01-10"),
     ]
-    (decision,) = decide_all(gather(done), read_policy(POLICY_TEXT), NOW)
+    (decision,) = decide_all(fold_events(done), read_policy(POLICY_TEXT), NOW)
     assert (decision.decision, decision.intent) == (Verdict.SEND, later.intent)
 
 
 def test_an_open_job_holds() -> None:
-    (decision,) = decide_all(gather(EVENTS), read_policy(POLICY_TEXT), NOW)
+    (decision,) = decide_all(fold_events(EVENTS), read_policy(POLICY_TEXT), NOW)
     assert (decision.udid, decision.reason) == (UDID, Reason.JOB_OPEN)

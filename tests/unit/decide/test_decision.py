@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.decide.decision import answer, decide
-from pipeline.decide.orders import order
+from pipeline.decide.decision import decide, evaluate
+from pipeline.decide.job import build_job
 from pipeline.state.device import Device, to_us
 from pipeline.state.device_folds import apply_checked_out
 from pipeline.state.jobs import JobEntry
@@ -173,20 +173,20 @@ def test_open_jobs(
     settings: dict[str, Any],
     want: tuple[str, str, bool],
 ) -> None:
-    s = situation(device, advisories=advisories, rules=policy(**settings), ledger=(job,))
+    s = situation(device, advisories=advisories, rules=policy(**settings), job_history=(job,))
     assert summary(decide(s)) == want
 
 
-def test_while_a_job_is_open_the_answer_changes_at_the_latest_when_it_ends() -> None:
+def test_an_open_job_is_rechecked_at_the_latest_when_it_times_out() -> None:
     low = mac(free_disk_gb=1.0)
-    assert decide(situation(low, ledger=(entry(),))).next_eligible_at == NOW + 8 * HOUR
-    begun = decide(situation(low, ledger=(entry(**STARTED),)))
+    assert decide(situation(low, job_history=(entry(),))).next_eligible_at == NOW + 8 * HOUR
+    begun = decide(situation(low, job_history=(entry(**STARTED),)))
     assert begun.next_eligible_at == NOW - 2 * HOUR + 3 * DAY
-    unwanted = decide(situation(mac("26.2"), ledger=(entry(**STARTED),)))
+    unwanted = decide(situation(mac("26.2"), job_history=(entry(**STARTED),)))
     assert unwanted.next_eligible_at == NOW - 2 * HOUR + 3 * DAY
 
 
-def test_a_lesser_need_that_opens_earlier_says_when() -> None:
+def test_next_eligible_at_is_that_of_the_need_that_opens_first() -> None:
     rules = policy(windows=[{"from": "22:00", "to": "23:00"}])
     checked_out = apply_checked_out(
         mac(ade_enrolled=False), MdmCheckedOut(udid=UDID), to_us(NOW - HOUR)
@@ -225,7 +225,7 @@ def test_times_at_the_ends_of_the_calendar_break_nothing(edge: datetime) -> None
         assert decide(situation(one, advisories=known, rules=rules)).reason
 
 
-FIGURES = [
+TELEMETRY = [
     pytest.param(mac("26.2"), (), False, id="compliant"),
     pytest.param(mac(free_disk_gb=1.0), (), True, id="low-disk"),
     pytest.param(mac(seen_at=NOW - 20 * DAY), (), True, id="stale"),
@@ -234,11 +234,11 @@ FIGURES = [
 ]
 
 
-@pytest.mark.parametrize(("device", "ledger", "heeds"), FIGURES)
-def test_which_answers_a_report_without_news_can_change(
-    device: Device, ledger: Any, heeds: bool
+@pytest.mark.parametrize(("device", "ledger", "recheck"), TELEMETRY)
+def test_decisions_that_telemetry_can_change_are_marked(
+    device: Device, ledger: Any, recheck: bool
 ) -> None:
-    assert answer(situation(device, ledger=ledger)).heeds_figures is heeds
+    assert evaluate(situation(device, job_history=ledger)).recheck_on_telemetry is recheck
 
 
 # --- orders ---
@@ -247,7 +247,7 @@ def test_which_answers_a_report_without_news_can_change(
 def ordered(s: Any) -> Any:
     decision = decide(s)
     assert decision.decision is Verdict.SEND
-    return order(s, decision)
+    return build_job(s, decision)
 
 
 NIGHT = policy(windows=[{"from": "22:00", "to": "04:00"}])
@@ -273,7 +273,7 @@ def test_past_the_deadline_no_window_ends_an_order() -> None:
     assert job.expires_at == NOW + 3 * DAY
 
 
-def test_an_order_lasts_at_least_half_an_hour_whatever_the_policy_says() -> None:
+def test_a_job_lasts_at_least_half_an_hour_under_any_policy() -> None:
     rules = policy(thresholds={"job_expires_after": "0m", "reenroll_expires_after": "0m"})
     for device in (mac(), mac(user_approved=False)):
         job = ordered(situation(device, rules=rules))
@@ -297,11 +297,11 @@ def test_an_order_that_erases_carries_its_approval() -> None:
 
 def test_only_a_mac_that_is_held_for_a_slot_waits_for_one() -> None:
     for device in (mac(), mac("26.2")):
-        assert not answer(situation(device)).waits_for_slot
-    assert answer(situation(site_open_jobs=25)).waits_for_slot
+        assert not evaluate(situation(device)).waits_for_capacity
+    assert evaluate(situation(site_open_jobs=25)).waits_for_capacity
 
 
 def test_a_job_without_a_release_is_withdrawn_from_a_mac_that_is_held() -> None:
     aimless = entry("other", version=None)
-    decision = decide(situation(mac(free_disk_gb=1.0), ledger=(aimless,)))
+    decision = decide(situation(mac(free_disk_gb=1.0), job_history=(aimless,)))
     assert (decision.reason, decision.supersedes) == (Reason.LOW_DISK, aimless.job_id)

@@ -149,11 +149,11 @@ AGES = [
 
 
 @pytest.mark.parametrize(("age", "held"), AGES)
-def test_a_mac_not_heard_of_for_long_gets_nothing(age: Any, held: bool) -> None:
+def test_a_mac_without_recent_contact_gets_nothing(age: Any, held: bool) -> None:
     assert (decide(situation(mac(seen_at=NOW - age))).reason is Reason.STALE_INVENTORY) is held
 
 
-def test_what_an_administrator_noted_is_no_sign_of_life() -> None:
+def test_an_administrators_report_is_no_contact() -> None:
     s = situation(mac(enrolled=False, source="admin"))
     assert decide(s).reason is Reason.STALE_INVENTORY
 
@@ -174,7 +174,7 @@ RETRIES = [
 def test_retries(tries: int, hours: float, reason: Reason) -> None:
     last_at = NOW - hours * HOUR
     ledger = failed(tries, ErrorCode.DOWNLOAD_FAILED, first_at=last_at - (tries - 1) * DAY - HOUR)
-    decision = decide(situation(ledger=ledger))
+    decision = decide(situation(job_history=ledger))
     assert decision.reason is reason
     if reason is Reason.COOLING_DOWN:
         assert decision.next_eligible_at == last_at + 4 * HOUR * 2 ** (tries - 1)
@@ -183,7 +183,7 @@ def test_retries(tries: int, hours: float, reason: Reason) -> None:
 def test_a_new_release_is_tried_afresh() -> None:
     known = apple(release("26.3", day="2026-01-01"))
     ledger = failed(5, ErrorCode.DOWNLOAD_FAILED)
-    assert decide(situation(advisories=known, ledger=ledger)).decision is Verdict.SEND
+    assert decide(situation(advisories=known, job_history=ledger)).decision is Verdict.SEND
 
 
 def test_a_mac_that_is_never_there_does_not_wear_out_its_attempts() -> None:
@@ -196,12 +196,12 @@ def test_a_mac_that_is_never_there_does_not_wear_out_its_attempts() -> None:
         )
         for number in range(9)
     )
-    decision = decide(situation(ledger=ledger))
+    decision = decide(situation(job_history=ledger))
     assert (decision.decision, decision.generation) == (Verdict.SEND, 9)
 
 
 def test_each_attempt_is_a_new_job() -> None:
-    decision = decide(situation(ledger=failed(2, ErrorCode.NO_DISK_SPACE)))
+    decision = decide(situation(job_history=failed(2, ErrorCode.NO_DISK_SPACE)))
     assert decision.job_id == derive_job_id(UDID, "update", "26.2", 2)
 
 
@@ -241,7 +241,7 @@ def test_an_exploited_hole_waits_for_nothing() -> None:
     assert (decision.decision, decision.severity) == (Verdict.SEND, Severity.EXPLOITED)
 
 
-def test_a_release_heard_of_late_matures_from_then() -> None:
+def test_a_release_known_late_matures_from_then() -> None:
     known = catalogue(release("26.2", day="2026-01-01", heard_at=NOW - DAY))
     assert decide(situation(advisories=known)).next_eligible_at == NOW + DAY
 
@@ -287,10 +287,10 @@ CISA = [
 ]
 
 
-@pytest.mark.parametrize(("heard_at", "due", "deadline"), CISA)
-def test_cisa_dates(heard_at: datetime, due: datetime | None, deadline: datetime) -> None:
+@pytest.mark.parametrize(("first_seen_at", "due", "deadline"), CISA)
+def test_cisa_dates(first_seen_at: datetime, due: datetime | None, deadline: datetime) -> None:
     known = catalogue(
-        release("26.2", day="2026-01-14", cves=[CVE]), kev(CVE, due=due, heard_at=heard_at)
+        release("26.2", day="2026-01-14", cves=[CVE]), kev(CVE, due=due, heard_at=first_seen_at)
     )
     assert decide(situation(advisories=known)).deadline_at == deadline
 
@@ -355,7 +355,7 @@ def test_windows_that_never_open_open_at_the_deadline() -> None:
 
 # --- preconditions ---
 
-FIGURES = [
+TELEMETRY = [
     pytest.param({"free_disk_gb": 15.0}, "26.1", None, id="just-enough-disk"),
     pytest.param({"free_disk_gb": 14.9}, "26.1", Reason.LOW_DISK, id="too-little-disk"),
     pytest.param({"free_disk_gb": None}, "26.1", None, id="disk-unknown"),
@@ -375,7 +375,7 @@ FIGURES = [
 ]
 
 
-@pytest.mark.parametrize(("facts", "version", "reason"), FIGURES)
+@pytest.mark.parametrize(("facts", "version", "reason"), TELEMETRY)
 def test_disk_and_power(facts: dict[str, Any], version: str, reason: Reason | None) -> None:
     decision = decide(situation(mac(version, **facts)))
     assert decision.reason is reason or (reason is None and decision.decision is Verdict.SEND)
@@ -432,7 +432,7 @@ def test_enrolment_takes_no_slot() -> None:
     assert decide(s).decision is Verdict.SEND
 
 
-RIPENING = [
+MATURING = [
     pytest.param("2026-01-14", "26.2", None, id="the-older-one-while-the-newer-matures"),
     pytest.param("2026-01-17T23:59", "26.2", None, id="to-the-last-minute"),
     pytest.param("2026-01-18", "26.3", None, id="the-newer-one-once-mature"),
@@ -440,7 +440,7 @@ RIPENING = [
 ]
 
 
-@pytest.mark.parametrize(("now", "target", "held_until"), RIPENING)
+@pytest.mark.parametrize(("now", "target", "held_until"), MATURING)
 def test_while_a_release_matures_the_one_before_it_is_sent(
     now: str, target: str, held_until: datetime | None
 ) -> None:
@@ -464,9 +464,9 @@ def test_an_exploited_hole_skips_the_older_release() -> None:
     assert (decision.decision, str(decision.target.version)) == (Verdict.SEND, "26.3")
 
 
-def test_an_open_job_says_when_a_newer_release_takes_its_place() -> None:
+def test_an_open_job_is_rechecked_when_a_newer_release_matures() -> None:
     known = catalogue(release("26.2", day="2026-01-10"), release("26.3", day="2026-01-18T18:00"))
-    decision = decide(situation(advisories=known, ledger=(entry(),)))
+    decision = decide(situation(advisories=known, job_history=(entry(),)))
     assert (decision.reason, decision.next_eligible_at) == (
         Reason.JOB_OPEN,
         at("2026-01-20T18:00"),
@@ -539,11 +539,11 @@ def test_a_mac_without_a_site_waits_for_no_window() -> None:
 
 def test_a_job_for_something_else_is_superseded_until_it_may_have_touched_the_mac() -> None:
     older = entry("26.1", version="26.1")
-    superseding = decide(situation(ledger=(older,)))
+    superseding = decide(situation(job_history=(older,)))
     assert superseding.decision is Verdict.SEND
     assert details(superseding)["job_open"] == f"supersedes {older.job_id}"
     begun = entry("26.1", version="26.1", outcome=Outcome.STARTED)
-    assert decide(situation(ledger=(begun,))).reason is Reason.JOB_OPEN
+    assert decide(situation(job_history=(begun,))).reason is Reason.JOB_OPEN
 
 
 WEAK_BATTERIES = [

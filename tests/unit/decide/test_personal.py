@@ -35,6 +35,6 @@ def test_leaves_personal_macs_alone(enrollment: str, left_alone: bool) -> None:
         model="Mac15,12",
     )
     fleet.apply(AuthenticatedEvent(id="1", source="/t", subject="ENR-1", time=AT, data=data))
-    decision = decide(Situation(fleet.view("ENR-1"), fleet.advisories, RULES, AT))
+    decision = decide(Situation(fleet.merged_device("ENR-1"), fleet.advisories, RULES, AT))
     assert (decision.reason is Reason.USER_ENROLLED) is left_alone
     assert (decision.decision is Verdict.NOTHING) is left_alone

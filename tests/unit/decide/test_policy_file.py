@@ -110,13 +110,13 @@ def test_a_byte_order_mark_and_windows_line_ends_change_nothing() -> None:
     assert read_policy("\ufeff" + EXAMPLE.replace("\n", "\r\n")) == read_policy(EXAMPLE)
 
 
-def test_digest_is_of_the_text_as_it_stands() -> None:
+def test_digest_is_of_the_unchanged_text() -> None:
     assert policy_digest(SITE) == hashlib.sha256(SITE.encode()).hexdigest()
     assert policy_digest(SITE) != policy_digest(SITE + "\n")
     assert read_document(SITE).digest == policy_digest(SITE)
 
 
-def test_what_a_policy_says_survives_being_written_as_json() -> None:
+def test_a_policy_round_trips_as_json() -> None:
     policy = read_policy(EXAMPLE)
     assert Policy.model_validate_json(policy.model_dump_json(by_alias=True)) == policy
 
@@ -139,7 +139,7 @@ def test_the_example_is_valid_and_nothing_in_it_is_odd() -> None:
     assert list(policy.sites) == ["london", "tokyo", "new-york"]
     assert policy.default_site == "london"
     assert policy.mdm.server is None
-    assert policy.deadlines.of(Severity.EXPLOITED) == timedelta(days=3)
+    assert policy.deadlines.for_severity(Severity.EXPLOITED) == timedelta(days=3)
 
 
 def test_the_example_shows_every_key() -> None:
@@ -158,7 +158,7 @@ def test_the_example_shows_every_key() -> None:
         pytest.param(None, "london", id="no-hostname"),
     ],
 )
-def test_the_examples_sites_take_macs_by_hostname(hostname: str | None, site: str) -> None:
+def test_the_examples_sites_match_macs_by_hostname(hostname: str | None, site: str) -> None:
     policy = read_policy(EXAMPLE)
     found = policy.site_of(site=None, hostname=hostname, serial=None, udid="U", model=None)
     assert found == site

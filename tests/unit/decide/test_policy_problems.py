@@ -163,7 +163,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("text", "line", "column", "path", "message"), BROKEN)
-def test_names_the_place_of_a_problem(
+def test_names_the_line_and_column_of_a_problem(
     text: str, line: int, column: int, path: str, message: str
 ) -> None:
     with pytest.raises(PolicyError) as caught:

@@ -51,7 +51,7 @@ def needed(s: Situation) -> list[tuple[Action, Reason, str | None]]:
     ]
 
 
-def answered(decision: Decision) -> tuple[str, str, str | None]:
+def summary(decision: Decision) -> tuple[str, str, str | None]:
     target = None if decision.target is None else str(decision.target.version)
     return decision.decision.value, decision.reason.value, target
 
@@ -79,7 +79,7 @@ UPDATES = [
 
 @pytest.mark.parametrize(("version", "facts", "want"), UPDATES)
 def test_update_within_the_line(version: str, facts: dict[str, Any], want: tuple[str, ...]) -> None:
-    assert answered(decide(situation(mac(version, **facts)))) == want
+    assert summary(decide(situation(mac(version, **facts)))) == want
 
 
 def test_a_release_without_holes_is_routine() -> None:
@@ -128,7 +128,7 @@ def test_upgrade_off_a_dead_line(
     version: str, facts: dict[str, Any], want: tuple[str, ...]
 ) -> None:
     decision = decide(situation(mac(version, **facts)))
-    assert answered(decision) == want
+    assert summary(decision) == want
 
 
 def test_unfixable_hardware_is_a_finding_with_its_holes() -> None:
@@ -192,7 +192,7 @@ POLICY_UPGRADES = [
 @pytest.mark.parametrize(("upgrades", "version", "want"), POLICY_UPGRADES)
 def test_policy_upgrades(upgrades: dict[str, Any], version: str, want: tuple[str, ...]) -> None:
     s = situation(mac(version), rules=policy(upgrades=upgrades))
-    assert answered(decide(s)) == want
+    assert summary(decide(s)) == want
 
 
 def test_policy_upgrade_only_where_the_model_supports_it() -> None:
@@ -224,8 +224,8 @@ def test_a_release_for_57_ids_then_narrowed_to_one() -> None:
     ):
         before = decide(situation(device, advisories=catalogue(*base, wide)))
         after = decide(situation(device, advisories=catalogue(*base, wide, small)))
-        assert answered(before)[2] == first
-        assert answered(after)[2] == then
+        assert summary(before)[2] == first
+        assert summary(after)[2] == then
 
 
 DEVICE_IDS = [
@@ -239,7 +239,7 @@ DEVICE_IDS = [
 @pytest.mark.parametrize(("device_id", "offered"), DEVICE_IDS)
 def test_which_macs_a_wide_release_is_offered_to(device_id: str | None, offered: bool) -> None:
     known = apple(release("26.3", day="2026-01-10", device_ids=FIFTY_SEVEN))
-    assert (answered(decide(situation(mac("26.2", device_id=device_id), advisories=known)))[2]) == (
+    assert (summary(decide(situation(mac("26.2", device_id=device_id), advisories=known)))[2]) == (
         "26.3" if offered else None
     )
 
@@ -294,15 +294,15 @@ def test_an_exploited_cve_between_sets_the_deadline() -> None:
     assert (before.exploited_cves, before.deadline_at) == ((), at("2026-01-10") + 30 * DAY)
     assert after.exploited_cves == ("CVE-2025-43529",)
     assert after.deadline_at == at("2026-01-13") + 3 * DAY
-    assert answered(after)[2] == "26.2"
+    assert summary(after)[2] == "26.2"
 
 
 # --- reinstall ---
 
 
 def test_reinstall_after_the_update_went_wrong_often_enough() -> None:
-    twice = decide(situation(ledger=failed(2)))
-    thrice = decide(situation(ledger=failed(3)))
+    twice = decide(situation(job_history=failed(2)))
+    thrice = decide(situation(job_history=failed(3)))
     assert (twice.action, thrice.action) == (Action.UPDATE, Action.REINSTALL)
     assert thrice.reason is Reason.UPDATE_KEEPS_FAILING
     assert thrice.method is Method.STARTOSINSTALL
@@ -314,18 +314,18 @@ def test_reinstall_after_the_update_went_wrong_often_enough() -> None:
     "code",
     [ErrorCode.NO_DISK_SPACE, ErrorCode.UNREACHABLE, ErrorCode.LOW_POWER, ErrorCode.USER_DECLINED],
 )
-def test_no_reinstall_for_failures_it_does_not_mend(code: ErrorCode) -> None:
-    assert decide(situation(ledger=failed(4, code))).action is Action.UPDATE
+def test_no_reinstall_for_failures_it_cannot_repair(code: ErrorCode) -> None:
+    assert decide(situation(job_history=failed(4, code))).action is Action.UPDATE
 
 
 def test_failures_before_a_success_are_forgotten() -> None:
     done = entry(generation=3, issued_at=NOW - 12 * DAY, outcome=Outcome.SUCCEEDED)
-    assert decide(situation(ledger=(*failed(3), done))).action is Action.UPDATE
+    assert decide(situation(job_history=(*failed(3), done))).action is Action.UPDATE
 
 
 def test_a_newer_release_is_tried_by_update_first() -> None:
     known = apple(release("26.3", day="2026-01-01"))
-    assert decide(situation(advisories=known, ledger=failed(3))).action is Action.UPDATE
+    assert decide(situation(advisories=known, job_history=failed(3))).action is Action.UPDATE
 
 
 def test_broken_seal_is_reinstalled_in_place() -> None:
@@ -333,14 +333,14 @@ def test_broken_seal_is_reinstalled_in_place() -> None:
     assert (decision.action, decision.reason) == (Action.REINSTALL, Reason.SEAL_BROKEN)
     assert decision.method is Method.STARTOSINSTALL
     assert not decision.erases
-    assert answered(decision)[2] == "26.2"
+    assert summary(decision)[2] == "26.2"
 
 
-def test_broken_seal_is_mended_with_the_newest_release() -> None:
-    assert answered(decide(situation(mac("26.0", system_volume_sealed=False))))[2] == "26.2"
+def test_broken_seal_is_repaired_with_the_newest_release() -> None:
+    assert summary(decide(situation(mac("26.0", system_volume_sealed=False))))[2] == "26.2"
 
 
-def test_a_reinstall_that_mended_nothing_is_not_repeated_and_updates_go_on() -> None:
+def test_an_ineffective_reinstall_is_not_repeated_and_updates_go_on() -> None:
     done = entry(
         action=Action.REINSTALL,
         method=Method.STARTOSINSTALL,
@@ -348,8 +348,8 @@ def test_a_reinstall_that_mended_nothing_is_not_repeated_and_updates_go_on() -> 
         issued_at=NOW - 5 * DAY,
         outcome=Outcome.SUCCEEDED,
     )
-    current = decide(situation(mac("26.2", system_volume_sealed=False), ledger=(done,)))
-    behind = decide(situation(mac("26.0", system_volume_sealed=False), ledger=(done,)))
+    current = decide(situation(mac("26.2", system_volume_sealed=False), job_history=(done,)))
+    behind = decide(situation(mac("26.0", system_volume_sealed=False), job_history=(done,)))
     assert (current.decision, current.reason) == (Verdict.HOLD, Reason.NEEDS_PERSON)
     assert (behind.decision, behind.action) == (Verdict.SEND, Action.UPDATE)
 
@@ -431,10 +431,10 @@ def test_a_loan_unit_without_an_image_is_erased_and_reinstalled() -> None:
 def test_erase_device_leaves_the_system_that_runs() -> None:
     rules = policy(methods={"reinstall": ["erase_device"]})
     decision = decide(situation(mac("26.1", loan_returned_at=NOW - HOUR), rules=rules))
-    assert (decision.method, answered(decision)[2]) == (Method.ERASE_DEVICE, "26.1")
+    assert (decision.method, summary(decision)[2]) == (Method.ERASE_DEVICE, "26.1")
 
 
-def test_erase_device_mends_no_system() -> None:
+def test_erase_device_repairs_no_system() -> None:
     rules = policy(methods={"reinstall": ["erase_device"]})
     decision = decide(situation(mac("26.2", system_volume_sealed=False), rules=rules))
     assert (decision.method, decision.reason) == (None, Reason.NO_METHOD)
@@ -450,9 +450,9 @@ def test_a_loan_unit_is_done_once() -> None:
         issued_at=back + HOUR,
     )
     device = mac("26.2", loan_returned_at=back)
-    assert decide(situation(device, ledger=(done,))).reason is Reason.COMPLIANT
+    assert decide(situation(device, job_history=(done,))).reason is Reason.COMPLIANT
     again = mac("26.2", loan_returned_at=NOW - HOUR)
-    assert decide(situation(again, ledger=(done,))).action is Action.REINSTALL
+    assert decide(situation(again, job_history=(done,))).action is Action.REINSTALL
 
 
 # --- enrolment ---
@@ -571,17 +571,17 @@ def test_an_erased_mac_that_does_not_enrol_is_asked_to() -> None:
         outcome=Outcome.SUCCEEDED,
         outcome_at=NOW - 11 * HOUR,
     )
-    waiting = decide(situation(mac("26.2"), ledger=(fresh_erase,)))
+    waiting = decide(situation(mac("26.2"), job_history=(fresh_erase,)))
     assert waiting.reason is Reason.AWAITING_FOLLOW_UP
     assert waiting.next_eligible_at == NOW + HOUR
-    late = decide(situation(mac("26.2"), ledger=(ERASED,)))
+    late = decide(situation(mac("26.2"), job_history=(ERASED,)))
     assert (late.decision, late.reason) == (Verdict.SEND, Reason.REENROLL_AFTER_REINSTALL)
 
 
 def test_the_follow_up_chain_is_worked_off() -> None:
     fleet = Fleet()
     fleet.put(mac("26.2", seen_at=NOW - 3 * DAY))
-    s = situation(fleet.view(UDID), rules=CHAIN, ledger=(ERASED,))
+    s = situation(fleet.merged_device(UDID), rules=CHAIN, job_history=(ERASED,))
     assert follow_up_missing(s) == (
         "re-enrolled",
         "user-approved",
@@ -591,7 +591,7 @@ def test_the_follow_up_chain_is_worked_off() -> None:
     )
     for event in enrolled(when=NOW - 10 * HOUR):
         fleet.apply(event)
-    device = fleet.view(UDID)
+    device = fleet.merged_device(UDID)
     steps: list[tuple[dict[str, Any], tuple[str, ...]]] = [
         ({}, ("user-approved", "activation munki", "activation office", "compliant")),
         ({"user_approved": True}, ("activation munki", "activation office", "compliant")),
@@ -602,7 +602,7 @@ def test_the_follow_up_chain_is_worked_off() -> None:
     ]
     for number, (facts, missing) in enumerate(steps):
         device = with_report(device, NOW - timedelta(minutes=50 - number), "munki", **facts)
-        s = situation(device, rules=CHAIN, ledger=(ERASED,))
+        s = situation(device, rules=CHAIN, job_history=(ERASED,))
         assert follow_up_missing(s) == missing
         decision = decide(s)
         assert decision.reason is (Reason.AWAITING_FOLLOW_UP if missing else Reason.COMPLIANT)
@@ -635,7 +635,7 @@ def test_other_faults_of_an_enrolment_wait_for_nothing() -> None:
 
 def reinstalled(*more: Any, version: str = "26.2", **facts: Any) -> str | None:
     broken = mac(version, system_volume_sealed=False, **facts)
-    return answered(decide(situation(broken, advisories=apple(*more))))[2]
+    return summary(decide(situation(broken, advisories=apple(*more))))[2]
 
 
 def test_a_reinstall_takes_no_release_of_other_hardware() -> None:

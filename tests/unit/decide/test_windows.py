@@ -118,7 +118,7 @@ def test_no_windows_never_open() -> None:
     assert window_state((), ZoneInfo(LONDON), now) == (False, None)
 
 
-def test_the_answer_is_the_same_whatever_zone_now_is_in() -> None:
+def test_the_result_does_not_depend_on_the_zone_of_now() -> None:
     windows, zone = (_window("fri 22:00-04:00"),), ZoneInfo(LONDON)
     now = datetime(2026, 1, 2, 9, tzinfo=UTC)
     assert opens_at(windows, zone, now) == opens_at(windows, zone, now.astimezone(ZoneInfo(TOKYO)))
@@ -169,10 +169,10 @@ def near_a_clock_change(draw: st.DrawFn) -> tuple[ZoneInfo, datetime]:
     return zone, moment + timedelta(minutes=draw(st.integers(min_value=-4320, max_value=1500)))
 
 
-PLACES = st.tuples(ZONES.map(ZoneInfo), MOMENTS) | near_a_clock_change()
+CASES_NEAR_CLOCK_CHANGES = st.tuples(ZONES.map(ZoneInfo), MOMENTS) | near_a_clock_change()
 
 
-@given(WINDOWS, PLACES)
+@given(WINDOWS, CASES_NEAR_CLOCK_CHANGES)
 def test_nothing_is_open_before_the_next_opening_and_it_is(
     windows: tuple[Window, ...], place: tuple[ZoneInfo, datetime]
 ) -> None:
@@ -190,7 +190,7 @@ def test_nothing_is_open_before_the_next_opening_and_it_is(
         assert _is_open_by_the_wall(windows, zone, changes_at) != is_open
 
 
-@given(WINDOWS, PLACES)
+@given(WINDOWS, CASES_NEAR_CLOCK_CHANGES)
 def test_opening_and_closing_agree_with_the_state(
     windows: tuple[Window, ...], place: tuple[ZoneInfo, datetime]
 ) -> None:

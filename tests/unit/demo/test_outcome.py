@@ -17,49 +17,51 @@ THEN = NOW + timedelta(hours=1)
 
 def decided(reason: str, at: datetime, *, cves: bool = True, gates: str = "") -> LogLine:
     decision = {"udid": "MAC-1", "site": "tokyo", "reason": reason, "gates": [gates]}
-    said = {"decision": decision | {"cves": ["CVE-2026-1"] * cves}}
-    return LogLine("decision", at, json.dumps(said).encode())
+    record = {"decision": decision | {"cves": ["CVE-2026-1"] * cves}}
+    return LogLine("decision", at, json.dumps(record).encode())
 
 
 @pytest.mark.parametrize("order", [*permutations(range(2))], ids=["as told", "crossed"])
-def test_a_moment_counts_by_what_stands_at_its_end(order: tuple[int, ...]) -> None:
+def test_a_time_counts_with_its_last_decision(order: tuple[int, ...]) -> None:
     passing = [decided("job_open", THEN), decided("cooling_down", THEN)]
     lines = [decided("deferred", NOW), *(passing[n] for n in order), decided("exempt", THEN)]
     assert read_outcome(lines).decisions == 2
 
 
-def test_an_answer_that_stands_again_at_the_end_of_a_moment_is_no_new_one() -> None:
+def test_a_decision_restored_within_one_time_is_no_change() -> None:
     lines = [decided("deferred", NOW), decided("job_open", THEN), decided("deferred", THEN)]
     assert read_outcome(lines).decisions == 1
 
 
-def test_figures_in_gates_make_no_new_answer() -> None:
+def test_telemetry_in_gates_makes_no_new_decision() -> None:
     lines = [decided("low_disk", NOW, gates="4 GB"), decided("low_disk", THEN, gates="5 GB")]
     assert read_outcome(lines).decisions == 1
 
 
-def test_exposure_follows_the_last_answer() -> None:
+def test_exposure_follows_the_last_decision() -> None:
     outcome = read_outcome([decided("deferred", NOW), decided("compliant", THEN, cves=False)])
     assert (outcome.exposed_at(NOW), outcome.exposed_at(THEN), outcome.exposed) == (1, 0, 0)
     assert outcome.patched == [(NOW, THEN)]
 
 
 def test_events_are_those_from_outside() -> None:
-    told = b'{"type": "drydock.job.resulted.v1", "data": {"job_id": "job-1", "outcome": "acted"}}'
-    lines = [LogLine("event", NOW, body) for body in (encode(osquery_report(at=NOW)), told)]
+    job_result = (
+        b'{"type": "drydock.job.resulted.v1", "data": {"job_id": "job-1", "outcome": "acted"}}'
+    )
+    lines = [LogLine("event", NOW, body) for body in (encode(osquery_report(at=NOW)), job_result)]
     assert read_outcome(lines).events == 1
 
 
-def test_each_mac_says_one_thing_a_wave_in_its_order() -> None:
-    said = [
+def test_a_wave_has_one_event_a_mac_in_its_order() -> None:
+    events = [
         osquery_report(udid, datetime(2026, 1, day, tzinfo=UTC))
         for day in (1, 2, 3)
         for udid in ("MAC-1", "MAC-2")[: 4 - day]
     ]
-    found = waves(said)
+    found = waves(events)
     assert [[event.subject for event in wave] for wave in found] == [
         ["MAC-1", "MAC-2"],
         ["MAC-1", "MAC-2"],
         ["MAC-1"],
     ]
-    assert [event for wave in found for event in wave if event.subject == "MAC-1"] == said[::2]
+    assert [event for wave in found for event in wave if event.subject == "MAC-1"] == events[::2]

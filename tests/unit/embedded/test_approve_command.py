@@ -45,9 +45,11 @@ def data_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def approve(data_dir: Path, name: str, *options: str, said: str | None = None) -> tuple[int, str]:
+def approve(
+    data_dir: Path, name: str, *options: str, expected_error: str | None = None
+) -> tuple[int, str]:
     arguments = ["approve", name, "--data-dir", str(data_dir), "--by", "me", *options]
-    done = CliRunner().invoke(app, arguments, input=said)
+    done = CliRunner().invoke(app, arguments, input=expected_error)
     return done.exit_code, done.output
 
 
@@ -68,17 +70,19 @@ def test_approval_is_signed_and_durable(data_dir: Path) -> None:
 
 
 def test_it_asks_first_and_no_means_no(data_dir: Path) -> None:
-    code, out = approve(data_dir, "MAC-1", said="n\n")
+    code, out = approve(data_dir, "MAC-1", expected_error="n\n")
     assert code == 1
     assert "ERASES C02MAC-1" in out
     assert granted(data_dir) == []
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected_error"),
     [("MAC-2", "awaits no approval"), ("MAC-3", "no Mac is known as MAC-3")],
 )
-def test_a_mac_that_waits_for_nothing_is_said_so(data_dir: Path, name: str, said: str) -> None:
+def test_a_mac_that_awaits_no_approval_is_an_error(
+    data_dir: Path, name: str, expected_error: str
+) -> None:
     code, out = approve(data_dir, name, "--yes")
     assert code == 2
-    assert said in out
+    assert expected_error in out

@@ -18,17 +18,17 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 from pipeline.config import ServerSettings
-from pipeline.embedded import commands
-from pipeline.embedded.http import Gateway
+from pipeline.embedded import control_events
+from pipeline.embedded.http import ServiceApi
 from pipeline.embedded.log import Log
-from pipeline.embedded.observing import Observer
+from pipeline.embedded.metrics_log import MetricsLog
 from pipeline.embedded.service import Service
-from pipeline.embedded.worker import Worker, World
-from pipeline.gateway import intake
-from pipeline.gateway.senders import Senders
-from pipeline.ingest.outcome import Translation
+from pipeline.embedded.service_thread import MacSource, ServiceThread
+from pipeline.gateway import payloads
+from pipeline.gateway.authentication import Authenticator
 from pipeline.ingest.redaction import Redactor
 from pipeline.ingest.sources import TRANSLATORS
+from pipeline.ingest.translation import Translation
 from pipeline.metrics import Metrics
 from schemas.decisions import Decision, Reason, Verdict
 from schemas.envelope import encode
@@ -50,7 +50,7 @@ MAC: dict[str, Any] = {"os_version": "26.1", "build": "25B78", "model": "Mac14,2
 RELEASE = encode(critical_release("26.2", "25C56", NOW))
 
 
-class Endpoint:
+class RunningService:
     """The endpoint over a data directory."""
 
     def __init__(self, data_dir: Path, **settings: Any) -> None:
@@ -63,28 +63,28 @@ class Endpoint:
             wrapper_class=structlog.make_filtering_bound_logger("info"),
         )
         chosen = ServerSettings(**settings)
-        observer = Observer(self.metrics, self.log)
+        observer = MetricsLog(self.metrics, self.log)
 
-        def open_service(now: datetime) -> tuple[Service, World | None]:
+        def open_service(now: datetime) -> tuple[Service, MacSource | None]:
             service = Service.open(
                 data_dir,
                 now=now,
                 signer=JOBS_KEY,
                 trust=KEYS,
                 policy_text=POLICY,
-                observe=observer.committed,
+                on_commit=observer.record_commit,
             )
             return service, None
 
-        self.worker = Worker(
+        self.worker = ServiceThread(
             open_service,
             self.log,
             max_waiting=chosen.max_waiting,
-            tell_ready=lambda ready: self.metrics.set_ready(ready=ready),
+            on_ready=lambda ready: self.metrics.set_ready(ready=ready),
         )
-        self.gateway = Gateway(
+        self.gateway = ServiceApi(
             self.worker,
-            Senders(chosen, loopback=True, admin_token="admin-token"),
+            Authenticator(chosen, is_loopback=True, admin_token="admin-token"),
             chosen,
             Redactor(b"0123456789abcdef"),
             self.metrics,
@@ -98,7 +98,7 @@ class Endpoint:
 
 
 @contextmanager
-def listening(endpoint: Endpoint) -> Iterator[str]:
+def listening(endpoint: RunningService) -> Iterator[str]:
     """The endpoint behind a real server; gives its URL."""
     endpoint.worker.start()
     config = uvicorn.Config(endpoint.gateway.app(), log_config=None, access_log=False)
@@ -114,11 +114,11 @@ def listening(endpoint: Endpoint) -> Iterator[str]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., tuple[httpx.Client, Endpoint]]]:
+def serve(tmp_path: Path) -> Iterator[Callable[..., tuple[httpx.Client, RunningService]]]:
     with ExitStack() as stack:
 
-        def start(**settings: Any) -> tuple[httpx.Client, Endpoint]:
-            endpoint = Endpoint(tmp_path / "data", **settings)
+        def start(**settings: Any) -> tuple[httpx.Client, RunningService]:
+            endpoint = RunningService(tmp_path / "data", **settings)
             url = stack.enter_context(listening(endpoint))
             client = httpx.Client(base_url=url, trust_env=False, timeout=30)
             return stack.enter_context(client), endpoint
@@ -151,7 +151,7 @@ def test_events_are_durable_when_they_are_answered(serve: Any) -> None:
         (b"[" + event("MAC-1") + b',{"type":"x"}]', "$[1]", "unknown_type"),
         (event("MAC-1") + b'\n{"type":"x"}', "line 2: $", "unknown_type"),
         (event("MAC-1").replace(b"26.1", b"none"), "$.data.os_version", "bad_value"),
-        (encode(commands.policy(POLICY, "me", NOW)), "$.type", "unknown_type"),
+        (encode(control_events.policy_changed(POLICY, "me", NOW)), "$.type", "unknown_type"),
     ],
     ids=["nothing", "cut off", "no array", "in an array", "in lines", "bad value", "policy"],
 )
@@ -173,8 +173,8 @@ def test_webhook_that_cannot_be_used_is_a_durable_dead_letter(serve: Any) -> Non
     with Log.open(endpoint.data_dir) as log:
         (letter,) = log.dead_letters()
     assert (letter.code, letter.source, letter.origin) == ("unknown_type", "jamf", "webhook/jamf")
-    said = json.loads(letter.body)
-    assert "hunter2" not in str(said)
+    dead_letter = json.loads(letter.body)
+    assert "hunter2" not in str(dead_letter)
 
 
 def test_translator_bug_is_a_dead_letter_that_replays(
@@ -186,7 +186,7 @@ def test_translator_bug_is_a_dead_letter_that_replays(
     def broken(*_: Any, **__: Any) -> Any:
         raise LookupError("our bug")
 
-    monkeypatch.setattr(intake, "TRANSLATORS", {**TRANSLATORS, "jamf": broken})
+    monkeypatch.setattr(payloads, "TRANSLATORS", {**TRANSLATORS, "jamf": broken})
     assert client.post("/webhooks/jamf", json=payload).json()["dead_letters"] == 1
     assert client.post("/v1/dead-letters/1/replay", headers=TOKEN).status_code == 409
 
@@ -194,7 +194,7 @@ def test_translator_bug_is_a_dead_letter_that_replays(
         assert json.loads(raw) == payload
         return Translation(events=(osquery_report("MAC-9", NOW, **MAC),))
 
-    monkeypatch.setattr(intake, "TRANSLATORS", {**TRANSLATORS, "jamf": fixed})
+    monkeypatch.setattr(payloads, "TRANSLATORS", {**TRANSLATORS, "jamf": fixed})
     answer = client.post("/v1/dead-letters/1/replay", headers=TOKEN)
     assert answer.json() == {"replayed": 1, "events": 1}
     assert "MAC-9" in endpoint.logged()
@@ -204,7 +204,7 @@ def test_translator_bug_is_a_dead_letter_that_replays(
     assert client.post("/v1/dead-letters/7/replay", headers=TOKEN).status_code == 404
 
 
-def test_feed_is_told_from_what_it_said_last(serve: Any) -> None:
+def test_feed_is_compared_with_its_last_document(serve: Any) -> None:
     client, endpoint = serve()
     kev = {
         "catalogVersion": "2026.08.05",
@@ -222,7 +222,7 @@ def test_feed_is_told_from_what_it_said_last(serve: Any) -> None:
         ],
     }
     first = client.post("/v1/feeds/kev", json=kev)
-    assert first.json() == {"outcome": "taken", "events": 1, "dead_letters": 0}
+    assert first.json() == {"outcome": "accepted", "events": 1, "dead_letters": 0}
     unchanged = {"outcome": "unchanged", "events": 0, "dead_letters": 0}
     assert client.post("/v1/feeds/kev", json=kev).json() == unchanged
     for letters in (1, 0):
@@ -243,7 +243,7 @@ def test_feed_that_lost_its_entries_is_taken_once_somebody_looked(serve: Any) ->
     # Now it is known to be Apple's too.
     assert client.post("/v1/feeds/kev", json=kev).json()["events"] == 1
     less = {"vulnerabilities": [entry]}
-    assert client.post("/v1/feeds/kev", json=less).json()["outcome"] == "lost"
+    assert client.post("/v1/feeds/kev", json=less).json()["outcome"] == "truncated"
     assert client.post("/v1/feeds/kev?accept=losses", json=less).json()["outcome"] == "unchanged"
     assert "CVE-2025-14174" in endpoint.logged()
 
@@ -265,7 +265,9 @@ def test_feed_that_lost_its_entries_is_taken_once_somebody_looked(serve: Any) ->
         ("GET", "/readyz", 200),
     ],
 )
-def test_answers(serve: Any, method: str, path: str, status: int) -> None:
+def test_a_bad_request_is_answered_with_its_status(
+    serve: Any, method: str, path: str, status: int
+) -> None:
     client, _ = serve()
     assert client.request(method, path).status_code == status
 
@@ -333,7 +335,7 @@ def test_approval_must_be_signed_by_who_is_trusted(serve: Any, key: Any, status:
         reason=Reason.AWAITING_APPROVAL,
         job_id="job-1",
     )
-    granted = commands.approval(decision, "me", NOW, timedelta(days=1), key)
+    granted = control_events.approval_granted(decision, "me", NOW, timedelta(days=1), key)
     answer = client.post("/v1/approvals", content=encode(granted), headers=TOKEN)
     assert answer.status_code == status
     assert client.post("/v1/approvals", content=event("M"), headers=TOKEN).status_code == 400
@@ -371,7 +373,7 @@ def test_metrics_are_strict_openmetrics_and_count(serve: Any) -> None:
         for sample in family.samples
     }
     assert samples["drydock_events_total", "drydock.inventory.v1", "folded"] == 1
-    assert samples["drydock_events_total", "drydock.inventory.v1", "repeated"] == 1
+    assert samples["drydock_events_total", "drydock.inventory.v1", "duplicate"] == 1
     assert samples["drydock_dead_letters_total", "not_json", "webhooks"] == 1
     assert samples["drydock_exposed_devices", "critical", "london"] == 1
     assert (

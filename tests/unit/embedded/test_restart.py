@@ -38,7 +38,9 @@ def test_macs_get_a_sites_slots_in_the_same_order_after_a_restart(tmp_path: Path
     ordered = []
     for name, restart in (("one", False), ("many", True)):
         service = accept_all(tmp_path / name, batches, restart=restart)
-        ordered.append([udid for udid, jobs in service.engine.fleet.ledgers.items() if jobs])
+        ordered.append(
+            [udid for udid, jobs in service.reconciler.fleet.job_histories.items() if jobs]
+        )
         service.close()
     assert ordered[0] == ordered[1]
     assert len(ordered[0]) == 3  # the site's slots
@@ -56,9 +58,9 @@ def by_serial(serial: str) -> InventoryEvent:
 def test_the_answer_of_a_record_that_became_a_mac_is_dropped(tmp_path: Path) -> None:
     batches: list[list[Event]] = [[by_serial("C02MAC-1")], [osquery_report("MAC-1", **NEW)]]
     service = accept_all(tmp_path, batches, restart=False)
-    assert set(service.engine.standings) == {"MAC-1"}
-    assert {udid for udid, *_ in service.store.standings()} == {"MAC-1"}
+    assert set(service.reconciler.last_decisions) == {"MAC-1"}
+    assert {udid for udid, *_ in service.store.last_decisions()} == {"MAC-1"}
     found = read_status(service.store, START)
     service.close()
-    assert sum(sum(by.values()) for by in found.standings.values()) == 1
+    assert sum(sum(by.values()) for by in found.decisions.values()) == 1
     assert found.devices == 1

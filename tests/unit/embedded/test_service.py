@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.simulated import Faults, SimulatedFleet
-from pipeline.decide.engine import Engine
-from pipeline.embedded import commands
+from pipeline.decide.reconciler import Reconciler
+from pipeline.embedded import control_events
 from pipeline.embedded.log import StoreError
 from pipeline.embedded.service import Service
-from pipeline.embedded.unit import Committed, load
+from pipeline.embedded.transaction import Committed, load_state
 from pipeline.state.fleet import Fleet
 from schemas.decisions import Decision, DecisionRecord, Reason
 from schemas.envelope import JobIssuedEvent, decode
 from schemas.events.control import HaltScope
-from schemas.orders import issue
+from schemas.signed_payloads import sign_job
 from tests.embedded_world import POLICY, Environment, at, live, needy_macs, open_service
 from tests.factories.sites import (
     APPROVALS_KEY,
@@ -43,37 +43,39 @@ def service(tmp_path: Path) -> Iterator[Service]:
     opened.close()
 
 
-def answer(service: Service, udid: str = "MAC-1") -> Reason:
-    return service.engine.standings[udid].reason
+def reason_of(service: Service, udid: str = "MAC-1") -> Reason:
+    return service.reconciler.last_decisions[udid].reason
 
 
 def codes(service: Service) -> list[tuple[str, str]]:
     return [(one.code, one.origin) for one in service.store.dead_letters()]
 
 
-def same_state(engine: Engine, other: Engine) -> None:
-    assert engine.fleet.devices == other.fleet.devices
-    assert list(engine.fleet.devices) == list(other.fleet.devices)
-    assert {k: v for k, v in engine.fleet.ledgers.items() if v} == other.fleet.ledgers
-    assert engine.fleet.facts_to_wire() == other.fleet.facts_to_wire()
-    assert engine.standings == other.standings
-    assert +engine.exposed == +other.exposed
-    assert +engine.open_jobs == +other.open_jobs
-    assert engine.next_due() == other.next_due()
+def same_state(reconciler: Reconciler, other: Reconciler) -> None:
+    assert reconciler.fleet.devices == other.fleet.devices
+    assert list(reconciler.fleet.devices) == list(other.fleet.devices)
+    assert {
+        k: v for k, v in reconciler.fleet.job_histories.items() if v
+    } == other.fleet.job_histories
+    assert reconciler.fleet.broadcast_to_wire() == other.fleet.broadcast_to_wire()
+    assert reconciler.last_decisions == other.last_decisions
+    assert +reconciler.exposed == +other.exposed
+    assert +reconciler.open_jobs == +other.open_jobs
+    assert reconciler.next_due_at() == other.next_due_at()
 
 
 def test_an_input_is_folded_decided_and_ordered_in_one_transaction(tmp_path: Path) -> None:
     moments: list[str] = []
     seen: list[Committed] = []
     service = open_service(
-        tmp_path, Environment.of(), moments.append, observe=lambda done, _: seen.append(done)
+        tmp_path, Environment.of(), moments.append, on_commit=lambda done, _: seen.append(done)
     )
     service.accept([critical_release("26.2", "25C56")], (), START)
     moments.clear()
     done = service.accept([osquery_report(**OLD)], (), START)
     service.close()
     assert moments == ["accept:before", "accept:after"]
-    assert (done.folded, done.repeated, done.jobs, done.set_aside) == (1, 0, 1, 0)
+    assert (done.folded, done.duplicates, done.jobs, done.dead_letters) == (1, 0, 1, 0)
     assert [type(event).__name__ for event in seen[-1].events] == [
         "InventoryEvent",
         "JobIssuedEvent",
@@ -88,7 +90,7 @@ def test_a_repeated_event_changes_nothing(service: Service) -> None:
     service.accept([critical_release("26.2", "25C56"), osquery_report(**OLD)], (), START)
     before = service.store.last_seq()
     done = service.accept([osquery_report(**OLD), osquery_report(**OLD)], (), at(1))
-    assert (done.folded, done.repeated) == (0, 2)
+    assert (done.folded, done.duplicates) == (0, 2)
     assert service.store.last_seq() == before
 
 
@@ -112,7 +114,7 @@ def poison(marked: str) -> Callable[..., Any]:
     return apply
 
 
-def test_a_poison_event_is_set_aside_and_the_others_pass(
+def test_an_event_that_fails_becomes_a_dead_letter_and_the_others_pass(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Fleet, "apply", poison("MAC-2"))
@@ -122,36 +124,36 @@ def test_a_poison_event_is_set_aside_and_the_others_pass(
         osquery_report("MAC-3", **OLD),
     ]
     done = service.accept(batch, (), START)
-    assert (done.folded, done.set_aside) == (2, 1)
+    assert (done.folded, done.dead_letters) == (2, 1)
     (letter,) = service.store.dead_letters()
     assert letter.code == "bug"
     assert b"LookupError" in letter.body
-    assert set(service.engine.fleet.devices) == {"MAC-1", "MAC-3"}
-    same_state(service.engine, load(service.store))
+    assert set(service.reconciler.fleet.devices) == {"MAC-1", "MAC-3"}
+    same_state(service.reconciler, load_state(service.store))
 
 
-def test_a_mac_that_the_rules_fail_on_holds_nobody_up(
+def test_a_mac_that_the_rules_fail_on_delays_no_other(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.accept([osquery_report(udid, **OLD) for udid in ("MAC-1", "MAC-2", "MAC-3")], (), START)
-    real = Engine.record_of
+    real = Reconciler.record_of
 
-    def record_of(engine: Engine, decision: Decision, situation: Any) -> DecisionRecord:
+    def record_of(reconciler: Reconciler, decision: Decision, situation: Any) -> DecisionRecord:
         if decision.udid == "MAC-2":
             raise LookupError("our bug")
-        return real(engine, decision, situation)
+        return real(reconciler, decision, situation)
 
-    monkeypatch.setattr(Engine, "record_of", record_of)
+    monkeypatch.setattr(Reconciler, "record_of", record_of)
     service.accept([critical_release("26.2", "25C56")], (), at(1))
     service.accept([critical_release("15.7", "24G222")], (), at(2))
-    assert answer(service, "MAC-1") is answer(service, "MAC-3") is Reason.JOB_OPEN
+    assert reason_of(service, "MAC-1") is reason_of(service, "MAC-3") is Reason.JOB_OPEN
     assert codes(service) == [("bug", "MAC-2")]
     monkeypatch.undo()
     service.accept([osquery_report("MAC-2", at(3), **OLD)], (), at(3))
     service._begin_sweep(at(3))
     while service._sweeping is not None:
         service.tick(at(3))
-    assert answer(service, "MAC-2") is Reason.JOB_OPEN
+    assert reason_of(service, "MAC-2") is Reason.JOB_OPEN
 
 
 def test_a_full_disk_refuses_the_input_and_keeps_memory_true(service: Service) -> None:
@@ -161,19 +163,19 @@ def test_a_full_disk_refuses_the_input_and_keeps_memory_true(service: Service) -
     many = [osquery_report(f"MAC-{number}", **OLD) for number in range(50)]
     with pytest.raises(StoreError, match="full"):
         service.accept(many, (), START)
-    same_state(service.engine, load(service.store))
+    same_state(service.reconciler, load_state(service.store))
     service.store._db.execute("PRAGMA max_page_count=100000")
     assert service.accept(many, (), START).folded == 50
 
 
 @pytest.mark.parametrize(
-    ("event", "said"),
+    ("event", "detail"),
     [
-        (commands.policy("version: 2", "me", START), "the policy is invalid"),
+        (control_events.policy_changed("version: 2", "me", START), "the policy is invalid"),
         (
-            commands.policy(POLICY, "me", START).model_copy(
+            control_events.policy_changed(POLICY, "me", START).model_copy(
                 update={
-                    "data": commands.policy(POLICY, "me", START).data.model_copy(
+                    "data": control_events.policy_changed(POLICY, "me", START).data.model_copy(
                         update={"digest": "0" * 64}
                     )
                 }
@@ -183,26 +185,26 @@ def test_a_full_disk_refuses_the_input_and_keeps_memory_true(service: Service) -
     ],
     ids=["invalid policy", "another digest"],
 )
-def test_a_policy_that_is_not_what_it_claims_is_set_aside(
-    service: Service, event: Any, said: str
+def test_a_policy_with_a_wrong_digest_becomes_a_dead_letter(
+    service: Service, event: Any, detail: str
 ) -> None:
-    in_force = service.engine.policy_digest
+    in_force = service.reconciler.policy_digest
     service.accept([event], (), at(1))
-    assert service.engine.policy_digest == in_force
+    assert service.reconciler.policy_digest == in_force
     (letter,) = service.store.dead_letters()
     assert letter.code == "bad_value"
-    assert said in letter.body.decode()
+    assert detail in letter.body.decode()
 
 
-def test_a_job_signed_by_a_stranger_is_set_aside(service: Service) -> None:
+def test_a_job_signed_by_an_unknown_key_becomes_a_dead_letter(service: Service) -> None:
     service.accept([critical_release("26.2", "25C56"), osquery_report(**OLD)], (), START)
     rows = service.store.entries(key="MAC-1", kind="event")
     issued = next(decode(row.body) for row in rows if row.type == "drydock.job.issued.v1")
     assert isinstance(issued, JobIssuedEvent)
     forged = issued.model_copy(
-        update={"id": "forged", "data": issue(issued.data.job, STRANGER_KEY)}
+        update={"id": "forged", "data": sign_job(issued.data.job, STRANGER_KEY)}
     )
-    assert service.accept([forged], (), at(1)).set_aside == 1
+    assert service.accept([forged], (), at(1)).dead_letters == 1
 
 
 def test_policy_is_put_in_force_once(service: Service) -> None:
@@ -215,26 +217,26 @@ def test_policy_is_put_in_force_once(service: Service) -> None:
 def test_halt_stops_new_work_and_its_end_is_a_wake(tmp_path: Path) -> None:
     environment = Environment.of(a_spec("MAC-1"))
     service = open_service(tmp_path, environment)
-    service.accept([commands.halt(EVERYTHING, "me", "", at(30), START)], (), START)
+    service.accept([control_events.halt_set(EVERYTHING, "me", "", at(30), START)], (), START)
     live(service, environment, at(29))
     assert environment.fleet.acted == []
-    assert answer(service) is Reason.HALTED
+    assert reason_of(service) is Reason.HALTED
     live(service, environment, at(60))
     assert len(environment.fleet.acted) == 1
-    assert answer(service) is Reason.COMPLIANT
+    assert reason_of(service) is Reason.COMPLIANT
     service.close()
 
 
 def test_cleared_halt_lets_work_start(tmp_path: Path) -> None:
     environment = Environment.of(a_spec("MAC-1"))
     service = open_service(tmp_path, environment)
-    service.accept([commands.halt(EVERYTHING, "me", "", None, START)], (), START)
+    service.accept([control_events.halt_set(EVERYTHING, "me", "", None, START)], (), START)
     live(service, environment, at(5))
     service.close()
     service = open_service(tmp_path, environment)
     live(service, environment, at(10))
     assert environment.fleet.acted == []
-    service.accept([commands.resume(EVERYTHING, "me", at(10))], (), at(10))
+    service.accept([control_events.halt_cleared(EVERYTHING, "me", at(10))], (), at(10))
     live(service, environment, at(40))
     assert len(environment.fleet.acted) == 1
     service.close()
@@ -244,12 +246,12 @@ def test_erasing_job_waits_for_its_approval(tmp_path: Path) -> None:
     environment = Environment.of(a_spec("MAC-1", loan_returned_at=START - timedelta(days=1)))
     service = open_service(tmp_path, environment)
     live(service, environment, at(8))
-    assert answer(service) is Reason.AWAITING_APPROVAL
+    assert reason_of(service) is Reason.AWAITING_APPROVAL
     assert environment.fleet.acted == []
     now, day = environment.now, timedelta(days=1)
     service.approve("MAC-1", by="stranger", now=now, lasts=day, key=STRANGER_KEY)
     live(service, environment, at(12))
-    assert answer(service) is Reason.AWAITING_APPROVAL
+    assert reason_of(service) is Reason.AWAITING_APPROVAL
     service.approve("MAC-1", by="me", now=environment.now, lasts=day, key=APPROVALS_KEY)
     live(service, environment, at(24))
     assert len(environment.fleet.acted) == 1
@@ -267,7 +269,7 @@ def test_without_macs_jobs_are_refused_as_a_dry_run(tmp_path: Path) -> None:
     while wake is not None and wake <= START:
         service.tick(START)
         wake = service.next_wake(START)
-    (entry,) = service.engine.fleet.ledgers["MAC-1"]
+    (entry,) = service.reconciler.fleet.job_histories["MAC-1"]
     assert (entry.outcome, entry.error_code) == ("refused", "unsupported")
     service.close()
 
@@ -277,13 +279,13 @@ def test_orders_not_handed_over_are_handed_over_after_a_restart(tmp_path: Path) 
     service = open_service(tmp_path, environment)
     environment.now = at(7)
     service.accept([*environment.unsent, *environment.fleet.advance(at(7))], (), at(7))
-    assert answer(service) is Reason.JOB_OPEN
+    assert reason_of(service) is Reason.JOB_OPEN
     service.close()  # before any tick: the executor never heard of the job
     environment.unsent = []
     service = open_service(tmp_path, environment)
     live(service, environment, at(30))
     assert len(environment.fleet.acted) == 1
-    assert answer(service) is Reason.COMPLIANT
+    assert reason_of(service) is Reason.COMPLIANT
     service.close()
 
 
@@ -292,10 +294,10 @@ def test_policy_kept_by_a_version_that_took_it_is_an_error_at_the_start(
 ) -> None:
     open_service(tmp_path, Environment.of()).close()
     service = open_service(tmp_path, Environment.of())
-    wire = service.store.fact("policy")
+    wire = service.store.setting("policy")
     assert wire is not None
     with service.store.transaction("test"):
-        service.store.put_fact("policy", wire.replace(b"london:", b"lon don:"))
+        service.store.put_setting("policy", wire.replace(b"london:", b"lon don:"))
     service.close()
     with pytest.raises(StoreError, match="policy kept in the data directory"):
         Service.open(tmp_path, now=START, signer=JOBS_KEY, trust=KEYS)
@@ -317,6 +319,6 @@ def test_state_read_from_disk_is_the_state_in_memory(
     try:
         for step in hours:
             live(service, environment, environment.now + timedelta(hours=step))
-            same_state(service.engine, load(service.store))
+            same_state(service.reconciler, load_state(service.store))
     finally:
         service.close()

@@ -31,7 +31,7 @@ def test_keeps_what_was_committed(tmp_path: Path) -> None:
         append(store, "1")
         store.append_decision(at(1), "MAC-1", b'{"d":1}')
         store.put_blob("d1", "policy", b"text")
-        store.put_fact("halts", b"{}")
+        store.put_setting("halts", b"{}")
     with Log.open(tmp_path) as log:
         rows = list(log.entries())
         assert [(row.seq, row.kind, row.key, row.body) for row in rows] == [
@@ -40,7 +40,7 @@ def test_keeps_what_was_committed(tmp_path: Path) -> None:
         ]
         assert log.blob("d1") == b"text"
         assert log.blob("d2") is None
-        assert log.fact("halts") == b"{}"
+        assert log.setting("halts") == b"{}"
         assert log.last_decision("MAC-1") == b'{"d":1}'
         assert (log.last_seq(), log.last_at()) == (2, at(1))
         assert log.last_seq(until=at(1)) == 1
@@ -58,13 +58,13 @@ def test_rolls_all_of_a_failed_transaction_back(store: Store) -> None:
     def fail() -> None:
         with store.transaction("test"):
             append(store, "1")
-            store.put_fact("halts", b"{}")
+            store.put_setting("halts", b"{}")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert list(store.entries()) == []
-    assert store.fact("halts") is None
+    assert store.setting("halts") is None
     with store.transaction("test"):
         assert append(store, "1")
 
@@ -96,7 +96,7 @@ def test_second_writer_is_refused(store: Store, tmp_path: Path) -> None:
         Store.open(tmp_path)
 
 
-def test_lock_ends_with_its_holder(tmp_path: Path) -> None:
+def test_lock_ends_with_its_process(tmp_path: Path) -> None:
     Store.open(tmp_path).close()
     Store.open(tmp_path).close()
 
@@ -127,6 +127,15 @@ def test_newer_schema_version_is_refused(tmp_path: Path, opener: type) -> None:
 
 
 @pytest.mark.parametrize("opener", [Store.open, Log.open], ids=["writer", "reader"])
+def test_database_from_before_the_first_release_is_refused(tmp_path: Path, opener: type) -> None:
+    Store.open(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / FILE)) as db:
+        db.execute("PRAGMA user_version=1")
+    with pytest.raises(StoreError, match=r"version 1, .*start with an empty data directory"):
+        opener(tmp_path)
+
+
+@pytest.mark.parametrize("opener", [Store.open, Log.open], ids=["writer", "reader"])
 def test_file_of_something_else_is_refused(tmp_path: Path, opener: type) -> None:
     (tmp_path / FILE).write_bytes(b"not a database, but longer than a header" * 100)
     with pytest.raises(StoreError, match="not a database"):
@@ -139,7 +148,7 @@ def test_folder_without_a_log_is_no_data_directory(tmp_path: Path) -> None:
         Log.open(tmp_path)
 
 
-def test_unusable_folder_is_said_so(tmp_path: Path) -> None:
+def test_unusable_folder_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot use"):
         Store.open(tmp_path / "file")

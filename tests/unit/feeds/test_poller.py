@@ -8,9 +8,9 @@ import pytest
 import structlog
 
 from pipeline.config import FeedsSettings
-from pipeline.feeds.copies import Copies
-from pipeline.feeds.poller import Poller, Taken, make_poller
-from pipeline.ingest.judging import FeedOutcome
+from pipeline.feeds.download_cache import DownloadCache
+from pipeline.feeds.poller import DocumentResult, Poller, make_poller
+from pipeline.ingest.feed_review import FeedOutcome
 from schemas.feeds import FeedSource
 
 
@@ -19,18 +19,20 @@ class Sink:
     """Takes everything, or says what it is told to."""
 
     outcomes: dict[str, FeedOutcome] = field(default_factory=dict)
-    taken: list[tuple[str, bytes, bool]] = field(default_factory=list)
+    documents: list[tuple[str, bytes, bool]] = field(default_factory=list)
 
-    async def take(self, source: FeedSource, document: bytes, *, accept_losses: bool) -> Taken:
-        self.taken.append((source, document, accept_losses))
-        return Taken(self.outcomes.get(source, FeedOutcome.TAKEN), detail="why")
+    async def process_document(
+        self, source: FeedSource, document: bytes, *, accept_losses: bool
+    ) -> DocumentResult:
+        self.documents.append((source, document, accept_losses))
+        return DocumentResult(self.outcomes.get(source, FeedOutcome.ACCEPTED), detail="why")
 
 
 @dataclass
 class Counts:
     polled_: list[tuple[str, str]] = field(default_factory=list)
 
-    def polled(self, source: FeedSource, outcome: FeedOutcome) -> None:
+    def count_poll(self, source: FeedSource, outcome: FeedOutcome) -> None:
         self.polled_.append((source, outcome.value))
 
 
@@ -61,14 +63,14 @@ def scene(tmp_path: Path) -> Scene:
 def test_releases_are_read_before_the_catalogue_of_cves(scene: Scene) -> None:
     kev, sofa = scene.file("kev", b"k"), scene.file("sofa", b"s")
     found = asyncio.run(scene.poller(kev=kev, sofa=sofa).poll(scene.sink, accept_losses=["sofa"]))
-    assert scene.sink.taken == [("sofa", b"s", True), ("kev", b"k", False)]
-    assert found == {"sofa": FeedOutcome.TAKEN, "kev": FeedOutcome.TAKEN}
+    assert scene.sink.documents == [("sofa", b"s", True), ("kev", b"k", False)]
+    assert found == {"sofa": FeedOutcome.ACCEPTED, "kev": FeedOutcome.ACCEPTED}
 
 
 def test_a_feed_that_is_not_there_does_not_keep_others_from_being_read(scene: Scene) -> None:
     poller = scene.poller(sofa=str(scene.folder / "nowhere"), kev=scene.file("kev", b"k"))
     asyncio.run(poller.poll(scene.sink))
-    assert scene.counts.polled_ == [("sofa", "unreachable"), ("kev", "taken")]
+    assert scene.counts.polled_ == [("sofa", "unreachable"), ("kev", "accepted")]
     assert scene.log.entries[0]["event"] == "feed unreachable"
     assert "No such file" in scene.log.entries[0]["detail"]
 
@@ -78,9 +80,9 @@ def test_what_is_refused_is_not_the_good_copy(scene: Scene) -> None:
     poller = scene.poller(sofa=place)
     asyncio.run(poller.poll(scene.sink))
     scene.file("sofa", b"wrong")
-    scene.sink.outcomes["sofa"] = FeedOutcome.LOST
+    scene.sink.outcomes["sofa"] = FeedOutcome.TRUNCATED
     asyncio.run(poller.poll(scene.sink))
-    copy = Copies(scene.folder / "copies").load("sofa", place)
+    copy = DownloadCache(scene.folder / "copies").load("sofa", place)
     assert copy is not None
     assert copy.document == b"good"
     assert (scene.folder / "copies" / "sofa.refused").read_bytes() == b"wrong"
@@ -91,7 +93,7 @@ def test_what_is_refused_is_not_the_good_copy(scene: Scene) -> None:
 def test_a_disk_that_takes_no_copy_costs_nothing_else(scene: Scene) -> None:
     (scene.folder / "copies").write_bytes(b"a file where a folder should be")
     found = asyncio.run(scene.poller(sofa=scene.file("sofa", b"s")).poll(scene.sink))
-    assert found == {"sofa": FeedOutcome.TAKEN}
+    assert found == {"sofa": FeedOutcome.ACCEPTED}
     assert scene.log.entries[0]["event"] == "cannot keep a copy"
 
 
@@ -102,15 +104,15 @@ def test_each_feed_is_looked_at_when_it_is_due(scene: Scene) -> None:
     async def a_while() -> None:
         running = asyncio.create_task(poller.run(scene.sink))
         async with asyncio.timeout(20):
-            while len(scene.sink.taken) < 4:
+            while len(scene.sink.documents) < 4:
                 await asyncio.sleep(0.01)
         running.cancel()
         # Whoever polls next goes on where this one was.
         again = asyncio.create_task(poller.run(scene.sink))
         async with asyncio.timeout(20):
-            while len(scene.sink.taken) < 6:
+            while len(scene.sink.documents) < 6:
                 await asyncio.sleep(0.01)
         again.cancel()
 
     asyncio.run(a_while())
-    assert [source for source, _, _ in scene.sink.taken].count("gdmf") == 1
+    assert [source for source, _, _ in scene.sink.documents].count("gdmf") == 1

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.gateway.link import LinkError
+from pipeline.gateway.producer import ProducerError
 from pipeline.gateway.records import Record
 
 ACK_WAIT_S = 0.02
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 
 
 @dataclass
@@ -25,19 +25,19 @@ class FakeKafka:
     broken: bool = False
     connects: int = 0
     requests: int = 0
-    links: list["FakeLink"] = field(default_factory=list)
+    producers: list["FakeProducer"] = field(default_factory=list)
 
-    async def connect(self) -> "FakeLink":
+    async def connect(self) -> "FakeProducer":
         self.connects += 1
         if self.away or self.broken:
-            raise LinkError("nobody answers")
-        self.links.append(FakeLink(self))
-        return self.links[-1]
+            raise ProducerError("nobody answers")
+        self.producers.append(FakeProducer(self))
+        return self.producers[-1]
 
-    def take(self, record: Record, told: "asyncio.Future[Any]") -> None:
-        if not told.done():
+    def append(self, record: Record, delivery: "asyncio.Future[Any]") -> None:
+        if not delivery.done():
             self.log.append(record)
-            told.set_result(None)
+            delivery.set_result(None)
 
     def go_away(self) -> None:
         self.away = True
@@ -47,17 +47,17 @@ class FakeKafka:
 
     def come_back(self) -> None:
         self.away = self.deaf = self.broken = False
-        for link in self.links:
-            link.flush()
+        for producer in self.producers:
+            producer.flush()
 
     def break_down(self) -> None:
         self.broken = True
-        for link in self.links:
-            link.fail()
+        for producer in self.producers:
+            producer.fail()
 
 
 @dataclass
-class FakeLink:
+class FakeProducer:
     """A producer: keeps order, and holds back what Kafka cannot take."""
 
     kafka: FakeKafka
@@ -68,31 +68,31 @@ class FakeLink:
         while self.kafka.deaf and not self.kafka.broken:
             await asyncio.sleep(0.001)
         if self.dead or self.kafka.broken:
-            raise LinkError("of no more use")
-        told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.held.append((record, told))
+            raise ProducerError("of no more use")
+        delivery: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.held.append((record, delivery))
         if not self.kafka.away:
             asyncio.get_running_loop().call_soon(self.flush)
-        return told
+        return delivery
 
     def flush(self) -> None:
         if self.held and not self.kafka.away and not self.dead:
             self.kafka.requests += 1
             while self.held:
-                self.kafka.take(*self.held.popleft())
+                self.kafka.append(*self.held.popleft())
 
     def fail(self) -> None:
         self.dead = True
         while self.held:
-            _, told = self.held.popleft()
-            if not told.done():
-                told.set_exception(LinkError("out of order"))
+            _, delivery = self.held.popleft()
+            if not delivery.done():
+                delivery.set_exception(ProducerError("out of order"))
 
     async def close(self) -> None:
         self.dead = True
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while not holds():
             await asyncio.sleep(0.001)

@@ -21,11 +21,11 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from pipeline.config import GatewaySettings
-from pipeline.gateway import intake
-from pipeline.gateway.courier import Courier
+from pipeline.gateway import payloads
+from pipeline.gateway.authentication import Authenticator
+from pipeline.gateway.delivery import StoreAndForwardProducer
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.receiver import Receiver
-from pipeline.gateway.senders import Senders
 from pipeline.gateway.spool import Spool
 from pipeline.ingest.redaction import Redactor
 from pipeline.ingest.sources import TRANSLATORS
@@ -66,7 +66,7 @@ def signed(body: bytes) -> dict[str, str]:
 
 
 @dataclass
-class World:
+class RunningReceiver:
     """A receiver, who asks it, and what is behind it."""
 
     client: httpx.AsyncClient
@@ -77,7 +77,7 @@ class World:
 
     def count(self, source: str, outcome: str) -> float | None:
         labels = {"source": source, "outcome": outcome}
-        return self.registry.get_sample_value("drydock_gateway_posts_total", labels)
+        return self.registry.get_sample_value("drydock_gateway_requests_total", labels)
 
     async def post(self, path: str, body: bytes, **headers: str) -> httpx.Response:
         return await self.client.post(path, content=body, headers=headers)
@@ -86,7 +86,7 @@ class World:
 @asynccontextmanager
 async def serving(
     folder: Path, *, kafka: FakeKafka | None = None, loopback: bool = True, **settings: Any
-) -> AsyncIterator[World]:
+) -> AsyncIterator[RunningReceiver]:
     kafka = kafka or FakeKafka()
     chosen = GatewaySettings(**settings)
     registry = CollectorRegistry()
@@ -94,8 +94,8 @@ async def serving(
     captured = structlog.testing.LogCapture()
     log = structlog.wrap_logger(structlog.ReturnLogger(), processors=[captured])
     spool = Spool(folder, max_bytes=chosen.spool_max_bytes)
-    metrics.watch(spool)
-    courier = Courier(
+    metrics.expose_spool(spool)
+    producer = StoreAndForwardProducer(
         kafka.connect,
         spool,
         metrics,
@@ -104,23 +104,23 @@ async def serving(
         ack_wait_s=ACK_WAIT_S,
     )
     receiver = Receiver(
-        courier,
-        Senders(chosen, loopback),
+        producer,
+        Authenticator(chosen, loopback),
         chosen,
         Redactor(b"0123456789abcdef"),
         metrics,
         log,
         lambda: NOW,
     )
-    task = asyncio.create_task(courier.run())
+    task = asyncio.create_task(producer.run())
     transport = httpx.ASGITransport(receiver.app(with_metrics=True))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         if not kafka.away:
-            await until(lambda: not courier.spooling)
+            await until(lambda: not producer.spooling)
         try:
-            yield World(client, kafka, spool, registry, captured)
+            yield RunningReceiver(client, kafka, spool, registry, captured)
         finally:
-            courier.stop()
+            producer.stop()
             await task
 
 
@@ -170,14 +170,14 @@ def test_secrets_are_in_neither_kafka_nor_spool(tmp_path: Path) -> None:
             spooled = b"".join(path.read_bytes() for path in tmp_path.iterdir())
             it.kafka.come_back()
             await until(lambda: it.spool.depth == 0)
-            told = b"".join(record.value for record in it.kafka.log)
+            sent = b"".join(record.value for record in it.kafka.log)
         letters = [one.value for one in it.kafka.log if one.topic == DEAD_LETTERS.name]
         assert len(letters) == 2
         for one in letters:
             kept = base64.b64decode(DeadLetter.model_validate_json(one).raw or "")
-            told += kept + base64.b64decode(json.loads(kept)["checkin_event"]["raw_payload"])
-        assert b"<key>PushMagic</key>" in told
-        for found in (spooled, told):
+            sent += kept + base64.b64decode(json.loads(kept)["checkin_event"]["raw_payload"])
+        assert b"<key>PushMagic</key>" in sent
+        for found in (spooled, sent):
             for secret in (MAGIC.encode(), b"push-token-bytes", base64.b64encode(b"unlock")):
                 assert secret not in found
                 assert base64.b64encode(secret).strip(b"=") not in found
@@ -217,7 +217,7 @@ def test_our_bug_loses_no_payload(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def broken(*_: Any, **__: Any) -> Any:
         raise LookupError("our bug")
 
-    monkeypatch.setattr(intake, "TRANSLATORS", {**TRANSLATORS, "nanomdm": broken})
+    monkeypatch.setattr(payloads, "TRANSLATORS", {**TRANSLATORS, "nanomdm": broken})
 
     async def test() -> None:
         async with serving(tmp_path) as it:
@@ -356,7 +356,7 @@ def test_memory_for_bodies_is_bounded(tmp_path: Path) -> None:
     run(test)
 
 
-def test_metrics_tell_of_the_spool(tmp_path: Path) -> None:
+def test_metrics_show_the_spool(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(tmp_path, kafka=FakeKafka(away=True)) as it:
             await it.post("/webhooks/nanomdm", webhook("CheckOut"))
@@ -365,7 +365,7 @@ def test_metrics_tell_of_the_spool(tmp_path: Path) -> None:
             assert "drydock_gateway_spooling 1.0" in text
             value = it.registry.get_sample_value
             assert (value("drydock_gateway_spool_bytes") or 0) > 100
-            labels = {"topic": CHECKINS.name, "by": "spool"}
+            labels = {"topic": CHECKINS.name, "via": "spool"}
             assert value("drydock_gateway_records_total", labels) == 1
 
     run(test)

@@ -24,18 +24,20 @@ def record(number: int, size: int = 10) -> Record:
 
 
 def waiting(spool: Spool) -> list[bytes]:
-    return [one.record.value.strip() for one in spool.after(0, most=10_000, most_bytes=MIB)]
+    return [
+        one.record.value.strip() for one in spool.read_after(0, max_records=10_000, max_bytes=MIB)
+    ]
 
 
 def test_records_come_back_in_order_after_a_restart(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=MIB)
     assert spool.append([record(1), record(2)], NOW) == range(1, 3)
     assert spool.append([record(3)], NOW + timedelta(seconds=1)) == range(3, 4)
-    kept = (spool.depth, spool.size, spool.last, spool.oldest_at)
+    kept = (spool.depth, spool.size, spool.last_seq, spool.oldest_at)
     spool.close()
     again = Spool(tmp_path, max_bytes=MIB)
     assert waiting(again) == [b"1", b"2", b"3"]
-    assert (again.depth, again.size, again.last, again.oldest_at) == kept
+    assert (again.depth, again.size, again.last_seq, again.oldest_at) == kept
     assert again.oldest_at == NOW
     again.close()
 
@@ -43,10 +45,10 @@ def test_records_come_back_in_order_after_a_restart(tmp_path: Path) -> None:
 def test_what_is_forgotten_makes_room_and_its_place_is_not_given_again(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=MIB)
     spool.append([record(1), record(2)], NOW)
-    spool.forget(spool.after(0, most=10, most_bytes=MIB))
+    spool.delete(spool.read_after(0, max_records=10, max_bytes=MIB))
     assert (spool.depth, spool.size, spool.oldest_at) == (0, 0, None)
     assert spool.append([record(3)], NOW) == range(3, 4)
-    spool.forget(spool.after(0, most=10, most_bytes=MIB))
+    spool.delete(spool.read_after(0, max_records=10, max_bytes=MIB))
     spool.close()
     again = Spool(tmp_path, max_bytes=MIB)
     assert again.append([record(4)], NOW) == range(4, 5)
@@ -76,7 +78,7 @@ def test_a_crash_leaves_all_of_a_step_or_nothing(
     spool = Spool(tmp_path, max_bytes=MIB, on_durable_write=crash)
     steps: dict[str, Callable[[], object]] = {
         "append": lambda: spool.append([record(3), record(4)], NOW),
-        "forget": lambda: spool.forget(spool.after(0, most=1, most_bytes=MIB)),
+        "forget": lambda: spool.delete(spool.read_after(0, max_records=1, max_bytes=MIB)),
     }
     with pytest.raises(CrashError):
         steps[moment.partition(":")[0]]()
@@ -101,9 +103,9 @@ def test_what_does_not_fit_is_refused_whole(tmp_path: Path) -> None:
 def test_reading_stops_at_either_limit_but_gives_one(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=MIB)
     spool.append([record(number, 1000) for number in range(5)], NOW)
-    assert len(spool.after(0, most=3, most_bytes=MIB)) == 3
-    assert len(spool.after(0, most=5, most_bytes=2500)) == 2
-    assert [one.seq for one in spool.after(3, most=5, most_bytes=1)] == [4]
+    assert len(spool.read_after(0, max_records=3, max_bytes=MIB)) == 3
+    assert len(spool.read_after(0, max_records=5, max_bytes=2500)) == 2
+    assert [one.seq for one in spool.read_after(3, max_records=5, max_bytes=1)] == [4]
     spool.close()
 
 
@@ -166,7 +168,7 @@ def test_room_is_counted_to_the_byte(tmp_path: Path) -> None:
         spool.append([record(2, 11)], NOW)
     spool.append([record(2)], NOW)
     assert spool.size == 2 * COST
-    spool.forget(spool.after(0, most=1, most_bytes=MIB))
+    spool.delete(spool.read_after(0, max_records=1, max_bytes=MIB))
     assert (spool.size, spool.depth) == (COST, 1)
     spool.close()
 
@@ -175,8 +177,8 @@ def test_reading_fills_the_limit_of_bytes_exactly(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=MIB)
     spool.append([record(1), record(2)], NOW)
     both = 2 * (COST - 64)
-    assert len(spool.after(0, most=5, most_bytes=both)) == 2
-    assert len(spool.after(0, most=5, most_bytes=both - 1)) == 1
+    assert len(spool.read_after(0, max_records=5, max_bytes=both)) == 2
+    assert len(spool.read_after(0, max_records=5, max_bytes=both - 1)) == 1
     spool.close()
 
 
@@ -188,14 +190,14 @@ def test_the_age_is_that_of_the_first_that_waits(tmp_path: Path) -> None:
     spool.append([record(2)], now - timedelta(hours=1))
     assert spool.oldest_at == now - timedelta(hours=2)
     assert 7200 <= spool.age_s() < 7260
-    spool.forget(spool.after(0, most=1, most_bytes=MIB))
+    spool.delete(spool.read_after(0, max_records=1, max_bytes=MIB))
     assert spool.oldest_at == now - timedelta(hours=1)
     spool.close()
 
 
 def test_a_closed_spool_can_be_opened_and_closed_again(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=MIB)
-    assert spool.last == 0
+    assert spool.last_seq == 0
     spool.close()
     again = Spool(tmp_path, max_bytes=MIB)
     spool.close()
@@ -239,11 +241,11 @@ def test_a_spool_that_cannot_be_read_or_written_is_an_error(tmp_path: Path) -> N
     spool.append([record(1)], NOW)
     spool._db.execute("ALTER TABLE records RENAME TO others")
     with pytest.raises(SpoolError, match="cannot read"):
-        spool.after(0, most=1, most_bytes=1)
+        spool.read_after(0, max_records=1, max_bytes=1)
     with pytest.raises(SpoolError, match="cannot write") as failed:
         spool.append([record(2)], NOW)
     assert not isinstance(failed.value, SpoolFullError)
-    assert (spool.depth, spool.last) == (1, 1)
+    assert (spool.depth, spool.last_seq) == (1, 1)
     spool.close()
 
 

@@ -6,9 +6,9 @@ import plistlib
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.ingest.outcome import Translation
 from pipeline.ingest.redaction import Redactor
 from pipeline.ingest.sources import TRANSLATORS
+from pipeline.ingest.translation import Translation
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import Event
 
@@ -50,7 +50,7 @@ def webhook(
     return json.dumps(body).encode()
 
 
-def answer(message: dict[str, Any], **claim: Any) -> bytes:
+def command_response(message: dict[str, Any], **claim: Any) -> bytes:
     """A webhook body for an acknowledged command with these results."""
     base = {"Status": "Acknowledged", "UDID": UDID, "CommandUUID": "C-1"}
     return webhook("mdm.Connect", {**base, **message}, status="Acknowledged", **claim)

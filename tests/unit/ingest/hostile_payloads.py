@@ -10,7 +10,7 @@ from xml.parsers.expat import ExpatError
 
 from tests.unit.ingest.device_bodies import (
     UDID,
-    answer,
+    command_response,
     jamf,
     munki_report,
     osquery_added,
@@ -104,8 +104,8 @@ def samples() -> list[tuple[str, bytes]]:
         ("nanomdm", token),
         ("micromdm", token),
         ("nanomdm", plist(TOKENS, plistlib.FMT_BINARY)),
-        ("nanomdm", answer({"QueryResponses": DEVICE})),
-        ("nanomdm", answer({"UpdateResults": UPDATES})),
+        ("nanomdm", command_response({"QueryResponses": DEVICE})),
+        ("nanomdm", command_response({"UpdateResults": UPDATES})),
         ("nanomdm", status_report(STATUS)),
         ("jamf", jamf("ComputerCheckIn", {"computer": COMPUTER, "trigger": "CLIENT_CHECKIN"})),
         ("jamf", jamf_xml()),
@@ -185,7 +185,7 @@ def _swap_value(raw: bytes, chance: random.Random) -> bytes:
         value = json.loads(raw)
     except ValueError:
         return _swap_plist(raw, chance)
-    places = list(_places(value))
+    places = list(_locations(value))
     if not places:
         return raw
     owner, key = chance.choice(places)
@@ -202,7 +202,7 @@ def _swap_plist(raw: bytes, chance: random.Random) -> bytes:
         value = plistlib.loads(raw)
     except _NO_PLIST:
         return _flip(raw, chance)
-    places = list(_places(value))
+    places = list(_locations(value))
     if not places:
         return raw
     owner, key = chance.choice(places)
@@ -223,15 +223,15 @@ def _odd(chance: random.Random) -> Any:
     return chance.choice(_ODD)
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+def _locations(value: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(value, dict):
         for key in list(value):
             yield value, key
-            yield from _places(value[key])
+            yield from _locations(value[key])
     elif isinstance(value, list):
         for index in range(len(value)):
             yield value, index
-            yield from _places(value[index])
+            yield from _locations(value[index])
 
 
 _WAYS: tuple[Callable[[bytes, random.Random], bytes], ...] = (

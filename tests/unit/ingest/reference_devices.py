@@ -42,13 +42,13 @@ NO_MESSAGE = [("unknown_type", "plist: MessageType")]
 NOT_A_MAC = [("not_a_mac", "")]
 
 
-def answered(command: str, status: str = "Acknowledged", **more: Any) -> tuple[str, Any]:
+def command_response(command: str, status: str = "Acknowledged", **more: Any) -> tuple[str, Any]:
     return COMMAND, {"command_uuid": command, "status": status, **more}
 
 
 def failed(command: str, status: str, code: int, domain: str, text: str) -> list[tuple[str, Any]]:
     chain = [{"code": code, "domain": domain, "description": text}]
-    return [answered(command, status, error_chain=chain)]
+    return [command_response(command, status, error_chain=chain)]
 
 
 def unknown_request(command: str, request: str) -> list[tuple[str, Any]]:
@@ -94,7 +94,7 @@ ROWS: list[tuple[str, str, Want]] = [
         "nanomdm",
         LIVE + "07-connect-ack-deviceinformation.json",
         [
-            answered("CMD-0001-DEVINFO"),
+            command_response("CMD-0001-DEVINFO"),
             (INVENTORY, {**MAC_15_12, "supervised": True, "mdm_enrolled": True}),
         ],
     ),
@@ -106,14 +106,14 @@ ROWS: list[tuple[str, str, Want]] = [
     (
         "nanomdm",
         LIVE + "09-connect-notnow-securityinfo.json",
-        [answered("CMD-0003-SECINFO", "NotNow")],
+        [command_response("CMD-0003-SECINFO", "NotNow")],
     ),
     ("nanomdm", LIVE + "10-connect-idle.json", IDLE),
     (
         "nanomdm",
         LIVE + "11-connect-ack-securityinfo.json",
         [
-            answered("CMD-0003-SECINFO"),
+            command_response("CMD-0003-SECINFO"),
             (
                 INVENTORY,
                 {
@@ -125,13 +125,13 @@ ROWS: list[tuple[str, str, Want]] = [
             ),
         ],
     ),
-    ("nanomdm", LIVE + "12-connect-ack-osupdatestatus.json", [answered("CMD-0005-OSUPD")]),
+    ("nanomdm", LIVE + "12-connect-ack-osupdatestatus.json", [command_response("CMD-0005-OSUPD")]),
     ("nanomdm", LIVE + "13-connect-idle.json", IDLE),
     (
         "nanomdm",
         LIVE + "14-connect-ack-scheduleosupdate.json",
         [
-            answered(
+            command_response(
                 "CMD-0010-SCHED", install_actions=[["_OSX_14.7.2", "InstallASAP", "Downloading"]]
             )
         ],
@@ -147,7 +147,7 @@ ROWS: list[tuple[str, str, Want]] = [
             "Profile Installation Failed",
         ),
     ),
-    ("nanomdm", LIVE + "16-connect-ack-erasedevice.json", [answered("CMD-0012-ERASE")]),
+    ("nanomdm", LIVE + "16-connect-ack-erasedevice.json", [command_response("CMD-0012-ERASE")]),
     (
         "nanomdm",
         LIVE + "17-connect-error-unknown.json",
@@ -157,7 +157,7 @@ ROWS: list[tuple[str, str, Want]] = [
     (
         "nanomdm",
         LIVE + "19-connect-ack-declarativemanagement.json",
-        [answered("4003cc3f-8d35-4044-942a-3ab5f96cc507")],
+        [command_response("4003cc3f-8d35-4044-942a-3ab5f96cc507")],
     ),
     ("nanomdm", LIVE + "20-ddm-tokens.json", CONTACT),
     ("nanomdm", LIVE + "21-ddm-declaration-items.json", CONTACT),
@@ -208,11 +208,11 @@ ROWS: list[tuple[str, str, Want]] = [
     ("nanomdm", LIVE + "31-checkout.json", [("mdm.checked_out", {})]),
     ("nanomdm", LIVE + "32-connect-idle-after-checkout.json", IDLE),
     ("nanomdm", LIVE + "40-queuebug-idle.json", IDLE),
-    ("nanomdm", LIVE + "41-queuebug-notnow-A.json", [answered("BUG-A", "NotNow")]),
-    ("nanomdm", LIVE + "42-queuebug-ack-B.json", [answered("BUG-B")]),
-    ("nanomdm", LIVE + "43-queuebug-ack-A.json", [answered("BUG-A")]),
+    ("nanomdm", LIVE + "41-queuebug-notnow-A.json", [command_response("BUG-A", "NotNow")]),
+    ("nanomdm", LIVE + "42-queuebug-ack-B.json", [command_response("BUG-B")]),
+    ("nanomdm", LIVE + "43-queuebug-ack-A.json", [command_response("BUG-A")]),
     ("nanomdm", LIVE + "44-queuebug-idle-gets-B-again.json", IDLE),
-    ("nanomdm", LIVE + "45-queuebug-ack-B-second-time.json", [answered("BUG-B", "Error")]),
+    ("nanomdm", LIVE + "45-queuebug-ack-B-second-time.json", [command_response("BUG-B", "Error")]),
     ("nanomdm", LIVE + "46-queuebug-idle-C-is-lost.json", IDLE),
     ("nanomdm", LIVE + "60-user-authenticate.json", USER),
     ("nanomdm", LIVE + "61-user-userauthenticate.json", USER),
@@ -238,7 +238,7 @@ ROWS: list[tuple[str, str, Want]] = [
         "nanomdm",
         "mdm/nanomdm/DeviceInformation.1.plist",
         [
-            answered("76eda240-5488-4989-8339-f2ae160113c4"),
+            command_response("76eda240-5488-4989-8339-f2ae160113c4"),
             (INVENTORY, {"hostname": "fruit.example.com", "mdm_enrolled": True}),
         ],
     ),
@@ -260,16 +260,16 @@ ROWS: list[tuple[str, str, Want]] = [
         "nanomdm",
         "mdm/nanomdm/webhook.DeviceInformation.1.json",
         [
-            answered("76eda240-5488-4989-8339-f2ae160113c4"),
+            command_response("76eda240-5488-4989-8339-f2ae160113c4"),
             (INVENTORY, {"hostname": "fruit.example.com", "mdm_enrolled": True}),
         ],
     ),
-    ("nanomdm", "mdm/nanocmd/certlist.plist", [answered("CERT-LIST-01")]),
+    ("nanomdm", "mdm/nanocmd/certlist.plist", [command_response("CERT-LIST-01")]),
     (
         "nanomdm",
         "mdm/nanocmd/inventory.devinfo.plist",
         [
-            answered("53115671-3f45-49f5-b7cb-22ede8b8afdb"),
+            command_response("53115671-3f45-49f5-b7cb-22ede8b8afdb"),
             (INVENTORY, {"model": "MacBookPro11,3", "mdm_enrolled": True}),
         ],
     ),
@@ -277,7 +277,7 @@ ROWS: list[tuple[str, str, Want]] = [
         "nanomdm",
         "mdm/nanocmd/inventory.secinfo.plist",
         [
-            answered("53115671-3f45-49f5-b7cb-22ede8b8afdc"),
+            command_response("53115671-3f45-49f5-b7cb-22ede8b8afdc"),
             (
                 INVENTORY,
                 {
@@ -293,7 +293,7 @@ ROWS: list[tuple[str, str, Want]] = [
     (
         "nanomdm",
         "mdm/nanocmd/resp-ack.plist",
-        [answered("D053EE3A-EE0E-4E82-87D2-BB3624186694")],
+        [command_response("D053EE3A-EE0E-4E82-87D2-BB3624186694")],
     ),
     (
         "nanomdm",
@@ -311,7 +311,7 @@ ROWS: list[tuple[str, str, Want]] = [
         "nanomdm",
         "mdm/zentral/device_information.plist",
         [
-            answered("02CD8B7A-465F-49E6-86D6-D3ACAAE5529E"),
+            command_response("02CD8B7A-465F-49E6-86D6-D3ACAAE5529E"),
             (
                 INVENTORY,
                 {
@@ -333,7 +333,7 @@ ROWS: list[tuple[str, str, Want]] = [
         "nanomdm",
         "mdm/zentral/security_info.plist",
         [
-            answered("9A105E87-EC35-4F65-A265-423CFB92D624"),
+            command_response("9A105E87-EC35-4F65-A265-423CFB92D624"),
             (
                 INVENTORY,
                 {
@@ -349,12 +349,12 @@ ROWS: list[tuple[str, str, Want]] = [
     (
         "nanomdm",
         "mdm/zentral/installed_application_list.plist",
-        [answered("E615AD27-A6DA-479A-AE17-FBCF754E1B31")],
+        [command_response("E615AD27-A6DA-479A-AE17-FBCF754E1B31")],
     ),
     (
         "nanomdm",
         "mdm/zentral/profile_list.plist",
-        [answered("ABCC7D59-00FC-45DE-995A-296B119583E8")],
+        [command_response("ABCC7D59-00FC-45DE-995A-296B119583E8")],
     ),
     ("nanomdm", "mdm/zentral/software_lookup_service_response.json", NO_TOPIC),
     ("nanomdm", "mdm/zentral/status_report.json", NO_TOPIC),
@@ -370,7 +370,7 @@ ROWS: list[tuple[str, str, Want]] = [
     (
         "micromdm",
         "mdm/micromdm/webhook.Connect.json",
-        [answered("41d35de3-a343-4146-ba4b-0069bae2a54f")],
+        [command_response("41d35de3-a343-4146-ba4b-0069bae2a54f")],
     ),
     (
         "micromdm",

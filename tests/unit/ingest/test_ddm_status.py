@@ -19,7 +19,7 @@ def test_an_install_state_that_apple_has_not_listed_is_kept() -> None:
     assert status(softwareupdate={"install-state": "marinating"}) == {"install_state": "marinating"}
 
 
-def test_an_incremental_report_says_only_what_is_in_it() -> None:
+def test_an_incremental_report_gives_only_the_items_in_it() -> None:
     system = {"operating-system": {"supplemental": {"build-version": "22E772610a"}}}
     assert status(device=system) == {}
 
@@ -51,7 +51,7 @@ def test_an_empty_pending_version_is_none() -> None:
     ],
     ids=["no-json", "empty", "no-utf8", "unclosed", "deep", "a-list"],
 )
-def test_an_unreadable_status_report_is_a_dead_letter_with_its_place(
+def test_an_unreadable_status_report_is_a_dead_letter_with_its_location(
     report: Any, code: str, place: str | None
 ) -> None:
     translation = translate("nanomdm", status_report(report))

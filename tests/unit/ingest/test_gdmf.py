@@ -23,7 +23,7 @@ def offer(version: str = "26.2", build: str = "25C56", **fields: Any) -> dict[st
     } | fields
 
 
-def answer(*offers: Any, **sets: Any) -> bytes:
+def response(*offers: Any, **sets: Any) -> bytes:
     return json.dumps({"AssetSets": {"macOS": list(offers)}} | sets).encode()
 
 
@@ -32,7 +32,7 @@ def translate(raw: bytes) -> FeedTranslation:
 
 
 def test_an_offer_is_a_published_advisory() -> None:
-    (event,) = translate(answer(offer())).events
+    (event,) = translate(response(offer())).events
     assert event.subject == "macOS-26.2"
     assert event.time == datetime(2025, 12, 12, tzinfo=UTC)
     assert event.data.model_dump(mode="json", exclude_none=True) == {
@@ -52,7 +52,7 @@ def test_an_offer_is_a_published_advisory() -> None:
 def test_entries_of_a_version_are_joined() -> None:
     public = {"macOS": [offer(PostingDate="2026-01-11", SupportedDevices=["VMA2MACOSAP"])]}
     other = offer(build="25C8057", ExpirationDate="2026-04-01", SupportedDevices=["J700AP"])
-    (event,) = translate(answer(offer(), other, PublicAssetSets=public)).events
+    (event,) = translate(response(offer(), other, PublicAssetSets=public)).events
     assert [str(build) for build in event.data.builds] == ["25C56", "25C8057"]
     assert event.data.device_ids == ("J314sAP", "J700AP", "VMA2MACOSAP")
     assert str(event.data.released_at) == "2025-12-12 00:00:00+00:00"
@@ -62,7 +62,7 @@ def test_entries_of_a_version_are_joined() -> None:
 
 def test_a_supplement_is_its_own_advisory() -> None:
     sets = {"macOS": [offer("26.3.2", "25D771400a", ProductVersionExtra="(a)")]}
-    raw = answer(PublicBackgroundSecurityImprovements=sets)
+    raw = response(PublicBackgroundSecurityImprovements=sets)
     assert [event.subject for event in translate(raw).events] == ["macOS-26.3.2 (a)"]
 
 
@@ -79,7 +79,7 @@ def test_a_supplement_is_its_own_advisory() -> None:
     ],
 )
 def test_a_malformed_offer_costs_only_itself(wrong: Any, where: str) -> None:
-    translation = translate(answer(wrong, offer()))
+    translation = translate(response(wrong, offer()))
     assert [event.subject for event in translation.events] == ["macOS-26.2"]
     assert [letter.where for letter in translation.dead_letters] == [f"$.AssetSets.macOS[0]{where}"]
 
@@ -94,7 +94,7 @@ def test_a_malformed_offer_costs_only_itself(wrong: Any, where: str) -> None:
         pytest.param(b'{"AssetSets": {"macOS": {}}}', "$.AssetSets.macOS", id="no-list"),
     ],
 )
-def test_what_is_no_answer_is_one_dead_letter(raw: bytes, where: str) -> None:
+def test_another_document_is_one_dead_letter(raw: bytes, where: str) -> None:
     translation = translate(raw)
     assert translation.events == ()
     assert [letter.where for letter in translation.dead_letters] == [where]
@@ -116,7 +116,7 @@ def test_what_is_no_answer_is_one_dead_letter(raw: bytes, where: str) -> None:
         ),
     ],
 )
-def test_golden_answers(reference_data: Path, path: str, versions: str) -> None:
+def test_golden_responses(reference_data: Path, path: str, versions: str) -> None:
     translation = translate((reference_data / path).read_bytes())
     assert translation.dead_letters == ()
     assert [event.subject for event in translation.events] == [
@@ -148,23 +148,23 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("new", "told"), CHANGES)
-def test_with_previous_only_what_changed(new: list[Any], told: list[str]) -> None:
+@pytest.mark.parametrize(("new", "expected"), CHANGES)
+def test_with_previous_only_what_changed(new: list[Any], expected: list[str]) -> None:
     other = offer("15.7.3", "24G419", PostingDate="2025-12-20")
     changed = feed_translation(
         gdmf.translate(
-            answer(*new, other),
+            response(*new, other),
             origin="gdmf.json",
             received_at=RECEIVED_AT,
-            previous=answer(offer(), other),
+            previous=response(offer(), other),
         )
     )
-    assert [f"{one.type.split('.')[2]} {one.subject}" for one in changed.events] == told
+    assert [f"{one.type.split('.')[2]} {one.subject}" for one in changed.events] == expected
     for event in changed.events:
         assert event.time > datetime(2025, 12, 20, tzinfo=UTC), "or it would not outrank the first"
 
 
-def test_a_real_answer_differs_from_itself_in_nothing(reference_data: Path) -> None:
+def test_a_real_response_differs_from_itself_in_nothing(reference_data: Path) -> None:
     raw = (reference_data / "sofa" / "resources" / "gdmf_cached.json").read_bytes()
     done = gdmf.translate(raw, origin="gdmf.json", received_at=RECEIVED_AT, previous=raw)
     assert (done.events, done.dead_letters) == ((), ())

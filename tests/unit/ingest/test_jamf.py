@@ -37,7 +37,7 @@ def test_a_computers_event_is_an_inventory_report(kind: str, event: dict[str, An
     assert (report.subject, report.time.isoformat()) == (UDID, "2019-03-25T21:44:35.590000+00:00")
 
 
-def test_xml_says_the_same_as_json() -> None:
+def test_xml_gives_the_same_report_as_json() -> None:
     (of_xml,) = translate("jamf", jamf_xml()).events
     (of_json,) = translate("jamf", jamf("ComputerAdded", COMPUTER)).events
     assert (of_xml.data, of_xml.time) == (of_json.data, of_json.time)
@@ -90,7 +90,7 @@ def test_a_computer_without_a_udid_is_known_by_its_serial_number() -> None:
         "no-webhook", "cut-xml", "entities", "encoding", "deep", "deeper", "long", "text",
     ],
 )  # fmt: skip
-def test_anything_else_is_a_dead_letter_with_its_place(
+def test_anything_else_is_a_dead_letter_with_its_location(
     raw: bytes, code: str, place: str | None
 ) -> None:
     translation = translate("jamf", raw)
@@ -100,7 +100,7 @@ def test_anything_else_is_a_dead_letter_with_its_place(
 
 
 @pytest.mark.parametrize("timestamp", ["soon", True, 10**20, 1553550275], ids=str)
-def test_a_wrong_time_is_set_aside_and_receipt_dates_the_report(timestamp: Any) -> None:
+def test_a_wrong_time_is_a_dead_letter_and_receipt_dates_the_report(timestamp: Any) -> None:
     translation = translate("jamf", jamf("ComputerAdded", COMPUTER, timestamp))
     assert [place for _, place in reasons(translation)] == ["$.webhook.eventTimestamp"]
     assert translation.events[0].time == RECEIVED_AT

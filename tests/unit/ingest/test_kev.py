@@ -111,7 +111,7 @@ def test_with_previous_only_what_is_new_or_changed(new: list[Any], subjects: lis
     assert translation.dead_letters == ()
 
 
-def test_a_changed_entry_outranks_what_was_said_before() -> None:
+def test_a_changed_entry_outranks_the_earlier_one() -> None:
     """Its time is the catalogue's: the day it was added is the earlier event's too."""
     (before,) = translate(catalogue(entry())).events
     (changed,) = translate(catalogue(entry(dueDate="2025-12-20")), catalogue(entry())).events
@@ -139,7 +139,7 @@ def test_what_is_no_catalogue_is_one_dead_letter(raw: bytes, where: str) -> None
     assert [letter.where for letter in translation.dead_letters] == [where]
 
 
-def test_an_unreadable_previous_gives_all_and_says_so() -> None:
+def test_an_unreadable_previous_gives_all_and_a_dead_letter() -> None:
     translation = translate(catalogue(entry()), b"{")
     assert len(translation.events) == 1
     assert translation.dead_letters[0].detail.startswith("previous: ")

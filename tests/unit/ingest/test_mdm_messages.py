@@ -12,7 +12,7 @@ from tests.unit.ingest.device_bodies import (
     CREATED_AT,
     RECEIVED_AT,
     UDID,
-    answer,
+    command_response,
     event_data,
     facts,
     kept,
@@ -29,7 +29,7 @@ IDLE = {"Status": "Idle", "UDID": UDID}
 
 def device(**answers: Any) -> dict[str, Any]:
     """The inventory facts of a DeviceInformation answer without complaint."""
-    translation = translate("nanomdm", answer({"QueryResponses": answers}))
+    translation = translate("nanomdm", command_response({"QueryResponses": answers}))
     assert reasons(translation) == []
     return facts(translation)
 
@@ -104,7 +104,7 @@ def test_text_for_people_loses_its_control_characters() -> None:
 )
 def test_a_bad_field_costs_only_itself(name: str, value: Any, code: str) -> None:
     answers = {"DeviceName": "mac", "ProductName": "Mac15,12", name: value}
-    translation = translate("nanomdm", answer({"QueryResponses": answers}))
+    translation = translate("nanomdm", command_response({"QueryResponses": answers}))
     assert reasons(translation) == [(code, f"plist: QueryResponses.{name}")]
     assert facts(translation) == {"hostname": "mac", "model": "Mac15,12", "mdm_enrolled": True}
 
@@ -119,24 +119,26 @@ def test_what_the_server_may_do_with_a_bootstrap_token_does_not_prove_that_it_ha
         "BootstrapTokenAllowedForAuthentication": "allowed",
         "BootstrapTokenRequiredForSoftwareUpdate": True,
     }
-    translation = translate("nanomdm", answer({"SecurityInfo": info}))
+    translation = translate("nanomdm", command_response({"SecurityInfo": info}))
     assert [event.type for event in translation.events] == ["drydock.mdm.command_reported.v1"]
 
 
-def test_a_failed_entry_of_an_acknowledged_update_says_why() -> None:
+def test_a_failed_entry_of_an_acknowledged_update_has_its_errors() -> None:
     update = {
         "ProductKey": "_OSX_14.7.2",
         "InstallAction": "Error",
         "Status": "Idle",
         "ErrorChain": [{"ErrorCode": 12067, "ErrorDomain": "MCMDMErrorDomain"}],
     }
-    found = facts(translate("nanomdm", answer({"UpdateResults": [update]})), "mdm.command_reported")
+    found = facts(
+        translate("nanomdm", command_response({"UpdateResults": [update]})), "mdm.command_reported"
+    )
     assert found["install_actions"] == [["_OSX_14.7.2", "Error", "Idle (MCMDMErrorDomain 12067)"]]
 
 
 def test_a_broken_link_of_an_error_chain_costs_only_itself() -> None:
     chain = [{"ErrorCode": "x"}, "y", {"ErrorCode": 5, "ErrorDomain": "D"}]
-    translation = translate("nanomdm", answer({"ErrorChain": chain}))
+    translation = translate("nanomdm", command_response({"ErrorChain": chain}))
     assert [place for _, place in reasons(translation)] == [
         "plist: ErrorChain[0].ErrorCode",
         "plist: ErrorChain[1]",
@@ -167,7 +169,7 @@ def test_no_bootstrap_token_clears_the_escrowed_one(token: dict[str, bytes]) -> 
     ],
     ids=["type", "id", "user-enrollment", "shared", "message", "message-without-ids"],
 )
-def test_a_users_channel_is_set_aside(message: dict[str, Any], claim: dict[str, Any]) -> None:
+def test_a_users_channel_is_a_dead_letter(message: dict[str, Any], claim: dict[str, Any]) -> None:
     translation = translate("nanomdm", webhook("mdm.Connect", message, **claim))
     assert [code for code, _ in reasons(translation)] == ["user_channel"]
     assert translation.events == ()
@@ -180,7 +182,7 @@ def test_a_users_channel_is_set_aside(message: dict[str, Any], claim: dict[str, 
             "mdm.Authenticate",
             {"MessageType": "Authenticate", "UDID": UDID, "ProductName": "iPhone17,1"},
         ),
-        answer({"QueryResponses": {"ProductName": "AppleTV14,1"}}),
+        command_response({"QueryResponses": {"ProductName": "AppleTV14,1"}}),
         webhook(
             "mdm.TokenUpdate", {"MessageType": "TokenUpdate", "UDID": UDID, "UnlockToken": b"x"}
         ),
@@ -190,7 +192,7 @@ def test_a_users_channel_is_set_aside(message: dict[str, Any], claim: dict[str, 
     ],
     ids=["iphone", "apple-tv", "unlock-token", "family", "system", "sha1-udid"],
 )
-def test_another_apple_product_is_set_aside(raw: bytes) -> None:
+def test_another_apple_product_is_a_dead_letter(raw: bytes) -> None:
     translation = translate("nanomdm", raw)
     assert [code for code, _ in reasons(translation)] == ["not_a_mac"]
     assert translation.events == ()
@@ -225,7 +227,7 @@ def test_the_udid_is_in_upper_case_and_the_servers_id_as_it_came() -> None:
 
 
 def test_url_parameters_name_site_and_server() -> None:
-    raw = answer(
+    raw = command_response(
         {"QueryResponses": {"DeviceName": "mac"}},
         url_params={"site": "london", "server": "mdm.example.org", "x": "1&2"},
     )
@@ -234,7 +236,7 @@ def test_url_parameters_name_site_and_server() -> None:
 
 
 @pytest.mark.parametrize("site", ["London HQ", "-a", "a" * 64, "../x"])
-def test_a_site_that_cannot_be_one_is_set_aside(site: str) -> None:
+def test_an_impossible_site_name_is_a_dead_letter(site: str) -> None:
     translation = translate("nanomdm", webhook("mdm.CheckOut", CHECKOUT, url_params={"site": site}))
     assert reasons(translation) == [("bad_value", "$.checkin_event.url_params.site")]
     assert len(translation.events) == 1
@@ -289,7 +291,7 @@ def test_a_site_that_cannot_be_one_is_set_aside(site: str) -> None:
         "time-without-zone", "time-out-of-range", "no-status",
     ],
 )  # fmt: skip
-def test_an_unusable_body_is_a_dead_letter_with_its_place(
+def test_an_unusable_body_is_a_dead_letter_with_its_location(
     raw: bytes, code: str, place: str
 ) -> None:
     translation = translate("nanomdm", raw)
@@ -322,7 +324,9 @@ def test_the_same_body_is_the_same_event_and_a_retry_is_another() -> None:
 
 
 def test_only_the_first_event_carries_the_payload() -> None:
-    first, second = translate("nanomdm", answer({"QueryResponses": {"DeviceName": "m"}})).events
+    first, second = translate(
+        "nanomdm", command_response({"QueryResponses": {"DeviceName": "m"}})
+    ).events
     assert kept(first) is not None
     assert kept(second) is None
     assert first.rawsha256 == second.rawsha256

@@ -35,7 +35,7 @@ def test_a_report_is_known_by_its_serial_number() -> None:
     assert facts(translation) == FACTS
 
 
-def test_a_binary_report_says_the_same() -> None:
+def test_a_binary_report_gives_the_same_event() -> None:
     raw = plist({"MachineInfo": MACHINE}, plistlib.FMT_BINARY)
     assert facts(translate("munki", raw)) == FACTS
 
@@ -105,12 +105,14 @@ def test_the_end_of_the_run_dates_the_report(times: dict[str, Any], time: str) -
     ],
     ids=["other-plist", "list", "empty", "placeholder", "json"],
 )
-def test_anything_else_is_a_dead_letter_with_its_place(raw: bytes, code: str, place: str) -> None:
+def test_anything_else_is_a_dead_letter_with_its_location(
+    raw: bytes, code: str, place: str
+) -> None:
     translation = translate("munki", raw)
     assert (reasons(translation), translation.events) == ([(code, place)], ())
 
 
-def test_a_wrong_time_is_set_aside() -> None:
+def test_a_wrong_time_is_a_dead_letter() -> None:
     translation = translate("munki", munki_report(MACHINE, EndTime="yesterday"))
     assert reasons(translation) == [("bad_value", "plist: EndTime")]
     assert translation.events[0].time == RECEIVED_AT

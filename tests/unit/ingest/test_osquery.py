@@ -106,7 +106,7 @@ def test_every_shape_of_result_is_read(raw: bytes) -> None:
         "system", "join", "supplement", "rosetta", "ac", "battery", "disk", "mdm", "mdm-unsure",
     ],
 )  # fmt: skip
-def test_a_row_says_what_its_table_is_certain_of(
+def test_a_row_gives_only_what_its_table_is_certain_of(
     name: str, row: dict[str, Any], want: dict[str, Any]
 ) -> None:
     translation = translate("osquery", osquery_added(name, row))
@@ -191,7 +191,9 @@ def test_the_hardware_uuid_of_the_row_is_the_macs() -> None:
         "columns-list", "status-log", "cut", "number", "too-many",
     ],
 )  # fmt: skip
-def test_anything_else_is_a_dead_letter_with_its_place(raw: bytes, code: str, place: str) -> None:
+def test_anything_else_is_a_dead_letter_with_its_location(
+    raw: bytes, code: str, place: str
+) -> None:
     translation = translate("osquery", raw)
     assert (reasons(translation), translation.events) == ([(code, place)], ())
 
@@ -202,7 +204,7 @@ def test_a_dead_letter_names_the_query() -> None:
 
 
 @pytest.mark.parametrize("time", ["1795457865", 1795457865, "0", None, 4_000_000_000], ids=str)
-def test_the_macs_clock_is_believed_up_to_a_day_ahead(time: Any) -> None:
+def test_the_macs_clock_is_used_up_to_a_day_ahead(time: Any) -> None:
     (event,) = translate("osquery", osquery_added("os_version", OS_ROW, unixTime=time)).events
     plausible = str(time) == "1795457865"
     assert (event.time.isoformat() == "2026-11-23T18:17:45+00:00") == plausible

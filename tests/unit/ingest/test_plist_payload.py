@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ingest.outcome import PayloadError
 from pipeline.ingest.plist_payload import (
     MAX_DEPTH,
     MAX_PLIST_BYTES,
@@ -18,6 +17,7 @@ from pipeline.ingest.plist_payload import (
     load_plist,
     looks_like_plist,
 )
+from pipeline.ingest.translation import PayloadError
 
 HEAD = b'<?xml version="1.0" encoding="UTF-8"?>'
 DOCTYPE = (

@@ -284,7 +284,7 @@ def test_another_reader_of_plists_keeps_the_key() -> None:
         return {"Token": "seen"}
 
     document = plistlib.dumps({"a": 1})
-    cut = REDACTOR.reading(reader).cut({"note": document})
+    cut = REDACTOR.with_plist_reader(reader).cut({"note": document})
     assert read == [document]
     assert plistlib.loads(cut["note"]) == {"Token": REDACTOR.fingerprint("Token", "seen")}
 

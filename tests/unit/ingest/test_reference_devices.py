@@ -14,7 +14,7 @@ NO_PAYLOADS = ("headers-of-02-tokenupdate-1.txt", "kmfddm-api")
 
 
 @pytest.mark.parametrize(("source", "name", "want"), ROWS, ids=[row[1] for row in ROWS])
-def test_gives_what_the_table_says(
+def test_each_reference_payload_gives_its_table_row(
     reference_data: Path, source: str, name: str, want: Want
 ) -> None:
     translation = translate(source, (reference_data / name).read_bytes())

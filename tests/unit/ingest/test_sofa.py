@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.ingest.advisory_feed import MAX_LETTERS, MAX_LISTED
-from pipeline.ingest.outcome import MAX_PAYLOAD_BYTES
+from pipeline.ingest.advisory_feed import MAX_DEAD_LETTERS, MAX_LISTED
+from pipeline.ingest.translation import MAX_PAYLOAD_BYTES
 from tests.factories.sofa import RECEIVED_AT, changes_in, feed, line, release, translate
 
 ALL = [f"J{number}AP" for number in range(100, 160)]
@@ -68,7 +68,7 @@ def test_reads_a_release() -> None:
         pytest.param({}, ["CVE-2024-1111"], ["CVE-2024-1111"], id="not-among-its-cves"),
     ],
 )
-def test_exploited_is_what_the_list_or_a_flag_says(
+def test_exploited_is_the_union_of_list_and_flags(
     cves: dict[str, Any], listed: list[str], want: list[str]
 ) -> None:
     raw = feed(line("Tahoe 26", release("26.2") | {"CVEs": cves, "ActivelyExploitedCVEs": listed}))
@@ -319,7 +319,7 @@ def test_a_supplement_is_retracted_only_while_its_release_is_the_newest() -> Non
     assert changes_in(translate(feed(line("Tahoe 26", release("26.2"))), before)) == set()
 
 
-def test_an_unreadable_previous_gives_the_whole_feed_and_says_so() -> None:
+def test_an_unreadable_previous_gives_the_whole_feed_and_a_dead_letter() -> None:
     changed = translate(after(SAME, OLDER), b"not json")
     assert len(changed.events) == 5
     (letter,) = changed.dead_letters
@@ -508,10 +508,10 @@ def test_document_over_the_size_limit_is_refused() -> None:
 
 
 def test_unreadable_parts_past_the_limit_are_counted_not_listed() -> None:
-    unreadable = [None] * (MAX_LETTERS + 7)
+    unreadable = [None] * (MAX_DEAD_LETTERS + 7)
     translation = translate(feed(line("Tahoe 26", release("26.2"), *unreadable)))
     assert changes_in(translation) == {("published", "macOS-26.2")}
-    assert len(translation.dead_letters) == MAX_LETTERS + 1
+    assert len(translation.dead_letters) == MAX_DEAD_LETTERS + 1
     assert translation.dead_letters[-1].detail == "7 more parts that cannot be read"
 
 

@@ -6,33 +6,33 @@ from typing import Any
 
 import pytest
 
-from pipeline.ingest.advisory_feed import MAX_LISTED, Feed, Node
-from pipeline.ingest.outcome import PayloadError
+from pipeline.ingest.advisory_feed import MAX_LISTED, FeedDocument, Node
 from pipeline.ingest.sofa_release import (
-    Release,
+    SofaRelease,
     read_release,
     read_supplement,
     release_version,
     worst,
 )
+from pipeline.ingest.translation import PayloadError
 from schemas.macos import parse_build, parse_os_version
 from tests.factories.sofa import RECEIVED_AT, release
 
 NOW, LATER = datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 1, 9, tzinfo=UTC)
 
 
-def a_feed() -> Feed:
-    return Feed("sofa", b"{}", "/test/feed", RECEIVED_AT)
+def a_feed() -> FeedDocument:
+    return FeedDocument("sofa", b"{}", "/test/feed", RECEIVED_AT)
 
 
-def read(**fields: Any) -> tuple[Release, list[str]]:
+def read(**fields: Any) -> tuple[SofaRelease, list[str]]:
     """The release that an entry gives, and the codes of its dead letters."""
     feed = a_feed()
     found = read_release(Node(release("26.2") | fields), feed)
-    return found, [letter.code.value for letter in feed.letters]
+    return found, [letter.code.value for letter in feed.dead_letters]
 
 
-RICH = Release(
+RICH = SofaRelease(
     version=parse_os_version("26.2"),
     builds=frozenset({parse_build("25C56")}),
     released_at=NOW,
@@ -44,7 +44,7 @@ RICH = Release(
     scope="device-specific",
     listed=frozenset({"J700AP"}),
 )
-OTHER = Release(
+OTHER = SofaRelease(
     version=parse_os_version("26.2"),
     builds=frozenset({parse_build("25C57")}),
     released_at=LATER,
@@ -56,13 +56,13 @@ OTHER = Release(
     scope="universal",
     listed=frozenset({"J701AP"}),
 )
-BARE = Release(version=parse_os_version("26.2"))
+BARE = SofaRelease(version=parse_os_version("26.2"))
 
 
 def test_two_entries_of_a_release_are_joined_in_any_order() -> None:
-    joined = RICH.joined(OTHER)
-    assert joined == OTHER.joined(RICH)
-    assert joined == Release(
+    joined = RICH.merged(OTHER)
+    assert joined == OTHER.merged(RICH)
+    assert joined == SofaRelease(
         version=parse_os_version("26.2"),
         builds=RICH.builds | OTHER.builds,
         released_at=NOW,
@@ -74,13 +74,13 @@ def test_two_entries_of_a_release_are_joined_in_any_order() -> None:
         scope="device-specific",
         listed=frozenset({"J700AP", "J701AP"}),
     )
-    assert RICH.joined(BARE) == BARE.joined(RICH) == RICH
+    assert RICH.merged(BARE) == BARE.merged(RICH) == RICH
 
 
 def test_builds_date_and_notes_that_a_feed_blanks_are_remembered() -> None:
     kept = replace(BARE, builds=RICH.builds, released_at=NOW, url=RICH.url)
-    assert BARE.remembering(RICH) == kept
-    assert OTHER.remembering(RICH) == OTHER
+    assert BARE.filled_from(RICH) == kept
+    assert OTHER.filled_from(RICH) == OTHER
 
 
 def test_the_worst_rating_counts() -> None:
@@ -204,7 +204,7 @@ SUPPLEMENT = {
 
 def test_a_supplement_is_read_whole() -> None:
     feed = a_feed()
-    assert read_supplement(Node(SUPPLEMENT), feed) == Release(
+    assert read_supplement(Node(SUPPLEMENT), feed) == SofaRelease(
         version=parse_os_version("26.2 (a)"),
         builds=frozenset({parse_build("25C771280a")}),
         released_at=NOW,
@@ -215,7 +215,7 @@ def test_a_supplement_is_read_whole() -> None:
         scope="universal",
         listed=frozenset({"J700AP"}),
     )
-    assert feed.letters == []
+    assert feed.dead_letters == []
     assert read_supplement(Node(SUPPLEMENT | {"Build": None}), feed).builds == frozenset()
 
 

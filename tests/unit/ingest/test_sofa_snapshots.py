@@ -6,8 +6,8 @@ from typing import Final
 
 import pytest
 
-from pipeline.ingest.judging import judge
-from pipeline.ingest.outcome import Translation
+from pipeline.ingest.feed_review import review
+from pipeline.ingest.translation import Translation
 from schemas.envelope import decode, encode
 from schemas.feeds import FeedState
 from schemas.macos import parse_os_version
@@ -37,13 +37,13 @@ def test_a_gap_gives_what_became_true_in_it(feeds: dict[str, bytes], first: int,
 def test_following_all_of_them_gives_each_fact_once(feeds: dict[str, bytes]) -> None:
     state, sizes = FeedState(source="sofa"), set()
     for last, name in enumerate(SNAPSHOTS):
-        judged = judge(feeds[name], state, origin="feed", now=RECEIVED_AT)
+        judged = review(feeds[name], state, origin="feed", now=RECEIVED_AT)
         if last:
             found = Translation(judged.events, judged.dead_letters)
             assert changes_in(feed_translation(found)) == expected(last - 1, last)
             assert len(judged.events) == len(expected(last - 1, last))
         state = judged.state
-        assert judge(feeds[name], state, origin="feed", now=RECEIVED_AT).events == ()
+        assert review(feeds[name], state, origin="feed", now=RECEIVED_AT).events == ()
         sizes.add(len(state.model_dump_json(exclude_none=True)))
         assert FeedState.model_validate_json(state.model_dump_json(exclude_none=True)) == state
     narrowed = {str(one.os_version): one.device_ids for one in state.snapshots}

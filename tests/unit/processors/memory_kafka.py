@@ -22,13 +22,13 @@ from prometheus_client import CollectorRegistry
 from pipeline.metrics import Metrics
 from pipeline.processors import recovery, rows
 from pipeline.processors.app import SUBSCRIBED
+from pipeline.processors.broadcast import BROADCAST_TOPICS, BroadcastState
+from pipeline.processors.confirmed_producer import Row
 from pipeline.processors.device_shard import DEVICE_TOPICS
-from pipeline.processors.facts import FACT_TOPICS, Facts
-from pipeline.processors.outbox import Row
 from pipeline.processors.recovery import Recovery, Stores
-from pipeline.processors.terms import Terms
-from pipeline.processors.work import Post
-from pipeline.processors.worker import Worker, state_place
+from pipeline.processors.shard_config import ShardConfig
+from pipeline.processors.shard_output import OutgoingRecord
+from pipeline.processors.worker import Worker, changelog_of
 from schemas.connection import KafkaConnection
 from schemas.decisions import DecisionRecord
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
@@ -61,7 +61,7 @@ class Record(NamedTuple):
     value: bytes | None
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """Where a record lies."""
 
     offset: int
@@ -95,9 +95,9 @@ class Brokers:
         """A topic's records, by partition."""
         return [
             one
-            for place in sorted(self.topics)
-            if place.topic == topic
-            for one in self.topics[place]
+            for changelog in sorted(self.topics)
+            if changelog.topic == topic
+            for one in self.topics[changelog]
         ]
 
     def published(self) -> list[JobIssuedEvent]:
@@ -124,39 +124,41 @@ class MemoryReader:
 
     async def stop(self) -> None: ...
 
-    async def end_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    async def end_offsets(self, changelogs: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         for _ in range(_ROUND_TRIP):
             await asyncio.sleep(0)
-        return {place: len(self._brokers.of(*place)) for place in places}
+        return {changelog: len(self._brokers.of(*changelog)) for changelog in changelogs}
 
     async def beginning_offsets(
-        self, places: Sequence[TopicPartition]
+        self, changelogs: Sequence[TopicPartition]
     ) -> dict[TopicPartition, int]:
-        return dict.fromkeys(places, 0)
+        return dict.fromkeys(changelogs, 0)
 
-    def assign(self, places: Sequence[TopicPartition]) -> None:
-        self._at = dict.fromkeys(places, 0)
+    def assign(self, changelogs: Sequence[TopicPartition]) -> None:
+        self._at = dict.fromkeys(changelogs, 0)
 
-    def seek(self, place: TopicPartition, offset: int) -> None:
-        self._at[place] = offset
+    def seek(self, changelog: TopicPartition, offset: int) -> None:
+        self._at[changelog] = offset
 
-    def pause(self, place: TopicPartition) -> None:
-        self._paused.add(place)
+    def pause(self, changelog: TopicPartition) -> None:
+        self._paused.add(changelog)
 
-    def resume(self, place: TopicPartition) -> None:
-        self._paused.remove(place)
+    def resume(self, changelog: TopicPartition) -> None:
+        self._paused.remove(changelog)
 
-    async def position(self, place: TopicPartition) -> int:
-        return self._at[place]
+    async def position(self, changelog: TopicPartition) -> int:
+        return self._at[changelog]
 
     async def getmany(self, **_: Any) -> dict[TopicPartition, list[Record]]:
-        read = {place: at for place, at in self._at.items() if place not in self._paused}
+        read = {
+            changelog: at for changelog, at in self._at.items() if changelog not in self._paused
+        }
         found = {place: self._brokers.of(*place)[at:] for place, at in read.items()}
         self._at |= {place: len(self._brokers.of(*place)) for place in read}
         return {place: records for place, records in found.items() if records}
 
 
-class MemoryOutbox:
+class MemoryProducer:
     """Writes to the lists, and reports each moment before and after a write."""
 
     def __init__(self, brokers: Brokers, on_moment: Callable[[str], None]) -> None:
@@ -166,22 +168,22 @@ class MemoryOutbox:
         self.silent = ""
         self.answers = asyncio.Event()
 
-    async def publish(self, posts: Sequence[Post], _: Callable[[], bool]) -> None:
-        places: dict[tuple[str, int], list[Row]] = {}
+    async def publish(self, posts: Sequence[OutgoingRecord], _: Callable[[], bool]) -> None:
+        changelogs: dict[tuple[str, int], list[Row]] = {}
         for topic, partition, name, value in posts:
-            places.setdefault((topic, partition), []).append((name, value))
-        await self.write(places, _)
+            changelogs.setdefault((topic, partition), []).append((name, value))
+        await self.write(changelogs, _)
 
     async def write(
-        self, places: Mapping[tuple[str, int], Sequence[Row]], _: Callable[[], bool]
+        self, changelogs: Mapping[tuple[str, int], Sequence[Row]], _: Callable[[], bool]
     ) -> dict[tuple[str, int], int]:
         ends = {}
-        for (topic, partition), some in places.items():
+        for (topic, partition), some in changelogs.items():
             self._on_moment(f"before {topic}")
             for name, value in some:
                 ends[topic, partition] = self._brokers.append(topic, partition, name, value)
             self._on_moment(f"after {topic}")
-        if any(topic == self.silent for topic, _ in places):
+        if any(topic == self.silent for topic, _ in changelogs):
             await self.answers.wait()
         return ends
 
@@ -195,25 +197,25 @@ class MemoryWorker:
     now: Callable[[], datetime]
     on_moment: Callable[[str], None] = field(default_factory=CrashPoint)
     slice: int = 200
-    is_member: bool = True
+    is_counted_in: bool = True
     refresh: timedelta = timedelta(0)
     due_budget_s: float = 0.25
     fast_paths: bool = True
 
     def __post_init__(self) -> None:
-        self.facts = Facts(KEYS.approvals)
+        self.facts = BroadcastState(KEYS.approvals)
         self.stores = Stores(self.folder)
-        terms = Terms(
+        terms = ShardConfig(
             JOBS_KEY,
             KEYS.jobs,
             COUNTS,
             refresh=self.refresh,
-            slice=self.slice,
+            slice_size=self.slice,
             due_budget_s=self.due_budget_s,
             fast_paths=self.fast_paths,
         )
         self.recovery = Recovery(KafkaConnection(), self.stores, SILENT)
-        self.outbox = MemoryOutbox(self.brokers, self.on_moment)
+        self.outbox = MemoryProducer(self.brokers, self.on_moment)
         self.worker = Worker(
             *(self.facts, terms, self.outbox, self.stores),  # type: ignore[arg-type]
             self.recovery,
@@ -232,13 +234,13 @@ class MemoryWorker:
 
     async def own(self) -> None:
         """Be given everything, again or for the first time."""
-        await self.worker.own({state_place(*tp) for tp in INPUTS}, lambda _: None)
+        await self.worker.assign({changelog_of(*tp) for tp in INPUTS}, lambda _: None)
 
     def read_broadcasts(self) -> None:
         """Read the fact topics to their ends."""
-        for topic in FACT_TOPICS:
+        for topic in BROADCAST_TOPICS:
             for record in self.brokers.of(topic.name):
-                self.facts.take(topic.name, record.offset, record.value)
+                self.facts.fold_record(topic.name, record.offset, record.value)
 
     async def round(self, most: int = 3, *, commit: bool = True) -> bool:
         """One round of the pump; whether anything was to be done."""
@@ -248,7 +250,7 @@ class MemoryWorker:
             if (some := self.brokers.of(*tp)[at : at + most])
         }
         idle = not batches and self.worker.is_idle()
-        done = await self.worker.take(batches, self)
+        done = await self.worker.process_batches(batches, self)
         self.positions |= done
         if commit and done:
             self.on_moment("before commit")
@@ -256,9 +258,9 @@ class MemoryWorker:
             self.on_moment("after commit")
         return not idle
 
-    async def holds(self) -> bool:
+    async def is_member(self) -> bool:
         """Whether the group counts this worker in."""
-        return self.is_member
+        return self.is_counted_in
 
     async def position(self, tp: TP) -> int:
         """Where it reads on."""
@@ -279,34 +281,36 @@ class MemoryWorker:
 def reading(brokers: Brokers) -> Iterator[None]:
     """Recovery reads from there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recovery, "reader", lambda *_: MemoryReader(brokers))
+        patch.setattr(recovery, "make_reader", lambda *_: MemoryReader(brokers))
         yield
 
 
-def live(life: MemoryWorker) -> None:
+def run_until_idle(worker: MemoryWorker) -> None:
     """Run a process to its end, or to its death (Crash)."""
     try:
-        with reading(life.brokers):
-            asyncio.run(life.live())
+        with reading(worker.brokers):
+            asyncio.run(worker.live())
     finally:
-        life.end()
+        worker.end()
 
 
 def state_of(brokers: Brokers, folder: Path) -> dict[str, Any]:
     """The Macs as a new owner would find them: rows but for who wrote them."""
-    life = MemoryWorker(brokers, folder, lambda: NOW)
+    worker = MemoryWorker(brokers, folder, lambda: NOW)
 
     async def read() -> dict[str, Any]:
         found: dict[str, Any] = {}
-        places = [TopicPartition(STATE.name, number) for number in range(PARTITIONS)]
-        async for place, _ in life.recovery.catch_up(dict.fromkeys(places)):
-            for name, raw in life.stores.of(place).all():
-                if name != rows.OWNER_KEY:
-                    found[name.decode()] = {k: v for k, v in rows.read(raw).items() if k != "e"}
+        changelogs = [TopicPartition(STATE.name, number) for number in range(PARTITIONS)]
+        async for changelog, _ in worker.recovery.catch_up(dict.fromkeys(changelogs)):
+            for name, raw in worker.stores.get(changelog).all():
+                if name != rows.EPOCH_KEY:
+                    found[name.decode()] = {
+                        k: v for k, v in rows.decode_row(raw).items() if k != "e"
+                    }
         return found
 
     try:
         with reading(brokers):
             return asyncio.run(read())
     finally:
-        life.end()
+        worker.end()

@@ -13,14 +13,14 @@ from schemas.results import Outcome
 from tests import factories
 from tests.crash_points import Crash, CrashPoint
 from tests.factories import NOW, topic_of
-from tests.unit.processors.memory_kafka import Brokers, MemoryWorker, live, state_of
+from tests.unit.processors.memory_kafka import Brokers, MemoryWorker, run_until_idle, state_of
 
 MINUTE = timedelta(minutes=1)
 UDIDS = [f"MAC-{number}" for number in range(6)]
 SHARES = 4  # so that several workers of pytest can share the work
 
 
-class Clock:
+class SteppingClock:
     """Every process that starts finds another time."""
 
     def __init__(self) -> None:
@@ -55,25 +55,25 @@ def carry_out(brokers: Brokers) -> None:
         send(brokers, factories.full_report("26.2", udid, then + MINUTE, serial=f"C02{udid}"))
 
 
-def take_back(brokers: Brokers) -> None:
+def retract_release(brokers: Brokers) -> None:
     """The release is no longer offered: what nobody began is withdrawn."""
     send(brokers, factories.retracted("26.2", heard_at=NOW + 10 * MINUTE))
 
 
-STAGES: tuple[Callable[[Brokers], None], ...] = (ask_for_updates, carry_out, take_back)
+STAGES: tuple[Callable[[Brokers], None], ...] = (ask_for_updates, carry_out, retract_release)
 
 
 def play(
     brokers: Brokers, folder: Path, crash_point: CrashPoint, *, keeps_disk: bool = True
 ) -> None:
     """All stages, with a new process a second after each death."""
-    clock, died = Clock(), False
+    clock, died = SteppingClock(), False
     for number, stage in enumerate(STAGES):
         clock.now = NOW + 20 * number * MINUTE
         stage(brokers)
         while True:
             try:
-                live(MemoryWorker(brokers, folder, clock, crash_point))
+                run_until_idle(MemoryWorker(brokers, folder, clock, crash_point))
                 break
             except Crash:
                 assert not died, "died twice"
@@ -83,7 +83,7 @@ def play(
                     rmtree(folder)
 
 
-def how_it_ended(brokers: Brokers, folder: Path) -> dict[str, object]:
+def final_state(brokers: Brokers, folder: Path) -> dict[str, object]:
     """Each Mac, its jobs and its answer, but for when."""
     last = {record.decision.udid: record.decision for record in brokers.decisions()}
     return {
@@ -96,7 +96,7 @@ def how_it_ended(brokers: Brokers, folder: Path) -> dict[str, object]:
     }
 
 
-def what_was_ordered(brokers: Brokers) -> Counter[str]:
+def count_orders(brokers: Brokers) -> Counter[str]:
     """How many jobs each Mac was given; fails where a job is not one and the same all over."""
     signed: dict[str, set[str]] = {}
     for event in brokers.published():
@@ -113,12 +113,12 @@ def what_was_ordered(brokers: Brokers) -> Counter[str]:
 def test_death_at_any_write_changes_nothing(share: int, tmp_path: Path) -> None:
     plain, recorded = Brokers(), CrashPoint()
     play(plain, tmp_path / "plain", recorded)
-    end, ordered = how_it_ended(plain, tmp_path / "plain-read"), what_was_ordered(plain)
+    end, ordered = final_state(plain, tmp_path / "plain-read"), count_orders(plain)
     assert sum(ordered.values()) == len(UDIDS) + 1  # one of them enrols again
     assert len(recorded.moments) > 100
     for at in range(1 + share, len(recorded.moments) + 1, SHARES):
         brokers, folder = Brokers(), tmp_path / f"{at}"
         play(brokers, folder, CrashPoint(at), keeps_disk=bool(at % 2))
         where = f"{at}: {recorded.moments[at - 1]}"
-        assert how_it_ended(brokers, tmp_path / f"{at}-read") == end, where
-        assert what_was_ordered(brokers) == ordered, where
+        assert final_state(brokers, tmp_path / f"{at}-read") == end, where
+        assert count_orders(brokers) == ordered, where

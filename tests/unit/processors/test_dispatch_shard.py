@@ -7,10 +7,10 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
+from pipeline.processors.broadcast import BroadcastState
 from pipeline.processors.dispatch_shard import DispatchShard, Stage
-from pipeline.processors.facts import Facts
-from pipeline.processors.rows import OWNER_KEY, BadRow, Owner
-from pipeline.processors.terms import Terms
+from pipeline.processors.rows import EPOCH_KEY, EpochRow, InvalidRow
+from pipeline.processors.shard_config import ShardConfig
 from pipeline.state.device import to_us
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import CloudEvent, JobIssuedEvent, JobSupersededEvent, decode, encode
@@ -49,23 +49,23 @@ def a_shard(
     policy: str | None = POLICY,
     *,
     topics: Mapping[str, int] = TOPICS,
-    terms: Terms | None = None,
+    config: ShardConfig | None = None,
     is_begun: bool = True,
 ) -> DispatchShard:
     """A shard that owns its partition, at a site with one slot."""
-    facts = Facts(KEYS.approvals)
+    broadcast = BroadcastState(KEYS.approvals)
     if policy is not None:
-        facts.take(CONTROL.name, 0, encode(factories.policy_changed(policy)))
-    shard = DispatchShard(0, facts, terms or some_terms(), topics)
+        broadcast.fold_record(CONTROL.name, 0, encode(factories.policy_changed(policy)))
+    shard = DispatchShard(0, broadcast, config or some_terms(), topics)
     if is_begun:
         shard.begin(NOW)
-        shard.caught_up()
+        shard.finish_catch_up()
     return shard
 
 
-def some_terms() -> Terms:
+def some_terms() -> ShardConfig:
     counts = {INVENTORY.name: 4, DISPATCH.name: 1, DEAD_LETTERS.name: 1}
-    return Terms(JOBS_KEY, KEYS.jobs, counts)
+    return ShardConfig(JOBS_KEY, KEYS.jobs, counts)
 
 
 def ordered(job: Job) -> JobIssuedEvent:
@@ -88,14 +88,14 @@ def result(outcome: Outcome, *, attempt: int = 1) -> CloudEvent:
 
 def dispatched(shard: DispatchShard, events: Iterable[CloudEvent]) -> list[CloudEvent]:
     """What reaches the site's executors when these come in."""
-    shard.take(DISPATCH.name, [InputRecord(0, encode(event)) for event in events], NOW)
+    shard.process_records(DISPATCH.name, [InputRecord(0, encode(event)) for event in events], NOW)
     shard.tick(NOW)
-    return [decode(post.value) for post in shard.collect().posts]
+    return [decode(post.value) for post in shard.collect().records]
 
 
 WITHDRAWN = factories.superseded(FIRST)
 STARTED, DONE = result(Outcome.STARTED), result(Outcome.SUCCEEDED, attempt=0)
-GUESSED = result(Outcome.EXPIRED, attempt=0)
+INFERRED = result(Outcome.EXPIRED, attempt=0)
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ GUESSED = result(Outcome.EXPIRED, attempt=0)
     [
         (DONE,),
         (WITHDRAWN,),
-        (GUESSED,),
+        (INFERRED,),
         (WITHDRAWN, STARTED, DONE),
-        (GUESSED, STARTED, DONE),
+        (INFERRED, STARTED, DONE),
         (WITHDRAWN, STARTED, DONE, STARTED),
         (WITHDRAWN, STARTED, DONE, WITHDRAWN, STARTED),
     ],
@@ -122,7 +122,7 @@ def test_slot_is_free_after_the_end(words: tuple[CloudEvent, ...]) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [(), (WITHDRAWN, STARTED), (GUESSED, STARTED), (WITHDRAWN, STARTED, WITHDRAWN)],
+    [(), (WITHDRAWN, STARTED), (INFERRED, STARTED), (WITHDRAWN, STARTED, WITHDRAWN)],
     ids=["out", "withdrawn too late", "expired too soon", "withdrawal told again"],
 )
 def test_slot_is_taken_while_an_executor_works(words: tuple[CloudEvent, ...]) -> None:
@@ -162,7 +162,7 @@ def test_ended_job_is_forgotten_once_it_can_only_be_history() -> None:
 
 def kept_rows(shard: DispatchShard, *events: CloudEvent) -> dict[bytes, bytes]:
     """The rows that are kept once these came in."""
-    shard.take(DISPATCH.name, [InputRecord(0, encode(event)) for event in events], NOW)
+    shard.process_records(DISPATCH.name, [InputRecord(0, encode(event)) for event in events], NOW)
     shard.tick(NOW)
     return {key: row for key, row in shard.collect().rows.items() if row is not None}
 
@@ -170,12 +170,12 @@ def kept_rows(shard: DispatchShard, *events: CloudEvent) -> dict[bytes, bytes]:
 def restarted(rows: dict[bytes, bytes], *, at_once: bool = True) -> DispatchShard:
     """A shard of a later owner that has loaded these rows."""
     shard = a_shard(is_begun=False)
-    shard.load(OWNER_KEY, Owner(epoch=7).to_row())
+    shard.load(EPOCH_KEY, EpochRow(epoch=7).to_row())
     for key, row in rows.items():
         shard.load(key, row)
     shard.begin(NOW)
     if at_once:
-        shard.caught_up()
+        shard.finish_catch_up()
     return shard
 
 
@@ -198,7 +198,7 @@ def test_a_waiting_order_is_published_after_a_restart() -> None:
 def test_nothing_is_published_before_the_topic_is_read_to_its_end() -> None:
     shard = restarted({}, at_once=False)
     assert dispatched(shard, [ordered(FIRST)]) == []
-    shard.caught_up()
+    shard.finish_catch_up()
     assert dispatched(shard, []) == [ordered(FIRST)]
 
 
@@ -210,16 +210,16 @@ def test_rows_name_their_owners_epoch() -> None:
 def test_a_row_is_read_as_it_was_written() -> None:
     shard = a_shard()
     rows = kept_rows(shard, ordered(FIRST), ordered(SECOND))
-    assert restarted(rows).tickets == shard.tickets
-    ticket = shard.tickets[SECOND.job_id]
+    assert restarted(rows).jobs == shard.jobs
+    ticket = shard.jobs[SECOND.job_id]
     assert ticket.report_by_us == to_us(NOW - HOUR + 3 * DAY)
     assert ticket.expires_us == to_us(SECOND.expires_at)
-    assert ticket.order == encode(ordered(SECOND))
+    assert ticket.issued_event == encode(ordered(SECOND))
 
 
 @pytest.mark.parametrize("row", [b'{"e": 1}', b'{"e": 1, "job_id": "a", "order": 1}', b"no JSON"])
 def test_an_unreadable_row_is_refused(row: bytes) -> None:
-    with pytest.raises(BadRow):
+    with pytest.raises(InvalidRow):
         a_shard(is_begun=False).load(b"job-1", row)
 
 
@@ -229,9 +229,9 @@ def test_each_job_is_forgotten_at_its_own_time_after_a_restart() -> None:
     shard = restarted(kept_rows(a_shard(), ordered(late), ordered(early)))
     end = NOW + 3 * DAY + DAY  # reported by, and a day more
     shard.tick(end - timedelta(microseconds=1))
-    assert set(shard.tickets) == {late.job_id, early.job_id}
+    assert set(shard.jobs) == {late.job_id, early.job_id}
     shard.tick(end)
-    assert set(shard.tickets) == {late.job_id}
+    assert set(shard.jobs) == {late.job_id}
     assert shard.collect().rows[early.job_id.encode()] is None
 
 
@@ -241,9 +241,9 @@ def test_the_slot_of_a_forgotten_job_is_free() -> None:
     later = NOW + 30 * DAY
     shard.tick(later)
     third = factories.job(udid="MAC-3", issued_at=later)
-    shard.take(DISPATCH.name, [InputRecord(0, encode(ordered(third)))], later)
+    shard.process_records(DISPATCH.name, [InputRecord(0, encode(ordered(third)))], later)
     shard.tick(later)
-    assert [decode(post.value) for post in shard.collect().posts] == [ordered(third)]
+    assert [decode(post.value) for post in shard.collect().records] == [ordered(third)]
 
 
 # --- who is next ---
@@ -299,26 +299,26 @@ def test_an_order_that_expired_while_it_waited_is_not_published() -> None:
     shard = a_shard()
     dispatched(shard, [ordered(FIRST), ordered(SECOND)])
     shard.tick(SECOND.expires_at)
-    assert shard.collect().posts == []
-    assert shard.tickets[SECOND.job_id].stage is Stage.OVER
-    shard.take(DISPATCH.name, [InputRecord(0, encode(DONE))], SECOND.expires_at)
+    assert shard.collect().records == []
+    assert shard.jobs[SECOND.job_id].stage is Stage.FINISHED
+    shard.process_records(DISPATCH.name, [InputRecord(0, encode(DONE))], SECOND.expires_at)
     shard.tick(SECOND.expires_at)
-    assert shard.collect().posts == []
+    assert shard.collect().records == []
 
 
 def test_an_order_is_published_until_it_expires() -> None:
     shard = a_shard()
     dispatched(shard, [ordered(FIRST), ordered(SECOND)])
     last = SECOND.expires_at - timedelta(microseconds=1)
-    shard.take(DISPATCH.name, [InputRecord(0, encode(DONE))], last)
+    shard.process_records(DISPATCH.name, [InputRecord(0, encode(DONE))], last)
     shard.tick(last)
-    assert [decode(post.value) for post in shard.collect().posts] == [ordered(SECOND)]
+    assert [decode(post.value) for post in shard.collect().records] == [ordered(SECOND)]
 
 
 def test_a_shard_is_behind_while_a_job_could_have_a_slot() -> None:
     shard = a_shard()
     assert not shard.is_behind(NOW)
-    shard.take(
+    shard.process_records(
         DISPATCH.name, [InputRecord(0, encode(ordered(job))) for job in (FIRST, SECOND)], NOW
     )
     assert shard.is_behind(NOW)
@@ -329,9 +329,9 @@ def test_a_shard_is_behind_while_a_job_could_have_a_slot() -> None:
 
 def test_an_order_is_published_under_its_mac_to_the_macs_partition() -> None:
     shard = a_shard()
-    shard.take(DISPATCH.name, [InputRecord(0, encode(ordered(FIRST)))], NOW)
+    shard.process_records(DISPATCH.name, [InputRecord(0, encode(ordered(FIRST)))], NOW)
     shard.tick(NOW)
-    [post] = shard.collect().posts
+    [post] = shard.collect().records
     assert (post.topic, post.key) == (jobs_topic("london"), b"MAC-1")
     assert post.partition == partition_of("MAC-1", JOB_PARTITIONS)
 
@@ -344,11 +344,11 @@ def test_jobs_of_a_site_without_a_topic_wait_for_it() -> None:
     policy = POLICY.replace("default", "  tokyo: {time_zone: Asia/Tokyo, max_jobs: 1}\ndefault")
     shard = a_shard(policy)
     assert dispatched(shard, [ordered(tokyo), ordered(FIRST)]) == [ordered(FIRST)]
-    assert list(shard.homeless()) == ["tokyo"]
+    assert list(shard.sites_without_topic()) == ["tokyo"]
     assert not shard.is_behind(NOW)
     shard.tick(tokyo.expires_at)
-    assert list(shard.homeless()) == []
-    assert shard.tickets[tokyo.job_id].stage is Stage.OVER
+    assert list(shard.sites_without_topic()) == []
+    assert shard.jobs[tokyo.job_id].stage is Stage.FINISHED
 
 
 @pytest.mark.parametrize("policy", [None, POLICY.replace("london", "paris")])
@@ -363,14 +363,16 @@ def test_a_site_that_no_policy_knows_has_no_slots(policy: str | None) -> None:
 
 def letters(shard: DispatchShard, *raws: bytes | None) -> list[tuple[str, str, str]]:
     """Code, place and origin of the dead letters that these records become."""
-    refused = shard.take(DISPATCH.name, [InputRecord(n, raw) for n, raw in enumerate(raws, 5)], NOW)
+    refused = shard.process_records(
+        DISPATCH.name, [InputRecord(n, raw) for n, raw in enumerate(raws, 5)], NOW
+    )
     work = shard.collect()
     found = [
-        DeadLetter.model_validate_json(p.value) for p in work.posts if p.topic != DISPATCH.name
+        DeadLetter.model_validate_json(p.value) for p in work.records if p.topic != DISPATCH.name
     ]
-    assert refused == len(found) == work.tally.letters.total()
-    assert {post.topic for post in work.posts} <= {DEAD_LETTERS.name}
-    assert [post.key.decode() for post in work.posts] == [one.raw_sha256 for one in found]
+    assert refused == len(found) == work.counters.dead_letters.total()
+    assert {post.topic for post in work.records} <= {DEAD_LETTERS.name}
+    assert [post.key.decode() for post in work.records] == [one.raw_sha256 for one in found]
     return [(one.code.value, one.where, one.origin) for one in found]
 
 
@@ -391,36 +393,39 @@ def test_records_that_are_no_events_of_jobs_become_dead_letters() -> None:
 
 def test_a_forged_order_has_no_slot() -> None:
     shard = a_shard()
-    shard.take(DISPATCH.name, [InputRecord(0, encode(forged(FIRST)))], NOW)
-    assert shard.tickets == {}
+    shard.process_records(DISPATCH.name, [InputRecord(0, encode(forged(FIRST)))], NOW)
+    assert shard.jobs == {}
 
 
 def test_an_order_of_this_worker_is_not_checked_again() -> None:
     own, terms = encode(forged(FIRST)), some_terms()
-    terms.believed.add(own)
-    shard = a_shard(terms=terms)
-    shard.take(DISPATCH.name, [InputRecord(0, own)], NOW)
+    terms.verified.add(own)
+    shard = a_shard(config=terms)
+    shard.process_records(DISPATCH.name, [InputRecord(0, own)], NOW)
     shard.tick(NOW)
     work = shard.collect()
-    assert [post.value for post in work.posts] == [own]
-    assert work.tally.folded == {DISPATCH.name: 1}
-    ticket = shard.tickets[FIRST.job_id]
-    assert ticket == restarted(kept_rows(a_shard(), ordered(FIRST))).tickets[FIRST.job_id]
+    assert [post.value for post in work.records] == [own]
+    assert work.counters.folded == {DISPATCH.name: 1}
+    ticket = shard.jobs[FIRST.job_id]
+    assert ticket == restarted(kept_rows(a_shard(), ordered(FIRST))).jobs[FIRST.job_id]
 
 
 def test_a_withdrawal_of_this_worker_is_followed() -> None:
     terms = some_terms()
-    shard = a_shard(terms=terms)
+    shard = a_shard(config=terms)
     dispatched(shard, [ordered(FIRST)])
-    terms.believed.add(encode(WITHDRAWN))
+    terms.verified.add(encode(WITHDRAWN))
     assert dispatched(shard, [WITHDRAWN, ordered(SECOND)]) == [WITHDRAWN, ordered(SECOND)]
 
 
 def test_each_event_that_is_followed_is_counted() -> None:
     shard = a_shard()
     events = [encode(event) for event in (ordered(FIRST), STARTED, DONE)]
-    assert shard.take(DISPATCH.name, [InputRecord(0, raw) for raw in (*events, b"{")], NOW) == 1
-    assert shard.collect().tally.folded == {DISPATCH.name: 3}
+    assert (
+        shard.process_records(DISPATCH.name, [InputRecord(0, raw) for raw in (*events, b"{")], NOW)
+        == 1
+    )
+    assert shard.collect().counters.folded == {DISPATCH.name: 3}
 
 
 def test_what_dispatch_fails_at_becomes_a_dead_letter() -> None:
@@ -430,7 +435,7 @@ def test_what_dispatch_fails_at_becomes_a_dead_letter() -> None:
         shard.load(key, row)
     [letter] = letters(shard, encode(WITHDRAWN))
     assert letter == ("bug", "", f"{DISPATCH.name}/0/5")
-    assert shard.collect().tally.folded == {}
+    assert shard.collect().counters.folded == {}
 
 
 # --- the end of a job ---
@@ -439,21 +444,21 @@ def test_what_dispatch_fails_at_becomes_a_dead_letter() -> None:
 def test_an_executors_expiry_ends_a_job_for_good() -> None:
     shard = a_shard()
     dispatched(shard, [ordered(FIRST), result(Outcome.EXPIRED, attempt=1)])
-    assert shard.tickets[FIRST.job_id].stage is Stage.OVER
+    assert shard.jobs[FIRST.job_id].stage is Stage.FINISHED
     dispatched(shard, [STARTED])
-    assert shard.tickets[FIRST.job_id].stage is Stage.OVER
+    assert shard.jobs[FIRST.job_id].stage is Stage.FINISHED
 
 
 def test_a_withdrawn_job_that_had_begun_is_not_withdrawn_again() -> None:
     shard = a_shard()
     dispatched(shard, [ordered(FIRST), WITHDRAWN])
-    assert shard.tickets[FIRST.job_id].stage is Stage.WITHDRAWN
-    dispatched(shard, [STARTED, GUESSED])
-    assert shard.tickets[FIRST.job_id].stage is Stage.BEGUN
+    assert shard.jobs[FIRST.job_id].stage is Stage.WITHDRAWN
+    dispatched(shard, [STARTED, INFERRED])
+    assert shard.jobs[FIRST.job_id].stage is Stage.STARTED
     assert dispatched(shard, [WITHDRAWN]) == []
 
 
 def test_results_of_jobs_that_are_not_known_change_nothing() -> None:
     shard = a_shard()
     assert dispatched(shard, [DONE, WITHDRAWN]) == []
-    assert shard.tickets == {}
+    assert shard.jobs == {}

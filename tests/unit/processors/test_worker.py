@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.processors.poison import TooMuchPoison
-from pipeline.processors.rows import OWNER_KEY, BadRow
+from pipeline.processors.dead_letter_limit import DeadLetterLimitExceeded
+from pipeline.processors.rows import EPOCH_KEY, InvalidRow
 from pipeline.state.device import to_us
 from schemas.envelope import CloudEvent, encode
 from schemas.topics import CHECKINS, DEAD_LETTERS, DECISIONS, INVENTORY, STATE, partition_of
@@ -71,7 +71,7 @@ async def own_all(life: MemoryWorker) -> None:
     life.worker.close()
 
 
-def test_who_is_no_member_any_more_writes_nothing(brokers: Brokers, tmp_path: Path) -> None:
+def test_a_worker_that_lost_its_membership_writes_nothing(brokers: Brokers, tmp_path: Path) -> None:
     first, second = both(brokers, tmp_path)
 
     async def work() -> None:
@@ -81,16 +81,16 @@ def test_who_is_no_member_any_more_writes_nothing(brokers: Brokers, tmp_path: Pa
         send_reports(brokers, "26.1", NOW, *UDIDS)
         await second.live()
         before = sizes(brokers)
-        first.is_member = False
+        first.is_counted_in = False
         first.read_broadcasts()
         await first.round(100)
         assert sizes(brokers) == before
-        assert not first.worker.homes
+        assert not first.worker.partitions
 
     run(brokers, work)
 
 
-def test_rows_of_a_former_owner_are_void(brokers: Brokers, tmp_path: Path) -> None:
+def test_rows_of_an_earlier_epoch_are_ignored(brokers: Brokers, tmp_path: Path) -> None:
     first, second = both(brokers, tmp_path)
 
     async def work() -> None:
@@ -115,7 +115,7 @@ def test_rows_of_a_former_owner_are_void(brokers: Brokers, tmp_path: Path) -> No
     run(brokers, write_late)
     assert sizes(brokers) != rows
     # It saw whose claim came in between.
-    assert not first.worker.homes
+    assert not first.worker.partitions
     assert state_of(brokers, tmp_path / "late") == kept
     # Whoever followed the changelog all along finds the same.
     assert state_of(brokers, tmp_path / "second") == kept
@@ -171,7 +171,7 @@ def test_records_of_a_partition_that_is_not_ready_are_left(
 
 
 @pytest.mark.parametrize("refresh", [timedelta(0), HOUR])
-def test_times_are_written_within_the_refresh_whatever_else_is_told(
+def test_times_are_written_within_the_refresh_whatever_else_is_reported(
     brokers: Brokers, tmp_path: Path, refresh: timedelta
 ) -> None:
     moment = NOW
@@ -202,7 +202,9 @@ def test_times_are_written_within_the_refresh_whatever_else_is_told(
     assert written() == len(UDIDS)
 
 
-def test_answer_to_a_fact_goes_on_where_it_was(brokers: Brokers, tmp_path: Path) -> None:
+def test_redeciding_after_a_broadcast_resumes_after_a_crash(
+    brokers: Brokers, tmp_path: Path
+) -> None:
     first = MemoryWorker(brokers, tmp_path / "first", lambda: NOW, slice=2, due_budget_s=0.0)
     second = MemoryWorker(brokers, tmp_path / "second", lambda: NOW + HOUR, slice=2)
 
@@ -214,8 +216,8 @@ def test_answer_to_a_fact_goes_on_where_it_was(brokers: Brokers, tmp_path: Path)
         await first.round()
 
     run(brokers, begin)
-    told = Counter(one.decision.udid for one in brokers.decisions() if one.decision.job_id)
-    assert 0 < len(told) < len(UDIDS)
+    ordered_jobs = Counter(one.decision.udid for one in brokers.decisions() if one.decision.job_id)
+    assert 0 < len(ordered_jobs) < len(UDIDS)
     run(brokers, second.live)
     assert sorted(event.data.job.udid for event in brokers.published()) == sorted(UDIDS)
 
@@ -225,13 +227,13 @@ def test_row_of_another_count_of_partitions_stops_the_worker(
 ) -> None:
     life = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
     run(brokers, life.live)
-    strayed = next(one for one in brokers.of(STATE.name, 0) if one.key != OWNER_KEY)
+    strayed = next(one for one in brokers.of(STATE.name, 0) if one.key != EPOCH_KEY)
     brokers.append(STATE.name, 1, strayed.key, strayed.value)
-    with pytest.raises(BadRow, match="partition 0"):
+    with pytest.raises(InvalidRow, match="partition 0"):
         run(brokers, MemoryWorker(brokers, tmp_path / "two", lambda: NOW).live)
 
 
-def test_report_under_a_foreign_key_reaches_the_owner(brokers: Brokers, tmp_path: Path) -> None:
+def test_report_under_a_foreign_key_reaches_its_partition(brokers: Brokers, tmp_path: Path) -> None:
     life = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
     event = factories.full_report("26.1", "STRAY-1", NOW, serial="C02STRAY1")
     owner = partition_of("STRAY-1", PARTITIONS)
@@ -241,7 +243,7 @@ def test_report_under_a_foreign_key_reaches_the_owner(brokers: Brokers, tmp_path
     assert brokers.of(INVENTORY.name, owner)[-1].value == encode(event)
 
 
-def test_poison_alone_is_set_aside_and_much_of_it_stops_the_worker(
+def test_invalid_records_become_dead_letters_and_too_many_stop_the_worker(
     brokers: Brokers, tmp_path: Path
 ) -> None:
     life = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
@@ -256,7 +258,7 @@ def test_poison_alone_is_set_aside_and_much_of_it_stops_the_worker(
         for _ in range(10):
             await life.round(50)
 
-    with pytest.raises(TooMuchPoison):
+    with pytest.raises(DeadLetterLimitExceeded):
         run(brokers, on)
     letters = len(brokers.all(DEAD_LETTERS.name))
     assert letters < 100
@@ -264,7 +266,9 @@ def test_poison_alone_is_set_aside_and_much_of_it_stops_the_worker(
     assert reached - letters == before[(CHECKINS.name, 1)] - 150 - 1
 
 
-def test_a_partition_let_go_is_freed_without_a_collection(brokers: Brokers, tmp_path: Path) -> None:
+def test_a_released_partition_is_freed_without_a_collection(
+    brokers: Brokers, tmp_path: Path
+) -> None:
     """What was loaded is in no collection: a circle in it would stay for good."""
     life = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
     engines: list[weakref.ref[Any]] = []
@@ -272,11 +276,11 @@ def test_a_partition_let_go_is_freed_without_a_collection(brokers: Brokers, tmp_
     async def work() -> None:
         await life.begin()
         await settle(life)
-        await life.worker.own([], lambda _: None)
+        await life.worker.assign([], lambda _: None)
         await life.own()
-        engines.extend(weakref.ref(one.engine) for one in life.worker.device_shards())
+        engines.extend(weakref.ref(one.reconciler) for one in life.worker.device_shards())
         gc.disable()
-        await life.worker.own([], lambda _: None)
+        await life.worker.assign([], lambda _: None)
 
     try:
         run(brokers, work)

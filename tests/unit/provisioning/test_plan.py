@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from pipeline.provisioning.plan import (
     ActualTopic,
-    Change,
-    Difference,
+    TopicChange,
+    TopicDifference,
     WantedTopic,
     differences,
     notes,
     wanted_topics,
 )
-from schemas.topics import INTERNAL_TOPICS, JOBS, TOPICS, KeySpace, topic_settings
+from schemas.topics import INTERNAL_TOPICS, JOBS, TOPICS, Partitioning, topic_settings
 
 WANTED = wanted_topics(["austin", "muc"], 32, 3)
 THERE = {
@@ -90,59 +90,67 @@ def test_nothing_differs_from_itself() -> None:
 def test_empty_cluster_lacks_every_topic() -> None:
     found = differences(WANTED, {}, brokers=3)
     assert [each.topic for each in found] == [topic.name for topic in WANTED]
-    assert {each.change for each in found} == {Change.CREATE}
-    assert all(each.held is None for each in found)
+    assert {each.change for each in found} == {TopicChange.CREATE}
+    assert all(each.obstacle is None for each in found)
 
 
 @pytest.mark.parametrize(
     ("actual", "grow", "change", "held"),
     [
-        pytest.param(without(DEAD), False, Change.CREATE, None, id="missing"),
+        pytest.param(without(DEAD), False, TopicChange.CREATE, None, id="missing"),
         pytest.param(
             changed(CONTROL, settings={**THERE[CONTROL].settings, "retention.ms": "1"}),
             False,
-            Change.SETTING,
+            TopicChange.SETTING,
             None,
             id="setting",
         ),
-        pytest.param(changed(DEAD, partitions=2), False, Change.PARTITIONS, None, id="free-grows"),
         pytest.param(
-            changed(DEAD, partitions=9), True, Change.PARTITIONS, "cannot reduce", id="no-less"
+            changed(DEAD, partitions=2), False, TopicChange.PARTITIONS, None, id="free-grows"
         ),
         pytest.param(
-            changed(CONTROL, partitions=2), True, Change.PARTITIONS, "cannot reduce", id="whole"
+            changed(DEAD, partitions=9), True, TopicChange.PARTITIONS, "cannot reduce", id="no-less"
         ),
         pytest.param(
-            changed(CHECKINS, partitions=16), False, Change.PARTITIONS, "--yes", id="keys-move"
+            changed(CONTROL, partitions=2),
+            True,
+            TopicChange.PARTITIONS,
+            "cannot reduce",
+            id="whole",
         ),
-        pytest.param(changed(CHECKINS, partitions=16), True, Change.PARTITIONS, None, id="yes"),
         pytest.param(
-            changed(CHECKINS, replication=1), True, Change.REPLICATION, "reassign", id="copies"
+            changed(CHECKINS, partitions=16), False, TopicChange.PARTITIONS, "--yes", id="keys-move"
+        ),
+        pytest.param(
+            changed(CHECKINS, partitions=16), True, TopicChange.PARTITIONS, None, id="yes"
+        ),
+        pytest.param(
+            changed(CHECKINS, replication=1), True, TopicChange.REPLICATION, "reassign", id="copies"
         ),
     ],
 )
 def test_single_difference(
-    actual: dict[str, ActualTopic], grow: bool, change: Change, held: str | None
+    actual: dict[str, ActualTopic], grow: bool, change: TopicChange, held: str | None
 ) -> None:
     [found] = differences(WANTED, actual, brokers=3, grow=grow)
     assert found.change is change
     if held is None:
-        assert found.held is None
+        assert found.obstacle is None
     else:
-        assert held in str(found.held)
+        assert held in str(found.obstacle)
 
 
-def test_setting_says_what_it_is_and_what_it_should_be() -> None:
+def test_setting_shows_its_actual_and_wanted_value() -> None:
     actual = changed(CONTROL, settings={**THERE[CONTROL].settings, "retention.ms": "1"})
     assert differences(WANTED, actual, brokers=3) == [
-        Difference(CONTROL, Change.SETTING, "retention.ms", "1", "-1")
+        TopicDifference(CONTROL, TopicChange.SETTING, "retention.ms", "1", "-1")
     ]
 
 
 def test_topic_read_whole_never_grows() -> None:
-    wanted = [WantedTopic("x", KeySpace.WHOLE, 2, 1, {})]
+    wanted = [WantedTopic("x", Partitioning.WHOLE, 2, 1, {})]
     [found] = differences(wanted, {"x": ActualTopic("x", 1, 1, {})}, brokers=1, grow=True)
-    assert "read whole" in str(found.held)
+    assert "read whole" in str(found.obstacle)
 
 
 def test_new_topic_waits_while_its_key_space_has_another_count() -> None:
@@ -150,22 +158,22 @@ def test_new_topic_waits_while_its_key_space_has_another_count() -> None:
         name: replace(topic, partitions=16) if topic.partitions == 32 else topic
         for name, topic in without(RESULTS).items()
     }
-    held = {d.topic: d.held for d in differences(WANTED, actual, brokers=3)}
+    held = {d.topic: d.obstacle for d in differences(WANTED, actual, brokers=3)}
     assert f"{CHECKINS} of the same key space has 16" in str(held[RESULTS])
-    assert all(d.held is None for d in differences(WANTED, actual, brokers=3, grow=True))
+    assert all(d.obstacle is None for d in differences(WANTED, actual, brokers=3, grow=True))
 
 
 def test_nothing_grows_into_a_key_space_that_is_already_larger() -> None:
     actual = changed(CHECKINS, partitions=48)
     actual[RESULTS] = replace(actual[RESULTS], partitions=16)
-    held = {d.topic: d.held for d in differences(WANTED, actual, brokers=3, grow=True)}
+    held = {d.topic: d.obstacle for d in differences(WANTED, actual, brokers=3, grow=True)}
     assert "cannot reduce" in str(held[CHECKINS])
     assert f"{CHECKINS} of the same key space has 48" in str(held[RESULTS])
 
 
 def test_more_copies_than_brokers_are_held_with_the_reason() -> None:
     found = differences(WANTED, {}, brokers=1)
-    assert {each.held for each in found} == {
+    assert {each.obstacle for each in found} == {
         "replication 3 needs as many brokers; the cluster has 1"
     }
 
@@ -177,8 +185,8 @@ def test_strange_topics_and_settings_are_noted_and_no_difference() -> None:
         "somebody.elses": ActualTopic("somebody.elses", 1, 1, {}),
     }
     assert differences(WANTED, actual, brokers=3) == []
-    said = notes(WANTED, actual)
-    assert said == [
+    found = notes(WANTED, actual)
+    assert found == [
         f"{CONTROL} sets flush.ms=9, which is not in the table",
         "drydock.jobs.berln.v1 is not in the table (a site not named by --sites?)",
     ]
@@ -204,15 +212,15 @@ def test_what_is_done_never_reduces_and_never_brings_a_key_space_out_of_step(
     by_name = {topic.name: topic for topic in wanted}
     after = dict(actual)
     for each in differences(wanted, actual, brokers=3, grow=grow):
-        if each.held is None:
+        if each.obstacle is None:
             topic = by_name[each.topic]
             assert topic.partitions > (actual[each.topic].partitions if each.actual else 0)
             after[each.topic] = ActualTopic(
                 topic.name, topic.partitions, topic.replication, topic.settings
             )
-    for space in (KeySpace.DEVICE, KeySpace.SITE, KeySpace.SITE_JOBS):
-        names = [topic.name for topic in wanted if topic.key_space is space]
+    for space in (Partitioning.DEVICE, Partitioning.SITE, Partitioning.SITE_JOBS):
+        names = [topic.name for topic in wanted if topic.partitioning is space]
         if any(after.get(name) != actual.get(name) for name in names):
             assert len({after[name].partitions for name in names if name in after}) == 1
     # Once done, it is done: only what was held is still different.
-    assert all(each.held for each in differences(wanted, after, brokers=3, grow=grow))
+    assert all(each.obstacle for each in differences(wanted, after, brokers=3, grow=grow))

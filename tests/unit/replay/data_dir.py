@@ -25,5 +25,5 @@ def write(log: MemoryLog, folder: Path) -> None:
         for digest, body in log.blobs.items():
             store.put_blob(digest, "content", body)
         store.put_devices(log.kept_devices.items())
-        store.put_ledgers(log.kept_ledgers.items())
+        store.put_job_histories(log.kept_job_histories.items())
     store.close()

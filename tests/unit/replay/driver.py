@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pipeline.decide.engine import Decided, Effect, Engine, Followed
 from pipeline.decide.policy_file import policy_digest
+from pipeline.decide.reconciler import Decided, DerivedEvent, Effect, Reconciler
 from pipeline.replay.log import Kind
 from schemas.envelope import (
     AdvisoryPublishedEvent,
@@ -30,8 +30,8 @@ from schemas.envelope import (
 )
 from schemas.ids import event_id
 from schemas.jobs import Job
-from schemas.orders import issue
 from schemas.routing import device_key
+from schemas.signed_payloads import sign_job
 
 START = datetime(2025, 12, 12, 9, 0, tzinfo=UTC)
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
@@ -79,7 +79,7 @@ class MemoryLog:
     rows: list[Entry] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)
     kept_devices: dict[str, bytes] = field(default_factory=dict)
-    kept_ledgers: dict[str, bytes] = field(default_factory=dict)
+    kept_job_histories: dict[str, bytes] = field(default_factory=dict)
 
     def entries(
         self,
@@ -110,8 +110,8 @@ class MemoryLog:
     def devices(self) -> Iterator[tuple[str, bytes]]:
         yield from self.kept_devices.items()
 
-    def ledgers(self) -> Iterator[tuple[str, bytes]]:
-        yield from self.kept_ledgers.items()
+    def job_histories(self) -> Iterator[tuple[str, bytes]]:
+        yield from self.kept_job_histories.items()
 
     def decisions(self) -> list[Entry]:
         return list(self.entries(kind="decision"))
@@ -121,7 +121,7 @@ class Driver:
     """Keeps the engine's contract: each effect is logged before the next is asked for."""
 
     def __init__(self, policy: str | None = POLICY) -> None:
-        self.engine = Engine()
+        self.engine = Reconciler()
         self.log = MemoryLog()
         self.now = START
         self.jobs: dict[str, Job] = {}
@@ -131,7 +131,7 @@ class Driver:
 
     # --- what happens ---
 
-    def take(self, event: Event) -> None:
+    def handle_event(self, event: Event) -> None:
         if (event.source, event.id) in self._known:
             return
         self._known.add((event.source, event.id))
@@ -144,39 +144,41 @@ class Driver:
         end = self.now + timedelta(**time)
         while self.now < end:
             self.now = min(end, self.now + timedelta(hours=1))
-            self._follow(self.engine.due(self.now))
+            self._follow(self.engine.reconcile_due(self.now))
 
     def policy(self, text: str) -> None:
         data = {"digest": policy_digest(text), "text": text, "by": "sre"}
-        self.take(self._event(PolicyChangedEvent, "policy", data))
+        self.handle_event(self._event(PolicyChangedEvent, "policy", data))
 
-    def publish(self, version: str, **said: Any) -> None:
-        self.take(self._event(AdvisoryPublishedEvent, f"macOS-{version}", release(version, **said)))
+    def publish(self, version: str, **fields: Any) -> None:
+        self.handle_event(
+            self._event(AdvisoryPublishedEvent, f"macOS-{version}", release(version, **fields))
+        )
 
-    def raise_severity(self, version: str, **said: Any) -> None:
-        data = release(version, **said)
-        self.take(self._event(AdvisorySeverityRaisedEvent, f"macOS-{version}", data))
+    def raise_severity(self, version: str, **fields: Any) -> None:
+        data = release(version, **fields)
+        self.handle_event(self._event(AdvisorySeverityRaisedEvent, f"macOS-{version}", data))
 
     def enroll(self, udid: str) -> None:
-        self.take(self._event(AuthenticatedEvent, udid, {"udid": udid}))
-        self.take(self._event(TokenUpdatedEvent, udid, {"udid": udid, "tally": 1}))
+        self.handle_event(self._event(AuthenticatedEvent, udid, {"udid": udid}))
+        self.handle_event(self._event(TokenUpdatedEvent, udid, {"udid": udid, "tally": 1}))
 
     def check_out(self, udid: str) -> None:
-        self.take(self._event(CheckedOutEvent, udid, {"udid": udid}))
+        self.handle_event(self._event(CheckedOutEvent, udid, {"udid": udid}))
 
-    def report(self, udid: str, version: str = "15.7.2", **said: Any) -> None:
-        self.take(self._event(InventoryEvent, udid, inventory(udid, version, **said)))
+    def report(self, udid: str, version: str = "15.7.2", **fields: Any) -> None:
+        self.handle_event(self._event(InventoryEvent, udid, inventory(udid, version, **fields)))
 
-    def report_serial(self, serial: str, **said: Any) -> None:
+    def report_serial(self, serial: str, **fields: Any) -> None:
         """A report by a source that knows no UDID."""
-        data = {"source": "munki", "serial": serial, **said}
-        self.take(self._event(InventoryEvent, f"serial:{serial}", data))
+        data = {"source": "munki", "serial": serial, **fields}
+        self.handle_event(self._event(InventoryEvent, f"serial:{serial}", data))
 
     def halt(self, *, clear: bool = False, **scope: Any) -> None:
         kind = HaltClearedEvent if clear else HaltSetEvent
-        self.take(self._event(kind, "halt", {"scope": scope, "by": "sre"}))
+        self.handle_event(self._event(kind, "halt", {"scope": scope, "by": "sre"}))
 
-    def result(self, udid: str, outcome: str, **said: Any) -> None:
+    def result(self, udid: str, outcome: str, **fields: Any) -> None:
         """The executor tells of the Mac's last job, if it ever had one."""
         job = self.jobs.get(udid)
         if job is not None:
@@ -185,16 +187,16 @@ class Driver:
                 "udid": udid,
                 "site": job.site,
                 "outcome": outcome,
-                **said,
+                **fields,
             }
-            self.take(self._event(JobResultedEvent, udid, data))
+            self.handle_event(self._event(JobResultedEvent, udid, data))
 
     # --- what follows ---
 
     def _follow(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, Followed):
-                self.take(effect.event)
+            if isinstance(effect, DerivedEvent):
+                self.handle_event(effect.event)
             elif isinstance(effect, Decided):
                 self._record(effect)
             else:
@@ -208,8 +210,8 @@ class Driver:
         self._keep_blobs(record.inputs.policy_digest or "", record.inputs.catalog_digest)
         if job is not None:
             self.jobs[job.udid] = job
-            data = issue(job, KEY).model_dump(mode="json")
-            self.take(self._event(JobIssuedEvent, job.udid, data))
+            data = sign_job(job, KEY).model_dump(mode="json")
+            self.handle_event(self._event(JobIssuedEvent, job.udid, data))
 
     def _keep_blobs(self, policy: str, catalogue: str) -> None:
         fleet = self.engine.fleet
@@ -229,9 +231,9 @@ class Driver:
         fleet = self.engine.fleet
         for udid, device in fleet.devices.items():
             self.log.kept_devices[udid] = json.dumps(device.to_wire()).encode()
-        for udid, ledger in fleet.ledgers.items():
+        for udid, ledger in fleet.job_histories.items():
             wire = [entry.to_wire() for entry in ledger]
-            self.log.kept_ledgers[udid] = json.dumps(wire).encode()
+            self.log.kept_job_histories[udid] = json.dumps(wire).encode()
         return self.log
 
 
@@ -243,18 +245,18 @@ def _key(event: Event) -> str:
     return device_key(event) if isinstance(event, DeviceEvent) else event.subject
 
 
-def release(version: str, **said: Any) -> dict[str, Any]:
+def release(version: str, **fields: Any) -> dict[str, Any]:
     return {
         "source": "sofa",
         "os_line": version.split(".", maxsplit=1)[0],
         "os_version": version,
         "builds": [BUILDS[version]],
         "released_at": START.isoformat(),
-        **said,
+        **fields,
     }
 
 
-def inventory(udid: str, version: str, **said: Any) -> dict[str, Any]:
+def inventory(udid: str, version: str, **fields: Any) -> dict[str, Any]:
     site = {"LON": "ldn", "TYO": "tyo"}.get(udid[:3], "nowhere")
     return {
         "source": "osquery",
@@ -269,7 +271,7 @@ def inventory(udid: str, version: str, **said: Any) -> dict[str, Any]:
         "bootstrap_token_escrowed": True,
         "free_disk_gb": 120.5,
         "on_ac_power": True,
-        **said,
+        **fields,
     }
 
 

@@ -16,7 +16,7 @@ ON_15 = {"LON-1", "LON-2", "LON-3", "TYO-1", "TYO-3"}
 
 
 def macs(changes: tuple[DecisionChange, ...]) -> set[str]:
-    return {change.under.udid for change in changes}
+    return {change.alternative.udid for change in changes}
 
 
 def test_the_same_policy_differs_nowhere() -> None:
@@ -29,9 +29,9 @@ def test_one_deadline_changed_differs_for_exactly_the_macs_it_is_for() -> None:
     diff = counterfactual(STORY, POLICY.replace("critical: 7d", "critical: 6d"))
     assert macs(diff.changes) == ON_15
     for change in diff.changes:
-        assert change.then is not None
-        assert change.then.deadline_at is not None
-        assert change.under.deadline_at == change.then.deadline_at - timedelta(days=1)
+        assert change.recorded is not None
+        assert change.recorded.deadline_at is not None
+        assert change.alternative.deadline_at == change.recorded.deadline_at - timedelta(days=1)
         assert "deadline_at" in change.fields
 
 
@@ -40,9 +40,9 @@ def test_a_deadline_that_passed_sends_outside_the_window() -> None:
     added = [change for change in diff.changes if change.kind is ChangeKind.ADDED]
     assert added
     for change in added:
-        assert change.then is not None
-        assert change.then.decision is Verdict.HOLD
-        assert change.under.decision is Verdict.SEND
+        assert change.recorded is not None
+        assert change.recorded.decision is Verdict.HOLD
+        assert change.alternative.decision is Verdict.SEND
 
 
 def test_a_site_that_may_do_nothing_removes_its_jobs() -> None:
@@ -52,7 +52,7 @@ def test_a_site_that_may_do_nothing_removes_its_jobs() -> None:
     assert {change.site for change in diff.changes} == {"london"}
     sent = [row for row in STORY.decisions() if b'"decision":"send"' in row.body]
     assert len(removed) == len([row for row in sent if row.key.startswith("LON")])
-    assert all(change.under.reason.value == "exempt" for change in removed)
+    assert all(change.alternative.reason.value == "exempt" for change in removed)
 
 
 def test_macs_without_a_record_in_the_slice_are_compared_at_its_end() -> None:
@@ -97,7 +97,7 @@ def test_a_log_without_policy_is_decided_at_its_end_alone() -> None:
     driver.publish("15.7.3", severity="critical", cves=["CVE-2025-2000"])
     driver.report("LON-1")
     diff = counterfactual(driver.finish(), POLICY)
-    assert [(change.seq, change.then, change.kind) for change in diff.changes] == [
+    assert [(change.seq, change.recorded, change.kind) for change in diff.changes] == [
         (None, None, ChangeKind.CHANGED)
     ]
 

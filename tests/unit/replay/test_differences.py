@@ -49,7 +49,7 @@ def test_differing_is_mutual(left: Any, right: Any) -> None:
     assert (first_difference(left, right) is None) == (first_difference(right, left) is None)
 
 
-def test_key_order_says_nothing() -> None:
+def test_key_order_makes_no_difference() -> None:
     assert first_difference({"a": 1, "b": 2}, {"b": 2, "a": 1}) is None
 
 

@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
+from pipeline.replay.device_lookup import find_device_key
 from pipeline.replay.explain import Explanation, explain
-from pipeline.replay.names import find
 from tests.unit.replay.driver import START, Driver, MemoryLog, story
 
 STORY = story()
@@ -26,7 +26,7 @@ def test_a_mac_is_found_by_any_of_its_names(name: str) -> None:
 def test_a_mac_is_found_by_its_enrollment_id() -> None:
     driver = Driver()
     driver.report("LON-1", enrollment_id="Enrol-1")
-    assert find(driver.log, "Enrol-1") == "LON-1"
+    assert find_device_key(driver.log, "Enrol-1") == "LON-1"
 
 
 def test_a_name_that_moved_is_the_last_macs() -> None:
@@ -35,7 +35,7 @@ def test_a_name_that_moved_is_the_last_macs() -> None:
     driver.wait(hours=1)
     driver.report("LON-1", serial="SNLON-1")
     driver.report("LON-2", serial="SHARED")
-    assert find(driver.log, "SHARED") == "LON-2"
+    assert find_device_key(driver.log, "SHARED") == "LON-2"
 
 
 def test_a_mac_that_nothing_was_decided_for_is_found_by_its_events() -> None:
@@ -68,7 +68,7 @@ def test_then_is_what_was_known_then() -> None:
     assert after.record is not None
     assert before.record.decision.reason.value == "compliant"
     assert before.jobs == ()
-    assert len(before.answers) < len(after.answers)
+    assert len(before.decisions) < len(after.decisions)
     assert {one.at for one in before.events} == {START}
 
 
@@ -80,7 +80,7 @@ def test_what_happened_at_the_very_moment_counts() -> None:
     assert found.record.decision.reason.value == "outside_window"
 
 
-def test_a_jobs_steps_are_in_the_order_they_were_told() -> None:
+def test_a_jobs_steps_are_in_the_order_of_the_log() -> None:
     (job, *_) = explained("LON-1").jobs
     assert [step.outcome for step in job.steps] == ["accepted", "started", "acted", "succeeded"]
     assert job.outcome == "succeeded"
@@ -88,7 +88,7 @@ def test_a_jobs_steps_are_in_the_order_they_were_told() -> None:
     assert (failed.outcome, failed.steps[-1].error_code) == ("failed", "install_failed")
 
 
-def test_an_open_job_says_so() -> None:
+def test_an_open_job_has_outcome_open() -> None:
     job = explained("LON-3").jobs[-1]
     assert (job.job.action.value, job.outcome, job.steps) == ("reenroll", "open", ())
 
@@ -104,10 +104,10 @@ def test_a_job_that_was_only_thought_to_have_expired_is_open_again() -> None:
     assert guessed is not None
     assert guessed.jobs[0].outcome == "expired"
     driver.result("LON-1", "started")
-    told = explain(driver.log, "LON-1")
-    assert told is not None
-    assert told.jobs[0].outcome == "open"
-    assert [step.outcome for step in told.jobs[0].steps] == ["expired", "started"]
+    explanation = explain(driver.log, "LON-1")
+    assert explanation is not None
+    assert explanation.jobs[0].outcome == "open"
+    assert [step.outcome for step in explanation.jobs[0].steps] == ["expired", "started"]
 
 
 def test_reports_under_the_serial_number_alone_are_the_macs_too() -> None:

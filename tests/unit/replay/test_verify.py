@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.decide.engine import Engine
+from pipeline.decide.reconciler import Reconciler
 from pipeline.replay.log import read_record
 from pipeline.replay.verify import Check, verify
 from schemas.envelope import decode
@@ -22,7 +22,7 @@ def copied() -> MemoryLog:
         list(STORY.rows),
         dict(STORY.blobs),
         dict(STORY.kept_devices),
-        dict(STORY.kept_ledgers),
+        dict(STORY.kept_job_histories),
     )
 
 
@@ -181,7 +181,7 @@ def input_that_does_not_count(log: MemoryLog) -> int:
     return seq
 
 
-def input_ledger(log: MemoryLog) -> int:
+def input_job_history(log: MemoryLog) -> int:
     seq = first(log, '"reason":"job_open"', kind="decision")
     alter(log, seq, '"report_by_us":1', '"report_by_us":2')
     return seq
@@ -254,8 +254,8 @@ def kept_device(log: MemoryLog) -> int:
     return max(row.seq for row in log.rows if row.key == "LON-1" and row.kind == "event")
 
 
-def kept_ledger(log: MemoryLog) -> int:
-    del log.kept_ledgers["LON-1"]
+def stored_job_history(log: MemoryLog) -> int:
+    del log.kept_job_histories["LON-1"]
     return max(row.seq for row in log.rows if row.key == "LON-1" and row.kind == "event")
 
 
@@ -280,7 +280,7 @@ TAMPERINGS: dict[Tamper, tuple[Check, str]] = {
     decision_of_another: (Check.COMPLETE, "key"),
     input_that_counts: (Check.FROM_RECORD, "decision.gates[10].detail"),
     input_that_does_not_count: (Check.FROM_LOG, "inputs.device.facts.hostname[1]"),
-    input_ledger: (Check.FROM_LOG, "inputs.ledger[0].report_by_us"),
+    input_job_history: (Check.FROM_LOG, "inputs.job_history[0].report_by_us"),
     input_mangled: (Check.FROM_RECORD, "inputs"),
     input_policy: (Check.FROM_RECORD, "inputs"),
     input_slots: (Check.FROM_LOG, "inputs.site_open_jobs"),
@@ -292,12 +292,12 @@ TAMPERINGS: dict[Tamper, tuple[Check, str]] = {
     job_signed_otherwise: (Check.ORDERED, "signed.payload"),
     job_deleted: (Check.ORDERED, "job"),
     kept_device: (Check.STATE, "state.device.facts.free_disk_gb[1]"),
-    kept_ledger: (Check.STATE, "state.ledger"),
+    stored_job_history: (Check.STATE, "state.job_history"),
 }
 
 
 @pytest.mark.parametrize("tamper", TAMPERINGS, ids=lambda tamper: tamper.__name__)
-def test_tampering_is_found_at_its_place(tamper: Tamper) -> None:
+def test_tampering_is_found_at_its_path(tamper: Tamper) -> None:
     log = copied()
     seq = tamper(log)
     found = verify(log, state=log).difference
@@ -328,7 +328,7 @@ def test_an_altered_event_that_no_decision_saw_is_found_in_the_kept_state() -> N
     assert (found.check, found.field) == (Check.STATE, "state.device.facts.battery_percent[1]")
 
 
-def test_order_free_events_may_change_places() -> None:
+def test_order_free_events_may_be_swapped() -> None:
     log = copied()
     swap(log, 2, 3)
     assert log.rows != STORY.rows
@@ -385,9 +385,9 @@ def test_one_mac_alone_can_be_checked() -> None:
 
 
 def test_progress_ends_at_the_last_entry() -> None:
-    told: list[int] = []
-    verify(STORY, progress=told.append)
-    assert told[-1] == len(STORY.rows)
+    reported: list[int] = []
+    verify(STORY, progress=reported.append)
+    assert reported[-1] == len(STORY.rows)
 
 
 # --- any byte at all ---
@@ -411,7 +411,7 @@ def test_a_changed_byte_is_reported_or_without_effect(data: st.DataObject) -> No
 
 
 def folded(log: MemoryLog) -> object:
-    engine = Engine()
+    engine = Reconciler()
     for row in log.entries(kind="event"):
         engine.fold(decode(row.body))
-    return engine.fleet.devices, engine.fleet.ledgers
+    return engine.fleet.devices, engine.fleet.job_histories

@@ -26,14 +26,14 @@ def _no_settings_of_this_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     "bootstrap",
     ["kafka:9092", "10.0.0.1:9092,10.0.0.2:9092", "[::1]:9092", "b-1.example.org:9098"],
 )
-def test_addresses_are_taken(bootstrap: str) -> None:
+def test_addresses_are_accepted(bootstrap: str) -> None:
     assert KafkaConnection(bootstrap=bootstrap).client_options()[
         "bootstrap_servers"
     ] == bootstrap.split(",")
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"bootstrap": "kafka"}, "bootstrap"),
         ({"bootstrap": ""}, "bootstrap"),
@@ -55,8 +55,8 @@ def test_addresses_are_taken(bootstrap: str) -> None:
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
-def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         KafkaConnection(**settings)
 
 
@@ -67,7 +67,7 @@ def test_producer_neither_loses_nor_repeats() -> None:
     assert options["allow_auto_create_topics"] is False
 
 
-def test_consumer_commits_only_when_told_to_and_skips_nothing() -> None:
+def test_consumer_commits_only_explicitly_and_skips_nothing() -> None:
     options = KafkaConnection().consumer_options("group", instance="muc-1")
     assert options["enable_auto_commit"] is False
     assert options["auto_offset_reset"] == "earliest"

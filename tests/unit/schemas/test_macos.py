@@ -76,7 +76,7 @@ def test_versions_are_in_apples_order() -> None:
     assert len(set(parsed)) == len(parsed)
 
 
-def test_a_version_tells_its_line_and_the_release_under_a_supplement() -> None:
+def test_a_version_has_a_line_and_the_release_under_a_supplement() -> None:
     assert parse_os_version("26.3.1 (a)").line == "26"
     assert parse_os_version("10.15.7").line == "10.15"
     assert parse_os_version("26.3.1 (a)").release == parse_os_version("26.3.1")
@@ -188,7 +188,7 @@ BUILD_TEXTS = st.from_regex(r"[1-9][0-9]{0,2}[A-Z][1-9][0-9]{0,6}[a-z]?", fullma
 
 
 @given(OS_VERSIONS)
-def test_a_version_is_what_its_text_says(version: OSVersion) -> None:
+def test_a_version_round_trips_as_text(version: OSVersion) -> None:
     assert parse_os_version(str(version)) == version
     assert parse_os_version(f"macOS {version}") == version
     adapter: TypeAdapter[OSVersion] = TypeAdapter(OSVersionField)
@@ -196,7 +196,7 @@ def test_a_version_is_what_its_text_says(version: OSVersion) -> None:
 
 
 @given(BUILD_TEXTS)
-def test_a_build_is_what_its_text_says(text: str) -> None:
+def test_a_build_round_trips_as_text(text: str) -> None:
     build = parse_build(text)
     assert str(build) == text
     adapter: TypeAdapter[Build] = TypeAdapter(BuildField)

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from schemas.decisions import Decision, DecisionInputs, Reason, Verdict
 from schemas.jobs import Job
-from schemas.model import FactModel, built
+from schemas.model import WireModel, construct_unchecked
 from tests import factories as make
 
 SLOTS = (
@@ -27,7 +27,7 @@ SLOTS = (
     "__pydantic_private__",
 )
 # One valid model of each class that is built unchecked; other fields have their defaults.
-CHECKED: list[FactModel] = [
+CHECKED: list[WireModel] = [
     Decision(udid="MAC-1", decision=Verdict.NOTHING, reason=Reason.COMPLIANT, cves=("CVE-1",)),
     DecisionInputs(now=make.NOW, device={"udid": "MAC-1"}, catalog_digest="0"),
     make.job(),
@@ -69,9 +69,9 @@ def test_equality_and_fields_set_read_the_slots() -> None:
 
 
 @pytest.mark.parametrize("checked", CHECKED, ids=lambda model: type(model).__name__)
-def test_built_model_is_the_validated_one(checked: FactModel) -> None:
+def test_built_model_is_the_validated_one(checked: WireModel) -> None:
     kind, values = type(checked), dict(checked.__dict__)
-    validated, made = kind(**values), built(kind, values)
+    validated, made = kind(**values), construct_unchecked(kind, values)
     for slot in SLOTS:
         assert getattr(made, slot) == getattr(validated, slot), slot
         assert type(getattr(made, slot)) is type(getattr(validated, slot)), slot
@@ -86,7 +86,7 @@ def test_built_model_is_the_validated_one(checked: FactModel) -> None:
 
 @pytest.mark.parametrize("kind", [Decision, DecisionInputs, Job])
 def test_models_that_are_built_have_nothing_private_and_nothing_computed(
-    kind: type[FactModel],
+    kind: type[WireModel],
 ) -> None:
     """`built` sets `__pydantic_private__` and `__pydantic_extra__` to None and runs no hook."""
     assert not kind.__private_attributes__
@@ -96,6 +96,6 @@ def test_models_that_are_built_have_nothing_private_and_nothing_computed(
 
 
 def test_fields_of_a_model_are_its_dict_in_the_order_of_the_class() -> None:
-    """`json_of` writes `__dict__` as it is."""
+    """`fast_json` writes `__dict__` as it is."""
     mixed = Decision(reason=Reason.COMPLIANT, decision=Verdict.NOTHING, udid="MAC-1")
     assert list(mixed.__dict__) == list(Decision.model_fields)

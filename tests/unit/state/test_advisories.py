@@ -48,7 +48,7 @@ def test_one_source_that_retracts_is_enough_to_hold_it_back() -> None:
     assert "26" not in catalogue(release("26.2"), gone).lines
 
 
-def test_exploitation_counts_from_when_it_was_first_heard_of() -> None:
+def test_exploitation_counts_from_the_first_report_of_it() -> None:
     events = [
         release("26.2", cves=[CVE], heard_at=at("2025-12-12")),
         raised("26.2", cves=[CVE], exploited=[CVE], heard_at=at("2025-12-15")),

@@ -37,7 +37,7 @@ def test_the_newest_report_of_each_fact_wins() -> None:
     assert (device.hostname, device.firmware, str(device.os_version)) == ("new", "1.0", "26.1")
 
 
-def test_an_older_build_says_nothing_of_a_newer_version() -> None:
+def test_a_build_older_than_the_version_is_unknown() -> None:
     device = with_report(
         with_report(Device(UDID), NOW - DAY, build="25B78"), NOW, os_version="26.2"
     )
@@ -45,7 +45,7 @@ def test_an_older_build_says_nothing_of_a_newer_version() -> None:
     assert with_report(device, NOW, build="25C56").build is not None
 
 
-def test_a_report_that_says_nothing_new_leaves_the_values_as_they_are() -> None:
+def test_a_report_without_new_values_keeps_the_same_values_object() -> None:
     device = mac()
     later = with_report(device, NOW, hostname=device.hostname)
     assert later.values is device.values
@@ -150,7 +150,7 @@ def test_a_row_names_what_it_holds_and_gives_it_back() -> None:
     assert (device.last_seen_us, device.mdm_seen_us, device.inventory_seen_us) == (US, US - 3, US)
 
 
-def test_what_is_told_of_1970_and_before_says_nothing() -> None:
+def test_reports_dated_1970_or_earlier_are_ignored() -> None:
     device = Device(UDID)
     assert with_report(device, datetime(1970, 1, 1, tzinfo=UTC), hostname="old") is device
 
@@ -180,7 +180,7 @@ def test_an_administrators_word_is_no_sign_of_life() -> None:
 
 
 def test_devices_that_differ_in_what_a_repeat_is_recognised_by_are_equal() -> None:
-    plain, remembered = Device("MAC-1"), Device("MAC-1", said_text=5, said_things=3)
+    plain, remembered = Device("MAC-1"), Device("MAC-1", report_hash=5, report_fields=3)
     assert plain == remembered
     assert not plain != remembered  # noqa: SIM202 - `!=` has a method of its own
     assert plain != Device("MAC-2")

@@ -38,26 +38,29 @@ def fleet_of(*events: Event) -> Fleet:
     return fleet
 
 
-def test_a_serial_number_alone_is_joined_to_the_mac_that_says_it() -> None:
+def test_a_record_by_serial_number_joins_the_mac_that_reports_it() -> None:
     fleet = fleet_of(
         reported(None, NOW - HOUR, "jamf", serial=SERIAL, hostname="lon-9"),
         reported(UDID, NOW - 2 * HOUR, serial=SERIAL, hostname="lon-1", os_version="26.1"),
     )
     assert list(fleet.macs()) == [UDID]
-    view = fleet.view(UDID)
+    view = fleet.merged_device(UDID)
     assert (view.hostname, str(view.os_version), view.udid) == ("lon-9", "26.1", UDID)
     assert fleet.find(SERIAL.lower()) == fleet.find(UDID.lower()) == UDID
     assert fleet.find("nobody") is None
 
 
-def test_a_serial_number_belongs_to_the_mac_that_said_it_last() -> None:
+def test_a_serial_number_belongs_to_the_mac_that_reported_it_last() -> None:
     fleet = fleet_of(
         reported(None, NOW - 9 * HOUR, "jamf", serial=SERIAL, hostname="lon-9"),
         reported(UDID, NOW - 5 * HOUR, serial=SERIAL),
     )
     change = fleet.apply(reported(OTHER, NOW - HOUR, serial=SERIAL))
     assert set(change.udids) == {UDID, OTHER, PART}
-    assert (fleet.view(UDID).hostname, fleet.view(OTHER).hostname) == (None, "lon-9")
+    assert (fleet.merged_device(UDID).hostname, fleet.merged_device(OTHER).hostname) == (
+        None,
+        "lon-9",
+    )
 
 
 @pytest.mark.parametrize("serial", ["0", "none", "N/A"])
@@ -67,14 +70,16 @@ def test_placeholders_join_nothing(serial: str) -> None:
     assert len(list(fleet.macs())) == 3
 
 
-def test_an_enrollment_id_is_joined_to_the_mac_that_says_it() -> None:
+def test_a_record_by_enrollment_id_joins_the_mac_that_reports_it() -> None:
     fleet = fleet_of(
         reported(UDID, NOW - HOUR, enrollment_id="BYOD-1", os_version="26.1"),
         reported("BYOD-1", NOW - HOUR, "mdm", serial=SERIAL),
         reported(None, NOW - HOUR, "jamf", serial=SERIAL, hostname="lon-9"),
     )
     assert list(fleet.macs()) == [UDID]
-    assert fleet.view(UDID).hostname == "lon-9", "through the serial number the other record knows"
+    assert fleet.merged_device(UDID).hostname == "lon-9", (
+        "through the serial number the other record knows"
+    )
     change = fleet.apply(reported("BYOD-1", NOW, "mdm", supervised=True))
     assert change.udids == (UDID,)
 
@@ -87,12 +92,12 @@ def test_records_that_name_each_other_are_both_macs() -> None:
     assert set(fleet.macs()) == {UDID, OTHER}
 
 
-def test_news_and_figures() -> None:
+def test_only_changes_beyond_telemetry_are_material() -> None:
     fleet = fleet_of(reported(UDID, NOW - 5 * HOUR, serial=SERIAL, free_disk_gb=50.0))
-    assert not fleet.apply(reported(UDID, NOW - 4 * HOUR, free_disk_gb=40.0)).news
-    assert not fleet.apply(reported(UDID, NOW - 3 * HOUR, serial=SERIAL)).news
-    assert fleet.apply(reported(UDID, NOW - 2 * HOUR, hostname="lon-2")).news
-    assert fleet.apply(checked_out(when=NOW - HOUR)).news
+    assert not fleet.apply(reported(UDID, NOW - 4 * HOUR, free_disk_gb=40.0)).is_material
+    assert not fleet.apply(reported(UDID, NOW - 3 * HOUR, serial=SERIAL)).is_material
+    assert fleet.apply(reported(UDID, NOW - 2 * HOUR, hostname="lon-2")).is_material
+    assert fleet.apply(checked_out(when=NOW - HOUR)).is_material
     assert fleet.apply(reported(UDID, NOW - 9 * HOUR, free_disk_gb=1.0)) is NO_CHANGE
 
 
@@ -143,7 +148,7 @@ def test_a_cve_that_becomes_known_as_exploited_concerns_those_who_lack_its_fix()
     assert affected(fleet, kev("CVE-2025-43529")) == {"26.2", "26.1"} | BEYOND
 
 
-def test_halts_stand_until_cleared_in_any_order() -> None:
+def test_halts_hold_until_cleared_in_any_order() -> None:
     events: list[Event] = [
         halted(NOW - 2 * HOUR),
         halt_cleared(NOW - HOUR),
@@ -156,7 +161,7 @@ def test_halts_stand_until_cleared_in_any_order() -> None:
         assert len(fleet_of(*order).halts()) == 1, "at the same moment the halt wins"
 
 
-def test_approvals_stand_until_denied_in_any_order() -> None:
+def test_approvals_hold_until_denied_in_any_order() -> None:
     events: list[Event] = [
         granted("job-1", NOW - HOUR),
         denied("job-1", when=NOW),
@@ -182,8 +187,8 @@ def test_the_newest_policy_is_in_force() -> None:
 
 def test_a_fresh_enrolment_is_seen() -> None:
     fleet = fleet_of(*enrolled(when=NOW - 9 * DAY), checked_out(when=NOW - 8 * DAY))
-    assert fleet.view(UDID).checked_out
+    assert fleet.merged_device(UDID).checked_out
     for event in enrolled(when=NOW - 7 * DAY):
         fleet.apply(event)
-    assert fleet.view(UDID).enrolled
-    assert not fleet.view(UDID).checked_out
+    assert fleet.merged_device(UDID).enrolled
+    assert not fleet.merged_device(UDID).checked_out

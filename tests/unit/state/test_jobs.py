@@ -10,19 +10,19 @@ from msgspec.structs import replace
 from pipeline.state.device import to_us
 from pipeline.state.device_folds import apply_authenticated, apply_token_updated
 from pipeline.state.jobs import (
-    BY_US,
+    INFERRED_ATTEMPT,
     KEPT_JOBS,
     JobEntry,
-    Ledger,
+    JobHistory,
+    add_job,
+    add_result,
     attempts,
     ended_at,
+    extra_open_jobs,
     failures,
-    issue,
+    infer_result,
     open_job,
-    record,
-    settle,
-    strays,
-    supersede,
+    supersede_job,
     target_of,
 )
 from schemas.events.checkin import MdmAuthenticated, MdmTokenUpdated
@@ -31,27 +31,27 @@ from schemas.results import ErrorCode, Outcome
 from tests.factories import DAY, HOUR, NOW, UDID, entry, job, mac, result, with_report
 
 JOB = job()
-LEDGER = issue((), JOB)
+HISTORY = add_job((), JOB)
 LATER = NOW + HOUR
 
 
-def after(*told_: tuple[Outcome, int] | tuple[Outcome, int, int]) -> JobEntry:
+def after(*outcomes: tuple[Outcome, int] | tuple[Outcome, int, int]) -> JobEntry:
     """The entry once these (outcome, minutes after NOW, attempt) were told."""
-    ledger = LEDGER
-    for outcome, minutes, *attempt in told_:
-        said = result(JOB, outcome, attempt=attempt[0] if attempt else 1)
-        ledger = record(ledger, said, to_us(NOW + timedelta(minutes=minutes)))
+    ledger = HISTORY
+    for outcome, minutes, *attempt in outcomes:
+        job_result = result(JOB, outcome, attempt=attempt[0] if attempt else 1)
+        ledger = add_result(ledger, job_result, to_us(NOW + timedelta(minutes=minutes)))
     return ledger[0]
 
 
 def test_a_job_is_issued_once() -> None:
-    assert issue(LEDGER, JOB) is LEDGER
-    assert open_job(LEDGER) == LEDGER[0]
-    assert LEDGER[0].intent == "26.2"
+    assert add_job(HISTORY, JOB) is HISTORY
+    assert open_job(HISTORY) == HISTORY[0]
+    assert HISTORY[0].intent == "26.2"
 
 
 def test_results_for_jobs_it_does_not_hold_change_nothing() -> None:
-    assert record((), result(JOB, Outcome.FAILED), 1) == ()
+    assert add_result((), result(JOB, Outcome.FAILED), 1) == ()
 
 
 def test_the_furthest_outcome_wins_in_any_order() -> None:
@@ -86,40 +86,40 @@ def test_an_executors_success_is_progress() -> None:
 
 def test_a_superseded_job_that_had_begun_is_open_again() -> None:
     us = to_us(NOW)
-    begun = record(LEDGER, result(JOB, Outcome.STARTED), us)
-    assert supersede(begun, JOB.job_id, us) == begun
-    gone = supersede(LEDGER, JOB.job_id, us)
+    begun = add_result(HISTORY, result(JOB, Outcome.STARTED), us)
+    assert supersede_job(begun, JOB.job_id, us) == begun
+    gone = supersede_job(HISTORY, JOB.job_id, us)
     assert not gone[0].is_open
-    assert record(gone, result(JOB, Outcome.STARTED), us) == begun
-    assert record(gone, result(JOB, Outcome.ACCEPTED), us) == gone
-    final = record(gone, result(JOB, Outcome.SUPERSEDED), us)
-    assert record(final, result(JOB, Outcome.STARTED), us) == final
+    assert add_result(gone, result(JOB, Outcome.STARTED), us) == begun
+    assert add_result(gone, result(JOB, Outcome.ACCEPTED), us) == gone
+    final = add_result(gone, result(JOB, Outcome.SUPERSEDED), us)
+    assert add_result(final, result(JOB, Outcome.STARTED), us) == final
 
 
 def test_an_expiry_that_we_presumed_gives_way_to_its_executor() -> None:
-    presumed = after((Outcome.EXPIRED, 5, BY_US))
+    presumed = after((Outcome.EXPIRED, 5, INFERRED_ATTEMPT))
     assert (presumed.is_open, presumed.failed, presumed.touched) == (False, True, False)
-    assert after((Outcome.EXPIRED, 5, BY_US), (Outcome.STARTED, 6)).is_open
+    assert after((Outcome.EXPIRED, 5, INFERRED_ATTEMPT), (Outcome.STARTED, 6)).is_open
     assert not after((Outcome.EXPIRED, 5), (Outcome.STARTED, 6)).is_open
 
 
 def test_of_several_open_jobs_the_begun_one_counts_and_the_rest_are_strays() -> None:
     old, new = entry(generation=0, outcome=Outcome.STARTED), entry(generation=1, issued_at=NOW)
     assert open_job((old, new)) == old
-    assert strays((old, new)) == (new,)
-    assert strays((old,)) == strays((new,)) == ()
+    assert extra_open_jobs((old, new)) == (new,)
+    assert extra_open_jobs((old,)) == extra_open_jobs((new,)) == ()
     newer = entry(generation=2, issued_at=NOW + HOUR)
     assert open_job((new, newer)) == newer
-    assert strays((new, newer)) == (new,)
+    assert extra_open_jobs((new, newer)) == (new,)
 
 
 def test_old_jobs_are_dropped_but_never_an_open_one() -> None:
-    ledger = LEDGER
+    ledger = HISTORY
     for number in range(1, 2 * KEPT_JOBS):
         one = job(generation=number, issued_at=NOW + number * HOUR)
-        ledger = record(issue(ledger, one), result(one, Outcome.FAILED), to_us(NOW))
+        ledger = add_result(add_job(ledger, one), result(one, Outcome.FAILED), to_us(NOW))
     assert len(ledger) == KEPT_JOBS + 1
-    assert open_job(ledger) == LEDGER[0]
+    assert open_job(ledger) == HISTORY[0]
 
 
 def test_failures_count_since_the_last_success() -> None:
@@ -131,16 +131,16 @@ def test_failures_count_since_the_last_success() -> None:
 
 @pytest.mark.parametrize(
     "one",
-    [entry(), *LEDGER, entry(outcome=Outcome.FAILED, error_code=ErrorCode.BUG, guessed=True)],
+    [entry(), *HISTORY, entry(outcome=Outcome.FAILED, error_code=ErrorCode.BUG, presumed=True)],
     ids=["open", "issued", "ended"],
 )
 def test_wire_round_trip(one: JobEntry) -> None:
     assert JobEntry.from_wire(one.to_wire()) == one
 
 
-def test_entries_of_before_guesses_were_kept_can_be_read() -> None:
+def test_entries_without_the_presumed_field_can_be_read() -> None:
     wire = entry().to_wire()
-    del wire["guessed"]
+    del wire["presumed"]
     assert JobEntry.from_wire(wire) == entry()
 
 
@@ -187,11 +187,11 @@ SETTLED: list[Any] = [
 def test_settling_an_update(
     one: JobEntry, device: Any, now: datetime, outcome: Outcome | None, code: ErrorCode | None
 ) -> None:
-    said = settle(one, device, UDID, now)
-    assert (None if said is None else said.outcome) is outcome
-    if said is not None:
-        assert said.error_code is code
-        assert said.attempt == BY_US
+    inferred = infer_result(one, device, UDID, now)
+    assert (None if inferred is None else inferred.outcome) is outcome
+    if inferred is not None:
+        assert inferred.error_code is code
+        assert inferred.attempt == INFERRED_ATTEMPT
 
 
 REINSTALLS = [
@@ -203,39 +203,39 @@ REINSTALLS = [
 ]
 
 
-@pytest.mark.parametrize(("facts", "said", "done"), REINSTALLS)
+@pytest.mark.parametrize(("facts", "reported", "done"), REINSTALLS)
 def test_settling_a_reinstall_on_the_same_version(
-    facts: dict[str, Any], said: dict[str, Any], done: bool
+    facts: dict[str, Any], reported: dict[str, Any], done: bool
 ) -> None:
     one = entry(**REINSTALL, outcome=Outcome.ACTED, **facts)
-    device = mac("26.2", seen_at=NOW - HOUR / 4, **said)
-    assert (settle(one, device, UDID, NOW) is not None) is done
+    device = mac("26.2", seen_at=NOW - HOUR / 4, **reported)
+    assert (infer_result(one, device, UDID, NOW) is not None) is done
 
 
 def test_an_erased_mac_is_done_when_it_has_begun_to_enrol() -> None:
     one = entry(**REINSTALL, outcome=Outcome.ACTED, acted_at=NOW - HOUR, erases=True)
     device = mac("26.2", seen_at=NOW - HOUR / 4)
-    assert settle(one, device, UDID, NOW) is None
+    assert infer_result(one, device, UDID, NOW) is None
     fresh = apply_authenticated(device, MdmAuthenticated(udid=UDID), to_us(NOW - HOUR / 2))
-    said = settle(one, fresh, UDID, NOW)
-    assert said is not None
-    assert said.outcome is Outcome.SUCCEEDED
+    inferred = infer_result(one, fresh, UDID, NOW)
+    assert inferred is not None
+    assert inferred.outcome is Outcome.SUCCEEDED
 
 
 def test_settling_an_enrolment() -> None:
     one = entry("checked_out@1", action=Action.REENROLL, version=None, outcome=Outcome.ACTED)
     device = with_report(mac(), NOW - HOUR / 2, "mdm")
-    assert settle(one, device, UDID, NOW) is None
+    assert infer_result(one, device, UDID, NOW) is None
     half = apply_authenticated(device, MdmAuthenticated(udid=UDID), to_us(NOW - HOUR / 2))
-    assert settle(one, half, UDID, NOW) is None
+    assert infer_result(one, half, UDID, NOW) is None
     whole = apply_token_updated(half, MdmTokenUpdated(udid=UDID, tally=1), to_us(NOW - HOUR / 2))
-    said = settle(one, whole, UDID, NOW)
-    assert said is not None
-    assert said.outcome is Outcome.SUCCEEDED
+    inferred = infer_result(one, whole, UDID, NOW)
+    assert inferred is not None
+    assert inferred.outcome is Outcome.SUCCEEDED
 
 
-def test_a_ledger_is_a_tuple_of_entries() -> None:
-    ledger: Ledger = LEDGER
+def test_a_job_history_is_a_tuple_of_entries() -> None:
+    ledger: JobHistory = HISTORY
     assert isinstance(ledger[0], JobEntry)
     assert LATER > NOW
 
@@ -250,18 +250,18 @@ def minutes(number: int) -> int:
 def test_the_last_ended_jobs_are_kept_in_the_order_of_their_issue() -> None:
     jobs = [job(generation=number, issued_at=NOW + number * HOUR) for number in range(KEPT_JOBS)]
     for order in (jobs, jobs[::-1]):
-        ledger: Ledger = ()
+        ledger: JobHistory = ()
         for one in order:
-            ledger = record(issue(ledger, one), result(one, Outcome.FAILED), to_us(NOW))
+            ledger = add_result(add_job(ledger, one), result(one, Outcome.FAILED), to_us(NOW))
         assert [one.generation for one in ledger] == list(range(KEPT_JOBS))
         newest = job(generation=KEPT_JOBS, issued_at=NOW + KEPT_JOBS * HOUR)
-        assert [one.generation for one in issue(ledger, newest)] == list(range(1, KEPT_JOBS + 1))
+        assert [one.generation for one in add_job(ledger, newest)] == list(range(1, KEPT_JOBS + 1))
 
 
 def test_an_order_without_a_time_to_report_by_is_given_up_when_it_expires() -> None:
     ordered = job()
-    [reporting] = issue((), ordered)
-    [silent] = issue((), ordered.model_copy(update={"report_by": None}))
+    [reporting] = add_job((), ordered)
+    [silent] = add_job((), ordered.model_copy(update={"report_by": None}))
     assert reporting.report_by_us == to_us(ordered.issued_at + 3 * DAY)
     assert silent.report_by_us == silent.expires_us == to_us(ordered.expires_at)
 
@@ -280,24 +280,24 @@ def test_of_two_ends_reported_at_one_moment_the_greater_code_wins_in_any_order()
         for code in (ErrorCode.INSTALL_FAILED, ErrorCode.NO_DISK_SPACE)
     ]
     for order in (ends, ends[::-1]):
-        ledger = LEDGER
+        ledger = HISTORY
         for end in order:
-            ledger = record(ledger, end, minutes(5))
+            ledger = add_result(ledger, end, minutes(5))
         assert ledger[0].error_code is ErrorCode.NO_DISK_SPACE
 
 
 def test_a_result_and_a_withdrawal_are_of_one_job_only() -> None:
     other = job(generation=1, issued_at=NOW + HOUR)
-    both = issue(LEDGER, other)
-    assert record(both, result(JOB, Outcome.FAILED), minutes(5))[1] == both[1]
-    withdrawn = supersede(both, JOB.job_id, minutes(5))
+    both = add_job(HISTORY, other)
+    assert add_result(both, result(JOB, Outcome.FAILED), minutes(5))[1] == both[1]
+    withdrawn = supersede_job(both, JOB.job_id, minutes(5))
     assert [one.is_open for one in withdrawn] == [False, True]
-    assert (withdrawn[0].outcome_us, withdrawn[0].guessed) == (minutes(5), True)
+    assert (withdrawn[0].outcome_us, withdrawn[0].presumed) == (minutes(5), True)
 
 
 def test_an_ended_job_is_not_withdrawn() -> None:
-    ended = record(LEDGER, result(JOB, Outcome.REFUSED), minutes(1))
-    assert supersede(ended, JOB.job_id, minutes(5)) == ended
+    ended = add_result(HISTORY, result(JOB, Outcome.REFUSED), minutes(1))
+    assert supersede_job(ended, JOB.job_id, minutes(5)) == ended
 
 
 def test_of_several_begun_jobs_the_newest_counts_and_none_is_a_stray() -> None:
@@ -306,7 +306,7 @@ def test_of_several_begun_jobs_the_newest_counts_and_none_is_a_stray() -> None:
         for number in range(2)
     )
     assert open_job(begun) == begun[1]
-    assert strays(begun) == ()
+    assert extra_open_jobs(begun) == ()
 
 
 TRIES = [
@@ -342,29 +342,31 @@ SETTLED_AT = NOW - 2 * HOUR  # when `entry` is issued
 def test_only_a_report_after_the_order_proves_an_update() -> None:
     at_once = mac("26.2", seen_at=SETTLED_AT)
     just_after = mac("26.2", seen_at=SETTLED_AT + timedelta(microseconds=1))
-    assert settle(BEGUN, at_once, UDID, NOW) is None
-    assert settle(BEGUN, just_after, UDID, NOW) is not None
+    assert infer_result(BEGUN, at_once, UDID, NOW) is None
+    assert infer_result(BEGUN, just_after, UDID, NOW) is not None
 
 
 def test_a_report_that_the_order_knew_of_proves_nothing() -> None:
     known = replace(BEGUN, known_until_us=to_us(NOW - HOUR))
-    assert settle(known, mac("26.2", seen_at=NOW - HOUR), UDID, NOW) is None
-    assert settle(known, mac("26.2", seen_at=NOW - HOUR / 2), UDID, NOW) is not None
+    assert infer_result(known, mac("26.2", seen_at=NOW - HOUR), UDID, NOW) is None
+    assert infer_result(known, mac("26.2", seen_at=NOW - HOUR / 2), UDID, NOW) is not None
 
 
 def test_a_job_is_given_up_at_its_very_end() -> None:
     moment = timedelta(microseconds=1)
     expires_at, report_by = SETTLED_AT + 10 * HOUR, SETTLED_AT + 3 * DAY
     for one, end in ((entry(), expires_at), (BEGUN, report_by)):
-        assert settle(one, OLD, UDID, end - moment) is None
-        assert settle(one, OLD, UDID, end) is not None
+        assert infer_result(one, OLD, UDID, end - moment) is None
+        assert infer_result(one, OLD, UDID, end) is not None
 
 
 def test_a_reinstall_is_proven_by_a_boot_after_its_order_and_a_report_after_the_act() -> None:
     one = entry(**REINSTALL, outcome=Outcome.ACTED, acted_at=NOW - HOUR)
 
     def settles(seen_at: datetime, boot_at: datetime) -> bool:
-        return settle(one, mac("26.2", seen_at=seen_at, boot_at=boot_at), UDID, NOW) is not None
+        return (
+            infer_result(one, mac("26.2", seen_at=seen_at, boot_at=boot_at), UDID, NOW) is not None
+        )
 
     assert settles(NOW - HOUR / 2, NOW - HOUR)
     assert not settles(NOW - HOUR, NOW - HOUR)
@@ -375,16 +377,16 @@ def test_an_erased_mac_that_enrolled_at_the_moment_of_the_order_is_not_done() ->
     one = entry(**REINSTALL, outcome=Outcome.ACTED, acted_at=NOW - HOUR, erases=True)
     device = mac("26.2", seen_at=NOW - HOUR / 4)
     before = apply_authenticated(device, MdmAuthenticated(udid=UDID), to_us(SETTLED_AT))
-    assert settle(one, before, UDID, NOW) is None
+    assert infer_result(one, before, UDID, NOW) is None
 
 
 def test_a_job_without_a_target_is_done_by_no_report() -> None:
     one = entry(version=None, outcome=Outcome.STARTED)
-    assert settle(one, mac("26.2"), UDID, NOW) is None
+    assert infer_result(one, mac("26.2"), UDID, NOW) is None
 
 
 def test_what_settles_a_job_names_what_the_mac_reported() -> None:
-    end = settle(BEGUN, mac("26.2", boot_at=NOW - HOUR), UDID, NOW)
+    end = infer_result(BEGUN, mac("26.2", boot_at=NOW - HOUR), UDID, NOW)
     assert end is not None
     assert (end.job_id, end.udid, end.site) == (BEGUN.job_id, UDID, "london")
     assert (str(end.observed_version), str(end.observed_build)) == ("26.2", "25C56")

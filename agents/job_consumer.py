@@ -1,0 +1,371 @@
+"""Orders in: the consumer, its group, and who works on which partition.
+
+One thread that does nothing but talk to Kafka, so that no Mac, however slow, costs the group
+membership. Where an owner is behind, its partition is paused. An owner is started only when the
+group's coordinator has just confirmed that the partition is this member's.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kafka import (  # type: ignore[import-untyped]
+    KafkaAdminClient,
+    KafkaConsumer,
+    OffsetAndMetadata,
+    TopicPartition,
+)
+from kafka.admin import MemberToRemove  # type: ignore[import-untyped]
+from kafka.coordinator.assignors.sticky.sticky_assignor import (  # type: ignore[import-untyped]
+    StickyPartitionAssignor,
+)
+from kafka.errors import (  # type: ignore[import-untyped]
+    AuthorizationError,
+    FencedInstanceIdError,
+    KafkaError,
+    RebalanceInProgressError,
+    SaslAuthenticationFailedError,
+)
+
+from agents.metrics import AgentMetrics
+from agents.partition_runner import PartitionRunner, PartitionStatus
+from schemas import logkeys as key
+from schemas.connection import KafkaConnection
+from schemas.topics import attempts_topic, jobs_topic
+
+_POLL_MS: Final = 200
+_MAX_POLL_RECORDS: Final = 200
+_MAX_QUEUED: Final = 1000
+_CALL_TIMEOUT_MS: Final = 5000
+_BOOTSTRAP_TIMEOUT_MS: Final = 10_000
+# A member that does not poll for this long has stopped, whatever its heartbeat says. Kafka also
+# waits so long for a member that does not come back into the group.
+_MAX_POLL_INTERVAL_S: Final = 20
+_HAND_OVER_TIMEOUT_S: Final = 5.0
+_PERMANENT_ERRORS: Final = (
+    FencedInstanceIdError,
+    AuthorizationError,
+    SaslAuthenticationFailedError,
+)
+
+
+class JobConsumerError(Exception):
+    """The site's orders cannot be read, and trying again will not help."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMember:
+    """Who this executor is in its site's group. `name` lasts: it comes back to its partitions
+    after a restart within `session_s`, and its older double is fenced."""
+
+    site: str
+    name: str
+    session_s: float = 30.0
+
+    @property
+    def group(self) -> str:
+        """The consumer group of the site."""
+        return f"drydock.agent.{self.site}"
+
+    @property
+    def instance(self) -> str:
+        """The static member's id."""
+        return f"{self.group}.{self.name}"
+
+
+class JobConsumer(threading.Thread):
+    """Reads the site's orders and hands each partition's to its owner."""
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        member: GroupMember,
+        make_runner: Callable[[int, int, Callable[[int, int], None]], PartitionRunner],
+        metrics: AgentMetrics,
+        log: Any,
+        *,
+        max_poll_s: float = _MAX_POLL_INTERVAL_S,
+    ) -> None:
+        super().__init__(daemon=True, name="intake")
+        self.polled_at = time.monotonic()
+        self.failure: str | None = None
+        self.partitions = 0
+        self._connection = connection
+        self._member = member
+        self._topic = jobs_topic(member.site)
+        self._make_runner = make_runner
+        self._metrics = metrics
+        self._log = log
+        self._max_poll_s = max_poll_s
+        self._runners: dict[int, PartitionRunner] = {}
+        self._leaving: list[PartitionRunner] = []
+        # The offset up to which everything is safely with the changelog, as committed.
+        self._done: dict[int, int] = {}
+        self._to_commit: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self._drain_until: float | None = None
+        self._rebalancing_since: float | None = None
+        self._consumer: Any = None
+
+    # --- for other threads ---
+
+    def drain(self, within_s: float) -> None:
+        """Take no more orders, let what is under way end, hand over at the latest in time."""
+        self._drain_until = time.monotonic() + within_s
+
+    def commit(self, partition: int, offset: int) -> None:
+        """Everything before this offset is safe."""
+        with self._lock:
+            self._to_commit[partition] = offset
+
+    def partition_statuses(self) -> dict[int, PartitionStatus | None]:
+        """How each partition held here was left by its last cycle; None before the first."""
+        statuses = {partition: runner.status for partition, runner in [*self._runners.items()]}
+        return {
+            partition: status
+            if status is None or status.offset is not None
+            else status._replace(offset=self._done.get(partition))
+            for partition, status in statuses.items()
+        }
+
+    # --- the thread ---
+
+    def run(self) -> None:
+        """Poll until drained, or until trying again is no use (`failure` then says why)."""
+        try:
+            self._consumer = self._subscribe()
+            while not self._is_drained():
+                self._poll_once()
+        except (JobConsumerError, *_PERMANENT_ERRORS) as error:
+            self.failure = str(error) or type(error).__name__
+        except Exception as error:  # noqa: BLE001 - the thread's top: the process ends with it
+            self._log.error("unhandled exception", exc_info=True, **{key.SITE: self._member.site})
+            self.failure = f"{type(error).__name__}: {error}"
+        finally:
+            self._stop_runners()
+
+    def _subscribe(self) -> Any:
+        session_ms = round(self._member.session_s * 1000)
+        options = self._connection.consumer_options(
+            self._member.group, instance=self._member.instance
+        ) | {
+            "session_timeout_ms": session_ms,
+            "heartbeat_interval_ms": min(3000, session_ms // 3),
+            "max_poll_interval_ms": round(self._max_poll_s * 1000),
+            "reconnect_backoff_max_ms": 2000,
+            "bootstrap_timeout_ms": _BOOTSTRAP_TIMEOUT_MS,
+            # Who stays keeps what it has: a change of hands costs a claim and a reading.
+            "partition_assignment_strategy": (StickyPartitionAssignor,),
+        }
+        try:
+            consumer = KafkaConsumer(**options)
+        except KafkaError as error:
+            raise JobConsumerError(f"no Kafka at {self._connection.bootstrap}: {error}") from error
+        counts = {
+            topic: self._count(consumer, topic)
+            for topic in (self._topic, attempts_topic(self._member.site))
+        }
+        if not all(counts.values()) or len(set(counts.values())) != 1:
+            consumer.close(timeout_ms=_CALL_TIMEOUT_MS)
+            found = ", ".join(f"{topic} has {count}" for topic, count in counts.items())
+            raise JobConsumerError(
+                f"as many partitions in both are needed: {found}"
+                f" (drydock topics apply --sites {self._member.site})"
+            )
+        self.partitions = counts[self._topic]
+        consumer.subscribe([self._topic])
+        return consumer
+
+    def _count(self, consumer: Any, topic: str) -> int:
+        """How many partitions a topic has. The client asks any broker, also one that is away."""
+        until = time.monotonic() + _BOOTSTRAP_TIMEOUT_MS / 1000
+        while True:
+            try:
+                return len(consumer.partitions_for_topic(topic) or ())
+            except KafkaError as error:
+                if time.monotonic() >= until:
+                    raise JobConsumerError(
+                        f"no Kafka at {self._connection.bootstrap}: {error}"
+                    ) from error
+                self._warn("Kafka does not answer", error)
+                time.sleep(_POLL_MS / 1000)
+
+    def _poll_once(self) -> None:
+        consumer = self._consumer
+        try:
+            rejoin_if_stuck(consumer)
+            records = consumer.poll(timeout_ms=_POLL_MS, max_records=_MAX_POLL_RECORDS)
+            self.polled_at = time.monotonic()
+            self._metrics.record_poll()
+            before = dict(self._runners)
+            self._apply_assignment()
+            for topic_partition, batch in records.items():
+                # A new owner begins at the last commit: it will get these.
+                runner = self._runners.get(topic_partition.partition)
+                if runner is not None and runner is before.get(topic_partition.partition):
+                    runner.offer(batch)
+            self._apply_backpressure()
+            self._commit()
+        except _PERMANENT_ERRORS:
+            raise
+        except KafkaError as error:
+            self._warn("Kafka does not answer", error)
+            time.sleep(_POLL_MS / 1000)
+        self._update_metrics()
+
+    def _apply_assignment(self) -> None:
+        self._leaving = [runner for runner in self._leaving if runner.is_alive()]
+        held = {topic_partition.partition for topic_partition in self._consumer.assignment()}
+        for partition in self._runners.keys() - held:
+            owner = self._runners.pop(partition)
+            owner.stop()
+            self._leaving.append(owner)
+            self._done.pop(partition, None)
+            with self._lock:
+                self._to_commit.pop(partition, None)
+        for partition in held:
+            current = self._runners.get(partition)
+            if current is None or not current.is_alive():
+                self._start_runner(partition)
+
+    def _start_runner(self, partition: int) -> None:
+        if self._drain_until is not None:
+            return
+        if any(runner.partition == partition for runner in self._leaving):
+            return
+        topic_partition = TopicPartition(self._topic, partition)
+        if partition not in self._done:
+            # Not the consumer's position: that is past what it has fetched already.
+            done = self._consumer.committed(topic_partition, timeout_ms=_CALL_TIMEOUT_MS)
+            if done is None:
+                done = self._consumer.beginning_offsets(
+                    [topic_partition], timeout_ms=_CALL_TIMEOUT_MS
+                )[topic_partition]
+            self._done[partition] = done
+        if not self._commit_now({partition: self._done[partition]}):
+            return
+        self._consumer.seek(topic_partition, self._done[partition])
+        owner = self._make_runner(partition, self.partitions, self.commit)
+        self._runners[partition] = owner
+        owner.start()
+
+    def _apply_backpressure(self) -> None:
+        for partition, runner in self._runners.items():
+            topic_partition = TopicPartition(self._topic, partition)
+            full = runner.waiting >= _MAX_QUEUED or self._drain_until is not None
+            if full:
+                self._consumer.pause(topic_partition)
+            elif runner.waiting <= _MAX_QUEUED // 2 and topic_partition in self._consumer.paused():
+                self._consumer.resume(topic_partition)
+
+    def _commit(self) -> None:
+        with self._lock:
+            wanted, self._to_commit = self._to_commit, {}
+        held = {topic_partition.partition for topic_partition in self._consumer.assignment()}
+        wanted = {p: offset for p, offset in wanted.items() if p in held}
+        if wanted and not self._commit_now(wanted):
+            with self._lock:
+                self._to_commit = wanted | self._to_commit
+
+    def _commit_now(self, offsets: dict[int, int]) -> bool:
+        """Commit; whether the coordinator took it, and so knows the partitions as ours."""
+        asked = {
+            TopicPartition(self._topic, partition): OffsetAndMetadata(offset, "", -1)
+            for partition, offset in offsets.items()
+        }
+        try:
+            self._consumer.commit(asked, timeout_ms=_CALL_TIMEOUT_MS)
+        except _PERMANENT_ERRORS:
+            raise
+        except KafkaError as error:
+            self._warn("offsets not committed", error)
+            self._note_rebalance(error)
+            return False
+        self._rebalancing_since = None
+        self._done.update(offsets)
+        return True
+
+    def _note_rebalance(self, error: KafkaError) -> None:
+        """End it where a rebalance lasts longer than any can: this client has lost its way back in
+        a way that `rejoin_if_stuck` does not know; another process gets in."""
+        if not isinstance(error, RebalanceInProgressError):
+            self._rebalancing_since = None
+            return
+        now = time.monotonic()
+        since = self._rebalancing_since = self._rebalancing_since or now
+        if now - since > self._max_poll_s + 2 * self._member.session_s:
+            raise JobConsumerError(
+                f"out of the group {self._member.group} since {now - since:.0f} s"
+            )
+
+    # --- the end ---
+
+    def _is_drained(self) -> bool:
+        if self._drain_until is None:
+            return False
+        for runner in self._runners.values():
+            runner.drain()
+        left = any(owner.touched_jobs or owner.waiting for owner in self._runners.values())
+        return not left or time.monotonic() >= self._drain_until - _HAND_OVER_TIMEOUT_S
+
+    def _stop_runners(self) -> None:
+        runners = [*self._runners.values(), *self._leaving]
+        until = time.monotonic() + _HAND_OVER_TIMEOUT_S
+        for runner in runners:
+            runner.stop()
+        for runner in runners:
+            runner.join(max(0.0, until - time.monotonic()))
+        if self._consumer is None:
+            return
+        try:
+            self._commit()
+            member_id = self._consumer.group_metadata().member_id
+            self._consumer.close(timeout_ms=_CALL_TIMEOUT_MS)
+            if self.failure is None:
+                self._leave_group(member_id)
+        except KafkaError as error:
+            self._warn("left without a word to Kafka", error)
+
+    def _leave_group(self, member_id: str) -> None:
+        """Give the partitions up now. A static member that only closes keeps them until its
+        session ends; kafka-python does not leave for it."""
+        options = self._connection.client_options() | {"request_timeout_ms": _CALL_TIMEOUT_MS}
+        with KafkaAdminClient(**options) as admin:
+            # With its id: were a double here by now, that one is left in peace.
+            me = MemberToRemove(member_id, self._member.instance, "drained")
+            admin.remove_group_members(self._member.group, [me])
+
+    # --- what is told ---
+
+    def _update_metrics(self) -> None:
+        runners = self._runners.values()
+        self._metrics.set_jobs(
+            sum(runner.live_jobs for runner in runners),
+            sum(owner.touched_jobs for owner in runners),
+            sum(owner.waiting_results for owner in runners),
+        )
+        lag = 0
+        for topic_partition in self._consumer.assignment():
+            highwater = self._consumer.highwater(topic_partition)
+            done = self._done.get(topic_partition.partition)
+            if highwater is not None and done is not None:
+                lag += max(0, highwater - done)
+        self._metrics.set_assignment(len(runners), lag)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        detail = str(error) or type(error).__name__
+        self._log.warning(what, **{key.SITE: self._member.site, key.DETAIL: detail})
+
+
+def rejoin_if_stuck(consumer: Any) -> None:
+    """Have a consumer join its group where it has forgotten that it was about to.
+
+    kafka-python 3.0.12 begins to join again when the topic's metadata is another than at the last
+    assignment, and looks for the end of it only while that is so. Is the metadata what it was again
+    in the meantime, it stays 'rebalancing' for good, commits nothing and sends no heartbeat.
+    """
+    coordinator = consumer._coordinator  # noqa: SLF001 - nothing public says so
+    if coordinator.rebalance_in_progress() and not coordinator.need_rejoin():
+        coordinator.request_rejoin()

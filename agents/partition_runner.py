@@ -1,0 +1,332 @@
+"""One partition of a site's jobs in one executor's hands: its claim, its journal, its loop.
+
+An order's offset is given up for commit only once the changelog has the order, so whoever comes
+next has it from the one or from the other. Everything a claim is needed for happens in this
+thread; a lost claim throws executor and file away, and a new claim begins from the changelog.
+"""
+
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from agents.clock import Clock
+from agents.executor import Executor
+from agents.guard import GuardedMac
+from agents.journal import JournalError
+from agents.keys import KeyRing
+from agents.leases import Lease, LeaseManager
+from agents.lifecycle import IN_FLIGHT
+from agents.mac import Mac
+from agents.metrics import ENDING, HALTED, HALTS_UNKNOWN, LEASE_TOO_OLD, AgentMetrics
+from agents.replicated import LeaseLostError, ReplicatedJournal
+from agents.result_producer import NotConfirmedError, ResultProducer, make_dead_letter
+from schemas import logkeys as key
+from schemas.dead_letters import DeadLetterCode
+from schemas.envelope import InvalidEvent, JobIssuedEvent, JobSupersededEvent, decode
+from schemas.events.control import HaltScope
+from schemas.jobs import Job
+
+# An act follows its confirmed intent soon, or not at all. A successor that finds the intent waits
+# IN_FLIGHT from its time before it takes the order for one that never arrived. The world's
+# seconds count from the confirmation, the executor's time from the intent.
+LEASE_S: Final = 10.0
+_ACT_WITHIN: Final = IN_FLIGHT / 2
+_STEP: Final = IN_FLIGHT / 10
+_IDLE_S: Final = 0.5
+_PUBLISH_RETRY_DELAY_S: Final = 5.0
+_BACKOFF_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
+_PRUNE_EVERY: Final = timedelta(hours=6)
+
+Halts = Callable[[datetime], tuple[HaltScope, ...] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class SiteContext:
+    """What all partitions of one executor share. `slots` are a partition's own."""
+
+    name: str
+    executor_name: str
+    folder: Path
+    leases: LeaseManager
+    result_producer: ResultProducer
+    clock: Clock
+    keys: Callable[[], KeyRing]
+    mac_for: Callable[[Job], Mac]
+    halts: Halts
+    metrics: AgentMetrics
+    log: Any
+
+
+class PartitionStatus(NamedTuple):
+    """How a cycle left a partition: the offset of the next order (None where none was taken), when
+    it goes on by itself (None for never), how many results Kafka has not confirmed."""
+
+    offset: int | None
+    wake_at: datetime | None
+    unconfirmed: int
+
+
+class PartitionRunner(threading.Thread):
+    """Carries out the jobs of one partition until it is stopped, or fenced."""
+
+    def __init__(
+        self, site: SiteContext, partition: int, slots: int, commit: Callable[[int, int], None]
+    ) -> None:
+        super().__init__(daemon=True, name=f"partition-{partition}")
+        self.partition = partition
+        self.live_jobs = self.touched_jobs = self.waiting_results = 0
+        self.status: PartitionStatus | None = None
+        self._site = site
+        self._slots = slots
+        self._commit = commit
+        self._inbox: deque[Sequence[Any]] = deque()
+        self._waiting = 0
+        self._batch: Sequence[Any] = ()
+        self._journalled_offset: int | None = None
+        self._halts_known = False
+        self._wake = threading.Condition()
+        self._ending = threading.Event()
+        self._draining = threading.Event()
+        self._keys = KeyRing()
+        self._prune_at: datetime | None = None
+        self._now = datetime.max.replace(tzinfo=UTC)
+        self._had_lease = False
+        self._publish_at = 0.0
+
+    # --- for the thread that polls ---
+
+    def offer(self, records: Sequence[Any]) -> None:
+        """Give it records of its partition, in order."""
+        with self._wake:
+            self._inbox.append(records)
+            self._waiting += len(records)
+            self._wake.notify()
+
+    @property
+    def waiting(self) -> int:
+        """How many records it has not begun with."""
+        return self._waiting
+
+    def drain(self) -> None:
+        """Start nothing any more; go on with what is under way."""
+        self._draining.set()
+
+    def stop(self) -> None:
+        """End after the step that it is at."""
+        self._draining.set()
+        self._ending.set()
+        with self._wake:
+            self._wake.notify()
+
+    # --- the thread ---
+
+    def run(self) -> None:
+        """Claim, work, and after a loss claim again; but not where somebody else is known to
+        have the partition: then the group is asked first, by starting another Owner."""
+        failures = 0
+        while not self._ending.is_set():
+            try:
+                self._run_lease()
+            except LeaseLostError as error:
+                self._site.metrics.count_lost_lease(fenced=error.fenced)
+                self._log_event("partition lost", str(error))
+                if error.fenced:
+                    return
+            except (JournalError, sqlite3.Error) as error:
+                self._log_event("journal unusable", str(error))
+            except Exception:
+                # The thread's top: the partition begins anew.
+                self._site.log.exception(
+                    "unhandled exception",
+                    **{key.SITE: self._site.name, key.PARTITION: self.partition},
+                )
+            self.live_jobs = self.touched_jobs = 0
+            self.status = None
+            failures = 0 if self._had_lease else failures + 1
+            self._had_lease = False
+            self._ending.wait(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
+
+    def _run_lease(self) -> None:
+        site = self._site
+        path = site.folder / f"{site.name}-{self.partition}.sqlite"
+        with (
+            site.leases.acquire(self.partition) as lease,
+            ReplicatedJournal(path, lease, site.executor_name) as journal,
+        ):
+            journal.restore(lease.records, site.clock.now())
+            journal.replicate()
+            executor = self._make_executor(journal, lease)
+            self._log_event("partition held", f"{len(lease.records)} jobs known", level="info")
+            self._had_lease = True
+            while not self._ending.is_set():
+                self._cycle(executor, journal)
+            self._hand_over(executor, journal)
+
+    def _make_executor(self, journal: ReplicatedJournal, lease: Lease) -> Executor:
+        def guarded(job: Job) -> Mac:
+            return GuardedMac(
+                self._site.mac_for(job),
+                lambda: self._refresh_halts(executor),
+                lambda wanted: self._block_reason(wanted, lease),
+            )
+
+        self._keys = self._site.keys()
+        executor = Executor(self._site.name, journal, self._keys, guarded, self._slots)
+        return executor
+
+    def _cycle(self, executor: Executor, journal: ReplicatedJournal) -> None:
+        self._wait_for_records(self._pause_s(executor))
+        keys = self._site.keys()
+        if keys is not self._keys:
+            self._keys = keys
+            executor.set_keys(keys)
+        now = self._now = self._site.clock.now()
+        for record in self._batch:
+            self._handle_record(executor, record, now)
+        self._refresh_halts(executor)
+        executor.tick(now, self._should_yield)
+        journal.replicate()
+        if self._batch:
+            self._journalled_offset = self._batch[-1].offset + 1
+            self._commit(self.partition, self._journalled_offset)
+            self._site.metrics.count_orders(len(self._batch))
+            self._batch = ()
+        self._publish(executor)
+        self._prune(journal, now)
+        self.live_jobs, self.touched_jobs = executor.live_jobs, executor.touched_jobs
+        # Unknown halts hold what would be due.
+        wake_at = executor.next_wake(now) if self._halts_known or not executor.live_jobs else now
+        self.status = PartitionStatus(self._journalled_offset, wake_at, self.waiting_results)
+
+    def _should_yield(self) -> bool:
+        return self._ending.is_set() or self._site.clock.now() - self._now > _STEP
+
+    def _hand_over(self, executor: Executor, journal: ReplicatedJournal) -> None:
+        self._publish(executor)
+        journal.replicate()
+        self._log_event("partition handed over", f"{executor.live_jobs} jobs live", level="info")
+
+    def _pause_s(self, executor: Executor) -> float:
+        now = self._site.clock.now()
+        wake = executor.next_wake(now)
+        if wake is None:
+            return _IDLE_S
+        return min(max((wake - now).total_seconds() / self._site.clock.speed, 0.0), _IDLE_S)
+
+    def _wait_for_records(self, pause_s: float) -> None:
+        """The next records, unless those of before a lost claim are still to be done."""
+        if self._batch:
+            return
+        with self._wake:
+            if not self._inbox and not self._ending.is_set():
+                self._wake.wait(pause_s)
+            if self._inbox:
+                self._batch = self._inbox.popleft()
+                self._waiting -= len(self._batch)
+
+    # --- orders in ---
+
+    def _handle_record(self, executor: Executor, record: Any, now: datetime) -> None:
+        raw = record.value or b""
+        try:
+            event = decode(raw)
+            if isinstance(event, JobIssuedEvent):
+                executor.submit(event.data, now)
+                return
+            if isinstance(event, JobSupersededEvent):
+                executor.supersede(event.data, now)
+                return
+            code, detail, where = DeadLetterCode.UNKNOWN_TYPE, f"{event.type} is no order", "$.type"
+        except InvalidEvent as error:
+            code, detail, where = DeadLetterCode(error.code), error.detail, error.where
+        except sqlite3.Error:
+            raise
+        except Exception as error:  # noqa: BLE001 - one order must not stop the others
+            code, detail, where = DeadLetterCode.BUG, type(error).__name__, "$"
+        self._dead_letter(record, raw, code, detail, where)
+
+    def _dead_letter(
+        self, record: Any, raw: bytes, code: DeadLetterCode, detail: str, where: str
+    ) -> None:
+        origin = f"{record.topic}/{record.partition}/{record.offset}"
+        letter = make_dead_letter(code, detail, where, raw, origin, datetime.now(UTC))
+        while True:
+            try:
+                self._site.result_producer.publish_dead_letter(letter)
+                break
+            except NotConfirmedError as error:
+                self._log_event("dead letter not confirmed", str(error))
+                if self._ending.wait(_BACKOFF_S[0]):
+                    raise LeaseLostError("ended before a dead letter was confirmed") from error
+        self._site.metrics.count_dead_letter(code)
+        self._log_event("job dead-lettered", f"{origin}: {code} at {where}: {detail}")
+
+    # --- results out ---
+
+    def _publish(self, executor: Executor) -> None:
+        results = executor.results() if time.monotonic() >= self._publish_at else []
+        self.waiting_results = len(results) or self.waiting_results
+        if not results:
+            return
+        source = f"/drydock/executor/{self._site.name}"
+        try:
+            self._site.result_producer.publish_results(item.event(source) for item in results)
+        except NotConfirmedError as error:
+            self._log_event("results not confirmed", str(error))
+            self._publish_at = time.monotonic() + _PUBLISH_RETRY_DELAY_S
+            return
+        executor.mark_published(results)
+        self.waiting_results = 0
+        for item in results:
+            self._site.metrics.count_result(item.result.outcome)
+            self._site.log.info(
+                "result",
+                **{
+                    key.JOB_ID: item.result.job_id,
+                    key.UDID: item.result.udid,
+                    key.SITE: self._site.name,
+                    key.ATTEMPT: item.result.attempt,
+                    key.OUTCOME: item.result.outcome.value,
+                    key.ERROR_CODE: item.result.error_code and item.result.error_code.value,
+                },
+            )
+
+    # --- what may be done ---
+
+    def _refresh_halts(self, executor: Executor) -> None:
+        """Tell it the halts; while it drains, as while they are unknown, nothing new is begun."""
+        draining = self._draining.is_set()
+        halts = None if draining else self._site.halts(self._site.clock.now())
+        self._halts_known = halts is not None
+        executor.set_halts(halts)
+
+    def _block_reason(self, job: Job, lease: Lease) -> str | None:
+        """Why this Mac must not be touched now, at the last moment before it is."""
+        halts = self._site.halts(self._site.clock.now())
+        if self._ending.is_set():
+            why = ENDING
+        elif halts is None:
+            why = HALTS_UNKNOWN
+        elif any(job.halted_by(scope) for scope in halts):
+            why = HALTED
+        elif lease.age_s() > LEASE_S or self._site.clock.now() - self._now > _ACT_WITHIN:
+            why = LEASE_TOO_OLD
+        else:
+            return None
+        self._site.metrics.count_blocked_action(why)
+        return why
+
+    def _prune(self, journal: ReplicatedJournal, now: datetime) -> None:
+        if self._prune_at is None or now >= self._prune_at:
+            self._prune_at = now + _PRUNE_EVERY
+            journal.prune_expired(now)
+
+    def _log_event(self, what: str, detail: str, level: str = "warning") -> None:
+        where = {key.SITE: self._site.name, key.PARTITION: self.partition}
+        getattr(self._site.log, level)(what, **where, **{key.DETAIL: detail})

@@ -1,0 +1,97 @@
+"""What leaves an executor for Kafka: results and dead letters, confirmed before it is believed."""
+
+import base64
+import hashlib
+import threading
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from kafka import KafkaProducer  # type: ignore[import-untyped]
+from kafka.errors import KafkaError  # type: ignore[import-untyped]
+
+from agents.producers import close_in_background
+from schemas.connection import KafkaConnection
+from schemas.dead_letters import DeadLetter, DeadLetterCode
+from schemas.envelope import JobResultedEvent, encode
+from schemas.ids import clean_text
+from schemas.topics import DEAD_LETTERS, RESULTS
+
+SOURCE: Final = "drydock-agent"
+# Base64 of much more would not fit into a topic's record.
+_MAX_KEPT_BYTES: Final = 4 * 1024 * 1024
+
+Message = tuple[str, bytes, bytes]
+
+
+class NotConfirmedError(Exception):
+    """Kafka did not confirm; it may still have it. What is sent again is the same."""
+
+
+class ResultProducer:
+    """One idempotent producer for all threads of the process."""
+
+    def __init__(self, connection: KafkaConnection, timeout_s: float = 30.0) -> None:
+        self._timeout_s = timeout_s
+        limit = round(timeout_s * 1000)
+        self._options = connection.producer_options() | {
+            "delivery_timeout_ms": limit,
+            "request_timeout_ms": limit // 2,
+            "max_block_ms": limit,
+            "bootstrap_timeout_ms": limit,
+        }
+        self._lock = threading.Lock()
+        self._producer: Any = None
+
+    def publish_results(self, events: Iterable[JobResultedEvent]) -> None:
+        """Publish, in order for each Mac. Raises NotConfirmedError if any may be missing."""
+        self._send_confirmed([(RESULTS.name, e.subject.encode(), encode(e)) for e in events])
+
+    def publish_dead_letter(self, letter: DeadLetter) -> None:
+        """Set aside. Raises NotConfirmedError."""
+        body = letter.model_dump_json(exclude_none=True).encode()
+        self._send_confirmed([(DEAD_LETTERS.name, letter.raw_sha256.encode(), body)])
+
+    def close(self) -> None:
+        """Let go of the connection; nothing is waited for."""
+        with self._lock:
+            producer, self._producer = self._producer, None
+        if producer is not None:
+            close_in_background(producer)
+
+    def _send_confirmed(self, messages: Sequence[Message]) -> None:
+        if not messages:
+            return
+        try:
+            producer = self._get_producer()
+            sent = [producer.send(topic, key=key, value=value) for topic, key, value in messages]
+            for each in sent:
+                each.get(timeout=self._timeout_s)
+        except (KafkaError, AssertionError) as error:
+            # One that has failed for good (its epoch is gone) would never send again.
+            self.close()
+            raise NotConfirmedError(str(error) or type(error).__name__) from error
+
+    def _get_producer(self) -> Any:
+        with self._lock:
+            if self._producer is None:
+                self._producer = KafkaProducer(**self._options)
+            return self._producer
+
+
+def make_dead_letter(
+    code: DeadLetterCode, detail: str, where: str, raw: bytes, origin: str, at: datetime
+) -> DeadLetter:
+    """A dead letter of an order's bytes. `origin` is `topic/partition/offset`."""
+    return DeadLetter(
+        code=code,
+        detail=clean_text(detail),
+        where=clean_text(where),
+        source=SOURCE,
+        origin=origin,
+        received_at=at,
+        # Orders hold no secrets: they are signed, and everybody at the topic reads them.
+        raw=base64.b64encode(raw).decode() if len(raw) <= _MAX_KEPT_BYTES else None,
+        raw_sha256=hashlib.sha256(raw).hexdigest(),
+        raw_size=len(raw),
+    )

@@ -1,0 +1,125 @@
+"""Simulated Macs that live in another process: several executors meet the same ones."""
+
+import http.client
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from agents.clock import Clock, ScaledClock, SteppedClock
+from agents.mac import Ack, Mac, Observation, UnreachableError
+from agents.simulated.wire import (
+    AckResponse,
+    Acted,
+    ActRequest,
+    LookRequest,
+    LookResponse,
+    TimeLine,
+)
+from schemas.jobs import Job
+from schemas.model import WireModel
+
+_TIMEOUT_S: Final = 60.0
+# The holder hangs up on who is quiet for twice as long: to an executor that would be a Mac away.
+_MAX_IDLE_S: Final = 60.0
+_ACTED: Final = TypeAdapter(list[Acted])
+
+
+class SimulatedFleetError(Exception):
+    """The process that holds the Macs does not answer, or not as one."""
+
+
+class SimulatedFleetClient:
+    """The way to them. Threads have a connection each, closed after `quiet_s` without use."""
+
+    def __init__(self, host: str, port: int, *, quiet_s: float = _MAX_IDLE_S) -> None:
+        self._host, self._port = host, port
+        self._quiet_s = quiet_s
+        self._local = threading.local()
+        self._made: list[http.client.HTTPConnection] = []
+
+    def close(self) -> None:
+        """Hang up, for all threads."""
+        for connection in self._made:
+            connection.close()
+
+    def mac_for(self, job: Job) -> Mac:
+        """The job's Mac."""
+        return _RemoteMac(self, job.udid)
+
+    def clock(self) -> Clock:
+        """The clock they live by. Raises SharedMacsError."""
+        line = TimeLine.model_validate_json(self._request("GET", "/clock", b""))
+        if line.stepped is not None:
+            return SteppedClock(Path(line.stepped))
+        return ScaledClock(line.start, line.began_s, line.speed)
+
+    def acted(self) -> list[Acted]:
+        """The truth about what was done to them, in order. Raises SharedMacsError."""
+        return _ACTED.validate_json(self._request("GET", "/acted", b""))
+
+    def set_delay(self, seconds: float) -> None:
+        """Let every order be on its way for so long from now on. Raises SharedMacsError."""
+        self._request("POST", "/delay", str(seconds).encode())
+
+    def post(self, path: str, order: WireModel) -> bytes:
+        """The answer to an order. Raises UnreachableError."""
+        try:
+            return self._request("POST", path, order.model_dump_json(exclude_none=True).encode())
+        except SimulatedFleetError as error:
+            raise UnreachableError(str(error)) from error
+
+    def _request(self, method: str, path: str, body: bytes) -> bytes:
+        try:
+            status, response = self._exchange(method, path, body)
+        except (OSError, http.client.HTTPException) as error:
+            self._hang_up()
+            raise SimulatedFleetError(f"no simulated Macs at {self._host}:{self._port}") from error
+        if status != http.HTTPStatus.OK:
+            raise SimulatedFleetError(response.decode(errors="replace").strip())
+        return response
+
+    def _hang_up(self) -> None:
+        connection = getattr(self._local, "connection", None)
+        self._local.connection = None
+        if connection is not None:
+            connection.close()
+            self._made.remove(connection)
+
+    def _exchange(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        if time.monotonic() - getattr(self._local, "used_at", 0.0) > self._quiet_s:
+            self._hang_up()
+        self._local.used_at = time.monotonic()
+        connection: Any = getattr(self._local, "connection", None)
+        if connection is None:
+            # An order is never repeated here: whether it arrived is for the executor to find out.
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
+            self._local.connection = connection
+            self._made.append(connection)
+        connection.request(method, path, body)
+        response = connection.getresponse()
+        return response.status, response.read()
+
+
+class _RemoteMac:
+    def __init__(self, macs: SimulatedFleetClient, udid: str) -> None:
+        self._macs = macs
+        self._udid = udid
+
+    def look(self, job: Job) -> Observation:
+        """See it. Raises UnreachableError."""
+        raw = self._macs.post("/look", LookRequest(job=job))
+        try:
+            return LookResponse.model_validate_json(raw).to_observation()
+        except ValidationError as error:
+            raise UnreachableError(f"{self._udid}: unreadable answer") from error
+
+    def act(self, step: str, job: Job, attempt: int) -> Ack:
+        """Give it an order. Raises UnreachableError."""
+        raw = self._macs.post("/act", ActRequest(step=step, job=job, attempt=attempt))
+        try:
+            return AckResponse.model_validate_json(raw).to_ack()
+        except ValidationError as error:
+            raise UnreachableError(f"{self._udid}: unreadable answer") from error

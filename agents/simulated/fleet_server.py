@@ -1,0 +1,266 @@
+"""The process that holds simulated Macs: executors reach them over HTTP on loopback, and what
+the Macs tell goes where it is asked to go.
+
+With a folder it may be killed at any time: orders are kept before a Mac takes them, the time line
+goes on where it would be, and nothing that the Macs told is lost (it may be told again).
+"""
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from agents.clock import Clock, ScaledClock, SteppedClock
+from agents.mac import UnreachableError
+from agents.simulated.fleet import SimulatedFleet
+from agents.simulated.wire import (
+    AckResponse,
+    Acted,
+    ActRequest,
+    FleetPlan,
+    LookRequest,
+    LookResponse,
+    TimeLine,
+)
+from schemas.envelope import DeviceEvent
+
+_PUBLISH_INTERVAL_S: Final = 0.1
+_RETRY_DELAY_S: Final = 1.0
+_MAX_BATCH: Final = 500
+_IDLE_S: Final = 120.0
+_JSON: Final = "application/json"
+_ACTED: Final = TypeAdapter(list[Acted])
+_BEGAN: Final = "began.json"
+_PUBLISHED_FILE: Final = "published.json"
+_ORDERS: Final = "macs.sqlite"
+
+Sink = Callable[[Sequence[DeviceEvent]], None]
+
+
+class SinkError(Exception):
+    """What the Macs told did not arrive; it will be told again."""
+
+
+class SimulatedFleetServer:
+    """The Macs, their clock and what they told. Any thread may call.
+
+    With `stepped` they live by that clock instead of by their plan's speed.
+    """
+
+    def __init__(
+        self,
+        plan: FleetPlan,
+        folder: Path | None,
+        sink: Sink | None,
+        stepped: SteppedClock | None = None,
+    ) -> None:
+        self._folder = folder
+        self._sink = sink
+        self._lock = threading.Lock()
+        self._events: deque[DeviceEvent] = deque()
+        self._delay_s = 0.0
+        self._ending = threading.Event()
+        began_s = _load_began_s(folder, plan)
+        self.time_line = TimeLine(
+            start=plan.start,
+            began_s=began_s,
+            speed=plan.speed,
+            stepped=None if stepped is None else str(stepped.path),
+        )
+        self._clock: Clock = stepped or ScaledClock(plan.start, began_s, plan.speed)
+        given: dict[str, Any] = {"seed": plan.seed, "lines": plan.lines, "releases": plan.releases}
+        if folder is None:
+            self._fleet = SimulatedFleet(plan.macs, plan.start, **given)
+        else:
+            since = _load_published_until(folder)
+            self._fleet = SimulatedFleet.open(
+                folder / _ORDERS, plan.macs, plan.start, since=since, **given
+            )
+
+    def look(self, order: LookRequest) -> LookResponse:
+        """See a Mac. Raises UnreachableError."""
+        with self._lock:
+            self._advance()
+            return LookResponse.from_observation(self._fleet.mac_for(order.job).look(order.job))
+
+    def act(self, order: ActRequest) -> AckResponse:
+        """Give a Mac an order. Raises UnreachableError."""
+        if self._delay_s:
+            time.sleep(self._delay_s)
+        with self._lock:
+            self._advance()
+            mac = self._fleet.mac_for(order.job)
+            return AckResponse.from_ack(mac.act(order.step, order.job, order.attempt))
+
+    def acted(self) -> bytes:
+        """Everything that was done to them, as JSON."""
+        with self._lock:
+            done = list(self._fleet.acted)
+        actions = [Acted(at=a, udid=u, job_id=j, attempt=n, step=s) for a, u, j, n, s in done]
+        return _ACTED.dump_json(actions)
+
+    def macs(self) -> bytes:
+        """What each Mac runs, as JSON."""
+        with self._lock:
+            self._advance()
+            found = [
+                {
+                    "udid": udid,
+                    "site": mac.spec.site,
+                    "os_version": str(mac.os_version),
+                    "build": str(mac.build),
+                    "enrolled": mac.enrolled,
+                }
+                for udid, mac in self._fleet.macs.items()
+            ]
+        return json.dumps(found).encode()
+
+    def drain_events(self) -> list[DeviceEvent]:
+        """What they have told up to now and not told yet, for who holds them without `tell`."""
+        with self._lock:
+            self._advance()
+            events = list(self._events)
+            self._events.clear()
+        return events
+
+    def set_delay(self, seconds: float) -> None:
+        """Let every order be on its way for so long."""
+        self._delay_s = seconds
+
+    def stop(self) -> None:
+        """Tell nothing more, and let go of the file."""
+        self._ending.set()
+        with self._lock:
+            self._fleet.close()
+
+    def publish_events(self) -> None:
+        """Tell what the Macs say until stopped; what does not arrive is told again."""
+        while not self._ending.wait(_PUBLISH_INTERVAL_S):
+            with self._lock:
+                self._advance()
+                if self._sink is None:
+                    self._events.clear()
+                batch = [self._events[i] for i in range(min(len(self._events), _MAX_BATCH))]
+            if not batch or self._sink is None:
+                continue
+            try:
+                self._sink(batch)
+            except SinkError:
+                self._ending.wait(_RETRY_DELAY_S)
+                continue
+            with self._lock:
+                for _ in batch:
+                    self._events.popleft()
+                self._save_published_until(batch[-1].time)
+
+    def _advance(self) -> None:
+        if not self._ending.is_set():
+            self._events.extend(self._fleet.advance(self._clock.now()))
+
+    def _save_published_until(self, until: datetime) -> None:
+        if self._folder is None:
+            return
+        # Others may have told at the same moment: those are told again rather than lost.
+        text = (until - timedelta(microseconds=1)).isoformat()
+        temporary = self._folder / f".{_PUBLISHED_FILE}"
+        temporary.write_text(json.dumps(text))
+        temporary.replace(self._folder / _PUBLISHED_FILE)
+
+
+class SimulatedFleetHttpServer(ThreadingHTTPServer):
+    """The Macs over HTTP. POST /look, /act, /delay; GET /clock, /acted, /macs."""
+
+    daemon_threads = True
+    # Executors come in crowds.
+    request_queue_size = 128
+
+    def __init__(
+        self, host: str, port: int, fleet_server: SimulatedFleetServer, *, idle_s: float = _IDLE_S
+    ) -> None:
+        self.fleet_server = fleet_server
+        self.idle_s = idle_s
+        super().__init__((host, port), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: SimulatedFleetHttpServer
+
+    def setup(self) -> None:
+        """Close a connection that is idle for longer than the server allows."""
+        super().setup()
+        self.connection.settimeout(self.server.idle_s)
+
+    def do_GET(self) -> None:
+        """Answer what is asked."""
+        fleet_server = self.server.fleet_server
+        answers: dict[str, Callable[[], bytes]] = {
+            "/clock": lambda: fleet_server.time_line.model_dump_json().encode(),
+            "/acted": fleet_server.acted,
+            "/macs": fleet_server.macs,
+        }
+        answer = answers.get(self.path)
+        if answer is None:
+            self._send(404, b"no such thing")
+        else:
+            self._send(200, answer())
+
+    def do_POST(self) -> None:
+        """Do what is ordered. 503 is a Mac that cannot be reached."""
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fleet_server = self.server.fleet_server
+        try:
+            if self.path == "/look":
+                answer = fleet_server.look(LookRequest.model_validate_json(body)).model_dump_json()
+            elif self.path == "/act":
+                answer = fleet_server.act(ActRequest.model_validate_json(body)).model_dump_json()
+            elif self.path == "/delay":
+                fleet_server.set_delay(float(body))
+                answer = "{}"
+            else:
+                self._send(404, b"no such thing")
+                return
+        except UnreachableError as error:
+            self._send(503, str(error).encode())
+        except (ValidationError, ValueError) as error:
+            self._send(400, str(error).encode())
+        else:
+            self._send(200, answer.encode())
+
+    def _send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", _JSON)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def _load_began_s(folder: Path | None, plan: FleetPlan) -> float:
+    """When the time line began in the world's time: for good, where there is a folder."""
+    now_s = time.time()
+    if folder is None:
+        return now_s
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _BEGAN
+    if not path.exists():
+        path.write_text(json.dumps({"began_s": now_s, "speed": plan.speed}))
+    kept = json.loads(path.read_text())
+    if kept["speed"] != plan.speed:
+        raise ValueError(f"{folder} holds a fleet of speed {kept['speed']:g}")
+    return float(kept["began_s"])
+
+
+def _load_published_until(folder: Path) -> datetime | None:
+    path = folder / _PUBLISHED_FILE
+    return datetime.fromisoformat(json.loads(path.read_text())) if path.exists() else None

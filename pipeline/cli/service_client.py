@@ -1,0 +1,116 @@
+"""How a command reaches the service: over HTTP while it runs, else through its data directory.
+
+Either way the same order is checked by the same code and made durable before the command ends.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from pipeline.cli.fast_paths import fast_paths_wanted
+from pipeline.cli.output import fail
+
+if TYPE_CHECKING:
+    from pipeline.embedded.service_thread import WriteRequest
+
+DataDir = Annotated[Path, typer.Option("--data-dir", help="The service's data directory.")]
+FleetOrDataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="The embedded service's data directory; without it, Kafka."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+By = Annotated[str, typer.Option("--by", envvar="USER", help="Who orders it.")]
+_TIMEOUT_S: Final = 60.0
+
+
+def send_request(
+    data_dir: Path,
+    method: str,
+    path: str,
+    request: "WriteRequest",
+    body: bytes = b"",
+    *,
+    refusable: bool = False,
+) -> dict[str, Any]:
+    """Have an order made durable and give the service's answer.
+
+    `prepare` is the order for a service that is not running. Where it is refused the command ends,
+    exit 2; a `refusable` one gives {"error": why}.
+    """
+    response = _apply_offline(data_dir, request)
+    if response is None:
+        response = _send_online(data_dir, method, path, body)
+    if "error" in response and not refusable:
+        fail(str(response["error"]))
+    return response
+
+
+def _send_online(data_dir: Path, method: str, path: str, body: bytes) -> dict[str, Any]:
+    """The running service's answer."""
+    import httpx
+
+    from pipeline.embedded.server import ADDRESS_FILE, ADMIN_TOKEN
+
+    try:
+        url = json.loads((data_dir / ADDRESS_FILE).read_text("utf-8"))["url"]
+        token = (data_dir / "keys" / ADMIN_TOKEN).read_text("ascii").strip()
+    except (OSError, ValueError, KeyError) as error:
+        fail(f"cannot read how to reach the service in {data_dir}: {error}")
+    try:
+        response = httpx.request(
+            method,
+            url + path,
+            content=body,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=_TIMEOUT_S,
+            trust_env=False,
+        )
+    except httpx.HTTPError as error:
+        fail(f"the service at {url} does not answer: {error}")
+    try:
+        response_fields: dict[str, Any] = response.json()
+    except ValueError:
+        fail(f"the service at {url} answered {response.status_code} and no JSON")
+    if response.is_error and "error" not in response_fields:
+        fail(f"the service at {url} answered {response.status_code}")
+    return response_fields
+
+
+def _apply_offline(data_dir: Path, request: "WriteRequest") -> dict[str, Any] | None:
+    """The answer without a service; None if one is running."""
+    from datetime import UTC, datetime
+
+    from agents.journal import JournalError
+    from agents.keys import KeyRing, KeysError, KeyStore, Purpose
+    from pipeline.embedded.log import FILE, InUseError, StoreError
+    from pipeline.embedded.operator_requests import InvalidRequestError
+    from pipeline.embedded.service import Options, Service
+
+    if not (data_dir / FILE).is_file():
+        fail(f"no {FILE} in {data_dir}: is this a data directory of Drydock?")
+    now, keys = datetime.now(UTC), data_dir / "keys"
+    try:
+        service = Service.open(
+            data_dir,
+            now=now,
+            signer=KeyStore(keys).signer(Purpose.JOBS),
+            trust=KeyRing.load(keys),
+            options=Options(fast_paths=fast_paths_wanted()),
+        )
+    except InUseError:
+        return None
+    except (StoreError, JournalError, KeysError) as error:
+        fail(str(error))
+    try:
+        accepted = request(service, now)
+        service.accept(accepted.events, accepted.dead_letters, now, replayed=accepted.replayed)
+    except InvalidRequestError as error:
+        return {"error": str(error)}
+    except StoreError as error:
+        fail(str(error))
+    finally:
+        service.close()
+    response: dict[str, Any] = accepted.response
+    return response

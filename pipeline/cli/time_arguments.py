@@ -1,0 +1,34 @@
+"""Times as people write them on the command line."""
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+
+_RELATIVE: Final = re.compile(r"-(\d+(?:\.\d+)?)([smhdw])")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+TIME_FORMATS: Final = (
+    "2026-01-31T09:30:00Z, 2026-01-31 (its midnight UTC), or -3d before the log's end"
+)
+
+
+def parse_time(text: str, end: datetime) -> datetime:
+    """The time that `text` means, in UTC: ISO 8601 with a zone, a date, or `-90m`, `-36h`, `-3d`,
+    `-2w` before `end`. Raises ValueError, which says what is wrong in one line."""
+    given = text.strip()
+    match = _RELATIVE.fullmatch(given)
+    try:
+        if match is not None:
+            return end - timedelta(**{_UNITS[match[2]]: float(match[1])})
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", given):
+            day = date.fromisoformat(given)
+            return datetime(day.year, day.month, day.day, tzinfo=UTC)
+        parsed = datetime.fromisoformat(given)
+        if parsed.tzinfo is None:
+            raise ValueError(f"{given!r} has no time zone: add Z, or an offset such as +09:00")
+        return parsed.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{given!r} is outside the calendar") from None
+    except ValueError as error:
+        if "time zone" in str(error):
+            raise
+        raise ValueError(f"{given!r} is no time: write {TIME_FORMATS}") from None

@@ -1,0 +1,75 @@
+"""From a decision to the job it orders."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from pipeline.decide.situation import Situation
+from pipeline.decide.windows import closes_at
+from pipeline.state.device import from_us
+from schemas.decisions import Decision, Verdict
+from schemas.jobs import Action, Job, Method
+from schemas.model import construct_unchecked
+from schemas.signing import Signed
+
+# A person at the Mac sees Apple's countdown before a declared update is forced.
+_NOTICE: Final = timedelta(hours=1)
+# An executor gets at least this long to begin, however soon the window closes.
+_SHORTEST_START: Final = timedelta(minutes=30)
+
+
+def build_job(s: Situation, decision: Decision, *, fast_paths: bool = True) -> Job:
+    """The job a `send` orders. It must begin before the window closes, unless the deadline has
+    passed; what it set in motion may be confirmed until `report_by`."""
+    assert decision.decision is Verdict.SEND
+    assert decision.site is not None
+    assert decision.action is not None
+    assert decision.method is not None
+    limits = s.policy.thresholds
+    reenrolls = decision.action is Action.REENROLL
+    lasts = limits.reenroll_expires_after if reenrolls else limits.job_expires_after
+    report_by = s.now + max(lasts, _SHORTEST_START)
+    expires_at = report_by if reenrolls else min(report_by, _start_by(s, decision))
+    declared = decision.method is Method.DDM
+    newest_us = s.device.newest_us
+    values = {
+        "job_id": decision.job_id or "",
+        "udid": decision.udid,
+        "serial": decision.serial,
+        "site": decision.site,
+        "action": decision.action,
+        "method": decision.method,
+        "intent": decision.intent or "",
+        "target": decision.target,
+        "generation": decision.generation or 0,
+        "reason": decision.reason.value,
+        "advisory_ids": decision.advisory_ids,
+        "issued_at": s.now,
+        "known_until": from_us(newest_us) if newest_us > s.now_us else None,
+        "expires_at": expires_at,
+        "report_by": report_by,
+        "deadline_at": decision.deadline_at,
+        "enforce_at": min(s.now + _NOTICE, expires_at) if declared else None,
+        "erases": decision.erases,
+        "approval": _approval(s, decision),
+    }
+    # An update is the order of most Macs, and nothing that a Mac says of itself is in its intent.
+    unchecked = fast_paths and decision.action is Action.UPDATE
+    return construct_unchecked(Job, values) if unchecked else Job(**values)
+
+
+def _start_by(s: Situation, decision: Decision) -> datetime:
+    past = decision.deadline_at is not None and s.now >= decision.deadline_at
+    assert s.site is not None
+    assert s.site_name is not None
+    closes = None if past else closes_at(s.policy.windows_of(s.site_name), s.site.zone, s.now)
+    if closes is None:
+        return s.now + max(s.policy.thresholds.job_expires_after, _SHORTEST_START)
+    return max(closes, s.now + _SHORTEST_START)
+
+
+def _approval(s: Situation, decision: Decision) -> Signed | None:
+    if not decision.erases:
+        return None
+    return next(
+        granted.signed for granted in s.approvals if granted.approval.job_id == decision.job_id
+    )

@@ -1,0 +1,503 @@
+"""The core's one loop: fold an event, settle jobs, decide again who is affected.
+
+Both shells and replay drive it. It owns which Macs are looked at again and when; it does no I/O:
+it says what to record, and its caller makes that durable and hands back what follows from it.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from operator import attrgetter
+from typing import Any, Final
+
+import msgspec
+
+from pipeline.decide.decision import Evaluation, decide, evaluate, reevaluate_after_send
+from pipeline.decide.job import build_job
+from pipeline.decide.job_events import result_event, superseded_event
+from pipeline.decide.last_decision import LastDecision, fingerprint
+from pipeline.decide.policy import Policy
+from pipeline.decide.policy_file import policy_digest, read_policy
+from pipeline.decide.situation import Situation, site_of
+from pipeline.state.advisories import Advisories
+from pipeline.state.device import Device, from_us, to_us
+from pipeline.state.fleet import NO_CHANGE, Change, Fleet
+from pipeline.state.jobs import JobEntry, extra_open_jobs, infer_result, open_job
+from schemas.decisions import Decision, DecisionInputs, DecisionRecord, Verdict
+from schemas.envelope import (
+    Event,
+    InventoryEvent,
+    JobIssuedEvent,
+    JobResultedEvent,
+    JobSupersededEvent,
+    PolicyChangedEvent,
+)
+from schemas.events.control import ApprovalGranted, HaltSet
+from schemas.jobs import Action, Job
+from schemas.model import construct_unchecked
+from schemas.report_peek import ReportPeek
+
+SOURCE: Final = "/drydock/decide"
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """An answer that differs from the Mac's last one; `job` is what a `send` orders."""
+
+    record: DecisionRecord
+    job: Job | None = None
+
+
+class DerivedEvent(msgspec.Struct, frozen=True):
+    """An event that follows from the state: a job settled, a job withdrawn. The caller records
+    it and folds it like any other."""
+
+    event: Event
+
+
+class EvaluationFailed(msgspec.Struct, frozen=True):
+    """Our own bug: no answer could be worked out for this Mac. Its last one stands, and the other
+    Macs that the event concerns are not held up. The caller sets it aside with code `bug`."""
+
+    udid: str
+    error: Exception
+
+
+Effect = Decided | DerivedEvent | EvaluationFailed
+
+
+class Reconciler:
+    """Decides for the Macs of one Fleet. The caller is the only writer.
+
+    Without `fast_paths` nothing is remembered between two decisions and every model is validated:
+    slower, with the same decisions and the same bytes (docs/explanation/fast-paths.md).
+    """
+
+    def __init__(self, fleet: Fleet | None = None, *, fast_paths: bool = True) -> None:
+        self.fleet = fleet or Fleet()
+        self._fast_paths = fast_paths
+        self.last_decisions: dict[str, LastDecision] = {}
+        self.exposed: Counter[tuple[str, str]] = Counter()
+        self.open_jobs: Counter[tuple[str, str]] = Counter()
+        # Whose answers were dropped; who keeps answers drops them too, and empties this.
+        self.dropped_decisions: dict[str, None] = {}
+        self._site_jobs: Counter[str] = Counter()
+        # The Macs that have an open job.
+        self._with_open_job: set[str] = set()
+        self._timers: list[tuple[int, str]] = []
+        self._waiting: dict[str, list[tuple[int, str]]] = {}
+        self._parsed: tuple[str, Policy] | None = None
+        self._override: tuple[str, Policy] | None = None
+        # The last answer, if it ordered a job: the next question is mostly about that order.
+        self._ordered: tuple[Situation, Evaluation] | None = None
+        # A Mac and its wire form: two records in a row are mostly of the same.
+        self._written: tuple[Device, dict[str, Any]] | None = None
+
+    # --- policy ---
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy in force, or the one that replay puts in its place."""
+        if self._override is not None:
+            return self._override[1]
+        changed = self.fleet.policy
+        if changed is None:
+            return None
+        if self._parsed is None or self._parsed[0] != changed.text:
+            self._parsed = (changed.text, read_policy(changed.text))
+        return self._parsed[1]
+
+    @property
+    def policy_digest(self) -> str | None:
+        """Names the policy's text."""
+        if self._override is not None:
+            return self._override[0]
+        return None if self.fleet.policy is None else self.fleet.policy.digest
+
+    def override_policy(self, text: str) -> None:
+        """Decide by this policy whatever the log says: for replay and what-if."""
+        self._override = (policy_digest(text), read_policy(text))
+
+    # --- the loop ---
+
+    def handle(
+        self, event: Event, now: datetime, peek: ReportPeek | None = None
+    ) -> Iterator[Effect]:
+        """Fold an event, then decide for every Mac whose answer it can have changed.
+
+        The effects come one by one, each to be recorded before the next is asked for. By `seen`,
+        its bytes at a glance, a repeat of it is known. Raises PolicyError for a policy that cannot
+        be read: it is not taken.
+        """
+        change, freed = self._fold(event)
+        if peek is not None and isinstance(event, InventoryEvent):
+            self.fleet.remember(event, peek)
+        return self._reconcile_change(change, freed, now)
+
+    def reconcile_on_telemetry(self, udid: str, now: datetime) -> Iterator[Effect]:
+        """Decide after a report that brought only times and figures, where these can matter."""
+        return self.reconcile(udid, now) if self.telemetry_matters(udid, now) else _NO_EFFECTS
+
+    def _reconcile_change(
+        self, change: Change, freed: tuple[str, ...], now: datetime
+    ) -> Iterator[Effect]:
+        if change is NO_CHANGE:
+            return _NO_EFFECTS
+        if change.udids and not (change.is_material and self._is_relevant(change)):
+            return self.reconcile_on_telemetry(change.udids[0], now)
+        return self._reconcile_all(change, freed, now)
+
+    def _is_relevant(self, change: Change) -> bool:
+        policy = self.policy
+        return not change.is_rename_only or policy is None or policy.reads_hostnames
+
+    def _reconcile_all(
+        self, change: Change, freed: tuple[str, ...], now: datetime
+    ) -> Iterator[Effect]:
+        for udid in self.affected(change):
+            yield from self.reconcile(udid, now)
+        for site in freed:
+            yield from self._fill(site, now)
+
+    def fold(self, event: Event) -> Change:
+        """Fold an event and decide nothing: for replay, and for catching up after a restart."""
+        return self._fold(event)[0]
+
+    def _fold(self, event: Event) -> tuple[Change, tuple[str, ...]]:
+        """The change, and the sites where it freed a slot."""
+        if type(event) is InventoryEvent:
+            change = self.fleet.apply(event)
+            if not change.is_material:
+                return change, ()
+            return self._folded(change), ()
+        if isinstance(event, PolicyChangedEvent):
+            read_policy(event.data.text)
+        elif isinstance(event, JobIssuedEvent | JobSupersededEvent | JobResultedEvent):
+            udid = _job_udid(event)
+            before = self._open_of(udid)
+            change = self.fleet.apply(event)
+            return change, self._recount(udid, before, self._open_of(udid))
+        return self._folded(self.fleet.apply(event)), ()
+
+    def _folded(self, change: Change) -> Change:
+        """The change; records that have become part of a Mac lose their answer."""
+        if not change.lines and not change.affects_all:
+            for name in change.udids:
+                if name in self.last_decisions and self.fleet.canonical_udid(name) is not None:
+                    self._forget(name)
+        return change
+
+    def affected(self, change: Change) -> list[str]:
+        """The Macs whose answer the change can have changed."""
+        policy = self.policy
+        if policy is None:
+            return []
+        wanted = policy.upgrades.supported_lines
+        supported = self.fleet.advisories.supported_lines if wanted == "auto" else wanted
+        return self.fleet.affected(change, supported=supported, upgrades_to=policy.upgrades.to)
+
+    def reconcile_due(self, now: datetime, limit: int = 1_000_000) -> Iterator[Effect]:
+        """Decide for the Macs whose time has come, at most `limit` of them."""
+        now_us = to_us(now)
+        while self._timers and self._timers[0][0] <= now_us and limit > 0:
+            us, udid = heapq.heappop(self._timers)
+            last = self.last_decisions.get(udid)
+            if last is not None and last.recheck_us == us:
+                limit -= 1
+                yield from self.reconcile(udid, now)
+
+    def next_due_at(self) -> datetime | None:
+        """When `due` next has something to do."""
+        while self._timers:
+            us, udid = self._timers[0]
+            last = self.last_decisions.get(udid)
+            if last is not None and last.recheck_us == us:
+                return from_us(us)
+            heapq.heappop(self._timers)
+        return None
+
+    def sweep(self, now: datetime, udids: Iterable[str] | None = None) -> Iterator[Effect]:
+        """Decide for every Mac: a lost message costs one sweep and not one Mac."""
+        for udid in list(self.fleet.macs() if udids is None else udids):
+            yield from self.reconcile(udid, now)
+
+    def reconcile(self, udid: str, now: datetime) -> Iterator[Effect]:
+        """Settle the Mac's open job if its reports or the time allow, then decide."""
+        if self.policy is None or self.fleet.canonical_udid(udid) is not None:
+            return
+        try:
+            yield from self._look_at(udid, now)
+        except Exception as error:  # noqa: BLE001 - one Mac's bug must not hold up the others
+            yield EvaluationFailed(udid, error)
+
+    def _look_at(self, udid: str, now: datetime) -> Iterator[Effect]:
+        last, situation = self.last_decisions.get(udid), self.situation(udid, now)
+        entry = situation.open_job
+        if entry is not None:
+            others = extra_open_jobs(situation.job_history)
+            for stray in others:
+                yield DerivedEvent(superseded_event(stray, udid, entry.job_id, SOURCE, now))
+            result = infer_result(entry, situation.device, udid, now)
+            if result is not None:
+                yield DerivedEvent(result_event(result, SOURCE, now))
+                if self.last_decisions.get(udid) is not last:
+                    return  # what followed was decided on when it was handed back
+            if others or result is not None:
+                situation = self.situation(udid, now)
+        found = self._evaluate(situation)
+        withdrawn = situation.open_job
+        if found.decision.supersedes is not None and withdrawn is not None:
+            # Once the old job is withdrawn the answer is a new one, without it.
+            by = found.decision.job_id or found.decision.reason.value
+            yield DerivedEvent(superseded_event(withdrawn, udid, by, SOURCE, now))
+            if self.last_decisions.get(udid) is not last:
+                return
+            situation = self.situation(udid, now)
+            found = evaluate(situation, fast_paths=self._fast_paths)
+        decision, name = found.decision, fingerprint(found.decision)
+        sends = decision.decision is Verdict.SEND
+        # A job that was ordered before and is in no job history was lost: it is sent again.
+        if last is not None and last.fingerprint == name and not sends:
+            return
+        job = build_job(situation, decision, fast_paths=self._fast_paths) if sends else None
+        decided = Decided(self.record_of(decision, situation), job)
+        self._remember_decision(found, name)
+        self._ordered = (situation, found) if sends and self._fast_paths else None
+        yield decided
+
+    def _evaluate(self, s: Situation) -> Evaluation:
+        if self._ordered is not None:
+            (before, sent), self._ordered = self._ordered, None
+            if _is_order_of(s, before, sent.decision.job_id):
+                return reevaluate_after_send(s, sent)
+        return evaluate(s, fast_paths=self._fast_paths)
+
+    def situation(self, udid: str, now: datetime) -> Situation:
+        """What the rules may see of this Mac now."""
+        policy = self.policy
+        assert policy is not None
+        device, history = self.fleet.merged_device(udid), self.fleet.job_histories.get(udid, ())
+        site = site_of(device, policy)
+        own = open_job(history)
+        others = self._site_jobs[site or ""] - (own is not None and _takes_slot(own, site))
+        found = Situation(
+            device,
+            self.fleet.advisories,
+            policy,
+            now,
+            history,
+            self.fleet.halts(),
+            self.fleet.approvals(udid),
+            max(others, 0),
+        )
+        if self._fast_paths:
+            # As it would work them out itself.
+            settings = None if site is None else policy.sites[site]
+            found.__dict__.update(site_name=site, site=settings, open_job=own)
+        return found
+
+    def record_of(self, decision: Decision, s: Situation) -> DecisionRecord:
+        """The decision with everything needed to compute it again."""
+        values = {
+            "now": s.now,
+            "device": self._wire_of(s.device),
+            "job_history": [entry.to_wire() for entry in s.job_history],
+            "policy_digest": self.policy_digest,
+            "catalog_digest": s.advisories.digest,
+            "halts": tuple([halt.model_dump_json() for halt in s.halts]),
+            "approvals": tuple([one.model_dump(mode="json") for one in s.approvals]),
+            "site_open_jobs": s.site_open_jobs,
+        }
+        inputs = (
+            construct_unchecked(DecisionInputs, values)
+            if self._fast_paths
+            else DecisionInputs(**values)
+        )
+        return DecisionRecord(decision=decision, inputs=inputs)
+
+    def _wire_of(self, device: Device) -> dict[str, Any]:
+        if not self._fast_paths:
+            return device.to_wire()
+        if self._written is None or self._written[0] is not device:
+            self._written = device, device.to_wire()
+        return self._written[1]
+
+    def restore(self, udid: str, last: LastDecision) -> None:
+        """Take a Mac's last answer as it was before a restart, once its state is loaded."""
+        if self.fleet.canonical_udid(udid) is not None:
+            return
+        self._count(self.last_decisions.get(udid), last)
+        self.last_decisions[udid] = last
+        if last.recheck_us:
+            heapq.heappush(self._timers, (last.recheck_us, udid))
+        self._queue(udid, last)
+
+    def recount_jobs(self) -> None:
+        """Count open jobs anew, after the ledgers were loaded."""
+        self._site_jobs.clear()
+        self.open_jobs.clear()
+        self._with_open_job.clear()
+        for udid, history in self.fleet.job_histories.items():
+            for entry in history:
+                if entry.is_open:
+                    self._with_open_job.add(udid)
+                    self._site_jobs[entry.site] += entry.action is not Action.REENROLL
+                    self.open_jobs[entry.site, entry.action.value] += 1
+
+    def count_overdue(self, now: datetime) -> Counter[str]:
+        """How many exposed Macs of each site are past their deadline; a walk over all Macs."""
+        now_us = to_us(now)
+        return Counter(
+            last.site or ""
+            for last in self.last_decisions.values()
+            if last.severity is not None and 0 < last.deadline_us <= now_us
+        )
+
+    # --- bookkeeping ---
+
+    def telemetry_matters(self, udid: str, now: datetime, view: Device | None = None) -> bool:
+        """Whether a report that brought only times and figures can change the Mac's answer; `view`
+        is the Mac, where it is at hand."""
+        last = self.last_decisions.get(udid)
+        if last is None or last.recheck_on_telemetry:
+            return True
+        if 0 < last.recheck_us <= to_us(now):
+            return True
+        # An open job may end by the mere time of a report, and nothing else may change for it.
+        if udid not in self._with_open_job:
+            return False
+        entry = open_job(self.fleet.job_histories[udid])
+        return entry is not None and (
+            infer_result(entry, view or self.fleet.merged_device(udid), udid, now) is not None
+        )
+
+    def _remember_decision(self, found: Evaluation, name: bytes) -> None:
+        decision = found.decision
+        deadline, next_at = decision.deadline_at, decision.next_eligible_at
+        last = LastDecision(
+            name,
+            decision.decision,
+            decision.reason,
+            0 if next_at is None else to_us(next_at),
+            decision.site,
+            decision.severity if decision.cves else None,
+            0 if deadline is None else to_us(deadline),
+            found.recheck_on_telemetry,
+            found.waits_for_capacity,
+        )
+        self._count(self.last_decisions.get(decision.udid), last)
+        self.last_decisions[decision.udid] = last
+        if last.recheck_us:
+            heapq.heappush(self._timers, (last.recheck_us, decision.udid))
+        self._queue(decision.udid, last)
+
+    def _forget(self, udid: str) -> None:
+        """Drop the answer for a record that has become part of a Mac."""
+        self._count(self.last_decisions.pop(udid, None), None)
+        self.dropped_decisions[udid] = None
+
+    def _queue(self, udid: str, last: LastDecision) -> None:
+        if last.wants_capacity and last.site is not None:
+            first = last.deadline_us or _NO_DEADLINE
+            heapq.heappush(self._waiting.setdefault(last.site, []), (first, udid))
+
+    def _count(self, old: LastDecision | None, new: LastDecision | None) -> None:
+        if old is not None and new is not None and old[_COUNTED] == new[_COUNTED]:
+            return
+        for last, sign in ((old, -1), (new, 1)):
+            if last is not None and last.severity is not None:
+                self.exposed[last.site or "", last.severity.value] += sign
+
+    def _open_of(self, udid: str) -> frozenset[tuple[str, str, Action]]:
+        if udid not in self.fleet.job_histories:
+            return _NO_JOBS
+        return frozenset(
+            [
+                (entry.job_id, entry.site, entry.action)
+                for entry in self.fleet.job_histories[udid]
+                if entry.is_open
+            ]
+        )
+
+    def _recount(
+        self,
+        udid: str,
+        before: frozenset[tuple[str, str, Action]],
+        after: frozenset[tuple[str, str, Action]],
+    ) -> tuple[str, ...]:
+        """Count a Mac's jobs anew; the sites where one ended."""
+        if after:
+            self._with_open_job.add(udid)
+        else:
+            self._with_open_job.discard(udid)
+        for sign, changed in ((1, after - before), (-1, before - after)):
+            for _, site, action in changed:
+                self._site_jobs[site] += sign if action is not Action.REENROLL else 0
+                self.open_jobs[site, action.value] += sign
+        return tuple(sorted({site for _, site, _ in before - after})) if before else ()
+
+    def _fill(self, site: str, now: datetime) -> Iterator[Effect]:
+        """Give the free slots of a site to those of its waiting Macs with the first deadlines."""
+        policy = self.policy
+        waiting = self._waiting.get(site)
+        if policy is None or not waiting or site not in policy.sites:
+            return
+        free = policy.sites[site].max_jobs - self._site_jobs[site]
+        while waiting and free > 0:
+            _, udid = heapq.heappop(waiting)
+            last = self.last_decisions.get(udid)
+            if last is None or last.site != site or not last.wants_capacity:
+                continue
+            for effect in self.reconcile(udid, now):
+                free -= 1 if isinstance(effect, Decided) and effect.job is not None else 0
+                yield effect
+
+
+_NO_DEADLINE: Final = 1 << 62
+_NO_EFFECTS: Final[Iterator[Effect]] = iter(())
+# Of a Standing: its site and severity.
+_COUNTED: Final = slice(4, 6)
+_NO_JOBS: Final[frozenset[tuple[str, str, Action]]] = frozenset()
+
+
+def recompute(
+    record: DecisionRecord, policy: Policy, advisories: Advisories, *, fast_paths: bool = True
+) -> Decision:
+    """Decide again from a record's inputs, with the policy and catalogue its digests name."""
+    inputs = record.inputs
+    return decide(
+        Situation(
+            Device.from_wire(inputs.device),
+            advisories,
+            policy,
+            inputs.now,
+            tuple(JobEntry.from_wire(entry) for entry in inputs.job_history or ()),
+            tuple(HaltSet.model_validate_json(halt) for halt in inputs.halts),
+            tuple(ApprovalGranted.model_validate(grant) for grant in inputs.approvals),
+            inputs.site_open_jobs,
+        ),
+        fast_paths=fast_paths,
+    )
+
+
+_ALL_BUT_HISTORY: Final = attrgetter(
+    "device", "advisories", "policy", "now", "halts", "approvals", "site_open_jobs"
+)
+
+
+def _is_order_of(s: Situation, before: Situation, job_id: str | None) -> bool:
+    """Whether a situation is the one before, with this job in the ledger."""
+    if not s.job_history or s.job_history[-1].job_id != job_id or not s.job_history[-1].is_open:
+        return False
+    return s.job_history[:-1] == before.job_history and _ALL_BUT_HISTORY(s) == _ALL_BUT_HISTORY(
+        before
+    )
+
+
+def _takes_slot(entry: JobEntry, site: str | None) -> bool:
+    """Whether an open job is one of those a site has slots for: a prompt moves no gigabytes."""
+    return entry.site == site and entry.action is not Action.REENROLL
+
+
+def _job_udid(event: JobIssuedEvent | JobSupersededEvent | JobResultedEvent) -> str:
+    return event.data.job.udid if isinstance(event, JobIssuedEvent) else event.data.udid

@@ -1,0 +1,88 @@
+"""What a person orders, as events: policy, halts, approvals. Pure."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pipeline.decide.policy_file import policy_digest
+from schemas.decisions import Decision, Reason
+from schemas.envelope import (
+    ApprovalGrantedEvent,
+    HaltClearedEvent,
+    HaltSetEvent,
+    PolicyChangedEvent,
+)
+from schemas.events.control import Approval, HaltCleared, HaltScope, HaltSet, PolicyChanged
+from schemas.ids import event_id
+from schemas.jobs import Action
+from schemas.signed_payloads import sign_approval
+
+_SOURCE: Final = "/drydock/people"
+
+
+def policy_changed(text: str, by: str, now: datetime) -> PolicyChangedEvent:
+    """Put this policy in force."""
+    digest = policy_digest(text)
+    return PolicyChangedEvent(
+        id=event_id("policy", digest, now.isoformat()),
+        source=_SOURCE,
+        subject="policy",
+        time=now,
+        data=PolicyChanged(digest=digest, text=text, by=by),
+    )
+
+
+def halt_set(
+    scope: HaltScope, by: str, why: str, until: datetime | None, now: datetime
+) -> HaltSetEvent:
+    """Start no new work in this scope."""
+    return HaltSetEvent(
+        id=event_id("halt", scope.key, by, now.isoformat()),
+        source=_SOURCE,
+        subject=scope.key,
+        time=now,
+        data=HaltSet(scope=scope, by=by, why=why, until=until),
+    )
+
+
+def halt_cleared(scope: HaltScope, by: str, now: datetime) -> HaltClearedEvent:
+    """Let work start again in this scope."""
+    return HaltClearedEvent(
+        id=event_id("resume", scope.key, by, now.isoformat()),
+        source=_SOURCE,
+        subject=scope.key,
+        time=now,
+        data=HaltCleared(scope=scope, by=by),
+    )
+
+
+def approval_granted(
+    decision: Decision, by: str, now: datetime, lasts: timedelta, key: Ed25519PrivateKey
+) -> ApprovalGrantedEvent:
+    """Allow the erasing job that this decision waits with, signed by its approver.
+
+    ValueError where the decision waits for no approval.
+    """
+    if decision.reason is not Reason.AWAITING_APPROVAL or decision.job_id is None:
+        raise ValueError(f"{decision.udid} awaits no approval: {decision.reason}")
+    action: Action | None = decision.action
+    if action is not Action.REINSTALL and action is not Action.REIMAGE:
+        raise ValueError(f"{decision.udid} awaits {action}, which erases nothing")
+    granted = sign_approval(
+        Approval(
+            udid=decision.udid,
+            job_id=decision.job_id,
+            action=action.value,
+            by=by,
+            expires_at=now + lasts,
+        ),
+        key,
+    )
+    return ApprovalGrantedEvent(
+        id=event_id("approval", decision.job_id, by, now.isoformat()),
+        source=_SOURCE,
+        subject=decision.udid,
+        time=now,
+        data=granted,
+    )

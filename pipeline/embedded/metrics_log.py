@@ -1,0 +1,110 @@
+"""What a transaction made durable, as metrics and log lines."""
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import structlog
+
+from pipeline.decide.reconciler import Reconciler
+from pipeline.embedded.transaction import Committed
+from pipeline.ingest.feed_review import FEED_DIFFS
+from pipeline.ingest.sources import TRANSLATORS
+from pipeline.metrics import EVENTS, FEEDS, WEBHOOKS, Metrics
+from pipeline.state.device import from_us
+from pipeline.state.jobs import JobEntry
+from schemas import logkeys as key
+from schemas.dead_letters import DeadLetterCode
+from schemas.decisions import DecisionRecord
+from schemas.envelope import Event, JobIssuedEvent, JobResultedEvent
+from schemas.results import Outcome
+from schemas.topics import TOPICS
+
+# These counts walk over all Macs; a minute is finer than any deadline.
+_COUNT_INTERVAL: Final = timedelta(minutes=1)
+_TOPIC_OF: Final[dict[type[Any], str]] = {
+    model: topic.name for topic in TOPICS for model in topic.models
+}
+
+
+class MetricsLog:
+    """Counts and logs what was committed, and how the fleet stands after it."""
+
+    def __init__(self, metrics: Metrics, log: structlog.typing.FilteringBoundLogger) -> None:
+        self._metrics = metrics
+        self._log = log
+        self._counted_at: datetime | None = None
+
+    def record_commit(self, done: Committed, reconciler: Reconciler) -> None:
+        """Tell of a transaction."""
+        for event in done.events:
+            self._record_event(event, done.at, reconciler)
+        for repeat in done.duplicates:
+            self._metrics.count_duplicate(_TOPIC_OF[type(repeat)])
+        for record in done.decisions:
+            self._record_decision(record)
+        for letter in done.dead_letters:
+            self._metrics.count_dead_letter(_topic_of_source(letter.source), letter.code)
+            bug = letter.code is DeadLetterCode.BUG
+            (self._log.error if bug else self._log.warning)(
+                "input dead-lettered",
+                **{key.ERROR_CODE: letter.code, key.SOURCE: letter.source},
+                **{key.DETAIL: letter.detail},
+            )
+        self.update_fleet(reconciler, done.at)
+
+    def update_fleet(self, reconciler: Reconciler, now: datetime) -> None:
+        """Tell how the fleet stands."""
+        policy = reconciler.policy
+        if policy is not None:
+            self._metrics.add_sites(policy.sites)
+        self._metrics.set_fleet(reconciler.exposed, reconciler.open_jobs)
+        if self._counted_at is None or now >= self._counted_at + _COUNT_INTERVAL:
+            self._counted_at = now
+            self._metrics.set_devices(sum(1 for _ in reconciler.fleet.macs()))
+            self._metrics.set_overdue(reconciler.count_overdue(now))
+
+    def _record_event(self, event: Event, now: datetime, reconciler: Reconciler) -> None:
+        self._metrics.count_event(_TOPIC_OF[type(event)], (now - event.time).total_seconds())
+        if isinstance(event, JobIssuedEvent):
+            job = event.data.job
+            self._log.info(
+                "job issued",
+                **{key.JOB_ID: job.job_id, key.UDID: job.udid, key.SITE: job.site},
+                **{key.ACTION: job.action, key.METHOD: job.method, key.REASON: job.reason},
+            )
+        elif isinstance(event, JobResultedEvent):
+            self._record_result(event, reconciler)
+
+    def _record_result(self, event: JobResultedEvent, reconciler: Reconciler) -> None:
+        result = event.data
+        entry = _find_job(reconciler, result.udid, result.job_id)
+        self._metrics.count_result(None if entry is None else entry.action, result.outcome)
+        if entry is not None and result.outcome is Outcome.SUCCEEDED:
+            took = event.time - from_us(entry.issued_us)
+            self._metrics.observe_job_duration(entry.action, took.total_seconds())
+        self._log.info(
+            "job resulted",
+            **{key.JOB_ID: result.job_id, key.UDID: result.udid, key.SITE: result.site},
+            **{key.OUTCOME: result.outcome, key.ERROR_CODE: result.error_code},
+            **{key.ATTEMPT: result.attempt},
+        )
+
+    def _record_decision(self, record: DecisionRecord) -> None:
+        decision = record.decision
+        self._metrics.count_decision(decision.action, decision.reason)
+        self._log.info(
+            "decided",
+            **{key.UDID: decision.udid, key.SERIAL: decision.serial, key.SITE: decision.site},
+            **{key.ACTION: decision.action, key.REASON: decision.reason},
+        )
+
+
+def _find_job(reconciler: Reconciler, udid: str, job_id: str) -> JobEntry | None:
+    ledger = reconciler.fleet.job_histories.get(udid, ())
+    return next((entry for entry in ledger if entry.job_id == job_id), None)
+
+
+def _topic_of_source(source: str) -> str:
+    if source in FEED_DIFFS:
+        return FEEDS
+    return WEBHOOKS if source in TRANSLATORS else EVENTS

@@ -1,0 +1,155 @@
+"""What people ask of a running service and tell it to do, as JSON."""
+
+import json
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from pipeline.embedded import control_events
+from pipeline.embedded.service import Service
+from pipeline.embedded.service_thread import AcceptedInput, ReadRequest, WriteRequest
+from pipeline.embedded.status import read_status
+from pipeline.embedded.write_requests import retranslate
+from pipeline.ingest.redaction import Redactor
+from schemas.envelope import ApprovalGrantedEvent, InvalidEvent, decode
+from schemas.events.control import HaltScope
+from schemas.ids import TextField
+
+MAX_BYTES: Final = 256 * 1024
+Person = Annotated[TextField, StringConstraints(min_length=1, max_length=128)]
+
+
+class InvalidRequestError(ValueError):
+    """What was asked for cannot be done; `status` is the HTTP status to say so with."""
+
+    def __init__(self, detail: str, status: int = 400) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class HaltRequest(BaseModel):
+    """`scope` is `all`, `site:<site>` or `advisory:<id>`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scope: str
+    by: Person
+    why: TextField = ""
+    until: AwareDatetime | None = None
+
+
+def parse_scope(text: str) -> HaltScope:
+    """The scope of this key. Raises InvalidOrderError."""
+    kind, _, name = text.partition(":")
+    try:
+        if text == "all":
+            return HaltScope(everything=True)
+        if kind == "site":
+            return HaltScope(site=name)
+        if kind == "advisory" and name:
+            return HaltScope(advisory_id=name)
+    except ValidationError:
+        raise InvalidRequestError(f"{name!r} is no name of a site") from None
+    raise InvalidRequestError(f"a scope is all, site:<site> or advisory:<id>, not {text!r}")
+
+
+def halt(raw: bytes) -> WriteRequest:
+    """A HaltOrder as JSON. Raises InvalidOrderError."""
+    try:
+        request = HaltRequest.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidRequestError(f"{where or 'body'}: {first['msg']}") from None
+    scope = parse_scope(request.scope)
+
+    def prepare(_: Service, now: datetime) -> AcceptedInput:
+        event = control_events.halt_set(scope, request.by, request.why, request.until, now)
+        return AcceptedInput(events=(event,), response={"halted": scope.key})
+
+    return prepare
+
+
+def resume(scope_key: str, by: str) -> WriteRequest:
+    """Clear a halt. Raises InvalidOrderError, when prepared where there is none (404)."""
+    scope = parse_scope(scope_key)
+
+    def prepare(service: Service, now: datetime) -> AcceptedInput:
+        if scope not in [one.scope for one in service.reconciler.fleet.halts()]:
+            raise InvalidRequestError(f"nothing is halted as {scope.key}", 404)
+        event = control_events.halt_cleared(scope, by, now)
+        return AcceptedInput(events=(event,), response={"resumed": scope.key})
+
+    return prepare
+
+
+def approve(raw: bytes) -> WriteRequest:
+    """An ApprovalGranted event, signed by the approver. Raises InvalidOrderError."""
+    try:
+        event = decode(raw)
+    except InvalidEvent as error:
+        raise InvalidRequestError(str(error)) from None
+    if not isinstance(event, ApprovalGrantedEvent):
+        raise InvalidRequestError(f"{event.type} is no granted approval")
+    approval = event.data.approval
+
+    def prepare(service: Service, _: datetime) -> AcceptedInput:
+        wrong = service.reject_reason(event)
+        if wrong is not None:
+            raise InvalidRequestError(wrong, 403)
+        return AcceptedInput(events=(event,), response={"approved": approval.job_id})
+
+    return prepare
+
+
+def replay(seq: int, redactor: Redactor) -> WriteRequest:
+    """Translate a dead letter again, now that what failed on it is mended.
+
+    Raises InvalidOrderError when prepared: there is none (404), or it still cannot be used (409).
+    """
+
+    def prepare(service: Service, now: datetime) -> AcceptedInput:
+        letters = service.store.dead_letters(seq=seq)
+        if not letters:
+            raise InvalidRequestError(f"there is no dead letter {seq}", 404)
+        if letters[0].replayed_at is not None:
+            raise InvalidRequestError(f"dead letter {seq} was replayed already", 409)
+        try:
+            done = retranslate(letters[0], now, redactor)
+        except ValueError as error:
+            raise InvalidRequestError(f"dead letter {seq}: {error}", 409) from None
+        objections = [letter.detail for letter in done.dead_letters]
+        objections += [
+            wrong for event in done if (wrong := service.reject_reason(event)) is not None
+        ]
+        if objections:
+            raise InvalidRequestError(f"dead letter {seq}: {objections[0]}", 409)
+        response = {"replayed": seq, "events": len(done.events)}
+        return AcceptedInput(done.events, replayed=(seq,), response=response)
+
+    return prepare
+
+
+def status(service: Service, now: datetime) -> Any:
+    """How the fleet stands."""
+    return read_status(service.store, now).to_json()
+
+
+def device(name: str) -> ReadRequest:
+    """All that is known of the Mac of this UDID, serial number or enrollment id; None if none."""
+
+    def read(service: Service, _: datetime) -> Any:
+        fleet = service.reconciler.fleet
+        udid = fleet.find(name)
+        if udid is None:
+            return None
+        decided = service.store.last_decision(udid)
+        return {
+            "udid": udid,
+            "device": fleet.merged_device(udid).to_wire(),
+            "jobs": [entry.to_wire() for entry in fleet.job_histories.get(udid, ())],
+            "decision": None if decided is None else json.loads(decided)["decision"],
+        }
+
+    return read

@@ -1,0 +1,104 @@
+"""From what was posted to what is made durable in one transaction."""
+
+import base64
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.embedded.log import StoredDeadLetter
+from pipeline.embedded.service import Service
+from pipeline.embedded.service_thread import AcceptedInput, WriteRequest
+from pipeline.gateway.payloads import read_events, translate
+from pipeline.ingest.feed_review import REFUSALS, review
+from pipeline.ingest.redaction import Redactor
+from pipeline.ingest.sources import TRANSLATORS
+from pipeline.ingest.translation import Translation
+from schemas.dead_letters import DeadLetter
+from schemas.envelope import InvalidEvent, decode
+from schemas.feeds import FeedSource, FeedState
+
+
+def webhook(source: str, raw: bytes, redactor: Redactor) -> WriteRequest:
+    """A webhook's payload. Its sender will not repeat it: what cannot be used is set aside."""
+
+    def prepare(_: Service, now: datetime) -> AcceptedInput:
+        origin = f"webhook/{source}"
+        return _accepted_input(translate(source, raw, origin, now, redactor))
+
+    return prepare
+
+
+def feed(source: FeedSource, raw: bytes, *, accept_losses: bool = False) -> WriteRequest:
+    """A whole advisory feed. What it says anew is told from all that it said so far, which is
+    kept; a document that is not believed changes nothing."""
+    name = f"feed:{source}"
+
+    def prepare(service: Service, now: datetime) -> AcceptedInput:
+        state = _feed_state(source, service.store.setting(name))
+        reviewed = review(
+            raw,
+            state,
+            origin=f"feed/{source}",
+            now=now,
+            fixed=service.reconciler.fleet.advisories.cves,
+            accept_losses=accept_losses,
+        )
+        response: dict[str, Any] = {
+            "outcome": reviewed.outcome.value,
+            "events": len(reviewed.events),
+            "dead_letters": len(reviewed.dead_letters),
+        }
+        if reviewed.outcome in REFUSALS:
+            response["refused"] = reviewed.detail
+        settings = (
+            {} if reviewed.state == state else {name: reviewed.state.model_dump_json().encode()}
+        )
+        return AcceptedInput(
+            reviewed.events, reviewed.dead_letters, settings=settings, response=response
+        )
+
+    return prepare
+
+
+def _feed_state(source: FeedSource, kept: bytes | None) -> FeedState:
+    try:
+        return FeedState(source=source) if kept is None else FeedState.model_validate_json(kept)
+    except ValidationError:
+        # Another version's: to tell all of it again does no harm.
+        return FeedState(source=source)
+
+
+def events(raw: bytes) -> WriteRequest:
+    """CloudEvents: one, a JSON array of them, or JSON lines. All are taken, or none.
+
+    Raises RejectedError when prepared, with the place of each that cannot be.
+    """
+
+    def prepare(_: Service, __: datetime) -> AcceptedInput:
+        found = read_events(raw)
+        return AcceptedInput(events=found, response={"events": len(found), "dead_letters": 0})
+
+    return prepare
+
+
+def retranslate(letter: StoredDeadLetter, now: datetime, redactor: Redactor) -> Translation:
+    """What a dead letter gives now: the code that set it aside may have been mended.
+
+    Raises ValueError where no bytes were kept or nothing translates its source.
+    """
+    dead_letter = DeadLetter.model_validate_json(letter.body)
+    if dead_letter.raw is None:
+        raise ValueError("its bytes were not kept")
+    raw = base64.b64decode(dead_letter.raw)
+    if dead_letter.source in TRANSLATORS:
+        return translate(dead_letter.source, raw, dead_letter.origin, now, redactor)
+    try:
+        return Translation(events=(decode(raw),))
+    except InvalidEvent as error:
+        raise ValueError(f"it is no event: {error}") from None
+
+
+def _accepted_input(done: Translation) -> AcceptedInput:
+    response: dict[str, Any] = {"events": len(done.events), "dead_letters": len(done.dead_letters)}
+    return AcceptedInput(done.events, done.dead_letters, response=response)

@@ -1,0 +1,211 @@
+"""What feeds have said, in Kafka: their states, and the advisories that follow from them.
+
+One transactional id for all pollers. Whoever opens the ledger ends what its predecessor had begun
+and takes its right to write (KIP-98); only then are the states read, so they are the last ones.
+Events, dead letters and the new state of a feed are one transaction: whatever dies, and wherever,
+all of it is there or nothing, and a successor goes on from the state that is there.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, Final, Protocol, Self
+
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer  # type: ignore[import-untyped]
+from aiokafka.errors import KafkaError, ProducerFenced  # type: ignore[import-untyped]
+from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
+from pydantic import ValidationError
+
+from pipeline.connection import aiokafka_options
+from pipeline.feeds.poller import DocumentResult
+from pipeline.gateway.records import Record, event_records, letter_record
+from pipeline.ingest.feed_review import FEED_DIFFS, ReviewedDocument, review
+from schemas import logkeys as key
+from schemas.connection import KafkaConnection
+from schemas.dead_letters import DeadLetter
+from schemas.envelope import Event
+from schemas.feeds import FeedSource, FeedState
+from schemas.topics import ADVISORIES, DEAD_LETTERS, FEEDS, MAX_MESSAGE_BYTES
+
+TRANSACTIONAL_ID: Final = "drydock.feeds"
+_TOPICS: Final = (ADVISORIES.name, DEAD_LETTERS.name, FEEDS.name)
+_PARTITION: Final = TopicPartition(FEEDS.name, 0)
+_CONNECT_S: Final = 30.0
+_WRITE_S: Final = 30.0
+# Readers wait behind a transaction that nobody ends; a successor ends it sooner.
+_TRANSACTION_S: Final = 60.0
+_CLOSE_S: Final = 5.0
+_POLL_MS: Final = 500
+Log = structlog.typing.FilteringBoundLogger
+
+
+class FeedStateStoreError(Exception):
+    """Kafka cannot be reached, or somebody else has the ledger; open it again."""
+
+
+class PublishMetrics(Protocol):
+    """Who counts."""
+
+    def count_published(
+        self,
+        source: FeedSource,
+        events: tuple[Event, ...],
+        letters: tuple[DeadLetter, ...],
+    ) -> None:
+        """All of these are in Kafka."""
+
+
+class FeedStateStore:
+    """An open ledger. After a LedgerError it is of no more use."""
+
+    def __init__(
+        self,
+        producer: Any,
+        states: dict[FeedSource, FeedState],
+        observer: PublishMetrics,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.states = states
+        self._producer = producer
+        self._observer = observer
+        self._clock = clock
+
+    @classmethod
+    async def open(
+        cls,
+        connection: KafkaConnection,
+        observer: PublishMetrics,
+        log: Log,
+        clock: Callable[[], datetime],
+    ) -> Self:
+        """Take the ledger from whoever has it, and read it. Raises LedgerError."""
+        try:
+            producer = AIOKafkaProducer(**_options(connection))
+        except (OSError, ValueError) as error:
+            raise FeedStateStoreError(f"settings: {error}") from error
+        store = cls(producer, {}, observer, clock)
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                await producer.start()
+                # Asked of all at once: asking for one by its name could make it.
+                there = (await producer.client.fetch_all_metadata()).topics()
+                missing = sorted({*_TOPICS} - there)
+                if missing:
+                    raise FeedStateStoreError(
+                        f"no topic {', '.join(missing)}: run `drydock topics apply`"
+                    )
+                store.states = await _states(connection, log)
+        except BaseException as error:
+            await store.close()
+            if isinstance(error, KafkaError | OSError | TimeoutError):
+                raise FeedStateStoreError(f"cannot open: {error!r}") from error
+            raise
+        return store
+
+    async def close(self) -> None:
+        """Let go. A transaction under way is left to the successor, which ends it."""
+        with suppress(KafkaError, TimeoutError, OSError):
+            await asyncio.wait_for(self._producer.stop(), _CLOSE_S)
+
+    async def process_document(
+        self, source: FeedSource, document: bytes, *, accept_losses: bool
+    ) -> DocumentResult:
+        """Judge a document and make durable what it says anew. Raises LedgerError: then perhaps
+        it is durable and perhaps not, as the next to open the ledger will see."""
+        state = self.states[source]
+        reviewed = await asyncio.to_thread(
+            review,
+            document,
+            state,
+            origin=f"feed/{source}",
+            now=self._clock(),
+            # The catalogue of releases tells which CVEs are Apple's, whatever others say of them.
+            fixed=self.states["sofa"].cves,
+            accept_losses=accept_losses,
+        )
+        if reviewed.state != state:
+            await self._write(_records(reviewed))
+            self.states[source] = reviewed.state
+        self._observer.count_published(source, reviewed.events, reviewed.dead_letters)
+        return DocumentResult(reviewed.outcome, len(reviewed.events), reviewed.detail)
+
+    async def _write(self, records: Iterable[Record]) -> None:
+        """All of these, or none."""
+        producer = self._producer
+        try:
+            async with asyncio.timeout(_WRITE_S):
+                await producer.begin_transaction()
+                sent = []
+                for one in records:
+                    ack = await producer.send(one.topic, one.value, one.key)
+                    # If one fails, nobody asks the others any more.
+                    ack.add_done_callback(_retrieve_exception)
+                    sent.append(ack)
+                await asyncio.gather(*sent)
+                await producer.commit_transaction()
+        except ProducerFenced as error:
+            raise FeedStateStoreError("another poller has the ledger") from error
+        except (KafkaError, TimeoutError) as error:
+            raise FeedStateStoreError(f"cannot write: {error!r}") from error
+
+
+def _retrieve_exception(ack: "asyncio.Future[Any]") -> None:
+    if not ack.cancelled():
+        ack.exception()
+
+
+def _records(reviewed: ReviewedDocument) -> list[Record]:
+    state = reviewed.state
+    return [
+        *event_records(reviewed.events),
+        *map(letter_record, reviewed.dead_letters),
+        Record(
+            FEEDS.name, state.source.encode(), state.model_dump_json(exclude_none=True).encode()
+        ),
+    ]
+
+
+async def _states(connection: KafkaConnection, log: Log) -> dict[FeedSource, FeedState]:
+    found: dict[bytes, bytes] = {}
+    consumer = AIOKafkaConsumer(
+        **aiokafka_options(connection),
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+    )
+    try:
+        await consumer.start()
+        consumer.assign([_PARTITION])
+        await consumer.seek_to_beginning(_PARTITION)
+        end = (await consumer.end_offsets([_PARTITION]))[_PARTITION]
+        # Ends of transactions have offsets too: the position counts, not the last record.
+        while await consumer.position(_PARTITION) < end:
+            for record in (await consumer.getmany(timeout_ms=_POLL_MS)).get(_PARTITION, ()):
+                found[record.key] = record.value
+    finally:
+        await consumer.stop()
+    return {source: _state(source, found.get(source.encode()), log) for source in FEED_DIFFS}
+
+
+def _state(source: FeedSource, raw: bytes | None, log: Log) -> FeedState:
+    try:
+        return FeedState(source=source) if raw is None else FeedState.model_validate_json(raw)
+    except ValidationError as error:
+        # To tell all of it again does no harm; never to tell anything again would.
+        fields = {key.SOURCE: source, key.DETAIL: str(error)}
+        log.error("feed state unreadable, starting from an empty one", **fields)
+        return FeedState(source=source)
+
+
+def _options(connection: KafkaConnection) -> dict[str, Any]:
+    compression = connection.compression.value
+    return aiokafka_options(connection) | {
+        "acks": "all",
+        "transactional_id": TRANSACTIONAL_ID,
+        "transaction_timeout_ms": round(_TRANSACTION_S * 1000),
+        "compression_type": None if compression == "none" else compression,
+        "max_request_size": MAX_MESSAGE_BYTES,
+    }

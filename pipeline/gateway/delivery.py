@@ -1,0 +1,470 @@
+"""Makes records durable: acknowledged by Kafka, or on disk behind all that waits there.
+
+One task sends, so records of one key keep the order they were given in. There are two modes:
+
+- direct: each record goes to Kafka as it comes;
+- through the spool, as soon as Kafka is away, refuses, or lets one record wait too long: all that
+  is not acknowledged goes into the spool first, then whatever comes, while the spool's records
+  are sent in their order. Direct again once the spool is empty: the last of it is sent while what
+  comes waits at the door for a moment; a steady stream would never let it empty otherwise.
+
+A producer is kept as long as it works: an idempotent one tries a batch until Kafka has it, in
+order, never twice. So what is under way when it is spooled is not sent again, only waited for. A
+producer that gave up on a record is replaced once all it had under way is decided, and what was
+not acknowledged is sent again from the spool. That, or a crash between an acknowledgement and
+its note on disk, can double a record; it has the same event id then.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final, ParamSpec, TypeVar
+
+import structlog
+
+from pipeline.gateway.producer import (
+    BackpressureError,
+    DeliveryFuture,
+    DeliveryMetrics,
+    DurableIn,
+    Producer,
+    ProducerError,
+    is_acknowledged,
+)
+from pipeline.gateway.records import Record
+from pipeline.gateway.spool import Spool, Spooled, SpoolError, SpoolFullError
+from schemas import logkeys as key
+
+_MAX_APPEND_RECORDS: Final = 500
+_MAX_READ_RECORDS: Final = 200
+_READ_BYTES: Final = 16 * 1024 * 1024
+_MAX_IN_FLIGHT: Final = 2000
+_MAX_QUEUED: Final = 20_000
+_RETRY_DELAYS_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+# What comes within it goes to a broker in one request. A request for each record costs a broker
+# three times as much; the producer's own linger is by partition, and as good as none.
+_LINGER_S: Final = 0.01
+# How long what comes may wait for the last of the spool.
+_DRAIN_TIMEOUT_S: Final = 0.25
+# How long a link that took nothing has to prove itself, unless it acknowledges something sooner.
+_PROBE_TIMEOUT_S: Final = 5.0
+# A producer whose records are not decided by then is given up; it may still double some.
+_OUTCOME_TIMEOUT_S: Final = 120.0
+_WAKE_INTERVAL_S: Final = 0.5
+# A spool with less is as good as full.
+_MIN_FREE_BYTES: Final = 256 * 1024
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class _PendingRecord:
+    """A record on its way, and what its sender waits for."""
+
+    record: Record
+    ack: "asyncio.Future[DurableIn]"
+    accepted_at: float
+    sent_at: float = 0.0
+    delivery: DeliveryFuture | None = None
+
+    @property
+    def is_acknowledged(self) -> bool:
+        return self.delivery is not None and is_acknowledged(self.delivery)
+
+
+@dataclass(slots=True)
+class _Drain:
+    """How far the spool is sent on the link: up to `upto`, of which `under_way` is undecided."""
+
+    sent_up_to: int = 0
+    in_flight: dict[int, tuple[Spooled, DeliveryFuture]] = field(default_factory=dict)
+
+
+class StoreAndForwardProducer:
+    """`connect` makes a link, or raises LinkError. `ack_wait_s` is how long a record may be under
+    way before it is spooled, `max_waiting` how many calls of `put` may wait, `retry_delays_s` the
+    pause after each failure in a row (the last one repeats), `linger_s` the time in which records
+    are collected for one request."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Producer]],
+        spool: Spool,
+        metrics: DeliveryMetrics,
+        log: structlog.typing.FilteringBoundLogger,
+        *,
+        max_waiting: int,
+        ack_wait_s: float,
+        retry_delays_s: Sequence[float] = _RETRY_DELAYS_S,
+        linger_s: float = _LINGER_S,
+    ) -> None:
+        self.spooling = True
+        self._connect = connect
+        self._spool = spool
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="drydock-spool")
+        self._metrics = metrics
+        self._log = log
+        self._max_waiting = max_waiting
+        self._ack_wait_s = ack_wait_s
+        self._retry_delays_s = retry_delays_s
+        self._linger_s = linger_s
+        self._producer: Producer | None = None
+        self._failures = 0
+        self._failure: BaseException | None = None
+        self._queue: deque[_PendingRecord] = deque()
+        self._in_flight: deque[_PendingRecord] = deque()
+        self._drain = _Drain()
+        self._acknowledged_at = 0.0
+        self._refused_at = -_PROBE_TIMEOUT_S
+        self._waiting = 0
+        self._stopping = False
+        self._changed = asyncio.Event()
+        self._arrived = asyncio.Event()
+        self._intake_lock = asyncio.Lock()
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether records are taken: to Kafka, or with room in the spool."""
+        room = min(_MIN_FREE_BYTES, self._spool.max_bytes // 10)
+        return not self._stopping and (not self.spooling or self._spool.has_room(room))
+
+    async def put(self, records: Sequence[Record]) -> None:
+        """Return once all of these are durable, in this order. Raises BusyError, SpoolError; some
+        may be durable nevertheless: what is given again is the same."""
+        if not records:
+            return
+        if self._stopping or self._waiting >= self._max_waiting or len(self._queue) >= _MAX_QUEUED:
+            raise BackpressureError("too many records are waiting")
+        if self.spooling and not self._spool.has_room(sum(record.size for record in records)):
+            raise SpoolFullError("Kafka is away and the spool is full")
+        loop, now = asyncio.get_running_loop(), time.monotonic()
+        batch = [_PendingRecord(record, loop.create_future(), now) for record in records]
+        for pending in batch:
+            pending.ack.add_done_callback(_retrieve_exception)
+        self._queue.extend(batch)
+        self._arrived.set()
+        self._changed.set()
+        self._waiting += 1
+        try:
+            await asyncio.gather(*(parcel.ack for parcel in batch))
+        finally:
+            self._waiting -= 1
+
+    async def run(self) -> None:
+        """Serve until `stop`. What a crash left in the spool is sent first."""
+        while not self._stopping:
+            try:
+                if self._producer is None or self._failure or self._spool.depth:
+                    await self._deliver_through_spool()
+                else:
+                    await self._deliver_directly()
+                    if not self._stopping:
+                        await self._deliver_through_spool()
+            except Exception as error:  # noqa: BLE001 - the task's top: begin again from disk
+                self._log.error("delivery failed; restarts from the spool", exc_info=error)
+                self._reset(error)
+                await asyncio.sleep(self._retry_delays_s[-1])
+        await self._shut_down()
+
+    def stop(self) -> None:
+        """Have `run` return soon, with everything that was given durable."""
+        self._stopping = True
+        self._changed.set()
+
+    # --- straight to Kafka ---
+
+    async def _deliver_directly(self) -> None:
+        """Send what comes until something is not acknowledged in time, or a stop."""
+        self._set_mode(spooling=False)
+        while not self._stopping:
+            while self._in_flight and self._in_flight[0].is_acknowledged:
+                self._in_flight.popleft()
+            ack_time_left_s = self._ack_time_left_s()
+            if self._failure or ack_time_left_s <= 0:
+                return
+            if not self._queue or len(self._in_flight) >= _MAX_IN_FLIGHT:
+                await self._wait_for_change(ack_time_left_s)
+                if self._queue:
+                    await asyncio.sleep(self._linger_s)
+            elif await self._send(self._queue[0]):
+                self._in_flight.append(self._queue.popleft())
+            else:
+                return
+
+    def _ack_time_left_s(self) -> float:
+        """How long the oldest record under way may still be."""
+        if not self._in_flight:
+            return self._ack_wait_s
+        return self._in_flight[0].sent_at + self._ack_wait_s - time.monotonic()
+
+    async def _send(self, pending: _PendingRecord) -> bool:
+        delivery = await self._try_send(pending.record)
+        if delivery is None:
+            return False
+        pending.delivery, pending.sent_at = delivery, time.monotonic()
+        delivery.add_done_callback(partial(self._on_delivery, pending))
+        return True
+
+    async def _try_send(self, record: Record) -> DeliveryFuture | None:
+        """The future of a record the link took; None if it did not in time."""
+        assert self._producer is not None
+        try:
+            async with asyncio.timeout(self._ack_wait_s):
+                return await self._producer.send(record)
+        except TimeoutError:
+            self._refused_at = time.monotonic()
+            return None
+        except ProducerError as error:
+            self._failure = error
+            return None
+
+    def _on_delivery(self, pending: _PendingRecord | None, delivery: DeliveryFuture) -> None:
+        error = asyncio.CancelledError() if delivery.cancelled() else delivery.exception()
+        if error is not None:
+            self._failure = error
+        else:
+            self._acknowledged_at = time.monotonic()
+            if pending is not None:
+                self._acknowledge(pending, DurableIn.KAFKA)
+        self._changed.set()
+
+    # --- through the spool ---
+
+    async def _deliver_through_spool(self) -> None:
+        """Spool what is not acknowledged and what comes, send it in order; return when the spool
+        is empty, or on a stop."""
+        self._set_mode(spooling=True)
+        self._drain = _Drain()
+        unacknowledged = [pending for pending in self._in_flight if not pending.is_acknowledged]
+        self._in_flight.clear()
+        for one, parcel in zip(
+            await self._append_to_spool(unacknowledged), unacknowledged, strict=False
+        ):
+            assert parcel.delivery is not None
+            self._drain.sent_up_to = one.seq
+            self._drain.in_flight[one.seq] = (one, parcel.delivery)
+        writer = asyncio.create_task(self._spool_queue())
+        try:
+            await self._send_spool(writer)
+        finally:
+            async with self._intake_lock:
+                writer.cancel()
+            with suppress(asyncio.CancelledError):
+                await writer
+
+    async def _spool_queue(self) -> None:
+        """Spool what comes, one transaction for all that waits."""
+        while True:
+            await self._arrived.wait()
+            async with self._intake_lock:
+                count = min(len(self._queue), _MAX_APPEND_RECORDS)
+                batch = [self._queue.popleft() for _ in range(count)]
+                if not self._queue:
+                    self._arrived.clear()
+                await self._append_to_spool(batch)
+            self._changed.set()
+
+    async def _append_to_spool(self, batch: Sequence[_PendingRecord]) -> list[Spooled]:
+        """Have these on disk and tell their senders; their places, none if the disk refused."""
+        if not batch:
+            return []
+        records = [pending.record for pending in batch]
+        try:
+            sequences = await self._run_on_disk(self._spool.append, records, datetime.now(UTC))
+        except SpoolError as error:
+            self._log.error("cannot spool", **{key.DETAIL: str(error), key.COUNT: len(records)})
+            _fail_pending(batch, error)
+            return []
+        except BaseException:
+            _fail_pending(batch, BackpressureError("delivery restarts; retry"))
+            raise
+        for parcel in batch:
+            self._acknowledge(parcel, DurableIn.SPOOL)
+        return [Spooled(*pair) for pair in zip(sequences, records, strict=True)]
+
+    async def _send_spool(self, writer: "asyncio.Task[None]") -> None:
+        while not self._stopping:
+            if writer.done():
+                return  # it failed, and says so to who waits for it
+            try:
+                if not await self._ensure_producer():
+                    continue
+                rest = await self._send_spooled()
+                await self._delete_delivered()
+                if not rest and self._can_drain and await self._drain_with_intake_paused(writer):
+                    return
+            except SpoolError as error:
+                self._log.error("spool", **{key.DETAIL: str(error)})
+                self._failure = error
+                await asyncio.sleep(self._retry_delays_s[-1])
+            await self._wait_for_change(_WAKE_INTERVAL_S)
+
+    @property
+    def _can_drain(self) -> bool:
+        """Whether closing the door can be worth it. A link that lately took nothing has to
+        acknowledge something first: what waits would go from door to door, and never be durable."""
+        now = time.monotonic()
+        if self._acknowledged_at <= self._refused_at > now - _PROBE_TIMEOUT_S:
+            return False
+        return now - self._acknowledged_at < _WAKE_INTERVAL_S or not self._drain.in_flight
+
+    async def _drain_with_intake_paused(self, writer: "asyncio.Task[None]") -> bool:
+        """Let nothing in for a moment; whether all that was in is delivered by then."""
+        async with self._intake_lock:
+            until = time.monotonic() + _DRAIN_TIMEOUT_S
+            while self._spool.depth:
+                # Again: some came while the door was still open.
+                await self._send_spooled()
+                await self._delete_delivered()
+                left = until - time.monotonic()
+                if self._failure or left <= 0:
+                    return False
+                if self._drain.in_flight:
+                    await self._wait_for_change(left)
+                    await self._delete_delivered()
+            # Inside the door: the writer waits in front of it, and takes nothing more.
+            writer.cancel()
+            return True
+
+    async def _ensure_producer(self) -> bool:
+        """Whether there is a link that works; tries once to have one."""
+        if self._failure is not None:
+            await self._drop_producer(self._failure)
+        if self._producer is None:
+            try:
+                self._producer = await self._connect()
+            except ProducerError as error:
+                if self._failures == 0:
+                    self._log.warning("Kafka is away", **{key.DETAIL: str(error)})
+                wait_s = self._retry_delays_s[min(self._failures, len(self._retry_delays_s) - 1)]
+                self._failures += 1
+                await self._sleep_until_stop(wait_s)
+                return False
+            self._log.info("connected to Kafka", **{key.COUNT: self._spool.depth})
+            self._failures = 0
+        return True
+
+    async def _drop_producer(self, why: BaseException) -> None:
+        """Wait until all that was under way is decided, then begin again after what is known."""
+        self._log.warning("producer given up", **{key.DETAIL: f"{type(why).__name__}: {why}"})
+        until = time.monotonic() + _OUTCOME_TIMEOUT_S
+        while not self._stopping and time.monotonic() < until:
+            await self._delete_delivered()
+            if all(delivery.done() for _, delivery in self._drain.in_flight.values()):
+                break
+            await self._wait_for_change(_WAKE_INTERVAL_S)
+        producer, self._producer, self._failure = self._producer, None, None
+        self._drain = _Drain()
+        if producer is not None:
+            await producer.close()
+        await self._sleep_until_stop(self._retry_delays_s[0])
+
+    async def _send_spooled(self) -> bool:
+        """Hand over the next of the spool, in order; whether some is left that was not."""
+        drain = self._drain
+        # The last of before the reading: what is spooled meanwhile is not passed over.
+        while (
+            drain.sent_up_to < (last := self._spool.last_seq)
+            and len(drain.in_flight) < _MAX_IN_FLIGHT
+        ):
+            read = partial(
+                self._spool.read_after, max_records=_MAX_READ_RECORDS, max_bytes=_READ_BYTES
+            )
+            found = await self._run_on_disk(read, drain.sent_up_to)
+            if not found:
+                drain.sent_up_to = last
+            for one in found:
+                delivery = await self._try_send(one.record)
+                if delivery is None:
+                    return True
+                drain.sent_up_to = one.seq
+                drain.in_flight[one.seq] = (one, delivery)
+                delivery.add_done_callback(partial(self._on_delivery, None))
+        return drain.sent_up_to < self._spool.last_seq
+
+    async def _delete_delivered(self) -> None:
+        """Take what Kafka has off the disk."""
+        in_flight = self._drain.in_flight
+        delivered = [one for one, delivery in in_flight.values() if is_acknowledged(delivery)]
+        if delivered:
+            await self._run_on_disk(self._spool.delete, delivered)
+            for one in delivered:
+                del in_flight[one.seq]
+
+    # --- both ---
+
+    def _set_mode(self, *, spooling: bool) -> None:
+        if spooling is not self.spooling:
+            self._log.info("spooling" if spooling else "delivering directly")
+        self.spooling = spooling
+        self._metrics.set_spooling(spooling=spooling)
+
+    def _acknowledge(self, pending: _PendingRecord, durable_in: DurableIn) -> None:
+        if not pending.ack.done():
+            pending.ack.set_result(durable_in)
+            duration_s = time.monotonic() - pending.accepted_at
+            self._metrics.observe_durable(pending.record.topic, durable_in, duration_s)
+
+    async def _run_on_disk(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Where SQLite may wait for the disk."""
+        job = partial(call, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._disk, job)
+
+    async def _wait_for_change(self, timeout_s: float) -> None:
+        """Wait until something came, was decided or is to end; or for so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(timeout_s, 0)):
+                await self._changed.wait()
+        self._changed.clear()
+
+    async def _sleep_until_stop(self, timeout_s: float) -> None:
+        """Wait for so long, or until it is to end."""
+        until = time.monotonic() + timeout_s
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            await self._wait_for_change(left)
+
+    def _reset(self, error: BaseException) -> None:
+        """After a bug of ours: nobody is left waiting, what is on disk is sent again."""
+        self._failure = error
+        self.spooling = True
+        _fail_pending(
+            [*self._in_flight, *self._queue], BackpressureError("delivery restarts; retry")
+        )
+        self._in_flight.clear()
+        self._queue.clear()
+
+    async def _shut_down(self) -> None:
+        """Have everything durable that was given, then let go."""
+        in_flight = [
+            one.delivery for one in self._in_flight if one.delivery and not one.delivery.done()
+        ]
+        if in_flight:
+            await asyncio.wait(in_flight, timeout=self._ack_wait_s)
+        rest = [pending for pending in self._in_flight if not pending.is_acknowledged]
+        await self._append_to_spool([*rest, *self._queue])
+        self._queue.clear()
+        with suppress(SpoolError):
+            await self._delete_delivered()
+        if self._producer is not None:
+            await self._producer.close()
+        await self._run_on_disk(self._spool.close)
+        self._disk.shutdown()
+
+
+def _retrieve_exception(ack: "asyncio.Future[DurableIn]") -> None:
+    """Also where its sender is gone."""
+    if not ack.cancelled():
+        ack.exception()
+
+
+def _fail_pending(batch: Sequence[_PendingRecord], error: Exception) -> None:
+    for pending in batch:
+        if not pending.ack.done():
+            pending.ack.set_exception(error)

@@ -1,0 +1,108 @@
+"""From what was posted to facts: payloads translated, events decoded and checked."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Final
+
+from pipeline.gateway.endpoint import HttpError
+from pipeline.ingest.json_payload import load_json
+from pipeline.ingest.redaction import Redactor
+from pipeline.ingest.sources import TRANSLATORS
+from pipeline.ingest.translation import PayloadError, Translation, dead_letter
+from schemas.dead_letters import DeadLetterCode
+from schemas.envelope import AdvisoryEvent, DeviceEvent, InvalidEvent, decode
+
+_MAX_ERRORS: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class EventProblem:
+    """What is wrong with one event of a batch, and where."""
+
+    where: str
+    code: str
+    detail: str
+
+
+class RejectedError(HttpError):
+    """A batch of events of which some cannot be taken; none was."""
+
+    def __init__(self, problems: Sequence[EventProblem]) -> None:
+        detail = f"{len(problems)} of the events cannot be taken"
+        super().__init__(400, detail, errors=[asdict(problem) for problem in problems])
+        self.problems = tuple(problems)
+
+
+def read_events(raw: bytes) -> list[DeviceEvent | AdvisoryEvent]:
+    """CloudEvents: one, a JSON array of them, or JSON lines. Raises RejectedError with the place
+    of each that is not a fact from outside."""
+    found: list[DeviceEvent | AdvisoryEvent] = []
+    problems: list[EventProblem] = []
+    for where, text in _split(raw):
+        try:
+            event = decode(text)
+        except InvalidEvent as error:
+            problems.append(
+                EventProblem(where + error.where.removeprefix("$"), error.code, error.detail)
+            )
+            continue
+        if isinstance(event, DeviceEvent | AdvisoryEvent):
+            found.append(event)
+        else:
+            detail = f"{event.type} is not taken here"
+            problems.append(
+                EventProblem(f"{where}.type", DeadLetterCode.UNKNOWN_TYPE.value, detail)
+            )
+    if problems:
+        raise RejectedError(problems[:_MAX_ERRORS])
+    return found
+
+
+def _split(raw: bytes) -> list[tuple[str, bytes]]:
+    """Each event's place and bytes."""
+    text = raw.strip()
+    if text.startswith(b"["):
+        try:
+            items = load_json(text)
+        except PayloadError as error:
+            raise RejectedError(
+                [EventProblem(error.where, error.code.value, error.detail)]
+            ) from None
+        return [(f"$[{index}]", json.dumps(item).encode()) for index, item in enumerate(items)]
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if len(lines) > 1 and all(line.lstrip().startswith(b"{") for _, line in lines):
+        return [(f"line {number}: $", line) for number, line in lines]
+    return [("$", text)]
+
+
+def translate(
+    source: str,
+    raw: bytes,
+    origin: str,
+    now: datetime,
+    redactor: Redactor,
+) -> Translation:
+    """A payload's events and dead letters; our own bug is a dead letter too."""
+    try:
+        return TRANSLATORS[source](raw, origin=origin, received_at=now, redactor=redactor)
+    except Exception as error:  # noqa: BLE001 - the handler's top: our bug loses no payload
+        bug = PayloadError(DeadLetterCode.BUG, f"{type(error).__name__}: {error}")
+        letter = dead_letter(
+            bug,
+            raw,
+            source=source,
+            origin=origin,
+            received_at=now,
+            redacted=_redacted(raw, redactor),
+        )
+        return Translation(dead_letters=(letter,))
+
+
+def _redacted(raw: bytes, redactor: Redactor) -> bytes | None:
+    """The bytes without secrets, where they can be looked for at all."""
+    try:
+        return redactor.json(load_json(raw))
+    except Exception:  # noqa: BLE001 - then no bytes may be kept
+        return None

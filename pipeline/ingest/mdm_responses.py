@@ -1,0 +1,121 @@
+"""What a Mac's answers to MDM commands say of it (github.com/apple/device-management,
+mdm/commands): DeviceInformation, SecurityInfo, ScheduleOSUpdate, error chains."""
+
+from typing import Any, Final
+
+from pipeline.ingest.foreign_fields import Fields, running_system
+from pipeline.ingest.mdm_enrollment import refuse_other_products
+from schemas.events.checkin import CommandError
+from schemas.ids import clean_text
+from schemas.macos import OSVersion
+
+MAX_ERRORS: Final = 32
+MAX_UPDATES: Final = 64
+
+# AvailableDeviceCapacity is in GiB up to macOS 11, in GB since (information.device.yaml).
+_GB_SINCE: Final = OSVersion(12)
+_GIB_IN_GB: Final = 1.073741824
+
+
+def device_information(responses: Fields) -> dict[str, Any]:
+    """Facts of a DeviceInformation answer's QueryResponses.
+
+    Raises PayloadError not_a_mac. Its own UDID is not compared: on virtual Macs and others it may
+    be the provisioning UDID.
+    """
+    product = responses.text("ProductName", "Model")
+    refuse_other_products(product)
+    version, build = running_system(
+        responses.version("OSVersion"),
+        responses.build("BuildVersion"),
+        responses.supplement("SupplementalOSVersionExtra"),
+        responses.build("SupplementalBuildVersion"),
+    )
+    return {
+        "serial": responses.serial("SerialNumber"),
+        "os_version": version,
+        "build": build,
+        "model": product,
+        "device_id": responses.text("SoftwareUpdateDeviceID"),
+        "hostname": responses.text("DeviceName", "HostName"),
+        "apple_silicon": responses.flag("IsAppleSilicon"),
+        "supervised": responses.flag("IsSupervised"),
+        "free_disk_gb": _free_disk_gb(responses, version),
+        "battery_percent": _battery_percent(responses),
+    }
+
+
+def _free_disk_gb(responses: Fields, version: OSVersion | None) -> float | None:
+    free = responses.number("AvailableDeviceCapacity")
+    if free is None:
+        return None
+    if version is not None and version < _GB_SINCE:
+        free *= _GIB_IN_GB
+    if not 0 <= free <= 1e6:
+        responses.bad_value("AvailableDeviceCapacity", "not the free space of a disk")
+        return None
+    return round(free, 3)
+
+
+def _battery_percent(responses: Fields) -> float | None:
+    """BatteryLevel is 0 to 1, and -1 where it cannot be determined."""
+    level = responses.number("BatteryLevel")
+    if level is None or level == -1 or responses.flag("HasBattery") is False:
+        return None
+    if not 0 <= level <= 1:
+        responses.bad_value("BatteryLevel", "not from 0 to 1")
+        return None
+    return round(level * 100, 1)
+
+
+def security_info(info: Fields) -> dict[str, Any]:
+    """Facts of a SecurityInfo answer.
+
+    Nothing of it proves that the bootstrap token is escrowed:
+    `BootstrapTokenAllowedForAuthentication` says what the server may do, not what it holds.
+    `AuthenticatedRootVolumeEnabled` is whether the Mac booted from a sealed system volume.
+    """
+    management = info.group("ManagementStatus")
+    return {
+        "user_approved": management.flag("UserApprovedEnrollment"),
+        "ade_enrolled": management.flag("EnrolledViaDEP"),
+        "filevault": info.flag("FDE_Enabled"),
+        "system_volume_sealed": info.flag("AuthenticatedRootVolumeEnabled"),
+    }
+
+
+def error_chain(message: Fields) -> tuple[CommandError, ...]:
+    """The links of a Mac's ErrorChain, outermost first."""
+    links = []
+    for link in message.groups("ErrorChain", MAX_ERRORS):
+        code = link.values.get("ErrorCode")
+        if isinstance(code, bool) or not isinstance(code, int) or abs(code) >= 2**63:
+            link.bad_shape("ErrorCode", "not a whole number")
+            continue
+        links.append(
+            CommandError(
+                code=code,
+                domain=link.text("ErrorDomain") or "",
+                description=link.text("USEnglishDescription", "LocalizedDescription") or "",
+            )
+        )
+    return tuple(links)
+
+
+def install_actions(message: Fields) -> tuple[tuple[str, str, str], ...]:
+    """ScheduleOSUpdate's results as (product key, install action, status).
+
+    An entry's own error chain, which says why its action is `Error`, is appended to the status.
+    """
+    found = []
+    for update in message.groups("UpdateResults", MAX_UPDATES):
+        status = update.text("Status") or ""
+        reasons = "; ".join(f"{one.domain} {one.code}" for one in error_chain(update))
+        found.append(
+            (
+                update.text("ProductKey") or "",
+                update.text("InstallAction") or "",
+                clean_text(f"{status} ({reasons})" if reasons else status),
+            )
+        )
+    return tuple(found)

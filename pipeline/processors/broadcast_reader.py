@@ -1,0 +1,87 @@
+"""Reads the fact topics whole, from the beginning, without a group: every worker has them all."""
+
+import asyncio
+from typing import Any
+
+import structlog
+from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
+from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
+
+from pipeline.processors.broadcast import BROADCAST_TOPICS, BroadcastState
+from pipeline.processors.clients import make_reader
+from schemas import logkeys as key
+from schemas.connection import KafkaConnection
+
+_POLL_TIMEOUT_MS = 500
+_PARTITIONS = tuple(TopicPartition(topic.name, 0) for topic in BROADCAST_TOPICS)
+
+
+class BroadcastReader:
+    """Keeps `facts` up to date until it is stopped."""
+
+    def __init__(
+        self,
+        broadcast: BroadcastState,
+        connection: KafkaConnection,
+        log: structlog.typing.FilteringBoundLogger,
+    ) -> None:
+        self._broadcast = broadcast
+        self._connection = connection
+        self._log = log
+        self._consumer: Any = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Read all that is there, then go on reading. Raises KafkaError."""
+        self._consumer = make_reader(self._connection)
+        await self._consumer.start()
+        self._consumer.assign(_PARTITIONS)
+        await self._consumer.seek_to_beginning(*_PARTITIONS)
+        ends = await self._consumer.end_offsets(_PARTITIONS)
+        while any(self._broadcast.next_offsets[tp.topic] < end for tp, end in ends.items()):
+            await self._read_once()
+        self._task = asyncio.create_task(self._keep_reading())
+
+    async def stop(self) -> None:
+        """Stop reading."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why it ended, if it did: our own bug, for what Kafka does is waited for."""
+        done = self._task is not None and self._task.done() and not self._task.cancelled()
+        return self._task.exception() if done and self._task is not None else None
+
+    async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """The ends of other topics' partitions, asked of the brokers. Raises KafkaError."""
+        found: dict[TopicPartition, int] = await self._consumer.end_offsets(partitions)
+        return found
+
+    async def _keep_reading(self) -> None:
+        while True:
+            try:
+                await self._read_once()
+            except KafkaError as error:
+                self._log.warning("cannot read broadcast topics", **{key.DETAIL: repr(error)})
+                await asyncio.sleep(1)
+
+    async def _read_once(self) -> None:
+        found = await self._consumer.getmany(timeout_ms=_POLL_TIMEOUT_MS)
+        for tp, records in found.items():
+            for record in records:
+                folded = self._broadcast.fold_record(tp.topic, record.offset, record.value)
+                if folded is not None and folded.rejection is not None:
+                    self._log.error(
+                        "broadcast record rejected",
+                        **{key.TOPIC: tp.topic, key.OFFSET: record.offset},
+                        **{
+                            key.ERROR_CODE: folded.rejection.code,
+                            key.DETAIL: folded.rejection.detail,
+                        },
+                    )
+        for tp in _PARTITIONS:
+            self._broadcast.advance_to(tp.topic, await self._consumer.position(tp))

@@ -1,0 +1,97 @@
+"""Reports known at a glance: most of a fleet's reports say what the Mac's last one said.
+
+A report that says, but for figures such as free disk, what the Mac's last one said need not be
+decoded: a hash of its texts tells that it does.
+"""
+
+from datetime import datetime
+from functools import lru_cache
+from typing import Final
+
+from msgspec.structs import replace
+
+from pipeline.state.device import FIRST_REPORTED, INDEX, SEEN_BY, SEEN_BY_OTHERS, Device, to_us
+from pipeline.state.device_folds import reported
+from pipeline.state.seen_days import add_day
+from pipeline.state.timestamps import changed_since, record_if_newer
+from schemas.envelope import InventoryEvent
+from schemas.report_peek import TELEMETRY_FIELDS, ReportPeek
+
+_FACTS: Final = slice(-len(TELEMETRY_FIELDS))
+_TELEMETRY: Final = slice(-len(TELEMETRY_FIELDS), None)
+_FREE_DISK, _BATTERY = (INDEX[name] for name in TELEMETRY_FIELDS)
+_HAS_FREE_DISK, _HAS_BATTERY = 1 << _FREE_DISK, 1 << _BATTERY
+_MOST_DISK_GB: Final = 1e6
+_MOST_BATTERY: Final = 100.0
+
+
+def remember_report(event: InventoryEvent, peek: ReportPeek, device: Device) -> Device:
+    """The Mac's state right after this report was folded, with what its repeat is known by;
+    without, if its repeat would have to be looked at: it was not the newest word on all it says."""
+    bits, values = SEEN_BY[event.data.source], device.values
+    for index, value in enumerate(reported(event.data.__dict__), FIRST_REPORTED):
+        if value is None:
+            continue
+        if value != values[index]:
+            return forget_report(device)  # another word of the same moment was taken
+        bits |= 1 << index
+    _, same = changed_since(device.timestamps, to_us(event.time))
+    if bits & ~same:
+        return forget_report(device)
+    text = hash(peek.facts()[_FACTS])
+    if (text, bits) == (device.report_hash, device.report_fields):
+        return device
+    return replace(device, report_hash=text, report_fields=_as_one(bits))
+
+
+def forget_report(device: Device) -> Device:
+    """The Mac's state without anything a repeat is known by."""
+    return replace(device, report_hash=0, report_fields=0) if device.report_fields else device
+
+
+def apply_duplicate(peek: ReportPeek, device: Device) -> tuple[Device, int] | None:
+    """Fold a report that says again what the Mac's newest one said: the state after it, as
+    `apply_inventory` gives it, and its time in us. None where it takes a decoder to know."""
+    bits, values = device.report_fields, device.values
+    if not bits:
+        return None
+    facts = peek.facts()
+    free_disk, battery = facts[_TELEMETRY]
+    if hash(facts[_FACTS]) != device.report_hash or (
+        (free_disk is None) is bool(bits & _HAS_FREE_DISK)
+        or (battery is None) is bool(bits & _HAS_BATTERY)
+    ):
+        return None
+    us = _us_of(peek.time)
+    timestamps = record_if_newer(device.timestamps, bits, us)
+    if timestamps is None:
+        return None
+    if free_disk is None:
+        free_disk = values[_FREE_DISK]
+    elif not 0 <= free_disk <= _MOST_DISK_GB:
+        return None
+    if battery is None:
+        battery = values[_BATTERY]
+    elif not 0 <= battery <= _MOST_BATTERY:
+        return None
+    if free_disk != values[_FREE_DISK] or battery != values[_BATTERY]:
+        values = (*values[:_FREE_DISK], free_disk, battery, *values[_BATTERY + 1 :])
+    days = device.inventory_days
+    if bits & SEEN_BY_OTHERS:
+        days = add_day(days, us)
+    return Device(device.udid, values, timestamps, days, device.report_hash, bits), us
+
+
+@lru_cache(maxsize=4096)
+def _as_one(bits: int) -> int:
+    """The same, as one object for all Macs whose reports tell the same things."""
+    return bits
+
+
+def _us_of(time: str) -> int:
+    """An event's time; 0, which is before all that was told, if it needs a second look."""
+    try:
+        moment = datetime.fromisoformat(time)
+    except ValueError:
+        return 0
+    return 0 if moment.tzinfo is None else to_us(moment)

@@ -1,0 +1,145 @@
+"""Which kind of Mac a model is, and which macOS it can run. The facts are in `model_table`."""
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from pipeline.state.hardware_table import (
+    FIRST_MAJOR_IN_FEED,
+    MODELS,
+    NEWEST_MAJOR,
+    T2_BOARDS,
+    HardwareClass,
+    Model,
+)
+
+__all__ = ["MODEL_NAMES", "HardwareClass", "hardware_class", "model_name", "supports_major"]
+
+# What inventory reports may be longer than any model's name; nothing that long is looked up.
+_LONGEST_MODEL: Final = 128
+_IDENTIFIER: Final = re.compile(r"([A-Za-z]{1,12})(\d{1,3}),(\d{1,3})", re.ASCII)
+_BOARD: Final = re.compile(r"Mac-[0-9A-F]{16}", re.ASCII)
+_VM_MODEL: Final = re.compile(r"(?:VirtualMac|VMware|Parallels|VMM-|QEMU)", re.IGNORECASE)
+_VM_DEVICE_IDS: Final = frozenset({"vma2macosap", "vmm-x86_64"})
+
+MODEL_NAMES: Final[dict[str, str]] = {model: facts.name for model, facts in MODELS.items()}
+
+
+def _by_name() -> dict[str, tuple[Model, ...]]:
+    found: dict[str, tuple[Model, ...]] = {}
+    for row in MODELS.values():
+        found[row.name.casefold()] = (*found.get(row.name.casefold(), ()), row)
+    return found
+
+
+def _family_ranges() -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
+    ranges: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {}
+    for name in MODELS:
+        match = _IDENTIFIER.match(name)
+        if match is not None and MODELS[name].hardware is not HardwareClass.VM:
+            number = (int(match[2]), int(match[3]))
+            low, high = ranges.get(match[1], (number, number))
+            ranges[match[1]] = (min(low, number), max(high, number))
+    return ranges
+
+
+_BY_NAME: Final = _by_name()
+_FAMILIES: Final = _family_ranges()
+_BY_DEVICE_ID: Final = {facts.device_id.casefold(): facts.hardware for facts in MODELS.values()}
+
+
+@lru_cache(maxsize=2048)
+def hardware_class(
+    model: str | None, device_id: str | None, apple_silicon: bool | None
+) -> HardwareClass:
+    """The kind of Mac: a VM's ids first, then the model, the device id, `apple_silicon`.
+
+    `model` is an identifier (`Mac16,1`), or a marketing name where only one kind of Mac has it
+    (Jamf's webhooks know no more). `apple_silicon` False alone is UNKNOWN: whether there is a T2
+    decides what may be done to an Intel Mac, and that is not guessed.
+    """
+    if device_id is not None and device_id.strip().casefold() in _VM_DEVICE_IDS:
+        return HardwareClass.VM
+    found = _of_model(model) if model is not None else HardwareClass.UNKNOWN
+    if found is HardwareClass.UNKNOWN and device_id is not None:
+        found = _of_device_id(device_id.strip())
+    if found is HardwareClass.UNKNOWN and apple_silicon:
+        return HardwareClass.APPLE_SILICON
+    return found
+
+
+@lru_cache(maxsize=2048)
+def supports_major(model: str | None, major: int) -> bool | None:
+    """Whether the model runs this macOS major (26, 15, 10); None where it is not known.
+
+    Not known are models newer than the table, majors newer than it on anything but Intel, and
+    majors before 12 on models that ran 12.
+    """
+    rows = _rows(model) if model is not None else ()
+    results = {_row_supports(row, major) for row in rows}
+    if len(results) == 1:
+        return results.pop()
+    if model is not None and not rows and _is_older_than_table(model.strip()):
+        return False if major >= FIRST_MAJOR_IN_FEED else None
+    return None
+
+
+def model_name(model: str) -> str:
+    """The marketing name of an identifier; the identifier itself where it is not known."""
+    return MODEL_NAMES.get(model, model)
+
+
+def _rows(model: str) -> tuple[Model, ...]:
+    """The rows an identifier or a marketing name stands for."""
+    text = model.strip()
+    row = MODELS.get(text)
+    return (row,) if row is not None else _BY_NAME.get(text.casefold(), ())
+
+
+def _row_supports(row: Model, major: int) -> bool | None:
+    if major < row.first_major:
+        return False if row.first_major > FIRST_MAJOR_IN_FEED else None
+    if major <= row.last_major:
+        return not 15 < major < 26  # no macOS 16 to 25 exists
+    return False if major <= NEWEST_MAJOR or row.is_intel else None
+
+
+def _of_model(model: str) -> HardwareClass:
+    kinds = {row.hardware for row in _rows(model)}
+    if len(kinds) == 1:
+        return kinds.pop()
+    text = model.strip()
+    if len(text) > _LONGEST_MODEL:
+        return HardwareClass.UNKNOWN
+    if _VM_MODEL.match(text):
+        return HardwareClass.VM
+    match = _IDENTIFIER.fullmatch(text)
+    if match is None:
+        return HardwareClass.UNKNOWN
+    family, number = match[1], (int(match[2]), int(match[3]))
+    if family not in _FAMILIES:
+        return HardwareClass.UNKNOWN
+    oldest, newest = _FAMILIES[family]
+    # Apple has made no Intel Mac since the newest of each family, and no `Mac...` with Intel ever.
+    if number > newest or (family == "Mac" and number > oldest):
+        return HardwareClass.APPLE_SILICON
+    # Before the oldest of each family there was neither T1 nor T2.
+    return HardwareClass.INTEL if number < oldest and family != "Mac" else HardwareClass.UNKNOWN
+
+
+def _is_older_than_table(model: str) -> bool:
+    """Whether the family's oldest model that runs macOS 12 is newer."""
+    match = _IDENTIFIER.fullmatch(model)
+    if match is None or match[1] not in _FAMILIES or match[1] == "Mac":
+        return False
+    return (int(match[2]), int(match[3])) < _FAMILIES[match[1]][0]
+
+
+def _of_device_id(device_id: str) -> HardwareClass:
+    known = _BY_DEVICE_ID.get(device_id.casefold())
+    if known is not None:
+        return known
+    if device_id in T2_BOARDS:
+        return HardwareClass.T2
+    # All T1 and T2 boards are in the table.
+    return HardwareClass.INTEL if _BOARD.fullmatch(device_id) else HardwareClass.UNKNOWN

@@ -1,0 +1,239 @@
+"""A report that a shard recognises by its bytes is folded as if it had been decoded."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.processors import device_shard
+from pipeline.processors.broadcast import BroadcastState
+from pipeline.processors.device_shard import DeviceShard
+from pipeline.processors.shard_config import ShardConfig
+from pipeline.state.fleet import Fleet
+from schemas.envelope import CheckedOutEvent, Event, InvalidEvent, InventoryEvent, decode, encode
+from schemas.events.checkin import MdmCheckedOut
+from schemas.events.inventory import InventoryReported
+from schemas.macos import parse_os_version
+from schemas.report_peek import TELEMETRY_FIELDS, peek_report
+from schemas.topics import INTERNAL_TOPICS, INVENTORY, TOPICS
+from tests.factories import topic_of
+from tests.factories.sites import JOBS_KEY, KEYS
+
+ONE_PARTITION = {topic.name: 1 for topic in (*TOPICS, *INTERNAL_TOPICS)}
+REPORT = InventoryEvent.model_fields["type"].default
+START = datetime(2026, 1, 1, tzinfo=UTC)
+FIELD_SETS: list[dict[str, Any]] = [
+    {"os_version": parse_os_version("26.1"), "serial": "S1", "free_disk_gb": 10.0},
+    {"os_version": parse_os_version("26.2"), "serial": "S1", "free_disk_gb": 10.0},
+    {"os_version": parse_os_version("26.1"), "serial": "S1"},
+    {"serial": "S2", "enrollment_id": "E-1"},
+    {"free_disk_gb": 11.0},
+    {"free_disk_gb": 11.5, "battery_percent": 80.0},
+    {"free_disk_gb": 0.0, "battery_percent": 9.0, "serial": "S1"},
+    {"free_disk_gb": 11.5, "battery_percent": 7.0, "serial": "S1"},
+]
+
+
+def _report(mac: str, source: str, fields: dict[str, Any], minute: int, *, named: bool) -> Event:
+    whom = {"udid": mac} if named or "serial" not in fields else {}
+    return InventoryEvent(
+        id=f"{mac}{source}{minute}",
+        source="/t",
+        subject=mac,
+        time=START + timedelta(minutes=minute),
+        data=InventoryReported.model_validate({"source": source, **whom, **fields}),
+    )
+
+
+def _goodbye(mac: str, minute: int) -> Event:
+    return CheckedOutEvent(
+        id=f"{mac}{minute}",
+        source="/t",
+        subject=mac,
+        time=START + timedelta(minutes=minute),
+        data=MdmCheckedOut(udid=mac),
+    )
+
+
+def _burst(
+    mac: str,
+    source: str,
+    content: int,
+    figures: list[dict[str, float]],
+    minutes: tuple[int, int],
+    *,
+    named: bool,
+) -> list[Event]:
+    """One report, then the same with other figures. `minutes`: of the first, and between two."""
+    first, apart = minutes
+    return [
+        _report(mac, source, FIELD_SETS[content] | moving, first + number * apart, named=named)
+        for number, moving in enumerate([{}, *figures])
+    ]
+
+
+MOVING = st.sampled_from(
+    [{}, {"free_disk_gb": 20.0}, {"free_disk_gb": 21.0}, {"battery_percent": 5.0}]
+)
+BURSTS = st.builds(
+    lambda mac, source, content, figures, minutes, named: _burst(
+        mac, source, content, figures, minutes, named=named
+    ),
+    st.sampled_from(["MAC-A", "MAC-B", "E-1"]),
+    st.sampled_from(["mdm", "osquery"]),
+    st.integers(0, len(FIELD_SETS) - 1),
+    st.lists(MOVING, max_size=4),
+    st.tuples(st.integers(0, 3000), st.sampled_from([1, 1000])),
+    st.booleans(),
+)
+GOODBYES = st.builds(
+    lambda mac, minute: [_goodbye(mac, minute)],
+    st.sampled_from(["MAC-A", "MAC-B"]),
+    st.integers(0, 3000),
+)
+
+
+class Record(NamedTuple):
+    offset: int
+    key: bytes | None
+    value: bytes | None
+
+
+def _shard() -> DeviceShard:
+    """The shard of one partition, past its backlog: before that it recognises nothing."""
+    shard = DeviceShard(
+        0, BroadcastState(KEYS.approvals), ShardConfig(JOBS_KEY, KEYS.jobs, ONE_PARTITION)
+    )
+    shard.begin(START)
+    shard.finish_catch_up()
+    return shard
+
+
+def _fold_both_ways(shard: DeviceShard, raw: bytes, topic: str = INVENTORY.name) -> int:
+    """Hand a record over as a worker does; how many were refused."""
+    return shard.process_records(topic, [Record(0, None, raw)], START)
+
+
+def _take_both(raw: bytes, shard: DeviceShard, plain: Fleet) -> None:
+    """Fold bytes in the shard, and decoded; what one refuses the other does too."""
+    try:
+        plain.apply(decode(raw))
+    except InvalidEvent:
+        assert _fold_both_ways(shard, raw) == 1
+    else:
+        assert _fold_both_ways(shard, raw) == 0
+
+
+@given(st.lists(st.one_of(BURSTS, BURSTS, BURSTS, GOODBYES), max_size=10))
+def test_bytes_that_repeat_fold_as_they_would_decoded(bursts: list[list[Event]]) -> None:
+    shard, plain = _shard(), Fleet()
+    for event in chain.from_iterable(bursts):
+        raw = encode(event)
+        assert _fold_both_ways(shard, raw, topic_of(event)) == 0
+        plain.apply(decode(raw))
+    fleet = shard.reconciler.fleet
+    assert fleet.devices == plain.devices
+    assert [fleet.merged_device(udid) for udid in fleet.macs()] == [
+        plain.merged_device(udid) for udid in plain.macs()
+    ]
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        pytest.param(b'"battery_percent":101', id="too much"),
+        pytest.param(b'"battery_percent":-1', id="too little"),
+        pytest.param(b'"free_disk_gb":007', id="no number"),
+        pytest.param(b'"free_disk_gb":"5"', id="a text"),
+        pytest.param(b'"free_disk_gb":null', id="unknown"),
+        pytest.param(b'"free_disk_gb":1.5e3', id="an exponent"),
+        pytest.param(b'"free_disk_gb":7,"free_disk_gb":8', id="twice"),
+        pytest.param(b'"free_disk_gb":7,"own":{"free_disk_gb":9}', id="of another object"),
+        pytest.param(b'"hostname":"\\"free_disk_gb\\":9"', id="in a text"),
+    ],
+)
+def test_telemetry_of_any_form_is_as_when_decoded(figures: bytes) -> None:
+    """Three reports of one form, each with other figures, or none that can be used."""
+    shard, plain = _shard(), Fleet()
+    for minute in range(3):
+        event = _report("MAC-A", "mdm", FIELD_SETS[0], minute, named=True)
+        raw = encode(event).replace(b'"free_disk_gb":10.0', figures.replace(b"9", b"%d" % minute))
+        _take_both(raw, shard, plain)
+    assert shard.reconciler.fleet.devices == plain.devices
+
+
+@pytest.mark.parametrize(
+    ("there", "here"),
+    [
+        pytest.param(b'"serial":"S1",', b'"serial":"S1","site":null,', id="a null for nothing"),
+        pytest.param(b'"serial":"S1",', b'"serial":"S1","colour":"red",', id="an unknown fact"),
+        pytest.param(b'"serial":"S1",', b'"serial":"S0","serial":"S1",', id="a fact twice"),
+        pytest.param(b'"serial":"S1",', b'"serial" : "\\u00531" ,', id="another spelling"),
+        pytest.param(b'"serial":"S1",', b'"serial":1,', id="a number for a text"),
+        pytest.param(b'"serial":"S1",', b'"supervised":1,', id="a number for a flag"),
+        pytest.param(b'"serial":"S1",', b'"activations":[1],', id="numbers for texts"),
+        pytest.param(b'"serial":"S1",', b'"serial":"S1",,', id="no JSON"),
+        pytest.param(b'"serial":"S1",', b'"serial":"S\xff",', id="no UTF-8"),
+        pytest.param(b'"source":"mdm"', b'"source":"abacus"', id="an unknown source"),
+        pytest.param(b'"source":"/t",', b'"source":"",', id="a source without a name"),
+        pytest.param(b'"source":"/t",', b'"source":"%s",' % (b"x" * 513), id="a long source"),
+        pytest.param(b'"specversion":"1.0",', b'"specversion":"1.1",', id="another CloudEvents"),
+        pytest.param(b'"specversion":"1.0",', b"", id="no version of CloudEvents"),
+        pytest.param(b'"application/json"', b'"text/json"', id="another content type"),
+        pytest.param(b"reported.v1", b"reported.v2", id="another type"),
+        pytest.param(b'00Z"', b'00+00:00"', id="another way to write the time"),
+        pytest.param(b'00Z"', b'00.1234567Z"', id="a time beyond microseconds"),
+        pytest.param(b'00Z"', b'00"', id="a time without a zone"),
+        pytest.param(b'00Z"', b'61Z"', id="no time"),
+    ],
+)
+def test_reports_of_any_form_are_as_when_decoded(there: bytes, here: bytes) -> None:
+    """Four reports that say the same, the second and the last of them in another form."""
+    shard, plain = _shard(), Fleet()
+    for minute in range(4):
+        raw = encode(_report("MAC-A", "mdm", FIELD_SETS[0], minute, named=True))
+        assert there in raw
+        if minute % 2:
+            raw = raw.replace(there, here)
+        _take_both(raw, shard, plain)
+        assert shard.reconciler.fleet.devices == plain.devices
+
+
+def test_a_peek_has_each_fact_in_its_json_type() -> None:
+    facts: dict[str, Any] = dict.fromkeys(InventoryReported.model_fields, "x")
+    flags = {name for name, it in InventoryReported.model_fields.items() if "bool" in str(it)}
+    facts |= (
+        dict.fromkeys(flags, True) | dict.fromkeys(TELEMETRY_FIELDS, 1.5) | {"activations": ["x"]}
+    )
+    event = {"type": REPORT, "id": "1", "source": "/t", "subject": "M", "time": "", "data": facts}
+    seen = peek_report(json.dumps(event).encode())
+    assert seen is not None
+    assert len(seen.facts()) == len(facts)
+    assert seen.facts()[-len(TELEMETRY_FIELDS) :] == (1.5, 1.5)
+    for name in flags | set(TELEMETRY_FIELDS) | {"activations"}:
+        assert peek_report(json.dumps(event | {"data": facts | {name: "x"}}).encode()) is None
+
+
+def test_a_value_that_lost_a_tie_wins_when_it_is_reported_later() -> None:
+    shard, plain = _shard(), Fleet()
+    for minute, site in ((1, "b"), (1, "a"), (2, "a")):
+        event = _report("MAC-A", "osquery", {"site": site}, minute, named=True)
+        _fold_both_ways(shard, encode(event))
+        plain.apply(event)
+    assert shard.reconciler.fleet.devices == plain.devices
+
+
+def test_repeat_is_folded_without_decoding_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = _shard()
+    _fold_both_ways(shard, encode(_report("MAC-A", "mdm", FIELD_SETS[0], 1, named=True)))
+    state = shard.reconciler.fleet.devices["MAC-A"]
+    later = encode(_report("MAC-A", "mdm", FIELD_SETS[0], 9, named=True))
+    monkeypatch.setattr(device_shard, "decode", lambda _: pytest.fail("it was decoded"))
+    assert _fold_both_ways(shard, later) == 0
+    after = shard.reconciler.fleet.devices["MAC-A"]
+    assert after.values is state.values
+    assert after.reported_us("serial") == state.reported_us("serial") + 8 * 60_000_000

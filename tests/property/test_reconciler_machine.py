@@ -1,0 +1,249 @@
+"""The engine through random lives of a small fleet, with an executor that tells late.
+
+After every step: one open job a Mac, ids never reused, every record computes to the same bytes,
+and a sweep finds nothing to send that the engine had missed.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from pipeline.decide.reconciler import (
+    Decided,
+    DerivedEvent,
+    Effect,
+    EvaluationFailed,
+    Reconciler,
+    recompute,
+)
+from pipeline.state.jobs import open_job
+from schemas.decisions import Verdict
+from schemas.envelope import Event, JobSupersededEvent, decode, encode
+from schemas.jobs import Action, Job
+from schemas.results import ErrorCode, Outcome
+from tests import factories as make
+from tests.strategies import (
+    MODELS,
+    UDIDS,
+    VERSIONS,
+    advisory_events,
+    consistent,
+    overrides,
+    policy_texts,
+)
+
+MINUTE = timedelta(minutes=1)
+
+
+class Executor:
+    """Begins a job unless it heard that it must not, one a Mac; what it tells is queued."""
+
+    def __init__(self) -> None:
+        self.orders: list[Job] = []
+        self.begun: dict[str, Job] = {}
+        self.dropped: set[str] = set()
+        self.results: list[tuple[Job, Outcome, ErrorCode | None]] = []
+
+    def begin(self, job: Job, now: Any) -> None:
+        self.orders.remove(job)
+        if job.job_id in self.dropped:
+            self.results.append((job, Outcome.SUPERSEDED, ErrorCode.SUPERSEDED))
+        elif now >= job.expires_at:
+            self.results.append((job, Outcome.EXPIRED, ErrorCode.EXPIRED))
+        elif job.udid in self.begun:
+            self.orders.append(job)
+        else:
+            self.begun[job.udid] = job
+            self.results.append((job, Outcome.STARTED, None))
+
+
+class Lives(RuleBasedStateMachine):
+    """Fleet, engine, executor and clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.engine = Reconciler()
+        self.executor = Executor()
+        self.now = make.NOW
+        self.ids: set[str] = set()
+
+    # --- the shell's part ---
+
+    def give(self, event: Event) -> None:
+        self.follow_effects(self.engine.handle(decode(encode(event)), self.now))
+
+    def follow_effects(self, effects: Any) -> list[Effect]:
+        seen: list[Effect] = []
+        for effect in effects:
+            seen.append(effect)
+            if isinstance(effect, EvaluationFailed):
+                raise effect.error
+            if isinstance(effect, DerivedEvent):
+                if isinstance(effect.event, JobSupersededEvent):
+                    self.executor.dropped.add(effect.event.data.job_id)
+                self.give(effect.event)
+            elif effect.job is not None:
+                self.send(effect)
+            if isinstance(effect, Decided):
+                self.check(effect)
+        return seen
+
+    def send(self, decided: Decided) -> None:
+        job = decided.job
+        assert job is not None
+        assert job.job_id not in self.ids, "an id was used twice"
+        self.ids.add(job.job_id)
+        entry = open_job(self.engine.fleet.job_histories.get(job.udid, ()))
+        assert entry is None, "a job was sent while another was open"
+        self.executor.orders.append(job)
+        self.give(make.issued(job))
+
+    def check(self, decided: Decided) -> None:
+        policy = self.engine.policy
+        assert policy is not None
+        again = recompute(decided.record, policy, self.engine.fleet.advisories)
+        assert again.model_dump_json() == decided.record.decision.model_dump_json()
+
+    # --- what happens ---
+
+    @initialize(text=policy_texts())
+    def begin(self, text: str) -> None:
+        self.give(make.policy_changed(text))
+        for version in make.RELEASES:
+            self.give(make.release(version))
+        for udid in UDIDS:
+            for event in make.enrolled(udid):
+                self.give(event)
+
+    @rule(udid=st.sampled_from(UDIDS), version=st.sampled_from(list(VERSIONS)), facts=overrides())
+    def report(self, udid: str, version: str, facts: dict[str, Any]) -> None:
+        fields = make.MODERN | {"serial": f"C02-{udid[-1]}", "os_version": version} | facts
+        fields["build"] = VERSIONS[fields["os_version"]]
+        fields.pop("enrollment_id", None)
+        fields["serial"] = f"C02-{udid[-1]}"
+        self.give(make.reported(udid, self.now, "osquery", **consistent(fields)))
+        self.give(make.polled(udid, self.now))
+
+    @rule(serial=st.sampled_from(["C02-1", "C02-9"]), model=st.sampled_from(list(MODELS)))
+    def report_by_serial(self, serial: str, model: str) -> None:
+        self.give(make.reported(None, self.now, "jamf", serial=serial, model=model))
+
+    @rule(udid=st.sampled_from(UDIDS), which=st.integers(0, 2))
+    def check_in(self, udid: str, which: int) -> None:
+        if which == 2:
+            self.give(make.checked_out(udid, self.now))
+            return
+        for event in make.enrolled(udid, self.now):
+            self.give(event)
+
+    @rule(event=advisory_events(-24 * 8))
+    def advise(self, event: Event) -> None:
+        self.give(event)
+
+    @rule(text=policy_texts(), halt=st.booleans(), clear=st.booleans())
+    def govern(self, text: str, halt: bool, clear: bool) -> None:
+        if halt:
+            self.give(make.halted(self.now, site="london"))
+        elif clear:
+            self.give(make.halt_cleared(self.now, site="london"))
+        else:
+            self.give(make.policy_changed(text, self.now))
+
+    @rule(pick=st.integers(0, 9))
+    def executor_begins(self, pick: int) -> None:
+        if self.executor.orders:
+            orders = self.executor.orders
+            self.executor.begin(orders[pick % len(orders)], self.now)
+
+    @rule(pick=st.integers(0, 9), ends=st.sampled_from(["acted", "failed", "reports"]))
+    def executor_goes_on(self, pick: int, ends: str) -> None:
+        if not self.executor.begun:
+            return
+        begun = list(self.executor.begun.values())
+        job = begun[pick % len(begun)]
+        if ends == "failed":
+            del self.executor.begun[job.udid]
+            self.executor.results.append((job, Outcome.FAILED, ErrorCode.INSTALL_FAILED))
+            return
+        self.executor.results.append((job, Outcome.ACTED, None))
+        if ends == "acted":
+            return
+        del self.executor.begun[job.udid]
+        if job.action is Action.REENROLL:
+            for event in make.enrolled(job.udid, self.now + MINUTE):
+                self.give(event)
+        elif job.target is not None:
+            version = str(job.target.version)
+            report: dict[str, Any] = {
+                "os_version": version,
+                "build": VERSIONS.get(version),
+                "boot_at": self.now,
+            }
+            self.give(make.reported(job.udid, self.now + MINUTE, **report))
+
+    @rule(count=st.integers(1, 3), again=st.booleans())
+    def results_arrive(self, count: int, again: bool) -> None:
+        for job, outcome, code in self.executor.results[:count]:
+            event = make.resulted(job, outcome, self.now, code)
+            self.give(event)
+            if again:
+                self.give(event)
+        del self.executor.results[:count]
+
+    @rule(hours=st.sampled_from([1, 5, 13, 30, 100]))
+    def time_passes(self, hours: int) -> None:
+        until = self.now + timedelta(hours=hours)
+        for _ in range(50):
+            wake = self.engine.next_due_at()
+            if wake is None or wake > until:
+                break
+            self.now = max(self.now, wake)
+            self.follow_effects(self.engine.reconcile_due(self.now))
+        self.now = until + MINUTE
+        self.follow_effects(self.engine.reconcile_due(self.now))
+
+    # --- what always holds ---
+
+    @invariant()
+    def one_open_job_a_mac(self) -> None:
+        for ledger in self.engine.fleet.job_histories.values():
+            opened = [entry for entry in ledger if entry.is_open]
+            assert len(opened) <= 1
+            assert len({entry.job_id for entry in ledger}) == len(ledger)
+
+    @invariant()
+    def open_jobs_are_counted(self) -> None:
+        counted = {key: n for key, n in self.engine.open_jobs.items() if n}
+        taken = {key: n for key, n in self.engine._site_jobs.items() if n}
+        other = Reconciler(self.engine.fleet)
+        other.recount_jobs()
+        assert counted == {key: n for key, n in other.open_jobs.items() if n}
+        assert taken == {key: n for key, n in other._site_jobs.items() if n}
+
+    @invariant()
+    def exposure_is_counted(self) -> None:
+        assert all(n >= 0 for n in self.engine.exposed.values())
+        known = sum(one.severity is not None for one in self.engine.last_decisions.values())
+        assert sum(self.engine.exposed.values()) == known
+
+    @invariant()
+    def a_sweep_finds_nothing_that_was_missed(self) -> None:
+        """Effects are only looked at, not taken: the first of each Mac would be the missed one."""
+        if self.engine.policy is None:
+            return
+        for udid in list(self.engine.fleet.macs()):
+            effect = next(iter(self.engine.reconcile(udid, self.now)), None)
+            if isinstance(effect, EvaluationFailed):
+                raise effect.error
+            sent = isinstance(effect, Decided) and effect.record.decision.decision is Verdict.SEND
+            assert not sent, effect
+            assert not isinstance(effect, DerivedEvent), effect
+
+
+Lives.TestCase.settings = settings(
+    max_examples=settings.get_profile("default").max_examples, stateful_step_count=30
+)
+TestEngine = Lives.TestCase

@@ -1,0 +1,49 @@
+"""Times as people write them."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pipeline.cli.time_arguments import parse_time
+
+END = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("2026-01-30T09:30:00Z", datetime(2026, 1, 30, 9, 30, tzinfo=UTC)),
+        ("2026-01-30T09:30+09:00", datetime(2026, 1, 30, 0, 30, tzinfo=UTC)),
+        ("2026-01-30 09:30:00.25-05:00", datetime(2026, 1, 30, 14, 30, 0, 250000, tzinfo=UTC)),
+        ("2026-01-30", datetime(2026, 1, 30, tzinfo=UTC)),
+        (" 2026-01-30 ", datetime(2026, 1, 30, tzinfo=UTC)),
+        ("-90m", END - timedelta(minutes=90)),
+        ("-36h", END - timedelta(hours=36)),
+        ("-3d", END - timedelta(days=3)),
+        ("-1.5d", END - timedelta(days=1.5)),
+        ("-2w", END - timedelta(weeks=2)),
+        ("-0d", END),
+    ],
+)
+def test_a_time_is_read_in_each_form(text: str, meant: datetime) -> None:
+    assert parse_time(text, END) == meant
+
+
+@pytest.mark.parametrize("text", ["2026-01-30T09:30:00", "2026-01-30 09:30", "20260130T0930"])
+def test_refuses_a_time_without_a_zone(text: str) -> None:
+    with pytest.raises(ValueError, match="has no time zone: add Z, or an offset"):
+        parse_time(text, END)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "3d", "-3y", "-d", "2026-02-30", "2026-13-01T00:00Z", "12:00Z"]
+)
+def test_refuses_what_is_no_time(text: str) -> None:
+    with pytest.raises(ValueError, match="is no time: write 2026-01-31T09:30:00Z"):
+        parse_time(text, END)
+
+
+@pytest.mark.parametrize("text", ["-999999999d", "-1e9d", "0001-01-01T00:00+14:00"])
+def test_refuses_what_no_calendar_holds(text: str) -> None:
+    with pytest.raises(ValueError, match=r"outside the calendar|is no time"):
+        parse_time(text, END)

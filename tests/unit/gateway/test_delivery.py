@@ -1,0 +1,676 @@
+"""The courier: every record that was taken reaches Kafka, each key's in order, whatever fails."""
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from pipeline.gateway.delivery import StoreAndForwardProducer
+from pipeline.gateway.producer import BackpressureError, DurableIn, ProducerError
+from pipeline.gateway.records import Record
+from pipeline.gateway.spool import Spool, Spooled, SpoolError, SpoolFullError
+from tests.unit.gateway.fakes import ACK_WAIT_S, TIMEOUT_S, FakeKafka, FakeProducer, until
+
+MIB = 1024 * 1024
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+class CrashError(Exception):
+    """The process died here."""
+
+
+class FakeMetrics:
+    """What the courier told its observer."""
+
+    def __init__(self) -> None:
+        self.durable_counts: dict[DurableIn, int] = dict.fromkeys(DurableIn, 0)
+        self.spooling: list[bool] = []
+
+    def observe_durable(self, topic: str, durable_in: DurableIn, duration_s: float) -> None:
+        assert (topic, duration_s >= 0) == ("drydock.checkins.v1", True)
+        self.durable_counts[durable_in] += 1
+
+    def set_spooling(self, *, spooling: bool) -> None:
+        self.spooling.append(spooling)
+
+
+@dataclass
+class RunningProducer:
+    producer: StoreAndForwardProducer
+    spool: Spool
+    counts: FakeMetrics
+
+
+@asynccontextmanager
+async def running(
+    kafka: FakeKafka,
+    folder: Path,
+    hook: Callable[[str], None] | None = None,
+    *,
+    max_bytes: int = MIB,
+    max_waiting: int = 1000,
+    spool: Spool | None = None,
+    **more: Any,
+) -> Any:
+    spool = spool or Spool(folder, max_bytes=max_bytes, on_durable_write=hook)
+    counts = FakeMetrics()
+    log = structlog.wrap_logger(structlog.ReturnLogger())
+    producer = StoreAndForwardProducer(
+        kafka.connect,
+        spool,
+        counts,
+        log,
+        max_waiting=max_waiting,
+        ack_wait_s=ACK_WAIT_S,
+        retry_delays_s=(0.001,),
+        **more,
+    )
+    task = asyncio.create_task(producer.run())
+    try:
+        yield RunningProducer(producer, spool, counts)
+    finally:
+        producer.stop()
+        await asyncio.wait_for(task, TIMEOUT_S)
+
+
+def record(mac: str, number: int) -> Record:
+    return Record("drydock.checkins.v1", mac.encode(), str(number).encode())
+
+
+def first_seen(log: list[Record]) -> dict[bytes, list[int]]:
+    """The numbers of each key in the order they first came."""
+    seen: dict[bytes, list[int]] = defaultdict(list)
+    for one in log:
+        if int(one.value) not in seen[one.key]:
+            seen[one.key].append(int(one.value))
+    return seen
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(test())
+
+
+def test_delivers_directly_and_leaves_no_trace_on_disk(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.producer.spooling)
+            await it.producer.put([record("A", 1), record("A", 2)])
+            assert [one.value for one in kafka.log] == [b"1", b"2"]
+            assert (
+                it.counts.durable_counts[DurableIn.KAFKA],
+                it.counts.durable_counts[DurableIn.SPOOL],
+            ) == (2, 0)
+            assert it.spool.last_seq == 0
+
+    run(test)
+
+
+def test_records_within_the_linger_time_go_in_one_request(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path, linger_s=0.5) as it:
+            await until(lambda: not it.producer.spooling)
+            puts = []
+            for number in range(10):
+                puts.append(asyncio.create_task(it.producer.put([record("A", number)])))
+                await asyncio.sleep(0.001)
+            await asyncio.gather(*puts)
+            assert [int(one.value) for one in kafka.log] == list(range(10))
+            assert kafka.requests == 1
+
+    run(test)
+
+
+def test_answers_from_disk_while_kafka_is_away_and_drains_in_order(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka(away=True)
+        async with running(kafka, tmp_path) as it:
+            for number in range(20):
+                await it.producer.put([record("A", number)])
+            assert (it.spool.depth, it.counts.durable_counts[DurableIn.SPOOL], kafka.log) == (
+                20,
+                20,
+                [],
+            )
+            assert it.producer.is_accepting
+            kafka.come_back()
+            await until(lambda: not it.producer.spooling)
+            assert [int(one.value) for one in kafka.log] == list(range(20))
+            await it.producer.put([record("A", 20)])
+            assert it.counts.durable_counts[DurableIn.KAFKA] == 1
+
+    run(test)
+
+
+def test_what_is_under_way_when_kafka_goes_is_spooled_first_and_not_sent_twice(
+    tmp_path: Path,
+) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.producer.spooling)
+            kafka.go_away()
+            await asyncio.gather(*(it.producer.put([record("A", n)]) for n in range(50)))
+            assert it.producer.spooling
+            assert it.spool.depth == 50
+            kafka.come_back()
+            await until(lambda: not it.producer.spooling)
+            assert [int(one.value) for one in kafka.log] == list(range(50))
+            assert kafka.connects == 1
+
+    run(test)
+
+
+def test_what_a_producer_does_not_take_is_spooled_while_it_takes_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.producer.spooling)
+            kafka.turn_deaf()
+            for number in range(3):
+                await asyncio.wait_for(it.producer.put([record("A", number)]), TIMEOUT_S)
+            assert (it.counts.durable_counts[DurableIn.SPOOL], it.spool.depth) == (3, 3)
+            assert it.counts.spooling == [True, False, True]
+            kafka.come_back()
+            await until(lambda: not it.producer.spooling)
+            assert [int(one.value) for one in kafka.log] == [0, 1, 2]
+            assert kafka.connects == 1
+
+    run(test)
+
+
+def test_what_is_spooled_while_a_read_finds_nothing_is_sent_in_its_turn(tmp_path: Path) -> None:
+    class Overtaken(Spool):
+        """A record is spooled between a read that finds nothing and what is made of it."""
+
+        overtaken = False
+
+        def read_after(self, seq: int, *, max_records: int, max_bytes: int) -> list[Spooled]:
+            found = super().read_after(seq, max_records=max_records, max_bytes=max_bytes)
+            if not found and not self.overtaken:
+                self.overtaken = True
+                self.append([record("A", 0)], NOW)
+            return found
+
+    async def test() -> None:
+        kafka = FakeKafka()
+        spool = Overtaken(tmp_path, max_bytes=MIB)
+        spool.append([record("B", 0)], NOW)
+        spool.delete(spool.read_after(0, max_records=1, max_bytes=MIB))
+        async with running(kafka, tmp_path, spool=spool) as it:
+            await until(lambda: not it.producer.spooling)
+        assert first_seen(kafka.log) == {b"A": [0]}
+
+    run(test)
+
+
+def test_a_producer_that_gave_up_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.producer.spooling)
+            kafka.go_away()
+            puts = [asyncio.create_task(it.producer.put([record("A", n)])) for n in range(10)]
+            await asyncio.sleep(0)
+            kafka.break_down()
+            await asyncio.gather(*puts)
+            kafka.come_back()
+            await until(lambda: not it.producer.spooling)
+            assert first_seen(kafka.log) == {b"A": list(range(10))}
+            assert len(kafka.producers) > 1
+
+    run(test)
+
+
+def test_a_steady_stream_does_not_keep_it_spooling(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka(away=True)
+        async with running(kafka, tmp_path) as it:
+            numbers = iter(range(1_000_000))
+            stop = False
+
+            async def stream() -> None:
+                while not stop:
+                    await it.producer.put([record("A", next(numbers))])
+
+            sender = asyncio.create_task(stream())
+            await until(lambda: it.spool.depth > 10)
+            kafka.come_back()
+            await until(lambda: not it.producer.spooling)
+            stop = True
+            await sender
+            count = next(numbers)
+            assert [int(one.value) for one in kafka.log] == list(range(count))
+
+    run(test)
+
+
+def test_a_full_spool_refuses_and_takes_again_once_there_is_room(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka(away=True)
+        async with running(kafka, tmp_path, max_bytes=500) as it:
+            taken = 0
+            with suppress(SpoolFullError):
+                while True:
+                    await it.producer.put([record("A", taken)])
+                    taken += 1
+            assert taken == it.spool.depth > 0
+            assert not it.producer.is_accepting
+            kafka.come_back()
+            await until(lambda: not it.producer.spooling)
+            await it.producer.put([record("A", taken)])
+            assert [int(one.value) for one in kafka.log] == list(range(taken + 1))
+
+    run(test)
+
+
+def test_more_than_may_wait_is_refused(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path, max_waiting=1) as it:
+            await until(lambda: not it.producer.spooling)
+            kafka.go_away()
+            first = asyncio.create_task(it.producer.put([record("A", 1), record("A", 2)]))
+            await asyncio.sleep(0)
+            with pytest.raises(BackpressureError):
+                await it.producer.put([record("A", 3)])
+            await first
+
+    run(test)
+
+
+def test_stopping_makes_what_is_under_way_durable(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.producer.spooling)
+            kafka.go_away()
+            put = asyncio.create_task(it.producer.put([record("A", 1)]))
+            await asyncio.sleep(0)
+        await put
+        kafka.come_back()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.producer.spooling)
+        assert first_seen(kafka.log) == {b"A": [1]}
+
+    run(test)
+
+
+def test_an_unhandled_exception_is_answered_and_the_spool_is_sent(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka(away=True)
+        failing = True
+
+        def hook(moment: str) -> None:
+            if failing and moment == "append:before":
+                raise LookupError("our bug")
+
+        async with running(kafka, tmp_path, hook) as it:
+            with pytest.raises(BackpressureError):
+                await it.producer.put([record("A", 1)])
+            failing = False
+            async with asyncio.timeout(TIMEOUT_S):
+                while True:
+                    with suppress(BackpressureError):
+                        await it.producer.put([record("A", 2)])
+                        break
+            kafka.come_back()
+            await until(lambda: not it.producer.spooling)
+        assert first_seen(kafka.log) == {b"A": [2]}
+
+    run(test)
+
+
+class KilledGateway:
+    """One process over the spool: `steps` happen to it, then it is as after kill -9. It dies
+    sooner when it comes to its `crash_at`-th durable write."""
+
+    def __init__(self, kafka: FakeKafka, folder: Path, chance: random.Random) -> None:
+        self.kafka = kafka
+        self.chance = chance
+        self.died = False
+        self.left = chance.randrange(5, 40)
+        self.spool = Spool(folder, max_bytes=MIB, on_durable_write=self._write)
+        log = structlog.wrap_logger(structlog.ReturnLogger())
+        self.courier = StoreAndForwardProducer(
+            kafka.connect,
+            self.spool,
+            FakeMetrics(),
+            log,
+            max_waiting=50,
+            ack_wait_s=ACK_WAIT_S,
+            retry_delays_s=(0.001,),
+        )
+
+    def _write(self, _: str) -> None:
+        self.left -= 1
+        if self.left <= 0:
+            self.died = True
+            raise CrashError
+
+    async def live(
+        self, give: Callable[[StoreAndForwardProducer, str], Coroutine[Any, Any, None]]
+    ) -> None:
+        task = asyncio.create_task(self.courier.run())
+        giving: dict[str, asyncio.Task[None]] = {}
+        for _ in range(150):
+            if self.died:
+                break
+            mac = self.chance.choice("ABC")
+            if mac not in giving or giving[mac].done():
+                giving[mac] = asyncio.create_task(give(self.courier, mac))
+            self.happen()
+            await asyncio.sleep(self.chance.choice([0, 0, 0, 0, 0.003]))
+        tasks = {task, *giving.values()}
+        while tasks:
+            for one in tasks:
+                one.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=0.1)
+        self.courier._disk.shutdown()
+        self.spool.close()
+        for link in self.kafka.producers:
+            link.dead = True
+
+    def happen(self) -> None:
+        events = [lambda: None, self.kafka.go_away, self.kafka.come_back, self.kafka.break_down]
+        self.chance.choices([*events, self.kafka.turn_deaf], [20, 2, 3, 1, 1])[0]()
+
+
+@pytest.mark.parametrize(
+    "seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 12))]
+)
+def test_no_taken_record_is_lost_and_each_macs_order_holds(tmp_path: Path, seed: int) -> None:
+    """Kafka comes and goes, producers break, and the process is killed at a durable write."""
+
+    async def test() -> None:
+        chance = random.Random(seed)
+        kafka = FakeKafka(away=chance.random() < 0.5)
+        taken: dict[str, list[int]] = defaultdict(list)
+        asked: dict[str, int] = defaultdict(int)
+
+        async def give(producer: StoreAndForwardProducer, mac: str) -> None:
+            number = asked[mac]
+            asked[mac] += 1
+            with suppress(BackpressureError, SpoolError):
+                await producer.put([record(mac, number)])
+                taken[mac].append(number)
+
+        for _ in range(3):
+            await KilledGateway(kafka, tmp_path, chance).live(give)
+        kafka.come_back()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.producer.spooling)
+        seen = first_seen(kafka.log)
+        for mac, numbers in taken.items():
+            assert [n for n in seen[mac.encode()] if n in set(numbers)] == numbers
+
+    run(test)
+
+
+# --- limits ---
+
+
+def test_no_more_than_the_limit_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.gateway.delivery._MAX_IN_FLIGHT", 3)
+
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.producer.spooling)
+            kafka.go_away()
+            puts = [asyncio.create_task(it.producer.put([record("A", n)])) for n in range(10)]
+            most = 0
+            while not all(put.done() for put in puts):
+                most = max(most, len(kafka.producers[0].held))
+                await asyncio.sleep(0.001)
+            assert (most, it.spool.depth) == (3, 10)
+            await asyncio.sleep(5 * ACK_WAIT_S)
+            assert len(kafka.producers[0].held) == 3
+            kafka.come_back()
+            await until(lambda: not it.producer.spooling)
+            assert [int(one.value) for one in kafka.log] == list(range(10))
+
+    run(test)
+
+
+def test_more_than_may_be_queued_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.gateway.delivery._MAX_QUEUED", 2)
+
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.producer.spooling)
+            first = asyncio.create_task(it.producer.put([record("A", 1), record("A", 2)]))
+            await asyncio.sleep(0)
+            with pytest.raises(BackpressureError):
+                await it.producer.put([record("A", 3)])
+            await first
+            await it.producer.put([])
+            await it.producer.put([record("A", 3)])
+
+    run(test)
+
+
+def test_calls_that_ended_leave_room_for_others(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path, max_waiting=1) as it:
+            for number in range(5):
+                await it.producer.put([record("A", number)])
+            kafka.go_away()
+            given_up = asyncio.create_task(it.producer.put([record("A", 5)]))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            with suppress(asyncio.CancelledError):
+                await given_up
+            await it.producer.put([record("A", 6)])
+
+    run(test)
+
+
+def test_after_a_stop_nothing_is_taken(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.producer.spooling)
+            assert it.producer.is_accepting
+            it.producer.stop()
+            assert not it.producer.is_accepting
+            with pytest.raises(BackpressureError):
+                await it.producer.put([record("A", 1)])
+        assert all(link.dead for link in kafka.producers)
+
+    run(test)
+
+
+def test_it_accepts_while_a_tenth_of_the_spool_is_free(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka(away=True)
+        size = record("A", 1).size + 64
+        async with running(kafka, tmp_path, max_bytes=20 * size) as it:
+            taken = 0
+            while it.producer.is_accepting:
+                await it.producer.put([record("A", 1)])
+                taken += 1
+            # Two places are a tenth; what is free has to hold the overhead of a row as well.
+            assert taken == 18
+            kafka.come_back()
+            await until(lambda: not it.producer.spooling)
+            assert it.producer.is_accepting
+
+    run(test)
+
+
+# --- from one mode to the other ---
+
+
+def test_what_a_broken_producer_lost_is_spooled_once_and_then_forgotten(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.producer.spooling)
+            kafka.go_away()
+            puts = [asyncio.create_task(it.producer.put([record("A", n)])) for n in range(3)]
+            await until(lambda: len(kafka.producers[0].held) == 3)
+            kafka.break_down()
+            await asyncio.gather(*puts)
+            kafka.come_back()
+            await until(lambda: not it.producer.spooling)
+            await it.producer.put([record("A", 3)])
+            await asyncio.sleep(5 * ACK_WAIT_S)
+            assert not it.producer.spooling
+            assert (it.spool.last_seq, it.spool.depth) == (3, 0)
+            assert it.counts.durable_counts == {DurableIn.KAFKA: 1, DurableIn.SPOOL: 3}
+            assert [int(one.value) for one in kafka.log] == [0, 1, 2, 3]
+
+    run(test)
+
+
+def test_what_a_crash_left_is_sent_before_what_comes(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=MIB)
+    spool.append([record("A", number) for number in range(450)], NOW)
+    spool.close()
+
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await it.producer.put([record("A", 450)])
+            await until(lambda: not it.producer.spooling)
+            assert [int(one.value) for one in kafka.log] == list(range(451))
+            assert it.spool.depth == 0
+            assert it.producer.spooling is it.counts.spooling[-1] is False
+
+    run(test)
+
+
+def test_what_comes_while_spooling_is_sent_without_waiting_for_a_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.gateway.delivery._WAKE_INTERVAL_S", 3600.0)
+
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.producer.spooling)
+            kafka.go_away()
+            await it.producer.put([record("A", 0)])
+            assert it.producer.spooling
+            await asyncio.sleep(2 * ACK_WAIT_S)
+            await it.producer.put([record("A", 1)])
+            await until(lambda: len(kafka.producers[0].held) == 2)
+            kafka.come_back()
+            await until(lambda: not it.producer.spooling)
+            assert [int(one.value) for one in kafka.log] == [0, 1]
+
+    run(test)
+
+
+def test_a_disk_that_refuses_is_an_error_to_the_sender_only(tmp_path: Path) -> None:
+    class Refusing(Spool):
+        refusing = True
+
+        def append(self, records: Any, now: datetime) -> range:
+            if self.refusing:
+                raise SpoolError("the disk refuses")
+            return super().append(records, now)
+
+    async def test() -> None:
+        kafka = FakeKafka(away=True)
+        spool = Refusing(tmp_path, max_bytes=MIB)
+        async with running(kafka, tmp_path, spool=spool) as it:
+            with pytest.raises(SpoolError, match="the disk refuses"):
+                await it.producer.put([record("A", 0)])
+            spool.refusing = False
+            await it.producer.put([record("A", 1)])
+            kafka.come_back()
+            await until(lambda: not it.producer.spooling)
+            assert [int(one.value) for one in kafka.log] == [1]
+
+    run(test)
+
+
+def test_connecting_is_tried_again_until_kafka_is_there(tmp_path: Path) -> None:
+    async def test() -> None:
+        kafka = FakeKafka(away=True)
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: kafka.connects >= 5)
+            assert it.counts.spooling == [True]
+            kafka.come_back()
+            await until(lambda: not it.producer.spooling)
+            connects = kafka.connects
+            await it.producer.put([record("A", 1)])
+            assert kafka.connects == connects
+
+    run(test)
+
+
+def test_a_stop_before_the_first_run_releases_the_spool(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(FakeKafka(), tmp_path):
+            pass
+        Spool(tmp_path, max_bytes=MIB).close()
+
+    run(test)
+
+
+def test_a_producer_that_took_nothing_is_trusted_again_once_it_acknowledges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.gateway.delivery._PROBE_TIMEOUT_S", 3600.0)
+
+    async def test() -> None:
+        kafka = FakeKafka()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.producer.spooling)
+            kafka.turn_deaf()
+            await it.producer.put([record("A", 1)])
+            assert it.producer.spooling
+            await asyncio.sleep(3 * ACK_WAIT_S)
+            kafka.come_back()
+            async with asyncio.timeout(TIMEOUT_S / 3):
+                await until(lambda: not it.producer.spooling)
+
+    run(test)
+
+
+def test_after_a_reconnect_the_first_failure_waits_the_shortest_time_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.gateway.delivery._RETRY_DELAYS_S", (0.001, 3600.0))
+
+    @dataclass
+    class Failing(FakeKafka):
+        failures: int = 1
+
+        async def connect(self) -> FakeProducer:
+            if self.failures:
+                self.failures -= 1
+                raise ProducerError("not yet")
+            return await super().connect()
+
+    async def test() -> None:
+        kafka = Failing()
+        async with running(kafka, tmp_path) as it:
+            await until(lambda: not it.producer.spooling)
+            kafka.failures = 1
+            kafka.break_down()
+            put = asyncio.create_task(it.producer.put([record("A", 1)]))
+            await put
+            kafka.come_back()
+            async with asyncio.timeout(TIMEOUT_S / 3):
+                await until(lambda: not it.producer.spooling)
+
+    run(test)
