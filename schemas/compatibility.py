@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 Schema = Mapping[str, Any]
 Effect = Literal["breaks", "readers_first"]
 
-_WORDS: Final = frozenset(
+_ANNOTATIONS: Final = frozenset(
     {"$comment", "$defs", "$id", "$schema", "default", "deprecated", "description", "examples"}
     | {"readOnly", "title", "writeOnly", "discriminator"}
 )
@@ -74,13 +74,13 @@ class _Comparison:
         if any(pair):
             self._open.add(pair)
         try:
-            yield from self._of_resolved(
+            yield from self._compare_resolved(
                 _resolve(old, self._old_defs), _resolve(new, self._new_defs), where
             )
         finally:
             self._open.discard(pair)
 
-    def _of_resolved(self, old: Any, new: Any, where: str) -> Iterator[SchemaChange]:
+    def _compare_resolved(self, old: Any, new: Any, where: str) -> Iterator[SchemaChange]:
         if old == new and not self._has_references(old):
             return
         if old is False or new is True or new == {}:
@@ -184,7 +184,9 @@ def _resolve(schema: Any, defs: Mapping[str, Schema]) -> Any:
     name = _reference(schema)
     if not name:
         return schema
-    beside = {key: value for key, value in schema.items() if key != "$ref" and key not in _WORDS}
+    beside = {
+        key: value for key, value in schema.items() if key != "$ref" and key not in _ANNOTATIONS
+    }
     return {**_resolve(defs[name.rpartition("/")[2]], defs), **beside}
 
 
@@ -215,11 +217,11 @@ def _values(old: Schema, new: Schema, where: str) -> Iterator[SchemaChange]:
     elif news is None and olds is not None:
         yield SchemaChange("readers_first", where, f"takes more than {_list(olds)} now")
     elif news is not None and olds is not None:
-        yield from _moved(olds, news, where)
+        yield from _enum_changed(olds, news, where)
     yield from _types_changed(_types(old), _types(new), where)
 
 
-def _moved(olds: list[Any], news: list[Any], where: str) -> Iterator[SchemaChange]:
+def _enum_changed(olds: list[Any], news: list[Any], where: str) -> Iterator[SchemaChange]:
     if gone := [value for value in olds if value not in news]:
         yield SchemaChange("breaks", where, f"no longer takes {_list(gone)}")
     if more := [value for value in news if value not in olds]:
@@ -251,7 +253,7 @@ def _list(values: list[Any]) -> str:
 
 def _limits(old: Schema, new: Schema, where: str) -> Iterator[SchemaChange]:
     """Bounds, patterns, formats, and whatever keyword is not known here."""
-    for key in sorted((old.keys() | new.keys()) - _WORDS):
+    for key in sorted((old.keys() | new.keys()) - _ANNOTATIONS):
         before, after = old.get(key), new.get(key)
         if before == after or key in _HANDLED - {"pattern", "format"}:
             continue

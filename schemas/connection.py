@@ -80,9 +80,11 @@ class KafkaConnection(BaseModel):
             raise ValueError("tls_cert_file and tls_key_file need each other")
         return self
 
-    def _refuse(self, why: str, names: list[str]) -> None:
+    def _refuse(self, problem: str, names: list[str]) -> None:
         if names:
-            raise ValueError(f"{', '.join(names)} {why} security_protocol {self.security_protocol}")
+            raise ValueError(
+                f"{', '.join(names)} {problem} security_protocol {self.security_protocol}"
+            )
 
     @property
     def uses_sasl(self) -> bool:

@@ -42,8 +42,8 @@ def file_name(model: type[BaseModel]) -> str:
     """Where a model's schema is: by its type for an event, else by its class."""
     if issubclass(model, CloudEvent):
         return f"{event_type(model)}.schema.json"
-    words = "".join(f"-{c.lower()}" if c.isupper() else c for c in model.__name__).lstrip("-")
-    return f"{words}.schema.json"
+    kebab_name = "".join(f"-{c.lower()}" if c.isupper() else c for c in model.__name__).lstrip("-")
+    return f"{kebab_name}.schema.json"
 
 
 def published(extra: Mapping[str, dict[str, Any]]) -> dict[str, bytes]:

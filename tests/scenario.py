@@ -148,9 +148,9 @@ def step_events(step: Mapping[str, Any], at: datetime, shell: Shell) -> Iterator
     checkins: list[CloudEvent] = [factories.checked_out(udid, just) for udid in left]
     checkins += [event for u in step.get("reenrolled", ()) for event in enrolled_anew(u, just)]
     for events in (
-        [full_report_of(said, just) for said in step.get("reports", ())],
+        [full_report_of(fields, just) for fields in step.get("reports", ())],
         checkins,
-        [result(said, just, shell) for said in step.get("results", ())],
+        [result(fields, just, shell) for fields in step.get("results", ())],
     ):
         if events:
             yield events
@@ -190,7 +190,7 @@ def broadcast_events(step: Mapping[str, Any], at: datetime, shell: Shell) -> Ite
             version, more = (
                 next(iter(advisory.items())) if isinstance(advisory, dict) else (advisory, {})
             )
-            yield known(version, heard_at=at, **more)
+            yield known(version, first_seen_at=at, **more)
     yield from (factories.halted(at, **scope) for scope in step.get("halts", ()))
     yield from (factories.halt_cleared(at, **scope) for scope in step.get("clears", ()))
     for name, key in (("approved", APPROVALS_KEY), ("approved_by_stranger", STRANGER_KEY)):
@@ -230,9 +230,9 @@ def enrolled_anew(udid: str, at: datetime) -> list[CloudEvent]:
     return [*factories.enrolled(udid, at), factories.polled(udid, at)]
 
 
-def full_report_of(said: Mapping[str, Any], just: datetime) -> CloudEvent:
+def full_report_of(fields: Mapping[str, Any], just: datetime) -> CloudEvent:
     """A full report of a Mac, but for what is said."""
-    facts = dict(said)
+    facts = dict(fields)
     when = parse_time(facts.pop("when")) if "when" in facts else just
     udid, version = facts.pop("udid"), facts.pop("os_version")
     return factories.full_report(version, udid, when, serial=f"C02{udid}", **facts)

@@ -66,7 +66,7 @@ _ZONES = st.sampled_from([UTC]) | st.builds(
 )
 
 
-def moments(first_hour: int = -40 * 24, last_hour: int = 0) -> st.SearchStrategy[datetime]:
+def times(first_hour: int = -40 * 24, last_hour: int = 0) -> st.SearchStrategy[datetime]:
     """Times around NOW, in any zone."""
     return st.builds(
         lambda hours, zone: (make.NOW + timedelta(hours=hours)).astimezone(zone),
@@ -101,9 +101,9 @@ _FACTS: dict[str, st.SearchStrategy[Any]] = {
     "system_volume_sealed": _YES_NO,
     "mdm_enrolled": _YES_NO,
     "mdm_server": st.sampled_from(["https://mdm.example/", "https://old.example/"]),
-    "identity_expires_at": moments(-24, 60 * 24),
-    "boot_at": moments(),
-    "loan_returned_at": moments(),
+    "identity_expires_at": times(-24, 60 * 24),
+    "boot_at": times(),
+    "loan_returned_at": times(),
     "activations": st.lists(st.sampled_from(["munki", "office"]), max_size=2),
     "compliant": _YES_NO,
 }
@@ -135,13 +135,13 @@ def reports(draw: st.DrawFn, udids: tuple[str, ...] = UDIDS) -> Event:
     udid = draw(st.sampled_from([*udids, None]))
     if udid is None:
         fields["serial"] = draw(st.sampled_from(SERIALS))
-    return make.reported(udid, draw(moments()), draw(st.sampled_from(SOURCES)), **fields)
+    return make.reported(udid, draw(times()), draw(st.sampled_from(SOURCES)), **fields)
 
 
 @st.composite
 def checkins(draw: st.DrawFn, udids: tuple[str, ...] = UDIDS) -> Event:
     """Something an MDM server saw."""
-    udid, when = draw(st.sampled_from(udids)), draw(moments())
+    udid, when = draw(st.sampled_from(udids)), draw(times())
     kind = draw(st.integers(0, 5))
     if kind < 2:
         return make.enrolled(udid, when)[kind]  # type: ignore[no-any-return]
@@ -168,18 +168,18 @@ _KINDS: tuple[Any, ...] = (
 @st.composite
 def advisory_events(draw: st.DrawFn, first_hour: int = -40 * 24) -> AdvisoryEvent:
     """A word on a release, or on CVEs alone."""
-    when = draw(moments(first_hour))
+    when = draw(times(first_hour))
     some_cves = st.lists(st.sampled_from(CVES), max_size=3, unique=True)
     if draw(st.integers(0, 5)) == 0:
         cves = draw(st.lists(st.sampled_from(CVES), min_size=1, max_size=2, unique=True))
-        return make.kev(*cves, due=draw(_maybe(moments(-100, 400))), heard_at=when)
+        return make.kev(*cves, due=draw(_maybe(times(-100, 400))), first_seen_at=when)
     version = draw(st.sampled_from(list(VERSIONS)))
     ids = st.lists(st.sampled_from(list(MODELS.values())), max_size=7, unique=True)
     return make.release(
         version,
         build=draw(st.sampled_from([VERSIONS[version], "", "25C56,25C2056"])),
         day=draw(st.sampled_from(["2025-12-12", "2026-01-10", "2026-01-18"])),
-        heard_at=when,
+        first_seen_at=when,
         cves=draw(some_cves),
         exploited=draw(some_cves),
         severity=draw(_maybe(st.sampled_from(["low", "medium", "high", "critical"]))),
@@ -192,12 +192,12 @@ def advisory_events(draw: st.DrawFn, first_hour: int = -40 * 24) -> AdvisoryEven
 @st.composite
 def controls(draw: st.DrawFn) -> Event:
     """A halt, its end, an approval or a denial."""
-    when = draw(moments())
+    when = draw(times())
     scope = draw(st.sampled_from([{}, {"site": "london"}, {"advisory": "macOS-26.2"}]))
-    until = draw(_maybe(moments(-48, 48)))
+    until = draw(_maybe(times(-48, 48)))
     job_id = draw(st.sampled_from(["job-1", "job-2"]))
     udid = draw(st.sampled_from(UDIDS))
-    expires = draw(moments(-48, 48))
+    expires = draw(times(-48, 48))
     found: list[Event] = [
         make.halted(when, **scope, until=until),
         make.halt_cleared(when, **scope),
@@ -223,7 +223,7 @@ def policy_texts() -> st.SearchStrategy[str]:
 
 def events() -> st.SearchStrategy[Event]:
     """Any event whose order does not matter (jobs follow their own)."""
-    changes = st.builds(make.policy_changed, policy_texts(), moments())
+    changes = st.builds(make.policy_changed, policy_texts(), times())
     return st.one_of(reports(), reports(), checkins(), advisory_events(), controls(), changes)
 
 
@@ -252,7 +252,7 @@ def devices(draw: st.DrawFn) -> Device:
             udid=draw(st.sampled_from([UDIDS[0]] * 9 + ["serial:C02TEST0001"])),
             enrolled=draw(st.sampled_from([True, True, True, False])),
             seen_at=draw(st.sampled_from([make.NOW - make.HOUR, make.NOW - 9 * make.DAY])),
-            mdm_seen_at=draw(_maybe(moments(-20 * 24))),
+            mdm_seen_at=draw(_maybe(times(-20 * 24))),
             **given,
         )
     )
@@ -274,11 +274,11 @@ def entries(draw: st.DrawFn) -> JobEntry:
         action=draw(st.sampled_from(list(Action))),
         method=draw(st.sampled_from(list(Method))),
         generation=draw(st.integers(0, 4)),
-        issued_at=draw(moments(-20 * 24)),
+        issued_at=draw(times(-20 * 24)),
         outcome=outcome,
-        outcome_at=draw(moments(-20 * 24)),
+        outcome_at=draw(times(-20 * 24)),
         error_code=draw(_maybe(st.sampled_from(list(ErrorCode)))),
-        acted_at=draw(_maybe(moments(-20 * 24))),
+        acted_at=draw(_maybe(times(-20 * 24))),
         udid=UDIDS[0],
         site=draw(st.sampled_from(SITES)),
         version=version if version in make.RELEASES else None,
@@ -290,11 +290,11 @@ def entries(draw: st.DrawFn) -> JobEntry:
 def job_histories() -> st.SearchStrategy[JobHistory]:
     """A Mac's jobs, each id once, oldest first."""
 
-    def ordered(found: list[JobEntry]) -> JobHistory:
+    def by_time(found: list[JobEntry]) -> JobHistory:
         by_id = {one.job_id: one for one in found}
         return tuple(sorted(by_id.values(), key=lambda one: (one.issued_us, one.job_id)))
 
-    return st.just(()) | st.lists(entries(), max_size=4).map(ordered)
+    return st.just(()) | st.lists(entries(), max_size=4).map(by_time)
 
 
 _APPLE = make.apple(make.release("26.3", build="25D100", day="2026-01-18"))
@@ -373,7 +373,7 @@ def worn_devices(draw: st.DrawFn) -> Device:
     given |= {name: draw(_READ_BY_GATES[name]) for name in names}
     given |= {"build": VERSIONS[given["os_version"]]}
     if draw(st.integers(0, 2)) == 0:
-        given["loan_returned_at"] = draw(moments())
+        given["loan_returned_at"] = draw(times())
     fleet = Fleet()
     fleet.put(
         make.mac(
@@ -421,7 +421,7 @@ def situations(draw: st.DrawFn, *, worn: bool = False) -> Situation:
         draw(worn_devices() if worn else devices()),
         draw(catalogues()),
         draw(policies()),
-        draw(st.just(make.NOW) | moments(-48, 24 * 20)),
+        draw(st.just(make.NOW) | times(-48, 24 * 20)),
         draw(tried_ledgers() if worn else job_histories()),
         draw(st.sampled_from(_HALTS)),
         site_open_jobs=draw(st.sampled_from([0, 0, 0, 25])),
@@ -448,12 +448,12 @@ def reports_without_news(draw: st.DrawFn, device: Device, now: datetime) -> Even
         data = {"udid": udid, "install_state": device.install_state}
         return make.make_event(DdmStatusEvent, udid, when, data)  # type: ignore[no-any-return]
     figures = {name: _FACTS[name] for name in _FACTS if name in FIELDS[FIRST_TELEMETRY:]}
-    said: dict[str, Any] = draw(st.fixed_dictionaries({}, optional=figures))
+    fields: dict[str, Any] = draw(st.fixed_dictionaries({}, optional=figures))
     for name in draw(st.lists(st.sampled_from(list(_FACTS)), max_size=6, unique=True)):
         known = device.values[INDEX[name]]
         if name not in figures and known is not None:
-            said[name] = str(known) if name in ("os_version", "build") else known
-    return make.reported(udid, when, draw(st.sampled_from(SOURCES)), **said)
+            fields[name] = str(known) if name in ("os_version", "build") else known
+    return make.reported(udid, when, draw(st.sampled_from(SOURCES)), **fields)
 
 
 def versions() -> st.SearchStrategy[Any]:

@@ -43,8 +43,15 @@ def list_letters(
             emit(json.dumps({"seq": one.seq, "replayed_at": replayed_at, **fields}))
         return
     rows = [
-        (str(one.seq), format_time(one.at), one.code, one.source, _location(said), said["detail"])
-        for one, said in letters
+        (
+            str(one.seq),
+            format_time(one.at),
+            one.code,
+            one.source,
+            _location(letter),
+            letter["detail"],
+        )
+        for one, letter in letters
     ]
     if rows:
         print_table(("seq", "at", "code", "source", "where", "detail"), rows)

@@ -11,7 +11,7 @@ def reject_reason(event: Event, *, jobs: PublicKeys, approvals: PublicKeys) -> s
     """What is wrong with an event that no schema sees; None if it may be folded. The keys are
     those that are believed for orders and for approvals."""
     if isinstance(event, PolicyChangedEvent):
-        return _policy(event)
+        return _policy_problem(event)
     try:
         if isinstance(event, ApprovalGrantedEvent):
             granted = event.data
@@ -26,7 +26,7 @@ def reject_reason(event: Event, *, jobs: PublicKeys, approvals: PublicKeys) -> s
     return None
 
 
-def _policy(event: PolicyChangedEvent) -> str | None:
+def _policy_problem(event: PolicyChangedEvent) -> str | None:
     if policy_digest(event.data.text) != event.data.digest:
         return "the policy's digest is not that of its text"
     try:

@@ -24,13 +24,13 @@ def fold_events(events: Iterable[Event]) -> Fleet:
     """Fold the events. Doubled or in another order they end in the same fleet: what became of a
     job is folded after the jobs, by time."""
     fleet = Fleet()
-    of_jobs: list[JobEvent] = []
+    job_events: list[JobEvent] = []
     for event in events:
         if isinstance(event, JobIssuedEvent | JobSupersededEvent | JobResultedEvent):
-            of_jobs.append(event)
+            job_events.append(event)
         elif not isinstance(event, PolicyChangedEvent):
             fleet.apply(event)
-    for event in sorted(of_jobs, key=_job_order):
+    for event in sorted(job_events, key=_job_order):
         fleet.apply(event)
     return fleet
 
@@ -48,7 +48,7 @@ def decide_all(
                 fleet.advisories,
                 policy,
                 now,
-                _settled(fleet.job_histories.get(udid, ()), device, now),
+                _with_inferred_result(fleet.job_histories.get(udid, ()), device, now),
                 fleet.halts(),
                 fleet.approvals(udid),
             ),
@@ -60,7 +60,7 @@ def _job_order(event: JobEvent) -> tuple[bool, int, str, str]:
     return not isinstance(event, JobIssuedEvent), to_us(event.time), event.source, event.id
 
 
-def _settled(history: JobHistory, device: Device, now: datetime) -> JobHistory:
+def _with_inferred_result(history: JobHistory, device: Device, now: datetime) -> JobHistory:
     """The jobs once the Mac's own reports, or the time, have ended the open one."""
     entry = open_job(history)
     result = None if entry is None else infer_result(entry, device, device.udid, now)

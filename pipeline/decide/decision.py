@@ -100,22 +100,22 @@ def evaluate(s: Situation, *, fast_paths: bool = True) -> Evaluation:
         )
     held: list[GatedNeed] = []
     for need in needs(s, exposed):
-        one = make_candidate(s, need, choose_method(s, need), exposed)
-        held.append(GatedNeed.of_results(one, evaluate_gates(s, one)))
+        candidate = make_candidate(s, need, choose_method(s, need), exposed)
+        held.append(GatedNeed.of_results(candidate, evaluate_gates(s, candidate)))
         if not held[-1].closed:
-            sent = _send(s, one, held[-1].gates, fast_paths=fast_paths)
+            sent = _send(s, candidate, held[-1].gates, fast_paths=fast_paths)
             return Evaluation(sent, recheck_on_telemetry=True, gated_needs=tuple(held))
         # A job that is on its way for this need is not withdrawn for a lesser one.
         if need.exclusive or held[-1].is_stopped_by(Reason.JOB_OPEN):
             break
     if not held:
-        rest = _rest(s, exposed)
+        rest = _without_need(s, exposed)
         return Evaluation(
             rest,
             recheck_on_telemetry=rest.reason in _TELEMETRY_REASONS
             or has_earlier_enrollment_defect(s),
         )
-    return _held_back(s, held, None, fast_paths=fast_paths)
+    return _evaluation_of_hold(s, held, None, fast_paths=fast_paths)
 
 
 def reevaluate_after_send(s: Situation, sent: Evaluation) -> Evaluation:
@@ -127,10 +127,10 @@ def reevaluate_after_send(s: Situation, sent: Evaluation) -> Evaluation:
         for one in sent.gated_needs
     ]
     for_it = next(at for at, one in enumerate(held, 1) if one.is_stopped_by(Reason.JOB_OPEN))
-    return _held_back(s, held[:for_it], sent.decision, fast_paths=True)
+    return _evaluation_of_hold(s, held[:for_it], sent.decision, fast_paths=True)
 
 
-def _held_back(
+def _evaluation_of_hold(
     s: Situation, held: list[GatedNeed], sent: Decision | None, *, fast_paths: bool
 ) -> Evaluation:
     reasons = {asked.reason for one in held for asked in one.closed}
@@ -144,7 +144,7 @@ def _held_back(
     )
 
 
-def _rest(s: Situation, exposed: Exposure) -> Decision:
+def _without_need(s: Situation, exposed: Exposure) -> Decision:
     """The answer for a Mac that needs nothing that a job could give it."""
     version = s.device.os_version
     if version is None:
@@ -223,7 +223,7 @@ def _still_offered(s: Situation, entry: JobEntry) -> bool:
     return any(one.version == entry.version for one in missing.releases)
 
 
-def _next_at(s: Situation, *times: datetime | None) -> datetime | None:
+def _next_eligible_at(s: Situation, *times: datetime | None) -> datetime | None:
     """The first of these times and of those at which the open job or the enrolment runs out."""
     known = [one for one in times if one is not None]
     fault_us = next_enrollment_fault_us(s)
@@ -248,7 +248,7 @@ def _nothing(s: Situation, exposed: Exposure, reason: Reason, *findings: str) ->
         exploited_cves=exposed.holes.exploited,
         severity=_severity(exposed),
         deadline_at=None if deadline_us is None else from_us(deadline_us),
-        next_eligible_at=_next_at(s),
+        next_eligible_at=_next_eligible_at(s),
         supersedes=None if withdrawn is None else withdrawn.job_id,
         findings=findings,
     )
@@ -263,9 +263,9 @@ def _awaiting_follow_up(s: Situation, exposed: Exposure, missing: tuple[str, ...
 def _send(
     s: Situation, p: Candidate, gates: tuple[GateResult, ...], *, fast_paths: bool
 ) -> Decision:
-    replaced = _untouched_job(s)
-    supersedes = None if replaced is None else replaced.job_id
-    return _planned(
+    untouched = _untouched_job(s)
+    supersedes = None if untouched is None else untouched.job_id
+    return _build_decision(
         *(s, p, gates, Verdict.SEND, p.need.reason), supersedes=supersedes, fast_paths=fast_paths
     )
 
@@ -277,10 +277,10 @@ def _hold(
     shown = held[-1] if held[-1].is_stopped_by(Reason.JOB_OPEN) else held[0]
     reason = shown.closed[0].reason
     assert reason is not None
-    next_at = _next_at(s, *(one.opens_at for one in held))
+    next_at = _next_eligible_at(s, *(one.opens_at for one in held))
     supersedes = _withdrawn(s, held)
     if sent is None or sent.job_id != shown.candidate.job_id:
-        return _planned(
+        return _build_decision(
             s,
             shown.candidate,
             shown.gates,
@@ -293,18 +293,18 @@ def _hold(
     changed_fields = {
         "decision": Verdict.HOLD,
         "reason": reason,
-        "gates": _with(to_gate(shown.closed[0]), sent.gates),
+        "gates": _replace_gate(to_gate(shown.closed[0]), sent.gates),
         "next_eligible_at": next_at,
         "supersedes": supersedes,
     }
     return construct_unchecked(Decision, sent.__dict__ | changed_fields)
 
 
-def _with(gate: Gate, gates: tuple[Gate, ...]) -> tuple[Gate, ...]:
+def _replace_gate(gate: Gate, gates: tuple[Gate, ...]) -> tuple[Gate, ...]:
     return tuple([gate if one.gate == gate.gate else one for one in gates])
 
 
-def _planned(
+def _build_decision(
     s: Situation,
     p: Candidate,
     gates: tuple[GateResult, ...],

@@ -45,17 +45,18 @@ class Exposure(msgspec.Struct, frozen=True):
         return known[1]
 
 
-_LEAST: Final = Severity.ROUTINE
+_LOWEST: Final = Severity.ROUTINE
 
 
-def _rank(severity: Severity) -> int:
+def severity_rank(severity: Severity) -> int:
+    """The place of a severity in their order: the higher, the worse."""
     return _RANK[severity]
 
 
 @lru_cache(maxsize=4096)
 def worst(missing: Missing) -> Severity:
     """How bad the worst of the releases that a kind of Mac lacks is."""
-    return max((severity_of(one) for one in missing.releases), key=_rank, default=_LEAST)
+    return max((severity_of(one) for one in missing.releases), key=severity_rank, default=_LOWEST)
 
 
 def exposure(s: Situation) -> Exposure:

@@ -110,11 +110,11 @@ def evaluate_gates(s: Situation, p: Candidate) -> tuple[GateResult, ...]:
 
 
 def reevaluate_job_gate(
-    s: Situation, p: Candidate, gates: tuple[GateResult, ...]
+    s: Situation, p: Candidate, results: tuple[GateResult, ...]
 ) -> tuple[GateResult, ...]:
     """The answers of `ask`, with that of the open job's gate as it is in this Situation."""
-    again = _job_open(s, p)
-    return tuple([again if asked.gate == again.gate else asked for asked in gates])
+    job_gate = _job_open(s, p)
+    return tuple([job_gate if asked.gate == job_gate.gate else asked for asked in results])
 
 
 def is_for(entry: JobEntry, need: Need) -> bool:
@@ -123,17 +123,17 @@ def is_for(entry: JobEntry, need: Need) -> bool:
 
 
 @lru_cache(maxsize=8192)
-def to_gate(asked: GateResult) -> Gate:
+def to_gate(result: GateResult) -> Gate:
     """The gate as a decision records it. Most gates of most Macs answer the same."""
     return Gate(
-        gate=asked.gate, passed=asked.reason is None, detail=asked.detail, until=asked.until
+        gate=result.gate, passed=result.reason is None, detail=result.detail, until=result.until
     )
 
 
-def opens_by_itself_at(closed: tuple[GateResult, ...]) -> datetime | None:
+def opens_by_itself_at(closed_gates: tuple[GateResult, ...]) -> datetime | None:
     """When these gates will all have opened by time alone; None if something else must happen."""
-    times = [asked.until for asked in closed if asked.until is not None]
-    return max(times) if times and len(times) == len(closed) else None
+    times = [asked.until for asked in closed_gates if asked.until is not None]
+    return max(times) if times and len(times) == len(closed_gates) else None
 
 
 def _site(s: Situation, _: Candidate) -> GateResult:
@@ -226,14 +226,14 @@ def _confirmed(s: Situation, p: Candidate) -> GateResult:
     if p.need.ineffective_before:
         detail = "a reinstall succeeded and did not mend it"
         return GateResult("sure", Reason.NEEDS_PERSON, detail)
-    from_then_us = p.need.not_before_us
-    if from_then_us is None or s.now_us >= from_then_us:
+    confirmed_us = p.need.not_before_us
+    if confirmed_us is None or s.now_us >= confirmed_us:
         return _SURE_PASSED
     return GateResult(
         "sure",
         Reason.AWAITING_CONTACT,
         "heard of again: MDM has until then to hear of it too",
-        from_us(from_then_us),
+        from_us(confirmed_us),
     )
 
 
@@ -313,7 +313,7 @@ def _window(s: Situation, p: Candidate) -> GateResult:
     return GateResult("window", Reason.OUTSIDE_WINDOW, "closed", until)
 
 
-def _slots(s: Situation, p: Candidate) -> GateResult:
+def _capacity(s: Situation, p: Candidate) -> GateResult:
     if s.site is None or p.need.action is Action.REENROLL:
         return _passed("site_slots")
     detail = f"{s.site_open_jobs} of {s.site.max_jobs} jobs open"
@@ -446,7 +446,7 @@ GATES: Final = (
         "window", _window, {Reason.OUTSIDE_WINDOW: ("now", "policy", "site", "site_name")}
     ),
     GateRow(  # the site has fewer open jobs than it may have
-        "site_slots", _slots, {Reason.SITE_FULL: ("site", "site_open_jobs")}
+        "site_slots", _capacity, {Reason.SITE_FULL: ("site", "site_open_jobs")}
     ),
 )
 # Not a gate of a need: the last reinstall is confirmed in every point that the policy asks for.

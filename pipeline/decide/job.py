@@ -28,7 +28,7 @@ def build_job(s: Situation, decision: Decision, *, fast_paths: bool = True) -> J
     reenrolls = decision.action is Action.REENROLL
     lasts = limits.reenroll_expires_after if reenrolls else limits.job_expires_after
     report_by = s.now + max(lasts, _SHORTEST_START)
-    expires_at = report_by if reenrolls else min(report_by, _start_by(s, decision))
+    expires_at = report_by if reenrolls else min(report_by, _latest_start(s, decision))
     declared = decision.method is Method.DDM
     newest_us = s.device.newest_us
     values = {
@@ -57,11 +57,15 @@ def build_job(s: Situation, decision: Decision, *, fast_paths: bool = True) -> J
     return construct_unchecked(Job, values) if unchecked else Job(**values)
 
 
-def _start_by(s: Situation, decision: Decision) -> datetime:
-    past = decision.deadline_at is not None and s.now >= decision.deadline_at
+def _latest_start(s: Situation, decision: Decision) -> datetime:
+    is_past_deadline = decision.deadline_at is not None and s.now >= decision.deadline_at
     assert s.site is not None
     assert s.site_name is not None
-    closes = None if past else closes_at(s.policy.windows_of(s.site_name), s.site.zone, s.now)
+    closes = (
+        None
+        if is_past_deadline
+        else closes_at(s.policy.windows_of(s.site_name), s.site.zone, s.now)
+    )
     if closes is None:
         return s.now + max(s.policy.thresholds.job_expires_after, _SHORTEST_START)
     return max(closes, s.now + _SHORTEST_START)

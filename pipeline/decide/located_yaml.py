@@ -123,12 +123,12 @@ def _integer(text: str) -> int:
     return sign * int(digits, _BASES.get(digits[:2], 10))
 
 
-def _real(text: str) -> float:
+def _float(text: str) -> float:
     plain = text.replace("_", "").lower()
     return float(plain.replace(".inf", "inf").replace(".nan", "nan"))
 
 
-def _truth(text: str) -> bool:
+def _boolean(text: str) -> bool:
     if text.lower() not in {"true", "false"}:
         raise ValueError("neither true nor false")
     return text.lower() == "true"
@@ -137,9 +137,9 @@ def _truth(text: str) -> bool:
 # Dates and times stay text: what they mean is for the policy to say.
 _SCALARS: Final[dict[str, Callable[[str], Any]]] = {
     "null": lambda _: None,
-    "bool": _truth,
+    "bool": _boolean,
     "int": _integer,
-    "float": _real,
+    "float": _float,
     **dict.fromkeys(("str", "!", "timestamp", "value", "merge"), str),
 }
 
@@ -158,7 +158,7 @@ def _of_marked(error: MarkedYAMLError) -> Problem:
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenCollection:
     """A collection that is being read; `key` is what its next value belongs to."""
 
     located: Located
@@ -172,7 +172,7 @@ class _Reader:
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self._yaml = YAML(typ="safe", pure=True)
-        self._open: list[_Open] = []
+        self._open: list[_OpenCollection] = []
         self._anchors: dict[str, Located] = {}
         self._root: Located | None = None
         self._values = 0
@@ -218,9 +218,9 @@ class _Reader:
         if len(self._open) >= _MAX_DEPTH:
             raise self._stop(_location(event), f"nested deeper than {_MAX_DEPTH} levels")
         located.value = {} if is_mapping else []
-        self._open.append(_Open(located, path, event.anchor, is_mapping))
+        self._open.append(_OpenCollection(located, path, event.anchor, is_mapping))
 
-    def _key(self, event: NodeEvent, parent: _Open) -> None:
+    def _key(self, event: NodeEvent, parent: _OpenCollection) -> None:
         if not isinstance(event, ScalarEvent):
             raise self._stop(_location(event), "a key must be plain text")
         key = event.value

@@ -25,7 +25,7 @@ from schemas.macos import OSVersion
 
 _DDM_FROM: Final = OSVersion(14)
 _COMMAND_FROM, _COMMAND_BELOW = OSVersion(11), OSVersion(14)
-_OWNED: Final = frozenset({HardwareClass.APPLE_SILICON, HardwareClass.VM})
+_NEEDS_VOLUME_OWNER: Final = frozenset({HardwareClass.APPLE_SILICON, HardwareClass.VM})
 _ERASES_TO_A_SYSTEM: Final = frozenset({HardwareClass.T2, HardwareClass.APPLE_SILICON})
 _RUNNING_STATES: Final = frozenset({"downloading", "prepared", "installing"})
 # A Mac that said 'downloading' and then nothing for this long is no longer believed.
@@ -59,7 +59,7 @@ def choose_method(s: Situation, need: Need) -> Choice:
         if obstacle is None:
             obstacle, ends_at = _another_update_runs(s, method)
         if obstacle is None:
-            return Choice(method, None, _why(s, method))
+            return Choice(method, None, _method_detail(s, method))
         if blocked is None:
             blocked = Choice(method, *obstacle, until=ends_at)
         elif ends_at is not None:
@@ -74,7 +74,7 @@ def _allowed(names: tuple[str, ...]) -> tuple[Method, ...]:
     return tuple(Method(name) for name in names)
 
 
-def _why(s: Situation, method: Method) -> str:
+def _method_detail(s: Situation, method: Method) -> str:
     version = s.device.os_version
     return f"{method} on macOS {version}" if version else str(method)
 
@@ -94,7 +94,7 @@ def _supervised_update_obstacle(s: Situation, need: Need) -> Obstacle:
     if not s.device.supervised:
         known = "not supervised" if s.device.supervised is False else "supervision unknown"
         return Reason.NOT_SUPERVISED, known
-    if s.device.hardware in _OWNED and s.device.bootstrap_token_escrowed is False:
+    if s.device.hardware in _NEEDS_VOLUME_OWNER and s.device.bootstrap_token_escrowed is False:
         return Reason.NO_BOOTSTRAP_TOKEN, "no bootstrap token escrowed"
     return None
 
@@ -109,7 +109,7 @@ def _volume_owner_obstacle(s: Situation) -> Obstacle:
     obstacle = _ssh_obstacle(s)
     if obstacle is not None:
         return obstacle
-    if s.device.hardware in _OWNED and s.device.volume_owner_available is False:
+    if s.device.hardware in _NEEDS_VOLUME_OWNER and s.device.volume_owner_available is False:
         return Reason.NO_VOLUME_OWNER, "no volume owner's account at hand"
     return None
 

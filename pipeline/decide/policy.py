@@ -383,8 +383,10 @@ class Policy(Strict):
     @cached_property
     def reads_hostnames(self) -> bool:
         """Whether a Mac's host name alone can change its answer."""
-        who = [site.match for site in self.sites.values()] + [one.who for one in self.exemptions]
-        return any(match.hostnames for match in who)
+        matches = [site.match for site in self.sites.values()] + [
+            one.who for one in self.exemptions
+        ]
+        return any(match.hostnames for match in matches)
 
     def windows_of(self, site: str) -> tuple[Window, ...]:
         """The site's own windows, or the policy's."""

@@ -35,7 +35,7 @@ _A_LIST: Final = "must be a list: [one, two], or lines that begin with a hyphen"
 _TEXT: Final = "must be text"
 
 # What pydantic says in its own words of Python, in those of the file.
-_WORDS: Final = {
+_MESSAGES: Final = {
     "model_type": _A_MAPPING,
     "model_attributes_type": _A_MAPPING,
     "dict_type": _A_MAPPING,
@@ -124,7 +124,7 @@ def policy_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class _Spot(NamedTuple):
+class _ErrorLocation(NamedTuple):
     """What an error is about: its path in the file, its place, the value there.
 
     `branch` says that pydantic tried one form of several.
@@ -136,8 +136,8 @@ class _Spot(NamedTuple):
     is_union_branch: bool
 
 
-def _locate(root: Located, loc: Path) -> _Spot:
-    located, branch = root, False
+def _locate(root: Located, loc: Path) -> _ErrorLocation:
+    located, is_union_branch = root, False
     path: Path = ()
     location = (root.line, root.column)
     keys: dict[str, tuple[int, int]] = {}
@@ -152,12 +152,12 @@ def _locate(root: Located, loc: Path) -> _Spot:
         elif part == "[key]":
             location = keys.get(str(path[-1]), location)
         else:  # a union's branch, or a key that is missing
-            branch = True
-    return _Spot(path, location, located, branch)
+            is_union_branch = True
+    return _ErrorLocation(path, location, located, is_union_branch)
 
 
 def _problems(root: Located, details: list[ErrorDetails]) -> list[Problem]:
-    found: dict[Path, list[tuple[_Spot, ErrorDetails]]] = {}
+    found: dict[Path, list[tuple[_ErrorLocation, ErrorDetails]]] = {}
     whole: list[Problem] = []
     for detail in details:
         spot = _locate(root, detail["loc"])
@@ -186,7 +186,7 @@ def _default_site_problem(root: Located, details: list[ErrorDetails]) -> list[Pr
     return [Problem(wanted.line, wanted.column, "default_site", message)]
 
 
-def _key_problem(root: Located, spot: _Spot, detail: ErrorDetails) -> Problem:
+def _key_problem(root: Located, spot: _ErrorLocation, detail: ErrorDetails) -> Problem:
     key = str(detail["loc"][-1])
     if detail["type"] == "missing":
         parent = _locate(root, detail["loc"][:-1])
@@ -237,8 +237,8 @@ def _message(located: Located, detail: ErrorDetails) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
     if located.value is None and kind != "value_error":
         return "is empty; give it a value or remove the key"
-    if kind in _WORDS:
-        return _WORDS[kind] + _quoting_hint(kind, located)
+    if kind in _MESSAGES:
+        return _MESSAGES[kind] + _quoting_hint(kind, located)
     if kind in {"literal_error", "enum"}:
         return _choice(str(context["expected"]), detail["input"])
     if kind == "less_than_equal" and "timedelta" in detail["msg"]:

@@ -85,38 +85,38 @@ class Reconciler:
         # The Macs that have an open job.
         self._with_open_job: set[str] = set()
         self._timers: list[tuple[int, str]] = []
-        self._waiting: dict[str, list[tuple[int, str]]] = {}
-        self._parsed: tuple[str, Policy] | None = None
-        self._override: tuple[str, Policy] | None = None
+        self._waiting_for_capacity: dict[str, list[tuple[int, str]]] = {}
+        self._parsed_policy: tuple[str, Policy] | None = None
+        self._policy_override: tuple[str, Policy] | None = None
         # The last answer, if it ordered a job: the next question is mostly about that order.
-        self._ordered: tuple[Situation, Evaluation] | None = None
+        self._last_sent: tuple[Situation, Evaluation] | None = None
         # A Mac and its wire form: two records in a row are mostly of the same.
-        self._written: tuple[Device, dict[str, Any]] | None = None
+        self._last_wire: tuple[Device, dict[str, Any]] | None = None
 
     # --- policy ---
 
     @property
     def policy(self) -> Policy | None:
         """The policy in force, or the one that replay puts in its place."""
-        if self._override is not None:
-            return self._override[1]
+        if self._policy_override is not None:
+            return self._policy_override[1]
         changed = self.fleet.policy
         if changed is None:
             return None
-        if self._parsed is None or self._parsed[0] != changed.text:
-            self._parsed = (changed.text, read_policy(changed.text))
-        return self._parsed[1]
+        if self._parsed_policy is None or self._parsed_policy[0] != changed.text:
+            self._parsed_policy = (changed.text, read_policy(changed.text))
+        return self._parsed_policy[1]
 
     @property
     def policy_digest(self) -> str | None:
         """Names the policy's text."""
-        if self._override is not None:
-            return self._override[0]
+        if self._policy_override is not None:
+            return self._policy_override[0]
         return None if self.fleet.policy is None else self.fleet.policy.digest
 
     def override_policy(self, text: str) -> None:
         """Decide by this policy whatever the log says: for replay and what-if."""
-        self._override = (policy_digest(text), read_policy(text))
+        self._policy_override = (policy_digest(text), read_policy(text))
 
     # --- the loop ---
 
@@ -157,7 +157,7 @@ class Reconciler:
         for udid in self.affected(change):
             yield from self.reconcile(udid, now)
         for site in freed:
-            yield from self._fill(site, now)
+            yield from self._use_free_capacity(site, now)
 
     def fold(self, event: Event) -> Change:
         """Fold an event and decide nothing: for replay, and for catching up after a restart."""
@@ -169,22 +169,22 @@ class Reconciler:
             change = self.fleet.apply(event)
             if not change.is_material:
                 return change, ()
-            return self._folded(change), ()
+            return self._drop_merged(change), ()
         if isinstance(event, PolicyChangedEvent):
             read_policy(event.data.text)
         elif isinstance(event, JobIssuedEvent | JobSupersededEvent | JobResultedEvent):
             udid = _job_udid(event)
-            before = self._open_of(udid)
+            before = self._open_jobs_of(udid)
             change = self.fleet.apply(event)
-            return change, self._recount(udid, before, self._open_of(udid))
-        return self._folded(self.fleet.apply(event)), ()
+            return change, self._recount(udid, before, self._open_jobs_of(udid))
+        return self._drop_merged(self.fleet.apply(event)), ()
 
-    def _folded(self, change: Change) -> Change:
+    def _drop_merged(self, change: Change) -> Change:
         """The change; records that have become part of a Mac lose their answer."""
         if not change.lines and not change.affects_all:
             for name in change.udids:
                 if name in self.last_decisions and self.fleet.canonical_udid(name) is not None:
-                    self._forget(name)
+                    self._drop_decision(name)
         return change
 
     def affected(self, change: Change) -> list[str]:
@@ -226,23 +226,23 @@ class Reconciler:
         if self.policy is None or self.fleet.canonical_udid(udid) is not None:
             return
         try:
-            yield from self._look_at(udid, now)
+            yield from self._reconcile(udid, now)
         except Exception as error:  # noqa: BLE001 - one Mac's bug must not hold up the others
             yield EvaluationFailed(udid, error)
 
-    def _look_at(self, udid: str, now: datetime) -> Iterator[Effect]:
+    def _reconcile(self, udid: str, now: datetime) -> Iterator[Effect]:
         last, situation = self.last_decisions.get(udid), self.situation(udid, now)
         entry = situation.open_job
         if entry is not None:
-            others = extra_open_jobs(situation.job_history)
-            for stray in others:
-                yield DerivedEvent(superseded_event(stray, udid, entry.job_id, SOURCE, now))
+            extra = extra_open_jobs(situation.job_history)
+            for extra_job in extra:
+                yield DerivedEvent(superseded_event(extra_job, udid, entry.job_id, SOURCE, now))
             result = infer_result(entry, situation.device, udid, now)
             if result is not None:
                 yield DerivedEvent(result_event(result, SOURCE, now))
                 if self.last_decisions.get(udid) is not last:
                     return  # what followed was decided on when it was handed back
-            if others or result is not None:
+            if extra or result is not None:
                 situation = self.situation(udid, now)
         found = self._evaluate(situation)
         withdrawn = situation.open_job
@@ -254,22 +254,22 @@ class Reconciler:
                 return
             situation = self.situation(udid, now)
             found = evaluate(situation, fast_paths=self._fast_paths)
-        decision, name = found.decision, fingerprint(found.decision)
+        decision, digest = found.decision, fingerprint(found.decision)
         sends = decision.decision is Verdict.SEND
         # A job that was ordered before and is in no job history was lost: it is sent again.
-        if last is not None and last.fingerprint == name and not sends:
+        if last is not None and last.fingerprint == digest and not sends:
             return
         job = build_job(situation, decision, fast_paths=self._fast_paths) if sends else None
         decided = Decided(self.record_of(decision, situation), job)
-        self._remember_decision(found, name)
-        self._ordered = (situation, found) if sends and self._fast_paths else None
+        self._remember_decision(found, digest)
+        self._last_sent = (situation, found) if sends and self._fast_paths else None
         yield decided
 
     def _evaluate(self, s: Situation) -> Evaluation:
-        if self._ordered is not None:
-            (before, sent), self._ordered = self._ordered, None
-            if _is_order_of(s, before, sent.decision.job_id):
-                return reevaluate_after_send(s, sent)
+        if self._last_sent is not None:
+            (before, evaluation), self._last_sent = self._last_sent, None
+            if _differs_by_open_job(s, before, evaluation.decision.job_id):
+                return reevaluate_after_send(s, evaluation)
         return evaluate(s, fast_paths=self._fast_paths)
 
     def situation(self, udid: str, now: datetime) -> Situation:
@@ -278,8 +278,10 @@ class Reconciler:
         assert policy is not None
         device, history = self.fleet.merged_device(udid), self.fleet.job_histories.get(udid, ())
         site = site_of(device, policy)
-        own = open_job(history)
-        others = self._site_jobs[site or ""] - (own is not None and _takes_slot(own, site))
+        own_job = open_job(history)
+        others = self._site_jobs[site or ""] - (
+            own_job is not None and _uses_capacity(own_job, site)
+        )
         found = Situation(
             device,
             self.fleet.advisories,
@@ -293,7 +295,7 @@ class Reconciler:
         if self._fast_paths:
             # As it would work them out itself.
             settings = None if site is None else policy.sites[site]
-            found.__dict__.update(site_name=site, site=settings, open_job=own)
+            found.__dict__.update(site_name=site, site=settings, open_job=own_job)
         return found
 
     def record_of(self, decision: Decision, s: Situation) -> DecisionRecord:
@@ -318,19 +320,19 @@ class Reconciler:
     def _wire_of(self, device: Device) -> dict[str, Any]:
         if not self._fast_paths:
             return device.to_wire()
-        if self._written is None or self._written[0] is not device:
-            self._written = device, device.to_wire()
-        return self._written[1]
+        if self._last_wire is None or self._last_wire[0] is not device:
+            self._last_wire = device, device.to_wire()
+        return self._last_wire[1]
 
     def restore(self, udid: str, last: LastDecision) -> None:
         """Take a Mac's last answer as it was before a restart, once its state is loaded."""
         if self.fleet.canonical_udid(udid) is not None:
             return
-        self._count(self.last_decisions.get(udid), last)
+        self._count_exposed(self.last_decisions.get(udid), last)
         self.last_decisions[udid] = last
         if last.recheck_us:
             heapq.heappush(self._timers, (last.recheck_us, udid))
-        self._queue(udid, last)
+        self._wait_for_capacity(udid, last)
 
     def recount_jobs(self) -> None:
         """Count open jobs anew, after the ledgers were loaded."""
@@ -355,7 +357,7 @@ class Reconciler:
 
     # --- bookkeeping ---
 
-    def telemetry_matters(self, udid: str, now: datetime, view: Device | None = None) -> bool:
+    def telemetry_matters(self, udid: str, now: datetime, merged: Device | None = None) -> bool:
         """Whether a report that brought only times and figures can change the Mac's answer; `view`
         is the Mac, where it is at hand."""
         last = self.last_decisions.get(udid)
@@ -368,14 +370,14 @@ class Reconciler:
             return False
         entry = open_job(self.fleet.job_histories[udid])
         return entry is not None and (
-            infer_result(entry, view or self.fleet.merged_device(udid), udid, now) is not None
+            infer_result(entry, merged or self.fleet.merged_device(udid), udid, now) is not None
         )
 
-    def _remember_decision(self, found: Evaluation, name: bytes) -> None:
+    def _remember_decision(self, found: Evaluation, digest: bytes) -> None:
         decision = found.decision
         deadline, next_at = decision.deadline_at, decision.next_eligible_at
         last = LastDecision(
-            name,
+            digest,
             decision.decision,
             decision.reason,
             0 if next_at is None else to_us(next_at),
@@ -385,30 +387,34 @@ class Reconciler:
             found.recheck_on_telemetry,
             found.waits_for_capacity,
         )
-        self._count(self.last_decisions.get(decision.udid), last)
+        self._count_exposed(self.last_decisions.get(decision.udid), last)
         self.last_decisions[decision.udid] = last
         if last.recheck_us:
             heapq.heappush(self._timers, (last.recheck_us, decision.udid))
-        self._queue(decision.udid, last)
+        self._wait_for_capacity(decision.udid, last)
 
-    def _forget(self, udid: str) -> None:
+    def _drop_decision(self, udid: str) -> None:
         """Drop the answer for a record that has become part of a Mac."""
-        self._count(self.last_decisions.pop(udid, None), None)
+        self._count_exposed(self.last_decisions.pop(udid, None), None)
         self.dropped_decisions[udid] = None
 
-    def _queue(self, udid: str, last: LastDecision) -> None:
+    def _wait_for_capacity(self, udid: str, last: LastDecision) -> None:
         if last.wants_capacity and last.site is not None:
             first = last.deadline_us or _NO_DEADLINE
-            heapq.heappush(self._waiting.setdefault(last.site, []), (first, udid))
+            heapq.heappush(self._waiting_for_capacity.setdefault(last.site, []), (first, udid))
 
-    def _count(self, old: LastDecision | None, new: LastDecision | None) -> None:
-        if old is not None and new is not None and old[_COUNTED] == new[_COUNTED]:
+    def _count_exposed(self, old: LastDecision | None, new: LastDecision | None) -> None:
+        if (
+            old is not None
+            and new is not None
+            and old[_SITE_AND_SEVERITY] == new[_SITE_AND_SEVERITY]
+        ):
             return
         for last, sign in ((old, -1), (new, 1)):
             if last is not None and last.severity is not None:
                 self.exposed[last.site or "", last.severity.value] += sign
 
-    def _open_of(self, udid: str) -> frozenset[tuple[str, str, Action]]:
+    def _open_jobs_of(self, udid: str) -> frozenset[tuple[str, str, Action]]:
         if udid not in self.fleet.job_histories:
             return _NO_JOBS
         return frozenset(
@@ -436,10 +442,10 @@ class Reconciler:
                 self.open_jobs[site, action.value] += sign
         return tuple(sorted({site for _, site, _ in before - after})) if before else ()
 
-    def _fill(self, site: str, now: datetime) -> Iterator[Effect]:
+    def _use_free_capacity(self, site: str, now: datetime) -> Iterator[Effect]:
         """Give the free slots of a site to those of its waiting Macs with the first deadlines."""
         policy = self.policy
-        waiting = self._waiting.get(site)
+        waiting = self._waiting_for_capacity.get(site)
         if policy is None or not waiting or site not in policy.sites:
             return
         free = policy.sites[site].max_jobs - self._site_jobs[site]
@@ -456,7 +462,7 @@ class Reconciler:
 _NO_DEADLINE: Final = 1 << 62
 _NO_EFFECTS: Final[Iterator[Effect]] = iter(())
 # Of a Standing: its site and severity.
-_COUNTED: Final = slice(4, 6)
+_SITE_AND_SEVERITY: Final = slice(4, 6)
 _NO_JOBS: Final[frozenset[tuple[str, str, Action]]] = frozenset()
 
 
@@ -485,7 +491,7 @@ _ALL_BUT_HISTORY: Final = attrgetter(
 )
 
 
-def _is_order_of(s: Situation, before: Situation, job_id: str | None) -> bool:
+def _differs_by_open_job(s: Situation, before: Situation, job_id: str | None) -> bool:
     """Whether a situation is the one before, with this job in the ledger."""
     if not s.job_history or s.job_history[-1].job_id != job_id or not s.job_history[-1].is_open:
         return False
@@ -494,7 +500,7 @@ def _is_order_of(s: Situation, before: Situation, job_id: str | None) -> bool:
     )
 
 
-def _takes_slot(entry: JobEntry, site: str | None) -> bool:
+def _uses_capacity(entry: JobEntry, site: str | None) -> bool:
     """Whether an open job is one of those a site has slots for: a prompt moves no gigabytes."""
     return entry.site == site and entry.action is not Action.REENROLL
 

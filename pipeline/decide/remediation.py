@@ -25,7 +25,7 @@ from schemas.results import ErrorCode, Outcome
 
 # What a reinstall mends: the update itself went wrong on the Mac. A full disk or a Mac that was
 # not there is no reason to install the system anew.
-_UPDATE_WENT_WRONG: Final = frozenset(
+_UPDATE_FAILURES: Final = frozenset(
     {ErrorCode.INSTALL_FAILED, ErrorCode.NOTHING_HAPPENED, ErrorCode.NO_REPORT}
 )
 # After an erase the Mac enrols by itself in Setup Assistant; before this it is not asked to.
@@ -130,7 +130,7 @@ def _enrollment_fault(s: Situation) -> Reason | None:
         return Reason.REENROLL_AFTER_REINSTALL
     if mdm_is_silent(s):
         return Reason.MDM_SILENT
-    defects = [fact for fact in _enrollment_defects(s) if _is_of_now(s, fact)]
+    defects = [fact for fact in _enrollment_defects(s) if _is_of_present_enrollment(s, fact)]
     if "mdm_server" in defects:
         return Reason.WRONG_MDM_SERVER
     renew_us = renewal_us(s)
@@ -152,7 +152,7 @@ def _enrollment_defects(s: Situation) -> Iterator[str]:
         yield "user_approved"
 
 
-def _is_of_now(s: Situation, fact: str) -> bool:
+def _is_of_present_enrollment(s: Situation, fact: str) -> bool:
     """Whether a fact about the enrolment is of the present one: an Authenticate begins another,
     with another identity."""
     return s.device.reported_us(fact) >= s.device.checkins[AUTHENTICATED]
@@ -161,13 +161,13 @@ def _is_of_now(s: Situation, fact: str) -> bool:
 def has_earlier_enrollment_defect(s: Situation) -> bool:
     """Whether something spoke against the enrolment before, and no word on it came of this one:
     the same word would be news then."""
-    return any(not _is_of_now(s, fact) for fact in _enrollment_defects(s))
+    return any(not _is_of_present_enrollment(s, fact) for fact in _enrollment_defects(s))
 
 
 def renewal_us(s: Situation) -> int | None:
     """When its MDM identity comes due for renewal, in us; None where its end is not known."""
     expires_at = s.device.identity_expires_at
-    if expires_at is None or not _is_of_now(s, "identity_expires_at"):
+    if expires_at is None or not _is_of_present_enrollment(s, "identity_expires_at"):
         return None
     return to_us(expires_at) - duration_us(s.policy.mdm.identity_renew_before)
 
@@ -266,7 +266,7 @@ def needs_reinstall(s: Situation, exposed: Exposure, update: Need | None) -> Nee
         went_wrong = [
             entry
             for entry in failures(s.job_history, update.action, update.intent)
-            if entry.error_code in _UPDATE_WENT_WRONG
+            if entry.error_code in _UPDATE_FAILURES
         ]
         if len(went_wrong) >= s.policy.thresholds.reinstall_after_failures:
             assert update.release is not None
@@ -318,12 +318,12 @@ def expected_firmware(s: Situation) -> str | None:
     if device.firmware is None or device.model is None or device.os_version is None:
         return None
     for rule in s.policy.firmware:
-        if rule.version == device.os_version and _any_model(rule.models, device.model):
+        if rule.version == device.os_version and _matches_any_model(rule.models, device.model):
             return rule.firmware
     return None
 
 
-def _any_model(globs: tuple[str, ...], model: str) -> bool:
+def _matches_any_model(globs: tuple[str, ...], model: str) -> bool:
     return any(fnmatchcase(model.lower(), glob.lower()) for glob in globs)
 
 
@@ -370,7 +370,7 @@ def reimage_eligibility(s: Situation) -> tuple[Image | None, tuple[str, ...]]:
                 f"hardware {device.hardware.value} can be restored by asr",
             ),
             (
-                device.model is not None and _any_model(image.models, device.model),
+                device.model is not None and _matches_any_model(image.models, device.model),
                 f"model {device.model} is one of {', '.join(image.models)}",
             ),
             (

@@ -19,10 +19,10 @@ class cached(Generic[T]):  # noqa: N801 - a decorator
     """`functools.cached_property` as it is since Python 3.12: without a lock, which costs more
     than most of what is worked out here."""
 
-    def __init__(self, work_out: Callable[[Any], T]) -> None:
-        self._work_out = work_out
-        self._name = work_out.__name__
-        self.__doc__ = work_out.__doc__
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self._compute = compute
+        self._name = compute.__name__
+        self.__doc__ = compute.__doc__
 
     @overload
     def __get__(self, instance: None, owner: type) -> "cached[T]": ...
@@ -31,7 +31,7 @@ class cached(Generic[T]):  # noqa: N801 - a decorator
     def __get__(self, instance: object | None, owner: type) -> "T | cached[T]":
         if instance is None:
             return self
-        value = instance.__dict__[self._name] = self._work_out(instance)
+        value = instance.__dict__[self._name] = self._compute(instance)
         return value
 
 

@@ -93,17 +93,17 @@ class EmbeddedForm:
 
     def awaiting_approval(self) -> Sequence[Decision]:
         """The decisions that wait for somebody's approval."""
-        engine = self._service.reconciler
+        reconciler = self._service.reconciler
         return [
-            decide(engine.situation(udid, self._now), fast_paths=self._fast_paths)
-            for udid, last in engine.last_decisions.items()
+            decide(reconciler.situation(udid, self._now), fast_paths=self._fast_paths)
+            for udid, last in reconciler.last_decisions.items()
             if last.reason is Reason.AWAITING_APPROVAL
         ]
 
     def sample(self, now: datetime) -> FleetSample:
         """How the fleet stands."""
-        engine = self._service.reconciler
-        return FleetSample(now, dict(engine.exposed), dict(engine.open_jobs))
+        reconciler = self._service.reconciler
+        return FleetSample(now, dict(reconciler.exposed), dict(reconciler.open_jobs))
 
     def _settle(self) -> None:
         wake = self._service.next_wake(self._now)

@@ -98,7 +98,7 @@ class RunOutcome:
             decision.setdefault(name, None)
         udid, old = decision["udid"], self.latest.get(decision["udid"])
         self.latest[udid] = decision
-        self._count(udid, line.at, decision)
+        self._count_decision(udid, line.at, decision)
         was, now = bool(old and old["cves"]), bool(decision["cves"])
         if was and old is not None:
             self._exposed_at[old["site"] or ""] -= 1
@@ -112,7 +112,7 @@ class RunOutcome:
         elif was and not now:
             self.patched.append((self.exposed_since.pop(udid), line.at))
 
-    def _count(self, udid: str, at: datetime, decision: dict[str, Any]) -> None:
+    def _count_decision(self, udid: str, at: datetime, decision: dict[str, Any]) -> None:
         after = json.dumps({k: v for k, v in decision.items() if k not in _VOLATILE_FIELDS})
         last = self._decision_states.get(udid)
         if last is not None and last.at == at:
@@ -128,11 +128,11 @@ class RunOutcome:
         """How many Macs are exposed at the end."""
         return sum(bool(decision["cves"]) for decision in self.latest.values())
 
-    def exposed_at(self, moment: datetime) -> int:
+    def exposed_at(self, time: datetime) -> int:
         """How many were exposed at that moment, it included."""
         by_site: dict[str, int] = {}
         for level in self.levels:
-            if level.at > moment:
+            if level.at > time:
                 break
             by_site[level.site] = level.exposed
         return sum(by_site.values())

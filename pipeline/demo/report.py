@@ -57,7 +57,7 @@ def render(outcome: RunOutcome, summary: Mapping[str, Any], marks: Mapping[str, 
         f"<p class='note'>{_ABOUT_JOBS}</p>",
         _plot(_jobs(outcome, marks), "jobs"),
         "<h2>Still exposed, and why</h2>",
-        _left(outcome),
+        _still_exposed(outcome),
         "</main></body></html>",
     ]
     return "".join(parts)
@@ -175,16 +175,16 @@ def _jobs(outcome: RunOutcome, marks: Mapping[str, datetime]) -> go.Figure:
     return figure
 
 
-def _left(outcome: RunOutcome) -> str:
+def _still_exposed(outcome: RunOutcome) -> str:
     rows = []
     for decision in outcome.still_exposed():
         held = next((gate for gate in decision.get("gates", ()) if not gate["passed"]), None)
-        why = "; ".join(decision.get("findings", ())) or (held or {}).get("detail", "")
+        detail = "; ".join(decision.get("findings", ())) or (held or {}).get("detail", "")
         cells = (
             decision["site"] or "",
             decision["serial"] or decision["udid"],
             decision["reason"],
-            why,
+            detail,
             str(len(decision["cves"])),
         )
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")

@@ -30,31 +30,31 @@ class DownloadCache:
     def load(self, source: str, location: str) -> CachedDocument | None:
         """The whole copy of what this location gave, None where there is none."""
         try:
-            about = json.loads(self._about(source).read_bytes())
-            document = self._document(source).read_bytes()
-            digest = about.pop("sha256")
-            copy = CachedDocument(document=document, **about)
+            metadata = json.loads(self._metadata_path(source).read_bytes())
+            document = self._document_path(source).read_bytes()
+            digest = metadata.pop("sha256")
+            cached = CachedDocument(document=document, **metadata)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         whole = hashlib.sha256(document).hexdigest() == digest
-        return copy if whole and copy.location == location else None
+        return cached if whole and cached.location == location else None
 
     def store(self, source: str, copy: CachedDocument) -> None:
         """Keep this one instead of the one before it."""
-        about = asdict(copy)
-        document = about.pop("document")
-        about["sha256"] = hashlib.sha256(document).hexdigest()
-        _write(self._document(source), document)
-        _write(self._about(source), json.dumps(about).encode())
+        metadata = asdict(copy)
+        document = metadata.pop("document")
+        metadata["sha256"] = hashlib.sha256(document).hexdigest()
+        _write(self._document_path(source), document)
+        _write(self._metadata_path(source), json.dumps(metadata).encode())
 
     def store_refused(self, source: str, document: bytes) -> None:
         """Keep what was refused, beside the copy."""
         _write(self._folder / f"{source}.refused", document)
 
-    def _document(self, source: str) -> Path:
+    def _document_path(self, source: str) -> Path:
         return self._folder / f"{source}.json"
 
-    def _about(self, source: str) -> Path:
+    def _metadata_path(self, source: str) -> Path:
         return self._folder / f"{source}.about.json"
 
 

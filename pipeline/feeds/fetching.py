@@ -21,7 +21,7 @@ from pipeline.feeds.download_cache import CachedDocument
 # "Apple Root CA" of https://www.apple.com/certificateauthority/, valid until 2035.
 APPLE_ROOT_CA: Final = Path(__file__).with_name("apple_root_ca.pem")
 _APPLE: Final = ".apple.com"
-_AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_RETRY_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CONNECT_S: Final = 10.0
 _MOST_REDIRECTS: Final = 5
 
@@ -30,7 +30,7 @@ class FetchError(Exception):
     """No document came; one line says why."""
 
 
-class _PassingError(FetchError):
+class _TransientFetchError(FetchError):
     """What may be over in a moment."""
 
 
@@ -60,10 +60,10 @@ async def fetch(location: str, known: CachedDocument | None, limits: FetchLimits
     tries = AsyncRetrying(
         stop=stop_after_attempt(limits.tries),
         wait=wait_random_exponential(max=limits.pause_s),
-        retry=retry_if_exception_type(_PassingError),
+        retry=retry_if_exception_type(_TransientFetchError),
         reraise=True,
     )
-    return await tries(_ask, location, known, limits)
+    return await tries(_request, location, known, limits)
 
 
 def _read(location: str, max_bytes: int) -> CachedDocument:
@@ -76,64 +76,66 @@ def _read(location: str, max_bytes: int) -> CachedDocument:
     return CachedDocument(location, document)
 
 
-async def _ask(location: str, known: CachedDocument | None, limits: FetchLimits) -> CachedDocument:
+async def _request(
+    location: str, known: CachedDocument | None, limits: FetchLimits
+) -> CachedDocument:
     try:
         async with (
             asyncio.timeout(limits.timeout_s),
             httpx.AsyncClient(
-                verify=_trusted(location),
+                verify=_ssl_context(location),
                 timeout=httpx.Timeout(limits.timeout_s, connect=_CONNECT_S),
                 follow_redirects=True,
                 max_redirects=_MOST_REDIRECTS,
                 headers={"User-Agent": f"drydock/{version('drydock')}"},
             ) as client,
-            client.stream("GET", location, headers=_conditions(known)) as response,
+            client.stream("GET", location, headers=_conditional_headers(known)) as response,
         ):
             return await _read_response(response, location, known, limits.max_bytes)
     except TimeoutError:
-        raise _PassingError(f"not within {limits.timeout_s:g} s") from None
+        raise _TransientFetchError(f"not within {limits.timeout_s:g} s") from None
     except httpx.TransportError as error:
-        raise _PassingError(f"{type(error).__name__}: {error}") from error
+        raise _TransientFetchError(f"{type(error).__name__}: {error}") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise FetchError(f"{type(error).__name__}: {error}") from error
 
 
 async def _read_response(
-    response: httpx.Response, location: str, known: CachedDocument | None, most: int
+    response: httpx.Response, location: str, known: CachedDocument | None, max_bytes: int
 ) -> CachedDocument:
     hops = [*response.history, response]
     if location.startswith("https://") and any(hop.url.scheme != "https" for hop in hops):
         raise FetchError(f"was sent on to {response.url}, which is not protected")
     if response.status_code == httpx.codes.NOT_MODIFIED and known is not None:
         return known
-    if response.status_code in _AGAIN:
-        raise _PassingError(f"HTTP {response.status_code}")
+    if response.status_code in _RETRY_STATUSES:
+        raise _TransientFetchError(f"HTTP {response.status_code}")
     if response.status_code != httpx.codes.OK:
         raise FetchError(f"HTTP {response.status_code}")
     document = bytearray()
     async for part in response.aiter_bytes():
         document += part
-        _check_size(document, most)
+        _check_size(document, max_bytes)
     headers = response.headers
     return CachedDocument(
         location, bytes(document), headers.get("etag"), headers.get("last-modified")
     )
 
 
-def _conditions(known: CachedDocument | None) -> dict[str, str]:
+def _conditional_headers(known: CachedDocument | None) -> dict[str, str]:
     if known is None:
         return {}
-    asked = {"If-None-Match": known.etag, "If-Modified-Since": known.last_modified}
-    return {name: value for name, value in asked.items() if value is not None}
+    headers = {"If-None-Match": known.etag, "If-Modified-Since": known.last_modified}
+    return {name: value for name, value in headers.items() if value is not None}
 
 
-def _trusted(location: str) -> ssl.SSLContext:
+def _ssl_context(location: str) -> ssl.SSLContext:
     context = httpx.create_ssl_context()
     if httpx.URL(location).host.endswith(_APPLE):
         context.load_verify_locations(APPLE_ROOT_CA)
     return context
 
 
-def _check_size(document: bytes | bytearray, most: int) -> None:
-    if len(document) > most:
-        raise FetchError(f"over {most} bytes")
+def _check_size(document: bytes | bytearray, max_bytes: int) -> None:
+    if len(document) > max_bytes:
+        raise FetchError(f"over {max_bytes} bytes")

@@ -23,7 +23,7 @@ from schemas.connection import KafkaConnection
 from schemas.topics import FEEDS
 
 _POLL_MS: Final = 1000
-_AGAIN_S: Final = 3.0
+_RETRY_S: Final = 3.0
 _CLOSE_S: Final = 10.0
 
 
@@ -39,9 +39,9 @@ class PollerGroupMember:
     ) -> None:
         self.joined = False
         self._log = log
-        self._leads = asyncio.Event()
-        self._does_not = asyncio.Event()
-        self._does_not.set()
+        self._leading = asyncio.Event()
+        self._not_leading = asyncio.Event()
+        self._not_leading.set()
         session_ms = round(session_timeout_s * 1000)
         self._options = aiokafka_options(connection) | {
             "group_id": group,
@@ -58,13 +58,13 @@ class PollerGroupMember:
                 await self._participate()
             except (KafkaError, OSError) as error:
                 self._log.warning("not in the group", **{key.DETAIL: repr(error)})
-            await asyncio.sleep(_AGAIN_S)
+            await asyncio.sleep(_RETRY_S)
 
     async def while_leading(self, work: Callable[[], Awaitable[None]]) -> None:
         """Wait to lead, then do the work until it ends by itself or this member leads no more."""
-        await self._leads.wait()
+        await self._leading.wait()
         working = asyncio.ensure_future(work())
-        losing = asyncio.ensure_future(self._does_not.wait())
+        losing = asyncio.ensure_future(self._not_leading.wait())
         try:
             await asyncio.wait({working, losing}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -91,7 +91,9 @@ class PollerGroupMember:
     def _assigned(self, partitions: Any) -> None:
         """Partitions of this member; None while it is no member."""
         self.joined = partitions is not None
-        yes, no = (self._leads, self._does_not) if partitions else (self._does_not, self._leads)
+        yes, no = (
+            (self._leading, self._not_leading) if partitions else (self._not_leading, self._leading)
+        )
         yes.set()
         no.clear()
 

@@ -11,7 +11,7 @@ from schemas.feeds import FeedSource
 
 SOURCES: Final[tuple[FeedSource, ...]] = get_args(FeedSource)
 FEEDS: Final = "feeds"
-_GOOD: Final = frozenset({FeedOutcome.ACCEPTED, FeedOutcome.UNCHANGED})
+_ACCEPTED: Final = frozenset({FeedOutcome.ACCEPTED, FeedOutcome.UNCHANGED})
 _TYPES: Final = tuple(str(model.model_fields["type"].default) for model in get_args(AdvisoryEvent))
 _REQUEST_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
@@ -37,7 +37,7 @@ class FeedPollMetrics:
     def count_poll(self, source: FeedSource, outcome: FeedOutcome) -> None:
         """A feed was looked at."""
         self._polls.labels(source, outcome.value).inc()
-        if outcome in _GOOD:
+        if outcome in _ACCEPTED:
             self._good.labels(source).set_to_current_time()
 
 

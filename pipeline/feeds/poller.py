@@ -92,8 +92,8 @@ class Poller:
         accept_losses: Collection[FeedSource] = (),
     ) -> dict[FeedSource, FeedOutcome]:
         """Look at these feeds now, or at all."""
-        asked = [one for one in self._feeds if sources is None or one in sources]
-        fetched = {source: asyncio.create_task(self._fetched(source)) for source in asked}
+        selected = [one for one in self._feeds if sources is None or one in sources]
+        fetched = {source: asyncio.create_task(self._fetch(source)) for source in selected}
         outcomes = {}
         try:
             for source, fetching in fetched.items():
@@ -108,15 +108,15 @@ class Poller:
         return outcomes
 
     async def _process(
-        self, source: FeedSource, found: CachedDocument | str, sink: Sink, accept_losses: bool
+        self, source: FeedSource, fetched: CachedDocument | str, sink: Sink, accept_losses: bool
     ) -> DocumentResult:
-        if isinstance(found, str):
-            return DocumentResult(FeedOutcome.UNREACHABLE, detail=found)
-        result = await sink.process_document(source, found.document, accept_losses=accept_losses)
-        await asyncio.to_thread(self._keep, source, found, result.outcome)
+        if isinstance(fetched, str):
+            return DocumentResult(FeedOutcome.UNREACHABLE, detail=fetched)
+        result = await sink.process_document(source, fetched.document, accept_losses=accept_losses)
+        await asyncio.to_thread(self._cache, source, fetched, result.outcome)
         return result
 
-    async def _fetched(self, source: FeedSource) -> CachedDocument | str:
+    async def _fetch(self, source: FeedSource) -> CachedDocument | str:
         """The document, or why there is none."""
         location = self._feeds[source].location
         known = await asyncio.to_thread(self._copies.load, source, location)
@@ -125,7 +125,7 @@ class Poller:
         except FetchError as error:
             return str(error)
 
-    def _keep(self, source: FeedSource, copy: CachedDocument, outcome: FeedOutcome) -> None:
+    def _cache(self, source: FeedSource, copy: CachedDocument, outcome: FeedOutcome) -> None:
         try:
             if outcome in REFUSALS:
                 self._copies.store_refused(source, copy.document)

@@ -141,7 +141,7 @@ async def _lead(
 
 async def _work(plan: FeedsPlan, metrics: FeedsMetrics, poller: Poller, log: Log) -> None:
     while True:
-        store = await _opened(plan, metrics, log)
+        store = await _open_store(plan, metrics, log)
         try:
             await poller.run(store)
         except FeedStateStoreError as error:
@@ -151,7 +151,7 @@ async def _work(plan: FeedsPlan, metrics: FeedsMetrics, poller: Poller, log: Log
         await asyncio.sleep(random.uniform(*_PAUSE_S))  # noqa: S311
 
 
-async def _opened(plan: FeedsPlan, metrics: FeedsMetrics, log: Log) -> FeedStateStore:
+async def _open_store(plan: FeedsPlan, metrics: FeedsMetrics, log: Log) -> FeedStateStore:
     """The ledger, however long it takes."""
 
     async def once() -> FeedStateStore:

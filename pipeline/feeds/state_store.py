@@ -90,8 +90,8 @@ class FeedStateStore:
             async with asyncio.timeout(_CONNECT_S):
                 await producer.start()
                 # Asked of all at once: asking for one by its name could make it.
-                there = (await producer.client.fetch_all_metadata()).topics()
-                missing = sorted({*_TOPICS} - there)
+                existing = (await producer.client.fetch_all_metadata()).topics()
+                missing = sorted({*_TOPICS} - existing)
                 if missing:
                     raise FeedStateStoreError(
                         f"no topic {', '.join(missing)}: run `drydock topics apply`"

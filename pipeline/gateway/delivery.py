@@ -153,7 +153,7 @@ class StoreAndForwardProducer:
         self._changed.set()
         self._waiting += 1
         try:
-            await asyncio.gather(*(parcel.ack for parcel in batch))
+            await asyncio.gather(*(one.ack for one in batch))
         finally:
             self._waiting -= 1
 
@@ -244,12 +244,12 @@ class StoreAndForwardProducer:
         self._drain = _Drain()
         unacknowledged = [pending for pending in self._in_flight if not pending.is_acknowledged]
         self._in_flight.clear()
-        for one, parcel in zip(
+        for spooled, pending in zip(
             await self._append_to_spool(unacknowledged), unacknowledged, strict=False
         ):
-            assert parcel.delivery is not None
-            self._drain.sent_up_to = one.seq
-            self._drain.in_flight[one.seq] = (one, parcel.delivery)
+            assert pending.delivery is not None
+            self._drain.sent_up_to = spooled.seq
+            self._drain.in_flight[spooled.seq] = (spooled, pending.delivery)
         writer = asyncio.create_task(self._spool_queue())
         try:
             await self._send_spool(writer)
@@ -285,8 +285,8 @@ class StoreAndForwardProducer:
         except BaseException:
             _fail_pending(batch, BackpressureError("delivery restarts; retry"))
             raise
-        for parcel in batch:
-            self._acknowledge(parcel, DurableIn.SPOOL)
+        for one in batch:
+            self._acknowledge(one, DurableIn.SPOOL)
         return [Spooled(*pair) for pair in zip(sequences, records, strict=True)]
 
     async def _send_spool(self, writer: "asyncio.Task[None]") -> None:

@@ -175,18 +175,18 @@ class FeedDocument:
 
     def refuse(self, error: PayloadError) -> Translation:
         """The whole document is set aside."""
-        self._keep(error, self.raw)
+        self._add_letter(error, self.raw)
         return self.translation()
 
     def add_dead_letter(self, error: PayloadError, part: Node) -> None:
         """A part is set aside, with its own bytes as JSON; the rest goes on."""
         if len(self.dead_letters) < MAX_DEAD_LETTERS:
             text = json.dumps(part.value, ensure_ascii=False, separators=(",", ":"))
-            self._keep(error, text.encode())
+            self._add_letter(error, text.encode())
         else:
             self.unlisted += 1
 
-    def _keep(self, error: PayloadError, raw: bytes) -> None:
+    def _add_letter(self, error: PayloadError, raw: bytes) -> None:
         letter = dead_letter(
             error,
             raw,
@@ -223,7 +223,7 @@ class FeedDocument:
         """These events and all that was set aside: past MAX_LETTERS parts, the document itself."""
         if self.unlisted:
             detail = f"{self.unlisted} more parts that cannot be read"
-            self._keep(PayloadError(DeadLetterCode.BAD_SHAPE, detail, "$"), self.raw)
+            self._add_letter(PayloadError(DeadLetterCode.BAD_SHAPE, detail, "$"), self.raw)
         return Translation(tuple(events), tuple(self.dead_letters))
 
 

@@ -49,13 +49,13 @@ def read_status(report: Fields, redactor: Redactor) -> dict[str, Any]:
         "failure_reason": failure.text("reason"),
         "failure_at": failure.instant("timestamp"),
         "declaration_id": update.group("install-reason").text("declaration-id"),
-        "status_items": _kept(items.values, items.where, report.problems, redactor),
-        "errors": _kept(errors, report.where + "Errors", report.problems, redactor),
+        "status_items": _redacted_part(items.values, items.where, report.problems, redactor),
+        "errors": _redacted_part(errors, report.where + "Errors", report.problems, redactor),
     }
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _kept(part: Any, where: str, problems: Problems, redactor: Redactor) -> Any:
+def _redacted_part(part: Any, where: str, problems: Problems, redactor: Redactor) -> Any:
     """This part of the report without secrets; None and noted where it is more than is kept."""
     if len(json.dumps(part)) > MAX_KEPT_BYTES:
         detail = f"over {MAX_KEPT_BYTES} bytes are not kept"

@@ -36,10 +36,14 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def plausible_time(own: datetime | None, received_at: datetime) -> datetime:
+def plausible_time(reported_at: datetime | None, received_at: datetime) -> datetime:
     """The time a Mac's own clock gave, or that of receipt: a clock that is more than a day ahead
     would make its report outrank every later one."""
-    return received_at if own is None or own > received_at + _CLOCKS_DIFFER else own
+    return (
+        received_at
+        if reported_at is None or reported_at > received_at + _CLOCKS_DIFFER
+        else reported_at
+    )
 
 
 @dataclass(slots=True)

@@ -35,7 +35,7 @@ class DiffFeed(Protocol):
 
 
 def translate_since(
-    follow: DiffFeed,
+    diff: DiffFeed,
     raw: bytes,
     previous: bytes | None,
     *,
@@ -49,7 +49,7 @@ def translate_since(
     """
     state, letters = FeedState(source=source), []
     if previous is not None:
-        before = follow(previous, origin=origin, received_at=received_at, state=state, fixed=fixed)
+        before = diff(previous, origin=origin, received_at=received_at, state=state, fixed=fixed)
         if before.state is None:
             letters = [
                 letter.model_copy(update={"detail": clean_text(f"previous: {letter.detail}")})
@@ -57,5 +57,7 @@ def translate_since(
             ]
         else:
             state = before.state
-    done = follow(raw, origin=origin, received_at=received_at, state=state, fixed=fixed).translation
-    return Translation(done.events, (*letters, *done.dead_letters))
+    translation = diff(
+        raw, origin=origin, received_at=received_at, state=state, fixed=fixed
+    ).translation
+    return Translation(translation.events, (*letters, *translation.dead_letters))

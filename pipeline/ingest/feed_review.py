@@ -25,8 +25,8 @@ FEED_DIFFS: Final[Mapping[FeedSource, DiffFeed]] = {
 }
 # Entries fall off a feed's end one at a time, and Apple takes back at most what it released on one
 # day, one for each line: what goes further is a broken feed.
-_LEFT_SHARE: Final = 0.5
-_MOST_RETRACTED: Final = 3
+_MIN_LISTED_SHARE: Final = 0.5
+_MAX_RETRACTED: Final = 3
 # A feed that is broken in another way at every look must not fill its state.
 _MAX_DIGESTS: Final = 2_000
 
@@ -85,30 +85,34 @@ def review(
         return dead_letter(error, raw, source=source, origin=origin, received_at=now, redacted=raw)
 
     try:
-        found = FEED_DIFFS[source](raw, origin=origin, received_at=now, state=state, fixed=fixed)
+        feed_diff = FEED_DIFFS[source](
+            raw, origin=origin, received_at=now, state=state, fixed=fixed
+        )
     except Exception as error:  # noqa: BLE001 - the handler's top: our bug costs one document
         bug = letter(DeadLetterCode.BUG, f"{type(error).__name__}: {error}")
-        return _refused(FeedOutcome.UNREADABLE, state, [bug])
-    letters = found.translation.dead_letters
-    if found.state is None:
-        return _refused(FeedOutcome.UNREADABLE, state, letters)
-    if _is_older(found.state, state):
-        detail = f"of {found.state.document_at}, and one of {state.document_at} was taken"
+        return _refusal(FeedOutcome.UNREADABLE, state, [bug])
+    letters = feed_diff.translation.dead_letters
+    if feed_diff.state is None:
+        return _refusal(FeedOutcome.UNREADABLE, state, letters)
+    if _is_stale(feed_diff.state, state):
+        detail = f"of {feed_diff.state.document_at}, and one of {state.document_at} was taken"
         return ReviewedDocument(FeedOutcome.STALE, state, detail=detail)
-    lost = None if accept_losses else _lost(found, state)
-    if lost is not None:
-        return _refused(FeedOutcome.TRUNCATED, state, [letter(DeadLetterCode.BAD_VALUE, lost)])
+    truncation = None if accept_losses else _truncation(feed_diff, state)
+    if truncation is not None:
+        return _refusal(
+            FeedOutcome.TRUNCATED, state, [letter(DeadLetterCode.BAD_VALUE, truncation)]
+        )
     new = [one for one in letters if _digest(one) not in state.dead_letter_digests]
-    after = found.state.model_copy(update={"dead_letter_digests": _digests(letters)})
+    after = feed_diff.state.model_copy(update={"dead_letter_digests": _digests(letters)})
     if len(after.model_dump_json()) > max_state_bytes:
         large = letter(DeadLetterCode.TOO_LARGE, f"says more than {max_state_bytes} bytes can keep")
-        return _refused(FeedOutcome.UNREADABLE, state, [large])
-    events = found.translation.events
+        return _refusal(FeedOutcome.UNREADABLE, state, [large])
+    events = feed_diff.translation.events
     outcome = FeedOutcome.ACCEPTED if events or new else FeedOutcome.UNCHANGED
     return ReviewedDocument(outcome, after, events, tuple(new))
 
 
-def _is_older(new: FeedState, old: FeedState) -> bool:
+def _is_stale(new: FeedState, old: FeedState) -> bool:
     return (
         new.document_at is not None
         and old.document_at is not None
@@ -116,18 +120,18 @@ def _is_older(new: FeedState, old: FeedState) -> bool:
     )
 
 
-def _lost(found: FeedDiff, before: FeedState) -> str | None:
-    assert found.state is not None
-    listed = found.state.listed
-    if not listed or listed < before.listed * _LEFT_SHARE:
+def _truncation(feed_diff: FeedDiff, before: FeedState) -> str | None:
+    assert feed_diff.state is not None
+    listed = feed_diff.state.listed
+    if not listed or listed < before.listed * _MIN_LISTED_SHARE:
         return f"lists {listed} entries, and {before.listed} before"
-    retracted = sum(isinstance(one, AdvisoryRetractedEvent) for one in found.translation.events)
-    if retracted > _MOST_RETRACTED:
+    retracted = sum(isinstance(one, AdvisoryRetractedEvent) for one in feed_diff.translation.events)
+    if retracted > _MAX_RETRACTED:
         return f"takes {retracted} releases back at once"
     return None
 
 
-def _refused(
+def _refusal(
     outcome: FeedOutcome, state: FeedState, letters: Iterable[DeadLetter]
 ) -> ReviewedDocument:
     given = tuple(letters)

@@ -70,8 +70,8 @@ def enrollment_of(server_fields: Fields, message: Fields) -> Enrollment:
     for key in _USER_KEYS:
         if key in message:
             raise PayloadError(DeadLetterCode.USER_CHANNEL, "a user's channel", message.where + key)
-    udid = _same(server_fields, "udid", message, "UDID")
-    enrollment = _same(server_fields, "enrollment_id", message, "EnrollmentID")
+    udid = _agreed_id(server_fields, "udid", message, "UDID")
+    enrollment = _agreed_id(server_fields, "enrollment_id", message, "EnrollmentID")
     device_key = udid or enrollment
     if device_key is None:
         raise PayloadError(
@@ -86,7 +86,7 @@ def enrollment_of(server_fields: Fields, message: Fields) -> Enrollment:
     return Enrollment(device_key, server_id, kind or ("Device" if udid else _BYOD))
 
 
-def _same(server_fields: Fields, server_name: str, message: Fields, name: str) -> str | None:
+def _agreed_id(server_fields: Fields, server_name: str, message: Fields, name: str) -> str | None:
     server_value, own_value = server_fields.udid(server_name), message.udid(name)
     if server_value is not None and own_value is not None and server_value != own_value:
         raise PayloadError(

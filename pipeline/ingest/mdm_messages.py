@@ -119,7 +119,7 @@ def translate_message(
         )
     enrollment = enrollment_of(server_fields, message)
     hints = server_fields.group("url_params")
-    passed = ForwardedMessage(
+    forwarded = ForwardedMessage(
         message,
         server_fields,
         enrollment,
@@ -129,7 +129,7 @@ def translate_message(
         payload,
         redactor,
     )
-    handle(passed)
+    handle(forwarded)
 
 
 def _kind_of(message: Fields, server_kind: str | None) -> str:

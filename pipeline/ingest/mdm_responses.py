@@ -86,20 +86,20 @@ def security_info(info: Fields) -> dict[str, Any]:
 
 def error_chain(message: Fields) -> tuple[CommandError, ...]:
     """The links of a Mac's ErrorChain, outermost first."""
-    links = []
-    for link in message.groups("ErrorChain", MAX_ERRORS):
-        code = link.values.get("ErrorCode")
+    errors = []
+    for error in message.groups("ErrorChain", MAX_ERRORS):
+        code = error.values.get("ErrorCode")
         if isinstance(code, bool) or not isinstance(code, int) or abs(code) >= 2**63:
-            link.bad_shape("ErrorCode", "not a whole number")
+            error.bad_shape("ErrorCode", "not a whole number")
             continue
-        links.append(
+        errors.append(
             CommandError(
                 code=code,
-                domain=link.text("ErrorDomain") or "",
-                description=link.text("USEnglishDescription", "LocalizedDescription") or "",
+                domain=error.text("ErrorDomain") or "",
+                description=error.text("USEnglishDescription", "LocalizedDescription") or "",
             )
         )
-    return tuple(links)
+    return tuple(errors)
 
 
 def install_actions(message: Fields) -> tuple[tuple[str, str, str], ...]:

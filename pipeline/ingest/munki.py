@@ -50,11 +50,11 @@ def _report(report: Fields, payload: DevicePayload) -> None:
         raise PayloadError(
             DeadLetterCode.NO_DEVICE, "no serial number", machine.where + "serial_number"
         )
-    own = _instant(report, "EndTime") or _instant(report, "StartTime")
+    reported_at = _instant(report, "EndTime") or _instant(report, "StartTime")
     model, device_id = machine.text("machine_model"), machine.text("device_id")
     payload.add_inventory(
         "munki",
-        plausible_time(own, payload.received_at),
+        plausible_time(reported_at, payload.received_at),
         serial=serial,
         os_version=machine.version("os_vers"),
         build=machine.build("os_build_number"),

@@ -42,7 +42,7 @@ def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redac
             io.BytesIO(raw), origin=origin, received_at=received_at, redactor=redactor
         )
         return Translation.join(lines)
-    return _document(raw, origin, received_at, redactor)
+    return _translate_document(raw, origin, received_at, redactor)
 
 
 def translate_lines(
@@ -52,7 +52,7 @@ def translate_lines(
     for number, line in enumerate(lines, 1):
         content = line.strip()
         if content:
-            yield _document(content, f"{origin}:{number}", received_at, redactor)
+            yield _translate_document(content, f"{origin}:{number}", received_at, redactor)
 
 
 def _is_lines(raw: bytes) -> bool:
@@ -66,8 +66,10 @@ def _is_lines(raw: bytes) -> bool:
     return True
 
 
-def _document(raw: bytes, origin: str, received_at: datetime, redactor: Redactor) -> Translation:
-    def result(value: Any, raw: bytes, location: str) -> Translation:
+def _translate_document(
+    raw: bytes, origin: str, received_at: datetime, redactor: Redactor
+) -> Translation:
+    def translate_result(value: Any, raw: bytes, location: str) -> Translation:
         payload = DevicePayload(SOURCE, raw, origin, received_at)
         try:
             payload.keep_redacted(redactor.json, value)
@@ -84,13 +86,14 @@ def _document(raw: bytes, origin: str, received_at: datetime, redactor: Redactor
         if isinstance(found, dict) and isinstance(found.get("data"), list):
             found = found["data"]
         if not isinstance(found, list):
-            return result(found, raw, "$")
+            return translate_result(found, raw, "$")
         if len(found) > MAX_RESULTS:
             raise PayloadError(DeadLetterCode.TOO_LARGE, f"over {MAX_RESULTS} results", "$")
     except PayloadError as error:
         return DevicePayload(SOURCE, raw, origin, received_at).refuse(error)
     return Translation.join(
-        result(item, canonical_json(item), f"$[{index}]") for index, item in enumerate(found)
+        translate_result(item, canonical_json(item), f"$[{index}]")
+        for index, item in enumerate(found)
     )
 
 
@@ -100,15 +103,15 @@ def _report(result: Fields, payload: DevicePayload) -> None:
         raise PayloadError(
             DeadLetterCode.UNKNOWN_TYPE, "no result of a query", result.where + "name"
         )
-    present, gone = _rows(result)
-    if not any(is_known_table(name, row) for row in (*present, *gone)):
+    present, removed = _rows(result)
+    if not any(is_known_table(name, row) for row in (*present, *removed)):
         raise PayloadError(
             DeadLetterCode.UNKNOWN_TYPE,
             f"the query {name} says nothing of a Mac's system",
             result.where + "name",
         )
     facts: dict[str, Any] = {}
-    for row in gone:
+    for row in removed:
         read_row(name, row)  # for what it refuses: another system's rows
     for row in present:
         facts |= {key: fact for key, fact in read_row(name, row).items() if fact is not None}

@@ -118,17 +118,17 @@ def _mdm(row: Fields) -> dict[str, Any]:
     `enrolled` is believed where it is true: it is false as well where the table could not run
     `profiles`.
     """
-    if not _truth(row, "enrolled"):
+    if not _boolean(row, "enrolled"):
         return {}
     return {
         "mdm_enrolled": True,
         "mdm_server": row.text("server_url"),
-        "user_approved": _truth(row, "user_approved"),
-        "ade_enrolled": _truth(row, "installed_from_dep"),
+        "user_approved": _boolean(row, "user_approved"),
+        "ade_enrolled": _boolean(row, "installed_from_dep"),
     }
 
 
-def _truth(row: Fields, name: str) -> bool | None:
+def _boolean(row: Fields, name: str) -> bool | None:
     text = (row.text(name) or "").casefold()
     return {"true": True, "1": True, "false": False, "0": False}.get(text)
 

@@ -78,7 +78,7 @@ def diff(
         new = read_document(load_json(raw), feed)
     except PayloadError as error:
         return FeedDiff(feed.refuse(error), None)
-    old = _recalled(state)
+    old = _history_of(state)
     events = list(_events(feed, new.at, _changes(old, new)))
     after = FeedState(
         source=SOURCE,
@@ -86,23 +86,23 @@ def diff(
         document_at=new.checked_at,
         listed=len(new.advisories),
         has_supplements=old.has_supplements or new.has_supplements,
-        snapshots=tuple(_remembered(old, new)),
+        snapshots=tuple(_snapshots_after(old, new)),
     )
     return FeedDiff(feed.translation(events), after)
 
 
 @dataclass(frozen=True, slots=True)
-class _Past:
+class _FeedHistory:
     """All that the feed said so far; of background security improvements too, or never of any."""
 
     advisories: Mapping[OSVersion, SofaAdvisory]
     has_supplements: bool
 
 
-_Facts = Iterator[tuple[type[AdvisorySnapshot], SofaAdvisory]]
+_Changes = Iterator[tuple[type[AdvisorySnapshot], SofaAdvisory]]
 
 
-def _changes(old: _Past, new: SofaDocument) -> _Facts:
+def _changes(old: _FeedHistory, new: SofaDocument) -> _Changes:
     for version, advisory in sorted(new.advisories.items()):
         before = old.advisories.get(version)
         if before is None:
@@ -140,7 +140,7 @@ def _urgency(advisory: SofaAdvisory) -> float:
     return _UNRATED if release.cves else 0
 
 
-def _retracted(version: OSVersion, old: _Past, new: SofaDocument) -> bool:
+def _retracted(version: OSVersion, old: _FeedHistory, new: SofaDocument) -> bool:
     if version in new.advisories or version in new.unreadable or version.line in new.unclear:
         return False
     listed = [one for one in new.advisories if one.line == version.line and not one.supplement]
@@ -152,7 +152,7 @@ def _retracted(version: OSVersion, old: _Past, new: SofaDocument) -> bool:
     return version > min(listed)
 
 
-def _recalled(state: FeedState) -> _Past:
+def _history_of(state: FeedState) -> _FeedHistory:
     advisories = {}
     for known in state.snapshots:
         assert known.os_version is not None
@@ -168,10 +168,10 @@ def _recalled(state: FeedState) -> _Past:
         )
         device_ids = None if known.device_ids is None else frozenset(known.device_ids)
         advisories[known.os_version] = SofaAdvisory(release, device_ids)
-    return _Past(advisories, state.has_supplements)
+    return _FeedHistory(advisories, state.has_supplements)
 
 
-def _remembered(old: _Past, new: SofaDocument) -> Iterator[AdvisorySnapshot]:
+def _snapshots_after(old: _FeedHistory, new: SofaDocument) -> Iterator[AdvisorySnapshot]:
     known = {
         version: advisory
         for version, advisory in old.advisories.items()
@@ -184,7 +184,7 @@ def _remembered(old: _Past, new: SofaDocument) -> Iterator[AdvisorySnapshot]:
         yield _snapshot(AdvisorySnapshot, advisory)
 
 
-def _events(feed: FeedDocument, at: datetime, changes: _Facts) -> Iterator[AdvisoryEvent]:
+def _events(feed: FeedDocument, at: datetime, changes: _Changes) -> Iterator[AdvisoryEvent]:
     for kind, advisory in changes:
         subject = advisory_id("macOS", str(advisory.release.version))
         yield feed.event(_snapshot(kind, advisory), subject=subject, at=at)

@@ -42,14 +42,16 @@ class SofaRelease:
         return SofaRelease(
             version=self.version,
             builds=self.builds | other.builds,
-            released_at=_one(min, self.released_at, other.released_at),
-            expires_at=_one(max, self.expires_at, other.expires_at),
+            released_at=_merge_optional(min, self.released_at, other.released_at),
+            expires_at=_merge_optional(max, self.expires_at, other.expires_at),
             cves=self.cves | other.cves,
             exploited=self.exploited | other.exploited,
             severity=worst(self.severity, other.severity),
-            url=_one(max, self.url, other.url),
-            scope=_one(min, self.scope, other.scope),  # device-specific, where they differ
-            listed=_one(frozenset.union, self.listed, other.listed),
+            url=_merge_optional(max, self.url, other.url),
+            scope=_merge_optional(
+                min, self.scope, other.scope
+            ),  # device-specific, where they differ
+            listed=_merge_optional(frozenset.union, self.listed, other.listed),
         )
 
     def filled_from(self, old: "SofaRelease") -> "SofaRelease":
@@ -81,9 +83,9 @@ def read_release(entry: Node, feed: FeedDocument) -> SofaRelease:
     return SofaRelease(
         version=release_version(entry),
         builds=_builds(entry, feed),
-        released_at=_optional(entry.get("ReleaseDate"), Node.instant, feed),
-        expires_at=_optional(entry.get("ExpirationDate"), Node.instant, feed),
-        cves=_all(_keys(cves, feed), Node.cve, feed),
+        released_at=_read_optional(entry.get("ReleaseDate"), Node.instant, feed),
+        expires_at=_read_optional(entry.get("ExpirationDate"), Node.instant, feed),
+        cves=_read_all(_keys(cves, feed), Node.cve, feed),
         exploited=_exploited(entry, feed),
         severity=worst(*(_severity(rating) for _, rating in _pairs(cves))),
         url=_url(entry, feed),
@@ -101,14 +103,14 @@ def read_supplement(entry: Node, feed: FeedDocument) -> SofaRelease:
     version = Node(f"{version.release} {extra.text()}", extra.where).version()
     if not version.supplement:
         raise extra.error("not a supplement", DeadLetterCode.BAD_VALUE)
-    build = _optional(entry.get("Build"), Node.build, feed)
+    build = _read_optional(entry.get("Build"), Node.build, feed)
     return SofaRelease(
         version=version,
         builds=frozenset() if build is None else frozenset({build}),
-        released_at=_optional(entry.get("PostingDate"), Node.instant, feed),
-        expires_at=_optional(entry.get("ExpirationDate"), Node.instant, feed),
-        cves=_all(_items(entry.get("CVEs"), feed), Node.cve, feed),
-        exploited=_all(_items(entry.get("ActivelyExploitedCVEs"), feed), Node.cve, feed),
+        released_at=_read_optional(entry.get("PostingDate"), Node.instant, feed),
+        expires_at=_read_optional(entry.get("ExpirationDate"), Node.instant, feed),
+        cves=_read_all(_items(entry.get("CVEs"), feed), Node.cve, feed),
+        exploited=_read_all(_items(entry.get("ActivelyExploitedCVEs"), feed), Node.cve, feed),
         url=_url(entry, feed),
         scope=_scope(entry, feed),
         listed=_listed(entry, feed),
@@ -134,12 +136,12 @@ def release_version(entry: Node) -> OSVersion:
 
 def _builds(entry: Node, feed: FeedDocument) -> frozenset[Build]:
     nodes = [*_items(entry.get("AllBuilds"), feed), entry.get("Build")]
-    return frozenset(build for build in _all(nodes, Node.build, feed) if build is not None)
+    return frozenset(build for build in _read_all(nodes, Node.build, feed) if build is not None)
 
 
 def _exploited(entry: Node, feed: FeedDocument) -> frozenset[str]:
     """The list and the flags of the CVEs themselves: older feeds keep only one of them right."""
-    listed = _all(_items(entry.get("ActivelyExploitedCVEs"), feed), Node.cve, feed)
+    listed = _read_all(_items(entry.get("ActivelyExploitedCVEs"), feed), Node.cve, feed)
     flagged = {
         key
         for key, rating in _pairs(entry.get("CVEs"))
@@ -162,18 +164,18 @@ def _severity(rating: Node) -> Severity | None:
 
 
 def _url(entry: Node, feed: FeedDocument) -> str | None:
-    text = _optional(entry.get("SecurityInfo"), Node.text, feed) or ""
+    text = _read_optional(entry.get("SecurityInfo"), Node.text, feed) or ""
     if not text.startswith("https://") or text.rstrip("/").endswith(_NO_NOTES):
         return None
     return text if text.isascii() and text.isprintable() and len(text) <= 1024 else None
 
 
 def _scope(entry: Node, feed: FeedDocument) -> Scope | None:
-    return _SCOPES.get(_optional(entry.get("DeviceScope"), Node.text, feed) or "")
+    return _SCOPES.get(_read_optional(entry.get("DeviceScope"), Node.text, feed) or "")
 
 
 def _listed(entry: Node, feed: FeedDocument) -> frozenset[str] | None:
-    listed = _all(_items(entry.get("SupportedDevices"), feed), Node.device_id, feed)
+    listed = _read_all(_items(entry.get("SupportedDevices"), feed), Node.device_id, feed)
     return listed or None
 
 
@@ -198,7 +200,9 @@ def _items(array: Node, feed: FeedDocument) -> list[Node]:
         return []
 
 
-def _all(nodes: list[Node], read: Callable[[Node], Item], feed: FeedDocument) -> frozenset[Item]:
+def _read_all(
+    nodes: list[Node], read: Callable[[Node], Item], feed: FeedDocument
+) -> frozenset[Item]:
     found = set()
     for node in nodes[:MAX_LISTED]:
         try:
@@ -213,7 +217,7 @@ def _all(nodes: list[Node], read: Callable[[Node], Item], feed: FeedDocument) ->
     return frozenset(found)
 
 
-def _optional(node: Node, read: Callable[[Node], Item], feed: FeedDocument) -> Item | None:
+def _read_optional(node: Node, read: Callable[[Node], Item], feed: FeedDocument) -> Item | None:
     try:
         return read(node)
     except PayloadError as error:
@@ -228,7 +232,9 @@ def _is_cve(text: str) -> bool:
         return False
 
 
-def _one(join: Callable[[Item, Item], Item], one: Item | None, other: Item | None) -> Item | None:
+def _merge_optional(
+    join: Callable[[Item, Item], Item], one: Item | None, other: Item | None
+) -> Item | None:
     """Both joined, or the one that is there."""
     if one is None or other is None:
         return other if one is None else one

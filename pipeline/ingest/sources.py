@@ -36,14 +36,14 @@ def translator_since(
 ) -> Translator:
     """The translator of what a feed says anew since an earlier document of it. `fixed` are CVEs
     that Apple's releases are known to fix. Feeds are public: the redactor has nothing to do."""
-    follow = FEED_DIFFS[source]
+    diff = FEED_DIFFS[source]
 
     def translator(
         raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor
     ) -> Translation:
         del redactor
         return translate_since(
-            follow,
+            diff,
             raw,
             previous,
             source=source,

@@ -67,7 +67,7 @@ class Cluster:
     def wait_until_shown(self, wanted: Sequence[WantedTopic]) -> bool:
         """Wait until the brokers show all that is wanted (replication aside); whether they do."""
 
-        def shown() -> bool:
+        def is_shown() -> bool:
             actual = self.topics()
             return all(
                 topic.name in actual
@@ -82,12 +82,12 @@ class Cluster:
             wait=wait_fixed(0.2),
             retry_error_callback=lambda _: False,
         )
-        return again(shown)
+        return again(is_shown)
 
     def _create(self, topics: Sequence[WantedTopic]) -> dict[str, str | None]:
         if not topics:
             return {}
-        asked = {
+        requested = {
             topic.name: {
                 "num_partitions": topic.partitions,
                 "replication_factor": topic.replication,
@@ -96,7 +96,7 @@ class Cluster:
             for topic in topics
         }
         with _cluster_errors("cannot create topics"):
-            response = self._admin.create_topics(asked, raise_errors=False)
+            response = self._admin.create_topics(requested, raise_errors=False)
         return {each["name"]: _refusal(each) for each in response["topics"]}
 
     def _grow(self, topics: Sequence[WantedTopic]) -> dict[str, str | None]:

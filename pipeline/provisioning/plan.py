@@ -101,7 +101,7 @@ def differences(
     found = []
     for topic in wanted:
         there = actual.get(topic.name)
-        out_of_step = _out_of_step(topic, wanted, actual, grow=grow)
+        out_of_step = _count_conflict(topic, wanted, actual, grow=grow)
         if there is None:
             found.append(_missing(topic, brokers, out_of_step))
         else:
@@ -110,29 +110,31 @@ def differences(
 
 
 def _missing(topic: WantedTopic, brokers: int, out_of_step: str | None) -> TopicDifference:
-    held = out_of_step
+    obstacle = out_of_step
     if topic.replication > brokers:
-        held = f"replication {topic.replication} needs as many brokers; the cluster has {brokers}"
+        obstacle = (
+            f"replication {topic.replication} needs as many brokers; the cluster has {brokers}"
+        )
     wanted = f"partitions={topic.partitions} replication={topic.replication}"
-    return TopicDifference(topic.name, TopicChange.CREATE, None, None, wanted, held)
+    return TopicDifference(topic.name, TopicChange.CREATE, None, None, wanted, obstacle)
 
 
 def _compare(
     topic: WantedTopic, there: ActualTopic, out_of_step: str | None
 ) -> Iterator[TopicDifference]:
     if there.partitions != topic.partitions:
-        held = out_of_step
+        obstacle = out_of_step
         if there.partitions > topic.partitions:
-            held = "Kafka cannot reduce partitions"
+            obstacle = "Kafka cannot reduce partitions"
         elif topic.partitioning is Partitioning.WHOLE:
-            held = "it is read whole, in one order"
+            obstacle = "it is read whole, in one order"
         yield TopicDifference(
             topic.name,
             TopicChange.PARTITIONS,
             None,
             str(there.partitions),
             str(topic.partitions),
-            held,
+            obstacle,
         )
     if there.replication != topic.replication:
         yield TopicDifference(
@@ -149,7 +151,7 @@ def _compare(
             yield TopicDifference(topic.name, TopicChange.SETTING, name, now, value)
 
 
-def _out_of_step(
+def _count_conflict(
     topic: WantedTopic,
     wanted: Sequence[WantedTopic],
     actual: Mapping[str, ActualTopic],

@@ -126,7 +126,7 @@ def counterfactual(
     contents = LogContents(log)
     changes: list[DecisionChange] = []
     decisions = 0
-    engine = Reconciler(fast_paths=fast_paths)
+    reconciler = Reconciler(fast_paths=fast_paths)
     last_seq, end = log.last_seq(until), log.last_at() if until is None else until
     for entry in log.entries():
         if entry.seq > last_seq:
@@ -134,7 +134,7 @@ def counterfactual(
         if entry.seq % _PROGRESS_EVERY == 0:
             progress(entry.seq)
         if entry.kind == "event":
-            engine.fold(read_event(entry))
+            reconciler.fold(read_event(entry))
         elif (
             (since is None or entry.at >= since)
             and (until is None or entry.at < until)
@@ -147,9 +147,11 @@ def counterfactual(
     progress(last_seq)
     macs = 0
     if end is not None:
-        for then, under in _at_end(engine, policy_text, end, udid, fast_paths=fast_paths):
+        for recorded, alternative in _at_end(
+            reconciler, policy_text, end, udid, fast_paths=fast_paths
+        ):
             macs += 1
-            changes += _change(None, end, then, under)
+            changes += _change(None, end, recorded, alternative)
     return CounterfactualDiff(policy_digest(policy_text), decisions, macs, tuple(changes))
 
 
@@ -163,42 +165,44 @@ def _recorded_change(
 ) -> Iterator[DecisionChange]:
     try:
         catalogue = contents.catalogue(record.inputs.catalog_digest)
-        under = recompute(record, policy, catalogue, fast_paths=fast_paths)
+        alternative = recompute(record, policy, catalogue, fast_paths=fast_paths)
     except UNREADABLE as error:
         raise UnreadableLog(f"entry {entry.seq} cannot be decided again: {error}") from error
-    return _change(entry.seq, entry.at, record.decision, under)
+    return _change(entry.seq, entry.at, record.decision, alternative)
 
 
 def _at_end(
-    engine: Reconciler, policy_text: str, end: datetime, udid: str | None, *, fast_paths: bool
+    reconciler: Reconciler, policy_text: str, end: datetime, udid: str | None, *, fast_paths: bool
 ) -> Iterator[tuple[Decision | None, Decision]]:
     """Each Mac's decision at the end under the policy in force, and under the other."""
-    other = Reconciler(engine.fleet, fast_paths=fast_paths)
-    other.override_policy(policy_text)
-    other.recount_jobs()
+    alternative = Reconciler(reconciler.fleet, fast_paths=fast_paths)
+    alternative.override_policy(policy_text)
+    alternative.recount_jobs()
     try:
-        in_force = engine.policy is not None
+        in_force = reconciler.policy is not None
     except PolicyError as error:
         raise UnreadableLog(f"the policy in force cannot be used: {error}") from error
-    for one in engine.fleet.macs():
+    for one in reconciler.fleet.macs():
         if udid in (None, one):
-            then = None
+            recorded = None
             if in_force:
-                then = decide(engine.situation(one, end), fast_paths=fast_paths)
-            yield then, decide(other.situation(one, end), fast_paths=fast_paths)
+                recorded = decide(reconciler.situation(one, end), fast_paths=fast_paths)
+            yield recorded, decide(alternative.situation(one, end), fast_paths=fast_paths)
 
 
 def _change(
-    seq: int | None, at: datetime, then: Decision | None, under: Decision
+    seq: int | None, at: datetime, recorded: Decision | None, alternative: Decision
 ) -> Iterator[DecisionChange]:
     fields = tuple(
-        field for field in COMPARED if then is None or getattr(then, field) != getattr(under, field)
+        field
+        for field in COMPARED
+        if recorded is None or getattr(recorded, field) != getattr(alternative, field)
     )
     if not fields:
         return
-    sent = then is not None and then.decision is Verdict.SEND
-    sends = under.decision is Verdict.SEND
+    sent = recorded is not None and recorded.decision is Verdict.SEND
+    sends = alternative.decision is Verdict.SEND
     kind = ChangeKind.CHANGED
     if sent is not sends:
         kind = ChangeKind.ADDED if sends else ChangeKind.REMOVED
-    yield DecisionChange(seq, at, kind, fields, then, under)
+    yield DecisionChange(seq, at, kind, fields, recorded, alternative)

@@ -22,7 +22,9 @@ def first_difference(left: Any, right: Any, path: str = "") -> FieldDifference |
     """
     if isinstance(left, dict) and isinstance(right, dict):
         for key in [*left, *(key for key in right if key not in left)]:
-            found = first_difference(left.get(key, ABSENT), right.get(key, ABSENT), _at(path, key))
+            found = first_difference(
+                left.get(key, ABSENT), right.get(key, ABSENT), _child_path(path, key)
+            )
             if found is not None:
                 return found
         return None
@@ -44,7 +46,9 @@ def first_alteration(written: Any, read: Any, path: str = "") -> FieldDifference
     What only `read` has is no alteration: an older version wrote it, before that field was there.
     """
     if isinstance(written, dict) and isinstance(read, dict):
-        parts = [(_at(path, key), one, read.get(key, ABSENT)) for key, one in written.items()]
+        parts = [
+            (_child_path(path, key), one, read.get(key, ABSENT)) for key, one in written.items()
+        ]
     elif isinstance(written, list) and isinstance(read, list) and len(written) == len(read):
         pairs = zip(written, read, strict=True)
         parts = [(f"{path}[{index}]", one, other) for index, (one, other) in enumerate(pairs)]
@@ -62,5 +66,5 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 
-def _at(path: str, key: str) -> str:
+def _child_path(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key

@@ -56,9 +56,9 @@ def _differences(
                 FieldDifference(path, f"cannot be read: {error!r}", "a state that can be read"),
             )
             continue
-        apart = first_difference(wire, folded.get(udid, ABSENT), path)
-        if apart is not None:
-            yield udid, apart
+        difference = first_difference(wire, folded.get(udid, ABSENT), path)
+        if difference is not None:
+            yield udid, difference
     for udid in folded:
         if udid not in seen:
             yield udid, FieldDifference(path, ABSENT, "a state")

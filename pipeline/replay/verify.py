@@ -149,11 +149,19 @@ class _Verification:
         at = self.log.last_at()
         if found is None or at is None:
             return None
-        udid, apart = found
+        udid, difference = found
         seq = self.last_event.get(udid, 0)
         serial = self.reconciler.fleet.merged_device(udid).serial
         return LogDifference(
-            seq, at, Check.STATE, apart.path, apart.left, apart.right, udid, serial, seq or None
+            seq,
+            at,
+            Check.STATE,
+            difference.path,
+            difference.left,
+            difference.right,
+            udid,
+            serial,
+            seq or None,
         )
 
     def _checked(self, entry: LogEntry) -> bool:
@@ -187,13 +195,13 @@ class _Verification:
 
     def _issued(self, entry: LogEntry, event: JobIssuedEvent) -> Iterator[LogDifference]:
         job = event.data.job
-        ordered = self.sent_jobs.pop(job.udid, None)
-        if ordered is None:
+        sent = self.sent_jobs.pop(job.udid, None)
+        if sent is None:
             if self.udid is None and self._checked(entry):
                 yield self._job_difference(entry, job, FieldDifference("job", _wire(job), ABSENT))
             return
         self.counts.jobs += 1
-        wanted = _wire(ordered[1])
+        wanted = _wire(sent[1])
         try:
             signed = json.loads(base64.b64decode(event.data.signed.payload, validate=True))
         except ValueError:
@@ -230,10 +238,10 @@ class _Verification:
         earlier = self.sent_jobs.pop(record.decision.udid, None)
         if earlier is not None:
             yield _not_issued(*earlier)
-        for check, found in self._apart(entry, record):
+        for check, found in self._field_differences(entry, record):
             yield self._difference(entry, record, check, found)
 
-    def _apart(
+    def _field_differences(
         self, entry: LogEntry, record: DecisionRecord
     ) -> Iterator[tuple[Check, FieldDifference]]:
         text = record.model_dump_json()
@@ -327,9 +335,9 @@ def _wire(job: Job) -> Any:
     return json.loads(job.model_dump_json(exclude_none=True))
 
 
-def _unreadable(entry: LogEntry, why: str) -> LogDifference:
+def _unreadable(entry: LogEntry, detail: str) -> LogDifference:
     return LogDifference(
-        entry.seq, entry.at, Check.COMPLETE, "body", why, "an entry that can be read", entry.key
+        entry.seq, entry.at, Check.COMPLETE, "body", detail, "an entry that can be read", entry.key
     )
 
 

@@ -108,7 +108,7 @@ class _SourceSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _SourcedAdvisory:
     """An advisory: the newest snapshot of each source, and when things were first heard of."""
 
     snapshots: Mapping[str, _SourceSnapshot] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class _Known:
 class Advisories:
     """All advisories. Immutable; `apply` gives a new one, or the same if nothing changed."""
 
-    known: Mapping[AdvisoryId, _Known] = field(default_factory=dict)
+    known: Mapping[AdvisoryId, _SourcedAdvisory] = field(default_factory=dict)
     _missing: dict[Any, Missing] = field(default_factory=dict, compare=False, repr=False)
 
     def apply(self, event: AdvisoryEvent) -> "Advisories":
@@ -131,7 +131,7 @@ class Advisories:
             identity = AdvisoryId(f"cve:{','.join(snapshot.exploited_cves)}")
         else:
             identity = advisory_id(snapshot.platform, str(snapshot.os_version))
-        old = self.known.get(identity, _Known())
+        old = self.known.get(identity, _SourcedAdvisory())
         incoming = _SourceSnapshot(us, isinstance(event, AdvisoryRetractedEvent), snapshot)
         newest = old.snapshots.get(snapshot.source)
         exploited = dict(old.exploited_us)
@@ -141,7 +141,7 @@ class Advisories:
         known_us = us if newest is None and not old.snapshots else min(us, old.known_us)
         if not is_newer and known_us == old.known_us and exploited == old.exploited_us:
             return self
-        new = _Known(
+        new = _SourcedAdvisory(
             {**old.snapshots, snapshot.source: incoming} if is_newer else old.snapshots,
             known_us,
             exploited,
@@ -168,7 +168,7 @@ class Advisories:
     @cached_property
     def lines(self) -> Mapping[str, tuple[Release, ...]]:
         """The live releases of each line, newest first."""
-        by_line: dict[str, list[tuple[AdvisoryId, _Known]]] = {}
+        by_line: dict[str, list[tuple[AdvisoryId, _SourcedAdvisory]]] = {}
         for identity, known in self.known.items():
             version = next(iter(known.snapshots.values())).snapshot.os_version
             if version is not None and not any(
@@ -250,7 +250,7 @@ class Advisories:
         """The catalogue that `to_wire` wrote."""
         return cls(
             {
-                AdvisoryId(identity): _Known(
+                AdvisoryId(identity): _SourcedAdvisory(
                     snapshots={
                         source: _SourceSnapshot(
                             us, retracted, AdvisorySnapshot.model_validate(snapshot)
@@ -281,16 +281,23 @@ class Advisories:
                     # would force every Mac at once.
                     if due_at is not None and to_us(due_at) > first_seen_us:
                         due[cve] = min(to_us(due_at), due.get(cve, to_us(due_at)))
-        return {cve: (heard_us, due.get(cve)) for cve, heard_us in first_us.items()}
+        return {cve: (seen_us, due.get(cve)) for cve, seen_us in first_us.items()}
 
-    def _releases(self, found: Iterable[tuple[AdvisoryId, _Known]]) -> tuple[Release, ...]:
+    def _releases(
+        self, found: Iterable[tuple[AdvisoryId, _SourcedAdvisory]]
+    ) -> tuple[Release, ...]:
         drafts = [(identity, known, _device_ids(known)) for identity, known in found]
         widest = max((len(ids) for _, _, ids in drafts if ids is not None), default=0)
         releases = [self._release(*draft, widest=widest) for draft in drafts]
         return tuple(sorted(releases, key=lambda one: one.version, reverse=True))
 
     def _release(
-        self, identity: AdvisoryId, known: _Known, ids: frozenset[str] | None, *, widest: int
+        self,
+        identity: AdvisoryId,
+        known: _SourcedAdvisory,
+        ids: frozenset[str] | None,
+        *,
+        widest: int,
     ) -> Release:
         snapshots = [source.snapshot for source in known.snapshots.values()]
         version = snapshots[0].os_version
@@ -319,7 +326,7 @@ class Advisories:
         )
 
 
-def _device_ids(known: _Known) -> frozenset[str] | None:
+def _device_ids(known: _SourcedAdvisory) -> frozenset[str] | None:
     """The ids every source that limits the release agrees on: where sources differ, fewer Macs."""
     limits = [
         frozenset(device_id.lower() for device_id in source.snapshot.device_ids)

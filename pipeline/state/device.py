@@ -109,9 +109,9 @@ _MDM_ENROLLED: Final = 1 << INDEX["mdm_enrolled"]
 T = TypeVar("T")
 
 
-def to_us(moment: datetime) -> int:
+def to_us(time: datetime) -> int:
     """Whole microseconds since 1970 of an aware time."""
-    passed = moment - _EPOCH
+    passed = time - _EPOCH
     return (passed.days * 86_400 + passed.seconds) * 1_000_000 + passed.microseconds
 
 
@@ -198,7 +198,7 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
     enrollment_type = Register[str]("enrollment_type")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Device) and _KNOWN(self) == _KNOWN(other)
+        return isinstance(other, Device) and _COMPARED(self) == _COMPARED(other)
 
     def __ne__(self, other: object) -> bool:  # msgspec's own compares by identity
         return not self == other
@@ -377,7 +377,7 @@ class DeviceRow(msgspec.Struct, gc=False):
 _astuple: Final[Callable[[Any], tuple[Any, ...]]] = msgspec.structs.astuple
 
 
-_KNOWN: Final = attrgetter("udid", "values", "timestamps", "inventory_days")
+_COMPARED: Final = attrgetter("udid", "values", "timestamps", "inventory_days")
 
 
 @lru_cache(maxsize=4096)
@@ -385,8 +385,8 @@ def _bits(bits: int) -> tuple[int, ...]:
     return tuple(at for at in range(bits.bit_length()) if bits >> at & 1)
 
 
-def _time_to_wire(moment: datetime) -> str:
-    return from_us(to_us(moment)).isoformat()  # equal times, equal bytes
+def _time_to_wire(time: datetime) -> str:
+    return from_us(to_us(time)).isoformat()  # equal times, equal bytes
 
 
 _TO_WIRE: Final[Mapping[str, Callable[[Any], object]]] = {

@@ -41,7 +41,7 @@ def merge_fields(
     device: Device, known: Iterable[tuple[int, Any]], us: int, source_bits: int
 ) -> Device:
     """Fold (register index, value) pairs told at `us` into a Device; None is no value. `heard_by`
-    are the other things of `Device.stamps` told with them: the source, a check-in.
+    are the other things of `Device.timestamps` told with them: the source, a check-in.
 
     What is told of 1970 and before says nothing.
     """
@@ -95,7 +95,7 @@ def apply_authenticated(device: Device, data: MdmAuthenticated, us: int) -> Devi
         "enrollment_type": data.enrollment_type,
         "mdm_server": data.server,
     }
-    return _learn_by_mdm(device, facts, us, CHECKIN[AUTHENTICATED])
+    return _merge_mdm_fields(device, facts, us, CHECKIN[AUTHENTICATED])
 
 
 def apply_token_updated(device: Device, data: MdmTokenUpdated, us: int) -> Device:
@@ -105,23 +105,23 @@ def apply_token_updated(device: Device, data: MdmTokenUpdated, us: int) -> Devic
         "enrollment_type": data.enrollment_type,
         "mdm_server": data.server,
     }
-    return _learn_by_mdm(device, facts, us, CHECKIN[TOKEN_UPDATED])
+    return _merge_mdm_fields(device, facts, us, CHECKIN[TOKEN_UPDATED])
 
 
 def apply_checked_out(device: Device, data: MdmCheckedOut, us: int) -> Device:
     """Fold a CheckOut: the profile was removed."""
     facts = {"enrollment_id": data.enrollment_id}
-    return _learn_by_mdm(device, facts, us, CHECKIN[CHECKED_OUT])
+    return _merge_mdm_fields(device, facts, us, CHECKIN[CHECKED_OUT])
 
 
 def apply_command_reported(device: Device, data: MdmCommandReported, us: int) -> Device:
     """Fold a poll or an answer: the Mac was there. Results arrive as inventory events."""
-    return _learn_by_mdm(device, {"enrollment_id": data.enrollment_id}, us)
+    return _merge_mdm_fields(device, {"enrollment_id": data.enrollment_id}, us)
 
 
 def apply_bootstrap_token(device: Device, data: BootstrapTokenSet, us: int) -> Device:
     """Fold an escrowed or cleared bootstrap token."""
-    return _learn_by_mdm(device, {"bootstrap_token_escrowed": data.escrowed}, us)
+    return _merge_mdm_fields(device, {"bootstrap_token_escrowed": data.escrowed}, us)
 
 
 def apply_ddm_status(device: Device, data: DdmStatusReported, us: int) -> Device:
@@ -132,7 +132,9 @@ def apply_ddm_status(device: Device, data: DdmStatusReported, us: int) -> Device
     )
 
 
-def _learn_by_mdm(device: Device, facts: Mapping[str, object], us: int, checkin: int = 0) -> Device:
+def _merge_mdm_fields(
+    device: Device, facts: Mapping[str, object], us: int, checkin: int = 0
+) -> Device:
     known = [(INDEX[name], value) for name, value in facts.items()]
     return merge_fields(device, known, us, SEEN_BY["mdm"] | checkin)
 

@@ -17,7 +17,7 @@ from pipeline.state.timestamps import changed_since, record_if_newer
 from schemas.envelope import InventoryEvent
 from schemas.report_peek import TELEMETRY_FIELDS, ReportPeek
 
-_FACTS: Final = slice(-len(TELEMETRY_FIELDS))
+_STABLE_FIELDS: Final = slice(-len(TELEMETRY_FIELDS))
 _TELEMETRY: Final = slice(-len(TELEMETRY_FIELDS), None)
 _FREE_DISK, _BATTERY = (INDEX[name] for name in TELEMETRY_FIELDS)
 _HAS_FREE_DISK, _HAS_BATTERY = 1 << _FREE_DISK, 1 << _BATTERY
@@ -38,10 +38,10 @@ def remember_report(event: InventoryEvent, peek: ReportPeek, device: Device) -> 
     _, same = changed_since(device.timestamps, to_us(event.time))
     if bits & ~same:
         return forget_report(device)
-    text = hash(peek.facts()[_FACTS])
+    text = hash(peek.facts()[_STABLE_FIELDS])
     if (text, bits) == (device.report_hash, device.report_fields):
         return device
-    return replace(device, report_hash=text, report_fields=_as_one(bits))
+    return replace(device, report_hash=text, report_fields=_intern(bits))
 
 
 def forget_report(device: Device) -> Device:
@@ -57,7 +57,7 @@ def apply_duplicate(peek: ReportPeek, device: Device) -> tuple[Device, int] | No
         return None
     facts = peek.facts()
     free_disk, battery = facts[_TELEMETRY]
-    if hash(facts[_FACTS]) != device.report_hash or (
+    if hash(facts[_STABLE_FIELDS]) != device.report_hash or (
         (free_disk is None) is bool(bits & _HAS_FREE_DISK)
         or (battery is None) is bool(bits & _HAS_BATTERY)
     ):
@@ -83,7 +83,7 @@ def apply_duplicate(peek: ReportPeek, device: Device) -> tuple[Device, int] | No
 
 
 @lru_cache(maxsize=4096)
-def _as_one(bits: int) -> int:
+def _intern(bits: int) -> int:
     """The same, as one object for all Macs whose reports tell the same things."""
     return bits
 

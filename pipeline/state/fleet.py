@@ -119,7 +119,7 @@ class Fleet:
         """Know what this report says again. To be called right after it was folded."""
         udid = device_key(event)
         device = self.devices.get(udid)
-        if device is not None and event.subject == udid and self._is_plain(device):
+        if device is not None and event.subject == udid and self._is_only_record(device):
             self.devices[udid] = remember_report(event, peek, device)
 
     def apply_duplicate(self, peek: ReportPeek) -> tuple[Device, Device, int] | None:
@@ -152,31 +152,31 @@ class Fleet:
         )
         if kept is not None and new.values[:NAME_FROM] == old.values[:NAME_FROM]:
             only_name = is_material and not checked_in
-            if (only_name or not is_material) and self._is_plain(new):
+            if (only_name or not is_material) and self._is_only_record(new):
                 self.devices[udid] = new
                 return Change((udid,), is_material=is_material, is_rename_only=only_name)
         renamed = old.serial != new.serial or old.enrollment_id != new.enrollment_id
         names = {*_aliases(old), *_aliases(new), udid} if renamed else set()
         udids = {self.canonical_udid(name) for name in names}
         self.put(new)
-        mine = self.canonical_udid(udid) or udid
+        canonical = self.canonical_udid(udid) or udid
         if not renamed:
-            self._forget_report(mine)
+            self._forget_report(canonical)
             # Of a Mac with several records newer times alone put one fact in another's place.
-            return Change((mine,), is_material=is_material or not self._is_plain(new))
+            return Change((canonical,), is_material=is_material or not self._is_only_record(new))
         # Records change hands: who loses one is told as well as who gains it.
         udids.update(self.canonical_udid(name) for name in names)
         known = {one for one in (*udids, *names) if one in self.devices}
         for one in known:
             self._forget_report(one)
-        return Change((mine, *sorted(known - {mine})), is_material=True)
+        return Change((canonical, *sorted(known - {canonical})), is_material=True)
 
     def _forget_report(self, udid: str) -> None:
         device = self.devices.get(udid)
         if device is not None:
             self.devices[udid] = forget_report(device)
 
-    def _is_plain(self, device: Device) -> bool:
+    def _is_only_record(self, device: Device) -> bool:
         """Whether this is the Mac's only record, so that newer times move nothing."""
         if device.is_partial or device.udid in self._by_enrollment:
             return False

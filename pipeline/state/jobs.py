@@ -244,22 +244,22 @@ def _advance(entry: JobEntry, result: JobResult, us: int) -> JobEntry:
         error_code=result.error_code,
         presumed=outcome is Outcome.EXPIRED and result.attempt == INFERRED_ATTEMPT,
     )
-    if _further(updated, entry):
+    if _is_further(updated, entry):
         return updated
     return entry if acted_us == entry.acted_us else replace(entry, acted_us=acted_us)
 
 
-def _further(updated: JobEntry, known: JobEntry) -> bool:
+def _is_further(updated: JobEntry, known: JobEntry) -> bool:
     if updated.rank != known.rank:
         return updated.rank > known.rank
     if updated.outcome_us != known.outcome_us:
         # The first telling of an end is when the job ended; of progress the last counts.
         later = updated.outcome_us > known.outcome_us
         return later is (updated.outcome not in FINAL_OUTCOMES)
-    return _end(updated) > _end(known)
+    return _tie_breaker(updated) > _tie_breaker(known)
 
 
-def _end(entry: JobEntry) -> tuple[str, str]:
+def _tie_breaker(entry: JobEntry) -> tuple[str, str]:
     return entry.outcome or "", entry.error_code or ""
 
 
@@ -294,7 +294,7 @@ def infer_result(entry: JobEntry, device: Device, udid: str, now: datetime) -> J
     """
     if not entry.is_open:
         return None
-    if _fulfilled(entry, device):
+    if _is_fulfilled(entry, device):
         return _result(entry, device, udid, Outcome.SUCCEEDED, None)
     if to_us(now) < entry.times_out_us:
         return None
@@ -305,7 +305,7 @@ def infer_result(entry: JobEntry, device: Device, udid: str, now: datetime) -> J
     return _result(entry, device, udid, Outcome.EXPIRED, ErrorCode.EXPIRED)
 
 
-def _fulfilled(entry: JobEntry, device: Device) -> bool:
+def _is_fulfilled(entry: JobEntry, device: Device) -> bool:
     if entry.action is Action.REENROLL:
         return device.enrolled_since(entry.since_us)
     if entry.version is None:

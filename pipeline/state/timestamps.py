@@ -12,25 +12,25 @@ from typing import Final
 
 NEVER: Final = b""
 
-_MOMENT: Final = struct.Struct("<QQ")
-_pack: Final = _MOMENT.pack
+_ENTRY: Final = struct.Struct("<QQ")
+_pack: Final = _ENTRY.pack
 
 # The moments of stamps and the things last told at each, newest first.
-unpack_timestamps: Final[Callable[[bytes], Iterator[tuple[int, int]]]] = _MOMENT.iter_unpack
+unpack_timestamps: Final[Callable[[bytes], Iterator[tuple[int, int]]]] = _ENTRY.iter_unpack
 
 
-def pack_timestamps(found: Iterable[tuple[int, int]]) -> bytes:
+def pack_timestamps(timestamps: Iterable[tuple[int, int]]) -> bytes:
     """The stamps of these moments and the things last told at each, in any order. ValueError for
     what is no moment."""
     try:
-        return b"".join([_pack(at, bits) for at, bits in sorted(found, reverse=True)])
+        return b"".join([_pack(at, bits) for at, bits in sorted(timestamps, reverse=True)])
     except struct.error as error:
         raise ValueError(f"not microseconds since 1970: {error}") from error
 
 
 def newest_us(timestamps: bytes) -> int:
     """The moment at which anything was last told; 0 for never."""
-    at: int = _MOMENT.unpack_from(timestamps)[0] if timestamps else 0
+    at: int = _ENTRY.unpack_from(timestamps)[0] if timestamps else 0
     return at
 
 
@@ -56,9 +56,9 @@ def record(timestamps: bytes, bits: int, us: int) -> bytes:
     """The stamps after these things were told at this moment, which is after 1970: the same
     object if nothing moved."""
     if timestamps:
-        at, recorded = _MOMENT.unpack_from(timestamps)
+        at, recorded = _ENTRY.unpack_from(timestamps)
         if us > at and recorded == bits:
-            return _pack(us, bits) + timestamps[_MOMENT.size :]
+            return _pack(us, bits) + timestamps[_ENTRY.size :]
     later, same = changed_since(timestamps, us)
     bits = bits & ~later | same
     if bits == same:
@@ -74,7 +74,7 @@ def record(timestamps: bytes, bits: int, us: int) -> bytes:
 def record_if_newer(timestamps: bytes, bits: int, us: int) -> bytes | None:
     """`tell` where all of these things were last told before this moment, else None."""
     if timestamps:
-        at, recorded = _MOMENT.unpack_from(timestamps)
+        at, recorded = _ENTRY.unpack_from(timestamps)
         if recorded == bits:
-            return _pack(us, bits) + timestamps[_MOMENT.size :] if us > at else None
+            return _pack(us, bits) + timestamps[_ENTRY.size :] if us > at else None
     return None if us <= last_us(timestamps, bits) else record(timestamps, bits, us)

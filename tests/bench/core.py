@@ -69,9 +69,9 @@ def numbered_report(number: int, version: str, when: datetime, **facts: Any) -> 
     return make.full_report(version, udid_of(number), when, **(own | facts))
 
 
-def handle_event(engine: Reconciler, event: Event, now: datetime) -> int:
+def handle_event(reconciler: Reconciler, event: Event, now: datetime) -> int:
     """Hand an event over as a shell does; how many decisions and orders came of it."""
-    return follow_effects(engine, engine.handle(event, now), now)
+    return follow_effects(reconciler, reconciler.handle(event, now), now)
 
 
 def effects_of(engine: Reconciler, raw: bytes, now: datetime) -> Iterator[Effect]:
@@ -82,7 +82,7 @@ def effects_of(engine: Reconciler, raw: bytes, now: datetime) -> Iterator[Effect
     return engine.handle(decode(raw), now, seen)
 
 
-def follow_effects(engine: Reconciler, effects: Iterable[Effect], now: datetime) -> int:
+def follow_effects(reconciler: Reconciler, effects: Iterable[Effect], now: datetime) -> int:
     """Take the effects, and what follows from them; how many there were."""
     count = 0
     for effect in effects:
@@ -90,7 +90,7 @@ def follow_effects(engine: Reconciler, effects: Iterable[Effect], now: datetime)
         if isinstance(effect, EvaluationFailed):
             raise effect.error
         if isinstance(effect, DerivedEvent):
-            count += handle_event(engine, effect.event, now)
+            count += handle_event(reconciler, effect.event, now)
         elif isinstance(effect, Decided) and effect.job is not None:
             issued = JobIssuedEvent(
                 id=effect.job.job_id,
@@ -99,11 +99,11 @@ def follow_effects(engine: Reconciler, effects: Iterable[Effect], now: datetime)
                 time=now,
                 data=JobIssued(job=effect.job, signed=make.SIGNED),
             )
-            count += handle_event(engine, issued, now)
+            count += handle_event(reconciler, issued, now)
     return count
 
 
-def lives(count: int, behind: Callable[[int], str]) -> Iterator[bytes]:
+def first_events(count: int, behind: Callable[[int], str]) -> Iterator[bytes]:
     """The bytes of everything these Macs say first: check-ins, a poll, a full report."""
     for number in range(count):
         udid = udid_of(number)
@@ -113,14 +113,14 @@ def lives(count: int, behind: Callable[[int], str]) -> Iterator[bytes]:
         yield encode(numbered_report(number, behind(number), make.NOW - make.HOUR))
 
 
-def engine_of(raws: Iterable[bytes], releases: Iterable[str] = make.RELEASES) -> Reconciler:
-    engine = Reconciler()
-    handle_event(engine, make.policy_changed(POLICY), make.NOW)
+def reconciler_of(raws: Iterable[bytes], releases: Iterable[str] = make.RELEASES) -> Reconciler:
+    reconciler = Reconciler()
+    handle_event(reconciler, make.policy_changed(POLICY), make.NOW)
     for version in releases:
-        handle_event(engine, make.release(version), make.NOW)
+        handle_event(reconciler, make.release(version), make.NOW)
     for raw in raws:
-        handle_event(engine, decode(raw), make.NOW)
-    return engine
+        handle_event(reconciler, decode(raw), make.NOW)
+    return reconciler
 
 
 def a_tenth(number: int) -> str:
@@ -130,8 +130,8 @@ def a_tenth(number: int) -> str:
 class Stream:
     """Reports in which a tenth changes something; each goes on from what its Mac said last."""
 
-    def __init__(self, *, figures: bool) -> None:
-        self.telemetry = figures
+    def __init__(self, *, telemetry: bool) -> None:
+        self.telemetry = telemetry
         self.rng = random.Random(2026)
         self.clock = make.NOW
         self.facts: dict[int, dict[str, Any]] = {}
@@ -166,12 +166,12 @@ def cpu(work: Callable[[], object]) -> float:
     return time.process_time() - begun
 
 
-def bench_reports(*, figures: bool) -> dict[str, Any]:
-    raws = list(lives(FLEET, a_tenth))
-    engine, fleet = engine_of(raws), Fleet()
+def bench_reports(*, telemetry: bool) -> dict[str, Any]:
+    raws = list(first_events(FLEET, a_tenth))
+    reconciler, fleet = reconciler_of(raws), Fleet()
     for raw in raws:
         fleet.apply(decode(raw))
-    stream, effects = Stream(figures=figures), [0]
+    stream, effects = Stream(telemetry=telemetry), [0]
 
     def decode_only() -> None:
         for raw in stretch:
@@ -183,7 +183,7 @@ def bench_reports(*, figures: bool) -> dict[str, Any]:
 
     def decide_too() -> None:
         for raw in stretch:
-            effects[0] += follow_effects(engine, effects_of(engine, raw, now), now)
+            effects[0] += follow_effects(reconciler, effects_of(reconciler, raw, now), now)
 
     times: dict[str, list[float]] = {"decode": [], "fold": [], "all": []}
     for _ in range(RUNS):
@@ -211,13 +211,13 @@ def resident() -> int:
 
 def memory_of(count: int) -> float:
     """Bytes a Mac, measured in this process: run it in a fresh one."""
-    engine = engine_of(lives(200, a_tenth))
+    reconciler = reconciler_of(first_events(200, a_tenth))
     gc.collect()
     before = resident()
-    for raw in lives(count, a_tenth):
-        follow_effects(engine, effects_of(engine, raw, make.NOW), make.NOW)
+    for raw in first_events(count, a_tenth):
+        follow_effects(reconciler, effects_of(reconciler, raw, make.NOW), make.NOW)
     gc.collect()
-    assert len(engine.last_decisions) == count
+    assert len(reconciler.last_decisions) == count
     return (resident() - before) / (count - 200)
 
 
@@ -237,21 +237,21 @@ def bench_advisory(count: int, affected: int, runs: int) -> dict[str, Any]:
     """What it costs when 15.7.3 lands."""
     known = [version for version in make.RELEASES if version != "15.7.3"]
     # The fleet is folded only: nobody but the affected is asked when the release lands.
-    engine = engine_of((), known)
-    for raw in lives(count, few(affected, count)):
-        engine.fold(decode(raw))
-    ledgers, found, effects = dict(engine.fleet.job_histories), [], 0
-    before = engine.fleet.advisories
+    reconciler = reconciler_of((), known)
+    for raw in first_events(count, few(affected, count)):
+        reconciler.fold(decode(raw))
+    histories, found, effects = dict(reconciler.fleet.job_histories), [], 0
+    before = reconciler.fleet.advisories
     gc.collect()
     gc.freeze()
     for _ in range(runs):
-        engine.fleet.advisories = before
-        engine.fleet.job_histories = dict(ledgers)
-        engine.last_decisions.clear()
-        engine.recount_jobs()
+        reconciler.fleet.advisories = before
+        reconciler.fleet.job_histories = dict(histories)
+        reconciler.last_decisions.clear()
+        reconciler.recount_jobs()
         landed = make.release("15.7.3")
         begun = time.process_time()
-        effects = handle_event(engine, landed, make.NOW)
+        effects = handle_event(reconciler, landed, make.NOW)
         found.append(time.process_time() - begun)
     gc.unfreeze()
     assert effects == 2 * affected, "each affected Mac is sent an order and then held for it"
@@ -285,8 +285,8 @@ def main() -> None:
         return
     found: dict[str, Any] = {"machine": machine(), "targets": TARGETS}
     if chosen.only in (None, "reports"):
-        found["repeats"] = bench_reports(figures=False)
-        found["figures"] = bench_reports(figures=True)
+        found["repeats"] = bench_reports(telemetry=False)
+        found["figures"] = bench_reports(telemetry=True)
     if chosen.only in (None, "memory"):
         found["memory"] = bench_memory()
     if chosen.only in (None, "advisory"):

@@ -51,7 +51,7 @@ from schemas.topics import (
     partition_of,
 )
 from tests import factories as make
-from tests.bench.core import POLICY, cpu, engine_of, numbered_report, udid_of
+from tests.bench.core import POLICY, cpu, numbered_report, reconciler_of, udid_of
 from tests.factories.sites import JOBS_KEY, KEYS
 
 RUNS: Final = 9
@@ -159,7 +159,7 @@ def cached_calls(s: Situation, sent: Evaluation) -> dict[str, tuple[Work, Work]]
 
 def pairs() -> dict[str, tuple[Work, Work]]:
     """The fast form and the plain one of each."""
-    engine = engine_of([encode(one) for one in make.enrolled(UDID)])
+    engine = reconciler_of([encode(one) for one in make.enrolled(UDID)])
     engine.fold(make.polled(UDID))
     engine.fold(numbered_report(1, "26.1", make.NOW - make.HOUR))
     slow = Reconciler(engine.fleet, fast_paths=False)

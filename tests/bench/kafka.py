@@ -49,7 +49,7 @@ def bench(part: str, here: World, chosen: argparse.Namespace) -> dict[str, Any]:
         here,
         reports=20_000 if quick else 200_000,
         runs=1 if quick else 5,
-        figures=part == "figures",
+        telemetry=part == "figures",
     )
 
 

@@ -59,12 +59,12 @@ _POLICY: Final = "\n".join(
 
 def bench_fleet(world: World, *, macs: int) -> dict[str, Any]:
     """Build the state, lose every local copy, let it come back, and land an advisory."""
-    answered = _publish_facts(world)
+    decided = _publish_broadcast(world)
     with _Two(world) as empty:
         bare = empty.resident()
     _lose_copies(world)
     began = time.monotonic()
-    asyncio.run(_write_state(world, macs, answered))
+    asyncio.run(_write_state(world, macs, decided))
     written_s = time.monotonic() - began
     with _Two(world) as first:
         resident = first.resident()
@@ -136,13 +136,13 @@ def _lose_copies(world: World) -> None:
 
 def _land(world: World, two: _Two, affected: int) -> dict[str, Any]:
     """The advisory is published; the seconds until the last of its jobs can be read."""
-    places = world.partitions([jobs_topic(site) for site in SITES])
+    partitions = world.partitions([jobs_topic(site) for site in SITES])
     cpu, broker = two.cpu_s(), cpu_of(world.kafka.pid(1))
     landed = make.release(LANDS)
     world.publish([(ADVISORIES.name, landed.subject.encode(), encode(landed))])
     began = time.monotonic()
     reached: dict[float, float] = {}
-    while (jobs := sum(world.ends(places).values())) < affected:
+    while (jobs := sum(world.ends(partitions).values())) < affected:
         for worker in two.workers:
             worker.check()
         if time.monotonic() - began > _WAIT_S:
@@ -165,7 +165,7 @@ def _land(world: World, two: _Two, affected: int) -> dict[str, Any]:
 # --- the state ---
 
 
-def _publish_facts(world: World) -> dict[str, int]:
+def _publish_broadcast(world: World) -> dict[str, int]:
     """The policy and all releases but one; how far that brings the topics of facts."""
     policy = make.policy_changed(_POLICY)
     known = [make.release(version) for version in make.RELEASES if version != LANDS]
@@ -174,24 +174,24 @@ def _publish_facts(world: World) -> dict[str, int]:
     return {CONTROL.name: 1, ADVISORIES.name: len(known)}
 
 
-async def _write_state(world: World, macs: int, answered: dict[str, int]) -> None:
+async def _write_state(world: World, macs: int, decided: dict[str, int]) -> None:
     """One row a Mac, to its partition."""
     outbox = ConfirmedProducer(world.connection, make_log())
     await outbox.start()
-    owner = rows.EpochRow(_EPOCH, answered).to_row()
-    owners: dict[tuple[str, int], list[Row]] = {
-        (STATE.name, number): [(rows.EPOCH_KEY, owner)] for number in range(PARTITIONS)
+    epoch_row = rows.EpochRow(_EPOCH, decided).to_row()
+    epoch_rows: dict[tuple[str, int], list[Row]] = {
+        (STATE.name, number): [(rows.EPOCH_KEY, epoch_row)] for number in range(PARTITIONS)
     }
-    await outbox.write(owners, lambda: False)
+    await outbox.write(epoch_rows, lambda: False)
     kinds = _kinds()
     for start in range(0, macs, _AT_ONCE):
-        places: dict[tuple[str, int], list[Row]] = {}
+        partitions: dict[tuple[str, int], list[Row]] = {}
         for number in range(start, min(start + _AT_ONCE, macs)):
             udid = udid_of(number)
             row = _row(kinds[number % len(SITES), _is_affected(number)], number)
-            place = STATE.name, partition_of(udid, PARTITIONS)
-            places.setdefault(place, []).append((udid.encode(), row))
-        await outbox.write(places, lambda: False)
+            partition = STATE.name, partition_of(udid, PARTITIONS)
+            partitions.setdefault(partition, []).append((udid.encode(), row))
+        await outbox.write(partitions, lambda: False)
     await outbox.stop()
 
 
@@ -211,13 +211,13 @@ def _kinds() -> dict[tuple[int, bool], bytes]:
 
 def _kind(site: str, version: str, now: datetime) -> bytes:
     """The row of a Mac, as an engine made it that heard all of its life."""
-    engine, udid, when = Reconciler(), udid_of(_PATTERN), now - make.HOUR
+    reconciler, udid, when = Reconciler(), udid_of(_PATTERN), now - make.HOUR
     known = [make.release(one) for one in make.RELEASES if one != LANDS]
     life = (*make.enrolled(udid, now - 100 * make.DAY), make.polled(udid, when))
     first_report = numbered_report(_PATTERN, version, when, site=site)
     for event in (make.policy_changed(_POLICY), *known, *life, first_report):
-        handle_event(engine, event, now)
-    return rows.encode_device(engine, udid, _EPOCH, is_decided=True)
+        handle_event(reconciler, event, now)
+    return rows.encode_device(reconciler, udid, _EPOCH, is_decided=True)
 
 
 def _row(kind: bytes, number: int) -> bytes:

@@ -77,10 +77,12 @@ def _spread(found: Sequence[float], *shares: float) -> dict[str, float]:
 def _worker(world: World) -> Program:
     """A worker that knows the fleet."""
     world.publish(facts())
-    world.publish(Reports(figures=False, version=lambda _: "26.2").first_words())
+    world.publish(Reports(telemetry=False, version=lambda _: "26.2").first_words())
     worker = world.worker(world.folder / "data")
-    places = world.partitions([topic.name for topic in SUBSCRIBED])
-    wait_for(lambda: world.committed(_GROUP, places) >= sum(world.ends(places).values()), "fleet")
+    partitions = world.partitions([topic.name for topic in SUBSCRIBED])
+    wait_for(
+        lambda: world.committed(_GROUP, partitions) >= sum(world.ends(partitions).values()), "fleet"
+    )
     return worker
 
 
@@ -140,10 +142,10 @@ class _Used:
 def _jobs_seen(world: World, jobs: int, within_s: float, used: _Used) -> dict[str, float]:
     """When each Mac's job could be read."""
     seen: dict[str, float] = {}
-    places = world.partitions([jobs_topic(SITE)])
+    partitions = world.partitions([jobs_topic(SITE)])
     with KafkaConsumer(**world.connection.consumer_options(), fetch_max_wait_ms=50) as consumer:
-        consumer.assign(places)
-        consumer.seek_to_beginning(*places)
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
         until = time.monotonic() + within_s
         while len(seen) < jobs and time.monotonic() < until:
             for records in consumer.poll(timeout_ms=50).values():

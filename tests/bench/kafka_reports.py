@@ -40,10 +40,10 @@ class Reports:
     is another in every report; else nine of ten differ from the Mac's last in time and id only.
     `version` says what each Mac runs at first."""
 
-    def __init__(self, *, figures: bool, version: Callable[[int], str] = a_tenth) -> None:
+    def __init__(self, *, telemetry: bool, version: Callable[[int], str] = a_tenth) -> None:
         self._version = version
         self.began = datetime.now(UTC) - _SPAN
-        self._stream = Stream(figures=figures)
+        self._stream = Stream(telemetry=telemetry)
         self._stream.clock = self.began
 
     def first_words(self) -> Iterator[Record]:

@@ -119,11 +119,11 @@ def jobs_made(world: World, contender: Contender) -> set[tuple[str, str]]:
 
 
 def bench_throughput(
-    world: World, *, reports: int, runs: int, figures: bool, only: str | None = None
+    world: World, *, reports: int, runs: int, telemetry: bool, only: str | None = None
 ) -> dict[str, Any]:
     """Check that all make the same jobs, then measure; medians over the runs."""
     all_ = [one for one in contenders(world) if only in (None, one.name)]
-    source = Reports(figures=figures)
+    source = Reports(telemetry=telemetry)
     world.publish(facts())
     world.publish(source.first_words())
     for contender in all_:

@@ -35,7 +35,7 @@ _OLDER: Final = "26.1"
 def webhook(number: int, version: str, serial_no: int) -> bytes:
     """What NanoMDM posts when this Mac has answered DeviceInformation."""
     udid = udid_of(number)
-    answers = {
+    responses = {
         "SerialNumber": f"C02{number:07d}",
         "OSVersion": version,
         "BuildVersion": make.build_of(version),
@@ -52,7 +52,7 @@ def webhook(number: int, version: str, serial_no: int) -> bytes:
         "Status": "Acknowledged",
         "UDID": udid,
         "CommandUUID": uuid,
-        "QueryResponses": answers,
+        "QueryResponses": responses,
     }
     hook = {
         "topic": "mdm.Connect",

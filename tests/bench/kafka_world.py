@@ -207,27 +207,27 @@ class World:
             for each in one["partitions"]
         ]
 
-    def ends(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    def ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """Where these partitions end."""
-        found = self.admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.LATEST))
-        return {place: int(one.offset) for place, one in found.items()}
+        found = self.admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
+        return {partition: int(one.offset) for partition, one in found.items()}
 
-    def committed(self, group: str, places: Sequence[TopicPartition]) -> int:
+    def committed(self, group: str, partitions: Sequence[TopicPartition]) -> int:
         """How many records of these partitions a group has done with."""
         try:
-            found = self.admin.list_group_offsets({group: list(places)})[group]
+            found = self.admin.list_group_offsets({group: list(partitions)})[group]
         except RetriableError:  # the first group of a broker makes it think
             return 0
         return sum(max(int(one.offset), 0) for one in found.values())
 
     def read(self, topic: str) -> Iterator[Any]:
         """All records that a topic has now."""
-        places = self.partitions([topic])
+        partitions = self.partitions([topic])
         with KafkaConsumer(**self.connection.consumer_options()) as consumer:
-            consumer.assign(places)
-            consumer.seek_to_beginning(*places)
-            ends = consumer.end_offsets(places)
-            while any(consumer.position(place) < end for place, end in ends.items()):
+            consumer.assign(partitions)
+            consumer.seek_to_beginning(*partitions)
+            ends = consumer.end_offsets(partitions)
+            while any(consumer.position(partition) < end for partition, end in ends.items()):
                 for records in consumer.poll(timeout_ms=500).values():
                     yield from records
 

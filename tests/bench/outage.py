@@ -81,7 +81,7 @@ def outage(
         cpu_s = running.value("process_cpu_seconds_total")
         assert running.end() == 0
     found = found_of(fleet, kafka)
-    took = sorted(answer.took_s for answer in fleet.answers)
+    took = sorted(response.took_s for response in fleet.answers)
     down = sorted(a.took_s for a in fleet.answers if stopped_at <= a.at_s < back_at)
     statuses = fleet.statuses
     return Outage(

@@ -272,21 +272,21 @@ def _end(job_id: str, testimony: Testimony) -> str:
     return max(outcomes, key=lambda outcome: _RANK[outcome]).value if outcomes else "nothing"
 
 
-def _unreported(said: Testimony, acts: Mapping[str, int]) -> Iterator[Fault]:
+def _unreported(fields: Testimony, acts: Mapping[str, int]) -> Iterator[Fault]:
     """What executors did they told, and what they told is in the ledger."""
     for job_id in acts:
-        if not any(one.outcome in _BEGUN for one in said.results.get(job_id, ())):
+        if not any(one.outcome in _BEGUN for one in fields.results.get(job_id, ())):
             yield Fault(Kind.MISSING, f"{job_id}: carried out, and no result says that it began")
-    for attempt in said.attempts.values():
-        told = {one.outcome for one in said.results.get(attempt.job_id, ())}
+    for attempt in fields.attempts.values():
+        results = {one.outcome for one in fields.results.get(attempt.job_id, ())}
         for item in attempt.results:
-            if not item.published or item.result.outcome not in told:
+            if not item.published or item.result.outcome not in results:
                 what = f"{attempt.job_id}: its result {item.result.outcome} was not published"
                 yield Fault(Kind.MISSING, what)
-    for udid, entry in _entries(said):
+    for udid, entry in _entries(fields):
         outcome = _outcome(entry)
         known = -1 if outcome is None else _RANK[outcome]
-        for result in said.results.get(entry["job_id"], ()):
+        for result in fields.results.get(entry["job_id"], ()):
             if _RANK[_counted(result)] > known and not entry["presumed"]:
                 what = f"{udid}: {entry['job_id']} is {outcome} for all that {result.outcome} says"
                 yield Fault(Kind.MISSING, what)

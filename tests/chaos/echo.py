@@ -102,17 +102,17 @@ class Echo:
 
     def _consume(self, consumer: Any) -> None:
         try:
-            heard = consumer.poll(timeout_ms=_POLL_MS)
+            seen = consumer.poll(timeout_ms=_POLL_MS)
         except KafkaError:
             return
         now = time.monotonic()
-        for place, records in heard.items():
+        for place, records in seen.items():
             for record in records:
                 if self._random.random() < _SHARES.get(place.topic, _SHARE):
                     late_s = self._random.choice((0.0, 2.0, _LATEST_S)) * self._random.random()
                     # Its own repeats are heard and repeated again: they get fewer each time.
-                    told = (place.topic, record.key, record.value)
-                    heapq.heappush(self._heap, (now + late_s, next(self._numbers), *told))
+                    results = (place.topic, record.key, record.value)
+                    heapq.heappush(self._heap, (now + late_s, next(self._numbers), *results))
 
     def _send_poison(self, producer: Any) -> None:
         self.counts["poison"] += 1

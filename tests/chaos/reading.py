@@ -109,26 +109,26 @@ def _of(evidence: Evidence, topic: Topic) -> Iterable[Record]:
             yield from records
 
 
-def _collect(said: Testimony, evidence: Evidence, topic: Topic, record: Record) -> None:
+def _collect(fields: Testimony, evidence: Evidence, topic: Topic, record: Record) -> None:
     try:
         event = decode(record.value or b"")
     except InvalidEvent:
-        said.unusable.append(record)
+        fields.unusable.append(record)
         return
     if not isinstance(event, topic.models) or not _is_signed(event, evidence):
-        said.unusable.append(record)
+        fields.unusable.append(record)
     elif record.topic in _DEVICE:
         assert isinstance(event, DeviceEvent)
-        said.device_events.append(event)
+        fields.device_events.append(event)
     elif topic is RESULTS:
         assert isinstance(event, JobResultedEvent)
-        said.results[event.data.job_id].append(event.data)
+        fields.results[event.data.job_id].append(event.data)
     elif topic is ORDERS and isinstance(event, JobIssuedEvent):
-        said.orders.setdefault(event.data.job.job_id, event.data.job)
+        fields.orders.setdefault(event.data.job.job_id, event.data.job)
     elif topic is ORDERS and isinstance(event, JobSupersededEvent):
-        said.withdrawn.add(event.data.job_id)
+        fields.withdrawn.add(event.data.job_id)
     elif topic in (ADVISORIES, CONTROL):
-        said.facts.add(event.id)
+        fields.facts.add(event.id)
 
 
 def _is_signed(event: Event, evidence: Evidence) -> bool:

@@ -206,7 +206,7 @@ class _Site:
         now = self._clock.now()
         for version in versions:
             self._say(f"released: macOS {version}")
-            self._send(factories.release(version, build=world.BUILDS[version], heard_at=now))
+            self._send(factories.release(version, build=world.BUILDS[version], first_seen_at=now))
 
     def _send(self, event: CloudEvent) -> None:
         self._load.add_events("/v1/events", encode(event))

@@ -86,9 +86,9 @@ class RestartedSite:
         while self.now <= UNTIL:
             fleet.advance(self.now)
             executor.tick(self.now)
-            told = executor.results()
-            self.published += told
-            executor.mark_published(told)
+            results = executor.results()
+            self.published += results
+            executor.mark_published(results)
             due = (executor.next_wake(self.now), fleet.next_event_at())
             self.now = max(min(at for at in due if at is not None), self.now)
 
@@ -108,7 +108,9 @@ def check(restarted: RestartedSite, fleet: SimulatedFleet) -> None:
         by_seq = {item.seq: item for item in result}
         assert all(by_seq[item.seq] == item for item in result), "a repeat differed"
         in_order = [by_seq[seq].result for seq in sorted(by_seq)]
-        outcomes = [told.outcome.value for told in in_order if told.outcome != "progressed"]
+        outcomes = [
+            results.outcome.value for results in in_order if results.outcome != "progressed"
+        ]
         assert outcomes == ["accepted", "started", "acted"], (job.udid, outcomes)
 
 

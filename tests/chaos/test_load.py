@@ -16,12 +16,12 @@ from tests.chaos.evidence import Input
 from tests.chaos.load import Load, Mischief
 from tests.factories import NOW
 
-PATIENCE_S = 20.0
+WAIT_LIMIT_S = 20.0
 CALM = Mischief(doubled=0, late=0, very_late=0, foul=0)
 
 
 class FakeGateway(ThreadingHTTPServer):
-    """Answers what is asked of it; `heard` counts the events it was sent, by answer."""
+    """Answers what is asked of it; `add_day` counts the events it was sent, by answer."""
 
     daemon_threads = True
 
@@ -72,7 +72,7 @@ def load_with(gateway: FakeGateway) -> Iterator[Callable[[Mischief], Load]]:
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + WAIT_LIMIT_S
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

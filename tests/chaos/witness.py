@@ -56,11 +56,11 @@ def microseconds(moment: datetime) -> int:
 
 def reported_fields(event: DeviceEvent) -> dict[str, Any]:
     """What an event says of its Mac, fact by fact."""
-    told = event.data.model_dump(mode="json", exclude_none=True)
+    results = event.data.model_dump(mode="json", exclude_none=True)
     names = _FACTS.get(type(event))
     if names is None:
-        return {name: value for name, value in told.items() if name not in _NO_FACT}
-    return {fact: told[name] for name, fact in names.items() if name in told}
+        return {name: value for name, value in results.items() if name not in _NO_FACT}
+    return {fact: results[name] for name, fact in names.items() if name in results}
 
 
 def source_of(event: DeviceEvent) -> str:

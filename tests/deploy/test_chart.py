@@ -195,11 +195,11 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(
-    ("shape", "over", "said"),
+    ("shape", "over", "message"),
     [pytest.param(*row[:3], id=row[3]) for row in REFUSED],
 )
-def test_invalid_values_are_refused(helm: Helm, shape: str, over: Object, said: str) -> None:
-    with pytest.raises(HelmError, match=said):
+def test_invalid_values_are_refused(helm: Helm, shape: str, over: Object, message: str) -> None:
+    with pytest.raises(HelmError, match=message):
         helm.text(shape, over)
 
 

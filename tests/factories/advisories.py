@@ -31,7 +31,7 @@ def release(
     *,
     build: str | None = None,
     day: str | None = None,
-    heard_at: datetime | None = None,
+    first_seen_at: datetime | None = None,
     cves: Iterable[str] | None = None,
     exploited: Iterable[str] = (),
     severity: str | None = "high",
@@ -56,7 +56,7 @@ def release(
         "device_ids": None if device_ids is None else list(device_ids),
         **more,
     }
-    when = heard_at or released
+    when = first_seen_at or released
     name = event_id(kind.__name__, source, version, repr(data), when.isoformat())
     return kind.model_validate(
         {"id": name, "source": "/test/feed", "subject": f"macOS-{version}", "time": when}
@@ -79,15 +79,15 @@ def retracted(version: str, **values: Any) -> AdvisoryEvent:
     return release(version, kind=AdvisoryRetractedEvent, **values)
 
 
-def kev(*cves: str, due: datetime | None = None, heard_at: datetime = NOW) -> AdvisoryEvent:
+def kev(*cves: str, due: datetime | None = None, first_seen_at: datetime = NOW) -> AdvisoryEvent:
     """CISA lists these CVEs as exploited."""
     data = {"source": "kev", "exploited_cves": cves, "kev_due_at": due}
     return AdvisoryPublishedEvent.model_validate(
         {
-            "id": event_id("kev", *cves, repr(due), heard_at.isoformat()),
+            "id": event_id("kev", *cves, repr(due), first_seen_at.isoformat()),
             "source": "/test/kev",
             "subject": "kev",
-            "time": heard_at,
+            "time": first_seen_at,
             "data": data,
         }
     )

@@ -62,8 +62,8 @@ def mac(
     **facts: Any,
 ) -> Device:
     """An enrolled, supervised M4 MacBook Pro in London; a fact given as None is unknown."""
-    said = {"os_version": version, "build": build_of(version or "")} | MODERN | facts
-    known = {name: value for name, value in said.items() if value is not None}
+    fields = {"os_version": version, "build": build_of(version or "")} | MODERN | facts
+    known = {name: value for name, value in fields.items() if value is not None}
     device = Device(udid)
     if enrolled:
         long_ago = to_us(NOW - 100 * DAY)
@@ -97,8 +97,8 @@ def full_report(
     version: str = "26.1", udid: str = UDID, when: datetime = NOW - HOUR, **facts: Any
 ) -> InventoryEvent:
     """A report of everything `mac` knows."""
-    said = {"os_version": version, "build": build_of(version)} | MODERN | facts
-    return reported(udid, when, **said)
+    fields = {"os_version": version, "build": build_of(version)} | MODERN | facts
+    return reported(udid, when, **fields)
 
 
 def enrolled(udid: str = UDID, when: datetime = NOW - 100 * DAY) -> tuple[Any, Any]:

@@ -68,7 +68,7 @@ def an_erasing_job(
 ) -> Job:
     """An approved reinstall with erase; `approve` changes what the approval says."""
     plain = a_job(Action.REINSTALL, method, erases=True, **changes)
-    said = {
+    fields = {
         "udid": plain.udid,
         "job_id": plain.job_id,
         "action": "reinstall",
@@ -76,11 +76,11 @@ def an_erasing_job(
         "expires_at": START + timedelta(days=2),
         **(approve or {}),
     }
-    return plain.model_copy(update={"approval": signed_approval(key, **said)})
+    return plain.model_copy(update={"approval": signed_approval(key, **fields)})
 
 
-def signed_approval(key: Ed25519PrivateKey = APPROVALS_KEY, **said: Any) -> Signed:
-    return sign_approval(Approval(**said), key).signed
+def signed_approval(key: Ed25519PrivateKey = APPROVALS_KEY, **fields: Any) -> Signed:
+    return sign_approval(Approval(**fields), key).signed
 
 
 def signed_job(job: Job, key: Ed25519PrivateKey = JOBS_KEY) -> JobIssued:
@@ -150,31 +150,31 @@ def an_executor(
 def drive(executor: Executor, fleet: SimulatedFleet, until: datetime) -> list[DeviceEvent]:
     """Let site and Macs live up to `until`, from one thing that is due to the next."""
     now = fleet.now
-    told: list[DeviceEvent] = []
+    results: list[DeviceEvent] = []
     while now <= until:
-        told += fleet.advance(now)
+        results += fleet.advance(now)
         executor.tick(now)
         due = (executor.next_wake(now), fleet.next_event_at())
         upcoming = min((at for at in due if at is not None), default=until + timedelta(seconds=1))
         now = max(upcoming, now)
     fleet.advance(until)
-    return told
+    return results
 
 
 def collect(executor: Executor) -> list[UnpublishedResult]:
     """Take the results out of the outbox."""
-    told = executor.results()
-    executor.mark_published(told)
-    return told
+    results = executor.results()
+    executor.mark_published(results)
+    return results
 
 
 def outcomes(
-    told: Iterable[UnpublishedResult], job: Job | None = None
+    results: Iterable[UnpublishedResult], job: Job | None = None
 ) -> list[tuple[str, str | None]]:
     """(outcome, error code) of each result of a job, without accepted and progressed."""
     return [
         (item.result.outcome.value, item.result.error_code and item.result.error_code.value)
-        for item in told
+        for item in results
         if (job is None or item.result.job_id == job.job_id)
         and item.result.outcome.value not in ("accepted", "progressed")
     ]

@@ -14,7 +14,7 @@ from schemas.topics import jobs_topic
 from tests.kafka.brokers import KafkaCluster
 from tests.kafka.topics import make_topics
 
-PATIENCE_S = 30.0
+WAIT_LIMIT_S = 30.0
 
 
 def commits(consumer: Any, place: TopicPartition) -> bool:
@@ -44,11 +44,11 @@ def test_a_client_that_forgot_to_join_is_brought_back(kafka: KafkaCluster) -> No
     options = KafkaConnection(bootstrap=kafka.bootstrap).consumer_options(topic, instance="one")
     with contextlib.closing(KafkaConsumer(**options)) as consumer:
         consumer.subscribe([topic])
-        assert poll_until_committed(consumer, place, PATIENCE_S)
+        assert poll_until_committed(consumer, place, WAIT_LIMIT_S)
         coordinator = consumer._coordinator
         snapshot, coordinator._assignment_snapshot = coordinator._assignment_snapshot, {}
         consumer.poll(timeout_ms=0)
         coordinator._assignment_snapshot = snapshot
         assert not poll_until_committed(consumer, place, 3.0)  # without us it stays there
         rejoin_if_stuck(consumer)
-        assert poll_until_committed(consumer, place, PATIENCE_S)
+        assert poll_until_committed(consumer, place, WAIT_LIMIT_S)

@@ -118,7 +118,7 @@ def test_only_apple_is_asked_under_apples_own_authority() -> None:
     assert hashlib.sha256(der).hexdigest() == APPLE_SHA256
     assert x509.load_pem_x509_certificate(pem).not_valid_after_utc.year == 2035
     known = {
-        host: der in fetching._trusted(f"https://{host}/").get_ca_certs(binary_form=True)
+        host: der in fetching._ssl_context(f"https://{host}/").get_ca_certs(binary_form=True)
         for host in ("gdmf.apple.com", "www.cisa.gov", "gdmf.apple.com.example")
     }
     assert known == {

@@ -35,7 +35,7 @@ from tests.kafka.brokers import KafkaCluster, wait_until
 from tests.kafka.gateways import Server, server
 from tests.kafka.topics import make_topics
 
-PATIENCE_S = 60.0
+WAIT_LIMIT_S = 60.0
 NOW = datetime(2026, 8, 10, tzinfo=UTC)
 
 
@@ -90,7 +90,7 @@ class Published:
             state = self.read().states.get(source)
             return state is not None and state.document_sha256 == digest
 
-        wait_until(there, PATIENCE_S, f"{source} did not go on")
+        wait_until(there, WAIT_LIMIT_S, f"{source} did not go on")
 
     def changes(self, source: str, since: int = 0) -> Counter[tuple[str, str]]:
         """(published, macOS-26.2) and so on, each as often as it was published."""
@@ -153,7 +153,7 @@ def test_two_replicas_publish_every_change_once_though_the_one_that_polls_is_kil
         replica(empty_kafka, tmp_path / "b", web) as other,
     ):
         for running in (one, other):
-            wait_until(lambda: is_ready(running), PATIENCE_S, "not ready")  # noqa: B023
+            wait_until(lambda: is_ready(running), WAIT_LIMIT_S, "not ready")  # noqa: B023
         published.waits_for("sofa", snapshots[SNAPSHOTS[1]])
         published.waits_for("kev", web.documents["/kev"])
         first, second = (one, other) if polls(one) else (other, one)
@@ -173,13 +173,13 @@ def test_two_replicas_publish_every_change_once_though_the_one_that_polls_is_kil
             assert published.changes("sofa", since) == Counter(expected(last - 1, last)), last
         assert first.process.poll() == -signal.SIGKILL
         assert polls(second)
-        wait_until(lambda: web.responses["/kev", 304] > 0, PATIENCE_S, "nobody asked by ETag")
+        wait_until(lambda: web.responses["/kev", 304] > 0, WAIT_LIMIT_S, "nobody asked by ETag")
         assert second.value("drydock_feeds_leading") == 1
         assert second.value("drydock_feed_polls_total", "accepted", "sofa") >= 3
         # By then the feed says which CVEs are Apple's, and CISA's catalogue is looked at again.
         wait_until(
             lambda: published.read().changes("kev")["severity_raised", "CVE-2025-14174"] == 1,
-            PATIENCE_S,
+            WAIT_LIMIT_S,
             "the CVE that CISA lists as Google's was not told",
         )
         assert second.end() == 0

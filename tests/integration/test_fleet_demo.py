@@ -54,7 +54,7 @@ def test_gives_the_numbers_of_the_embedded_form(empty_kafka: KafkaCluster, tmp_p
     # The policy and the approval of the loan unit's image came otherwise.
     assert run.figures["gateway"]["records"] == found["events"] - 2
     # Nothing was held back because the machine was too slow.
-    assert not any(told.get("held_back") for told in run.figures.values())
+    assert not any(results.get("held_back") for results in run.figures.values())
 
 
 def test_an_interrupt_stops_all_that_it_started(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from schemas.topics import CHECKINS
 from tests.bench.outage import outage
 from tests.kafka.brokers import KafkaCluster, wait_until
 from tests.kafka.gateways import (
-    PATIENCE_S,
+    WAIT_LIMIT_S,
     Fleet,
     Server,
     command_webhook,
@@ -64,7 +64,7 @@ def post(running: Server, path: str, body: bytes, **headers: str) -> httpx.Respo
 
 
 def spools(running: Server, records: int) -> None:
-    wait_until(lambda: running.spooled() >= records, PATIENCE_S, f"no {records} records spooled")
+    wait_until(lambda: running.spooled() >= records, WAIT_LIMIT_S, f"no {records} records spooled")
 
 
 def test_webhooks_answered_200_while_kafka_is_stopped_are_in_the_topic_in_order(
@@ -84,7 +84,7 @@ def test_while_kafka_hangs_webhooks_are_taken_and_none_is_doubled(
     with gateway(broker, tmp_path) as running:
         running.settles()
         with fleet.posting(lambda: running.url):
-            wait_until(lambda: fleet.statuses[200] > 0, PATIENCE_S, "nothing is accepted")
+            wait_until(lambda: fleet.statuses[200] > 0, WAIT_LIMIT_S, "nothing is accepted")
             freeze(broker)
             spools(running, 40)
             thaw(broker)
@@ -111,7 +111,7 @@ def test_a_gateway_killed_with_a_spool_and_while_it_is_sent_loses_nothing(
             before = running.spooled()
             assert before >= 40
             thaw(broker)
-            wait_until(lambda: running.spooled() < before, PATIENCE_S, "spool is not sent")
+            wait_until(lambda: running.spooled() < before, WAIT_LIMIT_S, "spool is not sent")
             running.end(signal.SIGKILL)
         with gateway(broker, tmp_path) as running:
             url = running.url
@@ -213,7 +213,7 @@ def test_missing_topics_are_reported_and_records_wait_for_them(
         def is_logged() -> bool:
             return any("drydock.inventory.v1" in str(line.get("detail")) for line in running.log())
 
-        wait_until(is_logged, PATIENCE_S, "the missing topic is not named")
+        wait_until(is_logged, WAIT_LIMIT_S, "the missing topic is not named")
         make_topics(empty_kafka.bootstrap)
         running.settles()
         assert running.end() == 0

@@ -40,12 +40,12 @@ from tests.kafka.topics import make_topics
 SPEED = 240.0
 # The least that a broker allows.
 SESSION_S = 6.0
-PATIENCE_S = 60.0
+WAIT_LIMIT_S = 60.0
 
 _MAIN = (sys.executable, "-W", "ignore", "-c", "from pipeline.cli import main; main()")
 
 
-def eventually(condition: Callable[[], bool], what: str, within_s: float = PATIENCE_S) -> None:
+def eventually(condition: Callable[[], bool], what: str, within_s: float = WAIT_LIMIT_S) -> None:
     """Ask until it holds; an assertion with `what` when the time is over."""
     deadline = time.monotonic() + within_s
     while not condition():

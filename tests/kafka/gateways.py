@@ -27,7 +27,7 @@ from schemas.connection import KafkaConnection
 from schemas.topics import CHECKINS, Topic
 from tests.kafka.brokers import ROOT, KafkaCluster, wait_until
 
-PATIENCE_S = 60.0
+WAIT_LIMIT_S = 60.0
 _MAIN = (sys.executable, "-W", "ignore", "-c", "from pipeline.cli import main; main()")
 
 
@@ -62,14 +62,14 @@ class Server:
         """Wait until it delivers directly, with nothing in its spool."""
         wait_until(
             lambda: not self.spooled() and not self.value("drydock_gateway_spooling"),
-            PATIENCE_S,
+            WAIT_LIMIT_S,
             "the gateway does not deliver directly",
         )
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Send this signal and wait; the exit code."""
         self.process.send_signal(how)
-        return self.process.wait(PATIENCE_S)
+        return self.process.wait(WAIT_LIMIT_S)
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def server(
             running.url = str(lines[0]["address"]) if lines else ""
             return bool(lines)
 
-        wait_until(listens, PATIENCE_S, f"{command} does not listen")
+        wait_until(listens, WAIT_LIMIT_S, f"{command} does not listen")
         yield running
     finally:
         if process.poll() is None:

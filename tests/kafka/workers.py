@@ -50,10 +50,10 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload([worker_program.__name__])
 PARTITIONS = 4
 SITES = ("london", "tokyo")
-PATIENCE_S = 60.0
+WAIT_LIMIT_S = 60.0
 
 
-def eventually(condition: Callable[[], bool], what: str, within_s: float = PATIENCE_S) -> None:
+def eventually(condition: Callable[[], bool], what: str, within_s: float = WAIT_LIMIT_S) -> None:
     """Ask until it holds; an assertion with `what` when the time is over."""
     deadline = time.monotonic() + within_s
     while not condition():
@@ -87,7 +87,7 @@ class WorkerProcess:
     def stop(self) -> int:
         """End it in good order; its exit code."""
         self.process.terminate()
-        self.process.join(PATIENCE_S)
+        self.process.join(WAIT_LIMIT_S)
         assert self.process.exitcode is not None, "does not stop"
         return self.process.exitcode
 
@@ -215,7 +215,7 @@ class Workers:
 
     # --- out ---
 
-    def wait_caught_up(self, within_s: float = PATIENCE_S) -> None:
+    def wait_caught_up(self, within_s: float = WAIT_LIMIT_S) -> None:
         """Wait until the living workers have nothing left to do at the present time."""
         try:
             eventually(self._is_caught_up, "workers caught up", within_s)

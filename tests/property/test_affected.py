@@ -16,22 +16,22 @@ from tests.strategies import MODELS, VERSIONS, advisory_events, controls, policy
 _MANY = 20
 
 
-def decisions(engine: Reconciler) -> dict[str, bytes]:
+def decisions(reconciler: Reconciler) -> dict[str, bytes]:
     return {
-        udid: decide(engine.situation(udid, NOW))
+        udid: decide(reconciler.situation(udid, NOW))
         .model_dump_json(exclude={"gates", "evidence"})
         .encode()
-        for udid in engine.fleet.macs()
+        for udid in reconciler.fleet.macs()
     }
 
 
 def fleet_of(rng: random.Random, text: str) -> Reconciler:
     """Macs of every kind; a third of them known in part by their serial number alone."""
-    engine = Reconciler()
-    engine.fold(policy_changed(text))
+    reconciler = Reconciler()
+    reconciler.fold(policy_changed(text))
     for version in RELEASES:
         if rng.random() < 0.8:
-            engine.fold(release(version))
+            reconciler.fold(release(version))
     for number in range(_MANY):
         serial = f"C02{number:05d}"
         version = rng.choice(list(VERSIONS))
@@ -45,12 +45,12 @@ def fleet_of(rng: random.Random, text: str) -> Reconciler:
         }
         when = NOW - timedelta(hours=rng.randrange(1, 400))
         if rng.random() < 0.7:
-            engine.fold(reported(f"UDID-{number}", when, serial=serial, **facts))
+            reconciler.fold(reported(f"UDID-{number}", when, serial=serial, **facts))
         else:
-            engine.fold(reported(None, when, serial=serial, **facts))
+            reconciler.fold(reported(None, when, serial=serial, **facts))
             if rng.random() < 0.5:
-                engine.fold(reported(f"UDID-{number}", when, serial=serial))
-    return engine
+                reconciler.fold(reported(f"UDID-{number}", when, serial=serial))
+    return reconciler
 
 
 @given(
@@ -61,11 +61,11 @@ def fleet_of(rng: random.Random, text: str) -> Reconciler:
 def test_every_mac_whose_decision_changes_is_reconciled(
     rng: random.Random, text: str, events: list[Event]
 ) -> None:
-    engine = fleet_of(rng, text)
-    before = decisions(engine)
+    reconciler = fleet_of(rng, text)
+    before = decisions(reconciler)
     for event in events:
-        looked_at = set(engine.affected(engine.fold(event)))
-        after = decisions(engine)
+        looked_at = set(reconciler.affected(reconciler.fold(event)))
+        after = decisions(reconciler)
         changed = {udid for udid in after if before.get(udid) != after[udid]}
         assert changed <= looked_at
         assert looked_at <= set(after), "records that are part of a Mac are not decided for"

@@ -101,7 +101,7 @@ def _can_be_computed_again(s: Situation, decision: Decision) -> None:
     assert recompute(read, s.policy, s.advisories).model_dump_json() == decision.model_dump_json()
 
 
-def _orders_a_new_job(s: Situation, decision: Decision) -> None:
+def _sends_a_new_job(s: Situation, decision: Decision) -> None:
     if decision.decision is not Verdict.SEND:
         return
     job = build_job(s, decision)
@@ -133,7 +133,7 @@ def _leaves_begun_jobs_alone(s: Situation, decision: Decision) -> None:
 LAWS = (
     _has_the_right_reason,
     _can_be_computed_again,
-    _orders_a_new_job,
+    _sends_a_new_job,
     _keeps_to_the_window,
     _leaves_begun_jobs_alone,
 )
@@ -194,12 +194,12 @@ OTHER: dict[str, Any] = {
     "supersedes": "job-old",
     "findings": ("something",),
 }
-UNNAMED = {"gates", "evidence"}
+NOT_IN_FINGERPRINT = {"gates", "evidence"}
 
 
 def test_fingerprint_covers_every_field_but_gates_and_evidence() -> None:
     plain = Decision(udid="MAC-1", decision=Verdict.SEND, reason=Reason.SECURITY_UPDATE)
-    assert set(OTHER) | UNNAMED == set(Decision.model_fields)
+    assert set(OTHER) | NOT_IN_FINGERPRINT == set(Decision.model_fields)
     others = [plain.model_copy(update={name: value}) for name, value in OTHER.items()]
     names = [fingerprint(one) for one in (plain, *others)]
     assert len(set(names)) == len(names)

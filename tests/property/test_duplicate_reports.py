@@ -129,7 +129,7 @@ def _take_both(raw: bytes, shard: DeviceShard, plain: Fleet) -> None:
 
 
 @given(st.lists(st.one_of(BURSTS, BURSTS, BURSTS, GOODBYES), max_size=10))
-def test_bytes_that_repeat_fold_as_they_would_decoded(bursts: list[list[Event]]) -> None:
+def test_duplicate_bytes_fold_as_they_would_decoded(bursts: list[list[Event]]) -> None:
     shard, plain = _shard(), Fleet()
     for event in chain.from_iterable(bursts):
         raw = encode(event)
@@ -143,7 +143,7 @@ def test_bytes_that_repeat_fold_as_they_would_decoded(bursts: list[list[Event]])
 
 
 @pytest.mark.parametrize(
-    "figures",
+    "telemetry",
     [
         pytest.param(b'"battery_percent":101', id="too much"),
         pytest.param(b'"battery_percent":-1', id="too little"),
@@ -156,12 +156,12 @@ def test_bytes_that_repeat_fold_as_they_would_decoded(bursts: list[list[Event]])
         pytest.param(b'"hostname":"\\"free_disk_gb\\":9"', id="in a text"),
     ],
 )
-def test_telemetry_of_any_form_is_as_when_decoded(figures: bytes) -> None:
+def test_telemetry_of_any_form_is_as_when_decoded(telemetry: bytes) -> None:
     """Three reports of one form, each with other figures, or none that can be used."""
     shard, plain = _shard(), Fleet()
     for minute in range(3):
         event = _report("MAC-A", "mdm", FIELD_SETS[0], minute, named=True)
-        raw = encode(event).replace(b'"free_disk_gb":10.0', figures.replace(b"9", b"%d" % minute))
+        raw = encode(event).replace(b'"free_disk_gb":10.0', telemetry.replace(b"9", b"%d" % minute))
         _take_both(raw, shard, plain)
     assert shard.reconciler.fleet.devices == plain.devices
 

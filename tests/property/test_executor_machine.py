@@ -65,7 +65,7 @@ class HaltCheckingMac:
     def act(self, step: str, job: Job, attempt: int) -> Ack:
         assert self._machine.may_start(job), "an order under a halt"
         ack = self._mac.act(step, job, attempt)
-        self._machine.moment("touched")
+        self._machine.count_down("touched")
         return ack
 
 
@@ -77,7 +77,7 @@ class ExecutorMachine(RuleBasedStateMachine):
         specs = [a_spec(udid, faults=each) for udid, each in zip(UDIDS, faults, strict=True)]
         self.fleet: SimulatedFleet = a_fleet(*specs, seed=seed)
         self.halts: tuple[HaltScope, ...] | None = ()
-        self.orders: dict[str, Job] = {}
+        self.jobs: dict[str, Job] = {}
         self.forged: set[str] = set()
         self.results: dict[int, UnpublishedResult] = {}
         self.moments_left = -1
@@ -86,7 +86,7 @@ class ExecutorMachine(RuleBasedStateMachine):
     def start(self) -> Executor:
         self.moments_left = -1
         path = Path(self.folder.name) / "journal"
-        self.journal = Journal(path, self.moment)
+        self.journal = Journal(path, self.count_down)
         executor = Executor(
             SITE,
             self.journal,
@@ -97,7 +97,7 @@ class ExecutorMachine(RuleBasedStateMachine):
         executor.set_halts(self.halts)
         return executor
 
-    def moment(self, _: str) -> None:
+    def count_down(self, _: str) -> None:
         if self.moments_left > 0:
             self.moments_left -= 1
             if self.moments_left == 0:
@@ -123,7 +123,7 @@ class ExecutorMachine(RuleBasedStateMachine):
     def submit(self, udid: str, kind: str, forge: bool) -> None:
         made: dict[str, Any] = {
             "udid": udid,
-            "generation": len(self.orders),
+            "generation": len(self.jobs),
             "issued_at": self.now,
             "expires_at": self.now + hours(72),
         }
@@ -140,34 +140,34 @@ class ExecutorMachine(RuleBasedStateMachine):
                 Action.REENROLL, Method.PROFILES_RENEW, **{**made, "target": None}
             ),
         }[kind]()
-        self.orders[job.job_id] = job
+        self.jobs[job.job_id] = job
         if forge:
             self.forged.add(job.job_id)
         self.survive(
             "submit", signed_job(job, STRANGER_KEY) if forge else signed_job(job), self.now
         )
 
-    @precondition(lambda self: self.orders)
+    @precondition(lambda self: self.jobs)
     @rule(data=st.data())
     def submit_again(self, data: st.DataObject) -> None:
-        job = self.orders[data.draw(st.sampled_from(sorted(self.orders)))]
+        job = self.jobs[data.draw(st.sampled_from(sorted(self.jobs)))]
         self.survive("submit", signed_job(job), self.now)
 
-    @precondition(lambda self: self.orders)
+    @precondition(lambda self: self.jobs)
     @rule(data=st.data())
     def supersede(self, data: st.DataObject) -> None:
-        job = self.orders[data.draw(st.sampled_from(sorted(self.orders)))]
-        order = JobSuperseded(job_id=job.job_id, udid=job.udid, site=job.site)
-        self.survive("supersede", order, self.now)
+        job = self.jobs[data.draw(st.sampled_from(sorted(self.jobs)))]
+        superseded = JobSuperseded(job_id=job.job_id, udid=job.udid, site=job.site)
+        self.survive("supersede", superseded, self.now)
 
     @rule(halts=st.sampled_from(HALTS))
     def halt(self, halts: tuple[HaltScope, ...] | None) -> None:
         self.halts = halts
         self.executor.set_halts(halts)
 
-    @rule(moments=st.integers(1, 12))
-    def will_be_killed(self, moments: int) -> None:
-        self.moments_left = moments
+    @rule(writes_left=st.integers(1, 12))
+    def will_be_killed(self, writes_left: int) -> None:
+        self.moments_left = writes_left
 
     @rule()
     def restart(self) -> None:
@@ -196,12 +196,12 @@ class ExecutorMachine(RuleBasedStateMachine):
         assert all(n == 1 for n in Counter(act[2] for act in self.fleet.acted).values())
 
     @invariant()
-    def no_forged_order_is_carried_out(self) -> None:
+    def no_forged_job_is_carried_out(self) -> None:
         assert self.forged.isdisjoint(act[2] for act in self.fleet.acted)
 
     @invariant()
     def one_job_a_mac_is_under_way(self) -> None:
-        touched = [self.orders[job_id].udid for job_id in self.executor._touched]
+        touched = [self.jobs[job_id].udid for job_id in self.executor._touched]
         assert len(touched) == len(set(touched)) <= 2
 
     def teardown(self) -> None:
@@ -213,7 +213,7 @@ class ExecutorMachine(RuleBasedStateMachine):
             self.time_passes(30)
         self.publish()
         assert self.executor.live_jobs == 0
-        for job_id in self.orders:
+        for job_id in self.jobs:
             self.check_story(job_id)
         self.journal.close()
         self.folder.cleanup()
@@ -222,7 +222,7 @@ class ExecutorMachine(RuleBasedStateMachine):
         """Its results tell one story with one end, and what was done is in it."""
         results = [self.results[seq].result for seq in sorted(self.results)]
         story = [each.outcome.value for each in results if each.job_id == job_id]
-        assert len([word for word in story if word in ENDS]) == 1
+        assert len([outcome for outcome in story if outcome in ENDS]) == 1
         assert story[-1] in ENDS
         acted = any(act[2] == job_id for act in self.fleet.acted)
         assert "started" in story or not acted

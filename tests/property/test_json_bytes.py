@@ -48,7 +48,7 @@ PLAIN = st.text(
 )
 TEXTS = st.lists(PLAIN, max_size=3).map(tuple)
 TARGETS = st.none() | st.builds(
-    lambda found, told: Target(version=found[0], build=found[1] if told else None),
+    lambda found, has_build: Target(version=found[0], build=found[1] if has_build else None),
     versions(),
     st.booleans(),
 )
@@ -176,7 +176,7 @@ def test_the_record_of_any_situation_is_written_so(s: Situation) -> None:
 
 
 @given(jobs(), TIMES, st.none() | st.just(make.SIGNED), ANY_TEXT)
-def test_an_order_is_written_and_signed_as_pydantic_writes_it(
+def test_a_job_is_written_and_signed_as_pydantic_writes_it(
     job: Job, time: datetime, signed: Signed | None, media_type: str
 ) -> None:
     event = event_of(job, time, signed, rawmediatype=media_type or None)
@@ -194,6 +194,6 @@ def test_job_header_equals_the_decoded_job(job: Job, time: datetime) -> None:
     assert all(getattr(read, name) == getattr(job, name) for name in read.__struct_fields__)
 
 
-def test_another_event_is_no_order() -> None:
+def test_another_event_has_no_job_header() -> None:
     assert peek_job(encode(make.superseded(make.job()))) is None
     assert peek_job(encode(make.resulted(make.job(), Outcome.STARTED, make.NOW))) is None

@@ -38,42 +38,42 @@ from tests.strategies import (
 MINUTE = timedelta(minutes=1)
 
 
-class Executor:
+class QueuedExecutor:
     """Begins a job unless it heard that it must not, one a Mac; what it tells is queued."""
 
     def __init__(self) -> None:
-        self.orders: list[Job] = []
+        self.jobs: list[Job] = []
         self.begun: dict[str, Job] = {}
         self.dropped: set[str] = set()
         self.results: list[tuple[Job, Outcome, ErrorCode | None]] = []
 
     def begin(self, job: Job, now: Any) -> None:
-        self.orders.remove(job)
+        self.jobs.remove(job)
         if job.job_id in self.dropped:
             self.results.append((job, Outcome.SUPERSEDED, ErrorCode.SUPERSEDED))
         elif now >= job.expires_at:
             self.results.append((job, Outcome.EXPIRED, ErrorCode.EXPIRED))
         elif job.udid in self.begun:
-            self.orders.append(job)
+            self.jobs.append(job)
         else:
             self.begun[job.udid] = job
             self.results.append((job, Outcome.STARTED, None))
 
 
-class Lives(RuleBasedStateMachine):
+class FleetMachine(RuleBasedStateMachine):
     """Fleet, engine, executor and clock."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.engine = Reconciler()
-        self.executor = Executor()
+        self.reconciler = Reconciler()
+        self.executor = QueuedExecutor()
         self.now = make.NOW
         self.ids: set[str] = set()
 
     # --- the shell's part ---
 
     def give(self, event: Event) -> None:
-        self.follow_effects(self.engine.handle(decode(encode(event)), self.now))
+        self.follow_effects(self.reconciler.handle(decode(encode(event)), self.now))
 
     def follow_effects(self, effects: Any) -> list[Effect]:
         seen: list[Effect] = []
@@ -96,15 +96,15 @@ class Lives(RuleBasedStateMachine):
         assert job is not None
         assert job.job_id not in self.ids, "an id was used twice"
         self.ids.add(job.job_id)
-        entry = open_job(self.engine.fleet.job_histories.get(job.udid, ()))
+        entry = open_job(self.reconciler.fleet.job_histories.get(job.udid, ()))
         assert entry is None, "a job was sent while another was open"
-        self.executor.orders.append(job)
+        self.executor.jobs.append(job)
         self.give(make.issued(job))
 
     def check(self, decided: Decided) -> None:
-        policy = self.engine.policy
+        policy = self.reconciler.policy
         assert policy is not None
-        again = recompute(decided.record, policy, self.engine.fleet.advisories)
+        again = recompute(decided.record, policy, self.reconciler.fleet.advisories)
         assert again.model_dump_json() == decided.record.decision.model_dump_json()
 
     # --- what happens ---
@@ -154,9 +154,9 @@ class Lives(RuleBasedStateMachine):
 
     @rule(pick=st.integers(0, 9))
     def executor_begins(self, pick: int) -> None:
-        if self.executor.orders:
-            orders = self.executor.orders
-            self.executor.begin(orders[pick % len(orders)], self.now)
+        if self.executor.jobs:
+            jobs = self.executor.jobs
+            self.executor.begin(jobs[pick % len(jobs)], self.now)
 
     @rule(pick=st.integers(0, 9), ends=st.sampled_from(["acted", "failed", "reports"]))
     def executor_goes_on(self, pick: int, ends: str) -> None:
@@ -197,45 +197,45 @@ class Lives(RuleBasedStateMachine):
     def time_passes(self, hours: int) -> None:
         until = self.now + timedelta(hours=hours)
         for _ in range(50):
-            wake = self.engine.next_due_at()
+            wake = self.reconciler.next_due_at()
             if wake is None or wake > until:
                 break
             self.now = max(self.now, wake)
-            self.follow_effects(self.engine.reconcile_due(self.now))
+            self.follow_effects(self.reconciler.reconcile_due(self.now))
         self.now = until + MINUTE
-        self.follow_effects(self.engine.reconcile_due(self.now))
+        self.follow_effects(self.reconciler.reconcile_due(self.now))
 
     # --- what always holds ---
 
     @invariant()
     def one_open_job_a_mac(self) -> None:
-        for ledger in self.engine.fleet.job_histories.values():
-            opened = [entry for entry in ledger if entry.is_open]
+        for history in self.reconciler.fleet.job_histories.values():
+            opened = [entry for entry in history if entry.is_open]
             assert len(opened) <= 1
-            assert len({entry.job_id for entry in ledger}) == len(ledger)
+            assert len({entry.job_id for entry in history}) == len(history)
 
     @invariant()
     def open_jobs_are_counted(self) -> None:
-        counted = {key: n for key, n in self.engine.open_jobs.items() if n}
-        taken = {key: n for key, n in self.engine._site_jobs.items() if n}
-        other = Reconciler(self.engine.fleet)
+        counted = {key: n for key, n in self.reconciler.open_jobs.items() if n}
+        expected = {key: n for key, n in self.reconciler._site_jobs.items() if n}
+        other = Reconciler(self.reconciler.fleet)
         other.recount_jobs()
         assert counted == {key: n for key, n in other.open_jobs.items() if n}
-        assert taken == {key: n for key, n in other._site_jobs.items() if n}
+        assert expected == {key: n for key, n in other._site_jobs.items() if n}
 
     @invariant()
     def exposure_is_counted(self) -> None:
-        assert all(n >= 0 for n in self.engine.exposed.values())
-        known = sum(one.severity is not None for one in self.engine.last_decisions.values())
-        assert sum(self.engine.exposed.values()) == known
+        assert all(n >= 0 for n in self.reconciler.exposed.values())
+        known = sum(one.severity is not None for one in self.reconciler.last_decisions.values())
+        assert sum(self.reconciler.exposed.values()) == known
 
     @invariant()
     def a_sweep_finds_nothing_that_was_missed(self) -> None:
         """Effects are only looked at, not taken: the first of each Mac would be the missed one."""
-        if self.engine.policy is None:
+        if self.reconciler.policy is None:
             return
-        for udid in list(self.engine.fleet.macs()):
-            effect = next(iter(self.engine.reconcile(udid, self.now)), None)
+        for udid in list(self.reconciler.fleet.macs()):
+            effect = next(iter(self.reconciler.reconcile(udid, self.now)), None)
             if isinstance(effect, EvaluationFailed):
                 raise effect.error
             sent = isinstance(effect, Decided) and effect.record.decision.decision is Verdict.SEND
@@ -243,7 +243,7 @@ class Lives(RuleBasedStateMachine):
             assert not isinstance(effect, DerivedEvent), effect
 
 
-Lives.TestCase.settings = settings(
+FleetMachine.TestCase.settings = settings(
     max_examples=settings.get_profile("default").max_examples, stateful_step_count=30
 )
-TestEngine = Lives.TestCase
+TestReconciler = FleetMachine.TestCase

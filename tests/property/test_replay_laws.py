@@ -73,7 +73,7 @@ def test_replay_equals_live(happenings: list[Happening], policy: str | None) -> 
     report = verify(log, state=log)
     assert report.difference is None
     assert report.decisions == len(log.decisions())
-    for udid in driver.engine.fleet.macs():
+    for udid in driver.reconciler.fleet.macs():
         found = explain(log, udid)
         assert found is not None
         if found.record is not None:

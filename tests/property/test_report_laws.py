@@ -42,7 +42,7 @@ def engine_for(s: Situation) -> Reconciler:
             )
         )
     engine = Reconciler(fleet)
-    engine._override = ("drawn", s.policy)
+    engine._policy_override = ("drawn", s.policy)
     engine.recount_jobs()
     engine._site_jobs[s.site_name or ""] += s.site_open_jobs
     follow(engine, engine.reconcile(s.device.udid, s.now), s.now)
@@ -62,8 +62,8 @@ def follow(engine: Reconciler, effects: Iterable[Effect], now: datetime) -> None
 
 def is_remembered(engine: Reconciler, decision: Decision) -> bool:
     """Whether this is the last decision of its Mac."""
-    standing = engine.last_decisions.get(decision.udid)
-    return standing is not None and standing.fingerprint == fingerprint(decision)
+    last = engine.last_decisions.get(decision.udid)
+    return last is not None and last.fingerprint == fingerprint(decision)
 
 
 def closed(decision: Decision) -> set[str]:

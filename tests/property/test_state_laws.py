@@ -66,9 +66,9 @@ def test_an_event_folded_again_changes_nothing(found: list[Event]) -> None:
 def test_no_record_is_lost_to_another(found: list[Event]) -> None:
     fleet = folded(found)
     for name in fleet.devices:
-        owner = fleet.canonical_udid(name)
-        assert owner is None or fleet.canonical_udid(owner) is None
-        assert owner is None or owner in set(fleet.macs())
+        udid = fleet.canonical_udid(name)
+        assert udid is None or fleet.canonical_udid(udid) is None
+        assert udid is None or udid in set(fleet.macs())
 
 
 @given(st.lists(events(), max_size=12))

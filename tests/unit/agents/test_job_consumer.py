@@ -12,7 +12,7 @@ from agents.metrics import AgentMetrics
 from schemas.connection import KafkaConnection
 from schemas.topics import jobs_topic
 
-PATIENCE_S = 20.0
+WAIT_LIMIT_S = 20.0
 MEMBER = GroupMember("london", "one", session_s=0.05)
 
 
@@ -72,7 +72,7 @@ def a_job_consumer(error: Exception, monkeypatch: pytest.MonkeyPatch) -> JobCons
 def test_it_ends_where_a_rebalance_never_does(monkeypatch: pytest.MonkeyPatch) -> None:
     stuck = a_job_consumer(RebalanceInProgressError(), monkeypatch)
     stuck.start()
-    stuck.join(PATIENCE_S)
+    stuck.join(WAIT_LIMIT_S)
     assert not stuck.is_alive()
     assert stuck.failure is not None
     assert "out of the group drydock.agent.london" in stuck.failure
@@ -84,7 +84,7 @@ def test_it_waits_for_a_broker_that_is_away(monkeypatch: pytest.MonkeyPatch) -> 
     waiting.join(0.6)  # longer than a rebalance may last: 0.2 s + 2 sessions of 0.05 s
     assert waiting.is_alive()
     waiting.drain(0.0)
-    waiting.join(PATIENCE_S)
+    waiting.join(WAIT_LIMIT_S)
     assert waiting.failure is None
 
 
@@ -94,5 +94,5 @@ def test_it_brings_back_a_client_that_forgot_to_join(monkeypatch: pytest.MonkeyP
     consumer._coordinator.joins = False
     monkeypatch.setattr(JobConsumer, "_subscribe", lambda _: consumer)
     stuck.start()
-    stuck.join(PATIENCE_S)
+    stuck.join(WAIT_LIMIT_S)
     assert consumer._coordinator.joins

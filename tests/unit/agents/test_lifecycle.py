@@ -81,8 +81,8 @@ def watching(job: Job | None = None, **changes: Any) -> JournalEntry:
 def step_name(step: Step) -> str:
     """A step in a word: act, wait, observe, or `outcome/code` of its end."""
     if isinstance(step, Finish):
-        told = step.results[-1]
-        return f"{told.outcome}/{told.error_code}" if told.error_code else told.outcome.value
+        last = step.results[-1]
+        return f"{last.outcome}/{last.error_code}" if last.error_code else last.outcome.value
     return type(step).__name__.lower()
 
 
@@ -410,7 +410,7 @@ def test_progress_is_reported_once_for_each_quarter() -> None:
         step = next_step(given_, look(progress=seen), START + timedelta(minutes=percent))
         assert isinstance(step, Wait)
         given_ = step.entry
-        percents += [told.percent for told in step.results]
+        percents += [results.percent for results in step.results]
     assert percents == [0, 25, 50, 75, 100]
 
 

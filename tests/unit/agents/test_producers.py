@@ -6,7 +6,7 @@ from kafka.errors import KafkaTimeoutError  # type: ignore[import-untyped]
 
 from agents.producers import close_in_background
 
-PATIENCE_S = 10.0
+WAIT_LIMIT_S = 10.0
 
 
 class StuckProducer:
@@ -20,7 +20,7 @@ class StuckProducer:
     def close(self, timeout: float) -> None:
         self.thread = threading.current_thread()
         self.asked_s = timeout
-        assert self.may_end.wait(PATIENCE_S)
+        assert self.may_end.wait(WAIT_LIMIT_S)
         raise KafkaTimeoutError("records are under way")
 
 
@@ -30,7 +30,7 @@ def test_closing_in_the_background_does_not_wait() -> None:
     producer.may_end.set()
     while producer.thread is None:
         threading.Event().wait(0.01)
-    producer.thread.join(PATIENCE_S)
+    producer.thread.join(WAIT_LIMIT_S)
     assert not producer.thread.is_alive()
     # With none at all kafka-python raises before it has stopped anything.
     assert producer.asked_s > 0

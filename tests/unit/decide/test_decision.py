@@ -197,7 +197,7 @@ def test_next_eligible_at_is_that_of_the_need_that_opens_first() -> None:
     assert decision.next_eligible_at == at("2026-01-20T22:00")
 
 
-def test_a_sound_mac_is_looked_at_again_when_its_identity_nears_its_end() -> None:
+def test_a_compliant_mac_is_rechecked_when_its_identity_nears_its_end() -> None:
     device = mac("26.2", identity_expires_at=NOW + 30 * DAY)
     assert decide(situation(device)).next_eligible_at == NOW + 9 * DAY
     assert decide(situation(mac("26.2"))).next_eligible_at is None
@@ -220,7 +220,7 @@ def test_times_at_the_ends_of_the_calendar_break_nothing(edge: datetime) -> None
         deferrals={"high": "3650d"},
     )
     device = mac(identity_expires_at=edge, loan_returned_at=edge, boot_at=edge)
-    known = catalogue(release("26.2", day=edge.date().isoformat().zfill(10), heard_at=edge))
+    known = catalogue(release("26.2", day=edge.date().isoformat().zfill(10), first_seen_at=edge))
     for one in (device, mac(identity_expires_at=edge)):
         assert decide(situation(one, advisories=known, rules=rules)).reason
 
@@ -234,17 +234,17 @@ TELEMETRY = [
 ]
 
 
-@pytest.mark.parametrize(("device", "ledger", "recheck"), TELEMETRY)
+@pytest.mark.parametrize(("device", "history", "recheck"), TELEMETRY)
 def test_decisions_that_telemetry_can_change_are_marked(
-    device: Device, ledger: Any, recheck: bool
+    device: Device, history: Any, recheck: bool
 ) -> None:
-    assert evaluate(situation(device, job_history=ledger)).recheck_on_telemetry is recheck
+    assert evaluate(situation(device, job_history=history)).recheck_on_telemetry is recheck
 
 
 # --- orders ---
 
 
-def ordered(s: Any) -> Any:
+def built_job(s: Any) -> Any:
     decision = decide(s)
     assert decision.decision is Verdict.SEND
     return build_job(s, decision)
@@ -253,44 +253,44 @@ def ordered(s: Any) -> Any:
 NIGHT = policy(windows=[{"from": "22:00", "to": "04:00"}])
 
 
-def test_an_order_must_begin_before_the_window_closes() -> None:
+def test_a_job_must_begin_before_the_window_closes() -> None:
     known = catalogue(release("26.2", day="2026-01-15"))
-    job = ordered(situation(advisories=known, rules=NIGHT, now=at("2026-01-20T23:00")))
+    job = built_job(situation(advisories=known, rules=NIGHT, now=at("2026-01-20T23:00")))
     assert job.expires_at == at("2026-01-21T04:00")
     assert job.report_by == at("2026-01-23T23:00")
     assert job.enforce_at == at("2026-01-21T00:00")
     assert (job.target.key, job.intent, job.generation) == ("26.2/25C56", "26.2", 0)
 
 
-def test_an_order_gets_half_an_hour_to_begin() -> None:
+def test_a_job_gets_half_an_hour_to_begin() -> None:
     known = catalogue(release("26.2", day="2026-01-15"))
-    job = ordered(situation(advisories=known, rules=NIGHT, now=at("2026-01-21T03:55")))
+    job = built_job(situation(advisories=known, rules=NIGHT, now=at("2026-01-21T03:55")))
     assert job.expires_at == at("2026-01-21T04:25")
 
 
-def test_past_the_deadline_no_window_ends_an_order() -> None:
-    job = ordered(situation(rules=NIGHT))
+def test_past_the_deadline_no_window_ends_a_job() -> None:
+    job = built_job(situation(rules=NIGHT))
     assert job.expires_at == NOW + 3 * DAY
 
 
 def test_a_job_lasts_at_least_half_an_hour_under_any_policy() -> None:
     rules = policy(thresholds={"job_expires_after": "0m", "reenroll_expires_after": "0m"})
     for device in (mac(), mac(user_approved=False)):
-        job = ordered(situation(device, rules=rules))
+        job = built_job(situation(device, rules=rules))
         assert job.expires_at == job.report_by == NOW + HOUR / 2
 
 
 def test_only_declared_updates_are_enforced_by_the_mac_itself() -> None:
     rules = policy(methods={"update": ["softwareupdate"]})
-    assert ordered(situation(rules=rules)).enforce_at is None
+    assert built_job(situation(rules=rules)).enforce_at is None
 
 
-def test_an_order_that_erases_carries_its_approval() -> None:
+def test_a_job_that_erases_carries_its_approval() -> None:
     device = mac("26.2", loan_returned_at=NOW - HOUR)
     job_id = decide(situation(device)).job_id
     assert job_id is not None
     given = approval(job_id)
-    job = ordered(situation(device, approvals=(given,)))
+    job = built_job(situation(device, approvals=(given,)))
     assert job.erases
     assert job.approval == given.signed
 

@@ -42,8 +42,8 @@ def test_the_first_of_the_missing_releases_sets_the_deadline() -> None:
 def test_the_first_exploited_hole_sets_the_deadline() -> None:
     known = catalogue(
         release("26.2", day="2026-01-01", cves=[ONE, TWO], severity="low"),
-        kev(ONE, heard_at=at("2026-01-05")),
-        kev(TWO, heard_at=at("2026-01-09")),
+        kev(ONE, first_seen_at=at("2026-01-05")),
+        kev(TWO, first_seen_at=at("2026-01-09")),
     )
     assert deadline(known, kev_due_dates=False) == to_us(at("2026-01-05") + 3 * DAY)
 
@@ -51,8 +51,8 @@ def test_the_first_exploited_hole_sets_the_deadline() -> None:
 def test_the_first_date_of_cisa_counts_if_it_was_not_past_when_the_release_was_known() -> None:
     known = catalogue(
         release("26.2", day="2026-01-10", cves=[ONE, TWO]),
-        kev(ONE, due=at("2026-01-10"), heard_at=at("2026-01-09")),
-        kev(TWO, due=at("2026-01-12"), heard_at=at("2026-01-09")),
+        kev(ONE, due=at("2026-01-10"), first_seen_at=at("2026-01-09")),
+        kev(TWO, due=at("2026-01-12"), first_seen_at=at("2026-01-09")),
     )
     assert deadline(known) == to_us(at("2026-01-12"))
 

@@ -56,7 +56,7 @@ def failing(decision: Decision) -> list[str]:
     return [gate.gate for gate in decision.gates if not gate.passed]
 
 
-def test_every_gate_is_asked_in_order_and_the_first_that_holds_is_the_reason() -> None:
+def test_every_gate_is_evaluated_in_order_and_the_first_closed_one_is_the_reason() -> None:
     rules = policy(windows=[{"from": "22:00", "to": "23:00"}])
     late = catalogue(release("26.2", day="2026-01-19"))
     s = situation(mac(free_disk_gb=1.0), advisories=late, rules=rules, halts=(halt(),))
@@ -173,8 +173,8 @@ RETRIES = [
 @pytest.mark.parametrize(("tries", "hours", "reason"), RETRIES)
 def test_retries(tries: int, hours: float, reason: Reason) -> None:
     last_at = NOW - hours * HOUR
-    ledger = failed(tries, ErrorCode.DOWNLOAD_FAILED, first_at=last_at - (tries - 1) * DAY - HOUR)
-    decision = decide(situation(job_history=ledger))
+    history = failed(tries, ErrorCode.DOWNLOAD_FAILED, first_at=last_at - (tries - 1) * DAY - HOUR)
+    decision = decide(situation(job_history=history))
     assert decision.reason is reason
     if reason is Reason.COOLING_DOWN:
         assert decision.next_eligible_at == last_at + 4 * HOUR * 2 ** (tries - 1)
@@ -182,12 +182,12 @@ def test_retries(tries: int, hours: float, reason: Reason) -> None:
 
 def test_a_new_release_is_tried_afresh() -> None:
     known = apple(release("26.3", day="2026-01-01"))
-    ledger = failed(5, ErrorCode.DOWNLOAD_FAILED)
-    assert decide(situation(advisories=known, job_history=ledger)).decision is Verdict.SEND
+    history = failed(5, ErrorCode.DOWNLOAD_FAILED)
+    assert decide(situation(advisories=known, job_history=history)).decision is Verdict.SEND
 
 
 def test_a_mac_that_is_never_there_does_not_wear_out_its_attempts() -> None:
-    ledger = tuple(
+    history = tuple(
         entry(
             generation=number,
             issued_at=NOW - (20 - number) * DAY,
@@ -196,7 +196,7 @@ def test_a_mac_that_is_never_there_does_not_wear_out_its_attempts() -> None:
         )
         for number in range(9)
     )
-    decision = decide(situation(job_history=ledger))
+    decision = decide(situation(job_history=history))
     assert (decision.decision, decision.generation) == (Verdict.SEND, 9)
 
 
@@ -206,8 +206,8 @@ def test_each_attempt_is_a_new_job() -> None:
 
 
 def test_a_build_that_a_feed_blanks_makes_no_new_intent() -> None:
-    blank = release("26.2", build="", heard_at=NOW - DAY)
-    two = release("26.2", build="25C56,25C2056", source="gdmf", heard_at=NOW - DAY)
+    blank = release("26.2", build="", first_seen_at=NOW - DAY)
+    two = release("26.2", build="25C56,25C2056", source="gdmf", first_seen_at=NOW - DAY)
     ids = {decide(situation(advisories=apple(*more))).job_id for more in ((), (blank,), (two,))}
     assert len(ids) == 1
 
@@ -242,7 +242,7 @@ def test_an_exploited_hole_waits_for_nothing() -> None:
 
 
 def test_a_release_known_late_matures_from_then() -> None:
-    known = catalogue(release("26.2", day="2026-01-01", heard_at=NOW - DAY))
+    known = catalogue(release("26.2", day="2026-01-01", first_seen_at=NOW - DAY))
     assert decide(situation(advisories=known)).next_eligible_at == NOW + DAY
 
 
@@ -290,7 +290,8 @@ CISA = [
 @pytest.mark.parametrize(("first_seen_at", "due", "deadline"), CISA)
 def test_cisa_dates(first_seen_at: datetime, due: datetime | None, deadline: datetime) -> None:
     known = catalogue(
-        release("26.2", day="2026-01-14", cves=[CVE]), kev(CVE, due=due, heard_at=first_seen_at)
+        release("26.2", day="2026-01-14", cves=[CVE]),
+        kev(CVE, due=due, first_seen_at=first_seen_at),
     )
     assert decide(situation(advisories=known)).deadline_at == deadline
 
@@ -298,7 +299,7 @@ def test_cisa_dates(first_seen_at: datetime, due: datetime | None, deadline: dat
 def test_cisa_dates_can_be_switched_off() -> None:
     known = catalogue(
         release("26.2", day="2026-01-14", cves=[CVE]),
-        kev(CVE, due=at("2026-01-17"), heard_at=at("2026-01-16")),
+        kev(CVE, due=at("2026-01-17"), first_seen_at=at("2026-01-16")),
     )
     rules = policy(deadlines={"kev_due_dates": False})
     assert decide(situation(advisories=known, rules=rules)).deadline_at == at("2026-01-19")
@@ -306,8 +307,8 @@ def test_cisa_dates_can_be_switched_off() -> None:
 
 def test_no_fleet_is_rebooted_for_dates_that_passed_before_drydock_knew() -> None:
     known = catalogue(
-        release("26.2", day="2025-12-12", cves=[CVE], heard_at=NOW - HOUR),
-        kev(CVE, due=at("2026-01-05"), heard_at=at("2025-12-15")),
+        release("26.2", day="2025-12-12", cves=[CVE], first_seen_at=NOW - HOUR),
+        kev(CVE, due=at("2026-01-05"), first_seen_at=at("2025-12-15")),
     )
     decision = decide(situation(advisories=known))
     assert decision.deadline_at == NOW - HOUR + 3 * DAY
@@ -315,7 +316,7 @@ def test_no_fleet_is_rebooted_for_dates_that_passed_before_drydock_knew() -> Non
 
 def test_when_a_hole_becomes_exploited_the_deadline_moves() -> None:
     known = apple()
-    later = known.apply(raised("26.2", exploited=[CVE], heard_at=at("2025-12-15")))
+    later = known.apply(raised("26.2", exploited=[CVE], first_seen_at=at("2025-12-15")))
     assert decide(situation(advisories=known)).deadline_at == at("2025-12-26")
     assert decide(situation(advisories=later)).deadline_at == at("2025-12-18")
 
@@ -416,18 +417,18 @@ def test_what_erases_waits_for_an_approval(values: dict[str, Any], sends: bool) 
 
 # --- slots ---
 
-SLOTS = [pytest.param(24, True, id="one-left"), pytest.param(25, False, id="full")]
+CAPACITY = [pytest.param(24, True, id="one-left"), pytest.param(25, False, id="full")]
 
 
-@pytest.mark.parametrize(("others", "sends"), SLOTS)
-def test_site_slots(others: int, sends: bool) -> None:
+@pytest.mark.parametrize(("others", "sends"), CAPACITY)
+def test_site_capacity(others: int, sends: bool) -> None:
     decision = decide(situation(site_open_jobs=others))
     assert (decision.decision is Verdict.SEND) is sends
     if not sends:
         assert decision.reason is Reason.SITE_FULL
 
 
-def test_enrolment_takes_no_slot() -> None:
+def test_enrolment_uses_no_capacity() -> None:
     s = situation(mac("26.2", user_approved=False), site_open_jobs=99)
     assert decide(s).decision is Verdict.SEND
 

@@ -216,7 +216,7 @@ def test_a_dead_line_with_nothing_to_move_to_is_not_called_compliant() -> None:
 def test_a_release_for_57_ids_then_narrowed_to_one() -> None:
     wide = release("26.3.2", device_ids=FIFTY_SEVEN, day="2026-01-10")
     base = [release(v, device_ids=FIFTY_SEVEN) for v in ("26.1", "26.2")]
-    small = narrowed("26.3.2", device_ids=["J700AP"], day="2026-01-10", heard_at=NOW - HOUR)
+    small = narrowed("26.3.2", device_ids=["J700AP"], day="2026-01-10", first_seen_at=NOW - HOUR)
     for device, first, then in (
         (mac("26.2"), "26.3.2", None),
         (mac("26.2", **NEO), "26.3.2", "26.3.2"),
@@ -262,8 +262,8 @@ def test_a_supplement_installs_itself() -> None:
 
 
 def test_a_retracted_release_is_no_target_and_can_come_back() -> None:
-    gone = retracted("26.2", heard_at=NOW - 2 * DAY)
-    back = release("26.2", heard_at=NOW - DAY)
+    gone = retracted("26.2", first_seen_at=NOW - 2 * DAY)
+    back = release("26.2", first_seen_at=NOW - DAY)
     assert decide(situation(advisories=apple(gone))).reason is Reason.COMPLIANT
     assert decide(situation(advisories=apple(gone, back))).reason is Reason.SECURITY_UPDATE
 
@@ -287,7 +287,7 @@ def test_an_exploited_cve_between_sets_the_deadline() -> None:
         day="2026-01-10",
         severity="low",
         exploited=["CVE-2025-43529"],
-        heard_at=at("2026-01-13"),
+        first_seen_at=at("2026-01-13"),
     )
     before = decide(situation(mac("26.0"), advisories=catalogue(*known)))
     after = decide(situation(mac("26.0"), advisories=catalogue(*known, bad)))

@@ -21,10 +21,10 @@ def _window(text: str) -> Window:
 
 def _at(text: str, zone: ZoneInfo) -> datetime:
     """A time with an offset as it is, one without in the zone (`#1`: the second time it is)."""
-    moment = datetime.fromisoformat(text.removesuffix("#1"))
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=zone, fold=int(text.endswith("#1")))
-    return moment.astimezone(UTC)
+    parsed = datetime.fromisoformat(text.removesuffix("#1"))
+    if parsed.tzinfo is None:
+        parsed = parsed.replace(tzinfo=zone, fold=int(text.endswith("#1")))
+    return parsed.astimezone(UTC)
 
 
 LONDON, TOKYO, NEW_YORK = "Europe/London", "Asia/Tokyo", "America/New_York"
@@ -174,9 +174,9 @@ CASES_NEAR_CLOCK_CHANGES = st.tuples(ZONES.map(ZoneInfo), MOMENTS) | near_a_cloc
 
 @given(WINDOWS, CASES_NEAR_CLOCK_CHANGES)
 def test_nothing_is_open_before_the_next_opening_and_it_is(
-    windows: tuple[Window, ...], place: tuple[ZoneInfo, datetime]
+    windows: tuple[Window, ...], case: tuple[ZoneInfo, datetime]
 ) -> None:
-    zone, now = place
+    zone, now = case
     is_open, changes_at = window_state(windows, zone, now)
     assert is_open == _is_open_by_the_wall(windows, zone, now)
     until = changes_at or now + timedelta(days=8)
@@ -192,9 +192,9 @@ def test_nothing_is_open_before_the_next_opening_and_it_is(
 
 @given(WINDOWS, CASES_NEAR_CLOCK_CHANGES)
 def test_opening_and_closing_agree_with_the_state(
-    windows: tuple[Window, ...], place: tuple[ZoneInfo, datetime]
+    windows: tuple[Window, ...], case: tuple[ZoneInfo, datetime]
 ) -> None:
-    zone, now = place
+    zone, now = case
     opens, closes = opens_at(windows, zone, now), closes_at(windows, zone, now)
     assert opens is not None
     assert _is_open_by_the_wall(windows, zone, opens)

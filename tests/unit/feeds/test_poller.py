@@ -30,10 +30,10 @@ class Sink:
 
 @dataclass
 class Counts:
-    polled_: list[tuple[str, str]] = field(default_factory=list)
+    polls: list[tuple[str, str]] = field(default_factory=list)
 
     def count_poll(self, source: FeedSource, outcome: FeedOutcome) -> None:
-        self.polled_.append((source, outcome.value))
+        self.polls.append((source, outcome.value))
 
 
 @dataclass
@@ -70,19 +70,19 @@ def test_releases_are_read_before_the_catalogue_of_cves(scene: Scene) -> None:
 def test_a_feed_that_is_not_there_does_not_keep_others_from_being_read(scene: Scene) -> None:
     poller = scene.poller(sofa=str(scene.folder / "nowhere"), kev=scene.file("kev", b"k"))
     asyncio.run(poller.poll(scene.sink))
-    assert scene.counts.polled_ == [("sofa", "unreachable"), ("kev", "accepted")]
+    assert scene.counts.polls == [("sofa", "unreachable"), ("kev", "accepted")]
     assert scene.log.entries[0]["event"] == "feed unreachable"
     assert "No such file" in scene.log.entries[0]["detail"]
 
 
 def test_what_is_refused_is_not_the_good_copy(scene: Scene) -> None:
-    place = scene.file("sofa", b"good")
-    poller = scene.poller(sofa=place)
+    location = scene.file("sofa", b"good")
+    poller = scene.poller(sofa=location)
     asyncio.run(poller.poll(scene.sink))
     scene.file("sofa", b"wrong")
     scene.sink.outcomes["sofa"] = FeedOutcome.TRUNCATED
     asyncio.run(poller.poll(scene.sink))
-    copy = DownloadCache(scene.folder / "copies").load("sofa", place)
+    copy = DownloadCache(scene.folder / "copies").load("sofa", location)
     assert copy is not None
     assert copy.document == b"good"
     assert (scene.folder / "copies" / "sofa.refused").read_bytes() == b"wrong"
@@ -90,7 +90,7 @@ def test_what_is_refused_is_not_the_good_copy(scene: Scene) -> None:
     assert scene.log.entries[-1]["detail"] == "why"
 
 
-def test_a_disk_that_takes_no_copy_costs_nothing_else(scene: Scene) -> None:
+def test_a_full_disk_costs_only_the_cached_copy(scene: Scene) -> None:
     (scene.folder / "copies").write_bytes(b"a file where a folder should be")
     found = asyncio.run(scene.poller(sofa=scene.file("sofa", b"s")).poll(scene.sink))
     assert found == {"sofa": FeedOutcome.ACCEPTED}
@@ -98,8 +98,8 @@ def test_a_disk_that_takes_no_copy_costs_nothing_else(scene: Scene) -> None:
 
 
 def test_each_feed_is_looked_at_when_it_is_due(scene: Scene) -> None:
-    places = {"sofa": scene.file("sofa", b"s"), "gdmf": scene.file("gdmf", b"g")}
-    poller = scene.poller(**places, interval_s=0.1, gdmf_interval_s=3600)
+    locations = {"sofa": scene.file("sofa", b"s"), "gdmf": scene.file("gdmf", b"g")}
+    poller = scene.poller(**locations, interval_s=0.1, gdmf_interval_s=3600)
 
     async def a_while() -> None:
         running = asyncio.create_task(poller.run(scene.sink))

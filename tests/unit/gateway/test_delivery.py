@@ -1,4 +1,4 @@
-"""The courier: every record that was taken reaches Kafka, each key's in order, whatever fails."""
+"""Delivery: every accepted record reaches Kafka, each key's in order, whatever fails."""
 
 import asyncio
 import random
@@ -28,7 +28,7 @@ class CrashError(Exception):
 
 
 class FakeMetrics:
-    """What the courier told its observer."""
+    """The metrics that the producer reported."""
 
     def __init__(self) -> None:
         self.durable_counts: dict[DurableIn, int] = dict.fromkeys(DurableIn, 0)
@@ -341,7 +341,7 @@ class KilledGateway:
         self.left = chance.randrange(5, 40)
         self.spool = Spool(folder, max_bytes=MIB, on_durable_write=self._write)
         log = structlog.wrap_logger(structlog.ReturnLogger())
-        self.courier = StoreAndForwardProducer(
+        self.producer = StoreAndForwardProducer(
             kafka.connect,
             self.spool,
             FakeMetrics(),
@@ -360,14 +360,14 @@ class KilledGateway:
     async def live(
         self, give: Callable[[StoreAndForwardProducer, str], Coroutine[Any, Any, None]]
     ) -> None:
-        task = asyncio.create_task(self.courier.run())
+        task = asyncio.create_task(self.producer.run())
         giving: dict[str, asyncio.Task[None]] = {}
         for _ in range(150):
             if self.died:
                 break
             mac = self.chance.choice("ABC")
             if mac not in giving or giving[mac].done():
-                giving[mac] = asyncio.create_task(give(self.courier, mac))
+                giving[mac] = asyncio.create_task(give(self.producer, mac))
             self.happen()
             await asyncio.sleep(self.chance.choice([0, 0, 0, 0, 0.003]))
         tasks = {task, *giving.values()}
@@ -375,7 +375,7 @@ class KilledGateway:
             for one in tasks:
                 one.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=0.1)
-        self.courier._disk.shutdown()
+        self.producer._disk.shutdown()
         self.spool.close()
         for link in self.kafka.producers:
             link.dead = True

@@ -30,7 +30,11 @@ def plist(message: Any, fmt: plistlib.PlistFormat = plistlib.FMT_XML) -> bytes:
 
 
 def webhook(
-    topic: str, message: dict[str, Any] | bytes, *, created_at: Any = CREATED_AT, **claim: Any
+    topic: str,
+    message: dict[str, Any] | bytes,
+    *,
+    created_at: Any = CREATED_AT,
+    **server_fields: Any,
 ) -> bytes:
     """A NanoMDM webhook body around a Mac's message; `claim` is added to its event."""
     raw = message if isinstance(message, bytes) else plist(message)
@@ -39,7 +43,7 @@ def webhook(
         "udid": UDID,
         "ids": {"id": UDID, "type": "Device"},
         "raw_payload": base64.b64encode(raw).decode(),
-        **claim,
+        **server_fields,
     }
     body = {
         "topic": topic,
@@ -50,10 +54,10 @@ def webhook(
     return json.dumps(body).encode()
 
 
-def command_response(message: dict[str, Any], **claim: Any) -> bytes:
+def command_response(message: dict[str, Any], **server_fields: Any) -> bytes:
     """A webhook body for an acknowledged command with these results."""
     base = {"Status": "Acknowledged", "UDID": UDID, "CommandUUID": "C-1"}
-    return webhook("mdm.Connect", {**base, **message}, status="Acknowledged", **claim)
+    return webhook("mdm.Connect", {**base, **message}, status="Acknowledged", **server_fields)
 
 
 def status_report(report: Any) -> bytes:

@@ -185,15 +185,15 @@ def _swap_value(raw: bytes, chance: random.Random) -> bytes:
         value = json.loads(raw)
     except ValueError:
         return _swap_plist(raw, chance)
-    places = list(_locations(value))
-    if not places:
+    locations = list(_locations(value))
+    if not locations:
         return raw
-    owner, key = chance.choice(places)
+    parent, key = chance.choice(locations)
     if key == "raw_payload" and chance.random() < 0.9:
-        inner = mutated(base64.b64decode(owner[key]), chance)
-        owner[key] = base64.b64encode(inner).decode()
+        inner = mutated(base64.b64decode(parent[key]), chance)
+        parent[key] = base64.b64encode(inner).decode()
     else:
-        owner[key] = _odd(chance)
+        parent[key] = _odd(chance)
     return json.dumps(value).encode()
 
 
@@ -202,11 +202,11 @@ def _swap_plist(raw: bytes, chance: random.Random) -> bytes:
         value = plistlib.loads(raw)
     except _NO_PLIST:
         return _flip(raw, chance)
-    places = list(_locations(value))
-    if not places:
+    locations = list(_locations(value))
+    if not locations:
         return raw
-    owner, key = chance.choice(places)
-    owner[key] = _odd(chance)
+    parent, key = chance.choice(locations)
+    parent[key] = _odd(chance)
     fmt = chance.choice([plistlib.FMT_XML, plistlib.FMT_BINARY])
     try:
         return plistlib.dumps(value, fmt=fmt)

@@ -40,7 +40,7 @@ def test_an_empty_pending_version_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("report", "code", "place"),
+    ("report", "code", "location"),
     [
         (b"{notjson", "not_json", "plist: Data: line 1 column 2"),
         (b"", "not_json", "plist: Data: line 1 column 1"),
@@ -52,13 +52,13 @@ def test_an_empty_pending_version_is_none() -> None:
     ids=["no-json", "empty", "no-utf8", "unclosed", "deep", "a-list"],
 )
 def test_an_unreadable_status_report_is_a_dead_letter_with_its_location(
-    report: Any, code: str, place: str | None
+    report: Any, code: str, location: str | None
 ) -> None:
     translation = translate("nanomdm", status_report(report))
     assert translation.events == ()
     ((found, where),) = reasons(translation)
-    if place is not None:
-        assert (found, where) == (code, place)
+    if location is not None:
+        assert (found, where) == (code, location)
     else:
         assert found in (code, "too_deep")
 
@@ -72,7 +72,7 @@ def test_wrong_items_of_a_status_report_cost_only_themselves() -> None:
         "Errors": ["?"],
     }
     translation = translate("nanomdm", status_report(report))
-    assert {place for _, place in reasons(translation)} == {
+    assert {location for _, location in reasons(translation)} == {
         "plist: Data.StatusItems.device.operating-system.version",
         "plist: Data.StatusItems.softwareupdate.failure-reason.count",
         "plist: Data.StatusItems.softwareupdate.failure-reason.timestamp",

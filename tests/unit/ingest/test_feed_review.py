@@ -52,7 +52,7 @@ def test_the_first_document_is_all_new() -> None:
     assert (judged.state.listed, judged.dead_letters) == (10, ())
 
 
-def test_a_document_that_only_looked_again_is_unchanged_and_remembered() -> None:
+def test_a_document_with_a_new_check_time_alone_is_unchanged() -> None:
     judged = look(sofa(*VERSIONS, day=2), after(ALL))
     assert (judged.outcome, judged.events) == (FeedOutcome.UNCHANGED, ())
     assert judged.state.document_at == datetime(2026, 2, 2, 8, tzinfo=UTC)
@@ -115,7 +115,7 @@ def test_releases_of_one_day_may_be_retracted() -> None:
     assert subjects(judged) == [("retracted", f"macOS-{one}") for one in VERSIONS[2::-1]]
 
 
-def test_an_older_document_is_refused_without_a_word() -> None:
+def test_a_stale_document_is_refused_without_dead_letter() -> None:
     state = after(sofa(*VERSIONS, day=2))
     judged = look(ALL, state)
     assert (judged.outcome, judged.state, judged.dead_letters) == (FeedOutcome.STALE, state, ())
@@ -147,9 +147,9 @@ def test_an_unusable_part_is_reported_once_and_the_rest_is_used() -> None:
     document = sofa(broken("26.9", ExpirationDate="2027-01-01"), *VERSIONS[1:], "26.10", day=2)
     second = look(document, first.state)
     assert (subjects(second), second.dead_letters) == ([("published", "macOS-26.10")], ())
-    mended = look(sofa(*VERSIONS, "26.10", day=3), second.state)
-    assert (mended.outcome, mended.events) == (FeedOutcome.UNCHANGED, ())
-    assert look(sofa(broken("26.9"), *VERSIONS[1:], day=4), mended.state).dead_letters
+    repaired = look(sofa(*VERSIONS, "26.10", day=3), second.state)
+    assert (repaired.outcome, repaired.events) == (FeedOutcome.UNCHANGED, ())
+    assert look(sofa(broken("26.9"), *VERSIONS[1:], day=4), repaired.state).dead_letters
 
 
 def test_a_release_that_cannot_be_read_for_a_while_is_not_published_again() -> None:

@@ -54,7 +54,7 @@ def test_a_computer_without_a_udid_is_known_by_its_serial_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "code", "place"),
+    ("raw", "code", "location"),
     [
         (
             jamf("MobileDeviceCheckIn", {"udid": UDID}),
@@ -91,18 +91,18 @@ def test_a_computer_without_a_udid_is_known_by_its_serial_number() -> None:
     ],
 )  # fmt: skip
 def test_anything_else_is_a_dead_letter_with_its_location(
-    raw: bytes, code: str, place: str | None
+    raw: bytes, code: str, location: str | None
 ) -> None:
     translation = translate("jamf", raw)
     ((found, where),) = reasons(translation)
     assert (found, translation.events) == (code, ())
-    assert place is None or where == place
+    assert location is None or where == location
 
 
 @pytest.mark.parametrize("timestamp", ["soon", True, 10**20, 1553550275], ids=str)
 def test_a_wrong_time_is_a_dead_letter_and_receipt_dates_the_report(timestamp: Any) -> None:
     translation = translate("jamf", jamf("ComputerAdded", COMPUTER, timestamp))
-    assert [place for _, place in reasons(translation)] == ["$.webhook.eventTimestamp"]
+    assert [location for _, location in reasons(translation)] == ["$.webhook.eventTimestamp"]
     assert translation.events[0].time == RECEIVED_AT
 
 

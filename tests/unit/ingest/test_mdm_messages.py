@@ -27,9 +27,9 @@ CHECKOUT = {"MessageType": "CheckOut", "UDID": UDID}
 IDLE = {"Status": "Idle", "UDID": UDID}
 
 
-def device(**answers: Any) -> dict[str, Any]:
+def device(**responses: Any) -> dict[str, Any]:
     """The inventory facts of a DeviceInformation answer without complaint."""
-    translation = translate("nanomdm", command_response({"QueryResponses": answers}))
+    translation = translate("nanomdm", command_response({"QueryResponses": responses}))
     assert reasons(translation) == []
     return facts(translation)
 
@@ -103,8 +103,8 @@ def test_text_for_people_loses_its_control_characters() -> None:
     ],
 )
 def test_a_bad_field_costs_only_itself(name: str, value: Any, code: str) -> None:
-    answers = {"DeviceName": "mac", "ProductName": "Mac15,12", name: value}
-    translation = translate("nanomdm", command_response({"QueryResponses": answers}))
+    responses = {"DeviceName": "mac", "ProductName": "Mac15,12", name: value}
+    translation = translate("nanomdm", command_response({"QueryResponses": responses}))
     assert reasons(translation) == [(code, f"plist: QueryResponses.{name}")]
     assert facts(translation) == {"hostname": "mac", "model": "Mac15,12", "mdm_enrolled": True}
 
@@ -139,7 +139,7 @@ def test_a_failed_entry_of_an_acknowledged_update_has_its_errors() -> None:
 def test_a_broken_link_of_an_error_chain_costs_only_itself() -> None:
     chain = [{"ErrorCode": "x"}, "y", {"ErrorCode": 5, "ErrorDomain": "D"}]
     translation = translate("nanomdm", command_response({"ErrorChain": chain}))
-    assert [place for _, place in reasons(translation)] == [
+    assert [location for _, location in reasons(translation)] == [
         "plist: ErrorChain[0].ErrorCode",
         "plist: ErrorChain[1]",
     ]
@@ -158,7 +158,7 @@ def test_no_bootstrap_token_clears_the_escrowed_one(token: dict[str, bytes]) -> 
 
 
 @pytest.mark.parametrize(
-    ("message", "claim"),
+    ("message", "server_fields"),
     [
         (IDLE, {"ids": {"id": f"{UDID}:USER", "type": "User", "parent_id": UDID}}),
         (IDLE, {"ids": {"id": f"{UDID}:USER", "type": "Device"}}),
@@ -169,8 +169,10 @@ def test_no_bootstrap_token_clears_the_escrowed_one(token: dict[str, bytes]) -> 
     ],
     ids=["type", "id", "user-enrollment", "shared", "message", "message-without-ids"],
 )
-def test_a_users_channel_is_a_dead_letter(message: dict[str, Any], claim: dict[str, Any]) -> None:
-    translation = translate("nanomdm", webhook("mdm.Connect", message, **claim))
+def test_a_users_channel_is_a_dead_letter(
+    message: dict[str, Any], server_fields: dict[str, Any]
+) -> None:
+    translation = translate("nanomdm", webhook("mdm.Connect", message, **server_fields))
     assert [code for code, _ in reasons(translation)] == ["user_channel"]
     assert translation.events == ()
 
@@ -246,7 +248,7 @@ def test_an_impossible_site_name_is_a_dead_letter(site: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "code", "place"),
+    ("raw", "code", "location"),
     [
         (b"", "not_json", "line 1 column 1"),
         (b"[]", "bad_shape", "$"),
@@ -292,10 +294,10 @@ def test_an_impossible_site_name_is_a_dead_letter(site: str) -> None:
     ],
 )  # fmt: skip
 def test_an_unusable_body_is_a_dead_letter_with_its_location(
-    raw: bytes, code: str, place: str
+    raw: bytes, code: str, location: str
 ) -> None:
     translation = translate("nanomdm", raw)
-    assert (reasons(translation), translation.events) == ([(code, place)], ())
+    assert (reasons(translation), translation.events) == ([(code, location)], ())
 
 
 @pytest.mark.parametrize(

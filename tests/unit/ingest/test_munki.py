@@ -91,7 +91,7 @@ def test_the_end_of_the_run_dates_the_report(times: dict[str, Any], time: str) -
 
 
 @pytest.mark.parametrize(
-    ("raw", "code", "place"),
+    ("raw", "code", "location"),
     [
         (plist({"CommandUUID": "x"}), "unknown_type", "plist: root"),
         (plist(["x"]), "unknown_type", "plist: root"),
@@ -106,10 +106,10 @@ def test_the_end_of_the_run_dates_the_report(times: dict[str, Any], time: str) -
     ids=["other-plist", "list", "empty", "placeholder", "json"],
 )
 def test_anything_else_is_a_dead_letter_with_its_location(
-    raw: bytes, code: str, place: str
+    raw: bytes, code: str, location: str
 ) -> None:
     translation = translate("munki", raw)
-    assert (reasons(translation), translation.events) == ([(code, place)], ())
+    assert (reasons(translation), translation.events) == ([(code, location)], ())
 
 
 def test_a_wrong_time_is_a_dead_letter() -> None:

@@ -114,7 +114,7 @@ def test_a_row_gives_only_what_its_table_is_certain_of(
     assert facts(translation) == want
 
 
-def test_rows_that_are_gone_say_only_that_the_mac_was_there() -> None:
+def test_removed_rows_show_only_contact() -> None:
     raw = result(name="os_version", action="removed", columns=OS_ROW)
     assert facts(translate("osquery", raw)) == {}
 
@@ -152,7 +152,7 @@ def test_the_hardware_uuid_of_the_row_is_the_macs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "code", "place"),
+    ("raw", "code", "location"),
     [
         (osquery_added("processes", {"pid": "1"}), "unknown_type", "$.name"),
         (osquery_added("os_version", OS_ROW, hostIdentifier="m"), "no_device", "$.hostIdentifier"),
@@ -192,10 +192,10 @@ def test_the_hardware_uuid_of_the_row_is_the_macs() -> None:
     ],
 )  # fmt: skip
 def test_anything_else_is_a_dead_letter_with_its_location(
-    raw: bytes, code: str, place: str
+    raw: bytes, code: str, location: str
 ) -> None:
     translation = translate("osquery", raw)
-    assert (reasons(translation), translation.events) == ([(code, place)], ())
+    assert (reasons(translation), translation.events) == ([(code, location)], ())
 
 
 def test_a_dead_letter_names_the_query() -> None:

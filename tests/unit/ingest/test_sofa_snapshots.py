@@ -34,7 +34,7 @@ def test_a_gap_gives_what_became_true_in_it(feeds: dict[str, bytes], first: int,
     assert changed.dead_letters == ()
 
 
-def test_following_all_of_them_gives_each_fact_once(feeds: dict[str, bytes]) -> None:
+def test_diffs_of_all_snapshots_give_each_change_once(feeds: dict[str, bytes]) -> None:
     state, sizes = FeedState(source="sofa"), set()
     for last, name in enumerate(SNAPSHOTS):
         judged = review(feeds[name], state, origin="feed", now=RECEIVED_AT)

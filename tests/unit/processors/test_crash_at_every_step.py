@@ -57,7 +57,7 @@ def carry_out(brokers: Brokers) -> None:
 
 def retract_release(brokers: Brokers) -> None:
     """The release is no longer offered: what nobody began is withdrawn."""
-    send(brokers, factories.retracted("26.2", heard_at=NOW + 10 * MINUTE))
+    send(brokers, factories.retracted("26.2", first_seen_at=NOW + 10 * MINUTE))
 
 
 STAGES: tuple[Callable[[Brokers], None], ...] = (ask_for_updates, carry_out, retract_release)

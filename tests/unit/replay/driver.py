@@ -121,7 +121,7 @@ class Driver:
     """Keeps the engine's contract: each effect is logged before the next is asked for."""
 
     def __init__(self, policy: str | None = POLICY) -> None:
-        self.engine = Reconciler()
+        self.reconciler = Reconciler()
         self.log = MemoryLog()
         self.now = START
         self.jobs: dict[str, Job] = {}
@@ -137,14 +137,14 @@ class Driver:
         self._known.add((event.source, event.id))
         row = (event.source, event.id, event.type, _key(event), encode(event))
         self.log.rows.append(Entry(len(self.log.rows) + 1, "event", self.now, *row))
-        self._follow(self.engine.handle(event, self.now))
+        self._follow(self.reconciler.handle(event, self.now))
 
     def wait(self, **time: float) -> None:
         """Let time pass, an hour at a step, and decide what comes due."""
         end = self.now + timedelta(**time)
         while self.now < end:
             self.now = min(end, self.now + timedelta(hours=1))
-            self._follow(self.engine.reconcile_due(self.now))
+            self._follow(self.reconciler.reconcile_due(self.now))
 
     def policy(self, text: str) -> None:
         data = {"digest": policy_digest(text), "text": text, "by": "sre"}
@@ -214,7 +214,7 @@ class Driver:
             self.handle_event(self._event(JobIssuedEvent, job.udid, data))
 
     def _keep_blobs(self, policy: str, catalogue: str) -> None:
-        fleet = self.engine.fleet
+        fleet = self.reconciler.fleet
         assert fleet.policy is not None
         self.log.blobs.setdefault(policy, fleet.policy.text.encode())
         if catalogue not in self.log.blobs:
@@ -228,11 +228,11 @@ class Driver:
 
     def finish(self) -> MemoryLog:
         """The log, with the folded state beside it."""
-        fleet = self.engine.fleet
+        fleet = self.reconciler.fleet
         for udid, device in fleet.devices.items():
             self.log.kept_devices[udid] = json.dumps(device.to_wire()).encode()
-        for udid, ledger in fleet.job_histories.items():
-            wire = [entry.to_wire() for entry in ledger]
+        for udid, history in fleet.job_histories.items():
+            wire = [entry.to_wire() for entry in history]
             self.log.kept_job_histories[udid] = json.dumps(wire).encode()
         return self.log
 

@@ -122,5 +122,5 @@ def test_reports_under_the_serial_number_alone_are_the_macs_too() -> None:
     assert found.events[-1].event.data.model_dump()["filevault"] is True
 
 
-def test_an_empty_log_knows_nobody() -> None:
+def test_an_empty_log_knows_no_mac() -> None:
     assert explain(MemoryLog(), "LON-1") is None

@@ -199,7 +199,7 @@ def input_policy(log: MemoryLog) -> int:
     return seq
 
 
-def input_slots(log: MemoryLog) -> int:
+def input_open_jobs(log: MemoryLog) -> int:
     seq = first(log, '"site_open_jobs":0', '"compliant"', kind="decision")
     alter(log, seq, '"site_open_jobs":0', '"site_open_jobs":1')
     return seq
@@ -249,7 +249,7 @@ def job_deleted(log: MemoryLog) -> int:
     return seq - 1
 
 
-def kept_device(log: MemoryLog) -> int:
+def stored_device(log: MemoryLog) -> int:
     log.kept_devices["LON-1"] = log.kept_devices["LON-1"].replace(b"120.5", b"110.5")
     return max(row.seq for row in log.rows if row.key == "LON-1" and row.kind == "event")
 
@@ -283,7 +283,7 @@ TAMPERINGS: dict[Tamper, tuple[Check, str]] = {
     input_job_history: (Check.FROM_LOG, "inputs.job_history[0].report_by_us"),
     input_mangled: (Check.FROM_RECORD, "inputs"),
     input_policy: (Check.FROM_RECORD, "inputs"),
-    input_slots: (Check.FROM_LOG, "inputs.site_open_jobs"),
+    input_open_jobs: (Check.FROM_LOG, "inputs.site_open_jobs"),
     policy_blob: (Check.FROM_RECORD, "inputs"),
     policy_blob_not_text: (Check.FROM_RECORD, "inputs"),
     catalogue_blob: (Check.FROM_RECORD, "inputs"),
@@ -291,7 +291,7 @@ TAMPERINGS: dict[Tamper, tuple[Check, str]] = {
     job_altered: (Check.ORDERED, "job.method"),
     job_signed_otherwise: (Check.ORDERED, "signed.payload"),
     job_deleted: (Check.ORDERED, "job"),
-    kept_device: (Check.STATE, "state.device.facts.free_disk_gb[1]"),
+    stored_device: (Check.STATE, "state.device.facts.free_disk_gb[1]"),
     stored_job_history: (Check.STATE, "state.job_history"),
 }
 
@@ -398,9 +398,9 @@ def test_a_changed_byte_is_reported_or_without_effect(data: st.DataObject) -> No
     log = copied()
     index = data.draw(st.integers(0, len(log.rows) - 1))
     row = log.rows[index]
-    place = data.draw(st.integers(0, len(row.body) - 1))
-    byte = data.draw(st.integers(0, 255).filter(lambda one: one != row.body[place]))
-    body = row.body[:place] + bytes([byte]) + row.body[place + 1 :]
+    offset = data.draw(st.integers(0, len(row.body) - 1))
+    byte = data.draw(st.integers(0, 255).filter(lambda one: one != row.body[offset]))
+    body = row.body[:offset] + bytes([byte]) + row.body[offset + 1 :]
     log.rows[index] = row._replace(body=body)
     if verify(log, state=log).difference is not None:
         return
@@ -411,7 +411,7 @@ def test_a_changed_byte_is_reported_or_without_effect(data: st.DataObject) -> No
 
 
 def folded(log: MemoryLog) -> object:
-    engine = Reconciler()
+    reconciler = Reconciler()
     for row in log.entries(kind="event"):
-        engine.fold(decode(row.body))
-    return engine.fleet.devices, engine.fleet.job_histories
+        reconciler.fold(decode(row.body))
+    return reconciler.fleet.devices, reconciler.fleet.job_histories

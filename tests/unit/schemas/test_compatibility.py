@@ -226,9 +226,9 @@ PASSES = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "where"), BREAKS)
-def test_finds_break_at_its_path(old: Any, new: Any, where: str) -> None:
-    assert where in [change.where for change in breaks(old, new)]
+@pytest.mark.parametrize(("old", "new", "path"), BREAKS)
+def test_finds_break_at_its_path(old: Any, new: Any, path: str) -> None:
+    assert path in [change.where for change in breaks(old, new)]
 
 
 @pytest.mark.parametrize(("old", "new", "effect"), PASSES)
@@ -266,7 +266,7 @@ class _RenamesField(BaseModel):
 
 
 @pytest.mark.parametrize(
-    ("model", "places"),
+    ("model", "paths"),
     [
         pytest.param(_V1, [], id="same"),
         pytest.param(_AddsOptional, [], id="optional-added"),
@@ -275,9 +275,9 @@ class _RenamesField(BaseModel):
         pytest.param(_RenamesField, ["$.note"], id="field-renamed"),
     ],
 )
-def test_judges_pydantic_models(model: type[BaseModel], places: list[str]) -> None:
+def test_judges_pydantic_models(model: type[BaseModel], paths: list[str]) -> None:
     found = breaks(_V1.model_json_schema(), model.model_json_schema())
-    assert [change.where for change in found] == places
+    assert [change.where for change in found] == paths
 
 
 Pair = tuple[dict[str, Any], dict[str, Any]]
@@ -353,10 +353,10 @@ def test_without_a_break_old_values_are_accepted(pair: Pair, values: list[Any]) 
     old, new = pair
     if breaks(old, new):
         return
-    taken = jsonschema.Draft202012Validator(new)
+    accepted = jsonschema.Draft202012Validator(new)
     for value in values:
         if _only_known(value, old) and jsonschema.Draft202012Validator(old).is_valid(value):
-            assert taken.is_valid(value)
+            assert accepted.is_valid(value)
 
 
 def _only_known(value: Any, schema: dict[str, Any]) -> bool:

@@ -19,8 +19,8 @@ def only(*events: AdvisoryEvent, line: str = "26") -> Release:
 
 
 def test_a_later_snapshot_of_a_source_replaces_the_earlier() -> None:
-    first = release("26.2", cves=[CVE], severity="low", heard_at=NOW - DAY)
-    later = release("26.2", cves=[OTHER_CVE], severity="high", heard_at=NOW)
+    first = release("26.2", cves=[CVE], severity="low", first_seen_at=NOW - DAY)
+    later = release("26.2", cves=[OTHER_CVE], severity="high", first_seen_at=NOW)
     for events in ((first, later), (later, first)):
         found = only(*events)
         assert set(found.cves) == {OTHER_CVE}
@@ -44,16 +44,16 @@ def test_sources_are_joined() -> None:
 
 
 def test_one_source_that_retracts_is_enough_to_hold_it_back() -> None:
-    gone = retracted("26.2", source="admin", heard_at=NOW)
+    gone = retracted("26.2", source="admin", first_seen_at=NOW)
     assert "26" not in catalogue(release("26.2"), gone).lines
 
 
 def test_exploitation_counts_from_the_first_report_of_it() -> None:
     events = [
-        release("26.2", cves=[CVE], heard_at=at("2025-12-12")),
-        raised("26.2", cves=[CVE], exploited=[CVE], heard_at=at("2025-12-15")),
-        raised("26.2", cves=[CVE], exploited=[CVE], heard_at=at("2025-12-20")),
-        kev(CVE, due=at("2026-01-05"), heard_at=at("2025-12-18")),
+        release("26.2", cves=[CVE], first_seen_at=at("2025-12-12")),
+        raised("26.2", cves=[CVE], exploited=[CVE], first_seen_at=at("2025-12-15")),
+        raised("26.2", cves=[CVE], exploited=[CVE], first_seen_at=at("2025-12-20")),
+        kev(CVE, due=at("2026-01-05"), first_seen_at=at("2025-12-18")),
     ]
     digests = set()
     for order in itertools.permutations(events):
@@ -68,15 +68,15 @@ def test_exploitation_counts_from_the_first_report_of_it() -> None:
 def test_overlapping_cve_lists_end_the_same_in_any_order() -> None:
     events = [
         release("26.2", cves=[CVE, OTHER_CVE]),
-        kev(CVE, OTHER_CVE, due=NOW + 9 * DAY, heard_at=NOW),
-        kev(CVE, due=NOW + 5 * DAY, heard_at=NOW - HOUR),
+        kev(CVE, OTHER_CVE, due=NOW + 9 * DAY, first_seen_at=NOW),
+        kev(CVE, due=NOW + 5 * DAY, first_seen_at=NOW - HOUR),
     ]
     for order in itertools.permutations(events):
         found = only(*order)
         assert found.due[CVE] - found.due[OTHER_CVE] == -4 * 86_400_000_000
 
 
-def test_the_same_word_again_changes_nothing() -> None:
+def test_the_same_snapshot_again_changes_nothing() -> None:
     known = catalogue(release("26.2"), kev(CVE))
     assert known.apply(release("26.2")) is known
     assert known.apply(kev(CVE)) is known
@@ -142,18 +142,18 @@ def test_a_release_without_a_list_is_for_every_mac() -> None:
 
 def test_a_release_counts_from_the_first_day_that_a_source_names() -> None:
     found = only(
-        release("26.2", day="2025-12-12", heard_at=NOW),
-        release("26.2", day="2025-12-10", source="gdmf", heard_at=NOW - HOUR),
+        release("26.2", day="2025-12-12", first_seen_at=NOW),
+        release("26.2", day="2025-12-10", source="gdmf", first_seen_at=NOW - HOUR),
     )
     assert found.released_us == to_us(at("2025-12-10"))
     assert found.known_us == to_us(NOW - HOUR)
-    undated = only(release("26.2", released_at=None, heard_at=NOW - DAY))
+    undated = only(release("26.2", released_at=None, first_seen_at=NOW - DAY))
     assert undated.released_us == undated.known_us == to_us(NOW - DAY)
 
 
 def test_an_older_snapshot_shows_when_a_release_was_first_known() -> None:
-    later = release("26.2", cves=[CVE], heard_at=NOW)
-    known = catalogue(later).apply(release("26.2", cves=[OTHER_CVE], heard_at=NOW - DAY))
+    later = release("26.2", cves=[CVE], first_seen_at=NOW)
+    known = catalogue(later).apply(release("26.2", cves=[OTHER_CVE], first_seen_at=NOW - DAY))
     (found,) = known.lines["26"]
     assert (set(found.cves), found.known_us) == ({CVE}, to_us(NOW - DAY))
 
@@ -161,7 +161,7 @@ def test_an_older_snapshot_shows_when_a_release_was_first_known() -> None:
 def test_a_date_of_cisa_that_had_passed_when_it_was_read_binds_no_mac() -> None:
     moment = DAY / 86_400
     for due, kept in ((NOW, False), (NOW - DAY, False), (NOW + moment, True)):
-        found = only(release("26.2", cves=[CVE]), kev(CVE, due=due, heard_at=NOW))
+        found = only(release("26.2", cves=[CVE]), kev(CVE, due=due, first_seen_at=NOW))
         assert (CVE in found.due) is kept
         assert found.exploited == {CVE: to_us(NOW)}
 
@@ -210,8 +210,8 @@ def test_what_is_missing_names_each_hole_once_in_order() -> None:
 def test_a_catalogue_is_read_as_it_was_written() -> None:
     known = catalogue(
         release("26.2", cves=[CVE], exploited=[CVE]),
-        kev(CVE, due=NOW + DAY, heard_at=NOW),
-        retracted("26.1", heard_at=NOW),
+        kev(CVE, due=NOW + DAY, first_seen_at=NOW),
+        retracted("26.1", first_seen_at=NOW),
     )
     again = Advisories.from_wire(known.to_wire())
     assert (again, again.digest, again.lines) == (known, known.digest, known.lines)

@@ -156,7 +156,7 @@ def test_reports_dated_1970_or_earlier_are_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    "moment",
+    "time",
     [
         NOW,
         NOW.replace(microsecond=1),
@@ -165,8 +165,8 @@ def test_reports_dated_1970_or_earlier_are_ignored() -> None:
     ],
     ids=["now", "a-microsecond", "year-1", "year-9999"],
 )
-def test_microseconds_round_trip(moment: datetime) -> None:
-    assert from_us(to_us(moment)) == moment
+def test_microseconds_round_trip(time: datetime) -> None:
+    assert from_us(to_us(time)) == time
 
 
 def test_times_that_no_calendar_holds_become_its_end() -> None:
@@ -174,7 +174,7 @@ def test_times_that_no_calendar_holds_become_its_end() -> None:
     assert from_us(-(1 << 62)) == datetime.min.replace(tzinfo=UTC)
 
 
-def test_an_administrators_word_is_no_sign_of_life() -> None:
+def test_an_administrators_report_does_not_count_as_contact() -> None:
     report = InventoryReported(source="admin", udid=UDID, site="london")
     assert apply_inventory(Device(UDID), report, US).last_seen_us == 0
 

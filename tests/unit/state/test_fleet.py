@@ -129,22 +129,29 @@ CONCERNED = [
     pytest.param(
         release("26.1"), "26", {"26.1", "15.7.3", "15.7.2"} | BEYOND, id="where-macs-are-moved-to"
     ),
-    pytest.param(retracted("26.2", heard_at=NOW), None, set(VERSIONS), id="a-lines-last-is-gone"),
     pytest.param(
-        retracted("15.7.3", heard_at=NOW), None, {"15.7.3", "15.7.2"} | BEYOND, id="one-is-gone"
+        retracted("26.2", first_seen_at=NOW), None, set(VERSIONS), id="a-lines-last-is-gone"
+    ),
+    pytest.param(
+        retracted("15.7.3", first_seen_at=NOW),
+        None,
+        {"15.7.3", "15.7.2"} | BEYOND,
+        id="one-is-gone",
     ),
     pytest.param(kev("CVE-2025-99999"), None, set(), id="a-cve-that-no-release-fixes"),
 ]
 
 
 @pytest.mark.parametrize(("event", "to", "want"), CONCERNED)
-def test_whom_an_advisory_concerns(event: Event, to: str | None, want: set[str]) -> None:
+def test_an_advisory_affects_the_macs_that_can_lack_it(
+    event: Event, to: str | None, want: set[str]
+) -> None:
     assert affected(lined_up(VERSIONS), event, to) == want
 
 
 def test_a_cve_that_becomes_known_as_exploited_concerns_those_who_lack_its_fix() -> None:
     fleet = lined_up(VERSIONS)
-    fleet.apply(release("26.2", cves=["CVE-2025-43529"], heard_at=NOW - DAY))
+    fleet.apply(release("26.2", cves=["CVE-2025-43529"], first_seen_at=NOW - DAY))
     assert affected(fleet, kev("CVE-2025-43529")) == {"26.2", "26.1"} | BEYOND
 
 

@@ -62,12 +62,12 @@ def test_device_ids_of_apple_silicon_are_the_feeds(rows: list[dict[str, Any]]) -
 
 def test_intel_device_ids_are_not_from_the_feeds_wrong_map(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        facts = MODELS[row["model_identifier"]]
+        model_row = MODELS[row["model_identifier"]]
         if row["security_chip"] == "T2":
-            assert facts.device_id.lower() == row["t2_device_oclp"] + "ap"
+            assert model_row.device_id.lower() == row["t2_device_oclp"] + "ap"
             assert row["board_id_oclp"] in T2_BOARDS
         elif row["arch"] == "intel":
-            assert facts.device_id == row["board_id_oclp"]
+            assert model_row.device_id == row["board_id_oclp"]
 
 
 @pytest.mark.parametrize(

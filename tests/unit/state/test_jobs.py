@@ -37,11 +37,11 @@ LATER = NOW + HOUR
 
 def after(*outcomes: tuple[Outcome, int] | tuple[Outcome, int, int]) -> JobEntry:
     """The entry once these (outcome, minutes after NOW, attempt) were told."""
-    ledger = HISTORY
+    history = HISTORY
     for outcome, minutes, *attempt in outcomes:
         job_result = result(JOB, outcome, attempt=attempt[0] if attempt else 1)
-        ledger = add_result(ledger, job_result, to_us(NOW + timedelta(minutes=minutes)))
-    return ledger[0]
+        history = add_result(history, job_result, to_us(NOW + timedelta(minutes=minutes)))
+    return history[0]
 
 
 def test_a_job_is_issued_once() -> None:
@@ -68,7 +68,7 @@ def test_the_furthest_outcome_wins_in_any_order() -> None:
     assert after(*steps, *steps) == after(*steps)
 
 
-def test_the_first_telling_of_an_end_counts_and_the_last_of_progress() -> None:
+def test_the_first_report_of_an_end_counts_and_the_last_of_progress() -> None:
     assert after((Outcome.FAILED, 9), (Outcome.FAILED, 5)).outcome_us == to_us(
         NOW + timedelta(minutes=5)
     )
@@ -103,7 +103,7 @@ def test_an_expiry_that_we_presumed_gives_way_to_its_executor() -> None:
     assert not after((Outcome.EXPIRED, 5), (Outcome.STARTED, 6)).is_open
 
 
-def test_of_several_open_jobs_the_begun_one_counts_and_the_rest_are_strays() -> None:
+def test_of_several_open_jobs_the_begun_one_counts_and_the_rest_are_extra() -> None:
     old, new = entry(generation=0, outcome=Outcome.STARTED), entry(generation=1, issued_at=NOW)
     assert open_job((old, new)) == old
     assert extra_open_jobs((old, new)) == (new,)
@@ -114,19 +114,19 @@ def test_of_several_open_jobs_the_begun_one_counts_and_the_rest_are_strays() -> 
 
 
 def test_old_jobs_are_dropped_but_never_an_open_one() -> None:
-    ledger = HISTORY
+    history = HISTORY
     for number in range(1, 2 * KEPT_JOBS):
         one = job(generation=number, issued_at=NOW + number * HOUR)
-        ledger = add_result(add_job(ledger, one), result(one, Outcome.FAILED), to_us(NOW))
-    assert len(ledger) == KEPT_JOBS + 1
-    assert open_job(ledger) == HISTORY[0]
+        history = add_result(add_job(history, one), result(one, Outcome.FAILED), to_us(NOW))
+    assert len(history) == KEPT_JOBS + 1
+    assert open_job(history) == HISTORY[0]
 
 
 def test_failures_count_since_the_last_success() -> None:
     ends = (Outcome.FAILED, Outcome.SUCCEEDED, Outcome.EXPIRED, Outcome.SUPERSEDED, Outcome.REFUSED)
-    ledger = tuple(entry(generation=n, outcome=end) for n, end in enumerate(ends))
-    assert [one.generation for one in failures(ledger, Action.UPDATE, "26.2")] == [2, 4]
-    assert failures(ledger, Action.UPDATE, "26.3") == ()
+    history = tuple(entry(generation=n, outcome=end) for n, end in enumerate(ends))
+    assert [one.generation for one in failures(history, Action.UPDATE, "26.2")] == [2, 4]
+    assert failures(history, Action.UPDATE, "26.3") == ()
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ REINSTALL: dict[str, Any] = {
 }
 OLD = mac("26.1", seen_at=NOW - 5 * HOUR)
 
-SETTLED: list[Any] = [
+INFERRED: list[Any] = [
     pytest.param(entry(), mac("26.1"), NOW, None, None, id="nothing-yet"),
     pytest.param(BEGUN, mac("26.2"), NOW, Outcome.SUCCEEDED, None, id="reports-the-target"),
     pytest.param(BEGUN, mac("26.3"), NOW, Outcome.SUCCEEDED, None, id="reports-more-than-that"),
@@ -183,8 +183,8 @@ SETTLED: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize(("one", "device", "now", "outcome", "code"), SETTLED)
-def test_settling_an_update(
+@pytest.mark.parametrize(("one", "device", "now", "outcome", "code"), INFERRED)
+def test_inferring_the_result_of_an_update(
     one: JobEntry, device: Any, now: datetime, outcome: Outcome | None, code: ErrorCode | None
 ) -> None:
     inferred = infer_result(one, device, UDID, now)
@@ -204,7 +204,7 @@ REINSTALLS = [
 
 
 @pytest.mark.parametrize(("facts", "reported", "done"), REINSTALLS)
-def test_settling_a_reinstall_on_the_same_version(
+def test_inferring_the_result_of_a_reinstall_on_the_same_version(
     facts: dict[str, Any], reported: dict[str, Any], done: bool
 ) -> None:
     one = entry(**REINSTALL, outcome=Outcome.ACTED, **facts)
@@ -222,7 +222,7 @@ def test_an_erased_mac_is_done_when_it_has_begun_to_enrol() -> None:
     assert inferred.outcome is Outcome.SUCCEEDED
 
 
-def test_settling_an_enrolment() -> None:
+def test_inferring_the_result_of_an_enrolment() -> None:
     one = entry("checked_out@1", action=Action.REENROLL, version=None, outcome=Outcome.ACTED)
     device = with_report(mac(), NOW - HOUR / 2, "mdm")
     assert infer_result(one, device, UDID, NOW) is None
@@ -235,8 +235,8 @@ def test_settling_an_enrolment() -> None:
 
 
 def test_a_job_history_is_a_tuple_of_entries() -> None:
-    ledger: JobHistory = HISTORY
-    assert isinstance(ledger[0], JobEntry)
+    history: JobHistory = HISTORY
+    assert isinstance(history[0], JobEntry)
     assert LATER > NOW
 
 

@@ -23,22 +23,22 @@ BITS = range(6)
 
 
 def _timestamps(updates: list[tuple[int, int]]) -> bytes:
-    stamps = NEVER
-    for things, us in updates:
-        stamps = record(stamps, things, us)
-    return stamps
+    timestamps = NEVER
+    for bits, us in updates:
+        timestamps = record(timestamps, bits, us)
+    return timestamps
 
 
-def _newest_of(updates: list[tuple[int, int]], thing: int) -> int:
-    return max((us for things, us in updates if things >> thing & 1), default=0)
+def _newest_of(updates: list[tuple[int, int]], bit: int) -> int:
+    return max((us for bits, us in updates if bits >> bit & 1), default=0)
 
 
 @given(UPDATES)
 def test_each_bit_keeps_its_newest_time(updates: list[tuple[int, int]]) -> None:
-    stamps = _timestamps(updates)
-    for thing in BITS:
-        assert last_us(stamps, 1 << thing) == _newest_of(updates, thing)
-    assert newest_us(stamps) == last_us(stamps, 63) == max(us for _, us in updates)
+    timestamps = _timestamps(updates)
+    for bit in BITS:
+        assert last_us(timestamps, 1 << bit) == _newest_of(updates, bit)
+    assert newest_us(timestamps) == last_us(timestamps, 63) == max(us for _, us in updates)
 
 
 @given(UPDATES, st.randoms(use_true_random=False))
@@ -55,17 +55,17 @@ def test_changed_since_separates_later_bits_from_those_at_the_time(
     updates: list[tuple[int, int]], us: int
 ) -> None:
     later, same = changed_since(_timestamps(updates), us)
-    for thing in BITS:
-        at = _newest_of(updates, thing)
-        assert (later >> thing & 1, same >> thing & 1) == (at > us, at == us)
+    for bit in BITS:
+        at = _newest_of(updates, bit)
+        assert (later >> bit & 1, same >> bit & 1) == (at > us, at == us)
 
 
 @given(UPDATES)
 def test_what_is_known_already_gives_the_same_object(updates: list[tuple[int, int]]) -> None:
-    stamps = _timestamps(updates)
-    for things, us in updates:
-        assert record(stamps, things, us) is stamps
-    assert pack_timestamps(reversed(list(unpack_timestamps(stamps)))) == stamps
+    timestamps = _timestamps(updates)
+    for bits, us in updates:
+        assert record(timestamps, bits, us) is timestamps
+    assert pack_timestamps(reversed(list(unpack_timestamps(timestamps)))) == timestamps
 
 
 def test_a_mac_without_reports_has_no_times() -> None:
