@@ -143,7 +143,7 @@ def _print_difference(
 ) -> None:
     if as_json:
         fields = dataclasses.asdict(difference)
-        del fields["held"]
+        del fields["obstacle"]
         emit(json.dumps(fields | {"result": result, "why": why}))
         return
     what = difference.change.value

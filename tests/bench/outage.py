@@ -109,7 +109,7 @@ def outage(
 
 
 def _durable(running: Server, where: str) -> int:
-    return round(running.value("drydock_gateway_records_total", where, TOPIC))
+    return round(running.value("drydock_gateway_records_total", TOPIC, where))
 
 
 def shown(result: Outage) -> Table:
