@@ -134,7 +134,7 @@ class JobConsumer(threading.Thread):
     def drain(self, within_s: float) -> None:
         """Take no more jobs, let those under way end, and give the partitions up.
 
-        Returns at once. The thread ends after `within_s` at the latest.
+        Returns at once. `within_s` includes the time to stop the runners.
         """
         self._drain_until = time.monotonic() + within_s
 

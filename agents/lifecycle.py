@@ -55,7 +55,8 @@ from schemas.results import ErrorCode, JobResult, Outcome
 
 # An order without a response may still arrive: its absence on the Mac proves nothing before this.
 IN_FLIGHT: Final = timedelta(minutes=5)
-# After this time without contact an untouched job fails; a touched job ends as ACTED.
+# After this time without contact an untouched job fails and a touched job ends as ACTED. It counts
+# from the first failed look, or from the time at which the Mac should begin if that is later.
 UNREACHABLE_LIMIT: Final = timedelta(hours=24)
 NOT_NOW_LIMIT: Final = timedelta(hours=48)
 NOT_NOW_POLL: Final = timedelta(minutes=30)
