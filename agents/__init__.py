@@ -1,1 +1,1 @@
-"""The site executor: carries jobs out on Macs. Imports `schemas` and nothing of `pipeline`."""
+"""The agent of a site: it carries jobs out on Macs. Imports `schemas`, nothing of `pipeline`."""

@@ -1,4 +1,4 @@
-"""What time it is for an executor: the world's, or that of simulated Macs."""
+"""Clocks of an agent: the system time, or the virtual time of simulated Macs."""
 
 import time
 from dataclasses import dataclass
@@ -8,33 +8,34 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """`speed` is how many of its seconds pass in one."""
+    """Source of the current time, as every process of one site reads it."""
 
     @property
     def speed(self) -> float:
-        """How fast it goes; 1 is the world's."""
+        """Seconds of this clock that pass in one second of system time."""
         ...
 
     def now(self) -> datetime:
-        """The time, aware."""
+        """Return the current time, aware."""
         ...
 
 
 class WallClock:
-    """The world's time."""
+    """The system time."""
 
     speed = 1.0
 
     def now(self) -> datetime:
-        """The time, UTC."""
+        """Return the system time, in UTC."""
         return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class ScaledClock:
-    """A time line that began at `start` when the world's clock said `began_s` (Unix seconds).
+    """Virtual time that runs `speed` times as fast as the system time.
 
-    Every process of one machine that is given the same three numbers tells the same time.
+    It was `start` at `began_s`, in Unix seconds of system time. All processes of one computer that
+    use the same three values read the same time.
     """
 
     start: datetime
@@ -42,27 +43,30 @@ class ScaledClock:
     speed: float
 
     def now(self) -> datetime:
-        """The time on the line."""
+        """Return the virtual time."""
         return self.start + timedelta(seconds=(time.time() - self.began_s) * self.speed)
 
 
 @dataclass(frozen=True, slots=True)
 class SteppedClock:
-    """A time that stands until somebody sets another: it is in a file, for every process of one
-    machine. So many hours pass in seconds, and whoever sets it can see to it that nobody is late.
+    """Virtual time that changes only when a program sets it.
 
-    `speed` is at most how fast it goes on average: nobody sleeps through a time at that pace.
+    The time is in the file `path`, so all processes of one computer read the same time. A
+    simulation can pass many hours in seconds and can wait for every process before the next step.
+
+    `speed` is an upper limit of the average pace. Waits are divided by it, so no process sleeps
+    past a step.
     """
 
     path: Path
     speed: float = 30_000.0
 
     def now(self) -> datetime:
-        """The time in the file."""
+        """Return the time in the file."""
         return datetime.fromisoformat(self.path.read_text(encoding="ascii"))
 
     def set(self, now: datetime) -> None:
-        """It is this time from now on, for all."""
+        """Set the time for all processes. The file is replaced whole, never half written."""
         new = self.path.with_suffix(".new")
         new.write_text(now.isoformat(), encoding="ascii")
         new.replace(self.path)

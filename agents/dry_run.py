@@ -1,4 +1,4 @@
-"""A Mac that is seen but never touched."""
+"""The form of a Mac in a dry run: it can be observed and refuses every order."""
 
 from collections.abc import Callable
 
@@ -8,21 +8,21 @@ from schemas.results import ErrorCode
 
 
 class DryRunMac:
-    """Looks real state up from a snapshot and refuses to act.
+    """A `Mac` that returns stored observations and refuses to act.
 
-    `snapshot` gives what is known of a Mac by UDID, or None where nothing is.
+    `snapshot` returns the observation of a UDID, or None for an unknown UDID.
     """
 
     def __init__(self, snapshot: Callable[[str], Observation | None]) -> None:
         self._snapshot = snapshot
 
     def look(self, job: Job) -> Observation:
-        """The snapshot's Mac. Raises UnreachableError where it has none."""
+        """Return the stored observation. Raises UnreachableError for an unknown UDID."""
         observation = self._snapshot(job.udid)
         if observation is None:
             raise UnreachableError(f"the snapshot has no {job.udid}")
         return observation
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:  # noqa: ARG002 - Mac's signature
-        """Refuse."""
+        """Return a refusal with the code `unsupported`."""
         return Ack.refused(ErrorCode.UNSUPPORTED, "dry run")

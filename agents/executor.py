@@ -1,8 +1,12 @@
-"""The loop of a site: verified orders in, Macs acted on once, results out.
+"""The executor: it takes signed jobs, gives each order to its Mac once, and returns results.
 
-Reads no clock: every call carries `now`, and `next_wake` says when to call `tick` again. What it
-knows is in its journal; an executor made anew on the same journal goes on where the last one was
-killed. It starts nothing until it was told the halts in force.
+    submit, supersede        a job arrives or is withdrawn: journalled before the call returns
+    tick(now)                every due job advances by one step of `agents.lifecycle`
+    results, mark_published  results leave, at least once
+
+It reads no clock: every call has `now`, and `next_wake` returns the time of the next `tick`. Its
+whole state is in the journal, so a new executor with the same journal continues after a kill. It
+starts no job before the first `set_halts`.
 """
 
 import heapq
@@ -42,10 +46,10 @@ _MAX_JOB_LIFETIME: Final = timedelta(days=365)
 
 
 class Executor:
-    """Carries one site's jobs out.
+    """Runs the jobs of one site, or of one partition of it.
 
-    `mac_for` gives the Mac of a job, in the form that its method needs. At most `slots` jobs are
-    between their first touch and their end, and one a Mac.
+    `mac_for` returns the Mac of a job, in the form that its method needs. At most `slots` jobs at
+    once are between their first order and their end, and at most one for each Mac.
     """
 
     def __init__(
@@ -67,35 +71,35 @@ class Executor:
         self._live: dict[str, JournalEntry] = {}
         self._queues: dict[str, list[str]] = {}
         self._touched: set[str] = set()
-        # Due, but for a halt, a slot or an older job of the same Mac.
+        # Due jobs that wait for a halt to end, for a slot, or for an older job of the same Mac.
         self._blocked: dict[str, None] = {}
         self._unblocked = False
         self._heap: list[tuple[datetime, int, str]] = []
-        # When each job is really due: an entry of the heap that says otherwise is stale.
+        # The time at which each job is due. A heap entry with another time is stale.
         self._wakes: dict[str, datetime] = {}
         self._counter = count()
         for entry in journal.live():
             self._track(entry)
-            # What was going on when the last process ended is looked at as soon as may be.
+            # Due at once: look at every Mac whose job was under way when the last process ended.
             self._schedule(entry.accepted_at, entry.job.job_id)
 
     # --- what comes in ---
 
     def set_keys(self, keys: KeyRing) -> None:
-        """Believe these keys from now on."""
+        """Verify jobs that arrive from now on with these keys."""
         self._keys = keys
 
     def set_halts(self, scopes: Collection[HaltScope] | None) -> None:
-        """The halts in force; None: they cannot be read, so nothing new is started."""
+        """Set the halts in force. None means that they are unknown: no job starts."""
         halts = None if scopes is None else tuple(scopes)
         if halts != self._halts:
             self._halts = halts
             self._unblocked = True
 
     def submit(self, issued: JobIssued, now: datetime) -> None:
-        """Take an order: journalled, or refused with a result, before this returns.
+        """Verify a job and journal it, or journal its refusal, before this returns.
 
-        An order that was answered before is answered again, from the journal.
+        For a job that the journal has already, the newest result is published again.
         """
         if self._journal.knows(issued.job.job_id):
             self._journal.republish(issued.job.job_id)
@@ -107,8 +111,11 @@ class Executor:
         self._accept(verdict, now)
 
     def supersede(self, order: JobSuperseded, now: datetime) -> None:
-        """Withdraw a job: dropped if its Mac is untouched, else it runs out. One not yet seen
-        will not be run when it comes."""
+        """Withdraw a job.
+
+        If its Mac is untouched, the job ends as superseded; otherwise it runs to its end. A job
+        that arrives after its withdrawal does not run.
+        """
         entry = self._live.get(order.job_id)
         if entry is not None:
             step = supersede(entry, now)
@@ -123,15 +130,17 @@ class Executor:
                 error_code=ErrorCode.SUPERSEDED,
                 detail="withdrawn before it came",
             )
-            # Without the job its expiry is unknown; one that comes this late has expired.
+            # The expiry is unknown without the job. A job that arrives later than this has expired.
             self._journal.close_unseen(withdrawn, now + _MAX_JOB_LIFETIME, now)
 
     # --- time ---
 
     def tick(self, now: datetime, should_yield: Callable[[], bool] = lambda: False) -> None:
-        """Advance every job that is due by a step: those under way, then those that waited, then
-        new ones, as far as slots and halts allow. Once `enough` says so, the rest stays due: Macs
-        can be slow to answer, and `now` must not grow old."""
+        """Advance every due job by one step: first jobs under way, then blocked, then new ones.
+
+        Halts and slots limit the last two. When `should_yield` returns True, the remaining jobs
+        stay due: a Mac can be slow to respond, and `now` must not become too old.
+        """
         due: list[str] = []
         while self._heap and self._heap[0][0] <= now:
             at, _, job_id = heapq.heappop(self._heap)
@@ -147,7 +156,7 @@ class Executor:
         self._advance_all(sorted(fresh & self._live.keys(), key=self._sort_key), now, should_yield)
 
     def next_wake(self, now: datetime) -> datetime | None:
-        """When `tick` has something to do next, if nothing comes in; None for never."""
+        """Return the time of the next useful `tick` if no job arrives; None without a due job."""
         if self._unblocked and self._blocked:
             return now
         while self._heap and self._wakes.get(self._heap[0][2]) != self._heap[0][0]:
@@ -157,23 +166,23 @@ class Executor:
     # --- what comes out ---
 
     def results(self) -> list[UnpublishedResult]:
-        """The results not yet marked published, oldest first; the same until they are marked."""
+        """Return the results that are not marked as published, oldest first."""
         return self._journal.unpublished()
 
     def mark_published(self, results: Iterable[UnpublishedResult]) -> None:
-        """These are safely with the pipeline."""
+        """Mark results that Kafka confirmed; `results` does not return them again."""
         seqs = [item.seq for item in results]
         if seqs:
             self._journal.mark_published(seqs)
 
     @property
     def live_jobs(self) -> int:
-        """How many accepted jobs are not over."""
+        """Number of accepted jobs without an end."""
         return len(self._live)
 
     @property
     def touched_jobs(self) -> int:
-        """How many jobs are between their first touch and their end."""
+        """Number of jobs between their first order and their end."""
         return len(self._touched)
 
     # --- inside ---
@@ -185,7 +194,7 @@ class Executor:
         )
         newest = self._journal.newest_order(job.udid)
         if newest is not None and job.issued_at < newest:
-            # A newer order was seen: this one was held up on its way, and its intent is gone.
+            # A newer job of this Mac arrived before: this one was delayed and is out of date.
             superseded = result(
                 entry, Outcome.SUPERSEDED, ErrorCode.SUPERSEDED, detail="out of order"
             )
@@ -247,7 +256,7 @@ class Executor:
             self._act(step, now)
 
     def _is_held(self, entry: JournalEntry) -> bool:
-        """Whether an untouched job must not even be looked at yet."""
+        """Return True if the Mac of an untouched job must not be looked at yet."""
         if entry.touched:
             return False
         first = self._queues[entry.job.udid][0]
@@ -258,8 +267,11 @@ class Executor:
         return self._halts is None or any(job.halted_by(scope) for scope in self._halts)
 
     def _block(self, entry: JournalEntry, now: datetime) -> None:
-        """Leave it until a halt, a slot or an older job gives way; its expiry still comes, and
-        one that may have arrived is still looked for."""
+        """Keep the job until a halt ends, a slot is free or an older job of the Mac ends.
+
+        An untouched job still expires meanwhile. For a touched job the Mac is still looked at: its
+        order may have arrived.
+        """
         self._blocked[entry.job.job_id] = None
         again = now + WATCH_POLL if entry.touched else entry.job.expires_at
         self._schedule(again, entry.job.job_id)
@@ -269,7 +281,7 @@ class Executor:
             observation: LookResult = self._mac_for(entry.job).look(entry.job)
         except UnreachableError:
             observation = Unreachable()
-        except Exception as error:  # noqa: BLE001 - one Mac's form must not stop the others
+        except Exception as error:  # noqa: BLE001 - a bug in one form must not stop other Macs
             if not entry.touched:
                 failed = result(entry, Outcome.FAILED, ErrorCode.BUG, type(error).__name__)
                 return Finish(replace(entry, phase=Phase.DONE, outcome=Outcome.FAILED), (failed,))
@@ -284,17 +296,17 @@ class Executor:
         self._schedule(entry.wake_at, entry.job.job_id)
         try:
             ack = self._mac_for(entry.job).act(entry.step, entry.job, entry.attempt)
-        except Exception:  # noqa: BLE001 - whatever went wrong, the order may have arrived
+        except Exception:  # noqa: BLE001 - after any error the order may have arrived
             return
         self._store("answer", apply_ack(entry, ack, now), now)
 
     def _store(self, what: str, step: Wait | Finish | Act | Observe, now: datetime) -> None:
-        """Journal what a step made of an entry, then follow it."""
+        """Journal the entry and results of a step, then schedule or forget the job."""
         assert isinstance(step, Wait | Finish)
         entry = step.entry
         job_id = entry.job.job_id
         old = self._live[job_id]
-        # When to look again need not survive: after a restart everything is looked at.
+        # A change of `wake_at` alone is not journalled: after a restart every job is due.
         if step.results or replace(entry, wake_at=old.wake_at) != old:
             self._journal.save(what, entry, step.results, now)
         if entry.phase is Phase.DONE:

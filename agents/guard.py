@@ -1,4 +1,4 @@
-"""The last look before a Mac is touched: still ours, and not halted since?"""
+"""Last check before an order is given to a Mac: halts, the lease and the end of the process."""
 
 from collections.abc import Callable
 
@@ -7,13 +7,18 @@ from schemas.jobs import Job
 
 
 class ActionBlockedError(UnreachableError):
-    """The order was not given. To the executor it is one that may have arrived: it looks first."""
+    """The order was not given.
+
+    A subclass of UnreachableError: the executor treats the order as one that may have arrived, and
+    verifies it on the Mac before it repeats it.
+    """
 
 
 class GuardedMac:
-    """A Mac that is acted on only while `objection` has none.
+    """A Mac that gets an order only if `block_reason` returns None for the job.
 
-    A look can take long, and a halt can come meanwhile: `after_look` is called after each.
+    `after_look` is called after each look, also after a failed one: a look can take long, and a
+    halt can arrive during it.
     """
 
     def __init__(
@@ -24,14 +29,18 @@ class GuardedMac:
         self._block_reason = block_reason
 
     def look(self, job: Job) -> Observation:
-        """See the Mac; changes nothing. Raises UnreachableError."""
+        """Return an observation of the Mac. Raises UnreachableError."""
         try:
             return self._mac.look(job)
         finally:
             self._after_look()
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:
-        """Give the order, or raise HeldBackError. Raises UnreachableError."""
+        """Give the order and return the acknowledgement.
+
+        Raises ActionBlockedError if the order was not given, UnreachableError if it may have
+        arrived.
+        """
         reason = self._block_reason(job)
         if reason is not None:
             raise ActionBlockedError(reason)

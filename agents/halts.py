@@ -1,8 +1,8 @@
-"""The halt switch: which halts are in force, and whether that is known.
+"""Halts in force, read from the control topic; None if they are unknown.
 
-Every executor reads the whole control topic by itself, without a group, and asks the broker again
-and again where the topic ends. Halts count as known for `STALE_AFTER_S` after an answer up to
-whose end everything was read; after that, nothing is known and nothing may be started.
+Every agent reads the whole topic, without a consumer group, and asks the broker every second for
+the end offset. The halts are known for `STALE_AFTER_S` after a request for the end offset, once
+everything before that offset is read. After that time they are unknown, and no job may start.
 """
 
 import threading
@@ -26,18 +26,18 @@ _HALT: Final = b"drydock.halt."
 _RETRY_DELAY_S: Final = 1.0
 _LOG_INTERVAL_S: Final = 30.0
 
-# Time, whether it is a halt (at the same moment a halt outranks its clearing), what it says.
+# Time, True for a halt (a halt wins against a clearing of the same time), content as JSON.
 _SortKey = tuple[datetime, bool, str]
 
 
 class HaltBook:
-    """The halts that stand, whatever order their events come in: the later fact wins."""
+    """Fold of halt events: for each scope the newest event wins, in any order of arrival."""
 
     def __init__(self) -> None:
         self._newest: dict[str, tuple[_SortKey, HaltSet | None]] = {}
 
     def apply(self, event: HaltSetEvent | HaltClearedEvent) -> None:
-        """Take a fact in."""
+        """Fold one event. A repeat or an older event changes nothing."""
         halt = event.data if isinstance(event, HaltSetEvent) else None
         content = "" if halt is None else halt.model_dump_json()
         sort_key = (event.time, halt is not None, content)
@@ -46,18 +46,18 @@ class HaltBook:
             self._newest[scope] = (sort_key, halt)
 
     def changed_at(self, scope: HaltScope) -> datetime | None:
-        """When the newest fact about this scope was true."""
+        """Return the time of the newest event of this scope, None if there is none."""
         newest = self._newest.get(scope.key)
         return None if newest is None else newest[0][0]
 
     def in_force(self, now: datetime) -> tuple[HaltScope, ...]:
-        """The scopes in which nothing may be started at this time."""
+        """Return the scopes in which no job may start at this time."""
         halts = (halt for _, (_, halt) in sorted(self._newest.items()) if halt is not None)
         return tuple(h.scope for h in halts if h.until is None or now < h.until)
 
 
 def decode_halt(raw: bytes | None) -> HaltSetEvent | HaltClearedEvent | None:
-    """The event in these bytes if it is about halts. What is no event at all is not."""
+    """Return the halt event in these bytes; None for another event or unreadable bytes."""
     try:
         event = decode(raw or b"")
     except InvalidEvent:
@@ -66,7 +66,7 @@ def decode_halt(raw: bytes | None) -> HaltSetEvent | HaltClearedEvent | None:
 
 
 class HaltReader(threading.Thread):
-    """Keeps the halts current in a thread of its own. Any thread may ask."""
+    """Thread that keeps the halts current. Any thread may call `scopes`."""
 
     def __init__(self, connection: KafkaConnection, log: Any) -> None:
         super().__init__(daemon=True, name="halts")
@@ -79,23 +79,26 @@ class HaltReader(threading.Thread):
         self._next_log_at = 0.0
 
     def scopes(self, now: datetime) -> tuple[HaltScope, ...] | None:
-        """The halts in force; None if that is not known at this moment."""
+        """Return the scopes of the halts in force, or None if the halts are unknown now."""
         with self._lock:
             if self._known_at is None or time.monotonic() - self._known_at > STALE_AFTER_S:
                 return None
             return self._book.in_force(now)
 
     def stop(self) -> None:
-        """End soon."""
+        """Request the end of the thread; returns at once."""
         self._ending.set()
 
     def run(self) -> None:
-        """Read until stopped. What fails is begun anew, by another client from the first record: a
-        topic that was missing, or made anew, is then met as it is."""
+        """Read until stopped.
+
+        After an error a new client begins at the first record, so that it also finds a topic that
+        was missing or was created again.
+        """
         while not self._ending.is_set():
             try:
                 self._read_until_stopped()
-            except Exception as error:  # noqa: BLE001 - the thread's top: unknown halts hold all
+            except Exception as error:  # noqa: BLE001 - top of the thread; unknown halts stop jobs
                 self._log_failure(error)
             self._ending.wait(_RETRY_DELAY_S)
 
@@ -122,7 +125,8 @@ class HaltReader(threading.Thread):
                         with self._lock:
                             book.apply(event)
                     elif _HALT in (record.value or b""):
-                        # Nobody could ever take such a one back, so it cannot hold all for good.
+                        # Ignore it: an unreadable halt could never be cleared and would stop all
+                        # jobs forever.
                         self._log.error("unreadable halt", **{key.OFFSET: record.offset})
                 position = consumer.position(partition, timeout_ms=_TIMEOUT_MS)
                 if position is not None and position >= end:

@@ -1,8 +1,20 @@
-"""Orders in: the consumer, its group, and who works on which partition.
+"""Consumer of a site's job topic: it starts one `PartitionRunner` for each assigned partition.
 
-One thread that does nothing but talk to Kafka, so that no Mac, however slow, costs the group
-membership. Where an owner is behind, its partition is paused. An owner is started only when the
-group's coordinator has just confirmed that the partition is this member's.
+States of one partition in this process:
+
+    free ── assigned ──> assigned ── commit confirmed ──> running ── revoked ──> leaving
+     ^                      ^                                │                      │
+     │                      └───────── runner ended ─────────┘                      │
+     └───────────────────────────── thread of the runner ended ─────────────────────┘
+
+    assigned   The group's assignment has the partition; no runner works on it.
+    running    The runner gets the records. The partition is paused while its queue is full.
+    leaving    The runner ends after its current step. No second runner starts before that.
+
+Invariant: a runner starts only after the coordinator has confirmed a commit for its partition, so
+the partition belonged to this member at that moment.
+
+The thread does nothing but talk to Kafka: a slow Mac cannot cost the membership in the group.
 """
 
 import threading
@@ -40,8 +52,8 @@ _MAX_POLL_RECORDS: Final = 200
 _MAX_QUEUED: Final = 1000
 _CALL_TIMEOUT_MS: Final = 5000
 _BOOTSTRAP_TIMEOUT_MS: Final = 10_000
-# A member that does not poll for this long has stopped, whatever its heartbeat says. Kafka also
-# waits so long for a member that does not come back into the group.
+# A member that does not poll for this long leaves the group, even while it sends heartbeats. A
+# rebalance waits for this time for members that do not rejoin.
 _MAX_POLL_INTERVAL_S: Final = 20
 _HAND_OVER_TIMEOUT_S: Final = 5.0
 _PERMANENT_ERRORS: Final = (
@@ -52,13 +64,16 @@ _PERMANENT_ERRORS: Final = (
 
 
 class JobConsumerError(Exception):
-    """The site's orders cannot be read, and trying again will not help."""
+    """The jobs of the site cannot be read, and a retry in this process does not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupMember:
-    """Who this executor is in its site's group. `name` lasts: it comes back to its partitions
-    after a restart within `session_s`, and its older double is fenced."""
+    """Identity of an agent in the consumer group of its site.
+
+    `name` survives a restart: an agent that returns within `session_s` gets its partitions back,
+    and an older process with the same name is fenced (static membership, KIP-345).
+    """
 
     site: str
     name: str
@@ -66,17 +81,22 @@ class GroupMember:
 
     @property
     def group(self) -> str:
-        """The consumer group of the site."""
+        """Name of the site's consumer group."""
         return f"drydock.agent.{self.site}"
 
     @property
     def instance(self) -> str:
-        """The static member's id."""
+        """The `group.instance.id` of this member."""
         return f"{self.group}.{self.name}"
 
 
 class JobConsumer(threading.Thread):
-    """Reads the site's orders and hands each partition's to its owner."""
+    """Thread that reads the jobs of a site and passes them to the runner of their partition.
+
+    `make_runner` gets the partition, the number of partitions and the function to call when the
+    records before an offset are in the changelog. After the thread has ended, `failure` is the
+    reason of an unplanned end, None after a drain.
+    """
 
     def __init__(
         self,
@@ -88,7 +108,7 @@ class JobConsumer(threading.Thread):
         *,
         max_poll_s: float = _MAX_POLL_INTERVAL_S,
     ) -> None:
-        super().__init__(daemon=True, name="intake")
+        super().__init__(daemon=True, name="job-consumer")
         self.polled_at = time.monotonic()
         self.failure: str | None = None
         self.partitions = 0
@@ -101,7 +121,7 @@ class JobConsumer(threading.Thread):
         self._max_poll_s = max_poll_s
         self._runners: dict[int, PartitionRunner] = {}
         self._leaving: list[PartitionRunner] = []
-        # The offset up to which everything is safely with the changelog, as committed.
+        # The committed offset of each partition: all records before it are in the changelog.
         self._done: dict[int, int] = {}
         self._to_commit: dict[int, int] = {}
         self._lock = threading.Lock()
@@ -112,16 +132,19 @@ class JobConsumer(threading.Thread):
     # --- for other threads ---
 
     def drain(self, within_s: float) -> None:
-        """Take no more orders, let what is under way end, hand over at the latest in time."""
+        """Take no more jobs, let those under way end, and give the partitions up.
+
+        Returns at once. `within_s` includes the time to stop the runners.
+        """
         self._drain_until = time.monotonic() + within_s
 
     def commit(self, partition: int, offset: int) -> None:
-        """Everything before this offset is safe."""
+        """Request a commit: all records before this offset are in the changelog."""
         with self._lock:
             self._to_commit[partition] = offset
 
     def partition_statuses(self) -> dict[int, PartitionStatus | None]:
-        """How each partition held here was left by its last cycle; None before the first."""
+        """Return the status of each running partition, None before its first cycle."""
         statuses = {partition: runner.status for partition, runner in [*self._runners.items()]}
         return {
             partition: status
@@ -133,14 +156,14 @@ class JobConsumer(threading.Thread):
     # --- the thread ---
 
     def run(self) -> None:
-        """Poll until drained, or until trying again is no use (`failure` then says why)."""
+        """Poll until drained, or until an error that a retry cannot solve (see `failure`)."""
         try:
             self._consumer = self._subscribe()
             while not self._is_drained():
                 self._poll_once()
         except (JobConsumerError, *_PERMANENT_ERRORS) as error:
             self.failure = str(error) or type(error).__name__
-        except Exception as error:  # noqa: BLE001 - the thread's top: the process ends with it
+        except Exception as error:  # noqa: BLE001 - top of the thread; the process ends with it
             self._log.error("unhandled exception", exc_info=True, **{key.SITE: self._member.site})
             self.failure = f"{type(error).__name__}: {error}"
         finally:
@@ -156,7 +179,7 @@ class JobConsumer(threading.Thread):
             "max_poll_interval_ms": round(self._max_poll_s * 1000),
             "reconnect_backoff_max_ms": 2000,
             "bootstrap_timeout_ms": _BOOTSTRAP_TIMEOUT_MS,
-            # Who stays keeps what it has: a change of hands costs a claim and a reading.
+            # Members keep their partitions: a move costs a new lease and a read of the changelog.
             "partition_assignment_strategy": (StickyPartitionAssignor,),
         }
         try:
@@ -171,15 +194,18 @@ class JobConsumer(threading.Thread):
             consumer.close(timeout_ms=_CALL_TIMEOUT_MS)
             found = ", ".join(f"{topic} has {count}" for topic, count in counts.items())
             raise JobConsumerError(
-                f"as many partitions in both are needed: {found}"
-                f" (drydock topics apply --sites {self._member.site})"
+                f"both topics need the same number of partitions: {found};"
+                f" run drydock topics apply --sites {self._member.site}"
             )
         self.partitions = counts[self._topic]
         consumer.subscribe([self._topic])
         return consumer
 
     def _count(self, consumer: Any, topic: str) -> int:
-        """How many partitions a topic has. The client asks any broker, also one that is away."""
+        """Return the number of partitions of a topic, 0 for a missing topic.
+
+        Retries: the client may choose a broker that is down.
+        """
         until = time.monotonic() + _BOOTSTRAP_TIMEOUT_MS / 1000
         while True:
             try:
@@ -189,7 +215,7 @@ class JobConsumer(threading.Thread):
                     raise JobConsumerError(
                         f"no Kafka at {self._connection.bootstrap}: {error}"
                     ) from error
-                self._warn("Kafka does not answer", error)
+                self._warn("Kafka does not respond", error)
                 time.sleep(_POLL_MS / 1000)
 
     def _poll_once(self) -> None:
@@ -202,7 +228,7 @@ class JobConsumer(threading.Thread):
             before = dict(self._runners)
             self._apply_assignment()
             for topic_partition, batch in records.items():
-                # A new owner begins at the last commit: it will get these.
+                # Skip records for a runner that is new: it begins at the last commit and gets them.
                 runner = self._runners.get(topic_partition.partition)
                 if runner is not None and runner is before.get(topic_partition.partition):
                     runner.offer(batch)
@@ -211,7 +237,7 @@ class JobConsumer(threading.Thread):
         except _PERMANENT_ERRORS:
             raise
         except KafkaError as error:
-            self._warn("Kafka does not answer", error)
+            self._warn("Kafka does not respond", error)
             time.sleep(_POLL_MS / 1000)
         self._update_metrics()
 
@@ -219,9 +245,9 @@ class JobConsumer(threading.Thread):
         self._leaving = [runner for runner in self._leaving if runner.is_alive()]
         held = {topic_partition.partition for topic_partition in self._consumer.assignment()}
         for partition in self._runners.keys() - held:
-            owner = self._runners.pop(partition)
-            owner.stop()
-            self._leaving.append(owner)
+            runner = self._runners.pop(partition)
+            runner.stop()
+            self._leaving.append(runner)
             self._done.pop(partition, None)
             with self._lock:
                 self._to_commit.pop(partition, None)
@@ -237,7 +263,7 @@ class JobConsumer(threading.Thread):
             return
         topic_partition = TopicPartition(self._topic, partition)
         if partition not in self._done:
-            # Not the consumer's position: that is past what it has fetched already.
+            # Not the consumer's position: it is past the records that are fetched already.
             done = self._consumer.committed(topic_partition, timeout_ms=_CALL_TIMEOUT_MS)
             if done is None:
                 done = self._consumer.beginning_offsets(
@@ -247,9 +273,9 @@ class JobConsumer(threading.Thread):
         if not self._commit_now({partition: self._done[partition]}):
             return
         self._consumer.seek(topic_partition, self._done[partition])
-        owner = self._make_runner(partition, self.partitions, self.commit)
-        self._runners[partition] = owner
-        owner.start()
+        runner = self._make_runner(partition, self.partitions, self.commit)
+        self._runners[partition] = runner
+        runner.start()
 
     def _apply_backpressure(self) -> None:
         for partition, runner in self._runners.items():
@@ -270,7 +296,7 @@ class JobConsumer(threading.Thread):
                 self._to_commit = wanted | self._to_commit
 
     def _commit_now(self, offsets: dict[int, int]) -> bool:
-        """Commit; whether the coordinator took it, and so knows the partitions as ours."""
+        """Commit offsets. Returns True if the coordinator confirmed them, and so our ownership."""
         asked = {
             TopicPartition(self._topic, partition): OffsetAndMetadata(offset, "", -1)
             for partition, offset in offsets.items()
@@ -288,8 +314,11 @@ class JobConsumer(threading.Thread):
         return True
 
     def _note_rebalance(self, error: KafkaError) -> None:
-        """End it where a rebalance lasts longer than any can: this client has lost its way back in
-        a way that `rejoin_if_stuck` does not know; another process gets in."""
+        """Raise JobConsumerError if a rebalance lasts longer than any rebalance can.
+
+        Then this client is stuck in a way that `rejoin_if_stuck` does not repair. A new process can
+        join the group.
+        """
         if not isinstance(error, RebalanceInProgressError):
             self._rebalancing_since = None
             return
@@ -297,7 +326,7 @@ class JobConsumer(threading.Thread):
         since = self._rebalancing_since = self._rebalancing_since or now
         if now - since > self._max_poll_s + 2 * self._member.session_s:
             raise JobConsumerError(
-                f"out of the group {self._member.group} since {now - since:.0f} s"
+                f"out of the group {self._member.group} for {now - since:.0f} s; restart the agent"
             )
 
     # --- the end ---
@@ -307,7 +336,7 @@ class JobConsumer(threading.Thread):
             return False
         for runner in self._runners.values():
             runner.drain()
-        left = any(owner.touched_jobs or owner.waiting for owner in self._runners.values())
+        left = any(runner.touched_jobs or runner.waiting for runner in self._runners.values())
         return not left or time.monotonic() >= self._drain_until - _HAND_OVER_TIMEOUT_S
 
     def _stop_runners(self) -> None:
@@ -326,25 +355,28 @@ class JobConsumer(threading.Thread):
             if self.failure is None:
                 self._leave_group(member_id)
         except KafkaError as error:
-            self._warn("left without a word to Kafka", error)
+            self._warn("group not left", error)
 
     def _leave_group(self, member_id: str) -> None:
-        """Give the partitions up now. A static member that only closes keeps them until its
-        session ends; kafka-python does not leave for it."""
+        """Leave the group, so that other members get the partitions at once.
+
+        kafka-python 3.0.12 does not leave the group for a static member on `close`: Kafka would
+        keep the partitions for it until the end of the session.
+        """
         options = self._connection.client_options() | {"request_timeout_ms": _CALL_TIMEOUT_MS}
         with KafkaAdminClient(**options) as admin:
-            # With its id: were a double here by now, that one is left in peace.
+            # With our member id: a newer process of the same name stays in the group.
             me = MemberToRemove(member_id, self._member.instance, "drained")
             admin.remove_group_members(self._member.group, [me])
 
-    # --- what is told ---
+    # --- metrics and logs ---
 
     def _update_metrics(self) -> None:
         runners = self._runners.values()
         self._metrics.set_jobs(
             sum(runner.live_jobs for runner in runners),
-            sum(owner.touched_jobs for owner in runners),
-            sum(owner.waiting_results for owner in runners),
+            sum(runner.touched_jobs for runner in runners),
+            sum(runner.waiting_results for runner in runners),
         )
         lag = 0
         for topic_partition in self._consumer.assignment():
@@ -360,12 +392,12 @@ class JobConsumer(threading.Thread):
 
 
 def rejoin_if_stuck(consumer: Any) -> None:
-    """Have a consumer join its group where it has forgotten that it was about to.
+    """Request a rejoin for a consumer that is stuck in the state 'rebalancing'.
 
-    kafka-python 3.0.12 begins to join again when the topic's metadata is another than at the last
-    assignment, and looks for the end of it only while that is so. Is the metadata what it was again
-    in the meantime, it stays 'rebalancing' for good, commits nothing and sends no heartbeat.
+    kafka-python 3.0.12: a change of the topic's metadata starts a rejoin. If the metadata changes
+    back before the join completes, `need_rejoin()` turns False and the consumer stays in
+    'rebalancing' forever: it commits nothing and sends no heartbeat.
     """
-    coordinator = consumer._coordinator  # noqa: SLF001 - nothing public says so
+    coordinator = consumer._coordinator  # noqa: SLF001 - no public name shows this state
     if coordinator.rebalance_in_progress() and not coordinator.need_rejoin():
         coordinator.request_rejoin()

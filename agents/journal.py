@@ -1,8 +1,8 @@
-"""The durable record of attempts, and the results still to be published.
+"""Durable record of attempts, and of results that are not published yet.
 
-SQLite, WAL, synchronous=FULL: when a method returns, what it wrote survives a power cut. A state
-and the results it gives rise to are one transaction. The file is locked for as long as a journal
-is open: two executors on one journal would both act.
+SQLite with WAL and synchronous=FULL: a change survives a power cut once its method has returned. A
+new state and its results are one transaction. The file is locked while a journal is open: two
+executors with one journal would both act.
 """
 
 import sqlite3
@@ -52,19 +52,19 @@ _ENTRY: Final = TypeAdapter(JournalEntry)
 
 
 class JournalError(RuntimeError):
-    """The journal cannot be used: another executor has it, or it is of another version."""
+    """The journal cannot be used: it is locked, damaged, or of another version."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnpublishedResult:
-    """A result waiting to be published: the same `seq`, time and content at every delivery."""
+    """A result to publish. `seq`, time and content are the same each time it is returned."""
 
     seq: int
     at: datetime
     result: JobResult
 
     def event(self, source: str) -> JobResultedEvent:
-        """The result as an event; its id is of its content, so a repeat is the same event."""
+        """Return the result as an event. Its id derives from the content, so a repeat is equal."""
         body = self.result.model_dump_json(exclude_none=True)
         return JobResultedEvent(
             id=event_id("result", self.at.isoformat(), body),
@@ -76,11 +76,11 @@ class UnpublishedResult:
 
 
 class Journal:
-    """One executor's journal. `path` may be `:memory:` for a rehearsal that need not survive.
+    """The journal of one executor. With the path `:memory:` nothing survives the process.
 
-    `on_durable_write` is called with `<what>:before` and `<what>:after` around every commit. Raises
-    JournalError on opening a journal that is in use or of another version. Any thread may call,
-    one at a time.
+    `on_durable_write` is called with `<what>:before` and `<what>:after` around every commit. The
+    constructor raises JournalError for a file that is in use, damaged or of another version. Any
+    thread may call the methods, one thread at a time.
     """
 
     def __init__(
@@ -124,28 +124,28 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file; what was not committed is gone."""
+        """Close the file and release its lock."""
         self._db.close()
 
     def knows(self, job_id: str) -> bool:
-        """Whether the job was answered before, in whatever way."""
+        """Return True if the job is recorded: accepted, refused or withdrawn."""
         row = self._db.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
         return row is not None
 
     def live(self) -> list[JournalEntry]:
-        """The entries that are not over, oldest order first."""
+        """Return the entries that are not done, by time of issue."""
         rows = self._db.execute("SELECT entry FROM jobs WHERE live ORDER BY order_us, rowid")
         return [_ENTRY.validate_json(text) for (text,) in rows]
 
     def newest_order(self, udid: str) -> datetime | None:
-        """When the newest verified job for this Mac was issued."""
+        """Return the time of issue of the newest verified job for this Mac, None without one."""
         (newest,) = self._db.execute(
             "SELECT max(order_us) FROM jobs WHERE udid = ? AND order_us > 0", (udid,)
         ).fetchone()
         return None if newest is None else _EPOCH + newest * _MICROSECOND
 
     def accept(self, entry: JournalEntry, results: Iterable[JobResult], now: datetime) -> None:
-        """Record a verified job, once and for ever."""
+        """Record a verified job. Raises sqlite3.IntegrityError if its id is recorded already."""
         with self._durably("accept"):
             self._db.execute(
                 "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?)",
@@ -161,14 +161,15 @@ class Journal:
             self._add_results(results, now)
 
     def refuse(self, issued: JobIssued, result: JobResult, now: datetime) -> None:
-        """Record that an order that was not proven is answered. Only its id is believed."""
+        """Record the refusal of a job without a valid signature or approval."""
         job = issued.job
         self.close_unseen(result, job.expires_at, now)
 
     def close_unseen(self, result: JobResult, expires_at: datetime, now: datetime) -> None:
-        """Record the end of a job that was never accepted: refused, or withdrawn beforehand.
+        """Record the end of a job that was never accepted: refused, or withdrawn before it arrived.
 
-        It counts as issued in 1970: what nobody proved must not make true orders look old.
+        Its time of issue is stored as 1970: an unverified job must not make verified jobs look
+        old.
         """
         with self._durably("refuse"):
             self._db.execute(
@@ -180,7 +181,7 @@ class Journal:
     def save(
         self, what: str, entry: JournalEntry, results: Iterable[JobResult], now: datetime
     ) -> None:
-        """Record an accepted job's new state with its results. `what` names it to the hook."""
+        """Record the new state of an accepted job and its results. The hook gets `what`."""
         with self._durably(what):
             self._db.execute(
                 "UPDATE jobs SET live = ?, entry = ? WHERE job_id = ?",
@@ -193,7 +194,7 @@ class Journal:
             self._add_results(results, now)
 
     def unpublished(self, limit: int = 10_000) -> list[UnpublishedResult]:
-        """The results not yet marked published, oldest first."""
+        """Return the results that are not marked as published, oldest first."""
         rows = self._db.execute(
             "SELECT seq, at_us, result FROM outbox WHERE NOT published ORDER BY seq LIMIT ?",
             (limit,),
@@ -206,14 +207,17 @@ class Journal:
         ]
 
     def mark_published(self, seqs: Iterable[int]) -> None:
-        """Hand these out no more."""
+        """Mark results as published; `unpublished` does not return them again."""
         with self._durably("published"):
             self._db.executemany(
                 "UPDATE outbox SET published = 1 WHERE seq = ?", [(seq,) for seq in seqs]
             )
 
     def republish(self, job_id: str) -> None:
-        """Hand the job's newest result out once more: somebody asks who may not have it."""
+        """Mark the newest result of the job as unpublished.
+
+        Called when a job arrives again: the pipeline may not have its result.
+        """
         with self._durably("again"):
             self._db.execute(
                 "UPDATE outbox SET published = 0 WHERE seq ="
@@ -222,9 +226,10 @@ class Journal:
             )
 
     def prune(self, before: datetime) -> int:
-        """Forget finished, published jobs that expired before this time, and say how many.
+        """Delete done jobs that expired before this time and whose results are all published.
 
-        A replay of one is refused as expired, so forgetting cannot make it run again.
+        Returns the number of deleted jobs. A deleted job cannot run again: if it arrives again, it
+        is refused as expired.
         """
         with self._durably("prune"):
             gone = self._db.execute(

@@ -1,9 +1,13 @@
-"""Ed25519 key files: who may order jobs, who may approve destructive ones.
+"""Ed25519 key files for the signatures of jobs and of approvals.
 
-In the key directory: `<purpose>-<keyid>.pem` private (PKCS8, 0600), `<purpose>.current` the id of
-the key that signs, `trust/<purpose>/<keyid>.pub` public keys that are believed. An executor needs
-only `trust/`. Rotation keeps the old public key, so jobs that are under way stay valid, and
-destroys the old private key. Nothing here reads a clock: a key's age is its file's.
+Files of the key directory:
+
+    <purpose>-<keyid>.pem           private key (PKCS8, mode 0600)
+    <purpose>.current               id of the key that signs
+    trust/<purpose>/<keyid>.pub     trusted public keys; an agent needs only these
+
+Rotation deletes the old private key and keeps the old public key, so that jobs under way stay
+valid. The age of a key is the age of its public file.
 """
 
 import os
@@ -32,11 +36,11 @@ _LONGEST_KEY_FILE: Final = 16 * 1024
 
 
 class KeysError(ValueError):
-    """A key file is missing, unreadable, not what its name says, or open to others."""
+    """A key file is missing, unreadable, readable by others, or does not match its name."""
 
 
 class Purpose(StrEnum):
-    """What a key may sign. A key of one purpose never proves the other."""
+    """Use of a key. A signature by a key of one purpose is never valid for the other."""
 
     JOBS = "jobs"
     APPROVALS = "approvals"
@@ -44,20 +48,26 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KeyRing:
-    """The public keys that are believed, by key id, for each purpose."""
+    """The trusted public keys of each purpose, by key id."""
 
     jobs: Mapping[str, Ed25519PublicKey] = field(default_factory=dict)
     approvals: Mapping[str, Ed25519PublicKey] = field(default_factory=dict)
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """The keys under `directory`/trust. Raises KeysError for a file that is not its key."""
+        """Return the keys under `directory`/trust.
+
+        Raises KeysError for a file that is unreadable or does not match its name.
+        """
         return cls(_trusted(directory, Purpose.JOBS), _trusted(directory, Purpose.APPROVALS))
 
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """One key: whether it signs, whether it is believed, when its public file was written."""
+    """One key of a directory. `created_at` is the modification time of its public file.
+
+    `signs` is True for the current signing key, `trusted` if the public key is in `trust/`.
+    """
 
     purpose: Purpose
     keyid: str
@@ -73,14 +83,18 @@ class KeyStore:
         self._directory = directory
 
     def make(self, purpose: Purpose) -> str:
-        """Make the first key for a purpose and give its id. Raises KeysError if there is one."""
+        """Make the first key of a purpose and return its id. Raises KeysError if one exists."""
         current = self.current(purpose)
         if current is not None:
             raise KeysError(f"a key for {purpose} exists ({current}); rotate it instead")
         return self._add(purpose)
 
     def rotate(self, purpose: Purpose) -> str:
-        """Make a new signing key, destroy the old private one; the old public stays trusted."""
+        """Make a new signing key and return its id.
+
+        The old private key is deleted; the old public key stays trusted. Raises KeysError if there
+        is no key to rotate.
+        """
         old = self.current(purpose)
         if old is None:
             raise KeysError(f"no key for {purpose} to rotate; make one first")
@@ -89,7 +103,10 @@ class KeyStore:
         return new
 
     def retire(self, purpose: Purpose, keyid: str) -> None:
-        """Stop trusting an old key. Raises KeysError for the one that signs, or an unknown one."""
+        """Remove an old public key from `trust/`.
+
+        Raises KeysError for the key that signs and for a key that is not trusted.
+        """
         if keyid == self.current(purpose):
             raise KeysError(f"{keyid} signs {purpose}; rotate first")
         known = _trusted(self._directory, purpose)
@@ -98,7 +115,7 @@ class KeyStore:
         _public(self._directory, purpose, keyid).unlink()
 
     def current(self, purpose: Purpose) -> str | None:
-        """The id of the key that signs, None if none was made."""
+        """Return the id of the key that signs, None if there is none."""
         try:
             return self._pointer(purpose).read_text("ascii").strip() or None
         except FileNotFoundError:
@@ -107,13 +124,16 @@ class KeyStore:
             raise KeysError(f"cannot read {self._pointer(purpose)}: {error}") from error
 
     def signer(self, purpose: Purpose) -> Ed25519PrivateKey:
-        """The private key that signs. Raises KeysError, also when others may read its file."""
+        """Return the private key that signs.
+
+        Raises KeysError if the key is missing, unreadable, or if its file is open to others.
+        """
         keyid = self.current(purpose)
         if keyid is None:
             raise KeysError(f"no key for {purpose} in {self._directory}; make one first")
         path = self._private(purpose, keyid)
         try:
-            # As ssh does: a private key that others can read is no proof of who signed.
+            # OpenSSH has the same rule: a key that others can read does not prove the signer.
             if path.stat().st_mode & _OTHERS:
                 raise KeysError(f"{path} is open to others; chmod 600 it, or rotate the key")
             key = load_pem_private_key(_read(path), password=None)
@@ -128,7 +148,7 @@ class KeyStore:
         return key
 
     def keys(self) -> list[KeyInfo]:
-        """Every key, by purpose and id."""
+        """Return every key, sorted by purpose and id."""
         found = []
         for purpose in Purpose:
             current = self.current(purpose)
@@ -142,7 +162,7 @@ class KeyStore:
         return found
 
     def _add(self, purpose: Purpose) -> str:
-        # The pointer is replaced last: a crash before it leaves a key that nobody uses.
+        # Replace the pointer last: a crash before that leaves an unused key.
         key = Ed25519PrivateKey.generate()
         public = key.public_key()
         keyid = key_id(public)
@@ -174,7 +194,7 @@ def _trusted(directory: Path, purpose: Purpose) -> dict[str, Ed25519PublicKey]:
         except (ValueError, UnsupportedAlgorithm) as error:
             raise KeysError(f"{path} is not a public key") from error
         if not isinstance(key, Ed25519PublicKey) or key_id(key) != path.stem:
-            raise KeysError(f"{path} is not the Ed25519 key its name says")
+            raise KeysError(f"{path} is not the Ed25519 key of its name")
         keys[path.stem] = key
     return keys
 
@@ -185,7 +205,7 @@ def _read(path: Path) -> bytes:
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
-    """Write a whole file or none of it, never readable beyond `mode`, on disk when this returns."""
+    """Replace a file atomically and durably. It is never readable beyond `mode`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         temporary = path.with_name(f".{path.name}.new")

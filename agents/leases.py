@@ -1,11 +1,14 @@
-"""Who may act for a partition of a site: fencing by Kafka's own transactions.
+"""Leases: permission to act for one partition of a site, fenced by Kafka transactions.
 
-A claim is a transactional producer whose id names the partition. Making one ends what its
-predecessor had begun and takes the predecessor's right to write (KIP-98: the coordinator raises
-the producer's epoch); only then is the changelog read. So whatever a predecessor got confirmed is
-seen, and whatever it tries later is refused: an executor that was presumed dead and comes back
-cannot record an intent, and without a recorded intent nothing is done to a Mac. What this rests
-on, and where it ends, is told in docs/decisions/0007-fenced-executors.md.
+A lease is a transactional producer whose transactional id names the partition. A new producer ends
+the open transaction of its predecessor and takes away its right to write (KIP-98: the coordinator
+raises the producer epoch). Only then is the changelog read. Therefore
+
+    a write that the predecessor got confirmed    is in the records of the new lease;
+    a write that the predecessor tries later      is refused by Kafka.
+
+An executor that was presumed dead and returns cannot record an intent, and without a recorded
+intent no Mac is touched. docs/decisions/0007-fenced-executors.md has the assumptions and limits.
 """
 
 import threading
@@ -35,7 +38,7 @@ _POLL_MS: Final = 500
 
 
 class LeaseManager:
-    """Makes the claims of one site's executor. Every call ends within `timeout_s` and says so."""
+    """Makes the leases of one site's agent. Each request to Kafka ends within `timeout_s`."""
 
     def __init__(self, connection: KafkaConnection, site: str, timeout_s: float = 15.0) -> None:
         self._connection = connection
@@ -45,15 +48,19 @@ class LeaseManager:
 
     @contextmanager
     def acquire(self, partition: int) -> Iterator["Lease"]:
-        """Take the partition from whoever had it. Raises ClaimLostError if that cannot be done."""
+        """Fence the previous lease of the partition, read the changelog and return the lease.
+
+        Raises LeaseLostError if the lease is not confirmed or the changelog cannot be read. The
+        producer is closed at the end of the `with` block.
+        """
         producer = self._producer(partition)
         try:
-            _run_within(self._timeout_s, producer.init_transactions, "the claim")
+            _run_within(self._timeout_s, producer.init_transactions, "the lease")
             records = self._read_changelog(partition)
             yield Lease(producer, self._topic, partition, records, self._timeout_s)
         finally:
-            # What is still under way may arrive or not: nobody waits for it any more, and once
-            # there is a new claim it is refused.
+            # Do not wait for records under way: they may arrive now, and are refused after the
+            # next lease.
             close_in_background(producer)
 
     def _producer(self, partition: int) -> Any:
@@ -65,16 +72,20 @@ class LeaseManager:
             "request_timeout_ms": limit // 2,
             "max_block_ms": limit,
             "bootstrap_timeout_ms": limit,
-            # A commit waits this long for the one before it to end in the log.
+            # A commit repeats after this time while the previous commit is not in the log yet.
             "retry_backoff_ms": _RETRY_MS,
         }
         try:
             return KafkaProducer(**options)
         except KafkaError as error:
-            raise LeaseLostError(f"no Kafka to claim with: {error}") from error
+            raise LeaseLostError(f"no Kafka for the lease: {error}") from error
 
     def _read_changelog(self, partition: int) -> dict[str, AttemptRecord]:
-        """The changelog as it stands. Only what moves forward may take long."""
+        """Return the newest record of each job in the changelog.
+
+        Raises LeaseLostError if the position does not move for `timeout_s`, or if a record is not
+        an attempt.
+        """
         topic_partition = TopicPartition(self._topic, partition)
         found: dict[str, bytes] = {}
         limit = round(self._timeout_s * 1000)
@@ -95,19 +106,20 @@ class LeaseManager:
                     if at != was:
                         moved_at = time.monotonic()
                     elif time.monotonic() - moved_at > self._timeout_s:
-                        raise LeaseLostError(f"{self._topic}/{partition} is not read on from {at}")
+                        raise LeaseLostError(f"{self._topic}/{partition} stops at offset {at}")
             return {key: AttemptRecord.model_validate_json(raw) for key, raw in found.items()}
         except KafkaError as error:
             raise LeaseLostError(f"cannot read {self._topic}/{partition}: {error}") from error
         except ValidationError as error:
-            # To go on without it could be to act twice.
-            raise LeaseLostError(f"{self._topic}/{partition} holds no attempt: {error}") from error
+            # Do not skip the record: without it an order could be given twice.
+            detail = f"{self._topic}/{partition} has a record that is no attempt: {error}"
+            raise LeaseLostError(detail) from error
 
 
 class Lease:
-    """The right to act for a partition, for as long as writes are confirmed.
+    """Permission to act for a partition, until a write is not confirmed.
 
-    `records` is what the changelog held when it was taken.
+    `records` are the attempts in the changelog at the start of the lease, by job id.
     """
 
     def __init__(
@@ -127,11 +139,14 @@ class Lease:
         self._lost: LeaseLostError | None = None
 
     def age_s(self) -> float:
-        """How long ago the claim was last confirmed, times asleep or stopped included."""
+        """Return the seconds since the last confirmation, including times asleep or stopped."""
         return boot_seconds() - self._confirmed_at
 
     def write(self, changes: AttemptChanges) -> None:
-        """Make all of these the truth, or none. Raises ClaimLostError, then and ever after."""
+        """Write all changes in one transaction, or none. None as a value deletes the job.
+
+        Raises LeaseLostError if the transaction is not confirmed, and then on every later call.
+        """
         if self._lost is not None:
             raise self._lost
         asked_at = boot_seconds()
@@ -140,7 +155,7 @@ class Lease:
         except LeaseLostError as error:
             self._lost = error
             raise
-        # From before it was asked: the coordinator may have answered long ago.
+        # The time of the request: the coordinator may have responded long before this line.
         self._confirmed_at = asked_at
 
     def _transact(self, changes: AttemptChanges) -> None:
@@ -154,20 +169,27 @@ class Lease:
                 )
             )
         self._producer.commit_transaction()
-        # kafka-python 3.0.12 also returns from a commit whose records the broker has refused (it
-        # begins a new epoch, and then there is nothing to commit): each record is asked for.
+        # kafka-python 3.0.12 also returns from a commit whose records the broker refused: it starts
+        # a new epoch, and then there is nothing to commit. So check the future of each record.
         for each in sent:
             each.get(timeout=self._timeout_s)
 
 
 def boot_seconds() -> float:
-    """A clock that nobody sets and that goes on while the machine sleeps, where there is one."""
+    """Return seconds of a clock that cannot be set and, on Linux, includes time asleep.
+
+    Without CLOCK_BOOTTIME it is `time.monotonic()`.
+    """
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 def _run_within(timeout_s: float, work: Callable[[], None], what: str) -> None:
-    """Do it or raise ClaimLostError in time. kafka-python's commit waits for ever by itself."""
+    """Run `work` in a thread. Raises LeaseLostError if it fails, or after `timeout_s`.
+
+    kafka-python 3.0.12 has no timeout for a commit. An exception that is not Kafka's is raised
+    unchanged.
+    """
     done: SimpleQueue[BaseException | None] = SimpleQueue()
 
     def run() -> None:
@@ -178,7 +200,7 @@ def _run_within(timeout_s: float, work: Callable[[], None], what: str) -> None:
         else:
             done.put(None)
 
-    threading.Thread(target=run, daemon=True, name="claim").start()
+    threading.Thread(target=run, daemon=True, name="lease").start()
     try:
         error = done.get(timeout=timeout_s)
     except Empty:

@@ -1,12 +1,37 @@
-"""What an attempt does next. Pure: no I/O, no clock; `now` is a parameter.
+"""State machine of one attempt. Pure: no I/O, no clock; `now` is a parameter.
 
-verify, look, intend, act, watch, tell. An intent is journalled before the Mac is touched. One
-without an answer is verified on the Mac by its mark and never repeated blindly: a repeated update
-command can reboot a Mac under its user's hands (openradar 20594), and a NotNow is still queued at
-the MDM server (github.com/micromdm/nanomdm, RetrieveNextCommand).
+    phase     event                                              next phase (outcome)
+    ACCEPTED  withdrawn, expired, or its approval expired        DONE (superseded, expired, refused)
+    ACCEPTED  Mac unreachable for 24 h                           DONE (failed)
+    ACCEPTED  Mac runs the target already                        DONE (acted)
+    ACCEPTED  Mac is unfit: disk, power, enrollment, ...         DONE (failed or refused)
+    ACCEPTED  Mac is busy, or unreachable for less than 24 h     ACCEPTED
+    ACCEPTED  Mac is ready: journal the intent, give the order   INTENDED (started)
+    INTENDED  Mac accepts, or the mark or an effect is there     WATCHING
+    INTENDED  `profiles renew` is accepted                       DONE (acted)
+    INTENDED  Mac refuses                                        DONE (failed or refused)
+    INTENDED  NotNow over MDM, or queued at the MDM server       INTENDED, DONE (failed) after 48 h
+    INTENDED  NotNow over SSH, still valid and fit               INTENDED: give the order again
+    INTENDED  no sign of the order within IN_FLIGHT              INTENDED
+    INTENDED  no sign after that, and still valid and fit        INTENDED: give the order again
+    INTENDED  no sign after that, withdrawn, expired or unfit    DONE
+    INTENDED  no sign of MAX_SENDS orders                        DONE (failed)
+    WATCHING  Mac booted into the target since the order         DONE (acted)
+    WATCHING  Mac reports a failure, or left MDM                 DONE (failed)
+    WATCHING  nothing seen for 6 h, or no progress for 24 h      DONE (failed)
+    WATCHING  new state, or 25 % more                            WATCHING (progressed)
+    INTENDED  Mac unreachable for 24 h                           DONE (acted: perhaps)
+    WATCHING  Mac unreachable for 24 h                           DONE (acted)
+    DONE      any                                                DONE
 
-The executor's own last word on a good run is ACTED: only the pipeline, from the Mac's later
-report, says `succeeded`.
+Invariant: the entry with phase INTENDED is durable before the order is given, and an order is
+repeated only if a look at the Mac shows that it never arrived, or after a NotNow over SSH. A
+repeated update command can reboot a Mac during its user's work (openradar 20594), and after a
+NotNow over MDM the order is still queued at the server (github.com/micromdm/nanomdm,
+RetrieveNextCommand).
+
+The last outcome of a good run is ACTED. Only the pipeline decides `succeeded`, from a later report
+of the Mac.
 """
 
 from dataclasses import dataclass, replace
@@ -28,9 +53,10 @@ from agents.preflight import (
 from schemas.jobs import MDM_METHODS, Job, Method
 from schemas.results import ErrorCode, JobResult, Outcome
 
-# An order without an answer may still be on its way; before this its absence proves nothing.
+# An order without a response may still arrive: its absence on the Mac proves nothing before this.
 IN_FLIGHT: Final = timedelta(minutes=5)
-# How long a Mac may be away before it is given up (untouched) or left to its own report (touched).
+# After this time without contact an untouched job fails and a touched job ends as ACTED. It counts
+# from the first failed look, or from the time at which the Mac should begin if that is later.
 UNREACHABLE_LIMIT: Final = timedelta(hours=24)
 NOT_NOW_LIMIT: Final = timedelta(hours=48)
 NOT_NOW_POLL: Final = timedelta(minutes=30)
@@ -39,9 +65,9 @@ WATCH_POLL: Final = timedelta(minutes=10)
 ENFORCEMENT_POLL: Final = timedelta(hours=4)
 _MIN_UNREACHABLE_POLL: Final = timedelta(minutes=5)
 _MAX_UNREACHABLE_POLL: Final = timedelta(hours=1)
-# Nothing to be seen of an accepted order for this long: nothing happens (Apple's tools answer
-# "accepted" and do nothing). `super` waits 20 minutes for progress; a download on a thin line
-# shared by a site needs hours.
+# An accepted order without any effect for this long has failed: Apple's tools can accept an order
+# and do nothing. `super` waits 20 minutes for progress, but a download over the shared line of a
+# site can need hours.
 BEGIN_WITHIN: Final = timedelta(hours=6)
 STALLED_AFTER: Final = timedelta(hours=24)
 MAX_SENDS: Final = 3
@@ -60,22 +86,25 @@ _IDLE: Final = frozenset({InstallState.NONE, InstallState.WAITING})
 
 
 class Phase(StrEnum):
-    """How far an attempt is: untouched, order perhaps given, order taken, over."""
+    """State of an attempt; the table of the module has the transitions."""
 
-    ACCEPTED = "accepted"
-    INTENDED = "intended"
-    WATCHING = "watching"
-    DONE = "done"
+    ACCEPTED = "accepted"  # the job is journalled; the Mac is untouched
+    INTENDED = "intended"  # the intent is journalled; the order may have arrived
+    WATCHING = "watching"  # the Mac accepted the order
+    DONE = "done"  # the attempt has an outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalEntry:
-    """A job in the journal.
+    """State of one job in the journal.
 
-    `sends` are the orders given, `unanswered` those of them since the last answer, `declined`
-    whether that answer to the last one was NotNow (the first of them came at `not_now_since`).
-    `boot_at` is the Mac's boot time before the order, on its own clock; `away_since` when it was
-    first missed; `progress` what it last showed, since `changed_at`.
+    `sends` counts the orders given, `unanswered` those after the last response. `declined` is True
+    if the response to the last order was NotNow; `not_now_since` is the time of the first NotNow.
+    `intent_at` is the time of the last intent, `acted_at` the time from which the order counts as
+    accepted. `boot_at` is the boot time of the Mac before the order, by the Mac's clock.
+    `away_since` is the time of the first failed look of the current series. `progress` and
+    `percent` are the last ones reported, `changed_at` is the time of that report or, without one,
+    of the acceptance.
     """
 
     job: Job
@@ -100,33 +129,33 @@ class JournalEntry:
 
     @property
     def touched(self) -> bool:
-        """Whether the Mac may have been touched and the end is not known."""
+        """True if an order may have reached the Mac and the attempt has no outcome."""
         return self.phase in (Phase.INTENDED, Phase.WATCHING)
 
     @property
     def step(self) -> str:
-        """The name of its one step on the Mac."""
+        """Name of the one step that the method has on the Mac."""
         return _STEPS[self.job.method]
 
     @property
     def order_marker(self) -> str:
-        """The name under which its order is known on the Mac."""
+        """Mark that this attempt's order leaves on the Mac; equal for repeated orders."""
         return order_marker(self.job.job_id, self.attempt, self.step)
 
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """The Mac could not be reached."""
+    """The result of a look that failed: the Mac did not respond."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observe:
-    """Look at the Mac, then ask again."""
+    """Look at the Mac, then call `next_step` with the observation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """Journal `entry` and `results`, then give the order. Not while a halt covers the job."""
+    """Journal `entry` and `results`, then give the order. The caller checks the halts first."""
 
     entry: JournalEntry
     results: tuple[JobResult, ...] = ()
@@ -134,7 +163,7 @@ class Act:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Journal `entry` and `results`, come back at `entry.wake_at`."""
+    """Journal `entry` and `results`, then call `next_step` again at `entry.wake_at`."""
 
     entry: JournalEntry
     results: tuple[JobResult, ...] = ()
@@ -142,7 +171,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Journal the end; the last of `results` says how it ended."""
+    """Journal `entry` and `results`; the last result has the outcome of the attempt."""
 
     entry: JournalEntry
     results: tuple[JobResult, ...]
@@ -155,9 +184,10 @@ LookResult = Observation | Unreachable | None
 def next_step(
     entry: JournalEntry, observation: LookResult, now: datetime, limits: Limits | None = None
 ) -> Step:
-    """What the attempt does next. `sight` None asks whether a look is needed at all.
+    """Return the next step of the attempt.
 
-    Total: a finished entry stays finished.
+    With `observation` None the result is Observe if a look at the Mac is needed. Total: any entry
+    and observation give a step, and an entry in phase DONE stays as it is.
     """
     limits = limits or Limits()
     if entry.phase is Phase.DONE:
@@ -179,10 +209,10 @@ def next_step(
 
 
 def apply_ack(entry: JournalEntry, ack: Ack, now: datetime) -> Wait | Finish:
-    """What the Mac's answer makes of an intended order."""
+    """Return the step that follows from the Mac's response to an intended order."""
     if ack.kind is AckKind.REFUSED:
         code = ack.error_code or ErrorCode.COMMAND_REJECTED
-        # What cannot be done at all is refused; the rest the Mac may take another time.
+        # UNSUPPORTED is permanent, so the job is refused. After other codes a new job may succeed.
         outcome = Outcome.REFUSED if code is ErrorCode.UNSUPPORTED else Outcome.FAILED
         return _finish(entry, outcome, code, ack.detail)
     if ack.kind is AckKind.NOT_NOW:
@@ -195,7 +225,10 @@ def apply_ack(entry: JournalEntry, ack: Ack, now: datetime) -> Wait | Finish:
 
 
 def supersede(entry: JournalEntry, now: datetime) -> Wait | Finish:
-    """The job's intent no longer stands: dropped if untouched, else it runs out and tells."""
+    """Return the step that follows from the withdrawal of the job.
+
+    An untouched job ends. A touched one runs to its end, but its order is not repeated.
+    """
     if entry.phase is Phase.ACCEPTED:
         return _finish(entry, Outcome.SUPERSEDED, ErrorCode.SUPERSEDED)
     return Wait(replace(entry, superseded=True, wake_at=min(entry.wake_at, now)))
@@ -208,7 +241,7 @@ def result(
     detail: str = "",
     look: Observation | None = None,
 ) -> JobResult:
-    """A result of this attempt, with what was seen of the Mac."""
+    """Return a result of this attempt, with version, build and boot time from `look`."""
     return JobResult(
         job_id=entry.job.job_id,
         udid=entry.job.udid,
@@ -236,7 +269,7 @@ def _finish(
 
 
 def _withdrawn(entry: JournalEntry, now: datetime) -> Finish | None:
-    """The end of an order that must not be given (any more)."""
+    """Return the end of the attempt if its order must not be given now, else None."""
     if entry.superseded:
         return _finish(entry, Outcome.SUPERSEDED, ErrorCode.SUPERSEDED)
     if now >= entry.job.expires_at:
@@ -252,7 +285,7 @@ def _on_unreachable(entry: JournalEntry, now: datetime) -> Wait | Finish:
     if now >= given_up_at:
         if not entry.touched:
             return _finish(entry, Outcome.FAILED, ErrorCode.UNREACHABLE, "never reached")
-        # It may be done or half-way: to call it failed would invite a second order.
+        # Not FAILED: the order may be under way or complete, and FAILED could lead to a second one.
         known = entry.phase is Phase.WATCHING
         detail = "out of reach since; left to the Mac's report"
         return _finish(
@@ -266,7 +299,7 @@ def _on_unreachable(entry: JournalEntry, now: datetime) -> Wait | Finish:
 
 
 def _approach(entry: JournalEntry, look: Observation, now: datetime, limits: Limits) -> Step:
-    """Before the first order: act, or say why not without touching the Mac."""
+    """Return the order, or the reason not to give it, from the fitness of the Mac."""
     match fitness(entry.job, look, limits):
         case AlreadyThere():
             return _finish(entry, Outcome.ACTED, None, "already there", look)
@@ -292,12 +325,12 @@ def _send(entry: JournalEntry, look: Observation, now: datetime) -> Act:
         boot_at=look.boot_at,
         wake_at=now + IN_FLIGHT,
     )
-    # Told with the intent: from here on nobody may take the Mac for untouched.
+    # STARTED is journalled with the intent: from then on the Mac counts as touched.
     return Act(intended, (result(intended, Outcome.STARTED, look=look),) if first else ())
 
 
 def _verify(entry: JournalEntry, look: Observation, now: datetime, limits: Limits) -> Step:
-    """An order was intended and no answer is known: ask the Mac, repeat only what never arrived."""
+    """Return the step for an intent without a response; repeat only an order that never arrived."""
     assert entry.intent_at is not None
     if entry.order_marker in look.marks or _shows_effect(entry, look):
         taken = _on_accepted(entry, entry.intent_at)
@@ -315,7 +348,7 @@ def _verify(entry: JournalEntry, look: Observation, now: datetime, limits: Limit
         detail = "still answers NotNow" if entry.declined else "still queued at the MDM server"
         return _finish(entry, Outcome.FAILED, ErrorCode.COMMAND_REJECTED, detail, look)
     if held:
-        # The server offers it again by itself; a second order would be carried out as well.
+        # The MDM server offers the order again by itself; a second order would run as well.
         return Wait(replace(entry, not_now_since=since, wake_at=now + NOT_NOW_POLL))
     if entry.unanswered >= MAX_SENDS:
         detail = f"no order of {entry.sends} arrived"
@@ -324,8 +357,11 @@ def _verify(entry: JournalEntry, look: Observation, now: datetime, limits: Limit
 
 
 def _shows_effect(entry: JournalEntry, look: Observation) -> bool:
-    """Whether the Mac shows the order's work although its mark is not there: an erase takes the
-    mark with it, so after a boot nothing proves that an erasing order never arrived."""
+    """Return True if the Mac shows an effect of the order, although its mark is missing.
+
+    An erase also deletes the mark. So for an erasing order any boot since the intent, or an unknown
+    boot time, counts as an effect.
+    """
     assert entry.intent_at is not None
     if erases(entry.job):
         return look.boot_at is None or booted_since(look, entry.boot_at, entry.intent_at)
@@ -337,13 +373,13 @@ def _on_accepted(entry: JournalEntry, at: datetime) -> Wait | Finish:
         entry, phase=Phase.WATCHING, acted_at=at, changed_at=at, wake_at=at + WATCH_POLL
     )
     if entry.job.method is Method.PROFILES_RENEW:
-        # It only raised a prompt that a person must answer; check-ins will tell.
+        # The command only shows a prompt to a person; a later check-in reports the enrollment.
         return _finish(watching, Outcome.ACTED, None, "requested; a person must answer")
     return Wait(watching)
 
 
 def _due(entry: JournalEntry) -> datetime:
-    """From when the Mac can be expected to work on the order."""
+    """Return the time from which the Mac should work on the order."""
     start = entry.acted_at or entry.intent_at or entry.accepted_at
     enforce_at = entry.job.enforce_at
     if entry.touched and entry.job.method is Method.DDM and enforce_at is not None:
@@ -352,7 +388,7 @@ def _due(entry: JournalEntry) -> datetime:
 
 
 def _watch(entry: JournalEntry, look: Observation, now: datetime) -> Wait | Finish:
-    """The order was taken: done, failed, getting on, or nothing happening."""
+    """Return the step for an accepted order: done, failed, or wait with or without progress."""
     assert entry.intent_at is not None
     if ran_since(entry.job, look, entry.boot_at, entry.intent_at):
         return _finish(entry, Outcome.ACTED, None, "runs the target since a boot", look)
@@ -379,7 +415,7 @@ def _watch(entry: JournalEntry, look: Observation, now: datetime) -> Wait | Fini
 
 
 def _has_progressed(entry: JournalEntry, seen: Progress) -> bool:
-    """Whether it got on enough to be told: another state, or a quarter more."""
+    """Return True if the progress is worth a result: another state, or 25 % more."""
     if seen.state in _IDLE or seen.state is InstallState.FAILED:
         return False
     if seen.state is not entry.progress:

@@ -1,4 +1,4 @@
-"""Logs of an executor: one JSON line per event on stderr, what libraries say included."""
+"""Logs of an agent: one JSON line per event on stderr, including the logs of kafka-python."""
 
 import logging
 import sys
@@ -10,7 +10,7 @@ from schemas import logkeys as key
 
 
 def make_log() -> Any:
-    """The log. What kafka-python warns of goes to it as well."""
+    """Return the log. Critical messages of kafka-python go to it too."""
     log = structlog.wrap_logger(
         structlog.WriteLogger(sys.stderr),
         processors=[
@@ -25,7 +25,8 @@ def make_log() -> Any:
     library = logging.getLogger("kafka")
     library.handlers[:] = [handler]
     library.propagate = False
-    # It calls an error what it tries again a moment later; what fails is told by who asked.
+    # kafka-python logs ERROR before it retries. A call that fails in the end raises, and its caller
+    # logs that.
     library.setLevel(logging.CRITICAL)
     return log
 

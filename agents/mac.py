@@ -1,7 +1,8 @@
-"""What an executor can do to a Mac and see of it. Forms: simulated, dry run, later SSH and MDM.
+"""The interface of an executor to one Mac. Forms: simulated, dry run, later SSH and MDM.
 
-Every call is short: what takes long runs on the Mac itself and shows in later looks. An answer to
-an order is progress, never success.
+An order is the one command that an attempt gives to its Mac. Every call is short: long work runs on
+the Mac itself and shows in later observations. The acknowledgement of an order never proves that
+its work is done.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from schemas.results import ErrorCode
 
 
 class UnreachableError(Exception):
-    """No answer. Raised by `act`, it does not say whether the order arrived."""
+    """The Mac did not respond. If `act` raises it, the order may have arrived or not."""
 
 
 class InstallState(StrEnum):
@@ -31,7 +32,7 @@ class InstallState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an installation is. `since` is when it came to this state, where that is known."""
+    """Progress of an installation. `since` is the start of this state, None if unknown."""
 
     state: InstallState = InstallState.NONE
     percent: int | None = None
@@ -41,13 +42,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """A Mac as just seen; None is 'cannot be told'.
+    """State of a Mac from one look; a field is None if its value is unknown.
 
-    `marks` are the orders carried out on it, as `mark()` names them: each form leaves the name
-    where it survives (declaration identifier, CommandUUID, marker file with the launchd label).
-    `pending` are orders that its MDM server holds for it. `installed_at` is when a system was last
-    put on it, `free_disk_gb` GB (10^9 bytes), `battery_percent` 0-100 (None without a battery).
-    `volume_owner` and `bootstrap_token` are None where the hardware needs none.
+    `marks` are the `order_marker` names of the orders that the Mac carried out: each form leaves
+    the name where it survives (declaration identifier, CommandUUID, marker file with the launchd
+    label). `pending` are the names of orders in the queue of its MDM server. `installed_at` is the
+    time of the last installation of a system, `free_disk_gb` is in GB (10^9 bytes),
+    `battery_percent` is 0-100, None without a battery. `volume_owner` and `bootstrap_token` are
+    None if the hardware needs none.
     """
 
     os_version: OSVersion | None = None
@@ -68,16 +70,16 @@ class Observation:
 
 
 class AckKind(StrEnum):
-    """The Mac took the order, cannot take it now, or will not."""
+    """Kind of a response to an order."""
 
-    ACCEPTED = "accepted"
-    NOT_NOW = "not_now"
-    REFUSED = "refused"
+    ACCEPTED = "accepted"  # the Mac took the order
+    NOT_NOW = "not_now"  # the Mac cannot take it now
+    REFUSED = "refused"  # the Mac will not take it
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """The answer to an order. `refused` says for certain that nothing was done."""
+    """Response to an order. REFUSED is certain: nothing was done on the Mac."""
 
     kind: AckKind
     error_code: ErrorCode | None = None
@@ -85,36 +87,41 @@ class Ack:
 
     @classmethod
     def accepted(cls) -> Self:
-        """The order was taken."""
+        """Return the response for an order that the Mac took."""
         return cls(AckKind.ACCEPTED)
 
     @classmethod
     def not_now(cls) -> Self:
-        """Not now. An MDM server keeps the order and offers it again; SSH forms keep nothing."""
+        """Return the response for an order that the Mac cannot take now.
+
+        An MDM server keeps the order and offers it again; the SSH forms do not keep it.
+        """
         return cls(AckKind.NOT_NOW)
 
     @classmethod
     def refused(cls, error_code: ErrorCode, detail: str = "") -> Self:
-        """The order was not taken and will not be."""
+        """Return the response for an order that the Mac did not take and will not take."""
         return cls(AckKind.REFUSED, error_code, detail)
 
 
 class Mac(Protocol):
-    """One Mac, reached in one way."""
+    """One Mac, reached in one way. tests/contracts/test_mac.py checks every form."""
 
     def look(self, job: Job) -> Observation:
-        """See the Mac; changes nothing. Raises UnreachableError."""
+        """Return an observation of the Mac; changes nothing. Raises UnreachableError."""
         ...
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:
-        """Give the one order of this step, under the name `mark(job.job_id, attempt, step)`.
+        """Give the one order of this step and return the response.
 
-        A form whose server cannot show its queue in `Observation.pending` must make the same name
-        twice one order (NanoMDM refuses a CommandUUID it has had). Raises UnreachableError.
+        Its name is `order_marker(job.job_id, attempt, step)`. A form whose server cannot list its
+        queue for `Observation.pending` must carry out two orders with one name only once (NanoMDM
+        refuses a CommandUUID that it has seen). Raises UnreachableError; then the order may have
+        arrived.
         """
         ...
 
 
 def order_marker(job_id: str, attempt: int, step: str) -> str:
-    """The name under which an order is known on the Mac: `<job_id>/<attempt>/<step>`."""
+    """Return the name of an order on the Mac: `<job_id>/<attempt>/<step>`."""
     return f"{job_id}/{attempt}/{step}"

@@ -1,4 +1,4 @@
-"""Every metric of a site's executor. Labels are closed sets, there as zeros from the start."""
+"""Every metric of an agent. Label values are closed sets, initialised to zero."""
 
 import time
 from typing import Final
@@ -27,7 +27,7 @@ _JOBS_TOPIC: Final = "drydock.jobs"
 
 
 class AgentMetrics:
-    """The metrics of one process. Gauges of a partition are added up."""
+    """The metrics of one process, summed over its partitions. docs/metrics.md describes each."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -39,27 +39,32 @@ class AgentMetrics:
         def gauge(name: str, help_text: str) -> Gauge:
             return Gauge(f"drydock_agent_{name}", help_text, registry=registry)
 
-        self._live = gauge("jobs_live", "Jobs accepted and not over.")
-        self._touched = gauge("jobs_under_way", "Jobs between first touch and end.")
-        self._waiting = gauge("results_waiting", "Results not yet confirmed by Kafka.")
-        self._partitions = gauge("partitions", "Partitions of the site's jobs held here.")
-        self._lag = gauge("lag_records", "Orders in Kafka that are not yet journalled.")
+        self._live = gauge("jobs_live", "Accepted jobs without an end.")
+        self._touched = gauge("jobs_under_way", "Jobs between their first order and their end.")
+        self._waiting = gauge("results_waiting", "Results that Kafka has not confirmed yet.")
+        self._partitions = gauge("partitions", "Partitions of the job topic assigned here.")
+        self._lag = gauge("lag_records", "Jobs in Kafka that are not in the journal yet.")
         self._halted = gauge("halted", "1 while a halt covers the whole site, else 0.")
-        self._known = gauge("halts_known", "1 while the halt switch is read up to its end, else 0.")
-        self._polled = gauge("last_poll_timestamp_seconds", "When Kafka was last asked for orders.")
+        self._known = gauge("halts_known", "1 while all halts are read and recent, else 0.")
+        self._polled = gauge("last_poll_timestamp_seconds", "Time of the last poll of Kafka.")
         self._results = Counter(
-            "drydock_agent_results", "Results published.", ["outcome"], registry=registry
+            "drydock_agent_results",
+            "Results published and confirmed by Kafka.",
+            ["outcome"],
+            registry=registry,
         )
-        self._orders = Counter("drydock_agent_orders", "Orders journalled.", registry=registry)
+        self._orders = Counter(
+            "drydock_agent_orders", "Records of the job topic that are done.", registry=registry
+        )
         self._lost = Counter(
             "drydock_agent_leases_lost",
-            "Times a partition was given up because a write was refused or not confirmed.",
+            "Partitions given up because Kafka refused or did not confirm a write.",
             ["why"],
             registry=registry,
         )
         self._blocked = Counter(
             "drydock_agent_actions_blocked",
-            "Actions blocked at the last moment.",
+            "Orders stopped by the last check before a Mac is touched.",
             ["why"],
             registry=registry,
         )
@@ -76,45 +81,45 @@ class AgentMetrics:
             self._dead_letters.labels(_JOBS_TOPIC, code.value)
 
     def render(self) -> bytes:
-        """All of them in Prometheus' text format."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
     def record_poll(self) -> None:
-        """Kafka was asked for orders."""
+        """Set the time of the last poll to now."""
         self._polled.set(time.time())
 
     def set_jobs(self, live: int, touched: int, waiting: int) -> None:
-        """How the jobs of all partitions stand."""
+        """Set the numbers of live jobs, touched jobs and unconfirmed results."""
         self._live.set(live)
         self._touched.set(touched)
         self._waiting.set(waiting)
 
     def set_assignment(self, partitions: int, lag: int) -> None:
-        """What is assigned here, and how far behind it is."""
+        """Set the number of assigned partitions and their lag in records."""
         self._partitions.set(partitions)
         self._lag.set(lag)
 
     def set_halts(self, *, known: bool, halted: bool) -> None:
-        """What the halt switch says."""
+        """Set the state of the halts."""
         self._known.set(known)
         self._halted.set(halted)
 
     def count_orders(self, orders: int) -> None:
-        """Orders are in the journal."""
+        """Count records of the job topic that are in the journal or dead-lettered."""
         self._orders.inc(orders)
 
     def count_result(self, outcome: Outcome) -> None:
-        """A result is confirmed."""
+        """Count a result that Kafka confirmed."""
         self._results.labels(outcome.value).inc()
 
     def count_lost_lease(self, *, fenced: bool) -> None:
-        """A partition was given up."""
+        """Count a partition that was given up."""
         self._lost.labels(FENCED if fenced else UNCONFIRMED).inc()
 
     def count_blocked_action(self, why: str) -> None:
-        """An act was not done at the last moment."""
+        """Count an order that the last check stopped, by its block reason."""
         self._blocked.labels(why).inc()
 
     def count_dead_letter(self, code: DeadLetterCode) -> None:
-        """An order became a dead letter."""
+        """Count a record of the job topic that became a dead letter."""
         self._dead_letters.labels(_JOBS_TOPIC, code.value).inc()

@@ -1,8 +1,21 @@
-"""One partition of a site's jobs in one executor's hands: its claim, its journal, its loop.
+"""Thread that runs the jobs of one partition: lease, journal, executor, results.
 
-An order's offset is given up for commit only once the changelog has the order, so whoever comes
-next has it from the one or from the other. Everything a claim is needed for happens in this
-thread; a lost claim throws executor and file away, and a new claim begins from the changelog.
+    ┌─> acquire lease ──> restore journal ──> cycle ── stop() ──> hand over ──> ended
+    │         │                  │            │  ^ │
+    │         │                  │            └──┘ └── fenced ────────────────> ended
+    │         └────────┬─────────┴── lease lost, journal error, bug
+    └──── back off <───┘
+
+    acquire lease     fence the previous owner, read the changelog (`agents.leases`)
+    restore journal   make the local file equal to the changelog (`agents.replicated`)
+    cycle             take records, advance due jobs, replicate, commit offsets, publish results
+    fenced            another process has the partition: the thread ends, also while it acquires or
+                      restores. `JobConsumer` starts a new runner if the group still assigns the
+                      partition to this process.
+
+Invariants: an offset is committed only after the changelog has the job, so a successor finds every
+job in the topic or in the changelog. Everything that needs the lease happens in this thread. After
+a lost lease the executor is discarded, and the file is restored from the changelog.
 """
 
 import sqlite3
@@ -32,9 +45,9 @@ from schemas.envelope import InvalidEvent, JobIssuedEvent, JobSupersededEvent, d
 from schemas.events.control import HaltScope
 from schemas.jobs import Job
 
-# An act follows its confirmed intent soon, or not at all. A successor that finds the intent waits
-# IN_FLIGHT from its time before it takes the order for one that never arrived. The world's
-# seconds count from the confirmation, the executor's time from the intent.
+# An order is given within LEASE_S after the intent was confirmed, or not at all. A successor waits
+# IN_FLIGHT after the intent before it assumes that the order never arrived. LEASE_S counts on the
+# boot clock, IN_FLIGHT and _ACT_WITHIN on the agent's clock, which can be virtual.
 LEASE_S: Final = 10.0
 _ACT_WITHIN: Final = IN_FLIGHT / 2
 _STEP: Final = IN_FLIGHT / 10
@@ -48,7 +61,7 @@ Halts = Callable[[datetime], tuple[HaltScope, ...] | None]
 
 @dataclass(frozen=True, slots=True)
 class SiteContext:
-    """What all partitions of one executor share. `slots` are a partition's own."""
+    """Configuration and connections shared by all partitions of one agent."""
 
     name: str
     executor_name: str
@@ -64,8 +77,12 @@ class SiteContext:
 
 
 class PartitionStatus(NamedTuple):
-    """How a cycle left a partition: the offset of the next order (None where none was taken), when
-    it goes on by itself (None for never), how many results Kafka has not confirmed."""
+    """State of a partition after a cycle.
+
+    `offset` is the offset after the last journalled record (None before the first), `wake_at` the
+    time of the next due job (None without one), `unconfirmed` the number of results that Kafka has
+    not confirmed.
+    """
 
     offset: int | None
     wake_at: datetime | None
@@ -73,7 +90,11 @@ class PartitionStatus(NamedTuple):
 
 
 class PartitionRunner(threading.Thread):
-    """Carries out the jobs of one partition until it is stopped, or fenced."""
+    """Thread that runs the jobs of one partition until it is stopped or fenced.
+
+    `commit` is called with the partition and the offset before which all records are in the
+    changelog.
+    """
 
     def __init__(
         self, site: SiteContext, partition: int, slots: int, commit: Callable[[int, int], None]
@@ -102,7 +123,7 @@ class PartitionRunner(threading.Thread):
     # --- for the thread that polls ---
 
     def offer(self, records: Sequence[Any]) -> None:
-        """Give it records of its partition, in order."""
+        """Queue records of the partition, in the order of their offsets."""
         with self._wake:
             self._inbox.append(records)
             self._waiting += len(records)
@@ -110,15 +131,15 @@ class PartitionRunner(threading.Thread):
 
     @property
     def waiting(self) -> int:
-        """How many records it has not begun with."""
+        """Number of queued records."""
         return self._waiting
 
     def drain(self) -> None:
-        """Start nothing any more; go on with what is under way."""
+        """Start no more jobs; continue those under way."""
         self._draining.set()
 
     def stop(self) -> None:
-        """End after the step that it is at."""
+        """Request the end of the thread after its current step; returns at once."""
         self._draining.set()
         self._ending.set()
         with self._wake:
@@ -127,8 +148,7 @@ class PartitionRunner(threading.Thread):
     # --- the thread ---
 
     def run(self) -> None:
-        """Claim, work, and after a loss claim again; but not where somebody else is known to
-        have the partition: then the group is asked first, by starting another Owner."""
+        """Run leases one after another, until stopped or fenced."""
         failures = 0
         while not self._ending.is_set():
             try:
@@ -141,7 +161,7 @@ class PartitionRunner(threading.Thread):
             except (JournalError, sqlite3.Error) as error:
                 self._log_event("journal unusable", str(error))
             except Exception:
-                # The thread's top: the partition begins anew.
+                # Top of the thread: a new lease begins after the back-off.
                 self._site.log.exception(
                     "unhandled exception",
                     **{key.SITE: self._site.name, key.PARTITION: self.partition},
@@ -200,7 +220,7 @@ class PartitionRunner(threading.Thread):
         self._publish(executor)
         self._prune(journal, now)
         self.live_jobs, self.touched_jobs = executor.live_jobs, executor.touched_jobs
-        # Unknown halts hold what would be due.
+        # While the halts are unknown, due jobs are blocked: look again at once.
         wake_at = executor.next_wake(now) if self._halts_known or not executor.live_jobs else now
         self.status = PartitionStatus(self._journalled_offset, wake_at, self.waiting_results)
 
@@ -220,7 +240,7 @@ class PartitionRunner(threading.Thread):
         return min(max((wake - now).total_seconds() / self._site.clock.speed, 0.0), _IDLE_S)
 
     def _wait_for_records(self, pause_s: float) -> None:
-        """The next records, unless those of before a lost claim are still to be done."""
+        """Take the next records into `_batch`, unless it has records of before a lost lease."""
         if self._batch:
             return
         with self._wake:
@@ -247,7 +267,7 @@ class PartitionRunner(threading.Thread):
             code, detail, where = DeadLetterCode(error.code), error.detail, error.where
         except sqlite3.Error:
             raise
-        except Exception as error:  # noqa: BLE001 - one order must not stop the others
+        except Exception as error:  # noqa: BLE001 - one record must not stop the others
             code, detail, where = DeadLetterCode.BUG, type(error).__name__, "$"
         self._dead_letter(record, raw, code, detail, where)
 
@@ -297,17 +317,20 @@ class PartitionRunner(threading.Thread):
                 },
             )
 
-    # --- what may be done ---
+    # --- permission to act ---
 
     def _refresh_halts(self, executor: Executor) -> None:
-        """Tell it the halts; while it drains, as while they are unknown, nothing new is begun."""
+        """Pass the halts to the executor. While it drains, pass None so that no job starts."""
         draining = self._draining.is_set()
         halts = None if draining else self._site.halts(self._site.clock.now())
         self._halts_known = halts is not None
         executor.set_halts(halts)
 
     def _block_reason(self, job: Job, lease: Lease) -> str | None:
-        """Why this Mac must not be touched now, at the last moment before it is."""
+        """Return the reason not to give the order now, None if there is none.
+
+        Called directly before each order. The reason is a label of `drydock_agent_actions_blocked`.
+        """
         halts = self._site.halts(self._site.clock.now())
         if self._ending.is_set():
             why = ENDING

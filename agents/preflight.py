@@ -1,7 +1,7 @@
-"""Whether a Mac can be acted on, from one look at it. Pure.
+"""Checks of a Mac before an order and after it, from one observation. Pure.
 
-The pipeline asked most of this of its reports; a Mac changes between a report and a job, and an
-installer that runs out of disk or power half-way is worse than none.
+The pipeline has checked most of this in reports already. But a Mac changes between its report and
+the job, and an installer that runs out of disk or power half-way does more harm than none.
 """
 
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ _BUSY: Final = frozenset({InstallState.INSTALLING})
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a Mac must have. Disk in GB (10^9 bytes), battery in percent.
+    """Minimum free disk in GB (10^9 bytes) and minimum battery in percent.
 
-    Figures: github.com/Macjutsu/super (15 GB for an update, 25 GB and the installer for an
-    upgrade; battery 20 % on Apple silicon, 50 % on Intel), as the policy's defaults.
+    The values are those of github.com/Macjutsu/super and the defaults of the policy: 15 GB for an
+    update, 25 GB plus the installer for an upgrade; battery 20 % on Apple silicon, 50 % on Intel.
     """
 
     disk_update_gb: float = 15.0
@@ -35,22 +35,22 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """It can be acted on."""
+    """The order can be given."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlreadyThere:
-    """It runs the target: nothing to do."""
+    """The Mac runs the target already: nothing to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Another installation is under way on it: come back later."""
+    """Another installation is under way on the Mac: check again later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unfit:
-    """It cannot be acted on, and why."""
+    """The order cannot be given, with the reason."""
 
     error_code: ErrorCode
     detail: str
@@ -60,18 +60,18 @@ Fitness = Ready | AlreadyThere | Busy | Unfit
 
 
 def erases(job: Job) -> bool:
-    """Whether the job destroys what is on the Mac, whatever its own flag says."""
+    """Return True if the job erases the Mac, by its flag or by its method."""
     return job.erases or job.method in ERASING_METHODS
 
 
 def runs_target(job: Job, look: Observation) -> bool:
-    """Whether the Mac runs the job's target release, or a later one."""
+    """Return True if the Mac runs the job's target release or a later one."""
     target = job.target
     return target is not None and reaches(look.os_version, look.build, target.version, target.build)
 
 
 def fitness(job: Job, look: Observation, limits: Limits) -> Fitness:
-    """Whether to act on the Mac. What cannot be told holds nothing back."""
+    """Return the fitness of the Mac for the job. An unknown field never makes it unfit."""
     if job.action in (Action.UPDATE, Action.UPGRADE) and runs_target(job, look):
         return AlreadyThere()
     if look.progress.state in _BUSY:
@@ -84,7 +84,7 @@ def fitness(job: Job, look: Observation, limits: Limits) -> Fitness:
 
 
 def _too_new(job: Job, look: Observation, _: Limits) -> Unfit | None:
-    """Apple's installers do not go back to an older system."""
+    """Apple's installers do not go back to an older release."""
     target = job.target
     if target is None or look.os_version is None or job.method is Method.ERASE_DEVICE:
         return None
@@ -101,8 +101,10 @@ def _not_enrolled(job: Job, look: Observation, _: Limits) -> Unfit | None:
 
 
 def _no_volume_owner(job: Job, look: Observation, _: Limits) -> Unfit | None:
-    """On Apple silicon a volume owner must authorise an installation; MDM does it with the
-    escrowed bootstrap token."""
+    """On Apple silicon a volume owner must authorize an installation.
+
+    MDM does it with the escrowed bootstrap token.
+    """
     if job.method in _SSH_INSTALLERS and look.volume_owner is False:
         return Unfit(ErrorCode.NO_VOLUME_OWNER, "no volume owner's password at hand")
     if job.method in (Method.DDM, Method.MDM_COMMAND) and look.bootstrap_token is False:
@@ -133,11 +135,11 @@ def _no_power(job: Job, look: Observation, limits: Limits) -> Unfit | None:
 
 
 def ran_since(job: Job, look: Observation, boot_at: datetime | None, intent_at: datetime) -> bool:
-    """Whether the Mac booted into the target after the order.
+    """Return True if the Mac booted into the target after the order.
 
-    `boot_at` is its boot time before the order: both are of the Mac's own clock, so a clock that
-    is wrong does not matter. A reinstall may end on the version it began with, so there the time
-    at which the system was put on counts too, where it is known.
+    `boot_at` is its boot time before the order. Both boot times are by the Mac's clock, so a wrong
+    clock does not matter. A reinstall may end on the version that it began with: there the system
+    must also have been installed after the order, if that time is known.
     """
     if not runs_target(job, look) or not booted_since(look, boot_at, intent_at):
         return False
@@ -147,10 +149,10 @@ def ran_since(job: Job, look: Observation, boot_at: datetime | None, intent_at: 
 
 
 def booted_since(look: Observation, boot_at: datetime | None, intent_at: datetime) -> bool:
-    """Whether the Mac booted after the order, False if it cannot be told."""
+    """Return True if the Mac booted after the order, False if that is unknown."""
     if look.boot_at is None:
         return False
     if boot_at is None:
         return look.boot_at > intent_at
-    # The kernel corrects its boot time with the clock: a few seconds are no boot.
+    # macOS changes its boot time when it corrects the clock, so a few seconds are no boot.
     return (look.boot_at - boot_at).total_seconds() > 60

@@ -1,4 +1,4 @@
-"""What is asked of an executor over HTTP: /metrics and /healthz."""
+"""HTTP server of an agent for /metrics and /healthz."""
 
 import json
 import threading
@@ -13,14 +13,17 @@ Health = Callable[[], dict[str, Any]]
 
 
 class Probe:
-    """Answers GET only. `health` is told as JSON, with 503 where its `ok` is not true."""
+    """Server of /metrics and /healthz, GET only.
+
+    /healthz responds with `health()` as JSON: status 200 if its `ok` is True, else 503.
+    """
 
     def __init__(self, host: str, port: int, metrics: Callable[[], bytes], health: Health) -> None:
         class Handler(BaseHTTPRequestHandler):
             timeout = _TIMEOUT_S
 
             def do_GET(self) -> None:
-                """Answer."""
+                """Respond to /metrics or /healthz, else with 404."""
                 if self.path == "/metrics":
                     self._answer(200, metrics(), _TEXT)
                 elif self.path == "/healthz":
@@ -38,17 +41,17 @@ class Probe:
                 self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
-                """Nothing: probes come every few seconds."""
+                """Log nothing: probes come every few seconds."""
 
         self._server = ThreadingHTTPServer((host, port), Handler)
         self._server.daemon_threads = True
         self.port: int = self._server.server_address[1]
 
     def start(self) -> None:
-        """Answer from now on, in a thread of its own."""
+        """Serve requests in a new thread."""
         threading.Thread(target=self._server.serve_forever, daemon=True, name="probe").start()
 
     def stop(self) -> None:
-        """Answer no more."""
+        """Stop serving and close the socket."""
         self._server.shutdown()
         self._server.server_close()

@@ -1,4 +1,4 @@
-"""How executors let go of a Kafka producer."""
+"""Closing of Kafka producers without waiting."""
 
 import contextlib
 import threading
@@ -6,15 +6,15 @@ from typing import Any, Final
 
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
-# By then kafka-python has given up whatever was under way: executors' limits are at most half.
+# At least twice the delivery timeout of the agent's producers: no record is under way after it.
 _CLOSE_TIMEOUT_S: Final = 60.0
 
 
 def close_in_background(producer: Any) -> None:
-    """Close a producer without waiting for it, whatever state it is in.
+    """Close a producer in a new thread; returns at once, in any state of the producer.
 
-    While records are under way, `close` of kafka-python 3.0.12 raises, and its thread and sockets
-    stay for good; so it is given the time that it needs, beside everything else.
+    kafka-python 3.0.12: `close` with a timeout that is too short for the records under way raises,
+    and the producer's thread and sockets stay forever. So `close` gets a long timeout.
     """
 
     def close() -> None:

@@ -1,7 +1,8 @@
-"""A journal that an executor's successor can read: the file is a copy, the changelog the truth.
+"""A journal that a successor on another computer can continue.
 
-An intent is in the changelog, confirmed, before `save` returns, and so before the Mac is touched;
-everything else with the next `replicate`.
+The changelog in Kafka decides, and the local file is a copy of it. An intent is confirmed in the
+changelog before `save` returns, and so before the Mac is touched. All other changes are written by
+the next `replicate`.
 """
 
 import json
@@ -19,15 +20,15 @@ AttemptChanges = Mapping[str, AttemptRecord | None]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-# Longer than the job topic keeps an order: nothing that is forgotten can come again.
+# Longer than the retention of the job topic: a deleted job cannot arrive again.
 KEPT_AFTER_EXPIRY: Final = timedelta(days=21)
 _AT_ONCE: Final = 1000
 
 
 class LeaseLostError(Exception):
-    """What was to be written cannot be confirmed, so nothing may be done on the strength of it.
+    """A write to the changelog is not confirmed, so nothing may be done that depends on it.
 
-    `fenced` if somebody else is known to have the partition.
+    `fenced` is True if another process has the partition.
     """
 
     def __init__(self, message: str, *, fenced: bool = False) -> None:
@@ -36,15 +37,15 @@ class LeaseLostError(Exception):
 
 
 class Changelog(Protocol):
-    """Where the journal's truth is."""
+    """Writer of the attempts of one partition. `agents.leases.Lease` is one."""
 
     def write(self, changes: AttemptChanges) -> None:
-        """Make all of these the truth, or none; None forgets a job. Raises ClaimLostError."""
+        """Write all changes or none; None deletes a job. Raises LeaseLostError."""
         ...
 
 
 class ReplicatedJournal(Journal):
-    """The journal of one partition's executor. `by` names the executor to people."""
+    """The journal of one partition's executor. `by` is the agent's name in each record."""
 
     def __init__(
         self, path: Path | str, changelog: Changelog, by: str, on_durable_write: Hook | None = None
@@ -57,11 +58,11 @@ class ReplicatedJournal(Journal):
     # --- from the changelog, and to it ---
 
     def restore(self, records: Mapping[str, AttemptRecord], now: datetime) -> None:
-        """Become what the changelog says.
+        """Make the file equal to the changelog.
 
-        What is only in the file was never confirmed, or is forgotten. The first is kept, and
-        written with the next `replicate`: to know too much of a job only means to look first. The
-        second has expired long ago, since nothing is forgotten before.
+        A job that is only in the file was never confirmed, or was deleted by another process. If it
+        has not expired, it was never confirmed: it is kept and written by the next `replicate`,
+        because an extra entry only leads to a look at the Mac. If it has expired, it is deleted.
         """
         known = dict(self._db.execute("SELECT job_id, expires_us FROM jobs").fetchall())
         with self._durably("restore"):
@@ -77,7 +78,7 @@ class ReplicatedJournal(Journal):
                 self._install(record)
 
     def replicate(self) -> None:
-        """Write what changed since last. Raises ClaimLostError; then it stays unwritten."""
+        """Write the changes since the last call. Raises LeaseLostError; then they stay pending."""
         while self._changed:
             now = list(self._changed)[:_AT_ONCE]
             self._changelog.write({job_id: self._record(job_id) for job_id in now})
@@ -85,7 +86,10 @@ class ReplicatedJournal(Journal):
                 del self._changed[job_id]
 
     def prune_expired(self, now: datetime) -> int:
-        """Forget what is over, told, and can never come again, here and in the changelog."""
+        """Delete done, published jobs that cannot arrive again, here and in the changelog.
+
+        Returns the number of jobs deleted from the file. Raises LeaseLostError.
+        """
         before = now - KEPT_AFTER_EXPIRY
         rows = self._db.execute(
             "SELECT job_id FROM jobs WHERE NOT live AND expires_us < ? AND NOT EXISTS"
@@ -97,31 +101,36 @@ class ReplicatedJournal(Journal):
             self._changelog.write(dict.fromkeys(gone[start : start + _AT_ONCE]))
         return self.prune(before)
 
-    # --- what changes a job ---
+    # --- changes of a job ---
 
     def accept(self, entry: JournalEntry, results: Iterable[JobResult], now: datetime) -> None:
-        """Record a verified job, once and for ever."""
+        """Record a verified job, and replicate it later."""
         super().accept(entry, results, now)
         self._changed[entry.job.job_id] = None
 
     def close_unseen(self, result: JobResult, expires_at: datetime, now: datetime) -> None:
-        """Record the end of a job that was never accepted."""
+        """Record the end of a job that was never accepted, and replicate it later."""
         super().close_unseen(result, expires_at, now)
         self._changed[result.job_id] = None
 
     def save(
         self, what: str, entry: JournalEntry, results: Iterable[JobResult], now: datetime
     ) -> None:
-        """Record a job's new state. An intent is confirmed before this returns: ClaimLostError."""
+        """Record the new state of a job.
+
+        An intent is confirmed in the changelog before this returns. Raises LeaseLostError if it is
+        not.
+        """
         super().save(what, entry, results, now)
         self._changed[entry.job.job_id] = None
         if what == "intend":
-            # The file first: what the changelog has not confirmed is undone by the next restore.
+            # The file is written first. After a failure here the lease is lost, and `restore` sets
+            # the job back to the state in the changelog.
             self._changelog.write({entry.job.job_id: self._record(entry.job.job_id)})
             self._changed.pop(entry.job.job_id, None)
 
     def mark_published(self, seqs: Iterable[int]) -> None:
-        """Hand these out no more; nor does a successor, once it is replicated."""
+        """Mark results as published; for a successor too, after the next `replicate`."""
         published = list(seqs)
         super().mark_published(published)
         for seq in published:

@@ -1,4 +1,4 @@
-"""What leaves an executor for Kafka: results and dead letters, confirmed before it is believed."""
+"""Producer of an agent: it publishes results and dead letters and waits for their confirmation."""
 
 import base64
 import hashlib
@@ -18,18 +18,18 @@ from schemas.ids import clean_text
 from schemas.topics import DEAD_LETTERS, RESULTS
 
 SOURCE: Final = "drydock-agent"
-# Base64 of much more would not fit into a topic's record.
+# The base64 form of this still fits into a record; larger inputs are kept as their hash only.
 _MAX_KEPT_BYTES: Final = 4 * 1024 * 1024
 
 Message = tuple[str, bytes, bytes]
 
 
 class NotConfirmedError(Exception):
-    """Kafka did not confirm; it may still have it. What is sent again is the same."""
+    """Kafka did not confirm a record and may have it or not. A repeat sends equal bytes."""
 
 
 class ResultProducer:
-    """One idempotent producer for all threads of the process."""
+    """Idempotent producer shared by all threads of the process."""
 
     def __init__(self, connection: KafkaConnection, timeout_s: float = 30.0) -> None:
         self._timeout_s = timeout_s
@@ -44,16 +44,19 @@ class ResultProducer:
         self._producer: Any = None
 
     def publish_results(self, events: Iterable[JobResultedEvent]) -> None:
-        """Publish, in order for each Mac. Raises NotConfirmedError if any may be missing."""
+        """Publish results, in order for each Mac.
+
+        Raises NotConfirmedError if any of them is not confirmed.
+        """
         self._send_confirmed([(RESULTS.name, e.subject.encode(), encode(e)) for e in events])
 
     def publish_dead_letter(self, letter: DeadLetter) -> None:
-        """Set aside. Raises NotConfirmedError."""
+        """Publish a dead letter. Raises NotConfirmedError."""
         body = letter.model_dump_json(exclude_none=True).encode()
         self._send_confirmed([(DEAD_LETTERS.name, letter.raw_sha256.encode(), body)])
 
     def close(self) -> None:
-        """Let go of the connection; nothing is waited for."""
+        """Close the connection in the background; a later publication opens a new one."""
         with self._lock:
             producer, self._producer = self._producer, None
         if producer is not None:
@@ -68,7 +71,7 @@ class ResultProducer:
             for each in sent:
                 each.get(timeout=self._timeout_s)
         except (KafkaError, AssertionError) as error:
-            # One that has failed for good (its epoch is gone) would never send again.
+            # Use a new producer: one with a lost epoch can never send again.
             self.close()
             raise NotConfirmedError(str(error) or type(error).__name__) from error
 
@@ -82,7 +85,7 @@ class ResultProducer:
 def make_dead_letter(
     code: DeadLetterCode, detail: str, where: str, raw: bytes, origin: str, at: datetime
 ) -> DeadLetter:
-    """A dead letter of an order's bytes. `origin` is `topic/partition/offset`."""
+    """Return the dead letter of a record's bytes. `origin` is `topic/partition/offset`."""
     return DeadLetter(
         code=code,
         detail=clean_text(detail),
@@ -90,7 +93,7 @@ def make_dead_letter(
         source=SOURCE,
         origin=origin,
         received_at=at,
-        # Orders hold no secrets: they are signed, and everybody at the topic reads them.
+        # Not redacted: a signed job has no secrets.
         raw=base64.b64encode(raw).decode() if len(raw) <= _MAX_KEPT_BYTES else None,
         raw_sha256=hashlib.sha256(raw).hexdigest(),
         raw_size=len(raw),

@@ -1,4 +1,4 @@
-"""A site's executor put together: Kafka, halts, owners, probes, signals."""
+"""Process of `drydock agent`: Kafka, halts, partitions, probes and signals put together."""
 
 import fcntl
 import json
@@ -33,20 +33,25 @@ ADDRESS_FILE: Final = "agent.json"
 _NAME_FILE: Final = "name"
 _LOCK_FILE: Final = "lock"
 _KEYS_INTERVAL_S: Final = 15.0
-# No call of the intake's may take longer; then it hangs, and the process starts anew.
+# No call of the job consumer takes longer. After this time it hangs, and the process exits so that
+# its supervisor starts it again.
 _WATCHDOG_S: Final = 60.0
 _WATCH_INTERVAL_S: Final = 0.5
 _HUNG_EXIT_CODE: Final = 70
 
 
 class AgentError(Exception):
-    """The executor cannot run, in one line."""
+    """The agent cannot run; the message is one line for the operator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentPlan:
-    """What to run. `mac_for` None is a dry run. `slots` are Macs at once in the whole site, over
-    all its executors. `listen` None has no probes."""
+    """Configuration of one agent.
+
+    Without `mac_for` the agent is a dry run. `slots` is the number of Macs with an order at once in
+    the whole site, over all its agents. Without `listen` there are no probes. Without `keys` the
+    key directory is `data_dir`/keys; without `name` a name is made and kept in `data_dir`.
+    """
 
     site: str
     data_dir: Path
@@ -62,9 +67,9 @@ class AgentPlan:
 
 
 def serve(plan: AgentPlan, log: Any) -> None:
-    """Carry out the site's jobs until SIGTERM or SIGINT, then hand over within `drain_s`.
+    """Run the site's jobs until SIGTERM or SIGINT, then give the partitions up within `drain_s`.
 
-    Raises AgentError for what keeps it from running.
+    Raises AgentError if the agent cannot run: data directory, keys, address or Kafka.
     """
     with _data_dir(plan.data_dir):
         name = plan.name or _persistent_name(plan.data_dir)
@@ -129,8 +134,8 @@ class _Agent:
         halted = any(scope.everything or scope.site == self._plan.site for scope in whole)
         self._metrics.set_halts(known=scopes is not None, halted=halted)
         if not draining and time.monotonic() - self._job_consumer.polled_at > _WATCHDOG_S:
-            self._log.critical("polling Kafka hangs: ending at once", **{key.SITE: self._plan.site})
-            # Threads that hang cannot be ended otherwise; all that counts is in Kafka.
+            self._log.critical("poll of Kafka hangs; exiting", **{key.SITE: self._plan.site})
+            # Nothing else ends a hanging thread, and everything that must survive is in Kafka.
             os._exit(_HUNG_EXIT_CODE)
 
     def _make_runner(
@@ -179,7 +184,7 @@ class _Agent:
 
 
 class _Keys:
-    """The keys that are believed, read again now and then: rotation needs no restart."""
+    """The trusted keys, read again every 15 s: a rotation needs no restart."""
 
     def __init__(self, folder: Path, log: Any) -> None:
         self._folder = folder
@@ -194,16 +199,14 @@ class _Keys:
             raise AgentError(f"no key in {folder / 'trust' / 'jobs'}: every job would be refused")
 
     def current(self) -> KeyRing:
-        """The same object as long as the keys are the same."""
+        """Return the trusted keys; the same object until a key is added or removed."""
         with self._lock:
             if time.monotonic() - self._read_at > _KEYS_INTERVAL_S:
                 self._read_at = time.monotonic()
                 try:
                     ring = KeyRing.load(self._folder)
                 except KeysError as error:
-                    self._log.error(
-                        "keys unreadable; the old ones stay", **{key.DETAIL: str(error)}
-                    )
+                    self._log.error("keys unreadable; old keys stay", **{key.DETAIL: str(error)})
                 else:
                     if ring.jobs.keys() != self._ring.jobs.keys() or (
                         ring.approvals.keys() != self._ring.approvals.keys()
@@ -218,7 +221,7 @@ def _dry_run_mac(_: Job) -> Mac:
 
 @contextmanager
 def _data_dir(folder: Path) -> Iterator[None]:
-    """The folder, for one executor alone."""
+    """Create the data directory and lock it for this process."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (folder / _LOCK_FILE).open("w") as lock:

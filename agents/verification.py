@@ -1,4 +1,4 @@
-"""Whether an order may be carried out here: signature, bytes, site, expiry, approval. Pure."""
+"""Verification of a job that arrives: signature, bytes, site, expiry, approval. Pure."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,7 @@ from schemas.signing import SignatureError
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """The job out of the signed bytes, and until when it is approved if it had to be."""
+    """A job read from its signed bytes. `approved_until` is None if it needs no approval."""
 
     job: Job
     approved_until: datetime | None = None
@@ -21,7 +21,7 @@ class Proven:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why the order is not carried out."""
+    """The reason not to run a job, in the form of its result."""
 
     outcome: Outcome
     error_code: ErrorCode
@@ -29,7 +29,7 @@ class Refusal:
 
 
 def examine(issued: JobIssued, site: str, keys: KeyRing, now: datetime) -> Proven | Refusal:
-    """Check an order. Nothing of it is believed before its signature."""
+    """Return the verified job, or the refusal. Checks the signature before any other field."""
     try:
         job = verify_job(issued.signed, keys.jobs)
     except SignatureError as error:
@@ -47,7 +47,7 @@ def examine(issued: JobIssued, site: str, keys: KeyRing, now: datetime) -> Prove
 
 
 def _approved(job: Job, keys: KeyRing, now: datetime) -> Proven | Refusal:
-    """A destructive job needs an approval of this job on this Mac for this action."""
+    """Check the approval of an erasing job: valid for this job, this Mac and this action."""
     if job.approval is None:
         return _unapproved("an erasing job without an approval")
     try:

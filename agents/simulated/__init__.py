@@ -1,7 +1,7 @@
-"""Simulated Macs, good enough to be worth testing against.
+"""Simulated Macs with the delays, refusals and faults of real ones.
 
-A fleet is a function of its seed, its specs and the orders given with their times: no clock, no
-randomness. `SimulatedFleet` is the way in; its Macs speak the `Mac` protocol.
+A fleet is a pure function of its seed, its specs, and the orders with their times: no clock, no
+randomness. `SimulatedFleet` is the entry point; its Macs implement the `Mac` protocol.
 """
 
 from agents.simulated.fleet import SimulatedFleet

@@ -1,6 +1,6 @@
-"""`python -m agents.simulated --fleet F.json`: hold simulated Macs for other processes.
+"""`python -m agents.simulated --fleet F.json`: serve simulated Macs to other processes.
 
-Prints one JSON line with the address, then serves until SIGTERM.
+Prints one JSON line with the address, then serves until SIGTERM or SIGINT.
 """
 
 import json
@@ -19,23 +19,25 @@ from agents.simulated.wire import FleetPlan
 
 
 def main(
-    fleet: Annotated[Path, typer.Option(help="The fleet as JSON, as FleetPlan is written.")],
-    listen: Annotated[str, typer.Option(help="HOST:PORT; port 0 is any free one.")] = "127.0.0.1:0",
+    fleet: Annotated[Path, typer.Option(help="The fleet: a JSON file in the form of FleetPlan.")],
+    listen: Annotated[
+        str, typer.Option(help="HOST:PORT; port 0 chooses a free port.")
+    ] = "127.0.0.1:0",
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Where orders are kept; else in memory.")
+        Path | None, typer.Option("--data-dir", help="Folder for the orders; default: memory.")
     ] = None,
     sink: Annotated[
         str | None,
         typer.Option(
-            help="Where the Macs' events go: kafka://HOST:PORT, or the URL of a gateway (events to"
-            " /v1/events, MDM messages as NanoMDM's webhooks to /webhooks/nanomdm)."
+            help="Destination of the Macs' events: kafka://HOST:PORT, or the URL of a gateway"
+            " (events to /v1/events, MDM messages as NanoMDM's webhooks to /webhooks/nanomdm)."
         ),
     ] = None,
     secret: Annotated[
         str | None, typer.Option(envvar="DRYDOCK_SIMULATED_SECRET", help="The gateway's secret.")
     ] = None,
 ) -> None:
-    """Hold simulated Macs."""
+    """Serve simulated Macs to other processes."""
     host, _, port = listen.rpartition(":")
     try:
         plan = TypeAdapter(FleetPlan).validate_json(fleet.read_bytes())
@@ -44,11 +46,11 @@ def main(
         )
         server = SimulatedFleetHttpServer(host, int(port), fleet_server)
     except (OSError, ValidationError, ValueError) as error:
-        sys.stderr.write(f"drydock: cannot hold the fleet: {error}\n")
+        sys.stderr.write(f"drydock: cannot serve the fleet: {error}\n")
         raise typer.Exit(2) from error
     signal.signal(signal.SIGTERM, lambda *_: _end_soon(server))
     signal.signal(signal.SIGINT, lambda *_: _end_soon(server))
-    threading.Thread(target=fleet_server.publish_events, daemon=True, name="tell").start()
+    threading.Thread(target=fleet_server.publish_events, daemon=True, name="publish").start()
     bound = server.server_address
     sys.stdout.write(json.dumps({"host": bound[0], "port": bound[1]}) + "\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Simulated Macs that live in another process: several executors meet the same ones."""
+"""Client of simulated Macs in another process, so that several agents can share one fleet."""
 
 import http.client
 import threading
@@ -22,17 +22,21 @@ from schemas.jobs import Job
 from schemas.model import WireModel
 
 _TIMEOUT_S: Final = 60.0
-# The holder hangs up on who is quiet for twice as long: to an executor that would be a Mac away.
+# Half of the server's limit: a request on a connection that the server closes would look like an
+# unreachable Mac.
 _MAX_IDLE_S: Final = 60.0
 _ACTED: Final = TypeAdapter(list[Acted])
 
 
 class SimulatedFleetError(Exception):
-    """The process that holds the Macs does not answer, or not as one."""
+    """The server of the simulated Macs did not respond, or responded with an error."""
 
 
 class SimulatedFleetClient:
-    """The way to them. Threads have a connection each, closed after `quiet_s` without use."""
+    """HTTP client of a simulated fleet. Each thread has its own connection.
+
+    A connection that was idle for more than `quiet_s` is replaced before its next use.
+    """
 
     def __init__(self, host: str, port: int, *, quiet_s: float = _MAX_IDLE_S) -> None:
         self._host, self._port = host, port
@@ -41,31 +45,31 @@ class SimulatedFleetClient:
         self._made: list[http.client.HTTPConnection] = []
 
     def close(self) -> None:
-        """Hang up, for all threads."""
+        """Close the connections of all threads."""
         for connection in self._made:
             connection.close()
 
     def mac_for(self, job: Job) -> Mac:
-        """The job's Mac."""
+        """Return the job's Mac."""
         return _RemoteMac(self, job.udid)
 
     def clock(self) -> Clock:
-        """The clock they live by. Raises SharedMacsError."""
+        """Return the clock of the fleet. Raises SimulatedFleetError."""
         line = TimeLine.model_validate_json(self._request("GET", "/clock", b""))
         if line.stepped is not None:
             return SteppedClock(Path(line.stepped))
         return ScaledClock(line.start, line.began_s, line.speed)
 
     def acted(self) -> list[Acted]:
-        """The truth about what was done to them, in order. Raises SharedMacsError."""
+        """Return every order that a Mac carried out, by time. Raises SimulatedFleetError."""
         return _ACTED.validate_json(self._request("GET", "/acted", b""))
 
     def set_delay(self, seconds: float) -> None:
-        """Let every order be on its way for so long from now on. Raises SharedMacsError."""
+        """Delay every later order by so many seconds of system time. Raises SimulatedFleetError."""
         self._request("POST", "/delay", str(seconds).encode())
 
     def post(self, path: str, order: WireModel) -> bytes:
-        """The answer to an order. Raises UnreachableError."""
+        """Return the response to a look or an order. Raises UnreachableError."""
         try:
             return self._request("POST", path, order.model_dump_json(exclude_none=True).encode())
         except SimulatedFleetError as error:
@@ -94,7 +98,7 @@ class SimulatedFleetClient:
         self._local.used_at = time.monotonic()
         connection: Any = getattr(self._local, "connection", None)
         if connection is None:
-            # An order is never repeated here: whether it arrived is for the executor to find out.
+            # Never repeat a request here: the executor must find out if the order arrived.
             connection = http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
             self._local.connection = connection
             self._made.append(connection)
@@ -109,17 +113,17 @@ class _RemoteMac:
         self._udid = udid
 
     def look(self, job: Job) -> Observation:
-        """See it. Raises UnreachableError."""
+        """Return an observation of the Mac. Raises UnreachableError."""
         raw = self._macs.post("/look", LookRequest(job=job))
         try:
             return LookResponse.model_validate_json(raw).to_observation()
         except ValidationError as error:
-            raise UnreachableError(f"{self._udid}: unreadable answer") from error
+            raise UnreachableError(f"{self._udid}: unreadable response") from error
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:
-        """Give it an order. Raises UnreachableError."""
+        """Give the Mac an order and return the response. Raises UnreachableError."""
         raw = self._macs.post("/act", ActRequest(step=step, job=job, attempt=attempt))
         try:
             return AckResponse.model_validate_json(raw).to_ack()
         except ValidationError as error:
-            raise UnreachableError(f"{self._udid}: unreadable answer") from error
+            raise UnreachableError(f"{self._udid}: unreadable response") from error

@@ -1,4 +1,4 @@
-"""What a simulated Mac needs of the fleet it is in."""
+"""The part of a simulated fleet that one of its Macs uses."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
 
 
 class Environment(Protocol):
-    """The time line, the site's line, the releases, and the record of what was done."""
+    """Virtual time, the site's line, the releases, and the record of orders carried out."""
 
     seed: int
     now: datetime
 
     def wake(self, at: datetime, udid: str, kind: str, work: int) -> None:
-        """Call the Mac's `on` at this time."""
+        """Call the Mac's `on` with `kind` and `work` at this time."""
 
     def download(self, udid: str, work: int, item: str, size_gb: float, at: datetime) -> None:
-        """Wake the Mac with `downloaded` once its site's line has carried this."""
+        """Begin a download on the site's line; at its end the Mac's `on` gets `downloaded`."""
 
     def release(self, target: Target) -> SimulatedRelease:
-        """What installing this target puts on a Mac."""
+        """Return the release that an installation of this target puts on a Mac."""
 
     def submit_order(self, mac: "SimulatedMac", step: str, job: Job, attempt: int) -> Ack:
-        """Keep the order durably, then let the Mac take it."""
+        """Store the order durably, then return the Mac's response. Raises UnreachableError."""
 
     def record_action(self, at: datetime, udid: str, job_id: str, attempt: int, step: str) -> None:
-        """Note that the Mac was acted on."""
+        """Record that the Mac carried out an order."""

@@ -1,4 +1,4 @@
-"""Many simulated Macs on one time line. Advancing costs what is due, not what there is."""
+"""Simulated Macs in one virtual time. `advance` costs time for due events, not for every Mac."""
 
 import hashlib
 import heapq
@@ -31,9 +31,10 @@ _SCHEMA: Final = (
 class SimulatedFleet:
     """Simulated Macs, by UDID.
 
-    `start` is when their time begins; `lines` are the sites' lines (a site without one has 1 Gbit/s
-    and no cache); `releases` what can be installed. `acted` is the truth about what was done:
-    (time, UDID, job id, attempt, step) for each time a Mac was acted on.
+    `start` is the beginning of the virtual time, `lines` are the lines by site (a site without one
+    has 1 Gbit/s and no cache), `releases` are the systems that can be installed. `acted` has
+    (time, UDID, job id, attempt, step) for each order that a Mac carried out. The constructor
+    raises ValueError for two Macs with one UDID.
     """
 
     def __init__(
@@ -49,8 +50,8 @@ class SimulatedFleet:
         self.now = start
         self.acted: list[tuple[datetime, str, str, int, str]] = []
         self._releases = {release.version: release for release in releases}
-        # At one moment Macs come by name, and each one's own in the order of their cause: nothing
-        # hangs on who was ordered about first.
+        # Events of one time are sorted by UDID, then by creation: the history does not depend on
+        # the sequence in which Macs got orders.
         self._heap: list[tuple[datetime, str, int, str, int]] = []
         self._counter = count()
         self._lines: dict[str, Line] = {}
@@ -79,10 +80,11 @@ class SimulatedFleet:
         releases: Iterable[SimulatedRelease] = (),
         since: datetime | None = None,
     ) -> Self:
-        """A fleet that outlives its process: every order is in the file before a Mac takes it.
+        """Return a fleet that survives its process: each order is in the file before a Mac gets it.
 
-        Opened again with the same Macs it has gone through the same. Events up to `since`, which
-        the caller has, are not given again; without it all are. ValueError for other Macs.
+        A fleet that is opened again repeats its history from the orders. The first `advance` then
+        returns the events after `since`, or all events without it. Raises ValueError if the file
+        belongs to a fleet with other Macs, another start or seed, other lines or releases.
         """
         fleet = cls(specs, start, seed=seed, lines=lines, releases=releases)
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -101,14 +103,14 @@ class SimulatedFleet:
         return fleet
 
     def close(self) -> None:
-        """Let go of the file, if there is one."""
+        """Close the file, if there is one."""
         if self._db is not None:
             self._db.close()
 
     # --- time ---
 
     def advance(self, now: datetime) -> list[DeviceEvent]:
-        """Let time pass up to `now` and give what the Macs said, in order of time."""
+        """Move the virtual time to `now` and return the events of the Macs, by time."""
         events: list[DeviceEvent] = self._replayed
         self._replayed = []
         heap = self._heap
@@ -123,23 +125,23 @@ class SimulatedFleet:
         return events
 
     def next_event_at(self) -> datetime | None:
-        """When something happens next by itself; None for an empty fleet."""
+        """Return the time of the next event without an order; None for an empty fleet."""
         if self._replayed:
             return self.now
         return self._heap[0][0] if self._heap else None
 
     def mac_for(self, job: Job) -> Mac:
-        """The job's Mac; one that nobody can reach if the fleet does not have it."""
+        """Return the job's Mac, or an unreachable one if the fleet does not have it."""
         return self.macs.get(job.udid) or DryRunMac(lambda _: None)
 
-    # --- what the Macs need of it ---
+    # --- the environment of the Macs ---
 
     def wake(self, at: datetime, udid: str, kind: str, work: int) -> None:
-        """Call the Mac's `on` at this time, or at once if it is past."""
+        """Call the Mac's `on` at this time, or at the current time if this one is past."""
         heapq.heappush(self._heap, (max(at, self.now), udid, next(self._counter), kind, work))
 
     def download(self, udid: str, work: int, item: str, size_gb: float, at: datetime) -> None:
-        """Begin a download on the Mac's site's line."""
+        """Begin a download on the line of the Mac's site."""
         site = self.macs[udid].spec.site
         line = self._lines.get(site)
         if line is None:
@@ -148,7 +150,11 @@ class SimulatedFleet:
         self._watch_line(site, line)
 
     def release(self, target: Target) -> SimulatedRelease:
-        """The release of this version. ValueError for one that the fleet does not know."""
+        """Return the release of the target's version.
+
+        A version that the fleet does not know needs a build in the target; raises ValueError
+        without one.
+        """
         known = self._releases.get(target.version)
         if known is not None:
             return known
@@ -157,7 +163,7 @@ class SimulatedFleet:
         return SimulatedRelease(version=target.version, build=target.build)
 
     def submit_order(self, mac: SimulatedMac, step: str, job: Job, attempt: int) -> Ack:
-        """Keep an order, then let the Mac take it: the commit is when the Mac was touched."""
+        """Store an order, then return the Mac's response. The commit is the time of the touch."""
         if self._db is not None:
             self._db.execute(
                 "INSERT INTO orders (at_us, udid, step, attempt, job) VALUES (?, ?, ?, ?, ?)",
@@ -172,7 +178,7 @@ class SimulatedFleet:
         return mac.receive_order(step, job, attempt, self.now)
 
     def record_action(self, at: datetime, udid: str, job_id: str, attempt: int, step: str) -> None:
-        """Note that the Mac was acted on."""
+        """Record that the Mac carried out an order."""
         self.acted.append((at, udid, job_id, attempt, step))
 
     # --- inside ---
@@ -193,7 +199,7 @@ class SimulatedFleet:
         self._replayed = events
 
     def _watch_line(self, site: str, line: Line) -> None:
-        """Wake at its next end; ends announced before a download joined are void."""
+        """Schedule the next end of a download. Ends scheduled before another download are void."""
         end = line.next_end()
         if end != self._line_ends.get(site):
             self._line_ends[site] = end

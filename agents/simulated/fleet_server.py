@@ -1,8 +1,7 @@
-"""The process that holds simulated Macs: executors reach them over HTTP on loopback, and what
-the Macs tell goes where it is asked to go.
+"""Server of simulated Macs: agents reach them over HTTP, and their events go to a sink.
 
-With a folder it may be killed at any time: orders are kept before a Mac takes them, the time line
-goes on where it would be, and nothing that the Macs told is lost (it may be told again).
+With a folder the process may be killed at any time: an order is stored before a Mac gets it, the
+virtual time continues as if the process had run, and every event reaches the sink at least once.
 """
 
 import json
@@ -45,13 +44,13 @@ Sink = Callable[[Sequence[DeviceEvent]], None]
 
 
 class SinkError(Exception):
-    """What the Macs told did not arrive; it will be told again."""
+    """The sink did not confirm a batch of events; they are published again."""
 
 
 class SimulatedFleetServer:
-    """The Macs, their clock and what they told. Any thread may call.
+    """A simulated fleet with its clock and its unpublished events. Any thread may call.
 
-    With `stepped` they live by that clock instead of by their plan's speed.
+    With `stepped` the fleet uses that clock instead of one with the plan's speed.
     """
 
     def __init__(
@@ -85,13 +84,13 @@ class SimulatedFleetServer:
             )
 
     def look(self, order: LookRequest) -> LookResponse:
-        """See a Mac. Raises UnreachableError."""
+        """Return an observation of the job's Mac. Raises UnreachableError."""
         with self._lock:
             self._advance()
             return LookResponse.from_observation(self._fleet.mac_for(order.job).look(order.job))
 
     def act(self, order: ActRequest) -> AckResponse:
-        """Give a Mac an order. Raises UnreachableError."""
+        """Give the job's Mac an order and return its response. Raises UnreachableError."""
         if self._delay_s:
             time.sleep(self._delay_s)
         with self._lock:
@@ -100,14 +99,14 @@ class SimulatedFleetServer:
             return AckResponse.from_ack(mac.act(order.step, order.job, order.attempt))
 
     def acted(self) -> bytes:
-        """Everything that was done to them, as JSON."""
+        """Return every order that a Mac carried out, as JSON."""
         with self._lock:
             done = list(self._fleet.acted)
         actions = [Acted(at=a, udid=u, job_id=j, attempt=n, step=s) for a, u, j, n, s in done]
         return _ACTED.dump_json(actions)
 
     def macs(self) -> bytes:
-        """What each Mac runs, as JSON."""
+        """Return site, version, build and enrollment of each Mac, as JSON."""
         with self._lock:
             self._advance()
             found = [
@@ -123,7 +122,7 @@ class SimulatedFleetServer:
         return json.dumps(found).encode()
 
     def drain_events(self) -> list[DeviceEvent]:
-        """What they have told up to now and not told yet, for who holds them without `tell`."""
+        """Return the events since the last call, for a caller without `publish_events`."""
         with self._lock:
             self._advance()
             events = list(self._events)
@@ -131,17 +130,17 @@ class SimulatedFleetServer:
         return events
 
     def set_delay(self, seconds: float) -> None:
-        """Let every order be on its way for so long."""
+        """Delay every later order by so many seconds of system time."""
         self._delay_s = seconds
 
     def stop(self) -> None:
-        """Tell nothing more, and let go of the file."""
+        """Stop `publish_events` and close the file."""
         self._ending.set()
         with self._lock:
             self._fleet.close()
 
     def publish_events(self) -> None:
-        """Tell what the Macs say until stopped; what does not arrive is told again."""
+        """Publish events to the sink until stopped. An unconfirmed batch is published again."""
         while not self._ending.wait(_PUBLISH_INTERVAL_S):
             with self._lock:
                 self._advance()
@@ -167,7 +166,8 @@ class SimulatedFleetServer:
     def _save_published_until(self, until: datetime) -> None:
         if self._folder is None:
             return
-        # Others may have told at the same moment: those are told again rather than lost.
+        # One microsecond less: other events of the same time may be unpublished, and a repeat is
+        # better than a loss.
         text = (until - timedelta(microseconds=1)).isoformat()
         temporary = self._folder / f".{_PUBLISHED_FILE}"
         temporary.write_text(json.dumps(text))
@@ -175,10 +175,13 @@ class SimulatedFleetServer:
 
 
 class SimulatedFleetHttpServer(ThreadingHTTPServer):
-    """The Macs over HTTP. POST /look, /act, /delay; GET /clock, /acted, /macs."""
+    """HTTP server of a fleet. POST /look, /act, /delay; GET /clock, /acted, /macs.
+
+    A connection that is idle for `idle_s` is closed.
+    """
 
     daemon_threads = True
-    # Executors come in crowds.
+    # Many executors connect at once; the default queue of 5 is too short.
     request_queue_size = 128
 
     def __init__(
@@ -200,40 +203,41 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.settimeout(self.server.idle_s)
 
     def do_GET(self) -> None:
-        """Answer what is asked."""
+        """Respond to /clock, /acted or /macs, else with 404."""
         fleet_server = self.server.fleet_server
-        answers: dict[str, Callable[[], bytes]] = {
+        responses: dict[str, Callable[[], bytes]] = {
             "/clock": lambda: fleet_server.time_line.model_dump_json().encode(),
             "/acted": fleet_server.acted,
             "/macs": fleet_server.macs,
         }
-        answer = answers.get(self.path)
-        if answer is None:
-            self._send(404, b"no such thing")
+        make_response = responses.get(self.path)
+        if make_response is None:
+            self._send(404, b"unknown path")
         else:
-            self._send(200, answer())
+            self._send(200, make_response())
 
     def do_POST(self) -> None:
-        """Do what is ordered. 503 is a Mac that cannot be reached."""
+        """Respond to /look, /act or /delay. Status 503 means an unreachable Mac."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fleet_server = self.server.fleet_server
         try:
             if self.path == "/look":
-                answer = fleet_server.look(LookRequest.model_validate_json(body)).model_dump_json()
+                look = fleet_server.look(LookRequest.model_validate_json(body))
+                response = look.model_dump_json()
             elif self.path == "/act":
-                answer = fleet_server.act(ActRequest.model_validate_json(body)).model_dump_json()
+                response = fleet_server.act(ActRequest.model_validate_json(body)).model_dump_json()
             elif self.path == "/delay":
                 fleet_server.set_delay(float(body))
-                answer = "{}"
+                response = "{}"
             else:
-                self._send(404, b"no such thing")
+                self._send(404, b"unknown path")
                 return
         except UnreachableError as error:
             self._send(503, str(error).encode())
         except (ValidationError, ValueError) as error:
             self._send(400, str(error).encode())
         else:
-            self._send(200, answer.encode())
+            self._send(200, response.encode())
 
     def _send(self, status: int, body: bytes) -> None:
         self.send_response(status)
@@ -243,11 +247,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing: executors send a request for each look."""
 
 
 def _load_began_s(folder: Path | None, plan: FleetPlan) -> float:
-    """When the time line began in the world's time: for good, where there is a folder."""
+    """Return the system time at which the virtual time began, in Unix seconds.
+
+    It is stored in the folder, so that the virtual time continues after a restart. Raises
+    ValueError if the folder has a fleet of another speed.
+    """
     now_s = time.time()
     if folder is None:
         return now_s
@@ -257,7 +265,7 @@ def _load_began_s(folder: Path | None, plan: FleetPlan) -> float:
         path.write_text(json.dumps({"began_s": now_s, "speed": plan.speed}))
     kept = json.loads(path.read_text())
     if kept["speed"] != plan.speed:
-        raise ValueError(f"{folder} holds a fleet of speed {kept['speed']:g}")
+        raise ValueError(f"{folder} has a fleet of speed {kept['speed']:g}")
     return float(kept["began_s"])
 
 

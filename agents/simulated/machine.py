@@ -1,4 +1,4 @@
-"""One simulated Mac: what it does with orders, by itself, and when things go wrong."""
+"""One simulated Mac: its reactions to orders, its own events, and its faults."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +20,9 @@ _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _POLL: Final = timedelta(minutes=30)
 _SOON: Final = timedelta(seconds=5)
 _UPTIME: Final = timedelta(days=6)
-# A DDM declaration without a date is due when prepared; with one, Apple enforces it an hour after
-# a boot that comes later (device-management, softwareupdate.enforcement.specific).
+# A DDM declaration without a date installs this long after the download. A declaration whose date
+# passes while the Mac is off is enforced an hour after the Mac is back
+# (github.com/apple/device-management, softwareupdate.enforcement.specific).
 _DDM_GRACE: Final = timedelta(hours=1)
 _PREPARE: Final = timedelta(minutes=2)
 _DISK_NEEDED_GB: Final = 10.0
@@ -37,15 +38,18 @@ Events = list[DeviceEvent]
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What the Mac is busy with: the last order that it took."""
+    """The work of the last order that the Mac accepted."""
 
     number: int
     job: Job
 
 
 class SimulatedMac:
-    """A Mac as `agents.mac.Mac`. It does nothing twice by itself: an order repeated under the
-    same name is carried out again, as real Macs do."""
+    """A simulated Mac that implements `agents.mac.Mac`.
+
+    It carries out each order that arrives, also a repeated one with the same name, as real Macs
+    do.
+    """
 
     def __init__(self, spec: MacSpec, environment: Environment, start: datetime) -> None:
         self.spec = spec
@@ -78,7 +82,7 @@ class SimulatedMac:
     # --- the Mac protocol ---
 
     def look(self, job: Job) -> Observation:  # noqa: ARG002 - Mac's signature
-        """See it. Raises UnreachableError while it is off the network."""
+        """Return its state. Raises UnreachableError while it has no network."""
         if not self.is_online(self._environment.now):
             raise UnreachableError(self.spec.udid)
         guarded = self.spec.apple_silicon
@@ -101,25 +105,28 @@ class SimulatedMac:
         )
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:
-        """Give it an order. Raises UnreachableError, also when only the answer was lost."""
+        """Give it an order and return the response.
+
+        Raises UnreachableError if the order or only the response was lost.
+        """
         if not self.is_online(self._environment.now):
             raise UnreachableError(self.spec.udid)
         return self._environment.submit_order(self, step, job, attempt)
 
     def is_online(self, at: datetime) -> bool:
-        """Whether it can be reached."""
+        """Return True if it can be reached at this time."""
         if self._installing or self._in_setup:
             return False
         return not any(away.holds(at) for away in self.spec.faults.offline)
 
     @property
     def on_ac_power(self) -> bool:
-        """Whether it is plugged in now."""
+        """True if it is plugged in at the current virtual time."""
         return self.spec.on_ac_power and not self._unplugged
 
     @property
     def battery_percent(self) -> float | None:
-        """Its charge now, None for a desktop."""
+        """Its charge at the current virtual time, None for a desktop."""
         percent = self.spec.battery_percent
         low = percent is not None and self._unplugged
         return self.spec.faults.low_battery_percent if low else percent
@@ -131,12 +138,15 @@ class SimulatedMac:
     # --- orders ---
 
     def receive_order(self, step: str, job: Job, attempt: int, at: datetime) -> Ack:
-        """What an order that reached its network does to it."""
+        """Return the response to an order that reached the Mac's network, with the spec's faults.
+
+        Raises UnreachableError if a fault loses the order or the response.
+        """
         if self._strikes("lost_orders"):
             raise UnreachableError("the order was lost")
         ack = self._acknowledge(step, job, attempt, at)
         if self._strikes("lost_answers"):
-            raise UnreachableError("the answer was lost")
+            raise UnreachableError("the response was lost")
         return ack
 
     def _acknowledge(self, step: str, job: Job, attempt: int, at: datetime) -> Ack:
@@ -176,10 +186,14 @@ class SimulatedMac:
         self._left[fault] -= 1
         return True
 
-    # --- what happens by itself ---
+    # --- events without an order ---
 
     def on(self, kind: str, work: int, at: datetime) -> Events:
-        """Something is due. `work` 0 is no order's; that of an order replaced since is void."""
+        """Handle a scheduled event and return the events that it leads to.
+
+        `work` is the number of an order's work, 0 for an event without an order. Events of replaced
+        work are void.
+        """
         if work and (self._work is None or self._work.number != work):
             return []
         return _HANDLERS[kind](self, at)
@@ -216,7 +230,7 @@ class SimulatedMac:
         return [self._reporter.inventory("mdm" if by_mdm else "osquery", at)]
 
     def _on_report_all(self, at: datetime) -> Events:
-        """All sources report: at first, and when it comes back."""
+        """Report from all sources: at the first report, and after a time without network."""
         if at < self._mute_until or not self.is_online(at):
             return []
         events: Events = [self._reporter.inventory("osquery", at)]
@@ -225,7 +239,7 @@ class SimulatedMac:
         return events
 
     def _on_poll(self, at: datetime) -> Events:
-        """It polls its MDM server, which offers what was put off."""
+        """Poll the MDM server, which offers an order again after a NotNow."""
         if not self._pending:
             return []
         if not self.is_online(at) or not self.enrolled:
@@ -258,7 +272,7 @@ class SimulatedMac:
     def _on_downloaded(self, at: datetime) -> Events:
         work = self._current_work()
         if not self.is_online(at):
-            # It slept through the end; the rest comes when it is back.
+            # The Mac went offline during the download; try again until it is back.
             self._wake(at + timedelta(minutes=15), "downloaded", work.number)
             return []
         if self._strikes("failing_downloads"):
@@ -311,7 +325,7 @@ class SimulatedMac:
         return self._on_report_all(at)
 
     def _install_system(self, job: Job) -> None:
-        """The new system, and with Apple's installers its firmware; an image brings none."""
+        """Install the system, and its firmware unless it comes from an image."""
         assert job.target is not None
         release = self._environment.release(job.target)
         if release.version >= self.os_version:
@@ -321,8 +335,10 @@ class SimulatedMac:
             self.sealed = True
 
     def _erase(self, job: Job, at: datetime) -> Events:
-        """Nothing is left on it, orders' marks included, but what its MDM server remembers. It
-        waits in Setup Assistant, out of reach, until automated enrolment."""
+        """Erase the Mac, and the marks on it except those that the MDM server keeps.
+
+        It then waits in Setup Assistant, unreachable, until automated enrollment.
+        """
         if job.method not in MDM_METHODS:
             self._marks.clear()
         self._pending.clear()
@@ -384,7 +400,7 @@ class SimulatedMac:
     def _on_loan(self, at: datetime) -> Events:
         return [self._reporter.loan_returned(at)]
 
-    # --- small parts ---
+    # --- helpers ---
 
     def _unreported(self) -> Events:
         self._reporter.changed()

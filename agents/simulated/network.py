@@ -1,4 +1,4 @@
-"""A site's line: downloads share it evenly, and a cache spares it the second copy."""
+"""Internet line of a site: downloads share it evenly, and a cache loads each item once."""
 
 import heapq
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ _GB_PER_MEGABIT = 1 / 8000
 
 @dataclass(frozen=True, slots=True)
 class SiteLine:
-    """Megabits/s to the outside and, with a content cache, inside."""
+    """Rates in megabits/s: `uplink_mbps` to the Internet, `lan_mbps` from a content cache."""
 
     uplink_mbps: float = 1000.0
     cache: bool = False
@@ -18,10 +18,11 @@ class SiteLine:
 
 
 class Channel:
-    """Downloads sharing one rate evenly (processor sharing).
+    """Downloads that share one rate evenly (processor sharing).
 
-    Each gets rate/n, so all of them progress by the same amount per time: `_served` is that
-    amount, and a download ends when it has grown by its size. Joining and leaving cost O(log n).
+    Each of n downloads gets rate/n, so all progress by the same amount per time. `_served` is the
+    sum of that amount in GB, and a download ends when `_served` has grown by its size. A start or
+    an end costs O(log n).
     """
 
     def __init__(self, mbps: float) -> None:
@@ -37,14 +38,14 @@ class Channel:
         heapq.heappush(self._heap, (self._served + size_gb, next(self._counter), download))
 
     def next_end(self) -> datetime | None:
-        """When the next download ends if none joins; rounded up to a microsecond."""
+        """Return the next end if no download starts before it, rounded up to a microsecond."""
         if not self._heap or self._at is None:
             return None
         seconds = max(self._heap[0][0] - self._served, 0.0) * len(self._heap) / self._rate
         return self._at + timedelta(microseconds=int(seconds * 1e6) + 1)
 
     def end(self, at: datetime) -> str:
-        """End the next download and say which it was."""
+        """End the next download and return its name."""
         self._catch_up(at)
         return heapq.heappop(self._heap)[2]
 
@@ -57,7 +58,7 @@ class Channel:
 
 @dataclass(slots=True)
 class Line:
-    """The state of one site's line. `item` is what is downloaded: one item is cached once."""
+    """State of one site's line. Two downloads of one `item` share the copy in the cache."""
 
     spec: SiteLine
     uplink: Channel = field(init=False)
@@ -70,7 +71,7 @@ class Line:
         self.uplink, self.lan = Channel(self.spec.uplink_mbps), Channel(self.spec.lan_mbps)
 
     def start(self, download: str, item: str, size_gb: float, at: datetime) -> None:
-        """Begin a download; behind a cache that fetches the item already, wait for it."""
+        """Begin a download. It waits if the cache is already loading the item."""
         if not self.spec.cache:
             self.uplink.start(download, size_gb, at)
         elif item in self._cached:
@@ -83,12 +84,12 @@ class Line:
             self.uplink.start(download, size_gb, at)
 
     def next_end(self) -> datetime | None:
-        """When the next download ends."""
+        """Return the next end of a download, None without one."""
         ends = [end for end in (self.uplink.next_end(), self.lan.next_end()) if end is not None]
         return min(ends, default=None)
 
     def end(self, at: datetime) -> str:
-        """End the next download; the first copy of an item is the cache's from then on."""
+        """End the next download and return its name; the first copy of an item fills the cache."""
         ends = self.uplink.next_end(), self.lan.next_end()
         if ends[0] is None or (ends[1] is not None and ends[1] < ends[0]):
             return self.lan.end(at)

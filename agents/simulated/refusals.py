@@ -1,4 +1,4 @@
-"""What real Macs and their servers answer to an order that does not suit them."""
+"""Refusals by real Macs and MDM servers of an order that they cannot carry out."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from agents.simulated.machine import SimulatedMac
 
 _INSTALLERS: Final = frozenset({Method.SOFTWAREUPDATE, Method.STARTOSINSTALL})
-# Neither T2 nor Apple silicon boots from elsewhere unattended.
+# T2 and Apple silicon do not boot from another disk without a person.
 _RESTORABLE: Final = frozenset({"intel", "t1"})
 
 
 def refusal(mac: "SimulatedMac", job: Job) -> Ack | None:
-    """The refusal of this order, None if the Mac takes it.
+    """Return the refusal of this order, None if the Mac accepts it.
 
-    DDM needs macOS 14 and supervision; `ScheduleOSUpdate` is gone in macOS 27
+    DDM needs macOS 14 and supervision; macOS 27 has no `ScheduleOSUpdate`
     (github.com/apple/device-management).
     """
     spec, method, major = mac.spec, job.method, mac.os_version.major

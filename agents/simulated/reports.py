@@ -1,4 +1,4 @@
-"""What a simulated Mac says of itself: Drydock's own events, from its state at one moment."""
+"""Events of a simulated Mac, made from its state at one time."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
@@ -31,7 +31,7 @@ _FIRST_DDM_STATUS: Final = 14
 
 
 class Reporter:
-    """Makes one Mac's events. Reports of an unchanged Mac share their data: most are the same."""
+    """Maker of one Mac's events. Reports of an unchanged Mac share one data object."""
 
     def __init__(self, mac: "SimulatedMac") -> None:
         self._mac = mac
@@ -40,11 +40,11 @@ class Reporter:
         self._known: dict[InventorySource, InventoryReported] = {}
 
     def changed(self) -> None:
-        """The Mac is not what it last reported."""
+        """Forget the data of the last reports; call it after each change of the Mac."""
         self._known.clear()
 
     def inventory(self, source: InventorySource, at: datetime) -> InventoryEvent:
-        """A report of all that this source knows."""
+        """Return a report with all fields of this source."""
         data = self._known.get(source)
         if data is None:
             data = self._mdm() if source == "mdm" else self._osquery()
@@ -58,7 +58,7 @@ class Reporter:
         )
 
     def loan_returned(self, at: datetime) -> InventoryEvent:
-        """Somebody books the loan unit in."""
+        """Return the report of an administrator that the loan device was returned."""
         spec = self._mac.spec
         data = InventoryReported(
             source="admin", udid=spec.udid, serial=spec.serial, loan_returned_at=at
@@ -66,7 +66,7 @@ class Reporter:
         return InventoryEvent(**self._envelope(at), data=data)
 
     def authenticated(self, at: datetime) -> AuthenticatedEvent:
-        """An enrolment begins."""
+        """Return the check-in that begins an enrollment."""
         mac, spec = self._mac, self._mac.spec
         data = MdmAuthenticated(
             udid=spec.udid,
@@ -81,7 +81,7 @@ class Reporter:
         return AuthenticatedEvent(**self._envelope(at), data=data)
 
     def token_updated(self, at: datetime) -> TokenUpdatedEvent:
-        """The enrolment is complete."""
+        """Return the check-in that completes an enrollment."""
         spec = self._mac.spec
         data = MdmTokenUpdated(
             udid=spec.udid, enrollment_id=spec.udid, tally=1, server=spec.mdm_server
@@ -89,19 +89,19 @@ class Reporter:
         return TokenUpdatedEvent(**self._envelope(at), data=data)
 
     def checked_out(self, at: datetime) -> CheckedOutEvent:
-        """The profile was removed."""
+        """Return the check-in after the removal of the MDM profile."""
         spec = self._mac.spec
         data = MdmCheckedOut(udid=spec.udid, enrollment_id=spec.udid)
         return CheckedOutEvent(**self._envelope(at), data=data)
 
     def escrowed(self, at: datetime) -> BootstrapTokenEvent:
-        """The bootstrap token is with the MDM server."""
+        """Return the check-in that gives the bootstrap token to the MDM server."""
         spec = self._mac.spec
         data = BootstrapTokenSet(udid=spec.udid, enrollment_id=spec.udid)
         return BootstrapTokenEvent(**self._envelope(at), data=data)
 
     def not_now(self, command_uuid: str, at: datetime) -> CommandReportedEvent:
-        """A command was put off."""
+        """Return the report of a NotNow for a command."""
         spec = self._mac.spec
         data = MdmCommandReported(
             udid=spec.udid,
@@ -112,7 +112,7 @@ class Reporter:
         return CommandReportedEvent(**self._envelope(at), data=data)
 
     def ddm_status(self, at: datetime) -> list[DeviceEvent]:
-        """A declarative status report, from Macs that make them."""
+        """Return a DDM status report; none for a Mac before macOS 14 or outside MDM."""
         mac = self._mac
         if not mac.enrolled or mac.os_version.major < _FIRST_DDM_STATUS:
             return []

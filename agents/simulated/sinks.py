@@ -1,4 +1,4 @@
-"""Where what simulated Macs tell can go: Kafka's topics, or a gateway over HTTP."""
+"""Sinks for the events of simulated Macs: Kafka topics, or a gateway over HTTP."""
 
 import base64
 import http.client
@@ -31,7 +31,10 @@ _OK: Final = 200
 
 
 def sink_for(where: str, secret: str | None) -> Sink:
-    """`kafka://HOST:PORT,...` or `http://HOST:PORT`. Raises ValueError."""
+    """Return the sink for `kafka://HOST:PORT,...` or `http://HOST:PORT`.
+
+    Raises ValueError for another form.
+    """
     if where.startswith("kafka://"):
         return KafkaSink(where.removeprefix("kafka://"))
     if where.startswith("http://"):
@@ -40,14 +43,14 @@ def sink_for(where: str, secret: str | None) -> Sink:
 
 
 class KafkaSink:
-    """Events to their topics, by UDID, confirmed."""
+    """Sink that publishes each event to its topic with the UDID as key, and waits for Kafka."""
 
     def __init__(self, bootstrap: str) -> None:
         self._options = KafkaConnection(bootstrap=bootstrap).producer_options()
         self._producer: Any = None
 
     def __call__(self, events: Sequence[DeviceEvent]) -> None:
-        """Publish these. Raises SinkError."""
+        """Publish events. Raises SinkError if any of them is not confirmed."""
         try:
             if self._producer is None:
                 self._producer = KafkaProducer(**self._options)
@@ -65,8 +68,11 @@ class KafkaSink:
 
 
 class GatewaySink:
-    """As real senders would: MDM messages as NanoMDM's webhooks, one a request; the rest as
-    CloudEvents. In order; one that is not answered with 200 ends the batch."""
+    """Sink that posts to a gateway as real senders do.
+
+    MDM messages are NanoMDM webhooks, one in a request; other events are CloudEvents, many in a
+    request. The order of the events is kept.
+    """
 
     def __init__(self, url: str, secret: str | None) -> None:
         parts = urlsplit(url)
@@ -75,7 +81,7 @@ class GatewaySink:
         self._connection: http.client.HTTPConnection | None = None
 
     def __call__(self, events: Sequence[DeviceEvent | AdvisoryEvent]) -> None:
-        """Post these. Raises SinkError."""
+        """Post events. Raises SinkError at the first response that is not 200."""
         plain: list[DeviceEvent | AdvisoryEvent] = []
         for event in events:
             hook = webhook_of(event)
@@ -88,7 +94,7 @@ class GatewaySink:
         self._post_events(plain)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection; a later call opens a new one."""
         if self._connection is not None:
             self._connection.close()
 
@@ -112,14 +118,14 @@ class GatewaySink:
             self._connection = None
             raise SinkError(f"{path}: {error}") from error
         if response.status != _OK:
-            raise SinkError(f"{path} answered {response.status}: {text[:200]!r}")
+            raise SinkError(f"{path} responded with {response.status}: {text[:200]!r}")
 
 
 def webhook_of(event: DeviceEvent | AdvisoryEvent) -> dict[str, Any] | None:
-    """The body that NanoMDM posts for this message; None for what is not its to tell.
+    """Return the webhook body that NanoMDM posts for this message; None for other events.
 
-    github.com/micromdm/nanomdm, service/webhook. DDM status is left to CloudEvents: its hook has
-    no word of whose it is but the query of the URL.
+    Form: github.com/micromdm/nanomdm, service/webhook. A DDM status report is posted as CloudEvent:
+    the body of its webhook does not name the device, only the query of the URL does.
     """
     for kind, make in _MESSAGES:
         if isinstance(event, kind):

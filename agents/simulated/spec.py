@@ -1,4 +1,4 @@
-"""What a simulated Mac is, and what will go wrong with it."""
+"""Specification of a simulated Mac, its faults and its releases."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,55 +13,49 @@ ALWAYS = 1_000_000
 
 
 class Period(NamedTuple):
-    """From `start` up to, not including, `end`."""
+    """Time from `start` up to, not including, `end`."""
 
     start: datetime
     end: datetime
 
     def holds(self, at: datetime) -> bool:
-        """Whether `at` is in it."""
+        """Return True if `at` is in the period."""
         return self.start <= at < self.end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """What goes wrong. Counts are of orders from the first on (ALWAYS for every one).
+    """Faults of a simulated Mac. A count applies to its first orders (ALWAYS: to every order)."""
 
-    `not_now` answers NotNow; `lost_orders` never arrive; `lost_answers` arrive and the answer does
-    not; `ignored` are acknowledged and nothing is done; `rejected` are refused; `failing_downloads`
-    and `failing_installs` fail with `install_error`. `offline` are times without network.
-    `disk_full_at` leaves `disk_left_gb`. `unplugged` runs on a battery at `low_battery_percent`.
-    `report_delay` holds the report of a new build back, `mute_after_install` for ever.
-    `loses_profile_at` leaves MDM, saying so if `sends_checkout`. `answers_prompt` False never
-    answers an enrolment prompt.
-    """
-
-    not_now: int = 0
-    lost_orders: int = 0
-    lost_answers: int = 0
-    ignored: int = 0
-    rejected: int = 0
-    failing_downloads: int = 0
-    failing_installs: int = 0
+    not_now: int = 0  # the Mac responds with NotNow
+    lost_orders: int = 0  # the order never arrives
+    lost_answers: int = 0  # the order arrives, the response does not
+    ignored: int = 0  # the order is accepted, and nothing is done
+    rejected: int = 0  # the order is refused
+    failing_downloads: int = 0  # the download fails with `download_failed`
+    failing_installs: int = 0  # the installation fails with `install_error`
     install_error: ErrorCode = ErrorCode.INSTALL_FAILED
-    offline: tuple[Period, ...] = ()
-    unplugged: tuple[Period, ...] = ()
+    offline: tuple[Period, ...] = ()  # without network
+    unplugged: tuple[Period, ...] = ()  # on a battery at `low_battery_percent`
     low_battery_percent: float = 9.0
-    disk_full_at: datetime | None = None
+    disk_full_at: datetime | None = None  # from then on `disk_left_gb` are free
     disk_left_gb: float = 4.0
-    report_delay: timedelta = timedelta(0)
-    mute_after_install: bool = False
-    loses_profile_at: datetime | None = None
-    sends_checkout: bool = True
-    answers_prompt: bool = True
-    drifts_firmware_at: datetime | None = None
-    breaks_seal_at: datetime | None = None
+    report_delay: timedelta = timedelta(0)  # no report for this time after an installation
+    mute_after_install: bool = False  # no report after an installation, ever
+    loses_profile_at: datetime | None = None  # the Mac leaves MDM
+    sends_checkout: bool = True  # with a check-out when it leaves MDM
+    answers_prompt: bool = True  # a person answers an enrollment prompt
+    drifts_firmware_at: datetime | None = None  # the firmware gets another version
+    breaks_seal_at: datetime | None = None  # the system volume is no longer sealed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MacSpec:
-    """A Mac as it starts. `firmware` is the right one for its system; `activations` are confirmed
-    some time after each reinstall. Disk in GB (10^9 bytes), battery in percent."""
+    """State of a simulated Mac at the start.
+
+    `firmware` is the one of its system. `activations` are reported, and after a reinstall only some
+    hours later. Disk in GB (10^9 bytes), battery in percent.
+    """
 
     udid: str
     serial: str
@@ -90,13 +84,13 @@ class MacSpec:
 
     @property
     def apple_silicon(self) -> bool:
-        """Whether volume owners and bootstrap tokens matter on it."""
+        """True if installations need a volume owner or a bootstrap token."""
         return self.hardware == "apple_silicon" or self.model.startswith("VirtualMac")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedRelease:
-    """A system that can be installed: what it is, the firmware it brings, its size in GB."""
+    """A system that can be installed, with its firmware. Sizes in GB (10^9 bytes)."""
 
     version: OSVersion
     build: Build
@@ -106,6 +100,6 @@ class SimulatedRelease:
 
 
 def draw(seed: int, *what: object) -> float:
-    """A number in [0, 1) that depends on nothing but the arguments."""
+    """Return a pseudo-random number in [0, 1) that depends only on the arguments."""
     digest = hashlib.sha256(repr((seed, what)).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,4 +1,4 @@
-"""What goes between an executor and the process that holds the simulated Macs."""
+"""Messages between the client and the server of simulated Macs."""
 
 from datetime import datetime
 from typing import Annotated
@@ -18,7 +18,7 @@ from schemas.results import ErrorCode
 
 @dataclass(frozen=True, kw_only=True)
 class FleetPlan:
-    """A simulated fleet as a file: `speed` is how many of its seconds pass in one."""
+    """A simulated fleet as a file. `speed` is virtual seconds in one second of system time."""
 
     start: AwareDatetime
     macs: tuple[MacSpec, ...]
@@ -29,8 +29,11 @@ class FleetPlan:
 
 
 class TimeLine(WireModel):
-    """When the fleet's time began, in its own time and in Unix seconds, and its speed; or, if it
-    goes in steps, the path of the file that it is in."""
+    """Clock of a fleet.
+
+    The virtual time was `start` at `began_s` (Unix seconds) and runs at `speed`. If `stepped` is
+    the path of a file, the virtual time is in that file instead.
+    """
 
     start: AwareDatetime
     began_s: float
@@ -39,13 +42,13 @@ class TimeLine(WireModel):
 
 
 class LookRequest(WireModel):
-    """See a Mac."""
+    """Request for an observation of the job's Mac."""
 
     job: Job
 
 
 class ActRequest(WireModel):
-    """Give a Mac an order."""
+    """Order for the job's Mac."""
 
     step: TextField
     job: Job
@@ -53,7 +56,7 @@ class ActRequest(WireModel):
 
 
 class AckResponse(WireModel):
-    """What the Mac answered."""
+    """Response of a Mac to an order."""
 
     kind: AckKind
     error_code: ErrorCode | None = None
@@ -61,16 +64,16 @@ class AckResponse(WireModel):
 
     @classmethod
     def from_ack(cls, ack: Ack) -> "AckResponse":
-        """An Ack to send."""
+        """Return the message for an Ack."""
         return cls(kind=ack.kind, error_code=ack.error_code, detail=ack.detail)
 
     def to_ack(self) -> Ack:
-        """The Ack that was sent."""
+        """Return the Ack of this message."""
         return Ack(self.kind, self.error_code, self.detail)
 
 
 class Acted(WireModel):
-    """A Mac was acted on."""
+    """Record of one order that a Mac carried out."""
 
     at: AwareDatetime
     udid: str
@@ -80,7 +83,7 @@ class Acted(WireModel):
 
 
 class ProgressResponse(WireModel):
-    """How far an installation is."""
+    """Progress of an installation."""
 
     state: InstallState
     percent: int | None = None
@@ -89,7 +92,7 @@ class ProgressResponse(WireModel):
 
 
 class LookResponse(WireModel):
-    """A Mac as just seen."""
+    """Observation of a Mac."""
 
     os_version: OSVersionField | None = None
     build: BuildField | None = None
@@ -109,7 +112,7 @@ class LookResponse(WireModel):
 
     @classmethod
     def from_observation(cls, look: Observation) -> "LookResponse":
-        """A Look to send."""
+        """Return the message for an Observation."""
         fields = {name: getattr(look, name) for name in cls.model_fields if name != "progress"}
         seen = look.progress
         return cls(
@@ -123,7 +126,7 @@ class LookResponse(WireModel):
         )
 
     def to_observation(self) -> Observation:
-        """The Look that was sent."""
+        """Return the Observation of this message."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         seen = self.progress
         fields["progress"] = Progress(seen.state, seen.percent, seen.error_code, seen.since)

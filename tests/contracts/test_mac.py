@@ -1,4 +1,4 @@
-"""What every form of `Mac` keeps to. A new form joins by a row in FORMS."""
+"""Contract of every form of `Mac`. Add a new form as a row of FORMS."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ IDS = [job.method.value for job in JOBS]
 
 @dataclass
 class Form:
-    """A way to a Mac: one that answers, one that does not, and whether orders are taken."""
+    """One form: a reachable Mac, an unreachable one, and True if the form accepts orders."""
 
     mac: Mac
     away: Mac
@@ -62,20 +62,20 @@ def give(mac: Mac, job: Job) -> tuple[str, Ack]:
 
 
 @pytest.mark.parametrize("job", JOBS, ids=IDS)
-def test_a_look_changes_nothing(form: Form, job: Job) -> None:
+def test_look_changes_nothing(form: Form, job: Job) -> None:
     first = form.mac.look(job)
     assert isinstance(first, Observation)
     assert form.mac.look(job) == first
 
 
 @pytest.mark.parametrize("job", JOBS, ids=IDS)
-def test_a_mac_out_of_reach_raises_at_a_look(form: Form, job: Job) -> None:
+def test_look_at_an_unreachable_mac_raises(form: Form, job: Job) -> None:
     with pytest.raises(UnreachableError):
         form.away.look(job)
 
 
 @pytest.mark.parametrize("job", JOBS, ids=IDS)
-def test_an_order_taken_leaves_its_mark_and_one_refused_none(form: Form, job: Job) -> None:
+def test_accepted_order_leaves_its_mark_and_a_refused_one_none(form: Form, job: Job) -> None:
     before = form.mac.look(job)
     name, ack = give(form.mac, job)
     if form.takes_orders:
@@ -87,7 +87,7 @@ def test_an_order_taken_leaves_its_mark_and_one_refused_none(form: Form, job: Jo
 
 
 @pytest.mark.parametrize("job", JOBS, ids=IDS)
-def test_an_acknowledged_order_is_not_yet_done(form: Form, job: Job) -> None:
+def test_accepted_order_is_not_done_at_once(form: Form, job: Job) -> None:
     before = form.mac.look(job)
     give(form.mac, job)
     after = form.mac.look(job)
@@ -98,7 +98,7 @@ def test_an_acknowledged_order_is_not_yet_done(form: Form, job: Job) -> None:
     )
 
 
-def test_a_mark_survives_the_boot_of_an_update(form: Form) -> None:
+def test_mark_survives_the_boot_of_an_update(form: Form) -> None:
     name, ack = give(form.mac, a_job())
     form.passes()
     marks = form.mac.look(a_job()).marks

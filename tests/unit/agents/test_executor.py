@@ -39,13 +39,13 @@ DONE = [("started", None), ("acted", None)]
 INTEL = {"hardware": "t2", "model": "MacBookPro16,1"}
 
 
-def other(job: Job) -> JobIssued:
-    """A readable job beside the signed bytes of another."""
+def with_other_bytes(job: Job) -> JobIssued:
+    """Return a readable job with the signed bytes of another job."""
     return JobIssued(job=a_job(reason="routine_update"), signed=signed_job(job).signed)
 
 
 def signed_as_approval(job: Job) -> JobIssued:
-    """The job's bytes under a good key, signed as something else."""
+    """Return the job, signed by a trusted key with the payload type of an approval."""
     payload = job.model_dump_json(exclude_none=True).encode()
     return JobIssued(job=job, signed=sign(payload, APPROVAL_PAYLOAD, JOBS_KEY))
 
@@ -54,7 +54,7 @@ REFUSALS = {
     "signed by a stranger": (signed_job(a_job(), STRANGER_KEY), "refused", "bad_signature"),
     "signed by an approver": (signed_job(a_job(), APPROVALS_KEY), "refused", "bad_signature"),
     "signed as an approval": (signed_as_approval(a_job()), "refused", "bad_signature"),
-    "not the signed bytes": (other(a_job()), "refused", "bad_signature"),
+    "not the signed bytes": (with_other_bytes(a_job()), "refused", "bad_signature"),
     "another site's": (signed_job(a_job(site="paris")), "refused", "wrong_site"),
     "expired": (
         signed_job(a_job(issued_at=START - hours(2), expires_at=START)),
@@ -105,7 +105,9 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize(("order", "outcome", "code"), REFUSALS.values(), ids=REFUSALS.keys())
-def test_refuses_without_touching(order: JobIssued, outcome: str, code: str) -> None:
+def test_invalid_job_is_refused_and_its_mac_untouched(
+    order: JobIssued, outcome: str, code: str
+) -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     executor.submit(order, START)
@@ -117,7 +119,7 @@ def test_refuses_without_touching(order: JobIssued, outcome: str, code: str) -> 
 
 
 @pytest.mark.parametrize("job", [a_job(), an_erasing_job()], ids=["update", "approved erase"])
-def test_carries_out_what_the_refused_orders_lack_one_thing_of(job: Job) -> None:
+def test_valid_job_is_carried_out(job: Job) -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     executor.submit(signed_job(job), START)
@@ -126,7 +128,7 @@ def test_carries_out_what_the_refused_orders_lack_one_thing_of(job: Job) -> None
     assert [act[2] for act in fleet.acted] == [job.job_id]
 
 
-def test_refuses_an_erase_whose_approval_runs_out_while_it_waits() -> None:
+def test_erase_is_refused_if_its_approval_expires_while_it_waits() -> None:
     away = Faults(offline=(Period(START, START + hours(50)),))
     fleet = a_fleet(a_spec(faults=away))
     executor = an_executor(fleet, halted=True)
@@ -219,7 +221,7 @@ PREFLIGHT = {
 
 
 @pytest.mark.parametrize(("job", "spec", "code"), PREFLIGHT.values(), ids=PREFLIGHT.keys())
-def test_preflight_fails_without_touching(job: Job, spec: dict[str, Any], code: str) -> None:
+def test_unfit_mac_is_reported_and_untouched(job: Job, spec: dict[str, Any], code: str) -> None:
     fleet = a_fleet(a_spec(**spec))
     executor = an_executor(fleet)
     executor.submit(signed_job(job), START)
@@ -243,7 +245,7 @@ FAULTS = {
         [("started", None), ("failed", "unreachable")],
         0,
     ),
-    "answer lost": (Faults(lost_answers=1), DONE, 1),
+    "response lost": (Faults(lost_answers=1), DONE, 1),
     "not now for a while": (Faults(not_now=5), DONE, 1),
     "not now for ever": (
         Faults(not_now=ALWAYS),
@@ -273,7 +275,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("method", [Method.DDM, Method.SOFTWAREUPDATE])
 @pytest.mark.parametrize(("faults", "want", "acts"), FAULTS.values(), ids=FAULTS.keys())
-def test_a_fault_ends_as_it_should(
+def test_attempt_under_a_fault_ends_with_the_expected_outcomes(
     faults: Faults, want: list[tuple[str, str | None]], acts: int, method: Method
 ) -> None:
     fleet = a_fleet(a_spec(faults=faults))
@@ -285,7 +287,7 @@ def test_a_fault_ends_as_it_should(
     assert executor.live_jobs == 0
 
 
-def test_a_disk_that_fills_after_the_order_is_reported() -> None:
+def test_full_disk_after_the_order_is_reported() -> None:
     faults = Faults(disk_full_at=START + timedelta(seconds=2))
     fleet = a_fleet(a_spec(faults=faults))
     executor = an_executor(fleet)
@@ -294,7 +296,7 @@ def test_a_disk_that_fills_after_the_order_is_reported() -> None:
     assert outcomes(collect(executor)) == [("started", None), ("failed", "no_disk_space")]
 
 
-def test_a_mac_that_leaves_mdm_takes_its_declaration_with_it() -> None:
+def test_declaration_fails_if_the_mac_leaves_mdm() -> None:
     faults = Faults(loses_profile_at=START + hours(1))
     fleet = a_fleet(a_spec(faults=faults))
     executor = an_executor(fleet)
@@ -303,7 +305,7 @@ def test_a_mac_that_leaves_mdm_takes_its_declaration_with_it() -> None:
     assert outcomes(collect(executor)) == [("started", None), ("failed", "not_enrolled")]
 
 
-def test_a_mac_already_there_is_not_touched() -> None:
+def test_mac_that_runs_the_target_is_untouched() -> None:
     fleet = a_fleet(a_spec(os_version=NEW.version, build=NEW.build))
     executor = an_executor(fleet)
     executor.submit(signed_job(a_job()), START)
@@ -322,7 +324,7 @@ HALTS = {
 
 
 @pytest.mark.parametrize("halts", HALTS.values(), ids=HALTS.keys())
-def test_starts_nothing_while_halted(halts: tuple[HaltScope, ...] | None) -> None:
+def test_no_job_starts_under_a_halt(halts: tuple[HaltScope, ...] | None) -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     executor.set_halts(halts)
@@ -334,7 +336,7 @@ def test_starts_nothing_while_halted(halts: tuple[HaltScope, ...] | None) -> Non
     assert outcomes(collect(executor)) == DONE
 
 
-def test_starts_nothing_while_the_halts_are_unknown() -> None:
+def test_no_job_starts_before_the_halts_are_set() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet, halted=True)
     executor.submit(signed_job(a_job()), START)
@@ -342,7 +344,7 @@ def test_starts_nothing_while_the_halts_are_unknown() -> None:
     assert fleet.acted == []
 
 
-def test_a_halt_of_another_site_or_advisory_holds_nothing() -> None:
+def test_halt_of_another_site_or_advisory_blocks_no_job() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     executor.set_halts((HaltScope(site="paris"), HaltScope(advisory_id="macOS-15.7.3")))
@@ -351,7 +353,7 @@ def test_a_halt_of_another_site_or_advisory_holds_nothing() -> None:
     assert len(fleet.acted) == 1
 
 
-def test_a_halted_job_expires() -> None:
+def test_halted_job_expires() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet, halted=True)
     executor.submit(signed_job(a_job()), START)
@@ -359,7 +361,7 @@ def test_a_halted_job_expires() -> None:
     assert outcomes(collect(executor)) == [("expired", "expired")]
 
 
-def test_a_lost_order_is_not_repeated_under_a_halt() -> None:
+def test_lost_order_is_not_repeated_under_a_halt() -> None:
     fleet = a_fleet(a_spec(faults=Faults(lost_orders=1)))
     executor = an_executor(fleet)
     executor.submit(signed_job(a_job()), START)
@@ -372,7 +374,7 @@ def test_a_lost_order_is_not_repeated_under_a_halt() -> None:
     assert len(fleet.acted) == 1
 
 
-def test_watches_a_touched_mac_through_a_halt() -> None:
+def test_touched_mac_is_watched_under_a_halt() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     executor.submit(signed_job(a_job()), START)
@@ -382,7 +384,7 @@ def test_watches_a_touched_mac_through_a_halt() -> None:
     assert outcomes(collect(executor)) == DONE
 
 
-def test_a_finished_job_replayed_is_answered_from_the_journal() -> None:
+def test_done_job_that_arrives_again_gets_its_result_from_the_journal() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     order = signed_job(a_job())
@@ -397,7 +399,7 @@ def test_a_finished_job_replayed_is_answered_from_the_journal() -> None:
     assert len(fleet.acted) == 1
 
 
-def test_a_newer_job_supersedes_an_untouched_one() -> None:
+def test_newer_job_supersedes_an_untouched_one() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet, halted=True)
     old, new = a_job(), a_job(generation=1, issued_at=START + hours(1))
@@ -411,7 +413,7 @@ def test_a_newer_job_supersedes_an_untouched_one() -> None:
     assert [act[2] for act in fleet.acted] == [new.job_id]
 
 
-def test_a_newer_job_waits_for_one_that_touched_its_mac() -> None:
+def test_newer_job_waits_for_a_job_that_touched_the_mac() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     old = a_job(method=Method.DDM, enforce_at=START + hours(5))
@@ -429,7 +431,7 @@ def test_a_newer_job_waits_for_one_that_touched_its_mac() -> None:
     assert outcomes(results, old) == outcomes(results, new) == DONE
 
 
-def test_an_older_job_that_comes_late_never_runs() -> None:
+def test_older_job_that_arrives_late_never_runs() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     old, new = a_job(), a_job(generation=1, issued_at=START + hours(1))
@@ -441,7 +443,7 @@ def test_an_older_job_that_comes_late_never_runs() -> None:
     assert [act[2] for act in fleet.acted] == [new.job_id]
 
 
-def test_an_unproven_order_does_not_make_true_ones_look_old() -> None:
+def test_job_with_a_bad_signature_does_not_make_valid_jobs_look_old() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     forged = a_job(generation=7, issued_at=START + hours(1))
@@ -455,7 +457,7 @@ def withdraw(job: Job) -> JobSuperseded:
     return JobSuperseded(job_id=job.job_id, udid=job.udid, site=job.site)
 
 
-def test_a_superseded_job_is_dropped_before_its_mac_is_touched() -> None:
+def test_superseded_job_ends_if_its_mac_is_untouched() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     executor.submit(signed_job(a_job()), START)
@@ -465,7 +467,7 @@ def test_a_superseded_job_is_dropped_before_its_mac_is_touched() -> None:
     assert fleet.acted == []
 
 
-def test_a_superseded_job_that_touched_its_mac_runs_out() -> None:
+def test_superseded_job_runs_to_its_end_if_it_touched_its_mac() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     executor.submit(signed_job(a_job()), START)
@@ -475,7 +477,7 @@ def test_a_superseded_job_that_touched_its_mac_runs_out() -> None:
     assert outcomes(collect(executor)) == DONE
 
 
-def test_a_superseded_order_that_was_lost_is_not_repeated() -> None:
+def test_lost_order_of_a_superseded_job_is_not_repeated() -> None:
     fleet = a_fleet(a_spec(faults=Faults(lost_orders=1)))
     executor = an_executor(fleet)
     executor.submit(signed_job(a_job()), START)
@@ -486,7 +488,7 @@ def test_a_superseded_order_that_was_lost_is_not_repeated() -> None:
     assert fleet.acted == []
 
 
-def test_a_job_withdrawn_before_it_comes_never_runs() -> None:
+def test_job_withdrawn_before_it_arrives_never_runs() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     executor.supersede(withdraw(a_job()), START)
@@ -496,7 +498,7 @@ def test_a_job_withdrawn_before_it_comes_never_runs() -> None:
     assert set(outcomes(collect(executor))) == {("superseded", "superseded")}
 
 
-def test_no_more_macs_at_once_than_slots() -> None:
+def test_number_of_touched_macs_never_exceeds_the_slots() -> None:
     specs = [a_spec(f"MAC-{number}") for number in range(7)]
     fleet = a_fleet(*specs)
     executor = an_executor(fleet, slots=2)
@@ -509,7 +511,7 @@ def test_no_more_macs_at_once_than_slots() -> None:
     assert executor.live_jobs == 0
 
 
-def test_a_mac_out_of_reach_holds_no_slot() -> None:
+def test_unreachable_mac_uses_no_slot() -> None:
     away = Faults(offline=(Period(START, START + hours(9)),))
     fleet = a_fleet(a_spec("MAC-1", faults=away), a_spec("MAC-2"))
     executor = an_executor(fleet, slots=1)
@@ -529,7 +531,7 @@ class Broken:
         raise AssertionError((step, job, attempt))
 
 
-def test_a_bug_in_one_macs_form_leaves_the_others_alone() -> None:
+def test_bug_in_one_form_does_not_stop_other_macs() -> None:
     fleet = a_fleet(a_spec("MAC-1"), a_spec("MAC-2"))
     executor = Executor(
         SITE,
@@ -546,7 +548,7 @@ def test_a_bug_in_one_macs_form_leaves_the_others_alone() -> None:
     assert outcomes(results, a_job(udid="MAC-2")) == DONE
 
 
-def test_a_dry_run_touches_nothing_and_reports_a_refusal() -> None:
+def test_dry_run_touches_no_mac_and_reports_a_refusal() -> None:
     fleet = a_fleet()
     looks = {UDID: fleet.macs[UDID].look(a_job())}
     executor = Executor(SITE, Journal(":memory:"), KEYS, lambda _: DryRunMac(looks.get))
@@ -558,7 +560,7 @@ def test_a_dry_run_touches_nothing_and_reports_a_refusal() -> None:
     assert results[-1].result.detail == "dry run"
 
 
-def test_keys_retired_meanwhile_are_trusted_no_more() -> None:
+def test_job_signed_with_a_retired_key_is_refused() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     executor.set_keys(KeyRing())
@@ -566,7 +568,7 @@ def test_keys_retired_meanwhile_are_trusted_no_more() -> None:
     assert outcomes(collect(executor)) == [("refused", "bad_signature")]
 
 
-def test_results_are_the_same_until_marked_published() -> None:
+def test_results_are_returned_until_they_are_marked_published() -> None:
     fleet = a_fleet()
     executor = an_executor(fleet)
     executor.submit(signed_job(a_job()), START)

@@ -1,4 +1,4 @@
-"""An executor whose client does not find back into its group."""
+"""A job consumer whose Kafka client does not return to its group."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ MEMBER = GroupMember("london", "one", session_s=0.05)
 
 
 class Coordinator:
-    """A member that is about to join, and may have forgotten it."""
+    """The coordinator of a rebalancing member, which may have forgotten its rejoin."""
 
     def __init__(self) -> None:
         self.joins = True
@@ -33,7 +33,7 @@ class Coordinator:
 
 
 class FailingConsumer:
-    """A consumer that holds a partition and cannot commit."""
+    """A consumer with one partition whose commits fail."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -63,13 +63,13 @@ class FailingConsumer:
 
 def a_job_consumer(error: Exception, monkeypatch: pytest.MonkeyPatch) -> JobConsumer:
     monkeypatch.setattr(JobConsumer, "_subscribe", lambda _: FailingConsumer(error))
-    nobody: Any = None
+    no_runners: Any = None
     return JobConsumer(
-        KafkaConnection(), MEMBER, nobody, AgentMetrics(), make_log(), max_poll_s=0.2
+        KafkaConnection(), MEMBER, no_runners, AgentMetrics(), make_log(), max_poll_s=0.2
     )
 
 
-def test_it_ends_where_a_rebalance_never_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_consumer_ends_if_a_rebalance_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     stuck = a_job_consumer(RebalanceInProgressError(), monkeypatch)
     stuck.start()
     stuck.join(WAIT_LIMIT_S)
@@ -78,7 +78,7 @@ def test_it_ends_where_a_rebalance_never_does(monkeypatch: pytest.MonkeyPatch) -
     assert "out of the group drydock.agent.london" in stuck.failure
 
 
-def test_it_waits_for_a_broker_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_consumer_waits_while_the_broker_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = a_job_consumer(KafkaTimeoutError(), monkeypatch)
     waiting.start()
     waiting.join(0.6)  # longer than a rebalance may last: 0.2 s + 2 sessions of 0.05 s
@@ -88,7 +88,9 @@ def test_it_waits_for_a_broker_that_is_away(monkeypatch: pytest.MonkeyPatch) -> 
     assert waiting.failure is None
 
 
-def test_it_brings_back_a_client_that_forgot_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_consumer_requests_the_rejoin_that_its_client_forgot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     stuck = a_job_consumer(RebalanceInProgressError(), monkeypatch)
     consumer = FailingConsumer(RebalanceInProgressError())
     consumer._coordinator.joins = False

@@ -1,6 +1,6 @@
 """The private names of kafka-python that `agents.job_consumer.rejoin_if_stuck` uses.
 
-If this fails, kafka-python was changed: read `rejoin_if_stuck` beside the new source of
+If a test fails, kafka-python has changed: compare `rejoin_if_stuck` with the new source of
 `kafka/coordinator`, run `tests/integration/test_agent_group.py` against a broker, and only then
 pin the new version here and in pyproject.toml.
 """
@@ -26,7 +26,7 @@ TOPIC = "drydock.jobs.london"
 
 
 class Network:
-    """As much of the client's event loop as a coordinator takes hold of when it is made."""
+    """The part of the client's event loop that the constructor of a coordinator reads."""
 
 
 class Manager:
@@ -57,7 +57,7 @@ class Consumer:
         coordinator.state = state
 
 
-def test_version_is_the_one_that_was_read() -> None:
+def test_kafka_python_has_the_version_that_this_code_was_written_for() -> None:
     assert version("kafka-python") == "3.0.12"
 
 
@@ -86,7 +86,7 @@ def test_stable_member_is_left_alone() -> None:
 
 
 def test_join_is_forgotten_when_changed_metadata_changes_back() -> None:
-    """The fault that `rejoin_if_stuck` is there for. If this fails, it may be needed no more."""
+    """Shows the fault that `rejoin_if_stuck` repairs. If this fails, it may be unnecessary."""
     coordinator = Consumer(MemberState.REBALANCING)._coordinator
     coordinator._metadata_snapshot = {TOPIC: 2}
     assert coordinator.need_rejoin()
@@ -95,7 +95,7 @@ def test_join_is_forgotten_when_changed_metadata_changes_back() -> None:
     assert coordinator.rebalance_in_progress()
 
 
-def test_request_is_seen_by_what_joins() -> None:
+def test_requested_rejoin_is_read_by_the_code_that_joins() -> None:
     assert "need_rejoin" in ConsumerCoordinator.poll.__code__.co_names
     assert "need_rejoin" in BaseCoordinator.join_group_async.__code__.co_names
     assert "request_rejoin" not in vars(ConsumerCoordinator)

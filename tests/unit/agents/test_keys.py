@@ -16,12 +16,12 @@ from tests.factories.sites import a_job
 JOBS, APPROVALS = Purpose.JOBS, Purpose.APPROVALS
 
 
-def test_private_keys_are_for_their_owner_only(tmp_path: Path) -> None:
+def test_private_key_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     keyid = KeyStore(tmp_path).make(JOBS)
     assert (tmp_path / f"jobs-{keyid}.pem").stat().st_mode & 0o777 == 0o600
 
 
-def test_signature_of_an_old_key_is_trusted_until_it_is_retired(tmp_path: Path) -> None:
+def test_signature_of_an_old_key_is_valid_until_the_key_is_retired(tmp_path: Path) -> None:
     store = KeyStore(tmp_path)
     old = store.make(JOBS)
     order = sign_job(a_job(), store.signer(JOBS)).signed
@@ -34,14 +34,14 @@ def test_signature_of_an_old_key_is_trusted_until_it_is_retired(tmp_path: Path) 
     verify_job(sign_job(a_job(), store.signer(JOBS)).signed, KeyRing.load(tmp_path).jobs)
 
 
-def test_rotation_leaves_no_old_private_key(tmp_path: Path) -> None:
+def test_rotation_deletes_the_old_private_key(tmp_path: Path) -> None:
     store = KeyStore(tmp_path)
     store.make(JOBS)
     new = store.rotate(JOBS)
     assert [path.name for path in tmp_path.glob("*.pem")] == [f"jobs-{new}.pem"]
 
 
-def test_a_key_of_one_purpose_does_not_prove_the_other(tmp_path: Path) -> None:
+def test_key_of_one_purpose_is_not_valid_for_the_other(tmp_path: Path) -> None:
     store = KeyStore(tmp_path)
     store.make(JOBS)
     store.make(APPROVALS)
@@ -51,7 +51,7 @@ def test_a_key_of_one_purpose_does_not_prove_the_other(tmp_path: Path) -> None:
         verify_job(sign_job(a_job(), store.signer(APPROVALS)).signed, ring.jobs)
 
 
-def test_an_executor_needs_the_trust_folder_only(tmp_path: Path) -> None:
+def test_key_ring_needs_only_the_trust_folder(tmp_path: Path) -> None:
     KeyStore(tmp_path / "center").make(JOBS)
     (tmp_path / "site").mkdir()
     (tmp_path / "center" / "trust").rename(tmp_path / "site" / "trust")
@@ -68,7 +68,9 @@ MISUSES: dict[str, Callable[[KeyStore, str], object]] = {
 
 
 @pytest.mark.parametrize("misuse", MISUSES.values(), ids=MISUSES.keys())
-def test_refuses_misuse(misuse: Callable[[KeyStore, str], object], tmp_path: Path) -> None:
+def test_misuse_of_the_key_store_is_refused(
+    misuse: Callable[[KeyStore, str], object], tmp_path: Path
+) -> None:
     store = KeyStore(tmp_path)
     keyid = store.make(JOBS)
     with pytest.raises(KeysError):
@@ -78,7 +80,7 @@ def test_refuses_misuse(misuse: Callable[[KeyStore, str], object], tmp_path: Pat
 AN_RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
     Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
 )
-SPOILT: dict[str, Callable[[Path], object]] = {
+UNUSABLE: dict[str, Callable[[Path], object]] = {
     "open to others": lambda file: file.chmod(0o644),
     "no key in the file": lambda file: file.write_text("x"),
     "another kind of key": lambda file: file.write_bytes(AN_RSA_KEY),
@@ -86,15 +88,17 @@ SPOILT: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT.keys())
-def test_does_not_sign_with_a_spoilt_key(spoil: Callable[[Path], object], tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_unusable_private_key_does_not_sign(
+    damage: Callable[[Path], object], tmp_path: Path
+) -> None:
     store = KeyStore(tmp_path)
-    spoil(tmp_path / f"jobs-{store.make(JOBS)}.pem")
+    damage(tmp_path / f"jobs-{store.make(JOBS)}.pem")
     with pytest.raises(KeysError):
         store.signer(JOBS)
 
 
-def test_does_not_believe_a_public_key_under_another_name(tmp_path: Path) -> None:
+def test_public_key_under_another_name_is_refused(tmp_path: Path) -> None:
     keyid = KeyStore(tmp_path).make(JOBS)
     trusted = tmp_path / "trust" / "jobs"
     (trusted / f"{keyid}.pub").rename(trusted / "0123456789abcdef.pub")
@@ -102,7 +106,7 @@ def test_does_not_believe_a_public_key_under_another_name(tmp_path: Path) -> Non
         KeyRing.load(tmp_path)
 
 
-def test_does_not_believe_what_is_no_public_key(tmp_path: Path) -> None:
+def test_file_that_is_no_public_key_is_refused(tmp_path: Path) -> None:
     keyid = KeyStore(tmp_path).make(JOBS)
     (tmp_path / "trust" / "jobs" / f"{keyid}.pub").write_text("x")
     with pytest.raises(KeysError):
@@ -114,7 +118,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
-def test_command_makes_rotates_lists_and_retires(tmp_path: Path) -> None:
+def test_commands_make_rotate_list_and_retire_keys(tmp_path: Path) -> None:
     where = ("--dir", str(tmp_path), "--json")
     code, out, _ = run("make", *where)
     assert code == 0
@@ -137,6 +141,6 @@ def test_command_makes_rotates_lists_and_retires(tmp_path: Path) -> None:
     ],
     ids=["rotate nothing", "retire nothing", "no such purpose", "retire all"],
 )
-def test_command_prints_one_line_for_an_error(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_command_prints_an_error_in_one_line(arguments: tuple[str, ...], tmp_path: Path) -> None:
     code, out, err = run(*arguments, "--dir", str(tmp_path))
     assert (code, out, err.count("\n")) == (2, "", 1)

@@ -1,4 +1,4 @@
-"""The pure lifecycle as tables: an entry, what is seen, what follows."""
+"""The lifecycle as tables: entry, observation and delay, and the step that follows."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -79,7 +79,7 @@ def watching(job: Job | None = None, **changes: Any) -> JournalEntry:
 
 
 def step_name(step: Step) -> str:
-    """A step in a word: act, wait, observe, or `outcome/code` of its end."""
+    """Return a step as text: act, wait, observe, or the `outcome/code` of an end."""
     if isinstance(step, Finish):
         last = step.results[-1]
         return f"{last.outcome}/{last.error_code}" if last.error_code else last.outcome.value
@@ -165,7 +165,7 @@ UNTOUCHED = {
     "never approved": (entry(ERASE), look(), NOTHING, "refused/no_approval"),
 }
 ASR = an_erasing_job(Method.ERASE_DEVICE)
-INTENT_WITHOUT_ANSWER = {
+INTENDED = {
     "looks": (intended(), None, NOTHING, "observe"),
     "mark is there": (intended(), look(marks=frozenset({MARK})), NOTHING, "wait"),
     "mark of another job": (
@@ -174,9 +174,9 @@ INTENT_WITHOUT_ANSWER = {
         hours(1),
         "act",
     ),
-    "perhaps on its way": (intended(), look(), IN_FLIGHT - SECOND, "wait"),
+    "may still arrive": (intended(), look(), IN_FLIGHT - SECOND, "wait"),
     "never arrived": (intended(), look(), IN_FLIGHT, "act"),
-    "never arrived, thrice": (
+    "never arrived, three times": (
         intended(unanswered=MAX_SENDS),
         look(),
         IN_FLIGHT,
@@ -213,25 +213,25 @@ INTENT_WITHOUT_ANSWER = {
         NOT_NOW_LIMIT,
         "failed/command_rejected",
     ),
-    "put off over MDM is not repeated": (
+    "NotNow over MDM is not repeated": (
         intended(DDM, declined=True, not_now_since=START),
         look(),
         hours(30),
         "wait",
     ),
-    "put off over SSH is repeated": (
+    "NotNow over SSH is repeated": (
         intended(declined=True, not_now_since=START),
         look(),
         SECOND,
         "act",
     ),
-    "put off for too long": (
+    "NotNow for too long": (
         intended(declined=True, not_now_since=START),
         look(),
         NOT_NOW_LIMIT,
         "failed/command_rejected",
     ),
-    "repeated after being put off, no answer": (
+    "repeated after NotNow, no response": (
         intended(declined=False, not_now_since=START - hours(1)),
         look(),
         SECOND,
@@ -293,7 +293,7 @@ WATCHED = {
         hours(2),
         "wait",
     ),
-    "reinstall: put on anew": (
+    "reinstall: installed again": (
         watching(IN_PLACE),
         Observation(**{**RUNS_NEW, "boot_at": START + hours(1), "installed_at": START + hours(1)}),
         hours(2),
@@ -340,21 +340,23 @@ TABLE = {
     f"{name}: {row}": case
     for name, rows in (
         ("untouched", UNTOUCHED),
-        ("intended", INTENT_WITHOUT_ANSWER),
+        ("intended", INTENDED),
         ("watched", WATCHED),
     )
     for row, case in rows.items()
 }
 
 
-@pytest.mark.parametrize(("given_", "sight", "later", "want"), TABLE.values(), ids=TABLE.keys())
-def test_next_step(
-    given_: JournalEntry, sight: Observation | Unreachable | None, later: timedelta, want: str
+@pytest.mark.parametrize(
+    ("before", "observation", "later", "want"), TABLE.values(), ids=TABLE.keys()
+)
+def test_step_after_a_look(
+    before: JournalEntry, observation: Observation | Unreachable | None, later: timedelta, want: str
 ) -> None:
-    assert step_name(next_step(given_, sight, START + later)) == want
+    assert step_name(next_step(before, observation, START + later)) == want
 
 
-ANSWERS = {
+RESPONSES = {
     "accepted": (intended(), Ack.accepted(), "wait"),
     "not now": (intended(), Ack.not_now(), "wait"),
     "refused": (
@@ -362,29 +364,29 @@ ANSWERS = {
         Ack.refused(ErrorCode.NO_VOLUME_OWNER),
         "failed/no_volume_owner",
     ),
-    "cannot": (intended(), Ack.refused(ErrorCode.UNSUPPORTED), "refused/unsupported"),
+    "unsupported": (intended(), Ack.refused(ErrorCode.UNSUPPORTED), "refused/unsupported"),
     "prompt raised": (intended(RENEW), Ack.accepted(), "acted"),
 }
 
 
-@pytest.mark.parametrize(("given_", "ack", "want"), ANSWERS.values(), ids=ANSWERS.keys())
-def test_answered(given_: JournalEntry, ack: Ack, want: str) -> None:
-    assert step_name(apply_ack(given_, ack, START)) == want
+@pytest.mark.parametrize(("before", "ack", "want"), RESPONSES.values(), ids=RESPONSES.keys())
+def test_step_after_a_response(before: JournalEntry, ack: Ack, want: str) -> None:
+    assert step_name(apply_ack(before, ack, START)) == want
 
 
-def test_an_acknowledgement_is_no_success() -> None:
+def test_accepted_order_is_watched_and_not_yet_reported() -> None:
     step = apply_ack(intended(), Ack.accepted(), START)
     assert isinstance(step, Wait)
     assert (step.entry.phase, step.results) == (Phase.WATCHING, ())
 
 
-def test_a_repeated_order_bears_the_same_name() -> None:
+def test_repeated_order_has_the_same_name() -> None:
     step = next_step(intended(), look(), START + IN_FLIGHT)
     assert isinstance(step, Act)
     assert (step.entry.order_marker, step.entry.sends, step.results) == (MARK, 2, ())
 
 
-def test_a_repeated_order_awaits_an_answer_of_its_own() -> None:
+def test_repeated_order_waits_for_its_own_response() -> None:
     put_off = apply_ack(intended(), Ack.not_now(), START)
     repeated = next_step(put_off.entry, look(), START + hours(1))
     assert isinstance(repeated, Act)
@@ -392,24 +394,24 @@ def test_a_repeated_order_awaits_an_answer_of_its_own() -> None:
     assert step_name(unanswered) == "wait"
 
 
-def test_the_first_order_is_reported_with_its_intent() -> None:
+def test_started_is_reported_with_the_first_intent() -> None:
     step = next_step(entry(), look(), START)
     assert isinstance(step, Act)
     assert [result.outcome.value for result in step.results] == ["started"]
 
 
-def test_supersession_drops_the_untouched_and_lets_the_touched_run() -> None:
+def test_superseded_job_ends_if_untouched_and_runs_on_if_touched() -> None:
     assert step_name(supersede(entry(), START)) == "superseded/superseded"
     assert step_name(supersede(watching(), START)) == "wait"
 
 
-def test_progress_is_reported_once_for_each_quarter() -> None:
-    given_, percents = watching(), []
+def test_progress_is_reported_at_each_quarter() -> None:
+    before, percents = watching(), []
     for percent in range(0, 101, 5):
         seen = Progress(InstallState.DOWNLOADING, percent=percent)
-        step = next_step(given_, look(progress=seen), START + timedelta(minutes=percent))
+        step = next_step(before, look(progress=seen), START + timedelta(minutes=percent))
         assert isinstance(step, Wait)
-        given_ = step.entry
+        before = step.entry
         percents += [results.percent for results in step.results]
     assert percents == [0, 25, 50, 75, 100]
 
@@ -451,28 +453,30 @@ ENTRIES = st.builds(
 
 
 @given(ENTRIES, st.one_of(st.none(), st.just(Unreachable()), LOOKS), st.integers(0, 400))
-def test_any_entry_gives_a_step_that_moves_on(
-    given_: JournalEntry, sight: Observation | Unreachable | None, later: int
+def test_any_entry_and_look_give_a_step_that_makes_progress(
+    before: JournalEntry, observation: Observation | Unreachable | None, later: int
 ) -> None:
     now = START + hours(later)
-    step = next_step(given_, sight, now)
+    step = next_step(before, observation, now)
     if isinstance(step, Observe):
-        assert sight is None
+        assert observation is None
     elif isinstance(step, Wait):
         assert step.entry.wake_at > now, "a wait that does not wait"
     elif isinstance(step, Act):
-        assert given_.phase in (Phase.ACCEPTED, Phase.INTENDED)
-        assert isinstance(sight, Observation)
+        assert before.phase in (Phase.ACCEPTED, Phase.INTENDED)
+        assert isinstance(observation, Observation)
         assert (
-            MARK not in sight.marks or given_.order_marker != MARK or given_.phase is Phase.ACCEPTED
+            MARK not in observation.marks
+            or before.order_marker != MARK
+            or before.phase is Phase.ACCEPTED
         )
     else:
         assert step.entry.phase is Phase.DONE
 
 
 @given(ENTRIES, st.sampled_from(AckKind))
-def test_any_answer_gives_a_step(given_: JournalEntry, kind: AckKind) -> None:
-    started = replace(given_, phase=Phase.INTENDED, intent_at=START)
+def test_any_response_gives_a_step(before: JournalEntry, kind: AckKind) -> None:
+    started = replace(before, phase=Phase.INTENDED, intent_at=START)
     step = apply_ack(started, Ack(kind), START)
     assert isinstance(step, Finish) or step.entry.wake_at > START
 
@@ -492,14 +496,12 @@ TIMES = {
 
 
 @pytest.mark.parametrize(("name", "value"), TIMES.items())
-def test_the_times_of_an_attempt_are_those_that_operators_plan_with(
-    name: str, value: object
-) -> None:
+def test_limits_of_an_attempt_have_their_documented_values(name: str, value: object) -> None:
     assert getattr(lifecycle, name) == value
 
 
 @pytest.mark.parametrize("phase", [Phase.ACCEPTED, Phase.INTENDED, Phase.WATCHING])
-def test_a_mac_that_is_seen_is_no_longer_away(phase: Phase) -> None:
+def test_away_since_is_cleared_after_a_look(phase: Phase) -> None:
     missed = intended(phase=phase, away_since=START, acted_at=START, changed_at=START)
     step = next_step(missed, look(), START + SECOND)
     assert isinstance(step, Act | Wait)

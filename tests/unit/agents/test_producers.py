@@ -1,4 +1,4 @@
-"""Letting go of a producer whose records are still under way."""
+"""Close of a producer while its records are under way."""
 
 import threading
 
@@ -10,7 +10,7 @@ WAIT_LIMIT_S = 10.0
 
 
 class StuckProducer:
-    """A producer that needs time to close, and raises in the end."""
+    """A producer whose `close` takes time and then raises."""
 
     def __init__(self) -> None:
         self.may_end = threading.Event()
@@ -24,13 +24,13 @@ class StuckProducer:
         raise KafkaTimeoutError("records are under way")
 
 
-def test_closing_in_the_background_does_not_wait() -> None:
+def test_close_in_background_returns_before_the_producer_is_closed() -> None:
     producer = StuckProducer()
-    close_in_background(producer)  # returns, although `close` does not yet
+    close_in_background(producer)  # returns while `close` is still running
     producer.may_end.set()
     while producer.thread is None:
         threading.Event().wait(0.01)
     producer.thread.join(WAIT_LIMIT_S)
     assert not producer.thread.is_alive()
-    # With none at all kafka-python raises before it has stopped anything.
+    # With a timeout of 0 kafka-python raises before it stops its thread.
     assert producer.asked_s > 0

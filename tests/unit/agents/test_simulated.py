@@ -40,23 +40,23 @@ def of(events: list[DeviceEvent], kind: str) -> list[DeviceEvent]:
 
 
 def first_build_at(events: list[DeviceEvent]) -> datetime | None:
-    """When the new build was first reported."""
+    """Return the time of the first report of the new build."""
     return min(
         (event.time for event in events if getattr(event.data, "build", None) == NEW.build),
         default=None,
     )
 
 
-def test_reports_at_its_interval_from_both_sources() -> None:
+def test_mac_reports_at_its_interval_from_both_sources() -> None:
     fleet = a_fleet()
     events = fleet.advance(START + 4 * DAY)
     reports = of(events, "inventory.reported")
-    # Both sources at first, then one every six hours.
+    # The first report is from both sources; after it, one report every six hours.
     assert len(reports) == 17
     assert {report.data.source for report in reports} == {"mdm", "osquery"}  # type: ignore[union-attr]
 
 
-def test_every_event_is_valid_and_has_an_id_of_its_own() -> None:
+def test_every_event_is_valid_and_has_a_unique_id() -> None:
     specs = [
         a_spec("A", faults=Faults(not_now=2)),
         a_spec("B", faults=Faults(failing_installs=1, loses_profile_at=START + hours(2))),
@@ -84,29 +84,29 @@ def history(steps: int) -> list[DeviceEvent]:
     ]
 
 
-def test_is_the_same_in_small_steps_and_in_one() -> None:
+def test_history_is_equal_in_small_steps_and_in_one() -> None:
     assert history(97) == history(1)
 
 
 @pytest.mark.parametrize("cache", [False, True], ids=["each its copy", "a cache"])
-def test_nothing_hangs_on_who_was_ordered_about_first_at_one_moment(*, cache: bool) -> None:
+def test_history_does_not_depend_on_the_sequence_of_orders_at_one_time(*, cache: bool) -> None:
     names = [f"MAC-{number}" for number in range(4)]
 
-    def lived(ordered: list[str]) -> list[DeviceEvent]:
+    def history_of(ordered: list[str]) -> list[DeviceEvent]:
         lines = {SITE: SiteLine(uplink_mbps=100, cache=cache)}
         fleet = a_fleet(*map(a_spec, names), seed=7, lines=lines)
         for name in ordered:
             order(fleet, a_job(udid=name))
         return fleet.advance(START + DAY)
 
-    assert lived(names) == lived(names[::-1])
+    assert history_of(names) == history_of(names[::-1])
 
 
-def test_another_seed_is_another_course() -> None:
+def test_another_seed_gives_another_history() -> None:
     assert a_fleet(seed=1).next_event_at() != a_fleet(seed=2).next_event_at()
 
 
-def test_an_update_downloads_reboots_and_reports() -> None:
+def test_update_downloads_reboots_and_reports() -> None:
     fleet = a_fleet()
     mac = fleet.macs[UDID]
     boot_at = mac.boot_at
@@ -133,7 +133,7 @@ def test_an_update_downloads_reboots_and_reports() -> None:
     [(None, hours(1), hours(2)), (START + hours(30), hours(30), hours(31))],
     ids=["when due", "at its time"],
 )
-def test_a_declaration_installs_when_it_is_due(
+def test_declaration_installs_when_it_is_due(
     enforce_at: datetime | None, least: timedelta, most: timedelta
 ) -> None:
     fleet = a_fleet()
@@ -143,7 +143,7 @@ def test_a_declaration_installs_when_it_is_due(
     assert START + least < reported_at < START + most
 
 
-def test_a_declaration_missed_offline_is_enforced_an_hour_after() -> None:
+def test_declaration_due_while_offline_is_enforced_an_hour_after_the_return() -> None:
     away = Faults(offline=(Period(START + hours(10), START + hours(20)),))
     fleet = a_fleet(a_spec(faults=away))
     order(fleet, a_job(method=Method.DDM, enforce_at=START + hours(12)))
@@ -152,7 +152,7 @@ def test_a_declaration_missed_offline_is_enforced_an_hour_after() -> None:
     assert reported_at > START + hours(21)
 
 
-def test_reports_a_new_build_late() -> None:
+def test_new_build_is_reported_late_with_a_report_delay() -> None:
     fleet = a_fleet(a_spec(faults=Faults(report_delay=hours(30))))
     order(fleet, a_job())
     reported_at = first_build_at(fleet.advance(START + 5 * DAY))
@@ -160,14 +160,14 @@ def test_reports_a_new_build_late() -> None:
     assert reported_at > START + hours(30)
 
 
-def test_reports_a_new_build_never() -> None:
+def test_new_build_is_never_reported_by_a_mute_mac() -> None:
     fleet = a_fleet(a_spec(faults=Faults(mute_after_install=True)))
     order(fleet, a_job())
     assert first_build_at(fleet.advance(START + 30 * DAY)) is None
     assert fleet.macs[UDID].build == NEW.build
 
 
-def test_a_command_put_off_is_taken_at_a_later_poll() -> None:
+def test_command_after_a_not_now_is_accepted_at_a_later_poll() -> None:
     fleet = a_fleet(a_spec(faults=Faults(not_now=3)))
     job = a_job(method=Method.DDM)
     ack = order(fleet, job)
@@ -178,20 +178,20 @@ def test_a_command_put_off_is_taken_at_a_later_poll() -> None:
     assert len(fleet.acted) == 1
 
 
-def test_an_order_repeated_is_carried_out_again() -> None:
+def test_repeated_order_is_carried_out_again() -> None:
     fleet = a_fleet()
     order(fleet, a_job())
     order(fleet, a_job())
     assert len(fleet.acted) == 2
 
 
-def test_acknowledges_and_does_nothing() -> None:
+def test_ignored_order_is_accepted_and_has_no_effect() -> None:
     fleet = a_fleet(a_spec(faults=Faults(ignored=ALWAYS)))
     assert order(fleet, a_job()).kind == "accepted"
     assert first_build_at(fleet.advance(START + 5 * DAY)) is None
 
 
-def test_an_erased_mac_enrols_again_and_its_activations_follow() -> None:
+def test_erased_mac_enrolls_again_and_its_activations_follow() -> None:
     fleet = a_fleet()
     mac = fleet.macs[UDID]
     order(fleet, an_erasing_job())
@@ -210,7 +210,7 @@ def test_an_erased_mac_enrols_again_and_its_activations_follow() -> None:
     assert mac.compliant
 
 
-def test_without_automated_enrolment_an_erased_mac_stays_away() -> None:
+def test_erased_mac_without_automated_enrollment_stays_away() -> None:
     fleet = a_fleet(a_spec(ade=False))
     order(fleet, an_erasing_job())
     assert "mdm.authenticated" not in kinds(fleet.advance(START + 5 * DAY))
@@ -218,14 +218,14 @@ def test_without_automated_enrolment_an_erased_mac_stays_away() -> None:
 
 
 @pytest.mark.parametrize("answers", [True, False])
-def test_a_prompt_is_answered_by_a_person_or_not(answers: bool) -> None:
+def test_mac_enrolls_only_if_a_person_answers_the_prompt(answers: bool) -> None:
     fleet = a_fleet(a_spec(enrolled=False, faults=Faults(answers_prompt=answers)))
     order(fleet, a_job(Action.REENROLL, Method.PROFILES_RENEW, target=None, intent="x"))
     fleet.advance(START + 2 * DAY)
     assert fleet.macs[UDID].enrolled is answers
 
 
-def test_loses_its_profile() -> None:
+def test_mac_without_its_profile_checks_out_and_reports_by_osquery_only() -> None:
     fleet = a_fleet(a_spec(faults=Faults(loses_profile_at=START + hours(30))))
     events = fleet.advance(START + 4 * DAY)
     (gone,) = of(events, "mdm.checked_out")
@@ -237,7 +237,7 @@ def test_loses_its_profile() -> None:
     assert later == {"osquery"}
 
 
-def test_a_reinstall_repairs_firmware_and_seal() -> None:
+def test_reinstall_repairs_firmware_and_seal() -> None:
     faults = Faults(drifts_firmware_at=START + hours(1), breaks_seal_at=START + hours(1))
     fleet = a_fleet(a_spec(os_version=NEW.version, build=NEW.build, faults=faults))
     mac = fleet.macs[UDID]
@@ -277,7 +277,7 @@ MISFITS = {
 
 
 @pytest.mark.parametrize(("job", "spec", "code"), MISFITS.values(), ids=MISFITS.keys())
-def test_refuses_what_does_not_suit_it(job: Job, spec: dict[str, object], code: str) -> None:
+def test_unsuitable_order_is_refused(job: Job, spec: dict[str, object], code: str) -> None:
     fleet = a_fleet(a_spec(**spec))  # type: ignore[arg-type]
     ack = order(fleet, job)
     assert (ack.kind, ack.error_code) == ("refused", code)
@@ -285,7 +285,7 @@ def test_refuses_what_does_not_suit_it(job: Job, spec: dict[str, object], code: 
 
 
 def seconds(channel: Channel, downloads: list[tuple[float, float]]) -> list[float]:
-    """When downloads (start in s, size in GB) end, in s, in order of their start."""
+    """Return the ends in s of downloads (start in s, size in GB), by start."""
     ends: dict[str, float] = {}
     todo = sorted((start, f"{number}", size) for number, (start, size) in enumerate(downloads))
     while todo or channel.next_end() is not None:
@@ -315,7 +315,7 @@ def test_downloads_share_a_line_evenly(
     assert seconds(Channel(1000.0), downloads) == pytest.approx(ends, abs=1e-3)
 
 
-def test_a_cache_fetches_an_item_once() -> None:
+def test_cache_loads_an_item_once() -> None:
     line = Line(SiteLine(uplink_mbps=100.0, cache=True, lan_mbps=1000.0))
     for name in ("a", "b", "c"):
         line.start(name, "26.2", 1.0, START)
@@ -325,7 +325,7 @@ def test_a_cache_fetches_an_item_once() -> None:
     assert ends == [("a", 80), ("b", 96), ("c", 96)]
 
 
-def test_a_fleet_shares_its_sites_line() -> None:
+def test_macs_of_a_site_share_its_line() -> None:
     specs = [a_spec(f"MAC-{number}") for number in range(10)]
     thin = {"london": SiteLine(uplink_mbps=100.0)}
     alone, together = a_fleet(specs[0], lines=thin), a_fleet(*specs, lines=thin)
@@ -339,13 +339,13 @@ def test_a_fleet_shares_its_sites_line() -> None:
     assert shared - first > timedelta(minutes=30)
 
 
-def test_opening_with_other_macs_is_an_error(tmp_path: Path) -> None:
+def test_fleet_file_with_other_macs_is_refused(tmp_path: Path) -> None:
     SimulatedFleet.open(tmp_path / "macs", [a_spec("A")], START, releases=RELEASES).close()
     with pytest.raises(ValueError, match="another fleet"):
         SimulatedFleet.open(tmp_path / "macs", [a_spec("B")], START, releases=RELEASES)
 
 
-def test_opened_again_it_gives_the_events_after_the_given_time(tmp_path: Path) -> None:
+def test_fleet_opened_again_returns_the_events_after_the_given_time(tmp_path: Path) -> None:
     fleet = SimulatedFleet.open(tmp_path / "macs", [a_spec()], START, releases=RELEASES)
     first = fleet.advance(START + hours(10))
     order(fleet, a_job())
@@ -361,6 +361,6 @@ def test_opened_again_it_gives_the_events_after_the_given_time(tmp_path: Path) -
         again.close()
 
 
-def test_two_macs_with_one_udid_are_an_error() -> None:
+def test_two_macs_with_one_udid_are_refused() -> None:
     with pytest.raises(ValueError, match="one UDID"):
         a_fleet(a_spec(), a_spec())

@@ -1,4 +1,4 @@
-"""Simulated Macs that live by a clock that somebody sets, and executors that live by it too."""
+"""Simulated Macs and their clients on a clock that the test sets."""
 
 import threading
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ DAY = timedelta(days=1)
 def served(
     fleet_server: SimulatedFleetServer, *, idle_s: float = 120.0, quiet_s: float = 60.0
 ) -> Iterator[SimulatedFleetClient]:
-    """The Macs as another process meets them."""
+    """Serve the Macs over HTTP and yield a client of them."""
     server = SimulatedFleetHttpServer("127.0.0.1", 0, fleet_server, idle_s=idle_s)
     serving = threading.Thread(target=server.serve_forever)
     serving.start()
@@ -34,7 +34,7 @@ def served(
         fleet_server.stop()
 
 
-def test_time_changes_only_when_it_is_set_and_is_the_same_for_all(tmp_path: Path) -> None:
+def test_stepped_time_changes_only_when_set_and_is_equal_for_all_processes(tmp_path: Path) -> None:
     clock = SteppedClock(tmp_path / "clock")
     clock.set(START)
     plan = FleetPlan(start=START, macs=(a_spec(),), releases=RELEASES, lines={})
@@ -54,7 +54,7 @@ def test_time_changes_only_when_it_is_set_and_is_the_same_for_all(tmp_path: Path
     assert fleet_server.drain_events() == []
 
 
-def test_macs_are_reached_after_a_long_silence(tmp_path: Path) -> None:
+def test_macs_are_reachable_after_the_server_closed_an_idle_connection(tmp_path: Path) -> None:
     clock = SteppedClock(tmp_path / "clock")
     clock.set(START)
     plan = FleetPlan(start=START, macs=(a_spec(),), releases=RELEASES, lines={})
@@ -63,6 +63,6 @@ def test_macs_are_reached_after_a_long_silence(tmp_path: Path) -> None:
     with served(SimulatedFleetServer(plan, None, None, clock), idle_s=0.2, quiet_s=0.1) as macs:
         mac = macs.mac_for(job)
         mac.look(job)
-        # Nothing tells the caller that the other side has hung up: only time passes.
+        # The client gets no signal of the close, so the test can only wait for the time.
         threading.Event().wait(0.5)
         assert mac.look(job).enrolled

@@ -1,4 +1,4 @@
-"""Which orders an executor carries out, at their very edges."""
+"""Verification of jobs, at the limits of their expiry and approval."""
 
 from datetime import timedelta
 from typing import Any
@@ -33,24 +33,24 @@ def refused(order: Any, at: Any = START) -> tuple[Outcome, ErrorCode]:
     return found.outcome, found.error_code
 
 
-def test_an_order_is_proven_until_it_expires() -> None:
+def test_job_is_valid_until_it_expires() -> None:
     job = a_job()
     assert examine(signed_job(job), SITE, KEYS, job.expires_at - MOMENT) == Proven(job, None)
     assert refused(signed_job(job), job.expires_at) == EXPIRED
 
 
-def test_an_order_of_another_key_or_other_bytes_is_refused() -> None:
+def test_job_with_another_key_or_changed_bytes_is_refused() -> None:
     assert refused(signed_job(a_job(), STRANGER_KEY)) == BAD_SIGNATURE
     assert refused(signed_job(a_job(), APPROVALS_KEY)) == BAD_SIGNATURE
     changed = signed_job(a_job()).model_copy(update={"job": a_job(generation=1)})
     assert refused(changed) == BAD_SIGNATURE
 
 
-def test_an_order_for_another_site_is_refused() -> None:
+def test_job_for_another_site_is_refused() -> None:
     assert refused(signed_job(a_job(site="tokyo"))) == (Outcome.REFUSED, ErrorCode.WRONG_SITE)
 
 
-def test_an_approved_order_is_proven_until_its_approval_runs_out() -> None:
+def test_approved_job_is_valid_until_its_approval_expires() -> None:
     job = an_erasing_job()
     until = START + hours(48)
     assert examine(signed_job(job), SITE, KEYS, until - MOMENT) == Proven(job, until)
@@ -71,10 +71,12 @@ UNAPPROVED = [
 
 
 @pytest.mark.parametrize("job", UNAPPROVED)
-def test_an_erasing_order_without_its_own_approval_is_refused(job: Job) -> None:
+def test_erasing_job_without_its_own_approval_is_refused(job: Job) -> None:
     assert refused(signed_job(job)) == NO_APPROVAL
 
 
 @pytest.mark.parametrize("method", [Method.ERASE_DEVICE, Method.ASR])
-def test_a_method_that_erases_needs_an_approval_whatever_the_job_declares(method: Method) -> None:
+def test_erasing_method_needs_an_approval_even_if_the_job_does_not_declare_it(
+    method: Method,
+) -> None:
     assert refused(signed_job(a_job(Action.REINSTALL, method))) == NO_APPROVAL

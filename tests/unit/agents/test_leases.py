@@ -1,4 +1,4 @@
-"""Claims on a fake Kafka: fencing, limits of time, a changelog that cannot be read."""
+"""Leases on a fake Kafka: fencing, timeouts, changelogs that cannot be read."""
 
 import threading
 import time
@@ -28,7 +28,7 @@ TOPIC = attempts_topic(SITE)
 SHORT_S = 0.1
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     """Do nothing: an action of the broker that succeeds at once."""
 
 
@@ -52,14 +52,14 @@ class Sent:
 
 @dataclass
 class Broker:
-    """The changelog of one partition, and how the broker answers. None in `log` is a marker."""
+    """Changelog of one partition, and the responses of the broker. None in `log` is a marker."""
 
     log: list[Record | None] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     epoch: int = 0
-    on_init: Callable[[], None] = nothing
-    on_commit: Callable[[], None] = nothing
-    on_poll: Callable[[], None] = nothing
+    on_init: Callable[[], None] = do_nothing
+    on_commit: Callable[[], None] = do_nothing
+    on_poll: Callable[[], None] = do_nothing
     refusal: Exception | None = None
     unreachable: Exception | None = None
     polls_before_known: int = 0
@@ -72,7 +72,7 @@ class Broker:
 
 
 class Producer:
-    """A transactional producer: what it sends is in the log once it is committed."""
+    """A transactional producer: what it sends is in the log after the commit."""
 
     def __init__(self, broker: Broker, options: dict[str, Any]) -> None:
         if broker.unreachable is not None:
@@ -119,7 +119,7 @@ class Consumer:
     def __init__(self, broker: Broker, options: Mapping[str, Any]) -> None:
         assert options["isolation_level"] == "read_committed"
         self._broker = broker
-        self._places: list[TopicPartition] = []
+        self._partitions: list[TopicPartition] = []
         self._at: int | None = None
         self._polls = 0
 
@@ -129,21 +129,21 @@ class Consumer:
     def __exit__(self, *_: object) -> None:
         self._broker.steps.append("close consumer")
 
-    def assign(self, places: Sequence[TopicPartition]) -> None:
-        self._places = list(places)
+    def assign(self, partitions: Sequence[TopicPartition]) -> None:
+        self._partitions = list(partitions)
 
-    def seek_to_beginning(self, place: TopicPartition) -> None:
-        assert [place] == self._places
+    def seek_to_beginning(self, topic_partition: TopicPartition) -> None:
+        assert [topic_partition] == self._partitions
         self._at = 0
 
-    def end_offsets(self, places: Sequence[TopicPartition], timeout_ms: int) -> dict[Any, int]:
+    def end_offsets(self, partitions: Sequence[TopicPartition], timeout_ms: int) -> dict[Any, int]:
         assert timeout_ms > 0
         self._broker.steps.append("read")
-        return {place: len(self._broker.log) for place in places}
+        return {topic_partition: len(self._broker.log) for topic_partition in partitions}
 
-    def position(self, place: TopicPartition, timeout_ms: int) -> int | None:
+    def position(self, topic_partition: TopicPartition, timeout_ms: int) -> int | None:
         assert timeout_ms > 0
-        assert [place] == self._places
+        assert [topic_partition] == self._partitions
         assert self._at is not None
         return None if self._polls < self._broker.polls_before_known else self._at
 
@@ -156,7 +156,7 @@ class Consumer:
             return {}
         record = self._broker.log[self._at]
         self._at += 1
-        return {} if record is None else {self._places[0]: [record]}
+        return {} if record is None else {self._partitions[0]: [record]}
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
     return broker
 
 
-def of_site(timeout_s: float = 15.0) -> LeaseManager:
+def lease_manager(timeout_s: float = 15.0) -> LeaseManager:
     return LeaseManager(KafkaConnection(), SITE, timeout_s)
 
 
@@ -175,59 +175,59 @@ def attempt(job_id: str, by: str = "one") -> AttemptRecord:
     return AttemptRecord(job_id=job_id, udid="MAC-1", expires_at=START + hours(1), live=True, by=by)
 
 
-def lost_by(claim: leases.Lease) -> LeaseLostError:
+def lost_by(lease: leases.Lease) -> LeaseLostError:
     with pytest.raises(LeaseLostError) as lost:
-        claim.write({"a": attempt("a")})
+        lease.write({"a": attempt("a")})
     return lost.value
 
 
-# --- what a claim sees ---
+# --- the records of a lease ---
 
 
-def test_a_claim_holds_the_newest_attempt_of_each_job_and_none_of_a_forgotten_one(
+def test_lease_has_the_newest_attempt_of_each_job_that_is_not_deleted(
     broker: Broker,
 ) -> None:
-    with of_site().acquire(3) as first:
+    with lease_manager().acquire(3) as first:
         assert first.records == {}
         first.write({"a": attempt("a"), "b": attempt("b")})
         first.write({"a": attempt("a", "two"), "b": None})
     assert [record.key for record in broker.log if record is not None] == [b"a", b"b", b"a", b"b"]
-    with of_site().acquire(3) as second:
+    with lease_manager().acquire(3) as second:
         assert second.records == {"a": attempt("a", "two")}
 
 
-def test_the_changelog_is_read_after_the_predecessor_is_fenced(broker: Broker) -> None:
-    with of_site().acquire(3):
+def test_changelog_is_read_after_the_predecessor_is_fenced(broker: Broker) -> None:
+    with lease_manager().acquire(3):
         pass
     assert broker.steps == ["init", "read", "close consumer"]
 
 
 def test_fields_without_a_value_are_not_written(broker: Broker) -> None:
-    with of_site().acquire(3) as claim:
-        claim.write({"a": attempt("a")})
+    with lease_manager().acquire(3) as lease:
+        lease.write({"a": attempt("a")})
     assert broker.log[0] == Record(b"a", attempt("a").model_dump_json(exclude_none=True).encode())
 
 
-def test_a_changelog_is_read_to_its_end_before_its_position_is_known(broker: Broker) -> None:
+def test_changelog_is_read_to_its_end_if_the_position_is_unknown_at_first(broker: Broker) -> None:
     broker.put("a", attempt("a").model_dump_json())
     broker.polls_before_known = 1
-    with of_site().acquire(3) as claim:
-        assert list(claim.records) == ["a"]
+    with lease_manager().acquire(3) as lease:
+        assert list(lease.records) == ["a"]
 
 
-def test_a_changelog_that_moves_forward_may_take_longer_than_the_limit(broker: Broker) -> None:
+def test_slow_read_of_a_changelog_may_exceed_the_limit_while_it_advances(broker: Broker) -> None:
     for number in range(8):
         broker.put(f"job-{number}", attempt(f"job-{number}").model_dump_json())
     broker.on_poll = lambda: time.sleep(SHORT_S / 3)
-    with of_site(SHORT_S).acquire(3) as claim:
-        assert len(claim.records) == 8
+    with lease_manager(SHORT_S).acquire(3) as lease:
+        assert len(lease.records) == 8
 
 
-# --- what ends a claim ---
+# --- the end of a lease ---
 
 
-def test_a_fenced_claim_writes_nothing_ever_after(broker: Broker) -> None:
-    with of_site().acquire(3) as old, of_site().acquire(3):
+def test_fenced_lease_never_writes_again(broker: Broker) -> None:
+    with lease_manager().acquire(3) as old, lease_manager().acquire(3):
         first = lost_by(old)
         assert first.fenced
         begun = broker.steps.count("begin")
@@ -242,121 +242,122 @@ def test_a_fenced_claim_writes_nothing_ever_after(broker: Broker) -> None:
         pytest.param(ProducerFencedError(), True, id="fenced"),
         pytest.param(InvalidProducerEpochError(), True, id="older epoch"),
         pytest.param(KafkaTimeoutError("late"), False, id="broker too late"),
-        # kafka-python states by `assert` what a client in a wrong state breaks.
+        # kafka-python uses `assert` to check the state of the client.
         pytest.param(AssertionError("wrong state"), False, id="client in a wrong state"),
     ],
 )
-def test_a_claim_is_lost_where_its_commit_fails(
-    broker: Broker, error: Exception, fenced: bool
-) -> None:
+def test_lease_is_lost_if_a_commit_fails(broker: Broker, error: Exception, fenced: bool) -> None:
     def fail() -> None:
         raise error
 
-    with of_site().acquire(3) as claim:
+    with lease_manager().acquire(3) as lease:
         broker.on_commit = fail
-        lost = lost_by(claim)
+        lost = lost_by(lease)
         assert lost.fenced is fenced
         assert lost.__cause__ is error
-        broker.on_commit = nothing
-        assert lost_by(claim) is lost
+        broker.on_commit = do_nothing
+        assert lost_by(lease) is lost
 
 
-def test_a_claim_is_lost_where_a_record_is_refused_although_its_commit_returns(
+def test_lease_is_lost_if_a_record_is_refused_and_the_commit_returns(
     broker: Broker,
 ) -> None:
-    with of_site().acquire(3) as claim:
+    with lease_manager().acquire(3) as lease:
         broker.refusal = KafkaTimeoutError("refused")
-        assert not lost_by(claim).fenced
+        assert not lost_by(lease).fenced
     assert broker.log == []
 
 
-def test_a_commit_that_never_returns_loses_the_claim_in_time(broker: Broker) -> None:
+def test_lease_is_lost_after_the_limit_if_a_commit_never_returns(broker: Broker) -> None:
     may_end = threading.Event()
-    with of_site(SHORT_S).acquire(3) as claim:
-        broker.on_commit = lambda: assert_ended(may_end)
-        lost = lost_by(claim)
+    with lease_manager(SHORT_S).acquire(3) as lease:
+        broker.on_commit = lambda: wait_for(may_end)
+        lost = lost_by(lease)
         may_end.set()
     assert not lost.fenced
     assert "not confirmed within 0.1 s" in str(lost)
 
 
-def assert_ended(event: threading.Event) -> None:
+def wait_for(event: threading.Event) -> None:
     assert event.wait(10)
 
 
-def test_a_claim_that_is_not_confirmed_in_time_is_refused_and_its_producer_closed(
+def test_lease_not_confirmed_in_time_is_refused_and_its_producer_closed(
     broker: Broker,
 ) -> None:
     may_end = threading.Event()
-    broker.on_init = lambda: assert_ended(may_end)
-    with pytest.raises(LeaseLostError, match="the claim was not confirmed"):
-        of_site(SHORT_S).acquire(3).__enter__()
+    broker.on_init = lambda: wait_for(may_end)
+    with pytest.raises(LeaseLostError, match="the lease was not confirmed"):
+        lease_manager(SHORT_S).acquire(3).__enter__()
     may_end.set()
     assert broker.closed.wait(10)
     assert "read" not in broker.steps
 
 
-def test_an_error_of_our_own_is_raised_as_it_is(broker: Broker) -> None:
+def test_error_that_is_not_from_kafka_is_raised_unchanged(broker: Broker) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
-    with of_site().acquire(3) as claim:
+    with lease_manager().acquire(3) as lease:
         broker.on_commit = fail
         with pytest.raises(ZeroDivisionError):
-            claim.write({"a": attempt("a")})
+            lease.write({"a": attempt("a")})
 
 
-def test_a_claim_without_a_broker_is_refused(broker: Broker) -> None:
+def test_lease_without_a_broker_is_refused(broker: Broker) -> None:
     broker.unreachable = KafkaConnectionError("no broker")
-    with pytest.raises(LeaseLostError, match="no broker"), of_site().acquire(3):
+    with pytest.raises(LeaseLostError, match="no broker"), lease_manager().acquire(3):
         pass
 
 
-def test_a_claim_whose_changelog_cannot_be_fetched_is_refused(broker: Broker) -> None:
+def test_lease_is_refused_if_the_changelog_cannot_be_fetched(broker: Broker) -> None:
     def fail() -> None:
         raise KafkaTimeoutError("no fetch")
 
     broker.put("a", "{}")
     broker.on_poll = fail
-    with pytest.raises(LeaseLostError, match=r"cannot read .*no fetch"), of_site().acquire(3):
+    with pytest.raises(LeaseLostError, match=r"cannot read .*no fetch"), lease_manager().acquire(3):
         pass
     assert broker.closed.wait(10)
 
 
-def test_a_claim_whose_changelog_holds_no_attempt_is_refused(broker: Broker) -> None:
+def test_lease_is_refused_if_the_changelog_has_an_unreadable_record(broker: Broker) -> None:
     broker.put("a", "{}")
-    with pytest.raises(LeaseLostError, match=f"{TOPIC}/3 holds no attempt"), of_site().acquire(3):
+    with (
+        pytest.raises(LeaseLostError, match="record that is no attempt"),
+        lease_manager().acquire(3),
+    ):
         pass
 
 
 @pytest.mark.parametrize("last", [0, 1])
-def test_a_claim_whose_changelog_stops_before_its_end_is_refused(broker: Broker, last: int) -> None:
+def test_lease_is_refused_if_the_read_stops_before_the_end(broker: Broker, last: int) -> None:
     broker.put("a", attempt("a").model_dump_json())
     broker.put("b", attempt("b").model_dump_json())
     broker.last_offset = last
     broker.on_poll = lambda: time.sleep(SHORT_S / 10)
     begun = time.monotonic()
     with (
-        pytest.raises(LeaseLostError, match=f"is not read on from {last}"),
-        of_site(SHORT_S).acquire(3),
+        pytest.raises(LeaseLostError, match=f"stops at offset {last}"),
+        lease_manager(SHORT_S).acquire(3),
     ):
         pass
     assert SHORT_S < time.monotonic() - begun < 10
 
 
-def test_a_producer_is_closed_when_its_claim_ends(broker: Broker) -> None:
-    with of_site().acquire(3):
+def test_producer_is_closed_at_the_end_of_the_lease(broker: Broker) -> None:
+    with lease_manager().acquire(3):
         assert not broker.closed.is_set()
     assert broker.closed.wait(10)
 
 
-# --- how a claim is made, and how old it is ---
+# --- the producer and the age of a lease ---
 
 
-def test_a_producer_is_named_by_site_and_partition_and_ends_within_the_limit(
+def test_transactional_id_names_site_and_partition_and_timeouts_follow_the_limit(
     broker: Broker,
 ) -> None:
-    with of_site(12.0).acquire(3):
+    with lease_manager(12.0).acquire(3):
         pass
     assert broker.options["bootstrap_servers"] == ["127.0.0.1:19092"]
     assert {name: broker.options[name] for name in LIMITS} == LIMITS
@@ -392,26 +393,28 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_a_claim_is_as_old_as_the_request_of_its_last_confirmed_write(
+def test_age_of_a_lease_counts_from_the_request_of_the_last_confirmed_write(
     broker: Broker, clock: Clock
 ) -> None:
-    with of_site().acquire(3) as claim:
+    with lease_manager().acquire(3) as lease:
         clock.move(8)
-        assert claim.age_s() == 8
+        assert lease.age_s() == 8
         broker.on_commit = lambda: clock.move(2)
-        claim.write({"a": attempt("a")})
-        assert claim.age_s() == 2
+        lease.write({"a": attempt("a")})
+        assert lease.age_s() == 2
 
 
-def test_a_write_that_is_not_confirmed_does_not_renew_a_claim(broker: Broker, clock: Clock) -> None:
-    with of_site().acquire(3) as claim:
+def test_unconfirmed_write_does_not_renew_the_lease(broker: Broker, clock: Clock) -> None:
+    with lease_manager().acquire(3) as lease:
         clock.move(8)
         broker.refusal = KafkaTimeoutError("refused")
-        lost_by(claim)
-        assert claim.age_s() == 8
+        lost_by(lease)
+        assert lease.age_s() == 8
 
 
-def test_time_asleep_counts_where_the_system_measures_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boot_seconds_include_time_asleep_if_the_system_has_the_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
     monkeypatch.setattr(time, "clock_gettime", {7: 1234.5}.__getitem__)
     assert boot_seconds() == 1234.5
