@@ -71,6 +71,7 @@ class _Comparison:
         self._open: set[tuple[str, str]] = set()
 
     def compare(self, old: Any, new: Any, where: str) -> Iterator[SchemaChange]:
+        """Yield the changes between two schemas of the value at `where`; each is a dict or bool."""
         pair = (_reference(old), _reference(new))
         if pair in self._open:
             return

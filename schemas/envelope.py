@@ -44,7 +44,7 @@ LONGEST_SUBJECT: Final = 256
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 
 
-class InvalidEvent(ValueError):  # noqa: N818 - the project's word for it
+class InvalidEvent(ValueError):  # noqa: N818 - the name in the documents
     """The bytes are not a known event. `code` is a DeadLetterCode value, `where` a JSON path."""
 
     def __init__(self, code: str, detail: str, where: str = "$") -> None:

@@ -53,7 +53,7 @@ def advisory_id(platform: str, version: str) -> AdvisoryId:
 def derive_job_id(udid: str, action: str, target: str, generation: int) -> JobId:
     """Return the id of a job; equal arguments always give the same id.
 
-    `target` is the job's intent: a version (`26.2`), or the enrollment that is replaced.
+    `target` is the job's intent: a version (`26.2`), or the cause of a reinstall or re-enrollment.
     `generation` is the number of earlier, ended jobs for the same intent. See
     docs/decisions/0002-one-job-id-per-intent.md.
     """

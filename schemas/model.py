@@ -1,4 +1,4 @@
-"""The base of every wire model."""
+"""The base of all wire models, and fast ways to construct and write them."""
 
 from operator import attrgetter
 from typing import Any, Final, TypeVar
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class WireModel(BaseModel):
-    """Base of all wire models: frozen; fields added by a newer producer are ignored on read."""
+    """An immutable model that ignores fields of a newer producer when it is read."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_timedelta="float")
 

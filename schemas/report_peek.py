@@ -37,7 +37,7 @@ _Facts = msgspec.defstruct(
 
 
 class ReportPeek(msgspec.Struct, gc=False):
-    """Attributes and fields of a report, as plain JSON values: times, versions are texts."""
+    """Attributes and fields of a report as JSON values: times and versions are texts."""
 
     type: Literal["drydock.inventory.reported.v1"]
     subject: Annotated[str, Meta(min_length=1, max_length=LONGEST_SUBJECT)]

@@ -25,8 +25,10 @@ def device_key(event: DeviceEvent) -> str:
 
 
 def route(event: DeviceEvent | AdvisoryEvent) -> tuple[str, str]:
-    """Return topic name and key of an event: `device_key` for a device event, the advisory id for
-    an advisory event."""
+    """Return topic name and key of an event that comes from outside.
+
+    The key is `device_key` for a device event, and the advisory id for an advisory event.
+    """
     key = device_key(event) if isinstance(event, DeviceEvent) else event.subject
     return _TOPIC_OF[type(event)].name, key
 

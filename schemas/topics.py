@@ -241,7 +241,7 @@ ATTEMPTS: Final = Topic(
 _STATE_SETTINGS: Final = (
     ("min.cleanable.dirty.ratio", "0.2"),
     # A worker that lost its partition may still write for a moment. Keep its rows beside those of
-    # the new owner, so that a reader can tell them apart by epoch.
+    # the new owner, so that a reader can compare their epochs.
     ("min.compaction.lag.ms", str(3600 * 1000)),
     ("segment.bytes", str(256 * 1024 * 1024)),
     ("segment.ms", str(6 * 3600 * 1000)),

@@ -78,7 +78,7 @@ class MdmCommandReported(WireModel):
 
 
 class BootstrapTokenSet(WireModel):
-    """A Mac escrowed its bootstrap token, or cleared it (`escrowed` False), token redacted."""
+    """A Mac escrowed its bootstrap token, or cleared it. The token is redacted."""
 
     udid: UdidField
     enrollment_id: TextField | None = None
