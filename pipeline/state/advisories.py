@@ -18,8 +18,8 @@ from schemas.events.advisory import AdvisorySnapshot, Severity
 from schemas.ids import AdvisoryId, advisory_id
 from schemas.macos import Build, OSVersion, reaches
 
-# A release is specific to some hardware if it lists fewer device ids than this share of the longest
-# list of its line. A Mac with an unknown device id is not offered such a release.
+# A release is specific to some hardware if it lists fewer than ten device ids, or fewer than this
+# share of the longest list of its line. A Mac with an unknown device id is not offered it.
 _SPECIFIC_SHARE: Final = 0.5
 _SEVERITY_RANK: Final[dict[Severity | None, int]] = {
     None: 0,
@@ -126,7 +126,7 @@ class _SourcedAdvisory:
 
 @dataclass(frozen=True)
 class Advisories:
-    """All advisories. Immutable, except for the cache of missing releases."""
+    """All advisories. Immutable, except for its caches."""
 
     known: Mapping[AdvisoryId, _SourcedAdvisory] = field(default_factory=dict)
     _missing: dict[Any, Missing] = field(default_factory=dict, compare=False, repr=False)

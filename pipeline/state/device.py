@@ -150,8 +150,7 @@ class Register(Generic[T]):
 
 
 class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """A Mac's folded state. Immutable: a fold returns a new Device, or the same one if nothing
-    changed.
+    """The folded state of one Mac. Immutable; a fold without a change returns the same object.
 
     - `values`: one value for each name in FIELDS; the same tuple object while only times change
     - `timestamps`: the newest report time of each field, source and kind of check-in

@@ -288,7 +288,7 @@ class Fleet:
             if enrollment != udid:
                 _add_alias(self._by_enrollment, enrollment, udid)
 
-    # --- looking up ---
+    # --- queries ---
 
     def merged_device(self, udid: str) -> Device:
         """Return the Mac's state, joined with its records under other keys."""
@@ -396,7 +396,7 @@ class Fleet:
             matching, key=lambda udid: (self.devices[udid].reported_us(name), udid), default=None
         )
 
-    # --- keeping ---
+    # --- persistence of the broadcast state ---
 
     def broadcast_to_wire(self) -> dict[str, Any]:
         """Return the state that concerns all Macs, as JSON values."""

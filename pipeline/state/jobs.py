@@ -282,7 +282,7 @@ def _tie_breaker(entry: JobEntry) -> tuple[str, str]:
 
 
 def open_job(history: JobHistory) -> JobEntry | None:
-    """Return the open job. Of several: the newest that was begun, else the newest."""
+    """Return the open job or None. Of several: the newest that was begun, else the newest."""
     found: JobEntry | None = None
     for entry in reversed(history):
         if entry.is_open:
