@@ -1,4 +1,4 @@
-"""What an executor's successor must know of a job: one record of its journal."""
+"""Records of an executor's journal, which its successor reads from the attempts topic."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from schemas.results import JobResult
 
 
 class RecordedResult(WireModel):
-    """A result, and whether the pipeline is known to have it."""
+    """A result, with its time and whether its publication was confirmed."""
 
     at: AwareDatetime
     published: bool
@@ -18,11 +18,12 @@ class RecordedResult(WireModel):
 
 
 class AttemptRecord(WireModel):
-    """A job as its executor left it. The newest record of a job id is the truth.
+    """The last state of a job in an executor's journal. The newest record of a job id wins.
 
-    `issued_at` is None for an order that was never proven. `entry` is the executor's own state
-    of the attempt, for executors only; None where the job was never accepted. `told` are the
-    results that may be unpublished, and the newest. `by` names the executor, for people.
+    `issued_at` and `entry` are None for a job that was never accepted (refused, or withdrawn
+    earlier). `entry` is the executor's state of the attempt, for executors only. `live` is True
+    from acceptance until the attempt ends. `results` holds every result without a confirmed
+    publication, and the newest result. `by` names the executor, for people.
     """
 
     job_id: Annotated[TextField, Field(min_length=1)]

@@ -1,12 +1,15 @@
-"""What changed between two JSON Schemas of one model, and whether it breaks the contract.
+"""Compare two JSON Schemas of one model, and find the changes that break the contract.
 
-A topic holds what older producers wrote, some topics for ever: a reader of the new schema must
-take every value the old one took. What narrows is a break, and so is a property that
-goes away, since what older producers say in it would be dropped unseen. What only widens (a new
-optional property, one more value of an enum) is no break; an older *reader* may not take the new
-value, so readers are upgraded before producers: those changes are told, as `readers_first`.
+Topics hold records of older producers, some of them forever: a reader of the new schema must accept
+every value that the old schema accepts.
 
-Knows the keywords that pydantic writes. A change in one it does not know is a break.
+- `breaks`: fewer values are accepted; a property is removed, so that its value in old records would
+  be dropped silently; or the value of a keyword changes that is not handled here.
+- `readers_first`: more values are accepted. An older reader refuses the new ones, so all readers
+  are upgraded before the producers.
+- no effect: a new optional property that older readers ignore; titles and descriptions.
+
+It handles the keywords that pydantic writes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -39,7 +42,7 @@ _AT_MOST: Final = frozenset({"maximum", "exclusiveMaximum", "maxLength", "maxIte
 
 @dataclass(frozen=True, slots=True)
 class SchemaChange:
-    """One difference. `where` is a path into the values (`$.data.builds[*]`)."""
+    """One difference. `where` is a path in the described values (`$.data.builds[*]`)."""
 
     effect: Effect
     where: str
@@ -50,17 +53,17 @@ class SchemaChange:
 
 
 def changes(old: Schema, new: Schema) -> list[SchemaChange]:
-    """All differences that matter, in the order of the old schema; none for equal schemas."""
+    """Return all differences with an effect, in the order of the old schema's properties."""
     return list(_Comparison(old.get("$defs", {}), new.get("$defs", {})).compare(old, new, "$"))
 
 
 def breaks(old: Schema, new: Schema) -> list[SchemaChange]:
-    """The differences that a reader of what older producers wrote would stumble on."""
+    """Return the differences that make records of older producers unreadable or lose data."""
     return [change for change in changes(old, new) if change.effect == "breaks"]
 
 
 class _Comparison:
-    """One walk over both schemas; it remembers the pairs of references it is inside of."""
+    """One walk over both schemas. It tracks open pairs of references, to end at recursive ones."""
 
     def __init__(self, old_defs: Mapping[str, Schema], new_defs: Mapping[str, Schema]) -> None:
         self._old_defs = old_defs
@@ -68,6 +71,7 @@ class _Comparison:
         self._open: set[tuple[str, str]] = set()
 
     def compare(self, old: Any, new: Any, where: str) -> Iterator[SchemaChange]:
+        """Yield the changes between two schemas of the value at `where`; each is a dict or bool."""
         pair = (_reference(old), _reference(new))
         if pair in self._open:
             return
@@ -86,7 +90,7 @@ class _Comparison:
         if old is False or new is True or new == {}:
             return
         if new is False or old is True:
-            yield SchemaChange("breaks", where, "takes fewer values than before")
+            yield SchemaChange("breaks", where, "accepts fewer values than before")
             return
         if _branches(old) is not None or _branches(new) is not None:
             yield from self._branches(old, new, where)
@@ -102,7 +106,7 @@ class _Comparison:
         return isinstance(schema, list) and any(self._has_references(item) for item in schema)
 
     def _branches(self, old: Schema, new: Schema, where: str) -> Iterator[SchemaChange]:
-        """Each old alternative must be taken by some new one."""
+        """Yield the changes between alternatives: some new one must accept each old one."""
         olds = _branches(old) or [old]
         news = _branches(new) or [new]
         used: set[int] = set()
@@ -118,15 +122,18 @@ class _Comparison:
                 yield from tries[alike[0]]
             else:
                 yield SchemaChange(
-                    "breaks", where, f"no longer takes {self._name(branch, old=True)}"
+                    "breaks", where, f"no longer accepts {self._name(branch, old=True)}"
                 )
         for at, candidate in enumerate(news):
             if at not in used:
                 name = self._name(candidate, old=False)
-                yield SchemaChange("readers_first", where, f"now also takes {name}")
+                yield SchemaChange("readers_first", where, f"now also accepts {name}")
 
     def _alike(self, old: Any, new: Any) -> bool:
-        """Whether two alternatives are meant to be the same one: then the place is inside."""
+        """Return True if `new` is a version of the alternative `old`.
+
+        The changes inside them are then reported, instead of a removed alternative.
+        """
         if _reference(old) or _reference(new):
             return _reference(old) == _reference(new)
         if not isinstance(old, Mapping) or not isinstance(new, Mapping):
@@ -152,14 +159,14 @@ class _Comparison:
             else:
                 yield SchemaChange("breaks", f"{where}.{name}", "property removed")
         for name in sorted(still - required):
-            description = "is required now" if name in olds else "new property is required"
+            description = "is now required" if name in olds else "new property is required"
             yield SchemaChange("breaks", f"{where}.{name}", description)
         for name in sorted((required - still) & set(news)):
             yield SchemaChange("readers_first", f"{where}.{name}", "is no longer required")
         rest, now = old.get("additionalProperties", True), new.get("additionalProperties", True)
         if olds and rest is False and now is False:
             for name in sorted(set(news) - set(olds)):
-                description = "new property; older readers refuse ones they do not know"
+                description = "new property, which older readers refuse as unknown"
                 yield SchemaChange("readers_first", f"{where}.{name}", description)
         yield from self.compare(rest, now, f"{where}.*")
 
@@ -180,7 +187,7 @@ def _reference(schema: Any) -> str:
 
 
 def _resolve(schema: Any, defs: Mapping[str, Schema]) -> Any:
-    """The schema itself, or what it refers to with the keywords beside the reference."""
+    """Return the schema; a reference is replaced by its definition, plus keywords beside it."""
     name = _reference(schema)
     if not name:
         return schema
@@ -208,14 +215,14 @@ def _allowed(schema: Schema) -> list[Any] | None:
 
 
 def _values(old: Schema, new: Schema, where: str) -> Iterator[SchemaChange]:
-    """Constants and enums, then types."""
+    """Yield changes of constants and enums, then of types."""
     olds, news = _allowed(old), _allowed(new)
     if "const" in old and "const" in new and olds != news:
         yield SchemaChange("breaks", where, f"changed from {old['const']!r} to {new['const']!r}")
     elif news is not None and olds is None:
-        yield SchemaChange("breaks", where, f"takes only {_list(news)} now")
+        yield SchemaChange("breaks", where, f"now accepts only {_list(news)}")
     elif news is None and olds is not None:
-        yield SchemaChange("readers_first", where, f"takes more than {_list(olds)} now")
+        yield SchemaChange("readers_first", where, f"now accepts more than {_list(olds)}")
     elif news is not None and olds is not None:
         yield from _enum_changed(olds, news, where)
     yield from _types_changed(_types(old), _types(new), where)
@@ -223,21 +230,21 @@ def _values(old: Schema, new: Schema, where: str) -> Iterator[SchemaChange]:
 
 def _enum_changed(olds: list[Any], news: list[Any], where: str) -> Iterator[SchemaChange]:
     if gone := [value for value in olds if value not in news]:
-        yield SchemaChange("breaks", where, f"no longer takes {_list(gone)}")
+        yield SchemaChange("breaks", where, f"no longer accepts {_list(gone)}")
     if more := [value for value in news if value not in olds]:
-        yield SchemaChange("readers_first", where, f"now also takes {_list(more)}")
+        yield SchemaChange("readers_first", where, f"now also accepts {_list(more)}")
 
 
 def _types_changed(olds: set[str], news: set[str], where: str) -> Iterator[SchemaChange]:
-    """`integer` is within `number`; no type at all is any type."""
+    """Yield changes of types. `number` includes `integer`; no type means any type."""
     if not olds and news:
-        yield SchemaChange("breaks", where, f"takes only {_list(sorted(news))} now")
+        yield SchemaChange("breaks", where, f"now accepts only {_list(sorted(news))}")
     if not olds or not news:
         return
     if gone := sorted(olds - news - ({"integer"} if "number" in news else set())):
-        yield SchemaChange("breaks", where, f"no longer takes {_list(gone)}")
+        yield SchemaChange("breaks", where, f"no longer accepts {_list(gone)}")
     if more := sorted(news - olds):
-        yield SchemaChange("readers_first", where, f"now also takes {_list(more)}")
+        yield SchemaChange("readers_first", where, f"now also accepts {_list(more)}")
 
 
 def _types(schema: Schema) -> set[str]:
@@ -252,7 +259,7 @@ def _list(values: list[Any]) -> str:
 
 
 def _limits(old: Schema, new: Schema, where: str) -> Iterator[SchemaChange]:
-    """Bounds, patterns, formats, and whatever keyword is not known here."""
+    """Yield changes of bounds, patterns, formats, and keywords that are not handled elsewhere."""
     for key in sorted((old.keys() | new.keys()) - _ANNOTATIONS):
         before, after = old.get(key), new.get(key)
         if before == after or key in _HANDLED - {"pattern", "format"}:

@@ -1,8 +1,7 @@
-"""How every program of Drydock talks to Kafka: where, as whom, and with which guarantees.
+"""Settings of all Kafka clients of Drydock: addresses, authentication, guarantees.
 
-Pure: it validates, and gives the options of a kafka-python client as a dict. The values come
-from the environment in `pipeline.connection`; clients are built where the program is put
-together.
+Pure: it validates settings and returns client options as a dict. `pipeline.connection` reads the
+values from the environment; each program builds its clients at its entry point.
 """
 
 from enum import StrEnum
@@ -24,7 +23,7 @@ BootstrapField = Annotated[
 
 
 class SecurityProtocol(StrEnum):
-    """How a broker's listener is protected; Kafka's own names."""
+    """Protection of a broker's listener, by Kafka's own names."""
 
     PLAINTEXT = "PLAINTEXT"
     SSL = "SSL"
@@ -33,7 +32,7 @@ class SecurityProtocol(StrEnum):
 
 
 class SaslMechanism(StrEnum):
-    """How a program proves who it is; Kafka's own names."""
+    """Methods to authenticate with SASL, by Kafka's own names."""
 
     PLAIN = "PLAIN"
     SCRAM_SHA_256 = "SCRAM-SHA-256"
@@ -41,15 +40,18 @@ class SaslMechanism(StrEnum):
 
 
 class Compression(StrEnum):
-    """What every Python client can read without another package."""
+    """Compressions that every Python client can read without another package."""
 
     NONE = "none"
     GZIP = "gzip"
 
 
 class KafkaConnection(BaseModel):
-    """One connection's settings. Files are paths to PEM; `sasl_*` belongs to SASL protocols and
-    `tls_*` to SSL ones: a setting that would have no effect is an error, not a false comfort."""
+    """Settings of one connection. The `_file` settings are paths of PEM files.
+
+    `sasl_*` is only valid with a SASL protocol, and `tls_*` with an SSL one: a setting without
+    effect is an error, so that a misconfigured connection does not seem protected.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,16 +90,16 @@ class KafkaConnection(BaseModel):
 
     @property
     def uses_sasl(self) -> bool:
-        """Whether the program proves who it is by SASL."""
+        """True if the client authenticates with SASL."""
         return self.security_protocol.startswith("SASL")
 
     @property
     def uses_tls(self) -> bool:
-        """Whether the connection is encrypted."""
+        """True if the connection is encrypted."""
         return self.security_protocol.endswith("SSL")
 
     def client_options(self) -> dict[str, Any]:
-        """What every kafka-python client takes. Holds the password: not for logs."""
+        """Return the options of any kafka-python client. Never log them: they hold the password."""
         options: dict[str, Any] = {
             "bootstrap_servers": self.bootstrap.split(","),
             "client_id": self.client_id,
@@ -116,11 +118,11 @@ class KafkaConnection(BaseModel):
         return options
 
     def producer_options(self, *, linger_ms: int = 5) -> dict[str, Any]:
-        """A kafka-python producer that does not lose, repeat or reorder what it sends.
+        """Return the options of a kafka-python producer that does not lose, repeat or reorder.
 
-        Idempotence is asked for although it is the default: left to the default, kafka-python
-        drops it without a word where another option conflicts. A send that is not acknowledged
-        within two minutes fails its future; whoever sends has to look.
+        Idempotence is set although it is the default: kafka-python silently disables the default
+        if another option conflicts with it. A record that is not acknowledged within two minutes
+        fails its future, which the caller must check.
         """
         return self.client_options() | {
             "acks": "all",
@@ -135,10 +137,11 @@ class KafkaConnection(BaseModel):
     def consumer_options(
         self, group: str | None = None, *, instance: str | None = None
     ) -> dict[str, Any]:
-        """A kafka-python consumer that commits only when it is told to, from the first record on.
+        """Return the options of a kafka-python consumer that commits only explicitly.
 
-        `group` None reads without a group. `instance` is a member's lasting name (KIP-345): it
-        comes back to its partitions after a restart, and its older double is fenced.
+        It starts at the first record and reads committed records only. `group` None reads without
+        a group. `instance` is the permanent name of a member (KIP-345): after a restart it gets
+        its partitions back, and an older member of that name is fenced.
         """
         options = self.client_options() | {
             "group_id": group,

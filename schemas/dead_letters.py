@@ -1,4 +1,4 @@
-"""What could not be used, why, and the bytes themselves."""
+"""Dead letters: inputs that could not be used, with the reason and their bytes."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -10,7 +10,7 @@ from schemas.model import WireModel
 
 
 class DeadLetterCode(StrEnum):
-    """The closed set of reasons for setting an input aside."""
+    """The closed set of reasons for a dead letter."""
 
     NOT_JSON = "not_json"
     NOT_PLIST = "not_plist"
@@ -29,11 +29,12 @@ class DeadLetterCode(StrEnum):
 
 
 class DeadLetter(WireModel):
-    """An input dead-lettered. `where` is the place of the error inside it (`$.OSVersions[2].Build`,
-    `line 3`), `origin` where it came from (a file, `topic/partition/offset`, a webhook).
+    """An input that could not be used.
 
-    `raw` is base64 of its bytes with secrets cut out, None if larger than is kept; `raw_sha256`
-    and `raw_size` describe the bytes as they arrived.
+    `where` is the position of the error in the input (`$.OSVersions[2].Build`, `line 3`). `origin`
+    is the input's source: a file, `topic/partition/offset`, a webhook. `raw` is the base64 of its
+    redacted bytes, None if they exceed the size limit. `raw_sha256` and `raw_size` describe the
+    bytes as received.
     """
 
     code: DeadLetterCode

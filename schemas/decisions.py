@@ -1,4 +1,4 @@
-"""What Drydock decided for one Mac, and all that is needed to decide it again."""
+"""Decisions for one Mac, and their records with all inputs, from which replay decides again."""
 
 from enum import StrEnum
 from typing import Any
@@ -11,7 +11,7 @@ from schemas.model import WireModel, fast_json
 
 
 class Verdict(StrEnum):
-    """Send a job, hold it back for now, or nothing to do."""
+    """The kind of a decision: send a job, hold it for now, or nothing to do."""
 
     SEND = "send"
     HOLD = "hold"
@@ -19,7 +19,7 @@ class Verdict(StrEnum):
 
 
 class Reason(StrEnum):
-    """The closed set of reasons of a decision. Reaches log, metric and record unchanged."""
+    """The closed set of reasons of a decision. The value is the same in log, metric and record."""
 
     # nothing
     COMPLIANT = "compliant"
@@ -73,7 +73,7 @@ class Reason(StrEnum):
 
 
 class Severity(StrEnum):
-    """How bad the worst hole is that a Mac has; a policy times each differently."""
+    """Severity of a Mac's worst exposure. A policy sets times for each value."""
 
     EXPLOITED = "exploited"
     CRITICAL = "critical"
@@ -84,7 +84,7 @@ class Severity(StrEnum):
 
 
 class Gate(WireModel):
-    """One check in the order it was made. `until` is when a failed one can pass by itself."""
+    """One check of a decision. `until` is the time at which a failed gate can pass by itself."""
 
     gate: TextField
     passed: bool
@@ -93,14 +93,15 @@ class Gate(WireModel):
 
 
 class Decision(WireModel):
-    """The answer for one Mac at one moment.
+    """The verdict for one Mac at one time, with its reason and gates.
 
-    `gates` are in order; the first that did not pass gave the reason of a hold.
-    `next_eligible_at` is the earliest time at which the answer can change by itself; None where
-    only an event can change it. `supersedes` is an open job, not
-    yet begun, that this answer withdraws. `cves` are all the Mac is exposed to, `exploited_cves`
-    those of them known to be exploited. `evidence` is what a reimage (or its refusal) rests on.
-    `findings` are facts somebody should know that no job can mend.
+    - `gates`: in the order of evaluation; the first that did not pass is the reason of a hold.
+    - `next_eligible_at`: the earliest time at which the decision can change without an event; None
+      if only an event can change it.
+    - `supersedes`: the id of an open job, not yet begun, that this decision withdraws.
+    - `cves`: all CVEs that the Mac is exposed to; `exploited_cves`: those known to be exploited.
+    - `evidence`: the observations that justify a reimage or its refusal.
+    - `findings`: coded observations that need a person, because no job can correct them.
     """
 
     udid: TextField
@@ -128,10 +129,11 @@ class Decision(WireModel):
 
 
 class DecisionInputs(WireModel):
-    """What `decide` saw. Digests name content kept beside the log: the policy's text and the
-    catalogue of advisories; the rest is here in full.
+    """All inputs of one decision.
 
-    `device` is the state's own encoding of the Mac, `ledger` of its jobs.
+    `policy_digest` and `catalog_digest` are SHA-256 digests of the policy's text and of the
+    catalogue of advisories, which are kept outside the record. `device` is `Device.to_wire()`;
+    `job_history` is a list of `JobEntry.to_wire()`.
     """
 
     now: AwareDatetime
@@ -145,15 +147,19 @@ class DecisionInputs(WireModel):
 
 
 class DecisionRecord(WireModel):
-    """A decision with its inputs: `decide(inputs)` gives the same bytes of `decision` again."""
+    """A decision with its inputs: deciding from `inputs` again gives the same `decision`."""
 
     decision: Decision
     inputs: DecisionInputs
 
 
 def encode_record(record: DecisionRecord, *, fast_paths: bool = True) -> bytes:
-    """`record.model_dump_json()`, byte for byte. What the state encoded is not looked into again,
-    which is most of what pydantic does with a record. Without `fast_paths` pydantic writes it."""
+    """Return the bytes of `record.model_dump_json()`.
+
+    The fast path writes `device` and `job_history`, which are JSON values already, without
+    inspecting them; pydantic spends most of its time there. Without `fast_paths` pydantic writes
+    the record.
+    """
     if not fast_paths:
         return record.model_dump_json().encode()
     decision, inputs = record.decision.__dict__, record.inputs.__dict__

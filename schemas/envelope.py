@@ -1,9 +1,11 @@
-"""Events as bytes: CloudEvents 1.0, JSON, structured mode. The only encode and decode.
+"""Encode and decode events as CloudEvents 1.0 in structured JSON mode. No other module does this.
 
-https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md. `subject` is the UDID, or
-`serial:<serial>` where a source knows no more; advisories use their advisory id. `time` is when
-the fact was true at its source. The original payload travels as extension attributes:
-`rawsha256` always, `rawbase64` and `rawmediatype` where the bytes are kept, secrets cut out.
+Specification: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md.
+
+- `subject`: the UDID; `serial:<serial>` if the source knows no UDID; the advisory id for advisories
+- `time`: the time at the source for which the data is true
+- `rawsha256`: digest of the original payload, an extension attribute
+- `rawbase64`, `rawmediatype`: the redacted payload, present only if its bytes are kept
 """
 
 from typing import Annotated, Any, Final, Literal
@@ -42,8 +44,8 @@ LONGEST_SUBJECT: Final = 256
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 
 
-class InvalidEvent(ValueError):  # noqa: N818 - the project's word for it
-    """Bytes that are no known event. `code` is a DeadLetterCode value, `where` a JSON path."""
+class InvalidEvent(ValueError):  # noqa: N818 - the name in the documents
+    """The bytes are not a known event. `code` is a DeadLetterCode value, `where` a JSON path."""
 
     def __init__(self, code: str, detail: str, where: str = "$") -> None:
         super().__init__(f"{code} at {where}: {detail}")
@@ -53,7 +55,7 @@ class InvalidEvent(ValueError):  # noqa: N818 - the project's word for it
 
 
 class CloudEvent(WireModel):
-    """The attributes every event has."""
+    """Attributes of every event."""
 
     specversion: Literal["1.0"] = "1.0"
     id: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID)]
@@ -190,22 +192,24 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="t
 
 
 def encode(event: CloudEvent, *, fast_paths: bool = True) -> bytes:
-    """One JSON object, UTF-8, absent optional fields left out; the same event gives the same
-    bytes, with `fast_paths` or without."""
+    """Return the event as one JSON object in UTF-8, without fields that are None.
+
+    Equal events give equal bytes, with `fast_paths` or without.
+    """
     if fast_paths and type(event) is JobIssuedEvent:
         return _encode_issued(event)
     return event.model_dump_json(exclude_none=True).encode()
 
 
 def _encode_issued(event: JobIssuedEvent) -> bytes:
-    """The same by another way: of all events we write this one the most, and in bursts."""
+    """Return the bytes of `encode`, faster: `JobIssued` is the event written most, in bursts."""
     fields = {name: value for name, value in event.__dict__.items() if value is not None}
     fields["data"] = {"job": job_fields(event.data.job), "signed": event.data.signed}
     return fast_json(fields)
 
 
 def decode(raw: bytes | str) -> Event:
-    """The event these bytes are. Raises InvalidEvent with a dead-letter code and the place."""
+    """Return the event in these bytes. Raises InvalidEvent with a dead-letter code and a path."""
     if len(raw) > MAX_EVENT_BYTES:
         raise InvalidEvent("too_large", f"over {MAX_EVENT_BYTES} bytes")
     try:
@@ -215,7 +219,7 @@ def decode(raw: bytes | str) -> Event:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema of all events."""
+    """Return the JSON Schema of all events."""
     return _EVENT.json_schema()
 
 

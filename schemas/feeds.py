@@ -1,4 +1,4 @@
-"""What an advisory feed has said so far: what its next document is compared with."""
+"""The state of an advisory feed, with which its next document is compared."""
 
 from typing import Annotated, Literal
 
@@ -11,14 +11,14 @@ FeedSource = Literal["sofa", "gdmf", "kev"]
 
 
 class FeedState(WireModel):
-    """A feed after its newest document. Without one it is as before the first.
+    """A feed after its newest accepted document; the defaults are the state before the first.
 
-    `snapshots` are the last word on everything the feed ever listed and did not take back: an
-    entry that a document lacks, or has in an unreadable form, stays as it was. `document_at` dates
-    the newest document, where documents of this feed are dated; `listed` counts its entries and
-    `document_sha256` names its bytes. `supplements`: whether the feed tells of background
-    security improvements. `set_aside` are digests of what could not be used of the newest
-    documents, so that each is told once.
+    `snapshots` has the newest snapshot of each entry that the feed has listed and not retracted:
+    an entry that a document lacks, or has in an unreadable form, is kept. `document_at` is the
+    date inside the newest document (None if the feed has no dates), `listed` the number of its
+    entries, `document_sha256` the digest of its bytes. `has_supplements` is True once the feed
+    has listed background security improvements. `dead_letter_digests` identify the unusable
+    parts of the newest documents, so that each becomes a dead letter only once.
     """
 
     source: FeedSource
@@ -31,5 +31,5 @@ class FeedState(WireModel):
 
     @property
     def cves(self) -> frozenset[str]:
-        """Every CVE that it named."""
+        """All CVEs in the feed's snapshots."""
         return frozenset(cve for one in self.snapshots for cve in one.cves)

@@ -1,4 +1,4 @@
-"""Identifiers: whose Mac, which serial number, which job, which advisory."""
+"""Identifiers of devices, sites, jobs, advisories and events, and the type of bounded text."""
 
 import hashlib
 from functools import lru_cache
@@ -26,39 +26,45 @@ SerialField = Annotated[
 ]
 SiteField = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
-# Placeholders that firmware and hypervisors report where a serial number should be.
+# Placeholders that firmware and hypervisors report instead of a serial number.
 _NO_SERIAL: Final = frozenset(
     {"0", "NOT AVAILABLE", "NONE", "N/A", "SYSTEM SERIAL#", "UNKNOWN", ""}
 )
 
 
 def is_real_serial(serial: str | None) -> bool:
-    """Whether a serial number can join records: placeholders cannot."""
+    """Return True if `serial` identifies a Mac, so that records can be joined by it.
+
+    False for None and for the placeholders of firmware and hypervisors.
+    """
     return serial is not None and serial.strip().upper() not in _NO_SERIAL
 
 
 def advisory_id(platform: str, version: str) -> AdvisoryId:
-    """`macOS`, `26.2` -> `macOS-26.2`: an advisory is its platform and version, nothing that a
-    feed rewrites later (builds go blank, severities move)."""
+    """Return the id of an advisory, such as `macOS-26.2`.
+
+    Builds and severity are no part of it: feeds change them later.
+    """
     return AdvisoryId(f"{platform}-{version}")
 
 
-# A job's id is derived to name it and again to check it, shortly after.
+# Cached: each id is derived twice within a short time, to name the job and to validate it.
 @lru_cache(maxsize=256)
 def derive_job_id(udid: str, action: str, target: str, generation: int) -> JobId:
-    """The id of the one job for an intent; the same intent always yields the same id.
+    """Return the id of a job; equal arguments always give the same id.
 
-    `target` is what is wanted (`26.2`, or what a re-enrolment answers); `generation` counts the
-    closed jobs for the same intent before this one.
+    `target` is the job's intent: a version (`26.2`), or the cause of a reinstall or re-enrollment.
+    `generation` is the number of earlier, ended jobs for the same intent. See
+    docs/decisions/0002-one-job-id-per-intent.md.
     """
     digest = hashlib.sha256(f"{udid}\n{action}\n{target}\n{generation}".encode()).hexdigest()
     return JobId(f"job-{digest[:32]}")
 
 
 def event_id(*parts: str | bytes) -> str:
-    """A CloudEvents id derived from content, so that a repeat of the same fact is the same event.
+    """Return a CloudEvents id derived from `parts`, so that a repeat is the same event.
 
-    Parts are length-prefixed: ("ab", "c") and ("a", "bc") differ.
+    Each part is prefixed with its length: ("ab", "c") and ("a", "bc") give different ids.
     """
     digest = hashlib.sha256()
     for part in parts:
@@ -68,14 +74,15 @@ def event_id(*parts: str | bytes) -> str:
     return digest.hexdigest()[:32]
 
 
-# Free text from outside that people may see on a terminal: bounded, no control characters.
+# Text from other programs that may be shown on a terminal: at most 1,024 characters, and no control
+# characters or line separators, which could forge terminal output or log lines.
 TextField = Annotated[
     str, StringConstraints(max_length=1024, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")
 ]
 
 
 def clean_text(value: str) -> str:
-    """Foreign text as a TextField takes it: control characters out, 1,024 characters at most."""
+    """Return `value` as a valid TextField: no unprintable characters, at most 1,024 characters."""
     if not value.isprintable():
         value = "".join(character for character in value if character.isprintable())
     return value[:1024]

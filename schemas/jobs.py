@@ -1,4 +1,4 @@
-"""What an executor is asked to do to one Mac."""
+"""Jobs: signed instructions, each to carry out one action on one Mac."""
 
 from enum import StrEnum
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from schemas.signing import Signed
 
 
 class Action(StrEnum):
-    """What a Mac needs."""
+    """The kind of a remediation."""
 
     UPDATE = "update"
     UPGRADE = "upgrade"
@@ -23,7 +23,7 @@ class Action(StrEnum):
 
 
 class Method(StrEnum):
-    """How it is done; never two at once on one Mac."""
+    """The ways to carry out an action. A Mac never has two at work at the same time."""
 
     DDM = "ddm"
     MDM_COMMAND = "mdm_command"
@@ -38,32 +38,37 @@ MDM_METHODS = frozenset({Method.DDM, Method.MDM_COMMAND, Method.ERASE_DEVICE})
 
 
 class Target(WireModel):
-    """The release wanted on the Mac; `build` None where any build of the version will do."""
+    """The release to install; with `build` None, any build of the version."""
 
     version: OSVersionField
     build: BuildField | None = None
 
     @property
     def key(self) -> str:
-        """`26.2/25C56`, or `26.2/` without a build."""
+        """The target as text: `26.2/25C56`, or `26.2/` without a build."""
         return f"{self.version}/{self.build or ''}"
 
     def to_wire(self) -> dict[str, str | None]:
-        """The target as JSON values."""
+        """Return the target as JSON values."""
         build = self.build
         return {"version": str(self.version), "build": None if build is None else str(build)}
 
 
 class Job(WireModel):
-    """One order: this action, by this method, on this Mac, by its site's executor.
+    """One instruction to a site's executor: one action by one method on one Mac.
 
-    `intent` is what the id is derived from besides UDID, action and generation: the target's
-    version, or what a re-enrolment or a reinstall answers. `enforce_at` is when the Mac itself
-    must install (a DDM declaration's deadline). After `expires_at` no executor starts it; after
-    `report_by` nobody waits for the Mac's report any more. `erases` jobs need an approval.
-    `advisory_ids` let a halt on an advisory find it. `known_until`, told where it is later than
-    `issued_at`, is the newest moment of which anything was known of the Mac: some clock is ahead of
-    ours, and only what is told of later moments than both can show that the job was done.
+    - `intent`: the target's version, or the cause of a reinstall or re-enrollment. The id is
+      derived from UDID, action, intent and generation.
+    - `enforce_at`: the time at which the Mac itself must install (the deadline in a DDM
+      declaration).
+    - `expires_at`: after it no executor starts the job.
+    - `report_by`: if the job was begun and no report of the Mac confirms it until then, it has
+      failed.
+    - `erases`: True if the Mac is erased; the job then needs an approval.
+    - `advisory_ids`: a halt of one of these advisories covers the job.
+    - `known_until`: the time of the newest record of the Mac, present only if it is later than
+      `issued_at`, because a sender's clock is ahead. Only a record that is later than both proves
+      that the job was done.
     """
 
     job_id: TextField
@@ -95,7 +100,7 @@ class Job(WireModel):
         return self
 
     def halted_by(self, scope: HaltScope) -> bool:
-        """Whether a halt of this scope covers the job."""
+        """Return True if a halt of this scope covers the job."""
         if scope.everything:
             return True
         if scope.site is not None:
@@ -111,7 +116,7 @@ class JobIssued(WireModel):
 
 
 class JobSuperseded(WireModel):
-    """The job's intent no longer stands; an executor that has not touched the Mac drops it."""
+    """A job was withdrawn: an executor that has not yet touched the Mac drops it."""
 
     job_id: TextField
     udid: UdidField
@@ -120,7 +125,7 @@ class JobSuperseded(WireModel):
 
 
 def job_fields(job: Job) -> dict[str, Any]:
-    """What `fast_json` makes the bytes of `job.model_dump_json(exclude_none=True)` from."""
+    """Return the fields for which `fast_json` gives `job.model_dump_json(exclude_none=True)`."""
     fields = {name: value for name, value in job.__dict__.items() if value is not None}
     if job.target is not None:
         wire = job.target.to_wire()

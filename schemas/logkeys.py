@@ -1,4 +1,4 @@
-"""Every key of a structured log line, besides `event`, `level` and `timestamp`."""
+"""All keys of a structured log line besides `event`, `level` and `timestamp`."""
 
 from typing import Final
 

@@ -1,8 +1,8 @@
 """macOS versions and builds as values with a total order.
 
-Both are tuples, so comparison is a tuple comparison and they cost nothing to sort or to hash.
-Rules are from the releases in the SOFA feed (github.com/macadmins/sofa) and Apple's own
-device-management schema (github.com/apple/device-management).
+Both are tuples, so they compare and hash at the speed of tuples. The rules are derived from the
+releases in the SOFA feed (github.com/macadmins/sofa) and from Apple's device-management schema
+(github.com/apple/device-management).
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Annotated, Final, NamedTuple
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
-# A name may stand before the number, but not that of Apple's other systems (`iOS 26.2`).
+# A name may precede the number (`Tahoe 26`), except those of Apple's other systems (`iOS 26.2`).
 _VERSION: Final = re.compile(
     r"(?!.*\b(?:i|ipad|watch|tv|vision|audio|bridge)os\b)(?:[a-z][a-z ]*\s+)?"
     r"(\d{1,3})(?:\.(\d{1,3}))?(?:\.(\d{1,3}))?\s*(?:\(([a-z])\))?",
@@ -19,8 +19,8 @@ _VERSION: Final = re.compile(
 )
 _BUILD: Final = re.compile(r"(\d{1,3})([A-Z])(\d{1,7})([a-z]?)", re.ASCII)
 
-# Background security improvements (once: rapid security responses) use numbers of six digits and
-# more; betas use four digits. Both end in a lower-case letter.
+# Background security improvements (rapid security responses before macOS 26) use build numbers of
+# six or more digits; betas use four digits. Both end in a lower-case letter.
 _SMALLEST_SUPPLEMENTAL_NUMBER: Final = 100_000
 _LONGEST_VERSION_TEXT: Final = 64
 
@@ -38,15 +38,15 @@ class OSVersion(NamedTuple):
 
     @property
     def line(self) -> str:
-        """The release line Apple patches as one: `26`, `15`; `10.15` before macOS 11."""
+        """The line of the version: `26`, `15`; `10.15` before macOS 11."""
         return f"10.{self.minor}" if self.major == 10 else str(self.major)
 
     @property
     def release(self) -> "OSVersion":
-        """The full release under a supplement: 26.3.1 for 26.3.1 (a)."""
+        """The version without its supplement: 26.3.1 for 26.3.1 (a)."""
         return self._replace(supplement="") if self.supplement else self
 
-    @lru_cache(maxsize=4096)  # noqa: B019 - of values, and few of them
+    @lru_cache(maxsize=4096)  # noqa: B019 - the cache holds values, and there are few versions
     def __str__(self) -> str:
         text = f"{self.major}.{self.minor}"
         if self.patch:
@@ -57,9 +57,9 @@ class OSVersion(NamedTuple):
 class Build(NamedTuple):
     """A macOS build such as `25C56`: train (Darwin major), letter, number, suffix.
 
-    Ordered train, letter, betas first, number, suffix. The order within a letter is Apple's only
-    between builds of one branch: numbers from 2000 up mark a branch for some hardware (26.0.1 is
-    both 25A362 and 25A8364), so whether a Mac runs a release is asked by version first.
+    Ordered by train, letter, betas before releases, number, suffix. Within one letter this is
+    Apple's order only for builds of one branch: numbers from 2000 up mark a branch for some
+    hardware (26.0.1 is both 25A362 and 25A8364). `reaches` therefore compares versions first.
     """
 
     train: int
@@ -70,22 +70,22 @@ class Build(NamedTuple):
 
     @property
     def is_beta(self) -> bool:
-        """Whether this is a seed: four digits and a lower-case letter (25A5279m)."""
+        """True if this is a seed: four digits and a lower-case letter (25A5279m)."""
         return not self.released
 
     @property
     def branch(self) -> int:
-        """Thousands of the number: builds of one release line for the same hardware share it."""
+        """The thousands of the number. Builds of one line for the same hardware share it."""
         return self.number // 1000
 
-    @lru_cache(maxsize=8192)  # noqa: B019 - as a version's
+    @lru_cache(maxsize=8192)  # noqa: B019 - as in OSVersion
     def __str__(self) -> str:
         return f"{self.train}{self.letter}{self.number}{self.suffix}"
 
 
 @lru_cache(maxsize=4096)
 def parse_os_version(text: str) -> OSVersion:
-    """`26.2`, `26`, `macOS 26.3.1 (a)` or `Tahoe 26` to a version; ValueError otherwise."""
+    """Parse `26.2`, `26`, `macOS 26.3.1 (a)` or `Tahoe 26`. Raises ValueError for other text."""
     match = _VERSION.fullmatch(text.strip()) if len(text) <= _LONGEST_VERSION_TEXT else None
     if match is None:
         raise ValueError("not a macOS version")
@@ -97,7 +97,7 @@ def parse_os_version(text: str) -> OSVersion:
 
 @lru_cache(maxsize=8192)
 def parse_build(text: str) -> Build:
-    """`25C56`, `25A5279m` or `25D771280a` to a build; ValueError otherwise."""
+    """Parse `25C56`, `25A5279m` or `25D771280a`. Raises ValueError for other text."""
     match = _BUILD.fullmatch(text.strip()) if len(text) <= _LONGEST_VERSION_TEXT else None
     if match is None:
         raise ValueError("not a macOS build")
@@ -108,9 +108,9 @@ def parse_build(text: str) -> Build:
 
 
 def train_of(version: OSVersion) -> int | None:
-    """The build train of a version: 25 for 26.x, 24 for 15.x, 20 for 11.x; None before 11.
+    """Return the build train of a version: 25 for 26.x, 24 for 15.x, 20 for 11.x; None before 11.
 
-    Since macOS 26 the train is the major less one; 11 to 15 are trains 20 to 24.
+    From macOS 26 on the train is the major version minus one; 11 to 15 are trains 20 to 24.
     """
     if version.major >= 26:
         return version.major - 1
@@ -122,17 +122,18 @@ def train_of(version: OSVersion) -> int | None:
 def reaches(
     version: OSVersion | None, build: Build | None, target: OSVersion, wanted: Build | None
 ) -> bool:
-    """Whether a Mac on this version and build has the target release.
+    """Return True if a Mac with this version and build has the target release.
 
-    By version first. At the same version a beta build, or an earlier build of the same branch,
-    is not the release; a build of another branch is the release for other hardware.
+    Versions are compared first. At the same version, a beta or an earlier build of the same branch
+    is not the release; a build of another branch is the release for other hardware. An unknown
+    build counts as the release, an unknown version does not. `wanted` is the target's build.
     """
     if version is None or version.release < target.release:
         return False
     if version.release > target.release:
         return True
     if target.supplement:
-        # Most sources leave the letter out and report only the supplement's build.
+        # Most sources report only the supplement's build, and a version without its letter.
         return version.supplement >= target.supplement or (build is not None and build == wanted)
     if build is None or wanted is None or build == wanted:
         return True

@@ -1,6 +1,6 @@
-"""The contract as documents: a JSON Schema for every wire model, and AsyncAPI 3.0 over them.
+"""The published contract: a JSON Schema for every wire model, and an AsyncAPI 3.0 document.
 
-Pure: it says what `schemas/published/` should hold. The command writes and compares.
+Pure: it returns the content of `schemas/published/`. `drydock schemas` writes or compares files.
 """
 
 import json
@@ -22,7 +22,7 @@ ASYNCAPI_NAME: Final = "asyncapi.json"
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 EVENTS: Final[tuple[type[CloudEvent], ...]] = get_args(Event)
-# What travels inside events or beside them. Job and Approval are also payloads that are signed.
+# Models inside events or beside them. Job and Approval are also payloads of signatures.
 DOCUMENTS: Final[tuple[type[WireModel], ...]] = (
     Approval,
     DeadLetter,
@@ -34,12 +34,12 @@ DOCUMENTS: Final[tuple[type[WireModel], ...]] = (
 
 
 def event_type(model: type[CloudEvent]) -> str:
-    """The CloudEvents type of an event class."""
+    """Return the CloudEvents type of an event class."""
     return str(model.model_fields["type"].default)
 
 
 def file_name(model: type[BaseModel]) -> str:
-    """Where a model's schema is: by its type for an event, else by its class."""
+    """Return the file name of a model's schema: from its type for an event, else its class."""
     if issubclass(model, CloudEvent):
         return f"{event_type(model)}.schema.json"
     kebab_name = "".join(f"-{c.lower()}" if c.isupper() else c for c in model.__name__).lstrip("-")
@@ -47,8 +47,10 @@ def file_name(model: type[BaseModel]) -> str:
 
 
 def published(extra: Mapping[str, dict[str, Any]]) -> dict[str, bytes]:
-    """File name -> content, of every file. `extra` adds schemas from outside this package, by
-    their name (`policy`)."""
+    """Return the content of each published file by its name.
+
+    `extra` adds schemas of other packages by their short name (`policy`).
+    """
     schemas = {file_name(model): model_schema(model) for model in (*EVENTS, *DOCUMENTS)}
     schemas |= {f"{name}.schema.json": schema for name, schema in extra.items()}
     files = {
@@ -61,8 +63,11 @@ def published(extra: Mapping[str, dict[str, Any]]) -> dict[str, bytes]:
 
 
 def model_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """What a reader takes as this model. An event also has to name its type and the version of
-    CloudEvents, as CloudEvents wants, although a reader could do without."""
+    """Return the JSON Schema of the values that a reader of this model accepts.
+
+    For an event, `type` and `specversion` are required, because CloudEvents requires them, although
+    the reader has defaults for both.
+    """
     schema = model.model_json_schema()
     if issubclass(model, CloudEvent):
         schema["required"] = sorted({*schema["required"], "specversion", "type"})
@@ -70,14 +75,15 @@ def model_schema(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def to_bytes(document: Mapping[str, Any]) -> bytes:
-    """Indented JSON that ends in a newline; the same document gives the same bytes."""
+    """Return indented JSON with a final newline; equal documents give equal bytes."""
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def asyncapi() -> dict[str, Any]:
-    """The topics and what they carry, as AsyncAPI 3.0 (asyncapi.com/docs/reference/specification).
+    """Return the topics and their messages as AsyncAPI 3.0.
 
-    Channels only: who sends and who receives depends on the shape Drydock runs in.
+    https://www.asyncapi.com/docs/reference/specification/v3.0.0. It has channels but no operations:
+    senders and receivers depend on the form in which Drydock runs (Kafka or embedded).
     """
     models = {model.__name__: model for topic in TOPICS for model in topic.models}
     return {
@@ -85,8 +91,8 @@ def asyncapi() -> dict[str, Any]:
         "info": {
             "title": "Drydock",
             "version": "1",
-            "description": "What happened to Macs, what was decided, what was ordered, what came"
-            " of it. Events are CloudEvents 1.0 in structured JSON mode.",
+            "description": "Events about Macs, decisions, jobs, and the results of jobs."
+            " Events are CloudEvents 1.0 in structured JSON mode.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",

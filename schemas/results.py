@@ -1,4 +1,4 @@
-"""What came of a job."""
+"""Results of jobs, as executors and Drydock itself report them."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -11,7 +11,11 @@ from schemas.model import WireModel
 
 
 class Outcome(StrEnum):
-    """Progress of an attempt, or its end. Only the Mac's later report makes a `succeeded`."""
+    """Progress of an attempt, or its end.
+
+    A job has `succeeded` only if a later report of the Mac shows it; an executor's own `succeeded`
+    counts as `acted`.
+    """
 
     ACCEPTED = "accepted"
     STARTED = "started"
@@ -30,7 +34,7 @@ FINAL_OUTCOMES = frozenset(
 
 
 class ErrorCode(StrEnum):
-    """Why a job did not do what it was for."""
+    """The closed set of reasons for a job that did not succeed."""
 
     BAD_SIGNATURE = "bad_signature"
     WRONG_SITE = "wrong_site"
@@ -54,10 +58,11 @@ class ErrorCode(StrEnum):
 
 
 class JobResult(WireModel):
-    """One step of one attempt, told by the site's executor.
+    """One step of one attempt, reported by the site's executor.
 
-    `job_id` + `attempt` + `outcome` + `percent` identify it. `attempt` counts from 1. The observed
-    fields are what the executor saw on the Mac, never what it hoped for.
+    `job_id`, `attempt`, `outcome` and `percent` together identify it. `attempt` counts from 1; it
+    is 0 in a result that Drydock infers from the Mac's reports. The `observed_` fields are read
+    from the Mac; they are never copied from the job's target.
     """
 
     job_id: TextField

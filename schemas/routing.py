@@ -1,4 +1,4 @@
-"""Where a fact goes: its topic, and the key that says who owns it there."""
+"""Topic and key of each event that comes from outside, and of each dead letter."""
 
 from typing import Any, Final
 
@@ -13,7 +13,10 @@ _TOPIC_OF: Final[dict[type[Any], Topic]] = {
 
 
 def device_key(event: DeviceEvent) -> str:
-    """The key of the record a device event belongs to: its UDID, or `serial:` and the serial."""
+    """Return the key of the record that the event belongs to.
+
+    The UDID if the event has one, else `serial:` and the serial number, else the subject.
+    """
     udid = event.data.udid
     if udid is not None:
         return udid
@@ -22,11 +25,14 @@ def device_key(event: DeviceEvent) -> str:
 
 
 def route(event: DeviceEvent | AdvisoryEvent) -> tuple[str, str]:
-    """Topic and key of a fact from outside: a Mac's by its UDID, an advisory's by its id."""
+    """Return topic name and key of an event that comes from outside.
+
+    The key is `device_key` for a device event, and the advisory id for an advisory event.
+    """
     key = device_key(event) if isinstance(event, DeviceEvent) else event.subject
     return _TOPIC_OF[type(event)].name, key
 
 
 def route_dead_letter(letter: DeadLetter) -> tuple[str, str]:
-    """Topic and key of what was set aside."""
+    """Return topic name and key of a dead letter: the key is the SHA-256 of the input."""
     return DEAD_LETTERS.name, letter.raw_sha256

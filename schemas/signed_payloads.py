@@ -1,7 +1,7 @@
-"""Jobs and approvals as signed bytes, and back.
+"""Sign jobs and approvals, and read them back from signed bytes.
 
-What an executor does is what it read out of the signed bytes; the readable copy beside them is
-for people and for the log, and must say the same.
+An executor acts only on the job in the signed bytes. The readable copy beside them serves people
+and logs, and must equal it.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ PublicKeys = Mapping[str, Ed25519PublicKey]
 
 
 def sign_job(job: Job, key: Ed25519PrivateKey, *, fast_paths: bool = True) -> JobIssued:
-    """The job with its signature, ready to be published. The signed bytes are those of pydantic."""
+    """Return the job with its signature. The signed bytes equal pydantic's JSON of the job."""
     if fast_paths:
         payload = fast_json(job_fields(job))
     else:
@@ -27,7 +27,7 @@ def sign_job(job: Job, key: Ed25519PrivateKey, *, fast_paths: bool = True) -> Jo
 
 
 def verify_job(signed: Signed, keys: PublicKeys) -> Job:
-    """The job that one of these keys signed. Raises SignatureError."""
+    """Return the job in the envelope. Raises SignatureError if none of `keys` signed it."""
     payload = verify(signed, JOB_PAYLOAD, keys)
     try:
         return Job.model_validate_json(payload)
@@ -36,13 +36,13 @@ def verify_job(signed: Signed, keys: PublicKeys) -> Job:
 
 
 def sign_approval(approval: Approval, key: Ed25519PrivateKey) -> ApprovalGranted:
-    """The approval with its approver's signature."""
+    """Return the approval with its approver's signature."""
     payload = approval.model_dump_json(exclude_none=True).encode()
     return ApprovalGranted(approval=approval, signed=sign(payload, APPROVAL_PAYLOAD, key))
 
 
 def verify_approval(signed: Signed, keys: PublicKeys) -> Approval:
-    """The approval that one of these keys signed. Raises SignatureError."""
+    """Return the approval in the envelope. Raises SignatureError if none of `keys` signed it."""
     payload = verify(signed, APPROVAL_PAYLOAD, keys)
     try:
         return Approval.model_validate_json(payload)

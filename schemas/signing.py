@@ -1,6 +1,6 @@
-"""Ed25519 signatures over exact bytes, as DSSE envelopes.
+"""Ed25519 signatures over exact bytes, in DSSE envelopes.
 
-DSSE signs the payload's bytes and its type together, so nothing is parsed before it is verified
+DSSE signs the payload's bytes together with its type, so a payload is verified before it is parsed
 (github.com/secure-systems-lab/dsse, envelope.md and protocol.md).
 """
 
@@ -25,18 +25,18 @@ _LONGEST_PAYLOAD: Final = 256 * 1024
 
 
 class SignatureError(ValueError):
-    """The envelope carries no valid signature of a known key."""
+    """The envelope has no valid signature of a known key."""
 
 
 class Signature(WireModel):
-    """One signature: the key's id and the base64 of 64 bytes."""
+    """One signature: the key's id, and the signature's 64 bytes in base64."""
 
     keyid: Annotated[str, StringConstraints(max_length=64)]
     sig: Annotated[str, StringConstraints(max_length=128)]
 
 
 class Signed(WireModel):
-    """A DSSE envelope: base64 payload, its media type, signatures."""
+    """A DSSE envelope: the payload in base64, its media type, and its signatures."""
 
     payloadType: Annotated[str, StringConstraints(max_length=128)]  # noqa: N815 - DSSE's name
     payload: Annotated[str, StringConstraints(max_length=_LONGEST_PAYLOAD)]
@@ -44,14 +44,14 @@ class Signed(WireModel):
 
 
 def key_id(public: Ed25519PublicKey) -> str:
-    """The first 16 hex digits of the SHA-256 of the raw public key."""
+    """Return a public key's id: the first 16 hex digits of the SHA-256 of its raw bytes."""
     raw = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
     return hashlib.sha256(raw).hexdigest()[:16]
 
 
 @lru_cache(maxsize=8)
 def _key_id_of(private: Ed25519PrivateKey) -> str:
-    """Its public key's id: a process signs thousands of times with one or two keys."""
+    """Return the id of the public key. Cached: one or two keys sign thousands of payloads."""
     return key_id(private.public_key())
 
 
@@ -61,7 +61,7 @@ def _pae(payload_type: str, payload: bytes) -> bytes:
 
 
 def sign(payload: bytes, payload_type: str, private: Ed25519PrivateKey) -> Signed:
-    """Envelope these bytes under one key."""
+    """Return an envelope with these bytes and one signature of `private`."""
     signature = private.sign(_pae(payload_type, payload))
     sig = base64.b64encode(signature).decode()
     own = Signature(keyid=_key_id_of(private), sig=sig)
@@ -71,9 +71,9 @@ def sign(payload: bytes, payload_type: str, private: Ed25519PrivateKey) -> Signe
 
 
 def verify(envelope: Signed, payload_type: str, keys: Mapping[str, Ed25519PublicKey]) -> bytes:
-    """The payload's bytes, if one of `keys` (by key id) signed them as `payload_type`.
+    """Return the payload's bytes if one of `keys` (by key id) signed them as `payload_type`.
 
-    Raises SignatureError otherwise. The payload is not parsed before this returns.
+    Raises SignatureError otherwise. The payload is not parsed here.
     """
     if envelope.payloadType != payload_type:
         raise SignatureError(f"payload type is not {payload_type}")

@@ -1,11 +1,11 @@
-"""Every topic: its name, what keys and carries it, how it is split, how long it is kept.
+"""All topics: name, key, models, partitions and retention.
 
-Nothing is compacted. Compaction keeps what was written last, and these folds go by when a fact
-was true: a late copy of an old fact would push out the newer one. State is compacted where it
-belongs, in the tables' own changelogs.
+The topics of the contract (TOPICS) are not compacted. Compaction keeps the record written last,
+but folds compare the times of events: a late copy of an old event would replace a newer one. Only
+INTERNAL_TOPICS with the state and journals of Drydock's own processes are compacted.
 
-A new topic is one more `Topic` in TOPICS, or in INTERNAL_TOPICS where it is nobody else's to
-read; `drydock topics` makes it.
+To add a topic, add a `Topic` to TOPICS, or to INTERNAL_TOPICS if no other program may read it;
+`drydock topics` creates it.
 """
 
 from dataclasses import dataclass
@@ -43,39 +43,40 @@ from schemas.envelope import (
 from schemas.feeds import FeedState
 from schemas.model import WireModel
 
-# What is keyed by UDID is partitioned alike, so that one worker owns all there is of a Mac. The
-# count is for good: with another one every key moves.
+# All topics keyed by UDID have this count, so that one worker owns all records of a Mac. It cannot
+# be changed later: keys would move to other partitions.
 DEVICE_PARTITIONS: Final = 32
-# As many workers can share the sites.
+# Limits the number of workers that can share the sites.
 SITE_PARTITIONS: Final = 8
-# As many executors of one site can share its work.
+# Limits the number of executors that can share the jobs of one site.
 JOB_PARTITIONS: Final = 4
 REPLICATION: Final = 3
-# What `schemas.envelope` accepts as an event has to fit into a topic, key and headers included.
+# Every event that `schemas.envelope` accepts must fit into a topic, with its key and headers.
 MAX_MESSAGE_BYTES: Final = MAX_EVENT_BYTES + 64 * 1024
 
 
 class Partitioning(StrEnum):
-    """What a topic's partitions mean to its readers, and so what one more of them would break."""
+    """The meaning of a topic's partitions for its readers, which limits changes of their number."""
 
     DEVICE = "device"
-    """By UDID, and one worker owns a Mac: all such topics have one count, for good."""
+    """By UDID; one worker owns a Mac. All such topics have the same count, which never changes."""
     SITE = "site"
-    """By site, and one worker owns a site: all such topics have one count, for good."""
+    """By site; one worker owns a site. All such topics have the same count, which never changes."""
     SITE_JOBS = "site-jobs"
-    """By UDID, shared by a site's executors: a Mac's orders keep their order."""
+    """By UDID, shared by the executors of one site: the jobs of one Mac stay in order."""
     WHOLE = "whole"
-    """Read from end to end by everybody, in one order: one partition."""
+    """One partition, which every reader reads completely, in one order."""
     FREE = "free"
-    """No order and no owner: partitions may be added at any time."""
+    """No order and no owner: partitions can be added at any time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic. `name` may hold one `{parameter}`; `key` says in words what the key is.
+    """A topic. `name` may contain one `{parameter}`; `key` describes the key of its records.
 
-    `models` are all that may be in it, each as JSON. `retention` None is for ever. `settings`
-    are topic settings of Kafka beside those that `topic_settings` gives to every topic.
+    `models` are the types of its records, as JSON; empty if the rows have their own encoding.
+    `retention` None keeps records forever. `settings` are Kafka's topic settings, in addition to
+    those that `topic_settings` returns for every topic.
     """
 
     name: str
@@ -91,13 +92,13 @@ class Topic:
 
 INVENTORY: Final = Topic(
     name="drydock.inventory.v1",
-    key="UDID, or the serial number where the source knows no UDID",
+    key="UDID, or the serial number if the source knows no UDID",
     partitioning=Partitioning.DEVICE,
     models=(InventoryEvent,),
     partitions=DEVICE_PARTITIONS,
     retention=timedelta(days=14),
     compacted=False,
-    description=("What Macs are, as their inventory sources report it."),
+    description=("Inventory reports of Macs."),
 )
 CHECKINS: Final = Topic(
     name="drydock.checkins.v1",
@@ -114,7 +115,7 @@ CHECKINS: Final = Topic(
     partitions=DEVICE_PARTITIONS,
     retention=timedelta(days=30),
     compacted=False,
-    description=("What the MDM server saw of Macs."),
+    description=("Check-ins, command results and status reports of Macs, from the MDM server."),
 )
 ADVISORIES: Final = Topic(
     name="drydock.advisories.v1",
@@ -129,13 +130,11 @@ ADVISORIES: Final = Topic(
     partitions=1,
     retention=None,
     compacted=False,
-    description=(
-        "What Apple released, and what is known of its holes. Read whole by every worker."
-    ),
+    description=("Apple's releases and their CVEs. Every worker reads the whole topic."),
 )
 CONTROL: Final = Topic(
     name="drydock.control.v1",
-    key="event subject: what the fact is about",
+    key="subject of the event",
     partitioning=Partitioning.WHOLE,
     models=(
         PolicyChangedEvent,
@@ -147,7 +146,9 @@ CONTROL: Final = Topic(
     partitions=1,
     retention=None,
     compacted=False,
-    description=("What people decided: policy, halts, approvals. Read whole by every worker."),
+    description=(
+        "Decisions of operators: policy, halts, approvals. Every worker reads the whole topic."
+    ),
 )
 ORDERS: Final = Topic(
     name="drydock.orders.v1",
@@ -158,8 +159,8 @@ ORDERS: Final = Topic(
     retention=timedelta(days=30),
     compacted=False,
     description=(
-        "Jobs as they were decided and withdrawn, before their site has a slot for "
-        "them: with the results, all that a Mac's jobs are folded from."
+        "Jobs that were decided or withdrawn, before their site has capacity for them. A Mac's "
+        "job history is folded from this topic and the results."
     ),
 )
 JOBS: Final = Topic(
@@ -171,8 +172,8 @@ JOBS: Final = Topic(
     retention=timedelta(days=14),
     compacted=False,
     description=(
-        "Signed orders for one site's executors, each Mac's in order. A job expires "
-        "long before the topic."
+        "Signed jobs for the executors of one site, in order for each Mac. A job expires long "
+        "before the topic's retention ends."
     ),
 )
 RESULTS: Final = Topic(
@@ -183,7 +184,7 @@ RESULTS: Final = Topic(
     partitions=DEVICE_PARTITIONS,
     retention=timedelta(days=30),
     compacted=False,
-    description=("What came of jobs, told by the sites' executors."),
+    description=("Results of jobs, from the sites' executors."),
 )
 DECISIONS: Final = Topic(
     name="drydock.decisions.v1",
@@ -193,11 +194,11 @@ DECISIONS: Final = Topic(
     partitions=DEVICE_PARTITIONS,
     retention=timedelta(days=30),
     compacted=False,
-    description=("Every decision with its inputs: what replay computes again."),
+    description=("Every decision with its inputs, from which replay computes it again."),
 )
 DEAD_LETTERS: Final = Topic(
     name="drydock.dead-letters.v1",
-    key="SHA-256 of the bytes set aside",
+    key="SHA-256 of the input's bytes",
     partitioning=Partitioning.FREE,
     models=(DeadLetter,),
     partitions=4,
@@ -218,18 +219,19 @@ TOPICS: Final = (
     DEAD_LETTERS,
 )
 
-# Topics that are a worker's own state: not part of the contract, so not published, but made
-# and watched like the others. Kafka keeps them by key: `compacted=True`.
+# Topics with the state of Drydock's own processes. They are not part of the contract and not
+# published, but they are created and monitored like the others.
 ATTEMPTS: Final = Topic(
     name="drydock.attempts.{site}.v1",
-    key="job id, in the partition that the job's order has",
+    key="job id, in the partition that the job has in its site's topic",
     partitioning=Partitioning.SITE_JOBS,
     models=(AttemptRecord,),
     partitions=JOB_PARTITIONS,
     retention=None,
     compacted=True,
-    description=("The journal of a site's executors: what a successor must know."),
-    # It is read whole at every change of hands: old states go soon, not after Kafka's week.
+    description=("The journal of a site's executors, which a successor reads."),
+    # A new owner reads the whole partition: compact old states within hours. Kafka's default keeps
+    # them in the active segment for up to a week.
     settings=(
         ("min.cleanable.dirty.ratio", "0.2"),
         ("segment.bytes", str(64 * 1024 * 1024)),
@@ -238,7 +240,8 @@ ATTEMPTS: Final = Topic(
 )
 _STATE_SETTINGS: Final = (
     ("min.cleanable.dirty.ratio", "0.2"),
-    # A worker that was thought dead may still write for a moment: both rows are there to tell.
+    # A worker that lost its partition may still write for a moment. Keep its rows beside those of
+    # the new owner, so that a reader can compare their epochs.
     ("min.compaction.lag.ms", str(3600 * 1000)),
     ("segment.bytes", str(256 * 1024 * 1024)),
     ("segment.ms", str(6 * 3600 * 1000)),
@@ -251,7 +254,7 @@ STATE: Final = Topic(
     partitions=DEVICE_PARTITIONS,
     retention=None,
     compacted=True,
-    description=("What workers know of each Mac: its reports folded, its jobs, its last answer."),
+    description=("The state of each Mac: its folded reports, its job history, its last decision."),
     settings=_STATE_SETTINGS,
 )
 DISPATCH: Final = Topic(
@@ -263,8 +266,8 @@ DISPATCH: Final = Topic(
     retention=timedelta(days=14),
     compacted=False,
     description=(
-        "A site's jobs on their way to its executors: those that want a slot, and those "
-        "that gave one back."
+        "The jobs of a site on their way to its executors: those that need capacity, and those "
+        "that no longer use it."
     ),
 )
 DISPATCH_STATE: Final = Topic(
@@ -275,7 +278,7 @@ DISPATCH_STATE: Final = Topic(
     partitions=SITE_PARTITIONS,
     retention=None,
     compacted=True,
-    description=("What waits for a site's slots, and who has them."),
+    description=("The jobs that wait for their site's capacity, and those that use it."),
     settings=_STATE_SETTINGS,
 )
 FEEDS: Final = Topic(
@@ -287,8 +290,8 @@ FEEDS: Final = Topic(
     retention=None,
     compacted=True,
     description=(
-        "What each advisory feed has said so far. Written in one transaction with the "
-        "advisories that tell of it; who has its partition polls."
+        "The state of each advisory feed, written in one transaction with its advisories. The "
+        "worker that owns the partition polls the feeds."
     ),
     settings=_STATE_SETTINGS,
 )
@@ -297,22 +300,22 @@ INTERNAL_TOPICS: Final[tuple[Topic, ...]] = (ATTEMPTS, STATE, DISPATCH, DISPATCH
 
 @lru_cache(maxsize=4096)
 def jobs_topic(site: str) -> str:
-    """The name of a site's job topic."""
+    """Return the name of a site's job topic."""
     return JOBS.name.format(site=site)
 
 
 def attempts_topic(site: str) -> str:
-    """The name of the topic with a site's journal."""
+    """Return the name of the topic with a site's journal."""
     return ATTEMPTS.name.format(site=site)
 
 
 def topic_settings(topic: Topic, replication: int) -> dict[str, str]:
-    """The Kafka settings of a topic that do not depend on a cluster's defaults, by their name.
+    """Return the Kafka settings of a topic by name, so that no default of the cluster applies.
 
-    https://kafka.apache.org/documentation/#topicconfigs. What is acknowledged survives the loss
-    of one broker (three copies, two of them written before the acknowledgement), and no copy that
-    is behind becomes the leader. Compression is the producer's: a cluster that packs again with
-    what the Python clients lack would make its topics unreadable for them.
+    https://kafka.apache.org/documentation/#topicconfigs. With three replicas an acknowledged record
+    survives the loss of one broker: two replicas have it before the acknowledgement, and a replica
+    that is behind cannot become leader. Compression is left to the producer: a broker that
+    recompresses with a codec that the Python clients lack would make the topic unreadable for them.
     """
     kept = -1 if topic.retention is None else round(topic.retention.total_seconds() * 1000)
     settings = {
@@ -327,14 +330,14 @@ def topic_settings(topic: Topic, replication: int) -> dict[str, str]:
     return settings | dict(topic.settings)
 
 
-# Sites are few, and a Mac is mostly asked for again at once.
+# Cached: sites are few, and a UDID is usually looked up several times in a row.
 @lru_cache(maxsize=4096)
 def partition_of(key: str, partitions: int) -> int:
-    """The partition of a key among `partitions`: murmur2 of its UTF-8 bytes, sign bit dropped.
+    """Return the partition of a key: murmur2 of its UTF-8 bytes, sign bit dropped, modulo count.
 
-    The default partitioner of Java, kafka-python, aiokafka and Faust alike for keys that are not
-    null (Utils.murmur2 and Utils.toPositive in org.apache.kafka.common.utils). Raises ValueError
-    for less than one partition and for text that UTF-8 cannot hold (a lone surrogate).
+    The default partitioner of Java, kafka-python, aiokafka and Faust for keys that are not null
+    (Utils.murmur2 and Utils.toPositive in org.apache.kafka.common.utils). Raises ValueError for
+    fewer than one partition, and for text that UTF-8 cannot encode (a lone surrogate).
     """
     if partitions < 1:
         raise ValueError(f"a topic has at least one partition, not {partitions}")

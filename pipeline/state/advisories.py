@@ -1,8 +1,8 @@
-"""What Apple released, folded from every source; and what a Mac is missing.
+"""The catalogue: all advisories, folded from their sources, and the releases that a Mac lacks.
 
-A source's snapshot of an advisory is one register, the newest wins. What is true of an advisory
-is joined from its sources when asked. Which Macs miss what is worked out once for each
-(version, build, device id) and kept: Macs are many, kinds of Macs are few.
+Of each source and advisory the newest snapshot wins. A `Release` joins the snapshots of all
+sources, when it is first read. The missing releases are computed once for each (version, build,
+device id) and cached, because many Macs have equal ones.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ from schemas.events.advisory import AdvisorySnapshot, Severity
 from schemas.ids import AdvisoryId, advisory_id
 from schemas.macos import Build, OSVersion, reaches
 
-# A list of device ids this much smaller than the widest of its line is a release for some
-# hardware only; what a Mac does not say of itself cannot put it on such a list.
+# A release is specific to some hardware if it lists fewer than ten device ids, or fewer than this
+# share of the longest list of its line. A Mac with an unknown device id is not offered it.
 _SPECIFIC_SHARE: Final = 0.5
 _SEVERITY_RANK: Final[dict[Severity | None, int]] = {
     None: 0,
@@ -34,11 +34,14 @@ SUPPORTED_LINES: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One live release as its sources together describe it.
+    """One release that no source has retracted, joined from all its sources.
 
-    `known_us` is when it was first heard of; `exploited` maps a CVE of it to when its exploitation
-    was first heard of, `due` to CISA's date for it, unless that had passed when it was first heard
-    of. `device_ids`, lower-case; None: every Mac of the line.
+    - `known_us`: the time at which the first source listed it
+    - `exploited`: for each exploited CVE, the time at which the exploitation became known
+    - `due`: for each CVE in the KEV catalogue, CISA's due date, unless that had passed when the CVE
+      was first listed
+    - `device_ids`: in lower case; None means every Mac of the line
+    - `specific`: True if it is a release for some hardware only
     """
 
     advisory_id: AdvisoryId
@@ -54,19 +57,21 @@ class Release:
     specific: bool
 
     def offered_to(self, device_id: str | None) -> bool:
-        """Whether Apple offers it to a Mac of this SoftwareUpdateDeviceID. A Mac that does not
-        say its id is on no list for some hardware only."""
+        """Return True if Apple offers the release to a Mac with this SoftwareUpdateDeviceID.
+
+        With an unknown id (None): False if the release is specific to some hardware, else True.
+        """
         if self.device_ids is None:
             return True
         return not self.specific if device_id is None else device_id.lower() in self.device_ids
 
     @property
     def build(self) -> Build | None:
-        """The build to ask for: the only one, or none where hardware decides between several."""
+        """The build to request; None if it has none, or several for different hardware."""
         return self.builds[0] if len(self.builds) == 1 else None
 
     def reached_by(self, version: OSVersion, build: Build | None) -> bool:
-        """Whether a Mac on this version and build has the release, in any of its builds."""
+        """Return True if a Mac with this version and build has the release in any of its builds."""
         if not self.builds:
             return reaches(version, build, self.version, None)
         return any(reaches(version, build, self.version, wanted) for wanted in self.builds)
@@ -74,25 +79,28 @@ class Release:
 
 @dataclass(frozen=True, eq=False)
 class Missing:
-    """The releases of one line that a Mac lacks and is offered, newest first. One object serves
-    all Macs of a kind, so what is read off it is worked out once; `cache` is for those who do."""
+    """The releases that a Mac lacks and is offered, newest first.
+
+    One object is shared by all Macs with the same version, build and device id. `cache` is for
+    callers that compute values from it.
+    """
 
     releases: tuple[Release, ...] = ()
     cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def cves(self) -> tuple[str, ...]:
-        """Every CVE that one of the releases fixes, sorted."""
+        """All CVEs that the releases fix, sorted."""
         return tuple(sorted({cve for one in self.releases for cve in one.cves}))
 
     @cached_property
     def exploited(self) -> tuple[str, ...]:
-        """Those of them that are known to be exploited, sorted."""
+        """The CVEs known to be exploited, sorted."""
         return tuple(sorted({cve for one in self.releases for cve in one.exploited}))
 
     @cached_property
     def advisory_ids(self) -> tuple[str, ...]:
-        """The advisories, newest first."""
+        """The ids of the advisories, newest first."""
         return tuple(one.advisory_id for one in self.releases)
 
 
@@ -109,7 +117,7 @@ class _SourceSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class _SourcedAdvisory:
-    """An advisory: the newest snapshot of each source, and when things were first heard of."""
+    """An advisory: each source's newest snapshot, and the first times of it and of exploitation."""
 
     snapshots: Mapping[str, _SourceSnapshot] = field(default_factory=dict)
     known_us: int = 0
@@ -118,14 +126,14 @@ class _SourcedAdvisory:
 
 @dataclass(frozen=True)
 class Advisories:
-    """All advisories. Immutable; `apply` gives a new one, or the same if nothing changed."""
+    """All advisories. Immutable, except for its caches."""
 
     known: Mapping[AdvisoryId, _SourcedAdvisory] = field(default_factory=dict)
     _missing: dict[Any, Missing] = field(default_factory=dict, compare=False, repr=False)
 
     def apply(self, event: AdvisoryEvent) -> "Advisories":
-        """Fold an advisory event."""
-        # As the plain snapshot: which kind of event brought it says nothing about the release.
+        """Fold an advisory event. Returns the same object if nothing changed."""
+        # As an AdvisorySnapshot: published, raised and narrowed events differ only in their class.
         snapshot, us = AdvisorySnapshot.model_construct(**dict(event.data)), to_us(event.time)
         if snapshot.os_version is None:
             identity = AdvisoryId(f"cve:{','.join(snapshot.exploited_cves)}")
@@ -150,13 +158,13 @@ class Advisories:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the catalogue's wire form: names what a decision saw."""
+        """SHA-256 of the catalogue's JSON: identifies it in the inputs of a decision."""
         text = json.dumps(self.to_wire(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     @cached_property
     def cves(self) -> frozenset[str]:
-        """Every CVE that some source says a release fixes."""
+        """All CVEs that a release fixes, according to any source."""
         return frozenset(
             cve
             for known in self.known.values()
@@ -167,7 +175,7 @@ class Advisories:
 
     @cached_property
     def lines(self) -> Mapping[str, tuple[Release, ...]]:
-        """The live releases of each line, newest first."""
+        """The releases of each line that no source has retracted, newest first."""
         by_line: dict[str, list[tuple[AdvisoryId, _SourcedAdvisory]]] = {}
         for identity, known in self.known.items():
             version = next(iter(known.snapshots.values())).snapshot.os_version
@@ -179,7 +187,7 @@ class Advisories:
 
     @cached_property
     def newest_major(self) -> int | None:
-        """The newest major version that has a full release."""
+        """The newest major version with a full release; None if there is no full release."""
         majors = [
             one.version.major
             for releases in self.lines.values()
@@ -190,7 +198,7 @@ class Advisories:
 
     @cached_property
     def supported_lines(self) -> tuple[str, ...]:
-        """The lines Apple patches, newest first: the newest major and the two before it."""
+        """The lines that Apple supports, newest first: the newest major and the two before it."""
         newest = self.newest_major
         if newest is None:
             return ()
@@ -203,7 +211,7 @@ class Advisories:
     def missing(
         self, line: str, version: OSVersion, build: Build | None, device_id: str | None
     ) -> Missing:
-        """What a Mac of this version, build and device id lacks of a line."""
+        """Return the releases of a line that a Mac with these properties lacks and is offered."""
         key = (line, version, build, device_id)
         found = self._missing.get(key)
         if found is None:
@@ -220,8 +228,11 @@ class Advisories:
     def missing_on_dead_line(
         self, version: OSVersion, build: Build | None, device_id: str | None, supported: str
     ) -> Missing:
-        """What a Mac on a line without support lacks: its line's own releases, and what Apple has
-        fixed in the oldest `supported` line since the dead one's last release."""
+        """Return the releases that a Mac on an unsupported line lacks.
+
+        These are the releases of the line `supported` that are newer than the last release of the
+        Mac's own line, followed by the missing releases of its own line.
+        """
         key = (version, build, device_id, supported)
         found = self._missing.get(key)
         if found is None:
@@ -232,7 +243,7 @@ class Advisories:
         return found
 
     def to_wire(self) -> dict[str, Any]:
-        """The catalogue as JSON values, in one order."""
+        """Return the catalogue as JSON values, in an order that depends only on its content."""
         return {
             identity: {
                 "known_us": known.known_us,
@@ -247,7 +258,7 @@ class Advisories:
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> "Advisories":
-        """The catalogue that `to_wire` wrote."""
+        """Return the catalogue that `to_wire` wrote."""
         return cls(
             {
                 AdvisoryId(identity): _SourcedAdvisory(
@@ -266,7 +277,7 @@ class Advisories:
 
     @cached_property
     def _kev(self) -> Mapping[str, tuple[int, int | None]]:
-        """CVEs that a CVE catalogue lists: when that was first heard of, and CISA's date."""
+        """For each CVE in the KEV catalogue: the time it was first listed, and CISA's due date."""
         first_us: dict[str, int] = {}
         due: dict[str, int] = {}
         for known in self.known.values():
@@ -277,8 +288,8 @@ class Advisories:
                 for cve in source.snapshot.exploited_cves:
                     first_seen_us = known.exploited_us[cve]
                     first_us[cve] = min(first_seen_us, first_us.get(cve, first_seen_us))
-                    # A date that had passed when the catalogue was first read binds nobody: it
-                    # would force every Mac at once.
+                    # Ignore a due date that had passed when the CVE was first listed: it would
+                    # force the install on all Macs at the same time.
                     if due_at is not None and to_us(due_at) > first_seen_us:
                         due[cve] = min(to_us(due_at), due.get(cve, to_us(due_at)))
         return {cve: (seen_us, due.get(cve)) for cve, seen_us in first_us.items()}
@@ -327,7 +338,7 @@ class Advisories:
 
 
 def _device_ids(known: _SourcedAdvisory) -> frozenset[str] | None:
-    """The ids every source that limits the release agrees on: where sources differ, fewer Macs."""
+    """Return the device ids that all listing sources agree on; None if no source has a list."""
     limits = [
         frozenset(device_id.lower() for device_id in source.snapshot.device_ids)
         for source in known.snapshots.values()

@@ -1,8 +1,8 @@
-"""One Mac as all reports together describe it: its facts, when each was told, and by whom.
+"""The folded state of one Mac: the newest value of each field, and the time of its report.
 
-What a Mac does not say of itself is read off these: whether it is enrolled, when it was last seen.
-Times are whole microseconds since 1970 (`us`), 0 for never. A Device is one of a hundred thousand:
-it is a few hundred bytes beside its texts.
+Properties derive the rest from these: enrollment, last contact. Times are whole microseconds since
+1970 (`us`), 0 for never. A process holds a hundred thousand Devices or more, so the layout is
+compact: a few hundred bytes each, besides texts.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,8 +24,8 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _FIRST_US: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 _LAST_US: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
-# A hook's time is stamped by whichever goroutine ran first: the TokenUpdate that completes an
-# Authenticate can carry a slightly earlier time.
+# MDM servers in Go set the times of webhooks in concurrent goroutines: the TokenUpdate that
+# completes an Authenticate can have a slightly earlier time.
 CHECKIN_SKEW_US: Final = 60 * 1_000_000
 
 SOURCES: Final = ("mdm", "ddm", "jamf", "osquery", "munki", "executor", "admin", "other")
@@ -38,7 +38,7 @@ FIELDS: Final = (
     "failure_count",
     "failure_reason",
     "enrollment_type",
-    # What inventory reports say, see FIRST_REPORTED.
+    # Fields of inventory reports, see FIRST_REPORTED.
     "serial",
     "os_version",
     "build",
@@ -61,7 +61,7 @@ FIELDS: Final = (
     "activations",
     "compliant",
     "hostname",
-    # Figures, see FIGURES_FROM.
+    # Telemetry, see FIRST_TELEMETRY.
     "boot_at",
     "filevault",
     "free_disk_gb",
@@ -69,15 +69,15 @@ FIELDS: Final = (
     "on_ac_power",
 )
 INDEX: Final = {name: index for index, name in enumerate(FIELDS)}
-# Inventory reports know these registers and all after them: they are folded in one step.
+# Inventory reports have this field and all after it, so one slice covers them.
 FIRST_REPORTED: Final = INDEX["serial"]
-# A change of these alone cannot change what a Mac needs, only whether it can be done now or has
-# been. They stand last so that the facts before them are compared in one step.
+# A change of only these fields cannot change the action that a Mac needs; it can change gates, or
+# show that a job is done. They are last, so that one slice compares all fields before them.
 FIRST_TELEMETRY: Final = INDEX["boot_at"]
-# What a report can change that brings no other news: figures, and what is read off the times at
-# which a fact was reported or the Mac was seen. Fields and properties of a Device, by name.
+# The fields and properties of a Device that a report can change although no other field changes:
+# telemetry, and all that is derived from the times of reports and contacts.
 TELEMETRY: Final = frozenset(FIELDS[FIRST_TELEMETRY:]) | {
-    "build",  # goes by which of version and build was reported last
+    "build",  # depends on the newer of the report times of version and build
     "enrolled",
     "inventory_days",
     "inventory_seen_us",
@@ -88,12 +88,12 @@ TELEMETRY: Final = frozenset(FIELDS[FIRST_TELEMETRY:]) | {
     "timestamps",
     "values",
 }
-# What it is called says nothing of a Mac unless the policy goes by names.
+# A change of the host name alone matters only to a policy that matches host names.
 NAME_FROM: Final = INDEX["hostname"]
 _NO_VALUES: Final[tuple[Any, ...]] = (None,) * len(FIELDS)
 
-# What stamps are kept of: each fact, each source that heard of the Mac, each kind of check-in. A
-# thing is a bit, in this order, which only memory knows: rows name things.
+# `Device.timestamps` has one bit for each field, each source and each kind of check-in, in this
+# order. The order exists only in memory and can change: stored rows use names.
 _SOURCES: Final = slice(len(FIELDS), len(FIELDS) + len(SOURCES))
 _CHECKINS: Final = slice(_SOURCES.stop, _SOURCES.stop + 3)
 SEEN_BY: Final = {name: 1 << index for index, name in enumerate(SOURCES, _SOURCES.start)}
@@ -110,25 +110,28 @@ T = TypeVar("T")
 
 
 def to_us(time: datetime) -> int:
-    """Whole microseconds since 1970 of an aware time."""
+    """Return an aware time as whole microseconds since 1970."""
     passed = time - _EPOCH
     return (passed.days * 86_400 + passed.seconds) * 1_000_000 + passed.microseconds
 
 
 def duration_us(duration: timedelta) -> int:
-    """Whole microseconds of a duration."""
+    """Return a duration in whole microseconds."""
     return (duration.days * 86_400 + duration.seconds) * 1_000_000 + duration.microseconds
 
 
-# Deadlines and the like are the same for many Macs.
+# Cached: many Macs share their deadlines.
 @lru_cache(maxsize=1024)
 def from_us(us: int) -> datetime:
-    """The aware UTC time of microseconds since 1970; what no calendar holds becomes its end."""
+    """Return the aware UTC time of microseconds since 1970.
+
+    Times outside the years 1 to 9999 give the first or last time that `datetime` can hold.
+    """
     return _EPOCH + timedelta(microseconds=min(max(us, _FIRST_US), _LAST_US))
 
 
 class Register(Generic[T]):
-    """Reads one register of a Device by name: its value, or None if no source ever said."""
+    """Descriptor of one field of a Device: its newest value, or None if no source reported it."""
 
     __slots__ = ("index",)
 
@@ -147,15 +150,16 @@ class Register(Generic[T]):
 
 
 class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """A Mac's folded state. Immutable: folds return a new Device, or the same one if nothing new
-    was said. `values` are the facts, in the order of FIELDS, and keep their identity while only
-    times move on. `timestamps` hold when each was last reported, and the Mac seen
-    (`pipeline.state.timestamps`). `inventory_days` are the days on which a source other than MDM
-    reported it (`pipeline.state.seen_days`).
+    """The folded state of one Mac. Immutable; a fold without a change returns the same object.
 
-    `report_hash` and `report_fields` identify the newest report, so that a repeat of it is
-    recognised while `values` are the same object (`pipeline.state.duplicates`); `report_fields` is
-    0 where there is none. They are never stored, and Macs that differ in nothing else are equal.
+    - `values`: one value for each name in FIELDS; the same tuple object while only times change
+    - `timestamps`: the newest report time of each field, source and kind of check-in
+      (`pipeline.state.timestamps`)
+    - `inventory_days`: the days on which a source other than MDM reported the Mac
+      (`pipeline.state.seen_days`)
+    - `report_hash`, `report_fields`: identify the newest report, to recognise a repeat of it
+      (`pipeline.state.duplicates`); `report_fields` is 0 if there is none. They are not stored, and
+      are ignored by `==`.
     """
 
     udid: str
@@ -210,12 +214,12 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
         return f"Device({self.udid!r}, {self.to_wire()!r})"
 
     def reported_us(self, name: str) -> int:
-        """When the fact `name` was last reported, in us; 0 for never."""
+        """Return the time of the newest report of the field `name`, in us; 0 for never."""
         return last_us(self.timestamps, 1 << INDEX[name])
 
     @property
     def build(self) -> Build | None:
-        """The build reported with the version, or after it; one from before says nothing."""
+        """The build, if it was reported with the OS version or later; an older one is obsolete."""
         for _, bits in unpack_timestamps(self.timestamps):
             if bits & (_BUILD | _OS_VERSION):
                 build: Build | None = self.values[INDEX["build"]]
@@ -224,37 +228,37 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @property
     def hardware(self) -> HardwareClass:
-        """Its hardware class, by model, device id and what it says of itself."""
+        """The hardware class, from model, device id and `apple_silicon`."""
         return hardware_class(self.model, self.device_id, self.apple_silicon)
 
     @property
     def is_partial(self) -> bool:
-        """Whether only a serial number is known: a record to join, not yet a Mac of its own."""
+        """True if the UDID is unknown: a record under a serial number, to be joined to its Mac."""
         return self.udid.startswith(SERIAL_SUBJECT_PREFIX)
 
     @property
     def newest_us(self) -> int:
-        """The newest moment of which anything is known of it."""
+        """The time of the newest report or check-in."""
         return newest_us(self.timestamps)
 
     @property
     def last_seen_us(self) -> int:
-        """When the Mac itself was last heard of by any source."""
+        """The time of the Mac's last contact with any source; administrators do not count."""
         return last_us(self.timestamps, _SEEN)
 
     @property
     def mdm_seen_us(self) -> int:
-        """When an MDM server last heard of it."""
+        """The time of the Mac's last contact with an MDM server."""
         return last_us(self.timestamps, _SEEN_BY_MDM | _TOKEN_UPDATED)
 
     @property
     def inventory_seen_us(self) -> int:
-        """When anything but MDM last heard of it."""
+        """The time of the Mac's last contact with a source other than MDM."""
         return last_us(self.timestamps, SEEN_BY_OTHERS)
 
     @property
     def checkins(self) -> tuple[int, int, int]:
-        """When it last sent an Authenticate, a TokenUpdate and a CheckOut."""
+        """The times of the last Authenticate, TokenUpdate and CheckOut."""
         authenticated, token_updated, checked_out = CHECKIN
         return (
             last_us(self.timestamps, authenticated),
@@ -264,26 +268,26 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @property
     def is_personal(self) -> bool:
-        """Whether it is somebody's own Mac: user enrolment manages an account, not the system."""
+        """True for a personally owned Mac: User Enrollment manages an account, not the system."""
         return (self.enrollment_type or "").startswith("User Enrollment")
 
     @property
     def checked_out(self) -> bool:
-        """Whether the last word on its enrolment is that the profile was removed."""
+        """True if the newest check-in is a CheckOut: the MDM profile was removed."""
         out_us = last_us(self.timestamps, _CHECKED_OUT)
         return out_us > last_us(self.timestamps, _AUTHENTICATED | _TOKEN_UPDATED)
 
     @property
     def enrolling(self) -> bool:
-        """Whether an Authenticate still waits for its TokenUpdate."""
+        """True if the TokenUpdate of the newest Authenticate is missing so far."""
         authenticated, token_updated, checked_out = self.checkins
         return authenticated > max(token_updated + CHECKIN_SKEW_US, checked_out)
 
     @property
     def enrolled(self) -> bool:
-        """Whether MDM can be expected to reach it: enrolled as far as is known, not checked out.
+        """True if MDM can be expected to reach the Mac: enrolled as far as known, not checked out.
 
-        A Mac whose enrolment is older than our log counts once MDM was seen answering for it.
+        If the enrollment is older than the event log, any later contact through MDM proves it.
         """
         if self.checked_out or self.enrolling:
             return False
@@ -294,11 +298,11 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
         return self.mdm_seen_us > 0 or self.mdm_enrolled is True
 
     def enrolled_since(self, us: int) -> bool:
-        """Whether a fresh Authenticate and its TokenUpdate came after this time."""
+        """Return True if an Authenticate and a TokenUpdate came after `us`."""
         return self.checkins[AUTHENTICATED] > us and self.checkins[TOKEN_UPDATED] > us
 
     def to_wire(self) -> dict[str, Any]:
-        """The state as JSON values: what is persisted and what decision records carry."""
+        """Return the state as JSON values, for rows and for decision records."""
         times = [0] * _CHECKINS.stop
         for at, bits in unpack_timestamps(self.timestamps):
             for bit in _bits(bits):
@@ -317,8 +321,10 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> "Device":
-        """The Device that `to_wire` wrote. What only a newer version knows is dropped. ValueError,
-        KeyError or TypeError for what no version wrote."""
+        """Return the Device that `to_wire` wrote. Fields of a newer version are dropped.
+
+        Raises ValueError, KeyError or TypeError for input that no version wrote.
+        """
         try:
             row = msgspec.convert(wire, DeviceRow)
         except msgspec.ValidationError as error:
@@ -327,8 +333,10 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @classmethod
     def of_row(cls, udid: str, row: "DeviceRow", share: Callable[[str], str] = str) -> "Device":
-        """The same of a row already decoded; `share` may give another object for a text that many
-        Macs say. ValueError for what no version wrote."""
+        """Return the Device of a decoded row. Raises ValueError for input that no version wrote.
+
+        `share` returns an equal text, so that Macs with equal values can share one object.
+        """
         values: list[Any] = []
         bits_by_us: dict[int, int] = {}
         push, get, last, bits = values.append, bits_by_us.get, 0, 0
@@ -338,7 +346,7 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
                 continue
             us, value = given
             push(value)
-            if us != last:  # mostly all were told at once
+            if us != last:  # most fields have the time of the field before
                 bits_by_us[last] = get(last, 0) | bits
                 last, bits = us, 0
             bits |= bit
@@ -365,8 +373,11 @@ _Seen = msgspec.defstruct("_Seen", [(name, int, 0) for name in SOURCES], gc=Fals
 
 
 class DeviceRow(msgspec.Struct, gc=False):
-    """What `Device.to_wire` writes, to be decoded into: a million are read before a worker begins,
-    and one dictionary for each, and one for its facts, would be most of the time it takes."""
+    """The decoded form of `Device.to_wire`.
+
+    A struct without dictionaries: a worker reads up to a million rows at its start, and building
+    dictionaries would take most of that time.
+    """
 
     facts: _Facts  # type: ignore[valid-type]
     seen: _Seen  # type: ignore[valid-type]
@@ -386,7 +397,7 @@ def _bits(bits: int) -> tuple[int, ...]:
 
 
 def _time_to_wire(time: datetime) -> str:
-    return from_us(to_us(time)).isoformat()  # equal times, equal bytes
+    return from_us(to_us(time)).isoformat()  # in UTC, so that equal times give equal bytes
 
 
 _TO_WIRE: Final[Mapping[str, Callable[[Any], object]]] = {
@@ -414,7 +425,8 @@ _FROM_WIRE: Final[tuple[tuple[int, Callable[[Any], object]], ...]] = (
     (INDEX["loan_returned_at"], datetime.fromisoformat),
     (INDEX["activations"], tuple),
 )
-# Decoded, every text is an object of its own; these are worth to be one for all.
+# Decoding makes a new object of each text. These fields have the same text on many Macs, so sharing
+# one object saves memory.
 _SHARED_TEXTS: Final = tuple(
     INDEX[name]
     for name in (

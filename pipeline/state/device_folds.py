@@ -1,8 +1,8 @@
-"""What each event about a Mac does to its state: the newest report of each fact wins.
+"""Folds of events about a Mac into its state: the newest report of each field wins.
 
-A newer time wins; at the same time the greater value by its text wins, so applying events twice
-or in any order ends in the same state. A report touches only the facts it knows. Check-ins are
-maximum registers of their times, and so is when each source last saw the Mac.
+A later time wins; at equal times the greater value by its text wins. So events that are applied
+twice or in any order give the same state. A report changes only the fields that it has. The time of
+each kind of check-in, and of the last contact of each source, is the maximum of its times.
 """
 
 from collections.abc import Iterable, Mapping
@@ -40,10 +40,10 @@ _STATUS: Final = tuple(name for name in FIELDS if name in DdmStatusReported.mode
 def merge_fields(
     device: Device, known: Iterable[tuple[int, Any]], us: int, source_bits: int
 ) -> Device:
-    """Fold (register index, value) pairs told at `us` into a Device; None is no value. `heard_by`
-    are the other things of `Device.timestamps` told with them: the source, a check-in.
+    """Fold (field index, value) pairs reported at `us` into a Device; None values are skipped.
 
-    What is told of 1970 and before says nothing.
+    `source_bits` are the bits in `Device.timestamps` of the source and the kind of check-in. A
+    report dated 1970 or earlier is ignored. Returns the same object if nothing changed.
     """
     if us <= 0:
         return device
@@ -77,14 +77,16 @@ def merge_fields(
 
 
 def apply_inventory(device: Device, data: InventoryReported, us: int) -> Device:
-    """Fold an inventory report: the one fold that runs for every report of every Mac, so that it
-    reads the model's own dict."""
+    """Fold an inventory report.
+
+    Hot path: it runs for every report of every Mac, so it reads the model's `__dict__`.
+    """
     known = enumerate(reported(data.__dict__), FIRST_REPORTED)
     return merge_fields(device, known, us, SEEN_BY[data.source])
 
 
 def apply_authenticated(device: Device, data: MdmAuthenticated, us: int) -> Device:
-    """Fold an Authenticate: an enrolment began, and the Mac said what it is."""
+    """Fold an Authenticate: an enrollment began, and the Mac reported its properties."""
     facts = {
         "serial": data.serial,
         "os_version": data.os_version,
@@ -99,7 +101,7 @@ def apply_authenticated(device: Device, data: MdmAuthenticated, us: int) -> Devi
 
 
 def apply_token_updated(device: Device, data: MdmTokenUpdated, us: int) -> Device:
-    """Fold a TokenUpdate: the Mac can be pushed to."""
+    """Fold a TokenUpdate: the MDM server can send push notifications to the Mac."""
     facts = {
         "enrollment_id": data.enrollment_id,
         "enrollment_type": data.enrollment_type,
@@ -109,13 +111,16 @@ def apply_token_updated(device: Device, data: MdmTokenUpdated, us: int) -> Devic
 
 
 def apply_checked_out(device: Device, data: MdmCheckedOut, us: int) -> Device:
-    """Fold a CheckOut: the profile was removed."""
+    """Fold a CheckOut: the MDM profile was removed."""
     facts = {"enrollment_id": data.enrollment_id}
     return _merge_mdm_fields(device, facts, us, CHECKIN[CHECKED_OUT])
 
 
 def apply_command_reported(device: Device, data: MdmCommandReported, us: int) -> Device:
-    """Fold a poll or an answer: the Mac was there. Results arrive as inventory events."""
+    """Fold a poll or a command's result: a contact of the Mac.
+
+    The data of a result arrives separately, as an inventory event.
+    """
     return _merge_mdm_fields(device, {"enrollment_id": data.enrollment_id}, us)
 
 
@@ -125,7 +130,7 @@ def apply_bootstrap_token(device: Device, data: BootstrapTokenSet, us: int) -> D
 
 
 def apply_ddm_status(device: Device, data: DdmStatusReported, us: int) -> Device:
-    """Fold a declarative status report; items it does not hold are unchanged."""
+    """Fold a declarative status report; absent items are unchanged."""
     reported_values = data.__dict__
     return merge_fields(
         device, [(INDEX[name], reported_values[name]) for name in _STATUS], us, SEEN_BY["ddm"]
@@ -140,7 +145,7 @@ def _merge_mdm_fields(
 
 
 def merge(device: Device, other: Device) -> Device:
-    """Join two records of one Mac into the first's identity: fact by fact."""
+    """Merge two records of one Mac, field by field; the result has the UDID of `device`."""
     days = merge_days(device.inventory_days, other.inventory_days)
     for us, bits in unpack_timestamps(other.timestamps):
         known = [(at, it) for at, it in enumerate(other.values) if bits >> at & 1]

@@ -1,7 +1,7 @@
-"""Reports known at a glance: most of a fleet's reports say what the Mac's last one said.
+"""Recognise a report that repeats the Mac's newest report, without decoding it.
 
-A report that says, but for figures such as free disk, what the Mac's last one said need not be
-decoded: a hash of its texts tells that it does.
+Most reports of a fleet differ from the Mac's previous report only in time and telemetry such as
+free disk space. A hash of the other fields identifies them.
 """
 
 from datetime import datetime
@@ -26,14 +26,17 @@ _MOST_BATTERY: Final = 100.0
 
 
 def remember_report(event: InventoryEvent, peek: ReportPeek, device: Device) -> Device:
-    """The Mac's state right after this report was folded, with what its repeat is known by;
-    without, if its repeat would have to be looked at: it was not the newest word on all it says."""
+    """Return the state with the hash of this report, so that a repeat is recognised.
+
+    `device` must be the state right after the fold of this report. The hash is left out if the
+    report is not the newest of every field in it: a repeat must then be decoded.
+    """
     bits, values = SEEN_BY[event.data.source], device.values
     for index, value in enumerate(reported(event.data.__dict__), FIRST_REPORTED):
         if value is None:
             continue
         if value != values[index]:
-            return forget_report(device)  # another word of the same moment was taken
+            return forget_report(device)  # a newer report, or one of the same time, won this field
         bits |= 1 << index
     _, same = changed_since(device.timestamps, to_us(event.time))
     if bits & ~same:
@@ -45,13 +48,16 @@ def remember_report(event: InventoryEvent, peek: ReportPeek, device: Device) -> 
 
 
 def forget_report(device: Device) -> Device:
-    """The Mac's state without anything a repeat is known by."""
+    """Return the state without the hash of a report: the next report is decoded."""
     return replace(device, report_hash=0, report_fields=0) if device.report_fields else device
 
 
 def apply_duplicate(peek: ReportPeek, device: Device) -> tuple[Device, int] | None:
-    """Fold a report that says again what the Mac's newest one said: the state after it, as
-    `apply_inventory` gives it, and its time in us. None where it takes a decoder to know."""
+    """Fold a report that repeats the Mac's newest report, without decoding it.
+
+    Returns the state that `apply_inventory` gives, and the report's time in us. None if the report
+    is no repeat, is not newer, or must be decoded for certainty.
+    """
     bits, values = device.report_fields, device.values
     if not bits:
         return None
@@ -84,12 +90,12 @@ def apply_duplicate(peek: ReportPeek, device: Device) -> tuple[Device, int] | No
 
 @lru_cache(maxsize=4096)
 def _intern(bits: int) -> int:
-    """The same, as one object for all Macs whose reports tell the same things."""
+    """Return the same integer, as one object for all Macs whose reports have equal fields."""
     return bits
 
 
 def _us_of(time: str) -> int:
-    """An event's time; 0, which is before all that was told, if it needs a second look."""
+    """Return the time in us since 1970; 0, older than any report, forces a full decode."""
     try:
         moment = datetime.fromisoformat(time)
     except ValueError:

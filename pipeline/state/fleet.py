@@ -1,7 +1,10 @@
-"""All Macs of one partition (embedded: of the fleet), and the facts that concern them all.
+"""The state of all Macs of one partition (embedded: of all partitions), and the broadcast state.
 
-Owns the folded state and the indexes that make work proportional to the Macs an event affects.
-It folds and looks up; it decides nothing and does no I/O.
+`Fleet` holds the folded state, and indexes with which the work for an event depends on the number
+of Macs that it affects, not on the number of all Macs. It makes no decisions and does no I/O.
+
+A Mac can have several records: under its UDID, its enrollment id, and `serial:` with its serial
+number. The record under the UDID is canonical; `merged_device` joins the others to it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -66,12 +69,14 @@ _ADVISORIES: Final = (
 
 
 class Change(NamedTuple):
-    """The records that an event changed, and how far the change reaches.
+    """The records that an event changed, and the Macs whose decisions it can change.
 
-    `udids` are the records it concerns by name: Macs, and records that have become part of one.
-    `is_material`: a fact other than telemetry changed. `is_rename_only`: only the host name did.
-    `lines` maps each line whose advisories changed to the newest version that they can matter to
-    (None: any). `affects_all`: the decision of every Mac may have changed.
+    - `udids`: keys of changed records: Macs, and records that now belong to another Mac
+    - `is_material`: a field other than telemetry changed
+    - `is_rename_only`: only the host name changed
+    - `lines`: each line whose advisories changed, with the newest version that they can concern
+      (None: any version)
+    - `affects_all`: the decision of every Mac may have changed
     """
 
     udids: tuple[str, ...] = ()
@@ -96,16 +101,16 @@ class Fleet:
         self._approvals: dict[str, tuple[int, ApprovalGranted | None]] = {}
         self._approved_jobs: dict[str, dict[str, None]] = {}
         self._policy: tuple[int, PolicyChanged] | None = None
-        # Inner dicts are ordered sets: a walk over them is the same in every run.
+        # The inner dicts are sets in order of insertion, so that every run iterates alike.
         self._by_version: dict[OSVersion | None, dict[str, None]] = {}
-        # Which Macs say that they have this serial number, or this enrollment id.
+        # The UDIDs of all Macs that reported this serial number, or this enrollment id.
         self._by_serial: dict[str, str | tuple[str, ...]] = {}
         self._by_enrollment: dict[str, str | tuple[str, ...]] = {}
 
     # --- folding ---
 
     def apply(self, event: Event) -> Change:
-        """Fold one event. Twice, or in any order, ends in the same state."""
+        """Fold one event. Events applied twice, or in any order, give the same state."""
         apply = _FOLDS.get(type(event))
         if apply is not None:
             return self._apply_device(event, apply)  # type: ignore[arg-type]
@@ -116,17 +121,20 @@ class Fleet:
         return self._apply_control(event)  # type: ignore[arg-type]
 
     def remember(self, event: InventoryEvent, peek: ReportPeek) -> None:
-        """Know what this report says again. To be called right after it was folded."""
+        """Remember a report, so that `apply_duplicate` recognises a repeat of it.
+
+        Call it right after the report was folded, with the peek at the report's bytes.
+        """
         udid = device_key(event)
         device = self.devices.get(udid)
         if device is not None and event.subject == udid and self._is_only_record(device):
             self.devices[udid] = remember_report(event, peek, device)
 
     def apply_duplicate(self, peek: ReportPeek) -> tuple[Device, Device, int] | None:
-        """Fold a report that says what the Mac's last one said but for its time and figures such
-        as free disk: the Mac before and after, and its time in us. None if it is none.
+        """Fold a report that repeats the remembered one, except for its time and telemetry.
 
-        Only where nothing else was learnt of the Mac since, and the report is the newest.
+        Returns the Mac before and after, and the report's time in us. None if the report must be
+        decoded: it is no repeat, it is not newer, or an event has changed the Mac's values since.
         """
         device = self.devices.get(peek.subject)
         again = None if device is None else apply_duplicate(peek, device)
@@ -162,9 +170,9 @@ class Fleet:
         canonical = self.canonical_udid(udid) or udid
         if not renamed:
             self._forget_report(canonical)
-            # Of a Mac with several records newer times alone put one fact in another's place.
+            # Of a Mac with several records, a newer time alone can let another record's value win.
             return Change((canonical,), is_material=is_material or not self._is_only_record(new))
-        # Records change hands: who loses one is told as well as who gains it.
+        # A record moves from one Mac to another: the decisions of both can change.
         udids.update(self.canonical_udid(name) for name in names)
         known = {one for one in (*udids, *names) if one in self.devices}
         for one in known:
@@ -177,7 +185,7 @@ class Fleet:
             self.devices[udid] = forget_report(device)
 
     def _is_only_record(self, device: Device) -> bool:
-        """Whether this is the Mac's only record, so that newer times move nothing."""
+        """Return True if the Mac has no other record: then a newer time alone changes no value."""
         if device.is_partial or device.udid in self._by_enrollment:
             return False
         serial, enrollment = device.serial, device.enrollment_id
@@ -261,7 +269,7 @@ class Fleet:
             self._approved_jobs.setdefault(granted.approval.udid, {})[job_id] = None
 
     def put(self, device: Device) -> None:
-        """Take this state of a Mac, and index it."""
+        """Store the state of a Mac, and update the indexes."""
         udid, values = device.udid, device.values
         old = self.devices.get(udid)
         version = values[_OS_VERSION]
@@ -280,15 +288,15 @@ class Fleet:
             if enrollment != udid:
                 _add_alias(self._by_enrollment, enrollment, udid)
 
-    # --- looking up ---
+    # --- queries ---
 
     def merged_device(self, udid: str) -> Device:
-        """The Mac with all that is known under its other names joined in."""
+        """Return the Mac's state, joined with its records under other keys."""
         device = self.devices.get(udid)
         if device is None:
             return Device(udid)
         joined, names = device, list(_aliases(device))
-        for name in names:  # grows: a joined record may know a name that the Mac's own does not
+        for name in names:  # the loop extends `names`: a joined record can have further keys
             other = self.devices.get(name)
             if other is not None and self.canonical_udid(name) == udid:
                 joined = merge(joined, other)
@@ -296,11 +304,11 @@ class Fleet:
         return joined
 
     def macs(self) -> Iterator[str]:
-        """The key of every Mac: all devices but the records that belong to another."""
+        """Return an iterator over the keys of all Macs: records that belong to no other one."""
         return (udid for udid in self.devices if self.canonical_udid(udid) is None)
 
     def find(self, name: str) -> str | None:
-        """The key of the Mac with this UDID, serial number or enrollment id."""
+        """Return the key of the Mac with this UDID, serial number or enrollment id, or None."""
         upper = name.strip().upper()
         for key in (name, upper, SERIAL_SUBJECT_PREFIX + upper):
             udid = self.canonical_udid(key)
@@ -313,11 +321,12 @@ class Fleet:
     def affected(
         self, change: Change, *, supported: tuple[str, ...], upgrades_to: str | None
     ) -> list[str]:
-        """The Macs whose answer this change can have changed, by UDID: the order in which they
-        get a site's slots is the same after a restart.
+        """Return the Macs whose decision this change can have changed.
 
-        A change of a line's advisories concerns the Macs up to the releases that changed, and,
-        where it is a line that Macs are moved to, those on dead and older lines.
+        Sorted by UDID: Macs get their site's capacity in the same order after a restart. A change
+        of a line's advisories concerns the Macs on the line, up to the newest changed version. If
+        the line is supported or is `upgrades_to`, it also concerns all Macs on unsupported lines;
+        if it is `upgrades_to`, all Macs on other lines.
         """
         if change.affects_all:
             return sorted(self.macs())
@@ -331,20 +340,21 @@ class Fleet:
                 concerned = False
                 if version.line in change.lines:
                     upto = change.lines[version.line]
-                    # What a dead line lacks is counted from its own last release.
+                    # `missing_on_dead_line` depends on the last release of the line, whatever the
+                    # Mac's version.
                     concerned = upto is None or not supports or version.release <= upto.release
                 moved = upgrades_to in change.lines and version.line != upgrades_to
                 if concerned or moved or (movable and not supports):
                     found.update(dict.fromkeys(udids))
-        # A job or an approval may name a Mac that never reported: there is nothing to decide.
+        # Skip a Mac that never reported, although a job or an approval names it.
         return sorted({self.canonical_udid(udid) or udid for udid in found if udid in self.devices})
 
     def halts(self) -> tuple[HaltSet, ...]:
-        """The halts that stand, by scope; one that has run out is still listed."""
+        """Return the halts that were not cleared, by scope; expired ones are included."""
         return self._active_halts
 
     def approvals(self, udid: str) -> tuple[ApprovalGranted, ...]:
-        """The approvals that were granted for this Mac and not taken back, by job."""
+        """Return the approvals for this Mac that were not denied later, by job id."""
         jobs = self._approved_jobs.get(udid)
         if not jobs:
             return ()
@@ -353,15 +363,15 @@ class Fleet:
 
     @property
     def policy(self) -> PolicyChanged | None:
-        """The policy in force."""
+        """The policy in force; None before the first."""
         return None if self._policy is None else self._policy[1]
 
     def canonical_udid(self, key: str) -> str | None:
-        """The Mac that a record under this key belongs to; None if it is a Mac of its own.
+        """Return the UDID of the Mac to which the record `key` belongs; None if it is itself a Mac.
 
-        Where several claim a serial number (a logic board went into another Mac), the one that
-        said so last has it. A record that itself names another enrollment id is a Mac, so that
-        records never own each other in a circle.
+        If several Macs reported a serial number (a logic board was moved), the record belongs to
+        the Mac that reported it last. A record that has another enrollment id is itself a Mac, so
+        that records cannot belong to each other in a cycle.
         """
         if not key.startswith(SERIAL_SUBJECT_PREFIX):
             udids = self._by_enrollment.get(key)
@@ -386,10 +396,10 @@ class Fleet:
             matching, key=lambda udid: (self.devices[udid].reported_us(name), udid), default=None
         )
 
-    # --- keeping ---
+    # --- persistence of the broadcast state ---
 
     def broadcast_to_wire(self) -> dict[str, Any]:
-        """What concerns all Macs, as JSON values."""
+        """Return the state that concerns all Macs, as JSON values."""
         return {
             "advisories": self.advisories.to_wire(),
             "halts": {
@@ -406,7 +416,7 @@ class Fleet:
         }
 
     def load_broadcast(self, wire: Mapping[str, Any]) -> None:
-        """Take what `broadcast_to_wire` wrote."""
+        """Load the state that `broadcast_to_wire` wrote, into a Fleet without broadcast state."""
         self.advisories = Advisories.from_wire(wire["advisories"])
         for key, (us, halt) in wire["halts"].items():
             self._halts[key] = (us, None if halt is None else HaltSet.model_validate(halt))
@@ -420,8 +430,10 @@ class Fleet:
 
 
 def changed_lines(before: Advisories, after: Advisories) -> dict[str, OSVersion | None]:
-    """The lines whose live releases differ, each with the newest version that differs; None
-    where the line gained its first release or lost its last."""
+    """Return the lines whose releases differ, each with the newest version that differs.
+
+    The version is None if the line gained its first release or lost its last one.
+    """
     changed: dict[str, OSVersion | None] = {}
     for line in sorted(before.lines.keys() | after.lines.keys()):
         old = {one.version: one for one in before.lines.get(line, ())}
@@ -433,7 +445,7 @@ def changed_lines(before: Advisories, after: Advisories) -> dict[str, OSVersion 
 
 
 def _add_alias(aliases: dict[str, str | tuple[str, ...]], name: str | None, udid: str) -> None:
-    """Note a claim; nearly every name has one, which is kept without a tuple around it."""
+    """Index that this Mac reported `name`; nearly every name has one UDID, kept without a tuple."""
     if name is None or not is_real_serial(name):
         return
     known = aliases.get(name)
@@ -447,7 +459,7 @@ def _add_alias(aliases: dict[str, str | tuple[str, ...]], name: str | None, udid
 
 
 def _aliases(device: Device) -> tuple[str, ...]:
-    """Other keys under which records of this Mac may lie."""
+    """Return the other keys under which records of this Mac can exist."""
     if device.is_partial:
         return ()
     serial, enrollment = device.serial, device.enrollment_id
@@ -462,13 +474,13 @@ def _policy_order(one: tuple[int, PolicyChanged]) -> tuple[int, str, str]:
 
 
 def _halt_order(one: tuple[int, HaltSet | None]) -> tuple[int, bool, str]:
-    """At the same moment a halt outranks its clearing: it is the cautious reading."""
+    """Return a sort key. At equal times the halt wins over its clearing, the safer choice."""
     us, halt = one
     return us, halt is not None, "" if halt is None else halt.model_dump_json()
 
 
 def _grant_order(one: tuple[int, ApprovalGranted | None]) -> tuple[int, bool, str]:
-    """At the same moment a denial outranks the approval."""
+    """Return a sort key. At equal times the denial wins over the approval, the safer choice."""
     us, grant = one
     return us, grant is None, "" if grant is None else grant.model_dump_json()
 

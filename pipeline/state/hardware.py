@@ -1,4 +1,4 @@
-"""Which kind of Mac a model is, and which macOS it can run. The facts are in `model_table`."""
+"""The hardware class of a Mac, and the macOS versions that it runs; data in `hardware_table`."""
 
 import re
 from functools import lru_cache
@@ -15,7 +15,7 @@ from pipeline.state.hardware_table import (
 
 __all__ = ["MODEL_NAMES", "HardwareClass", "hardware_class", "model_name", "supports_major"]
 
-# What inventory reports may be longer than any model's name; nothing that long is looked up.
+# Reported text can be longer than any model name; do not run patterns on it.
 _LONGEST_MODEL: Final = 128
 _IDENTIFIER: Final = re.compile(r"([A-Za-z]{1,12})(\d{1,3}),(\d{1,3})", re.ASCII)
 _BOARD: Final = re.compile(r"Mac-[0-9A-F]{16}", re.ASCII)
@@ -52,11 +52,12 @@ _BY_DEVICE_ID: Final = {facts.device_id.casefold(): facts.hardware for facts in 
 def hardware_class(
     model: str | None, device_id: str | None, apple_silicon: bool | None
 ) -> HardwareClass:
-    """The kind of Mac: a VM's ids first, then the model, the device id, `apple_silicon`.
+    """Return the hardware class, from the first source that knows it.
 
-    `model` is an identifier (`Mac16,1`), or a marketing name where only one kind of Mac has it
-    (Jamf's webhooks know no more). `apple_silicon` False alone is UNKNOWN: whether there is a T2
-    decides what may be done to an Intel Mac, and that is not guessed.
+    In order: a VM's device id, `model`, `device_id`, `apple_silicon`. `model` is an identifier
+    (`Mac16,1`), or a marketing name if all its models have one class (Jamf's webhooks have only
+    the name). `apple_silicon` False alone gives UNKNOWN: the permitted actions on an Intel Mac
+    depend on its T2 chip, so the chip is not guessed.
     """
     if device_id is not None and device_id.strip().casefold() in _VM_DEVICE_IDS:
         return HardwareClass.VM
@@ -70,9 +71,9 @@ def hardware_class(
 
 @lru_cache(maxsize=2048)
 def supports_major(model: str | None, major: int) -> bool | None:
-    """Whether the model runs this macOS major (26, 15, 10); None where it is not known.
+    """Return True if the model runs this major version of macOS (26, 15, 10); None if unknown.
 
-    Not known are models newer than the table, majors newer than it on anything but Intel, and
+    Unknown are models newer than the table, majors newer than the table except on Intel, and
     majors before 12 on models that ran 12.
     """
     rows = _rows(model) if model is not None else ()
@@ -85,12 +86,12 @@ def supports_major(model: str | None, major: int) -> bool | None:
 
 
 def model_name(model: str) -> str:
-    """The marketing name of an identifier; the identifier itself where it is not known."""
+    """Return the marketing name of a model identifier, or the identifier if it is unknown."""
     return MODEL_NAMES.get(model, model)
 
 
 def _rows(model: str) -> tuple[Model, ...]:
-    """The rows an identifier or a marketing name stands for."""
+    """Return the rows of a model identifier or of a marketing name."""
     text = model.strip()
     row = MODELS.get(text)
     return (row,) if row is not None else _BY_NAME.get(text.casefold(), ())
@@ -120,15 +121,15 @@ def _of_model(model: str) -> HardwareClass:
     if family not in _FAMILIES:
         return HardwareClass.UNKNOWN
     oldest, newest = _FAMILIES[family]
-    # Apple has made no Intel Mac since the newest of each family, and no `Mac...` with Intel ever.
+    # Apple made no Intel Mac after the newest model of each family, and no `Mac...` with Intel.
     if number > newest or (family == "Mac" and number > oldest):
         return HardwareClass.APPLE_SILICON
-    # Before the oldest of each family there was neither T1 nor T2.
+    # Models older than the oldest of their family in the table have neither a T1 nor a T2.
     return HardwareClass.INTEL if number < oldest and family != "Mac" else HardwareClass.UNKNOWN
 
 
 def _is_older_than_table(model: str) -> bool:
-    """Whether the family's oldest model that runs macOS 12 is newer."""
+    """Return True if the model is older than its family's oldest model that runs macOS 12."""
     match = _IDENTIFIER.fullmatch(model)
     if match is None or match[1] not in _FAMILIES or match[1] == "Mac":
         return False

@@ -1,12 +1,12 @@
-"""What each Mac model is: its chip, the macOS majors it runs, its name and device id. Data only.
+"""Table of Mac models: chip, first and last macOS major, name, device id. Data only.
 
-Facts are those of two public sources; where they disagree on the newest macOS the lower one stands,
-as in Apple's own support pages (MacBookPro13,1: 12, not 13; iMac15,1: 11, not 12):
+From two public sources. Where they disagree on the last macOS major, the table has the lower one,
+which agrees with Apple's support pages (MacBookPro13,1: 12, not 13; iMac15,1: 11, not 12):
 - github.com/macadmins/sofa ba13ce9fb247, v2/macos_data_feed.json and the model list: identifiers,
   names, majors 12 to 26, device ids of Apple silicon;
 - github.com/dortania/OpenCore-Legacy-Patcher b9df76ebdf3e, datasets/smbios_data.py: board ids, T2
   ids, ceilings of Intel models. SOFA's own board ids are wrong for most of these.
-T1 models are those of Apple's list of Macs with a Touch Bar and no T2.
+T1 models are those in Apple's list of Macs with a Touch Bar that have no T2.
 """
 
 from enum import StrEnum
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 
 class HardwareClass(StrEnum):
-    """What kind of Mac it is, as far as updating and reinstalling it differs."""
+    """Kinds of Macs that differ in how they are updated and reinstalled."""
 
     INTEL = "intel"
     T1 = "t1"
@@ -28,7 +28,7 @@ _INTEL_CHIPS: Final = frozenset({HardwareClass.INTEL, HardwareClass.T1, Hardware
 
 
 class Model(NamedTuple):
-    """One model. `first_major` 12 means 12 or older: the feed begins there.
+    """One model. `first_major` 12 means 12 or older: SOFA's feed begins with macOS 12.
 
     `device_id` is the SoftwareUpdateDeviceID: `J...AP` with a T2 or Apple silicon, else the board.
     """
@@ -41,7 +41,7 @@ class Model(NamedTuple):
 
     @property
     def is_intel(self) -> bool:
-        """Whether it runs Intel code, a VM included. macOS 26 is the last for all of these."""
+        """True for an Intel Mac or an Intel VM. macOS 26 is the last version for Intel."""
         return self.hardware in _INTEL_CHIPS or self.device_id == "VMM-x86_64"
 
 
@@ -195,7 +195,7 @@ MODELS: Final[dict[str, Model]] = {
     "VMM-x86_64": Model(VM, 12, 26, "Virtual Machine (x86_64)", "VMM-x86_64"),
 }
 
-# Macs with a T2 also have a board id, and some sources report that one.
+# Macs with a T2 also have a board id, which some sources report as the device id.
 T2_BOARDS: Final = frozenset(
     {
         "Mac-0CFF9C7C2B63DF8D",

@@ -1,7 +1,16 @@
-"""The jobs of one Mac: which are open, which ended, and how.
+"""The job history of one Mac: its open and ended jobs, folded from jobs and results.
 
-A job's entry is a join of what was said of it: issued once, the furthest outcome wins. The only
-successes are those that `settle` reads off the Mac's own later reports.
+A job is issued once; of its results the one with the highest rank wins, in any order:
+
+| rank | outcome | the job is |
+| --- | --- | --- |
+| -1 | none | open |
+| 0 | accepted | open |
+| 1 | superseded, expired: presumed | ended; a result of its executor can reopen it |
+| 2 to 4 | started, progressed, acted | open; the executor may have touched the Mac |
+| 5 to 9 | superseded, expired, refused, failed, succeeded | ended |
+
+Invariant: a job has succeeded only if `infer_result` finds it in later reports of the Mac itself.
 """
 
 from collections.abc import Mapping
@@ -16,8 +25,8 @@ from schemas.jobs import Action, Job, Method, Target
 from schemas.macos import Build, OSVersion, parse_build, parse_os_version, reaches
 from schemas.results import FINAL_OUTCOMES, ErrorCode, JobResult, Outcome
 
-# How far along an outcome is. Of two final ones the stronger claim wins: a success is read off
-# the Mac itself, a failure only off what was tried.
+# Progress of an outcome. Of two final outcomes the one with the better evidence wins: a success is
+# proven by the Mac's report, a failure only by an attempt.
 _RANK: Final = {
     Outcome.ACCEPTED: 0,
     Outcome.STARTED: 2,
@@ -29,9 +38,10 @@ _RANK: Final = {
     Outcome.FAILED: 8,
     Outcome.SUCCEEDED: 9,
 }
-# That a job never began is our guess until its executor says so; that it had begun outranks it.
+# Until its executor confirms it, the end of a job that never began is presumed. A later result that
+# shows that it had begun wins.
 _PRESUMED_RANK: Final = 1
-# The attempt in a result that was read off state and told by no executor.
+# The `attempt` of a result that is inferred from state and not reported by an executor.
 INFERRED_ATTEMPT: Final = 0
 KEPT_JOBS: Final = 32
 _NEVER_AT_THE_MAC: Final = frozenset(
@@ -40,9 +50,12 @@ _NEVER_AT_THE_MAC: Final = frozenset(
 
 
 class JobEntry(msgspec.Struct, frozen=True, gc=False):
-    """One job as far as is known. `outcome_us` is when its furthest outcome was told; `acted_us`
-    when the executor had done its part, 0 if it has not; `guessed` that it ended unbegun as far
-    as we know, which its executor may still correct."""
+    """One job with the result of the highest rank.
+
+    `outcome_us` is the time of that result. `acted_us` is the time of the first `acted` result, 0
+    if there is none: the executor had done its part. `presumed` is True if the job seems to have
+    ended before it began; a result of its executor can still correct that.
+    """
 
     job_id: str
     action: Action
@@ -65,43 +78,43 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def since_us(self) -> int:
-        """Only what is told of a later moment can show that it was done."""
+        """The time after which a report of the Mac can prove that the job was done."""
         return max(self.issued_us, self.known_until_us)
 
     @property
     def rank(self) -> int:
-        """How far along it is; -1 while nothing was told."""
+        """The rank of the outcome; -1 without a result."""
         if self.outcome is None:
             return -1
         return _PRESUMED_RANK if self.presumed else _RANK[self.outcome]
 
     @property
     def is_open(self) -> bool:
-        """Whether its end is not known yet."""
+        """True if the job has not ended, as far as known."""
         return self.outcome not in FINAL_OUTCOMES
 
     @property
     def may_have_touched(self) -> bool:
-        """Whether the executor may already be at the Mac."""
+        """True if the executor may have begun to act on the Mac."""
         return self.rank >= _RANK[Outcome.STARTED]
 
     @property
     def times_out_us(self) -> int:
-        """When an open job ends by itself: not begun in time, or begun and never confirmed."""
+        """The time at which an open job ends by itself: not begun, or not confirmed, in time."""
         return self.report_by_us if self.may_have_touched else self.expires_us
 
     @property
     def touched(self) -> bool:
-        """Whether an ended job got as far as the Mac: those count against the limit of tries."""
+        """True if an ended job reached the Mac: it counts against the limit of attempts."""
         return self.outcome is not Outcome.EXPIRED and self.error_code not in _NEVER_AT_THE_MAC
 
     @property
     def failed(self) -> bool:
-        """Whether it ended without doing what it was for (superseded is neither)."""
+        """True if it failed, was refused or expired; a superseded job has not failed."""
         return self.outcome in (Outcome.FAILED, Outcome.REFUSED, Outcome.EXPIRED)
 
     def to_wire(self) -> dict[str, Any]:
-        """The entry as JSON values; those of enums are text themselves."""
+        """Return the entry as JSON values; enum members are left as they are, they are texts."""
         return {
             "job_id": self.job_id,
             "action": self.action,
@@ -125,7 +138,7 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> "JobEntry":
-        """The entry that `to_wire` wrote. ValueError for what no version wrote."""
+        """Return the entry that `to_wire` wrote. Raises ValueError for other input."""
         try:
             return cls.of_row(msgspec.convert(wire, JobRow))
         except msgspec.ValidationError as error:
@@ -133,7 +146,7 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def of_row(cls, row: "JobRow") -> "JobEntry":
-        """The same of a row already decoded. ValueError for what no version wrote."""
+        """Return the entry of a decoded row. Raises ValueError for an invalid version or build."""
         version, build = row.version, row.build
         return cls(
             row.job_id,
@@ -158,7 +171,7 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 class JobRow(msgspec.Struct, gc=False):
-    """What `JobEntry.to_wire` writes, to be decoded into."""
+    """The decoded form of `JobEntry.to_wire`."""
 
     job_id: str
     action: Action
@@ -181,11 +194,11 @@ class JobRow(msgspec.Struct, gc=False):
 
 
 JobHistory = tuple[JobEntry, ...]
-"""A Mac's jobs, oldest first; the last KEPT_JOBS of them, and any that is open."""
+"""The jobs of one Mac, oldest first: the last KEPT_JOBS, and older ones that are open."""
 
 
 def add_job(history: JobHistory, job: Job) -> JobHistory:
-    """The ledger with this job in it; the same ledger if it already was."""
+    """Return the history with this job; the same object if it has the job already."""
     if any(entry.job_id == job.job_id for entry in history):
         return history
     entry = JobEntry(
@@ -211,16 +224,21 @@ def add_job(history: JobHistory, job: Job) -> JobHistory:
 
 
 def add_result(history: JobHistory, result: JobResult, us: int) -> JobHistory:
-    """The ledger with this result in it. A result for a job it does not hold changes nothing:
-    the job was dropped as too old, or was never ours."""
+    """Return the history with this result folded into its job.
+
+    A result for a job that is not in the history changes nothing: the job was dropped as too old,
+    or Drydock never issued it.
+    """
     return tuple(
         _advance(entry, result, us) if entry.job_id == result.job_id else entry for entry in history
     )
 
 
 def supersede_job(history: JobHistory, job_id: str, us: int) -> JobHistory:
-    """The ledger with this job superseded, unless its executor may already be at the Mac. If it
-    was and had not said so yet, what it says opens the job again."""
+    """Return the history with this job superseded, unless its executor may have begun.
+
+    If the executor had begun and its result arrives later, that result reopens the job.
+    """
     return tuple(
         replace(entry, outcome=Outcome.SUPERSEDED, outcome_us=us, presumed=True)
         if entry.job_id == job_id and entry.is_open and not entry.may_have_touched
@@ -232,7 +250,7 @@ def supersede_job(history: JobHistory, job_id: str, us: int) -> JobHistory:
 def _advance(entry: JobEntry, result: JobResult, us: int) -> JobEntry:
     outcome = result.outcome
     if outcome is Outcome.SUCCEEDED and result.attempt != INFERRED_ATTEMPT:
-        outcome = Outcome.ACTED  # an executor's word is progress; success is read off the Mac
+        outcome = Outcome.ACTED  # only a report of the Mac proves success
     acted_us = entry.acted_us
     if outcome is Outcome.ACTED:
         acted_us = us if not acted_us else min(acted_us, us)
@@ -253,7 +271,7 @@ def _is_further(updated: JobEntry, known: JobEntry) -> bool:
     if updated.rank != known.rank:
         return updated.rank > known.rank
     if updated.outcome_us != known.outcome_us:
-        # The first telling of an end is when the job ended; of progress the last counts.
+        # Of equal ends the first time counts, because the job ended then; of progress the last.
         later = updated.outcome_us > known.outcome_us
         return later is (updated.outcome not in FINAL_OUTCOMES)
     return _tie_breaker(updated) > _tie_breaker(known)
@@ -264,7 +282,7 @@ def _tie_breaker(entry: JobEntry) -> tuple[str, str]:
 
 
 def open_job(history: JobHistory) -> JobEntry | None:
-    """The Mac's open job. Of several, one that may have touched the Mac, else the newest."""
+    """Return the open job or None. Of several: the newest that was begun, else the newest."""
     found: JobEntry | None = None
     for entry in reversed(history):
         if entry.is_open:
@@ -275,7 +293,7 @@ def open_job(history: JobHistory) -> JobEntry | None:
 
 
 def extra_open_jobs(history: JobHistory) -> JobHistory:
-    """Open jobs beside the open job that no executor has begun: there must be none for long."""
+    """Return the open jobs besides `open_job` that no executor has begun, to be superseded."""
     if sum(entry.is_open for entry in history) < 2:
         return ()
     kept = open_job(history)
@@ -285,12 +303,18 @@ def extra_open_jobs(history: JobHistory) -> JobHistory:
 
 
 def infer_result(entry: JobEntry, device: Device, udid: str, now: datetime) -> JobResult | None:
-    """What the Mac's reports, or its silence, make of an open job; None while it is open.
+    """Return the result of an open job from the Mac's reports and the time; None if it stays open.
 
-    An update has succeeded when a report made after the job was issued shows the target. A
-    reinstall, which may end on the version it began with, when such a report follows the
-    executor's part and a boot; one that erases, when the Mac has also enrolled anew. A
-    re-enrolment when a fresh Authenticate and TokenUpdate came.
+    A job has succeeded if records after `since_us` show:
+
+    | job | required records |
+    | --- | --- |
+    | update, upgrade | a report with the target version and build |
+    | reinstall | such a report from after the executor acted; a boot |
+    | reinstall, reimage, erasing | such a report from after the executor acted; an Authenticate |
+    | reenroll | an Authenticate and a TokenUpdate |
+
+    A job that is open at `times_out_us` has failed if it was begun, else it has expired.
     """
     if not entry.is_open:
         return None
@@ -320,7 +344,8 @@ def _is_fulfilled(entry: JobEntry, device: Device) -> bool:
     if not 0 < entry.acted_us < reported_us:
         return False
     if entry.erases:
-        # Setup Assistant runs after a boot; few sources would report that boot itself.
+        # Setup Assistant enrolls the Mac after a boot, so the boot itself need not be reported: few
+        # sources report it.
         return device.checkins[AUTHENTICATED] > entry.since_us
     return device.boot_at is not None and to_us(device.boot_at) > entry.since_us
 
@@ -343,7 +368,7 @@ def _result(
 
 
 def attempts(history: JobHistory, action: Action, intent: str) -> JobHistory:
-    """The Mac's ended jobs for one intent, oldest first."""
+    """Return the Mac's ended jobs for one intent, oldest first."""
     if not history:
         return ()
     return tuple(
@@ -356,7 +381,7 @@ def attempts(history: JobHistory, action: Action, intent: str) -> JobHistory:
 
 
 def failures(history: JobHistory, action: Action, intent: str) -> JobHistory:
-    """Those of them that failed since one last succeeded, oldest first."""
+    """Return the ended jobs for one intent that failed after the last success, oldest first."""
     found: list[JobEntry] = []
     for entry in attempts(history, action, intent):
         if entry.outcome is Outcome.SUCCEEDED:
@@ -367,10 +392,10 @@ def failures(history: JobHistory, action: Action, intent: str) -> JobHistory:
 
 
 def target_of(entry: JobEntry) -> Target | None:
-    """The release the job was for."""
+    """Return the job's target; None for a job without one."""
     return None if entry.version is None else Target(version=entry.version, build=entry.build)
 
 
 def ended_at(entry: JobEntry) -> datetime:
-    """When its end was told."""
+    """Return the time of the result that ended the job."""
     return from_us(entry.outcome_us)

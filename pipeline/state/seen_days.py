@@ -1,8 +1,8 @@
-"""On which of sixteen days something was heard, as one whole number.
+"""The days with reports among the last sixteen, packed in one integer.
 
-The number is `newest day << 16 | bits`; bit i stands for the day i before the newest, days count
-from 1970 in UTC, and 0 is never. Joining is a union of sets of days cut to the last sixteen, so
-it is idempotent and free of order.
+The integer is `newest day << 16 | bits`. Bit i is the day i before the newest. Days count from 1970
+in UTC; 0 is the empty set. Merging is the union of both sets, cut to the sixteen days up to the
+newest, so it is idempotent and independent of order.
 """
 
 from functools import lru_cache
@@ -14,7 +14,7 @@ _MASK: Final = (1 << _BITS) - 1
 
 
 def add_day(days: int, us: int) -> int:
-    """The days with the one of this time (us since 1970) among them."""
+    """Return the days with the day of `us` (microseconds since 1970) added."""
     day = us // DAY_US
     newest = days >> _BITS
     if day == newest and days:
@@ -22,9 +22,9 @@ def add_day(days: int, us: int) -> int:
     return merge_days(days, max(day, 0) << _BITS | 1)
 
 
-@lru_cache(maxsize=4096)  # Macs are many, days are few: equal ones are mostly one object
+@lru_cache(maxsize=4096)  # saves memory: Macs with equal days share one integer object
 def merge_days(one: int, other: int) -> int:
-    """The days of both."""
+    """Return the union of both sets, cut to the sixteen days up to the newest."""
     if one < other:
         one, other = other, one
     if not other:
@@ -34,7 +34,7 @@ def merge_days(one: int, other: int) -> int:
 
 
 def first_later_day_end_us(days: int, us: int) -> int | None:
-    """When the first of the days that lie after this time's day ended, in us; None if none does."""
+    """Return the end (in us) of the first day in `days` after the day of `us`; None if none is."""
     newest, bits = days >> _BITS, days & _MASK
     later = bits & ((1 << max(min(newest - us // DAY_US, _BITS), 0)) - 1)
     return (newest - later.bit_length() + 2) * DAY_US if later else None

@@ -1,9 +1,11 @@
-"""When each of up to 64 things was last told, packed: 16 bytes for each moment at which any was.
+"""The newest report time of each of up to 64 bits (fields, sources, check-ins), packed in bytes.
 
-Things are bits of a whole number, moments are whole microseconds since 1970. A thing stands at
-its newest moment only and moments stand newest first, so equal knowledge is equal bytes: telling
-is a maximum for each thing, idempotent and free of order. What came in one report takes one
-moment, whatever it told: a Mac needs three or four of them for its forty things.
+The bytes are a sequence of entries of 16 bytes, newest first: a time in microseconds since 1970,
+and an integer with the bits last reported at that time.
+
+Invariant: each bit is in one entry at most, that of its newest time; no entry is without bits. So
+equal content gives equal bytes, and `record` is a maximum for each bit: idempotent and independent
+of order. All fields of one report share one entry: a Mac with forty bits has three or four entries.
 """
 
 import struct
@@ -15,13 +17,16 @@ NEVER: Final = b""
 _ENTRY: Final = struct.Struct("<QQ")
 _pack: Final = _ENTRY.pack
 
-# The moments of stamps and the things last told at each, newest first.
+# Yields (time, bits last reported at it) of each entry, newest first.
 unpack_timestamps: Final[Callable[[bytes], Iterator[tuple[int, int]]]] = _ENTRY.iter_unpack
 
 
 def pack_timestamps(timestamps: Iterable[tuple[int, int]]) -> bytes:
-    """The stamps of these moments and the things last told at each, in any order. ValueError for
-    what is no moment."""
+    """Pack (time, bits) entries, given in any order.
+
+    The caller ensures that no time and no bit occurs twice. Raises ValueError for a time or bits
+    that are not unsigned 64-bit integers.
+    """
     try:
         return b"".join([_pack(at, bits) for at, bits in sorted(timestamps, reverse=True)])
     except struct.error as error:
@@ -29,13 +34,13 @@ def pack_timestamps(timestamps: Iterable[tuple[int, int]]) -> bytes:
 
 
 def newest_us(timestamps: bytes) -> int:
-    """The moment at which anything was last told; 0 for never."""
+    """Return the newest time; 0 if there is none."""
     at: int = _ENTRY.unpack_from(timestamps)[0] if timestamps else 0
     return at
 
 
 def last_us(timestamps: bytes, bits: int) -> int:
-    """The moment at which any of these things was last told; 0 for never."""
+    """Return the newest time of any of `bits`; 0 if there is none."""
     for at, recorded in unpack_timestamps(timestamps):
         if recorded & bits:
             return at
@@ -43,7 +48,7 @@ def last_us(timestamps: bytes, bits: int) -> int:
 
 
 def changed_since(timestamps: bytes, us: int) -> tuple[int, int]:
-    """The things last told after this moment, and those last told at it."""
+    """Return the bits last reported after `us`, and those last reported at `us`."""
     later = 0
     for at, recorded in unpack_timestamps(timestamps):
         if at <= us:
@@ -53,8 +58,10 @@ def changed_since(timestamps: bytes, us: int) -> tuple[int, int]:
 
 
 def record(timestamps: bytes, bits: int, us: int) -> bytes:
-    """The stamps after these things were told at this moment, which is after 1970: the same
-    object if nothing moved."""
+    """Return the timestamps after a report of `bits` at `us`, which must be greater than 0.
+
+    The same object if no bit has a newer time.
+    """
     if timestamps:
         at, recorded = _ENTRY.unpack_from(timestamps)
         if us > at and recorded == bits:
@@ -72,7 +79,7 @@ def record(timestamps: bytes, bits: int, us: int) -> bytes:
 
 
 def record_if_newer(timestamps: bytes, bits: int, us: int) -> bytes | None:
-    """`tell` where all of these things were last told before this moment, else None."""
+    """Return `record(timestamps, bits, us)` if all of `bits` are older than `us`, else None."""
     if timestamps:
         at, recorded = _ENTRY.unpack_from(timestamps)
         if recorded == bits:

@@ -1,1 +1,1 @@
-"""What happened: the data of each event type."""
+"""The data of each event type. An event is a past fact."""

@@ -1,4 +1,4 @@
-"""What Apple released, and what is known of its holes."""
+"""Apple's releases, the CVEs that they fix, and the exploitation of those CVEs."""
 
 from typing import Annotated, Literal
 
@@ -14,12 +14,15 @@ AdvisorySource = Literal["sofa", "gdmf", "kev", "admin", "other"]
 
 
 class AdvisorySnapshot(WireModel):
-    """All that a source says of one release at one moment; a later snapshot replaces it.
+    """One source's complete data about one release at one time; a later snapshot replaces it.
 
-    An advisory is (platform, os_version). `device_ids` None means every Mac its line supports;
-    a list names SoftwareUpdateDeviceIDs. `severity` is the worst of its CVEs, where the source
-    rates them. `expires_at` is when Apple stops offering it. A source that knows only CVEs (the
-    KEV catalogue) leaves `os_line` and `os_version` out and dates them with `kev_due_at`.
+    Platform and `os_version` identify the advisory.
+
+    - `device_ids`: SoftwareUpdateDeviceIDs; None means every Mac that its line supports
+    - `severity`: the highest severity of its CVEs, if the source rates them
+    - `expires_at`: the time at which Apple stops offering the release
+    - `kev_due_at`: CISA's due date. The KEV catalogue knows only CVEs: it has this date, and no
+      `os_line` or `os_version`.
     """
 
     source: AdvisorySource
@@ -38,16 +41,16 @@ class AdvisorySnapshot(WireModel):
 
 
 class AdvisoryPublished(AdvisorySnapshot):
-    """A release appeared."""
+    """A release was published."""
 
 
 class AdvisorySeverityRaised(AdvisorySnapshot):
-    """More of its CVEs are exploited, or they are rated worse, with no new version."""
+    """More CVEs of a release are exploited, or they are rated higher; the version is the same."""
 
 
 class AdvisoryNarrowed(AdvisorySnapshot):
-    """It applies to fewer Macs than was said."""
+    """A release applies to fewer Macs than its earlier snapshot listed."""
 
 
 class AdvisoryRetracted(AdvisorySnapshot):
-    """The source no longer offers it. A later snapshot offers it again."""
+    """The source no longer offers a release. A later snapshot offers it again."""

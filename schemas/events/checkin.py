@@ -1,8 +1,9 @@
-"""What an MDM server saw of a Mac.
+"""Check-ins and command results of Macs, as an MDM server's webhooks report them.
 
-Apple's check-in and command protocol (github.com/apple/device-management, mdm/checkin) as
-NanoMDM and MicroMDM pass it on. A hook does not prove that the server accepted the request, and
-neither its arrival nor its time orders it: the folds built on these are order-free.
+Apple's check-in and command protocol (github.com/apple/device-management, mdm/checkin), in the form
+of NanoMDM and MicroMDM. A webhook does not prove that the server accepted the request. Webhooks can
+arrive in another order, and their times can be out of order too, so the folds do not depend on
+order.
 """
 
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from schemas.model import WireModel
 
 
 class MdmAuthenticated(WireModel):
-    """A Mac began to enrol; it is enrolled once a `TokenUpdate` follows."""
+    """A Mac began an enrollment; the `TokenUpdate` that follows completes it."""
 
     udid: UdidField
     enrollment_id: TextField | None = None
@@ -29,7 +30,10 @@ class MdmAuthenticated(WireModel):
 
 
 class MdmTokenUpdated(WireModel):
-    """A push token arrived. `tally` 1 completes an enrolment, more is a refresh, None unknown."""
+    """A Mac sent a push token.
+
+    `tally` 1 completes an enrollment, a higher value is a refresh, None is unknown.
+    """
 
     udid: UdidField
     enrollment_id: TextField | None = None
@@ -40,7 +44,7 @@ class MdmTokenUpdated(WireModel):
 
 
 class MdmCheckedOut(WireModel):
-    """The MDM profile was removed."""
+    """The MDM profile of a Mac was removed."""
 
     udid: UdidField
     enrollment_id: TextField | None = None
@@ -48,7 +52,7 @@ class MdmCheckedOut(WireModel):
 
 
 class CommandError(WireModel):
-    """One link of Apple's ErrorChain."""
+    """One entry of Apple's ErrorChain."""
 
     code: int
     domain: TextField
@@ -56,11 +60,12 @@ class CommandError(WireModel):
 
 
 class MdmCommandReported(WireModel):
-    """A Mac polled (`Idle`) or answered a command. `status` is the Mac's own word:
-    Acknowledged, Error, CommandFormatError, Idle, NotNow; anything else is kept as it came.
+    """A Mac asked for commands (`Idle`) or reported the result of one.
 
-    `install_actions` are ScheduleOSUpdate's results as (product key, install action, status); an
-    install action `Error` under an Acknowledged command is a failure.
+    `status` is the Mac's own value: Acknowledged, Error, CommandFormatError, Idle, NotNow; other
+    values are kept unchanged. `install_actions` are ScheduleOSUpdate's results as (product key,
+    install action, status); an install action `Error` is a failure although the command is
+    Acknowledged.
     """
 
     udid: UdidField
@@ -73,7 +78,7 @@ class MdmCommandReported(WireModel):
 
 
 class BootstrapTokenSet(WireModel):
-    """A Mac escrowed (`escrowed`) or cleared its bootstrap token; the token itself is cut out."""
+    """A Mac escrowed its bootstrap token, or cleared it. The token is redacted."""
 
     udid: UdidField
     enrollment_id: TextField | None = None
@@ -81,10 +86,10 @@ class BootstrapTokenSet(WireModel):
 
 
 class DdmStatusReported(WireModel):
-    """A declarative status report. Incremental unless `full`: an absent item is not news.
+    """A declarative status report. Unless `full`, an absent item is unchanged.
 
-    `install_state` is Apple's (none, waiting, downloading, prepared, installing, failed; others
-    may come). `status_items` is `StatusItems` as sent, for what is not lifted out.
+    `install_state` is Apple's value: none, waiting, downloading, prepared, installing, failed, or a
+    later addition. `status_items` is `StatusItems` as sent, for items without a field here.
     """
 
     udid: UdidField

@@ -1,4 +1,4 @@
-"""What people decided: policy, halts, approvals."""
+"""Decisions of operators: policy, halts, approvals."""
 
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ from schemas.signing import Signed
 
 
 class PolicyChanged(WireModel):
-    """The policy in force from now on: its text and the SHA-256 of the text."""
+    """A new policy is in force: its text, and the SHA-256 of the text."""
 
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     text: str
@@ -18,7 +18,7 @@ class PolicyChanged(WireModel):
 
 
 class HaltScope(WireModel):
-    """What a halt covers: everything, one site, or one advisory's jobs."""
+    """The scope of a halt: everything, one site, or the jobs of one advisory."""
 
     everything: bool = False
     site: SiteField | None = None
@@ -32,14 +32,14 @@ class HaltScope(WireModel):
 
     @property
     def key(self) -> str:
-        """`all`, `site:london` or `advisory:macOS-26.2`."""
+        """The scope as text: `all`, `site:london` or `advisory:macOS-26.2`."""
         if self.everything:
             return "all"
         return f"site:{self.site}" if self.site else f"advisory:{self.advisory_id}"
 
 
 class HaltSet(WireModel):
-    """No new work starts in this scope; `until` None means until it is cleared."""
+    """A halt was set: no new job starts in its scope. `until` None means until it is cleared."""
 
     scope: HaltScope
     by: TextField
@@ -48,14 +48,14 @@ class HaltSet(WireModel):
 
 
 class HaltCleared(WireModel):
-    """Work may start again in this scope."""
+    """A halt was cleared: jobs may start again in its scope."""
 
     scope: HaltScope
     by: TextField
 
 
 class Approval(WireModel):
-    """Somebody allows one destructive job on one Mac until `expires_at`."""
+    """Permission of a person (`by`) for one erasing job on one Mac, valid until `expires_at`."""
 
     udid: UdidField
     job_id: TextField
@@ -65,14 +65,14 @@ class Approval(WireModel):
 
 
 class ApprovalGranted(WireModel):
-    """An approval, with the approver's signature that the executor checks again."""
+    """An approval was granted. Executors check the approver's signature again."""
 
     approval: Approval
     signed: Signed
 
 
 class ApprovalDenied(WireModel):
-    """Somebody refuses a job, or takes an approval back."""
+    """A person (`by`) refused a job, or withdrew its approval."""
 
     udid: UdidField
     job_id: TextField

@@ -1,4 +1,4 @@
-"""What a Mac is, as some source reported it."""
+"""Inventory reports: properties of a Mac, as one source reported them."""
 
 from typing import Annotated, Literal
 
@@ -12,13 +12,16 @@ InventorySource = Literal["mdm", "ddm", "jamf", "osquery", "munki", "executor", 
 
 
 class InventoryReported(WireModel):
-    """One report about one Mac. Every field but `source` may be absent: a source overrides only
-    what it knows. A report needs a `udid` or a `serial`; with the serial alone it is joined later.
+    """One report about one Mac.
 
-    `free_disk_gb` is GB (10^9 bytes), `battery_percent` 0-100. `device_id` is Apple's
-    SoftwareUpdateDeviceID (`J613AP`), the id that releases list. `activations` are the per-device
-    activations confirmed after a reinstall; `compliant` is the source's own verdict;
-    `loan_returned_at` is when a loan unit last came back to be made as new.
+    All fields but `source` may be absent; an absent field changes nothing. A report needs a `udid`
+    or a `serial`; with the serial number alone it is joined to its Mac later.
+
+    - `free_disk_gb`: in GB (10^9 bytes); `battery_percent`: 0 to 100
+    - `device_id`: Apple's SoftwareUpdateDeviceID (`J613AP`), which releases list
+    - `activations`: the activations of this device that were confirmed after a reinstall
+    - `compliant`: the source's own verdict
+    - `loan_returned_at`: the time at which a loan unit was last returned, to be reinstalled
     """
 
     source: InventorySource

@@ -1,4 +1,4 @@
-"""Each kind of break is found at its place; what only widens passes."""
+"""Every kind of break is found at its path; changes that only widen a schema are no break."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ BREAKS = [
         object_schema(a={"anyOf": [STRING, NULL]}),
         object_schema(a=STRING),
         "$.a",
-        id="null-no-longer-taken",
+        id="null-no-longer-accepted",
     ),
     pytest.param(
         object_schema(a=STRING), object_schema(a={"type": "integer"}), "$.a", id="other-type"
@@ -108,7 +108,7 @@ BREAKS = [
         object_schema(a=STRING),
         object_schema(a={**STRING, "contentEncoding": "base64"}),
         "$.a",
-        id="keyword-not-known-here",
+        id="keyword-not-handled",
     ),
     pytest.param(
         object_schema(a={"type": "array", "items": {"enum": [1, 2]}}),
@@ -179,7 +179,7 @@ PASSES = [
         object_schema(a=STRING),
         object_schema(a={"anyOf": [STRING, NULL]}),
         "readers_first",
-        id="null-taken-too",
+        id="null-also-accepted",
     ),
     pytest.param(
         object_schema(a=STRING),
@@ -215,7 +215,7 @@ PASSES = [
         object_schema(a={**STRING, "title": "A", "description": "x", "default": "y"}),
         object_schema(a=STRING),
         None,
-        id="words-changed",
+        id="annotations-changed",
     ),
     pytest.param(
         object_schema(a=STRING),
@@ -227,18 +227,18 @@ PASSES = [
 
 
 @pytest.mark.parametrize(("old", "new", "path"), BREAKS)
-def test_finds_break_at_its_path(old: Any, new: Any, path: str) -> None:
+def test_break_is_reported_at_its_path(old: Any, new: Any, path: str) -> None:
     assert path in [change.where for change in breaks(old, new)]
 
 
 @pytest.mark.parametrize(("old", "new", "effect"), PASSES)
-def test_passes_what_only_widens(old: Any, new: Any, effect: str | None) -> None:
+def test_widening_change_is_no_break(old: Any, new: Any, effect: str | None) -> None:
     found = changes(old, new)
     assert [change.effect for change in found] == ([effect] if effect else [])
 
 
 class _V1(BaseModel):
-    """A model as pydantic describes it, in the forms that Drydock's models use."""
+    """A model with the kinds of fields that Drydock's models use."""
 
     kind: Literal["a", "b"]
     count: int = Field(ge=0, le=9)
@@ -275,7 +275,7 @@ class _RenamesField(BaseModel):
         pytest.param(_RenamesField, ["$.note"], id="field-renamed"),
     ],
 )
-def test_judges_pydantic_models(model: type[BaseModel], paths: list[str]) -> None:
+def test_breaks_between_pydantic_models_are_found(model: type[BaseModel], paths: list[str]) -> None:
     found = breaks(_V1.model_json_schema(), model.model_json_schema())
     assert [change.where for change in found] == paths
 
@@ -284,7 +284,7 @@ Pair = tuple[dict[str, Any], dict[str, Any]]
 
 
 def _leaves() -> st.SearchStrategy[Pair]:
-    """An old and a new schema of the same kind, often the same one."""
+    """Draw an old and a new schema of the same kind, often equal ones."""
     kinds = (
         st.builds(lambda top: {"type": "string", "maxLength": top}, st.integers(0, 2)),
         st.builds(lambda low: {"type": "integer", "minimum": low}, st.integers(-1, 1)),
@@ -297,7 +297,7 @@ def _leaves() -> st.SearchStrategy[Pair]:
 
 @st.composite
 def _objects(draw: st.DrawFn, inner: st.SearchStrategy[Pair]) -> Pair:
-    """Objects whose properties come, go, and become required or known to be all."""
+    """Draw two objects: properties are removed or required, or unknown ones are forbidden."""
     pairs = draw(st.dictionaries(st.sampled_from("pq"), inner, min_size=1, max_size=2))
 
     def side(at: int) -> dict[str, Any]:
@@ -313,7 +313,7 @@ def _objects(draw: st.DrawFn, inner: st.SearchStrategy[Pair]) -> Pair:
 
 @st.composite
 def _alternatives(draw: st.DrawFn, inner: st.SearchStrategy[Pair]) -> Pair:
-    """Alternatives in another order, one of them perhaps gone."""
+    """Draw alternatives: the new ones in another order, some possibly removed."""
     pairs = draw(st.lists(inner, min_size=1, max_size=3))
     news = [new for _, new in draw(st.permutations(pairs))][: draw(st.integers(1, 3))]
     return {"anyOf": [old for old, _ in pairs]}, {"anyOf": news}
@@ -348,8 +348,8 @@ def test_same_schema_has_no_changes(pair: Pair) -> None:
 
 
 @given(PAIRS, st.lists(VALUES, min_size=10, max_size=10))
-def test_without_a_break_old_values_are_accepted(pair: Pair, values: list[Any]) -> None:
-    """Against the judgement of an independent validator."""
+def test_schema_without_a_break_accepts_all_old_values(pair: Pair, values: list[Any]) -> None:
+    """Compared with an independent validator."""
     old, new = pair
     if breaks(old, new):
         return
@@ -360,7 +360,7 @@ def test_without_a_break_old_values_are_accepted(pair: Pair, values: list[Any]) 
 
 
 def _only_known(value: Any, schema: dict[str, Any]) -> bool:
-    """No property that the old schema did not name: those no producer of it wrote."""
+    """Return True if the old schema names all properties: its producers write no others."""
     if isinstance(value, dict):
         return "properties" in schema and all(
             name in schema["properties"] and _only_known(inner, schema["properties"][name])
@@ -371,8 +371,8 @@ def _only_known(value: Any, schema: dict[str, Any]) -> bool:
     return True
 
 
-def test_published_schemas_are_still_honoured() -> None:
-    """What was published is the promise; a break of it is a v2 beside v1."""
+def test_code_does_not_break_the_published_schemas() -> None:
+    """The published schemas are the contract: a change that breaks one needs a v2 beside v1."""
     now = published({"policy": policy_schema()})
     found = [
         f"{path.name}: {change}"
@@ -383,8 +383,8 @@ def test_published_schemas_are_still_honoured() -> None:
     assert found == []
 
 
-def test_published_files_are_those_of_the_code() -> None:
-    """`make schemas` writes them."""
+def test_published_files_equal_the_generated_ones() -> None:
+    """`drydock schemas` writes them."""
     now = published({"policy": policy_schema()})
     present = {path.name: path.read_bytes() for path in PUBLISHED.glob("*.json")}
     assert sorted(present) == sorted(now)

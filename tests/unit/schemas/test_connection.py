@@ -1,4 +1,4 @@
-"""The settings of a connection to Kafka: what fits together, and what clients are given."""
+"""Settings of a Kafka connection: valid combinations, and the options of clients."""
 
 from typing import Any
 
@@ -55,7 +55,9 @@ def test_addresses_are_accepted(bootstrap: str) -> None:
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
-def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_invalid_or_conflicting_settings_are_refused(
+    settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValidationError, match=message):
         KafkaConnection(**settings)
 
@@ -75,7 +77,7 @@ def test_consumer_commits_only_explicitly_and_skips_nothing() -> None:
     assert "group_instance_id" not in KafkaConnection().consumer_options("group")
 
 
-def test_login_reaches_both_clients_and_no_log() -> None:
+def test_password_is_in_client_options_but_not_in_text_output() -> None:
     connection = KafkaConnection.model_validate(SASL)
     for options in (connection.client_options(), aiokafka_options(connection)):
         assert options["sasl_mechanism"] == "SCRAM-SHA-512"

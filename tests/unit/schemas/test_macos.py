@@ -21,7 +21,7 @@ from schemas.macos import (
 
 VERSIONS = [
     pytest.param("26.2", (26, 2, 0, ""), id="no-patch"),
-    pytest.param("26.2.0", (26, 2, 0, ""), id="patch-0-as-osquery-says-it"),
+    pytest.param("26.2.0", (26, 2, 0, ""), id="patch-0-as-in-osquery"),
     pytest.param("15.7.3", (15, 7, 3, ""), id="patch"),
     pytest.param("26", (26, 0, 0, ""), id="major-alone"),
     pytest.param("26.10", (26, 10, 0, ""), id="two-digit-minor"),
@@ -43,7 +43,7 @@ VERSIONS = [
 
 
 @pytest.mark.parametrize(("text", "expected"), VERSIONS)
-def test_parses_version(text: str, expected: tuple[int, int, int, str]) -> None:
+def test_version_text_is_parsed(text: str, expected: tuple[int, int, int, str]) -> None:
     assert tuple(parse_os_version(text)) == expected
 
 
@@ -60,12 +60,12 @@ NOT_VERSIONS = [
 
 
 @pytest.mark.parametrize("text", NOT_VERSIONS)
-def test_refuses_what_is_no_macos_version(text: str) -> None:
+def test_text_that_is_no_macos_version_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a macOS version"):
         parse_os_version(text)
 
 
-def test_versions_are_in_apples_order() -> None:
+def test_versions_sort_in_the_order_of_release() -> None:
     ascending = (
         "10.15.7", "11.7.10", "12.7.6", "13.4.1", "13.4.1 (a)", "13.4.1 (c)", "13.5", "14.8.3",
         "15.7.3", "15.7.10", "26", "26.0.1", "26.2", "26.3.1", "26.3.1 (a)", "26.3.2", "26.9",
@@ -76,7 +76,7 @@ def test_versions_are_in_apples_order() -> None:
     assert len(set(parsed)) == len(parsed)
 
 
-def test_a_version_has_a_line_and_the_release_under_a_supplement() -> None:
+def test_version_has_a_line_and_a_release_without_supplement() -> None:
     assert parse_os_version("26.3.1 (a)").line == "26"
     assert parse_os_version("10.15.7").line == "10.15"
     assert parse_os_version("26.3.1 (a)").release == parse_os_version("26.3.1")
@@ -93,7 +93,7 @@ BUILDS = [
 
 
 @pytest.mark.parametrize(("text", "expected"), BUILDS)
-def test_parses_build(text: str, expected: tuple[int, str, bool, int, str]) -> None:
+def test_build_text_is_parsed(text: str, expected: tuple[int, str, bool, int, str]) -> None:
     assert tuple(parse_build(text)) == expected
     assert str(parse_build(text)) == text
 
@@ -114,12 +114,12 @@ def test_parses_build(text: str, expected: tuple[int, str, bool, int, str]) -> N
         "26.2",
     ],
 )
-def test_refuses_what_is_no_build(text: str) -> None:
+def test_text_that_is_no_build_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a macOS build"):
         parse_build(text)
 
 
-def test_builds_are_in_apples_order() -> None:
+def test_builds_sort_in_the_order_of_release() -> None:
     ascending = (
         "21H1320", "24G419", "25A5279m", "25A5338b", "25A354", "25A362", "25A8364", "25B78",
         "25C56", "25D125", "25D2128", "25D771280a", "25D771400a", "25E246", "26A428",
@@ -141,7 +141,7 @@ TRAINS = [
 
 
 @pytest.mark.parametrize(("version", "train"), TRAINS)
-def test_train_of(version: str, train: int | None) -> None:
+def test_build_train_follows_from_the_version(version: str, train: int | None) -> None:
     assert train_of(parse_os_version(version)) == train
 
 
@@ -164,7 +164,7 @@ REACHES = [
 
 
 @pytest.mark.parametrize(("version", "build", "target", "wanted", "expected"), REACHES)
-def test_reaches(
+def test_reaches_compares_version_then_build(
     version: str | None, build: str | None, target: str, wanted: str | None, *, expected: bool
 ) -> None:
     found = reaches(
@@ -254,7 +254,7 @@ HOSTILE = [
 
 @pytest.mark.timeout(5)
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_is_refused_without_long_thought(text: str) -> None:
+def test_hostile_text_is_refused_quickly(text: str) -> None:
     for _ in range(200):
         for parse in (parse_os_version.__wrapped__, parse_build.__wrapped__):
             with pytest.raises(ValueError, match="not a macOS"):
@@ -294,7 +294,7 @@ def test_every_reference_release_parses_and_its_builds_are_of_its_train(
                     assert not parsed.is_beta
 
 
-def test_order_by_version_is_the_feeds_newest_first(reference_data: Path) -> None:
+def test_versions_sort_in_the_order_of_the_feed(reference_data: Path) -> None:
     for name, feed in _feeds(reference_data):
         for line in feed["OSVersions"]:
             newest_first = [_named_version(release) for release in line["SecurityReleases"]]
@@ -302,7 +302,7 @@ def test_order_by_version_is_the_feeds_newest_first(reference_data: Path) -> Non
 
 
 def _named_version(release: dict[str, Any]) -> OSVersion:
-    """A v1 feed says only in the update's name that 13.4.1 (a) is not 13.4.1."""
+    """Return the version with its supplement, which a v1 feed has only in the update's name."""
     version = parse_os_version(release["ProductVersion"])
     if "(" in release["UpdateName"]:
         named = parse_os_version(release["UpdateName"])
@@ -311,7 +311,7 @@ def _named_version(release: dict[str, Any]) -> OSVersion:
     return version
 
 
-def test_background_improvements_are_later_builds_than_what_they_need(
+def test_background_improvement_has_a_later_build_than_its_prerequisite(
     reference_data: Path,
 ) -> None:
     seen = 0

@@ -1,4 +1,4 @@
-"""Which partition a key is in: as Kafka's own clients say."""
+"""The partition of a key, which must equal that of Kafka's own clients."""
 
 import pytest
 
@@ -16,12 +16,12 @@ from schemas.topics import partition_of
         ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58897971),
     ],
 )
-def test_keys_are_hashed_as_by_kafkas_java_client(key: str, murmur2: int) -> None:
-    """Its numbers are from UtilsTest.testMurmur2 in org.apache.kafka.common.utils."""
+def test_keys_are_hashed_like_kafkas_java_client(key: str, murmur2: int) -> None:
+    """The numbers are from UtilsTest.testMurmur2 in org.apache.kafka.common.utils."""
     assert partition_of(key, 1 << 31) == murmur2 & 0x7FFFFFFF
 
 
 @pytest.mark.parametrize("key", ["", "x", "é", "5A0C7D9E-0000-4000-8000-000000000000"])
-def test_a_key_of_any_length_is_in_one_of_the_partitions(key: str) -> None:
+def test_key_of_any_length_has_a_valid_partition(key: str) -> None:
     assert 0 <= partition_of(key, 8) < 8
     assert partition_of(key, 1) == 0

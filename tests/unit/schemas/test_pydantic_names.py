@@ -1,8 +1,8 @@
-"""The private names of pydantic that `schemas.model.built` writes.
+"""The private names of pydantic that `schemas.model.construct_unchecked` writes.
 
-If this fails, pydantic was changed: read `built` beside `BaseModel.__slots__`, `model_construct`
-and `__setstate__` of the new source, run tests/property/test_json_bytes.py, and only then put the
-new version here.
+If this fails, pydantic has changed. Compare `construct_unchecked` with `BaseModel.__slots__`,
+`model_construct` and `__setstate__` in the new source, run tests/property/test_json_bytes.py, and
+only then change the version here.
 """
 
 import copy
@@ -26,7 +26,7 @@ SLOTS = (
     "__pydantic_extra__",
     "__pydantic_private__",
 )
-# One valid model of each class that is built unchecked; other fields have their defaults.
+# One valid model of each class that is constructed unchecked; other fields have their defaults.
 CHECKED: list[WireModel] = [
     Decision(udid="MAC-1", decision=Verdict.NOTHING, reason=Reason.COMPLIANT, cves=("CVE-1",)),
     DecisionInputs(now=make.NOW, device={"udid": "MAC-1"}, catalog_digest="0"),
@@ -35,7 +35,7 @@ CHECKED: list[WireModel] = [
 
 
 def names_in(code: CodeType) -> set[str]:
-    """The names and short texts that code uses, those of the functions inside it too."""
+    """Return the names and text constants in code, including functions inside it."""
     inner = [constant for constant in code.co_consts if inspect.iscode(constant)]
     texts = {constant for constant in code.co_consts if isinstance(constant, str)}
     return set(code.co_names).union(texts, *(names_in(each) for each in inner))
@@ -46,11 +46,11 @@ def function(name: str) -> Any:
     return getattr(found, "__func__", getattr(found, "fget", found))
 
 
-def test_version_is_the_one_that_was_read() -> None:
+def test_pydantic_version_is_the_reviewed_one() -> None:
     assert version("pydantic") == "2.14.3"
 
 
-def test_model_has_the_slots_that_are_written_and_no_others() -> None:
+def test_model_has_exactly_the_written_slots() -> None:
     assert BaseModel.__slots__ == SLOTS
 
 
@@ -58,7 +58,7 @@ def test_model_has_the_slots_that_are_written_and_no_others() -> None:
     "name",
     ["model_construct", "model_copy", "__copy__", "__deepcopy__", "__getstate__", "__setstate__"],
 )
-def test_pydantic_itself_makes_a_model_of_these_slots(name: str) -> None:
+def test_pydantic_methods_use_the_written_slots(name: str) -> None:
     assert set(SLOTS) <= names_in(function(name).__code__)
 
 
@@ -69,7 +69,7 @@ def test_equality_and_fields_set_read_the_slots() -> None:
 
 
 @pytest.mark.parametrize("checked", CHECKED, ids=lambda model: type(model).__name__)
-def test_built_model_is_the_validated_one(checked: WireModel) -> None:
+def test_unchecked_model_equals_the_validated_one(checked: WireModel) -> None:
     kind, values = type(checked), dict(checked.__dict__)
     validated, made = kind(**values), construct_unchecked(kind, values)
     for slot in SLOTS:
@@ -85,17 +85,17 @@ def test_built_model_is_the_validated_one(checked: WireModel) -> None:
 
 
 @pytest.mark.parametrize("kind", [Decision, DecisionInputs, Job])
-def test_models_that_are_built_have_nothing_private_and_nothing_computed(
+def test_unchecked_models_have_no_private_attributes_or_computed_fields(
     kind: type[WireModel],
 ) -> None:
-    """`built` sets `__pydantic_private__` and `__pydantic_extra__` to None and runs no hook."""
+    """`construct_unchecked` sets private and extra attributes to None, and runs no hook."""
     assert not kind.__private_attributes__
     assert not kind.model_computed_fields
     assert kind.model_config.get("extra") == "ignore"
     assert kind.model_post_init is BaseModel.model_post_init
 
 
-def test_fields_of_a_model_are_its_dict_in_the_order_of_the_class() -> None:
-    """`fast_json` writes `__dict__` as it is."""
+def test_model_dict_has_the_fields_in_class_order() -> None:
+    """`fast_json` writes the `__dict__` of a model unchanged."""
     mixed = Decision(reason=Reason.COMPLIANT, decision=Verdict.NOTHING, udid="MAC-1")
     assert list(mixed.__dict__) == list(Decision.model_fields)

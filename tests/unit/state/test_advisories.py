@@ -1,4 +1,4 @@
-"""What Apple released, joined from its sources."""
+"""The catalogue: releases joined from their sources, and the releases that a Mac lacks."""
 
 import itertools
 
@@ -18,7 +18,7 @@ def only(*events: AdvisoryEvent, line: str = "26") -> Release:
     return found
 
 
-def test_a_later_snapshot_of_a_source_replaces_the_earlier() -> None:
+def test_later_snapshot_of_a_source_replaces_its_earlier_one() -> None:
     first = release("26.2", cves=[CVE], severity="low", first_seen_at=NOW - DAY)
     later = release("26.2", cves=[OTHER_CVE], severity="high", first_seen_at=NOW)
     for events in ((first, later), (later, first)):
@@ -28,7 +28,7 @@ def test_a_later_snapshot_of_a_source_replaces_the_earlier() -> None:
         assert found.known_us == catalogue(first).lines["26"][0].known_us
 
 
-def test_sources_are_joined() -> None:
+def test_snapshots_of_several_sources_are_joined() -> None:
     found = only(
         release("26.2", cves=[CVE], severity="low", device_ids=["J604AP", "J700AP"]),
         release(
@@ -39,16 +39,16 @@ def test_sources_are_joined() -> None:
     assert set(found.cves) == {CVE, OTHER_CVE}
     assert found.severity == "critical"
     assert [str(build) for build in found.builds] == ["25C56", "25C2056"]
-    assert found.build is None, "hardware decides between several"
+    assert found.build is None, "the hardware decides between several builds"
     assert set(found.device_ids or ()) == {"j604ap"}
 
 
-def test_one_source_that_retracts_is_enough_to_hold_it_back() -> None:
+def test_release_retracted_by_one_source_is_not_live() -> None:
     gone = retracted("26.2", source="admin", first_seen_at=NOW)
     assert "26" not in catalogue(release("26.2"), gone).lines
 
 
-def test_exploitation_counts_from_the_first_report_of_it() -> None:
+def test_exploitation_is_dated_by_its_first_report_in_any_order() -> None:
     events = [
         release("26.2", cves=[CVE], first_seen_at=at("2025-12-12")),
         raised("26.2", cves=[CVE], exploited=[CVE], first_seen_at=at("2025-12-15")),
@@ -65,7 +65,7 @@ def test_exploitation_counts_from_the_first_report_of_it() -> None:
     assert len(digests) == 1
 
 
-def test_overlapping_cve_lists_end_the_same_in_any_order() -> None:
+def test_overlapping_cve_lists_give_equal_due_dates_in_any_order() -> None:
     events = [
         release("26.2", cves=[CVE, OTHER_CVE]),
         kev(CVE, OTHER_CVE, due=NOW + 9 * DAY, first_seen_at=NOW),
@@ -93,31 +93,33 @@ REACHED = [
 
 
 @pytest.mark.parametrize(("version", "build", "reached"), REACHED)
-def test_whether_a_release_is_reached(version: str, build: str | None, reached: bool) -> None:
+def test_release_is_reached_by_version_then_build(
+    version: str, build: str | None, reached: bool
+) -> None:
     parsed = None if build is None else parse_build(build)
     assert only(release("26.2")).reached_by(parse_os_version(version), parsed) is reached
 
 
-def test_what_is_missing_is_worked_out_once_for_each_kind_of_mac() -> None:
+def test_missing_releases_are_computed_once_for_equal_macs() -> None:
     known = catalogue(release("26.2"), release("26.1"))
     asked = ("26", parse_os_version("26.0"), None, "J604AP")
     assert known.missing(*asked) is known.missing(*asked)
     assert [str(one.version) for one in known.missing(*asked).releases] == ["26.2", "26.1"]
 
 
-# --- which Macs a release is for ---
+# --- the Macs that a release is offered to ---
 
 IDS = tuple(f"J{number}AP" for number in range(100, 140))
 SHARES = [
-    pytest.param(40, 19, True, id="less-than-half-of-the-widest"),
-    pytest.param(40, 20, False, id="half-of-the-widest"),
-    pytest.param(12, 9, True, id="few-although-the-widest-is-small"),
-    pytest.param(12, 10, False, id="ten-are-never-few"),
+    pytest.param(40, 19, True, id="less-than-half-of-the-longest-list"),
+    pytest.param(40, 20, False, id="half-of-the-longest-list"),
+    pytest.param(12, 9, True, id="fewer-than-ten"),
+    pytest.param(12, 10, False, id="ten-although-the-longest-list-is-short"),
 ]
 
 
 @pytest.mark.parametrize(("widest", "share", "specific"), SHARES)
-def test_a_release_is_for_some_hardware_only_by_its_share_of_the_widest_list(
+def test_release_with_a_short_list_of_device_ids_is_specific(
     widest: int, share: int, specific: bool
 ) -> None:
     known = catalogue(
@@ -130,17 +132,17 @@ def test_a_release_is_for_some_hardware_only_by_its_share_of_the_widest_list(
     assert not newest.offered_to("J999AP")
 
 
-def test_a_release_without_a_list_is_for_every_mac() -> None:
+def test_release_without_device_ids_is_offered_to_every_mac() -> None:
     found = only(release("26.2"))
     assert found.offered_to(None)
     assert found.offered_to("J999AP")
     assert not found.specific
 
 
-# --- when things were known ---
+# --- the times of releases, exploitation and due dates ---
 
 
-def test_a_release_counts_from_the_first_day_that_a_source_names() -> None:
+def test_release_has_the_earliest_date_of_its_sources() -> None:
     found = only(
         release("26.2", day="2025-12-12", first_seen_at=NOW),
         release("26.2", day="2025-12-10", source="gdmf", first_seen_at=NOW - HOUR),
@@ -151,14 +153,14 @@ def test_a_release_counts_from_the_first_day_that_a_source_names() -> None:
     assert undated.released_us == undated.known_us == to_us(NOW - DAY)
 
 
-def test_an_older_snapshot_shows_when_a_release_was_first_known() -> None:
+def test_older_snapshot_moves_the_first_known_time_back() -> None:
     later = release("26.2", cves=[CVE], first_seen_at=NOW)
     known = catalogue(later).apply(release("26.2", cves=[OTHER_CVE], first_seen_at=NOW - DAY))
     (found,) = known.lines["26"]
     assert (set(found.cves), found.known_us) == ({CVE}, to_us(NOW - DAY))
 
 
-def test_a_date_of_cisa_that_had_passed_when_it_was_read_binds_no_mac() -> None:
+def test_due_date_that_had_passed_at_first_listing_is_ignored() -> None:
     moment = DAY / 86_400
     for due, kept in ((NOW, False), (NOW - DAY, False), (NOW + moment, True)):
         found = only(release("26.2", cves=[CVE]), kev(CVE, due=due, first_seen_at=NOW))
@@ -166,13 +168,13 @@ def test_a_date_of_cisa_that_had_passed_when_it_was_read_binds_no_mac() -> None:
         assert found.exploited == {CVE: to_us(NOW)}
 
 
-def test_a_list_of_exploited_holes_fixes_none() -> None:
+def test_kev_catalogue_adds_no_fixed_cves_and_no_lines() -> None:
     known = catalogue(release("26.2", cves=[CVE]), kev(OTHER_CVE))
     assert known.cves == {CVE}
     assert list(known.lines) == ["26"]
 
 
-# --- lines, and what is missing ---
+# --- lines and missing releases ---
 
 
 def test_without_a_release_no_line_is_supported() -> None:
@@ -180,7 +182,7 @@ def test_without_a_release_no_line_is_supported() -> None:
         assert (known.newest_major, known.supported_lines) == (None, ())
 
 
-def test_macs_on_a_dead_line_lack_what_was_fixed_since_its_last_release() -> None:
+def test_mac_on_an_unsupported_line_lacks_later_releases_of_the_supported_line() -> None:
     known = catalogue(
         release("13.7.7", day="2025-07-01"),
         release("13.7.8", day="2025-08-20"),
@@ -196,7 +198,7 @@ def test_macs_on_a_dead_line_lack_what_was_fixed_since_its_last_release() -> Non
     assert [str(one.version) for one in unlisted.releases] == ["14.8.3", "14.8.2", "14.8.1"]
 
 
-def test_what_is_missing_names_each_hole_once_in_order() -> None:
+def test_missing_releases_list_each_cve_once_sorted() -> None:
     known = catalogue(
         release("26.1", cves=[CVE]),
         release("26.2", cves=[CVE, OTHER_CVE], exploited=[CVE]),
@@ -207,7 +209,7 @@ def test_what_is_missing_names_each_hole_once_in_order() -> None:
     assert missing.advisory_ids == ("macOS-26.2", "macOS-26.1")
 
 
-def test_a_catalogue_is_read_as_it_was_written() -> None:
+def test_catalogue_round_trips_as_json() -> None:
     known = catalogue(
         release("26.2", cves=[CVE], exploited=[CVE]),
         kev(CVE, due=NOW + DAY, first_seen_at=NOW),

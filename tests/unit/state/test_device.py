@@ -1,4 +1,4 @@
-"""A Mac's registers: the newest word on each fact, and what is read off them."""
+"""A Mac's state: the newest value of each field, and the properties derived from it."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -31,13 +31,13 @@ from tests.factories import DAY, HOUR, NOW, UDID, mac, with_report
 US = to_us(NOW)
 
 
-def test_the_newest_report_of_each_fact_wins() -> None:
+def test_newest_report_of_each_field_wins() -> None:
     device = with_report(mac(None), NOW - HOUR, "jamf", hostname="new", os_version="26.1")
     device = with_report(device, NOW - 2 * HOUR, "osquery", hostname="old", firmware="1.0")
     assert (device.hostname, device.firmware, str(device.os_version)) == ("new", "1.0", "26.1")
 
 
-def test_a_build_older_than_the_version_is_unknown() -> None:
+def test_build_reported_before_the_version_is_unknown() -> None:
     device = with_report(
         with_report(Device(UDID), NOW - DAY, build="25B78"), NOW, os_version="26.2"
     )
@@ -64,16 +64,16 @@ CHECKINS = [
     pytest.param([], False, False, False, id="nothing-known"),
     pytest.param([("auth", 0)], False, True, False, id="began"),
     pytest.param([("auth", 0), ("token", 1)], True, False, False, id="enrolled"),
-    pytest.param([("auth", 30), ("token", 0)], True, False, False, id="the-hooks-came-crossed"),
-    pytest.param([("auth", 90), ("token", 0)], False, True, False, id="began-anew"),
+    pytest.param([("auth", 30), ("token", 0)], True, False, False, id="webhooks-in-wrong-order"),
+    pytest.param([("auth", 90), ("token", 0)], False, True, False, id="began-again"),
     pytest.param([("auth", 0), ("token", 1), ("out", 2)], False, False, True, id="checked-out"),
     pytest.param([("out", 0), ("auth", 1), ("token", 2)], True, False, False, id="came-back"),
-    pytest.param([("token", 0)], True, False, False, id="enrolled-before-our-log"),
+    pytest.param([("token", 0)], True, False, False, id="enrolled-before-the-event-log"),
 ]
 
 
 @pytest.mark.parametrize(("steps", "is_enrolled", "enrolling", "is_out"), CHECKINS)
-def test_enrolment(
+def test_enrollment_follows_from_the_times_of_checkins(
     steps: list[tuple[str, int]], is_enrolled: bool, enrolling: bool, is_out: bool
 ) -> None:
     for order in (steps, steps[::-1]):
@@ -99,7 +99,7 @@ def test_a_status_report_is_incremental() -> None:
     assert (device.install_state, device.failure_count) == ("downloading", 2)
 
 
-def test_merged_records_know_what_either_knew_last() -> None:
+def test_merged_records_have_the_newest_value_of_each_field() -> None:
     one = with_report(Device(UDID), NOW - HOUR, hostname="a", firmware="1")
     two = with_report(Device("serial:X"), NOW, "jamf", hostname="b")
     assert merge(one, two).udid == UDID
@@ -107,7 +107,7 @@ def test_merged_records_know_what_either_knew_last() -> None:
     assert merge(one, two).last_seen_us == merge(two, one).last_seen_us == US
 
 
-def test_what_only_a_newer_version_knows_is_dropped_on_read() -> None:
+def test_fields_of_a_newer_version_are_dropped_on_read() -> None:
     wire = mac().to_wire()
     wire["facts"]["colour"] = [1, "space grey"]
     wire["seen"]["satellite"] = 2
@@ -115,14 +115,14 @@ def test_what_only_a_newer_version_knows_is_dropped_on_read() -> None:
 
 
 @pytest.mark.parametrize("us", [1.5, 1 << 64, "1"])
-def test_a_time_that_is_none_is_refused_on_read(us: Any) -> None:
+def test_row_with_an_invalid_time_is_refused(us: Any) -> None:
     wire = mac().to_wire()
     wire["facts"]["hostname"][0] = us
     with pytest.raises((ValueError, TypeError)):
         Device.from_wire(wire)
 
 
-def test_a_row_names_what_it_holds_and_gives_it_back() -> None:
+def test_row_round_trips_with_its_names() -> None:
     facts = {
         "failure_count": [US - 3, 2],
         "serial": [US - 9, "C02TEST0001"],
@@ -169,7 +169,7 @@ def test_microseconds_round_trip(time: datetime) -> None:
     assert from_us(to_us(time)) == time
 
 
-def test_times_that_no_calendar_holds_become_its_end() -> None:
+def test_times_outside_the_calendar_become_its_limits() -> None:
     assert from_us(1 << 62) == datetime.max.replace(tzinfo=UTC)
     assert from_us(-(1 << 62)) == datetime.min.replace(tzinfo=UTC)
 
@@ -179,17 +179,17 @@ def test_an_administrators_report_does_not_count_as_contact() -> None:
     assert apply_inventory(Device(UDID), report, US).last_seen_us == 0
 
 
-def test_devices_that_differ_in_what_a_repeat_is_recognised_by_are_equal() -> None:
+def test_devices_that_differ_only_in_the_remembered_report_are_equal() -> None:
     plain, remembered = Device("MAC-1"), Device("MAC-1", report_hash=5, report_fields=3)
     assert plain == remembered
     assert not plain != remembered  # noqa: SIM202 - `!=` has a method of its own
     assert plain != Device("MAC-2")
 
 
-# --- laws of the fold at their edges ---
+# --- edges of the fold's laws ---
 
 
-def test_of_two_reports_of_one_moment_the_greater_text_wins_in_any_order() -> None:
+def test_greater_text_wins_between_reports_of_equal_time_in_any_order() -> None:
     for order in (("alpha", "beta"), ("beta", "alpha")):
         device = Device(UDID)
         for name in order:
@@ -198,25 +198,25 @@ def test_of_two_reports_of_one_moment_the_greater_text_wins_in_any_order() -> No
         assert with_report(device, NOW - HOUR, hostname="zeta").hostname == "beta"
 
 
-def test_a_report_of_mdm_is_no_day_of_inventory() -> None:
+def test_mdm_report_adds_no_inventory_day() -> None:
     by_mdm = with_report(Device(UDID), NOW, "mdm", hostname="one")
     assert by_mdm.inventory_days == Device(UDID).inventory_days
     assert with_report(by_mdm, NOW, "osquery").inventory_days != by_mdm.inventory_days
 
 
-def test_the_first_moment_after_1970_counts() -> None:
+def test_first_microsecond_of_1970_counts() -> None:
     report = InventoryReported(source="osquery", udid=UDID, hostname="one")
     assert apply_inventory(Device(UDID), report, 0) == Device(UDID)
     assert apply_inventory(Device(UDID), report, 1).hostname == "one"
 
 
-def test_a_report_with_nothing_new_gives_the_same_device() -> None:
+def test_report_without_news_returns_the_same_device() -> None:
     device = with_report(Device(UDID), NOW, hostname="one")
     assert with_report(device, NOW, hostname="one") is device
     assert with_report(device, NOW - HOUR, hostname="one", serial=None) is not None
 
 
-def test_an_enrolment_reports_what_the_mac_is() -> None:
+def test_authenticate_sets_the_properties_of_the_mac() -> None:
     began = MdmAuthenticated(
         udid=UDID,
         serial="C02TEST0009",
@@ -240,7 +240,7 @@ def test_an_enrolment_reports_what_the_mac_is() -> None:
     assert device.mdm_seen_us == US
 
 
-def test_later_checkins_report_their_enrolment_and_server() -> None:
+def test_later_checkins_update_enrollment_and_server() -> None:
     pushed = MdmTokenUpdated(
         udid=UDID, enrollment_id="E-2", enrollment_type="User", server="https://two.example/"
     )

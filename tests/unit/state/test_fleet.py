@@ -1,4 +1,4 @@
-"""Records of one Mac under several names; halts, approvals, policy; what a change concerns."""
+"""Records of one Mac under several keys; halts, approvals, policy; the Macs a change affects."""
 
 from collections.abc import Iterable
 
@@ -47,7 +47,7 @@ def test_a_record_by_serial_number_joins_the_mac_that_reports_it() -> None:
     view = fleet.merged_device(UDID)
     assert (view.hostname, str(view.os_version), view.udid) == ("lon-9", "26.1", UDID)
     assert fleet.find(SERIAL.lower()) == fleet.find(UDID.lower()) == UDID
-    assert fleet.find("nobody") is None
+    assert fleet.find("unknown") is None
 
 
 def test_a_serial_number_belongs_to_the_mac_that_reported_it_last() -> None:
@@ -64,7 +64,7 @@ def test_a_serial_number_belongs_to_the_mac_that_reported_it_last() -> None:
 
 
 @pytest.mark.parametrize("serial", ["0", "none", "N/A"])
-def test_placeholders_join_nothing(serial: str) -> None:
+def test_placeholder_serial_numbers_join_no_records(serial: str) -> None:
     fleet = fleet_of(*(reported(udid, NOW - HOUR, serial=serial) for udid in (UDID, OTHER)))
     fleet.apply(reported(None, NOW, "jamf", serial=serial, hostname="x"))
     assert len(list(fleet.macs())) == 3
@@ -78,7 +78,7 @@ def test_a_record_by_enrollment_id_joins_the_mac_that_reports_it() -> None:
     )
     assert list(fleet.macs()) == [UDID]
     assert fleet.merged_device(UDID).hostname == "lon-9", (
-        "through the serial number the other record knows"
+        "joined through the serial number in the other record"
     )
     change = fleet.apply(reported("BYOD-1", NOW, "mdm", supervised=True))
     assert change.udids == (UDID,)
@@ -115,30 +115,30 @@ def lined_up(versions: Iterable[str]) -> Fleet:
 
 
 VERSIONS = ("27.0", "26.3", "26.2", "26.1", "15.7.3", "15.7.2", "13.7.8")
-# Macs on dead lines and beyond the newest one go with every supported line.
+# Macs on unsupported lines, older or newer, are affected by every supported line.
 BEYOND = {"27.0", "13.7.8"}
 CONCERNED = [
     pytest.param(
-        release("26.3", day="2026-01-10"), None, {"26.3", "26.2", "26.1"} | BEYOND, id="a-new-one"
+        release("26.3", day="2026-01-10"), None, {"26.3", "26.2", "26.1"} | BEYOND, id="new-release"
     ),
-    pytest.param(release("26.1"), None, {"26.1"} | BEYOND, id="an-old-one"),
-    pytest.param(release("15.7.2"), None, {"15.7.2"} | BEYOND, id="another-line"),
-    pytest.param(release("13.7.7"), None, {"13.7.8"}, id="a-dead-line"),
-    pytest.param(release("12.7.6", build="21H1320"), None, set(), id="a-line-nobody-is-on"),
-    pytest.param(release("27.0", build="26A428"), None, set(VERSIONS), id="a-new-major"),
+    pytest.param(release("26.1"), None, {"26.1"} | BEYOND, id="old-release"),
+    pytest.param(release("15.7.2"), None, {"15.7.2"} | BEYOND, id="another-supported-line"),
+    pytest.param(release("13.7.7"), None, {"13.7.8"}, id="unsupported-line"),
+    pytest.param(release("12.7.6", build="21H1320"), None, set(), id="line-without-macs"),
+    pytest.param(release("27.0", build="26A428"), None, set(VERSIONS), id="new-major"),
     pytest.param(
-        release("26.1"), "26", {"26.1", "15.7.3", "15.7.2"} | BEYOND, id="where-macs-are-moved-to"
+        release("26.1"), "26", {"26.1", "15.7.3", "15.7.2"} | BEYOND, id="line-of-the-upgrades"
     ),
     pytest.param(
-        retracted("26.2", first_seen_at=NOW), None, set(VERSIONS), id="a-lines-last-is-gone"
+        retracted("26.2", first_seen_at=NOW), None, set(VERSIONS), id="last-of-a-line-retracted"
     ),
     pytest.param(
         retracted("15.7.3", first_seen_at=NOW),
         None,
         {"15.7.3", "15.7.2"} | BEYOND,
-        id="one-is-gone",
+        id="release-retracted",
     ),
-    pytest.param(kev("CVE-2025-99999"), None, set(), id="a-cve-that-no-release-fixes"),
+    pytest.param(kev("CVE-2025-99999"), None, set(), id="cve-that-no-release-fixes"),
 ]
 
 
@@ -149,13 +149,13 @@ def test_an_advisory_affects_the_macs_that_can_lack_it(
     assert affected(lined_up(VERSIONS), event, to) == want
 
 
-def test_a_cve_that_becomes_known_as_exploited_concerns_those_who_lack_its_fix() -> None:
+def test_newly_exploited_cve_affects_the_macs_that_lack_its_fix() -> None:
     fleet = lined_up(VERSIONS)
     fleet.apply(release("26.2", cves=["CVE-2025-43529"], first_seen_at=NOW - DAY))
     assert affected(fleet, kev("CVE-2025-43529")) == {"26.2", "26.1"} | BEYOND
 
 
-def test_halts_hold_until_cleared_in_any_order() -> None:
+def test_halts_are_active_until_cleared_in_any_order() -> None:
     events: list[Event] = [
         halted(NOW - 2 * HOUR),
         halt_cleared(NOW - HOUR),
@@ -165,10 +165,10 @@ def test_halts_hold_until_cleared_in_any_order() -> None:
         assert [one.scope.key for one in fleet_of(*order).halts()] == ["site:london"]
     both: list[Event] = [halted(NOW), halt_cleared(NOW)]
     for order in (both, both[::-1]):
-        assert len(fleet_of(*order).halts()) == 1, "at the same moment the halt wins"
+        assert len(fleet_of(*order).halts()) == 1, "at equal times the halt wins"
 
 
-def test_approvals_hold_until_denied_in_any_order() -> None:
+def test_approvals_are_valid_until_denied_in_any_order() -> None:
     events: list[Event] = [
         granted("job-1", NOW - HOUR),
         denied("job-1", when=NOW),
@@ -180,7 +180,7 @@ def test_approvals_hold_until_denied_in_any_order() -> None:
         assert fleet.approvals(OTHER) == ()
     both: list[Event] = [granted("job-1", NOW), denied("job-1", when=NOW)]
     for order in (both, both[::-1]):
-        assert fleet_of(*order).approvals(UDID) == (), "at the same moment the denial wins"
+        assert fleet_of(*order).approvals(UDID) == (), "at equal times the denial wins"
 
 
 def test_the_newest_policy_is_in_force() -> None:
@@ -192,7 +192,7 @@ def test_the_newest_policy_is_in_force() -> None:
         assert found.digest == newer.data.digest
 
 
-def test_a_fresh_enrolment_is_seen() -> None:
+def test_mac_that_enrolls_after_a_checkout_is_enrolled() -> None:
     fleet = fleet_of(*enrolled(when=NOW - 9 * DAY), checked_out(when=NOW - 8 * DAY))
     assert fleet.merged_device(UDID).checked_out
     for event in enrolled(when=NOW - 7 * DAY):

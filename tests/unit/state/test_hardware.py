@@ -32,7 +32,7 @@ def _expected_class(row: dict[str, Any]) -> str:
     return {"T1": "t1", "T2": "t2", "none": "intel"}[row["security_chip"]]
 
 
-def test_table_holds_every_reference_model_and_no_other(rows: list[dict[str, Any]]) -> None:
+def test_table_has_exactly_the_reference_models(rows: list[dict[str, Any]]) -> None:
     assert set(MODELS) == {row["model_identifier"] for row in rows}
     assert {row["model_identifier"]: row["marketing_name"] for row in rows} == MODEL_NAMES
 
@@ -46,7 +46,7 @@ def test_classes_equal_the_reference(rows: list[dict[str, Any]]) -> None:
     assert not wrong
 
 
-def test_majors_equal_the_reference_and_the_lower_source_wins(rows: list[dict[str, Any]]) -> None:
+def test_last_major_is_the_lower_one_of_both_sources(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         ceiling = row["max_major_oclp"] or row["max_major_in_feed"]
         for major in (12, 13, 14, 15, 26):
@@ -54,13 +54,15 @@ def test_majors_equal_the_reference_and_the_lower_source_wins(rows: list[dict[st
             assert supports_major(row["model_identifier"], major) is expected, row
 
 
-def test_device_ids_of_apple_silicon_are_the_feeds(rows: list[dict[str, Any]]) -> None:
+def test_device_ids_of_apple_silicon_equal_those_of_the_feed(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["arch"] == "apple_silicon":
             assert MODELS[row["model_identifier"]].device_id in row["device_ids_in_sofa_feed"]
 
 
-def test_intel_device_ids_are_not_from_the_feeds_wrong_map(rows: list[dict[str, Any]]) -> None:
+def test_intel_device_ids_equal_those_of_opencore_not_of_the_feed(
+    rows: list[dict[str, Any]],
+) -> None:
     for row in rows:
         model_row = MODELS[row["model_identifier"]]
         if row["security_chip"] == "T2":
@@ -98,7 +100,7 @@ CLASSES = [
     pytest.param("Mac123,45", None, None, "apple_silicon", id="a-far-future-Mac"),
     pytest.param("Mac14,4", None, None, "apple_silicon", id="a-gap-in-a-family-without-Intel"),
     pytest.param("MacBookPro18,5", None, None, "apple_silicon", id="newer-than-its-family"),
-    pytest.param("MacBookPro16,5", None, None, "unknown", id="a-gap-where-Intel-turned"),
+    pytest.param("MacBookPro16,5", None, None, "unknown", id="a-gap-in-a-family-with-Intel"),
     pytest.param("MacBookPro11,1", None, None, "intel", id="older-than-its-family"),
     pytest.param("iMac14,4", None, None, "intel", id="an-old-iMac"),
     pytest.param("Mac12,1", None, None, "unknown", id="no-such-Mac"),
@@ -118,7 +120,7 @@ CLASSES = [
     pytest.param(None, "J999AP", None, "unknown", id="unknown-device-id"),
     pytest.param(None, "J999AP", True, "apple_silicon", id="unknown-device-id-and-flag"),
     pytest.param(None, None, True, "apple_silicon", id="flag-alone"),
-    pytest.param(None, None, False, "unknown", id="not-Apple-silicon-says-nothing-of-a-T2"),
+    pytest.param(None, None, False, "unknown", id="not-Apple-silicon-leaves-the-T2-unknown"),
     pytest.param("MacBookPro15,1", None, True, "t2", id="the-model-wins-over-the-flag"),
     pytest.param("MacBook Pro (16-inch, 2019)", None, None, "t2", id="marketing-name"),
     pytest.param(" Mac16,1 ", None, None, "apple_silicon", id="spaces-around"),
@@ -128,7 +130,7 @@ CLASSES = [
 
 
 @pytest.mark.parametrize(("model", "device_id", "flag", "expected"), CLASSES)
-def test_hardware_class(
+def test_hardware_class_uses_the_first_source_that_knows_it(
     model: str | None, device_id: str | None, flag: bool | None, expected: str
 ) -> None:
     assert hardware_class(model, device_id, flag).value == expected
@@ -157,11 +159,13 @@ MAJORS = [
 
 
 @pytest.mark.parametrize(("model", "major", "expected"), MAJORS)
-def test_supports_major(model: str | None, major: int, expected: bool | None) -> None:
+def test_supported_majors_are_known_only_within_the_table(
+    model: str | None, major: int, expected: bool | None
+) -> None:
     assert supports_major(model, major) is expected
 
 
-def test_names_a_model_and_leaves_others_as_they_are() -> None:
+def test_unknown_model_identifier_is_its_own_name() -> None:
     assert model_name("Mac14,8") == "Mac Pro (Rack, 2023)"
     assert model_name("Mac99,1") == "Mac99,1"
 

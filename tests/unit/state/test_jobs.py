@@ -1,4 +1,4 @@
-"""A Mac's jobs: progress, ends, guesses, and what its own reports make of them."""
+"""A Mac's job history: progress, presumed and final ends, and results inferred from reports."""
 
 import itertools
 from datetime import datetime, timedelta
@@ -36,7 +36,7 @@ LATER = NOW + HOUR
 
 
 def after(*outcomes: tuple[Outcome, int] | tuple[Outcome, int, int]) -> JobEntry:
-    """The entry once these (outcome, minutes after NOW, attempt) were told."""
+    """Return the entry after these results: (outcome, minutes after NOW, attempt)."""
     history = HISTORY
     for outcome, minutes, *attempt in outcomes:
         job_result = result(JOB, outcome, attempt=attempt[0] if attempt else 1)
@@ -50,11 +50,11 @@ def test_a_job_is_issued_once() -> None:
     assert HISTORY[0].intent == "26.2"
 
 
-def test_results_for_jobs_it_does_not_hold_change_nothing() -> None:
+def test_result_of_an_unknown_job_changes_nothing() -> None:
     assert add_result((), result(JOB, Outcome.FAILED), 1) == ()
 
 
-def test_the_furthest_outcome_wins_in_any_order() -> None:
+def test_outcome_of_the_highest_rank_wins_in_any_order() -> None:
     steps = [
         (Outcome.ACCEPTED, 1),
         (Outcome.STARTED, 2),
@@ -68,7 +68,7 @@ def test_the_furthest_outcome_wins_in_any_order() -> None:
     assert after(*steps, *steps) == after(*steps)
 
 
-def test_the_first_report_of_an_end_counts_and_the_last_of_progress() -> None:
+def test_end_keeps_its_first_time_and_progress_its_last() -> None:
     assert after((Outcome.FAILED, 9), (Outcome.FAILED, 5)).outcome_us == to_us(
         NOW + timedelta(minutes=5)
     )
@@ -77,14 +77,14 @@ def test_the_first_report_of_an_end_counts_and_the_last_of_progress() -> None:
     )
 
 
-def test_an_executors_success_is_progress() -> None:
+def test_success_reported_by_an_executor_counts_as_acted() -> None:
     found = after((Outcome.SUCCEEDED, 5))
     assert found.is_open
     assert found.outcome is Outcome.ACTED
     assert found.acted_us == to_us(NOW + timedelta(minutes=5))
 
 
-def test_a_superseded_job_that_had_begun_is_open_again() -> None:
+def test_superseded_job_reopens_if_it_had_begun() -> None:
     us = to_us(NOW)
     begun = add_result(HISTORY, result(JOB, Outcome.STARTED), us)
     assert supersede_job(begun, JOB.job_id, us) == begun
@@ -96,14 +96,14 @@ def test_a_superseded_job_that_had_begun_is_open_again() -> None:
     assert add_result(final, result(JOB, Outcome.STARTED), us) == final
 
 
-def test_an_expiry_that_we_presumed_gives_way_to_its_executor() -> None:
+def test_result_of_an_executor_corrects_a_presumed_expiry() -> None:
     presumed = after((Outcome.EXPIRED, 5, INFERRED_ATTEMPT))
     assert (presumed.is_open, presumed.failed, presumed.touched) == (False, True, False)
     assert after((Outcome.EXPIRED, 5, INFERRED_ATTEMPT), (Outcome.STARTED, 6)).is_open
     assert not after((Outcome.EXPIRED, 5), (Outcome.STARTED, 6)).is_open
 
 
-def test_of_several_open_jobs_the_begun_one_counts_and_the_rest_are_extra() -> None:
+def test_begun_job_is_kept_among_several_open_jobs() -> None:
     old, new = entry(generation=0, outcome=Outcome.STARTED), entry(generation=1, issued_at=NOW)
     assert open_job((old, new)) == old
     assert extra_open_jobs((old, new)) == (new,)
@@ -134,7 +134,7 @@ def test_failures_count_since_the_last_success() -> None:
     [entry(), *HISTORY, entry(outcome=Outcome.FAILED, error_code=ErrorCode.BUG, presumed=True)],
     ids=["open", "issued", "ended"],
 )
-def test_wire_round_trip(one: JobEntry) -> None:
+def test_entry_round_trips_as_json(one: JobEntry) -> None:
     assert JobEntry.from_wire(one.to_wire()) == one
 
 
@@ -144,7 +144,7 @@ def test_entries_without_the_presumed_field_can_be_read() -> None:
     assert JobEntry.from_wire(wire) == entry()
 
 
-# --- settling ---
+# --- inferred results ---
 
 BEGUN = entry(outcome=Outcome.STARTED)
 ACTED = entry(outcome=Outcome.ACTED, acted_at=NOW - HOUR)
@@ -158,16 +158,18 @@ OLD = mac("26.1", seen_at=NOW - 5 * HOUR)
 INFERRED: list[Any] = [
     pytest.param(entry(), mac("26.1"), NOW, None, None, id="nothing-yet"),
     pytest.param(BEGUN, mac("26.2"), NOW, Outcome.SUCCEEDED, None, id="reports-the-target"),
-    pytest.param(BEGUN, mac("26.3"), NOW, Outcome.SUCCEEDED, None, id="reports-more-than-that"),
+    pytest.param(BEGUN, mac("26.3"), NOW, Outcome.SUCCEEDED, None, id="reports-a-later-version"),
     pytest.param(
         BEGUN,
         mac("26.2", seen_at=NOW - 2 * HOUR),
         NOW,
         None,
         None,
-        id="a-report-from-before-the-order-proves-nothing",
+        id="a-report-from-before-the-job-proves-nothing",
     ),
-    pytest.param(BEGUN, mac("26.2", build="25C5048a"), NOW, None, None, id="a-beta-is-not-it"),
+    pytest.param(
+        BEGUN, mac("26.2", build="25C5048a"), NOW, None, None, id="a-beta-is-not-the-target"
+    ),
     pytest.param(entry(), mac("26.2"), NOW, Outcome.SUCCEEDED, None, id="updated-by-its-user"),
     pytest.param(
         entry(), OLD, NOW + 8 * HOUR, Outcome.EXPIRED, ErrorCode.EXPIRED, id="never-begun"
@@ -184,7 +186,7 @@ INFERRED: list[Any] = [
 
 
 @pytest.mark.parametrize(("one", "device", "now", "outcome", "code"), INFERRED)
-def test_inferring_the_result_of_an_update(
+def test_result_of_an_update_is_inferred_from_reports_and_time(
     one: JobEntry, device: Any, now: datetime, outcome: Outcome | None, code: ErrorCode | None
 ) -> None:
     inferred = infer_result(one, device, UDID, now)
@@ -204,7 +206,7 @@ REINSTALLS = [
 
 
 @pytest.mark.parametrize(("facts", "reported", "done"), REINSTALLS)
-def test_inferring_the_result_of_a_reinstall_on_the_same_version(
+def test_reinstall_of_the_same_version_is_proven_by_a_boot_and_a_report(
     facts: dict[str, Any], reported: dict[str, Any], done: bool
 ) -> None:
     one = entry(**REINSTALL, outcome=Outcome.ACTED, **facts)
@@ -212,7 +214,7 @@ def test_inferring_the_result_of_a_reinstall_on_the_same_version(
     assert (infer_result(one, device, UDID, NOW) is not None) is done
 
 
-def test_an_erased_mac_is_done_when_it_has_begun_to_enrol() -> None:
+def test_erasing_job_succeeds_once_the_mac_begins_to_enroll() -> None:
     one = entry(**REINSTALL, outcome=Outcome.ACTED, acted_at=NOW - HOUR, erases=True)
     device = mac("26.2", seen_at=NOW - HOUR / 4)
     assert infer_result(one, device, UDID, NOW) is None
@@ -222,7 +224,7 @@ def test_an_erased_mac_is_done_when_it_has_begun_to_enrol() -> None:
     assert inferred.outcome is Outcome.SUCCEEDED
 
 
-def test_inferring_the_result_of_an_enrolment() -> None:
+def test_reenrollment_succeeds_once_the_token_update_follows() -> None:
     one = entry("checked_out@1", action=Action.REENROLL, version=None, outcome=Outcome.ACTED)
     device = with_report(mac(), NOW - HOUR / 2, "mdm")
     assert infer_result(one, device, UDID, NOW) is None
@@ -240,7 +242,7 @@ def test_a_job_history_is_a_tuple_of_entries() -> None:
     assert LATER > NOW
 
 
-# --- the edges of what is known ---
+# --- edges ---
 
 
 def minutes(number: int) -> int:
@@ -250,23 +252,23 @@ def minutes(number: int) -> int:
 def test_the_last_ended_jobs_are_kept_in_the_order_of_their_issue() -> None:
     jobs = [job(generation=number, issued_at=NOW + number * HOUR) for number in range(KEPT_JOBS)]
     for order in (jobs, jobs[::-1]):
-        ledger: JobHistory = ()
+        history: JobHistory = ()
         for one in order:
-            ledger = add_result(add_job(ledger, one), result(one, Outcome.FAILED), to_us(NOW))
-        assert [one.generation for one in ledger] == list(range(KEPT_JOBS))
+            history = add_result(add_job(history, one), result(one, Outcome.FAILED), to_us(NOW))
+        assert [one.generation for one in history] == list(range(KEPT_JOBS))
         newest = job(generation=KEPT_JOBS, issued_at=NOW + KEPT_JOBS * HOUR)
-        assert [one.generation for one in add_job(ledger, newest)] == list(range(1, KEPT_JOBS + 1))
+        assert [one.generation for one in add_job(history, newest)] == list(range(1, KEPT_JOBS + 1))
 
 
-def test_an_order_without_a_time_to_report_by_is_given_up_when_it_expires() -> None:
-    ordered = job()
-    [reporting] = add_job((), ordered)
-    [silent] = add_job((), ordered.model_copy(update={"report_by": None}))
-    assert reporting.report_by_us == to_us(ordered.issued_at + 3 * DAY)
-    assert silent.report_by_us == silent.expires_us == to_us(ordered.expires_at)
+def test_job_without_report_by_must_be_confirmed_before_it_expires() -> None:
+    issued = job()
+    [reporting] = add_job((), issued)
+    [undated] = add_job((), issued.model_copy(update={"report_by": None}))
+    assert reporting.report_by_us == to_us(issued.issued_at + 3 * DAY)
+    assert undated.report_by_us == undated.expires_us == to_us(issued.expires_at)
 
 
-def test_a_job_was_acted_on_when_that_was_first_reported() -> None:
+def test_acted_time_is_that_of_the_first_acted_result() -> None:
     for order in ((5, 9), (9, 5)):
         assert after(*((Outcome.ACTED, at) for at in order)).acted_us == minutes(5)
     late = after((Outcome.FAILED, 9), (Outcome.ACTED, 7))
@@ -274,33 +276,33 @@ def test_a_job_was_acted_on_when_that_was_first_reported() -> None:
     assert after((Outcome.STARTED, 5)).acted_us == 0
 
 
-def test_of_two_ends_reported_at_one_moment_the_greater_code_wins_in_any_order() -> None:
+def test_greater_error_code_wins_between_ends_of_equal_time() -> None:
     ends = [
         result(JOB, Outcome.FAILED).model_copy(update={"error_code": code})
         for code in (ErrorCode.INSTALL_FAILED, ErrorCode.NO_DISK_SPACE)
     ]
     for order in (ends, ends[::-1]):
-        ledger = HISTORY
+        history = HISTORY
         for end in order:
-            ledger = add_result(ledger, end, minutes(5))
-        assert ledger[0].error_code is ErrorCode.NO_DISK_SPACE
+            history = add_result(history, end, minutes(5))
+        assert history[0].error_code is ErrorCode.NO_DISK_SPACE
 
 
-def test_a_result_and_a_withdrawal_are_of_one_job_only() -> None:
+def test_result_and_supersession_change_only_their_own_job() -> None:
     other = job(generation=1, issued_at=NOW + HOUR)
     both = add_job(HISTORY, other)
     assert add_result(both, result(JOB, Outcome.FAILED), minutes(5))[1] == both[1]
-    withdrawn = supersede_job(both, JOB.job_id, minutes(5))
-    assert [one.is_open for one in withdrawn] == [False, True]
-    assert (withdrawn[0].outcome_us, withdrawn[0].presumed) == (minutes(5), True)
+    superseded = supersede_job(both, JOB.job_id, minutes(5))
+    assert [one.is_open for one in superseded] == [False, True]
+    assert (superseded[0].outcome_us, superseded[0].presumed) == (minutes(5), True)
 
 
-def test_an_ended_job_is_not_withdrawn() -> None:
+def test_ended_job_is_not_superseded() -> None:
     ended = add_result(HISTORY, result(JOB, Outcome.REFUSED), minutes(1))
     assert supersede_job(ended, JOB.job_id, minutes(5)) == ended
 
 
-def test_of_several_begun_jobs_the_newest_counts_and_none_is_a_stray() -> None:
+def test_newest_of_several_begun_jobs_is_the_open_job_and_none_is_extra() -> None:
     begun = tuple(
         entry(generation=number, issued_at=NOW + number * HOUR, outcome=Outcome.STARTED)
         for number in range(2)
@@ -309,7 +311,7 @@ def test_of_several_begun_jobs_the_newest_counts_and_none_is_a_stray() -> None:
     assert extra_open_jobs(begun) == ()
 
 
-TRIES = [
+ATTEMPTS = [
     pytest.param(Outcome.FAILED, ErrorCode.INSTALL_FAILED, True, id="failed-at-the-mac"),
     pytest.param(Outcome.FAILED, ErrorCode.UNREACHABLE, False, id="not-reached"),
     pytest.param(Outcome.FAILED, ErrorCode.EXPIRED, False, id="too-late-to-begin"),
@@ -318,15 +320,15 @@ TRIES = [
 ]
 
 
-@pytest.mark.parametrize(("outcome", "code", "touched"), TRIES)
-def test_only_tries_that_reached_the_mac_count(
+@pytest.mark.parametrize(("outcome", "code", "touched"), ATTEMPTS)
+def test_only_attempts_that_reached_the_mac_count(
     outcome: Outcome, code: ErrorCode | None, touched: bool
 ) -> None:
     one = entry(outcome=outcome, error_code=code)
     assert (one.touched, one.failed) == (touched, True)
 
 
-def test_attempts_of_an_intent_are_its_ended_jobs() -> None:
+def test_attempts_are_the_ended_jobs_of_the_intent() -> None:
     ended = entry(outcome=Outcome.SUPERSEDED)
     others = (
         entry("26.1", outcome=Outcome.FAILED),
@@ -336,56 +338,56 @@ def test_attempts_of_an_intent_are_its_ended_jobs() -> None:
     assert attempts((ended, *others), Action.UPDATE, "26.2") == (ended,)
 
 
-SETTLED_AT = NOW - 2 * HOUR  # when `entry` is issued
+ISSUED_AT = NOW - 2 * HOUR  # the time at which `entry` is issued
 
 
-def test_only_a_report_after_the_order_proves_an_update() -> None:
-    at_once = mac("26.2", seen_at=SETTLED_AT)
-    just_after = mac("26.2", seen_at=SETTLED_AT + timedelta(microseconds=1))
+def test_only_a_report_after_the_job_proves_an_update() -> None:
+    at_once = mac("26.2", seen_at=ISSUED_AT)
+    just_after = mac("26.2", seen_at=ISSUED_AT + timedelta(microseconds=1))
     assert infer_result(BEGUN, at_once, UDID, NOW) is None
     assert infer_result(BEGUN, just_after, UDID, NOW) is not None
 
 
-def test_a_report_that_the_order_knew_of_proves_nothing() -> None:
+def test_report_known_before_the_job_proves_nothing() -> None:
     known = replace(BEGUN, known_until_us=to_us(NOW - HOUR))
     assert infer_result(known, mac("26.2", seen_at=NOW - HOUR), UDID, NOW) is None
     assert infer_result(known, mac("26.2", seen_at=NOW - HOUR / 2), UDID, NOW) is not None
 
 
-def test_a_job_is_given_up_at_its_very_end() -> None:
+def test_open_job_ends_exactly_at_its_timeout() -> None:
     moment = timedelta(microseconds=1)
-    expires_at, report_by = SETTLED_AT + 10 * HOUR, SETTLED_AT + 3 * DAY
+    expires_at, report_by = ISSUED_AT + 10 * HOUR, ISSUED_AT + 3 * DAY
     for one, end in ((entry(), expires_at), (BEGUN, report_by)):
         assert infer_result(one, OLD, UDID, end - moment) is None
         assert infer_result(one, OLD, UDID, end) is not None
 
 
-def test_a_reinstall_is_proven_by_a_boot_after_its_order_and_a_report_after_the_act() -> None:
+def test_reinstall_needs_a_boot_after_the_job_and_a_report_after_the_act() -> None:
     one = entry(**REINSTALL, outcome=Outcome.ACTED, acted_at=NOW - HOUR)
 
-    def settles(seen_at: datetime, boot_at: datetime) -> bool:
+    def is_proven(seen_at: datetime, boot_at: datetime) -> bool:
         return (
             infer_result(one, mac("26.2", seen_at=seen_at, boot_at=boot_at), UDID, NOW) is not None
         )
 
-    assert settles(NOW - HOUR / 2, NOW - HOUR)
-    assert not settles(NOW - HOUR, NOW - HOUR)
-    assert not settles(NOW - HOUR / 2, SETTLED_AT)
+    assert is_proven(NOW - HOUR / 2, NOW - HOUR)
+    assert not is_proven(NOW - HOUR, NOW - HOUR)
+    assert not is_proven(NOW - HOUR / 2, ISSUED_AT)
 
 
-def test_an_erased_mac_that_enrolled_at_the_moment_of_the_order_is_not_done() -> None:
+def test_enrollment_at_the_time_of_the_job_does_not_prove_an_erase() -> None:
     one = entry(**REINSTALL, outcome=Outcome.ACTED, acted_at=NOW - HOUR, erases=True)
     device = mac("26.2", seen_at=NOW - HOUR / 4)
-    before = apply_authenticated(device, MdmAuthenticated(udid=UDID), to_us(SETTLED_AT))
+    before = apply_authenticated(device, MdmAuthenticated(udid=UDID), to_us(ISSUED_AT))
     assert infer_result(one, before, UDID, NOW) is None
 
 
-def test_a_job_without_a_target_is_done_by_no_report() -> None:
+def test_no_report_proves_a_job_without_a_target() -> None:
     one = entry(version=None, outcome=Outcome.STARTED)
     assert infer_result(one, mac("26.2"), UDID, NOW) is None
 
 
-def test_what_settles_a_job_names_what_the_mac_reported() -> None:
+def test_inferred_result_has_the_values_that_the_mac_reported() -> None:
     end = infer_result(BEGUN, mac("26.2", boot_at=NOW - HOUR), UDID, NOW)
     assert end is not None
     assert (end.job_id, end.udid, end.site) == (BEGUN.job_id, UDID, "london")
@@ -393,7 +395,7 @@ def test_what_settles_a_job_names_what_the_mac_reported() -> None:
     assert end.observed_boot_at == NOW - HOUR
 
 
-def test_the_target_and_the_end_of_a_job_are_read_off_its_entry() -> None:
+def test_entry_has_the_target_and_the_end_time() -> None:
     target = target_of(entry())
     assert target is not None
     assert (str(target.version), str(target.build)) == ("26.2", "25C56")

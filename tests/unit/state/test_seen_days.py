@@ -1,4 +1,4 @@
-"""Days heard: a union of sets of days, cut to the last sixteen."""
+"""Days with reports: a union of sets of days, cut to the last sixteen."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +20,7 @@ def _kept(days: list[int]) -> set[int]:
 
 
 @given(DAYS, DAYS)
-def test_order_repeats_and_grouping_do_not_matter(one: list[int], other: list[int]) -> None:
+def test_days_do_not_depend_on_order_repeats_or_grouping(one: list[int], other: list[int]) -> None:
     together = _packed(one + other)
     assert together == _packed([*other, *one, *one])
     assert (
@@ -31,7 +31,7 @@ def test_order_repeats_and_grouping_do_not_matter(one: list[int], other: list[in
 
 
 @given(DAYS, st.integers(0, 40))
-def test_finds_the_first_day_after_a_time(days: list[int], day: int) -> None:
+def test_first_later_day_is_found(days: list[int], day: int) -> None:
     later = [one for one in _kept(days) if one > day]
     expected = (min(later) + 1) * DAY_US if later else None
     assert first_later_day_end_us(_packed(days), day * DAY_US + 77) == expected

@@ -1,4 +1,4 @@
-"""Stamps: a maximum for each thing, whatever came together, in whatever order."""
+"""Timestamps keep the newest time of each bit, in any order and grouping of reports."""
 
 import random
 
@@ -61,7 +61,7 @@ def test_changed_since_separates_later_bits_from_those_at_the_time(
 
 
 @given(UPDATES)
-def test_what_is_known_already_gives_the_same_object(updates: list[tuple[int, int]]) -> None:
+def test_recording_known_times_returns_the_same_object(updates: list[tuple[int, int]]) -> None:
     timestamps = _timestamps(updates)
     for bits, us in updates:
         assert record(timestamps, bits, us) is timestamps
