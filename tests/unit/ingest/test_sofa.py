@@ -512,7 +512,7 @@ def test_unreadable_parts_past_the_limit_are_counted_not_listed() -> None:
     translation = translate(feed(line("Tahoe 26", release("26.2"), *unreadable)))
     assert changes_in(translation) == {("published", "macOS-26.2")}
     assert len(translation.dead_letters) == MAX_DEAD_LETTERS + 1
-    assert translation.dead_letters[-1].detail == "7 more parts that cannot be read"
+    assert translation.dead_letters[-1].detail == "7 more parts cannot be read"
 
 
 def test_list_past_the_limit_is_cut_and_becomes_a_dead_letter() -> None:
