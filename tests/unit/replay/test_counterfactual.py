@@ -115,5 +115,5 @@ def test_a_bad_policy_is_named_line_by_line() -> None:
 
 def test_a_log_that_cannot_be_read_is_refused() -> None:
     log = MemoryLog(list(STORY.rows), {})
-    with pytest.raises(UnreadableLog, match="missing beside the log"):
+    with pytest.raises(UnreadableLog, match="missing in the log's store"):
         counterfactual(log, POLICY)
