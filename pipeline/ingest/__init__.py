@@ -1,1 +1,1 @@
-"""Pure translators from other people's payloads to events. No I/O, no clock."""
+"""Pure translators from payloads of other programs to events: no I/O, no clock."""

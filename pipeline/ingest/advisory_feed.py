@@ -1,7 +1,7 @@
-"""What the advisory feeds share: reading foreign JSON by place, and the events made of it.
+"""Parts that all advisory feeds share: a checked view of foreign JSON, and a builder of events.
 
-A feed is one document about many releases. What is wrong with one part is set aside with that
-part's own bytes, and the rest is translated.
+A feed is one document about many releases. A part that cannot be read becomes a dead letter with
+the bytes of that part, and the rest of the document is translated.
 """
 
 import hashlib
@@ -33,15 +33,15 @@ from schemas.events.advisory import (
 from schemas.ids import event_id
 from schemas.macos import Build, OSVersion, parse_build, parse_os_version
 
-# More than any release has (SOFA's longest: 165 CVEs, 88 device ids); an event stays far below
-# what `schemas.envelope.decode` takes.
+# Above every real release (SOFA's longest lists: 165 CVEs, 88 device ids), and far below the
+# size limit of `schemas.envelope.decode`.
 MAX_LISTED: Final = 5_000
-# A document of nothing but wrong parts must not become millions of dead letters.
+# A document with only wrong parts must not become millions of dead letters.
 MAX_DEAD_LETTERS: Final = 1_000
-# Dates outside are typing errors: Mac OS X 10.0 came out in 2001.
+# Dates outside these years are typing errors: Mac OS X 10.0 came out in 2001.
 _FIRST_YEAR: Final = 2001
 _LAST_YEAR: Final = 2100
-_CLOCKS_DIFFER: Final = timedelta(days=1)
+_MAX_CLOCK_SKEW: Final = timedelta(days=1)
 
 _CVE: Final = re.compile(r"CVE-[0-9]{4}-[0-9]{4,12}")
 _DEVICE_ID: Final = re.compile(r"[!-~]{1,64}")
@@ -60,24 +60,27 @@ T = TypeVar("T", bound=AdvisorySnapshot)
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A JSON value and its place in the document, such as `$.OSVersions[2].Latest`."""
+    """A JSON value with its path in the document, such as `$.OSVersions[2].Latest`.
+
+    The methods raise PayloadError with this path: `bad_shape` for a wrong type, `bad_value` for a
+    text that cannot be parsed.
+    """
 
     value: Any
     where: str = "$"
 
     def error(self, detail: str, code: DeadLetterCode = DeadLetterCode.BAD_SHAPE) -> PayloadError:
-        """What is wrong here."""
+        """Return, without raising it, a PayloadError that names this path."""
         return PayloadError(code, detail, self.where)
 
     def get(self, key: str) -> "Node":
-        """A member of this object; its value is None where there is none. PayloadError: this is
-        no object."""
+        """Return a member of this object; the member's value is None if it is absent."""
         if not isinstance(self.value, dict):
             raise self.error("not an object")
         return Node(self.value.get(key), f"{self.where}.{key}")
 
     def items(self) -> Iterator["Node"]:
-        """The items of this array; nothing where it is absent. PayloadError: no array."""
+        """Yield the items of this array; nothing if the array is absent."""
         if self.value is None:
             return
         if not isinstance(self.value, list):
@@ -86,7 +89,7 @@ class Node:
             yield Node(item, f"{self.where}[{at}]")
 
     def members(self) -> Iterator[tuple[str, "Node"]]:
-        """The members of this object; nothing where it is absent. PayloadError: no object."""
+        """Yield the keys and values of this object; nothing if the object is absent."""
         if self.value is None:
             return
         if not isinstance(self.value, dict):
@@ -95,7 +98,7 @@ class Node:
             yield key, Node(value, f"{self.where}.{key}")
 
     def text(self) -> str:
-        """This string without space around it, "" where it is absent. PayloadError: no string."""
+        """Return this string without surrounding space; "" if it is absent."""
         if self.value is None:
             return ""
         if not isinstance(self.value, str):
@@ -103,7 +106,7 @@ class Node:
         return self.value.strip()
 
     def version(self) -> OSVersion:
-        """This macOS version. PayloadError: absent or not one."""
+        """Return this macOS version. An absent one raises PayloadError too."""
         text = self.text()
         try:
             return parse_os_version(text)
@@ -111,7 +114,7 @@ class Node:
             raise self.error(str(error), DeadLetterCode.BAD_VALUE) from None
 
     def build(self) -> Build | None:
-        """This build, None where it is blank. PayloadError: not one."""
+        """Return this macOS build; None if it is blank."""
         text = self.text()
         try:
             return parse_build(text) if text else None
@@ -119,27 +122,29 @@ class Node:
             raise self.error(str(error), DeadLetterCode.BAD_VALUE) from None
 
     def cve(self) -> str:
-        """This CVE id. PayloadError: not one."""
+        """Return this CVE id. An absent one raises PayloadError too."""
         text = self.text()
         if not _CVE.fullmatch(text):
             raise self.error("not a CVE id", DeadLetterCode.BAD_VALUE)
         return text
 
     def device_id(self) -> str:
-        """This SoftwareUpdateDeviceID. PayloadError: not one."""
+        """Return this SoftwareUpdateDeviceID. An absent one raises PayloadError too."""
         text = self.text()
         if not _DEVICE_ID.fullmatch(text):
             raise self.error("not a device id", DeadLetterCode.BAD_VALUE)
         return text
 
     def day(self) -> date | None:
-        """The day of this date or time of day, None where it is blank. PayloadError: no date."""
+        """Return the UTC day of this date or time; None if it is blank."""
         instant = self.instant()
         return None if instant is None else instant.date()
 
     def instant(self) -> datetime | None:
-        """This date (its midnight) or time, UTC unless it says otherwise; None where it is blank.
-        PayloadError: neither, or of no plausible year."""
+        """Return this date (as its midnight) or time in UTC; None if it is blank.
+
+        A time without a zone is read as UTC. A year before 2001 or after 2100 raises PayloadError.
+        """
         text = self.text()
         if not text:
             return None
@@ -160,31 +165,34 @@ class Node:
 
 @dataclass(slots=True)
 class FeedDocument:
-    """One document under translation: makes its events and keeps what had to be set aside."""
+    """One document of a feed under translation: builds its events and collects its dead letters.
+
+    `omitted` counts the unreadable parts after the first MAX_DEAD_LETTERS.
+    """
 
     source: str
     raw: bytes
     origin: str
     received_at: datetime
     dead_letters: list[DeadLetter] = field(default_factory=list)
-    unlisted: int = 0
+    omitted: int = 0
     raw_sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.raw_sha256 = hashlib.sha256(self.raw).hexdigest()
 
     def refuse(self, error: PayloadError) -> Translation:
-        """The whole document is set aside."""
+        """Return a translation without events, with a dead letter for the whole document."""
         self._add_letter(error, self.raw)
         return self.translation()
 
     def add_dead_letter(self, error: PayloadError, part: Node) -> None:
-        """A part is set aside, with its own bytes as JSON; the rest goes on."""
+        """Record a dead letter with the JSON bytes of one part; the caller goes on after it."""
         if len(self.dead_letters) < MAX_DEAD_LETTERS:
             text = json.dumps(part.value, ensure_ascii=False, separators=(",", ":"))
             self._add_letter(error, text.encode())
         else:
-            self.unlisted += 1
+            self.omitted += 1
 
     def _add_letter(self, error: PayloadError, raw: bytes) -> None:
         letter = dead_letter(
@@ -193,19 +201,25 @@ class FeedDocument:
             source=self.source,
             origin=self.origin,
             received_at=self.received_at,
-            redacted=raw,  # feeds are public: nothing to cut out
+            redacted=raw,  # feeds are public: they contain no secrets
         )
         self.dead_letters.append(letter)
 
     def newest(self, instants: Iterable[datetime | None]) -> datetime | None:
-        """The newest of these that is not in the future: a date mistyped into next year would
-        outrank every later word on the same release."""
-        latest = self.received_at + _CLOCKS_DIFFER
+        """Return the newest of these times that is not in the future; None if there is none.
+
+        A time may be up to one day ahead of `received_at`. A date mistyped into next year would
+        outrank every later event about the same release.
+        """
+        latest = self.received_at + _MAX_CLOCK_SKEW
         return max((one for one in instants if one is not None and one <= latest), default=None)
 
     def event(self, data: AdvisorySnapshot, *, subject: str, at: datetime) -> AdvisoryEvent:
-        """The event of a fact. Its id is of what it says, so reading the same file again gives the
-        same ids; `expires_at` is left out, as Apple's servers push it on with nothing new."""
+        """Return the event for `data`, with an id derived from its content.
+
+        The same file read again gives the same ids. `expires_at` is not part of the id: Apple's
+        servers move it forward although nothing else changes.
+        """
         kind = _EVENTS[type(data)]
         content = data.model_dump_json(exclude={"expires_at"}, exclude_none=True)
         name = kind.model_fields["type"].default
@@ -220,15 +234,19 @@ class FeedDocument:
         return event
 
     def translation(self, events: Iterable[AdvisoryEvent] = ()) -> Translation:
-        """These events and all that was set aside: past MAX_LETTERS parts, the document itself."""
-        if self.unlisted:
-            detail = f"{self.unlisted} more parts that cannot be read"
+        """Return these events and all dead letters recorded so far.
+
+        If more than MAX_DEAD_LETTERS parts cannot be read, one more dead letter holds the whole
+        document.
+        """
+        if self.omitted:
+            detail = f"{self.omitted} more parts cannot be read"
             self._add_letter(PayloadError(DeadLetterCode.BAD_SHAPE, detail, "$"), self.raw)
         return Translation(tuple(events), tuple(self.dead_letters))
 
 
 def make_snapshot(kind: type[T], where: str, **values: Any) -> T:
-    """A checked snapshot. PayloadError: bad_value, at `where`."""
+    """Return a validated snapshot. Raises PayloadError `bad_value` with the path `where`."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -237,5 +255,5 @@ def make_snapshot(kind: type[T], where: str, **values: Any) -> T:
 
 
 def end_of_day(day: date) -> datetime:
-    """The last second of a day, UTC."""
+    """Return the last second of a day, in UTC."""
     return datetime.combine(day, time(23, 59, 59), UTC)

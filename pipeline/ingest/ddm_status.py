@@ -1,5 +1,8 @@
-"""A declarative status report (github.com/apple/device-management, declarative/status and
-protocol/statusreport.yaml) as an event's data."""
+"""Translation of a declarative status report into the data of an event.
+
+Format: github.com/apple/device-management, declarative/status and
+declarative/protocol/statusreport.yaml.
+"""
 
 import json
 from typing import Any, Final
@@ -14,11 +17,12 @@ MAX_STATUS_ERRORS: Final = 64
 
 
 def read_status(report: Fields, redactor: Redactor) -> dict[str, Any]:
-    """The values of a DdmStatusReported but whose it is; what the report leaves out is None.
+    """Return the fields of a DdmStatusReported, without the enrollment's fields and without None.
 
-    An empty pending version means that none is pending. `device.identifier.udid` is not used: it
-    is the provisioning UDID, another number than MDM's UDID. `management.push-token` and the like
-    are cut out of what is kept. Raises PayloadError not_a_mac.
+    Status reports are incremental: a field that the report does not name is absent. An empty
+    pending version means that no update is pending. `device.identifier.udid` is not used: it is the
+    provisioning UDID, which differs from the UDID of MDM. Secrets such as `management.push-token`
+    are cut out of `status_items` and `errors`. Raises PayloadError `not_a_mac`.
     """
     items = report.group("StatusItems")
     errors = [error.values for error in report.groups("Errors", MAX_STATUS_ERRORS)]
@@ -56,9 +60,9 @@ def read_status(report: Fields, redactor: Redactor) -> dict[str, Any]:
 
 
 def _redacted_part(part: Any, where: str, problems: Problems, redactor: Redactor) -> Any:
-    """This part of the report without secrets; None and noted where it is more than is kept."""
+    """Return this part of the report without secrets; None, with a problem, if it is too large."""
     if len(json.dumps(part)) > MAX_KEPT_BYTES:
-        detail = f"over {MAX_KEPT_BYTES} bytes are not kept"
+        detail = f"more than {MAX_KEPT_BYTES} bytes: this part is not kept"
         problems.add(DeadLetterCode.TOO_LARGE, detail, where)
         return None
     return redactor.cut(part)

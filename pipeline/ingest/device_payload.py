@@ -1,11 +1,11 @@
-"""One device source's payload under translation: the events made of it, and what is set aside.
+"""One payload about devices under translation: its events and its dead letters.
 
-Ids are of content. An event's id is derived from the source, the event's type and the payload
-(JSON in canonical form), never from when it was received: the same body delivered twice is the
-same event. Nothing is left out of the payload for it, its own id and time included, so a Mac's
-retry, which its server stamps anew, is another event. That is meant: one id for two times would
-make the outcome depend on which came first, and NanoMDM's queue does make a Mac run a command
-twice and answer with the same bytes. The folds are idempotent; a repeated fact changes nothing.
+An event's id is derived from the source, the event's type and the content of the payload (JSON in
+canonical form), never from the time of receipt: the same body delivered twice gives the same event.
+The content includes the payload's own id and time, so a Mac's retry, which its server stamps anew,
+is another event. This is intended. With one id for two times the state would depend on the order of
+arrival, and NanoMDM's queue can make a Mac run a command twice and send equal responses. The folds
+are idempotent: a repeated event does not change the state.
 """
 
 import base64
@@ -28,28 +28,33 @@ from schemas.ids import SERIAL_SUBJECT_PREFIX, event_id
 JSON: Final = "application/json"
 PLIST: Final = "application/x-plist"
 
-_CLOCKS_DIFFER: Final = timedelta(days=1)
+_MAX_CLOCK_SKEW: Final = timedelta(days=1)
 
 
 def canonical_json(value: Any) -> bytes:
-    """The same bytes for the same JSON value, however it was laid out."""
+    """Return the same bytes for equal JSON values, whatever their layout and order of keys."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def plausible_time(reported_at: datetime | None, received_at: datetime) -> datetime:
-    """The time a Mac's own clock gave, or that of receipt: a clock that is more than a day ahead
-    would make its report outrank every later one."""
+    """Return the time of a Mac's own clock; the time of receipt if that clock cannot be right.
+
+    A clock that is more than a day ahead would make its report outrank every later report.
+    """
     return (
         received_at
-        if reported_at is None or reported_at > received_at + _CLOCKS_DIFFER
+        if reported_at is None or reported_at > received_at + _MAX_CLOCK_SKEW
         else reported_at
     )
 
 
 @dataclass(slots=True)
 class DevicePayload:
-    """The bytes, what may be kept of them (`redacted`, None until secrets were cut out) and what
-    became of them so far. `identity` is what event ids are derived from."""
+    """The bytes of one payload, and the events and problems found in it so far.
+
+    `identity` is the content from which event ids are derived; `raw` is used if it is empty.
+    `redacted` is the payload without secrets; it is None until `keep_redacted` is called.
+    """
 
     source: str
     raw: bytes
@@ -62,21 +67,26 @@ class DevicePayload:
     events: list[Event] = field(default_factory=list)
 
     def keep_redacted(self, redact: Callable[[Any], bytes], value: Any) -> None:
-        """Take the redacted bytes of the parsed payload. Where the payload is larger than what is
-        kept, no work is spent on it."""
+        """Keep the redacted bytes of the parsed payload.
+
+        A payload over MAX_KEPT_BYTES is not redacted, because its bytes are not kept.
+        """
         if len(self.raw) <= MAX_KEPT_BYTES:
             self.redacted = redact(value)
 
     def add_inventory(self, source: InventorySource, at: datetime, /, **facts: Any) -> None:
-        """Add an inventory report of these facts; None ones are left out."""
+        """Add an inventory report with these fields; fields that are None are left out."""
         known = {name: value for name, value in facts.items() if value is not None}
         data = self.validate(InventoryReported, source=source, **known)
         if data is not None:
             self.add_event(InventoryEvent, data, at)
 
     def validate(self, kind: Callable[..., Any], /, **values: Any) -> Any:
-        """The checked model, or None and a note: what is read by Fields fits every model, so
-        this catches only a limit that the two do not share."""
+        """Return the validated model; None, with a problem, if it cannot be built.
+
+        Values read by Fields fit the models, so this fails only if a model's limit is stricter than
+        that of Fields.
+        """
         try:
             return kind(**values)
         except ValidationError as error:
@@ -86,7 +96,7 @@ class DevicePayload:
             return None
 
     def add_event(self, kind: Callable[..., DeviceEvent], data: Any, at: datetime) -> None:
-        """Add an event. The first of a payload carries its redacted bytes, all carry its hash."""
+        """Add an event. The first one of a payload has the redacted bytes, all have the hash."""
         name = kind.model_fields["type"].default  # type: ignore[attr-defined]
         subject = data.udid or SERIAL_SUBJECT_PREFIX + data.serial
         kept: dict[str, str] = {}
@@ -105,13 +115,13 @@ class DevicePayload:
         self.events.append(event)
 
     def refuse(self, error: PayloadError) -> Translation:
-        """The whole payload is set aside, for this reason and those noted before."""
+        """Return a translation without events: dead letters for `error` and earlier problems."""
         self.events.clear()
         self.problems.found.append(error)
         return self.translation()
 
     def translation(self) -> Translation:
-        """What became of the payload: its events, and one dead letter for each part set aside."""
+        """Return the events of the payload, and one dead letter for each problem."""
         letters = tuple(
             dead_letter(
                 problem,

@@ -1,4 +1,4 @@
-"""The documents of a feed one after another: each is compared with all that the feed has said."""
+"""Comparison of a feed's next document with the state that earlier documents left."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,15 +11,17 @@ from schemas.ids import clean_text
 
 @dataclass(frozen=True, slots=True)
 class FeedDiff:
-    """What a document says that its feed had not said before, and the feed's state after it; None
-    where the document as a whole cannot be read."""
+    """The news in one document of a feed, and the feed's state after that document.
+
+    `state` is None if the document as a whole cannot be read.
+    """
 
     translation: Translation
     state: FeedState | None
 
 
 class DiffFeed(Protocol):
-    """How a feed is followed. Pure; raises nothing for any bytes."""
+    """The function that compares one feed's documents. Pure; it raises nothing for any bytes."""
 
     def __call__(
         self,
@@ -30,8 +32,11 @@ class DiffFeed(Protocol):
         state: FeedState,
         fixed: frozenset[str] = frozenset(),
     ) -> FeedDiff:
-        """Compare a document with the feed's state. `fixed` are CVEs that releases of Apple's are
-        known to fix: a catalogue of many vendors' CVEs cannot tell which of them concern Macs."""
+        """Compare a document with the feed's state.
+
+        `fixed` are the CVEs that Apple's releases are known to fix: a catalogue with CVEs of many
+        vendors does not show which of them concern Macs.
+        """
 
 
 def translate_since(
@@ -44,8 +49,10 @@ def translate_since(
     received_at: datetime,
     fixed: frozenset[str] = frozenset(),
 ) -> Translation:
-    """What a document says anew since another one, or all of it. Where `previous` cannot be read,
-    that is a dead letter and all is given: a change told twice does no harm, one never told does.
+    """Return the news of a document since `previous`, or all of it if there is no `previous`.
+
+    If `previous` cannot be read, the result has dead letters for it and the whole document: a
+    repeated change is harmless, a missed change is not.
     """
     state, letters = FeedState(source=source), []
     if previous is not None:

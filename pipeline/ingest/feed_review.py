@@ -1,7 +1,15 @@
-"""Whether a feed's next document is believed, and what of it is new. Feeds are sometimes wrong.
+"""Acceptance or refusal of a feed's next document. Feeds are sometimes wrong.
 
-A document that is refused changes nothing: the one before it stays in force. What could not be
-used is told once, not at every look at the same feed.
+| document | outcome | state of the feed |
+| --- | --- | --- |
+| has events, or dead letters not yet known | `accepted` | replaced |
+| has neither | `unchanged` | replaced |
+| cannot be read, or its state is too large | `unreadable` | kept |
+| lost too many entries | `truncated` | kept |
+| is older than the last accepted one | `stale` | kept |
+
+A refused document adds only digests of its dead letters to the state. Each dead letter is returned
+once, not again at each fetch. After an accepted document without that error it is new again.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,29 +31,29 @@ FEED_DIFFS: Final[Mapping[FeedSource, DiffFeed]] = {
     "gdmf": gdmf.diff,
     "kev": kev.diff,
 }
-# Entries fall off a feed's end one at a time, and Apple takes back at most what it released on one
-# day, one for each line: what goes further is a broken feed.
+# Old entries leave a feed one at a time, and Apple retracts at most the releases of one day, one
+# for each line. A larger loss means that the feed is broken.
 _MIN_LISTED_SHARE: Final = 0.5
 _MAX_RETRACTED: Final = 3
-# A feed that is broken in another way at every look must not fill its state.
+# A feed that is broken in a new way at each fetch must not fill its state.
 _MAX_DIGESTS: Final = 2_000
 
 
 class FeedOutcome(StrEnum):
-    """What became of a look at a feed."""
+    """The outcome of one fetch of a feed."""
 
     ACCEPTED = "accepted"
-    """It says something new, or holds something new that cannot be used."""
+    """The document has news: events, or dead letters that are not known yet."""
     UNCHANGED = "unchanged"
-    """It says nothing new."""
+    """The document has neither."""
     UNREADABLE = "unreadable"
-    """Refused: not a document of this feed."""
+    """Refused: this is not a document of the feed, or its state is too large."""
     TRUNCATED = "truncated"
-    """Refused: too much of what the feed listed is gone."""
+    """Refused: too many entries of the feed are missing."""
     STALE = "stale"
-    """Refused: the feed has said later things already."""
+    """Refused: a newer document of the feed was accepted before."""
     UNREACHABLE = "unreachable"
-    """No document came."""
+    """No document was received."""
 
 
 REFUSALS: Final = frozenset({FeedOutcome.UNREADABLE, FeedOutcome.TRUNCATED, FeedOutcome.STALE})
@@ -53,7 +61,10 @@ REFUSALS: Final = frozenset({FeedOutcome.UNREADABLE, FeedOutcome.TRUNCATED, Feed
 
 @dataclass(frozen=True, slots=True)
 class ReviewedDocument:
-    """`state` is the feed's from now on; `detail` says why a document was refused."""
+    """The outcome for one document.
+
+    `state` is the feed's state from now on; `detail` explains a refusal.
+    """
 
     outcome: FeedOutcome
     state: FeedState
@@ -72,30 +83,34 @@ def review(
     accept_losses: bool = False,
     max_state_bytes: int = MAX_EVENT_BYTES,
 ) -> ReviewedDocument:
-    """Take or refuse the next document of a feed. Pure; raises nothing for any bytes.
+    """Accept or refuse the next document of a feed. Pure; raises nothing for any bytes.
 
-    `fixed` are CVEs that releases of Apple's are known to fix. `accept_losses`: somebody looked,
-    and what is gone is gone. A document whose state is over `max_state_bytes` is refused.
+    `fixed` are the CVEs that Apple's releases are known to fix. With `accept_losses` a truncated
+    document is accepted: an operator has checked that the missing entries are gone. A document
+    whose state would be over `max_state_bytes` is refused as unreadable.
     """
     source = state.source
 
     def letter(code: DeadLetterCode, detail: str) -> DeadLetter:
         error = PayloadError(code, detail, "$")
-        # Feeds are public: nothing to cut out.
+        # Feeds are public: they contain no secrets.
         return dead_letter(error, raw, source=source, origin=origin, received_at=now, redacted=raw)
 
     try:
         feed_diff = FEED_DIFFS[source](
             raw, origin=origin, received_at=now, state=state, fixed=fixed
         )
-    except Exception as error:  # noqa: BLE001 - the handler's top: our bug costs one document
+    except Exception as error:  # noqa: BLE001 - the handler's top: our bug refuses one document
         bug = letter(DeadLetterCode.BUG, f"{type(error).__name__}: {error}")
         return _refusal(FeedOutcome.UNREADABLE, state, [bug])
     letters = feed_diff.translation.dead_letters
     if feed_diff.state is None:
         return _refusal(FeedOutcome.UNREADABLE, state, letters)
     if _is_stale(feed_diff.state, state):
-        detail = f"of {feed_diff.state.document_at}, and one of {state.document_at} was taken"
+        detail = (
+            f"the document is of {feed_diff.state.document_at}, "
+            f"and one of {state.document_at} was accepted before"
+        )
         return ReviewedDocument(FeedOutcome.STALE, state, detail=detail)
     truncation = None if accept_losses else _truncation(feed_diff, state)
     if truncation is not None:
@@ -105,7 +120,8 @@ def review(
     new = [one for one in letters if _digest(one) not in state.dead_letter_digests]
     after = feed_diff.state.model_copy(update={"dead_letter_digests": _digests(letters)})
     if len(after.model_dump_json()) > max_state_bytes:
-        large = letter(DeadLetterCode.TOO_LARGE, f"says more than {max_state_bytes} bytes can keep")
+        detail = f"the feed's state would take more than {max_state_bytes} bytes"
+        large = letter(DeadLetterCode.TOO_LARGE, detail)
         return _refusal(FeedOutcome.UNREADABLE, state, [large])
     events = feed_diff.translation.events
     outcome = FeedOutcome.ACCEPTED if events or new else FeedOutcome.UNCHANGED
@@ -124,10 +140,10 @@ def _truncation(feed_diff: FeedDiff, before: FeedState) -> str | None:
     assert feed_diff.state is not None
     listed = feed_diff.state.listed
     if not listed or listed < before.listed * _MIN_LISTED_SHARE:
-        return f"lists {listed} entries, and {before.listed} before"
+        return f"the document lists {listed} entries, the one before listed {before.listed}"
     retracted = sum(isinstance(one, AdvisoryRetractedEvent) for one in feed_diff.translation.events)
     if retracted > _MAX_RETRACTED:
-        return f"takes {retracted} releases back at once"
+        return f"the document retracts {retracted} releases at once"
     return None
 
 
@@ -136,7 +152,7 @@ def _refusal(
 ) -> ReviewedDocument:
     given = tuple(letters)
     new = [one for one in given if _digest(one) not in state.dead_letter_digests]
-    # What was set aside of documents that were taken is still told.
+    # The digests of accepted documents are kept: their dead letters must not be returned again.
     digests = tuple(sorted({*state.dead_letter_digests, *_digests(new)}))[:_MAX_DIGESTS]
     detail = "; ".join(f"{one.where}: {one.detail}" for one in given)
     after = state.model_copy(update={"dead_letter_digests": digests})
@@ -148,5 +164,5 @@ def _digests(letters: Iterable[DeadLetter]) -> tuple[str, ...]:
 
 
 def _digest(letter: DeadLetter) -> str:
-    """By what is wrong and where: a feed's dates move on with nothing mended."""
+    """Return a digest of code, path and detail; not of the bytes, whose dates always change."""
     return event_id(letter.code, letter.where, letter.detail)

@@ -1,7 +1,7 @@
-"""A foreign dict read field by field: what is there and right is returned, what is wrong noted.
+"""A checked view of a foreign dict: a valid field is returned, an invalid one becomes a problem.
 
-One bad field costs that field, not the report. Owns how the values that devices' sources share
-are written (versions, serial numbers, times); knows no source.
+An invalid field loses only that field, not the report. This module parses the forms that sources
+of devices share (versions, serial numbers, times); it depends on no source.
 """
 
 import math
@@ -18,10 +18,11 @@ from schemas.dead_letters import DeadLetterCode
 from schemas.ids import SerialField, SiteField, UdidField, clean_text, is_real_serial
 from schemas.macos import Build, OSVersion, parse_build, parse_os_version
 
-# More notes on one payload help nobody, and a hostile one could ask for millions.
+# More problems of one payload do not help a reader, and a hostile payload could have millions.
 MAX_PROBLEMS: Final = 20
 
-# Go's zero time, and what a Mac with a flat clock battery thinks: no time at all.
+# Go's zero time is in year 1, and a Mac with a flat clock battery starts near 1970: both mean that
+# the time is unknown.
 _FIRST_YEAR: Final = 2001
 _LAST_YEAR: Final = 2100
 _RFC3339: Final = re.compile(
@@ -34,20 +35,23 @@ _SITE: Final = TypeAdapter[str](SiteField)
 
 
 class Problems:
-    """What was wrong with parts of one payload, in order; the first MAX_PROBLEMS are kept."""
+    """Errors in parts of one payload, in order. Only the first MAX_PROBLEMS are kept."""
 
     def __init__(self) -> None:
         self.found: list[PayloadError] = []
 
     def add(self, code: DeadLetterCode, detail: str, where: str) -> None:
-        """Note one."""
+        """Record one error; ignored if MAX_PROBLEMS are recorded."""
         if len(self.found) < MAX_PROBLEMS:
             self.found.append(PayloadError(code, detail, where))
 
 
 class Fields:
-    """Reads a foreign dict. Absent, null and blank fields are None; so are wrong ones, noted in
-    `problems` with their place: `where` and the field's name."""
+    """A view of a foreign dict. Absent, null, blank and invalid fields are all read as None.
+
+    An invalid field is also added to `problems`, with its path: `where` followed by the field's
+    name.
+    """
 
     def __init__(self, values: Mapping[Any, Any], where: str, problems: Problems) -> None:
         self.values = values
@@ -58,15 +62,19 @@ class Fields:
         return self.values.get(name) is not None
 
     def bad_shape(self, name: str, detail: str) -> None:
-        """Note that a field is of another type than it must be."""
+        """Record that a field has the wrong type."""
         self.problems.add(DeadLetterCode.BAD_SHAPE, detail, self.where + name)
 
     def bad_value(self, name: str, detail: str) -> None:
-        """Note that a field's value is none of those it can have."""
+        """Record that a field has a value that is not allowed."""
         self.problems.add(DeadLetterCode.BAD_VALUE, detail, self.where + name)
 
     def text(self, *names: str) -> str | None:
-        """The first of these that says anything, as text fit for people's eyes."""
+        """Return the first of these fields that is not blank.
+
+        Control characters are removed, and the text is cut to 1,024 characters. A text that
+        contains a document in base64 is invalid: it could contain a secret.
+        """
         for name in names:
             value = self.values.get(name)
             if value is None:
@@ -76,13 +84,13 @@ class Fields:
                 continue
             cleaned = clean_text(value).strip()
             if hides_document(cleaned):
-                self.bad_value(name, "text with a document in base64 in it")
+                self.bad_value(name, "the text contains a document in base64")
             elif cleaned:
                 return cleaned
         return None
 
     def flag(self, name: str) -> bool | None:
-        """A boolean."""
+        """Return a boolean field."""
         value = self.values.get(name)
         if value is None or isinstance(value, bool):
             return value
@@ -90,7 +98,7 @@ class Fields:
         return None
 
     def number(self, name: str) -> float | None:
-        """A finite number; text is none."""
+        """Return a number field; a number written as text is invalid, as is one above 1e15."""
         value = self.values.get(name)
         if value is None:
             return None
@@ -103,7 +111,7 @@ class Fields:
         return float(value)
 
     def count(self, name: str) -> int | None:
-        """A whole number from 0 to 2^31 - 1."""
+        """Return a whole number from 0 to 2^31 - 1."""
         value = self.values.get(name)
         if value is None:
             return None
@@ -116,7 +124,7 @@ class Fields:
         return value
 
     def version(self, name: str) -> OSVersion | None:
-        """A macOS version."""
+        """Return a macOS version."""
         text = self.text(name)
         try:
             return parse_os_version(text) if text else None
@@ -125,7 +133,7 @@ class Fields:
             return None
 
     def build(self, name: str) -> Build | None:
-        """A macOS build."""
+        """Return a macOS build."""
         text = self.text(name)
         try:
             return parse_build(text) if text else None
@@ -134,7 +142,10 @@ class Fields:
             return None
 
     def supplement(self, name: str) -> str | None:
-        """The letter of a background security improvement, which sources write `(a)` or `a`."""
+        """Return the letter of a background security improvement, in lower case.
+
+        Sources write it as `(a)` or `a`.
+        """
         text = self.text(name)
         if text is None:
             return None
@@ -145,18 +156,18 @@ class Fields:
         return match[1].lower()
 
     def udid(self, name: str) -> str | None:
-        """A UDID or an enrollment id."""
+        """Return a UDID or an enrollment id."""
         return self._checked(name, _UDID, "not a device identifier")
 
     def serial(self, name: str) -> str | None:
-        """A serial number; what firmware and hypervisors write in its place is none."""
+        """Return a serial number; a placeholder of firmware or a hypervisor is read as None."""
         text = self.text(name)
         if text is None or not is_real_serial(text):
             return None
         return self._checked(name, _SERIAL, "not a serial number")
 
     def site(self, name: str) -> str | None:
-        """A site's name."""
+        """Return the name of a site."""
         return self._checked(name, _SITE, "not a site's name")
 
     def _checked(self, name: str, adapter: TypeAdapter[str], detail: str) -> str | None:
@@ -168,14 +179,14 @@ class Fields:
             return None
 
     def instant(self, name: str) -> datetime | None:
-        """An RFC 3339 time of any zone in UTC, cut to microseconds; one before 2001 is None."""
+        """Return an RFC 3339 time as UTC, cut to microseconds; a time before 2001 is None."""
         text = self.text(name)
         if text is None:
             return None
         match = _RFC3339.fullmatch(text)
         try:
             if match is None:
-                raise ValueError("no RFC 3339")
+                raise ValueError("not an RFC 3339 time")
             whole, fraction, zone = match.groups(default="")
             found = datetime.fromisoformat(f"{whole}{fraction}{zone}")
             if found.year < _FIRST_YEAR:
@@ -188,7 +199,7 @@ class Fields:
             return None
 
     def group(self, name: str) -> "Fields":
-        """The dict in this field; an empty one where there is none."""
+        """Return the dict in this field; an empty one if the field is absent or invalid."""
         value = self.values.get(name)
         if value is not None and not isinstance(value, dict):
             self.bad_shape(name, "not a dictionary")
@@ -196,7 +207,7 @@ class Fields:
         return Fields(value or {}, f"{self.where}{name}.", self.problems)
 
     def groups(self, name: str, at_most: int) -> Iterator["Fields"]:
-        """The dicts of the list in this field; more than `at_most` are noted and left out."""
+        """Yield the dicts of the list in this field, at most `at_most`; more are a problem."""
         value = self.values.get(name)
         if value is None:
             return
@@ -216,7 +227,7 @@ class Fields:
 
 
 def from_epoch(seconds: float) -> datetime | None:
-    """The UTC time of seconds since 1970; None before 2001 and after 2100."""
+    """Return the UTC time of seconds since 1970; None before 2001 or after 2100."""
     if not 978_307_200 <= seconds < 4_102_444_800:
         return None
     return datetime.fromtimestamp(seconds, UTC)
@@ -225,10 +236,12 @@ def from_epoch(seconds: float) -> datetime | None:
 def running_system(
     version: OSVersion | None, build: Build | None, letter: str | None, letter_build: Build | None
 ) -> tuple[OSVersion | None, Build | None]:
-    """What a Mac runs, of its release and the supplement on top of it.
+    """Return the version and build that a Mac runs: its release with the supplement on top of it.
 
-    Apple reports a background security improvement beside the release: `SupplementalOSVersionExtra`
-    and `SupplementalBuildVersion`; without one the second repeats the release's build.
+    Apple reports a background security improvement beside the release, as
+    `SupplementalOSVersionExtra` and `SupplementalBuildVersion`. Without a supplement the second
+    field repeats the build of the release (github.com/apple/device-management,
+    mdm/commands/information.device.yaml).
     """
     if letter is None:
         return version, build

@@ -1,7 +1,8 @@
-"""Apple's software lookup service to events: what an MDM server may ask a Mac to install.
+"""Translation of Apple's software lookup service: the versions that MDM may ask a Mac to install.
 
-`https://gdmf.apple.com/v2/pmv`; its shape is in Apple's device-management documentation
-("Managing software updates"). SOFA keeps the same answer under `data`.
+Source: `https://gdmf.apple.com/v2/pmv`, described in Apple's device-management documentation
+("Managing software updates"). SOFA (github.com/macadmins/sofa, resources/gdmf_cached.json) keeps
+the same document under `data`.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from schemas.ids import advisory_id
 from schemas.macos import Build, OSVersion
 
 SOURCE: Final[FeedSource] = "gdmf"
-_NEXT: Final = timedelta(microseconds=1)
+_SMALLEST_STEP: Final = timedelta(microseconds=1)
 _SETS: Final = ("PublicAssetSets", "AssetSets", "PublicBackgroundSecurityImprovements")
 
 
@@ -33,6 +34,7 @@ class _Offer:
     device_ids: frozenset[str]
 
     def merged(self, other: "_Offer") -> "_Offer":
+        """Return the union of two entries of one version: first posting, last expiration."""
         posted = [at for at in (self.posted_at, other.posted_at) if at is not None]
         expires = [at for at in (self.expires_at, other.expires_at) if at is not None]
         return _Offer(
@@ -47,22 +49,23 @@ class _Offer:
 def translate(
     raw: bytes, *, origin: str, received_at: datetime, previous: bytes | None = None
 ) -> Translation:
-    """One published event for each macOS version offered, background security improvements
-    included, with the devices Apple offers it to; with `previous`, an earlier answer, only what
-    changed:
+    """Return one published event for each macOS version that Apple offers.
 
-    - published: a version that was not offered, or one with other builds or for more devices.
-    - narrowed: a version for fewer devices.
+    Background security improvements are included, each with the devices to which Apple offers it.
+    With `previous`, an earlier document, only changes give events:
 
-    A version's entries (one for each set, one for each build) are joined: every build and device,
-    the first posting, the last expiration. Apple posts old versions again, so `released_at` may
-    be later than the release. One that is no longer offered gives nothing: Apple takes old
-    versions out as they expire, and what they fix stays fixed.
+    - published: a version that was not offered before, or has other builds or more devices now.
+    - narrowed: a version that is offered for fewer devices now.
 
-    The answer has no date of its own: events are dated by its newest posting. Where that is no
-    later than the answer before, or there is none, by `received_at`: a later word has to have a
-    later date. Other systems' sets give nothing. Raises nothing; an unreadable entry is a dead
-    letter.
+    The entries of a version (one for each set, one for each build) are merged: every build and
+    device, the first posting, the last expiration. Apple posts old versions again, so `released_at`
+    may be later than the release. A version that is no longer offered gives no event: Apple removes
+    old versions as they expire, but their fixes remain valid.
+
+    The document has no date of its own. Its events are dated by its newest posting, or by
+    `received_at` if that posting is missing or not later than the previous document: a later event
+    needs a later time. Sets of other systems are ignored. An unreadable entry is a dead letter.
+    Raises nothing.
     """
     return translate_since(
         diff, raw, previous, source=SOURCE, origin=origin, received_at=received_at
@@ -77,7 +80,7 @@ def diff(
     state: FeedState,
     fixed: frozenset[str] = frozenset(),
 ) -> FeedDiff:
-    """What an answer says anew, as `translate` tells it, and what is known of the feed after it."""
+    """Return the changes that `translate` describes, and the feed's state after this document."""
     del fixed
     feed = FeedDocument(SOURCE, raw, origin, received_at)
     try:
@@ -85,7 +88,7 @@ def diff(
         if document.get("data").value is not None:
             document = document.get("data")
         if all(document.get(name).value is None for name in _SETS):
-            raise document.error("neither PublicAssetSets nor AssetSets")
+            raise document.error(f"no asset sets: none of {', '.join(_SETS)}")
     except PayloadError as error:
         return FeedDiff(feed.refuse(error), None)
     offers: dict[OSVersion, _Offer] = {}
@@ -97,7 +100,7 @@ def diff(
     old = {one.os_version: one for one in state.snapshots if one.os_version is not None}
     at = feed.newest(postings) or received_at
     if state.document_at is not None and at <= state.document_at:
-        at = max(received_at, state.document_at + _NEXT)
+        at = max(received_at, state.document_at + _SMALLEST_STEP)
     events = [
         feed.event(_snapshot(kind, offer), subject=advisory_id("macOS", str(version)), at=at)
         for version, offer in sorted(offers.items())
@@ -146,7 +149,7 @@ def _offer(entry: Node) -> _Offer:
         raise devices.error("missing")
     listed = frozenset(device.device_id() for device in devices.items())
     if len(listed) > MAX_LISTED:
-        raise devices.error(f"over {MAX_LISTED} devices", DeadLetterCode.BAD_VALUE)
+        raise devices.error(f"more than {MAX_LISTED} devices", DeadLetterCode.BAD_VALUE)
     return _Offer(
         version,
         frozenset() if build is None else frozenset({build}),

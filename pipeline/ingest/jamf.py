@@ -1,8 +1,8 @@
-"""Jamf Pro webhooks to inventory events (developer.jamf.com, "Webhooks").
+"""Translation of Jamf Pro webhooks to inventory events (developer.jamf.com, "Webhooks").
 
-A body is JSON or XML; a computer's fields are in `event` or, with what happened to it beside
-them, in `event.computer`. The fields are Jamf's record of the computer, which a check-in without
-an inventory does not renew: of its events only the time is sure to be the Mac's.
+A body is JSON or XML. The computer's fields are in `event`, or in `event.computer` where `event`
+has more than the computer. They are Jamf's record of the computer, and a check-in without an
+inventory does not renew that record: only the event's time is certain to be current.
 """
 
 from datetime import datetime
@@ -20,7 +20,7 @@ from schemas.dead_letters import DeadLetterCode
 
 SOURCE: Final = "jamf"
 
-# A webhook's body is a few KB; XML takes about ten times its bytes in memory.
+# A webhook's body has a few KB; parsed XML takes about ten times its size in memory.
 MAX_XML_BYTES: Final = 1024 * 1024
 _MAX_XML_DEPTH: Final = 16
 _COMPUTER: Final = "Computer"
@@ -29,12 +29,13 @@ _BYTE_ORDER_MARK_AND_SPACE: Final = b"\xef\xbb\xbf \t\r\n"
 
 
 def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor) -> Translation:
-    """One webhook body to one inventory report, dated `eventTimestamp`.
+    """Return the inventory report of one webhook body, dated `eventTimestamp`.
 
-    Every `Computer...` event that names a computer is one: added, check-in, inventory completed,
-    policy finished, push capability changed. `model` is a marketing name and never becomes the
-    model identifier. Mobile devices are dead letters `not_a_mac`, events that are about no one
-    computer (smart groups, Jamf Pro itself, its API) `unknown_type`. Raises nothing.
+    Every `Computer...` event that names a computer gives a report: added, check-in, inventory
+    completed, policy finished, push capability changed. `model` is a marketing name and is never
+    used as the model identifier. Events about mobile devices are dead letters `not_a_mac`; events
+    that are not about one computer (smart groups, Jamf Pro itself, its API) are dead letters
+    `unknown_type`. Raises nothing.
     """
     payload = DevicePayload(SOURCE, raw, origin, received_at)
     try:
@@ -53,14 +54,20 @@ def _report(body: Fields, payload: DevicePayload) -> None:
     webhook, event = body.group("webhook"), body.group("event")
     kind = webhook.text("webhookEvent")
     if kind is None:
-        raise PayloadError(DeadLetterCode.UNKNOWN_TYPE, "no Jamf Pro webhook", "$.webhook")
+        raise PayloadError(
+            DeadLetterCode.UNKNOWN_TYPE, "not a Jamf Pro webhook: no webhookEvent", "$.webhook"
+        )
     if kind.startswith(_MOBILE):
-        raise PayloadError(DeadLetterCode.NOT_A_MAC, f"a {kind} event", "$.webhook.webhookEvent")
+        raise PayloadError(
+            DeadLetterCode.NOT_A_MAC,
+            f"a {kind} event is about a mobile device",
+            "$.webhook.webhookEvent",
+        )
     computer = event.group("computer") if "computer" in event else event
     if not kind.startswith(_COMPUTER):
         raise PayloadError(
             DeadLetterCode.UNKNOWN_TYPE,
-            f"a {kind} event says nothing of a computer's state",
+            f"a {kind} event is not about one computer",
             "$.webhook.webhookEvent",
         )
     udid, serial = computer.udid("udid"), computer.serial("serialNumber")
@@ -80,7 +87,7 @@ def _report(body: Fields, payload: DevicePayload) -> None:
 
 
 def _at(webhook: Fields) -> datetime | None:
-    """`eventTimestamp` is milliseconds since 1970 (since Jamf Pro 10.12); XML has it as text."""
+    """Return `eventTimestamp`: milliseconds since 1970 (since Jamf Pro 10.12), text in XML."""
     value = webhook.values.get("eventTimestamp")
     if value is None:
         return None
@@ -99,22 +106,22 @@ def _body(raw: bytes) -> Any:
     if raw.lstrip(_BYTE_ORDER_MARK_AND_SPACE)[:1] != b"<":
         return load_json(raw)
     if len(raw) > MAX_XML_BYTES:
-        raise PayloadError(DeadLetterCode.TOO_LARGE, f"over {MAX_XML_BYTES} bytes of XML")
+        raise PayloadError(DeadLetterCode.TOO_LARGE, f"more than {MAX_XML_BYTES} bytes of XML")
     try:
         root = SafeTree.fromstring(raw.lstrip(_BYTE_ORDER_MARK_AND_SPACE), forbid_dtd=True)
     except ParseError as error:
         line, _ = error.position
-        raise PayloadError(DeadLetterCode.NOT_XML, "not well-formed", f"line {line}") from None
+        raise PayloadError(DeadLetterCode.NOT_XML, "not well-formed XML", f"line {line}") from None
     except (ValueError, LookupError) as error:
-        detail = f"not allowed ({type(error).__name__})"
+        detail = f"XML that is not allowed ({type(error).__name__})"
         raise PayloadError(DeadLetterCode.NOT_XML, detail) from None
     return _value(root, 0)
 
 
 def _value(element: Element, depth: int) -> Any:
-    """An element as the JSON body has it: a dict of its children, or its text."""
+    """Return an XML element in the form of the JSON body: a dict of its children, or its text."""
     if depth > _MAX_XML_DEPTH:
-        raise PayloadError(DeadLetterCode.TOO_DEEP, f"over {_MAX_XML_DEPTH} levels deep")
+        raise PayloadError(DeadLetterCode.TOO_DEEP, f"more than {_MAX_XML_DEPTH} levels deep")
     if len(element) == 0:
         return (element.text or "").strip()
     found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Outside bytes to a JSON value, within limits. Owns what may be read at all; knows no format."""
+"""Parser of untrusted JSON, with limits on size, depth and number of values."""
 
 import json
 import math
@@ -10,25 +10,26 @@ from pipeline.ingest.translation import MAX_PAYLOAD_BYTES, PayloadError
 from schemas.dead_letters import DeadLetterCode
 
 MAX_DEPTH: Final = 100
-# An empty object is 3 bytes of text and 72 of memory: bytes alone do not bound what is built.
+# An empty object takes 3 bytes of text and 72 of memory: a limit on bytes alone is not enough.
 MAX_VALUES: Final = 4_000_000
 
 _ESCAPED_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def load_json(raw: bytes) -> Any:
-    """The value of a UTF-8 JSON document (a byte order mark is allowed).
+    """Return the value of a UTF-8 JSON document; a byte order mark is allowed.
 
-    Stricter than `json.loads` where readers disagree (RFC 7493): NaN, numbers that no float or
-    machine-sized text holds, and repeated keys are refused. A lone surrogate, which a cut-off emoji
-    leaves behind, becomes U+FFFD. Raises PayloadError: too_large, too_deep, not_utf8, not_json,
-    bad_value (a number out of range), bad_shape (a repeated key).
+    Stricter than `json.loads` where parsers disagree (RFC 7493): NaN, a number beyond the range of
+    a float, an integer with more digits than CPython converts, and repeated keys are refused. A
+    lone surrogate, which a cut-off emoji leaves behind, becomes U+FFFD. Raises PayloadError:
+    too_large, too_deep, not_utf8, not_json, bad_value (a number out of range), bad_shape (a
+    repeated key).
     """
     if len(raw) > MAX_PAYLOAD_BYTES:
-        raise PayloadError(DeadLetterCode.TOO_LARGE, f"over {MAX_PAYLOAD_BYTES} bytes")
+        raise PayloadError(DeadLetterCode.TOO_LARGE, f"more than {MAX_PAYLOAD_BYTES} bytes")
     openings = raw.count(b"[") + raw.count(b"{")
     if openings + raw.count(b",") > MAX_VALUES:
-        raise PayloadError(DeadLetterCode.TOO_LARGE, f"over {MAX_VALUES} values")
+        raise PayloadError(DeadLetterCode.TOO_LARGE, f"more than {MAX_VALUES} values")
     value = _parse(_text(raw))
     if openings > MAX_DEPTH:
         _check_depth(value)
@@ -56,14 +57,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         ((repeated, _),) = Counter(key for key, _ in pairs).most_common(1)
-        raise PayloadError(DeadLetterCode.BAD_SHAPE, f"key {repeated[:64]!r} is repeated")
+        raise PayloadError(DeadLetterCode.BAD_SHAPE, f"the key {repeated[:64]!r} is repeated")
     return found
 
 
 def _int(digits: str) -> int:
     try:
         return int(digits)
-    except ValueError:  # CPython's limit on digits, 4,300 unless configured
+    except ValueError:  # more digits than CPython converts: 4,300 unless configured
         raise PayloadError(DeadLetterCode.BAD_VALUE, "number out of range") from None
 
 
@@ -84,7 +85,7 @@ _DECODER: Final = json.JSONDecoder(
 
 
 def _too_deep() -> PayloadError:
-    return PayloadError(DeadLetterCode.TOO_DEEP, f"over {MAX_DEPTH} levels deep")
+    return PayloadError(DeadLetterCode.TOO_DEEP, f"more than {MAX_DEPTH} levels deep")
 
 
 def _check_depth(value: Any) -> None:
@@ -103,7 +104,7 @@ def _check_depth(value: Any) -> None:
 
 
 def _without_surrogates(value: Any) -> Any:
-    """A copy with lone surrogates replaced; recursion is bounded by the depth checked before."""
+    """Return a copy with lone surrogates replaced; the caller has checked the depth."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):

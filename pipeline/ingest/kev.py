@@ -1,4 +1,4 @@
-"""CISA's catalogue of known exploited vulnerabilities to events, for Apple's entries.
+"""Translation of CISA's catalogue of known exploited vulnerabilities (KEV), for Apple's CVEs.
 
 Format: https://www.cisa.gov/sites/default/files/feeds/known_exploited_vulnerabilities_schema.json.
 """
@@ -33,15 +33,16 @@ def translate(
     previous: bytes | None = None,
     fixed: frozenset[str] = frozenset(),
 ) -> Translation:
-    """One severity_raised event for each CVE of Apple's, with CISA's due date (the end of that
-    day, UTC) and the day it was added as its time.
+    """Return one severity_raised event for each CVE of Apple, with CISA's due date.
 
-    With `previous`, only entries that are new or have another due date; a changed one is dated
-    by the catalogue's own release. CISA names one vendor for a hole that several have (WebKit's
-    CVE-2025-14174 is Google's there): an entry of another vendor counts where Apple is known to
-    have `fixed` its CVE, else it is out of scope and gives nothing. An entry of Apple's that
-    cannot be read is a dead letter. An entry that CISA removed gives nothing: that a CVE is known
-    is not taken back. Raises nothing.
+    The due date is the end of that day in UTC. The event's time is the day on which CISA added the
+    CVE. With `previous`, only entries that are new or have another due date give events; a changed
+    entry is dated by the release of the catalogue.
+
+    CISA names one vendor for a CVE that affects several (CVE-2025-14174 of WebKit is listed under
+    Google): an entry of another vendor counts if Apple is known to have `fixed` its CVE, else it is
+    ignored. An entry of Apple that cannot be read is a dead letter. An entry that CISA removed
+    gives no event: a CVE that was exploited stays known as exploited. Raises nothing.
     """
     return translate_since(
         diff,
@@ -62,7 +63,7 @@ def diff(
     state: FeedState,
     fixed: frozenset[str] = frozenset(),
 ) -> FeedDiff:
-    """What a catalogue says anew, as `translate` tells it, and what is known of it after it."""
+    """Return the changes that `translate` describes, and the feed's state after this document."""
     feed = FeedDocument(SOURCE, raw, origin, received_at)
     try:
         document = Node(load_json(raw))
@@ -113,7 +114,7 @@ def _entries(
     found: dict[str, _Entry] = {}
     for entry in _read(listed, feed, fixed):
         known = found.get(entry.cve)
-        # Listed twice: the earlier day and the earlier date bind.
+        # A CVE that is listed twice has the earlier day of addition and the earlier due date.
         found[entry.cve] = entry if known is None else _earlier(known, entry)
     return found
 

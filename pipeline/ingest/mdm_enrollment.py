@@ -1,7 +1,7 @@
-"""Whose message an MDM server passed on: which enrolment, which channel, and whether a Mac's.
+"""The enrollment behind an MDM message: its UDID, its channel, and a check that it is a Mac.
 
-NanoMDM names enrolments in `ids` (github.com/micromdm/nanomdm, mdm/enrollid.go); MicroMDM and
-a bare message have only what Apple puts into the message itself.
+NanoMDM names enrollments in `ids` (github.com/micromdm/nanomdm, mdm/enrollid.go). MicroMDM and a
+bare message have only the ids that Apple defines for the message itself.
 """
 
 import re
@@ -14,7 +14,7 @@ from schemas.dead_letters import DeadLetterCode
 
 _BYOD: Final = "User Enrollment (Device)"
 _USER_TYPES: Final = frozenset({"User", "User Enrollment", "Shared iPad"})
-# Apple's check-in schema: these keys appear on the user channel only.
+# These keys are sent on the user channel only (github.com/apple/device-management, mdm/checkin).
 _USER_KEYS: Final = ("UserID", "EnrollmentUserID", "UserShortName")
 
 _OTHER_PRODUCTS: Final = (
@@ -29,16 +29,17 @@ _OTHER_PRODUCTS: Final = (
 _OTHER_FAMILIES: Final = frozenset(
     {"ios", "ipados", "tvos", "visionos", "watchos", "iphone", "ipad", "ipod", "appletv"}
 )
-# A Mac's UDID is its hardware UUID; SHA-1 ones are those of older iPhones, iPads and Apple TVs.
+# A Mac's UDID is its hardware UUID; older iPhones, iPads and Apple TVs have a SHA-1 digest.
 _SHA1_UDID: Final = re.compile(r"[0-9a-fA-F]{40}")
 
 
 @dataclass(frozen=True, slots=True)
 class Enrollment:
-    """An enrolment of a Mac's device channel.
+    """The enrollment of a Mac's device channel.
 
-    `udid` is the key everywhere in Drydock; a personally owned Mac has none for its server and is
-    keyed by its enrollment id. `enrollment_id` is the server's own id, letter case as it came.
+    `udid` is the key everywhere in Drydock. A personally owned Mac has no UDID for its server, so
+    its key is its enrollment id. `enrollment_id` is the server's own id, in the letter case
+    received.
     """
 
     udid: str
@@ -47,29 +48,31 @@ class Enrollment:
 
 
 def refuse_other_products(product: str | None) -> None:
-    """Raises PayloadError not_a_mac for the name or family of another Apple product."""
+    """Raise PayloadError `not_a_mac` if this is the name or family of another Apple product."""
     if product is None:
         return
     family = product.replace(" ", "").casefold()
     if product.startswith(_OTHER_PRODUCTS) or family in _OTHER_FAMILIES:
-        raise PayloadError(DeadLetterCode.NOT_A_MAC, f"a {product}")
+        raise PayloadError(DeadLetterCode.NOT_A_MAC, f"a device of another kind: {product}")
 
 
 def enrollment_of(server_fields: Fields, message: Fields) -> Enrollment:
-    """The enrolment that a message (`claim`: what its server says of it) belongs to.
+    """Return the enrollment to which a message belongs.
 
-    Raises PayloadError: user_channel, not_a_mac, no_device, bad_value where server and message
-    name different devices.
+    `server_fields` are the MDM server's own fields about the message. Raises PayloadError:
+    user_channel, not_a_mac, no_device, or bad_value if server and message name different devices.
     """
     ids = server_fields.group("ids")
     kind, own_id = ids.text("type"), ids.text("id")
     if kind in _USER_TYPES or "parent_id" in ids or (own_id is not None and ":" in own_id):
         raise PayloadError(
-            DeadLetterCode.USER_CHANNEL, "a user's channel", server_fields.where + "ids"
+            DeadLetterCode.USER_CHANNEL, "a message of a user channel", server_fields.where + "ids"
         )
     for key in _USER_KEYS:
         if key in message:
-            raise PayloadError(DeadLetterCode.USER_CHANNEL, "a user's channel", message.where + key)
+            raise PayloadError(
+                DeadLetterCode.USER_CHANNEL, "a message of a user channel", message.where + key
+            )
     udid = _agreed_id(server_fields, "udid", message, "UDID")
     enrollment = _agreed_id(server_fields, "enrollment_id", message, "EnrollmentID")
     device_key = udid or enrollment
@@ -78,9 +81,11 @@ def enrollment_of(server_fields: Fields, message: Fields) -> Enrollment:
             DeadLetterCode.NO_DEVICE, "neither a UDID nor an enrollment id", message.where + "UDID"
         )
     if udid is not None and _SHA1_UDID.fullmatch(udid):
-        raise PayloadError(DeadLetterCode.NOT_A_MAC, "a UDID of another Apple product")
+        raise PayloadError(
+            DeadLetterCode.NOT_A_MAC, "the UDID has the form of another Apple product"
+        )
     if "UnlockToken" in message:
-        raise PayloadError(DeadLetterCode.NOT_A_MAC, "only iOS and iPadOS have an unlock token")
+        raise PayloadError(DeadLetterCode.NOT_A_MAC, "a Mac has no UnlockToken; iOS and iPadOS do")
     refuse_other_products(message.text("ProductName", "Model"))
     server_id = own_id or message.text("EnrollmentID")
     return Enrollment(device_key, server_id, kind or ("Device" if udid else _BYOD))

@@ -1,6 +1,6 @@
-"""A Mac's own MDM message (a property list) to events, whichever server passed it on.
+"""Translation of a Mac's own MDM message (a property list), for every MDM server.
 
-https://github.com/apple/device-management, mdm/checkin and mdm/commands.
+Format: github.com/apple/device-management, mdm/checkin and mdm/commands.
 """
 
 from collections.abc import Callable, Mapping
@@ -48,7 +48,10 @@ _DDM_DECLARATION: Final = "declaration/"
 
 @dataclass(frozen=True, slots=True)
 class ForwardedMessage:
-    """A message as a server passed it on: `claim` is what the server says of it, `at` when."""
+    """A message that an MDM server passed on, with the server's own fields about it.
+
+    `at` is the time of the events; `site` and `server` are hints of the enrollment profile.
+    """
 
     message: Fields
     server_fields: Fields
@@ -60,7 +63,7 @@ class ForwardedMessage:
     redactor: Redactor
 
     def identity_fields(self) -> dict[str, Any]:
-        """The fields that every MDM event starts with."""
+        """Return the fields that every MDM event has: ids, type of enrollment, server."""
         known = {
             "udid": self.enrollment.udid,
             "enrollment_id": self.enrollment.enrollment_id,
@@ -72,13 +75,13 @@ class ForwardedMessage:
     def add_event(
         self, kind: Callable[..., Any], data: Callable[..., Any], /, **values: Any
     ) -> None:
-        """Add an event about this enrolment."""
+        """Add an event about this enrollment."""
         checked = self.payload.validate(data, **self.identity_fields(), **values)
         if checked is not None:
             self.payload.add_event(kind, checked, self.at)
 
     def add_inventory(self, **facts: Any) -> None:
-        """Add an inventory report about this Mac; without facts it says that MDM heard of it."""
+        """Add an inventory report about this Mac; without fields it only records a contact."""
         self.payload.add_inventory(
             "mdm",
             self.at,
@@ -101,10 +104,10 @@ def translate_message(
 ) -> None:
     """Add the events of one message to its payload.
 
-    `kind` is what the server calls it (`Authenticate`, `Connect` and so on), None to go by the
-    message alone. `claim` are the server's fields beside it: `udid`, `enrollment_id`, `ids`,
-    `status`, `command_uuid`, `token_update_tally`, `url_params` (of which `site` and `server` are
-    taken as hints). Raises PayloadError where the whole message must be set aside.
+    `kind` is the server's name for it (`Authenticate`, `Connect` and so on); with None the message
+    alone decides. `server_fields` are the server's fields beside it: `udid`, `enrollment_id`,
+    `ids`, `status`, `command_uuid`, `token_update_tally`, `url_params` (of which `site` and
+    `server` are used as hints). Raises PayloadError if the whole message must become a dead letter.
     """
     if not isinstance(plist, dict):
         raise PayloadError(DeadLetterCode.BAD_SHAPE, "not a dictionary", MESSAGE_LOCATION + "root")
@@ -114,7 +117,7 @@ def translate_message(
     if handle is None:
         raise PayloadError(
             DeadLetterCode.UNKNOWN_TYPE,
-            f"no message that Drydock knows: {kind}",
+            f"unknown kind of message: {kind}",
             MESSAGE_LOCATION + "MessageType",
         )
     enrollment = enrollment_of(server_fields, message)
@@ -133,14 +136,14 @@ def translate_message(
 
 
 def _kind_of(message: Fields, server_kind: str | None) -> str:
-    """What kind of message this is. The server's word must agree with the message's own."""
+    """Return the kind of this message; the server's name for it must agree with its own."""
     own_kind = message.text("MessageType")
     if own_kind is None and ("Status" in message or server_kind == CONNECT):
         own_kind = CONNECT
     if own_kind is None and server_kind is None:
         raise PayloadError(
             DeadLetterCode.UNKNOWN_TYPE,
-            "neither a check-in nor an answer to a command",
+            "neither a check-in nor a response to a command",
             MESSAGE_LOCATION + "MessageType",
         )
     if own_kind is not None and server_kind is not None and own_kind != server_kind:
@@ -152,8 +155,8 @@ def _kind_of(message: Fields, server_kind: str | None) -> str:
     return own_kind or server_kind or ""
 
 
-def _authenticate(passed: ForwardedMessage) -> None:
-    message = passed.message
+def _authenticate(forwarded: ForwardedMessage) -> None:
+    message = forwarded.message
     facts = {
         "serial": message.serial("SerialNumber"),
         "os_version": message.version("OSVersion"),
@@ -161,58 +164,66 @@ def _authenticate(passed: ForwardedMessage) -> None:
         "model": message.text("ProductName", "Model"),
         "hostname": message.text("DeviceName"),
     }
-    passed.add_event(AuthenticatedEvent, MdmAuthenticated, **facts)
-    passed.add_inventory(**facts)
+    forwarded.add_event(AuthenticatedEvent, MdmAuthenticated, **facts)
+    forwarded.add_inventory(**facts)
 
 
-def _token_update(passed: ForwardedMessage) -> None:
-    passed.add_event(
+def _token_update(forwarded: ForwardedMessage) -> None:
+    forwarded.add_event(
         TokenUpdatedEvent,
         MdmTokenUpdated,
-        tally=passed.server_fields.count("token_update_tally"),
-        awaiting_configuration=passed.message.flag("AwaitingConfiguration"),
+        tally=forwarded.server_fields.count("token_update_tally"),
+        awaiting_configuration=forwarded.message.flag("AwaitingConfiguration"),
     )
-    _site(passed)
+    _add_site_hint(forwarded)
 
 
-def _check_out(passed: ForwardedMessage) -> None:
-    passed.add_event(CheckedOutEvent, MdmCheckedOut)
+def _check_out(forwarded: ForwardedMessage) -> None:
+    forwarded.add_event(CheckedOutEvent, MdmCheckedOut)
 
 
-def _set_bootstrap_token(passed: ForwardedMessage) -> None:
-    """An absent or empty token clears the one that was escrowed (setbootstraptoken.yaml)."""
-    token = passed.message.values.get("BootstrapToken")
-    passed.add_event(BootstrapTokenEvent, BootstrapTokenSet, escrowed=bool(token))
-    _site(passed)
+def _set_bootstrap_token(forwarded: ForwardedMessage) -> None:
+    """Record that a bootstrap token was escrowed or cleared.
 
-
-def _contact(passed: ForwardedMessage) -> None:
-    """A request that only fetches: it says that the Mac asked its server for something.
-
-    Weak evidence of contact: a hook also fires for a request that the server refused.
+    An absent or empty token clears the escrowed one (github.com/apple/device-management,
+    mdm/checkin/setbootstraptoken.yaml).
     """
-    passed.add_inventory()
+    token = forwarded.message.values.get("BootstrapToken")
+    forwarded.add_event(BootstrapTokenEvent, BootstrapTokenSet, escrowed=bool(token))
+    _add_site_hint(forwarded)
+
+
+def _record_contact(forwarded: ForwardedMessage) -> None:
+    """Record a contact: the Mac fetched something from its server.
+
+    This is weak evidence of contact: NanoMDM sends the webhook also for a request that it refused.
+    """
+    forwarded.add_inventory()
 
 
 def _user_authenticate(_: ForwardedMessage) -> None:
-    raise PayloadError(DeadLetterCode.USER_CHANNEL, "a user's channel", MESSAGE_LOCATION)
+    raise PayloadError(DeadLetterCode.USER_CHANNEL, "a message of a user channel", MESSAGE_LOCATION)
 
 
-def _connect(passed: ForwardedMessage) -> None:
-    """A poll or an answer, and what the answer says of the Mac.
+def _connect(forwarded: ForwardedMessage) -> None:
+    """Add a command report and, if the response has fields of the Mac, an inventory report.
 
-    Whoever answers these queries over MDM is enrolled.
+    A Mac that responds to these queries over MDM is enrolled.
     """
-    message, server_fields = passed.message, passed.server_fields
+    message, server_fields = forwarded.message, forwarded.server_fields
     status = message.text("Status") or server_fields.text("status")
     if status is None:
-        raise PayloadError(DeadLetterCode.BAD_SHAPE, "no status", MESSAGE_LOCATION + "Status")
+        raise PayloadError(
+            DeadLetterCode.BAD_SHAPE,
+            "neither the message nor its server has a status",
+            MESSAGE_LOCATION + "Status",
+        )
     facts: dict[str, Any] = {}
     if "QueryResponses" in message:
         facts |= device_information(message.group("QueryResponses"))
     if "SecurityInfo" in message:
         facts |= security_info(message.group("SecurityInfo"))
-    passed.add_event(
+    forwarded.add_event(
         CommandReportedEvent,
         MdmCommandReported,
         command_uuid=message.text("CommandUUID") or server_fields.text("command_uuid"),
@@ -221,31 +232,31 @@ def _connect(passed: ForwardedMessage) -> None:
         install_actions=install_actions(message),
     )
     if any(fact is not None for fact in facts.values()):
-        passed.add_inventory(mdm_enrolled=True, **facts)
+        forwarded.add_inventory(mdm_enrolled=True, **facts)
     else:
-        _site(passed)
+        _add_site_hint(forwarded)
 
 
-def _site(passed: ForwardedMessage) -> None:
-    if passed.site is not None:
-        passed.add_inventory()
+def _add_site_hint(forwarded: ForwardedMessage) -> None:
+    if forwarded.site is not None:
+        forwarded.add_inventory()
 
 
-def _declarative_management(passed: ForwardedMessage) -> None:
-    endpoint = passed.message.text("Endpoint") or ""
+def _declarative_management(forwarded: ForwardedMessage) -> None:
+    endpoint = forwarded.message.text("Endpoint") or ""
     if endpoint in _DDM_FETCHES or endpoint.startswith(_DDM_DECLARATION):
-        _contact(passed)
+        _record_contact(forwarded)
         return
     if endpoint != "status":
         raise PayloadError(
             DeadLetterCode.UNKNOWN_TYPE,
-            f"no endpoint of the declarative protocol: {endpoint}",
+            f"unknown endpoint of declarative management: {endpoint}",
             MESSAGE_LOCATION + "Endpoint",
         )
     location = MESSAGE_LOCATION + "Data"
-    data = passed.message.values.get("Data")
+    data = forwarded.message.values.get("Data")
     if not isinstance(data, bytes):
-        raise PayloadError(DeadLetterCode.BAD_SHAPE, "no status report", location)
+        raise PayloadError(DeadLetterCode.BAD_SHAPE, "no bytes with a status report", location)
     try:
         report = load_json(data)
     except PayloadError as error:
@@ -253,9 +264,11 @@ def _declarative_management(passed: ForwardedMessage) -> None:
         raise PayloadError(error.code, error.detail, where) from None
     if not isinstance(report, dict):
         raise PayloadError(DeadLetterCode.BAD_SHAPE, "not an object", location)
-    fields = Fields(report, location + ".", passed.payload.problems)
-    passed.add_event(DdmStatusEvent, DdmStatusReported, **read_status(fields, passed.redactor))
-    _site(passed)
+    fields = Fields(report, location + ".", forwarded.payload.problems)
+    forwarded.add_event(
+        DdmStatusEvent, DdmStatusReported, **read_status(fields, forwarded.redactor)
+    )
+    _add_site_hint(forwarded)
 
 
 _HANDLERS: Final[Mapping[str, Callable[[ForwardedMessage], None]]] = {
@@ -263,8 +276,8 @@ _HANDLERS: Final[Mapping[str, Callable[[ForwardedMessage], None]]] = {
     "TokenUpdate": _token_update,
     "CheckOut": _check_out,
     "SetBootstrapToken": _set_bootstrap_token,
-    "GetBootstrapToken": _contact,
-    "GetToken": _contact,
+    "GetBootstrapToken": _record_contact,
+    "GetToken": _record_contact,
     "UserAuthenticate": _user_authenticate,
     "DeclarativeManagement": _declarative_management,
     CONNECT: _connect,

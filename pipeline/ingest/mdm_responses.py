@@ -1,5 +1,8 @@
-"""What a Mac's answers to MDM commands say of it (github.com/apple/device-management,
-mdm/commands): DeviceInformation, SecurityInfo, ScheduleOSUpdate, error chains."""
+"""Fields of a Mac's responses to MDM commands.
+
+Format: github.com/apple/device-management, mdm/commands: DeviceInformation, SecurityInfo,
+ScheduleOSUpdate, and the ErrorChain of every command.
+"""
 
 from typing import Any, Final
 
@@ -12,16 +15,17 @@ from schemas.macos import OSVersion
 MAX_ERRORS: Final = 32
 MAX_UPDATES: Final = 64
 
-# AvailableDeviceCapacity is in GiB up to macOS 11, in GB since (information.device.yaml).
+# AvailableDeviceCapacity is in GiB up to macOS 11, in GB from macOS 12 (Apple's
+# mdm/commands/information.device.yaml).
 _GB_SINCE: Final = OSVersion(12)
 _GIB_IN_GB: Final = 1.073741824
 
 
 def device_information(responses: Fields) -> dict[str, Any]:
-    """Facts of a DeviceInformation answer's QueryResponses.
+    """Return the inventory fields of a DeviceInformation response's QueryResponses.
 
-    Raises PayloadError not_a_mac. Its own UDID is not compared: on virtual Macs and others it may
-    be the provisioning UDID.
+    Raises PayloadError `not_a_mac`. The UDID in the response is not compared: on virtual Macs and
+    some others it can be the provisioning UDID.
     """
     product = responses.text("ProductName", "Model")
     refuse_other_products(product)
@@ -52,28 +56,28 @@ def _free_disk_gb(responses: Fields, version: OSVersion | None) -> float | None:
     if version is not None and version < _GB_SINCE:
         free *= _GIB_IN_GB
     if not 0 <= free <= 1e6:
-        responses.bad_value("AvailableDeviceCapacity", "not the free space of a disk")
+        responses.bad_value("AvailableDeviceCapacity", "not a plausible free space of a disk")
         return None
     return round(free, 3)
 
 
 def _battery_percent(responses: Fields) -> float | None:
-    """BatteryLevel is 0 to 1, and -1 where it cannot be determined."""
+    """BatteryLevel is 0 to 1, and -1 if the Mac cannot determine it (information.device.yaml)."""
     level = responses.number("BatteryLevel")
     if level is None or level == -1 or responses.flag("HasBattery") is False:
         return None
     if not 0 <= level <= 1:
-        responses.bad_value("BatteryLevel", "not from 0 to 1")
+        responses.bad_value("BatteryLevel", "not a level from 0 to 1")
         return None
     return round(level * 100, 1)
 
 
 def security_info(info: Fields) -> dict[str, Any]:
-    """Facts of a SecurityInfo answer.
+    """Return the inventory fields of a SecurityInfo response.
 
-    Nothing of it proves that the bootstrap token is escrowed:
-    `BootstrapTokenAllowedForAuthentication` says what the server may do, not what it holds.
-    `AuthenticatedRootVolumeEnabled` is whether the Mac booted from a sealed system volume.
+    No field proves that the bootstrap token is escrowed: `BootstrapTokenAllowedForAuthentication`
+    is a permission of the server, not a sign that it has the token.
+    `AuthenticatedRootVolumeEnabled` is true if the Mac booted from a sealed system volume.
     """
     management = info.group("ManagementStatus")
     return {
@@ -85,7 +89,7 @@ def security_info(info: Fields) -> dict[str, Any]:
 
 
 def error_chain(message: Fields) -> tuple[CommandError, ...]:
-    """The links of a Mac's ErrorChain, outermost first."""
+    """Return the links of a Mac's ErrorChain, outermost first; invalid links are problems."""
     errors = []
     for error in message.groups("ErrorChain", MAX_ERRORS):
         code = error.values.get("ErrorCode")
@@ -103,9 +107,10 @@ def error_chain(message: Fields) -> tuple[CommandError, ...]:
 
 
 def install_actions(message: Fields) -> tuple[tuple[str, str, str], ...]:
-    """ScheduleOSUpdate's results as (product key, install action, status).
+    """Return the results of ScheduleOSUpdate as (product key, install action, status).
 
-    An entry's own error chain, which says why its action is `Error`, is appended to the status.
+    An entry's own error chain, which explains the install action `Error`, is appended to its
+    status.
     """
     found = []
     for update in message.groups("UpdateResults", MAX_UPDATES):

@@ -1,9 +1,10 @@
-"""The webhook body that NanoMDM and MicroMDM share: an envelope around a Mac's own message.
+"""Translation of the webhook body that NanoMDM and MicroMDM share: an envelope around a message.
 
-What a hook proves, measured on NanoMDM v0.9.0: that a request was made, not that the server
-accepted it; a refused one fires the same hook. Hooks are sent once, by a goroutine each: they may
-be lost, neither their arrival nor `created_at` orders them, and a Mac's retry has a new
-`event_id`. Nothing of the server's own answer is in them.
+Measured on NanoMDM v0.9.0, a webhook proves that a Mac made a request, not that the server accepted
+it: a refused request causes the same webhook. Each webhook is sent once, by its own goroutine. It
+may be lost, neither arrival nor `created_at` gives the order of requests, and a Mac's retry has a
+new `event_id`. The server's own response is not in it (github.com/micromdm/nanomdm, service/webhook
+and service/multi).
 """
 
 import base64
@@ -23,16 +24,16 @@ from schemas.dead_letters import DeadLetterCode
 
 _TOPIC: Final = "mdm."
 _CHECKIN: Final = "checkin_event"
-_ANSWER: Final = "acknowledge_event"
+_ACKNOWLEDGE: Final = "acknowledge_event"
 
 
 def translate_webhook(
     raw: bytes, *, source: str, origin: str, received_at: datetime, redactor: Redactor
 ) -> Translation:
-    """A webhook body, or a Mac's bare message (XML or binary plist), to events.
+    """Return the events of a webhook body, or of a Mac's bare message (an XML or binary plist).
 
-    Event time is `created_at`; a body without one, or with Go's zero time, and a bare message are
-    dated `received_at`. Raises nothing.
+    Events are dated `created_at`, or `received_at` for a bare message and for a body whose
+    `created_at` is missing or Go's zero time. Raises nothing.
     """
     payload = DevicePayload(source, raw, origin, received_at)
     try:
@@ -61,7 +62,7 @@ def _bare_message(payload: DevicePayload, redactor: Redactor) -> None:
 
 def _webhook(payload: DevicePayload, redactor: Redactor) -> None:
     body = load_json(payload.raw)
-    # The Mac's message is looked through for secrets and then translated, and read once.
+    # The Mac's message is needed twice, to find secrets and to translate it: parse it once.
     read_plist = cache(load_plist)
     payload.keep_redacted(redactor.with_plist_reader(read_plist).json, body)
     if not isinstance(body, dict):
@@ -70,12 +71,14 @@ def _webhook(payload: DevicePayload, redactor: Redactor) -> None:
     envelope = Fields(body, "$.", payload.problems)
     topic = envelope.text("topic")
     if topic is None or not topic.startswith(_TOPIC):
-        detail = "a status report alone does not say whose it is"
+        detail = "a status report without its webhook names no device"
         if "StatusItems" not in envelope:
-            detail = f"no MDM webhook: topic {topic}" if topic else "no MDM webhook: no topic"
+            detail = (
+                f"not an MDM webhook: topic {topic}" if topic else "not an MDM webhook: no topic"
+            )
         raise PayloadError(DeadLetterCode.UNKNOWN_TYPE, detail, "$.topic")
     kind = topic.removeprefix(_TOPIC)
-    name = _ANSWER if kind == CONNECT else _CHECKIN
+    name = _ACKNOWLEDGE if kind == CONNECT else _CHECKIN
     if not isinstance(body.get(name), dict):
         raise PayloadError(DeadLetterCode.BAD_SHAPE, f"no {name}", f"$.{name}")
     at = envelope.instant("created_at")
@@ -96,7 +99,9 @@ def _message(server_fields: Fields, read_plist: Callable[[bytes], Any]) -> Any:
     location = server_fields.where + "raw_payload"
     text = server_fields.values.get("raw_payload")
     if not isinstance(text, str):
-        raise PayloadError(DeadLetterCode.BAD_SHAPE, "no payload", location)
+        raise PayloadError(
+            DeadLetterCode.BAD_SHAPE, "no base64 text with the Mac's message", location
+        )
     try:
         message = base64.b64decode(text, validate=True)
     except ValueError:

@@ -1,8 +1,10 @@
-"""MicroMDM webhooks to events (github.com/micromdm/micromdm, docs/user-guide/api-and-webhooks).
+"""Translation of MicroMDM webhooks.
 
-The envelope is the one NanoMDM took over, with less in it: no `ids` (user channels are told by
-the message itself), no tally (a token update is not known to complete an enrolment), `url_params`
-may be null. Enrolments are addressed by UDID.
+Format: github.com/micromdm/micromdm, docs/user-guide/api-and-webhooks.md.
+
+The envelope is that of NanoMDM with fewer fields. There are no `ids`: only the message itself shows
+that it is of a user channel. There is no tally: a token update is not known to complete an
+enrollment. `url_params` may be null. Enrollments are addressed by UDID.
 """
 
 from datetime import datetime
@@ -16,7 +18,7 @@ SOURCE: Final = "micromdm"
 
 
 def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor) -> Translation:
-    """One webhook body, or one bare message of a Mac, to its events. Raises nothing."""
+    """Return the events of one webhook body, or of one bare message of a Mac. Raises nothing."""
     return translate_webhook(
         raw, source=SOURCE, origin=origin, received_at=received_at, redactor=redactor
     )

@@ -1,7 +1,7 @@
-"""Munki's ManagedInstallReport.plist to an inventory event.
+"""Translation of Munki's ManagedInstallReport.plist to an inventory event.
 
-The keys are those Munki writes (github.com/munki/munki, reports and updatecheck). The report
-knows the serial number and no UDID; it is joined to the Mac by it.
+The keys are those that Munki writes (github.com/munki/munki, reports and updatecheck). The report
+has the serial number and no UDID; the serial number joins it to the Mac.
 """
 
 import re
@@ -24,10 +24,10 @@ _DEVICE_ID: Final = re.compile(r"[A-Z][A-Za-z0-9]*AP", re.ASCII)
 
 
 def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor) -> Translation:
-    """One report to one inventory event, dated when the run ended (else began).
+    """Return the inventory event of one report, dated at the end of the run, else at its start.
 
-    That a run took place says nothing of what it installed: `activations` are not reported here.
-    Raises nothing; a report without a serial number is a dead letter `no_device`.
+    A report shows that a run took place, not what it installed: it gives no `activations`. A report
+    without a serial number is a dead letter `no_device`. Raises nothing.
     """
     payload = DevicePayload(SOURCE, raw, origin, received_at, media_type=PLIST)
     try:
@@ -35,7 +35,7 @@ def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redac
         payload.keep_redacted(redactor.plist, report)
         if not isinstance(report, dict) or not any(key in report for key in _REPORT_KEYS):
             raise PayloadError(
-                DeadLetterCode.UNKNOWN_TYPE, "no ManagedInstallReport", _LOCATION + "root"
+                DeadLetterCode.UNKNOWN_TYPE, "not a ManagedInstallReport", _LOCATION + "root"
             )
         _report(Fields(report, _LOCATION, payload.problems), payload)
     except PayloadError as error:
@@ -48,7 +48,9 @@ def _report(report: Fields, payload: DevicePayload) -> None:
     serial = machine.serial("serial_number")
     if serial is None:
         raise PayloadError(
-            DeadLetterCode.NO_DEVICE, "no serial number", machine.where + "serial_number"
+            DeadLetterCode.NO_DEVICE,
+            "the report has no serial number",
+            machine.where + "serial_number",
         )
     reported_at = _instant(report, "EndTime") or _instant(report, "StartTime")
     model, device_id = machine.text("machine_model"), machine.text("device_id")
@@ -61,26 +63,26 @@ def _report(report: Fields, payload: DevicePayload) -> None:
         model=None if model == _UNKNOWN else model,
         device_id=device_id if device_id and _DEVICE_ID.fullmatch(device_id) else None,
         hostname=machine.text("hostname"),
-        # Munki sees through Rosetta only since it knows Apple silicon: x86_64 proves nothing.
+        # A Munki older than Apple silicon reports x86_64 under Rosetta: only arm64 is certain.
         apple_silicon=True if machine.text("arch") == "arm64" else None,
         free_disk_gb=_free_disk_gb(report),
     )
 
 
 def _free_disk_gb(report: Fields) -> float | None:
-    """AvailableDiskSpace is in KB of 1,024 bytes; 0 is what Munki writes when it cannot tell."""
+    """AvailableDiskSpace is in KB of 1,024 bytes; Munki writes 0 if the space is unknown."""
     kilobytes = report.number("AvailableDiskSpace")
     if not kilobytes:
         return None
     free = round(kilobytes * 1024 / 1e9, 3)
     if not 0 <= free <= 1e6:
-        report.bad_value("AvailableDiskSpace", "not the free space of a disk")
+        report.bad_value("AvailableDiskSpace", "not a plausible free space of a disk")
         return None
     return free
 
 
 def _instant(report: Fields, name: str) -> datetime | None:
-    """A date, or the text that Munki before version 7 wrote: `2018-05-02 17:20:31 +0000`."""
+    """Return a date, or the text of Munki before version 7: `2018-05-02 17:20:31 +0000`."""
     value = report.values.get(name)
     if isinstance(value, datetime):
         return from_epoch(value.replace(tzinfo=UTC).timestamp())

@@ -1,4 +1,4 @@
-"""NanoMDM webhooks to events (github.com/micromdm/nanomdm, service/webhook)."""
+"""Translation of NanoMDM webhooks (github.com/micromdm/nanomdm, service/webhook)."""
 
 from datetime import datetime
 from typing import Final
@@ -11,21 +11,21 @@ SOURCE: Final = "nanomdm"
 
 
 def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor) -> Translation:
-    """One webhook body, or one bare message of a Mac, to its events.
+    """Return the events of one webhook body, or of one bare message of a Mac.
 
     | topic | events |
     | --- | --- |
     | Authenticate | authenticated, inventory |
-    | TokenUpdate | token_updated with NanoMDM's tally: 1 completes an enrolment |
+    | TokenUpdate | token_updated with NanoMDM's tally: 1 completes an enrollment |
     | CheckOut | checked_out |
-    | SetBootstrapToken | bootstrap_token_set; cleared where it is empty |
-    | Connect | command_reported; inventory for what an answer says of the Mac |
-    | DeclarativeManagement | ddm_status_reported for `status`; else inventory: a contact |
-    | GetBootstrapToken, GetToken | inventory: a contact |
+    | SetBootstrapToken | bootstrap_token_set; cleared if the token is empty |
+    | Connect | command_reported; inventory if the response has fields of the Mac |
+    | DeclarativeManagement | ddm_status_reported for `status`, else inventory (a contact) |
+    | GetBootstrapToken, GetToken | inventory (a contact) |
 
-    URL parameters `site` and `server` of the Mac's enrolment profile are taken as hints. User
-    channels, other Apple products and unknown topics are dead letters of their own codes; so is
-    every field that cannot be read, while the rest is used. Raises nothing.
+    The URL parameters `site` and `server` of the Mac's enrollment profile are used as hints. User
+    channels, other Apple products and unknown topics are dead letters, each with its own code. A
+    field that cannot be read is a dead letter too, and the rest is used. Raises nothing.
     """
     return translate_webhook(
         raw, source=SOURCE, origin=origin, received_at=received_at, redactor=redactor

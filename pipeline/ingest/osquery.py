@@ -1,11 +1,11 @@
-"""osquery's result log to inventory events (osquery.readthedocs.io, deployment/logging).
+"""Translation of osquery's result log (osquery.readthedocs.io, deployment/logging).
 
-A result is differential (`action` added or removed with `columns`), a snapshot (`snapshot`) or a
-batch (`diffResults`). Every value is text unless `numerics` is set.
+A result is differential (`action` is added or removed, with `columns`), a snapshot (`snapshot`) or
+a batch (`diffResults`). Every value is text unless `numerics` is set.
 
-Macs are told apart by hardware UUID: run osquery with `--host_identifier=uuid`, or decorate
-results with `host_uuid` and `hardware_serial`. The ids that `instance` and `ephemeral` make up
-look the same and would make a second Mac.
+Macs are identified by hardware UUID: run osquery with `--host_identifier=uuid`, or decorate results
+with `host_uuid` and `hardware_serial`. The generated ids of `--host_identifier=instance` and
+`=ephemeral` look like hardware UUIDs and would create a second Mac.
 """
 
 import io
@@ -31,11 +31,11 @@ _NO_UUID: Final = frozenset({"0", "F"})
 
 
 def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor) -> Translation:
-    """A result, an array of them, the TLS logger's body around one, or JSON lines, to events.
+    """Return the events of a result, an array of results, a TLS logger's body, or JSON lines.
 
-    Each result about a Mac's system gives one inventory report; rows that were removed say only
-    that the Mac was there. Results of other queries are dead letters `unknown_type`, of other
-    systems `not_a_mac`, of nobody in particular `no_device`. Raises nothing.
+    Each result about a Mac's system gives one inventory report; removed rows only record a contact.
+    Other results are dead letters: other queries `unknown_type`, other systems `not_a_mac`, results
+    without a device `no_device`. Raises nothing.
     """
     if _is_lines(raw):
         lines = translate_lines(
@@ -48,7 +48,7 @@ def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redac
 def translate_lines(
     lines: Iterable[bytes], *, origin: str, received_at: datetime, redactor: Redactor
 ) -> Iterator[Translation]:
-    """Each line to its translation, one in memory at a time; blank lines give none."""
+    """Yield one translation for each line that is not blank, with one line in memory at a time."""
     for number, line in enumerate(lines, 1):
         content = line.strip()
         if content:
@@ -88,7 +88,7 @@ def _translate_document(
         if not isinstance(found, list):
             return translate_result(found, raw, "$")
         if len(found) > MAX_RESULTS:
-            raise PayloadError(DeadLetterCode.TOO_LARGE, f"over {MAX_RESULTS} results", "$")
+            raise PayloadError(DeadLetterCode.TOO_LARGE, f"more than {MAX_RESULTS} results", "$")
     except PayloadError as error:
         return DevicePayload(SOURCE, raw, origin, received_at).refuse(error)
     return Translation.join(
@@ -101,18 +101,18 @@ def _report(result: Fields, payload: DevicePayload) -> None:
     name = result.text("name")
     if name is None:
         raise PayloadError(
-            DeadLetterCode.UNKNOWN_TYPE, "no result of a query", result.where + "name"
+            DeadLetterCode.UNKNOWN_TYPE, "not a result of a query: no name", result.where + "name"
         )
     present, removed = _rows(result)
     if not any(is_known_table(name, row) for row in (*present, *removed)):
         raise PayloadError(
             DeadLetterCode.UNKNOWN_TYPE,
-            f"the query {name} says nothing of a Mac's system",
+            f"the query {name} has no columns about a Mac's system",
             result.where + "name",
         )
     facts: dict[str, Any] = {}
     for row in removed:
-        read_row(name, row)  # for what it refuses: another system's rows
+        read_row(name, row)  # raises for rows of another system; the fields are not used
     for row in present:
         facts |= {key: fact for key, fact in read_row(name, row).items() if fact is not None}
     decorations = result.group("decorations")
@@ -132,7 +132,7 @@ def _report(result: Fields, payload: DevicePayload) -> None:
 
 
 def _rows(result: Fields) -> tuple[list[Fields], list[Fields]]:
-    """The rows that are so now, and those that no longer are. Raises PayloadError bad_shape."""
+    """Return the present rows and the removed rows. Raises PayloadError `bad_shape`."""
     action = result.text("action")
     if "diffResults" in result:
         batch = result.group("diffResults")
@@ -148,14 +148,14 @@ def _rows(result: Fields) -> tuple[list[Fields], list[Fields]]:
 
 
 def _list(parent: Fields, name: str) -> list[Fields]:
-    """A list of rows; osquery writes an empty one as "" in batches."""
+    """Return a list of rows; osquery writes an empty one in a batch as ""."""
     if parent.values.get(name) == "":
         return []
     return [_row(row.values, row.where, parent) for row in parent.groups(name, MAX_ROWS)]
 
 
 def _row(columns: Any, where: str, parent: Fields) -> Fields:
-    """A row with all values as text, whether or not `numerics` was set."""
+    """Return a row with all values as text, with or without `numerics`."""
     text = {
         name: value if isinstance(value, str) else str(value)
         for name, value in columns.items()
@@ -165,7 +165,7 @@ def _row(columns: Any, where: str, parent: Fields) -> Fields:
 
 
 def _uuid(text: str | None) -> str | None:
-    """A hardware UUID in upper case; what firmware writes in its place is none."""
+    """Return a hardware UUID in upper case; None for a placeholder of firmware."""
     if text is None or not _UUID.fullmatch(text):
         return None
     upper = text.upper()
@@ -173,7 +173,7 @@ def _uuid(text: str | None) -> str | None:
 
 
 def _at(result: Fields) -> datetime | None:
-    """`unixTime`, a number or its text."""
+    """Return the time of `unixTime`, which is a number or its text."""
     value = result.values.get("unixTime")
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 12:
         value = int(value)

@@ -1,7 +1,7 @@
-"""What rows of osquery's tables say of a Mac (osquery.io/schema).
+"""Translation of rows of osquery's tables to inventory fields (osquery.io/schema).
 
-A row is known by its columns where they are of one table only, else by its query's name: packs
-prefix names (`pack_it_os_version`, `pack/Global/os_version`), and people write their own joins.
+The table of a row is known by columns that only this table has, else by the query's name: packs
+prefix names (`pack_it_os_version`, `pack/Global/os_version`), and operators write their own joins.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,14 +18,14 @@ _DATA_VOLUME: Final = "/System/Volumes/Data"
 
 
 def is_known_table(query: str, row: Fields) -> bool:
-    """Whether this row is of a table that is read here."""
+    """Return True if this row is of a table that Drydock reads."""
     return any(belongs(query, row) for belongs, _ in _TABLES)
 
 
 def read_row(query: str, row: Fields) -> dict[str, Any]:
-    """The facts of a row under InventoryReported's names, and `uuid`; empty for other tables.
+    """Return the fields of a row under InventoryReported's names, and `uuid`; {} for other tables.
 
-    Raises PayloadError not_a_mac for the row of another operating system.
+    Raises PayloadError `not_a_mac` for a row of another operating system.
     """
     facts: dict[str, Any] = {}
     for belongs, read in _TABLES:
@@ -48,7 +48,11 @@ def _os_version(row: Fields) -> dict[str, Any]:
     platform, name = row.text("platform"), row.text("name")
     other = platform != _DARWIN if platform else not (name or "mac").casefold().startswith("mac")
     if other:
-        raise PayloadError(DeadLetterCode.NOT_A_MAC, f"{name or platform}", row.where + "platform")
+        raise PayloadError(
+            DeadLetterCode.NOT_A_MAC,
+            f"another operating system: {name or platform}",
+            row.where + "platform",
+        )
     version, build = running_system(
         row.version("version"), row.build("build"), row.supplement("extra"), None
     )
@@ -65,7 +69,9 @@ def _system_info(row: Fields) -> dict[str, Any]:
     vendor, model = row.text("hardware_vendor"), row.text("hardware_model")
     if vendor and "apple" not in vendor.casefold() and not (model or "").startswith(_MAC_MODELS):
         raise PayloadError(
-            DeadLetterCode.NOT_A_MAC, f"hardware of {vendor}", row.where + "hardware_vendor"
+            DeadLetterCode.NOT_A_MAC,
+            f"hardware of another vendor: {vendor}",
+            row.where + "hardware_vendor",
         )
     refuse_other_products(model)
     return {
@@ -78,7 +84,7 @@ def _system_info(row: Fields) -> dict[str, Any]:
 
 
 def _is_arm(architecture: str | None) -> bool | None:
-    """Only arm64 is sure: under Rosetta an Apple silicon Mac reports x86_64."""
+    """Return True for arm64, else None: under Rosetta an Apple silicon Mac reports x86_64."""
     return True if architecture is not None and architecture.startswith("arm64") else None
 
 
@@ -113,10 +119,9 @@ def _is_mdm(_: str, row: Fields) -> bool:
 
 
 def _mdm(row: Fields) -> dict[str, Any]:
-    """The `mdm` table of github.com/macadmins/osquery-extension: true, false or unknown.
+    """Read the `mdm` table of github.com/macadmins/osquery-extension: true, false or unknown.
 
-    `enrolled` is believed where it is true: it is false as well where the table could not run
-    `profiles`.
+    Only `enrolled` = true is used: the table is false also if it could not run `profiles`.
     """
     if not _boolean(row, "enrolled"):
         return {}

@@ -1,7 +1,7 @@
-"""Outside bytes to a property list, within limits. Owns what may be read at all; knows no format.
+"""Parser of untrusted property lists, with limits on size, depth and number of values.
 
-plistlib refuses entity declarations, but bounds nothing: a binary plist may name the same large
-object a million times, share objects until a walk never ends, or contain itself.
+plistlib refuses entity declarations, but has no limits: a binary plist can name the same large
+object a million times, share objects so that a walk never ends, or contain itself.
 """
 
 import plistlib
@@ -14,7 +14,7 @@ from xml.parsers.expat import ExpatError
 from pipeline.ingest.translation import PayloadError
 from schemas.dead_letters import DeadLetterCode
 
-# The largest message of a Mac, the list of its applications, stays under 2 MB.
+# The largest message of a Mac, the list of its applications, has less than 2 MB.
 MAX_PLIST_BYTES: Final = 16 * 1024 * 1024
 MAX_DEPTH: Final = 64
 MAX_VALUES: Final = 400_000
@@ -25,7 +25,7 @@ _TRAILER: Final = struct.Struct(">6xBBQQQ")
 _XML_START: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:\?xml|plist|!DOCTYPE|!--)")
 _ENCODING: Final = re.compile(rb"<\?xml[^>]*\bencoding\s*=\s*[\"']([A-Za-z0-9._-]+)[\"']")
 _DECLARATIONS: Final = (b"<!ENTITY", b"<!ATTLIST", b"<!ELEMENT", b"<!NOTATION")
-# What plistlib and expat raise for bytes they cannot read.
+# Errors that plistlib and expat raise for malformed bytes.
 _UNREADABLE: Final = (
     ExpatError,
     ValueError,
@@ -39,18 +39,19 @@ _UNREADABLE: Final = (
 
 
 def looks_like_plist(raw: bytes) -> bool:
-    """Whether these bytes start as an XML or a binary property list does."""
+    """Return True if these bytes start like an XML or a binary property list."""
     return raw.startswith(_BINARY) or _XML_START.match(raw) is not None
 
 
 def load_plist(raw: bytes) -> Any:
-    """The value of an XML (UTF-8) or binary property list: str, int, float, bool, bytes, naive
-    UTC datetime, list, dict with str keys.
+    """Return the value of an XML (UTF-8) or binary property list.
 
-    Raises PayloadError: too_large, too_deep (or containing itself), not_plist, bad_value.
+    The value consists of str, int, float, bool, bytes, naive UTC datetime, list, and dict with str
+    keys. Raises PayloadError: too_large, too_deep (also for a list that contains itself),
+    not_plist, not_utf8, bad_value.
     """
     if len(raw) > MAX_PLIST_BYTES:
-        raise PayloadError(DeadLetterCode.TOO_LARGE, f"over {MAX_PLIST_BYTES} bytes")
+        raise PayloadError(DeadLetterCode.TOO_LARGE, f"more than {MAX_PLIST_BYTES} bytes")
     if raw.startswith(_BINARY):
         _check_binary(raw)
         value = _parse(raw, plistlib.FMT_BINARY)
@@ -64,8 +65,10 @@ def load_plist(raw: bytes) -> Any:
 
 
 def dump_plist(value: Any) -> bytes:
-    """XML plist bytes of a value that `load_plist` gave; binary where XML cannot hold it
-    (control characters)."""
+    """Return the XML plist bytes of a value from `load_plist`; binary if XML cannot represent it.
+
+    XML has no form for control characters.
+    """
     try:
         return plistlib.dumps(value, fmt=plistlib.FMT_XML, sort_keys=False)
     except (ValueError, TypeError, OverflowError):
@@ -88,11 +91,14 @@ def _parse(raw: bytes, fmt: plistlib.PlistFormat) -> Any:
 
 
 def _check_xml(raw: bytes) -> None:
-    """Before expat sees it: the text is UTF-8, so that what is searched for here is what expat
-    will read; it declares nothing (a default attribute of 1 MB is copied for every element)."""
+    """Refuse bytes that expat must not read: not UTF-8, or with document type declarations.
+
+    With UTF-8 these checks see the same text as expat. A declaration can set a default attribute of
+    1 MB, which expat copies for every element.
+    """
     encoding = _ENCODING.match(raw.lstrip(b"\xef\xbb\xbf \t\r\n"))
     if encoding is not None and encoding[1].lower() not in (b"utf-8", b"us-ascii", b"ascii"):
-        raise _not_plist("an XML property list is UTF-8")
+        raise _not_plist("an XML property list must be UTF-8")
     try:
         raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -104,40 +110,40 @@ def _check_xml(raw: bytes) -> None:
 
 
 def _check_binary(raw: bytes) -> None:
-    """Before plistlib sees it: the objects fit into the bytes without overlapping, and each is
-    referred to, as every writer leaves them.
+    """Refuse a binary plist whose objects overlap, leave their area, or are not referenced.
 
-    plistlib builds every object for itself, so that offsets which point a million times at the
-    same long array would be built a million times. Damage to a length or a reference would show
-    the bytes of a secret under another field's name, where they are not known for what they are.
+    Every writer produces plists that pass. plistlib builds each object separately: offsets that
+    point a million times at one long array would build it a million times. Damage to a length or a
+    reference would show the bytes of a secret under the name of another field, where redaction does
+    not find them.
     """
     if len(raw) < len(_BINARY) + _TRAILER.size:
-        raise _not_plist("a binary property list without its trailer")
+        raise _not_plist("the binary property list has no trailer")
     offset_size, ref_size, count, top, table = _TRAILER.unpack(raw[-_TRAILER.size :])
     end = len(raw) - _TRAILER.size
     if not (1 <= offset_size <= 8 and 1 <= ref_size <= 8 and top < count and table < end):
-        raise _not_plist("a binary property list with a bad trailer")
+        raise _not_plist("the binary property list has an invalid trailer")
     if count > MAX_VALUES:
         raise _too_many()
     if table + count * offset_size > end:
-        raise _not_plist("a binary property list with a bad offset table")
+        raise _not_plist("the binary property list has an invalid offset table")
     starts = sorted(_integers(raw, table, count, offset_size))
-    met = bytearray(count)
-    met[top] = 1
+    is_referenced = bytearray(count)
+    is_referenced[top] = 1
     for start, limit in zip(starts, [*starts[1:], table], strict=True):
         size, references = _object_at(raw, start, ref_size)
         if start + size > limit:
-            raise _not_plist("objects of a binary property list overlap")
+            raise _not_plist("objects of the binary property list overlap")
         for index in _integers(raw, start + size - references * ref_size, references, ref_size):
             if index >= count:
-                raise _not_plist("a reference to no object of the binary property list")
-            met[index] = 1
-    if not all(met):
-        raise _not_plist("an object of the binary property list that nothing refers to")
+                raise _not_plist("a reference in the binary property list has no object")
+            is_referenced[index] = 1
+    if not all(is_referenced):
+        raise _not_plist("an object of the binary property list has no reference to it")
 
 
 def _integers(raw: bytes, start: int, count: int, size: int) -> list[int]:
-    """`count` unsigned numbers of `size` bytes each."""
+    """Return `count` unsigned big-endian integers of `size` bytes each."""
     return [
         int.from_bytes(raw[at : at + size], "big")
         for at in range(start, start + count * size, size)
@@ -145,11 +151,13 @@ def _integers(raw: bytes, start: int, count: int, size: int) -> list[int]:
 
 
 def _object_at(raw: bytes, offset: int, ref_size: int) -> tuple[int, int]:
-    """How many bytes the object at this offset takes, as its marker says (1 for what has no
-    length), and how many references it ends with. The layout is CoreFoundation's
-    CFBinaryPList.c."""
+    """Return the size in bytes of the object at this offset, and its number of references.
+
+    Both follow from the object's marker; an object without a length has 1 byte. The references are
+    the last bytes of the object. Layout: CFBinaryPList.c of Apple's CoreFoundation.
+    """
     if offset >= len(raw):
-        raise _not_plist("an object lies outside the binary property list")
+        raise _not_plist("an object is outside the binary property list")
     kind, low = raw[offset] >> 4, raw[offset] & 0x0F
     if kind in (0x1, 0x2):
         return 1 + (1 << low), 0
@@ -168,29 +176,29 @@ def _object_at(raw: bytes, offset: int, ref_size: int) -> tuple[int, int]:
 
 
 def _too_deep() -> PayloadError:
-    return PayloadError(DeadLetterCode.TOO_DEEP, f"over {MAX_DEPTH} levels deep")
+    return PayloadError(DeadLetterCode.TOO_DEEP, f"more than {MAX_DEPTH} levels deep")
 
 
 def _too_many() -> PayloadError:
-    return PayloadError(DeadLetterCode.TOO_LARGE, f"over {MAX_VALUES} values")
+    return PayloadError(DeadLetterCode.TOO_LARGE, f"more than {MAX_VALUES} values")
 
 
 def _check(value: Any) -> None:
-    """Shared and cyclic values count as often as a walk meets them."""
-    level, met = [value], 0
+    """Refuse values that are too deep or too many; a shared value counts at each visit."""
+    level, visited = [value], 0
     for _ in range(MAX_DEPTH + 1):
-        met += len(level)
+        visited += len(level)
         children: list[Any] = []
         for node in level:
             if isinstance(node, dict):
                 if not all(isinstance(key, str) for key in node):
-                    raise _not_plist("a key that is no string")
+                    raise _not_plist("a key is not a string")
                 children.extend(node.values())
             elif isinstance(node, list):
                 children.extend(node)
             else:
                 _check_scalar(node)
-            if met + len(children) > MAX_VALUES:
+            if visited + len(children) > MAX_VALUES:
                 raise _too_many()
         level = children
         if not level:
@@ -203,4 +211,4 @@ def _check_scalar(value: object) -> None:
         if not -MAX_INTEGER < value < MAX_INTEGER:
             raise PayloadError(DeadLetterCode.BAD_VALUE, "integer out of range")
     elif value is not None and not isinstance(value, str | bytes | float | datetime):
-        raise _not_plist(f"a value of type {type(value).__name__}")
+        raise _not_plist(f"a value of type {type(value).__name__} is not allowed")

@@ -1,7 +1,8 @@
-"""Which fields are secrets, and how they are cut out before anything is kept or published.
+"""The list of secret fields, and their replacement by fingerprints.
 
-Owns the declared list and the fingerprints. It works on parsed structures only: what cannot be
-parsed cannot be searched, and is not kept (outcome.dead_letter without `redacted`).
+Payloads are redacted before any part of them is kept or published. Redaction works on parsed
+structures only. Bytes that cannot be parsed cannot be searched and are not kept
+(`translation.dead_letter` without `redacted`).
 """
 
 import base64
@@ -22,7 +23,7 @@ from pipeline.ingest.translation import PayloadError
 MIN_KEY_BYTES: Final = 16
 FINGERPRINT_PREFIX: Final = "hmac-sha256:"
 
-# By format, as their documents spell them. Names are matched whole, at any depth and in every
+# Names by format, as its documents spell them. A whole name matches, at any depth and in every
 # format, without regard to case, `_`, `-` and spaces.
 SECRET_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     # github.com/apple/device-management, mdm/checkin
@@ -38,7 +39,7 @@ SECRET_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
         "TokenData",
         "PairingToken",
     ),
-    # mdm/commands: requests that a file may hold, and answers
+    # mdm/commands: responses, and requests that a file may contain
     "MDM command": (
         "PIN",
         "Password",
@@ -63,7 +64,7 @@ SECRET_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
         "UnlockKey",
         "DeviceLockPIN",
     ),
-    # mdm/commands/information.security.yaml, security.filevault.*; the escrow copies too
+    # mdm/commands/information.security.yaml and security.filevault.*, and names of escrow servers
     "FileVault": (
         "FDE_PersonalRecoveryKeyCMS",
         "FDE_PersonalRecoveryKeyDeviceKey",
@@ -80,9 +81,9 @@ SECRET_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     # declarative/status: management.push-token
     "DDM status": ("push-token",),
-    # developer.jamf.com: no secret is documented; what an extended body would name
+    # developer.jamf.com documents no secret in a webhook; these names would be in an extended body
     "Jamf": ("managementPassword", "apiPassword", "scepChallenge", "scepPassword"),
-    # osquery: the TLS logger's body, and columns of tables that hold credentials
+    # osquery: the TLS logger's body, and columns of tables with credentials
     "osquery": (
         "node_key",
         "enroll_secret",
@@ -98,43 +99,49 @@ SECRET_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
         "session_token",
         "bearer_token",
     ),
-    # Munki preferences that conditions and printed facts have been seen to repeat
+    # Munki preferences; the output of conditions can repeat them
     "Munki": ("AdditionalHttpHeaders", "ClientCertificatePassword", "Authorization"),
 }
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return name.translate(_IGNORED).casefold()
 
 
 _IGNORED: Final = str.maketrans("", "", "_- ")
-_SECRET_NAMES: Final = frozenset(_plain(name) for names in SECRET_FIELDS.values() for name in names)
-# Bytes and text that hold another document, whose fields must be searched as well.
+_SECRET_NAMES: Final = frozenset(
+    _normalized(name) for names in SECRET_FIELDS.values() for name in names
+)
+# Bytes and text that start like this are another document, whose fields must be searched too.
 _DOCUMENT_STARTS: Final = (b"{", b"[", b"<?xml", b"<plist", b"<!DOCTYPE", b"bplist00")
 _BASE64_DOCUMENT: Final = "raw_payload"
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_\s-]{16,}=*", re.ASCII)
-_UNWRAPPED: Final = str.maketrans("-_", "+/", "= \t\r\n\f\v")
+_TO_STANDARD_BASE64: Final = str.maketrans("-_", "+/", "= \t\r\n\f\v")
 _SHORTEST_RUN: Final = 16
 _BASE64_RUN: Final = re.compile(rf"[A-Za-z0-9+/]{{{_SHORTEST_RUN},}}", re.ASCII)
 _BASE64_START: Final = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:[{\[]\s*["{\[]|<[?!p]|bplist00)')
-# By chance one text in a million looks so.
+# A random text matches once in a million.
 _READABLE: Final = re.compile(rb"[\t\n\r -~]{16,}")
 _FIELD_MARK: Final = re.compile(rb'[:=">]')
 _STATUS_DATA: Final = "Data"
-# Levels, over all documents within each other: each takes three frames of Python's stack. A
-# document counts for many: writing it grows it by a third, and again for each one around it.
-_DEEPEST: Final = 150
-_DOCUMENT: Final = 32
+# The limit on nested levels, over all documents within each other: each level takes three frames
+# of Python's stack. A document counts as 32 levels: base64 makes it a third larger, and again for
+# each document around it.
+_MAX_LEVELS: Final = 150
+_DOCUMENT_LEVELS: Final = 32
 
 
 def is_secret(name: str) -> bool:
-    """Whether a field of this name is on the declared list."""
-    return _plain(name) in _SECRET_NAMES
+    """Return True if a field of this name is on the list of secrets."""
+    return _normalized(name) in _SECRET_NAMES
 
 
 def hides_document(text: str) -> bool:
-    """Whether base64 of a document is in a text: its start, or a piece of one that is text and
-    holds a field, wherever the piece begins."""
+    """Return True if a text contains base64 of a document.
+
+    It is found by the start of the document, or by any piece of it that is readable text with a
+    mark of a field, wherever the piece begins.
+    """
     if len(text) < _SHORTEST_RUN:
         return False
     for run in _BASE64_RUN.finditer(text):
@@ -149,59 +156,60 @@ def hides_document(text: str) -> bool:
 
 
 def _classify_name(name: str) -> tuple[bool, bool]:
-    """Whether a field's name can be read, and whether it is a secret's."""
+    """Return two flags of a field's name: it can be read, and it is the name of a secret."""
     return not hides_document(name), is_secret(name)
 
 
-# Documents have the same few names; what is kept is bounded in number and in length.
+# Documents repeat the same few names. The cache is limited in number and in length of names.
 _classify_short_name: Final = lru_cache(maxsize=4096)(_classify_name)
-_USUAL_NAME: Final = 64
+_MAX_CACHED_NAME: Final = 64
 
 
 class Redactor:
-    """Replaces each secret by a fingerprint under one key: equal secrets of one field give equal
-    fingerprints, so that 'changed' is still seen; without the key they say nothing.
+    """Replaces each secret by a fingerprint under one key.
 
-    Raises ValueError for a key under 16 bytes: a guessable key would let PINs be tried out.
+    Equal secrets of one field give equal fingerprints, so that a change of the secret remains
+    visible. Without the key a fingerprint reveals nothing. Raises ValueError for a key under 16
+    bytes: with a guessable key every PIN could be tried.
     """
 
     def __init__(self, key: bytes, read_plist: Callable[[bytes], Any] = load_plist) -> None:
         if len(key) < MIN_KEY_BYTES:
-            raise ValueError(f"a redaction key has at least {MIN_KEY_BYTES} bytes")
+            raise ValueError(f"a redaction key must have at least {MIN_KEY_BYTES} bytes")
         self._key = bytes(key)
         self._read_plist = read_plist
 
     def with_plist_reader(self, read_plist: Callable[[bytes], Any]) -> "Redactor":
-        """The same redactor, which has this read plists: a `load_plist` that remembers."""
+        """Return the same redactor with another `load_plist`, such as one with a cache."""
         return Redactor(self._key, read_plist)
 
     def fingerprint(self, field: str, value: object) -> str:
-        """`hmac-sha256:` and 16 hex digits over the field's name and the value's bytes."""
-        name = _plain(field).encode("utf-8", "surrogatepass")
+        """Return `hmac-sha256:` and 16 hex digits over the field's name and the value's bytes."""
+        name = _normalized(field).encode("utf-8", "surrogatepass")
         message = len(name).to_bytes(4, "big") + name + _bytes_of(value)
         digest = hmac.new(self._key, message, hashlib.sha256).hexdigest()
         return FINGERPRINT_PREFIX + digest[:16]
 
     def cut(self, value: Any) -> Any:
-        """A copy of a parsed plist or JSON value without secrets.
+        """Return a copy of a parsed plist or JSON value without secrets.
 
-        Documents inside it are searched too: NanoMDM's base64 `raw_payload`, a status report in a
-        plist's `Data`, JSON or a plist in any bytes, in any text, in base64 in any text. One that
-        cannot be parsed becomes a fingerprint itself, and so does a text, or a field's name, with
-        a piece of one. Absent and empty secrets stay as they are: they hide nothing.
+        Documents inside the value are searched too: NanoMDM's base64 `raw_payload`, a status report
+        in a plist's `Data`, JSON or a plist in any bytes, in any text, or in base64 in any text. A
+        document that cannot be parsed becomes a fingerprint, as does a text or a field's name with
+        a piece of a document. Absent and empty secrets stay as they are: they reveal nothing.
         """
         return self._cut(value, 0)
 
     def json(self, value: Any) -> bytes:
-        """The JSON bytes of a parsed JSON value without secrets."""
+        """Return the JSON bytes of a parsed JSON value without secrets."""
         return json.dumps(self.cut(value), ensure_ascii=False, separators=(",", ":")).encode()
 
     def plist(self, value: Any) -> bytes:
-        """The plist bytes of a parsed plist value without secrets."""
+        """Return the plist bytes of a parsed plist value without secrets."""
         return dump_plist(self.cut(value))
 
     def _cut(self, value: Any, depth: int) -> Any:
-        if isinstance(value, dict | list) and depth > _DEEPEST:
+        if isinstance(value, dict | list) and depth > _MAX_LEVELS:
             return self.fingerprint("nested", value)
         if isinstance(value, dict):
             return dict(self._field(key, item, value, depth + 1) for key, item in value.items())
@@ -214,14 +222,14 @@ class Redactor:
         return value
 
     def _field(self, key: str, value: Any, parent: dict[str, Any], depth: int) -> tuple[str, Any]:
-        """A name that cannot be read may be a secret's."""
+        """Return a field without secrets. A name that cannot be read could be a secret's."""
         is_readable, is_named_secret = (
-            _classify_short_name(key) if len(key) <= _USUAL_NAME else _classify_name(key)
+            _classify_short_name(key) if len(key) <= _MAX_CACHED_NAME else _classify_name(key)
         )
         if not is_readable:
             return self.fingerprint("name", key), self.fingerprint("value", value)
         if is_named_secret:
-            return key, self.fingerprint(key, value) if _holds_anything(value) else value
+            return key, self.fingerprint(key, value) if _has_content(value) else value
         if key == _BASE64_DOCUMENT and isinstance(value, str) and value:
             return key, self._base64_document(key, value, depth)
         if key == _STATUS_DATA and "Endpoint" in parent and isinstance(value, bytes) and value:
@@ -229,8 +237,11 @@ class Redactor:
         return key, self._cut(value, depth)
 
     def _text(self, value: str, depth: int) -> str:
-        """A text that holds JSON or a plist, as it is or in base64; one that only looks like it
-        stays if it has no field at all, for a device may be called `[Lab] 3`."""
+        """Return a text without secrets; it may be JSON or a plist, as it is or in base64.
+
+        A text that only starts like a document, such as the device name `[Lab] 3`, is kept if it
+        has no mark of a field.
+        """
         if _is_document(value[:64].encode("utf-8", "replace")):
             raw = value.encode("utf-8", "replace")
             cut = self._document("text", raw, depth)
@@ -249,8 +260,8 @@ class Redactor:
         return base64.b64encode(cut).decode() if isinstance(cut, bytes) else cut
 
     def _document(self, key: str, raw: bytes, depth: int) -> bytes | str:
-        inside = depth + _DOCUMENT
-        if inside > _DEEPEST:
+        inside = depth + _DOCUMENT_LEVELS
+        if inside > _MAX_LEVELS:
             return self.fingerprint(key, raw)
         try:
             if raw.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
@@ -266,21 +277,23 @@ def _is_document(raw: bytes) -> bool:
 
 
 def _from_base64(text: str) -> bytes:
-    """The bytes of base64 in either alphabet, wrapped or not, padded or cut off; none if it is
-    none."""
+    """Return the bytes of base64; b"" if the text is not base64.
+
+    Both alphabets are accepted, with or without line breaks, padded or cut off.
+    """
     if _BASE64.fullmatch(text.rstrip()) is None:
         return b""
-    packed = text.translate(_UNWRAPPED)
+    packed = text.translate(_TO_STANDARD_BASE64)
     whole = len(packed) - (len(packed) % 4 == 1)
     return base64.b64decode(packed[:whole] + "=" * (-whole % 4), validate=True)
 
 
-def _holds_anything(value: object) -> bool:
+def _has_content(value: object) -> bool:
     return value is not None and value not in ("", b"", [], {}) and not isinstance(value, bool)
 
 
 def _bytes_of(value: object) -> bytes:
-    """What is fingerprinted: bytes and text as they are, anything else in one written form."""
+    """Return the bytes to fingerprint: bytes and text as they are, other values as JSON."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):

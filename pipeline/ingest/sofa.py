@@ -1,9 +1,9 @@
-"""The SOFA feed of macOS releases to events: the whole feed, or what changed since another one.
+"""Translation of the SOFA feed of macOS releases: the whole feed, or the changes since another one.
 
 Format: github.com/macadmins/sofa, `v2/macos_data_feed.json` and `v1/macos_data_feed.json`.
 
-A release is its version; nothing else in the feed names it for good. Builds go blank, lines are
-renamed, hashes, LastCheck and expiration dates change every hour with nothing new.
+A release is identified by its version, because no other field is stable: builds become blank, lines
+are renamed, and hashes, LastCheck and expiration dates change every hour without news.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,32 +31,36 @@ from schemas.macos import OSVersion
 
 SOURCE: Final[FeedSource] = "sofa"
 
-# CVEs that nobody rated stand between medium and high: decisions treat them as high, so a later
-# `low` or `medium` is no raise, and a later `high` is one.
+# CVEs without a rating rank between medium and high. Decisions treat them as high, so a later
+# `low` or `medium` is not a raise, and a later `high` is one.
 _UNRATED: Final = SEVERITIES.index("medium") + 1.5
 
 
 def translate(
     raw: bytes, *, origin: str, received_at: datetime, previous: bytes | None = None
 ) -> Translation:
-    """One published event for each release of every line, background security improvements
-    included; with `previous`, the bytes of an earlier feed, only what changed:
+    """Return one published event for each release of every line.
 
-    - published: a version that was not listed; or one that was for some hardware and whose own
-      device list now names more (a list that only went missing says nothing).
-    - severity_raised: a CVE of it is newly known to be exploited, or the worst rating rose. An
-      exploited CVE counts as critical, so a rating that comes after it raises nothing.
-    - narrowed: for fewer devices than it was (see `sofa_document.read_document`).
-    - retracted: a version vanished from a line that is still listed. Not: the oldest ones falling
-      off the list's end, a whole line leaving, or an entry that is there and cannot be read.
+    Background security improvements are included. With `previous`, the bytes of an earlier feed,
+    only changes give events:
 
-    CVEs that are added to old notes, corrected dates and builds are no events of their own; the
-    next event of the release carries them. An event holds all the feed says of the release, and
-    what an earlier feed said where this one has gone blank.
+    - published: a version that was not listed; or a version that was for some hardware and whose
+      own device list now has more devices (a list that is only missing gives no event).
+    - severity_raised: one of its CVEs is newly known as exploited, or its worst rating rose. An
+      exploited CVE counts as critical, so a later rating of it raises nothing.
+    - narrowed: the version is for fewer devices than before (see `sofa_document.read_document`).
+    - retracted: the version is missing from a line that is still listed. The oldest versions that
+      leave the end of a list, a line that leaves as a whole, and an entry that cannot be read are
+      not retracted.
 
-    `time` is the feed's LastCheck; where it is missing, in the future, or older than a release it
-    lists, the newest ReleaseDate. Raises nothing: what cannot be read is a dead letter with its
-    place. Where `previous` cannot be read, that is a dead letter and the whole feed is given.
+    New CVEs in old notes, corrected dates and corrected builds give no event of their own; the next
+    event of the release has them. An event has all fields of the release in this feed, and those of
+    an earlier feed where this one is blank.
+
+    `time` is the feed's LastCheck; if that is missing, in the future, or older than a listed
+    release, it is the newest ReleaseDate. A part that cannot be read is a dead letter with its
+    path. If `previous` cannot be read, the result has dead letters for it and the whole feed.
+    Raises nothing.
     """
     return translate_since(
         diff, raw, previous, source=SOURCE, origin=origin, received_at=received_at
@@ -71,7 +75,7 @@ def diff(
     state: FeedState,
     fixed: frozenset[str] = frozenset(),
 ) -> FeedDiff:
-    """What a feed says anew, as `translate` tells it, and what is known of the feed after it."""
+    """Return the changes that `translate` describes, and the feed's state after this document."""
     del fixed
     feed = FeedDocument(SOURCE, raw, origin, received_at)
     try:
@@ -93,7 +97,10 @@ def diff(
 
 @dataclass(frozen=True, slots=True)
 class _FeedHistory:
-    """All that the feed said so far; of background security improvements too, or never of any."""
+    """All releases that the feed listed so far.
+
+    `has_supplements` is True if an earlier document had background security improvements.
+    """
 
     advisories: Mapping[OSVersion, SofaAdvisory]
     has_supplements: bool
@@ -147,7 +154,8 @@ def _retracted(version: OSVersion, old: _FeedHistory, new: SofaDocument) -> bool
     if not listed:
         return False
     if version.supplement:
-        # One for an older release has been superseded. Older feeds do not list them at all.
+        # A supplement of an older release is superseded, not retracted. Older feeds list no
+        # supplements at all.
         return version.release == max(listed) and (new.has_supplements or not old.has_supplements)
     return version > min(listed)
 

@@ -1,4 +1,4 @@
-"""A SOFA feed as a whole: its releases by version, and which Macs each one is for."""
+"""A whole SOFA feed: its releases by version, and the Macs that each release is for."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,21 +10,24 @@ from pipeline.ingest.sofa_release import SofaRelease, read_release, read_supplem
 from pipeline.ingest.translation import PayloadError
 from schemas.macos import OSVersion, parse_os_version
 
-# Lists of one line differ by the models that came out since (15.0 names 52 devices, 15.3 names
-# 67); a release for some hardware names one or a few.
+# The lists of one line differ by new models (SOFA: 15.0 names 52 devices, 15.3 names 67); a
+# release for some hardware names one or a few devices.
 _SPECIFIC_SHARE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class SofaAdvisory:
-    """A release and the devices it is for; None: every Mac of its line."""
+    """A release and its devices; `device_ids` is None if it is for every Mac of its line."""
 
     release: SofaRelease
     device_ids: frozenset[str] | None
 
     def filled_from(self, old: "SofaAdvisory") -> "SofaAdvisory":
-        """This with what the feed has forgotten since `old`. A release that was for some hardware
-        is not for all because its device list went missing."""
+        """Return this advisory, completed with fields of `old` that the feed no longer has.
+
+        A release that was for some hardware does not become one for all because its list is
+        missing.
+        """
         device_ids = self.device_ids
         if old.device_ids is not None and self.release.listed is None:
             device_ids = old.device_ids
@@ -33,9 +36,12 @@ class SofaAdvisory:
 
 @dataclass(frozen=True, slots=True)
 class SofaDocument:
-    """`at` is when the feed said so, `checked_at` when it says that it looked. `unreadable` are
-    versions that are listed and could not be read, `unclear` the lines with an entry of which not
-    even the version is known."""
+    """The advisories of one feed document by version.
+
+    `at` is the time of its events, `checked_at` the feed's LastCheck. `unreadable` are versions
+    with an entry that cannot be read; `unclear` are lines with an entry whose version cannot be
+    read.
+    """
 
     at: datetime
     checked_at: datetime | None
@@ -56,7 +62,7 @@ class _Reading:
     def add_entry(
         self, entry: Node, line: str, read: Callable[[Node, FeedDocument], SofaRelease]
     ) -> SofaRelease | None:
-        """Read an entry and join it to what is known of its version."""
+        """Read an entry and merge it into its version; None if it cannot be read."""
         try:
             release = read(entry, self.feed)
         except PayloadError as error:
@@ -75,16 +81,22 @@ class _Reading:
 
 
 def read_document(value: Any, feed: FeedDocument) -> SofaDocument:
-    """The releases of a parsed feed, v1 or v2; what cannot be read is set aside in `feed`.
+    """Return the releases of a parsed feed, v1 or v2.
 
-    Which Macs a release is for: SOFA's DeviceScope decides where it is given, and
-    `device-specific` means the listed devices, none where the list is missing. Feeds before March
-    2026 have no scope: there a list is for some hardware only if it names fewer than half as many
-    devices as the longest of its line, or if the release is newer than the line's `Latest`,
-    which SOFA sets back when it learns that the newest release is not for all. Otherwise it is
-    for every Mac of its line: no list says more than that, as older lists lack newer models.
+    Parts that cannot be read become dead letters of `feed`. The devices of a release follow these
+    rules, in this order:
 
-    Raises PayloadError where the document is no SOFA feed.
+    - SOFA's DeviceScope decides where it is given. `device-specific` means the listed devices, and
+      no device if the list is missing.
+    - Feeds before March 2026 have no scope. A release that is newer than the line's `Latest` is for
+      the listed devices: SOFA sets `Latest` back when it learns that the newest release is not for
+      all.
+    - A list with less than half as many devices as the longest list of its line is for those
+      devices.
+    - Any other release is for every Mac of its line: older lists lack newer models, so a long list
+      does not exclude a Mac.
+
+    Raises PayloadError if the document is not a SOFA feed.
     """
     document = Node(value)
     lines = document.get("OSVersions")
@@ -132,8 +144,10 @@ def _read_line(entry: Node, reading: _Reading) -> None:
 
 
 def _line(name: Node) -> str:
-    """`Tahoe 26`, or `macOS 26` as it was until January 2026, to `26`; "" where it says neither:
-    releases know their line themselves."""
+    """Return `26` for `Tahoe 26` and for `macOS 26`; "" for any other name.
+
+    SOFA wrote `macOS 26` until January 2026. Releases have their line in their own version.
+    """
     try:
         return parse_os_version(name.text()).line
     except (PayloadError, ValueError):

@@ -1,4 +1,4 @@
-"""One release as a SOFA feed lists it, in any of the feed's forms. Knows no other release."""
+"""One release of a SOFA feed, in every form of the feed. It depends on no other release."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -17,14 +17,17 @@ Item = TypeVar("Item")
 
 SEVERITIES: Final[tuple[Severity, ...]] = ("low", "medium", "high", "critical")
 _SCOPES: Final[dict[str, Scope]] = {"universal": "universal", "device-specific": "device-specific"}
-# The page that lists all security notes stands where a release has none of its own.
+# SOFA links Apple's page of all security notes if a release has no notes of its own.
 _NO_NOTES: Final = "/100100"
 _SUPPLEMENT: Final = re.compile(r"\(([a-z])\)\s*$|^RSR_([a-z])$", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class SofaRelease:
-    """`listed` is its SupportedDevices, None where the feed gives none; `scope` its DeviceScope."""
+    """A release's fields. `scope` is its DeviceScope.
+
+    `listed` is its SupportedDevices; None if the feed has no list.
+    """
 
     version: OSVersion
     builds: frozenset[Build] = frozenset()
@@ -38,7 +41,7 @@ class SofaRelease:
     listed: frozenset[str] | None = None
 
     def merged(self, other: "SofaRelease") -> "SofaRelease":
-        """What two entries of one version say together; the order does not matter."""
+        """Return the union of two entries of one version; the order does not matter."""
         return SofaRelease(
             version=self.version,
             builds=self.builds | other.builds,
@@ -48,15 +51,16 @@ class SofaRelease:
             exploited=self.exploited | other.exploited,
             severity=worst(self.severity, other.severity),
             url=_merge_optional(max, self.url, other.url),
-            scope=_merge_optional(
-                min, self.scope, other.scope
-            ),  # device-specific, where they differ
+            # If they differ, this is `device-specific`.
+            scope=_merge_optional(min, self.scope, other.scope),
             listed=_merge_optional(frozenset.union, self.listed, other.listed),
         )
 
     def filled_from(self, old: "SofaRelease") -> "SofaRelease":
-        """This release with what the feed has forgotten since `old`: SOFA blanks the builds,
-        dates and device lists of older releases."""
+        """Return this release, completed with fields of `old` that the feed no longer has.
+
+        SOFA blanks builds and dates of older releases.
+        """
         return replace(
             self,
             builds=self.builds or old.builds,
@@ -66,19 +70,21 @@ class SofaRelease:
 
 
 def worst(*severities: Severity | None) -> Severity | None:
-    """The worst of these, None where none is rated."""
+    """Return the worst of these severities; None if none is rated."""
     return max((one for one in severities if one is not None), key=SEVERITIES.index, default=None)
 
 
 def read_release(entry: Node, feed: FeedDocument) -> SofaRelease:
-    """A release of `OSVersions`, v1 or v2.
+    """Return a release of `OSVersions`, v1 or v2.
 
-    A wrong item of a list (a build, a CVE id, a device id) and a wrong optional field are set
-    aside alone. Raises PayloadError where it cannot be told which release it is.
+    An invalid item of a list (a build, a CVE id, a device id) and an invalid optional field become
+    dead letters alone. Raises PayloadError if the release's version cannot be read.
     """
     product = entry.get("ProductName")
     if product.text() not in {"", "macOS"}:
-        raise product.error(f"a release of {product.text()}", DeadLetterCode.NOT_A_MAC)
+        raise product.error(
+            f"a release of another product: {product.text()}", DeadLetterCode.NOT_A_MAC
+        )
     cves = entry.get("CVEs")
     return SofaRelease(
         version=release_version(entry),
@@ -95,14 +101,14 @@ def read_release(entry: Node, feed: FeedDocument) -> SofaRelease:
 
 
 def read_supplement(entry: Node, feed: FeedDocument) -> SofaRelease:
-    """A background security improvement (`26.3.1 (a)`) of `BackgroundSecurityImprovements`."""
+    """Return a background security improvement (`26.3.1 (a)`) of a feed."""
     version = entry.get("Version").version()
     extra = entry.get("VersionExtra")
     if not extra.text():
         raise extra.error("missing")
     version = Node(f"{version.release} {extra.text()}", extra.where).version()
     if not version.supplement:
-        raise extra.error("not a supplement", DeadLetterCode.BAD_VALUE)
+        raise extra.error("not the letter of a supplement", DeadLetterCode.BAD_VALUE)
     build = _read_optional(entry.get("Build"), Node.build, feed)
     return SofaRelease(
         version=version,
@@ -118,9 +124,10 @@ def read_supplement(entry: Node, feed: FeedDocument) -> SofaRelease:
 
 
 def release_version(entry: Node) -> OSVersion:
-    """Its version; a rapid security response of v1 has its letter only in name and type.
+    """Return the version of an entry, with the letter of a supplement.
 
-    Raises PayloadError, unknown_type for a ReleaseType that is not known.
+    A rapid security response of v1 has its letter only in UpdateName or ReleaseType. Raises
+    PayloadError; `unknown_type` for an unknown ReleaseType.
     """
     version = entry.get("ProductVersion").version()
     kind = entry.get("ReleaseType")
@@ -130,7 +137,7 @@ def release_version(entry: Node) -> OSVersion:
         if letter:
             return version._replace(supplement=letter[1] or letter[2])
     if kind.text() not in {"", "OS"}:
-        raise kind.error("unknown kind of release", DeadLetterCode.UNKNOWN_TYPE)
+        raise kind.error("unknown ReleaseType", DeadLetterCode.UNKNOWN_TYPE)
     return version
 
 
@@ -140,7 +147,7 @@ def _builds(entry: Node, feed: FeedDocument) -> frozenset[Build]:
 
 
 def _exploited(entry: Node, feed: FeedDocument) -> frozenset[str]:
-    """The list and the flags of the CVEs themselves: older feeds keep only one of them right."""
+    """Return the CVEs that are in the list or have a flag: older feeds keep only one right."""
     listed = _read_all(_items(entry.get("ActivelyExploitedCVEs"), feed), Node.cve, feed)
     flagged = {
         key
@@ -151,7 +158,7 @@ def _exploited(entry: Node, feed: FeedDocument) -> frozenset[str]:
             and (rating.value.get("ActivelyExploited") is True or rating.value.get("InKEV") is True)
         )
     }
-    # A key that is no CVE id was set aside when the CVEs were read.
+    # A key that is not a CVE id became a dead letter when the CVEs were read.
     return listed | {key for key in flagged if _is_cve(key)}
 
 
@@ -159,8 +166,8 @@ def _severity(rating: Node) -> Severity | None:
     if not isinstance(rating.value, dict):
         return None
     rating_text = rating.value.get("Severity")
-    word = rating_text.strip().lower() if isinstance(rating_text, str) else ""
-    return next((one for one in SEVERITIES if one == word), None)
+    rated = rating_text.strip().lower() if isinstance(rating_text, str) else ""
+    return next((one for one in SEVERITIES if one == rated), None)
 
 
 def _url(entry: Node, feed: FeedDocument) -> str | None:
@@ -184,7 +191,7 @@ def _pairs(cves: Node) -> Iterator[tuple[str, Node]]:
 
 
 def _keys(cves: Node, feed: FeedDocument) -> list[Node]:
-    """The CVE ids, which are the keys of an object."""
+    """Return the CVE ids, which are the keys of an object."""
     try:
         return [Node(key, node.where) for key, node in cves.members()]
     except PayloadError as error:
@@ -212,7 +219,7 @@ def _read_all(
     if len(nodes) > MAX_LISTED:
         beyond = Node([place.value for place in nodes[MAX_LISTED:]], nodes[MAX_LISTED].where)
         feed.add_dead_letter(
-            beyond.error(f"over {MAX_LISTED} items", DeadLetterCode.BAD_VALUE), beyond
+            beyond.error(f"more than {MAX_LISTED} items", DeadLetterCode.BAD_VALUE), beyond
         )
     return frozenset(found)
 
@@ -235,7 +242,7 @@ def _is_cve(text: str) -> bool:
 def _merge_optional(
     join: Callable[[Item, Item], Item], one: Item | None, other: Item | None
 ) -> Item | None:
-    """Both joined, or the one that is there."""
+    """Return both joined, or the one that is not None."""
     if one is None or other is None:
         return other if one is None else one
     return join(one, other)

@@ -1,4 +1,4 @@
-"""Which translator reads which source. The names are the command line's and the gateway's."""
+"""The table of translators by source. The command line and the gateway use these names."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
@@ -13,29 +13,35 @@ from schemas.feeds import FeedSource
 
 
 class Translator(Protocol):
-    """One whole payload to events. Pure; raises nothing for any bytes."""
+    """The function that translates one whole payload. Pure; it raises nothing for any bytes."""
 
     def __call__(
         self, raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor
     ) -> Translation:
-        """The payload's translation."""
+        """Return the payload's translation."""
 
 
 class LineTranslator(Protocol):
-    """Lines to one translation each, holding one line at a time. Takes the next line only when
-    it is asked for the next translation, so that who reads can tell which line it was."""
+    """The function that translates a file line by line, with one line in memory at a time.
+
+    It reads the next line only when the caller asks for the next translation, so that the caller
+    can count which line a translation belongs to.
+    """
 
     def __call__(
         self, lines: Iterable[bytes], *, origin: str, received_at: datetime, redactor: Redactor
     ) -> Iterator[Translation]:
-        """A translation a line."""
+        """Yield one translation for each line that is not blank."""
 
 
 def translator_since(
     source: FeedSource, previous: bytes | None, fixed: frozenset[str] = frozenset()
 ) -> Translator:
-    """The translator of what a feed says anew since an earlier document of it. `fixed` are CVEs
-    that Apple's releases are known to fix. Feeds are public: the redactor has nothing to do."""
+    """Return a translator of a feed's news since an earlier document of it.
+
+    `fixed` are the CVEs that Apple's releases are known to fix. The translator ignores its
+    redactor: feeds are public.
+    """
     diff = FEED_DIFFS[source]
 
     def translator(
@@ -55,7 +61,7 @@ def translator_since(
     return translator
 
 
-# One entry a source: advisory feeds, then what tells of Macs.
+# One entry for each source: first the advisory feeds, then the sources of devices.
 TRANSLATORS: Final[Mapping[str, Translator]] = {
     "sofa": translator_since("sofa", None),
     "gdmf": translator_since("gdmf", None),
@@ -67,12 +73,12 @@ TRANSLATORS: Final[Mapping[str, Translator]] = {
     "munki": munki.translate,
 }
 
-# Sources whose files are read line by line, however large they are.
+# Sources whose files are read line by line, so that a file may have any size.
 LINE_TRANSLATORS: Final[Mapping[str, LineTranslator]] = {"osquery": osquery.translate_lines}
 
 
 def one_a_line(translate: Translator) -> LineTranslator:
-    """A translator of lines that are each one payload. Blank lines are none."""
+    """Return a translator of lines that are one payload each; blank lines are skipped."""
 
     def translator(
         lines: Iterable[bytes], *, origin: str, received_at: datetime, redactor: Redactor

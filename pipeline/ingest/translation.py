@@ -1,4 +1,4 @@
-"""What a translation gives: events, dead letters and what was set aside on purpose."""
+"""The result of a translation: events, and dead letters for the parts that cannot be used."""
 
 import base64
 import hashlib
@@ -27,16 +27,18 @@ class PayloadError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """`events` to publish, `dead_letters` to keep. Nothing in the payload is in neither, except
-    what its source marks as not about a Mac's state (an idle user-channel poll is a dead letter
-    with code `user_channel`)."""
+    """The events to publish and the dead letters to keep.
+
+    Every entry of a payload is in one of them, except entries about other systems or other vendors
+    in a feed. An idle poll of a user channel is a dead letter `user_channel`.
+    """
 
     events: tuple[Event, ...] = ()
     dead_letters: tuple[DeadLetter, ...] = ()
 
     @staticmethod
     def join(parts: "Iterable[Translation]") -> "Translation":
-        """All of the parts, in order."""
+        """Return the events and dead letters of all parts, in order."""
         kept = list(parts)
         return Translation(
             tuple(event for part in kept for event in part.events),
@@ -56,10 +58,10 @@ def dead_letter(
     received_at: datetime,
     redacted: bytes | None = None,
 ) -> DeadLetter:
-    """A dead letter of these bytes.
+    """Return a dead letter for these bytes.
 
-    `redacted` is what may be kept of them; None where secrets could not be looked for, and then
-    no bytes are kept at all, only their hash and size.
+    `redacted` are the bytes without secrets; None if the bytes could not be searched for secrets.
+    Without `redacted`, or if it is over MAX_KEPT_BYTES, only hash and size of the bytes are kept.
     """
     kept = redacted if redacted is not None and len(redacted) <= MAX_KEPT_BYTES else None
     return DeadLetter(

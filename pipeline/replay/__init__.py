@@ -1,1 +1,1 @@
-"""The past, read again: verified, explained, or decided by another policy. Publishes nothing."""
+"""Readers of the log: verify, explain, or decide again with another policy. Publishes nothing."""

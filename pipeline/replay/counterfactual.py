@@ -1,9 +1,9 @@
-"""What another policy would have decided.
+"""Comparison of recorded decisions with those that another policy gives.
 
-Each recorded decision is computed again on its own recorded inputs under the other policy, and
-every Mac once more at the slice's end, so that Macs without a record in it are compared too. What
-a different decision would have led to (an earlier job, an earlier report) is not followed: that
-is a simulation's work.
+Each recorded decision is computed again from its own recorded inputs with the other policy. Every
+Mac is also decided at the end of the period, so that Macs without a recorded decision in it are
+compared too. The consequences of a different decision (an earlier job, an earlier report) are not
+followed: that needs a simulation.
 """
 
 from collections import Counter
@@ -29,7 +29,7 @@ from pipeline.replay.log import (
 from schemas.decisions import Decision, DecisionRecord, Verdict
 
 _PROGRESS_EVERY: Final = 1000
-# What a decision means to a Mac and to those who wait for it. Gates, evidence and job ids follow.
+# The fields that matter to a Mac and its operators. Gates, evidence and job ids are not compared.
 COMPARED: Final = (
     "decision",
     "action",
@@ -44,17 +44,20 @@ COMPARED: Final = (
 
 
 class ChangeKind(StrEnum):
-    """How a decision differs under the other policy."""
+    """The kind of difference between a recorded decision and the other policy's."""
 
-    ADDED = "added"  # a job would be sent that was not
-    REMOVED = "removed"  # a job was sent that would not be
-    CHANGED = "changed"  # sent, or not, either way; but otherwise
+    ADDED = "added"  # only the other policy sends a job
+    REMOVED = "removed"  # only the recorded policy sent a job
+    CHANGED = "changed"  # both send a job or neither does, and other fields differ
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionChange:
-    """One decision that differs. `seq` None: it is the one at the slice's end. `then` None: no
-    policy was in force. `fields` are those of COMPARED that differ."""
+    """One decision that differs.
+
+    `seq` is None for the decision at the end of the period. `recorded` is None if no policy was in
+    force. `fields` are the fields of COMPARED that differ.
+    """
 
     seq: int | None
     at: datetime
@@ -65,7 +68,7 @@ class DecisionChange:
 
     @property
     def site(self) -> str | None:
-        """Where the Mac is: as it was, or under the other policy where nothing was known."""
+        """The Mac's recorded site; its site under the other policy if none was recorded."""
         return (
             self.alternative.site
             if self.recorded is None
@@ -74,7 +77,7 @@ class DecisionChange:
 
     @property
     def action(self) -> str | None:
-        """What is added, removed or changed: the action under the side that has one."""
+        """The action that is added, removed or changed; None if neither decision has one."""
         sides = [self.alternative, self.recorded]
         if self.kind is ChangeKind.REMOVED:
             sides.reverse()
@@ -85,7 +88,7 @@ class DecisionChange:
 
 @dataclass(frozen=True, slots=True)
 class CounterfactualDiff:
-    """All that differs: `decisions` recorded ones and `macs` at the end were compared."""
+    """All differences, and the number of recorded decisions and of Macs that were compared."""
 
     policy_digest: str
     decisions: int
@@ -94,7 +97,7 @@ class CounterfactualDiff:
 
     @property
     def by_mac(self) -> dict[str, Counter[ChangeKind]]:
-        """For each Mac that differs, by UDID, how many of its decisions do and how."""
+        """The number of differences of each kind by UDID, for each Mac with a difference."""
         found: dict[str, Counter[ChangeKind]] = {}
         for change in self.changes:
             found.setdefault(change.alternative.udid, Counter())[change.kind] += 1
@@ -102,7 +105,7 @@ class CounterfactualDiff:
 
     @property
     def by_site_and_action(self) -> dict[tuple[str, str], Counter[ChangeKind]]:
-        """Sums by site and action, `-` where a decision has none; sorted."""
+        """The number of differences by site and action, sorted; `-` if a decision has none."""
         found: dict[tuple[str, str], Counter[ChangeKind]] = {}
         for change in self.changes:
             key = (change.site or "-", change.action or "-")
@@ -120,8 +123,11 @@ def counterfactual(
     progress: Callable[[int], None] = lambda _: None,
     fast_paths: bool = True,
 ) -> CounterfactualDiff:
-    """What this policy would have decided otherwise, from `since` up to `until`, for one Mac or
-    for all. Raises PolicyError for the policy, UnreadableLog for the log."""
+    """Return the differences that this policy makes, for one Mac or all.
+
+    Decisions with `since` <= time < `until` are compared. `progress` is called with the `seq`
+    reached. Raises PolicyError for the policy and UnreadableLog for the log.
+    """
     policy = read_policy(policy_text)
     contents = LogContents(log)
     changes: list[DecisionChange] = []
@@ -167,14 +173,14 @@ def _recorded_change(
         catalogue = contents.catalogue(record.inputs.catalog_digest)
         alternative = recompute(record, policy, catalogue, fast_paths=fast_paths)
     except UNREADABLE as error:
-        raise UnreadableLog(f"entry {entry.seq} cannot be decided again: {error}") from error
+        raise UnreadableLog(f"entry {entry.seq} cannot be decided on again: {error}") from error
     return _change(entry.seq, entry.at, record.decision, alternative)
 
 
 def _at_end(
     reconciler: Reconciler, policy_text: str, end: datetime, udid: str | None, *, fast_paths: bool
 ) -> Iterator[tuple[Decision | None, Decision]]:
-    """Each Mac's decision at the end under the policy in force, and under the other."""
+    """Yield each Mac's decision at the end under the policy in force and under the other one."""
     alternative = Reconciler(reconciler.fleet, fast_paths=fast_paths)
     alternative.override_policy(policy_text)
     alternative.recount_jobs()

@@ -1,4 +1,4 @@
-"""Which Mac people mean: by UDID, serial number or enrollment id."""
+"""Search of the log for a Mac, by the names that people use."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,10 +8,10 @@ from schemas.ids import SERIAL_SUBJECT_PREFIX
 
 
 def find_device_key(log: LogReader, name: str) -> str | None:
-    """The key of the Mac with this UDID, serial number or enrollment id.
+    """Return the key of the Mac with this UDID, serial number or enrollment id; None if unknown.
 
-    What is no key of a decision is looked for in the decisions, where the last Mac to carry the
-    name has it; then in the events, for Macs that nothing was ever decided for.
+    A name that is not the key of a decision is searched in the recorded decisions: the last Mac
+    that had the name is returned. Then the events are searched, for Macs without any decision.
     """
     wanted = name.strip()
     if wanted.lower().startswith(SERIAL_SUBJECT_PREFIX):
@@ -52,7 +52,7 @@ def _last_reported(log: LogReader, name: str, keys: tuple[str, ...]) -> str | No
 
 
 def _mentions(log: LogReader, names: Iterable[str], kind: Kind) -> Iterator[LogEntry]:
-    """The entries whose bytes hold one of the names: reading them all would take minutes."""
+    """Yield the entries whose bytes contain one of the names; decoding all would take minutes."""
     needles = tuple(name.encode() for name in names)
     return (
         entry for entry in log.entries(kind=kind) if any(needle in entry.body for needle in needles)

@@ -1,4 +1,4 @@
-"""Where two JSON values first differ, as a path and both values."""
+"""The first difference of two JSON values, as a path and both values."""
 
 import json
 from typing import Any, Final, NamedTuple
@@ -7,7 +7,7 @@ ABSENT: Final = "(absent)"
 
 
 class FieldDifference(NamedTuple):
-    """A place where two JSON values differ: `device.facts.build`, and what each side has."""
+    """A path in two JSON values, such as `device.facts.build`, and the value on each side."""
 
     path: str
     left: Any
@@ -15,10 +15,10 @@ class FieldDifference(NamedTuple):
 
 
 def first_difference(left: Any, right: Any, path: str = "") -> FieldDifference | None:
-    """The first place at which two JSON values differ; None if they say the same.
+    """Return the first difference of two JSON values; None if they are equal.
 
-    In the left one's order, then what only the right one has. `1`, `1.0` and `true` differ; the
-    order of an object's keys says nothing.
+    The keys of `left` are compared in their order, then keys that only `right` has. `1`, `1.0` and
+    `true` differ; the order of an object's keys does not matter.
     """
     if isinstance(left, dict) and isinstance(right, dict):
         for key in [*left, *(key for key in right if key not in left)]:
@@ -41,9 +41,10 @@ def first_difference(left: Any, right: Any, path: str = "") -> FieldDifference |
 
 
 def first_alteration(written: Any, read: Any, path: str = "") -> FieldDifference | None:
-    """The first place at which JSON says other than what was read from it; None if nowhere.
+    """Return the first place where `read` lost or changed a part of `written`; None if nowhere.
 
-    What only `read` has is no alteration: an older version wrote it, before that field was there.
+    `read` is the JSON of the model that was read from `written`. Keys that only `read` has are not
+    alterations: an older version wrote the row before these fields existed.
     """
     if isinstance(written, dict) and isinstance(read, dict):
         parts = [
@@ -62,7 +63,7 @@ def first_alteration(written: Any, read: Any, path: str = "") -> FieldDifference
 
 
 def shown(value: Any) -> str:
-    """A value as a line of text."""
+    """Return a value as one line of text."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 

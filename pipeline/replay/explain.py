@@ -1,4 +1,4 @@
-"""Why a Mac is where it is: its decision gate by gate, its jobs, what was last heard of it."""
+"""The recorded history of one Mac: its last decision with its gates, its jobs, its last events."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class LoggedDecision:
 
 @dataclass(frozen=True, slots=True)
 class JobStep:
-    """One thing that was told of a job."""
+    """One recorded step of a job: a result, or that another job superseded it."""
 
     seq: int
     at: datetime
@@ -47,8 +47,10 @@ class JobStep:
 
 @dataclass(frozen=True, slots=True)
 class JobStory:
-    """A job and what came of it, in the order in which it was told. `outcome` is how it ended, as
-    the Mac's ledger has it; `open` while that is not known."""
+    """A job with its steps in the order of the log.
+
+    `outcome` is the end of the job in the Mac's job history; `open` if the job has not ended.
+    """
 
     job: Job
     seq: int
@@ -59,7 +61,7 @@ class JobStory:
 
 @dataclass(frozen=True, slots=True)
 class LoggedEvent:
-    """An event about the Mac: what it said, without what it left out."""
+    """An event about the Mac in the log."""
 
     seq: int
     at: datetime
@@ -68,8 +70,12 @@ class LoggedEvent:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """All that the log says of one Mac up to a moment. `keys` are the names its entries lie under.
-    `record` None: nothing was ever decided for it."""
+    """The log's content about one Mac up to a time.
+
+    `keys` are the keys of the Mac's entries. `seq` and `record` are those of its last decision;
+    None if it has none. `events` are the last KEPT_EVENTS of `events_total` events that are not
+    about jobs.
+    """
 
     udid: str
     keys: tuple[str, ...]
@@ -82,15 +88,17 @@ class Explanation:
 
     @property
     def blocked_by(self) -> Gate | None:
-        """The first gate that held; None if the decision is no hold."""
+        """The first gate that caused the hold; None if the decision is not a hold."""
         if self.record is None or self.record.decision.decision is not Verdict.HOLD:
             return None
         return next((gate for gate in self.record.decision.gates if not gate.passed), None)
 
 
 def explain(log: LogReader, name: str, *, at: datetime | None = None) -> Explanation | None:
-    """What the log says of the Mac with this UDID, serial number or enrollment id, up to and
-    including `at`; None where the log knows no such Mac. Raises UnreadableLog."""
+    """Return the log's content about one Mac up to and including `at`; None for an unknown Mac.
+
+    `name` is a UDID, a serial number or an enrollment id. Raises UnreadableLog.
+    """
     udid = find_device_key(log, name)
     if udid is None:
         return None
@@ -125,7 +133,7 @@ _JOB_EVENTS: Final = (JobIssuedEvent, JobResultedEvent, JobSupersededEvent)
 
 
 def _keys(udid: str, record: DecisionRecord | None) -> tuple[str, ...]:
-    """The Mac's key and the others under which reports of it may lie."""
+    """Return the Mac's key and the other keys under which its reports may be logged."""
     if record is None:
         return (udid,)
     facts = record.inputs.device.get("facts", {})

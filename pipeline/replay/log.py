@@ -1,6 +1,6 @@
-"""What replay reads: a log's entries in order, and the content that its decisions name.
+"""The log as replay reads it: its entries in order, and the policies and catalogues they name.
 
-A store implements LogReader. Nothing here can write, sign or publish (I9).
+A store implements LogReader. Nothing here can write, sign or publish.
 """
 
 import hashlib
@@ -25,39 +25,42 @@ class LogEntry(Protocol):
 
     @property
     def seq(self) -> int:
-        """Counts from 1 without gaps."""
+        """The position in the log: counts from 1 without gaps."""
 
     @property
     def kind(self) -> Kind:
-        """Whether it happened or was decided."""
+        """The kind of entry: an event or a decision."""
 
     @property
     def at(self) -> datetime:
-        """The `now` it was handled with."""
+        """The `now` with which the entry was handled."""
 
     @property
     def source(self) -> str:
-        """An event's own source."""
+        """The event's source."""
 
     @property
     def id(self) -> str:
-        """An event's own id."""
+        """The event's id."""
 
     @property
     def type(self) -> str:
-        """An event's own type."""
+        """The event's type."""
 
     @property
     def key(self) -> str:
-        """The Mac's key; of a decision its UDID."""
+        """The Mac's key; for a decision its UDID."""
 
     @property
     def body(self) -> bytes:
-        """`schemas.envelope.encode`'s bytes, or a DecisionRecord as JSON."""
+        """The bytes of `schemas.envelope.encode`, or a DecisionRecord as JSON."""
 
 
 class LogReader(Protocol):
-    """A log as it was when it was opened. Times are aware; `since` <= at < `until`."""
+    """A log in its state at the time it was opened.
+
+    Times are aware; a period is `since` <= at < `until`.
+    """
 
     def entries(
         self,
@@ -67,55 +70,57 @@ class LogReader(Protocol):
         key: str | None = None,
         kind: Kind | None = None,
     ) -> Iterator[LogEntry]:
-        """The entries that match, by `seq`."""
+        """Yield the entries that match, in order of `seq`."""
 
     def blob(self, digest: str) -> bytes | None:
-        """A policy's text, or a catalogue as JSON, by the digest that decisions name. Raises
-        ValueError where what was kept is damaged."""
+        """Return a policy's text or a catalogue's JSON by its digest; None if it is missing.
+
+        Raises ValueError if the stored content is damaged.
+        """
 
     def last_seq(self, until: datetime | None = None) -> int:
-        """The highest `seq` before this time; 0 if there is none."""
+        """Return the highest `seq` before this time; 0 if there is none."""
 
     def last_at(self) -> datetime | None:
-        """The latest time of an entry; None for an empty log."""
+        """Return the latest time of an entry; None for an empty log."""
 
 
 class StateReader(Protocol):
-    """The folded state that a store keeps beside its log, as it was at the log's end."""
+    """The folded state that a store keeps beside its log, at the end of the log."""
 
     def devices(self) -> Iterator[tuple[str, bytes]]:
-        """Each Mac's key, and its state as `Device.to_wire` JSON."""
+        """Yield each Mac's key and its state as JSON of `Device.to_wire`."""
 
     def job_histories(self) -> Iterator[tuple[str, bytes]]:
-        """Each Mac's key, and its jobs as a JSON array of `JobEntry.to_wire`."""
+        """Yield each Mac's key and its jobs as a JSON array of `JobEntry.to_wire`."""
 
 
-class UnreadableLog(ValueError):  # noqa: N818 - says what is wrong, as InvalidEvent does
-    """An entry or what it names is not what this version can read."""
+class UnreadableLog(ValueError):  # noqa: N818 - named for its cause, as InvalidEvent is
+    """An entry, or the content that it names, cannot be read by this version."""
 
 
-# What `from_wire` and `decide` raise on inputs that no version wrote.
+# Errors that `from_wire` and `decide` raise for inputs that no version of Drydock wrote.
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
 
 
 def read_record(entry: LogEntry) -> DecisionRecord:
-    """The decision record of an entry. Raises UnreadableLog."""
+    """Return the decision record of an entry. Raises UnreadableLog."""
     try:
         return DecisionRecord.model_validate_json(entry.body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UnreadableLog(
-            f"entry {entry.seq} is no decision record: {first['msg']} at {where or 'its start'}"
+            f"entry {entry.seq} is not a decision record: {first['msg']} at {where or 'its start'}"
         ) from None
 
 
 def read_event(entry: LogEntry) -> Event:
-    """The event of an entry. Raises UnreadableLog."""
+    """Return the event of an entry. Raises UnreadableLog."""
     try:
         return decode(entry.body)
     except InvalidEvent as error:
-        raise UnreadableLog(f"entry {entry.seq} is no event: {error}") from None
+        raise UnreadableLog(f"entry {entry.seq} is not an event: {error}") from None
 
 
 class LogContents:
@@ -127,7 +132,7 @@ class LogContents:
         self._catalogues: dict[str, Advisories] = {}
 
     def policy(self, digest: str | None) -> Policy:
-        """The policy with this digest. Raises UnreadableLog."""
+        """Return the policy with this digest. Raises UnreadableLog."""
         if digest is None:
             raise UnreadableLog("the decision names no policy")
         found = self._policies.get(digest)
@@ -136,7 +141,7 @@ class LogContents:
         return found
 
     def catalogue(self, digest: str) -> Advisories:
-        """The advisories with this digest. Raises UnreadableLog."""
+        """Return the advisories with this digest. Raises UnreadableLog."""
         found = self._catalogues.get(digest)
         if found is None:
             found = self._catalogues[digest] = self._read_catalogue(digest)
@@ -158,8 +163,8 @@ class LogContents:
         raw = self._blob(digest)
         try:
             wire = json.loads(raw)
-            # By the bytes that were kept and not by the model: a field that a later version adds
-            # to an advisory gives the model's own digest another value.
+            # Digest of the stored JSON, not of the model: a later version may add a field to
+            # advisories, which changes the digest of the model.
             text = json.dumps(wire, sort_keys=True, separators=(",", ":"))
             actual = hashlib.sha256(text.encode()).hexdigest()
             if actual != digest:
@@ -174,7 +179,7 @@ class LogContents:
         try:
             raw = self._log.blob(digest)
         except ValueError as error:
-            raise UnreadableLog(f"what digest {digest} names is damaged: {error}") from error
+            raise UnreadableLog(f"the content with digest {digest} is damaged: {error}") from error
         if raw is None:
-            raise UnreadableLog(f"what digest {digest} names is missing beside the log")
+            raise UnreadableLog(f"the content with digest {digest} is missing in the log's store")
         return raw

@@ -1,4 +1,4 @@
-"""The state that a store keeps, beside what the events give when they are folded anew."""
+"""Comparison of the state that a store keeps with the state folded from its events."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,7 +12,7 @@ from pipeline.state.jobs import JobEntry
 
 
 def stored_state_difference(state: StateReader, fleet: Fleet) -> tuple[str, FieldDifference] | None:
-    """The first Mac whose kept state differs, and where; None if all agree."""
+    """Return the first difference of a Mac's stored state, with its UDID; None if all are equal."""
     sides: Iterator[tuple[str, Iterable[tuple[str, bytes]], Mapping[str, Any], _Reread]] = iter(
         (
             (

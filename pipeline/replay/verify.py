@@ -1,9 +1,14 @@
-"""Is the past as it was recorded? Every decision computed again, every event folded again.
+"""Verification of a log: every decision computed again, every event folded again.
 
-From the record: a decision's own inputs, with the policy and the catalogue that it names, must
-give its bytes again. From the log: the events before it, folded anew, must give its inputs, and
-what it ordered must be what was issued. So an altered, lost or moved row is noticed wherever a
-decision rests on it.
+| check | passes if |
+| --- | --- |
+| `complete` | entries count without gaps, can be read, and agree with their columns |
+| `from_record` | the recorded inputs of a decision give that decision again |
+| `from_log` | the events before a decision give its recorded inputs |
+| `ordered` | each issued job is the one that its decision ordered |
+| `state` | all events together give the stored state |
+
+An altered, lost or moved row is found if a decision, a job or the stored state depends on it.
 """
 
 import base64
@@ -37,20 +42,22 @@ _PROGRESS_EVERY: Final = 1000
 
 
 class Check(StrEnum):
-    """What did not hold."""
+    """The check that failed."""
 
-    COMPLETE = "complete"  # every entry is there and can be read
+    COMPLETE = "complete"  # every entry is present and can be read
     FROM_RECORD = "from_record"  # a record's inputs give its decision
     FROM_LOG = "from_log"  # the events before a record give its inputs
-    ORDERED = "ordered"  # the job that was issued is the one the decision ordered
-    STATE = "state"  # all events together give the state that is kept
+    ORDERED = "ordered"  # the issued job is the one that the decision ordered
+    STATE = "state"  # all events together give the stored state
 
 
 @dataclass(frozen=True, slots=True)
 class LogDifference:
-    """The first thing that is not as it was recorded: at which entry, for which Mac, in which
-    field, what the log says and what was expected. `after_seq` is the last event of that Mac
-    before: where to look for an altered row."""
+    """The first difference between the log and its recomputation.
+
+    `recorded` is the log's value of `field`, `expected` the computed one. `after_seq` is the last
+    event of that Mac before the entry: the likely place of an altered row.
+    """
 
     seq: int
     at: datetime
@@ -65,7 +72,7 @@ class LogDifference:
 
 @dataclass(frozen=True, slots=True)
 class VerificationReport:
-    """What was verified: events folded, decisions and jobs checked; the first difference."""
+    """The numbers of events folded and of decisions and jobs checked, and the first difference."""
 
     events: int
     decisions: int
@@ -83,10 +90,11 @@ def verify(
     progress: Callable[[int], None] = lambda _: None,
     fast_paths: bool = True,
 ) -> VerificationReport:
-    """Verify the decisions from `since` up to `until`, of one Mac or of all; stop at the first
-    difference. The fold begins at the log's beginning. `progress` is told the `seq` reached.
+    """Return the number of entries checked, and the first difference if there is one.
 
-    `state`, what the store kept as folded at the log's end, is compared where there is no `until`.
+    Decisions of one Mac or of all, with `since` <= time < `until`, are checked; the fold begins at
+    the start of the log. `state`, the stored state at the end of the log, is compared only without
+    `until`. `progress` is called with the `seq` reached.
     """
     run = _Verification(log, since, until, udid, fast_paths=fast_paths)
     report = run.verify_through(log.last_seq(until), progress)
@@ -110,7 +118,7 @@ class _Verification:
     udid: str | None
     fast_paths: bool
     counts: _Counts = field(default_factory=_Counts)
-    # What a `send` ordered and the log has not yet issued, by UDID.
+    # By UDID, the jobs of `send` decisions that have no JobIssued event yet.
     sent_jobs: dict[str, tuple[LogEntry, Job]] = field(default_factory=dict)
     last_event: dict[str, int] = field(default_factory=dict)
 
@@ -144,7 +152,7 @@ class _Verification:
         progress(last_seq)
 
     def state_difference(self, state: StateReader) -> LogDifference | None:
-        """Where the state that was kept first differs from the events folded anew."""
+        """Return the first difference of the stored state from the folded events."""
         found = stored_state_difference(state, self.reconciler.fleet)
         at = self.log.last_at()
         if found is None or at is None:
@@ -205,7 +213,7 @@ class _Verification:
         try:
             signed = json.loads(base64.b64decode(event.data.signed.payload, validate=True))
         except ValueError:
-            signed = "(no JSON)"
+            signed = "(not JSON)"
         for path, recorded in (("job", _wire(job)), ("signed.payload", signed)):
             found = first_difference(recorded, wanted, path)
             if found is not None:
@@ -285,10 +293,12 @@ class _Verification:
             catalogue = self.contents.catalogue(inputs.catalog_digest)
             decision = recompute(record, policy, catalogue, fast_paths=self.fast_paths)
         except UnreadableLog as error:
-            return FieldDifference("inputs", str(error), "content that can be decided on")
+            return FieldDifference(
+                "inputs", str(error), "a policy and a catalogue that can be read"
+            )
         except UNREADABLE as error:
             return FieldDifference(
-                "inputs", f"cannot be read: {error!r}", "inputs that a version wrote"
+                "inputs", f"cannot be read: {error!r}", "inputs that a version of Drydock wrote"
             )
         recorded, again = record.decision.model_dump_json(), decision.model_dump_json()
         if recorded == again:
@@ -299,7 +309,7 @@ class _Verification:
         recorded = record.inputs
         folded = self.reconciler.record_of(record.decision, situation).inputs
         if recorded.catalog_digest != folded.catalog_digest:
-            # The same catalogue has another digest where a version added a field to advisories.
+            # A catalogue's digest changes when a version of Drydock adds a field to advisories.
             known = self.contents.catalogue(recorded.catalog_digest).digest
             if known == folded.catalog_digest:
                 folded = folded.model_copy(update={"catalog_digest": recorded.catalog_digest})
@@ -325,7 +335,7 @@ class _Verification:
 
 
 def _inputs(inputs: DecisionInputs) -> Any:
-    """The inputs as JSON, with the halts (kept as text) opened."""
+    """Return the inputs as JSON; the halts, which are stored as text, are parsed."""
     wire = json.loads(inputs.model_dump_json())
     wire["halts"] = [json.loads(halt) for halt in wire["halts"]]
     return wire

@@ -1,10 +1,10 @@
 """Fuzz one translator: `python tests/fuzz/fuzz_ingest.py SOURCE [-runs=N] [libFuzzer options]`.
 
-Needs atheris (`make fuzz` installs it; Linux). Any exception of a translator is a finding: the
-input is written to `crash-*` and printed. Inputs are raw bytes half of the time, and half of the
-time a seed document with a few places changed, which gets past the JSON parser.
+Needs atheris (`make fuzz` installs it; Linux only). Any exception of a translator is a finding: the
+input is written to `crash-*` and printed. Half of the inputs are raw bytes. The other half are seed
+documents with a few values changed, which pass the JSON parser.
 
-Seeds are the hand-written payloads in tests/data, and SOURCE's reference data where
+Seeds are the hand-written payloads in tests/data, and SOURCE's reference data if
 DRYDOCK_REFERENCE_DATA is set.
 """
 
@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-# By name, so that the types hold with and without it: it is no part of the `dev` set.
+# Imported by name, because atheris is not in the `dev` extra: mypy passes with and without it.
 atheris: Any = importlib.import_module("atheris")
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ with atheris.instrument_imports(include=["pipeline.ingest", "schemas"]):
 
 NOW: Final = datetime(2026, 11, 23, tzinfo=UTC)
 REDACTOR: Final = Redactor(b"0123456789abcdef")
-SEED_PLACES: Final = {
+SEED_PATHS: Final = {
     "sofa": ("sofa/v1", "sofa/v2"),
     "gdmf": ("sofa/resources/gdmf_cached.json", "mdm/zentral"),
     "kev": ("sofa/resources/kev_catalog.json",),
@@ -44,17 +44,17 @@ SEED_PLACES: Final = {
     "osquery": ("inventory/osquery",),
     "munki": ("inventory/munki",),
 }
-# Of a seed: a real feed is too large to run often.
+# Limits of a seed: a real feed is too large to run often.
 LONGEST_LIST: Final = 3
 LONGEST_RECORD: Final = 24
 
 
 def seed_documents(source: str) -> Iterator[Any]:
-    """Parsed payloads of a source, cut to a few items a list."""
+    """Yield parsed payloads of a source, with each list cut to a few items."""
     folders = [ROOT / "tests" / "data" / source]
     reference = os.environ.get("DRYDOCK_REFERENCE_DATA")
     if reference:
-        folders += [Path(reference) / place for place in SEED_PLACES[source]]
+        folders += [Path(reference) / path for path in SEED_PATHS[source]]
     for folder in folders:
         files = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
         for file in files:
@@ -66,7 +66,7 @@ def _parsed(raw: bytes) -> Iterator[Any]:
     try:
         yield _cut(json.loads(raw))
     except ValueError:
-        with suppress(Exception):  # what is neither is no seed
+        with suppress(Exception):  # a file that is neither is not a seed
             yield _cut(plistlib.loads(raw))
 
 
@@ -74,19 +74,19 @@ def _cut(value: Any) -> Any:
     if isinstance(value, list):
         return [_cut(item) for item in value if _is_read(item)][:LONGEST_LIST]
     if isinstance(value, dict):
-        # Beyond this an object is a table by id (CVEs, models), not a record.
+        # A larger object is a table by id (CVEs, models), not a record.
         kept = LONGEST_LIST if len(value) > LONGEST_RECORD else LONGEST_RECORD
         return {key: _cut(item) for key, item in list(value.items())[:kept]}
     return value
 
 
 def _is_read(item: Any) -> bool:
-    """Not an entry of the KEV catalogue that is passed over."""
+    """Return False for an entry of the KEV catalogue that the translator ignores."""
     return not isinstance(item, dict) or item.get("vendorProject", "Apple") == "Apple"
 
 
 def changed(data: Any, value: Any) -> Any:
-    """A copy of a document with a few places changed as the fuzzer says."""
+    """Return a copy of a document with a few values changed by the fuzzer's data."""
     value = json.loads(json.dumps(value, default=str))
     for _ in range(data.ConsumeIntInRange(0, 4)):
         node = value
@@ -119,7 +119,7 @@ def _other(data: Any, value: Any) -> Any:
 
 
 def check(translation: Translation) -> None:
-    """What is given can be published and kept."""
+    """Assert that the events can be published and the dead letters can be stored."""
     for event in translation.events:
         assert decode(encode(event)) == event
     for letter in translation.dead_letters:
@@ -127,7 +127,7 @@ def check(translation: Translation) -> None:
 
 
 def fuzz(source: str) -> None:
-    """Run until libFuzzer says so."""
+    """Run the fuzzer until libFuzzer ends it."""
     translate = TRANSLATORS[source]
     by_line = LINE_TRANSLATORS.get(source)
     seeds = list(seed_documents(source))

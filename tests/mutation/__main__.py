@@ -1,8 +1,8 @@
-"""`python -m tests.mutation`: change the core modules at random places, and see if a test fails.
+"""`python -m tests.mutation`: change the core modules at random places, and run their tests.
 
-Written here because no kept library fits: cosmic-ray 8 writes its mutants into the working tree and
-drops no statement and no returned value; mutmut 3 changes no module-level code and no decorated
-function; neither draws a seeded sample.
+This program is our own because no maintained library fits: cosmic-ray 8 writes its mutants into the
+working tree and drops no statement and no returned value; mutmut 3 changes no module-level code and
+no decorated function; neither draws a seeded sample.
 
 Exit 0 if at least 90 % of the sampled mutants that are not equivalent are killed, 1 if not, 2 if
 `equivalents.toml` or an option names something that does not exist.
@@ -30,7 +30,7 @@ SURVIVORS: Final = (Fate.SURVIVED, Fate.UNTESTED)
 def sample(statements: Sequence[Sequence[Mutant]], count: int, seed: str) -> list[Mutant]:
     """Return mutants of `count` statements drawn by a seed, one of each, in the file's order.
 
-    Drawn by statement, so that long tables of names do not crowd out the rest.
+    The draw is by statement: drawn by mutant, long tables of names would fill the sample.
     """
     random = Random(seed)
     drawn = random.sample(list(statements), min(count, len(statements)))
@@ -38,7 +38,7 @@ def sample(statements: Sequence[Sequence[Mutant]], count: int, seed: str) -> lis
 
 
 def main() -> int:
-    """Run with the options given, and print the table."""
+    """Run mutants of the core modules and print the table of killed ones."""
     given = _arguments()
     paths = given.module or list(MODULES)
     with tempfile.TemporaryDirectory(prefix="drydock-mutation-") as folder:
@@ -46,10 +46,12 @@ def main() -> int:
         statements = {path: mutants(path, tree.read(path)) for path in MODULES}
         entries = equivalents.read(equivalents.FILE.read_text())
         everything = [each for lists in statements.values() for part in lists for each in part]
-        lost = equivalents.unmatched(entries, everything)
-        for entry in lost:
-            _say(f"{equivalents.FILE.name}: no such mutant in {entry.path}: {entry.original}")
-        if lost:
+        unmatched = equivalents.unmatched(entries, everything)
+        for entry in unmatched:
+            _print_line(
+                f"{equivalents.FILE.name}: no such mutant in {entry.path}: {entry.original}"
+            )
+        if unmatched:
             return 2
         known = {entry.key for entry in entries}
         records: dict[tuple[str, ...], Record] = {}
@@ -81,24 +83,26 @@ def _run(
         fate = tree.fate(each, record)
         counted[fate] += 1
         if verbose or fate in SURVIVORS:
-            _say(f"{fate}: {each.path}:{each.line} inside {each.inside!r}")
-            _say(f"    {each.original}\n    {each.mutated}")
+            _print_line(f"{fate}: {each.path}:{each.line} inside {each.inside!r}")
+            _print_line(f"    {each.original}\n    {each.mutated}")
     return counted
 
 
 def _report(table: dict[str, Counter[str]], seed: int) -> int:
     """Print the table, and return the exit code."""
     total: Counter[str] = Counter()
-    _say(
+    _print_line(
         "\n| module | killed / run | broken | hung | equivalent |\n| --- | --- | --- | --- | --- |"
     )
     for path, counted in table.items():
-        _say(_row(path, counted))
+        _print_line(_row(path, counted))
         total += counted
-    _say(_row(f"all, seed {seed}", total))
+    _print_line(_row(f"all, seed {seed}", total))
     run = _run_count(total)
     rate = _killed(total) / run if run else 1.0
-    _say(f"\n{rate:.1%} of the mutants that are not equivalent are killed (at least {MINIMUM:.0%})")
+    _print_line(
+        f"\n{rate:.1%} of the mutants that are not equivalent are killed (at least {MINIMUM:.0%})"
+    )
     return 0 if rate >= MINIMUM else 1
 
 
@@ -116,15 +120,17 @@ def _killed(counted: Counter[str]) -> int:
     return _run_count(counted) - sum(counted[fate] for fate in SURVIVORS)
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=main.__doc__)
-    parser.add_argument("--seed", type=int, default=1, help="Draws the mutants")
-    parser.add_argument("--per-module", type=int, default=10, help="Mutants of each module")
+    parser.add_argument("--seed", type=int, default=1, help="Seed that draws the mutants")
+    parser.add_argument(
+        "--per-module", type=int, default=10, help="Number of mutants of each module"
+    )
     parser.add_argument(
         "--module", action="append", choices=list(MODULES), metavar="PATH", help="Only this module"
     )

@@ -1,4 +1,4 @@
-"""The mutants that no test can kill, because they change nothing that can be observed."""
+"""The list of mutants that no test can kill, because they change nothing that can be observed."""
 
 import tomllib
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ FILE: Final = Path(__file__).with_name("equivalents.toml")
 
 @dataclass(frozen=True)
 class Equivalent:
-    """One entry: a mutant named by its content, and why it changes nothing."""
+    """One entry: a mutant named by its content, and the reason that it changes nothing."""
 
     path: str
     inside: str
@@ -23,7 +23,7 @@ class Equivalent:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """Return what `Mutant.key` returns for this mutant."""
+        """The value of `Mutant.key` for this mutant."""
         return self.path, self.inside, self.original, self.mutated
 
 
@@ -33,6 +33,6 @@ def read(text: str) -> list[Equivalent]:
 
 
 def unmatched(entries: Iterable[Equivalent], mutants: Iterable[Mutant]) -> list[Equivalent]:
-    """Return the entries that name no mutant: the code has changed, or the path."""
+    """Return the entries without a mutant: the code or the path has changed since."""
     known = {mutant.key for mutant in mutants}
     return [entry for entry in entries if entry.key not in known]

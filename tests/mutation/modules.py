@@ -1,4 +1,4 @@
-"""The modules that `make mutate` samples, each with the tests that belong to it."""
+"""The modules that `make mutate` samples, each with its tests."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""All small changes of a module that its tests should notice.
+"""All small changes of a module that its tests should detect.
 
 | kind | change |
 | --- | --- |
@@ -11,8 +11,8 @@
 | dropped | an assignment, a call, `return`, `raise`, `continue` or `break` becomes `pass` |
 
 Not changed: imports, annotations, decorators (most are caches), options of a class (`frozen=True`),
-docstrings, assertions (they state what only a bug could break), log lines, and texts with a space
-in them, which are for people and may change without a failing test.
+docstrings, assertions (only a bug can make them fail), log lines, and texts with a space in them,
+which are written for people and may change without a failing test.
 """
 
 import ast
@@ -74,12 +74,12 @@ class Mutant:
 
     @property
     def line(self) -> int:
-        """Return the first line of the statement."""
+        """The first line of the statement."""
         return self.lines.start
 
     @property
     def lines_around(self) -> range:
-        """Return the lines of the statement around it; none for the module."""
+        """The lines of the statement around it; empty for the module."""
         around = self.change.around
         return range(0) if around is self.tree else _lines(around)
 
@@ -90,13 +90,13 @@ class Mutant:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """Return what names the mutant when lines move."""
+        """The mutant's name, which stays the same when lines move."""
         return self.path, self.inside, self.original, self.mutated
 
 
 @dataclass(frozen=True)
 class Change:
-    """One possible change: put `new` into a field of `parent`, at `index` if it is a list."""
+    """One possible change: `new` replaces a field of `parent`, or item `index` of that field."""
 
     statement: ast.stmt | ast.match_case | ast.ExceptHandler
     around: ast.AST
@@ -285,7 +285,7 @@ def _only_logs(statement: ast.If) -> bool:
 
 
 def _changes_nothing(parent: Any, statement: ast.stmt) -> bool:
-    """Whether `pass` in its place is the same: an annotation, `return None` at a function's end."""
+    """Return True if `pass` has the same effect, as for `return None` at a function's end."""
     if isinstance(statement, ast.AnnAssign):
         return statement.value is None
     ends = isinstance(parent, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -294,7 +294,7 @@ def _changes_nothing(parent: Any, statement: ast.stmt) -> bool:
 
 
 def _is_false(value: ast.expr | None) -> bool:
-    """Whether None in its place has the same truth value."""
+    """Return True if the value is false, so that None has the same truth value."""
     return _is_none(value) or (isinstance(value, ast.Constant) and value.value is False)
 
 

@@ -1,5 +1,8 @@
-"""pytest plugin of `make mutate`: records which test runs which line, draws examples by seed, and
-reports a test that did not end in time by an exit code of its own."""
+"""pytest plugin of `make mutate`.
+
+It records the lines that each test runs, draws Hypothesis examples by a fixed seed, and exits with
+HUNG_CODE if a test exceeds its time.
+"""
 
 from collections.abc import Generator
 from typing import Final
@@ -11,7 +14,7 @@ from hypothesis import HealthCheck, settings
 HUNG_CODE: Final = 70
 _TIMED_OUT: Final = pytest.StashKey[bool]()
 
-# The same examples in each run: a mutant is not killed by luck.
+# The same examples in each run, so that no mutant is killed by chance.
 settings.register_profile(
     "mutation",
     max_examples=50,
@@ -39,7 +42,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note whether pytest-timeout ended the test."""
+    """Record that pytest-timeout ended the test."""
     if call.excinfo is not None and "from pytest-timeout" in str(call.excinfo.value):
         item.session.stash[_TIMED_OUT] = True
     return (yield)
@@ -47,6 +50,6 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Exit with a code of its own where a test hung: it did not fail."""
+    """Exit with HUNG_CODE if a test exceeded its time: it did not fail."""
     if session.stash.get(_TIMED_OUT, False):
         session.exitstatus = HUNG_CODE

@@ -1,4 +1,4 @@
-"""Runs mutants in a copy of the tree: the working tree is never changed."""
+"""Runs of mutants in a copy of the tree: the working tree is never changed."""
 
 import os
 import shutil
@@ -19,30 +19,33 @@ from tests.mutation.recording import HUNG_CODE
 
 _PYTEST: Final = ("-q", "-p", "tests.mutation.recording", "-p", "no:cacheprovider", "--no-header")
 _BASELINE_S: Final = 900
-# Start of Python and collection, on a busy machine.
+# Time for the start of Python and for collection, on a busy computer.
 _START_S: Final = 30.0
 _TEST_S: Final = 30.0
 _FIRST: Final = 20
 
 
 class Fate(StrEnum):
-    """What the tests made of a mutant."""
+    """The outcome of the tests for one mutant."""
 
     KILLED = "killed"  # a test failed
     BROKEN = "broken"  # the tests could not be collected
     HUNG = "hung"  # the tests did not end in time
     SURVIVED = "survived"
-    UNTESTED = "untested"  # no test runs the line: survived
+    UNTESTED = "untested"  # no test runs the line: it counts as survived
 
 
 class Tree:
-    """A copy of the tree that mutants are written to."""
+    """A copy of the tree into which mutants are written."""
 
     def __init__(
         self, root: Path, folder: Path, *, start_s: float = _START_S, test_s: float = _TEST_S
     ) -> None:
-        """Copy what git tracks and does not ignore. A mutant hangs after `test_s` in one test, or
-        after `start_s` and three times what all tests take."""
+        """Copy the files that git does not ignore.
+
+        A mutant hangs after `test_s` in one test, or after `start_s` and three times the time that
+        all tests take without a mutant.
+        """
         self._folder = folder
         self._start_s = start_s
         self._test_s = test_s
@@ -64,7 +67,7 @@ class Tree:
         return (self._folder / path).read_text()
 
     def record(self, tests: Sequence[str], modules: Sequence[str]) -> "Record":
-        """Run tests that must pass, and return which of them runs which line."""
+        """Return the lines that each test runs. Raises RuntimeError if a test fails."""
         data = self._folder / f".coverage-{len(list(self._folder.glob('.coverage-*')))}"
         report = data.with_suffix(".output")
         command = ["-m", "coverage", "run", f"--data-file={data}", f"--include={','.join(modules)}"]
@@ -78,9 +81,9 @@ class Tree:
         return Record(self._folder, data, monotonic() - begun)
 
     def fate(self, mutant: Mutant, record: "Record") -> Fate:
-        """Return what the tests that run the changed lines make of a mutant."""
+        """Return the outcome of the tests that run the changed lines."""
         tests = record.tests(mutant.path, mutant.lines)
-        # Python 3.11 reports no line for some awaits: then the tests of the statement around it.
+        # Python 3.11 reports no line for some awaits: run the tests of the statement around them.
         is_run = bool(tests)
         tests = tests or record.tests(mutant.path, mutant.lines_around)
         path = self._folder / mutant.path
@@ -90,7 +93,7 @@ class Tree:
         path.write_text(mutant.source())
         try:
             fate = Fate.UNTESTED
-            # The narrowest kill most mutants, and few test files are collected for them.
+            # The tests that run the fewest lines kill most mutants, and pytest collects few files.
             for some in filter(None, (tests[:_FIRST], tests[_FIRST:])):
                 fate = self._run(some, self._start_s + 3 * record.seconds)
                 if fate is not Fate.SURVIVED:
@@ -115,7 +118,7 @@ class Tree:
     def _python(
         self, arguments: Sequence[str], output: int, limit_s: float, more: Mapping[str, str]
     ) -> int | None:
-        """Return the exit code; None after the limit, when all processes are killed."""
+        """Return the exit code; None after the limit, when all its processes are killed."""
         with subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self._folder,
@@ -128,13 +131,13 @@ class Tree:
             try:
                 return process.wait(timeout=limit_s)
             except subprocess.TimeoutExpired:
-                # Its children too: some tests start programs.
+                # The whole process group, because some tests start programs.
                 os.killpg(process.pid, signal.SIGKILL)
                 return None
 
 
 class Record:
-    """Which test runs which line of the mutated modules."""
+    """The tests that run each line of the mutated modules."""
 
     def __init__(self, folder: Path, data: Path, seconds: float) -> None:
         self.seconds = seconds
@@ -150,9 +153,9 @@ class Record:
                     self._rank[test] += 1
 
     def tests(self, path: str, changed: range) -> list[str]:
-        """Return the tests of the changed lines, those that run the fewest other lines first.
+        """Return the tests of the changed lines; those that run the fewest lines come first.
 
-        A line that runs at import only belongs to all tests of its module.
+        A line that runs only at import belongs to all tests of its module.
         """
         lines = self._lines.get(path, {})
         contexts = {test for line in changed for test in lines.get(line, ())}
@@ -162,7 +165,10 @@ class Record:
 
 
 def _environment(root: Path) -> dict[str, str]:
-    """Return the environment of the tests. Outside CI, so that a skipped test is no failure."""
+    """Return the environment of the tests.
+
+    `CI` is removed: in CI a skipped test of reference data would fail.
+    """
     given = {name: value for name, value in os.environ.items() if name != "CI"}
     given["HYPOTHESIS_PROFILE"] = "mutation"
     given.setdefault("DRYDOCK_REFERENCE_DATA", str(root.parent / "shared" / "data"))

@@ -1,4 +1,4 @@
-"""The mutants of a module, the list of equivalent ones, and what a run makes of a mutant."""
+"""The mutants of a module, the list of equivalent mutants, and the outcome of a run."""
 
 import subprocess
 from pathlib import Path
@@ -38,7 +38,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("text", "changed"), CHANGES, ids=[text for text, _ in CHANGES])
-def test_statement_has_mutants(text: str, changed: set[str]) -> None:
+def test_statement_has_exactly_these_mutants(text: str, changed: set[str]) -> None:
     assert {mutant.mutated for part in mutants("m.py", text) for mutant in part} == changed
 
 
@@ -76,7 +76,7 @@ def test_a_mutant_changes_one_statement_of_the_module() -> None:
     assert named("return 0", "pass").source().splitlines()[-1] == "    pass"
 
 
-def test_a_sample_has_one_mutant_of_each_statement_and_follows_from_its_seed() -> None:
+def test_a_sample_has_one_mutant_of_each_statement_and_depends_only_on_its_seed() -> None:
     statements = mutants("double.py", FUNCTION)
     drawn = sample(statements, 3, "1:double.py")
     assert [mutant.line for mutant in drawn] == [4, 5, 6]
@@ -85,7 +85,7 @@ def test_a_sample_has_one_mutant_of_each_statement_and_follows_from_its_seed() -
     assert len({tuple(mutant.key for mutant in drawn) for drawn in draws}) > 1
 
 
-def test_each_entry_of_the_list_names_a_mutant_of_a_module() -> None:
+def test_each_equivalent_mutant_of_the_list_exists() -> None:
     known = [
         mutant
         for path in MODULES
@@ -98,9 +98,9 @@ def test_each_entry_of_the_list_names_a_mutant_of_a_module() -> None:
     assert len({entry.key for entry in entries}) == len(entries)
 
 
-def test_an_entry_that_names_no_mutant_any_more_is_reported() -> None:
+def test_an_entry_without_a_mutant_is_reported() -> None:
     entry = equivalents.Equivalent(
-        "double.py", "def double(value: int) -> int:", "return 0", "return 1", "any number will do"
+        "double.py", "def double(value: int) -> int:", "return 0", "return 1", "any number"
     )
     moved = mutants("double.py", "\n\n" + FUNCTION)
     changed = mutants("double.py", FUNCTION.replace("return 0", "return 7"))
@@ -108,7 +108,7 @@ def test_an_entry_that_names_no_mutant_any_more_is_reported() -> None:
     assert equivalents.unmatched([entry], [m for part in changed for m in part]) == [entry]
 
 
-def test_tests_of_modules_exist() -> None:
+def test_the_test_paths_of_all_modules_exist() -> None:
     assert [
         path for tests in MODULES.values() for path in tests if not (ROOT / path).exists()
     ] == []
@@ -140,7 +140,7 @@ def test_doubles():
 
 
 @pytest.mark.slow
-def test_fates_of_mutants(tmp_path: Path) -> None:
+def test_each_fate_of_a_mutant_is_detected(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (root / "double.py").write_text(DOUBLE)

@@ -233,7 +233,7 @@ def test_a_decision_that_cannot_be_read_is_an_error_not_a_traceback(data_dir: Pa
     change(data_dir, "UPDATE log SET body = ? WHERE seq = ?", b"{", seq)
     result = drydock("replay", "--data-dir", data_dir, "--json")
     assert result.exit_code == 2
-    assert f"entry {seq} is no decision record" in result.stderr
+    assert f"entry {seq} is not a decision record" in result.stderr
 
 
 # --- explain ---

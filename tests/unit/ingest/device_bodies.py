@@ -1,4 +1,4 @@
-"""Hand-written payloads of devices' sources, and translating them."""
+"""Hand-written payloads of the sources of devices, and their translation."""
 
 import base64
 import json
@@ -20,12 +20,12 @@ DEVICE_SOURCES = ("nanomdm", "micromdm", "jamf", "osquery", "munki")
 
 
 def translate(source: str, raw: bytes) -> Translation:
-    """What a source's translator makes of these bytes."""
+    """Return the translation of these bytes by a source's translator."""
     return TRANSLATORS[source](raw, origin="test", received_at=RECEIVED_AT, redactor=REDACTOR)
 
 
 def plist(message: Any, fmt: plistlib.PlistFormat = plistlib.FMT_XML) -> bytes:
-    """A property list."""
+    """Return a property list."""
     return plistlib.dumps(message, fmt=fmt)
 
 
@@ -36,7 +36,10 @@ def webhook(
     created_at: Any = CREATED_AT,
     **server_fields: Any,
 ) -> bytes:
-    """A NanoMDM webhook body around a Mac's message; `claim` is added to its event."""
+    """Return a NanoMDM webhook body around a Mac's message.
+
+    `server_fields` are added to the part of the body that has the message.
+    """
     raw = message if isinstance(message, bytes) else plist(message)
     name = "acknowledge_event" if topic == "mdm.Connect" else "checkin_event"
     event = {
@@ -55,26 +58,26 @@ def webhook(
 
 
 def command_response(message: dict[str, Any], **server_fields: Any) -> bytes:
-    """A webhook body for an acknowledged command with these results."""
+    """Return a webhook body for an acknowledged command with these results."""
     base = {"Status": "Acknowledged", "UDID": UDID, "CommandUUID": "C-1"}
     return webhook("mdm.Connect", {**base, **message}, status="Acknowledged", **server_fields)
 
 
 def status_report(report: Any) -> bytes:
-    """A webhook body for a declarative status report; bytes are sent as they are."""
+    """Return a webhook body for a declarative status report; bytes are sent unchanged."""
     data = report if isinstance(report, bytes) else json.dumps(report).encode()
     message = {"MessageType": "DeclarativeManagement", "UDID": UDID, "Endpoint": "status"}
     return webhook("mdm.DeclarativeManagement", {**message, "Data": data})
 
 
 def jamf(kind: str, event: Any, timestamp: Any = 1553550275590) -> bytes:
-    """A Jamf Pro webhook body."""
+    """Return a Jamf Pro webhook body."""
     about = {"eventTimestamp": timestamp, "id": 7, "name": "n", "webhookEvent": kind}
     return json.dumps({"webhook": about, "event": event}).encode()
 
 
 def osquery_added(name: str, columns: dict[str, Any], **fields: Any) -> bytes:
-    """A differential osquery result of a Mac known by its UUID."""
+    """Return a differential osquery result of a Mac that is identified by its UUID."""
     result = {
         "name": name,
         "hostIdentifier": UDID,
@@ -87,12 +90,12 @@ def osquery_added(name: str, columns: dict[str, Any], **fields: Any) -> bytes:
 
 
 def munki_report(machine: dict[str, Any], **report: Any) -> bytes:
-    """A ManagedInstallReport."""
+    """Return a ManagedInstallReport."""
     return plist({"ManagedInstallVersion": "7.0.0", "MachineInfo": machine, **report})
 
 
 def event_data(event: Event) -> dict[str, Any]:
-    """An event's data as JSON values, what it leaves out and its identity left out."""
+    """Return an event's data as JSON values, without absent fields and the device's ids."""
     values: dict[str, Any] = event.data.model_dump(
         mode="json", exclude_none=True, exclude_defaults=True
     )
@@ -102,17 +105,17 @@ def event_data(event: Event) -> dict[str, Any]:
 
 
 def facts(translation: Translation, kind: str = "inventory.reported") -> dict[str, Any]:
-    """The data of the one event of this kind."""
+    """Return the data of the one event of this kind."""
     (event,) = [one for one in translation.events if one.type == f"drydock.{kind}.v1"]
     return event_data(event)
 
 
 def reasons(translation: Translation) -> list[tuple[str, str]]:
-    """Code and place of each dead letter."""
+    """Return the code and path of each dead letter."""
     return [(letter.code.value, letter.where) for letter in translation.dead_letters]
 
 
 def kept(item: Event | DeadLetter) -> bytes | None:
-    """The payload's bytes that an event or a dead letter carries."""
+    """Return the payload's bytes in an event or a dead letter; None if they were not kept."""
     text = item.raw if isinstance(item, DeadLetter) else item.rawbase64
     return None if text is None else base64.b64decode(text)

@@ -1,4 +1,4 @@
-"""Payloads to start from, and ways to damage them."""
+"""Valid payloads of every source, and functions that damage them."""
 
 import base64
 import json
@@ -98,7 +98,7 @@ UPDATES = [
 
 
 def samples() -> list[tuple[str, bytes]]:
-    """A payload of every shape that is read, with its source."""
+    """Return a payload of every shape that a translator reads, with its source."""
     token = webhook("mdm.TokenUpdate", TOKENS, token_update_tally=1)
     return [
         ("nanomdm", token),
@@ -120,7 +120,7 @@ def samples() -> list[tuple[str, bytes]]:
 
 
 def jamf_xml() -> bytes:
-    """A Jamf Pro webhook as XML."""
+    """Return a Jamf Pro webhook as XML."""
     fields = "".join(f"<{name}>{value}</{name}>" for name, value in COMPUTER.items())
     return (
         '<?xml version="1.0" encoding="UTF-8"?><JSSEvent><webhook><id>7</id>'
@@ -130,7 +130,7 @@ def jamf_xml() -> bytes:
 
 
 def osquery_batch() -> bytes:
-    """A batch of osquery results in an array."""
+    """Return a batch of osquery results in an array."""
     batch = {
         "name": "pack_it_system_info",
         "hostIdentifier": "fake-mac-01.local",
@@ -158,7 +158,7 @@ _ODD: tuple[Any, ...] = (
 
 
 def mutated(raw: bytes, chance: random.Random) -> bytes:
-    """The payload, damaged in one of the ways below."""
+    """Return the payload, damaged by one of the functions below."""
     return chance.choice(_WAYS)(raw, chance)
 
 
@@ -180,7 +180,7 @@ def _splice(raw: bytes, chance: random.Random) -> bytes:
 
 
 def _swap_value(raw: bytes, chance: random.Random) -> bytes:
-    """One value of the outer document, or of the plist within it, of another type."""
+    """Give one value of the outer document, or of the plist inside it, another type."""
     try:
         value = json.loads(raw)
     except ValueError:

@@ -1,7 +1,7 @@
-"""What must come of every device payload of the reference data, checked by hand.
+"""The expected translation of every device payload of the reference data, checked by hand.
 
-A row is the source, the file, and each event's type (without `drydock.` and `.v1`) with what it
-says beside whose it is, or a dead letter's code and place.
+A row is the source, the file, and for each event its type (without `drydock.` and `.v1`) with its
+data without the device's ids, or for each dead letter its code and path.
 """
 
 from typing import Any

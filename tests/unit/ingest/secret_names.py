@@ -1,4 +1,4 @@
-"""The names of fields that hold secrets, written down apart from the code that cuts them out."""
+"""The names of secret fields, written independently of the list in the redaction module."""
 
 from typing import Final
 

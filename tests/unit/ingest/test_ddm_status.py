@@ -1,4 +1,4 @@
-"""Declarative status reports, as MDM passes them on."""
+"""Declarative status reports in webhooks of an MDM server."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def status(**items: Any) -> dict[str, Any]:
     return found
 
 
-def test_an_install_state_that_apple_has_not_listed_is_kept() -> None:
+def test_an_undocumented_install_state_is_kept() -> None:
     assert status(softwareupdate={"install-state": "marinating"}) == {"install_state": "marinating"}
 
 
@@ -63,7 +63,7 @@ def test_an_unreadable_status_report_is_a_dead_letter_with_its_location(
         assert found in (code, "too_deep")
 
 
-def test_wrong_items_of_a_status_report_cost_only_themselves() -> None:
+def test_an_invalid_item_of_a_status_report_loses_only_that_item() -> None:
     report = {
         "StatusItems": {
             "device": {"operating-system": {"version": "many", "build-version": "23H311"}},
@@ -81,7 +81,7 @@ def test_wrong_items_of_a_status_report_cost_only_themselves() -> None:
     assert facts(translation, "mdm.ddm_status_reported")["build"] == "23H311"
 
 
-def test_a_huge_status_report_keeps_what_is_lifted_out_of_it() -> None:
+def test_a_huge_status_report_keeps_its_parsed_fields() -> None:
     report = {"StatusItems": {"softwareupdate": {"install-state": "none"}, "x": "y" * 300_000}}
     translation = translate("nanomdm", status_report(report))
     assert reasons(translation) == [("too_large", "plist: Data.StatusItems.")]

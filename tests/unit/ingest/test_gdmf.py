@@ -1,4 +1,4 @@
-"""Apple's software lookup service: what a Mac may be asked to install."""
+"""Apple's software lookup service: the versions that MDM may ask a Mac to install."""
 
 import json
 from datetime import UTC, datetime
@@ -49,7 +49,7 @@ def test_an_offer_is_a_published_advisory() -> None:
     }
 
 
-def test_entries_of_a_version_are_joined() -> None:
+def test_entries_of_a_version_are_merged() -> None:
     public = {"macOS": [offer(PostingDate="2026-01-11", SupportedDevices=["VMA2MACOSAP"])]}
     other = offer(build="25C8057", ExpirationDate="2026-04-01", SupportedDevices=["J700AP"])
     (event,) = translate(response(offer(), other, PublicAssetSets=public)).events
@@ -73,12 +73,12 @@ def test_a_supplement_is_its_own_advisory() -> None:
         pytest.param(offer("iOS 26.2"), ".ProductVersion", id="not-macos"),
         pytest.param(offer(build="soon"), ".Build", id="build"),
         pytest.param(offer(PostingDate="soon"), ".PostingDate", id="posted"),
-        pytest.param(offer(SupportedDevices=None), ".SupportedDevices", id="for-nobody-knows"),
+        pytest.param(offer(SupportedDevices=None), ".SupportedDevices", id="no-devices"),
         pytest.param(offer(SupportedDevices=[1]), ".SupportedDevices[0]", id="device"),
         pytest.param(offer(ProductVersionExtra="beta"), ".ProductVersionExtra", id="extra"),
     ],
 )
-def test_a_malformed_offer_costs_only_itself(wrong: Any, where: str) -> None:
+def test_a_malformed_offer_loses_only_that_offer(wrong: Any, where: str) -> None:
     translation = translate(response(wrong, offer()))
     assert [event.subject for event in translation.events] == ["macOS-26.2"]
     assert [letter.where for letter in translation.dead_letters] == [f"$.AssetSets.macOS[0]{where}"]
@@ -90,7 +90,7 @@ def test_a_malformed_offer_costs_only_itself(wrong: Any, where: str) -> None:
         pytest.param(b"[]", "$", id="array"),
         pytest.param(b"{}", "$", id="other-document"),
         pytest.param(b'{"data": {"etag": ""}}', "$.data", id="wrapped-other-document"),
-        pytest.param(b'{"AssetSets": 5}', "$.AssetSets", id="sets-no-object"),
+        pytest.param(b'{"AssetSets": 5}', "$.AssetSets", id="sets-not-an-object"),
         pytest.param(b'{"AssetSets": {"macOS": {}}}', "$.AssetSets.macOS", id="no-list"),
     ],
 )
@@ -130,7 +130,9 @@ def test_golden_offer(reference_data: Path) -> None:
     assert data.device_ids is not None
     assert len(data.device_ids) == 58
     assert [str(build) for build in data.builds] == ["21H1320"]
-    assert str(data.released_at) == "2026-04-09 00:00:00+00:00"  # posted again, not released
+    assert (
+        str(data.released_at) == "2026-04-09 00:00:00+00:00"
+    )  # Apple posted it again on this day; the release is older
 
 
 CHANGES = [
@@ -149,7 +151,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("new", "expected"), CHANGES)
-def test_with_previous_only_what_changed(new: list[Any], expected: list[str]) -> None:
+def test_with_previous_only_changes_give_events(new: list[Any], expected: list[str]) -> None:
     other = offer("15.7.3", "24G419", PostingDate="2025-12-20")
     changed = feed_translation(
         gdmf.translate(
@@ -164,7 +166,7 @@ def test_with_previous_only_what_changed(new: list[Any], expected: list[str]) ->
         assert event.time > datetime(2025, 12, 20, tzinfo=UTC), "or it would not outrank the first"
 
 
-def test_a_real_response_differs_from_itself_in_nothing(reference_data: Path) -> None:
+def test_a_real_response_compared_with_itself_gives_no_event(reference_data: Path) -> None:
     raw = (reference_data / "sofa" / "resources" / "gdmf_cached.json").read_bytes()
     done = gdmf.translate(raw, origin="gdmf.json", received_at=RECEIVED_AT, previous=raw)
     assert (done.events, done.dead_letters) == ((), ())

@@ -1,4 +1,4 @@
-"""Jamf Pro webhooks."""
+"""Translation of Jamf Pro webhooks."""
 
 import json
 from typing import Any
@@ -44,11 +44,11 @@ def test_xml_gives_the_same_report_as_json() -> None:
     assert json.loads(kept(of_xml) or b"")["event"] == COMPUTER
 
 
-def test_the_marketing_name_is_no_model() -> None:
+def test_the_marketing_name_is_not_used_as_the_model() -> None:
     assert "model" not in facts(translate("jamf", jamf("ComputerAdded", COMPUTER)))
 
 
-def test_a_computer_without_a_udid_is_known_by_its_serial_number() -> None:
+def test_a_computer_without_a_udid_is_identified_by_its_serial_number() -> None:
     (report,) = translate("jamf", jamf("ComputerAdded", {**COMPUTER, "udid": ""})).events
     assert report.subject == "serial:C02FAKE00001"
 
@@ -90,7 +90,7 @@ def test_a_computer_without_a_udid_is_known_by_its_serial_number() -> None:
         "no-webhook", "cut-xml", "entities", "encoding", "deep", "deeper", "long", "text",
     ],
 )  # fmt: skip
-def test_anything_else_is_a_dead_letter_with_its_location(
+def test_any_other_body_is_a_dead_letter_with_its_path(
     raw: bytes, code: str, location: str | None
 ) -> None:
     translation = translate("jamf", raw)
@@ -100,13 +100,15 @@ def test_anything_else_is_a_dead_letter_with_its_location(
 
 
 @pytest.mark.parametrize("timestamp", ["soon", True, 10**20, 1553550275], ids=str)
-def test_a_wrong_time_is_a_dead_letter_and_receipt_dates_the_report(timestamp: Any) -> None:
+def test_an_invalid_time_is_a_dead_letter_and_the_report_has_the_time_of_receipt(
+    timestamp: Any,
+) -> None:
     translation = translate("jamf", jamf("ComputerAdded", COMPUTER, timestamp))
     assert [location for _, location in reasons(translation)] == ["$.webhook.eventTimestamp"]
     assert translation.events[0].time == RECEIVED_AT
 
 
-def test_a_bad_version_costs_only_itself() -> None:
+def test_an_invalid_version_loses_only_that_field() -> None:
     translation = translate("jamf", jamf("ComputerAdded", {**COMPUTER, "osVersion": "latest"}))
     assert reasons(translation) == [("bad_value", "$.event.osVersion")]
     assert facts(translation) == {key: FACTS[key] for key in FACTS if key != "os_version"}

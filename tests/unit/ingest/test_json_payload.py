@@ -1,4 +1,4 @@
-"""What may be read as JSON at all."""
+"""The JSON documents that may be read, and those that are refused."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,12 +25,12 @@ def nested(levels: int) -> bytes:
         pytest.param(b'["Mac \\ud83d"]', ["Mac �"], id="half-an-emoji"),
         pytest.param(b'{"\\udc00": 1}', {"�": 1}, id="half-an-emoji-key"),
         pytest.param(b'"\\\\ud83d"', "\\ud83d", id="escaped-backslash"),
-        pytest.param(b'"\\u0000"', "\x00", id="nul-is-the-translators-matter"),
+        pytest.param(b'"\\u0000"', "\x00", id="nul-character-is-allowed"),
         pytest.param(b"1" * 4000, int("1" * 4000), id="long-integer"),
         pytest.param(b'{"a": {"a": 1}}', {"a": {"a": 1}}, id="same-key-in-two-objects"),
     ],
 )
-def test_reads_strict_json(raw: bytes, value: Any) -> None:
+def test_strict_json_is_read(raw: bytes, value: Any) -> None:
     assert load_json(raw) == value
 
 
@@ -58,7 +58,7 @@ def test_invalid_json_is_refused(raw: bytes, code: str, where: str) -> None:
     assert (refused.value.code, refused.value.where) == (code, where)
 
 
-def test_reads_to_the_depth_limit() -> None:
+def test_json_is_read_to_the_depth_limit() -> None:
     assert load_json(nested(MAX_DEPTH)) is not None
 
 
@@ -69,7 +69,7 @@ def test_reads_to_the_depth_limit() -> None:
         pytest.param(lambda: b"[" + b"0," * MAX_VALUES + b"0]", id="values"),
     ],
 )
-def test_refuses_what_is_too_large_without_parsing(
+def test_a_document_that_is_too_large_is_refused_without_parsing(
     monkeypatch: pytest.MonkeyPatch, make_raw: Callable[[], bytes]
 ) -> None:
     monkeypatch.setattr(json_payload, "_DECODER", None)
@@ -83,4 +83,4 @@ def test_any_bytes_give_a_value_or_a_payload_error(raw: bytes) -> None:
     try:
         load_json(raw)
     except PayloadError as refused:
-        assert refused.detail  # noqa: PT017 - either outcome is right
+        assert refused.detail  # noqa: PT017 - both outcomes are correct

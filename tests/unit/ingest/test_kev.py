@@ -1,4 +1,4 @@
-"""CISA's catalogue: Apple's entries become events, and nothing else does."""
+"""CISA's catalogue: only entries about Apple's CVEs become events."""
 
 import json
 from datetime import UTC, datetime
@@ -48,7 +48,7 @@ def test_an_entry_is_a_severity_raised_until_the_end_of_its_due_day() -> None:
     }
 
 
-def test_other_vendors_are_out_of_scope() -> None:
+def test_entries_of_other_vendors_are_ignored() -> None:
     assert translate(catalogue(entry(vendorProject="Microsoft"), {"vendorProject": "Cisco"})) == (
         FeedTranslation((), ())
     )
@@ -57,7 +57,7 @@ def test_other_vendors_are_out_of_scope() -> None:
 FIXED = frozenset({"CVE-2025-14174"})
 
 
-def test_another_vendors_entry_counts_where_apple_fixed_its_cve() -> None:
+def test_an_entry_of_another_vendor_counts_if_apple_fixed_its_cve() -> None:
     raw = catalogue(
         entry("CVE-2025-14174", vendorProject="Google"),
         entry("CVE-2026-1", vendorProject="Google"),
@@ -68,7 +68,7 @@ def test_another_vendors_entry_counts_where_apple_fixed_its_cve() -> None:
     assert done.dead_letters == ()
 
 
-def test_another_vendors_entry_that_counts_has_to_be_readable() -> None:
+def test_an_unreadable_entry_of_another_vendor_that_counts_is_a_dead_letter() -> None:
     raw = catalogue(entry("CVE-2025-14174", vendorProject="Google", dueDate="soon"))
     done = kev.translate(raw, origin="kev.json", received_at=RECEIVED_AT, fixed=FIXED)
     assert [letter.where for letter in done.dead_letters] == ["$.vulnerabilities[0].dueDate"]
@@ -77,10 +77,10 @@ def test_another_vendors_entry_that_counts_has_to_be_readable() -> None:
 @pytest.mark.parametrize(
     ("wrong", "where"),
     [
-        pytest.param(5, "", id="no-object"),
+        pytest.param(5, "", id="not-an-object"),
         pytest.param({}, ".vendorProject", id="no-vendor"),
         pytest.param(entry(vendorProject=5), ".vendorProject", id="vendor-as-number"),
-        pytest.param(entry("CVE-26-1"), ".cveID", id="no-cve"),
+        pytest.param(entry("CVE-26-1"), ".cveID", id="not-a-cve"),
         pytest.param(entry("CVE-٢٠٢٥-43529"), ".cveID", id="other-digits"),
         pytest.param(entry(dateAdded=""), ".dateAdded", id="never-added"),
         pytest.param(entry(dateAdded="2025-13-15"), ".dateAdded", id="no-such-day"),
@@ -88,7 +88,7 @@ def test_another_vendors_entry_that_counts_has_to_be_readable() -> None:
         pytest.param(entry(dueDate="9999-12-31"), ".dueDate", id="never-due"),
     ],
 )
-def test_a_malformed_entry_costs_only_itself(wrong: Any, where: str) -> None:
+def test_a_malformed_entry_loses_only_that_entry(wrong: Any, where: str) -> None:
     translation = translate(catalogue(wrong, entry("CVE-2026-20700")))
     assert [event.subject for event in translation.events] == ["CVE-2026-20700"]
     (letter,) = translation.dead_letters
@@ -99,27 +99,29 @@ def test_a_malformed_entry_costs_only_itself(wrong: Any, where: str) -> None:
     ("new", "subjects"),
     [
         pytest.param([entry()], [], id="same"),
-        pytest.param([entry(notes="more")], [], id="other-words"),
+        pytest.param([entry(notes="more")], [], id="other-notes"),
         pytest.param([entry(), entry("CVE-2026-20700")], ["CVE-2026-20700"], id="added"),
         pytest.param([entry(dueDate="2025-12-20")], ["CVE-2025-43529"], id="due-earlier"),
         pytest.param([], [], id="removed"),
     ],
 )
-def test_with_previous_only_what_is_new_or_changed(new: list[Any], subjects: list[str]) -> None:
+def test_with_previous_only_new_or_changed_entries_give_events(
+    new: list[Any], subjects: list[str]
+) -> None:
     translation = translate(catalogue(*new), catalogue(entry()))
     assert [event.subject for event in translation.events] == subjects
     assert translation.dead_letters == ()
 
 
 def test_a_changed_entry_outranks_the_earlier_one() -> None:
-    """Its time is the catalogue's: the day it was added is the earlier event's too."""
+    """Its time is the release of the catalogue: both events have the same day of addition."""
     (before,) = translate(catalogue(entry())).events
     (changed,) = translate(catalogue(entry(dueDate="2025-12-20")), catalogue(entry())).events
     assert changed.time > before.time
     assert changed.time == datetime(2026, 8, 5, 16, 50, 38, 645800, tzinfo=UTC)
 
 
-def test_an_entry_listed_twice_binds_by_its_earlier_date() -> None:
+def test_a_cve_that_is_listed_twice_has_its_earlier_due_date() -> None:
     twice = catalogue(entry(), entry(dueDate="2025-12-20"))
     (event,) = translate(twice).events
     assert str(event.data.kev_due_at) == "2025-12-20 23:59:59+00:00"
@@ -133,7 +135,7 @@ def test_an_entry_listed_twice_binds_by_its_earlier_date() -> None:
         pytest.param(b'{"vulnerabilities": {}}', "$.vulnerabilities", id="no-list"),
     ],
 )
-def test_what_is_no_catalogue_is_one_dead_letter(raw: bytes, where: str) -> None:
+def test_another_document_is_one_dead_letter(raw: bytes, where: str) -> None:
     translation = translate(raw)
     assert translation.events == ()
     assert [letter.where for letter in translation.dead_letters] == [where]
@@ -156,7 +158,7 @@ def test_golden_catalogue(reference_data: Path) -> None:
     assert translate(raw, raw).events == ()
 
 
-def test_golden_catalogue_beside_what_apple_fixed(reference_data: Path) -> None:
+def test_golden_catalogue_with_cves_that_apple_fixed(reference_data: Path) -> None:
     folder = reference_data / "sofa"
     feed = (folder / "v2" / "macos_data_feed.2026-08-06T1306Z.json").read_bytes()
     releases = feed_translation(

@@ -1,4 +1,4 @@
-"""What Macs say over MDM, message by message."""
+"""The messages that Macs send over MDM, kind by kind."""
 
 import json
 import plistlib
@@ -28,7 +28,7 @@ IDLE = {"Status": "Idle", "UDID": UDID}
 
 
 def device(**responses: Any) -> dict[str, Any]:
-    """The inventory facts of a DeviceInformation answer without complaint."""
+    """Return the inventory fields of a DeviceInformation response without dead letters."""
     translation = translate("nanomdm", command_response({"QueryResponses": responses}))
     assert reasons(translation) == []
     return facts(translation)
@@ -75,11 +75,11 @@ def test_free_space_was_in_gib_before_macos_12(version: str, free: float) -> Non
 
 
 @pytest.mark.parametrize("serial", ["", "0", "Not Available", " System Serial# "])
-def test_a_placeholder_is_no_serial_number(serial: str) -> None:
+def test_a_placeholder_is_not_used_as_a_serial_number(serial: str) -> None:
     assert "serial" not in device(SerialNumber=serial, DeviceName="mac")
 
 
-def test_text_for_people_loses_its_control_characters() -> None:
+def test_control_characters_are_removed_from_text() -> None:
     raw = plist(
         {**IDLE, "QueryResponses": {"DeviceName": "Ma\x1b[31mc\u202e"}}, plistlib.FMT_BINARY
     )
@@ -102,7 +102,7 @@ def test_text_for_people_loses_its_control_characters() -> None:
         ("SerialNumber", "C" * 65, "bad_value"),
     ],
 )
-def test_a_bad_field_costs_only_itself(name: str, value: Any, code: str) -> None:
+def test_an_invalid_field_loses_only_that_field(name: str, value: Any, code: str) -> None:
     responses = {"DeviceName": "mac", "ProductName": "Mac15,12", name: value}
     translation = translate("nanomdm", command_response({"QueryResponses": responses}))
     assert reasons(translation) == [(code, f"plist: QueryResponses.{name}")]
@@ -114,7 +114,7 @@ def test_ios_fields_are_ignored() -> None:
     assert found == {"hostname": "mac", "mdm_enrolled": True}
 
 
-def test_what_the_server_may_do_with_a_bootstrap_token_does_not_prove_that_it_has_one() -> None:
+def test_permission_to_use_a_bootstrap_token_is_no_proof_of_escrow() -> None:
     info = {
         "BootstrapTokenAllowedForAuthentication": "allowed",
         "BootstrapTokenRequiredForSoftwareUpdate": True,
@@ -136,7 +136,7 @@ def test_a_failed_entry_of_an_acknowledged_update_has_its_errors() -> None:
     assert found["install_actions"] == [["_OSX_14.7.2", "Error", "Idle (MCMDMErrorDomain 12067)"]]
 
 
-def test_a_broken_link_of_an_error_chain_costs_only_itself() -> None:
+def test_an_invalid_link_of_an_error_chain_loses_only_that_link() -> None:
     chain = [{"ErrorCode": "x"}, "y", {"ErrorCode": 5, "ErrorDomain": "D"}]
     translation = translate("nanomdm", command_response({"ErrorChain": chain}))
     assert [location for _, location in reasons(translation)] == [
@@ -154,7 +154,7 @@ def test_no_bootstrap_token_clears_the_escrowed_one(token: dict[str, bytes]) -> 
     assert facts(translation, "mdm.bootstrap_token_set") == {"escrowed": False}
 
 
-# --- whose it is ---
+# --- device, channel and server ---
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_no_bootstrap_token_clears_the_escrowed_one(token: dict[str, bytes]) -> 
     ],
     ids=["type", "id", "user-enrollment", "shared", "message", "message-without-ids"],
 )
-def test_a_users_channel_is_a_dead_letter(
+def test_a_message_of_a_user_channel_is_a_dead_letter(
     message: dict[str, Any], server_fields: dict[str, Any]
 ) -> None:
     translation = translate("nanomdm", webhook("mdm.Connect", message, **server_fields))
@@ -205,7 +205,7 @@ def test_server_and_message_must_name_the_same_device() -> None:
     assert reasons(translation) == [("bad_value", "$.checkin_event.udid")]
 
 
-def test_the_topic_must_be_of_the_message() -> None:
+def test_topic_and_message_type_must_agree() -> None:
     translation = translate("nanomdm", webhook("mdm.TokenUpdate", CHECKOUT))
     assert reasons(translation) == [("bad_value", "plist: MessageType")]
 
@@ -215,7 +215,7 @@ def test_a_message_without_a_udid_is_a_dead_letter() -> None:
     assert reasons(translate("nanomdm", raw)) == [("no_device", "plist: UDID")]
 
 
-def test_the_udid_is_in_upper_case_and_the_servers_id_as_it_came() -> None:
+def test_the_udid_becomes_upper_case_and_the_servers_id_keeps_its_case() -> None:
     lower = UDID.lower()
     raw = webhook(
         "mdm.CheckOut",
@@ -238,7 +238,7 @@ def test_url_parameters_name_site_and_server() -> None:
 
 
 @pytest.mark.parametrize("site", ["London HQ", "-a", "a" * 64, "../x"])
-def test_an_impossible_site_name_is_a_dead_letter(site: str) -> None:
+def test_an_invalid_site_name_is_a_dead_letter(site: str) -> None:
     translation = translate("nanomdm", webhook("mdm.CheckOut", CHECKOUT, url_params={"site": site}))
     assert reasons(translation) == [("bad_value", "$.checkin_event.url_params.site")]
     assert len(translation.events) == 1
@@ -293,7 +293,7 @@ def test_an_impossible_site_name_is_a_dead_letter(site: str) -> None:
         "time-without-zone", "time-out-of-range", "no-status",
     ],
 )  # fmt: skip
-def test_an_unusable_body_is_a_dead_letter_with_its_location(
+def test_an_unreadable_body_is_a_dead_letter_with_its_path(
     raw: bytes, code: str, location: str
 ) -> None:
     translation = translate("nanomdm", raw)
@@ -335,7 +335,7 @@ def test_only_the_first_event_carries_the_payload() -> None:
     assert first.rawmediatype == "application/json"
 
 
-def test_a_message_in_a_binary_plist_is_read_alike() -> None:
+def test_a_message_in_a_binary_plist_gives_the_same_events() -> None:
     raw = plist({**IDLE, "QueryResponses": {"OSVersion": "26.2"}})
     binary = plist({**IDLE, "QueryResponses": {"OSVersion": "26.2"}}, plistlib.FMT_BINARY)
     assert [event_data(event) for event in translate("nanomdm", raw)] == [
@@ -343,7 +343,7 @@ def test_a_message_in_a_binary_plist_is_read_alike() -> None:
     ]
 
 
-def test_micromdm_needs_no_ids_and_takes_null_parameters() -> None:
+def test_a_micromdm_webhook_may_lack_ids_and_have_null_parameters() -> None:
     raw = webhook("mdm.Authenticate", {"MessageType": "Authenticate", "UDID": UDID}, ids=None)
     body = json.loads(raw)
     body["checkin_event"]["url_params"] = None

@@ -1,4 +1,4 @@
-"""Munki's ManagedInstallReport."""
+"""Translation of Munki's ManagedInstallReport."""
 
 import plistlib
 from datetime import datetime
@@ -27,7 +27,7 @@ FACTS = {
 }
 
 
-def test_a_report_is_known_by_its_serial_number() -> None:
+def test_a_report_is_identified_by_its_serial_number() -> None:
     translation = translate("munki", munki_report(MACHINE))
     assert reasons(translation) == []
     (event,) = translation.events
@@ -105,14 +105,14 @@ def test_the_end_of_the_run_dates_the_report(times: dict[str, Any], time: str) -
     ],
     ids=["other-plist", "list", "empty", "placeholder", "json"],
 )
-def test_anything_else_is_a_dead_letter_with_its_location(
+def test_any_other_body_is_a_dead_letter_with_its_path(
     raw: bytes, code: str, location: str
 ) -> None:
     translation = translate("munki", raw)
     assert (reasons(translation), translation.events) == ([(code, location)], ())
 
 
-def test_a_wrong_time_is_a_dead_letter() -> None:
+def test_an_invalid_time_is_a_dead_letter() -> None:
     translation = translate("munki", munki_report(MACHINE, EndTime="yesterday"))
     assert reasons(translation) == [("bad_value", "plist: EndTime")]
     assert translation.events[0].time == RECEIVED_AT

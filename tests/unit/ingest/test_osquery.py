@@ -1,4 +1,4 @@
-"""osquery's result log."""
+"""Translation of osquery's result log."""
 
 import json
 from typing import Any
@@ -106,7 +106,7 @@ def test_every_shape_of_result_is_read(raw: bytes) -> None:
         "system", "join", "supplement", "rosetta", "ac", "battery", "disk", "mdm", "mdm-unsure",
     ],
 )  # fmt: skip
-def test_a_row_gives_only_what_its_table_is_certain_of(
+def test_a_row_gives_only_certain_fields(
     name: str, row: dict[str, Any], want: dict[str, Any]
 ) -> None:
     translation = translate("osquery", osquery_added(name, row))
@@ -114,7 +114,7 @@ def test_a_row_gives_only_what_its_table_is_certain_of(
     assert facts(translation) == want
 
 
-def test_removed_rows_show_only_contact() -> None:
+def test_removed_rows_record_only_a_contact() -> None:
     raw = result(name="os_version", action="removed", columns=OS_ROW)
     assert facts(translate("osquery", raw)) == {}
 
@@ -138,14 +138,14 @@ def test_removed_rows_show_only_contact() -> None:
     ],
     ids=["host", "decoration", "serial", "decoration-before-host"],
 )
-def test_a_mac_is_known_by_hardware_uuid_or_serial_number(
+def test_a_mac_is_identified_by_hardware_uuid_or_serial_number(
     fields: dict[str, Any], subject: str
 ) -> None:
     (event,) = translate("osquery", osquery_added("os_version", OS_ROW, **fields)).events
     assert event.subject == subject
 
 
-def test_the_hardware_uuid_of_the_row_is_the_macs() -> None:
+def test_the_hardware_uuid_of_the_row_identifies_the_mac() -> None:
     raw = osquery_added("system_info", SYSTEM_ROW, hostIdentifier="mac.local")
     (event,) = translate("osquery", raw).events
     assert event.subject == UDID
@@ -191,7 +191,7 @@ def test_the_hardware_uuid_of_the_row_is_the_macs() -> None:
         "columns-list", "status-log", "cut", "number", "too-many",
     ],
 )  # fmt: skip
-def test_anything_else_is_a_dead_letter_with_its_location(
+def test_any_other_body_is_a_dead_letter_with_its_path(
     raw: bytes, code: str, location: str
 ) -> None:
     translation = translate("osquery", raw)

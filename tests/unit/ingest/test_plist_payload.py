@@ -1,4 +1,4 @@
-"""Property lists from outside: what is read, and that hostile ones cost no more than their size."""
+"""Property lists from outside: the ones that are read, and the limited cost of hostile ones."""
 
 import plistlib
 import struct
@@ -42,7 +42,7 @@ def code_of(raw: bytes) -> str:
 
 
 @pytest.mark.parametrize("fmt", [plistlib.FMT_XML, plistlib.FMT_BINARY], ids=["xml", "binary"])
-def test_reads_what_apple_writes(fmt: plistlib.PlistFormat) -> None:
+def test_a_property_list_of_every_type_is_read(fmt: plistlib.PlistFormat) -> None:
     raw = plistlib.dumps(VALUE, fmt=fmt)
     assert looks_like_plist(raw)
     assert load_plist(raw) == VALUE
@@ -57,11 +57,11 @@ def test_reads_what_apple_writes(fmt: plistlib.PlistFormat) -> None:
     ],
     ids=["byte-order-mark", "no-declaration", "comment"],
 )
-def test_reads_xml_however_it_starts(raw: bytes) -> None:
+def test_xml_is_read_with_any_start_that_xml_allows(raw: bytes) -> None:
     assert load_plist(raw) == "x"
 
 
-def test_writes_what_it_read() -> None:
+def test_a_value_that_was_read_can_be_written() -> None:
     assert load_plist(dump_plist(VALUE)) == VALUE
 
 
@@ -79,7 +79,7 @@ def attribute_bomb() -> bytes:
 
 
 def binary(objects: list[bytes], offsets: list[int] | None = None, ref_size: int = 1) -> bytes:
-    """A binary plist of these objects; `offsets` names others than where they lie."""
+    """Return a binary plist of these objects; `offsets` replaces their true offsets."""
     body, lies = b"bplist00", []
     for one in objects:
         lies.append(len(body))
@@ -90,12 +90,12 @@ def binary(objects: list[bytes], offsets: list[int] | None = None, ref_size: int
 
 
 def shared_references() -> bytes:
-    """30 arrays of the next array twice: 2^30 values to whoever walks it."""
+    """Return 30 nested arrays, each with the next one twice: a walk meets 2^30 values."""
     return binary([bytes([0xA2, i + 1, i + 1]) for i in range(30)] + [b"\x09"])
 
 
 def one_array_many_times() -> bytes:
-    """65,000 objects that are all the same array of 60,000 references."""
+    """Return 65,000 objects that are all the same array of 60,000 references."""
     big = b"\xaf\x12" + struct.pack(">I", 60_000) + struct.pack(">H", 1) * 60_000
     root = b"\xaf\x12" + struct.pack(">I", 65_000)
     root += b"".join(struct.pack(">H", i) for i in range(1, 65_001))
@@ -142,11 +142,11 @@ def one_array_many_times() -> bytes:
         "empty", "json", "header-only", "zero-trailer", "other-version", "no-document",
         "key-without-value", "key-outside", "no-integer", "integer-too-long", "integer-too-big",
         "no-date", "impossible-date", "no-base64", "not-utf8", "utf16", "ebcdic", "entities",
-        "attributes", "deep", "wide", "long", "holds-itself", "hold-each-other", "shared",
+        "attributes", "deep", "wide", "long", "contains-itself", "contain-each-other", "shared",
         "same-array", "key-no-string", "uid", "date-nan", "size-overflow", "offset-outside",
     ],
 )  # fmt: skip
-def test_refuses_what_is_not_one(raw: bytes, code: str) -> None:
+def test_an_invalid_property_list_is_refused(raw: bytes, code: str) -> None:
     assert code_of(raw) == code
 
 
@@ -165,7 +165,7 @@ def test_a_bomb_costs_no_more_memory_than_a_few_times_its_size(raw: bytes) -> No
     assert peak < 20 * len(raw) + 30_000_000
 
 
-def test_reads_to_the_last_level_and_no_further() -> None:
+def test_a_property_list_is_read_to_the_depth_limit_and_refused_beyond() -> None:
     def nested(levels: int) -> bytes:
         inside = b"<array>" * levels + b"<true/>" + b"</array>" * levels
         return HEAD + b"<plist>" + inside + b"</plist>"

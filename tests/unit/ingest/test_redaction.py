@@ -1,4 +1,4 @@
-"""Secrets are cut out of everything that is kept, and their fingerprints show a change."""
+"""Secrets are cut out of all kept data, and their fingerprints show a change."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ REDACTOR = Redactor(KEY)
 SECRET = b"\x00\x01secret-of-this-mac\xff"
 
 
-def test_refuses_a_key_that_can_be_guessed() -> None:
+def test_a_short_key_is_refused() -> None:
     with pytest.raises(ValueError, match="16 bytes"):
         Redactor(b"short")
 
@@ -65,7 +65,7 @@ def test_names_that_only_resemble_the_list_are_kept(name: str) -> None:
     assert not is_secret(name)
 
 
-def test_a_name_is_secret_however_long_it_is_drawn() -> None:
+def test_a_name_with_many_separators_is_secret() -> None:
     drawn = "_".join("BootstrapToken") + 100 * "-"
     assert REDACTOR.cut({drawn: "s3cret"})[drawn].startswith(FINGERPRINT_PREFIX)
 
@@ -85,7 +85,7 @@ def test_equal_secrets_have_equal_fingerprints_and_others_do_not() -> None:
     assert len(others) == 3
 
 
-def test_cuts_at_any_depth_and_leaves_the_rest() -> None:
+def test_secrets_are_cut_at_any_depth_and_the_rest_is_kept() -> None:
     value = {"a": [{"b": {"Password": "hunter2", "PIN": 123456}}], "Token": b"", "c": 1}
     cut = REDACTOR.cut(value)
     assert cut["a"][0]["b"] == {
@@ -114,13 +114,13 @@ def _inner(cut: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("fmt", [plistlib.FMT_XML, plistlib.FMT_BINARY], ids=["xml", "binary"])
-def test_cuts_inside_the_base64_plist_of_a_webhook(fmt: plistlib.PlistFormat) -> None:
+def test_secrets_are_cut_inside_the_base64_plist_of_a_webhook(fmt: plistlib.PlistFormat) -> None:
     payload = plistlib.dumps({"Token": SECRET, "UDID": "U"}, fmt=fmt)
     inner = plistlib.loads(base64.b64decode(_inner(REDACTOR.cut(_envelope(payload)))))
     assert inner == {"Token": REDACTOR.fingerprint("Token", SECRET), "UDID": "U"}
 
 
-def test_cuts_inside_the_status_report_of_a_plist_of_a_webhook() -> None:
+def test_secrets_are_cut_inside_the_status_report_of_a_plist_of_a_webhook() -> None:
     status = json.dumps({"StatusItems": {"management": {"push-token": "c2VjcmV0"}}}).encode()
     payload = plistlib.dumps({"Endpoint": "status", "Data": status})
     inner = plistlib.loads(base64.b64decode(_inner(REDACTOR.cut(_envelope(payload)))))
@@ -143,7 +143,7 @@ def test_a_raw_payload_that_is_not_base64_becomes_a_fingerprint() -> None:
     assert cut["raw_payload"].startswith(FINGERPRINT_PREFIX)
 
 
-def test_cuts_inside_json_in_text_and_keeps_text_that_only_looks_like_it() -> None:
+def test_secrets_are_cut_inside_json_in_text_and_text_that_only_looks_like_json_is_kept() -> None:
     cut = REDACTOR.cut({"note": '{"password": "hunter2"}', "name": "[Lab] Mac 3", "x": "{a=b"})
     assert json.loads(cut["note"]) == {"password": REDACTOR.fingerprint("password", "hunter2")}
     assert cut["name"] == "[Lab] Mac 3"
@@ -151,7 +151,7 @@ def test_cuts_inside_json_in_text_and_keeps_text_that_only_looks_like_it() -> No
 
 
 @pytest.mark.parametrize(("documents", "levels"), [(7, 60), (200, 0)], ids=["deep", "many"])
-def test_documents_nested_without_end_are_cut_whole(documents: int, levels: int) -> None:
+def test_documents_nested_too_deep_become_a_fingerprint(documents: int, levels: int) -> None:
     document = b'{"password": "hunter2"}'
     for _ in range(documents):
         nested: Any = document
@@ -164,7 +164,7 @@ def test_documents_nested_without_end_are_cut_whole(documents: int, levels: int)
     assert len(kept) < 50_000
 
 
-def test_text_that_xml_cannot_hold_is_kept_as_a_binary_plist() -> None:
+def test_text_that_xml_cannot_represent_is_kept_as_a_binary_plist() -> None:
     kept = REDACTOR.plist({"DeviceName": "bell\x07", "Token": SECRET})
     assert kept.startswith(b"bplist00")
     assert SECRET not in kept
@@ -189,7 +189,7 @@ def test_a_key_of_sixteen_bytes_is_enough_and_one_less_is_not() -> None:
 
 
 @pytest.mark.parametrize("padding", [0, 60], ids=["usual length", "long"])
-def test_a_name_that_holds_a_document_in_base64_is_gone_with_its_value(padding: int) -> None:
+def test_a_name_with_a_document_in_base64_is_cut_with_its_value(padding: int) -> None:
     document = json.dumps({"password": "hunter2", "pad": "x" * padding}).encode()
     name = base64.b64encode(document).decode()
     cut = REDACTOR.cut({name: "of hunter2", "UDID": "U"})
@@ -219,17 +219,17 @@ def test_base64_of_a_piece_of_a_document_is_found(raw: bytes, before: int, hides
     assert hides_document(f"note: {text}!") is hides
 
 
-def test_text_shorter_than_sixteen_characters_hides_no_document() -> None:
+def test_text_under_sixteen_characters_is_not_searched_for_documents() -> None:
     assert hides_document(base64.b64encode(b'{"a":"b","c"').decode())
     assert not hides_document(base64.b64encode(b'{"a":"b","c"').decode()[:15])
 
 
 @pytest.mark.parametrize("empty", [None, "", b"", [], {}, True, False])
-def test_a_secret_that_holds_nothing_stays(empty: Any) -> None:
+def test_an_empty_secret_is_kept(empty: Any) -> None:
     assert REDACTOR.cut({"Password": empty}) == {"Password": empty}
 
 
-def test_a_fingerprint_is_of_a_name_and_a_value_apart() -> None:
+def test_a_fingerprint_separates_name_and_value() -> None:
     assert REDACTOR.fingerprint("ab", "c") != REDACTOR.fingerprint("a", "bc")
     assert REDACTOR.fingerprint("a", "text") == REDACTOR.fingerprint("a", b"text")
     noon = datetime(2026, 1, 20, 12, tzinfo=UTC)
@@ -276,7 +276,7 @@ def test_a_status_report_is_searched_only_beside_its_endpoint() -> None:
     assert REDACTOR.cut({"Endpoint": "status", "Data": b""})["Data"] == b""
 
 
-def test_another_reader_of_plists_keeps_the_key() -> None:
+def test_a_redactor_with_another_plist_reader_has_the_same_key() -> None:
     read: list[bytes] = []
 
     def reader(raw: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""Every device payload of the reference data, against the table checked by hand."""
+"""The translation of every device payload of the reference data, compared with the table."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from schemas.envelope import DdmStatusEvent, decode, encode
 from tests.unit.ingest.device_bodies import RECEIVED_AT, event_data, kept, reasons, translate
 from tests.unit.ingest.reference_devices import LIVE, ROWS, Want
 
-# HTTP headers of one of the bodies, and KMFDDM's own API.
+# The HTTP headers of one of the bodies, and responses of KMFDDM's own API, are not payloads.
 NO_PAYLOADS = ("headers-of-02-tokenupdate-1.txt", "kmfddm-api")
 
 
@@ -53,7 +53,7 @@ def test_the_push_token_of_a_bare_status_report_is_not_kept(reference_data: Path
     assert b"hmac-sha256:" in kept_bytes
 
 
-def test_a_status_report_is_kept_whole_beside_what_is_lifted_out(reference_data: Path) -> None:
+def test_a_status_report_is_kept_whole_beside_its_parsed_fields(reference_data: Path) -> None:
     raw = (reference_data / LIVE / "27-ddm-status-updated.json").read_bytes()
     (event,) = translate("nanomdm", raw).events
     assert isinstance(event, DdmStatusEvent)
@@ -79,7 +79,7 @@ def test_a_status_report_is_kept_whole_beside_what_is_lifted_out(reference_data:
     ],
     ids=["nanoseconds", "other-nanoseconds", "zone", "go-zero-time", "none", "micromdm", "jamf"],
 )  # fmt: skip
-def test_is_dated_by_the_payload_where_it_has_a_time(
+def test_an_event_has_the_time_of_the_payload_if_there_is_one(
     reference_data: Path, source: str, name: str, at: str
 ) -> None:
     events = translate(source, (reference_data / name).read_bytes()).events

@@ -1,4 +1,4 @@
-"""The rules of reading a SOFA feed, each on a feed written for it."""
+"""Translation of SOFA feeds, each rule with a feed written for it."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ def data_of(raw: bytes, subject: str = "macOS-26.2") -> Any:
     return {event.subject: event.data for event in translate(raw).events}[subject]
 
 
-def test_reads_a_release() -> None:
+def test_a_release_is_published_with_all_its_fields() -> None:
     raw = feed(
         line(
             "Tahoe 26",
@@ -82,7 +82,7 @@ def test_exploited_is_the_union_of_list_and_flags(
         pytest.param("https://support.apple.com/en-us/100100", id="page-of-all-notes"),
         pytest.param("This update has no published CVE entries.", id="v1-sentence"),
         pytest.param("", id="blank"),
-        pytest.param("javascript:alert(1)", id="no-web-page"),
+        pytest.param("javascript:alert(1)", id="not-a-web-page"),
         pytest.param("https://support.apple.com/\u202e", id="hidden-characters"),
     ],
 )
@@ -93,7 +93,7 @@ def test_no_security_notes_is_no_url(url: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "want"),
     [
-        pytest.param({}, None, id="nothing-said"),
+        pytest.param({}, None, id="no-fields"),
         pytest.param({"SupportedDevices": ALL[:57]}, None, id="about-as-many-as-the-line"),
         pytest.param({"SupportedDevices": ALL[:45]}, None, id="older-than-some-models"),
         pytest.param({"SupportedDevices": ONE}, ONE, id="one-model"),
@@ -104,17 +104,19 @@ def test_no_security_notes_is_no_url(url: str) -> None:
             ALL[:50],
             id="specific-to-many",
         ),
-        pytest.param({"DeviceScope": "device-specific"}, [], id="specific-to-nobody-knows"),
+        pytest.param({"DeviceScope": "device-specific"}, [], id="specific-without-a-list"),
         pytest.param({"DeviceScope": "regional", "SupportedDevices": ONE}, ONE, id="new-scope"),
     ],
 )
-def test_which_macs_a_release_is_for(fields: dict[str, Any], want: list[str] | None) -> None:
+def test_a_release_has_the_devices_of_its_scope_and_list(
+    fields: dict[str, Any], want: list[str] | None
+) -> None:
     raw = feed(line("Tahoe 26", release("26.2", **fields), release("26.1", SupportedDevices=ALL)))
     found = data_of(raw).device_ids
     assert found == (None if want is None else tuple(sorted(want)))
 
 
-def test_a_release_beyond_latest_is_not_for_every_mac() -> None:
+def test_a_release_newer_than_latest_is_not_for_every_mac() -> None:
     older, newest = release("26.1", SupportedDevices=ALL), release("26.2")
     assert data_of(feed(line("Tahoe 26", newest, older, latest=older))).device_ids == ()
     wide = release("26.2", SupportedDevices=ALL[:50])
@@ -122,7 +124,7 @@ def test_a_release_beyond_latest_is_not_for_every_mac() -> None:
     assert data_of(raw).device_ids == tuple(ALL[:50])
 
 
-def test_latest_and_its_release_are_one() -> None:
+def test_latest_and_its_entry_in_the_list_are_merged() -> None:
     """v1 has builds, and v2 has devices, only in Latest."""
     latest = release("26.2", Build="25C56", ExpirationDate="2026-03-15")
     raw = feed(line("Tahoe 26", release("26.2"), latest=latest))
@@ -146,7 +148,7 @@ def supplement(**fields: Any) -> dict[str, Any]:
     } | fields
 
 
-def test_reads_a_background_security_improvement() -> None:
+def test_a_background_security_improvement_is_published() -> None:
     raw = feed(
         line("Tahoe 26", release("26.2")), BackgroundSecurityImprovements={"26": [supplement()]}
     )
@@ -156,7 +158,7 @@ def test_reads_a_background_security_improvement() -> None:
     assert str(data.released_at) == "2026-01-17 00:00:00+00:00"
 
 
-# What changed.
+# --- changes between two feeds ---
 
 BEFORE = feed(
     line("macOS 26", release("26.2", Build="25C56", cves={"CVE-2026-1001": None}), release("26.1")),
@@ -215,7 +217,7 @@ OLDER = release("26.1")
         pytest.param(
             after(release("26.2", cves={"CVE-2026-1001": "Medium"}), OLDER),
             set(),
-            id="rated-less-than-the-unrated-count-for",
+            id="rated-lower-than-unrated",
         ),
         pytest.param(
             after(SAME, release("26.1", cves={"CVE-2026-1009": None})),
@@ -247,7 +249,7 @@ OLDER = release("26.1")
         ),
     ],
 )
-def test_what_changed(new: bytes, want: set[tuple[str, str]]) -> None:
+def test_a_change_between_two_feeds_gives_its_event(new: bytes, want: set[tuple[str, str]]) -> None:
     changed = translate(new, BEFORE)
     assert changes_in(changed) == want
     assert changed.dead_letters == ()
@@ -333,7 +335,7 @@ def test_an_unreadable_release_is_not_retracted() -> None:
     assert changes_in(translate(after(unknown, OLDER), BEFORE)) == set()
 
 
-# When it was said.
+# --- time of the events ---
 
 
 @pytest.mark.parametrize(
@@ -354,13 +356,13 @@ def test_an_event_is_dated_by_the_feed(last_check: str | None, want: str) -> Non
     assert event.time.strftime("%Y-%m-%dT%H:%M:%S") == want
 
 
-def test_a_release_date_mistyped_into_the_future_dates_nothing() -> None:
+def test_a_release_date_in_the_future_is_not_used_as_a_time() -> None:
     newest = release("26.3", ReleaseDate="2062-01-05T00:00:00Z")
     raw = feed(line("Tahoe 26", newest, release("26.2")), last_check=None)
     assert {event.time.year for event in translate(raw).events} == {2026}
 
 
-def test_a_feed_without_dates_is_dated_by_its_arrival() -> None:
+def test_events_of_a_feed_without_dates_have_the_time_of_receipt() -> None:
     raw = feed(line("Tahoe 26", release("26.2", ReleaseDate=None)), last_check=None)
     (event,) = translate(raw).events
     assert event.time == RECEIVED_AT
@@ -374,7 +376,7 @@ def test_ids_do_not_depend_on_expiration_or_origin() -> None:
     assert ids("2026-03-15") == ids("2026-06-15")
 
 
-# What cannot be read.
+# --- unreadable parts ---
 
 
 def broken(**fields: Any) -> dict[str, Any]:
@@ -418,7 +420,7 @@ def broken(**fields: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_a_broken_release_costs_only_itself(entry: Any, code: str, where: str) -> None:
+def test_an_unreadable_release_loses_only_that_release(entry: Any, code: str, where: str) -> None:
     raw = feed(line("Tahoe 26", release("26.3"), entry, release("26.1")))
     translation = translate(raw)
     assert changes_in(translation) == {("published", "macOS-26.3"), ("published", "macOS-26.1")}
@@ -432,21 +434,21 @@ def test_a_broken_release_costs_only_itself(entry: Any, code: str, where: str) -
     ("fields", "where"),
     [
         pytest.param({"AllBuilds": ["25C56", "25.56"]}, ".AllBuilds[1]", id="build"),
-        pytest.param({"AllBuilds": "25C56"}, ".AllBuilds", id="builds-no-list"),
+        pytest.param({"AllBuilds": "25C56"}, ".AllBuilds", id="builds-not-a-list"),
         pytest.param({"ReleaseDate": "soon"}, ".ReleaseDate", id="date"),
         pytest.param({"ExpirationDate": 5}, ".ExpirationDate", id="expiration"),
         pytest.param({"CVEs": {"CVE-1": {}}}, ".CVEs.CVE-1", id="cve"),
-        pytest.param({"CVEs": ["CVE-2026-1001"]}, ".CVEs", id="cves-no-object"),
+        pytest.param({"CVEs": ["CVE-2026-1001"]}, ".CVEs", id="cves-not-an-object"),
         pytest.param(
             {"ActivelyExploitedCVEs": [None]}, ".ActivelyExploitedCVEs[0]", id="exploited"
         ),
         pytest.param({"SupportedDevices": ["J700AP\x00"]}, ".SupportedDevices[0]", id="device"),
-        pytest.param({"SupportedDevices": {}}, ".SupportedDevices", id="devices-no-list"),
+        pytest.param({"SupportedDevices": {}}, ".SupportedDevices", id="devices-not-a-list"),
         pytest.param({"DeviceScope": ["universal"]}, ".DeviceScope", id="scope"),
         pytest.param({"SecurityInfo": {}}, ".SecurityInfo", id="notes"),
     ],
 )
-def test_a_broken_detail_costs_only_itself(fields: dict[str, Any], where: str) -> None:
+def test_an_invalid_field_loses_only_that_field(fields: dict[str, Any], where: str) -> None:
     raw = feed(line("Tahoe 26", release("26.3"), broken(**fields)))
     translation = translate(raw)
     assert ("published", "macOS-26.2") in changes_in(translation)
@@ -463,12 +465,14 @@ def test_a_broken_detail_costs_only_itself(fields: dict[str, Any], where: str) -
         pytest.param(b"null", "bad_shape", "$", id="null"),
         pytest.param(b"{}", "bad_shape", "$.OSVersions", id="some-other-document"),
         pytest.param(b'{"OSVersions": []}', "bad_shape", "$.OSVersions", id="no-lines"),
-        pytest.param(b'{"OSVersions": {"a": 1}}', "bad_shape", "$.OSVersions", id="lines-no-list"),
+        pytest.param(
+            b'{"OSVersions": {"a": 1}}', "bad_shape", "$.OSVersions", id="lines-not-a-list"
+        ),
         pytest.param(b"[" * 10_000, "too_deep", "", id="depth-bomb"),
         pytest.param(b"\xff\xfe", "not_utf8", "byte 0", id="not-utf-8"),
     ],
 )
-def test_what_is_no_feed_is_one_dead_letter(raw: bytes, code: str, where: str) -> None:
+def test_another_document_is_one_dead_letter(raw: bytes, code: str, where: str) -> None:
     translation = translate(raw)
     assert translation.events == ()
     (letter,) = translation.dead_letters
@@ -478,22 +482,22 @@ def test_what_is_no_feed_is_one_dead_letter(raw: bytes, code: str, where: str) -
 @pytest.mark.parametrize(
     ("entry", "where"),
     [
-        pytest.param("Tahoe 26", "$.OSVersions[1]", id="line-no-object"),
+        pytest.param("Tahoe 26", "$.OSVersions[1]", id="line-not-an-object"),
         pytest.param({"OSVersion": "Tahoe 26"}, "$.OSVersions[1]", id="line-without-releases"),
         pytest.param(
             {"OSVersion": "Tahoe 26", "SecurityReleases": 5},
             "$.OSVersions[1].SecurityReleases",
-            id="releases-no-list",
+            id="releases-not-a-list",
         ),
     ],
 )
-def test_a_broken_line_costs_only_itself(entry: Any, where: str) -> None:
+def test_an_unreadable_line_loses_only_that_line(entry: Any, where: str) -> None:
     translation = translate(feed(line("Sequoia 15", release("15.7")), entry))
     assert changes_in(translation) == {("published", "macOS-15.7")}
     assert [letter.where for letter in translation.dead_letters] == [where]
 
 
-def test_supplements_of_no_shape_cost_only_themselves() -> None:
+def test_malformed_supplements_lose_only_themselves() -> None:
     lines = line("Tahoe 26", release("26.2"))
     shapes: tuple[Any, ...] = ([], {"26": 5}, {"26": [{}]}, {"26": [supplement(VersionExtra="a")]})
     for groups in shapes:
@@ -507,15 +511,15 @@ def test_document_over_the_size_limit_is_refused() -> None:
     assert [letter.code for letter in translation.dead_letters] == ["too_large"]
 
 
-def test_unreadable_parts_past_the_limit_are_counted_not_listed() -> None:
+def test_unreadable_parts_over_the_limit_are_counted_not_listed() -> None:
     unreadable = [None] * (MAX_DEAD_LETTERS + 7)
     translation = translate(feed(line("Tahoe 26", release("26.2"), *unreadable)))
     assert changes_in(translation) == {("published", "macOS-26.2")}
     assert len(translation.dead_letters) == MAX_DEAD_LETTERS + 1
-    assert translation.dead_letters[-1].detail == "7 more parts that cannot be read"
+    assert translation.dead_letters[-1].detail == "7 more parts cannot be read"
 
 
-def test_list_past_the_limit_is_cut_and_becomes_a_dead_letter() -> None:
+def test_a_list_over_the_limit_is_cut_and_its_rest_is_a_dead_letter() -> None:
     devices = [f"J{number}AP" for number in range(MAX_LISTED + 1)]
     raw = feed(line("Tahoe 26", release("26.2", SupportedDevices=devices)))
     translation = translate(raw)

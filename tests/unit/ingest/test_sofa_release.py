@@ -1,4 +1,4 @@
-"""One release of a SOFA feed: how it is read, joined and completed."""
+"""One release of a SOFA feed: read, merged with another entry, and completed."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ def a_feed() -> FeedDocument:
 
 
 def read(**fields: Any) -> tuple[SofaRelease, list[str]]:
-    """The release that an entry gives, and the codes of its dead letters."""
+    """Return the release of an entry, and the codes of its dead letters."""
     feed = a_feed()
     found = read_release(Node(release("26.2") | fields), feed)
     return found, [letter.code.value for letter in feed.dead_letters]
@@ -59,7 +59,7 @@ OTHER = SofaRelease(
 BARE = SofaRelease(version=parse_os_version("26.2"))
 
 
-def test_two_entries_of_a_release_are_joined_in_any_order() -> None:
+def test_two_entries_of_a_release_merge_in_any_order() -> None:
     joined = RICH.merged(OTHER)
     assert joined == OTHER.merged(RICH)
     assert joined == SofaRelease(
@@ -91,7 +91,7 @@ def test_the_worst_rating_counts() -> None:
 
 RATINGS = [
     pytest.param({"Severity": " HIGH "}, "high", id="in-capitals"),
-    pytest.param({"Severity": "severe"}, None, id="a-word-of-tomorrow"),
+    pytest.param({"Severity": "severe"}, None, id="unknown-word"),
     pytest.param({"Severity": 9.8}, None, id="a-number"),
     pytest.param({}, None, id="none"),
     pytest.param(True, None, id="a-flag"),
@@ -103,7 +103,7 @@ def test_a_rating_is_one_of_four_words(rating: Any, severity: str | None) -> Non
     assert read(CVEs={"CVE-2026-1001": rating})[0].severity == severity
 
 
-def test_a_flagged_key_that_is_no_cve_is_a_dead_letter_and_not_exploited() -> None:
+def test_a_flagged_key_that_is_not_a_cve_id_is_a_dead_letter_and_not_exploited() -> None:
     found, refused = read(CVEs={"not a CVE": True, "CVE-2026-1001": {"InKEV": True}})
     assert found.exploited == found.cves == {"CVE-2026-1001"}
     assert len(refused) == 1
@@ -113,13 +113,13 @@ FLAGS = [
     pytest.param({"ActivelyExploited": True, "InKEV": False}, True, id="exploited"),
     pytest.param({"ActivelyExploited": False, "InKEV": True}, True, id="in-kev"),
     pytest.param({"ActivelyExploited": False, "InKEV": False}, False, id="neither"),
-    pytest.param({"ActivelyExploited": "yes", "InKEV": 1}, False, id="no-booleans"),
+    pytest.param({"ActivelyExploited": "yes", "InKEV": 1}, False, id="not-booleans"),
     pytest.param(1, False, id="a-number"),
 ]
 
 
 @pytest.mark.parametrize(("rating", "exploited"), FLAGS)
-def test_only_true_flags_a_hole_as_exploited(rating: Any, exploited: bool) -> None:
+def test_only_true_marks_a_cve_as_exploited(rating: Any, exploited: bool) -> None:
     assert bool(read(CVEs={"CVE-2026-1001": rating})[0].exploited) is exploited
 
 
@@ -144,14 +144,14 @@ def test_a_supplement_has_its_letter_in_type_or_name(
     ("fields", "code"),
     [({"ReleaseType": "Firmware"}, "unknown_type"), ({"ProductName": "iOS"}, "not_a_mac")],
 )
-def test_what_is_no_release_of_macos_is_refused(fields: dict[str, str], code: str) -> None:
+def test_an_entry_that_is_not_a_macos_release_is_refused(fields: dict[str, str], code: str) -> None:
     with pytest.raises(PayloadError) as refused:
         read(**fields)
     assert refused.value.code.value == code
 
 
 NOTES = [
-    pytest.param("https://support.apple.com/" + "a" * 998, True, id="as-long-as-may-be"),
+    pytest.param("https://support.apple.com/" + "a" * 998, True, id="longest-allowed"),
     pytest.param("https://support.apple.com/" + "a" * 999, False, id="too-long"),
     pytest.param("https://support.apple.com/en-us/100100/", False, id="page-of-all-notes"),
     pytest.param("https://support.apple.com/ü", False, id="not-ascii"),
@@ -173,7 +173,7 @@ def test_a_list_is_read_up_to_its_limit_and_the_rest_is_a_dead_letter() -> None:
     assert (found.listed, refused) == (frozenset(ids[:-1]), ["bad_value"])
 
 
-def test_wrong_parts_become_dead_letters_alone() -> None:
+def test_an_invalid_part_becomes_a_dead_letter_and_the_rest_is_read() -> None:
     found, refused = read(
         AllBuilds=["25C56", "no build"],
         Build="25C57",
@@ -202,7 +202,7 @@ SUPPLEMENT = {
 }
 
 
-def test_a_supplement_is_read_whole() -> None:
+def test_every_field_of_a_supplement_is_read() -> None:
     feed = a_feed()
     assert read_supplement(Node(SUPPLEMENT), feed) == SofaRelease(
         version=parse_os_version("26.2 (a)"),

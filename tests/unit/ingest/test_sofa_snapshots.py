@@ -1,4 +1,4 @@
-"""SOFA's own snapshots: every pair of them, and all of them one after another."""
+"""SOFA's own snapshots: every pair of them, and all of them in sequence."""
 
 from itertools import combinations
 from pathlib import Path
@@ -27,7 +27,9 @@ def feeds(reference_data: Path) -> dict[str, bytes]:
         for first, last in combinations(range(len(SNAPSHOTS)), 2)
     ],
 )
-def test_a_gap_gives_what_became_true_in_it(feeds: dict[str, bytes], first: int, last: int) -> None:
+def test_two_snapshots_give_the_true_changes_between_them(
+    feeds: dict[str, bytes], first: int, last: int
+) -> None:
     changed = translate(feeds[SNAPSHOTS[last]], feeds[SNAPSHOTS[first]])
     assert changes_in(changed) == expected(first, last)
     assert len(changed.events) == len(expected(first, last))
@@ -47,16 +49,16 @@ def test_diffs_of_all_snapshots_give_each_change_once(feeds: dict[str, bytes]) -
         sizes.add(len(state.model_dump_json(exclude_none=True)))
         assert FeedState.model_validate_json(state.model_dump_json(exclude_none=True)) == state
     narrowed = {str(one.os_version): one.device_ids for one in state.snapshots}
-    assert narrowed["26.3.2"] == ("J700AP",), "the feed has long forgotten it"
+    assert narrowed["26.3.2"] == ("J700AP",), "the feed no longer lists its devices"
     assert max(sizes) < 256 * 1024
 
 
 @pytest.mark.parametrize("name", SNAPSHOTS)
-def test_a_feed_differs_from_itself_in_nothing(feeds: dict[str, bytes], name: str) -> None:
+def test_a_feed_compared_with_itself_gives_no_event(feeds: dict[str, bytes], name: str) -> None:
     assert translate(feeds[name], feeds[name]).events == ()
 
 
-def test_two_exploited_cves_are_added_days_later(feeds: dict[str, bytes]) -> None:
+def test_cves_exploited_days_after_the_release_raise_its_severity(feeds: dict[str, bytes]) -> None:
     (raised,) = translate(feeds["2025-12-15T1846Z"], feeds["2025-12-12T1908Z"]).events
     assert raised.data.exploited_cves == ("CVE-2025-14174", "CVE-2025-43529")
     assert len(raised.data.cves) == 47
@@ -70,14 +72,14 @@ def test_a_release_for_all_is_narrowed_to_one_model(feeds: dict[str, bytes]) -> 
     assert narrowed.data.device_ids == ("J700AP",)
 
 
-def test_a_release_that_was_narrowed_in_between_is_published_narrow(
+def test_a_release_that_was_narrowed_between_two_snapshots_is_published_narrow(
     feeds: dict[str, bytes],
 ) -> None:
     (published,) = translate(feeds["2026-03-11T1055Z"], feeds["2026-03-10T1921Z"]).events
     assert (published.subject, published.data.device_ids) == ("macOS-26.3.2", ("J700AP",))
 
 
-def test_an_event_keeps_what_the_feed_has_forgotten(feeds: dict[str, bytes]) -> None:
+def test_an_event_keeps_fields_that_the_feed_no_longer_has(feeds: dict[str, bytes]) -> None:
     events = translate(feeds["2026-07-27T1736Z"], feeds["2026-03-11T1055Z"]).events
     raised = {event.subject: event.data for event in events if "raised" in event.type}
     assert [str(build) for build in raised["macOS-26.1"].builds] == ["25B78"]
@@ -117,7 +119,7 @@ def test_a_whole_feed_gives_each_release_once(
         assert decode(encode(event)) == event
 
 
-def test_v1_names_its_rapid_security_responses(reference_data: Path) -> None:
+def test_rapid_security_responses_of_v1_have_their_letter(reference_data: Path) -> None:
     raw = (reference_data / "sofa" / "v1" / "macos_data_feed.2024-06-30.json").read_bytes()
     events = {event.subject: event.data for event in translate(raw).events}
     assert events["macOS-13.4.1 (c)"].exploited_cves == ("CVE-2023-37450",)
@@ -144,7 +146,7 @@ def test_golden_release_of_the_newest_feed(reference_data: Path) -> None:
     assert len(data.cves) == 59
 
 
-def test_a_supplement_is_for_the_hardware_it_names(reference_data: Path) -> None:
+def test_a_supplement_is_only_for_its_listed_devices(reference_data: Path) -> None:
     raw = (reference_data / "sofa" / "v2" / "macos_data_feed.2026-08-06T1306Z.json").read_bytes()
     data = {event.subject: event.data for event in translate(raw).events}
     assert data["macOS-26.3.2 (a)"].device_ids == ("J700AP",)

@@ -1,4 +1,4 @@
-"""A log made by the driver, as the data directory that commands read."""
+"""A log of the driver, written as the data directory that commands read."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from tests.unit.replay.driver import MemoryLog
 
 
 def write(log: MemoryLog, folder: Path) -> None:
-    """The log as a data directory."""
+    """Write the log as a data directory."""
     store = Store.open(folder)
     with store.transaction("test"):
         for row in log.rows:

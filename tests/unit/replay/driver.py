@@ -1,4 +1,4 @@
-"""A log made by really driving the engine, as the embedded service does, in memory."""
+"""A log in memory, made by a real reconciler that is driven like the embedded service."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -74,7 +74,7 @@ class Entry(NamedTuple):
 
 @dataclass
 class MemoryLog:
-    """A LogReader and StateReader over lists; tests alter them."""
+    """A LogReader and StateReader over lists and dicts, which tests alter."""
 
     rows: list[Entry] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -118,7 +118,7 @@ class MemoryLog:
 
 
 class Driver:
-    """Keeps the engine's contract: each effect is logged before the next is asked for."""
+    """Drives a reconciler and logs each effect before it asks for the next one."""
 
     def __init__(self, policy: str | None = POLICY) -> None:
         self.reconciler = Reconciler()
@@ -129,7 +129,7 @@ class Driver:
         if policy is not None:
             self.policy(policy)
 
-    # --- what happens ---
+    # --- events ---
 
     def handle_event(self, event: Event) -> None:
         if (event.source, event.id) in self._known:
@@ -140,7 +140,7 @@ class Driver:
         self._follow(self.reconciler.handle(event, self.now))
 
     def wait(self, **time: float) -> None:
-        """Let time pass, an hour at a step, and decide what comes due."""
+        """Let time pass in steps of an hour, and decide for each Mac that is due."""
         end = self.now + timedelta(**time)
         while self.now < end:
             self.now = min(end, self.now + timedelta(hours=1))
@@ -170,7 +170,7 @@ class Driver:
         self.handle_event(self._event(InventoryEvent, udid, inventory(udid, version, **fields)))
 
     def report_serial(self, serial: str, **fields: Any) -> None:
-        """A report by a source that knows no UDID."""
+        """Report a Mac from a source that has no UDID."""
         data = {"source": "munki", "serial": serial, **fields}
         self.handle_event(self._event(InventoryEvent, f"serial:{serial}", data))
 
@@ -179,7 +179,7 @@ class Driver:
         self.handle_event(self._event(kind, "halt", {"scope": scope, "by": "sre"}))
 
     def result(self, udid: str, outcome: str, **fields: Any) -> None:
-        """The executor tells of the Mac's last job, if it ever had one."""
+        """Report a result of the Mac's last job; nothing if the Mac never had a job."""
         job = self.jobs.get(udid)
         if job is not None:
             data = {
@@ -191,7 +191,7 @@ class Driver:
             }
             self.handle_event(self._event(JobResultedEvent, udid, data))
 
-    # --- what follows ---
+    # --- effects ---
 
     def _follow(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
@@ -224,10 +224,10 @@ class Driver:
         identity = event_id(kind.__name__, json.dumps(data, sort_keys=True), str(self.now))
         return kind(id=identity, source="/test", subject=subject, time=self.now, data=data)
 
-    # --- what is kept ---
+    # --- stored state ---
 
     def finish(self) -> MemoryLog:
-        """The log, with the folded state beside it."""
+        """Return the log with the folded state beside it."""
         fleet = self.reconciler.fleet
         for udid, device in fleet.devices.items():
             self.log.kept_devices[udid] = json.dumps(device.to_wire()).encode()
@@ -276,7 +276,7 @@ def inventory(udid: str, version: str, **fields: Any) -> dict[str, Any]:
 
 
 def story() -> MemoryLog:
-    """Two sites: an advisory lands, jobs run, one fails, one Mac is short of disk, a halt."""
+    """Two sites: an advisory is published, jobs run, one fails, a Mac lacks disk space, a halt."""
     d = Driver()
     d.publish("15.7.2", severity="high", cves=["CVE-2025-1000"])
     d.publish("26.1", severity="high", cves=["CVE-2025-1001"])

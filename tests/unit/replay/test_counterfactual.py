@@ -1,4 +1,4 @@
-"""Another policy differs for exactly the Macs that it means, and says how."""
+"""Decisions under another policy: they differ for exactly the affected Macs and fields."""
 
 from datetime import timedelta
 
@@ -11,7 +11,7 @@ from schemas.decisions import Verdict
 from tests.unit.replay.driver import POLICY, START, Driver, MemoryLog, story
 
 STORY = story()
-# The 15.7.3 of the story is critical: 7 days. 26.2, which concerns TYO-2 alone, is not.
+# 15.7.3 of the story is critical: its deadline is 7 days. 26.2, only for TYO-2, is not critical.
 ON_15 = {"LON-1", "LON-2", "LON-3", "TYO-1", "TYO-3"}
 
 
@@ -19,13 +19,13 @@ def macs(changes: tuple[DecisionChange, ...]) -> set[str]:
     return {change.alternative.udid for change in changes}
 
 
-def test_the_same_policy_differs_nowhere() -> None:
+def test_the_same_policy_gives_no_difference() -> None:
     diff = counterfactual(STORY, POLICY + "# another text, the same policy\n")
     assert diff.changes == ()
     assert (diff.decisions, diff.macs) == (len(STORY.decisions()), 6)
 
 
-def test_one_deadline_changed_differs_for_exactly_the_macs_it_is_for() -> None:
+def test_a_changed_deadline_differs_for_exactly_its_macs() -> None:
     diff = counterfactual(STORY, POLICY.replace("critical: 7d", "critical: 6d"))
     assert macs(diff.changes) == ON_15
     for change in diff.changes:
@@ -45,7 +45,7 @@ def test_a_deadline_that_passed_sends_outside_the_window() -> None:
         assert change.alternative.decision is Verdict.SEND
 
 
-def test_a_site_that_may_do_nothing_removes_its_jobs() -> None:
+def test_an_exemption_of_a_site_removes_its_jobs() -> None:
     policy = POLICY + "exemptions: [{who: {hostnames: ['ldn-*']}, why: audit}]\n"
     diff = counterfactual(STORY, policy)
     removed = [change for change in diff.changes if change.kind is ChangeKind.REMOVED]
@@ -55,7 +55,7 @@ def test_a_site_that_may_do_nothing_removes_its_jobs() -> None:
     assert all(change.alternative.reason.value == "exempt" for change in removed)
 
 
-def test_macs_without_a_record_in_the_slice_are_compared_at_its_end() -> None:
+def test_macs_without_a_decision_in_the_period_are_compared_at_its_end() -> None:
     since = START + timedelta(hours=4, minutes=1)
     assert not list(STORY.entries(since=since, until=since + timedelta(minutes=1)))
     diff = counterfactual(
@@ -65,26 +65,26 @@ def test_macs_without_a_record_in_the_slice_are_compared_at_its_end() -> None:
         until=since + timedelta(minutes=1),
     )
     assert diff.decisions == 0
-    # TYO-1's window is open and its job is out; the deadline moves all the same.
+    # TYO-1's window is open and its job is issued; its deadline differs too.
     assert macs(diff.changes) == ON_15
     assert {change.seq for change in diff.changes} == {None}
     assert {change.at for change in diff.changes} == {since + timedelta(minutes=1)}
 
 
-def test_what_came_after_the_slice_is_not_looked_at() -> None:
+def test_entries_after_the_period_are_ignored() -> None:
     diff = counterfactual(
         STORY, POLICY.replace("critical: 7d", "critical: 6d"), until=START + timedelta(hours=1)
     )
     assert diff.changes == ()
 
 
-def test_one_mac_alone_can_be_asked_about() -> None:
+def test_with_a_udid_only_that_mac_is_compared() -> None:
     diff = counterfactual(STORY, POLICY.replace("critical: 7d", "critical: 6d"), udid="LON-1")
     assert macs(diff.changes) == {"LON-1"}
     assert diff.macs == 1
 
 
-def test_sums_say_where_and_what() -> None:
+def test_differences_are_counted_by_site_and_action() -> None:
     diff = counterfactual(STORY, POLICY.replace("critical: 7d", "critical: 6d"))
     assert set(diff.by_site_and_action) == {("london", "update"), ("tokyo", "update")}
     assert sum(counts.total() for counts in diff.by_site_and_action.values()) == len(diff.changes)
@@ -92,7 +92,7 @@ def test_sums_say_where_and_what() -> None:
     assert sum(counts.total() for counts in diff.by_mac.values()) == len(diff.changes)
 
 
-def test_a_log_without_policy_is_decided_at_its_end_alone() -> None:
+def test_macs_of_a_log_without_a_policy_are_decided_only_at_its_end() -> None:
     driver = Driver(policy=None)
     driver.publish("15.7.3", severity="critical", cves=["CVE-2025-2000"])
     driver.report("LON-1")
@@ -107,13 +107,13 @@ def test_an_empty_log_has_no_differences() -> None:
     assert (diff.decisions, diff.macs, diff.changes) == (0, 0, ())
 
 
-def test_a_bad_policy_is_named_line_by_line() -> None:
+def test_an_invalid_policy_is_refused_with_the_line_of_each_problem() -> None:
     with pytest.raises(PolicyError) as caught:
         counterfactual(STORY, POLICY.replace("7d", "soon").replace("max_jobs: 2", "max_jobs: 0"))
     assert [problem.line for problem in caught.value.problems] == [5, 13]
 
 
-def test_a_log_that_cannot_be_read_is_refused() -> None:
+def test_a_log_without_its_policies_is_refused() -> None:
     log = MemoryLog(list(STORY.rows), {})
-    with pytest.raises(UnreadableLog, match="missing beside the log"):
+    with pytest.raises(UnreadableLog, match="missing in the log's store"):
         counterfactual(log, POLICY)

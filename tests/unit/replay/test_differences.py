@@ -1,4 +1,4 @@
-"""Two JSON values: where they first differ."""
+"""The first difference of two JSON values, and its path."""
 
 from typing import Any
 
@@ -32,20 +32,20 @@ JSON: st.SearchStrategy[Any] = st.recursive(
         ({"b": 1, "a": 1}, {"a": 2, "b": 2}, "b"),
     ],
 )
-def test_the_first_difference_is_named(left: Any, right: Any, path: str) -> None:
+def test_the_first_difference_has_its_path(left: Any, right: Any, path: str) -> None:
     found = first_difference(left, right)
     assert found is not None
     assert found.path == path
 
 
 @given(JSON)
-def test_a_value_differs_from_itself_nowhere(value: Any) -> None:
+def test_a_value_has_no_difference_from_itself(value: Any) -> None:
     assert first_difference(value, value) is None
     assert first_alteration(value, value) is None
 
 
 @given(JSON, JSON)
-def test_differing_is_mutual(left: Any, right: Any) -> None:
+def test_a_difference_is_found_in_both_directions(left: Any, right: Any) -> None:
     assert (first_difference(left, right) is None) == (first_difference(right, left) is None)
 
 
@@ -53,7 +53,7 @@ def test_key_order_makes_no_difference() -> None:
     assert first_difference({"a": 1, "b": 2}, {"b": 2, "a": 1}) is None
 
 
-def test_an_alteration_is_what_was_not_read_as_written() -> None:
+def test_a_lost_or_changed_part_is_an_alteration_and_a_new_key_is_not() -> None:
     assert first_alteration({"a": [{"b": 1}]}, {"a": [{"b": 1, "new": None}], "c": 3}) is None
     found = first_alteration({"a": [{"b": 1, "x": 0}]}, {"a": [{"b": 1}]})
     assert found == ("a[0].x", 0, ABSENT)

@@ -1,4 +1,4 @@
-"""A Mac is explained from the log alone: gates in order, jobs, events, then and now."""
+"""Explanation of a Mac from the log alone: its gates, jobs and events, now and earlier."""
 
 from datetime import timedelta
 
@@ -29,7 +29,7 @@ def test_a_mac_is_found_by_its_enrollment_id() -> None:
     assert find_device_key(driver.log, "Enrol-1") == "LON-1"
 
 
-def test_a_name_that_moved_is_the_last_macs() -> None:
+def test_a_name_that_moved_finds_the_last_mac_with_it() -> None:
     driver = Driver()
     driver.report("LON-1", serial="SHARED")
     driver.wait(hours=1)
@@ -38,7 +38,7 @@ def test_a_name_that_moved_is_the_last_macs() -> None:
     assert find_device_key(driver.log, "SHARED") == "LON-2"
 
 
-def test_a_mac_that_nothing_was_decided_for_is_found_by_its_events() -> None:
+def test_a_mac_without_a_decision_is_found_by_its_events() -> None:
     driver = Driver(policy=None)
     driver.report("LON-1")
     found = explain(driver.log, "snlon-1")
@@ -52,7 +52,7 @@ def test_an_unknown_name_finds_nothing(name: str) -> None:
     assert explain(STORY, name) is None
 
 
-def test_the_first_gate_that_held_is_named() -> None:
+def test_blocked_by_is_the_first_gate_that_did_not_pass() -> None:
     found = explained("TYO-3", hours=4)
     assert found.record is not None
     assert found.record.decision.reason.value == "low_disk"
@@ -62,7 +62,7 @@ def test_the_first_gate_that_held_is_named() -> None:
     assert gates.index(found.blocked_by) == [gate.passed for gate in gates].index(False)
 
 
-def test_then_is_what_was_known_then() -> None:
+def test_an_earlier_time_gives_only_the_entries_until_then() -> None:
     before, after = explained("LON-1", hours=1), explained("LON-1")
     assert before.record is not None
     assert after.record is not None
@@ -72,7 +72,7 @@ def test_then_is_what_was_known_then() -> None:
     assert {one.at for one in before.events} == {START}
 
 
-def test_what_happened_at_the_very_moment_counts() -> None:
+def test_an_entry_at_exactly_the_given_time_counts() -> None:
     at = next(row.at for row in STORY.decisions() if b"outside_window" in row.body)
     found = explain(STORY, "LON-1", at=at)
     assert found is not None
@@ -93,16 +93,16 @@ def test_an_open_job_has_outcome_open() -> None:
     assert (job.job.action.value, job.outcome, job.steps) == ("reenroll", "open", ())
 
 
-def test_a_job_that_was_only_thought_to_have_expired_is_open_again() -> None:
-    """We guess that a job which nobody told of never began; its executor may know better."""
+def test_a_job_that_was_assumed_to_have_expired_is_open_again_after_a_result() -> None:
+    """A job without any result is assumed to have expired; a later result corrects that."""
     driver = Driver()
     driver.publish("15.7.3", severity="critical", cves=["CVE-2025-2000"])
     driver.enroll("LON-1")
     driver.report("LON-1")
     driver.wait(hours=21)
-    guessed = explain(driver.log, "LON-1")
-    assert guessed is not None
-    assert guessed.jobs[0].outcome == "expired"
+    assumed = explain(driver.log, "LON-1")
+    assert assumed is not None
+    assert assumed.jobs[0].outcome == "expired"
     driver.result("LON-1", "started")
     explanation = explain(driver.log, "LON-1")
     assert explanation is not None
@@ -110,7 +110,7 @@ def test_a_job_that_was_only_thought_to_have_expired_is_open_again() -> None:
     assert [step.outcome for step in explanation.jobs[0].steps] == ["expired", "started"]
 
 
-def test_reports_under_the_serial_number_alone_are_the_macs_too() -> None:
+def test_reports_with_only_the_serial_number_belong_to_the_mac() -> None:
     driver = Driver()
     driver.report("LON-1")
     driver.wait(hours=1)
@@ -122,5 +122,5 @@ def test_reports_under_the_serial_number_alone_are_the_macs_too() -> None:
     assert found.events[-1].event.data.model_dump()["filevault"] is True
 
 
-def test_an_empty_log_knows_no_mac() -> None:
+def test_an_empty_log_explains_no_mac() -> None:
     assert explain(MemoryLog(), "LON-1") is None

@@ -1,4 +1,4 @@
-"""What is as it was recorded verifies; what was altered is found, at its place."""
+"""An unaltered log verifies; an alteration is found with its check, its entry and its field."""
 
 import json
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def copied() -> MemoryLog:
 
 
 def first(log: MemoryLog, *texts: str, kind: str | None = None) -> int:
-    """The seq of the first row whose body holds these texts."""
+    """Return the seq of the first row whose body contains these texts."""
     return next(
         row.seq
         for row in log.rows
@@ -46,7 +46,7 @@ def renumbered(log: MemoryLog, rows: list[Entry]) -> None:
 
 
 def delete(log: MemoryLog, seq: int) -> None:
-    """As by somebody who knows that rows are numbered."""
+    """Delete a row and number the others again, so that the gap is hidden."""
     renumbered(log, [row for row in log.rows if row.seq != seq])
 
 
@@ -69,7 +69,7 @@ def test_an_empty_log_verifies() -> None:
     assert verify(MemoryLog(), state=MemoryLog()).difference is None
 
 
-# --- tampering: what, who finds it, in which field ---
+# --- tampering: each function alters the log and returns the seq of the difference ---
 
 
 def event_version(log: MemoryLog) -> int:
@@ -163,19 +163,19 @@ def decision_moved(log: MemoryLog) -> int:
     return seq
 
 
-def decision_of_another(log: MemoryLog) -> int:
+def decision_of_another_mac(log: MemoryLog) -> int:
     seq = first(log, '"reason":"outside_window"', kind="decision")
     log.rows[seq - 1] = log.rows[seq - 1]._replace(key="LON-9")
     return seq
 
 
-def input_that_counts(log: MemoryLog) -> int:
+def input_that_the_decision_uses(log: MemoryLog) -> int:
     seq = first(log, '"free_disk_gb"', "outside_window", kind="decision")
     alter(log, seq, ",120.5]", ",100.5]")
     return seq
 
 
-def input_that_does_not_count(log: MemoryLog) -> int:
+def input_that_the_decision_ignores(log: MemoryLog) -> int:
     seq = first(log, '"hostname"', "LON-3", kind="decision")
     alter(log, seq, '"ldn-lon-3"', '"ldn-lon-4"')
     return seq
@@ -236,7 +236,7 @@ def job_altered(log: MemoryLog) -> int:
     return seq
 
 
-def job_signed_otherwise(log: MemoryLog) -> int:
+def signed_job_differs(log: MemoryLog) -> int:
     seq = first(log, "drydock.job.issued.v1")
     payload = json.loads(log.rows[seq - 1].body)["data"]["signed"]["payload"]
     alter(log, seq, payload, payload[4:])
@@ -277,9 +277,9 @@ TAMPERINGS: dict[Tamper, tuple[Check, str]] = {
     decision_deleted: (Check.ORDERED, "job"),
     decision_unknown_field: (Check.COMPLETE, "decision.supersedez"),
     decision_moved: (Check.COMPLETE, "inputs.now"),
-    decision_of_another: (Check.COMPLETE, "key"),
-    input_that_counts: (Check.FROM_RECORD, "decision.gates[10].detail"),
-    input_that_does_not_count: (Check.FROM_LOG, "inputs.device.facts.hostname[1]"),
+    decision_of_another_mac: (Check.COMPLETE, "key"),
+    input_that_the_decision_uses: (Check.FROM_RECORD, "decision.gates[10].detail"),
+    input_that_the_decision_ignores: (Check.FROM_LOG, "inputs.device.facts.hostname[1]"),
     input_job_history: (Check.FROM_LOG, "inputs.job_history[0].report_by_us"),
     input_mangled: (Check.FROM_RECORD, "inputs"),
     input_policy: (Check.FROM_RECORD, "inputs"),
@@ -289,7 +289,7 @@ TAMPERINGS: dict[Tamper, tuple[Check, str]] = {
     catalogue_blob: (Check.FROM_RECORD, "inputs"),
     blob_missing: (Check.FROM_RECORD, "inputs"),
     job_altered: (Check.ORDERED, "job.method"),
-    job_signed_otherwise: (Check.ORDERED, "signed.payload"),
+    signed_job_differs: (Check.ORDERED, "signed.payload"),
     job_deleted: (Check.ORDERED, "job"),
     stored_device: (Check.STATE, "state.device.facts.free_disk_gb[1]"),
     stored_job_history: (Check.STATE, "state.job_history"),
@@ -297,7 +297,7 @@ TAMPERINGS: dict[Tamper, tuple[Check, str]] = {
 
 
 @pytest.mark.parametrize("tamper", TAMPERINGS, ids=lambda tamper: tamper.__name__)
-def test_tampering_is_found_at_its_path(tamper: Tamper) -> None:
+def test_tampering_is_found_with_its_check_field_and_entry(tamper: Tamper) -> None:
     log = copied()
     seq = tamper(log)
     found = verify(log, state=log).difference
@@ -306,7 +306,7 @@ def test_tampering_is_found_at_its_path(tamper: Tamper) -> None:
     assert found.recorded != found.expected
 
 
-def test_a_difference_points_at_the_macs_last_event() -> None:
+def test_a_difference_names_the_macs_last_event_before_it() -> None:
     log = copied()
     event_version(log)
     found = verify(log).difference
@@ -316,7 +316,7 @@ def test_a_difference_points_at_the_macs_last_event() -> None:
     assert (found.recorded, found.expected) == ("15.7.2", "15.7.1")
 
 
-def test_an_altered_event_that_no_decision_saw_is_found_in_the_kept_state() -> None:
+def test_an_altered_event_after_the_last_decision_is_found_in_the_stored_state() -> None:
     driver = Driver()
     driver.report("LON-1", battery_percent=50.0)
     driver.report("LON-1", battery_percent=77.0)
@@ -350,10 +350,10 @@ def test_a_log_without_policy_has_no_decisions_to_check() -> None:
     assert (report.events, report.decisions, report.difference) == (1, 0, None)
 
 
-# --- slices ---
+# --- periods ---
 
 
-def test_only_the_slice_is_checked_but_all_before_it_is_folded() -> None:
+def test_only_decisions_of_the_period_are_checked() -> None:
     log = copied()
     seq = first(log, '"reason":"outside_window"', kind="decision")
     alter(log, seq, '"reason":"outside_window"', '"reason":"cooling_down"')
@@ -363,7 +363,7 @@ def test_only_the_slice_is_checked_but_all_before_it_is_folded() -> None:
     assert verify(log, since=at, until=at + timedelta(minutes=1)).difference is not None
 
 
-def test_an_event_before_the_slice_still_counts() -> None:
+def test_events_before_the_period_are_folded() -> None:
     log = copied()
     seq = first(log, "LON-3", '"os_version":"15.7.2"', kind="event")
     alter(log, seq, '"os_version":"15.7.2"', '"os_version":"15.7.1"')
@@ -373,7 +373,7 @@ def test_an_event_before_the_slice_still_counts() -> None:
     assert found.at > START
 
 
-def test_one_mac_alone_can_be_checked() -> None:
+def test_with_a_udid_only_the_decisions_of_that_mac_are_checked() -> None:
     log = copied()
     decision_reason(log)  # of LON-1
     report = verify(log, udid="TYO-1")
@@ -390,11 +390,11 @@ def test_progress_ends_at_the_last_entry() -> None:
     assert reported[-1] == len(STORY.rows)
 
 
-# --- any byte at all ---
+# --- any byte ---
 
 
 @given(st.data())
-def test_a_changed_byte_is_reported_or_without_effect(data: st.DataObject) -> None:
+def test_a_changed_byte_is_found_or_has_no_effect(data: st.DataObject) -> None:
     log = copied()
     index = data.draw(st.integers(0, len(log.rows) - 1))
     row = log.rows[index]
