@@ -1,7 +1,8 @@
 """Limit of the share of dead letters among the last records.
 
 A worker that can use few of its records runs a wrong version or reads a wrong topic: it stops
-before it has moved the whole topic to the dead letters.
+before it has moved the whole topic to the dead letters. The limit: at least 100 dead letters, and
+more than half, among the last 1,000 records.
 """
 
 from collections import deque

@@ -21,8 +21,8 @@ results move the job to `started`, which a repeated withdrawal does not change. 
 changes nothing, so each event may be repeated. `dispatched` and `started` use capacity, unless the
 job needs none (re-enrollment).
 
-Invariant: a job is published at most once in an epoch, and only while the site's jobs that use
-capacity are fewer than its `max_jobs`.
+Invariant: a job is published at most once in an epoch. If it needs capacity, it is published only
+while the site's jobs that use capacity are fewer than its `max_jobs`.
 """
 
 import heapq

@@ -326,7 +326,7 @@ class Worker:
         self._has_more = bool(busy)
 
     def is_idle(self) -> bool:
-        """Return True if no round runs, all partitions are ready, and no work is due."""
+        """Return True if no round runs, all partitions are caught up, and no work is due."""
         now = self._clock()
         return not self._round_lock.locked() and not any(
             not owned.is_ready or owned.backlog or owned.shard.is_behind(now)
