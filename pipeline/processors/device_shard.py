@@ -122,7 +122,7 @@ class DeviceShard:
             reconciler.restore(udid, last_decision)
         self._loaded_decisions.clear()
         self._queue_redecide(self._broadcast.records_after(self._broadcast_offsets))
-        # Partitions of one worker do not sweep all at once.
+        # Spread the sweeps: partitions of one worker would otherwise sweep at the same time.
         every = self._config.sweep_every
         self._sweep_at = now + every * (self.partition + 1) / (self._partition_count + 1)
 
@@ -228,11 +228,11 @@ class DeviceShard:
         fleet, key = self.reconciler.fleet, _key_for(event)
         device, ledger = fleet.devices.get(key), fleet.job_histories.get(key, ())
         effects = self._handle(event, now, peek)
-        first = next(effects, None)  # folds; nothing that follows from it is folded yet
+        first = next(effects, None)  # folds the event; its effects follow below
         if isinstance(event, _Job):
             self._record_job_change(event, raw, ledger, fleet.job_histories.get(key, ()))
         after = fleet.devices.get(key)
-        # Devices that differ in what a repeat is recognised by are equal: no row has that.
+        # Devices that differ only in the data that recognises a repeat are equal: rows lack it.
         if after is not None and after is not device and after != device:
             self._mark_changed(key, device, after)
         if first is not None:

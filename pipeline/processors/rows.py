@@ -20,7 +20,7 @@ from schemas.decisions import Reason, Severity, Verdict
 
 # No UDID has a space: `schemas.ids.UdidField`.
 EPOCH_KEY: Final = b" epoch"
-# The same row before release 0.1.0, whose other rows cannot be read either.
+# The key of that row before release 0.1.0; no row of such a version can be read.
 _PRE_RELEASE_EPOCH_KEY: Final = b" owner"
 
 

@@ -15,13 +15,13 @@ class ShardConfig:
     """Configuration shared by all shards of a worker.
 
     `trusted` are the keys that verify jobs. `partitions` maps topic names to numbers of partitions.
-    `verified` holds the jobs that this worker has signed or verified, for dispatch. Without
-    `fast_paths` each record is decoded and each signature verified, also those of this worker.
+    `verified` has the job events that dispatch need not verify again. Without `fast_paths` each
+    record is decoded and each signature verified, also those of this worker.
 
     A Mac of which only times and telemetry (free disk, battery) changed is written after at most
     `refresh`: a crash loses these changes for at most that time. Each Mac is decided for again
-    every `sweep_every`. Each round does one piece of due work per shard, at most `slice_size` Macs,
-    and further pieces for up to `due_budget_s` seconds before the next records are read.
+    every `sweep_every`. Each round does one piece of due work per shard, with at most `slice_size`
+    Macs of each kind of work, and further pieces for up to `due_budget_s` seconds.
     """
 
     signing_key: Ed25519PrivateKey
