@@ -1,1 +1,1 @@
-"""Drydock's stream side: translate, fold, decide, publish, replay."""
+"""The server side of Drydock: accept events, fold, decide, publish jobs, replay."""

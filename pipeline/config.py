@@ -1,4 +1,4 @@
-"""Settings of the server programs: from the environment, DRYDOCK_*."""
+"""Settings of the server programs, from environment variables DRYDOCK_*."""
 
 from typing import Annotated, Final
 
@@ -11,13 +11,13 @@ Secret = Annotated[SecretStr, Field(min_length=8)]
 
 
 class SenderSettings(BaseSettings):
-    """Who may post, and how much.
+    """Secrets of the senders, and limits of their requests.
 
-    `<source>_secret` is what a sender proves itself with: as a bearer token, as the password of
-    HTTP Basic, or in the header `X-Drydock-Secret`. `nanomdm_hmac_key` is NanoMDM's
-    -webhook-hmac-key. `events_secret` is for /v1/events and /v1/feeds. A source without a secret
-    is taken from this machine only. `max_waiting` inputs may wait to become durable; more are
-    told to come again.
+    A sender sends its `<source>_secret` as a bearer token, as the password of HTTP Basic, or in
+    the header `X-Drydock-Secret`. `nanomdm_hmac_key` is the value of NanoMDM's option
+    -webhook-hmac-key. `events_secret` is for /v1/events and /v1/feeds. Requests of a source
+    without a secret are accepted only if the server listens on the loopback interface.
+    At most `max_waiting` inputs wait to become durable; further requests get 429.
     """
 
     model_config = SettingsConfigDict(env_prefix="DRYDOCK_", extra="ignore")
@@ -34,36 +34,40 @@ class SenderSettings(BaseSettings):
     max_waiting: Annotated[int, Field(ge=1)] = 1000
 
     def secret_of(self, source: str) -> str | None:
-        """The secret of a source (`events` among them); None if it has none."""
+        """Return the secret of a webhook source or of `events`; None if it is not configured."""
         secret: SecretStr | None = getattr(self, f"{source}_secret")
         return None if secret is None else secret.get_secret_value()
 
     @property
     def hmac_key(self) -> bytes | None:
-        """NanoMDM's key."""
+        """The key with which NanoMDM signs its webhooks; None if it is not configured."""
         key = self.nanomdm_hmac_key
         return None if key is None else key.get_secret_value().encode()
 
     @property
     def has_secrets(self) -> bool:
-        """Whether any sender can prove itself."""
+        """True if the secret of at least one sender is configured."""
         named = (*WEBHOOK_SOURCES, "events")
         return self.hmac_key is not None or any(self.secret_of(name) for name in named)
 
 
 class ServerSettings(SenderSettings):
-    """What `drydock run` is told besides its options."""
+    """Settings of `drydock run` besides its options.
+
+    At most `slots` jobs run at the Macs of one site. Each Mac is decided for again every
+    `sweep_hours`.
+    """
 
     slots: Annotated[int, Field(ge=1)] = 50
     sweep_hours: Annotated[float, Field(gt=0)] = 6.0
 
 
 class GatewaySettings(SenderSettings):
-    """What `drydock gateway` is told besides its options.
+    """Settings of `drydock gateway` besides its options.
 
-    `redaction_key` fingerprints secrets; all replicas need the same one. `spool_max_bytes` bounds
-    what waits on disk, `max_waiting_bytes` the bodies in memory, `ack_wait_s` how long a record
-    may be under way to Kafka before it is spooled.
+    `redaction_key` makes the fingerprints of redacted secrets; all replicas need the same key.
+    `spool_max_bytes` limits the records on disk, `max_waiting_bytes` the request bodies in memory.
+    A record that Kafka does not acknowledge within `ack_wait_s` goes to the spool.
     """
 
     redaction_key: Annotated[SecretStr, Field(min_length=16)] | None = None
@@ -73,12 +77,12 @@ class GatewaySettings(SenderSettings):
 
 
 class FeedsSettings(BaseSettings):
-    """What `drydock feeds` is told besides its options: DRYDOCK_FEEDS_*.
+    """Settings of `drydock feeds` besides its options: DRYDOCK_FEEDS_*.
 
-    `sofa`, `gdmf` and `kev` are each a URL, a file, or `none`. A feed is looked at every
-    `interval_s`, Apple's lookup service no more often than every `gdmf_interval_s` (Apple asks for
-    once a day). One try may take `timeout_s`, a document have `max_bytes`. Replicas of one `group`
-    share the work; one that is not heard of for `session_timeout_s` is replaced.
+    `sofa`, `gdmf` and `kev` are each a URL, a file, or `none`. A feed is polled every `interval_s`,
+    Apple's lookup service (GDMF) at most every `gdmf_interval_s`, because Apple asks for one
+    request a day. `timeout_s` limits one request, `max_bytes` one document. Of all replicas of one
+    `group` one polls; if it sends no heartbeat for `session_timeout_s`, another one takes over.
     """
 
     model_config = SettingsConfigDict(env_prefix="DRYDOCK_FEEDS_", extra="ignore")
@@ -99,12 +103,13 @@ class FeedsSettings(BaseSettings):
 
 
 class WorkerSettings(BaseSettings):
-    """What `drydock worker` is told besides its options: DRYDOCK_WORKER_*.
+    """Settings of `drydock worker` besides its options: DRYDOCK_WORKER_*.
 
-    Workers of one `group` share the partitions. `standbys` workers besides its owner keep a copy of
-    each partition's state. A worker that is not heard of for `session_timeout_s` loses its
-    partitions. A Mac of which only times and figures changed is written again after
-    `refresh_minutes`: so much of 'when last heard' may a crash forget.
+    Workers of one `group` share the partitions. `standbys` further workers keep a copy of the state
+    of each partition. A worker that sends no heartbeat for `session_timeout_s` loses its
+    partitions. `/healthz` fails after `stalled_after_s` without progress while work is left. A Mac
+    of which only times and telemetry changed is written after at most `refresh_minutes`: a crash
+    loses these changes for at most that time. Each Mac is decided for again every `sweep_hours`.
     """
 
     model_config = SettingsConfigDict(env_prefix="DRYDOCK_WORKER_", extra="ignore")

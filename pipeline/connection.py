@@ -1,4 +1,4 @@
-"""The connection to Kafka from the environment, and in the words of aiokafka and Faust."""
+"""The settings of the Kafka connection, and their form for aiokafka and Faust."""
 
 import ssl
 from typing import Any
@@ -11,17 +11,20 @@ from schemas.connection import ENVIRONMENT_PREFIX, KafkaConnection
 
 
 class SettingsError(ValueError):
-    """Settings that cannot be used; the message names each of them in one line."""
+    """Settings are invalid; the message names each of them, in one line."""
 
 
 class KafkaSettings(KafkaConnection, BaseSettings):
-    """The connection to Kafka, from DRYDOCK_KAFKA_BOOTSTRAP, DRYDOCK_KAFKA_SASL_PASSWORD, ..."""
+    """The Kafka connection from DRYDOCK_KAFKA_BOOTSTRAP, DRYDOCK_KAFKA_SASL_PASSWORD, ..."""
 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, frozen=True)
 
 
 def kafka_settings(bootstrap: str | None = None) -> KafkaSettings:
-    """The environment's connection; `bootstrap` goes before the environment's. SettingsError."""
+    """Return the connection that the environment describes.
+
+    `bootstrap`, if given, replaces DRYDOCK_KAFKA_BOOTSTRAP. Raises SettingsError.
+    """
     try:
         return KafkaSettings() if bootstrap is None else KafkaSettings(bootstrap=bootstrap)
     except ValidationError as error:
@@ -31,12 +34,15 @@ def kafka_settings(bootstrap: str | None = None) -> KafkaSettings:
 def _describe(error: ErrorDetails) -> str:
     name = ".".join(str(part).upper() for part in error["loc"])
     message = error["msg"].removeprefix("Value error, ")
-    # A rule over several settings names them itself.
+    # A rule about several settings has no location; its message names them.
     return f"{ENVIRONMENT_PREFIX}{name}: {message}" if name else message
 
 
 def tls_context(connection: KafkaConnection) -> ssl.SSLContext | None:
-    """What aiokafka and Faust take instead of files; None without TLS. OSError, ssl.SSLError."""
+    """Return the TLS context for aiokafka and Faust; None if the connection does not use TLS.
+
+    Raises OSError or ssl.SSLError if a certificate or key file cannot be loaded.
+    """
     if not connection.uses_tls:
         return None
     context = ssl.create_default_context(cafile=connection.tls_ca_file)
@@ -51,7 +57,7 @@ def tls_context(connection: KafkaConnection) -> ssl.SSLContext | None:
 
 
 def aiokafka_options(connection: KafkaConnection) -> dict[str, Any]:
-    """What every aiokafka client takes: the same connection in its words."""
+    """Return the connection as keyword arguments for every aiokafka client."""
     options = connection.client_options()
     kept = {name: value for name, value in options.items() if not name.startswith("ssl_")}
     return kept | {"ssl_context": tls_context(connection)}

@@ -1,7 +1,8 @@
-"""Every metric of the pipeline. docs/metrics.md describes them; a test holds the two equal.
+"""The metrics of `drydock run` and `drydock worker`, described in docs/metrics.md.
 
-Labels are closed sets, never a UDID, a job or an advisory; all of them but sites are there, as
-zeros, from the first scrape. Sites come from the policy.
+A test compares names, types and labels with that page. Label values are closed sets, never a UDID,
+a job id or an advisory. Every series exists as zero from the first scrape, except those of sites,
+which come from the policy.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, TOPICS
 
 NO_SITE: Final = "none"
 NO_ACTION: Final = "none"
-# What comes in over HTTP, where no topic is.
+# Values of the label `topic` for input over HTTP.
 EVENTS: Final = "events"
 WEBHOOKS: Final = "webhooks"
 FEEDS: Final = "feeds"
@@ -31,7 +32,7 @@ _REQUEST_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10
 
 
 class Metrics:
-    """The metrics on one registry."""
+    """The metrics, registered on one registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -45,51 +46,52 @@ class Metrics:
         def histogram(name: str, text: str, *labels: str, buckets: Sequence[float]) -> Histogram:
             return Histogram(name, text, labels, buckets=buckets, registry=registry)
 
-        self._events = counter("drydock_events", "Events taken in.", "topic", "outcome")
+        self._events = counter("drydock_events", "Accepted events.", "topic", "outcome")
         self._age = histogram(
             "drydock_event_age_seconds",
-            "How old an event was when it was folded.",
-            "topic",
+            *("Time from an event's own time to its fold.", "topic"),
             buckets=_AGES_S,
         )
         self._decisions = counter(
-            "drydock_decisions", "Decisions that changed.", "action", "reason"
+            "drydock_decisions",
+            "Decisions that differ from the previous one of the same Mac.",
+            *("action", "reason"),
         )
-        self._jobs_open = gauge(
-            "drydock_jobs_open", "Jobs whose end is not known.", "site", "action"
-        )
-        self._results = counter("drydock_job_results", "Job results.", "action", "outcome")
+        self._jobs_open = gauge("drydock_jobs_open", "Jobs without a known end.", "site", "action")
+        self._results = counter("drydock_job_results", "Results of jobs.", "action", "outcome")
         self._duration = histogram(
             "drydock_job_duration_seconds",
-            "From a job's issue to its success.",
+            "Time from the issue of a job to the Mac's own report that shows its success.",
             "action",
             buckets=_JOB_S,
         )
         self._dead_letters = counter(
-            "drydock_dead_letters", "Dead letters written.", "topic", "code"
+            "drydock_dead_letters", "Inputs that became dead letters.", "topic", "code"
         )
-        self._devices = gauge("drydock_devices", "Macs that are known.")
+        self._devices = gauge("drydock_devices", "Known Macs.")
         self._exposed = gauge(
             "drydock_exposed_devices",
             *("Macs that lack a fix, by the worst severity.", "severity", "site"),
         )
         self._overdue = gauge(
-            "drydock_overdue_devices", "Exposed Macs whose deadline has passed.", "site"
+            "drydock_overdue_devices", "Exposed Macs past their deadline.", "site"
         )
         self._requests = histogram(
             "drydock_http_request_duration_seconds",
-            "HTTP requests answered.",
-            "route",
-            "status",
+            "HTTP requests, by the pattern of the path.",
+            *("route", "status"),
             buckets=_REQUEST_S,
         )
-        self._ready = gauge("drydock_ready", "1 while inputs are taken, else 0.")
-        self._lag = gauge("drydock_lag_records", "Records not yet taken.", "topic")
+        self._ready = gauge("drydock_ready", "1 while the program accepts inputs, else 0.")
+        self._lag = gauge(
+            "drydock_lag_records",
+            *("Records in the worker's partitions that it has not processed yet.", "topic"),
+        )
         self._recovering = gauge(
             "drydock_recovering_records",
-            "Records of state to be read before all partitions are ready.",
+            "Records of state to read before all partitions are ready.",
         )
-        self._partitions = gauge("drydock_partitions", "Partitions of this worker.", "state")
+        self._partitions = gauge("drydock_partitions", "Partitions of the worker.", "state")
         self._sites: dict[str, None] = {}
         self._initialise_series()
 
@@ -119,7 +121,7 @@ class Metrics:
             self._partitions.labels(state)
 
     def add_sites(self, sites: Iterable[str]) -> None:
-        """Have every series of these sites from now on."""
+        """Create every series of these sites, as zeros. Known sites keep their values."""
         for site in (*sites, NO_SITE):
             if site in self._sites:
                 continue
@@ -131,39 +133,39 @@ class Metrics:
                 self._jobs_open.labels(site, action.value)
 
     def count_event(self, topic: str, age_s: float) -> None:
-        """An event was folded, so long after it was true."""
+        """Count an event that was folded `age_s` seconds after its own time."""
         self._events.labels(topic, _FOLDED).inc()
         self._age.labels(topic).observe(max(age_s, 0.0))
 
     def count_folded(self, topic: str, count: int, oldest_s: float) -> None:
-        """Events of one batch were folded, the oldest of them so long after it was true."""
+        """Count the folded events of one batch; only the age of the oldest one is observed."""
         self._events.labels(topic, _FOLDED).inc(count)
         self._age.labels(topic).observe(max(oldest_s, 0.0))
 
     def count_duplicate(self, topic: str) -> None:
-        """An event was there already."""
+        """Count an event that the log had already."""
         self._events.labels(topic, _DUPLICATE).inc()
 
     def count_decision(self, action: Action | None, reason: Reason, count: int = 1) -> None:
-        """An answer changed."""
+        """Count decisions that changed."""
         name = NO_ACTION if action is None else action.value
         self._decisions.labels(name, reason.value).inc(count)
 
     def count_result(self, action: Action | None, outcome: Outcome, count: int = 1) -> None:
-        """Something was told of a job; of an unknown job without its action."""
+        """Count results of jobs; `action` is None if the job is unknown."""
         name = NO_ACTION if action is None else action.value
         self._results.labels(name, outcome.value).inc(count)
 
     def observe_job_duration(self, action: Action, duration_s: float) -> None:
-        """A job did what it was for."""
+        """Observe the time from the issue of a job to its success."""
         self._duration.labels(action.value).observe(max(duration_s, 0.0))
 
     def count_dead_letter(self, topic: str, code: DeadLetterCode, count: int = 1) -> None:
-        """An input became a dead letter."""
+        """Count inputs that became dead letters."""
         self._dead_letters.labels(topic, code.value).inc(count)
 
     def set_devices(self, devices: int) -> None:
-        """How many Macs are known."""
+        """Set the number of known Macs."""
         self._devices.set(devices)
 
     def set_fleet(
@@ -171,8 +173,10 @@ class Metrics:
         exposed: Mapping[tuple[str, str], int],
         open_jobs: Mapping[tuple[str, str], int],
     ) -> None:
-        """How the fleet stands: exposed by (site, severity), open jobs by (site, action); a
-        site's name is empty for Macs without one."""
+        """Set the exposed Macs by (site, severity), and the open jobs by (site, action).
+
+        The name of the site is empty for Macs without one. Keys that are absent become zero.
+        """
         self.add_sites(site for site, _ in (*exposed, *open_jobs) if site)
         for site in self._sites:
             key = "" if site == NO_SITE else site
@@ -182,27 +186,27 @@ class Metrics:
                 self._jobs_open.labels(site, action.value).set(open_jobs.get((key, action), 0))
 
     def set_overdue(self, overdue: Mapping[str, int]) -> None:
-        """How many exposed Macs of each site are past their deadline."""
+        """Set the number of exposed Macs past their deadline, by site; absent sites become zero."""
         self.add_sites(site for site in overdue if site)
         for site in self._sites:
             self._overdue.labels(site).set(overdue.get("" if site == NO_SITE else site, 0))
 
     def observe_request(self, route: str, status: int, duration_s: float) -> None:
-        """An HTTP request was answered. `route` is the path's pattern."""
+        """Observe an HTTP request. `route` is the pattern of its path, never the path itself."""
         self._requests.labels(route, str(status)).observe(duration_s)
 
     def set_lag(self, topic: str, records: int) -> None:
-        """How many records of a topic's partitions of this worker are not yet taken."""
+        """Set the number of records of a topic that this worker has not processed yet."""
         self._lag.labels(topic).set(records)
 
     def set_partitions(
         self, *, ready: int, recovering: int, standby: int, recovering_records: int
     ) -> None:
-        """What this worker has, and how many records of state are still to be read for it."""
+        """Set the number of partitions in each state, and the records of state left to read."""
         for state, count in zip(_PARTITION_STATES, (ready, recovering, standby), strict=True):
             self._partitions.labels(state).set(count)
         self._recovering.set(recovering_records)
 
     def set_ready(self, *, ready: bool) -> None:
-        """Whether inputs are taken."""
+        """Set the program ready or not ready."""
         self._ready.set(ready)

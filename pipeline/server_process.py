@@ -1,4 +1,4 @@
-"""What every server process has: an address, a log, a registry, a way to serve and to stop."""
+"""Parts of every server process: listening address, log, registry, serving, stopping."""
 
 import asyncio
 import contextlib
@@ -24,8 +24,8 @@ from prometheus_client import (
 from starlette.applications import Starlette
 
 GRACE_S: Final = 10
-# Longer than a Go client keeps an idle connection (90 s), so that it is the client who closes it.
-# The other way round a webhook that is sent at that moment is lost: Go does not repeat a POST.
+# Longer than a Go client keeps an idle connection (90 s), so that the client closes it first. A
+# webhook sent while the server closes it would be lost: Go does not repeat a POST.
 _KEEP_ALIVE_S: Final = 120
 
 Log = structlog.typing.FilteringBoundLogger
@@ -33,14 +33,17 @@ Log = structlog.typing.FilteringBoundLogger
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where to listen; port 0 takes any free one."""
+    """An address to listen on; port 0 selects any free port."""
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: str) -> "Listen":
-        """`127.0.0.1:8080`, `[::1]:8080`, `localhost:0`. Raises ValueError."""
+        """Return the address of `127.0.0.1:8080`, `[::1]:8080`, `localhost:0` or `:8080`.
+
+        An empty host means all IPv4 interfaces. Raises ValueError.
+        """
         host, colon, port = text.rpartition(":")
         if not colon or not port.isdecimal() or int(port) > 65535:
             raise ValueError(f"{text!r} is not HOST:PORT")
@@ -48,34 +51,35 @@ class Listen:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
+        """True if only programs on the same computer can connect."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
 
     def bind(self) -> socket.socket:
-        """The listening socket. Raises ValueError, which says in one line why there is none."""
+        """Return a listening socket. Raises ValueError with the reason in one line."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
             listener = socket.create_server((self.host, self.port), family=family)
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else str(error)
             raise ValueError(f"cannot listen on {self.host}:{self.port}: {why}") from error
-        # Connections inherit it. asyncio sets it only on sockets that name their protocol, which
-        # these do not; an answer's body then waits 40 ms for its head to be acknowledged.
+        # Accepted connections inherit TCP_NODELAY. asyncio sets it only on sockets that name their
+        # protocol, which these do not. Without it the body of a response waits 40 ms for the
+        # acknowledgement of its headers.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where a bound socket is reached."""
+    """Return the http:// URL of a bound socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def make_log() -> Log:
-    """One JSON line per event on stderr."""
+    """Return a log that writes one JSON line per event to stderr."""
     log: Log = structlog.wrap_logger(
         structlog.WriteLogger(sys.stderr),
         processors=[
@@ -90,13 +94,17 @@ def make_log() -> Log:
 
 
 def silence_kafka_clients() -> None:
-    """They call an error what they try again a moment later; what lasts is logged by us."""
+    """Hide log lines of the Kafka clients below CRITICAL.
+
+    They log an error for each failure that they retry a moment later. Failures that last are
+    logged by the callers.
+    """
     for name in ("aiokafka", "kafka"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def make_registry() -> CollectorRegistry:
-    """A registry with what is told of every process."""
+    """Return a registry with the metrics of the Python process."""
     disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -106,7 +114,7 @@ def make_registry() -> CollectorRegistry:
 
 
 class _Server(uvicorn.Server):
-    """One of several in a process: signals are for who runs them all."""
+    """One of several servers in a process; it leaves the signal handlers to the process."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -116,8 +124,10 @@ class _Server(uvicorn.Server):
 async def serve_until_stopped(
     apps: Sequence[tuple[Starlette, socket.socket]], stopped: asyncio.Event
 ) -> None:
-    """Serve each on its socket until `stopped`; requests under way are answered. A server that
-    ends by itself ends all."""
+    """Serve each application on its socket until `stopped` is set, or until one server ends.
+
+    Open requests get up to GRACE_S seconds to finish.
+    """
     servers = [_Server(_config(app)) for app, _ in apps]
     serving = [
         asyncio.create_task(server.serve(sockets=[listener]))
@@ -132,7 +142,7 @@ async def serve_until_stopped(
 
 
 def stop_on_signals(stopped: asyncio.Event) -> None:
-    """SIGTERM and SIGINT set it."""
+    """Set the event on SIGTERM and SIGINT."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)

@@ -1,1 +1,1 @@
-"""The fleet's shell: Kafka and Faust around the core. Imports state and decide."""
+"""The Kafka side of Drydock, on Faust: makes the output of shards durable, then commits."""

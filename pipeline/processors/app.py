@@ -1,7 +1,7 @@
 """The Faust application of a worker: its group, its topics, its web pages.
 
-Faust is here for membership, assignment with standbys, rebalancing and the web side; records go
-by `batch_consumer`, state by `recovery`. Importing does nothing.
+Faust does membership, assignment with standbys, rebalancing and the web server. Records are read
+by `batch_consumer`, state by `recovery`. Importing the module has no effect.
 """
 
 from collections.abc import Awaitable, Callable
@@ -23,16 +23,18 @@ from schemas.topics import DISPATCH
 
 SUBSCRIBED: Final = (*DEVICE_TOPICS, DISPATCH)
 _FETCH_BYTES: Final = 1024 * 1024
-# Faust wants one from 1 up, also where it serves nothing.
+# Faust requires a port of at least 1, also without a web server.
 _NO_PORT: Final = 1
 
 
 class _NoTables(TableManager):
-    """Faust's, which gives an application a second to declare its tables before it joins its group:
-    here are none."""
+    """Faust's table manager without its wait of one second before the group is joined.
+
+    Faust waits for declarations of tables; this application has no tables.
+    """
 
     async def on_start(self) -> None:
-        """As Faust's own, at once."""
+        """Do what Faust's method does, without the wait."""
         if not self.should_stop:
             await self._update_channels()
             await self.recovery.start()
@@ -48,9 +50,10 @@ def make_app(
     web: Listen | None,
     folder: Path,
 ) -> faust.App:
-    """An application that hands what it consumes to `handler`; `web` is where it serves pages.
+    """Return an application that passes all records to `handler`.
 
-    Faust makes folders of its own in `folder`, which must exist, and leaves them empty.
+    It serves its pages on `web`, if given. `folder` must exist; Faust creates folders in it and
+    leaves them empty.
     """
     app = faust.App(
         group,
@@ -61,14 +64,14 @@ def make_app(
         broker_heartbeat_interval=session_timeout_s / 5,
         broker_request_timeout=max(90.0, 2 * session_timeout_s),
         consumer_max_fetch_size=_FETCH_BYTES,
-        # Topics are made by `drydock topics`.
+        # `drydock topics` creates the topics.
         topic_allow_declare=False,
         topic_disable_leader=True,
-        # Faust's assignor spreads this many copies of each partition, and prefers who has one.
-        # With none it would not be used, and one Mac's topics would go to several workers.
+        # Faust's assignor gives each partition this many standbys, and prefers a standby as the
+        # next owner. With 0 Faust does not use it: a Mac's topics could go to several workers.
         table_standby_replicas=standbys,
         store="memory://",
-        # Without it they would be in whatever folder the process was started in.
+        # By default Faust creates its folders in the working directory.
         datadir=folder / "faust",
         stream_wait_empty=True,
         web_enabled=web is not None,
@@ -84,14 +87,14 @@ def make_app(
 
 
 def consumer_in(app: faust.App) -> BatchConsumer:
-    """The application's consumer."""
+    """Return the consumer of a started application."""
     consumer = app.consumer
     assert isinstance(consumer, BatchConsumer)
     return consumer
 
 
 def standby_partitions(app: faust.App) -> set[TP]:
-    """The partitions that this worker keeps a copy of for another one."""
+    """Return the partitions of other workers of which this worker keeps a copy."""
     return {
         tp for tp in app.assignor.assigned_standbys() if tp not in app.assignor.assigned_actives()
     }
@@ -103,8 +106,11 @@ def add_pages(
     health: Callable[[], Awaitable[tuple[bool, dict[str, Any]]]],
     is_ready: Callable[[], bool],
 ) -> None:
-    """`/healthz` answers 200 or 503 with the figures behind it, `/readyz` whether all that is
-    owned is brought up, `/metrics` in Prometheus' form."""
+    """Add the pages `/healthz`, `/readyz` and `/metrics`.
+
+    `/healthz` responds 200 or 503, with the figures that `health` returns; `/readyz` 200 if
+    `is_ready` returns True, else 503; `/metrics` in Prometheus text format.
+    """
 
     @app.page("/healthz")
     async def healthz(web: Any, request: Any) -> Any:  # noqa: ARG001

@@ -1,17 +1,28 @@
-"""Faust's consumer with a pump that hands over batches, for faust-streaming 0.15.3.
+"""Faust's consumer with a pump that passes on whole batches, for faust-streaming 0.15.3.
 
-Faust hands records to its streams one by one, which costs about 100 microseconds each and bounds
-a worker at a few thousand reports a second; and it commits what its agents acknowledge, which
-includes what failed (docs/decisions/0006). This keeps Faust's membership, assignment and
-rebalancing and replaces the pump and the commit:
+Faust passes records to its streams one by one. That costs about 100 microseconds a record and
+limits a worker to a few thousand reports a second. Faust also commits what its agents acknowledge,
+which includes what failed (docs/decisions/0006). This class keeps Faust's membership, assignment
+and rebalancing, and replaces the pump and the commit.
 
-- `_drain_messages` fetches as Faust does, and gives all records of a fetch to a `BatchHandler`;
-- an offset is committed only once `take` has returned it;
-- a rebalance, a stop or a lost assignment waits in `wait_empty` for the batch under way, commits
-  it, and only then lets the partitions go;
-- records of a partition that is not ready yet are sought back to, never dropped.
+Two offsets describe each assigned partition:
 
-Overridden, and called, are private names of Faust. `tests/unit/processors/test_faust_names.py`
+| offset | set by | meaning |
+| --- | --- | --- |
+| done | `process_batches` returns it | every record before it is durable, with all that follows |
+| committed | the brokers confirm a commit | a new owner reads from here |
+
+| event | effect |
+| --- | --- |
+| records fetched, partition ready | all of one fetch go to one call of `process_batches` |
+| records fetched, partition not ready | the partition is paused; seek back to the first of them |
+| records fetched during a rebalance | dropped; seek to the committed offsets, then fetch |
+| rebalance, stop | `wait_empty`: the current batch ends, `done` is committed, then Faust goes on |
+| partitions revoked | both offsets are forgotten; a batch that ends later sets no `done` |
+
+Invariant: committed <= done; a record from `done` on is in the current batch, or is fetched later.
+
+The class overrides and calls private names of Faust. `tests/unit/processors/test_faust_names.py`
 fails when they change.
 """
 
@@ -28,39 +39,45 @@ from faust.types import TP
 from mode import Service
 
 _COMMIT_INTERVAL_S: Final = 1.0
-# Faust asks a broker to hold back an empty answer for 1.5 s, and a partition that is not in that
-# request waits for it: nothing would be heard of within less.
+# Faust lets a broker delay an empty response for 1.5 s. A partition that is not part of that
+# request waits for the response: its records would be up to 1.5 s late.
 _FETCH_WAIT_MS: Final = 100
 _POSITION_TIMEOUT_S: Final = 1.0
 Batches = Mapping[TP, Sequence[ConsumerRecord]]
 
 
 class Group(Protocol):
-    """What a Taker may ask of the group while it takes."""
+    """The consumer group, as a handler sees it while it processes a batch."""
 
     async def is_member(self) -> bool:
-        """Whether the group still counts this worker in."""
+        """Return True if this worker is still a member of the group."""
 
     async def position(self, tp: TP) -> int:
-        """The offset of the next record of a partition of which none is under way."""
+        """Return the next offset to fetch, past transaction markers.
+
+        Call it only when no record of the partition is being processed.
+        """
 
 
 class BatchHandler(Protocol):
-    """Who does the work. `take` is never called twice at a time."""
+    """Processes the records. `process_batches` is never called again before it has returned."""
 
     def is_ready(self, tp: TP) -> bool:
-        """Whether records of this partition may be handed over."""
+        """Return True if records of this partition can be processed now."""
 
     def poll_timeout_s(self) -> float:
-        """How long to wait for records before `take` is called with none."""
+        """Return the seconds to wait for records before `process_batches` is called without any."""
 
     async def process_batches(self, batches: Batches, group: Group) -> Mapping[TP, int]:
-        """Make records durable with all that follows from them, and give the offsets to go on
-        from. Also called with nothing, so that what is due gets done. An exception stops the
-        worker with nothing of the batch committed."""
+        """Make records durable with all that follows from them; return the next offsets to read.
+
+        A partition that is missing in the result is read again from the batch's first record.
+        Also called without records, so that due work is done. An exception stops the worker;
+        nothing of the batch is committed.
+        """
 
     def abandon_batch(self) -> None:
-        """The partitions are lost: the `take` under way should end soon, however it ends."""
+        """Make the current `process_batches` end soon, in any way: its partitions are lost."""
 
 
 class _Thread(AIOKafkaConsumerThread):
@@ -71,13 +88,12 @@ class _Thread(AIOKafkaConsumerThread):
 
 
 class BatchConsumer(Consumer):
-    """A Faust consumer, all of whose topics go to one Taker."""
+    """A Faust consumer that passes the records of all topics to one handler."""
 
     def __init__(self, *args: Any, handler: BatchHandler, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._batch_handler = handler
         self._batch_task: asyncio.Task[Mapping[TP, int]] | None = None
-        # Of each partition, the offset before which all is taken, and the one that was committed.
         self._done: dict[TP, int] = {}
         self._committed: dict[TP, int] = {}
         self._assignments = 0
@@ -85,7 +101,7 @@ class BatchConsumer(Consumer):
         self._commit_lock = asyncio.Lock()
         self._commit_at = 0.0
         self._membership_confirmed_at = monotonic()
-        # A member that was silent for longer than the session is none; half of it is cautious.
+        # The group drops a member without heartbeats for one session; half of it leaves a margin.
         self.membership_valid_s = self.app.conf.broker_session_timeout / 2
         self.settle_within_s = self.app.conf.broker_rebalance_timeout / 2
 
@@ -102,7 +118,7 @@ class BatchConsumer(Consumer):
                 if self.should_stop:
                     continue
                 if not self.flow_active:
-                    # As Faust's own pump: what came while a rebalance began is read again.
+                    # As in Faust's pump: records that arrive as a rebalance begins are read again.
                     self._needs_seek = True
                     continue
                 await self._start_batch(records)
@@ -116,28 +132,30 @@ class BatchConsumer(Consumer):
             not self._get_active_partitions()
             or (self._needs_seek and not await self._seek_to_last_commit())
         ):
-            # Faust would sleep for a second, however soon a partition is ready.
+            # Faust would sleep for a full second here, even if a partition is ready sooner.
             await self.sleep(poll_timeout_s)
             return {}
         records, _ = await self._wait_next_records(poll_timeout_s)
         return records or {}
 
     async def _seek_to_last_commit(self) -> bool:
-        """Go back to what is committed, for records were fetched that nobody took; False to try
-        again later."""
+        """Go back to the committed offsets, because fetched records were dropped.
+
+        Returns False if that failed; the caller tries again later.
+        """
         try:
             await self.perform_seek()
-        except Exception as error:  # noqa: BLE001 - partitions come and go while it is asked
-            self.log.warning("cannot go back to the committed offsets: %r", error)
+        except Exception as error:  # noqa: BLE001 - assignments change meanwhile
+            self.log.warning("cannot seek to the committed offsets, trying again: %r", error)
             return False
         self._needs_seek = False
         return True
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Go to the committed offsets, and to the beginning where there is none.
+        """Seek to the committed offsets, and to the beginning of partitions without one.
 
-        The client stays where it is in a partition that was never committed, although what was
-        fetched of it may never have been taken.
+        aiokafka 0.14.0 does not move in a partition without a committed offset, although records
+        fetched from it may not be processed: they would be lost.
         """
         committed = await super().seek_to_committed()
         start = {TP(*tp): offset for tp, offset in committed.items() if offset}
@@ -155,27 +173,27 @@ class BatchConsumer(Consumer):
             tp: some for tp, some in records.items() if some and self._batch_handler.is_ready(tp)
         }
         early = {tp: some for tp, some in records.items() if some and tp not in batches}
-        # Nothing is waited for between the look at `flow_active` and this: a rebalance that began
-        # in between would not know of the batch.
+        # There must be no `await` between the check of `flow_active` and this line: a rebalance
+        # that began in between would not wait for the batch.
         self._batch_task = asyncio.create_task(self._process_batch(batches, self._assignments))
         if early:
             self.pause_partitions(early)
             await self._put_back(early)
-        # Whoever cancels the pump does not cancel what it began: `wait_empty` waits for it.
+        # Cancelling the pump must not cancel the batch: `wait_empty` waits for it.
         done = await asyncio.shield(self._batch_task)
         await self._put_back({tp: some for tp, some in batches.items() if tp not in done})
         if monotonic() >= self._commit_at:
             await self.commit_done()
 
     async def _put_back(self, batches: Batches) -> None:
-        """Have these records read again."""
+        """Seek back to the first of these records, so that they are read again."""
         assigned = self.assignment()
         offsets = {tp: some[0].offset for tp, some in batches.items() if tp in assigned}
         if offsets:
             try:
                 await self.seek_wait(offsets)
             except Exception as error:  # noqa: BLE001 - as in `_seek_to_last_commit`
-                self.log.warning("cannot seek back: %r", error)
+                self.log.warning("cannot seek back, trying again: %r", error)
                 self._needs_seek = True
 
     async def _process_batch(self, batches: Batches, assignment: int) -> Mapping[TP, int]:
@@ -187,7 +205,7 @@ class BatchConsumer(Consumer):
     # --- offsets ---
 
     async def commit_done(self) -> None:
-        """Commit all that was taken and is not committed yet."""
+        """Commit the done offsets of assigned partitions that are not committed yet."""
         async with self._commit_lock:
             assigned = self.assignment()
             offsets = {
@@ -207,10 +225,12 @@ class BatchConsumer(Consumer):
         return committed
 
     async def is_member(self) -> bool:
-        """Whether the group still counts this worker in: brokers take no offset of another.
+        """Return True if this worker is still a member of the group.
 
-        Asked before anything is written, where the last answer is not a fresh one. A process that
-        was stopped for longer than its session finds out here that its partitions are another's.
+        True without a request if the brokers confirmed it less than half a session ago; otherwise
+        the done offsets are committed, which brokers refuse to a worker that is no member. Call it
+        before each write: a process that was stopped for longer than its session learns only here
+        that its partitions have another owner.
         """
         if monotonic() - self._membership_confirmed_at < self.membership_valid_s:
             return True
@@ -220,19 +240,21 @@ class BatchConsumer(Consumer):
             return await self._commit_as_member(offsets)
 
     async def position(self, tp: TP) -> int:
-        """The offset of the next record of a partition of which none is under way; behind all that
-        is no record, as the ends of transactions are. 0 where it cannot be told yet."""
+        """Return the next offset to fetch, past transaction markers; 0 if it is not known.
+
+        Call it only when no record of the partition is being processed.
+        """
         try:
             return await asyncio.wait_for(super().position(tp), _POSITION_TIMEOUT_S) or 0
-        except (IllegalStateError, TimeoutError):  # it is being let go
+        except (IllegalStateError, TimeoutError):  # the partition is being revoked
             return 0
 
     def position_of(self, tp: TP) -> int | None:
-        """Up to where records are taken, None before that is known."""
+        """Return the done offset of a partition; None before its start is known."""
         return self._done.get(tp)
 
     async def wait_empty(self) -> None:
-        """Wait for the batch under way and commit it; called before partitions are let go."""
+        """Wait for the current batch and commit it. Faust calls this before partitions change."""
         await self._wait_for_batch()
         await self.commit_done()
         await super().wait_empty()
@@ -247,7 +269,7 @@ class BatchConsumer(Consumer):
             await asyncio.wait({task}, timeout=self.settle_within_s)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Let partitions go: what was taken of them is committed by then."""
+        """Forget the offsets of revoked partitions; `wait_empty` has committed them before."""
         await super().on_partitions_revoked(revoked)
         self._assignments += 1
         for tp in revoked:
@@ -255,22 +277,22 @@ class BatchConsumer(Consumer):
             self._committed.pop(tp, None)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """Take partitions: to be given any is to be a member."""
+        """Record the membership: only a member of the group gets an assignment."""
         self._membership_confirmed_at = monotonic()
         await super().on_partitions_assigned(assigned, generation_id)
 
-    # --- which partitions are read ---
+    # --- assigned and paused partitions ---
 
     def assigned(self) -> set[TP]:
-        """The input partitions of this worker; none before it has joined."""
+        """Return the input partitions of this worker; none before it has joined the group."""
         try:
             return self.assignment()
         except ConsumerNotStarted:
             return set()
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
-        """Read on, where the Taker is ready: Faust resumes all at the end of a rebalance."""
+        """Resume only ready partitions; Faust calls this with all at the end of a rebalance."""
         super().resume_partitions({tp for tp in tps if self._batch_handler.is_ready(tp)})
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Faust looks for acknowledged messages here, and there are none: see `health`."""
+        """Do nothing: Faust looks for acknowledged messages, and there are none. See `health`."""

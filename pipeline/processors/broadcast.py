@@ -1,7 +1,10 @@
-"""What concerns all Macs: advisories, policy, halts, approvals, in the order of their topics.
+"""Broadcast records (advisories, policy, halts, approvals), folded in the order of their topics.
 
-One worker keeps one copy for all its partitions. What a partition has answered so far is a point
-in these topics; it goes on from there after a crash. Pure.
+A worker has one `BroadcastState` for all its partitions. Each partition keeps, by topic, the offset
+up to which it has decided for its Macs again (`Offsets`); after a crash it continues from there.
+
+Invariant: every record before `next_offsets[topic]` is folded into `fleet`, once, and is in
+`records`; a record that cannot be used is there too, with its rejection and without an event. Pure.
 """
 
 from collections.abc import Mapping
@@ -18,11 +21,11 @@ BROADCAST_TOPICS: Final = (ADVISORIES, CONTROL)
 _MODELS: Final = {topic.name: topic.models for topic in BROADCAST_TOPICS}
 
 Offsets = Mapping[str, int]
-"""For each fact topic, the offset of the first record not yet answered."""
+"""For each broadcast topic, the offset of the first record not yet decided by."""
 
 
 class BroadcastRejection(NamedTuple):
-    """Why a record is no fact, and its bytes."""
+    """The reason for which a broadcast record cannot be used, and its bytes."""
 
     code: DeadLetterCode
     detail: str
@@ -31,7 +34,11 @@ class BroadcastRejection(NamedTuple):
 
 
 class BroadcastRecord(NamedTuple):
-    """One record of a fact topic. `event` is None for an advisory, which the catalogue holds."""
+    """One folded record of a broadcast topic.
+
+    `event` is None for an advisory, which is in the catalogue of the fleet, and for a rejected
+    record.
+    """
 
     topic: str
     offset: int
@@ -41,7 +48,7 @@ class BroadcastRecord(NamedTuple):
 
 
 class BroadcastState:
-    """The facts so far. `log` has them in the order in which they were read."""
+    """All broadcast records so far, in the order in which they were read, and their fold."""
 
     def __init__(self, approvals: PublicKeys) -> None:
         self.fleet = Fleet()
@@ -50,7 +57,7 @@ class BroadcastState:
         self._approvals = approvals
 
     def fold_record(self, topic: str, offset: int, raw: bytes | None) -> BroadcastRecord | None:
-        """Fold the next record of a topic; None for one that was taken before."""
+        """Return the folded record; None if its offset was folded before."""
         if offset < self.next_offsets[topic]:
             return None
         record = self._decode_record(topic, offset, raw or b"")
@@ -59,12 +66,11 @@ class BroadcastState:
         return record
 
     def advance_to(self, topic: str, offset: int) -> None:
-        """Nothing more comes before this offset: the ends of transactions, and what a transaction
-        took back, have offsets too and are no facts."""
+        """Advance past transaction markers and aborted records, which occupy offsets."""
         self.next_offsets[topic] = max(self.next_offsets[topic], offset)
 
     def records_after(self, offsets: Offsets) -> list[BroadcastRecord]:
-        """The facts that this point has not reached."""
+        """Return the records from these offsets on."""
         return [record for record in self.records if record.offset >= offsets.get(record.topic, 0)]
 
     def _decode_record(self, topic: str, offset: int, raw: bytes) -> BroadcastRecord:

@@ -1,4 +1,4 @@
-"""Reads the fact topics whole, from the beginning, without a group: every worker has them all."""
+"""Reads the broadcast topics from the beginning, without a group: every worker reads them all."""
 
 import asyncio
 from typing import Any
@@ -17,7 +17,7 @@ _PARTITIONS = tuple(TopicPartition(topic.name, 0) for topic in BROADCAST_TOPICS)
 
 
 class BroadcastReader:
-    """Keeps `facts` up to date until it is stopped."""
+    """Keeps a `BroadcastState` up to date until it is stopped."""
 
     def __init__(
         self,
@@ -32,7 +32,10 @@ class BroadcastReader:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Read all that is there, then go on reading. Raises KafkaError."""
+        """Return once all present records are folded; later ones are read by a task.
+
+        Raises KafkaError.
+        """
         self._consumer = make_reader(self._connection)
         await self._consumer.start()
         self._consumer.assign(_PARTITIONS)
@@ -52,12 +55,15 @@ class BroadcastReader:
 
     @property
     def error(self) -> BaseException | None:
-        """Why it ended, if it did: our own bug, for what Kafka does is waited for."""
+        """The exception that ended the reading task, which is a bug; None while it runs.
+
+        Errors of Kafka do not end it: it reads again.
+        """
         done = self._task is not None and self._task.done() and not self._task.cancelled()
         return self._task.exception() if done and self._task is not None else None
 
     async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """The ends of other topics' partitions, asked of the brokers. Raises KafkaError."""
+        """Return the end offsets of partitions of any topic. Raises KafkaError."""
         found: dict[TopicPartition, int] = await self._consumer.end_offsets(partitions)
         return found
 
@@ -66,7 +72,9 @@ class BroadcastReader:
             try:
                 await self._read_once()
             except KafkaError as error:
-                self._log.warning("cannot read broadcast topics", **{key.DETAIL: repr(error)})
+                self._log.warning(
+                    "cannot read broadcast topics, trying again", **{key.DETAIL: repr(error)}
+                )
                 await asyncio.sleep(1)
 
     async def _read_once(self) -> None:

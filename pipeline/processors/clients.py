@@ -1,4 +1,4 @@
-"""Consumers of this worker's own, beside the one that is a member of its group."""
+"""Consumers of a worker outside its consumer group."""
 
 from typing import Any
 
@@ -9,7 +9,10 @@ from schemas.connection import KafkaConnection
 
 
 def make_reader(connection: KafkaConnection) -> Any:
-    """A consumer without a group, that reads what it is pointed at and commits nothing."""
+    """Return a consumer without a group; the caller assigns partitions. It commits no offset.
+
+    It reads committed records only, from the beginning unless the caller seeks.
+    """
     return AIOKafkaConsumer(
         **aiokafka_options(connection),
         group_id=None,

@@ -1,7 +1,7 @@
-"""Records to Kafka, each batch of them confirmed: nothing counts until the broker has it.
+"""Writes records to Kafka and returns only after the brokers have confirmed each of them.
 
-Owns the worker's one producer. A broker that is slow or away is waited for, with the same records
-sent again; they are given up only when the caller says so.
+Owns the worker's one producer. Records that are not confirmed are sent again, without a limit of
+time, until the caller's `is_lost` returns True.
 """
 
 import asyncio
@@ -28,12 +28,15 @@ _MIN_RETRY_DELAY_S: Final = 0.2
 _MAX_RETRY_DELAY_S: Final = 10.0
 
 
-class OwnershipLost(Exception):  # noqa: N818 - no error: the partition is another worker's by now
-    """The records were not confirmed before the caller gave them up."""
+class OwnershipLost(Exception):  # noqa: N818 - not an error: the partition has another owner
+    """The partitions may have another owner; the last records may be written or not."""
 
 
 class ConfirmedProducer:
-    """Sends, and waits until it is confirmed. `log` hears of a broker that does not answer."""
+    """A producer whose calls return only when the brokers have confirmed the records.
+
+    Each failed attempt is logged as a warning.
+    """
 
     def __init__(
         self, connection: KafkaConnection, log: structlog.typing.FilteringBoundLogger
@@ -44,17 +47,17 @@ class ConfirmedProducer:
         self._replace_lock = asyncio.Lock()
 
     async def start(self) -> None:
-        """Connect. Raises KafkaError where there is no broker."""
+        """Connect. Raises KafkaError if no broker can be reached."""
         self._producer = await self._start_producer()
 
     async def stop(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         producer, self._producer = self._producer, None
         if producer is not None:
             await producer.stop()
 
     async def publish(self, records: Sequence[OutgoingRecord], is_lost: Callable[[], bool]) -> None:
-        """Publish records; those of one partition in their order. Raises GivenUp."""
+        """Publish records; those of one partition keep their order. Raises OwnershipLost."""
         batches: dict[PartitionId, list[Row]] = {}
         for topic, partition, name, value in records:
             batches.setdefault((topic, partition), []).append((name, value))
@@ -63,10 +66,10 @@ class ConfirmedProducer:
     async def write(
         self, batches: dict[PartitionId, list[Row]], is_lost: Callable[[], bool]
     ) -> dict[PartitionId, int]:
-        """Write records in their order; the offset of each partition's last one. Raises GivenUp.
+        """Write rows in their order; return the offset of each partition's last row.
 
-        What fails is sent again, all that was not confirmed of a partition, in order: a repeat is
-        possible, a gap is not.
+        If a row of a partition is not confirmed, all its rows are sent again in order: records can
+        be repeated, never missing. Raises OwnershipLost if `is_lost` returns True after a failure.
         """
         unconfirmed, ends = dict(batches), dict[PartitionId, int]()
         wait_s = _MIN_RETRY_DELAY_S
@@ -76,19 +79,19 @@ class ConfirmedProducer:
                 return_exceptions=True,
             )
             failed: dict[PartitionId, list[Row]] = {}
-            for (place, rows), result in zip(unconfirmed.items(), results, strict=True):
+            for (target, rows), result in zip(unconfirmed.items(), results, strict=True):
                 if isinstance(result, KafkaError):
-                    failed[place] = rows
+                    failed[target] = rows
                 elif isinstance(result, BaseException):
                     raise result
                 else:
-                    ends[place] = result
+                    ends[target] = result
             unconfirmed = failed
             if unconfirmed:
                 if is_lost():
                     raise OwnershipLost
                 why = next(repr(one) for one in results if isinstance(one, KafkaError))
-                self._log.warning("broker does not take records", **{key.DETAIL: why})
+                self._log.warning("records not confirmed, sending again", **{key.DETAIL: why})
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, _MAX_RETRY_DELAY_S)
                 await self._replace_producer()
@@ -113,7 +116,10 @@ class ConfirmedProducer:
         return last + size - 1
 
     async def _replace_producer(self) -> None:
-        """A new producer: one whose records failed may be out of step with the broker's count."""
+        """Replace the producer: after a failure its sequence numbers may differ from the broker's.
+
+        Keeps the old one if no connection is possible.
+        """
         async with self._replace_lock:
             old = self._producer
             try:

@@ -1,20 +1,24 @@
-"""Stops a worker that can use hardly anything of what it reads, before it has emptied the topic
-into the dead letters: that is a wrong version or a wrong topic, not bad data."""
+"""Limit of the share of dead letters among the last records.
+
+A worker that can use few of its records runs a wrong version or reads a wrong topic: it stops
+before it has moved the whole topic to the dead letters. The limit: at least 100 dead letters, and
+more than half, among the last 1,000 records.
+"""
 
 from collections import deque
 from typing import Final
 
-_WINDOW: Final = 1_000
+_WINDOW: Final = 1_000  # records
 _MIN_DEAD_LETTERS: Final = 100
 _MAX_RATIO: Final = 0.5
 
 
-class DeadLetterLimitExceeded(Exception):  # noqa: N818 - says what there is
-    """Most of what was read lately cannot be used; nothing of the last batch was set aside."""
+class DeadLetterLimitExceeded(Exception):  # noqa: N818 - the name describes the condition
+    """More than half of the last records cannot be used. The last batch is not committed."""
 
 
 class DeadLetterLimit:
-    """The share of poison among the last records."""
+    """Counts dead letters among the last records, in whole batches."""
 
     def __init__(self) -> None:
         self._recent: deque[tuple[int, int]] = deque()
@@ -22,7 +26,7 @@ class DeadLetterLimit:
         self._dead_lettered = 0
 
     def record(self, read: int, dead_lettered: int) -> None:
-        """So many records were read, so many of them cannot be used. Raises TooMuchPoison."""
+        """Count a batch. Raises DeadLetterLimitExceeded if too many records became dead letters."""
         if not read:
             return
         self._recent.append((read, dead_lettered))
@@ -38,5 +42,5 @@ class DeadLetterLimit:
         ):
             raise DeadLetterLimitExceeded(
                 f"{self._dead_lettered} of the last {self._read} records cannot be used:"
-                " is this the right version, and are these the right topics?"
+                " check the version of this program, and which programs write to its topics"
             )

@@ -1,4 +1,4 @@
-"""What could not be used, as dead letters with the coordinates it was read at. Pure."""
+"""Dead letters of a worker: the bytes of a record, and the offset where it was read. Pure."""
 
 import base64
 import hashlib
@@ -8,7 +8,7 @@ from typing import Final
 from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.ids import clean_text
 
-# Events were redacted before they were published: their bytes may be kept.
+# Events were redacted before they were published: their bytes can be kept.
 MAX_KEPT_BYTES: Final = 256 * 1024
 SOURCE: Final = "/drydock/worker"
 
@@ -22,7 +22,10 @@ def make_dead_letter(
     now: datetime,
     where: str = "",
 ) -> DeadLetter:
-    """A dead letter of these bytes; `origin` is `topic/partition/offset`."""
+    """Return a dead letter; bytes above MAX_KEPT_BYTES are left out, only their digest is kept.
+
+    `origin` is `topic/partition/offset`, or the UDID if deciding failed.
+    """
     kept = len(raw) <= MAX_KEPT_BYTES
     return DeadLetter(
         code=code,

@@ -1,7 +1,7 @@
-"""One partition of the Macs: fold, decide, and say what to publish and what to keep. Pure.
+"""One partition of the Macs: folds, decides, collects what to publish and what to keep. Pure.
 
-Owns the engine of the Macs whose UDIDs are hashed to the partition. Whoever calls it makes what
-`collect` gives durable, in its order, before it commits what it was given.
+Owns the reconciler of the Macs whose UDIDs are hashed to the partition. The caller makes the output
+of `collect` durable, in its order, before it commits the offsets of the consumed records.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -60,7 +60,7 @@ _Job = JobIssuedEvent | JobSupersededEvent | JobResultedEvent
 
 
 class DeviceShard:
-    """The Macs of one partition. One writer; times are given."""
+    """The Macs of one partition. Only one task may use it; times are parameters."""
 
     def __init__(self, partition: int, broadcast: BroadcastState, config: ShardConfig) -> None:
         self.partition = partition
@@ -70,18 +70,18 @@ class DeviceShard:
         self._config = config
         self._partition_count = config.partitions[INVENTORY.name]
         self._output = ShardOutput()
-        # What was folded when it was logged: to read it back changes nothing.
+        # Events that were folded when they were published; reading them back changes nothing.
         self._already_folded = VerifiedCache()
         self._dirty: dict[str, None] = {}
-        # Macs of which only times and figures changed since their rows were written; `_overdue`
-        # did so before the last turn of `refresh`.
+        # Macs of which only times and telemetry changed since their rows were written;
+        # `_due_for_flush` are those from before the last refresh.
         self._unsaved_telemetry: dict[str, None] = {}
         self._due_for_flush: dict[str, None] = {}
         self._next_flush_at: datetime | None = None
         self._broadcast_offsets: dict[str, int] = {}
         self._epoch_row_dirty = False
         self._is_catching_up = True
-        # Macs to be looked at once the backlog is folded, and those of them whose rows say so.
+        # Macs to decide for once the backlog is folded, and those of them whose rows record it.
         self._pending_decision: dict[str, None] = {}
         self._saved_as_pending: dict[str, None] = {}
         self._loaded_decisions: dict[str, LastDecision] = {}
@@ -94,7 +94,7 @@ class DeviceShard:
     # --- before it begins ---
 
     def load(self, key: bytes, raw: bytes) -> None:
-        """Take a row of the state as it was kept. Raises BadRow."""
+        """Load a row of the changelog. Raises InvalidRow."""
         if key == rows.EPOCH_KEY:
             row = rows.EpochRow.decode(raw)
             self.epoch, self._broadcast_offsets = row.epoch, dict(row.broadcast_offsets)
@@ -110,7 +110,7 @@ class DeviceShard:
             self._pending_decision[udid] = self._saved_as_pending[udid] = None
 
     def begin(self, now: datetime) -> None:
-        """All rows are loaded: go on from there."""
+        """Continue from the loaded rows; called once, after all of them are loaded."""
         reconciler = self.reconciler
         reconciler.fleet.advisories = self._broadcast.fleet.advisories
         for record in self._broadcast.records:
@@ -122,19 +122,18 @@ class DeviceShard:
             reconciler.restore(udid, last_decision)
         self._loaded_decisions.clear()
         self._queue_redecide(self._broadcast.records_after(self._broadcast_offsets))
-        # Partitions of one worker do not sweep all at once.
+        # Spread the sweeps: partitions of one worker would otherwise sweep at the same time.
         every = self._config.sweep_every
         self._sweep_at = now + every * (self.partition + 1) / (self._partition_count + 1)
 
     def finish_catch_up(self) -> None:
-        """All that was in the topics when the partition changed hands is folded: decide from now
-        on, first for the Macs of which something was learnt.
+        """Decide from now on, first for the Macs that the backlog concerns.
 
-        What was decided before and was not kept is in those topics too, with all it was decided
-        by. To decide by a part of that would take it back.
+        Call it when everything in the topics at the change of owner is folded. Deciding on a
+        partial backlog could revoke jobs that the rest of it justifies.
         """
         reconciler, canonical_udid = self.reconciler, self.reconciler.fleet.canonical_udid
-        # An ended job may have freed a slot for who waits for one.
+        # A job that ended may have freed capacity for a Mac that waits for it.
         waiting = [udid for udid, one in reconciler.last_decisions.items() if one.wants_capacity]
         udids = {canonical_udid(udid) or udid for udid in (*self._pending_decision, *waiting)}
         self._redecide_batches.append(_RedecideBatch(sorted(udids), is_backlog=True))
@@ -143,7 +142,7 @@ class DeviceShard:
     # --- what comes in ---
 
     def process_records(self, topic: str, records: Sequence[ConsumedRecord], now: datetime) -> int:
-        """Fold records of one topic and follow what follows. Gives how many were set aside."""
+        """Fold records of one topic and apply their effects; return the number of dead letters."""
         before = self._output.counters.dead_letters.total()
         if topic == INVENTORY.name and self._config.fast_paths:
             self._process_reports(records, now)
@@ -153,7 +152,7 @@ class DeviceShard:
         return self._output.counters.dead_letters.total() - before
 
     def _process_reports(self, records: Sequence[ConsumedRecord], now: datetime) -> None:
-        """Most reports of a fleet are repeats: those are told by their bytes and not decoded."""
+        """Fold reports; most of them are repeats, which are recognised without decoding."""
         reconciler, unsaved_telemetry = self.reconciler, self._unsaved_telemetry
         repeats, oldest_us = 0, to_us(now)
         for record in records:
@@ -172,7 +171,7 @@ class DeviceShard:
                         self._pending_decision[udid] = None
                     elif reconciler.telemetry_matters(udid, now, after):
                         self._apply_effects(reconciler.reconcile(udid, now), now)
-            except Exception as error:  # noqa: BLE001 - the handler's top: our bug, set aside
+            except Exception as error:  # noqa: BLE001 - the handler's top: our bug
                 self._dead_letter_bug(INVENTORY.name, record.offset, raw, error, now)
                 continue
             if repeat is None:
@@ -218,7 +217,7 @@ class DeviceShard:
             return
         try:
             self._fold(event, raw, now, peek)
-        except Exception as error:  # noqa: BLE001 - the handler's top: our bug, set aside
+        except Exception as error:  # noqa: BLE001 - the handler's top: our bug
             self._dead_letter_bug(topic, record.offset, raw, error, now)
             return
         self._output.counters.count_folded(topic, 1, (now - event.time).total_seconds())
@@ -229,11 +228,11 @@ class DeviceShard:
         fleet, key = self.reconciler.fleet, _key_for(event)
         device, ledger = fleet.devices.get(key), fleet.job_histories.get(key, ())
         effects = self._handle(event, now, peek)
-        first = next(effects, None)  # folds; nothing that follows from it is folded yet
+        first = next(effects, None)  # folds the event; its effects follow below
         if isinstance(event, _Job):
             self._record_job_change(event, raw, ledger, fleet.job_histories.get(key, ()))
         after = fleet.devices.get(key)
-        # Devices that differ in what a repeat is recognised by are equal: no row has that.
+        # Devices that differ only in the data that recognises a repeat are equal: rows lack it.
         if after is not None and after is not device and after != device:
             self._mark_changed(key, device, after)
         if first is not None:
@@ -281,7 +280,7 @@ class DeviceShard:
     def _record_job_change(
         self, event: _Job, raw: bytes, before: JobHistory, after: JobHistory
     ) -> None:
-        """Tell dispatch where a job opened or ended: it counts the site's slots."""
+        """Send an event that opens or ends a job to dispatch, which counts the site's open jobs."""
         job_id = event.data.job.job_id if isinstance(event, JobIssuedEvent) else event.data.job_id
         old, new = _find_job(before, job_id), _find_job(after, job_id)
         if new is None or new is old:
@@ -314,7 +313,7 @@ class DeviceShard:
     # --- what is due ---
 
     def tick(self, now: datetime) -> bool:
-        """Do a bounded piece of what is due without any event; True if there is more to do."""
+        """Do a limited piece of due work (timers, broadcasts, sweep); True if there is more."""
         if self._next_flush_at is None or now >= self._next_flush_at:
             self._next_flush_at = now + self._config.refresh
             self._due_for_flush |= self._unsaved_telemetry
@@ -335,7 +334,7 @@ class DeviceShard:
         )
 
     def is_behind(self, now: datetime) -> bool:
-        """Whether `tick` has something to do now, sweeps aside."""
+        """Return True if `tick` has something to do now; sweeps do not count."""
         due = self.reconciler.next_due_at()
         unread = self._broadcasts_read < len(self._broadcast.records)
         return bool(self._redecide_batches) or unread or (due is not None and due <= now)
@@ -353,7 +352,7 @@ class DeviceShard:
         self._queue_redecide(new)
 
     def _queue_redecide(self, records: Sequence[BroadcastRecord]) -> None:
-        """Look at the Macs that these facts concern, and remember then how far that reached."""
+        """Queue the Macs that these records concern; offsets are kept once all are decided."""
         if not records:
             return
         known = self.reconciler.fleet.devices
@@ -382,7 +381,7 @@ class DeviceShard:
             if current.is_backlog:
                 self._mark_decided(list(self._pending_decision))
             if self.partition == 0:
-                # Every worker reads them: one of them says what could not be used.
+                # Every shard reads them: one writes the dead letters.
                 self._dead_letter_broadcasts(current.broadcasts, now)
             self._broadcast_offsets |= {
                 topic: max(offset, self._broadcast_offsets.get(topic, 0))
@@ -413,9 +412,9 @@ class DeviceShard:
     # --- what goes out ---
 
     def collect(self) -> ShardOutput:
-        """What is to be published and written since the last time."""
+        """Return the records and rows since the last call, and start a new output."""
         output, self._output = self._output, ShardOutput()
-        # Bounded, or all of a fleet would be written in one round, unless it is to be at once.
+        # Limited, so that not all Macs are written in one round; a refresh of 0 means at once.
         max_rows = self._config.slice_size if self._config.refresh else None
         self._dirty |= dict.fromkeys(islice(self._due_for_flush, max_rows))
         for udid in self._dirty:
@@ -439,7 +438,7 @@ class DeviceShard:
         self._output.records.append(OutgoingRecord(topic, self.partition, key.encode(), value))
 
     def _publish_and_fold(self, event: Event, now: datetime) -> None:
-        """Publish what was decided of a job, and fold it: it is read here again, and known then."""
+        """Publish an event of a job and fold it; reading it back later changes nothing."""
         topic = RESULTS if isinstance(event, JobResultedEvent) else ORDERS
         raw = encode(event, fast_paths=self._config.fast_paths)
         self._post(topic.name, _key_for(event), raw)
@@ -474,7 +473,7 @@ class DeviceShard:
                 self._dead_letter_record(topic, offset, raw, code, detail, now, where, 0)
 
     def _dead_letter_failed_decision(self, effect: EvaluationFailed, now: datetime) -> None:
-        """Set aside a Mac that our rules fail on: once for each way in which they do."""
+        """Write a dead letter for a Mac that the rules fail on, once for each error."""
         detail = f"deciding failed: {type(effect.error).__name__}: {effect.error}"
         if self._failing.get(effect.udid) == detail:
             return
@@ -505,7 +504,7 @@ class DeviceShard:
 
 @dataclass(slots=True)
 class _RedecideBatch:
-    """Macs to look at because of some facts, or of a backlog; done up to an index."""
+    """Macs to decide for because of broadcast records or of a backlog; done up to an index."""
 
     udids: list[str]
     offsets: Mapping[str, int] = field(default_factory=dict)

@@ -1,8 +1,28 @@
-"""The sites of one partition: which jobs have a slot, which wait for one. Pure.
+"""Dispatch for the sites of one partition: publishes each job when its site has capacity. Pure.
 
-A partition of Macs cannot see the others of a site. What it orders comes here, keyed by site; a
-job is published to its site's executors once the site has a slot for it, those with the first
-deadline first, and a job that is withdrawn before is never published.
+A device shard sees only some of the Macs of a site, so it cannot count the open jobs of the site.
+It sends each job here, keyed by site; here the job waits, is published to the site's executors,
+and is followed to its end. Capacity goes to the first deadline, then to the job issued first.
+
+| stage | event | next stage | published |
+| --- | --- | --- | --- |
+| (unknown) | job issued | waiting | |
+| waiting | the site has capacity and a topic | dispatched | the job |
+| waiting | the job expires | finished | |
+| waiting | superseded, or inferred to have expired | withdrawn | |
+| dispatched | superseded | withdrawn | the withdrawal |
+| dispatched | inferred to have expired | withdrawn | |
+| any but finished | a result of an executor that is not final | started | |
+| any but finished | a final result, but no inferred expiry | finished | |
+| any | a day after the job's last time | (forgotten) | |
+
+`withdrawn` is a guess until the executor reports: an executor that had started goes on, and its
+results move the job to `started`, which a repeated withdrawal does not change. Every other event
+changes nothing, so each event may be repeated. `dispatched` and `started` use capacity, unless the
+job needs none (re-enrollment).
+
+Invariant: a job is published at most once in an epoch. If it needs capacity, it is published only
+while the site's jobs that use capacity are fewer than its `max_jobs`.
 """
 
 import heapq
@@ -38,13 +58,12 @@ from schemas.topics import DEAD_LETTERS, DISPATCH, jobs_topic, partition_of
 
 _JOBS: Final = JobIssuedEvent | JobSupersededEvent | JobResultedEvent
 _NO_DEADLINE: Final = 1 << 62
-# Ended jobs are remembered for so long beyond their own times, to know a repeat as one.
+# Jobs are kept for this time after their last own time, so that a late repeat is recognised.
 _REMEMBERED_US: Final = duration_us(timedelta(days=1))
 
 
 class Stage(StrEnum):
-    """How far a job is. `withdrawn` is over as far as we know: an executor that had begun says so,
-    and then it has `begun` whatever is repeated of its withdrawal. `over` is for good."""
+    """The stage of a job in dispatch; the module's table has the transitions."""
 
     WAITING = "waiting"
     DISPATCHED = "dispatched"
@@ -54,7 +73,7 @@ class Stage(StrEnum):
 
 
 class QueuedJob(msgspec.Struct, frozen=True, gc=False):
-    """One job on its way. `order` is the JobIssuedEvent as bytes, kept while it waits."""
+    """One job in dispatch. `issued_event` is its JobIssuedEvent as bytes, kept while it waits."""
 
     job_id: str
     udid: str
@@ -68,7 +87,7 @@ class QueuedJob(msgspec.Struct, frozen=True, gc=False):
     issued_event: bytes | None = None
 
     def to_row(self, epoch: int) -> bytes:
-        """The job as a row of the state."""
+        """Return the job as a row of the changelog."""
         wire = {name: getattr(self, name) for name in _NAMES}
         wire["e"] = epoch
         wire["issued_event"] = None if self.issued_event is None else self.issued_event.decode()
@@ -76,7 +95,7 @@ class QueuedJob(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> "QueuedJob":
-        """What `to_row` wrote."""
+        """Return the job of a decoded row. Raises KeyError, TypeError or ValueError."""
         issued_event = wire["issued_event"]
         values = {name: wire[name] for name in _NAMES} | {"stage": Stage(wire["stage"])}
         return cls(**values, issued_event=None if issued_event is None else issued_event.encode())
@@ -86,8 +105,11 @@ _NAMES: Final = tuple(name for name in QueuedJob.__struct_fields__ if name != "i
 
 
 class DispatchShard:
-    """The sites of one partition. `topics` maps the job topics that exist to their partitions;
-    a job of a site without one waits."""
+    """The jobs of the sites of one partition.
+
+    `job_topics` maps the existing job topics to their numbers of partitions; the caller adds new
+    ones. Jobs of a site without a topic wait.
+    """
 
     def __init__(
         self,
@@ -112,7 +134,7 @@ class DispatchShard:
     # --- before it begins ---
 
     def load(self, key: bytes, raw: bytes) -> None:
-        """Take a row of the state as it was kept. Raises BadRow."""
+        """Load a row of the changelog. Raises InvalidRow."""
         if key == rows.EPOCH_KEY:
             self.epoch = rows.EpochRow.decode(raw).epoch
             return
@@ -124,20 +146,23 @@ class DispatchShard:
         self.jobs[queued.job_id] = queued
 
     def begin(self, _: datetime) -> None:
-        """All rows are loaded: go on from there."""
+        """Count capacity and expiries; called once, after all rows are loaded."""
         for queued in self.jobs.values():
             self._update_counts(queued, 1)
             self._expiry_heap.append((_forget_at_us(queued), queued.job_id))
         heapq.heapify(self._expiry_heap)
 
     def finish_catch_up(self) -> None:
-        """All that was in the topic when the partition changed hands is folded: give slots."""
+        """Dispatch from now on: the backlog at the change of owner is folded.
+
+        Before that, the end of a job that uses capacity may not be read yet.
+        """
         self._is_catching_up = False
 
     # --- what comes in ---
 
     def process_records(self, _: str, records: Sequence[ConsumedRecord], now: datetime) -> int:
-        """Follow what was ordered, withdrawn and ended. Gives how many were set aside."""
+        """Fold records; return the number of dead letters."""
         before = self._output.counters.dead_letters.total()
         for record in records:
             self._process(record, now)
@@ -171,7 +196,7 @@ class DispatchShard:
             return
         try:
             self._fold(event, raw)
-        except Exception as error:  # noqa: BLE001 - the handler's top: our bug, set aside
+        except Exception as error:  # noqa: BLE001 - the handler's top: our bug
             detail = f"dispatching it failed: {type(error).__name__}: {error}"
             self._dead_letter(record.offset, raw, DeadLetterCode.BUG, detail, now, "")
             return
@@ -196,7 +221,7 @@ class DispatchShard:
         elif event.data.outcome in FINAL_OUTCOMES:
             self._save(replace(queued, stage=Stage.FINISHED, issued_event=None))
         else:
-            # It had begun before its withdrawal reached the executor.
+            # Also a withdrawn job: it had started before the withdrawal reached the executor.
             self._save(replace(queued, stage=Stage.STARTED, issued_event=None))
 
     def _enqueue(self, job: Job | JobHeader, raw: bytes) -> None:
@@ -210,7 +235,7 @@ class DispatchShard:
     # --- what is due ---
 
     def tick(self, now: datetime) -> bool:
-        """Give free slots to those that wait, and forget what ended long ago."""
+        """Dispatch waiting jobs, and forget jobs that ended long ago. Always returns False."""
         if self._is_catching_up:
             return False
         now_us = to_us(now)
@@ -226,14 +251,14 @@ class DispatchShard:
         return False
 
     def is_behind(self, now: datetime) -> bool:
-        """Whether `tick` has something to do now."""
+        """Return True if `tick` would dispatch or expire a job now."""
         return any(self._next_dispatchable(site, to_us(now)) is not None for site in self._waiting)
 
     def _dispatch_waiting(self, site: str, now_us: int) -> None:
         while (queued := self._next_dispatchable(site, now_us)) is not None:
             heapq.heappop(self._waiting[site])
             if queued.expires_us <= now_us:
-                # Its Mac's partition sees the same, and says so.
+                # No result is published: the device shard of the Mac infers the expiry itself.
                 self._save(replace(queued, stage=Stage.FINISHED, issued_event=None))
                 continue
             assert queued.issued_event is not None
@@ -241,7 +266,10 @@ class DispatchShard:
             self._save(replace(queued, stage=Stage.DISPATCHED, issued_event=None))
 
     def _next_dispatchable(self, site: str, now_us: int) -> QueuedJob | None:
-        """Who would have the next slot of a site; None if nobody can have one."""
+        """Return the next job of a site to dispatch or to expire; None if there is none.
+
+        Drops entries of jobs that no longer wait from the head of the queue.
+        """
         queue = self._waiting.get(site, [])
         while queue:
             queued = self.jobs.get(queue[0][2])
@@ -264,7 +292,7 @@ class DispatchShard:
         return 0 if known is None else known.max_jobs
 
     def sites_without_topic(self) -> Collection[str]:
-        """The sites that jobs wait for and that have no topic."""
+        """Return the sites with waiting jobs and without a job topic."""
         return [
             site
             for site, queue in self._waiting.items()
@@ -274,7 +302,7 @@ class DispatchShard:
     # --- what goes out ---
 
     def collect(self) -> ShardOutput:
-        """What is to be published and written since the last time."""
+        """Return the records and rows since the last call, and start a new output."""
         output, self._output = self._output, ShardOutput()
         for job_id in self._dirty:
             queued = self.jobs.get(job_id)
@@ -299,7 +327,7 @@ class DispatchShard:
         if sign < 0:
             return
         if queued.stage is Stage.WAITING:
-            # Who takes no slot waits for none.
+            # Jobs that need no capacity come first: the head of the queue is the only one tried.
             first = queued.deadline_us if queued.needs_capacity else -1
             queue = self._waiting.setdefault(queued.site, [])
             heapq.heappush(queue, (first, queued.issued_us, queued.job_id))
@@ -341,5 +369,5 @@ def _queue_job(job: Job | JobHeader, raw: bytes) -> QueuedJob:
 
 
 def _forget_at_us(queued: QueuedJob) -> int:
-    """When nobody waits for the job any more, whatever was lost on the way."""
+    """Return the time from which no event of the job is expected, even if some were lost."""
     return max(queued.expires_us, queued.report_by_us) + _REMEMBERED_US

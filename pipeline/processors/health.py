@@ -1,18 +1,21 @@
-"""Whether a worker gets on: whatever has something to do moves. Pure."""
+"""Detects a stalled worker: work is left, and the same position is seen for too long. Pure."""
 
 from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
 
 class ProgressSample(NamedTuple):
-    """So much is left to do; `at` is another value when something of it was done."""
+    """`pending` units of work are left; `cursor` changes when any of it is done."""
 
     pending: int
     cursor: object
 
 
 class ProgressMonitor:
-    """Healthy unless something with work left has not moved for too long."""
+    """Healthy unless one source with work left has kept its cursor for `stalled_after_s`.
+
+    `pending` is the sum over all sources at the last `record`.
+    """
 
     def __init__(self, stalled_after_s: float) -> None:
         self.pending = 0
@@ -20,7 +23,7 @@ class ProgressMonitor:
         self._known: dict[Hashable, tuple[object, float]] = {}
 
     def record(self, samples: Mapping[Hashable, ProgressSample], now: float) -> None:
-        """This is how things stand: of each partition, say."""
+        """Replace the samples of all sources, such as the partitions. `now` is a monotonic time."""
         self.pending = sum(sample.pending for sample in samples.values())
         known: dict[Hashable, tuple[object, float]] = {}
         for name, (pending, cursor) in samples.items():
@@ -30,13 +33,13 @@ class ProgressMonitor:
         self._known = known
 
     def reset(self) -> None:
-        """Nothing can be told now, for a reason that is not the worker's."""
+        """Forget all cursors. For times when the samples cannot be taken, such as without Kafka."""
         self._known.clear()
 
     def stalled_s(self, now: float) -> float:
-        """For how long the one that has not moved for longest has not, in seconds."""
+        """Return the longest time, in seconds, that a source with work left has kept its cursor."""
         return max((now - moved_at for _, moved_at in self._known.values()), default=0.0)
 
     def is_healthy(self, now: float) -> bool:
-        """Whether all get on, or have nothing to do."""
+        """Return True if no source with work left is stalled."""
         return self.stalled_s(now) < self._stalled_after_s

@@ -1,6 +1,11 @@
-"""A partition's rows on this machine's disk: a copy of its changelog, to begin from.
+"""The rows of one partition on the local disk: a copy of its changelog, to start from.
 
-Only ever a copy. Whatever is wrong with it, it is thrown away and read from Kafka again.
+If the file is damaged or of another version, it is deleted and the changelog is read from Kafka
+again: the store never holds the only copy.
+
+A row is void if a row with a higher epoch comes before it in the changelog. Invariant: the store
+has the last row of each key that is not void. A void row is stored only for a key without a row,
+because compaction may have removed the row that it replaces.
 """
 
 import sqlite3
@@ -12,10 +17,10 @@ from typing import Final, Self
 from pipeline.processors import rows
 
 _VERSION: Final = 3
-# A row is 1 to 2 KB: several to a page, and none spills over, as it would WITHOUT ROWID.
+# A row is 1 to 2 KB: a page holds several, without overflow pages (WITHOUT ROWID needs them).
 _PAGE_BYTES: Final = 8192
-# Keys are random: each batch of rows touches all of their index. To write it out for every batch
-# took twice the time of the rows themselves.
+# Keys are random, so each batch of rows touches all pages of the index. Writing the index for every
+# batch took twice the time of the rows.
 _COMMIT_EVERY_ROWS: Final = 10_000
 _CACHE_KIB: Final = 2_000
 _CATCH_UP_CACHE_KIB: Final = 8_000
@@ -32,10 +37,10 @@ _DROP: Final = "DELETE FROM rows WHERE key = ?"
 
 
 class LocalStore:
-    """The rows of one partition up to `next`, the changelog offset to go on from.
+    """The rows of one partition, up to the changelog offset `next_offset`.
 
-    What is followed is written in long transactions: whoever dies in one finds the rows and the
-    offset as they were before it.
+    Rows of the changelog are written in long transactions. After a crash inside one, rows and
+    offset are those from before it. `epoch` is the highest epoch of a row so far.
     """
 
     def __init__(self, path: Path, db: sqlite3.Connection, *, saved_at_once: int) -> None:
@@ -48,7 +53,10 @@ class LocalStore:
 
     @classmethod
     def open(cls, path: Path, *, saved_at_once: int = _COMMIT_EVERY_ROWS) -> Self:
-        """What is there, or an empty one. Raises OSError, sqlite3.Error where the disk refuses."""
+        """Return the store at `path`, an empty one if it is missing or unreadable.
+
+        Raises OSError or sqlite3.Error if the disk cannot be written.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             return cls(path, _open_database(path), saved_at_once=saved_at_once)
@@ -57,20 +65,23 @@ class LocalStore:
             return cls(path, _open_database(path), saved_at_once=saved_at_once)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Commit and close the file."""
         self._commit()
         self._db.close()
 
     def clear(self) -> None:
-        """Begin again from nothing."""
+        """Delete all rows; `next_offset` and `epoch` are 0 again."""
         with self._transaction():
             self._db.execute("DELETE FROM rows")
             self._write_checkpoint(0, 0)
         self._commit()
 
     def apply_changelog(self, changes: Iterable[tuple[bytes, bytes | None]], end: int) -> int:
-        """Take changelog records, in order, up to before offset `end`. Gives how many were void:
-        of an owner that had lost the partition. Safe on disk after `save`. Raises BadRow."""
+        """Apply changelog records in order; return the number of void ones.
+
+        `end` is the offset after the last of them. They are safe on disk after `flush`. Raises
+        InvalidRow.
+        """
         void, epoch = 0, self.epoch
         last: dict[bytes, bytes | None] = {}
         only_void: dict[bytes, bytes] = {}
@@ -83,7 +94,7 @@ class LocalStore:
             if written < epoch:
                 void += 1
                 if last.get(key, b"") is not None:
-                    # Compaction may have left only the void row: then it is the best there is.
+                    # Compaction may have left only the void row: write it if there is no other.
                     only_void.setdefault(key, body)
                     continue
             elif written > epoch:
@@ -106,14 +117,14 @@ class LocalStore:
             self._db.execute(f"PRAGMA cache_size=-{_CATCH_UP_CACHE_KIB:d}")
 
     def flush(self) -> None:
-        """All is followed for now: have it on disk, and let go of the memory that it took."""
+        """Commit to disk and shrink the page cache, when the changelog is read to its end."""
         self._commit()
         if self._is_catching_up:
             self._is_catching_up = False
             self._db.execute(f"PRAGMA cache_size=-{_CACHE_KIB:d}")
 
     def put_rows(self, changes: Mapping[bytes, bytes | None], end: int, epoch: int) -> None:
-        """Take rows that this worker wrote itself, as owner of the partition."""
+        """Write and commit rows that this worker published as the owner of the partition."""
         with self._transaction():
             self._write_rows(changes)
             self._write_checkpoint(end, epoch)
@@ -124,12 +135,12 @@ class LocalStore:
         self._db.executemany(_DROP, [(key,) for key, body in changes.items() if body is None])
 
     def get(self, key: bytes) -> bytes | None:
-        """One row."""
+        """Return one row; None if the key is unknown."""
         found = self._db.execute("SELECT body FROM rows WHERE key = ?", (key,)).fetchone()
         return None if found is None else found[0]
 
     def all(self) -> Iterator[tuple[bytes, bytes]]:
-        """Every row."""
+        """Return all rows, in no particular order."""
         return iter(self._db.execute("SELECT key, body FROM rows"))
 
     def __len__(self) -> int:
@@ -145,7 +156,7 @@ class LocalStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """A part of a transaction. What fails in it takes back the whole, and `next` with it."""
+        """Extend the open transaction, or begin one. An exception rolls back all of it."""
         if not self._db.in_transaction:
             self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -163,7 +174,7 @@ class LocalStore:
 
 
 def delete_files(path: Path) -> None:
-    """Delete a store's files."""
+    """Delete the file of a store and its WAL files."""
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
@@ -174,8 +185,8 @@ def _open_database(path: Path) -> sqlite3.Connection:
     db = _connect(path)
     try:
         if db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
-            raise sqlite3.DatabaseError("of another version")
-        # The disk may lose the last transactions with the power: Kafka has them.
+            raise sqlite3.DatabaseError("the local store is of another version")
+        # A power failure may lose the last transactions; they are in Kafka.
         db.execute("PRAGMA synchronous=NORMAL")
         db.execute(f"PRAGMA cache_size=-{_CACHE_KIB:d}")
     except BaseException:
@@ -185,7 +196,7 @@ def _open_database(path: Path) -> sqlite3.Connection:
 
 
 def _create(path: Path) -> None:
-    """An empty store, which is there as a whole or not at all."""
+    """Create an empty store atomically: under another name, then renamed."""
     made = path.with_name(path.name + ".new")
     delete_files(made)
     db = _connect(made)
@@ -199,11 +210,11 @@ def _create(path: Path) -> None:
         db.execute("COMMIT")
     finally:
         db.close()
-    # The log of another file, which was deleted without it, would be taken for this one's.
+    # A WAL file left by a deleted store would be applied to the new one.
     delete_files(path)
     made.replace(path)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # A thread of its own may write what another has read: never two at a time.
+    # The store may be used from different threads, never from two at once.
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False)

@@ -1,4 +1,4 @@
-"""One JSON line per event on stderr, Faust's and its client's own among them."""
+"""The log of a worker: one JSON line per event on stderr, those of Faust and aiokafka included."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ import structlog
 
 
 def make_log(level: int = logging.INFO) -> structlog.typing.FilteringBoundLogger:
-    """The worker's log. The libraries' lines are kept from warnings up."""
+    """Return the worker's log. Libraries log from WARNING on, through the root logger."""
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

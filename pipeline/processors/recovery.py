@@ -1,7 +1,17 @@
-"""Brings a partition's rows to this machine: for an owner before it begins, for a standby always.
+"""Copies changelogs into local stores: for an owner before it starts, for a standby all the time.
 
-It reads the changelogs with a consumer of its own, in batches, into the local stores. Faust would
-hand them over one by one, and hold every partition until the last one is there.
+It reads with a consumer outside the group, in batches. Faust would pass the rows on one by one, and
+would not release any partition before the last one is recovered.
+
+| changelog partition | next step |
+| --- | --- |
+| its end is the end that the caller has in memory | yielded as unchanged; nothing is read |
+| the store's offset is outside the changelog | the store is cleared, and read from the beginning |
+| the store is at the end | yielded |
+| the store is behind | waits for its turn, is read to the end, flushed, yielded |
+
+Invariant: a yielded partition's store has every row before the end offset that was fetched at the
+start of the call. Rows that another owner writes later are not in it.
 """
 
 import asyncio
@@ -24,7 +34,7 @@ from schemas.connection import KafkaConnection
 
 _POLL_TIMEOUT_MS: Final = 500
 _MAX_POLL_RECORDS: Final = 2_000
-# One is fetched while another is taken in; with more, the first is ready as late as the last.
+# One changelog is fetched while another is applied. With more, all would be ready at the end.
 _CONCURRENT_CHANGELOGS: Final = 2
 _LOG_INTERVAL_S: Final = 5.0
 _STANDBY_PAUSE_S: Final = 1.0
@@ -33,14 +43,14 @@ FetchEndOffsets = Callable[[list[TopicPartition]], Awaitable[dict[TopicPartition
 
 
 class Stores:
-    """The local stores of one worker, opened when first asked for."""
+    """The local stores of one worker, opened at their first use."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._open: dict[TopicPartition, LocalStore] = {}
 
     def get(self, changelog: TopicPartition) -> LocalStore:
-        """The store of one changelog partition. Raises OSError, sqlite3.Error."""
+        """Return the store of one changelog partition. Raises OSError, sqlite3.Error."""
         store = self._open.get(changelog)
         if store is None:
             path = self._folder / changelog.topic / f"{changelog.partition}.sqlite"
@@ -48,14 +58,18 @@ class Stores:
         return store
 
     def close(self) -> None:
-        """Let go of all of them."""
+        """Close all stores."""
         for store in self._open.values():
             store.close()
         self._open.clear()
 
 
 class Recovery:
-    """Catches local stores up with their changelogs. `remaining` records are still to be read."""
+    """Catches local stores up with their changelogs.
+
+    `remaining` is the number of records left to read, `moved_at` the monotonic time at which
+    records were last applied.
+    """
 
     def __init__(
         self,
@@ -72,10 +86,11 @@ class Recovery:
     async def catch_up(
         self, offsets_in_memory: Mapping[TopicPartition, int | None]
     ) -> AsyncIterator[tuple[TopicPartition, bool]]:
-        """Bring the stores of these partitions up to date, and give each one as it is ready.
+        """Yield each changelog partition when its store is up to date, with True if unchanged.
 
-        `held` says up to where a partition's state is in memory, None if it is not; with each
-        comes whether that state is still all there is: nobody wrote behind our back.
+        `offsets_in_memory` has the end of the changelog up to which the caller has the state in
+        memory, or None. A partition is unchanged if its changelog still ends there: the state in
+        memory is complete, and the store is not read. Raises KafkaError, InvalidRow.
         """
         async with _ReaderSession(self._connection) as consumer:
             async for ready in self._catch_up(consumer, offsets_in_memory):
@@ -93,7 +108,7 @@ class Recovery:
                 continue
             store = self._stores.get(changelog)
             if not begins[changelog] <= store.next_offset <= end:
-                # The topic is not the one this copy was made of, or no longer goes back so far.
+                # The topic was created again, or its older records are deleted.
                 store.clear()
             start = max(store.next_offset, begins[changelog])
             if start >= end:
@@ -116,7 +131,7 @@ class Recovery:
         for changelog in waiting:
             consumer.pause(changelog)
         self.remaining = sum(end - start for start, end in ranges.values())
-        ends = {place: end for place, (_, end) in ranges.items()}
+        ends = {changelog: end for changelog, (_, end) in ranges.items()}
         logged_at = monotonic()
         while ends:
             found = await consumer.getmany(
@@ -124,7 +139,7 @@ class Recovery:
             )
             for changelog, records in found.items():
                 self._apply(changelog, records)
-            for changelog in [place for place in ends if place not in waiting]:
+            for changelog in [one for one in ends if one not in waiting]:
                 if await consumer.position(changelog) >= ends[changelog]:
                     del ends[changelog]
                     consumer.pause(changelog)
@@ -133,7 +148,7 @@ class Recovery:
                     self._stores.get(changelog).flush()
                     yield changelog
             self.remaining = sum(
-                end - self._stores.get(place).next_offset for place, end in ends.items()
+                end - self._stores.get(changelog).next_offset for changelog, end in ends.items()
             )
             if monotonic() - logged_at >= _LOG_INTERVAL_S:
                 logged_at = monotonic()
@@ -141,7 +156,10 @@ class Recovery:
             await asyncio.sleep(0)
 
     async def follow_as_standby(self, changelogs: list[TopicPartition]) -> None:
-        """Keep the stores of other workers' partitions up to date, until cancelled."""
+        """Keep the stores of other workers' partitions up to date, until cancelled.
+
+        Errors of Kafka are logged and retried; InvalidRow is raised.
+        """
         async with _ReaderSession(self._connection) as consumer:
             while True:
                 try:
@@ -149,13 +167,14 @@ class Recovery:
                         pass
                 except KafkaError as error:
                     self._log.warning(
-                        "standby cannot read the changelog", **{key.DETAIL: repr(error)}
+                        "standby cannot read the changelog, trying again",
+                        **{key.DETAIL: repr(error)},
                     )
                 await asyncio.sleep(_STANDBY_PAUSE_S)
 
     @asynccontextmanager
     async def open_offset_reader(self) -> AsyncIterator[FetchEndOffsets]:
-        """What asks the brokers for the ends of partitions."""
+        """Open a function that fetches the end offsets of partitions."""
         async with _ReaderSession(self._connection) as consumer:
             yield partial(_fetch_end_offsets, consumer)
 
@@ -179,13 +198,16 @@ class Recovery:
 async def _fetch_end_offsets(
     consumer: Any, changelogs: list[TopicPartition]
 ) -> dict[TopicPartition, int]:
-    """Where these partitions end. All topics at a time: the client waits a tenth of a second for
-    one that it does not know yet, and asked for several learns one after another."""
+    """Return the end offsets of these partitions.
+
+    One request per topic, all at once: aiokafka waits 0.1 s for the metadata of each topic that is
+    new to it, and in one request it waits for one topic after another.
+    """
     topics: dict[str, list[TopicPartition]] = {}
     for changelog in changelogs:
         topics.setdefault(changelog.topic, []).append(changelog)
     found = await asyncio.gather(*(consumer.end_offsets(some) for some in topics.values()))
-    return {place: end for some in found for place, end in some.items()}
+    return {changelog: end for some in found for changelog, end in some.items()}
 
 
 class _ReaderSession:

@@ -1,8 +1,8 @@
-"""A partition's state as rows of its changelog, and back. Pure.
+"""Rows of a changelog: encoding and decoding the state of one partition. Pure.
 
-A row is the whole of what is known of one Mac: a later row replaces it. `epoch` counts the
-owners of the partition: a row of an earlier owner that comes after one of a later owner was
-written by a worker that did not know yet that it had lost the partition, and is void.
+A row has everything known about one Mac; a later row replaces it. `epoch` counts the owners of the
+partition. A row that follows a row with a higher epoch is void: a worker wrote it that did not know
+yet that it had lost the partition.
 """
 
 import sys
@@ -20,7 +20,7 @@ from schemas.decisions import Reason, Severity, Verdict
 
 # No UDID has a space: `schemas.ids.UdidField`.
 EPOCH_KEY: Final = b" epoch"
-# The same row before release 0.1.0, whose other rows cannot be read either.
+# The key of that row before release 0.1.0; no row of such a version can be read.
 _PRE_RELEASE_EPOCH_KEY: Final = b" owner"
 
 
@@ -30,22 +30,25 @@ class InvalidRow(ValueError):  # noqa: N818 - as InvalidEvent
 
 @dataclass(frozen=True, slots=True)
 class EpochRow:
-    """The row of the partition itself: whose it is, and the facts it has answered."""
+    """The row of the partition: its epoch, and the broadcast offsets up to which it has decided."""
 
     epoch: int = 0
     broadcast_offsets: Mapping[str, int] = field(default_factory=dict)
 
     def next_epoch(self) -> "EpochRow":
-        """Who owns the partition after this one."""
+        """Return the row of the next owner."""
         return replace(self, epoch=self.epoch + 1)
 
     def to_row(self) -> bytes:
-        """The row under OWNER_KEY."""
+        """Return the bytes of the row with the key EPOCH_KEY."""
         return msgspec.json.encode({"e": self.epoch, "broadcast": self.broadcast_offsets})
 
     @classmethod
     def decode(cls, raw: bytes | None) -> "EpochRow":
-        """What `to_row` wrote; None for a partition that nobody has owned. Raises BadRow."""
+        """Return the decoded row; epoch 0 for None, a partition without an owner so far.
+
+        Raises InvalidRow.
+        """
         if raw is None:
             return cls()
         wire = decode_row(raw)
@@ -55,7 +58,7 @@ class EpochRow:
 def encode_device(
     reconciler: Reconciler, udid: str, epoch: int, *, is_decided: bool = True
 ) -> bytes:
-    """The row of one Mac; `is_decided` unless it is still to be looked at after what it told."""
+    """Return the row of one Mac. `is_decided` is False if a decision on its last events is due."""
     device = reconciler.fleet.devices.get(udid)
     last_decision = reconciler.last_decisions.get(udid)
     return msgspec.json.encode(
@@ -72,12 +75,15 @@ def encode_device(
 
 
 def load_device(reconciler: Reconciler, udid: str, raw: bytes) -> tuple[LastDecision | None, bool]:
-    """Take a Mac's row. Its last answer is given back: it is restored once all rows are there,
-    for records of one Mac belong together; and whether it is one to all it told. Raises BadRow."""
+    """Load the device and the job history of a row; return its last decision and `is_decided`.
+
+    The caller restores the decision after all rows are loaded: a record under a serial number or an
+    enrollment id can belong to a Mac in a later row. Raises InvalidRow.
+    """
     try:
         row = _ROW.decode(raw)
         if row.device is not None:
-            # The key is one object wherever it stands.
+            # Interned: the UDID is one object in all tables.
             reconciler.fleet.put(Device.of_row(udid, row.device, sys.intern))
         if row.jobs:
             reconciler.fleet.job_histories[udid] = tuple(map(JobEntry.of_row, row.jobs))
@@ -91,7 +97,7 @@ def load_device(reconciler: Reconciler, udid: str, raw: bytes) -> tuple[LastDeci
 
 
 def decode_row(raw: bytes) -> Any:
-    """The JSON object of a row. Raises BadRow."""
+    """Return the JSON object of a row. Raises InvalidRow."""
     try:
         wire = msgspec.json.decode(raw)
     except msgspec.DecodeError as error:
@@ -102,7 +108,7 @@ def decode_row(raw: bytes) -> Any:
 
 
 def check_key(key: bytes) -> None:
-    """Raise InvalidRow for the key of a changelog that a version before 0.1.0 wrote."""
+    """Raise InvalidRow for a key that only versions before 0.1.0 wrote."""
     if key == _PRE_RELEASE_EPOCH_KEY:
         raise InvalidRow(
             "written before release 0.1.0, which reads no older state: delete this topic, then"
@@ -111,7 +117,7 @@ def check_key(key: bytes) -> None:
 
 
 def epoch_of(raw: bytes) -> int:
-    """Under which owner a row was written. Raises BadRow."""
+    """Return the epoch of a row. Raises InvalidRow."""
     try:
         return _EPOCH.decode(raw).e
     except msgspec.DecodeError as error:
@@ -119,8 +125,10 @@ def epoch_of(raw: bytes) -> int:
 
 
 def epoch_prefix(epoch: int) -> bytes:
-    """How most rows begin that were written under an owner, and no others: those need not be
-    decoded to know that. What else is wrong with such a row is found when it is loaded."""
+    """Return the first bytes of rows written in this epoch, to test the epoch without decoding.
+
+    Only rows of this epoch begin so. A row that is invalid after them fails when it is loaded.
+    """
     return b'{"e":%d,' % epoch
 
 
@@ -129,7 +137,7 @@ class _Epoch(msgspec.Struct):
 
 
 class _LastDecisionRow(msgspec.Struct, array_like=True, gc=False):
-    """A Standing as it is written; some versions wrote less of it."""
+    """The wire form of a LastDecision; fields with a default are absent in older rows."""
 
     fingerprint: str
     verdict: Verdict
@@ -160,7 +168,7 @@ class _LastDecisionRow(msgspec.Struct, array_like=True, gc=False):
 
 
 class _DeviceRow(msgspec.Struct, gc=False):
-    """A Mac's row. All of it that is typed is checked and made in one step as it is decoded."""
+    """The wire form of a Mac's row; msgspec checks and builds all of it in one step."""
 
     e: int
     device: DeviceRow | None

@@ -1,4 +1,14 @@
-"""A worker's process: starts its parts in order, follows rebalances, watches, stops in order."""
+"""The process of a worker: starts its parts in order, follows rebalances, stops in reverse order.
+
+| event | effect |
+| --- | --- |
+| start | required topics are checked; producer, broadcast reader, worker, Faust are started |
+| partitions revoked | assignment and standby tasks are cancelled; no partition is ready |
+| partitions assigned | a task recovers each partition and resumes its inputs; then standbys |
+| a task, Faust or the broadcast reader fails | WorkerError: the process ends |
+| partitions lost, and none assigned for several sessions | WorkerError: the process ends |
+| SIGTERM, SIGINT | stop in reverse order; the process exits after `ends_within_s` at the latest |
+"""
 
 import asyncio
 import contextlib
@@ -40,14 +50,14 @@ from schemas.signed_payloads import PublicKeys
 from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, DISPATCH_STATE, JOBS, STATE
 
 _WATCH_INTERVAL_S: Final = 2.0
-# These counts walk over all Macs.
+# Each count visits all Macs.
 _COUNT_INTERVAL_S: Final = 60.0
 _TOPICS_TIMEOUT_S: Final = 10.0
 _UNASSIGNED_SESSIONS: Final = 4
 _STOP_TIMEOUT_S: Final = 20.0
 _HUNG_EXIT_CODE: Final = 70
-# A round makes tens of thousands of objects that live until its end. After each 700, as Python does
-# by itself, they were looked through again and again: an eighth of a worker's time.
+# A round creates tens of thousands of objects that live until its end. With Python's default, a
+# collection after each 700, an eighth of a worker's time went into visiting them.
 _GC_THRESHOLDS: Final = (50_000, 20, 20)
 _RETRY_DELAY_S: Final = 0.5
 _REQUIRED_TOPICS: Final = (
@@ -62,13 +72,17 @@ Log = structlog.typing.FilteringBoundLogger
 
 
 class WorkerError(Exception):
-    """Why a worker cannot start, or had to stop; one line."""
+    """The worker cannot start, or had to stop; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerPlan:
-    """What a worker is told. `web` is where it serves its pages; `/healthz` is unhealthy after
-    `stalled_after_s` without progress while there is something to do."""
+    """Configuration of a worker process.
+
+    `key` signs jobs; `jobs` and `approvals` verify jobs and approvals. The pages are served on
+    `web`, if given; `/healthz` fails after `stalled_after_s` without progress while work is left.
+    The other fields are those of WorkerSettings and ShardConfig.
+    """
 
     connection: KafkaConnection
     data_dir: Path
@@ -87,7 +101,7 @@ class WorkerPlan:
 
 
 async def serve(plan: WorkerPlan, metrics: Metrics, log: Log, stop: asyncio.Event) -> None:
-    """Work until `stop` is set. Raises WorkerError for what stops it otherwise."""
+    """Run the worker until `stop` is set. Raises WorkerError if it cannot start or go on."""
     async with contextlib.AsyncExitStack() as stack:
         service = _Service(plan, metrics, log)
         try:
@@ -100,14 +114,17 @@ async def serve(plan: WorkerPlan, metrics: Metrics, log: Log, stop: asyncio.Even
 async def serve_until_signalled(
     plan: WorkerPlan, metrics: Metrics, log: Log, *, ends_within_s: float = _STOP_TIMEOUT_S
 ) -> None:
-    """`serve` until SIGTERM or SIGINT; then the process ends in time, in order or not."""
+    """Run `serve` until SIGTERM or SIGINT.
+
+    If it does not stop within `ends_within_s`, the process exits with _HUNG_EXIT_CODE.
+    """
     gc.set_threshold(*_GC_THRESHOLDS)
     stop = asyncio.Event()
 
     def end() -> None:
         stop.set()
-        # Faust can hang when it is stopped while partitions change hands, and holds up the whole
-        # group with it. What counts is in Kafka: its members find the partitions free.
+        # faust-streaming 0.15.3 can hang when it is stopped during a rebalance, and the whole group
+        # waits for it. Exiting is safe: everything confirmed is in Kafka, the rest is repeated.
         last = threading.Timer(ends_within_s, os._exit, (_HUNG_EXIT_CODE,))
         last.daemon = True
         last.start()
@@ -150,7 +167,10 @@ class _Service:
         for alike in ((*DEVICE_TOPICS, STATE), (DISPATCH, DISPATCH_STATE)):
             if len({counts[topic.name] for topic in alike}) > 1:
                 names = ", ".join(topic.name for topic in alike)
-                raise WorkerError(f"not one count of partitions: {names}; see `drydock topics`")
+                raise WorkerError(
+                    f"these topics need the same number of partitions: {names};"
+                    " see `drydock topics`"
+                )
         await self._producer.start()
         stack.push_async_callback(self._producer.stop)
         await self._broadcast_reader.start()
@@ -187,7 +207,7 @@ class _Service:
         stack.push_async_callback(self._app.stop)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look after it until it is to stop, or has to."""
+        """Update metrics until `stop` is set. Raises WorkerError if a part of the worker fails."""
         waiting = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
@@ -212,13 +232,15 @@ class _Service:
         if is_assigning or self._is_ready():
             self._assigned_at = monotonic()
         elif monotonic() - self._assigned_at > _UNASSIGNED_SESSIONS * self._plan.session_timeout_s:
-            # Given up for another owner, and none came: a new start asks the group again.
-            raise WorkerError("stopped: partitions were lost, and not assigned anew")
+            # A new process joins the group again and gets an assignment.
+            raise WorkerError(
+                "stopped: partitions were lost and not assigned again; start it again"
+            )
 
     # --- rebalances ---
 
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
-        # What is brought up from here on might be ready when it is another worker's.
+        # A recovery that went on could make a partition ready after it has another owner.
         await self._end_tasks()
         self._worker.suspend()
 
@@ -241,7 +263,7 @@ class _Service:
             self._standby_task = asyncio.create_task(self._run_standby(self._assign_task))
 
     async def _run_standby(self, assigning: asyncio.Task[None]) -> None:
-        # Others' partitions are in no hurry, and would slow down our own.
+        # The worker's own partitions first: standbys would slow down their recovery.
         await asyncio.wait({assigning})
         await self._standby_recovery.follow_as_standby(self._standbys)
 
@@ -252,7 +274,7 @@ class _Service:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._assign_task = self._standby_task = None
 
-    # --- looking after it ---
+    # --- metrics and health ---
 
     async def _update_metrics(self) -> None:
         worker = self._worker
@@ -272,12 +294,12 @@ class _Service:
                 self._set_job_topics(await self._fetch_topics())
         except KafkaError as error:
             self._progress.reset()
-            self._log.warning("cannot ask the brokers", **{key.DETAIL: repr(error)})
+            self._log.warning("cannot read offsets or topics", **{key.DETAIL: repr(error)})
         for site in worker.sites_without_topic():
             self._log.error("site has no job topic: see `drydock topics`", **{key.SITE: site})
 
     async def _update_fleet_metrics(self) -> None:
-        """How this worker's share of the Macs stands."""
+        """Set the metrics of this worker's Macs: exposed, overdue, known, and their open jobs."""
         engines = [shard.reconciler for shard in self._worker.device_shards()]
         exposed: Counter[tuple[str, str]] = Counter()
         open_jobs: Counter[tuple[str, str]] = Counter()
@@ -338,7 +360,7 @@ class _Service:
         return self._progress.is_healthy(monotonic()), figures
 
     def _is_ready(self) -> bool:
-        """Whether all its partitions are brought up."""
+        """Return True if all assigned partitions are ready."""
         partitions = self._worker.partitions
         owned = {changelog_of(*tp) for tp in consumer_in(self._app).assigned()}
         return all(
@@ -356,7 +378,7 @@ class _Service:
         }
 
     async def _fetch_topics(self) -> dict[str, int]:
-        """The cluster's topics, each with its partitions."""
+        """Return the number of partitions of each topic. Raises KafkaError."""
         admin = AIOKafkaAdminClient(**aiokafka_options(self._plan.connection))
         try:
             await admin.start()
@@ -366,7 +388,10 @@ class _Service:
         return {each["topic"]: len(each["partitions"]) for each in described}
 
     async def _describe_topics(self, admin: AIOKafkaAdminClient) -> list[dict[str, Any]]:
-        """What a broker says of the topics; the client asks any one, also one that is away."""
+        """Return the description of all topics, with retries for _TOPICS_TIMEOUT_S.
+
+        aiokafka 0.14.0 asks any broker of its list, also one that is down.
+        """
         until = monotonic() + _TOPICS_TIMEOUT_S
         while True:
             try:
@@ -374,7 +399,7 @@ class _Service:
             except KafkaError as error:
                 if monotonic() >= until:
                     raise
-                self._log.warning("cannot ask the brokers", **{key.DETAIL: repr(error)})
+                self._log.warning("cannot read topics, trying again", **{key.DETAIL: repr(error)})
                 await asyncio.sleep(_RETRY_DELAY_S)
             else:
                 return found

@@ -1,4 +1,4 @@
-"""What all partitions of a worker are told."""
+"""Configuration shared by all shards of a worker."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,13 +12,16 @@ from schemas.signed_payloads import PublicKeys
 
 @dataclass(frozen=True, slots=True)
 class ShardConfig:
-    """What all partitions of a worker share. Counts are of partitions, by topic name; `verified` is
-    what they tell dispatch. Without `fast_paths` each record is decoded and each signature
-    verified, also of what the worker itself wrote.
+    """Configuration shared by all shards of a worker.
 
-    A Mac of which only times and figures (free disk, battery) changed is written again after
-    `refresh`: so much of 'when last heard' may a crash forget. A round decides for `due_budget_s`
-    at most before it reads on; each partition gets one piece of at most `slice` Macs in any case.
+    `trusted` are the keys that verify jobs. `partitions` maps topic names to numbers of partitions.
+    `verified` has the job events that dispatch need not verify again. Without `fast_paths` each
+    record is decoded and each signature verified, also those of this worker.
+
+    A Mac of which only times and telemetry (free disk, battery) changed is written after at most
+    `refresh`: a crash loses these changes for at most that time. Each Mac is decided for again
+    every `sweep_every`. Each round does one piece of due work per shard, with at most `slice_size`
+    Macs of each kind of work, and further pieces for up to `due_budget_s` seconds.
     """
 
     signing_key: Ed25519PrivateKey

@@ -1,4 +1,4 @@
-"""What came of some events: records to publish, then rows of state to write. Pure."""
+"""Output of a shard: records to publish, rows of state to write, counters to report. Pure."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ from schemas.results import Outcome
 
 
 class ConsumedRecord(Protocol):
-    """A record as it was read; aiokafka's own class is one."""
+    """A record as it was read; aiokafka's `ConsumerRecord` conforms."""
 
     @property
-    def offset(self) -> int: ...  # noqa: D102 - what Kafka calls it
+    def offset(self) -> int: ...  # noqa: D102 - Kafka's names
     @property
     def key(self) -> bytes | None: ...  # noqa: D102
     @property
@@ -22,7 +22,7 @@ class ConsumedRecord(Protocol):
 
 
 class OutgoingRecord(NamedTuple):
-    """A record to publish, to a partition that the sender knows."""
+    """A record to publish to a given partition."""
 
     topic: str
     partition: int
@@ -32,8 +32,11 @@ class OutgoingRecord(NamedTuple):
 
 @dataclass(slots=True)
 class Counters:
-    """What is counted once the work is durable. `ages` are of each topic's oldest event, in
-    seconds."""
+    """Counts to add to the metrics once the output is durable.
+
+    `oldest_age_s` is the age of the oldest folded event by topic, `durations` the seconds from
+    issue to success by action.
+    """
 
     folded: Counter[str] = field(default_factory=Counter)
     oldest_age_s: dict[str, float] = field(default_factory=dict)
@@ -43,7 +46,7 @@ class Counters:
     dead_letters: Counter[tuple[str, DeadLetterCode]] = field(default_factory=Counter)
 
     def count_folded(self, topic: str, count: int, age_s: float) -> None:
-        """Events were folded, the oldest of them of this age."""
+        """Count folded events, the oldest of them `age_s` seconds old."""
         if count:
             self.folded[topic] += count
             self.oldest_age_s[topic] = max(age_s, self.oldest_age_s.get(topic, 0.0))
@@ -51,11 +54,12 @@ class Counters:
 
 @dataclass(slots=True)
 class ShardOutput:
-    """All that follows from some events of one partition.
+    """Everything that follows from the consumed records of one partition.
 
-    `posts` must be acknowledged before any of `rows` is written, and the rows before the events'
-    offsets are committed: a crash anywhere between does the same again, under the same job ids.
-    In the other order a crash would keep the state and lose the job. A row None is dropped.
+    `records` must be acknowledged before any of `rows` is written, and the rows before the offsets
+    of the consumed records are committed. A crash in between then repeats the same work, with the
+    same job ids; in another order a crash could keep the state and lose the job. A row with the
+    value None is deleted.
     """
 
     records: list[OutgoingRecord] = field(default_factory=list)
@@ -64,5 +68,5 @@ class ShardOutput:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is to be written anywhere."""
+        """True if there is no record to publish and no row to write."""
         return not self.records and not self.rows

@@ -1,8 +1,31 @@
-"""One worker: its partitions, and the round of taking records and making them durable.
+"""The worker: its partitions, and the round that makes records and their consequences durable.
 
-Owns which partitions are ready, and the order of a round: fold and decide, do what is due, publish,
-write the state, and only then let offsets be committed. One round at a time; nothing else touches
-a partition's state.
+A round has fixed steps, and only one round runs at a time; nothing else changes a shard's state:
+
+1. fold the records and decide;
+2. do due work (timers, broadcasts, sweeps) for a limited time;
+3. publish the records of all shards except those for dispatch, then those for dispatch;
+4. write the rows of all shards to the changelogs;
+5. return the offsets; the caller commits them.
+
+Membership in the group is checked before each write of steps 3 and 4.
+
+| state of a partition | event | next state |
+| --- | --- | --- |
+| not owned | `assign` | recovering |
+| recovering | changelog read, epoch row of this owner written, rows loaded | catching up |
+| catching up | inputs folded up to their ends at the recovery | deciding |
+| any owned | `suspend` | suspended |
+| suspended | `assign`, changelog ends where this worker left it | the state before |
+| suspended | `assign`, changelog has grown | recovering |
+| suspended | `assign` without it | not owned |
+| catching up, deciding | OwnershipLost in a round | not owned: the state in memory is dropped |
+
+`is_ready` is True for catching up and deciding; rounds include only these partitions.
+
+Invariant: an offset is committed only after all that follows from the records before it is
+confirmed. A crash at any step repeats work, with the same job ids, and loses none. Rows that this
+worker writes after another owner's epoch row are void (`rows`).
 """
 
 import asyncio
@@ -43,39 +66,40 @@ Log = structlog.typing.FilteringBoundLogger
 
 
 class Shard(Protocol):
-    """What a worker does with a partition."""
+    """The state and decisions of one partition, as the worker uses them."""
 
     epoch: int
 
     def load(self, key: bytes, raw: bytes, /) -> None:
-        """Take a row of the kept state."""
+        """Load a row of the changelog. Raises InvalidRow."""
 
     def begin(self, now: datetime, /) -> None:
-        """All rows are loaded: go on from there."""
+        """Continue from the loaded rows; called once, after all of them are loaded."""
 
     def finish_catch_up(self) -> None:
-        """All is folded that was in the topics when the partition changed hands."""
+        """Decide from now on: the backlog at the change of owner is folded."""
 
     def process_records(self, topic: str, records: "list[ConsumedRecord]", now: datetime, /) -> int:
-        """Fold records; how many were set aside."""
+        """Fold records; return the number of dead letters."""
 
     def tick(self, now: datetime, /) -> bool:
-        """Do a piece of what is due; True if there is more."""
+        """Do a limited piece of due work; return True if there is more."""
 
     def is_behind(self, now: datetime, /) -> bool:
-        """Whether anything is due."""
+        """Return True if work is due."""
 
     def collect(self) -> ShardOutput:
-        """What is to be made durable."""
+        """Return the output since the last call; the caller makes it durable."""
 
 
 @dataclass(slots=True)
 class OwnedPartition:
     """A partition that this worker owns.
 
-    `end` is the end of its changelog as this worker left it; None once somebody else wrote there
-    too, so that what is in memory may not be all there is. `backlog` is what is still to be taken
-    of what was there before it: ends, by input.
+    `changelog_end` is the end of its changelog after this worker's last write; None if another
+    worker may have written since, so that the state in memory may be incomplete. `backlog` has the
+    end offset of each input that is not folded up to its end at the time of the recovery. `unsaved`
+    rows are confirmed by Kafka and not yet in the local store.
     """
 
     changelog: TopicPartition
@@ -92,20 +116,23 @@ _DEVICE_NAMES: Final = frozenset(topic.name for topic in DEVICE_TOPICS)
 
 
 def inputs_of(changelog: TopicPartition) -> list[TP]:
-    """The input partitions whose state is in a changelog partition."""
+    """Return the input partitions whose state is in a changelog partition."""
     topics = DEVICE_TOPICS if changelog.topic == STATE.name else (DISPATCH,)
     return [TP(topic.name, changelog.partition) for topic in topics]
 
 
 def changelog_of(topic: str, partition: int) -> TopicPartition:
-    """The changelog partition behind a partition of an input topic."""
+    """Return the changelog partition with the state of an input partition."""
     name = STATE.name if topic in _DEVICE_NAMES else DISPATCH_STATE.name
     return TopicPartition(name, partition)
 
 
 class Worker:
-    """The partitions of one process. `job_topics` are those that exist, kept up to date by whoever
-    runs it."""
+    """The partitions of one worker process.
+
+    `job_topics` maps existing job topics to their numbers of partitions; the service updates it.
+    `rounds` counts the rounds that did something.
+    """
 
     def __init__(
         self,
@@ -131,7 +158,7 @@ class Worker:
         self._metrics = metrics
         self._log = log
         self._dead_letter_limit = DeadLetterLimit()
-        # Who owns what does not change within a round.
+        # Partitions are not released within a round.
         self._round_lock = asyncio.Lock()
         self._ownership_lost = False
         self._has_more = False
@@ -139,16 +166,16 @@ class Worker:
     # --- what it owns ---
 
     def is_ready(self, tp: TP) -> bool:
-        """Whether records of this input partition may be taken."""
+        """Return True if records of this input partition can be processed."""
         owned = self.partitions.get(changelog_of(*tp))
         return owned is not None and owned.is_ready
 
     def poll_timeout_s(self) -> float:
-        """How long to wait for records: not at all while something else is to be done."""
+        """Return the seconds to wait for records: 0 while due work is left."""
         return 0.0 if self._has_more else _POLL_TIMEOUT_S
 
     def suspend(self) -> None:
-        """Partitions may be another worker's from now on, until `own` says otherwise."""
+        """Make no partition ready until `assign`: each may have another owner from now on."""
         for owned in self.partitions.values():
             owned.is_ready = False
 
@@ -157,19 +184,21 @@ class Worker:
         changelogs: Collection[TopicPartition],
         on_ready: Callable[[TopicPartition], None],
     ) -> None:
-        """Own exactly these changelog partitions: let the others go, and bring up what is new.
+        """Own exactly these changelog partitions: release the others, recover the new ones.
 
-        What was ours before and was written by nobody else since goes on from memory.
+        A partition that this worker owned before continues from memory if no other worker has
+        written to its changelog since. `on_ready` is called for each partition when it is ready.
+        Raises KafkaError, InvalidRow.
         """
         self.suspend()
         async with self._round_lock:
-            for changelog in [place for place in self.partitions if place not in changelogs]:
+            for changelog in [one for one in self.partitions if one not in changelogs]:
                 self._release(changelog)
             for owned in self.partitions.values():
-                # What is in the file is on a par with Kafka before anybody compares the two.
+                # The local store must be complete before recovery compares it with Kafka.
                 self._save_snapshot(owned)
             offsets_in_memory = dict.fromkeys(changelogs) | {
-                place: home.changelog_end for place, home in self.partitions.items()
+                changelog: owned.changelog_end for changelog, owned in self.partitions.items()
             }
         began = monotonic()
         async with self._recovery.open_offset_reader() as ends_of:
@@ -188,8 +217,8 @@ class Worker:
         self, changelog: TopicPartition, fetch_end_offsets: FetchEndOffsets
     ) -> OwnedPartition:
         store = self._stores.get(changelog)
-        # The claim is written before anything is decided by: what a former owner writes after it
-        # is void. What it wrote before it counts, and is read.
+        # The epoch row is written before the rows are loaded: rows that a former owner writes after
+        # it are void; rows before it count, and are read.
         epoch_row = rows.EpochRow.decode(store.get(rows.EPOCH_KEY)).next_epoch()
         epoch_rows: list[Row] = [(rows.EPOCH_KEY, epoch_row.to_row())]
         ends = await self._producer.write({changelog: epoch_rows}, _never)
@@ -205,7 +234,7 @@ class Worker:
                 if number % _ROWS_PER_STEP == 0:
                     await asyncio.sleep(0)
             shard.begin(self._clock())
-        # Asked after the claim: all that former owners published before it is a part of this.
+        # Fetched after the epoch row: the backlog includes all that former owners published before.
         ends = await fetch_end_offsets(
             [TopicPartition(*tp) for tp in (*inputs_of(changelog), *_BROADCAST_PARTITIONS)]
         )
@@ -225,8 +254,11 @@ class Worker:
     # --- a round ---
 
     async def process_batches(self, batches: Batches, group: Group) -> Mapping[TP, int]:
-        """Fold, decide, publish, write; the offsets to go on from once all that is confirmed.
-        Records of partitions that are not ready are left."""
+        """Run a round; return the next offset of each input, when everything is confirmed.
+
+        Records of partitions that are not ready are skipped, and missing in the result. The result
+        is empty if ownership was lost. Raises DeadLetterLimitExceeded.
+        """
         async with self._round_lock:
             return await self._process_round(
                 {tp: records for tp, records in batches.items() if self.is_ready(tp)}, group
@@ -237,23 +269,23 @@ class Worker:
         partitions = [owned for owned in self.partitions.values() if owned.is_ready]
         try:
             done = await self._fold(batches, self._clock())
-            for home in partitions:
-                if home.backlog:
-                    await self._check_backlog(home, batches, done, group)
+            for owned in partitions:
+                if owned.backlog:
+                    await self._check_backlog(owned, batches, done, group)
             await self._run_due(partitions, self._clock())
             moved = await self._flush(partitions, group)
         except OwnershipLost:
-            # They may be another's: what is in memory is not what Kafka has.
-            for home in partitions:
-                if self.partitions.get(home.changelog) is home:
-                    del self.partitions[home.changelog]
+            # The partitions may have another owner: memory and Kafka may differ.
+            for owned in partitions:
+                if self.partitions.get(owned.changelog) is owned:
+                    del self.partitions[owned.changelog]
             self._log.warning("partitions lost", **{key.COUNT: len(partitions)})
             return {}
         self.rounds += moved or bool(done)
         return done
 
     def abandon_batch(self) -> None:
-        """The partitions are lost: stop waiting for a broker that does not answer."""
+        """Make the current round give up at its next failed write: its partitions are lost."""
         self._ownership_lost = True
 
     async def _fold(self, batches: Batches, now: datetime) -> dict[TP, int]:
@@ -274,7 +306,7 @@ class Worker:
     async def _check_backlog(
         self, owned: OwnedPartition, batches: Batches, done: Mapping[TP, int], group: Group
     ) -> None:
-        """See what is left of a backlog; the shard is told once nothing is."""
+        """Remove the inputs that are read to their ends; end the catch-up when none is left."""
         for tp, end in list(owned.backlog.items()):
             if tp in _BROADCAST_PARTITIONS:
                 offset = self._broadcast.next_offsets[tp.topic]
@@ -290,11 +322,11 @@ class Worker:
         busy = [owned for owned in partitions if owned.shard.tick(now)]
         while busy and monotonic() < until:
             await asyncio.sleep(0)
-            busy = [home for home in busy if home.shard.tick(now)]
+            busy = [owned for owned in busy if owned.shard.tick(now)]
         self._has_more = bool(busy)
 
     def is_idle(self) -> bool:
-        """Whether everything that was read, and all that is due now, is done and confirmed."""
+        """Return True if no round runs, all partitions are caught up, and no work is due."""
         now = self._clock()
         return not self._round_lock.locked() and not any(
             not owned.is_ready or owned.backlog or owned.shard.is_behind(now)
@@ -302,14 +334,17 @@ class Worker:
         )
 
     async def _flush(self, partitions: Sequence[OwnedPartition], group: Group) -> bool:
-        """Publish and write what came of a round; whether anything did. Raises GivenUp."""
+        """Publish and write the output of a round; return True if there was any.
+
+        Raises OwnershipLost.
+        """
         outputs = [(owned, owned.shard.collect()) for owned in partitions]
         if all(output.is_empty for _, output in outputs):
             self._report_all(outputs)
             return False
-        # An order is in the log of orders before dispatch hears of it: whoever takes over reads
-        # that log first, and knows of all that may have reached an executor.
-        records = [record for _, work in outputs for record in work.records]
+        # A job is in the topic of issued jobs before dispatch gets it: the next owner of the Mac
+        # reads that topic first, and so knows every job that may have reached an executor.
+        records = [record for _, output in outputs for record in output.records]
         for some in (
             [post for post in records if post.topic != DISPATCH.name],
             [post for post in records if post.topic == DISPATCH.name],
@@ -317,7 +352,7 @@ class Worker:
             if some:
                 await self._require_membership(group)
                 await self._producer.publish(some, self._is_ownership_lost)
-        if any(work.rows for _, work in outputs):
+        if any(output.rows for _, output in outputs):
             await self._require_membership(group)
             await self._write_rows(outputs)
         self._report_all(outputs)
@@ -328,26 +363,28 @@ class Worker:
             raise OwnershipLost
 
     async def _write_rows(self, outputs: "Sequence[tuple[OwnedPartition, ShardOutput]]") -> None:
-        """Write state rows, and note how far that brought each changelog."""
+        """Write state rows, and update the end of each changelog. Raises OwnershipLost."""
         written = {owned.changelog: (owned, output) for owned, output in outputs if output.rows}
         ends = await self._producer.write(
-            {changelog: list(work.rows.items()) for changelog, (_, work) in written.items()},
+            {changelog: list(output.rows.items()) for changelog, (_, output) in written.items()},
             self._is_ownership_lost,
         )
-        for place, (home, work) in written.items():
-            if ends[place] - len(work.rows) + 1 == home.changelog_end:
-                home.changelog_end = ends[place] + 1
-                home.unsaved |= work.rows
+        for changelog, (owned, output) in written.items():
+            if ends[changelog] - len(output.rows) + 1 == owned.changelog_end:
+                owned.changelog_end = ends[changelog] + 1
+                owned.unsaved |= output.rows
             else:
-                await self._reread_changelog(home)
-        for home, _ in outputs:
-            late = monotonic() - home.saved_at >= _MAX_UNSAVED_S
-            if home.unsaved and (late or len(home.unsaved) >= _MAX_UNSAVED_ROWS):
-                self._save_snapshot(home)
+                await self._reread_changelog(owned)
+        for owned, _ in outputs:
+            late = monotonic() - owned.saved_at >= _MAX_UNSAVED_S
+            if owned.unsaved and (late or len(owned.unsaved) >= _MAX_UNSAVED_ROWS):
+                self._save_snapshot(owned)
 
     async def _reread_changelog(self, owned: OwnedPartition) -> None:
-        """Others wrote into this changelog, or our rows are there twice: see whose it is. Raises
-        GivenUp where it is another owner's, for our rows after its claim are void."""
+        """Read a changelog that has unexpected rows: another worker's, or repeats of ours.
+
+        Raises OwnershipLost if another owner has written its epoch row: our rows after it are void.
+        """
         self._save_snapshot(owned)
         owned.changelog_end = None
         owned.unsaved.clear()
@@ -359,7 +396,7 @@ class Worker:
         owned.changelog_end = store.next_offset
 
     def _save_snapshot(self, owned: OwnedPartition) -> None:
-        """Copy what was written since the last time to this machine's disk."""
+        """Write the unsaved rows of a partition to its local store."""
         if owned.unsaved and owned.changelog_end is not None:
             store = self._stores.get(owned.changelog)
             store.put_rows(owned.unsaved, owned.changelog_end, owned.shard.epoch)
@@ -367,7 +404,7 @@ class Worker:
         owned.saved_at = monotonic()
 
     def close(self) -> None:
-        """Copy to disk what is confirmed and not there yet."""
+        """Write all unsaved rows to the local stores."""
         for owned in self.partitions.values():
             self._save_snapshot(owned)
 
@@ -384,10 +421,10 @@ class Worker:
             metrics.count_folded(topic, count, counters.oldest_age_s.get(topic, 0.0))
         for (action, reason), count in counters.decisions.items():
             metrics.count_decision(action, reason, count)
-        for (acted, outcome), count in counters.results.items():
-            metrics.count_result(acted, outcome, count)
-        for done, duration_s in counters.durations:
-            metrics.observe_job_duration(done, duration_s)
+        for (action, outcome), count in counters.results.items():
+            metrics.count_result(action, outcome, count)
+        for succeeded, duration_s in counters.durations:
+            metrics.observe_job_duration(succeeded, duration_s)
         for (topic, code), count in counters.dead_letters.items():
             metrics.count_dead_letter(topic, code, count)
             self._log.error(
@@ -396,7 +433,7 @@ class Worker:
             )
 
     def sites_without_topic(self) -> set[str]:
-        """Sites that jobs wait for and that have no job topic."""
+        """Return the sites with waiting jobs and without a job topic."""
         return {
             site
             for owned in self.partitions.values()
@@ -405,17 +442,17 @@ class Worker:
         }
 
     def device_shards(self) -> list[DeviceShard]:
-        """The Macs' partitions that are ready."""
+        """Return the ready shards of Macs."""
         shards = [owned.shard for owned in self.partitions.values() if owned.is_ready]
         return [shard for shard in shards if isinstance(shard, DeviceShard)]
 
 
 @contextmanager
 def _without_gc() -> Iterator[None]:
-    """What is made here is left out of garbage collections, now and later.
+    """Exclude the objects created in this block from garbage collection, now and later.
 
-    It is millions of objects without a cycle, which go when nothing refers to them. To walk over
-    them again and again takes a sixth of the time to make them, and later half a second at a time.
+    The state is millions of objects without a reference cycle; reference counting frees them.
+    Collections would take a sixth of the time of loading, and half a second each later.
     """
     was_enabled = gc.isenabled()
     gc.disable()

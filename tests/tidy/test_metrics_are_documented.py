@@ -115,6 +115,21 @@ def test_row_is_read_with_its_type_and_labels() -> None:
     assert documented(text) == {"drydock_a_total": ("counter", frozenset({"topic", "by"}))}
 
 
+def test_document_begins_with_the_help_text_of_each_metric_of_the_worker() -> None:
+    meanings = {name: meaning for name, _, _, meaning in ROW.findall(DOCUMENT.read_text())}
+    registry = CollectorRegistry()
+    Metrics(registry)
+    helps = {
+        family.name + ("_total" if family.type == "counter" else ""): family.documentation
+        for family in registry.collect()
+    }
+    assert {
+        name: text
+        for name, text in helps.items()
+        if not meanings[name].startswith(text.removesuffix("."))
+    } == {}
+
+
 def test_series_are_there_before_anything_happened() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)

@@ -1,7 +1,7 @@
-"""Kafka as lists in memory, and workers on it that die at a chosen write.
+"""Kafka as lists in memory, and workers on it that crash at a chosen write.
 
-Real are the worker, its shards, its recovery and its local stores; the brokers, the clients and
-the pump are not.
+The worker, its shards, its recovery and its local stores are real; the brokers, the clients and
+the pump are fakes.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ COUNTS = {topic.name: PARTITIONS for topic in DEVICE_TOPICS} | {
 }
 INPUTS = [TP(topic.name, number) for topic in SUBSCRIBED for number in range(COUNTS[topic.name])]
 JOB_TOPICS = {jobs_topic(site): 1 for site in SITES}
-# Turns of the event loop: enough for others to get something done meanwhile.
+# Turns of the event loop for one request: other tasks run meanwhile.
 _ROUND_TRIP = 50
 METRICS = Metrics(CollectorRegistry())
 SILENT = structlog.wrap_logger(
@@ -54,45 +54,39 @@ SILENT = structlog.wrap_logger(
 
 
 class Record(NamedTuple):
-    """What is in a topic."""
+    """A record in a topic."""
 
     offset: int
     key: bytes
     value: bytes | None
 
 
-class Position(NamedTuple):
-    """Where a record lies."""
-
-    offset: int
-
-
 @dataclass
 class Brokers:
-    """What survives every crash: the topics, and how far the group is."""
+    """The state that survives every crash: the topics and the group's committed offsets."""
 
     topics: dict[TopicPartition, list[Record]] = field(default_factory=dict)
     committed: dict[TopicPartition, int] = field(default_factory=dict)
 
     def of(self, topic: str, partition: int = 0) -> list[Record]:
-        """A partition's records."""
+        """Return the records of a partition."""
         return self.topics.setdefault(TopicPartition(topic, partition), [])
 
     def append(self, topic: str, partition: int, name: bytes, value: bytes | None) -> int:
-        """Write a record; its offset."""
+        """Write a record; return its offset."""
         records = self.of(topic, partition)
         records.append(Record(len(records), name, value))
         return len(records) - 1
 
     def send(self, events: Iterable[CloudEvent], topic_of: Callable[[CloudEvent], str]) -> None:
-        """Publish events where they belong."""
+        """Publish events to the partitions of their keys."""
         for event in events:
             topic, name = topic_of(event), key_of(event)
             count = COUNTS.get(topic, 1)
             self.append(topic, partition_of(name, count), name.encode(), encode(event))
 
     def all(self, topic: str) -> list[Record]:
-        """A topic's records, by partition."""
+        """Return the records of a topic, by partition."""
         return [
             one
             for changelog in sorted(self.topics)
@@ -101,19 +95,19 @@ class Brokers:
         ]
 
     def published(self) -> list[JobIssuedEvent]:
-        """What reached executors, in order."""
+        """Return the jobs that were published to executors, in order."""
         events = [decode(one.value or b"") for site in SITES for one in self.all(jobs_topic(site))]
         return [event for event in events if isinstance(event, JobIssuedEvent)]
 
     def decisions(self) -> list[DecisionRecord]:
-        """Every decision, each Mac's in order."""
+        """Return all decisions; those of one Mac are in order."""
         return [
             DecisionRecord.model_validate_json(one.value or b"") for one in self.all(DECISIONS.name)
         ]
 
 
 class MemoryReader:
-    """As much of a consumer as recovery uses."""
+    """The part of a consumer that recovery uses."""
 
     def __init__(self, brokers: Brokers) -> None:
         self._brokers = brokers
@@ -153,9 +147,9 @@ class MemoryReader:
         read = {
             changelog: at for changelog, at in self._at.items() if changelog not in self._paused
         }
-        found = {place: self._brokers.of(*place)[at:] for place, at in read.items()}
-        self._at |= {place: len(self._brokers.of(*place)) for place in read}
-        return {place: records for place, records in found.items() if records}
+        found = {changelog: self._brokers.of(*changelog)[at:] for changelog, at in read.items()}
+        self._at |= {changelog: len(self._brokers.of(*changelog)) for changelog in read}
+        return {changelog: records for changelog, records in found.items() if records}
 
 
 class MemoryProducer:
@@ -164,48 +158,48 @@ class MemoryProducer:
     def __init__(self, brokers: Brokers, on_moment: Callable[[str], None]) -> None:
         self._brokers = brokers
         self._on_moment = on_moment
-        # Writes to this topic are not answered before the event is set.
-        self.silent = ""
-        self.answers = asyncio.Event()
+        # Writes to this topic are not confirmed before the event is set.
+        self.unconfirmed_topic = ""
+        self.may_confirm = asyncio.Event()
 
-    async def publish(self, posts: Sequence[OutgoingRecord], _: Callable[[], bool]) -> None:
-        changelogs: dict[tuple[str, int], list[Row]] = {}
-        for topic, partition, name, value in posts:
-            changelogs.setdefault((topic, partition), []).append((name, value))
-        await self.write(changelogs, _)
+    async def publish(self, records: Sequence[OutgoingRecord], _: Callable[[], bool]) -> None:
+        batches: dict[tuple[str, int], list[Row]] = {}
+        for topic, partition, name, value in records:
+            batches.setdefault((topic, partition), []).append((name, value))
+        await self.write(batches, _)
 
     async def write(
-        self, changelogs: Mapping[tuple[str, int], Sequence[Row]], _: Callable[[], bool]
+        self, batches: Mapping[tuple[str, int], Sequence[Row]], _: Callable[[], bool]
     ) -> dict[tuple[str, int], int]:
         ends = {}
-        for (topic, partition), some in changelogs.items():
+        for (topic, partition), some in batches.items():
             self._on_moment(f"before {topic}")
             for name, value in some:
                 ends[topic, partition] = self._brokers.append(topic, partition, name, value)
             self._on_moment(f"after {topic}")
-        if any(topic == self.silent for topic, _ in changelogs):
-            await self.answers.wait()
+        if any(topic == self.unconfirmed_topic for topic, _ in batches):
+            await self.may_confirm.wait()
         return ends
 
 
 @dataclass
 class MemoryWorker:
-    """One worker process, from its start to its death. It has all partitions."""
+    """One worker process, from its start to its end. It owns all partitions."""
 
     brokers: Brokers
     folder: Path
     now: Callable[[], datetime]
     on_moment: Callable[[str], None] = field(default_factory=CrashPoint)
     slice: int = 200
-    is_counted_in: bool = True
+    is_group_member: bool = True
     refresh: timedelta = timedelta(0)
     due_budget_s: float = 0.25
     fast_paths: bool = True
 
     def __post_init__(self) -> None:
-        self.facts = BroadcastState(KEYS.approvals)
+        self.broadcast = BroadcastState(KEYS.approvals)
         self.stores = Stores(self.folder)
-        terms = ShardConfig(
+        config = ShardConfig(
             JOBS_KEY,
             KEYS.jobs,
             COUNTS,
@@ -215,9 +209,9 @@ class MemoryWorker:
             fast_paths=self.fast_paths,
         )
         self.recovery = Recovery(KafkaConnection(), self.stores, SILENT)
-        self.outbox = MemoryProducer(self.brokers, self.on_moment)
+        self.producer = MemoryProducer(self.brokers, self.on_moment)
         self.worker = Worker(
-            *(self.facts, terms, self.outbox, self.stores),  # type: ignore[arg-type]
+            *(self.broadcast, config, self.producer, self.stores),  # type: ignore[arg-type]
             self.recovery,
             clock=self.now,
             metrics=METRICS,
@@ -227,23 +221,23 @@ class MemoryWorker:
         self.positions: dict[TP, int] = {}
 
     async def begin(self) -> None:
-        """Own everything, from where the group is."""
+        """Own all partitions, from the committed offsets."""
         self.read_broadcasts()
         self.positions = {tp: self.brokers.committed.get(TopicPartition(*tp), 0) for tp in INPUTS}
         await self.own()
 
     async def own(self) -> None:
-        """Be given everything, again or for the first time."""
+        """Assign all partitions to this worker, again or for the first time."""
         await self.worker.assign({changelog_of(*tp) for tp in INPUTS}, lambda _: None)
 
     def read_broadcasts(self) -> None:
-        """Read the fact topics to their ends."""
+        """Read the broadcast topics to their ends."""
         for topic in BROADCAST_TOPICS:
             for record in self.brokers.of(topic.name):
-                self.facts.fold_record(topic.name, record.offset, record.value)
+                self.broadcast.fold_record(topic.name, record.offset, record.value)
 
     async def round(self, most: int = 3, *, commit: bool = True) -> bool:
-        """One round of the pump; whether anything was to be done."""
+        """Run one round of the pump; return True if there was work."""
         batches = {
             tp: some
             for tp, at in self.positions.items()
@@ -259,34 +253,34 @@ class MemoryWorker:
         return not idle
 
     async def is_member(self) -> bool:
-        """Whether the group counts this worker in."""
-        return self.is_counted_in
+        """Return True if the worker is a member of the group."""
+        return self.is_group_member
 
     async def position(self, tp: TP) -> int:
-        """Where it reads on."""
+        """Return the next offset to read."""
         return self.positions[tp]
 
     async def live(self) -> None:
-        """From the start until nothing is left to do."""
+        """Run from the start until no work is left."""
         await self.begin()
         while await self.round():
             pass
 
     def end(self) -> None:
-        """Let go of its files, as the system does for a dead process."""
+        """Close the files, as the system does for a process that ended."""
         self.stores.close()
 
 
 @contextmanager
 def reading(brokers: Brokers) -> Iterator[None]:
-    """Recovery reads from there."""
+    """Let recovery read from these brokers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recovery, "make_reader", lambda *_: MemoryReader(brokers))
         yield
 
 
 def run_until_idle(worker: MemoryWorker) -> None:
-    """Run a process to its end, or to its death (Crash)."""
+    """Run a process until it is idle. Raises Crash at its crash point."""
     try:
         with reading(worker.brokers):
             asyncio.run(worker.live())
@@ -295,7 +289,7 @@ def run_until_idle(worker: MemoryWorker) -> None:
 
 
 def state_of(brokers: Brokers, folder: Path) -> dict[str, Any]:
-    """The Macs as a new owner would find them: rows but for who wrote them."""
+    """Return the rows of all Macs as a new owner would load them, without their epochs."""
     worker = MemoryWorker(brokers, folder, lambda: NOW)
 
     async def read() -> dict[str, Any]:

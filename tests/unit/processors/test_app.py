@@ -1,4 +1,4 @@
-"""The Faust application as a worker makes it."""
+"""The Faust application of a worker."""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ from pipeline.processors.app import SUBSCRIBED, make_app
 from pipeline.server_process import Listen
 from schemas.connection import KafkaConnection
 
-# Nothing is consumed here.
-NOBODY: Any = None
+# No record is consumed in these tests.
+NO_HANDLER: Any = None
 
 
 def an_app(folder: Path, web: Listen | None = None) -> faust.App:
     return make_app(
         KafkaConnection(),
-        NOBODY,
+        NO_HANDLER,
         group="workers",
         standbys=1,
         session_timeout_s=30.0,
@@ -27,20 +27,22 @@ def an_app(folder: Path, web: Listen | None = None) -> faust.App:
 
 
 @pytest.mark.parametrize("web", [None, Listen("127.0.0.1", 18080)], ids=["no pages", "pages"])
-def test_reads_all_input_topics_with_and_without_pages(web: Listen | None, tmp_path: Path) -> None:
+def test_app_reads_all_input_topics_with_and_without_pages(
+    web: Listen | None, tmp_path: Path
+) -> None:
     app = an_app(tmp_path, web)
     names = {name for topic in app.topics for name in topic.topics}
     assert names == {topic.name for topic in SUBSCRIBED}
     assert app.conf.web_enabled is (web is not None)
 
 
-def test_leaves_the_folder_it_was_started_in_alone(
+def test_app_creates_no_folder_in_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started_in, data_dir = tmp_path / "cwd", tmp_path / "data"
-    started_in.mkdir()
+    working_dir, data_dir = tmp_path / "cwd", tmp_path / "data"
+    working_dir.mkdir()
     data_dir.mkdir()
-    monkeypatch.chdir(started_in)
+    monkeypatch.chdir(working_dir)
     an_app(data_dir)._create_directories()
-    assert [*started_in.iterdir()] == []
+    assert [*working_dir.iterdir()] == []
     assert (data_dir / "faust").is_dir()

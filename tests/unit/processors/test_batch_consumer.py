@@ -1,4 +1,4 @@
-"""What a rebalance sees of a batch, whenever it begins."""
+"""A rebalance waits for the current batch, at whatever moment it begins."""
 
 import asyncio
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ READY, EARLY = TP("drydock.inventory.v1", 0), TP("drydock.inventory.v1", 1)
 
 
 class SlowHandler:
-    """Takes what is ready, and takes its time."""
+    """Processes ready partitions; a batch ends when the event is set."""
 
     def __init__(self) -> None:
         self.may_end = asyncio.Event()
-        self.taken: list[set[TP]] = []
+        self.processed: list[set[TP]] = []
 
     def is_ready(self, tp: TP) -> bool:
         return tp == READY
@@ -25,16 +25,16 @@ class SlowHandler:
         return 0.0
 
     async def process_batches(self, batches: Batches, _: object) -> Mapping[TP, int]:
-        self.taken.append(set(batches))
+        self.processed.append(set(batches))
         await self.may_end.wait()
         return dict.fromkeys(batches, 1)
 
     def abandon_batch(self) -> None:
-        raise AssertionError("it is waited for")
+        raise AssertionError("the batch is not abandoned")
 
 
 class Pump(BatchConsumer):
-    """The pump alone, without a group: partitions cannot be sought in while they change hands."""
+    """The pump alone, without a group; a seek waits, as it does during a rebalance."""
 
     def __init__(self, handler: SlowHandler) -> None:
         self._batch_handler = handler
@@ -52,7 +52,7 @@ class Pump(BatchConsumer):
             await self.may_seek.wait()
 
 
-def test_a_rebalance_waits_for_a_batch_that_came_with_early_records() -> None:
+def test_a_rebalance_waits_for_a_batch_fetched_with_records_of_an_unready_partition() -> None:
     async def work() -> None:
         handler = SlowHandler()
         pump = Pump(handler)
@@ -65,7 +65,7 @@ def test_a_rebalance_waits_for_a_batch_that_came_with_early_records() -> None:
         assert not settled.done()
         handler.may_end.set()
         await settled
-        assert handler.taken == [{READY}]
+        assert handler.processed == [{READY}]
         pump.may_seek.set()
         await pumping
         assert pump._done == {READY: 1}

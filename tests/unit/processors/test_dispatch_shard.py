@@ -1,4 +1,4 @@
-"""Slots of a site: who gets one, and that each comes back however often a word is repeated."""
+"""Dispatch: order of waiting jobs, capacity of a site, repeated events, restarts, dead letters."""
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -52,23 +52,23 @@ def a_shard(
     config: ShardConfig | None = None,
     is_begun: bool = True,
 ) -> DispatchShard:
-    """A shard that owns its partition, at a site with one slot."""
+    """Return a shard that owns its partition; its site may have one open job."""
     broadcast = BroadcastState(KEYS.approvals)
     if policy is not None:
         broadcast.fold_record(CONTROL.name, 0, encode(factories.policy_changed(policy)))
-    shard = DispatchShard(0, broadcast, config or some_terms(), topics)
+    shard = DispatchShard(0, broadcast, config or a_config(), topics)
     if is_begun:
         shard.begin(NOW)
         shard.finish_catch_up()
     return shard
 
 
-def some_terms() -> ShardConfig:
+def a_config() -> ShardConfig:
     counts = {INVENTORY.name: 4, DISPATCH.name: 1, DEAD_LETTERS.name: 1}
     return ShardConfig(JOBS_KEY, KEYS.jobs, counts)
 
 
-def ordered(job: Job) -> JobIssuedEvent:
+def issued(job: Job) -> JobIssuedEvent:
     return JobIssuedEvent(
         id=event_id("issued", job.job_id),
         source="/test",
@@ -87,7 +87,7 @@ def result(outcome: Outcome, *, attempt: int = 1) -> CloudEvent:
 
 
 def dispatched(shard: DispatchShard, events: Iterable[CloudEvent]) -> list[CloudEvent]:
-    """What reaches the site's executors when these come in."""
+    """Return the events that are published to the site's executors after these."""
     shard.process_records(DISPATCH.name, [InputRecord(0, encode(event)) for event in events], NOW)
     shard.tick(NOW)
     return [decode(post.value) for post in shard.collect().records]
@@ -99,7 +99,7 @@ INFERRED = result(Outcome.EXPIRED, attempt=0)
 
 
 @pytest.mark.parametrize(
-    "words",
+    "events",
     [
         (DONE,),
         (WITHDRAWN,),
@@ -111,48 +111,48 @@ INFERRED = result(Outcome.EXPIRED, attempt=0)
     ],
     ids=[
         *("done", "withdrawn", "expired", "withdrawn too late", "expired too soon"),
-        *("start told again after the end", "all told again after the end"),
+        *("start repeated after the end", "all repeated after the end"),
     ],
 )
-def test_slot_is_free_after_the_end(words: tuple[CloudEvent, ...]) -> None:
+def test_capacity_is_free_after_the_end(events: tuple[CloudEvent, ...]) -> None:
     shard = a_shard()
-    assert dispatched(shard, [ordered(FIRST), ordered(SECOND)]) == [ordered(FIRST)]
-    assert ordered(SECOND) in dispatched(shard, words)
+    assert dispatched(shard, [issued(FIRST), issued(SECOND)]) == [issued(FIRST)]
+    assert issued(SECOND) in dispatched(shard, events)
 
 
 @pytest.mark.parametrize(
-    "words",
+    "events",
     [(), (WITHDRAWN, STARTED), (INFERRED, STARTED), (WITHDRAWN, STARTED, WITHDRAWN)],
-    ids=["out", "withdrawn too late", "expired too soon", "withdrawal told again"],
+    ids=["dispatched", "withdrawn too late", "expired too soon", "withdrawal repeated"],
 )
-def test_slot_is_taken_while_an_executor_works(words: tuple[CloudEvent, ...]) -> None:
+def test_capacity_is_used_while_an_executor_works(events: tuple[CloudEvent, ...]) -> None:
     shard = a_shard()
-    dispatched(shard, [ordered(FIRST), *words])
-    assert dispatched(shard, [ordered(SECOND)]) == []
+    dispatched(shard, [issued(FIRST), *events])
+    assert dispatched(shard, [issued(SECOND)]) == []
 
 
 def test_job_withdrawn_while_it_waits_is_never_published() -> None:
     shard = a_shard()
-    assert dispatched(shard, [ordered(SECOND), ordered(FIRST), WITHDRAWN]) == [ordered(SECOND)]
+    assert dispatched(shard, [issued(SECOND), issued(FIRST), WITHDRAWN]) == [issued(SECOND)]
     assert dispatched(shard, [factories.resulted(SECOND, Outcome.FAILED, NOW)]) == []
 
 
 def test_withdrawal_follows_a_published_job() -> None:
     shard = a_shard()
-    dispatched(shard, [ordered(FIRST)])
+    dispatched(shard, [issued(FIRST)])
     [withdrawal] = dispatched(shard, [WITHDRAWN])
     assert isinstance(withdrawal, JobSupersededEvent)
 
 
-def test_order_repeated_after_its_end_is_not_published_again() -> None:
+def test_job_repeated_after_its_end_is_not_published_again() -> None:
     shard = a_shard()
-    dispatched(shard, [ordered(FIRST), DONE])
-    assert dispatched(shard, [ordered(FIRST)]) == []
+    dispatched(shard, [issued(FIRST), DONE])
+    assert dispatched(shard, [issued(FIRST)]) == []
 
 
-def test_ended_job_is_forgotten_once_it_can_only_be_history() -> None:
+def test_ended_job_is_forgotten_after_its_last_time() -> None:
     shard = a_shard()
-    dispatched(shard, [ordered(FIRST), DONE])
+    dispatched(shard, [issued(FIRST), DONE])
     shard.tick(NOW + timedelta(days=30))
     assert shard.collect().rows == {FIRST.job_id.encode(): None}
 
@@ -160,61 +160,61 @@ def test_ended_job_is_forgotten_once_it_can_only_be_history() -> None:
 # --- after a restart or a rebalance ---
 
 
-def kept_rows(shard: DispatchShard, *events: CloudEvent) -> dict[bytes, bytes]:
-    """The rows that are kept once these came in."""
+def saved_rows(shard: DispatchShard, *events: CloudEvent) -> dict[bytes, bytes]:
+    """Return the rows of the changelog after these events."""
     shard.process_records(DISPATCH.name, [InputRecord(0, encode(event)) for event in events], NOW)
     shard.tick(NOW)
     return {key: row for key, row in shard.collect().rows.items() if row is not None}
 
 
-def restarted(rows: dict[bytes, bytes], *, at_once: bool = True) -> DispatchShard:
-    """A shard of a later owner that has loaded these rows."""
+def restarted(rows: dict[bytes, bytes], *, is_caught_up: bool = True) -> DispatchShard:
+    """Return the shard of a later owner that has loaded these rows."""
     shard = a_shard(is_begun=False)
     shard.load(EPOCH_KEY, EpochRow(epoch=7).to_row())
     for key, row in rows.items():
         shard.load(key, row)
     shard.begin(NOW)
-    if at_once:
+    if is_caught_up:
         shard.finish_catch_up()
     return shard
 
 
-def test_slots_stay_taken_after_a_restart() -> None:
-    shard = restarted(kept_rows(a_shard(), ordered(FIRST)))
-    assert dispatched(shard, [ordered(SECOND)]) == []
-    assert dispatched(shard, [DONE]) == [ordered(SECOND)]
+def test_capacity_stays_used_after_a_restart() -> None:
+    shard = restarted(saved_rows(a_shard(), issued(FIRST)))
+    assert dispatched(shard, [issued(SECOND)]) == []
+    assert dispatched(shard, [DONE]) == [issued(SECOND)]
 
 
-def test_slot_of_a_begun_job_stays_taken_after_a_restart() -> None:
-    shard = restarted(kept_rows(a_shard(), ordered(FIRST), STARTED))
-    assert dispatched(shard, [ordered(SECOND)]) == []
+def test_capacity_of_a_started_job_stays_used_after_a_restart() -> None:
+    shard = restarted(saved_rows(a_shard(), issued(FIRST), STARTED))
+    assert dispatched(shard, [issued(SECOND)]) == []
 
 
-def test_a_waiting_order_is_published_after_a_restart() -> None:
-    rows = kept_rows(a_shard(), ordered(FIRST), ordered(SECOND))
-    assert dispatched(restarted(rows), [DONE]) == [ordered(SECOND)]
+def test_a_waiting_job_is_published_after_a_restart() -> None:
+    rows = saved_rows(a_shard(), issued(FIRST), issued(SECOND))
+    assert dispatched(restarted(rows), [DONE]) == [issued(SECOND)]
 
 
-def test_nothing_is_published_before_the_topic_is_read_to_its_end() -> None:
-    shard = restarted({}, at_once=False)
-    assert dispatched(shard, [ordered(FIRST)]) == []
+def test_nothing_is_published_before_the_backlog_is_read() -> None:
+    shard = restarted({}, is_caught_up=False)
+    assert dispatched(shard, [issued(FIRST)]) == []
     shard.finish_catch_up()
-    assert dispatched(shard, []) == [ordered(FIRST)]
+    assert dispatched(shard, []) == [issued(FIRST)]
 
 
-def test_rows_name_their_owners_epoch() -> None:
-    rows = kept_rows(restarted({}), ordered(FIRST))
+def test_rows_have_the_epoch_of_their_owner() -> None:
+    rows = saved_rows(restarted({}), issued(FIRST))
     assert msgspec.json.decode(rows[FIRST.job_id.encode()])["e"] == 7
 
 
-def test_a_row_is_read_as_it_was_written() -> None:
+def test_a_loaded_row_restores_the_job() -> None:
     shard = a_shard()
-    rows = kept_rows(shard, ordered(FIRST), ordered(SECOND))
+    rows = saved_rows(shard, issued(FIRST), issued(SECOND))
     assert restarted(rows).jobs == shard.jobs
-    ticket = shard.jobs[SECOND.job_id]
-    assert ticket.report_by_us == to_us(NOW - HOUR + 3 * DAY)
-    assert ticket.expires_us == to_us(SECOND.expires_at)
-    assert ticket.issued_event == encode(ordered(SECOND))
+    queued = shard.jobs[SECOND.job_id]
+    assert queued.report_by_us == to_us(NOW - HOUR + 3 * DAY)
+    assert queued.expires_us == to_us(SECOND.expires_at)
+    assert queued.issued_event == encode(issued(SECOND))
 
 
 @pytest.mark.parametrize("row", [b'{"e": 1}', b'{"e": 1, "job_id": "a", "order": 1}', b"no JSON"])
@@ -226,8 +226,8 @@ def test_an_unreadable_row_is_refused(row: bytes) -> None:
 def test_each_job_is_forgotten_at_its_own_time_after_a_restart() -> None:
     late = factories.job(udid="MAC-1", issued_at=NOW + 5 * DAY)
     early = factories.job(udid="MAC-2", issued_at=NOW)
-    shard = restarted(kept_rows(a_shard(), ordered(late), ordered(early)))
-    end = NOW + 3 * DAY + DAY  # reported by, and a day more
+    shard = restarted(saved_rows(a_shard(), issued(late), issued(early)))
+    end = NOW + 3 * DAY + DAY  # `report_by` and one day
     shard.tick(end - timedelta(microseconds=1))
     assert set(shard.jobs) == {late.job_id, early.job_id}
     shard.tick(end)
@@ -235,47 +235,47 @@ def test_each_job_is_forgotten_at_its_own_time_after_a_restart() -> None:
     assert shard.collect().rows[early.job_id.encode()] is None
 
 
-def test_the_slot_of_a_forgotten_job_is_free() -> None:
+def test_capacity_of_a_forgotten_job_is_free() -> None:
     shard = a_shard()
-    dispatched(shard, [ordered(FIRST)])
+    dispatched(shard, [issued(FIRST)])
     later = NOW + 30 * DAY
     shard.tick(later)
     third = factories.job(udid="MAC-3", issued_at=later)
-    shard.process_records(DISPATCH.name, [InputRecord(0, encode(ordered(third)))], later)
+    shard.process_records(DISPATCH.name, [InputRecord(0, encode(issued(third)))], later)
     shard.tick(later)
-    assert [decode(post.value) for post in shard.collect().records] == [ordered(third)]
+    assert [decode(post.value) for post in shard.collect().records] == [issued(third)]
 
 
-# --- who is next ---
+# --- order of waiting jobs ---
 
 
-def waiting_order(*jobs: Job) -> list[str]:
-    """The order in which waiting jobs get the site's one slot."""
+def dispatch_order(*jobs: Job) -> list[str]:
+    """Return the UDIDs of waiting jobs in the order in which they are dispatched, one at a time."""
     shard = a_shard()
     busy = factories.job(udid="MAC-0", issued_at=NOW - 5 * HOUR)
-    dispatched(shard, [ordered(busy)])
-    dispatched(shard, map(ordered, jobs))
-    got = []
+    dispatched(shard, [issued(busy)])
+    dispatched(shard, map(issued, jobs))
+    udids = []
     ended = busy
     for _ in jobs:
         [event] = dispatched(shard, [factories.resulted(ended, Outcome.FAILED, NOW)])
         assert isinstance(event, JobIssuedEvent)
         ended = event.data.job
-        got.append(ended.udid)
-    return got
+        udids.append(ended.udid)
+    return udids
 
 
-def test_the_first_deadline_has_the_first_slot_then_the_first_order() -> None:
+def test_the_first_deadline_is_dispatched_first_then_the_first_issued() -> None:
     jobs = [
         factories.job(udid="NONE", issued_at=NOW - 4 * HOUR),
         factories.job(udid="LATE", issued_at=NOW - 3 * HOUR, deadline_at=NOW + 2 * DAY),
         factories.job(udid="SOON-2", issued_at=NOW - HOUR, deadline_at=NOW + DAY),
         factories.job(udid="SOON-1", issued_at=NOW - 2 * HOUR, deadline_at=NOW + DAY),
     ]
-    assert waiting_order(*jobs) == ["SOON-1", "SOON-2", "LATE", "NONE"]
+    assert dispatch_order(*jobs) == ["SOON-1", "SOON-2", "LATE", "NONE"]
 
 
-def an_enrolment(udid: str = "MAC-3") -> Job:
+def a_reenrollment(udid: str = "MAC-3") -> Job:
     return factories.job(
         "checked_out@1",
         udid=udid,
@@ -285,19 +285,19 @@ def an_enrolment(udid: str = "MAC-3") -> Job:
     )
 
 
-def test_enrolment_takes_no_slot_and_waits_for_none() -> None:
+def test_reenrollment_uses_no_capacity_and_waits_for_none() -> None:
     shard = a_shard()
-    enrolment = ordered(an_enrolment())
-    assert dispatched(shard, [ordered(FIRST), ordered(SECOND), enrolment]) == [
-        enrolment,
-        ordered(FIRST),
+    reenrollment = issued(a_reenrollment())
+    assert dispatched(shard, [issued(FIRST), issued(SECOND), reenrollment]) == [
+        reenrollment,
+        issued(FIRST),
     ]
-    assert dispatched(shard, [DONE]) == [ordered(SECOND)]
+    assert dispatched(shard, [DONE]) == [issued(SECOND)]
 
 
-def test_an_order_that_expired_while_it_waited_is_not_published() -> None:
+def test_a_job_that_expired_while_it_waited_is_not_published() -> None:
     shard = a_shard()
-    dispatched(shard, [ordered(FIRST), ordered(SECOND)])
+    dispatched(shard, [issued(FIRST), issued(SECOND)])
     shard.tick(SECOND.expires_at)
     assert shard.collect().records == []
     assert shard.jobs[SECOND.job_id].stage is Stage.FINISHED
@@ -306,20 +306,20 @@ def test_an_order_that_expired_while_it_waited_is_not_published() -> None:
     assert shard.collect().records == []
 
 
-def test_an_order_is_published_until_it_expires() -> None:
+def test_a_job_is_published_until_it_expires() -> None:
     shard = a_shard()
-    dispatched(shard, [ordered(FIRST), ordered(SECOND)])
+    dispatched(shard, [issued(FIRST), issued(SECOND)])
     last = SECOND.expires_at - timedelta(microseconds=1)
     shard.process_records(DISPATCH.name, [InputRecord(0, encode(DONE))], last)
     shard.tick(last)
-    assert [decode(post.value) for post in shard.collect().records] == [ordered(SECOND)]
+    assert [decode(post.value) for post in shard.collect().records] == [issued(SECOND)]
 
 
-def test_a_shard_is_behind_while_a_job_could_have_a_slot() -> None:
+def test_a_shard_is_behind_while_a_job_can_be_dispatched() -> None:
     shard = a_shard()
     assert not shard.is_behind(NOW)
     shard.process_records(
-        DISPATCH.name, [InputRecord(0, encode(ordered(job))) for job in (FIRST, SECOND)], NOW
+        DISPATCH.name, [InputRecord(0, encode(issued(job))) for job in (FIRST, SECOND)], NOW
     )
     assert shard.is_behind(NOW)
     shard.tick(NOW)
@@ -327,9 +327,9 @@ def test_a_shard_is_behind_while_a_job_could_have_a_slot() -> None:
     assert shard.is_behind(SECOND.expires_at)
 
 
-def test_an_order_is_published_under_its_mac_to_the_macs_partition() -> None:
+def test_a_job_is_published_with_its_udid_as_key_to_that_keys_partition() -> None:
     shard = a_shard()
-    shard.process_records(DISPATCH.name, [InputRecord(0, encode(ordered(FIRST)))], NOW)
+    shard.process_records(DISPATCH.name, [InputRecord(0, encode(issued(FIRST)))], NOW)
     shard.tick(NOW)
     [post] = shard.collect().records
     assert (post.topic, post.key) == (jobs_topic("london"), b"MAC-1")
@@ -343,7 +343,7 @@ def test_jobs_of_a_site_without_a_topic_wait_for_it() -> None:
     tokyo = factories.job(udid="MAC-9", site="tokyo")
     policy = POLICY.replace("default", "  tokyo: {time_zone: Asia/Tokyo, max_jobs: 1}\ndefault")
     shard = a_shard(policy)
-    assert dispatched(shard, [ordered(tokyo), ordered(FIRST)]) == [ordered(FIRST)]
+    assert dispatched(shard, [issued(tokyo), issued(FIRST)]) == [issued(FIRST)]
     assert list(shard.sites_without_topic()) == ["tokyo"]
     assert not shard.is_behind(NOW)
     shard.tick(tokyo.expires_at)
@@ -352,35 +352,35 @@ def test_jobs_of_a_site_without_a_topic_wait_for_it() -> None:
 
 
 @pytest.mark.parametrize("policy", [None, POLICY.replace("london", "paris")])
-def test_a_site_that_no_policy_knows_has_no_slots(policy: str | None) -> None:
+def test_a_site_without_a_policy_has_no_capacity(policy: str | None) -> None:
     shard = a_shard(policy)
-    enrolment = ordered(an_enrolment())
-    assert dispatched(shard, [ordered(FIRST), enrolment]) == [enrolment]
+    reenrollment = issued(a_reenrollment())
+    assert dispatched(shard, [issued(FIRST), reenrollment]) == [reenrollment]
 
 
-# --- what is refused ---
+# --- dead letters ---
 
 
 def letters(shard: DispatchShard, *raws: bytes | None) -> list[tuple[str, str, str]]:
-    """Code, place and origin of the dead letters that these records become."""
+    """Return code, `where` and origin of the dead letters that these records become."""
     refused = shard.process_records(
         DISPATCH.name, [InputRecord(n, raw) for n, raw in enumerate(raws, 5)], NOW
     )
-    work = shard.collect()
+    output = shard.collect()
     found = [
-        DeadLetter.model_validate_json(p.value) for p in work.records if p.topic != DISPATCH.name
+        DeadLetter.model_validate_json(p.value) for p in output.records if p.topic != DISPATCH.name
     ]
-    assert refused == len(found) == work.counters.dead_letters.total()
-    assert {post.topic for post in work.records} <= {DEAD_LETTERS.name}
-    assert [post.key.decode() for post in work.records] == [one.raw_sha256 for one in found]
+    assert refused == len(found) == output.counters.dead_letters.total()
+    assert {post.topic for post in output.records} <= {DEAD_LETTERS.name}
+    assert [post.key.decode() for post in output.records] == [one.raw_sha256 for one in found]
     return [(one.code.value, one.where, one.origin) for one in found]
 
 
 def forged(job: Job) -> JobIssuedEvent:
-    return ordered(job).model_copy(update={"data": signed_job(job, STRANGER_KEY)})
+    return issued(job).model_copy(update={"data": signed_job(job, STRANGER_KEY)})
 
 
-def test_records_that_are_no_events_of_jobs_become_dead_letters() -> None:
+def test_records_that_are_no_valid_job_events_become_dead_letters() -> None:
     origin = f"{DISPATCH.name}/0"
     report = encode(factories.reported())
     assert letters(a_shard(), None, b"{", report, encode(forged(FIRST))) == [
@@ -391,36 +391,36 @@ def test_records_that_are_no_events_of_jobs_become_dead_letters() -> None:
     ]
 
 
-def test_a_forged_order_has_no_slot() -> None:
+def test_a_forged_job_is_not_queued() -> None:
     shard = a_shard()
     shard.process_records(DISPATCH.name, [InputRecord(0, encode(forged(FIRST)))], NOW)
     assert shard.jobs == {}
 
 
-def test_an_order_of_this_worker_is_not_checked_again() -> None:
-    own, terms = encode(forged(FIRST)), some_terms()
-    terms.verified.add(own)
-    shard = a_shard(config=terms)
+def test_a_job_of_this_worker_is_not_verified_again() -> None:
+    own, config = encode(forged(FIRST)), a_config()
+    config.verified.add(own)
+    shard = a_shard(config=config)
     shard.process_records(DISPATCH.name, [InputRecord(0, own)], NOW)
     shard.tick(NOW)
-    work = shard.collect()
-    assert [post.value for post in work.records] == [own]
-    assert work.counters.folded == {DISPATCH.name: 1}
-    ticket = shard.jobs[FIRST.job_id]
-    assert ticket == restarted(kept_rows(a_shard(), ordered(FIRST))).jobs[FIRST.job_id]
+    output = shard.collect()
+    assert [post.value for post in output.records] == [own]
+    assert output.counters.folded == {DISPATCH.name: 1}
+    queued = shard.jobs[FIRST.job_id]
+    assert queued == restarted(saved_rows(a_shard(), issued(FIRST))).jobs[FIRST.job_id]
 
 
-def test_a_withdrawal_of_this_worker_is_followed() -> None:
-    terms = some_terms()
-    shard = a_shard(config=terms)
-    dispatched(shard, [ordered(FIRST)])
-    terms.verified.add(encode(WITHDRAWN))
-    assert dispatched(shard, [WITHDRAWN, ordered(SECOND)]) == [WITHDRAWN, ordered(SECOND)]
+def test_a_withdrawal_of_this_worker_is_published() -> None:
+    config = a_config()
+    shard = a_shard(config=config)
+    dispatched(shard, [issued(FIRST)])
+    config.verified.add(encode(WITHDRAWN))
+    assert dispatched(shard, [WITHDRAWN, issued(SECOND)]) == [WITHDRAWN, issued(SECOND)]
 
 
-def test_each_event_that_is_followed_is_counted() -> None:
+def test_each_folded_event_is_counted() -> None:
     shard = a_shard()
-    events = [encode(event) for event in (ordered(FIRST), STARTED, DONE)]
+    events = [encode(event) for event in (issued(FIRST), STARTED, DONE)]
     assert (
         shard.process_records(DISPATCH.name, [InputRecord(0, raw) for raw in (*events, b"{")], NOW)
         == 1
@@ -428,8 +428,8 @@ def test_each_event_that_is_followed_is_counted() -> None:
     assert shard.collect().counters.folded == {DISPATCH.name: 3}
 
 
-def test_what_dispatch_fails_at_becomes_a_dead_letter() -> None:
-    rows = kept_rows(a_shard(), ordered(FIRST))
+def test_a_record_that_raises_in_dispatch_becomes_a_dead_letter() -> None:
+    rows = saved_rows(a_shard(), issued(FIRST))
     shard = a_shard(topics={})
     for key, row in rows.items():
         shard.load(key, row)
@@ -443,22 +443,22 @@ def test_what_dispatch_fails_at_becomes_a_dead_letter() -> None:
 
 def test_an_executors_expiry_ends_a_job_for_good() -> None:
     shard = a_shard()
-    dispatched(shard, [ordered(FIRST), result(Outcome.EXPIRED, attempt=1)])
+    dispatched(shard, [issued(FIRST), result(Outcome.EXPIRED, attempt=1)])
     assert shard.jobs[FIRST.job_id].stage is Stage.FINISHED
     dispatched(shard, [STARTED])
     assert shard.jobs[FIRST.job_id].stage is Stage.FINISHED
 
 
-def test_a_withdrawn_job_that_had_begun_is_not_withdrawn_again() -> None:
+def test_a_started_job_is_not_withdrawn_again() -> None:
     shard = a_shard()
-    dispatched(shard, [ordered(FIRST), WITHDRAWN])
+    dispatched(shard, [issued(FIRST), WITHDRAWN])
     assert shard.jobs[FIRST.job_id].stage is Stage.WITHDRAWN
     dispatched(shard, [STARTED, INFERRED])
     assert shard.jobs[FIRST.job_id].stage is Stage.STARTED
     assert dispatched(shard, [WITHDRAWN]) == []
 
 
-def test_results_of_jobs_that_are_not_known_change_nothing() -> None:
+def test_results_of_unknown_jobs_change_nothing() -> None:
     shard = a_shard()
     assert dispatched(shard, [DONE, WITHDRAWN]) == []
     assert shard.jobs == {}

@@ -18,7 +18,7 @@ from tests.unit.processors.test_crash_at_every_step import (
     STAGES,
     UDIDS,
     SteppingClock,
-    carry_out,
+    report_results,
     send,
 )
 
@@ -26,73 +26,75 @@ UNSIGNED = encode(factories.issued(factories.job(udid=UDIDS[5])))
 
 
 def report_again(brokers: Brokers, version: str, when: datetime) -> None:
-    """Each Mac reports three times: the same, another free disk space, another host name."""
+    """Each Mac sends three reports: unchanged, with another free disk space, another host name."""
     for udid in UDIDS:
         reports: tuple[dict[str, Any], ...] = (
             {},
             {"free_disk_gb": 41.5},
             {"hostname": f"h-{udid}"},
         )
-        for number, facts in enumerate(reports):
+        for number, fields in enumerate(reports):
             at = when + number * MINUTE
-            send(brokers, factories.full_report(version, udid, at, serial=f"C02{udid}", **facts))
+            send(brokers, factories.full_report(version, udid, at, serial=f"C02{udid}", **fields))
 
 
 def send_unreadable(brokers: Brokers) -> None:
-    """Two records that are no report, and an order that nobody signed."""
+    """Two records that are no report, and an issued job without a signature."""
     for raw in (b"{", b'{"type":"drydock.inventory.reported.v1"}'):
         brokers.append(INVENTORY.name, 0, b"MAC-0", raw)
     brokers.append(ORDERS.name, 0, b"MAC-5", UNSIGNED)
 
 
-async def stages(brokers: Brokers, folder: Path, clock: SteppingClock, *, fast_paths: bool) -> None:
-    """One process that lives through all stages, and one that goes on where it ended."""
+async def run_stages(
+    brokers: Brokers, folder: Path, clock: SteppingClock, *, fast_paths: bool
+) -> None:
+    """Run one process through all stages, and a second one that continues after it."""
     for number, stage in enumerate(STAGES):
         clock.now = NOW + 20 * number * MINUTE
         stage(brokers)
         if not number:
-            life = MemoryWorker(brokers, folder, clock, fast_paths=fast_paths)
-            await life.begin()
-        life.read_broadcasts()
-        await settle(life)
-        # Not before its backlog is read: until then nothing is remembered of a report.
-        report_again(brokers, "26.2" if stage is carry_out else "26.1", clock.now)
+            process = MemoryWorker(brokers, folder, clock, fast_paths=fast_paths)
+            await process.begin()
+        process.read_broadcasts()
+        await settle(process)
+        # After the backlog: during the catch-up no report is remembered, so none is a repeat.
+        report_again(brokers, "26.2" if stage is report_results else "26.1", clock.now)
         send_unreadable(brokers)
-        await settle(life)
-    life.end()
+        await settle(process)
+    process.end()
     clock.now = NOW + timedelta(hours=2)
     for event in brokers.published():
         send(brokers, factories.resulted(event.data.job, Outcome.FAILED, clock.now))
     report_again(brokers, "26.1", clock.now)
-    after = MemoryWorker(brokers, folder, clock, fast_paths=fast_paths)
-    await after.live()
-    after.end()
+    successor = MemoryWorker(brokers, folder, clock, fast_paths=fast_paths)
+    await successor.live()
+    successor.end()
 
 
-async def settle(life: MemoryWorker) -> None:
-    while await life.round():
+async def settle(process: MemoryWorker) -> None:
+    while await process.round():
         pass
 
 
 def play(folder: Path, *, fast_paths: bool) -> tuple[Brokers, Counter[str]]:
-    """What a worker wrote, and how often fast paths were taken."""
+    """Return the topics after all stages, and the number of uses of each fast path."""
     brokers = Brokers()
     with fast_path_uses() as uses, reading(brokers):
-        asyncio.run(stages(brokers, folder, SteppingClock(), fast_paths=fast_paths))
+        asyncio.run(run_stages(brokers, folder, SteppingClock(), fast_paths=fast_paths))
     return brokers, uses
 
 
 def test_every_topic_has_the_same_bytes_without_fast_paths(tmp_path: Path) -> None:
     fast, uses = play(tmp_path / "fast", fast_paths=True)
-    plain, unwanted = play(tmp_path / "plain", fast_paths=False)
+    plain, plain_uses = play(tmp_path / "plain", fast_paths=False)
     assert set(uses) == {
         *("construct_unchecked", "fast_json", "peek_report", "apply_duplicate"),
         *("reevaluate_after_send", "VerifiedCache", "peek_job"),
     }
-    assert not unwanted
+    assert not plain_uses
     assert fast.published()
     assert all(fast.all(topic.name) for topic in (DECISIONS, ORDERS, STATE, DEAD_LETTERS))
     assert fast.topics.keys() == plain.topics.keys()
-    for place, records in fast.topics.items():
-        assert records == plain.topics[place], place
+    for partition, records in fast.topics.items():
+        assert records == plain.topics[partition], partition
     assert fast.committed == plain.committed

@@ -1,7 +1,7 @@
-"""The private names of Faust and its client that the batch consumer stands on.
+"""The private names of Faust and its client that the batch consumer overrides or calls.
 
-If this fails, Faust was changed: read `pipeline/processors/batch_consumer.py` beside the new
-source, run the integration tests of the workers, and only then pin the new version here.
+If a test fails, Faust or aiokafka changed: compare `pipeline/processors/batch_consumer.py` with the
+new source, run the integration tests of the workers, then pin the new version here.
 """
 
 import inspect
@@ -23,7 +23,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 from pipeline.processors.batch_consumer import BatchConsumer
 
 
-def test_versions_are_those_that_were_read() -> None:
+def test_versions_are_the_pinned_ones() -> None:
     assert version("faust-streaming") == "0.15.3"
     assert version("aiokafka") == "0.14.0"
 
@@ -50,13 +50,15 @@ def test_versions_are_those_that_were_read() -> None:
         ("verify_event_path", ["self", "now", "tp"]),
     ],
 )
-def test_consumer_has_what_is_overridden_and_called(name: str, parameters: list[str]) -> None:
+def test_consumer_has_the_methods_that_are_overridden_or_called(
+    name: str, parameters: list[str]
+) -> None:
     method = inspect.unwrap(getattr(Consumer, name))
     assert list(inspect.signature(method).parameters) == parameters
 
 
 def names_in(code: CodeType) -> set[str]:
-    """The names that code uses, that of the functions inside it too."""
+    """Return the names that the code uses, inner functions included."""
     inner = [constant for constant in code.co_consts if inspect.iscode(constant)]
     return set(code.co_names).union(*(names_in(each) for each in inner))
 
@@ -86,12 +88,12 @@ def names_in(code: CodeType) -> set[str]:
     ],
     ids=lambda value: getattr(value, "__qualname__", ""),
 )
-def test_faust_calls_what_is_overridden(function: Any, wanted: set[str]) -> None:
+def test_faust_calls_the_overridden_names(function: Any, wanted: set[str]) -> None:
     plain = inspect.unwrap(getattr(function, "fun", function))
     assert wanted <= names_in(plain.__code__)
 
 
-def test_flow_and_consumer_flags_are_there() -> None:
+def test_consumer_has_the_flags_that_the_pump_reads() -> None:
     assert BaseConsumer.flow_active is True
     assert isinstance(BatchConsumer.consumer_stopped_errors, tuple)
     assert issubclass(BatchConsumer, Consumer)

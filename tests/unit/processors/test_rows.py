@@ -1,4 +1,4 @@
-"""A Mac's row gives back what it was written from, and holds equal things once."""
+"""Rows of Macs: loading restores the state; equal values are one object; versions."""
 
 import msgspec
 import pytest
@@ -27,7 +27,7 @@ def test_a_row_restores_the_mac_and_its_last_decision() -> None:
     assert (last_decision, is_decided) == (reconciler.last_decisions[make.UDID], True)
 
 
-def test_loaded_macs_share_what_many_say() -> None:
+def test_loaded_macs_share_equal_values() -> None:
     other = "5A0C7D9E-0000-4000-8000-000000000002"
     reconciler, loaded = (
         a_reconciler(make.full_report(), make.full_report(udid=other)),

@@ -1,11 +1,11 @@
-"""The end of a worker's process."""
+"""The end of a worker process."""
 
 import signal
 import subprocess
 import sys
 
 HUNG = 70
-# A worker whose stop never comes to an end, whatever is asked of it.
+# A worker that never stops, not even when its task is cancelled.
 PROGRAM = """
 import asyncio
 from typing import Any
@@ -25,7 +25,7 @@ asyncio.run(service.serve_until_signalled(None, None, None, ends_within_s=0.2))
 """
 
 
-def test_a_worker_that_hangs_at_its_end_ends_all_the_same() -> None:
+def test_a_worker_that_hangs_while_it_stops_exits_after_the_time_limit() -> None:
     with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"

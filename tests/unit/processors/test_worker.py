@@ -1,4 +1,4 @@
-"""A worker beside another one: who lost a partition, what a successor goes on with."""
+"""Workers of one group: lost partitions, successors, backlogs, rows of earlier epochs."""
 
 import asyncio
 import gc
@@ -35,7 +35,7 @@ def send_reports(brokers: Brokers, version: str, when: datetime, *udids: str) ->
 
 @pytest.fixture
 def brokers() -> Brokers:
-    """A dozen enrolled Macs on a release that nothing is wrong with."""
+    """A dozen enrolled Macs on the newest release."""
     some = Brokers()
     send(some, factories.policy_changed(POLICY), factories.release("26.1"))
     for udid in UDIDS:
@@ -50,29 +50,29 @@ def run(brokers: Brokers, work: Callable[[], Coroutine[Any, Any, None]]) -> None
 
 
 def sizes(brokers: Brokers) -> dict[Any, int]:
-    return {place: len(records) for place, records in brokers.topics.items()}
+    return {partition: len(records) for partition, records in brokers.topics.items()}
 
 
-async def settle(life: MemoryWorker) -> None:
-    while await life.round():
+async def settle(process: MemoryWorker) -> None:
+    while await process.round():
         pass
 
 
-def both(brokers: Brokers, tmp_path: Path) -> tuple[MemoryWorker, MemoryWorker]:
-    """A worker, and its successor an hour later."""
+def worker_and_successor(brokers: Brokers, tmp_path: Path) -> tuple[MemoryWorker, MemoryWorker]:
+    """Return a worker, and its successor an hour later."""
     first = MemoryWorker(brokers, tmp_path / "first", lambda: NOW)
     second = MemoryWorker(brokers, tmp_path / "second", lambda: NOW + HOUR)
     return first, second
 
 
-async def own_all(life: MemoryWorker) -> None:
-    """It has all partitions again, and takes nothing."""
-    await life.begin()
-    life.worker.close()
+async def own_all(process: MemoryWorker) -> None:
+    """Own all partitions again, without a round."""
+    await process.begin()
+    process.worker.close()
 
 
 def test_a_worker_that_lost_its_membership_writes_nothing(brokers: Brokers, tmp_path: Path) -> None:
-    first, second = both(brokers, tmp_path)
+    first, second = worker_and_successor(brokers, tmp_path)
 
     async def work() -> None:
         await first.begin()
@@ -81,7 +81,7 @@ def test_a_worker_that_lost_its_membership_writes_nothing(brokers: Brokers, tmp_
         send_reports(brokers, "26.1", NOW, *UDIDS)
         await second.live()
         before = sizes(brokers)
-        first.is_counted_in = False
+        first.is_group_member = False
         first.read_broadcasts()
         await first.round(100)
         assert sizes(brokers) == before
@@ -91,7 +91,7 @@ def test_a_worker_that_lost_its_membership_writes_nothing(brokers: Brokers, tmp_
 
 
 def test_rows_of_an_earlier_epoch_are_ignored(brokers: Brokers, tmp_path: Path) -> None:
-    first, second = both(brokers, tmp_path)
+    first, second = worker_and_successor(brokers, tmp_path)
 
     async def work() -> None:
         await first.begin()
@@ -107,44 +107,44 @@ def test_rows_of_an_earlier_epoch_are_ignored(brokers: Brokers, tmp_path: Path) 
     rows = sizes(brokers)
 
     async def write_late() -> None:
-        # It believes that all is as it was, and is told so.
+        # Its membership check still succeeds.
         first.read_broadcasts()
         for _ in range(3):
             await first.round(100, commit=False)
 
     run(brokers, write_late)
     assert sizes(brokers) != rows
-    # It saw whose claim came in between.
+    # It has read the epoch row of the other owner.
     assert not first.worker.partitions
     assert state_of(brokers, tmp_path / "late") == kept
-    # Whoever followed the changelog all along finds the same.
+    # A worker that applied the whole changelog has the same rows.
     assert state_of(brokers, tmp_path / "second") == kept
-    # And so does the one that wrote late, once it is the owner again.
+    # So has the worker that wrote late, once it is the owner again.
     run(brokers, lambda: own_all(first))
     assert state_of(brokers, tmp_path / "first") == kept
 
 
-def test_rounds_while_partitions_are_given_anew(brokers: Brokers, tmp_path: Path) -> None:
-    """Nobody's rows are taken for another owner's while it is seen who wrote last."""
-    life = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
+def test_no_row_is_lost_in_rounds_during_a_new_assignment(brokers: Brokers, tmp_path: Path) -> None:
+    """Rows written while recovery reads the ends of the changelogs are this worker's own."""
+    process = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
 
     async def work() -> None:
-        await life.begin()
-        await settle(life)
+        await process.begin()
+        await settle(process)
         send_reports(brokers, "26.1", NOW - HOUR / 2, *UDIDS)
-        owning = asyncio.create_task(life.own())
+        owning = asyncio.create_task(process.own())
         await asyncio.sleep(0)
-        await life.round(100)
+        await process.round(100)
         send(brokers, factories.release("26.2"))
-        life.read_broadcasts()
+        process.read_broadcasts()
         send_reports(brokers, "26.1", NOW, *UDIDS)
-        life.outbox.silent = DECISIONS.name
-        taking = asyncio.create_task(life.round(100))
+        process.producer.unconfirmed_topic = DECISIONS.name
+        taking = asyncio.create_task(process.round(100))
         for _ in range(500):
             await asyncio.sleep(0)
-        life.outbox.answers.set()
+        process.producer.may_confirm.set()
         await asyncio.gather(taking, owning)
-        await settle(life)
+        await settle(process)
 
     run(brokers, work)
     for one in state_of(brokers, tmp_path / "read").values():
@@ -152,39 +152,39 @@ def test_rounds_while_partitions_are_given_anew(brokers: Brokers, tmp_path: Path
     assert sorted(event.data.job.udid for event in brokers.published()) == sorted(UDIDS)
 
 
-def test_records_of_a_partition_that_is_not_ready_are_left(
+def test_records_of_a_partition_that_is_not_ready_are_not_processed(
     brokers: Brokers, tmp_path: Path
 ) -> None:
-    life = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
+    process = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
 
     async def work() -> None:
-        await life.begin()
-        await settle(life)
+        await process.begin()
+        await settle(process)
         send_reports(brokers, "26.1", NOW, *UDIDS)
-        life.worker.suspend()
-        before, positions = sizes(brokers), dict(life.positions)
-        await life.round(100)
+        process.worker.suspend()
+        before, positions = sizes(brokers), dict(process.positions)
+        await process.round(100)
         assert sizes(brokers) == before
-        assert life.positions == positions
+        assert process.positions == positions
 
     run(brokers, work)
 
 
 @pytest.mark.parametrize("refresh", [timedelta(0), HOUR])
-def test_times_are_written_within_the_refresh_whatever_else_is_reported(
+def test_times_of_reports_are_written_within_the_refresh(
     brokers: Brokers, tmp_path: Path, refresh: timedelta
 ) -> None:
     moment = NOW
-    life = MemoryWorker(brokers, tmp_path / "one", lambda: moment, slice=5, refresh=refresh)
-    run(brokers, life.live)
+    process = MemoryWorker(brokers, tmp_path / "one", lambda: moment, slice=5, refresh=refresh)
+    run(brokers, process.live)
     early, late = NOW - HOUR / 2, NOW - HOUR / 4
 
     async def receive_reports() -> None:
-        # What is told later is older: nothing that a Mac tells is newer than its row after it.
+        # The reports arrive after the polls and are older: the newest time of a Mac stays.
         send(brokers, *(factories.polled(udid, late) for udid in UDIDS))
-        await settle(life)
+        await settle(process)
         send_reports(brokers, "26.1", early, *UDIDS)
-        await settle(life)
+        await settle(process)
 
     def written() -> int:
         rows = state_of(brokers, tmp_path / f"read {moment:%H%M} {refresh}")
@@ -196,7 +196,7 @@ def test_times_are_written_within_the_refresh_whatever_else_is_reported(
 
     async def wait() -> None:
         for _ in range(5):
-            await life.round()
+            await process.round()
 
     run(brokers, wait)
     assert written() == len(UDIDS)
@@ -222,23 +222,21 @@ def test_redeciding_after_a_broadcast_resumes_after_a_crash(
     assert sorted(event.data.job.udid for event in brokers.published()) == sorted(UDIDS)
 
 
-def test_row_of_another_count_of_partitions_stops_the_worker(
-    brokers: Brokers, tmp_path: Path
-) -> None:
-    life = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
-    run(brokers, life.live)
-    strayed = next(one for one in brokers.of(STATE.name, 0) if one.key != EPOCH_KEY)
-    brokers.append(STATE.name, 1, strayed.key, strayed.value)
+def test_row_of_another_partition_stops_the_worker(brokers: Brokers, tmp_path: Path) -> None:
+    process = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
+    run(brokers, process.live)
+    misplaced = next(one for one in brokers.of(STATE.name, 0) if one.key != EPOCH_KEY)
+    brokers.append(STATE.name, 1, misplaced.key, misplaced.value)
     with pytest.raises(InvalidRow, match="partition 0"):
         run(brokers, MemoryWorker(brokers, tmp_path / "two", lambda: NOW).live)
 
 
 def test_report_under_a_foreign_key_reaches_its_partition(brokers: Brokers, tmp_path: Path) -> None:
-    life = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
+    process = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
     event = factories.full_report("26.1", "STRAY-1", NOW, serial="C02STRAY1")
     owner = partition_of("STRAY-1", PARTITIONS)
     brokers.append(INVENTORY.name, 1 - owner, b"STRAY-1", encode(event))
-    run(brokers, life.live)
+    run(brokers, process.live)
     assert "STRAY-1" in state_of(brokers, tmp_path / "read")
     assert brokers.of(INVENTORY.name, owner)[-1].value == encode(event)
 
@@ -246,9 +244,9 @@ def test_report_under_a_foreign_key_reaches_its_partition(brokers: Brokers, tmp_
 def test_invalid_records_become_dead_letters_and_too_many_stop_the_worker(
     brokers: Brokers, tmp_path: Path
 ) -> None:
-    life = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
+    process = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
     brokers.append(CHECKINS.name, 0, b"x", b"\xff no json")
-    run(brokers, life.live)
+    run(brokers, process.live)
     assert len(brokers.all(DEAD_LETTERS.name)) == 1
     for _ in range(150):
         brokers.append(CHECKINS.name, 1, b"x", b"{}")
@@ -256,7 +254,7 @@ def test_invalid_records_become_dead_letters_and_too_many_stop_the_worker(
 
     async def on() -> None:
         for _ in range(10):
-            await life.round(50)
+            await process.round(50)
 
     with pytest.raises(DeadLetterLimitExceeded):
         run(brokers, on)
@@ -269,23 +267,23 @@ def test_invalid_records_become_dead_letters_and_too_many_stop_the_worker(
 def test_a_released_partition_is_freed_without_a_collection(
     brokers: Brokers, tmp_path: Path
 ) -> None:
-    """What was loaded is in no collection: a circle in it would stay for good."""
-    life = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
-    engines: list[weakref.ref[Any]] = []
+    """Loaded objects are excluded from garbage collection: a reference cycle would leak them."""
+    process = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
+    reconcilers: list[weakref.ref[Any]] = []
 
     async def work() -> None:
-        await life.begin()
-        await settle(life)
-        await life.worker.assign([], lambda _: None)
-        await life.own()
-        engines.extend(weakref.ref(one.reconciler) for one in life.worker.device_shards())
+        await process.begin()
+        await settle(process)
+        await process.worker.assign([], lambda _: None)
+        await process.own()
+        reconcilers.extend(weakref.ref(one.reconciler) for one in process.worker.device_shards())
         gc.disable()
-        await life.worker.assign([], lambda _: None)
+        await process.worker.assign([], lambda _: None)
 
     try:
         run(brokers, work)
         assert gc.get_freeze_count() > 0
-        assert [one() for one in engines] == [None] * PARTITIONS
+        assert [one() for one in reconcilers] == [None] * PARTITIONS
     finally:
         gc.enable()
         gc.unfreeze()
