@@ -58,7 +58,7 @@ def test_an_alias_bomb_is_refused() -> None:
     lines += [
         f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 10)}]" for n in range(9)
     ]
-    with pytest.raises(PolicyError, match="stand for too many values"):
+    with pytest.raises(PolicyError, match="aliases repeat too many values"):
         read_policy(_lines(*lines))
 
 
