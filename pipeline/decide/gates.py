@@ -1,9 +1,18 @@
-"""Whether a need may be met now. Every gate is asked and recorded; the first that holds is the
-reason. A gate that time alone opens says when.
+"""Gates: the checks that a need passes before its job is sent.
 
-GATES is the ordered table of them. A gate declares each reason that it gives with the fields that
-it reads for that reason: `reasons_on_telemetry` are those after which a Mac is decided for again
-when a report brings only telemetry.
+Every gate is evaluated and recorded in the decision, in the order of GATES. A need is sent if all
+gates pass; the reason of a hold is that of its first closed gate.
+
+| result of a gate | `reason` | `until` |
+| --- | --- | --- |
+| passed | None | None |
+| closed until an event opens it | the reason | None |
+| closed until a time opens it | the reason | the time |
+
+Invariant: a closed gate without `until` opens only by an event, so its declaration must name every
+field that can open it. GATES declares for each reason the fields that the gate reads for it. If one
+of them is telemetry, a report with nothing but telemetry leads to a new decision
+(`reasons_on_telemetry`). tests/property/test_gate_reads.py compares the declarations with the code.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,13 +35,13 @@ from schemas.events.control import HaltSet
 from schemas.ids import derive_job_id
 from schemas.jobs import Action, Method, Target
 
-# Retries wait longer each time, but the shift stays small enough to compute with.
+# The cool-down doubles with each failure; the limit keeps the shifted number small.
 _MOST_DOUBLINGS: Final = 20
 _BIG_INSTALLS: Final = frozenset({Action.UPGRADE, Action.REINSTALL})
 
 
 class GateResult(msgspec.Struct, frozen=True, gc=False):
-    """A gate's answer; `reason` is why it holds, None if it passed."""
+    """A gate's result: `reason` is None if it passed; `until` is when time alone opens it."""
 
     gate: str
     reason: Reason | None = None
@@ -42,7 +51,7 @@ class GateResult(msgspec.Struct, frozen=True, gc=False):
 
 @lru_cache(maxsize=1024)
 def _passed(gate: str, detail: str = "") -> GateResult:
-    """A gate that passed; most gates of most Macs do, and say the same."""
+    """Return the result of a passed gate; cached, because most gates of most Macs have the same."""
     return GateResult(gate, detail=detail)
 
 
@@ -57,7 +66,12 @@ _DEFERRAL_PASSED: Final = GateResult("deferral")
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A need with everything its gates look at; `past` is that its deadline has passed."""
+    """A need with its method, deadline and job id: everything that its gates read beside the
+    Situation.
+
+    `deadline_us` is None for a need that does not wait for windows; `past` is True once the
+    deadline has passed. `running` is the release on the Mac, if known.
+    """
 
     need: Need
     choice: Choice
@@ -70,23 +84,26 @@ class Candidate(msgspec.Struct, frozen=True):
 
     @property
     def erases(self) -> bool:
-        """Whether carrying it out destroys what is on the Mac."""
+        """True if the job destroys the data on the Mac."""
         return self.need.erases or self.choice.method is Method.ERASE_DEVICE
 
     @property
     def target(self) -> Target | None:
-        """The release wanted on the Mac: EraseDevice leaves the one that runs."""
+        """The release that the Mac has after the job; EraseDevice keeps the one that runs."""
         return self.running if self.choice.method is Method.ERASE_DEVICE else self.need.target
 
     @property
     def advisory_ids(self) -> tuple[str, ...]:
-        """The advisories it answers, that of its own release first: a halt on one covers it."""
+        """The advisories that the job resolves, that of its release included.
+
+        A halt on any of them covers a need with a release.
+        """
         release, ids = self.need.release, self.exposed.holes.advisory_ids
         return ids if release is None or release.advisory_id in ids else (release.advisory_id, *ids)
 
 
 def make_candidate(s: Situation, need: Need, choice: Choice, exposed: Exposure) -> Candidate:
-    """Number the attempt and put its deadline beside it."""
+    """Return the need as a candidate, with its deadline and the id of its next job."""
     earlier = attempts(s.job_history, need.action, need.intent)
     generation = max([one.generation for one in earlier]) + 1 if earlier else 0
     deadline_us = exposed.deadline_us(s.policy.deadlines) if need.timed else None
@@ -105,33 +122,36 @@ def make_candidate(s: Situation, need: Need, choice: Choice, exposed: Exposure) 
 
 
 def evaluate_gates(s: Situation, p: Candidate) -> tuple[GateResult, ...]:
-    """Every gate in order."""
+    """Return the result of every gate, in the order of GATES."""
     return tuple([check(s, p) for check in _CHECKS])
 
 
 def reevaluate_job_gate(
     s: Situation, p: Candidate, results: tuple[GateResult, ...]
 ) -> tuple[GateResult, ...]:
-    """The answers of `ask`, with that of the open job's gate as it is in this Situation."""
+    """Return `results` with the gate `job_open` evaluated again in this Situation."""
     job_gate = _job_open(s, p)
     return tuple([job_gate if asked.gate == job_gate.gate else asked for asked in results])
 
 
 def is_for(entry: JobEntry, need: Need) -> bool:
-    """Whether a job was issued for this need."""
+    """Return True if the job was issued for this need."""
     return entry.action is need.action and entry.intent == need.intent
 
 
 @lru_cache(maxsize=8192)
 def to_gate(result: GateResult) -> Gate:
-    """The gate as a decision records it. Most gates of most Macs answer the same."""
+    """Return the result as a decision records it; cached, because most Macs have the same."""
     return Gate(
         gate=result.gate, passed=result.reason is None, detail=result.detail, until=result.until
     )
 
 
 def opens_by_itself_at(closed_gates: tuple[GateResult, ...]) -> datetime | None:
-    """When these gates will all have opened by time alone; None if something else must happen."""
+    """Return the time at which all these gates have opened without an event.
+
+    None if one of them needs an event, or if there are none.
+    """
     times = [asked.until for asked in closed_gates if asked.until is not None]
     return max(times) if times and len(times) == len(closed_gates) else None
 
@@ -216,8 +236,10 @@ def _cool_down(s: Situation, p: Candidate) -> GateResult:
 
 
 def _tried(s: Situation, failed: JobHistory) -> tuple[int, str]:
-    """How many attempts reached the Mac, and the detail that shows it. A Mac that is off every
-    night is asked every night; only tries that reached it wear it out."""
+    """Return the number of failed attempts that reached the Mac, and the detail that shows it.
+
+    Attempts that did not reach it do not count: a Mac that is off at night gets a job every night.
+    """
     tried = sum(one.touched for one in failed)
     return tried, f"{tried} of {s.policy.thresholds.max_attempts} attempts failed"
 
@@ -363,8 +385,12 @@ Reads = Mapping[Reason, tuple[Field, ...]]
 
 
 class GateRow(NamedTuple):
-    """A gate: its name in decisions, the function that evaluates it, and for each reason that it
-    gives the fields of the Situation that it reads, beside the Plan, to give it or not to."""
+    """A gate: its name in decisions, its function, and the fields that it reads.
+
+    `reads` has, for each reason that the gate gives, the fields of the Situation that can open the
+    gate. The fields from which the candidate's method and `not_before_us` were computed belong to
+    `method` and `sure`, which are the only gates that read these two.
+    """
 
     name: str
     check: Callable[[Situation, Candidate], GateResult]
@@ -380,8 +406,11 @@ _METHODS: Final = (
 )
 
 GATES: Final = (
-    GateRow("site", _site, {Reason.SITE_UNKNOWN: ("site_name",)}),  # the policy has its site
-    GateRow(  # no exemption of the policy covers it
+    # The comment of each row is the condition under which the gate passes.
+    GateRow(  # a site of the policy matches the Mac
+        "site", _site, {Reason.SITE_UNKNOWN: ("site_name",)}
+    ),
+    GateRow(  # no exemption of the policy covers the Mac and the action
         "exemption",
         _exempt,
         {
@@ -391,18 +420,22 @@ GATES: Final = (
             )
         },
     ),
-    GateRow("halt", _halted, {Reason.HALTED: ("halts", "now", "site_name")}),  # no halt covers it
-    GateRow(  # some source saw the Mac lately
+    GateRow(  # no halt covers everything, the Mac's site, or an advisory of the job
+        "halt", _halted, {Reason.HALTED: ("halts", "now", "site_name")}
+    ),
+    GateRow(  # a source other than an administrator saw the Mac within `stale_after`
         "fresh", _fresh, {Reason.STALE_INVENTORY: ("device.last_seen_us", "now_us", "policy")}
     ),
-    GateRow("job_open", _job_open, {Reason.JOB_OPEN: ("open_job",)}),  # no other job may be at it
-    GateRow(  # the need was tried less often than the policy allows
+    GateRow(  # no job is open, or it is for another need and has not touched the Mac (superseded)
+        "job_open", _job_open, {Reason.JOB_OPEN: ("open_job",)}
+    ),
+    GateRow(  # fewer attempts than `max_attempts` reached the Mac and failed since the last success
         "attempts", _attempts, {Reason.RETRIES_EXHAUSTED: ("job_history", "policy")}
     ),
-    GateRow(  # the last failure is long enough ago
+    GateRow(  # the last failure is `cool_down` ago; doubled with each failure
         "cool_down", _cool_down, {Reason.COOLING_DOWN: ("job_history", "now_us", "policy")}
     ),
-    GateRow(  # it is certain that the need exists and that the action helps
+    GateRow(  # no reinstall for this intent was ineffective; MDM had a day to reach a returned Mac
         "sure",
         _confirmed,
         {
@@ -413,12 +446,15 @@ GATES: Final = (
             ),
         },
     ),
-    GateRow("deferral", _deferral, {Reason.DEFERRED: ("now_us", "policy")}),  # the release is ripe
-    GateRow(  # a method of the policy can carry it out now
+    GateRow(  # the release is older than the policy's deferral, or the deadline has passed
+        "deferral", _deferral, {Reason.DEFERRED: ("now_us", "policy")}
+    ),
+    GateRow(  # a method that the policy allows has no obstacle (`methods.choose_method`)
         "method",
         _method,
         {
-            # The reason is that of one method; any other that becomes free opens the gate.
+            # The reason is that of one method, but any method without an obstacle opens the gate:
+            # every reason needs the fields of all methods.
             Reason.NO_METHOD: _METHODS,
             Reason.NOT_ENROLLED: _METHODS,
             Reason.NOT_SUPERVISED: _METHODS,
@@ -428,8 +464,10 @@ GATES: Final = (
             Reason.OTHER_UPDATE_RUNNING: _METHODS,
         },
     ),
-    GateRow("disk", _disk, {Reason.LOW_DISK: ("device.free_disk_gb", "policy")}),  # room for it
-    GateRow(  # it is on AC power, or its battery is charged enough
+    GateRow(  # enough free disk space, an unknown amount, or an action that needs none
+        "disk", _disk, {Reason.LOW_DISK: ("device.free_disk_gb", "policy")}
+    ),
+    GateRow(  # AC power, or a battery that is charged enough or not known
         "power",
         _power,
         {
@@ -439,17 +477,18 @@ GATES: Final = (
             )
         },
     ),
-    GateRow(  # a person approved this job, if it erases
+    GateRow(  # the job erases nothing, or an approval for this job has not expired
         "approval", _approval, {Reason.AWAITING_APPROVAL: ("approvals", "device.udid", "now")}
     ),
-    GateRow(  # the site's maintenance window is open, or the deadline has passed
+    GateRow(  # the need ignores windows, its deadline has passed, or the site's window is open
         "window", _window, {Reason.OUTSIDE_WINDOW: ("now", "policy", "site", "site_name")}
     ),
-    GateRow(  # the site has fewer open jobs than it may have
+    GateRow(  # the site's other Macs have fewer open jobs than `max_jobs`; re-enrollments are free
         "site_slots", _capacity, {Reason.SITE_FULL: ("site", "site_open_jobs")}
     ),
 )
-# Not a gate of a need: the last reinstall is confirmed in every point that the policy asks for.
+# Not a gate of a need: it closes while the last reinstall is not confirmed in every point that the
+# policy requires (`remediation.follow_up_missing`).
 FOLLOW_UP_READS: Final[Reads] = {
     Reason.AWAITING_FOLLOW_UP: (
         *("device.activations", "device.compliant", "device.enrolled_since"),
@@ -461,7 +500,7 @@ _TELEMETRY: Final = frozenset(f"device.{name}" for name in TELEMETRY)
 
 
 def reasons_on_telemetry(*declared: Reads) -> frozenset[Reason]:
-    """The reasons that a report can end which brings only telemetry, by what they are read off."""
+    """Return the reasons that a report with nothing but telemetry can end, by declared fields."""
     return frozenset(
         reason
         for reads in declared
