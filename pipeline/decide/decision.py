@@ -65,11 +65,11 @@ class GatedNeed(msgspec.Struct, frozen=True):
     @classmethod
     def of_results(cls, candidate: Candidate, gates: tuple[GateResult, ...]) -> "GatedNeed":
         """Build it from the results of all gates, in order."""
-        return cls(candidate, gates, tuple([asked for asked in gates if asked.reason is not None]))
+        return cls(candidate, gates, tuple([one for one in gates if one.reason is not None]))
 
     def is_stopped_by(self, reason: Reason) -> bool:
         """Return True if a closed gate gives this reason."""
-        return reason in [asked.reason for asked in self.closed]
+        return reason in [result.reason for result in self.closed]
 
     @property
     def opens_at(self) -> datetime | None:
@@ -154,7 +154,7 @@ def reevaluate_after_send(s: Situation, sent: Evaluation) -> Evaluation:
 def _evaluation_of_hold(
     s: Situation, held: list[GatedNeed], sent: Decision | None, *, fast_paths: bool
 ) -> Evaluation:
-    reasons = {asked.reason for one in held for asked in one.closed}
+    reasons = {result.reason for one in held for result in one.closed}
     return Evaluation(
         _hold(s, held, sent, fast_paths=fast_paths),
         # Any MDM contact can show that a Mac is enrolled after all.
@@ -286,12 +286,12 @@ def _awaiting_follow_up(s: Situation, exposed: Exposure, missing: tuple[str, ...
 
 
 def _send(
-    s: Situation, p: Candidate, gates: tuple[GateResult, ...], *, fast_paths: bool
+    s: Situation, c: Candidate, gates: tuple[GateResult, ...], *, fast_paths: bool
 ) -> Decision:
     untouched = _untouched_job(s)
     supersedes = None if untouched is None else untouched.job_id
     return _build_decision(
-        *(s, p, gates, Verdict.SEND, p.need.reason), supersedes=supersedes, fast_paths=fast_paths
+        *(s, c, gates, Verdict.SEND, c.need.reason), supersedes=supersedes, fast_paths=fast_paths
     )
 
 
@@ -335,7 +335,7 @@ def _replace_gate(gate: Gate, gates: tuple[Gate, ...]) -> tuple[Gate, ...]:
 
 def _build_decision(
     s: Situation,
-    p: Candidate,
+    c: Candidate,
     gates: tuple[GateResult, ...],
     verdict: Verdict,
     reason: Reason,
@@ -344,27 +344,27 @@ def _build_decision(
     supersedes: str | None = None,
     fast_paths: bool,
 ) -> Decision:
-    need, findings = p.need, _findings(s)
+    need, findings = c.need, _findings(s)
     values = {
         "udid": s.device.udid,
         "serial": s.device.serial,
         "site": s.site_name,
         "decision": verdict,
         "action": need.action,
-        "method": p.choice.method,
-        "target": p.target,
+        "method": c.choice.method,
+        "target": c.target,
         "reason": reason,
         "gates": tuple(map(to_gate, gates)),
-        "advisory_ids": p.advisory_ids,
-        "cves": p.exposed.cves,
-        "exploited_cves": p.exposed.holes.exploited,
-        "deadline_at": None if p.deadline_us is None else from_us(p.deadline_us),
+        "advisory_ids": c.advisory_ids,
+        "cves": c.exposed.cves,
+        "exploited_cves": c.exposed.holes.exploited,
+        "deadline_at": None if c.deadline_us is None else from_us(c.deadline_us),
         "next_eligible_at": next_at,
-        "severity": _severity(p.exposed),
-        "erases": p.erases,
-        "job_id": p.job_id,
+        "severity": _severity(c.exposed),
+        "erases": c.erases,
+        "job_id": c.job_id,
         "intent": need.intent,
-        "generation": p.generation,
+        "generation": c.generation,
         "supersedes": supersedes,
         "evidence": need.evidence,
         "findings": findings,

@@ -66,8 +66,7 @@ _DEFERRAL_PASSED: Final = GateResult("deferral")
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A need with its method, deadline and job id: everything that its gates read beside the
-    Situation.
+    """A need with its method, exposure, deadline and job id, as the gates read it.
 
     `deadline_us` is None for a need that does not wait for windows; `past` is True once the
     deadline has passed. `running` is the release on the Mac, if known.
@@ -94,7 +93,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
     @property
     def advisory_ids(self) -> tuple[str, ...]:
-        """The advisories that the job resolves, that of its release included.
+        """The advisories that the Mac lacks; that of the job's release comes first if added.
 
         A halt on any of them covers a need with a release.
         """
@@ -121,17 +120,17 @@ def make_candidate(s: Situation, need: Need, choice: Choice, exposed: Exposure) 
     )
 
 
-def evaluate_gates(s: Situation, p: Candidate) -> tuple[GateResult, ...]:
+def evaluate_gates(s: Situation, c: Candidate) -> tuple[GateResult, ...]:
     """Return the result of every gate, in the order of GATES."""
-    return tuple([check(s, p) for check in _CHECKS])
+    return tuple([check(s, c) for check in _CHECKS])
 
 
 def reevaluate_job_gate(
-    s: Situation, p: Candidate, results: tuple[GateResult, ...]
+    s: Situation, c: Candidate, results: tuple[GateResult, ...]
 ) -> tuple[GateResult, ...]:
     """Return `results` with the gate `job_open` evaluated again in this Situation."""
-    job_gate = _job_open(s, p)
-    return tuple([job_gate if asked.gate == job_gate.gate else asked for asked in results])
+    job_gate = _job_open(s, c)
+    return tuple([job_gate if result.gate == job_gate.gate else result for result in results])
 
 
 def is_for(entry: JobEntry, need: Need) -> bool:
@@ -152,7 +151,7 @@ def opens_by_itself_at(closed_gates: tuple[GateResult, ...]) -> datetime | None:
 
     None if one of them needs an event, or if there are none.
     """
-    times = [asked.until for asked in closed_gates if asked.until is not None]
+    times = [result.until for result in closed_gates if result.until is not None]
     return max(times) if times and len(times) == len(closed_gates) else None
 
 
@@ -162,10 +161,10 @@ def _site(s: Situation, _: Candidate) -> GateResult:
     return _passed("site", s.site_name)
 
 
-def _exempt(s: Situation, p: Candidate) -> GateResult:
+def _exempt(s: Situation, c: Candidate) -> GateResult:
     device = s.device
     for exemption in s.policy.exemptions:
-        if exemption.covers(p.need.action, s.now) and exemption.who.matches(
+        if exemption.covers(c.need.action, s.now) and exemption.who.matches(
             hostname=device.hostname, serial=device.serial, udid=device.udid, model=device.model
         ):
             until = exemption.until
@@ -174,7 +173,7 @@ def _exempt(s: Situation, p: Candidate) -> GateResult:
     return _EXEMPTION_PASSED
 
 
-def _covers(halt: HaltSet, s: Situation, p: Candidate) -> bool:
+def _covers(halt: HaltSet, s: Situation, c: Candidate) -> bool:
     scope = halt.scope
     if halt.until is not None and s.now >= halt.until:
         return False
@@ -182,13 +181,13 @@ def _covers(halt: HaltSet, s: Situation, p: Candidate) -> bool:
         return True
     if scope.site is not None:
         return scope.site == s.site_name
-    return p.need.release is not None and scope.advisory_id in p.advisory_ids
+    return c.need.release is not None and scope.advisory_id in c.advisory_ids
 
 
-def _halted(s: Situation, p: Candidate) -> GateResult:
+def _halted(s: Situation, c: Candidate) -> GateResult:
     if not s.halts:
         return _HALT_PASSED
-    covering = [halt for halt in s.halts if _covers(halt, s, p)]
+    covering = [halt for halt in s.halts if _covers(halt, s, c)]
     if not covering:
         return _HALT_PASSED
     untils = [halt.until for halt in covering]
@@ -204,17 +203,17 @@ def _fresh(s: Situation, _: Candidate) -> GateResult:
     return GateResult("fresh", Reason.STALE_INVENTORY, "not heard of for too long")
 
 
-def _job_open(s: Situation, p: Candidate) -> GateResult:
+def _job_open(s: Situation, c: Candidate) -> GateResult:
     entry = s.open_job
     if entry is None:
         return _JOB_OPEN_PASSED
-    if not is_for(entry, p.need) and not entry.may_have_touched:
+    if not is_for(entry, c.need) and not entry.may_have_touched:
         return GateResult("job_open", detail=f"supersedes {entry.job_id}")
     return GateResult("job_open", Reason.JOB_OPEN, entry.job_id, from_us(entry.times_out_us))
 
 
-def _attempts(s: Situation, p: Candidate) -> GateResult:
-    failed = failures(s.job_history, p.need.action, p.need.intent) if s.job_history else ()
+def _attempts(s: Situation, c: Candidate) -> GateResult:
+    failed = failures(s.job_history, c.need.action, c.need.intent) if s.job_history else ()
     if not failed:
         return _ATTEMPTS_PASSED
     tried, detail = _tried(s, failed)
@@ -222,8 +221,8 @@ def _attempts(s: Situation, p: Candidate) -> GateResult:
     return GateResult("attempts", Reason.RETRIES_EXHAUSTED if spent else None, detail)
 
 
-def _cool_down(s: Situation, p: Candidate) -> GateResult:
-    failed = failures(s.job_history, p.need.action, p.need.intent) if s.job_history else ()
+def _cool_down(s: Situation, c: Candidate) -> GateResult:
+    failed = failures(s.job_history, c.need.action, c.need.intent) if s.job_history else ()
     if not failed:
         return _COOL_DOWN_PASSED
     tried, detail = _tried(s, failed)
@@ -244,11 +243,11 @@ def _tried(s: Situation, failed: JobHistory) -> tuple[int, str]:
     return tried, f"{tried} of {s.policy.thresholds.max_attempts} attempts failed"
 
 
-def _confirmed(s: Situation, p: Candidate) -> GateResult:
-    if p.need.ineffective_before:
+def _confirmed(s: Situation, c: Candidate) -> GateResult:
+    if c.need.ineffective_before:
         detail = "a reinstall succeeded and did not mend it"
         return GateResult("sure", Reason.NEEDS_PERSON, detail)
-    confirmed_us = p.need.not_before_us
+    confirmed_us = c.need.not_before_us
     if confirmed_us is None or s.now_us >= confirmed_us:
         return _SURE_PASSED
     return GateResult(
@@ -259,38 +258,38 @@ def _confirmed(s: Situation, p: Candidate) -> GateResult:
     )
 
 
-def _deferral(s: Situation, p: Candidate) -> GateResult:
-    release = p.need.release
-    if release is None or p.past or p.need.action in (Action.REINSTALL, Action.REIMAGE):
+def _deferral(s: Situation, c: Candidate) -> GateResult:
+    release = c.need.release
+    if release is None or c.past or c.need.action in (Action.REINSTALL, Action.REIMAGE):
         return _DEFERRAL_PASSED
-    opens_us = matures_us(s, release, p.exposed)
+    opens_us = matures_us(s, release, c.exposed)
     if s.now_us >= opens_us:
         return _DEFERRAL_PASSED
-    if p.deadline_us is not None:
-        opens_us = min(opens_us, p.deadline_us)
-    severity = p.exposed.severity
+    if c.deadline_us is not None:
+        opens_us = min(opens_us, c.deadline_us)
+    severity = c.exposed.severity
     detail = f"{severity} waits {s.policy.deferrals.for_severity(severity)}"
     return GateResult("deferral", Reason.DEFERRED, detail, from_us(opens_us))
 
 
-def _method(_: Situation, p: Candidate) -> GateResult:
-    return GateResult("method", p.choice.reason, p.choice.detail, p.choice.until)
+def _method(_: Situation, c: Candidate) -> GateResult:
+    return GateResult("method", c.choice.reason, c.choice.detail, c.choice.until)
 
 
-def _disk(s: Situation, p: Candidate) -> GateResult:
+def _disk(s: Situation, c: Candidate) -> GateResult:
     free, limits = s.device.free_disk_gb, s.policy.thresholds
-    if p.need.action is Action.REENROLL or p.choice.method in (Method.ERASE_DEVICE, Method.ASR):
+    if c.need.action is Action.REENROLL or c.choice.method in (Method.ERASE_DEVICE, Method.ASR):
         return _passed("disk")
-    wanted = limits.disk_upgrade_gb if p.need.action in _BIG_INSTALLS else limits.disk_update_gb
+    wanted = limits.disk_upgrade_gb if c.need.action in _BIG_INSTALLS else limits.disk_update_gb
     if free is None:
         return GateResult("disk", detail="unknown: the executor looks first")
     detail = f"{free:g} GB free, {wanted:g} GB wanted"
     return GateResult("disk", None if free >= wanted else Reason.LOW_DISK, detail)
 
 
-def _power(s: Situation, p: Candidate) -> GateResult:
+def _power(s: Situation, c: Candidate) -> GateResult:
     device, limits = s.device, s.policy.thresholds
-    if p.need.action is Action.REENROLL:
+    if c.need.action is Action.REENROLL:
         return _passed("power")
     if device.on_ac_power or device.battery_percent is None:
         return GateResult("power", detail="" if device.on_ac_power else "no battery known")
@@ -302,25 +301,25 @@ def _power(s: Situation, p: Candidate) -> GateResult:
     )
 
 
-def _approval(s: Situation, p: Candidate) -> GateResult:
-    if not p.erases:
+def _approval(s: Situation, c: Candidate) -> GateResult:
+    if not c.erases:
         return _passed("approval", "erases nothing")
     for granted in s.approvals:
         approval = granted.approval
         if (
-            approval.job_id == p.job_id
+            approval.job_id == c.job_id
             and approval.udid == s.device.udid
-            and approval.action == p.need.action
+            and approval.action == c.need.action
             and s.now < approval.expires_at
         ):
             return GateResult("approval", detail=f"by {approval.by}")
-    return GateResult("approval", Reason.AWAITING_APPROVAL, f"{p.job_id} erases the Mac")
+    return GateResult("approval", Reason.AWAITING_APPROVAL, f"{c.job_id} erases the Mac")
 
 
-def _window(s: Situation, p: Candidate) -> GateResult:
-    if not p.need.timed or s.site is None or s.site_name is None:
+def _window(s: Situation, c: Candidate) -> GateResult:
+    if not c.need.timed or s.site is None or s.site_name is None:
         return _passed("window")
-    if p.past:
+    if c.past:
         return GateResult("window", detail="past its deadline")
     next_at = opens_at(s.policy.windows_of(s.site_name), s.site.zone, s.now)
     if next_at is None:
@@ -329,14 +328,14 @@ def _window(s: Situation, p: Candidate) -> GateResult:
         return _passed("window", "open")
     else:
         until = next_at
-    if p.deadline_us is not None:
-        deadline_at = from_us(p.deadline_us)
+    if c.deadline_us is not None:
+        deadline_at = from_us(c.deadline_us)
         until = deadline_at if until is None else min(until, deadline_at)
     return GateResult("window", Reason.OUTSIDE_WINDOW, "closed", until)
 
 
-def _capacity(s: Situation, p: Candidate) -> GateResult:
-    if s.site is None or p.need.action is Action.REENROLL:
+def _capacity(s: Situation, c: Candidate) -> GateResult:
+    if s.site is None or c.need.action is Action.REENROLL:
         return _passed("site_slots")
     detail = f"{s.site_open_jobs} of {s.site.max_jobs} jobs open"
     full = s.site_open_jobs >= s.site.max_jobs
