@@ -220,8 +220,11 @@ def next_enrollment_fault_us(s: Situation) -> int | None:
 
 
 def mdm_is_silent(s: Situation) -> bool:
-    """Return True if the newest inventory report is later than the last MDM contact by more than
-    the policy's `silent_after`. False for a Mac that MDM never knew."""
+    """Return True if inventory reports go on and MDM contact has ended.
+
+    The newest inventory report is later than the last MDM contact by more than the policy's
+    `silent_after`. False for a Mac that MDM never knew.
+    """
     mdm_us = s.device.mdm_seen_us
     silence_us = s.device.inventory_seen_us - mdm_us
     return mdm_us > 0 and silence_us > duration_us(s.policy.mdm.silent_after)
