@@ -1,5 +1,8 @@
-"""Which well-formed events are believed at all: those that would change what everybody is told
-to do must be what they claim."""
+"""Admission: checks of an event beyond its schema, made before the event is folded.
+
+A policy, an approval or a job that is not genuine could change decisions for every Mac. A policy
+must match its digest and be valid; an approval and a job must equal the bytes that were signed.
+"""
 
 from pipeline.decide.policy_file import PolicyError, policy_digest, read_policy
 from schemas.envelope import ApprovalGrantedEvent, Event, JobIssuedEvent, PolicyChangedEvent
@@ -8,8 +11,11 @@ from schemas.signing import SignatureError
 
 
 def reject_reason(event: Event, *, jobs: PublicKeys, approvals: PublicKeys) -> str | None:
-    """What is wrong with an event that no schema sees; None if it may be folded. The keys are
-    those that are believed for orders and for approvals."""
+    """Return why a well-formed event must not be folded, or None if it may be.
+
+    `jobs` and `approvals` are the public keys that may sign jobs and approvals. Events of other
+    types are always admitted.
+    """
     if isinstance(event, PolicyChangedEvent):
         return _policy_problem(event)
     try:
@@ -28,7 +34,7 @@ def reject_reason(event: Event, *, jobs: PublicKeys, approvals: PublicKeys) -> s
 
 def _policy_problem(event: PolicyChangedEvent) -> str | None:
     if policy_digest(event.data.text) != event.data.digest:
-        return "the policy's digest is not that of its text"
+        return "the policy's digest differs from the digest of its text"
     try:
         read_policy(event.data.text)
     except PolicyError as error:

@@ -1,4 +1,4 @@
-"""Decide for the Macs of a pile of events, once, at one moment. No broker, no store."""
+"""Decisions for all Macs of a set of events, at one time, without a broker or a store."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -21,8 +21,11 @@ from schemas.envelope import (
 
 
 def fold_events(events: Iterable[Event]) -> Fleet:
-    """Fold the events. Doubled or in another order they end in the same fleet: what became of a
-    job is folded after the jobs, by time."""
+    """Return the fleet that the events describe; their order and repeats do not matter.
+
+    Policies are ignored. Results are folded after the jobs that they belong to, by time: a result
+    without its job would change nothing.
+    """
     fleet = Fleet()
     job_events: list[JobEvent] = []
     for event in events:
@@ -38,8 +41,11 @@ def fold_events(events: Iterable[Event]) -> Fleet:
 def decide_all(
     fleet: Fleet, policy: Policy, now: datetime, *, fast_paths: bool = True
 ) -> Iterator[Decision]:
-    """One decision a Mac, by UDID. Every Mac is looked at alone: how many jobs a site may have
-    open is not counted here."""
+    """Yield one decision for each Mac, in the order of the UDIDs.
+
+    Each Mac is decided alone: the jobs that other Macs of its site have open are not counted, so
+    the gate `site_slots` compares the site's limit with 0.
+    """
     for udid in sorted(fleet.macs()):
         device = fleet.merged_device(udid)
         yield decide(
@@ -61,7 +67,7 @@ def _job_order(event: JobEvent) -> tuple[bool, int, str, str]:
 
 
 def _with_inferred_result(history: JobHistory, device: Device, now: datetime) -> JobHistory:
-    """The jobs once the Mac's own reports, or the time, have ended the open one."""
+    """Return the job history after the Mac's reports, or the time, have ended the open job."""
     entry = open_job(history)
     result = None if entry is None else infer_result(entry, device, device.udid, now)
     return history if result is None else add_result(history, result, to_us(now))

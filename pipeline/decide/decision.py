@@ -1,4 +1,20 @@
-"""The decision: what one Mac needs, whether now, how, or why nothing is sent."""
+"""The decision for one Mac: send a job, hold it, or nothing, with the reason and the gates.
+
+| state of the Mac | verdict | reason |
+| --- | --- | --- |
+| known by serial number only, or enrolled by its user | nothing | `udid_unknown`, `user_enrolled` |
+| a need passes every gate | send the first such need | the need's reason |
+| needs, all held | hold | the first closed gate, of the first need or of the open job's need |
+| no need, the last reinstall not confirmed | hold | `awaiting_follow_up` |
+| no need | nothing | `_without_need` chooses it |
+
+Needs are evaluated in their order (`remediation.needs`). A need that is exclusive, or whose job is
+open, ends the evaluation: no later need is sent in its place.
+
+An open job is withdrawn (`supersedes`) by a job for another need, by a hold that makes it unwanted
+(`_withdrawn`), or if nothing is needed. Invariant: a job whose executor may have touched the Mac is
+never withdrawn.
+"""
 
 from datetime import datetime
 from typing import Final
@@ -35,12 +51,12 @@ from schemas.jobs import Action
 from schemas.macos import OSVersion
 from schemas.model import construct_unchecked
 
-# The reasons that a report can end which brings only telemetry.
+# A report with nothing but telemetry can end a decision with one of these reasons.
 _TELEMETRY_REASONS: Final = reasons_on_telemetry(*(row.reads for row in GATES), FOLLOW_UP_READS)
 
 
 class GatedNeed(msgspec.Struct, frozen=True):
-    """A need with its gates, and those of them that hold it: none for one that can be met now."""
+    """A need with the results of all gates, and of the closed ones (none if it can be sent)."""
 
     candidate: Candidate
     gates: tuple[GateResult, ...]
@@ -48,16 +64,19 @@ class GatedNeed(msgspec.Struct, frozen=True):
 
     @classmethod
     def of_results(cls, candidate: Candidate, gates: tuple[GateResult, ...]) -> "GatedNeed":
-        """The need with what its gates answered."""
-        return cls(candidate, gates, tuple([asked for asked in gates if asked.reason is not None]))
+        """Build it from the results of all gates, in order."""
+        return cls(candidate, gates, tuple([one for one in gates if one.reason is not None]))
 
     def is_stopped_by(self, reason: Reason) -> bool:
-        """Whether a gate holds it for this reason."""
-        return reason in [asked.reason for asked in self.closed]
+        """Return True if a closed gate gives this reason."""
+        return reason in [result.reason for result in self.closed]
 
     @property
     def opens_at(self) -> datetime | None:
-        """When time alone lets it through, or puts a newer release in its place."""
+        """The time at which, without an event, all gates open or a newer release matures.
+
+        None if only an event can change the need.
+        """
         opens, ripens_us = opens_by_itself_at(self.closed), self.candidate.need.newer_matures_us
         if ripens_us is None:
             return opens
@@ -79,17 +98,16 @@ class Evaluation(msgspec.Struct, frozen=True):
 
 
 def decide(s: Situation, *, fast_paths: bool = True) -> Decision:
-    """Say what this Mac needs now, or why nothing is sent.
+    """Return the decision for this Mac, with its reason and gates.
 
-    Pure and total: any Situation gives one Decision with one Reason. The first need whose gates
-    all pass is sent. Else a need whose job is open is held for it, else the first need is held,
-    for the first gate that holds it. With `fast_paths` its own values are not validated again.
+    Pure and total: any Situation gives one Decision. With `fast_paths` the decision's own values
+    are not validated again; the result is the same.
     """
     return evaluate(s, fast_paths=fast_paths).decision
 
 
 def evaluate(s: Situation, *, fast_paths: bool = True) -> Evaluation:
-    """`decide`, and what its answer can be changed by."""
+    """Return the decision, and the inputs that can change it (see Evaluation)."""
     exposed = exposure(s)
     if s.device.is_partial:
         return Evaluation(_nothing(s, exposed, Reason.UDID_UNKNOWN), recheck_on_telemetry=False)
@@ -105,7 +123,7 @@ def evaluate(s: Situation, *, fast_paths: bool = True) -> Evaluation:
         if not held[-1].closed:
             sent = _send(s, candidate, held[-1].gates, fast_paths=fast_paths)
             return Evaluation(sent, recheck_on_telemetry=True, gated_needs=tuple(held))
-        # A job that is on its way for this need is not withdrawn for a lesser one.
+        # An open job for this need must not be withdrawn for a less urgent need.
         if need.exclusive or held[-1].is_stopped_by(Reason.JOB_OPEN):
             break
     if not held:
@@ -119,9 +137,12 @@ def evaluate(s: Situation, *, fast_paths: bool = True) -> Evaluation:
 
 
 def reevaluate_after_send(s: Situation, sent: Evaluation) -> Evaluation:
-    """`answer` where `sent` was the last one, its job is in the ledger now, open and the newest,
-    and nothing else is another: then only the gate of the open job is. A fast path: `answer`
-    gives the same."""
+    """Return the same as `evaluate`, from the evaluation `sent` that has just sent a job.
+
+    The caller ensures that the Situation differs from that of `sent` only in that its job is now
+    open and the newest of the job history. Then only the gate `job_open` can change, and only that
+    gate is evaluated. A fast path (docs/explanation/fast-paths.md).
+    """
     held = [
         GatedNeed.of_results(one.candidate, reevaluate_job_gate(s, one.candidate, one.gates))
         for one in sent.gated_needs
@@ -133,10 +154,10 @@ def reevaluate_after_send(s: Situation, sent: Evaluation) -> Evaluation:
 def _evaluation_of_hold(
     s: Situation, held: list[GatedNeed], sent: Decision | None, *, fast_paths: bool
 ) -> Evaluation:
-    reasons = {asked.reason for one in held for asked in one.closed}
+    reasons = {result.reason for one in held for result in one.closed}
     return Evaluation(
         _hold(s, held, sent, fast_paths=fast_paths),
-        # A sign of life through MDM is enough to show that a Mac is enrolled after all.
+        # Any MDM contact can show that a Mac is enrolled after all.
         recheck_on_telemetry=not reasons.isdisjoint(_TELEMETRY_REASONS)
         or any(one.candidate.need.action is Action.REENROLL for one in held)
         or has_earlier_enrollment_defect(s),
@@ -145,7 +166,7 @@ def _evaluation_of_hold(
 
 
 def _without_need(s: Situation, exposed: Exposure) -> Decision:
-    """The answer for a Mac that needs nothing that a job could give it."""
+    """Return the decision for a Mac without needs: compliant, or the reason why no job helps."""
     version = s.device.os_version
     if version is None:
         return _nothing(s, exposed, Reason.OS_UNKNOWN)
@@ -185,16 +206,17 @@ def _severity(exposed: Exposure) -> Severity | None:
 
 
 def _untouched_job(s: Situation) -> JobEntry | None:
-    """The open job, unless its executor may be at the Mac: only such a job can be withdrawn."""
+    """Return the open job if it can still be withdrawn; None once it may have touched the Mac."""
     entry = s.open_job
     return None if entry is None or entry.may_have_touched else entry
 
 
 def _withdrawn(s: Situation, held: list[GatedNeed]) -> str | None:
-    """The open job that a Mac which is held must not be given any more.
+    """Return the id of the open job that a hold makes unwanted, or None.
 
-    A newer release that cannot be sent yet does not withdraw the job for an older one that would
-    still do good; it takes its place when it is sent.
+    The job is kept if it is of the Mac's present site and serves a held need that is not exempt:
+    it was issued for that need, or it has the same action and an older release that the Mac still
+    lacks. A newer release replaces such a job when it is sent, not while it is held.
     """
     entry = _untouched_job(s)
     if entry is None:
@@ -211,7 +233,7 @@ def _withdrawn(s: Situation, held: list[GatedNeed]) -> str | None:
 
 
 def _still_offered(s: Situation, entry: JobEntry) -> bool:
-    """Whether an update's or upgrade's release is one that the Mac lacks and is offered."""
+    """Return True if the job updates to a release that the Mac lacks and that is offered to it."""
     device = s.device
     if entry.action not in (Action.UPDATE, Action.UPGRADE) or device.os_version is None:
         return False
@@ -224,7 +246,10 @@ def _still_offered(s: Situation, entry: JobEntry) -> bool:
 
 
 def _next_eligible_at(s: Situation, *times: datetime | None) -> datetime | None:
-    """The first of these times and of those at which the open job or the enrolment runs out."""
+    """Return the first future time at which the decision can change without an event.
+
+    Considered are `times`, the timeout of the open job, and the next fault of the enrollment.
+    """
     known = [one for one in times if one is not None]
     fault_us = next_enrollment_fault_us(s)
     if fault_us is not None:
@@ -261,19 +286,23 @@ def _awaiting_follow_up(s: Situation, exposed: Exposure, missing: tuple[str, ...
 
 
 def _send(
-    s: Situation, p: Candidate, gates: tuple[GateResult, ...], *, fast_paths: bool
+    s: Situation, c: Candidate, gates: tuple[GateResult, ...], *, fast_paths: bool
 ) -> Decision:
     untouched = _untouched_job(s)
     supersedes = None if untouched is None else untouched.job_id
     return _build_decision(
-        *(s, p, gates, Verdict.SEND, p.need.reason), supersedes=supersedes, fast_paths=fast_paths
+        *(s, c, gates, Verdict.SEND, c.need.reason), supersedes=supersedes, fast_paths=fast_paths
     )
 
 
 def _hold(
     s: Situation, held: list[GatedNeed], sent: Decision | None, *, fast_paths: bool
 ) -> Decision:
-    """`sent` is the decision that ordered the job they are held for, if that was the last one."""
+    """Return the hold for `held`, which is not empty.
+
+    `sent`, if given, is the decision that has just sent the job that they are held for: its values
+    are reused.
+    """
     shown = held[-1] if held[-1].is_stopped_by(Reason.JOB_OPEN) else held[0]
     reason = shown.closed[0].reason
     assert reason is not None
@@ -306,7 +335,7 @@ def _replace_gate(gate: Gate, gates: tuple[Gate, ...]) -> tuple[Gate, ...]:
 
 def _build_decision(
     s: Situation,
-    p: Candidate,
+    c: Candidate,
     gates: tuple[GateResult, ...],
     verdict: Verdict,
     reason: Reason,
@@ -315,32 +344,33 @@ def _build_decision(
     supersedes: str | None = None,
     fast_paths: bool,
 ) -> Decision:
-    need, findings = p.need, _findings(s)
+    need, findings = c.need, _findings(s)
     values = {
         "udid": s.device.udid,
         "serial": s.device.serial,
         "site": s.site_name,
         "decision": verdict,
         "action": need.action,
-        "method": p.choice.method,
-        "target": p.target,
+        "method": c.choice.method,
+        "target": c.target,
         "reason": reason,
         "gates": tuple(map(to_gate, gates)),
-        "advisory_ids": p.advisory_ids,
-        "cves": p.exposed.cves,
-        "exploited_cves": p.exposed.holes.exploited,
-        "deadline_at": None if p.deadline_us is None else from_us(p.deadline_us),
+        "advisory_ids": c.advisory_ids,
+        "cves": c.exposed.cves,
+        "exploited_cves": c.exposed.holes.exploited,
+        "deadline_at": None if c.deadline_us is None else from_us(c.deadline_us),
         "next_eligible_at": next_at,
-        "severity": _severity(p.exposed),
-        "erases": p.erases,
-        "job_id": p.job_id,
+        "severity": _severity(c.exposed),
+        "erases": c.erases,
+        "job_id": c.job_id,
         "intent": need.intent,
-        "generation": p.generation,
+        "generation": c.generation,
         "supersedes": supersedes,
         "evidence": need.evidence,
         "findings": findings,
     }
-    # What a Mac says of itself is in these alone, with more around it: it may be too long.
+    # Only evidence and findings contain text of the Mac inside longer text, which can exceed the
+    # limit of TextField, so they are validated.
     if need.evidence or findings or not fast_paths:
         return Decision(**values)
     return construct_unchecked(Decision, values)

@@ -1,4 +1,15 @@
-"""What a Mac is exposed to, how bad it is, and by when it must be mended."""
+"""Exposure of one Mac: the releases it lacks, their severity, and its deadline.
+
+| the Mac's line | releases it can install | releases that name its CVEs |
+| --- | --- | --- |
+| supported, or support unknown | newer ones of its line | the same |
+| dead | newer ones of its line | these, and later ones of the oldest supported line |
+| version unknown | none | none |
+
+Apple publishes no CVEs for a dead line, but a fix in the oldest supported line shows that the dead
+line has the hole too. A deadline counts from the later of two times: Apple's release, and the time
+when Drydock first knew of it. The exposure has the earliest deadline of its releases.
+"""
 
 from functools import lru_cache
 from typing import Final
@@ -16,10 +27,9 @@ _NOTHING: Final = Missing()
 
 
 class Exposure(msgspec.Struct, frozen=True):
-    """What the Mac's own line offers it (`line`), and what its holes come from (`holes`).
+    """The releases of its own line that a Mac lacks (`line`), and all whose CVEs it has (`holes`).
 
-    On a supported line they are the same. On a dead one the holes are what Apple has since fixed
-    in the oldest supported line: nobody lists them for the dead one.
+    They are the same object unless the Mac is on a dead line (see the table above).
     """
 
     line: Missing
@@ -32,11 +42,14 @@ class Exposure(msgspec.Struct, frozen=True):
 
     @property
     def severity(self) -> Severity:
-        """The worst of them."""
+        """The worst severity among the releases of `holes`; `routine` if there are none."""
         return worst(self.holes)
 
     def deadline_us(self, deadlines: Deadlines) -> int | None:
-        """When the first of the releases must be on the Mac; None if it lacks none."""
+        """Return the earliest deadline of `holes`, in us since 1970; None if there are none.
+
+        Cached for the last policy asked about: `holes` is one object for all Macs of a kind.
+        """
         missing = self.holes
         known: tuple[Deadlines, int | None] | None = missing.cache.get("due")
         if known is None or known[0] is not deadlines:
@@ -49,18 +62,18 @@ _LOWEST: Final = Severity.ROUTINE
 
 
 def severity_rank(severity: Severity) -> int:
-    """The place of a severity in their order: the higher, the worse."""
+    """Return the rank of a severity: a higher number is worse."""
     return _RANK[severity]
 
 
 @lru_cache(maxsize=4096)
 def worst(missing: Missing) -> Severity:
-    """How bad the worst of the releases that a kind of Mac lacks is."""
+    """Return the worst severity among the missing releases; `routine` if none is missing."""
     return max((severity_of(one) for one in missing.releases), key=severity_rank, default=_LOWEST)
 
 
 def exposure(s: Situation) -> Exposure:
-    """What this Mac lacks."""
+    """Return the exposure of this Mac; empty if its macOS version is unknown."""
     device = s.device
     version = device.os_version
     if version is None:
@@ -75,7 +88,7 @@ def exposure(s: Situation) -> Exposure:
 
 
 def severity_of(release: Release) -> Severity:
-    """How bad what it fixes is. CVEs that nobody rated count as high: unknown is not harmless."""
+    """Return the severity of a release; unrated CVEs count as high, because unknown is not safe."""
     if release.exploited:
         return Severity.EXPLOITED
     if release.severity is not None:
@@ -84,10 +97,12 @@ def severity_of(release: Release) -> Severity:
 
 
 def due_us(release: Release, deadlines: Deadlines) -> int:
-    """When a Mac must have this release.
+    """Return the time by which a Mac must have this release, in us since 1970.
 
-    Counted from when Drydock could know: on the day it is put into service, everything released
-    before is new to it, and no fleet is rebooted because of dates that passed unseen.
+    The earliest of: the time of its rated severity; the time of `exploited`, counted from the first
+    known exploitation; and CISA's due date, if the policy uses it. No period begins before Drydock
+    knew of the release, and a due date that had passed by that time is ignored: otherwise a new
+    installation would force a reboot of the whole fleet on its first day.
     """
     known_us = max(release.released_us, release.known_us)
     rated = Severity.ROUTINE

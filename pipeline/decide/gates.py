@@ -1,9 +1,18 @@
-"""Whether a need may be met now. Every gate is asked and recorded; the first that holds is the
-reason. A gate that time alone opens says when.
+"""Gates: the checks that a need passes before its job is sent.
 
-GATES is the ordered table of them. A gate declares each reason that it gives with the fields that
-it reads for that reason: `reasons_on_telemetry` are those after which a Mac is decided for again
-when a report brings only telemetry.
+Every gate is evaluated and recorded in the decision, in the order of GATES. A need is sent if all
+gates pass; the reason of a hold is that of its first closed gate.
+
+| result of a gate | `reason` | `until` |
+| --- | --- | --- |
+| passed | None | None |
+| closed until an event opens it | the reason | None |
+| closed until a time opens it | the reason | the time |
+
+Invariant: a closed gate without `until` opens only by an event, so its declaration must name every
+field that can open it. GATES declares for each reason the fields that the gate reads for it. If one
+of them is telemetry, a report with nothing but telemetry leads to a new decision
+(`reasons_on_telemetry`). tests/property/test_gate_reads.py compares the declarations with the code.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,13 +35,13 @@ from schemas.events.control import HaltSet
 from schemas.ids import derive_job_id
 from schemas.jobs import Action, Method, Target
 
-# Retries wait longer each time, but the shift stays small enough to compute with.
+# The cool-down doubles with each failure; the limit keeps the shifted number small.
 _MOST_DOUBLINGS: Final = 20
 _BIG_INSTALLS: Final = frozenset({Action.UPGRADE, Action.REINSTALL})
 
 
 class GateResult(msgspec.Struct, frozen=True, gc=False):
-    """A gate's answer; `reason` is why it holds, None if it passed."""
+    """A gate's result: `reason` is None if it passed; `until` is when time alone opens it."""
 
     gate: str
     reason: Reason | None = None
@@ -42,7 +51,7 @@ class GateResult(msgspec.Struct, frozen=True, gc=False):
 
 @lru_cache(maxsize=1024)
 def _passed(gate: str, detail: str = "") -> GateResult:
-    """A gate that passed; most gates of most Macs do, and say the same."""
+    """Return the result of a passed gate; cached, because most gates of most Macs have the same."""
     return GateResult(gate, detail=detail)
 
 
@@ -57,7 +66,11 @@ _DEFERRAL_PASSED: Final = GateResult("deferral")
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A need with everything its gates look at; `past` is that its deadline has passed."""
+    """A need with its method, exposure, deadline and job id, as the gates read it.
+
+    `deadline_us` is None for a need that does not wait for windows; `past` is True once the
+    deadline has passed. `running` is the release on the Mac, if known.
+    """
 
     need: Need
     choice: Choice
@@ -70,23 +83,26 @@ class Candidate(msgspec.Struct, frozen=True):
 
     @property
     def erases(self) -> bool:
-        """Whether carrying it out destroys what is on the Mac."""
+        """True if the job destroys the data on the Mac."""
         return self.need.erases or self.choice.method is Method.ERASE_DEVICE
 
     @property
     def target(self) -> Target | None:
-        """The release wanted on the Mac: EraseDevice leaves the one that runs."""
+        """The release that the Mac has after the job; EraseDevice keeps the one that runs."""
         return self.running if self.choice.method is Method.ERASE_DEVICE else self.need.target
 
     @property
     def advisory_ids(self) -> tuple[str, ...]:
-        """The advisories it answers, that of its own release first: a halt on one covers it."""
+        """The advisories that the Mac lacks; that of the job's release comes first if added.
+
+        A halt on any of them covers a need with a release.
+        """
         release, ids = self.need.release, self.exposed.holes.advisory_ids
         return ids if release is None or release.advisory_id in ids else (release.advisory_id, *ids)
 
 
 def make_candidate(s: Situation, need: Need, choice: Choice, exposed: Exposure) -> Candidate:
-    """Number the attempt and put its deadline beside it."""
+    """Return the need as a candidate, with its deadline and the id of its next job."""
     earlier = attempts(s.job_history, need.action, need.intent)
     generation = max([one.generation for one in earlier]) + 1 if earlier else 0
     deadline_us = exposed.deadline_us(s.policy.deadlines) if need.timed else None
@@ -104,35 +120,38 @@ def make_candidate(s: Situation, need: Need, choice: Choice, exposed: Exposure) 
     )
 
 
-def evaluate_gates(s: Situation, p: Candidate) -> tuple[GateResult, ...]:
-    """Every gate in order."""
-    return tuple([check(s, p) for check in _CHECKS])
+def evaluate_gates(s: Situation, c: Candidate) -> tuple[GateResult, ...]:
+    """Return the result of every gate, in the order of GATES."""
+    return tuple([check(s, c) for check in _CHECKS])
 
 
 def reevaluate_job_gate(
-    s: Situation, p: Candidate, results: tuple[GateResult, ...]
+    s: Situation, c: Candidate, results: tuple[GateResult, ...]
 ) -> tuple[GateResult, ...]:
-    """The answers of `ask`, with that of the open job's gate as it is in this Situation."""
-    job_gate = _job_open(s, p)
-    return tuple([job_gate if asked.gate == job_gate.gate else asked for asked in results])
+    """Return `results` with the gate `job_open` evaluated again in this Situation."""
+    job_gate = _job_open(s, c)
+    return tuple([job_gate if result.gate == job_gate.gate else result for result in results])
 
 
 def is_for(entry: JobEntry, need: Need) -> bool:
-    """Whether a job was issued for this need."""
+    """Return True if the job was issued for this need."""
     return entry.action is need.action and entry.intent == need.intent
 
 
 @lru_cache(maxsize=8192)
 def to_gate(result: GateResult) -> Gate:
-    """The gate as a decision records it. Most gates of most Macs answer the same."""
+    """Return the result as a decision records it; cached, because most Macs have the same."""
     return Gate(
         gate=result.gate, passed=result.reason is None, detail=result.detail, until=result.until
     )
 
 
 def opens_by_itself_at(closed_gates: tuple[GateResult, ...]) -> datetime | None:
-    """When these gates will all have opened by time alone; None if something else must happen."""
-    times = [asked.until for asked in closed_gates if asked.until is not None]
+    """Return the time at which all these gates have opened without an event.
+
+    None if one of them needs an event, or if there are none.
+    """
+    times = [result.until for result in closed_gates if result.until is not None]
     return max(times) if times and len(times) == len(closed_gates) else None
 
 
@@ -142,10 +161,10 @@ def _site(s: Situation, _: Candidate) -> GateResult:
     return _passed("site", s.site_name)
 
 
-def _exempt(s: Situation, p: Candidate) -> GateResult:
+def _exempt(s: Situation, c: Candidate) -> GateResult:
     device = s.device
     for exemption in s.policy.exemptions:
-        if exemption.covers(p.need.action, s.now) and exemption.who.matches(
+        if exemption.covers(c.need.action, s.now) and exemption.who.matches(
             hostname=device.hostname, serial=device.serial, udid=device.udid, model=device.model
         ):
             until = exemption.until
@@ -154,7 +173,7 @@ def _exempt(s: Situation, p: Candidate) -> GateResult:
     return _EXEMPTION_PASSED
 
 
-def _covers(halt: HaltSet, s: Situation, p: Candidate) -> bool:
+def _covers(halt: HaltSet, s: Situation, c: Candidate) -> bool:
     scope = halt.scope
     if halt.until is not None and s.now >= halt.until:
         return False
@@ -162,13 +181,13 @@ def _covers(halt: HaltSet, s: Situation, p: Candidate) -> bool:
         return True
     if scope.site is not None:
         return scope.site == s.site_name
-    return p.need.release is not None and scope.advisory_id in p.advisory_ids
+    return c.need.release is not None and scope.advisory_id in c.advisory_ids
 
 
-def _halted(s: Situation, p: Candidate) -> GateResult:
+def _halted(s: Situation, c: Candidate) -> GateResult:
     if not s.halts:
         return _HALT_PASSED
-    covering = [halt for halt in s.halts if _covers(halt, s, p)]
+    covering = [halt for halt in s.halts if _covers(halt, s, c)]
     if not covering:
         return _HALT_PASSED
     untils = [halt.until for halt in covering]
@@ -184,17 +203,17 @@ def _fresh(s: Situation, _: Candidate) -> GateResult:
     return GateResult("fresh", Reason.STALE_INVENTORY, "not heard of for too long")
 
 
-def _job_open(s: Situation, p: Candidate) -> GateResult:
+def _job_open(s: Situation, c: Candidate) -> GateResult:
     entry = s.open_job
     if entry is None:
         return _JOB_OPEN_PASSED
-    if not is_for(entry, p.need) and not entry.may_have_touched:
+    if not is_for(entry, c.need) and not entry.may_have_touched:
         return GateResult("job_open", detail=f"supersedes {entry.job_id}")
     return GateResult("job_open", Reason.JOB_OPEN, entry.job_id, from_us(entry.times_out_us))
 
 
-def _attempts(s: Situation, p: Candidate) -> GateResult:
-    failed = failures(s.job_history, p.need.action, p.need.intent) if s.job_history else ()
+def _attempts(s: Situation, c: Candidate) -> GateResult:
+    failed = failures(s.job_history, c.need.action, c.need.intent) if s.job_history else ()
     if not failed:
         return _ATTEMPTS_PASSED
     tried, detail = _tried(s, failed)
@@ -202,8 +221,8 @@ def _attempts(s: Situation, p: Candidate) -> GateResult:
     return GateResult("attempts", Reason.RETRIES_EXHAUSTED if spent else None, detail)
 
 
-def _cool_down(s: Situation, p: Candidate) -> GateResult:
-    failed = failures(s.job_history, p.need.action, p.need.intent) if s.job_history else ()
+def _cool_down(s: Situation, c: Candidate) -> GateResult:
+    failed = failures(s.job_history, c.need.action, c.need.intent) if s.job_history else ()
     if not failed:
         return _COOL_DOWN_PASSED
     tried, detail = _tried(s, failed)
@@ -216,17 +235,19 @@ def _cool_down(s: Situation, p: Candidate) -> GateResult:
 
 
 def _tried(s: Situation, failed: JobHistory) -> tuple[int, str]:
-    """How many attempts reached the Mac, and the detail that shows it. A Mac that is off every
-    night is asked every night; only tries that reached it wear it out."""
+    """Return the number of failed attempts that reached the Mac, and the detail that shows it.
+
+    Attempts that did not reach it do not count: a Mac that is off at night gets a job every night.
+    """
     tried = sum(one.touched for one in failed)
     return tried, f"{tried} of {s.policy.thresholds.max_attempts} attempts failed"
 
 
-def _confirmed(s: Situation, p: Candidate) -> GateResult:
-    if p.need.ineffective_before:
+def _confirmed(s: Situation, c: Candidate) -> GateResult:
+    if c.need.ineffective_before:
         detail = "a reinstall succeeded and did not mend it"
         return GateResult("sure", Reason.NEEDS_PERSON, detail)
-    confirmed_us = p.need.not_before_us
+    confirmed_us = c.need.not_before_us
     if confirmed_us is None or s.now_us >= confirmed_us:
         return _SURE_PASSED
     return GateResult(
@@ -237,38 +258,38 @@ def _confirmed(s: Situation, p: Candidate) -> GateResult:
     )
 
 
-def _deferral(s: Situation, p: Candidate) -> GateResult:
-    release = p.need.release
-    if release is None or p.past or p.need.action in (Action.REINSTALL, Action.REIMAGE):
+def _deferral(s: Situation, c: Candidate) -> GateResult:
+    release = c.need.release
+    if release is None or c.past or c.need.action in (Action.REINSTALL, Action.REIMAGE):
         return _DEFERRAL_PASSED
-    opens_us = matures_us(s, release, p.exposed)
+    opens_us = matures_us(s, release, c.exposed)
     if s.now_us >= opens_us:
         return _DEFERRAL_PASSED
-    if p.deadline_us is not None:
-        opens_us = min(opens_us, p.deadline_us)
-    severity = p.exposed.severity
+    if c.deadline_us is not None:
+        opens_us = min(opens_us, c.deadline_us)
+    severity = c.exposed.severity
     detail = f"{severity} waits {s.policy.deferrals.for_severity(severity)}"
     return GateResult("deferral", Reason.DEFERRED, detail, from_us(opens_us))
 
 
-def _method(_: Situation, p: Candidate) -> GateResult:
-    return GateResult("method", p.choice.reason, p.choice.detail, p.choice.until)
+def _method(_: Situation, c: Candidate) -> GateResult:
+    return GateResult("method", c.choice.reason, c.choice.detail, c.choice.until)
 
 
-def _disk(s: Situation, p: Candidate) -> GateResult:
+def _disk(s: Situation, c: Candidate) -> GateResult:
     free, limits = s.device.free_disk_gb, s.policy.thresholds
-    if p.need.action is Action.REENROLL or p.choice.method in (Method.ERASE_DEVICE, Method.ASR):
+    if c.need.action is Action.REENROLL or c.choice.method in (Method.ERASE_DEVICE, Method.ASR):
         return _passed("disk")
-    wanted = limits.disk_upgrade_gb if p.need.action in _BIG_INSTALLS else limits.disk_update_gb
+    wanted = limits.disk_upgrade_gb if c.need.action in _BIG_INSTALLS else limits.disk_update_gb
     if free is None:
         return GateResult("disk", detail="unknown: the executor looks first")
     detail = f"{free:g} GB free, {wanted:g} GB wanted"
     return GateResult("disk", None if free >= wanted else Reason.LOW_DISK, detail)
 
 
-def _power(s: Situation, p: Candidate) -> GateResult:
+def _power(s: Situation, c: Candidate) -> GateResult:
     device, limits = s.device, s.policy.thresholds
-    if p.need.action is Action.REENROLL:
+    if c.need.action is Action.REENROLL:
         return _passed("power")
     if device.on_ac_power or device.battery_percent is None:
         return GateResult("power", detail="" if device.on_ac_power else "no battery known")
@@ -280,25 +301,25 @@ def _power(s: Situation, p: Candidate) -> GateResult:
     )
 
 
-def _approval(s: Situation, p: Candidate) -> GateResult:
-    if not p.erases:
+def _approval(s: Situation, c: Candidate) -> GateResult:
+    if not c.erases:
         return _passed("approval", "erases nothing")
     for granted in s.approvals:
         approval = granted.approval
         if (
-            approval.job_id == p.job_id
+            approval.job_id == c.job_id
             and approval.udid == s.device.udid
-            and approval.action == p.need.action
+            and approval.action == c.need.action
             and s.now < approval.expires_at
         ):
             return GateResult("approval", detail=f"by {approval.by}")
-    return GateResult("approval", Reason.AWAITING_APPROVAL, f"{p.job_id} erases the Mac")
+    return GateResult("approval", Reason.AWAITING_APPROVAL, f"{c.job_id} erases the Mac")
 
 
-def _window(s: Situation, p: Candidate) -> GateResult:
-    if not p.need.timed or s.site is None or s.site_name is None:
+def _window(s: Situation, c: Candidate) -> GateResult:
+    if not c.need.timed or s.site is None or s.site_name is None:
         return _passed("window")
-    if p.past:
+    if c.past:
         return GateResult("window", detail="past its deadline")
     next_at = opens_at(s.policy.windows_of(s.site_name), s.site.zone, s.now)
     if next_at is None:
@@ -307,14 +328,14 @@ def _window(s: Situation, p: Candidate) -> GateResult:
         return _passed("window", "open")
     else:
         until = next_at
-    if p.deadline_us is not None:
-        deadline_at = from_us(p.deadline_us)
+    if c.deadline_us is not None:
+        deadline_at = from_us(c.deadline_us)
         until = deadline_at if until is None else min(until, deadline_at)
     return GateResult("window", Reason.OUTSIDE_WINDOW, "closed", until)
 
 
-def _capacity(s: Situation, p: Candidate) -> GateResult:
-    if s.site is None or p.need.action is Action.REENROLL:
+def _capacity(s: Situation, c: Candidate) -> GateResult:
+    if s.site is None or c.need.action is Action.REENROLL:
         return _passed("site_slots")
     detail = f"{s.site_open_jobs} of {s.site.max_jobs} jobs open"
     full = s.site_open_jobs >= s.site.max_jobs
@@ -363,8 +384,12 @@ Reads = Mapping[Reason, tuple[Field, ...]]
 
 
 class GateRow(NamedTuple):
-    """A gate: its name in decisions, the function that evaluates it, and for each reason that it
-    gives the fields of the Situation that it reads, beside the Plan, to give it or not to."""
+    """A gate: its name in decisions, its function, and the fields that it reads.
+
+    `reads` has, for each reason that the gate gives, the fields of the Situation that can open the
+    gate. The fields from which the candidate's method and `not_before_us` were computed belong to
+    `method` and `sure`, which are the only gates that read these two.
+    """
 
     name: str
     check: Callable[[Situation, Candidate], GateResult]
@@ -380,8 +405,11 @@ _METHODS: Final = (
 )
 
 GATES: Final = (
-    GateRow("site", _site, {Reason.SITE_UNKNOWN: ("site_name",)}),  # the policy has its site
-    GateRow(  # no exemption of the policy covers it
+    # The comment of each row is the condition under which the gate passes.
+    GateRow(  # a site of the policy matches the Mac
+        "site", _site, {Reason.SITE_UNKNOWN: ("site_name",)}
+    ),
+    GateRow(  # no exemption of the policy covers the Mac and the action
         "exemption",
         _exempt,
         {
@@ -391,18 +419,22 @@ GATES: Final = (
             )
         },
     ),
-    GateRow("halt", _halted, {Reason.HALTED: ("halts", "now", "site_name")}),  # no halt covers it
-    GateRow(  # some source saw the Mac lately
+    GateRow(  # no halt covers everything, the Mac's site, or an advisory of the job
+        "halt", _halted, {Reason.HALTED: ("halts", "now", "site_name")}
+    ),
+    GateRow(  # a source other than an administrator saw the Mac within `stale_after`
         "fresh", _fresh, {Reason.STALE_INVENTORY: ("device.last_seen_us", "now_us", "policy")}
     ),
-    GateRow("job_open", _job_open, {Reason.JOB_OPEN: ("open_job",)}),  # no other job may be at it
-    GateRow(  # the need was tried less often than the policy allows
+    GateRow(  # no job is open, or it is for another need and has not touched the Mac (superseded)
+        "job_open", _job_open, {Reason.JOB_OPEN: ("open_job",)}
+    ),
+    GateRow(  # fewer attempts than `max_attempts` reached the Mac and failed since the last success
         "attempts", _attempts, {Reason.RETRIES_EXHAUSTED: ("job_history", "policy")}
     ),
-    GateRow(  # the last failure is long enough ago
+    GateRow(  # the last failure is `cool_down` ago; doubled with each failure
         "cool_down", _cool_down, {Reason.COOLING_DOWN: ("job_history", "now_us", "policy")}
     ),
-    GateRow(  # it is certain that the need exists and that the action helps
+    GateRow(  # no reinstall for this intent was ineffective; MDM had a day to reach a returned Mac
         "sure",
         _confirmed,
         {
@@ -413,12 +445,15 @@ GATES: Final = (
             ),
         },
     ),
-    GateRow("deferral", _deferral, {Reason.DEFERRED: ("now_us", "policy")}),  # the release is ripe
-    GateRow(  # a method of the policy can carry it out now
+    GateRow(  # the release is older than the policy's deferral, or the deadline has passed
+        "deferral", _deferral, {Reason.DEFERRED: ("now_us", "policy")}
+    ),
+    GateRow(  # a method that the policy allows has no obstacle (`methods.choose_method`)
         "method",
         _method,
         {
-            # The reason is that of one method; any other that becomes free opens the gate.
+            # The reason is that of one method, but any method without an obstacle opens the gate:
+            # every reason needs the fields of all methods.
             Reason.NO_METHOD: _METHODS,
             Reason.NOT_ENROLLED: _METHODS,
             Reason.NOT_SUPERVISED: _METHODS,
@@ -428,8 +463,10 @@ GATES: Final = (
             Reason.OTHER_UPDATE_RUNNING: _METHODS,
         },
     ),
-    GateRow("disk", _disk, {Reason.LOW_DISK: ("device.free_disk_gb", "policy")}),  # room for it
-    GateRow(  # it is on AC power, or its battery is charged enough
+    GateRow(  # enough free disk space, an unknown amount, or an action that needs none
+        "disk", _disk, {Reason.LOW_DISK: ("device.free_disk_gb", "policy")}
+    ),
+    GateRow(  # AC power, or a battery that is charged enough or not known
         "power",
         _power,
         {
@@ -439,17 +476,18 @@ GATES: Final = (
             )
         },
     ),
-    GateRow(  # a person approved this job, if it erases
+    GateRow(  # the job erases nothing, or an approval for this job has not expired
         "approval", _approval, {Reason.AWAITING_APPROVAL: ("approvals", "device.udid", "now")}
     ),
-    GateRow(  # the site's maintenance window is open, or the deadline has passed
+    GateRow(  # the need ignores windows, its deadline has passed, or the site's window is open
         "window", _window, {Reason.OUTSIDE_WINDOW: ("now", "policy", "site", "site_name")}
     ),
-    GateRow(  # the site has fewer open jobs than it may have
+    GateRow(  # the site's other Macs have fewer open jobs than `max_jobs`; re-enrollments are free
         "site_slots", _capacity, {Reason.SITE_FULL: ("site", "site_open_jobs")}
     ),
 )
-# Not a gate of a need: the last reinstall is confirmed in every point that the policy asks for.
+# Not a gate of a need: it closes while the last reinstall is not confirmed in every point that the
+# policy requires (`remediation.follow_up_missing`).
 FOLLOW_UP_READS: Final[Reads] = {
     Reason.AWAITING_FOLLOW_UP: (
         *("device.activations", "device.compliant", "device.enrolled_since"),
@@ -461,7 +499,7 @@ _TELEMETRY: Final = frozenset(f"device.{name}" for name in TELEMETRY)
 
 
 def reasons_on_telemetry(*declared: Reads) -> frozenset[Reason]:
-    """The reasons that a report can end which brings only telemetry, by what they are read off."""
+    """Return the reasons that a report with nothing but telemetry can end, by declared fields."""
     return frozenset(
         reason
         for reads in declared

@@ -1,4 +1,4 @@
-"""From a decision to the job it orders."""
+"""The job of a decision to send: its validity, its enforcement time and its approval."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -11,15 +11,19 @@ from schemas.jobs import Action, Job, Method
 from schemas.model import construct_unchecked
 from schemas.signing import Signed
 
-# A person at the Mac sees Apple's countdown before a declared update is forced.
+# macOS shows the user a countdown before it forces a declared update; this leaves time for it.
 _NOTICE: Final = timedelta(hours=1)
-# An executor gets at least this long to begin, however soon the window closes.
+# The least time that an executor gets to begin, even if the window closes sooner.
 _SHORTEST_START: Final = timedelta(minutes=30)
 
 
 def build_job(s: Situation, decision: Decision, *, fast_paths: bool = True) -> Job:
-    """The job a `send` orders. It must begin before the window closes, unless the deadline has
-    passed; what it set in motion may be confirmed until `report_by`."""
+    """Return the job of a decision to send. The decision must be one of this Situation.
+
+    The executor must begin before `expires_at`, and a report of the Mac must confirm the result
+    before `report_by`. `expires_at` is at most the end of the open window, unless the deadline has
+    passed, the job re-enrolls the Mac, or the window ends in less than 30 minutes.
+    """
     assert decision.decision is Verdict.SEND
     assert decision.site is not None
     assert decision.action is not None
@@ -52,7 +56,8 @@ def build_job(s: Situation, decision: Decision, *, fast_paths: bool = True) -> J
         "erases": decision.erases,
         "approval": _approval(s, decision),
     }
-    # An update is the order of most Macs, and nothing that a Mac says of itself is in its intent.
+    # Most jobs are updates. Their intent is a release's version and no text of the Mac's, so
+    # validation could find nothing.
     unchecked = fast_paths and decision.action is Action.UPDATE
     return construct_unchecked(Job, values) if unchecked else Job(**values)
 

@@ -1,4 +1,4 @@
-"""The events by which our own rules end a job: it was settled, or it was withdrawn."""
+"""Events by which the core itself ends a job: an inferred result, or a withdrawal."""
 
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from schemas.results import JobResult
 
 
 def result_event(result: JobResult, source: str, now: datetime) -> JobResultedEvent:
-    """What was read off the Mac's reports, or its silence."""
+    """Return the event of a result inferred from the Mac's reports, or from their absence."""
     return JobResultedEvent(
         id=event_id("settled", result.job_id, result.outcome.value),
         source=source,
@@ -23,7 +23,8 @@ def result_event(result: JobResult, source: str, now: datetime) -> JobResultedEv
 def superseded_event(
     entry: JobEntry, udid: str, by: str, source: str, now: datetime
 ) -> JobSupersededEvent:
-    """The job is withdrawn, `by` a newer one or the reason for which nothing is wanted."""
+    """Return the event that withdraws a job. `by` is the id of the job that replaces it, or the
+    reason of the decision that needs no job."""
     return JobSupersededEvent(
         id=event_id("superseded", entry.job_id),
         source=source,

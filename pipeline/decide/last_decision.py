@@ -1,4 +1,4 @@
-"""What is kept of an answer: enough to know whether the next one differs, and when to ask again."""
+"""The part of a Mac's last decision that is kept, to notice a different one and to decide again."""
 
 import hashlib
 from typing import NamedTuple
@@ -8,10 +8,12 @@ from schemas.decisions import Decision, Reason, Severity, Verdict
 
 
 class LastDecision(NamedTuple):
-    """The last answer for a Mac, as little of it as is needed to know when to ask again.
+    """A Mac's last decision: its fingerprint, and what the counts and the next decision need.
 
-    `recheck_on_telemetry`: a report that brings telemetry only can change it;
-    `waits_for_capacity`: the end of another job of the site can.
+    `recheck_us` is when the Mac must be decided again without an event, in microseconds since
+    1970; 0 for never. `severity` is None for a Mac without CVEs; `deadline_us` is 0 without a
+    deadline. `recheck_on_telemetry`: a report that brings only telemetry can change the decision.
+    `waits_for_capacity`: the end of another job of the site can change it.
     """
 
     fingerprint: bytes
@@ -26,16 +28,18 @@ class LastDecision(NamedTuple):
 
     @property
     def wants_capacity(self) -> bool:
-        """Whether the end of another job of the site can change it."""
+        """True if the end of another job of the site can change the decision."""
         return self.waits_for_capacity or self.reason is Reason.SITE_FULL
 
 
 def fingerprint(decision: Decision) -> bytes:
-    """Names an answer, in 16 bytes. Gates are left out, their figures move while the answer stands,
-    and the evidence, which an erase is ordered with but not by.
+    """Return 16 bytes that differ for decisions that differ in more than gates and evidence.
 
-    Not by pydantic's JSON, which takes four times as long: no text here has control characters.
+    The details of gates, such as free disk space, and the evidence change without a change of the
+    decision, so they are excluded.
     """
+    # Joined by hand: pydantic's JSON takes four times as long. The separators are safe because no
+    # text of a decision has control characters.
     target, deadline, next_at = decision.target, decision.deadline_at, decision.next_eligible_at
     text = "\x1f".join(
         [

@@ -1,7 +1,8 @@
-"""YAML text to plain values that know their line and column.
+"""YAML text as plain values, each with its line and column.
 
-YAML 1.2, one document of at most 1 MiB, plain tags only. It is read from the parser's events, so
-that depth, size and aliases are bounded while reading, and every duplicate key is reported.
+YAML 1.2, one document of at most 1 MiB, standard tags only. The text is read from the parser's
+events: depth, number of values and aliases are limited while reading, before memory is used, and
+every duplicate key is reported.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,7 @@ Path = tuple[str | int, ...]
 
 
 class Problem(NamedTuple):
-    """Something wrong in a file, where it is (both from 1), and in what (`sites.tokyo`)."""
+    """An error in a file: line and column (from 1), path of the value (`sites.tokyo`), message."""
 
     line: int
     column: int
@@ -45,8 +46,8 @@ class Problem(NamedTuple):
         return where + (f"{self.path}: {self.message}" if self.path else self.message)
 
 
-class UnreadableYaml(ValueError):  # noqa: N818 - as InvalidEvent
-    """Text that is not such YAML."""
+class UnreadableYaml(ValueError):  # noqa: N818 - named like InvalidEvent
+    """The text is not YAML of the allowed form; `problems` has at least one problem."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__(str(problems[0]))
@@ -55,10 +56,11 @@ class UnreadableYaml(ValueError):  # noqa: N818 - as InvalidEvent
 
 @dataclass(slots=True)
 class Located:
-    """A value, where it stands, and what is in it. `text` is a scalar as written.
+    """A value with its line and column (from 1), and the values inside it.
 
-    `keys` says where each key of a mapping stands. `size` counts the values in it, an alias as
-    all that it stands for.
+    `text` is a scalar as written. `children` maps a key or an index to a value, `keys` a key to the
+    line and column of the key itself. `size` is the number of values in it, itself included; an
+    alias counts as all values that it refers to.
     """
 
     line: int
@@ -71,7 +73,7 @@ class Located:
 
 
 def path_text(path: Path) -> str:
-    """`sites.tokyo.windows[0].from`."""
+    """Return a path as text: `sites.tokyo.windows[0].from`."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -79,7 +81,11 @@ def path_text(path: Path) -> str:
 
 
 def read_yaml(text: str) -> Located:
-    """The one document in the text; UnreadableYaml with every problem that could be told apart."""
+    """Return the root value of the one document in the text.
+
+    Raises UnreadableYaml with every duplicate key, unsupported tag and unreadable scalar. Reading
+    ends at the first error of another kind.
+    """
     if len(text) > MAX_CHARACTERS:
         raise UnreadableYaml((Problem(1, 1, "", "larger than 1 MiB"),))
     for number, line in enumerate(text.splitlines(), 1):
@@ -134,7 +140,7 @@ def _boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
-# Dates and times stay text: what they mean is for the policy to say.
+# Dates and times stay text; the policy's fields define their meaning.
 _SCALARS: Final[dict[str, Callable[[str], Any]]] = {
     "null": lambda _: None,
     "bool": _boolean,
@@ -145,6 +151,8 @@ _SCALARS: Final[dict[str, Callable[[str], Any]]] = {
 
 
 class _Stop(Exception):  # noqa: N818 - never leaves this module
+    """Ends the reading of a document with one problem."""
+
     def __init__(self, problem: Problem) -> None:
         super().__init__(str(problem))
         self.problem = problem
@@ -159,7 +167,7 @@ def _of_marked(error: MarkedYAMLError) -> Problem:
 
 @dataclass(slots=True)
 class _OpenCollection:
-    """A collection that is being read; `key` is what its next value belongs to."""
+    """A mapping or list that is being read; `key` is the mapping's key that awaits its value."""
 
     located: Located
     path: Path
@@ -169,6 +177,8 @@ class _OpenCollection:
 
 
 class _Reader:
+    """Builds the values of one document from the parser's events; used once."""
+
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self._yaml = YAML(typ="safe", pure=True)
@@ -178,7 +188,7 @@ class _Reader:
         self._values = 0
 
     def read(self, text: str) -> Located:
-        """The document's root."""
+        """Return the root value. Raises _Stop, or an error of ruamel.yaml's."""
         for event in self._yaml.parse(text):
             if isinstance(event, DocumentStartEvent) and self._root is not None:
                 raise self._stop(_location(event), "a second document begins; only one is allowed")
@@ -242,13 +252,13 @@ class _Reader:
         parent = self._open[-1]
         parent.located.size += located.size
         if parent.located.size > _MAX_VALUES:
-            raise self._stop(location, "its aliases stand for too many values")
+            raise self._stop(location, "its aliases repeat too many values")
         if not parent.is_mapping:
             parent.located.children[len(parent.located.value)] = located
             parent.located.value.append(located.value)
             return
         assert parent.key is not None
-        if parent.key not in parent.located.children:  # of duplicates the first stays
+        if parent.key not in parent.located.children:  # of duplicate keys the first is kept
             parent.located.children[parent.key] = located
             parent.located.value[parent.key] = located.value
         parent.key = None
@@ -265,9 +275,11 @@ class _Reader:
     def _aliased(self, event: AliasEvent) -> Located:
         located = self._anchors.get(event.anchor)
         if any(one.anchor == event.anchor for one in self._open):
-            raise self._stop(_location(event), f"*{event.anchor} stands inside what it stands for")
+            raise self._stop(_location(event), f"*{event.anchor} is used inside its own anchor")
         if located is None:
-            raise self._stop(_location(event), f"*{event.anchor}: no anchor of that name before it")
+            raise self._stop(
+                _location(event), f"*{event.anchor}: no anchor of this name precedes it"
+            )
         return located
 
     def _path(self) -> Path:

@@ -1,10 +1,32 @@
-"""Which way a need is carried out, and what stands against each way.
+"""Methods: the way in which a need is carried out, and the obstacle of each way.
+
+The policy lists the methods for each action in order of preference. A method is impossible for this
+Mac (skipped), blocked (has an obstacle, which a report, an event or time can remove), or free.
+
+| methods of the policy | choice |
+| --- | --- |
+| at least one free | the first free one |
+| none free, some blocked | the first blocked one, with its obstacle |
+| all impossible | none, with the reason `no_method` |
+
+| method | possible | obstacles |
+| --- | --- | --- |
+| `ddm` | macOS 14 or later | MDM, not supervised, no bootstrap token |
+| `mdm_command` | macOS 11 to 13 | MDM, not supervised, no bootstrap token, running update |
+| `softwareupdate` | updates | no SSH at the site, no volume owner, running update |
+| `startosinstall` | target not older than the system | as `softwareupdate` |
+| `erase_device` | erases, on T2 or Apple silicon | MDM, running update |
+| `asr` | `reimage` | no SSH at the site, running update |
+| `profiles_renew` | always | no SSH at the site, not in Apple Business Manager |
+
+"MDM" is: not enrolled, MDM silent, or an enrollment that must be repaired first. Bootstrap token
+and volume owner are needed on Apple silicon and virtual Macs only. Invariant: while MDM drives an
+update, no second method is started beside it.
 
 Apple's limits are those of its schema (github.com/apple/device-management): the DDM enforcement
-declaration wants macOS 14 and supervision, ScheduleOSUpdate is used for macOS 11 to 13 only,
-EraseDevice leaves the system it finds, and needs T2 or Apple silicon to do so, startosinstall
-installs nothing older than what runs. On Apple silicon an update needs a volume owner, or MDM's
-bootstrap token.
+declaration needs macOS 14 and supervision; ScheduleOSUpdate is used for macOS 11 to 13 only;
+EraseDevice keeps the installed system, and needs T2 or Apple silicon for that; startosinstall
+installs nothing older than the running system.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,13 +50,16 @@ _COMMAND_FROM, _COMMAND_BELOW = OSVersion(11), OSVersion(14)
 _NEEDS_VOLUME_OWNER: Final = frozenset({HardwareClass.APPLE_SILICON, HardwareClass.VM})
 _ERASES_TO_A_SYSTEM: Final = frozenset({HardwareClass.T2, HardwareClass.APPLE_SILICON})
 _RUNNING_STATES: Final = frozenset({"downloading", "prepared", "installing"})
-# A Mac that said 'downloading' and then nothing for this long is no longer believed.
+# A running state that was reported longer ago than this no longer blocks other methods.
 _RUNNING_MAX_AGE: Final = timedelta(hours=24)
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):
-    """A method, and what stands against it; None with a reason where none is possible at all.
-    `until` is when time alone clears the way for some method."""
+    """A method and its obstacle: `reason` is None if the method is free.
+
+    `method` is None, with a reason, if every method is impossible. `until` is the time at which
+    some blocked method becomes free without an event, if there is one.
+    """
 
     method: Method | None
     reason: Reason | None
@@ -42,13 +67,14 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
     until: datetime | None = None
 
 
+# The reason and the detail of the gate `method`; None for no obstacle.
 Obstacle = tuple[Reason, str] | None
 
 
 def choose_method(s: Situation, need: Need) -> Choice:
-    """The first allowed method with nothing against it; else the first possible one and what is.
+    """Return the first free method that the policy allows, else the first blocked one.
 
-    A method that cannot exist for this Mac is passed over, one that is merely blocked is named.
+    See the table at the top. An obstacle ends by time only if it is another running update.
     """
     blocked: Choice | None = None
     for method in _allowed(getattr(s.policy.methods, need.action)):
@@ -137,7 +163,7 @@ def _startosinstall(s: Situation, need: Need) -> tuple[bool, Obstacle]:
 
 
 def _erase_device(s: Situation, need: Need) -> tuple[bool, Obstacle]:
-    # It leaves the system as it is: no cure for one that is broken or old.
+    # EraseDevice keeps the installed system, so it cannot repair or update one.
     possible = need.erases and s.device.hardware in _ERASES_TO_A_SYSTEM
     return possible, _mdm_obstacle(s, need)
 
@@ -168,7 +194,11 @@ _CHECKS: Final[Mapping[Method, Callable[[Situation, Need], tuple[bool, Obstacle]
 
 
 def _another_update_runs(s: Situation, method: Method) -> tuple[Obstacle, datetime | None]:
-    """Never two methods at once: an update that MDM drives is left to end."""
+    """Return the obstacle of an update that MDM already drives, and the time when it ends.
+
+    A declaration may replace an earlier declaration, and `profiles_renew` installs nothing: these
+    two methods have no such obstacle.
+    """
     if method in (Method.DDM, Method.PROFILES_RENEW):
         return None, None
     ends_us = s.device.reported_us("install_state") + duration_us(_RUNNING_MAX_AGE)

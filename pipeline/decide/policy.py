@@ -1,6 +1,6 @@
-"""The policy: what a company wants of its Macs, as validated values.
+"""Policy: the operators' rules for sites, windows, deadlines, methods and limits, validated.
 
-Reading it from YAML, with line numbers in errors, is `pipeline.decide.policy_file`'s work.
+`pipeline.decide.policy_file` reads it from YAML and adds line numbers to the errors.
 """
 
 import re
@@ -102,7 +102,7 @@ Duration = Annotated[
     Field(ge=timedelta(0), le=timedelta(days=3650)),
 ]
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_plain)]
-# What people will read in a decision or on a terminal.
+# Text that people read in a decision or on a terminal.
 PlainText = Annotated[str, AfterValidator(_plain)]
 TimeZoneName = Annotated[str, AfterValidator(_time_zone)]
 Line = Annotated[str, AfterValidator(_line)]
@@ -110,7 +110,10 @@ ServerName = Annotated[str, AfterValidator(_server)]
 
 
 class Strict(BaseModel):
-    """Part of a policy: frozen, and an unknown key is an error (a typo must not be a default)."""
+    """Base of every part of a policy: frozen, and an unknown key is an error.
+
+    A misspelled key must not fall back to its default.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -130,8 +133,10 @@ ClockTime = Annotated[str, StringConstraints(pattern=r"^([01]\d|2[0-3]):[0-5]\d$
 
 
 class Window(Strict):
-    """A maintenance window in the site's own time; it may run past midnight, and `from` = `to`
-    is the whole day."""
+    """A maintenance window in the site's local time; it may end on the next day.
+
+    `days` are the days on which it starts. `from` equal to `to` is 24 hours.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -141,7 +146,7 @@ class Window(Strict):
 
 
 class Match(Strict):
-    """Which Macs: any glob of any list matches (case-insensitive)."""
+    """A set of Macs: those of which one field matches a glob of its list, in any case."""
 
     hostnames: tuple[Glob, ...] = ()
     serials: tuple[Glob, ...] = ()
@@ -151,7 +156,7 @@ class Match(Strict):
     def matches(
         self, *, hostname: str | None, serial: str | None, udid: str, model: str | None
     ) -> bool:
-        """Whether this Mac is one of them."""
+        """Return True if the Mac with these fields is in the set."""
         values = {"serials": serial, "udids": udid, "hostnames": hostname, "models": model}
         return any(
             (value := values[name]) is not None and pattern.match(value.lower())
@@ -160,7 +165,7 @@ class Match(Strict):
 
     @cached_property
     def _patterns(self) -> tuple[tuple[str, re.Pattern[str]], ...]:
-        """The lists that are not empty, each as one expression."""
+        """The lists that are not empty, each as one regular expression."""
         lists = ((name, getattr(self, name)) for name in type(self).model_fields)
         return tuple(
             (name, re.compile("|".join(translate(glob.lower()) for glob in globs)))
@@ -170,10 +175,11 @@ class Match(Strict):
 
 
 class Site(Strict):
-    """One site: its clock, its line, when it may work and how much at once.
+    """One site: time zone, uplink, maintenance windows, limit of open jobs, and its Macs.
 
-    `uplink_mbps` is megabits/s; with `cache` an installer crosses it once. `ssh` says whether its
-    executor can log in to its Macs.
+    `uplink_mbps` is in megabits per second. `cache`: the site has a content cache, so an installer
+    crosses the uplink once. `ssh`: the site's executor can log in to its Macs. Without `windows`
+    the policy's windows apply.
     """
 
     time_zone: TimeZoneName
@@ -201,15 +207,15 @@ class BySeverity(Strict):
     routine: Duration
 
     def for_severity(self, severity: Severity) -> timedelta:
-        """The duration for this severity."""
-        value: timedelta = getattr(self, severity)  # an enum of texts
+        """Return the duration for this severity."""
+        value: timedelta = getattr(self, severity)  # a StrEnum: each value is a field's name
         return value
 
 
 class Deadlines(BySeverity):
-    """How long after a hole is known a Mac must be patched; then windows no longer hold it back.
+    """The time from the release of a fix to its deadline; after it, windows do not hold the job.
 
-    `kev_due_dates`: CISA's own due date also counts where it is earlier.
+    `kev_due_dates`: CISA's due date for an exploited CVE is the deadline if it is earlier.
     """
 
     exploited: Duration = timedelta(days=3)
@@ -222,7 +228,7 @@ class Deadlines(BySeverity):
 
 
 class Deferrals(BySeverity):
-    """How long a release is left to mature before it is sent; zero sends at once."""
+    """The time for which a release matures before it is sent; zero sends it at once."""
 
     exploited: Duration = timedelta(0)
     critical: Duration = timedelta(0)
@@ -233,7 +239,7 @@ class Deferrals(BySeverity):
 
 
 class Methods(Strict):
-    """Preferred methods for each action, best first; one left out is never used."""
+    """The allowed methods for each action, in order of preference; others are never used."""
 
     update: tuple[Literal["ddm", "mdm_command", "softwareupdate"], ...] = (
         "ddm",
@@ -249,16 +255,18 @@ class Methods(Strict):
     reenroll: tuple[Literal["profiles_renew"], ...] = ("profiles_renew",)
 
     def of(self, action: Action) -> tuple[Method, ...]:
-        """The methods allowed for an action, in order of preference."""
+        """Return the methods allowed for an action, in order of preference."""
         names: tuple[str, ...] = getattr(self, action.value)
         return tuple(Method(name) for name in names)
 
 
 class Upgrades(Strict):
-    """Major upgrades. `supported_lines` `auto` is the newest three lines that have a release.
+    """Rules for upgrades to another line.
 
-    `to` moves Macs that can run it to that line although theirs is still supported.
-    `out_of_support` False leaves Macs on dead lines alone (a finding).
+    `supported_lines`: `auto` is the newest line that has a release and the two before it. `to`:
+    Macs whose model can run this line are upgraded to it, even if their own is supported; it also
+    limits upgrades off dead lines. `out_of_support`: if false, Macs on dead lines are not upgraded
+    and get a finding.
     """
 
     supported_lines: Literal["auto"] | tuple[Line, ...] = "auto"
@@ -267,7 +275,12 @@ class Upgrades(Strict):
 
 
 class Mdm(Strict):
-    """What a healthy enrolment is."""
+    """Conditions of a healthy enrollment.
+
+    `server`: the expected MDM server. `silent_after`: MDM is silent if its last contact is more
+    than this before the newest inventory report. `identity_renew_before`: the MDM identity
+    certificate is renewed this long before its end.
+    """
 
     server: ServerName | None = None
     require_user_approved: bool = True
@@ -276,10 +289,10 @@ class Mdm(Strict):
 
 
 class Thresholds(Strict):
-    """Numbers the rules compare with. Disk in GB (10^9 bytes), battery in percent.
+    """Limits that the rules compare with: disk in GB (10^9 bytes), battery in percent.
 
-    Disk and battery figures: github.com/Macjutsu/super (15 GB update, 25 GB upgrade plus its
-    installer; battery 20 % on Apple silicon, 50 % on Intel).
+    The defaults for disk and battery are those of github.com/Macjutsu/super: 15 GB for an update,
+    25 GB plus the installer for an upgrade; battery 20 % on Apple silicon, 50 % on Intel.
     """
 
     disk_update_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 15.0
@@ -296,14 +309,18 @@ class Thresholds(Strict):
 
 
 class FollowUp(Strict):
-    """What must be confirmed after a reinstall or a reimage before a Mac is done."""
+    """Points that must be confirmed after a reinstall or a reimage before the Mac is done.
+
+    `activations`: the names of per-device activations that a report must confirm. `compliant`: a
+    report must confirm that the Mac is compliant.
+    """
 
     activations: tuple[PlainText, ...] = ()
     compliant: bool = True
 
 
 class Image(Strict):
-    """An image that a returned loan unit may be restored from, by `asr`."""
+    """An image from which `asr` may restore a returned loan unit of these models."""
 
     name: PlainText
     models: Annotated[tuple[Glob, ...], Field(min_length=1)]
@@ -313,8 +330,10 @@ class Image(Strict):
 
 
 class Firmware(Strict):
-    """The firmware that belongs to a macOS version on some models; a Mac that runs the version
-    with another one was not updated by Apple's installer, or only by half."""
+    """The firmware that Apple's installer of a macOS version puts on some models.
+
+    A Mac that runs the version with other firmware was updated only in part, or by other means.
+    """
 
     models: Annotated[tuple[Glob, ...], Field(min_length=1)]
     version: OSVersionField
@@ -322,7 +341,10 @@ class Firmware(Strict):
 
 
 class Exemption(Strict):
-    """Macs that are left alone: for these actions (none named: all), until a date (exclusive)."""
+    """Macs that get no jobs for these actions (empty: all) before the date `until` (UTC).
+
+    Without `until` the exemption has no end. `why` is shown in decisions.
+    """
 
     who: Match
     actions: tuple[Action, ...] = ()
@@ -330,14 +352,14 @@ class Exemption(Strict):
     why: Annotated[PlainText, StringConstraints(min_length=1)]
 
     def covers(self, action: Action, now: datetime) -> bool:
-        """Whether it holds back this action now."""
+        """Return True if the exemption applies to this action at `now` (aware)."""
         if self.until is not None and now.astimezone(UTC).date() >= self.until:
             return False
         return not self.actions or action in self.actions
 
 
 class Policy(Strict):
-    """Everything a company can say. Defaults are the cautious choice."""
+    """All settings of the operators; each default is the cautious choice."""
 
     version: Literal[1] = 1
     sites: Annotated[dict[SiteField, Site], Field(min_length=1)]
@@ -371,8 +393,11 @@ class Policy(Strict):
         udid: str,
         model: str | None,
     ) -> str | None:
-        """The Mac's site: what an event said if the policy knows it, else the first match, else
-        the default."""
+        """Return the name of the Mac's site, or None.
+
+        It is the reported `site` if the policy has it, else the first site that matches, else
+        `default_site`.
+        """
         if site is not None and site in self.sites:
             return site
         for name, candidate in self.sites.items():
@@ -382,18 +407,18 @@ class Policy(Strict):
 
     @cached_property
     def reads_hostnames(self) -> bool:
-        """Whether a Mac's host name alone can change its answer."""
+        """True if a change of a Mac's host name alone can change its decision."""
         matches = [site.match for site in self.sites.values()] + [
             one.who for one in self.exemptions
         ]
         return any(match.hostnames for match in matches)
 
     def windows_of(self, site: str) -> tuple[Window, ...]:
-        """The site's own windows, or the policy's."""
+        """Return the site's own windows, or the policy's. Raises KeyError for an unknown site."""
         own = self.sites[site].windows
         return self.windows if own is None else own
 
 
 def policy_schema() -> dict[str, Any]:
-    """The JSON Schema of the policy file."""
+    """Return the JSON Schema of the policy file."""
     return Policy.model_json_schema(by_alias=True)

@@ -1,4 +1,4 @@
-"""A policy from its YAML text: every problem at once, each with its line and column."""
+"""Policy files: YAML text to a Policy, or all its problems, each with line and column."""
 
 import hashlib
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ _A_MAPPING: Final = "must be a mapping: lines of `key: value` below it"
 _A_LIST: Final = "must be a list: [one, two], or lines that begin with a hyphen"
 _TEXT: Final = "must be text"
 
-# What pydantic says in its own words of Python, in those of the file.
+# pydantic's error types, with messages in terms of YAML instead of Python.
 _MESSAGES: Final = {
     "model_type": _A_MAPPING,
     "model_attributes_type": _A_MAPPING,
@@ -64,10 +64,10 @@ _MOST_PROBLEMS: Final = 200
 
 
 class PolicyError(ValueError):
-    """A text that is no valid policy; `problems` are in the order of their lines."""
+    """The text is not a valid policy; `problems` are in the order of their lines."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        # Keys and values of a hostile file end on somebody's terminal.
+        # A hostile file must not bring control characters to an operator's terminal.
         self.problems = tuple(
             Problem(one.line, one.column, clean_text(one.path), clean_text(one.message))
             for one in sorted(problems)
@@ -79,29 +79,29 @@ class PolicyError(ValueError):
 
 
 class PolicyDocument(NamedTuple):
-    """A valid policy, its digest, and where each of its values stands in the text."""
+    """A valid policy with its digest, and `root`, which has the location of each value."""
 
     policy: Policy
     digest: str
     root: Located
 
     def location_of(self, path: Path) -> tuple[int, int]:
-        """Line and column of a value, or of the nearest one around it that the text has."""
+        """Return line and column of a value, or of the innermost value around it in the text."""
         return _locate(self.root, path).location
 
     def defines(self, path: Path) -> bool:
-        """Whether the text itself gives this value."""
+        """Return True if the text itself has this value; False if it is a default."""
         return _locate(self.root, path).path == path
 
 
-@lru_cache(maxsize=8)  # one text is read by who admits it, who folds it and who decides by it
+@lru_cache(maxsize=8)  # admission, the fold and the decisions read the same text
 def read_policy(text: str) -> Policy:
-    """The policy; PolicyError with every problem otherwise."""
+    """Return the policy of a YAML text. Raises PolicyError with every problem."""
     return read_document(text).policy
 
 
 def read_document(text: str) -> PolicyDocument:
-    """The policy with the places of its values; PolicyError otherwise."""
+    """Return the policy with the location of its values. Raises PolicyError with every problem."""
     try:
         root = read_yaml(text)
     except UnreadableYaml as error:
@@ -120,14 +120,14 @@ def read_document(text: str) -> PolicyDocument:
 
 
 def policy_digest(text: str) -> str:
-    """SHA-256 of the text as UTF-8, in hex: which policy a decision was made under."""
+    """Return the SHA-256 of the text as UTF-8, in hex. Decision records name their policy by it."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class _ErrorLocation(NamedTuple):
-    """What an error is about: its path in the file, its place, the value there.
+    """The path, line and column, and value that an error of pydantic's is about.
 
-    `branch` says that pydantic tried one form of several.
+    `is_union_branch`: the error is about one of several forms that the value may have.
     """
 
     path: Path
@@ -147,7 +147,7 @@ def _locate(root: Located, loc: Path) -> _ErrorLocation:
             keys = located.keys
             located, path = child, (*path, part)
             location = (child.line, child.column)
-            if child.text == "":  # nothing stands there; an empty value is where its key is
+            if child.text == "":  # an empty value has no text; report its key
                 location = keys.get(str(part), location)
         elif part == "[key]":
             location = keys.get(str(path[-1]), location)
@@ -168,7 +168,7 @@ def _problems(root: Located, details: list[ErrorDetails]) -> list[Problem]:
     inner = {path[:length] for path in found for length in range(len(path))}
     for path, here in found.items():
         if path in inner and all(spot.is_union_branch for spot, _ in here):
-            continue  # another form fits better: its error is about something inside
+            continue  # another form fits better: it has errors inside the value
         spot = here[0][0]
         messages = dict.fromkeys(_message(spot.located, detail) for spot, detail in here)
         whole.append(Problem(*spot.location, path_text(path), ", or ".join(messages)))
@@ -176,7 +176,10 @@ def _problems(root: Located, details: list[ErrorDetails]) -> list[Problem]:
 
 
 def _default_site_problem(root: Located, details: list[ErrorDetails]) -> list[Problem]:
-    """The one check across keys, which pydantic leaves out while a site has an error."""
+    """Return the problem of an unknown `default_site`.
+
+    pydantic does not make this check, the only one across keys, while a site has an error.
+    """
     wanted, sites = root.children.get("default_site"), root.children.get("sites")
     if wanted is None or sites is None or not isinstance(wanted.value, str) or not sites.keys:
         return []
@@ -211,7 +214,7 @@ def _key_location(root: Located, path: Path) -> tuple[int, int] | None:
 
 
 def _known_keys(path: Path) -> list[str]:
-    """The keys of the model at this path of the policy."""
+    """Return the keys that the policy allows at this path."""
     model: type[BaseModel] = Policy
     names = iter(path)
     for part in names:
@@ -221,7 +224,7 @@ def _known_keys(path: Path) -> list[str]:
         annotation = fields[str(part)].annotation
         model = _model_in(annotation) or model
         if get_origin(annotation) is dict:
-            next(names, None)  # a name that the file chose
+            next(names, None)  # a key of the file's own, such as the name of a site
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
@@ -253,7 +256,7 @@ def _message(located: Located, detail: ErrorDetails) -> str:
 
 
 def _quoting_hint(kind: str, located: Located) -> str:
-    """`26.10` without quotes is a number, and it is 26.1."""
+    """Return a hint to quote a number: without quotes, YAML reads `26.10` as 26.1."""
     if kind != "string_type" or not isinstance(located.value, int | float):
         return ""
     return f'; write it in quotes: "{located.text}"'

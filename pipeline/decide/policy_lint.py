@@ -1,4 +1,4 @@
-"""What a valid policy says that its author may not mean: warnings, each with its place."""
+"""Warnings about valid policies that probably do not do what their author wants."""
 
 from collections.abc import Iterator
 from datetime import date
@@ -12,17 +12,17 @@ from pipeline.decide.policy_file import PolicyDocument
 from pipeline.state.hardware_table import NEWEST_MAJOR
 from schemas.ids import clean_text
 
-# A major upgrade takes most of an hour even from a cache.
+# An upgrade takes most of an hour, even from a content cache.
 _SHORTEST_WINDOW_MINUTES: Final = 60
 _KINDS: Final = ("hostnames", "serials", "udids", "models")
-# Apple had it in the field (26A428) when the model table was made.
+# This line was released (build 26A428) when the table of models was made, which ends before it.
 _NEWEST_KNOWN_LINE: Final = NEWEST_MAJOR + 1
 
 _Found = Iterator[tuple[Path, str]]
 
 
 def lint(document: PolicyDocument, today: date) -> tuple[Problem, ...]:
-    """Warnings in the order of their lines; `today` (UTC) tells which exemptions are over."""
+    """Return warnings in the order of their lines. Exemptions are over if they end by `today`."""
     policy = document.policy
     found = (
         *_times(document),
@@ -47,15 +47,15 @@ def _times(document: PolicyDocument) -> _Found:
     for severity in SEVERITY_ORDER:
         if deadlines.for_severity(severity) < deferrals.for_severity(severity):
             path: Path = ("deadlines", severity.value)
-            if not document.defines(path):  # it is the default; the deferral is what was written
+            if not document.defines(path):  # the deadline is a default; the text has the deferral
                 path = ("deferrals", severity.value)
-            yield path, "the deadline is over before the deferral: nothing is sent but by force"
+            yield path, "the deadline passes before the deferral ends: jobs are sent after it only"
     for milder, worse in pairwise(SEVERITY_ORDER):
         if deadlines.for_severity(worse) > deadlines.for_severity(milder):
             path = ("deadlines", worse.value)
             if not document.defines(path):
                 path = ("deadlines", milder.value)
-            yield path, f"{worse.value} has more time than {milder.value}, which is less urgent"
+            yield path, f"{worse.value} has more time than {milder.value}, which is less severe"
     if policy.thresholds.cool_down > policy.thresholds.cool_down_max:
         yield ("thresholds", "cool_down"), "is longer than cool_down_max"
 
@@ -67,14 +67,14 @@ def _sites(policy: Policy) -> _Found:
         if not globs and name != policy.default_site:
             yield (
                 ("sites", name),
-                "has no match and is not default_site: only Macs whose events name it come to it",
+                "has no match and is not default_site: it has only Macs whose reports name it",
             )
         for kind, index, glob in globs:
             for other, other_kind, other_glob in earlier:
                 if other_kind == kind and fnmatchcase(glob.lower(), other_glob.lower()):
                     yield (
                         ("sites", name, "match", kind, index),
-                        f"{other!r} comes first and takes all of these ({other_glob!r})",
+                        f"{other!r} comes first and matches all of these ({other_glob!r})",
                     )
                     break
         earlier += [(name, kind, glob) for kind, _, glob in globs]
@@ -95,7 +95,7 @@ def _all_windows(policy: Policy) -> _Found:
 
 def _windows(path: Path, windows: tuple[Window, ...]) -> _Found:
     if not windows:
-        yield path, "there is no window: nothing is done before its deadline"
+        yield path, "there is no window: no job is sent before its deadline"
     for index, window in enumerate(windows):
         minutes = (_minutes(window.end) - _minutes(window.start)) % (24 * 60) or 24 * 60
         if minutes < _SHORTEST_WINDOW_MINUTES:
@@ -133,7 +133,7 @@ def _methods(methods: Methods) -> _Found:
             yield ("methods", action), f"has no method: no {action} is ever sent"
         for index, method in enumerate(allowed):
             if method in allowed[:index]:
-                yield ("methods", action, index), f"{method} stands twice"
+                yield ("methods", action, index), f"{method} is listed twice"
 
 
 def _mdm(policy: Policy) -> _Found:
@@ -147,4 +147,4 @@ def _exemptions(policy: Policy, today: date) -> _Found:
         if exemption.until is not None and exemption.until <= today:
             yield (*path, "until"), f"is over since {exemption.until.isoformat()}"
         if not any(True for _ in _globs(exemption.who)):
-            yield (*path, "who"), "names no Mac: it exempts nobody"
+            yield (*path, "who"), "matches no Mac: it has no effect"

@@ -1,7 +1,7 @@
-"""The core's one loop: fold an event, settle jobs, decide again who is affected.
+"""The core's one loop: fold an event, infer results of jobs, decide for the affected Macs.
 
-Both shells and replay drive it. It owns which Macs are looked at again and when; it does no I/O:
-it says what to record, and its caller makes that durable and hands back what follows from it.
+Both shells and replay drive it. It decides which Macs are evaluated again, and when. It does no
+I/O: it yields effects, and its caller makes them durable and hands derived events back to it.
 """
 
 import heapq
@@ -42,7 +42,7 @@ SOURCE: Final = "/drydock/decide"
 
 
 class Decided(msgspec.Struct, frozen=True):
-    """An answer that differs from the Mac's last one; `job` is what a `send` orders."""
+    """A decision that differs from the Mac's last one; `job` is the job of a decision to send."""
 
     record: DecisionRecord
     job: Job | None = None
@@ -56,8 +56,11 @@ class DerivedEvent(msgspec.Struct, frozen=True):
 
 
 class EvaluationFailed(msgspec.Struct, frozen=True):
-    """Our own bug: no answer could be worked out for this Mac. Its last one stands, and the other
-    Macs that the event concerns are not held up. The caller sets it aside with code `bug`."""
+    """A bug of ours: the evaluation of this Mac raised.
+
+    Its last decision is kept, and the other Macs that the event affects are decided. The caller
+    writes a dead letter with code `bug`.
+    """
 
     udid: str
     error: Exception
@@ -79,7 +82,8 @@ class Reconciler:
         self.last_decisions: dict[str, LastDecision] = {}
         self.exposed: Counter[tuple[str, str]] = Counter()
         self.open_jobs: Counter[tuple[str, str]] = Counter()
-        # Whose answers were dropped; who keeps answers drops them too, and empties this.
+        # Records whose decisions were dropped. The caller that stores decisions deletes them too,
+        # and clears this.
         self.dropped_decisions: dict[str, None] = {}
         self._site_jobs: Counter[str] = Counter()
         # The Macs that have an open job.
@@ -88,7 +92,7 @@ class Reconciler:
         self._waiting_for_capacity: dict[str, list[tuple[int, str]]] = {}
         self._parsed_policy: tuple[str, Policy] | None = None
         self._policy_override: tuple[str, Policy] | None = None
-        # The last answer, if it ordered a job: the next question is mostly about that order.
+        # The last evaluation, if it sent a job: the next one is mostly of the same Mac.
         self._last_sent: tuple[Situation, Evaluation] | None = None
         # A Mac and its wire form: two records in a row are mostly of the same.
         self._last_wire: tuple[Device, dict[str, Any]] | None = None
@@ -109,13 +113,13 @@ class Reconciler:
 
     @property
     def policy_digest(self) -> str | None:
-        """Names the policy's text."""
+        """The digest of the text of the policy in force; None without a policy."""
         if self._policy_override is not None:
             return self._policy_override[0]
         return None if self.fleet.policy is None else self.fleet.policy.digest
 
     def override_policy(self, text: str) -> None:
-        """Decide by this policy whatever the log says: for replay and what-if."""
+        """Decide by this policy instead of the policy in the log: for replay and what-if."""
         self._policy_override = (policy_digest(text), read_policy(text))
 
     # --- the loop ---
@@ -123,11 +127,11 @@ class Reconciler:
     def handle(
         self, event: Event, now: datetime, peek: ReportPeek | None = None
     ) -> Iterator[Effect]:
-        """Fold an event, then decide for every Mac whose answer it can have changed.
+        """Fold an event, then decide for every Mac whose decision it can change.
 
-        The effects come one by one, each to be recorded before the next is asked for. By `seen`,
-        its bytes at a glance, a repeat of it is known. Raises PolicyError for a policy that cannot
-        be read: it is not taken.
+        The caller records each effect before it takes the next one. `peek`, if given, is
+        remembered so that an identical report can skip decoding. Raises PolicyError for a policy
+        that cannot be read; the policy in force stays.
         """
         change, freed = self._fold(event)
         if peek is not None and isinstance(event, InventoryEvent):
@@ -164,7 +168,7 @@ class Reconciler:
         return self._fold(event)[0]
 
     def _fold(self, event: Event) -> tuple[Change, tuple[str, ...]]:
-        """The change, and the sites where it freed a slot."""
+        """Return the change, and the sites where it ended a job."""
         if type(event) is InventoryEvent:
             change = self.fleet.apply(event)
             if not change.is_material:
@@ -180,7 +184,7 @@ class Reconciler:
         return self._drop_merged(self.fleet.apply(event)), ()
 
     def _drop_merged(self, change: Change) -> Change:
-        """The change; records that have become part of a Mac lose their answer."""
+        """Return the change; drop the decisions of records that have become part of a Mac."""
         if not change.lines and not change.affects_all:
             for name in change.udids:
                 if name in self.last_decisions and self.fleet.canonical_udid(name) is not None:
@@ -188,7 +192,7 @@ class Reconciler:
         return change
 
     def affected(self, change: Change) -> list[str]:
-        """The Macs whose answer the change can have changed."""
+        """Return the UDIDs of the Macs whose decision the change can affect."""
         policy = self.policy
         if policy is None:
             return []
@@ -207,7 +211,7 @@ class Reconciler:
                 yield from self.reconcile(udid, now)
 
     def next_due_at(self) -> datetime | None:
-        """When `due` next has something to do."""
+        """Return the next time at which `reconcile_due` has a Mac to decide; None for never."""
         while self._timers:
             us, udid = self._timers[0]
             last = self.last_decisions.get(udid)
@@ -247,7 +251,7 @@ class Reconciler:
         found = self._evaluate(situation)
         withdrawn = situation.open_job
         if found.decision.supersedes is not None and withdrawn is not None:
-            # Once the old job is withdrawn the answer is a new one, without it.
+            # The decision is computed again without the withdrawn job.
             by = found.decision.job_id or found.decision.reason.value
             yield DerivedEvent(superseded_event(withdrawn, udid, by, SOURCE, now))
             if self.last_decisions.get(udid) is not last:
@@ -273,7 +277,7 @@ class Reconciler:
         return evaluate(s, fast_paths=self._fast_paths)
 
     def situation(self, udid: str, now: datetime) -> Situation:
-        """What the rules may see of this Mac now."""
+        """Return the Situation of this Mac at `now`. There must be a policy."""
         policy = self.policy
         assert policy is not None
         device, history = self.fleet.merged_device(udid), self.fleet.job_histories.get(udid, ())
@@ -325,7 +329,7 @@ class Reconciler:
         return self._last_wire[1]
 
     def restore(self, udid: str, last: LastDecision) -> None:
-        """Take a Mac's last answer as it was before a restart, once its state is loaded."""
+        """Restore a Mac's last decision after a restart. Its state must be loaded before."""
         if self.fleet.canonical_udid(udid) is not None:
             return
         self._count_exposed(self.last_decisions.get(udid), last)
@@ -335,7 +339,7 @@ class Reconciler:
         self._wait_for_capacity(udid, last)
 
     def recount_jobs(self) -> None:
-        """Count open jobs anew, after the ledgers were loaded."""
+        """Count open jobs again, after the job histories were loaded."""
         self._site_jobs.clear()
         self.open_jobs.clear()
         self._with_open_job.clear()
@@ -347,7 +351,7 @@ class Reconciler:
                     self.open_jobs[entry.site, entry.action.value] += 1
 
     def count_overdue(self, now: datetime) -> Counter[str]:
-        """How many exposed Macs of each site are past their deadline; a walk over all Macs."""
+        """Return the number of exposed Macs past their deadline, by site; visits every Mac."""
         now_us = to_us(now)
         return Counter(
             last.site or ""
@@ -358,8 +362,10 @@ class Reconciler:
     # --- bookkeeping ---
 
     def telemetry_matters(self, udid: str, now: datetime, merged: Device | None = None) -> bool:
-        """Whether a report that brought only times and figures can change the Mac's answer; `view`
-        is the Mac, where it is at hand."""
+        """Return True if a report with nothing but telemetry can change the Mac's decision.
+
+        `merged` is the Mac's merged device, if the caller has it.
+        """
         last = self.last_decisions.get(udid)
         if last is None or last.recheck_on_telemetry:
             return True
@@ -394,7 +400,7 @@ class Reconciler:
         self._wait_for_capacity(decision.udid, last)
 
     def _drop_decision(self, udid: str) -> None:
-        """Drop the answer for a record that has become part of a Mac."""
+        """Drop the decision of a record that has become part of a Mac."""
         self._count_exposed(self.last_decisions.pop(udid, None), None)
         self.dropped_decisions[udid] = None
 
@@ -461,7 +467,7 @@ class Reconciler:
 
 _NO_DEADLINE: Final = 1 << 62
 _NO_EFFECTS: Final[Iterator[Effect]] = iter(())
-# Of a Standing: its site and severity.
+# The fields `site` and `severity` of LastDecision.
 _SITE_AND_SEVERITY: Final = slice(4, 6)
 _NO_JOBS: Final[frozenset[tuple[str, str, Action]]] = frozenset()
 
@@ -492,7 +498,7 @@ _ALL_BUT_HISTORY: Final = attrgetter(
 
 
 def _differs_by_open_job(s: Situation, before: Situation, job_id: str | None) -> bool:
-    """Whether a situation is the one before, with this job in the ledger."""
+    """Return True if the Situation differs from `before` only by this open, newest job."""
     if not s.job_history or s.job_history[-1].job_id != job_id or not s.job_history[-1].is_open:
         return False
     return s.job_history[:-1] == before.job_history and _ALL_BUT_HISTORY(s) == _ALL_BUT_HISTORY(
@@ -501,7 +507,7 @@ def _differs_by_open_job(s: Situation, before: Situation, job_id: str | None) ->
 
 
 def _uses_capacity(entry: JobEntry, site: str | None) -> bool:
-    """Whether an open job is one of those a site has slots for: a prompt moves no gigabytes."""
+    """Return True if the open job uses capacity of the site; a re-enrollment downloads nothing."""
     return entry.site == site and entry.action is not Action.REENROLL
 
 

@@ -1,4 +1,29 @@
-"""What a Mac needs, worst first. Each rule is safe alone on any Situation."""
+"""Needs: everything that a Mac needs, in the order in which it is done.
+
+| order | need | condition |
+| --- | --- | --- |
+| 1 | `reenroll` | an enrollment fault, see below |
+| 2 | `reinstall`, `reimage` | loan unit returned, seal broken, wrong firmware, failed updates |
+| 3 | `upgrade` | the line is dead, or the policy wants a newer one |
+| 4 | `update` | the line has a newer release that is offered to the Mac |
+
+Enrollment is first because MDM drives most other methods; while it is at fault, later needs do not
+use MDM. A reinstall is before the update that it repairs, and no other need follows it, unless an
+earlier one had no effect. Each rule is safe alone on any Situation.
+
+| enrollment fault, in order | cause |
+| --- | --- |
+| `checked_out` | a CheckOut, or a report of "not enrolled" by a Mac that MDM knew |
+| `never_enrolled` | a report of "not enrolled" by a Mac that MDM never knew |
+| `reenroll_after_reinstall` | no enrollment within 12 hours after an erase |
+| `mdm_silent` | inventory reports arrive, MDM messages do not |
+| `wrong_mdm_server` | the MDM server is not the policy's |
+| `identity_expiring` | the MDM identity certificate ends soon |
+| `not_user_approved` | the enrollment is not user-approved, and the policy requires it |
+
+Invariant: the defects of the last three come from reports, so they count only if they were reported
+after the last Authenticate; an older report describes an earlier enrollment.
+"""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -23,25 +48,30 @@ from schemas.jobs import Action, Target
 from schemas.macos import Build, OSVersion
 from schemas.results import ErrorCode, Outcome
 
-# What a reinstall mends: the update itself went wrong on the Mac. A full disk or a Mac that was
-# not there is no reason to install the system anew.
+# Failures that a reinstall can repair: the update itself failed on the Mac. A full disk or an
+# unreachable Mac is no reason for a reinstall.
 _UPDATE_FAILURES: Final = frozenset(
     {ErrorCode.INSTALL_FAILED, ErrorCode.NOTHING_HAPPENED, ErrorCode.NO_REPORT}
 )
-# After an erase the Mac enrols by itself in Setup Assistant; before this it is not asked to.
+# After an erase the Mac enrolls by itself in Setup Assistant. A re-enrollment is needed only if it
+# has not done so after this time.
 _ADE_GRACE: Final = timedelta(hours=12)
-# APNs wakes a Mac within minutes, but a server may only ask once a day.
+# APNs wakes a Mac within minutes, but an MDM server may query it only once a day.
 _MDM_GRACE: Final = timedelta(hours=24)
-# The hardware that `asr` can restore: T2 and Apple silicon have no NetBoot and do not boot from
-# elsewhere unattended.
+# The hardware that `asr` can restore. T2 and Apple silicon have no NetBoot and do not boot from
+# another volume without a person.
 _RESTORABLE: Final = frozenset({HardwareClass.INTEL, HardwareClass.T1})
 
 
 class Need(msgspec.Struct, frozen=True):
-    """Something this Mac needs. `intent` identifies it across attempts. `timed` needs wait for
-    deferrals and windows; `exclusive` ones let no later need pass while they are held. Before
-    `not_before_us` it is not sure yet that it is needed; what was done `ineffective_before` before
-    is left to a person; at `ripens_us` a newer release will have matured and be wanted instead."""
+    """One remediation that this Mac needs.
+
+    `intent` is the same for every attempt. A `timed` need waits for maintenance windows and has a
+    deadline. While an `exclusive` need is held, no later need is sent. `mdm_usable` is False if its
+    job must not go through MDM. `newer_matures_us` is when a newer release replaces the target;
+    before `not_before_us` it is not certain that the need exists (both in us since 1970).
+    `ineffective_before`: a job for this intent succeeded without effect, so a person must act.
+    """
 
     action: Action
     reason: Reason
@@ -59,10 +89,7 @@ class Need(msgspec.Struct, frozen=True):
 
 
 def needs(s: Situation, exposed: Exposure) -> Iterator[Need]:
-    """Everything this Mac needs, in the order in which it is done.
-
-    Enrolment comes before all that MDM drives; a reinstall before an update that keeps failing.
-    """
+    """Yield every need of this Mac, in the order of the table at the top."""
     reenroll = needs_reenrollment(s)
     if reenroll is not None:
         yield reenroll
@@ -76,32 +103,34 @@ def needs(s: Situation, exposed: Exposure) -> Iterator[Need]:
 
 
 def target_of(release: Release) -> Target:
-    """The release as what a job asks for."""
+    """Return the version and build of a release as the target of a job."""
     return target(release.version, release.build)
 
 
 @lru_cache(maxsize=4096)
 def target(version: OSVersion, build: Build | None) -> Target:
-    """A version and build as what a job asks for; there are few of them."""
+    """Return a version and build as the target of a job; cached, because there are few."""
     return Target(version=version, build=build)
 
 
 def intent_of(release: Release) -> str:
-    """What an update to a release is called across attempts: its version. Feeds blank builds and
-    add others later; that makes no new intent."""
+    """Return the intent of an update to a release: its version.
+
+    The build is no part of it: a feed can remove a build or add one later, and that must not start
+    a new series of attempts.
+    """
     return str(release.version)
 
 
-# --- enrolment ---
+# --- enrollment ---
 
 
 def needs_reenrollment(s: Situation) -> Need | None:
-    """Whether the Mac must enrol again, and why."""
+    """Return the need to enroll again, or None if the enrollment has no fault."""
     reason = _enrollment_fault(s)
     if reason is None:
         return None
-    # One intent for each enrolment that went wrong: a Mac that enrols and falls out again is
-    # asked again, with its attempts counted anew.
+    # One intent for each enrollment: a fault of a later enrollment starts a new series of attempts.
     checkins = s.device.checkins
     intent = f"{reason.value}@{max(checkins[AUTHENTICATED], checkins[CHECKED_OUT])}"
     confirmed_us = _mdm_grace_ends_us(s) if reason is Reason.MDM_SILENT else None
@@ -109,9 +138,11 @@ def needs_reenrollment(s: Situation) -> Need | None:
 
 
 def _mdm_grace_ends_us(s: Situation) -> int:
-    """When a Mac that is heard of again has been back long enough for MDM to hear of it too.
+    """Return when a Mac without MDM contact counts as silent, in us since 1970.
 
-    Whoever was away for weeks is greeted by inventory or by MDM, whichever comes first.
+    After weeks of absence the first inventory report can arrive before the first MDM message. MDM
+    has 24 hours from the end of the first day with inventory after its own last contact, or from
+    the newest inventory report if that is earlier.
     """
     device = s.device
     first_day_us = first_later_day_end_us(device.inventory_days, device.mdm_seen_us)
@@ -140,7 +171,7 @@ def _enrollment_fault(s: Situation) -> Reason | None:
 
 
 def _enrollment_defects(s: Situation) -> Iterator[str]:
-    """The facts that speak against its enrolment, or will in time, of whichever enrolment."""
+    """Yield the names of the fields that show a defect now or in time, of any enrollment."""
     device, mdm = s.device, s.policy.mdm
     if mdm.server is not None and device.mdm_server is not None:
         wanted, found = urlsplit(mdm.server).hostname, urlsplit(device.mdm_server).hostname
@@ -153,19 +184,23 @@ def _enrollment_defects(s: Situation) -> Iterator[str]:
 
 
 def _is_of_present_enrollment(s: Situation, fact: str) -> bool:
-    """Whether a fact about the enrolment is of the present one: an Authenticate begins another,
-    with another identity."""
+    """Return True if the field was reported for the present enrollment.
+
+    An Authenticate begins a new enrollment, with a new identity certificate.
+    """
     return s.device.reported_us(fact) >= s.device.checkins[AUTHENTICATED]
 
 
 def has_earlier_enrollment_defect(s: Situation) -> bool:
-    """Whether something spoke against the enrolment before, and no word on it came of this one:
-    the same word would be news then."""
+    """Return True if a defect was reported for an earlier enrollment and not for the present one.
+
+    Then a report of the same value is new information, although no value changes.
+    """
     return any(not _is_of_present_enrollment(s, fact) for fact in _enrollment_defects(s))
 
 
 def renewal_us(s: Situation) -> int | None:
-    """When its MDM identity comes due for renewal, in us; None where its end is not known."""
+    """Return when the MDM identity must be renewed, in us since 1970; None if not known."""
     expires_at = s.device.identity_expires_at
     if expires_at is None or not _is_of_present_enrollment(s, "identity_expires_at"):
         return None
@@ -173,7 +208,10 @@ def renewal_us(s: Situation) -> int | None:
 
 
 def next_enrollment_fault_us(s: Situation) -> int | None:
-    """When time alone will next make the Mac one to enrol again, in us."""
+    """Return the next time at which an enrollment fault begins without an event, in us since 1970.
+
+    None if no such time is known. A Mac becomes `mdm_silent` by a report, not by time.
+    """
     erased, renew_us = _erase_without_reenrollment(s), renewal_us(s)
     if erased is None and renew_us is None:
         return None
@@ -182,7 +220,11 @@ def next_enrollment_fault_us(s: Situation) -> int | None:
 
 
 def mdm_is_silent(s: Situation) -> bool:
-    """Whether inventory still reported when MDM, which once knew the Mac, had not for long."""
+    """Return True if inventory reports go on and MDM contact has ended.
+
+    The newest inventory report is later than the last MDM contact by more than the policy's
+    `silent_after`. False for a Mac that MDM never knew.
+    """
     mdm_us = s.device.mdm_seen_us
     silence_us = s.device.inventory_seen_us - mdm_us
     return mdm_us > 0 and silence_us > duration_us(s.policy.mdm.silent_after)
@@ -193,7 +235,7 @@ def _ade_grace_ends_us(erased: JobEntry) -> int:
 
 
 def _erase_without_reenrollment(s: Situation) -> JobEntry | None:
-    """The last erase or image whose Mac has not enrolled since."""
+    """Return the last reinstall if it erased the Mac and the Mac has not enrolled since."""
     last = last_reinstall(s)
     if last is None or not last.erases or s.device.enrolled_since(last.since_us):
         return None
@@ -201,7 +243,7 @@ def _erase_without_reenrollment(s: Situation) -> JobEntry | None:
 
 
 def last_reinstall(s: Situation) -> JobEntry | None:
-    """The last reinstall or image that succeeded."""
+    """Return the last reinstall or reimage that succeeded; None if there is none."""
     if not s.job_history:
         return None
     return next(
@@ -216,7 +258,7 @@ def last_reinstall(s: Situation) -> JobEntry | None:
 
 
 def follow_up_missing(s: Situation) -> tuple[str, ...]:
-    """What is not yet confirmed after the last reinstall; empty when the Mac is done."""
+    """Return the points not yet confirmed after the last reinstall; empty if the Mac is done."""
     last, device, wanted = last_reinstall(s), s.device, s.policy.follow_up
     if last is None:
         return ()
@@ -240,7 +282,10 @@ def follow_up_missing(s: Situation) -> tuple[str, ...]:
 
 
 def needs_reinstall(s: Situation, exposed: Exposure, update: Need | None) -> Need | None:
-    """Whether the system must be installed anew, and why; `update` is what it would be spared."""
+    """Return the need to reinstall the system, or None.
+
+    `update` is the update or upgrade that the reinstall replaces if it failed too often.
+    """
     device = s.device
     version = device.os_version
     if version is None:
@@ -283,8 +328,11 @@ def needs_reinstall(s: Situation, exposed: Exposure, update: Need | None) -> Nee
 def _reinstall_in_place(
     s: Situation, release: Release, reason: Reason, intent: str, evidence: tuple[str, ...] = ()
 ) -> Need:
-    """A reinstall over what is there. One that succeeded and mended nothing is not repeated:
-    somebody switched the seal off on purpose, or the policy's firmware is wrong."""
+    """Return the need to reinstall the system without an erase.
+
+    A reinstall that succeeded and had no effect is not repeated: an administrator has disabled the
+    seal, or the firmware in the policy is wrong. A person must decide.
+    """
     ineffective_before = any(
         entry.outcome is Outcome.SUCCEEDED
         for entry in attempts(s.job_history, Action.REINSTALL, intent)
@@ -302,7 +350,10 @@ def _reinstall_in_place(
 
 
 def _best_release(s: Situation, version: OSVersion, exposed: Exposure) -> Release | None:
-    """The release to update to on its line; the one it runs if it lacks none."""
+    """Return the release for a reinstall: the update of its line, else the newest one offered.
+
+    None if the Mac is ahead of every release of its line, or none is offered to it.
+    """
     release = newest_matured(s, exposed.line, exposed)[0]
     if release is not None:
         return release
@@ -313,7 +364,10 @@ def _best_release(s: Situation, version: OSVersion, exposed: Exposure) -> Releas
 
 
 def expected_firmware(s: Situation) -> str | None:
-    """The firmware that belongs to what the Mac runs, where the policy says and it reports one."""
+    """Return the firmware that the policy has for the Mac's model and version.
+
+    None if the policy has none, or the Mac has not reported its firmware.
+    """
     device = s.device
     if device.firmware is None or device.model is None or device.os_version is None:
         return None
@@ -355,9 +409,10 @@ def _loan_return(s: Situation, version: OSVersion, exposed: Exposure, intent: st
 
 
 def reimage_eligibility(s: Situation) -> tuple[Image | None, tuple[str, ...]]:
-    """The image this Mac may be restored from, or None; and the evidence, point by point.
+    """Return the image from which this Mac may be restored, or None; and the evidence per point.
 
-    An image never changes a version: its build and its firmware must be those on the Mac already.
+    An image never changes a Mac's version, build or firmware: they must equal the Mac's already.
+    Without an image the evidence has the points of every image of the policy.
     """
     device = s.device
     if not s.policy.images:
@@ -395,7 +450,7 @@ def reimage_eligibility(s: Situation) -> tuple[Image | None, tuple[str, ...]]:
 
 
 def needs_update(s: Situation, exposed: Exposure) -> Need | None:
-    """Whether its line has a newer release for it."""
+    """Return the need to update within the Mac's line, or None."""
     release, newer_matures_us = newest_matured(s, exposed.line, exposed)
     if s.device.os_version is None or release is None:
         return None
@@ -417,7 +472,10 @@ def _to_release(
 
 
 def matures_us(s: Situation, release: Release, exposed: Exposure) -> int:
-    """When a release has matured as long as the policy wants for holes as bad as the Mac's."""
+    """Return when the policy's deferral of a release ends for this Mac, in us since 1970.
+
+    The deferral depends on the worst severity that the Mac is exposed to.
+    """
     wait = s.policy.deferrals.for_severity(exposed.severity)
     return max(release.released_us, release.known_us) + duration_us(wait)
 
@@ -425,14 +483,15 @@ def matures_us(s: Situation, release: Release, exposed: Exposure) -> int:
 def newest_matured(
     s: Situation, missing: Missing, exposed: Exposure
 ) -> tuple[Release | None, int | None]:
-    """The newest mature release of these, or the first to become so; and when a newer one does.
+    """Return the newest mature release, and the time when the next newer one matures (or None).
 
-    While a release matures Macs are brought to the one before it, whose holes are known.
+    If none is mature, return the one that matures first. Supplements are left out: they install
+    themselves. While a release matures, Macs are updated to the mature one before it.
     """
     first: tuple[int, Release] | None = None
     for release in missing.releases:
         if release.version.supplement:
-            continue  # installs itself
+            continue
         at_us = matures_us(s, release, exposed)
         if s.now_us >= at_us:
             return release, None if first is None else first[0]
@@ -442,7 +501,11 @@ def newest_matured(
 
 
 def needs_upgrade(s: Situation, exposed: Exposure) -> Need | None:
-    """Whether it must move to another line: its own is dead, or the policy wants a newer one."""
+    """Return the need to upgrade to another line, or None.
+
+    The Mac's line is dead, or the policy wants a newer one (`upgrades.to`). The target is the
+    newest allowed line that the Mac's model can run and that has a release for it.
+    """
     version = s.device.os_version
     if version is None:
         return None
@@ -466,7 +529,11 @@ def needs_upgrade(s: Situation, exposed: Exposure) -> Need | None:
 
 
 def upgrade_obstacle(s: Situation) -> Reason | None:
-    """Why a Mac on a dead line cannot leave it: its hardware, or we do not know its hardware."""
+    """Return why a Mac on a dead line cannot be upgraded: its hardware, or an unknown model.
+
+    None if its line is not dead, the policy leaves dead lines alone, or its model runs a supported
+    line.
+    """
     if s.line_is_supported is not False or not s.policy.upgrades.out_of_support:
         return None
     supported = {supports_major(s.device.model, _major(line)) for line in s.supported_lines}

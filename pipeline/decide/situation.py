@@ -1,4 +1,4 @@
-"""All that a rule may see of one Mac at one moment."""
+"""Situation: everything that a rule may read about one Mac at one time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +16,10 @@ T = TypeVar("T")
 
 
 class cached(Generic[T]):  # noqa: N801 - a decorator
-    """`functools.cached_property` as it is since Python 3.12: without a lock, which costs more
-    than most of what is worked out here."""
+    """`functools.cached_property` without a lock, as in Python 3.12.
+
+    Python 3.11's lock costs more than most of the values computed here.
+    """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
         self._compute = compute
@@ -36,7 +38,7 @@ class cached(Generic[T]):  # noqa: N801 - a decorator
 
 
 def site_of(device: Device, policy: Policy) -> str | None:
-    """The Mac's site under this policy."""
+    """Return the name of the Mac's site under this policy; None if no site matches."""
     return policy.site_of(
         site=device.site,
         hostname=device.hostname,
@@ -48,9 +50,12 @@ def site_of(device: Device, policy: Policy) -> str | None:
 
 @dataclass(frozen=True, init=False)
 class Situation:
-    """One Mac, what is known of releases, the policy, its jobs, the halts in force, the approvals
-    for it, how many other jobs its site has open, and the time. Each rule is safe alone on any
-    Situation."""
+    """One Mac, its jobs and approvals, the catalogue, the policy, the halts, and the time.
+
+    Immutable. `now` is aware. `job_history` is oldest first; `halts` are those set and not cleared,
+    which may have passed their `until`; `site_open_jobs` counts the open jobs of the site's other
+    Macs. Every rule must accept any Situation.
+    """
 
     device: Device
     advisories: Advisories
@@ -61,7 +66,7 @@ class Situation:
     approvals: tuple[ApprovalGranted, ...] = ()
     site_open_jobs: int = 0
 
-    # Written out: frozen, the generated one goes through object.__setattr__ for each of them.
+    # By hand: the generated __init__ of a frozen dataclass calls object.__setattr__ per field.
     def __init__(
         self,
         device: Device,
@@ -91,22 +96,25 @@ class Situation:
 
     @cached
     def site_name(self) -> str | None:
-        """The Mac's site under this policy."""
+        """The name of the Mac's site under this policy; None if no site matches."""
         return site_of(self.device, self.policy)
 
     @cached
     def site(self) -> Site | None:
-        """The site's settings."""
+        """The settings of the Mac's site; None if no site matches."""
         return None if self.site_name is None else self.policy.sites[self.site_name]
 
     @cached
     def open_job(self) -> JobEntry | None:
-        """The Mac's open job."""
+        """The Mac's open job; of several, one that may have touched the Mac, else the newest."""
         return open_job(self.job_history)
 
     @cached
     def line_is_supported(self) -> bool | None:
-        """Whether Apple (or the policy) still counts the Mac's line; None without any release."""
+        """True if the Mac's line is supported, or newer than every supported line.
+
+        None if the Mac's version is unknown, or no line is known to be supported.
+        """
         version = self.device.os_version
         lines = self.supported_lines
         if version is None or not lines:
@@ -115,7 +123,7 @@ class Situation:
 
     @cached
     def supported_lines(self) -> tuple[str, ...]:
-        """The lines to be on, newest first."""
+        """The supported lines, newest first: the policy's, or those that Apple still patches."""
         wanted = self.policy.upgrades.supported_lines
         if wanted == "auto":
             return self.advisories.supported_lines

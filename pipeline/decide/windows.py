@@ -1,8 +1,18 @@
-"""When a site's maintenance windows are open.
+"""Maintenance windows of a site: their state at one time, and the next change of it.
 
-A window is open while the clock on the site's wall shows a time inside it, `to` excluded. Its days
-are those on which it starts: `fri` 22:00 to 04:00 ends on Saturday. So an hour that a time change
-skips is never open, and one that it repeats is open both times.
+A window is open while the site's local time is inside it; `from` is included, `to` is excluded. Its
+days are the days on which it starts: `fri` 22:00 to 04:00 ends on Saturday.
+
+| local time | window |
+| --- | --- |
+| exists once | open if the time is inside it |
+| skipped by a clock change | never open: no clock shows this time |
+| repeated by a clock change | open both times |
+
+The next change is found in two steps. The windows are merged into one local week, cut where it
+opens or closes. Then the cut is converted to UTC with the present offset, and computed again after
+each clock change that comes before it. Invariant: between `now` and `changes_at` the state is
+constant (tests/unit/decide/test_windows.py checks each minute).
 """
 
 from bisect import bisect_right
@@ -16,22 +26,23 @@ from pipeline.decide.policy import DAYS, Window
 _DAY_MINUTES: Final = 24 * 60
 _WEEK_MINUTES: Final = 7 * _DAY_MINUTES
 _SECOND: Final = timedelta(seconds=1)
-# No zone has changed its clock twice within six days since 1970, or will by its present rules.
+# The clock is searched for changes in spans of three days. No zone has changed its clock twice
+# within six days since 1970 or will by its present rules, so a span holds one change at most.
 _SPAN: Final = timedelta(days=3)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class WindowState(NamedTuple):
-    """Whether the windows are open, and when (UTC) that changes; None for never."""
+    """The state of a site's windows, and the aware UTC time of its next change; None for never."""
 
     is_open: bool
     changes_at: datetime | None
 
 
 class _Week(NamedTuple):
-    """A week of wall time from Monday 00:00, cut where it turns open or closed.
+    """A local week from Monday 00:00 as runs of equal state.
 
-    `starts` are minutes, the first 0; run i is open or not as `opens[i]` says.
+    Run i begins at minute `starts[i]` (`starts[0]` is 0) and is open if `opens[i]`.
     """
 
     starts: tuple[int, ...]
@@ -41,7 +52,7 @@ class _Week(NamedTuple):
         return self.opens[bisect_right(self.starts, minute) - 1]
 
     def next_change(self, minute: int) -> int:
-        """The next minute with the other state; it may lie in the next week."""
+        """Return the next minute with the other state; from 10,080 on it is in the next week."""
         run = bisect_right(self.starts, minute)
         if run < len(self.starts):
             return self.starts[run]
@@ -49,12 +60,12 @@ class _Week(NamedTuple):
         return _WEEK_MINUTES + (self.starts[1] if wraps_over else 0)
 
 
-# The Macs of a site are asked for at the same moment.
+# All Macs of a site are decided with the same windows and the same `now`.
 @lru_cache(maxsize=256)
 def window_state(windows: tuple[Window, ...], zone: ZoneInfo, now: datetime) -> WindowState:
-    """Whether a window is open at `now` (aware), and when that changes.
+    """Return the state of the windows at `now` (aware), and the time of its next change.
 
-    Without windows it is never open; windows that cover the week never close.
+    Without windows the site is never open; windows that cover the whole week never close.
     """
     week = _week(windows)
     at = now.astimezone(UTC)
@@ -62,7 +73,7 @@ def window_state(windows: tuple[Window, ...], zone: ZoneInfo, now: datetime) -> 
     is_open = week.is_open(_minute(at + offset))
     if len(week.starts) == 1:
         return WindowState(is_open, None)
-    while True:  # once more for each clock change before the answer: at most a few
+    while True:  # once more for each clock change before the result: at most a few
         wall = at + offset
         minute = _minute(wall)
         if week.is_open(minute) != is_open:
@@ -76,13 +87,13 @@ def window_state(windows: tuple[Window, ...], zone: ZoneInfo, now: datetime) -> 
 
 
 def opens_at(windows: tuple[Window, ...], zone: ZoneInfo, now: datetime) -> datetime | None:
-    """When the windows are open next: `now` itself if they are, None if they never are."""
+    """Return the next time at which a window is open: `now` if one is, None if none ever is."""
     state = window_state(windows, zone, now)
     return now if state.is_open else state.changes_at
 
 
 def closes_at(windows: tuple[Window, ...], zone: ZoneInfo, now: datetime) -> datetime | None:
-    """When the open windows close; None if they never do, or are closed at `now`."""
+    """Return the time at which the open windows close; None if closed at `now`, or never."""
     state = window_state(windows, zone, now)
     return state.changes_at if state.is_open else None
 
@@ -116,7 +127,7 @@ def _offset(zone: ZoneInfo, at: datetime) -> timedelta:
 
 
 def _clock_change(zone: ZoneInfo, after: datetime, until: datetime) -> datetime | None:
-    """The first moment in (after, until] at which the zone's clock is put forward or back."""
+    """Return the first change of the zone's UTC offset in (after, until]; None if there is none."""
     for span in range((after - _EPOCH) // _SPAN, (until - _EPOCH) // _SPAN + 1):
         moved = _clock_change_in(zone, span)
         if moved is not None and after < moved <= until:
@@ -126,6 +137,7 @@ def _clock_change(zone: ZoneInfo, after: datetime, until: datetime) -> datetime 
 
 @lru_cache(maxsize=4096)
 def _clock_change_in(zone: ZoneInfo, span: int) -> datetime | None:
+    # Bisection: `same` still has the offset of the span's beginning, `other` has another one.
     same = _EPOCH + span * _SPAN
     other = same + _SPAN
     offset = _offset(zone, same)

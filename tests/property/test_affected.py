@@ -1,4 +1,4 @@
-"""A change is put before every Mac whose answer it changes; compared with asking all of them."""
+"""Every Mac whose decision an event changes is among the affected ones."""
 
 import random
 from datetime import timedelta
@@ -26,7 +26,7 @@ def decisions(reconciler: Reconciler) -> dict[str, bytes]:
 
 
 def fleet_of(rng: random.Random, text: str) -> Reconciler:
-    """Macs of every kind; a third of them known in part by their serial number alone."""
+    """Return a fleet of all kinds of Macs; a third of them have a record by serial number only."""
     reconciler = Reconciler()
     reconciler.fold(policy_changed(text))
     for version in RELEASES:
@@ -64,9 +64,9 @@ def test_every_mac_whose_decision_changes_is_reconciled(
     reconciler = fleet_of(rng, text)
     before = decisions(reconciler)
     for event in events:
-        looked_at = set(reconciler.affected(reconciler.fold(event)))
+        affected = set(reconciler.affected(reconciler.fold(event)))
         after = decisions(reconciler)
         changed = {udid for udid in after if before.get(udid) != after[udid]}
-        assert changed <= looked_at
-        assert looked_at <= set(after), "records that are part of a Mac are not decided for"
+        assert changed <= affected
+        assert affected <= set(after), "a record that is part of a Mac was affected itself"
         before = after

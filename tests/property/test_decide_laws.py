@@ -1,4 +1,4 @@
-"""What holds of every decision, whatever the Mac and the state of affairs."""
+"""Laws of a decision: they hold for every Situation."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -52,7 +52,7 @@ SEND = frozenset(
         Reason.REENROLL_AFTER_REINSTALL,
     }
 )
-# A held need's reason is never one of those of `send`; some reasons hold and conclude.
+# A hold never has a reason of `send`. Two reasons belong to both `hold` and `nothing`.
 HOLD = frozenset(Reason) - SEND - (NOTHING - {Reason.MODEL_UNKNOWN, Reason.EXEMPT})
 REASON_OF_GATE: dict[str, set[str]] = {
     "site": {Reason.SITE_UNKNOWN},
@@ -149,8 +149,8 @@ def test_every_situation_gets_one_lawful_decision(s: Situation) -> None:
 
 
 @given(situations(), st.integers(1, 60 * 24 * 30))
-def test_time_alone_sends_nothing_before_next_eligible_at(s: Situation, minutes: int) -> None:
-    """No wake-up is missed: until `next_eligible_at` no later look would send."""
+def test_time_alone_sends_no_job_before_next_eligible_at(s: Situation, minutes: int) -> None:
+    """`next_eligible_at` is not too late: no job could be sent before it without an event."""
     decision = decide(s)
     later = s.now + timedelta(minutes=minutes)
     until = decision.next_eligible_at
@@ -162,7 +162,7 @@ def test_time_alone_sends_nothing_before_next_eligible_at(s: Situation, minutes:
 @settings(max_examples=4 * settings.get_profile("default").max_examples)
 @given(situations())
 def test_reevaluation_after_a_send_equals_a_full_evaluation(s: Situation) -> None:
-    """What is not asked again once a job is ordered would be answered the same."""
+    """After a send, the gates that are not evaluated again would give the same results."""
     sent = evaluate(s)
     event(sent.decision.decision.value)
     if sent.decision.decision is not Verdict.SEND:
@@ -201,7 +201,7 @@ def test_fingerprint_covers_every_field_but_gates_and_evidence() -> None:
     plain = Decision(udid="MAC-1", decision=Verdict.SEND, reason=Reason.SECURITY_UPDATE)
     assert set(OTHER) | NOT_IN_FINGERPRINT == set(Decision.model_fields)
     others = [plain.model_copy(update={name: value}) for name, value in OTHER.items()]
-    names = [fingerprint(one) for one in (plain, *others)]
-    assert len(set(names)) == len(names)
-    grounds = {"gates": (Gate(gate="disk", passed=True),), "evidence": ("yes",)}
-    assert fingerprint(plain.model_copy(update=grounds)) == names[0]
+    prints = [fingerprint(one) for one in (plain, *others)]
+    assert len(set(prints)) == len(prints)
+    excluded = {"gates": (Gate(gate="disk", passed=True),), "evidence": ("yes",)}
+    assert fingerprint(plain.model_copy(update=excluded)) == prints[0]

@@ -1,4 +1,4 @@
-"""Whatever arrives from a device's source becomes events or dead letters; nothing is raised."""
+"""Any payload of a device source becomes events or dead letters; no exception is raised."""
 
 import os
 import random
@@ -11,12 +11,12 @@ from schemas.envelope import decode, encode
 from tests.unit.ingest.device_bodies import DEVICE_SOURCES, translate
 from tests.unit.ingest.hostile_payloads import mutated, samples
 
-# All 10,000 in CI, spread over the samples.
+# The number of mutations, spread over the samples: 10,000 in CI.
 MUTATIONS = 10_000 if os.environ.get("CI") else 2_400
 
 
 def check(source: str, raw: bytes) -> None:
-    """The payload is accounted for, what came of it can be sent, and again gives the same."""
+    """Assert that a payload gives events or dead letters, the same ones twice, all serializable."""
     translation = translate(source, raw)
     if raw.strip():
         assert translation.events or translation.dead_letters

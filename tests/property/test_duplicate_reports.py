@@ -1,4 +1,4 @@
-"""A report that a shard recognises by its bytes is folded as if it had been decoded."""
+"""A report that a shard recognises as a repeat is folded as if it had been decoded."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -49,7 +49,7 @@ def _report(mac: str, source: str, fields: dict[str, Any], minute: int, *, named
     )
 
 
-def _goodbye(mac: str, minute: int) -> Event:
+def _check_out(mac: str, minute: int) -> Event:
     return CheckedOutEvent(
         id=f"{mac}{minute}",
         source="/t",
@@ -63,16 +63,16 @@ def _burst(
     mac: str,
     source: str,
     content: int,
-    figures: list[dict[str, float]],
+    telemetry: list[dict[str, float]],
     minutes: tuple[int, int],
     *,
     named: bool,
 ) -> list[Event]:
-    """One report, then the same with other figures. `minutes`: of the first, and between two."""
+    """Return a report, then the same with other telemetry; `minutes`: first time, and distance."""
     first, apart = minutes
     return [
         _report(mac, source, FIELD_SETS[content] | moving, first + number * apart, named=named)
-        for number, moving in enumerate([{}, *figures])
+        for number, moving in enumerate([{}, *telemetry])
     ]
 
 
@@ -80,8 +80,8 @@ MOVING = st.sampled_from(
     [{}, {"free_disk_gb": 20.0}, {"free_disk_gb": 21.0}, {"battery_percent": 5.0}]
 )
 BURSTS = st.builds(
-    lambda mac, source, content, figures, minutes, named: _burst(
-        mac, source, content, figures, minutes, named=named
+    lambda mac, source, content, telemetry, minutes, named: _burst(
+        mac, source, content, telemetry, minutes, named=named
     ),
     st.sampled_from(["MAC-A", "MAC-B", "E-1"]),
     st.sampled_from(["mdm", "osquery"]),
@@ -90,8 +90,8 @@ BURSTS = st.builds(
     st.tuples(st.integers(0, 3000), st.sampled_from([1, 1000])),
     st.booleans(),
 )
-GOODBYES = st.builds(
-    lambda mac, minute: [_goodbye(mac, minute)],
+CHECK_OUTS = st.builds(
+    lambda mac, minute: [_check_out(mac, minute)],
     st.sampled_from(["MAC-A", "MAC-B"]),
     st.integers(0, 3000),
 )
@@ -104,7 +104,7 @@ class Record(NamedTuple):
 
 
 def _shard() -> DeviceShard:
-    """The shard of one partition, past its backlog: before that it recognises nothing."""
+    """Return a shard that has caught up: before that it recognises no repeats."""
     shard = DeviceShard(
         0, BroadcastState(KEYS.approvals), ShardConfig(JOBS_KEY, KEYS.jobs, ONE_PARTITION)
     )
@@ -113,27 +113,27 @@ def _shard() -> DeviceShard:
     return shard
 
 
-def _fold_both_ways(shard: DeviceShard, raw: bytes, topic: str = INVENTORY.name) -> int:
-    """Hand a record over as a worker does; how many were refused."""
+def _process(shard: DeviceShard, raw: bytes, topic: str = INVENTORY.name) -> int:
+    """Process one record as a worker does; return the number of refused records."""
     return shard.process_records(topic, [Record(0, None, raw)], START)
 
 
-def _take_both(raw: bytes, shard: DeviceShard, plain: Fleet) -> None:
-    """Fold bytes in the shard, and decoded; what one refuses the other does too."""
+def _fold_both_ways(raw: bytes, shard: DeviceShard, plain: Fleet) -> None:
+    """Fold bytes in the shard and decoded in `plain`; assert that both accept or both refuse."""
     try:
         plain.apply(decode(raw))
     except InvalidEvent:
-        assert _fold_both_ways(shard, raw) == 1
+        assert _process(shard, raw) == 1
     else:
-        assert _fold_both_ways(shard, raw) == 0
+        assert _process(shard, raw) == 0
 
 
-@given(st.lists(st.one_of(BURSTS, BURSTS, BURSTS, GOODBYES), max_size=10))
+@given(st.lists(st.one_of(BURSTS, BURSTS, BURSTS, CHECK_OUTS), max_size=10))
 def test_duplicate_bytes_fold_as_they_would_decoded(bursts: list[list[Event]]) -> None:
     shard, plain = _shard(), Fleet()
     for event in chain.from_iterable(bursts):
         raw = encode(event)
-        assert _fold_both_ways(shard, raw, topic_of(event)) == 0
+        assert _process(shard, raw, topic_of(event)) == 0
         plain.apply(decode(raw))
     fleet = shard.reconciler.fleet
     assert fleet.devices == plain.devices
@@ -145,34 +145,36 @@ def test_duplicate_bytes_fold_as_they_would_decoded(bursts: list[list[Event]]) -
 @pytest.mark.parametrize(
     "telemetry",
     [
-        pytest.param(b'"battery_percent":101', id="too much"),
-        pytest.param(b'"battery_percent":-1', id="too little"),
-        pytest.param(b'"free_disk_gb":007', id="no number"),
+        pytest.param(b'"battery_percent":101', id="above the maximum"),
+        pytest.param(b'"battery_percent":-1', id="below the minimum"),
+        pytest.param(b'"free_disk_gb":007', id="not a number"),
         pytest.param(b'"free_disk_gb":"5"', id="a text"),
-        pytest.param(b'"free_disk_gb":null', id="unknown"),
+        pytest.param(b'"free_disk_gb":null', id="null"),
         pytest.param(b'"free_disk_gb":1.5e3', id="an exponent"),
-        pytest.param(b'"free_disk_gb":7,"free_disk_gb":8', id="twice"),
-        pytest.param(b'"free_disk_gb":7,"own":{"free_disk_gb":9}', id="of another object"),
+        pytest.param(b'"free_disk_gb":7,"free_disk_gb":8', id="key twice"),
+        pytest.param(b'"free_disk_gb":7,"own":{"free_disk_gb":9}', id="in another object"),
         pytest.param(b'"hostname":"\\"free_disk_gb\\":9"', id="in a text"),
     ],
 )
-def test_telemetry_of_any_form_is_as_when_decoded(telemetry: bytes) -> None:
-    """Three reports of one form, each with other figures, or none that can be used."""
+def test_telemetry_of_any_form_folds_as_it_would_decoded(telemetry: bytes) -> None:
+    """Three reports of one form with different telemetry, some of it invalid."""
     shard, plain = _shard(), Fleet()
     for minute in range(3):
         event = _report("MAC-A", "mdm", FIELD_SETS[0], minute, named=True)
         raw = encode(event).replace(b'"free_disk_gb":10.0', telemetry.replace(b"9", b"%d" % minute))
-        _take_both(raw, shard, plain)
+        _fold_both_ways(raw, shard, plain)
     assert shard.reconciler.fleet.devices == plain.devices
 
 
 @pytest.mark.parametrize(
     ("there", "here"),
     [
-        pytest.param(b'"serial":"S1",', b'"serial":"S1","site":null,', id="a null for nothing"),
-        pytest.param(b'"serial":"S1",', b'"serial":"S1","colour":"red",', id="an unknown fact"),
-        pytest.param(b'"serial":"S1",', b'"serial":"S0","serial":"S1",', id="a fact twice"),
-        pytest.param(b'"serial":"S1",', b'"serial" : "\\u00531" ,', id="another spelling"),
+        pytest.param(
+            b'"serial":"S1",', b'"serial":"S1","site":null,', id="null for an absent field"
+        ),
+        pytest.param(b'"serial":"S1",', b'"serial":"S1","colour":"red",', id="unknown field"),
+        pytest.param(b'"serial":"S1",', b'"serial":"S0","serial":"S1",', id="field twice"),
+        pytest.param(b'"serial":"S1",', b'"serial" : "\\u00531" ,', id="escaped text and spaces"),
         pytest.param(b'"serial":"S1",', b'"serial":1,', id="a number for a text"),
         pytest.param(b'"serial":"S1",', b'"supervised":1,', id="a number for a flag"),
         pytest.param(b'"serial":"S1",', b'"activations":[1],', id="numbers for texts"),
@@ -188,22 +190,22 @@ def test_telemetry_of_any_form_is_as_when_decoded(telemetry: bytes) -> None:
         pytest.param(b'00Z"', b'00+00:00"', id="another way to write the time"),
         pytest.param(b'00Z"', b'00.1234567Z"', id="a time beyond microseconds"),
         pytest.param(b'00Z"', b'00"', id="a time without a zone"),
-        pytest.param(b'00Z"', b'61Z"', id="no time"),
+        pytest.param(b'00Z"', b'61Z"', id="not a time"),
     ],
 )
-def test_reports_of_any_form_are_as_when_decoded(there: bytes, here: bytes) -> None:
-    """Four reports that say the same, the second and the last of them in another form."""
+def test_report_of_any_form_folds_as_it_would_decoded(there: bytes, here: bytes) -> None:
+    """Four reports with the same fields, the second and the last in another form."""
     shard, plain = _shard(), Fleet()
     for minute in range(4):
         raw = encode(_report("MAC-A", "mdm", FIELD_SETS[0], minute, named=True))
         assert there in raw
         if minute % 2:
             raw = raw.replace(there, here)
-        _take_both(raw, shard, plain)
+        _fold_both_ways(raw, shard, plain)
         assert shard.reconciler.fleet.devices == plain.devices
 
 
-def test_a_peek_has_each_fact_in_its_json_type() -> None:
+def test_peek_has_each_field_in_its_json_type() -> None:
     facts: dict[str, Any] = dict.fromkeys(InventoryReported.model_fields, "x")
     flags = {name for name, it in InventoryReported.model_fields.items() if "bool" in str(it)}
     facts |= (
@@ -222,18 +224,18 @@ def test_a_value_that_lost_a_tie_wins_when_it_is_reported_later() -> None:
     shard, plain = _shard(), Fleet()
     for minute, site in ((1, "b"), (1, "a"), (2, "a")):
         event = _report("MAC-A", "osquery", {"site": site}, minute, named=True)
-        _fold_both_ways(shard, encode(event))
+        _process(shard, encode(event))
         plain.apply(event)
     assert shard.reconciler.fleet.devices == plain.devices
 
 
 def test_repeat_is_folded_without_decoding_it(monkeypatch: pytest.MonkeyPatch) -> None:
     shard = _shard()
-    _fold_both_ways(shard, encode(_report("MAC-A", "mdm", FIELD_SETS[0], 1, named=True)))
+    _process(shard, encode(_report("MAC-A", "mdm", FIELD_SETS[0], 1, named=True)))
     state = shard.reconciler.fleet.devices["MAC-A"]
     later = encode(_report("MAC-A", "mdm", FIELD_SETS[0], 9, named=True))
-    monkeypatch.setattr(device_shard, "decode", lambda _: pytest.fail("it was decoded"))
-    assert _fold_both_ways(shard, later) == 0
+    monkeypatch.setattr(device_shard, "decode", lambda _: pytest.fail("the repeat was decoded"))
+    assert _process(shard, later) == 0
     after = shard.reconciler.fleet.devices["MAC-A"]
     assert after.values is state.values
     assert after.reported_us("serial") == state.reported_us("serial") + 8 * 60_000_000

@@ -1,4 +1,4 @@
-"""The executor under any order of what can happen to it, crashes at any moment included."""
+"""The executor under any order of jobs, halts, faults, restarts, and crashes at any step."""
 
 import tempfile
 from collections import Counter
@@ -53,7 +53,7 @@ FAULTS = st.builds(
 
 
 class HaltCheckingMac:
-    """A Mac that refuses touches under a halt, and in whose touch the executor can crash."""
+    """A Mac whose `act` asserts that no halt covers the job, and may crash the executor."""
 
     def __init__(self, mac: SimulatedMac, machine: "ExecutorMachine") -> None:
         self._mac = mac
@@ -63,13 +63,15 @@ class HaltCheckingMac:
         return self._mac.look(job)
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:
-        assert self._machine.may_start(job), "an order under a halt"
+        assert self._machine.may_start(job), "a Mac was touched under a halt"
         ack = self._mac.act(step, job, attempt)
         self._machine.count_down("touched")
         return ack
 
 
 class ExecutorMachine(RuleBasedStateMachine):
+    """One executor, three simulated Macs, and jobs, some of them forged."""
+
     @initialize(faults=st.tuples(FAULTS, FAULTS, FAULTS), seed=st.integers(0, 3))
     def begin(self, faults: Iterable[Faults], seed: int) -> None:
         self.folder = tempfile.TemporaryDirectory()
@@ -80,11 +82,11 @@ class ExecutorMachine(RuleBasedStateMachine):
         self.jobs: dict[str, Job] = {}
         self.forged: set[str] = set()
         self.results: dict[int, UnpublishedResult] = {}
-        self.moments_left = -1
+        self.writes_left = -1
         self.executor = self.start()
 
     def start(self) -> Executor:
-        self.moments_left = -1
+        self.writes_left = -1
         path = Path(self.folder.name) / "journal"
         self.journal = Journal(path, self.count_down)
         executor = Executor(
@@ -98,16 +100,16 @@ class ExecutorMachine(RuleBasedStateMachine):
         return executor
 
     def count_down(self, _: str) -> None:
-        if self.moments_left > 0:
-            self.moments_left -= 1
-            if self.moments_left == 0:
+        if self.writes_left > 0:
+            self.writes_left -= 1
+            if self.writes_left == 0:
                 raise Crash
 
     def may_start(self, job: Job) -> bool:
         return self.halts is not None and not any(job.halted_by(scope) for scope in self.halts)
 
     def survive(self, work: str, *arguments: object) -> None:
-        """Do it; if it kills the executor, start another and do it again, as the bus would."""
+        """Call the executor; after a crash, start another and call again, as redelivery does."""
         try:
             getattr(self.executor, work)(*arguments)
         except Crash:
@@ -167,7 +169,7 @@ class ExecutorMachine(RuleBasedStateMachine):
 
     @rule(writes_left=st.integers(1, 12))
     def will_be_killed(self, writes_left: int) -> None:
-        self.moments_left = writes_left
+        self.writes_left = writes_left
 
     @rule()
     def restart(self) -> None:
@@ -182,7 +184,7 @@ class ExecutorMachine(RuleBasedStateMachine):
             self.survive("tick", self.now)
             due = (self.executor.next_wake(self.now), self.fleet.next_event_at())
             upcoming = min((at for at in due if at is not None), default=end)
-            # A tick that leaves something due at once must get somewhere: no busy loop.
+            # A tick may leave something due at once; a second passes, so the loop ends.
             self.now = min(max(upcoming, self.now + timedelta(seconds=1)), end)
 
     @rule()
@@ -207,27 +209,27 @@ class ExecutorMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "executor"):
             return
-        self.moments_left = -1
+        self.writes_left = -1
         self.halt(())
         for _ in range(12):
             self.time_passes(30)
         self.publish()
         assert self.executor.live_jobs == 0
         for job_id in self.jobs:
-            self.check_story(job_id)
+            self.check_results_of(job_id)
         self.journal.close()
         self.folder.cleanup()
 
-    def check_story(self, job_id: str) -> None:
-        """Its results tell one story with one end, and what was done is in it."""
+    def check_results_of(self, job_id: str) -> None:
+        """Assert that a job has one final result, and that a touched Mac has a `started` result."""
         results = [self.results[seq].result for seq in sorted(self.results)]
-        story = [each.outcome.value for each in results if each.job_id == job_id]
-        assert len([outcome for outcome in story if outcome in ENDS]) == 1
-        assert story[-1] in ENDS
+        outcomes = [each.outcome.value for each in results if each.job_id == job_id]
+        assert len([outcome for outcome in outcomes if outcome in ENDS]) == 1
+        assert outcomes[-1] in ENDS
         acted = any(act[2] == job_id for act in self.fleet.acted)
-        assert "started" in story or not acted
-        assert story.count("accepted") <= 1
-        assert story.count("started") <= 1
+        assert "started" in outcomes or not acted
+        assert outcomes.count("accepted") <= 1
+        assert outcomes.count("started") <= 1
 
 
 ExecutorMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=25)

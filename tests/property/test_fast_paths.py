@@ -1,4 +1,4 @@
-"""Whatever happens, shards without fast paths give the same work as shards with them."""
+"""Shards without fast paths give the same output as shards with them, for any events."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -50,16 +50,18 @@ class Record(NamedTuple):
 
 
 class Shards:
-    """All Macs and sites of one worker; what it publishes comes back to it, as from Kafka."""
+    """The shards of one worker; records that they publish are read back, as from Kafka."""
 
     def __init__(self, *, fast_paths: bool) -> None:
         self.now = make.NOW
-        self.orders: dict[str, bytes] = {}
+        self.jobs: dict[str, bytes] = {}
         self.work: list[ShardOutput] = []
-        self._facts = BroadcastState(KEYS.approvals)
-        terms = ShardConfig(JOBS_KEY, KEYS.jobs, ONE_PARTITION, fast_paths=fast_paths)
-        self._macs = DeviceShard(0, self._facts, terms)
-        self._sites = DispatchShard(0, self._facts, terms, {jobs_topic(site): 1 for site in SITES})
+        self._broadcast = BroadcastState(KEYS.approvals)
+        config = ShardConfig(JOBS_KEY, KEYS.jobs, ONE_PARTITION, fast_paths=fast_paths)
+        self._macs = DeviceShard(0, self._broadcast, config)
+        self._sites = DispatchShard(
+            0, self._broadcast, config, {jobs_topic(site): 1 for site in SITES}
+        )
         self._ends: Counter[str] = Counter()
         self.send(make.policy_changed(), make.release("26.1"), make.release("26.2"))
         for udid in MACS:
@@ -79,14 +81,14 @@ class Shards:
         self._ends[topic] += len(raws)
         if topic in (ADVISORIES.name, CONTROL.name):
             for offset, raw in enumerate(raws, first):
-                self._facts.fold_record(topic, offset, raw)
+                self._broadcast.fold_record(topic, offset, raw)
             return
         shard = self._sites if topic == DISPATCH.name else self._macs
         records = [Record(offset, None, raw) for offset, raw in enumerate(raws, first)]
         shard.process_records(topic, records, self.now)
 
     def settle(self) -> None:
-        """Do what is due, and read back what was published, until nothing more comes of it."""
+        """Tick and read published records back, until no more records are published."""
         for _ in range(50):
             busy = self._macs.tick(self.now) | self._sites.tick(self.now)
             posts = [post for shard in (self._macs, self._sites) for post in self._collect(shard)]
@@ -94,7 +96,7 @@ class Shards:
                 if post.topic in (ORDERS.name, RESULTS.name, DISPATCH.name):
                     self.take(post.topic, [post.value])
                 elif post.topic in map(jobs_topic, SITES) and b"job.issued" in post.value:
-                    self.orders[post.key.decode()] = post.value
+                    self.jobs[post.key.decode()] = post.value
             if not busy and not posts:
                 return
 
@@ -104,9 +106,11 @@ class Shards:
         return work.records
 
 
-def all_of(work: ShardOutput) -> tuple[Any, ...]:
-    """The work to compare: all of it but the ages of orders and results. A worker's own have none
-    when it recognises them by their bytes."""
+def compared(work: ShardOutput) -> tuple[Any, ...]:
+    """Return the output to compare: all but the ages of jobs and results.
+
+    A worker that recognises its own records by their bytes does not read their times.
+    """
     ages = {
         topic: age_s
         for topic, age_s in work.counters.oldest_age_s.items()
@@ -116,17 +120,17 @@ def all_of(work: ShardOutput) -> tuple[Any, ...]:
     return work.records, work.rows, replace(work.counters, oldest_age_s=rounded)
 
 
-# --- what can happen; each a function of the shards, the same for both ---
+# --- happenings: functions that do the same to both pairs of shards ---
 
 
 def report(
-    macs: Sequence[str], version: str, facts: dict[str, Any], figures: Sequence[Any], ago: int
+    macs: Sequence[str], version: str, facts: dict[str, Any], telemetry: Sequence[Any], ago: int
 ) -> Any:
-    """Each Mac says the same as often as there are figures, but for these."""
+    """Return a happening: each Mac reports `facts` once per element of `telemetry`, with those."""
 
     def happen(shards: Shards) -> None:
         when = shards.now - ago * MINUTE
-        for number, moving in enumerate(figures):
+        for number, moving in enumerate(telemetry):
             own = facts | moving
             raws = [
                 encode(
@@ -143,8 +147,8 @@ def report(
 
 def report_result(udid: str, outcome: Outcome) -> Any:
     def happen(shards: Shards) -> None:
-        if udid in shards.orders:
-            event = decode(shards.orders[udid])
+        if udid in shards.jobs:
+            event = decode(shards.jobs[udid])
             assert isinstance(event, JobIssuedEvent)
             code = ErrorCode.INSTALL_FAILED if outcome is Outcome.FAILED else None
             shards.send(make.resulted(event.data.job, outcome, shards.now, code))
@@ -157,12 +161,12 @@ def send(event: CloudEvent) -> Any:
 
 
 def read_again(udid: str) -> Any:
-    """An order is read once more, now that it is not expected."""
+    """Return a happening: a published job is read once more, when the worker expects none."""
 
     def happen(shards: Shards) -> None:
-        if udid in shards.orders:
+        if udid in shards.jobs:
             for topic in (ORDERS, DISPATCH):
-                shards.take(topic.name, [shards.orders[udid]])
+                shards.take(topic.name, [shards.jobs[udid]])
 
     return happen
 
@@ -174,14 +178,14 @@ def pass_time(minutes: int) -> Any:
     return happen
 
 
-def take_junk(raw: bytes) -> Any:
+def send_invalid(raw: bytes) -> Any:
     return lambda shards: [shards.take(one.name, [raw]) for one in (INVENTORY, ORDERS, DISPATCH)]
 
 
 FACTS = st.sampled_from(
     [{}, {}, {"hostname": "h"}, {"site": "tokyo"}, {"serial": "C02OTHER"}, {"supervised": False}]
 )
-FIGURES = st.sampled_from(
+TELEMETRY = st.sampled_from(
     [{}, {"free_disk_gb": 3.5}, {"free_disk_gb": 90.0}, {"battery_percent": 7.0}]
 )
 REPORTS = st.builds(
@@ -189,7 +193,7 @@ REPORTS = st.builds(
     st.lists(st.sampled_from(MACS), min_size=1, max_size=3, unique=True),
     st.sampled_from(["26.1", "26.1", "26.2"]),
     FACTS,
-    st.lists(FIGURES, min_size=1, max_size=4),
+    st.lists(TELEMETRY, min_size=1, max_size=4),
     st.integers(0, 90),
 )
 HAPPENINGS = st.one_of(
@@ -200,12 +204,14 @@ HAPPENINGS = st.one_of(
     st.builds(send, st.sampled_from([make.release("26.3"), make.retracted("26.2")])),
     st.builds(send, st.sampled_from([make.halted(site="london"), make.halt_cleared()])),
     st.builds(send, st.builds(make.checked_out, st.sampled_from(MACS))),
-    st.builds(take_junk, st.sampled_from([b"", b"{", encode(make.issued(make.job()))])),
+    st.builds(send_invalid, st.sampled_from([b"", b"{", encode(make.issued(make.job()))])),
 )
 
 
-def lived(happenings: Sequence[Any], *, fast_paths: bool) -> tuple[list[ShardOutput], Counter[str]]:
-    """All work of shards to which this happens, and how often fast paths were taken."""
+def outputs_of(
+    happenings: Sequence[Any], *, fast_paths: bool
+) -> tuple[list[ShardOutput], Counter[str]]:
+    """Return all output of shards after these happenings, and the number of fast-path uses."""
     with fast_path_uses() as uses:
         shards = Shards(fast_paths=fast_paths)
         for happen in happenings:
@@ -215,21 +221,21 @@ def lived(happenings: Sequence[Any], *, fast_paths: bool) -> tuple[list[ShardOut
 
 
 @given(st.lists(HAPPENINGS, max_size=12))
-def test_work_is_the_same_without_fast_paths(happenings: list[Any]) -> None:
-    fast, _ = lived(happenings, fast_paths=True)
-    plain, unwanted = lived(happenings, fast_paths=False)
-    assert [all_of(work) for work in fast] == [all_of(work) for work in plain]
+def test_output_is_the_same_without_fast_paths(happenings: list[Any]) -> None:
+    fast, _ = outputs_of(happenings, fast_paths=True)
+    plain, unwanted = outputs_of(happenings, fast_paths=False)
+    assert [compared(work) for work in fast] == [compared(work) for work in plain]
     assert not unwanted
 
 
-def test_the_same_work_is_done_with_every_fast_path() -> None:
-    """One life in which each is taken, so that the test above compares what it should."""
+def test_every_fast_path_is_used_and_gives_the_same_output() -> None:
+    """These happenings use every fast path, so the test above can compare them."""
     low, enough = {"free_disk_gb": 3.5}, {"free_disk_gb": 90.0}
     reports = report(MACS, "26.1", {}, (low, low, enough, low), 1)
-    life = (reports, pass_time(6000), reports)
-    fast, uses = lived(life, fast_paths=True)
-    plain, _ = lived(life, fast_paths=False)
-    assert [all_of(work) for work in fast] == [all_of(work) for work in plain]
+    happenings = (reports, pass_time(6000), reports)
+    fast, uses = outputs_of(happenings, fast_paths=True)
+    plain, _ = outputs_of(happenings, fast_paths=False)
+    assert [compared(work) for work in fast] == [compared(work) for work in plain]
     assert set(uses) == {
         *("construct_unchecked", "fast_json", "peek_report", "apply_duplicate"),
         *("reevaluate_after_send", "VerifiedCache", "peek_job"),
@@ -237,17 +243,17 @@ def test_the_same_work_is_done_with_every_fast_path() -> None:
 
 
 def test_report_that_changes_nothing_does_not_write_the_row_again() -> None:
-    """An older copy of a report changes only what its repeat is recognised by."""
+    """An older copy of a report changes only the memory by which repeats are recognised."""
     report_of_mac = report(MACS[:1], "26.1", {}, ({}, {}), 0)
     older = report(MACS[:1], "26.1", {}, ({},), 0)
     for fast_paths in (True, False):
-        work, _ = lived((report_of_mac, older, pass_time(60)), fast_paths=fast_paths)
+        work, _ = outputs_of((report_of_mac, older, pass_time(60)), fast_paths=fast_paths)
         assert not work[-2].rows
         assert not work[-1].rows
 
 
 @given(situations())
-def test_decision_record_and_order_have_the_same_bytes(s: Situation) -> None:
+def test_decision_record_and_job_have_the_same_bytes(s: Situation) -> None:
     found, plain = evaluate(s), evaluate(s, fast_paths=False)
     assert found == plain
     record = Reconciler().record_of(found.decision, s)

@@ -1,4 +1,4 @@
-"""What holds for every advisory feed, made up or mutated."""
+"""Laws of the translation of advisory feeds, for generated and for mutated real feeds."""
 
 import json
 import random
@@ -62,7 +62,7 @@ ODD: tuple[Any, ...] = (
 
 
 def check(translation: FeedTranslation | Translation) -> None:
-    """What a translation promises whatever it was made of."""
+    """Assert that events and dead letters are serializable, and none has the code `bug`."""
     for event in translation.events:
         assert decode(encode(event)) == event
     for letter in translation.dead_letters:
@@ -70,7 +70,7 @@ def check(translation: FeedTranslation | Translation) -> None:
         letter.model_validate_json(letter.model_dump_json())
 
 
-# Small feeds, made up.
+# --- generated feeds ---
 
 CVES = st.sampled_from([f"CVE-2026-100{number}" for number in range(4)])
 VERSIONS = ("26.0", "26.1", "26.2", "26.3", "15.7", "15.7.1", "15.7.2")
@@ -107,7 +107,7 @@ def feeds(draw: st.DrawFn, last_check: str = "2026-02-01T08:00:00Z") -> bytes:
 
 
 def fold(*translations: FeedTranslation) -> dict[str, AdvisorySnapshot]:
-    """The last word on each advisory; what is retracted is gone."""
+    """Return the newest snapshot of each advisory that is not retracted."""
     known: dict[str, AdvisorySnapshot] = {}
     for translation in translations:
         for event in translation.events:
@@ -118,9 +118,11 @@ def fold(*translations: FeedTranslation) -> dict[str, AdvisorySnapshot]:
     return known
 
 
-def for_no_more(known: AdvisorySnapshot, narrowed: AdvisorySnapshot) -> bool:
-    """Whether it is for no Mac that the feed does not name; for some hardware that the feed does
-    not name (an empty list), what was known stays."""
+def offered_to_no_more(known: AdvisorySnapshot, narrowed: AdvisorySnapshot) -> bool:
+    """Return True if the known release is offered to no device that the feed does not list.
+
+    A feed with an empty list is for hardware that it does not name: then the known devices stay.
+    """
     if not narrowed.device_ids:
         return True
     return known.device_ids is not None and set(known.device_ids) <= set(narrowed.device_ids)
@@ -135,7 +137,11 @@ def urgency(data: AdvisorySnapshot) -> float:
 
 @given(feeds("2026-01-20T08:00:00Z"), feeds())
 def test_the_old_feed_and_the_difference_describe_the_new_one(old: bytes, new: bytes) -> None:
-    """Every release of it, none less urgent, none for more Macs, and none that it took back."""
+    """All releases of the new feed are known, none with a lower severity or for more devices.
+
+    A release that the new feed no longer lists stays only if it is older than all listed releases
+    of its line.
+    """
     changed = translate(new, old)
     check(changed)
     known, want = fold(translate(old), changed), fold(translate(new))
@@ -143,7 +149,7 @@ def test_the_old_feed_and_the_difference_describe_the_new_one(old: bytes, new: b
     for subject, data in want.items():
         assert set(known[subject].exploited_cves) >= set(data.exploited_cves)
         assert urgency(known[subject]) >= urgency(data)
-        assert for_no_more(known[subject], data)
+        assert offered_to_no_more(known[subject], data)
     for subject in known.keys() - want.keys():
         gone = known[subject]
         listed = [data.os_version for data in want.values() if data.os_line == gone.os_line]
@@ -151,7 +157,7 @@ def test_the_old_feed_and_the_difference_describe_the_new_one(old: bytes, new: b
 
 
 @given(feeds())
-def test_no_difference_to_itself(raw: bytes) -> None:
+def test_feed_without_a_change_gives_no_events(raw: bytes) -> None:
     assert translate(raw, raw).events == ()
 
 
@@ -162,7 +168,7 @@ def test_the_same_difference_gives_the_same_events(old: bytes, new: bytes) -> No
 
 @given(st.lists(feeds(), min_size=1, max_size=4))
 def test_diffs_of_a_feed_publish_all_of_it_once(documents: list[bytes]) -> None:
-    """At every look, what was told so far describes the newest document."""
+    """After each review the events so far describe the newest document."""
     state, published = FeedState(source="sofa"), []
     for raw in documents:
         judged = review(raw, state, origin="feed", now=RECEIVED_AT, accept_losses=True)
@@ -174,11 +180,11 @@ def test_diffs_of_a_feed_publish_all_of_it_once(documents: list[bytes]) -> None:
         assert known.keys() >= want.keys()
         for subject, data in want.items():
             assert set(known[subject].exploited_cves) >= set(data.exploited_cves)
-            assert for_no_more(known[subject], data)
+            assert offered_to_no_more(known[subject], data)
 
 
 @given(feeds(), st.randoms())
-def test_order_in_the_feed_means_nothing(raw: bytes, rng: random.Random) -> None:
+def test_order_of_releases_in_a_feed_does_not_matter(raw: bytes, rng: random.Random) -> None:
     document = json.loads(raw)
     for entry in document["OSVersions"]:
         rng.shuffle(entry["SecurityReleases"])
@@ -189,10 +195,10 @@ def test_order_in_the_feed_means_nothing(raw: bytes, rng: random.Random) -> None
     ]
 
 
-# Real feeds, mutated.
+# --- mutated real feeds ---
 
 
-def test_order_in_a_real_feed_means_nothing(reference_data: Path) -> None:
+def test_order_of_releases_in_a_real_feed_does_not_matter(reference_data: Path) -> None:
     for path in REAL["sofa"]:
         document = json.loads((reference_data / path).read_bytes())
         want = [event.id for event in translate(json.dumps(document).encode()).events]
@@ -203,7 +209,7 @@ def test_order_in_a_real_feed_means_nothing(reference_data: Path) -> None:
 
 
 def mutate(value: Any, rng: random.Random) -> None:
-    """Change a few places of a JSON document, in place."""
+    """Change up to five values of a JSON document, in place."""
     for _ in range(rng.randrange(1, 6)):
         node = value
         while True:
@@ -229,7 +235,7 @@ def mutate(value: Any, rng: random.Random) -> None:
 
 
 def part(document: Any) -> Any:
-    """A part of a feed that is small enough to try many."""
+    """Return a part of a feed that is small enough for many mutations; changes `document`."""
     for entry in document.get("OSVersions", []):
         entry["SecurityReleases"] = entry["SecurityReleases"][:2]
     if "vulnerabilities" in document:

@@ -1,7 +1,7 @@
-"""Each gate reads the fields that it declares and no other, and each declared field varies here.
+"""Each gate reads only the fields that it declares, and each declared field varies here.
 
-From the declarations it follows which Macs are decided for again after a report that brings only
-telemetry: a field that is missing in them would leave such a Mac held until the sweep.
+The declarations determine the Macs that are decided again after a report with nothing but
+telemetry. A field missing from them would leave such a Mac held until the sweep.
 """
 
 from collections import defaultdict
@@ -33,7 +33,7 @@ SITUATIONS = situations() | situations(worn=True)
 
 
 class Recorder:
-    """Gives what `of` gives, and notes in `read` the name of each attribute that is read."""
+    """A proxy of an object: adds the name of each attribute that is read to `read`."""
 
     def __init__(self, of: object, read: set[str], prefix: str = "") -> None:
         self._of, self._read, self._prefix = of, read, prefix
@@ -47,22 +47,25 @@ class Recorder:
 
 
 def read_by(function: Callable[..., object], s: Situation, *more: object) -> set[str]:
-    """The names of the fields that a function reads of a Situation."""
+    """Return the names of the fields of a Situation that a function reads."""
     read: set[str] = set()
     function(Recorder(s, read), *more)
     return read
 
 
-def plans(s: Situation) -> list[Candidate]:
-    """Every need of a Mac, with all that its gates look at."""
+def candidates(s: Situation) -> list[Candidate]:
+    """Return every need of a Mac as a candidate for the gates."""
     exposed = exposure(s)
     return [make_candidate(s, need, choose_method(s, need), exposed) for need in needs(s, exposed)]
 
 
 def reads_of(s: Situation) -> Iterator[tuple[str, set[str]]]:
-    """What each gate reads for this Mac, by its name; and what the Plan took from the Situation
-    for one gate alone: the method, and the time at which a need is certain."""
-    for p in plans(s):
+    """Yield the name of each gate and the fields that it reads for this Mac.
+
+    The fields from which a candidate's method and `not_before_us` are computed count as read by
+    `method` and `sure`, the only gates that read these two.
+    """
+    for p in candidates(s):
         for row in GATES:
             yield row.name, read_by(row.check, s, p)
         yield "method", read_by(choose_method, s, p.need)
@@ -84,16 +87,16 @@ def test_gate_reads_only_the_fields_that_it_declares(s: Situation) -> None:
 
 @given(SITUATIONS)
 def test_gate_gives_only_the_reasons_that_it_declares(s: Situation) -> None:
-    for p in plans(s):
+    for p in candidates(s):
         for row in GATES:
-            asked: GateResult = row.check(s, p)
-            assert asked.gate == row.name
-            assert asked.reason is None or asked.reason in row.reads
+            result: GateResult = row.check(s, p)
+            assert result.gate == row.name
+            assert result.reason is None or result.reason in row.reads
 
 
 def value_of(s: Situation, field: str) -> object:
-    """What a field holds; of a method what it goes by."""
-    if field == "device.stamp":
+    """Return the value of a field; for a method, the values from which it is computed."""
+    if field == "device.reported_us":
         return s.device.timestamps
     if field == "device.enrolled_since":
         return s.device.checkins

@@ -1,4 +1,4 @@
-"""What is written past pydantic's serializer is, byte for byte, what pydantic would write."""
+"""JSON written without pydantic's serializer has the same bytes as pydantic's."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -33,7 +33,7 @@ from tests import factories as make
 from tests.strategies import situations, versions
 
 KEY = Ed25519PrivateKey.generate()
-# A year in which both write it with four digits, to the microsecond, in any zone of whole minutes.
+# Times that both serializers write alike: years of four digits, zones of whole minutes.
 TIMES = st.datetimes(
     datetime(1990, 1, 1),  # noqa: DTZ001 - the zone is given beside
     datetime(2900, 1, 1),  # noqa: DTZ001
@@ -41,7 +41,7 @@ TIMES = st.datetimes(
     | st.builds(lambda m: timezone(timedelta(minutes=m)), st.integers(-23 * 60, 23 * 60)),
 )
 MAYBE_TIMES = st.none() | TIMES
-# No surrogates: no JSON that we read has them. All else, quotes and what is above U+FFFF too.
+# All characters but surrogates, which no JSON that we read has.
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 PLAIN = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\u2028\u2029"), max_size=20
@@ -52,7 +52,7 @@ TARGETS = st.none() | st.builds(
     versions(),
     st.booleans(),
 )
-# What a state may hold: figures are never infinite (`schemas.events.inventory`).
+# The JSON values of a state: numbers are never infinite (`schemas.events.inventory`).
 VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -104,7 +104,7 @@ INPUTS = st.builds(
 
 @st.composite
 def jobs(draw: st.DrawFn) -> Job:
-    """Any order."""
+    """Draw any job."""
     udid, issued_at = draw(st.sampled_from(["MAC-1", "5A0C7D9E-0000"])), draw(TIMES)
     action, intent, generation = draw(st.sampled_from(Action)), draw(PLAIN), draw(st.integers(0, 9))
     return Job(
@@ -131,7 +131,7 @@ def jobs(draw: st.DrawFn) -> Job:
 
 
 def event_of(job: Job, time: datetime, signed: Signed | None, **more: Any) -> JobIssuedEvent:
-    """The order as it is published."""
+    """Return the event that publishes the job."""
     data = sign_job(job, KEY)
     if signed is not None:
         data = data.model_copy(update={"signed": signed})
@@ -146,7 +146,7 @@ def test_a_record_is_written_as_pydantic_writes_it(record: DecisionRecord) -> No
 
 
 def is_as_checked(model: WireModel) -> bool:
-    """Whether pydantic would have taken the same values, and put them in the same order."""
+    """Return True if pydantic accepts the same values and keeps them in the same order."""
     values = model.__dict__
     checked = type(model)(**values)
     return checked == model and list(checked.__dict__) == list(values)
@@ -164,7 +164,7 @@ def test_what_is_built_unchecked_is_valid(s: Situation) -> None:
 
 
 @given(situations())
-def test_the_record_of_any_situation_is_written_so(s: Situation) -> None:
+def test_record_and_job_of_any_situation_are_written_as_pydantic_writes_them(s: Situation) -> None:
     decision = decide(s)
     record = Reconciler().record_of(decision, s)
     assert encode_record(record) == record.model_dump_json().encode()

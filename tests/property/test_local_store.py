@@ -1,4 +1,4 @@
-"""A partition's copy on disk holds what its changelog says, however that was cut into batches."""
+"""A partition's copy on disk has the rows of its changelog, however it is cut into batches."""
 
 import sqlite3
 import tempfile
@@ -28,7 +28,10 @@ CHANGES = st.lists(
 
 
 def one_by_one(changes: list[Change]) -> tuple[dict[bytes, bytes], int]:
-    """The rows, and how many were void: of a former owner. One counts where there is no other."""
+    """Return the rows, and the number of void ones.
+
+    A row with a lower epoch than an earlier row is void; it is kept only if its key has no row.
+    """
     rows: dict[bytes, bytes] = {}
     epoch = void = 0
     for key, body in changes:
@@ -67,7 +70,7 @@ def test_own_rows_replace_and_drop(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_copy_of_another_form_is_thrown_away(tmp_path: Path) -> None:
+def test_file_that_is_no_database_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "1.sqlite").write_bytes(b"not a database" * 100)
     store = LocalStore.open(tmp_path / "1.sqlite")
     assert (len(store), store.next_offset) == (0, 0)
@@ -75,7 +78,7 @@ def test_a_copy_of_another_form_is_thrown_away(tmp_path: Path) -> None:
 
 
 @given(CHANGES, st.integers(0, 12), st.integers(0, 12))
-def test_who_dies_before_it_saved_finds_rows_and_offset_of_one_moment(
+def test_rows_and_offset_agree_after_a_crash_before_a_flush(
     changes: list[Change], saved: int, cut: int
 ) -> None:
     saved, cut = min(saved, cut, len(changes)), min(cut, len(changes))
@@ -85,7 +88,7 @@ def test_who_dies_before_it_saved_finds_rows_and_offset_of_one_moment(
         store.apply_changelog(changes[:saved], saved)
         store.flush()
         store.apply_changelog(changes[saved:cut], cut)
-        store._db.rollback()  # as the system does for a dead process
+        store._db.rollback()  # as SQLite does after a crash of the process
         store._db.close()
         again = LocalStore.open(path)
         assert (dict(again.all()), again.next_offset) == (one_by_one(changes[:saved])[0], saved)
@@ -96,7 +99,7 @@ def test_who_dies_before_it_saved_finds_rows_and_offset_of_one_moment(
         after.close()
 
 
-def test_many_rows_are_saved_now_and_then(tmp_path: Path) -> None:
+def test_rows_are_saved_in_steps(tmp_path: Path) -> None:
     store = LocalStore.open(tmp_path / "1.sqlite", saved_at_once=3)
     for number in range(5):
         store.apply_changelog([(b"%d" % number, row(1, number))], number + 1)
@@ -106,7 +109,7 @@ def test_many_rows_are_saved_now_and_then(tmp_path: Path) -> None:
     store.close()
 
 
-def test_what_fails_takes_back_what_was_not_saved(tmp_path: Path) -> None:
+def test_failed_write_discards_unsaved_rows(tmp_path: Path) -> None:
     store = LocalStore.open(tmp_path / "1.sqlite")
     store.put_rows({b"A": row(1, 1)}, 1, 1)
     store.apply_changelog([(b"A", row(2, 2))], 2)
@@ -121,7 +124,7 @@ def test_what_fails_takes_back_what_was_not_saved(tmp_path: Path) -> None:
     again.close()
 
 
-def test_what_a_death_left_of_an_unfinished_copy_is_no_hindrance(tmp_path: Path) -> None:
+def test_unfinished_copy_left_by_a_crash_is_removed(tmp_path: Path) -> None:
     (tmp_path / "1.sqlite.new").write_bytes(b"half")
     (tmp_path / "1.sqlite").touch()
     store = LocalStore.open(tmp_path / "1.sqlite")
@@ -132,7 +135,7 @@ def test_what_a_death_left_of_an_unfinished_copy_is_no_hindrance(tmp_path: Path)
     store.close()
 
 
-def test_the_log_of_a_deleted_copy_is_not_taken_for_that_of_a_new_one(tmp_path: Path) -> None:
+def test_write_ahead_log_of_a_deleted_copy_is_ignored(tmp_path: Path) -> None:
     path, log = tmp_path / "1.sqlite", tmp_path / "1.sqlite-wal"
     store = LocalStore.open(path)
     store.put_rows({b"A": row(1, 1)}, 1, 1)

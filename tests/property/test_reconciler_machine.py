@@ -1,7 +1,7 @@
-"""The engine through random lives of a small fleet, with an executor that tells late.
+"""The reconciler under random events of a small fleet, with an executor whose results are late.
 
-After every step: one open job a Mac, ids never reused, every record computes to the same bytes,
-and a sweep finds nothing to send that the engine had missed.
+After every step each Mac has one open job at most, no job id is used twice, every record gives the
+same bytes again, and a sweep finds no job to send that the events had missed.
 """
 
 from datetime import timedelta
@@ -39,7 +39,7 @@ MINUTE = timedelta(minutes=1)
 
 
 class QueuedExecutor:
-    """Begins a job unless it heard that it must not, one a Mac; what it tells is queued."""
+    """An executor that runs one job per Mac unless it is superseded, and queues its results."""
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
@@ -61,7 +61,7 @@ class QueuedExecutor:
 
 
 class FleetMachine(RuleBasedStateMachine):
-    """Fleet, engine, executor and clock."""
+    """Reconciler, executor and clock."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class FleetMachine(RuleBasedStateMachine):
         self.now = make.NOW
         self.ids: set[str] = set()
 
-    # --- the shell's part ---
+    # --- the part of the shell ---
 
     def give(self, event: Event) -> None:
         self.follow_effects(self.reconciler.handle(decode(encode(event)), self.now))
@@ -107,7 +107,7 @@ class FleetMachine(RuleBasedStateMachine):
         again = recompute(decided.record, policy, self.reconciler.fleet.advisories)
         assert again.model_dump_json() == decided.record.decision.model_dump_json()
 
-    # --- what happens ---
+    # --- rules ---
 
     @initialize(text=policy_texts())
     def begin(self, text: str) -> None:
@@ -205,7 +205,7 @@ class FleetMachine(RuleBasedStateMachine):
         self.now = until + MINUTE
         self.follow_effects(self.reconciler.reconcile_due(self.now))
 
-    # --- what always holds ---
+    # --- invariants ---
 
     @invariant()
     def one_open_job_a_mac(self) -> None:
@@ -231,7 +231,7 @@ class FleetMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_sweep_finds_nothing_that_was_missed(self) -> None:
-        """Effects are only looked at, not taken: the first of each Mac would be the missed one."""
+        """Only the first effect of each Mac is read: a missed one would be the first."""
         if self.reconciler.policy is None:
             return
         for udid in list(self.reconciler.fleet.macs()):

@@ -1,4 +1,4 @@
-"""Whatever happened: what the engine logged, replay finds again."""
+"""Replay of any log gives the decisions that were recorded in it."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def happening(
     *arguments: st.SearchStrategy[Any],
     fields: st.SearchStrategy[dict[str, Any]] = NOTHING,
 ) -> st.SearchStrategy[Happening]:
-    """A call of the driver's method."""
+    """Draw a call of a method of Driver."""
     return st.tuples(st.just(method), st.tuples(*arguments), fields)
 
 
@@ -81,6 +81,8 @@ def test_replay_equals_live(happenings: list[Happening], policy: str | None) -> 
 
 
 @given(st.lists(HAPPENINGS, max_size=25), st.sampled_from(POLICIES))
-def test_the_policy_in_force_differs_nowhere(happenings: list[Happening], policy: str) -> None:
+def test_counterfactual_of_the_policy_in_force_has_no_differences(
+    happenings: list[Happening], policy: str
+) -> None:
     others = [one for one in happenings if one[0] != "policy"]
     assert counterfactual(driven(Driver(policy), others), policy).changes == ()

@@ -1,4 +1,4 @@
-"""No secret of any payload is in what is published or kept, in any spelling."""
+"""No secret of any payload is in a published or stored record, in any encoding."""
 
 import base64
 import json
@@ -20,25 +20,25 @@ from tests.unit.ingest.hostile_payloads import mutated, samples
 from tests.unit.ingest.secret_names import SECRET_NAMES
 
 NAMES = sorted(SECRET_NAMES)
-# Long enough not to appear by chance, and no text: Hypothesis tries words of our own source.
+# Long enough not to appear by chance. Not text: Hypothesis draws words of our own source.
 SECRETS = st.binary(min_size=12, max_size=40).map(lambda secret: b"\xff" + secret)
 
 
 def spellings(secret: bytes) -> Iterator[bytes]:
-    """The secret's bytes, hex, and base64 wherever it may start in a longer text."""
+    """Yield the secret as bytes, as hex, and as base64 at each offset in a longer text."""
     yield secret
     yield secret.hex().encode()
     yield secret.hex().upper().encode()
     for shift in range(3):
         text = base64.b64encode(bytes(shift) + secret)
-        # Only the characters that are of the secret alone.
+        # Only the characters that encode no bit of the bytes before the secret.
         inside = text[-(-shift * 8 // 6) : (shift + len(secret)) * 8 // 6]
         yield inside
         yield inside.replace(b"+", b"-").replace(b"/", b"_")
 
 
 def layers(raw: bytes, depth: int = 0) -> Iterator[bytes]:
-    """The bytes, and whatever base64 within them decodes to."""
+    """Yield the bytes, and the decoded bytes of each base64 text in them, to four levels."""
     yield raw
     if depth < 4:
         for found in re.findall(rb"[A-Za-z0-9+/]{16,}={0,2}", re.sub(rb"\s", b"", raw)):
@@ -48,7 +48,7 @@ def layers(raw: bytes, depth: int = 0) -> Iterator[bytes]:
 
 
 def everything(translation: Translation) -> bytes:
-    """All that leaves a translation, decoded as far as it goes."""
+    """Return all output of a translation, with base64 in it decoded."""
     parts: list[bytes] = []
     for item in (*translation.events, *translation.dead_letters):
         parts.append(item.model_dump_json().encode())
@@ -57,7 +57,7 @@ def everything(translation: Translation) -> bytes:
     return b"\n".join(layer for part in parts for layer in layers(part))
 
 
-def assert_gone(secret: bytes, translation: Translation) -> None:
+def assert_removed(secret: bytes, translation: Translation) -> None:
     left = everything(translation)
     for spelling in spellings(secret):
         assert spelling not in left
@@ -70,7 +70,7 @@ def assert_gone(secret: bytes, translation: Translation) -> None:
     kind=st.sampled_from(["Authenticate", "TokenUpdate", "CheckOut", "Unknown"]),
     at_depth=st.integers(0, 5),
 )
-def test_a_secret_is_cut_from_any_field_of_a_message(
+def test_secret_is_removed_from_any_field_of_a_message(
     name: str, secret: bytes, fmt: plistlib.PlistFormat, kind: str, at_depth: int
 ) -> None:
     planted: Any = {name: secret, "also": {name: base64.b64encode(secret).decode()}}
@@ -81,19 +81,17 @@ def test_a_secret_is_cut_from_any_field_of_a_message(
     for body in (raw, plist(message, fmt)):
         translation = translate("nanomdm", body)
         assert translation.events or translation.dead_letters
-        assert_gone(secret, translation)
+        assert_removed(secret, translation)
 
 
 @given(name=st.sampled_from(NAMES), secret=SECRETS, index=st.integers(0, len(samples()) - 1))
-def test_a_secret_beside_the_fields_of_any_sample_is_gone(
-    name: str, secret: bytes, index: int
-) -> None:
+def test_secret_added_to_any_sample_is_removed(name: str, secret: bytes, index: int) -> None:
     source, raw = samples()[index]
-    assert_gone(secret, translate(source, plant(raw, name, secret)))
+    assert_removed(secret, translate(source, plant(raw, name, secret)))
 
 
 def plant(raw: bytes, name: str, secret: bytes) -> bytes:
-    """The sample with a secret in every object, in XML as an element; the plist inside too."""
+    """Return the sample with a secret in every object, in inner plists too; in XML one element."""
     text = base64.b64encode(secret).decode()
     if raw.startswith(b"<?xml") and b"<plist" not in raw:
         tag = name.replace("_", "-")
@@ -119,21 +117,25 @@ def planted(value: Any, name: str, secret: Any) -> Any:
 
 
 @given(chance=st.randoms(use_true_random=False), secret=SECRETS, index=st.integers(0, 2))
-def test_a_secret_of_a_damaged_payload_is_gone(chance: Any, secret: bytes, index: int) -> None:
-    """What cannot be searched is not kept. The damage is done around the secret, not to the name
-    of its field: a field of another name is no secret."""
+def test_secret_of_a_damaged_payload_is_removed(chance: Any, secret: bytes, index: int) -> None:
+    """A payload that cannot be parsed is not kept.
+
+    Damage to the name of the secret's field is excluded: a field of another name is no secret.
+    """
     source, raw = samples()[index]
     whole = plant(raw, "Token", secret)
     damaged = mutated(whole, chance)
     assume(
         all(now >= before for now, before in zip(names_in(damaged), names_in(whole), strict=True))
     )
-    assert_gone(secret, translate(source, damaged))
+    assert_removed(secret, translate(source, damaged))
 
 
 def names_in(raw: bytes) -> tuple[int, int]:
-    """How often the planted field's name stands in a payload, in JSON, XML or a binary plist:
-    outside and in documents within it."""
+    """Return how often a payload has the planted field's name: outside, and in inner documents.
+
+    The names of JSON, XML and binary property lists are counted.
+    """
     outside, *within = [
         len(re.findall(rb'"Token"|>Token<|(?<![">])UToken', layer)) for layer in layers(raw)
     ]
@@ -166,13 +168,15 @@ def test_a_document_in_base64_is_searched_in_a_field_of_any_name(
         "com.apple.configuration.softwareupdate.enforcement",
     ],
 )
-def test_a_text_that_holds_no_document_stays(text: str) -> None:
+def test_text_without_a_document_is_unchanged(text: str) -> None:
     assert REDACTOR.cut({"text": text, text: 1}) == {"text": text, text: 1}
 
 
 def secrets_of(value: Any) -> Iterator[bytes]:
-    """What the secret fields of a parsed document hold, documents within it included; `apple`, a
-    challenge of one sample, is in every topic and not looked for."""
+    """Yield the values of the secret fields of a parsed document and of documents inside it.
+
+    Values under 8 bytes are left out: `apple`, a challenge of one sample, is in every topic.
+    """
     if isinstance(value, list):
         for item in value:
             yield from secrets_of(item)
@@ -195,7 +199,7 @@ def secrets_of(value: Any) -> Iterator[bytes]:
             yield from secrets_of(item)
 
 
-def test_the_secrets_of_the_reference_data_are_gone(reference_data: Path) -> None:
+def test_secrets_of_the_reference_data_are_removed(reference_data: Path) -> None:
     met = 0
     for path in sorted((reference_data / "mdm").rglob("*")):
         raw = path.read_bytes() if path.suffix in {".json", ".plist", ".mobileconfig"} else b""
@@ -206,11 +210,11 @@ def test_the_secrets_of_the_reference_data_are_gone(reference_data: Path) -> Non
         translation = translate(source, raw)
         for secret in secrets_of(value):
             met += 1
-            assert_gone(secret, translation)
+            assert_removed(secret, translation)
     assert met >= 15
 
 
-def test_the_search_itself_finds_what_is_there() -> None:
+def test_search_finds_a_secret_that_is_present() -> None:
     secret = bytes(range(100, 130))
     for before in (b"", b"x", b"xy", b"xyz"):
         text = base64.b64encode(before + secret + b"rest")
@@ -220,7 +224,7 @@ def test_the_search_itself_finds_what_is_there() -> None:
 
 
 @pytest.mark.parametrize("field", ["Token", "PushMagic"])
-def test_a_changed_secret_is_still_seen(field: str) -> None:
+def test_changed_secret_has_another_digest(field: str) -> None:
     def body(secret: bytes) -> bytes:
         message = {"MessageType": "TokenUpdate", "UDID": UDID, field: secret}
         (event,) = translate("nanomdm", webhook("mdm.TokenUpdate", message)).events

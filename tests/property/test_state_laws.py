@@ -1,4 +1,4 @@
-"""Folds are idempotent and free of order; what is kept can be read back."""
+"""Folds do not depend on the order or repeats of events; stored state can be read back."""
 
 import json
 import random
@@ -23,7 +23,7 @@ def folded(found: list[Event]) -> Fleet:
 
 
 def state_of(fleet: Fleet) -> str:
-    """Everything a fleet knows, as text; which indexes serve which Mac included."""
+    """Return the whole state of a fleet as text, its index of names included."""
     names = sorted(fleet.devices)
     return json.dumps(
         {
@@ -72,7 +72,7 @@ def test_no_record_is_lost_to_another(found: list[Event]) -> None:
 
 
 @given(st.lists(events(), max_size=12))
-def test_a_fleet_kept_and_loaded_is_the_same_fleet(found: list[Event]) -> None:
+def test_stored_fleet_is_the_same_when_it_is_loaded(found: list[Event]) -> None:
     fleet, loaded = folded(found), Fleet()
     loaded.load_broadcast(json.loads(json.dumps(fleet.broadcast_to_wire())))
     for device in fleet.devices.values():
@@ -101,7 +101,7 @@ def test_advisories_round_trip(known: Advisories) -> None:
 
 
 @given(st.lists(advisory_events(), max_size=8))
-def test_a_catalogue_that_was_kept_takes_repeats_as_repeats(found: list[Any]) -> None:
+def test_loaded_catalogue_is_unchanged_by_repeated_events(found: list[Any]) -> None:
     known = Advisories()
     for event in found:
         known = known.apply(event)

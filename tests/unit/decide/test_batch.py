@@ -1,4 +1,4 @@
-"""Deciding once for a pile of events."""
+"""Decisions for all Macs of a set of events, at one time."""
 
 import random
 
@@ -49,7 +49,7 @@ def printed(found: list[Event], text: str = POLICY_TEXT) -> str:
 
 
 @given(st.randoms(use_true_random=False), st.lists(events(), max_size=6))
-def test_shuffled_and_doubled_events_give_the_same_bytes(
+def test_decisions_are_the_same_for_events_in_any_order_and_repeated(
     rng: random.Random, more: list[Event]
 ) -> None:
     found = EVENTS + more
@@ -58,15 +58,15 @@ def test_shuffled_and_doubled_events_give_the_same_bytes(
     assert printed(twice) == printed(found)
 
 
-def test_the_policy_asked_for_counts_and_not_that_of_the_events() -> None:
+def test_policy_argument_is_used_instead_of_a_policy_event() -> None:
     wanted = POLICY_TEXT + "upgrades: {to: '26'}\n"
-    pile: list[Event] = [full_report("15.7.3"), release("26.2"), release("15.7.3")]
-    pile.append(policy_changed(POLICY_TEXT, NOW))
-    (decision,) = decide_all(fold_events(pile), read_policy(wanted), NOW)
+    found: list[Event] = [full_report("15.7.3"), release("26.2"), release("15.7.3")]
+    found.append(policy_changed(POLICY_TEXT, NOW))
+    (decision,) = decide_all(fold_events(found), read_policy(wanted), NOW)
     assert decision.reason is Reason.POLICY_UPGRADE
 
 
-def test_a_job_that_the_reports_fulfilled_is_over() -> None:
+def test_job_is_ended_by_a_report_of_its_target() -> None:
     later = job("26.3", version="26.3", issued_at=NOW - 2 * HOUR)
     done: list[Event] = [
         *EVENTS,
@@ -77,6 +77,6 @@ def test_a_job_that_the_reports_fulfilled_is_over() -> None:
     assert (decision.decision, decision.intent) == (Verdict.SEND, later.intent)
 
 
-def test_an_open_job_holds() -> None:
+def test_open_job_holds_the_mac() -> None:
     (decision,) = decide_all(fold_events(EVENTS), read_policy(POLICY_TEXT), NOW)
     assert (decision.udid, decision.reason) == (UDID, Reason.JOB_OPEN)

@@ -1,4 +1,4 @@
-"""How needs, gates and the open job become one answer."""
+"""The decision: verdict, reason, open job and the next time; and the job of a decision."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -32,7 +32,7 @@ from tests.factories import (
 )
 
 NEWER = release("26.3", day="2026-01-10")
-UNRIPE = release("26.3", day="2026-01-19", severity="high")
+IMMATURE = release("26.3", day="2026-01-19", severity="high")
 STARTED: dict[str, Any] = {"outcome": Outcome.STARTED}
 
 
@@ -40,14 +40,24 @@ def summary(decision: Decision) -> tuple[str, str, bool]:
     return decision.decision.value, decision.reason.value, decision.supersedes is not None
 
 
-# ledger entry, device, advisories, settings -> verdict, reason, whether the job is withdrawn
+# open job, device, advisories, policy -> verdict, reason, True if the job is withdrawn
 OPEN_JOBS: list[Any] = [
-    pytest.param(entry(), mac(), apple(), {}, ("hold", "job_open", False), id="its-own-job"),
+    pytest.param(entry(), mac(), apple(), {}, ("hold", "job_open", False), id="job-of-the-need"),
     pytest.param(
-        entry(**STARTED), mac(), apple(), {}, ("hold", "job_open", False), id="its-own-begun"
+        entry(**STARTED),
+        mac(),
+        apple(),
+        {},
+        ("hold", "job_open", False),
+        id="begun-job-of-the-need",
     ),
     pytest.param(
-        entry(), mac(), apple(NEWER), {}, ("send", "security_update", True), id="a-newer-release"
+        entry(),
+        mac(),
+        apple(NEWER),
+        {},
+        ("send", "security_update", True),
+        id="newer-release-replaces-the-job",
     ),
     pytest.param(
         entry(**STARTED),
@@ -55,15 +65,15 @@ OPEN_JOBS: list[Any] = [
         apple(NEWER),
         {},
         ("hold", "job_open", False),
-        id="a-newer-release-but-begun",
+        id="newer-release-does-not-replace-a-begun-job",
     ),
     pytest.param(
         entry(),
         mac(),
-        apple(UNRIPE),
+        apple(IMMATURE),
         {},
         ("hold", "job_open", False),
-        id="a-newer-release-that-is-not-ripe-leaves-the-job",
+        id="immature-newer-release-keeps-the-job",
     ),
     pytest.param(
         entry(),
@@ -71,7 +81,7 @@ OPEN_JOBS: list[Any] = [
         apple(NEWER),
         {},
         ("hold", "low_disk", False),
-        id="a-newer-release-without-room-leaves-the-job",
+        id="newer-release-held-for-disk-keeps-the-job",
     ),
     pytest.param(
         entry(), mac(), apple(retracted("26.2")), {}, ("nothing", "compliant", True), id="retracted"
@@ -87,13 +97,18 @@ OPEN_JOBS: list[Any] = [
     pytest.param(
         entry(),
         mac(),
-        apple(retracted("26.2"), UNRIPE),
+        apple(retracted("26.2"), IMMATURE),
         {},
         ("hold", "deferred", True),
-        id="retracted-and-its-successor-is-not-ripe",
+        id="retracted-and-its-successor-is-immature",
     ),
     pytest.param(
-        entry(), mac("26.2"), apple(), {}, ("nothing", "compliant", True), id="nobody-needs-it"
+        entry(),
+        mac("26.2"),
+        apple(),
+        {},
+        ("nothing", "compliant", True),
+        id="need-already-fulfilled",
     ),
     pytest.param(
         entry(site="tokyo"), mac(), apple(), {}, ("hold", "job_open", True), id="the-mac-moved"
@@ -120,7 +135,7 @@ OPEN_JOBS: list[Any] = [
         apple(),
         {},
         ("send", "not_user_approved", True),
-        id="enrolment-goes-first",
+        id="reenrollment-replaces-the-job",
     ),
     pytest.param(
         entry(**STARTED),
@@ -128,7 +143,7 @@ OPEN_JOBS: list[Any] = [
         apple(),
         {},
         ("hold", "job_open", False),
-        id="enrolment-waits-for-what-began",
+        id="reenrollment-waits-for-a-begun-job",
     ),
     pytest.param(
         entry(method=Method.SOFTWAREUPDATE),
@@ -136,7 +151,7 @@ OPEN_JOBS: list[Any] = [
         apple(),
         {},
         ("hold", "job_open", False),
-        id="a-job-is-not-withdrawn-for-what-needs-a-person",
+        id="need-for-a-person-keeps-the-job",
     ),
     pytest.param(
         entry("13.7.8", version="13.7.8"),
@@ -144,7 +159,7 @@ OPEN_JOBS: list[Any] = [
         apple(),
         {},
         ("hold", "job_open", False),
-        id="a-job-is-not-withdrawn-for-an-upgrade-without-room",
+        id="upgrade-held-for-disk-keeps-the-job",
     ),
     pytest.param(
         entry("13.7.8", version="13.7.8"),
@@ -152,7 +167,7 @@ OPEN_JOBS: list[Any] = [
         apple(),
         {},
         ("send", "line_out_of_support", True),
-        id="but-for-an-upgrade-that-goes",
+        id="upgrade-that-is-sent-replaces-the-job",
     ),
     pytest.param(
         entry("26.2", action=Action.REINSTALL, method=Method.STARTOSINSTALL),
@@ -160,13 +175,13 @@ OPEN_JOBS: list[Any] = [
         apple(),
         {},
         ("send", "security_update", True),
-        id="a-reinstall-nobody-asks-for-any-more",
+        id="reinstall-no-longer-needed",
     ),
 ]
 
 
 @pytest.mark.parametrize(("job", "device", "advisories", "settings", "want"), OPEN_JOBS)
-def test_open_jobs(
+def test_open_job_is_kept_or_superseded(
     job: JobEntry,
     device: Device,
     advisories: Any,
@@ -177,7 +192,7 @@ def test_open_jobs(
     assert summary(decide(s)) == want
 
 
-def test_an_open_job_is_rechecked_at_the_latest_when_it_times_out() -> None:
+def test_next_eligible_at_is_at_most_the_timeout_of_the_open_job() -> None:
     low = mac(free_disk_gb=1.0)
     assert decide(situation(low, job_history=(entry(),))).next_eligible_at == NOW + 8 * HOUR
     begun = decide(situation(low, job_history=(entry(**STARTED),)))
@@ -197,13 +212,13 @@ def test_next_eligible_at_is_that_of_the_need_that_opens_first() -> None:
     assert decision.next_eligible_at == at("2026-01-20T22:00")
 
 
-def test_a_compliant_mac_is_rechecked_when_its_identity_nears_its_end() -> None:
+def test_compliant_mac_is_rechecked_when_its_identity_must_be_renewed() -> None:
     device = mac("26.2", identity_expires_at=NOW + 30 * DAY)
     assert decide(situation(device)).next_eligible_at == NOW + 9 * DAY
     assert decide(situation(mac("26.2"))).next_eligible_at is None
 
 
-def test_a_record_with_a_serial_number_alone_is_no_mac() -> None:
+def test_record_with_only_a_serial_number_gets_udid_unknown() -> None:
     decision = decide(situation(mac(udid="serial:C02TEST0001")))
     assert (decision.decision, decision.reason) == (Verdict.NOTHING, Reason.UDID_UNKNOWN)
     assert decision.cves
@@ -213,7 +228,7 @@ FAR = [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)]
 
 
 @pytest.mark.parametrize("edge", FAR, ids=["year-1", "year-9999"])
-def test_times_at_the_ends_of_the_calendar_break_nothing(edge: datetime) -> None:
+def test_times_at_the_ends_of_the_calendar_give_a_decision(edge: datetime) -> None:
     rules = policy(
         thresholds={"cool_down": "3650d", "cool_down_max": "3650d"},
         deadlines={"high": "3650d"},
@@ -230,7 +245,12 @@ TELEMETRY = [
     pytest.param(mac(free_disk_gb=1.0), (), True, id="low-disk"),
     pytest.param(mac(seen_at=NOW - 20 * DAY), (), True, id="stale"),
     pytest.param(mac(site=None), (), False, id="no-site"),
-    pytest.param(mac("26.2"), (entry("x", action=Action.REINSTALL, **STARTED),), False, id="n"),
+    pytest.param(
+        mac("26.2"),
+        (entry("x", action=Action.REINSTALL, **STARTED),),
+        False,
+        id="compliant-with-a-begun-job",
+    ),
 ]
 
 
@@ -241,7 +261,7 @@ def test_decisions_that_telemetry_can_change_are_marked(
     assert evaluate(situation(device, job_history=history)).recheck_on_telemetry is recheck
 
 
-# --- orders ---
+# --- jobs ---
 
 
 def built_job(s: Any) -> Any:
@@ -262,25 +282,25 @@ def test_a_job_must_begin_before_the_window_closes() -> None:
     assert (job.target.key, job.intent, job.generation) == ("26.2/25C56", "26.2", 0)
 
 
-def test_a_job_gets_half_an_hour_to_begin() -> None:
+def test_job_has_half_an_hour_to_begin_although_the_window_closes() -> None:
     known = catalogue(release("26.2", day="2026-01-15"))
     job = built_job(situation(advisories=known, rules=NIGHT, now=at("2026-01-21T03:55")))
     assert job.expires_at == at("2026-01-21T04:25")
 
 
-def test_past_the_deadline_no_window_ends_a_job() -> None:
+def test_job_past_its_deadline_does_not_expire_with_the_window() -> None:
     job = built_job(situation(rules=NIGHT))
     assert job.expires_at == NOW + 3 * DAY
 
 
-def test_a_job_lasts_at_least_half_an_hour_under_any_policy() -> None:
+def test_job_expires_after_half_an_hour_if_the_policy_allows_less() -> None:
     rules = policy(thresholds={"job_expires_after": "0m", "reenroll_expires_after": "0m"})
     for device in (mac(), mac(user_approved=False)):
         job = built_job(situation(device, rules=rules))
         assert job.expires_at == job.report_by == NOW + HOUR / 2
 
 
-def test_only_declared_updates_are_enforced_by_the_mac_itself() -> None:
+def test_only_ddm_jobs_have_an_enforcement_time() -> None:
     rules = policy(methods={"update": ["softwareupdate"]})
     assert built_job(situation(rules=rules)).enforce_at is None
 
@@ -295,7 +315,7 @@ def test_a_job_that_erases_carries_its_approval() -> None:
     assert job.approval == given.signed
 
 
-def test_only_a_mac_that_is_held_for_a_slot_waits_for_one() -> None:
+def test_only_a_mac_held_for_capacity_waits_for_capacity() -> None:
     for device in (mac(), mac("26.2")):
         assert not evaluate(situation(device)).waits_for_capacity
     assert evaluate(situation(site_open_jobs=25)).waits_for_capacity

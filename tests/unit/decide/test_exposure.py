@@ -1,4 +1,4 @@
-"""What a Mac is exposed to, and by when it must be off it."""
+"""Exposure of a Mac: missing releases, severity and deadline."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def test_a_changed_policy_changes_the_deadline_of_a_known_catalogue() -> None:
         assert exposed.deadline_us(changed.policy.deadlines) == to_us(at("2026-01-24"))
 
 
-def test_a_mac_without_holes_has_no_deadline() -> None:
+def test_mac_that_lacks_no_release_has_no_deadline() -> None:
     assert deadline(catalogue(release("26.1"))) is None
 
 
@@ -39,7 +39,7 @@ def test_the_first_of_the_missing_releases_sets_the_deadline() -> None:
     assert deadline(known, high="10d") == to_us(at("2026-01-15"))
 
 
-def test_the_first_exploited_hole_sets_the_deadline() -> None:
+def test_first_exploited_cve_sets_the_deadline() -> None:
     known = catalogue(
         release("26.2", day="2026-01-01", cves=[ONE, TWO], severity="low"),
         kev(ONE, first_seen_at=at("2026-01-05")),
@@ -48,7 +48,7 @@ def test_the_first_exploited_hole_sets_the_deadline() -> None:
     assert deadline(known, kev_due_dates=False) == to_us(at("2026-01-05") + 3 * DAY)
 
 
-def test_the_first_date_of_cisa_counts_if_it_was_not_past_when_the_release_was_known() -> None:
+def test_cisa_date_is_ignored_if_past_when_the_release_was_first_known() -> None:
     known = catalogue(
         release("26.2", day="2026-01-10", cves=[ONE, TWO]),
         kev(ONE, due=at("2026-01-10"), first_seen_at=at("2026-01-09")),
@@ -65,7 +65,7 @@ SEVERITIES = [
 
 
 @pytest.mark.parametrize(("releases", "severity"), SEVERITIES)
-def test_a_mac_is_as_exposed_as_the_worst_release_it_lacks(
+def test_severity_is_that_of_the_worst_missing_release(
     releases: list[tuple[str, str | None]], severity: Severity
 ) -> None:
     known = catalogue(
@@ -79,14 +79,14 @@ def test_a_mac_of_unknown_version_is_exposed_to_nothing() -> None:
     assert (exposed.cves, exposed.line.releases) == ((), ())
 
 
-def test_on_a_dead_line_the_holes_are_those_of_the_oldest_supported_line() -> None:
+def test_mac_on_a_dead_line_has_the_holes_of_the_oldest_supported_line() -> None:
     known = catalogue(*(release(v) for v in ("26.2", "15.7.3", "14.8.3", "13.7.8")))
     exposed = exposure(situation(mac("13.7.8"), advisories=known))
     assert exposed.line.releases == ()
     assert [str(one.version) for one in exposed.holes.releases] == ["14.8.3"]
 
 
-def test_a_deadline_is_worked_out_once_for_a_kind_of_mac_and_a_policy(
+def test_deadline_is_computed_once_for_a_kind_of_mac_and_a_policy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     known = catalogue(release("26.2", day="2026-01-15"))

@@ -1,4 +1,4 @@
-"""Whether a need may be met now: every gate, its edges, and when it opens."""
+"""Gates: each one at its limits, its reason, and the time at which it opens."""
 
 from collections.abc import Mapping
 from datetime import date, datetime
@@ -76,9 +76,7 @@ SITES = [
 
 
 @pytest.mark.parametrize(("site", "default", "reason"), SITES)
-def test_a_mac_without_a_site_gets_nothing(
-    site: str | None, default: str | None, reason: Reason
-) -> None:
+def test_mac_without_a_site_is_held(site: str | None, default: str | None, reason: Reason) -> None:
     assert decide(situation(mac(site=site), rules=policy(default_site=default))).reason is reason
 
 
@@ -98,7 +96,9 @@ EXEMPTIONS = [
 
 
 @pytest.mark.parametrize(("exemptions", "held", "until"), EXEMPTIONS)
-def test_exemptions(exemptions: Any, held: bool, until: datetime | None) -> None:
+def test_exempt_mac_is_held_until_the_exemption_ends(
+    exemptions: Any, held: bool, until: datetime | None
+) -> None:
     decision = decide(situation(rules=policy(exemptions=exemptions)))
     assert (decision.reason is Reason.EXEMPT) is held
     assert decision.next_eligible_at == until
@@ -123,19 +123,19 @@ HALTS = [
 
 
 @pytest.mark.parametrize(("halts", "held", "until"), HALTS)
-def test_halts(halts: Any, held: bool, until: datetime | None) -> None:
+def test_mac_is_held_while_a_halt_covers_it(halts: Any, held: bool, until: datetime | None) -> None:
     decision = decide(situation(halts=halts))
     assert (decision.reason is Reason.HALTED) is held
     assert decision.next_eligible_at == until
 
 
-def test_a_halt_on_an_advisory_stops_upgrades_to_it() -> None:
+def test_halt_on_an_advisory_holds_an_upgrade_to_it() -> None:
     decision = decide(situation(mac("13.7.8"), halts=(halt(advisory="macOS-26.2"),)))
     assert (decision.action, decision.reason) == (Action.UPGRADE, Reason.HALTED)
     assert decision.advisory_ids[0] == "macOS-26.2"
 
 
-def test_a_halt_on_an_advisory_leaves_enrolment_alone() -> None:
+def test_halt_on_an_advisory_does_not_hold_reenrollment() -> None:
     s = situation(mac("26.1", user_approved=False), halts=(halt(advisory="macOS-26.2"),))
     assert (decide(s).decision, decide(s).action) == (Verdict.SEND, Action.REENROLL)
 
@@ -143,17 +143,17 @@ def test_a_halt_on_an_advisory_leaves_enrolment_alone() -> None:
 # --- freshness ---
 
 AGES = [
-    pytest.param(14 * DAY, False, id="just-fresh"),
+    pytest.param(14 * DAY, False, id="at-the-limit"),
     pytest.param(14 * DAY + HOUR, True, id="stale"),
 ]
 
 
 @pytest.mark.parametrize(("age", "held"), AGES)
-def test_a_mac_without_recent_contact_gets_nothing(age: Any, held: bool) -> None:
+def test_mac_is_held_when_its_last_contact_is_stale(age: Any, held: bool) -> None:
     assert (decide(situation(mac(seen_at=NOW - age))).reason is Reason.STALE_INVENTORY) is held
 
 
-def test_an_administrators_report_is_no_contact() -> None:
+def test_report_of_an_administrator_does_not_count_as_contact() -> None:
     s = situation(mac(enrolled=False, source="admin"))
     assert decide(s).reason is Reason.STALE_INVENTORY
 
@@ -171,7 +171,9 @@ RETRIES = [
 
 
 @pytest.mark.parametrize(("tries", "hours", "reason"), RETRIES)
-def test_retries(tries: int, hours: float, reason: Reason) -> None:
+def test_failed_attempts_double_the_cool_down_and_then_end(
+    tries: int, hours: float, reason: Reason
+) -> None:
     last_at = NOW - hours * HOUR
     history = failed(tries, ErrorCode.DOWNLOAD_FAILED, first_at=last_at - (tries - 1) * DAY - HOUR)
     decision = decide(situation(job_history=history))
@@ -180,13 +182,13 @@ def test_retries(tries: int, hours: float, reason: Reason) -> None:
         assert decision.next_eligible_at == last_at + 4 * HOUR * 2 ** (tries - 1)
 
 
-def test_a_new_release_is_tried_afresh() -> None:
+def test_attempts_are_counted_anew_for_a_newer_release() -> None:
     known = apple(release("26.3", day="2026-01-01"))
     history = failed(5, ErrorCode.DOWNLOAD_FAILED)
     assert decide(situation(advisories=known, job_history=history)).decision is Verdict.SEND
 
 
-def test_a_mac_that_is_never_there_does_not_wear_out_its_attempts() -> None:
+def test_attempts_that_did_not_reach_the_mac_do_not_count() -> None:
     history = tuple(
         entry(
             generation=number,
@@ -200,12 +202,12 @@ def test_a_mac_that_is_never_there_does_not_wear_out_its_attempts() -> None:
     assert (decision.decision, decision.generation) == (Verdict.SEND, 9)
 
 
-def test_each_attempt_is_a_new_job() -> None:
+def test_each_attempt_has_a_new_job_id() -> None:
     decision = decide(situation(job_history=failed(2, ErrorCode.NO_DISK_SPACE)))
     assert decision.job_id == derive_job_id(UDID, "update", "26.2", 2)
 
 
-def test_a_build_that_a_feed_blanks_makes_no_new_intent() -> None:
+def test_job_id_is_unchanged_when_a_feed_removes_or_adds_a_build() -> None:
     blank = release("26.2", build="", first_seen_at=NOW - DAY)
     two = release("26.2", build="25C56,25C2056", source="gdmf", first_seen_at=NOW - DAY)
     ids = {decide(situation(advisories=apple(*more))).job_id for more in ((), (blank,), (two,))}
@@ -223,7 +225,7 @@ DEFERRALS = [
 
 
 @pytest.mark.parametrize(("severity", "days"), DEFERRALS)
-def test_a_release_matures_by_severity(severity: str, days: int) -> None:
+def test_deferral_of_a_release_depends_on_its_severity(severity: str, days: int) -> None:
     known = catalogue(release("26.2", day="2026-01-10", severity=severity))
     ripe_at = at("2026-01-10") + days * DAY
     device = mac(seen_at=at("2026-01-09"))
@@ -233,7 +235,7 @@ def test_a_release_matures_by_severity(severity: str, days: int) -> None:
     assert decide(situation(device, advisories=known, now=ripe_at)).decision is Verdict.SEND
 
 
-def test_an_exploited_hole_waits_for_nothing() -> None:
+def test_release_for_an_exploited_cve_is_not_deferred() -> None:
     known = catalogue(
         release("26.2", day="2026-01-20", severity="low", exploited=["CVE-2025-43529"])
     )
@@ -241,7 +243,7 @@ def test_an_exploited_hole_waits_for_nothing() -> None:
     assert (decision.decision, decision.severity) == (Verdict.SEND, Severity.EXPLOITED)
 
 
-def test_a_release_known_late_matures_from_then() -> None:
+def test_deferral_begins_when_drydock_first_knew_of_the_release() -> None:
     known = catalogue(release("26.2", day="2026-01-01", first_seen_at=NOW - DAY))
     assert decide(situation(advisories=known)).next_eligible_at == NOW + DAY
 
@@ -271,7 +273,9 @@ DEADLINES: list[Any] = [
 
 
 @pytest.mark.parametrize(("severity", "values", "days"), DEADLINES)
-def test_deadlines_by_severity(severity: str, values: Mapping[str, Any], days: int) -> None:
+def test_deadline_depends_on_the_severity(
+    severity: str, values: Mapping[str, Any], days: int
+) -> None:
     known = catalogue(release("26.2", day="2026-01-15", **values))
     decision = decide(situation(advisories=known))
     assert decision.deadline_at == at("2026-01-15") + days * DAY
@@ -283,12 +287,19 @@ CISA = [
     pytest.param(at("2026-01-16"), at("2026-01-18"), at("2026-01-18"), id="its-date-is-earlier"),
     pytest.param(at("2026-01-16"), at("2026-02-18"), at("2026-01-19"), id="ours-is-earlier"),
     pytest.param(at("2026-01-16"), None, at("2026-01-19"), id="no-date-but-exploited"),
-    pytest.param(at("2026-01-16"), at("2026-01-10"), at("2026-01-19"), id="date-passed-unheard"),
+    pytest.param(
+        at("2026-01-16"),
+        at("2026-01-10"),
+        at("2026-01-19"),
+        id="date-passed-before-the-cve-was-known",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("first_seen_at", "due", "deadline"), CISA)
-def test_cisa_dates(first_seen_at: datetime, due: datetime | None, deadline: datetime) -> None:
+def test_cisa_date_is_the_deadline_if_it_is_earlier(
+    first_seen_at: datetime, due: datetime | None, deadline: datetime
+) -> None:
     known = catalogue(
         release("26.2", day="2026-01-14", cves=[CVE]),
         kev(CVE, due=due, first_seen_at=first_seen_at),
@@ -305,7 +316,7 @@ def test_cisa_dates_can_be_switched_off() -> None:
     assert decide(situation(advisories=known, rules=rules)).deadline_at == at("2026-01-19")
 
 
-def test_no_fleet_is_rebooted_for_dates_that_passed_before_drydock_knew() -> None:
+def test_deadline_counts_from_the_first_time_that_drydock_knew() -> None:
     known = catalogue(
         release("26.2", day="2025-12-12", cves=[CVE], first_seen_at=NOW - HOUR),
         kev(CVE, due=at("2026-01-05"), first_seen_at=at("2025-12-15")),
@@ -314,7 +325,7 @@ def test_no_fleet_is_rebooted_for_dates_that_passed_before_drydock_knew() -> Non
     assert decision.deadline_at == NOW - HOUR + 3 * DAY
 
 
-def test_when_a_hole_becomes_exploited_the_deadline_moves() -> None:
+def test_deadline_becomes_earlier_when_a_cve_becomes_exploited() -> None:
     known = apple()
     later = known.apply(raised("26.2", exploited=[CVE], first_seen_at=at("2025-12-15")))
     assert decide(situation(advisories=known)).deadline_at == at("2025-12-26")
@@ -330,7 +341,7 @@ WINDOWS = [
 
 
 @pytest.mark.parametrize(("now", "open_"), WINDOWS)
-def test_holds_outside_window(now: str, open_: bool) -> None:
+def test_update_is_held_outside_the_window(now: str, open_: bool) -> None:
     known = catalogue(release("26.2", day="2026-01-15"))
     s = situation(advisories=known, rules=policy(windows=NIGHTS), now=at(now))
     decision = decide(s)
@@ -340,7 +351,7 @@ def test_holds_outside_window(now: str, open_: bool) -> None:
         assert decision.next_eligible_at == at(now[:10] + "T22:00")
 
 
-def test_a_site_has_its_own_windows_and_clock() -> None:
+def test_windows_and_time_zone_are_those_of_the_site() -> None:
     tokyo = {"time_zone": "Asia/Tokyo", "windows": list(NIGHTS)}
     known = catalogue(release("26.2", day="2026-01-15"))
     rules = policy(sites={"tokyo": tokyo})
@@ -348,7 +359,7 @@ def test_a_site_has_its_own_windows_and_clock() -> None:
     assert decide(s).next_eligible_at == at("2026-01-20T13:00")
 
 
-def test_windows_that_never_open_open_at_the_deadline() -> None:
+def test_without_windows_an_update_is_held_until_its_deadline() -> None:
     known = catalogue(release("26.2", day="2026-01-15"))
     s = situation(advisories=known, rules=policy(windows=[]))
     assert decide(s).next_eligible_at == at("2026-01-29")
@@ -377,12 +388,14 @@ TELEMETRY = [
 
 
 @pytest.mark.parametrize(("facts", "version", "reason"), TELEMETRY)
-def test_disk_and_power(facts: dict[str, Any], version: str, reason: Reason | None) -> None:
+def test_update_is_held_for_low_disk_or_low_power(
+    facts: dict[str, Any], version: str, reason: Reason | None
+) -> None:
     decision = decide(situation(mac(version, **facts)))
     assert decision.reason is reason or (reason is None and decision.decision is Verdict.SEND)
 
 
-def test_enrolment_needs_neither_disk_nor_power() -> None:
+def test_reenrollment_is_sent_with_low_disk_and_low_power() -> None:
     weak = mac(
         "26.2", free_disk_gb=0.1, on_ac_power=False, battery_percent=1.0, user_approved=False
     )
@@ -399,7 +412,7 @@ def erasing(**rest: Any) -> Decision:
 
 APPROVALS = [
     pytest.param({}, True, id="granted"),
-    pytest.param({"expires_at": NOW}, False, id="run-out"),
+    pytest.param({"expires_at": NOW}, False, id="expired"),
     pytest.param({"udid": "OTHER"}, False, id="another-mac"),
     pytest.param({"action": "reimage"}, False, id="another-action"),
     pytest.param({"job_id": "job-other"}, False, id="another-job"),
@@ -407,7 +420,7 @@ APPROVALS = [
 
 
 @pytest.mark.parametrize(("values", "sends"), APPROVALS)
-def test_what_erases_waits_for_an_approval(values: dict[str, Any], sends: bool) -> None:
+def test_erasing_job_is_held_until_it_is_approved(values: dict[str, Any], sends: bool) -> None:
     held = erasing()
     assert (held.reason, held.next_eligible_at) == (Reason.AWAITING_APPROVAL, None)
     given = {"job_id": held.job_id} | values
@@ -415,20 +428,20 @@ def test_what_erases_waits_for_an_approval(values: dict[str, Any], sends: bool) 
     assert (decision.decision is Verdict.SEND) is sends
 
 
-# --- slots ---
+# --- capacity ---
 
 CAPACITY = [pytest.param(24, True, id="one-left"), pytest.param(25, False, id="full")]
 
 
 @pytest.mark.parametrize(("others", "sends"), CAPACITY)
-def test_site_capacity(others: int, sends: bool) -> None:
+def test_update_is_held_when_the_site_is_full(others: int, sends: bool) -> None:
     decision = decide(situation(site_open_jobs=others))
     assert (decision.decision is Verdict.SEND) is sends
     if not sends:
         assert decision.reason is Reason.SITE_FULL
 
 
-def test_enrolment_uses_no_capacity() -> None:
+def test_reenrollment_is_sent_when_the_site_is_full() -> None:
     s = situation(mac("26.2", user_approved=False), site_open_jobs=99)
     assert decide(s).decision is Verdict.SEND
 
@@ -442,7 +455,7 @@ MATURING = [
 
 
 @pytest.mark.parametrize(("now", "target", "held_until"), MATURING)
-def test_while_a_release_matures_the_one_before_it_is_sent(
+def test_older_release_is_sent_while_a_newer_one_matures(
     now: str, target: str, held_until: datetime | None
 ) -> None:
     known = catalogue(release("26.2", day="2026-01-10"), release("26.3", day="2026-01-16"))
@@ -455,7 +468,7 @@ def test_while_a_release_matures_the_one_before_it_is_sent(
     assert decision.next_eligible_at == held_until
 
 
-def test_an_exploited_hole_skips_the_older_release() -> None:
+def test_release_for_an_exploited_cve_is_sent_instead_of_the_older_one() -> None:
     known = catalogue(
         release("26.2", day="2026-01-10"),
         release("26.3", day="2026-01-20", exploited=["CVE-2025-43529"]),
@@ -465,7 +478,7 @@ def test_an_exploited_hole_skips_the_older_release() -> None:
     assert (decision.decision, str(decision.target.version)) == (Verdict.SEND, "26.3")
 
 
-def test_an_open_job_is_rechecked_when_a_newer_release_matures() -> None:
+def test_mac_with_an_open_job_is_rechecked_when_a_newer_release_matures() -> None:
     known = catalogue(release("26.2", day="2026-01-10"), release("26.3", day="2026-01-18T18:00"))
     decision = decide(situation(advisories=known, job_history=(entry(),)))
     assert (decision.reason, decision.next_eligible_at) == (
@@ -478,7 +491,7 @@ YOUNG = catalogue(release("26.2", day="2026-01-19"))
 LONG_DEFERRAL = policy(deferrals={"high": "9d"})
 
 
-def test_a_broken_seal_waits_for_no_deferral() -> None:
+def test_reinstall_for_a_broken_seal_is_not_deferred() -> None:
     broken = mac("26.2", system_volume_sealed=False)
     decision = decide(situation(broken, advisories=YOUNG, rules=LONG_DEFERRAL))
     assert (decision.decision, decision.action) == (Verdict.SEND, Action.REINSTALL)
@@ -486,7 +499,7 @@ def test_a_broken_seal_waits_for_no_deferral() -> None:
     assert update.reason is Reason.DEFERRED
 
 
-def test_enrolment_waits_for_no_window_although_updates_do() -> None:
+def test_reenrollment_is_sent_outside_the_window_and_an_update_is_not() -> None:
     rules = policy(windows=NIGHTS)
     fallen_out = mac("26.2", user_approved=False)
     assert decide(situation(fallen_out, rules=rules)).decision is Verdict.SEND
@@ -517,14 +530,14 @@ def test_gates_record_what_they_compared() -> None:
     assert "power" not in details(decide(situation(mac(on_ac_power=True, battery_percent=None))))
 
 
-def test_an_approval_names_who_gave_it() -> None:
+def test_gate_detail_names_the_approver() -> None:
     job_id = erasing().job_id
     assert job_id is not None
     granted = erasing(approvals=(approval(job_id),))
     assert details(granted)["approval"] == "by ada"
 
 
-def test_a_mac_that_awaits_contact_is_held_until_mdm_had_a_day() -> None:
+def test_returned_mac_is_held_for_a_day_before_mdm_counts_as_silent() -> None:
     back = mac("26.2", mdm_seen_at=NOW - 30 * DAY, seen_at=NOW - HOUR)
     decision = decide(situation(back))
     assert (decision.decision, decision.reason) == (Verdict.HOLD, Reason.AWAITING_CONTACT)
@@ -533,12 +546,12 @@ def test_a_mac_that_awaits_contact_is_held_until_mdm_had_a_day() -> None:
     assert (later.decision, later.reason) == (Verdict.SEND, Reason.MDM_SILENT)
 
 
-def test_a_mac_without_a_site_waits_for_no_window() -> None:
+def test_window_gate_passes_without_a_site() -> None:
     s = situation(mac(site="paris"), rules=policy(windows=[]))
     assert failing(decide(s)) == ["site"]
 
 
-def test_a_job_for_something_else_is_superseded_until_it_may_have_touched_the_mac() -> None:
+def test_job_for_another_need_is_superseded_unless_it_may_have_touched_the_mac() -> None:
     older = entry("26.1", version="26.1")
     superseding = decide(situation(job_history=(older,)))
     assert superseding.decision is Verdict.SEND
@@ -556,14 +569,14 @@ WEAK_BATTERIES = [
 
 
 @pytest.mark.parametrize(("model", "percent", "sends"), WEAK_BATTERIES)
-def test_intel_wants_more_battery(model: str, percent: float, sends: bool) -> None:
+def test_intel_needs_a_higher_battery_level(model: str, percent: float, sends: bool) -> None:
     device = mac(model=model, on_ac_power=False, battery_percent=percent)
     assert ("power" not in failing(decide(situation(device)))) is sends
 
 
 NEEDING = [
     pytest.param(mac(), id="update"),
-    pytest.param(mac("26.2", user_approved=False), id="enrolment"),
+    pytest.param(mac("26.2", user_approved=False), id="reenrollment"),
     pytest.param(mac("26.2", loan_returned_at=NOW - HOUR), id="erase"),
     pytest.param(mac("13.7.8", free_disk_gb=1.0), id="upgrade"),
     pytest.param(mac(site="paris", on_ac_power=None, battery_percent=None), id="no-site"),

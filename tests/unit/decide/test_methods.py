@@ -1,4 +1,4 @@
-"""Which way a need is carried out, and what stands against each way."""
+"""Methods: the choice for each action, and the obstacle of each method."""
 
 from typing import Any
 
@@ -20,26 +20,31 @@ from tests.factories import DAY, HOUR, NOW, UDID, catalogue, mac, policy, releas
 INTEL: dict[str, Any] = {"model": "iMac20,1", "device_id": "J185AP"}
 T1: dict[str, Any] = {"model": "MacBookPro14,2", "device_id": "Mac-CAD6701F7CEA0921"}
 
-# version, facts, settings -> method, what stands against it
+# version, fields, policy -> method, reason of its obstacle
 UPDATE_METHODS = [
     pytest.param("26.1", {}, {}, Method.DDM, None, id="ddm-on-a-supervised-modern-mac"),
     pytest.param("14.0", {}, {}, Method.DDM, None, id="ddm-from-14-on"),
     pytest.param("13.7.7", T1, {}, Method.MDM_COMMAND, None, id="command-below-14"),
     pytest.param("11.0", T1, {}, Method.MDM_COMMAND, None, id="command-from-11-on"),
-    pytest.param("10.15.7", T1, {}, Method.SOFTWAREUPDATE, None, id="nothing-of-mdm-before-11"),
+    pytest.param("10.15.7", T1, {}, Method.SOFTWAREUPDATE, None, id="no-mdm-method-below-11"),
     pytest.param(
         "13.7.7",
         T1 | {"supervised": False},
         {},
         Method.SOFTWAREUPDATE,
         None,
-        id="command-wants-supervision",
+        id="command-needs-supervision",
     ),
     pytest.param(
         "26.1", {"supervised": False}, {}, Method.SOFTWAREUPDATE, None, id="ssh-where-unsupervised"
     ),
     pytest.param(
-        "26.1", {"supervised": None}, {}, Method.SOFTWAREUPDATE, None, id="ssh-where-not-known"
+        "26.1",
+        {"supervised": None},
+        {},
+        Method.SOFTWAREUPDATE,
+        None,
+        id="ssh-where-supervision-is-unknown",
     ),
     pytest.param(
         "26.1", {"enrolled": False}, {}, Method.SOFTWAREUPDATE, None, id="ssh-where-not-enrolled"
@@ -66,7 +71,7 @@ UPDATE_METHODS = [
         {},
         Method.DDM,
         Reason.NOT_SUPERVISED,
-        id="nothing-works-the-first-is-named",
+        id="all-blocked-names-the-first",
     ),
     pytest.param(
         "26.1",
@@ -134,7 +139,7 @@ UPDATE_METHODS = [
 
 
 @pytest.mark.parametrize(("version", "facts", "settings", "method", "reason"), UPDATE_METHODS)
-def test_how_an_update_is_done(
+def test_update_method_is_the_first_without_an_obstacle(
     version: str,
     facts: dict[str, Any],
     settings: dict[str, Any],
@@ -146,7 +151,7 @@ def test_how_an_update_is_done(
         release("11.7.10", day="2023-09-11", build="20G1427"),
         release("10.15.8", day="2023-09-11", build=""),
     )
-    # On dead lines the model can leave, the update is what is left where upgrades are not wanted.
+    # Without upgrades off dead lines, an update within the line is the only need.
     rules = policy(**({"upgrades": {"out_of_support": False}} | settings))
     decision = decide(situation(mac(version, **facts), advisories=known, rules=rules))
     if reason is None:
@@ -166,7 +171,9 @@ UPGRADE_METHODS = [
 
 
 @pytest.mark.parametrize(("version", "facts", "method"), UPGRADE_METHODS)
-def test_how_an_upgrade_is_done(version: str, facts: dict[str, Any], method: Method) -> None:
+def test_upgrade_method_depends_on_version_and_supervision(
+    version: str, facts: dict[str, Any], method: Method
+) -> None:
     rules = policy(upgrades={"to": "26"})
     assert decide(situation(mac(version, **facts), rules=rules)).method is method
 
@@ -180,16 +187,16 @@ RUNNING = [
     pytest.param("downloading", 1, True, id="downloading"),
     pytest.param("prepared", 23.9, True, id="prepared"),
     pytest.param("installing", 1, True, id="installing"),
-    pytest.param("downloading", 24, False, id="no-longer-believed"),
+    pytest.param("downloading", 24, False, id="state-older-than-a-day"),
     pytest.param("waiting", 1, False, id="waiting"),
     pytest.param("failed", 1, False, id="failed"),
     pytest.param("none", 1, False, id="none"),
-    pytest.param("someday-new", 1, False, id="a-word-of-tomorrow"),
+    pytest.param("someday-new", 1, False, id="unknown-state"),
 ]
 
 
 @pytest.mark.parametrize(("state", "hours", "held"), RUNNING)
-def test_never_a_second_way_while_a_declared_update_runs(
+def test_other_method_is_held_while_a_declared_update_runs(
     state: str, hours: float, held: bool
 ) -> None:
     ssh = policy(methods={"update": ["softwareupdate"]})
@@ -199,14 +206,14 @@ def test_never_a_second_way_while_a_declared_update_runs(
         assert decision.next_eligible_at == NOW + DAY - hours * HOUR
 
 
-def test_a_declared_update_may_be_declared_anew() -> None:
+def test_running_declared_update_may_be_declared_again() -> None:
     decision = decide(situation(updating("downloading")))
     assert (decision.decision, decision.method) == (Verdict.SEND, Method.DDM)
 
 
 RENEWALS = [
     pytest.param({"ade_enrolled": True}, {}, None, id="in-business-manager"),
-    pytest.param({"ade_enrolled": None}, {}, None, id="not-known-is-tried"),
+    pytest.param({"ade_enrolled": None}, {}, None, id="unknown-is-tried"),
     pytest.param({"ade_enrolled": False}, {}, Reason.NEEDS_PERSON, id="by-hand"),
     pytest.param(
         {"ade_enrolled": None, "model": "VirtualMac2,1"}, {}, Reason.NEEDS_PERSON, id="vm-by-hand"
@@ -222,7 +229,7 @@ RENEWALS = [
 
 
 @pytest.mark.parametrize(("facts", "settings", "reason"), RENEWALS)
-def test_how_a_mac_is_enrolled_again(
+def test_reenrollment_is_sent_or_held_by_ade_enrollment_ssh_and_policy(
     facts: dict[str, Any], settings: dict[str, Any], reason: Reason | None
 ) -> None:
     device = mac("26.2", user_approved=False, **facts)
@@ -236,7 +243,7 @@ def test_how_a_mac_is_enrolled_again(
 NO_SSH = policy(sites={"london": {"time_zone": "Europe/London", "ssh": False}})
 
 
-def test_no_update_goes_by_mdm_while_the_enrolment_is_at_fault() -> None:
+def test_mdm_method_is_blocked_while_the_enrollment_is_at_fault() -> None:
     s = situation(mac(user_approved=False), rules=NO_SSH)
     update = needs_update(s, exposure(s))
     assert update is not None
@@ -246,7 +253,7 @@ def test_no_update_goes_by_mdm_while_the_enrolment_is_at_fault() -> None:
     assert decide(s).decision is Verdict.HOLD
 
 
-def test_no_update_goes_by_mdm_that_is_silent() -> None:
+def test_mdm_method_is_blocked_while_mdm_is_silent() -> None:
     s = situation(mac(mdm_seen_at=NOW - 30 * DAY), rules=NO_SSH)
     update = needs_update(s, exposure(s))
     assert update is not None
@@ -263,7 +270,9 @@ TARGETS = [
 
 
 @pytest.mark.parametrize(("version", "possible"), TARGETS)
-def test_startosinstall_installs_nothing_older(version: str | None, possible: bool) -> None:
+def test_startosinstall_is_impossible_for_an_older_target(
+    version: str | None, possible: bool
+) -> None:
     wanted = None if version is None else target(parse_os_version(version), None)
     need = Need(Action.REINSTALL, Reason.SEAL_BROKEN, "seal", wanted)
     rules = policy(methods={"reinstall": ["startosinstall"]})
@@ -273,7 +282,7 @@ def test_startosinstall_installs_nothing_older(version: str | None, possible: bo
     assert (unknown.method, unknown.detail) == (Method.STARTOSINSTALL, "startosinstall")
 
 
-def test_a_blocked_way_is_named_with_the_time_that_clears_a_later_one() -> None:
+def test_hold_names_the_first_method_and_the_time_that_frees_a_later_one() -> None:
     both = policy(methods={"update": ["ddm", "softwareupdate"]})
     device = updating("downloading", supervised=False)
     decision = decide(situation(device, rules=both))
@@ -297,7 +306,7 @@ def test_erase_device_needs_hardware_that_keeps_a_system(
     assert decide(situation(device, rules=rules)).method is method
 
 
-def test_what_is_known_of_its_supervision_is_named() -> None:
+def test_gate_detail_differs_for_unsupervised_and_unknown() -> None:
     ddm = policy(methods={"update": ["ddm"]})
     for supervised, detail in ((False, "not supervised"), (None, "supervision unknown")):
         decision = decide(situation(mac(supervised=supervised), rules=ddm))

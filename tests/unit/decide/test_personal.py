@@ -1,4 +1,4 @@
-"""A Mac that its owner enrolled is not the company's to update or to erase."""
+"""A Mac enrolled by its user is not managed: it is never updated or erased."""
 
 from datetime import UTC, datetime
 
@@ -24,7 +24,7 @@ RULES = Policy.model_validate(
     ("enrollment", "left_alone"),
     [("Device", False), ("User Enrollment (Device)", True), ("User Enrollment", True)],
 )
-def test_leaves_personal_macs_alone(enrollment: str, left_alone: bool) -> None:
+def test_user_enrolled_mac_gets_no_job(enrollment: str, left_alone: bool) -> None:
     fleet = Fleet()
     for event in releases():
         fleet.apply(event)

@@ -1,3 +1,5 @@
+"""Policy files: problems, valid forms, the example policy, and any other text."""
+
 import hashlib
 import re
 from datetime import UTC, date, datetime, timedelta
@@ -26,7 +28,7 @@ def _lines(*lines: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_all_problems_come_at_once_in_the_order_of_their_lines() -> None:
+def test_all_problems_are_reported_in_the_order_of_their_lines() -> None:
     text = _lines(
         "sitez: 1",
         "deadlines: {low: soon}",
@@ -58,7 +60,7 @@ def test_an_alias_bomb_is_refused() -> None:
     lines += [
         f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 10)}]" for n in range(9)
     ]
-    with pytest.raises(PolicyError, match="stand for too many values"):
+    with pytest.raises(PolicyError, match="aliases repeat too many values"):
         read_policy(_lines(*lines))
 
 
@@ -69,7 +71,7 @@ def test_thousands_of_problems_are_counted_and_not_all_listed() -> None:
     assert "3,001 problems in all" in caught.value.problems[0].message
 
 
-def test_a_hostile_key_does_not_reach_the_terminal_as_it_is() -> None:
+def test_control_characters_of_a_key_are_removed_from_the_problem() -> None:
     with pytest.raises(PolicyError) as caught:
         read_policy(SITE + '"\\e[31mred' + "x" * 5_000 + '": 1\n')
     for problem in caught.value.problems:
@@ -77,7 +79,7 @@ def test_a_hostile_key_does_not_reach_the_terminal_as_it_is() -> None:
         assert len(str(problem)) < 2_500
 
 
-# --- what is valid ---
+# --- valid policies ---
 
 
 def test_the_smallest_policy_is_one_site() -> None:
@@ -85,7 +87,7 @@ def test_the_smallest_policy_is_one_site() -> None:
     assert policy == Policy(sites={"tokyo": Site(time_zone="Asia/Tokyo")})
 
 
-def test_an_anchor_may_be_used_again() -> None:
+def test_anchor_may_be_used_by_an_alias() -> None:
     policy = read_policy(
         _lines(
             "sites:",
@@ -132,7 +134,7 @@ def test_every_duration_is_written_as_it_is_read(minutes: int) -> None:
 # --- the example ---
 
 
-def test_the_example_is_valid_and_nothing_in_it_is_odd() -> None:
+def test_example_policy_is_valid_and_has_no_warning() -> None:
     document = read_document(EXAMPLE)
     assert lint(document, date(2026, 1, 1)) == ()
     policy = document.policy
@@ -165,7 +167,7 @@ def test_the_examples_sites_match_macs_by_hostname(hostname: str | None, site: s
 
 
 def _keys_of(model: type[BaseModel]) -> set[str]:
-    """The keys of a model's JSON Schema and of all that it refers to."""
+    """Return the keys of a model's JSON Schema and of all its definitions."""
     schema = model.model_json_schema(by_alias=True)
     parts = [schema, *schema["$defs"].values()]
     return {key for part in parts for key in part.get("properties", ())}

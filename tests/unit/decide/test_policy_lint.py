@@ -1,3 +1,5 @@
+"""Warnings about valid policies: line, path and message of each."""
+
 from datetime import date
 
 import pytest
@@ -11,11 +13,11 @@ TODAY = date(2026, 1, 1)
 ODD = [
     pytest.param(
         "deadlines: {exploited: 1d}\ndeferrals: {exploited: 2d}", 3, "deadlines.exploited",
-        "before the deferral",
+        "passes before the deferral ends",
         id="deadline-before-deferral",
     ),
     pytest.param(
-        "deferrals: {low: 31d}", 3, "deferrals.low", "before the deferral",
+        "deferrals: {low: 31d}", 3, "deferrals.low", "passes before the deferral ends",
         id="deferral-after-the-default-deadline",
     ),
     pytest.param(
@@ -51,7 +53,8 @@ ODD = [
     ),
     pytest.param("methods: {update: []}", 3, "methods.update", "ever sent", id="no-method"),
     pytest.param(
-        "methods: {update: [ddm, ddm]}", 3, "methods.update[1]", "stands twice", id="method-twice"
+        "methods: {update: [ddm, ddm]}", 3, "methods.update[1]", "is listed twice",
+        id="method-twice",
     ),
     pytest.param("mdm: {server: 'http://a.example'}", 3, "mdm.server", "https", id="plain-http"),
     pytest.param(
@@ -59,13 +62,16 @@ ODD = [
         "exemptions[0].until", "over since 2026-01-01", id="exemption-is-over",
     ),
     pytest.param(
-        "exemptions:\n  - {who: {}, why: film}", 4, "exemptions[0].who", "nobody", id="nobody"
+        "exemptions:\n  - {who: {}, why: film}", 4, "exemptions[0].who", "matches no Mac",
+        id="no-mac",
     ),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "line", "path", "message"), ODD)
-def test_warns_of_what_is_valid_and_odd(text: str, line: int, path: str, message: str) -> None:
+def test_valid_policy_that_is_probably_a_mistake_gets_one_warning(
+    text: str, line: int, path: str, message: str
+) -> None:
     (problem,) = lint(read_document(SITE + text + "\n"), TODAY)
     assert (problem.line, problem.path) == (line, path)
     assert message in problem.message
@@ -85,11 +91,11 @@ FINE = [
 
 
 @pytest.mark.parametrize("text", FINE)
-def test_does_not_warn(text: str) -> None:
+def test_reasonable_policy_gets_no_warning(text: str) -> None:
     assert lint(read_document(SITE + text + "\n"), TODAY) == ()
 
 
-def test_warns_of_sites_that_no_mac_comes_to() -> None:
+def test_site_that_no_mac_matches_gets_a_warning() -> None:
     text = """\
 sites:
   first: {time_zone: UTC, match: {hostnames: ["LDN-*"], serials: ["C0*"]}}

@@ -1,4 +1,4 @@
-"""Where each thing that can be wrong in a policy file is reported."""
+"""Line, column, path and message of each error that a policy file can have."""
 
 import pytest
 
@@ -139,7 +139,7 @@ BROKEN = [
         "exemptions[0].why", "control characters", id="control-characters",
     ),
     pytest.param(SITE + "version: 2\n", 2, 10, "version", "must be 1", id="version-of-the-file"),
-    # what is no YAML, or more of it than is needed
+    # not YAML, or not of the allowed form
     pytest.param(SITE + SITE, 2, 1, "sites", "it is already on line 1", id="duplicate-key"),
     pytest.param(
         SITE + "mdm:\n  silent_after: 3d\n  silent_after: 4d\n", 4, 3, "mdm.silent_after",
@@ -152,7 +152,7 @@ BROKEN = [
     pytest.param(SITE + "---\nsites: {}\n", 2, 1, "", "second document", id="second-document"),
     pytest.param("%YAML 1.1\n---\n" + SITE, 1, 1, "", "directives", id="other-yaml"),
     pytest.param("a: !!python/object:os.system x\n", 1, 4, "a", "tag", id="python-tag"),
-    pytest.param("a: &a [*a]\n", 1, 8, "a", "inside what it stands for", id="alias-in-itself"),
+    pytest.param("a: &a [*a]\n", 1, 8, "a", "inside its own anchor", id="alias-in-itself"),
     pytest.param("a: *b\n", 1, 4, "", "no anchor", id="unknown-alias"),
     pytest.param(SITE + "mdm:\n  <<: {}\n", 3, 3, "mdm", "merge keys", id="merge-key"),
     pytest.param("? [a]\n: 1\n", 1, 3, "", "a key must be plain text", id="complex-key"),
@@ -163,7 +163,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("text", "line", "column", "path", "message"), BROKEN)
-def test_names_the_line_and_column_of_a_problem(
+def test_invalid_policy_is_reported_with_line_and_column(
     text: str, line: int, column: int, path: str, message: str
 ) -> None:
     with pytest.raises(PolicyError) as caught:

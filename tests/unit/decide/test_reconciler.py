@@ -1,4 +1,4 @@
-"""The loop: who is looked at again, what follows, what is counted."""
+"""The reconciler: Macs that an event affects, effects of a decision, and counts."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -47,7 +47,7 @@ OTHER, THIRD = UDID[:-1] + "2", UDID[:-1] + "3"
 
 
 def drive(reconciler: Reconciler, event: Event, now: datetime = NOW) -> list[Effect]:
-    """Hand an event over as a shell does; all effects, those of what followed included."""
+    """Handle an event as a shell does; return its effects and those of all derived events."""
     return follow_effects(reconciler, reconciler.handle(event, now), now)
 
 
@@ -83,7 +83,7 @@ def effect_names(effects: list[Effect]) -> list[str]:
 
 
 def a_mac(version: str = "26.1", udid: str = UDID, **facts: Any) -> list[Event]:
-    """A Mac that enrolled long ago and has just polled and reported."""
+    """Return the events of a Mac that enrolled long ago and has just polled and reported."""
     serial = f"C02TEST000{udid[-1]}"
     return [*enrolled(udid), polled(udid), full_report(version, udid, serial=serial, **facts)]
 
@@ -93,7 +93,7 @@ def last_reason(reconciler: Reconciler, udid: str = UDID) -> Reason:
 
 
 def begin_job(reconciler: Reconciler, effects: list[Effect]) -> None:
-    """The executor is at the Mac with the job that was ordered."""
+    """Report that the executor has begun the one job that was sent."""
     (sent_job,) = [one.job for one in effects if isinstance(one, Decided) and one.job]
     drive(reconciler, resulted(sent_job, Outcome.STARTED, NOW))
 
@@ -105,7 +105,7 @@ def enrol(reconciler: Reconciler, when: datetime) -> list[str]:
 
 
 @pytest.mark.parametrize("fact", [{"identity_expires_at": NOW + DAY}, {"user_approved": False}])
-def test_what_was_known_of_an_enrolment_is_not_asked_of_the_next(fact: dict[str, Any]) -> None:
+def test_enrollment_defect_does_not_count_for_the_next_enrollment(fact: dict[str, Any]) -> None:
     reconciler = started(*a_mac("26.3"))
     begin_job(
         reconciler, drive(reconciler, full_report("26.3", when=NOW, serial="C02TEST0001", **fact))
@@ -114,8 +114,8 @@ def test_what_was_known_of_an_enrolment_is_not_asked_of_the_next(fact: dict[str,
     assert enrol(reconciler, NOW + 2 * MINUTE)[-1:] in (["nothing compliant"], [])
 
 
-def test_a_servers_clock_that_is_ahead_shows_no_job_done_that_was_not_begun() -> None:
-    """Only what is told of a later moment than any that was known when it was ordered does."""
+def test_report_from_a_clock_ahead_does_not_fulfil_a_later_job() -> None:
+    """Only a report later than everything known when the job was issued can fulfil it."""
     reconciler = started(*a_mac("26.3"))
     fact: dict[str, Any] = {"user_approved": False}
     begin_job(
@@ -165,12 +165,12 @@ def test_a_repeated_event_has_no_effect() -> None:
         assert drive(reconciler, event) == []
 
 
-def test_a_report_without_material_change_is_not_decided_on() -> None:
+def test_report_without_material_change_leads_to_no_decision() -> None:
     reconciler = started(*a_mac("26.2"))
     assert drive(reconciler, full_report("26.2", when=NOW, free_disk_gb=1.0)) == []
 
 
-def test_a_held_mac_is_decided_on_when_its_telemetry_changes() -> None:
+def test_held_mac_is_decided_when_its_telemetry_changes() -> None:
     reconciler = started(*a_mac(free_disk_gb=1.0))
     assert last_reason(reconciler) is Reason.LOW_DISK
     assert effect_names(drive(reconciler, full_report(when=NOW, free_disk_gb=100.0))) == [
@@ -206,7 +206,7 @@ def sent(reconciler: Reconciler) -> Any:
     return job(last.intent, generation=last.generation, issued_at=NOW, version="26.2")
 
 
-def test_a_job_that_had_begun_when_it_was_withdrawn_is_open_and_its_successor_goes() -> None:
+def test_job_withdrawn_after_it_began_is_open_and_its_successor_is_superseded() -> None:
     reconciler = started(*a_mac())
     sent_job = sent(reconciler)
     drive(reconciler, release("26.3", day="2026-01-10"))
@@ -234,7 +234,7 @@ def test_a_job_that_was_never_begun_expires_and_is_sent_again() -> None:
 def test_a_job_that_was_lost_before_it_was_recorded_is_sent_again() -> None:
     reconciler = Reconciler()
     for event in (policy_changed(), release("26.2"), *a_mac()):
-        list(reconciler.handle(event, NOW))  # a shell that dies: nothing is handed back
+        list(reconciler.handle(event, NOW))  # a shell that crashes: no effect is handed back
     first = [one for one in reconciler.reconcile(UDID, NOW) if isinstance(one, Decided)]
     second = [one for one in reconciler.reconcile(UDID, NOW) if isinstance(one, Decided)]
     assert first[0].job == second[0].job
@@ -253,7 +253,7 @@ def test_free_capacity_goes_to_the_first_deadlines() -> None:
     assert reconciler.open_jobs["london", "update"] == 2
 
 
-def test_a_halt_holds_everything_and_its_end_lets_it_go() -> None:
+def test_halt_holds_the_mac_until_it_is_cleared() -> None:
     reconciler = started(halted(when=NOW - DAY), *a_mac())
     assert last_reason(reconciler) is Reason.HALTED
     assert effect_names(drive(reconciler, halt_cleared())) == [
@@ -352,7 +352,7 @@ def test_a_record_gives_its_decision_again() -> None:
             assert again == effect.record.decision
 
 
-def test_another_policy_can_be_decided_under() -> None:
+def test_decision_uses_the_overriding_policy() -> None:
     reconciler = started(*a_mac("15.7.3"))
     assert last_reason(reconciler) is Reason.COMPLIANT
     reconciler.override_policy(POLICY_TEXT + "upgrades: {to: '26'}\n")
@@ -362,7 +362,7 @@ def test_another_policy_can_be_decided_under() -> None:
 
 @pytest.mark.parametrize("serial_first", [True, False])
 def test_newer_times_of_another_record_are_material(serial_first: bool) -> None:
-    """Of a Mac with two records the newer one's word counts, though neither says a new one."""
+    """Of two records of one Mac the newer value counts, although neither record changes its own."""
     alone = [
         reported(None, NOW - hours * HOUR, "jamf", serial="C02TEST0001", user_approved=False)
         for hours in (9, 3)
@@ -375,5 +375,5 @@ def test_newer_times_of_another_record_are_material(serial_first: bool) -> None:
     for event in events:
         follow_effects(reconciler, reconciler.handle(event, NOW))
         assert not list(reconciler.reconcile(UDID, NOW)), (
-            "a look finds what the event should have told"
+            "reconciling again finds a change that the event missed"
         )

@@ -1,4 +1,4 @@
-"""What a Mac needs: update, upgrade, reinstall, image, enrolment, follow-up."""
+"""Needs of a Mac: update, upgrade, reinstall, reimage, reenroll, and the follow-up."""
 
 from datetime import timedelta
 from typing import Any
@@ -78,11 +78,13 @@ UPDATES = [
 
 
 @pytest.mark.parametrize(("version", "facts", "want"), UPDATES)
-def test_update_within_the_line(version: str, facts: dict[str, Any], want: tuple[str, ...]) -> None:
+def test_update_target_is_the_newest_release_of_the_line(
+    version: str, facts: dict[str, Any], want: tuple[str, ...]
+) -> None:
     assert summary(decide(situation(mac(version, **facts)))) == want
 
 
-def test_a_release_without_holes_is_routine() -> None:
+def test_release_without_cves_is_a_routine_update() -> None:
     s = situation(
         advisories=apple(release("26.1.1", cves=[], day="2025-12-01")), device=mac("26.2")
     )
@@ -91,7 +93,7 @@ def test_a_release_without_holes_is_routine() -> None:
     assert decide(situation(advisories=bare)).reason is Reason.ROUTINE_UPDATE
 
 
-def test_no_advisory_at_all() -> None:
+def test_reason_is_no_advisory_without_any_advisory() -> None:
     assert decide(situation(advisories=catalogue())).reason is Reason.NO_ADVISORY
 
 
@@ -106,13 +108,16 @@ UPGRADES = [
         id="as-far-as-the-model-goes",
     ),
     pytest.param(
-        "13.7.8", INTEL_2017, ("nothing", "unfixable_hardware", None), id="hardware-is-stuck"
+        "13.7.8",
+        INTEL_2017,
+        ("nothing", "unfixable_hardware", None),
+        id="hardware-runs-nothing-newer",
     ),
     pytest.param(
         "13.7.7",
         INTEL_2017 | {"build": "22H700"},
         ("send", "security_update", "13.7.8"),
-        id="stuck-hardware-gets-its-last-update",
+        id="such-hardware-gets-its-last-update",
     ),
     pytest.param(
         "13.7.8", {"model": "Foo99,1"}, ("nothing", "model_unknown", None), id="model-unknown"
@@ -124,7 +129,7 @@ UPGRADES = [
 
 
 @pytest.mark.parametrize(("version", "facts", "want"), UPGRADES)
-def test_upgrade_off_a_dead_line(
+def test_mac_on_a_dead_line_is_upgraded_as_far_as_its_model_allows(
     version: str, facts: dict[str, Any], want: tuple[str, ...]
 ) -> None:
     decision = decide(situation(mac(version, **facts)))
@@ -158,49 +163,57 @@ def test_a_supplement_makes_no_line_the_newest() -> None:
 
 POLICY_UPGRADES = [
     pytest.param({"to": "26"}, "15.7.3", ("send", "policy_upgrade", "26.2"), id="wanted"),
-    pytest.param({"to": "15"}, "26.1", ("send", "security_update", "26.2"), id="never-down"),
+    pytest.param({"to": "15"}, "26.1", ("send", "security_update", "26.2"), id="no-downgrade"),
     pytest.param({"to": "26"}, "26.2", ("nothing", "compliant", None), id="there-already"),
     pytest.param({}, "15.7.3", ("nothing", "compliant", None), id="not-wanted"),
     pytest.param(
-        {"to": "15"}, "13.7.8", ("send", "line_out_of_support", "15.7.3"), id="no-further"
+        {"to": "15"},
+        "13.7.8",
+        ("send", "line_out_of_support", "15.7.3"),
+        id="not-beyond-the-policys-line",
     ),
     pytest.param(
-        {"out_of_support": False}, "13.7.8", ("nothing", "exempt", None), id="left-on-dead-lines"
+        {"out_of_support": False},
+        "13.7.8",
+        ("nothing", "exempt", None),
+        id="policy-keeps-dead-lines",
     ),
     pytest.param(
         {"out_of_support": False, "to": "26"},
         "13.7.8",
         ("send", "policy_upgrade", "26.2"),
-        id="wanted-although-left",
+        id="wanted-although-dead-lines-are-kept",
     ),
     pytest.param({"to": "13"}, "13.7.8", ("nothing", "no_advisory", None), id="to-a-dead-line"),
     pytest.param(
         {"supported_lines": ["26"]},
         "15.7.3",
         ("send", "line_out_of_support", "26.2"),
-        id="own-list",
+        id="listed-in-the-policy",
     ),
     pytest.param(
         {"supported_lines": ["15"]},
         "26.1",
         ("send", "security_update", "26.2"),
-        id="newer-than-list",
+        id="newer-than-the-policys-list",
     ),
 ]
 
 
 @pytest.mark.parametrize(("upgrades", "version", "want"), POLICY_UPGRADES)
-def test_policy_upgrades(upgrades: dict[str, Any], version: str, want: tuple[str, ...]) -> None:
+def test_upgrade_follows_the_policy(
+    upgrades: dict[str, Any], version: str, want: tuple[str, ...]
+) -> None:
     s = situation(mac(version), rules=policy(upgrades=upgrades))
     assert summary(decide(s)) == want
 
 
-def test_policy_upgrade_only_where_the_model_supports_it() -> None:
+def test_policy_upgrade_is_not_needed_if_the_model_cannot_run_it() -> None:
     air = mac("15.7.3", model="MacBookAir9,1", device_id="J230KAP")
     assert decide(situation(air, rules=policy(upgrades={"to": "26"}))).reason is Reason.COMPLIANT
 
 
-def test_a_dead_line_with_nothing_to_move_to_is_not_called_compliant() -> None:
+def test_mac_on_a_dead_line_without_an_offered_release_is_not_compliant() -> None:
     only_others = catalogue(
         *(release(v, device_ids=["J1AP", "J2AP"]) for v in ("26.2", "15.7.3", "14.8.3")),
         release("13.7.8"),
@@ -210,10 +223,10 @@ def test_a_dead_line_with_nothing_to_move_to_is_not_called_compliant() -> None:
     assert "no release to move to" in decision.findings[0]
 
 
-# --- which Macs a release is for ---
+# --- devices that a release is offered to ---
 
 
-def test_a_release_for_57_ids_then_narrowed_to_one() -> None:
+def test_release_narrowed_to_one_device_id_is_offered_to_that_device_only() -> None:
     wide = release("26.3.2", device_ids=FIFTY_SEVEN, day="2026-01-10")
     base = [release(v, device_ids=FIFTY_SEVEN) for v in ("26.1", "26.2")]
     small = narrowed("26.3.2", device_ids=["J700AP"], day="2026-01-10", first_seen_at=NOW - HOUR)
@@ -237,14 +250,16 @@ DEVICE_IDS = [
 
 
 @pytest.mark.parametrize(("device_id", "offered"), DEVICE_IDS)
-def test_which_macs_a_wide_release_is_offered_to(device_id: str | None, offered: bool) -> None:
+def test_wide_release_is_offered_to_listed_and_unknown_device_ids(
+    device_id: str | None, offered: bool
+) -> None:
     known = apple(release("26.3", day="2026-01-10", device_ids=FIFTY_SEVEN))
     assert (summary(decide(situation(mac("26.2", device_id=device_id), advisories=known)))[2]) == (
         "26.3" if offered else None
     )
 
 
-def test_where_sources_differ_fewer_macs_get_it() -> None:
+def test_release_is_offered_only_to_devices_that_every_source_lists() -> None:
     known = apple(
         release("26.3", device_ids=["J604AP", "J700AP"], severity=None),
         release("26.3", device_ids=["J700AP"], source="gdmf", cves=[]),
@@ -252,7 +267,7 @@ def test_where_sources_differ_fewer_macs_get_it() -> None:
     assert decide(situation(mac("26.2"), advisories=known)).reason is Reason.COMPLIANT
 
 
-def test_a_supplement_installs_itself() -> None:
+def test_mac_that_lacks_only_a_supplement_gets_supplement_pending() -> None:
     known = apple(release("26.2 (a)", build="25C771280a", day="2026-01-10"))
     decision = decide(situation(mac("26.2"), advisories=known))
     assert (decision.decision, decision.reason) == (Verdict.NOTHING, Reason.SUPPLEMENT_PENDING)
@@ -271,7 +286,7 @@ def test_a_retracted_release_is_no_target_and_can_come_back() -> None:
 # --- exposure ---
 
 
-def test_exposed_to_every_cve_of_every_newer_release_of_the_line() -> None:
+def test_mac_is_exposed_to_the_cves_of_all_newer_releases_of_its_line() -> None:
     empty_last = apple(release("26.3", cves=[], severity=None, day="2026-01-10"))
     decision = decide(situation(mac("26.0"), advisories=empty_last))
     assert decision.target is not None
@@ -280,7 +295,7 @@ def test_exposed_to_every_cve_of_every_newer_release_of_the_line() -> None:
     assert decision.advisory_ids == ("macOS-26.3", "macOS-26.2", "macOS-26.1")
 
 
-def test_an_exploited_cve_between_sets_the_deadline() -> None:
+def test_exploited_cve_of_an_intermediate_release_sets_the_deadline() -> None:
     known = [release(v, day="2026-01-10", severity="low") for v in ("26.1", "26.2")]
     bad = raised(
         "26.1",
@@ -300,7 +315,7 @@ def test_an_exploited_cve_between_sets_the_deadline() -> None:
 # --- reinstall ---
 
 
-def test_reinstall_after_the_update_went_wrong_often_enough() -> None:
+def test_reinstall_is_needed_after_three_failed_updates() -> None:
     twice = decide(situation(job_history=failed(2)))
     thrice = decide(situation(job_history=failed(3)))
     assert (twice.action, thrice.action) == (Action.UPDATE, Action.REINSTALL)
@@ -314,11 +329,11 @@ def test_reinstall_after_the_update_went_wrong_often_enough() -> None:
     "code",
     [ErrorCode.NO_DISK_SPACE, ErrorCode.UNREACHABLE, ErrorCode.LOW_POWER, ErrorCode.USER_DECLINED],
 )
-def test_no_reinstall_for_failures_it_cannot_repair(code: ErrorCode) -> None:
+def test_failures_that_a_reinstall_cannot_repair_lead_to_an_update(code: ErrorCode) -> None:
     assert decide(situation(job_history=failed(4, code))).action is Action.UPDATE
 
 
-def test_failures_before_a_success_are_forgotten() -> None:
+def test_failures_before_a_success_do_not_count() -> None:
     done = entry(generation=3, issued_at=NOW - 12 * DAY, outcome=Outcome.SUCCEEDED)
     assert decide(situation(job_history=(*failed(3), done))).action is Action.UPDATE
 
@@ -364,7 +379,7 @@ FIRMWARE_CASES = [
 
 
 @pytest.mark.parametrize(("version", "firmware", "reason"), FIRMWARE_CASES)
-def test_firmware_that_does_not_match_the_system(
+def test_firmware_other_than_the_policys_needs_a_reinstall(
     version: str, firmware: str | None, reason: Reason
 ) -> None:
     s = situation(mac(version, firmware=firmware), rules=policy(firmware=FIRMWARE))
@@ -434,13 +449,13 @@ def test_erase_device_leaves_the_system_that_runs() -> None:
     assert (decision.method, summary(decision)[2]) == (Method.ERASE_DEVICE, "26.1")
 
 
-def test_erase_device_repairs_no_system() -> None:
+def test_erase_device_cannot_repair_a_broken_seal() -> None:
     rules = policy(methods={"reinstall": ["erase_device"]})
     decision = decide(situation(mac("26.2", system_volume_sealed=False), rules=rules))
     assert (decision.method, decision.reason) == (None, Reason.NO_METHOD)
 
 
-def test_a_loan_unit_is_done_once() -> None:
+def test_returned_loan_unit_is_reinstalled_once_per_return() -> None:
     back = NOW - 5 * DAY
     done = entry(
         f"loan@{to_us(back)}",
@@ -455,14 +470,14 @@ def test_a_loan_unit_is_done_once() -> None:
     assert decide(situation(again, job_history=(done,))).action is Action.REINSTALL
 
 
-# --- enrolment ---
+# --- enrollment ---
 
 
 def gone(**facts: Any) -> Any:
     return apply_checked_out(mac(**facts), MdmCheckedOut(udid=UDID), to_us(NOW - HOUR / 2))
 
 
-ENROLMENT = [
+ENROLLMENT = [
     pytest.param(gone(), {}, Reason.CHECKED_OUT, id="checked-out"),
     pytest.param(
         mac(enrolled=False, mdm_enrolled=False), {}, Reason.NEVER_ENROLLED, id="never-enrolled"
@@ -479,7 +494,7 @@ ENROLMENT = [
     ),
     pytest.param(mac(user_approved=False), {}, Reason.NOT_USER_APPROVED, id="not-user-approved"),
     pytest.param(
-        mac(user_approved=False), {"require_user_approved": False}, None, id="approval-not-wanted"
+        mac(user_approved=False), {"require_user_approved": False}, None, id="approval-not-required"
     ),
     pytest.param(mac(user_approved=None), {}, None, id="approval-unknown"),
     pytest.param(
@@ -512,36 +527,38 @@ ENROLMENT = [
     pytest.param(
         mac(identity_expires_at=NOW + 21 * DAY + HOUR), {}, None, id="identity-not-yet-expiring"
     ),
-    pytest.param(mac(enrolled=False), {}, None, id="mdm-knows-nothing-of-it"),
+    pytest.param(mac(enrolled=False), {}, None, id="mdm-never-knew-it"),
 ]
 
 
-@pytest.mark.parametrize(("device", "mdm", "reason"), ENROLMENT)
-def test_when_a_mac_must_enrol_again(device: Any, mdm: dict[str, Any], reason: Reason) -> None:
+@pytest.mark.parametrize(("device", "mdm", "reason"), ENROLLMENT)
+def test_mac_must_enroll_again_for_each_enrollment_fault(
+    device: Any, mdm: dict[str, Any], reason: Reason
+) -> None:
     found = needed(situation(device, rules=policy(mdm=mdm)))
     assert [why for action, why, _ in found if action is Action.REENROLL] == (
         [] if reason is None else [reason]
     )
 
 
-def test_enrolment_comes_before_anything_mdm_drives() -> None:
+def test_reenrollment_is_sent_before_an_update() -> None:
     decision = decide(situation(gone()))
     assert (decision.decision, decision.action) == (Verdict.SEND, Action.REENROLL)
     assert decision.method is Method.PROFILES_RENEW
 
 
-def test_while_a_person_must_enrol_it_updates_go_by_ssh() -> None:
+def test_update_is_sent_over_ssh_while_a_person_must_enroll_the_mac() -> None:
     decision = decide(situation(gone(ade_enrolled=False)))
     assert (decision.decision, decision.action) == (Verdict.SEND, Action.UPDATE)
     assert decision.method is Method.SOFTWAREUPDATE
 
 
-def test_enrolment_waits_for_no_window() -> None:
+def test_reenrollment_is_sent_outside_the_window() -> None:
     closed = policy(windows=[{"from": "22:00", "to": "23:00"}])
     assert decide(situation(gone(), rules=closed)).decision is Verdict.SEND
 
 
-def test_enrolment_before_a_reinstall() -> None:
+def test_reenrollment_is_needed_before_a_reinstall() -> None:
     assert [why for _, why, _ in needed(situation(gone(system_volume_sealed=False)))] == [
         Reason.CHECKED_OUT,
         Reason.SEAL_BROKEN,
@@ -562,7 +579,7 @@ ERASED = entry(
 CHAIN = policy(follow_up={"activations": ["munki", "office"], "compliant": True})
 
 
-def test_an_erased_mac_that_does_not_enrol_is_asked_to() -> None:
+def test_erased_mac_must_enroll_again_after_twelve_hours() -> None:
     fresh_erase = entry(
         "loan@1",
         action=Action.REINSTALL,
@@ -578,7 +595,7 @@ def test_an_erased_mac_that_does_not_enrol_is_asked_to() -> None:
     assert (late.decision, late.reason) == (Verdict.SEND, Reason.REENROLL_AFTER_REINSTALL)
 
 
-def test_the_follow_up_chain_is_worked_off() -> None:
+def test_follow_up_points_are_confirmed_one_by_one() -> None:
     fleet = Fleet()
     fleet.put(mac("26.2", seen_at=NOW - 3 * DAY))
     s = situation(fleet.merged_device(UDID), rules=CHAIN, job_history=(ERASED,))
@@ -612,11 +629,11 @@ def test_the_follow_up_chain_is_worked_off() -> None:
 # --- contact after a long absence ---
 
 
-def test_mdm_has_a_day_from_the_first_day_of_inventory_after_its_own_last() -> None:
+def test_mdm_has_a_day_after_the_first_later_day_of_inventory() -> None:
     silent = mac("26.2", mdm_seen_at=NOW - 30 * DAY, seen_at=NOW - 2 * DAY)
     [need] = needs(situation(silent), exposure(situation(silent)))
     assert need.not_before_us == to_us(NOW - DAY)
-    # 18 January ends before the report of the 20th: the day counts, however often it reports.
+    # The 18th is the first later day with inventory; a report on the 20th does not extend the wait.
     again = with_report(silent, NOW - HOUR)
     [need] = needs(situation(again), exposure(situation(again)))
     assert need.not_before_us == to_us(at("2026-01-20"))
@@ -624,13 +641,13 @@ def test_mdm_has_a_day_from_the_first_day_of_inventory_after_its_own_last() -> N
     assert (decision.decision, decision.reason) == (Verdict.SEND, Reason.MDM_SILENT)
 
 
-def test_other_faults_of_an_enrolment_wait_for_nothing() -> None:
+def test_enrollment_fault_other_than_silence_needs_no_waiting() -> None:
     s = situation(mac("26.2", user_approved=False))
     [need] = needs(s, exposure(s))
     assert (need.reason, need.not_before_us) == (Reason.NOT_USER_APPROVED, None)
 
 
-# --- what a reinstall installs ---
+# --- the release of a reinstall ---
 
 
 def reinstalled(*more: Any, version: str = "26.2", **facts: Any) -> str | None:
@@ -647,11 +664,11 @@ def test_a_reinstall_takes_no_supplement() -> None:
     assert reinstalled(release("26.2 (a)", build="25C771280a", day="2026-01-10")) == "26.2"
 
 
-def test_a_mac_ahead_of_all_releases_has_nothing_to_be_reinstalled_with() -> None:
+def test_mac_ahead_of_all_releases_has_no_release_for_a_reinstall() -> None:
     assert reinstalled(version="26.3", build="25D5087f") is None
 
 
-def test_a_mac_that_no_release_can_leave_its_dead_line_for_names_the_limit() -> None:
+def test_finding_on_a_dead_line_names_the_policys_limit() -> None:
     stuck = catalogue(
         *(release(v, device_ids=["J1AP", "J2AP"]) for v in ("26.2", "15.7.3", "14.8.3")),
         release("13.7.8"),

@@ -1,3 +1,5 @@
+"""Maintenance windows: state and next change, through changes of the clock."""
+
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -12,7 +14,7 @@ _MINUTE = timedelta(minutes=1)
 
 
 def _window(text: str) -> Window:
-    """`fri 22:00-04:00`, `mon,tue 09:00-17:00` or `22:00-04:00` for every day."""
+    """Parse `fri 22:00-04:00`, `mon,tue 09:00-17:00`, or `22:00-04:00` for every day."""
     *days, hours = text.split()
     start, end = hours.split("-")
     chosen = tuple(day for day in DAYS if not days or day in days[0].split(","))
@@ -20,7 +22,10 @@ def _window(text: str) -> Window:
 
 
 def _at(text: str, zone: ZoneInfo) -> datetime:
-    """A time with an offset as it is, one without in the zone (`#1`: the second time it is)."""
+    """Return the UTC time of a text with an offset, or of local time in the zone.
+
+    `#1` at the end means the second of two equal local times.
+    """
     parsed = datetime.fromisoformat(text.removesuffix("#1"))
     if parsed.tzinfo is None:
         parsed = parsed.replace(tzinfo=zone, fold=int(text.endswith("#1")))
@@ -79,7 +84,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("windows", "zone", "now", "opens"), CASES)
-def test_opens_at(windows: list[str], zone: str, now: str, opens: str | None) -> None:
+def test_opens_at_is_now_or_the_next_opening(
+    windows: list[str], zone: str, now: str, opens: str | None
+) -> None:
     clock = ZoneInfo(zone)
     parsed = tuple(_window(text) for text in windows)
     moment = _at(now, clock)
@@ -106,13 +113,15 @@ CLOSES = [
 
 
 @pytest.mark.parametrize(("windows", "now", "closes"), CLOSES)
-def test_closes_at(windows: list[str], now: str, closes: str | None) -> None:
+def test_closes_at_is_the_end_of_the_open_windows(
+    windows: list[str], now: str, closes: str | None
+) -> None:
     zone = ZoneInfo(LONDON)
     found = closes_at(tuple(_window(text) for text in windows), zone, _at(now, zone))
     assert found == (None if closes is None else _at(closes, zone))
 
 
-def test_no_windows_never_open() -> None:
+def test_site_without_windows_never_opens() -> None:
     now = datetime(2026, 1, 2, tzinfo=UTC)
     assert opens_at((), ZoneInfo(LONDON), now) is None
     assert window_state((), ZoneInfo(LONDON), now) == (False, None)
@@ -124,8 +133,8 @@ def test_the_result_does_not_depend_on_the_zone_of_now() -> None:
     assert opens_at(windows, zone, now) == opens_at(windows, zone, now.astimezone(ZoneInfo(TOKYO)))
 
 
-def _is_open_by_the_wall(windows: tuple[Window, ...], zone: ZoneInfo, at: datetime) -> bool:
-    """The claim itself, minute by minute, with nothing of the code under test."""
+def _is_open_at_local_time(windows: tuple[Window, ...], zone: ZoneInfo, at: datetime) -> bool:
+    """Return the state by the definition of a window alone, without the code under test."""
     wall = at.astimezone(zone)
     clock = f"{wall:%H:%M}"
     today, yesterday = DAYS[wall.weekday()], DAYS[wall.weekday() - 1]
@@ -157,7 +166,7 @@ MOMENTS = st.datetimes(
 
 @st.composite
 def near_a_clock_change(draw: st.DrawFn) -> tuple[ZoneInfo, datetime]:
-    """A zone and a moment within three days before one of its clock changes, if it has any."""
+    """Draw a zone and a time within three days before one of its clock changes, if it has any."""
     zone = ZoneInfo(draw(ZONES))
     year = draw(st.integers(min_value=2010, max_value=2036))
     days = [datetime(year, 1, 1, tzinfo=UTC) + timedelta(days=n) for n in range(366)]
@@ -173,31 +182,31 @@ CASES_NEAR_CLOCK_CHANGES = st.tuples(ZONES.map(ZoneInfo), MOMENTS) | near_a_cloc
 
 
 @given(WINDOWS, CASES_NEAR_CLOCK_CHANGES)
-def test_nothing_is_open_before_the_next_opening_and_it_is(
+def test_state_is_constant_until_the_next_change(
     windows: tuple[Window, ...], case: tuple[ZoneInfo, datetime]
 ) -> None:
     zone, now = case
     is_open, changes_at = window_state(windows, zone, now)
-    assert is_open == _is_open_by_the_wall(windows, zone, now)
+    assert is_open == _is_open_at_local_time(windows, zone, now)
     until = changes_at or now + timedelta(days=8)
     assert until > now
     minute = now
     while minute < until:
-        assert _is_open_by_the_wall(windows, zone, minute) == is_open
+        assert _is_open_at_local_time(windows, zone, minute) == is_open
         minute += _MINUTE
-    assert _is_open_by_the_wall(windows, zone, until - timedelta(microseconds=1)) == is_open
+    assert _is_open_at_local_time(windows, zone, until - timedelta(microseconds=1)) == is_open
     if changes_at is not None:
-        assert _is_open_by_the_wall(windows, zone, changes_at) != is_open
+        assert _is_open_at_local_time(windows, zone, changes_at) != is_open
 
 
 @given(WINDOWS, CASES_NEAR_CLOCK_CHANGES)
-def test_opening_and_closing_agree_with_the_state(
+def test_opens_at_and_closes_at_agree_with_the_state(
     windows: tuple[Window, ...], case: tuple[ZoneInfo, datetime]
 ) -> None:
     zone, now = case
     opens, closes = opens_at(windows, zone, now), closes_at(windows, zone, now)
     assert opens is not None
-    assert _is_open_by_the_wall(windows, zone, opens)
+    assert _is_open_at_local_time(windows, zone, opens)
     if closes is not None:
         assert opens == now < closes
 

@@ -180,7 +180,7 @@ def test_a_full_disk_refuses_the_input_and_keeps_memory_true(service: Service) -
                     )
                 }
             ),
-            "digest is not that of its text",
+            "digest differs from the digest of its text",
         ),
     ],
     ids=["invalid policy", "another digest"],
