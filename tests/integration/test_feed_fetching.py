@@ -76,7 +76,7 @@ def test_a_document_that_ends_early_is_none(web: FeedServer) -> None:
 
 def test_a_document_that_is_too_large_is_left(web: FeedServer) -> None:
     web.documents["/feed"] = b" " * 1001
-    assert fails(web) == "over 1000 bytes"
+    assert fails(web) == "the document is over 1000 bytes"
     web.documents["/feed"] = b" " * 1000
     assert len(get(web).document) == 1000
 
@@ -91,7 +91,9 @@ def test_nobody_listens(web: FeedServer) -> None:
 def test_an_answer_that_never_ends_is_left(web: FeedServer) -> None:
     web.declared["/feed"] = len(DOCUMENT) + 1
     web.hangs = True
-    assert fails(web, FetchLimits(timeout_s=0.3, tries=2, pause_s=0.05)) == "not within 0.3 s"
+    assert (
+        fails(web, FetchLimits(timeout_s=0.3, tries=2, pause_s=0.05)) == "no document within 0.3 s"
+    )
 
 
 def test_a_feed_that_moved_is_followed(web: FeedServer) -> None:

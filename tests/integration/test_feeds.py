@@ -132,7 +132,7 @@ def replica(
 
 def polls(running: Server) -> bool:
     events = [one["event"] for one in running.log() if "polling" in str(one["event"])]
-    return bool(events) and events[-1] == "polling"
+    return bool(events) and events[-1] == "polling started"
 
 
 @pytest.mark.timeout(240)
