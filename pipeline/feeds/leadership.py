@@ -57,7 +57,9 @@ class PollerGroupMember:
             try:
                 await self._participate()
             except (KafkaError, OSError) as error:
-                self._log.warning("lost the consumer group; retrying", **{key.DETAIL: repr(error)})
+                self._log.warning(
+                    "not in the consumer group; retrying", **{key.DETAIL: repr(error)}
+                )
             await asyncio.sleep(_RETRY_S)
 
     async def while_leading(self, work: Callable[[], Awaitable[None]]) -> None:

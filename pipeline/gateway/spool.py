@@ -1,9 +1,9 @@
 """Records that wait on disk for Kafka: one SQLite file, in the order of their arrival.
 
 The gateway responds 200 for a record that is here, so `append` returns only when all its records
-are on disk (WAL, synchronous=FULL); after a crash, all of them are there or none. A deletion that
-a crash interrupts may be lost: then a record is sent twice, with the same event id. One process at
-a time has the spool open; it holds a file lock.
+are on disk (WAL, synchronous=FULL); after a crash, all of them are there or none. After a crash
+between Kafka's acknowledgement and the deletion, a record is sent twice, with the same event id.
+One process at a time has the spool open; it holds a file lock.
 """
 
 import fcntl
@@ -53,8 +53,8 @@ class Spooled(NamedTuple):
 class Spool:
     """The open spool. Only one thread may use it at a time.
 
-    `depth` and `size` are the number and the bytes of the waiting records; `size` is at most
-    `max_bytes`. `last_seq` is the sequence number of the newest record, 0 before the first.
+    `depth` and `size` are the number and the bytes of the waiting records; `append` keeps `size`
+    within `max_bytes`. `last_seq` is the sequence number of the newest record, 0 before the first.
     `on_durable_write` is called with `append:before`, `append:after`, `forget:before` or
     `forget:after`, around each commit.
     """
