@@ -1,1 +1,1 @@
-"""Polls the advisory feeds; what they say anew goes to a sink. Translates by ingest."""
+"""Polls the advisory feeds and gives their documents to a sink, which publishes the news."""

@@ -1,7 +1,7 @@
-"""The last good copy of each feed on disk, and of the last one that was refused, to be looked at.
+"""The last accepted document of each feed on disk, and the last refused one, for inspection.
 
-A copy saves a download where the server says that nothing changed. It may be lost at any time:
-what a feed has said is known elsewhere.
+The accepted copy saves a download when the server responds "not modified". It may be lost at any
+time: the state of a feed is kept by the sink.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class CachedDocument:
-    """A document as `location` gave it, with what the server wants to hear at the next look."""
+    """A document from `location`, with the headers for the next conditional request."""
 
     location: str
     document: bytes
@@ -22,13 +22,13 @@ class CachedDocument:
 
 
 class DownloadCache:
-    """Copies in one folder. OSError from every method but `load`."""
+    """Documents in one folder. Every method but `load` may raise OSError."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def load(self, source: str, location: str) -> CachedDocument | None:
-        """The whole copy of what this location gave, None where there is none."""
+        """Return the accepted document; None if missing, damaged or from another location."""
         try:
             metadata = json.loads(self._metadata_path(source).read_bytes())
             document = self._document_path(source).read_bytes()
@@ -40,7 +40,7 @@ class DownloadCache:
         return cached if whole and cached.location == location else None
 
     def store(self, source: str, copy: CachedDocument) -> None:
-        """Keep this one instead of the one before it."""
+        """Replace the accepted document of the feed."""
         metadata = asdict(copy)
         document = metadata.pop("document")
         metadata["sha256"] = hashlib.sha256(document).hexdigest()
@@ -48,7 +48,7 @@ class DownloadCache:
         _write(self._metadata_path(source), json.dumps(metadata).encode())
 
     def store_refused(self, source: str, document: bytes) -> None:
-        """Keep what was refused, beside the copy."""
+        """Replace the refused document of the feed; the accepted one stays."""
         _write(self._folder / f"{source}.refused", document)
 
     def _document_path(self, source: str) -> Path:
@@ -59,7 +59,7 @@ class DownloadCache:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """All of it or nothing, whatever happens."""
+    """Replace a file atomically: a crash leaves the old content or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
     with new.open("wb") as file:

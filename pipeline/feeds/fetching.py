@@ -1,4 +1,4 @@
-"""A feed's document from where it is: a file, or a URL asked politely and within limits."""
+"""Reads a feed's document from a file or a URL, with limits on time, size and retries."""
 
 import asyncio
 import ssl
@@ -17,8 +17,9 @@ from tenacity import (
 
 from pipeline.feeds.download_cache import CachedDocument
 
-# Apple's lookup service shows a certificate of Apple's own authority, which no system's list has:
-# "Apple Root CA" of https://www.apple.com/certificateauthority/, valid until 2035.
+# Apple's lookup service (gdmf.apple.com) has a certificate of Apple's own authority, which the
+# trust stores of systems lack: "Apple Root CA" of https://www.apple.com/certificateauthority/,
+# valid until 2035.
 APPLE_ROOT_CA: Final = Path(__file__).with_name("apple_root_ca.pem")
 _APPLE: Final = ".apple.com"
 _RETRY_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -27,17 +28,20 @@ _MOST_REDIRECTS: Final = 5
 
 
 class FetchError(Exception):
-    """No document came; one line says why."""
+    """The document could not be read; the message is one line."""
 
 
 class _TransientFetchError(FetchError):
-    """What may be over in a moment."""
+    """The fetch failed, but a retry may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
-    """`timeout_s` for one whole try, of which there are `tries`, with a growing random pause of at
-    most `pause_s` between them; `max_bytes` of a document, unpacked."""
+    """Limits of one fetch.
+
+    `timeout_s` is for one whole try, `tries` the maximum of tries. The pause between them is
+    random and grows up to `pause_s`. `max_bytes` limits the decompressed document.
+    """
 
     timeout_s: float = 60.0
     tries: int = 4
@@ -46,14 +50,15 @@ class FetchLimits:
 
 
 def is_url(location: str) -> bool:
-    """Whether a location is asked for over the network; else it is a file."""
+    """Return True if the location is a URL; otherwise it is the path of a file."""
     return location.startswith(("https://", "http://"))
 
 
 async def fetch(location: str, known: CachedDocument | None, limits: FetchLimits) -> CachedDocument:
-    """The document there is now; `known` itself where the server says that it is the same.
+    """Return the current document of a location.
 
-    Raises FetchError.
+    `known` is the document of an earlier fetch; it is returned if the server responds "not
+    modified". Raises FetchError.
     """
     if not is_url(location):
         return await asyncio.to_thread(_read, location, limits.max_bytes)
@@ -93,7 +98,7 @@ async def _request(
         ):
             return await _read_response(response, location, known, limits.max_bytes)
     except TimeoutError:
-        raise _TransientFetchError(f"not within {limits.timeout_s:g} s") from None
+        raise _TransientFetchError(f"no document within {limits.timeout_s:g} s") from None
     except httpx.TransportError as error:
         raise _TransientFetchError(f"{type(error).__name__}: {error}") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -105,7 +110,7 @@ async def _read_response(
 ) -> CachedDocument:
     hops = [*response.history, response]
     if location.startswith("https://") and any(hop.url.scheme != "https" for hop in hops):
-        raise FetchError(f"was sent on to {response.url}, which is not protected")
+        raise FetchError(f"redirected to {response.url}, which is not HTTPS")
     if response.status_code == httpx.codes.NOT_MODIFIED and known is not None:
         return known
     if response.status_code in _RETRY_STATUSES:
@@ -138,4 +143,4 @@ def _ssl_context(location: str) -> ssl.SSLContext:
 
 def _check_size(document: bytes | bytearray, max_bytes: int) -> None:
     if len(document) > max_bytes:
-        raise FetchError(f"over {max_bytes} bytes")
+        raise FetchError(f"the document is over {max_bytes} bytes")

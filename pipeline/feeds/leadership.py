@@ -1,7 +1,7 @@
-"""Which replica polls: the member of the group that has the ledger's one partition.
+"""Leader election: the group member with the only partition of the topic of feed states polls.
 
-Nothing rests on it but that feeds are not asked twice. Who thinks that it leads and does not any
-more cannot write (`pipeline.feeds.state_store`).
+Correctness does not depend on it; it only avoids double requests to the feeds. A replica that has
+lost its leadership without noticing cannot write (`pipeline.feeds.state_store`).
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _CLOSE_S: Final = 10.0
 
 
 class PollerGroupMember:
-    """A member of the pollers' group."""
+    """A member of the consumer group of `drydock feeds`; `joined` is True while it is in it."""
 
     def __init__(
         self,
@@ -52,16 +52,18 @@ class PollerGroupMember:
         }
 
     async def run(self) -> None:
-        """Be a member until cancelled; whatever happens to Kafka meanwhile is waited for."""
+        """Take part in the group until cancelled; retry after errors of Kafka."""
         while True:
             try:
                 await self._participate()
             except (KafkaError, OSError) as error:
-                self._log.warning("not in the group", **{key.DETAIL: repr(error)})
+                self._log.warning(
+                    "not in the consumer group; retrying", **{key.DETAIL: repr(error)}
+                )
             await asyncio.sleep(_RETRY_S)
 
     async def while_leading(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Wait to lead, then do the work until it ends by itself or this member leads no more."""
+        """Wait for leadership, then do the work until it ends or the leadership is lost."""
         await self._leading.wait()
         working = asyncio.ensure_future(work())
         losing = asyncio.ensure_future(self._not_leading.wait())
@@ -81,7 +83,8 @@ class PollerGroupMember:
             if FEEDS.name not in await consumer.topics():
                 raise UnknownTopicOrPartitionError(f"{FEEDS.name}: run `drydock topics apply`")
             while True:
-                # What is read is of no interest, but who does not read is taken for dead.
+                # The records are not used. A consumer that does not poll within
+                # max_poll_interval_ms is removed from the group.
                 await consumer.getmany(timeout_ms=_POLL_MS)
         finally:
             self._assigned(None)
@@ -89,7 +92,7 @@ class PollerGroupMember:
                 await asyncio.wait_for(consumer.stop(), _CLOSE_S)
 
     def _assigned(self, partitions: Any) -> None:
-        """Partitions of this member; None while it is no member."""
+        """Apply the new assignment of this member; None if it has left the group."""
         self.joined = partitions is not None
         yes, no = (
             (self._leading, self._not_leading) if partitions else (self._not_leading, self._leading)
@@ -103,10 +106,10 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._assigned = assigned
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
-        """A rebalance begins."""
+        """Give up the leadership when a rebalance begins."""
         del revoked
         self._assigned(())
 
     async def on_partitions_assigned(self, assigned: Any) -> None:
-        """A rebalance ended."""
+        """Take the leadership if the partition is assigned to this member."""
         self._assigned(assigned)

@@ -1,4 +1,4 @@
-"""The metrics of feeds. Labels are closed sets, there as zeros from the start."""
+"""The metrics of feeds. Labels are closed sets; each series starts at zero."""
 
 from typing import Final, get_args
 
@@ -17,15 +17,15 @@ _REQUEST_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10
 
 
 class FeedPollMetrics:
-    """What is told of feeds wherever they are polled."""
+    """Metrics of polling, in `drydock feeds` and in the embedded service."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._polls = Counter(
-            "drydock_feed_polls", "Looks at feeds.", ["source", "outcome"], registry=registry
+            "drydock_feed_polls", "Polls of feeds.", ["source", "outcome"], registry=registry
         )
         self._good = Gauge(
             "drydock_feed_last_good_timestamp_seconds",
-            "When a document of the feed was last accepted.",
+            "Time of the last accepted or unchanged document.",
             ["source"],
             registry=registry,
         )
@@ -35,33 +35,38 @@ class FeedPollMetrics:
                 self._polls.labels(source, outcome.value)
 
     def count_poll(self, source: FeedSource, outcome: FeedOutcome) -> None:
-        """A feed was looked at."""
+        """Count one poll of a feed by its outcome."""
         self._polls.labels(source, outcome.value).inc()
         if outcome in _ACCEPTED:
             self._good.labels(source).set_to_current_time()
 
 
 class FeedsMetrics(FeedPollMetrics):
-    """What `drydock feeds` tells."""
+    """All metrics of `drydock feeds`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry)
         self.registry = registry
         self._events = Counter(
-            "drydock_feed_events", "Events published.", ["source", "type"], registry=registry
+            "drydock_feed_events",
+            "Events published of feeds.",
+            ["source", "type"],
+            registry=registry,
         )
         self._dead_letters = Counter(
             "drydock_dead_letters", "Dead letters written.", ["topic", "code"], registry=registry
         )
         self._leading = Gauge(
-            "drydock_feeds_leading", "1 while this replica polls, else 0.", registry=registry
+            "drydock_feeds_leading",
+            "1 while this replica is the leader and polls, else 0.",
+            registry=registry,
         )
         self._ready = Gauge(
-            "drydock_ready", "1 while it polls or waits to, else 0.", registry=registry
+            "drydock_ready", "1 while this replica is in the group, else 0.", registry=registry
         )
         self._requests = Histogram(
             "drydock_http_request_duration_seconds",
-            "HTTP requests answered.",
+            "Duration of HTTP requests until the response.",
             ["route", "status"],
             buckets=_REQUEST_S,
             registry=registry,
@@ -78,20 +83,20 @@ class FeedsMetrics(FeedPollMetrics):
         events: tuple[Event, ...],
         letters: tuple[DeadLetter, ...],
     ) -> None:
-        """All of these are in Kafka."""
+        """Count events and dead letters that are committed in Kafka."""
         for event in events:
             self._events.labels(source, event.type).inc()
         for letter in letters:
             self._dead_letters.labels(FEEDS, letter.code.value).inc()
 
     def set_leading(self, *, leading: bool) -> None:
-        """Whether this replica polls."""
+        """Show if this replica is the leader."""
         self._leading.set(leading)
 
     def set_ready(self, *, ready: bool) -> None:
-        """Whether it polls, or waits to."""
+        """Show if this replica is in the group: it polls, or is on standby."""
         self._ready.set(ready)
 
     def observe_request(self, route: str, status: int, duration_s: float) -> None:
-        """An HTTP request was answered. `route` is the path's pattern."""
+        """Count one HTTP response. `route` is the pattern of the path, not the path."""
         self._requests.labels(route, str(status)).observe(duration_s)

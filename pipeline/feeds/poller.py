@@ -1,4 +1,4 @@
-"""Looks at each feed when it is due and gives what it finds to a sink. Decides nothing itself."""
+"""Fetches each feed when it is due and gives the document to a sink, which reviews it."""
 
 import asyncio
 import random
@@ -18,16 +18,16 @@ from schemas import logkeys as key
 from schemas.feeds import FeedSource
 
 NO_FEED: Final = "none"
-# A catalogue of CVEs comes after the feed that tells which of them are Apple's; last who is most
-# often out of reach, behind a proxy that does not know Apple's authority.
+# KEV comes after SOFA, which lists the CVEs that Apple fixed. GDMF comes last because it is the
+# most often unreachable: proxies often do not know Apple's certificate authority.
 _ORDER: Final[tuple[FeedSource, ...]] = ("sofa", "kev", "gdmf")
-# So that not everybody's pollers ask at the same second.
+# Spreads the requests of all Drydock installations, as a fraction of the interval.
 _JITTER: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentResult:
-    """What became of a document; `detail` says why it was refused, `events` how much was new."""
+    """The outcome of one document: number of new events, and the reason of a refusal."""
 
     outcome: FeedOutcome
     events: int = 0
@@ -35,31 +35,34 @@ class DocumentResult:
 
 
 class Sink(Protocol):
-    """Who judges documents and makes durable what they say anew."""
+    """Reviews documents and makes the resulting events durable."""
 
     async def process_document(
         self, source: FeedSource, document: bytes, *, accept_losses: bool
     ) -> DocumentResult:
-        """Take the next document of a feed, or refuse it."""
+        """Accept the next document of a feed, or refuse it.
+
+        `accept_losses` accepts a document that lacks entries of the earlier one.
+        """
 
 
 class PollMetrics(Protocol):
-    """Who counts."""
+    """Counts polls."""
 
     def count_poll(self, source: FeedSource, outcome: FeedOutcome) -> None:
-        """A feed was looked at."""
+        """Count one poll of a feed by its outcome."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolledFeed:
-    """Where a feed is, a URL or a file, and how often it is looked at."""
+    """A feed's location (URL or path of a file) and the interval between its polls."""
 
     location: str
     every_s: float
 
 
 class Poller:
-    """Looks at some feeds. What is due is remembered, whoever the sink is meanwhile."""
+    """Polls some feeds. It keeps the time of each next poll when the sink is replaced."""
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class Poller:
         self._due = dict.fromkeys(self._feeds, 0.0)
 
     async def run(self, sink: Sink) -> None:
-        """Look at each feed as often as it says, without end. What the sink raises ends it."""
+        """Poll each feed at its interval, until cancelled or until the sink raises."""
         while True:
             now = time.monotonic()
             due = [source for source, at in self._due.items() if at <= now]
@@ -91,7 +94,7 @@ class Poller:
         *,
         accept_losses: Collection[FeedSource] = (),
     ) -> dict[FeedSource, FeedOutcome]:
-        """Look at these feeds now, or at all."""
+        """Poll these feeds now, or all of them; return the outcome of each."""
         selected = [one for one in self._feeds if sources is None or one in sources]
         fetched = {source: asyncio.create_task(self._fetch(source)) for source in selected}
         outcomes = {}
@@ -117,7 +120,7 @@ class Poller:
         return result
 
     async def _fetch(self, source: FeedSource) -> CachedDocument | str:
-        """The document, or why there is none."""
+        """Return the document, or the reason why it could not be fetched."""
         location = self._feeds[source].location
         known = await asyncio.to_thread(self._copies.load, source, location)
         try:
@@ -132,9 +135,9 @@ class Poller:
             elif copy != self._copies.load(source, copy.location):
                 self._copies.store(source, copy)
         except OSError as error:
-            # The next look costs a whole download; nothing else is lost.
+            # Only the next poll is affected: it downloads the whole document.
             fields = {key.SOURCE: source, key.DETAIL: str(error.strerror)}
-            self._log.warning("cannot keep a copy", **fields)
+            self._log.warning("feed copy not stored", **fields)
 
     def _report(self, source: FeedSource, result: DocumentResult) -> None:
         self._observer.count_poll(source, result.outcome)
@@ -153,7 +156,7 @@ def make_poller(
     observer: PollMetrics,
     log: structlog.typing.FilteringBoundLogger,
 ) -> Poller:
-    """A poller of the feeds that the settings name, with its copies in the folder."""
+    """Return a poller of the feeds that the settings name, with its cache in `folder`."""
     every_s: dict[FeedSource, float] = {
         "sofa": settings.interval_s,
         "gdmf": max(settings.interval_s, settings.gdmf_interval_s),

@@ -1,4 +1,4 @@
-"""Everything of `drydock feeds` put together: group, ledger, poller, /metrics, a clean stop."""
+"""The program `drydock feeds`: group, state store, poller, HTTP server and a clean stop."""
 
 import asyncio
 import random
@@ -36,13 +36,13 @@ from schemas.connection import KafkaConnection
 from schemas.feeds import FeedSource
 
 _LONGEST_PAUSE_S: Final = 30.0
-# Two that take the ledger from each other must not do it in step.
+# Random, so that two pollers that fence each other do not go on in step.
 _PAUSE_S: Final = (1.0, 3.0)
 
 
 @dataclass(frozen=True, slots=True)
 class FeedsPlan:
-    """What to run. `listen` is where /metrics and probes are, if anywhere."""
+    """The data directory, Kafka connection and optional address of /metrics and probes."""
 
     data_dir: Path
     listen: Listen | None
@@ -50,7 +50,7 @@ class FeedsPlan:
 
 
 def serve(plan: FeedsPlan, settings: FeedsSettings, log: Log) -> None:
-    """Poll until SIGTERM or SIGINT. Raises ValueError for what is wrong at the start."""
+    """Poll until SIGTERM or SIGINT. Raises ValueError if `listen` cannot be used."""
     silence_kafka_clients()
     with ExitStack() as stack:
         listener = None if plan.listen is None else stack.enter_context(plan.listen.bind())
@@ -61,9 +61,10 @@ def serve(plan: FeedsPlan, settings: FeedsSettings, log: Log) -> None:
 def poll_once(
     plan: FeedsPlan, settings: FeedsSettings, log: Log, accept_losses: Collection[FeedSource]
 ) -> bool:
-    """Look at each feed once; whether all were believed. Raises LedgerError.
+    """Poll each feed once; return True if every document was accepted or unchanged.
 
-    No replica has to be stopped for it: the one that polls opens the ledger anew.
+    Raises FeedStateStoreError. Replicas may run meanwhile: the one that polls loses its right to
+    write and opens the state store again.
     """
     silence_kafka_clients()
     metrics = FeedsMetrics(make_registry())
@@ -102,7 +103,7 @@ async def _serve(
         asyncio.create_task(_lead(member, work, metrics, log)),
     ]
     for task in running:
-        # One that ends by itself ends all.
+        # A task that ends by itself has failed: stop the program.
         task.add_done_callback(lambda _: stopped.set())
     try:
         await serve_until_stopped(apps, stopped)
@@ -128,12 +129,12 @@ async def _lead(
 ) -> None:
     async def leading() -> None:
         metrics.set_leading(leading=True)
-        log.info("polling")
+        log.info("polling started")
         try:
             await work()
         finally:
             metrics.set_leading(leading=False)
-            log.info("not polling")
+            log.info("polling stopped")
 
     while True:
         await member.while_leading(leading)
@@ -152,7 +153,7 @@ async def _work(plan: FeedsPlan, metrics: FeedsMetrics, poller: Poller, log: Log
 
 
 async def _open_store(plan: FeedsPlan, metrics: FeedsMetrics, log: Log) -> FeedStateStore:
-    """The ledger, however long it takes."""
+    """Open the state store; retry without end."""
 
     async def once() -> FeedStateStore:
         try:
@@ -169,7 +170,7 @@ async def _open_store(plan: FeedsPlan, metrics: FeedsMetrics, log: Log) -> FeedS
 
 
 def _ignore_kafka_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """aiokafka 0.14.0 also leaves the error of a send or a transaction where nobody asks for it."""
+    """Ignore Kafka errors of futures that no code awaits; aiokafka 0.14.0 leaves such futures."""
     if not isinstance(context.get("exception"), KafkaError):
         loop.default_exception_handler(context)
 

@@ -1,9 +1,10 @@
-"""What feeds have said, in Kafka: their states, and the advisories that follow from them.
+"""The states of feeds in Kafka, written in one transaction with the events that follow from them.
 
-One transactional id for all pollers. Whoever opens the ledger ends what its predecessor had begun
-and takes its right to write (KIP-98); only then are the states read, so they are the last ones.
-Events, dead letters and the new state of a feed are one transaction: whatever dies, and wherever,
-all of it is there or nothing, and a successor goes on from the state that is there.
+All pollers use one transactional id. A poller that opens the store aborts the open transaction of
+its predecessor and fences it, so that it can no longer write (KIP-98). Only then it reads the
+states, so they are final. One transaction holds the events, the dead letters and the new state of
+a feed: after a crash at any point, all of them are there or none, and the next poller continues
+from the stored state.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ _TOPICS: Final = (ADVISORIES.name, DEAD_LETTERS.name, FEEDS.name)
 _PARTITION: Final = TopicPartition(FEEDS.name, 0)
 _CONNECT_S: Final = 30.0
 _WRITE_S: Final = 30.0
-# Readers wait behind a transaction that nobody ends; a successor ends it sooner.
+# An open transaction blocks read_committed readers. Usually a successor aborts it sooner.
 _TRANSACTION_S: Final = 60.0
 _CLOSE_S: Final = 5.0
 _POLL_MS: Final = 500
@@ -42,11 +43,11 @@ Log = structlog.typing.FilteringBoundLogger
 
 
 class FeedStateStoreError(Exception):
-    """Kafka cannot be reached, or somebody else has the ledger; open it again."""
+    """Kafka cannot be reached, or another poller has fenced this one; open the store again."""
 
 
 class PublishMetrics(Protocol):
-    """Who counts."""
+    """Counts published events and dead letters."""
 
     def count_published(
         self,
@@ -54,11 +55,11 @@ class PublishMetrics(Protocol):
         events: tuple[Event, ...],
         letters: tuple[DeadLetter, ...],
     ) -> None:
-        """All of these are in Kafka."""
+        """Count events and dead letters that are committed in Kafka."""
 
 
 class FeedStateStore:
-    """An open ledger. After a LedgerError it is of no more use."""
+    """An open state store. Close it after a FeedStateStoreError; it cannot be used again."""
 
     def __init__(
         self,
@@ -80,16 +81,20 @@ class FeedStateStore:
         log: Log,
         clock: Callable[[], datetime],
     ) -> Self:
-        """Take the ledger from whoever has it, and read it. Raises LedgerError."""
+        """Fence the poller that has the store open, and read the states.
+
+        Raises FeedStateStoreError.
+        """
         try:
             producer = AIOKafkaProducer(**_options(connection))
         except (OSError, ValueError) as error:
-            raise FeedStateStoreError(f"settings: {error}") from error
+            raise FeedStateStoreError(f"the Kafka settings are invalid: {error}") from error
         store = cls(producer, {}, observer, clock)
         try:
             async with asyncio.timeout(_CONNECT_S):
                 await producer.start()
-                # Asked of all at once: asking for one by its name could make it.
+                # All topics in one request: a request for one topic by name can create it
+                # (broker setting auto.create.topics.enable).
                 existing = (await producer.client.fetch_all_metadata()).topics()
                 missing = sorted({*_TOPICS} - existing)
                 if missing:
@@ -105,15 +110,18 @@ class FeedStateStore:
         return store
 
     async def close(self) -> None:
-        """Let go. A transaction under way is left to the successor, which ends it."""
+        """Disconnect. The next poller aborts a transaction that is still open."""
         with suppress(KafkaError, TimeoutError, OSError):
             await asyncio.wait_for(self._producer.stop(), _CLOSE_S)
 
     async def process_document(
         self, source: FeedSource, document: bytes, *, accept_losses: bool
     ) -> DocumentResult:
-        """Judge a document and make durable what it says anew. Raises LedgerError: then perhaps
-        it is durable and perhaps not, as the next to open the ledger will see."""
+        """Review a document and make the resulting events and the new state durable.
+
+        Raises FeedStateStoreError: then they may be durable or not; opening the store again
+        shows it.
+        """
         state = self.states[source]
         reviewed = await asyncio.to_thread(
             review,
@@ -121,7 +129,7 @@ class FeedStateStore:
             state,
             origin=f"feed/{source}",
             now=self._clock(),
-            # The catalogue of releases tells which CVEs are Apple's, whatever others say of them.
+            # SOFA, the catalogue of releases, decides which CVEs of KEV are Apple's.
             fixed=self.states["sofa"].cves,
             accept_losses=accept_losses,
         )
@@ -132,7 +140,7 @@ class FeedStateStore:
         return DocumentResult(reviewed.outcome, len(reviewed.events), reviewed.detail)
 
     async def _write(self, records: Iterable[Record]) -> None:
-        """All of these, or none."""
+        """Commit all of these records, or none of them."""
         producer = self._producer
         try:
             async with asyncio.timeout(_WRITE_S):
@@ -140,13 +148,13 @@ class FeedStateStore:
                 sent = []
                 for one in records:
                     ack = await producer.send(one.topic, one.value, one.key)
-                    # If one fails, nobody asks the others any more.
+                    # If one fails, `gather` does not await the others: avoid asyncio's warnings.
                     ack.add_done_callback(_retrieve_exception)
                     sent.append(ack)
                 await asyncio.gather(*sent)
                 await producer.commit_transaction()
         except ProducerFenced as error:
-            raise FeedStateStoreError("another poller has the ledger") from error
+            raise FeedStateStoreError("another poller has opened the feed state store") from error
         except (KafkaError, TimeoutError) as error:
             raise FeedStateStoreError(f"cannot write: {error!r}") from error
 
@@ -181,7 +189,7 @@ async def _states(connection: KafkaConnection, log: Log) -> dict[FeedSource, Fee
         consumer.assign([_PARTITION])
         await consumer.seek_to_beginning(_PARTITION)
         end = (await consumer.end_offsets([_PARTITION]))[_PARTITION]
-        # Ends of transactions have offsets too: the position counts, not the last record.
+        # Compare the position, not the last record: transaction markers occupy offsets too.
         while await consumer.position(_PARTITION) < end:
             for record in (await consumer.getmany(timeout_ms=_POLL_MS)).get(_PARTITION, ()):
                 found[record.key] = record.value
@@ -194,9 +202,9 @@ def _state(source: FeedSource, raw: bytes | None, log: Log) -> FeedState:
     try:
         return FeedState(source=source) if raw is None else FeedState.model_validate_json(raw)
     except ValidationError as error:
-        # To tell all of it again does no harm; never to tell anything again would.
+        # Publishing all events again does no harm; a feed that can never publish again would.
         fields = {key.SOURCE: source, key.DETAIL: str(error)}
-        log.error("feed state unreadable, starting from an empty one", **fields)
+        log.error("feed state unreadable; starting from an empty one", **fields)
         return FeedState(source=source)
 
 

@@ -1,4 +1,4 @@
-"""Who may post what. Every comparison of a secret takes the same time whatever is compared."""
+"""Authentication of senders and of admins. Secrets are compared in constant time."""
 
 import base64
 import binascii
@@ -16,15 +16,21 @@ SECRET_HEADER: Final = "x-drydock-secret"
 
 @dataclass(frozen=True, slots=True)
 class Authenticator:
-    """What proves a sender. `loopback` says that only this machine can reach the server; then a
-    source without a secret is taken as it is."""
+    """Checks the credentials of requests.
+
+    `is_loopback`: the server listens on a loopback address, so that only programs on the same
+    computer can reach it. Then a source for which no secret is configured needs no credentials.
+    """
 
     settings: SenderSettings
     is_loopback: bool
     admin_token: str | None = None
 
     def check_source(self, source: str, headers: Mapping[str, str], body: bytes) -> None:
-        """A webhook's sender, or `events`. Raises RefusedError."""
+        """Check the credentials for a source: a webhook's name, or `events`.
+
+        Raises AuthenticationError (401 or 403).
+        """
         key = self.settings.hmac_key if source == "nanomdm" else None
         if key is not None:
             _check_hmac(key, headers.get("x-hmac-signature"), body)
@@ -35,30 +41,40 @@ class Authenticator:
         elif not self.is_loopback:
             raise AuthenticationError(403, f"no secret is configured for {source}")
         elif "origin" in headers:
-            # Any web page can make a browser on this machine post here; browsers then say so.
-            raise AuthenticationError(403, "requests of web pages are not taken")
+            # A web page can make a browser on this computer post here; the browser then sends
+            # an Origin header.
+            raise AuthenticationError(403, "requests from web pages are refused")
 
     def check_before_body(self, source: str, headers: Mapping[str, str]) -> None:
-        """What can be said without the body: so that nobody else's is read. RefusedError."""
+        """Check the credentials as far as headers allow, before the body is read.
+
+        So the server does not read the body of an unknown sender. Only the presence of an HMAC is
+        checked; `check_source` checks its value. Raises AuthenticationError.
+        """
         if source == "nanomdm" and self.settings.hmac_key is not None:
             if "x-hmac-signature" not in headers:
-                raise AuthenticationError(401, "the signature of the body is missing or wrong")
+                raise AuthenticationError(401, "the HMAC of the body is missing or wrong")
         else:
             self.check_source(source, headers, b"")
 
     def check_admin(self, headers: Mapping[str, str]) -> None:
-        """Who reads the fleet or steers it; nobody without a token. Raises RefusedError."""
+        """Check the admin token. Without a configured token, every request is refused.
+
+        Raises AuthenticationError.
+        """
         if self.admin_token is None:
-            raise AuthenticationError(403, "there is no admin token")
+            raise AuthenticationError(403, "no admin token is configured")
         _check_secret(self.admin_token, headers)
 
 
 def _check_hmac(key: bytes, given: str | None, body: bytes) -> None:
-    """NanoMDM's `X-Hmac-Signature`: base64 of HMAC-SHA256 over the body
-    (github.com/micromdm/nanomdm, http/hashbody)."""
+    """Check NanoMDM's `X-Hmac-Signature`: base64 of the HMAC-SHA256 of the body.
+
+    Source: github.com/micromdm/nanomdm, http/hashbody.
+    """
     wanted = base64.b64encode(hmac.new(key, body, hashlib.sha256).digest())
     if given is None or not hmac.compare_digest(wanted, given.encode("latin-1", "replace")):
-        raise AuthenticationError(401, "the signature of the body is missing or wrong")
+        raise AuthenticationError(401, "the HMAC of the body is missing or wrong")
 
 
 def _check_secret(secret: str, headers: Mapping[str, str]) -> None:
@@ -68,7 +84,7 @@ def _check_secret(secret: str, headers: Mapping[str, str]) -> None:
 
 
 def _secret_in(headers: Mapping[str, str]) -> str | None:
-    """The secret as a bearer token, as Basic's password, or in a header of its own."""
+    """Return the secret: a bearer token, the password of Basic, or the header X-Drydock-Secret."""
     scheme, _, rest = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return rest.strip()

@@ -50,11 +50,11 @@ _RETRY_DELAYS_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 # What comes within it goes to a broker in one request. A request for each record costs a broker
 # three times as much; the producer's own linger is by partition, and as good as none.
 _LINGER_S: Final = 0.01
-# How long what comes may wait for the last of the spool.
+# Longest pause of the intake while the last records of the spool are sent.
 _DRAIN_TIMEOUT_S: Final = 0.25
-# How long a link that took nothing has to prove itself, unless it acknowledges something sooner.
+# After `send` timed out, time without a drain, unless the producer acknowledges a record sooner.
 _PROBE_TIMEOUT_S: Final = 5.0
-# A producer whose records are not decided by then is given up; it may still double some.
+# Longest wait for the outcome of a failed producer's records. Later ones may be sent twice.
 _OUTCOME_TIMEOUT_S: Final = 120.0
 _WAKE_INTERVAL_S: Final = 0.5
 # A spool with less is as good as full.
@@ -66,7 +66,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class _PendingRecord:
-    """A record on its way, and what its sender waits for."""
+    """A record on its way, and the future that its sender waits for."""
 
     record: Record
     ack: "asyncio.Future[DurableIn]"
@@ -81,17 +81,20 @@ class _PendingRecord:
 
 @dataclass(slots=True)
 class _Drain:
-    """How far the spool is sent on the link: up to `upto`, of which `under_way` is undecided."""
+    """Progress of sending the spool: the last record sent, and the ones not yet acknowledged."""
 
     sent_up_to: int = 0
     in_flight: dict[int, tuple[Spooled, DeliveryFuture]] = field(default_factory=dict)
 
 
 class StoreAndForwardProducer:
-    """`connect` makes a link, or raises LinkError. `ack_wait_s` is how long a record may be under
-    way before it is spooled, `max_waiting` how many calls of `put` may wait, `retry_delays_s` the
-    pause after each failure in a row (the last one repeats), `linger_s` the time in which records
-    are collected for one request."""
+    """Makes records durable, in Kafka or in the spool.
+
+    `connect` returns a producer, or raises ProducerError. `max_waiting` limits the concurrent calls
+    of `put`. `ack_wait_s` is the longest wait for an acknowledgement before a record is spooled,
+    `retry_delays_s` the pause after each failure in a row (the last one repeats), `linger_s` the
+    time in which records are collected for one request.
+    """
 
     def __init__(
         self,
@@ -131,13 +134,16 @@ class StoreAndForwardProducer:
 
     @property
     def is_accepting(self) -> bool:
-        """Whether records are taken: to Kafka, or with room in the spool."""
+        """True if new records are accepted: Kafka acknowledges, or the spool has room."""
         room = min(_MIN_FREE_BYTES, self._spool.max_bytes // 10)
         return not self._stopping and (not self.spooling or self._spool.has_room(room))
 
     async def put(self, records: Sequence[Record]) -> None:
-        """Return once all of these are durable, in this order. Raises BusyError, SpoolError; some
-        may be durable nevertheless: what is given again is the same."""
+        """Return once all of these are durable, in this order.
+
+        Raises BackpressureError or SpoolError; some records may be durable all the same, so a
+        retry must use the same event ids.
+        """
         if not records:
             return
         if self._stopping or self._waiting >= self._max_waiting or len(self._queue) >= _MAX_QUEUED:
@@ -199,7 +205,7 @@ class StoreAndForwardProducer:
                 return
 
     def _ack_time_left_s(self) -> float:
-        """How long the oldest record under way may still be."""
+        """Return the seconds until the oldest record in flight is overdue; negative after that."""
         if not self._in_flight:
             return self._ack_wait_s
         return self._in_flight[0].sent_at + self._ack_wait_s - time.monotonic()
@@ -213,7 +219,7 @@ class StoreAndForwardProducer:
         return True
 
     async def _try_send(self, record: Record) -> DeliveryFuture | None:
-        """The future of a record the link took; None if it did not in time."""
+        """Return the future of a record that the producer accepted; None if it did not in time."""
         assert self._producer is not None
         try:
             async with asyncio.timeout(self._ack_wait_s):
@@ -272,7 +278,7 @@ class StoreAndForwardProducer:
             self._changed.set()
 
     async def _append_to_spool(self, batch: Sequence[_PendingRecord]) -> list[Spooled]:
-        """Have these on disk and tell their senders; their places, none if the disk refused."""
+        """Write these to the spool, then acknowledge them; return an empty list on SpoolError."""
         if not batch:
             return []
         records = [pending.record for pending in batch]
@@ -292,7 +298,7 @@ class StoreAndForwardProducer:
     async def _send_spool(self, writer: "asyncio.Task[None]") -> None:
         while not self._stopping:
             if writer.done():
-                return  # it failed, and says so to who waits for it
+                return  # it failed; the caller awaits it, which raises its exception
             try:
                 if not await self._ensure_producer():
                     continue
@@ -308,19 +314,22 @@ class StoreAndForwardProducer:
 
     @property
     def _can_drain(self) -> bool:
-        """Whether closing the door can be worth it. A link that lately took nothing has to
-        acknowledge something first: what waits would go from door to door, and never be durable."""
+        """True if pausing the intake to drain the spool can succeed.
+
+        A producer whose `send` timed out lately must acknowledge a record first: otherwise the
+        modes alternate, and waiting records never become durable.
+        """
         now = time.monotonic()
         if self._acknowledged_at <= self._refused_at > now - _PROBE_TIMEOUT_S:
             return False
         return now - self._acknowledged_at < _WAKE_INTERVAL_S or not self._drain.in_flight
 
     async def _drain_with_intake_paused(self, writer: "asyncio.Task[None]") -> bool:
-        """Let nothing in for a moment; whether all that was in is delivered by then."""
+        """Pause the intake and send the rest of the spool; return True if it is empty in time."""
         async with self._intake_lock:
             until = time.monotonic() + _DRAIN_TIMEOUT_S
             while self._spool.depth:
-                # Again: some came while the door was still open.
+                # Send again: records arrived before the intake was paused.
                 await self._send_spooled()
                 await self._delete_delivered()
                 left = until - time.monotonic()
@@ -329,12 +338,12 @@ class StoreAndForwardProducer:
                 if self._drain.in_flight:
                     await self._wait_for_change(left)
                     await self._delete_delivered()
-            # Inside the door: the writer waits in front of it, and takes nothing more.
+            # Under the lock: the writer waits for it, so it holds no records.
             writer.cancel()
             return True
 
     async def _ensure_producer(self) -> bool:
-        """Whether there is a link that works; tries once to have one."""
+        """Return True if a producer is connected; try once to connect if none is."""
         if self._failure is not None:
             await self._drop_producer(self._failure)
         if self._producer is None:
@@ -367,9 +376,9 @@ class StoreAndForwardProducer:
         await self._sleep_until_stop(self._retry_delays_s[0])
 
     async def _send_spooled(self) -> bool:
-        """Hand over the next of the spool, in order; whether some is left that was not."""
+        """Send the next records of the spool, in order; return True if some are left unsent."""
         drain = self._drain
-        # The last of before the reading: what is spooled meanwhile is not passed over.
+        # Read `last` first: records appended during the read must not be skipped.
         while (
             drain.sent_up_to < (last := self._spool.last_seq)
             and len(drain.in_flight) < _MAX_IN_FLIGHT
@@ -413,7 +422,7 @@ class StoreAndForwardProducer:
             self._metrics.observe_durable(pending.record.topic, durable_in, duration_s)
 
     async def _run_on_disk(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Where SQLite may wait for the disk."""
+        """Run a call in the thread that may wait for the disk, and return its result."""
         job = partial(call, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._disk, job)
 
@@ -431,7 +440,7 @@ class StoreAndForwardProducer:
             await self._wait_for_change(left)
 
     def _reset(self, error: BaseException) -> None:
-        """After a bug of ours: nobody is left waiting, what is on disk is sent again."""
+        """Fail all waiting calls of `put` after a bug; `run` sends the spool again."""
         self._failure = error
         self.spooling = True
         _fail_pending(
@@ -459,7 +468,7 @@ class StoreAndForwardProducer:
 
 
 def _retrieve_exception(ack: "asyncio.Future[DurableIn]") -> None:
-    """Also where its sender is gone."""
+    """Retrieve the exception so asyncio does not warn when the request was cancelled."""
     if not ack.cancelled():
         ack.exception()
 

@@ -1,4 +1,4 @@
-"""The frame around every HTTP handler: request ids, limits, errors as JSON, counting."""
+"""Code around every HTTP handler: request ids, limits, errors as JSON, metrics."""
 
 import asyncio
 import time
@@ -17,13 +17,13 @@ from starlette.routing import Route
 from schemas import logkeys as key
 
 _MAX_REQUEST_ID: Final = 64
-# A body that takes longer is not coming.
+# A sender that needs longer for its body is assumed to hang.
 _BODY_TIMEOUT_S: Final = 30.0
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 class HttpError(Exception):
-    """A request that is answered with an HTTP error; `more` are fields beside `error`."""
+    """An HTTP error response. Its JSON body holds `detail` as `error`, and the fields of `more`."""
 
     def __init__(
         self, status: int, detail: str, *, retry_after_s: int | None = None, **more: Any
@@ -35,27 +35,30 @@ class HttpError(Exception):
 
 
 class AuthenticationError(HttpError):
-    """The sender did not prove itself."""
+    """The credentials of a request are missing or wrong."""
 
 
 class RequestMetrics(Protocol):
-    """Who counts answers."""
+    """Counts HTTP responses."""
 
     def observe_request(self, route: str, status: int, duration_s: float) -> None:
-        """A request was answered. `route` is the path's pattern."""
+        """Count one response. `route` is the pattern of the path, not the path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What every handler has around it. `known` turns a handler's own errors into answers; what
-    it gives None for is a bug of ours."""
+    """Wraps handlers into routes.
+
+    `to_http_error` converts an exception of a handler to a response. Where it returns None, the
+    exception is a bug: it is logged with its traceback, and the response is 500.
+    """
 
     metrics: RequestMetrics
     log: structlog.typing.FilteringBoundLogger
     to_http_error: Callable[[Exception], HttpError | None] = lambda _: None
 
     def route(self, path: str, handler: Handler, method: str) -> Route:
-        """A route of the application."""
+        """Return a route of the application whose responses carry a request id and are counted."""
 
         async def endpoint(request: Request) -> Response:
             started = time.perf_counter()
@@ -81,34 +84,38 @@ class Endpoint:
                 http_error = HttpError(500, "internal error; see the log")
             elif isinstance(http_error, AuthenticationError):
                 fields = {key.REQUEST_ID: request_id, key.DETAIL: str(http_error)}
-                self.log.warning("refused", **fields)
+                self.log.warning("request refused", **fields)
             return _error_response(http_error)
 
 
 async def read_body(
     request: Request, max_bytes: int, *, within_s: float = _BODY_TIMEOUT_S
 ) -> bytes:
-    """The whole body. Raises AnswerError: 413, 415, 408."""
+    """Return the whole body of a request.
+
+    Raises HttpError: 408 (longer than `within_s`), 413 (over `max_bytes`), 415 (compressed: a
+    small compressed body could expand over any limit).
+    """
     if request.headers.get("content-encoding", "identity") != "identity":
-        raise HttpError(415, "send it without content-encoding")
+        raise HttpError(415, "the body has a content-encoding; send it without")
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length) > max_bytes:
-        raise HttpError(413, f"over {max_bytes} bytes")
+        raise HttpError(413, f"the body is over the limit of {max_bytes} bytes")
     parts, size = [], 0
     try:
         async with asyncio.timeout(within_s):
             async for part in request.stream():
                 size += len(part)
                 if size > max_bytes:
-                    raise HttpError(413, f"over {max_bytes} bytes")
+                    raise HttpError(413, f"the body is over the limit of {max_bytes} bytes")
                 parts.append(part)
     except TimeoutError:
-        raise HttpError(408, f"the body did not come within {within_s:.0f} s") from None
+        raise HttpError(408, f"the body was not complete within {within_s:.0f} s") from None
     return b"".join(parts)
 
 
 def metrics_handler(registry: CollectorRegistry) -> Handler:
-    """A handler that gives all metrics, in the form that is asked for."""
+    """Return a handler that responds with all metrics, in the format of the Accept header."""
 
     async def scrape(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -118,12 +125,12 @@ def metrics_handler(registry: CollectorRegistry) -> Handler:
 
 
 async def healthz(_: Request) -> Response:
-    """Whether the process answers."""
+    """Respond 200: the process runs and its event loop responds."""
     return JSONResponse({"status": "ok"})
 
 
 def readyz(ready: Callable[[], bool]) -> Handler:
-    """A handler that says whether inputs are taken."""
+    """Return a handler that responds 200 while `ready()` is True, else 503."""
 
     async def respond(_: Request) -> Response:
         found = ready()
@@ -135,7 +142,7 @@ def readyz(ready: Callable[[], bool]) -> Handler:
 def operations_routes(
     endpoint: Endpoint, registry: CollectorRegistry | None, ready: Callable[[], bool]
 ) -> list[Route]:
-    """What is asked of every program: /healthz, /readyz, and /metrics if there is a registry."""
+    """Return the routes of every program: /healthz, /readyz, with `registry` also /metrics."""
     routes = [
         endpoint.route("/healthz", healthz, "GET"),
         endpoint.route("/readyz", readyz(ready), "GET"),

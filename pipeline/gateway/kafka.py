@@ -1,4 +1,4 @@
-"""A producer as the courier wants it: idempotent, acknowledged by all in-sync copies, in order."""
+"""The gateway's Kafka producer: idempotent, in order, acknowledged by all in-sync replicas."""
 
 import asyncio
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from pipeline.gateway.records import Record
 from schemas.connection import KafkaConnection
 from schemas.topics import MAX_MESSAGE_BYTES
 
-# A broker that hangs is noticed by then; the cluster has a new leader sooner.
+# Detects a broker that hangs. Longer than the cluster needs to elect a new leader.
 _REQUEST_TIMEOUT_S: Final = 10.0
 _CONNECT_TIMEOUT_S: Final = 15.0
 _CLOSE_TIMEOUT_S: Final = 5.0
@@ -22,24 +22,31 @@ _BATCH_BYTES: Final = 256 * 1024
 
 
 class IdempotentProducer:
-    """An aiokafka producer. While Kafka is away it tries again without end: idempotent batches
-    do not expire (aiokafka 0.14.0, `SendProduceReqHandler._can_retry`)."""
+    """An idempotent aiokafka producer.
+
+    While Kafka is away, it retries a batch without end: idempotent batches do not expire
+    (aiokafka 0.14.0, `SendProduceReqHandler._can_retry`).
+    """
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
         self._producer = producer
 
     @classmethod
     async def connect(cls, connection: KafkaConnection, topics: Iterable[str]) -> Self:
-        """A link to these topics. Raises LinkError, also where one of them is missing."""
+        """Return a connected producer that has the metadata of these topics.
+
+        Raises ProducerError if no broker can be reached or if a topic is missing.
+        """
         try:
             producer = AIOKafkaProducer(**_options(connection))
         except (OSError, ValueError) as error:
-            raise ProducerError(f"settings: {error}") from error
+            raise ProducerError(f"the Kafka settings are invalid: {error}") from error
         connected = cls(producer)
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 await producer.start()
-                # Asked of all at once: asking for one by its name could make it.
+                # All topics in one request: a request for one topic by name can create it
+                # (broker setting auto.create.topics.enable).
                 there = (await producer.client.fetch_all_metadata()).topics()
                 missing = sorted(set(topics) - there)
                 if missing:
@@ -52,11 +59,16 @@ class IdempotentProducer:
             await connected.close()
             if not isinstance(error, KafkaError | OSError | TimeoutError):
                 raise
-            raise ProducerError(f"no brokers: {type(error).__name__} {error}".strip()) from error
+            raise ProducerError(
+                f"cannot connect: {type(error).__name__} {error}".strip()
+            ) from error
         return connected
 
     async def send(self, record: Record) -> "asyncio.Future[Any]":
-        """Give it to the producer. Raises LinkError."""
+        """Append a record to a batch; the future is done when Kafka has acknowledged it.
+
+        Raises ProducerError.
+        """
         try:
             delivery: asyncio.Future[Any] = await self._producer.send(
                 record.topic, key=record.key, value=record.value
@@ -66,7 +78,7 @@ class IdempotentProducer:
         return delivery
 
     async def close(self) -> None:
-        """Send what can be sent within a few seconds, and let go."""
+        """Send the pending records for up to 5 s, then disconnect."""
         with suppress(KafkaError, TimeoutError, OSError):
             await asyncio.wait_for(self._producer.stop(), _CLOSE_TIMEOUT_S)
 

@@ -1,4 +1,4 @@
-"""The metrics of `drydock gateway`. Labels are closed sets, there as zeros from the start."""
+"""The metrics of `drydock gateway`. Labels are closed sets; each series starts at zero."""
 
 from typing import Final
 
@@ -29,29 +29,32 @@ _REQUEST_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10
 
 
 class GatewayMetrics:
-    """The metrics on one registry."""
+    """The gateway's metrics, registered on `registry`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self._requests = Histogram(
             "drydock_http_request_duration_seconds",
-            "HTTP requests answered.",
+            "Duration of HTTP requests until the response.",
             ["route", "status"],
             buckets=_REQUEST_S,
             registry=registry,
         )
         self._webhook_requests = Counter(
             "drydock_gateway_requests",
-            "Requests received.",
+            "Requests with webhooks or events, by outcome.",
             ["source", "outcome"],
             registry=registry,
         )
         self._records = Counter(
-            "drydock_gateway_records", "Records made durable.", ["topic", "via"], registry=registry
+            "drydock_gateway_records",
+            "Records made durable in Kafka or in the spool.",
+            ["topic", "via"],
+            registry=registry,
         )
         self._durable = Histogram(
             "drydock_gateway_durable_seconds",
-            "From a record's translation until it was durable.",
+            "Time from the acceptance of a record until it is durable.",
             ["via"],
             buckets=_REQUEST_S,
             registry=registry,
@@ -59,7 +62,7 @@ class GatewayMetrics:
         self._dead_letters = Counter(
             "drydock_dead_letters", "Dead letters written.", ["topic", "code"], registry=registry
         )
-        self._ready = Gauge("drydock_ready", "1 while inputs are taken, else 0.", registry=registry)
+        self._ready = Gauge("drydock_ready", "1 if inputs are accepted, else 0.", registry=registry)
         self._spooling = Gauge(
             "drydock_gateway_spooling",
             "1 while records go through the spool, else 0.",
@@ -79,38 +82,39 @@ class GatewayMetrics:
             self._dead_letters.labels("webhooks", code.value)
 
     def expose_spool(self, spool: Spool) -> None:
-        """Tell of this spool whenever asked."""
+        """Register gauges that read this spool at each scrape."""
 
         def gauge(name: str, help_text: str) -> Gauge:
             return Gauge(f"drydock_gateway_spool_{name}", help_text, registry=self.registry)
 
-        gauge("records", "Records that wait on disk.").set_function(lambda: spool.depth)
-        gauge("bytes", "What they take.").set_function(lambda: spool.size)
-        gauge("max_bytes", "What they may take.").set(spool.max_bytes)
-        gauge("oldest_age_seconds", "How long the first has waited.").set_function(spool.age_s)
+        gauge("records", "Records that wait in the spool.").set_function(lambda: spool.depth)
+        gauge("bytes", "Size of the records in the spool.").set_function(lambda: spool.size)
+        gauge("max_bytes", "Limit of the size of the records in the spool.").set(spool.max_bytes)
+        age = gauge("oldest_age_seconds", "Age of the oldest record in the spool, 0 if empty.")
+        age.set_function(spool.age_s)
 
     def observe_request(self, route: str, status: int, duration_s: float) -> None:
-        """An HTTP request was answered. `route` is the path's pattern."""
+        """Count one HTTP response. `route` is the pattern of the path, not the path."""
         self._requests.labels(route, str(status)).observe(duration_s)
 
     def count_request(self, source: str, status: int) -> None:
-        """What a source posted was answered with this status."""
+        """Count one webhook or request with events by its source and response status."""
         outcome = ACCEPTED if status == 200 else _REASONS.get(status, _BUG)
         self._webhook_requests.labels(source, outcome).inc()
 
     def count_dead_letter(self, code: DeadLetterCode) -> None:
-        """A part of a webhook became a dead letter."""
+        """Count one dead letter made of a webhook's payload."""
         self._dead_letters.labels("webhooks", code.value).inc()
 
     def observe_durable(self, topic: str, durable_in: DurableIn, duration_s: float) -> None:
-        """A record for this topic is durable, so long after it was given."""
+        """Count a record that is durable `duration_s` after its acceptance."""
         self._records.labels(topic, durable_in.value).inc()
         self._durable.labels(durable_in.value).observe(duration_s)
 
     def set_spooling(self, *, spooling: bool) -> None:
-        """Which way records go."""
+        """Show if records go through the spool (True) or directly to Kafka."""
         self._spooling.set(spooling)
 
     def set_ready(self, *, ready: bool) -> None:
-        """Whether inputs are taken."""
+        """Show if inputs are accepted."""
         self._ready.set(ready)

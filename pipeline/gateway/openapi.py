@@ -1,4 +1,4 @@
-"""What the gateway takes and answers, as OpenAPI 3.1 (spec.openapis.org/oas/v3.1.0)."""
+"""The gateway's HTTP interface as an OpenAPI 3.1 document (spec.openapis.org/oas/v3.1.0)."""
 
 from typing import Any, Final
 
@@ -6,34 +6,34 @@ from pipeline.config import WEBHOOK_SOURCES
 from schemas.envelope import schema
 
 _ERROR_DESCRIPTIONS: Final = {
-    "400": "Nothing of it can be used; `errors` names places, where it is a batch of events.",
+    "400": "The events are invalid, and none is accepted. `errors` has the place of each problem.",
     "401": "The secret or signature is missing or wrong.",
-    "403": "No secret is configured for this source.",
-    "408": "The body did not come in time.",
-    "413": "It is too large.",
-    "415": "It has a content-encoding.",
-    "429": "Too much is under way; Retry-After says when to come again.",
-    "503": "Kafka is away and the spool is full; Retry-After says when to come again.",
+    "403": "No secret is configured for this source, or a web page sent the request.",
+    "408": "The body was not complete in time.",
+    "413": "The body or an event is too large.",
+    "415": "The body has a content-encoding, such as gzip.",
+    "429": "Too many requests are in progress. Retry after the seconds in Retry-After.",
+    "503": "The events cannot be made durable now. Retry after the seconds in Retry-After.",
 }
 _SECURITY: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {"basic": []}, {"secret": []}]
 
 
 def gateway_document() -> dict[str, Any]:
-    """The document of `drydock gateway`."""
+    """Return the OpenAPI document of `drydock gateway`."""
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Drydock gateway",
             "version": "1",
-            "description": "Facts in. 200 is answered once they are durable.",
+            "description": "Accepts webhooks and events. Responds 200 once they are durable.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": {
             "/webhooks/{source}": {"post": _webhook()},
             "/v1/events": {"post": _events()},
-            "/healthz": {"get": _probe_operation("healthz", "The process answers.", "200")},
+            "/healthz": {"get": _probe_operation("healthz", "200: the process runs.", "200")},
             "/readyz": {
-                "get": _probe_operation("readyz", "Whether inputs are taken.", "200", "503")
+                "get": _probe_operation("readyz", "200 if inputs are accepted.", "200", "503")
             },
             "/metrics": {"get": _probe_operation("metrics", "Prometheus metrics.", "200")},
             "/openapi.json": {"get": _probe_operation("openapi", "This document.", "200")},
@@ -68,7 +68,7 @@ def gateway_document() -> dict[str, Any]:
                         "errors": {"type": "array", "items": {"type": "object"}},
                     },
                 },
-                # With an id of its own: what it refers to is inside it.
+                # Its own $id: the references inside it are relative to this schema.
                 "Event": {"$id": "urn:drydock:event", **schema()},
             },
         },
@@ -79,9 +79,9 @@ def _webhook() -> dict[str, Any]:
     payload = {"schema": {}, "example": {"topic": "mdm.Connect"}}
     return {
         "operationId": "webhook",
-        "summary": "A payload of a source that tells of Macs.",
-        "description": "What cannot be used of it is a dead letter, and answered 200 too: its"
-        " sender does not try again.",
+        "summary": "Accept the payload of a source that reports on Macs.",
+        "description": "The unusable parts of a payload become dead letters, and the response is"
+        " 200 all the same: webhook senders do not retry.",
         "security": [*_SECURITY, {"hmac": []}],
         "parameters": [
             {
@@ -103,7 +103,7 @@ def _events() -> dict[str, Any]:
     event = {"$ref": "#/components/schemas/Event"}
     return {
         "operationId": "events",
-        "summary": "Facts about Macs and advisories, as CloudEvents: all are taken, or none.",
+        "summary": "Accept events about Macs and advisories as CloudEvents: all of them, or none.",
         "security": _SECURITY,
         "requestBody": {
             "required": True,

@@ -1,4 +1,4 @@
-"""From what was posted to facts: payloads translated, events decoded and checked."""
+"""Turns a request's body into events: translates payloads, decodes and checks events."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _MAX_ERRORS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class EventProblem:
-    """What is wrong with one event of a batch, and where."""
+    """One invalid place of one event: its path, an error code, a description."""
 
     where: str
     code: str
@@ -27,17 +27,20 @@ class EventProblem:
 
 
 class RejectedError(HttpError):
-    """A batch of events of which some cannot be taken; none was."""
+    """A batch with invalid events (HTTP 400). No event of the batch is accepted."""
 
     def __init__(self, problems: Sequence[EventProblem]) -> None:
-        detail = f"{len(problems)} of the events cannot be taken"
+        detail = f"{len(problems)} of the events are invalid; none is accepted"
         super().__init__(400, detail, errors=[asdict(problem) for problem in problems])
         self.problems = tuple(problems)
 
 
 def read_events(raw: bytes) -> list[DeviceEvent | AdvisoryEvent]:
-    """CloudEvents: one, a JSON array of them, or JSON lines. Raises RejectedError with the place
-    of each that is not a fact from outside."""
+    """Decode CloudEvents: one, a JSON array of them, or JSON lines.
+
+    Raises RejectedError with the first 100 problems. An event of a type that only Drydock itself
+    publishes is a problem too.
+    """
     found: list[DeviceEvent | AdvisoryEvent] = []
     problems: list[EventProblem] = []
     for where, text in _split(raw):
@@ -51,7 +54,7 @@ def read_events(raw: bytes) -> list[DeviceEvent | AdvisoryEvent]:
         if isinstance(event, DeviceEvent | AdvisoryEvent):
             found.append(event)
         else:
-            detail = f"{event.type} is not taken here"
+            detail = f"{event.type} is not accepted from senders"
             problems.append(
                 EventProblem(f"{where}.type", DeadLetterCode.UNKNOWN_TYPE.value, detail)
             )
@@ -61,7 +64,7 @@ def read_events(raw: bytes) -> list[DeviceEvent | AdvisoryEvent]:
 
 
 def _split(raw: bytes) -> list[tuple[str, bytes]]:
-    """Each event's place and bytes."""
+    """Return the place and the bytes of each event."""
     text = raw.strip()
     if text.startswith(b"["):
         try:
@@ -84,7 +87,10 @@ def translate(
     now: datetime,
     redactor: Redactor,
 ) -> Translation:
-    """A payload's events and dead letters; our own bug is a dead letter too."""
+    """Return the events and the dead letters of a payload.
+
+    An unhandled exception of the translator becomes a dead letter with code `bug`.
+    """
     try:
         return TRANSLATORS[source](raw, origin=origin, received_at=now, redactor=redactor)
     except Exception as error:  # noqa: BLE001 - the handler's top: our bug loses no payload
@@ -101,8 +107,8 @@ def translate(
 
 
 def _redacted(raw: bytes, redactor: Redactor) -> bytes | None:
-    """The bytes without secrets, where they can be looked for at all."""
+    """Return the redacted bytes; None if redaction fails, for example if it is not JSON."""
     try:
         return redactor.json(load_json(raw))
-    except Exception:  # noqa: BLE001 - then no bytes may be kept
+    except Exception:  # noqa: BLE001 - bytes that may hold secrets are not kept
         return None

@@ -1,4 +1,4 @@
-"""What the courier works with: a producer, what it tells, who counts."""
+"""The interfaces and errors between `StoreAndForwardProducer`, a Kafka producer and metrics."""
 
 import asyncio
 from enum import StrEnum
@@ -10,41 +10,44 @@ DeliveryFuture = asyncio.Future[Any]
 
 
 class BackpressureError(Exception):
-    """Too much waits to become durable; try again later."""
+    """Too many records wait to become durable; retry later."""
 
 
 class ProducerError(Exception):
-    """Kafka cannot be reached, or a producer is of no more use."""
+    """Kafka cannot be reached, or a producer has failed and must be replaced."""
 
 
 class Producer(Protocol):
-    """A producer that keeps the order of what it is given."""
+    """Sends records to Kafka in the order of the calls of `send`."""
 
     async def send(self, record: Record) -> DeliveryFuture:
-        """Take a record; the future is done when Kafka has it. Raises LinkError. May wait, and be
-        cancelled while it does: then it has not taken the record."""
+        """Accept a record; the future is done when Kafka has acknowledged it.
+
+        May wait, and may be cancelled while it waits: then the record is not accepted. Raises
+        ProducerError.
+        """
 
     async def close(self) -> None:
-        """Let go, soon."""
+        """Disconnect within seconds."""
 
 
 class DurableIn(StrEnum):
-    """What made a record durable."""
+    """The store in which a record is durable."""
 
     KAFKA = "kafka"
     SPOOL = "spool"
 
 
 class DeliveryMetrics(Protocol):
-    """Who counts."""
+    """Counts records and shows the mode of delivery."""
 
     def observe_durable(self, topic: str, durable_in: DurableIn, duration_s: float) -> None:
-        """A record for this topic is durable, so long after it was given."""
+        """Count a record that is durable `duration_s` after its acceptance."""
 
     def set_spooling(self, *, spooling: bool) -> None:
-        """Which mode is on."""
+        """Show if records go through the spool (True) or directly to Kafka."""
 
 
 def is_acknowledged(delivery: DeliveryFuture) -> bool:
-    """Whether Kafka has the record."""
+    """Return True if Kafka has acknowledged the record."""
     return delivery.done() and not delivery.cancelled() and delivery.exception() is None

@@ -1,11 +1,12 @@
 """The HTTP receiver of the fleet: webhooks and events in, 200 once they are durable.
 
 A webhook's sender does not try again (NanoMDM: one request, any answer but exactly 200 is lost),
-so what cannot be used of its payload is durable too, as a dead letter, and answered 200. A
-producer of events can mend them: a bad one is answered 400 and nothing of its batch is taken.
+so the unusable parts of its payload become durable too, as dead letters, and the response is 200.
+A producer of events can correct them: an invalid one gives 400, and no event of its batch is
+accepted.
 
-A body that is posted again, by whoever kept a copy of it and its signature (which carries no
-time), gives the same events under the same ids: folds know them.
+A replayed body, with its signature (which carries no time), gives the same events with the same
+ids, and folds ignore repeats.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ from pipeline.ingest.translation import PayloadError, Translation, dead_letter
 from schemas import logkeys as key
 from schemas.dead_letters import DeadLetterCode
 
-# Longer than any fsync; what was not durable by then may still become so, and repeats are known.
+# Longer than any fsync. After a timeout the records may still become durable; folds ignore repeats.
 _DURABLE_TIMEOUT_S: Final = 30.0
 # Larger bodies are translated beside the event loop, lest others wait for them.
 _SMALL_BYTES: Final = 64 * 1024
@@ -53,7 +54,7 @@ Accept = Callable[[Request], Awaitable[dict[str, int]]]
 
 @dataclass(slots=True)
 class Receiver:
-    """What the handlers need. `clock` gives the moment of receipt."""
+    """The handlers of the gateway's HTTP routes. `clock` returns the time of receipt."""
 
     producer: StoreAndForwardProducer
     authenticator: Authenticator
@@ -65,7 +66,7 @@ class Receiver:
     _buffered_bytes: int = field(default=0, init=False)
 
     def app(self, *, with_metrics: bool) -> Starlette:
-        """The ASGI application for senders, which tells metrics where `operations` does not."""
+        """Return the ASGI application for senders; `with_metrics` adds /metrics."""
         endpoint = Endpoint(self.metrics, self.log)
         return Starlette(
             routes=[
@@ -79,25 +80,25 @@ class Receiver:
         )
 
     def operations(self) -> Starlette:
-        """The ASGI application for those who run it: /metrics, /healthz, /readyz."""
+        """Return the ASGI application for operations: /metrics, /healthz, /readyz."""
         endpoint = Endpoint(self.metrics, self.log)
         return Starlette(routes=operations_routes(endpoint, self.metrics.registry, self.is_ready))
 
     def is_ready(self) -> bool:
-        """Whether inputs are taken: Kafka is there, or the spool has room."""
+        """Return True if inputs are accepted: Kafka acknowledges, or the spool has room."""
         is_accepting = self.producer.is_accepting
         self.metrics.set_ready(ready=is_accepting)
         return is_accepting
 
     async def webhook(self, request: Request) -> Response:
-        """A payload of a source that tells of Macs."""
+        """Accept the payload of a source that reports on Macs."""
         source = request.path_params["source"]
         if source not in WEBHOOK_SOURCES:
             raise HttpError(404, f"no webhook {source!r}; there are {', '.join(WEBHOOK_SOURCES)}")
         return await self._respond_counted(source, request, self._webhook_acceptor(source))
 
     async def events(self, request: Request) -> Response:
-        """CloudEvents: all or none."""
+        """Accept CloudEvents: all of them, or none."""
         return await self._respond_counted(EVENTS, request, self._accept_events)
 
     def _webhook_acceptor(self, source: str) -> Accept:
@@ -133,7 +134,7 @@ class Receiver:
         return {"events": len(found), "dead_letters": 0}
 
     async def _respond_counted(self, source: str, request: Request, accept: Accept) -> Response:
-        """The answer, counted by its source."""
+        """Return the response, after it is counted by its source."""
         status = 500
         try:
             response = JSONResponse(await accept(request))

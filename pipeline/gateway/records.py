@@ -1,4 +1,4 @@
-"""What goes to Kafka: facts and dead letters as keyed bytes."""
+"""Kafka records of events and of dead letters: topic, key and bytes."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -9,11 +9,11 @@ from schemas.routing import route, route_dead_letter
 
 
 class OversizeError(ValueError):
-    """An event that no topic takes."""
+    """An event is larger than a topic accepts."""
 
 
 class Record(NamedTuple):
-    """One record. Those of one topic and key have an order that is kept."""
+    """One Kafka record. Records of one topic and key are delivered in their order."""
 
     topic: str
     key: bytes
@@ -21,25 +21,28 @@ class Record(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes that it takes, without what stores and wires add."""
+        """Bytes of topic, key and value, without the overhead of a store or of the protocol."""
         return len(self.topic) + len(self.key) + len(self.value)
 
 
 def event_records(events: Iterable[Event]) -> list[Record]:
-    """Facts from outside. Raises OversizeError; AssertionError for a fact that only Drydock
-    itself may tell."""
+    """Return one record for each event, in their order.
+
+    Raises OversizeError, and AssertionError for an event of a type that only Drydock itself
+    publishes.
+    """
     records = []
     for event in events:
         assert isinstance(event, DeviceEvent | AdvisoryEvent), event.type
         topic, key = route(event)
         value = encode(event)
         if len(value) > MAX_EVENT_BYTES:
-            raise OversizeError(f"{event.type} of {len(value)} bytes")
+            raise OversizeError(f"{event.type} has {len(value)} bytes, over {MAX_EVENT_BYTES}")
         records.append(Record(topic, key.encode(), value))
     return records
 
 
 def letter_record(letter: DeadLetter) -> Record:
-    """A dead letter."""
+    """Return the record of a dead letter."""
     topic, key = route_dead_letter(letter)
     return Record(topic, key.encode(), letter.model_dump_json(exclude_none=True).encode())

@@ -1,4 +1,4 @@
-"""Everything of `drydock gateway` put together: spool, courier, HTTP, a clean stop."""
+"""The program `drydock gateway`: spool, producer, HTTP server and a clean stop."""
 
 import asyncio
 import gc
@@ -37,13 +37,16 @@ TOPICS: Final = tuple(topic.name for topic in (INVENTORY, CHECKINS, ADVISORIES, 
 
 
 class SetupError(ValueError):
-    """It cannot be started like this; the message says why in one line."""
+    """The gateway cannot start with these settings or files; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayPlan:
-    """What to run. `operations` is a second address for /metrics and probes; without it they are
-    at `listen` too."""
+    """The data directory, addresses and Kafka connection of a gateway.
+
+    `operations` is a second address for /metrics, /healthz and /readyz. Without it, /metrics is
+    served at `listen`; the probes are served there in any case.
+    """
 
     data_dir: Path
     listen: Listen
@@ -52,8 +55,11 @@ class GatewayPlan:
 
 
 def serve(plan: GatewayPlan, settings: GatewaySettings, log: Log) -> None:
-    """Serve until SIGTERM or SIGINT. Raises SetupError, SpoolError, OSError (the address) for
-    what is wrong at the start."""
+    """Serve until SIGTERM or SIGINT.
+
+    Raises at the start: ValueError (an address cannot be used; SetupError is one), SpoolError,
+    OSError (the redaction key cannot be read or written).
+    """
     if not plan.listen.is_loopback and not settings.has_secrets:
         raise SetupError(
             "without any secret only this machine is served: set DRYDOCK_NANOMDM_HMAC_KEY or"
@@ -108,8 +114,8 @@ async def _serve(
     running = asyncio.create_task(producer.run())
     fields = {key.ADDRESS: url_of(listener), key.COUNT: spool.depth}
     log.info("listening", **fields)
-    # All that is here by now stays. To look through it for garbage again, about every 900
-    # webhooks, would hold everything up for 40 ms.
+    # The objects made until here live as long as the process. Without this, each full
+    # collection, about every 900 webhooks, scans them and delays all requests by 40 ms.
     gc.collect()
     gc.freeze()
     if not settings.has_secrets:
@@ -122,10 +128,14 @@ async def _serve(
 
 
 def _load_redactor(data_dir: Path, settings: GatewaySettings, log: Log) -> Redactor:
-    """The fingerprints of secrets say 'changed' only if all gateways make the same ones."""
+    """Return the redactor, with the key of the settings or else of a file in `data_dir`.
+
+    A redactor replaces a secret by a keyed fingerprint, so that a change of the secret is visible.
+    Gateways with different keys make different fingerprints of one secret. Raises SetupError.
+    """
     if settings.redaction_key is not None:
         return Redactor(settings.redaction_key.get_secret_value().encode())
-    log.warning("no DRYDOCK_REDACTION_KEY: one is kept here, other gateways have others")
+    log.warning("DRYDOCK_REDACTION_KEY is not set; set the same key on all gateways")
     path = data_dir / REDACTION_KEY
     if not path.exists():
         new = path.with_suffix(".new")

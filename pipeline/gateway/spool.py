@@ -1,8 +1,9 @@
-"""Records that wait on disk for Kafka: one SQLite file, in the order they came.
+"""Records that wait on disk for Kafka: one SQLite file, in the order of their arrival.
 
-It keeps what its sender was told is safe, so an append is on the disk before it returns (WAL,
-synchronous=FULL) and is there whole or not at all. What is forgotten may come back after a crash:
-it is sent twice then, under the same event id. One process has it open, and holds a lock.
+The gateway responds 200 for a record that is here, so `append` returns only when all its records
+are on disk (WAL, synchronous=FULL); after a crash, all of them are there or none. After a crash
+between Kafka's acknowledgement and the deletion, a record is sent twice, with the same event id.
+One process at a time has the spool open; it holds a file lock.
 """
 
 import fcntl
@@ -19,7 +20,7 @@ from pipeline.gateway.records import Record
 FILE: Final = "spool.sqlite"
 LOCK: Final = "spool.lock"
 VERSION: Final = 1
-# What a row costs beside its bytes, rounded up: the limit is about the file.
+# Overhead of a row beside its bytes, rounded up: the limit is for the size of the file.
 _ROW_BYTES: Final = 64
 _SCHEMA: Final = """
 CREATE TABLE records (
@@ -35,32 +36,33 @@ Hook = Callable[[str], None]
 
 
 class SpoolError(RuntimeError):
-    """The spool cannot be used; the message says why in one line."""
+    """The spool cannot be opened, read or written; the message is one line."""
 
 
 class SpoolFullError(SpoolError):
-    """There is no room for these; nothing of them was kept."""
+    """The records do not fit into the limit or on the disk; none of them is kept."""
 
 
 class Spooled(NamedTuple):
-    """A record and its place; places count up, and none is given twice."""
+    """A record in the spool. Sequence numbers increase, and none is used twice."""
 
     seq: int
     record: Record
 
 
 class Spool:
-    """The file. Not for several threads at once.
+    """The open spool. Only one thread may use it at a time.
 
-    `max_bytes` bounds what waits; `depth` and `size` are what does, `last` is the newest's place (0
-    before the first). `on_durable_write` is called with `<what>:before` and
-    `<what>:after` around each commit.
+    `depth` and `size` are the number and the bytes of the waiting records; `append` keeps `size`
+    within `max_bytes`. `last_seq` is the sequence number of the newest record, 0 before the first.
+    `on_durable_write` is called with `append:before`, `append:after`, `forget:before` or
+    `forget:after`, around each commit.
     """
 
     def __init__(
         self, folder: Path, *, max_bytes: int, on_durable_write: Hook | None = None
     ) -> None:
-        """Open, making what is missing. Raises SpoolError."""
+        """Open the spool in `folder`; create folder and file if missing. Raises SpoolError."""
         self.max_bytes = max_bytes
         self._hook = on_durable_write or (lambda _: None)
         path = folder / FILE
@@ -88,7 +90,7 @@ class Spool:
         self.last_seq = int(row[3])
 
     def close(self) -> None:
-        """Let go of the file; again does nothing."""
+        """Close the file and release the lock. A second call does nothing."""
         self._db.close()
         lock, self._lock = self._lock, -1
         if lock >= 0:
@@ -96,27 +98,27 @@ class Spool:
 
     @property
     def oldest_at(self) -> datetime | None:
-        """When the first of what waits came; None if nothing waits."""
+        """Arrival of the oldest waiting record; None if no record waits."""
         us = self._oldest_us
         return None if us is None else datetime.fromtimestamp(us / 1e6, UTC)
 
     def age_s(self) -> float:
-        """For how many seconds the first of what waits has; 0 if nothing waits."""
+        """Return the age of the oldest waiting record in seconds; 0 if no record waits."""
         oldest_at = self.oldest_at
         return 0.0 if oldest_at is None else (datetime.now(UTC) - oldest_at).total_seconds()
 
     def has_room(self, size: int) -> bool:
-        """Whether that many bytes more fit."""
+        """Return True if one more record of `size` bytes fits."""
         return self.size + size + _ROW_BYTES <= self.max_bytes
 
     def append(self, records: Sequence[Record], now: datetime) -> range:
-        """Keep all of these behind what waits, or none; their places.
+        """Write all of these records behind the waiting ones, or none; return their `seq` range.
 
-        Raises SpoolFullError, also where the disk is full, and SpoolError.
+        Raises SpoolFullError (the limit is reached or the disk is full) and SpoolError.
         """
         cost = sum(record.size + _ROW_BYTES for record in records)
         if self.size + cost > self.max_bytes:
-            raise SpoolFullError(f"{self.depth} records wait already ({self.size} bytes)")
+            raise SpoolFullError(f"spool full: {self.depth} records wait ({self.size} bytes)")
         us = round(now.timestamp() * 1e6)
         rows = [(us, *record) for record in records]
         insert = "INSERT INTO records (at_us, topic, key, value) VALUES (?, ?, ?, ?)"
@@ -129,8 +131,10 @@ class Spool:
         return range(self.last_seq - len(rows) + 1, self.last_seq + 1)
 
     def read_after(self, seq: int, *, max_records: int, max_bytes: int) -> list[Spooled]:
-        """The first of those behind this place: at least one if there is one, then as many as
-        both limits let. Raises SpoolError."""
+        """Return the oldest records after `seq`, as many as both limits allow.
+
+        Returns at least one record if there is one, whatever its size. Raises SpoolError.
+        """
         query = "SELECT seq, topic, key, value FROM records WHERE seq > ? ORDER BY seq LIMIT ?"
         found: list[Spooled] = []
         size = 0
@@ -147,7 +151,7 @@ class Spool:
         return found
 
     def delete(self, delivered: Iterable[Spooled]) -> None:
-        """Kafka has these. Raises SpoolError."""
+        """Delete records that Kafka has acknowledged. Raises SpoolError."""
         deleted = list(delivered)
         self._commit("forget", "DELETE FROM records WHERE seq = ?", [(one.seq,) for one in deleted])
         self.depth -= len(deleted)

@@ -1,1 +1,1 @@
-"""Brings the topics of a Kafka cluster to what `schemas.topics` says."""
+"""Creates and changes the topics of a Kafka cluster as `schemas.topics` defines them."""

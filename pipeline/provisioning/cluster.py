@@ -1,4 +1,4 @@
-"""Reads the topics of a cluster and changes them: the only place that does."""
+"""Reads and changes the topics of a cluster. Only this module changes topics."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,28 +13,28 @@ from pipeline.provisioning.plan import ActualTopic, TopicChange, TopicDifference
 from schemas.connection import KafkaConnection
 
 TOPIC: Final = ConfigResourceType.TOPIC
-# A broker learns of a change from the controller a little after it was made.
+# Longest wait for a change to show: brokers receive it from the controller with a delay.
 SETTLE_S: Final = 10.0
 
 
 class ClusterError(Exception):
-    """The cluster could not be reached or asked; the message says so in one line."""
+    """A request to the cluster failed; the message is one line."""
 
 
 class Cluster:
-    """A connection to a cluster's topics. ClusterError from every method."""
+    """A connection to a cluster's topics. Every method may raise ClusterError."""
 
     def __init__(self, admin: Any) -> None:
         self._admin = admin
 
     def brokers(self) -> int:
-        """How many brokers are alive."""
-        with _cluster_errors("cannot ask the cluster"):
+        """Return the number of live brokers."""
+        with _cluster_errors("cannot read the brokers"):
             described = self._admin.describe_cluster()["brokers"]
         return sum(not broker.get("is_fenced", False) for broker in described)
 
     def topics(self) -> dict[str, ActualTopic]:
-        """Every topic but Kafka's own, by name."""
+        """Return every topic by name, without Kafka's internal topics."""
         with _cluster_errors("cannot read the topics"):
             described = [t for t in self._admin.describe_topics() if not t["is_internal"]]
             if not described:
@@ -48,9 +48,9 @@ class Cluster:
     def apply(
         self, changes: Sequence[TopicDifference], wanted: Sequence[WantedTopic]
     ) -> dict[TopicDifference, str | None]:
-        """Make these changes; for each, None or what the cluster said against it.
+        """Make these changes; return None for each, or the error of the cluster.
 
-        One refused change does not keep the others from being made.
+        A refused change does not prevent the others.
         """
         by_name = {topic.name: topic for topic in wanted}
         kinds = {kind: [c for c in changes if c.change is kind] for kind in TopicChange}
@@ -65,7 +65,10 @@ class Cluster:
         return {change: errors[change.change].get(change.topic) for change in changes}
 
     def wait_until_shown(self, wanted: Sequence[WantedTopic]) -> bool:
-        """Wait until the brokers show all that is wanted (replication aside); whether they do."""
+        """Wait until the brokers show the wanted topics; return False after 10 s.
+
+        Partitions and settings are compared, replication is not.
+        """
 
         def is_shown() -> bool:
             actual = self.topics()
@@ -115,7 +118,7 @@ class Cluster:
         if not by_topic:
             return {}
         with _cluster_errors("cannot change settings"):
-            # Incremental: what somebody else has set on the topic stays as it is.
+            # Incremental: other settings of the topic keep their values.
             response = self._admin.alter_configs(
                 [ConfigResource(TOPIC, name, values) for name, values in by_topic.items()],
                 incremental=True,
@@ -126,7 +129,7 @@ class Cluster:
 
 @contextmanager
 def connected(connection: KafkaConnection, timeout_s: float) -> Iterator[Cluster]:
-    """A cluster to ask, for a while. ClusterError where none answers within `timeout_s`."""
+    """Connect to a cluster within the context. Raises ClusterError after `timeout_s`."""
     limit = round(timeout_s * 1000)
     options = connection.client_options() | {
         "bootstrap_timeout_ms": limit,

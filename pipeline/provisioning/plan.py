@@ -1,7 +1,7 @@
-"""What differs between the topics that are wanted and those that are there. Pure.
+"""Compares the wanted topics with the topics of a cluster. Pure.
 
-Owns the rules of what may be changed: nothing is ever deleted, no count is reduced, and topics of
-one key space keep one partition count.
+It also has the rules of allowed changes: no topic is deleted, no partition count is reduced, and
+topics of one key space keep one partition count.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,13 +11,14 @@ from enum import StrEnum
 from schemas.topics import INTERNAL_TOPICS, JOBS, TOPICS, Partitioning, Topic, topic_settings
 
 PREFIX = "drydock."
-# Topics of these key spaces belong together: with another count, every key moves.
+# All topics of one of these key spaces need one count: a key is then in the same partition of
+# each. With another count, keys move to other partitions.
 SAME_COUNT = (Partitioning.DEVICE, Partitioning.SITE, Partitioning.SITE_JOBS)
 
 
 @dataclass(frozen=True, slots=True)
 class WantedTopic:
-    """A topic as it should be on a cluster."""
+    """A topic as `schemas.topics` defines it, with its numbers for one cluster."""
 
     name: str
     partitioning: Partitioning
@@ -28,8 +29,11 @@ class WantedTopic:
 
 @dataclass(frozen=True, slots=True)
 class ActualTopic:
-    """A topic as it is. `replication` is that of its worst partition; `settings` are all that
-    apply to it, wherever set; `own` are those set on the topic itself."""
+    """A topic of a cluster.
+
+    `replication` is the lowest of its partitions. `settings` are all values in effect, defaults of
+    the broker included; `own` are the names of those set on the topic itself.
+    """
 
     name: str
     partitions: int
@@ -39,7 +43,7 @@ class ActualTopic:
 
 
 class TopicChange(StrEnum):
-    """What is different, and so what would be done about it."""
+    """The kind of a difference, which is also the kind of the change that removes it."""
 
     CREATE = "create"
     SETTING = "setting"
@@ -49,8 +53,11 @@ class TopicChange(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TopicDifference:
-    """One difference. `setting` is set for a topic setting only; `actual` is None for a topic
-    that is missing. `held` says why it is left as it is; None is: it can be made so."""
+    """One difference between a wanted topic and the cluster.
+
+    `setting` is None except for `TopicChange.SETTING`; `actual` is None if the topic is missing.
+    `obstacle` is the reason why the change is not allowed; None if it is.
+    """
 
     topic: str
     change: TopicChange
@@ -63,9 +70,10 @@ class TopicDifference:
 def wanted_topics(
     sites: Sequence[str], partitions: int, replication: int, topics: Iterable[Topic] | None = None
 ) -> list[WantedTopic]:
-    """Every topic of the table, with one job topic for each site, by name.
+    """Return every topic of `topics` (default: all of Drydock's), sorted by name.
 
-    `partitions` is the count of the device key space, `replication` the copies of every topic.
+    A topic with `{site}` in its name is returned once for each site. `partitions` is the count of
+    the device key space, `replication` the number of copies of every topic.
     """
     every = (*TOPICS, *INTERNAL_TOPICS) if topics is None else topics
     return sorted(
@@ -97,7 +105,10 @@ def differences(
     brokers: int,
     grow: bool = False,
 ) -> list[TopicDifference]:
-    """All that differs, topic by topic. `grow` allows more partitions where keys then move."""
+    """Return all differences, in the order of `wanted`.
+
+    `grow` allows more partitions in a key space, which moves keys to other partitions.
+    """
     found = []
     for topic in wanted:
         there = actual.get(topic.name)
@@ -143,7 +154,7 @@ def _compare(
             None,
             str(there.replication),
             str(topic.replication),
-            "replicas are moved with kafka-reassign-partitions",
+            "move replicas with kafka-reassign-partitions",
         )
     for name, value in sorted(topic.settings.items()):
         if there.settings.get(name) != value:
@@ -158,7 +169,10 @@ def _count_conflict(
     *,
     grow: bool,
 ) -> str | None:
-    """Why this topic may not get its count: the others of its key space would have another."""
+    """Return the reason why this topic must not get its wanted count; None if it may.
+
+    A topic must not get a count that differs from the other topics of its key space.
+    """
     if topic.partitioning not in SAME_COUNT:
         return None
     counts = {
@@ -184,7 +198,10 @@ def _count_conflict(
 
 
 def notes(wanted: Sequence[WantedTopic], actual: Mapping[str, ActualTopic]) -> list[str]:
-    """What is there and not in the table: no difference, and never touched, but worth a look."""
+    """Return one line for each topic or setting of the cluster that `wanted` does not have.
+
+    These are not differences, and Drydock never changes them.
+    """
     known = {topic.name: topic for topic in wanted}
     found = []
     for name, there in sorted(actual.items()):

@@ -1,4 +1,4 @@
-"""What the integration tests share: real servers."""
+"""Fixtures and settings of the integration tests, which use real servers."""
 
 import gc
 import warnings
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 with warnings.catch_warnings():
-    # kafka-python 3.0.12 reads its protocol by a call that Python 3.11 and 3.12 call deprecated.
+    # kafka-python 3.0.12 reads its protocol with a call that Python 3.11 and 3.12 deprecate.
     warnings.simplefilter("ignore", DeprecationWarning)
     from tests.kafka.broker_fixtures import (
         empty_kafka,
@@ -23,8 +23,10 @@ FOLDER = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark this folder's tests slow. kafka-python 3.0.12 leaves sockets open, which the garbage
-    collector may find in any of them."""
+    """Mark the tests of this folder slow, and ignore their warnings of unclosed sockets.
+
+    kafka-python 3.0.12 leaves sockets open; the garbage collector may find them in any test.
+    """
     for item in items:
         if item.path.is_relative_to(FOLDER):
             item.add_marker(pytest.mark.slow)
@@ -33,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _leave_nothing_open() -> Iterator[None]:
-    """... and in none of another folder."""
+    """Collect unclosed sockets here, so that no test of another folder gets the warning."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)

@@ -1,6 +1,6 @@
-"""A real NanoMDM on loopback, and a Mac that speaks to it as Apple's client does.
+"""A real NanoMDM on loopback, and a Mac that talks to it as Apple's client does.
 
-The Mac proves itself by `Mdm-Signature`: a detached CMS signature over the body, in base64
+The Mac authenticates with `Mdm-Signature`: a detached CMS signature of the body, in base64
 (https://github.com/micromdm/nanomdm/blob/v0.9.0/docs/operations-guide.md).
 """
 
@@ -30,7 +30,7 @@ READY_S: Final = 30.0
 
 
 def program() -> Path:
-    """Where `tools/servers` puts it, whether it is there or not."""
+    """Return the path of NanoMDM, where `make tools` installs it; the file may be missing."""
     command = [str(ROOT / "tools" / "servers"), "path", "nanomdm"]
     folder = subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
     return ROOT / folder / "nanomdm"
@@ -38,14 +38,14 @@ def program() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A certificate and its key."""
+    """A certificate and its private key."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
 
     @classmethod
     def made(cls, name: str, issuer: "Identity | None" = None) -> "Identity":
-        """A new one: an authority without an issuer, else a client of that authority."""
+        """Return a new identity: a client of `issuer`, or without one a certificate authority."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         constraints = x509.BasicConstraints(ca=issuer is None, path_length=None)
@@ -66,7 +66,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class NanoMdm:
-    """A running one, and the authority whose clients it takes for Macs."""
+    """A running NanoMDM, and the authority whose certificates it accepts from Macs."""
 
     url: str
     authority: Identity
@@ -74,7 +74,7 @@ class NanoMdm:
     @classmethod
     @contextmanager
     def serving(cls, folder: Path, webhook_url: str, hmac_key: str) -> "Iterator[NanoMdm]":
-        """One that does not outlive the block and tells this webhook."""
+        """Run NanoMDM within the block; it posts to this webhook."""
         authority = Identity.made("Macs")
         folder.mkdir()
         (folder / "ca.pem").write_bytes(authority.certificate.public_bytes(Encoding.PEM))
@@ -93,13 +93,13 @@ class NanoMdm:
             process = subprocess.Popen([str(program()), *given], cwd=folder, stderr=log)
         server = cls(f"http://{address}", authority)
         try:
-            wait_until(lambda: server._answers(process), READY_S, "NanoMDM does not answer")
+            wait_until(lambda: server._responds(process), READY_S, "NanoMDM does not respond")
             yield server
         finally:
             process.kill()
             process.wait()
 
-    def _answers(self, process: "subprocess.Popen[bytes]") -> bool:
+    def _responds(self, process: "subprocess.Popen[bytes]") -> bool:
         assert process.poll() is None, "NanoMDM ended"
         try:
             return httpx.get(f"{self.url}/version", trust_env=False).is_success
@@ -107,7 +107,7 @@ class NanoMdm:
             return False
 
     def enqueue(self, udid: str, uuid: str, request: str, **more: Any) -> None:
-        """Have a command wait for this Mac, without a push."""
+        """Queue a command for this Mac, without a push."""
         command = {"CommandUUID": uuid, "Command": {"RequestType": request, **more}}
         httpx.put(
             f"{self.url}/v1/enqueue/{udid}?nopush=1",
@@ -119,7 +119,7 @@ class NanoMdm:
 
 @dataclass
 class EnrollingMac:
-    """A Mac with an identity of NanoMDM's authority."""
+    """A Mac with a certificate of NanoMDM's authority."""
 
     server: NanoMdm
     udid: str
@@ -133,8 +133,8 @@ class EnrollingMac:
         topic = "com.apple.mgmt.External.00000000-0000-4000-8000-000000000000"
         self._put({"MessageType": kind, "Topic": topic, "UDID": self.udid, **more}, CHECK_IN)
 
-    def answer(self, status: str, **more: Any) -> dict[str, Any] | None:
-        """Report, and take the next command; None if nothing waits."""
+    def report(self, status: str, **more: Any) -> dict[str, Any] | None:
+        """Report a status and return the next command; None if no command waits."""
         body = self._put({"Status": status, "UDID": self.udid, **more}, COMMAND)
         found: dict[str, Any] | None = plistlib.loads(body) if body else None
         return found
@@ -143,14 +143,14 @@ class EnrollingMac:
         body = plistlib.dumps(message)
         builder = pkcs7.PKCS7SignatureBuilder().set_data(body)
         builder = builder.add_signer(self.identity.certificate, self.identity.key, SHA256())
-        # Without Binary it would sign other line ends than are sent.
+        # Without Binary, the signature covers the body with changed line ends.
         wanted = [pkcs7.PKCS7Options.DetachedSignature, pkcs7.PKCS7Options.Binary]
         signature = base64.b64encode(builder.sign(Encoding.DER, wanted)).decode()
-        answer = httpx.put(
+        response = httpx.put(
             f"{self.server.url}/mdm",
             content=body,
             headers={"Content-Type": content_type, "Mdm-Signature": signature},
             trust_env=False,
         )
-        answer.raise_for_status()
-        return answer.content
+        response.raise_for_status()
+        return response.content

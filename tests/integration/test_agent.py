@@ -1,4 +1,4 @@
-"""`drydock agent` on a real broker, with simulated Macs that live in a process of their own."""
+"""`drydock agent` on a real broker, with simulated Macs in another process."""
 
 import base64
 import json
@@ -19,18 +19,18 @@ PARTITIONS = 4
 def site(
     kafka: KafkaCluster, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[AgentSite]:
-    """A site of its own for each test, with 8 Macs."""
+    """A site for one test, with 8 Macs."""
     name = request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")
     with AgentSite.at(kafka, tmp_path, name, 8) as made:
         yield made
 
 
-def test_orders_are_carried_out_and_reported_and_invalid_ones_become_dead_letters(
+def test_jobs_are_executed_and_reported_and_invalid_ones_become_dead_letters(
     site: AgentSite,
 ) -> None:
     agent = site.start("one")
     jobs = site.jobs(4)
-    site.publish(("MAC-0", b"{not an order"))
+    site.publish(("MAC-0", b"{not a job"))
     site.order(*jobs)
     site.are_done(jobs)
     assert site.acted() == sorted(job.job_id for job in jobs)
@@ -40,20 +40,20 @@ def test_orders_are_carried_out_and_reported_and_invalid_ones_become_dead_letter
         for found in (json.loads(record.value) for record in site.records(DEAD_LETTERS.name))
         if found["origin"].startswith(jobs_topic(site.name))
     ]
-    assert base64.b64decode(letter["raw"]) == b"{not an order"
+    assert base64.b64decode(letter["raw"]) == b"{not a job"
     assert letter["code"] == "not_json"
     eventually(lambda: agent.metric("drydock_agent_lag_records") == 0, "all offsets committed")
     assert agent.metric('drydock_agent_results_total{outcome="acted"}') == 4
     assert agent.health()["ok"] is True
-    # What is done and told stays known to whoever comes next.
-    eventually(lambda: site.phases() == ["done"] * 4, "the journal says done")
+    # A finished job stays in the journal, for the next agent.
+    eventually(lambda: site.phases() == ["done"] * 4, "every job is done in the journal")
 
 
-def test_the_other_finishes_what_a_killed_one_began(site: AgentSite) -> None:
+def test_other_agent_finishes_the_jobs_of_a_killed_one(site: AgentSite) -> None:
     one, two = site.start("one"), site.start("two")
     site.is_assigned(one, 2)
     site.is_assigned(two, 2)
-    # Orders are on their way for a second: one is killed between intent and answer.
+    # A command takes 1 s, so that the agent is killed between intent and response.
     site.macs.set_delay(1.0)
     jobs = site.prompts(8)
     site.order(*jobs)
@@ -66,7 +66,7 @@ def test_the_other_finishes_what_a_killed_one_began(site: AgentSite) -> None:
     assert two.metric("drydock_agent_partitions") == PARTITIONS
 
 
-def test_one_that_comes_back_from_the_dead_touches_nothing(site: AgentSite) -> None:
+def test_agent_that_was_suspended_repeats_no_action(site: AgentSite) -> None:
     one = site.start("one")
     site.is_assigned(one, PARTITIONS)
     jobs = site.prompts(4)
@@ -86,7 +86,9 @@ def test_one_that_comes_back_from_the_dead_touches_nothing(site: AgentSite) -> N
     assert site.acted() == sorted(job.job_id for job in [*jobs, *more])
 
 
-def test_membership_outlasts_orders_that_take_longer_than_a_session(site: AgentSite) -> None:
+def test_agent_keeps_its_partitions_while_a_job_takes_longer_than_a_session(
+    site: AgentSite,
+) -> None:
     agent = site.start("one")
     site.is_assigned(agent, PARTITIONS)
     site.macs.set_delay(SESSION_S + 2)
@@ -98,7 +100,7 @@ def test_membership_outlasts_orders_that_take_longer_than_a_session(site: AgentS
     assert agent.log_count("partition lost") == 0
 
 
-def test_the_same_one_goes_on_after_a_kill(site: AgentSite) -> None:
+def test_restarted_agent_finishes_its_jobs_after_a_kill(site: AgentSite) -> None:
     agent = site.start("one")
     site.is_assigned(agent, PARTITIONS)
     jobs = site.jobs(4)
@@ -110,7 +112,7 @@ def test_the_same_one_goes_on_after_a_kill(site: AgentSite) -> None:
     assert site.acted() == sorted(job.job_id for job in jobs)
 
 
-def test_hands_over_on_sigterm(site: AgentSite) -> None:
+def test_agent_hands_over_its_jobs_on_sigterm(site: AgentSite) -> None:
     one = site.start("one", "--drain-s", "6")
     site.is_assigned(one, PARTITIONS)
     site.macs.set_delay(1.0)

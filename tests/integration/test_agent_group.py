@@ -1,4 +1,4 @@
-"""An executor's client and its group, on a real broker."""
+"""The consumer of an agent and its group, on a real broker."""
 
 import contextlib
 import time
@@ -17,38 +17,41 @@ from tests.kafka.topics import make_topics
 WAIT_LIMIT_S = 30.0
 
 
-def commits(consumer: Any, place: TopicPartition) -> bool:
-    """Whether the group takes a commit; False where the client thinks that it is still joining."""
+def commits(consumer: Any, partition: TopicPartition) -> bool:
+    """Return True if the group accepts a commit; False if the client is still joining."""
     try:
-        consumer.commit({place: OffsetAndMetadata(0, "", -1)}, timeout_ms=5000)
+        consumer.commit({partition: OffsetAndMetadata(0, "", -1)}, timeout_ms=5000)
     except RebalanceInProgressError:
         return False
     return True
 
 
-def poll_until_committed(consumer: Any, place: TopicPartition, within_s: float) -> bool:
+def poll_until_committed(consumer: Any, partition: TopicPartition, within_s: float) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         consumer.poll(timeout_ms=100)
-        if consumer.assignment() and commits(consumer, place):
+        if consumer.assignment() and commits(consumer, partition):
             return True
     return False
 
 
-def test_a_client_that_forgot_to_join_is_brought_back(kafka: KafkaCluster) -> None:
-    """Metadata that changes and changes back while it joins: seen as an executor that held its
-    partition for good and could commit nothing."""
+def test_consumer_that_is_stuck_in_a_rebalance_joins_again(kafka: KafkaCluster) -> None:
+    """kafka-python 3.0.12: if metadata changes and changes back during a join, the consumer is
+    stuck. An agent then keeps its partition and cannot commit.
+    """
     make_topics(kafka.bootstrap, "forgetful")
     topic = jobs_topic("forgetful")
-    place = TopicPartition(topic, 0)
+    partition = TopicPartition(topic, 0)
     options = KafkaConnection(bootstrap=kafka.bootstrap).consumer_options(topic, instance="one")
     with contextlib.closing(KafkaConsumer(**options)) as consumer:
         consumer.subscribe([topic])
-        assert poll_until_committed(consumer, place, WAIT_LIMIT_S)
+        assert poll_until_committed(consumer, partition, WAIT_LIMIT_S)
         coordinator = consumer._coordinator
         snapshot, coordinator._assignment_snapshot = coordinator._assignment_snapshot, {}
         consumer.poll(timeout_ms=0)
         coordinator._assignment_snapshot = snapshot
-        assert not poll_until_committed(consumer, place, 3.0)  # without us it stays there
+        assert not poll_until_committed(
+            consumer, partition, 3.0
+        )  # without `rejoin_if_stuck` it stays stuck
         rejoin_if_stuck(consumer)
-        assert poll_until_committed(consumer, place, WAIT_LIMIT_S)
+        assert poll_until_committed(consumer, partition, WAIT_LIMIT_S)

@@ -1,4 +1,4 @@
-"""The halt switch, from the command line to an executor, on a real broker."""
+"""Halts, from the command line to an agent, on a real broker."""
 
 import json
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def site(
         yield made
 
 
-def test_a_halt_reaches_every_executor_in_time_and_holds_until_resumed(site: AgentSite) -> None:
+def test_halt_reaches_every_agent_in_time_and_lasts_until_resumed(site: AgentSite) -> None:
     here = ("--bootstrap", site.bootstrap, "--json")
     agents = [site.start("one"), site.start("two")]
     for agent in agents:
@@ -39,7 +39,7 @@ def test_a_halt_reaches_every_executor_in_time_and_holds_until_resumed(site: Age
     )
     jobs = site.prompts(4)
     site.order(*jobs)
-    eventually(lambda: site.phases() == ["accepted"] * 4, "orders are taken")
+    eventually(lambda: site.phases() == ["accepted"] * 4, "jobs are accepted")
     assert site.acted() == []
     assert [agent.health()["halts"] for agent in agents] == [[f"site:{site.name}"]] * 2
     resumed = drydock("resume", "--site", site.name, *here)
@@ -50,14 +50,14 @@ def test_a_halt_reaches_every_executor_in_time_and_holds_until_resumed(site: Age
     assert "nothing is halted" in again.stderr
 
 
-def test_starts_nothing_while_the_halt_switch_cannot_be_read(site: AgentSite) -> None:
+def test_no_job_starts_while_halts_cannot_be_read(site: AgentSite) -> None:
     with KafkaAdminClient(bootstrap_servers=site.bootstrap) as admin:
         admin.delete_topics([CONTROL.name])
         wait_until(lambda: CONTROL.name not in admin.list_topics(), 30, "not deleted")
     agent = site.start("one")
     jobs = site.prompts(2)
     site.order(*jobs)
-    eventually(lambda: site.phases() == ["accepted"] * 2, "orders are taken")
+    eventually(lambda: site.phases() == ["accepted"] * 2, "jobs are accepted")
     assert agent.metric("drydock_agent_halts_known") == 0
     assert agent.health()["halts"] is None
     assert site.acted() == []
@@ -78,7 +78,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("given", "message"), WRONG.values(), ids=WRONG.keys())
 @pytest.mark.usefixtures("leaky_clients")
-def test_what_cannot_be_halted_is_one_line(
+def test_error_of_halt_or_resume_is_one_line(
     kafka: KafkaCluster, given: tuple[str, ...], message: str
 ) -> None:
     make_topics(kafka.bootstrap, "anywhere")

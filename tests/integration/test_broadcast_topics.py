@@ -1,4 +1,4 @@
-"""Fact topics with transactions in them: their marks and what they took back are no facts."""
+"""Broadcast topics with transactions: markers and aborted records are skipped."""
 
 import asyncio
 from collections.abc import Iterator
@@ -23,42 +23,42 @@ SOON_S = 30
 def producer(empty_kafka: KafkaCluster) -> Iterator[KafkaProducer]:
     make_topics(empty_kafka)
     options = KafkaConnection(bootstrap=empty_kafka.bootstrap).producer_options()
-    with KafkaProducer(**options | {"transactional_id": "test.facts"}) as producer:
+    with KafkaProducer(**options | {"transactional_id": "test.broadcast"}) as producer:
         producer.init_transactions()
         yield producer
 
 
 def begin(producer: KafkaProducer, version: str) -> None:
-    """A transaction with one release in it, on the broker but not ended."""
+    """Begin a transaction with one release, which reaches the broker; do not end it."""
     event = release(version)
     producer.begin_transaction()
     producer.send(ADVISORIES.name, key=event.subject.encode(), value=encode(event)).get(SOON_S)
 
 
-def subjects(facts: BroadcastState) -> set[str]:
-    return set(facts.fleet.advisories.known)
+def subjects(state: BroadcastState) -> set[str]:
+    return set(state.fleet.advisories.known)
 
 
 def test_broadcast_records_are_read_past_transaction_markers(
     empty_kafka: KafkaCluster, producer: KafkaProducer
 ) -> None:
     silence_kafka_clients()
-    facts = BroadcastState({})
+    state = BroadcastState({})
     connection = KafkaConnection(bootstrap=empty_kafka.bootstrap)
 
     async def read() -> None:
-        reader = BroadcastReader(facts, connection, make_log())
+        reader = BroadcastReader(state, connection, make_log())
         await reader.start()
         try:
-            # The last transaction is open: what is in it is neither waited for nor taken.
-            assert subjects(facts) == {"macOS-26.1"}
-            assert facts.next_offsets == {ADVISORIES.name: 4, CONTROL.name: 0}
+            # The last transaction is open: the start does not wait for it and does not read it.
+            assert subjects(state) == {"macOS-26.1"}
+            assert state.next_offsets == {ADVISORIES.name: 4, CONTROL.name: 0}
             producer.commit_transaction()
             async with asyncio.timeout(SOON_S):
-                while facts.next_offsets[ADVISORIES.name] < 6:
+                while state.next_offsets[ADVISORIES.name] < 6:
                     await asyncio.sleep(0.05)
-            assert subjects(facts) == {"macOS-26.1", "macOS-26.3"}
-            assert [fact.offset for fact in facts.records] == [0, 4]
+            assert subjects(state) == {"macOS-26.1", "macOS-26.3"}
+            assert [record.offset for record in state.records] == [0, 4]
         finally:
             await reader.stop()
 

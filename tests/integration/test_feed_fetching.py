@@ -1,4 +1,4 @@
-"""Asking a real web server for feeds: conditions, limits, what is tried again."""
+"""Fetches of feeds from a real web server: conditional requests, limits, retries."""
 
 import asyncio
 import hashlib
@@ -16,7 +16,7 @@ from tests.feed_server import FeedServer, etag_of, feed_server
 
 DOCUMENT = b'{"a": 1}'
 QUICK = FetchLimits(timeout_s=5, tries=3, pause_s=0.05, max_bytes=1000)
-# "Apple Root CA", as Apple's page of its certificates has it.
+# SHA-256 of "Apple Root CA", from https://www.apple.com/certificateauthority/.
 APPLE_SHA256 = "b0b1730ecbc7ff4505142c49f1295e6eda6bcaed7e2c68c5be91b5a11001f024"
 
 
@@ -40,7 +40,7 @@ def fails(web: FeedServer, limits: FetchLimits = QUICK) -> str:
     return str(error.value)
 
 
-def test_a_document_is_asked_for_once_while_it_is_the_same(web: FeedServer) -> None:
+def test_unchanged_document_is_not_sent_again(web: FeedServer) -> None:
     first = get(web)
     assert first == CachedDocument(f"{web.url}/feed", DOCUMENT, etag_of(DOCUMENT))
     assert get(web, first) is first
@@ -49,7 +49,7 @@ def test_a_document_is_asked_for_once_while_it_is_the_same(web: FeedServer) -> N
     assert web.responses == {("/feed", 200): 2, ("/feed", 304): 1}
 
 
-def test_what_may_be_over_in_a_moment_is_tried_again(web: FeedServer) -> None:
+def test_transient_status_is_retried(web: FeedServer) -> None:
     web.statuses["/feed"] = [503, 429]
     assert get(web).document == DOCUMENT
     web.statuses["/feed"] = [500] * 9
@@ -57,44 +57,46 @@ def test_what_may_be_over_in_a_moment_is_tried_again(web: FeedServer) -> None:
     assert web.responses["/feed", 500] == 3
 
 
-def test_what_will_not_change_is_not_tried_again(web: FeedServer) -> None:
+def test_permanent_status_is_not_retried(web: FeedServer) -> None:
     web.statuses["/feed"] = [404] * 9
     assert fails(web) == "HTTP 404"
     assert web.responses == {("/feed", 404): 1}
 
 
-def test_an_unasked_not_modified_is_no_document(web: FeedServer) -> None:
+def test_not_modified_without_a_known_document_is_an_error(web: FeedServer) -> None:
     web.statuses["/feed"] = [304]
     assert fails(web) == "HTTP 304"
 
 
-def test_a_document_that_ends_early_is_none(web: FeedServer) -> None:
+def test_incomplete_document_is_an_error_after_retries(web: FeedServer) -> None:
     web.declared["/feed"] = len(DOCUMENT) + 1
     assert "RemoteProtocolError" in fails(web)
     assert web.responses["/feed", 200] == 3
 
 
-def test_a_document_that_is_too_large_is_left(web: FeedServer) -> None:
+def test_document_over_the_size_limit_is_an_error(web: FeedServer) -> None:
     web.documents["/feed"] = b" " * 1001
-    assert fails(web) == "over 1000 bytes"
+    assert fails(web) == "the document is over 1000 bytes"
     web.documents["/feed"] = b" " * 1000
     assert len(get(web).document) == 1000
 
 
-def test_nobody_listens(web: FeedServer) -> None:
+def test_unreachable_server_and_invalid_url_are_errors(web: FeedServer) -> None:
     with pytest.raises(FetchError, match="ConnectError"):
         asyncio.run(fetch("http://127.0.0.1:9/feed", None, QUICK))
     with pytest.raises(FetchError, match="InvalidURL"):
         asyncio.run(fetch("http://feeds:port/", None, QUICK))
 
 
-def test_an_answer_that_never_ends_is_left(web: FeedServer) -> None:
+def test_response_that_never_ends_is_an_error_after_the_timeout(web: FeedServer) -> None:
     web.declared["/feed"] = len(DOCUMENT) + 1
     web.hangs = True
-    assert fails(web, FetchLimits(timeout_s=0.3, tries=2, pause_s=0.05)) == "not within 0.3 s"
+    assert (
+        fails(web, FetchLimits(timeout_s=0.3, tries=2, pause_s=0.05)) == "no document within 0.3 s"
+    )
 
 
-def test_a_feed_that_moved_is_followed(web: FeedServer) -> None:
+def test_redirects_are_followed_up_to_a_limit(web: FeedServer) -> None:
     web.location["/feed"] = f"{web.url}/new"
     web.documents["/new"] = b"{}"
     assert get(web).document == b"{}"
@@ -102,17 +104,20 @@ def test_a_feed_that_moved_is_followed(web: FeedServer) -> None:
     assert "TooManyRedirects" in fails(web)
 
 
-def test_files_are_read_within_the_same_limit(tmp_path: Path) -> None:
+def test_file_has_the_same_size_limit(tmp_path: Path) -> None:
     path = tmp_path / "feed.json"
     path.write_bytes(DOCUMENT)
     assert asyncio.run(fetch(str(path), None, QUICK)).document == DOCUMENT
     path.write_bytes(b" " * 1001)
-    for place, why in ((path, "over 1000 bytes"), (tmp_path, "cannot read .*: Is a directory")):
-        with pytest.raises(FetchError, match=why):
-            asyncio.run(fetch(str(place), None, QUICK))
+    for location, error in (
+        (path, "over 1000 bytes"),
+        (tmp_path, "cannot read .*: Is a directory"),
+    ):
+        with pytest.raises(FetchError, match=error):
+            asyncio.run(fetch(str(location), None, QUICK))
 
 
-def test_only_apple_is_asked_under_apples_own_authority() -> None:
+def test_apples_authority_is_trusted_for_hosts_of_apple_only() -> None:
     pem = fetching.APPLE_ROOT_CA.read_bytes()
     der = ssl.PEM_cert_to_DER_cert(pem.decode())
     assert hashlib.sha256(der).hexdigest() == APPLE_SHA256

@@ -1,4 +1,4 @@
-"""`drydock feeds` on a real broker: what feeds say anew is published once, whoever dies."""
+"""`drydock feeds` on a real broker: each change of a feed is published once, after any crash."""
 
 import asyncio
 import hashlib
@@ -41,7 +41,7 @@ NOW = datetime(2026, 8, 10, tzinfo=UTC)
 
 @dataclass
 class Published:
-    """What readers of the topics are given, read on whenever asked."""
+    """The records of the topics; `read` continues where it ended."""
 
     consumer: Any
     events: list[AdvisoryEvent] = field(default_factory=list)
@@ -63,9 +63,9 @@ class Published:
         return cls(consumer)
 
     def read(self) -> "Published":
-        """Read on to the end."""
+        """Read to the end of the topics."""
         ends = self.consumer.end_offsets(self.consumer.assignment())
-        while any(self.consumer.position(place) < end for place, end in ends.items()):
+        while any(self.consumer.position(partition) < end for partition, end in ends.items()):
             for records in self.consumer.poll(timeout_ms=200).values():
                 for record in records:
                     self._add(record)
@@ -83,17 +83,17 @@ class Published:
             self.letters.append(DeadLetter.model_validate_json(record.value))
 
     def waits_for(self, source: str, document: bytes) -> None:
-        """Until the feed's state is of this document."""
+        """Wait until the state of the feed is of this document."""
         digest = hashlib.sha256(document).hexdigest()
 
-        def there() -> bool:
+        def is_published() -> bool:
             state = self.read().states.get(source)
             return state is not None and state.document_sha256 == digest
 
-        wait_until(there, WAIT_LIMIT_S, f"{source} did not go on")
+        wait_until(is_published, WAIT_LIMIT_S, f"{source} is not published")
 
     def changes(self, source: str, since: int = 0) -> Counter[tuple[str, str]]:
-        """(published, macOS-26.2) and so on, each as often as it was published."""
+        """Return the count of each change, such as (published, macOS-26.2)."""
         return Counter(
             (event.type.split(".")[2], event.subject)
             for event in self.events[since:]
@@ -118,9 +118,9 @@ def web() -> Iterator[FeedServer]:
 def replica(
     kafka: KafkaCluster, folder: Path, web: FeedServer, **feeds: str
 ) -> AbstractContextManager[Server]:
-    """A replica of `drydock feeds` that looks often."""
+    """Run a replica of `drydock feeds` with a short poll interval."""
     where = {name: feeds.get(name, f"{web.url}/{name}") for name in ("sofa", "gdmf", "kev")}
-    options = [part for name, place in where.items() for part in (f"--{name}", place)]
+    options = [part for name, location in where.items() for part in (f"--{name}", location)]
     return server(
         "feeds",
         folder,
@@ -132,11 +132,11 @@ def replica(
 
 def polls(running: Server) -> bool:
     events = [one["event"] for one in running.log() if "polling" in str(one["event"])]
-    return bool(events) and events[-1] == "polling"
+    return bool(events) and events[-1] == "polling started"
 
 
 @pytest.mark.timeout(240)
-def test_two_replicas_publish_every_change_once_though_the_one_that_polls_is_killed(
+def test_two_replicas_publish_every_change_once_when_the_leader_is_killed(
     empty_kafka: KafkaCluster,
     published: Published,
     web: FeedServer,
@@ -173,14 +173,14 @@ def test_two_replicas_publish_every_change_once_though_the_one_that_polls_is_kil
             assert published.changes("sofa", since) == Counter(expected(last - 1, last)), last
         assert first.process.poll() == -signal.SIGKILL
         assert polls(second)
-        wait_until(lambda: web.responses["/kev", 304] > 0, WAIT_LIMIT_S, "nobody asked by ETag")
+        wait_until(lambda: web.responses["/kev", 304] > 0, WAIT_LIMIT_S, "no request by ETag")
         assert second.value("drydock_feeds_leading") == 1
         assert second.value("drydock_feed_polls_total", "accepted", "sofa") >= 3
-        # By then the feed says which CVEs are Apple's, and CISA's catalogue is looked at again.
+        # Now SOFA lists the CVE as Apple's, so the next poll of KEV publishes it.
         wait_until(
             lambda: published.read().changes("kev")["severity_raised", "CVE-2025-14174"] == 1,
             WAIT_LIMIT_S,
-            "the CVE that CISA lists as Google's was not told",
+            "the CVE that CISA lists as Google's is not published",
         )
         assert second.end() == 0
     known = Counter(published.read().changes("kev"))
@@ -194,19 +194,19 @@ def is_ready(running: Server) -> bool:
     return httpx.get(f"{running.url}/readyz", trust_env=False).status_code == 200
 
 
-# One poller after another, in this process.
+# Pollers in the process of the test.
 
 
-def with_ledger(kafka: KafkaCluster, work: Callable[[FeedStateStore], Any]) -> Any:
-    """Do something with an open ledger."""
+def with_store(kafka: KafkaCluster, work: Callable[[FeedStateStore], Any]) -> Any:
+    """Run `work` with an open state store and return its result."""
     silence_kafka_clients()
 
     async def run() -> Any:
-        ledger = await opened(kafka)
+        store = await opened(kafka)
         try:
-            return await work(ledger)
+            return await work(store)
         finally:
-            await ledger.close()
+            await store.close()
 
     return asyncio.run(run())
 
@@ -221,7 +221,7 @@ async def opened(kafka: KafkaCluster) -> FeedStateStore:
 SMALL = feed(line("Tahoe 26", release("26.2"), release("26.1")))
 
 
-def test_what_a_dead_poller_left_half_written_is_never_seen(
+def test_open_transaction_of_a_dead_poller_is_never_read(
     empty_kafka: KafkaCluster, published: Published
 ) -> None:
     async def work(old: FeedStateStore) -> None:
@@ -230,18 +230,18 @@ def test_what_a_dead_poller_left_half_written_is_never_seen(
         new = await opened(empty_kafka)
         try:
             assert new.states["sofa"] == FeedState(source="sofa")
-            taken = await new.process_document("sofa", SMALL, accept_losses=False)
-            assert (taken.outcome, taken.events) == (FeedOutcome.ACCEPTED, 2)
+            result = await new.process_document("sofa", SMALL, accept_losses=False)
+            assert (result.outcome, result.events) == (FeedOutcome.ACCEPTED, 2)
         finally:
             await new.close()
 
-    with_ledger(empty_kafka, work)
+    with_store(empty_kafka, work)
     assert published.read().changes("sofa") == Counter(
         {("published", "macOS-26.1"): 1, ("published", "macOS-26.2"): 1}
     )
 
 
-def test_who_lost_the_ledger_cannot_write_and_goes_on_from_what_was_written(
+def test_fenced_poller_cannot_write_and_continues_from_the_stored_state(
     empty_kafka: KafkaCluster, published: Published
 ) -> None:
     more = feed(
@@ -260,12 +260,12 @@ def test_who_lost_the_ledger_cannot_write_and_goes_on_from_what_was_written(
             await new.close()
         again = await opened(empty_kafka)
         try:
-            taken = await again.process_document("sofa", more, accept_losses=False)
-            assert taken.outcome is FeedOutcome.UNCHANGED
+            result = await again.process_document("sofa", more, accept_losses=False)
+            assert result.outcome is FeedOutcome.UNCHANGED
         finally:
             await again.close()
 
-    with_ledger(empty_kafka, work)
+    with_store(empty_kafka, work)
     assert set(published.read().changes("sofa").values()) == {1}
     assert len(published.events) == 3
 
@@ -277,7 +277,7 @@ def test_missing_topics_are_reported(empty_kafka: KafkaCluster, tmp_path: Path) 
     assert "no topic drydock.advisories.v1, " in done.stderr
 
 
-def test_a_feed_that_goes_wrong_is_refused_and_reported_once(
+def test_wrong_document_is_refused_and_reported_once(
     empty_kafka: KafkaCluster, published: Published, web: FeedServer, tmp_path: Path
 ) -> None:
     versions = [f"26.{number}" for number in range(9, 0, -1)]
@@ -288,9 +288,9 @@ def test_a_feed_that_goes_wrong_is_refused_and_reported_once(
     def poll(document: bytes, *options: str) -> int:
         web.documents["/sofa"] = document
         arguments = ["feeds", "--data-dir", str(tmp_path), "--once", *options]
-        places = ["--sofa", f"{web.url}/sofa", "--gdmf", "none", "--kev", "none"]
+        feeds = ["--sofa", f"{web.url}/sofa", "--gdmf", "none", "--kev", "none"]
         done = CliRunner(env={"NO_PROXY": "127.0.0.1"}).invoke(
-            app, [*arguments, *places, "--bootstrap", empty_kafka.bootstrap]
+            app, [*arguments, *feeds, "--bootstrap", empty_kafka.bootstrap]
         )
         assert done.exit_code in {0, 1}, done.output
         logged = [json.loads(text) for text in done.stderr.splitlines()]
@@ -312,7 +312,7 @@ def test_a_feed_that_goes_wrong_is_refused_and_reported_once(
 
     assert poll(lost, "--accept", "sofa") == 0
     counts = published.read().changes("sofa")
-    # What is older than all that is still listed fell off the end.
+    # Releases older than the oldest listed one are not retracted: they fell off the end.
     assert counts["retracted", "macOS-26.9"] == 1
     assert poll(good) == 1
     assert outcomes[-1] == ("feed refused", "stale")
@@ -323,6 +323,6 @@ def test_a_feed_that_goes_wrong_is_refused_and_reported_once(
 
 
 def poll_gone(poll: Callable[[bytes], int], web: FeedServer) -> int:
-    """Poll a feed that is not there."""
+    """Poll a feed whose server responds 404."""
     web.statuses["/sofa"] = [404]
     return poll(b"")

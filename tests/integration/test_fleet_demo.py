@@ -1,4 +1,4 @@
-"""The demo on Kafka gives the numbers of the embedded form, and leaves nothing behind."""
+"""The demo on Kafka: same numbers as the embedded form, and no process or file left behind."""
 
 import os
 import re
@@ -19,19 +19,21 @@ from tests.kafka.brokers import ROOT, KafkaCluster, wait_until
 
 SEED = 3
 MACS = 12
-# Long enough that the advisory lands and most Macs are patched.
+# Long enough for the advisory to appear and for most Macs to be updated.
 UNTIL = STARTS_AT + timedelta(days=12)
 STEP = timedelta(hours=6)
 
 
 def few_macs() -> Scenario:
-    """A scenario cut down: a few parts are played."""
+    """Return the scenario with its first 12 Macs only."""
     whole = build(SEED, 28)
     specs = whole.specs[:MACS]
     return Scenario(specs, {spec.udid: whole.parts[spec.udid] for spec in specs}, whole.releases)
 
 
-def test_gives_the_numbers_of_the_embedded_form(empty_kafka: KafkaCluster, tmp_path: Path) -> None:
+def test_demo_on_kafka_has_the_numbers_of_the_embedded_form(
+    empty_kafka: KafkaCluster, tmp_path: Path
+) -> None:
     scenario = few_macs()
     ours = tmp_path / "embedded"
     ours.mkdir()
@@ -51,13 +53,13 @@ def test_gives_the_numbers_of_the_embedded_form(empty_kafka: KafkaCluster, tmp_p
         "worker-0": True,
         "worker-1": True,
     }
-    # The policy and the approval of the loan unit's image came otherwise.
+    # The policy and the approval of the loan unit's image do not go through the gateway.
     assert run.figures["gateway"]["records"] == found["events"] - 2
-    # Nothing was held back because the machine was too slow.
+    # The computer was fast enough: no job was held back.
     assert not any(results.get("held_back") for results in run.figures.values())
 
 
-def test_an_interrupt_stops_all_that_it_started(tmp_path: Path) -> None:
+def test_interrupt_stops_all_processes_of_the_demo(tmp_path: Path) -> None:
     stderr = tmp_path / "stderr"
     with stderr.open("wb") as output:
         demo = subprocess.Popen(
@@ -83,7 +85,7 @@ def test_an_interrupt_stops_all_that_it_started(tmp_path: Path) -> None:
 
 
 def running_in(folder: Path) -> list[str]:
-    """The commands of all processes that were told of this folder."""
+    """Return the commands of all processes that have this folder in their arguments."""
     listed = subprocess.run(
         ["ps", "-A", "-ww", "-o", "command="], capture_output=True, text=True, check=True
     )

@@ -1,5 +1,7 @@
-"""`drydock gateway` on a real broker: what it answered 200 is in the topic, in each Mac's order,
-whoever stops or dies; what it does not take is refused and said."""
+"""`drydock gateway` on a real broker, when the gateway or the broker stops, hangs or is killed.
+
+Every webhook with response 200 is in the topic, in the order of its Mac; others get an error.
+"""
 
 import base64
 import hashlib
@@ -40,7 +42,7 @@ SECRETS = {
 
 @pytest.fixture
 def broker(leaky_clients: None, kafka: KafkaCluster) -> Iterator[KafkaCluster]:
-    """The run's broker, to be stopped and frozen at will: it is mended afterwards."""
+    """The broker of the run, which the test may stop and freeze; it runs again afterwards."""
     make_topics(kafka.bootstrap)
     yield kafka
     thaw(kafka)
@@ -48,7 +50,7 @@ def broker(leaky_clients: None, kafka: KafkaCluster) -> Iterator[KafkaCluster]:
 
 
 def freeze(kafka: KafkaCluster) -> None:
-    """It hangs: connections stay open and nothing is answered."""
+    """Suspend the broker: connections stay open, and it does not respond."""
     os.kill(kafka._pids[1], signal.SIGSTOP)
 
 
@@ -67,7 +69,7 @@ def spools(running: Server, records: int) -> None:
     wait_until(lambda: running.spooled() >= records, WAIT_LIMIT_S, f"no {records} records spooled")
 
 
-def test_webhooks_answered_200_while_kafka_is_stopped_are_in_the_topic_in_order(
+def test_webhooks_with_response_200_while_kafka_is_stopped_are_in_the_topic_in_order(
     broker: KafkaCluster, tmp_path: Path
 ) -> None:
     fleet = Fleet("STOPPED", macs=20, rate=40)
@@ -77,7 +79,7 @@ def test_webhooks_answered_200_while_kafka_is_stopped_are_in_the_topic_in_order(
     assert min(result.durable_by_kafka, result.durable_by_spool, result.deepest_spool) > 0
 
 
-def test_while_kafka_hangs_webhooks_are_taken_and_none_is_doubled(
+def test_webhooks_are_accepted_and_not_repeated_while_kafka_hangs(
     broker: KafkaCluster, tmp_path: Path
 ) -> None:
     fleet = Fleet("FROZEN", macs=20, rate=40)
@@ -95,7 +97,7 @@ def test_while_kafka_hangs_webhooks_are_taken_and_none_is_doubled(
     assert (found.missing(fleet), found.disordered(fleet), found.duplicates) == ([], [], 0)
 
 
-def test_a_gateway_killed_with_a_spool_and_while_it_is_sent_loses_nothing(
+def test_no_webhook_is_lost_when_the_gateway_is_killed_while_it_sends_its_spool(
     broker: KafkaCluster, tmp_path: Path
 ) -> None:
     fleet = Fleet("KILLED", macs=20, rate=40)
@@ -122,7 +124,7 @@ def test_a_gateway_killed_with_a_spool_and_while_it_is_sent_loses_nothing(
     assert (found.missing(fleet), found.disordered(fleet)) == ([], [])
 
 
-def test_each_sender_proves_itself_and_a_replayed_body_changes_nothing(
+def test_invalid_credentials_are_refused_and_a_replayed_body_changes_nothing(
     broker: KafkaCluster, tmp_path: Path
 ) -> None:
     def signature(body: bytes, key: str = HMAC_KEY) -> str:
@@ -135,10 +137,10 @@ def test_each_sender_proves_itself_and_a_replayed_body_changes_nothing(
     with gateway(broker, tmp_path, **SECRETS, **limits) as running:
         tried = {
             "no signature": post(running, "/webhooks/nanomdm", body),
-            "of another body": post(
+            "signature of another body": post(
                 running, "/webhooks/nanomdm", body, **{"X-Hmac-Signature": signature(other)}
             ),
-            "by another key": post(
+            "signature by another key": post(
                 running, "/webhooks/nanomdm", body, **{"X-Hmac-Signature": signature(body, "other")}
             ),
             "too large": post(
@@ -147,21 +149,23 @@ def test_each_sender_proves_itself_and_a_replayed_body_changes_nothing(
                 too_large,
                 **{"X-Hmac-Signature": signature(too_large)},
             ),
-            "Basic of another": post(running, "/v1/events", b"{}", Authorization=f"Basic {jamf}"),
+            "Basic of another source": post(
+                running, "/v1/events", b"{}", Authorization=f"Basic {jamf}"
+            ),
             "Basic": post(running, "/webhooks/jamf", b"{}", Authorization=f"Basic {jamf}"),
-            "nobody's": post(running, "/webhooks/munki", b"{}"),
+            "source without a secret": post(running, "/webhooks/munki", b"{}"),
             "header": post(
                 running, "/v1/events", b"", **{"X-Drydock-Secret": "the-secret-of-events"}
             ),
         }
-        assert {name: answer.status_code for name, answer in tried.items()} == {
+        assert {name: response.status_code for name, response in tried.items()} == {
             "no signature": 401,
-            "of another body": 401,
-            "by another key": 401,
+            "signature of another body": 401,
+            "signature by another key": 401,
             "too large": 413,
-            "Basic of another": 401,
+            "Basic of another source": 401,
             "Basic": 200,
-            "nobody's": 200,
+            "source without a secret": 200,
             "header": 400,
         }
         for _ in range(2):
@@ -177,23 +181,23 @@ def test_each_sender_proves_itself_and_a_replayed_body_changes_nothing(
     assert state.apply(decode(twice)) == NO_CHANGE
 
 
-def test_what_there_is_no_room_for_is_to_come_again(broker: KafkaCluster, tmp_path: Path) -> None:
+def test_webhooks_beyond_the_limits_get_retry_after(broker: KafkaCluster, tmp_path: Path) -> None:
     limits = {"DRYDOCK_MAX_WAITING": "1", "DRYDOCK_SPOOL_MAX_BYTES": str(1024 * 1024)}
     with gateway(broker, tmp_path, **limits) as running, ThreadPoolExecutor(3) as threads:
         running.settles()
         freeze(broker)
-        # The first waits for Kafka, then for the disk; there is no place beside it.
+        # The first waits for Kafka, then for the disk; no other call may wait.
         bodies = [command_webhook(f"CROWD-{number}", 1) for number in range(3)]
         crowd = [*threads.map(lambda body: post(running, "/webhooks/nanomdm", body), bodies)]
-        assert sorted(answer.status_code for answer in crowd) == [200, 429, 429]
-        assert {answer.headers.get("Retry-After") for answer in crowd} == {None, "1"}
-        # No webhook of Jamf's: it is kept whole, as a dead letter.
+        assert sorted(response.status_code for response in crowd) == [200, 429, 429]
+        assert {response.headers.get("Retry-After") for response in crowd} == {None, "1"}
+        # Not a webhook of Jamf: the whole body is kept, as a dead letter.
         large = b'{"x": "%s"}' % (b"x" * 60_000)
-        answers = [post(running, "/webhooks/jamf", large) for _ in range(16)]
-        statuses = [answer.status_code for answer in answers]
+        responses = [post(running, "/webhooks/jamf", large) for _ in range(16)]
+        statuses = [response.status_code for response in responses]
         assert statuses == sorted(statuses)
         assert set(statuses) == {200, 503}
-        assert answers[-1].headers["Retry-After"] == "30"
+        assert responses[-1].headers["Retry-After"] == "30"
         assert httpx.get(f"{running.url}/readyz", trust_env=False).status_code == 503
         thaw(broker)
         running.settles()

@@ -1,4 +1,4 @@
-"""The broker that development and tests run on: it starts, survives, says what is wrong."""
+"""The brokers of development and tests: start, stop, failures, errors, TLS."""
 
 import subprocess
 import time
@@ -35,43 +35,43 @@ def values(connection: KafkaConnection, topic: str, count: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("brokers", [0, 2, 5])
-def test_cluster_is_of_one_or_three(brokers: int, tmp_path: Path) -> None:
+def test_cluster_has_one_or_three_brokers(brokers: int, tmp_path: Path) -> None:
     with pytest.raises(BrokerError, match="1 broker or 3"):
         KafkaCluster(brokers, tmp_path, [])
 
 
-def test_ports_are_two_a_broker(tmp_path: Path) -> None:
+def test_cluster_needs_two_ports_for_each_broker(tmp_path: Path) -> None:
     with pytest.raises(BrokerError, match="need 2 ports"):
         KafkaCluster(1, tmp_path, [29092])
 
 
-def test_free_ports_are_below_those_of_outgoing_connections() -> None:
+def test_free_ports_are_below_the_ephemeral_ports() -> None:
     ports = free_ports(10)
     assert len(set(ports)) == 10
     assert all(1024 < port < 32768 for port in ports)
 
 
-def test_wait_until_fails_after_its_timeout() -> None:
+def test_wait_until_raises_after_its_timeout() -> None:
     with pytest.raises(BrokerError, match="never came"):
         wait_until(lambda: False, 0, "never came")
 
 
-def test_broken_folder_is_named(tmp_path: Path) -> None:
+def test_unreadable_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "cluster.json").write_text("{")
     with pytest.raises(BrokerError, match="remove"):
         KafkaCluster.found_in(tmp_path)
 
 
-def test_nothing_is_found_where_nothing_was_made(tmp_path: Path) -> None:
+def test_empty_folder_has_no_cluster(tmp_path: Path) -> None:
     assert KafkaCluster.found_in(tmp_path) is None
     assert kafka_up.down(tmp_path) == "Kafka is not running"
 
 
 @pytest.mark.timeout(300)
-def test_up_twice_is_once_and_data_outlives_down(
+def test_second_up_does_nothing_and_data_survives_down(
     kafka: KafkaCluster, leaky_clients: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    del kafka  # asked for its skip: no Kafka, no test
+    del kafka  # requested for its skip if Kafka is missing
     port = next(p for p in iter(lambda: free_ports(1)[0], 0) if p < 31_999)
     given = ["--folder", str(tmp_path), "--port", str(port)]
     connection = KafkaConnection(bootstrap=f"127.0.0.1:{port}")
@@ -94,7 +94,7 @@ def test_up_twice_is_once_and_data_outlives_down(
 
 
 @pytest.mark.timeout(300)
-def test_nothing_acknowledged_is_lost_when_a_broker_of_three_is_killed(
+def test_no_acknowledged_record_is_lost_when_one_of_three_brokers_is_killed(
     three_brokers: KafkaCluster,
 ) -> None:
     connection = KafkaConnection(bootstrap=three_brokers.bootstrap)
@@ -121,7 +121,7 @@ def leader(connection: KafkaConnection, topic: str) -> int:
 
 
 def certificate(folder: Path) -> Path:
-    """A key and a certificate for 127.0.0.1 that vouches for itself, in one PEM file."""
+    """Write a key and a self-signed certificate for 127.0.0.1 to one PEM file; return its path."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker")])
     now = datetime.fromtimestamp(time.time(), UTC)
@@ -149,8 +149,8 @@ def certificate(folder: Path) -> Path:
 
 @pytest.fixture
 def secure_kafka(kafka: KafkaCluster, tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    """A broker with a port for TLS and a password, and the file that vouches for it."""
-    del kafka  # asked for its skip: no Kafka, no test
+    """The port for TLS with a password of a broker, and the file with its certificate."""
+    del kafka  # requested for its skip if Kafka is missing
     pem = certificate(tmp_path)
     client, control, secure = free_ports(3)
     login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
@@ -175,7 +175,7 @@ def secure_kafka(kafka: KafkaCluster, tmp_path: Path) -> Iterator[tuple[int, Pat
     cluster.kill()
 
 
-def test_connection_by_tls_and_password(secure_kafka: tuple[int, Path]) -> None:
+def test_clients_connect_with_tls_and_a_password(secure_kafka: tuple[int, Path]) -> None:
     port, pem = secure_kafka
     connection = KafkaConnection(
         bootstrap=f"127.0.0.1:{port}",
@@ -192,7 +192,7 @@ def test_connection_by_tls_and_password(secure_kafka: tuple[int, Path]) -> None:
     assert tls_context(connection) is not None
 
 
-def test_servers_report_missing_settings() -> None:
+def test_unknown_server_is_an_error() -> None:
     done = subprocess.run(
         ["tools/servers", "path", "kafak"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Events through a real broker, with the settings every program uses."""
+"""Events through a real broker, with the settings that all programs use."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -55,12 +55,12 @@ def received(connection: KafkaConnection, count: int) -> list[bytes]:
         return [next(consumer).value for _ in range(count)]
 
 
-def test_event_arrives_as_it_was_sent(connection: KafkaConnection) -> None:
+def test_event_is_received_as_sent(connection: KafkaConnection) -> None:
     sent(connection, encode(MAC))
     assert [decode(value) for value in received(connection, 1)] == [MAC]
 
 
-def test_events_of_one_mac_arrive_in_order(connection: KafkaConnection) -> None:
+def test_events_of_one_mac_are_received_in_order(connection: KafkaConnection) -> None:
     many = [encode(MAC.model_copy(update={"id": str(number)})) for number in range(500)]
     offsets = [each.offset for each in sent(connection, *many)]
     assert offsets == sorted(offsets)
@@ -73,23 +73,25 @@ def test_compressed_events_are_readable(connection: KafkaConnection) -> None:
     assert received(connection, 50) == [encode(MAC)] * 50
 
 
-def test_what_has_not_been_committed_comes_again(connection: KafkaConnection) -> None:
+def test_uncommitted_events_are_received_again(connection: KafkaConnection) -> None:
     sent(connection, b"first", b"second")
     assert received(connection, 2) == received(connection, 2) == [b"first", b"second"]
 
 
-def test_largest_event_that_can_be_read_can_be_sent(connection: KafkaConnection) -> None:
+def test_event_of_the_maximum_size_can_be_sent(connection: KafkaConnection) -> None:
     value = b" " * MAX_EVENT_BYTES
     sent(connection, value)
     assert received(connection, 1) == [value]
 
 
-def test_larger_message_is_refused_before_it_is_sent(connection: KafkaConnection) -> None:
+def test_message_over_the_maximum_size_is_refused_by_the_producer(
+    connection: KafkaConnection,
+) -> None:
     with pytest.raises(MessageSizeTooLargeError):
         sent(connection, b" " * (MAX_MESSAGE_BYTES + 1))
 
 
-def test_conflicting_option_is_an_error_and_not_a_weaker_promise(
+def test_option_that_conflicts_with_idempotence_is_an_error(
     connection: KafkaConnection, leaky_clients: None
 ) -> None:
     with pytest.raises((KafkaError, ValueError, AssertionError)):

@@ -1,9 +1,9 @@
-"""One key, one partition: whoever of the clients wrote it.
+"""All clients write a key to the same partition.
 
-Findings: kafka-python 3.0.12, aiokafka 0.14.0 and Faust 0.15.3 all take Java's murmur2 of the
-key's bytes for a key that is not null. Faust does it by aiokafka's default partitioner (its own
-setting `producer_partitioner` is None until a program sets it), and encodes a `str` key with the
-serializer `raw` as UTF-8. None of them normalises Unicode: two spellings of one word are two keys.
+kafka-python 3.0.12, aiokafka 0.14.0 and Faust 0.15.3 hash the bytes of a key with Java's murmur2
+unless the key is null. Faust uses aiokafka's default partitioner (its own setting
+`producer_partitioner` is None by default), and encodes a `str` key with the serializer `raw` as
+UTF-8. No client normalises Unicode: two spellings of one word are two keys.
 """
 
 import asyncio
@@ -65,20 +65,22 @@ def by_kafka_python(key: str, partitions: int) -> int:
 
 @pytest.mark.parametrize("client", [by_faust, by_aiokafka, by_kafka_python])
 @pytest.mark.parametrize("key", KEYS, ids=ascii)
-def test_partition_is_the_clients_own(client: Callable[[str, int], int], key: str) -> None:
+def test_partition_of_a_key_equals_the_one_of_each_client(
+    client: Callable[[str, int], int], key: str
+) -> None:
     for partitions in (1, 4, 7, 32, 48):
         assert partition_of(key, partitions) == client(key, partitions)
 
 
 @given(key=st.text(st.characters(exclude_categories=["Cs"])), partitions=st.integers(1, 4096))
-def test_partition_of_any_key_is_the_clients_own(key: str, partitions: int) -> None:
+def test_partition_of_any_key_equals_the_one_of_the_clients(key: str, partitions: int) -> None:
     chosen = partition_of(key, partitions)
     assert 0 <= chosen < partitions
     assert chosen == by_kafka_python(key, partitions) == by_aiokafka(key, partitions)
 
 
 def test_partition_of_a_key_never_changes() -> None:
-    # Written down: with another partition for a key, a worker would lose sight of its Mac.
+    # Fixed values: if the partition of a key changed, a worker would lose the state of its Mac.
     assert [partition_of(key, 32) for key in KEYS] == [
         *(6, 16, 28, 10, 27, 20),
         *(17, 17, 11, 23, 3, 24),
@@ -86,12 +88,12 @@ def test_partition_of_a_key_never_changes() -> None:
 
 
 @pytest.mark.parametrize("partitions", [0, -1])
-def test_topic_without_partitions_is_refused(partitions: int) -> None:
+def test_partition_count_below_one_is_an_error(partitions: int) -> None:
     with pytest.raises(ValueError, match="at least one partition"):
         partition_of("x", partitions)
 
 
-def test_key_that_is_no_text_is_refused() -> None:
+def test_key_that_is_not_valid_unicode_is_an_error() -> None:
     with pytest.raises(ValueError, match="surrogates"):
         partition_of("\ud800", 4)
 
@@ -130,7 +132,7 @@ def send_with_faust(connection: KafkaConnection, topic: str) -> None:
     asyncio.run(send())
 
 
-def test_real_broker_gets_each_key_in_one_partition_from_every_client(
+def test_records_of_all_clients_with_one_key_are_in_one_partition(
     empty_kafka: KafkaCluster,
 ) -> None:
     connection = KafkaConnection(bootstrap=empty_kafka.bootstrap)

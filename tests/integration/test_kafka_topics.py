@@ -1,4 +1,4 @@
-"""`drydock topics` against a real broker."""
+"""`drydock topics` on a real broker."""
 
 import json
 import subprocess
@@ -55,7 +55,7 @@ def partitions_of(kafka: KafkaCluster) -> dict[str, int]:
         return {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics()}
 
 
-def test_plan_of_an_empty_cluster_names_every_topic_and_makes_none(
+def test_plan_on_an_empty_cluster_lists_every_topic_and_creates_none(
     empty_kafka: KafkaCluster,
 ) -> None:
     result = run_topics("plan", empty_kafka, sites="muc,austin")
@@ -65,7 +65,7 @@ def test_plan_of_an_empty_cluster_names_every_topic_and_makes_none(
     assert set(partitions_of(empty_kafka)) <= {"__consumer_offsets", "__transaction_state"}
 
 
-def test_apply_makes_the_topics_of_the_table_once(
+def test_apply_creates_all_topics_and_a_second_apply_changes_nothing(
     empty_kafka: KafkaCluster,
 ) -> None:
     first = run_topics("apply", empty_kafka)
@@ -80,15 +80,15 @@ def test_apply_makes_the_topics_of_the_table_once(
     assert (plan.exit_code, plan.stdout) == (0, "")
 
 
-def test_apply_corrects_a_setting_and_leaves_other_topics_alone(
+def test_apply_corrects_a_setting_and_does_not_change_other_topics(
     empty_kafka: KafkaCluster,
 ) -> None:
     run_topics("apply", empty_kafka)
     change_setting(empty_kafka, CHECKINS, "retention.ms", "1000")
     change_setting(empty_kafka, CHECKINS, "flush.messages", "7")
     with admin_of(empty_kafka) as admin:
-        admin.create_topics(["somebody.elses", "drydock.jobs.berln.v1"], wait_for_metadata=False)
-        admin.wait_for_topics(["somebody.elses", "drydock.jobs.berln.v1"])
+        admin.create_topics(["other.topic", "drydock.jobs.berln.v1"], wait_for_metadata=False)
+        admin.wait_for_topics(["other.topic", "drydock.jobs.berln.v1"])
 
     plan = run_topics("plan", empty_kafka)
     assert plan.exit_code == 1
@@ -103,10 +103,10 @@ def test_apply_corrects_a_setting_and_leaves_other_topics_alone(
     settings = settings_of(empty_kafka, CHECKINS)
     assert settings["retention.ms"] == str(30 * 24 * 3600 * 1000)
     assert settings["flush.messages"] == "7"
-    assert {"somebody.elses", "drydock.jobs.berln.v1"} <= set(partitions_of(empty_kafka))
+    assert {"other.topic", "drydock.jobs.berln.v1"} <= set(partitions_of(empty_kafka))
 
 
-def test_partitions_are_added_to_the_whole_key_space_and_only_with_yes(
+def test_partitions_are_added_to_the_whole_key_space_only_with_yes(
     empty_kafka: KafkaCluster,
 ) -> None:
     run_topics("apply", empty_kafka, "--partitions", "2")
@@ -127,15 +127,15 @@ def test_partitions_are_added_to_the_whole_key_space_and_only_with_yes(
     assert {partitions_of(empty_kafka)[name] for name in DEVICE} == {4}
 
 
-def test_more_copies_than_brokers_are_held(empty_kafka: KafkaCluster) -> None:
+def test_topics_are_not_created_with_more_copies_than_brokers(empty_kafka: KafkaCluster) -> None:
     result = run_topics("apply", empty_kafka, "--replication", "3")
     assert result.exit_code == 1
     assert all("the cluster has 1" in each["why"] for each in lines(result))
     assert not DEVICE & set(partitions_of(empty_kafka))
 
 
-def test_no_broker_is_one_line_and_exit_2() -> None:
-    # A process of its own: kafka-python leaves sockets open where its constructor fails.
+def test_unreachable_broker_is_one_line_and_exit_code_2() -> None:
+    # A separate process: kafka-python leaves sockets open if its constructor fails.
     bootstrap = f"127.0.0.1:{free_ports(1)[0]}"
     result = subprocess.run(
         [
@@ -152,7 +152,7 @@ def test_no_broker_is_one_line_and_exit_2() -> None:
     assert f"no Kafka broker at {bootstrap}" in result.stderr
 
 
-def test_bad_address_and_bad_site_are_one_line_and_exit_2() -> None:
+def test_invalid_address_and_invalid_site_are_one_line_and_exit_code_2() -> None:
     for result, message in (
         (run_topics("plan", "not an address"), "DRYDOCK_KAFKA_BOOTSTRAP"),
         (run_topics("plan", "127.0.0.1:1", sites="Austin!"), "'Austin!' is no site name"),

@@ -1,4 +1,4 @@
-"""One Kafka, whether it comes from jars or from Docker, with one set of settings."""
+"""The version and settings of Kafka are equal for the jars and for Docker."""
 
 import re
 from pathlib import Path
@@ -8,8 +8,8 @@ from ruamel.yaml import YAML
 
 from tests.kafka.brokers import ROOT, KafkaCluster
 
-# What lies inside the container differs: addresses and folders.
-PLACES = {"listeners", "advertised.listeners", "controller.quorum.voters", "log.dirs"}
+# Addresses and folders differ inside the container.
+OWN_SETTINGS = {"listeners", "advertised.listeners", "controller.quorum.voters", "log.dirs"}
 
 
 def compose() -> Any:
@@ -35,6 +35,6 @@ def test_docker_and_jars_have_the_same_settings(tmp_path: Path) -> None:
         if name != "KAFKA_HEAP_OPTS"
     }
     assert theirs.keys() == ours.keys()
-    assert {n: v for n, v in theirs.items() if n not in PLACES} == {
-        n: v for n, v in ours.items() if n not in PLACES
+    assert {n: v for n, v in theirs.items() if n not in OWN_SETTINGS} == {
+        n: v for n, v in ours.items() if n not in OWN_SETTINGS
     }

@@ -1,4 +1,4 @@
-"""A Mac enrols with a real NanoMDM; its webhooks go through the real gateway to a real broker."""
+"""A Mac enrolls with a real NanoMDM; its webhooks go through the real gateway to a real broker."""
 
 import base64
 from pathlib import Path
@@ -52,14 +52,14 @@ def test_messages_of_a_mac_reach_kafka_through_nanomdm_without_secrets(
         mac.check_in("TokenUpdate", PushMagic=PUSH_MAGIC, Token=TOKEN)
         mac.check_in("SetBootstrapToken", BootstrapToken=BOOTSTRAP)
         server.enqueue(UDID, "C-1", "DeviceInformation", Queries=["OSVersion", "SerialNumber"])
-        command = mac.answer("Idle")
+        command = mac.report("Idle")
         assert command is not None
         responses = {"SerialNumber": "C02FAKE00001", "OSVersion": "14.7.1", "UDID": UDID}
         responses |= {"BuildVersion": "23H222", "ProductName": "Mac15,12"}
         uuid = command["CommandUUID"]
-        assert mac.answer("Acknowledged", CommandUUID=uuid, QueryResponses=responses) is None
+        assert mac.report("Acknowledged", CommandUUID=uuid, QueryResponses=responses) is None
         mac.check_in("CheckOut")
-        eventually(lambda: len(events_by_type()) >= 6, "every fact is in the topics")
+        eventually(lambda: len(events_by_type()) >= 6, "every event is in the topics")
         assert running.value("drydock_gateway_requests_total", "accepted", "nanomdm") == 6
         assert running.end() == 0
     found = events_by_type()

@@ -1,4 +1,4 @@
-"""`drydock policy publish` on a real broker: a policy is in the control topic once."""
+"""`drydock policy publish` on a real broker: an unchanged policy is not published again."""
 
 import json
 
@@ -19,16 +19,16 @@ OTHER = POLICY + "# another one\n"
 
 
 def published(kafka: KafkaCluster) -> list[tuple[str, str]]:
-    """Who published which text, in the order of the topic."""
-    place = TopicPartition(CONTROL.name, 0)
+    """Return publisher and text of each policy, in the order of the topic."""
+    partition = TopicPartition(CONTROL.name, 0)
     options = KafkaConnection(bootstrap=kafka.bootstrap).consumer_options()
     found = []
     with KafkaConsumer(**options) as consumer:
-        consumer.assign([place])
-        consumer.seek_to_beginning(place)
-        (end,) = consumer.end_offsets([place]).values()
-        while consumer.position(place) < end:
-            for record in consumer.poll(timeout_ms=1000).get(place, ()):
+        consumer.assign([partition])
+        consumer.seek_to_beginning(partition)
+        (end,) = consumer.end_offsets([partition]).values()
+        while consumer.position(partition) < end:
+            for record in consumer.poll(timeout_ms=1000).get(partition, ()):
                 event = decode(record.value)
                 assert isinstance(event, PolicyChangedEvent)
                 found.append((event.data.by, event.data.text))
@@ -36,7 +36,9 @@ def published(kafka: KafkaCluster) -> list[tuple[str, str]]:
 
 
 @pytest.mark.usefixtures("leaky_clients")
-def test_a_policy_is_published_once_and_another_one_after_it(empty_kafka: KafkaCluster) -> None:
+def test_policy_is_published_only_if_it_differs_from_the_one_in_force(
+    empty_kafka: KafkaCluster,
+) -> None:
     def publish(by: str, text: str, *more: str) -> Result:
         where = ("--bootstrap", empty_kafka.bootstrap, "--by", by)
         return CliRunner().invoke(app, ["policy", "publish", "-", *where, *more], input=text)

@@ -1,4 +1,4 @@
-"""What workers promise, on a real broker: whoever dies, nothing is lost, nothing ordered twice."""
+"""Workers on a real broker: after any crash no event is lost and no job is issued twice."""
 
 import base64
 import json
@@ -56,7 +56,7 @@ def results(udids: Sequence[str]) -> list[CloudEvent]:
 
 
 def compare_with_embedded(workers: Workers, events: Sequence[CloudEvent], folder: Path) -> None:
-    """What the workers know, decided and ordered is what one process makes of the same events."""
+    """Assert that state, decisions and jobs equal those of the embedded form for these events."""
     shell = EmbeddedShell(folder)
     shell.set_time(workers.now)
     shell.accept(events)
@@ -78,13 +78,15 @@ def compare_with_embedded(workers: Workers, events: Sequence[CloudEvent], folder
 
 
 def jobs(wires: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Jobs without what was known of the Mac when they were ordered: reports and advisories are of
-    two topics, and either may be read first."""
+    """Return jobs without `known_until_us`.
+
+    It depends on the order in which the topics of reports and advisories are read.
+    """
     return [{name: one[name] for name in one if name != "known_until_us"} for one in wires]
 
 
 def signed_once(workers: Workers) -> set[str]:
-    """The jobs that reached executors; fails where one id stands for two orders."""
+    """Return the ids of published jobs; fail if one id has two different payloads."""
     signed: dict[str, set[str]] = {}
     for event in workers.published():
         signed.setdefault(event.data.job.job_id, set()).add(event.data.signed.payload)
@@ -92,7 +94,7 @@ def signed_once(workers: Workers) -> set[str]:
     return set(signed)
 
 
-def test_killed_workers_lose_nothing_and_order_nothing_twice(
+def test_killed_workers_lose_no_event_and_issue_no_job_twice(
     workers: Workers, tmp_path: Path
 ) -> None:
     seed = random.randrange(1_000_000)
@@ -112,11 +114,11 @@ def test_killed_workers_lose_nothing_and_order_nothing_twice(
     workers.send(events[len(START) :])
     replace_one()
     workers.wait_caught_up()
-    # In the middle of answering an advisory.
+    # Kill a worker while it decides on an advisory.
     workers.send(ADVISORY)
-    eventually(lambda: len(workers.decisions()) > len(UDIDS), "first answers")
+    eventually(lambda: len(workers.decisions()) > len(UDIDS), "first decisions")
     replace_one()
-    eventually(lambda: len(signed_once(workers)) == len(UDIDS), "all is ordered")
+    eventually(lambda: len(signed_once(workers)) == len(UDIDS), "all jobs are issued")
     flow = [*results(UDIDS[:80]), *reports("26.1", UDIDS[80:], 1), *reports("26.2", UDIDS[:60], 40)]
     for start in range(0, len(flow), 20):
         workers.send(flow[start : start + 20])
@@ -124,11 +126,11 @@ def test_killed_workers_lose_nothing_and_order_nothing_twice(
             time.sleep(chance.random() / 2)
             replace_one()
     workers.wait_caught_up(120)
-    eventually(lambda: workers.lag() == 0, "all is committed")
+    eventually(lambda: workers.lag() == 0, "all offsets are committed")
     compare_with_embedded(workers, [*events, *ADVISORY, *flow], tmp_path / "embedded")
 
 
-def test_worker_that_was_frozen_and_comes_back_changes_nothing(
+def test_worker_that_was_suspended_changes_nothing_afterwards(
     workers: Workers, tmp_path: Path
 ) -> None:
     events = [*START, *enrolments(UDIDS), *reports("26.1", UDIDS)]
@@ -140,9 +142,9 @@ def test_worker_that_was_frozen_and_comes_back_changes_nothing(
     workers.send(reports("26.1", UDIDS, 1))
     frozen.freeze()
     workers.send(ADVISORY)
-    # The other one has all partitions once the frozen one's session has ended.
+    # The other worker gets all partitions when the session of the frozen one ends.
     eventually(lambda: len(other.health().get("ready", ())) == 12, "taken over")
-    eventually(lambda: len(signed_once(workers)) == len(UDIDS), "all is ordered")
+    eventually(lambda: len(signed_once(workers)) == len(UDIDS), "all jobs are issued")
     workers.send(reports("26.2", UDIDS[:60], 40))
     workers.wait_caught_up()
     frozen.thaw()
@@ -154,12 +156,14 @@ def test_worker_that_was_frozen_and_comes_back_changes_nothing(
     compare_with_embedded(workers, [*events, *flow], tmp_path / "embedded")
 
 
-def test_standby_takes_over_and_state_outlives_every_disk(workers: Workers) -> None:
+def test_standby_takes_over_and_state_survives_the_loss_of_every_disk(workers: Workers) -> None:
     workers.send([*START, *enrolments(UDIDS), *reports("26.1", UDIDS)])
     first, second = workers.start(), workers.start()
     workers.wait_caught_up()
-    places = [name for name in first.health()["ready"] if name.startswith(STATE.name)]
-    eventually(lambda: rows_kept(second.data_dir, places) == rows_owned(workers, places), "copies")
+    partitions = [name for name in first.health()["ready"] if name.startswith(STATE.name)]
+    eventually(
+        lambda: rows_kept(second.data_dir, partitions) == rows_owned(workers, partitions), "copies"
+    )
     first.kill()
     workers.send(ADVISORY)
     workers.wait_caught_up()
@@ -172,22 +176,22 @@ def test_standby_takes_over_and_state_outlives_every_disk(workers: Workers) -> N
     workers.start()
     workers.send(reports("26.2", UDIDS, 40))
     workers.wait_caught_up()
-    # Each report ended a job that only the old workers' state told of.
+    # Each report ended a job that only the state of the old workers had.
     outcomes = Counter(row["jobs"][0]["outcome"] for row in workers.state().values())
     assert outcomes == {Outcome.SUCCEEDED: len(UDIDS)}
     assert len(signed_once(workers)) == len(UDIDS)
 
 
 def gauge(worker: WorkerProcess, name: str) -> float:
-    """A gauge on the worker's page, all its labels together."""
+    """Return a gauge of the worker, summed over its labels."""
     families = text_string_to_metric_families(worker.get("/metrics")[1])
     return sum(one.value for each in families for one in each.samples if one.name == name)
 
 
-def rows_kept(folder: Path, places: Sequence[str]) -> int:
-    """Macs in a worker's copies of these partitions."""
+def rows_kept(folder: Path, partitions: Sequence[str]) -> int:
+    """Return the number of Macs in a worker's copies of these partitions."""
     found = 0
-    for path in (folder / f"{place}.sqlite" for place in places):
+    for path in (folder / f"{partition}.sqlite" for partition in partitions):
         if path.exists():
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
                 asked = db.execute("SELECT count(*) FROM rows WHERE key != ?", (EPOCH_KEY,))
@@ -195,32 +199,32 @@ def rows_kept(folder: Path, places: Sequence[str]) -> int:
     return found
 
 
-def rows_owned(workers: Workers, places: Sequence[str]) -> int:
-    """Macs of these partitions."""
-    numbers = {int(place.rpartition("/")[2]) for place in places}
+def rows_owned(workers: Workers, partitions: Sequence[str]) -> int:
+    """Return the number of Macs in these partitions."""
+    numbers = {int(partition.rpartition("/")[2]) for partition in partitions}
     return sum(partition_of(udid, PARTITIONS) in numbers for udid in UDIDS)
 
 
 GARBAGE = b"\xff no event"
 
 
-def test_an_invalid_record_becomes_a_dead_letter_with_its_origin_and_bytes(
+def test_invalid_record_becomes_a_dead_letter_with_its_origin_and_bytes(
     workers: Workers,
 ) -> None:
     topics = (INVENTORY, CHECKINS, RESULTS, ORDERS, DISPATCH, ADVISORIES, CONTROL)
     worker = workers.start()
     workers.send([*START, *enrolments(UDIDS[:5])])
     sent = [workers.producer.send(topic.name, key=b"x", value=GARBAGE) for topic in topics]
-    places = {
+    origins = {
         f"{m.topic}/{m.partition}/{m.offset}" for m in (each.get(timeout=30) for each in sent)
     }
     workers.send(reports("26.1", UDIDS[:5]))
     workers.wait_caught_up()
     letters = workers.dead_letters()
-    assert {letter.origin for letter in letters} == places
+    assert {letter.origin for letter in letters} == origins
     assert {base64.b64decode(letter.raw or "") for letter in letters} == {GARBAGE}
     assert len(workers.state()) == 5
-    # Most of what comes cannot be used: rather than empty the topic, it stops.
+    # Most records are invalid: the worker stops instead of dead-lettering the whole topic.
     for _ in range(500):
         workers.producer.send(INVENTORY.name, key=b"x", value=GARBAGE)
     workers.producer.flush()
@@ -232,7 +236,7 @@ def test_an_invalid_record_becomes_a_dead_letter_with_its_origin_and_bytes(
     assert workers.lag() >= 500 - dead_letters
 
 
-def test_a_stalled_worker_is_unhealthy_until_it_progresses(workers: Workers) -> None:
+def test_stalled_worker_is_unhealthy_until_it_progresses(workers: Workers) -> None:
     workers.stalled_after_s = 4.0
     workers.send(START)
     worker = workers.start()

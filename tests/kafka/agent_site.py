@@ -1,4 +1,4 @@
-"""One site on a real broker: simulated Macs in a process of their own, executors in theirs."""
+"""One site on a real broker: its agents and its simulated Macs, as separate processes."""
 
 import http.client
 import json
@@ -36,9 +36,9 @@ from tests.factories.sites import RELEASES, START, a_job, a_spec
 from tests.kafka.brokers import ROOT, KafkaCluster
 from tests.kafka.topics import make_topics
 
-# A quarter of an hour on a Mac is under four seconds here.
+# Speed of the simulated clock: 15 minutes of a Mac pass in under 4 s.
 SPEED = 240.0
-# The least that a broker allows.
+# The minimum that a broker allows (group.min.session.timeout.ms).
 SESSION_S = 6.0
 WAIT_LIMIT_S = 60.0
 
@@ -46,7 +46,7 @@ _MAIN = (sys.executable, "-W", "ignore", "-c", "from pipeline.cli import main; m
 
 
 def eventually(condition: Callable[[], bool], what: str, within_s: float = WAIT_LIMIT_S) -> None:
-    """Ask until it holds; an assertion with `what` when the time is over."""
+    """Wait until the condition is True; fail with `what` after `within_s`."""
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
@@ -55,23 +55,23 @@ def eventually(condition: Callable[[], bool], what: str, within_s: float = WAIT_
 
 @dataclass
 class Agent:
-    """A running `drydock agent`."""
+    """A `drydock agent` process."""
 
     process: "subprocess.Popen[bytes]"
     data_dir: Path
     log_path: Path
 
     def log(self) -> list[dict[str, Any]]:
-        """Its log so far."""
+        """Return the records of its log so far."""
         lines = self.log_path.read_text().splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def log_count(self, event: str) -> int:
-        """How often it logged this."""
+        """Return the number of log records with this message."""
         return sum(line["event"] == event for line in self.log())
 
     def metric(self, name: str) -> float:
-        """A metric, by name and labels; -1 while it does not answer."""
+        """Return a metric by name and labels; -1 if it is missing or the agent does not respond."""
         try:
             text = self._get("/metrics")
         except (OSError, ValueError, http.client.HTTPException):
@@ -80,7 +80,7 @@ class Agent:
         return float(found[1]) if found else -1.0
 
     def health(self) -> dict[str, Any]:
-        """What /healthz says."""
+        """Return the body of /healthz."""
         health: dict[str, Any] = json.loads(self._get("/healthz"))
         return health
 
@@ -94,18 +94,18 @@ class Agent:
             connection.close()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal to the process."""
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill the process (kill -9) and wait for its end."""
         self.process.kill()
         self.process.wait()
 
 
 @dataclass
 class AgentSite:
-    """The site. Everything that it started ends with it."""
+    """A site with its agents and Macs; `at` ends the processes that it started."""
 
     name: str
     bootstrap: str
@@ -115,7 +115,7 @@ class AgentSite:
 
     @property
     def connection(self) -> KafkaConnection:
-        """The broker."""
+        """The connection to the broker."""
         return KafkaConnection(bootstrap=self.bootstrap)
 
     @classmethod
@@ -123,7 +123,7 @@ class AgentSite:
     def at(
         cls, kafka: KafkaCluster, folder: Path, name: str, macs: Sequence[MacSpec] | int
     ) -> Iterator[Self]:
-        """A site with these Macs, or with so many healthy ones: MAC-0, MAC-1 and so on."""
+        """Run a site with these Macs, or with a number of healthy ones: MAC-0, MAC-1 and so on."""
         specs = (
             [a_spec(f"MAC-{i}", site=name) for i in range(macs)]
             if isinstance(macs, int)
@@ -143,11 +143,11 @@ class AgentSite:
             stdout=subprocess.PIPE,
         )
         assert fleet_server.stdout is not None
-        place = json.loads(fleet_server.stdout.readline())
+        address = json.loads(fleet_server.stdout.readline())
         site = cls(
-            name, kafka.bootstrap, folder, SimulatedFleetClient(place["host"], place["port"])
+            name, kafka.bootstrap, folder, SimulatedFleetClient(address["host"], address["port"])
         )
-        site._place = f"{place['host']}:{place['port']}"
+        site._fleet_address = f"{address['host']}:{address['port']}"
         try:
             yield site
         finally:
@@ -160,11 +160,11 @@ class AgentSite:
             fleet_server.wait()
             fleet_server.stdout.close()
 
-    _place: str = ""
+    _fleet_address: str = ""
     _readers: "dict[str, _Reader]" = field(default_factory=dict)
 
     def start(self, name: str, *options: str) -> Agent:
-        """Start an executor; the same name is the same data directory."""
+        """Start an agent. The same name uses the same data directory."""
         data_dir = self.folder / name
         log_path = self.folder / f"{name}.log"
         (data_dir / "agent.json").unlink(missing_ok=True)
@@ -174,7 +174,7 @@ class AgentSite:
                     *_MAIN,
                     *("agent", "--site", self.name, "--data-dir", str(data_dir)),
                     *("--name", name, "--bootstrap", self.bootstrap),
-                    *("--keys", str(self.folder / "keys"), "--simulate", self._place),
+                    *("--keys", str(self.folder / "keys"), "--simulate", self._fleet_address),
                     *("--listen", "127.0.0.1:0", "--session-s", str(SESSION_S), *options),
                 ],
                 cwd=ROOT,
@@ -186,21 +186,21 @@ class AgentSite:
         return agent
 
     def is_assigned(self, agent: Agent, partitions: int) -> None:
-        """Wait until the executor holds so many partitions and knows the halts."""
+        """Wait until the agent has this number of partitions and knows the halts."""
         eventually(
             lambda: (
                 agent.metric("drydock_agent_partitions") == partitions
                 and agent.metric("drydock_agent_halts_known") == 1
             ),
-            f"{agent.data_dir.name} holds {partitions} partitions",
+            f"{agent.data_dir.name} has {partitions} partitions",
         )
 
     def jobs(self, count: int, **changes: Any) -> list[Job]:
-        """Orders for MAC-0 and so on."""
+        """Return jobs for MAC-0, MAC-1 and so on."""
         return [a_job(udid=f"MAC-{i}", site=self.name, **changes) for i in range(count)]
 
     def prompts(self, count: int) -> list[Job]:
-        """Re-enrolments of MAC-0 and so on: over as soon as the Mac has asked its user."""
+        """Return reenroll jobs for MAC-0 and so on; each ends when its Mac prompts the user."""
         return self.jobs(
             count,
             action=Action.REENROLL,
@@ -210,7 +210,7 @@ class AgentSite:
         )
 
     def order(self, *jobs: Job) -> None:
-        """Publish signed orders."""
+        """Publish signed jobs."""
         key = KeyStore(self.folder / "keys").signer(Purpose.JOBS)
         events = [
             JobIssuedEvent(
@@ -225,7 +225,7 @@ class AgentSite:
         self.publish(*[(event.subject, encode(event)) for event in events])
 
     def publish(self, *messages: tuple[str, bytes], topic: str | None = None) -> None:
-        """Publish bytes to the site's job topic, or another."""
+        """Publish bytes to the job topic of the site, or to `topic`."""
         with KafkaProducer(**self.connection.producer_options()) as producer:
             sent = [
                 producer.send(topic or jobs_topic(self.name), key=key.encode(), value=value)
@@ -235,18 +235,18 @@ class AgentSite:
                 each.get(timeout=30)
 
     def records(self, topic: str) -> list[Any]:
-        """Everything in a topic up to now."""
+        """Return all records of a topic until now."""
         reader = self._readers.get(topic)
         if reader is None:
             reader = self._readers[topic] = _Reader(self.connection, topic)
         return reader.read()
 
     def events(self, topic: str) -> list[CloudEvent]:
-        """Every event of a topic."""
+        """Return all events of a topic until now."""
         return [decode(record.value) for record in self.records(topic)]
 
     def results(self) -> list[JobResult]:
-        """Every distinct result of this site, oldest first for each Mac."""
+        """Return the results of this site without repeats, oldest first for each Mac."""
         found: dict[str, JobResult] = {}
         for event in self.events(RESULTS.name):
             data = getattr(event, "data", None)
@@ -255,12 +255,12 @@ class AgentSite:
         return list(found.values())
 
     def outcomes(self, job: Job) -> list[str]:
-        """What was told of a job, in order; progress left out."""
+        """Return the outcomes reported for a job, in order, without `progressed`."""
         outcomes = [each.outcome.value for each in self.results() if each.job_id == job.job_id]
         return [outcome for outcome in outcomes if outcome != "progressed"]
 
     def are_done(self, jobs: Sequence[Job]) -> None:
-        """Wait until executors have told the end of all of these."""
+        """Wait until every job has the result `acted`."""
 
         def done() -> bool:
             ended = {r.job_id for r in self.results() if r.outcome.value == "acted"}
@@ -269,11 +269,11 @@ class AgentSite:
         eventually(done, "every job is done")
 
     def acted(self) -> list[str]:
-        """The jobs that Macs were acted on for, sorted: one that is here twice was done twice."""
+        """Return the job id of each action on a Mac, sorted; a repeated action is in it twice."""
         return sorted(each.job_id for each in self.macs.acted())
 
     def attempts(self) -> dict[str, dict[str, Any]]:
-        """The journal in Kafka, by job."""
+        """Return the latest record of each job in the journal in Kafka."""
         return {
             record.key.decode(): json.loads(record.value)
             for record in self.records(attempts_topic(self.name))
@@ -281,11 +281,11 @@ class AgentSite:
         }
 
     def given_up(self) -> set[str]:
-        """The jobs whose orders the group has committed: nobody is given them again."""
+        """Return the jobs below the committed offsets of the group: no agent gets them again."""
         group = f"drydock.agent.{self.name}"
         with KafkaAdminClient(**self.connection.client_options()) as admin:
             committed = admin.list_group_offsets(group)[group]
-        offsets = {place.partition: found.offset for place, found in committed.items()}
+        offsets = {partition.partition: found.offset for partition, found in committed.items()}
         return {
             decode(record.value).data.job.job_id  # type: ignore[union-attr]
             for record in self.records(jobs_topic(self.name))
@@ -293,7 +293,7 @@ class AgentSite:
         }
 
     def intending(self) -> set[str]:
-        """The executors that are about to act on a Mac, or did and do not know it yet."""
+        """Return the agents that have recorded an intent and not yet its result."""
         return {
             record["by"]
             for record in self.attempts().values()
@@ -301,28 +301,28 @@ class AgentSite:
         }
 
     def phases(self) -> list[str]:
-        """How far the jobs are, as the journal in Kafka says."""
+        """Return the phases of all jobs in the journal in Kafka, sorted."""
         found = [record["entry"] for record in self.attempts().values()]
         return sorted(entry["phase"] for entry in found if entry is not None)
 
 
 class _Reader:
-    """Reads a topic on, from its first record."""
+    """Reads a topic from its first record; each `read` continues."""
 
     def __init__(self, connection: KafkaConnection, topic: str) -> None:
         self._consumer = KafkaConsumer(**connection.consumer_options())
         partitions = self._consumer.partitions_for_topic(topic)
-        self._places = [TopicPartition(topic, number) for number in partitions]
-        self._consumer.assign(self._places)
-        self._consumer.seek_to_beginning(*self._places)
+        self._partitions = [TopicPartition(topic, number) for number in partitions]
+        self._consumer.assign(self._partitions)
+        self._consumer.seek_to_beginning(*self._partitions)
         self._found: list[Any] = []
 
     def read(self) -> list[Any]:
-        """All of it up to now."""
-        ends = self._consumer.end_offsets(self._places, timeout_ms=10_000)
+        """Return all records until now, those of earlier calls included."""
+        ends = self._consumer.end_offsets(self._partitions, timeout_ms=10_000)
         while any(
-            (self._consumer.position(place, timeout_ms=5000) or 0) < ends[place]
-            for place in self._places
+            (self._consumer.position(partition, timeout_ms=5000) or 0) < ends[partition]
+            for partition in self._partitions
         ):
             for batch in self._consumer.poll(timeout_ms=200).values():
                 self._found += batch
@@ -333,7 +333,7 @@ class _Reader:
 
 
 def drydock(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end."""
+    """Run a `drydock` command to its end and return its result."""
     return subprocess.run(
         [*_MAIN, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
     )

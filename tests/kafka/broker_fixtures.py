@@ -1,4 +1,4 @@
-"""Fixtures with a real broker, for any test folder: its conftest imports what it needs."""
+"""Fixtures with a real broker. The conftest of a test folder imports the ones that it needs."""
 
 import gc
 import socket
@@ -18,7 +18,7 @@ from tests.kafka.brokers import (
 
 
 def started(brokers: int, tmp_path_factory: pytest.TempPathFactory) -> KafkaCluster:
-    """A cluster that runs, or a skip where a part of it is missing (which CI=true fails)."""
+    """Return a running cluster; skip the test if Java or Kafka is missing (in CI: fail)."""
     lacking = missing_parts()
     if lacking:
         pytest.skip(f"no Kafka: {lacking}")
@@ -28,7 +28,7 @@ def started(brokers: int, tmp_path_factory: pytest.TempPathFactory) -> KafkaClus
         try:
             cluster.start()
         except BrokerError:
-            # Somebody may have been faster at one of the ports.
+            # Another program may have taken one of the ports: retry with other ports.
             cluster.kill()
             if last:
                 raise
@@ -39,7 +39,7 @@ def started(brokers: int, tmp_path_factory: pytest.TempPathFactory) -> KafkaClus
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
-    """One real broker, the same for all tests of a run; what is in it stays between them."""
+    """One real broker for all tests of a run; its topics and records stay between tests."""
     cluster = started(1, tmp_path_factory)
     yield cluster
     cluster.kill()
@@ -47,7 +47,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
 
 @pytest.fixture
 def empty_kafka(kafka: KafkaCluster) -> KafkaCluster:
-    """The run's broker without any topic but Kafka's own."""
+    """The broker of the run, with no topics except Kafka's internal ones."""
     with KafkaAdminClient(bootstrap_servers=kafka.bootstrap) as admin:
 
         def topics() -> list[str]:
@@ -61,8 +61,11 @@ def empty_kafka(kafka: KafkaCluster) -> KafkaCluster:
 
 @pytest.fixture
 def leaky_clients() -> Iterator[None]:
-    """For tests in which brokers die: kafka-python 3.0.12 leaves the socket of a refused
-    connection open. They are closed here, lest they fail a test that comes later."""
+    """Close the sockets that kafka-python leaves open when a broker is down.
+
+    kafka-python 3.0.12 does not close the socket of a refused connection. Its ResourceWarning
+    would fail a later test.
+    """
     yield
     for one in gc.get_objects():
         if type(one) is socket.socket and one.fileno() >= 0 and _is_nowhere(one):
@@ -70,7 +73,7 @@ def leaky_clients() -> Iterator[None]:
 
 
 def _is_nowhere(one: socket.socket) -> bool:
-    """Whether it neither listens nor is connected."""
+    """Return True if the socket neither listens nor is connected."""
     if one.family != socket.AF_INET or one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return False
     try:
@@ -84,7 +87,7 @@ def _is_nowhere(one: socket.socket) -> bool:
 def three_brokers(
     leaky_clients: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[KafkaCluster]:
-    """A cluster of three of its own, to be killed and restarted at will."""
+    """A cluster of three brokers for one test, which may kill and restart them."""
     cluster = started(3, tmp_path_factory)
     yield cluster
     cluster.kill()

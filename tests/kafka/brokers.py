@@ -1,7 +1,7 @@
-"""Real Kafka brokers on loopback: KRaft, one or three, made of the jars in `.tools`.
+"""Real Kafka brokers on loopback: KRaft, one or three, from the jars in `.tools`.
 
-Owns their processes, ports and folders. A cluster started by tests dies with the tests, however
-those end; a detached one (`make kafka-up`) stays, and whoever opens its folder finds it again.
+It manages their processes, ports and folders. A cluster that tests start ends with the tests,
+even if they are killed. A detached one (`make kafka-up`) stays; `found_in` finds it by its folder.
 """
 
 import base64
@@ -23,23 +23,23 @@ from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LOG4J: Final = ROOT / "tools" / "kafka" / "log4j2.properties"
-# Above lies what the system gives to outgoing connections: a port there can be taken at any time.
+# Below the ephemeral ports (Linux: from 32768), which outgoing connections can take at any time.
 LOWEST_PORT: Final = 20_000
 HIGHEST_PORT: Final = 32_000
 READY_S: Final = 60.0
 STOP_S: Final = 30.0
 HEAP: Final = "-Xmx512m"
-# For brokers that live for minutes: a third less CPU until one is ready than with all compilers.
+# For brokers that live for minutes: without the C2 compiler, the start needs a third less CPU.
 SHORT_LIVED: Final = (HEAP, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 INFO_NAME: Final = "cluster.json"
 
 
 class BrokerError(Exception):
-    """A cluster that cannot be made, or did not become ready; the message says why."""
+    """A cluster cannot be made, or an operation on it did not finish in time."""
 
 
 def missing_parts() -> str | None:
-    """What is not here and is needed to run a broker, with the way to get it; None if all is."""
+    """Return the missing part that a broker needs and how to get it; None if none is missing."""
     if shutil.which("java") is None:
         return "java (17 or newer) is missing: see `make tools`"
     if not any(_libs().glob("kafka_*.jar")):
@@ -54,7 +54,7 @@ def _libs() -> Path:
 
 
 def free_ports(count: int) -> tuple[int, ...]:
-    """Ports nobody listens on, each another one; somebody may still be faster."""
+    """Return different free ports. Another program can still take one before its use."""
     found: list[int] = []
     while len(found) < count:
         port = random.randrange(LOWEST_PORT, HIGHEST_PORT)
@@ -74,7 +74,7 @@ def _is_free(port: int) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-    """Ask again and again until it holds; BrokerError with `what` when the time is over."""
+    """Wait until the condition is True. Raises BrokerError with `what` after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -83,11 +83,10 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
 
 
 class KafkaCluster:
-    """One broker, or three of which two must have a record before it is acknowledged.
+    """A cluster of one broker, or of three that acknowledge a record when two have it.
 
-    `folder` holds all it writes. `ports` are two for each broker, for clients and for the
-    controllers. `extra` are more server properties, `jvm` Java's own options. Brokers count from 1,
-    as their node ids do.
+    `folder` has all its files. `ports` are two for each broker: one for clients, one for the
+    controllers. `extra` are more server properties, `jvm` are options of Java. Node ids start at 1.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ class KafkaCluster:
 
     @classmethod
     def found_in(cls, folder: Path) -> Self | None:
-        """The detached cluster that was made in this folder, running or not; None if none was."""
+        """Return the detached cluster of this folder, running or not; None if there is none."""
         path = folder / INFO_NAME
         try:
             info = json.loads(path.read_text())
@@ -134,15 +133,15 @@ class KafkaCluster:
 
     @property
     def bootstrap(self) -> str:
-        """What clients are given: every broker's address."""
+        """The addresses of all brokers, for clients."""
         return ",".join(self.address(node) for node in self.nodes)
 
     def address(self, node: int) -> str:
-        """Where one broker answers clients."""
+        """Return the address of one broker for clients."""
         return f"127.0.0.1:{self.ports[2 * (node - 1)]}"
 
     def start(self) -> None:
-        """Start every broker that is not running, and return once all of them answer."""
+        """Start every broker that is not running; return when all of them respond."""
         lacking = missing_parts()
         if lacking:
             raise BrokerError(lacking)
@@ -153,7 +152,7 @@ class KafkaCluster:
         self._wait_ready()
 
     def stop(self, node: int | None = None) -> None:
-        """Stop one broker, or all, in good order; those that take too long are killed."""
+        """Stop one broker, or all, with SIGTERM; kill those that do not stop within 30 s."""
         running = [each for each in ([node] if node else self.nodes) if self.is_running(each)]
         for each in running:
             os.kill(self._pids[each], signal.SIGTERM)
@@ -165,7 +164,7 @@ class KafkaCluster:
         self._forget(running)
 
     def kill(self, node: int | None = None) -> None:
-        """End one broker, or all, at once and without warning (kill -9)."""
+        """Kill one broker, or all (kill -9)."""
         nodes = [each for each in ([node] if node else self.nodes) if self.is_running(each)]
         for each in nodes:
             os.kill(self._pids[each], signal.SIGKILL)
@@ -173,7 +172,7 @@ class KafkaCluster:
         self._forget(nodes)
 
     def restart(self, node: int) -> None:
-        """Start one broker again, after `kill` or in place of a running one; wait for it."""
+        """Start one broker again, after a stop if it runs; return when the cluster is ready."""
         if self.is_running(node):
             os.kill(self._pids[node], signal.SIGTERM)
             wait_until(lambda: not self.is_running(node), STOP_S, f"broker {node} did not stop")
@@ -181,7 +180,10 @@ class KafkaCluster:
         self._wait_ready()
 
     def is_running(self, node: int) -> bool:
-        """Whether this broker's process is there (and is ours: a process id can come again)."""
+        """Return True if the process of this broker runs.
+
+        The command of a detached process is checked too: its process id may have been reused.
+        """
         child = self._children.get(node)
         if child is not None:
             return child.poll() is None
@@ -189,7 +191,7 @@ class KafkaCluster:
         return pid is not None and str(self._properties(node)) in _command_of(pid)
 
     def pid(self, node: int) -> int:
-        """The process of a broker that was started. KeyError for another."""
+        """Return the process id of a started broker; raises KeyError for another node."""
         return self._pids[node]
 
     def _folder(self, node: int) -> Path:
@@ -212,7 +214,7 @@ class KafkaCluster:
                 [
                     *_java("-XX:TieredStopAtLevel=1"),
                     "kafka.tools.StorageTool",
-                    # In one word: an identity may begin with `-`, like an option.
+                    # One argument: an identity may begin with `-`, like an option.
                     *("format", f"--cluster-id={identity}", "-c", str(self._properties(node))),
                 ],
                 capture_output=True,
@@ -236,7 +238,7 @@ class KafkaCluster:
             "controller.listener.names": "CONTROLLER",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "log.dirs": str(self._folder(node) / "data"),
-            # Topics are made by `drydock topics`: a misspelt name is an error, not a topic.
+            # `drydock topics` creates topics; a misspelt name must be an error, not a new topic.
             "auto.create.topics.enable": "false",
             "default.replication.factor": copies,
             "min.insync.replicas": in_sync,
@@ -249,7 +251,7 @@ class KafkaCluster:
             "share.coordinator.state.topic.min.isr": in_sync,
             "share.coordinator.state.topic.num.partitions": "8",
             "group.initial.rebalance.delay.ms": "0",
-            # A broker killed with -9 is missed sooner, and may come back sooner, than after 9 s.
+            # Shorter than the default 9 s: a killed broker is fenced, and can return, sooner.
             "broker.heartbeat.interval.ms": "1000",
             "broker.session.timeout.ms": "6000",
         } | self._extra
@@ -262,7 +264,7 @@ class KafkaCluster:
         ]
         log = self._folder(node) / "log"
         if self.detached:
-            # By a shell that ends at once: the broker is nobody's child and outlives this program.
+            # Started by a shell that ends at once, so that the broker outlives this program.
             script = 'log=$1; shift; "$@" </dev/null >>"$log" 2>&1 & echo $!'
             started = subprocess.run(
                 ["sh", "-c", script, "sh", str(log), *command],
@@ -281,7 +283,7 @@ class KafkaCluster:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                # Ctrl-C is for who started it: that one stops its brokers itself.
+                # Ctrl-C must not reach the broker: the test run stops its brokers itself.
                 start_new_session=True,
             )
         self._children[node] = child
@@ -327,10 +329,10 @@ def _command_of(pid: int) -> str:
 
 
 def _sees(address: str) -> int:
-    """How many brokers the one at this address knows to be alive; 0 while it does not answer."""
+    """Return the number of live brokers that this broker knows; 0 if it does not respond."""
     host, _, port = address.rpartition(":")
     try:
-        # A look before the client's own: that one would log each refusal as a warning.
+        # Connect first without the client, which logs each refused connection as a warning.
         socket.create_connection((host, int(port)), timeout=1).close()
         with KafkaAdminClient(bootstrap_servers=address, bootstrap_timeout_ms=5_000) as admin:
             brokers = admin.describe_cluster()["brokers"]

@@ -1,4 +1,4 @@
-"""Gateways as processes of their own on a real broker: posted to, killed, read behind."""
+"""Gateways as processes on a real broker, Macs that post to them, and checks of the topic."""
 
 import base64
 import http.client
@@ -33,19 +33,19 @@ _MAIN = (sys.executable, "-W", "ignore", "-c", "from pipeline.cli import main; m
 
 @dataclass
 class Server:
-    """A running `drydock gateway` or `drydock feeds`, for one that says where it listens."""
+    """A process of `drydock gateway` or `drydock feeds`; `url` is the address from its log."""
 
     process: "subprocess.Popen[bytes]"
     log_path: Path
     url: str = ""
 
     def log(self) -> list[dict[str, object]]:
-        """What it said so far, whole lines only."""
+        """Return the records of its log so far; an incomplete last line is left out."""
         lines = self.log_path.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def value(self, *name: str) -> float:
-        """One of its metrics, by its name and label values."""
+        """Return a metric by its name and its label values, ordered by label name."""
         text = httpx.get(f"{self.url}/metrics", trust_env=False, timeout=30).text
         samples = {
             (sample.name, *(sample.labels[label] for label in sorted(sample.labels))): sample.value
@@ -55,11 +55,11 @@ class Server:
         return samples[name]
 
     def spooled(self) -> float:
-        """How many records wait in its spool."""
+        """Return the number of records in its spool."""
         return self.value("drydock_gateway_spool_records")
 
     def settles(self) -> None:
-        """Wait until it delivers directly, with nothing in its spool."""
+        """Wait until it delivers directly and its spool is empty."""
         wait_until(
             lambda: not self.spooled() and not self.value("drydock_gateway_spooling"),
             WAIT_LIMIT_S,
@@ -67,7 +67,7 @@ class Server:
         )
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """Send this signal and wait; the exit code."""
+        """Send this signal, wait for the end of the process, and return its exit code."""
         self.process.send_signal(how)
         return self.process.wait(WAIT_LIMIT_S)
 
@@ -76,7 +76,7 @@ class Server:
 def server(
     command: str, folder: Path, *options: str, env: Mapping[str, str] | None = None
 ) -> Iterator[Server]:
-    """A server that does not outlive the block; ready when it says that it listens."""
+    """Run a server within the block, which begins when the server logs its address."""
     folder.mkdir(parents=True, exist_ok=True)
     log_path = folder / f"{command}-{time.monotonic_ns()}.log"
     given = {name: value for name, value in os.environ.items() if not name.startswith("DRYDOCK_")}
@@ -101,13 +101,13 @@ def server(
 
 
 def gateway(kafka: KafkaCluster, folder: Path, **env: str) -> AbstractContextManager[Server]:
-    """A gateway on a free port, with its spool in the folder."""
+    """Run a gateway on a free port, with its spool in the folder."""
     where = ["--data-dir", str(folder / "data"), "--listen", "127.0.0.1:0"]
     return server("gateway", folder, *where, "--bootstrap", kafka.bootstrap, env=env)
 
 
 def command_webhook(udid: str, number: int) -> bytes:
-    """NanoMDM's webhook for a Mac's answer to its command of this number."""
+    """Return NanoMDM's webhook for a Mac's response to the command of this number."""
     uuid = f"C-{number:06}"
     message = {"Status": "Acknowledged", "UDID": udid, "CommandUUID": uuid}
     event = {
@@ -127,7 +127,7 @@ def command_webhook(udid: str, number: int) -> bytes:
 
 
 class Response(NamedTuple):
-    """What came back; `status` None where nobody answered. `at_s` is of the monotonic clock."""
+    """The response to a webhook; `status` is None without one. `at_s` is monotonic time."""
 
     at_s: float
     took_s: float
@@ -136,9 +136,9 @@ class Response(NamedTuple):
 
 @dataclass
 class Fleet:
-    """Macs whose webhooks are posted, each one's in order, at so many a second together.
+    """Macs whose webhooks are posted in the order of each Mac, `rate` per second in total.
 
-    `accepted` are the numbers that were answered 200, by Mac, in the order in which they were.
+    `accepted` has the numbers of the webhooks with response 200, by Mac, in order.
     """
 
     name: str
@@ -149,13 +149,16 @@ class Fleet:
 
     @property
     def statuses(self) -> Counter[int | None]:
-        """How often each answer came."""
+        """The number of responses of each status."""
         return Counter(answer.status for answer in self.answers)
 
     @contextmanager
     def posting(self, url: Callable[[], str]) -> Iterator[None]:
-        """Post while the block runs, each Mac in a thread: the block itself may start brokers,
-        which end with the thread that started them."""
+        """Post while the block runs, each Mac in a thread.
+
+        The block runs in the caller's thread because it may start brokers: a broker ends with the
+        thread that started it (setpriv --pdeathsig).
+        """
         until = threading.Event()
         with ThreadPoolExecutor(self.macs) as threads:
             posting = [threads.submit(self._mac, url, until, n) for n in range(self.macs)]
@@ -187,14 +190,14 @@ class Fleet:
 
 
 class _Connection:
-    """One kept-alive connection, as a sender has it: far cheaper than a pool for all of them."""
+    """One kept-alive connection, as a sender has. It costs less CPU than a pool of httpx."""
 
     def __init__(self) -> None:
         self._url = ""
         self._http: http.client.HTTPConnection | None = None
 
     def post(self, url: str, path: str, body: bytes) -> int | None:
-        """The status of the answer; None where nobody answers."""
+        """Return the status of the response; None if the connection fails."""
         if self._http is None or url != self._url:
             self.close()
             self._url = url
@@ -209,7 +212,7 @@ class _Connection:
             return None
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the connection."""
         if self._http is not None:
             self._http.close()
             self._http = None
@@ -217,18 +220,20 @@ class _Connection:
 
 @dataclass
 class Found:
-    """What of a fleet is in the topic: the numbers of each Mac's webhooks in the topic's order,
-    repeats too, and what is wrong with them."""
+    """The webhooks of a fleet in the topic: their numbers by Mac, in the topic's order.
+
+    Repeats are included.
+    """
 
     numbers: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     @property
     def duplicates(self) -> int:
-        """How many records are there again."""
+        """The number of repeated records."""
         return sum(len(found) - len(set(found)) for found in self.numbers.values())
 
     def missing(self, fleet: Fleet) -> list[str]:
-        """What was answered 200 and is not there."""
+        """Return the webhooks that had response 200 and are not in the topic."""
         return [
             f"{udid}: {number}"
             for udid, numbers in fleet.accepted.items()
@@ -236,7 +241,7 @@ class Found:
         ]
 
     def disordered(self, fleet: Fleet) -> list[str]:
-        """The Macs whose webhooks came to the topic in another order than they were answered."""
+        """Return the Macs whose webhooks are in the topic in another order than the responses."""
         return [
             udid
             for udid, numbers in fleet.accepted.items()
@@ -245,7 +250,7 @@ class Found:
 
 
 def found_of(fleet: Fleet, kafka: KafkaCluster) -> Found:
-    """What of a fleet is in the topic, read by another client and parser than the gateway's."""
+    """Return the webhooks of a fleet in the topic, read without the gateway's client and parser."""
     found = Found()
     for key, value in _records(kafka, CHECKINS):
         if key.startswith(f"{fleet.name}-"):
@@ -255,20 +260,20 @@ def found_of(fleet: Fleet, kafka: KafkaCluster) -> Found:
 
 
 def records_of(kafka: KafkaCluster, key: str | None, *topics: Topic) -> list[bytes]:
-    """What is in these topics under a key, or at all."""
+    """Return the values in these topics with a key, or all if `key` is None."""
     every = (record for topic in topics for record in _records(kafka, topic))
     return [value for found, value in every if key in {None, found}]
 
 
 def _records(kafka: KafkaCluster, topic: Topic) -> Iterator[tuple[str, bytes]]:
-    """A topic's keys and values, each key's in order."""
+    """Yield the keys and values of a topic, in the order of each key."""
     options = KafkaConnection(bootstrap=kafka.bootstrap).consumer_options()
     with KafkaConsumer(**options) as consumer:
         numbers = consumer.partitions_for_topic(topic.name)
-        places = [TopicPartition(topic.name, number) for number in numbers]
-        consumer.assign(places)
-        consumer.seek_to_beginning(*places)
-        ends = consumer.end_offsets(places)
-        while any(consumer.position(place) < ends[place] for place in places):
+        partitions = [TopicPartition(topic.name, number) for number in numbers]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        ends = consumer.end_offsets(partitions)
+        while any(consumer.position(partition) < ends[partition] for partition in partitions):
             for records in consumer.poll(timeout_ms=1000).values():
                 yield from ((record.key.decode(), record.value) for record in records)

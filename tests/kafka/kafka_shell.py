@@ -1,4 +1,4 @@
-"""The fleet form as a shell that scenarios run on: workers on a real broker, without executors."""
+"""A shell for scenarios: workers on a real broker, without executors."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,7 +11,7 @@ from tests.kafka.workers import Workers
 
 
 class KafkaShell:
-    """Some workers and their topics."""
+    """Runs the steps of a scenario on workers and their topics."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers

@@ -1,4 +1,4 @@
-"""`make kafka-up` and `make kafka-down`: a broker that stays, in a folder of the project."""
+"""`make kafka-up` and `make kafka-down`: a broker that keeps running, with its data folder."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ FIRST_PORT = 19092
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what is asked; exit 0 when it is so, 1 with one line when it cannot be."""
+    """Run the command; return the exit code: 0, or 1 after one line on stderr."""
     parser = argparse.ArgumentParser(prog="kafka_up", description=__doc__)
     parser.add_argument("command", choices=["up", "down"])
     parser.add_argument("--brokers", type=int, default=1)
@@ -31,7 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def up(folder: Path, brokers: int, port: int) -> str:
-    """Start what the folder holds, or a new cluster at `port` and the ports after it."""
+    """Start the cluster of the folder, or a new one at `port` and the next ports.
+
+    Returns a line for the operator. Raises BrokerError.
+    """
     ports = tuple(range(port, port + 2 * brokers))
     cluster = KafkaCluster.found_in(folder)
     if cluster is None:
@@ -50,7 +53,7 @@ def up(folder: Path, brokers: int, port: int) -> str:
 
 
 def down(folder: Path) -> str:
-    """Stop what runs in the folder; its data stays."""
+    """Stop the cluster of the folder and keep its data. Returns a line for the operator."""
     cluster = KafkaCluster.found_in(folder)
     if cluster is None or not any(map(cluster.is_running, cluster.nodes)):
         return "Kafka is not running"

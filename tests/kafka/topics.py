@@ -1,4 +1,4 @@
-"""Drydock's topics on a broker of a test."""
+"""Creates Drydock's topics on the broker of a test."""
 
 from typer.testing import CliRunner, Result
 
@@ -8,12 +8,12 @@ from pipeline.provisioning.plan import TopicChange, differences, wanted_topics
 from schemas.connection import KafkaConnection
 from tests.kafka.brokers import KafkaCluster
 
-# Of every topic keyed by UDID.
+# Partitions of every topic keyed by UDID.
 PARTITIONS = 4
 
 
 def make_topics(bootstrap: str, *sites: str) -> None:
-    """Every topic that is missing, with one copy, as `drydock topics apply` makes them."""
+    """Create every missing topic, with one copy, as `drydock topics apply` does."""
     wanted = wanted_topics(sites, PARTITIONS, 1)
     with connected(KafkaConnection(bootstrap=bootstrap), 60) as cluster:
         found = differences(wanted, cluster.topics(), brokers=1)
@@ -27,7 +27,7 @@ def make_topics(bootstrap: str, *sites: str) -> None:
 def run_topics(
     command: str, broker: KafkaCluster | str, *more: str, sites: str = "austin"
 ) -> Result:
-    """Return what `drydock topics COMMAND --json` printed, and its exit code."""
+    """Run `drydock topics COMMAND --json` and return its output and exit code."""
     bootstrap = broker if isinstance(broker, str) else broker.bootstrap
     given = ["topics", command, "--bootstrap", bootstrap, "--sites", sites, "--replication", "1"]
     return CliRunner().invoke(app, [*given, "--json", *more])

@@ -1,4 +1,4 @@
-"""`drydock worker` with a clock that a test sets: the only difference from the command."""
+"""`drydock worker` with a clock that a test sets, which is the only difference."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ from tests.factories.sites import JOBS_KEY, KEYS
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """What a worker is told. `clock` is a file with the time, `log` where its output goes."""
+    """Parameters of a worker. `clock` is a file with the time, `log` the file for its output."""
 
     bootstrap: str
     data_dir: Path
@@ -33,7 +33,7 @@ class Given:
 
 
 def run(given: Given) -> None:
-    """Be a worker until told to stop; exit code 1 for what stops it otherwise."""
+    """Run a worker until a signal stops it; exit with code 1 on a WorkerError."""
     warnings.simplefilter("ignore")
     output = os.open(given.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, sys.stdout.fileno())

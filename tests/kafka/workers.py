@@ -1,4 +1,4 @@
-"""Workers as processes of their own on a real broker: started, killed, waited for, read."""
+"""Workers as processes on a real broker: starts, kills and awaits them, and reads their topics."""
 
 import http.client
 import json
@@ -45,7 +45,7 @@ from tests.kafka import worker_program
 from tests.kafka.brokers import KafkaCluster, free_ports
 from tests.kafka.worker_program import Given, run
 
-# What a worker imports is imported once: a process of its own is then there in no time.
+# The forkserver imports the modules of a worker once, so that each worker starts fast.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload([worker_program.__name__])
 PARTITIONS = 4
@@ -54,7 +54,7 @@ WAIT_LIMIT_S = 60.0
 
 
 def eventually(condition: Callable[[], bool], what: str, within_s: float = WAIT_LIMIT_S) -> None:
-    """Ask until it holds; an assertion with `what` when the time is over."""
+    """Wait until the condition is True; fail with `what` after `within_s`."""
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
@@ -62,7 +62,7 @@ def eventually(condition: Callable[[], bool], what: str, within_s: float = WAIT_
 
 
 def make_topics(kafka: KafkaCluster, partitions: int = PARTITIONS) -> None:
-    """Every topic, as `drydock topics apply` makes them."""
+    """Create every topic, as `drydock topics apply` does."""
     wanted = wanted_topics(SITES, partitions, 1)
     with connected(KafkaConnection(bootstrap=kafka.bootstrap), 10) as cluster:
         cluster.apply(differences(wanted, cluster.topics(), brokers=1), wanted)
@@ -71,7 +71,7 @@ def make_topics(kafka: KafkaCluster, partitions: int = PARTITIONS) -> None:
 
 @dataclass
 class WorkerProcess:
-    """One worker."""
+    """A worker in a process."""
 
     process: BaseProcess
     data_dir: Path
@@ -80,24 +80,24 @@ class WorkerProcess:
     is_frozen: bool = False
 
     def kill(self) -> None:
-        """End it at once (kill -9)."""
+        """Kill the process (kill -9) and wait for its end."""
         self.process.kill()
         self.process.join()
 
     def stop(self) -> int:
-        """End it in good order; its exit code."""
+        """Stop the process with SIGTERM and return its exit code."""
         self.process.terminate()
         self.process.join(WAIT_LIMIT_S)
         assert self.process.exitcode is not None, "does not stop"
         return self.process.exitcode
 
     def freeze(self) -> None:
-        """Stop it where it is, as a machine under heavy load does; it does not know."""
+        """Suspend the process (SIGSTOP): it does not notice, as under heavy load."""
         self._signal(signal.SIGSTOP)
         self.is_frozen = True
 
     def thaw(self) -> None:
-        """Have it go on."""
+        """Resume the process (SIGCONT)."""
         self._signal(signal.SIGCONT)
         self.is_frozen = False
 
@@ -107,30 +107,30 @@ class WorkerProcess:
 
     @property
     def runs(self) -> bool:
-        """Whether it has not ended."""
+        """True if the process has not ended."""
         return self.process.is_alive()
 
     def get(self, path: str) -> tuple[int, str]:
-        """What its web pages answer; 0 while it does not."""
+        """Return status and body of a page; status 0 if the worker does not respond."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
             connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
+            response = connection.getresponse()
+            return response.status, response.read().decode()
         except OSError:
             return 0, ""
         finally:
             connection.close()
 
     def health(self) -> dict[str, Any]:
-        """The figures of /healthz; nothing while it does not answer."""
+        """Return the fields of /healthz; empty if the worker does not respond."""
         status, body = self.get("/healthz")
         return json.loads(body) if status else {}
 
 
 @dataclass
 class Workers:
-    """Some workers of one group, and what they read and write."""
+    """The workers of one group, and the topics that they read and write."""
 
     kafka: KafkaCluster
     folder: Path
@@ -149,10 +149,10 @@ class Workers:
         self._consumer = KafkaConsumer(**connection.consumer_options())
         self._records: dict[str, list[Any]] = {}
         self._positions: dict[TopicPartition, int] = {}
-        self._partitions: dict[str, int] = {}
+        self._partition_counts: dict[str, int] = {}
 
     def close(self) -> None:
-        """End all."""
+        """Kill all workers and close the clients."""
         for worker in self.running:
             if worker.runs:
                 worker.kill()
@@ -161,7 +161,7 @@ class Workers:
         self._consumer.close()
 
     def set_clock(self, now: datetime) -> None:
-        """What time it is for all workers from now on."""
+        """Set the clock of all workers."""
         self.now = now
         path = self.folder / "clock"
         new = path.with_suffix(".new")
@@ -169,7 +169,7 @@ class Workers:
         new.replace(path)
 
     def start(self, data_dir: Path | None = None) -> WorkerProcess:
-        """One more worker."""
+        """Start one more worker; `data_dir` may be the one of an earlier worker."""
         self.started += 1
         data_dir = data_dir or self.folder / f"data-{self.started}"
         log = self.folder / f"worker-{self.started}.log"
@@ -193,7 +193,7 @@ class Workers:
     # --- in ---
 
     def send(self, events: Iterable[CloudEvent]) -> None:
-        """Publish events where they belong, and wait until the broker has them."""
+        """Publish events to their topics and wait for the acknowledgements."""
         sent = [
             self.producer.send(topic_of(event), key=key_of(event).encode(), value=encode(event))
             for event in events
@@ -203,7 +203,7 @@ class Workers:
             each.get(timeout=30)
 
     def set_topic(self, topic: str, settings: Mapping[str, str]) -> None:
-        """Change a topic's settings."""
+        """Change settings of a topic and wait until the broker shows them."""
         resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs=dict(settings))
         self.admin.alter_configs([resource], incremental=True)
         eventually(lambda: self._settings_of(topic).items() >= settings.items(), "settings")
@@ -216,7 +216,7 @@ class Workers:
     # --- out ---
 
     def wait_caught_up(self, within_s: float = WAIT_LIMIT_S) -> None:
-        """Wait until the living workers have nothing left to do at the present time."""
+        """Wait until the running workers have processed all records, at the time of the clock."""
         try:
             eventually(self._is_caught_up, "workers caught up", within_s)
         except AssertionError as error:
@@ -227,24 +227,25 @@ class Workers:
         assert living, "no worker runs"
         figures = [worker.health() for worker in living]
         ready = {name for one in figures for name in one.get("ready", ())}
-        if len(ready) < len(self._places(STATE.name, DISPATCH_STATE.name)):
+        if len(ready) < len(self._partitions_of(STATE.name, DISPATCH_STATE.name)):
             return False
         if not all(one["idle"] for one in figures):
             return False
-        # The ends are asked for last. What a worker published before it was idle is in them, so
-        # if another one had still to read it, that one is not there yet.
-        ends = self._ends(self._places(*(topic.name for topic in SUBSCRIBED)))
+        # Read the end offsets last: they include the records that a worker published before it
+        # was idle, so a worker that has yet to read those is behind its end offset.
+        ends = self._ends(self._partitions_of(*(topic.name for topic in SUBSCRIBED)))
         offsets = {name: at for one in figures for name, at in one["offsets"].items()}
-        facts = self.broadcast_ends()
-        return all(one["broadcast"] == facts for one in figures) and all(
-            offsets.get(f"{place.topic}/{place.partition}") == end for place, end in ends.items()
+        broadcast = self.broadcast_ends()
+        return all(one["broadcast"] == broadcast for one in figures) and all(
+            offsets.get(f"{partition.topic}/{partition.partition}") == end
+            for partition, end in ends.items()
         )
 
     def committed(self) -> dict[TopicPartition, int]:
-        """How far the group is, as the broker has it."""
+        """Return the committed offsets of the group; empty while its coordinator moves."""
         try:
             found = self.admin.list_group_offsets({self.group: None})[self.group]
-        except KafkaError:  # the group's coordinator is on its way
+        except KafkaError:  # the coordinator of the group is not available yet
             return {}
         return {
             TopicPartition(partition.topic, partition.partition): committed.offset
@@ -253,68 +254,76 @@ class Workers:
         }
 
     def lag(self) -> int:
-        """Records not yet committed."""
-        ends = self._ends(self._places(*(topic.name for topic in SUBSCRIBED)))
+        """Return the number of records that are not yet committed."""
+        ends = self._ends(self._partitions_of(*(topic.name for topic in SUBSCRIBED)))
         committed = self.committed()
-        return sum(end - committed.get(place, 0) for place, end in ends.items())
+        return sum(end - committed.get(partition, 0) for partition, end in ends.items())
 
     def broadcast_ends(self) -> dict[str, int]:
-        """How far the fact topics go."""
-        ends = self._ends(self._places(ADVISORIES.name, CONTROL.name))
-        return {place.topic: end for place, end in ends.items()}
+        """Return the end offset of each broadcast topic."""
+        ends = self._ends(self._partitions_of(ADVISORIES.name, CONTROL.name))
+        return {partition.topic: end for partition, end in ends.items()}
 
-    def _ends(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        ends: dict[TopicPartition, int] = self._consumer.end_offsets(places)
+    def _ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        ends: dict[TopicPartition, int] = self._consumer.end_offsets(partitions)
         return ends
 
-    def _places(self, *topics: str) -> list[TopicPartition]:
-        unknown = [topic for topic in topics if topic not in self._partitions]
+    def _partitions_of(self, *topics: str) -> list[TopicPartition]:
+        unknown = [topic for topic in topics if topic not in self._partition_counts]
         if unknown:
             for one in self.admin.describe_topics(unknown):
-                self._partitions[one["name"]] = len(one["partitions"])
+                self._partition_counts[one["name"]] = len(one["partitions"])
         return [
             TopicPartition(topic, number)
             for topic in topics
-            for number in range(self._partitions[topic])
+            for number in range(self._partition_counts[topic])
         ]
 
     def read(self, topic: str) -> list[Any]:
-        """All records of a topic, each partition's in its order."""
+        """Return all records of a topic, in the order of each partition."""
         records = self._records.setdefault(topic, [])
-        places = self._places(topic)
-        ends = self._ends(places)
-        new = [place for place in places if self._positions.get(place, 0) < ends[place]]
+        partitions = self._partitions_of(topic)
+        ends = self._ends(partitions)
+        new = [
+            partition
+            for partition in partitions
+            if self._positions.get(partition, 0) < ends[partition]
+        ]
         if not new:
             return list(records)
         self._consumer.assign(new)
-        for place in new:
-            self._consumer.seek(place, self._positions.get(place, 0))
-        while any(self._consumer.position(place) < ends[place] for place in new):
+        for partition in new:
+            self._consumer.seek(partition, self._positions.get(partition, 0))
+        while any(self._consumer.position(partition) < ends[partition] for partition in new):
             for some in self._consumer.poll(timeout_ms=500).values():
                 records += some
-        for place in new:
-            self._positions[place] = self._consumer.position(place)
+        for partition in new:
+            self._positions[partition] = self._consumer.position(partition)
         return list(records)
 
     def decisions(self) -> list[DecisionRecord]:
-        """Every decision, each Mac's in its order."""
+        """Return every decision, in the order of each Mac."""
         return [
             DecisionRecord.model_validate_json(record.value) for record in self.read(DECISIONS.name)
         ]
 
     def published(self) -> list[JobIssuedEvent]:
-        """Every order that reached a site's topic."""
+        """Return every job in the job topics of the sites."""
         events = [decode(one.value) for site in SITES for one in self.read(jobs_topic(site))]
         return [event for event in events if isinstance(event, JobIssuedEvent)]
 
     def dead_letters(self) -> list[DeadLetter]:
-        """Everything that was set aside."""
+        """Return all dead letters."""
         return [
             DeadLetter.model_validate_json(record.value) for record in self.read(DEAD_LETTERS.name)
         ]
 
     def state(self) -> dict[str, Any]:
-        """The row of every Mac, as it counts: a later one, but not of an earlier owner."""
+        """Return the valid row of every Mac: the last one, without rows of a fenced owner.
+
+        A row with a lower epoch than an earlier one of its partition is void, unless it is the
+        first of its Mac.
+        """
         epochs: dict[int, int] = {}
         rows: dict[str, Any] = {}
         for record in self.read(STATE.name):
@@ -326,7 +335,7 @@ class Workers:
         return {udid: row for udid, row in rows.items() if udid[0] != " "}
 
     def logs(self) -> str:
-        """What the workers say of themselves, and the ends of their logs."""
+        """Return the health and the last 3000 characters of the log of each worker."""
         return "\n".join(
             f"{one.log.name}: {one.health() if one.runs and not one.is_frozen else 'ended'}\n"
             f"{one.log.read_text()[-3000:]}"
@@ -336,7 +345,7 @@ class Workers:
 
 @pytest.fixture
 def workers(empty_kafka: KafkaCluster, tmp_path: Path) -> Iterator[Workers]:
-    """No worker yet, and empty topics."""
+    """A group without workers yet, on empty topics."""
     make_topics(empty_kafka)
     some = Workers(empty_kafka, tmp_path, NOW)
     yield some

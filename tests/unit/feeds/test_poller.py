@@ -1,4 +1,4 @@
-"""Which feeds are looked at when, and what is kept of what was found."""
+"""The poller: order and times of polls, the documents that it caches, and its logs."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from schemas.feeds import FeedSource
 
 @dataclass
 class Sink:
-    """Takes everything, or says what it is told to."""
+    """Accepts every document, unless `outcomes` has another outcome for its source."""
 
     outcomes: dict[str, FeedOutcome] = field(default_factory=dict)
     documents: list[tuple[str, bytes, bool]] = field(default_factory=list)
@@ -60,14 +60,14 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path)
 
 
-def test_releases_are_read_before_the_catalogue_of_cves(scene: Scene) -> None:
+def test_sofa_is_processed_before_kev(scene: Scene) -> None:
     kev, sofa = scene.file("kev", b"k"), scene.file("sofa", b"s")
     found = asyncio.run(scene.poller(kev=kev, sofa=sofa).poll(scene.sink, accept_losses=["sofa"]))
     assert scene.sink.documents == [("sofa", b"s", True), ("kev", b"k", False)]
     assert found == {"sofa": FeedOutcome.ACCEPTED, "kev": FeedOutcome.ACCEPTED}
 
 
-def test_a_feed_that_is_not_there_does_not_keep_others_from_being_read(scene: Scene) -> None:
+def test_unreachable_feed_does_not_prevent_polls_of_others(scene: Scene) -> None:
     poller = scene.poller(sofa=str(scene.folder / "nowhere"), kev=scene.file("kev", b"k"))
     asyncio.run(poller.poll(scene.sink))
     assert scene.counts.polls == [("sofa", "unreachable"), ("kev", "accepted")]
@@ -75,7 +75,7 @@ def test_a_feed_that_is_not_there_does_not_keep_others_from_being_read(scene: Sc
     assert "No such file" in scene.log.entries[0]["detail"]
 
 
-def test_what_is_refused_is_not_the_good_copy(scene: Scene) -> None:
+def test_refused_document_does_not_replace_the_accepted_one(scene: Scene) -> None:
     location = scene.file("sofa", b"good")
     poller = scene.poller(sofa=location)
     asyncio.run(poller.poll(scene.sink))
@@ -90,29 +90,29 @@ def test_what_is_refused_is_not_the_good_copy(scene: Scene) -> None:
     assert scene.log.entries[-1]["detail"] == "why"
 
 
-def test_a_full_disk_costs_only_the_cached_copy(scene: Scene) -> None:
+def test_document_is_processed_when_it_cannot_be_cached(scene: Scene) -> None:
     (scene.folder / "copies").write_bytes(b"a file where a folder should be")
     found = asyncio.run(scene.poller(sofa=scene.file("sofa", b"s")).poll(scene.sink))
     assert found == {"sofa": FeedOutcome.ACCEPTED}
-    assert scene.log.entries[0]["event"] == "cannot keep a copy"
+    assert scene.log.entries[0]["event"] == "feed copy not stored"
 
 
-def test_each_feed_is_looked_at_when_it_is_due(scene: Scene) -> None:
+def test_each_feed_is_polled_when_it_is_due(scene: Scene) -> None:
     locations = {"sofa": scene.file("sofa", b"s"), "gdmf": scene.file("gdmf", b"g")}
     poller = scene.poller(**locations, interval_s=0.1, gdmf_interval_s=3600)
 
-    async def a_while() -> None:
+    async def run_twice() -> None:
         running = asyncio.create_task(poller.run(scene.sink))
         async with asyncio.timeout(20):
             while len(scene.sink.documents) < 4:
                 await asyncio.sleep(0.01)
         running.cancel()
-        # Whoever polls next goes on where this one was.
+        # A second run continues with the times of the first: `gdmf` is not due again.
         again = asyncio.create_task(poller.run(scene.sink))
         async with asyncio.timeout(20):
             while len(scene.sink.documents) < 6:
                 await asyncio.sleep(0.01)
         again.cancel()
 
-    asyncio.run(a_while())
+    asyncio.run(run_twice())
     assert [source for source, _, _ in scene.sink.documents].count("gdmf") == 1

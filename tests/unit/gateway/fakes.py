@@ -1,4 +1,4 @@
-"""A Kafka in memory, with the ways in which it fails."""
+"""A Kafka in memory that can fail in three ways."""
 
 import asyncio
 from collections import deque
@@ -15,9 +15,13 @@ TIMEOUT_S = 30.0
 
 @dataclass
 class FakeKafka:
-    """A broker, what reached it and in how many requests. `away` holds back every acknowledgement
-    until it is back, as an idempotent producer does; `deaf` has a producer wait before it takes a
-    record; `broken` fails connections and what is under way."""
+    """A broker; `log` has the records that reached it, `requests` their requests.
+
+    - `away`: no record is acknowledged until the broker is back, as with an idempotent producer,
+      and no connection succeeds;
+    - `deaf`: `send` waits before it accepts a record;
+    - `broken`: connections fail, and so do the records in flight.
+    """
 
     log: list[Record] = field(default_factory=list)
     away: bool = False
@@ -30,7 +34,7 @@ class FakeKafka:
     async def connect(self) -> "FakeProducer":
         self.connects += 1
         if self.away or self.broken:
-            raise ProducerError("nobody answers")
+            raise ProducerError("no connection")
         self.producers.append(FakeProducer(self))
         return self.producers[-1]
 
@@ -58,7 +62,7 @@ class FakeKafka:
 
 @dataclass
 class FakeProducer:
-    """A producer: keeps order, and holds back what Kafka cannot take."""
+    """A producer that keeps the order, and holds records back while Kafka is away."""
 
     kafka: FakeKafka
     held: "deque[tuple[Record, asyncio.Future[Any]]]" = field(default_factory=deque)
@@ -68,7 +72,7 @@ class FakeProducer:
         while self.kafka.deaf and not self.kafka.broken:
             await asyncio.sleep(0.001)
         if self.dead or self.kafka.broken:
-            raise ProducerError("of no more use")
+            raise ProducerError("the producer is closed")
         delivery: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.held.append((record, delivery))
         if not self.kafka.away:
@@ -92,7 +96,7 @@ class FakeProducer:
         self.dead = True
 
 
-async def until(holds: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(TIMEOUT_S):
-        while not holds():
+        while not condition():
             await asyncio.sleep(0.001)

@@ -1,4 +1,4 @@
-"""Who may post what."""
+"""Authentication: accepted and refused credentials of senders and of admins."""
 
 import base64
 import hashlib
@@ -29,22 +29,22 @@ def authenticator(*, loopback: bool = False, **secrets: str) -> Authenticator:
 FULL = authenticator(nanomdm_hmac_key=KEY, jamf_secret=SECRET)
 OPEN = authenticator(loopback=True)
 
-TAKEN: dict[str, tuple[Authenticator, str, dict[str, str]]] = {
+ACCEPTED: dict[str, tuple[Authenticator, str, dict[str, str]]] = {
     "hmac": (FULL, "nanomdm", {"x-hmac-signature": HMAC}),
     "bearer": (FULL, "jamf", {"authorization": f"Bearer {SECRET}"}),
     "basic": (FULL, "jamf", {"authorization": basic(SECRET)}),
     "header": (FULL, "jamf", {"x-drydock-secret": SECRET}),
-    "no secret, this machine only": (OPEN, "munki", {}),
+    "no secret, loopback only": (OPEN, "munki", {}),
 }
 REFUSED: dict[str, tuple[Authenticator, str, dict[str, str], int]] = {
     "no hmac": (FULL, "nanomdm", {}, 401),
     "hmac of another key": (FULL, "nanomdm", {"x-hmac-signature": "A" * 44}, 401),
     "hmac in hex": (FULL, "nanomdm", {"x-hmac-signature": "ab" * 32}, 401),
     "hmac not latin-1": (FULL, "nanomdm", {"x-hmac-signature": "\u20ac"}, 401),
-    "secret where an hmac is due": (FULL, "nanomdm", {"authorization": f"Bearer {KEY}"}, 401),
+    "secret instead of an hmac": (FULL, "nanomdm", {"authorization": f"Bearer {KEY}"}, 401),
     "no credentials": (FULL, "jamf", {}, 401),
     "wrong bearer": (FULL, "jamf", {"authorization": "Bearer wrong"}, 401),
-    "secret of another source": (FULL, "jamf", {"x-hmac-signature": HMAC}, 401),
+    "hmac instead of a secret": (FULL, "jamf", {"x-hmac-signature": HMAC}, 401),
     "basic, wrong password": (FULL, "jamf", {"authorization": basic("wrong")}, 401),
     "basic, not base64": (FULL, "jamf", {"authorization": "Basic %%%"}, 401),
     "basic, not text": (FULL, "jamf", {"authorization": "Basic /////w=="}, 401),
@@ -54,32 +54,32 @@ REFUSED: dict[str, tuple[Authenticator, str, dict[str, str], int]] = {
 }
 
 
-@pytest.mark.parametrize("case", TAKEN)
-def test_a_proven_sender_is_accepted(case: str) -> None:
-    who, source, headers = TAKEN[case]
-    who.check_source(source, headers, BODY)
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_sender_with_valid_credentials_is_accepted(case: str) -> None:
+    checker, source, headers = ACCEPTED[case]
+    checker.check_source(source, headers, BODY)
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_wrong_credential_is_refused(case: str) -> None:
-    who, source, headers, status = REFUSED[case]
+def test_sender_with_invalid_credentials_is_refused(case: str) -> None:
+    checker, source, headers, status = REFUSED[case]
     with pytest.raises(AuthenticationError) as refused:
-        who.check_source(source, headers, BODY)
+        checker.check_source(source, headers, BODY)
     assert refused.value.status == status
 
 
-def test_signature_covers_the_body() -> None:
+def test_hmac_of_another_body_is_refused() -> None:
     with pytest.raises(AuthenticationError):
         FULL.check_source("nanomdm", {"x-hmac-signature": HMAC}, BODY + b" ")
 
 
-def test_admin_token_is_asked_for_on_this_machine_too() -> None:
+def test_admin_token_is_required_on_loopback_too() -> None:
     OPEN.check_admin({"authorization": f"Bearer {TOKEN}"})
     for headers in ({}, {"authorization": f"Bearer {SECRET}"}):
         with pytest.raises(AuthenticationError):
             OPEN.check_admin(headers)
 
 
-def test_secrets_do_not_show() -> None:
+def test_secrets_are_not_in_the_repr() -> None:
     assert SECRET not in repr(FULL)
     assert KEY not in repr(FULL)

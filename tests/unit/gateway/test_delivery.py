@@ -1,4 +1,4 @@
-"""Delivery: every accepted record reaches Kafka, each key's in order, whatever fails."""
+"""Delivery: every accepted record reaches Kafka, in the order of its key, after any failure."""
 
 import asyncio
 import random
@@ -86,7 +86,7 @@ def record(mac: str, number: int) -> Record:
 
 
 def first_seen(log: list[Record]) -> dict[bytes, list[int]]:
-    """The numbers of each key in the order they first came."""
+    """Return the numbers of each key, in the order of their first appearance."""
     seen: dict[bytes, list[int]] = defaultdict(list)
     for one in log:
         if int(one.value) not in seen[one.key]:
@@ -98,7 +98,7 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(test())
 
 
-def test_delivers_directly_and_leaves_no_trace_on_disk(tmp_path: Path) -> None:
+def test_record_is_not_spooled_while_kafka_acknowledges(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka()
         async with running(kafka, tmp_path) as it:
@@ -114,7 +114,7 @@ def test_delivers_directly_and_leaves_no_trace_on_disk(tmp_path: Path) -> None:
     run(test)
 
 
-def test_records_within_the_linger_time_go_in_one_request(tmp_path: Path) -> None:
+def test_records_within_the_linger_time_are_one_request(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka()
         async with running(kafka, tmp_path, linger_s=0.5) as it:
@@ -130,7 +130,9 @@ def test_records_within_the_linger_time_go_in_one_request(tmp_path: Path) -> Non
     run(test)
 
 
-def test_answers_from_disk_while_kafka_is_away_and_drains_in_order(tmp_path: Path) -> None:
+def test_record_is_durable_on_disk_while_kafka_is_away_and_sent_in_order_later(
+    tmp_path: Path,
+) -> None:
     async def test() -> None:
         kafka = FakeKafka(away=True)
         async with running(kafka, tmp_path) as it:
@@ -151,7 +153,7 @@ def test_answers_from_disk_while_kafka_is_away_and_drains_in_order(tmp_path: Pat
     run(test)
 
 
-def test_what_is_under_way_when_kafka_goes_is_spooled_first_and_not_sent_twice(
+def test_records_in_flight_when_kafka_goes_away_are_spooled_and_not_sent_twice(
     tmp_path: Path,
 ) -> None:
     async def test() -> None:
@@ -170,7 +172,7 @@ def test_what_is_under_way_when_kafka_goes_is_spooled_first_and_not_sent_twice(
     run(test)
 
 
-def test_what_a_producer_does_not_take_is_spooled_while_it_takes_nothing(tmp_path: Path) -> None:
+def test_records_are_spooled_while_the_producer_does_not_accept_them(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka()
         async with running(kafka, tmp_path) as it:
@@ -188,9 +190,9 @@ def test_what_a_producer_does_not_take_is_spooled_while_it_takes_nothing(tmp_pat
     run(test)
 
 
-def test_what_is_spooled_while_a_read_finds_nothing_is_sent_in_its_turn(tmp_path: Path) -> None:
+def test_record_spooled_during_an_empty_read_is_not_skipped(tmp_path: Path) -> None:
     class Overtaken(Spool):
-        """A record is spooled between a read that finds nothing and what is made of it."""
+        """Spools a record right after the first read that finds nothing."""
 
         overtaken = False
 
@@ -213,7 +215,7 @@ def test_what_is_spooled_while_a_read_finds_nothing_is_sent_in_its_turn(tmp_path
     run(test)
 
 
-def test_a_producer_that_gave_up_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_failed_producer_is_replaced_and_no_record_is_lost(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka()
         async with running(kafka, tmp_path) as it:
@@ -231,7 +233,7 @@ def test_a_producer_that_gave_up_is_replaced_and_nothing_is_lost(tmp_path: Path)
     run(test)
 
 
-def test_a_steady_stream_does_not_keep_it_spooling(tmp_path: Path) -> None:
+def test_direct_mode_returns_during_a_steady_stream(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka(away=True)
         async with running(kafka, tmp_path) as it:
@@ -254,26 +256,26 @@ def test_a_steady_stream_does_not_keep_it_spooling(tmp_path: Path) -> None:
     run(test)
 
 
-def test_a_full_spool_refuses_and_takes_again_once_there_is_room(tmp_path: Path) -> None:
+def test_full_spool_refuses_records_until_it_has_room_again(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka(away=True)
         async with running(kafka, tmp_path, max_bytes=500) as it:
-            taken = 0
+            accepted = 0
             with suppress(SpoolFullError):
                 while True:
-                    await it.producer.put([record("A", taken)])
-                    taken += 1
-            assert taken == it.spool.depth > 0
+                    await it.producer.put([record("A", accepted)])
+                    accepted += 1
+            assert accepted == it.spool.depth > 0
             assert not it.producer.is_accepting
             kafka.come_back()
             await until(lambda: not it.producer.spooling)
-            await it.producer.put([record("A", taken)])
-            assert [int(one.value) for one in kafka.log] == list(range(taken + 1))
+            await it.producer.put([record("A", accepted)])
+            assert [int(one.value) for one in kafka.log] == list(range(accepted + 1))
 
     run(test)
 
 
-def test_more_than_may_wait_is_refused(tmp_path: Path) -> None:
+def test_put_is_refused_when_too_many_calls_wait(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka()
         async with running(kafka, tmp_path, max_waiting=1) as it:
@@ -288,7 +290,7 @@ def test_more_than_may_wait_is_refused(tmp_path: Path) -> None:
     run(test)
 
 
-def test_stopping_makes_what_is_under_way_durable(tmp_path: Path) -> None:
+def test_stop_makes_records_in_flight_durable(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka()
         async with running(kafka, tmp_path) as it:
@@ -305,7 +307,7 @@ def test_stopping_makes_what_is_under_way_durable(tmp_path: Path) -> None:
     run(test)
 
 
-def test_an_unhandled_exception_is_answered_and_the_spool_is_sent(tmp_path: Path) -> None:
+def test_unhandled_exception_fails_the_call_and_delivery_continues(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka(away=True)
         failing = True
@@ -331,8 +333,7 @@ def test_an_unhandled_exception_is_answered_and_the_spool_is_sent(tmp_path: Path
 
 
 class KilledGateway:
-    """One process over the spool: `steps` happen to it, then it is as after kill -9. It dies
-    sooner when it comes to its `crash_at`-th durable write."""
+    """One process on the spool, until it is killed at a random durable write or after 150 steps."""
 
     def __init__(self, kafka: FakeKafka, folder: Path, chance: random.Random) -> None:
         self.kafka = kafka
@@ -388,13 +389,15 @@ class KilledGateway:
 @pytest.mark.parametrize(
     "seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 12))]
 )
-def test_no_taken_record_is_lost_and_each_macs_order_holds(tmp_path: Path, seed: int) -> None:
-    """Kafka comes and goes, producers break, and the process is killed at a durable write."""
+def test_no_accepted_record_is_lost_and_the_order_of_each_mac_is_kept(
+    tmp_path: Path, seed: int
+) -> None:
+    """Kafka comes and goes, producers fail, and the process is killed at a durable write."""
 
     async def test() -> None:
         chance = random.Random(seed)
         kafka = FakeKafka(away=chance.random() < 0.5)
-        taken: dict[str, list[int]] = defaultdict(list)
+        accepted: dict[str, list[int]] = defaultdict(list)
         asked: dict[str, int] = defaultdict(int)
 
         async def give(producer: StoreAndForwardProducer, mac: str) -> None:
@@ -402,7 +405,7 @@ def test_no_taken_record_is_lost_and_each_macs_order_holds(tmp_path: Path, seed:
             asked[mac] += 1
             with suppress(BackpressureError, SpoolError):
                 await producer.put([record(mac, number)])
-                taken[mac].append(number)
+                accepted[mac].append(number)
 
         for _ in range(3):
             await KilledGateway(kafka, tmp_path, chance).live(give)
@@ -410,7 +413,7 @@ def test_no_taken_record_is_lost_and_each_macs_order_holds(tmp_path: Path, seed:
         async with running(kafka, tmp_path) as it:
             await until(lambda: not it.producer.spooling)
         seen = first_seen(kafka.log)
-        for mac, numbers in taken.items():
+        for mac, numbers in accepted.items():
             assert [n for n in seen[mac.encode()] if n in set(numbers)] == numbers
 
     run(test)
@@ -419,9 +422,7 @@ def test_no_taken_record_is_lost_and_each_macs_order_holds(tmp_path: Path, seed:
 # --- limits ---
 
 
-def test_no_more_than_the_limit_is_under_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_records_in_flight_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.gateway.delivery._MAX_IN_FLIGHT", 3)
 
     async def test() -> None:
@@ -444,7 +445,7 @@ def test_no_more_than_the_limit_is_under_way(
     run(test)
 
 
-def test_more_than_may_be_queued_is_refused(
+def test_put_is_refused_when_the_queue_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.gateway.delivery._MAX_QUEUED", 2)
@@ -464,7 +465,7 @@ def test_more_than_may_be_queued_is_refused(
     run(test)
 
 
-def test_calls_that_ended_leave_room_for_others(tmp_path: Path) -> None:
+def test_finished_and_cancelled_calls_do_not_count_as_waiting(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka()
         async with running(kafka, tmp_path, max_waiting=1) as it:
@@ -481,7 +482,7 @@ def test_calls_that_ended_leave_room_for_others(tmp_path: Path) -> None:
     run(test)
 
 
-def test_after_a_stop_nothing_is_taken(tmp_path: Path) -> None:
+def test_put_is_refused_after_a_stop(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka()
         async with running(kafka, tmp_path) as it:
@@ -496,17 +497,17 @@ def test_after_a_stop_nothing_is_taken(tmp_path: Path) -> None:
     run(test)
 
 
-def test_it_accepts_while_a_tenth_of_the_spool_is_free(tmp_path: Path) -> None:
+def test_records_are_accepted_while_a_tenth_of_the_spool_is_free(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka(away=True)
         size = record("A", 1).size + 64
         async with running(kafka, tmp_path, max_bytes=20 * size) as it:
-            taken = 0
+            accepted = 0
             while it.producer.is_accepting:
                 await it.producer.put([record("A", 1)])
-                taken += 1
-            # Two places are a tenth; what is free has to hold the overhead of a row as well.
-            assert taken == 18
+                accepted += 1
+            # A tenth is the size of two records, and the overhead of one row must be free too.
+            assert accepted == 18
             kafka.come_back()
             await until(lambda: not it.producer.spooling)
             assert it.producer.is_accepting
@@ -514,10 +515,12 @@ def test_it_accepts_while_a_tenth_of_the_spool_is_free(tmp_path: Path) -> None:
     run(test)
 
 
-# --- from one mode to the other ---
+# --- changes of the mode ---
 
 
-def test_what_a_broken_producer_lost_is_spooled_once_and_then_forgotten(tmp_path: Path) -> None:
+def test_records_of_a_failed_producer_are_spooled_once_and_deleted_when_delivered(
+    tmp_path: Path,
+) -> None:
     async def test() -> None:
         kafka = FakeKafka()
         async with running(kafka, tmp_path) as it:
@@ -539,7 +542,7 @@ def test_what_a_broken_producer_lost_is_spooled_once_and_then_forgotten(tmp_path
     run(test)
 
 
-def test_what_a_crash_left_is_sent_before_what_comes(tmp_path: Path) -> None:
+def test_records_left_by_a_crash_are_sent_before_new_ones(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=MIB)
     spool.append([record("A", number) for number in range(450)], NOW)
     spool.close()
@@ -556,7 +559,7 @@ def test_what_a_crash_left_is_sent_before_what_comes(tmp_path: Path) -> None:
     run(test)
 
 
-def test_what_comes_while_spooling_is_sent_without_waiting_for_a_look(
+def test_record_that_arrives_while_spooling_is_sent_without_a_wake_interval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.gateway.delivery._WAKE_INTERVAL_S", 3600.0)
@@ -578,7 +581,7 @@ def test_what_comes_while_spooling_is_sent_without_waiting_for_a_look(
     run(test)
 
 
-def test_a_disk_that_refuses_is_an_error_to_the_sender_only(tmp_path: Path) -> None:
+def test_error_of_the_disk_fails_only_the_call(tmp_path: Path) -> None:
     class Refusing(Spool):
         refusing = True
 
@@ -602,7 +605,7 @@ def test_a_disk_that_refuses_is_an_error_to_the_sender_only(tmp_path: Path) -> N
     run(test)
 
 
-def test_connecting_is_tried_again_until_kafka_is_there(tmp_path: Path) -> None:
+def test_connecting_is_retried_until_kafka_is_back(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka(away=True)
         async with running(kafka, tmp_path) as it:
@@ -617,7 +620,7 @@ def test_connecting_is_tried_again_until_kafka_is_there(tmp_path: Path) -> None:
     run(test)
 
 
-def test_a_stop_before_the_first_run_releases_the_spool(tmp_path: Path) -> None:
+def test_immediate_stop_releases_the_spool(tmp_path: Path) -> None:
     async def test() -> None:
         async with running(FakeKafka(), tmp_path):
             pass
@@ -626,7 +629,7 @@ def test_a_stop_before_the_first_run_releases_the_spool(tmp_path: Path) -> None:
     run(test)
 
 
-def test_a_producer_that_took_nothing_is_trusted_again_once_it_acknowledges(
+def test_direct_mode_returns_after_a_send_timeout_once_the_producer_acknowledges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.gateway.delivery._PROBE_TIMEOUT_S", 3600.0)
@@ -646,7 +649,7 @@ def test_a_producer_that_took_nothing_is_trusted_again_once_it_acknowledges(
     run(test)
 
 
-def test_after_a_reconnect_the_first_failure_waits_the_shortest_time_again(
+def test_first_failure_after_a_reconnect_has_the_shortest_delay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.gateway.delivery._RETRY_DELAYS_S", (0.001, 3600.0))

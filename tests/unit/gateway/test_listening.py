@@ -1,11 +1,11 @@
-"""What every server's listening socket is like."""
+"""Options of the listening socket of every server."""
 
 import socket
 
 from pipeline.server_process import Listen
 
 
-def test_answers_do_not_wait_for_their_heads_to_be_acknowledged() -> None:
+def test_accepted_connections_send_without_delay() -> None:
     with (
         Listen("127.0.0.1", 0).bind() as listener,
         socket.create_connection(listener.getsockname()),

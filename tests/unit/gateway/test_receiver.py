@@ -1,4 +1,4 @@
-"""The receiver in front of a real courier and spool and a fake Kafka: what is answered when."""
+"""Responses of the receiver, with the real producer and spool and a fake Kafka."""
 
 import asyncio
 import base64
@@ -42,7 +42,7 @@ MAGIC = "PUSH-MAGIC-THAT-IS-SECRET"
 
 
 def webhook(kind: str, udid: str = UDID, **message: Any) -> bytes:
-    """NanoMDM's webhook for a check-in."""
+    """Return NanoMDM's webhook for a check-in."""
     payload = {"MessageType": kind, "UDID": udid, "Topic": "com.apple.mgmt.x", **message}
     raw = base64.b64encode(plistlib.dumps(payload)).decode()
     return json.dumps(
@@ -67,7 +67,7 @@ def signed(body: bytes) -> dict[str, str]:
 
 @dataclass
 class RunningReceiver:
-    """A receiver, who asks it, and what is behind it."""
+    """A running receiver with an HTTP client, its spool, Kafka, metrics and log."""
 
     client: httpx.AsyncClient
     kafka: FakeKafka
@@ -128,11 +128,14 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(test())
 
 
-def test_webhook_is_in_kafka_when_it_is_answered(tmp_path: Path) -> None:
+def test_webhook_is_in_kafka_at_the_response(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(tmp_path) as it:
-            answer = await it.post("/webhooks/nanomdm", webhook("CheckOut"))
-            assert (answer.status_code, answer.json()) == (200, {"events": 1, "dead_letters": 0})
+            response = await it.post("/webhooks/nanomdm", webhook("CheckOut"))
+            assert (response.status_code, response.json()) == (
+                200,
+                {"events": 1, "dead_letters": 0},
+            )
             (record,) = it.kafka.log
             assert (record.topic, record.key) == (CHECKINS.name, UDID.encode())
             assert isinstance(decode(record.value), CheckedOutEvent)
@@ -141,11 +144,11 @@ def test_webhook_is_in_kafka_when_it_is_answered(tmp_path: Path) -> None:
     run(test)
 
 
-def test_webhook_is_on_disk_when_it_is_answered_while_kafka_is_away(tmp_path: Path) -> None:
+def test_webhook_is_on_disk_at_the_response_while_kafka_is_away(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(tmp_path, kafka=FakeKafka(away=True)) as it:
-            answer = await it.post("/webhooks/nanomdm", webhook("CheckOut"))
-            assert answer.status_code == 200
+            response = await it.post("/webhooks/nanomdm", webhook("CheckOut"))
+            assert response.status_code == 200
             assert (it.spool.depth, it.kafka.log) == (1, [])
             assert (await it.client.get("/readyz")).status_code == 200
             it.kafka.come_back()
@@ -165,7 +168,7 @@ def test_secrets_are_in_neither_kafka_nor_spool(tmp_path: Path) -> None:
         async with serving(tmp_path, kafka=FakeKafka(away=True)) as it:
             body = webhook("TokenUpdate", **message)
             assert (await it.post("/webhooks/nanomdm", body)).status_code == 200
-            odd = webhook("Unheard", **message)
+            odd = webhook("Unknown", **message)
             assert (await it.post("/webhooks/nanomdm", odd)).json()["dead_letters"] == 1
             spooled = b"".join(path.read_bytes() for path in tmp_path.iterdir())
             it.kafka.come_back()
@@ -185,13 +188,13 @@ def test_secrets_are_in_neither_kafka_nor_spool(tmp_path: Path) -> None:
     run(test)
 
 
-def test_replayed_body_is_the_same_event(tmp_path: Path) -> None:
+def test_replayed_body_gives_the_same_event(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(tmp_path, nanomdm_hmac_key=SecretStr(HMAC_KEY)) as it:
             body = webhook("Authenticate", SerialNumber="C02XK0AAJGH5", OSVersion="26.1")
             for _ in range(3):
-                answer = await it.post("/webhooks/nanomdm", body, **signed(body))
-                assert answer.status_code == 200
+                response = await it.post("/webhooks/nanomdm", body, **signed(body))
+                assert response.status_code == 200
             values = [record.value for record in it.kafka.log if record.topic == CHECKINS.name]
             assert len(values) == 3
             assert len(set(values)) == 1
@@ -200,11 +203,14 @@ def test_replayed_body_is_the_same_event(tmp_path: Path) -> None:
     run(test)
 
 
-def test_what_cannot_be_used_is_a_durable_dead_letter(tmp_path: Path) -> None:
+def test_unusable_payload_becomes_a_durable_dead_letter(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(tmp_path) as it:
-            answer = await it.post("/webhooks/jamf", b"<xml?>not json")
-            assert (answer.status_code, answer.json()) == (200, {"events": 0, "dead_letters": 1})
+            response = await it.post("/webhooks/jamf", b"<xml?>not json")
+            assert (response.status_code, response.json()) == (
+                200,
+                {"events": 0, "dead_letters": 1},
+            )
             (record,) = it.kafka.log
             letter = DeadLetter.model_validate_json(record.value)
             assert (record.topic, record.key.decode()) == (DEAD_LETTERS.name, letter.raw_sha256)
@@ -213,7 +219,9 @@ def test_what_cannot_be_used_is_a_durable_dead_letter(tmp_path: Path) -> None:
     run(test)
 
 
-def test_our_bug_loses_no_payload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_payload_becomes_a_dead_letter_when_its_translation_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: Any, **__: Any) -> Any:
         raise LookupError("our bug")
 
@@ -249,9 +257,9 @@ def test_one_bad_event_rejects_its_batch(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(tmp_path) as it:
             body = encode(osquery_report("MAC-1", NOW)) + b'\n{"type":"x"}'
-            answer = await it.post("/v1/events", body)
-            assert answer.status_code == 400
-            assert answer.json()["errors"][0]["where"] == "line 2: $"
+            response = await it.post("/v1/events", body)
+            assert response.status_code == 400
+            assert response.json()["errors"][0]["where"] == "line 2: $"
             assert it.kafka.log == []
             assert it.count("events", "rejected") == 1
 
@@ -292,36 +300,36 @@ def test_a_bad_request_is_refused(tmp_path: Path, case: str) -> None:
             jamf_secret=SecretStr("jamf-secret"),
             max_webhook_bytes=1024,
         ) as it:
-            answer = await it.post(f"/webhooks/{source}", body, **headers)
-            assert answer.status_code == status
+            response = await it.post(f"/webhooks/{source}", body, **headers)
+            assert response.status_code == status
             assert it.count(source, outcome) == 1
             assert it.kafka.log == []
-            assert len(answer.headers["x-request-id"]) == 32
+            assert len(response.headers["x-request-id"]) == 32
 
     run(test)
 
 
-def test_an_endless_body_is_cut_off(tmp_path: Path) -> None:
+def test_endless_body_is_refused_at_the_size_limit(tmp_path: Path) -> None:
     async def endless() -> AsyncIterator[bytes]:
         while True:
             yield b"x" * 512
 
     async def test() -> None:
         async with serving(tmp_path, max_webhook_bytes=1024) as it:
-            answer = await it.client.post("/webhooks/jamf", content=endless())
-            assert answer.status_code == 413
+            response = await it.client.post("/webhooks/jamf", content=endless())
+            assert response.status_code == 413
 
     run(test)
 
 
-def test_a_full_spool_is_answered_503_and_not_ready(tmp_path: Path) -> None:
+def test_response_is_503_and_not_ready_while_the_spool_is_full(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka(away=True)
         async with serving(tmp_path, kafka=kafka) as it:
             assert (await it.post("/webhooks/nanomdm", webhook("CheckOut"))).status_code == 200
             it.spool.max_bytes = it.spool.size
-            answer = await it.post("/webhooks/nanomdm", webhook("CheckOut", "MAC-2"))
-            assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+            response = await it.post("/webhooks/nanomdm", webhook("CheckOut", "MAC-2"))
+            assert (response.status_code, response.headers["retry-after"]) == (503, "30")
             assert (await it.client.get("/readyz")).status_code == 503
             assert (await it.client.get("/healthz")).status_code == 200
             kafka.come_back()
@@ -332,26 +340,26 @@ def test_a_full_spool_is_answered_503_and_not_ready(tmp_path: Path) -> None:
     run(test)
 
 
-def test_too_much_under_way_is_answered_429(tmp_path: Path) -> None:
+def test_response_is_429_when_too_many_requests_wait(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(tmp_path, max_waiting=1) as it:
             it.kafka.go_away()
             bodies = [webhook("CheckOut", f"MAC-{number}") for number in range(3)]
-            answers = await asyncio.gather(*(it.post("/webhooks/nanomdm", b) for b in bodies))
-            statuses = sorted(one.status_code for one in answers)
+            responses = await asyncio.gather(*(it.post("/webhooks/nanomdm", b) for b in bodies))
+            statuses = sorted(one.status_code for one in responses)
             assert statuses == [200, 429, 429]
-            assert {one.headers.get("retry-after") for one in answers} == {None, "1"}
+            assert {one.headers.get("retry-after") for one in responses} == {None, "1"}
 
     run(test)
 
 
-def test_memory_for_bodies_is_bounded(tmp_path: Path) -> None:
+def test_response_is_429_when_bodies_exceed_the_memory_limit(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(tmp_path, max_waiting_bytes=1024 * 1024) as it:
             it.kafka.go_away()
             body = webhook("CheckOut", Padding="x" * 600_000)
-            answers = await asyncio.gather(*(it.post("/webhooks/nanomdm", body) for _ in "ab"))
-            assert sorted(one.status_code for one in answers) == [200, 429]
+            responses = await asyncio.gather(*(it.post("/webhooks/nanomdm", body) for _ in "ab"))
+            assert sorted(one.status_code for one in responses) == [200, 429]
 
     run(test)
 
@@ -371,13 +379,13 @@ def test_metrics_show_the_spool(tmp_path: Path) -> None:
     run(test)
 
 
-def test_openapi_document_names_what_is_answered(tmp_path: Path) -> None:
+def test_openapi_document_lists_every_status_of_a_webhook(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(tmp_path) as it:
             document = (await it.client.get("/openapi.json")).json()
         assert document["openapi"] == "3.1.0"
-        answers = document["paths"]["/webhooks/{source}"]["post"]["responses"]
-        assert set(answers) == {"200", "401", "403", "408", "413", "415", "429", "503"}
+        responses = document["paths"]["/webhooks/{source}"]["post"]["responses"]
+        assert set(responses) == {"200", "401", "403", "408", "413", "415", "429", "503"}
         event = document["components"]["schemas"]["Event"]
         jsonschema.Draft202012Validator.check_schema(event)
         sample = json.loads(encode(osquery_report("MAC-1", NOW)))

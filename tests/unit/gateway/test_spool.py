@@ -1,4 +1,4 @@
-"""The spool: what was appended is there after any crash, in order, and no more than fits."""
+"""The spool: appended records survive any crash, in order, and its size is limited."""
 
 import sqlite3
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def test_records_come_back_in_order_after_a_restart(tmp_path: Path) -> None:
     again.close()
 
 
-def test_what_is_forgotten_makes_room_and_its_place_is_not_given_again(tmp_path: Path) -> None:
+def test_deleted_records_make_room_and_their_numbers_are_not_used_again(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=MIB)
     spool.append([record(1), record(2)], NOW)
     spool.delete(spool.read_after(0, max_records=10, max_bytes=MIB))
@@ -64,7 +64,7 @@ def test_what_is_forgotten_makes_room_and_its_place_is_not_given_again(tmp_path:
         ("forget:after", [b"2"]),
     ],
 )
-def test_a_crash_leaves_all_of_a_step_or_nothing(
+def test_crash_leaves_all_records_of_a_write_or_none(
     tmp_path: Path, moment: str, left: list[bytes]
 ) -> None:
     first = Spool(tmp_path, max_bytes=MIB)
@@ -89,7 +89,7 @@ def test_a_crash_leaves_all_of_a_step_or_nothing(
     again.close()
 
 
-def test_what_does_not_fit_is_refused_whole(tmp_path: Path) -> None:
+def test_records_that_do_not_fit_are_all_refused(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=1000)
     spool.append([record(1, 500)], NOW)
     with pytest.raises(SpoolFullError):
@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_refused_whole(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_reading_stops_at_either_limit_but_gives_one(tmp_path: Path) -> None:
+def test_reading_stops_at_either_limit_but_returns_one_record(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=MIB)
     spool.append([record(number, 1000) for number in range(5)], NOW)
     assert len(spool.read_after(0, max_records=3, max_bytes=MIB)) == 3
@@ -109,28 +109,28 @@ def test_reading_stops_at_either_limit_but_gives_one(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_another_process_cannot_open_it(tmp_path: Path) -> None:
+def test_spool_is_opened_by_one_process_only(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=MIB)
     with pytest.raises(SpoolError, match="another process"):
         Spool(tmp_path, max_bytes=MIB)
     spool.close()
 
 
-def test_it_is_for_its_owner_only(tmp_path: Path) -> None:
+def test_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     Spool(tmp_path / "data", max_bytes=MIB).close()
     assert (tmp_path / "data").stat().st_mode & 0o077 == 0
     assert (tmp_path / "data" / FILE).stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("content", [b"not a database, " * 100, b"\0" * 5000], ids=["text", "nul"])
-def test_a_file_that_is_none_is_an_error(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_no_database_is_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(SpoolError, match="cannot use"):
         Spool(tmp_path, max_bytes=MIB)
     assert (tmp_path / FILE).read_bytes() == content
 
 
-def test_a_newer_file_is_an_error(tmp_path: Path) -> None:
+def test_file_of_a_newer_version_is_an_error(tmp_path: Path) -> None:
     db = sqlite3.connect(tmp_path / FILE)
     db.execute("PRAGMA user_version = 99")
     db.close()
@@ -138,7 +138,7 @@ def test_a_newer_file_is_an_error(tmp_path: Path) -> None:
         Spool(tmp_path, max_bytes=MIB)
 
 
-def test_a_full_disk_is_full(tmp_path: Path) -> None:
+def test_full_disk_refuses_records(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=MIB)
     spool._db.execute("PRAGMA max_page_count = 10")
     with pytest.raises(SpoolFullError):
@@ -147,7 +147,7 @@ def test_a_full_disk_is_full(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_what_is_kept_survives_a_power_failure(tmp_path: Path) -> None:
+def test_database_syncs_each_commit_to_disk(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=MIB)
     assert spool._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert spool._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
@@ -158,7 +158,7 @@ def test_what_is_kept_survives_a_power_failure(tmp_path: Path) -> None:
 COST = len("drydock.checkins.v1") + len(b"MAC-1") + 10 + 64  # of `record(1)`
 
 
-def test_room_is_counted_to_the_byte(tmp_path: Path) -> None:
+def test_size_limit_is_exact(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=2 * COST)
     spool.append([record(1)], NOW)
     assert (spool.size, spool.depth) == (COST, 1)
@@ -173,7 +173,7 @@ def test_room_is_counted_to_the_byte(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_reading_fills_the_limit_of_bytes_exactly(tmp_path: Path) -> None:
+def test_read_limit_of_bytes_is_exact(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=MIB)
     spool.append([record(1), record(2)], NOW)
     both = 2 * (COST - 64)
@@ -182,7 +182,7 @@ def test_reading_fills_the_limit_of_bytes_exactly(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_the_age_is_that_of_the_first_that_waits(tmp_path: Path) -> None:
+def test_age_is_that_of_the_oldest_waiting_record(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=MIB)
     assert (spool.oldest_at, spool.age_s()) == (None, 0.0)
     now = datetime.now(UTC)
@@ -206,7 +206,7 @@ def test_a_closed_spool_can_be_opened_and_closed_again(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_spool_that_could_not_be_opened_is_locked_by_no_process(tmp_path: Path) -> None:
+def test_lock_is_released_when_opening_fails(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"not a database, " * 100)
     for _ in range(2):
         with pytest.raises(SpoolError, match="cannot use"):
@@ -215,7 +215,7 @@ def test_a_spool_that_could_not_be_opened_is_locked_by_no_process(tmp_path: Path
     Spool(tmp_path, max_bytes=MIB).close()
 
 
-def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(SpoolError, match=r"cannot use .*file"):
         Spool(tmp_path / "file" / "spool", max_bytes=MIB)
@@ -228,7 +228,7 @@ def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
     spool.close()
     content = bytearray((tmp_path / FILE).read_bytes())
     page = 4096
-    # The number of cells of a page in the middle: the rows no longer fit their places.
+    # Overwrite the number of cells of a page in the middle, so that quick_check finds damage.
     at = len(content) // page // 2 * page + 3
     content[at : at + 2] = b"\xff\xff"
     (tmp_path / FILE).write_bytes(content)
@@ -236,7 +236,7 @@ def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
         Spool(tmp_path, max_bytes=MIB)
 
 
-def test_a_spool_that_cannot_be_read_or_written_is_an_error(tmp_path: Path) -> None:
+def test_failed_read_or_write_is_an_error(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=MIB)
     spool.append([record(1)], NOW)
     spool._db.execute("ALTER TABLE records RENAME TO others")
@@ -250,7 +250,7 @@ def test_a_spool_that_cannot_be_read_or_written_is_an_error(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("content", "version"), [(b"not a database, " * 100, 0), (b"", 99)])
-def test_a_file_that_cannot_be_used_is_closed(
+def test_database_is_closed_when_opening_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, version: int
 ) -> None:
     class Watched(sqlite3.Connection):

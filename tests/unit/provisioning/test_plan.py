@@ -1,4 +1,4 @@
-"""What differs between wanted and actual topics, and what may be done about it."""
+"""Differences between wanted and actual topics, and the changes that are allowed."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -39,7 +39,7 @@ def without(*names: str) -> dict[str, ActualTopic]:
     return {name: topic for name, topic in THERE.items() if name not in names}
 
 
-def test_every_topic_is_wanted_and_sites_own_topics_once_a_site() -> None:
+def test_every_topic_is_wanted_and_topics_of_sites_once_for_each_site() -> None:
     names = {topic.name for topic in WANTED}
     assert {"drydock.jobs.austin.v1", "drydock.attempts.muc.v1"} <= names
     every = (*TOPICS, *INTERNAL_TOPICS)
@@ -47,7 +47,7 @@ def test_every_topic_is_wanted_and_sites_own_topics_once_a_site() -> None:
     assert not any("{" in name for name in names)
 
 
-def test_partitions_option_is_for_the_device_key_space_only() -> None:
+def test_partition_count_applies_to_the_device_key_space_only() -> None:
     counts = {topic.name: topic.partitions for topic in wanted_topics(["muc"], 64, 3)}
     assert counts[CHECKINS] == counts[RESULTS] == 64
     assert counts[CONTROL] == 1
@@ -57,20 +57,20 @@ def test_partitions_option_is_for_the_device_key_space_only() -> None:
 @pytest.mark.parametrize(
     ("replication", "in_sync"), [(1, "1"), (2, "1"), (3, "2"), (5, "2")], ids=str
 )
-def test_one_broker_may_be_lost_where_there_are_three_copies(
+def test_min_insync_replicas_allows_the_loss_of_one_broker_with_three_copies(
     replication: int, in_sync: str
 ) -> None:
     for topic in wanted_topics(["muc"], 32, replication):
         assert topic.settings["min.insync.replicas"] == in_sync
 
 
-def test_retention_is_in_milliseconds_and_for_ever_is_minus_one() -> None:
+def test_retention_is_in_milliseconds_and_unlimited_is_minus_one() -> None:
     settings = {topic.name: topic.settings for topic in WANTED}
     assert settings[CHECKINS]["retention.ms"] == str(30 * 24 * 3600 * 1000)
     assert settings[CONTROL]["retention.ms"] == "-1"
 
 
-def test_own_settings_of_a_topic_go_before_the_general_ones() -> None:
+def test_settings_of_a_topic_override_the_general_ones() -> None:
     topic = replace(
         JOBS,
         compacted=True,
@@ -83,11 +83,11 @@ def test_own_settings_of_a_topic_go_before_the_general_ones() -> None:
     assert settings["retention.bytes"] == "5"
 
 
-def test_nothing_differs_from_itself() -> None:
+def test_equal_topics_have_no_differences() -> None:
     assert differences(WANTED, THERE, brokers=3) == []
 
 
-def test_empty_cluster_lacks_every_topic() -> None:
+def test_every_topic_is_created_on_an_empty_cluster() -> None:
     found = differences(WANTED, {}, brokers=3)
     assert [each.topic for each in found] == [topic.name for topic in WANTED]
     assert {each.change for each in found} == {TopicChange.CREATE}
@@ -95,7 +95,7 @@ def test_empty_cluster_lacks_every_topic() -> None:
 
 
 @pytest.mark.parametrize(
-    ("actual", "grow", "change", "held"),
+    ("actual", "grow", "change", "obstacle"),
     [
         pytest.param(without(DEAD), False, TopicChange.CREATE, None, id="missing"),
         pytest.param(
@@ -129,60 +129,60 @@ def test_empty_cluster_lacks_every_topic() -> None:
         ),
     ],
 )
-def test_single_difference(
-    actual: dict[str, ActualTopic], grow: bool, change: TopicChange, held: str | None
+def test_single_difference_has_its_kind_and_obstacle(
+    actual: dict[str, ActualTopic], grow: bool, change: TopicChange, obstacle: str | None
 ) -> None:
     [found] = differences(WANTED, actual, brokers=3, grow=grow)
     assert found.change is change
-    if held is None:
+    if obstacle is None:
         assert found.obstacle is None
     else:
-        assert held in str(found.obstacle)
+        assert obstacle in str(found.obstacle)
 
 
-def test_setting_shows_its_actual_and_wanted_value() -> None:
+def test_difference_of_a_setting_has_actual_and_wanted_value() -> None:
     actual = changed(CONTROL, settings={**THERE[CONTROL].settings, "retention.ms": "1"})
     assert differences(WANTED, actual, brokers=3) == [
         TopicDifference(CONTROL, TopicChange.SETTING, "retention.ms", "1", "-1")
     ]
 
 
-def test_topic_read_whole_never_grows() -> None:
+def test_topic_that_is_read_whole_gets_no_more_partitions() -> None:
     wanted = [WantedTopic("x", Partitioning.WHOLE, 2, 1, {})]
     [found] = differences(wanted, {"x": ActualTopic("x", 1, 1, {})}, brokers=1, grow=True)
     assert "read whole" in str(found.obstacle)
 
 
-def test_new_topic_waits_while_its_key_space_has_another_count() -> None:
+def test_missing_topic_is_not_created_while_its_key_space_has_another_count() -> None:
     actual = {
         name: replace(topic, partitions=16) if topic.partitions == 32 else topic
         for name, topic in without(RESULTS).items()
     }
-    held = {d.topic: d.obstacle for d in differences(WANTED, actual, brokers=3)}
-    assert f"{CHECKINS} of the same key space has 16" in str(held[RESULTS])
+    obstacles = {d.topic: d.obstacle for d in differences(WANTED, actual, brokers=3)}
+    assert f"{CHECKINS} of the same key space has 16" in str(obstacles[RESULTS])
     assert all(d.obstacle is None for d in differences(WANTED, actual, brokers=3, grow=True))
 
 
-def test_nothing_grows_into_a_key_space_that_is_already_larger() -> None:
+def test_no_topic_grows_in_a_key_space_with_a_larger_count() -> None:
     actual = changed(CHECKINS, partitions=48)
     actual[RESULTS] = replace(actual[RESULTS], partitions=16)
-    held = {d.topic: d.obstacle for d in differences(WANTED, actual, brokers=3, grow=True)}
-    assert "cannot reduce" in str(held[CHECKINS])
-    assert f"{CHECKINS} of the same key space has 48" in str(held[RESULTS])
+    obstacles = {d.topic: d.obstacle for d in differences(WANTED, actual, brokers=3, grow=True)}
+    assert "cannot reduce" in str(obstacles[CHECKINS])
+    assert f"{CHECKINS} of the same key space has 48" in str(obstacles[RESULTS])
 
 
-def test_more_copies_than_brokers_are_held_with_the_reason() -> None:
+def test_topic_is_not_created_with_more_copies_than_brokers() -> None:
     found = differences(WANTED, {}, brokers=1)
     assert {each.obstacle for each in found} == {
         "replication 3 needs as many brokers; the cluster has 1"
     }
 
 
-def test_strange_topics_and_settings_are_noted_and_no_difference() -> None:
+def test_unknown_topics_and_settings_are_noted_but_are_no_difference() -> None:
     actual = {
         **changed(CONTROL, own=frozenset({"retention.ms", "flush.ms"})),
         "drydock.jobs.berln.v1": ActualTopic("drydock.jobs.berln.v1", 4, 3, {}),
-        "somebody.elses": ActualTopic("somebody.elses", 1, 1, {}),
+        "other.topic": ActualTopic("other.topic", 1, 1, {}),
     }
     assert differences(WANTED, actual, brokers=3) == []
     found = notes(WANTED, actual)
@@ -200,7 +200,7 @@ counts = st.one_of(st.none(), st.integers(1, 64))
     target=st.integers(1, 64),
     grow=st.booleans(),
 )
-def test_what_is_done_never_reduces_and_never_brings_a_key_space_out_of_step(
+def test_changes_never_reduce_a_count_and_keep_one_count_in_a_key_space(
     data: dict[str, int | None], target: int, grow: bool
 ) -> None:
     wanted = wanted_topics(["austin", "muc"], target, 3)
@@ -222,5 +222,5 @@ def test_what_is_done_never_reduces_and_never_brings_a_key_space_out_of_step(
         names = [topic.name for topic in wanted if topic.partitioning is space]
         if any(after.get(name) != actual.get(name) for name in names):
             assert len({after[name].partitions for name in names if name in after}) == 1
-    # Once done, it is done: only what was held is still different.
+    # After the changes, only the differences with an obstacle remain.
     assert all(each.obstacle for each in differences(wanted, after, brokers=3, grow=grow))
