@@ -210,7 +210,7 @@ def test_a_job_signed_by_an_unknown_key_becomes_a_dead_letter(service: Service) 
 def test_policy_is_put_in_force_once(service: Service) -> None:
     assert not service.set_policy(POLICY, at(1), "me")
     assert service.set_policy(POLICY + "# changed\n", at(1), "me")
-    with pytest.raises(StoreError, match="is the clock right"):
+    with pytest.raises(StoreError, match="check the clock"):
         service.set_policy(POLICY, at(-1), "me")
 
 
