@@ -77,7 +77,9 @@ def test_decides_nothing_when_a_line_is_no_event(events: Path) -> None:
     assert (code, out) == (2, "")
     assert f"{events}:{number - 1}: unknown_type" in err
     assert f"{events}:{number}: not_json" in err
-    assert err.splitlines()[-1] == "drydock: 2 lines are no event; nothing was decided"
+    assert err.splitlines()[-1] == (
+        "drydock: lines that are not events: 2; nothing was decided: correct or remove them"
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_decides_nothing_when_a_line_is_no_event(events: Path) -> None:
     [
         ("--policy", "missing.yaml", "cannot read missing.yaml"),
         ("--events", "missing.jsonl", "cannot read missing.jsonl"),
-        ("--now", "yesterday", "--now: 'yesterday' is no time"),
+        ("--now", "yesterday", "--now: 'yesterday' is not a time"),
         ("--now", "2025-12-16T03:00:00", "has no time zone"),
     ],
 )

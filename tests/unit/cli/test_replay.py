@@ -83,7 +83,7 @@ def test_lists_for_people(data_dir: Path) -> None:
 
 def test_an_empty_slice_is_reported(data_dir: Path) -> None:
     result = drydock("replay", "--data-dir", data_dir, "--until", "2020-01-01")
-    assert (result.exit_code, result.stdout) == (0, "No decisions in this slice.\n")
+    assert (result.exit_code, result.stdout) == (0, "There are no such decisions.\n")
 
 
 def test_an_empty_log_is_no_error(tmp_path: Path) -> None:
@@ -200,9 +200,9 @@ def test_a_bad_policy_is_named_line_by_line(data_dir: Path, tmp_path: Path) -> N
     [
         (("--verify", "--policy", "x.yaml"), "give one of them"),
         (("--since", "2025-12-12T10:00"), "--since: '2025-12-12T10:00' has no time zone"),
-        (("--until", "soon"), "--until: 'soon' is no time"),
+        (("--until", "soon"), "--until: 'soon' is not a time"),
         (("--since", "2025-12-13", "--until", "2025-12-12"), "is not before"),
-        (("--serial", "NOBODY"), "knows no Mac by the name 'NOBODY'"),
+        (("--serial", "NOBODY"), "the log has no Mac 'NOBODY'"),
         (("--policy", "missing.yaml"), "cannot read missing.yaml"),
     ],
 )
@@ -254,7 +254,7 @@ def test_explains_for_people(data_dir: Path) -> None:
     assert result.exit_code == 0
     assert "Held by low_disk, at gate disk: 3 GB free, 15 GB wanted" in result.stdout
     assert "Exposed to 2 CVEs, 0 exploited, critical: macOS-15.7.3" in result.stdout
-    assert "Next eligible: only an event can change this answer" in result.stdout
+    assert "Next eligible: only an event can change this decision" in result.stdout
     assert "Gates, in order" in result.stdout
 
 
@@ -264,14 +264,16 @@ def test_explains_what_nothing_was_decided_for(tmp_path: Path) -> None:
     write(driver.finish(), tmp_path / "data")
     result = drydock("explain", "LON-1", "--data-dir", tmp_path / "data")
     assert result.exit_code == 0
-    assert "nothing was ever decided for it" in result.stdout
+    assert "there is no decision for it" in result.stdout
     assert "hostname=[red]ldn[/red]" in result.stdout
 
 
 def test_refuses_an_unknown_mac(data_dir: Path) -> None:
     result = drydock("explain", "NOBODY", "--data-dir", data_dir)
     assert result.exit_code == 2
-    assert result.stderr == "drydock: the log knows no Mac by the name 'NOBODY'\n"
+    assert result.stderr == (
+        "drydock: the log has no Mac 'NOBODY': give a serial number, UDID or enrollment id\n"
+    )
 
 
 # --- I9 ---
