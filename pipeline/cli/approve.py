@@ -1,4 +1,4 @@
-"""`drydock approve`: approve the erasing job that waits for a Mac."""
+"""`drydock approve`: approve the erasing job of one Mac."""
 
 import json
 from datetime import UTC, datetime, timedelta

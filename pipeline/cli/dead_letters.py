@@ -114,12 +114,10 @@ def replay(
 
 
 def _replay(data_dir: Path, seq: int, *, as_json: bool) -> bool:
-    from pipeline.embedded.operator_requests import replay as order
+    from pipeline.embedded.operator_requests import replay as replay_request
 
-    response = send_request(
-        data_dir, "POST", f"/v1/dead-letters/{seq}/replay", order(seq, _redactor(data_dir)),
-        refusable=True,
-    )  # fmt: skip
+    path, request = f"/v1/dead-letters/{seq}/replay", replay_request(seq, _redactor(data_dir))
+    response = send_request(data_dir, "POST", path, request, refusable=True)
     refused = response.get("error")
     if as_json:
         emit(json.dumps({"seq": seq, "replayed": refused is None, **response}))

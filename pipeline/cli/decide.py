@@ -77,7 +77,7 @@ def _policy(path: Path) -> "Policy":
     except OSError as error:
         fail(f"cannot read {path}: {error.strerror}")
     except UnicodeDecodeError:
-        fail(f"{path} is not UTF-8")
+        fail(f"{path} is not UTF-8 text")
     except PolicyError as error:
         first = error.problems[0]
         count = len(error.problems) - 1

@@ -200,7 +200,7 @@ class Service:
     def approve(
         self, udid: str, *, by: str, now: datetime, lasts: timedelta, key: Ed25519PrivateKey
     ) -> str:
-        """Approve the erasing job that waits for this Mac and return the job's id.
+        """Approve this Mac's erasing job and return the job's id.
 
         `key` is the approver's own. Raises ValueError if no job of the Mac waits for approval.
         """

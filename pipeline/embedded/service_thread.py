@@ -208,7 +208,7 @@ class ServiceThread:
                 return
 
     def _next_batch(self, service: Service, macs: MacSource | None) -> list[_QueuedRequest]:
-        """Return the waiting requests, at the latest when the service or a Mac has work."""
+        """Wait for requests until the service or a Mac has work; return the waiting requests."""
         now = _now()
         wakes = [service.next_wake(now), None if macs is None else macs.next_event_at()]
         first = min((wake for wake in wakes if wake is not None), default=None)
