@@ -67,8 +67,8 @@ def publish_halt_change(
         publish(settings, make(now))
     except FAULTS as error:
         fail(
-            f"NOT confirmed: Kafka at {settings.bootstrap}: {one_line_error(error)};"
-            " run the command again"
+            f"NOT confirmed by Kafka at {settings.bootstrap}; fix the cause and run this again:"
+            f" {one_line_error(error)}"
         )
 
 

@@ -75,8 +75,8 @@ def publish(
         done = put_in_force(settings, text, by, wait_s)
     except FAULTS as error:
         fail(
-            f"NOT confirmed: Kafka at {settings.bootstrap}: {one_line_error(error)};"
-            " run the command again"
+            f"NOT confirmed by Kafka at {settings.bootstrap}; fix the cause and run this again:"
+            f" {one_line_error(error)}"
         )
     result = "unchanged" if done.event is None else "in force"
     if as_json:

@@ -43,7 +43,7 @@ def test_a_policy_is_published_once_and_another_one_after_it(empty_kafka: KafkaC
 
     early = publish("early", POLICY)
     assert (early.exit_code, early.stdout) == (2, "")
-    assert early.stderr.startswith("drydock: NOT confirmed: ")
+    assert early.stderr.startswith("drydock: NOT confirmed by Kafka at ")
     assert early.stderr.endswith(f"no topic {CONTROL.name}: run `drydock topics apply`\n")
     make_topics(empty_kafka.bootstrap)
     assert publish("one", POLICY).stdout.startswith("in force: digest ")
