@@ -1,4 +1,4 @@
-"""`drydock agent`: a site's executor on Kafka."""
+"""`drydock agent`: carry out the jobs of a site, on Kafka."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,40 +19,42 @@ if TYPE_CHECKING:
 
 Keys = Annotated[
     Path | None,
-    typer.Option(help="The folder with `trust/`; else `keys` in the data directory."),
+    typer.Option(help="The folder with `trust/`; default: `keys` in the data directory."),
 ]
 Name = Annotated[
     str | None,
     typer.Option(
         envvar="DRYDOCK_AGENT_NAME",
-        help="Its lasting name in the site's group; else one kept in the data directory.",
+        help="Lasting name of this agent in the site's group; default: one kept in the data"
+        " directory.",
     ),
 ]
 DrainS = Annotated[
-    float, typer.Option(min=0, help="Seconds after SIGTERM until everything is handed over.")
+    float, typer.Option(min=0, help="Seconds after SIGTERM in which it hands over its jobs.")
 ]
 SessionS = Annotated[
     float,
-    typer.Option(min=1, help="Seconds without a heartbeat until another takes its jobs."),
+    typer.Option(min=1, help="Seconds without a heartbeat after which other agents take its jobs."),
 ]
 Simulate = Annotated[
     str | None,
-    typer.Option(help="Act on the simulated Macs that are served at this HOST:PORT."),
+    typer.Option(help="Act on the simulated Macs of the server at this HOST:PORT."),
 ]
 
 
 def agent(  # noqa: PLR0913, PLR0917 - a command's options
-    site: Annotated[str, typer.Option(help="The site whose jobs it carries out.")],
+    site: Annotated[str, typer.Option(help="The site whose jobs this agent carries out.")],
     data_dir: Annotated[
-        Path, typer.Option("--data-dir", help="Its journal; for one executor alone.")
+        Path, typer.Option("--data-dir", help="Directory for its state; for this agent alone.")
     ],
     bootstrap: Annotated[
-        str | None, typer.Option(help="host:port of Kafka, with commas between.")
+        str | None,
+        typer.Option(help="Kafka brokers, separated by commas; default: DRYDOCK_KAFKA_BOOTSTRAP."),
     ] = None,
     keys: Keys = None,
     name: Name = None,
     slots: Annotated[
-        int, typer.Option(min=1, help="Macs at once in the site, over all its executors.")
+        int, typer.Option(min=1, help="Jobs at once at the site's Macs, over all its agents.")
     ] = 50,
     drain_s: DrainS = 30.0,
     session_s: SessionS = 30.0,
@@ -61,11 +63,12 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
     ] = "127.0.0.1:9464",
     simulate: Simulate = None,
 ) -> None:
-    """Carry out a site's jobs: read from Kafka, verified, journalled, done once, told.
+    """Carry out the jobs of a site, on Kafka.
 
-    Kill it at any moment: another one of the site, or the same one started again, looks at each
-    Mac and goes on. Without --simulate no Mac is touched (so far the only way in earnest): every
-    job is refused. Exit 2 where it cannot start or go on.
+    Each job is verified, then its Mac is acted on once, then the results are published. The agent
+    can be killed at any moment: another agent of the site, or the same one after a restart, looks
+    at each Mac and continues. Without --simulate it is a dry run: every job is refused and no Mac
+    is touched; this version cannot act on real Macs. Exit 2 if it cannot start or continue.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -78,7 +81,7 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
         TypeAdapter(SiteField).validate_python(site)
         TypeAdapter(SiteField).validate_python(name or site)
     except ValidationError:
-        fail("site and name: small letters, digits and hyphens, at most 63")
+        fail("--site and --name: use small letters, digits and hyphens, at most 63 characters")
     address = _address(listen) if listen else None
     mac_for, clock = _macs(simulate)
     try:
@@ -103,7 +106,7 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
 def _address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
-        fail(f"{text!r} is not HOST:PORT")
+        fail(f"{text!r} is not HOST:PORT, such as 127.0.0.1:9464")
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 

@@ -1,4 +1,4 @@
-"""Every command, put together. Command modules import what is heavy only when they run."""
+"""The command line with all its commands. Command modules import heavy packages when they run."""
 
 from typing import Annotated
 

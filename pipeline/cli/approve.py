@@ -1,4 +1,4 @@
-"""`drydock approve`: allow the one erasing job that a Mac waits for."""
+"""`drydock approve`: approve the erasing job of one Mac."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -18,18 +18,21 @@ if TYPE_CHECKING:
 def approve(
     name: Annotated[str, typer.Argument(help="The Mac's UDID or serial number.")],
     data_dir: DataDir,
-    hours: Annotated[float, typer.Option(min=0.1, max=720, help="How long it holds.")] = 24.0,
+    hours: Annotated[
+        float, typer.Option(min=0.1, max=720, help="Hours until the approval expires.")
+    ] = 24.0,
     keys: Annotated[
         Path | None,
-        typer.Option(help="The approver's key directory; else the data directory's own."),
+        typer.Option(help="The approver's key directory; default: `keys` in the data directory."),
     ] = None,
     by: By = "unknown",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Allow one erasing job on one Mac, signed with the approver's key.
+    """Approve one erasing job on one Mac.
 
-    What is on the Mac is lost once the job runs. Exit 2 where no job of the Mac waits for this.
+    The approval is signed with the approver's key. The job erases all data on the Mac. Exit 2 if no
+    job of the Mac waits for approval.
     """
     from agents.keys import KeysError, KeyStore, Purpose
     from pipeline.embedded import control_events, operator_requests
@@ -67,5 +70,5 @@ def _decision(data_dir: Path, name: str, now: datetime, *, fast_paths: bool) -> 
         fail(str(error))
     udid = reconciler.fleet.find(name)
     if udid is None:
-        fail(f"no Mac is known as {name}")
+        fail(f"no Mac is known as {name}: give its UDID or serial number")
     return decide(reconciler.situation(udid, now), fast_paths=fast_paths)

@@ -1,4 +1,4 @@
-"""A fleet's control topic, as commands use it: read to its end, written to with confirmation."""
+"""The control topic of a fleet, for commands: read it to its end, publish with confirmation."""
 
 import logging
 import time
@@ -22,15 +22,15 @@ class NoTopicError(Exception):
     """The cluster has no control topic."""
 
 
-# kafka-python asserts where a broker says what it does not expect.
+# kafka-python 3.0.12 raises AssertionError for some unexpected responses of a broker.
 FAULTS: Final = (KafkaError, NoTopicError, TimeoutError, AssertionError)
-"""What `read_control` and `publish` raise: Kafka is away, refuses, or is not set up."""
+"""The exceptions of `read_control` and `publish`: Kafka is away, refuses, or has no topic."""
 
 
 def fleet_settings(bootstrap: str | None) -> KafkaSettings:
-    """How to reach the fleet's Kafka. Ends the command where that is not known.
+    """Return the settings of the fleet's Kafka. Exit 2 if they are missing or invalid.
 
-    From here on the client's own log is silent: what it has to say arrives as an error.
+    Silences the log of the Kafka client: its errors arrive as exceptions.
     """
     logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
     try:
@@ -40,7 +40,7 @@ def fleet_settings(bootstrap: str | None) -> KafkaSettings:
 
 
 def read_control(settings: KafkaSettings) -> list[bytes]:
-    """All that is in the topic now, in its order. Raises FAULTS."""
+    """Return the records of the topic as of now, in their order. Raises FAULTS."""
     found: list[bytes] = []
     until = time.monotonic() + _TIMEOUT_S
     options = settings.consumer_options() | {"bootstrap_timeout_ms": _LIMIT_MS}
@@ -52,14 +52,17 @@ def read_control(settings: KafkaSettings) -> list[bytes]:
         end = consumer.end_offsets([_PARTITION], timeout_ms=_LIMIT_MS)[_PARTITION]
         while (consumer.position(_PARTITION, timeout_ms=_LIMIT_MS) or 0) < end:
             if time.monotonic() > until:
-                raise TimeoutError(f"{CONTROL.name} is not read within {_TIMEOUT_S:g} s")
+                raise TimeoutError(f"{CONTROL.name} could not be read within {_TIMEOUT_S:g} s")
             records = consumer.poll(timeout_ms=_POLL_MS).get(_PARTITION, ())
             found += [record.value or b"" for record in records]
     return found
 
 
 def publish(settings: KafkaSettings, event: ControlEvent) -> None:
-    """Return once every in-sync copy has it. Raises FAULTS: then it may be there or not."""
+    """Publish an event; return once every in-sync replica has it.
+
+    Raises FAULTS: then the event may be in the topic or not.
+    """
     options = settings.producer_options() | {
         "delivery_timeout_ms": _LIMIT_MS,
         "request_timeout_ms": _LIMIT_MS // 2,
@@ -75,5 +78,5 @@ def publish(settings: KafkaSettings, event: ControlEvent) -> None:
 
 
 def one_line_error(error: BaseException) -> str:
-    """An error of these in one line."""
+    """Return the text of an error as one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""`drydock dead-letters`: what could not be used, why, and another try."""
+"""`drydock dead-letters`: list, show and replay inputs that could not be used."""
 
 import json
 from pathlib import Path
@@ -11,25 +11,25 @@ from pipeline.cli.output import emit, fail
 from pipeline.cli.service_client import AsJson, DataDir, send_request
 
 app = typer.Typer(
-    help="What could not be used, why, and another try.",
+    help="List, show and replay inputs that could not be used.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-Seq = Annotated[int, typer.Argument(help="Its number in the list.", min=1)]
+Seq = Annotated[int, typer.Argument(help="The number of the dead letter, from `list`.", min=1)]
 
 
 @app.command("list")
 def list_letters(
     data_dir: DataDir,
-    code: Annotated[str | None, typer.Option(help="Only those with this code.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Those replayed since, too.")] = False,
+    code: Annotated[str | None, typer.Option(help="Only dead letters with this code.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Include replayed ones.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List what was set aside, oldest first."""
+    """List the dead letters, oldest first."""
     from schemas.dead_letters import DeadLetterCode
 
     if code is not None and code not in set(DeadLetterCode):
-        fail(f"no code {code!r}; there are {', '.join(DeadLetterCode)}")
+        fail(f"unknown code {code!r}; one of: {', '.join(DeadLetterCode)}")
     with open_log(data_dir) as log:
         letters = [
             (one, json.loads(one.body))
@@ -63,22 +63,22 @@ def list_letters(
 def show(
     seq: Seq,
     data_dir: DataDir,
-    raw: Annotated[bool, typer.Option("--raw", help="Print the kept bytes and no more.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Print only the stored bytes.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show one with its bytes, secrets cut out."""
+    """Show one dead letter with its bytes; secrets are redacted."""
     import base64
     import sys
 
     with open_log(data_dir) as log:
         letters = log.dead_letters(seq=seq)
     if not letters:
-        fail(f"there is no dead letter {seq}")
+        fail(f"there is no dead letter {seq}: `drydock dead-letters list --all` has the numbers")
     fields: dict[str, Any] = json.loads(letters[0].body)
     kept = fields.pop("raw", None)
     if raw:
         if kept is None:
-            fail("its bytes were not kept")
+            fail(f"the bytes of dead letter {seq} were not kept")
         sys.stdout.buffer.write(base64.b64decode(kept))
         return
     if as_json:
@@ -95,11 +95,12 @@ def show(
 def replay(
     data_dir: DataDir,
     seqs: Annotated[
-        list[int] | None, typer.Argument(help="Their numbers; none: all.", min=1)
+        list[int] | None,
+        typer.Argument(help="Numbers from `list`; default: all not yet replayed.", min=1),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Translate dead letters again, after what failed on them was mended.
+    """Translate dead letters again, after their cause is fixed.
 
     Exit 1 if one of them still cannot be used.
     """
@@ -113,17 +114,15 @@ def replay(
 
 
 def _replay(data_dir: Path, seq: int, *, as_json: bool) -> bool:
-    from pipeline.embedded.operator_requests import replay as order
+    from pipeline.embedded.operator_requests import replay as replay_request
 
-    response = send_request(
-        data_dir, "POST", f"/v1/dead-letters/{seq}/replay", order(seq, _redactor(data_dir)),
-        refusable=True,
-    )  # fmt: skip
+    path, request = f"/v1/dead-letters/{seq}/replay", replay_request(seq, _redactor(data_dir))
+    response = send_request(data_dir, "POST", path, request, refusable=True)
     refused = response.get("error")
     if as_json:
         emit(json.dumps({"seq": seq, "replayed": refused is None, **response}))
     else:
-        emit(f"{seq}: {refused or str(response['events']) + ' events'}")
+        emit(refused or f"dead letter {seq}: replayed as {response['events']} events")
     return refused is None
 
 
@@ -138,7 +137,7 @@ def _redactor(data_dir: Path) -> Any:
 
 
 def _harmless(text: str) -> str:
-    """Foreign text for a terminal: what could steer it is spelled out."""
+    """Return foreign text with each character that could control a terminal as `\\xNN`."""
     return "".join(
         character if character.isprintable() or character in "\n\t" else f"\\x{ord(character):02x}"
         for character in text

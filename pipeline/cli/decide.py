@@ -1,4 +1,4 @@
-"""`drydock decide`: fold a file of events, print one decision a Mac. No broker, no data dir."""
+"""`drydock decide`: fold files of events and print one decision per Mac. No broker, no state."""
 
 import sys
 from collections import Counter
@@ -30,20 +30,22 @@ def decide(
     events: Annotated[
         list[Path],
         typer.Option(
-            "--events", help="CloudEvents, one JSON object a line; - is stdin. May be repeated."
+            "--events", help="CloudEvents, one JSON object per line; - is stdin. Repeatable."
         ),
     ],
     now: Annotated[
         str | None,
-        typer.Option("--now", help="Decide as of this time, ISO 8601 with a zone; default: now."),
+        typer.Option("--now", help="Decide as of this time: ISO 8601 with a zone; default: now."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One decision a line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, one decision per line.")
+    ] = False,
 ) -> None:
-    """Fold events and print one decision for each Mac, in the order of their UDIDs.
+    """Fold files of events and print one decision per Mac.
 
-    The order of the lines and repeated lines change nothing. Policies among the events are passed
-    over: --policy is the one that counts. Every Mac is looked at alone, so a site's limit on open
-    jobs holds nobody back here. With a line that is no event nothing is decided (exit 2).
+    Decisions come in the order of UDIDs. The order of events and repeats do not matter. Policies
+    among the events are ignored: --policy is in force. Each Mac is decided for alone, so the limit
+    on a site's open jobs holds no Mac here. If a line is not an event, nothing is decided (exit 2).
     """
     from pipeline.decide.batch import decide_all, fold_events
 
@@ -75,10 +77,11 @@ def _policy(path: Path) -> "Policy":
     except OSError as error:
         fail(f"cannot read {path}: {error.strerror}")
     except UnicodeDecodeError:
-        fail(f"{path} is not UTF-8")
+        fail(f"{path} is not UTF-8 text")
     except PolicyError as error:
         first = error.problems[0]
-        more = f" (and {len(error.problems) - 1} more)" if len(error.problems) > 1 else ""
+        count = len(error.problems) - 1
+        more = f" (and {count} more: run `drydock policy check`)" if count else ""
         fail(f"{path}:{first.line}:{first.column}: {first.path}: {first.message}{more}")
 
 
@@ -103,7 +106,7 @@ def _read(paths: Iterable[Path]) -> "Iterator[Event]":
                     if error.code == "too_large":
                         break
     if bad:
-        fail(f"{bad} line{'s are' if bad > 1 else ' is'} no event; nothing was decided")
+        fail(f"lines that are not events: {bad}; nothing was decided: correct or remove them")
 
 
 @contextmanager
@@ -126,7 +129,7 @@ def _opened(path: Path) -> "Iterator[tuple[IO[bytes], _Advance]]":
 
 
 class _Advance:
-    """Moves a progress bar on, but not for every line."""
+    """Advances a progress bar, once per 1,000 lines."""
 
     def __init__(self, bar: "Progress", task: "TaskID") -> None:
         self._bar = bar

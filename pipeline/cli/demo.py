@@ -1,4 +1,4 @@
-"""`drydock demo`: the embedded form against simulated Macs, watched live, then summed up."""
+"""`drydock demo`: the embedded form against simulated Macs, with a live view and a summary."""
 
 import shutil
 import sys
@@ -24,18 +24,21 @@ _FRAMES_PER_S: Final = 8
 
 def demo(
     data_dir: Annotated[
-        Path, typer.Option("--data-dir", help="Where the run keeps its log and report.")
+        Path, typer.Option("--data-dir", help="Directory for the run's log and report.")
     ] = Path("demo-data"),
-    devices: Annotated[int, typer.Option(help="How many simulated Macs.")] = 200,
+    devices: Annotated[int, typer.Option(help="Number of simulated Macs.")] = 200,
     seed: Annotated[int, typer.Option(help="The same seed gives the same summary.")] = 1,
     speed: Annotated[
         str, typer.Option(help="Simulated hours per second, or `max`.", metavar="HOURS|max")
     ] = "max",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, no live view.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as one JSON object; no live view.")
+    ] = False,
 ) -> None:
-    """Watch a simulated fleet settle, an advisory land, and its Macs brought up to date.
+    """Run a simulated fleet and watch it get Apple's updates.
 
-    Exits 1 if exposure does not reach what the simulated faults leave.
+    Exit 1 if the exposed Macs at the end are not exactly those that no job can patch, or if an
+    action was never carried out.
     """
     from pipeline.demo.scenario import build
 
@@ -43,7 +46,7 @@ def demo(
     try:
         scenario = build(seed, devices)
     except ValueError as error:
-        fail(str(error))
+        fail(f"--devices {devices}: {error}")
     _empty(data_dir)
     started = time.monotonic()
     _run(data_dir, scenario, seed, pace, quiet=as_json, fast_paths=fast_paths)
@@ -56,7 +59,10 @@ def demo(
         print_summary(summary, time.monotonic() - started)
         _print_where_to_look(data_dir)
     if not summary["ok"]:
-        finding("exposure did not reach the expected number, or an action was never carried out")
+        finding(
+            "the exposed Macs are not the expected ones, or an action was never carried out:"
+            f" see {data_dir / 'report.html'}"
+        )
 
 
 def _pace(speed: str) -> float | None:
@@ -67,17 +73,17 @@ def _pace(speed: str) -> float | None:
     except ValueError:
         hours = 0.0
     if not 0 < hours < float("inf"):
-        fail(f"--speed is a number of simulated hours per second above 0, or `max`: {speed!r}")
+        fail(f"--speed {speed!r}: give simulated hours per second, above 0, or `max`")
     return hours
 
 
 def _empty(data_dir: Path) -> None:
-    """Make room for a run: only what an earlier demo left is ever removed."""
+    """Empty the data directory. Exit 2 if it has files that no demo wrote."""
     if data_dir.exists() and not data_dir.is_dir():
         fail(f"{data_dir} is not a directory")
     if data_dir.is_dir() and any(data_dir.iterdir()):
         if not (data_dir / _MARKER).is_file():
-            fail(f"{data_dir} is not empty and not an earlier demo's: choose another --data-dir")
+            fail(f"{data_dir} is not empty and is not from a demo: choose another --data-dir")
         shutil.rmtree(data_dir)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -98,28 +104,28 @@ def _run(
     from pipeline.demo.drive import steps
     from pipeline.demo.embedded import run
 
-    moments = _paced(run(data_dir, scenario, seed, fast_paths=fast_paths), pace)
+    samples = _paced(run(data_dir, scenario, seed, fast_paths=fast_paths), pace)
     if quiet:
-        for _ in moments:
+        for _ in samples:
             pass
         return
     from rich.console import Console
 
-    watch(moments, len(scenario.specs), Console(stderr=True), steps())
+    watch(samples, len(scenario.specs), Console(stderr=True), steps())
 
 
-def _paced(moments: "Iterator[FleetSample]", pace: float | None) -> "Iterator[FleetSample]":
+def _paced(samples: "Iterator[FleetSample]", pace: float | None) -> "Iterator[FleetSample]":
     from pipeline.demo.drive import STEP
 
     wait_s = 0.0 if pace is None else STEP.total_seconds() / 3600 / pace
-    for moment in moments:
-        yield moment
+    for sample in samples:
+        yield sample
         if wait_s:
             time.sleep(wait_s)
 
 
-def watch(moments: "Iterator[FleetSample]", devices: int, console: "Console", count: int) -> None:
-    """Show a run while it goes on, of so many Moments."""
+def watch(samples: "Iterator[FleetSample]", devices: int, console: "Console", count: int) -> None:
+    """Show a run of `count` samples while it goes on."""
     from rich.console import Group
     from rich.live import Live
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -132,24 +138,24 @@ def watch(moments: "Iterator[FleetSample]", devices: int, console: "Console", co
     clock = progress.add_task("", total=count)
     shown = 0.0
     with Live(console=console, refresh_per_second=_FRAMES_PER_S, transient=True) as live:
-        for moment in moments:
+        for sample in samples:
             progress.advance(clock)
             if time.monotonic() - shown < 1 / _FRAMES_PER_S:
                 continue
             shown = time.monotonic()
-            passed = [name for name, at in MARKS.items() if at <= moment.now]
+            passed = [name for name, at in MARKS.items() if at <= sample.now]
             news = passed[-1] if passed else "the fleet settles"
-            progress.update(clock, description=f"{moment.now:%Y-%m-%d %H:%M} UTC  {news}")
-            live.update(Group(progress, _sites(moment, devices)))
+            progress.update(clock, description=f"{sample.now:%Y-%m-%d %H:%M} UTC  {news}")
+            live.update(Group(progress, _sites(sample, devices)))
 
 
-def _sites(moment: "FleetSample", devices: int) -> "RenderableType":
+def _sites(sample: "FleetSample", devices: int) -> "RenderableType":
     from rich.table import Table
 
     table = Table(title=f"{devices} Macs", title_justify="left")
-    for column in ("site", "exposed", "of these exploited", "jobs open"):
+    for column in ("site", "exposed", "exploited", "open jobs"):
         table.add_column(column, justify="left" if column == "site" else "right")
-    exposed, jobs = moment.exposed, moment.open_jobs
+    exposed, jobs = sample.exposed, sample.open_jobs
     for site in sorted({name for name, _ in (*exposed, *jobs)}):
         table.add_row(
             site or "no site",
@@ -178,7 +184,7 @@ def _sum_up(data_dir: Path, scenario: "Scenario", seed: int) -> dict[str, Any]:
 
 
 def print_summary(summary: Mapping[str, Any], took_s: float) -> None:
-    """Print what came of a run."""
+    """Print the summary of a run."""
     from rich.console import Console
     from rich.table import Table
 
@@ -189,12 +195,12 @@ def print_summary(summary: Mapping[str, Any], took_s: float) -> None:
         f"{summary['decisions']:,} decisions in {took_s:.0f} s[/bold] (seed {summary['seed']})"
     )
     console.print(
-        f"Exposed when 26.2, 15.7.3 and 14.8.3 landed: {summary['exposed_before']}.  "
+        f"Exposed Macs when 26.2, 15.7.3 and 14.8.3 were published: {summary['exposed_before']}.  "
         f"At the end: [bold]{summary['exposed_after']}[/bold], "
         f"expected {summary['exposed_expected']}."
     )
     console.print(
-        f"Patched, simulated clock: 50 % after {hours['50']} h, 95 % after {hours['95']} h."
+        f"Patched, in simulated time: 50 % after {hours['50']} h, 95 % after {hours['95']} h."
     )
     jobs = Table(title="Jobs", title_justify="left")
     for column in ("action", "method", "outcome", "jobs"):
@@ -216,7 +222,7 @@ def _print_where_to_look(data_dir: Path) -> None:
     console = Console(file=sys.stdout)
     console.print(f"Report: {data_dir / 'report.html'}", soft_wrap=True)
     console.print(
-        f"Ask why: drydock explain SERIAL --data-dir {data_dir}; "
-        f"check the past: drydock replay --data-dir {data_dir} --verify",
+        f"Explain one Mac: drydock explain SERIAL --data-dir {data_dir}; "
+        f"verify the decisions: drydock replay --data-dir {data_dir} --verify",
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""`drydock explain`: why a Mac is where it is, gate by gate."""
+"""`drydock explain`: the last decision for a Mac, gate by gate."""
 
 import json
 from typing import Annotated
@@ -12,11 +12,13 @@ from pipeline.cli.output import emit, fail
 def explain(
     name: Annotated[str, typer.Argument(help="Serial number, UDID or enrollment id.")],
     data_dir: DataDir,
-    at: Annotated[str | None, typer.Option(help=f"As it was at this time {TIME_HELP}.")] = None,
+    at: Annotated[str | None, typer.Option(help=f"As of this time {TIME_HELP}.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say why a Mac is where it is: its last decision with every gate in order, what it is
-    exposed to, its jobs and what came of them, what was last heard of it."""
+    """Explain the last decision for a Mac, gate by gate.
+
+    Prints the decision, its gates in order, exposure, jobs with results, and the last events.
+    """
     from pipeline.cli.explanation import explanation_wire, print_explanation
     from pipeline.replay.explain import explain as look
 
@@ -24,7 +26,7 @@ def explain(
         then = parse_option_time("--at", at, log)
         found = look(log, name, at=then)
     if found is None:
-        fail(f"the log knows no Mac by the name {name!r}")
+        fail(f"the log has no Mac {name!r}: give a serial number, UDID or enrollment id")
     if as_json:
         emit(json.dumps(explanation_wire(found)))
     else:

@@ -1,4 +1,4 @@
-"""How `drydock explain` shows one Mac."""
+"""The output of `drydock explain` for one Mac, as JSON values or as tables."""
 
 import json
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from schemas.jobs import Target
 
 _MAX_DECISIONS_SHOWN = 10
 _MAX_EVENT_LINE = 120
-# What an event says of its Mac's name is in the heading already.
+# The heading has the Mac's names; status items are too long for a line.
 _HIDDEN_FIELDS = frozenset({"udid", "serial", "status_items"})
 
 
 def explanation_wire(found: Explanation) -> dict[str, Any]:
-    """All of it as JSON values."""
+    """Return the explanation as JSON values."""
     record, blocked = found.record, found.blocked_by
     return {
         "udid": found.udid,
@@ -78,10 +78,10 @@ def _job_wire(story: JobStory) -> dict[str, Any]:
 
 
 def print_explanation(found: Explanation) -> None:
-    """The answer first, then what it rests on."""
+    """Print the decision, then gates, evidence, jobs, earlier decisions and events."""
     out = console()
     if found.record is None:
-        out.print(f"{found.udid}: nothing was ever decided for it (no policy was in force)")
+        out.print(f"{found.udid}: there is no decision for it (no policy was in force)")
     else:
         device = Device.from_wire(found.record.inputs.device)
         for line in _heading(found, device, found.record.decision):
@@ -122,7 +122,7 @@ def _heading(found: Explanation, device: Device, decision: Decision) -> list[str
         blocked = found.blocked_by
         gate = "" if blocked is None else f", at gate {blocked.gate}: {blocked.detail}"
         lines.append(f"Held by {decision.reason.value}{gate.removesuffix(': ')}")
-    next_at = format_time(decision.next_eligible_at) or "only an event can change this answer"
+    next_at = format_time(decision.next_eligible_at) or "only an event can change this decision"
     lines += [f"Next eligible: {next_at}", _exposure(decision)]
     if decision.supersedes is not None:
         lines.append(f"Withdraws {decision.supersedes}")
@@ -145,7 +145,7 @@ def _target(target: Target | None) -> str:
 
 def _exposure(decision: Decision) -> str:
     if not decision.advisory_ids:
-        return "Exposed to nothing known"
+        return "Exposed to no known CVE"
     worst = "" if decision.severity is None else f", {decision.severity.value}"
     exploited = f" ({', '.join(decision.exploited_cves)})" if decision.exploited_cves else ""
     due = format_time(decision.deadline_at)

@@ -1,4 +1,4 @@
-"""`drydock feeds`: the poller of SOFA, GDMF and CISA's catalogue."""
+"""`drydock feeds`: poll SOFA, GDMF and CISA's catalogue, for a fleet on Kafka."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,56 +13,57 @@ if TYPE_CHECKING:
 
 Sofa = Annotated[
     str | None,
-    typer.Option(metavar="URL|FILE", help="The SOFA feed, v1 or v2; none: not polled."),
+    typer.Option(metavar="URL|FILE", help="The SOFA feed, v1 or v2; `none`: not polled."),
 ]
 Gdmf = Annotated[
     str | None,
-    typer.Option(metavar="URL|FILE", help="Apple's lookup service; none: not polled."),
+    typer.Option(metavar="URL|FILE", help="Apple's lookup service; `none`: not polled."),
 ]
 Kev = Annotated[
-    str | None, typer.Option(metavar="URL|FILE", help="CISA's catalogue; none: not polled.")
+    str | None, typer.Option(metavar="URL|FILE", help="CISA's catalogue; `none`: not polled.")
 ]
 Accept = Annotated[
     list[str] | None,
     typer.Option(
         metavar="SOURCE",
-        help="With --once: take this feed although most of what it listed is gone.",
+        help="With --once: accept this feed although most of its earlier entries are gone.",
     ),
 ]
 ListenAt = Annotated[
     str | None,
     typer.Option(
-        envvar="DRYDOCK_FEEDS_LISTEN", help="HOST:PORT of /metrics and probes; port 0: any."
+        envvar="DRYDOCK_FEEDS_LISTEN", help="HOST:PORT of /metrics and probes; port 0: a free one."
     ),
 ]
 Bootstrap = Annotated[
     str | None,
-    typer.Option(metavar="HOST:PORT", help="Kafka's brokers; else DRYDOCK_KAFKA_BOOTSTRAP."),
+    typer.Option(metavar="HOST:PORT", help="Kafka brokers; default: DRYDOCK_KAFKA_BOOTSTRAP."),
 ]
 
 
 def feeds(  # noqa: PLR0913, PLR0917 - a command's options
     data_dir: Annotated[
-        Path, typer.Option("--data-dir", help="Where the last good copy of each feed is kept.")
+        Path, typer.Option("--data-dir", help="Directory for the last good copy of each feed.")
     ],
     sofa: Sofa = None,
     gdmf: Gdmf = None,
     kev: Kev = None,
     interval: Annotated[
-        float | None, typer.Option(help="Seconds between two looks at a feed.")
+        float | None, typer.Option(help="Seconds between two polls of a feed.")
     ] = None,
     once: Annotated[
-        bool, typer.Option("--once", help="Look at each feed once, and end; exit 1 if one failed.")
+        bool, typer.Option("--once", help="Poll each feed once and end; exit 1 if one failed.")
     ] = False,
     accept: Accept = None,
     listen: ListenAt = None,
     bootstrap: Bootstrap = None,
 ) -> None:
-    """Poll the advisory feeds and publish what they say anew, once, however many replicas run.
+    """Poll the advisory feeds and publish new entries.
 
-    A document that is broken, older than the last one, or lacks most of what was listed is
-    refused with the reason, and the one before stays in force. What was told is kept in Kafka; the
-    data directory only saves downloads. Settings: DRYDOCK_FEEDS_*, docs/operations.md.
+    Each entry is published once, however many replicas run. A document that is broken, older than
+    the last one, or without most of the earlier entries is refused with the reason; the last good
+    one stays in force. The state of each feed is in Kafka; the data directory only saves downloads.
+    Settings: DRYDOCK_FEEDS_*, docs/operations.md.
     """
     from pipeline.connection import SettingsError, kafka_settings
     from pipeline.feeds.service import FeedsPlan, poll_once, serve
@@ -71,7 +72,7 @@ def feeds(  # noqa: PLR0913, PLR0917 - a command's options
 
     accepted = _sources(accept or [])
     if accepted and not once:
-        fail("--accept is for --once")
+        fail("--accept needs --once")
     settings = _settings({"sofa": sofa, "gdmf": gdmf, "kev": kev, "interval_s": interval})
     try:
         plan = FeedsPlan(
@@ -86,7 +87,7 @@ def feeds(  # noqa: PLR0913, PLR0917 - a command's options
 
 
 def _settings(given: dict[str, Any]) -> "FeedsSettings":
-    """The settings of the environment, replaced by the given options; exit 2 if one is invalid."""
+    """Return the environment's settings with the given options; exit 2 if one is invalid."""
     from pydantic import ValidationError
 
     from pipeline.config import FeedsSettings

@@ -1,4 +1,4 @@
-"""`drydock gateway`: the fleet's HTTP receiver."""
+"""`drydock gateway`: the HTTP front of a fleet on Kafka."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,30 +10,31 @@ from pipeline.cli.output import fail
 
 def gateway(
     data_dir: Annotated[
-        Path, typer.Option("--data-dir", help="Where accepted facts wait while Kafka is away.")
+        Path, typer.Option("--data-dir", help="Directory of the spool, used while Kafka is away.")
     ],
     listen: Annotated[
         str,
-        typer.Option(envvar="DRYDOCK_GATEWAY_LISTEN", help="HOST:PORT; port 0 is any free one."),
+        typer.Option(envvar="DRYDOCK_GATEWAY_LISTEN", help="HOST:PORT; port 0: a free one."),
     ] = "127.0.0.1:8080",
     metrics_listen: Annotated[
         str | None,
         typer.Option(
             "--metrics-listen",
             envvar="DRYDOCK_METRICS_LISTEN",
-            help="Another HOST:PORT for /metrics and probes; else they are at --listen.",
+            help="HOST:PORT of /metrics and probes; default: the same as --listen.",
         ),
     ] = None,
     bootstrap: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Kafka's brokers; else DRYDOCK_KAFKA_BOOTSTRAP."),
+        typer.Option(metavar="HOST:PORT", help="Kafka brokers; default: DRYDOCK_KAFKA_BOOTSTRAP."),
     ] = None,
 ) -> None:
-    """Take webhooks and events in, and answer 200 once they are durable.
+    """Accept webhooks and events over HTTP, for Kafka.
 
-    That is in Kafka or, while it is away, in a bounded spool in the data directory, which is sent
-    in order when it is back. Kill it at any moment. Secrets of senders come from the environment
-    (DRYDOCK_NANOMDM_HMAC_KEY and others, docs/operations.md).
+    The response is 200 once they are durable: in Kafka or, while Kafka is away, in a bounded spool
+    in the data directory. The spool is sent in order when Kafka is back. It can be killed at any
+    moment. Secrets of senders come from the environment (DRYDOCK_NANOMDM_HMAC_KEY and others,
+    docs/operations.md).
     """
     from pydantic import ValidationError
 

@@ -1,4 +1,4 @@
-"""`drydock halt`: no new work starts in a scope."""
+"""`drydock halt`: stop new jobs in a scope."""
 
 import json
 from typing import Annotated
@@ -25,17 +25,17 @@ def halt(  # noqa: PLR0913, PLR0917 - a command's options
     advisory: OneAdvisory = None,
     data_dir: FleetOrDataDir = None,
     bootstrap: Bootstrap = None,
-    why: Annotated[str, typer.Option(help="What people will read.")] = "",
+    why: Annotated[str, typer.Option(help="The reason, for people.")] = "",
     until: Annotated[
-        str | None, typer.Option(help="When it ends by itself: ISO 8601 with a zone.")
+        str | None, typer.Option(help="Time at which it ends: ISO 8601 with a zone.")
     ] = None,
     by: By = "unknown",
     as_json: AsJson = False,
 ) -> None:
-    """Start no new work in a scope. What is under way at a Mac is left to end.
+    """Stop new jobs in a scope. Jobs that are under way at a Mac go on to their end.
 
-    On Kafka every executor knows within five seconds; one that cannot read the halts starts
-    nothing. With --data-dir it is for the embedded service.
+    On Kafka the halt takes effect within five seconds at every site; an agent that cannot read the
+    halts starts no job. With --data-dir it is for the embedded service.
     """
     from pipeline.embedded import control_events, operator_requests
 

@@ -1,6 +1,6 @@
-"""How `drydock halt` and `resume` reach a fleet on Kafka: a fact in the control topic, confirmed.
+"""Halts for a fleet on Kafka: `drydock halt` and `resume` publish to the control topic.
 
-Every executor reads that topic by itself, and knows within seconds.
+Every agent reads that topic itself and applies a change within seconds.
 """
 
 from collections.abc import Callable
@@ -28,14 +28,14 @@ OneSite = Annotated[str | None, typer.Option("--site", help="The same as `site:<
 OneAdvisory = Annotated[str | None, typer.Option("--advisory", help="The same as `advisory:<id>`.")]
 Bootstrap = Annotated[
     str | None,
-    typer.Option(help="host:port of Kafka, with commas between; else from the environment."),
+    typer.Option(help="Kafka brokers, separated by commas; default: DRYDOCK_KAFKA_BOOTSTRAP."),
 ]
 
 
 def scope_key(
     scope: str | None, *, everything: bool, site: str | None, advisory: str | None
 ) -> str:
-    """The one scope that was named, in whichever way. Ends the command otherwise."""
+    """Return the key of the scope that the options name. Exit 2 if they name none or several."""
     named = [
         *([scope] if scope is not None else []),
         *(["all"] if everything else []),
@@ -50,10 +50,10 @@ def scope_key(
 def publish_halt_change(
     bootstrap: str | None, scope: "HaltScope", make: "MakeEvent", *, resumes: bool = False
 ) -> None:
-    """Have the fact in the control topic before this returns. Ends the command otherwise.
+    """Publish a change of halts; return once it is in the control topic. Exit 2 otherwise.
 
-    `make` gives the event for a time: now, or just after the newest fact about the scope, were
-    that told by a clock that is ahead; the later fact wins.
+    `make` gives the event for a time. That is now, or just after the last change of the scope if
+    the clock of its sender is ahead of ours: the event with the later time wins.
     """
     from pipeline.cli.control_topic import FAULTS, fleet_settings, one_line_error, publish
 
@@ -66,13 +66,16 @@ def publish_halt_change(
             now = max(now, changed_at + timedelta(microseconds=1))
         publish(settings, make(now))
     except FAULTS as error:
-        fail(f"NOT done: Kafka at {settings.bootstrap} did not take it: {one_line_error(error)}")
+        fail(
+            f"NOT confirmed by Kafka at {settings.bootstrap}; fix the cause and run this again:"
+            f" {one_line_error(error)}"
+        )
 
 
 def _check_scope(
     settings: "KafkaSettings", scope: "HaltScope", book: "HaltBook", *, resumes: bool
 ) -> None:
-    """Nobody shall believe that something stopped, or goes on, because of a misspelt name."""
+    """Exit 2 for a scope that does not exist: a misspelt name must not look like a halt."""
     from kafka import KafkaConsumer  # type: ignore[import-untyped]
 
     from schemas.topics import JOBS

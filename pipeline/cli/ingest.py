@@ -1,4 +1,4 @@
-"""`drydock ingest`: translate real payloads to events."""
+"""`drydock ingest`: translate files of payloads to events."""
 
 import sys
 from collections.abc import Iterator
@@ -28,7 +28,9 @@ def ingest(
             help="sofa, gdmf, kev, nanomdm, micromdm, jamf, osquery or munki.", metavar="SOURCE"
         ),
     ],
-    files: Annotated[list[Path], typer.Argument(help="Payloads; - is stdin.", metavar="FILE...")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Files of payloads; - is stdin.", metavar="FILE...")
+    ],
     previous: Annotated[
         Path | None,
         typer.Option(help="An earlier payload: print only what changed (sofa, gdmf, kev)."),
@@ -38,7 +40,7 @@ def ingest(
         typer.Option(
             "--with",
             metavar="SOFA",
-            help="For kev, a SOFA feed: CVEs that Apple fixed count, whosever CISA calls them.",
+            help="For kev: a SOFA feed. A CVE that Apple fixed counts under any vendor's name.",
         ),
     ] = None,
     lines: Annotated[bool, typer.Option("--lines", help="Each line is a payload.")] = False,
@@ -49,17 +51,18 @@ def ingest(
         Path | None,
         typer.Option(
             envvar="DRYDOCK_REDACTION_KEY_FILE",
-            help="A file of 16 bytes or more that keys the fingerprints of secrets. Without it they"
-            " compare within this run only.",
+            help="A file of 16 bytes or more: the key for fingerprints of secrets. Without it,"
+            " fingerprints are comparable within this run only.",
         ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="CloudEvents, one JSON object a line.")
+        bool, typer.Option("--json", help="Print CloudEvents, one JSON object per line.")
     ] = False,
 ) -> None:
-    """Translate payloads to events; print events on stdout, dead letters on stderr.
+    """Translate files of payloads to events.
 
-    Exit 0: all was translated. 1: there are dead letters. 2: a file cannot be read.
+    Events go to stdout, dead letters to stderr. Exit 0: all was translated. 1: there are dead
+    letters. 2: a file cannot be read.
     """
     run = _prepare(
         source, files, previous=previous, beside=beside, lines=lines, key_file=redaction_key
@@ -82,8 +85,10 @@ def ingest(
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What to do with each file: it is one payload, or has one a line; with both translators it
-    is looked at first."""
+    """The translation of files: `whole` for a file that is one payload, `by_line` for lines.
+
+    With both, the first line of a file decides.
+    """
 
     source: str
     whole: "Translator | None"
@@ -92,7 +97,7 @@ class _Run:
     received_at: datetime
 
     def translations(self, file: Path) -> "Iterator[Translation]":
-        """Of each payload of a file, in order."""
+        """Yield the translation of each payload of a file, in order."""
         from pipeline.ingest.translation import MAX_PAYLOAD_BYTES
 
         with ExitStack() as stack:
@@ -118,7 +123,7 @@ class _Run:
         self, translate: "LineTranslator", lines: "_Lines", origin: str
     ) -> "Iterator[Translation]":
         read = -1
-        while read < lines.read:  # a bug that does not take a line would come back for ever
+        while read < lines.read:  # without a line read, the same bug would repeat for ever
             read = lines.read
             try:
                 yield from translate(
@@ -148,8 +153,11 @@ class _Run:
 
 @dataclass(slots=True)
 class _Lines:
-    """The lines of a stream, one in memory at a time. Of a line or document that is too long one
-    byte more than the limit is given, which the translator refuses; the rest is skipped."""
+    """The lines of a stream, one in memory at a time.
+
+    A line or document over the limit is cut to one byte more than the limit, so that the translator
+    refuses it; the rest of it is skipped.
+    """
 
     stream: BinaryIO
     limit: int
@@ -172,14 +180,13 @@ class _Lines:
         return line
 
     def is_one_document(self) -> bool:
-        """Whether JSON that is not one value a line starts here: its first line is no whole
-        value."""
+        """Return True if the first line starts a JSON document that continues on the next line."""
         self.ahead = self._read_line()
         first = self.ahead.strip()
         return first.startswith((b"{", b"[")) and not first.endswith((b"}", b"]"))
 
     def rest(self) -> bytes:
-        """All that is left, as one document."""
+        """Return the rest of the stream as one document."""
         start = self.ahead or b""
         return start + self.stream.read(max(0, self.limit + 1 - len(start)))
 
@@ -276,7 +283,7 @@ def _open(file: Path, stack: ExitStack) -> BinaryIO:
 
 
 def _check_readable(file: Path) -> None:
-    """Before anything is printed: a name mistyped at the end must not leave half a result."""
+    """Exit 2 if a file cannot be read, before anything is printed: no partial output."""
     if file == _STDIN:
         return
     try:

@@ -1,4 +1,4 @@
-"""How `drydock ingest` shows translations: as JSON lines, or as tables for people."""
+"""The output of `drydock ingest`: JSON lines, or tables for people."""
 
 import sys
 from datetime import UTC
@@ -15,14 +15,14 @@ _ROWS_SHOWN: Final = 1_000
 
 
 class JsonLines:
-    """Events on stdout as they come; dead letters to stderr, or to a file if one is given."""
+    """Events on stdout as they are read; dead letters on stderr, or in a file if one is given."""
 
     def __init__(self, kept: IO[str] | None) -> None:
         self._kept = sys.stderr if kept is None else kept
         self.letters = 0
 
     def add(self, translation: "Translation") -> None:
-        """Print its events, keep its dead letters."""
+        """Print the events and the dead letters of a translation."""
         from schemas.envelope import encode
 
         for event in translation.events:
@@ -32,12 +32,12 @@ class JsonLines:
             self._kept.write(letter.model_dump_json(exclude_none=True) + "\n")
 
     def close(self) -> None:
-        """Nothing is held back."""
+        """Flush stdout."""
         sys.stdout.flush()
 
 
 class Tables:
-    """A table for people of the first events and one of the first dead letters, with counts."""
+    """Tables of the first events and of the first dead letters, with counts."""
 
     def __init__(self, kept: IO[str] | None) -> None:
         self._kept = kept
@@ -47,7 +47,7 @@ class Tables:
         self.letters = 0
 
     def add(self, translation: "Translation") -> None:
-        """Count it; keep its dead letters, and the first rows to show."""
+        """Count a translation, write its dead letters to the file, and keep the first rows."""
         for event in translation.events:
             self.events += 1
             if len(self._events) < _ROWS_SHOWN:
@@ -62,7 +62,7 @@ class Tables:
     def close(self) -> None:
         """Print the tables and the counts."""
         if self._events:
-            _print_table(("time", "event", "subject", "what"), self._events, to_stderr=False)
+            _print_table(("time", "event", "subject", "data"), self._events, to_stderr=False)
         emit(_count(self.events, "event", len(self._events)))
         if self._letters:
             _print_table(("code", "origin", "where", "detail"), self._letters, to_stderr=True)
@@ -122,6 +122,6 @@ def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]], *, to_stder
 
     table = Table(*head, box=SIMPLE)
     for row in rows:
-        # As Text, so that nothing in a payload is read as markup; control characters are no text.
+        # As Text: a payload must not be read as markup. clean_text removes control characters.
         table.add_row(*(Text(clean_text(cell), overflow="fold") for cell in row))
     Console(stderr=to_stderr).print(table)

@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 app = typer.Typer(
-    help="Make, rotate and retire the keys that sign jobs and approvals.",
+    help="Make, rotate, retire and list signing keys.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 Directory = Annotated[
-    Path, typer.Option("--dir", help="The key directory; executors need its `trust` folder only.")
+    Path, typer.Option("--dir", help="The key directory; agents need only its `trust` folder.")
 ]
 Which = Annotated[
     str, typer.Option("--purpose", help="What the key signs: jobs, approvals, or all.")
 ]
 One = Annotated[str, typer.Option("--purpose", help="What the key signs: jobs or approvals.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 
 
 @app.command("make")
@@ -45,12 +45,15 @@ def rotate(directory: Directory, purpose: Which = "all", as_json: AsJson = False
 
 @app.command("retire")
 def retire(
-    keyid: Annotated[str, typer.Argument(help="The id of the key that is trusted no more.")],
+    keyid: Annotated[str, typer.Argument(help="The id of the key to retire.")],
     directory: Directory,
     purpose: One = "jobs",
     as_json: AsJson = False,
 ) -> None:
-    """Stop trusting an old key: what it signed is refused from then on."""
+    """Stop trusting an old key.
+
+    Jobs and approvals that it signed are refused from then on.
+    """
     store, purposes = _open(directory, purpose)
     if len(purposes) != 1:
         fail("retire one purpose at a time: jobs or approvals")
@@ -60,7 +63,7 @@ def retire(
 
 @app.command("list")
 def list_keys(directory: Directory, as_json: AsJson = False) -> None:
-    """List the keys: which sign, which are trusted, since when."""
+    """List the keys: purpose, id, role, time of creation."""
     store, _ = _open(directory, "all")
     for key in _try(store.keys):
         created_at = key.created_at.isoformat() if key.created_at else None
@@ -83,7 +86,7 @@ def list_keys(directory: Directory, as_json: AsJson = False) -> None:
 
 def _change(what: str, directory: Path, purpose: str, *, as_json: bool) -> None:
     store, purposes = _open(directory, purpose)
-    # Asked of all before any is changed: half of a key directory helps nobody.
+    # All are checked before any is changed: a directory with half of the keys is of no use.
     for each in purposes:
         current = _try(partial(store.current, each))
         if what == "make" and current is not None:

@@ -1,4 +1,4 @@
-"""What the commands that read the past share: opening its log, its times, progress, tables."""
+"""Shared by the commands that read a log: options, opening the log, times, progress, tables."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from pipeline.embedded.log import Log
 
 DataDir = Annotated[Path, typer.Option("--data-dir", help="The service's data directory.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 TIME_HELP = f"({TIME_FORMATS})"
-# Where nobody's terminal says how wide it is, nothing is cut off.
+# The width if stdout is not a terminal: wide enough that rich cuts no cell.
 _PAPER_WIDTH = 220
 
 
 @contextmanager
 def open_log(data_dir: Path) -> Iterator["Log"]:
-    """The log of a data directory, read-only. Ends the command, exit 2, if it cannot be read."""
+    """Open the log of a data directory, read-only. Exit 2 if it cannot be read."""
     import sqlite3
 
     from pipeline.embedded.log import Log, StoreError
@@ -41,7 +41,7 @@ def open_log(data_dir: Path) -> Iterator["Log"]:
 
 
 def parse_option_time(option: str, text: str | None, log: "Log") -> datetime | None:
-    """The time that an option gives; relative ones count from the log's end."""
+    """Return the time of an option; relative times count back from the log's end. Exit 2 if bad."""
     if text is None:
         return None
     try:
@@ -52,7 +52,7 @@ def parse_option_time(option: str, text: str | None, log: "Log") -> datetime | N
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, where somebody looks; gives a function to tell it how far."""
+    """Show a progress bar on stderr if it is a terminal; give a function that sets its position."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -63,7 +63,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def console() -> "Console":
-    """Stdout for tables. What Macs and feeds said is text, never markup."""
+    """Return a console on stdout that prints text of Macs and feeds without reading markup."""
     from rich.console import Console
 
     found = Console(markup=False, highlight=False, emoji=False)
@@ -73,12 +73,12 @@ def console() -> "Console":
 
 
 def format_time(at: datetime | None) -> str:
-    """A time for people, in UTC."""
+    """Return a time as text, in UTC; empty for None."""
     return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
 def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], title: str = "") -> None:
-    """A table on stdout; nothing of it is markup."""
+    """Print a table on stdout; no cell is read as markup."""
     from rich.table import Table
 
     table = Table(*columns, box=None, title=title or None, title_justify="left", pad_edge=False)

@@ -1,4 +1,4 @@
-"""What every command prints the same way."""
+"""Output of all commands: a line on stdout, or a line on stderr with exit 1 or 2."""
 
 import sys
 from typing import NoReturn
@@ -10,18 +10,18 @@ USAGE = 2
 
 
 def emit(line: bytes | str) -> None:
-    """One line on stdout."""
+    """Print one line on stdout."""
     text = line.decode() if isinstance(line, bytes) else line
     sys.stdout.write(text + "\n")
 
 
 def fail(message: str) -> NoReturn:
-    """Bad usage or unreadable input: one clear line on stderr, exit 2."""
+    """End the command with one line on stderr, exit 2: bad usage or unreadable input."""
     sys.stderr.write(f"drydock: {message}\n")
     raise typer.Exit(USAGE)
 
 
 def finding(message: str) -> NoReturn:
-    """Done, and something is wrong: one line on stderr, exit 1."""
+    """End the command with one line on stderr, exit 1: it is done, and something needs a person."""
     sys.stderr.write(f"drydock: {message}\n")
     raise typer.Exit(FINDING)

@@ -1,4 +1,4 @@
-"""`drydock policy`: validate a policy file, say what looks odd, put it in force."""
+"""`drydock policy`: validate a policy file, and put it in force on Kafka."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.decide.policy import Window
     from pipeline.decide.policy_file import PolicyDocument, Problem
 
-app = typer.Typer(help="Look at a policy, and put it in force.", no_args_is_help=True)
+app = typer.Typer(help="Validate a policy, and put it in force.", no_args_is_help=True)
 
 PolicyFile = Annotated[Path, typer.Argument(help="The policy, a YAML file; - is stdin.")]
 
@@ -25,18 +25,19 @@ _MAX_BYTES = 4 * 1024 * 1024
 
 @app.callback()
 def _root() -> None:
-    """Look at a policy, and put it in force."""
+    """Validate a policy, and put it in force."""
 
 
 @app.command()
 def check(
     file: PolicyFile,
-    strict: Annotated[bool, typer.Option(help="Warnings are findings too.")] = False,
+    strict: Annotated[bool, typer.Option(help="Exit 1 for warnings too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Validate a policy file: every problem with its line, or what is in force.
+    """Validate a policy file.
 
-    Exit 0: valid; 1: invalid (with --strict: or odd); 2: unreadable.
+    Prints each problem with its line, or a summary of the policy.
+    Exit 0: valid; 1: invalid, or with --strict a warning; 2: unreadable.
     """
     _, document, warnings = _validated(file, as_json=as_json)
     if as_json:
@@ -54,14 +55,14 @@ def publish(
     by: By = "unknown",
     wait_s: Annotated[
         float,
-        typer.Option(min=0, max=3600, help="How long to try while Kafka or its topics are away."),
+        typer.Option(min=0, max=3600, help="Seconds to retry while Kafka or its topics are away."),
     ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Put a policy in force for a fleet on Kafka; every worker decides again by it.
+    """Put a policy in force for a fleet on Kafka.
 
-    One that is in force already is not published again. Exit 0: it is in force; 1: invalid;
-    2: unreadable, or Kafka did not take it.
+    Every worker then decides again. A policy that is in force already is not published again. Exit
+    0: it is in force; 1: invalid; 2: unreadable, or Kafka did not confirm it.
     """
     import json
 
@@ -74,7 +75,8 @@ def publish(
         done = put_in_force(settings, text, by, wait_s)
     except FAULTS as error:
         fail(
-            f"NOT in force: Kafka at {settings.bootstrap} did not take it: {one_line_error(error)}"
+            f"NOT confirmed by Kafka at {settings.bootstrap}; fix the cause and run this again:"
+            f" {one_line_error(error)}"
         )
     result = "unchanged" if done.event is None else "in force"
     if as_json:
@@ -85,8 +87,10 @@ def publish(
 
 
 def _validated(file: Path, *, as_json: bool) -> "tuple[str, PolicyDocument, int]":
-    """The file's text, what it says, and how many warnings were printed. Ends the command where
-    it is no valid policy."""
+    """Return the file's text, its policy, and the number of warnings, after printing the problems.
+
+    Exit 1 for an invalid policy, 2 for an unreadable file.
+    """
     from datetime import UTC, datetime
 
     from pipeline.decide.policy_file import PolicyError, read_document
@@ -118,7 +122,7 @@ def _read(file: Path) -> str:
     except OSError as error:
         fail(f"cannot read {file}: {error.strerror or error}")
     if len(raw) > _MAX_BYTES:
-        fail(f"{file} is larger than a policy may be (1 MiB)")
+        fail(f"{file} is larger than a policy may be: 1 MiB of text")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -187,7 +191,7 @@ def _summary(document: "PolicyDocument") -> None:
 
 
 def _window(window: "Window") -> str:
-    """`mon-fri 19:00-06:00`, `every day`."""
+    """Return a window as text: `mon-fri 19:00-06:00`, `every day`."""
     from pipeline.decide.policy import DAYS
 
     runs: list[list[str]] = []

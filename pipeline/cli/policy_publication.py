@@ -1,6 +1,6 @@
-"""How `drydock policy publish` puts a policy in force for a fleet on Kafka: one fact, confirmed.
+"""Put a policy in force for a fleet on Kafka: publish it to the control topic.
 
-Every worker reads the control topic by itself, and decides again.
+Every worker reads that topic itself and decides again for its Macs.
 """
 
 import time
@@ -22,18 +22,21 @@ _RETRY_DELAY_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What a policy means for the fleet: `event` has to be published, None if it is in force
-    already. `previous` is the digest of the policy in force before, None if there is none."""
+    """The change that puts a policy in force.
+
+    `event` is the event to publish; None if the policy is in force already. `previous` is the
+    digest of the policy in force before; None if there is none.
+    """
 
     event: PolicyChangedEvent | None
     previous: str | None
 
 
 def publication(control: Iterable[bytes], text: str, by: str, now: datetime) -> Publication:
-    """What puts this policy in force, after what the control topic holds, as workers read it.
+    """Return the change that puts this policy in force, given the records of the control topic.
 
-    The event's time is now, or just after that of the newest policy, were that told by a clock
-    that is ahead; the later fact wins. Pure.
+    The event's time is `now`, or just after the newest policy if the clock of its sender is ahead
+    of ours: the event with the later time wins. Pure.
     """
     broadcast, newest = BroadcastState(approvals={}), now
     for offset, raw in enumerate(control):
@@ -53,10 +56,10 @@ def put_in_force(
     *,
     retry_delay_s: float = _RETRY_DELAY_S,
 ) -> Publication:
-    """Have the policy in the control topic before this returns; what was published for that.
+    """Publish the policy unless it is in force; return the change once it is in the topic.
 
-    While Kafka or the topic is not there it is tried again every `retry_delay_s`, for `wait_s`
-    seconds; FAULTS after that.
+    While Kafka or the topic is away it retries every `retry_delay_s` seconds, for `wait_s` seconds;
+    then it raises one of FAULTS.
     """
     until = time.monotonic() + wait_s
     while True:

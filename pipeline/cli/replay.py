@@ -1,4 +1,4 @@
-"""`drydock replay`: list, verify, or decide the past anew by another policy. Publishes nothing."""
+"""`drydock replay`: list or verify past decisions, or try another policy. Publishes nothing."""
 
 import json
 from datetime import datetime
@@ -31,29 +31,28 @@ _TABLE_ROWS = 500
 
 def replay(
     data_dir: DataDir,
-    since: Annotated[str | None, typer.Option(help=f"From this time on {TIME_HELP}.")] = None,
+    since: Annotated[str | None, typer.Option(help=f"From this time {TIME_HELP}.")] = None,
     until: Annotated[str | None, typer.Option(help=f"Before this time {TIME_HELP}.")] = None,
     serial: Annotated[
         str | None, typer.Option(help="One Mac: serial number, UDID or enrollment id.")
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Compute the past again; exit 1 at a difference.")
+        bool, typer.Option("--verify", help="Compute the past again; exit 1 for a difference.")
     ] = False,
     policy: Annotated[
-        Path | None, typer.Option(help="What would this policy have decided otherwise?")
+        Path | None, typer.Option(help="Show which decisions this policy would change.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read the past again: what was decided, whether it still follows, what would have been.
+    """List or verify past decisions, or try another policy.
 
-    Without --verify or --policy it prints the slice's decisions in order. --verify computes every
-    decision again from its record and folds every event again from the log's beginning; the first
-    difference is printed and exits 1. --policy is a question, not a check: it exits 0 whatever
-    the answer. Each decision is asked on its own recorded inputs; what a different one would have
-    led to is not followed.
+    Without --verify and --policy it prints the recorded decisions in order. --verify computes every
+    decision again from its record and folds every event again from the log's beginning; it prints
+    the first difference and exits 1. --policy decides again from each decision's recorded inputs,
+    prints which decisions change, and exits 0; the consequences of a change are not followed.
     """
     if verify and policy is not None:
-        fail("--verify and --policy ask different questions: give one of them")
+        fail("--verify and --policy do not go together: give one of them")
     with open_log(data_dir) as log:
         start, end = (
             parse_option_time("--since", since, log),
@@ -75,7 +74,7 @@ def _find_udid(log: "Log", name: str) -> str:
 
     udid = find_device_key(log, name)
     if udid is None:
-        fail(f"the log knows no Mac by the name {name!r}")
+        fail(f"the log has no Mac {name!r}: give a serial number, UDID or enrollment id")
     return udid
 
 
@@ -107,7 +106,7 @@ def _list(
     if rows:
         _print_decisions(rows)
     if not as_json and not shown:
-        console().print("No decisions in this slice.")
+        console().print("There are no such decisions.")
 
 
 _DECISION_COLUMNS = ("mac", "site", "decision", "action", "method", "target", "reason", "next")

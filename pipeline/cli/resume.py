@@ -1,4 +1,4 @@
-"""`drydock resume`: work may start again in a scope."""
+"""`drydock resume`: allow new jobs in a scope again."""
 
 import json
 from urllib.parse import quote
@@ -26,7 +26,7 @@ def resume(
     by: By = "unknown",
     as_json: AsJson = False,
 ) -> None:
-    """Clear a halt. Other halts that cover the same jobs stay."""
+    """Clear a halt. Other halts that cover the same jobs stay in force."""
     from pipeline.embedded import control_events, operator_requests
 
     if data_dir is not None and bootstrap is not None:

@@ -1,4 +1,4 @@
-"""`drydock run`: the embedded service."""
+"""`drydock run`: the embedded form in one process."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 def run(
-    data_dir: Annotated[Path, typer.Option("--data-dir", help="Where everything is kept.")],
+    data_dir: Annotated[Path, typer.Option("--data-dir", help="Directory for all state.")],
     policy: Annotated[
-        Path | None, typer.Option(help="The policy to put in force; else the one kept.")
+        Path | None, typer.Option(help="Put this policy in force; default: the last one.")
     ] = None,
-    listen: Annotated[str, typer.Option(help="HOST:PORT; port 0 is any free one.")] = (
+    listen: Annotated[str, typer.Option(help="HOST:PORT; port 0: a free one.")] = (
         "127.0.0.1:8080"
     ),
     simulate: Annotated[
         int | None,
-        typer.Option(min=1, help="Act on this many simulated Macs, kept in the data directory."),
+        typer.Option(min=1, help="Act on this many simulated Macs in the data directory."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Touch no Mac (so far the only way in earnest).")
+        bool, typer.Option("--dry-run", help="Touch no Mac: the default without --simulate.")
     ] = False,
     sofa: Annotated[
         str | None, typer.Option(metavar="URL|FILE", help="A SOFA feed to poll.")
@@ -42,14 +42,15 @@ def run(
         str | None, typer.Option(metavar="URL|FILE", help="CISA's catalogue to poll.")
     ] = None,
 ) -> None:
-    """Serve one fleet from one data directory: webhooks in, decisions and jobs out.
+    """Serve one fleet from one data directory, without Kafka.
 
-    Kill it at any moment and start it again: same jobs, none twice. Secrets of senders come from
-    the environment (DRYDOCK_NANOMDM_HMAC_KEY and others, docs/embedded.md); keys are made at the
-    first start. Without --simulate no Mac is touched.
+    It takes webhooks, decides, and issues jobs. It can be killed at any moment: after a restart it
+    goes on, and no job is done twice. Secrets of senders come from the environment
+    (DRYDOCK_NANOMDM_HMAC_KEY and others, docs/embedded.md); keys are made at the first start.
+    Without --simulate it is a dry run: no Mac is touched.
     """
     if dry_run and simulate is not None:
-        fail("--dry-run touches no Mac and --simulate needs some: choose one")
+        fail("--dry-run touches no Mac and --simulate touches simulated Macs: choose one")
     from pydantic import ValidationError
 
     from agents.journal import JournalError
@@ -92,7 +93,7 @@ def _policy_text(policy: Path | None, *, simulated: bool) -> str | None:
 
 
 def _feeds(sofa: str | None, gdmf: str | None, kev: str | None) -> "FeedsSettings | None":
-    """Only what is named: a first run asks nobody anything."""
+    """Return the settings of the feeds that are named; a first run makes no request to others."""
     if not (sofa or gdmf or kev):
         return None
     from pipeline.config import FeedsSettings

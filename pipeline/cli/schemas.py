@@ -1,4 +1,4 @@
-"""`drydock schemas`: write the contract's JSON Schemas and AsyncAPI document, or check them."""
+"""`drydock schemas`: write or check the JSON Schemas and the AsyncAPI document of the wire."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +13,15 @@ DEFAULT_FOLDER = Path("schemas/published")
 
 def schemas(
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = DEFAULT_FOLDER,
-    check: Annotated[bool, typer.Option(help="Write nothing; exit 1 if it is stale.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    check: Annotated[bool, typer.Option(help="Write nothing; exit 1 if a file is stale.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, one object per line.")
+    ] = False,
 ) -> None:
-    """Write JSON Schemas and an AsyncAPI document of everything on the wire.
+    """Write the JSON Schemas and the AsyncAPI document.
 
-    Refuses to write where a change would break a reader of what older producers wrote: such a
-    change is a v2 beside v1.
+    Refuses to write an incompatible change, which would break readers of older records: add a v2
+    beside v1 instead.
     """
     wanted = _wanted()
     try:
@@ -32,7 +34,7 @@ def schemas(
     if check:
         _check(present, wanted, as_json=as_json)
     if broken:
-        finding(f"{len(broken)} incompatible changes; nothing was written")
+        finding(f"incompatible changes: {len(broken)}; nothing was written: add a v2 beside v1")
     if check:
         return
     try:
@@ -87,7 +89,7 @@ def _check(present: dict[str, bytes], wanted: dict[str, bytes], *, as_json: bool
         )
         _print_result(as_json, "stale", "\n".join(lines) if not as_json else name)
     if stale:
-        finding(f"{len(stale)} files differ from the code; run `drydock schemas`")
+        finding(f"stale files: {len(stale)}; run `drydock schemas`")
 
 
 def _print_result(as_json: bool, what: str, where: str) -> None:

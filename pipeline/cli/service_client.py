@@ -1,6 +1,6 @@
-"""How a command reaches the service: over HTTP while it runs, else through its data directory.
+"""Requests of commands to the embedded service: over HTTP if it runs, else in its data directory.
 
-Either way the same order is checked by the same code and made durable before the command ends.
+Both ways run the same checks, and the request is durable before the command ends.
 """
 
 import json
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 DataDir = Annotated[Path, typer.Option("--data-dir", help="The service's data directory.")]
 FleetOrDataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="The embedded service's data directory; without it, Kafka."),
+    typer.Option("--data-dir", help="Data directory of an embedded service; default: use Kafka."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
-By = Annotated[str, typer.Option("--by", envvar="USER", help="Who orders it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
+By = Annotated[str, typer.Option("--by", envvar="USER", help="Your name, for the record.")]
 _TIMEOUT_S: Final = 60.0
 
 
@@ -34,10 +34,10 @@ def send_request(
     *,
     refusable: bool = False,
 ) -> dict[str, Any]:
-    """Have an order made durable and give the service's answer.
+    """Make a request durable and return the service's response.
 
-    `prepare` is the order for a service that is not running. Where it is refused the command ends,
-    exit 2; a `refusable` one gives {"error": why}.
+    `request` is used if no service runs; else `method`, `path` and `body` are sent to it. Exit 2 if
+    the request is refused; with `refusable` it returns {"error": reason} instead.
     """
     response = _apply_offline(data_dir, request)
     if response is None:
@@ -48,7 +48,7 @@ def send_request(
 
 
 def _send_online(data_dir: Path, method: str, path: str, body: bytes) -> dict[str, Any]:
-    """The running service's answer."""
+    """Return the response of the running service."""
     import httpx
 
     from pipeline.embedded.server import ADDRESS_FILE, ADMIN_TOKEN
@@ -57,7 +57,7 @@ def _send_online(data_dir: Path, method: str, path: str, body: bytes) -> dict[st
         url = json.loads((data_dir / ADDRESS_FILE).read_text("utf-8"))["url"]
         token = (data_dir / "keys" / ADMIN_TOKEN).read_text("ascii").strip()
     except (OSError, ValueError, KeyError) as error:
-        fail(f"cannot read how to reach the service in {data_dir}: {error}")
+        fail(f"{data_dir} is in use, and the address of its service cannot be read: {error}")
     try:
         response = httpx.request(
             method,
@@ -68,18 +68,18 @@ def _send_online(data_dir: Path, method: str, path: str, body: bytes) -> dict[st
             trust_env=False,
         )
     except httpx.HTTPError as error:
-        fail(f"the service at {url} does not answer: {error}")
+        fail(f"the service at {url} cannot be reached: {error}")
     try:
         response_fields: dict[str, Any] = response.json()
     except ValueError:
-        fail(f"the service at {url} answered {response.status_code} and no JSON")
+        fail(f"the service at {url} responded {response.status_code} without JSON")
     if response.is_error and "error" not in response_fields:
-        fail(f"the service at {url} answered {response.status_code}")
+        fail(f"the service at {url} responded {response.status_code}")
     return response_fields
 
 
 def _apply_offline(data_dir: Path, request: "WriteRequest") -> dict[str, Any] | None:
-    """The answer without a service; None if one is running."""
+    """Return the response from the data directory; None if a service is running."""
     from datetime import UTC, datetime
 
     from agents.journal import JournalError

@@ -1,4 +1,4 @@
-"""`drydock status`: how the fleet stands."""
+"""`drydock status`: the state of a fleet."""
 
 import json
 from datetime import UTC, datetime
@@ -15,10 +15,10 @@ _WORST_FIRST = ("exploited", "critical", "high", "medium", "low", "routine")
 
 
 def status(data_dir: DataDir, as_json: AsJson = False) -> None:
-    """Say how the fleet stands; the service may be running.
+    """Show the state of the fleet; the service may be running.
 
-    Exit 1 where somebody should look: no policy in force, exposed Macs past their deadline, or
-    inputs set aside because of our own bugs. Exit 2 where there is no data directory.
+    Exit 1 if something needs a person: no policy is in force, exposed Macs are past their deadline,
+    or there are dead letters because of a bug. Exit 2 if there is no data directory.
     """
     import sqlite3
 

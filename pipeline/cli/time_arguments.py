@@ -1,4 +1,4 @@
-"""Times as people write them on the command line."""
+"""Times on the command line: absolute, a date, or relative to the end of a log."""
 
 import re
 from datetime import UTC, date, datetime, timedelta
@@ -12,8 +12,11 @@ TIME_FORMATS: Final = (
 
 
 def parse_time(text: str, end: datetime) -> datetime:
-    """The time that `text` means, in UTC: ISO 8601 with a zone, a date, or `-90m`, `-36h`, `-3d`,
-    `-2w` before `end`. Raises ValueError, which says what is wrong in one line."""
+    """Return the time that `text` means, in UTC.
+
+    `text` is ISO 8601 with a zone, a date, or `-90m`, `-36h`, `-3d`, `-2w` before `end`. Raises
+    ValueError with the reason in one line.
+    """
     given = text.strip()
     match = _RELATIVE.fullmatch(given)
     try:
@@ -31,4 +34,4 @@ def parse_time(text: str, end: datetime) -> datetime:
     except ValueError as error:
         if "time zone" in str(error):
             raise
-        raise ValueError(f"{given!r} is no time: write {TIME_FORMATS}") from None
+        raise ValueError(f"{given!r} is not a time: write {TIME_FORMATS}") from None

@@ -1,4 +1,4 @@
-"""`drydock topics`: how a cluster's topics differ from `schemas.topics`, and making them so."""
+"""`drydock topics`: compare a cluster's topics with `schemas.topics`, and create or change them."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.provisioning.plan import TopicDifference, WantedTopic
 
 app = typer.Typer(
-    help="Compare a cluster's topics with what Drydock wants, and make them so.",
+    help="Compare and change the topics of a Kafka cluster.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -27,23 +27,22 @@ Bootstrap = Annotated[
     typer.Option(
         "--bootstrap",
         metavar="HOST:PORT",
-        help="Any brokers of the cluster, with commas; else DRYDOCK_KAFKA_BOOTSTRAP. How to log in"
-        " comes from DRYDOCK_KAFKA_SECURITY_PROTOCOL and its like.",
+        help="Kafka brokers, separated by commas; default: DRYDOCK_KAFKA_BOOTSTRAP. The login comes"
+        " from DRYDOCK_KAFKA_SECURITY_PROTOCOL and related variables.",
     ),
 ]
-Sites = Annotated[
-    str, typer.Option("--sites", help="Sites that have a job topic, with commas between.")
-]
+Sites = Annotated[str, typer.Option("--sites", help="Sites with a job topic, separated by commas.")]
 Partitions = Annotated[
-    int, typer.Option("--partitions", min=1, max=4096, help="Of every topic keyed by UDID.")
+    int,
+    typer.Option("--partitions", min=1, max=4096, help="Partitions of each topic keyed by UDID."),
 ]
 Replication = Annotated[
-    int, typer.Option("--replication", min=1, max=32, help="Copies of every topic.")
+    int, typer.Option("--replication", min=1, max=32, help="Replicas of each topic.")
 ]
 Timeout = Annotated[
-    float, typer.Option("--timeout", min=1, max=300, help="Seconds to wait for an answer.")
+    float, typer.Option("--timeout", min=1, max=300, help="Seconds to wait for a response.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 
 
 @app.command("plan")
@@ -55,7 +54,10 @@ def plan(
     timeout: Timeout = 10.0,
     as_json: AsJson = False,
 ) -> None:
-    """Print what differs and change nothing. Exit 0 if nothing does, 1 if something does."""
+    """Print differences between the topics and the wanted ones.
+
+    Changes nothing. Exit 0 if there is no difference, 1 if there are some.
+    """
     wanted = _wanted(sites, partitions, replication)
     with _cluster(bootstrap, timeout) as cluster:
         found = _compared(cluster, wanted, grow=False)
@@ -74,13 +76,14 @@ def apply(
     replication: Replication = REPLICATION,
     timeout: Timeout = 10.0,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Add partitions although keys move by it.")
+        bool, typer.Option("--yes", help="Add partitions although that moves keys.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make what `plan` prints. Deletes nothing, reduces nothing, touches no other topic.
+    """Create and change topics as `plan` prints.
 
-    Exit 0 if nothing differs any more, 1 if something does, with the reason.
+    Nothing is deleted or reduced. Topics of others are not touched. Exit 0 if no difference is
+    left, 1 if one is, with the reason.
     """
     wanted = _wanted(sites, partitions, replication)
     with _cluster(bootstrap, timeout) as cluster:
@@ -92,7 +95,7 @@ def apply(
             _print_difference(each, result, why, as_json=as_json)
         left = any(each.obstacle or refused.get(each) for each in found)
         if found and not left and not cluster.wait_until_shown(wanted):
-            fail("the cluster accepted every change and does not show them yet: run plan again")
+            fail("the cluster accepted every change but does not show them yet: run `plan` again")
     raise typer.Exit(FINDING if left else 0)
 
 
@@ -107,7 +110,7 @@ def _wanted(sites: str, partitions: int, replication: int) -> "list[WantedTopic]
         try:
             TypeAdapter(SiteField).validate_python(name)
         except ValidationError:
-            fail(f"{name!r} is no site name: small letters, digits and hyphens, at most 63")
+            fail(f"{name!r} is not a site name: use small letters, digits and hyphens, at most 63")
     return wanted_topics(names, partitions, replication)
 
 
@@ -118,7 +121,7 @@ def _cluster(bootstrap: str | None, timeout_s: float) -> "Iterator[Cluster]":
     from pipeline.connection import SettingsError, kafka_settings
     from pipeline.provisioning.cluster import ClusterError, connected
 
-    # What the client has to say arrives as an error, told in one line.
+    # The log of the Kafka client is silent: its errors arrive as exceptions, one line each.
     logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
     try:
         with connected(kafka_settings(bootstrap), timeout_s) as cluster:

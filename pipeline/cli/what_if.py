@@ -1,4 +1,4 @@
-"""How `drydock replay --policy` shows what another policy would have decided."""
+"""The output of `drydock replay --policy`: decisions that another policy would change."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,13 +12,13 @@ _KINDS = tuple(ChangeKind)
 
 
 def diff_lines(diff: CounterfactualDiff) -> Iterator[dict[str, Any]]:
-    """One JSON object a difference, then the sums."""
+    """Yield one JSON object per changed decision, then one with the sums."""
     yield from map(_change_wire, diff.changes)
     yield _summary_wire(diff)
 
 
 def print_diff(diff: CounterfactualDiff) -> None:
-    """The sums by site and action, then the Macs, then the first differences one by one."""
+    """Print the sums by site and action, then by Mac, then the first changed decisions."""
     out = console()
     out.print(
         f"{diff.decisions:,} recorded decisions and {diff.macs:,} Macs at the end compared:"
@@ -39,7 +39,16 @@ def print_diff(diff: CounterfactualDiff) -> None:
     print_table(("mac", *_KINDS), macs[:_SHOWN_CHANGES], "\nBy Mac")
     _print_rest(len(macs), "Macs")
     rows = [_change_row(change) for change in diff.changes[:_SHOWN_CHANGES]]
-    columns = ("entry", "at", "mac", "site", "change", "then", "under this policy", "differs in")
+    columns = (
+        "entry",
+        "at",
+        "mac",
+        "site",
+        "change",
+        "recorded",
+        "under this policy",
+        "differs in",
+    )
     print_table(columns, rows, "\nDecisions")
     _print_rest(len(diff.changes), "decisions")
 
@@ -67,7 +76,7 @@ def _change_row(change: DecisionChange) -> tuple[str, ...]:
 
 
 def _describe(decision: Decision | None, fields: tuple[str, ...]) -> str:
-    """A decision in a few words, with what differs of its times."""
+    """Return a decision in a few words, with its times if they are among `fields`."""
     if decision is None:
         return "no policy"
     words = [decision.decision.value]

@@ -1,4 +1,4 @@
-"""`drydock worker`: decide for a share of the fleet, on Kafka."""
+"""`drydock worker`: decide for a part of the fleet, on Kafka."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +16,7 @@ def worker(
     data_dir: Annotated[
         Path,
         typer.Option(
-            "--data-dir", help="A copy of the state, to begin from; of this worker alone."
+            "--data-dir", help="Directory for a copy of the state; for this worker alone."
         ),
     ],
     keys: Annotated[
@@ -24,7 +24,7 @@ def worker(
         typer.Option(
             "--keys",
             envvar="DRYDOCK_KEYS_DIR",
-            help="Keys as `drydock keys` makes them: one that signs jobs, those that are believed.",
+            help="The key directory (`drydock keys`): the key that signs jobs, and trusted keys.",
         ),
     ],
     bootstrap: Annotated[
@@ -32,7 +32,7 @@ def worker(
         typer.Option(
             "--bootstrap",
             metavar="HOST:PORT",
-            help="Any brokers of the cluster, with commas; else DRYDOCK_KAFKA_BOOTSTRAP.",
+            help="Kafka brokers, separated by commas; default: DRYDOCK_KAFKA_BOOTSTRAP.",
         ),
     ] = None,
     listen: Annotated[
@@ -44,10 +44,11 @@ def worker(
         ),
     ] = None,
 ) -> None:
-    """Take part in deciding: reports in, decisions and signed jobs out, until SIGTERM.
+    """Decide for a part of the fleet, on Kafka.
 
-    Start as many as are needed: they share the partitions, and take over from one that dies. What
-    is kept in --data-dir can be removed at any time. More settings: DRYDOCK_WORKER_*.
+    It folds events and publishes decisions and signed jobs, until SIGTERM. Start as many workers as
+    needed: they share the partitions, and take over those of a worker that dies. The content of
+    --data-dir is a cache: remove it when no worker uses it. More settings: DRYDOCK_WORKER_*.
     """
     import asyncio
 

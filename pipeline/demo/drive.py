@@ -1,7 +1,7 @@
-"""The demo's story, step by simulated step, told to Drydock in whichever form it runs.
+"""The demo's story in steps of simulated time, played against one form of Drydock.
 
-What happens at one moment is told one thing at a time, and each is followed to its end before the
-next: so what comes of it does not hang on how a form does many things at once.
+A form gets the events of one moment one by one and finishes the work for each before the next.
+So the outcome does not depend on the concurrency of the form.
 """
 
 from collections import deque
@@ -28,18 +28,20 @@ from schemas.envelope import AdvisoryEvent, ApprovalGrantedEvent, DeviceEvent
 
 STEP: Final = timedelta(minutes=15)
 MARKS: Final = {"26.2 released": ADVISORY_AT, "two CVEs exploited": EXPLOITED_AT}
-_LOOKS_EVERY: Final = timedelta(days=1)
+_APPROVES_EVERY: Final = timedelta(days=1)
 _APPROVAL_LASTS: Final = timedelta(days=2)
 _APPROVER: Final = "demo approver"
 
 OutsideEvent = DeviceEvent | AdvisoryEvent | ApprovalGrantedEvent
-"""What the outside says: Macs, Apple, people."""
+"""An event from outside Drydock: of a Mac, of Apple, or of a person."""
 
 
 @dataclass(frozen=True, slots=True)
 class FleetSample:
-    """Where a run is: the simulated time; exposed Macs by (site, severity), open jobs by (site,
-    action)."""
+    """The state of a run at the simulated time `now`.
+
+    `exposed` are exposed Macs by (site, severity), `open_jobs` are jobs by (site, action).
+    """
 
     now: datetime
     exposed: dict[tuple[str, str], int]
@@ -47,28 +49,28 @@ class FleetSample:
 
 
 class Form(Protocol):
-    """One form of Drydock with the simulated Macs at its sites, the demo's policy in force.
+    """One form of Drydock, with the simulated Macs at its sites and the demo's policy in force.
 
-    Every call returns once nothing is left to be done at the present time.
+    Every call returns only after all work at the present simulated time is done.
     """
 
     def advance_to(self, now: datetime) -> Sequence[DeviceEvent]:
-        """It is this time from now on; what the Macs say until then, in order of time."""
+        """Set the simulated time; return the Macs' events up to it, in order of time."""
 
     def ingest(self, events: Sequence[OutsideEvent]) -> None:
-        """Take in what was said, at most one thing a Mac."""
+        """Accept events from outside, at most one per Mac."""
 
     def awaiting_approval(self) -> Sequence[Decision]:
-        """The decisions that wait for somebody's approval."""
+        """Return the decisions that wait for an approval."""
 
     def sample(self, now: datetime) -> FleetSample:
-        """How the fleet stands."""
+        """Return the state of the run."""
 
 
 def play(
     form: Form, approvals: Ed25519PrivateKey, step: timedelta = STEP, until: datetime = ENDS_AT
 ) -> Generator[FleetSample]:
-    """Let the story happen, a Moment after each step. `approvals` is the approver's key."""
+    """Play the story and yield a FleetSample after each step. `approvals` is the approver's key."""
     feed = deque(releases())
     for number in range(steps(step, until)):
         now = STARTS_AT + number * step
@@ -77,7 +79,7 @@ def play(
             form.ingest([feed.popleft()])
         for wave in waves(events):
             form.ingest(wave)
-        if (now - STARTS_AT) % _LOOKS_EVERY == timedelta(0):
+        if (now - STARTS_AT) % _APPROVES_EVERY == timedelta(0):
             for decision in form.awaiting_approval():
                 form.ingest(
                     [approval_granted(decision, _APPROVER, now, _APPROVAL_LASTS, approvals)]
@@ -86,17 +88,17 @@ def play(
 
 
 def steps(step: timedelta = STEP, until: datetime = ENDS_AT) -> int:
-    """How many Moments `play` gives."""
+    """Return the number of samples that `play` yields."""
     return int((until - STARTS_AT) / step) + 1
 
 
 def waves(events: Iterable[DeviceEvent]) -> list[list[DeviceEvent]]:
-    """Each Mac's events in its order, at most one a Mac in a wave."""
+    """Split events into groups with at most one event per Mac; each Mac's order is kept."""
     found: list[list[DeviceEvent]] = []
-    spoken: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for event in events:
-        turn = spoken.get(event.subject, 0)
-        spoken[event.subject] = turn + 1
+        turn = counts.get(event.subject, 0)
+        counts[event.subject] = turn + 1
         if turn == len(found):
             found.append([])
         found[turn].append(event)
@@ -104,7 +106,7 @@ def waves(events: Iterable[DeviceEvent]) -> list[list[DeviceEvent]]:
 
 
 def site_lines() -> dict[str, SiteLine]:
-    """The sites' lines, as the policy has them."""
+    """Return the network line of each site, from the demo's policy."""
     return {
         name: SiteLine(uplink_mbps=site.uplink_mbps, cache=site.cache)
         for name, site in read_policy(policy_text()).sites.items()

@@ -20,7 +20,8 @@ from pipeline.ingest.redaction import Redactor
 from schemas.decisions import Decision, Reason
 from schemas.envelope import ApprovalGrantedEvent, DeviceEvent, Event
 
-# Nothing gets lost here that a sweep would find; and the fleet form sweeps at other times.
+# No message is lost here, so no sweep is needed. The fleet form sweeps at other times: a sweep
+# would make the decisions of the two forms differ.
 NO_SWEEP: Final = timedelta(days=1000)
 _REDACTOR: Final = Redactor(b"nothing here is a real secret")
 
@@ -34,7 +35,7 @@ def run(
     *,
     fast_paths: bool = True,
 ) -> Generator[FleetSample]:
-    """Run the scenario in a fresh data directory, a Moment after each step."""
+    """Run the scenario in an empty data directory and yield a FleetSample after each step."""
     keys = KeyStore(data_dir / "keys")
     for purpose in Purpose:
         keys.make(purpose)
@@ -46,14 +47,14 @@ def run(
 
 
 def log_lines(data_dir: Path) -> Iterator[LogLine]:
-    """What a run left in its log."""
+    """Yield the log of a finished run."""
     with Log.open(data_dir) as log:
         for row in log.entries():
             yield LogLine(row.kind, row.at, row.body)
 
 
 class EmbeddedForm:
-    """The embedded service on a data directory that has keys and nothing else."""
+    """The embedded form, on a data directory that has only keys."""
 
     def __init__(
         self, data_dir: Path, scenario: Scenario, seed: int, *, fast_paths: bool = True
@@ -74,25 +75,25 @@ class EmbeddedForm:
         )
 
     def close(self) -> None:
-        """Let go of the data directory."""
+        """Close the service and the simulated fleet."""
         self._service.close()
         self._fleet.close()
 
     def advance_to(self, now: datetime) -> Sequence[DeviceEvent]:
-        """It is this time from now on; what the Macs say until then."""
+        """Set the simulated time; return the Macs' events up to it, in order of time."""
         self._now = now
         events = self._fleet.advance(now)
         self._settle()
         return events
 
     def ingest(self, events: Sequence[OutsideEvent]) -> None:
-        """Take in what was said, as the HTTP endpoint would."""
+        """Accept events from outside, as the HTTP endpoint does."""
         received = [event for one in events for event in _received(one, self._now)]
         self._service.accept(received, (), self._now)
         self._settle()
 
     def awaiting_approval(self) -> Sequence[Decision]:
-        """The decisions that wait for somebody's approval."""
+        """Return the decisions that wait for an approval."""
         reconciler = self._service.reconciler
         return [
             decide(reconciler.situation(udid, self._now), fast_paths=self._fast_paths)
@@ -101,7 +102,7 @@ class EmbeddedForm:
         ]
 
     def sample(self, now: datetime) -> FleetSample:
-        """How the fleet stands."""
+        """Return the state of the run."""
         reconciler = self._service.reconciler
         return FleetSample(now, dict(reconciler.exposed), dict(reconciler.open_jobs))
 
@@ -113,7 +114,7 @@ class EmbeddedForm:
 
 
 def _received(event: OutsideEvent, now: datetime) -> Sequence[Event]:
-    """What MDM messages say goes through NanoMDM's webhooks, the rest comes as events."""
+    """Return the event as the gateway receives it: MDM messages pass NanoMDM's webhook format."""
     hook = None if isinstance(event, ApprovalGrantedEvent) else webhook_of(event)
     if hook is None:
         return [event]

@@ -1,5 +1,5 @@
-"""What came of a run, read off its log or topics alone: exposure over time, jobs, and who is left
-and why."""
+"""The outcome of a run, computed from its log or topics alone: exposure over time, jobs, and the
+Macs that are still exposed, with the reason."""
 
 import json
 from collections import Counter
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-# Figures that move while an answer stands, as the engine has it.
+# These change while the decision stays the same: pipeline.decide.last_decision.fingerprint.
 _VOLATILE_FIELDS: Final = frozenset({"gates", "evidence"})
 _FINAL: Final = frozenset({"succeeded", "failed", "refused", "expired", "superseded"})
 
 
 class LogLine(NamedTuple):
-    """A line of the log: `kind` is `event` or `decision`, `at` when it was handled."""
+    """A line of the log: `kind` is `event` or `decision`, `at` the time of its transaction."""
 
     kind: str
     at: datetime
@@ -22,7 +22,7 @@ class LogLine(NamedTuple):
 
 
 class ExposureLevel(NamedTuple):
-    """How many Macs of a site were exposed from this time on."""
+    """The number of exposed Macs of a site from this time on."""
 
     at: datetime
     site: str
@@ -30,7 +30,7 @@ class ExposureLevel(NamedTuple):
 
 
 class DecisionState(NamedTuple):
-    """A Mac's answer at a moment, and before it."""
+    """A Mac's decision at the end of a moment, and its decision before that moment."""
 
     at: datetime
     before: str | None
@@ -38,13 +38,13 @@ class DecisionState(NamedTuple):
 
     @property
     def is_new(self) -> bool:
-        """Whether the moment changed it."""
+        """True if the moment changed the decision."""
         return self.after != self.before
 
 
 @dataclass(slots=True)
 class JobLine:
-    """One job from issue to end; `outcome` `open` while it has none."""
+    """One job from issue to end; `outcome` is `open` until it ends."""
 
     job_id: str
     udid: str
@@ -62,11 +62,12 @@ class JobLine:
 
 @dataclass(slots=True)
 class RunOutcome:
-    """The run. `latest` is each Mac's last decision, as recorded.
+    """The outcome of a run.
 
-    What is counted hangs on what happened, not on the order in which things of one moment were
-    taken: `events` are those from outside, without what was ordered and told of jobs; `decisions`
-    are the answers that stood when a moment was over and not when it began.
+    `latest` is each Mac's last decision, as recorded. `patched` are the (start, end) of each Mac's
+    exposure that ended. The counts do not depend on the order of events within one moment: `events`
+    are the events from outside, without those of jobs; `decisions` counts a Mac once per moment, if
+    its decision after the moment differs from the one before.
     """
 
     levels: list[ExposureLevel] = field(default_factory=list)
@@ -81,11 +82,11 @@ class RunOutcome:
     _decision_states: dict[str, DecisionState] = field(default_factory=dict)
 
     def read_line(self, line: LogLine) -> None:
-        """Read the next line."""
+        """Add the next line of the log."""
         self.ends_at = line.at
         if line.kind == "decision":
             self._read_decision(line)
-        # Most events are reports; only jobs are of interest and parsing is what costs.
+        # Most events are reports. Only events of jobs are parsed: parsing costs the most.
         elif b'"drydock.job.' in line.body:
             _read_job(self, json.loads(line.body), line.at)
         else:
@@ -125,11 +126,11 @@ class RunOutcome:
 
     @property
     def exposed(self) -> int:
-        """How many Macs are exposed at the end."""
+        """The number of Macs exposed at the end."""
         return sum(bool(decision["cves"]) for decision in self.latest.values())
 
     def exposed_at(self, time: datetime) -> int:
-        """How many were exposed at that moment, it included."""
+        """Return the number of Macs exposed at `time`, after its events."""
         by_site: dict[str, int] = {}
         for level in self.levels:
             if level.at > time:
@@ -138,17 +139,17 @@ class RunOutcome:
         return sum(by_site.values())
 
     def jobs_by(self) -> Counter[tuple[str, str, str]]:
-        """Jobs by action, method and outcome."""
+        """Return the number of jobs by (action, method, outcome)."""
         return Counter((job.action, job.method, job.outcome) for job in self.jobs.values())
 
     def still_exposed(self) -> list[dict[str, Any]]:
-        """The last decision of each Mac that is still exposed, by site and serial number."""
+        """Return the last decision of each exposed Mac, in order of site and serial number."""
         still = [decision for decision in self.latest.values() if decision["cves"]]
         return sorted(still, key=lambda one: (one["site"] or "", one["serial"] or "", one["udid"]))
 
 
 def read_outcome(lines: Iterable[LogLine]) -> RunOutcome:
-    """Read a log from its first line to its last."""
+    """Return the outcome of a whole log."""
     outcome = RunOutcome()
     for line in lines:
         outcome.read_line(line)
@@ -182,8 +183,10 @@ def _read_job(outcome: RunOutcome, event: dict[str, Any], at: datetime) -> None:
 
 
 def time_to_patch(outcome: RunOutcome, since: datetime, share: float) -> float | None:
-    """Hours from `since` until this share of the Macs exposed then, or soon after by the same
-    releases, and patched by the end, was patched; None if there were none."""
+    """Return the hours from `since` until this share of the exposures that end after it has ended.
+
+    Macs that stay exposed do not count; None if no exposure ended after `since`.
+    """
     ends = sorted(end for start, end in outcome.patched if end > since)
     if not ends:
         return None

@@ -1,4 +1,4 @@
-"""A run as one self-contained page: no network, no server."""
+"""The HTML report of a run: one self-contained page."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -25,11 +25,11 @@ _LAYOUT: Final = {
     "margin": {"l": 70, "r": 30, "t": 30, "b": 50},
     "hovermode": "closest",
 }
-# An update of half an hour must still be seen on an axis of three weeks.
+# A bar of half an hour is invisible on an axis of three weeks.
 _SHORTEST_BAR_MS: Final = 3 * 3600 * 1000
 _ABOUT_JOBS: Final = (
-    "A bar runs from a job's issue to its end, as the Mac's own reports told it; pale if it did "
-    "not succeed. Macs without a job are not drawn."
+    "A bar starts at a job's issue and ends at its last result; it is pale if the job did not "
+    "succeed. Macs without a job are not drawn."
 )
 _STYLE: Final = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}
@@ -43,7 +43,7 @@ th{background:#f4f4f2}.figures{display:flex;flex-wrap:wrap;gap:1rem;margin:1.2re
 
 
 def render(outcome: RunOutcome, summary: Mapping[str, Any], marks: Mapping[str, datetime]) -> str:
-    """The page. `marks` are moments to draw into the plots, by name."""
+    """Return the page as HTML. `marks` are times to draw in the plots, by name."""
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
         "<meta name='viewport' content='width=device-width'><title>Drydock: what happened</title>",
@@ -67,7 +67,7 @@ def _figures(summary: Mapping[str, Any]) -> str:
     to = summary["hours_to_patched"]
     shown = (
         ("Macs", summary["devices"]),
-        ("exposed when the advisory landed", summary["exposed_before"]),
+        ("exposed when the advisory was published", summary["exposed_before"]),
         ("exposed at the end", summary["exposed_after"]),
         ("hours to 50 % patched", to["50"]),
         ("hours to 95 % patched", to["95"]),

@@ -1,7 +1,8 @@
-"""The demo's world: 200 Macs at three sites, what will go wrong with them, and Apple's releases.
+"""The demo's scenario: Macs at three sites, their faults, and Apple's releases.
 
-A scenario is a function of its seed and size. Each Mac plays a part; the parts say which Macs no
-system could patch in the demo's time, so that the outcome can be checked and not only shown.
+A scenario is a function of its seed and size. Each Mac has a part. A part with `stays_exposed` is
+one that no job can patch within the demo's time, so the outcome can be checked: exactly these Macs
+must be exposed at the end.
 """
 
 from dataclasses import dataclass, field
@@ -24,16 +25,17 @@ ENDS_AT: Final = datetime(2025, 12, 27, 8, tzinfo=UTC)
 _NEVER_BACK: Final = datetime(2030, 1, 1, tzinfo=UTC)
 
 _SITES: Final = (("london", "ldn"), ("tokyo", "tyo"), ("new-york", "nyc"))
-# The firmware that came with each system on Apple silicon, as the demo's Macs report it.
+# Firmware by version of macOS on Apple silicon, as the demo's Macs report it.
 _FIRMWARE: Final = {"26.1": "13822.41.1", "26.2": "13822.61.10"}
 _LOAN_FIRMWARE: Final = "2075.120.3.0.0"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part that Macs play. `share` of the fleet plays it, and at least `least` Macs.
+    """A kind of Mac in the demo: version, model and faults.
 
-    `stays_exposed`: no job can patch such a Mac within the demo.
+    `share` of the fleet has this part, and at least `least` Macs. `stays_exposed`: no job can
+    patch such a Mac within the demo.
     """
 
     name: str
@@ -59,13 +61,13 @@ PARTS: Final = (
     Part("sound on Sonoma", 0.07, "14.8.2", "MacBookPro16,1"),
     Part("behind", 0.07, "15.6.1", "Mac14,2"),
     Part("far behind", 0.03, "14.7.7", "Mac13,1"),
-    Part("on a dead line", 0.04, "13.7.8", "MacBookPro16,1", least=2),
-    Part("on a dead line, old hardware", 0.02, "13.7.8", "iMac18,3", stays_exposed=True),
-    Part("on a dead line and behind", 0.01, "13.7.6", "MacBookPro14,3", stays_exposed=True),
+    Part("on an unsupported line", 0.04, "13.7.8", "MacBookPro16,1", least=2),
+    Part("on an unsupported line, old hardware", 0.02, "13.7.8", "iMac18,3", stays_exposed=True),
+    Part("on an unsupported line and behind", 0.01, "13.7.6", "MacBookPro14,3", stays_exposed=True),
     Part("unsupervised", 0.05, spec={"supervised": False}),
-    Part("answers NotNow", 0.05, faults={"not_now": 3}),
-    Part("acknowledges and does nothing", 0.02, faults={"ignored": 1}),
-    Part("loses an answer", 0.02, faults={"lost_answers": 1}),
+    Part("sends NotNow", 0.05, faults={"not_now": 3}),
+    Part("acknowledges a command and does nothing", 0.02, faults={"ignored": 1}),
+    Part("loses a response", 0.02, faults={"lost_answers": 1}),
     Part("download fails once", 0.02, faults={"failing_downloads": 1}),
     Part("update keeps failing", 0.01, faults={"failing_installs": 3}, least=1),
     Part("breaks its seal", 0.01, faults={"breaks_seal_at": _hours(3 * _DAY)}),
@@ -115,8 +117,11 @@ class Scenario:
 
 
 def build(seed: int, devices: int) -> Scenario:
-    """The demo's world for this seed, with this many Macs (at least one of each part)."""
-    random = Random(seed)  # noqa: S311 - a world, not a secret
+    """Return the scenario of this seed with this many Macs.
+
+    Raises ValueError if there are too few Macs for all parts.
+    """
+    random = Random(seed)  # noqa: S311 - a simulated fleet, not a secret
     cast = _cast(devices)
     random.shuffle(cast)
     specs = tuple(_spec(index, part, random) for index, part in enumerate(cast))
@@ -126,10 +131,10 @@ def build(seed: int, devices: int) -> Scenario:
 
 @cache
 def releases() -> tuple[AdvisoryEvent, ...]:
-    """Apple's releases from May 2024 to 2025-12-15, in order of time.
+    """Return Apple's releases from May 2024 to 2025-12-15, in order of time.
 
-    Versions, builds, dates and CVE ids as in the SOFA feed (github.com/macadmins/sofa, commits
-    08857f1a4316 and a385410b8b6e).
+    Versions, builds, dates and CVE ids are those of the SOFA feed
+    (github.com/macadmins/sofa, commits 08857f1a4316 and a385410b8b6e).
     """
     text = resources.files("pipeline.demo").joinpath("releases.jsonl").read_bytes()
     events = [decode_event(line) for line in text.splitlines()]
@@ -141,14 +146,14 @@ def releases() -> tuple[AdvisoryEvent, ...]:
 
 
 def policy_text() -> str:
-    """The demo's policy."""
+    """Return the text of the demo's policy."""
     return resources.files("pipeline.demo").joinpath("policy.yaml").read_text(encoding="utf-8")
 
 
 def _cast(devices: int) -> list[Part]:
     smallest = sum(part.least for part in PARTS)
     if devices < smallest:
-        raise ValueError(f"the demo needs at least {smallest} Macs: one for each part")
+        raise ValueError(f"the demo needs at least {smallest} Macs, one for each kind of fault")
     cast = [part for part in PARTS for _ in range(max(part.least, int(part.share * devices)))]
     while len(cast) > devices:
         cast.remove(max(PARTS, key=cast.count))
@@ -159,7 +164,7 @@ def _build_of(version: OSVersion) -> str:
     for event in releases():
         if event.data.os_version == version and event.data.builds:
             return str(event.data.builds[-1])
-    raise LookupError(f"no build of {version} among the releases")
+    raise LookupError(f"releases.jsonl has no build of macOS {version}")
 
 
 def _spec(index: int, part: Part, random: Random) -> MacSpec:

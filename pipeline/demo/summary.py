@@ -1,4 +1,4 @@
-"""A run in figures, for people and for programs. The same seed gives the same summary."""
+"""The figures of a run. The same seed gives the same summary."""
 
 from collections import Counter
 from typing import Any, Final
@@ -11,11 +11,12 @@ _ACTIONS: Final = ("update", "upgrade", "reinstall", "reenroll")
 
 
 def summarize(outcome: RunOutcome, scenario: Scenario, seed: int) -> dict[str, Any]:
-    """What happened, as JSON values.
+    """Return the figures of a run as JSON values.
 
-    `exposed_before` is just after the advisory landed; `hours_to_patched` counts from then on the
-    simulated clock, over the Macs that were patched at all. `ok` says that exposure reached
-    exactly what the scenario's faults leave, and that every action was carried out at least once.
+    `exposed_before` is counted one step after the advisory was published. `hours_to_patched` is
+    simulated time from its publication, over the Macs that were patched. `ok` is True if exactly
+    the Macs that no job can patch are exposed at the end, and each action of `_ACTIONS` succeeded
+    at least once.
     """
     jobs = outcome.jobs_by()
     succeeded = {action for action, _, result in jobs if result == "succeeded"}

@@ -1,4 +1,4 @@
-"""What a person orders, as events: policy, halts, approvals. Pure."""
+"""The control events of operators: policy, halts, approvals. Pure."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -22,7 +22,7 @@ _SOURCE: Final = "/drydock/people"
 
 
 def policy_changed(text: str, by: str, now: datetime) -> PolicyChangedEvent:
-    """Put this policy in force."""
+    """Return the event that puts this policy in force."""
     digest = policy_digest(text)
     return PolicyChangedEvent(
         id=event_id("policy", digest, now.isoformat()),
@@ -36,7 +36,7 @@ def policy_changed(text: str, by: str, now: datetime) -> PolicyChangedEvent:
 def halt_set(
     scope: HaltScope, by: str, why: str, until: datetime | None, now: datetime
 ) -> HaltSetEvent:
-    """Start no new work in this scope."""
+    """Return the event that halts new jobs in this scope, until `until` if given."""
     return HaltSetEvent(
         id=event_id("halt", scope.key, by, now.isoformat()),
         source=_SOURCE,
@@ -47,7 +47,7 @@ def halt_set(
 
 
 def halt_cleared(scope: HaltScope, by: str, now: datetime) -> HaltClearedEvent:
-    """Let work start again in this scope."""
+    """Return the event that clears the halt of this scope."""
     return HaltClearedEvent(
         id=event_id("resume", scope.key, by, now.isoformat()),
         source=_SOURCE,
@@ -60,15 +60,18 @@ def halt_cleared(scope: HaltScope, by: str, now: datetime) -> HaltClearedEvent:
 def approval_granted(
     decision: Decision, by: str, now: datetime, lasts: timedelta, key: Ed25519PrivateKey
 ) -> ApprovalGrantedEvent:
-    """Allow the erasing job that this decision waits with, signed by its approver.
+    """Return the event that approves this decision's erasing job, signed with `key`.
 
-    ValueError where the decision waits for no approval.
+    The approval expires `lasts` after `now`. Raises ValueError if the decision does not wait for
+    approval.
     """
     if decision.reason is not Reason.AWAITING_APPROVAL or decision.job_id is None:
-        raise ValueError(f"{decision.udid} awaits no approval: {decision.reason}")
+        raise ValueError(
+            f"{decision.udid} awaits no approval: its decision has reason {decision.reason}"
+        )
     action: Action | None = decision.action
     if action is not Action.REINSTALL and action is not Action.REIMAGE:
-        raise ValueError(f"{decision.udid} awaits {action}, which erases nothing")
+        raise ValueError(f"{decision.udid} awaits no approval: {action} erases nothing")
     granted = sign_approval(
         Approval(
             udid=decision.udid,

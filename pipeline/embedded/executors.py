@@ -1,7 +1,7 @@
-"""The sites' executors, in this process: one a site, each with its own journal.
+"""The sites' executors in this process: one per site, each with its own journal.
 
-Orders reach them only after they are durable in the store; what they tell is durable in their
-journals until the store has it.
+Jobs reach an executor only after they are durable in the store. A result stays in the executor's
+journal until it is durable in the store.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +21,12 @@ Results = list[tuple[UnpublishedResult, JobResultedEvent]]
 
 
 class Executors:
-    """All sites' executors. `folder` holds a journal a site; those there already are opened."""
+    """The executors of all sites.
+
+    `folder` holds one journal per site; existing journals are opened. At most `slots` jobs are
+    under way per site. Nothing starts before the first call of `set_halts`. Opening raises
+    JournalError.
+    """
 
     def __init__(
         self,
@@ -50,33 +55,33 @@ class Executors:
             raise
 
     def close(self) -> None:
-        """Let go of the journals."""
+        """Close the journals."""
         for journal in self._journals.values():
             journal.close()
 
     def knows(self, site: str, job_id: str) -> bool:
-        """Whether the site's executor has answered this job in whatever way."""
+        """Return True if the site's journal has this job: accepted, refused or withdrawn."""
         self._at(site)
         return self._journals[site].knows(job_id)
 
     def live(self) -> Iterator[Job]:
-        """Every job that an executor has not ended."""
+        """Yield every job that an executor has accepted and not ended."""
         for _, journal in sorted(self._journals.items()):
             for entry in journal.live():
                 yield entry.job
 
     def submit(self, issued: JobIssued, now: datetime) -> None:
-        """Hand an order to its site's executor."""
+        """Hand a job to its site's executor. A repeat only publishes the job's results again."""
         self._at(issued.job.site).submit(issued, now)
         self._unpublished_sites.add(issued.job.site)
 
     def supersede(self, order: JobSuperseded, now: datetime) -> None:
-        """Withdraw an order."""
+        """Withdraw a job from its site's executor."""
         self._at(order.site).supersede(order, now)
         self._unpublished_sites.add(order.site)
 
     def set_halts(self, scopes: Iterable[HaltScope]) -> None:
-        """The halts in force; until this is called nobody starts anything."""
+        """Replace the scopes in which no executor may start a job."""
         wanted = tuple(scopes)
         if wanted != self._halts:
             self._halts = wanted
@@ -84,7 +89,7 @@ class Executors:
                 executor.set_halts(wanted)
 
     def tick(self, now: datetime) -> None:
-        """Let every executor that has something to do take a step."""
+        """Advance every executor that is due."""
         for site, executor in sorted(self._executors.items()):
             wake = executor.next_wake(now)
             if wake is not None and wake <= now:
@@ -92,20 +97,20 @@ class Executors:
                 self._unpublished_sites.add(site)
 
     def next_wake(self, now: datetime) -> datetime | None:
-        """When `tick` next has something to do."""
+        """Return the time at which `tick` or `results` has work; None for never."""
         if self._unpublished_sites:
             return now
         wakes = [executor.next_wake(now) for executor in self._executors.values()]
         return min((wake for wake in wakes if wake is not None), default=None)
 
     def results(self) -> Iterator[tuple[str, Results]]:
-        """What executors tell and the store may not have, by site."""
+        """Yield per site the results that the store may not have yet; possibly none."""
         for site in sorted(self._unpublished_sites):
             unpublished = self._executors[site].results()
             yield site, [(item, item.event(f"/drydock/executor/{site}")) for item in unpublished]
 
     def mark_published(self, site: str, results: Results) -> None:
-        """The store has these."""
+        """Record that these results are durable in the store."""
         self._executors[site].mark_published([result for result, _ in results])
         self._unpublished_sites.discard(site)
 

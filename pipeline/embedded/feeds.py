@@ -1,4 +1,4 @@
-"""Feeds polled by the service itself: what they say anew goes the way of a posted feed."""
+"""Feeds that the service polls itself. Each document is accepted as if it had been posted."""
 
 import asyncio
 from dataclasses import dataclass
@@ -16,30 +16,30 @@ _RETRY_DELAY_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ServiceSink:
-    """The service as the poller sees it."""
+    """The service as the destination of a poller's documents."""
 
     service_thread: ServiceThread
 
     async def process_document(
         self, source: FeedSource, document: bytes, *, accept_losses: bool
     ) -> DocumentResult:
-        """Take the next document of a feed, or refuse it."""
+        """Accept the next document of a feed, or refuse it with a reason."""
         prepare = write_requests.feed(source, document, accept_losses=accept_losses)
         try:
             response = await asyncio.wrap_future(self.service_thread.submit(prepare))
         except UnavailableError as error:
-            return DocumentResult(FeedOutcome.UNREACHABLE, detail=f"not taken: {error}")
+            return DocumentResult(FeedOutcome.UNREACHABLE, detail=f"not accepted: {error}")
         return DocumentResult(
             FeedOutcome(response["outcome"]), response["events"], response.get("refused", "")
         )
 
 
 async def poll_feeds(poller: Poller, service_thread: ServiceThread, log: Log) -> None:
-    """Look at the feeds until cancelled."""
+    """Poll the feeds until cancelled."""
     sink = ServiceSink(service_thread)
     while True:
         try:
             await poller.run(sink)
-        except Exception as error:  # the task's top: feeds are looked at again
+        except Exception as error:  # the task's top: polling goes on
             log.error("unhandled exception", exc_info=error)
             await asyncio.sleep(_RETRY_DELAY_S)

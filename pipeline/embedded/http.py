@@ -1,8 +1,8 @@
 """The HTTP endpoint: webhooks, events and feeds in; health, metrics and status out.
 
-200 is answered only once the input is durable. A webhook's sender does not try again, so what
-cannot be used of its payload is durable too, as a dead letter, and answered 200; a producer of
-events can mend them, so a bad one there is answered 400 and nothing of its batch is taken.
+The response is 200 only once the input is durable. The sender of a webhook does not repeat it, so
+the unusable part of its payload becomes a durable dead letter and the response is 200. A producer
+of events can correct them, so for a bad event the response is 400 and its batch is not accepted.
 """
 
 import asyncio
@@ -37,13 +37,13 @@ from pipeline.ingest.feed_review import FEED_DIFFS
 from pipeline.ingest.redaction import Redactor
 from pipeline.metrics import Metrics
 
-# Longer than any fsync; what was not durable by then may still become so, and repeats are known.
+# Longer than any fsync. After a timeout the input may still become durable; a repeat is harmless.
 _RESPONSE_TIMEOUT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceApi:
-    """What the handlers need."""
+    """The HTTP API of a service: its routes and the objects that they use."""
 
     service_thread: ServiceThread
     authenticator: Authenticator
@@ -89,7 +89,7 @@ class ServiceApi:
     # --- in ---
 
     async def webhook(self, request: Request) -> Response:
-        """A payload of a source that tells of Macs."""
+        """Accept a payload of a webhook source."""
         source = request.path_params["source"]
         if source not in WEBHOOK_SOURCES:
             raise HttpError(404, f"no webhook {source!r}; there are {', '.join(WEBHOOK_SOURCES)}")
@@ -144,7 +144,7 @@ class ServiceApi:
     # --- out ---
 
     async def status(self, request: Request) -> Response:
-        """How the fleet stands."""
+        """Return the status of the fleet."""
         self.authenticator.check_admin(request.headers)
         return JSONResponse(await self._ask(operator_requests.status))
 
@@ -164,7 +164,7 @@ class ServiceApi:
 
 
 def _to_http_error(error: Exception) -> HttpError | None:
-    """What went wrong in the service, as an answer."""
+    """Return the HTTP error for an exception of the service; None for an unexpected one."""
     match error:
         case operator_requests.InvalidRequestError():
             return HttpError(error.status, str(error))

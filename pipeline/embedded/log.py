@@ -1,7 +1,7 @@
-"""Reading a data directory: what happened, what was decided, what was set aside. Never writes.
+"""Read access to a data directory: events, decisions, dead letters, folded state. Never writes.
 
-Status, replay and people look through this while the service writes: SQLite's WAL gives each
-reader the log as it was when it was opened.
+The service may write meanwhile: SQLite's WAL gives each reader the log as it was when it was
+opened.
 """
 
 import sqlite3
@@ -16,13 +16,13 @@ from pipeline.state.device import from_us, to_us
 FILE: Final = "drydock.sqlite"
 VERSION: Final = 2
 Kind = Literal["event", "decision"]
-# A Mac's last answer as columns: answer, verdict, reason, next_us, site, severity, deadline_us,
-# heeds_figures, waits_for_slot; the order of pipeline.decide.last_decision.Standing.
+# The columns of a Mac's last decision after its UDID, in the order of the fields of
+# pipeline.decide.last_decision.LastDecision.
 LastDecisionRow = tuple[bytes, str, str, int, str | None, str | None, int, bool, bool]
 
 
 class StoreError(RuntimeError):
-    """The data directory cannot be used; the message says why in one line."""
+    """The data directory cannot be used; the message is the reason, in one line."""
 
 
 class InUseError(StoreError):
@@ -30,11 +30,11 @@ class InUseError(StoreError):
 
 
 class LogRow(NamedTuple):
-    """One entry of the log, in the order of `seq`, which counts from 1 without gaps.
+    """One entry of the log. `seq` counts from 1 without gaps.
 
-    `at` is the `now` it was handled with; `key` the Mac's UDID (or an event's subject where it is
-    about no Mac). `body` is an event as `schemas.envelope.encode` writes it, or a DecisionRecord
-    as JSON; `type` is the event's type, `decision` for a decision.
+    `at` is the `now` of its transaction. `key` is the Mac's UDID, or the event's subject if the
+    event concerns no single Mac. `body` is an event as `schemas.envelope.encode` writes it, or a
+    DecisionRecord as JSON. `type` is the event's type, or `decision`.
     """
 
     seq: int
@@ -48,7 +48,7 @@ class LogRow(NamedTuple):
 
 
 class StoredDeadLetter(NamedTuple):
-    """A dead letter in its place: `body` is a schemas.dead_letters.DeadLetter as JSON."""
+    """A dead letter of the store: `body` is a schemas.dead_letters.DeadLetter as JSON."""
 
     seq: int
     at: datetime
@@ -60,10 +60,11 @@ class StoredDeadLetter(NamedTuple):
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection that can only read. Raises StoreError."""
+    """Return a connection that can only read. Raises StoreError."""
     if not path.is_file():
         raise StoreError(f"no {path.name} in {path.parent}: is this a data directory of Drydock?")
-    # A copy on a read-only disk has no -wal file and room for none: it cannot change under us.
+    # SQLite cannot make a -wal file on a read-only disk. A copy there never changes: `immutable`
+    # lets SQLite read it without one.
     changing = path.with_name(path.name + "-wal").exists() or _may_write(path.parent)
     uri = f"{path.absolute().as_uri()}?mode=ro{'' if changing else '&immutable=1'}"
     try:
@@ -79,7 +80,10 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def check_version(db: sqlite3.Connection, path: Path) -> int:
-    """The schema version of a database, 0 for a new one. Raises StoreError for one not ours."""
+    """Return the schema version of a database; 0 for a new one.
+
+    Raises StoreError for the version of another Drydock.
+    """
     try:
         (version,) = db.execute("PRAGMA user_version").fetchone()
     except sqlite3.Error as error:
@@ -105,7 +109,7 @@ def _may_write(folder: Path) -> bool:
 
 
 class Log:
-    """The log of a data directory as it was when this was opened."""
+    """The log and state of a data directory, as they were when this was opened."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -129,7 +133,7 @@ class Log:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._db.close()
 
     def entries(
@@ -141,7 +145,7 @@ class Log:
         kind: Kind | None = None,
         after: int = 0,
     ) -> Iterator[LogRow]:
-        """The entries with `since` <= at < `until` and seq > `after`, by `seq`."""
+        """Yield the entries with `since` <= at < `until` and seq > `after`, in order of `seq`."""
         wheres, values = ["seq > ?"], list[object]([after])
         for clause, value in (
             ("at_us >= ?", None if since is None else to_us(since)),
@@ -160,7 +164,7 @@ class Log:
             yield LogRow(seq, kind_of, from_us(at_us), *rest)
 
     def last_decision(self, key: str) -> bytes | None:
-        """The Mac's last decision record as JSON."""
+        """Return the Mac's last decision record as JSON; None if it has none."""
         row = self._db.execute(
             "SELECT body FROM log WHERE key = ? AND kind = 'decision' ORDER BY seq DESC LIMIT 1",
             (key,),
@@ -168,8 +172,10 @@ class Log:
         return None if row is None else row[0]
 
     def blob(self, digest: str) -> bytes | None:
-        """A policy's text, or a catalogue as JSON, by the digest that decisions name. Raises
-        ValueError for one that is damaged."""
+        """Return the policy's text, or the catalogue as JSON, of this digest; None if not stored.
+
+        Raises ValueError for a damaged one.
+        """
         row = self._db.execute("SELECT body FROM blobs WHERE digest = ?", (digest,)).fetchone()
         try:
             return None if row is None else zlib.decompress(row[0])
@@ -177,7 +183,7 @@ class Log:
             raise ValueError(str(error)) from error
 
     def last_seq(self, until: datetime | None = None) -> int:
-        """The highest `seq` before this time; 0 if there is none."""
+        """Return the highest `seq` before this time; 0 if there is none."""
         if until is None:
             (seq,) = self._db.execute("SELECT max(seq) FROM log").fetchone()
         else:
@@ -187,14 +193,14 @@ class Log:
         return seq or 0
 
     def last_at(self) -> datetime | None:
-        """The latest time of an entry; None for an empty log."""
+        """Return the latest time of an entry; None for an empty log."""
         (at_us,) = self._db.execute("SELECT max(at_us) FROM log").fetchone()
         return None if at_us is None else from_us(at_us)
 
     def dead_letters(
         self, *, seq: int | None = None, open_only: bool = False
     ) -> list[StoredDeadLetter]:
-        """What was set aside, oldest first; `open_only` leaves out what was replayed since."""
+        """Return the dead letters, oldest first; `open_only` leaves out replayed ones."""
         wheres = ["1"]
         values: tuple[int, ...] = ()
         if seq is not None:
@@ -220,7 +226,7 @@ class Log:
         ]
 
     def dead_letter_counts(self) -> dict[str, int]:
-        """How many letters of each code are not replayed."""
+        """Return the number of dead letters by code, without replayed ones."""
         return dict(
             self._db.execute(
                 "SELECT code, count(*) FROM dead_letters WHERE replayed_at_us IS NULL"
@@ -231,25 +237,29 @@ class Log:
     # --- the folded state ---
 
     def devices(self) -> Iterator[tuple[str, bytes]]:
-        """Each Mac's state as JSON, by key, in the order in which Macs were first heard of."""
+        """Yield the key and the state (JSON) of each Mac, in order of their first events."""
         yield from self._db.execute("SELECT udid, body FROM devices ORDER BY rowid")
 
     def count_devices(self) -> int:
-        """How many Macs are known; records of a bare serial number are none yet."""
+        """Return the number of Macs, without records that have only a serial number."""
         (count,) = self._db.execute(
             "SELECT count(*) FROM devices WHERE udid NOT LIKE 'serial:%'"
         ).fetchone()
         return int(count)
 
     def job_histories(self) -> Iterator[tuple[str, bytes]]:
-        """Each Mac's jobs as JSON."""
+        """Yield the UDID and the job history (JSON) of each Mac."""
         yield from self._db.execute("SELECT udid, body FROM job_histories ORDER BY rowid")
 
     def last_decisions(self) -> Iterator[tuple[Any, ...]]:
-        """Each Mac's UDID and, after it, the StandingRow of its last answer."""
+        """Yield the last decision of each Mac: its UDID, then the fields of a LastDecisionRow."""
         yield from self._db.execute("SELECT * FROM last_decisions ORDER BY rowid")
 
     def setting(self, name: str) -> bytes | None:
-        """A fact that concerns all Macs, as JSON; or what a feed said last."""
+        """Return a stored setting; None if there is none.
+
+        The settings are the broadcast state (`advisories`, `halts`, `approvals`, `policy`), the
+        state of each feed (`feed:<source>`), and the time up to which simulated Macs reported.
+        """
         row = self._db.execute("SELECT body FROM settings WHERE name = ?", (name,)).fetchone()
         return None if row is None else zlib.decompress(row[0])

@@ -1,4 +1,4 @@
-"""What a transaction made durable, as metrics and log lines."""
+"""Metrics and log lines for committed transactions."""
 
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -19,7 +19,7 @@ from schemas.envelope import Event, JobIssuedEvent, JobResultedEvent
 from schemas.results import Outcome
 from schemas.topics import TOPICS
 
-# These counts walk over all Macs; a minute is finer than any deadline.
+# These counts visit every Mac. Deadlines are hours or days: once a minute is precise enough.
 _COUNT_INTERVAL: Final = timedelta(minutes=1)
 _TOPIC_OF: Final[dict[type[Any], str]] = {
     model: topic.name for topic in TOPICS for model in topic.models
@@ -27,7 +27,7 @@ _TOPIC_OF: Final[dict[type[Any], str]] = {
 
 
 class MetricsLog:
-    """Counts and logs what was committed, and how the fleet stands after it."""
+    """Counts and logs each commit, and updates the gauges of the fleet."""
 
     def __init__(self, metrics: Metrics, log: structlog.typing.FilteringBoundLogger) -> None:
         self._metrics = metrics
@@ -35,7 +35,7 @@ class MetricsLog:
         self._counted_at: datetime | None = None
 
     def record_commit(self, done: Committed, reconciler: Reconciler) -> None:
-        """Tell of a transaction."""
+        """Count and log a committed transaction."""
         for event in done.events:
             self._record_event(event, done.at, reconciler)
         for repeat in done.duplicates:
@@ -53,7 +53,7 @@ class MetricsLog:
         self.update_fleet(reconciler, done.at)
 
     def update_fleet(self, reconciler: Reconciler, now: datetime) -> None:
-        """Tell how the fleet stands."""
+        """Set the gauges of the fleet: exposed Macs, open jobs, devices, overdue Macs."""
         policy = reconciler.policy
         if policy is not None:
             self._metrics.add_sites(policy.sites)

@@ -1,4 +1,4 @@
-"""What people ask of a running service and tell it to do, as JSON."""
+"""Requests of operators to a service, with JSON bodies and responses."""
 
 import json
 from datetime import datetime
@@ -21,7 +21,7 @@ Person = Annotated[TextField, StringConstraints(min_length=1, max_length=128)]
 
 
 class InvalidRequestError(ValueError):
-    """What was asked for cannot be done; `status` is the HTTP status to say so with."""
+    """The request cannot be served; `status` is the HTTP status of the response."""
 
     def __init__(self, detail: str, status: int = 400) -> None:
         super().__init__(detail)
@@ -29,7 +29,7 @@ class InvalidRequestError(ValueError):
 
 
 class HaltRequest(BaseModel):
-    """`scope` is `all`, `site:<site>` or `advisory:<id>`."""
+    """The body of a halt. `scope` is `all`, `site:<site>` or `advisory:<id>`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -40,7 +40,7 @@ class HaltRequest(BaseModel):
 
 
 def parse_scope(text: str) -> HaltScope:
-    """The scope of this key. Raises InvalidOrderError."""
+    """Return the scope of this key. Raises InvalidRequestError."""
     kind, _, name = text.partition(":")
     try:
         if text == "all":
@@ -50,12 +50,12 @@ def parse_scope(text: str) -> HaltScope:
         if kind == "advisory" and name:
             return HaltScope(advisory_id=name)
     except ValidationError:
-        raise InvalidRequestError(f"{name!r} is no name of a site") from None
-    raise InvalidRequestError(f"a scope is all, site:<site> or advisory:<id>, not {text!r}")
+        raise InvalidRequestError(f"{name!r} is not the name of a site") from None
+    raise InvalidRequestError(f"{text!r} is not a scope: give all, site:<site> or advisory:<id>")
 
 
 def halt(raw: bytes) -> WriteRequest:
-    """A HaltOrder as JSON. Raises InvalidOrderError."""
+    """Return the request that halts a scope; `raw` is a HaltRequest. Raises InvalidRequestError."""
     try:
         request = HaltRequest.model_validate_json(raw)
     except ValidationError as error:
@@ -72,12 +72,17 @@ def halt(raw: bytes) -> WriteRequest:
 
 
 def resume(scope_key: str, by: str) -> WriteRequest:
-    """Clear a halt. Raises InvalidOrderError, when prepared where there is none (404)."""
+    """Return the request that clears a halt.
+
+    Raises InvalidRequestError for a bad scope; when prepared, if the scope is not halted (404).
+    """
     scope = parse_scope(scope_key)
 
     def prepare(service: Service, now: datetime) -> AcceptedInput:
         if scope not in [one.scope for one in service.reconciler.fleet.halts()]:
-            raise InvalidRequestError(f"nothing is halted as {scope.key}", 404)
+            raise InvalidRequestError(
+                f"nothing is halted as {scope.key}: `drydock status` lists the halts", 404
+            )
         event = control_events.halt_cleared(scope, by, now)
         return AcceptedInput(events=(event,), response={"resumed": scope.key})
 
@@ -85,13 +90,16 @@ def resume(scope_key: str, by: str) -> WriteRequest:
 
 
 def approve(raw: bytes) -> WriteRequest:
-    """An ApprovalGranted event, signed by the approver. Raises InvalidOrderError."""
+    """Return the request that stores a signed ApprovalGranted event.
+
+    Raises InvalidRequestError; when prepared, if no trusted key signed it (403).
+    """
     try:
         event = decode(raw)
     except InvalidEvent as error:
         raise InvalidRequestError(str(error)) from None
     if not isinstance(event, ApprovalGrantedEvent):
-        raise InvalidRequestError(f"{event.type} is no granted approval")
+        raise InvalidRequestError(f"{event.type} is not an approval")
     approval = event.data.approval
 
     def prepare(service: Service, _: datetime) -> AcceptedInput:
@@ -104,15 +112,18 @@ def approve(raw: bytes) -> WriteRequest:
 
 
 def replay(seq: int, redactor: Redactor) -> WriteRequest:
-    """Translate a dead letter again, now that what failed on it is mended.
+    """Return the request that translates a dead letter again with today's code.
 
-    Raises InvalidOrderError when prepared: there is none (404), or it still cannot be used (409).
+    When prepared it raises InvalidRequestError: there is no such dead letter (404), it was replayed
+    before, or it still cannot be used (409).
     """
 
     def prepare(service: Service, now: datetime) -> AcceptedInput:
         letters = service.store.dead_letters(seq=seq)
         if not letters:
-            raise InvalidRequestError(f"there is no dead letter {seq}", 404)
+            raise InvalidRequestError(
+                f"there is no dead letter {seq}: `drydock dead-letters list` has the numbers", 404
+            )
         if letters[0].replayed_at is not None:
             raise InvalidRequestError(f"dead letter {seq} was replayed already", 409)
         try:
@@ -132,12 +143,15 @@ def replay(seq: int, redactor: Redactor) -> WriteRequest:
 
 
 def status(service: Service, now: datetime) -> Any:
-    """How the fleet stands."""
+    """Return the status of the fleet as JSON values."""
     return read_status(service.store, now).to_json()
 
 
 def device(name: str) -> ReadRequest:
-    """All that is known of the Mac of this UDID, serial number or enrollment id; None if none."""
+    """Return the request that reads one Mac by UDID, serial number or enrollment id.
+
+    It gives the Mac's state, jobs and last decision as JSON values; None for an unknown Mac.
+    """
 
     def read(service: Service, _: datetime) -> Any:
         fleet = service.reconciler.fleet

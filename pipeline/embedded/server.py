@@ -1,4 +1,4 @@
-"""Everything of `drydock run` put together: keys, service, executor, HTTP, logs, a clean stop."""
+"""The process of `drydock run`: builds keys, service, executors and HTTP, serves, and stops."""
 
 import json
 import os
@@ -38,8 +38,11 @@ FEED_COPIES: Final = "feeds"
 
 @dataclass(frozen=True, slots=True)
 class ServicePlan:
-    """What to run. `open_macs` gives simulated Macs; without it no Mac is touched. `feeds` are
-    polled, if any. Without `fast_paths` the plain functions run."""
+    """The configuration of one run.
+
+    `open_macs` gives simulated Macs; without it no Mac is touched. `feeds` are polled, if any.
+    Without `fast_paths` the plain functions run.
+    """
 
     data_dir: Path
     listen: Listen
@@ -50,8 +53,10 @@ class ServicePlan:
 
 
 def serve(plan: ServicePlan, settings: ServerSettings, log: Log) -> None:
-    """Serve until SIGTERM or SIGINT. Raises StoreError, JournalError, KeysError, PolicyError
-    for what is wrong at the start."""
+    """Serve until SIGTERM or SIGINT.
+
+    Raises StoreError, JournalError, KeysError or PolicyError if the service cannot start.
+    """
     if not plan.listen.is_loopback and not settings.has_secrets:
         raise StoreError(
             f"without any secret only this machine is served: set DRYDOCK_NANOMDM_HMAC_KEY or"
@@ -111,7 +116,8 @@ def _serve_http(gateway: ServiceApi, listener: socket.socket, plan: ServicePlan,
     server = uvicorn.Server(config)
 
     def stop(*_: object) -> None:
-        # uvicorn has handlers of its own while it serves, and raises the signal again after it.
+        # Called before and after uvicorn serves: meanwhile uvicorn has handlers of its own, and
+        # it raises the signal again when it ends.
         server.should_exit = True
 
     signal.signal(signal.SIGTERM, stop)
@@ -130,7 +136,7 @@ def _log_startup(gateway: ServiceApi, plan: ServicePlan, log: Log, url: str) -> 
     ).result()
     log.info("listening", **{key.ADDRESS: url, key.DETAIL: f"policy {digest}"})
     if digest is None:
-        log.warning("no policy is in force: nothing is decided")
+        log.warning("no policy is in force: nothing is decided; start with --policy FILE")
     if plan.open_macs is None:
         log.warning("dry run: jobs are decided, signed and recorded; no Mac is touched")
     if not gateway.settings.has_secrets:
@@ -179,7 +185,7 @@ def _make_keys(keys: Path) -> None:
 
 
 def _make_secret(path: Path, content: bytes) -> None:
-    """Write it whole and for its owner only, unless it is there."""
+    """Write the file atomically, readable by its owner only, unless it exists."""
     if path.exists():
         return
     new = path.with_name(f".{path.name}.new")

@@ -1,8 +1,15 @@
-"""The embedded shell: decode, fold, decide, record, hand over. One writer, no clock of its own.
+"""The embedded shell: fold, decide, record, hand jobs to executors. Reads no clock: `now` is given.
 
-One input is one transaction with all that follows from it, so a crash leaves all or nothing.
-Orders go to the executors only once they are durable; what was not handed over when the process
-died is handed over when it starts again, and the executors' journals answer repeats.
+One input and everything that follows from it are one transaction: a crash leaves all or nothing.
+An executor gets a job only after the job is durable. Jobs that were durable but not handed over
+when the process died are handed over at the next start; the executor's journal detects repeats.
+
+| trigger | work |
+| --- | --- |
+| `accept`: events arrive | log, fold and decide for the Macs concerned |
+| `tick`: a decision's time has come | decide again for the Macs that are due |
+| `tick`: `sweep_every` has passed | decide again for every Mac, in slices |
+| `tick`: an executor has results | fold them, then mark them as published in its journal |
 """
 
 from collections import deque
@@ -47,9 +54,13 @@ SLICE_SIZE: Final = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`slots` jobs at most are under way at a site's Macs. Every `sweep_every` each Mac is decided
-    for again. `on_durable_write` is called around each commit, of the store and the journals.
-    Without `fast_paths` the plain functions run: slower, with the same results."""
+    """Options of a service.
+
+    At most `slots` jobs are under way at the Macs of a site. Every Mac is decided for again at the
+    interval `sweep_every`. `on_durable_write` is called with `<what>:before` and `<what>:after`
+    around each commit of the store and of the journals. Without `fast_paths` the plain functions
+    run: slower, with the same results.
+    """
 
     slots: int = 50
     sweep_every: timedelta = timedelta(hours=6)
@@ -60,8 +71,8 @@ class Options:
 class Service:
     """One fleet in one data directory. Not thread-safe: one thread calls it.
 
-    Any exception but BaseException subclasses leaves it usable; StoreError says that the disk did
-    not take the input, which is then not accepted.
+    After an Exception the service is still usable. StoreError: the write failed, and the input is
+    not accepted.
     """
 
     def __init__(
@@ -100,11 +111,11 @@ class Service:
         on_commit: Callable[[Committed, Reconciler], None] | None = None,
         options: Options | None = None,
     ) -> Self:
-        """Go on where the data directory left off, or begin one.
+        """Return the service of this data directory, which is made if it is missing.
 
-        `policy_text` is put in force unless it is already. Without `mac_for` no Mac is touched:
-        jobs are decided, signed and recorded, and refused as a dry run. `observe` is told of each
-        commit. Raises StoreError, JournalError, PolicyError.
+        `policy_text` is put in force unless it is already. Without `mac_for` the service is a dry
+        run: jobs are decided, signed and recorded, and the executor refuses them. `on_commit` is
+        called after each commit. Raises StoreError, JournalError, PolicyError.
         """
         chosen = options or Options()
         if policy_text is not None:
@@ -141,16 +152,16 @@ class Service:
         return service
 
     def close(self) -> None:
-        """Let go of everything; what is durable is all there is."""
+        """Close the journals and the store."""
         self.executors.close()
         self.store.close()
 
     @property
     def reconciler(self) -> Reconciler:
-        """The state as it is durable. To read; another one after anything failed."""
+        """The durable state, to read only. Do not keep it: a failed transaction replaces it."""
         return self._writer.reconciler
 
-    # --- what comes in ---
+    # --- input ---
 
     def accept(
         self,
@@ -163,14 +174,17 @@ class Service:
     ) -> Accepted:
         """Make one input durable with everything that follows from it, or raise StoreError.
 
-        An event that was accepted before changes nothing. One that our own code fails on is set
-        aside with its bytes; the others pass. `notes` are kept under their names with it; dead
-        letters `replayed` are marked so.
+        An event that was accepted before changes nothing. An event on which our code raises becomes
+        a dead letter with its bytes; the other events are accepted. `settings` are stored by name
+        in the same transaction. `replayed` are the numbers of dead letters to mark as replayed.
         """
         return self._writer.accept(events, dead_letters, now, settings=settings, replayed=replayed)
 
     def set_policy(self, text: str, now: datetime, by: str) -> bool:
-        """Put a policy in force; False if it is already. Raises PolicyError."""
+        """Put a policy in force; return False if it is in force already.
+
+        Raises PolicyError for an invalid policy, StoreError if a policy with a later time wins.
+        """
         digest = policy_digest(text)
         if self.reconciler.policy_digest == digest:
             return False
@@ -178,28 +192,34 @@ class Service:
         event = control_events.policy_changed(text, by, now)
         self.accept((event,), (), now)
         if self.reconciler.policy_digest != digest:
-            raise StoreError("the policy in force is dated later than now: is the clock right?")
+            raise StoreError(
+                "the new policy is not in force: the present one has a later time; check the clock"
+            )
         return True
 
     def approve(
         self, udid: str, *, by: str, now: datetime, lasts: timedelta, key: Ed25519PrivateKey
     ) -> str:
-        """Allow the one erasing job that this Mac waits for, and give its id. ValueError where
-        none waits. `key` is the approver's own."""
+        """Approve this Mac's erasing job and return the job's id.
+
+        `key` is the approver's own. Raises ValueError if no job of the Mac waits for approval.
+        """
         decision = decide(self.reconciler.situation(udid, now), fast_paths=self._fast_paths)
         event = control_events.approval_granted(decision, by, now, lasts, key)
         self.accept((event,), (), now)
         return event.data.approval.job_id
 
     def reject_reason(self, event: Event) -> str | None:
-        """Why `accept` would set this event aside; None if it would be folded."""
+        """Return why `accept` would dead-letter this event; None if it would fold it."""
         return reject_reason(event, jobs=self._trust.jobs, approvals=self._trust.approvals)
 
     # --- time ---
 
     def tick(self, now: datetime) -> None:
-        """Do what is due: ask again where time changes the answer, hand orders over, let the
-        executors step, take their results. Work is bounded; `next_wake` says if there is more."""
+        """Do the work that is due: decide, continue the sweep, advance executors, fold results.
+
+        One call does a bounded part of it; if `next_wake` returns `now`, there is more.
+        """
         self._decide_due(now)
         self._continue_sweep(now)
         self._send_orders(now)
@@ -210,7 +230,7 @@ class Service:
             self.executors.mark_published(site, results)
 
     def next_wake(self, now: datetime) -> datetime | None:
-        """When `tick` next has something to do, if nothing comes in; None for never."""
+        """Return the time at which `tick` has work if no input arrives; None for never."""
         if self._unsent_orders or self._halts_changed or self._sweeping is not None:
             return now
         wakes = (
@@ -231,7 +251,7 @@ class Service:
         if self._on_commit is not None:
             self._on_commit(committed, self.reconciler)
 
-    # --- what is due ---
+    # --- due decisions ---
 
     def _decide_due(self, now: datetime) -> None:
         due = self.reconciler.next_due_at()
@@ -258,7 +278,7 @@ class Service:
     # --- the executors ---
 
     def _recover_unsent_orders(self) -> None:
-        """Find the orders that were durable but perhaps not handed over when the process ended."""
+        """Queue the durable jobs and withdrawals that the executors may not have."""
         ledgers = self.reconciler.fleet.job_histories
         for job in self.executors.live():
             for entry in ledgers.get(job.udid, ()):
@@ -275,7 +295,10 @@ class Service:
         body = self.store.event_body(SOURCE, event_id("issued", job_id))
         event = None if body is None else decode(body)
         if not isinstance(event, JobIssuedEvent):
-            raise StoreError(f"the log does not hold the order of open job {job_id}")
+            raise StoreError(
+                f"open job {job_id} is not in the log: the data directory is damaged; restore a"
+                " backup"
+            )
         return event.data
 
     def _send_orders(self, now: datetime) -> None:
@@ -296,7 +319,7 @@ class Service:
             self._unsent_orders.popleft()
 
     def halted_scopes(self, now: datetime) -> list[HaltScope]:
-        """The scopes in which no new work may start."""
+        """Return the scopes in which no job may start at `now`."""
         return [
             halt.scope
             for halt in self.reconciler.fleet.halts()
@@ -307,7 +330,7 @@ class Service:
         return DryRunMac(self._snapshot)
 
     def _snapshot(self, udid: str) -> Observation | None:
-        """A Mac as its reports describe it."""
+        """Return the state of a Mac according to its reports; None if it is unknown."""
         if udid not in self.reconciler.fleet.devices:
             return None
         device = self.reconciler.fleet.merged_device(udid)
@@ -326,10 +349,11 @@ class Service:
         )
 
     def _check_stored_policy(self) -> None:
-        """Fail at the start and not at the first event where this version refuses the policy."""
+        """Fail at the start, not at the first event, if this version refuses the policy."""
         try:
             _ = self.reconciler.policy
         except PolicyError as error:
             raise StoreError(
-                f"the policy kept in the data directory is not one this version takes: {error}"
+                f"this version refuses the policy kept in the data directory: {error}; with the"
+                " version that stored it, put in force a policy that is valid here"
             ) from error

@@ -1,7 +1,16 @@
-"""The thread that owns the service: inputs wait in one bounded queue and are taken in order.
+"""The thread that owns the service: requests wait in one bounded queue and are served in order.
 
-Inputs that wait together become one transaction. When the disk or our code fails, everything is
-closed and opened again from disk, as after a crash; until then inputs are refused.
+Write requests that wait together become one transaction. After a failure of the disk or of our
+code the service is closed and opened again from disk, as after a crash; until it is open, requests
+are refused.
+
+| state | `ready` | a request | next state |
+| --- | --- | --- | --- |
+| serving | True | is queued and served | reopening after an exception, else stopped by `stop` |
+| reopening | False | raises UnavailableError | serving, or reopening again after a longer wait |
+| stopping | True | raises UnavailableError; waiting ones are served | closed |
+
+Invariant: a future gets its response only after its input is durable.
 """
 
 import queue
@@ -28,12 +37,15 @@ _BACKOFF_S: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
 
 
 class UnavailableError(Exception):
-    """Too much waits already, or nothing can be taken now; try again later."""
+    """The queue is full or the service is not open; the sender may try again later."""
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptedInput:
-    """Something to make durable. `answer` is what its sender is told once it is."""
+    """One input to make durable. `response` is its sender's response after that.
+
+    `settings` are stored by name; `replayed` are the numbers of dead letters to mark as replayed.
+    """
 
     events: Sequence[Event] = ()
     dead_letters: Sequence[DeadLetter] = ()
@@ -43,19 +55,19 @@ class AcceptedInput:
 
 
 class MacSource(Protocol):
-    """Macs that live in this process (simulated ones); none in earnest."""
+    """Macs that are simulated in this process."""
 
     def advance(self, now: datetime) -> AcceptedInput:
-        """What they told up to now."""
+        """Return the Macs' events up to `now`."""
 
     def next_event_at(self) -> datetime | None:
-        """When they tell more."""
+        """Return the time of the Macs' next event; None for never."""
 
     def mac_for(self, job: Job) -> Mac:
-        """The Mac of a job."""
+        """Return the Mac of a job."""
 
     def close(self) -> None:
-        """Let go of their file."""
+        """Close the Macs' file."""
 
 
 WriteRequest = Callable[[Service, datetime], AcceptedInput]
@@ -71,7 +83,11 @@ class _QueuedRequest:
 
 
 class ServiceThread:
-    """Owns one service in one thread. `open_service` is called at the start and after a failure."""
+    """Owns one service in one thread.
+
+    `open_service` is called at the start and after each failure. At most `max_waiting` requests
+    wait. `on_ready` is called with the new value whenever `ready` changes.
+    """
 
     def __init__(
         self,
@@ -90,40 +106,41 @@ class ServiceThread:
         self.ready = False
 
     def start(self) -> None:
-        """Open the service here, so that what is wrong with it is raised here, then serve."""
+        """Open the service in the caller's thread, which gets its errors; then start serving."""
         service, macs = self._open(_now())
         self._set_ready(ready=True)
         self._opened: tuple[Service, MacSource | None] | None = (service, macs)
         self._thread.start()
 
     def stop(self) -> None:
-        """Take what waits already, then close."""
+        """Serve the requests that wait already, then close the service."""
         self._stopping.set()
         self._wake()
         self._thread.join()
 
     def submit(self, request: WriteRequest) -> "Future[Any]":
-        """Have an input prepared and made durable; the future gives its answer after that.
+        """Queue a write request; the future gets its response after the input is durable.
 
-        Raises BusyError.
+        Raises UnavailableError. The future has the request's own exception, or UnavailableError if
+        the input is not durable.
         """
         return self._enqueue(_QueuedRequest(request, None, Future()))
 
     def ask(self, request: ReadRequest) -> "Future[Any]":
-        """Have a question answered from the state. Raises BusyError."""
+        """Queue a read request; the future gets its result. Raises UnavailableError."""
         return self._enqueue(_QueuedRequest(None, request, Future()))
 
     def _enqueue(self, waiting: _QueuedRequest) -> "Future[Any]":
         if not self.ready or self._stopping.is_set():
-            raise UnavailableError("not ready")
+            raise UnavailableError("the service is starting or stopping: try again")
         try:
             self._queue.put_nowait(waiting)
         except queue.Full:
-            raise UnavailableError("too many records are waiting") from None
+            raise UnavailableError("too many requests are waiting: try again") from None
         return waiting.future
 
     def _wake(self) -> None:
-        with suppress(queue.Full):  # then it is awake
+        with suppress(queue.Full):  # a full queue wakes the thread too
             self._queue.put_nowait(None)
 
     # --- the thread ---
@@ -133,8 +150,8 @@ class ServiceThread:
         while True:
             try:
                 opened, self._opened = self._opened or self._open(_now()), None
-            except Exception as error:  # noqa: BLE001 - the thread's top: try again, say why
-                self._fail_waiting("cannot open", error)
+            except Exception as error:  # noqa: BLE001 - the thread's top: log and retry
+                self._fail_waiting("service not opened; trying again", error)
                 if self._pause(failures):
                     return
                 failures += 1
@@ -145,8 +162,8 @@ class ServiceThread:
             try:
                 self._serve(service, macs)
                 return
-            except Exception as error:  # noqa: BLE001 - the thread's top: begin again from disk
-                self._fail_waiting("stopped; opening again from disk", error)
+            except Exception as error:  # noqa: BLE001 - the thread's top: reopen
+                self._fail_waiting("service failed; opening it again", error)
             finally:
                 service.close()
                 if macs is not None:
@@ -157,7 +174,7 @@ class ServiceThread:
             failures += 1
 
     def _pause(self, failures: int) -> bool:
-        """Wait before trying again; whether to give up because of a stop."""
+        """Wait before the next attempt; return True if the thread is to stop."""
         return self._stopping.wait(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
 
     def _fail_waiting(self, what: str, error: Exception) -> None:
@@ -191,7 +208,7 @@ class ServiceThread:
                 return
 
     def _next_batch(self, service: Service, macs: MacSource | None) -> list[_QueuedRequest]:
-        """What waits, once something does or time has come for something else."""
+        """Wait for requests until the service or a Mac has work; return the waiting requests."""
         now = _now()
         wakes = [service.next_wake(now), None if macs is None else macs.next_event_at()]
         first = min((wake for wake in wakes if wake is not None), default=None)
@@ -215,7 +232,7 @@ class ServiceThread:
     def _process_batch(
         self, service: Service, batch: Sequence[_QueuedRequest], now: datetime
     ) -> None:
-        """Make the inputs durable in one transaction; answer questions after it."""
+        """Make the inputs durable in one transaction, then serve the read requests."""
         wanted = [one for one in batch if one.future.set_running_or_notify_cancel()]
         ready = _prepare(wanted, service, now)
         try:
@@ -234,7 +251,7 @@ class ServiceThread:
 
 
 def _accept(service: Service, inputs: Sequence[AcceptedInput], now: datetime) -> None:
-    """Make all of these durable in one transaction; raises if nothing of them is."""
+    """Make all inputs durable in one transaction; if it raises, none is."""
     service.accept(
         [event for one in inputs for event in one.events],
         [letter for one in inputs for letter in one.dead_letters],
@@ -253,7 +270,7 @@ def _prepare(
             continue
         try:
             ready.append((waiting.write(service, now), waiting.future))
-        except Exception as error:  # noqa: BLE001 - told to its sender; the others go on
+        except Exception as error:  # noqa: BLE001 - for its sender; the others go on
             waiting.future.set_exception(error)
     return ready
 
@@ -261,7 +278,7 @@ def _prepare(
 def _respond(request: ReadRequest, future: "Future[Any]", service: Service, now: datetime) -> None:
     try:
         future.set_result(request(service, now))
-    except Exception as error:  # noqa: BLE001 - told to who asked
+    except Exception as error:  # noqa: BLE001 - for its sender
         future.set_exception(error)
 
 

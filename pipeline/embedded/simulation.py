@@ -1,7 +1,7 @@
-"""Simulated Macs beside the service, in real time, for trying Drydock out.
+"""Simulated Macs in the process of `drydock run --simulate`, in real time.
 
-They are kept in the data directory: after a crash the service meets the same Macs, which remember
-what was done to them.
+The data directory has their state: after a restart the service finds the same Macs, in the state
+in which its jobs left them.
 """
 
 import json
@@ -23,7 +23,7 @@ FILE: Final = "simulated-macs.sqlite"
 _CONFIG_FILE: Final = "simulated-macs.json"
 _REPORTED_UNTIL_SETTING: Final = "simulated-until"
 _REPORT_EVERY: Final = timedelta(minutes=15)
-# What the Macs run and are: some current, some behind, some on a line without support.
+# Version and model of the Macs: some current, some behind, some on a line without support.
 _KINDS: Final = (
     ("26.1", "Mac15,12"),
     ("26.1", "Mac14,2"),
@@ -36,7 +36,7 @@ _KINDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class SimulatedMacs:
-    """A fleet as the worker's World, and the releases that its Macs can install."""
+    """A simulated fleet as the service's MacSource. `unsent` are events to send before its own."""
 
     fleet: SimulatedFleet
     unsent: list[Event]
@@ -50,21 +50,27 @@ class SimulatedMacs:
         releases: Iterable[AdvisoryEvent],
         now: datetime,
     ) -> Self:
-        """The data directory's Macs, made now if there are none. Raises StoreError for others."""
+        """Return the data directory's Macs; make `count` Macs at `sites` if it has none.
+
+        Raises StoreError if the files cannot be read or hold another number of Macs.
+        """
         about = data_dir / _CONFIG_FILE
         try:
             kept = json.loads(about.read_text()) if about.exists() else None
         except (OSError, ValueError) as error:
             raise StoreError(f"cannot read {about}: {error}") from error
         if kept is None:
-            # Begun a while ago, so that every Mac has something to tell at once.
+            # One interval ago, so that every Mac reports at once.
             start = now - _REPORT_EVERY
             kept = {"count": count, "sites": list(sites), "start": start.isoformat()}
             written = about.with_suffix(".new")
             written.write_text(json.dumps(kept))
             written.replace(about)
         if kept["count"] != count:
-            raise StoreError(f"{data_dir} has {kept['count']} simulated Macs, not {count}")
+            raise StoreError(
+                f"{data_dir} has {kept['count']} simulated Macs, not {count}: give the same number"
+                " or an empty data directory"
+            )
         known = list(releases)
         installable = _installable(known)
         specs = [_spec(number, kept["sites"], installable) for number in range(count)]
@@ -81,7 +87,7 @@ class SimulatedMacs:
         return cls(fleet, list(known))
 
     def advance(self, now: datetime) -> AcceptedInput:
-        """What they told up to now, and a note of how far that is."""
+        """Return the Macs' events up to `now`, with `now` as a setting to store with them."""
         events = [*self.unsent, *self.fleet.advance(now)]
         self.unsent.clear()
         return AcceptedInput(
@@ -89,15 +95,15 @@ class SimulatedMacs:
         )
 
     def next_event_at(self) -> datetime | None:
-        """When they tell more."""
+        """Return the time of the Macs' next event; None for never."""
         return self.fleet.now if self.unsent else self.fleet.next_event_at()
 
     def mac_for(self, job: Job) -> Mac:
-        """The Mac of a job."""
+        """Return the Mac of a job."""
         return self.fleet.mac_for(job)
 
     def close(self) -> None:
-        """Let go of their file."""
+        """Close the Macs' file."""
         self.fleet.close()
 
 

@@ -1,4 +1,4 @@
-"""How the fleet stands, read from a data directory; the service may be writing it."""
+"""The status of the fleet, read from a data directory; the service may write meanwhile."""
 
 import json
 from collections import Counter
@@ -16,9 +16,10 @@ from schemas.dead_letters import DeadLetterCode
 class Status:
     """Counts over the whole fleet.
 
-    `exposed` is by site and severity, `open_jobs` by site and action, `standings` by decision and
-    reason. `overdue` are exposed Macs past their deadline, by site; `bugs` unreplayed dead letters
-    of our own making. It is healthy while there are neither, and a policy is in force.
+    `exposed` is by site and severity, `open_jobs` by site and action, `decisions` by verdict and
+    reason. `overdue` are the exposed Macs past their deadline, by site. `dead_letters` are by code,
+    without replayed ones. `halts` are the scope keys of the halts in force; `policy` is the digest
+    of the policy in force; `last_at` is the time of the last log entry.
     """
 
     devices: int
@@ -33,20 +34,20 @@ class Status:
 
     @property
     def problems(self) -> list[str]:
-        """What somebody should look at, in words."""
+        """The problems that need a person, one text each; empty if the fleet is healthy."""
         found = []
         if self.policy is None:
             found.append("no policy is in force: nothing is decided")
         late = sum(self.overdue.values())
         if late:
-            found.append(f"{late} exposed Macs are past their deadline")
+            found.append(f"exposed Macs past their deadline: {late}")
         bugs = self.dead_letters.get(DeadLetterCode.BUG.value, 0)
         if bugs:
-            found.append(f"{bugs} inputs were set aside because of our own bugs")
+            found.append(f"dead letters because of a bug in Drydock: {bugs}")
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the status and its problems as JSON values."""
         wire = asdict(self)
         wire["last_at"] = None if self.last_at is None else self.last_at.isoformat()
         wire["problems"] = self.problems
@@ -54,7 +55,7 @@ class Status:
 
 
 def read_status(log: Log, now: datetime) -> Status:
-    """The status at `now`."""
+    """Return the status at `now`."""
     exposed: Counter[tuple[str, str]] = Counter()
     overdue: Counter[str] = Counter()
     decisions: Counter[tuple[str, str]] = Counter()

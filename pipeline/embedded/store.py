@@ -1,7 +1,8 @@
-"""The one file that everything durable is in: log, folded state, what was set aside.
+"""Write access to a data directory: one SQLite file with log, folded state and dead letters.
 
-It keeps bytes and rows and knows no rule. Whatever belongs together is one transaction: a crash
-leaves all of it or nothing. One process writes; it holds a lock for as long as it is open.
+It stores bytes and rows and has no rules. Rows that belong together are written in one transaction:
+a crash leaves all of them or none. One process at a time writes; it locks the directory while it
+has the store open.
 """
 
 import fcntl
@@ -73,12 +74,12 @@ ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint, verdict = excluded
     recheck_on_telemetry = excluded.recheck_on_telemetry,
     waits_for_capacity = excluded.waits_for_capacity
 """
-# Content named by a digest is text that packs to a tenth; a catalogue is written once a change.
+# zlib's default level. Policies and catalogues are text that shrinks to a tenth.
 _PACKING: Final = 6
 
 
 class Store(Log):
-    """A data directory, opened to write. Also reads, as the writer sees it."""
+    """A data directory, opened to write. Reads see the rows of the open transaction."""
 
     def __init__(self, db: sqlite3.Connection, lock: int, hook: Hook | None) -> None:
         super().__init__(db)
@@ -87,8 +88,10 @@ class Store(Log):
 
     @classmethod
     def open(cls, data_dir: Path, on_durable_write: Hook | None = None) -> Self:
-        """Open to write, making what is missing. Raises InUseError if another process has it,
-        StoreError if it is of a newer version or the disk refuses.
+        """Open to write; make the directory and its files if they are missing.
+
+        Raises InUseError if another process has it open, StoreError if another version wrote it or
+        the disk fails.
 
         `on_durable_write` is called with `<what>:before` and `<what>:after` around each commit.
         """
@@ -105,15 +108,15 @@ class Store(Log):
         return cls(db, lock, on_durable_write)
 
     def close(self) -> None:
-        """Let go of the directory; what was not committed is gone."""
+        """Close the file and unlock the directory; an open transaction is lost."""
         super().close()
         os.close(self._lock)
 
     @contextmanager
     def transaction(self, what: str) -> Iterator[None]:
-        """All that is written inside is durable when this ends, or gone if it raised.
+        """Commit the writes of the block durably; roll them back if it raises.
 
-        Raises StoreError where the disk refuses.
+        Raises StoreError if the disk fails.
         """
         self._begin()
         try:
@@ -147,7 +150,7 @@ class Store(Log):
     def append_event(
         self, now: datetime, *, source: str, identity: str, kind: str, key: str, body: bytes
     ) -> bool:
-        """Log an event; False if this source's event of this id is there already."""
+        """Log an event; return False if the log has this source and id already."""
         cursor = self._db.execute(
             "INSERT INTO log (kind, at_us, source, id, type, key, body)"
             " VALUES ('event', ?, ?, ?, ?, ?, ?)"
@@ -165,26 +168,26 @@ class Store(Log):
         )
 
     def put_blob(self, digest: str, kind: str, body: bytes) -> None:
-        """Keep content under its digest; the same content twice is kept once."""
+        """Store content under its digest, once."""
         self._db.execute(
             "INSERT INTO blobs VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
             (digest, kind, zlib.compress(body, _PACKING)),
         )
 
     def has_blob(self, digest: str) -> bool:
-        """Whether this content is kept."""
+        """Return True if the content of this digest is stored."""
         row = self._db.execute("SELECT 1 FROM blobs WHERE digest = ?", (digest,)).fetchone()
         return row is not None
 
     def put_devices(self, rows: Iterable[tuple[str, bytes]]) -> None:
-        """Take these Macs' states, as (udid, body)."""
+        """Replace the states of these Macs; a row is (udid, state as JSON)."""
         self._db.executemany(
             "INSERT INTO devices VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
             rows,
         )
 
     def put_job_histories(self, rows: Iterable[tuple[str, bytes]]) -> None:
-        """Take these Macs' jobs, as (udid, body)."""
+        """Replace the job histories of these Macs; a row is (udid, jobs as JSON)."""
         self._db.executemany(
             "INSERT INTO job_histories VALUES (?, ?)"
             " ON CONFLICT DO UPDATE SET body = excluded.body",
@@ -192,17 +195,17 @@ class Store(Log):
         )
 
     def put_last_decisions(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Take these Macs' last answers: UDID, then the StandingRow."""
+        """Replace the last decisions of these Macs; a row is the UDID, then a LastDecisionRow."""
         self._db.executemany(_PUT_LAST_DECISION, rows)
 
     def delete_last_decisions(self, udids: Iterable[str]) -> None:
-        """Forget the last answers of these."""
+        """Delete the last decisions of these Macs."""
         self._db.executemany(
             "DELETE FROM last_decisions WHERE udid = ?", [(udid,) for udid in udids]
         )
 
     def put_setting(self, name: str, body: bytes) -> None:
-        """Take what concerns all Macs."""
+        """Replace a setting (`Log.setting`)."""
         self._db.execute(
             "INSERT INTO settings VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
             (name, zlib.compress(body, _PACKING)),
@@ -211,20 +214,20 @@ class Store(Log):
     def put_dead_letter(
         self, now: datetime, *, code: str, source: str, origin: str, body: bytes
     ) -> None:
-        """Set an input aside."""
+        """Store a dead letter; `body` is a DeadLetter as JSON."""
         self._db.execute(
             "INSERT INTO dead_letters (at_us, code, source, origin, body) VALUES (?, ?, ?, ?, ?)",
             (to_us(now), code, source, origin, body),
         )
 
     def mark_replayed(self, seq: int, now: datetime) -> None:
-        """A dead letter was translated after all."""
+        """Record that a dead letter was translated at `now`."""
         self._db.execute(
             "UPDATE dead_letters SET replayed_at_us = ? WHERE seq = ?", (to_us(now), seq)
         )
 
     def event_body(self, source: str, identity: str) -> bytes | None:
-        """A logged event's bytes."""
+        """Return the bytes of a logged event; None if the log does not have it."""
         row = self._db.execute(
             "SELECT body FROM log WHERE kind = 'event' AND source = ? AND id = ?",
             (source, identity),
@@ -233,13 +236,18 @@ class Store(Log):
 
 
 def _acquire_lock(path: Path) -> int:
-    """A lock that ends with the process, however it ends. Raises InUseError."""
+    """Return the descriptor of the locked file. The lock ends with the process, even if killed.
+
+    Raises InUseError.
+    """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise InUseError(f"{path.parent} is in use by another `drydock run`") from None
+        raise InUseError(
+            f"{path.parent} is in use by another Drydock process: stop it first"
+        ) from None
     except BaseException:
         os.close(handle)
         raise

@@ -1,4 +1,4 @@
-"""One transaction's work, and the state as rows: what changed is written, what is there loaded."""
+"""The work of one transaction, and the state as rows: `Transaction.save` and `load_state`."""
 
 import json
 from collections.abc import Iterator
@@ -30,10 +30,10 @@ _SETTINGS: Final = ("advisories", "halts", "approvals", "policy")
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What one transaction made durable, for whoever watches: metrics, logs, a live view.
+    """One committed transaction, for observers: metrics, logs, a live view.
 
-    `events` are those that were new, with those that followed from them, in the log's order;
-    `repeated` are events that were in the log already.
+    `events` are the new events and those that followed from them, in the log's order;
+    `duplicates` are events that were in the log already.
     """
 
     at: datetime
@@ -45,7 +45,10 @@ class Committed:
 
 @dataclass(slots=True)
 class Transaction:
-    """The work of one transaction so far. Dicts are ordered sets: rows keep one order."""
+    """The work of one open transaction.
+
+    The dicts are ordered sets of keys to save: rows are written in the order of their events.
+    """
 
     now: datetime
     events: list[Event] = field(default_factory=list)
@@ -58,7 +61,7 @@ class Transaction:
     settings: dict[str, None] = field(default_factory=dict)
 
     def committed(self) -> Committed:
-        """What is now durable."""
+        """Return the transaction as committed."""
         return Committed(
             self.now,
             tuple(self.events),
@@ -68,7 +71,7 @@ class Transaction:
         )
 
     def save(self, store: Store, reconciler: Reconciler) -> None:
-        """Write the state that changed; nothing else is touched."""
+        """Write the rows of the state that changed."""
         fleet = reconciler.fleet
         store.put_devices((udid, _json(fleet.devices[udid].to_wire())) for udid in self.devices)
         store.put_job_histories(
@@ -92,7 +95,7 @@ class Transaction:
 
 
 def load_state(log: Log, *, fast_paths: bool = True) -> Reconciler:
-    """The engine as it was after the last transaction: from the tables, not from the log."""
+    """Return the reconciler as of the last commit, from the state tables without a replay."""
     fleet = Fleet()
     settings = {name: log.setting(name) for name in _SETTINGS}
     empty = fleet.broadcast_to_wire()
@@ -111,7 +114,7 @@ def load_state(log: Log, *, fast_paths: bool = True) -> Reconciler:
 
 
 def key_of(event: Event) -> str:
-    """The key an event is logged under: its Mac's, else what it is about."""
+    """Return the log key of an event: its Mac's key, or the event's subject."""
     if isinstance(event, JobIssuedEvent):
         return event.data.job.udid
     if isinstance(event, JobResultedEvent | JobSupersededEvent):
@@ -120,7 +123,7 @@ def key_of(event: Event) -> str:
 
 
 def setting_of(event: Event) -> str | None:
-    """The name of the fact that an advisory or control event changes; None for other events."""
+    """Return the setting that an advisory or control event changes; None for other events."""
     if isinstance(event, AdvisoryEvent):
         return "advisories"
     family = event.type.split(".")[1]

@@ -1,4 +1,4 @@
-"""From what was posted to what is made durable in one transaction."""
+"""Write requests for posted bodies: each prepares the input of one transaction."""
 
 import base64
 from datetime import datetime
@@ -20,7 +20,10 @@ from schemas.feeds import FeedSource, FeedState
 
 
 def webhook(source: str, raw: bytes, redactor: Redactor) -> WriteRequest:
-    """A webhook's payload. Its sender will not repeat it: what cannot be used is set aside."""
+    """Return the request that stores a webhook's payload.
+
+    The sender does not repeat it, so its unusable part becomes a dead letter.
+    """
 
     def prepare(_: Service, now: datetime) -> AcceptedInput:
         origin = f"webhook/{source}"
@@ -30,8 +33,11 @@ def webhook(source: str, raw: bytes, redactor: Redactor) -> WriteRequest:
 
 
 def feed(source: FeedSource, raw: bytes, *, accept_losses: bool = False) -> WriteRequest:
-    """A whole advisory feed. What it says anew is told from all that it said so far, which is
-    kept; a document that is not believed changes nothing."""
+    """Return the request that stores a whole feed document.
+
+    New releases and CVEs are found by comparison with the stored state of the feed. A refused
+    document changes nothing; the response has the reason as `refused`.
+    """
     name = f"feed:{source}"
 
     def prepare(service: Service, now: datetime) -> AcceptedInput:
@@ -65,14 +71,15 @@ def _feed_state(source: FeedSource, kept: bytes | None) -> FeedState:
     try:
         return FeedState(source=source) if kept is None else FeedState.model_validate_json(kept)
     except ValidationError:
-        # Another version's: to tell all of it again does no harm.
+        # Stored by another version. An empty state publishes the whole feed again; folding a
+        # repeat changes nothing.
         return FeedState(source=source)
 
 
 def events(raw: bytes) -> WriteRequest:
-    """CloudEvents: one, a JSON array of them, or JSON lines. All are taken, or none.
+    """Return the request that stores CloudEvents: one, a JSON array, or JSON lines; all or none.
 
-    Raises RejectedError when prepared, with the place of each that cannot be.
+    When prepared it raises RejectedError, with the position of each bad event.
     """
 
     def prepare(_: Service, __: datetime) -> AcceptedInput:
@@ -83,9 +90,9 @@ def events(raw: bytes) -> WriteRequest:
 
 
 def retranslate(letter: StoredDeadLetter, now: datetime, redactor: Redactor) -> Translation:
-    """What a dead letter gives now: the code that set it aside may have been mended.
+    """Return the translation of a dead letter's bytes by today's code.
 
-    Raises ValueError where no bytes were kept or nothing translates its source.
+    Raises ValueError if its bytes were not kept or are still not an event.
     """
     dead_letter = DeadLetter.model_validate_json(letter.body)
     if dead_letter.raw is None:
@@ -96,7 +103,7 @@ def retranslate(letter: StoredDeadLetter, now: datetime, redactor: Redactor) -> 
     try:
         return Translation(events=(decode(raw),))
     except InvalidEvent as error:
-        raise ValueError(f"it is no event: {error}") from None
+        raise ValueError(f"it is not an event: {error}") from None
 
 
 def _accepted_input(done: Translation) -> AcceptedInput:

@@ -35,8 +35,8 @@ _ORIGIN: Final = "embedded"
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What became of one input: events that were new, and there already; what was set aside; what
-    was decided and ordered on the way."""
+    """Counts of one accepted input: new events (`folded`), events that were in the log already
+    (`duplicates`), dead letters, decisions, and jobs issued."""
 
     folded: int
     duplicates: int
@@ -53,9 +53,9 @@ class _EventFailedError(Exception):
 
 
 class Writer:
-    """The engine and the store it is durable in: memory never says what the disk does not.
+    """The reconciler and the store with its durable state: memory never differs from the disk.
 
-    `observe` is told of each transaction once it is durable.
+    `on_commit` is called with each transaction after it is durable.
     """
 
     def __init__(
@@ -87,9 +87,9 @@ class Writer:
     ) -> Accepted:
         """Make one input durable with everything that follows from it, or raise StoreError.
 
-        An event that was accepted before changes nothing. One that our own code fails on is set
-        aside with its bytes; the others pass. `notes` are kept under their names with it; dead
-        letters `replayed` are marked so.
+        An event that was accepted before changes nothing. An event on which our code raises becomes
+        a dead letter with its bytes; the other events are accepted. `settings` are stored by name
+        in the same transaction. `replayed` are the numbers of dead letters to mark as replayed.
         """
         failed: dict[int, Exception] = {}
         while True:
@@ -133,7 +133,7 @@ class Writer:
     def _append_all(
         self, events: Sequence[Event], failed: Mapping[int, Exception], now: datetime
     ) -> tuple[int, int]:
-        """How many of the events were new, and how many were there already."""
+        """Return the number of new events and the number of events that were logged already."""
         outcomes = [0, 0]
         for index, event in enumerate(events):
             cause = failed.get(index)
@@ -180,7 +180,7 @@ class Writer:
         return True
 
     def apply_effects(self, effects: Iterable[Effect], now: datetime) -> None:
-        """Record what the engine says, one by one. Only inside a transaction."""
+        """Record the reconciler's effects in order. Call only inside a transaction."""
         for effect in effects:
             if isinstance(effect, DerivedEvent):
                 self._append(effect.event, now)
@@ -218,7 +218,7 @@ class Writer:
             self._store.put_blob(digest, "policy", policy.text.encode())
 
     def _dead_letter_failed_decision(self, effect: EvaluationFailed, now: datetime) -> None:
-        """Set aside a Mac that our rules fail on: once for each way in which they do."""
+        """Dead-letter a Mac for which deciding raised: once for each different error."""
         detail = f"deciding failed: {type(effect.error).__name__}: {effect.error}"
         if self._failing.get(effect.udid) == detail:
             return

@@ -1,5 +1,7 @@
-"""Kill the service before and after every durable write of a whole run, and after every touch of
-a Mac: at the end every Mac was acted on once for each intent, and no event is missing."""
+"""A crash before or after any durable write, or after any action on a Mac, changes no outcome.
+
+Every Mac is acted on once per intent, and no event is missing.
+"""
 
 import os
 from collections import Counter
@@ -22,8 +24,10 @@ SHARES = 4  # so that several workers can share the work
 
 @dataclass(frozen=True)
 class End:
-    """How a run ended. Not when, in which order or by which method: a crash costs time, and a Mac
-    that gets its slot later may have told more of itself."""
+    """The outcome of a run, without times, order and methods.
+
+    A crash costs time, and a Mac that gets its capacity later may have sent more reports.
+    """
 
     acted: Counter[tuple[str, str]]
     macs: dict[str, tuple[object, ...]]
@@ -32,14 +36,14 @@ class End:
 
 
 def is_over(service: Service, environment: Environment) -> bool:
-    """Whether everything that can happen has happened."""
+    """Return True if all Macs are compliant, no job is open, and no fault is to come."""
     reasons = {one.reason for one in service.reconciler.last_decisions.values()}
     done = reasons == {Reason.COMPLIANT} and not any(service.reconciler.open_jobs.values())
     return done and environment.now > FAULTS_OVER_AT
 
 
 def run(data_dir: Path, hook: CrashPoint) -> End:
-    """From the start to the end, however often the process dies."""
+    """Run the service to the end, restarting it after each crash; return the outcome."""
     environment = Environment.of(*needy_macs())
     while True:
         service = None
@@ -77,8 +81,10 @@ def run(data_dir: Path, hook: CrashPoint) -> End:
 
 @pytest.fixture(scope="module")
 def disk() -> Iterator[Path]:
-    """A folder, in memory where that can be had: it is the process that dies here, never the
-    machine, and thousands of commits need not wait for a real disk."""
+    """Return a folder, in memory if possible.
+
+    Only the process dies here, never the machine: thousands of commits need no real disk.
+    """
     memory = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
     with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         yield Path(folder)
@@ -90,7 +96,7 @@ def clean(disk: Path) -> tuple[End, list[str]]:
     return run(disk / "clean", hook), hook.moments
 
 
-def test_clean_run_repairs_every_mac(clean: tuple[End, list[str]]) -> None:
+def test_run_without_crash_makes_every_mac_compliant(clean: tuple[End, list[str]]) -> None:
     end, moments = clean
     assert set(end.reasons.values()) == {"compliant"}
     assert {str(mac[0]) for mac in end.macs.values()} == {"26.2"}
@@ -105,7 +111,7 @@ def test_clean_run_repairs_every_mac(clean: tuple[End, list[str]]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share", range(SHARES))
-def test_crash_at_any_step_changes_nothing(
+def test_crash_at_any_step_changes_no_outcome(
     clean: tuple[End, list[str]], disk: Path, share: int
 ) -> None:
     end, moments = clean

@@ -1,4 +1,4 @@
-"""The demo, run as a user runs it, on a fleet small enough for a test."""
+"""`drydock demo` as a process, with a small fleet."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
     return folder, json.loads(done.stdout)
 
 
-def test_exposure_reaches_what_the_faults_leave(ran: tuple[Path, dict[str, Any]]) -> None:
+def test_only_macs_that_no_job_can_patch_stay_exposed(ran: tuple[Path, dict[str, Any]]) -> None:
     _, summary = ran
     expected = sum(part.stays_exposed for part in build(1, int(SMALL)).parts.values())
     assert 0 < expected < summary["exposed_before"]
@@ -47,24 +47,22 @@ def test_every_action_succeeds_at_least_once(ran: tuple[Path, dict[str, Any]]) -
     assert succeeded == {"update", "upgrade", "reinstall", "reimage", "reenroll"}
 
 
-def test_the_same_seed_gives_the_same_summary(
-    ran: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_same_seed_gives_the_same_summary(ran: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     _, summary = ran
     assert json.loads(_demo(tmp_path / "again").stdout) == summary
 
 
-def test_another_seed_gives_another_world() -> None:
+def test_another_seed_gives_another_fleet() -> None:
     assert build(1, int(SMALL)).specs != build(2, int(SMALL)).specs
 
 
-def test_the_past_verifies(ran: tuple[Path, dict[str, Any]]) -> None:
+def test_log_of_the_demo_verifies(ran: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = ran
     done = _drydock("replay", "--data-dir", str(folder), "--verify")
     assert (done.returncode, "0 differences" in done.stdout) == (0, True), done.stderr
 
 
-def test_keeps_its_hands_off_a_directory_that_is_not_a_demos(tmp_path: Path) -> None:
+def test_directory_that_is_not_from_a_demo_is_left_alone(tmp_path: Path) -> None:
     precious = tmp_path / "thesis.txt"
     precious.write_text("years of work", encoding="utf-8")
     done = _demo(tmp_path)
@@ -78,17 +76,17 @@ def test_keeps_its_hands_off_a_directory_that_is_not_a_demos(tmp_path: Path) -> 
     [("--devices", "3"), ("--speed", "0"), ("--speed", "fast"), ("--speed", "nan")],
     ids=["too few Macs", "stopped clock", "no number", "not a number"],
 )
-def test_bad_usage_is_one_clear_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_bad_usage_is_one_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = _drydock("demo", "--data-dir", str(tmp_path / "data"), *arguments)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
-def test_every_part_is_played_in_the_smallest_fleet() -> None:
+def test_smallest_fleet_has_every_part() -> None:
     cast = build(5, sum(part.least for part in PARTS))
     assert {part.name for part in cast.parts.values()} == {part.name for part in PARTS}
 
 
-def test_the_report_draws_in_a_browser_without_network(
+def test_report_draws_in_a_browser_without_network(
     ran: tuple[Path, dict[str, Any]],
 ) -> None:
     chromium = shutil.which("chromium")

@@ -1,4 +1,4 @@
-"""The embedded form without fast paths keeps the same bytes as one with them, and reads them so."""
+"""The embedded form stores and reads the same bytes with and without fast paths."""
 
 import shutil
 import sqlite3
@@ -19,10 +19,12 @@ from schemas.envelope import JobIssuedEvent, decode
 from tests.fast_paths import fast_path_uses
 
 MACS, SEED, STEP, UNTIL = 26, 7, timedelta(hours=1), ADVISORY_AT + timedelta(days=6)
+# The fast paths that the embedded form uses.
+FAST_PATHS = {"construct_unchecked", "fast_json", "reevaluate_after_send"}
 
 
 def ran(folder: Path, keys: Path, *, fast_paths: bool) -> Counter[str]:
-    """Run the demo with these keys; how often fast paths were taken."""
+    """Run the demo with these keys; return the number of uses of each fast path."""
     shutil.copytree(keys, folder / "keys")
     with fast_path_uses() as uses:
         form = EmbeddedForm(folder, build(SEED, MACS), SEED, fast_paths=fast_paths)
@@ -35,7 +37,7 @@ def ran(folder: Path, keys: Path, *, fast_paths: bool) -> Counter[str]:
 
 
 def databases(folder: Path) -> dict[str, list[str]]:
-    """Every SQLite file under the folder, as the statements that make it anew."""
+    """Return the content of each SQLite file under the folder, as SQL statements by path."""
     found = {}
     for path in sorted(folder.rglob("*.sqlite")):
         with sqlite3.connect(path) as connection:
@@ -46,12 +48,12 @@ def databases(folder: Path) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """What the same demo kept with fast paths, and without."""
+    """Return the data directories of the same demo with fast paths and without."""
     root = tmp_path_factory.mktemp("demo")
     for purpose in Purpose:
         KeyStore(root / "keys").make(purpose)
     fast, plain = root / "fast", root / "plain"
-    assert set(ran(fast, root / "keys", fast_paths=True)) == {"built", "json_of", "answer_to_order"}
+    assert set(ran(fast, root / "keys", fast_paths=True)) == FAST_PATHS
     assert not ran(plain, root / "keys", fast_paths=False)
     return fast, plain
 
@@ -64,20 +66,22 @@ def test_store_and_journals_have_the_same_bytes(folders: tuple[Path, Path]) -> N
         assert rows == plain[name], name
 
 
-def test_signed_orders_have_the_same_bytes(folders: tuple[Path, Path]) -> None:
-    orders = []
+def test_signed_jobs_have_the_same_bytes(folders: tuple[Path, Path]) -> None:
+    signed = []
     for folder in folders:
         with Log.open(folder) as log:
             events = [decode(row.body) for row in log.entries() if row.kind == "event"]
-        orders.append([one.data.signed for one in events if isinstance(one, JobIssuedEvent)])
-    assert orders[0]
-    assert orders[0] == orders[1]
+        signed.append([one.data.signed for one in events if isinstance(one, JobIssuedEvent)])
+    assert signed[0]
+    assert signed[0] == signed[1]
 
 
 @pytest.mark.parametrize("fast_paths", [True, False], ids=["on", "off"])
-def test_past_verifies_either_way(folders: tuple[Path, Path], *, fast_paths: bool) -> None:
+def test_log_verifies_with_and_without_fast_paths(
+    folders: tuple[Path, Path], *, fast_paths: bool
+) -> None:
     fast, plain = folders
-    # What one way wrote the other reads.
+    # Each form reads the log of the other.
     with Log.open(plain if fast_paths else fast) as log, fast_path_uses() as uses:
         report = verify(log, state=log, fast_paths=fast_paths)
     assert report.difference is None
@@ -85,7 +89,7 @@ def test_past_verifies_either_way(folders: tuple[Path, Path], *, fast_paths: boo
     assert bool(uses) is fast_paths
 
 
-def test_another_policy_decides_the_same_either_way(folders: tuple[Path, Path]) -> None:
+def test_counterfactual_is_the_same_with_and_without_fast_paths(folders: tuple[Path, Path]) -> None:
     other = policy_text().replace("high: 10d", "high: 1d")
     with Log.open(folders[0]) as log:
         fast = counterfactual(log, other)

@@ -1,4 +1,4 @@
-"""`drydock run` as a process of its own: killed with -9 at seeded moments, started again."""
+"""`drydock run` as a process, killed with -9 at seeded moments and started again."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ SIMULATED = ("--simulate", "12")
 
 
 def authenticate(udid: str) -> bytes:
-    """NanoMDM's webhook for a Mac that begins to enrol."""
+    """Return NanoMDM's webhook for a Mac that starts to enroll."""
     payload = {
         "MessageType": "Authenticate",
         "UDID": udid,
@@ -47,17 +47,19 @@ def authenticate(udid: str) -> bytes:
 
 
 def post_until_killed(service: Running, names: Iterator[str], kill_after: int) -> list[str]:
-    """Post until the process dies under it; the names of those that were answered 200."""
+    """Post webhooks until the service is killed; return the UDIDs whose response was 200."""
     accepted = []
     with httpx.Client(trust_env=False, timeout=ENDS_WITHIN_S) as client:
         for posted, udid in enumerate(names):
             if posted == kill_after:
                 service.process.send_signal(signal.SIGKILL)
             try:
-                answer = client.post(f"{service.url}/webhooks/nanomdm", content=authenticate(udid))
+                response = client.post(
+                    f"{service.url}/webhooks/nanomdm", content=authenticate(udid)
+                )
             except httpx.TransportError:
                 break
-            if answer.status_code == 200:
+            if response.status_code == 200:
                 accepted.append(udid)
     service.ended()
     return accepted

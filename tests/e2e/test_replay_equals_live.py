@@ -1,4 +1,4 @@
-"""What the embedded service logged while it ran and was stopped, replay finds again."""
+"""Replay computes again what the embedded service logged, over stops and starts."""
 
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipeline.replay.verify import verify
 from tests.embedded_world import POLICY, Environment, at, live, needy_macs, open_service
 
 
-def test_the_services_log_verifies(tmp_path: Path) -> None:
+def test_log_of_a_restarted_service_verifies(tmp_path: Path) -> None:
     environment = Environment.of(*needy_macs())
     for hours in (30, 31, 200):  # stopped and started in between
         with closing(open_service(tmp_path, environment)) as service:

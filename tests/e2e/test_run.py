@@ -1,4 +1,4 @@
-"""`drydock run` and the commands that reach it, as people use them."""
+"""`drydock run` as a process, and the commands that use its data directory."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ from tests.kafka.brokers import wait_until
 
 
 def drydock(*arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr of a command that ends by itself."""
+    """Run a command to its end; return exit code, stdout and stderr."""
     done = CliRunner().invoke(app, arguments)
     return done.exit_code, done.stdout, done.stderr
 
@@ -33,7 +33,7 @@ def as_json(*arguments: str) -> Any:
 
 
 @pytest.mark.slow
-def test_a_running_service_is_steered_and_read(tmp_path: Path) -> None:
+def test_commands_work_with_a_running_service_and_without(tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text(POLICY)
     data_dir = tmp_path / "data"
@@ -63,7 +63,7 @@ def test_a_running_service_is_steered_and_read(tmp_path: Path) -> None:
     assert any(message.startswith("dry run") for message in messages)
     assert messages[-1] == "stopped"
 
-    # The same commands where no service runs.
+    # The same commands while no service runs.
     assert drydock("halt", "all", *here)[0] == 0
     assert as_json("status", *here)[0]["halts"] == ["all"]
     (letter,) = as_json("dead-letters", "list", *here)
@@ -81,9 +81,7 @@ def test_a_running_service_is_steered_and_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_running_service_polls_the_feeds_that_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_service_polls_the_named_feeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("DRYDOCK_FEEDS_INTERVAL_S", "0.2")
     data_dir = tmp_path / "data"

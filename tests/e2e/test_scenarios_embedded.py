@@ -1,4 +1,4 @@
-"""Every scenario on the embedded form: no decision waits for a sweep, and restarts lose nothing."""
+"""Scenarios on the embedded form: no decision needs a sweep, and a restart loses nothing."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ NEVER, AT_EVERY_STEP = timedelta(days=7), timedelta(minutes=1)
 
 
 def play(name: str, shell: EmbeddedShell) -> tuple[scenario.ScenarioResult, list[Decision]]:
-    """The answers after each step, and every decision on the way."""
+    """Play a scenario; return its result after each step, and all decisions."""
     try:
         return scenario.play(scenario.read(name), shell), [one.decision for one in shell.records()]
     finally:

@@ -69,7 +69,7 @@ WRONG = {
     "no scope": (("halt",), "name one scope"),
     "two scopes": (("halt", "--all", "--site", "london"), "name one scope"),
     "unknown site": (("halt", "--site", "lodnon"), "no site 'lodnon'; there are "),
-    "unknown kind": (("halt", "host:a"), "a scope is all"),
+    "unknown kind": (("halt", "host:a"), "is not a scope"),
     "bad time": (("halt", "--all", "--until", "soon"), "until"),
     "nothing to resume": (("resume", "--advisory", "macOS-1"), "nothing is halted"),
     "two services": (("halt", "--all", "--data-dir", "x"), "choose one"),

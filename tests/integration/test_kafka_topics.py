@@ -155,7 +155,7 @@ def test_unreachable_broker_is_one_line_and_exit_code_2() -> None:
 def test_invalid_address_and_invalid_site_are_one_line_and_exit_code_2() -> None:
     for result, message in (
         (run_topics("plan", "not an address"), "DRYDOCK_KAFKA_BOOTSTRAP"),
-        (run_topics("plan", "127.0.0.1:1", sites="Austin!"), "'Austin!' is no site name"),
+        (run_topics("plan", "127.0.0.1:1", sites="Austin!"), "'Austin!' is not a site name"),
     ):
         assert result.exit_code == 2
         assert len(result.stderr.splitlines()) == 1

@@ -45,7 +45,7 @@ def test_policy_is_published_only_if_it_differs_from_the_one_in_force(
 
     early = publish("early", POLICY)
     assert (early.exit_code, early.stdout) == (2, "")
-    assert early.stderr.startswith("drydock: NOT in force: ")
+    assert early.stderr.startswith("drydock: NOT confirmed by Kafka at ")
     assert early.stderr.endswith(f"no topic {CONTROL.name}: run `drydock topics apply`\n")
     make_topics(empty_kafka.bootstrap)
     assert publish("one", POLICY).stdout.startswith("in force: digest ")

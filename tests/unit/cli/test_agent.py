@@ -27,7 +27,7 @@ def test_an_error_at_the_start_is_one_line(
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_one_data_directory_is_for_one_executor(tmp_path: Path) -> None:
+def test_data_directory_in_use_by_another_agent_is_refused(tmp_path: Path) -> None:
     KeyStore(tmp_path / "keys").make(Purpose.JOBS)
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

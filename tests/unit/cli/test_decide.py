@@ -1,4 +1,4 @@
-"""`drydock decide`: events in, one decision a Mac out."""
+"""`drydock decide`: events in, one decision per Mac out."""
 
 import json
 import random
@@ -50,7 +50,7 @@ def _decide(*arguments: str) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
-def test_prints_one_decision_a_mac_in_the_documented_fields(events: Path) -> None:
+def test_one_decision_per_mac_is_printed_with_the_documented_fields(events: Path) -> None:
     code, out, _ = _decide("--policy", POLICY, "--events", str(events), "--now", NOW, "--json")
     printed = [json.loads(line) for line in out.splitlines()]
     assert code == 0
@@ -59,7 +59,7 @@ def test_prints_one_decision_a_mac_in_the_documented_fields(events: Path) -> Non
     assert {one["decision"] for one in printed} >= {"send", "nothing"}
 
 
-def test_shuffled_and_doubled_lines_change_nothing(events: Path, tmp_path: Path) -> None:
+def test_order_and_repeats_of_lines_change_nothing(events: Path, tmp_path: Path) -> None:
     lines = events.read_bytes().splitlines() * 2
     random.Random(3).shuffle(lines)
     other = tmp_path / "shuffled.jsonl"
@@ -69,7 +69,7 @@ def test_shuffled_and_doubled_lines_change_nothing(events: Path, tmp_path: Path)
     assert first == _decide("--policy", POLICY, "--events", str(other), *options)
 
 
-def test_decides_nothing_when_a_line_is_no_event(events: Path) -> None:
+def test_nothing_is_decided_if_a_line_is_not_an_event(events: Path) -> None:
     with events.open("ab") as stream:
         stream.write(b'{"specversion": "1.0"}\nnot json\n')
     number = events.read_bytes().count(b"\n")
@@ -77,7 +77,9 @@ def test_decides_nothing_when_a_line_is_no_event(events: Path) -> None:
     assert (code, out) == (2, "")
     assert f"{events}:{number - 1}: unknown_type" in err
     assert f"{events}:{number}: not_json" in err
-    assert err.splitlines()[-1] == "drydock: 2 lines are no event; nothing was decided"
+    assert err.splitlines()[-1] == (
+        "drydock: lines that are not events: 2; nothing was decided: correct or remove them"
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,11 +87,11 @@ def test_decides_nothing_when_a_line_is_no_event(events: Path) -> None:
     [
         ("--policy", "missing.yaml", "cannot read missing.yaml"),
         ("--events", "missing.jsonl", "cannot read missing.jsonl"),
-        ("--now", "yesterday", "--now: 'yesterday' is no time"),
+        ("--now", "yesterday", "--now: 'yesterday' is not a time"),
         ("--now", "2025-12-16T03:00:00", "has no time zone"),
     ],
 )
-def test_unusable_options_are_one_clear_line(
+def test_unusable_option_is_one_line_on_stderr(
     events: Path, option: str, value: str, message: str
 ) -> None:
     options = {"--policy": POLICY, "--events": str(events), "--now": NOW} | {option: value}
@@ -98,7 +100,7 @@ def test_unusable_options_are_one_clear_line(
     assert message in err
 
 
-def test_an_invalid_policy_is_reported_with_its_line(events: Path, tmp_path: Path) -> None:
+def test_invalid_policy_is_reported_with_its_line(events: Path, tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("version: 1\nsites:\n  london: {time_zone: Nowhere/Else}\n")
     code, _, err = _decide("--policy", str(policy), "--events", str(events))

@@ -1,4 +1,4 @@
-"""DRYDOCK_FAST_PATHS: read by the commands, passed in, without an effect on what they give."""
+"""DRYDOCK_FAST_PATHS: commands read it and pass it on; their output does not depend on it."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def test_fast_paths_are_on_unless_switched_off(monkeypatch: pytest.MonkeyPatch) 
 
 
 @VALUES
-def test_value_is_read(value: str, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_and_off_are_read(value: str, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, value)
     assert fast_paths_wanted() is wanted
 

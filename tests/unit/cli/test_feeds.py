@@ -1,4 +1,4 @@
-"""`drydock feeds`: what is wrong at the start is said in one line."""
+"""`drydock feeds`: an error at the start is one line on stderr."""
 
 from pathlib import Path
 
@@ -7,15 +7,15 @@ from typer.testing import CliRunner
 
 from pipeline.cli.app import app
 
-NOBODY = ("--bootstrap", "127.0.0.1:9")
+NO_BROKER = ("--bootstrap", "127.0.0.1:9")
 WRONG = {
     "listen": (("--listen", "nowhere"), "is not HOST:PORT"),
     "bootstrap": (("--bootstrap", "no address"), "DRYDOCK_KAFKA_BOOTSTRAP"),
     "interval": (("--interval", "0"), "DRYDOCK_FEEDS_INTERVAL_S: "),
     "no feed": (("--sofa", ""), "DRYDOCK_FEEDS_SOFA: "),
-    "accept for good": (("--accept", "sofa"), "--accept is for --once"),
+    "accept for good": (("--accept", "sofa"), "--accept needs --once"),
     "accept what": (("--accept", "apple", "--once"), "unknown feed 'apple'; one of: sofa, "),
-    "no Kafka": (("--once", *NOBODY), "cannot open: KafkaConnectionError"),
+    "no Kafka": (("--once", *NO_BROKER), "cannot open: KafkaConnectionError"),
 }
 
 

@@ -1,4 +1,4 @@
-"""`drydock ingest` as people and scripts call it."""
+"""`drydock ingest`: output, dead letters and exit codes."""
 
 import io
 import json
@@ -32,7 +32,7 @@ class Done:
 
 
 def drydock(*arguments: str | Path, stdin: bytes = b"") -> Done:
-    """The command in this process: a new one takes a second to start."""
+    """Run the command in this process: a new process takes a second to start."""
     done = CliRunner().invoke(
         app, ["ingest", *map(str, arguments)], input=stdin, env={"COLUMNS": "160"}
     )
@@ -52,7 +52,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_prints_one_event_a_line(file: Path) -> None:
+def test_one_event_per_line_is_printed(file: Path) -> None:
     done = drydock("sofa", file, "--json")
     assert (done.returncode, done.stderr) == (0, b"")
     events = lines_of(done.stdout)
@@ -60,7 +60,7 @@ def test_prints_one_event_a_line(file: Path) -> None:
     assert {event["specversion"] for event in events} == {"1.0"}
 
 
-def test_runs_as_a_command_of_its_own(file: Path) -> None:
+def test_command_runs_in_its_own_process(file: Path) -> None:
     program = [sys.executable, "-c", "from pipeline.cli import main; main()"]
     done = subprocess.run(
         [*program, "ingest", "sofa", str(file), "--json"], capture_output=True, check=False
@@ -69,7 +69,7 @@ def test_runs_as_a_command_of_its_own(file: Path) -> None:
     assert len(lines_of(done.stdout)) == 2
 
 
-def test_prints_only_what_changed(file: Path, tmp_path: Path) -> None:
+def test_only_changes_since_previous_are_printed(file: Path, tmp_path: Path) -> None:
     old = tmp_path / "old.json"
     old.write_bytes(OLD)
     done = drydock("sofa", "--previous", old, file, "--json")
@@ -79,7 +79,7 @@ def test_prints_only_what_changed(file: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_counts_what_apple_fixed_whosever_cisa_calls_it(file: Path, tmp_path: Path) -> None:
+def test_cve_that_apple_fixed_counts_under_another_vendors_name(file: Path, tmp_path: Path) -> None:
     kev = tmp_path / "kev.json"
     entry = {"cveID": "CVE-2026-1001", "vendorProject": "Google", "dateAdded": "2026-01-06"}
     kev.write_text(json.dumps({"vulnerabilities": [entry]}))
@@ -89,7 +89,7 @@ def test_counts_what_apple_fixed_whosever_cisa_calls_it(file: Path, tmp_path: Pa
     assert drydock("kev", kev, "--with", file, "--previous", kev, "--json").stdout == b""
 
 
-def test_reads_stdin() -> None:
+def test_dash_reads_stdin() -> None:
     done = drydock("sofa", "-", "--json", stdin=FEED)
     assert (done.returncode, len(lines_of(done.stdout))) == (0, 2)
 
@@ -113,7 +113,7 @@ def test_dead_letters_are_kept_in_a_file(tmp_path: Path, flags: list[str]) -> No
     assert [letter["code"] for letter in lines_of(kept.read_bytes())] == ["bad_value"] * 2
 
 
-def test_a_table_for_people(file: Path) -> None:
+def test_tables_are_printed_without_json(file: Path) -> None:
     done = drydock("sofa", file)
     assert done.returncode == 0
     text = done.stdout.decode()
@@ -122,7 +122,7 @@ def test_a_table_for_people(file: Path) -> None:
     assert text.endswith("2 events\n")
 
 
-def test_markup_and_escapes_in_a_payload_are_text() -> None:
+def test_markup_and_escape_sequences_of_a_payload_are_printed_as_text() -> None:
     raw = feed(line("Tahoe 26", {"ProductVersion": "26", "ReleaseType": "[red]x\x1b[31m"}))
     done = drydock("sofa", "-", stdin=raw)
     assert done.returncode == 1
@@ -156,7 +156,7 @@ def test_markup_and_escapes_in_a_payload_are_text() -> None:
         pytest.param(["sofa", "-", "--redaction-key", "nokey"], "cannot read nokey", id="no-key"),
     ],
 )
-def test_bad_usage_is_one_clear_line_and_exit_2(
+def test_bad_usage_is_one_line_and_exit_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "F").write_bytes(FEED)
@@ -168,12 +168,12 @@ def test_bad_usage_is_one_clear_line_and_exit_2(
     assert done.stderr.count(b"\n") == 1
 
 
-def test_nothing_is_printed_when_a_later_file_cannot_be_read(file: Path) -> None:
+def test_nothing_is_printed_if_a_later_file_cannot_be_read(file: Path) -> None:
     done = drydock("sofa", file, "nowhere.json", "--json")
     assert (done.returncode, done.stdout) == (2, b"")
 
 
-def test_each_line_can_be_a_payload() -> None:
+def test_lines_option_reads_each_line_as_a_payload() -> None:
     done = drydock("sofa", "-", "--lines", "--json", stdin=FEED + b"\n\n{}\n" + FEED)
     assert done.returncode == 1
     assert len(lines_of(done.stdout)) == 4
@@ -181,8 +181,8 @@ def test_each_line_can_be_a_payload() -> None:
     assert letter["origin"] == "stdin:3"
 
 
-def test_lines_that_are_too_long_are_cut_and_skipped() -> None:
-    """Of 100 MB without a line end only the limit is ever in memory."""
+def test_line_over_the_limit_is_cut_and_its_rest_skipped() -> None:
+    """So memory is bounded for input without line ends."""
     stream = io.BytesIO(b"short\n" + b"x" * 1000 + b"\n" + b"y" * 11 + b"\nlast")
     assert list(_Lines(stream, 10)) == [b"short\n", b"x" * 11, b"y" * 11, b"last"]
 
@@ -198,13 +198,13 @@ def test_lines_that_are_too_long_are_cut_and_skipped() -> None:
         pytest.param(b"", False, id="empty"),
     ],
 )
-def test_distinguishes_a_document_from_lines(raw: bytes, one: bool) -> None:
+def test_multiline_document_and_json_lines_are_distinguished(raw: bytes, one: bool) -> None:
     lines = _Lines(io.BytesIO(raw), 100)
     assert lines.is_one_document() is one
     assert (lines.rest() if one else b"".join(lines)) == raw
 
 
-def test_osquery_files_are_read_whichever_way_they_are_written(reference_data: Path) -> None:
+def test_osquery_file_is_read_as_one_document_or_as_lines(reference_data: Path) -> None:
     path = reference_data / "inventory" / "osquery" / "osquery.result.snapshot.json"
     pretty = path.read_bytes()
     compact = json.dumps(json.loads(pretty)).encode()
@@ -216,7 +216,7 @@ def test_osquery_files_are_read_whichever_way_they_are_written(reference_data: P
     assert second == 2 * first > 0
 
 
-def test_our_own_bug_is_a_dead_letter(tmp_path: Path) -> None:
+def test_exception_of_a_translator_is_a_dead_letter(tmp_path: Path) -> None:
     def broken(raw: bytes, **_: object) -> Translation:
         raise ZeroDivisionError(raw)
 

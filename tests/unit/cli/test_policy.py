@@ -18,7 +18,7 @@ def _write(folder: Path, content: str | bytes) -> str:
     return str(path)
 
 
-def test_a_valid_policy_prints_what_is_in_force() -> None:
+def test_valid_policy_is_summarized() -> None:
     result = RUN.invoke(app, ["check", str(ROOT / "examples" / "policy.yaml")])
     assert result.exit_code == 0, result.output
     rows = [line.split() for line in result.stdout.splitlines()]
@@ -30,7 +30,7 @@ def test_a_valid_policy_prints_what_is_in_force() -> None:
     assert result.stderr == ""
 
 
-def test_an_invalid_policy_is_a_finding_with_a_line_each(tmp_path: Path) -> None:
+def test_invalid_policy_exits_1_with_a_line_per_problem(tmp_path: Path) -> None:
     file = _write(tmp_path, "version: 1\nsites:\n  tokyo: {max_jobs: 5}\nsitez: 1\n")
     result = RUN.invoke(app, ["check", file])
     assert result.exit_code == 1
@@ -41,7 +41,7 @@ def test_an_invalid_policy_is_a_finding_with_a_line_each(tmp_path: Path) -> None
     assert result.stderr == f"drydock: {file} is not a valid policy: 2 problems\n"
 
 
-def test_json_is_one_object_a_line(tmp_path: Path) -> None:
+def test_json_has_one_object_per_line(tmp_path: Path) -> None:
     file = _write(tmp_path, "sites: {}\n")
     result = RUN.invoke(app, ["check", file, "--json"])
     assert result.exit_code == 1
@@ -57,7 +57,7 @@ def test_json_is_one_object_a_line(tmp_path: Path) -> None:
     ]
 
 
-def test_json_of_a_valid_policy_holds_its_digest_and_values(tmp_path: Path) -> None:
+def test_json_of_a_valid_policy_has_its_digest_and_values(tmp_path: Path) -> None:
     result = RUN.invoke(app, ["check", _write(tmp_path, ODD), "--json"])
     assert result.exit_code == 0
     warning, valid = [json.loads(line) for line in result.stdout.splitlines()]
@@ -67,7 +67,7 @@ def test_json_of_a_valid_policy_holds_its_digest_and_values(tmp_path: Path) -> N
     assert valid["policy"]["sites"]["tokyo"]["time_zone"] == "Asia/Tokyo"
 
 
-def test_warnings_are_findings_only_where_asked(tmp_path: Path) -> None:
+def test_warnings_exit_1_only_with_strict(tmp_path: Path) -> None:
     file = _write(tmp_path, ODD)
     lenient, strict = (RUN.invoke(app, ["check", file, *more]) for more in ([], ["--strict"]))
     assert (lenient.exit_code, strict.exit_code) == (0, 1)
@@ -75,7 +75,7 @@ def test_warnings_are_findings_only_where_asked(tmp_path: Path) -> None:
     assert strict.stderr.endswith("policy.yaml: 1 warning\n")
 
 
-def test_reads_stdin() -> None:
+def test_dash_reads_stdin() -> None:
     result = RUN.invoke(app, ["check", "-"], input=VALID)
     assert result.exit_code == 0
 
@@ -87,14 +87,14 @@ def test_reads_stdin() -> None:
         pytest.param(b" " * (4 * 1024 * 1024 + 1), "larger than a policy may be", id="too-large"),
     ],
 )
-def test_an_unreadable_file_is_bad_usage(tmp_path: Path, content: bytes, message: str) -> None:
+def test_unreadable_file_exits_2(tmp_path: Path, content: bytes, message: str) -> None:
     result = RUN.invoke(app, ["check", _write(tmp_path, content)])
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
 
 
-def test_a_missing_file_and_a_folder_are_bad_usage(tmp_path: Path) -> None:
+def test_missing_file_and_folder_exit_2(tmp_path: Path) -> None:
     for file in (tmp_path / "none.yaml", tmp_path):
         result = RUN.invoke(app, ["check", str(file)])
         assert result.exit_code == 2

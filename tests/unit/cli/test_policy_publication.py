@@ -1,4 +1,4 @@
-"""What `drydock policy publish` makes of what the control topic holds."""
+"""`drydock policy publish`: the event to publish, for each content of the control topic."""
 
 from datetime import timedelta
 
@@ -21,19 +21,19 @@ HOUR = timedelta(hours=1)
 
 
 def published_policy(text: str, at: timedelta = -HOUR) -> bytes:
-    """A policy that was published then."""
-    return encode(control_events.policy_changed(text, "somebody", NOW + at))
+    """Return a policy event with time NOW + `at`."""
+    return encode(control_events.policy_changed(text, "someone", NOW + at))
 
 
 def with_wrong_digest(text: str) -> bytes:
-    event = control_events.policy_changed(text, "somebody", NOW)
+    event = control_events.policy_changed(text, "someone", NOW)
     data = event.data.model_copy(update={"digest": policy_digest("else")})
     return encode(event.model_copy(update={"data": data}))
 
 
 HALT = encode(control_events.halt_set(HaltScope(everything=True), "x", "", None, NOW))
 MINE, OTHER = policy_digest(POLICY_TEXT), policy_digest(OTHER_TEXT)
-# What the topic holds; the policy in force before; whether POLICY_TEXT has to be published.
+# Records of the topic; digest of the policy in force before; True if POLICY_TEXT is published.
 HELD = {
     "nothing": ([], None, True),
     "no policy": ([HALT, b"{", b""], None, True),
@@ -54,7 +54,7 @@ HELD = {
         MINE,
         False,
     ),
-    "one that lies since": (
+    "one with a wrong digest since": (
         [published_policy(OTHER_TEXT), with_wrong_digest(POLICY_TEXT)],
         OTHER,
         True,
@@ -63,7 +63,7 @@ HELD = {
 
 
 @pytest.mark.parametrize(("held", "before", "wanted"), HELD.values(), ids=HELD.keys())
-def test_publishes_where_another_policy_is_in_force(
+def test_policy_is_published_unless_it_is_in_force(
     held: list[bytes], before: str | None, wanted: bool
 ) -> None:
     found = publication(held, POLICY_TEXT, "me", NOW)
@@ -75,7 +75,7 @@ def test_publishes_where_another_policy_is_in_force(
         assert (after.event, after.previous) == (None, MINE)
 
 
-def test_wins_over_one_dated_by_a_clock_that_is_ahead() -> None:
+def test_published_policy_is_later_than_one_from_a_clock_that_is_ahead() -> None:
     held = [published_policy(OTHER_TEXT, HOUR)]
     found = publication(held, POLICY_TEXT, "me", NOW)
     assert found.event is not None
@@ -84,12 +84,12 @@ def test_wins_over_one_dated_by_a_clock_that_is_ahead() -> None:
 
 
 class FakeControlTopic:
-    """A Kafka that is away for the next so many questions, and a topic."""
+    """A control topic that is away for the next `away` reads."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, away: int) -> None:
         self.control: list[bytes] = []
         self.away = away
-        self.loses_answer = False
+        self.loses_response = False
         monkeypatch.setattr(policy_publication, "read_control", self.read)
         monkeypatch.setattr(policy_publication, "publish", self.publish)
 
@@ -101,27 +101,29 @@ class FakeControlTopic:
 
     def publish(self, _: KafkaSettings, event: PolicyChangedEvent) -> None:
         self.control.append(encode(event))
-        if self.loses_answer:
+        if self.loses_response:
             raise TimeoutError
 
 
-def test_tries_again_while_kafka_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_publication_is_retried_while_kafka_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = FakeControlTopic(monkeypatch, away=3)
     done = put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=60, retry_delay_s=0.0)
     assert done.event is not None
     assert fleet.control == [encode(done.event)]
 
 
-def test_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_publication_fails_after_wait_s(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = FakeControlTopic(monkeypatch, away=10**9)
     with pytest.raises(NoTopicError):
         put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=0.01, retry_delay_s=0.0)
     assert fleet.control == []
 
 
-def test_an_answer_that_was_lost_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policy_whose_confirmation_was_lost_is_not_published_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     fleet = FakeControlTopic(monkeypatch, away=0)
-    fleet.loses_answer = True
+    fleet.loses_response = True
     done = put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=60, retry_delay_s=0.0)
     assert (done.previous, len(fleet.control)) == (MINE, 1)
 
@@ -133,7 +135,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("text", "given", "code", "message"), WRONG.values(), ids=WRONG.keys())
-def test_what_cannot_be_published_is_one_line(
+def test_unpublishable_policy_is_one_line_on_stderr(
     text: str, given: tuple[str, ...], code: int, message: str
 ) -> None:
     result = CliRunner().invoke(app, ["policy", "publish", "-", *given], input=text)

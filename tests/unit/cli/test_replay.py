@@ -45,7 +45,7 @@ def change(data_dir: Path, statement: str, *values: object) -> None:
 # --- list ---
 
 
-def test_lists_the_decisions_in_order(data_dir: Path) -> None:
+def test_decisions_are_listed_in_order(data_dir: Path) -> None:
     found = lines(drydock("replay", "--data-dir", data_dir, "--json"))
     assert [one["seq"] for one in found] == [row.seq for row in STORY.decisions()]
     wanted = {"udid", "serial", "site", "decision", "action", "method", "target", "reason", "gates"}
@@ -53,7 +53,7 @@ def test_lists_the_decisions_in_order(data_dir: Path) -> None:
     assert wanted <= set(found[0])
 
 
-def test_lists_a_slice_of_one_mac(data_dir: Path) -> None:
+def test_decisions_of_one_mac_in_a_period_are_listed(data_dir: Path) -> None:
     found = lines(
         drydock(
             *("replay", "--data-dir", data_dir, "--json", "--serial", "snlon-2"),
@@ -74,19 +74,19 @@ def test_relative_times_count_from_the_logs_end(data_dir: Path) -> None:
     ]
 
 
-def test_lists_for_people(data_dir: Path) -> None:
+def test_decisions_are_listed_as_a_table_without_json(data_dir: Path) -> None:
     result = drydock("replay", "--data-dir", data_dir)
     assert result.exit_code == 0
     assert "outside_window" in result.stdout
     assert len(result.stdout.splitlines()) == 1 + len(STORY.decisions())
 
 
-def test_an_empty_slice_is_reported(data_dir: Path) -> None:
+def test_period_without_decisions_is_reported(data_dir: Path) -> None:
     result = drydock("replay", "--data-dir", data_dir, "--until", "2020-01-01")
-    assert (result.exit_code, result.stdout) == (0, "No decisions in this slice.\n")
+    assert (result.exit_code, result.stdout) == (0, "There are no such decisions.\n")
 
 
-def test_an_empty_log_is_no_error(tmp_path: Path) -> None:
+def test_empty_log_is_not_an_error(tmp_path: Path) -> None:
     write(Driver(None).finish(), tmp_path / "new")
     for flags in ((), ("--verify",), ("--since", "-3d")):
         assert drydock("replay", "--data-dir", tmp_path / "new", *flags).exit_code == 0
@@ -95,14 +95,14 @@ def test_an_empty_log_is_no_error(tmp_path: Path) -> None:
 # --- verify ---
 
 
-def test_an_unchanged_log_verifies(data_dir: Path) -> None:
+def test_unchanged_log_verifies(data_dir: Path) -> None:
     (found,) = lines(drydock("replay", "--data-dir", data_dir, "--verify", "--json"))
     assert found["verified"] is True
     assert found["decisions"] == len(STORY.decisions())
     assert found["difference"] is None
 
 
-def test_a_difference_exits_1_and_names_its_entry(data_dir: Path) -> None:
+def test_difference_exits_1_and_names_its_entry(data_dir: Path) -> None:
     row = next(row for row in STORY.decisions() if b'"outside_window"' in row.body)
     body = row.body.replace(b'"outside_window"', b'"cooling_down"', 1)
     change(data_dir, "UPDATE log SET body = ? WHERE seq = ?", body, row.seq)
@@ -130,7 +130,7 @@ def test_a_difference_exits_1_and_names_its_entry(data_dir: Path) -> None:
         ("DELETE FROM job_histories WHERE udid = ?", ("LON-1",), "state.job_history"),
     ],
 )
-def test_finds_altered_rows(
+def test_altered_row_is_found(
     data_dir: Path, statement: str, values: tuple[object, ...], field: str
 ) -> None:
     change(data_dir, statement, *values)
@@ -139,13 +139,13 @@ def test_finds_altered_rows(
     assert json.loads(result.stdout)["difference"]["field"] == field
 
 
-def test_verify_is_for_people_too(data_dir: Path) -> None:
+def test_verify_prints_a_summary_without_json(data_dir: Path) -> None:
     result = drydock("replay", "--data-dir", data_dir, "--verify")
     assert result.exit_code == 0
     assert result.stdout.endswith(": 0 differences\n")
 
 
-def test_reads_while_nothing_may_be_written(data_dir: Path) -> None:
+def test_read_only_data_directory_verifies(data_dir: Path) -> None:
     before = {path.name: path.read_bytes() for path in data_dir.iterdir()}
     assert drydock("replay", "--data-dir", data_dir, "--verify").exit_code == 0
     after = {path.name: path.read_bytes() for path in data_dir.iterdir()}
@@ -155,7 +155,7 @@ def test_reads_while_nothing_may_be_written(data_dir: Path) -> None:
 # --- what if ---
 
 
-def test_another_policy_is_a_question_and_exits_0(data_dir: Path, tmp_path: Path) -> None:
+def test_another_policy_shows_changed_decisions_and_exits_0(data_dir: Path, tmp_path: Path) -> None:
     other = tmp_path / "p2.yaml"
     other.write_text(POLICY.replace("critical: 7d", "critical: 6d"))
     *changes, sums = lines(drydock("replay", "--data-dir", data_dir, "--policy", other, "--json"))
@@ -173,7 +173,7 @@ def test_another_policy_is_a_question_and_exits_0(data_dir: Path, tmp_path: Path
     assert "By site and action" in shown.stdout
 
 
-def test_the_same_policy_reports_no_difference(data_dir: Path, tmp_path: Path) -> None:
+def test_same_policy_changes_no_decision(data_dir: Path, tmp_path: Path) -> None:
     same = tmp_path / "p.yaml"
     same.write_text(POLICY)
     result = drydock("replay", "--data-dir", data_dir, "--policy", same)
@@ -181,7 +181,7 @@ def test_the_same_policy_reports_no_difference(data_dir: Path, tmp_path: Path) -
     assert result.stdout.strip().endswith("0 decisions of 0 Macs differ")
 
 
-def test_a_bad_policy_is_named_line_by_line(data_dir: Path, tmp_path: Path) -> None:
+def test_invalid_policy_is_reported_line_by_line(data_dir: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text(POLICY.replace("7d", "soon").replace("max_jobs: 2", "max_jobs: 0"))
     result = drydock("replay", "--data-dir", data_dir, "--policy", bad)
@@ -200,15 +200,13 @@ def test_a_bad_policy_is_named_line_by_line(data_dir: Path, tmp_path: Path) -> N
     [
         (("--verify", "--policy", "x.yaml"), "give one of them"),
         (("--since", "2025-12-12T10:00"), "--since: '2025-12-12T10:00' has no time zone"),
-        (("--until", "soon"), "--until: 'soon' is no time"),
+        (("--until", "soon"), "--until: 'soon' is not a time"),
         (("--since", "2025-12-13", "--until", "2025-12-12"), "is not before"),
-        (("--serial", "NOBODY"), "knows no Mac by the name 'NOBODY'"),
+        (("--serial", "UNKNOWN"), "the log has no Mac 'UNKNOWN'"),
         (("--policy", "missing.yaml"), "cannot read missing.yaml"),
     ],
 )
-def test_bad_arguments_are_refused(
-    data_dir: Path, arguments: tuple[str, ...], message: str
-) -> None:
+def test_bad_arguments_exit_2(data_dir: Path, arguments: tuple[str, ...], message: str) -> None:
     result = drydock("replay", "--data-dir", data_dir, *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
@@ -217,7 +215,9 @@ def test_bad_arguments_are_refused(
 
 
 @pytest.mark.parametrize("command", [("replay",), ("replay", "--verify"), ("explain", "LON-1")])
-def test_refuses_what_is_no_data_directory(command: tuple[str, ...], tmp_path: Path) -> None:
+def test_folder_that_is_not_a_data_directory_is_refused(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         result = drydock(*command, "--data-dir", folder)
         assert result.exit_code == 2
@@ -228,7 +228,7 @@ def test_refuses_what_is_no_data_directory(command: tuple[str, ...], tmp_path: P
     assert "not a database" in result.stderr
 
 
-def test_a_decision_that_cannot_be_read_is_an_error_not_a_traceback(data_dir: Path) -> None:
+def test_unreadable_decision_is_one_line_without_traceback(data_dir: Path) -> None:
     seq = STORY.decisions()[-1].seq
     change(data_dir, "UPDATE log SET body = ? WHERE seq = ?", b"{", seq)
     result = drydock("replay", "--data-dir", data_dir, "--json")
@@ -239,7 +239,7 @@ def test_a_decision_that_cannot_be_read_is_an_error_not_a_traceback(data_dir: Pa
 # --- explain ---
 
 
-def test_a_mac_is_explained_as_json(data_dir: Path) -> None:
+def test_mac_is_explained_as_json(data_dir: Path) -> None:
     (found,) = lines(drydock("explain", "sntyo-3", "--data-dir", data_dir, "--json"))
     assert found["udid"] == "TYO-3"
     gates = found["decision"]["gates"]
@@ -249,36 +249,38 @@ def test_a_mac_is_explained_as_json(data_dir: Path) -> None:
     assert found["events"][-1]["data"]["free_disk_gb"] == 80.0
 
 
-def test_explains_for_people(data_dir: Path) -> None:
+def test_mac_is_explained_as_tables(data_dir: Path) -> None:
     result = drydock("explain", "TYO-3", "--data-dir", data_dir, "--at", "2025-12-12T13:00Z")
     assert result.exit_code == 0
     assert "Held by low_disk, at gate disk: 3 GB free, 15 GB wanted" in result.stdout
     assert "Exposed to 2 CVEs, 0 exploited, critical: macOS-15.7.3" in result.stdout
-    assert "Next eligible: only an event can change this answer" in result.stdout
+    assert "Next eligible: only an event can change this decision" in result.stdout
     assert "Gates, in order" in result.stdout
 
 
-def test_explains_what_nothing_was_decided_for(tmp_path: Path) -> None:
+def test_mac_without_a_decision_is_explained(tmp_path: Path) -> None:
     driver = Driver(None)
     driver.report("LON-1", hostname="[red]ldn[/red]")
     write(driver.finish(), tmp_path / "data")
     result = drydock("explain", "LON-1", "--data-dir", tmp_path / "data")
     assert result.exit_code == 0
-    assert "nothing was ever decided for it" in result.stdout
+    assert "there is no decision for it" in result.stdout
     assert "hostname=[red]ldn[/red]" in result.stdout
 
 
-def test_refuses_an_unknown_mac(data_dir: Path) -> None:
-    result = drydock("explain", "NOBODY", "--data-dir", data_dir)
+def test_unknown_mac_exits_2(data_dir: Path) -> None:
+    result = drydock("explain", "UNKNOWN", "--data-dir", data_dir)
     assert result.exit_code == 2
-    assert result.stderr == "drydock: the log knows no Mac by the name 'NOBODY'\n"
+    assert result.stderr == (
+        "drydock: the log has no Mac 'UNKNOWN': give a serial number, UDID or enrollment id\n"
+    )
 
 
-# --- I9 ---
+# --- replay and explain publish nothing ---
 
 
 @pytest.mark.parametrize("command", [("replay", "--verify"), ("explain", "LON-1")])
-def test_the_command_loads_nothing_that_publishes(data_dir: Path, command: tuple[str, ...]) -> None:
+def test_command_imports_nothing_that_publishes(data_dir: Path, command: tuple[str, ...]) -> None:
     program = (
         "import sys\nfrom pipeline.cli.app import app\n"
         "try:\n    app()\nfinally:\n    print(*sorted(sys.modules), file=sys.stderr)"

@@ -1,4 +1,4 @@
-"""Times as people write them."""
+"""Times on the command line."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -25,12 +25,12 @@ END = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
         ("-0d", END),
     ],
 )
-def test_a_time_is_read_in_each_form(text: str, meant: datetime) -> None:
+def test_each_form_of_a_time_is_read(text: str, meant: datetime) -> None:
     assert parse_time(text, END) == meant
 
 
 @pytest.mark.parametrize("text", ["2026-01-30T09:30:00", "2026-01-30 09:30", "20260130T0930"])
-def test_refuses_a_time_without_a_zone(text: str) -> None:
+def test_time_without_a_zone_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="has no time zone: add Z, or an offset"):
         parse_time(text, END)
 
@@ -38,12 +38,12 @@ def test_refuses_a_time_without_a_zone(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "yesterday", "3d", "-3y", "-d", "2026-02-30", "2026-13-01T00:00Z", "12:00Z"]
 )
-def test_refuses_what_is_no_time(text: str) -> None:
-    with pytest.raises(ValueError, match="is no time: write 2026-01-31T09:30:00Z"):
+def test_text_that_is_not_a_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a time: write 2026-01-31T09:30:00Z"):
         parse_time(text, END)
 
 
 @pytest.mark.parametrize("text", ["-999999999d", "-1e9d", "0001-01-01T00:00+14:00"])
-def test_refuses_what_no_calendar_holds(text: str) -> None:
-    with pytest.raises(ValueError, match=r"outside the calendar|is no time"):
+def test_time_outside_the_calendar_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"outside the calendar|is not a time"):
         parse_time(text, END)

@@ -1,4 +1,4 @@
-"""What is read off a run does not hang on the order in which one moment's things were taken."""
+"""The outcome of a run does not depend on the order of events within one moment."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -21,19 +21,19 @@ def decided(reason: str, at: datetime, *, cves: bool = True, gates: str = "") ->
     return LogLine("decision", at, json.dumps(record).encode())
 
 
-@pytest.mark.parametrize("order", [*permutations(range(2))], ids=["as told", "crossed"])
-def test_a_time_counts_with_its_last_decision(order: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("order", [*permutations(range(2))], ids=["in order", "crossed"])
+def test_moment_counts_with_its_last_decision(order: tuple[int, ...]) -> None:
     passing = [decided("job_open", THEN), decided("cooling_down", THEN)]
     lines = [decided("deferred", NOW), *(passing[n] for n in order), decided("exempt", THEN)]
     assert read_outcome(lines).decisions == 2
 
 
-def test_a_decision_restored_within_one_time_is_no_change() -> None:
+def test_decision_restored_within_one_moment_is_not_counted() -> None:
     lines = [decided("deferred", NOW), decided("job_open", THEN), decided("deferred", THEN)]
     assert read_outcome(lines).decisions == 1
 
 
-def test_telemetry_in_gates_makes_no_new_decision() -> None:
+def test_decision_that_differs_only_in_gates_is_not_counted() -> None:
     lines = [decided("low_disk", NOW, gates="4 GB"), decided("low_disk", THEN, gates="5 GB")]
     assert read_outcome(lines).decisions == 1
 
@@ -44,7 +44,7 @@ def test_exposure_follows_the_last_decision() -> None:
     assert outcome.patched == [(NOW, THEN)]
 
 
-def test_events_are_those_from_outside() -> None:
+def test_only_events_from_outside_are_counted() -> None:
     job_result = (
         b'{"type": "drydock.job.resulted.v1", "data": {"job_id": "job-1", "outcome": "acted"}}'
     )
@@ -52,7 +52,7 @@ def test_events_are_those_from_outside() -> None:
     assert read_outcome(lines).events == 1
 
 
-def test_a_wave_has_one_event_a_mac_in_its_order() -> None:
+def test_wave_has_at_most_one_event_per_mac_in_order() -> None:
     events = [
         osquery_report(udid, datetime(2026, 1, day, tzinfo=UTC))
         for day in (1, 2, 3)

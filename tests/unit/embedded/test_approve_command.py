@@ -1,4 +1,4 @@
-"""`drydock approve`, where the service does not run."""
+"""`drydock approve` while no service runs."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ NOW = datetime.now(UTC)
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
-    """A loan unit came back and waits to be erased; another Mac needs nothing."""
+    """Return a data directory: MAC-1 is a returned loan to be erased, MAC-2 needs nothing."""
     keys = tmp_path / "keys"
     for purpose in Purpose:
         KeyStore(keys).make(purpose)
@@ -69,7 +69,7 @@ def test_approval_is_signed_and_durable(data_dir: Path) -> None:
         assert any(row.type == "drydock.job.issued.v1" for row in log.entries(kind="event"))
 
 
-def test_it_asks_first_and_no_means_no(data_dir: Path) -> None:
+def test_refused_confirmation_approves_nothing(data_dir: Path) -> None:
     code, out = approve(data_dir, "MAC-1", expected_error="n\n")
     assert code == 1
     assert "ERASES C02MAC-1" in out
@@ -80,7 +80,7 @@ def test_it_asks_first_and_no_means_no(data_dir: Path) -> None:
     ("name", "expected_error"),
     [("MAC-2", "awaits no approval"), ("MAC-3", "no Mac is known as MAC-3")],
 )
-def test_a_mac_that_awaits_no_approval_is_an_error(
+def test_approving_a_mac_that_awaits_no_approval_is_an_error(
     data_dir: Path, name: str, expected_error: str
 ) -> None:
     code, out = approve(data_dir, name, "--yes")

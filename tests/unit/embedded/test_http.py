@@ -1,4 +1,4 @@
-"""The endpoint with a real service behind it: what is answered, and what is durable by then."""
+"""The HTTP endpoint with a real service: status codes, and durability before the response."""
 
 import json
 import socket
@@ -51,7 +51,7 @@ RELEASE = encode(critical_release("26.2", "25C56", NOW))
 
 
 class RunningService:
-    """The endpoint over a data directory."""
+    """The endpoint of a service on a data directory."""
 
     def __init__(self, data_dir: Path, **settings: Any) -> None:
         self.data_dir = data_dir
@@ -92,14 +92,14 @@ class RunningService:
         )
 
     def logged(self) -> list[str]:
-        """The keys of the log's events, as a reader sees them now."""
+        """Return the keys of the events in the log."""
         with Log.open(self.data_dir) as log:
             return [row.key for row in log.entries(kind="event")]
 
 
 @contextmanager
 def listening(endpoint: RunningService) -> Iterator[str]:
-    """The endpoint behind a real server; gives its URL."""
+    """Serve the endpoint; give its URL."""
     endpoint.worker.start()
     config = uvicorn.Config(endpoint.gateway.app(), log_config=None, access_log=False)
     server = uvicorn.Server(config)
@@ -130,13 +130,16 @@ def event(udid: str, **facts: Any) -> bytes:
     return encode(osquery_report(udid, NOW, **MAC, **facts))
 
 
-def test_events_are_durable_when_they_are_answered(serve: Any) -> None:
+def test_events_are_durable_when_the_response_arrives(serve: Any) -> None:
     client, endpoint = serve()
     lines = event("MAC-1") + b"\n" + event("MAC-2") + b"\n"
     array = b"[" + event("MAC-3") + b"," + event("MAC-4") + b"]"
     for body, count in ((lines, 2), (array, 2), (event("MAC-5"), 1), (b"[]", 0)):
-        answer = client.post("/v1/events", content=body)
-        assert (answer.status_code, answer.json()) == (200, {"events": count, "dead_letters": 0})
+        response = client.post("/v1/events", content=body)
+        assert (response.status_code, response.json()) == (
+            200,
+            {"events": count, "dead_letters": 0},
+        )
     assert [key for key in endpoint.logged() if key.startswith("MAC")] == [
         f"MAC-{number}" for number in range(1, 6)
     ]
@@ -155,21 +158,21 @@ def test_events_are_durable_when_they_are_answered(serve: Any) -> None:
     ],
     ids=["nothing", "cut off", "no array", "in an array", "in lines", "bad value", "policy"],
 )
-def test_one_bad_event_rejects_its_batch_with_the_place(
+def test_bad_event_rejects_its_batch_with_its_position(
     serve: Any, body: bytes, where: str, code: str
 ) -> None:
     client, endpoint = serve()
-    answer = client.post("/v1/events", content=body)
-    assert answer.status_code == 400
-    (found,) = answer.json()["errors"]
+    response = client.post("/v1/events", content=body)
+    assert response.status_code == 400
+    (found,) = response.json()["errors"]
     assert (found["where"], found["code"]) == (where, code)
     assert "MAC-1" not in endpoint.logged()
 
 
-def test_webhook_that_cannot_be_used_is_a_durable_dead_letter(serve: Any) -> None:
+def test_unusable_webhook_is_a_durable_dead_letter(serve: Any) -> None:
     client, endpoint = serve()
-    answer = client.post("/webhooks/jamf", content=b'{"password":"hunter2hunter2"}')
-    assert (answer.status_code, answer.json()) == (200, {"events": 0, "dead_letters": 1})
+    response = client.post("/webhooks/jamf", content=b'{"password":"hunter2hunter2"}')
+    assert (response.status_code, response.json()) == (200, {"events": 0, "dead_letters": 1})
     with Log.open(endpoint.data_dir) as log:
         (letter,) = log.dead_letters()
     assert (letter.code, letter.source, letter.origin) == ("unknown_type", "jamf", "webhook/jamf")
@@ -177,7 +180,7 @@ def test_webhook_that_cannot_be_used_is_a_durable_dead_letter(serve: Any) -> Non
     assert "hunter2" not in str(dead_letter)
 
 
-def test_translator_bug_is_a_dead_letter_that_replays(
+def test_dead_letter_of_a_translator_bug_replays_once_the_bug_is_fixed(
     serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, endpoint = serve()
@@ -195,8 +198,8 @@ def test_translator_bug_is_a_dead_letter_that_replays(
         return Translation(events=(osquery_report("MAC-9", NOW, **MAC),))
 
     monkeypatch.setattr(payloads, "TRANSLATORS", {**TRANSLATORS, "jamf": fixed})
-    answer = client.post("/v1/dead-letters/1/replay", headers=TOKEN)
-    assert answer.json() == {"replayed": 1, "events": 1}
+    response = client.post("/v1/dead-letters/1/replay", headers=TOKEN)
+    assert response.json() == {"replayed": 1, "events": 1}
     assert "MAC-9" in endpoint.logged()
     with Log.open(endpoint.data_dir) as log:
         assert log.dead_letter_counts() == {}
@@ -233,14 +236,14 @@ def test_feed_is_compared_with_its_last_document(serve: Any) -> None:
     assert len(endpoint.logged()) == 2  # the policy and the CVE
 
 
-def test_feed_that_lost_its_entries_is_taken_once_somebody_looked(serve: Any) -> None:
+def test_feed_that_lost_entries_is_accepted_only_with_accept_losses(serve: Any) -> None:
     client, endpoint = serve()
     entry = {"cveID": "CVE-2025-14174", "vendorProject": "Google", "dateAdded": "2025-12-12"}
     kev = {"vulnerabilities": [entry] * 3}
     assert client.post("/v1/feeds/kev", json=kev).json()["events"] == 0
     releases = feed(line("Tahoe 26", release("26.2", exploited=("CVE-2025-14174",))))
     assert client.post("/v1/feeds/sofa", content=releases).json()["events"] == 1
-    # Now it is known to be Apple's too.
+    # SOFA lists the CVE, so it is Apple's although CISA names Google.
     assert client.post("/v1/feeds/kev", json=kev).json()["events"] == 1
     less = {"vulnerabilities": [entry]}
     assert client.post("/v1/feeds/kev", json=less).json()["outcome"] == "truncated"
@@ -265,14 +268,12 @@ def test_feed_that_lost_its_entries_is_taken_once_somebody_looked(serve: Any) ->
         ("GET", "/readyz", 200),
     ],
 )
-def test_a_bad_request_is_answered_with_its_status(
-    serve: Any, method: str, path: str, status: int
-) -> None:
+def test_request_has_the_expected_status(serve: Any, method: str, path: str, status: int) -> None:
     client, _ = serve()
     assert client.request(method, path).status_code == status
 
 
-def test_too_much_is_refused_by_its_length_and_while_it_comes(serve: Any) -> None:
+def test_body_over_the_limit_is_refused_with_and_without_a_length(serve: Any) -> None:
     client, endpoint = serve(max_webhook_bytes=1024)
     assert client.post("/webhooks/jamf", content=b"x" * 1025).status_code == 413
 
@@ -287,21 +288,21 @@ def test_too_much_is_refused_by_its_length_and_while_it_comes(serve: Any) -> Non
         assert log.dead_letters() == []
 
 
-def test_secret_is_checked_and_the_refusal_logged_without_it(serve: Any) -> None:
+def test_wrong_secret_is_refused_and_not_logged(serve: Any) -> None:
     client, endpoint = serve(jamf_secret=SecretStr("jamf-secret"))
     refused = client.post("/webhooks/jamf", content=b"{}", headers={"X-Drydock-Secret": "guess"})
     assert refused.status_code == 401
-    taken = client.post(
+    accepted = client.post(
         "/webhooks/jamf", content=b"{}", headers={"X-Drydock-Secret": "jamf-secret"}
     )
-    assert taken.status_code == 200
+    assert accepted.status_code == 200
     assert "guess" not in str(endpoint.captured.entries)
 
 
 def test_halts_are_set_listed_and_cleared(serve: Any) -> None:
     client, _ = serve()
-    order = {"scope": "site:london", "by": "me", "why": "a fire drill"}
-    assert client.post("/v1/halts", json=order, headers=TOKEN).json() == {"halted": "site:london"}
+    request = {"scope": "site:london", "by": "me", "why": "a fire drill"}
+    assert client.post("/v1/halts", json=request, headers=TOKEN).json() == {"halted": "site:london"}
     assert client.get("/v1/status", headers=TOKEN).json()["halts"] == ["site:london"]
     cleared = client.delete("/v1/halts/site:london?by=me", headers=TOKEN)
     assert cleared.json() == {"resumed": "site:london"}
@@ -310,7 +311,7 @@ def test_halts_are_set_listed_and_cleared(serve: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "order",
+    "body",
     [
         b"",
         b'{"scope":"all"}',
@@ -320,13 +321,13 @@ def test_halts_are_set_listed_and_cleared(serve: Any) -> None:
         b'{"scope":"all","by":"me","untill":null}',
     ],
 )
-def test_bad_halt_is_answered_400(serve: Any, order: bytes) -> None:
+def test_invalid_halt_gets_400(serve: Any, body: bytes) -> None:
     client, _ = serve()
-    assert client.post("/v1/halts", content=order, headers=TOKEN).status_code == 400
+    assert client.post("/v1/halts", content=body, headers=TOKEN).status_code == 400
 
 
 @pytest.mark.parametrize(("key", "status"), [(APPROVALS_KEY, 200), (STRANGER_KEY, 403)])
-def test_approval_must_be_signed_by_who_is_trusted(serve: Any, key: Any, status: int) -> None:
+def test_approval_must_be_signed_by_a_trusted_key(serve: Any, key: Any, status: int) -> None:
     client, _ = serve()
     decision = Decision(
         udid="MAC-1",
@@ -336,12 +337,12 @@ def test_approval_must_be_signed_by_who_is_trusted(serve: Any, key: Any, status:
         job_id="job-1",
     )
     granted = control_events.approval_granted(decision, "me", NOW, timedelta(days=1), key)
-    answer = client.post("/v1/approvals", content=encode(granted), headers=TOKEN)
-    assert answer.status_code == status
+    response = client.post("/v1/approvals", content=encode(granted), headers=TOKEN)
+    assert response.status_code == status
     assert client.post("/v1/approvals", content=event("M"), headers=TOKEN).status_code == 400
 
 
-def test_a_mac_is_found_by_any_of_its_names(serve: Any) -> None:
+def test_mac_is_found_by_its_serial_number_in_any_case(serve: Any) -> None:
     client, _ = serve()
     client.post("/v1/events", content=RELEASE + b"\n" + event("MAC-1"))
     found = client.get("/v1/devices/c02mac-1", headers=TOKEN).json()
@@ -360,7 +361,7 @@ def test_request_id_is_kept_or_made(serve: Any) -> None:
         assert len(made.headers["x-request-id"]) == 32
 
 
-def test_metrics_are_strict_openmetrics_and_count(serve: Any) -> None:
+def test_metrics_are_openmetrics_with_the_expected_counts(serve: Any) -> None:
     client, _ = serve()
     client.post("/v1/events", content=RELEASE + b"\n" + event("MAC-1"))
     client.post("/v1/events", content=event("MAC-1"))
@@ -385,7 +386,7 @@ def test_metrics_are_strict_openmetrics_and_count(serve: Any) -> None:
     assert samples["drydock_ready",] == 1
 
 
-def test_more_than_may_wait_is_answered_503(serve: Any) -> None:
+def test_full_queue_gets_503_with_retry_after(serve: Any) -> None:
     client, endpoint = serve(max_waiting=1)
     entered, leave = threading.Event(), threading.Event()
 
@@ -403,7 +404,7 @@ def test_more_than_may_wait_is_answered_503(serve: Any) -> None:
     assert client.post("/v1/events", content=event("MAC-1")).status_code == 200
 
 
-def test_a_broken_disk_is_answered_503_and_opened_again(serve: Any) -> None:
+def test_full_disk_gets_503_and_the_service_is_opened_again(serve: Any) -> None:
     client, endpoint = serve()
 
     def fill(service: Service, _: datetime) -> None:
@@ -413,8 +414,8 @@ def test_a_broken_disk_is_answered_503_and_opened_again(serve: Any) -> None:
     endpoint.worker.ask(fill).result(30)
     many = b"\n".join(event(f"MAC-{number}") for number in range(60))
     assert client.post("/v1/events", content=many).status_code == 503
-    # The pragma dies with the connection: opened again, the disk has room.
-    answers = (client.post("/v1/events", content=many).status_code for _ in range(100_000))
-    assert next(status for status in answers if status != 503) == 200
+    # The limit of pages ends with the connection: after reopening, writes succeed.
+    responses = (client.post("/v1/events", content=many).status_code for _ in range(100_000))
+    assert next(status for status in responses if status != 503) == 200
     assert endpoint.logged().count("MAC-1") == 1
     assert any(entry["log_level"] == "error" for entry in endpoint.captured.entries)

@@ -1,4 +1,4 @@
-"""A restart is not seen in the answers: what is read from disk decides as what was in memory."""
+"""A restart changes no decision: state loaded from disk decides as the state in memory."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +25,11 @@ def accept_all(data_dir: Path, batches: Sequence[Sequence[Event]], *, restart: b
     return service
 
 
-def test_macs_get_a_sites_slots_in_the_same_order_after_a_restart(tmp_path: Path) -> None:
+def test_macs_get_a_sites_capacity_in_the_same_order_after_a_restart(tmp_path: Path) -> None:
     macs = [f"MAC-{letter}" for letter in "FEDCBA"]
     batches: list[list[Event]] = [
         [critical_release("26.0", "25A354")],
-        # The first half come to their version after the second: the index has them last.
+        # The first half reach their version after the second half: the index has them last.
         [osquery_report(udid, **OLDER) for udid in macs[:3]],
         [osquery_report(udid, **NEW) for udid in macs[3:]],
         [osquery_report(udid, at(3), **NEW) for udid in macs[:3]],
@@ -43,7 +43,7 @@ def test_macs_get_a_sites_slots_in_the_same_order_after_a_restart(tmp_path: Path
         )
         service.close()
     assert ordered[0] == ordered[1]
-    assert len(ordered[0]) == 3  # the site's slots
+    assert len(ordered[0]) == 3  # the site's capacity
 
 
 def by_serial(serial: str) -> InventoryEvent:
@@ -55,7 +55,7 @@ def by_serial(serial: str) -> InventoryEvent:
     )
 
 
-def test_the_answer_of_a_record_that_became_a_mac_is_dropped(tmp_path: Path) -> None:
+def test_decision_of_a_serial_number_is_dropped_once_its_udid_is_known(tmp_path: Path) -> None:
     batches: list[list[Event]] = [[by_serial("C02MAC-1")], [osquery_report("MAC-1", **NEW)]]
     service = accept_all(tmp_path, batches, restart=False)
     assert set(service.reconciler.last_decisions) == {"MAC-1"}

@@ -1,4 +1,4 @@
-"""The service: an input is durable with all that follows, or nothing of it is."""
+"""The embedded service: an input and all its consequences are durable together, or not at all."""
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -64,7 +64,7 @@ def same_state(reconciler: Reconciler, other: Reconciler) -> None:
     assert reconciler.next_due_at() == other.next_due_at()
 
 
-def test_an_input_is_folded_decided_and_ordered_in_one_transaction(tmp_path: Path) -> None:
+def test_event_decision_and_job_are_one_transaction(tmp_path: Path) -> None:
     moments: list[str] = []
     seen: list[Committed] = []
     service = open_service(
@@ -86,7 +86,7 @@ def test_an_input_is_folded_decided_and_ordered_in_one_transaction(tmp_path: Pat
     ]
 
 
-def test_a_repeated_event_changes_nothing(service: Service) -> None:
+def test_repeated_event_changes_nothing(service: Service) -> None:
     service.accept([critical_release("26.2", "25C56"), osquery_report(**OLD)], (), START)
     before = service.store.last_seq()
     done = service.accept([osquery_report(**OLD), osquery_report(**OLD)], (), at(1))
@@ -98,7 +98,7 @@ def test_only_changed_rows_are_written(service: Service) -> None:
     service.accept([osquery_report("MAC-1", **OLD), osquery_report("MAC-2", **OLD)], (), START)
     changes = service.store._db.total_changes
     service.accept([osquery_report("MAC-1", at(1), **OLD)], (), at(1))
-    # The log's row, and the state of the Mac that was seen again.
+    # The row of the log, and the state of the Mac that reported again.
     assert service.store._db.total_changes - changes == 2
 
 
@@ -114,7 +114,7 @@ def poison(marked: str) -> Callable[..., Any]:
     return apply
 
 
-def test_an_event_that_fails_becomes_a_dead_letter_and_the_others_pass(
+def test_event_on_which_folding_raises_is_dead_lettered_alone(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Fleet, "apply", poison("MAC-2"))
@@ -132,7 +132,7 @@ def test_an_event_that_fails_becomes_a_dead_letter_and_the_others_pass(
     same_state(service.reconciler, load_state(service.store))
 
 
-def test_a_mac_that_the_rules_fail_on_delays_no_other(
+def test_mac_on_which_deciding_raises_delays_no_other_mac(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.accept([osquery_report(udid, **OLD) for udid in ("MAC-1", "MAC-2", "MAC-3")], (), START)
@@ -156,7 +156,7 @@ def test_a_mac_that_the_rules_fail_on_delays_no_other(
     assert reason_of(service, "MAC-2") is Reason.JOB_OPEN
 
 
-def test_a_full_disk_refuses_the_input_and_keeps_memory_true(service: Service) -> None:
+def test_full_disk_refuses_the_input_and_memory_equals_the_disk(service: Service) -> None:
     service.accept([critical_release("26.2", "25C56")], (), START)
     (pages,) = service.store._db.execute("PRAGMA page_count").fetchone()
     service.store._db.execute(f"PRAGMA max_page_count={pages}")
@@ -185,9 +185,7 @@ def test_a_full_disk_refuses_the_input_and_keeps_memory_true(service: Service) -
     ],
     ids=["invalid policy", "another digest"],
 )
-def test_a_policy_with_a_wrong_digest_becomes_a_dead_letter(
-    service: Service, event: Any, detail: str
-) -> None:
+def test_invalid_policy_event_is_dead_lettered(service: Service, event: Any, detail: str) -> None:
     in_force = service.reconciler.policy_digest
     service.accept([event], (), at(1))
     assert service.reconciler.policy_digest == in_force
@@ -196,7 +194,7 @@ def test_a_policy_with_a_wrong_digest_becomes_a_dead_letter(
     assert detail in letter.body.decode()
 
 
-def test_a_job_signed_by_an_unknown_key_becomes_a_dead_letter(service: Service) -> None:
+def test_job_signed_by_an_unknown_key_is_dead_lettered(service: Service) -> None:
     service.accept([critical_release("26.2", "25C56"), osquery_report(**OLD)], (), START)
     rows = service.store.entries(key="MAC-1", kind="event")
     issued = next(decode(row.body) for row in rows if row.type == "drydock.job.issued.v1")
@@ -207,14 +205,14 @@ def test_a_job_signed_by_an_unknown_key_becomes_a_dead_letter(service: Service) 
     assert service.accept([forged], (), at(1)).dead_letters == 1
 
 
-def test_policy_is_put_in_force_once(service: Service) -> None:
+def test_policy_is_put_in_force_once_and_not_before_a_later_one(service: Service) -> None:
     assert not service.set_policy(POLICY, at(1), "me")
     assert service.set_policy(POLICY + "# changed\n", at(1), "me")
-    with pytest.raises(StoreError, match="is the clock right"):
+    with pytest.raises(StoreError, match="check the clock"):
         service.set_policy(POLICY, at(-1), "me")
 
 
-def test_halt_stops_new_work_and_its_end_is_a_wake(tmp_path: Path) -> None:
+def test_halt_stops_new_jobs_until_it_ends(tmp_path: Path) -> None:
     environment = Environment.of(a_spec("MAC-1"))
     service = open_service(tmp_path, environment)
     service.accept([control_events.halt_set(EVERYTHING, "me", "", at(30), START)], (), START)
@@ -227,7 +225,7 @@ def test_halt_stops_new_work_and_its_end_is_a_wake(tmp_path: Path) -> None:
     service.close()
 
 
-def test_cleared_halt_lets_work_start(tmp_path: Path) -> None:
+def test_halt_outlives_a_restart_and_jobs_start_once_it_is_cleared(tmp_path: Path) -> None:
     environment = Environment.of(a_spec("MAC-1"))
     service = open_service(tmp_path, environment)
     service.accept([control_events.halt_set(EVERYTHING, "me", "", None, START)], (), START)
@@ -242,7 +240,7 @@ def test_cleared_halt_lets_work_start(tmp_path: Path) -> None:
     service.close()
 
 
-def test_erasing_job_waits_for_its_approval(tmp_path: Path) -> None:
+def test_erasing_job_waits_for_an_approval_by_a_trusted_key(tmp_path: Path) -> None:
     environment = Environment.of(a_spec("MAC-1", loan_returned_at=START - timedelta(days=1)))
     service = open_service(tmp_path, environment)
     live(service, environment, at(8))
@@ -260,7 +258,7 @@ def test_erasing_job_waits_for_its_approval(tmp_path: Path) -> None:
     service.close()
 
 
-def test_without_macs_jobs_are_refused_as_a_dry_run(tmp_path: Path) -> None:
+def test_jobs_are_refused_in_a_dry_run(tmp_path: Path) -> None:
     service = Service.open(tmp_path, now=START, signer=JOBS_KEY, trust=KEYS, policy_text=POLICY)
     service.accept(
         [critical_release("26.2", "25C56"), osquery_report(**OLD, free_disk_gb=100.0)], (), START
@@ -274,13 +272,13 @@ def test_without_macs_jobs_are_refused_as_a_dry_run(tmp_path: Path) -> None:
     service.close()
 
 
-def test_orders_not_handed_over_are_handed_over_after_a_restart(tmp_path: Path) -> None:
+def test_jobs_not_handed_over_are_handed_over_after_a_restart(tmp_path: Path) -> None:
     environment = Environment.of(a_spec("MAC-1"))
     service = open_service(tmp_path, environment)
     environment.now = at(7)
     service.accept([*environment.unsent, *environment.fleet.advance(at(7))], (), at(7))
     assert reason_of(service) is Reason.JOB_OPEN
-    service.close()  # before any tick: the executor never heard of the job
+    service.close()  # before any tick: the executor does not have the job
     environment.unsent = []
     service = open_service(tmp_path, environment)
     live(service, environment, at(30))
@@ -289,7 +287,7 @@ def test_orders_not_handed_over_are_handed_over_after_a_restart(tmp_path: Path) 
     service.close()
 
 
-def test_policy_kept_by_a_version_that_took_it_is_an_error_at_the_start(
+def test_stored_policy_that_this_version_refuses_is_an_error_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_service(tmp_path, Environment.of()).close()
@@ -305,7 +303,7 @@ def test_policy_kept_by_a_version_that_took_it_is_an_error_at_the_start(
 
 @settings(max_examples=15)
 @given(hours=st.lists(st.integers(1, 12), min_size=1, max_size=6), seed=st.integers(0, 99))
-def test_state_read_from_disk_is_the_state_in_memory(
+def test_state_loaded_from_disk_equals_the_state_in_memory(
     tmp_path_factory: pytest.TempPathFactory, hours: list[int], seed: int
 ) -> None:
     environment = Environment.of(*needy_macs())

@@ -1,4 +1,4 @@
-"""The data directory: one writer, all or nothing, readers beside it."""
+"""The data directory: one writer, atomic transactions, readers at the same time."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def append(store: Store, identity: str, now: datetime = START, key: str = "MAC-1
     )
 
 
-def test_keeps_what_was_committed(tmp_path: Path) -> None:
+def test_committed_rows_are_read_back(tmp_path: Path) -> None:
     with Store.open(tmp_path) as store, store.transaction("test"):
         append(store, "1")
         store.append_decision(at(1), "MAC-1", b'{"d":1}')
@@ -46,7 +46,7 @@ def test_keeps_what_was_committed(tmp_path: Path) -> None:
         assert log.last_seq(until=at(1)) == 1
 
 
-def test_takes_an_event_of_a_source_once(store: Store) -> None:
+def test_event_of_a_source_is_logged_once(store: Store) -> None:
     with store.transaction("test"):
         assert append(store, "1")
         assert not append(store, "1")
@@ -54,7 +54,7 @@ def test_takes_an_event_of_a_source_once(store: Store) -> None:
     assert [row.seq for row in store.entries()] == [1, 2]
 
 
-def test_rolls_all_of_a_failed_transaction_back(store: Store) -> None:
+def test_failed_transaction_is_rolled_back(store: Store) -> None:
     def fail() -> None:
         with store.transaction("test"):
             append(store, "1")
@@ -69,7 +69,7 @@ def test_rolls_all_of_a_failed_transaction_back(store: Store) -> None:
         assert append(store, "1")
 
 
-def test_hook_sees_both_sides_of_a_commit(tmp_path: Path) -> None:
+def test_hook_is_called_before_and_after_a_commit(tmp_path: Path) -> None:
     seen: list[tuple[str, int]] = []
 
     def hook(moment: str) -> None:
@@ -96,12 +96,12 @@ def test_second_writer_is_refused(store: Store, tmp_path: Path) -> None:
         Store.open(tmp_path)
 
 
-def test_lock_ends_with_its_process(tmp_path: Path) -> None:
+def test_closed_store_can_be_opened_again(tmp_path: Path) -> None:
     Store.open(tmp_path).close()
     Store.open(tmp_path).close()
 
 
-def test_reader_sees_one_moment(store: Store, tmp_path: Path) -> None:
+def test_reader_sees_the_log_as_it_was_when_opened(store: Store, tmp_path: Path) -> None:
     with store.transaction("test"):
         append(store, "1")
     with Log.open(tmp_path) as log:
@@ -136,14 +136,14 @@ def test_database_from_before_the_first_release_is_refused(tmp_path: Path, opene
 
 
 @pytest.mark.parametrize("opener", [Store.open, Log.open], ids=["writer", "reader"])
-def test_file_of_something_else_is_refused(tmp_path: Path, opener: type) -> None:
+def test_file_that_is_not_a_database_is_refused(tmp_path: Path, opener: type) -> None:
     (tmp_path / FILE).write_bytes(b"not a database, but longer than a header" * 100)
     with pytest.raises(StoreError, match="not a database"):
         opener(tmp_path)
     (tmp_path / "lock").unlink(missing_ok=True)
 
 
-def test_folder_without_a_log_is_no_data_directory(tmp_path: Path) -> None:
+def test_folder_without_a_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is this a data directory"):
         Log.open(tmp_path)
 
@@ -154,14 +154,14 @@ def test_unusable_folder_is_a_store_error(tmp_path: Path) -> None:
         Store.open(tmp_path / "file")
 
 
-def test_entries_are_cut_by_time_key_and_kind(store: Store) -> None:
+def test_entries_are_selected_by_time_key_kind_and_position(store: Store) -> None:
     with store.transaction("test"):
         append(store, "1", at(0), "A")
         append(store, "2", at(1), "B")
         store.append_decision(at(2), "A", b"{}")
 
-    def seqs(**cut: object) -> list[int]:
-        return [row.seq for row in store.entries(**cut)]  # type: ignore[arg-type]
+    def seqs(**selection: object) -> list[int]:
+        return [row.seq for row in store.entries(**selection)]  # type: ignore[arg-type]
 
     assert seqs(since=at(1)) == [2, 3]
     assert seqs(until=at(1)) == [1]
@@ -170,7 +170,7 @@ def test_entries_are_cut_by_time_key_and_kind(store: Store) -> None:
     assert seqs(after=2) == [3]
 
 
-def test_dead_letters_count_until_they_are_replayed(store: Store) -> None:
+def test_dead_letters_are_counted_until_they_are_replayed(store: Store) -> None:
     with store.transaction("test"):
         for code in ("bug", "not_json", "bug"):
             store.put_dead_letter(START, code=code, source="jamf", origin="o", body=b"{}")
