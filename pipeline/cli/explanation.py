@@ -28,7 +28,7 @@ def explanation_wire(found: Explanation) -> dict[str, Any]:
         "decision": None if record is None else record.decision.model_dump(mode="json"),
         "blocked_by": None if blocked is None else blocked.model_dump(mode="json"),
         "device": None if record is None else record.inputs.device,
-        "answers": [
+        "decisions": [
             {
                 "seq": one.seq,
                 "at": one.at.isoformat(),
