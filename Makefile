@@ -1,12 +1,12 @@
-# `make demo` and `make test` are all the set-up there is: each makes the .venv it needs.
-# PYTHON names the Python to make it with; PYTEST_ARGS, DEMO_ARGS, CHAOS_ARGS and MUTATE_ARGS are passed on.
+# `make demo` and `make test` do the set-up: each creates the .venv that it needs.
+# PYTHON is the Python that creates it; PYTEST_ARGS, DEMO_ARGS, CHAOS_ARGS and MUTATE_ARGS are passed on.
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-kafka fmt lint type test test-unit bench bench-core bench-embedded bench-outage mutate fuzz schemas lock clean
 .PHONY: chaos chaos-short coverage chart tools tools-deploy kafka-up kafka-down
 
 BIN := .venv/bin
-# The real servers that `make test` runs against; without them, outside CI, their tests are skipped.
+# Real servers of `make test`. Outside CI, tests without their server are skipped.
 TEST_SERVERS := kafka nanomdm helm kubeconform kubernetes-schemas
 COVERED_TESTS := tests/unit tests/property tests/contracts tests/chaos tests/e2e
 CLUSTER ?= 1
@@ -17,16 +17,16 @@ export PYTHON
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
-demo: ## watch Drydock patch a simulated fleet, from set-up to report
+demo: ## run a simulated fleet, from an advisory to a report
 	@tools/environment server
 	@$(BIN)/drydock demo $(DEMO_ARGS)
 
-demo-kafka: ## the same on Kafka, both forms' numbers side by side (DEMO_ARGS="--seed 2 --devices 100")
+demo-kafka: ## run the demo in one process and on Kafka, and compare (DEMO_ARGS="--seed 2 --devices 100")
 	@tools/environment dev
 	@tools/servers kafka
 	@$(BIN)/python -W ignore -m tests.fleet_demo $(DEMO_ARGS)
 
-fmt: ## format the code and mend what ruff can
+fmt: ## format the code, with the fixes of ruff
 	@tools/environment dev
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
@@ -79,12 +79,12 @@ chaos: ## kill and tamper with a fleet on Kafka, then check it (20 minutes; CHAO
 	@tools/servers kafka
 	@$(BIN)/python -W ignore -m tests.chaos $(CHAOS_ARGS)
 
-chaos-short: ## the same, small (3 minutes)
+chaos-short: ## run chaos on a small fleet (3 minutes)
 	@tools/environment dev
 	@tools/servers kafka
 	@$(BIN)/python -W ignore -m tests.chaos --short $(CHAOS_ARGS)
 
-mutate: ## change the core at random places, and see if tests fail (MUTATE_ARGS="--seed 7")
+mutate: ## change the core at random places and count the failing tests (MUTATE_ARGS="--seed 7")
 	@tools/environment dev
 	@$(BIN)/python -m tests.mutation $(MUTATE_ARGS)
 
@@ -93,7 +93,7 @@ fuzz: ## fuzz the translators with atheris (Linux)
 	@tools/environment fuzz
 	@$(BIN)/python -m tests.fuzz
 
-chart: ## lint and render the Helm chart, and check what comes out
+chart: ## lint and render the Helm chart, and check the objects
 	@tools/environment dev
 	@tools/servers helm kubeconform kubernetes-schemas
 	@$(BIN)/python -m pytest tests/deploy $(PYTEST_ARGS)
@@ -101,7 +101,7 @@ chart: ## lint and render the Helm chart, and check what comes out
 tools: ## fetch and build the servers that tests use (java, mvn, go)
 	@tools/servers kafka nanomdm kmfddm
 
-tools-deploy: ## build what checks the Helm chart (go)
+tools-deploy: ## fetch and build the tools that check the Helm chart (go)
 	@tools/servers helm kubeconform kubernetes-schemas
 
 kafka-up: ## start a Kafka broker on loopback (CLUSTER=3, KAFKA_PORT=19092)
@@ -109,7 +109,7 @@ kafka-up: ## start a Kafka broker on loopback (CLUSTER=3, KAFKA_PORT=19092)
 	@tools/servers kafka
 	@$(BIN)/python -m tests.kafka.kafka_up up --brokers $(CLUSTER) --port $(KAFKA_PORT)
 
-kafka-down: ## stop what kafka-up started; its data stays in .kafka
+kafka-down: ## stop the brokers of kafka-up; .kafka keeps the data
 	@tools/environment dev
 	@$(BIN)/python -m tests.kafka.kafka_up down
 
@@ -123,6 +123,6 @@ lock: ## resolve the dependencies again (needs uv; UPGRADE=1 takes newer version
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group pyproject.toml:fuzz -o requirements/fuzz.lock
 	$(LOCK) $(if $(UPGRADE),--upgrade) --no-deps --group pyproject.toml:deploy -o requirements/deploy.lock
 
-clean: ## remove what the other targets made
+clean: ## remove the files of the other targets
 	rm -rf .venv .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build demo-data
 	find agents pipeline schemas tests -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
 {{/* Names and pod parts that every component has. Most take a dict: root (the chart's $),
      component, and what else is named there. */}}
 
-{{/* At most `max` characters of `name`; a cut name ends in a hash, so that two stay two. */}}
+{{/* At most `max` characters of `name`; a cut name ends in a hash, so that two names stay different. */}}
 {{- define "drydock.short" -}}
 {{- if gt (len .name) .max -}}
 {{- printf "%s-%s" (.name | trunc (int (sub .max 9)) | trimSuffix "-") (.name | sha256sum | trunc 8) -}}
@@ -24,7 +24,7 @@
 {{- include "drydock.short" (dict "name" $name "max" 52) -}}
 {{- end }}
 
-{{/* What selects a component's pods; never changes. root, component. */}}
+{{/* The selector of a component's pods; never changes. root, component. */}}
 {{- define "drydock.selector" -}}
 app.kubernetes.io/name: {{ default .root.Chart.Name .root.Values.nameOverride }}
 app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
@@ -44,7 +44,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* A pod's metadata. Changed settings start pods again. root, component, site. */}}
+{{/* A pod's metadata. Changed settings restart pods. root, component, site. */}}
 {{- define "drydock.podMetadata" -}}
 labels: {{- merge (include "drydock.labels" . | fromYaml) .root.Values.podLabels | toYaml | nindent 2 }}
 annotations:
@@ -54,7 +54,7 @@ annotations:
   checksum/settings: {{ include (print .root.Template.BasePath "/settings-configmap.yaml") .root | sha256sum }}
 {{- end }}
 
-{{/* What is alike in every pod's spec. root, component, site, settings. */}}
+{{/* The common part of every pod's spec. root, component, site, settings. */}}
 {{- define "drydock.podSpec" -}}
 serviceAccountName: {{ include "drydock.fullname" .root }}-{{ .component }}
 automountServiceAccountToken: false
@@ -94,7 +94,7 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
-{{/* What is alike in every container. root, settings. */}}
+{{/* The common part of every container. root, settings. */}}
 {{- define "drydock.container" -}}
 {{- $image := .root.Values.image -}}
 image: {{ if $image.digest -}}
@@ -158,7 +158,7 @@ resources: {{- toYaml .settings.resources | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* A claim that a StatefulSet makes for each pod. size, storageClass. */}}
+{{/* The volume claim of each pod of a StatefulSet. size, storageClass. */}}
 {{- define "drydock.claim" -}}
 accessModes: [ReadWriteOnce]
 {{- with .storageClass }}
@@ -167,7 +167,7 @@ storageClassName: {{ . | quote }}
 resources: {requests: {storage: {{ .size }}}}
 {{- end }}
 
-{{/* Started, alive, ready. startupS: how long the start may take; ready: another path for that. */}}
+{{/* The probes for startup, liveness, readiness. startupS: limit of the start; ready: another path. */}}
 {{- define "drydock.probes" -}}
 startupProbe:
   httpGet: {path: /healthz, port: metrics}
