@@ -16,7 +16,7 @@ class Clock(Protocol):
         ...
 
     def now(self) -> datetime:
-        """Return the current time, aware."""
+        """Return the current time, with a time zone."""
         ...
 
 
@@ -43,7 +43,7 @@ class ScaledClock:
     speed: float
 
     def now(self) -> datetime:
-        """Return the virtual time."""
+        """Return the virtual time, with the time zone of `start`."""
         return self.start + timedelta(seconds=(time.time() - self.began_s) * self.speed)
 
 
@@ -62,7 +62,7 @@ class SteppedClock:
     speed: float = 30_000.0
 
     def now(self) -> datetime:
-        """Return the time in the file."""
+        """Return the time in the file. Raises OSError for a missing file."""
         return datetime.fromisoformat(self.path.read_text(encoding="ascii"))
 
     def set(self, now: datetime) -> None:

@@ -24,5 +24,5 @@ class DryRunMac:
         return observation
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:  # noqa: ARG002 - Mac's signature
-        """Return a refusal with the code `unsupported`."""
+        """Return a refusal with the code `unsupported`; the Mac is never touched."""
         return Ack.refused(ErrorCode.UNSUPPORTED, "dry run")

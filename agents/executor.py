@@ -99,7 +99,9 @@ class Executor:
     def submit(self, issued: JobIssued, now: datetime) -> None:
         """Verify a job and journal it, or journal its refusal, before this returns.
 
-        For a job that the journal has already, the newest result is published again.
+        An accepted job withdraws the older jobs of its Mac that did not touch it. A job that was
+        issued before the newest job of its Mac ends as superseded. For a job that the journal has
+        already, `results` returns its newest result again.
         """
         if self._journal.knows(issued.job.job_id):
             self._journal.republish(issued.job.job_id)
@@ -113,8 +115,9 @@ class Executor:
     def supersede(self, order: JobSuperseded, now: datetime) -> None:
         """Withdraw a job.
 
-        If its Mac is untouched, the job ends as superseded; otherwise it runs to its end. A job
-        that arrives after its withdrawal does not run.
+        If its Mac is untouched, the job ends as superseded; otherwise it runs to its end, but its
+        order is not repeated. A job that arrives after its withdrawal does not run. For a job that
+        is done, nothing changes.
         """
         entry = self._live.get(order.job_id)
         if entry is not None:
@@ -156,7 +159,10 @@ class Executor:
         self._advance_all(sorted(fresh & self._live.keys(), key=self._sort_key), now, should_yield)
 
     def next_wake(self, now: datetime) -> datetime | None:
-        """Return the time of the next useful `tick` if no job arrives; None without a due job."""
+        """Return the time of the next useful `tick` if no job arrives; None without live jobs.
+
+        It is `now` if a job is due already, or if a blocked job may be able to start.
+        """
         if self._unblocked and self._blocked:
             return now
         while self._heap and self._wakes.get(self._heap[0][2]) != self._heap[0][0]:
@@ -166,7 +172,7 @@ class Executor:
     # --- what comes out ---
 
     def results(self) -> list[UnpublishedResult]:
-        """Return the results that are not marked as published, oldest first."""
+        """Return at most 10,000 results that are not marked as published, oldest first."""
         return self._journal.unpublished()
 
     def mark_published(self, results: Iterable[UnpublishedResult]) -> None:
@@ -188,6 +194,11 @@ class Executor:
     # --- inside ---
 
     def _accept(self, proven: Proven, now: datetime) -> None:
+        """Journal a verified job with its first result.
+
+        The result is ACCEPTED, and the job is due at once; or SUPERSEDED for a job older than the
+        newest one of its Mac.
+        """
         job = proven.job
         entry = JournalEntry(
             job=job, accepted_at=now, wake_at=now, approved_until=proven.approved_until
@@ -211,6 +222,7 @@ class Executor:
     def _advance_all(
         self, job_ids: Iterable[str], now: datetime, should_yield: Callable[[], bool]
     ) -> None:
+        """Advance these jobs in this order; after a yield the remaining ones are due at `now`."""
         for job_id in job_ids:
             if not should_yield():
                 self._advance(job_id, now)
@@ -218,6 +230,7 @@ class Executor:
                 self._schedule(now, job_id)
 
     def _start_blocked(self, now: datetime, should_yield: Callable[[], bool]) -> None:
+        """Advance the blocked jobs, longest blocked first, until the slots are full or a yield."""
         for job_id in tuple(self._blocked):
             if len(self._touched) >= self._slots:
                 break
@@ -237,6 +250,7 @@ class Executor:
         )
 
     def _advance(self, job_id: str, now: datetime) -> None:
+        """Advance one job by one step, or block it; nothing for a job that is not live."""
         entry = self._live.get(job_id)
         if entry is None:
             return
@@ -256,7 +270,11 @@ class Executor:
             self._act(step, now)
 
     def _is_held(self, entry: JournalEntry) -> bool:
-        """Return True if the Mac of an untouched job must not be looked at yet."""
+        """Return True if the Mac of an untouched job must not be looked at yet.
+
+        The cause is a halt, unknown halts, no free slot, or an older live job of the Mac. False for
+        a touched job.
+        """
         if entry.touched:
             return False
         first = self._queues[entry.job.udid][0]
@@ -264,6 +282,7 @@ class Executor:
         return first != entry.job.job_id or full or self._is_halted(entry.job)
 
     def _is_halted(self, job: Job) -> bool:
+        """Return True if a halt covers the job, or if the halts are unknown."""
         return self._halts is None or any(job.halted_by(scope) for scope in self._halts)
 
     def _block(self, entry: JournalEntry, now: datetime) -> None:
@@ -277,6 +296,11 @@ class Executor:
         self._schedule(again, entry.job.job_id)
 
     def _observe(self, entry: JournalEntry, now: datetime) -> Step:
+        """Look at the Mac and return the next step.
+
+        An exception other than UnreachableError ends an untouched job as failed with the code
+        `bug`; for a touched job the Mac counts as unreachable.
+        """
         try:
             observation: LookResult = self._mac_for(entry.job).look(entry.job)
         except UnreachableError:
@@ -289,6 +313,11 @@ class Executor:
         return next_step(entry, observation, now, self._limits)
 
     def _act(self, step: Act, now: datetime) -> None:
+        """Journal the intent, give the order, and journal what follows from the response.
+
+        If giving the order raises, the job stays in phase INTENDED and is due at the entry's
+        `wake_at`. An error of the journal is raised.
+        """
         entry = step.entry
         self._journal.save("intend", entry, step.results, now)
         self._live[entry.job.job_id] = entry
@@ -301,7 +330,11 @@ class Executor:
         self._store("answer", apply_ack(entry, ack, now), now)
 
     def _store(self, what: str, step: Wait | Finish | Act | Observe, now: datetime) -> None:
-        """Journal the entry and results of a step, then schedule or forget the job."""
+        """Journal the entry and results of a Wait or Finish, then schedule or forget the job.
+
+        Without results and with a change of `wake_at` only, nothing is journalled. `what` names the
+        write for the journal.
+        """
         assert isinstance(step, Wait | Finish)
         entry = step.entry
         job_id = entry.job.job_id
@@ -323,6 +356,7 @@ class Executor:
             self._touched.add(job.job_id)
 
     def _forget(self, entry: JournalEntry) -> None:
+        """Remove a done job from all tables; the blocked jobs are tried at the next `tick`."""
         job = entry.job
         self._live.pop(job.job_id, None)
         self._touched.discard(job.job_id)

@@ -29,7 +29,10 @@ class GuardedMac:
         self._block_reason = block_reason
 
     def look(self, job: Job) -> Observation:
-        """Return an observation of the Mac. Raises UnreachableError."""
+        """Return an observation of the Mac; `after_look` is called before this ends.
+
+        Raises UnreachableError if the Mac does not respond.
+        """
         try:
             return self._mac.look(job)
         finally:
@@ -38,8 +41,8 @@ class GuardedMac:
     def act(self, step: str, job: Job, attempt: int) -> Ack:
         """Give the order and return the acknowledgement.
 
-        Raises ActionBlockedError if the order was not given, UnreachableError if it may have
-        arrived.
+        Raises ActionBlockedError with the reason, without giving the order, if `block_reason`
+        returns one. Raises UnreachableError if the order may have arrived.
         """
         reason = self._block_reason(job)
         if reason is not None:

@@ -46,12 +46,15 @@ class HaltBook:
             self._newest[scope] = (sort_key, halt)
 
     def changed_at(self, scope: HaltScope) -> datetime | None:
-        """Return the time of the newest event of this scope, None if there is none."""
+        """Return the time of the newest event that set or cleared this scope, None without one."""
         newest = self._newest.get(scope.key)
         return None if newest is None else newest[0][0]
 
     def in_force(self, now: datetime) -> tuple[HaltScope, ...]:
-        """Return the scopes in which no job may start at this time."""
+        """Return the scopes in which no job may start at `now`, sorted by key; empty without halts.
+
+        A halt whose `until` is past is not in force.
+        """
         halts = (halt for _, (_, halt) in sorted(self._newest.items()) if halt is not None)
         return tuple(h.scope for h in halts if h.until is None or now < h.until)
 
@@ -79,7 +82,11 @@ class HaltReader(threading.Thread):
         self._next_log_at = 0.0
 
     def scopes(self, now: datetime) -> tuple[HaltScope, ...] | None:
-        """Return the scopes of the halts in force, or None if the halts are unknown now."""
+        """Return the scopes of the halts in force at `now`; empty without halts, None if unknown.
+
+        The halts are unknown if the topic was not read to its end in the last `STALE_AFTER_S`
+        seconds of system time. `now` is by the agent's clock.
+        """
         with self._lock:
             if self._known_at is None or time.monotonic() - self._known_at > STALE_AFTER_S:
                 return None
@@ -103,6 +110,10 @@ class HaltReader(threading.Thread):
             self._ending.wait(_RETRY_DELAY_S)
 
     def _read_until_stopped(self) -> None:
+        """Read the topic from its first record with a new client, until stopped.
+
+        Replaces the known halts each time the end of the topic is reached. Raises KafkaError.
+        """
         partition = TopicPartition(CONTROL.name, 0)
         options = self._connection.consumer_options() | {
             "request_timeout_ms": _TIMEOUT_MS,

@@ -139,12 +139,18 @@ class JobConsumer(threading.Thread):
         self._drain_until = time.monotonic() + within_s
 
     def commit(self, partition: int, offset: int) -> None:
-        """Request a commit: all records before this offset are in the changelog."""
+        """Request a commit: all records before this offset are in the changelog.
+
+        Returns at once; the thread commits after its next poll.
+        """
         with self._lock:
             self._to_commit[partition] = offset
 
     def partition_statuses(self) -> dict[int, PartitionStatus | None]:
-        """Return the status of each running partition, None before its first cycle."""
+        """Return the status of each running partition, None before its first cycle.
+
+        A runner without a journalled record has the last committed offset.
+        """
         statuses = {partition: runner.status for partition, runner in [*self._runners.items()]}
         return {
             partition: status
@@ -170,6 +176,11 @@ class JobConsumer(threading.Thread):
             self._stop_runners()
 
     def _subscribe(self) -> Any:
+        """Return a consumer that is subscribed to the job topic; sets `partitions`.
+
+        Raises JobConsumerError if Kafka does not respond, or if the topics of jobs and attempts do
+        not have the same number of partitions.
+        """
         session_ms = round(self._member.session_s * 1000)
         options = self._connection.consumer_options(
             self._member.group, instance=self._member.instance
@@ -204,7 +215,8 @@ class JobConsumer(threading.Thread):
     def _count(self, consumer: Any, topic: str) -> int:
         """Return the number of partitions of a topic, 0 for a missing topic.
 
-        Retries: the client may choose a broker that is down.
+        Retries for 10 s, because the client may choose a broker that is down; then raises
+        JobConsumerError.
         """
         until = time.monotonic() + _BOOTSTRAP_TIMEOUT_MS / 1000
         while True:
@@ -219,6 +231,10 @@ class JobConsumer(threading.Thread):
                 time.sleep(_POLL_MS / 1000)
 
     def _poll_once(self) -> None:
+        """Poll, start and stop runners, pass the records to them and commit.
+
+        Raises a permanent error and JobConsumerError; logs another KafkaError and returns.
+        """
         consumer = self._consumer
         try:
             rejoin_if_stuck(consumer)
@@ -242,6 +258,11 @@ class JobConsumer(threading.Thread):
         self._update_metrics()
 
     def _apply_assignment(self) -> None:
+        """Make the runners match the assignment of the group.
+
+        Stops the runner of each revoked partition, and starts one for each assigned partition that
+        has no live runner.
+        """
         self._leaving = [runner for runner in self._leaving if runner.is_alive()]
         held = {topic_partition.partition for topic_partition in self._consumer.assignment()}
         for partition in self._runners.keys() - held:
@@ -257,6 +278,11 @@ class JobConsumer(threading.Thread):
                 self._start_runner(partition)
 
     def _start_runner(self, partition: int) -> None:
+        """Start a runner at the committed offset, or at the first record if there is none.
+
+        Does nothing while this process drains, while the previous runner of the partition ends, or
+        if the coordinator does not confirm a commit.
+        """
         if self._drain_until is not None:
             return
         if any(runner.partition == partition for runner in self._leaving):
@@ -278,6 +304,10 @@ class JobConsumer(threading.Thread):
         runner.start()
 
     def _apply_backpressure(self) -> None:
+        """Pause each partition with a full queue, and all of them while this process drains.
+
+        A paused partition resumes when its queue is half empty.
+        """
         for partition, runner in self._runners.items():
             topic_partition = TopicPartition(self._topic, partition)
             full = runner.waiting >= _MAX_QUEUED or self._drain_until is not None
@@ -287,6 +317,11 @@ class JobConsumer(threading.Thread):
                 self._consumer.resume(topic_partition)
 
     def _commit(self) -> None:
+        """Commit the requested offsets of the assigned partitions.
+
+        If that fails, they are committed by the next call. Requests for other partitions are
+        dropped.
+        """
         with self._lock:
             wanted, self._to_commit = self._to_commit, {}
         held = {topic_partition.partition for topic_partition in self._consumer.assignment()}
@@ -296,7 +331,11 @@ class JobConsumer(threading.Thread):
                 self._to_commit = wanted | self._to_commit
 
     def _commit_now(self, offsets: dict[int, int]) -> bool:
-        """Commit offsets. Returns True if the coordinator confirmed them, and so our ownership."""
+        """Commit offsets. Returns True if the coordinator confirmed them, and so our ownership.
+
+        Returns False after another KafkaError and logs it. Raises a permanent error, and
+        JobConsumerError as `_note_rebalance` does.
+        """
         asked = {
             TopicPartition(self._topic, partition): OffsetAndMetadata(offset, "", -1)
             for partition, offset in offsets.items()
@@ -332,6 +371,10 @@ class JobConsumer(threading.Thread):
     # --- the end ---
 
     def _is_drained(self) -> bool:
+        """Return True if a requested drain is complete or 5 s before its end, False without one.
+
+        Also passes the request to every runner.
+        """
         if self._drain_until is None:
             return False
         for runner in self._runners.values():
@@ -340,6 +383,10 @@ class JobConsumer(threading.Thread):
         return not left or time.monotonic() >= self._drain_until - _HAND_OVER_TIMEOUT_S
 
     def _stop_runners(self) -> None:
+        """Stop all runners, wait 5 s at most for their end, commit, and close the consumer.
+
+        Leaves the group only after a planned end, so that other members get the partitions at once.
+        """
         runners = [*self._runners.values(), *self._leaving]
         until = time.monotonic() + _HAND_OVER_TIMEOUT_S
         for runner in runners:
@@ -358,7 +405,7 @@ class JobConsumer(threading.Thread):
             self._warn("group not left", error)
 
     def _leave_group(self, member_id: str) -> None:
-        """Leave the group, so that other members get the partitions at once.
+        """Leave the group, so that other members get the partitions at once. Raises KafkaError.
 
         kafka-python 3.0.12 does not leave the group for a static member on `close`: Kafka would
         keep the partitions for it until the end of the session.
@@ -392,7 +439,7 @@ class JobConsumer(threading.Thread):
 
 
 def rejoin_if_stuck(consumer: Any) -> None:
-    """Request a rejoin for a consumer that is stuck in the state 'rebalancing'.
+    """Request a rejoin for a consumer that is stuck in the state 'rebalancing', else do nothing.
 
     kafka-python 3.0.12: a change of the topic's metadata starts a rejoin. If the metadata changes
     back before the join completes, `need_rejoin()` turns False and the consumer stays in

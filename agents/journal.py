@@ -64,7 +64,10 @@ class UnpublishedResult:
     result: JobResult
 
     def event(self, source: str) -> JobResultedEvent:
-        """Return the result as an event. Its id derives from the content, so a repeat is equal."""
+        """Return the result as an event of this source.
+
+        Its id derives from time and content, so a repeat is equal.
+        """
         body = self.result.model_dump_json(exclude_none=True)
         return JobResultedEvent(
             id=event_id("result", self.at.isoformat(), body),
@@ -104,6 +107,11 @@ class Journal:
             raise
 
     def _open(self) -> None:
+        """Lock the file, and create the tables in a new one.
+
+        Raises JournalError for another version, sqlite3.DatabaseError for a file that is in use or
+        damaged.
+        """
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
@@ -128,12 +136,12 @@ class Journal:
         self._db.close()
 
     def knows(self, job_id: str) -> bool:
-        """Return True if the job is recorded: accepted, refused or withdrawn."""
+        """Return True if the job is recorded, live or done: accepted, refused or withdrawn."""
         row = self._db.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
         return row is not None
 
     def live(self) -> list[JournalEntry]:
-        """Return the entries that are not done, by time of issue."""
+        """Return the entries that are not done, oldest time of issue first."""
         rows = self._db.execute("SELECT entry FROM jobs WHERE live ORDER BY order_us, rowid")
         return [_ENTRY.validate_json(text) for (text,) in rows]
 
@@ -145,7 +153,10 @@ class Journal:
         return None if newest is None else _EPOCH + newest * _MICROSECOND
 
     def accept(self, entry: JournalEntry, results: Iterable[JobResult], now: datetime) -> None:
-        """Record a verified job. Raises sqlite3.IntegrityError if its id is recorded already."""
+        """Record a verified job and its results. They are unpublished.
+
+        Raises sqlite3.IntegrityError if the job is recorded already.
+        """
         with self._durably("accept"):
             self._db.execute(
                 "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?)",
@@ -161,15 +172,19 @@ class Journal:
             self._add_results(results, now)
 
     def refuse(self, issued: JobIssued, result: JobResult, now: datetime) -> None:
-        """Record the refusal of a job without a valid signature or approval."""
+        """Record the end of a job that failed its verification, with its one result.
+
+        Raises sqlite3.IntegrityError if the job is recorded already.
+        """
         job = issued.job
         self.close_unseen(result, job.expires_at, now)
 
     def close_unseen(self, result: JobResult, expires_at: datetime, now: datetime) -> None:
         """Record the end of a job that was never accepted: refused, or withdrawn before it arrived.
 
-        Its time of issue is stored as 1970: an unverified job must not make verified jobs look
-        old.
+        `result` is its one result; `prune` may delete the job after `expires_at`. Its time of issue
+        is stored as 1970: an unverified job must not make verified jobs look old. Raises
+        sqlite3.IntegrityError if the job is recorded already.
         """
         with self._durably("refuse"):
             self._db.execute(
@@ -181,7 +196,10 @@ class Journal:
     def save(
         self, what: str, entry: JournalEntry, results: Iterable[JobResult], now: datetime
     ) -> None:
-        """Record the new state of an accepted job and its results. The hook gets `what`."""
+        """Record the new state of an accepted job and its results. They are unpublished.
+
+        `what` names the write for `on_durable_write`.
+        """
         with self._durably(what):
             self._db.execute(
                 "UPDATE jobs SET live = ?, entry = ? WHERE job_id = ?",
@@ -194,7 +212,7 @@ class Journal:
             self._add_results(results, now)
 
     def unpublished(self, limit: int = 10_000) -> list[UnpublishedResult]:
-        """Return the results that are not marked as published, oldest first."""
+        """Return the oldest `limit` results that are not marked as published, oldest first."""
         rows = self._db.execute(
             "SELECT seq, at_us, result FROM outbox WHERE NOT published ORDER BY seq LIMIT ?",
             (limit,),
@@ -214,7 +232,7 @@ class Journal:
             )
 
     def republish(self, job_id: str) -> None:
-        """Mark the newest result of the job as unpublished.
+        """Mark the newest result of the job as unpublished; nothing for a job without results.
 
         Called when a job arrives again: the pipeline may not have its result.
         """
@@ -243,6 +261,7 @@ class Journal:
         return gone
 
     def _add_results(self, results: Iterable[JobResult], now: datetime) -> None:
+        """Insert unpublished results of time `now`; the caller has opened the transaction."""
         self._db.executemany(
             "INSERT INTO outbox (job_id, at_us, result) VALUES (?, ?, ?)",
             [
@@ -253,6 +272,10 @@ class Journal:
 
     @contextmanager
     def _durably(self, what: str) -> Iterator[None]:
+        """Run the `with` block as one durable transaction; an exception rolls it back.
+
+        `what` names the write for `on_durable_write`.
+        """
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -268,4 +291,5 @@ class Journal:
 
 
 def _us(moment: datetime) -> int:
+    """Return a time as microseconds since 1970."""
     return (moment - _EPOCH) // _MICROSECOND

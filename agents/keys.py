@@ -83,7 +83,10 @@ class KeyStore:
         self._directory = directory
 
     def make(self, purpose: Purpose) -> str:
-        """Make the first key of a purpose and return its id. Raises KeysError if one exists."""
+        """Make the first key of a purpose and return its id.
+
+        Raises KeysError if one exists, or if a file cannot be read or written.
+        """
         current = self.current(purpose)
         if current is not None:
             raise KeysError(f"a key for {purpose} exists ({current}); rotate it instead")
@@ -93,7 +96,7 @@ class KeyStore:
         """Make a new signing key and return its id.
 
         The old private key is deleted; the old public key stays trusted. Raises KeysError if there
-        is no key to rotate.
+        is no key to rotate, or if a file cannot be read or written.
         """
         old = self.current(purpose)
         if old is None:
@@ -115,7 +118,10 @@ class KeyStore:
         _public(self._directory, purpose, keyid).unlink()
 
     def current(self, purpose: Purpose) -> str | None:
-        """Return the id of the key that signs, None if there is none."""
+        """Return the id of the key that signs for the purpose, None if there is none.
+
+        Raises KeysError if the file with the id cannot be read.
+        """
         try:
             return self._pointer(purpose).read_text("ascii").strip() or None
         except FileNotFoundError:
@@ -124,9 +130,10 @@ class KeyStore:
             raise KeysError(f"cannot read {self._pointer(purpose)}: {error}") from error
 
     def signer(self, purpose: Purpose) -> Ed25519PrivateKey:
-        """Return the private key that signs.
+        """Return the private key that signs for the purpose.
 
-        Raises KeysError if the key is missing, unreadable, or if its file is open to others.
+        Raises KeysError if the key is missing or unreadable, if its file is open to others, or if
+        it is not the key of its name.
         """
         keyid = self.current(purpose)
         if keyid is None:
@@ -148,7 +155,10 @@ class KeyStore:
         return key
 
     def keys(self) -> list[KeyInfo]:
-        """Return every key, sorted by purpose and id."""
+        """Return every trusted key and every signing key, sorted by purpose and id.
+
+        Raises KeysError if one of the files cannot be read.
+        """
         found = []
         for purpose in Purpose:
             current = self.current(purpose)
@@ -162,6 +172,10 @@ class KeyStore:
         return found
 
     def _add(self, purpose: Purpose) -> str:
+        """Make a key pair, trust it, make it the signing key and return its id.
+
+        Raises KeysError if a file cannot be written.
+        """
         # Replace the pointer last: a crash before that leaves an unused key.
         key = Ed25519PrivateKey.generate()
         public = key.public_key()
@@ -185,6 +199,10 @@ def _public(directory: Path, purpose: Purpose, keyid: str) -> Path:
 
 
 def _trusted(directory: Path, purpose: Purpose) -> dict[str, Ed25519PublicKey]:
+    """Return the trusted public keys of a purpose, by key id; empty without any.
+
+    Raises KeysError for a file that is unreadable or does not match its name.
+    """
     keys = {}
     for path in sorted((directory / "trust" / purpose).glob("*.pub")):
         try:
@@ -200,12 +218,16 @@ def _trusted(directory: Path, purpose: Purpose) -> dict[str, Ed25519PublicKey]:
 
 
 def _read(path: Path) -> bytes:
+    """Return the first 16 KiB of a file."""
     with path.open("rb") as file:
         return file.read(_LONGEST_KEY_FILE)
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
-    """Replace a file atomically and durably. It is never readable beyond `mode`."""
+    """Replace a file atomically and durably. It is never readable beyond `mode`.
+
+    Raises KeysError if that fails.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         temporary = path.with_name(f".{path.name}.new")

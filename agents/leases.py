@@ -48,7 +48,7 @@ class LeaseManager:
 
     @contextmanager
     def acquire(self, partition: int) -> Iterator["Lease"]:
-        """Fence the previous lease of the partition, read the changelog and return the lease.
+        """Fence the previous lease of the partition, read the changelog and return the new lease.
 
         Raises LeaseLostError if the lease is not confirmed or the changelog cannot be read. The
         producer is closed at the end of the `with` block.
@@ -64,6 +64,10 @@ class LeaseManager:
             close_in_background(producer)
 
     def _producer(self, partition: int) -> Any:
+        """Return the transactional producer of the partition; it fences no lease yet.
+
+        Raises LeaseLostError if Kafka does not respond.
+        """
         limit = round(self._timeout_s * 1000)
         options = self._connection.producer_options(linger_ms=0) | {
             "transactional_id": f"drydock.attempts.{self._site}.{partition}",
@@ -81,10 +85,10 @@ class LeaseManager:
             raise LeaseLostError(f"no Kafka for the lease: {error}") from error
 
     def _read_changelog(self, partition: int) -> dict[str, AttemptRecord]:
-        """Return the newest record of each job in the changelog.
+        """Return the newest record of each job in the changelog, by job id, without deleted jobs.
 
-        Raises LeaseLostError if the position does not move for `timeout_s`, or if a record is not
-        an attempt.
+        Raises LeaseLostError if Kafka fails, if the position does not move for `timeout_s`, or if a
+        record is not an attempt.
         """
         topic_partition = TopicPartition(self._topic, partition)
         found: dict[str, bytes] = {}
@@ -139,13 +143,17 @@ class Lease:
         self._lost: LeaseLostError | None = None
 
     def age_s(self) -> float:
-        """Return the seconds since the last confirmation, including times asleep or stopped."""
+        """Return the seconds since the request of the last confirmed write, or since the start.
+
+        They include times asleep or stopped.
+        """
         return boot_seconds() - self._confirmed_at
 
     def write(self, changes: AttemptChanges) -> None:
         """Write all changes in one transaction, or none. None as a value deletes the job.
 
-        Raises LeaseLostError if the transaction is not confirmed, and then on every later call.
+        Returns after Kafka confirmed the transaction. Raises LeaseLostError if Kafka refuses it or
+        does not confirm it within `timeout_s`, and then on every later call.
         """
         if self._lost is not None:
             raise self._lost
@@ -159,6 +167,10 @@ class Lease:
         self._confirmed_at = asked_at
 
     def _transact(self, changes: AttemptChanges) -> None:
+        """Send each change and commit the transaction; returns when all are confirmed.
+
+        Raises KafkaError if Kafka refuses a record or the commit.
+        """
         self._producer.begin_transaction()
         sent = []
         for job_id, record in changes.items():
@@ -176,19 +188,20 @@ class Lease:
 
 
 def boot_seconds() -> float:
-    """Return seconds of a clock that cannot be set and, on Linux, includes time asleep.
+    """Return seconds of a clock that cannot be set; only differences have a meaning.
 
-    Without CLOCK_BOOTTIME it is `time.monotonic()`.
+    On Linux they include time asleep (CLOCK_BOOTTIME); elsewhere it is `time.monotonic()`.
     """
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 def _run_within(timeout_s: float, work: Callable[[], None], what: str) -> None:
-    """Run `work` in a thread. Raises LeaseLostError if it fails, or after `timeout_s`.
+    """Run `work` in a thread and wait for its end, for at most `timeout_s`.
 
-    kafka-python 3.0.12 has no timeout for a commit. An exception that is not Kafka's is raised
-    unchanged.
+    Raises LeaseLostError after `timeout_s`, or if `work` raises KafkaError or AssertionError;
+    `fenced` is True for an error that means a newer lease. Another exception is raised unchanged.
+    `what` names the work in the message. kafka-python 3.0.12 has no timeout for a commit.
     """
     done: SimpleQueue[BaseException | None] = SimpleQueue()
 

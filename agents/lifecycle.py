@@ -184,10 +184,12 @@ LookResult = Observation | Unreachable | None
 def next_step(
     entry: JournalEntry, observation: LookResult, now: datetime, limits: Limits | None = None
 ) -> Step:
-    """Return the next step of the attempt.
+    """Return the next step of the attempt. Total: any entry and observation give a step.
 
-    With `observation` None the result is Observe if a look at the Mac is needed. Total: any entry
-    and observation give a step, and an entry in phase DONE stays as it is.
+    With `observation` None the result is Observe, unless the attempt ends without a look: a job
+    that is withdrawn, expired or without a valid approval before its first order. For an entry in
+    phase DONE the result is Finish with this entry and no results. `limits` None means the
+    defaults.
     """
     limits = limits or Limits()
     if entry.phase is Phase.DONE:
@@ -209,7 +211,12 @@ def next_step(
 
 
 def apply_ack(entry: JournalEntry, ack: Ack, now: datetime) -> Wait | Finish:
-    """Return the step that follows from the Mac's response to an intended order."""
+    """Return the step that follows from the Mac's response to an intended order.
+
+    REFUSED: Finish, with the outcome REFUSED for the code `unsupported`, else FAILED. NOT_NOW: Wait
+    for 30 minutes in phase INTENDED. ACCEPTED: Wait in phase WATCHING, or Finish with the outcome
+    ACTED for `profiles renew`.
+    """
     if ack.kind is AckKind.REFUSED:
         code = ack.error_code or ErrorCode.COMMAND_REJECTED
         # UNSUPPORTED is permanent, so the job is refused. After other codes a new job may succeed.
@@ -227,7 +234,8 @@ def apply_ack(entry: JournalEntry, ack: Ack, now: datetime) -> Wait | Finish:
 def supersede(entry: JournalEntry, now: datetime) -> Wait | Finish:
     """Return the step that follows from the withdrawal of the job.
 
-    An untouched job ends. A touched one runs to its end, but its order is not repeated.
+    In phase ACCEPTED it is Finish with the outcome SUPERSEDED. Otherwise it is Wait, due at once:
+    the attempt runs to its end, but its order is not repeated.
     """
     if entry.phase is Phase.ACCEPTED:
         return _finish(entry, Outcome.SUPERSEDED, ErrorCode.SUPERSEDED)
@@ -241,7 +249,10 @@ def result(
     detail: str = "",
     look: Observation | None = None,
 ) -> JobResult:
-    """Return a result of this attempt, with version, build and boot time from `look`."""
+    """Return a result of this attempt, with version, build and boot time from `look`.
+
+    Without `look` these three are None. `percent` is set for the outcome PROGRESSED only.
+    """
     return JobResult(
         job_id=entry.job.job_id,
         udid=entry.job.udid,
@@ -264,12 +275,17 @@ def _finish(
     detail: str = "",
     look: Observation | None = None,
 ) -> Finish:
+    """Return the end of the attempt: the entry in phase DONE, and one result with the outcome."""
     final = result(entry, outcome, error_code, detail, look)
     return Finish(replace(entry, phase=Phase.DONE, outcome=outcome), (final,))
 
 
 def _withdrawn(entry: JournalEntry, now: datetime) -> Finish | None:
-    """Return the end of the attempt if its order must not be given now, else None."""
+    """Return the end of the attempt if its order must not be given now, else None.
+
+    The outcome is SUPERSEDED after a withdrawal, EXPIRED after the expiry, REFUSED if an erasing
+    job has no valid approval at `now`.
+    """
     if entry.superseded:
         return _finish(entry, Outcome.SUPERSEDED, ErrorCode.SUPERSEDED)
     if now >= entry.job.expires_at:
@@ -280,6 +296,10 @@ def _withdrawn(entry: JournalEntry, now: datetime) -> Finish | None:
 
 
 def _on_unreachable(entry: JournalEntry, now: datetime) -> Wait | Finish:
+    """Return a wait for the next look, or the end after 24 h without contact.
+
+    The outcome is then FAILED for an untouched job and ACTED for a touched one.
+    """
     since = entry.away_since or now
     given_up_at = max(since, _due(entry)) + UNREACHABLE_LIMIT
     if now >= given_up_at:
@@ -299,7 +319,11 @@ def _on_unreachable(entry: JournalEntry, now: datetime) -> Wait | Finish:
 
 
 def _approach(entry: JournalEntry, look: Observation, now: datetime, limits: Limits) -> Step:
-    """Return the order, or the reason not to give it, from the fitness of the Mac."""
+    """Return the order if the Mac is ready, otherwise the step that follows from its fitness.
+
+    Already there: Finish with the outcome ACTED. Busy: Wait for 30 minutes, not past the expiry.
+    Unfit: Finish with the outcome REFUSED for the code `unsupported`, else FAILED.
+    """
     match fitness(entry.job, look, limits):
         case AlreadyThere():
             return _finish(entry, Outcome.ACTED, None, "already there", look)
@@ -314,6 +338,10 @@ def _approach(entry: JournalEntry, look: Observation, now: datetime, limits: Lim
 
 
 def _send(entry: JournalEntry, look: Observation, now: datetime) -> Act:
+    """Return the order, with the intent at `now` and the boot time of `look`.
+
+    The first order of an attempt has the result STARTED, a repeated one has no result.
+    """
     first = entry.sends == 0
     intended = replace(
         entry,
@@ -330,7 +358,10 @@ def _send(entry: JournalEntry, look: Observation, now: datetime) -> Act:
 
 
 def _verify(entry: JournalEntry, look: Observation, now: datetime, limits: Limits) -> Step:
-    """Return the step for an intent without a response; repeat only an order that never arrived."""
+    """Return the step after a look at the Mac of an intended order, as in the module's table.
+
+    The order is given again only if it never arrived, or after a NotNow over SSH.
+    """
     assert entry.intent_at is not None
     if entry.order_marker in look.marks or _shows_effect(entry, look):
         taken = _on_accepted(entry, entry.intent_at)
@@ -369,6 +400,10 @@ def _shows_effect(entry: JournalEntry, look: Observation) -> bool:
 
 
 def _on_accepted(entry: JournalEntry, at: datetime) -> Wait | Finish:
+    """Return a wait in phase WATCHING, for an order that counts as accepted at `at`.
+
+    For `profiles renew` it is Finish with the outcome ACTED.
+    """
     watching = replace(
         entry, phase=Phase.WATCHING, acted_at=at, changed_at=at, wake_at=at + WATCH_POLL
     )
@@ -379,7 +414,11 @@ def _on_accepted(entry: JournalEntry, at: datetime) -> Wait | Finish:
 
 
 def _due(entry: JournalEntry) -> datetime:
-    """Return the time from which the Mac should work on the order."""
+    """Return the time from which the Mac should work on the order.
+
+    It is the time of acceptance, else of the intent, else of the job's arrival. For a touched DDM
+    job with a later `enforce_at` it is `enforce_at`.
+    """
     start = entry.acted_at or entry.intent_at or entry.accepted_at
     enforce_at = entry.job.enforce_at
     if entry.touched and entry.job.method is Method.DDM and enforce_at is not None:
@@ -388,7 +427,12 @@ def _due(entry: JournalEntry) -> datetime:
 
 
 def _watch(entry: JournalEntry, look: Observation, now: datetime) -> Wait | Finish:
-    """Return the step for an accepted order: done, failed, or wait with or without progress."""
+    """Return the step for an accepted order: done, failed, or a wait.
+
+    Finish with the outcome ACTED if the Mac booted into the target, FAILED if it reports a failure,
+    left MDM or made no progress in time. Otherwise Wait, with a PROGRESSED result after new
+    progress.
+    """
     assert entry.intent_at is not None
     if ran_since(entry.job, look, entry.boot_at, entry.intent_at):
         return _finish(entry, Outcome.ACTED, None, "runs the target since a boot", look)
@@ -415,7 +459,10 @@ def _watch(entry: JournalEntry, look: Observation, now: datetime) -> Wait | Fini
 
 
 def _has_progressed(entry: JournalEntry, seen: Progress) -> bool:
-    """Return True if the progress is worth a result: another state, or 25 % more."""
+    """Return True for another active state, or 25 percentage points more in the same one.
+
+    False for a state without activity and for a failure.
+    """
     if seen.state in _IDLE or seen.state is InstallState.FAILED:
         return False
     if seen.state is not entry.progress:

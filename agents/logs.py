@@ -10,7 +10,11 @@ from schemas import logkeys as key
 
 
 def make_log() -> Any:
-    """Return the log. Critical messages of kafka-python go to it too."""
+    """Return a logger that writes one JSON line per event to stderr, from level info.
+
+    Replaces the handlers of the library logger `kafka`: its critical messages go to this logger as
+    warnings, its other messages are dropped.
+    """
     log = structlog.wrap_logger(
         structlog.WriteLogger(sys.stderr),
         processors=[

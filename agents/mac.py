@@ -32,7 +32,11 @@ class InstallState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Progress of an installation. `since` is the start of this state, None if unknown."""
+    """Progress of an installation.
+
+    `percent` is 0-100, None if unknown. `error_code` is the error of a failed installation, None if
+    unknown. `since` is the start of this state, None if unknown.
+    """
 
     state: InstallState = InstallState.NONE
     percent: int | None = None
@@ -108,7 +112,10 @@ class Mac(Protocol):
     """One Mac, reached in one way. tests/contracts/test_mac.py checks every form."""
 
     def look(self, job: Job) -> Observation:
-        """Return an observation of the Mac; changes nothing. Raises UnreachableError."""
+        """Return an observation of the Mac; changes nothing.
+
+        Raises UnreachableError if the Mac does not respond.
+        """
         ...
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:

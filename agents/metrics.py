@@ -95,17 +95,20 @@ class AgentMetrics:
         self._waiting.set(waiting)
 
     def set_assignment(self, partitions: int, lag: int) -> None:
-        """Set the number of assigned partitions and their lag in records."""
+        """Set the number of partitions with a runner and their total lag in records."""
         self._partitions.set(partitions)
         self._lag.set(lag)
 
     def set_halts(self, *, known: bool, halted: bool) -> None:
-        """Set the state of the halts."""
+        """Set the state of the halts.
+
+        `known` is True if all halts are read and recent, `halted` if a halt covers the whole site.
+        """
         self._known.set(known)
         self._halted.set(halted)
 
     def count_orders(self, orders: int) -> None:
-        """Count records of the job topic that are in the journal or dead-lettered."""
+        """Count so many records of the job topic, each journalled or dead-lettered."""
         self._orders.inc(orders)
 
     def count_result(self, outcome: Outcome) -> None:
@@ -113,7 +116,7 @@ class AgentMetrics:
         self._results.labels(outcome.value).inc()
 
     def count_lost_lease(self, *, fenced: bool) -> None:
-        """Count a partition that was given up."""
+        """Count a partition that was given up: fenced, or a write was not confirmed."""
         self._lost.labels(FENCED if fenced else UNCONFIRMED).inc()
 
     def count_blocked_action(self, why: str) -> None:

@@ -123,7 +123,7 @@ class PartitionRunner(threading.Thread):
     # --- for the thread that polls ---
 
     def offer(self, records: Sequence[Any]) -> None:
-        """Queue records of the partition, in the order of their offsets."""
+        """Queue records of the partition, in the order of their offsets; returns at once."""
         with self._wake:
             self._inbox.append(records)
             self._waiting += len(records)
@@ -131,11 +131,11 @@ class PartitionRunner(threading.Thread):
 
     @property
     def waiting(self) -> int:
-        """Number of queued records."""
+        """Number of queued records that no cycle has taken yet."""
         return self._waiting
 
     def drain(self) -> None:
-        """Start no more jobs; continue those under way."""
+        """Start no more jobs; continue those under way. Returns at once."""
         self._draining.set()
 
     def stop(self) -> None:
@@ -148,7 +148,10 @@ class PartitionRunner(threading.Thread):
     # --- the thread ---
 
     def run(self) -> None:
-        """Run leases one after another, until stopped or fenced."""
+        """Run leases one after another, until stopped or fenced.
+
+        After a lost lease or an error it waits 1 to 30 s and acquires a new lease.
+        """
         failures = 0
         while not self._ending.is_set():
             try:
@@ -173,6 +176,11 @@ class PartitionRunner(threading.Thread):
             self._ending.wait(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
 
     def _run_lease(self) -> None:
+        """Acquire a lease, restore the journal and run cycles until stopped.
+
+        Raises LeaseLostError if the lease is lost, JournalError or sqlite3.Error if the local file
+        cannot be used.
+        """
         site = self._site
         path = site.folder / f"{site.name}-{self.partition}.sqlite"
         with (
@@ -189,6 +197,11 @@ class PartitionRunner(threading.Thread):
             self._hand_over(executor, journal)
 
     def _make_executor(self, journal: ReplicatedJournal, lease: Lease) -> Executor:
+        """Return an executor with the restored journal, whose Macs are guarded.
+
+        A guarded Mac gets an order only if `_block_reason` returns None.
+        """
+
         def guarded(job: Job) -> Mac:
             return GuardedMac(
                 self._site.mac_for(job),
@@ -201,6 +214,11 @@ class PartitionRunner(threading.Thread):
         return executor
 
     def _cycle(self, executor: Executor, journal: ReplicatedJournal) -> None:
+        """Handle one batch of records and advance the due jobs.
+
+        Replicates the journal, then commits the offset after the batch, publishes results and sets
+        `status`. Raises LeaseLostError and sqlite3.Error.
+        """
         self._wait_for_records(self._pause_s(executor))
         keys = self._site.keys()
         if keys is not self._keys:
@@ -225,14 +243,17 @@ class PartitionRunner(threading.Thread):
         self.status = PartitionStatus(self._journalled_offset, wake_at, self.waiting_results)
 
     def _should_yield(self) -> bool:
+        """Return True if the thread must end, or if this cycle lasts longer than `_STEP`."""
         return self._ending.is_set() or self._site.clock.now() - self._now > _STEP
 
     def _hand_over(self, executor: Executor, journal: ReplicatedJournal) -> None:
+        """Publish the results and write the last changes to the changelog."""
         self._publish(executor)
         journal.replicate()
         self._log_event("partition handed over", f"{executor.live_jobs} jobs live", level="info")
 
     def _pause_s(self, executor: Executor) -> float:
+        """Return the seconds of system time until the next due job, from 0 to `_IDLE_S`."""
         now = self._site.clock.now()
         wake = executor.next_wake(now)
         if wake is None:
@@ -240,7 +261,10 @@ class PartitionRunner(threading.Thread):
         return min(max((wake - now).total_seconds() / self._site.clock.speed, 0.0), _IDLE_S)
 
     def _wait_for_records(self, pause_s: float) -> None:
-        """Take the next records into `_batch`, unless it has records of before a lost lease."""
+        """Take the oldest queued batch into `_batch`; wait for it for at most `pause_s`.
+
+        If `_batch` still has the records that a lost lease did not finish, nothing is taken.
+        """
         if self._batch:
             return
         with self._wake:
@@ -253,6 +277,10 @@ class PartitionRunner(threading.Thread):
     # --- orders in ---
 
     def _handle_record(self, executor: Executor, record: Any, now: datetime) -> None:
+        """Submit or withdraw the job of a record; a record without either becomes a dead letter.
+
+        Raises sqlite3.Error if the journal fails, LeaseLostError as `_dead_letter` does.
+        """
         raw = record.value or b""
         try:
             event = decode(raw)
@@ -274,6 +302,11 @@ class PartitionRunner(threading.Thread):
     def _dead_letter(
         self, record: Any, raw: bytes, code: DeadLetterCode, detail: str, where: str
     ) -> None:
+        """Publish a record as a dead letter, again and again until Kafka confirms it.
+
+        Raises LeaseLostError if the thread must end before that. `where` is the JSON path of the
+        problem.
+        """
         origin = f"{record.topic}/{record.partition}/{record.offset}"
         letter = make_dead_letter(code, detail, where, raw, origin, datetime.now(UTC))
         while True:
@@ -290,6 +323,10 @@ class PartitionRunner(threading.Thread):
     # --- results out ---
 
     def _publish(self, executor: Executor) -> None:
+        """Publish the executor's results, then mark, count and log them.
+
+        If Kafka does not confirm them, they stay, and for 5 s nothing is published.
+        """
         results = executor.results() if time.monotonic() >= self._publish_at else []
         self.waiting_results = len(results) or self.waiting_results
         if not results:
@@ -329,7 +366,8 @@ class PartitionRunner(threading.Thread):
     def _block_reason(self, job: Job, lease: Lease) -> str | None:
         """Return the reason not to give the order now, None if there is none.
 
-        Called directly before each order. The reason is a label of `drydock_agent_actions_blocked`.
+        Called directly before each order. The reason is a label of `drydock_agent_actions_blocked`
+        and is counted there.
         """
         halts = self._site.halts(self._site.clock.now())
         if self._ending.is_set():
@@ -346,6 +384,7 @@ class PartitionRunner(threading.Thread):
         return why
 
     def _prune(self, journal: ReplicatedJournal, now: datetime) -> None:
+        """Delete expired jobs at the first call and then every 6 h."""
         if self._prune_at is None or now >= self._prune_at:
             self._prune_at = now + _PRUNE_EVERY
             journal.prune_expired(now)

@@ -65,13 +65,20 @@ def erases(job: Job) -> bool:
 
 
 def runs_target(job: Job, look: Observation) -> bool:
-    """Return True if the Mac runs the job's target release or a later one."""
+    """Return True if the Mac runs the job's target release or a later one.
+
+    False for a job without a target, and for an unknown version.
+    """
     target = job.target
     return target is not None and reaches(look.os_version, look.build, target.version, target.build)
 
 
 def fitness(job: Job, look: Observation, limits: Limits) -> Fitness:
-    """Return the fitness of the Mac for the job. An unknown field never makes it unfit."""
+    """Return the fitness of the Mac for the job. An unknown field never makes it unfit.
+
+    AlreadyThere is only for updates and upgrades. Otherwise Busy comes before Unfit, and Unfit has
+    the first check that fails.
+    """
     if job.action in (Action.UPDATE, Action.UPGRADE) and runs_target(job, look):
         return AlreadyThere()
     if look.progress.state in _BUSY:
@@ -84,7 +91,10 @@ def fitness(job: Job, look: Observation, limits: Limits) -> Fitness:
 
 
 def _too_new(job: Job, look: Observation, _: Limits) -> Unfit | None:
-    """Apple's installers do not go back to an older release."""
+    """Return Unfit with the code `unsupported` if the Mac is newer than the target, else None.
+
+    Apple's installers do not go back to an older release; `EraseDevice` is not checked.
+    """
     target = job.target
     if target is None or look.os_version is None or job.method is Method.ERASE_DEVICE:
         return None
@@ -101,9 +111,10 @@ def _not_enrolled(job: Job, look: Observation, _: Limits) -> Unfit | None:
 
 
 def _no_volume_owner(job: Job, look: Observation, _: Limits) -> Unfit | None:
-    """On Apple silicon a volume owner must authorize an installation.
+    """Return Unfit if nothing can authorize the installation, else None.
 
-    MDM does it with the escrowed bootstrap token.
+    On Apple silicon a volume owner must authorize it (code `no_volume_owner` over SSH). MDM does it
+    with the escrowed bootstrap token (code `no_bootstrap_token`).
     """
     if job.method in _SSH_INSTALLERS and look.volume_owner is False:
         return Unfit(ErrorCode.NO_VOLUME_OWNER, "no volume owner's password at hand")
@@ -113,6 +124,10 @@ def _no_volume_owner(job: Job, look: Observation, _: Limits) -> Unfit | None:
 
 
 def _no_disk(job: Job, look: Observation, limits: Limits) -> Unfit | None:
+    """Return Unfit with the code `no_disk_space` if less is free than the limit, else None.
+
+    Erasing methods and re-enrollments are not checked.
+    """
     if job.method in ERASING_METHODS or job.action is Action.REENROLL or look.free_disk_gb is None:
         return None
     update = job.action is Action.UPDATE
@@ -124,6 +139,11 @@ def _no_disk(job: Job, look: Observation, limits: Limits) -> Unfit | None:
 
 
 def _no_power(job: Job, look: Observation, limits: Limits) -> Unfit | None:
+    """Return Unfit with the code `low_power` for a low battery without AC power, else None.
+
+    Unknown AC power counts as none. A Mac with unknown or no battery is not checked, nor is
+    `profiles renew`.
+    """
     if job.method not in _NEED_POWER or look.on_ac_power or look.battery_percent is None:
         return None
     intel = look.apple_silicon is False
@@ -135,11 +155,11 @@ def _no_power(job: Job, look: Observation, limits: Limits) -> Unfit | None:
 
 
 def ran_since(job: Job, look: Observation, boot_at: datetime | None, intent_at: datetime) -> bool:
-    """Return True if the Mac booted into the target after the order.
+    """Return True if the Mac booted into the target after the order, False if unknown.
 
     `boot_at` is its boot time before the order. Both boot times are by the Mac's clock, so a wrong
     clock does not matter. A reinstall may end on the version that it began with: there the system
-    must also have been installed after the order, if that time is known.
+    must also have been installed after the order; if that time is unknown, the boot is enough.
     """
     if not runs_target(job, look) or not booted_since(look, boot_at, intent_at):
         return False
@@ -149,7 +169,11 @@ def ran_since(job: Job, look: Observation, boot_at: datetime | None, intent_at: 
 
 
 def booted_since(look: Observation, boot_at: datetime | None, intent_at: datetime) -> bool:
-    """Return True if the Mac booted after the order, False if that is unknown."""
+    """Return True if the Mac booted after the order, False if that is unknown.
+
+    `boot_at` is its boot time before the order: the new one must be more than 60 s later. If it is
+    None, the new one must be later than `intent_at`.
+    """
     if look.boot_at is None:
         return False
     if boot_at is None:

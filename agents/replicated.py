@@ -86,9 +86,10 @@ class ReplicatedJournal(Journal):
                 del self._changed[job_id]
 
     def prune_expired(self, now: datetime) -> int:
-        """Delete done, published jobs that cannot arrive again, here and in the changelog.
+        """Delete done, published jobs 21 days after their expiry, here and in the changelog.
 
-        Returns the number of jobs deleted from the file. Raises LeaseLostError.
+        They cannot arrive again. Returns the number of jobs deleted from the file. Raises
+        LeaseLostError before the file is changed.
         """
         before = now - KEPT_AFTER_EXPIRY
         rows = self._db.execute(
@@ -104,22 +105,28 @@ class ReplicatedJournal(Journal):
     # --- changes of a job ---
 
     def accept(self, entry: JournalEntry, results: Iterable[JobResult], now: datetime) -> None:
-        """Record a verified job, and replicate it later."""
+        """Record a verified job and its results; the next `replicate` writes them to the changelog.
+
+        Raises sqlite3.IntegrityError if the job is recorded already.
+        """
         super().accept(entry, results, now)
         self._changed[entry.job.job_id] = None
 
     def close_unseen(self, result: JobResult, expires_at: datetime, now: datetime) -> None:
-        """Record the end of a job that was never accepted, and replicate it later."""
+        """Record the end of a job that was never accepted; the next `replicate` writes it.
+
+        Raises sqlite3.IntegrityError if the job is recorded already.
+        """
         super().close_unseen(result, expires_at, now)
         self._changed[result.job_id] = None
 
     def save(
         self, what: str, entry: JournalEntry, results: Iterable[JobResult], now: datetime
     ) -> None:
-        """Record the new state of a job.
+        """Record the new state of a job and its results.
 
-        An intent is confirmed in the changelog before this returns. Raises LeaseLostError if it is
-        not.
+        An intent (`what` is "intend") is confirmed in the changelog before this returns; raises
+        LeaseLostError if it is not. Another change is written by the next `replicate`.
         """
         super().save(what, entry, results, now)
         self._changed[entry.job.job_id] = None
@@ -141,6 +148,10 @@ class ReplicatedJournal(Journal):
     # --- rows and records ---
 
     def _record(self, job_id: str) -> AttemptRecord | None:
+        """Return a job of the file as a record, None if the file does not have it.
+
+        The record has the unpublished results and the newest result, oldest first.
+        """
         row = self._db.execute(
             "SELECT udid, order_us, expires_us, live, entry FROM jobs WHERE job_id = ?", (job_id,)
         ).fetchone()
@@ -201,4 +212,5 @@ class ReplicatedJournal(Journal):
 
 
 def _us(moment: datetime) -> int:
+    """Return a time as microseconds since 1970."""
     return (moment - _EPOCH) // _MICROSECOND

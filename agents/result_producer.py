@@ -44,14 +44,17 @@ class ResultProducer:
         self._producer: Any = None
 
     def publish_results(self, events: Iterable[JobResultedEvent]) -> None:
-        """Publish results, in order for each Mac.
+        """Publish results, in order for each Mac; returns when Kafka confirmed all of them.
 
         Raises NotConfirmedError if any of them is not confirmed.
         """
         self._send_confirmed([(RESULTS.name, e.subject.encode(), encode(e)) for e in events])
 
     def publish_dead_letter(self, letter: DeadLetter) -> None:
-        """Publish a dead letter. Raises NotConfirmedError."""
+        """Publish a dead letter; returns when Kafka confirmed it.
+
+        Raises NotConfirmedError otherwise.
+        """
         body = letter.model_dump_json(exclude_none=True).encode()
         self._send_confirmed([(DEAD_LETTERS.name, letter.raw_sha256.encode(), body)])
 
@@ -63,6 +66,10 @@ class ResultProducer:
             close_in_background(producer)
 
     def _send_confirmed(self, messages: Sequence[Message]) -> None:
+        """Send (topic, key, value) messages and wait until Kafka confirmed all of them.
+
+        Raises NotConfirmedError if any of them is not confirmed; the next call uses a new producer.
+        """
         if not messages:
             return
         try:
@@ -76,6 +83,7 @@ class ResultProducer:
             raise NotConfirmedError(str(error) or type(error).__name__) from error
 
     def _get_producer(self) -> Any:
+        """Return the open producer, or a new one. Raises KafkaError if Kafka does not respond."""
         with self._lock:
             if self._producer is None:
                 self._producer = KafkaProducer(**self._options)
@@ -85,7 +93,11 @@ class ResultProducer:
 def make_dead_letter(
     code: DeadLetterCode, detail: str, where: str, raw: bytes, origin: str, at: datetime
 ) -> DeadLetter:
-    """Return the dead letter of a record's bytes. `origin` is `topic/partition/offset`."""
+    """Return the dead letter of a record's bytes.
+
+    `where` is the JSON path of the problem, `origin` is `topic/partition/offset`, `at` the time of
+    reception. Of `raw` larger than 4 MiB only hash and size are kept.
+    """
     return DeadLetter(
         code=code,
         detail=clean_text(detail),

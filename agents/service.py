@@ -69,7 +69,8 @@ class AgentPlan:
 def serve(plan: AgentPlan, log: Any) -> None:
     """Run the site's jobs until SIGTERM or SIGINT, then give the partitions up within `drain_s`.
 
-    Raises AgentError if the agent cannot run: data directory, keys, address or Kafka.
+    Raises AgentError if the agent cannot start (data directory, keys, address or Kafka) or if its
+    job consumer fails. If a poll of Kafka hangs for 60 s, the process exits with code 70.
     """
     with _data_dir(plan.data_dir):
         name = plan.name or _persistent_name(plan.data_dir)
@@ -106,6 +107,7 @@ class _Agent:
         self._stop_requested = threading.Event()
 
     def run(self) -> None:
+        """Run until stopped. Raises AgentError if the probe or the job consumer fails."""
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, lambda *_: self._stop_requested.set())
         probe = self._probe()
@@ -129,6 +131,7 @@ class _Agent:
         self._log.info("stopped", **{key.SITE: self._plan.site})
 
     def _watch(self, *, draining: bool) -> None:
+        """Set the metrics of the halts; exit with code 70 if a poll of Kafka hangs for 60 s."""
         scopes = self._halts.scopes(self._plan.clock.now())
         whole = scopes or ()
         halted = any(scope.everything or scope.site == self._plan.site for scope in whole)
@@ -141,11 +144,16 @@ class _Agent:
     def _make_runner(
         self, partition: int, partitions: int, commit: Callable[[int, int], None]
     ) -> PartitionRunner:
+        """Return the runner of a partition, with its share of the site's slots, at least one."""
         share, remainder = divmod(self._plan.slots, partitions)
         slots = max(1, share + (partition < remainder))
         return PartitionRunner(self._site, partition, slots, commit)
 
     def _probe(self) -> Probe | None:
+        """Return the started probe, None without `listen`.
+
+        Raises AgentError if the address cannot be used.
+        """
         if self._plan.listen is None:
             return None
         host, port = self._plan.listen
@@ -157,6 +165,12 @@ class _Agent:
         return probe
 
     def _health(self) -> dict[str, Any]:
+        """Return the body of /healthz.
+
+        `ok` is False if the job consumer ended or did not poll for 30 s. `halts` has the keys of
+        the halts in force, None if unknown. `partitions` has the status of each partition, None
+        before its first cycle.
+        """
         scopes: tuple[HaltScope, ...] | None = self._halts.scopes(self._plan.clock.now())
         age_s = time.monotonic() - self._job_consumer.polled_at
         return {
@@ -184,7 +198,10 @@ class _Agent:
 
 
 class _Keys:
-    """The trusted keys, read again every 15 s: a rotation needs no restart."""
+    """The trusted keys, read again every 15 s: a rotation needs no restart.
+
+    The constructor raises AgentError if a key is unreadable or no key for jobs is trusted.
+    """
 
     def __init__(self, folder: Path, log: Any) -> None:
         self._folder = folder
@@ -199,7 +216,10 @@ class _Keys:
             raise AgentError(f"no key in {folder / 'trust' / 'jobs'}: every job would be refused")
 
     def current(self) -> KeyRing:
-        """Return the trusted keys; the same object until a key is added or removed."""
+        """Return the trusted keys; the same object until a key is added or removed.
+
+        If a key file is unreadable, logs an error and returns the keys that were read before.
+        """
         with self._lock:
             if time.monotonic() - self._read_at > _KEYS_INTERVAL_S:
                 self._read_at = time.monotonic()
@@ -216,12 +236,17 @@ class _Keys:
 
 
 def _dry_run_mac(_: Job) -> Mac:
+    """Return a Mac with no known state, which refuses every order."""
     return DryRunMac(lambda _: Observation())
 
 
 @contextmanager
 def _data_dir(folder: Path) -> Iterator[None]:
-    """Create the data directory and lock it for this process."""
+    """Create the data directory and lock it for this process during the `with` block.
+
+    Raises AgentError if another process has the lock, and for each OSError, also one of the `with`
+    block.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (folder / _LOCK_FILE).open("w") as lock:
@@ -234,6 +259,7 @@ def _data_dir(folder: Path) -> Iterator[None]:
 
 
 def _persistent_name(folder: Path) -> str:
+    """Return the name in the data directory; the first call stores a random one."""
     path = folder / _NAME_FILE
     if not path.exists():
         path.write_text(uuid.uuid4().hex[:12] + "\n")

@@ -13,7 +13,10 @@ from schemas.signing import SignatureError
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """A job read from its signed bytes. `approved_until` is None if it needs no approval."""
+    """A job read from its signed bytes.
+
+    `approved_until` is the expiry of its approval, None if it needs no approval.
+    """
 
     job: Job
     approved_until: datetime | None = None
@@ -29,7 +32,11 @@ class Refusal:
 
 
 def examine(issued: JobIssued, site: str, keys: KeyRing, now: datetime) -> Proven | Refusal:
-    """Return the verified job, or the refusal. Checks the signature before any other field."""
+    """Return Proven for a job that may run, otherwise Refusal with the first check that failed.
+
+    Checks in this order: signature, `job` equal to the signed bytes, site, expiry at `now`, and for
+    an erasing job the approval. The outcome of a refusal is EXPIRED for the expiry, else REFUSED.
+    """
     try:
         job = verify_job(issued.signed, keys.jobs)
     except SignatureError as error:
@@ -47,7 +54,11 @@ def examine(issued: JobIssued, site: str, keys: KeyRing, now: datetime) -> Prove
 
 
 def _approved(job: Job, keys: KeyRing, now: datetime) -> Proven | Refusal:
-    """Check the approval of an erasing job: valid for this job, this Mac and this action."""
+    """Return Proven with the expiry of the approval, or Refusal with the code `no_approval`.
+
+    The approval of an erasing job must be signed by a trusted key, name this job, its Mac and its
+    action, and not be expired at `now`.
+    """
     if job.approval is None:
         return _unapproved("an erasing job without an approval")
     try:

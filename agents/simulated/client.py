@@ -50,11 +50,14 @@ class SimulatedFleetClient:
             connection.close()
 
     def mac_for(self, job: Job) -> Mac:
-        """Return the job's Mac."""
+        """Return a Mac that passes each look and order to the fleet; sends no request."""
         return _RemoteMac(self, job.udid)
 
     def clock(self) -> Clock:
-        """Return the clock of the fleet. Raises SimulatedFleetError."""
+        """Return a clock with the virtual time of the fleet; only this call sends a request.
+
+        Raises SimulatedFleetError.
+        """
         line = TimeLine.model_validate_json(self._request("GET", "/clock", b""))
         if line.stepped is not None:
             return SteppedClock(Path(line.stepped))
@@ -69,13 +72,20 @@ class SimulatedFleetClient:
         self._request("POST", "/delay", str(seconds).encode())
 
     def post(self, path: str, order: WireModel) -> bytes:
-        """Return the response to a look or an order. Raises UnreachableError."""
+        """Return the body of the response to a look or an order.
+
+        Raises UnreachableError if the server does not respond or responds with an error.
+        """
         try:
             return self._request("POST", path, order.model_dump_json(exclude_none=True).encode())
         except SimulatedFleetError as error:
             raise UnreachableError(str(error)) from error
 
     def _request(self, method: str, path: str, body: bytes) -> bytes:
+        """Return the body of a response with status 200.
+
+        Raises SimulatedFleetError for another status, and if the server does not respond.
+        """
         try:
             status, response = self._exchange(method, path, body)
         except (OSError, http.client.HTTPException) as error:
@@ -93,6 +103,10 @@ class SimulatedFleetClient:
             self._made.remove(connection)
 
     def _exchange(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        """Return the status and the body of the response to one request, which is sent once.
+
+        Raises OSError or http.client.HTTPException if the server does not respond.
+        """
         if time.monotonic() - getattr(self._local, "used_at", 0.0) > self._quiet_s:
             self._hang_up()
         self._local.used_at = time.monotonic()
@@ -113,7 +127,10 @@ class _RemoteMac:
         self._udid = udid
 
     def look(self, job: Job) -> Observation:
-        """Return an observation of the Mac. Raises UnreachableError."""
+        """Return an observation of the Mac.
+
+        Raises UnreachableError, also for an unreadable response.
+        """
         raw = self._macs.post("/look", LookRequest(job=job))
         try:
             return LookResponse.model_validate_json(raw).to_observation()
@@ -121,7 +138,10 @@ class _RemoteMac:
             raise UnreachableError(f"{self._udid}: unreadable response") from error
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:
-        """Give the Mac an order and return the response. Raises UnreachableError."""
+        """Give the Mac an order and return the response.
+
+        Raises UnreachableError, also for an unreadable response.
+        """
         raw = self._macs.post("/act", ActRequest(step=step, job=job, attempt=attempt))
         try:
             return AckResponse.model_validate_json(raw).to_ack()

@@ -18,13 +18,23 @@ class Environment(Protocol):
     now: datetime
 
     def wake(self, at: datetime, udid: str, kind: str, work: int) -> None:
-        """Call the Mac's `on` with `kind` and `work` at this time."""
+        """Call `on` of the Mac `udid` at the time `at`, with `kind` and `work`.
+
+        `work` is the number of an order's work, 0 for an event without an order.
+        """
 
     def download(self, udid: str, work: int, item: str, size_gb: float, at: datetime) -> None:
-        """Begin a download on the site's line; at its end the Mac's `on` gets `downloaded`."""
+        """Begin a download on the site's line at `at`; at its end the Mac's `on` gets `downloaded`.
+
+        `work` is the number of the order's work. Macs of a site that download one `item` share it
+        in the site's cache, if there is one.
+        """
 
     def release(self, target: Target) -> SimulatedRelease:
-        """Return the release that an installation of this target puts on a Mac."""
+        """Return the release that an installation of this target puts on a Mac.
+
+        Raises ValueError for an unknown version without a build.
+        """
 
     def submit_order(self, mac: "SimulatedMac", step: str, job: Job, attempt: int) -> Ack:
         """Store the order durably, then return the Mac's response. Raises UnreachableError."""

@@ -110,7 +110,11 @@ class SimulatedFleet:
     # --- time ---
 
     def advance(self, now: datetime) -> list[DeviceEvent]:
-        """Move the virtual time to `now` and return the events of the Macs, by time."""
+        """Move the virtual time to `now` and return the events of the Macs, by time.
+
+        The first call after `open` also returns the repeated events. For a past `now` the time
+        stays.
+        """
         events: list[DeviceEvent] = self._replayed
         self._replayed = []
         heap = self._heap
@@ -125,13 +129,20 @@ class SimulatedFleet:
         return events
 
     def next_event_at(self) -> datetime | None:
-        """Return the time of the next event without an order; None for an empty fleet."""
+        """Return the time of the next event without an order; None for an empty fleet.
+
+        It is the current time if repeated events wait for `advance`.
+        """
         if self._replayed:
             return self.now
         return self._heap[0][0] if self._heap else None
 
     def mac_for(self, job: Job) -> Mac:
-        """Return the job's Mac, or an unreachable one if the fleet does not have it."""
+        """Return the job's Mac.
+
+        For a Mac that the fleet does not have, it is one whose `look` raises UnreachableError and
+        whose `act` refuses.
+        """
         return self.macs.get(job.udid) or DryRunMac(lambda _: None)
 
     # --- the environment of the Macs ---
@@ -141,7 +152,10 @@ class SimulatedFleet:
         heapq.heappush(self._heap, (max(at, self.now), udid, next(self._counter), kind, work))
 
     def download(self, udid: str, work: int, item: str, size_gb: float, at: datetime) -> None:
-        """Begin a download on the line of the Mac's site."""
+        """Begin a download on the line of the Mac's site at `at`.
+
+        At its end the Mac's `on` gets `downloaded` and `work`, the number of the order's work.
+        """
         site = self.macs[udid].spec.site
         line = self._lines.get(site)
         if line is None:
@@ -163,7 +177,11 @@ class SimulatedFleet:
         return SimulatedRelease(version=target.version, build=target.build)
 
     def submit_order(self, mac: SimulatedMac, step: str, job: Job, attempt: int) -> Ack:
-        """Store an order, then return the Mac's response. The commit is the time of the touch."""
+        """Store an order if the fleet has a file, then return the Mac's response.
+
+        The commit is the time of the touch. Raises UnreachableError if the order or the response
+        was lost; the order is stored also then.
+        """
         if self._db is not None:
             self._db.execute(
                 "INSERT INTO orders (at_us, udid, step, attempt, job) VALUES (?, ?, ?, ?, ?)",
@@ -184,6 +202,10 @@ class SimulatedFleet:
     # --- inside ---
 
     def _replay_orders(self, db: sqlite3.Connection, since: datetime | None) -> None:
+        """Repeat the history from the stored orders.
+
+        The next `advance` returns its events: those after `since`, or all without it.
+        """
         rows = db.execute("SELECT at_us, udid, step, attempt, job FROM orders ORDER BY seq")
         events: list[DeviceEvent] = []
         for at_us, udid, step, attempt, text in rows:
@@ -207,6 +229,10 @@ class SimulatedFleet:
                 heapq.heappush(self._heap, (end, site, next(self._counter), _LINE, 0))
 
     def _end_download(self, site: str, at: datetime) -> list[DeviceEvent]:
+        """End the site's next download and return the events of its Mac.
+
+        Returns no event if a later download changed the time of this end.
+        """
         line = self._lines[site]
         if line.next_end() != at:
             return []

@@ -50,7 +50,9 @@ class SinkError(Exception):
 class SimulatedFleetServer:
     """A simulated fleet with its clock and its unpublished events. Any thread may call.
 
-    With `stepped` the fleet uses that clock instead of one with the plan's speed.
+    With `stepped` the fleet uses that clock instead of one with the plan's speed. Without `folder`
+    nothing survives the process; without `sink` `publish_events` drops the events. The constructor
+    raises ValueError if the folder has another fleet or another speed.
     """
 
     def __init__(
@@ -84,13 +86,20 @@ class SimulatedFleetServer:
             )
 
     def look(self, order: LookRequest) -> LookResponse:
-        """Return an observation of the job's Mac. Raises UnreachableError."""
+        """Return an observation of the job's Mac.
+
+        Raises UnreachableError for an unknown Mac and for one without network.
+        """
         with self._lock:
             self._advance()
             return LookResponse.from_observation(self._fleet.mac_for(order.job).look(order.job))
 
     def act(self, order: ActRequest) -> AckResponse:
-        """Give the job's Mac an order and return its response. Raises UnreachableError."""
+        """Give the job's Mac an order and return its response, after the delay of `set_delay`.
+
+        Raises UnreachableError without network, or if the order or its response was lost. An
+        unknown Mac refuses.
+        """
         if self._delay_s:
             time.sleep(self._delay_s)
         with self._lock:
@@ -99,14 +108,14 @@ class SimulatedFleetServer:
             return AckResponse.from_ack(mac.act(order.step, order.job, order.attempt))
 
     def acted(self) -> bytes:
-        """Return every order that a Mac carried out, as JSON."""
+        """Return every order that a Mac carried out, by time, as a JSON list of `Acted`."""
         with self._lock:
             done = list(self._fleet.acted)
         actions = [Acted(at=a, udid=u, job_id=j, attempt=n, step=s) for a, u, j, n, s in done]
         return _ACTED.dump_json(actions)
 
     def macs(self) -> bytes:
-        """Return site, version, build and enrollment of each Mac, as JSON."""
+        """Return UDID, site, version, build and enrollment of each Mac, as a JSON list."""
         with self._lock:
             self._advance()
             found = [
@@ -122,7 +131,10 @@ class SimulatedFleetServer:
         return json.dumps(found).encode()
 
     def drain_events(self) -> list[DeviceEvent]:
-        """Return the events since the last call, for a caller without `publish_events`."""
+        """Return the events since the last call, by time.
+
+        For a caller that does not run `publish_events`, which takes events as well.
+        """
         with self._lock:
             self._advance()
             events = list(self._events)
@@ -134,13 +146,16 @@ class SimulatedFleetServer:
         self._delay_s = seconds
 
     def stop(self) -> None:
-        """Stop `publish_events` and close the file."""
+        """Stop `publish_events` and the virtual time, and close the file."""
         self._ending.set()
         with self._lock:
             self._fleet.close()
 
     def publish_events(self) -> None:
-        """Publish events to the sink until stopped. An unconfirmed batch is published again."""
+        """Publish events to the sink until stopped; without a sink drop them.
+
+        A batch that raises SinkError is published again after 1 s.
+        """
         while not self._ending.wait(_PUBLISH_INTERVAL_S):
             with self._lock:
                 self._advance()
@@ -160,10 +175,12 @@ class SimulatedFleetServer:
                 self._save_published_until(batch[-1].time)
 
     def _advance(self) -> None:
+        """Move the fleet to the current virtual time and queue its events, unless stopped."""
         if not self._ending.is_set():
             self._events.extend(self._fleet.advance(self._clock.now()))
 
     def _save_published_until(self, until: datetime) -> None:
+        """Store that the events before `until` are published; nothing without a folder."""
         if self._folder is None:
             return
         # One microsecond less: other events of the same time may be unpublished, and a repeat is
@@ -203,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.settimeout(self.server.idle_s)
 
     def do_GET(self) -> None:
-        """Respond to /clock, /acted or /macs, else with 404."""
+        """Respond to /clock, /acted or /macs with JSON, else with 404."""
         fleet_server = self.server.fleet_server
         responses: dict[str, Callable[[], bytes]] = {
             "/clock": lambda: fleet_server.time_line.model_dump_json().encode(),
@@ -217,7 +234,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, make_response())
 
     def do_POST(self) -> None:
-        """Respond to /look, /act or /delay. Status 503 means an unreachable Mac."""
+        """Respond to /look, /act or /delay with JSON, to another path with 404.
+
+        Status 503 means an unreachable Mac, 400 an invalid body.
+        """
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fleet_server = self.server.fleet_server
         try:
@@ -270,5 +290,6 @@ def _load_began_s(folder: Path | None, plan: FleetPlan) -> float:
 
 
 def _load_published_until(folder: Path) -> datetime | None:
+    """Return the time up to which every event is published, None if it is not stored."""
     path = folder / _PUBLISHED_FILE
     return datetime.fromisoformat(json.loads(path.read_text())) if path.exists() else None

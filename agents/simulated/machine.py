@@ -107,14 +107,17 @@ class SimulatedMac:
     def act(self, step: str, job: Job, attempt: int) -> Ack:
         """Give it an order and return the response.
 
-        Raises UnreachableError if the order or only the response was lost.
+        Raises UnreachableError without network, or if the order or only the response was lost.
         """
         if not self.is_online(self._environment.now):
             raise UnreachableError(self.spec.udid)
         return self._environment.submit_order(self, step, job, attempt)
 
     def is_online(self, at: datetime) -> bool:
-        """Return True if it can be reached at this time."""
+        """Return True if it can be reached at this time.
+
+        False while it installs, waits in Setup Assistant or is without network by its faults.
+        """
         if self._installing or self._in_setup:
             return False
         return not any(away.holds(at) for away in self.spec.faults.offline)
@@ -126,7 +129,7 @@ class SimulatedMac:
 
     @property
     def battery_percent(self) -> float | None:
-        """Its charge at the current virtual time, None for a desktop."""
+        """Its charge (0-100) at the current virtual time, None for a desktop."""
         percent = self.spec.battery_percent
         low = percent is not None and self._unplugged
         return self.spec.faults.low_battery_percent if low else percent
@@ -150,6 +153,11 @@ class SimulatedMac:
         return ack
 
     def _acknowledge(self, step: str, job: Job, attempt: int, at: datetime) -> Ack:
+        """Return the response to an order that arrived, with the effects of that response.
+
+        An accepted order is carried out. After a NotNow an MDM order stays pending and is offered
+        again.
+        """
         if self._strikes("rejected"):
             return Ack.refused(ErrorCode.COMMAND_REJECTED, "rejected")
         refused = refusal(self, job)
@@ -165,6 +173,10 @@ class SimulatedMac:
         return Ack.accepted()
 
     def _carry_out(self, step: str, job: Job, attempt: int, at: datetime) -> None:
+        """Leave the mark of the order, record it, and schedule its work.
+
+        An order that the fault `ignored` strikes has a mark but no work.
+        """
         self._marks.add(order_marker(job.job_id, attempt, step))
         self._environment.record_action(at, self.spec.udid, job.job_id, attempt, step)
         if self._strikes("ignored"):
@@ -181,6 +193,7 @@ class SimulatedMac:
             self._wake(at + _SOON, "download", self._works)
 
     def _strikes(self, fault: str) -> bool:
+        """Return True and use up one strike if the fault has strikes left, else False."""
         if self._left[fault] <= 0:
             return False
         self._left[fault] -= 1
@@ -191,14 +204,15 @@ class SimulatedMac:
     def on(self, kind: str, work: int, at: datetime) -> Events:
         """Handle a scheduled event and return the events that it leads to.
 
-        `work` is the number of an order's work, 0 for an event without an order. Events of replaced
-        work are void.
+        `kind` is the name of a handler without `_on_`. `work` is the number of an order's work, 0
+        for an event without an order. For work that a later order replaced, nothing happens.
         """
         if work and (self._work is None or self._work.number != work):
             return []
         return _HANDLERS[kind](self, at)
 
     def _plan(self, start: datetime) -> None:
+        """Schedule the first report and every fault that has a time."""
         spec, faults = self.spec, self.spec.faults
         self._wake(
             start + spec.report_every * draw(self._environment.seed, spec.udid, "first"), "report"
@@ -220,6 +234,11 @@ class SimulatedMac:
             self._wake(period.end, "power")
 
     def _on_report(self, at: datetime) -> Events:
+        """Schedule the next report and return this one; none without network or while mute.
+
+        The first report is from all sources. Later ones alternate between osquery and MDM, or are
+        from osquery only outside MDM.
+        """
         self._wake(at + self.spec.report_every, "report")
         if at < self._mute_until or not self.is_online(at):
             return []
@@ -230,7 +249,10 @@ class SimulatedMac:
         return [self._reporter.inventory("mdm" if by_mdm else "osquery", at)]
 
     def _on_report_all(self, at: datetime) -> Events:
-        """Report from all sources: at the first report, and after a time without network."""
+        """Return a report from each source; none without network or while mute.
+
+        Without enrollment the only source is osquery.
+        """
         if at < self._mute_until or not self.is_online(at):
             return []
         events: Events = [self._reporter.inventory("osquery", at)]
@@ -239,7 +261,11 @@ class SimulatedMac:
         return events
 
     def _on_poll(self, at: datetime) -> Events:
-        """Poll the MDM server, which offers an order again after a NotNow."""
+        """Take the oldest pending order from the MDM server and carry it out.
+
+        Returns a NotNow report if the Mac declines the order again, otherwise no event. Without
+        network or enrollment the Mac polls again in 30 minutes.
+        """
         if not self._pending:
             return []
         if not self.is_online(at) or not self.enrolled:
@@ -325,7 +351,10 @@ class SimulatedMac:
         return self._on_report_all(at)
 
     def _install_system(self, job: Job) -> None:
-        """Install the system, and its firmware unless it comes from an image."""
+        """Install the system, and its firmware unless it comes from an image.
+
+        An older release than the current one leaves version and build unchanged.
+        """
         assert job.target is not None
         release = self._environment.release(job.target)
         if release.version >= self.os_version:
@@ -337,7 +366,7 @@ class SimulatedMac:
     def _erase(self, job: Job, at: datetime) -> Events:
         """Erase the Mac, and the marks on it except those that the MDM server keeps.
 
-        It then waits in Setup Assistant, unreachable, until automated enrollment.
+        It then waits in Setup Assistant, unreachable, until automated enrollment. Returns no event.
         """
         if job.method not in MDM_METHODS:
             self._marks.clear()
@@ -403,6 +432,7 @@ class SimulatedMac:
     # --- helpers ---
 
     def _unreported(self) -> Events:
+        """Return no event; the next report has the new state."""
         self._reporter.changed()
         return []
 
@@ -411,10 +441,15 @@ class SimulatedMac:
         return self._work
 
     def _move(self, state: InstallState, at: datetime) -> Events:
+        """Set the state of the installation and return its DDM status report, if there is one."""
         self.progress = Progress(state, since=at)
         return self._reporter.ddm_status(at)
 
     def _fail(self, code: ErrorCode, at: datetime) -> Events:
+        """End the work with a failed installation.
+
+        Returns the DDM status report of it, if there is one.
+        """
         self._work = None
         self.pending_version = None
         self.progress = Progress(InstallState.FAILED, error_code=code, since=at)
@@ -422,6 +457,10 @@ class SimulatedMac:
         return self._reporter.ddm_status(at)
 
     def _between(self, least: int, most: int, what: str) -> timedelta:
+        """Return a pseudo-random duration between `least` and `most` minutes.
+
+        It depends only on the seed, the Mac, `what` and the number of the last work.
+        """
         share = draw(self._environment.seed, self.spec.udid, what, self._works)
         return timedelta(minutes=least + (most - least) * share)
 

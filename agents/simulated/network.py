@@ -33,23 +33,27 @@ class Channel:
         self._counter = count()
 
     def start(self, download: str, size_gb: float, at: datetime) -> None:
-        """Begin a download."""
+        """Begin a download of this name at `at`."""
         self._catch_up(at)
         heapq.heappush(self._heap, (self._served + size_gb, next(self._counter), download))
 
     def next_end(self) -> datetime | None:
-        """Return the next end if no download starts before it, rounded up to a microsecond."""
+        """Return the next end if no download starts before it, rounded up to a microsecond.
+
+        None without downloads.
+        """
         if not self._heap or self._at is None:
             return None
         seconds = max(self._heap[0][0] - self._served, 0.0) * len(self._heap) / self._rate
         return self._at + timedelta(microseconds=int(seconds * 1e6) + 1)
 
     def end(self, at: datetime) -> str:
-        """End the next download and return its name."""
+        """End the next download at `at` and return its name. Raises IndexError without one."""
         self._catch_up(at)
         return heapq.heappop(self._heap)[2]
 
     def _catch_up(self, at: datetime) -> None:
+        """Move to the time `at`: add the amount that each download got since the last call."""
         if self._at is not None and self._heap:
             passed = (at - self._at).total_seconds()
             self._served += passed * self._rate / len(self._heap)
@@ -71,7 +75,10 @@ class Line:
         self.uplink, self.lan = Channel(self.spec.uplink_mbps), Channel(self.spec.lan_mbps)
 
     def start(self, download: str, item: str, size_gb: float, at: datetime) -> None:
-        """Begin a download. It waits if the cache is already loading the item."""
+        """Begin a download of this name at `at`. It waits if the cache is already loading the item.
+
+        An item in the cache comes at the LAN rate, another one at the rate of the uplink.
+        """
         if not self.spec.cache:
             self.uplink.start(download, size_gb, at)
         elif item in self._cached:
@@ -84,12 +91,16 @@ class Line:
             self.uplink.start(download, size_gb, at)
 
     def next_end(self) -> datetime | None:
-        """Return the next end of a download, None without one."""
+        """Return the next end of a download if none starts before it, None without downloads."""
         ends = [end for end in (self.uplink.next_end(), self.lan.next_end()) if end is not None]
         return min(ends, default=None)
 
     def end(self, at: datetime) -> str:
-        """End the next download and return its name; the first copy of an item fills the cache."""
+        """End the next download and return its name; the first copy of an item fills the cache.
+
+        The downloads that waited for the copy then begin at the LAN rate. Raises IndexError without
+        a download.
+        """
         ends = self.uplink.next_end(), self.lan.next_end()
         if ends[0] is None or (ends[1] is not None and ends[1] < ends[0]):
             return self.lan.end(at)

@@ -112,7 +112,7 @@ class Reporter:
         return CommandReportedEvent(**self._envelope(at), data=data)
 
     def ddm_status(self, at: datetime) -> list[DeviceEvent]:
-        """Return a DDM status report; none for a Mac before macOS 14 or outside MDM."""
+        """Return one DDM status report; an empty list before macOS 14 or outside MDM."""
         mac = self._mac
         if not mac.enrolled or mac.os_version.major < _FIRST_DDM_STATUS:
             return []
@@ -132,6 +132,7 @@ class Reporter:
         return [DdmStatusEvent(**self._envelope(at), data=data)]
 
     def _envelope(self, at: datetime) -> dict[str, object]:
+        """Return the fields id, source, subject and time of the next event."""
         return {
             "id": self._id(at),
             "source": self._source,
@@ -140,6 +141,7 @@ class Reporter:
         }
 
     def _id(self, at: datetime) -> str:
+        """Return the id of the next event; each call gives another one."""
         self._sequence += 1
         return event_id(f"simulated {self._mac.spec.udid} {self._sequence} {at.timestamp()}")
 

@@ -81,7 +81,10 @@ class GatewaySink:
         self._connection: http.client.HTTPConnection | None = None
 
     def __call__(self, events: Sequence[DeviceEvent | AdvisoryEvent]) -> None:
-        """Post events. Raises SinkError at the first response that is not 200."""
+        """Post events in their order.
+
+        Raises SinkError if the gateway does not respond, and at the first response that is not 200.
+        """
         plain: list[DeviceEvent | AdvisoryEvent] = []
         for event in events:
             hook = webhook_of(event)
@@ -99,11 +102,16 @@ class GatewaySink:
             self._connection.close()
 
     def _post_events(self, events: Sequence[DeviceEvent | AdvisoryEvent]) -> None:
+        """Post events as CloudEvents in one request; nothing without events."""
         if events:
             body = b"\n".join(encode(event) for event in events)
             self._post("/v1/events", body, "application/x-ndjson")
 
     def _post(self, path: str, body: bytes, kind: str) -> None:
+        """Post one body with `kind` as its content type.
+
+        Raises SinkError if the gateway does not respond with status 200.
+        """
         try:
             if self._connection is None:
                 self._connection = http.client.HTTPConnection(
@@ -148,6 +156,7 @@ _Made = tuple[str, dict[str, Any], dict[str, Any]]
 
 
 def _authenticate(event: AuthenticatedEvent) -> _Made:
+    """Return the topic, the plist message and the webhook fields of an Authenticate."""
     data = event.data
     known = {
         "SerialNumber": data.serial,
@@ -162,6 +171,7 @@ def _authenticate(event: AuthenticatedEvent) -> _Made:
 
 
 def _token_update(event: TokenUpdatedEvent) -> _Made:
+    """Return the topic, the plist message and the webhook fields of a TokenUpdate."""
     message = {
         "MessageType": "TokenUpdate",
         "Topic": "com.apple.mgmt.External.simulated",
@@ -173,15 +183,18 @@ def _token_update(event: TokenUpdatedEvent) -> _Made:
 
 
 def _check_out(_: CheckedOutEvent) -> _Made:
+    """Return the topic, the plist message and the webhook fields of a CheckOut."""
     return "CheckOut", {"MessageType": "CheckOut"}, {}
 
 
 def _escrow(_: BootstrapTokenEvent) -> _Made:
+    """Return the topic, the plist message and the webhook fields of a SetBootstrapToken."""
     message = {"MessageType": "SetBootstrapToken", "BootstrapToken": b"simulated"}
     return "SetBootstrapToken", message, {}
 
 
 def _command_report(event: CommandReportedEvent) -> _Made:
+    """Return the topic, the plist message and the webhook fields of a command report."""
     data = event.data
     message = {"Status": data.status, "CommandUUID": data.command_uuid}
     return "Connect", message, {"status": data.status, "command_uuid": data.command_uuid}

@@ -100,6 +100,6 @@ class SimulatedRelease:
 
 
 def draw(seed: int, *what: object) -> float:
-    """Return a pseudo-random number in [0, 1) that depends only on the arguments."""
+    """Return a pseudo-random number in [0, 1) that depends only on `seed` and `what`."""
     digest = hashlib.sha256(repr((seed, what)).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
