@@ -104,6 +104,10 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
 
 
 def _address(text: str) -> tuple[str, int]:
+    """Return host and port of a HOST:PORT; an empty host is 127.0.0.1.
+
+    Exit 2 if the text has another form.
+    """
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
         fail(f"{text!r} is not HOST:PORT, such as 127.0.0.1:9464")
@@ -111,6 +115,11 @@ def _address(text: str) -> tuple[str, int]:
 
 
 def _macs(simulate: str | None) -> "Macs":
+    """Return the function that gives the Mac of a job, and the clock of the agent.
+
+    With `simulate` (HOST:PORT) both are of the server of simulated Macs; exit 2 if it cannot be
+    reached. Without it they are None (a dry run) and the real clock.
+    """
     from agents.clock import WallClock
 
     if simulate is None:

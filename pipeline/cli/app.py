@@ -73,5 +73,5 @@ app.command()(worker)
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command that the arguments of this process name, then exit with its code."""
     app()

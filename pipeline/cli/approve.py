@@ -56,6 +56,10 @@ def approve(
 
 
 def _decision(data_dir: Path, name: str, now: datetime, *, fast_paths: bool) -> "Decision":
+    """Return the decision for the Mac at `now`, by the state in the data directory.
+
+    Exit 2 if the state cannot be read, no policy is in force, or no Mac has this name.
+    """
     from pipeline.decide.decision import decide
     from pipeline.decide.policy_file import PolicyError
     from pipeline.embedded.log import Log, StoreError

@@ -30,7 +30,8 @@ FAULTS: Final = (KafkaError, NoTopicError, TimeoutError, AssertionError)
 def fleet_settings(bootstrap: str | None) -> KafkaSettings:
     """Return the settings of the fleet's Kafka. Exit 2 if they are missing or invalid.
 
-    Silences the log of the Kafka client: its errors arrive as exceptions.
+    `bootstrap` None takes the brokers from the environment. Silences the log of the Kafka client:
+    its errors arrive as exceptions.
     """
     logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
     try:
@@ -40,7 +41,10 @@ def fleet_settings(bootstrap: str | None) -> KafkaSettings:
 
 
 def read_control(settings: KafkaSettings) -> list[bytes]:
-    """Return the records of the topic as of now, in their order. Raises FAULTS."""
+    """Return the values of all records in the topic as of now, in their order.
+
+    A record without a value gives empty bytes. Raises FAULTS, also if this takes longer than 15 s.
+    """
     found: list[bytes] = []
     until = time.monotonic() + _TIMEOUT_S
     options = settings.consumer_options() | {"bootstrap_timeout_ms": _LIMIT_MS}
@@ -78,5 +82,5 @@ def publish(settings: KafkaSettings, event: ControlEvent) -> None:
 
 
 def one_line_error(error: BaseException) -> str:
-    """Return the text of an error as one line."""
+    """Return the text of an error as one line, or its type's name if it has no text."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -114,6 +114,7 @@ def replay(
 
 
 def _replay(data_dir: Path, seq: int, *, as_json: bool) -> bool:
+    """Return True if the dead letter was replayed, False if it was refused; print the result."""
     from pipeline.embedded.operator_requests import replay as replay_request
 
     path, request = f"/v1/dead-letters/{seq}/replay", replay_request(seq, _redactor(data_dir))
@@ -127,6 +128,7 @@ def _replay(data_dir: Path, seq: int, *, as_json: bool) -> bool:
 
 
 def _redactor(data_dir: Path) -> Any:
+    """Return the redactor of the service. Exit 2 if its key cannot be read."""
     from pipeline.embedded.server import REDACTION_KEY
     from pipeline.ingest.redaction import Redactor
 
@@ -145,4 +147,5 @@ def _harmless(text: str) -> str:
 
 
 def _location(fields: dict[str, Any]) -> str:
+    """Return the origin of the input and the path in it, as far as they are known."""
     return " ".join(part for part in (fields.get("origin"), fields.get("where")) if part)

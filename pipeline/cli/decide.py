@@ -62,6 +62,7 @@ def decide(
 
 
 def _parse_now(text: str | None) -> datetime:
+    """Return the time of --now; the current time if it is not given. Exit 2 if it is invalid."""
     clock = datetime.now(UTC)
     try:
         return clock if text is None else parse_time(text, clock)
@@ -70,6 +71,7 @@ def _parse_now(text: str | None) -> datetime:
 
 
 def _policy(path: Path) -> "Policy":
+    """Return the policy of a file. Exit 2 if it is unreadable or invalid."""
     from pipeline.decide.policy_file import PolicyError, read_policy
 
     try:
@@ -86,6 +88,10 @@ def _policy(path: Path) -> "Policy":
 
 
 def _read(paths: Iterable[Path]) -> "Iterator[Event]":
+    """Yield the events of all files in order, then exit 2 if any line was not an event.
+
+    The first 20 such lines are printed on stderr. A line that is too large ends its file.
+    """
     from schemas.envelope import MAX_EVENT_BYTES, InvalidEvent, decode
 
     bad = 0
@@ -111,6 +117,11 @@ def _read(paths: Iterable[Path]) -> "Iterator[Event]":
 
 @contextmanager
 def _opened(path: Path) -> "Iterator[tuple[IO[bytes], _Advance]]":
+    """Yield the open stream of a file or of stdin, and a function to call with each line's size.
+
+    Exit 2 if the file cannot be read. The function advances a progress bar, if stderr is a
+    terminal.
+    """
     from rich.console import Console
     from rich.progress import Progress
 

@@ -66,6 +66,7 @@ def demo(
 
 
 def _pace(speed: str) -> float | None:
+    """Return the simulated hours per second; None for `max`. Exit 2 for any other text."""
     if speed == "max":
         return None
     try:
@@ -101,6 +102,7 @@ def _run(
     quiet: bool,
     fast_paths: bool,
 ) -> None:
+    """Run the scenario to its end; show a live view on stderr unless `quiet`."""
     from pipeline.demo.drive import steps
     from pipeline.demo.embedded import run
 
@@ -115,6 +117,7 @@ def _run(
 
 
 def _paced(samples: "Iterator[FleetSample]", pace: float | None) -> "Iterator[FleetSample]":
+    """Yield the samples, `pace` simulated hours per second; without a pause if it is None."""
     from pipeline.demo.drive import STEP
 
     wait_s = 0.0 if pace is None else STEP.total_seconds() / 3600 / pace
@@ -125,7 +128,10 @@ def _paced(samples: "Iterator[FleetSample]", pace: float | None) -> "Iterator[Fl
 
 
 def watch(samples: "Iterator[FleetSample]", devices: int, console: "Console", count: int) -> None:
-    """Show a run of `count` samples while it goes on."""
+    """Show a live view of a run on `console` until its samples end.
+
+    `devices` is the number of its Macs, `count` the number of its samples.
+    """
     from rich.console import Group
     from rich.live import Live
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -171,6 +177,7 @@ def _of(counts: Mapping[tuple[str, str], int], site: str) -> int:
 
 
 def _sum_up(data_dir: Path, scenario: "Scenario", seed: int) -> dict[str, Any]:
+    """Return the summary of a finished run, after writing its report.html."""
     from pipeline.demo.drive import MARKS
     from pipeline.demo.embedded import log_lines
     from pipeline.demo.outcome import read_outcome
@@ -184,7 +191,7 @@ def _sum_up(data_dir: Path, scenario: "Scenario", seed: int) -> dict[str, Any]:
 
 
 def print_summary(summary: Mapping[str, Any], took_s: float) -> None:
-    """Print the summary of a run."""
+    """Print the summary of a run on stdout; `took_s` is its real duration in seconds."""
     from rich.console import Console
     from rich.table import Table
 

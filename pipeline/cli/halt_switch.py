@@ -53,7 +53,8 @@ def publish_halt_change(
     """Publish a change of halts; return once it is in the control topic. Exit 2 otherwise.
 
     `make` gives the event for a time. That is now, or just after the last change of the scope if
-    the clock of its sender is ahead of ours: the event with the later time wins.
+    the clock of its sender is ahead of ours: the event with the later time wins. `resumes` is True
+    for an event that clears a halt.
     """
     from pipeline.cli.control_topic import FAULTS, fleet_settings, one_line_error, publish
 
@@ -75,7 +76,10 @@ def publish_halt_change(
 def _check_scope(
     settings: "KafkaSettings", scope: "HaltScope", book: "HaltBook", *, resumes: bool
 ) -> None:
-    """Exit 2 for a scope that does not exist: a misspelt name must not look like a halt."""
+    """Exit 2 if the site to halt has no job topic, or the scope to resume is not halted.
+
+    So a misspelt name does not look like a halt. Raises FAULTS.
+    """
     from kafka import KafkaConsumer  # type: ignore[import-untyped]
 
     from schemas.topics import JOBS
@@ -93,6 +97,7 @@ def _check_scope(
 
 
 def _read_halts(settings: "KafkaSettings") -> "HaltBook":
+    """Return the halts that the control topic has now. Raises FAULTS."""
     from agents.halts import HaltBook, decode_halt
     from pipeline.cli.control_topic import read_control
 

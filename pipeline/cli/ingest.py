@@ -97,7 +97,11 @@ class _Run:
     received_at: datetime
 
     def translations(self, file: Path) -> "Iterator[Translation]":
-        """Yield the translation of each payload of a file, in order."""
+        """Yield the translation of each payload of a file, in order.
+
+        A payload on which our code raises gives a dead letter with code `bug`. Exit 2 if the file
+        cannot be read.
+        """
         from pipeline.ingest.translation import MAX_PAYLOAD_BYTES
 
         with ExitStack() as stack:
@@ -137,6 +141,10 @@ class _Run:
                 return
 
     def _bug(self, error: Exception, raw: bytes, origin: str) -> "Translation":
+        """Return a translation with one dead letter of code `bug` for an exception of our code.
+
+        Its detail has the function and line that raised.
+        """
         from pipeline.ingest.translation import PayloadError, Translation, dead_letter
         from schemas.dead_letters import DeadLetterCode
 
@@ -180,13 +188,19 @@ class _Lines:
         return line
 
     def is_one_document(self) -> bool:
-        """Return True if the first line starts a JSON document that continues on the next line."""
+        """Return True if the first line starts a JSON document that continues on the next line.
+
+        Call it before the first line is read. The first line is not lost.
+        """
         self.ahead = self._read_line()
         first = self.ahead.strip()
         return first.startswith((b"{", b"[")) and not first.endswith((b"}", b"]"))
 
     def rest(self) -> bytes:
-        """Return the rest of the stream as one document."""
+        """Return the rest of the stream as one document.
+
+        It has at most one byte more than the limit.
+        """
         start = self.ahead or b""
         return start + self.stream.read(max(0, self.limit + 1 - len(start)))
 
@@ -204,6 +218,7 @@ def _prepare(
     lines: bool,
     key_file: Path | None,
 ) -> _Run:
+    """Return the translation that the options select. Exit 2 if they are invalid."""
     from pipeline.ingest.sources import LINE_TRANSLATORS, TRANSLATORS, one_a_line
 
     whole = TRANSLATORS.get(source)
@@ -231,6 +246,11 @@ def _prepare(
 
 
 def _since(source: str, previous: Path | None, beside: Path | None) -> "Translator":
+    """Return a translator that gives only the news since the document in `previous`.
+
+    The CVEs of the SOFA feed in `beside` count as fixed by Apple. Exit 2 if a file cannot be read
+    or the source is no feed.
+    """
     from pipeline.ingest import sofa
     from pipeline.ingest.feed_review import FEED_DIFFS
     from pipeline.ingest.sources import translator_since
@@ -254,6 +274,7 @@ def _since(source: str, previous: Path | None, beside: Path | None) -> "Translat
 
 
 def _whole(file: Path) -> bytes:
+    """Return the file, at most one byte more than the limit. Exit 2 if it is unreadable."""
     from pipeline.ingest.translation import MAX_PAYLOAD_BYTES
 
     try:
@@ -264,6 +285,10 @@ def _whole(file: Path) -> bytes:
 
 
 def _redactor(key_file: Path | None) -> "Redactor":
+    """Return a redactor with the key in the file, or with a random key without a file.
+
+    Exit 2 if the file cannot be read or its key is too short.
+    """
     import secrets
 
     from pipeline.ingest.redaction import Redactor

@@ -15,7 +15,10 @@ _ROWS_SHOWN: Final = 1_000
 
 
 class JsonLines:
-    """Events on stdout as they are read; dead letters on stderr, or in a file if one is given."""
+    """Events on stdout as they are read; dead letters on stderr, or in a file if one is given.
+
+    `letters` is the number of dead letters so far.
+    """
 
     def __init__(self, kept: IO[str] | None) -> None:
         self._kept = sys.stderr if kept is None else kept
@@ -37,7 +40,11 @@ class JsonLines:
 
 
 class Tables:
-    """Tables of the first events and of the first dead letters, with counts."""
+    """Tables of the first events and of the first dead letters, with counts.
+
+    `events` and `letters` are the numbers so far. Dead letters are also written to the file `kept`,
+    if one is given.
+    """
 
     def __init__(self, kept: IO[str] | None) -> None:
         self._kept = kept
@@ -60,7 +67,10 @@ class Tables:
                 self._letters.append(_letter_row(letter))
 
     def close(self) -> None:
-        """Print the tables and the counts."""
+        """Print the tables and the counts: events on stdout, dead letters on stderr.
+
+        Without dead letters nothing is printed about them.
+        """
         if self._events:
             _print_table(("time", "event", "subject", "data"), self._events, to_stderr=False)
         emit(_count(self.events, "event", len(self._events)))

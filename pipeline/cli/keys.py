@@ -85,6 +85,10 @@ def list_keys(directory: Directory, as_json: AsJson = False) -> None:
 
 
 def _change(what: str, directory: Path, purpose: str, *, as_json: bool) -> None:
+    """Make or rotate (`what`) the key of each purpose, and print the new key ids.
+
+    Exit 2, with no key changed, if a key to make exists or a key to rotate is missing.
+    """
     store, purposes = _open(directory, purpose)
     # All are checked before any is changed: a directory with half of the keys is of no use.
     for each in purposes:
@@ -99,6 +103,7 @@ def _change(what: str, directory: Path, purpose: str, *, as_json: bool) -> None:
 
 
 def _open(directory: Path, purpose: str) -> "tuple[KeyStore, list[Purpose]]":
+    """Return the key store, and the purposes that the option selects. Exit 2 if it is unknown."""
     from agents.keys import KeyStore, Purpose
 
     if purpose == "all":
@@ -110,6 +115,7 @@ def _open(directory: Path, purpose: str) -> "tuple[KeyStore, list[Purpose]]":
 
 
 def _try(work: Callable[[], T]) -> T:
+    """Return the result of `work`. Exit 2 if it raises KeysError."""
     from agents.keys import KeysError
 
     try:

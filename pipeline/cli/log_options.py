@@ -25,7 +25,7 @@ _PAPER_WIDTH = 220
 
 @contextmanager
 def open_log(data_dir: Path) -> Iterator["Log"]:
-    """Open the log of a data directory, read-only. Exit 2 if it cannot be read."""
+    """Yield the log of a data directory, open to read only. Exit 2 if it cannot be read."""
     import sqlite3
 
     from pipeline.embedded.log import Log, StoreError
@@ -41,7 +41,11 @@ def open_log(data_dir: Path) -> Iterator["Log"]:
 
 
 def parse_option_time(option: str, text: str | None, log: "Log") -> datetime | None:
-    """Return the time of an option; relative times count back from the log's end. Exit 2 if bad."""
+    """Return the time of an option; None if the option is not given.
+
+    A relative time counts back from the log's last entry. Exit 2, with the name of `option`, for an
+    invalid text.
+    """
     if text is None:
         return None
     try:
@@ -52,7 +56,10 @@ def parse_option_time(option: str, text: str | None, log: "Log") -> datetime | N
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr if it is a terminal; give a function that sets its position."""
+    """Yield a function that sets the position of a progress bar, up to `total`.
+
+    The bar has the label `what` and is on stderr; it is hidden if stderr is no terminal.
+    """
     from rich.console import Console
     from rich.progress import Progress
 

@@ -111,6 +111,7 @@ def _validated(file: Path, *, as_json: bool) -> "tuple[str, PolicyDocument, int]
 
 
 def _read(file: Path) -> str:
+    """Return the text of the file or of stdin. Exit 2 if it is unreadable or too large."""
     import sys
 
     try:
@@ -209,6 +210,7 @@ def _window(window: "Window") -> str:
 
 
 def _span(span: "timedelta") -> str:
+    """Return a duration as text, in days or hours: `2 d`, `36 h`; `at once` for none."""
     if not span:
         return "at once"
     hours = span.total_seconds() / 3600

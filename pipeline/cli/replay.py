@@ -70,6 +70,10 @@ def replay(
 
 
 def _find_udid(log: "Log", name: str) -> str:
+    """Return the log key of the Mac with this serial number, UDID or enrollment id.
+
+    Exit 2 if the log has no such Mac.
+    """
     from pipeline.replay.device_lookup import find_device_key
 
     udid = find_device_key(log, name)
@@ -84,6 +88,7 @@ def _find_udid(log: "Log", name: str) -> str:
 def _list(
     log: "Log", since: datetime | None, until: datetime | None, udid: str | None, *, as_json: bool
 ) -> None:
+    """Print the recorded decisions with `since` <= time < `until`, of one Mac or of all."""
     from pipeline.replay.log import read_record
 
     rows: list[tuple[str, ...]] = []
@@ -136,6 +141,7 @@ def _print_decisions(rows: list[tuple[str, ...]]) -> None:
 def _verify(
     log: "Log", since: datetime | None, until: datetime | None, udid: str | None, *, as_json: bool
 ) -> None:
+    """Verify the log and print the counts. Exit 1 with the first difference, if there is one."""
     from pipeline.replay.verify import verify
 
     with progress("verifying", log.last_seq(until)) as report_progress:
@@ -207,6 +213,10 @@ def _what_if(
     *,
     as_json: bool,
 ) -> None:
+    """Print the decisions that the policy in this file would change.
+
+    Exit 2 if the file is unreadable or its policy is invalid.
+    """
     from pipeline.cli.what_if import diff_lines, print_diff
     from pipeline.decide.policy_file import PolicyError
     from pipeline.replay.counterfactual import counterfactual

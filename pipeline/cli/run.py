@@ -80,6 +80,10 @@ def run(
 
 
 def _policy_text(policy: Path | None, *, simulated: bool) -> str | None:
+    """Return the text of the policy file; without a file, the demo's policy for simulated Macs.
+
+    None without both: the stored policy stays in force. Exit 2 if the file cannot be read.
+    """
     if policy is not None:
         try:
             return policy.read_text("utf-8")
@@ -93,7 +97,10 @@ def _policy_text(policy: Path | None, *, simulated: bool) -> str | None:
 
 
 def _feeds(sofa: str | None, gdmf: str | None, kev: str | None) -> "FeedsSettings | None":
-    """Return the settings of the feeds that are named; a first run makes no request to others."""
+    """Return the settings of the feeds that are named; None if none is named.
+
+    A feed that is not named is not polled: a first run makes no request to it.
+    """
     if not (sofa or gdmf or kev):
         return None
     from pipeline.config import FeedsSettings
@@ -103,6 +110,7 @@ def _feeds(sofa: str | None, gdmf: str | None, kev: str | None) -> "FeedsSetting
 
 
 def _simulated(data_dir: Path, count: int) -> "Callable[[datetime], SimulatedMacs]":
+    """Return the function that opens `count` simulated Macs of the data directory."""
     from pipeline.demo.scenario import releases
     from pipeline.embedded.simulation import SimulatedMacs
 

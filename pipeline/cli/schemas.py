@@ -48,6 +48,7 @@ def schemas(
 
 
 def _wanted() -> dict[str, bytes]:
+    """Return the content of each published file by its name, made from the code."""
     from pipeline.decide.policy import policy_schema
     from schemas.publish import published
 
@@ -55,6 +56,10 @@ def _wanted() -> dict[str, bytes]:
 
 
 def _breaks(present: dict[str, bytes], wanted: dict[str, bytes]) -> Iterator[str]:
+    """Yield one line for each incompatible change from the present files to the wanted ones.
+
+    Exit 2 if a present file is not JSON.
+    """
     import json
 
     from schemas.compatibility import breaks
@@ -75,6 +80,7 @@ def _breaks(present: dict[str, bytes], wanted: dict[str, bytes]) -> Iterator[str
 
 
 def _check(present: dict[str, bytes], wanted: dict[str, bytes], *, as_json: bool) -> None:
+    """Print each file that differs from the code. Exit 1 if there is one."""
     import difflib
 
     stale = [name for name in sorted(present | wanted) if present.get(name) != wanted.get(name)]

@@ -37,7 +37,8 @@ def send_request(
     """Make a request durable and return the service's response.
 
     `request` is used if no service runs; else `method`, `path` and `body` are sent to it. Exit 2 if
-    the request is refused; with `refusable` it returns {"error": reason} instead.
+    the request is refused, with `refusable` it returns {"error": reason} instead; exit 2 also if
+    the service or the data directory cannot be used.
     """
     response = _apply_offline(data_dir, request)
     if response is None:
@@ -48,7 +49,10 @@ def send_request(
 
 
 def _send_online(data_dir: Path, method: str, path: str, body: bytes) -> dict[str, Any]:
-    """Return the response of the running service."""
+    """Return the response of the running service; {"error": reason} if it refuses.
+
+    Exit 2 if the service cannot be reached or its response is not usable.
+    """
     import httpx
 
     from pipeline.embedded.server import ADDRESS_FILE, ADMIN_TOKEN
@@ -79,7 +83,11 @@ def _send_online(data_dir: Path, method: str, path: str, body: bytes) -> dict[st
 
 
 def _apply_offline(data_dir: Path, request: "WriteRequest") -> dict[str, Any] | None:
-    """Return the response from the data directory; None if a service is running."""
+    """Return the response, after the request is durable in the data directory.
+
+    {"error": reason} if the request is refused; None if a service is running. Exit 2 if the data
+    directory cannot be used.
+    """
     from datetime import UTC, datetime
 
     from agents.journal import JournalError

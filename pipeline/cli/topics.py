@@ -100,6 +100,7 @@ def apply(
 
 
 def _wanted(sites: str, partitions: int, replication: int) -> "list[WantedTopic]":
+    """Return the topics that the fleet needs. Exit 2 if a name is not the name of a site."""
     from pydantic import TypeAdapter, ValidationError
 
     from pipeline.provisioning.plan import wanted_topics
@@ -116,6 +117,7 @@ def _wanted(sites: str, partitions: int, replication: int) -> "list[WantedTopic]
 
 @contextmanager
 def _cluster(bootstrap: str | None, timeout_s: float) -> "Iterator[Cluster]":
+    """Yield the connected cluster. Exit 2 if it fails or the settings are invalid."""
     import logging
 
     from pipeline.connection import SettingsError, kafka_settings
@@ -133,6 +135,11 @@ def _cluster(bootstrap: str | None, timeout_s: float) -> "Iterator[Cluster]":
 def _compared(
     cluster: "Cluster", wanted: "list[WantedTopic]", *, grow: bool
 ) -> "list[TopicDifference]":
+    """Return the differences between the cluster's topics and the wanted ones.
+
+    Topics and settings that only the cluster has are noted on stderr. `grow` allows more partitions
+    although that moves keys.
+    """
     from pipeline.provisioning.plan import differences, notes
 
     actual = cluster.topics()

@@ -74,6 +74,10 @@ def worker(
 
 
 def _plan(data_dir: Path, keys: Path, bootstrap: str | None, listen: str | None) -> "WorkerPlan":
+    """Return the plan of the worker from options and environment.
+
+    Raises KeysError, SettingsError, ValidationError, or ValueError (`listen` is not HOST:PORT).
+    """
     from datetime import timedelta
 
     from agents.keys import KeyRing, KeyStore, Purpose

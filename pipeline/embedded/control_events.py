@@ -22,7 +22,10 @@ _SOURCE: Final = "/drydock/people"
 
 
 def policy_changed(text: str, by: str, now: datetime) -> PolicyChangedEvent:
-    """Return the event that puts this policy in force."""
+    """Return the event that puts the policy with this text in force.
+
+    `by` is the name of the person who changes it. The text is not checked here.
+    """
     digest = policy_digest(text)
     return PolicyChangedEvent(
         id=event_id("policy", digest, now.isoformat()),
@@ -36,7 +39,11 @@ def policy_changed(text: str, by: str, now: datetime) -> PolicyChangedEvent:
 def halt_set(
     scope: HaltScope, by: str, why: str, until: datetime | None, now: datetime
 ) -> HaltSetEvent:
-    """Return the event that halts new jobs in this scope, until `until` if given."""
+    """Return the event that halts new jobs in this scope.
+
+    `by` and `why` are the person's name and reason, for the record. The halt ends at `until`; with
+    None it lasts until it is cleared.
+    """
     return HaltSetEvent(
         id=event_id("halt", scope.key, by, now.isoformat()),
         source=_SOURCE,
@@ -47,7 +54,7 @@ def halt_set(
 
 
 def halt_cleared(scope: HaltScope, by: str, now: datetime) -> HaltClearedEvent:
-    """Return the event that clears the halt of this scope."""
+    """Return the event that clears the halt of exactly this scope, in the name of `by`."""
     return HaltClearedEvent(
         id=event_id("resume", scope.key, by, now.isoformat()),
         source=_SOURCE,
@@ -62,8 +69,8 @@ def approval_granted(
 ) -> ApprovalGrantedEvent:
     """Return the event that approves this decision's erasing job, signed with `key`.
 
-    The approval expires `lasts` after `now`. Raises ValueError if the decision does not wait for
-    approval.
+    `by` is the approver's name. The approval expires `lasts` after `now`. Raises ValueError if the
+    decision does not wait for approval or its job erases nothing.
     """
     if decision.reason is not Reason.AWAITING_APPROVAL or decision.job_id is None:
         raise ValueError(

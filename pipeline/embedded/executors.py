@@ -60,28 +60,38 @@ class Executors:
             journal.close()
 
     def knows(self, site: str, job_id: str) -> bool:
-        """Return True if the site's journal has this job: accepted, refused or withdrawn."""
+        """Return True if the site's journal has this job: accepted, refused or withdrawn.
+
+        Opens the journal at its first use; raises JournalError if that fails.
+        """
         self._at(site)
         return self._journals[site].knows(job_id)
 
     def live(self) -> Iterator[Job]:
-        """Yield every job that an executor has accepted and not ended."""
+        """Yield every job that an executor has accepted and that has not ended."""
         for _, journal in sorted(self._journals.items()):
             for entry in journal.live():
                 yield entry.job
 
     def submit(self, issued: JobIssued, now: datetime) -> None:
-        """Hand a job to its site's executor. A repeat only publishes the job's results again."""
+        """Give a job to its site's executor, which journals the job or its refusal.
+
+        For a job that the journal has already, only its newest result is published again.
+        """
         self._at(issued.job.site).submit(issued, now)
         self._unpublished_sites.add(issued.job.site)
 
     def supersede(self, order: JobSuperseded, now: datetime) -> None:
-        """Withdraw a job from its site's executor."""
+        """Withdraw a job from its site's executor, which journals the withdrawal.
+
+        A job whose Mac is untouched ends as superseded; any other job runs to its end. A job that
+        arrives after its withdrawal does not run.
+        """
         self._at(order.site).supersede(order, now)
         self._unpublished_sites.add(order.site)
 
     def set_halts(self, scopes: Iterable[HaltScope]) -> None:
-        """Replace the scopes in which no executor may start a job."""
+        """Replace the scopes in which no executor may start a job; without scopes all may start."""
         wanted = tuple(scopes)
         if wanted != self._halts:
             self._halts = wanted
@@ -89,7 +99,7 @@ class Executors:
                 executor.set_halts(wanted)
 
     def tick(self, now: datetime) -> None:
-        """Advance every executor that is due."""
+        """Advance the due jobs of every executor by one step."""
         for site, executor in sorted(self._executors.items()):
             wake = executor.next_wake(now)
             if wake is not None and wake <= now:
@@ -97,24 +107,35 @@ class Executors:
                 self._unpublished_sites.add(site)
 
     def next_wake(self, now: datetime) -> datetime | None:
-        """Return the time at which `tick` or `results` has work; None for never."""
+        """Return the next time at which `tick` or `results` has work, never before `now`.
+
+        It is `now` if a site may have unpublished results. None if no work is due until a job, a
+        withdrawal or other halts arrive.
+        """
         if self._unpublished_sites:
             return now
         wakes = [executor.next_wake(now) for executor in self._executors.values()]
         return min((wake for wake in wakes if wake is not None), default=None)
 
     def results(self) -> Iterator[tuple[str, Results]]:
-        """Yield per site the results that the store may not have yet; possibly none."""
+        """Yield (site, results) for each site whose results the store may not have yet.
+
+        The results are unpublished ones, oldest first, each with its event; the list may be empty.
+        """
         for site in sorted(self._unpublished_sites):
             unpublished = self._executors[site].results()
             yield site, [(item, item.event(f"/drydock/executor/{site}")) for item in unpublished]
 
     def mark_published(self, site: str, results: Results) -> None:
-        """Record that these results are durable in the store."""
+        """Record that the store has these results: `results` does not yield them again."""
         self._executors[site].mark_published([result for result, _ in results])
         self._unpublished_sites.discard(site)
 
     def _at(self, site: str) -> Executor:
+        """Return the executor of a site; open its journal at the first use.
+
+        Raises JournalError if the journal cannot be used.
+        """
         executor = self._executors.get(site)
         if executor is None:
             journal = Journal(self._folder / f"{site}.sqlite", self._hook)

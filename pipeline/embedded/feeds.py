@@ -23,7 +23,11 @@ class ServiceSink:
     async def process_document(
         self, source: FeedSource, document: bytes, *, accept_losses: bool
     ) -> DocumentResult:
-        """Accept the next document of a feed, or refuse it with a reason."""
+        """Return the outcome of a feed's document, once the service has stored the result.
+
+        The outcome is UNREACHABLE, with the reason in `detail`, if the service does not accept
+        requests. `accept_losses` accepts a document that lacks many earlier entries.
+        """
         prepare = write_requests.feed(source, document, accept_losses=accept_losses)
         try:
             response = await asyncio.wrap_future(self.service_thread.submit(prepare))
@@ -35,7 +39,10 @@ class ServiceSink:
 
 
 async def poll_feeds(poller: Poller, service_thread: ServiceThread, log: Log) -> None:
-    """Poll the feeds until cancelled."""
+    """Poll the feeds until cancelled.
+
+    An unexpected exception is logged, and polling starts again after 60 s.
+    """
     sink = ServiceSink(service_thread)
     while True:
         try:

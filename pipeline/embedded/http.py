@@ -43,7 +43,11 @@ _RESPONSE_TIMEOUT_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ServiceApi:
-    """The HTTP API of a service: its routes and the objects that they use."""
+    """The HTTP API of a service: its routes and the objects that they use.
+
+    Each handler returns a JSON response with status 200, or raises HttpError, InvalidRequestError,
+    UnavailableError or TimeoutError: the endpoint converts it to an error response.
+    """
 
     service_thread: ServiceThread
     authenticator: Authenticator
@@ -54,8 +58,11 @@ class ServiceApi:
     poll_feeds: Callable[[], Coroutine[Any, Any, None]] | None = None
 
     def app(self) -> Starlette:
-        """The ASGI application. It polls feeds if it has any; the worker is stopped when it
-        ends."""
+        """Return the ASGI application of all routes.
+
+        While it runs it calls `poll_feeds`, if that is set. When it ends, the service thread is
+        stopped.
+        """
         endpoint = Endpoint(self.metrics, self.log, _to_http_error)
         routes = [
             *(endpoint.route(path, handler, method) for method, path, handler in self._handlers()),
@@ -89,7 +96,11 @@ class ServiceApi:
     # --- in ---
 
     async def webhook(self, request: Request) -> Response:
-        """Accept a payload of a webhook source."""
+        """Respond 200 once the payload of a webhook source is durable.
+
+        The body has the numbers of events and of dead letters. Raises HttpError: 404 (unknown
+        source), 401 or 403 (credentials), and the errors of `read_body`.
+        """
         source = request.path_params["source"]
         if source not in WEBHOOK_SOURCES:
             raise HttpError(404, f"no webhook {source!r}; there are {', '.join(WEBHOOK_SOURCES)}")
@@ -98,13 +109,21 @@ class ServiceApi:
         return await self._submit(write_requests.webhook(source, body, self.redactor))
 
     async def events(self, request: Request) -> Response:
-        """CloudEvents: all or none."""
+        """Respond 200 once all CloudEvents of the body are durable.
+
+        Raises HttpError: RejectedError (400) if one event is invalid, then none is accepted; 401 or
+        403 (credentials), and the errors of `read_body`.
+        """
         self.authenticator.check_source("events", request.headers, b"")
         body = await read_body(request, self.settings.max_feed_bytes)
         return await self._submit(write_requests.events(body))
 
     async def feed(self, request: Request) -> Response:
-        """A whole advisory feed."""
+        """Respond 200 with the outcome of a whole feed document: accepted, unchanged or refused.
+
+        `?accept=losses` accepts a document that lacks many earlier entries. Raises HttpError: 404
+        (unknown feed), 401 or 403 (credentials), and the errors of `read_body`.
+        """
         named = request.path_params["source"]
         source = next((one for one in FEED_DIFFS if one == named), None)
         if source is None:
@@ -115,21 +134,35 @@ class ServiceApi:
         return await self._submit(write_requests.feed(source, body, accept_losses=accept_losses))
 
     async def halts(self, request: Request) -> Response:
-        """Start no new work in a scope."""
+        """Respond 200 once the halt of a scope is durable: no new job starts in it.
+
+        The body of the request is a HaltRequest. Needs the admin token.
+        """
         return await self._submit_body(request, operator_requests.halt)
 
     async def halt_cleared(self, request: Request) -> Response:
-        """Let work start again in a scope."""
+        """Respond 200 once the halt of the scope in the path is cleared; 404 if it is not halted.
+
+        Other halts that cover the same jobs stay in force. Needs the admin token.
+        """
         self.authenticator.check_admin(request.headers)
         scope, by = request.path_params["scope"], request.query_params.get("by", "unknown")
         return await self._submit(operator_requests.resume(scope, by))
 
     async def approvals(self, request: Request) -> Response:
-        """A signed approval of one erasing job."""
+        """Respond 200 once a signed approval of one erasing job is durable.
+
+        The body of the request is an ApprovalGranted event; 403 if no trusted key signed it. Needs
+        the admin token.
+        """
         return await self._submit_body(request, operator_requests.approve)
 
     async def replay(self, request: Request) -> Response:
-        """Translate a dead letter again."""
+        """Respond 200 once the events of a dead letter, translated again, are durable.
+
+        404 for an unknown number, 409 if the dead letter was replayed before or is still unusable.
+        Needs the admin token.
+        """
         self.authenticator.check_admin(request.headers)
         return await self._submit(
             operator_requests.replay(request.path_params["seq"], self.redactor)
@@ -144,12 +177,16 @@ class ServiceApi:
     # --- out ---
 
     async def status(self, request: Request) -> Response:
-        """Return the status of the fleet."""
+        """Respond 200 with the status of the fleet (`Status.to_json`). Needs the admin token."""
         self.authenticator.check_admin(request.headers)
         return JSONResponse(await self._ask(operator_requests.status))
 
     async def device(self, request: Request) -> Response:
-        """All that is known of one Mac."""
+        """Respond 200 with the state, jobs and last decision of the Mac in the path.
+
+        Raises HttpError 404 if no Mac has this UDID, serial number or enrollment id. Needs the
+        admin token.
+        """
         self.authenticator.check_admin(request.headers)
         found = await self._ask(operator_requests.device(request.path_params["name"]))
         if found is None:
@@ -177,4 +214,5 @@ def _to_http_error(error: Exception) -> HttpError | None:
 
 
 async def _await_result(future: "Future[Any]") -> Any:
+    """Return the result of the future or raise its exception; TimeoutError after 30 s."""
     return await asyncio.wait_for(asyncio.wrap_future(future), _RESPONSE_TIMEOUT_S)

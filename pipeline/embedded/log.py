@@ -48,7 +48,10 @@ class LogRow(NamedTuple):
 
 
 class StoredDeadLetter(NamedTuple):
-    """A dead letter of the store: `body` is a schemas.dead_letters.DeadLetter as JSON."""
+    """A dead letter of the store: `body` is a schemas.dead_letters.DeadLetter as JSON.
+
+    `seq` is its number, `at` the time of storing it; `replayed_at` is None if it was not replayed.
+    """
 
     seq: int
     at: datetime
@@ -60,7 +63,10 @@ class StoredDeadLetter(NamedTuple):
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Return a connection that can only read. Raises StoreError."""
+    """Return a connection to the database at `path` that can only read.
+
+    Raises StoreError if the file is missing, cannot be read or has another schema version.
+    """
     if not path.is_file():
         raise StoreError(f"no {path.name} in {path.parent}: is this a data directory of Drydock?")
     # SQLite cannot make a -wal file on a read-only disk. A copy there never changes: `immutable`
@@ -82,7 +88,7 @@ def connect(path: Path) -> sqlite3.Connection:
 def check_version(db: sqlite3.Connection, path: Path) -> int:
     """Return the schema version of a database; 0 for a new one.
 
-    Raises StoreError for the version of another Drydock.
+    Raises StoreError if it is not 0 or VERSION, or if the database cannot be read.
     """
     try:
         (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -116,7 +122,11 @@ class Log:
 
     @classmethod
     def open(cls, data_dir: Path) -> Self:
-        """Open read-only. Raises StoreError."""
+        """Return the log of a data directory, open to read only.
+
+        Raises StoreError if the directory has no log, or if it cannot be read or has another schema
+        version.
+        """
         db = connect(data_dir / FILE)
         try:
             db.execute("BEGIN")
@@ -145,7 +155,10 @@ class Log:
         kind: Kind | None = None,
         after: int = 0,
     ) -> Iterator[LogRow]:
-        """Yield the entries with `since` <= at < `until` and seq > `after`, in order of `seq`."""
+        """Yield the entries with `since` <= at < `until` and seq > `after`, in order of `seq`.
+
+        `key` and `kind` select the entries with this key or of this kind. None sets no limit.
+        """
         wheres, values = ["seq > ?"], list[object]([after])
         for clause, value in (
             ("at_us >= ?", None if since is None else to_us(since)),
@@ -164,7 +177,10 @@ class Log:
             yield LogRow(seq, kind_of, from_us(at_us), *rest)
 
     def last_decision(self, key: str) -> bytes | None:
-        """Return the Mac's last decision record as JSON; None if it has none."""
+        """Return the DecisionRecord of a Mac's last decision as JSON; None if it has none.
+
+        `key` is the Mac's UDID.
+        """
         row = self._db.execute(
             "SELECT body FROM log WHERE key = ? AND kind = 'decision' ORDER BY seq DESC LIMIT 1",
             (key,),
@@ -172,9 +188,10 @@ class Log:
         return None if row is None else row[0]
 
     def blob(self, digest: str) -> bytes | None:
-        """Return the policy's text, or the catalogue as JSON, of this digest; None if not stored.
+        """Return the stored content with this digest; None if there is none.
 
-        Raises ValueError for a damaged one.
+        It is the text of a policy, or a catalogue as JSON. Raises ValueError if the stored bytes
+        are damaged.
         """
         row = self._db.execute("SELECT body FROM blobs WHERE digest = ?", (digest,)).fetchone()
         try:
@@ -183,7 +200,7 @@ class Log:
             raise ValueError(str(error)) from error
 
     def last_seq(self, until: datetime | None = None) -> int:
-        """Return the highest `seq` before this time; 0 if there is none."""
+        """Return the highest `seq` of the entries before `until`, or of all; 0 if there is none."""
         if until is None:
             (seq,) = self._db.execute("SELECT max(seq) FROM log").fetchone()
         else:
@@ -200,7 +217,10 @@ class Log:
     def dead_letters(
         self, *, seq: int | None = None, open_only: bool = False
     ) -> list[StoredDeadLetter]:
-        """Return the dead letters, oldest first; `open_only` leaves out replayed ones."""
+        """Return the dead letters, oldest first; an empty list if there are none.
+
+        With `seq` only the one with this number is returned; `open_only` leaves out replayed ones.
+        """
         wheres = ["1"]
         values: tuple[int, ...] = ()
         if seq is not None:
@@ -237,7 +257,10 @@ class Log:
     # --- the folded state ---
 
     def devices(self) -> Iterator[tuple[str, bytes]]:
-        """Yield the key and the state (JSON) of each Mac, in order of their first events."""
+        """Yield the key and the state (JSON) of each record, in order of their first events.
+
+        The key is a UDID, or `serial:` and a serial number for a record without a UDID.
+        """
         yield from self._db.execute("SELECT udid, body FROM devices ORDER BY rowid")
 
     def count_devices(self) -> int:
@@ -256,7 +279,7 @@ class Log:
         yield from self._db.execute("SELECT * FROM last_decisions ORDER BY rowid")
 
     def setting(self, name: str) -> bytes | None:
-        """Return a stored setting; None if there is none.
+        """Return the bytes of the setting with this name; None if it is not stored.
 
         The settings are the broadcast state (`advisories`, `halts`, `approvals`, `policy`), the
         state of each feed (`feed:<source>`), and the time up to which simulated Macs reported.

@@ -35,7 +35,7 @@ class MetricsLog:
         self._counted_at: datetime | None = None
 
     def record_commit(self, done: Committed, reconciler: Reconciler) -> None:
-        """Count and log a committed transaction."""
+        """Count and log the work of a committed transaction, then update the fleet's gauges."""
         for event in done.events:
             self._record_event(event, done.at, reconciler)
         for repeat in done.duplicates:
@@ -53,7 +53,10 @@ class MetricsLog:
         self.update_fleet(reconciler, done.at)
 
     def update_fleet(self, reconciler: Reconciler, now: datetime) -> None:
-        """Set the gauges of the fleet: exposed Macs, open jobs, devices, overdue Macs."""
+        """Set the gauges of the fleet: exposed Macs, open jobs, devices, overdue Macs.
+
+        Devices and overdue Macs are counted at most once a minute.
+        """
         policy = reconciler.policy
         if policy is not None:
             self._metrics.add_sites(policy.sites)
@@ -105,6 +108,7 @@ def _find_job(reconciler: Reconciler, udid: str, job_id: str) -> JobEntry | None
 
 
 def _topic_of_source(source: str) -> str:
+    """Return the topic label of a dead letter: `feeds`, `webhooks`, or else `events`."""
     if source in FEED_DIFFS:
         return FEEDS
     return WEBHOOKS if source in TRANSLATORS else EVENTS

@@ -29,7 +29,11 @@ class InvalidRequestError(ValueError):
 
 
 class HaltRequest(BaseModel):
-    """The body of a halt. `scope` is `all`, `site:<site>` or `advisory:<id>`."""
+    """The body of a halt. `scope` is `all`, `site:<site>` or `advisory:<id>`.
+
+    `by` and `why` are the person's name and reason. Without `until` the halt lasts until it is
+    cleared.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -40,7 +44,10 @@ class HaltRequest(BaseModel):
 
 
 def parse_scope(text: str) -> HaltScope:
-    """Return the scope of this key. Raises InvalidRequestError."""
+    """Return the scope of a key: `all`, `site:<site>` or `advisory:<id>`.
+
+    Raises InvalidRequestError (400) for any other text.
+    """
     kind, _, name = text.partition(":")
     try:
         if text == "all":
@@ -55,7 +62,11 @@ def parse_scope(text: str) -> HaltScope:
 
 
 def halt(raw: bytes) -> WriteRequest:
-    """Return the request that halts a scope; `raw` is a HaltRequest. Raises InvalidRequestError."""
+    """Return the request that halts new jobs in a scope; `raw` is a HaltRequest as JSON.
+
+    Its response has the scope's key as `halted`. Raises InvalidRequestError (400) for an invalid
+    body or scope.
+    """
     try:
         request = HaltRequest.model_validate_json(raw)
     except ValidationError as error:
@@ -72,9 +83,10 @@ def halt(raw: bytes) -> WriteRequest:
 
 
 def resume(scope_key: str, by: str) -> WriteRequest:
-    """Return the request that clears a halt.
+    """Return the request that clears the halt of exactly this scope.
 
-    Raises InvalidRequestError for a bad scope; when prepared, if the scope is not halted (404).
+    Its response has the scope's key as `resumed`. Raises InvalidRequestError for a bad scope (400);
+    when prepared, if the scope is not halted (404).
     """
     scope = parse_scope(scope_key)
 
@@ -90,9 +102,10 @@ def resume(scope_key: str, by: str) -> WriteRequest:
 
 
 def approve(raw: bytes) -> WriteRequest:
-    """Return the request that stores a signed ApprovalGranted event.
+    """Return the request that stores the signed ApprovalGranted event in `raw`.
 
-    Raises InvalidRequestError; when prepared, if no trusted key signed it (403).
+    Its response has the job's id as `approved`. Raises InvalidRequestError if `raw` is not such an
+    event (400); when prepared, if no trusted key signed it (403).
     """
     try:
         event = decode(raw)
@@ -112,10 +125,11 @@ def approve(raw: bytes) -> WriteRequest:
 
 
 def replay(seq: int, redactor: Redactor) -> WriteRequest:
-    """Return the request that translates a dead letter again with today's code.
+    """Return the request that translates a dead letter again and stores its events.
 
-    When prepared it raises InvalidRequestError: there is no such dead letter (404), it was replayed
-    before, or it still cannot be used (409).
+    The dead letter is marked as replayed; the response has its number as `replayed` and the number
+    of `events`. When prepared it raises InvalidRequestError: there is no such dead letter (404), it
+    was replayed before, or it still cannot be used (409).
     """
 
     def prepare(service: Service, now: datetime) -> AcceptedInput:
@@ -143,14 +157,15 @@ def replay(seq: int, redactor: Redactor) -> WriteRequest:
 
 
 def status(service: Service, now: datetime) -> Any:
-    """Return the status of the fleet as JSON values."""
+    """Return the status of the fleet at `now` as JSON values (`Status.to_json`)."""
     return read_status(service.store, now).to_json()
 
 
 def device(name: str) -> ReadRequest:
     """Return the request that reads one Mac by UDID, serial number or enrollment id.
 
-    It gives the Mac's state, jobs and last decision as JSON values; None for an unknown Mac.
+    It gives a dict of JSON values with `udid`, `device`, `jobs` and `decision` (None if there is no
+    decision); None for an unknown Mac.
     """
 
     def read(service: Service, _: datetime) -> Any:

@@ -40,8 +40,9 @@ FEED_COPIES: Final = "feeds"
 class ServicePlan:
     """The configuration of one run.
 
-    `open_macs` gives simulated Macs; without it no Mac is touched. `feeds` are polled, if any.
-    Without `fast_paths` the plain functions run.
+    `policy_text` is put in force at the start; None keeps the stored policy. `open_macs` is called
+    with the time and returns simulated Macs; without it no Mac is touched. `feeds` are polled, if
+    any. Without `fast_paths` the plain functions run.
     """
 
     data_dir: Path
@@ -55,7 +56,8 @@ class ServicePlan:
 def serve(plan: ServicePlan, settings: ServerSettings, log: Log) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    Raises StoreError, JournalError, KeysError or PolicyError if the service cannot start.
+    Raises StoreError, JournalError, KeysError, PolicyError or ValueError (an address or a key
+    cannot be used) if the service cannot start.
     """
     if not plan.listen.is_loopback and not settings.has_secrets:
         raise StoreError(
@@ -176,6 +178,7 @@ def _service_opener(
 
 
 def _make_keys(keys: Path) -> None:
+    """Make the signing keys, the admin token and the redaction key that are missing."""
     store = KeyStore(keys)
     for purpose in Purpose:
         if store.current(purpose) is None:

@@ -115,7 +115,9 @@ class Service:
 
         `policy_text` is put in force unless it is already. Without `mac_for` the service is a dry
         run: jobs are decided, signed and recorded, and the executor refuses them. `on_commit` is
-        called after each commit. Raises StoreError, JournalError, PolicyError.
+        called after each commit. Raises PolicyError for an invalid `policy_text`, JournalError if
+        the journal of a site cannot be used, and StoreError if the data directory cannot be used,
+        its stored policy is invalid here, or an open job is missing from its log.
         """
         chosen = options or Options()
         if policy_text is not None:
@@ -172,18 +174,21 @@ class Service:
         settings: Mapping[str, bytes] | None = None,
         replayed: Sequence[int] = (),
     ) -> Accepted:
-        """Make one input durable with everything that follows from it, or raise StoreError.
+        """Make an input and all that follows from it durable, and return the counts.
 
-        An event that was accepted before changes nothing. An event on which our code raises becomes
-        a dead letter with its bytes; the other events are accepted. `settings` are stored by name
-        in the same transaction. `replayed` are the numbers of dead letters to mark as replayed.
+        Raises StoreError if the write fails; then nothing of the input is accepted. An event that
+        was logged before changes nothing. An event that admission rejects, or on which our code
+        raises, becomes a dead letter with its bytes; the other events are accepted. `dead_letters`
+        are stored as given, `settings` by name, in the same transaction. `replayed` are the numbers
+        of dead letters to mark as replayed.
         """
         return self._writer.accept(events, dead_letters, now, settings=settings, replayed=replayed)
 
     def set_policy(self, text: str, now: datetime, by: str) -> bool:
-        """Put a policy in force; return False if it is in force already.
+        """Put a policy in force and return True; return False if it is in force already.
 
-        Raises PolicyError for an invalid policy, StoreError if a policy with a later time wins.
+        `by` is recorded as its author. Raises PolicyError for an invalid policy, StoreError if the
+        write fails or a policy with a later time stays in force.
         """
         digest = policy_digest(text)
         if self.reconciler.policy_digest == digest:
@@ -202,7 +207,9 @@ class Service:
     ) -> str:
         """Approve this Mac's erasing job and return the job's id.
 
-        `key` is the approver's own. Raises ValueError if no job of the Mac waits for approval.
+        `by` is the approver's name, `key` the approver's own key; the approval expires `lasts`
+        after `now`. Raises ValueError if no job of the Mac waits for approval, StoreError if the
+        write fails.
         """
         decision = decide(self.reconciler.situation(udid, now), fast_paths=self._fast_paths)
         event = control_events.approval_granted(decision, by, now, lasts, key)
@@ -210,7 +217,7 @@ class Service:
         return event.data.approval.job_id
 
     def reject_reason(self, event: Event) -> str | None:
-        """Return why `accept` would dead-letter this event; None if it would fold it."""
+        """Return the reason why admission would reject this event; None if it would admit it."""
         return reject_reason(event, jobs=self._trust.jobs, approvals=self._trust.approvals)
 
     # --- time ---
@@ -230,7 +237,10 @@ class Service:
             self.executors.mark_published(site, results)
 
     def next_wake(self, now: datetime) -> datetime | None:
-        """Return the time at which `tick` has work if no input arrives; None for never."""
+        """Return the time at which `tick` has work if no input arrives, never before `now`.
+
+        None if `tick` has no work until an input arrives.
+        """
         if self._unsent_orders or self._halts_changed or self._sweeping is not None:
             return now
         wakes = (
@@ -292,6 +302,7 @@ class Service:
                     self._unsent_orders.append(self._load_issued_job(entry.job_id))
 
     def _load_issued_job(self, job_id: str) -> JobIssued:
+        """Return the signed job from the log. Raises StoreError if the log does not have it."""
         body = self.store.event_body(SOURCE, event_id("issued", job_id))
         event = None if body is None else decode(body)
         if not isinstance(event, JobIssuedEvent):
@@ -302,6 +313,7 @@ class Service:
         return event.data
 
     def _send_orders(self, now: datetime) -> None:
+        """Give the executors changed halts, then all queued jobs and withdrawals in their order."""
         if self._halts_until is not None and self._halts_until <= now:
             self._halts_changed = True
         if self._halts_changed:
@@ -349,7 +361,11 @@ class Service:
         )
 
     def _check_stored_policy(self) -> None:
-        """Fail at the start, not at the first event, if this version refuses the policy."""
+        """Raise StoreError if the data directory has a policy that this version refuses.
+
+        So the error appears when the service opens, not at the first event. Without a policy it
+        passes.
+        """
         try:
             _ = self.reconciler.policy
         except PolicyError as error:

@@ -58,10 +58,10 @@ class MacSource(Protocol):
     """Macs that are simulated in this process."""
 
     def advance(self, now: datetime) -> AcceptedInput:
-        """Return the Macs' events up to `now`."""
+        """Return the Macs' events since the last call, and settings to store with them."""
 
     def next_event_at(self) -> datetime | None:
-        """Return the time of the Macs' next event; None for never."""
+        """Return the time of the Macs' next event; None if no event is scheduled."""
 
     def mac_for(self, job: Job) -> Mac:
         """Return the Mac of a job."""
@@ -106,28 +106,35 @@ class ServiceThread:
         self.ready = False
 
     def start(self) -> None:
-        """Open the service in the caller's thread, which gets its errors; then start serving."""
+        """Open the service in the caller's thread, then start the thread that serves requests.
+
+        Raises any exception of `open_service`; then no thread is started.
+        """
         service, macs = self._open(_now())
         self._set_ready(ready=True)
         self._opened: tuple[Service, MacSource | None] | None = (service, macs)
         self._thread.start()
 
     def stop(self) -> None:
-        """Serve the requests that wait already, then close the service."""
+        """Return after the queued requests are served and the service is closed."""
         self._stopping.set()
         self._wake()
         self._thread.join()
 
     def submit(self, request: WriteRequest) -> "Future[Any]":
-        """Queue a write request; the future gets its response after the input is durable.
+        """Return a future that gets the request's response once its input is durable.
 
-        Raises UnavailableError. The future has the request's own exception, or UnavailableError if
-        the input is not durable.
+        Raises UnavailableError if the queue is full or the service is not open. The future gets the
+        exception of the request itself, or UnavailableError if the input is not durable.
         """
         return self._enqueue(_QueuedRequest(request, None, Future()))
 
     def ask(self, request: ReadRequest) -> "Future[Any]":
-        """Queue a read request; the future gets its result. Raises UnavailableError."""
+        """Return a future that gets the result of a read request, or its exception.
+
+        Raises UnavailableError if the queue is full or the service is not open; the future gets it
+        if the service fails before the request is served.
+        """
         return self._enqueue(_QueuedRequest(None, request, Future()))
 
     def _enqueue(self, waiting: _QueuedRequest) -> "Future[Any]":
@@ -174,10 +181,17 @@ class ServiceThread:
             failures += 1
 
     def _pause(self, failures: int) -> bool:
-        """Wait before the next attempt; return True if the thread is to stop."""
+        """Wait before the next attempt; return True if the thread must stop.
+
+        The pause grows with `failures`, the number of failures in a row, up to 60 s.
+        """
         return self._stopping.wait(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
 
     def _fail_waiting(self, what: str, error: Exception) -> None:
+        """Set `ready` to False, log the error, and refuse all waiting requests.
+
+        The futures of the requests get UnavailableError with the text `what`.
+        """
         self._set_ready(ready=False)
         self._log.error(what, exc_info=error, **{key.DETAIL: str(error)})
         while True:
@@ -193,6 +207,7 @@ class ServiceThread:
         self._on_ready(ready)
 
     def _serve(self, service: Service, macs: MacSource | None) -> None:
+        """Serve requests and due work until `stop` was called and the queue is empty."""
         while True:
             batch = self._next_batch(service, macs)
             now = _now()
@@ -208,7 +223,11 @@ class ServiceThread:
                 return
 
     def _next_batch(self, service: Service, macs: MacSource | None) -> list[_QueuedRequest]:
-        """Wait for requests until the service or a Mac has work; return the waiting requests."""
+        """Return the waiting requests, at most 100, in order.
+
+        Waits for a request until the service or a Mac has work, at most 60 s; the list may be
+        empty.
+        """
         now = _now()
         wakes = [service.next_wake(now), None if macs is None else macs.next_event_at()]
         first = min((wake for wake in wakes if wake is not None), default=None)
@@ -232,7 +251,11 @@ class ServiceThread:
     def _process_batch(
         self, service: Service, batch: Sequence[_QueuedRequest], now: datetime
     ) -> None:
-        """Make the inputs durable in one transaction, then serve the read requests."""
+        """Make the inputs durable in one transaction, then serve the read requests.
+
+        Each future gets its response or exception. If the write fails, all open futures get
+        UnavailableError and the exception is raised.
+        """
         wanted = [one for one in batch if one.future.set_running_or_notify_cancel()]
         ready = _prepare(wanted, service, now)
         try:
@@ -264,6 +287,10 @@ def _accept(service: Service, inputs: Sequence[AcceptedInput], now: datetime) ->
 def _prepare(
     wanted: Sequence[_QueuedRequest], service: Service, now: datetime
 ) -> "list[tuple[AcceptedInput, Future[Any]]]":
+    """Return (input, future) of each write request that prepared its input without an error.
+
+    The future of a request that raised gets its exception.
+    """
     ready: list[tuple[AcceptedInput, Future[Any]]] = []
     for waiting in wanted:
         if waiting.write is None:

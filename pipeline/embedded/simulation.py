@@ -52,7 +52,8 @@ class SimulatedMacs:
     ) -> Self:
         """Return the data directory's Macs; make `count` Macs at `sites` if it has none.
 
-        Raises StoreError if the files cannot be read or hold another number of Macs.
+        `releases` are announced as events first; the Macs can install them. Raises StoreError if
+        the files cannot be read or have another number of Macs, or Macs of another configuration.
         """
         about = data_dir / _CONFIG_FILE
         try:
@@ -87,7 +88,10 @@ class SimulatedMacs:
         return cls(fleet, list(known))
 
     def advance(self, now: datetime) -> AcceptedInput:
-        """Return the Macs' events up to `now`, with `now` as a setting to store with them."""
+        """Return the Macs' events since the last call, with `now` as a setting to store with them.
+
+        The first call also returns the `unsent` events, before the others.
+        """
         events = [*self.unsent, *self.fleet.advance(now)]
         self.unsent.clear()
         return AcceptedInput(
@@ -95,11 +99,14 @@ class SimulatedMacs:
         )
 
     def next_event_at(self) -> datetime | None:
-        """Return the time of the Macs' next event; None for never."""
+        """Return the time of the Macs' next event; None if no event is scheduled.
+
+        While there are `unsent` events it is the fleet's current time.
+        """
         return self.fleet.now if self.unsent else self.fleet.next_event_at()
 
     def mac_for(self, job: Job) -> Mac:
-        """Return the Mac of a job."""
+        """Return the Mac of a job; an unreachable one if the fleet does not have it."""
         return self.fleet.mac_for(job)
 
     def close(self) -> None:
@@ -108,6 +115,7 @@ class SimulatedMacs:
 
 
 def _accepted_until(data_dir: Path) -> datetime | None:
+    """Return the time up to which the store has the Macs' events; None if it has none."""
     try:
         with Log.open(data_dir) as log:
             setting = log.setting(_REPORTED_UNTIL_SETTING)
@@ -117,6 +125,10 @@ def _accepted_until(data_dir: Path) -> datetime | None:
 
 
 def _installable(releases: Iterable[AdvisoryEvent]) -> dict[OSVersion, SimulatedRelease]:
+    """Return the simulated release of each version, with the last of its builds.
+
+    Events without a version or without builds are left out.
+    """
     found: dict[OSVersion, SimulatedRelease] = {}
     for event in releases:
         version, builds = event.data.os_version, event.data.builds

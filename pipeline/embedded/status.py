@@ -55,7 +55,10 @@ class Status:
 
 
 def read_status(log: Log, now: datetime) -> Status:
-    """Return the status at `now`."""
+    """Return the counts of the fleet from a data directory's log.
+
+    Deadlines and ends of halts are compared with `now`.
+    """
     exposed: Counter[tuple[str, str]] = Counter()
     overdue: Counter[str] = Counter()
     decisions: Counter[tuple[str, str]] = Counter()
@@ -85,6 +88,7 @@ def read_status(log: Log, now: datetime) -> Status:
 
 
 def _halts(log: Log, now: datetime) -> list[str]:
+    """Return the scope keys of the halts in force at `now`, sorted."""
     halts = json.loads(log.setting("halts") or b"{}")
     in_force = []
     for scope, (_, halt) in sorted(halts.items()):
@@ -95,6 +99,7 @@ def _halts(log: Log, now: datetime) -> list[str]:
 
 
 def _nested(counts: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    """Return the counts as {first key part: {second key part: count}}, both sorted."""
     found: dict[str, dict[str, int]] = {}
     for (outer, inner), count in sorted(counts.items()):
         found.setdefault(outer, {})[inner] = count

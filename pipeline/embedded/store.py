@@ -88,7 +88,7 @@ class Store(Log):
 
     @classmethod
     def open(cls, data_dir: Path, on_durable_write: Hook | None = None) -> Self:
-        """Open to write; make the directory and its files if they are missing.
+        """Return the store of a data directory; make the directory and its files if missing.
 
         Raises InUseError if another process has it open, StoreError if another version wrote it or
         the disk fails.
@@ -116,7 +116,7 @@ class Store(Log):
     def transaction(self, what: str) -> Iterator[None]:
         """Commit the writes of the block durably; roll them back if it raises.
 
-        Raises StoreError if the disk fails.
+        `what` names the transaction for `on_durable_write`. Raises StoreError if the disk fails.
         """
         self._begin()
         try:
@@ -150,7 +150,11 @@ class Store(Log):
     def append_event(
         self, now: datetime, *, source: str, identity: str, kind: str, key: str, body: bytes
     ) -> bool:
-        """Log an event; return False if the log has this source and id already."""
+        """Log an event and return True; return False if the log has its source and id already.
+
+        `identity` is the event's id, `kind` its type, `key` its key by `transaction.key_of`, `body`
+        its encoded bytes.
+        """
         cursor = self._db.execute(
             "INSERT INTO log (kind, at_us, source, id, type, key, body)"
             " VALUES ('event', ?, ?, ?, ?, ?, ?)"
@@ -160,7 +164,7 @@ class Store(Log):
         return cursor.rowcount == 1
 
     def append_decision(self, now: datetime, key: str, body: bytes) -> None:
-        """Log a decision about a Mac."""
+        """Log a decision: `key` is the UDID of its Mac, `body` its DecisionRecord as JSON."""
         self._db.execute(
             "INSERT INTO log (kind, at_us, source, id, type, key, body)"
             " VALUES ('decision', ?, '', '', 'decision', ?, ?)",
@@ -168,7 +172,10 @@ class Store(Log):
         )
 
     def put_blob(self, digest: str, kind: str, body: bytes) -> None:
-        """Store content under its digest, once."""
+        """Store content under its digest; do nothing if the digest is stored already.
+
+        `kind` is `policy` (`body` is its text) or `catalogue` (`body` is JSON).
+        """
         self._db.execute(
             "INSERT INTO blobs VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
             (digest, kind, zlib.compress(body, _PACKING)),
@@ -199,13 +206,13 @@ class Store(Log):
         self._db.executemany(_PUT_LAST_DECISION, rows)
 
     def delete_last_decisions(self, udids: Iterable[str]) -> None:
-        """Delete the last decisions of these Macs."""
+        """Delete the last decisions of these Macs; a Mac without one is skipped."""
         self._db.executemany(
             "DELETE FROM last_decisions WHERE udid = ?", [(udid,) for udid in udids]
         )
 
     def put_setting(self, name: str, body: bytes) -> None:
-        """Replace a setting (`Log.setting`)."""
+        """Store a setting under its name, in place of an older one (see `Log.setting`)."""
         self._db.execute(
             "INSERT INTO settings VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
             (name, zlib.compress(body, _PACKING)),
@@ -221,13 +228,13 @@ class Store(Log):
         )
 
     def mark_replayed(self, seq: int, now: datetime) -> None:
-        """Record that a dead letter was translated at `now`."""
+        """Record that the dead letter with the number `seq` was replayed at `now`."""
         self._db.execute(
             "UPDATE dead_letters SET replayed_at_us = ? WHERE seq = ?", (to_us(now), seq)
         )
 
     def event_body(self, source: str, identity: str) -> bytes | None:
-        """Return the bytes of a logged event; None if the log does not have it."""
+        """Return the bytes of the logged event with this source and id; None if not logged."""
         row = self._db.execute(
             "SELECT body FROM log WHERE kind = 'event' AND source = ? AND id = ?",
             (source, identity),
@@ -238,7 +245,7 @@ class Store(Log):
 def _acquire_lock(path: Path) -> int:
     """Return the descriptor of the locked file. The lock ends with the process, even if killed.
 
-    Raises InUseError.
+    Raises InUseError if another process has the lock, OSError if the file cannot be opened.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -32,8 +32,8 @@ _SETTINGS: Final = ("advisories", "halts", "approvals", "policy")
 class Committed:
     """One committed transaction, for observers: metrics, logs, a live view.
 
-    `events` are the new events and those that followed from them, in the log's order;
-    `duplicates` are events that were in the log already.
+    `at` is the `now` of the transaction. `events` are the new events and those that followed from
+    them, in the log's order; `duplicates` are events that were in the log already.
     """
 
     at: datetime
@@ -61,7 +61,7 @@ class Transaction:
     settings: dict[str, None] = field(default_factory=dict)
 
     def committed(self) -> Committed:
-        """Return the transaction as committed."""
+        """Return an immutable copy of the transaction's work, for observers."""
         return Committed(
             self.now,
             tuple(self.events),
@@ -71,7 +71,11 @@ class Transaction:
         )
 
     def save(self, store: Store, reconciler: Reconciler) -> None:
-        """Write the rows of the state that changed."""
+        """Write the rows that changed: devices, job histories, last decisions, settings.
+
+        Also deletes the last decisions that the reconciler dropped, and clears its list of them.
+        Call only inside a transaction of the store.
+        """
         fleet = reconciler.fleet
         store.put_devices((udid, _json(fleet.devices[udid].to_wire())) for udid in self.devices)
         store.put_job_histories(
@@ -95,7 +99,10 @@ class Transaction:
 
 
 def load_state(log: Log, *, fast_paths: bool = True) -> Reconciler:
-    """Return the reconciler as of the last commit, from the state tables without a replay."""
+    """Return the reconciler as of the last commit, from the state tables without a replay.
+
+    An empty data directory gives an empty reconciler without a policy.
+    """
     fleet = Fleet()
     settings = {name: log.setting(name) for name in _SETTINGS}
     empty = fleet.broadcast_to_wire()
@@ -114,7 +121,10 @@ def load_state(log: Log, *, fast_paths: bool = True) -> Reconciler:
 
 
 def key_of(event: Event) -> str:
-    """Return the log key of an event: its Mac's key, or the event's subject."""
+    """Return the log key of an event: the UDID of its Mac, or the event's subject.
+
+    The key of a report without a UDID is `serial:` and the serial number.
+    """
     if isinstance(event, JobIssuedEvent):
         return event.data.job.udid
     if isinstance(event, JobResultedEvent | JobSupersededEvent):
@@ -123,7 +133,10 @@ def key_of(event: Event) -> str:
 
 
 def setting_of(event: Event) -> str | None:
-    """Return the setting that an advisory or control event changes; None for other events."""
+    """Return the name of the setting that the event changes; None if it changes none.
+
+    The names are `advisories`, `policy`, `halts` and `approvals`.
+    """
     if isinstance(event, AdvisoryEvent):
         return "advisories"
     family = event.type.split(".")[1]

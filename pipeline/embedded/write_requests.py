@@ -20,9 +20,10 @@ from schemas.feeds import FeedSource, FeedState
 
 
 def webhook(source: str, raw: bytes, redactor: Redactor) -> WriteRequest:
-    """Return the request that stores a webhook's payload.
+    """Return the request that stores the events of a webhook's payload.
 
-    The sender does not repeat it, so its unusable part becomes a dead letter.
+    The sender does not repeat it, so each unusable part becomes a dead letter. The response has the
+    numbers `events` and `dead_letters`.
     """
 
     def prepare(_: Service, now: datetime) -> AcceptedInput:
@@ -33,10 +34,12 @@ def webhook(source: str, raw: bytes, redactor: Redactor) -> WriteRequest:
 
 
 def feed(source: FeedSource, raw: bytes, *, accept_losses: bool = False) -> WriteRequest:
-    """Return the request that stores a whole feed document.
+    """Return the request that stores the new entries of a whole feed document.
 
     New releases and CVEs are found by comparison with the stored state of the feed. A refused
-    document changes nothing; the response has the reason as `refused`.
+    document gives no events; only its new dead letters are stored. The response has `outcome`, the
+    numbers `events` and `dead_letters`, and for a refused document the reason as `refused`.
+    `accept_losses` accepts a document that lacks many earlier entries.
     """
     name = f"feed:{source}"
 
@@ -68,6 +71,7 @@ def feed(source: FeedSource, raw: bytes, *, accept_losses: bool = False) -> Writ
 
 
 def _feed_state(source: FeedSource, kept: bytes | None) -> FeedState:
+    """Return the stored state; an empty one if none is stored or it cannot be read."""
     try:
         return FeedState(source=source) if kept is None else FeedState.model_validate_json(kept)
     except ValidationError:
@@ -79,7 +83,8 @@ def _feed_state(source: FeedSource, kept: bytes | None) -> FeedState:
 def events(raw: bytes) -> WriteRequest:
     """Return the request that stores CloudEvents: one, a JSON array, or JSON lines; all or none.
 
-    When prepared it raises RejectedError, with the position of each bad event.
+    When prepared it raises RejectedError, with the position of each bad event. The response has the
+    numbers `events` and `dead_letters`; the second is always 0.
     """
 
     def prepare(_: Service, __: datetime) -> AcceptedInput:
@@ -90,9 +95,10 @@ def events(raw: bytes) -> WriteRequest:
 
 
 def retranslate(letter: StoredDeadLetter, now: datetime, redactor: Redactor) -> Translation:
-    """Return the translation of a dead letter's bytes by today's code.
+    """Return the events of a dead letter's bytes, translated by today's code.
 
-    Raises ValueError if its bytes were not kept or are still not an event.
+    Parts that are still unusable are dead letters of the translation. Raises ValueError if the
+    bytes were not kept or are still not an event.
     """
     dead_letter = DeadLetter.model_validate_json(letter.body)
     if dead_letter.raw is None:

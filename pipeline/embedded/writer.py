@@ -35,8 +35,12 @@ _ORIGIN: Final = "embedded"
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """Counts of one accepted input: new events (`folded`), events that were in the log already
-    (`duplicates`), dead letters, decisions, and jobs issued."""
+    """Counts of one accepted input and of all that followed from it.
+
+    `folded` are the given events that were new, `duplicates` those that were in the log already.
+    `dead_letters`, `decisions` and `jobs` are all that the transaction stored, also for events that
+    followed; `jobs` are the jobs issued.
+    """
 
     folded: int
     duplicates: int
@@ -85,11 +89,13 @@ class Writer:
         settings: Mapping[str, bytes] | None = None,
         replayed: Sequence[int] = (),
     ) -> Accepted:
-        """Make one input durable with everything that follows from it, or raise StoreError.
+        """Make an input and all that follows from it durable, and return the counts.
 
-        An event that was accepted before changes nothing. An event on which our code raises becomes
-        a dead letter with its bytes; the other events are accepted. `settings` are stored by name
-        in the same transaction. `replayed` are the numbers of dead letters to mark as replayed.
+        Raises StoreError if the write fails; then nothing of the input is accepted. An event that
+        was logged before changes nothing. An event that admission rejects, or on which our code
+        raises, becomes a dead letter with its bytes; the other events are accepted. `dead_letters`
+        are stored as given, `settings` by name, in the same transaction. `replayed` are the numbers
+        of dead letters to mark as replayed.
         """
         failed: dict[int, Exception] = {}
         while True:
@@ -115,7 +121,13 @@ class Writer:
 
     @contextmanager
     def transaction(self, what: str, now: datetime) -> Iterator[Transaction]:
-        """All inside is durable when this ends. If it raises, memory is what the disk has."""
+        """Yield an open transaction; commit it when the block ends.
+
+        After the commit `on_commit` is called, unless the transaction recorded nothing. If the
+        block or the commit raises, nothing is written, the reconciler is loaded again from the
+        disk, and the exception is raised again. Raises StoreError if the disk fails. `what` names
+        the transaction for the store's hook.
+        """
         current = self._transaction = Transaction(now)
         try:
             with self._store.transaction(what):
@@ -133,7 +145,12 @@ class Writer:
     def _append_all(
         self, events: Sequence[Event], failed: Mapping[int, Exception], now: datetime
     ) -> tuple[int, int]:
-        """Return the number of new events and the number of events that were logged already."""
+        """Return the number of new events and the number of events that were logged already.
+
+        Events in `failed` (by index) and events that admission rejects become dead letters and are
+        not counted. Raises _EventFailedError for an event on which our code raises, StoreError or
+        sqlite3.Error if the store fails.
+        """
         outcomes = [0, 0]
         for index, event in enumerate(events):
             cause = failed.get(index)
@@ -154,7 +171,11 @@ class Writer:
         return outcomes[0], outcomes[1]
 
     def _append(self, event: Event, now: datetime) -> bool:
-        """Log an event, fold it, and follow what follows from it; False if it was logged before."""
+        """Return True if the event is new: then it is logged and folded, with all that follows.
+
+        The decisions, jobs and derived events that result are recorded in the same transaction.
+        Return False if the event was logged before: then it is only noted as a duplicate.
+        """
         current, fleet, key = self._current, self.reconciler.fleet, key_of(event)
         new = self._store.append_event(
             now,
@@ -180,7 +201,11 @@ class Writer:
         return True
 
     def apply_effects(self, effects: Iterable[Effect], now: datetime) -> None:
-        """Record the reconciler's effects in order. Call only inside a transaction."""
+        """Record the reconciler's effects in the open transaction, in order.
+
+        A derived event is logged and folded; a decision is logged, with its signed job if it has
+        one; a failed evaluation becomes a dead letter. Call only inside `transaction`.
+        """
         for effect in effects:
             if isinstance(effect, DerivedEvent):
                 self._append(effect.event, now)
@@ -190,6 +215,7 @@ class Writer:
                 self._record_decision(effect, now)
 
     def _record_decision(self, effect: Decided, now: datetime) -> None:
+        """Log a decision; if it has a job, sign the job and log the event that issues it."""
         record = effect.record
         udid = record.decision.udid
         self._store_blobs(record)
@@ -208,7 +234,10 @@ class Writer:
             self._append(issued, now)
 
     def _store_blobs(self, record: DecisionRecord) -> None:
-        """Keep what the record's digests name, once."""
+        """Store the catalogue and the policy that the record names by digest.
+
+        Content that is stored already is not written again.
+        """
         inputs, fleet = record.inputs, self.reconciler.fleet
         if not self._store.has_blob(inputs.catalog_digest):
             text = json.dumps(fleet.advisories.to_wire(), sort_keys=True, separators=(",", ":"))

@@ -13,7 +13,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class CachedDocument:
-    """A document from `location`, with the headers for the next conditional request."""
+    """A document from `location`, with the headers for the next conditional request.
+
+    `etag` and `last_modified` are None if the server sent none, or if the document is from a file.
+    """
 
     location: str
     document: bytes
@@ -28,7 +31,10 @@ class DownloadCache:
         self._folder = folder
 
     def load(self, source: str, location: str) -> CachedDocument | None:
-        """Return the accepted document; None if missing, damaged or from another location."""
+        """Return the accepted document of the feed `source`.
+
+        None if it is missing, damaged or from another `location`.
+        """
         try:
             metadata = json.loads(self._metadata_path(source).read_bytes())
             document = self._document_path(source).read_bytes()

@@ -55,10 +55,11 @@ def is_url(location: str) -> bool:
 
 
 async def fetch(location: str, known: CachedDocument | None, limits: FetchLimits) -> CachedDocument:
-    """Return the current document of a location.
+    """Return the current document of a location, a URL or the path of a file.
 
     `known` is the document of an earlier fetch; it is returned if the server responds "not
-    modified". Raises FetchError.
+    modified". Raises FetchError if the file cannot be read, the document is too large, a response
+    is not usable, or the last try fails.
     """
     if not is_url(location):
         return await asyncio.to_thread(_read, location, limits.max_bytes)
@@ -108,6 +109,11 @@ async def _request(
 async def _read_response(
     response: httpx.Response, location: str, known: CachedDocument | None, max_bytes: int
 ) -> CachedDocument:
+    """Return the document of a response, or `known` for "not modified".
+
+    Raises _TransientFetchError for a status that allows a retry, FetchError for other statuses, a
+    document over `max_bytes`, and a redirect from HTTPS to HTTP.
+    """
     hops = [*response.history, response]
     if location.startswith("https://") and any(hop.url.scheme != "https" for hop in hops):
         raise FetchError(f"redirected to {response.url}, which is not HTTPS")
@@ -128,6 +134,7 @@ async def _read_response(
 
 
 def _conditional_headers(known: CachedDocument | None) -> dict[str, str]:
+    """Return the headers that ask for a document newer than `known`; empty without `known`."""
     if known is None:
         return {}
     headers = {"If-None-Match": known.etag, "If-Modified-Since": known.last_modified}

@@ -63,7 +63,10 @@ class PollerGroupMember:
             await asyncio.sleep(_RETRY_S)
 
     async def while_leading(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Wait for leadership, then do the work until it ends or the leadership is lost."""
+        """Wait for leadership, then do the work until it ends or the leadership is lost.
+
+        When the leadership is lost the work is cancelled. An exception of the work is raised.
+        """
         await self._leading.wait()
         working = asyncio.ensure_future(work())
         losing = asyncio.ensure_future(self._not_leading.wait())
@@ -76,6 +79,11 @@ class PollerGroupMember:
                 await working
 
     async def _participate(self) -> None:
+        """Join the group and stay in it until cancelled or until Kafka fails.
+
+        Raises KafkaError or OSError, also if the topic of feed states is missing; this member is
+        then no leader.
+        """
         consumer = AIOKafkaConsumer(**self._options)
         consumer.subscribe([FEEDS.name], listener=_Listener(self._assigned))
         try:
@@ -92,7 +100,10 @@ class PollerGroupMember:
                 await asyncio.wait_for(consumer.stop(), _CLOSE_S)
 
     def _assigned(self, partitions: Any) -> None:
-        """Apply the new assignment of this member; None if it has left the group."""
+        """Apply the new assignment of this member, which leads if it has the partition.
+
+        `partitions` is empty without the partition, and None if the member has left the group.
+        """
         self.joined = partitions is not None
         yes, no = (
             (self._leading, self._not_leading) if partitions else (self._not_leading, self._leading)

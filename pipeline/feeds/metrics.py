@@ -35,7 +35,10 @@ class FeedPollMetrics:
                 self._polls.labels(source, outcome.value)
 
     def count_poll(self, source: FeedSource, outcome: FeedOutcome) -> None:
-        """Count one poll of a feed by its outcome."""
+        """Count one poll of a feed by its outcome.
+
+        An accepted or unchanged document also sets the time of the last good document to now.
+        """
         self._polls.labels(source, outcome.value).inc()
         if outcome in _ACCEPTED:
             self._good.labels(source).set_to_current_time()
@@ -90,11 +93,14 @@ class FeedsMetrics(FeedPollMetrics):
             self._dead_letters.labels(FEEDS, letter.code.value).inc()
 
     def set_leading(self, *, leading: bool) -> None:
-        """Show if this replica is the leader."""
+        """Set the gauge `drydock_feeds_leading`: 1 if this replica is the leader, else 0."""
         self._leading.set(leading)
 
     def set_ready(self, *, ready: bool) -> None:
-        """Show if this replica is in the group: it polls, or is on standby."""
+        """Set the gauge `drydock_ready`: 1 if this replica is in the group, else 0.
+
+        A replica in the group polls or is on standby.
+        """
         self._ready.set(ready)
 
     def observe_request(self, route: str, status: int, duration_s: float) -> None:

@@ -27,7 +27,11 @@ _JITTER: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class DocumentResult:
-    """The outcome of one document: number of new events, and the reason of a refusal."""
+    """The outcome of one document.
+
+    `events` is the number of new events. `detail` is the reason if the document was refused or not
+    received, else empty.
+    """
 
     outcome: FeedOutcome
     events: int = 0
@@ -40,9 +44,10 @@ class Sink(Protocol):
     async def process_document(
         self, source: FeedSource, document: bytes, *, accept_losses: bool
     ) -> DocumentResult:
-        """Accept the next document of a feed, or refuse it.
+        """Return the outcome of the next document of a feed, once its events are durable.
 
-        `accept_losses` accepts a document that lacks entries of the earlier one.
+        A refused document gives no events. `accept_losses` accepts a document that lacks many
+        entries of the earlier one.
         """
 
 
@@ -80,7 +85,10 @@ class Poller:
         self._due = dict.fromkeys(self._feeds, 0.0)
 
     async def run(self, sink: Sink) -> None:
-        """Poll each feed at its interval, until cancelled or until the sink raises."""
+        """Poll each feed at its interval, until cancelled or until the sink raises.
+
+        A feed that was never polled is due at once.
+        """
         while True:
             now = time.monotonic()
             due = [source for source, at in self._due.items() if at <= now]
@@ -94,7 +102,11 @@ class Poller:
         *,
         accept_losses: Collection[FeedSource] = (),
     ) -> dict[FeedSource, FeedOutcome]:
-        """Poll these feeds now, or all of them; return the outcome of each."""
+        """Poll these feeds now, or all of them for None; return the outcome of each polled feed.
+
+        Sources that the poller does not have are left out. For the feeds in `accept_losses` a
+        document that lacks many earlier entries is accepted. Exceptions of the sink are raised.
+        """
         selected = [one for one in self._feeds if sources is None or one in sources]
         fetched = {source: asyncio.create_task(self._fetch(source)) for source in selected}
         outcomes = {}
@@ -113,6 +125,10 @@ class Poller:
     async def _process(
         self, source: FeedSource, fetched: CachedDocument | str, sink: Sink, accept_losses: bool
     ) -> DocumentResult:
+        """Return the sink's result for a fetched document, after the document was cached.
+
+        A text in place of the document is the reason of a failed fetch: the outcome is UNREACHABLE.
+        """
         if isinstance(fetched, str):
             return DocumentResult(FeedOutcome.UNREACHABLE, detail=fetched)
         result = await sink.process_document(source, fetched.document, accept_losses=accept_losses)
@@ -120,7 +136,7 @@ class Poller:
         return result
 
     async def _fetch(self, source: FeedSource) -> CachedDocument | str:
-        """Return the document, or the reason why it could not be fetched."""
+        """Return the document of a feed; a text, the reason, if it could not be fetched."""
         location = self._feeds[source].location
         known = await asyncio.to_thread(self._copies.load, source, location)
         try:
@@ -129,6 +145,10 @@ class Poller:
             return str(error)
 
     def _cache(self, source: FeedSource, copy: CachedDocument, outcome: FeedOutcome) -> None:
+        """Keep the document on disk: a refused one beside the accepted one, else in its place.
+
+        An error of the disk is only logged.
+        """
         try:
             if outcome in REFUSALS:
                 self._copies.store_refused(source, copy.document)
@@ -156,7 +176,10 @@ def make_poller(
     observer: PollMetrics,
     log: structlog.typing.FilteringBoundLogger,
 ) -> Poller:
-    """Return a poller of the feeds that the settings name, with its cache in `folder`."""
+    """Return a poller of the feeds that have a location, with its cache in `folder`.
+
+    A location of `none` leaves the feed out.
+    """
     every_s: dict[FeedSource, float] = {
         "sofa": settings.interval_s,
         "gdmf": max(settings.interval_s, settings.gdmf_interval_s),

@@ -42,7 +42,10 @@ _PAUSE_S: Final = (1.0, 3.0)
 
 @dataclass(frozen=True, slots=True)
 class FeedsPlan:
-    """The data directory, Kafka connection and optional address of /metrics and probes."""
+    """The data directory, Kafka connection and optional address of /metrics and probes.
+
+    Without `listen` no HTTP server runs.
+    """
 
     data_dir: Path
     listen: Listen | None
@@ -50,7 +53,10 @@ class FeedsPlan:
 
 
 def serve(plan: FeedsPlan, settings: FeedsSettings, log: Log) -> None:
-    """Poll until SIGTERM or SIGINT. Raises ValueError if `listen` cannot be used."""
+    """Poll, while this replica is the leader, until SIGTERM or SIGINT.
+
+    Raises ValueError if `listen` cannot be used.
+    """
     silence_kafka_clients()
     with ExitStack() as stack:
         listener = None if plan.listen is None else stack.enter_context(plan.listen.bind())
@@ -63,8 +69,10 @@ def poll_once(
 ) -> bool:
     """Poll each feed once; return True if every document was accepted or unchanged.
 
-    Raises FeedStateStoreError. Replicas may run meanwhile: the one that polls loses its right to
-    write and opens the state store again.
+    False if one was refused or not received. For the feeds in `accept_losses` a document that lacks
+    many earlier entries is accepted. Raises FeedStateStoreError if the state store cannot be opened
+    or written. Replicas may run meanwhile: the one that polls loses its right to write and opens
+    the state store again.
     """
     silence_kafka_clients()
     metrics = FeedsMetrics(make_registry())
@@ -127,6 +135,8 @@ def _operations(metrics: FeedsMetrics, member: PollerGroupMember, log: Log) -> S
 async def _lead(
     member: PollerGroupMember, work: Callable[[], Awaitable[None]], metrics: FeedsMetrics, log: Log
 ) -> None:
+    """Do the work whenever `member` is the leader, without end; show it in metrics and log."""
+
     async def leading() -> None:
         metrics.set_leading(leading=True)
         log.info("polling started")
@@ -141,6 +151,7 @@ async def _lead(
 
 
 async def _work(plan: FeedsPlan, metrics: FeedsMetrics, poller: Poller, log: Log) -> None:
+    """Open the state store and poll into it, without end; a lost store is opened again."""
     while True:
         store = await _open_store(plan, metrics, log)
         try:
@@ -153,7 +164,7 @@ async def _work(plan: FeedsPlan, metrics: FeedsMetrics, poller: Poller, log: Log
 
 
 async def _open_store(plan: FeedsPlan, metrics: FeedsMetrics, log: Log) -> FeedStateStore:
-    """Open the state store; retry without end."""
+    """Return the open state store; retry without end while Kafka is away."""
 
     async def once() -> FeedStateStore:
         try:

@@ -81,9 +81,11 @@ class FeedStateStore:
         log: Log,
         clock: Callable[[], datetime],
     ) -> Self:
-        """Fence the poller that has the store open, and read the states.
+        """Return an open state store with the states of all feeds.
 
-        Raises FeedStateStoreError.
+        It first fences the poller that has the store open: that one can no longer write. Raises
+        FeedStateStoreError if the settings are invalid, Kafka cannot be reached within 30 s, or a
+        topic is missing.
         """
         try:
             producer = AIOKafkaProducer(**_options(connection))
@@ -117,10 +119,11 @@ class FeedStateStore:
     async def process_document(
         self, source: FeedSource, document: bytes, *, accept_losses: bool
     ) -> DocumentResult:
-        """Review a document and make the resulting events and the new state durable.
+        """Return the outcome of a document, once its events and the new state are committed.
 
-        Raises FeedStateStoreError: then they may be durable or not; opening the store again
-        shows it.
+        A refused document gives no events; only its new dead letters are committed. `accept_losses`
+        accepts a document that lacks many earlier entries. Raises FeedStateStoreError: then the
+        records may be durable or not; opening the store again shows it.
         """
         state = self.states[source]
         reviewed = await asyncio.to_thread(
@@ -140,7 +143,11 @@ class FeedStateStore:
         return DocumentResult(reviewed.outcome, len(reviewed.events), reviewed.detail)
 
     async def _write(self, records: Iterable[Record]) -> None:
-        """Commit all of these records, or none of them."""
+        """Commit all of these records in one transaction, or none of them.
+
+        Raises FeedStateStoreError if another poller has fenced this one, or Kafka fails or is too
+        slow; after a failure of the commit itself the records may be committed.
+        """
         producer = self._producer
         try:
             async with asyncio.timeout(_WRITE_S):
@@ -165,6 +172,7 @@ def _retrieve_exception(ack: "asyncio.Future[Any]") -> None:
 
 
 def _records(reviewed: ReviewedDocument) -> list[Record]:
+    """Return the records of the events, then of the dead letters, then of the feed's new state."""
     state = reviewed.state
     return [
         *event_records(reviewed.events),
@@ -176,6 +184,11 @@ def _records(reviewed: ReviewedDocument) -> list[Record]:
 
 
 async def _states(connection: KafkaConnection, log: Log) -> dict[FeedSource, FeedState]:
+    """Return the state of every feed from the topic, by source.
+
+    A feed without a stored or readable state has an empty one. Raises KafkaError or OSError if
+    Kafka fails.
+    """
     found: dict[bytes, bytes] = {}
     consumer = AIOKafkaConsumer(
         **aiokafka_options(connection),
@@ -199,6 +212,7 @@ async def _states(connection: KafkaConnection, log: Log) -> dict[FeedSource, Fee
 
 
 def _state(source: FeedSource, raw: bytes | None, log: Log) -> FeedState:
+    """Return the stored state; an empty one if `raw` is None or unreadable, which is logged."""
     try:
         return FeedState(source=source) if raw is None else FeedState.model_validate_json(raw)
     except ValidationError as error:

@@ -27,9 +27,10 @@ class Authenticator:
     admin_token: str | None = None
 
     def check_source(self, source: str, headers: Mapping[str, str], body: bytes) -> None:
-        """Check the credentials for a source: a webhook's name, or `events`.
+        """Check the credentials of a request for a source: a webhook's name, or `events`.
 
-        Raises AuthenticationError (401 or 403).
+        Raises AuthenticationError: 401 if they are missing or wrong; 403 if no secret is configured
+        for the source and the server is not on a loopback address, or a web page sent the request.
         """
         key = self.settings.hmac_key if source == "nanomdm" else None
         if key is not None:
@@ -49,7 +50,7 @@ class Authenticator:
         """Check the credentials as far as headers allow, before the body is read.
 
         So the server does not read the body of an unknown sender. Only the presence of an HMAC is
-        checked; `check_source` checks its value. Raises AuthenticationError.
+        checked; `check_source` checks its value. Raises AuthenticationError as `check_source` does.
         """
         if source == "nanomdm" and self.settings.hmac_key is not None:
             if "x-hmac-signature" not in headers:
@@ -58,9 +59,9 @@ class Authenticator:
             self.check_source(source, headers, b"")
 
     def check_admin(self, headers: Mapping[str, str]) -> None:
-        """Check the admin token. Without a configured token, every request is refused.
+        """Check the admin token of a request.
 
-        Raises AuthenticationError.
+        Raises AuthenticationError: 401 if it is missing or wrong, 403 if no token is configured.
         """
         if self.admin_token is None:
             raise AuthenticationError(403, "no admin token is configured")
@@ -70,6 +71,7 @@ class Authenticator:
 def _check_hmac(key: bytes, given: str | None, body: bytes) -> None:
     """Check NanoMDM's `X-Hmac-Signature`: base64 of the HMAC-SHA256 of the body.
 
+    `given` is the header's value. Raises AuthenticationError (401) if it is missing or wrong.
     Source: github.com/micromdm/nanomdm, http/hashbody.
     """
     wanted = base64.b64encode(hmac.new(key, body, hashlib.sha256).digest())
@@ -78,13 +80,17 @@ def _check_hmac(key: bytes, given: str | None, body: bytes) -> None:
 
 
 def _check_secret(secret: str, headers: Mapping[str, str]) -> None:
+    """Raise AuthenticationError (401) if the headers do not have this secret."""
     given = _secret_in(headers)
     if given is None or not hmac.compare_digest(secret.encode(), given.encode()):
         raise AuthenticationError(401, "the secret is missing or wrong")
 
 
 def _secret_in(headers: Mapping[str, str]) -> str | None:
-    """Return the secret: a bearer token, the password of Basic, or the header X-Drydock-Secret."""
+    """Return the secret: a bearer token, the password of Basic, or the header X-Drydock-Secret.
+
+    None if there is none, or if the value of Basic cannot be decoded.
+    """
     scheme, _, rest = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return rest.strip()

@@ -66,7 +66,11 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class _PendingRecord:
-    """A record on its way, and the future that its sender waits for."""
+    """A record on its way, and the future that its sender waits for.
+
+    `accepted_at` and `sent_at` are monotonic seconds. `delivery` is None until a producer accepted
+    the record.
+    """
 
     record: Record
     ack: "asyncio.Future[DurableIn]"
@@ -81,7 +85,11 @@ class _PendingRecord:
 
 @dataclass(slots=True)
 class _Drain:
-    """Progress of sending the spool: the last record sent, and the ones not yet acknowledged."""
+    """Progress of sending the spool.
+
+    `sent_up_to` is the sequence number of the last record that was sent. `in_flight` has, by
+    sequence number, the sent records that are not yet deleted from the spool.
+    """
 
     sent_up_to: int = 0
     in_flight: dict[int, tuple[Spooled, DeliveryFuture]] = field(default_factory=dict)
@@ -141,8 +149,9 @@ class StoreAndForwardProducer:
     async def put(self, records: Sequence[Record]) -> None:
         """Return once all of these are durable, in this order.
 
-        Raises BackpressureError or SpoolError; some records may be durable all the same, so a
-        retry must use the same event ids.
+        Raises BackpressureError (too many records wait, or delivery stops or restarts),
+        SpoolFullError, or SpoolError (the disk fails). Some records may be durable all the same, so
+        a retry must use the same event ids.
         """
         if not records:
             return
@@ -164,7 +173,11 @@ class StoreAndForwardProducer:
             self._waiting -= 1
 
     async def run(self) -> None:
-        """Serve until `stop`. What a crash left in the spool is sent first."""
+        """Deliver the records of `put` until `stop` is called.
+
+        Records that a crash left in the spool are sent first. At the end the records that wait are
+        made durable; producer and spool are closed.
+        """
         while not self._stopping:
             try:
                 if self._producer is None or self._failure or self._spool.depth:
@@ -180,14 +193,21 @@ class StoreAndForwardProducer:
         await self._shut_down()
 
     def stop(self) -> None:
-        """Have `run` return soon, with everything that was given durable."""
+        """End `run` soon, after it made all records that wait durable.
+
+        From now on `put` raises BackpressureError.
+        """
         self._stopping = True
         self._changed.set()
 
     # --- straight to Kafka ---
 
     async def _deliver_directly(self) -> None:
-        """Send what comes until something is not acknowledged in time, or a stop."""
+        """Send queued records to Kafka, until one fails or a stop.
+
+        A record also fails if the producer does not accept it, or Kafka does not acknowledge it,
+        within `ack_wait_s`.
+        """
         self._set_mode(spooling=False)
         while not self._stopping:
             while self._in_flight and self._in_flight[0].is_acknowledged:
@@ -205,12 +225,19 @@ class StoreAndForwardProducer:
                 return
 
     def _ack_time_left_s(self) -> float:
-        """Return the seconds until the oldest record in flight is overdue; negative after that."""
+        """Return the seconds until the oldest record in flight is overdue; negative after that.
+
+        `ack_wait_s` if no record is in flight.
+        """
         if not self._in_flight:
             return self._ack_wait_s
         return self._in_flight[0].sent_at + self._ack_wait_s - time.monotonic()
 
     async def _send(self, pending: _PendingRecord) -> bool:
+        """Return True if the producer accepted the record: `pending` then has its delivery.
+
+        False: it failed or did not accept the record within `ack_wait_s`.
+        """
         delivery = await self._try_send(pending.record)
         if delivery is None:
             return False
@@ -219,7 +246,10 @@ class StoreAndForwardProducer:
         return True
 
     async def _try_send(self, record: Record) -> DeliveryFuture | None:
-        """Return the future of a record that the producer accepted; None if it did not in time."""
+        """Return the delivery of a record that the producer accepted within `ack_wait_s`.
+
+        None if it did not accept the record in time, or failed; its error is then in `_failure`.
+        """
         assert self._producer is not None
         try:
             async with asyncio.timeout(self._ack_wait_s):
@@ -232,6 +262,11 @@ class StoreAndForwardProducer:
             return None
 
     def _on_delivery(self, pending: _PendingRecord | None, delivery: DeliveryFuture) -> None:
+        """Note the end of a delivery: the time of the acknowledgement, or the error in `_failure`.
+
+        An acknowledged `pending` record is reported to its sender; for a record of the spool it is
+        None.
+        """
         error = asyncio.CancelledError() if delivery.cancelled() else delivery.exception()
         if error is not None:
             self._failure = error
@@ -244,8 +279,11 @@ class StoreAndForwardProducer:
     # --- through the spool ---
 
     async def _deliver_through_spool(self) -> None:
-        """Spool what is not acknowledged and what comes, send it in order; return when the spool
-        is empty, or on a stop."""
+        """Spool records and send the spool to Kafka in order, until it is empty or a stop.
+
+        First the records in flight without an acknowledgement are spooled, then all records that
+        arrive.
+        """
         self._set_mode(spooling=True)
         self._drain = _Drain()
         unacknowledged = [pending for pending in self._in_flight if not pending.is_acknowledged]
@@ -266,7 +304,10 @@ class StoreAndForwardProducer:
                 await writer
 
     async def _spool_queue(self) -> None:
-        """Spool what comes, one transaction for all that waits."""
+        """Move queued records to the spool until cancelled.
+
+        Each transaction takes all that wait, at most 500.
+        """
         while True:
             await self._arrived.wait()
             async with self._intake_lock:
@@ -278,7 +319,10 @@ class StoreAndForwardProducer:
             self._changed.set()
 
     async def _append_to_spool(self, batch: Sequence[_PendingRecord]) -> list[Spooled]:
-        """Write these to the spool, then acknowledge them; return an empty list on SpoolError."""
+        """Write records to the spool, acknowledge them, and return them with sequence numbers.
+
+        On SpoolError none is written: their senders get the error, and the list is empty.
+        """
         if not batch:
             return []
         records = [pending.record for pending in batch]
@@ -296,6 +340,10 @@ class StoreAndForwardProducer:
         return [Spooled(*pair) for pair in zip(sequences, records, strict=True)]
 
     async def _send_spool(self, writer: "asyncio.Task[None]") -> None:
+        """Send the spool to Kafka, until it is empty with the intake paused, or a stop.
+
+        Also returns if `writer`, the task of `_spool_queue`, ends.
+        """
         while not self._stopping:
             if writer.done():
                 return  # it failed; the caller awaits it, which raises its exception
@@ -325,7 +373,10 @@ class StoreAndForwardProducer:
         return now - self._acknowledged_at < _WAKE_INTERVAL_S or not self._drain.in_flight
 
     async def _drain_with_intake_paused(self, writer: "asyncio.Task[None]") -> bool:
-        """Pause the intake and send the rest of the spool; return True if it is empty in time."""
+        """Pause the intake and send the rest of the spool; return True if it is empty in time.
+
+        Then `writer` is cancelled. False if a record fails or the spool is not empty within 0.25 s.
+        """
         async with self._intake_lock:
             until = time.monotonic() + _DRAIN_TIMEOUT_S
             while self._spool.depth:
@@ -343,7 +394,10 @@ class StoreAndForwardProducer:
             return True
 
     async def _ensure_producer(self) -> bool:
-        """Return True if a producer is connected; try once to connect if none is."""
+        """Return True if a producer is connected; a failed one is dropped first.
+
+        If there is none, it tries once to connect; after a failure it waits, then returns False.
+        """
         if self._failure is not None:
             await self._drop_producer(self._failure)
         if self._producer is None:
@@ -361,7 +415,11 @@ class StoreAndForwardProducer:
         return True
 
     async def _drop_producer(self, why: BaseException) -> None:
-        """Wait until all that was under way is decided, then begin again after what is known."""
+        """Close the failed producer, once each of its spooled records is delivered or failed.
+
+        It waits at most 120 s for that. Acknowledged records are deleted from the spool; the next
+        producer sends the rest again. `why` is logged.
+        """
         self._log.warning("producer given up", **{key.DETAIL: f"{type(why).__name__}: {why}"})
         until = time.monotonic() + _OUTCOME_TIMEOUT_S
         while not self._stopping and time.monotonic() < until:
@@ -376,7 +434,10 @@ class StoreAndForwardProducer:
         await self._sleep_until_stop(self._retry_delays_s[0])
 
     async def _send_spooled(self) -> bool:
-        """Send the next records of the spool, in order; return True if some are left unsent."""
+        """Send the next records of the spool, in order; return True if some are left unsent.
+
+        They are left if too many records are in flight or the producer does not accept one.
+        """
         drain = self._drain
         # Read `last` first: records appended during the read must not be skipped.
         while (
@@ -399,7 +460,7 @@ class StoreAndForwardProducer:
         return drain.sent_up_to < self._spool.last_seq
 
     async def _delete_delivered(self) -> None:
-        """Take what Kafka has off the disk."""
+        """Delete the records that Kafka has acknowledged from the spool."""
         in_flight = self._drain.in_flight
         delivered = [one for one, delivery in in_flight.values() if is_acknowledged(delivery)]
         if delivered:
@@ -416,6 +477,7 @@ class StoreAndForwardProducer:
         self._metrics.set_spooling(spooling=spooling)
 
     def _acknowledge(self, pending: _PendingRecord, durable_in: DurableIn) -> None:
+        """Report a record as durable to its sender and count it, unless that was done before."""
         if not pending.ack.done():
             pending.ack.set_result(durable_in)
             duration_s = time.monotonic() - pending.accepted_at
@@ -427,20 +489,26 @@ class StoreAndForwardProducer:
         return await asyncio.get_running_loop().run_in_executor(self._disk, job)
 
     async def _wait_for_change(self, timeout_s: float) -> None:
-        """Wait until something came, was decided or is to end; or for so long."""
+        """Wait until a record arrives, a delivery ends or `stop` is called.
+
+        Returns after `timeout_s` seconds in any case.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(max(timeout_s, 0)):
                 await self._changed.wait()
         self._changed.clear()
 
     async def _sleep_until_stop(self, timeout_s: float) -> None:
-        """Wait for so long, or until it is to end."""
+        """Wait for `timeout_s` seconds, or until `stop` is called."""
         until = time.monotonic() + timeout_s
         while not self._stopping and (left := until - time.monotonic()) > 0:
             await self._wait_for_change(left)
 
     def _reset(self, error: BaseException) -> None:
-        """Fail all waiting calls of `put` after a bug; `run` sends the spool again."""
+        """Fail all waiting calls of `put` after a bug; `run` sends the spool again.
+
+        The calls raise BackpressureError; `error` is kept as the producer's failure.
+        """
         self._failure = error
         self.spooling = True
         _fail_pending(
@@ -450,7 +518,10 @@ class StoreAndForwardProducer:
         self._queue.clear()
 
     async def _shut_down(self) -> None:
-        """Have everything durable that was given, then let go."""
+        """Make all accepted records durable, then close producer and spool.
+
+        Records without an acknowledgement within `ack_wait_s` go to the spool.
+        """
         in_flight = [
             one.delivery for one in self._in_flight if one.delivery and not one.delivery.done()
         ]

@@ -23,7 +23,10 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class HttpError(Exception):
-    """An HTTP error response. Its JSON body holds `detail` as `error`, and the fields of `more`."""
+    """An HTTP error response. Its JSON body holds `detail` as `error`, and the fields of `more`.
+
+    `retry_after_s` is sent as the header Retry-After, if it is given.
+    """
 
     def __init__(
         self, status: int, detail: str, *, retry_after_s: int | None = None, **more: Any
@@ -130,7 +133,10 @@ async def healthz(_: Request) -> Response:
 
 
 def readyz(ready: Callable[[], bool]) -> Handler:
-    """Return a handler that responds 200 while `ready()` is True, else 503."""
+    """Return a handler that responds 200 while `ready()` is True, else 503.
+
+    The JSON body is {"ready": true} or {"ready": false}.
+    """
 
     async def respond(_: Request) -> Response:
         found = ready()
@@ -153,6 +159,10 @@ def operations_routes(
 
 
 def _request_id(request: Request) -> str:
+    """Return the sender's X-Request-Id, or a new random id.
+
+    A new one is made unless the sender's has only ASCII letters, digits and hyphens, at most 64.
+    """
     given = request.headers.get("x-request-id", "")
     plain = given.isascii() and given.replace("-", "").isalnum()
     return given if plain and len(given) <= _MAX_REQUEST_ID else uuid.uuid4().hex

@@ -35,7 +35,8 @@ class IdempotentProducer:
     async def connect(cls, connection: KafkaConnection, topics: Iterable[str]) -> Self:
         """Return a connected producer that has the metadata of these topics.
 
-        Raises ProducerError if no broker can be reached or if a topic is missing.
+        Raises ProducerError if the settings are invalid, no broker can be reached within 15 s, or a
+        topic is missing.
         """
         try:
             producer = AIOKafkaProducer(**_options(connection))
@@ -65,9 +66,10 @@ class IdempotentProducer:
         return connected
 
     async def send(self, record: Record) -> "asyncio.Future[Any]":
-        """Append a record to a batch; the future is done when Kafka has acknowledged it.
+        """Return a future that is done once Kafka has acknowledged the record.
 
-        Raises ProducerError.
+        The record is in a batch when this returns. The future gets an exception if delivery fails.
+        Raises ProducerError if the client does not accept the record.
         """
         try:
             delivery: asyncio.Future[Any] = await self._producer.send(

@@ -98,7 +98,10 @@ class GatewayMetrics:
         self._requests.labels(route, str(status)).observe(duration_s)
 
     def count_request(self, source: str, status: int) -> None:
-        """Count one webhook or request with events by its source and response status."""
+        """Count one webhook or request with events by its source and response status.
+
+        A status that is no known refusal counts as the outcome `bug`.
+        """
         outcome = ACCEPTED if status == 200 else _REASONS.get(status, _BUG)
         self._webhook_requests.labels(source, outcome).inc()
 
@@ -112,9 +115,9 @@ class GatewayMetrics:
         self._durable.labels(durable_in.value).observe(duration_s)
 
     def set_spooling(self, *, spooling: bool) -> None:
-        """Show if records go through the spool (True) or directly to Kafka."""
+        """Set `drydock_gateway_spooling`: 1 if records go through the spool, 0 if directly."""
         self._spooling.set(spooling)
 
     def set_ready(self, *, ready: bool) -> None:
-        """Show if inputs are accepted."""
+        """Set the gauge `drydock_ready`: 1 if inputs are accepted, else 0."""
         self._ready.set(ready)

@@ -36,7 +36,7 @@ class RejectedError(HttpError):
 
 
 def read_events(raw: bytes) -> list[DeviceEvent | AdvisoryEvent]:
-    """Decode CloudEvents: one, a JSON array of them, or JSON lines.
+    """Return the CloudEvents of a body, in order: one, a JSON array of them, or JSON lines.
 
     Raises RejectedError with the first 100 problems. An event of a type that only Drydock itself
     publishes is a problem too.
@@ -64,7 +64,11 @@ def read_events(raw: bytes) -> list[DeviceEvent | AdvisoryEvent]:
 
 
 def _split(raw: bytes) -> list[tuple[str, bytes]]:
-    """Return the place and the bytes of each event."""
+    """Return the position and the bytes of each event, in order.
+
+    The position is `$` for one event, `$[0]` in an array, `line 1: $` in JSON lines. Raises
+    RejectedError if an array is not valid JSON.
+    """
     text = raw.strip()
     if text.startswith(b"["):
         try:
@@ -87,9 +91,10 @@ def translate(
     now: datetime,
     redactor: Redactor,
 ) -> Translation:
-    """Return the events and the dead letters of a payload.
+    """Return the events of a payload, and a dead letter for each part that is unusable.
 
-    An unhandled exception of the translator becomes a dead letter with code `bug`.
+    An unhandled exception of the translator becomes a dead letter with code `bug`; nothing is
+    raised. `source` selects the translator; `origin` is written to the dead letters.
     """
     try:
         return TRANSLATORS[source](raw, origin=origin, received_at=now, redactor=redactor)

@@ -21,10 +21,11 @@ class Producer(Protocol):
     """Sends records to Kafka in the order of the calls of `send`."""
 
     async def send(self, record: Record) -> DeliveryFuture:
-        """Accept a record; the future is done when Kafka has acknowledged it.
+        """Return a future that is done once Kafka has acknowledged the record.
 
-        May wait, and may be cancelled while it waits: then the record is not accepted. Raises
-        ProducerError.
+        The future gets an exception if delivery fails. The call may wait, and may be cancelled
+        while it waits: then the record is not accepted. Raises ProducerError if the producer cannot
+        accept it.
         """
 
     async def close(self) -> None:
@@ -45,9 +46,9 @@ class DeliveryMetrics(Protocol):
         """Count a record that is durable `duration_s` after its acceptance."""
 
     def set_spooling(self, *, spooling: bool) -> None:
-        """Show if records go through the spool (True) or directly to Kafka."""
+        """Show that records go through the spool (True) or directly to Kafka (False)."""
 
 
 def is_acknowledged(delivery: DeliveryFuture) -> bool:
-    """Return True if Kafka has acknowledged the record."""
+    """Return True if Kafka has acknowledged the record; False if it is pending or failed."""
     return delivery.done() and not delivery.cancelled() and delivery.exception() is None

@@ -85,23 +85,40 @@ class Receiver:
         return Starlette(routes=operations_routes(endpoint, self.metrics.registry, self.is_ready))
 
     def is_ready(self) -> bool:
-        """Return True if inputs are accepted: Kafka acknowledges, or the spool has room."""
+        """Return True if inputs are accepted: Kafka acknowledges, or the spool has room.
+
+        Also sets the gauge `drydock_ready`.
+        """
         is_accepting = self.producer.is_accepting
         self.metrics.set_ready(ready=is_accepting)
         return is_accepting
 
     async def webhook(self, request: Request) -> Response:
-        """Accept the payload of a source that reports on Macs."""
+        """Respond 200 once the payload of a webhook source is durable.
+
+        The body has the numbers of events and of dead letters. Raises HttpError: 404 (unknown
+        source), 401 or 403 (credentials), 429 or 503 (not durable; retry), and the errors of
+        `read_body`.
+        """
         source = request.path_params["source"]
         if source not in WEBHOOK_SOURCES:
             raise HttpError(404, f"no webhook {source!r}; there are {', '.join(WEBHOOK_SOURCES)}")
         return await self._respond_counted(source, request, self._webhook_acceptor(source))
 
     async def events(self, request: Request) -> Response:
-        """Accept CloudEvents: all of them, or none."""
+        """Respond 200 once all CloudEvents of the body are durable.
+
+        Raises HttpError: 400 if one is invalid, 413 if one is too large (then none is accepted),
+        401 or 403 (credentials), 429 or 503 (not durable; retry), and the errors of `read_body`.
+        """
         return await self._respond_counted(EVENTS, request, self._accept_events)
 
     def _webhook_acceptor(self, source: str) -> Accept:
+        """Return a function that makes a webhook of this source durable.
+
+        It returns the numbers of `events` and `dead_letters`, or raises HttpError.
+        """
+
         async def accept(request: Request) -> dict[str, int]:
             self.authenticator.check_before_body(source, request.headers)
             async with self._body(request, self.settings.max_webhook_bytes) as body:
@@ -123,6 +140,7 @@ class Receiver:
         return accept
 
     async def _accept_events(self, request: Request) -> dict[str, int]:
+        """Return the number of `events` once all are durable; `dead_letters` is always 0."""
         self.authenticator.check_source(EVENTS, request.headers, b"")
         async with self._body(request, self.settings.max_feed_bytes) as body:
             found = await self._run_off_loop(body, lambda: read_events(body))
@@ -134,7 +152,11 @@ class Receiver:
         return {"events": len(found), "dead_letters": 0}
 
     async def _respond_counted(self, source: str, request: Request, accept: Accept) -> Response:
-        """Return the response, after it is counted by its source."""
+        """Return the result of `accept` as a 200 response, and count the request by its source.
+
+        An HttpError of `accept` is counted and raised again; any other exception counts as status
+        500.
+        """
         status = 500
         try:
             response = JSONResponse(await accept(request))
@@ -148,7 +170,11 @@ class Receiver:
 
     @asynccontextmanager
     async def _body(self, request: Request, max_bytes: int) -> AsyncIterator[bytes]:
-        """The body, while there is room for it in memory."""
+        """Yield the body of a request; its size counts as used memory until the block ends.
+
+        Raises HttpError 429 if the bodies in progress would be over `max_waiting_bytes`, and the
+        errors of `read_body`. One body alone is always read.
+        """
         length = request.headers.get("content-length", "")
         size = min(int(length), max_bytes) if length.isdigit() else max_bytes
         if self._buffered_bytes and self._buffered_bytes + size > self.settings.max_waiting_bytes:
@@ -166,9 +192,14 @@ class Receiver:
         )
 
     async def _run_off_loop(self, body: bytes, work: Callable[[], T]) -> T:
+        """Return the result of `work`, which runs in a thread if `body` is over 64 KiB."""
         return work() if len(body) <= _SMALL_BYTES else await asyncio.to_thread(work)
 
     def _records(self, source: str, body: bytes, done: Translation) -> list[Record]:
+        """Return the Kafka records of the events, then of the dead letters.
+
+        If one event is too large, no event is sent: the whole body becomes one more dead letter.
+        """
         letters = list(done.dead_letters)
         try:
             records = event_records(done.events)
@@ -182,6 +213,11 @@ class Receiver:
         return [*records, *map(letter_record, letters)]
 
     async def _make_durable(self, records: list[Record]) -> None:
+        """Return once all records are durable.
+
+        Raises HttpError: 429 (too many wait), 503 (the spool is full or fails, or 30 s have
+        passed).
+        """
         try:
             async with asyncio.timeout(_DURABLE_TIMEOUT_S):
                 await self.producer.put(records)

@@ -28,8 +28,8 @@ class Record(NamedTuple):
 def event_records(events: Iterable[Event]) -> list[Record]:
     """Return one record for each event, in their order.
 
-    Raises OversizeError, and AssertionError for an event of a type that only Drydock itself
-    publishes.
+    Raises OversizeError if one event is larger than a topic accepts, and AssertionError for an
+    event of a type that only Drydock itself publishes.
     """
     records = []
     for event in events:

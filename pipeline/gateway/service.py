@@ -130,8 +130,10 @@ async def _serve(
 def _load_redactor(data_dir: Path, settings: GatewaySettings, log: Log) -> Redactor:
     """Return the redactor, with the key of the settings or else of a file in `data_dir`.
 
-    A redactor replaces a secret by a keyed fingerprint, so that a change of the secret is visible.
-    Gateways with different keys make different fingerprints of one secret. Raises SetupError.
+    The file is made if it is missing. A redactor replaces a secret by a keyed fingerprint, so that
+    a change of the secret is visible. Gateways with different keys make different fingerprints of
+    one secret. Raises SetupError for an invalid key in the file, OSError if it cannot be read or
+    written.
     """
     if settings.redaction_key is not None:
         return Redactor(settings.redaction_key.get_secret_value().encode())

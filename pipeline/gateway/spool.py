@@ -62,7 +62,11 @@ class Spool:
     def __init__(
         self, folder: Path, *, max_bytes: int, on_durable_write: Hook | None = None
     ) -> None:
-        """Open the spool in `folder`; create folder and file if missing. Raises SpoolError."""
+        """Open the spool in `folder`; create folder and file if missing.
+
+        Raises SpoolError if another process has it open, if it is damaged or of a newer version, or
+        if the disk fails.
+        """
         self.max_bytes = max_bytes
         self._hook = on_durable_write or (lambda _: None)
         path = folder / FILE
@@ -114,7 +118,8 @@ class Spool:
     def append(self, records: Sequence[Record], now: datetime) -> range:
         """Write all of these records behind the waiting ones, or none; return their `seq` range.
 
-        Raises SpoolFullError (the limit is reached or the disk is full) and SpoolError.
+        `now` is their time of arrival. Raises SpoolFullError if the limit is reached or the disk is
+        full, SpoolError for other failures of the disk.
         """
         cost = sum(record.size + _ROW_BYTES for record in records)
         if self.size + cost > self.max_bytes:
@@ -131,9 +136,10 @@ class Spool:
         return range(self.last_seq - len(rows) + 1, self.last_seq + 1)
 
     def read_after(self, seq: int, *, max_records: int, max_bytes: int) -> list[Spooled]:
-        """Return the oldest records after `seq`, as many as both limits allow.
+        """Return the oldest records with a `seq` over this one, as many as both limits allow.
 
-        Returns at least one record if there is one, whatever its size. Raises SpoolError.
+        At least one record is returned if there is one, however large; else the list is empty.
+        Raises SpoolError if the file cannot be read.
         """
         query = "SELECT seq, topic, key, value FROM records WHERE seq > ? ORDER BY seq LIMIT ?"
         found: list[Spooled] = []
@@ -151,7 +157,10 @@ class Spool:
         return found
 
     def delete(self, delivered: Iterable[Spooled]) -> None:
-        """Delete records that Kafka has acknowledged. Raises SpoolError."""
+        """Delete records that Kafka has acknowledged.
+
+        Raises SpoolError if the file cannot be written; then all of them stay.
+        """
         deleted = list(delivered)
         self._commit("forget", "DELETE FROM records WHERE seq = ?", [(one.seq,) for one in deleted])
         self.depth -= len(deleted)
