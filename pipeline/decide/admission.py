@@ -11,7 +11,7 @@ from schemas.signing import SignatureError
 
 
 def reject_reason(event: Event, *, jobs: PublicKeys, approvals: PublicKeys) -> str | None:
-    """Return why a well-formed event must not be folded, or None if it may be.
+    """Return the reason for which a well-formed event must not be folded; None if it may be.
 
     `jobs` and `approvals` are the public keys that may sign jobs and approvals. Events of other
     types are always admitted.
@@ -33,6 +33,7 @@ def reject_reason(event: Event, *, jobs: PublicKeys, approvals: PublicKeys) -> s
 
 
 def _policy_problem(event: PolicyChangedEvent) -> str | None:
+    """Return the reason for which the policy is rejected; None if text and digest are valid."""
     if policy_digest(event.data.text) != event.data.digest:
         return "the policy's digest differs from the digest of its text"
     try:

@@ -43,8 +43,9 @@ def decide_all(
 ) -> Iterator[Decision]:
     """Yield one decision for each Mac, in the order of the UDIDs.
 
-    Each Mac is decided alone: the jobs that other Macs of its site have open are not counted, so
-    the gate `site_slots` compares the site's limit with 0.
+    An open job that the Mac's reports or the time have ended counts as ended. Each Mac is decided
+    alone: the jobs that other Macs of its site have open are not counted, so the gate `site_slots`
+    compares the site's limit with 0.
     """
     for udid in sorted(fleet.macs()):
         device = fleet.merged_device(udid)
@@ -67,7 +68,10 @@ def _job_order(event: JobEvent) -> tuple[bool, int, str, str]:
 
 
 def _with_inferred_result(history: JobHistory, device: Device, now: datetime) -> JobHistory:
-    """Return the job history after the Mac's reports, or the time, have ended the open job."""
+    """Return the job history with the open job ended, if the Mac's reports or the time end it.
+
+    Else the history is returned unchanged.
+    """
     entry = open_job(history)
     result = None if entry is None else infer_result(entry, device, device.udid, now)
     return history if result is None else add_result(history, result, to_us(now))

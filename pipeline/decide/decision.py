@@ -64,7 +64,7 @@ class GatedNeed(msgspec.Struct, frozen=True):
 
     @classmethod
     def of_results(cls, candidate: Candidate, gates: tuple[GateResult, ...]) -> "GatedNeed":
-        """Build it from the results of all gates, in order."""
+        """Return the need with these results, which are in the order of GATES."""
         return cls(candidate, gates, tuple([one for one in gates if one.reason is not None]))
 
     def is_stopped_by(self, reason: Reason) -> bool:
@@ -73,7 +73,7 @@ class GatedNeed(msgspec.Struct, frozen=True):
 
     @property
     def opens_at(self) -> datetime | None:
-        """The time at which, without an event, all gates open or a newer release matures.
+        """The first time at which all gates have opened by time or a newer release matures.
 
         None if only an event can change the need.
         """
@@ -87,8 +87,9 @@ class GatedNeed(msgspec.Struct, frozen=True):
 class Evaluation(msgspec.Struct, frozen=True):
     """A decision, and the inputs that can change it without a change of the device's state.
 
-    `recheck_on_telemetry`: a report that brings telemetry only. `waits_for_capacity`: the end of
-    another job of the site. `gated_needs`: the needs evaluated, up to the one that is sent.
+    `recheck_on_telemetry`: True if a report that brings only telemetry can change it.
+    `waits_for_capacity`: True if the end of another job of the site can change it. `gated_needs`:
+    for a job that is sent, the needs evaluated, the last of which is sent; else empty.
     """
 
     decision: Decision
@@ -137,7 +138,7 @@ def evaluate(s: Situation, *, fast_paths: bool = True) -> Evaluation:
 
 
 def reevaluate_after_send(s: Situation, sent: Evaluation) -> Evaluation:
-    """Return the same as `evaluate`, from the evaluation `sent` that has just sent a job.
+    """Return the Evaluation that `evaluate` gives, from `sent`, which has just sent a job.
 
     The caller ensures that the Situation differs from that of `sent` only in that its job is now
     open and the newest of the job history. Then only the gate `job_open` can change, and only that
@@ -154,6 +155,7 @@ def reevaluate_after_send(s: Situation, sent: Evaluation) -> Evaluation:
 def _evaluation_of_hold(
     s: Situation, held: list[GatedNeed], sent: Decision | None, *, fast_paths: bool
 ) -> Evaluation:
+    """Return the hold of `_hold`, and the inputs that can end it."""
     reasons = {result.reason for one in held for result in one.closed}
     return Evaluation(
         _hold(s, held, sent, fast_paths=fast_paths),
@@ -166,7 +168,11 @@ def _evaluation_of_hold(
 
 
 def _without_need(s: Situation, exposed: Exposure) -> Decision:
-    """Return the decision for a Mac without needs: compliant, or the reason why no job helps."""
+    """Return the decision for a Mac without needs.
+
+    It is `nothing`, with the reason `compliant` or a reason for which no job helps; a hold if the
+    last reinstall is not confirmed in every point.
+    """
     version = s.device.os_version
     if version is None:
         return _nothing(s, exposed, Reason.OS_UNKNOWN)
@@ -191,6 +197,10 @@ def _without_need(s: Situation, exposed: Exposure) -> Decision:
 
 
 def _left_on_dead_line(s: Situation, exposed: Exposure, version: OSVersion) -> Decision:
+    """Return `nothing` for a Mac that stays on a dead line.
+
+    The reason is `exempt` if the policy upgrades no Mac off dead lines, else `no_advisory`.
+    """
     upgrades, dead = s.policy.upgrades, f"macOS {version.line} gets no more fixes"
     if not upgrades.out_of_support:
         finding = f"{dead}; the policy upgrades no Mac for that"
@@ -202,21 +212,26 @@ def _left_on_dead_line(s: Situation, exposed: Exposure, version: OSVersion) -> D
 
 
 def _severity(exposed: Exposure) -> Severity | None:
+    """Return the worst severity of the missing releases; None if the Mac lacks none."""
     return exposed.severity if exposed.holes.releases else None
 
 
 def _untouched_job(s: Situation) -> JobEntry | None:
-    """Return the open job if it can still be withdrawn; None once it may have touched the Mac."""
+    """Return the open job if it can still be withdrawn.
+
+    None if no job is open, or if its executor may have touched the Mac.
+    """
     entry = s.open_job
     return None if entry is None or entry.may_have_touched else entry
 
 
 def _withdrawn(s: Situation, held: list[GatedNeed]) -> str | None:
-    """Return the id of the open job that a hold makes unwanted, or None.
+    """Return the id of the open job that a hold makes unwanted; None if no job is withdrawn.
 
-    The job is kept if it is of the Mac's present site and serves a held need that is not exempt:
-    it was issued for that need, or it has the same action and an older release that the Mac still
-    lacks. A newer release replaces such a job when it is sent, not while it is held.
+    A job that may have touched the Mac is kept. Another is kept if it is of the Mac's present site
+    and serves a held need that is not exempt: it was issued for that need, or it has the same
+    action and an older release that the Mac still lacks. A newer release replaces such a job when
+    it is sent, not while it is held.
     """
     entry = _untouched_job(s)
     if entry is None:
@@ -246,7 +261,7 @@ def _still_offered(s: Situation, entry: JobEntry) -> bool:
 
 
 def _next_eligible_at(s: Situation, *times: datetime | None) -> datetime | None:
-    """Return the first future time at which the decision can change without an event.
+    """Return the first future time at which the decision can change without an event; None if none.
 
     Considered are `times`, the timeout of the open job, and the next fault of the enrollment.
     """
@@ -260,6 +275,7 @@ def _next_eligible_at(s: Situation, *times: datetime | None) -> datetime | None:
 
 
 def _nothing(s: Situation, exposed: Exposure, reason: Reason, *findings: str) -> Decision:
+    """Return the decision `nothing` with this reason; it withdraws an open, untouched job."""
     deadline_us = exposed.deadline_us(s.policy.deadlines)
     withdrawn = _untouched_job(s)
     return Decision(
@@ -300,8 +316,9 @@ def _hold(
 ) -> Decision:
     """Return the hold for `held`, which is not empty.
 
-    `sent`, if given, is the decision that has just sent the job that they are held for: its values
-    are reused.
+    It shows the need that the gate `job_open` holds, if there is one, else the first need; its
+    reason is that of the need's first closed gate. `sent`, if given, is the decision that has just
+    sent the job for which they are held: its values are reused.
     """
     shown = held[-1] if held[-1].is_stopped_by(Reason.JOB_OPEN) else held[0]
     reason = shown.closed[0].reason
@@ -377,6 +394,7 @@ def _build_decision(
 
 
 def _findings(s: Situation) -> tuple[str, ...]:
+    """Return the finding that the Mac gets no more fixes on its hardware, or an empty tuple."""
     version: OSVersion | None = s.device.os_version
     if version is None or upgrade_obstacle(s) is not Reason.UNFIXABLE_HARDWARE:
         return ()

@@ -37,7 +37,7 @@ class Exposure(msgspec.Struct, frozen=True):
 
     @property
     def cves(self) -> tuple[str, ...]:
-        """Every CVE the Mac is exposed to."""
+        """Every CVE to which the Mac is exposed, sorted."""
         return self.holes.cves
 
     @property
@@ -48,7 +48,7 @@ class Exposure(msgspec.Struct, frozen=True):
     def deadline_us(self, deadlines: Deadlines) -> int | None:
         """Return the earliest deadline of `holes`, in us since 1970; None if there are none.
 
-        Cached for the last policy asked about: `holes` is one object for all Macs of a kind.
+        Cached in `holes` for the last `deadlines`: `holes` is one object for all Macs of a kind.
         """
         missing = self.holes
         known: tuple[Deadlines, int | None] | None = missing.cache.get("due")

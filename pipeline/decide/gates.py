@@ -41,7 +41,11 @@ _BIG_INSTALLS: Final = frozenset({Action.UPGRADE, Action.REINSTALL})
 
 
 class GateResult(msgspec.Struct, frozen=True, gc=False):
-    """A gate's result: `reason` is None if it passed; `until` is when time alone opens it."""
+    """The result of one gate: `reason` is None if the gate passed.
+
+    `until` is the time at which a closed gate opens without an event; None if it passed, or if only
+    an event opens it. `detail` is text for the decision record.
+    """
 
     gate: str
     reason: Reason | None = None
@@ -68,8 +72,10 @@ _DEFERRAL_PASSED: Final = GateResult("deferral")
 class Candidate(msgspec.Struct, frozen=True):
     """A need with its method, exposure, deadline and job id, as the gates read it.
 
-    `deadline_us` is None for a need that does not wait for windows; `past` is True once the
-    deadline has passed. `running` is the release on the Mac, if known.
+    `deadline_us` is in us since 1970, and None for a need that does not wait for windows or a Mac
+    without a missing release. `past` is True from the deadline on. `generation` is the number of
+    the job among all jobs for this intent, from 0. `running` is the release on the Mac; None if its
+    version is unknown.
     """
 
     need: Need
@@ -88,7 +94,10 @@ class Candidate(msgspec.Struct, frozen=True):
 
     @property
     def target(self) -> Target | None:
-        """The release that the Mac has after the job; EraseDevice keeps the one that runs."""
+        """The release that the Mac has after the job; EraseDevice keeps the one that runs.
+
+        None if that is not known, or if the job installs nothing.
+        """
         return self.running if self.choice.method is Method.ERASE_DEVICE else self.need.target
 
     @property
@@ -102,7 +111,11 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 def make_candidate(s: Situation, need: Need, choice: Choice, exposed: Exposure) -> Candidate:
-    """Return the need as a candidate, with its deadline and the id of its next job."""
+    """Return the need as a candidate, with its deadline and the id of its next job.
+
+    The generation is one more than the highest of the ended jobs for this intent, or 0 for the
+    first.
+    """
     earlier = attempts(s.job_history, need.action, need.intent)
     generation = max([one.generation for one in earlier]) + 1 if earlier else 0
     deadline_us = exposed.deadline_us(s.policy.deadlines) if need.timed else None
@@ -121,7 +134,7 @@ def make_candidate(s: Situation, need: Need, choice: Choice, exposed: Exposure) 
 
 
 def evaluate_gates(s: Situation, c: Candidate) -> tuple[GateResult, ...]:
-    """Return the result of every gate, in the order of GATES."""
+    """Return the result of every gate, closed or passed, in the order of GATES."""
     return tuple([check(s, c) for check in _CHECKS])
 
 
@@ -134,20 +147,20 @@ def reevaluate_job_gate(
 
 
 def is_for(entry: JobEntry, need: Need) -> bool:
-    """Return True if the job was issued for this need."""
+    """Return True if the job has the action and the intent of this need."""
     return entry.action is need.action and entry.intent == need.intent
 
 
 @lru_cache(maxsize=8192)
 def to_gate(result: GateResult) -> Gate:
-    """Return the result as a decision records it; cached, because most Macs have the same."""
+    """Return the result as a `Gate` of a decision; cached, because most Macs have the same."""
     return Gate(
         gate=result.gate, passed=result.reason is None, detail=result.detail, until=result.until
     )
 
 
 def opens_by_itself_at(closed_gates: tuple[GateResult, ...]) -> datetime | None:
-    """Return the time at which all these gates have opened without an event.
+    """Return the latest `until` of these closed gates: then all have opened without an event.
 
     None if one of them needs an event, or if there are none.
     """
@@ -174,6 +187,7 @@ def _exempt(s: Situation, c: Candidate) -> GateResult:
 
 
 def _covers(halt: HaltSet, s: Situation, c: Candidate) -> bool:
+    """Return True if the halt applies to this candidate at `s.now`."""
     scope = halt.scope
     if halt.until is not None and s.now >= halt.until:
         return False
@@ -235,9 +249,10 @@ def _cool_down(s: Situation, c: Candidate) -> GateResult:
 
 
 def _tried(s: Situation, failed: JobHistory) -> tuple[int, str]:
-    """Return the number of failed attempts that reached the Mac, and the detail that shows it.
+    """Return the number of failed jobs in `failed` that reached the Mac, and a gate's detail.
 
-    Attempts that did not reach it do not count: a Mac that is off at night gets a job every night.
+    The detail is text: `2 of 5 attempts failed`. Jobs that did not reach the Mac do not count: a
+    Mac that is off at night gets a job every night.
     """
     tried = sum(one.touched for one in failed)
     return tried, f"{tried} of {s.policy.thresholds.max_attempts} attempts failed"
@@ -499,7 +514,10 @@ _TELEMETRY: Final = frozenset(f"device.{name}" for name in TELEMETRY)
 
 
 def reasons_on_telemetry(*declared: Reads) -> frozenset[Reason]:
-    """Return the reasons that a report with nothing but telemetry can end, by declared fields."""
+    """Return the reasons for which a gate reads a telemetry field, by these declarations.
+
+    A report with nothing but telemetry can end a hold with one of these reasons.
+    """
     return frozenset(
         reason
         for reads in declared

@@ -63,6 +63,11 @@ def build_job(s: Situation, decision: Decision, *, fast_paths: bool = True) -> J
 
 
 def _latest_start(s: Situation, decision: Decision) -> datetime:
+    """Return the end of the open window, but at least 30 minutes from now.
+
+    If the deadline has passed or no window closes, it is `job_expires_after` of the policy from now
+    (at least 30 minutes).
+    """
     is_past_deadline = decision.deadline_at is not None and s.now >= decision.deadline_at
     assert s.site is not None
     assert s.site_name is not None
@@ -77,6 +82,10 @@ def _latest_start(s: Situation, decision: Decision) -> datetime:
 
 
 def _approval(s: Situation, decision: Decision) -> Signed | None:
+    """Return the signed approval of the decision's job; None if the job erases nothing.
+
+    A decision to send a job that erases the Mac always has one.
+    """
     if not decision.erases:
         return None
     return next(

@@ -23,8 +23,10 @@ def result_event(result: JobResult, source: str, now: datetime) -> JobResultedEv
 def superseded_event(
     entry: JobEntry, udid: str, by: str, source: str, now: datetime
 ) -> JobSupersededEvent:
-    """Return the event that withdraws a job. `by` is the id of the job that replaces it, or the
-    reason of the decision that needs no job."""
+    """Return the event that withdraws a job.
+
+    `by` is the id of the job that replaces it, or the reason of the decision that needs no job.
+    """
     return JobSupersededEvent(
         id=event_id("superseded", entry.job_id),
         source=source,

@@ -33,7 +33,7 @@ class LastDecision(NamedTuple):
 
 
 def fingerprint(decision: Decision) -> bytes:
-    """Return 16 bytes that differ for decisions that differ in more than gates and evidence.
+    """Return a 16-byte hash of the decision without its gates and evidence.
 
     The details of gates, such as free disk space, and the evidence change without a change of the
     decision, so they are excluded.

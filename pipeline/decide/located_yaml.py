@@ -34,7 +34,10 @@ Path = tuple[str | int, ...]
 
 
 class Problem(NamedTuple):
-    """An error in a file: line and column (from 1), path of the value (`sites.tokyo`), message."""
+    """An error in a file: line and column (from 1), path of the value (`sites.tokyo`), message.
+
+    The path is empty for an error of the whole text.
+    """
 
     line: int
     column: int
@@ -117,12 +120,14 @@ def read_yaml(text: str) -> Located:
 
 
 def _location(event: Event) -> tuple[int, int]:
+    """Return the line and column (from 1) at which the event begins."""
     mark = event.start_mark
     assert mark is not None
     return mark.line + 1, mark.column + 1
 
 
 def _integer(text: str) -> int:
+    """Return the value of a decimal, hexadecimal, octal or binary number; raises ValueError."""
     digits = text.replace("_", "").lower()
     sign = -1 if digits.startswith("-") else 1
     digits = digits.lstrip("+-")
@@ -135,6 +140,7 @@ def _float(text: str) -> float:
 
 
 def _boolean(text: str) -> bool:
+    """Return the value of `true` or `false` in any case. Raises ValueError for other text."""
     if text.lower() not in {"true", "false"}:
         raise ValueError("neither true nor false")
     return text.lower() == "true"
@@ -159,6 +165,7 @@ class _Stop(Exception):  # noqa: N818 - never leaves this module
 
 
 def _of_marked(error: MarkedYAMLError) -> Problem:
+    """Return the error of the YAML parser as a problem, with its location if it has one."""
     mark = error.problem_mark or error.context_mark
     line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
     context = f" {error.context}" if error.context else ""
@@ -188,7 +195,11 @@ class _Reader:
         self._values = 0
 
     def read(self, text: str) -> Located:
-        """Return the root value. Raises _Stop, or an error of ruamel.yaml's."""
+        """Return the root value; problems that do not end the reading are added to `problems`.
+
+        Raises _Stop, or an error of ruamel.yaml's. The root value is not valid if there are
+        problems.
+        """
         for event in self._yaml.parse(text):
             if isinstance(event, DocumentStartEvent) and self._root is not None:
                 raise self._stop(_location(event), "a second document begins; only one is allowed")
@@ -201,6 +212,7 @@ class _Reader:
         return self._root
 
     def _node(self, event: NodeEvent) -> None:
+        """Read one value, alias or key, or begin a mapping or list."""
         self._values += 1
         if self._values > _MAX_VALUES:
             raise self._stop(_location(event), f"more than {_MAX_VALUES:,} values")
@@ -231,6 +243,10 @@ class _Reader:
         self._open.append(_OpenCollection(located, path, event.anchor, is_mapping))
 
     def _key(self, event: NodeEvent, parent: _OpenCollection) -> None:
+        """Store the key for the value that follows; a merge key or duplicate key is a problem.
+
+        Raises _Stop for a key that is not a scalar.
+        """
         if not isinstance(event, ScalarEvent):
             raise self._stop(_location(event), "a key must be plain text")
         key = event.value
@@ -246,6 +262,10 @@ class _Reader:
         parent.key = key
 
     def _add(self, located: Located, location: tuple[int, int]) -> None:
+        """Put a complete value into the innermost open collection, or make it the root.
+
+        `location` is for the error. Raises _Stop if aliases repeat too many values.
+        """
         if not self._open:
             self._root = located
             return
@@ -264,6 +284,10 @@ class _Reader:
         parent.key = None
 
     def _end(self) -> None:
+        """Add the innermost open collection, now complete, to the one around it.
+
+        Without one around it, it becomes the root.
+        """
         closed = self._open.pop()
         if closed.anchor:
             self._anchors[closed.anchor] = closed.located
@@ -273,6 +297,11 @@ class _Reader:
         self._add(closed.located, (closed.located.line, closed.located.column))
 
     def _aliased(self, event: AliasEvent) -> Located:
+        """Return the value that an alias refers to.
+
+        Raises _Stop if no anchor of this name precedes it, or if the alias is inside its own
+        anchor.
+        """
         located = self._anchors.get(event.anchor)
         if any(one.anchor == event.anchor for one in self._open):
             raise self._stop(_location(event), f"*{event.anchor} is used inside its own anchor")
@@ -283,6 +312,7 @@ class _Reader:
         return located
 
     def _path(self) -> Path:
+        """Return the path of the next value; empty for the root."""
         if not self._open:
             return ()
         parent = self._open[-1]
@@ -291,6 +321,10 @@ class _Reader:
         return (*parent.path, part)
 
     def _scalar(self, event: ScalarEvent, path: Path) -> Any:
+        """Return the Python value of a scalar.
+
+        None, with a problem added, if its tag is not supported or its text does not fit the tag.
+        """
         tag = event.tag
         if tag is None:
             tag = self._yaml.resolver.resolve(ScalarNode, event.value, event.implicit)
@@ -305,8 +339,10 @@ class _Reader:
             return None
 
     def _problem(self, event: Event, path: Path, message: str) -> None:
+        """Add a problem; the reading goes on."""
         self.problems.append(Problem(*_location(event), path_text(path), message))
 
     def _stop(self, location: tuple[int, int], message: str) -> _Stop:
+        """Return the exception, for the caller to raise, that ends the reading."""
         path = path_text(self._open[-1].path) if self._open else ""
         return _Stop(Problem(*location, path, message))

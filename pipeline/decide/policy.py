@@ -37,6 +37,10 @@ _UNIT: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def _duration(value: object) -> object:
+    """Return the length of text such as `36h`; a timedelta is returned unchanged.
+
+    Raises ValueError for anything else.
+    """
     if isinstance(value, str):
         match = _DURATION.fullmatch(value.strip())
         if match is None:
@@ -51,6 +55,7 @@ def _duration(value: object) -> object:
 
 
 def _duration_text(value: timedelta) -> str:
+    """Return the length as text in minutes, which `_duration` reads: `90m`."""
     minutes = f"{value / timedelta(minutes=1):.9f}".rstrip("0").rstrip(".")
     return f"{minutes}m"
 
@@ -61,6 +66,7 @@ def _time_zones() -> frozenset[str]:
 
 
 def _time_zone(value: str) -> str:
+    """Return the name of a time zone unchanged. Raises ValueError for an unknown one."""
     if value in _time_zones():
         return value
     by_lower = {name.lower(): name for name in sorted(_time_zones())}
@@ -72,6 +78,7 @@ def _time_zone(value: str) -> str:
 
 
 def _line(value: str) -> str:
+    """Return a macOS line such as `26` or `10.15` unchanged. Raises ValueError for other text."""
     if _LINE.fullmatch(value) is None:
         raise ValueError(
             'a macOS line is its major version in quotes: "26", "15"; 16 to 25 are none'
@@ -80,6 +87,7 @@ def _line(value: str) -> str:
 
 
 def _server(value: str) -> str:
+    """Return a URL or host name unchanged. Raises ValueError for other text."""
     try:
         host = urlsplit(value if "//" in value else f"//{value}").hostname
     except ValueError:
@@ -90,6 +98,10 @@ def _server(value: str) -> str:
 
 
 def _plain(value: str) -> str:
+    """Return the text unchanged.
+
+    Raises ValueError if it is blank, longer than 1,024 characters, or has control characters.
+    """
     if len(value) > 1024 or _CONTROL.search(value) or not value.strip():
         raise ValueError("must be 1 to 1,024 characters of text without control characters")
     return value
@@ -146,7 +158,10 @@ class Window(Strict):
 
 
 class Match(Strict):
-    """A set of Macs: those of which one field matches a glob of its list, in any case."""
+    """A set of Macs: those of which one field matches a glob of its list, in any case.
+
+    A set without globs is empty.
+    """
 
     hostnames: tuple[Glob, ...] = ()
     serials: tuple[Glob, ...] = ()
@@ -156,7 +171,7 @@ class Match(Strict):
     def matches(
         self, *, hostname: str | None, serial: str | None, udid: str, model: str | None
     ) -> bool:
-        """Return True if the Mac with these fields is in the set."""
+        """Return True if the Mac with these fields is in the set; None matches no glob."""
         values = {"serials": serial, "udids": udid, "hostnames": hostname, "models": model}
         return any(
             (value := values[name]) is not None and pattern.match(value.lower())
@@ -165,7 +180,7 @@ class Match(Strict):
 
     @cached_property
     def _patterns(self) -> tuple[tuple[str, re.Pattern[str]], ...]:
-        """The lists that are not empty, each as one regular expression."""
+        """For each list that is not empty, its name and one regular expression for its globs."""
         lists = ((name, getattr(self, name)) for name in type(self).model_fields)
         return tuple(
             (name, re.compile("|".join(translate(glob.lower()) for glob in globs)))
@@ -255,7 +270,7 @@ class Methods(Strict):
     reenroll: tuple[Literal["profiles_renew"], ...] = ("profiles_renew",)
 
     def of(self, action: Action) -> tuple[Method, ...]:
-        """Return the methods allowed for an action, in order of preference."""
+        """Return the methods allowed for an action, in order of preference; may be empty."""
         names: tuple[str, ...] = getattr(self, action.value)
         return tuple(Method(name) for name in names)
 
@@ -292,7 +307,11 @@ class Thresholds(Strict):
     """Limits that the rules compare with: disk in GB (10^9 bytes), battery in percent.
 
     The defaults for disk and battery are those of github.com/Macjutsu/super: 15 GB for an update,
-    25 GB plus the installer for an upgrade; battery 20 % on Apple silicon, 50 % on Intel.
+    25 GB plus the installer for an upgrade; battery 20 % on Apple silicon, 50 % on Intel. A Mac
+    that was not seen for longer than `stale_after` gets no job. `max_attempts` counts the failed
+    jobs for one intent that reached the Mac. An update that failed on the Mac
+    `reinstall_after_failures` times is replaced by a reinstall. `cool_down` is the time after a
+    failed job, doubled with each failure up to `cool_down_max`.
     """
 
     disk_update_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 15.0
@@ -352,7 +371,10 @@ class Exemption(Strict):
     why: Annotated[PlainText, StringConstraints(min_length=1)]
 
     def covers(self, action: Action, now: datetime) -> bool:
-        """Return True if the exemption applies to this action at `now` (aware)."""
+        """Return True if the exemption applies to this action at `now` (aware).
+
+        The Mac is not compared with `who`.
+        """
         if self.until is not None and now.astimezone(UTC).date() >= self.until:
             return False
         return not self.actions or action in self.actions
@@ -379,6 +401,7 @@ class Policy(Strict):
     @field_validator("default_site")
     @classmethod
     def _default_site_exists(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """Return the name unchanged. Raises ValueError if the policy has no site of this name."""
         sites = info.data.get("sites")
         if value is not None and sites is not None and value not in sites:
             raise ValueError(f"no such site: {value!r}; sites are {', '.join(sites)}")
@@ -393,7 +416,7 @@ class Policy(Strict):
         udid: str,
         model: str | None,
     ) -> str | None:
-        """Return the name of the Mac's site, or None.
+        """Return the name of the Mac's site; None if no site matches and there is no default.
 
         It is the reported `site` if the policy has it, else the first site that matches, else
         `default_site`.

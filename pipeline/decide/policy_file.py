@@ -86,7 +86,10 @@ class PolicyDocument(NamedTuple):
     root: Located
 
     def location_of(self, path: Path) -> tuple[int, int]:
-        """Return line and column of a value, or of the innermost value around it in the text."""
+        """Return line and column (from 1) of a value.
+
+        If the text does not have it, they are those of the innermost value around it.
+        """
         return _locate(self.root, path).location
 
     def defines(self, path: Path) -> bool:
@@ -96,7 +99,10 @@ class PolicyDocument(NamedTuple):
 
 @lru_cache(maxsize=8)  # admission, the fold and the decisions read the same text
 def read_policy(text: str) -> Policy:
-    """Return the policy of a YAML text. Raises PolicyError with every problem."""
+    """Return the policy of a YAML text.
+
+    Raises PolicyError with every problem if the text is not YAML or not a valid policy.
+    """
     return read_document(text).policy
 
 
@@ -137,6 +143,10 @@ class _ErrorLocation(NamedTuple):
 
 
 def _locate(root: Located, loc: Path) -> _ErrorLocation:
+    """Return the location of the innermost value of the text on the path `loc`.
+
+    `loc` is pydantic's: parts that are no key or index of the text are skipped.
+    """
     located, is_union_branch = root, False
     path: Path = ()
     location = (root.line, root.column)
@@ -157,6 +167,7 @@ def _locate(root: Located, loc: Path) -> _ErrorLocation:
 
 
 def _problems(root: Located, details: list[ErrorDetails]) -> list[Problem]:
+    """Return one problem for each unknown or missing key, and one for each value with errors."""
     found: dict[Path, list[tuple[_ErrorLocation, ErrorDetails]]] = {}
     whole: list[Problem] = []
     for detail in details:
@@ -176,7 +187,7 @@ def _problems(root: Located, details: list[ErrorDetails]) -> list[Problem]:
 
 
 def _default_site_problem(root: Located, details: list[ErrorDetails]) -> list[Problem]:
-    """Return the problem of an unknown `default_site`.
+    """Return the problem of an unknown `default_site` in a list; an empty list if there is none.
 
     pydantic does not make this check, the only one across keys, while a site has an error.
     """
@@ -190,6 +201,7 @@ def _default_site_problem(root: Located, details: list[ErrorDetails]) -> list[Pr
 
 
 def _key_problem(root: Located, spot: _ErrorLocation, detail: ErrorDetails) -> Problem:
+    """Return the problem of a missing or unknown key, with a hint to the right key."""
     key = str(detail["loc"][-1])
     if detail["type"] == "missing":
         parent = _locate(root, detail["loc"][:-1])
@@ -208,6 +220,10 @@ def _key_problem(root: Located, spot: _ErrorLocation, detail: ErrorDetails) -> P
 
 
 def _key_location(root: Located, path: Path) -> tuple[int, int] | None:
+    """Return line and column of the last key of the path.
+
+    None if it is an index, or not in the text.
+    """
     if not path or isinstance(path[-1], int):
         return None
     return _locate(root, path[:-1]).located.keys.get(path[-1])
@@ -229,6 +245,7 @@ def _known_keys(path: Path) -> list[str]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the first model inside a type annotation; None if it has none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) in {Union, UnionType, Annotated, tuple, dict}:
@@ -237,6 +254,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _message(located: Located, detail: ErrorDetails) -> str:
+    """Return the message for an error of pydantic's, in terms of YAML."""
     kind, context = detail["type"], detail.get("ctx", {})
     if located.value is None and kind != "value_error":
         return "is empty; give it a value or remove the key"
@@ -256,13 +274,17 @@ def _message(located: Located, detail: ErrorDetails) -> str:
 
 
 def _quoting_hint(kind: str, located: Located) -> str:
-    """Return a hint to quote a number: without quotes, YAML reads `26.10` as 26.1."""
+    """Return a hint to quote a number; empty if the error is another, or the value no number.
+
+    Without quotes, YAML reads `26.10` as 26.1.
+    """
     if kind != "string_type" or not isinstance(located.value, int | float):
         return ""
     return f'; write it in quotes: "{located.text}"'
 
 
 def _choice(expected: str, given: object) -> str:
+    """Return the message for a value that is none of `expected`, with the nearest choice."""
     choices = [choice.strip().strip("'") for choice in expected.replace(" or ", ",").split(",")]
     near = get_close_matches(str(given).lower(), choices, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -270,6 +292,7 @@ def _choice(expected: str, given: object) -> str:
 
 
 def _pattern(pattern: str, loc: Path) -> str:
+    """Return the message for text that does not match the pattern of its field."""
     if loc[0] in {"sites", "default_site"} and loc[-1] in {"[key]", "default_site"}:
         return _SITE_NAME
     if loc[-1] in {"from", "to"}:

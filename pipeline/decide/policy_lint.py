@@ -22,7 +22,10 @@ _Found = Iterator[tuple[Path, str]]
 
 
 def lint(document: PolicyDocument, today: date) -> tuple[Problem, ...]:
-    """Return warnings in the order of their lines. Exemptions are over if they end by `today`."""
+    """Return the warnings about a valid policy, in the order of their lines.
+
+    An exemption has ended if its `until` is `today` or earlier.
+    """
     policy = document.policy
     found = (
         *_times(document),
@@ -42,6 +45,7 @@ def lint(document: PolicyDocument, today: date) -> tuple[Problem, ...]:
 
 
 def _times(document: PolicyDocument) -> _Found:
+    """Yield path and message of each warning about deadlines, deferrals and the cool-down."""
     policy = document.policy
     deadlines, deferrals = policy.deadlines, policy.deferrals
     for severity in SEVERITY_ORDER:
@@ -61,6 +65,7 @@ def _times(document: PolicyDocument) -> _Found:
 
 
 def _sites(policy: Policy) -> _Found:
+    """Yield path and message of each site without a match, and of each glob without effect."""
     earlier: list[tuple[str, str, str]] = []
     for name, site in policy.sites.items():
         globs = list(_globs(site.match))
@@ -81,12 +86,14 @@ def _sites(policy: Policy) -> _Found:
 
 
 def _globs(match: Match) -> Iterator[tuple[str, int, str]]:
+    """Yield each glob of the match as its list's name, its index in that list, and its text."""
     for kind in _KINDS:
         for index, glob in enumerate(getattr(match, kind)):
             yield kind, index, glob
 
 
 def _all_windows(policy: Policy) -> _Found:
+    """Yield path and message of each warning about the windows of the policy and of its sites."""
     yield from _windows(("windows",), policy.windows)
     for name, site in policy.sites.items():
         if site.windows is not None:
@@ -94,6 +101,7 @@ def _all_windows(policy: Policy) -> _Found:
 
 
 def _windows(path: Path, windows: tuple[Window, ...]) -> _Found:
+    """Yield path and message of each warning about the list of windows at `path`."""
     if not windows:
         yield path, "there is no window: no job is sent before its deadline"
     for index, window in enumerate(windows):
@@ -103,10 +111,12 @@ def _windows(path: Path, windows: tuple[Window, ...]) -> _Found:
 
 
 def _minutes(clock: str) -> int:
+    """Return the minutes since midnight of a time of day `HH:MM`."""
     return int(clock[:2]) * 60 + int(clock[3:])
 
 
 def _upgrades(policy: Policy) -> _Found:
+    """Yield path and message of each warning about `supported_lines` and `to`."""
     upgrades = policy.upgrades
     lines = () if upgrades.supported_lines == "auto" else upgrades.supported_lines
     if upgrades.supported_lines == ():
@@ -123,10 +133,12 @@ def _upgrades(policy: Policy) -> _Found:
 
 
 def _is_unknown(line: str) -> bool:
+    """Return True if the macOS line is newer than the newest one known to this version."""
     return int(line.split(".", maxsplit=1)[0]) > _NEWEST_KNOWN_LINE
 
 
 def _methods(methods: Methods) -> _Found:
+    """Yield path and message of each action without a method, and of each method listed twice."""
     for action in type(methods).model_fields:
         allowed = getattr(methods, action)
         if not allowed:
@@ -137,11 +149,13 @@ def _methods(methods: Methods) -> _Found:
 
 
 def _mdm(policy: Policy) -> _Found:
+    """Yield path and message of an MDM server that is not reached over https."""
     if policy.mdm.server is not None and policy.mdm.server.lower().startswith("http://"):
         yield ("mdm", "server"), "MDM works over https only"
 
 
 def _exemptions(policy: Policy, today: date) -> _Found:
+    """Yield path and message of each exemption that has ended or matches no Mac."""
     for index, exemption in enumerate(policy.exemptions):
         path: Path = ("exemptions", index)
         if exemption.until is not None and exemption.until <= today:

@@ -42,15 +42,17 @@ SOURCE: Final = "/drydock/decide"
 
 
 class Decided(msgspec.Struct, frozen=True):
-    """A decision that differs from the Mac's last one; `job` is the job of a decision to send."""
+    """A decision that sends `job`, or that differs from the Mac's last one (`job` is None)."""
 
     record: DecisionRecord
     job: Job | None = None
 
 
 class DerivedEvent(msgspec.Struct, frozen=True):
-    """An event that follows from the state: a job settled, a job withdrawn. The caller records
-    it and folds it like any other."""
+    """An event that follows from the state: the inferred result or the withdrawal of a job.
+
+    The caller records it and folds it like any other, before it takes the next effect.
+    """
 
     event: Event
 
@@ -101,7 +103,10 @@ class Reconciler:
 
     @property
     def policy(self) -> Policy | None:
-        """The policy in force, or the one that replay puts in its place."""
+        """The policy in force, or the one set by `override_policy`; None before the first policy.
+
+        Raises PolicyError if the text in force is not a valid policy.
+        """
         if self._policy_override is not None:
             return self._policy_override[1]
         changed = self.fleet.policy
@@ -113,13 +118,16 @@ class Reconciler:
 
     @property
     def policy_digest(self) -> str | None:
-        """The digest of the text of the policy in force; None without a policy."""
+        """The digest of the text of the policy that `policy` returns; None without a policy."""
         if self._policy_override is not None:
             return self._policy_override[0]
         return None if self.fleet.policy is None else self.fleet.policy.digest
 
     def override_policy(self, text: str) -> None:
-        """Decide by this policy instead of the policy in the log: for replay and what-if."""
+        """Decide by this policy instead of the policy in the log: for replay and what-if.
+
+        Raises PolicyError if the text is not a valid policy.
+        """
         self._policy_override = (policy_digest(text), read_policy(text))
 
     # --- the loop ---
@@ -127,9 +135,10 @@ class Reconciler:
     def handle(
         self, event: Event, now: datetime, peek: ReportPeek | None = None
     ) -> Iterator[Effect]:
-        """Fold an event, then decide for every Mac whose decision it can change.
+        """Fold an event, and return the effects of deciding for every Mac that it can affect.
 
-        The caller records each effect before it takes the next one. `peek`, if given, is
+        The event is folded before this method returns; the decisions are made while the caller
+        iterates, and it records each effect before it takes the next one. `peek`, if given, is
         remembered so that an identical report can skip decoding. Raises PolicyError for a policy
         that cannot be read; the policy in force stays.
         """
@@ -139,12 +148,20 @@ class Reconciler:
         return self._reconcile_change(change, freed, now)
 
     def reconcile_on_telemetry(self, udid: str, now: datetime) -> Iterator[Effect]:
-        """Decide after a report that brought only times and figures, where these can matter."""
+        """Return the effects of deciding after a report that brought only times and figures.
+
+        Nothing is decided, and there are no effects, if these cannot change the Mac's decision.
+        """
         return self.reconcile(udid, now) if self.telemetry_matters(udid, now) else _NO_EFFECTS
 
     def _reconcile_change(
         self, change: Change, freed: tuple[str, ...], now: datetime
     ) -> Iterator[Effect]:
+        """Return the effects of deciding for the Macs that a change affects.
+
+        `freed` are the sites where it ended a job. A change of telemetry only is passed to
+        `reconcile_on_telemetry`.
+        """
         if change is NO_CHANGE:
             return _NO_EFFECTS
         if change.udids and not (change.is_material and self._is_relevant(change)):
@@ -152,23 +169,31 @@ class Reconciler:
         return self._reconcile_all(change, freed, now)
 
     def _is_relevant(self, change: Change) -> bool:
+        """Return False if only a host name changed and the policy reads none."""
         policy = self.policy
         return not change.is_rename_only or policy is None or policy.reads_hostnames
 
     def _reconcile_all(
         self, change: Change, freed: tuple[str, ...], now: datetime
     ) -> Iterator[Effect]:
+        """Yield the effects for every affected Mac, then for Macs that wait for `freed` sites."""
         for udid in self.affected(change):
             yield from self.reconcile(udid, now)
         for site in freed:
             yield from self._use_free_capacity(site, now)
 
     def fold(self, event: Event) -> Change:
-        """Fold an event and decide nothing: for replay, and for catching up after a restart."""
+        """Fold an event and decide nothing: for replay, and for catching up after a restart.
+
+        Returns the records changed and the Macs affected. Raises PolicyError as `handle` does.
+        """
         return self._fold(event)[0]
 
     def _fold(self, event: Event) -> tuple[Change, tuple[str, ...]]:
-        """Return the change, and the sites where it ended a job."""
+        """Return the change, and the sites (sorted) where it ended a job.
+
+        Raises PolicyError for a policy that cannot be read; then nothing is changed.
+        """
         if type(event) is InventoryEvent:
             change = self.fleet.apply(event)
             if not change.is_material:
@@ -184,7 +209,7 @@ class Reconciler:
         return self._drop_merged(self.fleet.apply(event)), ()
 
     def _drop_merged(self, change: Change) -> Change:
-        """Return the change; drop the decisions of records that have become part of a Mac."""
+        """Return `change` itself; drop the decisions of its records that are now part of a Mac."""
         if not change.lines and not change.affects_all:
             for name in change.udids:
                 if name in self.last_decisions and self.fleet.canonical_udid(name) is not None:
@@ -192,7 +217,10 @@ class Reconciler:
         return change
 
     def affected(self, change: Change) -> list[str]:
-        """Return the UDIDs of the Macs whose decision the change can affect."""
+        """Return the UDIDs of the Macs whose decision the change can affect, sorted.
+
+        Empty without a policy.
+        """
         policy = self.policy
         if policy is None:
             return []
@@ -201,7 +229,10 @@ class Reconciler:
         return self.fleet.affected(change, supported=supported, upgrades_to=policy.upgrades.to)
 
     def reconcile_due(self, now: datetime, limit: int = 1_000_000) -> Iterator[Effect]:
-        """Decide for the Macs whose time has come, at most `limit` of them."""
+        """Yield the effects of deciding for the Macs whose `recheck_us` has come, earliest first.
+
+        At most `limit` Macs are decided; the others stay due.
+        """
         now_us = to_us(now)
         while self._timers and self._timers[0][0] <= now_us and limit > 0:
             us, udid = heapq.heappop(self._timers)
@@ -211,7 +242,10 @@ class Reconciler:
                 yield from self.reconcile(udid, now)
 
     def next_due_at(self) -> datetime | None:
-        """Return the next time at which `reconcile_due` has a Mac to decide; None for never."""
+        """Return the time at which `reconcile_due` has a Mac to decide.
+
+        It is in the past if a Mac is due already, and None if no Mac waits for a time.
+        """
         while self._timers:
             us, udid = self._timers[0]
             last = self.last_decisions.get(udid)
@@ -221,12 +255,21 @@ class Reconciler:
         return None
 
     def sweep(self, now: datetime, udids: Iterable[str] | None = None) -> Iterator[Effect]:
-        """Decide for every Mac: a lost message costs one sweep and not one Mac."""
+        """Yield the effects of deciding for `udids`; for every Mac if it is None.
+
+        A Mac whose message was lost is decided by the next sweep.
+        """
         for udid in list(self.fleet.macs() if udids is None else udids):
             yield from self.reconcile(udid, now)
 
     def reconcile(self, udid: str, now: datetime) -> Iterator[Effect]:
-        """Settle the Mac's open job if its reports or the time allow, then decide."""
+        """Yield the effects of one Mac: events that end its jobs, then its decision if that is new.
+
+        A job ends if the Mac's reports or the time end it, or if the decision withdraws it. The
+        decision is yielded if it differs from the last one or sends a job. Without a policy, or for
+        a record that belongs to another Mac, nothing is yielded. An exception raised while deciding
+        is yielded as EvaluationFailed.
+        """
         if self.policy is None or self.fleet.canonical_udid(udid) is not None:
             return
         try:
@@ -235,6 +278,7 @@ class Reconciler:
             yield EvaluationFailed(udid, error)
 
     def _reconcile(self, udid: str, now: datetime) -> Iterator[Effect]:
+        """Yield the effects of `reconcile`; the Mac is known and a policy is in force."""
         last, situation = self.last_decisions.get(udid), self.situation(udid, now)
         entry = situation.open_job
         if entry is not None:
@@ -270,6 +314,11 @@ class Reconciler:
         yield decided
 
     def _evaluate(self, s: Situation) -> Evaluation:
+        """Return the evaluation of this Situation.
+
+        If it follows a decision to send for the same Mac, only the gate `job_open` is evaluated
+        again.
+        """
         if self._last_sent is not None:
             (before, evaluation), self._last_sent = self._last_sent, None
             if _differs_by_open_job(s, before, evaluation.decision.job_id):
@@ -277,7 +326,7 @@ class Reconciler:
         return evaluate(s, fast_paths=self._fast_paths)
 
     def situation(self, udid: str, now: datetime) -> Situation:
-        """Return the Situation of this Mac at `now`. There must be a policy."""
+        """Return the Situation of this Mac at `now`. The caller ensures that there is a policy."""
         policy = self.policy
         assert policy is not None
         device, history = self.fleet.merged_device(udid), self.fleet.job_histories.get(udid, ())
@@ -303,7 +352,11 @@ class Reconciler:
         return found
 
     def record_of(self, decision: Decision, s: Situation) -> DecisionRecord:
-        """The decision with everything needed to compute it again."""
+        """Return the record of a decision of this Situation.
+
+        Its inputs suffice to compute the decision again, with the policy and the catalogue of its
+        digests.
+        """
         values = {
             "now": s.now,
             "device": self._wire_of(s.device),
@@ -322,6 +375,7 @@ class Reconciler:
         return DecisionRecord(decision=decision, inputs=inputs)
 
     def _wire_of(self, device: Device) -> dict[str, Any]:
+        """Return the device as JSON values; with `fast_paths` those of the last device are kept."""
         if not self._fast_paths:
             return device.to_wire()
         if self._last_wire is None or self._last_wire[0] is not device:
@@ -329,7 +383,10 @@ class Reconciler:
         return self._last_wire[1]
 
     def restore(self, udid: str, last: LastDecision) -> None:
-        """Restore a Mac's last decision after a restart. Its state must be loaded before."""
+        """Restore a Mac's last decision after a restart, with its timer and its wait for capacity.
+
+        The Mac's state must be loaded before. A record that belongs to another Mac is ignored.
+        """
         if self.fleet.canonical_udid(udid) is not None:
             return
         self._count_exposed(self.last_decisions.get(udid), last)
@@ -339,7 +396,7 @@ class Reconciler:
         self._wait_for_capacity(udid, last)
 
     def recount_jobs(self) -> None:
-        """Count open jobs again, after the job histories were loaded."""
+        """Count all open jobs again, after the job histories were loaded."""
         self._site_jobs.clear()
         self.open_jobs.clear()
         self._with_open_job.clear()
@@ -351,7 +408,10 @@ class Reconciler:
                     self.open_jobs[entry.site, entry.action.value] += 1
 
     def count_overdue(self, now: datetime) -> Counter[str]:
-        """Return the number of exposed Macs past their deadline, by site; visits every Mac."""
+        """Return the number of exposed Macs past their deadline, by site; visits every Mac.
+
+        The key is an empty string for Macs without a site.
+        """
         now_us = to_us(now)
         return Counter(
             last.site or ""
@@ -364,7 +424,9 @@ class Reconciler:
     def telemetry_matters(self, udid: str, now: datetime, merged: Device | None = None) -> bool:
         """Return True if a report with nothing but telemetry can change the Mac's decision.
 
-        `merged` is the Mac's merged device, if the caller has it.
+        True if the Mac has no decision, its decision depends on telemetry, its time to be decided
+        has come, or the time or a report ends its open job. `merged` is the Mac's merged device, if
+        the caller has it.
         """
         last = self.last_decisions.get(udid)
         if last is None or last.recheck_on_telemetry:
@@ -380,6 +442,7 @@ class Reconciler:
         )
 
     def _remember_decision(self, found: Evaluation, digest: bytes) -> None:
+        """Keep the evaluation as the Mac's last decision, with its timer and its queue entry."""
         decision = found.decision
         deadline, next_at = decision.deadline_at, decision.next_eligible_at
         last = LastDecision(
@@ -400,16 +463,21 @@ class Reconciler:
         self._wait_for_capacity(decision.udid, last)
 
     def _drop_decision(self, udid: str) -> None:
-        """Drop the decision of a record that has become part of a Mac."""
+        """Remove the decision of a record that has become part of a Mac.
+
+        It is added to `dropped_decisions`, so that the caller deletes the stored one.
+        """
         self._count_exposed(self.last_decisions.pop(udid, None), None)
         self.dropped_decisions[udid] = None
 
     def _wait_for_capacity(self, udid: str, last: LastDecision) -> None:
+        """Queue the Mac at its site, by deadline, if the decision waits for the site's capacity."""
         if last.wants_capacity and last.site is not None:
             first = last.deadline_us or _NO_DEADLINE
             heapq.heappush(self._waiting_for_capacity.setdefault(last.site, []), (first, udid))
 
     def _count_exposed(self, old: LastDecision | None, new: LastDecision | None) -> None:
+        """Move a Mac in the counts of `exposed` from its old decision to its new one."""
         if (
             old is not None
             and new is not None
@@ -421,6 +489,7 @@ class Reconciler:
                 self.exposed[last.site or "", last.severity.value] += sign
 
     def _open_jobs_of(self, udid: str) -> frozenset[tuple[str, str, Action]]:
+        """Return the Mac's open jobs, each as job id, site and action; empty if it has none."""
         if udid not in self.fleet.job_histories:
             return _NO_JOBS
         return frozenset(
@@ -437,7 +506,11 @@ class Reconciler:
         before: frozenset[tuple[str, str, Action]],
         after: frozenset[tuple[str, str, Action]],
     ) -> tuple[str, ...]:
-        """Count a Mac's jobs anew; the sites where one ended."""
+        """Count a Mac's open jobs again, and return the sites (sorted) where one ended.
+
+        `before` and `after` are its open jobs before and after an event, as `_open_jobs_of` returns
+        them.
+        """
         if after:
             self._with_open_job.add(udid)
         else:
@@ -449,7 +522,11 @@ class Reconciler:
         return tuple(sorted({site for _, site, _ in before - after})) if before else ()
 
     def _use_free_capacity(self, site: str, now: datetime) -> Iterator[Effect]:
-        """Give the free slots of a site to those of its waiting Macs with the first deadlines."""
+        """Yield the effects of deciding for Macs that wait for the site, while it has capacity.
+
+        The Mac with the first deadline is decided first, a Mac without a deadline last. A Mac that
+        is decided leaves the queue.
+        """
         policy = self.policy
         waiting = self._waiting_for_capacity.get(site)
         if policy is None or not waiting or site not in policy.sites:
@@ -475,7 +552,12 @@ _NO_JOBS: Final[frozenset[tuple[str, str, Action]]] = frozenset()
 def recompute(
     record: DecisionRecord, policy: Policy, advisories: Advisories, *, fast_paths: bool = True
 ) -> Decision:
-    """Decide again from a record's inputs, with the policy and catalogue its digests name."""
+    """Return the decision that a record's inputs give with this policy and catalogue.
+
+    The caller chooses both: those that the record's digests name give the recorded decision again.
+    Raises ValueError, KeyError, TypeError or another exception for inputs that no version of
+    Drydock wrote.
+    """
     inputs = record.inputs
     return decide(
         Situation(

@@ -89,7 +89,11 @@ class Need(msgspec.Struct, frozen=True):
 
 
 def needs(s: Situation, exposed: Exposure) -> Iterator[Need]:
-    """Yield every need of this Mac, in the order of the table at the top."""
+    """Yield every need of this Mac, in the order of the table at the top; nothing if it has none.
+
+    After a `reenroll`, the later needs have `mdm_usable` False. No need follows a reinstall or
+    reimage, except one with `ineffective_before`.
+    """
     reenroll = needs_reenrollment(s)
     if reenroll is not None:
         yield reenroll
@@ -114,7 +118,7 @@ def target(version: OSVersion, build: Build | None) -> Target:
 
 
 def intent_of(release: Release) -> str:
-    """Return the intent of an update to a release: its version.
+    """Return the intent of an update or upgrade to a release: its version as text.
 
     The build is no part of it: a feed can remove a build or add one later, and that must not start
     a new series of attempts.
@@ -126,7 +130,11 @@ def intent_of(release: Release) -> str:
 
 
 def needs_reenrollment(s: Situation) -> Need | None:
-    """Return the need to enroll again, or None if the enrollment has no fault."""
+    """Return the need to enroll again, or None if the enrollment has no fault.
+
+    Its reason is the fault. For `mdm_silent`, `not_before_us` is the end of the time that MDM has
+    to contact a returned Mac.
+    """
     reason = _enrollment_fault(s)
     if reason is None:
         return None
@@ -138,11 +146,12 @@ def needs_reenrollment(s: Situation) -> Need | None:
 
 
 def _mdm_grace_ends_us(s: Situation) -> int:
-    """Return when a Mac without MDM contact counts as silent, in us since 1970.
+    """Return the time from which a Mac without MDM contact counts as silent, in us since 1970.
 
-    After weeks of absence the first inventory report can arrive before the first MDM message. MDM
-    has 24 hours from the end of the first day with inventory after its own last contact, or from
-    the newest inventory report if that is earlier.
+    It is 24 hours after the end of the first day (UTC) that has an inventory report and is later
+    than the day of the last MDM contact, or 24 hours after the newest inventory report if that is
+    earlier. After weeks of absence the first inventory report can arrive before the first MDM
+    message.
     """
     device = s.device
     first_day_us = first_later_day_end_us(device.inventory_days, device.mdm_seen_us)
@@ -151,6 +160,7 @@ def _mdm_grace_ends_us(s: Situation) -> int:
 
 
 def _enrollment_fault(s: Situation) -> Reason | None:
+    """Return the first enrollment fault of the table at the top; None if there is none."""
     device = s.device
     if device.checked_out:
         return Reason.CHECKED_OUT
@@ -171,7 +181,12 @@ def _enrollment_fault(s: Situation) -> Reason | None:
 
 
 def _enrollment_defects(s: Situation) -> Iterator[str]:
-    """Yield the names of the fields that show a defect now or in time, of any enrollment."""
+    """Yield the fields that show an enrollment fault, or can show one later.
+
+    They may be reports of an earlier enrollment. `mdm_server`: it is not the policy's.
+    `identity_expires_at`: the time is known, however far away. `user_approved`: it is False, and
+    the policy requires approval.
+    """
     device, mdm = s.device, s.policy.mdm
     if mdm.server is not None and device.mdm_server is not None:
         wanted, found = urlsplit(mdm.server).hostname, urlsplit(device.mdm_server).hostname
@@ -184,7 +199,7 @@ def _enrollment_defects(s: Situation) -> Iterator[str]:
 
 
 def _is_of_present_enrollment(s: Situation, fact: str) -> bool:
-    """Return True if the field was reported for the present enrollment.
+    """Return True if the newest report of the field `fact` is not older than the last Authenticate.
 
     An Authenticate begins a new enrollment, with a new identity certificate.
     """
@@ -192,15 +207,20 @@ def _is_of_present_enrollment(s: Situation, fact: str) -> bool:
 
 
 def has_earlier_enrollment_defect(s: Situation) -> bool:
-    """Return True if a defect was reported for an earlier enrollment and not for the present one.
+    """Return True if the newest report of a defect is older than the last Authenticate.
 
-    Then a report of the same value is new information, although no value changes.
+    Such a defect does not count. A new report of the same value makes it count, although no value
+    changes, so the Mac must be decided again.
     """
     return any(not _is_of_present_enrollment(s, fact) for fact in _enrollment_defects(s))
 
 
 def renewal_us(s: Situation) -> int | None:
-    """Return when the MDM identity must be renewed, in us since 1970; None if not known."""
+    """Return the time from which the MDM identity must be renewed, in us since 1970.
+
+    It is `identity_renew_before` of the policy before the certificate ends. None if the end is
+    unknown, or was reported for an earlier enrollment.
+    """
     expires_at = s.device.identity_expires_at
     if expires_at is None or not _is_of_present_enrollment(s, "identity_expires_at"):
         return None
@@ -208,9 +228,10 @@ def renewal_us(s: Situation) -> int | None:
 
 
 def next_enrollment_fault_us(s: Situation) -> int | None:
-    """Return the next time at which an enrollment fault begins without an event, in us since 1970.
+    """Return the first time after now at which an enrollment fault begins without an event.
 
-    None if no such time is known. A Mac becomes `mdm_silent` by a report, not by time.
+    In us since 1970; None if no such time is known. A Mac becomes `mdm_silent` by a report, not by
+    time.
     """
     erased, renew_us = _erase_without_reenrollment(s), renewal_us(s)
     if erased is None and renew_us is None:
@@ -235,7 +256,10 @@ def _ade_grace_ends_us(erased: JobEntry) -> int:
 
 
 def _erase_without_reenrollment(s: Situation) -> JobEntry | None:
-    """Return the last reinstall if it erased the Mac and the Mac has not enrolled since."""
+    """Return the last reinstall that succeeded, if it erased the Mac and no enrollment followed.
+
+    None otherwise, also if there was no reinstall.
+    """
     last = last_reinstall(s)
     if last is None or not last.erases or s.device.enrolled_since(last.since_us):
         return None
@@ -243,7 +267,7 @@ def _erase_without_reenrollment(s: Situation) -> JobEntry | None:
 
 
 def last_reinstall(s: Situation) -> JobEntry | None:
-    """Return the last reinstall or reimage that succeeded; None if there is none."""
+    """Return the newest reinstall or reimage that succeeded; None if there is none."""
     if not s.job_history:
         return None
     return next(
@@ -258,7 +282,11 @@ def last_reinstall(s: Situation) -> JobEntry | None:
 
 
 def follow_up_missing(s: Situation) -> tuple[str, ...]:
-    """Return the points not yet confirmed after the last reinstall; empty if the Mac is done."""
+    """Return the points not yet confirmed after the last successful reinstall or reimage.
+
+    The points are `re-enrolled`, `user-approved`, `activation NAME` and `compliant`. Empty if all
+    are confirmed, or if there was no reinstall.
+    """
     last, device, wanted = last_reinstall(s), s.device, s.policy.follow_up
     if last is None:
         return ()
@@ -282,9 +310,10 @@ def follow_up_missing(s: Situation) -> tuple[str, ...]:
 
 
 def needs_reinstall(s: Situation, exposed: Exposure, update: Need | None) -> Need | None:
-    """Return the need to reinstall the system, or None.
+    """Return the need to reinstall or reimage the system; None if no cause of the table applies.
 
-    `update` is the update or upgrade that the reinstall replaces if it failed too often.
+    `update` is the update or upgrade that the reinstall replaces if it failed too often. Also None
+    if the version is unknown, or if no release can be installed.
     """
     device = s.device
     version = device.os_version
@@ -330,8 +359,9 @@ def _reinstall_in_place(
 ) -> Need:
     """Return the need to reinstall the system without an erase.
 
-    A reinstall that succeeded and had no effect is not repeated: an administrator has disabled the
-    seal, or the firmware in the policy is wrong. A person must decide.
+    `ineffective_before` is True if a reinstall for this intent succeeded earlier: then it is not
+    repeated, and a person must decide. Usual causes: an administrator has disabled the seal, or the
+    firmware in the policy is wrong.
     """
     ineffective_before = any(
         entry.outcome is Outcome.SUCCEEDED
@@ -352,7 +382,8 @@ def _reinstall_in_place(
 def _best_release(s: Situation, version: OSVersion, exposed: Exposure) -> Release | None:
     """Return the release for a reinstall: the update of its line, else the newest one offered.
 
-    None if the Mac is ahead of every release of its line, or none is offered to it.
+    None if no release of its line is offered to the Mac, or if the Mac is newer than the newest one
+    offered.
     """
     release = newest_matured(s, exposed.line, exposed)[0]
     if release is not None:
@@ -366,7 +397,7 @@ def _best_release(s: Situation, version: OSVersion, exposed: Exposure) -> Releas
 def expected_firmware(s: Situation) -> str | None:
     """Return the firmware that the policy has for the Mac's model and version.
 
-    None if the policy has none, or the Mac has not reported its firmware.
+    None if the policy has none, or if the firmware, model or version of the Mac is unknown.
     """
     device = s.device
     if device.firmware is None or device.model is None or device.os_version is None:
@@ -382,6 +413,10 @@ def _matches_any_model(globs: tuple[str, ...], model: str) -> bool:
 
 
 def _loan_return(s: Situation, version: OSVersion, exposed: Exposure, intent: str) -> Need | None:
+    """Return the need to erase a returned loan unit: a reimage if an image fits, else a reinstall.
+
+    None if no image fits and no release can be installed.
+    """
     image, evidence = reimage_eligibility(s)
     if image is not None:
         return Need(
@@ -409,10 +444,11 @@ def _loan_return(s: Situation, version: OSVersion, exposed: Exposure, intent: st
 
 
 def reimage_eligibility(s: Situation) -> tuple[Image | None, tuple[str, ...]]:
-    """Return the image from which this Mac may be restored, or None; and the evidence per point.
+    """Return the image from which this Mac may be restored (or None), and the evidence as lines.
 
     An image never changes a Mac's version, build or firmware: they must equal the Mac's already.
-    Without an image the evidence has the points of every image of the policy.
+    The evidence has one line per point: those of the image found, or those of every image of the
+    policy if none fits.
     """
     device = s.device
     if not s.policy.images:
@@ -450,7 +486,11 @@ def reimage_eligibility(s: Situation) -> tuple[Image | None, tuple[str, ...]]:
 
 
 def needs_update(s: Situation, exposed: Exposure) -> Need | None:
-    """Return the need to update within the Mac's line, or None."""
+    """Return the need to update within the Mac's line, or None.
+
+    None if the version is unknown, or if the Mac lacks no release of its line. Supplements do not
+    count.
+    """
     release, newer_matures_us = newest_matured(s, exposed.line, exposed)
     if s.device.os_version is None or release is None:
         return None
@@ -472,9 +512,11 @@ def _to_release(
 
 
 def matures_us(s: Situation, release: Release, exposed: Exposure) -> int:
-    """Return when the policy's deferral of a release ends for this Mac, in us since 1970.
+    """Return the time at which the policy's deferral of a release ends for this Mac.
 
-    The deferral depends on the worst severity that the Mac is exposed to.
+    In us since 1970. The deferral begins at the later of two times: Apple's release, and the time
+    when Drydock first knew of it. Its length depends on the worst severity that the Mac is exposed
+    to.
     """
     wait = s.policy.deferrals.for_severity(exposed.severity)
     return max(release.released_us, release.known_us) + duration_us(wait)
@@ -483,10 +525,12 @@ def matures_us(s: Situation, release: Release, exposed: Exposure) -> int:
 def newest_matured(
     s: Situation, missing: Missing, exposed: Exposure
 ) -> tuple[Release | None, int | None]:
-    """Return the newest mature release, and the time when the next newer one matures (or None).
+    """Return the newest mature release of `missing`, and the time when the next newer one matures.
 
-    If none is mature, return the one that matures first. Supplements are left out: they install
-    themselves. While a release matures, Macs are updated to the mature one before it.
+    The time is in us since 1970, and None if there is no newer one. If no release is mature, the
+    result is the one that matures first, and None; without releases it is None and None.
+    Supplements are left out: they install themselves. While a release matures, Macs are updated to
+    the mature one before it.
     """
     first: tuple[int, Release] | None = None
     for release in missing.releases:
@@ -503,8 +547,9 @@ def newest_matured(
 def needs_upgrade(s: Situation, exposed: Exposure) -> Need | None:
     """Return the need to upgrade to another line, or None.
 
-    The Mac's line is dead, or the policy wants a newer one (`upgrades.to`). The target is the
-    newest allowed line that the Mac's model can run and that has a release for it.
+    The Mac's line is dead, or the policy wants a newer one (`upgrades.to`). The target is a release
+    of the newest allowed line that the Mac's model can run. None if neither holds, if no such line
+    has a release for the Mac, or if the Mac's version is unknown.
     """
     version = s.device.os_version
     if version is None:
@@ -529,10 +574,10 @@ def needs_upgrade(s: Situation, exposed: Exposure) -> Need | None:
 
 
 def upgrade_obstacle(s: Situation) -> Reason | None:
-    """Return why a Mac on a dead line cannot be upgraded: its hardware, or an unknown model.
+    """Return the reason for which a Mac on a dead line cannot be upgraded; None if it can.
 
-    None if its line is not dead, the policy leaves dead lines alone, or its model runs a supported
-    line.
+    `unfixable_hardware`: its model runs no supported line. `model_unknown`: that is not known. Also
+    None if its line is not dead, or if the policy leaves dead lines alone.
     """
     if s.line_is_supported is not False or not s.policy.upgrades.out_of_support:
         return None

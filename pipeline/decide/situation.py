@@ -106,14 +106,18 @@ class Situation:
 
     @cached
     def open_job(self) -> JobEntry | None:
-        """The Mac's open job; of several, one that may have touched the Mac, else the newest."""
+        """The Mac's open job; None if no job is open.
+
+        Of several, one that may have touched the Mac, else the newest.
+        """
         return open_job(self.job_history)
 
     @cached
     def line_is_supported(self) -> bool | None:
         """True if the Mac's line is supported, or newer than every supported line.
 
-        None if the Mac's version is unknown, or no line is known to be supported.
+        False if the line is dead. None if the Mac's version is unknown, or no line is known to be
+        supported.
         """
         version = self.device.os_version
         lines = self.supported_lines
@@ -123,7 +127,10 @@ class Situation:
 
     @cached
     def supported_lines(self) -> tuple[str, ...]:
-        """The supported lines, newest first: the policy's, or those that Apple still patches."""
+        """The supported lines, newest first: the policy's, or those that Apple still patches.
+
+        Empty if the policy lists none, or if no release is known.
+        """
         wanted = self.policy.upgrades.supported_lines
         if wanted == "auto":
             return self.advisories.supported_lines

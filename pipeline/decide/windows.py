@@ -49,10 +49,14 @@ class _Week(NamedTuple):
     opens: tuple[bool, ...]
 
     def is_open(self, minute: int) -> bool:
+        """Return True if the windows are open in this minute of the week (0 to 10,079)."""
         return self.opens[bisect_right(self.starts, minute) - 1]
 
     def next_change(self, minute: int) -> int:
-        """Return the next minute with the other state; from 10,080 on it is in the next week."""
+        """Return the next minute with the other state; from 10,080 on it is in the next week.
+
+        The week must have more than one run.
+        """
         run = bisect_right(self.starts, minute)
         if run < len(self.starts):
             return self.starts[run]
@@ -93,13 +97,17 @@ def opens_at(windows: tuple[Window, ...], zone: ZoneInfo, now: datetime) -> date
 
 
 def closes_at(windows: tuple[Window, ...], zone: ZoneInfo, now: datetime) -> datetime | None:
-    """Return the time at which the open windows close; None if closed at `now`, or never."""
+    """Return the time at which the open windows close.
+
+    None if they are closed at `now`, or if they never close.
+    """
     state = window_state(windows, zone, now)
     return state.changes_at if state.is_open else None
 
 
 @lru_cache(maxsize=256)
 def _week(windows: tuple[Window, ...]) -> _Week:
+    """Return the local week in which the minutes of these windows are open."""
     minutes = bytearray(_WEEK_MINUTES)
     for window in windows:
         start, end = _minutes(window.start), _minutes(window.end)
@@ -113,10 +121,12 @@ def _week(windows: tuple[Window, ...]) -> _Week:
 
 
 def _minutes(clock: str) -> int:
+    """Return the minutes since midnight of a time of day `HH:MM`."""
     return int(clock[:2]) * 60 + int(clock[3:])
 
 
 def _minute(wall: datetime) -> int:
+    """Return the minute of the week of a local time, from Monday 00:00."""
     return wall.weekday() * _DAY_MINUTES + wall.hour * 60 + wall.minute
 
 
@@ -137,6 +147,10 @@ def _clock_change(zone: ZoneInfo, after: datetime, until: datetime) -> datetime 
 
 @lru_cache(maxsize=4096)
 def _clock_change_in(zone: ZoneInfo, span: int) -> datetime | None:
+    """Return the change of the zone's UTC offset in one span; None if there is none.
+
+    `span` is the number of the span, in steps of `_SPAN` from 1970.
+    """
     # Bisection: `same` still has the offset of the span's beginning, `other` has another one.
     same = _EPOCH + span * _SPAN
     other = same + _SPAN

@@ -58,19 +58,22 @@ class Form(Protocol):
         """Set the simulated time; return the Macs' events up to it, in order of time."""
 
     def ingest(self, events: Sequence[OutsideEvent]) -> None:
-        """Accept events from outside, at most one per Mac."""
+        """Accept events from outside, at most one per Mac, and do the work that follows."""
 
     def awaiting_approval(self) -> Sequence[Decision]:
         """Return the decisions that wait for an approval."""
 
     def sample(self, now: datetime) -> FleetSample:
-        """Return the state of the run."""
+        """Return the counts of exposed Macs and open jobs, with `now` as their time."""
 
 
 def play(
     form: Form, approvals: Ed25519PrivateKey, step: timedelta = STEP, until: datetime = ENDS_AT
 ) -> Generator[FleetSample]:
-    """Play the story and yield a FleetSample after each step. `approvals` is the approver's key."""
+    """Play the story and yield a FleetSample after each step. `approvals` is the approver's key.
+
+    Once a simulated day, every decision that waits for an approval gets one.
+    """
     feed = deque(releases())
     for number in range(steps(step, until)):
         now = STARTS_AT + number * step
@@ -88,12 +91,15 @@ def play(
 
 
 def steps(step: timedelta = STEP, until: datetime = ENDS_AT) -> int:
-    """Return the number of samples that `play` yields."""
+    """Return the number of samples that `play` yields with this step and end."""
     return int((until - STARTS_AT) / step) + 1
 
 
 def waves(events: Iterable[DeviceEvent]) -> list[list[DeviceEvent]]:
-    """Split events into groups with at most one event per Mac; each Mac's order is kept."""
+    """Return the events in groups with at most one event per Mac; each Mac's order is kept.
+
+    The n-th group has the n-th event of each Mac that has so many.
+    """
     found: list[list[DeviceEvent]] = []
     counts: dict[str, int] = {}
     for event in events:
@@ -106,7 +112,7 @@ def waves(events: Iterable[DeviceEvent]) -> list[list[DeviceEvent]]:
 
 
 def site_lines() -> dict[str, SiteLine]:
-    """Return the network line of each site, from the demo's policy."""
+    """Return the network line of each site by the site's name, from the demo's policy."""
     return {
         name: SiteLine(uplink_mbps=site.uplink_mbps, cache=site.cache)
         for name, site in read_policy(policy_text()).sites.items()

@@ -35,7 +35,10 @@ def run(
     *,
     fast_paths: bool = True,
 ) -> Generator[FleetSample]:
-    """Run the scenario in an empty data directory and yield a FleetSample after each step."""
+    """Run the scenario in an empty data directory and yield a FleetSample after each step.
+
+    The run advances with the iteration. The log of the run remains in `data_dir`, for `log_lines`.
+    """
     keys = KeyStore(data_dir / "keys")
     for purpose in Purpose:
         keys.make(purpose)
@@ -47,7 +50,7 @@ def run(
 
 
 def log_lines(data_dir: Path) -> Iterator[LogLine]:
-    """Yield the log of a finished run."""
+    """Yield the log of a finished run, in the order of the log."""
     with Log.open(data_dir) as log:
         for row in log.entries():
             yield LogLine(row.kind, row.at, row.body)
@@ -87,13 +90,13 @@ class EmbeddedForm:
         return events
 
     def ingest(self, events: Sequence[OutsideEvent]) -> None:
-        """Accept events from outside, as the HTTP endpoint does."""
+        """Accept events as the HTTP endpoint does, and do the work that is due."""
         received = [event for one in events for event in _received(one, self._now)]
         self._service.accept(received, (), self._now)
         self._settle()
 
     def awaiting_approval(self) -> Sequence[Decision]:
-        """Return the decisions that wait for an approval."""
+        """Return the decisions that wait for an approval, computed again at the simulated time."""
         reconciler = self._service.reconciler
         return [
             decide(reconciler.situation(udid, self._now), fast_paths=self._fast_paths)
@@ -102,11 +105,12 @@ class EmbeddedForm:
         ]
 
     def sample(self, now: datetime) -> FleetSample:
-        """Return the state of the run."""
+        """Return the counts of exposed Macs and open jobs, with `now` as their time."""
         reconciler = self._service.reconciler
         return FleetSample(now, dict(reconciler.exposed), dict(reconciler.open_jobs))
 
     def _settle(self) -> None:
+        """Run the service until no work is due at the simulated time."""
         wake = self._service.next_wake(self._now)
         while wake is not None and wake <= self._now:
             self._service.tick(self._now)
@@ -114,7 +118,10 @@ class EmbeddedForm:
 
 
 def _received(event: OutsideEvent, now: datetime) -> Sequence[Event]:
-    """Return the event as the gateway receives it: MDM messages pass NanoMDM's webhook format."""
+    """Return the events that the gateway makes of an event from outside.
+
+    An MDM message passes NanoMDM's webhook format; any other event is returned unchanged.
+    """
     hook = None if isinstance(event, ApprovalGrantedEvent) else webhook_of(event)
     if hook is None:
         return [event]

@@ -82,7 +82,7 @@ class RunOutcome:
     _decision_states: dict[str, DecisionState] = field(default_factory=dict)
 
     def read_line(self, line: LogLine) -> None:
-        """Add the next line of the log."""
+        """Add the next line of the log to the outcome; the lines must come in their order."""
         self.ends_at = line.at
         if line.kind == "decision":
             self._read_decision(line)
@@ -93,6 +93,7 @@ class RunOutcome:
             self.events += 1
 
     def _read_decision(self, line: LogLine) -> None:
+        """Update the Mac's last decision and exposure, and the levels of its sites."""
         decision = json.loads(line.body)["decision"]
         decision.setdefault("cves", [])
         for name in ("site", "serial", "reason"):
@@ -114,6 +115,7 @@ class RunOutcome:
             self.patched.append((self.exposed_since.pop(udid), line.at))
 
     def _count_decision(self, udid: str, at: datetime, decision: dict[str, Any]) -> None:
+        """Count the decision, once per Mac and moment, if it differs from the one before."""
         after = json.dumps({k: v for k, v in decision.items() if k not in _VOLATILE_FIELDS})
         last = self._decision_states.get(udid)
         if last is not None and last.at == at:
@@ -130,7 +132,7 @@ class RunOutcome:
         return sum(bool(decision["cves"]) for decision in self.latest.values())
 
     def exposed_at(self, time: datetime) -> int:
-        """Return the number of Macs exposed at `time`, after its events."""
+        """Return the number of Macs exposed at `time`, after the events of that time."""
         by_site: dict[str, int] = {}
         for level in self.levels:
             if level.at > time:
@@ -157,6 +159,10 @@ def read_outcome(lines: Iterable[LogLine]) -> RunOutcome:
 
 
 def _read_job(outcome: RunOutcome, event: dict[str, Any], at: datetime) -> None:
+    """Update the job of an event: its issue, its first `acted`, or its end.
+
+    Results of a job that was not issued in this log, and results after the end, are ignored.
+    """
     data = event["data"]
     if event["type"] == "drydock.job.issued.v1":
         job = data["job"]
@@ -183,9 +189,10 @@ def _read_job(outcome: RunOutcome, event: dict[str, Any], at: datetime) -> None:
 
 
 def time_to_patch(outcome: RunOutcome, since: datetime, share: float) -> float | None:
-    """Return the hours from `since` until this share of the exposures that end after it has ended.
+    """Return the hours from `since` until `share` (0 to 1) of the counted exposures had ended.
 
-    Macs that stay exposed do not count; None if no exposure ended after `since`.
+    Only exposures that ended after `since` count; Macs that stay exposed do not count. None if no
+    exposure ended after `since`.
     """
     ends = sorted(end for start, end in outcome.patched if end > since)
     if not ends:

@@ -64,6 +64,7 @@ def render(outcome: RunOutcome, summary: Mapping[str, Any], marks: Mapping[str, 
 
 
 def _figures(summary: Mapping[str, Any]) -> str:
+    """Return the summary's main figures as HTML; a figure that is None is shown as `-`."""
     to = summary["hours_to_patched"]
     shown = (
         ("Macs", summary["devices"]),
@@ -81,6 +82,7 @@ def _figures(summary: Mapping[str, Any]) -> str:
 
 
 def _plot(figure: go.Figure, name: str) -> str:
+    """Return the figure as HTML, in an element with the id `name`."""
     html: str = figure.to_html(
         full_html=False, include_plotlyjs=False, div_id=name, config={"displaylogo": False}
     )
@@ -88,6 +90,7 @@ def _plot(figure: go.Figure, name: str) -> str:
 
 
 def _mark(figure: go.Figure, marks: Mapping[str, datetime]) -> None:
+    """Draw a vertical line with its name at each time into the figure."""
     for name, at in marks.items():
         figure.add_shape(
             type="line",
@@ -104,6 +107,7 @@ def _mark(figure: go.Figure, marks: Mapping[str, datetime]) -> None:
 
 
 def _exposure(outcome: RunOutcome, marks: Mapping[str, datetime]) -> go.Figure:
+    """Return the plot of exposed Macs over time, with one line per site."""
     by_site: dict[str, tuple[list[datetime], list[int]]] = defaultdict(lambda: ([], []))
     for level in outcome.levels:
         times, counts = by_site[level.site or "no site"]
@@ -127,6 +131,7 @@ def _exposure(outcome: RunOutcome, marks: Mapping[str, datetime]) -> go.Figure:
 
 
 def _jobs(outcome: RunOutcome, marks: Mapping[str, datetime]) -> go.Figure:
+    """Return the plot of all jobs over time, with one row per Mac that had a job."""
     jobs = sorted(outcome.jobs.values(), key=lambda job: (job.site, job.serial, job.issued_at))
     rows = list(dict.fromkeys(f"{job.serial or job.udid} · {job.site}" for job in jobs))
     last = max((job.ended_at or job.issued_at for job in jobs), default=None)
@@ -176,6 +181,7 @@ def _jobs(outcome: RunOutcome, marks: Mapping[str, datetime]) -> go.Figure:
 
 
 def _still_exposed(outcome: RunOutcome) -> str:
+    """Return the HTML table of the Macs still exposed, with the reason of each last decision."""
     rows = []
     for decision in outcome.still_exposed():
         held = next((gate for gate in decision.get("gates", ()) if not gate["passed"]), None)

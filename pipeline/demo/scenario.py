@@ -49,6 +49,7 @@ class Part:
 
 
 def _hours(hours: float) -> datetime:
+    """Return the time this many hours after the start of the demo."""
     return STARTS_AT + timedelta(hours=hours)
 
 
@@ -151,6 +152,10 @@ def policy_text() -> str:
 
 
 def _cast(devices: int) -> list[Part]:
+    """Return one part for each of so many Macs; every part is there at least `least` times.
+
+    Raises ValueError if there are too few Macs for all parts.
+    """
     smallest = sum(part.least for part in PARTS)
     if devices < smallest:
         raise ValueError(f"the demo needs at least {smallest} Macs, one for each kind of fault")
@@ -161,6 +166,10 @@ def _cast(devices: int) -> list[Part]:
 
 
 def _build_of(version: OSVersion) -> str:
+    """Return the last build listed for a macOS version in the demo's releases.
+
+    Raises LookupError if there is none.
+    """
     for event in releases():
         if event.data.os_version == version and event.data.builds:
             return str(event.data.builds[-1])
@@ -168,6 +177,7 @@ def _build_of(version: OSVersion) -> str:
 
 
 def _spec(index: int, part: Part, random: Random) -> MacSpec:
+    """Return the simulated Mac number `index` with this part; its site and figures are random."""
     site, prefix = _SITES[random.choices(range(3), weights=(5, 3, 2))[0]]
     version = parse_os_version(part.version)
     hardware = hardware_class(part.model, None, None).value
@@ -193,6 +203,7 @@ def _spec(index: int, part: Part, random: Random) -> MacSpec:
 
 
 def _installable() -> tuple[SimulatedRelease, ...]:
+    """Return one installable release for each version that has a build in the demo's releases."""
     found: dict[OSVersion, SimulatedRelease] = {}
     for event in releases():
         version, builds = event.data.os_version, event.data.builds

@@ -48,4 +48,5 @@ def summarize(outcome: RunOutcome, scenario: Scenario, seed: int) -> dict[str, A
 
 
 def _hours(hours: float | None) -> float | None:
+    """Return the hours rounded to one decimal; None stays None."""
     return None if hours is None else round(hours, 1)

@@ -55,8 +55,9 @@ class ChangeKind(StrEnum):
 class DecisionChange:
     """One decision that differs.
 
-    `seq` is None for the decision at the end of the period. `recorded` is None if no policy was in
-    force. `fields` are the fields of COMPARED that differ.
+    `seq` is the log's entry of the recorded decision; None for the comparison at the end of the
+    period. `recorded` is None if no policy was in force. `fields` are the fields of COMPARED that
+    differ, all of them without a recorded decision.
     """
 
     seq: int | None
@@ -68,7 +69,7 @@ class DecisionChange:
 
     @property
     def site(self) -> str | None:
-        """The Mac's recorded site; its site under the other policy if none was recorded."""
+        """The recorded site; the site of the alternative decision if none was recorded."""
         return (
             self.alternative.site
             if self.recorded is None
@@ -125,7 +126,8 @@ def counterfactual(
 ) -> CounterfactualDiff:
     """Return the differences that this policy makes, for one Mac or all.
 
-    Decisions with `since` <= time < `until` are compared. `progress` is called with the `seq`
+    Recorded decisions with `since` <= time < `until` are compared; then each Mac is decided by both
+    policies at `until`, or at the last time of the log. `progress` is called with the `seq`
     reached. Raises PolicyError for the policy and UnreadableLog for the log.
     """
     policy = read_policy(policy_text)
@@ -169,6 +171,10 @@ def _recorded_change(
     *,
     fast_paths: bool,
 ) -> Iterator[DecisionChange]:
+    """Return the change of one recorded decision, as `_change` yields it.
+
+    Raises UnreadableLog if its recorded inputs or its catalogue cannot be read.
+    """
     try:
         catalogue = contents.catalogue(record.inputs.catalog_digest)
         alternative = recompute(record, policy, catalogue, fast_paths=fast_paths)
@@ -180,7 +186,10 @@ def _recorded_change(
 def _at_end(
     reconciler: Reconciler, policy_text: str, end: datetime, udid: str | None, *, fast_paths: bool
 ) -> Iterator[tuple[Decision | None, Decision]]:
-    """Yield each Mac's decision at the end under the policy in force and under the other one."""
+    """Yield each Mac's decision at `end` under the policy in force, and under the other one.
+
+    The first is None if no policy was in force. Raises UnreadableLog if that policy is not valid.
+    """
     alternative = Reconciler(reconciler.fleet, fast_paths=fast_paths)
     alternative.override_policy(policy_text)
     alternative.recount_jobs()
@@ -199,6 +208,7 @@ def _at_end(
 def _change(
     seq: int | None, at: datetime, recorded: Decision | None, alternative: Decision
 ) -> Iterator[DecisionChange]:
+    """Yield one change if the decisions differ in a field of COMPARED, else nothing."""
     fields = tuple(
         field
         for field in COMPARED

@@ -12,6 +12,7 @@ def find_device_key(log: LogReader, name: str) -> str | None:
 
     A name that is not the key of a decision is searched in the recorded decisions: the last Mac
     that had the name is returned. Then the events are searched, for Macs without any decision.
+    Raises UnreadableLog if an entry with the name cannot be read.
     """
     wanted = name.strip()
     if wanted.lower().startswith(SERIAL_SUBJECT_PREFIX):
@@ -33,6 +34,11 @@ def find_device_key(log: LogReader, name: str) -> str | None:
 
 
 def _last_decided(log: LogReader, name: str, keys: tuple[str, ...]) -> str | None:
+    """Return the UDID of the last decision about a Mac with this name; None if there is none.
+
+    Decisions about a record known by serial number only are left out. `keys` are the name's
+    spellings.
+    """
     found = None
     for entry in _mentions(log, keys, "decision"):
         record = read_record(entry)
@@ -42,6 +48,7 @@ def _last_decided(log: LogReader, name: str, keys: tuple[str, ...]) -> str | Non
 
 
 def _last_reported(log: LogReader, name: str, keys: tuple[str, ...]) -> str | None:
+    """Return the key of the last event that has this serial number or enrollment id, or None."""
     found = None
     for entry in _mentions(log, keys, "event"):
         data = read_event(entry).data
@@ -60,6 +67,7 @@ def _mentions(log: LogReader, names: Iterable[str], kind: Kind) -> Iterator[LogE
 
 
 def _is_named(record: DecisionRecord, name: str) -> bool:
+    """Return True if `name` is the UDID, serial number or enrollment id of the decision's Mac."""
     wanted = name.strip()
     facts = record.inputs.device.get("facts", {})
     enrollment = facts.get("enrollment_id", (0, None))[1]

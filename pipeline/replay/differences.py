@@ -7,7 +7,10 @@ ABSENT: Final = "(absent)"
 
 
 class FieldDifference(NamedTuple):
-    """A path in two JSON values, such as `device.facts.build`, and the value on each side."""
+    """A path in two JSON values, such as `device.facts.build`, and the value on each side.
+
+    A value that one side does not have is ABSENT. The path of the whole value is `$`.
+    """
 
     path: str
     left: Any
@@ -17,8 +20,9 @@ class FieldDifference(NamedTuple):
 def first_difference(left: Any, right: Any, path: str = "") -> FieldDifference | None:
     """Return the first difference of two JSON values; None if they are equal.
 
-    The keys of `left` are compared in their order, then keys that only `right` has. `1`, `1.0` and
-    `true` differ; the order of an object's keys does not matter.
+    `path` is the path of both values in a larger one. The keys of `left` are compared in their
+    order, then keys that only `right` has. `1`, `1.0` and `true` differ; the order of an object's
+    keys does not matter.
     """
     if isinstance(left, dict) and isinstance(right, dict):
         for key in [*left, *(key for key in right if key not in left)]:
@@ -41,7 +45,7 @@ def first_difference(left: Any, right: Any, path: str = "") -> FieldDifference |
 
 
 def first_alteration(written: Any, read: Any, path: str = "") -> FieldDifference | None:
-    """Return the first place where `read` lost or changed a part of `written`; None if nowhere.
+    """Return the first part of `written` that `read` lost or changed; None if there is none.
 
     `read` is the JSON of the model that was read from `written`. Keys that only `read` has are not
     alterations: an older version wrote the row before these fields existed.
@@ -63,7 +67,7 @@ def first_alteration(written: Any, read: Any, path: str = "") -> FieldDifference
 
 
 def shown(value: Any) -> str:
-    """Return a value as one line of text."""
+    """Return a value as one line of text: text unchanged, any other value as JSON."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 

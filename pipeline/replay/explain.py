@@ -34,7 +34,11 @@ class LoggedDecision:
 
 @dataclass(frozen=True, slots=True)
 class JobStep:
-    """One recorded step of a job: a result, or that another job superseded it."""
+    """One recorded step of a job: a result, or that another job superseded it.
+
+    `at` is the time at which it was recorded. For a superseded job, `outcome` is `superseded` and
+    `detail` names the other job or the reason.
+    """
 
     seq: int
     at: datetime
@@ -88,7 +92,7 @@ class Explanation:
 
     @property
     def blocked_by(self) -> Gate | None:
-        """The first gate that caused the hold; None if the decision is not a hold."""
+        """The first closed gate of the last decision, if that is a hold; None otherwise."""
         if self.record is None or self.record.decision.decision is not Verdict.HOLD:
             return None
         return next((gate for gate in self.record.decision.gates if not gate.passed), None)
@@ -97,7 +101,8 @@ class Explanation:
 def explain(log: LogReader, name: str, *, at: datetime | None = None) -> Explanation | None:
     """Return the log's content about one Mac up to and including `at`; None for an unknown Mac.
 
-    `name` is a UDID, a serial number or an enrollment id. Raises UnreadableLog.
+    `name` is a UDID, a serial number or an enrollment id; without `at` the whole log counts. Raises
+    UnreadableLog if an entry about the Mac cannot be read.
     """
     udid = find_device_key(log, name)
     if udid is None:
@@ -133,7 +138,7 @@ _JOB_EVENTS: Final = (JobIssuedEvent, JobResultedEvent, JobSupersededEvent)
 
 
 def _keys(udid: str, record: DecisionRecord | None) -> tuple[str, ...]:
-    """Return the Mac's key and the other keys under which its reports may be logged."""
+    """Return the Mac's key, then the other keys under which its reports may be logged."""
     if record is None:
         return (udid,)
     facts = record.inputs.device.get("facts", {})
@@ -144,6 +149,7 @@ def _keys(udid: str, record: DecisionRecord | None) -> tuple[str, ...]:
 
 
 def _stories(logged: Iterable[LoggedEvent]) -> Iterator[JobStory]:
+    """Yield each issued job with its steps, in the order of their issue."""
     issued: dict[str, tuple[LoggedEvent, Job]] = {}
     steps: dict[str, list[JobStep]] = {}
     histories: dict[str, JobHistory] = {}

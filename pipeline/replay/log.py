@@ -70,7 +70,7 @@ class LogReader(Protocol):
         key: str | None = None,
         kind: Kind | None = None,
     ) -> Iterator[LogEntry]:
-        """Yield the entries that match, in order of `seq`."""
+        """Yield the entries that match every given condition, in order of `seq`."""
 
     def blob(self, digest: str) -> bytes | None:
         """Return a policy's text or a catalogue's JSON by its digest; None if it is missing.
@@ -79,7 +79,7 @@ class LogReader(Protocol):
         """
 
     def last_seq(self, until: datetime | None = None) -> int:
-        """Return the highest `seq` before this time; 0 if there is none."""
+        """Return the highest `seq` of the entries before `until`, or of all; 0 if there is none."""
 
     def last_at(self) -> datetime | None:
         """Return the latest time of an entry; None for an empty log."""
@@ -104,7 +104,7 @@ UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, Overf
 
 
 def read_record(entry: LogEntry) -> DecisionRecord:
-    """Return the decision record of an entry. Raises UnreadableLog."""
+    """Return the decision record of an entry. Raises UnreadableLog if its body is not one."""
     try:
         return DecisionRecord.model_validate_json(entry.body)
     except ValidationError as error:
@@ -116,7 +116,7 @@ def read_record(entry: LogEntry) -> DecisionRecord:
 
 
 def read_event(entry: LogEntry) -> Event:
-    """Return the event of an entry. Raises UnreadableLog."""
+    """Return the event of an entry. Raises UnreadableLog if its body is not a valid event."""
     try:
         return decode(entry.body)
     except InvalidEvent as error:
@@ -132,7 +132,11 @@ class LogContents:
         self._catalogues: dict[str, Advisories] = {}
 
     def policy(self, digest: str | None) -> Policy:
-        """Return the policy with this digest. Raises UnreadableLog."""
+        """Return the policy with this digest.
+
+        Raises UnreadableLog if the digest is None, or the policy is missing, damaged, altered or
+        invalid.
+        """
         if digest is None:
             raise UnreadableLog("the decision names no policy")
         found = self._policies.get(digest)
@@ -141,7 +145,10 @@ class LogContents:
         return found
 
     def catalogue(self, digest: str) -> Advisories:
-        """Return the advisories with this digest. Raises UnreadableLog."""
+        """Return the advisories with this digest.
+
+        Raises UnreadableLog if the catalogue is missing, damaged, altered or cannot be read.
+        """
         found = self._catalogues.get(digest)
         if found is None:
             found = self._catalogues[digest] = self._read_catalogue(digest)
@@ -176,6 +183,10 @@ class LogContents:
             raise UnreadableLog(f"catalogue {digest} cannot be read: {error}") from error
 
     def _blob(self, digest: str) -> bytes:
+        """Return the stored bytes with this digest.
+
+        Raises UnreadableLog if they are missing or damaged; the digest is not compared.
+        """
         try:
             raw = self._log.blob(digest)
         except ValueError as error:

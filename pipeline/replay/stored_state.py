@@ -12,7 +12,11 @@ from pipeline.state.jobs import JobEntry
 
 
 def stored_state_difference(state: StateReader, fleet: Fleet) -> tuple[str, FieldDifference] | None:
-    """Return the first difference of a Mac's stored state, with its UDID; None if all are equal."""
+    """Return the UDID of the first Mac with a difference, and that difference.
+
+    None if all states are equal. Devices are compared first, then job histories. `left` is the
+    stored value, `right` the folded one. A stored state that cannot be read is a difference.
+    """
     sides: Iterator[tuple[str, Iterable[tuple[str, bytes]], Mapping[str, Any], _Reread]] = iter(
         (
             (
@@ -45,6 +49,10 @@ _Reread = Callable[[Any], Any]
 def _differences(
     path: str, kept: Iterable[tuple[str, bytes]], folded: Mapping[str, Any], reread: _Reread
 ) -> Iterator[tuple[str, FieldDifference]]:
+    """Yield the UDID and the first difference of each Mac whose stored and folded state differ.
+
+    `path` is the prefix of the paths; `reread` brings stored JSON into the form of this version.
+    """
     seen = set()
     for udid, body in kept:
         seen.add(udid)

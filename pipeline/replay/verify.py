@@ -55,8 +55,10 @@ class Check(StrEnum):
 class LogDifference:
     """The first difference between the log and its recomputation.
 
-    `recorded` is the log's value of `field`, `expected` the computed one. `after_seq` is the last
-    event of that Mac before the entry: the likely place of an altered row.
+    `seq` and `at` are those of the entry that differs; for `state`, `seq` is the Mac's last event
+    (0 for none) and `at` the end of the log. `recorded` is the log's value of `field`, `expected`
+    the computed one. `after_seq` is the last event of that Mac before the entry: the likely place
+    of an altered row.
     """
 
     seq: int
@@ -90,11 +92,12 @@ def verify(
     progress: Callable[[int], None] = lambda _: None,
     fast_paths: bool = True,
 ) -> VerificationReport:
-    """Return the number of entries checked, and the first difference if there is one.
+    """Return the numbers of entries checked up to the first difference, and that difference.
 
-    Decisions of one Mac or of all, with `since` <= time < `until`, are checked; the fold begins at
-    the start of the log. `state`, the stored state at the end of the log, is compared only without
-    `until`. `progress` is called with the `seq` reached.
+    The difference is None if the whole log agrees. Decisions of one Mac or of all, with `since` <=
+    time < `until`, are checked; the fold begins at the start of the log. `state`, the stored state
+    at the end of the log, is compared only without `until`. `progress` is called with the `seq`
+    reached.
     """
     run = _Verification(log, since, until, udid, fast_paths=fast_paths)
     report = run.verify_through(log.last_seq(until), progress)
@@ -127,6 +130,7 @@ class _Verification:
         self.reconciler = Reconciler(fast_paths=self.fast_paths)
 
     def verify_through(self, last_seq: int, progress: Callable[[int], None]) -> VerificationReport:
+        """Return the report of all entries up to `last_seq`; it ends at the first difference."""
         difference = next(self._differences(last_seq, progress), None)
         counts = self.counts
         return VerificationReport(counts.events, counts.decisions, counts.jobs, difference)
@@ -134,6 +138,10 @@ class _Verification:
     def _differences(
         self, last_seq: int, progress: Callable[[int], None]
     ) -> Iterator[LogDifference]:
+        """Yield the differences of the entries up to `last_seq`, in the order of the log.
+
+        The stored state is not compared. Jobs that no event issued come last.
+        """
         wanted = 1
         for entry in self.log.entries():
             if entry.seq > last_seq:
@@ -152,7 +160,10 @@ class _Verification:
         progress(last_seq)
 
     def state_difference(self, state: StateReader) -> LogDifference | None:
-        """Return the first difference of the stored state from the folded events."""
+        """Return the first difference of the stored state from the folded events.
+
+        None if there is none, or if the log is empty.
+        """
         found = stored_state_difference(state, self.reconciler.fleet)
         at = self.log.last_at()
         if found is None or at is None:
@@ -173,6 +184,7 @@ class _Verification:
         )
 
     def _checked(self, entry: LogEntry) -> bool:
+        """Return True if the entry's time is in the period to check."""
         return (self.since is None or entry.at >= self.since) and (
             self.until is None or entry.at < self.until
         )
@@ -180,6 +192,7 @@ class _Verification:
     # --- events ---
 
     def _event(self, entry: LogEntry) -> Iterator[LogDifference]:
+        """Yield the differences of an event's entry, and fold the event if it can be read."""
         try:
             event = decode(entry.body)
         except InvalidEvent as error:
@@ -202,6 +215,10 @@ class _Verification:
         self.last_event[entry.key] = entry.seq
 
     def _issued(self, entry: LogEntry, event: JobIssuedEvent) -> Iterator[LogDifference]:
+        """Yield the differences of an issued job from the job that its decision ordered.
+
+        A job without such a decision is a difference only if all Macs are checked.
+        """
         job = event.data.job
         sent = self.sent_jobs.pop(job.udid, None)
         if sent is None:
@@ -235,6 +252,7 @@ class _Verification:
     # --- decisions ---
 
     def _decision(self, entry: LogEntry) -> Iterator[LogDifference]:
+        """Yield the differences of a decision's entry; nothing if it is not to be checked."""
         if not self._checked(entry) or self.udid not in (None, entry.key):
             return
         try:
@@ -252,6 +270,10 @@ class _Verification:
     def _field_differences(
         self, entry: LogEntry, record: DecisionRecord
     ) -> Iterator[tuple[Check, FieldDifference]]:
+        """Yield each difference of a record, with the check that failed.
+
+        A decision to send without a difference from the log is kept in `sent_jobs` with its job.
+        """
         text = record.model_dump_json()
         if text.encode() != entry.body:
             found = first_alteration(json.loads(entry.body), json.loads(text))
@@ -287,6 +309,10 @@ class _Verification:
             self.sent_jobs[record.decision.udid] = (entry, job)
 
     def _from_record(self, record: DecisionRecord) -> FieldDifference | None:
+        """Return the first difference of the decision from the one that its inputs give, or None.
+
+        Inputs, policy or catalogue that cannot be read are a difference.
+        """
         inputs = record.inputs
         try:
             policy = self.contents.policy(inputs.policy_digest)
@@ -306,6 +332,7 @@ class _Verification:
         return first_difference(json.loads(recorded), json.loads(again), "decision")
 
     def _from_log(self, record: DecisionRecord, situation: Situation) -> FieldDifference | None:
+        """Return the first difference of the inputs from those of the folded events, or None."""
         recorded = record.inputs
         folded = self.reconciler.record_of(record.decision, situation).inputs
         if recorded.catalog_digest != folded.catalog_digest:
