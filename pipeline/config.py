@@ -34,7 +34,10 @@ class SenderSettings(BaseSettings):
     max_waiting: Annotated[int, Field(ge=1)] = 1000
 
     def secret_of(self, source: str) -> str | None:
-        """Return the secret of a webhook source or of `events`; None if it is not configured."""
+        """Return the secret of `source`; None if it is not configured.
+
+        `source` is one of WEBHOOK_SOURCES, or `events`.
+        """
         secret: SecretStr | None = getattr(self, f"{source}_secret")
         return None if secret is None else secret.get_secret_value()
 

@@ -23,7 +23,8 @@ class KafkaSettings(KafkaConnection, BaseSettings):
 def kafka_settings(bootstrap: str | None = None) -> KafkaSettings:
     """Return the connection that the environment describes.
 
-    `bootstrap`, if given, replaces DRYDOCK_KAFKA_BOOTSTRAP. Raises SettingsError.
+    `bootstrap`, if given, replaces DRYDOCK_KAFKA_BOOTSTRAP. Raises SettingsError if a setting is
+    invalid.
     """
     try:
         return KafkaSettings() if bootstrap is None else KafkaSettings(bootstrap=bootstrap)
@@ -32,6 +33,7 @@ def kafka_settings(bootstrap: str | None = None) -> KafkaSettings:
 
 
 def _describe(error: ErrorDetails) -> str:
+    """Return one invalid setting as `DRYDOCK_KAFKA_NAME: reason`; the reason alone for several."""
     name = ".".join(str(part).upper() for part in error["loc"])
     message = error["msg"].removeprefix("Value error, ")
     # A rule about several settings has no location; its message names them.
@@ -57,7 +59,10 @@ def tls_context(connection: KafkaConnection) -> ssl.SSLContext | None:
 
 
 def aiokafka_options(connection: KafkaConnection) -> dict[str, Any]:
-    """Return the connection as keyword arguments for every aiokafka client."""
+    """Return the connection as keyword arguments of any aiokafka client; never log them.
+
+    They include the password. Raises OSError or ssl.SSLError as `tls_context`.
+    """
     options = connection.client_options()
     kept = {name: value for name, value in options.items() if not name.startswith("ssl_")}
     return kept | {"ssl_context": tls_context(connection)}

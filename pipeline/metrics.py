@@ -121,7 +121,7 @@ class Metrics:
             self._partitions.labels(state)
 
     def add_sites(self, sites: Iterable[str]) -> None:
-        """Create every series of these sites, as zeros. Known sites keep their values."""
+        """Create every series of these sites and of NO_SITE, as zeros; known sites keep values."""
         for site in (*sites, NO_SITE):
             if site in self._sites:
                 continue
@@ -138,16 +138,16 @@ class Metrics:
         self._age.labels(topic).observe(max(age_s, 0.0))
 
     def count_folded(self, topic: str, count: int, oldest_s: float) -> None:
-        """Count the folded events of one batch; only the age of the oldest one is observed."""
+        """Count the folded events of one batch; observe only the age of the oldest, `oldest_s`."""
         self._events.labels(topic, _FOLDED).inc(count)
         self._age.labels(topic).observe(max(oldest_s, 0.0))
 
     def count_duplicate(self, topic: str) -> None:
-        """Count an event that the log had already."""
+        """Count an accepted event that is in the log already, and so is not folded again."""
         self._events.labels(topic, _DUPLICATE).inc()
 
     def count_decision(self, action: Action | None, reason: Reason, count: int = 1) -> None:
-        """Count decisions that changed."""
+        """Count decisions that differ from the Mac's previous one; `action` can be None."""
         name = NO_ACTION if action is None else action.value
         self._decisions.labels(name, reason.value).inc(count)
 
@@ -157,11 +157,14 @@ class Metrics:
         self._results.labels(name, outcome.value).inc(count)
 
     def observe_job_duration(self, action: Action, duration_s: float) -> None:
-        """Observe the time from the issue of a job to its success."""
+        """Observe the seconds from the issue of a job to its success; below 0 counts as 0."""
         self._duration.labels(action.value).observe(max(duration_s, 0.0))
 
     def count_dead_letter(self, topic: str, code: DeadLetterCode, count: int = 1) -> None:
-        """Count inputs that became dead letters."""
+        """Count inputs that became dead letters.
+
+        `topic` is EVENTS, WEBHOOKS or FEEDS for inputs over HTTP.
+        """
         self._dead_letters.labels(topic, code.value).inc(count)
 
     def set_devices(self, devices: int) -> None:
@@ -208,5 +211,5 @@ class Metrics:
         self._recovering.set(recovering_records)
 
     def set_ready(self, *, ready: bool) -> None:
-        """Set the program ready or not ready."""
+        """Set the gauge `drydock_ready` to 1 if `ready`, else to 0."""
         self._ready.set(ready)

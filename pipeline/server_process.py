@@ -42,7 +42,8 @@ class Listen:
     def parse(cls, text: str) -> "Listen":
         """Return the address of `127.0.0.1:8080`, `[::1]:8080`, `localhost:0` or `:8080`.
 
-        An empty host means all IPv4 interfaces. Raises ValueError.
+        An empty host means all IPv4 interfaces. Raises ValueError if the text is not HOST:PORT or
+        the port is above 65535.
         """
         host, colon, port = text.rpartition(":")
         if not colon or not port.isdecimal() or int(port) > 65535:
@@ -51,14 +52,17 @@ class Listen:
 
     @property
     def is_loopback(self) -> bool:
-        """True if only programs on the same computer can connect."""
+        """True if only programs on the same computer can connect: a loopback IP or `localhost`."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
 
     def bind(self) -> socket.socket:
-        """Return a listening socket. Raises ValueError with the reason in one line."""
+        """Return a socket that listens on the address.
+
+        Raises ValueError, with the reason in one line, if the operating system refuses it.
+        """
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
             listener = socket.create_server((self.host, self.port), family=family)
@@ -79,7 +83,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 def make_log() -> Log:
-    """Return a log that writes one JSON line per event to stderr."""
+    """Return a log that writes one JSON line per event to stderr, from level `info` on."""
     log: Log = structlog.wrap_logger(
         structlog.WriteLogger(sys.stderr),
         processors=[
@@ -126,7 +130,7 @@ async def serve_until_stopped(
 ) -> None:
     """Serve each application on its socket until `stopped` is set, or until one server ends.
 
-    Open requests get up to GRACE_S seconds to finish.
+    All servers end before it returns: open requests get up to GRACE_S seconds to finish.
     """
     servers = [_Server(_config(app)) for app, _ in apps]
     serving = [
@@ -142,7 +146,7 @@ async def serve_until_stopped(
 
 
 def stop_on_signals(stopped: asyncio.Event) -> None:
-    """Set the event on SIGTERM and SIGINT."""
+    """Make the running event loop set `stopped` on SIGTERM and SIGINT."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)

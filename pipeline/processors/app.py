@@ -50,10 +50,10 @@ def make_app(
     web: Listen | None,
     folder: Path,
 ) -> faust.App:
-    """Return an application that passes all records to `handler`.
+    """Return an application, not started, that passes all records to `handler`.
 
-    It serves its pages on `web`, if given. `folder` must exist; Faust creates folders in it and
-    leaves them empty.
+    It serves pages on `web`; None means no web server. `folder` must exist; Faust creates folders
+    in it and leaves them empty.
     """
     app = faust.App(
         group,
@@ -87,14 +87,14 @@ def make_app(
 
 
 def consumer_in(app: faust.App) -> BatchConsumer:
-    """Return the consumer of a started application."""
+    """Return the consumer of `app`, which must be started. Raises AssertionError if it is not."""
     consumer = app.consumer
     assert isinstance(consumer, BatchConsumer)
     return consumer
 
 
 def standby_partitions(app: faust.App) -> set[TP]:
-    """Return the partitions of other workers of which this worker keeps a copy."""
+    """Return the input partitions of other workers for which this one keeps a copy of the state."""
     return {
         tp for tp in app.assignor.assigned_standbys() if tp not in app.assignor.assigned_actives()
     }
@@ -106,10 +106,11 @@ def add_pages(
     health: Callable[[], Awaitable[tuple[bool, dict[str, Any]]]],
     is_ready: Callable[[], bool],
 ) -> None:
-    """Add the pages `/healthz`, `/readyz` and `/metrics`.
+    """Add the pages `/healthz`, `/readyz` and `/metrics` to `app`.
 
-    `/healthz` responds 200 or 503, with the figures that `health` returns; `/readyz` 200 if
-    `is_ready` returns True, else 503; `/metrics` in Prometheus text format.
+    `health` returns a flag and figures: `/healthz` responds 200 if the flag is True, else 503, with
+    the figures as JSON. `/readyz` responds 200 if `is_ready` returns True, else 503. `/metrics` has
+    the metrics of `registry` in Prometheus text format.
     """
 
     @app.page("/healthz")
@@ -129,6 +130,10 @@ def add_pages(
 
 
 def _credentials(connection: KafkaConnection) -> Any:
+    """Return Faust's SASL or TLS credentials; None if the connection uses neither.
+
+    Raises OSError or ssl.SSLError if a certificate or key file cannot be loaded.
+    """
     context = tls_context(connection)
     if connection.uses_sasl:
         password = connection.sasl_password

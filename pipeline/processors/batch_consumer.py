@@ -50,10 +50,10 @@ class Group(Protocol):
     """The consumer group, as a handler sees it while it processes a batch."""
 
     async def is_member(self) -> bool:
-        """Return True if this worker is still a member of the group."""
+        """Return True if this worker is still a member of the group; may commit to find out."""
 
     async def position(self, tp: TP) -> int:
-        """Return the next offset to fetch, past transaction markers.
+        """Return the next offset to fetch, past transaction markers; 0 if unknown.
 
         Call it only when no record of the partition is being processed.
         """
@@ -77,7 +77,10 @@ class BatchHandler(Protocol):
         """
 
     def abandon_batch(self) -> None:
-        """Make the current `process_batches` end soon, in any way: its partitions are lost."""
+        """Ask the running `process_batches` to end soon: its partitions get another owner.
+
+        It may complete, return fewer offsets, or raise.
+        """
 
 
 class _Thread(AIOKafkaConsumerThread):
@@ -127,6 +130,7 @@ class BatchConsumer(Consumer):
                 raise
 
     async def _next_batch(self) -> Mapping[TP, Sequence[ConsumerRecord]]:
+        """Return the records of one fetch; empty if there are none, or none may be fetched now."""
         poll_timeout_s = self._batch_handler.poll_timeout_s()
         if self.flow_active and (
             not self._get_active_partitions()
@@ -141,7 +145,8 @@ class BatchConsumer(Consumer):
     async def _seek_to_last_commit(self) -> bool:
         """Go back to the committed offsets, because fetched records were dropped.
 
-        Returns False if that failed; the caller tries again later.
+        Returns True on success. After a failure, which is logged, returns False: the next call of
+        `_next_batch` tries again.
         """
         try:
             await self.perform_seek()
@@ -153,6 +158,9 @@ class BatchConsumer(Consumer):
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek to the committed offsets, and to the beginning of partitions without one.
+
+        Sets done and committed to these positions. Returns the committed offsets as Faust does: 0
+        or None for a partition without one.
 
         aiokafka 0.14.0 does not move in a partition without a committed offset, although records
         fetched from it may not be processed: they would be lost.
@@ -186,7 +194,10 @@ class BatchConsumer(Consumer):
             await self.commit_done()
 
     async def _put_back(self, batches: Batches) -> None:
-        """Seek back to the first of these records, so that they are read again."""
+        """Seek back to the first record of each partition here, so that all are read again.
+
+        If that fails, the pump seeks to the committed offsets instead.
+        """
         assigned = self.assignment()
         offsets = {tp: some[0].offset for tp, some in batches.items() if tp in assigned}
         if offsets:
@@ -197,6 +208,10 @@ class BatchConsumer(Consumer):
                 self._needs_seek = True
 
     async def _process_batch(self, batches: Batches, assignment: int) -> Mapping[TP, int]:
+        """Return the next offsets from the handler; they become the done offsets.
+
+        Not if partitions were revoked since the start: `assignment` is the count from then.
+        """
         done = await self._batch_handler.process_batches(batches, self)
         if assignment == self._assignments:
             self._done |= done
@@ -205,7 +220,10 @@ class BatchConsumer(Consumer):
     # --- offsets ---
 
     async def commit_done(self) -> None:
-        """Commit the done offsets of assigned partitions that are not committed yet."""
+        """Commit the done offsets of assigned partitions that are not committed yet.
+
+        If the brokers refuse them, a later call tries again.
+        """
         async with self._commit_lock:
             assigned = self.assignment()
             offsets = {
@@ -218,6 +236,10 @@ class BatchConsumer(Consumer):
             self._commit_at = monotonic() + _COMMIT_INTERVAL_S
 
     async def _commit_as_member(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit the offsets; return True if the brokers accept, which confirms the membership.
+
+        False if they refuse. Faust also stops the worker, except after a mere rebalance.
+        """
         asked_at = monotonic()
         committed: bool = await self._commit(offsets)
         if committed:
@@ -227,10 +249,12 @@ class BatchConsumer(Consumer):
     async def is_member(self) -> bool:
         """Return True if this worker is still a member of the group.
 
-        True without a request if the brokers confirmed it less than half a session ago; otherwise
-        the done offsets are committed, which brokers refuse to a worker that is no member. Call it
-        before each write: a process that was stopped for longer than its session learns only here
-        that its partitions have another owner.
+        True without a request if the brokers confirmed it less than half a session ago. Otherwise
+        the done offsets are committed, and the result is False if the brokers refuse: they do so
+        for a worker that is no member.
+
+        Call it before each write: a process that was stopped for longer than its session learns
+        only here that its partitions have another owner.
         """
         if monotonic() - self._membership_confirmed_at < self.membership_valid_s:
             return True
@@ -240,9 +264,10 @@ class BatchConsumer(Consumer):
             return await self._commit_as_member(offsets)
 
     async def position(self, tp: TP) -> int:
-        """Return the next offset to fetch, past transaction markers; 0 if it is not known.
+        """Return the next offset to fetch, past transaction markers; 0 if unknown.
 
-        Call it only when no record of the partition is being processed.
+        It is unknown without a position after _POSITION_TIMEOUT_S, and while the partition is
+        revoked. Call it only when no record of the partition is being processed.
         """
         try:
             return await asyncio.wait_for(super().position(tp), _POSITION_TIMEOUT_S) or 0
@@ -250,11 +275,18 @@ class BatchConsumer(Consumer):
             return 0
 
     def position_of(self, tp: TP) -> int | None:
-        """Return the done offset of a partition; None before its start is known."""
+        """Return the done offset of a partition: every record before it is durable.
+
+        None if the partition is not assigned, or its start is not known yet.
+        """
         return self._done.get(tp)
 
     async def wait_empty(self) -> None:
-        """Wait for the current batch and commit it. Faust calls this before partitions change."""
+        """Return when the current batch has ended and the done offsets are committed.
+
+        After `settle_within_s` the handler is asked to abandon the batch; after as long again, the
+        batch is left running. Faust calls this before partitions change.
+        """
         await self._wait_for_batch()
         await self.commit_done()
         await super().wait_empty()
@@ -277,7 +309,7 @@ class BatchConsumer(Consumer):
             self._committed.pop(tp, None)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """Record the membership: only a member of the group gets an assignment."""
+        """Record that the worker is a member now: only a member gets an assignment."""
         self._membership_confirmed_at = monotonic()
         await super().on_partitions_assigned(assigned, generation_id)
 
@@ -291,7 +323,7 @@ class BatchConsumer(Consumer):
             return set()
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
-        """Resume only ready partitions; Faust calls this with all at the end of a rebalance."""
+        """Resume those of `tps` that are ready; Faust passes all at the end of a rebalance."""
         super().resume_partitions({tp for tp in tps if self._batch_handler.is_ready(tp)})
 
     def verify_event_path(self, now: float, tp: TP) -> None:

@@ -25,7 +25,10 @@ Offsets = Mapping[str, int]
 
 
 class BroadcastRejection(NamedTuple):
-    """The reason for which a broadcast record cannot be used, and its bytes."""
+    """The reason for which a broadcast record cannot be used, and its bytes.
+
+    `where` is the JSON path of the invalid part of the record, or empty.
+    """
 
     code: DeadLetterCode
     detail: str
@@ -57,7 +60,11 @@ class BroadcastState:
         self._approvals = approvals
 
     def fold_record(self, topic: str, offset: int, raw: bytes | None) -> BroadcastRecord | None:
-        """Return the folded record; None if its offset was folded before."""
+        """Fold a record of a broadcast topic; return it, or None if its offset was passed before.
+
+        A record that cannot be used changes nothing in `fleet`, and is returned with its
+        `rejection`. Both kinds are appended to `records`. `raw` None counts as an empty value.
+        """
         if offset < self.next_offsets[topic]:
             return None
         record = self._decode_record(topic, offset, raw or b"")
@@ -66,14 +73,21 @@ class BroadcastState:
         return record
 
     def advance_to(self, topic: str, offset: int) -> None:
-        """Advance past transaction markers and aborted records, which occupy offsets."""
+        """Raise the topic's next offset to `offset`, if it is lower; adds no record.
+
+        Transaction markers and aborted records occupy offsets, and are not read.
+        """
         self.next_offsets[topic] = max(self.next_offsets[topic], offset)
 
     def records_after(self, offsets: Offsets) -> list[BroadcastRecord]:
-        """Return the records from these offsets on."""
+        """Return the records of each topic from its offset on, in the order of their reading.
+
+        All records of a topic that is missing in `offsets`.
+        """
         return [record for record in self.records if record.offset >= offsets.get(record.topic, 0)]
 
     def _decode_record(self, topic: str, offset: int, raw: bytes) -> BroadcastRecord:
+        """Return the record, applied to `fleet`; or with a rejection and without a change."""
         try:
             event = decode(raw)
         except InvalidEvent as error:

@@ -32,9 +32,9 @@ class BroadcastReader:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Return once all present records are folded; later ones are read by a task.
+        """Return once all records present at the call are folded; a task reads later ones.
 
-        Raises KafkaError.
+        Raises KafkaError if Kafka cannot be read.
         """
         self._consumer = make_reader(self._connection)
         await self._consumer.start()
@@ -46,7 +46,7 @@ class BroadcastReader:
         self._task = asyncio.create_task(self._keep_reading())
 
     async def stop(self) -> None:
-        """Stop reading."""
+        """End the reading task and close the consumer."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -55,15 +55,18 @@ class BroadcastReader:
 
     @property
     def error(self) -> BaseException | None:
-        """The exception that ended the reading task, which is a bug; None while it runs.
+        """The exception that ended the reading task, which is a bug; None if none did.
 
-        Errors of Kafka do not end it: it reads again.
+        Errors of Kafka do not end it: they are logged, and it reads again.
         """
         done = self._task is not None and self._task.done() and not self._task.cancelled()
         return self._task.exception() if done and self._task is not None else None
 
     async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """Return the end offsets of partitions of any topic. Raises KafkaError."""
+        """Return, for each of these partitions of any topic, the offset after its last record.
+
+        Call it only after `start`. Raises KafkaError.
+        """
         found: dict[TopicPartition, int] = await self._consumer.end_offsets(partitions)
         return found
 

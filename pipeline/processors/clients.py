@@ -9,9 +9,10 @@ from schemas.connection import KafkaConnection
 
 
 def make_reader(connection: KafkaConnection) -> Any:
-    """Return a consumer without a group; the caller assigns partitions. It commits no offset.
+    """Return an aiokafka consumer, not started and without a group; it commits no offset.
 
-    It reads committed records only, from the beginning unless the caller seeks.
+    The caller starts it and assigns partitions. It reads committed records only, from the beginning
+    unless the caller seeks. Raises OSError or ssl.SSLError as `tls_context`.
     """
     return AIOKafkaConsumer(
         **aiokafka_options(connection),

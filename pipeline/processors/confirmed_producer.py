@@ -51,13 +51,16 @@ class ConfirmedProducer:
         self._producer = await self._start_producer()
 
     async def stop(self) -> None:
-        """Close the connection."""
+        """Close the connection; does nothing if it is not open."""
         producer, self._producer = self._producer, None
         if producer is not None:
             await producer.stop()
 
     async def publish(self, records: Sequence[OutgoingRecord], is_lost: Callable[[], bool]) -> None:
-        """Publish records; those of one partition keep their order. Raises OwnershipLost."""
+        """Return when the brokers have confirmed all records; a partition keeps their order.
+
+        Records can be repeated, and OwnershipLost raised, as by `write`.
+        """
         batches: dict[PartitionId, list[Row]] = {}
         for topic, partition, name, value in records:
             batches.setdefault((topic, partition), []).append((name, value))
@@ -66,7 +69,9 @@ class ConfirmedProducer:
     async def write(
         self, batches: dict[PartitionId, list[Row]], is_lost: Callable[[], bool]
     ) -> dict[PartitionId, int]:
-        """Write rows in their order; return the offset of each partition's last row.
+        """Write the rows of each partition in order; return the offset of each one's last row.
+
+        `batches` has at least one row per partition; a row is a key and a value, or None to delete.
 
         If a row of a partition is not confirmed, all its rows are sent again in order: records can
         be repeated, never missing. Raises OwnershipLost if `is_lost` returns True after a failure.
@@ -98,6 +103,7 @@ class ConfirmedProducer:
         return ends
 
     async def _send(self, target: PartitionId, rows: list[Row]) -> int:
+        """Send the rows once; return the offset of the last one. Raises KafkaError."""
         producer = self._producer
         assert producer is not None
         topic, partition = target
@@ -130,6 +136,7 @@ class ConfirmedProducer:
                 await old.stop()
 
     async def _start_producer(self) -> AIOKafkaProducer:
+        """Return a new, connected producer. Raises KafkaError or OSError."""
         compression = self._connection.compression.value
         producer = AIOKafkaProducer(
             **aiokafka_options(self._connection),

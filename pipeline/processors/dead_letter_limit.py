@@ -26,7 +26,12 @@ class DeadLetterLimit:
         self._dead_lettered = 0
 
     def record(self, read: int, dead_lettered: int) -> None:
-        """Count a batch. Raises DeadLetterLimitExceeded if too many records became dead letters."""
+        """Count a batch of `read` records, of which `dead_lettered` became dead letters.
+
+        Raises DeadLetterLimitExceeded if at least 100, and more than half, of the records of the
+        last batches became dead letters. The batches cover the last 1,000 records, or all if there
+        are fewer.
+        """
         if not read:
             return
         self._recent.append((read, dead_lettered))

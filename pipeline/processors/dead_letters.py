@@ -22,9 +22,11 @@ def make_dead_letter(
     now: datetime,
     where: str = "",
 ) -> DeadLetter:
-    """Return a dead letter; bytes above MAX_KEPT_BYTES are left out, only their digest is kept.
+    """Return a dead letter of the record `raw`, received at `now`.
 
-    `origin` is `topic/partition/offset`, or the UDID if deciding failed.
+    If `raw` is longer than MAX_KEPT_BYTES, the letter has its size and SHA-256 only. `origin` is
+    `topic/partition/offset`, or the UDID if deciding failed. `where` is the JSON path of the
+    invalid part, or empty.
     """
     kept = len(raw) <= MAX_KEPT_BYTES
     return DeadLetter(

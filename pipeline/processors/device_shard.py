@@ -94,7 +94,10 @@ class DeviceShard:
     # --- before it begins ---
 
     def load(self, key: bytes, raw: bytes) -> None:
-        """Load a row of the changelog. Raises InvalidRow."""
+        """Put one row of the changelog in memory: the epoch row, or the state of one Mac.
+
+        Raises InvalidRow if the row cannot be decoded, or its UDID belongs to another partition.
+        """
         if key == rows.EPOCH_KEY:
             row = rows.EpochRow.decode(raw)
             self.epoch, self._broadcast_offsets = row.epoch, dict(row.broadcast_offsets)
@@ -110,7 +113,12 @@ class DeviceShard:
             self._pending_decision[udid] = self._saved_as_pending[udid] = None
 
     def begin(self, now: datetime) -> None:
-        """Continue from the loaded rows; called once, after all of them are loaded."""
+        """Complete the loaded state; decides nothing yet. Call it once, after the last `load`.
+
+        Folds the broadcast records read so far, counts open jobs, and restores the last decisions.
+        Queues the Macs that are affected by broadcast records after the offsets in the epoch row.
+        Sets the time of the first sweep.
+        """
         reconciler = self.reconciler
         reconciler.fleet.advisories = self._broadcast.fleet.advisories
         for record in self._broadcast.records:
@@ -127,8 +135,9 @@ class DeviceShard:
         self._sweep_at = now + every * (self.partition + 1) / (self._partition_count + 1)
 
     def finish_catch_up(self) -> None:
-        """Decide from now on, first for the Macs that the backlog concerns.
+        """Let `process_records` and `tick` decide from now on; they only fold before.
 
+        Queues the Macs without a decision on their last events, and those that wait for capacity.
         Call it when everything in the topics at the change of owner is folded. Deciding on a
         partial backlog could revoke jobs that the rest of it justifies.
         """
@@ -142,7 +151,11 @@ class DeviceShard:
     # --- what comes in ---
 
     def process_records(self, topic: str, records: Sequence[ConsumedRecord], now: datetime) -> int:
-        """Fold records of one topic and apply their effects; return the number of dead letters."""
+        """Fold records of one topic; return the number of dead letters that this made.
+
+        After `finish_catch_up` it also decides for the Macs that the records affect, and a failed
+        decision is a dead letter too. All output is kept for `collect`.
+        """
         before = self._output.counters.dead_letters.total()
         if topic == INVENTORY.name and self._config.fast_paths:
             self._process_reports(records, now)
@@ -152,7 +165,7 @@ class DeviceShard:
         return self._output.counters.dead_letters.total() - before
 
     def _process_reports(self, records: Sequence[ConsumedRecord], now: datetime) -> None:
-        """Fold reports; most of them are repeats, which are recognised without decoding."""
+        """Fold reports with the result of `_process`, without decoding those that are repeats."""
         reconciler, unsaved_telemetry = self.reconciler, self._unsaved_telemetry
         repeats, oldest_us = 0, to_us(now)
         for record in records:
@@ -184,6 +197,11 @@ class DeviceShard:
     def _process(
         self, topic: str, record: ConsumedRecord, now: datetime, peek: ReportPeek | None = None
     ) -> None:
+        """Fold one record and apply its effects.
+
+        A record that cannot be used becomes a dead letter. A record of another partition's Mac is
+        published to that partition.
+        """
         raw = record.value or b""
         if self._already_folded.pop(raw):
             self._output.counters.count_folded(topic, 1, 0.0)
@@ -242,6 +260,10 @@ class DeviceShard:
         self.reconciler.dropped_decisions.clear()
 
     def _handle(self, event: Event, now: datetime, peek: ReportPeek | None) -> Iterator[Effect]:
+        """Fold an event; return the effects that the caller must apply.
+
+        During the catch-up there are none: the affected Macs are queued for a decision.
+        """
         if not self._is_catching_up:
             return self.reconciler.handle(event, now, peek)
         touched = self.reconciler.fold(event).udids
@@ -280,7 +302,11 @@ class DeviceShard:
     def _record_job_change(
         self, event: _Job, raw: bytes, before: JobHistory, after: JobHistory
     ) -> None:
-        """Send an event that opens or ends a job to dispatch, which counts the site's open jobs."""
+        """Send an event that opens or ends a job to dispatch, which counts the site's open jobs.
+
+        `before` and `after` are the job history of the Mac around the fold of the event. If the
+        entry of the job is unchanged, nothing is done. A result is also counted.
+        """
         job_id = event.data.job.job_id if isinstance(event, JobIssuedEvent) else event.data.job_id
         old, new = _find_job(before, job_id), _find_job(after, job_id)
         if new is None or new is old:
@@ -300,6 +326,7 @@ class DeviceShard:
                 self._output.counters.durations.append((new.action, took.total_seconds()))
 
     def _mark_changed(self, key: str, before: Device | None, after: Device) -> None:
+        """Let the next `collect` write the row; later if only times and telemetry changed."""
         if (
             before is None
             or before.values[:FIRST_TELEMETRY] != after.values[:FIRST_TELEMETRY]
@@ -313,7 +340,12 @@ class DeviceShard:
     # --- what is due ---
 
     def tick(self, now: datetime) -> bool:
-        """Do a limited piece of due work (timers, broadcasts, sweep); True if there is more."""
+        """Do a limited piece of due work; return True if more of it is due now.
+
+        Folds new broadcast records and decides for at most `slice_size` Macs each that are queued,
+        due by a timer, or next in the sweep. Decides nothing and returns False before
+        `finish_catch_up`.
+        """
         if self._next_flush_at is None or now >= self._next_flush_at:
             self._next_flush_at = now + self._config.refresh
             self._due_for_flush |= self._unsaved_telemetry
@@ -334,7 +366,7 @@ class DeviceShard:
         )
 
     def is_behind(self, now: datetime) -> bool:
-        """Return True if `tick` has something to do now; sweeps do not count."""
+        """Return True if a Mac is queued or due, or a broadcast is new; sweeps do not count."""
         due = self.reconciler.next_due_at()
         unread = self._broadcasts_read < len(self._broadcast.records)
         return bool(self._redecide_batches) or unread or (due is not None and due <= now)
@@ -352,7 +384,10 @@ class DeviceShard:
         self._queue_redecide(new)
 
     def _queue_redecide(self, records: Sequence[BroadcastRecord]) -> None:
-        """Queue the Macs that these records concern; offsets are kept once all are decided."""
+        """Queue the Macs whose decision these records can change.
+
+        Once all of them are decided, the records' offsets go into the epoch row.
+        """
         if not records:
             return
         known = self.reconciler.fleet.devices
@@ -366,6 +401,7 @@ class DeviceShard:
         self._redecide_batches.append(_RedecideBatch(sorted(udids), offsets, records))
 
     def _redecide(self, now: datetime) -> None:
+        """Decide for at most `slice_size` queued Macs, and remove the batches that are done."""
         left = self._config.slice_size
         while self._redecide_batches and left > 0:
             current = self._redecide_batches[0]
@@ -391,6 +427,7 @@ class DeviceShard:
             del self._redecide_batches[0]
 
     def _mark_decided(self, udids: Iterable[str]) -> None:
+        """Remove the Macs from the pending ones, and rewrite rows that record them as pending."""
         for udid in udids:
             self._pending_decision.pop(udid, None)
             if udid in self._saved_as_pending:
@@ -398,6 +435,7 @@ class DeviceShard:
                 self._dirty[udid] = None
 
     def _continue_sweep(self, now: datetime) -> None:
+        """Decide for the next `slice_size` Macs of the sweep; start one if its time has come."""
         if self._sweeping is None:
             if self._sweep_at is None or now < self._sweep_at:
                 return
@@ -412,7 +450,11 @@ class DeviceShard:
     # --- what goes out ---
 
     def collect(self) -> ShardOutput:
-        """Return the records and rows since the last call, and start a new output."""
+        """Return records, rows and counters since the last call, and start a new output.
+
+        The rows are those of changed Macs, of at most `slice_size` Macs whose telemetry is due to
+        be written, and the epoch row if it changed.
+        """
         output, self._output = self._output, ShardOutput()
         # Limited, so that not all Macs are written in one round; a refresh of 0 means at once.
         max_rows = self._config.slice_size if self._config.refresh else None
@@ -438,7 +480,10 @@ class DeviceShard:
         self._output.records.append(OutgoingRecord(topic, self.partition, key.encode(), value))
 
     def _publish_and_fold(self, event: Event, now: datetime) -> None:
-        """Publish an event of a job and fold it; reading it back later changes nothing."""
+        """Publish an event of a job, fold it and apply its effects.
+
+        Reading it back later changes nothing.
+        """
         topic = RESULTS if isinstance(event, JobResultedEvent) else ORDERS
         raw = encode(event, fast_paths=self._config.fast_paths)
         self._post(topic.name, _key_for(event), raw)
@@ -473,7 +518,10 @@ class DeviceShard:
                 self._dead_letter_record(topic, offset, raw, code, detail, now, where, 0)
 
     def _dead_letter_failed_decision(self, effect: EvaluationFailed, now: datetime) -> None:
-        """Write a dead letter for a Mac that the rules fail on, once for each error."""
+        """Write a dead letter with the row of a Mac for which deciding raised an exception.
+
+        Nothing is written if the Mac failed with the same error before, without a decision since.
+        """
         detail = f"deciding failed: {type(effect.error).__name__}: {effect.error}"
         if self._failing.get(effect.udid) == detail:
             return
@@ -504,7 +552,10 @@ class DeviceShard:
 
 @dataclass(slots=True)
 class _RedecideBatch:
-    """Macs to decide for because of broadcast records or of a backlog; done up to an index."""
+    """Queued Macs, because of broadcast records or of the backlog (`is_backlog`).
+
+    The first `done` of `udids` are decided. `offsets`, by topic, are saved when all are.
+    """
 
     udids: list[str]
     offsets: Mapping[str, int] = field(default_factory=dict)
@@ -514,6 +565,7 @@ class _RedecideBatch:
 
 
 def _key_for(event: Event) -> str:
+    """Return the key of the record in its topic: the UDID, or another key as in `device_key`."""
     if isinstance(event, JobIssuedEvent):
         return event.data.job.udid
     if isinstance(event, JobResultedEvent | JobSupersededEvent):

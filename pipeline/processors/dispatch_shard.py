@@ -73,7 +73,10 @@ class Stage(StrEnum):
 
 
 class QueuedJob(msgspec.Struct, frozen=True, gc=False):
-    """One job in dispatch. `issued_event` is its JobIssuedEvent as bytes, kept while it waits."""
+    """One job in dispatch; times are in microseconds since 1970.
+
+    `issued_event` is its JobIssuedEvent as bytes; None once it no longer waits.
+    """
 
     job_id: str
     udid: str
@@ -87,7 +90,7 @@ class QueuedJob(msgspec.Struct, frozen=True, gc=False):
     issued_event: bytes | None = None
 
     def to_row(self, epoch: int) -> bytes:
-        """Return the job as a row of the changelog."""
+        """Return the job as a row of the changelog, written in `epoch`."""
         wire = {name: getattr(self, name) for name in _NAMES}
         wire["e"] = epoch
         wire["issued_event"] = None if self.issued_event is None else self.issued_event.decode()
@@ -95,7 +98,10 @@ class QueuedJob(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> "QueuedJob":
-        """Return the job of a decoded row. Raises KeyError, TypeError or ValueError."""
+        """Return the job of a decoded row.
+
+        Raises KeyError, TypeError or ValueError if a field is missing or has a wrong value.
+        """
         issued_event = wire["issued_event"]
         values = {name: wire[name] for name in _NAMES} | {"stage": Stage(wire["stage"])}
         return cls(**values, issued_event=None if issued_event is None else issued_event.encode())
@@ -134,7 +140,10 @@ class DispatchShard:
     # --- before it begins ---
 
     def load(self, key: bytes, raw: bytes) -> None:
-        """Load a row of the changelog. Raises InvalidRow."""
+        """Put one row of the changelog in memory: the epoch row, or a job.
+
+        Raises InvalidRow if the row cannot be decoded.
+        """
         if key == rows.EPOCH_KEY:
             self.epoch = rows.EpochRow.decode(raw).epoch
             return
@@ -146,23 +155,28 @@ class DispatchShard:
         self.jobs[queued.job_id] = queued
 
     def begin(self, _: datetime) -> None:
-        """Count capacity and expiries; called once, after all rows are loaded."""
+        """Complete the loaded state. Call it once, after the last `load`.
+
+        Counts the jobs that use capacity, queues those that wait, and notes the time at which each
+        job is forgotten.
+        """
         for queued in self.jobs.values():
             self._update_counts(queued, 1)
             self._expiry_heap.append((_forget_at_us(queued), queued.job_id))
         heapq.heapify(self._expiry_heap)
 
     def finish_catch_up(self) -> None:
-        """Dispatch from now on: the backlog at the change of owner is folded.
+        """Let `tick` dispatch from now on, when the backlog at the change of owner is folded.
 
-        Before that, the end of a job that uses capacity may not be read yet.
+        Before this call `tick` does nothing: the end of a job that uses capacity may not be read
+        yet.
         """
         self._is_catching_up = False
 
     # --- what comes in ---
 
     def process_records(self, _: str, records: Sequence[ConsumedRecord], now: datetime) -> int:
-        """Fold records; return the number of dead letters."""
+        """Fold records; return the number of those that became dead letters."""
         before = self._output.counters.dead_letters.total()
         for record in records:
             self._process(record, now)
@@ -203,6 +217,7 @@ class DispatchShard:
         self._output.counters.folded[DISPATCH.name] += 1
 
     def _fold(self, event: Event, raw: bytes) -> None:
+        """Move the event's job to its next stage, by the module's table."""
         if isinstance(event, JobIssuedEvent):
             self._enqueue(event.data.job, raw)
             return
@@ -235,7 +250,10 @@ class DispatchShard:
     # --- what is due ---
 
     def tick(self, now: datetime) -> bool:
-        """Dispatch waiting jobs, and forget jobs that ended long ago. Always returns False."""
+        """Dispatch waiting jobs while capacity is free; forget jobs a day after their last time.
+
+        Returns False: no work is left. Does nothing before `finish_catch_up`.
+        """
         if self._is_catching_up:
             return False
         now_us = to_us(now)
@@ -251,7 +269,10 @@ class DispatchShard:
         return False
 
     def is_behind(self, now: datetime) -> bool:
-        """Return True if `tick` would dispatch or expire a job now."""
+        """Return True if a waiting job can be dispatched, or has expired.
+
+        Also before `finish_catch_up`, when `tick` does nothing.
+        """
         return any(self._next_dispatchable(site, to_us(now)) is not None for site in self._waiting)
 
     def _dispatch_waiting(self, site: str, now_us: int) -> None:
@@ -266,7 +287,9 @@ class DispatchShard:
             self._save(replace(queued, stage=Stage.DISPATCHED, issued_event=None))
 
     def _next_dispatchable(self, site: str, now_us: int) -> QueuedJob | None:
-        """Return the next job of a site to dispatch or to expire; None if there is none.
+        """Return the next waiting job that can be dispatched or has expired; it stays in the queue.
+
+        None if no job waits, or the first one needs capacity or a job topic that is missing.
 
         Drops entries of jobs that no longer wait from the head of the queue.
         """
@@ -285,6 +308,7 @@ class DispatchShard:
         return None
 
     def _capacity_of(self, site: str) -> int:
+        """Return `max_jobs` of a site; 0 without a policy, or if the policy lacks the site."""
         changed = self._broadcast.fleet.policy
         if changed is None:
             return 0
@@ -302,7 +326,10 @@ class DispatchShard:
     # --- what goes out ---
 
     def collect(self) -> ShardOutput:
-        """Return the records and rows since the last call, and start a new output."""
+        """Return records, rows and counters since the last call, and start a new output.
+
+        The rows are those of changed jobs; the row of a forgotten job is None.
+        """
         output, self._output = self._output, ShardOutput()
         for job_id in self._dirty:
             queued = self.jobs.get(job_id)
@@ -322,6 +349,10 @@ class DispatchShard:
         self._dirty[queued.job_id] = None
 
     def _update_counts(self, queued: QueuedJob, sign: int) -> None:
+        """Count a job that uses capacity (`sign` 1), or no longer count it (-1).
+
+        With 1, a job that waits is put in the queue of its site.
+        """
         if queued.stage in (Stage.DISPATCHED, Stage.STARTED) and queued.needs_capacity:
             self._jobs_under_way[queued.site] = self._jobs_under_way.get(queued.site, 0) + sign
         if sign < 0:
@@ -369,5 +400,8 @@ def _queue_job(job: Job | JobHeader, raw: bytes) -> QueuedJob:
 
 
 def _forget_at_us(queued: QueuedJob) -> int:
-    """Return the time from which no event of the job is expected, even if some were lost."""
+    """Return the time, in us since 1970, from which the job is forgotten.
+
+    No event of the job is expected then, even if some were lost.
+    """
     return max(queued.expires_us, queued.report_by_us) + _REMEMBERED_US

@@ -23,7 +23,10 @@ class ProgressMonitor:
         self._known: dict[Hashable, tuple[object, float]] = {}
 
     def record(self, samples: Mapping[Hashable, ProgressSample], now: float) -> None:
-        """Replace the samples of all sources, such as the partitions. `now` is a monotonic time."""
+        """Replace the samples of all sources; `samples` is by source, such as a partition.
+
+        `now` is the monotonic time of the samples, in seconds.
+        """
         self.pending = sum(sample.pending for sample in samples.values())
         known: dict[Hashable, tuple[object, float]] = {}
         for name, (pending, cursor) in samples.items():
@@ -33,13 +36,19 @@ class ProgressMonitor:
         self._known = known
 
     def reset(self) -> None:
-        """Forget all cursors. For times when the samples cannot be taken, such as without Kafka."""
+        """Forget all cursors, so that no source is stalled until the next samples.
+
+        For times when samples cannot be taken, such as without Kafka. `pending` stays.
+        """
         self._known.clear()
 
     def stalled_s(self, now: float) -> float:
-        """Return the longest time, in seconds, that a source with work left has kept its cursor."""
+        """Return the longest time, in seconds, that a source with work left has kept its cursor.
+
+        0 if no source has work left.
+        """
         return max((now - moved_at for _, moved_at in self._known.values()), default=0.0)
 
     def is_healthy(self, now: float) -> bool:
-        """Return True if no source with work left is stalled."""
+        """Return True if `stalled_s` is less than `stalled_after_s`."""
         return self.stalled_s(now) < self._stalled_after_s

@@ -53,9 +53,10 @@ class LocalStore:
 
     @classmethod
     def open(cls, path: Path, *, saved_at_once: int = _COMMIT_EVERY_ROWS) -> Self:
-        """Return the store at `path`, an empty one if it is missing or unreadable.
+        """Return the store at `path`, an empty one if it is missing, damaged or of another version.
 
-        Raises OSError or sqlite3.Error if the disk cannot be written.
+        Changelog rows are committed after `saved_at_once` of them. Raises OSError or sqlite3.Error
+        if the disk cannot be written.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -70,7 +71,7 @@ class LocalStore:
         self._db.close()
 
     def clear(self) -> None:
-        """Delete all rows; `next_offset` and `epoch` are 0 again."""
+        """Delete all rows and commit; `next_offset` and `epoch` are 0 again."""
         with self._transaction():
             self._db.execute("DELETE FROM rows")
             self._write_checkpoint(0, 0)
@@ -79,8 +80,9 @@ class LocalStore:
     def apply_changelog(self, changes: Iterable[tuple[bytes, bytes | None]], end: int) -> int:
         """Apply changelog records in order; return the number of void ones.
 
-        `end` is the offset after the last of them. They are safe on disk after `flush`. Raises
-        InvalidRow.
+        A change is a key and a row, or None to delete. `end` is the offset after the last of them.
+        They are safe on disk after `flush`. Raises InvalidRow, and applies none of them, if a row
+        has no epoch.
         """
         void, epoch = 0, self.epoch
         last: dict[bytes, bytes | None] = {}
@@ -124,7 +126,10 @@ class LocalStore:
             self._db.execute(f"PRAGMA cache_size=-{_CACHE_KIB:d}")
 
     def put_rows(self, changes: Mapping[bytes, bytes | None], end: int, epoch: int) -> None:
-        """Write and commit rows that this worker published as the owner of the partition."""
+        """Write and commit rows that this worker published as the owner of the partition.
+
+        A value of None deletes the row. `end` becomes `next_offset`, and `epoch` is set.
+        """
         with self._transaction():
             self._write_rows(changes)
             self._write_checkpoint(end, epoch)
@@ -147,6 +152,7 @@ class LocalStore:
         return int(self._db.execute("SELECT count(*) FROM rows").fetchone()[0])
 
     def _read_checkpoint(self) -> tuple[int, int]:
+        """Return the next offset and the epoch."""
         end, epoch = self._db.execute("SELECT next_offset, epoch FROM checkpoint").fetchone()
         return end, epoch
 
@@ -156,7 +162,10 @@ class LocalStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Extend the open transaction, or begin one. An exception rolls back all of it."""
+        """Extend the open transaction, or begin one; the caller commits it.
+
+        An exception rolls back all of it, and sets offset and epoch as they were before it.
+        """
         if not self._db.in_transaction:
             self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -174,12 +183,16 @@ class LocalStore:
 
 
 def delete_files(path: Path) -> None:
-    """Delete the file of a store and its WAL files."""
+    """Delete the file of a store and its WAL files, as far as they exist."""
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _open_database(path: Path) -> sqlite3.Connection:
+    """Return a connection to the store at `path`, created if it is missing.
+
+    Raises sqlite3.DatabaseError if the file is damaged or of another version.
+    """
     if not path.exists():
         _create(path)
     db = _connect(path)

@@ -7,7 +7,10 @@ import structlog
 
 
 def make_log(level: int = logging.INFO) -> structlog.typing.FilteringBoundLogger:
-    """Return the worker's log. Libraries log from WARNING on, through the root logger."""
+    """Return the worker's log, which writes events from `level` on to stderr.
+
+    Also replaces the handlers of the root logger: libraries log there, from WARNING on.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -50,7 +50,10 @@ class Stores:
         self._open: dict[TopicPartition, LocalStore] = {}
 
     def get(self, changelog: TopicPartition) -> LocalStore:
-        """Return the store of one changelog partition. Raises OSError, sqlite3.Error."""
+        """Return the store of one changelog partition, opened or created at the first call.
+
+        Raises OSError or sqlite3.Error if the disk cannot be written.
+        """
         store = self._open.get(changelog)
         if store is None:
             path = self._folder / changelog.topic / f"{changelog.partition}.sqlite"
@@ -58,7 +61,7 @@ class Stores:
         return store
 
     def close(self) -> None:
-        """Close all stores."""
+        """Commit and close all open stores; `get` opens them again."""
         for store in self._open.values():
             store.close()
         self._open.clear()
@@ -90,7 +93,8 @@ class Recovery:
 
         `offsets_in_memory` has the end of the changelog up to which the caller has the state in
         memory, or None. A partition is unchanged if its changelog still ends there: the state in
-        memory is complete, and the store is not read. Raises KafkaError, InvalidRow.
+        memory is complete, and the store is not read. Raises KafkaError if Kafka cannot be read,
+        InvalidRow if a row has no epoch or was written before 0.1.0.
         """
         async with _ReaderSession(self._connection) as consumer:
             async for ready in self._catch_up(consumer, offsets_in_memory):
@@ -122,6 +126,10 @@ class Recovery:
     async def _read(
         self, consumer: Any, ranges: dict[TopicPartition, tuple[int, int]]
     ) -> AsyncIterator[TopicPartition]:
+        """Yield each changelog partition when its store has every row before the end of its range.
+
+        A range is the offset to read from, and the end offset.
+        """
         if not ranges:
             return
         consumer.assign(list(ranges))
@@ -158,7 +166,8 @@ class Recovery:
     async def follow_as_standby(self, changelogs: list[TopicPartition]) -> None:
         """Keep the stores of other workers' partitions up to date, until cancelled.
 
-        Errors of Kafka are logged and retried; InvalidRow is raised.
+        Errors of Kafka after the start are logged and retried. Raises KafkaError if the start
+        fails, and InvalidRow as `catch_up`.
         """
         async with _ReaderSession(self._connection) as consumer:
             while True:
@@ -174,11 +183,18 @@ class Recovery:
 
     @asynccontextmanager
     async def open_offset_reader(self) -> AsyncIterator[FetchEndOffsets]:
-        """Open a function that fetches the end offsets of partitions."""
+        """Return a context manager that gives a function: partitions to their end offsets.
+
+        The function uses one consumer, open until the end of the block, and raises KafkaError.
+        """
         async with _ReaderSession(self._connection) as consumer:
             yield partial(_fetch_end_offsets, consumer)
 
     def _apply(self, changelog: TopicPartition, records: list[Any]) -> None:
+        """Apply fetched records to the store, and log the number of void rows, if any.
+
+        Raises InvalidRow, with the name of the changelog partition.
+        """
         store = self._stores.get(changelog)
         changes = ((record.key, record.value) for record in records)
         try:
@@ -198,7 +214,7 @@ class Recovery:
 async def _fetch_end_offsets(
     consumer: Any, changelogs: list[TopicPartition]
 ) -> dict[TopicPartition, int]:
-    """Return the end offsets of these partitions.
+    """Return, for each of these partitions, the offset after its last record. Raises KafkaError.
 
     One request per topic, all at once: aiokafka waits 0.1 s for the metadata of each topic that is
     new to it, and in one request it waits for one topic after another.

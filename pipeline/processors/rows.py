@@ -30,13 +30,17 @@ class InvalidRow(ValueError):  # noqa: N818 - as InvalidEvent
 
 @dataclass(frozen=True, slots=True)
 class EpochRow:
-    """The row of the partition: its epoch, and the broadcast offsets up to which it has decided."""
+    """The row of the partition: its epoch, and how far it has decided by broadcast records.
+
+    `broadcast_offsets` has, by topic, the offset after the last broadcast record by which all Macs
+    of the partition are decided again.
+    """
 
     epoch: int = 0
     broadcast_offsets: Mapping[str, int] = field(default_factory=dict)
 
     def next_epoch(self) -> "EpochRow":
-        """Return the row of the next owner."""
+        """Return the row of the next owner: the epoch is one higher, the offsets are the same."""
         return replace(self, epoch=self.epoch + 1)
 
     def to_row(self) -> bytes:
@@ -47,7 +51,7 @@ class EpochRow:
     def decode(cls, raw: bytes | None) -> "EpochRow":
         """Return the decoded row; epoch 0 for None, a partition without an owner so far.
 
-        Raises InvalidRow.
+        Raises InvalidRow if the bytes are not a JSON object with an epoch.
         """
         if raw is None:
             return cls()
@@ -58,7 +62,11 @@ class EpochRow:
 def encode_device(
     reconciler: Reconciler, udid: str, epoch: int, *, is_decided: bool = True
 ) -> bytes:
-    """Return the row of one Mac. `is_decided` is False if a decision on its last events is due."""
+    """Return the row of one Mac: its epoch, device, job history and last decision.
+
+    The parts that the reconciler lacks are empty. `is_decided` is False if the Mac has events that
+    the last decision does not include; the next owner then decides for it.
+    """
     device = reconciler.fleet.devices.get(udid)
     last_decision = reconciler.last_decisions.get(udid)
     return msgspec.json.encode(
@@ -75,10 +83,14 @@ def encode_device(
 
 
 def load_device(reconciler: Reconciler, udid: str, raw: bytes) -> tuple[LastDecision | None, bool]:
-    """Load the device and the job history of a row; return its last decision and `is_decided`.
+    """Load a row's device and job history into the reconciler; return the rest of the row.
+
+    The result is the last decision, None if there is none, and False if the Mac has events that the
+    decision does not include, else True.
 
     The caller restores the decision after all rows are loaded: a record under a serial number or an
-    enrollment id can belong to a Mac in a later row. Raises InvalidRow.
+    enrollment id can belong to a Mac in a later row. Raises InvalidRow if the row cannot be
+    decoded.
     """
     try:
         row = _ROW.decode(raw)
@@ -97,7 +109,7 @@ def load_device(reconciler: Reconciler, udid: str, raw: bytes) -> tuple[LastDeci
 
 
 def decode_row(raw: bytes) -> Any:
-    """Return the JSON object of a row. Raises InvalidRow."""
+    """Return the JSON object of a row as a dict. Raises InvalidRow if it has no integer `e`."""
     try:
         wire = msgspec.json.decode(raw)
     except msgspec.DecodeError as error:
@@ -117,7 +129,7 @@ def check_key(key: bytes) -> None:
 
 
 def epoch_of(raw: bytes) -> int:
-    """Return the epoch of a row. Raises InvalidRow."""
+    """Return the epoch of a row; the rest is not decoded. Raises InvalidRow if it has none."""
     try:
         return _EPOCH.decode(raw).e
     except msgspec.DecodeError as error:
@@ -127,7 +139,8 @@ def epoch_of(raw: bytes) -> int:
 def epoch_prefix(epoch: int) -> bytes:
     """Return the first bytes of rows written in this epoch, to test the epoch without decoding.
 
-    Only rows of this epoch begin so. A row that is invalid after them fails when it is loaded.
+    Only rows of this epoch begin with these bytes. A row that is invalid after them fails when it
+    is loaded.
     """
     return b'{"e":%d,' % epoch
 

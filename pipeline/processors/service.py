@@ -101,7 +101,10 @@ class WorkerPlan:
 
 
 async def serve(plan: WorkerPlan, metrics: Metrics, log: Log, stop: asyncio.Event) -> None:
-    """Run the worker until `stop` is set. Raises WorkerError if it cannot start or go on."""
+    """Run the worker until `stop` is set, then stop its parts in reverse order.
+
+    Raises WorkerError if it cannot start or go on; the parts are stopped then too.
+    """
     async with contextlib.AsyncExitStack() as stack:
         service = _Service(plan, metrics, log)
         try:
@@ -114,9 +117,9 @@ async def serve(plan: WorkerPlan, metrics: Metrics, log: Log, stop: asyncio.Even
 async def serve_until_signalled(
     plan: WorkerPlan, metrics: Metrics, log: Log, *, ends_within_s: float = _STOP_TIMEOUT_S
 ) -> None:
-    """Run `serve` until SIGTERM or SIGINT.
+    """Run `serve` until SIGTERM or SIGINT. Raises WorkerError as `serve`.
 
-    If it does not stop within `ends_within_s`, the process exits with _HUNG_EXIT_CODE.
+    If it does not stop within `ends_within_s` of the signal, the process exits with code 70.
     """
     gc.set_threshold(*_GC_THRESHOLDS)
     stop = asyncio.Event()
@@ -155,6 +158,7 @@ class _Service:
         self._app: faust.App
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Start all parts; `stack` stops them. Raises WorkerError, KafkaError or OSError."""
         plan = self._plan
         try:
             plan.data_dir.mkdir(parents=True, exist_ok=True)
@@ -207,7 +211,10 @@ class _Service:
         stack.push_async_callback(self._app.stop)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Update metrics until `stop` is set. Raises WorkerError if a part of the worker fails."""
+        """Return when `stop` is set; until then check the parts and update metrics every 2 s.
+
+        Raises WorkerError if a part of the worker fails.
+        """
         waiting = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
@@ -218,6 +225,11 @@ class _Service:
             waiting.cancel()
 
     def _raise_failures(self) -> None:
+        """Raise WorkerError if a part has failed, or if lost partitions are not assigned again.
+
+        The limit is _UNASSIGNED_SESSIONS sessions in which assigned partitions are neither ready
+        nor recovering.
+        """
         if self._app.crashed:
             why = self._app.crash_reason
             raise WorkerError(f"stopped: {why!r}") from why
@@ -299,7 +311,10 @@ class _Service:
             self._log.error("site has no job topic: see `drydock topics`", **{key.SITE: site})
 
     async def _update_fleet_metrics(self) -> None:
-        """Set the metrics of this worker's Macs: exposed, overdue, known, and their open jobs."""
+        """Set the metrics of the Macs of ready partitions, and of their open jobs.
+
+        Exposed Macs and open jobs are set at each call, known and overdue Macs once a minute.
+        """
         engines = [shard.reconciler for shard in self._worker.device_shards()]
         exposed: Counter[tuple[str, str]] = Counter()
         open_jobs: Counter[tuple[str, str]] = Counter()
@@ -319,6 +334,7 @@ class _Service:
         self._metrics.set_overdue(overdue)
 
     async def _update_progress(self) -> None:
+        """Set the lag of each topic, and record the samples from which `_health` sees a stall."""
         consumer, worker = consumer_in(self._app), self._worker
         assigned = consumer.assigned()
         ends = await self._broadcast_reader.end_offsets([TopicPartition(*tp) for tp in assigned])
@@ -338,6 +354,7 @@ class _Service:
         self._progress.record(samples, monotonic())
 
     async def _health(self) -> tuple[bool, dict[str, Any]]:
+        """Return True if no work is stalled, and the figures of the page `/healthz`."""
         worker, consumer = self._worker, consumer_in(self._app)
         offsets = {
             f"{tp.topic}/{tp.partition}": consumer.position_of(tp)
@@ -360,7 +377,7 @@ class _Service:
         return self._progress.is_healthy(monotonic()), figures
 
     def _is_ready(self) -> bool:
-        """Return True if all assigned partitions are ready."""
+        """Return True if all assigned partitions are ready; also if none is assigned."""
         partitions = self._worker.partitions
         owned = {changelog_of(*tp) for tp in consumer_in(self._app).assigned()}
         return all(
@@ -378,7 +395,11 @@ class _Service:
         }
 
     async def _fetch_topics(self) -> dict[str, int]:
-        """Return the number of partitions of each topic. Raises KafkaError."""
+        """Return the numbers of partitions of all topics of the cluster, by name.
+
+        A topic that does not exist is missing in the result. Raises KafkaError if no broker can be
+        reached, or the request still fails after _TOPICS_TIMEOUT_S.
+        """
         admin = AIOKafkaAdminClient(**aiokafka_options(self._plan.connection))
         try:
             await admin.start()
@@ -388,8 +409,9 @@ class _Service:
         return {each["topic"]: len(each["partitions"]) for each in described}
 
     async def _describe_topics(self, admin: AIOKafkaAdminClient) -> list[dict[str, Any]]:
-        """Return the description of all topics, with retries for _TOPICS_TIMEOUT_S.
+        """Return one dict per topic of the cluster, with the keys `topic` and `partitions`.
 
+        A KafkaError is logged and the request repeated; after _TOPICS_TIMEOUT_S it is raised.
         aiokafka 0.14.0 asks any broker of its list, also one that is down.
         """
         until = monotonic() + _TOPICS_TIMEOUT_S

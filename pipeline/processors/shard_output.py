@@ -34,8 +34,9 @@ class OutgoingRecord(NamedTuple):
 class Counters:
     """Counts to add to the metrics once the output is durable.
 
-    `oldest_age_s` is the age of the oldest folded event by topic, `durations` the seconds from
-    issue to success by action.
+    `folded` is by topic, `decisions` by action and reason, `results` by action and outcome,
+    `dead_letters` by topic and code. `oldest_age_s` is the age of the oldest folded event by topic.
+    `durations` has the action of each succeeded job and its seconds from issue to success.
     """
 
     folded: Counter[str] = field(default_factory=Counter)
@@ -46,7 +47,7 @@ class Counters:
     dead_letters: Counter[tuple[str, DeadLetterCode]] = field(default_factory=Counter)
 
     def count_folded(self, topic: str, count: int, age_s: float) -> None:
-        """Count folded events, the oldest of them `age_s` seconds old."""
+        """Count `count` folded events of a topic, the oldest of them `age_s` seconds old."""
         if count:
             self.folded[topic] += count
             self.oldest_age_s[topic] = max(age_s, self.oldest_age_s.get(topic, 0.0))
@@ -68,5 +69,5 @@ class ShardOutput:
 
     @property
     def is_empty(self) -> bool:
-        """True if there is no record to publish and no row to write."""
+        """True if there is no record to publish and no row to write; there may be counters."""
         return not self.records and not self.rows

@@ -71,22 +71,22 @@ class Shard(Protocol):
     epoch: int
 
     def load(self, key: bytes, raw: bytes, /) -> None:
-        """Load a row of the changelog. Raises InvalidRow."""
+        """Put one row of the changelog in memory. Raises InvalidRow if it cannot be decoded."""
 
     def begin(self, now: datetime, /) -> None:
-        """Continue from the loaded rows; called once, after all of them are loaded."""
+        """Complete the loaded state: counts, queues and timers. Called once, after the last row."""
 
     def finish_catch_up(self) -> None:
-        """Decide from now on: the backlog at the change of owner is folded."""
+        """Let `tick` do work that depends on the backlog, now that all of the backlog is folded."""
 
     def process_records(self, topic: str, records: "list[ConsumedRecord]", now: datetime, /) -> int:
-        """Fold records; return the number of dead letters."""
+        """Fold records of one topic; return the number of dead letters that this made."""
 
     def tick(self, now: datetime, /) -> bool:
-        """Do a limited piece of due work; return True if there is more."""
+        """Do a limited piece of due work; return True if more of it is due now."""
 
     def is_behind(self, now: datetime, /) -> bool:
-        """Return True if work is due."""
+        """Return True if work is due now; sweeps do not count."""
 
     def collect(self) -> ShardOutput:
         """Return the output since the last call; the caller makes it durable."""
@@ -116,13 +116,16 @@ _DEVICE_NAMES: Final = frozenset(topic.name for topic in DEVICE_TOPICS)
 
 
 def inputs_of(changelog: TopicPartition) -> list[TP]:
-    """Return the input partitions whose state is in a changelog partition."""
+    """Return the input partitions whose state is in this changelog partition.
+
+    The numbers of the partitions are equal.
+    """
     topics = DEVICE_TOPICS if changelog.topic == STATE.name else (DISPATCH,)
     return [TP(topic.name, changelog.partition) for topic in topics]
 
 
 def changelog_of(topic: str, partition: int) -> TopicPartition:
-    """Return the changelog partition with the state of an input partition."""
+    """Return the changelog partition with the state of an input partition, of equal number."""
     name = STATE.name if topic in _DEVICE_NAMES else DISPATCH_STATE.name
     return TopicPartition(name, partition)
 
@@ -166,16 +169,19 @@ class Worker:
     # --- what it owns ---
 
     def is_ready(self, tp: TP) -> bool:
-        """Return True if records of this input partition can be processed."""
+        """Return True if this worker owns the input partition and can process its records now."""
         owned = self.partitions.get(changelog_of(*tp))
         return owned is not None and owned.is_ready
 
     def poll_timeout_s(self) -> float:
-        """Return the seconds to wait for records: 0 while due work is left."""
+        """Return the seconds to wait for records: 0 while due work is left, else 0.1."""
         return 0.0 if self._has_more else _POLL_TIMEOUT_S
 
     def suspend(self) -> None:
-        """Make no partition ready until `assign`: each may have another owner from now on."""
+        """Mark all partitions as not ready until `assign`; their state stays in memory.
+
+        Each may have another owner from now on.
+        """
         for owned in self.partitions.values():
             owned.is_ready = False
 
@@ -187,8 +193,8 @@ class Worker:
         """Own exactly these changelog partitions: release the others, recover the new ones.
 
         A partition that this worker owned before continues from memory if no other worker has
-        written to its changelog since. `on_ready` is called for each partition when it is ready.
-        Raises KafkaError, InvalidRow.
+        written to its changelog since. `on_ready` is called with each changelog partition when it
+        is ready. Raises KafkaError if Kafka cannot be read, InvalidRow if a row cannot be decoded.
         """
         self.suspend()
         async with self._round_lock:
@@ -216,6 +222,10 @@ class Worker:
     async def _restore(
         self, changelog: TopicPartition, fetch_end_offsets: FetchEndOffsets
     ) -> OwnedPartition:
+        """Return the partition with its state in memory; not ready yet, all inputs in `backlog`.
+
+        Writes the epoch row of this owner first. Raises KafkaError, InvalidRow.
+        """
         store = self._stores.get(changelog)
         # The epoch row is written before the rows are loaded: rows that a former owner writes after
         # it are void; rows before it count, and are read.
@@ -254,10 +264,11 @@ class Worker:
     # --- a round ---
 
     async def process_batches(self, batches: Batches, group: Group) -> Mapping[TP, int]:
-        """Run a round; return the next offset of each input, when everything is confirmed.
+        """Run a round; return the next offset of each input partition that had records.
 
-        Records of partitions that are not ready are skipped, and missing in the result. The result
-        is empty if ownership was lost. Raises DeadLetterLimitExceeded.
+        Everything that follows from these records is confirmed by Kafka. Records of partitions that
+        are not ready are skipped, and missing in the result. The result is empty if ownership was
+        lost. Raises DeadLetterLimitExceeded if too many of the last records are dead letters.
         """
         async with self._round_lock:
             return await self._process_round(
@@ -285,10 +296,17 @@ class Worker:
         return done
 
     def abandon_batch(self) -> None:
-        """Make the current round give up at its next failed write: its partitions are lost."""
+        """Make the current round give up at its next failed write.
+
+        It then drops its partitions from memory and returns no offset.
+        """
         self._ownership_lost = True
 
     async def _fold(self, batches: Batches, now: datetime) -> dict[TP, int]:
+        """Fold the records; return the offset after the last one of each input partition.
+
+        Raises DeadLetterLimitExceeded.
+        """
         done: dict[TP, int] = {}
         read = dead_lettered = 0
         for tp, records in batches.items():
@@ -306,7 +324,10 @@ class Worker:
     async def _check_backlog(
         self, owned: OwnedPartition, batches: Batches, done: Mapping[TP, int], group: Group
     ) -> None:
-        """Remove the inputs that are read to their ends; end the catch-up when none is left."""
+        """Remove inputs that are read to their ends from the backlog; if empty, end the catch-up.
+
+        `done` has the next offset of each input partition in `batches`.
+        """
         for tp, end in list(owned.backlog.items()):
             if tp in _BROADCAST_PARTITIONS:
                 offset = self._broadcast.next_offsets[tp.topic]
@@ -318,6 +339,7 @@ class Worker:
             owned.shard.finish_catch_up()
 
     async def _run_due(self, partitions: Sequence[OwnedPartition], now: datetime) -> None:
+        """Let each shard do a piece of due work, then more in turns for up to `due_budget_s`."""
         until = monotonic() + self._config.due_budget_s
         busy = [owned for owned in partitions if owned.shard.tick(now)]
         while busy and monotonic() < until:
@@ -326,7 +348,10 @@ class Worker:
         self._has_more = bool(busy)
 
     def is_idle(self) -> bool:
-        """Return True if no round runs, all partitions are caught up, and no work is due."""
+        """Return True if no round runs and no owned partition has work.
+
+        All of them are then ready and caught up; sweeps do not count as work.
+        """
         now = self._clock()
         return not self._round_lock.locked() and not any(
             not owned.is_ready or owned.backlog or owned.shard.is_behind(now)
@@ -334,9 +359,10 @@ class Worker:
         )
 
     async def _flush(self, partitions: Sequence[OwnedPartition], group: Group) -> bool:
-        """Publish and write the output of a round; return True if there was any.
+        """Publish and write the output of a round, then add its counters to the metrics.
 
-        Raises OwnershipLost.
+        Returns True if there was a record or a row. Raises OwnershipLost if this worker is no
+        member of the group, or must give up after a failed write.
         """
         outputs = [(owned, owned.shard.collect()) for owned in partitions]
         if all(output.is_empty for _, output in outputs):
@@ -359,11 +385,16 @@ class Worker:
         return True
 
     async def _require_membership(self, group: Group) -> None:
+        """Raise OwnershipLost if this worker is no member of the group."""
         if not await group.is_member():
             raise OwnershipLost
 
     async def _write_rows(self, outputs: "Sequence[tuple[OwnedPartition, ShardOutput]]") -> None:
-        """Write state rows, and update the end of each changelog. Raises OwnershipLost."""
+        """Write the rows to the changelogs, and record the new end of each changelog.
+
+        Unsaved rows go to the local stores after 10 s or 5,000 rows. Raises OwnershipLost if a
+        write fails and the round must give up, or another owner has written its epoch row.
+        """
         written = {owned.changelog: (owned, output) for owned, output in outputs if output.rows}
         ends = await self._producer.write(
             {changelog: list(output.rows.items()) for changelog, (_, output) in written.items()},
@@ -381,9 +412,10 @@ class Worker:
                 self._save_snapshot(owned)
 
     async def _reread_changelog(self, owned: OwnedPartition) -> None:
-        """Read a changelog that has unexpected rows: another worker's, or repeats of ours.
+        """Update the local store and `changelog_end` from a changelog with unexpected rows.
 
-        Raises OwnershipLost if another owner has written its epoch row: our rows after it are void.
+        They are another worker's, or repeats of ours. Raises OwnershipLost if another owner has
+        written its epoch row: our rows after it are void.
         """
         self._save_snapshot(owned)
         owned.changelog_end = None
@@ -396,7 +428,7 @@ class Worker:
         owned.changelog_end = store.next_offset
 
     def _save_snapshot(self, owned: OwnedPartition) -> None:
-        """Write the unsaved rows of a partition to its local store."""
+        """Write the unsaved rows of a partition to its local store, unless its end is unknown."""
         if owned.unsaved and owned.changelog_end is not None:
             store = self._stores.get(owned.changelog)
             store.put_rows(owned.unsaved, owned.changelog_end, owned.shard.epoch)
@@ -404,7 +436,7 @@ class Worker:
         owned.saved_at = monotonic()
 
     def close(self) -> None:
-        """Write all unsaved rows to the local stores."""
+        """Write all unsaved rows to the local stores, which stay open."""
         for owned in self.partitions.values():
             self._save_snapshot(owned)
 
@@ -433,7 +465,7 @@ class Worker:
             )
 
     def sites_without_topic(self) -> set[str]:
-        """Return the sites with waiting jobs and without a job topic."""
+        """Return the sites, of all owned partitions, with waiting jobs and without a job topic."""
         return {
             site
             for owned in self.partitions.values()
@@ -442,7 +474,7 @@ class Worker:
         }
 
     def device_shards(self) -> list[DeviceShard]:
-        """Return the ready shards of Macs."""
+        """Return the device shards of the partitions that are ready."""
         shards = [owned.shard for owned in self.partitions.values() if owned.is_ready]
         return [shard for shard in shards if isinstance(shard, DeviceShard)]
 
