@@ -63,7 +63,7 @@ class Node:
     """A JSON value with its path in the document, such as `$.OSVersions[2].Latest`.
 
     The methods raise PayloadError with this path: `bad_shape` for a wrong type, `bad_value` for a
-    text that cannot be parsed.
+    text that cannot be parsed. A value of None is one that is absent or null.
     """
 
     value: Any
@@ -74,13 +74,19 @@ class Node:
         return PayloadError(code, detail, self.where)
 
     def get(self, key: str) -> "Node":
-        """Return a member of this object; the member's value is None if it is absent."""
+        """Return the member `key` of this object; the member's value is None if it is absent.
+
+        Raises PayloadError `bad_shape` if this is not an object, also if it is absent.
+        """
         if not isinstance(self.value, dict):
             raise self.error("not an object")
         return Node(self.value.get(key), f"{self.where}.{key}")
 
     def items(self) -> Iterator["Node"]:
-        """Yield the items of this array; nothing if the array is absent."""
+        """Yield the items of this array; nothing if the array is absent.
+
+        Raises PayloadError `bad_shape` if it is not an array.
+        """
         if self.value is None:
             return
         if not isinstance(self.value, list):
@@ -89,7 +95,10 @@ class Node:
             yield Node(item, f"{self.where}[{at}]")
 
     def members(self) -> Iterator[tuple[str, "Node"]]:
-        """Yield the keys and values of this object; nothing if the object is absent."""
+        """Yield the keys and values of this object; nothing if the object is absent.
+
+        Raises PayloadError `bad_shape` if it is not an object.
+        """
         if self.value is None:
             return
         if not isinstance(self.value, dict):
@@ -98,7 +107,10 @@ class Node:
             yield key, Node(value, f"{self.where}.{key}")
 
     def text(self) -> str:
-        """Return this string without surrounding space; "" if it is absent."""
+        """Return this string without surrounding space; "" if it is absent.
+
+        Raises PayloadError `bad_shape` if it is not a string.
+        """
         if self.value is None:
             return ""
         if not isinstance(self.value, str):
@@ -106,7 +118,11 @@ class Node:
         return self.value.strip()
 
     def version(self) -> OSVersion:
-        """Return this macOS version. An absent one raises PayloadError too."""
+        """Return this macOS version.
+
+        Raises PayloadError: `bad_value` if it is absent or cannot be parsed, `bad_shape` if it is
+        not a string.
+        """
         text = self.text()
         try:
             return parse_os_version(text)
@@ -114,7 +130,10 @@ class Node:
             raise self.error(str(error), DeadLetterCode.BAD_VALUE) from None
 
     def build(self) -> Build | None:
-        """Return this macOS build; None if it is blank."""
+        """Return this macOS build; None if it is absent or blank.
+
+        Raises PayloadError: `bad_value` if it cannot be parsed, `bad_shape` if it is not a string.
+        """
         text = self.text()
         try:
             return parse_build(text) if text else None
@@ -122,28 +141,40 @@ class Node:
             raise self.error(str(error), DeadLetterCode.BAD_VALUE) from None
 
     def cve(self) -> str:
-        """Return this CVE id. An absent one raises PayloadError too."""
+        """Return this CVE id.
+
+        Raises PayloadError: `bad_value` if it is absent or not a CVE id, `bad_shape` if it is not a
+        string.
+        """
         text = self.text()
         if not _CVE.fullmatch(text):
             raise self.error("not a CVE id", DeadLetterCode.BAD_VALUE)
         return text
 
     def device_id(self) -> str:
-        """Return this SoftwareUpdateDeviceID. An absent one raises PayloadError too."""
+        """Return this SoftwareUpdateDeviceID.
+
+        Raises PayloadError: `bad_value` if it is absent or not a device id, `bad_shape` if it is
+        not a string.
+        """
         text = self.text()
         if not _DEVICE_ID.fullmatch(text):
             raise self.error("not a device id", DeadLetterCode.BAD_VALUE)
         return text
 
     def day(self) -> date | None:
-        """Return the UTC day of this date or time; None if it is blank."""
+        """Return the UTC day of this date or time; None if it is absent or blank.
+
+        Raises PayloadError as `instant` does.
+        """
         instant = self.instant()
         return None if instant is None else instant.date()
 
     def instant(self) -> datetime | None:
-        """Return this date (as its midnight) or time in UTC; None if it is blank.
+        """Return this date (as its midnight) or time in UTC; None if it is absent or blank.
 
-        A time without a zone is read as UTC. A year before 2001 or after 2100 raises PayloadError.
+        A time without a zone is read as UTC. Raises PayloadError: `bad_value` for other text and
+        for a year before 2001 or after 2100, `bad_shape` if it is not a string.
         """
         text = self.text()
         if not text:
@@ -182,12 +213,18 @@ class FeedDocument:
         self.raw_sha256 = hashlib.sha256(self.raw).hexdigest()
 
     def refuse(self, error: PayloadError) -> Translation:
-        """Return a translation without events, with a dead letter for the whole document."""
+        """Return a translation without events, with a dead letter for the whole document.
+
+        The dead letters recorded before come first.
+        """
         self._add_letter(error, self.raw)
         return self.translation()
 
     def add_dead_letter(self, error: PayloadError, part: Node) -> None:
-        """Record a dead letter with the JSON bytes of one part; the caller goes on after it."""
+        """Record a dead letter with the JSON bytes of one part; the caller goes on after it.
+
+        After the first MAX_DEAD_LETTERS the part is only counted, in `omitted`.
+        """
         if len(self.dead_letters) < MAX_DEAD_LETTERS:
             text = json.dumps(part.value, ensure_ascii=False, separators=(",", ":"))
             self._add_letter(error, text.encode())
@@ -208,8 +245,8 @@ class FeedDocument:
     def newest(self, instants: Iterable[datetime | None]) -> datetime | None:
         """Return the newest of these times that is not in the future; None if there is none.
 
-        A time may be up to one day ahead of `received_at`. A date mistyped into next year would
-        outrank every later event about the same release.
+        In the future means more than one day after `received_at`. A date mistyped into next year
+        would outrank every later event about the same release.
         """
         latest = self.received_at + _MAX_CLOCK_SKEW
         return max((one for one in instants if one is not None and one <= latest), default=None)
@@ -217,8 +254,9 @@ class FeedDocument:
     def event(self, data: AdvisorySnapshot, *, subject: str, at: datetime) -> AdvisoryEvent:
         """Return the event for `data`, with an id derived from its content.
 
-        The same file read again gives the same ids. `expires_at` is not part of the id: Apple's
-        servers move it forward although nothing else changes.
+        The class of `data` decides the event's type; `at` is its time. The same file read again
+        gives the same ids. `expires_at` is not part of the id: Apple's servers move it forward
+        although nothing else changes.
         """
         kind = _EVENTS[type(data)]
         content = data.model_dump_json(exclude={"expires_at"}, exclude_none=True)
@@ -246,7 +284,10 @@ class FeedDocument:
 
 
 def make_snapshot(kind: type[T], where: str, **values: Any) -> T:
-    """Return a validated snapshot. Raises PayloadError `bad_value` with the path `where`."""
+    """Return a snapshot of class `kind` with these fields.
+
+    Raises PayloadError `bad_value`, with the path `where`, if a field does not fit the model.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as error:

@@ -60,7 +60,10 @@ def read_status(report: Fields, redactor: Redactor) -> dict[str, Any]:
 
 
 def _redacted_part(part: Any, where: str, problems: Problems, redactor: Redactor) -> Any:
-    """Return this part of the report without secrets; None, with a problem, if it is too large."""
+    """Return this part of the report without secrets.
+
+    None, with the problem `too_large`, if its JSON is over MAX_KEPT_BYTES.
+    """
     if len(json.dumps(part)) > MAX_KEPT_BYTES:
         detail = f"more than {MAX_KEPT_BYTES} bytes: this part is not kept"
         problems.add(DeadLetterCode.TOO_LARGE, detail, where)

@@ -32,14 +32,15 @@ _MAX_CLOCK_SKEW: Final = timedelta(days=1)
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return the same bytes for equal JSON values, whatever their layout and order of keys."""
+    """Return compact JSON bytes with sorted keys: layout and order of keys make no difference."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def plausible_time(reported_at: datetime | None, received_at: datetime) -> datetime:
-    """Return the time of a Mac's own clock; the time of receipt if that clock cannot be right.
+    """Return `reported_at`, a time of a Mac's own clock, or `received_at` if it cannot be right.
 
-    A clock that is more than a day ahead would make its report outrank every later report.
+    `reported_at` cannot be right if it is None, or more than a day after `received_at`: such a
+    report would outrank every later one.
     """
     return (
         received_at
@@ -67,7 +68,7 @@ class DevicePayload:
     events: list[Event] = field(default_factory=list)
 
     def keep_redacted(self, redact: Callable[[Any], bytes], value: Any) -> None:
-        """Keep the redacted bytes of the parsed payload.
+        """Set `redacted` to `redact(value)`, where `value` is the parsed payload.
 
         A payload over MAX_KEPT_BYTES is not redacted, because its bytes are not kept.
         """
@@ -75,17 +76,21 @@ class DevicePayload:
             self.redacted = redact(value)
 
     def add_inventory(self, source: InventorySource, at: datetime, /, **facts: Any) -> None:
-        """Add an inventory report with these fields; fields that are None are left out."""
+        """Add an inventory report of this source and time; fields that are None are left out.
+
+        `facts` are fields of InventoryReported, with a UDID or a serial number among them. If they
+        do not fit the model, a problem is recorded and no event is added.
+        """
         known = {name: value for name, value in facts.items() if value is not None}
         data = self.validate(InventoryReported, source=source, **known)
         if data is not None:
             self.add_event(InventoryEvent, data, at)
 
     def validate(self, kind: Callable[..., Any], /, **values: Any) -> Any:
-        """Return the validated model; None, with a problem, if it cannot be built.
+        """Return `kind(**values)`; None if a value does not fit the model.
 
-        Values read by Fields fit the models, so this fails only if a model's limit is stricter than
-        that of Fields.
+        Then the problem `bad_value` is recorded. Values read by Fields fit the models, so this
+        fails only if a model's limit is stricter than that of Fields.
         """
         try:
             return kind(**values)
@@ -96,7 +101,12 @@ class DevicePayload:
             return None
 
     def add_event(self, kind: Callable[..., DeviceEvent], data: Any, at: datetime) -> None:
-        """Add an event. The first one of a payload has the redacted bytes, all have the hash."""
+        """Add an event of class `kind` with this data and time.
+
+        Its subject is the UDID of `data`, or without one SERIAL_SUBJECT_PREFIX and the serial
+        number. Every event has the SHA-256 of the payload. The first one also has the redacted
+        bytes, if these were kept and are not over MAX_KEPT_BYTES.
+        """
         name = kind.model_fields["type"].default  # type: ignore[attr-defined]
         subject = data.udid or SERIAL_SUBJECT_PREFIX + data.serial
         kept: dict[str, str] = {}
@@ -115,13 +125,16 @@ class DevicePayload:
         self.events.append(event)
 
     def refuse(self, error: PayloadError) -> Translation:
-        """Return a translation without events: dead letters for `error` and earlier problems."""
+        """Return a translation without events: dead letters for earlier problems, then for `error`.
+
+        Events added before are dropped.
+        """
         self.events.clear()
         self.problems.found.append(error)
         return self.translation()
 
     def translation(self) -> Translation:
-        """Return the events of the payload, and one dead letter for each problem."""
+        """Return the events in the order added, and one dead letter for each problem."""
         letters = tuple(
             dead_letter(
                 problem,

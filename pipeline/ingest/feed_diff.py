@@ -13,7 +13,8 @@ from schemas.ids import clean_text
 class FeedDiff:
     """The news in one document of a feed, and the feed's state after that document.
 
-    `state` is None if the document as a whole cannot be read.
+    `state` is None if the document as a whole cannot be read. Its `dead_letter_digests` are empty:
+    `feed_review.review` sets them.
     """
 
     translation: Translation
@@ -32,7 +33,7 @@ class DiffFeed(Protocol):
         state: FeedState,
         fixed: frozenset[str] = frozenset(),
     ) -> FeedDiff:
-        """Compare a document with the feed's state.
+        """Return the news of a document against the feed's state, and the state after it.
 
         `fixed` are the CVEs that Apple's releases are known to fix: a catalogue with CVEs of many
         vendors does not show which of them concern Macs.
@@ -51,8 +52,9 @@ def translate_since(
 ) -> Translation:
     """Return the news of a document since `previous`, or all of it if there is no `previous`.
 
-    If `previous` cannot be read, the result has dead letters for it and the whole document: a
-    repeated change is harmless, a missed change is not.
+    `raw` and `previous` are the bytes of two documents of the feed that `diff` compares. If
+    `previous` cannot be read, the result has dead letters for it and the whole document: a repeated
+    change is harmless, a missed change is not.
     """
     state, letters = FeedState(source=source), []
     if previous is not None:

@@ -45,7 +45,7 @@ class FeedOutcome(StrEnum):
     ACCEPTED = "accepted"
     """The document has news: events, or dead letters that are not known yet."""
     UNCHANGED = "unchanged"
-    """The document has neither."""
+    """The document has no news."""
     UNREADABLE = "unreadable"
     """Refused: this is not a document of the feed, or its state is too large."""
     TRUNCATED = "truncated"
@@ -61,9 +61,10 @@ REFUSALS: Final = frozenset({FeedOutcome.UNREADABLE, FeedOutcome.TRUNCATED, Feed
 
 @dataclass(frozen=True, slots=True)
 class ReviewedDocument:
-    """The outcome for one document.
+    """The outcome for one document, with the events and dead letters to publish.
 
-    `state` is the feed's state from now on; `detail` explains a refusal.
+    `state` is the feed's state from now on; `detail` explains a refusal, and is empty otherwise. A
+    refused document has no events. `dead_letters` are those that the state before did not know.
     """
 
     outcome: FeedOutcome
@@ -83,11 +84,12 @@ def review(
     accept_losses: bool = False,
     max_state_bytes: int = MAX_EVENT_BYTES,
 ) -> ReviewedDocument:
-    """Accept or refuse the next document of a feed. Pure; raises nothing for any bytes.
+    """Return the outcome for the next document of a feed: accepted, unchanged or refused.
 
-    `fixed` are the CVEs that Apple's releases are known to fix. With `accept_losses` a truncated
-    document is accepted: an operator has checked that the missing entries are gone. A document
-    whose state would be over `max_state_bytes` is refused as unreadable.
+    `state` is the feed's state before it and `now` the time of receipt. `fixed` are the CVEs that
+    Apple's releases are known to fix. With `accept_losses` a truncated document is accepted: an
+    operator has checked that the missing entries are gone. A document whose state would be over
+    `max_state_bytes` is refused as unreadable. Pure; raises nothing for any bytes.
     """
     source = state.source
 
@@ -129,6 +131,7 @@ def review(
 
 
 def _is_stale(new: FeedState, old: FeedState) -> bool:
+    """Return True if both states have a document's date and the new one is earlier."""
     return (
         new.document_at is not None
         and old.document_at is not None
@@ -137,6 +140,11 @@ def _is_stale(new: FeedState, old: FeedState) -> bool:
 
 
 def _truncation(feed_diff: FeedDiff, before: FeedState) -> str | None:
+    """Return a text with the number of lost entries; None if the loss is within the limits.
+
+    Over the limits: no entries at all, less than half of the entries before, or more than three
+    retractions.
+    """
     assert feed_diff.state is not None
     listed = feed_diff.state.listed
     if not listed or listed < before.listed * _MIN_LISTED_SHARE:
@@ -150,6 +158,10 @@ def _truncation(feed_diff: FeedDiff, before: FeedState) -> str | None:
 def _refusal(
     outcome: FeedOutcome, state: FeedState, letters: Iterable[DeadLetter]
 ) -> ReviewedDocument:
+    """Return a refusal with the dead letters that the state does not know yet.
+
+    Its state is `state` with their digests added, at most _MAX_DIGESTS in all.
+    """
     given = tuple(letters)
     new = [one for one in given if _digest(one) not in state.dead_letter_digests]
     # The digests of accepted documents are kept: their dead letters must not be returned again.
@@ -160,6 +172,7 @@ def _refusal(
 
 
 def _digests(letters: Iterable[DeadLetter]) -> tuple[str, ...]:
+    """Return the digests of these dead letters, sorted and without repeats."""
     return tuple(sorted({_digest(one) for one in letters}))
 
 

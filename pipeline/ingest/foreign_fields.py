@@ -41,7 +41,7 @@ class Problems:
         self.found: list[PayloadError] = []
 
     def add(self, code: DeadLetterCode, detail: str, where: str) -> None:
-        """Record one error; ignored if MAX_PROBLEMS are recorded."""
+        """Record one PayloadError; with MAX_PROBLEMS recorded, it is dropped. Raises nothing."""
         if len(self.found) < MAX_PROBLEMS:
             self.found.append(PayloadError(code, detail, where))
 
@@ -49,8 +49,9 @@ class Problems:
 class Fields:
     """A view of a foreign dict. Absent, null, blank and invalid fields are all read as None.
 
-    An invalid field is also added to `problems`, with its path: `where` followed by the field's
-    name.
+    An invalid field raises nothing. It is added to `problems`, with its path: `where` followed by
+    the field's name. `name in fields` is True for a field that is present and not null, valid or
+    not.
     """
 
     def __init__(self, values: Mapping[Any, Any], where: str, problems: Problems) -> None:
@@ -62,18 +63,19 @@ class Fields:
         return self.values.get(name) is not None
 
     def bad_shape(self, name: str, detail: str) -> None:
-        """Record that a field has the wrong type."""
+        """Record the problem `bad_shape`: this field has the wrong type."""
         self.problems.add(DeadLetterCode.BAD_SHAPE, detail, self.where + name)
 
     def bad_value(self, name: str, detail: str) -> None:
-        """Record that a field has a value that is not allowed."""
+        """Record the problem `bad_value`: this field has a value that is not allowed."""
         self.problems.add(DeadLetterCode.BAD_VALUE, detail, self.where + name)
 
     def text(self, *names: str) -> str | None:
-        """Return the first of these fields that is not blank.
+        """Return the first of these fields that is valid and not blank; None if there is none.
 
-        Control characters are removed, and the text is cut to 1,024 characters. A text that
-        contains a document in base64 is invalid: it could contain a secret.
+        Unprintable characters are removed, the text is cut to 1,024 characters, and surrounding
+        space is removed. A field that is not text is a problem, as is a text that contains a
+        document in base64: it could contain a secret.
         """
         for name in names:
             value = self.values.get(name)
@@ -90,7 +92,7 @@ class Fields:
         return None
 
     def flag(self, name: str) -> bool | None:
-        """Return a boolean field."""
+        """Return a boolean field; None if it is absent, or not a boolean, which is a problem."""
         value = self.values.get(name)
         if value is None or isinstance(value, bool):
             return value
@@ -98,7 +100,11 @@ class Fields:
         return None
 
     def number(self, name: str) -> float | None:
-        """Return a number field; a number written as text is invalid, as is one above 1e15."""
+        """Return a number field as a float; None if it is absent or invalid.
+
+        An invalid field is recorded as a problem and raises nothing: a number written as text, a
+        boolean, NaN, or a number beyond 1e15 in either direction.
+        """
         value = self.values.get(name)
         if value is None:
             return None
@@ -111,7 +117,10 @@ class Fields:
         return float(value)
 
     def count(self, name: str) -> int | None:
-        """Return a whole number from 0 to 2^31 - 1."""
+        """Return a whole number from 0 to 2^31 - 1; None if it is absent or invalid.
+
+        An invalid field, such as a text or a boolean, is recorded as a problem and raises nothing.
+        """
         value = self.values.get(name)
         if value is None:
             return None
@@ -124,7 +133,7 @@ class Fields:
         return value
 
     def version(self, name: str) -> OSVersion | None:
-        """Return a macOS version."""
+        """Return a macOS version; None if it is absent, or invalid, which is a problem."""
         text = self.text(name)
         try:
             return parse_os_version(text) if text else None
@@ -133,7 +142,7 @@ class Fields:
             return None
 
     def build(self, name: str) -> Build | None:
-        """Return a macOS build."""
+        """Return a macOS build; None if it is absent, or invalid, which is a problem."""
         text = self.text(name)
         try:
             return parse_build(text) if text else None
@@ -144,7 +153,7 @@ class Fields:
     def supplement(self, name: str) -> str | None:
         """Return the letter of a background security improvement, in lower case.
 
-        Sources write it as `(a)` or `a`.
+        Sources write it as `(a)` or `a`. None if it is absent, or invalid, which is a problem.
         """
         text = self.text(name)
         if text is None:
@@ -156,21 +165,32 @@ class Fields:
         return match[1].lower()
 
     def udid(self, name: str) -> str | None:
-        """Return a UDID or an enrollment id."""
+        """Return a UDID or an enrollment id in upper case; None if it is absent or invalid.
+
+        An invalid field is recorded as a problem.
+        """
         return self._checked(name, _UDID, "not a device identifier")
 
     def serial(self, name: str) -> str | None:
-        """Return a serial number; a placeholder of firmware or a hypervisor is read as None."""
+        """Return a serial number in upper case; None if it is absent or invalid.
+
+        An invalid field is recorded as a problem. A placeholder of firmware or a hypervisor, such
+        as `0`, is None without a problem.
+        """
         text = self.text(name)
         if text is None or not is_real_serial(text):
             return None
         return self._checked(name, _SERIAL, "not a serial number")
 
     def site(self, name: str) -> str | None:
-        """Return the name of a site."""
+        """Return the name of a site; None if it is absent, or invalid, which is a problem."""
         return self._checked(name, _SITE, "not a site's name")
 
     def _checked(self, name: str, adapter: TypeAdapter[str], detail: str) -> str | None:
+        """Return the text as `adapter` validates it; None if it is absent or invalid.
+
+        An invalid field is recorded as the problem `bad_value` with this detail.
+        """
         text = self.text(name)
         try:
             return adapter.validate_python(text) if text else None
@@ -179,7 +199,11 @@ class Fields:
             return None
 
     def instant(self, name: str) -> datetime | None:
-        """Return an RFC 3339 time as UTC, cut to microseconds; a time before 2001 is None."""
+        """Return an RFC 3339 time as UTC, cut to microseconds; None if it is absent or invalid.
+
+        A time before 2001 is None without a problem. Other text, and a year after 2100, is a
+        problem.
+        """
         text = self.text(name)
         if text is None:
             return None
@@ -199,7 +223,10 @@ class Fields:
             return None
 
     def group(self, name: str) -> "Fields":
-        """Return the dict in this field; an empty one if the field is absent or invalid."""
+        """Return a view of the dict in this field, which records into the same problems.
+
+        The view is empty if the field is absent, or not a dict, which is a problem.
+        """
         value = self.values.get(name)
         if value is not None and not isinstance(value, dict):
             self.bad_shape(name, "not a dictionary")
@@ -207,7 +234,11 @@ class Fields:
         return Fields(value or {}, f"{self.where}{name}.", self.problems)
 
     def groups(self, name: str, at_most: int) -> Iterator["Fields"]:
-        """Yield the dicts of the list in this field, at most `at_most`; more are a problem."""
+        """Yield a view of each dict in the list of this field, in order; nothing if it is absent.
+
+        Only the first `at_most` items are read. A longer list, a field that is not a list, and an
+        item that is not a dict are problems.
+        """
         value = self.values.get(name)
         if value is None:
             return
@@ -227,7 +258,7 @@ class Fields:
 
 
 def from_epoch(seconds: float) -> datetime | None:
-    """Return the UTC time of seconds since 1970; None before 2001 or after 2100."""
+    """Return the UTC time of seconds since 1970; None for a time before 2001 or after 2099."""
     if not 978_307_200 <= seconds < 4_102_444_800:
         return None
     return datetime.fromtimestamp(seconds, UTC)
@@ -237,6 +268,11 @@ def running_system(
     version: OSVersion | None, build: Build | None, letter: str | None, letter_build: Build | None
 ) -> tuple[OSVersion | None, Build | None]:
     """Return the version and build that a Mac runs: its release with the supplement on top of it.
+
+    `version` and `build` are those of the release. `letter` is the supplement's letter and
+    `letter_build` its build. Without a letter the result is (`version`, `build`). With one it is
+    `version` with that letter, None if `version` is None, and `letter_build`, or `build` if that is
+    None.
 
     Apple reports a background security improvement beside the release, as
     `SupplementalOSVersionExtra` and `SupplementalBuildVersion`. Without a supplement the second

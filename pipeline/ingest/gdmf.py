@@ -34,7 +34,10 @@ class _Offer:
     device_ids: frozenset[str]
 
     def merged(self, other: "_Offer") -> "_Offer":
-        """Return the union of two entries of one version: first posting, last expiration."""
+        """Return the union of two entries of one version: first posting, last expiration.
+
+        It has the builds and devices of both.
+        """
         posted = [at for at in (self.posted_at, other.posted_at) if at is not None]
         expires = [at for at in (self.expires_at, other.expires_at) if at is not None]
         return _Offer(
@@ -80,7 +83,11 @@ def diff(
     state: FeedState,
     fixed: frozenset[str] = frozenset(),
 ) -> FeedDiff:
-    """Return the changes that `translate` describes, and the feed's state after this document."""
+    """Return the changes that `translate` describes, and the feed's state after this document.
+
+    `state` is the state before it; `fixed` is ignored. A document that cannot be read as a whole
+    gives one dead letter, and None as its state. Raises nothing.
+    """
     del fixed
     feed = FeedDocument(SOURCE, raw, origin, received_at)
     try:
@@ -118,6 +125,11 @@ def diff(
 
 
 def _change(old: AdvisorySnapshot | None, new: _Offer) -> type[AdvisorySnapshot] | None:
+    """Return the type of an offer's news: published or narrowed; None if it has no news.
+
+    Published: the version is new, or has other builds or a device that it did not have. Narrowed:
+    some devices are gone, and none is new.
+    """
     before = frozenset() if old is None else frozenset(old.device_ids or ())
     if old is None or new.builds != frozenset(old.builds) or new.device_ids - before:
         return AdvisoryPublished
@@ -125,6 +137,7 @@ def _change(old: AdvisorySnapshot | None, new: _Offer) -> type[AdvisorySnapshot]
 
 
 def _offers(document: Node, feed: FeedDocument) -> Iterator[_Offer]:
+    """Yield the entries of macOS in all sets; an unreadable one becomes a dead letter."""
     for assets in map(document.get, _SETS):
         try:
             entries = [] if assets.value is None else list(assets.get("macOS").items())
@@ -139,6 +152,10 @@ def _offers(document: Node, feed: FeedDocument) -> Iterator[_Offer]:
 
 
 def _offer(entry: Node) -> _Offer:
+    """Return one entry as an offer.
+
+    Raises PayloadError if the version or the devices are missing, or if any field cannot be read.
+    """
     version = entry.get("ProductVersion").version()
     extra = entry.get("ProductVersionExtra")
     if extra.text():

@@ -29,13 +29,14 @@ _BYTE_ORDER_MARK_AND_SPACE: Final = b"\xef\xbb\xbf \t\r\n"
 
 
 def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor) -> Translation:
-    """Return the inventory report of one webhook body, dated `eventTimestamp`.
+    """Return the inventory report of one webhook body, dated `eventTimestamp`, else `received_at`.
 
     Every `Computer...` event that names a computer gives a report: added, check-in, inventory
     completed, policy finished, push capability changed. `model` is a marketing name and is never
     used as the model identifier. Events about mobile devices are dead letters `not_a_mac`; events
     that are not about one computer (smart groups, Jamf Pro itself, its API) are dead letters
-    `unknown_type`. Raises nothing.
+    `unknown_type`; a computer without UDID and serial number is a dead letter `no_device`. Raises
+    nothing.
     """
     payload = DevicePayload(SOURCE, raw, origin, received_at)
     try:
@@ -51,6 +52,10 @@ def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redac
 
 
 def _report(body: Fields, payload: DevicePayload) -> None:
+    """Add the inventory report of a body to the payload.
+
+    Raises PayloadError: unknown_type, not_a_mac, no_device.
+    """
     webhook, event = body.group("webhook"), body.group("event")
     kind = webhook.text("webhookEvent")
     if kind is None:
@@ -87,7 +92,10 @@ def _report(body: Fields, payload: DevicePayload) -> None:
 
 
 def _at(webhook: Fields) -> datetime | None:
-    """Return `eventTimestamp`: milliseconds since 1970 (since Jamf Pro 10.12), text in XML."""
+    """Return `eventTimestamp` in UTC: milliseconds since 1970 (since Jamf Pro 10.12), text in XML.
+
+    None if it is absent; None, with a problem, if it is invalid, before 2001 or after 2099.
+    """
     value = webhook.values.get("eventTimestamp")
     if value is None:
         return None
@@ -103,6 +111,10 @@ def _at(webhook: Fields) -> datetime | None:
 
 
 def _body(raw: bytes) -> Any:
+    """Return the parsed body; XML gets the form of the JSON body. DTDs are refused.
+
+    Raises PayloadError: too_large, too_deep, not_xml, or a code of `load_json`.
+    """
     if raw.lstrip(_BYTE_ORDER_MARK_AND_SPACE)[:1] != b"<":
         return load_json(raw)
     if len(raw) > MAX_XML_BYTES:
@@ -119,7 +131,10 @@ def _body(raw: bytes) -> Any:
 
 
 def _value(element: Element, depth: int) -> Any:
-    """Return an XML element in the form of the JSON body: a dict of its children, or its text."""
+    """Return an XML element in the form of the JSON body: a dict of its children, or its text.
+
+    Children with the same tag become one list. Raises PayloadError `too_deep`.
+    """
     if depth > _MAX_XML_DEPTH:
         raise PayloadError(DeadLetterCode.TOO_DEEP, f"more than {_MAX_XML_DEPTH} levels deep")
     if len(element) == 0:

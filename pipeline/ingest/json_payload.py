@@ -54,6 +54,7 @@ def _parse(text: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the members as a dict. Raises PayloadError `bad_shape` for a repeated key."""
     found = dict(pairs)
     if len(found) != len(pairs):
         ((repeated, _),) = Counter(key for key, _ in pairs).most_common(1)
@@ -89,6 +90,7 @@ def _too_deep() -> PayloadError:
 
 
 def _check_depth(value: Any) -> None:
+    """Raise PayloadError `too_deep` if arrays and objects are nested over MAX_DEPTH levels deep."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [
@@ -104,7 +106,7 @@ def _check_depth(value: Any) -> None:
 
 
 def _without_surrogates(value: Any) -> Any:
-    """Return a copy with lone surrogates replaced; the caller has checked the depth."""
+    """Return a copy with U+FFFD for each lone surrogate; the caller has checked the depth."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):

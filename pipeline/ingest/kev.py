@@ -63,7 +63,12 @@ def diff(
     state: FeedState,
     fixed: frozenset[str] = frozenset(),
 ) -> FeedDiff:
-    """Return the changes that `translate` describes, and the feed's state after this document."""
+    """Return the changes that `translate` describes, and the feed's state after this document.
+
+    `state` is the state before it. `fixed` are the CVEs that Apple's releases are known to fix: an
+    entry of another vendor counts only if its CVE is one of them. A document that cannot be read as
+    a whole gives one dead letter, and None as its state. Raises nothing.
+    """
     feed = FeedDocument(SOURCE, raw, origin, received_at)
     try:
         document = Node(load_json(raw))
@@ -102,6 +107,7 @@ def _snapshot(kind: type[T], entry: _Entry) -> T:
 
 
 def _listed(document: Node) -> Node:
+    """Return the member `vulnerabilities`. Raises PayloadError `bad_shape` if it is missing."""
     listed = document.get("vulnerabilities")
     if listed.value is None:
         raise listed.error("missing")
@@ -111,6 +117,7 @@ def _listed(document: Node) -> Node:
 def _entries(
     listed: Iterable[Node], feed: FeedDocument, fixed: frozenset[str]
 ) -> dict[str, _Entry]:
+    """Return the entries that `_read` yields, by CVE; two entries of one CVE become one."""
     found: dict[str, _Entry] = {}
     for entry in _read(listed, feed, fixed):
         known = found.get(entry.cve)
@@ -120,6 +127,10 @@ def _entries(
 
 
 def _read(listed: Iterable[Node], feed: FeedDocument, fixed: frozenset[str]) -> Iterator[_Entry]:
+    """Yield the entries of Apple, and those of other vendors whose CVE is in `fixed`.
+
+    An entry of them that cannot be read becomes a dead letter, as does one without a vendor.
+    """
     for node in listed:
         try:
             vendor = node.get("vendorProject")
@@ -142,11 +153,16 @@ def _is_among(cve: Node, fixed: frozenset[str]) -> bool:
 
 
 def _earlier(one: _Entry, other: _Entry) -> _Entry:
+    """Return the entry of this CVE with the earlier day of addition and the earlier due date."""
     due = [at for at in (one.due_at, other.due_at) if at is not None]
     return _Entry(one.cve, min(one.added_at, other.added_at), min(due, default=None))
 
 
 def _catalogued_at(document: Node, feed: FeedDocument) -> datetime | None:
+    """Return the time of the catalogue's release in UTC.
+
+    None if it is missing, unreadable, or more than a day after the time of receipt.
+    """
     try:
         return feed.newest([document.get("dateReleased").instant()])
     except PayloadError:

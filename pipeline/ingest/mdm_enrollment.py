@@ -39,7 +39,8 @@ class Enrollment:
 
     `udid` is the key everywhere in Drydock. A personally owned Mac has no UDID for its server, so
     its key is its enrollment id. `enrollment_id` is the server's own id, in the letter case
-    received.
+    received; None if neither server nor message names one. `kind` is the server's type of
+    enrollment; without one it is `Device`, or `User Enrollment (Device)` if the Mac has no UDID.
     """
 
     udid: str
@@ -48,7 +49,10 @@ class Enrollment:
 
 
 def refuse_other_products(product: str | None) -> None:
-    """Raise PayloadError `not_a_mac` if this is the name or family of another Apple product."""
+    """Raise PayloadError `not_a_mac` if this is the name or family of another Apple product.
+
+    Any other text, and None, is accepted.
+    """
     if product is None:
         return
     family = product.replace(" ", "").casefold()
@@ -92,6 +96,10 @@ def enrollment_of(server_fields: Fields, message: Fields) -> Enrollment:
 
 
 def _agreed_id(server_fields: Fields, server_name: str, message: Fields, name: str) -> str | None:
+    """Return the id under `name` in the message, else under `server_name`; None if both are absent.
+
+    Raises PayloadError `bad_value` if the two differ.
+    """
     server_value, own_value = server_fields.udid(server_name), message.udid(name)
     if server_value is not None and own_value is not None and server_value != own_value:
         raise PayloadError(

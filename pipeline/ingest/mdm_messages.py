@@ -63,7 +63,11 @@ class ForwardedMessage:
     redactor: Redactor
 
     def identity_fields(self) -> dict[str, Any]:
-        """Return the fields that every MDM event has: ids, type of enrollment, server."""
+        """Return the fields that every MDM event has: ids, type of enrollment, server.
+
+        The keys are `udid`, `enrollment_id`, `enrollment_type` and `server`; a field that is None
+        is left out.
+        """
         known = {
             "udid": self.enrollment.udid,
             "enrollment_id": self.enrollment.enrollment_id,
@@ -75,13 +79,20 @@ class ForwardedMessage:
     def add_event(
         self, kind: Callable[..., Any], data: Callable[..., Any], /, **values: Any
     ) -> None:
-        """Add an event about this enrollment."""
+        """Add an event about this enrollment: class `kind`, with data of class `data`.
+
+        `values` are the data's fields beside `identity_fields`. If they do not fit the model, a
+        problem is recorded and no event is added.
+        """
         checked = self.payload.validate(data, **self.identity_fields(), **values)
         if checked is not None:
             self.payload.add_event(kind, checked, self.at)
 
     def add_inventory(self, **facts: Any) -> None:
-        """Add an inventory report about this Mac; without fields it only records a contact."""
+        """Add an inventory report about this Mac; without `facts` it only records a contact.
+
+        `facts` are fields of InventoryReported; the ids and the hints are added to them.
+        """
         self.payload.add_inventory(
             "mdm",
             self.at,
@@ -104,10 +115,12 @@ def translate_message(
 ) -> None:
     """Add the events of one message to its payload.
 
-    `kind` is the server's name for it (`Authenticate`, `Connect` and so on); with None the message
-    alone decides. `server_fields` are the server's fields beside it: `udid`, `enrollment_id`,
-    `ids`, `status`, `command_uuid`, `token_update_tally`, `url_params` (of which `site` and
-    `server` are used as hints). Raises PayloadError if the whole message must become a dead letter.
+    `plist` is the parsed message. `kind` is the server's name for it (`Authenticate`, `Connect` and
+    so on); with None the message alone decides. `server_fields` are the server's fields beside it:
+    `udid`, `enrollment_id`, `ids`, `status`, `command_uuid`, `token_update_tally`, `url_params` (of
+    which `site` and `server` are used as hints). `at` is the time of the events. Raises
+    PayloadError if the whole message must become a dead letter: bad_shape, unknown_type, bad_value,
+    no_device, user_channel, not_a_mac, or a code of `load_json` for a status report.
     """
     if not isinstance(plist, dict):
         raise PayloadError(DeadLetterCode.BAD_SHAPE, "not a dictionary", MESSAGE_LOCATION + "root")
@@ -136,7 +149,11 @@ def translate_message(
 
 
 def _kind_of(message: Fields, server_kind: str | None) -> str:
-    """Return the kind of this message; the server's name for it must agree with its own."""
+    """Return the kind of this message: its MessageType, else `Connect`, else the server's name.
+
+    A message without MessageType is `Connect` if it has a Status. Raises PayloadError:
+    `unknown_type` if there is no name at all, `bad_value` if the server's name is another one.
+    """
     own_kind = message.text("MessageType")
     if own_kind is None and ("Status" in message or server_kind == CONNECT):
         own_kind = CONNECT
@@ -156,6 +173,7 @@ def _kind_of(message: Fields, server_kind: str | None) -> str:
 
 
 def _authenticate(forwarded: ForwardedMessage) -> None:
+    """Add an authenticated event and an inventory report with the same fields of the Mac."""
     message = forwarded.message
     facts = {
         "serial": message.serial("SerialNumber"),
@@ -169,6 +187,7 @@ def _authenticate(forwarded: ForwardedMessage) -> None:
 
 
 def _token_update(forwarded: ForwardedMessage) -> None:
+    """Add a token_updated event, and an inventory report if the profile has a site hint."""
     forwarded.add_event(
         TokenUpdatedEvent,
         MdmTokenUpdated,
@@ -183,10 +202,11 @@ def _check_out(forwarded: ForwardedMessage) -> None:
 
 
 def _set_bootstrap_token(forwarded: ForwardedMessage) -> None:
-    """Record that a bootstrap token was escrowed or cleared.
+    """Add an event that a bootstrap token was escrowed or cleared.
 
     An absent or empty token clears the escrowed one (github.com/apple/device-management,
-    mdm/checkin/setbootstraptoken.yaml).
+    mdm/checkin/setbootstraptoken.yaml). If the profile has a site hint, an inventory report is
+    added too.
     """
     token = forwarded.message.values.get("BootstrapToken")
     forwarded.add_event(BootstrapTokenEvent, BootstrapTokenSet, escrowed=bool(token))
@@ -194,7 +214,7 @@ def _set_bootstrap_token(forwarded: ForwardedMessage) -> None:
 
 
 def _record_contact(forwarded: ForwardedMessage) -> None:
-    """Record a contact: the Mac fetched something from its server.
+    """Add an inventory report without facts: the Mac fetched something from its server.
 
     This is weak evidence of contact: NanoMDM sends the webhook also for a request that it refused.
     """
@@ -202,13 +222,16 @@ def _record_contact(forwarded: ForwardedMessage) -> None:
 
 
 def _user_authenticate(_: ForwardedMessage) -> None:
+    """Raise PayloadError `user_channel`: only user channels send this message."""
     raise PayloadError(DeadLetterCode.USER_CHANNEL, "a message of a user channel", MESSAGE_LOCATION)
 
 
 def _connect(forwarded: ForwardedMessage) -> None:
     """Add a command report and, if the response has fields of the Mac, an inventory report.
 
-    A Mac that responds to these queries over MDM is enrolled.
+    A Mac that responds to these queries over MDM is enrolled. Without such fields, the inventory
+    report is added only for a site hint. Raises PayloadError: `bad_shape` without a status,
+    `not_a_mac` for another product.
     """
     message, server_fields = forwarded.message, forwarded.server_fields
     status = message.text("Status") or server_fields.text("status")
@@ -238,11 +261,17 @@ def _connect(forwarded: ForwardedMessage) -> None:
 
 
 def _add_site_hint(forwarded: ForwardedMessage) -> None:
+    """Add an inventory report with the site of the enrollment profile; nothing without a site."""
     if forwarded.site is not None:
         forwarded.add_inventory()
 
 
 def _declarative_management(forwarded: ForwardedMessage) -> None:
+    """Add a status report for the endpoint `status`, and a contact for an endpoint that is fetched.
+
+    Raises PayloadError: `unknown_type` for any other endpoint; for a status report `bad_shape`,
+    `not_a_mac`, or a code of `load_json`.
+    """
     endpoint = forwarded.message.text("Endpoint") or ""
     if endpoint in _DDM_FETCHES or endpoint.startswith(_DDM_DECLARATION):
         _record_contact(forwarded)

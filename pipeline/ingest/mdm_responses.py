@@ -24,8 +24,8 @@ _GIB_IN_GB: Final = 1.073741824
 def device_information(responses: Fields) -> dict[str, Any]:
     """Return the inventory fields of a DeviceInformation response's QueryResponses.
 
-    Raises PayloadError `not_a_mac`. The UDID in the response is not compared: on virtual Macs and
-    some others it can be the provisioning UDID.
+    A field that is absent or invalid is None. Raises PayloadError `not_a_mac`. The UDID in the
+    response is not compared: on virtual Macs and some others it can be the provisioning UDID.
     """
     product = responses.text("ProductName", "Model")
     refuse_other_products(product)
@@ -50,6 +50,10 @@ def device_information(responses: Fields) -> dict[str, Any]:
 
 
 def _free_disk_gb(responses: Fields, version: OSVersion | None) -> float | None:
+    """Return the free space in GB (10^9 bytes); None if it is absent or not plausible.
+
+    A negative space, or one over 1 PB, is a problem. Up to macOS 11 the Mac reports GiB.
+    """
     free = responses.number("AvailableDeviceCapacity")
     if free is None:
         return None
@@ -62,7 +66,11 @@ def _free_disk_gb(responses: Fields, version: OSVersion | None) -> float | None:
 
 
 def _battery_percent(responses: Fields) -> float | None:
-    """BatteryLevel is 0 to 1, and -1 if the Mac cannot determine it (information.device.yaml)."""
+    """Return the charge in percent, 0 to 100; None without a battery, or if the level is unknown.
+
+    BatteryLevel is 0 to 1, and -1 if the Mac cannot determine it (information.device.yaml). Another
+    level is None too, with a problem.
+    """
     level = responses.number("BatteryLevel")
     if level is None or level == -1 or responses.flag("HasBattery") is False:
         return None
@@ -73,7 +81,7 @@ def _battery_percent(responses: Fields) -> float | None:
 
 
 def security_info(info: Fields) -> dict[str, Any]:
-    """Return the inventory fields of a SecurityInfo response.
+    """Return the inventory fields of a SecurityInfo response; an absent or invalid one is None.
 
     No field proves that the bootstrap token is escrowed: `BootstrapTokenAllowedForAuthentication`
     is a permission of the server, not a sign that it has the token.
@@ -89,7 +97,10 @@ def security_info(info: Fields) -> dict[str, Any]:
 
 
 def error_chain(message: Fields) -> tuple[CommandError, ...]:
-    """Return the links of a Mac's ErrorChain, outermost first; invalid links are problems."""
+    """Return the first MAX_ERRORS links of a Mac's ErrorChain, outermost first; () without one.
+
+    A link without a whole number as its code is left out and recorded as a problem.
+    """
     errors = []
     for error in message.groups("ErrorChain", MAX_ERRORS):
         code = error.values.get("ErrorCode")
@@ -109,8 +120,9 @@ def error_chain(message: Fields) -> tuple[CommandError, ...]:
 def install_actions(message: Fields) -> tuple[tuple[str, str, str], ...]:
     """Return the results of ScheduleOSUpdate as (product key, install action, status).
 
-    An entry's own error chain, which explains the install action `Error`, is appended to its
-    status.
+    Each absent element is "". An entry's own error chain, which explains the install action
+    `Error`, is appended to its status as `(domain code; ...)`. Only the first MAX_UPDATES results
+    are read; () if the message has none.
     """
     found = []
     for update in message.groups("UpdateResults", MAX_UPDATES):

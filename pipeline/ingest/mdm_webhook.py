@@ -33,7 +33,8 @@ def translate_webhook(
     """Return the events of a webhook body, or of a Mac's bare message (an XML or binary plist).
 
     Events are dated `created_at`, or `received_at` for a bare message and for a body whose
-    `created_at` is missing or Go's zero time. Raises nothing.
+    `created_at` is missing or Go's zero time. A body or message that cannot be used gives dead
+    letters and no events. Raises nothing.
     """
     payload = DevicePayload(source, raw, origin, received_at)
     try:
@@ -47,6 +48,7 @@ def translate_webhook(
 
 
 def _bare_message(payload: DevicePayload, redactor: Redactor) -> None:
+    """Add the events of a bare plist message to the payload. Raises PayloadError to refuse it."""
     message = load_plist(payload.raw)
     payload.media_type = PLIST
     payload.keep_redacted(redactor.plist, message)
@@ -61,6 +63,10 @@ def _bare_message(payload: DevicePayload, redactor: Redactor) -> None:
 
 
 def _webhook(payload: DevicePayload, redactor: Redactor) -> None:
+    """Add the events of a JSON webhook body to the payload. Raises PayloadError to refuse it.
+
+    An invalid `created_at` refuses the whole body.
+    """
     body = load_json(payload.raw)
     # The Mac's message is needed twice, to find secrets and to translate it: parse it once.
     read_plist = cache(load_plist)
@@ -96,6 +102,11 @@ def _webhook(payload: DevicePayload, redactor: Redactor) -> None:
 
 
 def _message(server_fields: Fields, read_plist: Callable[[bytes], Any]) -> Any:
+    """Return the parsed plist of `raw_payload`, the Mac's message.
+
+    Raises PayloadError: `bad_shape` if the field is not text, `bad_value` if it is not base64, or a
+    code of `read_plist`.
+    """
     location = server_fields.where + "raw_payload"
     text = server_fields.values.get("raw_payload")
     if not isinstance(text, str):

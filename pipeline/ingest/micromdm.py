@@ -18,7 +18,11 @@ SOURCE: Final = "micromdm"
 
 
 def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor) -> Translation:
-    """Return the events of one webhook body, or of one bare message of a Mac. Raises nothing."""
+    """Return the events of one webhook body, or of one bare message of a Mac.
+
+    Events and dead letters follow the rules of `nanomdm.translate`; there is no tally. Raises
+    nothing.
+    """
     return translate_webhook(
         raw, source=SOURCE, origin=origin, received_at=received_at, redactor=redactor
     )

@@ -26,8 +26,9 @@ _DEVICE_ID: Final = re.compile(r"[A-Z][A-Za-z0-9]*AP", re.ASCII)
 def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor) -> Translation:
     """Return the inventory event of one report, dated at the end of the run, else at its start.
 
-    A report shows that a run took place, not what it installed: it gives no `activations`. A report
-    without a serial number is a dead letter `no_device`. Raises nothing.
+    Without either, or with a time that cannot be right, it is dated `received_at`. A report shows
+    that a run took place, not what it installed: it gives no `activations`. A report without a
+    serial number is a dead letter `no_device`. Raises nothing.
     """
     payload = DevicePayload(SOURCE, raw, origin, received_at, media_type=PLIST)
     try:
@@ -44,6 +45,7 @@ def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redac
 
 
 def _report(report: Fields, payload: DevicePayload) -> None:
+    """Add the inventory report to the payload. Raises PayloadError `no_device`."""
     machine = report.group("MachineInfo")
     serial = machine.serial("serial_number")
     if serial is None:
@@ -70,7 +72,11 @@ def _report(report: Fields, payload: DevicePayload) -> None:
 
 
 def _free_disk_gb(report: Fields) -> float | None:
-    """AvailableDiskSpace is in KB of 1,024 bytes; Munki writes 0 if the space is unknown."""
+    """Return the free space in GB (10^9 bytes); None if it is absent or unknown.
+
+    AvailableDiskSpace is in KB of 1,024 bytes; Munki writes 0 if the space is unknown. A negative
+    space, or one over 1 PB, is None too, with a problem.
+    """
     kilobytes = report.number("AvailableDiskSpace")
     if not kilobytes:
         return None
@@ -82,7 +88,11 @@ def _free_disk_gb(report: Fields) -> float | None:
 
 
 def _instant(report: Fields, name: str) -> datetime | None:
-    """Return a date, or the text of Munki before version 7: `2018-05-02 17:20:31 +0000`."""
+    """Return a date in UTC; text is that of Munki before version 7: `2018-05-02 17:20:31 +0000`.
+
+    None if the field is absent, before 2001 or after 2099; None, with a problem, for any other
+    value.
+    """
     value = report.values.get(name)
     if isinstance(value, datetime):
         return from_epoch(value.replace(tzinfo=UTC).timestamp())

@@ -35,7 +35,7 @@ def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redac
 
     Each result about a Mac's system gives one inventory report; removed rows only record a contact.
     Other results are dead letters: other queries `unknown_type`, other systems `not_a_mac`, results
-    without a device `no_device`. Raises nothing.
+    without a device `no_device`. A report is dated `unixTime`, else `received_at`. Raises nothing.
     """
     if _is_lines(raw):
         lines = translate_lines(
@@ -48,7 +48,10 @@ def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redac
 def translate_lines(
     lines: Iterable[bytes], *, origin: str, received_at: datetime, redactor: Redactor
 ) -> Iterator[Translation]:
-    """Yield one translation for each line that is not blank, with one line in memory at a time."""
+    """Yield one translation for each line that is not blank, with one line in memory at a time.
+
+    The origin of a dead letter is `origin:N`, where N counts all lines from 1.
+    """
     for number, line in enumerate(lines, 1):
         content = line.strip()
         if content:
@@ -56,6 +59,7 @@ def translate_lines(
 
 
 def _is_lines(raw: bytes) -> bool:
+    """Return True if the first of several lines is a whole JSON object or array."""
     first, _, rest = raw.strip().partition(b"\n")
     if not rest.strip() or first[:1] not in (b"{", b"["):
         return False
@@ -69,6 +73,8 @@ def _is_lines(raw: bytes) -> bool:
 def _translate_document(
     raw: bytes, origin: str, received_at: datetime, redactor: Redactor
 ) -> Translation:
+    """Return the translation of one JSON document: a result, an array, or a logger's body."""
+
     def translate_result(value: Any, raw: bytes, location: str) -> Translation:
         payload = DevicePayload(SOURCE, raw, origin, received_at)
         try:
@@ -98,6 +104,10 @@ def _translate_document(
 
 
 def _report(result: Fields, payload: DevicePayload) -> None:
+    """Add the inventory report of one result to the payload.
+
+    Raises PayloadError: unknown_type, not_a_mac, no_device, bad_shape.
+    """
     name = result.text("name")
     if name is None:
         raise PayloadError(
@@ -148,14 +158,20 @@ def _rows(result: Fields) -> tuple[list[Fields], list[Fields]]:
 
 
 def _list(parent: Fields, name: str) -> list[Fields]:
-    """Return a list of rows; osquery writes an empty one in a batch as ""."""
+    """Return the rows of a list, at most MAX_ROWS; [] if it is absent or not a list.
+
+    osquery writes an empty list in a batch as "".
+    """
     if parent.values.get(name) == "":
         return []
     return [_row(row.values, row.where, parent) for row in parent.groups(name, MAX_ROWS)]
 
 
 def _row(columns: Any, where: str, parent: Fields) -> Fields:
-    """Return a row with all values as text, with or without `numerics`."""
+    """Return a row with all values as text, with or without `numerics`.
+
+    Values that are neither text nor a number are left out.
+    """
     text = {
         name: value if isinstance(value, str) else str(value)
         for name, value in columns.items()
@@ -165,7 +181,7 @@ def _row(columns: Any, where: str, parent: Fields) -> Fields:
 
 
 def _uuid(text: str | None) -> str | None:
-    """Return a hardware UUID in upper case; None for a placeholder of firmware."""
+    """Return a hardware UUID in upper case; None for other text and a placeholder of firmware."""
     if text is None or not _UUID.fullmatch(text):
         return None
     upper = text.upper()
@@ -173,7 +189,11 @@ def _uuid(text: str | None) -> str | None:
 
 
 def _at(result: Fields) -> datetime | None:
-    """Return the time of `unixTime`, which is a number or its text."""
+    """Return the UTC time of `unixTime`, which is a number of seconds or its text.
+
+    None if it is absent, 0, before 2001 or after 2099; None, with a problem, for other text or
+    another type.
+    """
     value = result.values.get("unixTime")
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 12:
         value = int(value)

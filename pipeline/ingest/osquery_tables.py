@@ -18,14 +18,18 @@ _DATA_VOLUME: Final = "/System/Volumes/Data"
 
 
 def is_known_table(query: str, row: Fields) -> bool:
-    """Return True if this row is of a table that Drydock reads."""
+    """Return True if this row of the query is of a table that Drydock reads.
+
+    `query` is the query's name, with or without the prefix of its pack.
+    """
     return any(belongs(query, row) for belongs, _ in _TABLES)
 
 
 def read_row(query: str, row: Fields) -> dict[str, Any]:
     """Return the fields of a row under InventoryReported's names, and `uuid`; {} for other tables.
 
-    Raises PayloadError `not_a_mac` for a row of another operating system.
+    Absent and invalid fields are left out. `query` is the query's name. Raises PayloadError
+    `not_a_mac` for a row of another operating system, vendor or product.
     """
     facts: dict[str, Any] = {}
     for belongs, read in _TABLES:
@@ -35,6 +39,7 @@ def read_row(query: str, row: Fields) -> dict[str, Any]:
 
 
 def _has(row: Fields, *columns: str) -> bool:
+    """Return True if the row has all of these columns; their values may be empty."""
     return all(column in row.values for column in columns)
 
 
@@ -45,6 +50,7 @@ def _is_os_version(query: str, row: Fields) -> bool:
 
 
 def _os_version(row: Fields) -> dict[str, Any]:
+    """Return the fields of `os_version`. Raises PayloadError `not_a_mac` for another system."""
     platform, name = row.text("platform"), row.text("name")
     other = platform != _DARWIN if platform else not (name or "mac").casefold().startswith("mac")
     if other:
@@ -66,6 +72,10 @@ def _is_system_info(query: str, row: Fields) -> bool:
 
 
 def _system_info(row: Fields) -> dict[str, Any]:
+    """Return the fields of `system_info`, and its `uuid` as it is written.
+
+    Raises PayloadError `not_a_mac` for hardware of another vendor and other Apple products.
+    """
     vendor, model = row.text("hardware_vendor"), row.text("hardware_model")
     if vendor and "apple" not in vendor.casefold() and not (model or "").startswith(_MAC_MODELS):
         raise PayloadError(
@@ -99,6 +109,7 @@ def _battery(row: Fields) -> dict[str, Any]:
 
 
 def _is_root_mount(_: str, row: Fields) -> bool:
+    """Return True for a row of `mounts` about the system volume or the data volume."""
     return _has(row, "path", "blocks_available", "blocks_size") and row.values["path"] in (
         "/",
         _DATA_VOLUME,
@@ -106,7 +117,10 @@ def _is_root_mount(_: str, row: Fields) -> bool:
 
 
 def _root_mount(row: Fields) -> dict[str, Any]:
-    """The system and data volumes share one APFS container, so both report its free space."""
+    """Return the free space in GB (10^9 bytes); {} if the row lacks it or it is not plausible.
+
+    The system and data volumes share one APFS container, so both report its free space.
+    """
     blocks = _number(row, "blocks_available", 1e15)
     size = _number(row, "blocks_size", 1e9)
     if blocks is None or size is None or blocks * size > 1e15:
@@ -119,9 +133,10 @@ def _is_mdm(_: str, row: Fields) -> bool:
 
 
 def _mdm(row: Fields) -> dict[str, Any]:
-    """Read the `mdm` table of github.com/macadmins/osquery-extension: true, false or unknown.
+    """Return the fields of the `mdm` table; {} if `enrolled` is false, unknown or absent.
 
-    Only `enrolled` = true is used: the table is false also if it could not run `profiles`.
+    The table is part of github.com/macadmins/osquery-extension. Only `enrolled` = true is used: the
+    table is false also if it could not run `profiles`.
     """
     if not _boolean(row, "enrolled"):
         return {}
@@ -134,11 +149,13 @@ def _mdm(row: Fields) -> dict[str, Any]:
 
 
 def _boolean(row: Fields, name: str) -> bool | None:
+    """Return the boolean of `true`, `1`, `false` or `0` in any case; None for any other text."""
     text = (row.text(name) or "").casefold()
     return {"true": True, "1": True, "false": False, "0": False}.get(text)
 
 
 def _number(row: Fields, name: str, most: float) -> float | None:
+    """Return the number from 0 to `most` in this text; None if absent, or invalid (a problem)."""
     text = row.text(name)
     if text is None:
         return None

@@ -67,7 +67,7 @@ def load_plist(raw: bytes) -> Any:
 def dump_plist(value: Any) -> bytes:
     """Return the XML plist bytes of a value from `load_plist`; binary if XML cannot represent it.
 
-    XML has no form for control characters.
+    XML has no form for control characters. Pairs of a dict keep their order.
     """
     try:
         return plistlib.dumps(value, fmt=plistlib.FMT_XML, sort_keys=False)
@@ -91,10 +91,12 @@ def _parse(raw: bytes, fmt: plistlib.PlistFormat) -> Any:
 
 
 def _check_xml(raw: bytes) -> None:
-    """Refuse bytes that expat must not read: not UTF-8, or with document type declarations.
+    """Raise PayloadError for XML that expat must not read.
 
-    With UTF-8 these checks see the same text as expat. A declaration can set a default attribute of
-    1 MB, which expat copies for every element.
+    `not_plist` for a declared encoding other than UTF-8 or ASCII and for document type
+    declarations, `not_utf8` for bytes that are not UTF-8, `too_large` for too many tags. With UTF-8
+    these checks see the same text as expat. A declaration can set a default attribute of 1 MB,
+    which expat copies for every element.
     """
     encoding = _ENCODING.match(raw.lstrip(b"\xef\xbb\xbf \t\r\n"))
     if encoding is not None and encoding[1].lower() not in (b"utf-8", b"us-ascii", b"ascii"):
@@ -110,12 +112,13 @@ def _check_xml(raw: bytes) -> None:
 
 
 def _check_binary(raw: bytes) -> None:
-    """Refuse a binary plist whose objects overlap, leave their area, or are not referenced.
+    """Raise PayloadError for a binary plist whose objects overlap, or are not all referenced.
 
-    Every writer produces plists that pass. plistlib builds each object separately: offsets that
-    point a million times at one long array would build it a million times. Damage to a length or a
-    reference would show the bytes of a secret under the name of another field, where redaction does
-    not find them.
+    `not_plist` also for an invalid trailer or offset table, an object outside the object area, and
+    a reference without an object; `too_large` for over MAX_VALUES objects. Every writer produces
+    plists that pass. plistlib builds each object separately: offsets that point a million times at
+    one long array would build it a million times. Damage to a length or a reference would show the
+    bytes of a secret under the name of another field, where redaction does not find them.
     """
     if len(raw) < len(_BINARY) + _TRAILER.size:
         raise _not_plist("the binary property list has no trailer")
@@ -154,7 +157,9 @@ def _object_at(raw: bytes, offset: int, ref_size: int) -> tuple[int, int]:
     """Return the size in bytes of the object at this offset, and its number of references.
 
     Both follow from the object's marker; an object without a length has 1 byte. The references are
-    the last bytes of the object. Layout: CFBinaryPList.c of Apple's CoreFoundation.
+    the last bytes of the object, one for each item of an array, two for each pair of a dict. Raises
+    PayloadError `not_plist` if the offset is outside `raw`. Layout: CFBinaryPList.c of Apple's
+    CoreFoundation.
     """
     if offset >= len(raw):
         raise _not_plist("an object is outside the binary property list")
@@ -184,7 +189,12 @@ def _too_many() -> PayloadError:
 
 
 def _check(value: Any) -> None:
-    """Refuse values that are too deep or too many; a shared value counts at each visit."""
+    """Raise PayloadError for a parsed value that has too many levels or values, or a wrong type.
+
+    `too_deep` over MAX_DEPTH levels, `too_large` over MAX_VALUES values (a shared value counts at
+    each visit), `not_plist` for a key or value of another type, `bad_value` for an integer out of
+    range.
+    """
     level, visited = [value], 0
     for _ in range(MAX_DEPTH + 1):
         visited += len(level)
@@ -207,6 +217,7 @@ def _check(value: Any) -> None:
 
 
 def _check_scalar(value: object) -> None:
+    """Raise PayloadError: `bad_value` for an integer out of range, `not_plist` for another type."""
     if isinstance(value, int):
         if not -MAX_INTEGER < value < MAX_INTEGER:
             raise PayloadError(DeadLetterCode.BAD_VALUE, "integer out of range")

@@ -105,6 +105,7 @@ SECRET_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def _normalized(name: str) -> str:
+    """Return a field's name without `_`, `-` and spaces, in lower case."""
     return name.translate(_IGNORED).casefold()
 
 
@@ -132,15 +133,19 @@ _DOCUMENT_LEVELS: Final = 32
 
 
 def is_secret(name: str) -> bool:
-    """Return True if a field of this name is on the list of secrets."""
+    """Return True if a field of this name is on the list of secrets.
+
+    Case, `_`, `-` and spaces in the name do not count.
+    """
     return _normalized(name) in _SECRET_NAMES
 
 
 def hides_document(text: str) -> bool:
-    """Return True if a text contains base64 of a document.
+    """Return True if a text contains base64 of a JSON document or a property list.
 
     It is found by the start of the document, or by any piece of it that is readable text with a
-    mark of a field, wherever the piece begins.
+    mark of a field (`:`, `=`, `"` or `>`), wherever the piece begins. A text under 16 characters
+    gives False.
     """
     if len(text) < _SHORTEST_RUN:
         return False
@@ -156,7 +161,7 @@ def hides_document(text: str) -> bool:
 
 
 def _classify_name(name: str) -> tuple[bool, bool]:
-    """Return two flags of a field's name: it can be read, and it is the name of a secret."""
+    """Return two flags of a field's name: it contains no document in base64; it names a secret."""
     return not hides_document(name), is_secret(name)
 
 
@@ -180,35 +185,43 @@ class Redactor:
         self._read_plist = read_plist
 
     def with_plist_reader(self, read_plist: Callable[[bytes], Any]) -> "Redactor":
-        """Return the same redactor with another `load_plist`, such as one with a cache."""
+        """Return a redactor with the same key and another `load_plist`, such as a cached one."""
         return Redactor(self._key, read_plist)
 
     def fingerprint(self, field: str, value: object) -> str:
-        """Return `hmac-sha256:` and 16 hex digits over the field's name and the value's bytes."""
+        """Return `hmac-sha256:` and 16 hex digits over the field's name and the value's bytes.
+
+        Names that differ only in case, `_`, `-` and spaces give one value the same fingerprint.
+        """
         name = _normalized(field).encode("utf-8", "surrogatepass")
         message = len(name).to_bytes(4, "big") + name + _bytes_of(value)
         digest = hmac.new(self._key, message, hashlib.sha256).hexdigest()
         return FINGERPRINT_PREFIX + digest[:16]
 
     def cut(self, value: Any) -> Any:
-        """Return a copy of a parsed plist or JSON value without secrets.
+        """Return a copy of a parsed plist or JSON value with a fingerprint in place of each secret.
 
         Documents inside the value are searched too: NanoMDM's base64 `raw_payload`, a status report
         in a plist's `Data`, JSON or a plist in any bytes, in any text, or in base64 in any text. A
-        document that cannot be parsed becomes a fingerprint, as does a text or a field's name with
-        a piece of a document. Absent and empty secrets stay as they are: they reveal nothing.
+        document that cannot be parsed becomes a fingerprint, as do a text or a field's name with a
+        piece of a document, and values nested too deep. Secrets that are None, empty or a boolean
+        are kept: they reveal nothing.
         """
         return self._cut(value, 0)
 
     def json(self, value: Any) -> bytes:
-        """Return the JSON bytes of a parsed JSON value without secrets."""
+        """Return the compact UTF-8 JSON of a parsed JSON value, without secrets as in `cut`."""
         return json.dumps(self.cut(value), ensure_ascii=False, separators=(",", ":")).encode()
 
     def plist(self, value: Any) -> bytes:
-        """Return the plist bytes of a parsed plist value without secrets."""
+        """Return the plist bytes of a parsed plist value, without secrets as in `cut`.
+
+        They are XML, or binary if XML cannot represent the value.
+        """
         return dump_plist(self.cut(value))
 
     def _cut(self, value: Any, depth: int) -> Any:
+        """Return the copy that `cut` describes; `depth` counts the levels around the value."""
         if isinstance(value, dict | list) and depth > _MAX_LEVELS:
             return self.fingerprint("nested", value)
         if isinstance(value, dict):
@@ -222,7 +235,11 @@ class Redactor:
         return value
 
     def _field(self, key: str, value: Any, parent: dict[str, Any], depth: int) -> tuple[str, Any]:
-        """Return a field without secrets. A name that cannot be read could be a secret's."""
+        """Return the name and the value of a field of `parent`, both without secrets.
+
+        A name that contains a document in base64 could hide the name of a secret: name and value
+        become fingerprints.
+        """
         is_readable, is_named_secret = (
             _classify_short_name(key) if len(key) <= _MAX_CACHED_NAME else _classify_name(key)
         )
@@ -239,8 +256,9 @@ class Redactor:
     def _text(self, value: str, depth: int) -> str:
         """Return a text without secrets; it may be JSON or a plist, as it is or in base64.
 
-        A text that only starts like a document, such as the device name `[Lab] 3`, is kept if it
-        has no mark of a field.
+        A document is written again without its secrets; one that cannot be parsed becomes a
+        fingerprint. A text that only starts like a document, such as the device name `[Lab] 3`, is
+        kept if it has no mark of a field.
         """
         if _is_document(value[:64].encode("utf-8", "replace")):
             raw = value.encode("utf-8", "replace")
@@ -253,6 +271,11 @@ class Redactor:
         return value
 
     def _base64_document(self, key: str, value: str, depth: int) -> str:
+        """Return the base64 of the document in `value` without its secrets.
+
+        The result is a fingerprint, under the field's name `key`, if `value` is not base64, or if
+        its document cannot be parsed or is nested too deep.
+        """
         raw = _from_base64(value)
         if not raw:
             return self.fingerprint(key, value)
@@ -260,6 +283,11 @@ class Redactor:
         return base64.b64encode(cut).decode() if isinstance(cut, bytes) else cut
 
     def _document(self, key: str, raw: bytes, depth: int) -> bytes | str:
+        """Return the bytes of this JSON document or plist, written again without its secrets.
+
+        A plist is written by `dump_plist`. The result is a text, a fingerprint under the field's
+        name `key`, if the document cannot be parsed or is nested too deep.
+        """
         inside = depth + _DOCUMENT_LEVELS
         if inside > _MAX_LEVELS:
             return self.fingerprint(key, raw)
@@ -273,6 +301,7 @@ class Redactor:
 
 
 def _is_document(raw: bytes) -> bool:
+    """Return True if these bytes start like a JSON document or a property list."""
     return raw.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_DOCUMENT_STARTS)
 
 
@@ -289,11 +318,12 @@ def _from_base64(text: str) -> bytes:
 
 
 def _has_content(value: object) -> bool:
+    """Return False for None, empty values and booleans, which reveal nothing as secrets."""
     return value is not None and value not in ("", b"", [], {}) and not isinstance(value, bool)
 
 
 def _bytes_of(value: object) -> bytes:
-    """Return the bytes to fingerprint: bytes and text as they are, other values as JSON."""
+    """Return the bytes to fingerprint: bytes as they are, text as UTF-8, other values as JSON."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):
@@ -302,6 +332,7 @@ def _bytes_of(value: object) -> bytes:
 
 
 def _written(value: object) -> str:
+    """Return a value that JSON lacks as text: bytes in base64, a time in ISO 8601, else `str`."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, datetime):

@@ -75,7 +75,11 @@ def diff(
     state: FeedState,
     fixed: frozenset[str] = frozenset(),
 ) -> FeedDiff:
-    """Return the changes that `translate` describes, and the feed's state after this document."""
+    """Return the changes that `translate` describes, and the feed's state after this document.
+
+    `state` is the state before it; `fixed` is ignored. A document that cannot be read as a whole
+    gives one dead letter, and None as its state. Raises nothing.
+    """
     del fixed
     feed = FeedDocument(SOURCE, raw, origin, received_at)
     try:
@@ -110,6 +114,10 @@ _Changes = Iterator[tuple[type[AdvisorySnapshot], SofaAdvisory]]
 
 
 def _changes(old: _FeedHistory, new: SofaDocument) -> _Changes:
+    """Yield the type and the release of each change, in order of version; retractions come last.
+
+    A release that was known is completed with earlier fields; a retracted one is as it was.
+    """
     for version, advisory in sorted(new.advisories.items()):
         before = old.advisories.get(version)
         if before is None:
@@ -124,6 +132,10 @@ def _changes(old: _FeedHistory, new: SofaDocument) -> _Changes:
 
 
 def _kinds(old: SofaAdvisory, new: SofaAdvisory) -> Iterator[type[AdvisorySnapshot]]:
+    """Yield the types of news in a release that was known before: none, one or two.
+
+    Published or narrowed comes first, then severity_raised.
+    """
     if _reaches_more(old, new):
         yield AdvisoryPublished
     elif new.device_ids is not None and (old.device_ids is None or new.device_ids < old.device_ids):
@@ -133,12 +145,17 @@ def _kinds(old: SofaAdvisory, new: SofaAdvisory) -> Iterator[type[AdvisorySnapsh
 
 
 def _reaches_more(old: SofaAdvisory, new: SofaAdvisory) -> bool:
+    """Return True if the release is now for a Mac that it was not for before."""
     if old.device_ids is None:
         return False
     return new.device_ids is None or bool(new.device_ids - old.device_ids)
 
 
 def _urgency(advisory: SofaAdvisory) -> float:
+    """Return a rank of the release: 0 without CVEs, 1 for low to 4 for critical or exploited.
+
+    CVEs without a rating rank 2.5, between medium and high.
+    """
     release = advisory.release
     if release.exploited:
         return SEVERITIES.index("critical") + 1
@@ -148,6 +165,13 @@ def _urgency(advisory: SofaAdvisory) -> float:
 
 
 def _retracted(version: OSVersion, old: _FeedHistory, new: SofaDocument) -> bool:
+    """Return True if a version that was listed has been withdrawn by its line.
+
+    False if the new document has the version, or has an unreadable entry that may be it. False also
+    for a line that is no longer listed, and for a version below the oldest release of its line. A
+    supplement is retracted only if its release is the newest of its line and the feed still lists
+    supplements.
+    """
     if version in new.advisories or version in new.unreadable or version.line in new.unclear:
         return False
     listed = [one for one in new.advisories if one.line == version.line and not one.supplement]
@@ -180,6 +204,7 @@ def _history_of(state: FeedState) -> _FeedHistory:
 
 
 def _snapshots_after(old: _FeedHistory, new: SofaDocument) -> Iterator[AdvisorySnapshot]:
+    """Yield a snapshot of each release listed so far and not retracted, in order of version."""
     known = {
         version: advisory
         for version, advisory in old.advisories.items()

@@ -17,16 +17,19 @@ _SPECIFIC_SHARE: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class SofaAdvisory:
-    """A release and its devices; `device_ids` is None if it is for every Mac of its line."""
+    """A release and its devices; `device_ids` is None if it is for every Mac of its line.
+
+    An empty set means that it is for devices that the feed does not name.
+    """
 
     release: SofaRelease
     device_ids: frozenset[str] | None
 
     def filled_from(self, old: "SofaAdvisory") -> "SofaAdvisory":
-        """Return this advisory, completed with fields of `old` that the feed no longer has.
+        """Return this advisory, with fields of the earlier `old` where the feed blanked its own.
 
-        A release that was for some hardware does not become one for all because its list is
-        missing.
+        They are the builds, release date and link, and the devices: a release that was for some
+        hardware does not become one for all because its list is missing.
         """
         device_ids = self.device_ids
         if old.device_ids is not None and self.release.listed is None:
@@ -62,7 +65,12 @@ class _Reading:
     def add_entry(
         self, entry: Node, line: str, read: Callable[[Node, FeedDocument], SofaRelease]
     ) -> SofaRelease | None:
-        """Read an entry and merge it into its version; None if it cannot be read."""
+        """Return the entry as `read` returns it, before it is merged; None if it cannot be read.
+
+        The entry is merged into the release of its version in `releases`. An unreadable entry
+        becomes a dead letter, and its version is added to `unreadable`; if the version too cannot
+        be read, `line` is added to `unclear`.
+        """
         try:
             release = read(entry, self.feed)
         except PayloadError as error:
@@ -74,6 +82,7 @@ class _Reading:
         return release
 
     def _remember_unread(self, entry: Node, line: str) -> None:
+        """Add the entry's version to `unreadable`; without a version, its line to `unclear`."""
         try:
             self.unreadable.add(release_version(entry))
         except PayloadError:
@@ -123,6 +132,11 @@ def read_document(value: Any, feed: FeedDocument) -> SofaDocument:
 
 
 def _read_line(entry: Node, reading: _Reading) -> None:
+    """Add all releases of one line to `reading`, and its Latest to `latest`.
+
+    A list or release that cannot be read becomes a dead letter. Raises PayloadError if the entry is
+    not an object, or has neither Latest nor SecurityReleases.
+    """
     name = entry.get("OSVersion")
     line = _line(name)
     latest, listed = entry.get("Latest"), entry.get("SecurityReleases")
@@ -155,6 +169,10 @@ def _line(name: Node) -> str:
 
 
 def _supplements(groups: Node, feed: FeedDocument) -> Iterator[Node]:
+    """Yield the entries of all groups of background security improvements.
+
+    A group that cannot be read becomes a dead letter.
+    """
     try:
         members = list(groups.members())
     except PayloadError as error:
@@ -184,6 +202,11 @@ def _advisories(reading: _Reading) -> dict[OSVersion, SofaAdvisory]:
 def _device_ids(
     release: SofaRelease, longest: int, latest: OSVersion | None
 ) -> frozenset[str] | None:
+    """Return the devices of a release by the rules of `read_document`.
+
+    None means every Mac of its line. `longest` is the size of the longest list of its line,
+    `latest` the line's `Latest`.
+    """
     listed = release.listed
     if release.scope == "universal":
         return None
@@ -197,6 +220,10 @@ def _device_ids(
 
 
 def _checked_at(document: Node, feed: FeedDocument) -> datetime | None:
+    """Return the feed's LastCheck; None if it is missing, in the future or unreadable.
+
+    An unreadable one also becomes a dead letter.
+    """
     node = document.get("LastCheck")
     try:
         return feed.newest([node.instant()])
@@ -206,6 +233,10 @@ def _checked_at(document: Node, feed: FeedDocument) -> datetime | None:
 
 
 def _document_at(checked_at: datetime | None, reading: _Reading) -> datetime:
+    """Return LastCheck, unless it is missing or older than a listed release.
+
+    Then it is the newest ReleaseDate that is not in the future, or the time of receipt without one.
+    """
     released = reading.feed.newest(_released(reading.releases.values()))
     if checked_at is not None and (released is None or checked_at >= released):
         return checked_at

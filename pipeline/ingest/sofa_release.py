@@ -41,7 +41,11 @@ class SofaRelease:
     listed: frozenset[str] | None = None
 
     def merged(self, other: "SofaRelease") -> "SofaRelease":
-        """Return the union of two entries of one version; the order does not matter."""
+        """Return the union of two entries of one version; the order does not matter.
+
+        It has all builds, CVEs and devices, the first release date, the last expiration and the
+        worst severity. If only one entry has an optional field, that one is used.
+        """
         return SofaRelease(
             version=self.version,
             builds=self.builds | other.builds,
@@ -57,9 +61,10 @@ class SofaRelease:
         )
 
     def filled_from(self, old: "SofaRelease") -> "SofaRelease":
-        """Return this release, completed with fields of `old` that the feed no longer has.
+        """Return this release, with fields of the earlier `old` where it has none.
 
-        SOFA blanks builds and dates of older releases.
+        These fields are builds, release date and link: SOFA blanks builds and dates of older
+        releases.
         """
         return replace(
             self,
@@ -70,7 +75,7 @@ class SofaRelease:
 
 
 def worst(*severities: Severity | None) -> Severity | None:
-    """Return the worst of these severities; None if none is rated."""
+    """Return the worst of these severities; None if all are None or there are none."""
     return max((one for one in severities if one is not None), key=SEVERITIES.index, default=None)
 
 
@@ -101,7 +106,11 @@ def read_release(entry: Node, feed: FeedDocument) -> SofaRelease:
 
 
 def read_supplement(entry: Node, feed: FeedDocument) -> SofaRelease:
-    """Return a background security improvement (`26.3.1 (a)`) of a feed."""
+    """Return a background security improvement (`26.3.1 (a)`) of a feed.
+
+    An invalid item of a list and an invalid optional field become dead letters alone. Raises
+    PayloadError if the version or its letter is missing or cannot be read.
+    """
     version = entry.get("Version").version()
     extra = entry.get("VersionExtra")
     if not extra.text():
@@ -127,7 +136,8 @@ def release_version(entry: Node) -> OSVersion:
     """Return the version of an entry, with the letter of a supplement.
 
     A rapid security response of v1 has its letter only in UpdateName or ReleaseType. Raises
-    PayloadError; `unknown_type` for an unknown ReleaseType.
+    PayloadError: bad_shape or bad_value if the version is missing or unreadable, `unknown_type` for
+    an unknown ReleaseType.
     """
     version = entry.get("ProductVersion").version()
     kind = entry.get("ReleaseType")
@@ -147,7 +157,10 @@ def _builds(entry: Node, feed: FeedDocument) -> frozenset[Build]:
 
 
 def _exploited(entry: Node, feed: FeedDocument) -> frozenset[str]:
-    """Return the CVEs that are in the list or have a flag: older feeds keep only one right."""
+    """Return the CVEs that are in the list or have a flag: older feeds keep only one right.
+
+    An invalid id in the list becomes a dead letter.
+    """
     listed = _read_all(_items(entry.get("ActivelyExploitedCVEs"), feed), Node.cve, feed)
     flagged = {
         key
@@ -163,6 +176,7 @@ def _exploited(entry: Node, feed: FeedDocument) -> frozenset[str]:
 
 
 def _severity(rating: Node) -> Severity | None:
+    """Return the severity of a CVE's rating; None if it has none of SEVERITIES."""
     if not isinstance(rating.value, dict):
         return None
     rating_text = rating.value.get("Severity")
@@ -171,6 +185,7 @@ def _severity(rating: Node) -> Severity | None:
 
 
 def _url(entry: Node, feed: FeedDocument) -> str | None:
+    """Return the link of the release's own notes; None if it has none or the link is not usable."""
     text = _read_optional(entry.get("SecurityInfo"), Node.text, feed) or ""
     if not text.startswith("https://") or text.rstrip("/").endswith(_NO_NOTES):
         return None
@@ -178,20 +193,23 @@ def _url(entry: Node, feed: FeedDocument) -> str | None:
 
 
 def _scope(entry: Node, feed: FeedDocument) -> Scope | None:
+    """Return DeviceScope; None if it is absent or unknown. A wrong type becomes a dead letter."""
     return _SCOPES.get(_read_optional(entry.get("DeviceScope"), Node.text, feed) or "")
 
 
 def _listed(entry: Node, feed: FeedDocument) -> frozenset[str] | None:
+    """Return the devices of SupportedDevices; None if the list is absent, empty or unreadable."""
     listed = _read_all(_items(entry.get("SupportedDevices"), feed), Node.device_id, feed)
     return listed or None
 
 
 def _pairs(cves: Node) -> Iterator[tuple[str, Node]]:
+    """Return an iterator of CVE ids and their ratings; empty if `cves` is not an object."""
     return cves.members() if isinstance(cves.value, dict) else iter(())
 
 
 def _keys(cves: Node, feed: FeedDocument) -> list[Node]:
-    """Return the CVE ids, which are the keys of an object."""
+    """Return the CVE ids, the keys of an object; [] and a dead letter if it is not one."""
     try:
         return [Node(key, node.where) for key, node in cves.members()]
     except PayloadError as error:
@@ -200,6 +218,7 @@ def _keys(cves: Node, feed: FeedDocument) -> list[Node]:
 
 
 def _items(array: Node, feed: FeedDocument) -> list[Node]:
+    """Return the items of an array; [] if it is absent, [] and a dead letter if it is no array."""
     try:
         return list(array.items())
     except PayloadError as error:
@@ -210,6 +229,10 @@ def _items(array: Node, feed: FeedDocument) -> list[Node]:
 def _read_all(
     nodes: list[Node], read: Callable[[Node], Item], feed: FeedDocument
 ) -> frozenset[Item]:
+    """Return the results of `read` for the first MAX_LISTED nodes.
+
+    A node that cannot be read becomes a dead letter. All nodes beyond MAX_LISTED become one.
+    """
     found = set()
     for node in nodes[:MAX_LISTED]:
         try:
@@ -225,6 +248,7 @@ def _read_all(
 
 
 def _read_optional(node: Node, read: Callable[[Node], Item], feed: FeedDocument) -> Item | None:
+    """Return `read(node)`; None, with a dead letter, if it raises PayloadError."""
     try:
         return read(node)
     except PayloadError as error:
@@ -242,7 +266,7 @@ def _is_cve(text: str) -> bool:
 def _merge_optional(
     join: Callable[[Item, Item], Item], one: Item | None, other: Item | None
 ) -> Item | None:
-    """Return both joined, or the one that is not None."""
+    """Return `join(one, other)`, or the one that is not None; None if both are None."""
     if one is None or other is None:
         return other if one is None else one
     return join(one, other)

@@ -18,7 +18,11 @@ class Translator(Protocol):
     def __call__(
         self, raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor
     ) -> Translation:
-        """Return the payload's translation."""
+        """Return the events and dead letters of this payload.
+
+        `origin` is the payload's source for a reader of its dead letters, such as a file's path. An
+        event without a time of its own is dated `received_at`.
+        """
 
 
 class LineTranslator(Protocol):
@@ -31,16 +35,19 @@ class LineTranslator(Protocol):
     def __call__(
         self, lines: Iterable[bytes], *, origin: str, received_at: datetime, redactor: Redactor
     ) -> Iterator[Translation]:
-        """Yield one translation for each line that is not blank."""
+        """Yield one translation for each line that is not blank, in order.
+
+        The origin of a dead letter is `origin:N`, where N counts all lines from 1.
+        """
 
 
 def translator_since(
     source: FeedSource, previous: bytes | None, fixed: frozenset[str] = frozenset()
 ) -> Translator:
-    """Return a translator of a feed's news since an earlier document of it.
+    """Return a translator of a feed's news since `previous`, the bytes of an earlier document.
 
-    `fixed` are the CVEs that Apple's releases are known to fix. The translator ignores its
-    redactor: feeds are public.
+    Without `previous`, the whole document is news. `fixed` are the CVEs that Apple's releases are
+    known to fix; only `kev` uses them. The translator ignores its redactor: feeds are public.
     """
     diff = FEED_DIFFS[source]
 
@@ -78,7 +85,10 @@ LINE_TRANSLATORS: Final[Mapping[str, LineTranslator]] = {"osquery": osquery.tran
 
 
 def one_a_line(translate: Translator) -> LineTranslator:
-    """Return a translator of lines that are one payload each; blank lines are skipped."""
+    """Return a translator of lines, each of which is one payload for `translate`.
+
+    Blank lines are skipped. The origin of a line is `origin:N`, where N counts all lines from 1.
+    """
 
     def translator(
         lines: Iterable[bytes], *, origin: str, received_at: datetime, redactor: Redactor

@@ -16,7 +16,11 @@ MAX_KEPT_BYTES: Final = 256 * 1024
 
 
 class PayloadError(ValueError):
-    """A payload, or a part of it, that cannot be translated."""
+    """A payload, or a part of it, that cannot be translated.
+
+    `code` and `detail` give the reason. `where` is the path in the payload (`$.udid`, `line 3`); it
+    is empty if the error has no path.
+    """
 
     def __init__(self, code: DeadLetterCode, detail: str, where: str = "") -> None:
         super().__init__(detail)
@@ -58,10 +62,11 @@ def dead_letter(
     received_at: datetime,
     redacted: bytes | None = None,
 ) -> DeadLetter:
-    """Return a dead letter for these bytes.
+    """Return a dead letter for these bytes, with the code, detail and path of `error`.
 
     `redacted` are the bytes without secrets; None if the bytes could not be searched for secrets.
-    Without `redacted`, or if it is over MAX_KEPT_BYTES, only hash and size of the bytes are kept.
+    Without `redacted`, or if it is over MAX_KEPT_BYTES, `raw` of the result is None: only hash and
+    size of the bytes are kept.
     """
     kept = redacted if redacted is not None and len(redacted) <= MAX_KEPT_BYTES else None
     return DeadLetter(
