@@ -42,7 +42,10 @@ _AT_MOST: Final = frozenset({"maximum", "exclusiveMaximum", "maxLength", "maxIte
 
 @dataclass(frozen=True, slots=True)
 class SchemaChange:
-    """One difference. `where` is a path in the described values (`$.data.builds[*]`)."""
+    """One difference of two schemas. `where` is a path in their values (`$.data.builds[*]`).
+
+    `effect` is defined at the top of this module; `description` is for people.
+    """
 
     effect: Effect
     where: str
@@ -53,12 +56,12 @@ class SchemaChange:
 
 
 def changes(old: Schema, new: Schema) -> list[SchemaChange]:
-    """Return all differences with an effect, in the order of the old schema's properties."""
+    """Return all differences with an effect, of both kinds, in the order of `old`'s properties."""
     return list(_Comparison(old.get("$defs", {}), new.get("$defs", {})).compare(old, new, "$"))
 
 
 def breaks(old: Schema, new: Schema) -> list[SchemaChange]:
-    """Return the differences that make records of older producers unreadable or lose data."""
+    """Return the changes with the effect `breaks`: old records become unreadable or lose data."""
     return [change for change in changes(old, new) if change.effect == "breaks"]
 
 
@@ -71,7 +74,10 @@ class _Comparison:
         self._open: set[tuple[str, str]] = set()
 
     def compare(self, old: Any, new: Any, where: str) -> Iterator[SchemaChange]:
-        """Yield the changes between two schemas of the value at `where`; each is a dict or bool."""
+        """Yield the changes between two schemas of the value at `where`; each is a dict or bool.
+
+        Yields nothing for a pair of references that is being compared already (recursive models).
+        """
         pair = (_reference(old), _reference(new))
         if pair in self._open:
             return
@@ -106,7 +112,11 @@ class _Comparison:
         return isinstance(schema, list) and any(self._has_references(item) for item in schema)
 
     def _branches(self, old: Schema, new: Schema, where: str) -> Iterator[SchemaChange]:
-        """Yield the changes between alternatives: some new one must accept each old one."""
+        """Yield the changes between the alternatives of `anyOf` or `oneOf`.
+
+        An old alternative breaks if each new one breaks it. A new one without an old counterpart
+        accepts more values. A schema without them counts as one alternative.
+        """
         olds = _branches(old) or [old]
         news = _branches(new) or [new]
         used: set[int] = set()
@@ -130,7 +140,7 @@ class _Comparison:
                 yield SchemaChange("readers_first", where, f"now also accepts {name}")
 
     def _alike(self, old: Any, new: Any) -> bool:
-        """Return True if `new` is a version of the alternative `old`.
+        """Return True if two alternatives have one reference, or one `type` and no reference.
 
         The changes inside them are then reported, instead of a removed alternative.
         """
@@ -141,6 +151,10 @@ class _Comparison:
         return "type" in old and old.get("type") == new.get("type")
 
     def _name(self, schema: Any, *, old: bool) -> str:
+        """Return a short text for an alternative: its model, constant, enum or type.
+
+        `old` is True if the schema belongs to the old side.
+        """
         if name := _reference(schema):
             return name.rpartition("/")[2]
         resolved = _resolve(schema, self._old_defs if old else self._new_defs)
@@ -183,11 +197,15 @@ class _Comparison:
 
 
 def _reference(schema: Any) -> str:
+    """Return the schema's `$ref`, or "" if it has none."""
     return str(schema.get("$ref", "")) if isinstance(schema, Mapping) else ""
 
 
 def _resolve(schema: Any, defs: Mapping[str, Schema]) -> Any:
-    """Return the schema; a reference is replaced by its definition, plus keywords beside it."""
+    """Return the schema; a reference becomes its definition plus the keywords beside it.
+
+    Annotations beside the reference, such as titles, are dropped.
+    """
     name = _reference(schema)
     if not name:
         return schema
@@ -198,6 +216,7 @@ def _resolve(schema: Any, defs: Mapping[str, Schema]) -> Any:
 
 
 def _branches(schema: Schema) -> list[Any] | None:
+    """Return the alternatives of `anyOf` or `oneOf`; None if the schema has neither."""
     for key in ("anyOf", "oneOf"):
         if key in schema:
             return list(schema[key])
@@ -205,10 +224,12 @@ def _branches(schema: Schema) -> list[Any] | None:
 
 
 def _broken(found: list[SchemaChange]) -> int:
+    """Return the number of changes with the effect `breaks`."""
     return sum(change.effect == "breaks" for change in found)
 
 
 def _allowed(schema: Schema) -> list[Any] | None:
+    """Return the values of `const` or `enum`; None if the schema has neither."""
     if "const" in schema:
         return [schema["const"]]
     return list(schema["enum"]) if "enum" in schema else None
@@ -236,7 +257,7 @@ def _enum_changed(olds: list[Any], news: list[Any], where: str) -> Iterator[Sche
 
 
 def _types_changed(olds: set[str], news: set[str], where: str) -> Iterator[SchemaChange]:
-    """Yield changes of types. `number` includes `integer`; no type means any type."""
+    """Yield changes of JSON types. `number` includes `integer`; an empty set means any type."""
     if not olds and news:
         yield SchemaChange("breaks", where, f"now accepts only {_list(sorted(news))}")
     if not olds or not news:
@@ -248,6 +269,7 @@ def _types_changed(olds: set[str], news: set[str], where: str) -> Iterator[Schem
 
 
 def _types(schema: Schema) -> set[str]:
+    """Return the JSON types of `type`, else those of the allowed values; empty for any type."""
     given = schema.get("type")
     if given is None:
         return {_JSON_TYPE[type(value)] for value in _allowed(schema) or ()}

@@ -83,6 +83,7 @@ class KafkaConnection(BaseModel):
         return self
 
     def _refuse(self, problem: str, names: list[str]) -> None:
+        """Raise ValueError with these names of settings and the problem, unless there are none."""
         if names:
             raise ValueError(
                 f"{', '.join(names)} {problem} security_protocol {self.security_protocol}"
@@ -90,16 +91,19 @@ class KafkaConnection(BaseModel):
 
     @property
     def uses_sasl(self) -> bool:
-        """True if the client authenticates with SASL."""
+        """True if the security protocol is a SASL one: the client authenticates with SASL."""
         return self.security_protocol.startswith("SASL")
 
     @property
     def uses_tls(self) -> bool:
-        """True if the connection is encrypted."""
+        """True if the security protocol is an SSL one: the connection is encrypted."""
         return self.security_protocol.endswith("SSL")
 
     def client_options(self) -> dict[str, Any]:
-        """Return the options of any kafka-python client. Never log them: they hold the password."""
+        """Return the keyword arguments that any kafka-python client needs for this connection.
+
+        Never log them: they hold the password.
+        """
         options: dict[str, Any] = {
             "bootstrap_servers": self.bootstrap.split(","),
             "client_id": self.client_id,
@@ -122,7 +126,8 @@ class KafkaConnection(BaseModel):
 
         Idempotence is set although it is the default: kafka-python silently disables the default
         if another option conflicts with it. A record that is not acknowledged within two minutes
-        fails its future, which the caller must check.
+        fails its future, which the caller must check. `linger_ms` is the time in milliseconds for
+        which the producer waits for more records before it sends a batch.
         """
         return self.client_options() | {
             "acks": "all",
@@ -139,9 +144,10 @@ class KafkaConnection(BaseModel):
     ) -> dict[str, Any]:
         """Return the options of a kafka-python consumer that commits only explicitly.
 
-        It starts at the first record and reads committed records only. `group` None reads without
-        a group. `instance` is the permanent name of a member (KIP-345): after a restart it gets
-        its partitions back, and an older member of that name is fenced.
+        Without a committed offset it starts at the first record. It does not see records of
+        aborted transactions. `group` None reads without a group. `instance` is the permanent name
+        of a member (KIP-345): after a restart it gets its partitions back, and an older member of
+        that name is fenced.
         """
         options = self.client_options() | {
             "group_id": group,

@@ -84,7 +84,10 @@ class Severity(StrEnum):
 
 
 class Gate(WireModel):
-    """One check of a decision. `until` is the time at which a failed gate can pass by itself."""
+    """One check of a decision. `until` is the time at which a failed gate can pass by itself.
+
+    It is None if the gate passed, or if only an event can make it pass.
+    """
 
     gate: TextField
     passed: bool
@@ -154,7 +157,7 @@ class DecisionRecord(WireModel):
 
 
 def encode_record(record: DecisionRecord, *, fast_paths: bool = True) -> bytes:
-    """Return the bytes of `record.model_dump_json()`.
+    """Return the record as JSON, the bytes of `record.model_dump_json()`.
 
     The fast path writes `device` and `job_history`, which are JSON values already, without
     inspecting them; pydantic spends most of its time there. Without `fast_paths` pydantic writes

@@ -202,14 +202,21 @@ def encode(event: CloudEvent, *, fast_paths: bool = True) -> bytes:
 
 
 def _encode_issued(event: JobIssuedEvent) -> bytes:
-    """Return the bytes of `encode`, faster: `JobIssued` is the event written most, in bursts."""
+    """Return the bytes of `encode(event, fast_paths=False)`, faster.
+
+    `JobIssued` is the event that is written most, in bursts.
+    """
     fields = {name: value for name, value in event.__dict__.items() if value is not None}
     fields["data"] = {"job": job_fields(event.data.job), "signed": event.data.signed}
     return fast_json(fields)
 
 
 def decode(raw: bytes | str) -> Event:
-    """Return the event in these bytes. Raises InvalidEvent with a dead-letter code and a path."""
+    """Return the event in these bytes, as the class of its `type`.
+
+    Raises InvalidEvent with a dead-letter code and a path: for bytes that are not JSON, for an
+    unknown type, for missing or invalid fields, and over MAX_EVENT_BYTES.
+    """
     if len(raw) > MAX_EVENT_BYTES:
         raise InvalidEvent("too_large", f"over {MAX_EVENT_BYTES} bytes")
     try:
@@ -219,11 +226,12 @@ def decode(raw: bytes | str) -> Event:
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON Schema of all events."""
+    """Return one JSON Schema that accepts every event: a union by `type`."""
     return _EVENT.json_schema()
 
 
 def _invalid(error: ValidationError) -> InvalidEvent:
+    """Return pydantic's first error as InvalidEvent, with its dead-letter code and its path."""
     first = error.errors(include_url=False, include_input=False)[0]
     kind = first["type"]
     code = {

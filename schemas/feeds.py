@@ -31,5 +31,5 @@ class FeedState(WireModel):
 
     @property
     def cves(self) -> frozenset[str]:
-        """All CVEs in the feed's snapshots."""
+        """The CVEs in `cves` of the feed's snapshots; `exploited_cves` are not added."""
         return frozenset(cve for one in self.snapshots for cve in one.cves)

@@ -41,7 +41,7 @@ def is_real_serial(serial: str | None) -> bool:
 
 
 def advisory_id(platform: str, version: str) -> AdvisoryId:
-    """Return the id of an advisory, such as `macOS-26.2`.
+    """Return the id of an advisory: `macOS-26.2` for platform `macOS` and version `26.2`.
 
     Builds and severity are no part of it: feeds change them later.
     """
@@ -51,7 +51,7 @@ def advisory_id(platform: str, version: str) -> AdvisoryId:
 # Cached: each id is derived twice within a short time, to name the job and to validate it.
 @lru_cache(maxsize=256)
 def derive_job_id(udid: str, action: str, target: str, generation: int) -> JobId:
-    """Return the id of a job; equal arguments always give the same id.
+    """Return the id of a job: `job-` and 32 hex digits, always the same for equal arguments.
 
     `target` is the job's intent: a version (`26.2`), or the cause of a reinstall or re-enrollment.
     `generation` is the number of earlier, ended jobs for the same intent. See
@@ -62,7 +62,7 @@ def derive_job_id(udid: str, action: str, target: str, generation: int) -> JobId
 
 
 def event_id(*parts: str | bytes) -> str:
-    """Return a CloudEvents id derived from `parts`, so that a repeat is the same event.
+    """Return a CloudEvents id of 32 hex digits, always the same for equal `parts`.
 
     Each part is prefixed with its length: ("ab", "c") and ("a", "bc") give different ids.
     """
@@ -82,7 +82,7 @@ TextField = Annotated[
 
 
 def clean_text(value: str) -> str:
-    """Return `value` as a valid TextField: no unprintable characters, at most 1,024 characters."""
+    """Return `value` as a TextField: without unprintable characters, then cut to 1,024."""
     if not value.isprintable():
         value = "".join(character for character in value if character.isprintable())
     return value[:1024]

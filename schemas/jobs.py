@@ -49,7 +49,7 @@ class Target(WireModel):
         return f"{self.version}/{self.build or ''}"
 
     def to_wire(self) -> dict[str, str | None]:
-        """Return the target as JSON values."""
+        """Return `version` and `build` as texts; `build` is None for any build."""
         build = self.build
         return {"version": str(self.version), "build": None if build is None else str(build)}
 
@@ -100,7 +100,10 @@ class Job(WireModel):
         return self
 
     def halted_by(self, scope: HaltScope) -> bool:
-        """Return True if a halt of this scope covers the job."""
+        """Return True if a halt of this scope covers the job.
+
+        The scope is everything, one site, or one advisory, which must be in `advisory_ids`.
+        """
         if scope.everything:
             return True
         if scope.site is not None:
@@ -125,7 +128,10 @@ class JobSuperseded(WireModel):
 
 
 def job_fields(job: Job) -> dict[str, Any]:
-    """Return the fields for which `fast_json` gives `job.model_dump_json(exclude_none=True)`."""
+    """Return the job's fields that are not None, with the target as texts.
+
+    `fast_json` of them gives the bytes of `job.model_dump_json(exclude_none=True)`.
+    """
     fields = {name: value for name, value in job.__dict__.items() if value is not None}
     if job.target is not None:
         wire = job.target.to_wire()

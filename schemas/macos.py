@@ -70,12 +70,15 @@ class Build(NamedTuple):
 
     @property
     def is_beta(self) -> bool:
-        """True if this is a seed: four digits and a lower-case letter (25A5279m)."""
+        """True if this is a beta: fewer than six digits and a lower-case letter (25A5279m)."""
         return not self.released
 
     @property
     def branch(self) -> int:
-        """The thousands of the number. Builds of one line for the same hardware share it."""
+        """The thousands of the number: 0 for 25A362, 8 for 25A8364.
+
+        Builds of one line for the same hardware share it.
+        """
         return self.number // 1000
 
     @lru_cache(maxsize=8192)  # noqa: B019 - as in OSVersion
@@ -85,7 +88,11 @@ class Build(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def parse_os_version(text: str) -> OSVersion:
-    """Parse `26.2`, `26`, `macOS 26.3.1 (a)` or `Tahoe 26`. Raises ValueError for other text."""
+    """Return the version in a text such as `26.2`, `26`, `macOS 26.3.1 (a)` or `Tahoe 26`.
+
+    A missing minor version or patch is 0. Raises ValueError for any other text, for another
+    system's name (`iOS 26.2`), and for a major version below 10.
+    """
     match = _VERSION.fullmatch(text.strip()) if len(text) <= _LONGEST_VERSION_TEXT else None
     if match is None:
         raise ValueError("not a macOS version")
@@ -97,7 +104,10 @@ def parse_os_version(text: str) -> OSVersion:
 
 @lru_cache(maxsize=8192)
 def parse_build(text: str) -> Build:
-    """Parse `25C56`, `25A5279m` or `25D771280a`. Raises ValueError for other text."""
+    """Return the build in a text such as `25C56`, `25A5279m` or `25D771280a`.
+
+    A lower-case letter after fewer than six digits marks a beta. Raises ValueError for other text.
+    """
     match = _BUILD.fullmatch(text.strip()) if len(text) <= _LONGEST_VERSION_TEXT else None
     if match is None:
         raise ValueError("not a macOS build")
@@ -122,11 +132,16 @@ def train_of(version: OSVersion) -> int | None:
 def reaches(
     version: OSVersion | None, build: Build | None, target: OSVersion, wanted: Build | None
 ) -> bool:
-    """Return True if a Mac with this version and build has the target release.
+    """Return True if a Mac with this version and build has the release `target`, or a later one.
 
-    Versions are compared first. At the same version, a beta or an earlier build of the same branch
-    is not the release; a build of another branch is the release for other hardware. An unknown
-    build counts as the release, an unknown version does not. `wanted` is the target's build.
+    Versions are compared first, without supplements; an unknown one (None) gives False. At the same
+    version:
+
+    - A target with a supplement needs its letter or a later one, or exactly the build `wanted`.
+    - Otherwise an unknown build on either side gives True.
+    - A beta has the release only if `wanted` is a beta too, and not a later one.
+    - A build of another branch or letter is the release for other hardware; else an earlier build
+      than `wanted` is not the release.
     """
     if version is None or version.release < target.release:
         return False

@@ -18,7 +18,7 @@ _set: Final = object.__setattr__
 
 
 def construct_unchecked(kind: type[M], values: dict[str, Any]) -> M:
-    """Return a model of `values` without validation.
+    """Return a model of class `kind` with these values, without validation.
 
     `values` must be valid and hold all fields, in the order of the class. Hot path: pydantic's own
     `model_construct` is slower than validation. This writes three private attributes of pydantic;

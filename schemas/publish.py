@@ -34,12 +34,15 @@ DOCUMENTS: Final[tuple[type[WireModel], ...]] = (
 
 
 def event_type(model: type[CloudEvent]) -> str:
-    """Return the CloudEvents type of an event class."""
+    """Return the CloudEvents type of an event class, such as `drydock.job.issued.v1`."""
     return str(model.model_fields["type"].default)
 
 
 def file_name(model: type[BaseModel]) -> str:
-    """Return the file name of a model's schema: from its type for an event, else its class."""
+    """Return the file name of a model's schema, ending in `.schema.json`.
+
+    It begins with the type for an event, else with the class name in kebab case (`dead-letter`).
+    """
     if issubclass(model, CloudEvent):
         return f"{event_type(model)}.schema.json"
     kebab_name = "".join(f"-{c.lower()}" if c.isupper() else c for c in model.__name__).lstrip("-")
@@ -49,7 +52,8 @@ def file_name(model: type[BaseModel]) -> str:
 def published(extra: Mapping[str, dict[str, Any]]) -> dict[str, bytes]:
     """Return the content of each published file by its name.
 
-    `extra` adds schemas of other packages by their short name (`policy`).
+    The files are one JSON Schema for each event and each model of DOCUMENTS, and the AsyncAPI
+    document. `extra` adds schemas of other packages by their short name (`policy`).
     """
     schemas = {file_name(model): model_schema(model) for model in (*EVENTS, *DOCUMENTS)}
     schemas |= {f"{name}.schema.json": schema for name, schema in extra.items()}
@@ -104,6 +108,7 @@ def asyncapi() -> dict[str, Any]:
 
 
 def _channel_id(topic: Topic) -> str:
+    """Return the topic's name without prefix, site and version: `jobs`, `dead-letters`."""
     return topic.name.removeprefix("drydock.").removesuffix(".v1").replace(".{site}", "")
 
 

@@ -17,7 +17,10 @@ TELEMETRY_FIELDS: Final = ("free_disk_gb", "battery_percent")
 
 
 def _json_type(annotation: Any) -> Any:
-    """Return the JSON type of an optional field: boolean, number, list of texts, else text."""
+    """Return the Python type of an optional field's JSON value.
+
+    It is bool, float, a tuple of texts, or str for all other fields; each `| None`.
+    """
     inner = get_args(annotation)[0]
     kind = get_args(inner)[0] if get_origin(inner) is Annotated else inner
     if get_origin(kind) is tuple:
@@ -57,7 +60,10 @@ _DECODER: Final = msgspec.json.Decoder(ReportPeek)
 
 
 def peek_report(raw: bytes) -> ReportPeek | None:
-    """Return the report in these bytes; None if they are not certainly an inventory report."""
+    """Return the report in these bytes; None if they are not certainly an inventory report.
+
+    None also for a report with a field that this version does not know.
+    """
     try:
         return _DECODER.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):

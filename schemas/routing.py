@@ -25,7 +25,7 @@ def device_key(event: DeviceEvent) -> str:
 
 
 def route(event: DeviceEvent | AdvisoryEvent) -> tuple[str, str]:
-    """Return topic name and key of an event that comes from outside.
+    """Return the topic name, then the key, of an event that comes from outside.
 
     The key is `device_key` for a device event, and the advisory id for an advisory event.
     """
@@ -34,5 +34,5 @@ def route(event: DeviceEvent | AdvisoryEvent) -> tuple[str, str]:
 
 
 def route_dead_letter(letter: DeadLetter) -> tuple[str, str]:
-    """Return topic name and key of a dead letter: the key is the SHA-256 of the input."""
+    """Return the topic name, then the key, of a dead letter; the key is the input's SHA-256."""
     return DEAD_LETTERS.name, letter.raw_sha256

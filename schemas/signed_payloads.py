@@ -18,7 +18,10 @@ PublicKeys = Mapping[str, Ed25519PublicKey]
 
 
 def sign_job(job: Job, key: Ed25519PrivateKey, *, fast_paths: bool = True) -> JobIssued:
-    """Return the job with its signature. The signed bytes equal pydantic's JSON of the job."""
+    """Return the job with an envelope that `key` signed.
+
+    The signed bytes equal `job.model_dump_json(exclude_none=True)`, with `fast_paths` or without.
+    """
     if fast_paths:
         payload = fast_json(job_fields(job))
     else:
@@ -27,7 +30,11 @@ def sign_job(job: Job, key: Ed25519PrivateKey, *, fast_paths: bool = True) -> Jo
 
 
 def verify_job(signed: Signed, keys: PublicKeys) -> Job:
-    """Return the job in the envelope. Raises SignatureError if none of `keys` signed it."""
+    """Return the job in the envelope.
+
+    Raises SignatureError if none of `keys` (by key id) signed it as a job, or if the signed bytes
+    are not a valid job.
+    """
     payload = verify(signed, JOB_PAYLOAD, keys)
     try:
         return Job.model_validate_json(payload)
@@ -36,13 +43,17 @@ def verify_job(signed: Signed, keys: PublicKeys) -> Job:
 
 
 def sign_approval(approval: Approval, key: Ed25519PrivateKey) -> ApprovalGranted:
-    """Return the approval with its approver's signature."""
+    """Return the approval with an envelope that `key`, the approver's, signed."""
     payload = approval.model_dump_json(exclude_none=True).encode()
     return ApprovalGranted(approval=approval, signed=sign(payload, APPROVAL_PAYLOAD, key))
 
 
 def verify_approval(signed: Signed, keys: PublicKeys) -> Approval:
-    """Return the approval in the envelope. Raises SignatureError if none of `keys` signed it."""
+    """Return the approval in the envelope.
+
+    Raises SignatureError if none of `keys` (by key id) signed it as an approval, or if the signed
+    bytes are not a valid approval.
+    """
     payload = verify(signed, APPROVAL_PAYLOAD, keys)
     try:
         return Approval.model_validate_json(payload)

@@ -25,7 +25,7 @@ _LONGEST_PAYLOAD: Final = 256 * 1024
 
 
 class SignatureError(ValueError):
-    """The envelope has no valid signature of a known key."""
+    """The envelope has no valid signature of a known key, or another payload than expected."""
 
 
 class Signature(WireModel):
@@ -51,17 +51,21 @@ def key_id(public: Ed25519PublicKey) -> str:
 
 @lru_cache(maxsize=8)
 def _key_id_of(private: Ed25519PrivateKey) -> str:
-    """Return the id of the public key. Cached: one or two keys sign thousands of payloads."""
+    """Return the `key_id` of the public half of `private`.
+
+    Cached: one or two keys sign thousands of payloads.
+    """
     return key_id(private.public_key())
 
 
 def _pae(payload_type: str, payload: bytes) -> bytes:
+    """Return the bytes that DSSE signs: its pre-authentication encoding of type and payload."""
     kind = payload_type.encode()
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
 def sign(payload: bytes, payload_type: str, private: Ed25519PrivateKey) -> Signed:
-    """Return an envelope with these bytes and one signature of `private`."""
+    """Return an envelope with these bytes, their type, and one signature of `private` over both."""
     signature = private.sign(_pae(payload_type, payload))
     sig = base64.b64encode(signature).decode()
     own = Signature(keyid=_key_id_of(private), sig=sig)
@@ -73,7 +77,8 @@ def sign(payload: bytes, payload_type: str, private: Ed25519PrivateKey) -> Signe
 def verify(envelope: Signed, payload_type: str, keys: Mapping[str, Ed25519PublicKey]) -> bytes:
     """Return the payload's bytes if one of `keys` (by key id) signed them as `payload_type`.
 
-    Raises SignatureError otherwise. The payload is not parsed here.
+    One valid signature is enough. Raises SignatureError without one, for another payload type, and
+    for a payload that is not base64. The payload is not parsed here.
     """
     if envelope.payloadType != payload_type:
         raise SignatureError(f"payload type is not {payload_type}")

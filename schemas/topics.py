@@ -300,19 +300,20 @@ INTERNAL_TOPICS: Final[tuple[Topic, ...]] = (ATTEMPTS, STATE, DISPATCH, DISPATCH
 
 @lru_cache(maxsize=4096)
 def jobs_topic(site: str) -> str:
-    """Return the name of a site's job topic."""
+    """Return the name of a site's job topic, such as `drydock.jobs.london.v1`."""
     return JOBS.name.format(site=site)
 
 
 def attempts_topic(site: str) -> str:
-    """Return the name of the topic with a site's journal."""
+    """Return the name of the topic with the journal of a site's executors."""
     return ATTEMPTS.name.format(site=site)
 
 
 def topic_settings(topic: Topic, replication: int) -> dict[str, str]:
     """Return the Kafka settings of a topic by name, so that no default of the cluster applies.
 
-    https://kafka.apache.org/documentation/#topicconfigs. With three replicas an acknowledged record
+    https://kafka.apache.org/documentation/#topicconfigs. `replication` is the number of copies:
+    from three on, `min.insync.replicas` is 2, else 1. With three replicas an acknowledged record
     survives the loss of one broker: two replicas have it before the acknowledgement, and a replica
     that is behind cannot become leader. Compression is left to the producer: a broker that
     recompresses with a codec that the Python clients lack would make the topic unreadable for them.
@@ -348,6 +349,7 @@ _WORD: Final = Struct("<I")
 
 
 def _murmur2(data: bytes) -> int:
+    """Return the unsigned 32-bit murmur2 hash of `data`, with Kafka's seed."""
     word, multiplier = 0xFFFFFFFF, 0x5BD1E995
     whole = len(data) & ~3
     hashed = 0x9747B28C ^ len(data)

@@ -28,13 +28,13 @@ class Cluster:
         self._admin = admin
 
     def brokers(self) -> int:
-        """Return the number of live brokers."""
+        """Return the number of brokers that are registered and not fenced."""
         with _cluster_errors("cannot read the brokers"):
             described = self._admin.describe_cluster()["brokers"]
         return sum(not broker.get("is_fenced", False) for broker in described)
 
     def topics(self) -> dict[str, ActualTopic]:
-        """Return every topic by name, without Kafka's internal topics."""
+        """Return every topic of the cluster by its name, without Kafka's internal topics."""
         with _cluster_errors("cannot read the topics"):
             described = [t for t in self._admin.describe_topics() if not t["is_internal"]]
             if not described:
@@ -48,9 +48,11 @@ class Cluster:
     def apply(
         self, changes: Sequence[TopicDifference], wanted: Sequence[WantedTopic]
     ) -> dict[TopicDifference, str | None]:
-        """Make these changes; return None for each, or the error of the cluster.
+        """Make these changes, and return for each the error of the cluster as one line, or None.
 
-        A refused change does not prevent the others.
+        None means that the cluster accepted the change. `wanted` has the topics that the changes
+        name. `changes` must have no REPLICATION change: these are made by hand. A refused change
+        does not prevent the others; a failed request raises ClusterError.
         """
         by_name = {topic.name: topic for topic in wanted}
         kinds = {kind: [c for c in changes if c.change is kind] for kind in TopicChange}
@@ -65,7 +67,7 @@ class Cluster:
         return {change: errors[change.change].get(change.topic) for change in changes}
 
     def wait_until_shown(self, wanted: Sequence[WantedTopic]) -> bool:
-        """Wait until the brokers show the wanted topics; return False after 10 s.
+        """Return True as soon as the brokers show the wanted topics, False if not within 10 s.
 
         Partitions and settings are compared, replication is not.
         """
@@ -88,6 +90,7 @@ class Cluster:
         return again(is_shown)
 
     def _create(self, topics: Sequence[WantedTopic]) -> dict[str, str | None]:
+        """Create the topics; return for each name the error of the cluster, or None."""
         if not topics:
             return {}
         requested = {
@@ -103,6 +106,7 @@ class Cluster:
         return {each["name"]: _refusal(each) for each in response["topics"]}
 
     def _grow(self, topics: Sequence[WantedTopic]) -> dict[str, str | None]:
+        """Give the topics their wanted partitions; return for each name its error, or None."""
         if not topics:
             return {}
         with _cluster_errors("cannot add partitions"):
@@ -112,6 +116,7 @@ class Cluster:
         return {each.name: _refusal(each.to_dict()) for each in response.results}
 
     def _set(self, changes: Sequence[TopicDifference]) -> dict[str, str | None]:
+        """Change the settings of topics; return for each topic the cluster's error, or None."""
         by_topic: dict[str, dict[str, str]] = {}
         for change in changes:
             by_topic.setdefault(change.topic, {})[str(change.setting)] = change.wanted
@@ -129,7 +134,11 @@ class Cluster:
 
 @contextmanager
 def connected(connection: KafkaConnection, timeout_s: float) -> Iterator[Cluster]:
-    """Connect to a cluster within the context. Raises ClusterError after `timeout_s`."""
+    """Yield a Cluster with an open connection, which the end of the context closes.
+
+    Raises ClusterError if no broker answers within `timeout_s` seconds. Each later request has the
+    same limit.
+    """
     limit = round(timeout_s * 1000)
     options = connection.client_options() | {
         "bootstrap_timeout_ms": limit,
@@ -145,6 +154,7 @@ def connected(connection: KafkaConnection, timeout_s: float) -> Iterator[Cluster
 
 @contextmanager
 def _cluster_errors(action: str) -> Iterator[None]:
+    """Replace a KafkaError, OSError or ValueError by a ClusterError that starts with `action`."""
     try:
         yield
     except (KafkaError, OSError, ValueError) as error:
@@ -168,6 +178,7 @@ def _actual(topic: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]])
 
 
 def _refusal(response: Mapping[str, Any]) -> str | None:
+    """Return name and message of the error in the response for one topic; None if accepted."""
     if not response["error_code"]:
         return None
     name = for_code(response["error_code"]).__name__

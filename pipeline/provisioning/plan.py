@@ -72,8 +72,9 @@ def wanted_topics(
 ) -> list[WantedTopic]:
     """Return every topic of `topics` (default: all of Drydock's), sorted by name.
 
-    A topic with `{site}` in its name is returned once for each site. `partitions` is the count of
-    the device key space, `replication` the number of copies of every topic.
+    A topic with `{site}` in its name is returned once for each of `sites`. `partitions` is the
+    count of the topics of the device key space; the others keep the count of their definition.
+    `replication` is the number of copies of every topic.
     """
     every = (*TOPICS, *INTERNAL_TOPICS) if topics is None else topics
     return sorted(
@@ -105,9 +106,11 @@ def differences(
     brokers: int,
     grow: bool = False,
 ) -> list[TopicDifference]:
-    """Return all differences, in the order of `wanted`.
+    """Return all differences between `wanted` and `actual` (by name), in the order of `wanted`.
 
-    `grow` allows more partitions in a key space, which moves keys to other partitions.
+    A change that is not allowed has an `obstacle`. `brokers` is the number of live brokers, which
+    limits the replication of a new topic. `grow` allows more partitions in a key space, which moves
+    keys to other partitions.
     """
     found = []
     for topic in wanted:
@@ -121,6 +124,11 @@ def differences(
 
 
 def _missing(topic: WantedTopic, brokers: int, out_of_step: str | None) -> TopicDifference:
+    """Return the difference of a topic that the cluster lacks.
+
+    `out_of_step` is the result of `_count_conflict`. It is the obstacle, unless the cluster has
+    fewer brokers than copies.
+    """
     obstacle = out_of_step
     if topic.replication > brokers:
         obstacle = (
@@ -133,6 +141,10 @@ def _missing(topic: WantedTopic, brokers: int, out_of_step: str | None) -> Topic
 def _compare(
     topic: WantedTopic, there: ActualTopic, out_of_step: str | None
 ) -> Iterator[TopicDifference]:
+    """Yield the differences of a topic in partitions, then replication, then settings by name.
+
+    `out_of_step` is the result of `_count_conflict`, and the obstacle to more partitions.
+    """
     if there.partitions != topic.partitions:
         obstacle = out_of_step
         if there.partitions > topic.partitions:
@@ -171,7 +183,8 @@ def _count_conflict(
 ) -> str | None:
     """Return the reason why this topic must not get its wanted count; None if it may.
 
-    A topic must not get a count that differs from the other topics of its key space.
+    All topics of a key space (SAME_COUNT) need one count. The reason is a topic of the key space
+    with more partitions, or, without `grow`, one with fewer.
     """
     if topic.partitioning not in SAME_COUNT:
         return None
@@ -198,9 +211,10 @@ def _count_conflict(
 
 
 def notes(wanted: Sequence[WantedTopic], actual: Mapping[str, ActualTopic]) -> list[str]:
-    """Return one line for each topic or setting of the cluster that `wanted` does not have.
+    """Return one line of text for each addition in the cluster, sorted by topic.
 
-    These are not differences, and Drydock never changes them.
+    Additions are topics of Drydock's prefix that `wanted` does not have, and settings on a wanted
+    topic that `wanted` does not set. They are not differences, and Drydock never changes them.
     """
     known = {topic.name: topic for topic in wanted}
     found = []

@@ -67,11 +67,14 @@ class Release:
 
     @property
     def build(self) -> Build | None:
-        """The build to request; None if it has none, or several for different hardware."""
+        """The only build of the release; None if it has none, or several for different hardware."""
         return self.builds[0] if len(self.builds) == 1 else None
 
     def reached_by(self, version: OSVersion, build: Build | None) -> bool:
-        """Return True if a Mac with this version and build has the release in any of its builds."""
+        """Return True if a Mac with this version and build has the release in any of its builds.
+
+        A later version has it too. For a release without builds the version alone is compared.
+        """
         if not self.builds:
             return reaches(version, build, self.version, None)
         return any(reaches(version, build, self.version, wanted) for wanted in self.builds)
@@ -100,7 +103,7 @@ class Missing:
 
     @cached_property
     def advisory_ids(self) -> tuple[str, ...]:
-        """The ids of the advisories, newest first."""
+        """The advisory ids of the releases, newest first."""
         return tuple(one.advisory_id for one in self.releases)
 
 
@@ -112,12 +115,17 @@ class _SourceSnapshot:
 
     @property
     def sort_key(self) -> tuple[int, bool, str]:
+        """The key of which the greatest wins: time, then a retraction, then the snapshot's JSON."""
         return self.us, self.retracted, self.snapshot.model_dump_json()
 
 
 @dataclass(frozen=True, slots=True)
 class _SourcedAdvisory:
-    """An advisory: each source's newest snapshot, and the first times of it and of exploitation."""
+    """An advisory with the newest snapshot of each source, by source.
+
+    `known_us` is the time of the first event about it. `exploited_us` has, for each exploited CVE,
+    the time of the first event that listed it as exploited.
+    """
 
     snapshots: Mapping[str, _SourceSnapshot] = field(default_factory=dict)
     known_us: int = 0
@@ -132,7 +140,11 @@ class Advisories:
     _missing: dict[Any, Missing] = field(default_factory=dict, compare=False, repr=False)
 
     def apply(self, event: AdvisoryEvent) -> "Advisories":
-        """Fold an advisory event. Returns the same object if nothing changed."""
+        """Return the catalogue with this event folded in; the same object if nothing changed.
+
+        Of each source and advisory the newest snapshot wins. An event without a version (of the KEV
+        catalogue) is kept under its CVEs.
+        """
         # As an AdvisorySnapshot: published, raised and narrowed events differ only in their class.
         snapshot, us = AdvisorySnapshot.model_construct(**dict(event.data)), to_us(event.time)
         if snapshot.os_version is None:
@@ -158,13 +170,13 @@ class Advisories:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the catalogue's JSON: identifies it in the inputs of a decision."""
+        """The SHA-256 of the catalogue's JSON, in hex, which a decision's inputs record."""
         text = json.dumps(self.to_wire(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     @cached_property
     def cves(self) -> frozenset[str]:
-        """All CVEs that a release fixes, according to any source."""
+        """All CVEs that a release fixes, according to any source; retracted releases included."""
         return frozenset(
             cve
             for known in self.known.values()
@@ -175,7 +187,7 @@ class Advisories:
 
     @cached_property
     def lines(self) -> Mapping[str, tuple[Release, ...]]:
-        """The releases of each line that no source has retracted, newest first."""
+        """For each line (`26`) the releases that no source has retracted, newest first."""
         by_line: dict[str, list[tuple[AdvisoryId, _SourcedAdvisory]]] = {}
         for identity, known in self.known.items():
             version = next(iter(known.snapshots.values())).snapshot.os_version
@@ -187,7 +199,7 @@ class Advisories:
 
     @cached_property
     def newest_major(self) -> int | None:
-        """The newest major version with a full release; None if there is no full release."""
+        """The newest major version with a release that is no supplement; None if there is none."""
         majors = [
             one.version.major
             for releases in self.lines.values()
@@ -198,7 +210,10 @@ class Advisories:
 
     @cached_property
     def supported_lines(self) -> tuple[str, ...]:
-        """The lines that Apple supports, newest first: the newest major and the two before it."""
+        """The lines that Apple supports, newest first: the newest major and the two before it.
+
+        Empty if `newest_major` is None.
+        """
         newest = self.newest_major
         if newest is None:
             return ()
@@ -211,7 +226,10 @@ class Advisories:
     def missing(
         self, line: str, version: OSVersion, build: Build | None, device_id: str | None
     ) -> Missing:
-        """Return the releases of a line that a Mac with these properties lacks and is offered."""
+        """Return the releases of `line` that a Mac with these properties lacks and is offered.
+
+        `line` can be another line than that of `version`. The result is cached and shared.
+        """
         key = (line, version, build, device_id)
         found = self._missing.get(key)
         if found is None:
@@ -230,8 +248,9 @@ class Advisories:
     ) -> Missing:
         """Return the releases that a Mac on an unsupported line lacks.
 
-        These are the releases of the line `supported` that are newer than the last release of the
-        Mac's own line, followed by the missing releases of its own line.
+        First come the releases of the line `supported` that were released after the last release of
+        the Mac's own line, for any hardware. The missing releases of its own line follow. Each part
+        is newest first.
         """
         key = (version, build, device_id, supported)
         found = self._missing.get(key)
@@ -277,7 +296,11 @@ class Advisories:
 
     @cached_property
     def _kev(self) -> Mapping[str, tuple[int, int | None]]:
-        """For each CVE in the KEV catalogue: the time it was first listed, and CISA's due date."""
+        """For each CVE in the KEV catalogue: the time of its first listing and its due date, in us.
+
+        The due date is the earliest of CISA's dates that had not passed when the CVE was first
+        listed; None without such a date.
+        """
         first_us: dict[str, int] = {}
         due: dict[str, int] = {}
         for known in self.known.values():
@@ -297,6 +320,7 @@ class Advisories:
     def _releases(
         self, found: Iterable[tuple[AdvisoryId, _SourcedAdvisory]]
     ) -> tuple[Release, ...]:
+        """Return the releases of one line, newest first. `found` has all advisories of the line."""
         drafts = [(identity, known, _device_ids(known)) for identity, known in found]
         widest = max((len(ids) for _, _, ids in drafts if ids is not None), default=0)
         releases = [self._release(*draft, widest=widest) for draft in drafts]
@@ -310,6 +334,10 @@ class Advisories:
         *,
         widest: int,
     ) -> Release:
+        """Return the release, joined from the snapshots of all sources.
+
+        `ids` are its device ids; `widest` is the length of the longest list of ids on its line.
+        """
         snapshots = [source.snapshot for source in known.snapshots.values()]
         version = snapshots[0].os_version
         assert version is not None
@@ -338,7 +366,10 @@ class Advisories:
 
 
 def _device_ids(known: _SourcedAdvisory) -> frozenset[str] | None:
-    """Return the device ids that all listing sources agree on; None if no source has a list."""
+    """Return the device ids, in lower case, that every source with a list has in its list.
+
+    None if no source has a list.
+    """
     limits = [
         frozenset(device_id.lower() for device_id in source.snapshot.device_ids)
         for source in known.snapshots.values()

@@ -214,12 +214,15 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
         return f"Device({self.udid!r}, {self.to_wire()!r})"
 
     def reported_us(self, name: str) -> int:
-        """Return the time of the newest report of the field `name`, in us; 0 for never."""
+        """Return the time, in us, of the newest report of a field in FIELDS; 0 for never."""
         return last_us(self.timestamps, 1 << INDEX[name])
 
     @property
     def build(self) -> Build | None:
-        """The build, if it was reported with the OS version or later; an older one is obsolete."""
+        """The build, if it was reported with the OS version or later; else None.
+
+        A build that is older than the newest report of the OS version is obsolete.
+        """
         for _, bits in unpack_timestamps(self.timestamps):
             if bits & (_BUILD | _OS_VERSION):
                 build: Build | None = self.values[INDEX["build"]]
@@ -228,7 +231,7 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @property
     def hardware(self) -> HardwareClass:
-        """The hardware class, from model, device id and `apple_silicon`."""
+        """The hardware class, from model, device id and `apple_silicon`; UNKNOWN if unclear."""
         return hardware_class(self.model, self.device_id, self.apple_silicon)
 
     @property
@@ -238,27 +241,30 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @property
     def newest_us(self) -> int:
-        """The time of the newest report or check-in."""
+        """The time of the newest report or check-in, in us; 0 if there is none."""
         return newest_us(self.timestamps)
 
     @property
     def last_seen_us(self) -> int:
-        """The time of the Mac's last contact with any source; administrators do not count."""
+        """The time of the Mac's last contact with any source but `admin`, in us; 0 for never."""
         return last_us(self.timestamps, _SEEN)
 
     @property
     def mdm_seen_us(self) -> int:
-        """The time of the Mac's last contact with an MDM server."""
+        """The time of the Mac's last report or check-in through MDM or DDM, in us; 0 for never."""
         return last_us(self.timestamps, _SEEN_BY_MDM | _TOKEN_UPDATED)
 
     @property
     def inventory_seen_us(self) -> int:
-        """The time of the Mac's last contact with a source other than MDM."""
+        """The time of the last report from another source than MDM, DDM and `admin`, in us.
+
+        0 for never.
+        """
         return last_us(self.timestamps, SEEN_BY_OTHERS)
 
     @property
     def checkins(self) -> tuple[int, int, int]:
-        """The times of the last Authenticate, TokenUpdate and CheckOut."""
+        """The times of the last Authenticate, TokenUpdate and CheckOut, in us; 0 for never."""
         authenticated, token_updated, checked_out = CHECKIN
         return (
             last_us(self.timestamps, authenticated),
@@ -273,13 +279,20 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @property
     def checked_out(self) -> bool:
-        """True if the newest check-in is a CheckOut: the MDM profile was removed."""
+        """True if a CheckOut is later than every Authenticate and TokenUpdate.
+
+        The MDM profile was then removed.
+        """
         out_us = last_us(self.timestamps, _CHECKED_OUT)
         return out_us > last_us(self.timestamps, _AUTHENTICATED | _TOKEN_UPDATED)
 
     @property
     def enrolling(self) -> bool:
-        """True if the TokenUpdate of the newest Authenticate is missing so far."""
+        """True if the TokenUpdate that completes the newest Authenticate has not arrived.
+
+        A TokenUpdate completes it if it is later, or at most CHECKIN_SKEW_US earlier. False after a
+        CheckOut of the same time or later, and without an Authenticate.
+        """
         authenticated, token_updated, checked_out = self.checkins
         return authenticated > max(token_updated + CHECKIN_SKEW_US, checked_out)
 
@@ -287,7 +300,9 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
     def enrolled(self) -> bool:
         """True if MDM can be expected to reach the Mac: enrolled as far as known, not checked out.
 
-        If the enrollment is older than the event log, any later contact through MDM proves it.
+        False after a CheckOut, during an enrollment, and if `mdm_enrolled` was reported False after
+        the last contact through MDM. Otherwise any contact through MDM gives True (the enrollment
+        can be older than the event log), and so does `mdm_enrolled` True.
         """
         if self.checked_out or self.enrolling:
             return False
@@ -298,7 +313,7 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
         return self.mdm_seen_us > 0 or self.mdm_enrolled is True
 
     def enrolled_since(self, us: int) -> bool:
-        """Return True if an Authenticate and a TokenUpdate came after `us`."""
+        """Return True if the last Authenticate and the last TokenUpdate are later than `us`."""
         return self.checkins[AUTHENTICATED] > us and self.checkins[TOKEN_UPDATED] > us
 
     def to_wire(self) -> dict[str, Any]:
@@ -333,9 +348,10 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @classmethod
     def of_row(cls, udid: str, row: "DeviceRow", share: Callable[[str], str] = str) -> "Device":
-        """Return the Device of a decoded row. Raises ValueError for input that no version wrote.
+        """Return the Device of a decoded row.
 
-        `share` returns an equal text, so that Macs with equal values can share one object.
+        `share` gets a text and returns an equal one, so that Macs with equal values can share one
+        object. Raises ValueError or TypeError for a value that no version wrote.
         """
         values: list[Any] = []
         bits_by_us: dict[int, int] = {}
@@ -393,6 +409,7 @@ _COMPARED: Final = attrgetter("udid", "values", "timestamps", "inventory_days")
 
 @lru_cache(maxsize=4096)
 def _bits(bits: int) -> tuple[int, ...]:
+    """Return the positions of the bits that are set, lowest first."""
     return tuple(at for at in range(bits.bit_length()) if bits >> at & 1)
 
 

@@ -40,10 +40,12 @@ _STATUS: Final = tuple(name for name in FIELDS if name in DdmStatusReported.mode
 def merge_fields(
     device: Device, known: Iterable[tuple[int, Any]], us: int, source_bits: int
 ) -> Device:
-    """Fold (field index, value) pairs reported at `us` into a Device; None values are skipped.
+    """Return the Device with a report folded in; the same object if nothing changed.
 
-    `source_bits` are the bits in `Device.timestamps` of the source and the kind of check-in. A
-    report dated 1970 or earlier is ignored. Returns the same object if nothing changed.
+    `known` has the report's (field index, value) pairs; None values are skipped. `us` is the time
+    of the report; one dated 1970 or earlier is ignored. `source_bits` are the bits in
+    `Device.timestamps` of the source and the kind of check-in. A value replaces one that is older,
+    or that has the same time and a smaller text.
     """
     if us <= 0:
         return device
@@ -77,7 +79,9 @@ def merge_fields(
 
 
 def apply_inventory(device: Device, data: InventoryReported, us: int) -> Device:
-    """Fold an inventory report.
+    """Return the Device with an inventory report of time `us` folded in.
+
+    The same object if nothing changed.
 
     Hot path: it runs for every report of every Mac, so it reads the model's `__dict__`.
     """
@@ -86,7 +90,10 @@ def apply_inventory(device: Device, data: InventoryReported, us: int) -> Device:
 
 
 def apply_authenticated(device: Device, data: MdmAuthenticated, us: int) -> Device:
-    """Fold an Authenticate: an enrollment began, and the Mac reported its properties."""
+    """Return the Device with an Authenticate of time `us` folded in.
+
+    An enrollment began, and the Mac reported its properties.
+    """
     facts = {
         "serial": data.serial,
         "os_version": data.os_version,
@@ -101,7 +108,10 @@ def apply_authenticated(device: Device, data: MdmAuthenticated, us: int) -> Devi
 
 
 def apply_token_updated(device: Device, data: MdmTokenUpdated, us: int) -> Device:
-    """Fold a TokenUpdate: the MDM server can send push notifications to the Mac."""
+    """Return the Device with a TokenUpdate of time `us` folded in.
+
+    The MDM server can now send push notifications to the Mac.
+    """
     facts = {
         "enrollment_id": data.enrollment_id,
         "enrollment_type": data.enrollment_type,
@@ -111,26 +121,30 @@ def apply_token_updated(device: Device, data: MdmTokenUpdated, us: int) -> Devic
 
 
 def apply_checked_out(device: Device, data: MdmCheckedOut, us: int) -> Device:
-    """Fold a CheckOut: the MDM profile was removed."""
+    """Return the Device with a CheckOut of time `us` folded in: the MDM profile was removed."""
     facts = {"enrollment_id": data.enrollment_id}
     return _merge_mdm_fields(device, facts, us, CHECKIN[CHECKED_OUT])
 
 
 def apply_command_reported(device: Device, data: MdmCommandReported, us: int) -> Device:
-    """Fold a poll or a command's result: a contact of the Mac.
+    """Return the Device with a poll or a command's result of time `us` folded in.
 
-    The data of a result arrives separately, as an inventory event.
+    Only the time of the contact and the enrollment id are recorded. The data of a result arrives
+    separately, as an inventory event.
     """
     return _merge_mdm_fields(device, {"enrollment_id": data.enrollment_id}, us)
 
 
 def apply_bootstrap_token(device: Device, data: BootstrapTokenSet, us: int) -> Device:
-    """Fold an escrowed or cleared bootstrap token."""
+    """Return the Device with a bootstrap token, escrowed or cleared at `us`, folded in."""
     return _merge_mdm_fields(device, {"bootstrap_token_escrowed": data.escrowed}, us)
 
 
 def apply_ddm_status(device: Device, data: DdmStatusReported, us: int) -> Device:
-    """Fold a declarative status report; absent items are unchanged."""
+    """Return the Device with a declarative status report of time `us` folded in.
+
+    Absent items are unchanged, in a full report too.
+    """
     reported_values = data.__dict__
     return merge_fields(
         device, [(INDEX[name], reported_values[name]) for name in _STATUS], us, SEEN_BY["ddm"]
@@ -140,12 +154,19 @@ def apply_ddm_status(device: Device, data: DdmStatusReported, us: int) -> Device
 def _merge_mdm_fields(
     device: Device, facts: Mapping[str, object], us: int, checkin: int = 0
 ) -> Device:
+    """Return the Device with values by field name, reported through MDM at `us`, folded in.
+
+    `checkin` is the bit of the kind of check-in (of CHECKIN); 0 if the contact is no check-in.
+    """
     known = [(INDEX[name], value) for name, value in facts.items()]
     return merge_fields(device, known, us, SEEN_BY["mdm"] | checkin)
 
 
 def merge(device: Device, other: Device) -> Device:
-    """Merge two records of one Mac, field by field; the result has the UDID of `device`."""
+    """Return two records of one Mac as one, with the newer value of each field.
+
+    It has the UDID of `device`, the days of both (`merge_days`), and no hash of a report.
+    """
     days = merge_days(device.inventory_days, other.inventory_days)
     for us, bits in unpack_timestamps(other.timestamps):
         known = [(at, it) for at, it in enumerate(other.values) if bits >> at & 1]

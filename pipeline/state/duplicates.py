@@ -28,8 +28,9 @@ _MOST_BATTERY: Final = 100.0
 def remember_report(event: InventoryEvent, peek: ReportPeek, device: Device) -> Device:
     """Return the state with the hash of this report, so that a repeat is recognised.
 
-    `device` must be the state right after the fold of this report. The hash is left out if the
-    report is not the newest of every field in it: a repeat must then be decoded.
+    `device` must be the state right after the fold of this report, and `peek` the peek at its
+    bytes. The state has no hash if the report is not the newest of every field in it: a repeat must
+    then be decoded.
     """
     bits, values = SEEN_BY[event.data.source], device.values
     for index, value in enumerate(reported(event.data.__dict__), FIRST_REPORTED):
@@ -48,15 +49,19 @@ def remember_report(event: InventoryEvent, peek: ReportPeek, device: Device) -> 
 
 
 def forget_report(device: Device) -> Device:
-    """Return the state without the hash of a report: the next report is decoded."""
+    """Return the state without the hash of the Mac's newest report; the same object if it has none.
+
+    The next report of the Mac is then decoded, even if it is a repeat.
+    """
     return replace(device, report_hash=0, report_fields=0) if device.report_fields else device
 
 
 def apply_duplicate(peek: ReportPeek, device: Device) -> tuple[Device, int] | None:
     """Fold a report that repeats the Mac's newest report, without decoding it.
 
-    Returns the state that `apply_inventory` gives, and the report's time in us. None if the report
-    is no repeat, is not newer, or must be decoded for certainty.
+    Returns the state that `apply_inventory` gives, and the report's time in us. None if the caller
+    must decode the report: `device` has no hash or another one, the report is not newer, or its
+    time or telemetry is invalid.
     """
     bits, values = device.report_fields, device.values
     if not bits:
@@ -95,7 +100,10 @@ def _intern(bits: int) -> int:
 
 
 def _us_of(time: str) -> int:
-    """Return the time in us since 1970; 0, older than any report, forces a full decode."""
+    """Return the time in us since 1970; 0 for text that is not a time with a UTC offset.
+
+    0 is older than any report, so the report is decoded.
+    """
     try:
         moment = datetime.fromisoformat(time)
     except ValueError:

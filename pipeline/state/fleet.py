@@ -110,7 +110,10 @@ class Fleet:
     # --- folding ---
 
     def apply(self, event: Event) -> Change:
-        """Fold one event. Events applied twice, or in any order, give the same state."""
+        """Fold one event, and return the change of the state; NO_CHANGE if there is none.
+
+        Events applied twice, or in any order, give the same state.
+        """
         apply = _FOLDS.get(type(event))
         if apply is not None:
             return self._apply_device(event, apply)  # type: ignore[arg-type]
@@ -123,7 +126,9 @@ class Fleet:
     def remember(self, event: InventoryEvent, peek: ReportPeek) -> None:
         """Remember a report, so that `apply_duplicate` recognises a repeat of it.
 
-        Call it right after the report was folded, with the peek at the report's bytes.
+        Call it right after the report was folded, with the peek at the report's bytes. It has no
+        effect for a Mac that is unknown or has several records, and if the event's subject is not
+        the Mac's key.
         """
         udid = device_key(event)
         device = self.devices.get(udid)
@@ -133,8 +138,9 @@ class Fleet:
     def apply_duplicate(self, peek: ReportPeek) -> tuple[Device, Device, int] | None:
         """Fold a report that repeats the remembered one, except for its time and telemetry.
 
-        Returns the Mac before and after, and the report's time in us. None if the report must be
-        decoded: it is no repeat, it is not newer, or an event has changed the Mac's values since.
+        Returns the Mac's state before, its state after, and the report's time in us. None, without
+        an effect, if the report must be decoded: it is no repeat, it is not newer, or an event has
+        changed the Mac's values since.
         """
         device = self.devices.get(peek.subject)
         again = None if device is None else apply_duplicate(peek, device)
@@ -185,7 +191,10 @@ class Fleet:
             self.devices[udid] = forget_report(device)
 
     def _is_only_record(self, device: Device) -> bool:
-        """Return True if the Mac has no other record: then a newer time alone changes no value."""
+        """Return True if this record is under a UDID and its Mac has no other record.
+
+        A newer time alone then changes no value of the Mac.
+        """
         if device.is_partial or device.udid in self._by_enrollment:
             return False
         serial, enrollment = device.serial, device.enrollment_id
@@ -261,6 +270,7 @@ class Fleet:
         )
 
     def _set_approval(self, job_id: str, us: int, granted: ApprovalGranted | None) -> None:
+        """Replace the approval of a job by this one; None means that it was denied at `us`."""
         old = self._approvals.get(job_id)
         if old is not None and old[1] is not None:
             del self._approved_jobs[old[1].approval.udid][job_id]
@@ -269,7 +279,10 @@ class Fleet:
             self._approved_jobs.setdefault(granted.approval.udid, {})[job_id] = None
 
     def put(self, device: Device) -> None:
-        """Store the state of a Mac, and update the indexes."""
+        """Store a record under `device.udid` in place of the old one, and update the indexes.
+
+        The indexes are by OS version, serial number and enrollment id.
+        """
         udid, values = device.udid, device.values
         old = self.devices.get(udid)
         version = values[_OS_VERSION]
@@ -291,7 +304,10 @@ class Fleet:
     # --- queries ---
 
     def merged_device(self, udid: str) -> Device:
-        """Return the Mac's state, joined with its records under other keys."""
+        """Return the Mac's state, joined with its records under other keys.
+
+        A Device without values for a UDID without a record. The stored records do not change.
+        """
         device = self.devices.get(udid)
         if device is None:
             return Device(udid)
@@ -321,12 +337,14 @@ class Fleet:
     def affected(
         self, change: Change, *, supported: tuple[str, ...], upgrades_to: str | None
     ) -> list[str]:
-        """Return the Macs whose decision this change can have changed.
+        """Return the UDIDs of the Macs whose decision this change can have changed, sorted.
 
-        Sorted by UDID: Macs get their site's capacity in the same order after a restart. A change
-        of a line's advisories concerns the Macs on the line, up to the newest changed version. If
-        the line is supported or is `upgrades_to`, it also concerns all Macs on unsupported lines;
-        if it is `upgrades_to`, all Macs on other lines.
+        Sorted, so that Macs get their site's capacity in the same order after a restart.
+        `supported` are the supported lines; `upgrades_to` is the line to which the policy upgrades,
+        None for none. A change of a line's advisories concerns the Macs on the line, up to the
+        newest changed version. If the line is supported or is `upgrades_to`, it also concerns all
+        Macs on unsupported lines; if it is `upgrades_to`, all Macs on other lines. A Mac without a
+        record is left out.
         """
         if change.affects_all:
             return sorted(self.macs())
@@ -350,11 +368,14 @@ class Fleet:
         return sorted({self.canonical_udid(udid) or udid for udid in found if udid in self.devices})
 
     def halts(self) -> tuple[HaltSet, ...]:
-        """Return the halts that were not cleared, by scope; expired ones are included."""
+        """Return the halts that were not cleared, sorted by scope; expired ones are included."""
         return self._active_halts
 
     def approvals(self, udid: str) -> tuple[ApprovalGranted, ...]:
-        """Return the approvals for this Mac that were not denied later, by job id."""
+        """Return the approvals for this Mac that were not denied later, sorted by job id.
+
+        Expired ones are included.
+        """
         jobs = self._approved_jobs.get(udid)
         if not jobs:
             return ()
@@ -384,12 +405,21 @@ class Fleet:
         return None if udid is None else self.canonical_udid(udid) or udid
 
     def _udid_of_enrollment(self, key: str, candidates: str | tuple[str, ...]) -> str | None:
+        """Return the UDID of the Mac to which the record under the enrollment id `key` belongs.
+
+        None if the record has another enrollment id, or if no Mac has this one now. `candidates`
+        are the Macs that reported it at any time.
+        """
         record = self.devices.get(key)
         if record is not None and record.enrollment_id not in (None, key):
             return None
         return self._latest_udid(candidates, "enrollment_id", key)
 
     def _latest_udid(self, candidates: str | tuple[str, ...], name: str, wanted: str) -> str | None:
+        """Return the candidate whose field `name` is `wanted`, None if there is none.
+
+        Of several, the one that reported the field last.
+        """
         udids = (candidates,) if isinstance(candidates, str) else candidates
         matching = [udid for udid in udids if getattr(self.devices[udid], name) == wanted]
         return max(
@@ -399,7 +429,10 @@ class Fleet:
     # --- persistence of the broadcast state ---
 
     def broadcast_to_wire(self) -> dict[str, Any]:
-        """Return the state that concerns all Macs, as JSON values."""
+        """Return the state that concerns all Macs as JSON values, for `load_broadcast`.
+
+        It has the catalogue, halts, approvals and policy, with their times.
+        """
         return {
             "advisories": self.advisories.to_wire(),
             "halts": {
@@ -430,7 +463,7 @@ class Fleet:
 
 
 def changed_lines(before: Advisories, after: Advisories) -> dict[str, OSVersion | None]:
-    """Return the lines whose releases differ, each with the newest version that differs.
+    """Return the lines whose releases differ in any property, with the newest version that differs.
 
     The version is None if the line gained its first release or lost its last one.
     """
@@ -445,7 +478,10 @@ def changed_lines(before: Advisories, after: Advisories) -> dict[str, OSVersion 
 
 
 def _add_alias(aliases: dict[str, str | tuple[str, ...]], name: str | None, udid: str) -> None:
-    """Index that this Mac reported `name`; nearly every name has one UDID, kept without a tuple."""
+    """Add the UDID to those of `name`; no effect for None and for placeholders of serial numbers.
+
+    The value is a text for one UDID, which nearly every name has, and a tuple for several.
+    """
     if name is None or not is_real_serial(name):
         return
     known = aliases.get(name)
@@ -459,7 +495,10 @@ def _add_alias(aliases: dict[str, str | tuple[str, ...]], name: str | None, udid
 
 
 def _aliases(device: Device) -> tuple[str, ...]:
-    """Return the other keys under which records of this Mac can exist."""
+    """Return the other keys under which records of this Mac can exist; none for a partial record.
+
+    First `serial:` with its serial number, then its enrollment id.
+    """
     if device.is_partial:
         return ()
     serial, enrollment = device.serial, device.enrollment_id
@@ -470,22 +509,30 @@ def _aliases(device: Device) -> tuple[str, ...]:
 
 
 def _policy_order(one: tuple[int, PolicyChanged]) -> tuple[int, str, str]:
+    """Return a sort key, of which the greatest wins: time, then digest, then the event's JSON."""
     return one[0], one[1].digest, one[1].model_dump_json()
 
 
 def _halt_order(one: tuple[int, HaltSet | None]) -> tuple[int, bool, str]:
-    """Return a sort key. At equal times the halt wins over its clearing, the safer choice."""
+    """Return a sort key, of which the greatest wins: time first.
+
+    At equal times the halt wins over its clearing (None), the safer choice.
+    """
     us, halt = one
     return us, halt is not None, "" if halt is None else halt.model_dump_json()
 
 
 def _grant_order(one: tuple[int, ApprovalGranted | None]) -> tuple[int, bool, str]:
-    """Return a sort key. At equal times the denial wins over the approval, the safer choice."""
+    """Return a sort key, of which the greatest wins: time first.
+
+    At equal times the denial (None) wins over the approval, the safer choice.
+    """
     us, grant = one
     return us, grant is None, "" if grant is None else grant.model_dump_json()
 
 
 def _approved(event: ApprovalGrantedEvent | ApprovalDeniedEvent) -> tuple[str, str]:
+    """Return UDID and job id of the approval that the event grants or denies."""
     if isinstance(event, ApprovalGrantedEvent):
         return event.data.approval.udid, event.data.approval.job_id
     return event.data.udid, event.data.job_id

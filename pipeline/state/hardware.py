@@ -26,6 +26,7 @@ MODEL_NAMES: Final[dict[str, str]] = {model: facts.name for model, facts in MODE
 
 
 def _by_name() -> dict[str, tuple[Model, ...]]:
+    """Return the rows of the table by case-folded marketing name; several models can share one."""
     found: dict[str, tuple[Model, ...]] = {}
     for row in MODELS.values():
         found[row.name.casefold()] = (*found.get(row.name.casefold(), ()), row)
@@ -33,6 +34,10 @@ def _by_name() -> dict[str, tuple[Model, ...]]:
 
 
 def _family_ranges() -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
+    """Return for each family (`MacBookPro`) the lowest and highest number in the table, no VMs.
+
+    A number is a pair: (16, 1) for `MacBookPro16,1`.
+    """
     ranges: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {}
     for name in MODELS:
         match = _IDENTIFIER.match(name)
@@ -52,7 +57,7 @@ _BY_DEVICE_ID: Final = {facts.device_id.casefold(): facts.hardware for facts in 
 def hardware_class(
     model: str | None, device_id: str | None, apple_silicon: bool | None
 ) -> HardwareClass:
-    """Return the hardware class, from the first source that knows it.
+    """Return the hardware class, from the first source that knows it; UNKNOWN if none does.
 
     In order: a VM's device id, `model`, `device_id`, `apple_silicon`. `model` is an identifier
     (`Mac16,1`), or a marketing name if all its models have one class (Jamf's webhooks have only
@@ -71,10 +76,11 @@ def hardware_class(
 
 @lru_cache(maxsize=2048)
 def supports_major(model: str | None, major: int) -> bool | None:
-    """Return True if the model runs this major version of macOS (26, 15, 10); None if unknown.
+    """Return True if the model can run this major version of macOS (26, 15, 10), False if not.
 
-    Unknown are models newer than the table, majors newer than the table except on Intel, and
-    majors before 12 on models that ran 12.
+    `model` is an identifier or a marketing name. None if it is not known: for no model, a model
+    newer than the table or with an unknown name, a name whose models differ, a major newer than the
+    table except on Intel, and a major before 12 on a model that ran 12 or is older.
     """
     rows = _rows(model) if model is not None else ()
     results = {_row_supports(row, major) for row in rows}
@@ -86,18 +92,19 @@ def supports_major(model: str | None, major: int) -> bool | None:
 
 
 def model_name(model: str) -> str:
-    """Return the marketing name of a model identifier, or the identifier if it is unknown."""
+    """Return the marketing name of a model identifier, or `model` itself if it is unknown."""
     return MODEL_NAMES.get(model, model)
 
 
 def _rows(model: str) -> tuple[Model, ...]:
-    """Return the rows of a model identifier or of a marketing name."""
+    """Return the rows of a model identifier, else of a marketing name; empty if it is unknown."""
     text = model.strip()
     row = MODELS.get(text)
     return (row,) if row is not None else _BY_NAME.get(text.casefold(), ())
 
 
 def _row_supports(row: Model, major: int) -> bool | None:
+    """Return the result of `supports_major` for one row of the table."""
     if major < row.first_major:
         return False if row.first_major > FIRST_MAJOR_IN_FEED else None
     if major <= row.last_major:
@@ -106,6 +113,10 @@ def _row_supports(row: Model, major: int) -> bool | None:
 
 
 def _of_model(model: str) -> HardwareClass:
+    """Return the class of a model: from the table, else from the family and number of its name.
+
+    UNKNOWN where that is not certain.
+    """
     kinds = {row.hardware for row in _rows(model)}
     if len(kinds) == 1:
         return kinds.pop()
@@ -137,6 +148,7 @@ def _is_older_than_table(model: str) -> bool:
 
 
 def _of_device_id(device_id: str) -> HardwareClass:
+    """Return the class of a SoftwareUpdateDeviceID or board id; UNKNOWN for any other text."""
     known = _BY_DEVICE_ID.get(device_id.casefold())
     if known is not None:
         return known

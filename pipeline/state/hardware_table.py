@@ -41,7 +41,10 @@ class Model(NamedTuple):
 
     @property
     def is_intel(self) -> bool:
-        """True for an Intel Mac or an Intel VM. macOS 26 is the last version for Intel."""
+        """True for an Intel Mac, with a T1 or T2 too, or an Intel VM.
+
+        macOS 26 is the last version for Intel.
+        """
         return self.hardware in _INTEL_CHIPS or self.device_id == "VMM-x86_64"
 
 

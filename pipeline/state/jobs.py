@@ -78,39 +78,56 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def since_us(self) -> int:
-        """The time after which a report of the Mac can prove that the job was done."""
+        """The time, in us, after which a report of the Mac can prove that the job was done.
+
+        The later of `issued_us` and `known_until_us`.
+        """
         return max(self.issued_us, self.known_until_us)
 
     @property
     def rank(self) -> int:
-        """The rank of the outcome; -1 without a result."""
+        """The rank of the outcome, from 0 (accepted) to 9 (succeeded); -1 without a result.
+
+        A result of a higher rank wins. A presumed end has rank 1.
+        """
         if self.outcome is None:
             return -1
         return _PRESUMED_RANK if self.presumed else _RANK[self.outcome]
 
     @property
     def is_open(self) -> bool:
-        """True if the job has not ended, as far as known."""
+        """True if the job has no outcome, or one that is not final."""
         return self.outcome not in FINAL_OUTCOMES
 
     @property
     def may_have_touched(self) -> bool:
-        """True if the executor may have begun to act on the Mac."""
+        """True if the executor may have begun to act on the Mac: rank 2 or higher.
+
+        True also for every ended job, unless its end is presumed.
+        """
         return self.rank >= _RANK[Outcome.STARTED]
 
     @property
     def times_out_us(self) -> int:
-        """The time at which an open job ends by itself: not begun, or not confirmed, in time."""
+        """The time, in us, at which an open job ends by itself.
+
+        It is `report_by_us` if the executor may have begun (not confirmed in time), else
+        `expires_us` (not begun in time).
+        """
         return self.report_by_us if self.may_have_touched else self.expires_us
 
     @property
     def touched(self) -> bool:
-        """True if an ended job reached the Mac: it counts against the limit of attempts."""
+        """True if an ended job reached the Mac: it counts against the limit of attempts.
+
+        False for `expired`, and for an error code that shows that no executor reached the Mac. Only
+        for a job that `failed`: a superseded one gives True although it may not have reached it.
+        """
         return self.outcome is not Outcome.EXPIRED and self.error_code not in _NEVER_AT_THE_MAC
 
     @property
     def failed(self) -> bool:
-        """True if it failed, was refused or expired; a superseded job has not failed."""
+        """True if the outcome is `failed`, `refused` or `expired`; `superseded` is no failure."""
         return self.outcome in (Outcome.FAILED, Outcome.REFUSED, Outcome.EXPIRED)
 
     def to_wire(self) -> dict[str, Any]:
@@ -198,7 +215,10 @@ JobHistory = tuple[JobEntry, ...]
 
 
 def add_job(history: JobHistory, job: Job) -> JobHistory:
-    """Return the history with this job; the same object if it has the job already."""
+    """Return the history with this job; the same object if it has a job of this id already.
+
+    It stays sorted by time of issue. Ended jobs that are older than the last KEPT_JOBS are dropped.
+    """
     if any(entry.job_id == job.job_id for entry in history):
         return history
     entry = JobEntry(
@@ -224,7 +244,7 @@ def add_job(history: JobHistory, job: Job) -> JobHistory:
 
 
 def add_result(history: JobHistory, result: JobResult, us: int) -> JobHistory:
-    """Return the history with this result folded into its job.
+    """Return the history with this result, of time `us`, folded into its job by rank.
 
     A result for a job that is not in the history changes nothing: the job was dropped as too old,
     or Drydock never issued it.
@@ -235,9 +255,10 @@ def add_result(history: JobHistory, result: JobResult, us: int) -> JobHistory:
 
 
 def supersede_job(history: JobHistory, job_id: str, us: int) -> JobHistory:
-    """Return the history with this job superseded, unless its executor may have begun.
+    """Return the history with this job presumed superseded at `us`.
 
-    If the executor had begun and its result arrives later, that result reopens the job.
+    An equal history if the job is unknown or ended, or its executor may have begun. If the executor
+    had begun and its result arrives later, that result reopens the job.
     """
     return tuple(
         replace(entry, outcome=Outcome.SUPERSEDED, outcome_us=us, presumed=True)
@@ -248,6 +269,10 @@ def supersede_job(history: JobHistory, job_id: str, us: int) -> JobHistory:
 
 
 def _advance(entry: JobEntry, result: JobResult, us: int) -> JobEntry:
+    """Return the entry after a result of time `us`: with its outcome, if that is further.
+
+    The earliest time of an `acted` result is kept in both cases.
+    """
     outcome = result.outcome
     if outcome is Outcome.SUCCEEDED and result.attempt != INFERRED_ATTEMPT:
         outcome = Outcome.ACTED  # only a report of the Mac proves success
@@ -268,6 +293,7 @@ def _advance(entry: JobEntry, result: JobResult, us: int) -> JobEntry:
 
 
 def _is_further(updated: JobEntry, known: JobEntry) -> bool:
+    """Return True if `updated` replaces `known`: by rank, then by time, then by its texts."""
     if updated.rank != known.rank:
         return updated.rank > known.rank
     if updated.outcome_us != known.outcome_us:
@@ -282,7 +308,10 @@ def _tie_breaker(entry: JobEntry) -> tuple[str, str]:
 
 
 def open_job(history: JobHistory) -> JobEntry | None:
-    """Return the open job or None. Of several: the newest that was begun, else the newest."""
+    """Return the open job; None if there is none.
+
+    Of several, the newest that its executor may have begun, else the newest.
+    """
     found: JobEntry | None = None
     for entry in reversed(history):
         if entry.is_open:
@@ -303,7 +332,9 @@ def extra_open_jobs(history: JobHistory) -> JobHistory:
 
 
 def infer_result(entry: JobEntry, device: Device, udid: str, now: datetime) -> JobResult | None:
-    """Return the result of an open job from the Mac's reports and the time; None if it stays open.
+    """Return the final result of an open job that follows from the Mac's reports and the time.
+
+    None if the job stays open, or has ended already. The result has `attempt` 0 and this `udid`.
 
     A job has succeeded if records after `since_us` show:
 
@@ -330,6 +361,7 @@ def infer_result(entry: JobEntry, device: Device, udid: str, now: datetime) -> J
 
 
 def _is_fulfilled(entry: JobEntry, device: Device) -> bool:
+    """Return True if the Mac's records show that the job was done: the table of `infer_result`."""
     if entry.action is Action.REENROLL:
         return device.enrolled_since(entry.since_us)
     if entry.version is None:
@@ -368,7 +400,7 @@ def _result(
 
 
 def attempts(history: JobHistory, action: Action, intent: str) -> JobHistory:
-    """Return the Mac's ended jobs for one intent, oldest first."""
+    """Return the ended jobs for one action and intent, oldest first."""
     if not history:
         return ()
     return tuple(
@@ -381,7 +413,10 @@ def attempts(history: JobHistory, action: Action, intent: str) -> JobHistory:
 
 
 def failures(history: JobHistory, action: Action, intent: str) -> JobHistory:
-    """Return the ended jobs for one intent that failed after the last success, oldest first."""
+    """Return the jobs for one action and intent that failed after the last success, oldest first.
+
+    All failed ones if none has succeeded. Superseded jobs are left out.
+    """
     found: list[JobEntry] = []
     for entry in attempts(history, action, intent):
         if entry.outcome is Outcome.SUCCEEDED:
@@ -397,5 +432,5 @@ def target_of(entry: JobEntry) -> Target | None:
 
 
 def ended_at(entry: JobEntry) -> datetime:
-    """Return the time of the result that ended the job."""
+    """Return the time, in UTC, of the result that ended the job; only for an ended job."""
     return from_us(entry.outcome_us)

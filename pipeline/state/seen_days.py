@@ -14,7 +14,10 @@ _MASK: Final = (1 << _BITS) - 1
 
 
 def add_day(days: int, us: int) -> int:
-    """Return the days with the day of `us` (microseconds since 1970) added."""
+    """Return the days with the day of `us` (microseconds since 1970) added.
+
+    A day more than fifteen days before the newest changes nothing; a later one becomes the newest.
+    """
     day = us // DAY_US
     newest = days >> _BITS
     if day == newest and days:

@@ -22,7 +22,7 @@ unpack_timestamps: Final[Callable[[bytes], Iterator[tuple[int, int]]]] = _ENTRY.
 
 
 def pack_timestamps(timestamps: Iterable[tuple[int, int]]) -> bytes:
-    """Pack (time, bits) entries, given in any order.
+    """Return the bytes of (time, bits) entries, which can be given in any order.
 
     The caller ensures that no time and no bit occurs twice. Raises ValueError for a time or bits
     that are not unsigned 64-bit integers.
@@ -34,13 +34,13 @@ def pack_timestamps(timestamps: Iterable[tuple[int, int]]) -> bytes:
 
 
 def newest_us(timestamps: bytes) -> int:
-    """Return the newest time; 0 if there is none."""
+    """Return the newest time, in us; 0 if there is none."""
     at: int = _ENTRY.unpack_from(timestamps)[0] if timestamps else 0
     return at
 
 
 def last_us(timestamps: bytes, bits: int) -> int:
-    """Return the newest time of any of `bits`; 0 if there is none."""
+    """Return the newest time, in us, of any of `bits`; 0 if there is none."""
     for at, recorded in unpack_timestamps(timestamps):
         if recorded & bits:
             return at
@@ -48,7 +48,7 @@ def last_us(timestamps: bytes, bits: int) -> int:
 
 
 def changed_since(timestamps: bytes, us: int) -> tuple[int, int]:
-    """Return the bits last reported after `us`, and those last reported at `us`."""
+    """Return the bits last reported after `us`, then the bits last reported exactly at `us`."""
     later = 0
     for at, recorded in unpack_timestamps(timestamps):
         if at <= us:
