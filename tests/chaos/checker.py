@@ -1,7 +1,7 @@
-"""Judges a run by what is left of it: nothing lost, nothing done twice, nothing claimed in vain.
+"""Check what a run left behind: nothing lost, nothing done twice, no result without its effect.
 
-Independent of what it judges: it knows the wire schemas and the topics, and nothing of how
-Drydock folds, decides or carries out.
+The checker is independent of the product: it knows the wire schemas and the topics, and imports
+nothing from `pipeline`.
 """
 
 from collections import Counter, defaultdict
@@ -24,7 +24,7 @@ _WORKED_THROUGH: Final = tuple(
     topic.name for topic in (INVENTORY, CHECKINS, ORDERS, RESULTS, DISPATCH)
 )
 _JOBS: Final = JOBS.name.partition("{site}")[0]
-# How far along each outcome is; an end read off the Mac's own report outranks all others.
+# Progress of a job by outcome. SUCCEEDED comes from the Mac's own report, so it ranks highest.
 _RANK: Final = {
     Outcome.ACCEPTED: 0,
     Outcome.STARTED: 1,
@@ -50,7 +50,7 @@ _WEBHOOK_EVENT: Final = {
 
 
 class Kind(StrEnum):
-    """What is wrong: something is missing, was done twice, or is not true."""
+    """Class of a fault: a thing is missing, was done twice, or is not true."""
 
     MISSING = "missing"
     DOUBLED = "doubled"
@@ -58,7 +58,7 @@ class Kind(StrEnum):
 
 
 class Fault(NamedTuple):
-    """One thing that must not be."""
+    """One violation of a guarantee; `what` names the subject and the violation."""
 
     kind: Kind
     what: str
@@ -66,9 +66,12 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """The judgement. `events_in` are distinct inputs, `intents` distinct (Mac, action, target),
-    `jobs` their orders: carried out exactly `once`, ended without the Mac being touched
-    (`untouched`: by the last that was told of each), `closed` by the Mac's own report."""
+    """Result of the check.
+
+    `events_in` counts distinct inputs, `intents` distinct (Mac, action, target), `jobs` the issued
+    jobs. Of these, `once` were carried out exactly once, `untouched` ended without an act on the
+    Mac (by their furthest outcome), and `closed` were closed by the Mac's own report.
+    """
 
     events_in: int
     folded: int
@@ -81,17 +84,17 @@ class Findings:
     faults: tuple[Fault, ...]
 
     def count(self, kind: Kind) -> int:
-        """How many faults of a kind there are."""
+        """Return the number of faults of one kind."""
         return sum(fault.kind is kind for fault in self.faults)
 
 
 def judge(evidence: Evidence) -> Findings:
-    """Look at all of it."""
+    """Return the counts and all faults of a run."""
     testimony = read(evidence)
     acts = Counter(act.job_id for act in evidence.acted)
     folded, letters, lost = _inputs(evidence, testimony)
     faults = (
-        *(Fault(Kind.MISSING, f"{one.kind} {one.name}: taken, and nowhere since") for one in lost),
+        *(Fault(Kind.MISSING, f"{one.kind} {one.name}: accepted and then lost") for one in lost),
         *_unread(evidence),
         *_missing_dead_letters(testimony),
         *_kept(testimony),
@@ -119,8 +122,10 @@ def judge(evidence: Evidence) -> Findings:
 
 
 def _inputs(evidence: Evidence, testimony: Testimony) -> tuple[int, int, list[Input]]:
-    """How many inputs are in a Mac's kept state (or are facts for all), how many were set aside,
-    and those that are neither."""
+    """Return the number of folded inputs, the number of dead letters, and the lost inputs.
+
+    An input is folded if a Mac's kept state includes it, or if it is a broadcast record.
+    """
     kept = set(testimony.facts)
     for event in testimony.device_events:
         row = testimony.rows.get(event.subject)
@@ -150,16 +155,16 @@ def _event_of(webhook: Input) -> str:
 
 
 def _unread(evidence: Evidence) -> Iterator[Fault]:
-    """Whoever works a topic through has come to its last record."""
+    """Yield a fault for each partition that its consumer group has not processed to the end."""
     for place, end in _ends(evidence).items():
         left = end - evidence.committed.get(place, 0)
         if left > 0 and (place.topic in _WORKED_THROUGH or place.topic.startswith(_JOBS)):
-            what = f"{place.topic}/{place.partition}: {left} records not worked through"
+            what = f"{place.topic}/{place.partition}: {left} records not processed"
             yield Fault(Kind.MISSING, what)
 
 
 def _ends(evidence: Evidence) -> dict[PartitionId, int]:
-    """The offset after the last record of each partition."""
+    """Return the offset after the last record of each partition."""
     return {
         PartitionId(record.topic, record.partition): record.offset + 1
         for records in evidence.records.values()
@@ -168,38 +173,41 @@ def _ends(evidence: Evidence) -> dict[PartitionId, int]:
 
 
 def _missing_dead_letters(testimony: Testimony) -> Iterator[Fault]:
-    """What could not be used is a dead letter that says where it was."""
+    """Yield a fault for each unusable record without a dead letter that names its location."""
     for record in testimony.unusable:
         if record.location not in testimony.letter_origins:
-            yield Fault(Kind.MISSING, f"{record.location} cannot be used and was not set aside")
+            yield Fault(Kind.MISSING, f"{record.location} cannot be used and has no dead letter")
 
 
 def _kept(testimony: Testimony) -> Iterator[Fault]:
-    """Of every fact about every Mac the newest word is kept."""
+    """Yield a fault for each field of a Mac whose kept value is not the newest reported one."""
     for udid, known in known_by_mac(testimony.device_events).items():
         device = testimony.rows.get(udid, {}).get("device")
         if device is None:
-            yield Fault(Kind.MISSING, f"{udid}: nothing is kept of it")
+            yield Fault(Kind.MISSING, f"{udid}: has no kept state")
             continue
         for wrong in unlike(known, device):
             yield Fault(Kind.MISSING, f"{udid}: {wrong}")
 
 
 def _answered(evidence: Evidence, testimony: Testimony) -> Iterator[Fault]:
-    """Every partition of Macs has answered every advisory and every word of the people."""
+    """Yield a fault for each partition of Macs that has not applied every broadcast record."""
     ends = _ends(evidence)
     for partition, row in testimony.epoch_rows.items():
         for topic in _FACT_TOPICS:
             end, reached = ends.get(PartitionId(topic, 0), 0), row["broadcast"].get(topic, 0)
             if reached < end:
-                what = f"partition {partition} answered {topic} up to {reached} of {end}"
+                what = f"partition {partition} applied {topic} up to {reached} of {end}"
                 yield Fault(Kind.MISSING, what)
 
 
 def _ordered(testimony: Testimony) -> Iterator[Fault]:
-    """What was decided was ordered, what was ordered is in the Mac's ledger, one job at a time."""
+    """Yield a fault for each job decided and not issued, or issued and not in the job history.
+
+    Also for each Mac with two open jobs, and each ended job that still uses its site's capacity.
+    """
     for job_id in testimony.sends - testimony.orders.keys():
-        yield Fault(Kind.MISSING, f"{job_id}: decided and never ordered")
+        yield Fault(Kind.MISSING, f"{job_id}: decided and never issued")
     ledgers: dict[str, set[str]] = defaultdict(set)
     open_jobs: Counter[str] = Counter()
     for udid, entry in _entries(testimony):
@@ -207,22 +215,22 @@ def _ordered(testimony: Testimony) -> Iterator[Fault]:
         open_jobs[udid] += _outcome(entry) not in FINAL_OUTCOMES
         ticket = testimony.queued_jobs.get(entry["job_id"])
         if ticket and ticket["stage"] in _HOLDS_A_SLOT and _outcome(entry) in FINAL_OUTCOMES:
-            yield Fault(Kind.UNTRUE, f"{entry['job_id']}: over, and its slot is not free")
+            yield Fault(Kind.UNTRUE, f"{entry['job_id']}: ended, and its slot is not free")
     for job_id, job in testimony.orders.items():
         if job_id not in ledgers[job.udid]:
-            yield Fault(Kind.MISSING, f"{job_id}: ordered, and not in the ledger of {job.udid}")
+            yield Fault(Kind.MISSING, f"{job_id}: issued, and not in the job history of {job.udid}")
     for udid, count in open_jobs.items():
         if count > 1:
             yield Fault(Kind.DOUBLED, f"{udid}: {count} jobs are open")
 
 
 def _carried_out(evidence: Evidence, testimony: Testimony) -> Iterator[Fault]:
-    """What was done to Macs was ordered and journalled, and no intent was carried out twice."""
+    """Yield a fault for each act that was not issued or not journaled, and each repeated intent."""
     intents: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for act in evidence.acted:
         job = testimony.orders.get(act.job_id)
         if job is None:
-            yield Fault(Kind.UNTRUE, f"{act.udid}: acted on for {act.job_id}, never ordered")
+            yield Fault(Kind.UNTRUE, f"{act.udid}: acted on for {act.job_id}, never issued")
         else:
             intents[job.udid, job.action, job.intent].append(act.job_id)
         if act.job_id not in testimony.attempts:
@@ -237,7 +245,7 @@ def _carried_out(evidence: Evidence, testimony: Testimony) -> Iterator[Fault]:
 
 
 def _each_once(testimony: Testimony, acts: Mapping[str, int]) -> Iterator[Fault]:
-    """Every job was carried out once, or ended untouched and somebody said why."""
+    """Yield a fault for each job carried out twice, and each neither carried out nor ended."""
     for job_id, count in acts.items():
         if count > 1:
             yield Fault(Kind.DOUBLED, f"{job_id}: carried out {count} times")
@@ -247,8 +255,11 @@ def _each_once(testimony: Testimony, acts: Mapping[str, int]) -> Iterator[Fault]
 
 
 def _ended_untouched(job_id: str, job: Job, testimony: Testimony) -> bool:
-    """Whether somebody said why the Mac was not touched: withdrawn, refused, given up, the
-    executor saw that it has the target already, or its own report said so before one began."""
+    """Return True if a record explains why the job ended without an act on the Mac.
+
+    The job was superseded, expired, refused or failed; or the executor observed the target on the
+    Mac; or the Mac reported the target before an attempt began.
+    """
     if job_id in testimony.withdrawn:
         return True
     return any(
@@ -265,7 +276,7 @@ def _ended_untouched(job_id: str, job: Job, testimony: Testimony) -> bool:
 
 
 def _end(job_id: str, testimony: Testimony) -> str:
-    """The strongest that was told of a job."""
+    """Return the furthest outcome that was published for a job, or "nothing"."""
     outcomes = [result.outcome for result in testimony.results.get(job_id, ())]
     if job_id in testimony.withdrawn:
         outcomes.append(Outcome.SUPERSEDED)
@@ -273,10 +284,10 @@ def _end(job_id: str, testimony: Testimony) -> str:
 
 
 def _unreported(fields: Testimony, acts: Mapping[str, int]) -> Iterator[Fault]:
-    """What executors did they told, and what they told is in the ledger."""
+    """Yield a fault for each act without a result, and each result not in the job history."""
     for job_id in acts:
         if not any(one.outcome in _BEGUN for one in fields.results.get(job_id, ())):
-            yield Fault(Kind.MISSING, f"{job_id}: carried out, and no result says that it began")
+            yield Fault(Kind.MISSING, f"{job_id}: carried out, and no result shows that it began")
     for attempt in fields.attempts.values():
         results = {one.outcome for one in fields.results.get(attempt.job_id, ())}
         for item in attempt.results:
@@ -288,18 +299,21 @@ def _unreported(fields: Testimony, acts: Mapping[str, int]) -> Iterator[Fault]:
         known = -1 if outcome is None else _RANK[outcome]
         for result in fields.results.get(entry["job_id"], ()):
             if _RANK[_counted(result)] > known and not entry["presumed"]:
-                what = f"{udid}: {entry['job_id']} is {outcome} for all that {result.outcome} says"
+                what = f"{udid}: {entry['job_id']} is {outcome} in spite of {result.outcome}"
                 yield Fault(Kind.MISSING, what)
 
 
 def _counted(result: JobResult) -> Outcome:
-    """An executor's word is no success: only what was read off the Mac is."""
+    """Return the outcome that a result proves: an executor's SUCCEEDED proves only ACTED.
+
+    Only the Mac's own report (attempt 0) proves success.
+    """
     is_from_executor = result.outcome is Outcome.SUCCEEDED and result.attempt > 0
     return Outcome.ACTED if is_from_executor else result.outcome
 
 
 def _closed(testimony: Testimony) -> Iterator[Fault]:
-    """A job succeeded if, and only if, a later report of the Mac showed the target."""
+    """Yield a fault unless a job succeeded if and only if a later report showed the target."""
     shown: dict[str, list[tuple[int, OSVersion]]] = defaultdict(list)
     for event in testimony.device_events:
         version = reported_fields(event).get("os_version")
@@ -319,7 +333,7 @@ def _closed(testimony: Testimony) -> Iterator[Fault]:
 
 
 def _current(evidence: Evidence) -> Iterator[Fault]:
-    """Every enrolled Mac runs the newest release of its line."""
+    """Yield a fault for each enrolled Mac that does not run the newest release of its line."""
     for mac in evidence.macs:
         version = parse_os_version(mac.os_version)
         newest = evidence.newest.get(version.line)
@@ -328,7 +342,7 @@ def _current(evidence: Evidence) -> Iterator[Fault]:
 
 
 def _entries(testimony: Testimony) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every job of every ledger, with its Mac."""
+    """Yield the UDID and the row of every job of every job history."""
     for udid, row in testimony.rows.items():
         for entry in row["jobs"]:
             yield udid, entry

@@ -1,4 +1,4 @@
-"""Tampers inside Kafka: puts records of the topics there again, some much later, and poison."""
+"""Tampering inside Kafka: records of the topics published again, some much later, and poison."""
 
 import heapq
 import threading
@@ -19,14 +19,14 @@ from tests.chaos.evidence import Input
 
 _POLL_MS: Final = 200
 _CONFIRMED_S: Final = 150.0
-# Orders and results are few and matter most.
+# Jobs and results are few, so a larger share (_SHARE) of them is repeated.
 _SHARES: Final = {INVENTORY.name: 0.02, CHECKINS.name: 0.02}
 _SHARE: Final = 0.08
 _LATEST_S: Final = 40.0
 
 
 class Echo:
-    """Repeats what is in the topics, `fouls` times with poison, for `lasts_s`. A thread."""
+    """A thread that repeats records of the topics and adds `fouls` unusable ones in `lasts_s`."""
 
     def __init__(
         self,
@@ -54,11 +54,11 @@ class Echo:
         self._thread = threading.Thread(target=self._run, daemon=True, name="echo")
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End: what was put into topics is there when this returns. Raises what went wrong."""
+        """End the thread, with all its records confirmed. Raises the error that ended it early."""
         self._ending.set()
         self._thread.join()
         if self.error is not None:
@@ -71,7 +71,7 @@ class Echo:
                 KafkaProducer(**self._connection.producer_options()) as producer,
             ):
                 self._tamper(consumer, producer)
-        except BaseException as error:  # noqa: BLE001 - told by `stop`
+        except BaseException as error:  # noqa: BLE001 - `stop` raises it
             self.error = error
 
     def _tamper(self, consumer: Any, producer: Any) -> None:
@@ -110,7 +110,7 @@ class Echo:
             for record in records:
                 if self._random.random() < _SHARES.get(place.topic, _SHARE):
                     late_s = self._random.choice((0.0, 2.0, _LATEST_S)) * self._random.random()
-                    # Its own repeats are heard and repeated again: they get fewer each time.
+                    # Repeats are consumed and can be repeated again, by ever smaller shares.
                     results = (place.topic, record.key, record.value)
                     heapq.heappush(self._heap, (now + late_s, next(self._numbers), *results))
 

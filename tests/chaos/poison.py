@@ -1,4 +1,4 @@
-"""What nobody can use: bodies for the gateway, records for topics. Each is another one."""
+"""Unusable inputs: bodies for the gateway, records for topics. `number` makes each one unique."""
 
 from collections.abc import Callable
 from random import Random
@@ -27,7 +27,7 @@ _ONE_MORE_DAY: Final = START.replace(day=START.day + 1)
 
 
 class Foul(NamedTuple):
-    """A record that cannot be used, and where it is put."""
+    """An unusable record and the topic for it."""
 
     topic: str
     key: str
@@ -35,7 +35,7 @@ class Foul(NamedTuple):
 
 
 def body(random: Random, number: int) -> bytes:
-    """What no webhook of NanoMDM is."""
+    """Return a body that is no valid webhook of NanoMDM."""
     kinds: tuple[Callable[[int], bytes], ...] = (
         lambda n: b"\xff\xfe not text at all %d" % n,
         lambda n: b'{"topic": "mdm.Connect", "event_id": "%d", "acknow' % n,
@@ -47,7 +47,7 @@ def body(random: Random, number: int) -> bytes:
 
 
 def record(random: Random, number: int) -> Foul:
-    """What does not belong into its topic."""
+    """Return a record that its topic's consumers must reject."""
     site = random.choice(SITES)
     places: tuple[tuple[str, str, bytes], ...] = (
         (INVENTORY.name, f"POISON-{number}", b"\x00\x01 %d" % number),
@@ -64,7 +64,7 @@ def record(random: Random, number: int) -> Foul:
 
 
 def _stranger_order(number: int, site: str) -> bytes:
-    """An order that is one in everything but whose key signed it."""
+    """Return a job that is valid except that an untrusted key signed it."""
     udid = f"POISON-{number}"
     fields: dict[str, Any] = {"udid": udid, "site": site, "intent": "26.2", "reason": "poison"}
     job = Job(

@@ -1,4 +1,4 @@
-"""The evidence, decoded: who said what, by the wire schemas."""
+"""The evidence decoded with the wire schemas: events, jobs, results, kept rows, dead letters."""
 
 import json
 from collections import defaultdict
@@ -47,9 +47,13 @@ _DEVICE: Final = (INVENTORY.name, CHECKINS.name)
 
 @dataclass(slots=True)
 class Testimony:
-    """What was said. Jobs and results are by job id; `rows` are the kept states by UDID, `owners`
-    the partitions' own, `jobs` the slots by job id; `unusable` is what must have been set
-    aside."""
+    """The decoded evidence.
+
+    `orders`, `results`, `queued_jobs` and `attempts` are by job id. `rows` are the kept states by
+    UDID, `epoch_rows` the owner's rows by partition, `facts` the ids of broadcast events.
+    `sends` are the ids of jobs that decisions send. Each record in `unusable` must have a dead
+    letter.
+    """
 
     device_events: list[DeviceEvent] = field(default_factory=list)
     facts: set[str] = field(default_factory=set)
@@ -67,13 +71,13 @@ class Testimony:
 
 
 def read(evidence: Evidence) -> Testimony:
-    """All of the evidence."""
+    """Return the decoded evidence."""
     testimony = Testimony()
     for topic in _READ:
         for record in _of(evidence, topic):
             _collect(testimony, evidence, topic, record)
     for record in _of(evidence, DECISIONS):
-        # As JSON: with all that they rest on there are too many to be validated again.
+        # Only JSON: validation of each decision with its inputs takes too long.
         decision = json.loads(record.value or b"")["decision"]
         if decision["decision"] == Answer.SEND:
             testimony.sends.add(decision["job_id"])
@@ -86,7 +90,7 @@ def read(evidence: Evidence) -> Testimony:
 
 
 def _read_state(testimony: Testimony, evidence: Evidence) -> None:
-    """What workers and executors keep for their successors."""
+    """Read the state of workers, dispatchers and executors into `testimony`."""
     for record in _latest(_of(evidence, STATE)):
         row = json.loads(record.value or b"")
         if record.key == _EPOCH_KEY:
@@ -141,8 +145,11 @@ def _is_signed(event: Event, evidence: Evidence) -> bool:
 
 
 def _latest(records: Iterable[Record]) -> list[Record]:
-    """Of each key in each partition the row that counts. What an owner writes after its successor
-    has begun is void: rows carry the number of their owner."""
+    """Return the last valid row of each key in each partition.
+
+    A row with a lower epoch than an earlier row of the partition is void: its writer had lost the
+    partition.
+    """
     rows: dict[tuple[int, bytes | None], Record] = {}
     epochs: dict[int, int] = {}
     for record in records:
