@@ -1,8 +1,8 @@
-"""A whole fleet on two workers: its state brought back, its memory, an advisory for a tenth of it.
+"""A whole fleet on two workers: restore time, memory, and an advisory for a tenth of the Macs.
 
-The state is written to the changelog as workers write it, one row a Mac, made from the rows of two
-Macs that an engine really folded and decided for: to send a million Macs' lives through the topics
-first would take longer than all that is measured. One Mac in ten lacks a release when it lands.
+The state is written straight to the changelog, one row per Mac, copied from rows that a reconciler
+made: to publish the events of a million Macs first takes longer than the whole measurement. One Mac
+in ten lacks the release of the advisory.
 """
 
 import asyncio
@@ -31,20 +31,20 @@ from tests import factories as make
 from tests.bench.core import handle_event, numbered_report, udid_of
 from tests.bench.kafka_world import PARTITIONS, World, cpu_of, wait_for
 
-# No site gives more slots than 10,000 at a time.
+# A site has a capacity of 10,000 at most, so the jobs need many sites.
 SITES: Final = tuple(f"site-{number:02d}" for number in range(20))
 LANDS: Final = "15.7.3"
 AFFECTED_SHARE: Final = 10
 TARGETS: Final = {"recovered_s": 60.0, "jobs_published_s": 30.0}
-# Above what two workers reach that start on an empty cluster.
+# A higher epoch than the first two workers get on the empty cluster.
 _EPOCH: Final = 100
-# The Mac whose rows are copied: no other has its number.
+# Number of the Mac whose rows are copied; no other Mac has it.
 _PATTERN: Final = 9_999_999
 _SHARES: Final = (0.01, 0.5, 0.9)
 _AT_ONCE: Final = 20_000
 _WAIT_S: Final = 600.0
 _REST_S: Final = 3.0
-# To ask twenty topics takes the cores that are measured.
+# Each look at twenty topics uses CPU of the cores that are measured.
 _LOOK_S: Final = 0.3
 _POLICY: Final = "\n".join(
     [
@@ -58,7 +58,7 @@ _POLICY: Final = "\n".join(
 
 
 def bench_fleet(world: World, *, macs: int) -> dict[str, Any]:
-    """Build the state, lose every local copy, let it come back, and land an advisory."""
+    """Write the state, restore it without local copies, publish an advisory; return the figures."""
     decided = _publish_broadcast(world)
     with _Two(world) as empty:
         bare = empty.resident()
@@ -89,7 +89,7 @@ def bench_fleet(world: World, *, macs: int) -> dict[str, Any]:
 
 
 class _Two:
-    """Two workers that start together; `seconds` until all partitions are ready."""
+    """Two workers that start together; `seconds` is the time until all partitions are ready."""
 
     def __init__(self, world: World) -> None:
         began = time.monotonic()
@@ -105,7 +105,7 @@ class _Two:
             worker.stop()
 
     def _are_ready(self) -> bool:
-        """Whether both have partitions, and all are one's or the other's."""
+        """Return True if both have partitions and together they have all."""
         ready: list[int] = []
         for worker in self.workers:
             worker.check()
@@ -117,7 +117,7 @@ class _Two:
         return [round(worker.cpu_s(), 1) for worker in self.workers]
 
     def come_to_rest(self) -> None:
-        """Wait until each has its copy of the other's state too, which comes after its own."""
+        """Wait until both are idle: a worker copies the other's state after its own."""
         used = self.cpu_s()
         while True:
             time.sleep(_REST_S)
@@ -135,7 +135,7 @@ def _lose_copies(world: World) -> None:
 
 
 def _land(world: World, two: _Two, affected: int) -> dict[str, Any]:
-    """The advisory is published; the seconds until the last of its jobs can be read."""
+    """Publish the advisory; measure until the last of its jobs can be read."""
     partitions = world.partitions([jobs_topic(site) for site in SITES])
     cpu, broker = two.cpu_s(), cpu_of(world.kafka.pid(1))
     landed = make.release(LANDS)
@@ -166,7 +166,7 @@ def _land(world: World, two: _Two, affected: int) -> dict[str, Any]:
 
 
 def _publish_broadcast(world: World) -> dict[str, int]:
-    """The policy and all releases but one; how far that brings the topics of facts."""
+    """Publish the policy and all releases but one; return the next offsets by topic."""
     policy = make.policy_changed(_POLICY)
     known = [make.release(version) for version in make.RELEASES if version != LANDS]
     world.publish([(CONTROL.name, policy.subject.encode(), encode(policy))])
@@ -175,7 +175,7 @@ def _publish_broadcast(world: World) -> dict[str, int]:
 
 
 async def _write_state(world: World, macs: int, decided: dict[str, int]) -> None:
-    """One row a Mac, to its partition."""
+    """Write one row per Mac to the partition of its UDID."""
     outbox = ConfirmedProducer(world.connection, make_log())
     await outbox.start()
     epoch_row = rows.EpochRow(_EPOCH, decided).to_row()
@@ -200,7 +200,7 @@ def _is_affected(number: int) -> bool:
 
 
 def _kinds() -> dict[tuple[int, bool], bytes]:
-    """The row of a Mac of each site, affected or not."""
+    """Return the row of an affected and of another Mac of each site."""
     now = datetime.now(UTC)
     return {
         (number, affected): _kind(site, "15.7.2" if affected else "26.2", now)
@@ -210,7 +210,7 @@ def _kinds() -> dict[tuple[int, bool], bytes]:
 
 
 def _kind(site: str, version: str, now: datetime) -> bytes:
-    """The row of a Mac, as an engine made it that heard all of its life."""
+    """Return the row that a reconciler makes for a Mac from all its events."""
     reconciler, udid, when = Reconciler(), udid_of(_PATTERN), now - make.HOUR
     known = [make.release(one) for one in make.RELEASES if one != LANDS]
     life = (*make.enrolled(udid, now - 100 * make.DAY), make.polled(udid, when))
@@ -221,7 +221,7 @@ def _kind(site: str, version: str, now: datetime) -> bytes:
 
 
 def _row(kind: bytes, number: int) -> bytes:
-    """The row of another Mac of this kind."""
+    """Return the row of another Mac of this kind."""
     for pattern, own in (
         (udid_of(_PATTERN), udid_of(number)),
         (f"C02{_PATTERN:07d}", f"C02{number:07d}"),
