@@ -1,4 +1,4 @@
-"""The tree keeps the rules of names and docstrings; each rule finds a planted fault."""
+"""The tree keeps the rules of names and docstrings; each rule finds a planted violation."""
 
 from pathlib import Path
 
