@@ -26,7 +26,7 @@ _LATEST_S: Final = 40.0
 
 
 class Echo:
-    """A thread that repeats records of the topics and adds `fouls` unusable ones in `lasts_s`."""
+    """A thread that repeats records of the topics and adds `poison_count` unusable ones."""
 
     def __init__(
         self,
@@ -34,10 +34,10 @@ class Echo:
         sites: Sequence[str],
         *,
         seed: int,
-        fouls: int,
+        poison_count: int,
         lasts_s: float,
     ) -> None:
-        self.fouled: list[Input] = []
+        self.unusable_inputs: list[Input] = []
         self.counts: Counter[str] = Counter()
         self.error: BaseException | None = None
         self._connection = connection
@@ -46,7 +46,7 @@ class Echo:
             *map(jobs_topic, sites),
         ]
         self._random = Random(seed)
-        self._fouls = sorted(self._random.uniform(0, lasts_s) for _ in range(fouls))
+        self._poison_at_s = sorted(self._random.uniform(0, lasts_s) for _ in range(poison_count))
         self._heap: list[tuple[float, int, str, bytes | None, bytes | None]] = []
         self._sent: list[tuple[bool, Any]] = []
         self._numbers = count()
@@ -90,14 +90,14 @@ class Echo:
                 _, _, topic, key, value = heapq.heappop(self._heap)
                 self.counts["repeated"] += 1
                 self._sent.append((False, producer.send(topic, key=key, value=value)))
-            while self._fouls and self._fouls[0] <= now - began_s:
-                self._fouls.pop(0)
+            while self._poison_at_s and self._poison_at_s[0] <= now - began_s:
+                self._poison_at_s.pop(0)
                 self._send_poison(producer)
-        for foul, sent in self._sent:
+        for poisoned, sent in self._sent:
             metadata = sent.get(timeout=_CONFIRMED_S)
-            if foul:
-                self.fouled.append(
-                    Input("foul", f"{metadata.topic}/{metadata.partition}/{metadata.offset}")
+            if poisoned:
+                self.unusable_inputs.append(
+                    Input("record", f"{metadata.topic}/{metadata.partition}/{metadata.offset}")
                 )
 
     def _consume(self, consumer: Any) -> None:
@@ -111,11 +111,11 @@ class Echo:
                 if self._random.random() < _SHARES.get(place.topic, _SHARE):
                     late_s = self._random.choice((0.0, 2.0, _LATEST_S)) * self._random.random()
                     # Repeats are consumed and can be repeated again, by ever smaller shares.
-                    results = (place.topic, record.key, record.value)
-                    heapq.heappush(self._heap, (now + late_s, next(self._numbers), *results))
+                    repeat = (place.topic, record.key, record.value)
+                    heapq.heappush(self._heap, (now + late_s, next(self._numbers), *repeat))
 
     def _send_poison(self, producer: Any) -> None:
         self.counts["poison"] += 1
-        foul = poison.record(self._random, self.counts["poison"])
-        sent = producer.send(foul.topic, key=foul.key.encode(), value=foul.value)
+        poisoned = poison.record(self._random, self.counts["poison"])
+        sent = producer.send(poisoned.topic, key=poisoned.key.encode(), value=poisoned.value)
         self._sent.append((True, sent))

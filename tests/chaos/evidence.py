@@ -23,7 +23,7 @@ class Input(NamedTuple):
     """One input that the gateway, or a topic, accepted.
 
     `name` depends on `kind`: `event` has its id, `webhook` has `UDID topic created_at`, `poison`
-    has the SHA-256 of its body, and `foul` (an unusable record put into a topic) has
+    has the SHA-256 of its body, and `record` (an unusable record put into a topic) has
     `topic/partition/offset`.
     """
 
@@ -53,7 +53,7 @@ class PartitionId(NamedTuple):
     partition: int
 
 
-class MacNow(NamedTuple):
+class MacState(NamedTuple):
     """The true state of a simulated Mac at the end of the run."""
 
     udid: str
@@ -78,7 +78,7 @@ class Evidence:
     records: dict[str, Sequence[Record]]
     committed: dict[PartitionId, int]
     acted: Sequence[Acted]
-    macs: Sequence[MacNow]
+    macs: Sequence[MacState]
     journals: dict[str, bool] | None = None
     trusted: PublicKeys = field(default_factory=dict)
     newest: dict[str, str] = field(default_factory=dict)

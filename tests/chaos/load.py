@@ -36,7 +36,7 @@ class Mischief:
     """Shares of the messages that are changed.
 
     `doubled` is sent twice, `late` is delayed up to `late_s`, `very_late` is sent again after up
-    to `very_late_s`. `foul` is the number of poison messages for each message.
+    to `very_late_s`. `poison` is the number of unusable messages for each message.
     """
 
     doubled: float = 0.05
@@ -44,7 +44,7 @@ class Mischief:
     late_s: float = 6.0
     very_late: float = 0.02
     very_late_s: float = 45.0
-    foul: float = 0.01
+    poison: float = 0.01
 
     @classmethod
     def within(cls, lasts_s: float) -> Self:
@@ -145,11 +145,11 @@ class Load:
         if random.random() < mischief.very_late:
             self.counts["again much later"] += 1
             self._put(now + random.uniform(0, mischief.very_late_s), item, path, body)
-        if random.random() < mischief.foul:
+        if random.random() < mischief.poison:
             self.counts["poison"] += 1
-            foul = poison.body(random, self.counts["poison"])
-            digest = hashlib.sha256(foul).hexdigest()
-            self._put(now, Input("poison", digest), _WEBHOOK, foul)
+            unusable = poison.body(random, self.counts["poison"])
+            digest = hashlib.sha256(unusable).hexdigest()
+            self._put(now, Input("poison", digest), _WEBHOOK, unusable)
 
     def _put(self, at_s: float, item: Input, path: str, body: bytes) -> None:
         self._number += 1

@@ -46,7 +46,7 @@ _DEVICE: Final = (INVENTORY.name, CHECKINS.name)
 
 
 @dataclass(slots=True)
-class Testimony:
+class DecodedEvidence:
     """The decoded evidence.
 
     `orders`, `results`, `queued_jobs` and `attempts` are by job id. `rows` are the kept states by
@@ -70,40 +70,40 @@ class Testimony:
     attempts: dict[str, AttemptRecord] = field(default_factory=dict)
 
 
-def read(evidence: Evidence) -> Testimony:
+def decode_evidence(evidence: Evidence) -> DecodedEvidence:
     """Return the decoded evidence."""
-    testimony = Testimony()
+    decoded = DecodedEvidence()
     for topic in _READ:
         for record in _of(evidence, topic):
-            _collect(testimony, evidence, topic, record)
+            _collect(decoded, evidence, topic, record)
     for record in _of(evidence, DECISIONS):
         # Only JSON: validation of each decision with its inputs takes too long.
         decision = json.loads(record.value or b"")["decision"]
         if decision["decision"] == Answer.SEND:
-            testimony.sends.add(decision["job_id"])
+            decoded.sends.add(decision["job_id"])
     for record in _of(evidence, DEAD_LETTERS):
         letter = DeadLetter.model_validate_json(record.value or b"")
-        testimony.letter_origins.add(letter.origin)
-        testimony.letter_digests.add(letter.raw_sha256)
-    _read_state(testimony, evidence)
-    return testimony
+        decoded.letter_origins.add(letter.origin)
+        decoded.letter_digests.add(letter.raw_sha256)
+    _read_state(decoded, evidence)
+    return decoded
 
 
-def _read_state(testimony: Testimony, evidence: Evidence) -> None:
-    """Read the state of workers, dispatchers and executors into `testimony`."""
+def _read_state(decoded: DecodedEvidence, evidence: Evidence) -> None:
+    """Read the state of workers, dispatchers and executors into `decoded`."""
     for record in _latest(_of(evidence, STATE)):
         row = json.loads(record.value or b"")
         if record.key == _EPOCH_KEY:
-            testimony.epoch_rows[record.partition] = row
+            decoded.epoch_rows[record.partition] = row
         elif row["device"] is not None or row["jobs"]:
-            testimony.rows[(record.key or b"").decode()] = row
+            decoded.rows[(record.key or b"").decode()] = row
     for record in _latest(_of(evidence, DISPATCH_STATE)):
         if record.key != _EPOCH_KEY:
-            testimony.queued_jobs[(record.key or b"").decode()] = json.loads(record.value or b"")
+            decoded.queued_jobs[(record.key or b"").decode()] = json.loads(record.value or b"")
     for record in _of(evidence, ATTEMPTS):
         if record.value is not None:
             attempt = AttemptRecord.model_validate_json(record.value)
-            testimony.attempts[attempt.job_id] = attempt
+            decoded.attempts[attempt.job_id] = attempt
 
 
 def _of(evidence: Evidence, topic: Topic) -> Iterable[Record]:
@@ -113,7 +113,7 @@ def _of(evidence: Evidence, topic: Topic) -> Iterable[Record]:
             yield from records
 
 
-def _collect(fields: Testimony, evidence: Evidence, topic: Topic, record: Record) -> None:
+def _collect(fields: DecodedEvidence, evidence: Evidence, topic: Topic, record: Record) -> None:
     try:
         event = decode(record.value or b"")
     except InvalidEvent:

@@ -32,7 +32,7 @@ from tests.chaos.checker import Findings, judge
 from tests.chaos.echo import Echo
 from tests.chaos.evidence import (
     Evidence,
-    MacNow,
+    MacState,
     read_commits,
     read_journals,
     read_topics,
@@ -176,7 +176,7 @@ class _Site:
             self._connection,
             world.SITES,
             seed=options.seed,
-            fouls=max(20, options.macs // 20),
+            poison_count=max(20, options.macs // 20),
             lasts_s=options.lasts_s,
         )
         self._killer = Killer(self._fleet, [], say)
@@ -289,7 +289,7 @@ class _Site:
         groups = [GROUP, *(f"drydock.agent.{site}" for site in world.SITES)]
         # Copy the inputs first: an input that is accepted later may not be in the topics yet.
         return Evidence(
-            inputs={*self._load.accepted, *self._echo.fouled},
+            inputs={*self._load.accepted, *self._echo.unusable_inputs},
             records=read_topics(self._connection, topic_names(world.SITES)),
             committed=read_commits(self._connection, groups),
             acted=self._macs.acted(),
@@ -303,9 +303,9 @@ class _Site:
             },
         )
 
-    def _macs_now(self) -> list[MacNow]:
+    def _macs_now(self) -> list[MacState]:
         macs = json.loads(_get(self._macs_at, "/macs"))
-        return [MacNow(mac["udid"], mac["os_version"], mac["enrolled"]) for mac in macs]
+        return [MacState(mac["udid"], mac["os_version"], mac["enrolled"]) for mac in macs]
 
 
 class _Outages:

@@ -35,7 +35,7 @@ from schemas.topics import (
 )
 from tests import factories
 from tests.chaos.checker import Findings, Kind, judge
-from tests.chaos.evidence import Evidence, Input, MacNow, PartitionId, Record
+from tests.chaos.evidence import Evidence, Input, MacState, PartitionId, Record
 from tests.chaos.witness import microseconds
 from tests.factories import HOUR, NOW
 from tests.factories.sites import KEYS, STRANGER_KEY, signed_job
@@ -185,12 +185,12 @@ def evidence(messages: Messages = SOUND) -> Evidence:
             *(Input("event", event.id) for event in (OLD, NEW, RELEASE)),
             Input("webhook", f"{IDLE} mdm.CheckOut {NOW.isoformat()}"),
             Input("poison", "f" * 64),
-            Input("foul", f"{INVENTORY.name}/0/3"),
+            Input("record", f"{INVENTORY.name}/0/3"),
         ],
         records=records,
         committed={PartitionId(topic, 0): len(some) for topic, some in records.items()},
         acted=[acted(JOB)],
-        macs=[MacNow(UDID, "26.2", enrolled=True), MacNow(IDLE, "26.1", enrolled=False)],
+        macs=[MacState(UDID, "26.2", enrolled=True), MacState(IDLE, "26.1", enrolled=False)],
         journals={JOB.job_id: True},
         trusted=KEYS.jobs,
         newest={"26": "26.2"},
@@ -341,7 +341,7 @@ def test_permitted_repeat_or_early_end_is_no_fault(change: Change) -> None:
         (other(ATTEMPTS, (JOB.job_id, attempt(JOB, published=False))), Kind.MISSING, "published"),
         (kept(row(jobs=[entry(JOB, Outcome.STARTED)])), Kind.MISSING, "in spite of"),
         (kept(row(jobs=[entry(JOB, None)])), Kind.MISSING, "showed it done"),
-        (changed(macs=[MacNow(UDID, "26.1", enrolled=True)]), Kind.MISSING, "still on 26.1"),
+        (changed(macs=[MacState(UDID, "26.1", enrolled=True)]), Kind.MISSING, "still on 26.1"),
         (changed(acted=[acted(JOB), acted(JOB)]), Kind.DOUBLED, "carried out 2 times"),
         (TWO_ORDERS, Kind.DOUBLED, "by 2 jobs"),
         (

@@ -106,13 +106,11 @@ def check(restarted: RestartedSite, fleet: SimulatedFleet) -> None:
     """Assert one act for each job, and complete results in order without contradiction."""
     assert Counter(act[2] for act in fleet.acted) == Counter(job.job_id for job in restarted.jobs)
     for job in restarted.jobs:
-        result = [item for item in restarted.published if item.result.job_id == job.job_id]
-        by_seq = {item.seq: item for item in result}
-        assert all(by_seq[item.seq] == item for item in result), "a repeat differed"
+        published = [item for item in restarted.published if item.result.job_id == job.job_id]
+        by_seq = {item.seq: item for item in published}
+        assert all(by_seq[item.seq] == item for item in published), "a repeat differed"
         in_order = [by_seq[seq].result for seq in sorted(by_seq)]
-        outcomes = [
-            results.outcome.value for results in in_order if results.outcome != "progressed"
-        ]
+        outcomes = [result.outcome.value for result in in_order if result.outcome != "progressed"]
         assert outcomes == ["accepted", "started", "acted"], (job.udid, outcomes)
 
 
@@ -157,7 +155,7 @@ def test_executor_killed_repeatedly_acts_once_on_each_mac(tmp_path: Path, pace: 
             continue
         check(restarted, fleet)
         return
-    pytest.fail("never came to an end")
+    pytest.fail("the run did not end within 400 lives")
 
 
 def test_crash_before_the_intent_leaves_the_mac_untouched(tmp_path: Path) -> None:

@@ -17,17 +17,17 @@ from tests.chaos.load import Load, Mischief
 from tests.factories import NOW
 
 WAIT_LIMIT_S = 20.0
-CALM = Mischief(doubled=0, late=0, very_late=0, foul=0)
+CALM = Mischief(doubled=0, late=0, very_late=0, poison=0)
 
 
 class FakeGateway(ThreadingHTTPServer):
-    """Responds with `answers` in turn, then 200; `requests` counts by status and event id."""
+    """Responds with `statuses` in turn, then 200; `requests` counts by status and event id."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.answers: list[int] = []
+        self.statuses: list[int] = []
         self.requests: Counter[tuple[int, str]] = Counter()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -37,7 +37,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        status = self.server.answers.pop(0) if self.server.answers else 200
+        status = self.server.statuses.pop(0) if self.server.statuses else 200
         for line in body.splitlines():
             self.server.requests[status, json.loads(line).get("id", "webhook")] += 1
         self.send_response(status)
@@ -101,7 +101,7 @@ def test_accepted_message_of_a_mac_is_posted_and_remembered(
 def test_message_is_posted_again_after_503_and_429(
     gateway: FakeGateway, load_with: Callable[[Mischief], Load]
 ) -> None:
-    gateway.answers = [503, 429]
+    gateway.statuses = [503, 429]
     load = load_with(CALM)
     load.add_events("/v1/events", encode(REPORT))
     eventually(lambda: not load.waiting)
@@ -112,7 +112,7 @@ def test_message_is_posted_again_after_503_and_429(
 def test_refused_message_is_reported_and_is_no_input(
     gateway: FakeGateway, load_with: Callable[[Mischief], Load]
 ) -> None:
-    gateway.answers = [400]
+    gateway.statuses = [400]
     load = load_with(CALM)
     load.add_events("/v1/events", encode(REPORT))
     eventually(lambda: not load.waiting)
@@ -123,7 +123,7 @@ def test_refused_message_is_reported_and_is_no_input(
 def test_mischief_sends_messages_twice_and_adds_poison(
     gateway: FakeGateway, load_with: Callable[[Mischief], Load]
 ) -> None:
-    load = load_with(Mischief(doubled=1, late=0, late_s=0.1, very_late=0, foul=1))
+    load = load_with(Mischief(doubled=1, late=0, late_s=0.1, very_late=0, poison=1))
     load.add_events("/webhooks/nanomdm", json.dumps(_hook()).encode())
     eventually(lambda: not load.waiting)
     kinds = Counter(one.kind for one in load.accepted)

@@ -56,11 +56,11 @@ def microseconds(moment: datetime) -> int:
 
 def reported_fields(event: DeviceEvent) -> dict[str, Any]:
     """Return the fields of the Mac that an event sets, by the names of kept fields."""
-    results = event.data.model_dump(mode="json", exclude_none=True)
+    values = event.data.model_dump(mode="json", exclude_none=True)
     names = _FACTS.get(type(event))
     if names is None:
-        return {name: value for name, value in results.items() if name not in _NO_FACT}
-    return {fact: results[name] for name, fact in names.items() if name in results}
+        return {name: value for name, value in values.items() if name not in _NO_FACT}
+    return {fact: values[name] for name, fact in names.items() if name in values}
 
 
 def source_of(event: DeviceEvent) -> str:
@@ -107,7 +107,7 @@ def known_by_mac(events: Iterable[DeviceEvent]) -> dict[str, KnownMac]:
     return known
 
 
-def unlike(known: KnownMac, kept: Mapping[str, Any]) -> list[str]:
+def state_differences(known: KnownMac, kept: Mapping[str, Any]) -> list[str]:
     """Return the differences between a Mac's kept state and its expected one.
 
     `kept` has the form of the device in a state row.
@@ -129,7 +129,7 @@ def unlike(known: KnownMac, kept: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
-def holds(kept: Mapping[str, Any], event: DeviceEvent) -> bool:
+def includes(kept: Mapping[str, Any], event: DeviceEvent) -> bool:
     """Return True if the kept state has every field of this event, or newer values."""
     us = microseconds(event.time)
     facts = all(kept["facts"].get(fact, (0, None))[0] >= us for fact in reported_fields(event))
