@@ -227,7 +227,7 @@ def bench_memory() -> dict[str, Any]:
     return {"bytes_per_mac": round(float(done.stdout)), "macs": BIG}
 
 
-def few(affected: int, count: int) -> Callable[[int], str]:
+def spread_behind(affected: int, count: int) -> Callable[[int], str]:
     """Return a function from a Mac's number to its version: `affected` Macs lack 15.7.3."""
     step = count // affected
     return lambda number: "26.2" if number % step else "15.7.2"
@@ -238,7 +238,7 @@ def bench_advisory(count: int, affected: int, runs: int) -> dict[str, Any]:
     known = [version for version in make.RELEASES if version != "15.7.3"]
     # The fleet is only folded: decisions happen for the affected Macs alone, when 15.7.3 arrives.
     reconciler = reconciler_of((), known)
-    for raw in first_events(count, few(affected, count)):
+    for raw in first_events(count, spread_behind(affected, count)):
         reconciler.fold(decode(raw))
     histories, found, effects = dict(reconciler.fleet.job_histories), [], 0
     before = reconciler.fleet.advisories

@@ -43,7 +43,7 @@ def bench_latency(world: World, *, rate: float, seconds: float, gateways: int) -
     worker = _worker(world)
     receivers = [_gateway(world, number) for number in range(gateways)]
     poster = _poster(world, receivers, rate, jobs)
-    used = _Used(world, worker, receivers)
+    used = _CpuUse(world, worker, receivers)
     seen = _jobs_seen(world, jobs, _WARM_UP_S + seconds + 2 * _WAIT_S, used)
     cores = used.cores()
     poster.process.wait(_WAIT_S)
@@ -79,7 +79,7 @@ def _spread(found: Sequence[float], *shares: float) -> dict[str, float]:
 def _worker(world: World) -> Program:
     """Start a worker, and wait until it has processed the first events of the fleet."""
     world.publish(facts())
-    world.publish(Reports(telemetry=False, version=lambda _: "26.2").first_words())
+    world.publish(Reports(telemetry=False, version=lambda _: "26.2").first_records())
     worker = world.worker(world.folder / "data")
     partitions = world.partitions([topic.name for topic in SUBSCRIBED])
     wait_for(
@@ -111,7 +111,7 @@ def _poster(world: World, gateways: Sequence[Program], rate: float, jobs: int) -
     return world.start("poster", "-m", "tests.bench.kafka_webhooks", *ports, *rest)
 
 
-class _Used:
+class _CpuUse:
     """CPU use of each program, from the first job that is read to the last."""
 
     def __init__(self, world: World, worker: Program, gateways: Sequence[Program]) -> None:
@@ -141,7 +141,7 @@ class _Used:
 # --- results ---
 
 
-def _jobs_seen(world: World, jobs: int, within_s: float, used: _Used) -> dict[str, float]:
+def _jobs_seen(world: World, jobs: int, within_s: float, used: _CpuUse) -> dict[str, float]:
     """Return the monotonic time at which each Mac's job was read. Raises TimeoutError."""
     seen: dict[str, float] = {}
     partitions = world.partitions([jobs_topic(SITE)])

@@ -48,11 +48,11 @@ class Reports:
         self._stream = Stream(telemetry=telemetry)
         self._stream.clock = self.began
 
-    def first_words(self) -> Iterator[Record]:
+    def first_records(self) -> Iterator[Record]:
         """Yield the first records of each Mac: an enrollment, a poll and a report."""
-        return chain.from_iterable(map(self._first_words, range(FLEET)))
+        return chain.from_iterable(map(self._first_records, range(FLEET)))
 
-    def _first_words(self, number: int) -> Iterator[Record]:
+    def _first_records(self, number: int) -> Iterator[Record]:
         udid = udid_of(number)
         before = self.began - make.HOUR
         for event in (*make.enrolled(udid, before - 100 * make.DAY), make.polled(udid, before)):

@@ -14,7 +14,7 @@ from tests.bench.kafka_reports import TARGET
 _TARGET: Final = parse_os_version(TARGET)
 
 
-class Ruled(NamedTuple):
+class RuleResult(NamedTuple):
     """Effects of a report; `state` is None if the Mac's state did not change."""
 
     udid: str
@@ -22,7 +22,7 @@ class Ruled(NamedTuple):
     job: bytes | None
 
 
-def rule(raw: bytes, kept: "dict[str, bytes]") -> Ruled:
+def rule(raw: bytes, kept: "dict[str, bytes]") -> RuleResult:
     """Decode a report with Drydock's models and return its effects; `kept` has the states."""
     event = decode(raw)
     assert isinstance(event, InventoryEvent)
@@ -39,4 +39,4 @@ def rule(raw: bytes, kept: "dict[str, bytes]") -> Ruled:
     job = None
     if outdated and not was_outdated:
         job = msgspec.json.encode({"udid": udid, "version": TARGET})
-    return Ruled(udid, None if state == before else state, job)
+    return RuleResult(udid, None if state == before else state, job)

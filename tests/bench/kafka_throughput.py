@@ -28,7 +28,7 @@ from tests.bench.kafka_world import SITE, Program, World
 WORKER: Final = "drydock worker"
 GROUP: Final = "drydock-worker"
 _AT_MOST_S: Final = 20.0
-_LOOK_S: Final = 0.02
+_POLL_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def lap(world: World, contender: Contender, at_most_s: float = 1e9) -> Lap:
     program = contender.go()
     marks: list[_Mark] = []
     while not marks or (marks[-1].done < end and marks[-1].at - marks[0].at < at_most_s):
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
         program.check()
         done = world.committed(contender.group, inventory)
         if done > (marks[-1].done if marks else before):
@@ -98,7 +98,7 @@ def lap(world: World, contender: Contender, at_most_s: float = 1e9) -> Lap:
         # The records that it publishes to its own topics are part of the work.
         while world.committed(contender.group, all_) < sum(world.ends(all_).values()):
             program.check()
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
         last = last._replace(cpu_s=program.cpu_s())
     contender.rest(program)
     return Lap(last.done - first.done, last.cpu_s - first.cpu_s, last.at - first.at)
@@ -127,7 +127,7 @@ def bench_throughput(
     all_ = [one for one in contenders(world) if only in (None, one.name)]
     source = Reports(telemetry=telemetry)
     world.publish(facts())
-    world.publish(source.first_words())
+    world.publish(source.first_records())
     for contender in all_:
         lap(world, contender)
     jobs = {contender.name: jobs_made(world, contender) for contender in all_}
