@@ -188,6 +188,6 @@ class Killer:
         self._down.discard(program.name)
 
     def _note_end(self, program: Program) -> None:
-        note = f"{program.name} ended with {program.exit_code}: {program.last_words()}"
+        note = f"{program.name} ended with {program.exit_code}: {program.log_tail()}"
         self.ended_alone.append(note)
         self._say(note)

@@ -106,7 +106,7 @@ class Program:
             self.kill()
             raise
 
-    def last_words(self, size: int = 600) -> str:
+    def log_tail(self, size: int = 600) -> str:
         """Return the end of the log, at most `size` characters."""
         return self.log_path.read_text(errors="replace")[-size:].strip()
 

@@ -48,8 +48,8 @@ PARTITIONS: Final = 8
 # Java with little memory and few threads: three brokers share two cores with all other programs.
 _JVM: Final = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 _UP_WITHIN_S: Final = 90.0
-_LOOKED_EVERY_S: Final = 3.0
-_READY_WORD: Final = {
+_POLL_S: Final = 3.0
+_READY_MESSAGE: Final = {
     Kind.GATEWAY: '"listening"',
     Kind.WORKER: '"partitions ready"',
     Kind.AGENT: '"partition held"',
@@ -62,7 +62,7 @@ class Options:
     """Size and duration of a run.
 
     `speed` is the number of seconds of the Macs' clock in one real second. `settle_s` is the time
-    without progress after which the run is judged.
+    without progress after which the checker judges the run.
     """
 
     folder: Path
@@ -127,7 +127,7 @@ def run(options: Options, say: Say) -> RunSummary:
         site.begin()
         site.make_chaos()
         settled_s = site.settle()
-        return site.judged(settled_s)
+        return site.check_result(settled_s)
 
 
 class _Site:
@@ -193,7 +193,7 @@ class _Site:
         self._publish(world.FIRST)
         self._fleet.start()
         self._killer.run_for(_UP_WITHIN_S, self._all_up)
-        assert self._all_up(), [p.last_words() for p in self._fleet.programs]
+        assert self._all_up(), [p.log_tail() for p in self._fleet.programs]
         self._say("all programs are up")
 
     def make_chaos(self) -> None:
@@ -220,7 +220,7 @@ class _Site:
 
     def _all_up(self) -> bool:
         return all(
-            _READY_WORD[program.kind] in program.log_path.read_text()
+            _READY_MESSAGE[program.kind] in program.log_path.read_text()
             for program in self._fleet.programs
         )
 
@@ -235,7 +235,7 @@ class _Site:
         self._echo.stop()
         self._wait(self._old_macs, "Macs to be updated")
         # Wait for their last reports, then accept no more: the check needs a fixed set of inputs.
-        self._killer.run_for(2 * _LOOKED_EVERY_S)
+        self._killer.run_for(2 * _POLL_S)
         self._away = {mac.udid for mac in self._macs_now() if not mac.enrolled}
         self._load.quiet()
         self._wait(lambda: self._load.waiting, "events to be posted")
@@ -251,7 +251,7 @@ class _Site:
             if time.monotonic() - since_s > self._options.settle_s:
                 return
             self._say(f"settling: {left} {what}")
-            self._killer.run_for(_LOOKED_EVERY_S)
+            self._killer.run_for(_POLL_S)
 
     def _faults(self) -> int:
         faults = judge(self._evidence()).faults
@@ -265,7 +265,7 @@ class _Site:
         versions = [parse_os_version(mac.os_version) for mac in self._macs_now() if mac.enrolled]
         return sum(version < newest.get(version.line, version) for version in versions)
 
-    def judged(self, settled_s: float | None) -> RunSummary:
+    def check_result(self, settled_s: float | None) -> RunSummary:
         """End all programs, then check the evidence with the executors' journals."""
         codes = self._fleet.end()
         self._say("all programs have ended")

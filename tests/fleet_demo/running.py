@@ -140,7 +140,7 @@ class FleetRun:
 def _check(fleet: Fleet) -> None:
     for program in fleet.programs:
         if not program.is_running:
-            raise FleetError(f"{program.name} ended: {program.last_words()}")
+            raise FleetError(f"{program.name} ended: {program.log_tail()}")
 
 
 def _wait_for(url: str, check: Callable[[], None]) -> None:
