@@ -176,11 +176,11 @@ def restarted(objects: list[Object]) -> list[str]:
 
 
 RULES: Final = (
-    restricted,
-    bounded,
-    probed,
-    pinned,
-    secretless,
-    ends_in_time,
-    restarted,
+    restricted,  # no privileges, read-only root
+    bounded,  # requests and limits
+    probed,  # startup, liveness, readiness
+    pinned,  # a digest, or a tag other than latest
+    secretless,  # secrets come from outside the release
+    ends_in_time,  # grace period fits preStop and drain
+    restarted,  # changed settings start pods again
 )

@@ -193,4 +193,10 @@ def _volumes(workload: Object) -> Iterator[str]:
         yield f"volume {name} is not used"
 
 
-RULES: Final = (names_valid, selectors_match, drained_slowly, ports_exist, references_exist)
+RULES: Final = (
+    names_valid,  # DNS labels, short enough, unique
+    selectors_match,  # own pods only, and at least one
+    drained_slowly,  # one disruption budget for each workload
+    ports_exist,  # ports of Services, monitors and policies
+    references_exist,  # accounts, ConfigMaps, Services and volumes
+)
