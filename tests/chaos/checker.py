@@ -116,11 +116,11 @@ def judge(evidence: Evidence) -> Findings:
         events_in=len(evidence.inputs),
         folded=folded,
         dead_lettered=letters,
-        intents=len({(job.udid, job.action, job.intent) for job in decoded.orders.values()}),
-        jobs=len(decoded.orders),
-        once=sum(acts[job_id] == 1 for job_id in decoded.orders),
+        intents=len({(job.udid, job.action, job.intent) for job in decoded.jobs.values()}),
+        jobs=len(decoded.jobs),
+        once=sum(acts[job_id] == 1 for job_id in decoded.jobs),
         untouched=Counter(
-            _furthest_outcome(job_id, decoded) for job_id in decoded.orders if not acts[job_id]
+            _furthest_outcome(job_id, decoded) for job_id in decoded.jobs if not acts[job_id]
         ),
         closed=sum(_outcome(entry) is Outcome.SUCCEEDED for _, entry in _job_entries(decoded)),
         faults=faults,
@@ -132,7 +132,7 @@ def _split_inputs(evidence: Evidence, decoded: DecodedEvidence) -> tuple[int, in
 
     An input is folded if a Mac's kept state includes it, or if it is a broadcast record.
     """
-    kept = set(decoded.facts)
+    kept = set(decoded.broadcast_ids)
     for event in decoded.device_events:
         row = decoded.rows.get(event.subject)
         if row is not None and row["device"] is not None and includes(row["device"], event):
@@ -212,7 +212,7 @@ def _issue_faults(decoded: DecodedEvidence) -> Iterator[Fault]:
 
     Also for each Mac with two open jobs, and each ended job that still uses its site's capacity.
     """
-    for job_id in decoded.sends - decoded.orders.keys():
+    for job_id in decoded.sent_job_ids - decoded.jobs.keys():
         yield Fault(Kind.MISSING, f"{job_id}: decided and never issued")
     ledgers: dict[str, set[str]] = defaultdict(set)
     open_jobs: Counter[str] = Counter()
@@ -222,7 +222,7 @@ def _issue_faults(decoded: DecodedEvidence) -> Iterator[Fault]:
         ticket = decoded.queued_jobs.get(entry["job_id"])
         if ticket and ticket["stage"] in _USES_CAPACITY and _outcome(entry) in FINAL_OUTCOMES:
             yield Fault(Kind.UNTRUE, f"{entry['job_id']}: ended, and its slot is not free")
-    for job_id, job in decoded.orders.items():
+    for job_id, job in decoded.jobs.items():
         if job_id not in ledgers[job.udid]:
             yield Fault(Kind.MISSING, f"{job_id}: issued, and not in the job history of {job.udid}")
     for udid, count in open_jobs.items():
@@ -234,7 +234,7 @@ def _act_faults(evidence: Evidence, decoded: DecodedEvidence) -> Iterator[Fault]
     """Yield a fault for each act that was not issued or not journaled, and each repeated intent."""
     intents: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for act in evidence.acted:
-        job = decoded.orders.get(act.job_id)
+        job = decoded.jobs.get(act.job_id)
         if job is None:
             yield Fault(Kind.UNTRUE, f"{act.udid}: acted on for {act.job_id}, never issued")
         else:
@@ -255,7 +255,7 @@ def _execution_faults(decoded: DecodedEvidence, acts: Mapping[str, int]) -> Iter
     for job_id, count in acts.items():
         if count > 1:
             yield Fault(Kind.DOUBLED, f"{job_id}: carried out {count} times")
-    for job_id, job in decoded.orders.items():
+    for job_id, job in decoded.jobs.items():
         if acts[job_id] == 0 and not _ended_untouched(job_id, job, decoded):
             yield Fault(Kind.MISSING, f"{job_id}: neither carried out nor ended ({job.udid})")
 
@@ -266,7 +266,7 @@ def _ended_untouched(job_id: str, job: Job, decoded: DecodedEvidence) -> bool:
     The job was superseded, expired, refused or failed; or the executor observed the target on the
     Mac; or the Mac reported the target before an attempt began.
     """
-    if job_id in decoded.withdrawn:
+    if job_id in decoded.superseded:
         return True
     return any(
         result.outcome in _UNDONE
@@ -284,26 +284,26 @@ def _ended_untouched(job_id: str, job: Job, decoded: DecodedEvidence) -> bool:
 def _furthest_outcome(job_id: str, decoded: DecodedEvidence) -> str:
     """Return the furthest outcome that was published for a job, or "nothing"."""
     outcomes = [result.outcome for result in decoded.results.get(job_id, ())]
-    if job_id in decoded.withdrawn:
+    if job_id in decoded.superseded:
         outcomes.append(Outcome.SUPERSEDED)
     return max(outcomes, key=lambda outcome: _RANK[outcome]).value if outcomes else "nothing"
 
 
-def _result_faults(fields: DecodedEvidence, acts: Mapping[str, int]) -> Iterator[Fault]:
+def _result_faults(decoded: DecodedEvidence, acts: Mapping[str, int]) -> Iterator[Fault]:
     """Yield a fault for each act without a result, and each result not in the job history."""
     for job_id in acts:
-        if not any(one.outcome in _BEGUN for one in fields.results.get(job_id, ())):
+        if not any(one.outcome in _BEGUN for one in decoded.results.get(job_id, ())):
             yield Fault(Kind.MISSING, f"{job_id}: carried out, and no result shows that it began")
-    for attempt in fields.attempts.values():
-        results = {one.outcome for one in fields.results.get(attempt.job_id, ())}
+    for attempt in decoded.attempts.values():
+        results = {one.outcome for one in decoded.results.get(attempt.job_id, ())}
         for item in attempt.results:
             if not item.published or item.result.outcome not in results:
                 what = f"{attempt.job_id}: its result {item.result.outcome} was not published"
                 yield Fault(Kind.MISSING, what)
-    for udid, entry in _job_entries(fields):
+    for udid, entry in _job_entries(decoded):
         outcome = _outcome(entry)
         known = -1 if outcome is None else _RANK[outcome]
-        for result in fields.results.get(entry["job_id"], ()):
+        for result in decoded.results.get(entry["job_id"], ()):
             if _RANK[_proven_outcome(result)] > known and not entry["presumed"]:
                 what = f"{udid}: {entry['job_id']} is {outcome} in spite of {result.outcome}"
                 yield Fault(Kind.MISSING, what)

@@ -49,19 +49,19 @@ _DEVICE: Final = (INVENTORY.name, CHECKINS.name)
 class DecodedEvidence:
     """The decoded evidence.
 
-    `orders`, `results`, `queued_jobs` and `attempts` are by job id. `rows` are the kept states by
-    UDID, `epoch_rows` the owner's rows by partition, `facts` the ids of broadcast events.
-    `sends` are the ids of jobs that decisions send. Each record in `unusable` must have a dead
-    letter.
+    `jobs`, `results`, `queued_jobs` and `attempts` are by job id. `rows` are the kept states by
+    UDID, `epoch_rows` the owner's rows by partition. `sent_job_ids` are the jobs that decisions
+    send. Each record in `unusable` must have a dead letter; the letters are known by the location
+    of the record (`letter_origins`) or by the SHA-256 of the bytes (`letter_digests`).
     """
 
     device_events: list[DeviceEvent] = field(default_factory=list)
-    facts: set[str] = field(default_factory=set)
+    broadcast_ids: set[str] = field(default_factory=set)
     unusable: list[Record] = field(default_factory=list)
-    orders: dict[str, Job] = field(default_factory=dict)
-    withdrawn: set[str] = field(default_factory=set)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    superseded: set[str] = field(default_factory=set)
     results: dict[str, list[JobResult]] = field(default_factory=lambda: defaultdict(list))
-    sends: set[str] = field(default_factory=set)
+    sent_job_ids: set[str] = field(default_factory=set)
     letter_origins: set[str] = field(default_factory=set)
     letter_digests: set[str] = field(default_factory=set)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -80,7 +80,7 @@ def decode_evidence(evidence: Evidence) -> DecodedEvidence:
         # Only JSON: validation of each decision with its inputs takes too long.
         decision = json.loads(record.value or b"")["decision"]
         if decision["decision"] == Answer.SEND:
-            decoded.sends.add(decision["job_id"])
+            decoded.sent_job_ids.add(decision["job_id"])
     for record in _of(evidence, DEAD_LETTERS):
         letter = DeadLetter.model_validate_json(record.value or b"")
         decoded.letter_origins.add(letter.origin)
@@ -113,26 +113,26 @@ def _of(evidence: Evidence, topic: Topic) -> Iterable[Record]:
             yield from records
 
 
-def _collect(fields: DecodedEvidence, evidence: Evidence, topic: Topic, record: Record) -> None:
+def _collect(decoded: DecodedEvidence, evidence: Evidence, topic: Topic, record: Record) -> None:
     try:
         event = decode(record.value or b"")
     except InvalidEvent:
-        fields.unusable.append(record)
+        decoded.unusable.append(record)
         return
     if not isinstance(event, topic.models) or not _is_signed(event, evidence):
-        fields.unusable.append(record)
+        decoded.unusable.append(record)
     elif record.topic in _DEVICE:
         assert isinstance(event, DeviceEvent)
-        fields.device_events.append(event)
+        decoded.device_events.append(event)
     elif topic is RESULTS:
         assert isinstance(event, JobResultedEvent)
-        fields.results[event.data.job_id].append(event.data)
+        decoded.results[event.data.job_id].append(event.data)
     elif topic is ORDERS and isinstance(event, JobIssuedEvent):
-        fields.orders.setdefault(event.data.job.job_id, event.data.job)
+        decoded.jobs.setdefault(event.data.job.job_id, event.data.job)
     elif topic is ORDERS and isinstance(event, JobSupersededEvent):
-        fields.withdrawn.add(event.data.job_id)
+        decoded.superseded.add(event.data.job_id)
     elif topic in (ADVISORIES, CONTROL):
-        fields.facts.add(event.id)
+        decoded.broadcast_ids.add(event.id)
 
 
 def _is_signed(event: Event, evidence: Evidence) -> bool:
