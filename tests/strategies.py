@@ -392,7 +392,7 @@ def worn_devices(draw: st.DrawFn) -> Device:
 
 
 @st.composite
-def tried_ledgers(draw: st.DrawFn) -> JobHistory:
+def tried_job_histories(draw: st.DrawFn) -> JobHistory:
     """A Mac's job history: up to two updates that failed, or reinstalls that succeeded."""
     issued_at = make.NOW - draw(st.sampled_from([make.HOUR, 10 * make.HOUR, 3 * make.DAY]))
     if draw(st.booleans()):
@@ -426,7 +426,7 @@ def situations(draw: st.DrawFn, *, worn: bool = False) -> Situation:
         draw(catalogues()),
         draw(policies()),
         draw(st.just(make.NOW) | times(-48, 24 * 20)),
-        draw(tried_ledgers() if worn else job_histories()),
+        draw(tried_job_histories() if worn else job_histories()),
         draw(st.sampled_from(_HALTS)),
         site_open_jobs=draw(st.sampled_from([0, 0, 0, 25])),
     )
