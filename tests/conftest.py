@@ -1,4 +1,4 @@
-"""What every test shares: the reference data, Hypothesis profiles, no skips in CI."""
+"""Shared by all tests: the reference data, the Hypothesis profiles, and no skips in CI."""
 
 import os
 from pathlib import Path
@@ -33,7 +33,7 @@ settings.register_profile(
 
 
 def in_ci() -> bool:
-    """Say whether this run must be complete: CI=true."""
+    """Return True if the run must be complete: the environment has CI=true or CI=1."""
     return os.environ.get("CI", "").lower() in {"true", "1"}
 
 
@@ -42,7 +42,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if in_ci() else 
 
 @pytest.fixture(scope="session")
 def reference_data() -> Path:
-    """Real payloads from DRYDOCK_REFERENCE_DATA; missing is a skip, in CI a failure."""
+    """Folder of real payloads; if it is missing, the test is skipped, and fails in CI."""
     given = os.environ.get("DRYDOCK_REFERENCE_DATA")
     path = Path(given) if given else ROOT.parent / "shared" / "data"
     if path.is_dir():
@@ -54,7 +54,7 @@ def reference_data() -> Path:
 
 
 def fail_if_skipped_in_ci(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Turn a skip into a failure where CI=true: a missing component must not look green.
+    """Turn a skip into a failure if CI=true: a missing component must not look green.
 
     An expected failure (xfail) also reports as skipped and stays as it is.
     """

@@ -1,4 +1,4 @@
-"""Crashes at a chosen moment of a run: around each durable write, and after a Mac was touched."""
+"""Crashes at a chosen moment of a run: around a durable write, or after an act on a Mac."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from schemas.jobs import Job
 
 
 class Crash(BaseException):
-    """The process dies here: nothing but the test handles it."""
+    """The process dies here; only the test handles it."""
 
 
 class CrashPoint:
@@ -26,7 +26,7 @@ class CrashPoint:
 
 @dataclass
 class WatchedMac:
-    """A Mac that reports each touch as the moment `touched:after`, failed ones too."""
+    """A Mac that calls `on_moment("touched:after")` after each act, also after a failed one."""
 
     mac: Mac
     on_moment: Callable[[str], None]

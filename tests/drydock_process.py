@@ -1,4 +1,4 @@
-"""`drydock` as a process of its own."""
+"""`drydock run` as a process of its own."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ DRYDOCK = (sys.executable, "-c", "from pipeline.cli import main; main()")
 
 
 class Running:
-    """A started `drydock run`, ready to be used; `said` is what it logged so far."""
+    """A started `drydock run` that listens at `url`; `log_lines` has its log so far."""
 
     def __init__(self, data_dir: Path, *options: str) -> None:
         where = ["--data-dir", str(data_dir), "--listen", "127.0.0.1:0", *options]
@@ -30,17 +30,17 @@ class Running:
         else:
             raise AssertionError(f"the service did not start: {self.log_lines}")
         self.url = str(json.loads(self.log_lines[-1])["address"])
-        # Somebody must read on, or the service waits for it.
+        # Keep reading: the service blocks when the pipe is full.
         self._reader = threading.Thread(target=self.log_lines.extend, args=(self.process.stderr,))
         self._reader.start()
 
     def end(self, how: signal.Signals) -> int:
-        """Send this signal and wait; the exit code."""
+        """Send this signal, wait for the end, and return the exit code."""
         self.process.send_signal(how)
         return self.ended()
 
     def ended(self) -> int:
-        """Wait for its end; the exit code."""
+        """Wait for the end and return the exit code."""
         code = self.process.wait(ENDS_WITHIN_S)
         self._reader.join()
         assert self.process.stderr is not None
@@ -50,7 +50,7 @@ class Running:
 
 @contextmanager
 def running(data_dir: Path, *options: str) -> Iterator[Running]:
-    """A service that does not outlive the block."""
+    """Run a service that does not outlive the block."""
     service = Running(data_dir, *options)
     try:
         yield service

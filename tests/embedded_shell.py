@@ -1,7 +1,7 @@
-"""The embedded form as a shell that scenarios run on: the whole service, sweep and executors too.
+"""The embedded form as a shell for scenarios: the whole service, with sweep and executors.
 
-Its executors begin a job once a scenario reports a result of it, and end none: how a job ends is
-what the scenario reports, on each form the same.
+Its executors begin a job when the scenario reports a result of it, and end no job: the scenario
+reports the end, so that it is the same in each form.
 """
 
 from collections.abc import Collection, Sequence
@@ -34,7 +34,7 @@ MOST_TICKS = 100
 
 
 class BusyMac:
-    """A Mac that is busy until `begun` holds the job; then it takes the order and is away."""
+    """A Mac that is busy until `begun` has the job; it accepts one act, then is unreachable."""
 
     def __init__(self, begun: Collection[str]) -> None:
         self._begun = begun
@@ -53,8 +53,11 @@ class BusyMac:
 
 
 class EmbeddedShell:
-    """One service. With `restarts` its process ends after each input, before the hand-over to the
-    executors, and begins anew. `sweeps` counts the transactions that sweeps made."""
+    """One service on a data directory.
+
+    With `restarts` the service is closed and opened again after each input, before its executors
+    get the jobs. `sweeps` counts the transactions of sweeps.
+    """
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class EmbeddedShell:
 
     @property
     def fleet(self) -> Fleet:
-        """What is known."""
+        """The state of all Macs."""
         return self._service.reconciler.fleet
 
     def close(self) -> None:
@@ -91,7 +94,7 @@ class EmbeddedShell:
         self._service.accept(known, (), self._now)
         reported = {event.data.job_id for event in known if isinstance(event, JobResultedEvent)}
         if reported:
-            # They came of an executor that had begun before anything else of this step reached it.
+            # The executor began these jobs before the other inputs of this step reached it.
             self._begun |= reported
             self._service.executors.tick(self._now)
 
@@ -123,7 +126,7 @@ class EmbeddedShell:
         return [event for event in self._events if isinstance(event, JobIssuedEvent)]
 
     def published_jobs(self) -> Sequence[JobIssuedEvent]:
-        """The orders that their executors say they accepted."""
+        """Return the issued jobs that an executor has accepted."""
         accepted = {
             event.data.job_id
             for event in self._events

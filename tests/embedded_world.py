@@ -1,4 +1,4 @@
-"""A small fleet, its policy and what Apple released, for driving the embedded service."""
+"""A small fleet, its policy and its releases, for tests that run the embedded service."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,8 +28,11 @@ follow_up: {activations: [munki], compliant: true}
 
 
 def needy_macs() -> list[MacSpec]:
-    """Macs with different needs: updates by three ways, a failing one, a reinstall in place, a
-    re-enrolment, an order whose answer gets lost."""
+    """Return Macs with different needs.
+
+    Updates with DDM and SSH, an update that fails once, a reinstall in place, a re-enrollment, and
+    a Mac whose response is lost.
+    """
     return [
         a_spec("MAC-DDM"),
         a_spec("MAC-SSH", supervised=False),
@@ -42,7 +45,7 @@ def needy_macs() -> list[MacSpec]:
 
 @dataclass
 class Environment:
-    """The world outside the process: what it does not forget when Drydock dies."""
+    """The world outside the process: it keeps its state when Drydock dies."""
 
     fleet: SimulatedFleet
     now: datetime = START
@@ -60,7 +63,7 @@ class Environment:
 def open_service(
     data_dir: Path, environment: Environment, hook: Callable[[str], None] | None = None, **more: Any
 ) -> Service:
-    """The service on this data directory, its executors at the outside's Macs."""
+    """Open the service on this data directory; its executors act on the environment's Macs."""
 
     def mac_for(job: Job) -> Mac:
         mac = environment.fleet.mac_for(job)
@@ -79,7 +82,7 @@ def open_service(
 
 
 def live(service: Service, environment: Environment, until: datetime) -> None:
-    """Let the service and the world go on together. What was not accepted is sent again."""
+    """Run the service and the world until a time. Events that were not accepted are sent again."""
     while environment.now <= until:
         if environment.seen_until != environment.now:
             environment.unsent += environment.fleet.advance(environment.now)

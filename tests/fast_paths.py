@@ -1,4 +1,4 @@
-"""Counts how often each fast path that DRYDOCK_FAST_PATHS switches is taken."""
+"""Counters of the fast paths that DRYDOCK_FAST_PATHS switches."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from schemas import model, report_peek
 
 @contextmanager
 def fast_path_uses() -> Iterator[Counter[str]]:
-    """Give a count that grows with each use, by the name of the fast path."""
+    """Yield the number of uses by the name of the fast path; it grows inside the block."""
     uses: Counter[str] = Counter()
 
     def counted(

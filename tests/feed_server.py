@@ -1,4 +1,4 @@
-"""A web server on loopback that gives feeds as the real ones do: with ETags, or as badly."""
+"""A web server on loopback that serves feeds with ETags, as the real servers do, or with faults."""
 
 import hashlib
 import threading
@@ -11,11 +11,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class FeedServer:
-    """`documents` by path. `answers` counts what was answered, by path and status.
+    """The behavior of the server, and the counts of its responses.
 
-    `statuses` are given instead of a document, the first one first; `declared` says how long a
-    document is said to be, `location` where a path leads on to. `answered` is called after each
-    whole answer; after it a server that `hangs` keeps the connection until it ends.
+    - `documents`: the bodies, by path.
+    - `statuses`: statuses that a path responds with, in order, before its document.
+    - `declared`: a false Content-Length, by path.
+    - `location`: the target of a redirect, by path.
+    - `responses`: the number of responses, by path and status.
+    - `served`: called with the path after each whole response.
+    - `hangs`: keep each connection open after its response, until the server ends.
     """
 
     url: str
@@ -28,7 +32,7 @@ class FeedServer:
     hangs: bool = False
 
     def respond_with(self, path: str, etag: str | None) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body for who has a document of this ETag."""
+        """Return status, headers and body for a client with this ETag, and count the response."""
         status, headers, body = self._respond(path, etag)
         self.responses[path, status] += 1
         return status, headers | {"Content-Length": str(self.declared.get(path, len(body)))}, body
@@ -49,7 +53,7 @@ class FeedServer:
 
 @contextmanager
 def feed_server() -> Iterator[FeedServer]:
-    """A running server; it ends with the block."""
+    """Run a server until the end of the block."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -59,7 +63,7 @@ def feed_server() -> Iterator[FeedServer]:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
-            with suppress(ConnectionError):  # whoever asked is gone
+            with suppress(ConnectionError):  # the client has closed the connection
                 self.end_headers()
                 self.wfile.write(body)
                 self.wfile.flush()
@@ -84,5 +88,5 @@ def feed_server() -> Iterator[FeedServer]:
 
 
 def etag_of(document: bytes) -> str:
-    """The ETag that a document is given with."""
+    """Return the ETag of a document: its SHA-256."""
     return f'"{hashlib.sha256(document).hexdigest()}"'

@@ -1,11 +1,14 @@
-"""Scenarios as data, and what a shell must offer to run one: the same decisions from each.
+"""Scenarios as data, and the interface of a shell that runs them: each shell decides the same.
 
-A scenario (tests/scenarios/*.yaml) is a policy and steps in time. A step has the events that arrive
-(the keys are those of `step_events`), each Mac's decision after them (`expect`, as `verdict reason
-action method`), the jobs that have reached the executors of each site so far (`published`), and the
-inputs that became dead letters so far, by code (`set_aside`). `orders` at the end counts each Mac's
-jobs. Events of a step marked `twice` arrive again, in reverse order. For each site in
-`carried_out`, the executors do the jobs that reached them, and the Macs report it.
+A scenario (tests/scenarios/*.yaml) has a `policy`, `steps`, and `orders`: the number of jobs of
+each Mac at the end. A step has the time `at`, events (the keys of `step_events`), and these keys:
+
+- `expect`: the decision of each Mac after the step, as `verdict reason action method`.
+- `published`: the number of jobs that have reached the executors so far, by site.
+- `dead_letters`: the number of dead letters so far, by code.
+- `garbage`: texts that arrive as inputs.
+- `twice`: the events arrive again, in reverse order.
+- `carried_out`: sites whose executors carry out the jobs that reached them; the Macs report it.
 """
 
 from collections import Counter
@@ -32,55 +35,57 @@ FOLDER = Path(__file__).parent / "scenarios"
 
 
 class Shell(Protocol):
-    """The core with something durable around it."""
+    """A form of Drydock: the core with durable state."""
 
     def set_time(self, at: datetime) -> None:
-        """It is this time from now on."""
+        """Set the time of all following calls."""
 
     def accept(self, events: Sequence[CloudEvent]) -> None:
-        """Take these, with all that follows from them."""
+        """Accept events, and reconcile."""
 
     def accept_bytes(self, raw: bytes) -> None:
-        """Take what should be a report and may be anything."""
+        """Accept bytes that may be no valid event."""
 
     def settle(self) -> None:
-        """Do what is due now."""
+        """Do all work that is due now."""
 
     def records(self) -> Sequence[DecisionRecord]:
-        """Every decision so far, each Mac's in its order."""
+        """Return every decision so far; those of one Mac are in their order."""
 
     def issued_jobs(self) -> Sequence[JobIssuedEvent]:
-        """Every job ordered so far, each Mac's in its order."""
+        """Return every job issued so far; those of one Mac are in their order."""
 
     def published_jobs(self) -> Sequence[JobIssuedEvent]:
-        """Every job that has reached a site's executors so far."""
+        """Return every job that has reached a site's executors so far."""
 
     def dead_letters(self) -> Sequence[DeadLetter]:
-        """Every input so far that could not be used."""
+        """Return every dead letter so far."""
 
 
 @dataclass(frozen=True)
 class ScenarioResult:
-    """What came of a scenario: each Mac's answer after each step, and all orders' ids. Gates and
-    evidence are left out: their figures move while an answer stands."""
+    """Decision of each Mac after each step, and the ids of all jobs.
+
+    Gates and evidence are left out: they change while the decision stays the same.
+    """
 
     steps: tuple[Mapping[str, str], ...]
     job_ids: Mapping[str, tuple[str, ...]]
 
 
 def names() -> list[str]:
-    """Every scenario."""
+    """Return the names of all scenarios."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def read(name: str) -> dict[str, Any]:
-    """A scenario."""
+    """Return the scenario of this name."""
     scenario: dict[str, Any] = YAML(typ="safe").load((FOLDER / f"{name}.yaml").read_text())
     return scenario
 
 
 def play(scenario: Mapping[str, Any], shell: Shell) -> ScenarioResult:
-    """Run a scenario; fails where an answer is not the expected one."""
+    """Run a scenario on a shell; fail at the first result that is not the expected one."""
     found = []
     carried: set[str] = set()
     for number, step in enumerate(scenario["steps"]):
@@ -108,42 +113,42 @@ def play(scenario: Mapping[str, Any], shell: Shell) -> ScenarioResult:
 def compare(
     step: Mapping[str, Any], decisions: Mapping[str, Decision], shell: Shell, where: str
 ) -> None:
-    """Fail where a step does not end as it says."""
+    """Assert the decisions, published jobs and dead letters that a step expects."""
     for udid, wanted in step.get("expect", {}).items():
         assert summary(decisions[udid]) == wanted, f"{udid} {where}"
     if "published" in step:
         jobs = {event.data.job.job_id: event.data.job.site for event in shell.published_jobs()}
         assert Counter(jobs.values()) == step["published"], where
-    if "set_aside" in step:
+    if "dead_letters" in step:
         letters = Counter(letter.code.value for letter in shell.dead_letters())
-        assert letters == step["set_aside"], where
+        assert letters == step["dead_letters"], where
 
 
 def in_short(decision: Decision) -> str:
-    """An answer, whole but for its gates and evidence."""
+    """Return a decision as JSON without its gates and evidence."""
     return decision.model_dump_json(exclude={"gates", "evidence"})
 
 
 def summary(decision: Decision) -> str:
-    """An answer in four words, two where nothing is wanted."""
+    """Return `verdict reason action method`, without the last two if no action is needed."""
     words = (decision.decision, decision.reason, decision.action, decision.method)
     return " ".join(word.value for word in words if word is not None)
 
 
 def parse_time(value: datetime | str) -> datetime:
-    """A time of a scenario: YAML's, which is naive, is UTC."""
+    """Return a time of a scenario; YAML reads it as naive, it means UTC."""
     return factories.at(str(value).replace(" ", "T").removesuffix("+00:00").removesuffix("Z"))
 
 
 def step_events(step: Mapping[str, Any], at: datetime, shell: Shell) -> Iterator[list[CloudEvent]]:
-    """What a step brings: facts for all Macs first, then what is about one."""
+    """Yield the events of a step in groups: broadcast events first, then those of single Macs."""
     just = at - timedelta(minutes=1)
     facts = list(broadcast_events(step, at, shell))
     if facts:
         yield facts
     for udid in step.get("enrolled", ()):
         yield [*factories.enrolled(udid), factories.polled(udid, just)]
-    # Topics have no order among each other: what is of another one is heard after the first.
+    # Kafka has no order between topics, so each group, of one topic each, is accepted alone.
     left = step.get("checked_out", ())
     checkins: list[CloudEvent] = [factories.checked_out(udid, just) for udid in left]
     checkins += [event for u in step.get("reenrolled", ()) for event in enrolled_anew(u, just)]
@@ -159,7 +164,7 @@ def step_events(step: Mapping[str, Any], at: datetime, shell: Shell) -> Iterator
 def carried_out(
     step: Mapping[str, Any], at: datetime, shell: Shell, carried: set[str]
 ) -> Iterator[list[CloudEvent]]:
-    """Executors did, and Macs report, all jobs of these sites that are not `carried` out yet."""
+    """Yield the results and reports of the jobs of these sites that are not in `carried` yet."""
     just = at - timedelta(minutes=1)
     if not step.get("carried_out"):
         return
@@ -178,7 +183,10 @@ def carried_out(
 
 
 def broadcast_events(step: Mapping[str, Any], at: datetime, shell: Shell) -> Iterator[CloudEvent]:
-    """What concerns all Macs. An advisory is a version, or a version and what is known of it."""
+    """Yield the broadcast events of a step.
+
+    An advisory is a version, or a mapping from a version to arguments of its factory.
+    """
     if "policy" in step:
         yield factories.policy_changed(step["policy"], at)
     for name, known in (
@@ -201,12 +209,12 @@ def broadcast_events(step: Mapping[str, Any], at: datetime, shell: Shell) -> Ite
 
 
 def asked_for(udid: str, shell: Shell) -> Decision:
-    """What a Mac's last answer asks for."""
+    """Return the last decision for a Mac."""
     return [one.decision for one in shell.records() if one.decision.udid == udid][-1]
 
 
 def approved(decision: Decision, at: datetime, key: Ed25519PrivateKey) -> CloudEvent:
-    """Leave to do what a decision waits to do, for two days."""
+    """Return an approval of a decision's job, valid for two days."""
     assert decision.job_id is not None
     assert decision.action is not None
     approval = Approval(
@@ -226,12 +234,12 @@ def approved(decision: Decision, at: datetime, key: Ed25519PrivateKey) -> CloudE
 
 
 def enrolled_anew(udid: str, at: datetime) -> list[CloudEvent]:
-    """An enrolment of just now."""
+    """Return the events of a new enrollment."""
     return [*factories.enrolled(udid, at), factories.polled(udid, at)]
 
 
 def full_report_of(fields: Mapping[str, Any], just: datetime) -> CloudEvent:
-    """A full report of a Mac, but for what is said."""
+    """Return a full report of a Mac, with these fields replaced."""
     facts = dict(fields)
     when = parse_time(facts.pop("when")) if "when" in facts else just
     udid, version = facts.pop("udid"), facts.pop("os_version")
@@ -239,7 +247,7 @@ def full_report_of(fields: Mapping[str, Any], just: datetime) -> CloudEvent:
 
 
 def result(fields: Mapping[str, Any], just: datetime, shell: Shell) -> CloudEvent:
-    """What an executor says of the last order for a Mac."""
+    """Return a result for the last job of a Mac."""
     job = [
         event.data.job for event in shell.issued_jobs() if event.data.job.udid == fields["udid"]
     ][-1]

@@ -1,5 +1,7 @@
-"""Hypothesis strategies over a small world: few Macs, few releases, times around NOW, so that
-events meet each other."""
+"""Hypothesis strategies over a small world: few Macs, few releases, times around NOW.
+
+The world is small so that events often concern the same Mac, release or time.
+"""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -59,7 +61,7 @@ MODELS = {
 }
 CVES = tuple(f"CVE-2025-{number}" for number in range(10001, 10005))
 
-# Whole hours, so that events meet at the same moment; offsets so that zones differ.
+# Whole hours, so that events often have equal times; UTC offsets, so that zones differ.
 _HOURS = st.integers(-40 * 24, 0)
 _ZONES = st.sampled_from([UTC]) | st.builds(
     lambda hours: timezone(timedelta(hours=hours)), st.integers(-9, 9)
@@ -67,7 +69,7 @@ _ZONES = st.sampled_from([UTC]) | st.builds(
 
 
 def times(first_hour: int = -40 * 24, last_hour: int = 0) -> st.SearchStrategy[datetime]:
-    """Times around NOW, in any zone."""
+    """Times around NOW, as hours from NOW, in any zone."""
     return st.builds(
         lambda hours, zone: (make.NOW + timedelta(hours=hours)).astimezone(zone),
         st.integers(first_hour, last_hour),
@@ -111,13 +113,13 @@ _FACTS: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def facts(draw: st.DrawFn) -> dict[str, Any]:
-    """What a report may say: a few facts."""
+    """Up to five fields of a report."""
     names = draw(st.lists(st.sampled_from(list(_FACTS)), max_size=5, unique=True))
     return {name: draw(_FACTS[name]) for name in names}
 
 
 def consistent(fields: dict[str, Any]) -> dict[str, Any]:
-    """The same facts with the build and device id that belong to version and model."""
+    """Return the same fields with the build and device id that belong to version and model."""
     fixed = dict(fields)
     if "os_version" in fields:
         fixed["build"] = VERSIONS[fields["os_version"]]
@@ -140,7 +142,7 @@ def reports(draw: st.DrawFn, udids: tuple[str, ...] = UDIDS) -> Event:
 
 @st.composite
 def checkins(draw: st.DrawFn, udids: tuple[str, ...] = UDIDS) -> Event:
-    """Something an MDM server saw."""
+    """An event from an MDM server."""
     udid, when = draw(st.sampled_from(udids)), draw(times())
     kind = draw(st.integers(0, 5))
     if kind < 2:
@@ -167,7 +169,7 @@ _KINDS: tuple[Any, ...] = (
 
 @st.composite
 def advisory_events(draw: st.DrawFn, first_hour: int = -40 * 24) -> AdvisoryEvent:
-    """A word on a release, or on CVEs alone."""
+    """An advisory event of a release, or of CVEs alone."""
     when = draw(times(first_hour))
     some_cves = st.lists(st.sampled_from(CVES), max_size=3, unique=True)
     if draw(st.integers(0, 5)) == 0:
@@ -191,7 +193,7 @@ def advisory_events(draw: st.DrawFn, first_hour: int = -40 * 24) -> AdvisoryEven
 
 @st.composite
 def controls(draw: st.DrawFn) -> Event:
-    """A halt, its end, an approval or a denial."""
+    """A halt, the end of a halt, an approval or a denial."""
     when = draw(times())
     scope = draw(st.sampled_from([{}, {"site": "london"}, {"advisory": "macOS-26.2"}]))
     until = draw(_maybe(times(-48, 48)))
@@ -208,7 +210,7 @@ def controls(draw: st.DrawFn) -> Event:
 
 
 def policy_texts() -> st.SearchStrategy[str]:
-    """Policies that differ where it matters."""
+    """Policies that differ in upgrades, windows, deadlines or exemptions."""
     return st.sampled_from(
         [
             make.POLICY_TEXT,
@@ -222,7 +224,7 @@ def policy_texts() -> st.SearchStrategy[str]:
 
 
 def events() -> st.SearchStrategy[Event]:
-    """Any event whose order does not matter (jobs follow their own)."""
+    """Any event except events of jobs, whose order matters."""
     changes = st.builds(make.policy_changed, policy_texts(), times())
     return st.one_of(reports(), reports(), checkins(), advisory_events(), controls(), changes)
 
@@ -232,7 +234,7 @@ def events() -> st.SearchStrategy[Event]:
 
 @st.composite
 def overrides(draw: st.DrawFn) -> dict[str, Any]:
-    """Up to four facts in which a Mac differs from a modern, healthy one."""
+    """Up to four fields in which a Mac differs from a modern, healthy one."""
     names = draw(st.lists(st.sampled_from(list(_FACTS)), max_size=4, unique=True))
     found = {name: draw(_FACTS[name]) for name in names}
     if "model" in found:
@@ -242,7 +244,7 @@ def overrides(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def devices(draw: st.DrawFn) -> Device:
-    """A Mac, mostly sound, as reports and check-ins leave it."""
+    """A Mac, mostly healthy, in a state that reports and check-ins can produce."""
     version = draw(st.sampled_from([*VERSIONS, "26.1", "26.1", "26.0", None]))
     given = {"build": VERSIONS.get(version or "")} | draw(overrides())
     fleet = Fleet()
@@ -265,7 +267,7 @@ def devices(draw: st.DrawFn) -> Device:
 
 @st.composite
 def entries(draw: st.DrawFn) -> JobEntry:
-    """A job in some state."""
+    """A job of UDIDS[0] in any state."""
     version = draw(_maybe(st.sampled_from(list(VERSIONS))))
     outcome = draw(_maybe(st.sampled_from(list(Outcome))))
     intent = draw(st.sampled_from(["26.2", "26.2", "26.3", "15.7.3", "seal:26.2"]))
@@ -288,7 +290,7 @@ def entries(draw: st.DrawFn) -> JobEntry:
 
 
 def job_histories() -> st.SearchStrategy[JobHistory]:
-    """A Mac's jobs, each id once, oldest first."""
+    """A Mac's job history: each id once, oldest first."""
 
     def by_time(found: list[JobEntry]) -> JobHistory:
         by_id = {one.job_id: one for one in found}
@@ -301,7 +303,7 @@ _APPLE = make.apple(make.release("26.3", build="25D100", day="2026-01-18"))
 
 
 def catalogues() -> st.SearchStrategy[Advisories]:
-    """What some advisory events leave; mostly beside Apple's real releases."""
+    """A catalogue of some advisory events, mostly together with Apple's real releases."""
     some = st.lists(advisory_events(), max_size=3)
     alone = some.map(lambda found: make.catalogue(*found))
 
@@ -315,7 +317,7 @@ def catalogues() -> st.SearchStrategy[Advisories]:
 
 
 def policies() -> st.SearchStrategy[Policy]:
-    """Policies with every part that a rule looks at."""
+    """Policies with any of the parts that rules read."""
     image = {"name": "i", "models": ["Mac*"], "version": "13.7.8", "build": "22H730"}
     firmware = [{"models": ["*"], "version": "26.2", "firmware": "2.0"}]
     exempt = [{"who": {"hostnames": ["lon-*"]}, "actions": ["update"], "why": "render farm"}]
@@ -357,7 +359,7 @@ _HALTS: tuple[Any, ...] = (
 )
 
 
-# The facts that gates read, and those that the site and the enrolment go by.
+# The fields that gates read, and those that decide the site and the enrollment.
 _READ_BY_GATES: dict[str, st.SearchStrategy[Any]] = {
     name: _FACTS[name]
     for name in _FACTS
@@ -367,7 +369,7 @@ _READ_BY_GATES: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def worn_devices(draw: st.DrawFn) -> Device:
-    """A Mac that lacks a release, and differs from a healthy one in what the gates read."""
+    """A Mac that mostly lacks a release and differs from a healthy one in fields of the gates."""
     names = draw(st.lists(st.sampled_from(list(_READ_BY_GATES)), max_size=5, unique=True))
     given: dict[str, Any] = {"os_version": draw(st.sampled_from(["26.1", "26.1", "26.2"]))}
     given |= {name: draw(_READ_BY_GATES[name]) for name in names}
@@ -390,8 +392,8 @@ def worn_devices(draw: st.DrawFn) -> Device:
 
 
 @st.composite
-def tried_ledgers(draw: st.DrawFn) -> JobHistory:
-    """A Mac's jobs: an update that failed once or twice, or a reinstall that succeeded."""
+def tried_job_histories(draw: st.DrawFn) -> JobHistory:
+    """A Mac's job history: up to two updates that failed, or reinstalls that succeeded."""
     issued_at = make.NOW - draw(st.sampled_from([make.HOUR, 10 * make.HOUR, 3 * make.DAY]))
     if draw(st.booleans()):
         action, outcome, intents = Action.UPDATE, Outcome.FAILED, ["26.2", "26.3"]
@@ -415,14 +417,16 @@ def tried_ledgers(draw: st.DrawFn) -> JobHistory:
 
 @st.composite
 def situations(draw: st.DrawFn, *, worn: bool = False) -> Situation:
-    """Any Mac in any state of affairs, mostly a sound one, or a `worn` one that was tried to be
-    helped; some of those that wait for an approval have it."""
+    """Any situation of any Mac: mostly a healthy one, or with `worn` one that had jobs before.
+
+    Some of the situations that wait for an approval have it.
+    """
     found = Situation(
         draw(worn_devices() if worn else devices()),
         draw(catalogues()),
         draw(policies()),
         draw(st.just(make.NOW) | times(-48, 24 * 20)),
-        draw(tried_ledgers() if worn else job_histories()),
+        draw(tried_job_histories() if worn else job_histories()),
         draw(st.sampled_from(_HALTS)),
         site_open_jobs=draw(st.sampled_from([0, 0, 0, 25])),
     )
@@ -438,8 +442,10 @@ def situations(draw: st.DrawFn, *, worn: bool = False) -> Situation:
 
 @st.composite
 def reports_without_news(draw: st.DrawFn, device: Device, now: datetime) -> Event:
-    """A report of this Mac that brings nothing but telemetry: other figures, the facts that are
-    known already, an install state that is known already, or a poll."""
+    """A report of this Mac that changes telemetry at most.
+
+    It has other telemetry, fields or an install state with their known values, or is a poll.
+    """
     udid, when = device.udid, now - timedelta(hours=draw(st.sampled_from([0, 0, 1, 30])))
     kind = draw(st.integers(0, 4))
     if kind == 0:
@@ -457,7 +463,7 @@ def reports_without_news(draw: st.DrawFn, device: Device, now: datetime) -> Even
 
 
 def versions() -> st.SearchStrategy[Any]:
-    """(version, build) as values."""
+    """A parsed (version, build) of a known release."""
     return st.sampled_from(
         [(parse_os_version(text), parse_build(build)) for text, build in VERSIONS.items()]
     )

@@ -4,17 +4,17 @@ Workload. A Mac is an enrolled, supervised M4 MacBook Pro that osquery and MDM r
 carries 15 facts (about 650 bytes of CloudEvents JSON). 90 % of the Macs are compliant, 10 % lack a
 release and are held or have an open job.
 
-- reports: a stream over 10,000 Macs in which a tenth of the reports changes something: of ten such
-  changes five are a new host name, four a new boot time, one another OS version, after which the
-  Mac is sent an update or has had it, with records, orders and results. In `repeats` the other
-  nine tenths say what the Mac said last, but for their time and id; in `figures` free disk space
-  is another in every report. `decode` is schemas.envelope.decode from bytes; `fold` adds
-  Fleet.apply; `all` is the engine with every effect taken, repeats recognised by their bytes, as
-  a worker's shard does, but for writing. The three are measured in turns on the same bytes.
-- memory: resident memory per Mac of 100,000 Macs with indexes, ledgers, standings, and what repeats
-  are known by.
-- advisory: a release lands that 10 % of 100,000 Macs lack: decisions, records, orders, and the
-  second decision once each order stands.
+- reports: a stream over 10,000 Macs in which a tenth of the reports changes a field. Of ten such
+  changes five are a new host name, four a new boot time, and one is another OS version, which leads
+  to an update job or closes one. In `repeats` the other nine tenths differ from the Mac's previous
+  report in time and id only; in `figures` each report also has another free disk space. `decode` is
+  schemas.envelope.decode from bytes; `fold` adds Fleet.apply; `all` is the reconciler with every
+  effect consumed and duplicate reports recognized by `peek_report`, as in a worker's shard without
+  its writes. The three are measured in turns on the same bytes.
+- memory: resident memory per Mac of 100,000 Macs with indexes, job histories, last decisions, and
+  the peeks of their last reports.
+- advisory: a release arrives that 10 % of 100,000 Macs lack: decisions, records, jobs, and the
+  second decision after each job is open.
 - scaling: the same with 1,000 Macs that lack it, in fleets of 10,000, 100,000 and 1,000,000.
 
 Rates and durations are CPU time of this process: other work on the machine disturbs them less.
@@ -70,12 +70,12 @@ def numbered_report(number: int, version: str, when: datetime, **facts: Any) -> 
 
 
 def handle_event(reconciler: Reconciler, event: Event, now: datetime) -> int:
-    """Hand an event over as a shell does; how many decisions and orders came of it."""
+    """Handle an event as a shell does. Return the number of effects."""
     return follow_effects(reconciler, reconciler.handle(event, now), now)
 
 
 def effects_of(engine: Reconciler, raw: bytes, now: datetime) -> Iterator[Effect]:
-    """The engine's effects for one record, with the calls of `DeviceShard._process_reports`."""
+    """Return the effects of one record, with the calls of `DeviceShard._process_reports`."""
     seen = peek_report(raw)
     if seen is not None and engine.fleet.apply_duplicate(seen) is not None:
         return engine.reconcile_on_telemetry(seen.subject, now)
@@ -83,7 +83,7 @@ def effects_of(engine: Reconciler, raw: bytes, now: datetime) -> Iterator[Effect
 
 
 def follow_effects(reconciler: Reconciler, effects: Iterable[Effect], now: datetime) -> int:
-    """Take the effects, and what follows from them; how many there were."""
+    """Consume the effects and the effects that follow from them. Return their number."""
     count = 0
     for effect in effects:
         count += 1
@@ -104,7 +104,7 @@ def follow_effects(reconciler: Reconciler, effects: Iterable[Effect], now: datet
 
 
 def first_events(count: int, behind: Callable[[int], str]) -> Iterator[bytes]:
-    """The bytes of everything these Macs say first: check-ins, a poll, a full report."""
+    """Yield the bytes of these Macs' first events: check-ins, a poll, a full report."""
     for number in range(count):
         udid = udid_of(number)
         for event in make.enrolled(udid):
@@ -128,7 +128,7 @@ def a_tenth(number: int) -> str:
 
 
 class Stream:
-    """Reports in which a tenth changes something; each goes on from what its Mac said last."""
+    """A stream of reports; a tenth of them changes a field of the Mac's previous report."""
 
     def __init__(self, *, telemetry: bool) -> None:
         self.telemetry = telemetry
@@ -204,13 +204,13 @@ def bench_reports(*, telemetry: bool) -> dict[str, Any]:
 
 
 def resident() -> int:
-    """Resident memory of this process in bytes."""
+    """Return the resident memory of this process in bytes."""
     fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def memory_of(count: int) -> float:
-    """Bytes a Mac, measured in this process: run it in a fresh one."""
+    """Return the bytes per Mac. It measures the whole process: call it in a new one."""
     reconciler = reconciler_of(first_events(200, a_tenth))
     gc.collect()
     before = resident()
@@ -227,18 +227,18 @@ def bench_memory() -> dict[str, Any]:
     return {"bytes_per_mac": round(float(done.stdout)), "macs": BIG}
 
 
-def few(affected: int, count: int) -> Callable[[int], str]:
-    """As many Macs on macOS 15 as lack its next release, spread over the fleet."""
+def spread_behind(affected: int, count: int) -> Callable[[int], str]:
+    """Return a function from a Mac's number to its version: `affected` Macs lack 15.7.3."""
     step = count // affected
     return lambda number: "26.2" if number % step else "15.7.2"
 
 
 def bench_advisory(count: int, affected: int, runs: int) -> dict[str, Any]:
-    """What it costs when 15.7.3 lands."""
+    """Measure the CPU time from the arrival of 15.7.3 to the last decision."""
     known = [version for version in make.RELEASES if version != "15.7.3"]
-    # The fleet is folded only: nobody but the affected is asked when the release lands.
+    # The fleet is only folded: decisions happen for the affected Macs alone, when 15.7.3 arrives.
     reconciler = reconciler_of((), known)
-    for raw in first_events(count, few(affected, count)):
+    for raw in first_events(count, spread_behind(affected, count)):
         reconciler.fold(decode(raw))
     histories, found, effects = dict(reconciler.fleet.job_histories), [], 0
     before = reconciler.fleet.advisories
@@ -254,7 +254,7 @@ def bench_advisory(count: int, affected: int, runs: int) -> dict[str, Any]:
         effects = handle_event(reconciler, landed, make.NOW)
         found.append(time.process_time() - begun)
     gc.unfreeze()
-    assert effects == 2 * affected, "each affected Mac is sent an order and then held for it"
+    assert effects == 2 * affected, "each affected Mac gets a job and is then held for it"
     return {"macs": count, "affected": affected, "seconds": round(statistics.median(found), 3)}
 
 

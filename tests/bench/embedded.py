@@ -1,7 +1,7 @@
-"""What the embedded service holds: reports through `Service.accept`, on the disk of this machine.
+"""Throughput of the embedded service: reports through `Service.accept`, on this machine's disk.
 
-`python -m tests.bench.embedded [MACS] [REPORTS]`; tells workload, machine and rates. One Mac in
-ten reports something new.
+`python -m tests.bench.embedded [MACS] [REPORTS]` prints the workload, the machine and the rates.
+One report in ten changes a field.
 """
 
 import os
@@ -37,12 +37,12 @@ MAC: Final[dict[str, Any]] = {
 
 
 def say(text: str) -> None:
-    """A line of the result."""
+    """Print one line of the result."""
     sys.stdout.write(text + "\n")
 
 
 def reports(macs: int, count: int) -> Iterator[tuple[datetime, Event]]:
-    """Reports of all Macs in turn, evenly spread over their interval."""
+    """Yield time and report of all Macs in turn, evenly spread over their interval."""
     for number in range(count):
         round_, mac = divmod(number, macs)
         now = START + round_ * REPORT_EVERY + REPORT_EVERY * mac / macs
@@ -52,7 +52,7 @@ def reports(macs: int, count: int) -> Iterator[tuple[datetime, Event]]:
 
 
 def accept(service: Service, batch: Sequence[tuple[datetime, Event]]) -> None:
-    """One input, and what is due after it."""
+    """Accept one batch, and do the work that is due after it."""
     now = batch[-1][0]
     service.accept([event for _, event in batch], (), now)
     wake = service.next_wake(now)
@@ -61,7 +61,7 @@ def accept(service: Service, batch: Sequence[tuple[datetime, Event]]) -> None:
 
 
 def measure(service: Service, feed: Sequence[tuple[datetime, Event]], size: int) -> None:
-    """Tell how fast this feed is taken in batches of this size."""
+    """Print the rate at which the service accepts these reports in batches of this size."""
     batches = [feed[start : start + size] for start in range(0, len(feed), size)]
     took = []
     cpu, began = time.process_time(), time.perf_counter()
@@ -87,7 +87,7 @@ def main() -> None:
     macs = int(sys.argv[1]) if len(sys.argv) > 1 else 5_000
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 2_000
     say(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
-    say(f"{macs:,} Macs, {count:,} reports a run, 1 in {NEW_SHARE} with news")
+    say(f"{macs:,} Macs, {count:,} reports a run, 1 in {NEW_SHARE} with a change")
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder)
         environment = Environment(SimulatedFleet((), START))
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def _advisory(service: Service, now: datetime) -> None:
-    """An advisory that every Mac lacks: all are decided for in one transaction."""
+    """Print the time for a release that every Mac lacks: one transaction decides for all."""
     began = time.perf_counter()
     done = service.accept([critical_release("26.3", "25D10", now)], (), now)
     took = time.perf_counter() - began

@@ -1,7 +1,8 @@
-"""`python -m tests.bench.fast_paths`: what each fast path saves, beside its plain function.
+"""`python -m tests.bench.fast_paths`: the time that each fast path saves over its plain function.
 
-Microseconds of CPU a call, the least of several runs of each in turns; one process, one core. The
-Mac is that of `tests.bench.core`; it lacks a release, is sent an update and then held for its job.
+Figures are microseconds of CPU per call: the minimum of several runs of each in turns, in one
+process on one core. The Mac is that of `tests.bench.core`; it lacks a release, gets an update job
+and is then held for it.
 """
 
 import gc
@@ -61,7 +62,7 @@ Work = Callable[[], object]
 
 
 def us_each(works: Sequence[Work], count: int) -> list[float]:
-    """The least time of each, in microseconds a call."""
+    """Return the minimum time of each function, in microseconds per call."""
     best = [float("inf")] * len(works)
     for _ in range(RUNS):
         for at, work in enumerate(works):
@@ -84,7 +85,7 @@ def hit_and_miss(function: Any, *given: Any) -> tuple[Work, Work]:
 
 @dataclass(frozen=True)
 class GeneratedInit:
-    """A frozen class with the fields of Situation and the __init__ that dataclass writes."""
+    """A frozen class with the fields of Situation and the `__init__` that dataclass generates."""
 
     device: Any
     advisories: Any
@@ -107,7 +108,7 @@ class Values:
 
 
 def repeats() -> tuple[Work, Work]:
-    """A report with nothing new but its time and free disk space: recognised, or decoded."""
+    """Return the peek and the decode of a report that changes only time and free disk space."""
     raws = [
         encode(numbered_report(1, "26.2", make.NOW + n * make.HOUR / 60, free_disk_gb=50.0 + n))
         for n in range(200)
@@ -122,7 +123,7 @@ def repeats() -> tuple[Work, Work]:
     remembered = fast.devices[UDID]
 
     def recognise() -> None:
-        fast.devices[UDID] = remembered  # or the next round's reports were older
+        fast.devices[UDID] = remembered  # otherwise the next round's reports would be older
         turn[0] = turn[0] % 199 + 1
         peek = peek_report(raws[turn[0]])
         assert peek is not None
@@ -136,7 +137,7 @@ def repeats() -> tuple[Work, Work]:
 
 
 def cached_calls(s: Situation, sent: Evaluation) -> dict[str, tuple[Work, Work]]:
-    """Each function behind an `lru_cache`: a call found in its cache, and one that computes."""
+    """Return a cached and a computed call of each function with an `lru_cache`."""
     windows, zone = s.policy.windows_of("london"), s.policy.sites["london"].zone
     return {
         "cache: parse_os_version": hit_and_miss(parse_os_version, "26.2"),
@@ -158,7 +159,7 @@ def cached_calls(s: Situation, sent: Evaluation) -> dict[str, tuple[Work, Work]]
 
 
 def pairs() -> dict[str, tuple[Work, Work]]:
-    """The fast form and the plain one of each."""
+    """Return the fast and the plain form of each fast path, by its name in the table."""
     engine = reconciler_of([encode(one) for one in make.enrolled(UDID)])
     engine.fold(make.polled(UDID))
     engine.fold(numbered_report(1, "26.1", make.NOW - make.HOUR))
@@ -221,7 +222,7 @@ def records(raws: Iterable[bytes]) -> list[Record]:
 
 
 class Shards:
-    """Both shards of a worker with one partition, as many Macs, and a release that they lack."""
+    """Both shards of a worker with one partition and MACS Macs that lack the release 26.2."""
 
     def __init__(self, *, fast_paths: bool) -> None:
         counts = {topic.name: 1 for topic in (*TOPICS, *INTERNAL_TOPICS)}
@@ -245,7 +246,7 @@ class Shards:
         self.macs.collect()
 
     def report(self, turn: int) -> float:
-        """A report of each Mac, with another free disk space; microseconds each."""
+        """Process a report of each Mac with another free disk space; return microseconds each."""
         when = make.NOW - make.HOUR + turn * make.HOUR / 60
         given = records(
             encode(numbered_report(number, "26.1", when, free_disk_gb=50.0 + turn))
@@ -254,7 +255,7 @@ class Shards:
         return cpu(lambda: self.macs.process_records(INVENTORY.name, given, make.NOW)) / MACS * 1e6
 
     def release(self) -> float:
-        """The release lands: decide, sign, publish, read back, dispatch; microseconds a job."""
+        """Publish the release and process it up to dispatch; return microseconds per job."""
         raw = encode(make.release("26.2"))
         self.facts.fold_record(ADVISORIES.name, self.facts.next_offsets[ADVISORIES.name], raw)
         return cpu(self._settle) / MACS * 1e6
@@ -274,7 +275,7 @@ class Shards:
 
 
 def together() -> Iterator[tuple[str, float, float]]:
-    """All fast paths of a worker, on and off: a repeated report, and a job."""
+    """Yield the times of a repeated report and of a job, with all fast paths on and off."""
     found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     for _ in range(3):
         for fast_paths in (True, False):
@@ -287,7 +288,7 @@ def together() -> Iterator[tuple[str, float, float]]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the table."""
     sys.stdout.write(f"{'us a call':<34}{'fast':>9}{'plain':>9}{'saved':>9}\n")
     for name, works in pairs().items():
         count = 20 if name == "cache: read_policy" else 2_000

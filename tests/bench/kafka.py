@@ -1,4 +1,4 @@
-"""`make bench`: the worker on a real broker, beside plain consumers, and a whole fleet's load."""
+"""`make bench`: the worker on a real broker, compared with plain consumers; a whole fleet."""
 
 import argparse
 import json
@@ -17,14 +17,16 @@ PARTS: Final = ("repeats", "figures", "latency", "fleet")
 
 
 def main() -> None:
-    """Measure, print a table, write the JSON."""
+    """Measure, and print and write the JSON."""
     options = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     options.add_argument("--json", type=Path, default=Path("build/bench-kafka.json"))
     options.add_argument("--only", choices=PARTS, action="append")
-    options.add_argument("--quick", action="store_true", help="small, to see that it runs")
+    options.add_argument("--quick", action="store_true", help="small, to check that it runs")
     options.add_argument("--macs", type=int, default=1_000_000, help="of the whole fleet")
-    options.add_argument("--rate", type=float, default=1_000, help="webhooks a second, of latency")
-    options.add_argument("--gateways", type=int, default=2, help="that take them")
+    options.add_argument(
+        "--rate", type=float, default=1_000, help="webhooks per second, for latency"
+    )
+    options.add_argument("--gateways", type=int, default=2, help="number of gateways, for latency")
     chosen = options.parse_args()
     found: dict[str, Any] = {"machine": machine()}
     for part in chosen.only or PARTS:
@@ -38,7 +40,7 @@ def main() -> None:
 
 
 def bench(part: str, here: World, chosen: argparse.Namespace) -> dict[str, Any]:
-    """Measure one part on a broker of its own."""
+    """Measure one part on its own broker."""
     quick: bool = chosen.quick
     if part == "fleet":
         return bench_fleet(here, macs=10_000 if quick else chosen.macs)

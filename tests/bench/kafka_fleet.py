@@ -1,8 +1,8 @@
-"""A whole fleet on two workers: its state brought back, its memory, an advisory for a tenth of it.
+"""A whole fleet on two workers: restore time, memory, and an advisory for a tenth of the Macs.
 
-The state is written to the changelog as workers write it, one row a Mac, made from the rows of two
-Macs that an engine really folded and decided for: to send a million Macs' lives through the topics
-first would take longer than all that is measured. One Mac in ten lacks a release when it lands.
+The state is written straight to the changelog, one row per Mac, copied from rows that a reconciler
+made: to publish the events of a million Macs first takes longer than the whole measurement. One Mac
+in ten lacks the release of the advisory.
 """
 
 import asyncio
@@ -31,21 +31,21 @@ from tests import factories as make
 from tests.bench.core import handle_event, numbered_report, udid_of
 from tests.bench.kafka_world import PARTITIONS, World, cpu_of, wait_for
 
-# No site gives more slots than 10,000 at a time.
+# A site has a capacity of 10,000 at most, so the jobs need many sites.
 SITES: Final = tuple(f"site-{number:02d}" for number in range(20))
-LANDS: Final = "15.7.3"
+RELEASED: Final = "15.7.3"
 AFFECTED_SHARE: Final = 10
 TARGETS: Final = {"recovered_s": 60.0, "jobs_published_s": 30.0}
-# Above what two workers reach that start on an empty cluster.
+# A higher epoch than the first two workers get on the empty cluster.
 _EPOCH: Final = 100
-# The Mac whose rows are copied: no other has its number.
+# Number of the Mac whose rows are copied; no other Mac has it.
 _PATTERN: Final = 9_999_999
 _SHARES: Final = (0.01, 0.5, 0.9)
 _AT_ONCE: Final = 20_000
 _WAIT_S: Final = 600.0
-_REST_S: Final = 3.0
-# To ask twenty topics takes the cores that are measured.
-_LOOK_S: Final = 0.3
+_IDLE_S: Final = 3.0
+# Each look at twenty topics uses CPU of the cores that are measured.
+_POLL_S: Final = 0.3
 _POLICY: Final = "\n".join(
     [
         "version: 1",
@@ -58,23 +58,23 @@ _POLICY: Final = "\n".join(
 
 
 def bench_fleet(world: World, *, macs: int) -> dict[str, Any]:
-    """Build the state, lose every local copy, let it come back, and land an advisory."""
+    """Write the state, restore it without local copies, publish an advisory; return the figures."""
     decided = _publish_broadcast(world)
-    with _Two(world) as empty:
+    with _TwoWorkers(world) as empty:
         bare = empty.resident()
-    _lose_copies(world)
+    _delete_copies(world)
     began = time.monotonic()
     asyncio.run(_write_state(world, macs, decided))
     written_s = time.monotonic() - began
-    with _Two(world) as first:
+    with _TwoWorkers(world) as first:
         resident = first.resident()
-    with _Two(world) as with_copy:
+    with _TwoWorkers(world) as with_copy:
         pass
-    _lose_copies(world)
-    with _Two(world) as lost:
+    _delete_copies(world)
+    with _TwoWorkers(world) as lost:
         recovery_cpu_s = lost.cpu_s()
-        lost.come_to_rest()
-        advisory = _land(world, lost, macs // AFFECTED_SHARE)
+        lost.wait_until_idle()
+        advisory = _measure_advisory(world, lost, macs // AFFECTED_SHARE)
     return {
         "macs": macs,
         "rows_written_s": round(written_s, 1),
@@ -88,8 +88,8 @@ def bench_fleet(world: World, *, macs: int) -> dict[str, Any]:
     }
 
 
-class _Two:
-    """Two workers that start together; `seconds` until all partitions are ready."""
+class _TwoWorkers:
+    """Two workers that start together; `seconds` is the time until all partitions are ready."""
 
     def __init__(self, world: World) -> None:
         began = time.monotonic()
@@ -105,7 +105,7 @@ class _Two:
             worker.stop()
 
     def _are_ready(self) -> bool:
-        """Whether both have partitions, and all are one's or the other's."""
+        """Return True if both have partitions and together they have all."""
         ready: list[int] = []
         for worker in self.workers:
             worker.check()
@@ -116,29 +116,29 @@ class _Two:
     def cpu_s(self) -> list[float]:
         return [round(worker.cpu_s(), 1) for worker in self.workers]
 
-    def come_to_rest(self) -> None:
-        """Wait until each has its copy of the other's state too, which comes after its own."""
+    def wait_until_idle(self) -> None:
+        """Wait until both are idle: a worker copies the other's state after its own."""
         used = self.cpu_s()
         while True:
-            time.sleep(_REST_S)
+            time.sleep(_IDLE_S)
             before, used = used, self.cpu_s()
-            if all(now - then < 0.1 * _REST_S for now, then in zip(used, before, strict=True)):
+            if all(now - then < 0.1 * _IDLE_S for now, then in zip(used, before, strict=True)):
                 return
 
     def resident(self) -> list[int]:
         return [worker.resident() for worker in self.workers]
 
 
-def _lose_copies(world: World) -> None:
+def _delete_copies(world: World) -> None:
     for folder in world.folder.glob("copy-*"):
         shutil.rmtree(folder)
 
 
-def _land(world: World, two: _Two, affected: int) -> dict[str, Any]:
-    """The advisory is published; the seconds until the last of its jobs can be read."""
+def _measure_advisory(world: World, two: _TwoWorkers, affected: int) -> dict[str, Any]:
+    """Publish the advisory; measure until the last of its jobs can be read."""
     partitions = world.partitions([jobs_topic(site) for site in SITES])
     cpu, broker = two.cpu_s(), cpu_of(world.kafka.pid(1))
-    landed = make.release(LANDS)
+    landed = make.release(RELEASED)
     world.publish([(ADVISORIES.name, landed.subject.encode(), encode(landed))])
     began = time.monotonic()
     reached: dict[float, float] = {}
@@ -150,7 +150,7 @@ def _land(world: World, two: _Two, affected: int) -> dict[str, Any]:
         for share in _SHARES:
             if jobs >= share * affected:
                 reached.setdefault(share, round(time.monotonic() - began, 1))
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
     used = [round(after - before, 1) for after, before in zip(two.cpu_s(), cpu, strict=True)]
     return {
         "jobs": affected,
@@ -166,16 +166,16 @@ def _land(world: World, two: _Two, affected: int) -> dict[str, Any]:
 
 
 def _publish_broadcast(world: World) -> dict[str, int]:
-    """The policy and all releases but one; how far that brings the topics of facts."""
+    """Publish the policy and all releases but one; return the next offsets by topic."""
     policy = make.policy_changed(_POLICY)
-    known = [make.release(version) for version in make.RELEASES if version != LANDS]
+    known = [make.release(version) for version in make.RELEASES if version != RELEASED]
     world.publish([(CONTROL.name, policy.subject.encode(), encode(policy))])
     world.publish((ADVISORIES.name, one.subject.encode(), encode(one)) for one in known)
     return {CONTROL.name: 1, ADVISORIES.name: len(known)}
 
 
 async def _write_state(world: World, macs: int, decided: dict[str, int]) -> None:
-    """One row a Mac, to its partition."""
+    """Write one row per Mac to the partition of its UDID."""
     outbox = ConfirmedProducer(world.connection, make_log())
     await outbox.start()
     epoch_row = rows.EpochRow(_EPOCH, decided).to_row()
@@ -183,7 +183,7 @@ async def _write_state(world: World, macs: int, decided: dict[str, int]) -> None
         (STATE.name, number): [(rows.EPOCH_KEY, epoch_row)] for number in range(PARTITIONS)
     }
     await outbox.write(epoch_rows, lambda: False)
-    kinds = _kinds()
+    kinds = _sample_rows()
     for start in range(0, macs, _AT_ONCE):
         partitions: dict[tuple[str, int], list[Row]] = {}
         for number in range(start, min(start + _AT_ONCE, macs)):
@@ -199,20 +199,20 @@ def _is_affected(number: int) -> bool:
     return number // len(SITES) % AFFECTED_SHARE == 0
 
 
-def _kinds() -> dict[tuple[int, bool], bytes]:
-    """The row of a Mac of each site, affected or not."""
+def _sample_rows() -> dict[tuple[int, bool], bytes]:
+    """Return the row of an affected and of another Mac of each site."""
     now = datetime.now(UTC)
     return {
-        (number, affected): _kind(site, "15.7.2" if affected else "26.2", now)
+        (number, affected): _sample_row(site, "15.7.2" if affected else "26.2", now)
         for number, site in enumerate(SITES)
         for affected in (False, True)
     }
 
 
-def _kind(site: str, version: str, now: datetime) -> bytes:
-    """The row of a Mac, as an engine made it that heard all of its life."""
+def _sample_row(site: str, version: str, now: datetime) -> bytes:
+    """Return the row that a reconciler makes for a Mac from all its events."""
     reconciler, udid, when = Reconciler(), udid_of(_PATTERN), now - make.HOUR
-    known = [make.release(one) for one in make.RELEASES if one != LANDS]
+    known = [make.release(one) for one in make.RELEASES if one != RELEASED]
     life = (*make.enrolled(udid, now - 100 * make.DAY), make.polled(udid, when))
     first_report = numbered_report(_PATTERN, version, when, site=site)
     for event in (make.policy_changed(_POLICY), *known, *life, first_report):
@@ -221,7 +221,7 @@ def _kind(site: str, version: str, now: datetime) -> bytes:
 
 
 def _row(kind: bytes, number: int) -> bytes:
-    """The row of another Mac of this kind."""
+    """Return the row of another Mac of this kind."""
     for pattern, own in (
         (udid_of(_PATTERN), udid_of(number)),
         (f"C02{_PATTERN:07d}", f"C02{number:07d}"),

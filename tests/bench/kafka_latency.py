@@ -1,8 +1,8 @@
-"""From a webhook's 200 to its job in the site's topic, at a steady rate of webhooks.
+"""Latency from a webhook's 200 to its job in the site's topic, at a steady rate of webhooks.
 
-Real gateways, one real worker, and this process as the site's reader, which stamps what its
-consumer gives it. Requests, answers and what is read are timed by the system's monotonic clock;
-the steps between by the times that producers put on their records, which count milliseconds.
+Gateways and a worker run as real processes; this process reads the site's topic. Requests,
+responses and reads are timed with the system's monotonic clock. The steps in between are timed with
+the timestamps of the records, which have milliseconds.
 """
 
 import json
@@ -25,7 +25,7 @@ _WAIT_S: Final = 60.0
 _JOBS_PER_S: Final = 20
 _WARM_UP_S: Final = 5.0
 _BROKER: Final = 1
-# A step ends with a record of this topic; the names say from where to where.
+# A step ends with a record of this topic.
 _STEPS: Final = (
     ("request_to_inventory", INVENTORY.name),
     ("inventory_to_order", ORDERS.name),
@@ -35,13 +35,15 @@ _STEPS: Final = (
 
 
 def bench_latency(world: World, *, rate: float, seconds: float, gateways: int) -> dict[str, Any]:
-    """Post at this rate to so many gateways, after some to warm up for so long; of what is posted
-    then, 20 webhooks a second order a job each."""
+    """Post webhooks at this rate after a warm-up, and return the latencies of the jobs.
+
+    Each second, 20 of the webhooks lead to a job.
+    """
     jobs = round(_JOBS_PER_S * seconds)
     worker = _worker(world)
     receivers = [_gateway(world, number) for number in range(gateways)]
     poster = _poster(world, receivers, rate, jobs)
-    used = _Used(world, worker, receivers)
+    used = _CpuUse(world, worker, receivers)
     seen = _jobs_seen(world, jobs, _WARM_UP_S + seconds + 2 * _WAIT_S, used)
     cores = used.cores()
     poster.process.wait(_WAIT_S)
@@ -63,7 +65,7 @@ def bench_latency(world: World, *, rate: float, seconds: float, gateways: int) -
 
 
 def percentile(found: Sequence[float], share: float) -> float:
-    """The value that this share of them does not exceed."""
+    """Return the value that this share of the values does not exceed, with one decimal."""
     return round(sorted(found)[max(math.ceil(len(found) * share) - 1, 0)], 1)
 
 
@@ -75,9 +77,9 @@ def _spread(found: Sequence[float], *shares: float) -> dict[str, float]:
 
 
 def _worker(world: World) -> Program:
-    """A worker that knows the fleet."""
+    """Start a worker, and wait until it has processed the first events of the fleet."""
     world.publish(facts())
-    world.publish(Reports(telemetry=False, version=lambda _: "26.2").first_words())
+    world.publish(Reports(telemetry=False, version=lambda _: "26.2").first_records())
     worker = world.worker(world.folder / "data")
     partitions = world.partitions([topic.name for topic in SUBSCRIBED])
     wait_for(
@@ -109,8 +111,8 @@ def _poster(world: World, gateways: Sequence[Program], rate: float, jobs: int) -
     return world.start("poster", "-m", "tests.bench.kafka_webhooks", *ports, *rest)
 
 
-class _Used:
-    """What each program uses of a core, from the first job that is read to the last."""
+class _CpuUse:
+    """CPU use of each program, from the first job that is read to the last."""
 
     def __init__(self, world: World, worker: Program, gateways: Sequence[Program]) -> None:
         self._pids = {
@@ -124,7 +126,7 @@ class _Used:
         self._began, self._at_first = time.monotonic(), self._now()
 
     def cores(self) -> dict[str, float]:
-        """By program."""
+        """Return the cores that each program uses, by name."""
         took = time.monotonic() - self._began
         return {
             name: round((used - self._at_first[name]) / took, 2)
@@ -136,11 +138,11 @@ class _Used:
         return used | {"reader": time.process_time()}
 
 
-# --- what they did ---
+# --- results ---
 
 
-def _jobs_seen(world: World, jobs: int, within_s: float, used: _Used) -> dict[str, float]:
-    """When each Mac's job could be read."""
+def _jobs_seen(world: World, jobs: int, within_s: float, used: _CpuUse) -> dict[str, float]:
+    """Return the monotonic time at which each Mac's job was read. Raises TimeoutError."""
     seen: dict[str, float] = {}
     partitions = world.partitions([jobs_topic(SITE)])
     with KafkaConsumer(**world.connection.consumer_options(), fetch_max_wait_ms=50) as consumer:
@@ -162,7 +164,7 @@ def _jobs_seen(world: World, jobs: int, within_s: float, used: _Used) -> dict[st
 def _steps(
     world: World, sent: Mapping[str, float], seen: Mapping[str, float]
 ) -> dict[str, dict[str, float]]:
-    """How long each step took, by the same Macs as the whole."""
+    """Return the median and p99 of each step, for the same Macs as the whole latency."""
     epoch = time.time() - time.monotonic()
     before = {udid: (at + epoch) * 1e3 for udid, at in sent.items()}
     found = {}
@@ -177,7 +179,7 @@ def _steps(
 def _broker_times(
     world: World, topic: str, since: Mapping[str, float]
 ) -> Iterator[tuple[str, float]]:
-    """The first record about each of these Macs that is no older than the step before, in ms."""
+    """Yield UDID and time (ms) of each Mac's first record that is not older than `since`."""
     left = set(since)
     for record in world.read(topic):
         udid = json.loads(record.value)["subject"]

@@ -1,8 +1,8 @@
-"""The plain consumers that the worker is compared with: `python -m tests.bench.kafka_loops KIND`.
+"""Plain consumers for comparison with the worker: `python -m tests.bench.kafka_loops KIND`.
 
-Each decodes the same models, keeps its state in memory and, where it changed, in a compacted
-topic, publishes jobs, and commits once the brokers have confirmed both. `faust` is an ordinary
-Faust agent with a table.
+Each decodes the same models, keeps its state in memory, writes changed state to a compacted topic,
+publishes jobs, and commits after the brokers have confirmed both. `faust` is an ordinary Faust
+agent with a table.
 """
 
 import argparse
@@ -27,22 +27,22 @@ _AT_ONCE: Final = 2_000
 
 
 def group_of(kind: str) -> str:
-    """The consumer group of a contender."""
+    """Return the consumer group of a plain consumer."""
     return f"bench-{kind}"
 
 
 def jobs_of(kind: str) -> str:
-    """Where it publishes its jobs."""
+    """Return the topic of its jobs."""
     return f"bench.{kind}.jobs"
 
 
 def state_of(kind: str) -> str:
-    """Its changelog; Faust names its own after the group and the table."""
+    """Return its changelog topic; the name is the one that Faust derives from group and table."""
     return f"{group_of(kind)}-macs-changelog"
 
 
 async def aiokafka_loop(connection: KafkaConnection) -> None:
-    """`getmany`, and every send of a batch awaited before its offsets are committed."""
+    """Consume with `getmany`; await every send of a batch before its commit."""
     kind, options = "aiokafka", aiokafka_options(connection)
     consumer = AIOKafkaConsumer(
         INVENTORY.name,
@@ -72,7 +72,7 @@ async def aiokafka_loop(connection: KafkaConnection) -> None:
 
 
 def kafka_python_loop(connection: KafkaConnection) -> None:
-    """`poll`, and every send of a batch confirmed before its offsets are committed."""
+    """Consume with `poll`; wait for every send of a batch before its commit."""
     kind = "kafka-python"
     options = connection.consumer_options(group_of(kind)) | {"session_timeout_ms": 6_000}
     producer = KafkaProducer(**connection.producer_options())
@@ -95,7 +95,7 @@ def kafka_python_loop(connection: KafkaConnection) -> None:
 
 
 def faust_agent(connection: KafkaConnection) -> None:
-    """An agent over the topic, a table, and each job's delivery awaited."""
+    """Run an agent with a table; await the delivery of each job."""
     kind = "faust"
     app = faust.App(
         group_of(kind),
@@ -128,7 +128,7 @@ def faust_agent(connection: KafkaConnection) -> None:
 
 
 def main() -> None:
-    """Consume until SIGTERM."""
+    """Run one plain consumer until SIGTERM."""
     options = argparse.ArgumentParser()
     options.add_argument("kind", choices=KINDS)
     kind = options.parse_args().kind

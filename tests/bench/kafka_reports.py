@@ -1,7 +1,7 @@
-"""What the benches on Kafka publish: the facts, the Macs' first words, and their reports.
+"""Records for the benchmarks on Kafka: broadcast records, the Macs' first events, and reports.
 
-Macs and reports are those of `tests.bench.core`, with times that end at the present: the worker
-under test goes by the real clock. Seeded; only the times differ between runs.
+Macs and reports are those of `tests.bench.core`, with times that end at the present, because the
+worker uses the real clock. The seed is fixed: only the times differ between runs.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,12 +22,12 @@ sites:
   london: {time_zone: Europe/London, max_jobs: 10000}
 follow_up: {compliant: false}
 """
-# How far the reports of a whole run reach: they begin so long ago, and never lie in the future.
+# The reports of a run begin this long ago and must not reach the future.
 _SPAN: Final = timedelta(hours=8)
 
 
 def facts() -> Iterator[Record]:
-    """The policy and Apple's releases."""
+    """Yield the policy and Apple's releases as records."""
     policy = make.policy_changed(POLICY)
     yield CONTROL.name, policy.subject.encode(), encode(policy)
     for version in make.RELEASES:
@@ -36,9 +36,11 @@ def facts() -> Iterator[Record]:
 
 
 class Reports:
-    """The Macs of a run, and what they say one after the other. With `figures`, free disk space
-    is another in every report; else nine of ten differ from the Mac's last in time and id only.
-    `version` says what each Mac runs at first."""
+    """The reports of a run's Macs.
+
+    With `telemetry` each report has another free disk space; without it, nine of ten differ from
+    the Mac's previous report in time and id only. `version` gives the first version of each Mac.
+    """
 
     def __init__(self, *, telemetry: bool, version: Callable[[int], str] = a_tenth) -> None:
         self._version = version
@@ -46,11 +48,11 @@ class Reports:
         self._stream = Stream(telemetry=telemetry)
         self._stream.clock = self.began
 
-    def first_words(self) -> Iterator[Record]:
-        """Each Mac enrols, answers its MDM server, and reports its version."""
-        return chain.from_iterable(map(self._first_words, range(FLEET)))
+    def first_records(self) -> Iterator[Record]:
+        """Yield the first records of each Mac: an enrollment, a poll and a report."""
+        return chain.from_iterable(map(self._first_records, range(FLEET)))
 
-    def _first_words(self, number: int) -> Iterator[Record]:
+    def _first_records(self, number: int) -> Iterator[Record]:
         udid = udid_of(number)
         before = self.began - make.HOUR
         for event in (*make.enrolled(udid, before - 100 * make.DAY), make.polled(udid, before)):
@@ -59,10 +61,10 @@ class Reports:
         yield INVENTORY.name, udid.encode(), first
 
     def next(self, count: int) -> Iterator[Record]:
-        """So many more reports."""
+        """Yield the next `count` reports. Raises ValueError if they reach into the future."""
         for raw in self._stream.next(count):
-            # The subject is the key: it stands where core's own events have it.
+            # The subject is the key; a search of the bytes is cheaper than to decode them.
             start = raw.index(b'"subject":"') + 11
             yield INVENTORY.name, raw[start : raw.index(b'"', start)], raw
         if self._stream.clock > datetime.now(UTC):
-            raise ValueError("so many reports reach into the future")
+            raise ValueError("the reports reach into the future: ask for fewer of them")

@@ -1,5 +1,7 @@
-"""The rule that the plain contenders carry out: a Mac on an older macOS than the target is told
-to update, once until it has done so. No guarantee of Drydock's beyond that."""
+"""The rule of the plain consumers: one job for each Mac below the target, until it is updated.
+
+It gives none of Drydock's other guarantees.
+"""
 
 from typing import Final, NamedTuple
 
@@ -12,16 +14,16 @@ from tests.bench.kafka_reports import TARGET
 _TARGET: Final = parse_os_version(TARGET)
 
 
-class Ruled(NamedTuple):
-    """What a report leads to. `state` is the Mac's new state, None if it is the one it had."""
+class RuleResult(NamedTuple):
+    """Effects of a report; `state` is None if the Mac's state did not change."""
 
     udid: str
     state: bytes | None
     job: bytes | None
 
 
-def rule(raw: bytes, kept: "dict[str, bytes]") -> Ruled:
-    """Decode a report with Drydock's models, and see whether its Mac is outdated."""
+def rule(raw: bytes, kept: "dict[str, bytes]") -> RuleResult:
+    """Decode a report with Drydock's models and return its effects; `kept` has the states."""
     event = decode(raw)
     assert isinstance(event, InventoryEvent)
     report = event.data
@@ -37,4 +39,4 @@ def rule(raw: bytes, kept: "dict[str, bytes]") -> Ruled:
     job = None
     if outdated and not was_outdated:
         job = msgspec.json.encode({"udid": udid, "version": TARGET})
-    return Ruled(udid, None if state == before else state, job)
+    return RuleResult(udid, None if state == before else state, job)

@@ -1,11 +1,11 @@
-"""Device reports a second, the worker beside plain consumers, on one broker in one run.
+"""Reports per second of the worker and of plain consumers, on one broker in one run.
 
-All consume the same topic, each from where it stopped in the round before: the worker and the
-plain loops through all of a round's reports, Faust through as many as it can in a bounded time.
-The worker runs all the time and is held still while reports are published and others consume: one
-that is started folds what waits for it before it decides, which is less work. A program is
-measured from its first commit of a round to its last, by its own CPU time and by the clock.
-Before anything counts, all must have made the same jobs.
+All consume the same topic, each from its last offset: the worker and the plain loops consume all
+reports of a round, Faust consumes as many as it can in a bounded time. The worker is started once
+and paused while reports are published and others consume: a worker that starts folds its backlog
+before it decides, which is less work. A program is measured from its first commit of a round to its
+last one, in its own CPU time and in real time. Before the measurement, all must have made the same
+jobs.
 """
 
 import statistics
@@ -28,13 +28,15 @@ from tests.bench.kafka_world import SITE, Program, World
 WORKER: Final = "drydock worker"
 GROUP: Final = "drydock-worker"
 _AT_MOST_S: Final = 20.0
-_LOOK_S: Final = 0.02
+_POLL_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A program that consumes the reports, until it is told by `rest` that its turn is over.
-    `topics` are those it has to be at the end of."""
+    """A program to compare: `go` starts its turn, `rest` ends it.
+
+    At the end of its turn it must have consumed `topics` to their ends.
+    """
 
     name: str
     group: str
@@ -45,7 +47,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Lap:
-    """One contender's part of a round."""
+    """The measurement of one contender in one round."""
 
     reports: int
     cpu_s: float
@@ -53,7 +55,7 @@ class Lap:
 
 
 def contenders(world: World) -> list[Contender]:
-    """All of them, the worker first."""
+    """Return all contenders, the worker first."""
     for kind in KINDS:
         world.make_topic(jobs_of(kind))
         world.make_topic(state_of(kind), compacted=True)
@@ -65,7 +67,7 @@ def contenders(world: World) -> list[Contender]:
 
 
 def resident_worker(world: World) -> Contender:
-    """The real worker, started when it is first needed, and held still between its turns."""
+    """Return the real worker; it is started in its first turn, and paused between its turns."""
     running: list[Program] = []
 
     def go() -> Program:
@@ -79,24 +81,24 @@ def resident_worker(world: World) -> Contender:
 
 
 def lap(world: World, contender: Contender, at_most_s: float = 1e9) -> Lap:
-    """Start it, let it consume what is there, for so long at most, and stop it."""
+    """Let a contender consume all reports, or for `at_most_s`, and return its measurement."""
     inventory, all_ = world.partitions([INVENTORY.name]), world.partitions(contender.topics)
     end = sum(world.ends(inventory).values())
     before = world.committed(contender.group, inventory)
     program = contender.go()
     marks: list[_Mark] = []
     while not marks or (marks[-1].done < end and marks[-1].at - marks[0].at < at_most_s):
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
         program.check()
         done = world.committed(contender.group, inventory)
         if done > (marks[-1].done if marks else before):
             marks.append(_Mark(done, program.cpu_s(), time.monotonic()))
     first, last = marks[0], marks[-1]
     if last.done == end:
-        # What it published for itself to read is part of the work.
+        # The records that it publishes to its own topics are part of the work.
         while world.committed(contender.group, all_) < sum(world.ends(all_).values()):
             program.check()
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
         last = last._replace(cpu_s=program.cpu_s())
     contender.rest(program)
     return Lap(last.done - first.done, last.cpu_s - first.cpu_s, last.at - first.at)
@@ -109,7 +111,7 @@ class _Mark(NamedTuple):
 
 
 def jobs_made(world: World, contender: Contender) -> set[tuple[str, str]]:
-    """Who was told to update, and to what."""
+    """Return UDID and version of each job that a contender made."""
     if contender.name != WORKER:
         made = (msgspec.json.decode(one.value) for one in world.read(jobs_of(contender.name)))
         return {(one["udid"], one["version"]) for one in made}
@@ -121,11 +123,11 @@ def jobs_made(world: World, contender: Contender) -> set[tuple[str, str]]:
 def bench_throughput(
     world: World, *, reports: int, runs: int, telemetry: bool, only: str | None = None
 ) -> dict[str, Any]:
-    """Check that all make the same jobs, then measure; medians over the runs."""
+    """Check that all make the same jobs, then measure; return medians over the runs."""
     all_ = [one for one in contenders(world) if only in (None, one.name)]
     source = Reports(telemetry=telemetry)
     world.publish(facts())
-    world.publish(source.first_words())
+    world.publish(source.first_records())
     for contender in all_:
         lap(world, contender)
     jobs = {contender.name: jobs_made(world, contender) for contender in all_}
@@ -157,7 +159,7 @@ def bench_throughput(
                 "worker_is_times": round(
                     statistics.median(b / r for b, r in zip(base, rates[name], strict=True)), 2
                 ),
-                # Some laps of Faust are at a quarter of its speed: that flatters the worker.
+                # Some laps of Faust have a quarter of its speed, so its best lap is shown too.
                 "best_lap_per_cpu_s": round(max(rates[name])),
                 "worker_is_times_best_lap": round(statistics.median(base) / max(rates[name]), 2),
             }

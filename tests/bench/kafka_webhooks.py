@@ -1,9 +1,9 @@
-"""Posts NanoMDM webhooks at a rate: `python -m tests.bench.kafka_webhooks`, a process of its own.
+"""A process that posts NanoMDM webhooks at a rate: `python -m tests.bench.kafka_webhooks`.
 
-Every one is a Mac's answer to DeviceInformation, signed as NanoMDM signs. Nearly all say what the
-Mac said before; each of `outdated_of` says once that it runs an older macOS, which orders an
-update. Prints, as JSON lines, when such a webhook was sent and when its 200 came, by the system's
-monotonic clock, and at the end a summary. All are made before the first is sent.
+Each webhook is a Mac's response to DeviceInformation, signed as NanoMDM signs. Nearly all repeat
+the Mac's known fields; each Mac of `outdated_of` once reports an older macOS, which leads to an
+update job. For each of these webhooks a JSON line has the times of its request and its response, by
+the system's monotonic clock; the last line is a summary. All bodies are made before the first post.
 """
 
 import argparse
@@ -33,7 +33,7 @@ _OLDER: Final = "26.1"
 
 
 def webhook(number: int, version: str, serial_no: int) -> bytes:
-    """What NanoMDM posts when this Mac has answered DeviceInformation."""
+    """Return the body that NanoMDM posts for this Mac's response to DeviceInformation."""
     udid = udid_of(number)
     responses = {
         "SerialNumber": f"C02{number:07d}",
@@ -70,7 +70,7 @@ def webhook(number: int, version: str, serial_no: int) -> bytes:
 
 
 def request(body: bytes) -> bytes:
-    """The body as an HTTP request."""
+    """Return the bytes of a signed HTTP request with this body."""
     digest = hmac.new(HMAC_KEY.encode(), body, hashlib.sha256).digest()
     head = (
         f"POST {PATH} HTTP/1.1",
@@ -84,8 +84,10 @@ def request(body: bytes) -> bytes:
 
 @dataclass
 class Posting:
-    """What is to be posted where, and what came of it. None of the first `warm_up` orders anything;
-    of the others each `every`th does."""
+    """The webhooks to post to `ports`, and the results.
+
+    None of the first `warm_up` webhooks leads to a job; of the others each `every`th does.
+    """
 
     ports: Sequence[int]
     rate: float
@@ -105,17 +107,17 @@ class Posting:
         number = self._outdated(turn)
         if number is not None:
             return webhook(number, _OLDER, turn)
-        # Macs below those that become outdated have nothing new to say.
+        # Macs below the outdated ones report no change.
         return webhook(turn * 7919 % self.outdated[0], _VERSION, turn)
 
     def _outdated(self, turn: int) -> int | None:
-        """The Mac that becomes outdated with this webhook."""
+        """Return the number of the Mac that becomes outdated with this webhook, or None."""
         measured = turn - self.warm_up
         ordering = measured >= 0 and measured % self.every == self.every - 1
         return self.outdated[measured // self.every] if ordering else None
 
     async def run(self) -> None:
-        """Post all, each at its time."""
+        """Post all webhooks, each at its time."""
         began = time.monotonic() + 0.5
         turns = iter(range(len(self.requests)))
         ports = islice(cycle(self.ports), _CONNECTIONS)
@@ -147,7 +149,7 @@ async def _status(reader: asyncio.StreamReader) -> str:
 
 
 def outdated_of(jobs: int) -> range:
-    """The Macs that become outdated, one after the other: the fleet's last ones."""
+    """Return the numbers of the Macs that become outdated: the fleet's last ones."""
     return range(FLEET - jobs, FLEET)
 
 

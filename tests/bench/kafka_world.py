@@ -1,6 +1,6 @@
-"""One broker with Drydock's topics, keys, and the programs of a bench run, each one measured.
+"""One broker with Drydock's topics, the keys, and the measured programs of a benchmark run.
 
-Owns their folders and processes: nothing outlives the run.
+It owns their folders and processes: none of them outlives the run.
 """
 
 import os
@@ -35,7 +35,7 @@ PARTITIONS: Final = 4
 DRYDOCK: Final = ("-c", "from pipeline.cli import main; main()")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-# Programs are held still for a while, and leave their groups when they are stopped.
+# Programs are paused for a long time and must stay in their groups.
 _SESSION_S: Final = "300"
 _WAIT_S: Final = 120.0
 
@@ -44,7 +44,7 @@ Record = tuple[str, bytes, bytes]
 
 
 def wait_for(condition: Callable[[], bool], what: str, within_s: float = _WAIT_S) -> None:
-    """Ask until it holds; TimeoutError with `what`."""
+    """Wait until the condition is true. Raises TimeoutError with `what`."""
     deadline = time.monotonic() + within_s
     while not condition():
         if time.monotonic() > deadline:
@@ -53,7 +53,7 @@ def wait_for(condition: Callable[[], bool], what: str, within_s: float = _WAIT_S
 
 
 def cpu_of(pid: int) -> float:
-    """User and system time of a process, in seconds; by the clock's ticks of 10 ms."""
+    """Return the user and system time of a process in seconds; the ticks are 10 ms."""
     stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
     user, system = stat.rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / _TICKS
@@ -61,7 +61,7 @@ def cpu_of(pid: int) -> float:
 
 @dataclass
 class Program:
-    """A running process, and what it has used so far."""
+    """A running process and its CPU time and memory."""
 
     name: str
     process: "subprocess.Popen[bytes]"
@@ -69,22 +69,22 @@ class Program:
     port: int = 0
 
     def cpu_s(self) -> float:
-        """User and system time of all its threads, in seconds; by the clock's ticks of 10 ms."""
+        """Return the user and system time of all its threads in seconds; the ticks are 10 ms."""
         return cpu_of(self.process.pid)
 
     def resident(self) -> int:
-        """Resident memory in bytes."""
+        """Return the resident memory in bytes."""
         statm = Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii")
         return int(statm.split()[1]) * _PAGE
 
     def check(self) -> None:
-        """Raises RuntimeError with the end of its log where it has ended."""
+        """Raise RuntimeError with the end of the log if the process has ended."""
         if self.process.poll() is not None:
             tail = self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
             raise RuntimeError(f"{self.name} ended with {self.process.returncode}:\n{tail}")
 
     def is_ready(self, path: str) -> bool:
-        """Whether its pages answer this with 200."""
+        """Return True if this path of its HTTP server responds 200."""
         self.check()
         try:
             return self.get(path).status_code == 200
@@ -92,19 +92,19 @@ class Program:
             return False
 
     def get(self, path: str) -> httpx.Response:
-        """What its web pages answer. Raises httpx.TransportError."""
+        """Return the response of its HTTP server. Raises httpx.TransportError."""
         return httpx.get(f"http://127.0.0.1:{self.port}{path}", trust_env=False, timeout=5)
 
     def pause(self) -> None:
-        """Hold it still; its group keeps its place for it for as long as its session lasts."""
+        """Pause it (SIGSTOP); it stays in its group until its session times out."""
         self.process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Let it go on."""
+        """Let it continue."""
         self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """End it in good order, or, where that takes too long, at once."""
+        """End it with SIGTERM, and kill it if it has not ended after 30 s."""
         if self.process.poll() is None:
             self.go_on()
             self.process.send_signal(signal.SIGTERM)
@@ -117,7 +117,7 @@ class Program:
 
 @dataclass
 class World:
-    """What the benches of one run share."""
+    """The broker, keys and programs that one run shares."""
 
     kafka: KafkaCluster
     folder: Path
@@ -139,13 +139,13 @@ class World:
     # --- programs ---
 
     def start(self, name: str, *arguments: str, env: Mapping[str, str] | None = None) -> Program:
-        """A Python program, with a free port for its pages in DRYDOCK_WORKER_LISTEN."""
+        """Start a Python program, with a free port for its server in DRYDOCK_WORKER_LISTEN."""
         log = self.folder / f"{name}-{len(self.running)}.log"
         [port] = free_ports(1)
         given = {name: one for name, one in os.environ.items() if not name.startswith("DRYDOCK_")}
         own = {
             "PYTHONPATH": str(ROOT),
-            # Faust makes folders where it stands unless it is told where else.
+            # Without this setting Faust makes folders in the working directory.
             "APP_DATADIR": str(self.folder / "faust"),
             "DRYDOCK_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
             "DRYDOCK_WORKER_LISTEN": f"127.0.0.1:{port}",
@@ -165,12 +165,12 @@ class World:
         return program
 
     def worker(self, data_dir: Path, **env: str) -> Program:
-        """The real `drydock worker`."""
+        """Start the real `drydock worker`."""
         where = ("--data-dir", str(data_dir), "--keys", str(self.keys))
         return self.start("worker", *DRYDOCK, "worker", *where, env=env)
 
     def close(self) -> None:
-        """Stop everything."""
+        """Stop all programs."""
         for program in self.running:
             program.stop()
         self.admin.close()
@@ -178,12 +178,12 @@ class World:
     # --- topics ---
 
     def make_topic(self, name: str, *, compacted: bool = False) -> None:
-        """A topic of a contender's own, cut like Drydock's."""
+        """Make a topic of a contender with as many partitions as Drydock's topics."""
         settings = {"cleanup.policy": "compact"} if compacted else {}
         self.admin.create_topics([NewTopic(name, PARTITIONS, 1, topic_configs=settings)])
 
     def publish(self, records: Iterable[Record]) -> int:
-        """Publish, by key, and wait until the broker has all; how many they were."""
+        """Publish records, wait until the broker has confirmed all, and return their number."""
         producer = KafkaProducer(
             **self.connection.producer_options(linger_ms=20), batch_size=256 * 1024
         )
@@ -196,11 +196,11 @@ class World:
         producer.flush(_WAIT_S)
         producer.close()
         if failed:
-            raise RuntimeError(f"{len(failed)} records were not taken: {failed[0]!r}")
+            raise RuntimeError(f"{len(failed)} records were not published: {failed[0]!r}")
         return count
 
     def partitions(self, topics: Sequence[str]) -> list[TopicPartition]:
-        """All partitions of these topics."""
+        """Return all partitions of these topics."""
         return [
             TopicPartition(one["name"], each["partition_index"])
             for one in self.admin.describe_topics(list(topics))
@@ -208,20 +208,20 @@ class World:
         ]
 
     def ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where these partitions end."""
+        """Return the end offset of each partition."""
         found = self.admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
         return {partition: int(one.offset) for partition, one in found.items()}
 
     def committed(self, group: str, partitions: Sequence[TopicPartition]) -> int:
-        """How many records of these partitions a group has done with."""
+        """Return the sum of a group's committed offsets in these partitions."""
         try:
             found = self.admin.list_group_offsets({group: list(partitions)})[group]
-        except RetriableError:  # the first group of a broker makes it think
+        except RetriableError:  # a broker without any group first makes the offsets topic
             return 0
         return sum(max(int(one.offset), 0) for one in found.values())
 
     def read(self, topic: str) -> Iterator[Any]:
-        """All records that a topic has now."""
+        """Yield all records that a topic has now."""
         partitions = self.partitions([topic])
         with KafkaConsumer(**self.connection.consumer_options()) as consumer:
             consumer.assign(partitions)
@@ -234,8 +234,8 @@ class World:
 
 @contextmanager
 def world(folder: Path, sites: Sequence[str] = (SITE,)) -> Iterator[World]:
-    """A broker and an empty world on it."""
-    # As Kafka does by default: members that start together are in one first generation.
+    """Run a broker with an empty world until the end of the block."""
+    # Kafka's default: members that start together get one first assignment.
     own = {"group.initial.rebalance.delay.ms": "3000"}
     kafka = KafkaCluster(1, folder / "kafka", free_ports(2), extra=own)
     kafka.start()

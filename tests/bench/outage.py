@@ -1,8 +1,8 @@
-"""Kafka stopped under webhooks: what was answered 200 is in the topic, in each Mac's order.
+"""An outage of Kafka under webhooks: each webhook with a 200 must reach the topic in order.
 
 `python -m tests.bench.outage [--seconds 60] [--rate 200] [--macs 200] [--json]` starts a broker
-and a gateway, posts at the rate, stops the broker's process for that long, starts it again, and
-reads the topic with another client. Exit 1 if a webhook is missing or out of order.
+and a gateway, posts at the rate, stops the broker for that time, starts it again, and reads the
+topic with another client. Exit code 1 if a webhook is missing or out of its Mac's order.
 """
 
 import argparse
@@ -28,8 +28,11 @@ TOPIC: Final = "drydock.checkins.v1"
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """What an outage did to webhooks. `sent_by` Kafka or spool: what made records durable;
-    times are seconds, those of answers from a webhook's post to its answer."""
+    """Result of an outage.
+
+    `durable_by_kafka` and `durable_by_spool` count the records by the place that made them durable.
+    `answer_...` are the times from the request to the response.
+    """
 
     down_s: float
     rate: float
@@ -54,15 +57,17 @@ class Outage:
 
     @property
     def is_good(self) -> bool:
-        """Whether the promise was kept."""
+        """True if no accepted webhook is missing or out of order."""
         return self.missing == 0 and self.disordered == 0 and self.answered_200 > 0
 
 
 def outage(
     kafka: KafkaCluster, folder: Path, fleet: Fleet, seconds: float, around_s: float = 5.0
 ) -> Outage:
-    """Stop this broker for so long under the fleet's webhooks, and see what came of them; they are
-    posted for `around_s` before that, and after."""
+    """Stop the broker for `seconds` while the fleet posts webhooks, and return the result.
+
+    The fleet posts for `around_s` before and after the outage too.
+    """
     with gateway(kafka, folder) as running:
         running.settles()
         with fleet.posting(lambda: running.url):
@@ -113,7 +118,7 @@ def _durable(running: Server, where: str) -> int:
 
 
 def shown(result: Outage) -> Table:
-    """The result for people."""
+    """Return the result as a table."""
     table = Table(box=None, show_header=False)
     for name, value in asdict(result).items():
         unit = " s" if name.endswith("_s") else ""
@@ -123,11 +128,11 @@ def shown(result: Outage) -> Table:
 
 
 def main() -> int:
-    """Run it; the exit code."""
+    """Run the outage and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.outage")
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long Kafka is away")
-    parser.add_argument("--rate", type=float, default=200.0, help="webhooks a second")
-    parser.add_argument("--macs", type=int, default=200, help="that post them in turn")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration of the outage")
+    parser.add_argument("--rate", type=float, default=200.0, help="webhooks per second")
+    parser.add_argument("--macs", type=int, default=200, help="number of Macs that post in turn")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     given = parser.parse_args()
     lacking = missing_parts()

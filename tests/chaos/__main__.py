@@ -1,6 +1,6 @@
-"""`python -m tests.chaos`: kill, freeze, tamper; then print what an independent checker found.
+"""`python -m tests.chaos`: kill, freeze, tamper; then print the faults that the checker found.
 
-Exit 0 if nothing is missing, doubled or untrue, 1 if something is.
+Exit code 0 without faults, 1 with a fault or a refused input.
 """
 
 import argparse
@@ -17,18 +17,18 @@ from tests.chaos.checker import Kind
 from tests.chaos.run import Options, RunSummary, run
 
 _NUMBERS: Final = {
-    "seed": "Draws the fleet, its faults, the strikes and what is done to events",
-    "minutes": "How long it is struck",
-    "macs": "How many Macs",
-    "kills": "How many programs are killed",
-    "speed": "How many of the Macs' seconds pass in one",
-    "outages": "How often a broker goes",
-    "settle_s": "Seconds without progress after which it is judged as it stands",
+    "seed": "Seed of the fleet, its faults, the strikes and the changes to events",
+    "minutes": "Duration of the strikes",
+    "macs": "Number of Macs",
+    "kills": "Number of kills",
+    "speed": "Seconds of the Macs' clock in one real second",
+    "outages": "Number of broker outages",
+    "settle_s": "Seconds without progress after which the checker judges",
 }
 
 
 def main() -> int:
-    """Run with the options given."""
+    """Run chaos with the options of the command line; return the exit code."""
     given = _arguments()
     folder = Path(given.folder or tempfile.mkdtemp(prefix="drydock-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,9 @@ def _arguments() -> argparse.Namespace:
         number = getattr(usual, name)
         option = "--" + name.replace("_", "-")
         parser.add_argument(option, type=type(number), help=f"{what} (usually {number:g}).")
-    parser.add_argument("--folder", help="Keep logs and data here; else only after a failure.")
+    parser.add_argument(
+        "--folder", help="Keep logs and data here. Without it, they stay only after a fault."
+    )
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
@@ -95,7 +97,7 @@ def _as_table(summary: RunSummary, options: Options) -> str:
         *(f"  {fault.kind}: {fault.what}" for fault in found.faults[:50]),
     ]
     if summary.settled_s is not None:
-        lines.append(f"at rest {summary.settled_s:.0f} s after the last strike")
+        lines.append(f"settled {summary.settled_s:.0f} s after the last strike")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Tampers inside Kafka: puts records of the topics there again, some much later, and poison."""
+"""Tampering inside Kafka: records of the topics published again, some much later, and poison."""
 
 import heapq
 import threading
@@ -19,14 +19,14 @@ from tests.chaos.evidence import Input
 
 _POLL_MS: Final = 200
 _CONFIRMED_S: Final = 150.0
-# Orders and results are few and matter most.
+# Jobs and results are few, so a larger share (_SHARE) of them is repeated.
 _SHARES: Final = {INVENTORY.name: 0.02, CHECKINS.name: 0.02}
 _SHARE: Final = 0.08
 _LATEST_S: Final = 40.0
 
 
 class Echo:
-    """Repeats what is in the topics, `fouls` times with poison, for `lasts_s`. A thread."""
+    """A thread that repeats records of the topics and adds `poison_count` unusable ones."""
 
     def __init__(
         self,
@@ -34,10 +34,10 @@ class Echo:
         sites: Sequence[str],
         *,
         seed: int,
-        fouls: int,
+        poison_count: int,
         lasts_s: float,
     ) -> None:
-        self.fouled: list[Input] = []
+        self.unusable_inputs: list[Input] = []
         self.counts: Counter[str] = Counter()
         self.error: BaseException | None = None
         self._connection = connection
@@ -46,7 +46,7 @@ class Echo:
             *map(jobs_topic, sites),
         ]
         self._random = Random(seed)
-        self._fouls = sorted(self._random.uniform(0, lasts_s) for _ in range(fouls))
+        self._poison_at_s = sorted(self._random.uniform(0, lasts_s) for _ in range(poison_count))
         self._heap: list[tuple[float, int, str, bytes | None, bytes | None]] = []
         self._sent: list[tuple[bool, Any]] = []
         self._numbers = count()
@@ -54,11 +54,11 @@ class Echo:
         self._thread = threading.Thread(target=self._run, daemon=True, name="echo")
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End: what was put into topics is there when this returns. Raises what went wrong."""
+        """End the thread, with all its records confirmed. Raises the error that ended it early."""
         self._ending.set()
         self._thread.join()
         if self.error is not None:
@@ -71,7 +71,7 @@ class Echo:
                 KafkaProducer(**self._connection.producer_options()) as producer,
             ):
                 self._tamper(consumer, producer)
-        except BaseException as error:  # noqa: BLE001 - told by `stop`
+        except BaseException as error:  # noqa: BLE001 - `stop` raises it
             self.error = error
 
     def _tamper(self, consumer: Any, producer: Any) -> None:
@@ -90,14 +90,14 @@ class Echo:
                 _, _, topic, key, value = heapq.heappop(self._heap)
                 self.counts["repeated"] += 1
                 self._sent.append((False, producer.send(topic, key=key, value=value)))
-            while self._fouls and self._fouls[0] <= now - began_s:
-                self._fouls.pop(0)
+            while self._poison_at_s and self._poison_at_s[0] <= now - began_s:
+                self._poison_at_s.pop(0)
                 self._send_poison(producer)
-        for foul, sent in self._sent:
+        for poisoned, sent in self._sent:
             metadata = sent.get(timeout=_CONFIRMED_S)
-            if foul:
-                self.fouled.append(
-                    Input("foul", f"{metadata.topic}/{metadata.partition}/{metadata.offset}")
+            if poisoned:
+                self.unusable_inputs.append(
+                    Input("record", f"{metadata.topic}/{metadata.partition}/{metadata.offset}")
                 )
 
     def _consume(self, consumer: Any) -> None:
@@ -110,12 +110,12 @@ class Echo:
             for record in records:
                 if self._random.random() < _SHARES.get(place.topic, _SHARE):
                     late_s = self._random.choice((0.0, 2.0, _LATEST_S)) * self._random.random()
-                    # Its own repeats are heard and repeated again: they get fewer each time.
-                    results = (place.topic, record.key, record.value)
-                    heapq.heappush(self._heap, (now + late_s, next(self._numbers), *results))
+                    # Repeats are consumed and can be repeated again, by ever smaller shares.
+                    repeat = (place.topic, record.key, record.value)
+                    heapq.heappush(self._heap, (now + late_s, next(self._numbers), *repeat))
 
     def _send_poison(self, producer: Any) -> None:
         self.counts["poison"] += 1
-        foul = poison.record(self._random, self.counts["poison"])
-        sent = producer.send(foul.topic, key=foul.key.encode(), value=foul.value)
+        poisoned = poison.record(self._random, self.counts["poison"])
+        sent = producer.send(poisoned.topic, key=poisoned.key.encode(), value=poisoned.value)
         self._sent.append((True, sent))

@@ -1,5 +1,7 @@
-"""What is there to be judged after a run: topics, commits, journals, and what was really done to
-the Macs. Read with Kafka's client and the wire schemas alone."""
+"""Evidence of a run: topics, committed offsets, journals, and the acts on the Macs.
+
+It is read with Kafka's client and the wire schemas alone.
+"""
 
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
@@ -18,9 +20,12 @@ _TIMEOUT_MS: Final = 30_000
 
 
 class Input(NamedTuple):
-    """One input that somebody sent and was told is taken. `kind` is `event` (its id), `webhook`
-    (`UDID topic created_at`), `poison` (the SHA-256 of its body) or `foul` (a record put into a
-    topic, as `topic/partition/offset`)."""
+    """One input that the gateway, or a topic, accepted.
+
+    `name` depends on `kind`: `event` has its id, `webhook` has `UDID topic created_at`, `poison`
+    has the SHA-256 of its body, and `record` (an unusable record put into a topic) has
+    `topic/partition/offset`.
+    """
 
     kind: str
     name: str
@@ -48,8 +53,8 @@ class PartitionId(NamedTuple):
     partition: int
 
 
-class MacNow(NamedTuple):
-    """What a Mac is at the end."""
+class MacState(NamedTuple):
+    """The true state of a simulated Mac at the end of the run."""
 
     udid: str
     os_version: str
@@ -58,19 +63,22 @@ class MacNow(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """All of it. `committed` is up to where the readers of each partition came.
+    """Everything that `judge` checks.
 
-    `journals` are the job ids in the executors' own files with whether each may have been begun,
-    None while executors run; `trusted` the keys that sign jobs; `newest` the release that each line
-    has by now; `may_repeat` how often a Mac itself fails an order, by UDID: so often more it may be
-    acted on for one intent.
+    - `committed`: the committed offset of each partition.
+    - `journals`: the job ids in the executors' files, with True if an attempt may have begun;
+      None while executors run.
+    - `trusted`: the keys that sign jobs.
+    - `newest`: the newest release of each line.
+    - `may_repeat`: the number of jobs that a Mac itself fails, by UDID. One intent may be carried
+      out once more for each of them.
     """
 
     inputs: Collection[Input]
     records: dict[str, Sequence[Record]]
     committed: dict[PartitionId, int]
     acted: Sequence[Acted]
-    macs: Sequence[MacNow]
+    macs: Sequence[MacState]
     journals: dict[str, bool] | None = None
     trusted: PublicKeys = field(default_factory=dict)
     newest: dict[str, str] = field(default_factory=dict)
@@ -78,13 +86,13 @@ class Evidence:
 
 
 def topic_names(sites: Iterable[str]) -> list[str]:
-    """Every topic of a fleet with these sites."""
+    """Return the name of every topic of a fleet with these sites."""
     names = [topic.name for topic in (*TOPICS, *INTERNAL_TOPICS) if "{site}" not in topic.name]
     return [*names, *(of(site) for site in sites for of in (jobs_topic, attempts_topic))]
 
 
 def read_topics(connection: KafkaConnection, names: Iterable[str]) -> dict[str, Sequence[Record]]:
-    """Every committed record of these topics, each partition's in its order."""
+    """Return every committed record by topic, in the order of its partition."""
     records: dict[str, list[Record]] = {name: [] for name in names}
     with KafkaConsumer(**connection.consumer_options()) as consumer:
         partitions = [
@@ -112,7 +120,7 @@ def read_topics(connection: KafkaConnection, names: Iterable[str]) -> dict[str, 
 
 
 def read_commits(connection: KafkaConnection, groups: Iterable[str]) -> dict[PartitionId, int]:
-    """Up to where each partition was worked through, as its group told the brokers."""
+    """Return the offsets that these consumer groups have committed."""
     with KafkaAdminClient(**connection.client_options()) as admin:
         group_offsets: dict[str, dict[Any, Any]] = admin.list_group_offsets(dict.fromkeys(groups))
     return {
@@ -123,7 +131,7 @@ def read_commits(connection: KafkaConnection, groups: Iterable[str]) -> dict[Par
 
 
 def read_journals(files: Iterable[Path]) -> dict[str, bool]:
-    """The jobs that executors have in their files, each with whether it may have been begun."""
+    """Return the jobs in executors' journal files, with True if an attempt may have begun."""
     found: dict[str, bool] = {}
     for path in files:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:

@@ -1,4 +1,4 @@
-"""Who is killed, frozen or asked to leave, and when: by a seed; and who does it."""
+"""The seeded schedule of strikes on programs (kill, freeze, leave), and the killer that acts."""
 
 import heapq
 import shutil
@@ -14,19 +14,20 @@ from typing import Final
 from tests.chaos.programs import Fleet, Kind, Program
 
 _TICK_S: Final = 0.05
-# A program that ended by itself is started again, as a cluster would.
+# Delay before a program that ended by itself is started again, as a cluster does.
 _AGAIN_S: Final = 1.0
-# What was asked to leave has ended by then, in order; or by the signal, if it had hardly begun.
+# A program that got SIGTERM must end within this time: with 0, or by the signal if it had not
+# installed its handler yet.
 _LEAVES_WITHIN_S: Final = 60.0
 _GOOD: Final = frozenset({0, -signal.SIGTERM})
 _SHARES: Final = ((Kind.WORKER, 0.25), (Kind.AGENT, 0.55), (Kind.GATEWAY, 0.2))
-# Beside each so many kills: one goes in good order, one stands still for a while.
+# Kills for each SIGTERM, and kills for each freeze.
 _KILLS_A_LEAVE: Final = 12
 _KILLS_A_FREEZE: Final = 15
 
 
 class How(StrEnum):
-    """What is done to a program."""
+    """Kind of a strike."""
 
     KILL = "kill"
     LEAVE = "leave"
@@ -35,8 +36,10 @@ class How(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Strike:
-    """At `at_s` seconds one program of a kind (the `pick`-th of them, modulo) is struck; it comes
-    back `down_s` later, `wiped` without what it had on its disk."""
+    """One strike, `at_s` seconds after the start, on the `pick`-th program of a kind (modulo).
+
+    The program comes back `down_s` later; if `wiped`, with an empty data directory.
+    """
 
     at_s: float
     how: How
@@ -47,7 +50,7 @@ class Strike:
 
 
 def schedule(seed: int, kills: int, lasts_s: float) -> list[Strike]:
-    """So many kills, spread over the time, and some leaves and freezes between them."""
+    """Return `kills` kills spread over `lasts_s`, and leaves and freezes in proportion."""
     random = Random(seed)
     strikes = []
     for kind, count in _split(kills):
@@ -58,7 +61,8 @@ def schedule(seed: int, kills: int, lasts_s: float) -> list[Strike]:
                 kind=kind,
                 pick=random.randrange(1000),
                 down_s=random.choice((0.2, 0.5, 1.0, 3.0)),
-                # A worker's copy and an executor's file: both must do without them.
+                # Workers and executors must recover without local files. A gateway's spool can
+                # hold the only copy of an accepted input, so it is never wiped.
                 wiped=kind is not Kind.GATEWAY and random.random() < 0.15,
             )
             for _ in range(count)
@@ -70,7 +74,7 @@ def schedule(seed: int, kills: int, lasts_s: float) -> list[Strike]:
                 how=how,
                 kind=random.choice((Kind.WORKER, Kind.AGENT)),
                 pick=random.randrange(1000),
-                # Longer than a session: it is thought dead when it comes back.
+                # A freeze is longer than a session (6 s): the group has removed the member.
                 down_s=random.uniform(7, 12) if how is How.FREEZE else random.uniform(0.5, 3),
             )
             for _ in range(kills // every)
@@ -85,7 +89,11 @@ def _split(kills: int) -> list[tuple[Kind, int]]:
 
 
 class Killer:
-    """Strikes, and brings back. `tick` is called often; `counts` says what was done."""
+    """Strikes programs of a fleet and brings them back.
+
+    The caller calls `tick` often, or `run_for`. `counts` has the strikes by kind, `ended_alone`
+    the unexpected ends.
+    """
 
     def __init__(self, fleet: Fleet, strikes: list[Strike], say: Callable[[str], None]) -> None:
         self.counts: Counter[str] = Counter()
@@ -100,23 +108,23 @@ class Killer:
 
     @property
     def age_s(self) -> float:
-        """How long ago it began."""
+        """Seconds since the killer was made."""
         return time.monotonic() - self._began_s
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is to be done to anybody."""
+        """True if no strike is left and every program is back."""
         return not self._strikes and not self._back
 
     def run_for(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
-        """Go on for so long, or until it holds."""
+        """Call `tick` for so many seconds, or until the condition holds."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not until():
             self.tick()
             time.sleep(_TICK_S)
 
     def tick(self) -> None:
-        """Do what is due."""
+        """Bring back and strike what is due; schedule a start for programs that ended alone."""
         now = time.monotonic()
         while self._back and self._back[0][0] <= now:
             _, _, program, strike = heapq.heappop(self._back)
@@ -135,7 +143,7 @@ class Killer:
             if each.name not in self._down and each.is_running
         ]
         if not candidates:
-            # All of them are down: when one is back.
+            # All programs of this kind are down: try again later.
             self._strikes.append(
                 Strike(
                     now - self._began_s + _AGAIN_S,
@@ -180,6 +188,6 @@ class Killer:
         self._down.discard(program.name)
 
     def _note_end(self, program: Program) -> None:
-        note = f"{program.name} ended with {program.exit_code}: {program.last_words()}"
+        note = f"{program.name} ended with {program.exit_code}: {program.log_tail()}"
         self.ended_alone.append(note)
         self._say(note)

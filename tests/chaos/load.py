@@ -1,5 +1,7 @@
-"""Between the Macs and the gateway: what the Macs tell is sent on, doubled, late and out of order,
-with poison in between. Who sends goes on until it gets its 200, and remembers what it got it for.
+"""A sender between the Macs and the gateway that doubles, delays and reorders their messages.
+
+It adds poison too. It repeats each request until the gateway responds 200, and remembers the
+inputs of these requests.
 """
 
 import hashlib
@@ -25,25 +27,28 @@ _TIMEOUT_S: Final = 20.0
 _AGAIN_S: Final = 0.5
 _OK: Final = 200
 _NOT_NOW: Final = 503
-# Too much under way, no room: the sender is to come again.
+# Responses after which the sender must repeat the request: too many requests, spool full.
 _LATER: Final = frozenset({429, _NOT_NOW})
 
 
 @dataclass(frozen=True)
 class Mischief:
-    """Shares of what is sent: `doubled` comes twice, `late` up to `late_s` later, `very_late` a
-    second time after up to `very_late_s`; `foul` is the share of poison."""
+    """Shares of the messages that are changed.
+
+    `doubled` is sent twice, `late` is delayed up to `late_s`, `very_late` is sent again after up
+    to `very_late_s`. `poison` is the number of unusable messages for each message.
+    """
 
     doubled: float = 0.05
     late: float = 0.2
     late_s: float = 6.0
     very_late: float = 0.02
     very_late_s: float = 45.0
-    foul: float = 0.01
+    poison: float = 0.01
 
     @classmethod
     def within(cls, lasts_s: float) -> Self:
-        """What fits into a run of this length."""
+        """Return the usual shares, with delays that fit into a run of this length."""
         return cls(
             late_s=min(cls.late_s, lasts_s / 10), very_late_s=min(cls.very_late_s, lasts_s / 4)
         )
@@ -59,9 +64,10 @@ class _Due:
 
 
 class Load:
-    """Takes what Macs tell at `url`, and posts it to a gateway. Threads; `stop` ends them.
+    """Accepts the Macs' messages at `url` and posts them to a gateway, in threads.
 
-    `accepted` are the inputs answered 200, `refused` the answers that nobody should have got.
+    `accepted` has the inputs with a 200. `refused` has the bodies of responses other than 200,
+    429 and 503: a sound gateway gives none. `stop` ends the threads.
     """
 
     def __init__(self, gateway: tuple[str, int], seed: int, mischief: Mischief) -> None:
@@ -84,12 +90,12 @@ class Load:
         ]
 
     def start(self) -> None:
-        """Begin."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """End; what is still to be sent is not."""
+        """End the threads; messages that wait are dropped."""
         self._server.shutdown()
         self._server.server_close()
         with self._wake:
@@ -99,24 +105,24 @@ class Load:
             thread.join()
 
     def quiet(self) -> None:
-        """Take nothing more: the Macs' side has to keep it."""
+        """Refuse new messages with 503, so that the Macs' side keeps them."""
         self._is_quiet = True
 
     @property
     def waiting(self) -> int:
-        """How much is still to be sent."""
+        """Number of messages that have no final response yet."""
         with self._wake:
             return len(self._heap) + self._busy
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing more is taken."""
+        """True if new messages are refused."""
         return self._is_quiet
 
     # --- in ---
 
     def add_events(self, path: str, body: bytes) -> None:
-        """A request of the Macs' side."""
+        """Plan the messages of one request: one webhook, or one event per line."""
         with self._wake:
             if path == _WEBHOOK:
                 self._plan(_webhook(body), path, body)
@@ -127,7 +133,7 @@ class Load:
 
     def _plan(self, item: Input, path: str, body: bytes) -> None:
         random, mischief, now = self._random, self._mischief, time.monotonic()
-        self.counts["told"] += 1
+        self.counts["received"] += 1
         late_s = 0.0
         if random.random() < mischief.late:
             self.counts["late"] += 1
@@ -139,11 +145,11 @@ class Load:
         if random.random() < mischief.very_late:
             self.counts["again much later"] += 1
             self._put(now + random.uniform(0, mischief.very_late_s), item, path, body)
-        if random.random() < mischief.foul:
+        if random.random() < mischief.poison:
             self.counts["poison"] += 1
-            foul = poison.body(random, self.counts["poison"])
-            digest = hashlib.sha256(foul).hexdigest()
-            self._put(now, Input("poison", digest), _WEBHOOK, foul)
+            unusable = poison.body(random, self.counts["poison"])
+            digest = hashlib.sha256(unusable).hexdigest()
+            self._put(now, Input("poison", digest), _WEBHOOK, unusable)
 
     def _put(self, at_s: float, item: Input, path: str, body: bytes) -> None:
         self._number += 1
@@ -163,7 +169,7 @@ class Load:
             connection.close()
 
     def _next(self) -> list[_Due]:
-        """What is due: one webhook, or some events; nothing once it ends."""
+        """Wait and return what is due: one webhook, or a batch of events; [] once `stop` ran."""
         with self._wake:
             while not self._ending:
                 wait_s = self._heap[0].at_s - time.monotonic() if self._heap else None
@@ -186,7 +192,7 @@ class Load:
         return batch
 
     def _post(self, connection: http.client.HTTPConnection, batch: list[_Due]) -> bool:
-        """Post; whether nothing more is to be done about it."""
+        """Post a batch. Return True if the response is final, False to post it again."""
         body = b"\n".join(due.body for due in batch)
         kind = "application/x-ndjson" if batch[0].path == _EVENTS else "application/json"
         try:
@@ -195,10 +201,10 @@ class Load:
             body_read = answer.read()
         except (OSError, http.client.HTTPException):
             connection.close()
-            self._count("not answered")
+            self._count("without response")
             return False
         if answer.status != _OK:
-            self._count(f"answered {answer.status}")
+            self._count(f"with status {answer.status}")
             if answer.status in _LATER:
                 return False
             with self._wake:
@@ -234,7 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_POST(self) -> None:
-        """Take it, and say so."""
+        """Accept the request with 200, or refuse it with 503 while the load is quiet."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         load = self.server.load
         if not load.is_quiet:
@@ -244,4 +250,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing."""

@@ -1,4 +1,4 @@
-"""What nobody can use: bodies for the gateway, records for topics. Each is another one."""
+"""Unusable inputs: bodies for the gateway, records for topics. `number` makes each one unique."""
 
 from collections.abc import Callable
 from random import Random
@@ -26,8 +26,8 @@ _STRANGER: Final = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
 _ONE_MORE_DAY: Final = START.replace(day=START.day + 1)
 
 
-class Foul(NamedTuple):
-    """A record that cannot be used, and where it is put."""
+class UnusableRecord(NamedTuple):
+    """An unusable record and the topic for it."""
 
     topic: str
     key: str
@@ -35,7 +35,7 @@ class Foul(NamedTuple):
 
 
 def body(random: Random, number: int) -> bytes:
-    """What no webhook of NanoMDM is."""
+    """Return a body that is no valid webhook of NanoMDM."""
     kinds: tuple[Callable[[int], bytes], ...] = (
         lambda n: b"\xff\xfe not text at all %d" % n,
         lambda n: b'{"topic": "mdm.Connect", "event_id": "%d", "acknow' % n,
@@ -46,25 +46,25 @@ def body(random: Random, number: int) -> bytes:
     return random.choice(kinds)(number)
 
 
-def record(random: Random, number: int) -> Foul:
-    """What does not belong into its topic."""
+def record(random: Random, number: int) -> UnusableRecord:
+    """Return a record that its topic's consumers must reject."""
     site = random.choice(SITES)
     places: tuple[tuple[str, str, bytes], ...] = (
         (INVENTORY.name, f"POISON-{number}", b"\x00\x01 %d" % number),
         (CHECKINS.name, f"POISON-{number}", b'{"type": "drydock.unheard.v1", "id": "%d"}' % number),
-        (INVENTORY.name, f"POISON-{number}", _stranger_order(number, site)),
-        (ORDERS.name, f"POISON-{number}", _stranger_order(number, site)),
+        (INVENTORY.name, f"POISON-{number}", _untrusted_job(number, site)),
+        (ORDERS.name, f"POISON-{number}", _untrusted_job(number, site)),
         (RESULTS.name, f"POISON-{number}", b"not JSON %d" % number),
         (DISPATCH.name, site, b'{"id": %d}' % number),
         (ADVISORIES.name, "macOS-0", b"no advisory %d" % number),
         (CONTROL.name, "halt", b'{"halt": %d}' % number),
         (jobs_topic(site), f"POISON-{number}", b"no order %d" % number),
     )
-    return Foul(*random.choice(places))
+    return UnusableRecord(*random.choice(places))
 
 
-def _stranger_order(number: int, site: str) -> bytes:
-    """An order that is one in everything but whose key signed it."""
+def _untrusted_job(number: int, site: str) -> bytes:
+    """Return a job that is valid except that an untrusted key signed it."""
     udid = f"POISON-{number}"
     fields: dict[str, Any] = {"udid": udid, "site": site, "intent": "26.2", "reason": "poison"}
     job = Job(

@@ -1,4 +1,4 @@
-"""The programs of a fleet as processes: started again and again under their own names."""
+"""The programs of a fleet as processes that can be killed and started again."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ _ENDS_WITHIN_S: Final = 60.0
 
 
 class Kind(StrEnum):
-    """What a program is."""
+    """Kind of a program."""
 
     WORKER = "worker"
     AGENT = "agent"
@@ -28,7 +28,7 @@ class Kind(StrEnum):
 
 @dataclass
 class Program:
-    """One program. It outlives no death of who started it, where the system can see to that."""
+    """One program and its process. On Linux the process dies with the process that started it."""
 
     kind: Kind
     name: str
@@ -40,12 +40,12 @@ class Program:
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     def start(self) -> None:
-        """Start it (again)."""
+        """Start the process; its output is appended to `log_path`."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
         command = [*self.command]
         if shutil.which("setpriv"):
             command = ["setpriv", "--pdeathsig", "KILL", *command]
-        # What the environment says of Drydock is not meant for this fleet.
+        # Settings of the caller's environment must not reach this fleet.
         given = {
             name: value for name, value in os.environ.items() if not name.startswith("DRYDOCK_")
         }
@@ -64,38 +64,41 @@ class Program:
 
     @property
     def is_running(self) -> bool:
-        """Whether its process is there, frozen or not."""
+        """True if the process exists, frozen or not."""
         return self.process is not None and self.process.poll() is None
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended last; None while it runs."""
+        """Exit code of the last process; None while it runs or before it started."""
         return None if self.process is None else self.process.poll()
 
     def kill(self) -> None:
-        """End it at once (kill -9)."""
+        """End the process at once (SIGKILL)."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal to the process."""
         assert self.process is not None
         self.process.send_signal(number)
 
     def freeze(self) -> None:
-        """Let it stand still, without its knowing."""
+        """Stop the process with SIGSTOP, which it cannot notice."""
         self.signal(signal.SIGSTOP)
         self.frozen = True
 
     def thaw(self) -> None:
-        """Let it go on, where it was."""
+        """Let the process continue."""
         if self.is_running:
             self.signal(signal.SIGCONT)
         self.frozen = False
 
     def ended(self) -> int:
-        """Its exit code, once it has ended by itself; it is killed if that takes too long."""
+        """Wait until the process ends and return its exit code.
+
+        Raises TimeoutExpired after 60 s, and kills the process first.
+        """
         assert self.process is not None
         try:
             return self.process.wait(_ENDS_WITHIN_S)
@@ -103,28 +106,31 @@ class Program:
             self.kill()
             raise
 
-    def last_words(self, size: int = 600) -> str:
-        """The end of its log."""
+    def log_tail(self, size: int = 600) -> str:
+        """Return the end of the log, at most `size` characters."""
         return self.log_path.read_text(errors="replace")[-size:].strip()
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """All programs of one fleet."""
+    """The programs of one fleet."""
 
     programs: tuple[Program, ...]
 
     def of(self, kind: Kind) -> list[Program]:
-        """The programs of a kind."""
+        """Return the programs of one kind."""
         return [program for program in self.programs if program.kind is kind]
 
     def start(self) -> None:
-        """Start all."""
+        """Start all programs."""
         for program in self.programs:
             program.start()
 
     def end(self) -> dict[str, int]:
-        """End all in good order: gateway, workers, executors. Their exit codes."""
+        """End all with SIGTERM: gateway, workers, executors. Return the exit codes by name.
+
+        The code is -9 for a program that had to be killed.
+        """
         codes = {}
         for kind in (Kind.GATEWAY, Kind.WORKER, Kind.AGENT):
             running = [program for program in self.of(kind) if program.is_running]
@@ -139,7 +145,7 @@ class Fleet:
         return codes
 
     def kill(self) -> None:
-        """End what still runs, at once."""
+        """Kill all programs that run."""
         for program in self.programs:
             if program.is_running:
                 program.kill()
@@ -147,7 +153,7 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where a fleet lives, and where its Kafka, its Macs and its clock are."""
+    """Folder, addresses and size of a fleet; `slots` is the capacity of each executor."""
 
     folder: Path
     bootstrap: str
@@ -160,16 +166,16 @@ class Layout:
 
     @property
     def keys(self) -> Path:
-        """The folder with the keys that sign jobs."""
+        """Folder with the keys that sign jobs."""
         return self.folder / "keys"
 
     @property
     def clock(self) -> Path:
-        """The file that says what time it is for the Macs."""
+        """File with the time line of the Macs' clock."""
         return self.folder / "clock.json"
 
     def fleet(self) -> Fleet:
-        """The programs, not started."""
+        """Return the programs, not started."""
         agents = [self._agent(site, number) for site in self.sites for number in range(self.agents)]
         workers = [self._worker(number) for number in range(self.workers)]
         return Fleet((self._gateway(), *workers, *agents))

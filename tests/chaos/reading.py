@@ -1,4 +1,4 @@
-"""The evidence, decoded: who said what, by the wire schemas."""
+"""The evidence decoded with the wire schemas: events, jobs, results, kept rows, dead letters."""
 
 import json
 from collections import defaultdict
@@ -46,18 +46,22 @@ _DEVICE: Final = (INVENTORY.name, CHECKINS.name)
 
 
 @dataclass(slots=True)
-class Testimony:
-    """What was said. Jobs and results are by job id; `rows` are the kept states by UDID, `owners`
-    the partitions' own, `jobs` the slots by job id; `unusable` is what must have been set
-    aside."""
+class DecodedEvidence:
+    """The decoded evidence.
+
+    `jobs`, `results`, `queued_jobs` and `attempts` are by job id. `rows` are the kept states by
+    UDID, `epoch_rows` the owner's rows by partition. `sent_job_ids` are the jobs that decisions
+    send. Each record in `unusable` must have a dead letter; the letters are known by the location
+    of the record (`letter_origins`) or by the SHA-256 of the bytes (`letter_digests`).
+    """
 
     device_events: list[DeviceEvent] = field(default_factory=list)
-    facts: set[str] = field(default_factory=set)
+    broadcast_ids: set[str] = field(default_factory=set)
     unusable: list[Record] = field(default_factory=list)
-    orders: dict[str, Job] = field(default_factory=dict)
-    withdrawn: set[str] = field(default_factory=set)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    superseded: set[str] = field(default_factory=set)
     results: dict[str, list[JobResult]] = field(default_factory=lambda: defaultdict(list))
-    sends: set[str] = field(default_factory=set)
+    sent_job_ids: set[str] = field(default_factory=set)
     letter_origins: set[str] = field(default_factory=set)
     letter_digests: set[str] = field(default_factory=set)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -66,40 +70,40 @@ class Testimony:
     attempts: dict[str, AttemptRecord] = field(default_factory=dict)
 
 
-def read(evidence: Evidence) -> Testimony:
-    """All of the evidence."""
-    testimony = Testimony()
+def decode_evidence(evidence: Evidence) -> DecodedEvidence:
+    """Return the decoded evidence."""
+    decoded = DecodedEvidence()
     for topic in _READ:
         for record in _of(evidence, topic):
-            _collect(testimony, evidence, topic, record)
+            _collect(decoded, evidence, topic, record)
     for record in _of(evidence, DECISIONS):
-        # As JSON: with all that they rest on there are too many to be validated again.
+        # Only JSON: validation of each decision with its inputs takes too long.
         decision = json.loads(record.value or b"")["decision"]
         if decision["decision"] == Answer.SEND:
-            testimony.sends.add(decision["job_id"])
+            decoded.sent_job_ids.add(decision["job_id"])
     for record in _of(evidence, DEAD_LETTERS):
         letter = DeadLetter.model_validate_json(record.value or b"")
-        testimony.letter_origins.add(letter.origin)
-        testimony.letter_digests.add(letter.raw_sha256)
-    _read_state(testimony, evidence)
-    return testimony
+        decoded.letter_origins.add(letter.origin)
+        decoded.letter_digests.add(letter.raw_sha256)
+    _read_state(decoded, evidence)
+    return decoded
 
 
-def _read_state(testimony: Testimony, evidence: Evidence) -> None:
-    """What workers and executors keep for their successors."""
+def _read_state(decoded: DecodedEvidence, evidence: Evidence) -> None:
+    """Read the state of workers, dispatchers and executors into `decoded`."""
     for record in _latest(_of(evidence, STATE)):
         row = json.loads(record.value or b"")
         if record.key == _EPOCH_KEY:
-            testimony.epoch_rows[record.partition] = row
+            decoded.epoch_rows[record.partition] = row
         elif row["device"] is not None or row["jobs"]:
-            testimony.rows[(record.key or b"").decode()] = row
+            decoded.rows[(record.key or b"").decode()] = row
     for record in _latest(_of(evidence, DISPATCH_STATE)):
         if record.key != _EPOCH_KEY:
-            testimony.queued_jobs[(record.key or b"").decode()] = json.loads(record.value or b"")
+            decoded.queued_jobs[(record.key or b"").decode()] = json.loads(record.value or b"")
     for record in _of(evidence, ATTEMPTS):
         if record.value is not None:
             attempt = AttemptRecord.model_validate_json(record.value)
-            testimony.attempts[attempt.job_id] = attempt
+            decoded.attempts[attempt.job_id] = attempt
 
 
 def _of(evidence: Evidence, topic: Topic) -> Iterable[Record]:
@@ -109,26 +113,26 @@ def _of(evidence: Evidence, topic: Topic) -> Iterable[Record]:
             yield from records
 
 
-def _collect(fields: Testimony, evidence: Evidence, topic: Topic, record: Record) -> None:
+def _collect(decoded: DecodedEvidence, evidence: Evidence, topic: Topic, record: Record) -> None:
     try:
         event = decode(record.value or b"")
     except InvalidEvent:
-        fields.unusable.append(record)
+        decoded.unusable.append(record)
         return
     if not isinstance(event, topic.models) or not _is_signed(event, evidence):
-        fields.unusable.append(record)
+        decoded.unusable.append(record)
     elif record.topic in _DEVICE:
         assert isinstance(event, DeviceEvent)
-        fields.device_events.append(event)
+        decoded.device_events.append(event)
     elif topic is RESULTS:
         assert isinstance(event, JobResultedEvent)
-        fields.results[event.data.job_id].append(event.data)
+        decoded.results[event.data.job_id].append(event.data)
     elif topic is ORDERS and isinstance(event, JobIssuedEvent):
-        fields.orders.setdefault(event.data.job.job_id, event.data.job)
+        decoded.jobs.setdefault(event.data.job.job_id, event.data.job)
     elif topic is ORDERS and isinstance(event, JobSupersededEvent):
-        fields.withdrawn.add(event.data.job_id)
+        decoded.superseded.add(event.data.job_id)
     elif topic in (ADVISORIES, CONTROL):
-        fields.facts.add(event.id)
+        decoded.broadcast_ids.add(event.id)
 
 
 def _is_signed(event: Event, evidence: Evidence) -> bool:
@@ -141,8 +145,11 @@ def _is_signed(event: Event, evidence: Evidence) -> bool:
 
 
 def _latest(records: Iterable[Record]) -> list[Record]:
-    """Of each key in each partition the row that counts. What an owner writes after its successor
-    has begun is void: rows carry the number of their owner."""
+    """Return the last valid row of each key in each partition.
+
+    A row with a lower epoch than an earlier row of the partition is void: its writer had lost the
+    partition.
+    """
     rows: dict[tuple[int, bytes | None], Record] = {}
     epochs: dict[int, int] = {}
     for record in records:

@@ -1,4 +1,4 @@
-"""One run: a cluster, a fleet, its Macs, what happens to them, and what is left to be judged."""
+"""One chaos run: a cluster, a fleet and its Macs; strikes on them; and the check of the result."""
 
 import http.client
 import json
@@ -32,7 +32,7 @@ from tests.chaos.checker import Findings, judge
 from tests.chaos.echo import Echo
 from tests.chaos.evidence import (
     Evidence,
-    MacNow,
+    MacState,
     read_commits,
     read_journals,
     read_topics,
@@ -45,11 +45,11 @@ from tests.chaos.worker_program import GROUP
 from tests.kafka.brokers import ROOT, KafkaCluster, free_ports
 
 PARTITIONS: Final = 8
-# Java with little memory and few threads: three brokers share two cores with everything else.
+# Java with little memory and few threads: three brokers share two cores with all other programs.
 _JVM: Final = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 _UP_WITHIN_S: Final = 90.0
-_LOOKED_EVERY_S: Final = 3.0
-_READY_WORD: Final = {
+_POLL_S: Final = 3.0
+_READY_MESSAGE: Final = {
     Kind.GATEWAY: '"listening"',
     Kind.WORKER: '"partitions ready"',
     Kind.AGENT: '"partition held"',
@@ -59,8 +59,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What is asked for. `speed` is how many of the Macs' seconds pass in one; `settle_s` how
-    long after the last strike nothing may move before everything has come to rest."""
+    """Size and duration of a run.
+
+    `speed` is the number of seconds of the Macs' clock in one real second. `settle_s` is the time
+    without progress after which the checker judges the run.
+    """
 
     folder: Path
     seed: int = 1
@@ -75,7 +78,7 @@ class Options:
 
     @classmethod
     def short(cls, folder: Path) -> Self:
-        """Small enough for every change: time flies for the Macs."""
+        """Return the options of a run that is short enough for each change in CI."""
         return cls(
             folder=folder,
             minutes=1.0,
@@ -88,14 +91,18 @@ class Options:
 
     @property
     def lasts_s(self) -> float:
-        """How long strikes go on."""
+        """Duration of the strikes in seconds."""
         return self.minutes * 60
 
 
 @dataclass(slots=True)
 class RunSummary:
-    """What came of a run. `struck` counts what was done to programs and brokers, `sent` what was
-    done to events; `alone` are programs that ended by themselves, `codes` how they ended last."""
+    """Result of a run.
+
+    `struck` counts the strikes on programs and brokers, `sent` the changes to events. `alone` has
+    the programs that ended by themselves, `codes` the last exit codes, `refused` the bodies of
+    unexpected responses. `settled_s` is None if faults were left.
+    """
 
     findings: Findings
     struck: Counter[str]
@@ -107,7 +114,7 @@ class RunSummary:
 
 
 def run(options: Options, say: Say) -> RunSummary:
-    """Do it all, and stop all that was started."""
+    """Run chaos and return the result; every started program has ended then."""
     with ExitStack() as stack:
         began_s = time.monotonic()
 
@@ -120,18 +127,18 @@ def run(options: Options, say: Say) -> RunSummary:
         site.begin()
         site.make_chaos()
         settled_s = site.settle()
-        return site.judged(settled_s)
+        return site.check_result(settled_s)
 
 
 class _Site:
-    """The fleet of one run, and all that is done to it."""
+    """The fleet of one run, with its Macs, its load and its killer."""
 
     def __init__(self, options: Options, cluster: KafkaCluster, stack: ExitStack, say: Say) -> None:
         self._options = options
         self._cluster = cluster
         self._say = say
         self._connection = KafkaConnection(bootstrap=cluster.bootstrap)
-        # Who has left MDM when the reports end: nobody hears of their coming back.
+        # Macs without MDM when the reports end: a later enrollment of theirs is not reported.
         self._away: set[str] = set()
         self._plan = world.fleet_plan(
             options.seed,
@@ -169,28 +176,28 @@ class _Site:
             self._connection,
             world.SITES,
             seed=options.seed,
-            fouls=max(20, options.macs // 20),
+            poison_count=max(20, options.macs // 20),
             lasts_s=options.lasts_s,
         )
         self._killer = Killer(self._fleet, [], say)
         self._outages = _Outages(cluster, options, say)
         stack.callback(self._outages.stop)
 
-    # --- what happens ---
+    # --- phases ---
 
     def begin(self) -> None:
-        """Policy and first releases, all programs up."""
+        """Publish the policy and the first releases, and start all programs."""
         policy = factories.policy_changed(world.policy_text(self._options.macs), self._clock.now())
         with KafkaProducer(**self._connection.producer_options()) as producer:
             producer.send(CONTROL.name, key=b"policy", value=encode(policy)).get(timeout=60)
         self._publish(world.FIRST)
         self._fleet.start()
         self._killer.run_for(_UP_WITHIN_S, self._all_up)
-        assert self._all_up(), [p.last_words() for p in self._fleet.programs]
+        assert self._all_up(), [p.log_tail() for p in self._fleet.programs]
         self._say("all programs are up")
 
     def make_chaos(self) -> None:
-        """Strikes, outages, tampering, and releases between them."""
+        """Strike, stop brokers and tamper for the whole duration; publish releases meanwhile."""
         options = self._options
         strikes = schedule(options.seed, options.kills, options.lasts_s)
         self._killer = Killer(self._fleet, strikes, self._say)
@@ -213,22 +220,22 @@ class _Site:
 
     def _all_up(self) -> bool:
         return all(
-            _READY_WORD[program.kind] in program.log_path.read_text()
+            _READY_MESSAGE[program.kind] in program.log_path.read_text()
             for program in self._fleet.programs
         )
 
-    # --- what is left ---
+    # --- check ---
 
     def settle(self) -> float | None:
-        """Wait until nothing is wrong any more; how long that took, None if it never was."""
+        """Wait until the checker finds no fault. Return the seconds, None if faults are left."""
         began_s = time.monotonic()
         self._killer.run_for(
             self._options.settle_s, lambda: self._killer.is_over and self._outages.are_over
         )
         self._echo.stop()
         self._wait(self._old_macs, "Macs to be updated")
-        # Their last reports, too; then no more, so that there is an end to be judged.
-        self._killer.run_for(2 * _LOOKED_EVERY_S)
+        # Wait for their last reports, then accept no more: the check needs a fixed set of inputs.
+        self._killer.run_for(2 * _POLL_S)
         self._away = {mac.udid for mac in self._macs_now() if not mac.enrolled}
         self._load.quiet()
         self._wait(lambda: self._load.waiting, "events to be posted")
@@ -236,7 +243,7 @@ class _Site:
         return None if self._faults() else time.monotonic() - began_s
 
     def _wait(self, count: Callable[[], int], what: str) -> None:
-        """Until there are none; or for `settle_s` without there being fewer."""
+        """Wait until the count is 0, or has not decreased for `settle_s`."""
         least, since_s = sys.maxsize, time.monotonic()
         while left := count():
             if left < least:
@@ -244,22 +251,22 @@ class _Site:
             if time.monotonic() - since_s > self._options.settle_s:
                 return
             self._say(f"settling: {left} {what}")
-            self._killer.run_for(_LOOKED_EVERY_S)
+            self._killer.run_for(_POLL_S)
 
     def _faults(self) -> int:
         faults = judge(self._evidence()).faults
         for fault in faults[:1]:
-            self._say(f"such as {fault.what}")
+            self._say(f"first fault: {fault.what}")
         return len(faults)
 
     def _old_macs(self) -> int:
-        """How many Macs obviously are not done yet."""
+        """Return the number of enrolled Macs below the newest release of their line."""
         newest = {line: parse_os_version(version) for line, version in world.NEWEST.items()}
         versions = [parse_os_version(mac.os_version) for mac in self._macs_now() if mac.enrolled]
         return sum(version < newest.get(version.line, version) for version in versions)
 
-    def judged(self, settled_s: float | None) -> RunSummary:
-        """End all programs in good order, then look at what they leave."""
+    def check_result(self, settled_s: float | None) -> RunSummary:
+        """End all programs, then check the evidence with the executors' journals."""
         codes = self._fleet.end()
         self._say("all programs have ended")
         files = [
@@ -280,9 +287,9 @@ class _Site:
 
     def _evidence(self, journals: dict[str, bool] | None = None) -> Evidence:
         groups = [GROUP, *(f"drydock.agent.{site}" for site in world.SITES)]
-        # Inputs first: what is taken after this is not asked for.
+        # Copy the inputs first: an input that is accepted later may not be in the topics yet.
         return Evidence(
-            inputs={*self._load.accepted, *self._echo.fouled},
+            inputs={*self._load.accepted, *self._echo.unusable_inputs},
             records=read_topics(self._connection, topic_names(world.SITES)),
             committed=read_commits(self._connection, groups),
             acted=self._macs.acted(),
@@ -296,13 +303,13 @@ class _Site:
             },
         )
 
-    def _macs_now(self) -> list[MacNow]:
+    def _macs_now(self) -> list[MacState]:
         macs = json.loads(_get(self._macs_at, "/macs"))
-        return [MacNow(mac["udid"], mac["os_version"], mac["enrolled"]) for mac in macs]
+        return [MacState(mac["udid"], mac["os_version"], mac["enrolled"]) for mac in macs]
 
 
 class _Outages:
-    """Brokers stopped or killed, one at a time, and started again. A thread of its own."""
+    """A thread that stops or kills one broker at a time and starts it again."""
 
     def __init__(self, cluster: KafkaCluster, options: Options, say: Say) -> None:
         self.counts: Counter[str] = Counter()
@@ -315,20 +322,20 @@ class _Outages:
         self._nodes = [random.choice(cluster.nodes) for _ in self._at_s]
         self._over = threading.Event()
         self._ending = threading.Event()
-        # Brokers die with the thread that started them: it stays until the very end.
+        # A broker dies with the thread that started it, so this thread lives until `stop`.
         self._thread = threading.Thread(target=self._run, daemon=True, name="outages")
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     @property
     def are_over(self) -> bool:
-        """Whether all brokers are back for good."""
+        """True if all brokers are back and no outage follows."""
         return self._over.is_set()
 
     def stop(self) -> None:
-        """End; brokers that it started end too."""
+        """End the thread; the brokers that it started end too."""
         self._ending.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -381,7 +388,7 @@ def _keys(folder: Path) -> KeyRing:
 
 @contextmanager
 def _macs(folder: Path, plan: FleetPlan, sink: str) -> Iterator[str]:
-    """The process that holds the Macs; where it answers."""
+    """Run the process of the simulated Macs; yield its HOST:PORT."""
     path = folder / "fleet.json"
     path.write_bytes(TypeAdapter(FleetPlan).dump_json(plan))
     with (folder / "macs.log").open("wb") as log:

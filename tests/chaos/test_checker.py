@@ -1,4 +1,4 @@
-"""The checker finds what is planted: a check that cannot fail is none."""
+"""The checker finds each planted fault: a check that cannot fail checks nothing."""
 
 import ast
 import json
@@ -35,7 +35,7 @@ from schemas.topics import (
 )
 from tests import factories
 from tests.chaos.checker import Findings, Kind, judge
-from tests.chaos.evidence import Evidence, Input, MacNow, PartitionId, Record
+from tests.chaos.evidence import Evidence, Input, MacState, PartitionId, Record
 from tests.chaos.witness import microseconds
 from tests.factories import HOUR, NOW
 from tests.factories.sites import KEYS, STRANGER_KEY, signed_job
@@ -172,7 +172,7 @@ def acted(job: Job) -> Acted:
 
 
 def evidence(messages: Messages = SOUND) -> Evidence:
-    """What a sound run leaves: one Mac updated, one that only checked out, three bad inputs."""
+    """Return the evidence of a sound run: one Mac updated, one checked out, three bad inputs."""
     records: dict[str, Sequence[Record]] = {
         topic: [
             Record(topic, 0, offset, key.encode(), value)
@@ -185,12 +185,12 @@ def evidence(messages: Messages = SOUND) -> Evidence:
             *(Input("event", event.id) for event in (OLD, NEW, RELEASE)),
             Input("webhook", f"{IDLE} mdm.CheckOut {NOW.isoformat()}"),
             Input("poison", "f" * 64),
-            Input("foul", f"{INVENTORY.name}/0/3"),
+            Input("record", f"{INVENTORY.name}/0/3"),
         ],
         records=records,
         committed={PartitionId(topic, 0): len(some) for topic, some in records.items()},
         acted=[acted(JOB)],
-        macs=[MacNow(UDID, "26.2", enrolled=True), MacNow(IDLE, "26.1", enrolled=False)],
+        macs=[MacState(UDID, "26.2", enrolled=True), MacState(IDLE, "26.1", enrolled=False)],
         journals={JOB.job_id: True},
         trusted=KEYS.jobs,
         newest={"26": "26.2"},
@@ -198,33 +198,33 @@ def evidence(messages: Messages = SOUND) -> Evidence:
 
 
 def other(topic: str, *messages: tuple[str, bytes]) -> Change:
-    """The topic has these messages instead."""
+    """Replace the messages of a topic."""
     return lambda _: evidence({**SOUND, topic: messages})
 
 
 def more(topic: str, *messages: tuple[str, bytes]) -> Change:
-    """The topic has these messages too."""
+    """Append messages to a topic."""
     return other(topic, *SOUND[topic], *messages)
 
 
 def less(topic: str, number: int) -> Change:
-    """One message of the topic is gone."""
+    """Remove one message of a topic, by its position."""
     kept = [message for at, message in enumerate(SOUND[topic]) if at != number]
     return other(topic, *kept)
 
 
 def changed(**values: Any) -> Change:
-    """Some of the evidence is another one."""
+    """Replace fields of the evidence."""
     return lambda sound: replace(sound, **values)
 
 
 def kept(udid_row: bytes) -> Change:
-    """Another state is kept of the Mac."""
+    """Replace the kept state of the Mac."""
     return other(STATE.name, (UDID, udid_row), *SOUND[STATE.name][1:])
 
 
 def both(*changes: Change) -> Change:
-    """One change after the other; those of topics first."""
+    """Apply changes in order; changes of topics must come first, they build new evidence."""
 
     def change(sound: Evidence) -> Evidence:
         for one in changes:
@@ -310,7 +310,7 @@ def test_sound_run_has_no_faults() -> None:
         "Mac failed the first order itself",
     ],
 )
-def test_what_may_happen_is_no_fault(change: Change) -> None:
+def test_permitted_repeat_or_early_end_is_no_fault(change: Change) -> None:
     assert judge(change(evidence())).faults == ()
 
 
@@ -321,27 +321,27 @@ def test_what_may_happen_is_no_fault(change: Change) -> None:
         (less(CHECKINS.name, 0), Kind.MISSING, "webhook"),
         (less(ADVISORIES.name, 0), Kind.MISSING, "event"),
         (less(DEAD_LETTERS.name, 2), Kind.MISSING, "poison"),
-        (less(DEAD_LETTERS.name, 0), Kind.MISSING, "cannot be used and was not set aside"),
+        (less(DEAD_LETTERS.name, 0), Kind.MISSING, "cannot be used and has no dead letter"),
         (less(DEAD_LETTERS.name, 1), Kind.MISSING, f"{ORDERS.name}/0/1 cannot be used"),
-        (changed(committed={}), Kind.MISSING, "not worked through"),
-        (less(STATE.name, 0), Kind.MISSING, "nothing is kept"),
+        (changed(committed={}), Kind.MISSING, "not processed"),
+        (less(STATE.name, 0), Kind.MISSING, "has no kept state"),
         (kept(row("26.1", BEFORE)), Kind.MISSING, "os_version is of"),
         (kept(row("26.1")), Kind.MISSING, "os_version is '26.1'"),
-        (more(STATE.name, (" epoch", epoch_row(0))), Kind.MISSING, "answered"),
-        (less(ORDERS.name, 0), Kind.MISSING, "decided and never ordered"),
-        (kept(row(jobs=())), Kind.MISSING, "not in the ledger"),
+        (more(STATE.name, (" epoch", epoch_row(0))), Kind.MISSING, "applied"),
+        (less(ORDERS.name, 0), Kind.MISSING, "decided and never issued"),
+        (kept(row(jobs=())), Kind.MISSING, "not in the job history"),
         (changed(acted=[]), Kind.MISSING, "neither carried out nor ended"),
         (less(ATTEMPTS, 0), Kind.MISSING, "not in the journal"),
         (changed(journals={JOB.job_id: False}), Kind.MISSING, "in no executor's file"),
         (
             other(RESULTS.name, (UDID, encode(CLOSED))),
             Kind.MISSING,
-            "no result says that it began",
+            "no result shows that it began",
         ),
         (other(ATTEMPTS, (JOB.job_id, attempt(JOB, published=False))), Kind.MISSING, "published"),
-        (kept(row(jobs=[entry(JOB, Outcome.STARTED)])), Kind.MISSING, "for all that"),
+        (kept(row(jobs=[entry(JOB, Outcome.STARTED)])), Kind.MISSING, "in spite of"),
         (kept(row(jobs=[entry(JOB, None)])), Kind.MISSING, "showed it done"),
-        (changed(macs=[MacNow(UDID, "26.1", enrolled=True)]), Kind.MISSING, "still on 26.1"),
+        (changed(macs=[MacState(UDID, "26.1", enrolled=True)]), Kind.MISSING, "still on 26.1"),
         (changed(acted=[acted(JOB), acted(JOB)]), Kind.DOUBLED, "carried out 2 times"),
         (TWO_ORDERS, Kind.DOUBLED, "by 2 jobs"),
         (
@@ -349,7 +349,7 @@ def test_what_may_happen_is_no_fault(change: Change) -> None:
             Kind.DOUBLED,
             "2 jobs are open",
         ),
-        (changed(acted=[acted(JOB), acted(SECOND)]), Kind.UNTRUE, "never ordered"),
+        (changed(acted=[acted(JOB), acted(SECOND)]), Kind.UNTRUE, "never issued"),
         (less(INVENTORY.name, 1), Kind.UNTRUE, "succeeded without a report"),
         (
             other(DISPATCH_STATE.name, (JOB.job_id, queued_job("dispatched"))),
@@ -363,7 +363,7 @@ def test_planted_fault_is_found(change: Change, kind: Kind, what: str) -> None:
     assert [fault for fault in faults if fault.kind is kind and what in fault.what], faults
 
 
-def test_checker_knows_nothing_of_what_it_judges() -> None:
+def test_checker_imports_nothing_of_the_product() -> None:
     folder = Path(__file__).parent
     for name in ("checker", "reading", "witness", "evidence"):
         for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):

@@ -1,5 +1,7 @@
-"""Killed at every durable write, before and after it, and in the moment after a Mac was touched;
-started again on the same journal against the same Macs."""
+"""An executor killed before and after every durable write, and right after each act on a Mac.
+
+It is started again on the same journal with the same Macs.
+"""
 
 from collections import Counter
 from collections.abc import Callable
@@ -30,7 +32,7 @@ Hook = Callable[[str], None]
 
 
 def site() -> tuple[list[MacSpec], list[Job]]:
-    """A Mac for each way in which an attempt can go on after a crash."""
+    """Return a Mac and its job for each way in which an attempt can continue after a crash."""
     specs = [
         a_spec("SSH"),
         a_spec("DDM"),
@@ -62,7 +64,7 @@ class RestartedSite:
         self.now = START
 
     def run_until_killed(self, moment: Hook) -> SimulatedFleet:
-        """One process, from its start to the end of the run, unless `moment` kills it."""
+        """Run one process until the end of the run, or until `moment` raises Crash."""
         fleet = SimulatedFleet.open(
             self.folder / "macs.sqlite", self.specs, START, releases=RELEASES
         )
@@ -80,7 +82,7 @@ class RestartedSite:
 
     def _run(self, executor: Executor, fleet: SimulatedFleet) -> None:
         fleet.advance(self.now)
-        # The bus delivers from where it was last committed: from the start, here.
+        # Nothing was committed, so the topic delivers every job again after each start.
         for job in self.jobs:
             executor.submit(signed_job(job), self.now)
         while self.now <= UNTIL:
@@ -94,33 +96,31 @@ class RestartedSite:
 
 
 def moments(folder: Path) -> list[str]:
-    """Every moment of an undisturbed run."""
+    """Return every moment of a run without a crash."""
     seen: list[str] = []
     RestartedSite(folder).run_until_killed(seen.append)
     return seen
 
 
 def check(restarted: RestartedSite, fleet: SimulatedFleet) -> None:
-    """Each Mac acted on once for its job; the results whole, in order, without contradiction."""
+    """Assert one act for each job, and complete results in order without contradiction."""
     assert Counter(act[2] for act in fleet.acted) == Counter(job.job_id for job in restarted.jobs)
     for job in restarted.jobs:
-        result = [item for item in restarted.published if item.result.job_id == job.job_id]
-        by_seq = {item.seq: item for item in result}
-        assert all(by_seq[item.seq] == item for item in result), "a repeat differed"
+        published = [item for item in restarted.published if item.result.job_id == job.job_id]
+        by_seq = {item.seq: item for item in published}
+        assert all(by_seq[item.seq] == item for item in published), "a repeat differed"
         in_order = [by_seq[seq].result for seq in sorted(by_seq)]
-        outcomes = [
-            results.outcome.value for results in in_order if results.outcome != "progressed"
-        ]
+        outcomes = [result.outcome.value for result in in_order if result.outcome != "progressed"]
         assert outcomes == ["accepted", "started", "acted"], (job.udid, outcomes)
 
 
-def test_a_run_without_a_crash_acts_once_on_each_mac(tmp_path: Path) -> None:
+def test_run_without_a_crash_acts_once_on_each_mac(tmp_path: Path) -> None:
     restarted = RestartedSite(tmp_path)
     check(restarted, restarted.run_until_killed(lambda _: None))
 
 
 @pytest.mark.slow
-def test_killed_at_every_moment_each_mac_is_acted_on_once(tmp_path: Path) -> None:
+def test_executor_killed_at_any_moment_acts_once_on_each_mac(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     whole.mkdir()
     seen = moments(whole)
@@ -138,15 +138,15 @@ def test_killed_at_every_moment_each_mac_is_acted_on_once(tmp_path: Path) -> Non
         restarted = RestartedSite(folder)
         with pytest.raises(Crash):
             restarted.run_until_killed(CrashPoint(which))
-        # It is noticed and started again a little later.
+        # The process is started again a little later.
         restarted.now += timedelta(seconds=90)
         check(restarted, restarted.run_until_killed(lambda _: None))
 
 
 @pytest.mark.parametrize("pace", [3, 7, 13])
-def test_killed_again_and_again_each_mac_is_acted_on_once(tmp_path: Path, pace: int) -> None:
+def test_executor_killed_repeatedly_acts_once_on_each_mac(tmp_path: Path, pace: int) -> None:
     restarted = RestartedSite(tmp_path)
-    # Every start repeats all orders, which is durable too: each run is given a little longer.
+    # Every start accepts all jobs again, with durable writes: each life gets one write more.
     for lives in range(400):
         try:
             fleet = restarted.run_until_killed(CrashPoint(pace + lives))
@@ -155,10 +155,10 @@ def test_killed_again_and_again_each_mac_is_acted_on_once(tmp_path: Path, pace: 
             continue
         check(restarted, fleet)
         return
-    pytest.fail("never came to an end")
+    pytest.fail("the run did not end within 400 lives")
 
 
-def test_a_crash_before_the_intent_leaves_no_trace_on_the_mac(tmp_path: Path) -> None:
+def test_crash_before_the_intent_leaves_the_mac_untouched(tmp_path: Path) -> None:
     restarted = RestartedSite(tmp_path)
 
     def moment(name: str) -> None:
@@ -172,7 +172,7 @@ def test_a_crash_before_the_intent_leaves_no_trace_on_the_mac(tmp_path: Path) ->
     fleet.close()
 
 
-def test_a_fleet_opened_again_has_gone_through_the_same(tmp_path: Path) -> None:
+def test_simulated_fleet_opened_again_has_the_same_acts_and_states(tmp_path: Path) -> None:
     restarted = RestartedSite(tmp_path)
     before = restarted.run_until_killed(lambda _: None)
     after = SimulatedFleet.open(tmp_path / "macs.sqlite", restarted.specs, START, releases=RELEASES)

@@ -1,4 +1,4 @@
-"""The schedule of strikes: as many as asked for, the same for a seed."""
+"""The schedule of strikes has the requested number of kills and depends on the seed alone."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ from tests.chaos.killer import How, schedule
 from tests.chaos.programs import Kind
 
 
-def test_strikes_are_as_many_as_asked_for_and_come_in_time() -> None:
+def test_schedule_has_the_requested_kills_within_the_duration() -> None:
     strikes = schedule(1, kills=200, lasts_s=600.0)
     counts = Counter((strike.how, strike.kind) for strike in strikes)
     assert sum(count for (how, _), count in counts.items() if how is How.KILL) == 200
@@ -16,12 +16,12 @@ def test_strikes_are_as_many_as_asked_for_and_come_in_time() -> None:
     assert strikes == sorted(strikes)
 
 
-def test_a_seed_gives_the_same_strikes_again() -> None:
+def test_equal_seeds_give_equal_schedules() -> None:
     assert schedule(7, 50, 60.0) == schedule(7, 50, 60.0)
     assert schedule(7, 50, 60.0) != schedule(8, 50, 60.0)
 
 
-def test_a_gateway_never_loses_its_disk() -> None:
-    # What it answered 200 for may be nowhere else.
+def test_gateway_is_never_wiped() -> None:
+    # Its spool can hold the only copy of an accepted input.
     wiped = [strike for strike in schedule(1, 400, 60.0) if strike.wiped]
     assert {strike.kind for strike in wiped} == {Kind.WORKER, Kind.AGENT}

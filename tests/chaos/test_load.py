@@ -1,4 +1,4 @@
-"""What is between the Macs and the gateway: only what was answered 200 counts as taken."""
+"""The load between the Macs and the gateway: only an input with a 200 counts as accepted."""
 
 import json
 import threading
@@ -17,17 +17,17 @@ from tests.chaos.load import Load, Mischief
 from tests.factories import NOW
 
 WAIT_LIMIT_S = 20.0
-CALM = Mischief(doubled=0, late=0, very_late=0, foul=0)
+CALM = Mischief(doubled=0, late=0, very_late=0, poison=0)
 
 
 class FakeGateway(ThreadingHTTPServer):
-    """Answers what is asked of it; `add_day` counts the events it was sent, by answer."""
+    """Responds with `statuses` in turn, then 200; `requests` counts by status and event id."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.answers: list[int] = []
+        self.statuses: list[int] = []
         self.requests: Counter[tuple[int, str]] = Counter()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -37,7 +37,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        status = self.server.answers.pop(0) if self.server.answers else 200
+        status = self.server.statuses.pop(0) if self.server.statuses else 200
         for line in body.splitlines():
             self.server.requests[status, json.loads(line).get("id", "webhook")] += 1
         self.send_response(status)
@@ -82,7 +82,7 @@ REPORT = factories.full_report("26.1", "MAC-1")
 CHECK_OUT = factories.checked_out("MAC-1", NOW)
 
 
-def test_macs_messages_are_sent_on_and_remembered_once_taken(
+def test_accepted_message_of_a_mac_is_posted_and_remembered(
     gateway: FakeGateway, load_with: Callable[[Mischief], Load]
 ) -> None:
     load = load_with(CALM)
@@ -98,10 +98,10 @@ def test_macs_messages_are_sent_on_and_remembered_once_taken(
     assert gateway.requests == {(200, REPORT.id): 1, (200, "webhook"): 1}
 
 
-def test_an_answer_to_come_again_is_followed(
+def test_message_is_posted_again_after_503_and_429(
     gateway: FakeGateway, load_with: Callable[[Mischief], Load]
 ) -> None:
-    gateway.answers = [503, 429]
+    gateway.statuses = [503, 429]
     load = load_with(CALM)
     load.add_events("/v1/events", encode(REPORT))
     eventually(lambda: not load.waiting)
@@ -109,10 +109,10 @@ def test_an_answer_to_come_again_is_followed(
     assert gateway.requests == {(status, REPORT.id): 1 for status in (503, 429, 200)}
 
 
-def test_a_refusal_is_reported_and_not_counted_as_an_input(
+def test_refused_message_is_reported_and_is_no_input(
     gateway: FakeGateway, load_with: Callable[[Mischief], Load]
 ) -> None:
-    gateway.answers = [400]
+    gateway.statuses = [400]
     load = load_with(CALM)
     load.add_events("/v1/events", encode(REPORT))
     eventually(lambda: not load.waiting)
@@ -120,10 +120,10 @@ def test_a_refusal_is_reported_and_not_counted_as_an_input(
     assert len(load.refused) == 1
 
 
-def test_mischief_doubles_and_mixes_poison_in(
+def test_mischief_sends_messages_twice_and_adds_poison(
     gateway: FakeGateway, load_with: Callable[[Mischief], Load]
 ) -> None:
-    load = load_with(Mischief(doubled=1, late=0, late_s=0.1, very_late=0, foul=1))
+    load = load_with(Mischief(doubled=1, late=0, late_s=0.1, very_late=0, poison=1))
     load.add_events("/webhooks/nanomdm", json.dumps(_hook()).encode())
     eventually(lambda: not load.waiting)
     kinds = Counter(one.kind for one in load.accepted)

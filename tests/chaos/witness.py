@@ -1,6 +1,6 @@
-"""What Macs' reports say together, worked out from the topics alone: for each fact the newest word.
+"""The state of each Mac computed from the topics alone: the newest value of each field.
 
-Drydock's own folds are not used: this is what they are measured against.
+It uses none of Drydock's folds, because the checker compares their results with it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ from schemas.envelope import (
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ENROLMENT: Final = ("enrollment_id", "enrollment_type")
-# Of each event: the fields that say something of the Mac, and the facts they are kept as.
+# For each event: its fields that describe the Mac, and the names under which they are kept.
 _FACTS: Final[dict[type[CloudEvent], Mapping[str, str]]] = {
     AuthenticatedEvent: {
         name: name for name in ("serial", "os_version", "build", "model", "hostname", *_ENROLMENT)
@@ -50,21 +50,21 @@ _CHECKINS: Final[tuple[type[CloudEvent], ...]] = (
 
 
 def microseconds(moment: datetime) -> int:
-    """Since 1970."""
+    """Return the microseconds since 1970."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def reported_fields(event: DeviceEvent) -> dict[str, Any]:
-    """What an event says of its Mac, fact by fact."""
-    results = event.data.model_dump(mode="json", exclude_none=True)
+    """Return the fields of the Mac that an event sets, by the names of kept fields."""
+    values = event.data.model_dump(mode="json", exclude_none=True)
     names = _FACTS.get(type(event))
     if names is None:
-        return {name: value for name, value in results.items() if name not in _NO_FACT}
-    return {fact: results[name] for name, fact in names.items() if name in results}
+        return {name: value for name, value in values.items() if name not in _NO_FACT}
+    return {fact: values[name] for name, fact in names.items() if name in values}
 
 
 def source_of(event: DeviceEvent) -> str:
-    """Which source told it."""
+    """Return the source of an event, as kept states name it."""
     if isinstance(event, InventoryEvent):
         return event.data.source
     return "ddm" if isinstance(event, DdmStatusEvent) else "mdm"
@@ -72,15 +72,19 @@ def source_of(event: DeviceEvent) -> str:
 
 @dataclass(slots=True)
 class KnownMac:
-    """What is known of one Mac: of each fact when it was last told and all that was told then, and
-    when each source and each kind of check-in was last heard."""
+    """The expected state of one Mac.
+
+    `facts` has the time of each field's newest value, and all values reported at that time.
+    `seen` has the newest time of each source, `checkins` of each kind of check-in. Times are
+    microseconds since 1970.
+    """
 
     facts: dict[str, tuple[int, list[Any]]] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
     checkins: list[int] = field(default_factory=lambda: [0, 0, 0])
 
     def add(self, event: DeviceEvent) -> None:
-        """Hear one event; any order gives the same."""
+        """Fold one event; the order of events does not matter."""
         us = microseconds(event.time)
         for fact, value in reported_fields(event).items():
             when, values = self.facts.get(fact, (0, []))
@@ -96,34 +100,37 @@ class KnownMac:
 
 
 def known_by_mac(events: Iterable[DeviceEvent]) -> dict[str, KnownMac]:
-    """What is known of each Mac, by UDID."""
+    """Return the expected state of each Mac, by UDID."""
     known: dict[str, KnownMac] = {}
     for event in events:
         known.setdefault(event.subject, KnownMac()).add(event)
     return known
 
 
-def unlike(known: KnownMac, kept: Mapping[str, Any]) -> list[str]:
-    """Where a Mac's kept state is not what was told of it; `kept` is as state rows have it."""
+def state_differences(known: KnownMac, kept: Mapping[str, Any]) -> list[str]:
+    """Return the differences between a Mac's kept state and its expected one.
+
+    `kept` has the form of the device in a state row.
+    """
     wrong = []
     for fact, (us, values) in known.facts.items():
         when, value = kept["facts"].get(fact, (0, None))
         if when != us:
-            wrong.append(f"{fact} is of {when}, told at {us}")
+            wrong.append(f"{fact} is of {when}, reported at {us}")
         elif not any(_same(value, one) for one in values):
-            wrong.append(f"{fact} is {value!r}, told was {values}")
+            wrong.append(f"{fact} is {value!r}, reported was {values}")
     wrong += [
-        f"{source} heard at {kept['seen'].get(source, 0)}, told at {us}"
+        f"{source} seen at {kept['seen'].get(source, 0)}, reported at {us}"
         for source, us in known.seen.items()
         if kept["seen"].get(source, 0) != us
     ]
     if list(kept["checkins"]) != known.checkins:
-        wrong.append(f"check-ins {kept['checkins']}, told {known.checkins}")
+        wrong.append(f"check-ins {kept['checkins']}, reported {known.checkins}")
     return wrong
 
 
-def holds(kept: Mapping[str, Any], event: DeviceEvent) -> bool:
-    """Whether the kept state knows all that this event said, or something newer."""
+def includes(kept: Mapping[str, Any], event: DeviceEvent) -> bool:
+    """Return True if the kept state has every field of this event, or newer values."""
     us = microseconds(event.time)
     facts = all(kept["facts"].get(fact, (0, None))[0] >= us for fact in reported_fields(event))
     return facts and kept["seen"].get(source_of(event), 0) >= us

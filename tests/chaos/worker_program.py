@@ -1,4 +1,4 @@
-"""`drydock worker` by the Macs' clock: the only difference from the command."""
+"""`drydock worker` with the Macs' clock instead of the real one."""
 
 import argparse
 import asyncio
@@ -20,7 +20,7 @@ GROUP: Final = "drydock-worker"
 
 
 def main() -> None:
-    """Run one worker until it is told to stop."""
+    """Run one worker until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--bootstrap", required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
@@ -38,7 +38,7 @@ def main() -> None:
         approvals=trust.approvals,
         group=GROUP,
         session_timeout_s=6.0,
-        # What was heard when is to survive as well: the checker looks for it.
+        # Write the times of the last reports in every round: the checker compares them.
         refresh=timedelta(0),
         sweep_every=timedelta(hours=1),
         clock=clock.now,

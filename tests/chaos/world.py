@@ -1,4 +1,4 @@
-"""The world that chaos is made in: Macs with their faults, a policy, releases; all by a seed."""
+"""The Macs of a chaos run with their faults, its policy and its releases; all from a seed."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ from schemas.macos import parse_build, parse_os_version
 SITES: Final = ("austin", "london", "tokyo")
 START: Final = datetime(2026, 1, 20, 8, tzinfo=UTC)
 
-# Before it begins, with the first Macs; in the middle, when most are current; near the end.
+# Published before the strikes; after a tenth of them; after half of them (see `make_chaos`).
 FIRST: Final = ("26.0", "26.1", "15.7.2", "14.8.2", "13.7.8")
 SECOND: Final = ("26.2", "15.7.3", "14.8.3")
 THIRD: Final = ("26.3",)
@@ -30,7 +30,7 @@ BUILDS: Final = {
     "13.7.8": "22H730",
 }
 
-# Nothing but slots, open jobs and failures holds a Mac back; short waits, for time is short.
+# Only capacity, open jobs and failures can hold a Mac. Cool-downs are short, as the run is.
 _POLICY: Final = """\
 version: 1
 default_site: london
@@ -47,8 +47,11 @@ follow_up: {{compliant: false}}
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a share of the Macs is like. `offline` are without network for a while, `leaves` drop
-    their MDM profile, both somewhere in the run."""
+    """Properties of a share of the Macs.
+
+    Macs that are `offline` lose the network for a while, Macs with `leaves` drop their MDM
+    profile; both at a random time of the run.
+    """
 
     share: float
     version: str = "26.1"
@@ -60,7 +63,7 @@ class Part:
     enrolled: bool = True
 
 
-# What the Mac itself does wrong (`failing_...`) may be tried again; the rest never twice.
+# Only a job that the Mac itself fails (`failing_...`) may be repeated with another job.
 PARTS: Final = (
     Part(0.53),
     Part(0.08, "26.0"),
@@ -79,12 +82,12 @@ PARTS: Final = (
 
 
 def policy_text(macs: int) -> str:
-    """The policy: a site works on half of its Macs at once, so that some wait for a slot."""
+    """Return the policy; a site has capacity for half of its Macs, so that some jobs wait."""
     return _POLICY.format(slots=max(10, macs // (2 * len(SITES))))
 
 
 def fleet_plan(seed: int, macs: int, speed: float, lasts: timedelta) -> FleetPlan:
-    """So many Macs over the sites; the run `lasts` so long in their time."""
+    """Return the plan of `macs` Macs over the sites; `lasts` is the run in the Macs' time."""
     random = Random(seed)
     cast = [part for part in PARTS for _ in range(max(1, round(part.share * macs)))]
     cast = [*cast, *[PARTS[0]] * (macs - len(cast))][:macs]
@@ -97,7 +100,7 @@ def fleet_plan(seed: int, macs: int, speed: float, lasts: timedelta) -> FleetPla
         start=START,
         macs=tuple(_spec(number, part, lasts, random) for number, part in enumerate(cast)),
         releases=releases,
-        # What limits here is to be Drydock, not the line.
+        # An uplink that never limits: the run is about Drydock, not about bandwidth.
         lines={site: SiteLine(uplink_mbps=1e8) for site in SITES},
         seed=seed,
         speed=speed,

@@ -1,4 +1,4 @@
-"""The chart as tests see it: its files, and what Helm makes of them."""
+"""The chart's files, the objects that Helm renders from them, and functions to select objects."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CHART: Final = ROOT / "deploy" / "helm" / "drydock"
-# What `helm template` says that the cluster is; the oldest that Chart.yaml admits.
+# Supported versions. `helm template` renders for the first: the oldest that Chart.yaml permits.
 KUBERNETES: Final = ("1.31.0", "1.37.0")
 RELEASE: Final = "rel"
 SHAPES: Final = tuple(
@@ -24,31 +24,31 @@ Object = dict[str, Any]
 
 
 class HelmError(Exception):
-    """Helm refused; the message is what it said."""
+    """Helm failed; the message is its output."""
 
 
 def load(text: str) -> list[Any]:
-    """The YAML documents of a text, read as Kubernetes does (1.1: a bare `yes` is true)."""
+    """Return the YAML documents of a text, read as Kubernetes does (YAML 1.1: `yes` is true)."""
     yaml = YAML(typ="safe", pure=True)
     yaml.version = (1, 1)
     return [document for document in yaml.load_all(StringIO(text)) if document is not None]
 
 
 def values() -> Object:
-    """The chart's default values."""
+    """Return the chart's default values."""
     (found,) = load((CHART / "values.yaml").read_text())
     assert isinstance(found, dict)
     return found
 
 
 def schema() -> Object:
-    """The chart's values.schema.json."""
+    """Return the chart's values.schema.json."""
     found: Object = json.loads((CHART / "values.schema.json").read_text())
     return found
 
 
 def tool(name: str) -> Path:
-    """Where `tools/servers` puts a tool, whether it is there or not."""
+    """Return the folder of a tool of `tools/servers`; it may not exist."""
     command = [str(ROOT / "tools" / "servers"), "path", name]
     folder = subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
     return ROOT / folder
@@ -56,7 +56,7 @@ def tool(name: str) -> Path:
 
 @dataclass
 class Helm:
-    """The real Helm on the real chart. What the ci shapes render to is kept."""
+    """The real Helm on the real chart; the rendered text of each ci shape is cached."""
 
     program: Path
     folder: Path
@@ -64,12 +64,12 @@ class Helm:
     _loaded: dict[str, list[Object]] = field(default_factory=dict)
 
     def lint(self, shape: str | None) -> str:
-        """`helm lint --strict`; its output. Raises HelmError."""
+        """Return the output of `helm lint --strict`. Raises HelmError."""
         given = [] if shape is None else ["-f", str(_shape_file(shape))]
         return self._run("lint", "--strict", str(CHART), *given)
 
     def text(self, shape: str, over: Mapping[str, Any] | None = None) -> str:
-        """What a shape renders to, with values laid over its own. Raises HelmError."""
+        """Return the rendered text of a shape; `over` overrides its values. Raises HelmError."""
         if over is None:
             if shape not in self._kept:
                 self._kept[shape] = self._template(shape)
@@ -79,7 +79,7 @@ class Helm:
         return self._template(shape, "-f", str(file))
 
     def objects(self, shape: str, over: Mapping[str, Any] | None = None) -> list[Object]:
-        """The same as objects; new ones at each call."""
+        """Return the rendered objects of a shape; the caller may change them. Raises HelmError."""
         if over is not None:
             return load(self.text(shape, over))
         if shape not in self._loaded:
@@ -93,7 +93,7 @@ class Helm:
         )
 
     def _run(self, *arguments: str) -> str:
-        # Of the user's own Helm nothing may matter.
+        # Settings and plugins of the user's own Helm must have no effect.
         environment = {"HOME": str(self.folder), "PATH": "/usr/bin:/bin"}
         done = subprocess.run(
             [str(self.program), *arguments],
@@ -112,36 +112,36 @@ def _shape_file(shape: str) -> Path:
     return CHART / "ci" / f"{shape}-values.yaml"
 
 
-# --- asking objects ---
+# --- selection of objects ---
 
 
 def of_kind(objects: Sequence[Object], *kinds: str) -> list[Object]:
-    """The objects of some kinds."""
+    """Return the objects of these kinds."""
     return [each for each in objects if each["kind"] in kinds]
 
 
 def named(objects: Sequence[Object], kind: str, suffix: str) -> Object:
-    """The only object of a kind whose name ends so."""
+    """Return the only object of a kind whose name has this suffix."""
     (found,) = [one for one in of_kind(objects, kind) if one["metadata"]["name"].endswith(suffix)]
     return found
 
 
 def workloads(objects: Sequence[Object]) -> list[Object]:
-    """What has a pod template."""
+    """Return the objects with a pod template."""
     return of_kind(objects, "StatefulSet", "Deployment", "Job")
 
 
 def pod(workload: Object) -> Object:
-    """A workload's pod spec."""
+    """Return a workload's pod spec."""
     found: Object = workload["spec"]["template"]["spec"]
     return found
 
 
 def containers(workload: Object) -> list[Object]:
-    """A pod's containers, those that only begin included."""
+    """Return a pod's containers, with its init containers."""
     return [*pod(workload).get("initContainers", []), *pod(workload)["containers"]]
 
 
 def title(one: Object) -> str:
-    """`StatefulSet/rel-drydock-worker`."""
+    """Return kind and name of an object, such as `StatefulSet/rel-drydock-worker`."""
     return f"{one['kind']}/{one['metadata']['name']}"

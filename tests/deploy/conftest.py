@@ -1,4 +1,4 @@
-"""What the chart's tests need beside Python: Helm, kubeconform, Kubernetes' schemas."""
+"""Tools of the chart's tests: Helm, kubeconform, and the schemas of Kubernetes."""
 
 from pathlib import Path
 
@@ -16,17 +16,17 @@ def _found(name: str, file: str) -> Path:
 
 @pytest.fixture(scope="session")
 def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
-    """Helm; missing is a skip, in CI a failure."""
+    """Helm; if it is missing, the test is skipped, and fails in CI."""
     return Helm(_found("helm", "helm"), tmp_path_factory.mktemp("helm"))
 
 
 @pytest.fixture(scope="session")
 def kubeconform() -> Path:
-    """The program."""
+    """The program kubeconform; if it is missing, the test is skipped, and fails in CI."""
     return _found("kubeconform", "kubeconform")
 
 
 @pytest.fixture(scope="session")
 def kubernetes_schemas() -> Path:
-    """A folder with one of schemas for each version."""
+    """Folder with one folder of schemas for each version of Kubernetes."""
     return _found("kubernetes-schemas", "recipe").parent

@@ -1,4 +1,4 @@
-"""Rules about pods: each takes all objects of a release and gives complaints."""
+"""Rules of pods: each rule takes all objects of a release and returns its complaints."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Final
 from tests.deploy.chart import Object, containers, of_kind, pod, title, workloads
 
 LOWEST_USER: Final = 10_000
-# An executor is ready as long as it lives: nobody connects to it.
+# Agents use /healthz as readiness too: no program connects to them.
 PROBES: Final = {
     "startupProbe": {"/healthz"},
     "livenessProbe": {"/healthz"},
@@ -17,7 +17,10 @@ _SECRET: Final = re.compile(r"SECRET|PASSWORD|TOKEN|_KEY$", re.IGNORECASE)
 
 
 def restricted(objects: list[Object]) -> list[str]:
-    """Kubernetes' Pod Security level `restricted`, and more: read-only roots, no token."""
+    """Return violations of Pod Security level `restricted`, and of our stricter rules.
+
+    Stricter: the root file system is read-only, no token is mounted, and no service links are set.
+    """
     return [
         f"{title(one)}: {complaint}"
         for one in workloads(objects)
@@ -31,7 +34,7 @@ def _pod_restricted(spec: Object) -> Iterator[str]:
         yield "runAsNonRoot is not set"
     for name in ("runAsUser", "runAsGroup", "fsGroup"):
         if security.get(name, 0) < LOWEST_USER:
-            yield f"{name} is a system's own"
+            yield f"{name} is missing or below {LOWEST_USER}"
     if security.get("seccompProfile", {}).get("type") != "RuntimeDefault":
         yield "no seccomp profile"
     for name in ("hostNetwork", "hostPID", "hostIPC"):
@@ -59,7 +62,7 @@ def _containers_restricted(workload: Object) -> Iterator[str]:
 
 
 def bounded(objects: list[Object]) -> list[str]:
-    """Every container says what it needs and where its memory ends; so does every emptyDir.
+    """Return each container without requests or a memory limit, and each emptyDir without a limit.
 
     No CPU limit: a throttled consumer misses heartbeats and loses its partitions.
     """
@@ -82,7 +85,7 @@ def bounded(objects: list[Object]) -> list[str]:
 
 
 def probed(objects: list[Object]) -> list[str]:
-    """What runs on is asked whether it started, lives, is ready; at a port that it has."""
+    """Return each server without three probes at known paths and at a port of its container."""
     complaints = []
     for one in of_kind(objects, "StatefulSet", "Deployment"):
         for each in pod(one)["containers"]:
@@ -97,19 +100,19 @@ def probed(objects: list[Object]) -> list[str]:
 
 
 def pinned(objects: list[Object]) -> list[str]:
-    """Every image has a tag or a digest, and the tag says which."""
+    """Return each image without a digest or a tag other than `latest`."""
     complaints = []
     for one in workloads(objects):
         for each in containers(one):
             image = each["image"]
             _, colon, tag = image.rpartition(":")
             if "@sha256:" not in image and (not colon or "/" in tag or tag in {"", "latest"}):
-                complaints.append(f"{title(one)}: {image} may be another one tomorrow")
+                complaints.append(f"{title(one)}: {image} is not pinned")
     return complaints
 
 
 def secretless(objects: list[Object]) -> list[str]:
-    """Nothing secret is in the release itself: neither a Secret nor a plain variable."""
+    """Return each secret in the release itself: a Secret, or a variable with a plain value."""
     complaints = [f"{title(one)}: is in the release" for one in of_kind(objects, "Secret")]
     for one in workloads(objects):
         complaints += [
@@ -128,7 +131,7 @@ def _secret(name: str) -> bool:
 
 
 def ends_in_time(objects: list[Object]) -> list[str]:
-    """What a program is given to end with fits into what its pod is given."""
+    """Return each pod whose grace period is too short for its preStop sleep and its drain."""
     complaints = []
     for one in of_kind(objects, "StatefulSet", "Deployment"):
         grace_s = pod(one).get("terminationGracePeriodSeconds", 30)
@@ -143,7 +146,11 @@ def ends_in_time(objects: list[Object]) -> list[str]:
 
 
 def restarted(objects: list[Object]) -> list[str]:
-    """Pods start again when the settings of the release that they read change; a hook always."""
+    """Return each pod without a checksum of a ConfigMap that it reads.
+
+    The checksum starts the pods again when the ConfigMap changes. A hook runs at each change of the
+    release, so it needs none.
+    """
     made = {one["metadata"]["name"].rpartition("-")[2] for one in of_kind(objects, "ConfigMap")}
     complaints = []
     for one in workloads(objects):
@@ -169,11 +176,11 @@ def restarted(objects: list[Object]) -> list[str]:
 
 
 RULES: Final = (
-    restricted,
-    bounded,
-    probed,
-    pinned,
-    secretless,
-    ends_in_time,
-    restarted,
+    restricted,  # no privileges, read-only root
+    bounded,  # requests and limits
+    probed,  # startup, liveness, readiness
+    pinned,  # a digest, or a tag other than latest
+    secretless,  # secrets come from outside the release
+    ends_in_time,  # grace period fits preStop and drain
+    restarted,  # changed settings start pods again
 )

@@ -1,4 +1,4 @@
-"""The chart renders in every supported shape, to what Kubernetes takes and we want."""
+"""The chart renders in every supported shape to valid objects that keep our rules."""
 
 import subprocess
 from collections.abc import Callable
@@ -28,10 +28,10 @@ RULES = (*pod_rules.RULES, *wiring_rules.RULES)
 
 
 def conforms(kubeconform: Path, folder: Path, version: str, text: str) -> str:
-    """What kubeconform says of a text, its summary in the last line."""
+    """Return kubeconform's output for a text; the last line is a summary."""
     place = folder / version / "{{.ResourceKind}}{{.KindSuffix}}.json"
     command = [str(kubeconform), "-strict", "-summary", "-schema-location", str(place)]
-    # A custom resource: its schema comes with the operator, our own rules look at it.
+    # A custom resource: its schema is part of the operator. Our own rules check it.
     command += ["-skip", "PodMonitor"]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
@@ -44,7 +44,7 @@ def test_chart_passes_helm_lint(helm: Helm, shape: str | None) -> None:
 
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_renders_what_kubernetes_knows(
+def test_rendered_objects_match_the_schemas_of_kubernetes(
     helm: Helm, kubeconform: Path, kubernetes_schemas: Path, shape: str, version: str
 ) -> None:
     output = conforms(kubeconform, kubernetes_schemas, version, helm.text(shape))
@@ -61,7 +61,7 @@ def test_renders_what_kubernetes_knows(
         pytest.param("apiVersion: apps/v1", "apiVersion: apps/v1beta1", id="removed-version"),
     ],
 )
-def test_schemas_would_find(
+def test_schemas_reject_a_planted_error(
     helm: Helm, kubeconform: Path, kubernetes_schemas: Path, old: str, new: str
 ) -> None:
     text = helm.text("minimal").replace(old, new)
@@ -71,11 +71,13 @@ def test_schemas_would_find(
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_keeps_rule(helm: Helm, shape: str, rule: Callable[[list[Object]], list[str]]) -> None:
+def test_rendered_objects_keep_the_rule(
+    helm: Helm, shape: str, rule: Callable[[list[Object]], list[str]]
+) -> None:
     assert rule(helm.objects(shape)) == []
 
 
-def test_one_object_a_file() -> None:
+def test_template_file_has_one_object_of_the_kind_in_its_name() -> None:
     kinds = {"statefulset", "deployment", "job", "service", "serviceaccount", "configmap"}
     kinds |= {"ingress", "poddisruptionbudget", "networkpolicy", "podmonitor"}
     for path in (CHART / "templates").glob("*.yaml"):
@@ -85,7 +87,7 @@ def test_one_object_a_file() -> None:
         assert kind in kinds
 
 
-def test_each_site_has_executors_of_its_own(helm: Helm) -> None:
+def test_each_site_has_its_own_agents(helm: Helm) -> None:
     sets = [
         one
         for one in of_kind(helm.objects("multi-site"), "StatefulSet")
@@ -103,7 +105,7 @@ def test_each_site_has_executors_of_its_own(helm: Helm) -> None:
     ]
 
 
-def test_site_cluster_runs_executors_only(helm: Helm) -> None:
+def test_site_cluster_runs_agents_only(helm: Helm) -> None:
     objects = helm.objects("executors")
     assert {one["metadata"]["labels"]["app.kubernetes.io/component"] for one in objects} == {
         "agent",
@@ -113,7 +115,7 @@ def test_site_cluster_runs_executors_only(helm: Helm) -> None:
 
 def test_signing_keys_reach_workers_only(helm: Helm) -> None:
     objects = helm.objects("production")
-    holders = [
+    mounting = [
         one["metadata"]["name"]
         for one in of_kind(objects, "StatefulSet", "Deployment", "Job")
         if any(
@@ -121,10 +123,10 @@ def test_signing_keys_reach_workers_only(helm: Helm) -> None:
             for volume in pod(one)["volumes"]
         )
     ]
-    assert holders == ["rel-drydock-worker"]
+    assert mounting == ["rel-drydock-worker"]
 
 
-def test_other_settings_start_pods_again(helm: Helm) -> None:
+def test_changed_settings_start_pods_again(helm: Helm) -> None:
     before, after = (
         named(helm.objects("minimal", over), "StatefulSet", "-worker")["spec"]["template"]
         for over in (None, {"kafka": {"compression": "gzip"}})
@@ -133,7 +135,7 @@ def test_other_settings_start_pods_again(helm: Helm) -> None:
     assert before["spec"] == after["spec"]
 
 
-def test_other_topics_are_another_job(helm: Helm) -> None:
+def test_changed_topics_give_a_new_job_name(helm: Helm) -> None:
     names = {
         one["metadata"]["name"]
         for over in (
@@ -148,7 +150,7 @@ def test_other_topics_are_another_job(helm: Helm) -> None:
 
 
 @pytest.mark.parametrize("shape", ["minimal", "production"])
-def test_policy_is_published_at_every_change_of_the_release(helm: Helm, shape: str) -> None:
+def test_policy_is_published_after_every_change_of_the_release(helm: Helm, shape: str) -> None:
     objects = helm.objects(shape)
     job = named(objects, "Job", "-policy")
     assert job["metadata"]["annotations"] == {
@@ -166,7 +168,7 @@ def test_policy_is_published_at_every_change_of_the_release(helm: Helm, shape: s
     else:
         assert volume["configMap"]["name"] == "fleet-policy"
         assert _login(job) == "drydock-kafka-policy"
-    # It is tried for less time than the Job has, and that is less than Helm waits (5 minutes).
+    # The command waits less than the Job's deadline, which is less than Helm's wait (5 minutes).
     assert int(_option(job, "--wait-s")) < job["spec"]["activeDeadlineSeconds"] < 300
 
 
@@ -203,23 +205,23 @@ def test_invalid_values_are_refused(helm: Helm, shape: str, over: Object, messag
         helm.text(shape, over)
 
 
-def test_shown_policy_is_one(helm: Helm) -> None:
+def test_policy_of_the_minimal_shape_is_valid(helm: Helm) -> None:
     text = named(helm.objects("minimal"), "ConfigMap", "-policy")["data"]["policy.yaml"]
     assert read_policy(text).default_site == "london"
 
 
-def test_chart_and_tests_agree_on_kubernetes() -> None:
+def test_chart_and_tools_support_the_tested_kubernetes_versions() -> None:
     (chart,) = load((CHART / "Chart.yaml").read_text())
     assert chart["kubeVersion"] == f">={KUBERNETES[0]}-0"
     servers = (ROOT / "tools" / "servers").read_text()
     assert f'KUBERNETES="{" ".join(KUBERNETES)}"' in servers
 
 
-def test_keys_arrive_as_drydock_wants_them(helm: Helm, tmp_path: Path) -> None:
+def test_mounted_keys_are_loaded_by_drydock(helm: Helm, tmp_path: Path) -> None:
     made = KeyStore(tmp_path / "made")
     for purpose in Purpose:
         made.make(purpose)
-    # As the kubelet lays Secrets out: links to files that the pod's group may read.
+    # The kubelet mounts Secrets in this way: links to files that the pod's group may read.
     mounts = {"signing": "jobs[.-]*", "trust/jobs": "trust/jobs/*.pub"}
     mounts["trust/approvals"] = "trust/approvals/*.pub"
     for mount, pattern in mounts.items():

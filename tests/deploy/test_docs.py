@@ -1,4 +1,4 @@
-"""docs/deploy.md tells of every Secret that the chart expects, with commands that are there."""
+"""docs/deploy.md describes every Secret that the chart expects, and names existing commands."""
 
 import re
 
@@ -12,13 +12,13 @@ from tests.tidy import checks
 TEXT = (ROOT / "docs" / "deploy.md").read_text()
 
 
-def test_commands_exist() -> None:
+def test_commands_in_deploy_page_exist() -> None:
     known = set(getattr(typer.main.get_command(app), "commands", {}))
     assert checks.commands_exist(TEXT, known) == []
 
 
-def test_values_exist() -> None:
-    """What is written like a value, and begins with a group of values, is one."""
+def test_values_in_deploy_page_exist() -> None:
+    """Code in backticks that begins with a group of values, such as `worker.`, names a value."""
     groups = {name: value for name, value in values().items() if isinstance(value, dict)}
     named = re.findall(rf"`((?:{'|'.join(groups)})\.[\w.]+)", TEXT)
     assert named
@@ -30,7 +30,7 @@ def test_values_exist() -> None:
 
 
 def secrets_of(workload: Object) -> set[str]:
-    """The Secrets without which its pods do not start."""
+    """Return the Secrets that a workload's pods need to start."""
     found = {
         volume["secret"]["secretName"] for volume in pod(workload)["volumes"] if "secret" in volume
     }
@@ -45,7 +45,7 @@ def secrets_of(workload: Object) -> set[str]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_expected_secrets_are_documented(helm: Helm, shape: str) -> None:
-    """Those with names of the chart's own; the others are named in values by whoever makes them."""
+    """Secrets with names from the chart only: operators name the others in their values."""
     (keys, senders) = (values()["keys"], values()["gateway"]["sendersSecret"])
     ours = {*keys.values(), senders}
     wanted = {name for one in workloads(helm.objects(shape)) for name in secrets_of(one)} & ours

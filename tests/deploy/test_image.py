@@ -1,4 +1,4 @@
-"""The image runs as a number, from pinned and hashed parts, and holds what it needs only."""
+"""The image has a numeric user, pinned and hashed parts, and only the files that it needs."""
 
 import re
 from fnmatch import fnmatchcase
@@ -13,7 +13,7 @@ Instruction = tuple[str, str]
 
 
 def instructions(text: str) -> list[Instruction]:
-    """The instructions of a Dockerfile: comments gone, continued lines joined, ARGs filled in."""
+    """Return the instructions of a Dockerfile, with lines joined and ARGs replaced."""
     kept = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     found, defaults = [], {}
     for line in re.sub(r"\\\n\s*", "", kept).splitlines():
@@ -29,7 +29,7 @@ def instructions(text: str) -> list[Instruction]:
 
 
 def stages(text: str) -> list[list[Instruction]]:
-    """The instructions from each FROM to the next."""
+    """Return the instructions of each stage, from FROM to the next FROM."""
     found: list[list[Instruction]] = []
     for each in instructions(text):
         if each[0] == "FROM":
@@ -40,7 +40,7 @@ def stages(text: str) -> list[list[Instruction]]:
 
 
 def complaints(text: str) -> list[str]:
-    """What is wrong with a Dockerfile of ours."""
+    """Return the violations of our rules in a Dockerfile."""
     found = []
     for stage in stages(text):
         image = stage[0][1].split()[0]
@@ -50,12 +50,12 @@ def complaints(text: str) -> list[str]:
     last = stages(text)[-1]
     user = [rest for word, rest in last if word == "USER"]
     if not user or not re.fullmatch(r"[1-9]\d{4,}:[1-9]\d{4,}", user[-1]):
-        found.append("USER: Kubernetes cannot see that it is not root")
+        found.append("USER: not a number, so Kubernetes cannot check that it is not root")
     if ("ENTRYPOINT", '["drydock"]') not in last:
         found.append("ENTRYPOINT: not drydock, or through a shell")
     if ("HEALTHCHECK", "NONE") not in last:
-        found.append("HEALTHCHECK: programs have addresses of their own")
-    found += [f"{word}: COPY says what it does" for word, _ in parsed if word == "ADD"]
+        found.append("HEALTHCHECK: not NONE, but each program has another address")
+    found += [f"{word}: use COPY" for word, _ in parsed if word == "ADD"]
     for word, rest in parsed:
         for install in re.findall(r"pip \S+ \S+ install\b([^&]*)", rest) if word == "RUN" else []:
             if "--require-hashes" not in install and "--no-deps" not in install:
@@ -65,7 +65,7 @@ def complaints(text: str) -> list[str]:
     return found
 
 
-def test_dockerfile_keeps_rules() -> None:
+def test_dockerfile_keeps_the_rules() -> None:
     assert complaints(DOCKERFILE) == []
 
 
@@ -84,13 +84,13 @@ def test_dockerfile_keeps_rules() -> None:
         pytest.param("USER 10001", "RUN apt-get install -y curl\nUSER 10001", "last", id="apt"),
     ],
 )
-def test_finds_broken_dockerfile(old: str, new: str, problem: str) -> None:
+def test_planted_fault_in_the_dockerfile_is_found(old: str, new: str, problem: str) -> None:
     assert old in DOCKERFILE
     assert any(problem in complaint for complaint in complaints(DOCKERFILE.replace(old, new)))
 
 
 def sent(paths: list[str], ignore: str) -> list[str]:
-    """Which paths a .dockerignore lets through: the last line that fits decides."""
+    """Return the paths that a .dockerignore lets through: the last matching line decides."""
 
     def fits(path: str, pattern: str) -> bool:
         parts = path.split("/")
@@ -109,12 +109,12 @@ def sent(paths: list[str], ignore: str) -> list[str]:
 
 
 def copied() -> list[str]:
-    """What the Dockerfile copies out of the project."""
+    """Return the paths that the Dockerfile copies from the project."""
     lines = [rest for word, rest in instructions(DOCKERFILE) if word == "COPY"]
     return [name for rest in lines if "--from" not in rest for name in rest.split()[:-1]]
 
 
-def test_builder_gets_what_is_copied_and_nothing_else() -> None:
+def test_build_context_has_the_copied_files_and_no_others() -> None:
     ignore = (ROOT / ".dockerignore").read_text()
     assert copied() == sent(copied(), ignore)
     assert [name for name in copied() if not (ROOT / name).exists()] == []
@@ -136,5 +136,5 @@ def test_chart_and_image_agree_on_the_user(helm: Helm) -> None:
         assert f"{security['runAsUser']}:{security['runAsGroup']}" == user
 
 
-def test_lock_is_there() -> None:
+def test_server_lock_has_hashes() -> None:
     assert "--hash=sha256:" in (ROOT / Path("requirements/server.lock")).read_text()

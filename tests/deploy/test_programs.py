@@ -1,4 +1,4 @@
-"""What the chart tells programs is what they understand."""
+"""The programs accept the arguments and the settings that the chart gives them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,12 +12,12 @@ from schemas.connection import ENVIRONMENT_PREFIX, KafkaConnection
 from tests.deploy.chart import SHAPES, Helm, Object, containers, of_kind, workloads
 
 COMMANDS = typer.main.get_command(app)
-# Not settings of a program: for `$(POD_NAME)` in its arguments.
+# Not a setting: the arguments contain `$(POD_NAME)`.
 OURS = {"POD_NAME"}
 
 
-def misunderstood(args: list[str], commands: Any) -> Iterator[str]:
-    """What a command line would not take of these arguments."""
+def argument_complaints(args: list[str], commands: Any) -> Iterator[str]:
+    """Yield the errors that the command line would report for these arguments."""
     found = commands
     words = [arg for arg in args if not arg.startswith("-")]
     name: list[str] = []
@@ -51,10 +51,10 @@ def commands_of(objects: list[Object]) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_programs_understand_their_arguments(helm: Helm, shape: str) -> None:
+def test_programs_accept_their_arguments(helm: Helm, shape: str) -> None:
     found = [*commands_of(helm.objects(shape))]
     assert found
-    assert [complaint for args in found for complaint in misunderstood(args, COMMANDS)] == []
+    assert [complaint for args in found for complaint in argument_complaints(args, COMMANDS)] == []
 
 
 @pytest.mark.parametrize(
@@ -68,12 +68,12 @@ def test_programs_understand_their_arguments(helm: Helm, shape: str) -> None:
         pytest.param(["schemas", "a"], ["schemas takes no a"], id="argument"),
     ],
 )
-def test_finds_what_is_misunderstood(args: list[str], complaints: list[str]) -> None:
-    assert [*misunderstood(args, COMMANDS)] == complaints
+def test_wrong_argument_is_found(args: list[str], complaints: list[str]) -> None:
+    assert [*argument_complaints(args, COMMANDS)] == complaints
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_variables_are_settings(helm: Helm, shape: str) -> None:
+def test_variables_of_containers_are_known_settings(helm: Helm, shape: str) -> None:
     objects = helm.objects(shape)
     known = {f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in KafkaConnection.model_fields}
     known |= {f"DRYDOCK_{name.upper()}" for name in ServerSettings.model_fields}
@@ -89,8 +89,8 @@ def test_variables_are_settings(helm: Helm, shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_connection_is_accepted(helm: Helm, shape: str) -> None:
-    """With any login: the settings go together, as the programs judge it."""
+def test_connection_settings_are_valid_together(helm: Helm, shape: str) -> None:
+    """The programs' own model accepts the settings; values from Secrets are replaced by "x"."""
     objects = helm.objects(shape)
     (settings,) = [
         one for one in of_kind(objects, "ConfigMap") if "-settings" in str(one["metadata"])

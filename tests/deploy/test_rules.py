@@ -1,4 +1,4 @@
-"""Each rule about rendered objects fails on objects that break it, and says where."""
+"""Each rule of rendered objects finds each planted violation and names its object."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ def main(objects: list[Object]) -> Object:
 
 
 def at(*path: str, to: Any, of: Callable[[list[Object]], Object] = worker) -> Break:
-    """Sets, or with None removes, what lies at a path."""
+    """Return a change that sets the value at a path, or removes it if `to` is None."""
 
     def change(objects: list[Object]) -> None:
         node = of(objects)
@@ -79,7 +79,7 @@ GATEWAY = of("Service", "-gateway")
 BUDGET = of("PodDisruptionBudget", "-worker")
 
 BROKEN: list[tuple[Rule, Break, str, str]] = [
-    # What pods may do.
+    # Privileges of pods.
     (pod_rules.restricted, at(SECURITY, "runAsNonRoot", to=None), "runAsNonRoot", "root"),
     (pod_rules.restricted, at(SECURITY, "runAsUser", to=0), "runAsUser", "user-0"),
     (pod_rules.restricted, at(SECURITY, "fsGroup", to=None), "fsGroup", "no-group"),
@@ -117,7 +117,7 @@ BROKEN: list[tuple[Rule, Break, str, str]] = [
         "privileged",
         "privileged",
     ),
-    # What they may use, and how they are asked.
+    # Resources, probes, images, secrets, and the end of pods.
     (pod_rules.bounded, at("resources", "limits", to={}, of=main), "no memory limit", "no-limit"),
     (pod_rules.bounded, at("resources", "requests", "cpu", to=None, of=main), "no cpu", "no-cpu"),
     (
@@ -130,7 +130,7 @@ BROKEN: list[tuple[Rule, Break, str, str]] = [
     (pod_rules.probed, at("readinessProbe", "httpGet", "path", to="/", of=main), "asks /", "path"),
     (pod_rules.probed, at("ports", to=[], of=main), "no port of the container", "probe-port"),
     (pod_rules.pinned, at("image", to="drydock:latest", of=main), "latest", "latest"),
-    (pod_rules.pinned, at("image", to="localhost:5000/drydock", of=main), "tomorrow", "no-tag"),
+    (pod_rules.pinned, at("image", to="localhost:5000/drydock", of=main), "not pinned", "no-tag"),
     (pod_rules.secretless, added({"kind": "Secret", "metadata": {"name": "x"}}), "x", "secret"),
     (
         pod_rules.secretless,
@@ -162,7 +162,7 @@ BROKEN: list[tuple[Rule, Break, str, str]] = [
         "no checksum/settings",
         "no-checksum",
     ),
-    # What refers to what.
+    # References between objects.
     (wiring_rules.names_valid, renamed("Service", "-gateway", "UPPER_case"), "UPPER", "name"),
     (
         wiring_rules.names_valid,
@@ -271,7 +271,7 @@ BROKEN: list[tuple[Rule, Break, str, str]] = [
     (
         wiring_rules.references_exist,
         added({"kind": "ServiceAccount", "metadata": {"name": "idle"}}),
-        "ServiceAccount/idle: nobody",
+        "ServiceAccount/idle: no workload",
         "idle-account",
     ),
     (
@@ -299,12 +299,12 @@ BROKEN: list[tuple[Rule, Break, str, str]] = [
     ("rule", "change", "expected"),
     [pytest.param(*row[:3], id=f"{row[0].__name__}-{row[3]}") for row in BROKEN],
 )
-def test_a_broken_rule_is_found(helm: Helm, rule: Rule, change: Break, expected: str) -> None:
+def test_planted_violation_is_found(helm: Helm, rule: Rule, change: Break, expected: str) -> None:
     objects = helm.objects("production")
     change(objects)
     found = rule(objects)
     assert any(expected in complaint for complaint in found), found
 
 
-def test_every_rule_was_broken() -> None:
+def test_every_rule_has_a_planted_violation() -> None:
     assert {row[0] for row in BROKEN} == {*pod_rules.RULES, *wiring_rules.RULES}

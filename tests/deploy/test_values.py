@@ -1,4 +1,4 @@
-"""Every value is told, typed and used; a key that is not there is refused."""
+"""Every value of the chart is documented, typed and used; an unknown key is refused."""
 
 import json
 import re
@@ -15,9 +15,9 @@ Path = tuple[str, ...]
 DEFAULTS = values()
 SCHEMA = schema()
 VALIDATOR = jsonschema.Draft7Validator(SCHEMA)
-# The one that uses most values comes first.
+# The production shape uses most values, so it is tried first.
 BY_USE = sorted(SHAPES, key=lambda shape: shape != "production")
-# Tried in this order until the schema takes one.
+# Candidates for another value at a path; the schema selects the valid ones.
 OTHERS: tuple[Any, ...] = (
     *(True, False, 7, 7777, "zz", "7Gi", "zz:1", "/zz", f"sha256:{'7' * 64}"),
     *(["zz"], ["--zz"], [{"name": "zz"}], [{"key": "zz"}], [{"podSelector": {}}]),
@@ -32,7 +32,7 @@ def is_group(path: Path, node: object) -> bool:
 
 
 def leaves(node: dict[str, Any], path: Path = ()) -> Iterator[Path]:
-    """Where values lie; what is free in form is one value."""
+    """Yield the path of each value; a mapping with free keys is one value."""
     for name, value in node.items():
         here = (*path, name)
         if is_group(here, value):
@@ -42,15 +42,15 @@ def leaves(node: dict[str, Any], path: Path = ()) -> Iterator[Path]:
 
 
 def groups(node: dict[str, Any], path: Path = ()) -> Iterator[Path]:
-    """Where further values lie, the top included."""
+    """Yield the path of each group of values; the top has the empty path."""
     yield path
     for name, value in node.items():
         if is_group((*path, name), value):
             yield from groups(value, (*path, name))
 
 
-def laid(path: Path, value: object) -> dict[str, Any]:
-    """Values with one thing in them."""
+def nested(path: Path, value: object) -> dict[str, Any]:
+    """Return values with this value alone, at its path."""
     for name in reversed(path):
         value = {name: value}
     assert isinstance(value, dict)
@@ -58,7 +58,7 @@ def laid(path: Path, value: object) -> dict[str, Any]:
 
 
 def merged(under: Any, over: Any) -> Any:
-    """As Helm lays values over others."""
+    """Return `under` overridden with `over`, as Helm merges values."""
     if not isinstance(under, dict) or not isinstance(over, dict):
         return over
     both = under | over
@@ -72,15 +72,15 @@ def complaints(given: object) -> list[str]:
 
 
 def other_values(path: Path) -> list[Any]:
-    """What else the schema takes there."""
+    """Return the candidates that the schema accepts at a path."""
     return [
-        other for other in OTHERS if not complaints(merged(DEFAULTS, laid(path, other)))
+        other for other in OTHERS if not complaints(merged(DEFAULTS, nested(path, other)))
     ]  # fmt: skip
 
 
 @cache
 def values_of(shape: str) -> Any:
-    """A shape's values, the defaults among them."""
+    """Return a shape's values merged with the defaults."""
     (own,) = load((CHART / "ci" / f"{shape}-values.yaml").read_text())
     return merged(DEFAULTS, own)
 
@@ -96,11 +96,11 @@ def lookup(shape_values: Any, path: Path) -> Any:
 @pytest.mark.parametrize("path", [*leaves(DEFAULTS)], ids=".".join)
 def test_changing_a_value_changes_the_rendered_chart(helm: Helm, path: Path) -> None:
     others = other_values(path)
-    assert others, "the schema takes nothing else there"
+    assert others, "the schema accepts no other value there"
     for shape in BY_USE:
         for other in others[:2]:
             if lookup(values_of(shape), path) != other and helm.text(
-                shape, laid(path, other)
+                shape, nested(path, other)
             ) != helm.text(shape):
                 return
     pytest.fail(f"{'.'.join(path)} changes nothing that is rendered")
@@ -110,13 +110,13 @@ def test_changing_a_value_changes_the_rendered_chart(helm: Helm, path: Path) -> 
 def test_unknown_key_is_refused(path: Path) -> None:
     assert complaints(DEFAULTS) == []
     assert any(
-        "unheardOf" in complaint
-        for complaint in complaints(merged(DEFAULTS, laid((*path, "unheardOf"), 1)))
+        "unknownKey" in complaint
+        for complaint in complaints(merged(DEFAULTS, nested((*path, "unknownKey"), 1)))
     )
 
 
-def test_schema_closes_every_object() -> None:
-    """Free in form are only labels and their like, and what Kubernetes itself checks."""
+def test_schema_refuses_unknown_keys_in_every_object() -> None:
+    """Only labels, selectors, and objects that Kubernetes itself checks may have any keys."""
     free = [where for where, node in objects_of(SCHEMA) if "additionalProperties" not in node]
     assert free == [
         "properties.global",
@@ -139,7 +139,7 @@ def test_schema_and_values_have_the_same_keys() -> None:
 
 
 def objects_of(node: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every object schema in a schema, with its place."""
+    """Yield the path and the schema of every object in a schema."""
     if isinstance(node, dict):
         if node.get("type") == "object":
             yield where.strip("."), node
@@ -158,34 +158,36 @@ def objects_of(node: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]
         pytest.param({"kafka": {"securityProtocol": "sasl_ssl"}}, id="small-letters"),
         pytest.param({"agents": {"sites": [{"name": "New York"}]}}, id="site-name"),
         pytest.param({"agents": {"sites": [{}]}}, id="site-without-name"),
-        # Helm lays what is empty over nothing: it would have no effect.
-        pytest.param({"agents": {"sites": [{"name": "x", "replicas": 0}]}}, id="site-of-nobody"),
+        # Helm treats an empty value as absent, so it would have no effect.
+        pytest.param(
+            {"agents": {"sites": [{"name": "x", "replicas": 0}]}}, id="site-without-agents"
+        ),
         pytest.param({"agents": {"sites": [{"name": "x", "tolerations": []}]}}, id="no-effect"),
         pytest.param({"worker": {"extraArgs": ["policy.yaml"]}}, id="no-option"),
         pytest.param({"worker": {"state": {"size": "20"}}}, id="twenty-bytes"),
         pytest.param({"worker": {"extraEnv": [{"name": "A_TOKEN", "value": "x"}]}}, id="secret"),
         pytest.param({"worker": {"resources": {"requests": {"cpu": 1}}}}, id="no-limits"),
-        # Helm prints 1e+06, which is no number to Kubernetes.
+        # Helm prints it as 1e+06, which Kubernetes does not read as a number.
         pytest.param({"worker": {"startupTimeoutS": 1000000}}, id="too-large"),
     ],
 )
-def test_schema_refuses(value: dict[str, Any]) -> None:
-    # Without the defaults: what is missing there would be filled in from them.
+def test_schema_refuses_a_wrong_value(value: dict[str, Any]) -> None:
+    # Not merged with the defaults, which would add the missing keys.
     assert complaints(value) != []
 
 
-def test_every_value_is_explained() -> None:
+def test_every_value_has_a_comment() -> None:
     lines = (CHART / "values.yaml").read_text().splitlines()
     assert unexplained(lines) == []
 
 
-def test_finds_unexplained_value() -> None:
-    lines = ["# Told.", "a: 1", "b: 2", "# Also.", "c:", "  d: 3", "  # And this.", "  e: 4"]
+def test_value_without_a_comment_is_found() -> None:
+    lines = ["# Comment.", "a: 1", "b: 2", "# Also.", "c:", "  d: 3", "  # And this.", "  e: 4"]
     assert unexplained(lines) == ["b: 2", "  d: 3"]
 
 
 def unexplained(lines: list[str]) -> list[str]:
-    """Keys without a comment directly above; what `resources` holds is Kubernetes' own."""
+    """Return the lines of keys without a comment above; keys in `resources` are Kubernetes' own."""
     found = []
     for before, line in zip(["", *lines], lines, strict=False):
         match = re.match(r"( *)(?!requests|limits)[A-Za-z]+:", line)
@@ -194,6 +196,6 @@ def unexplained(lines: list[str]) -> list[str]:
     return found
 
 
-def test_schema_is_kept_as_tools_write_it() -> None:
+def test_schema_has_the_format_of_the_json_module() -> None:
     text = (CHART / "values.schema.json").read_text()
     assert text == json.dumps(SCHEMA, indent=2) + "\n"

@@ -1,6 +1,6 @@
-"""Rules about what in a release refers to what: each takes its objects and gives complaints.
+"""Rules of references in a release: each rule takes its objects and returns its complaints.
 
-Schemas see one object at a time, and take "UPPER_case" for a name and 99999 for a port.
+Schemas check one object at a time, and accept "UPPER_case" as a name and 99999 as a port.
 """
 
 import re
@@ -13,7 +13,8 @@ from tests.deploy.chart import Object, containers, of_kind, pod, title, workload
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _LABEL_VALUE: Final = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _ENDLESS: Final = ("StatefulSet", "Deployment")
-# Kubernetes puts a StatefulSet's name and a hash of ten into one label.
+# A label value has 63 characters at most. Kubernetes puts a StatefulSet's name, a hyphen and a hash
+# of ten characters into one.
 _LONGEST_STATEFUL_SET: Final = 52
 
 
@@ -27,7 +28,7 @@ def _selects(selector: Mapping[str, str], workload: Object) -> bool:
 
 
 def names_valid(objects: list[Object]) -> list[str]:
-    """Names are DNS labels, short enough for what Kubernetes makes of them, and there once."""
+    """Return each name or label that is not valid, too long, or used twice."""
     complaints = []
     for one in objects:
         name = one["metadata"]["name"]
@@ -47,7 +48,7 @@ def names_valid(objects: list[Object]) -> list[str]:
 
 
 def selectors_match(objects: list[Object]) -> list[str]:
-    """A workload selects its own pods and nobody else's; the others select somebody's."""
+    """Return each workload that does not select just its own pods, and each selector of no pod."""
     complaints = []
     for one in of_kind(objects, *_ENDLESS):
         selector = one["spec"]["selector"]["matchLabels"]
@@ -80,7 +81,7 @@ def _selecting(objects: list[Object]) -> Iterator[tuple[Object, Mapping[str, str
 
 
 def drained_slowly(objects: list[Object]) -> list[str]:
-    """Each workload has one disruption budget of its own, which leaves nodes drainable.
+    """Return each workload without exactly one disruption budget that lets one pod go.
 
     Two on one pod make every eviction fail (kubernetes.io/docs, Disruptions).
     """
@@ -100,7 +101,7 @@ def drained_slowly(objects: list[Object]) -> list[str]:
 
 
 def ports_exist(objects: list[Object]) -> list[str]:
-    """Whatever names a port finds it in the pods that it selects, and it is a port."""
+    """Return each reference to a port that the selected pods do not have, and each bad number."""
     complaints = []
     for one, selector in _selecting(objects):
         pods = [other for other in workloads(objects) if _selects(selector, other)]
@@ -150,7 +151,7 @@ def _asked_ports(one: Object) -> list[str]:
 
 
 def references_exist(objects: list[Object]) -> list[str]:
-    """What a release names of its own is in it; volumes are there, and all of them used."""
+    """Return each reference to a missing object or volume, and each unused account or volume."""
     there = {title(one) for one in objects}
     complaints = []
     for one in workloads(objects):
@@ -167,7 +168,7 @@ def references_exist(objects: list[Object]) -> list[str]:
         complaints += [f"{title(one)}: {complaint}" for complaint in _volumes(one)]
     used = {pod(one)["serviceAccountName"] for one in workloads(objects)}
     return complaints + [
-        f"{title(one)}: nobody uses it"
+        f"{title(one)}: no workload uses it"
         for one in of_kind(objects, "ServiceAccount")
         if one["metadata"]["name"] not in used
     ]
@@ -192,4 +193,10 @@ def _volumes(workload: Object) -> Iterator[str]:
         yield f"volume {name} is not used"
 
 
-RULES: Final = (names_valid, selectors_match, drained_slowly, ports_exist, references_exist)
+RULES: Final = (
+    names_valid,  # DNS labels, short enough, unique
+    selectors_match,  # own pods only, and at least one
+    drained_slowly,  # one disruption budget for each workload
+    ports_exist,  # ports of Services, monitors and policies
+    references_exist,  # accounts, ConfigMaps, Services and volumes
+)

@@ -1,7 +1,7 @@
-"""Valid defaults for tests: import a subject's module, or the names below from here.
+"""Factories of valid defaults for tests: import a subject's module, or the names below from here.
 
-The modules `sites` (keys, orders, simulated Macs) and `sofa` (documents of the SOFA feed) have
-clocks and defaults of their own and are imported by their names.
+The modules `sites` (keys, jobs, simulated Macs) and `sofa` (documents of the SOFA feed) have times
+and defaults of their own and are imported by their names.
 """
 
 from tests.factories.advisories import (

@@ -1,6 +1,6 @@
-"""Advisory events and the catalogue that they make.
+"""Advisory events, and the catalogue of such events.
 
-Releases are real ones with their real days; each has one CVE of its own, with a made-up id.
+Releases and their days are real; each release has one CVE of its own with an invented id.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ from tests.factories.times import NOW, at
 
 
 def cve_of(version: str) -> str:
-    """The CVE that only this release fixes."""
+    """Return the id of the CVE that only this release fixes."""
     return "CVE-2025-" + "".join(f"{ord(c) % 100:02d}" for c in version)
 
 
@@ -40,7 +40,7 @@ def release(
     kind: type[AdvisoryEvent] = AdvisoryPublishedEvent,
     **more: Any,
 ) -> AdvisoryEvent:
-    """An advisory event; first heard of on its day of release."""
+    """Return an advisory event; by default first seen on its day of release."""
     known_build, known_day = RELEASES.get(version, (None, "2026-01-15"))
     built = build if build is not None else known_build
     released = at(day or known_day or "")
@@ -65,22 +65,22 @@ def release(
 
 
 def raised(version: str, **values: Any) -> AdvisoryEvent:
-    """More is known to be exploited."""
+    """Return the event that raises the severity of a release."""
     return release(version, kind=AdvisorySeverityRaisedEvent, **values)
 
 
 def narrowed(version: str, **values: Any) -> AdvisoryEvent:
-    """It is for fewer Macs."""
+    """Return the event that narrows a release to fewer Macs."""
     return release(version, kind=AdvisoryNarrowedEvent, **values)
 
 
 def retracted(version: str, **values: Any) -> AdvisoryEvent:
-    """It is no longer offered."""
+    """Return the event that retracts a release."""
     return release(version, kind=AdvisoryRetractedEvent, **values)
 
 
 def kev(*cves: str, due: datetime | None = None, first_seen_at: datetime = NOW) -> AdvisoryEvent:
-    """CISA lists these CVEs as exploited."""
+    """Return the event that CISA lists these CVEs as exploited."""
     data = {"source": "kev", "exploited_cves": cves, "kev_due_at": due}
     return AdvisoryPublishedEvent.model_validate(
         {
@@ -94,7 +94,7 @@ def kev(*cves: str, due: datetime | None = None, first_seen_at: datetime = NOW) 
 
 
 def catalogue(*events: AdvisoryEvent) -> Advisories:
-    """The catalogue these events make."""
+    """Return the catalogue of these events."""
     found = Advisories()
     for event in events:
         found = found.apply(event)
@@ -102,5 +102,5 @@ def catalogue(*events: AdvisoryEvent) -> Advisories:
 
 
 def apple(*more: AdvisoryEvent) -> Advisories:
-    """All RELEASES, and then more."""
+    """Return the catalogue of all RELEASES and of more events."""
     return catalogue(*(release(version) for version in RELEASES), *more)

@@ -24,8 +24,10 @@ SIGNED = Signed(
 
 
 def policy(**settings: Any) -> Policy:
-    """One site, London, always open; no follow-up beyond enrolment. Settings replace whole
-    top-level parts."""
+    """Return a policy with one site, London, without windows, and without the compliance check.
+
+    `settings` replace whole top-level parts.
+    """
     given = {
         "sites": {"london": {"time_zone": "Europe/London"}},
         "follow_up": {"compliant": False},
@@ -50,7 +52,7 @@ def halt(
     advisory: str | None = None,
     until: datetime | None = None,
 ) -> HaltSet:
-    """A halt; of everything unless narrower."""
+    """Return a halt of everything, or of a site or an advisory."""
     everything = site is None and advisory is None
     scope = HaltScope(everything=everything, site=site, advisory_id=advisory)
     return HaltSet(scope=scope, by="ops", until=until)
@@ -59,7 +61,7 @@ def halt(
 def approval(
     job_id: str, *, action: str = "reinstall", udid: str = UDID, expires_at: datetime = NOW + DAY
 ) -> ApprovalGranted:
-    """Leave to erase."""
+    """Return an approval of an erasing job; its signature is not valid."""
     return ApprovalGranted.model_validate(
         {
             "approval": {
@@ -75,34 +77,34 @@ def approval(
 
 
 def policy_changed(text: str = POLICY_TEXT, when: datetime = NOW - 50 * DAY) -> PolicyChangedEvent:
-    """The policy in force from then on."""
+    """Return the event that puts a policy in force."""
     data = {"digest": policy_digest(text), "text": text, "by": "ada"}
     event: PolicyChangedEvent = make_event(PolicyChangedEvent, "policy", when, data)
     return event
 
 
 def halted(when: datetime = NOW, **scope: Any) -> HaltSetEvent:
-    """A halt is set."""
+    """Return the event that sets a halt."""
     event: HaltSetEvent = make_event(HaltSetEvent, "halt", when, halt(**scope))
     return event
 
 
 def halt_cleared(when: datetime = NOW, **scope: Any) -> HaltClearedEvent:
-    """A halt is cleared."""
+    """Return the event that clears a halt."""
     data = {"scope": halt(**scope).scope, "by": "ops"}
     event: HaltClearedEvent = make_event(HaltClearedEvent, "halt", when, data)
     return event
 
 
 def granted(job_id: str, when: datetime = NOW, **values: Any) -> ApprovalGrantedEvent:
-    """Leave is given."""
+    """Return the event that grants an approval."""
     data = approval(job_id, **values)
     event: ApprovalGrantedEvent = make_event(ApprovalGrantedEvent, job_id, when, data)
     return event
 
 
 def denied(job_id: str, udid: str = UDID, when: datetime = NOW) -> ApprovalDeniedEvent:
-    """Leave is refused."""
+    """Return the event that denies an approval."""
     data = {"udid": udid, "job_id": job_id, "by": "ada"}
     event: ApprovalDeniedEvent = make_event(ApprovalDeniedEvent, job_id, when, data)
     return event

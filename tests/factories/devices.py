@@ -1,4 +1,4 @@
-"""Macs, and the events that report them: by default enrolled, supervised, in London."""
+"""Macs and their reports; by default a Mac is enrolled, supervised and in London."""
 
 from datetime import datetime
 from typing import Any
@@ -47,7 +47,7 @@ MODERN: dict[str, Any] = {
 
 
 def build_of(version: str) -> str | None:
-    """The build of a known release."""
+    """Return the build of a known release, None for another version."""
     return RELEASES[version][0] if version in RELEASES else None
 
 
@@ -61,7 +61,7 @@ def mac(
     source: str = "osquery",
     **facts: Any,
 ) -> Device:
-    """An enrolled, supervised M4 MacBook Pro in London; a fact given as None is unknown."""
+    """Return an enrolled, supervised M4 MacBook Pro in London; a field given as None is unknown."""
     fields = {"os_version": version, "build": build_of(version or "")} | MODERN | facts
     known = {name: value for name, value in fields.items() if value is not None}
     device = Device(udid)
@@ -76,7 +76,7 @@ def mac(
 
 
 def with_report(device: Device, when: datetime, source: str = "osquery", **facts: Any) -> Device:
-    """The Mac after one more report."""
+    """Return the Mac after one more report."""
     report = InventoryReported.model_validate({"source": source, **facts})
     return apply_inventory(device, report, to_us(when))
 
@@ -84,7 +84,7 @@ def with_report(device: Device, when: datetime, source: str = "osquery", **facts
 def reported(
     udid: str | None = UDID, when: datetime = NOW - HOUR, source: str = "osquery", **facts: Any
 ) -> InventoryEvent:
-    """One inventory report that says only this."""
+    """Return an inventory report with these fields alone."""
     known = {name: value for name, value in facts.items() if value is not None}
     subject = udid or f"serial:{facts.get('serial')}"
     event: InventoryEvent = make_event(
@@ -96,13 +96,13 @@ def reported(
 def full_report(
     version: str = "26.1", udid: str = UDID, when: datetime = NOW - HOUR, **facts: Any
 ) -> InventoryEvent:
-    """A report of everything `mac` knows."""
+    """Return a report with every field of `mac`."""
     fields = {"os_version": version, "build": build_of(version)} | MODERN | facts
     return reported(udid, when, **fields)
 
 
 def enrolled(udid: str = UDID, when: datetime = NOW - 100 * DAY) -> tuple[Any, Any]:
-    """The check-ins of an enrolment."""
+    """Return the check-ins of an enrollment."""
     return (
         make_event(AuthenticatedEvent, udid, when, {"udid": udid}),
         make_event(TokenUpdatedEvent, udid, when, {"udid": udid, "tally": 1}),
@@ -110,7 +110,7 @@ def enrolled(udid: str = UDID, when: datetime = NOW - 100 * DAY) -> tuple[Any, A
 
 
 def polled(udid: str = UDID, when: datetime = NOW - HOUR) -> CommandReportedEvent:
-    """The Mac asked its MDM server for work."""
+    """Return the event that the Mac polled its MDM server."""
     event: CommandReportedEvent = make_event(
         CommandReportedEvent, udid, when, {"udid": udid, "status": "Idle"}
     )
@@ -118,6 +118,6 @@ def polled(udid: str = UDID, when: datetime = NOW - HOUR) -> CommandReportedEven
 
 
 def checked_out(udid: str = UDID, when: datetime = NOW - HOUR) -> CheckedOutEvent:
-    """The MDM profile was removed."""
+    """Return the event that the MDM profile was removed."""
     event: CheckedOutEvent = make_event(CheckedOutEvent, udid, when, {"udid": udid})
     return event

@@ -1,4 +1,4 @@
-"""Jobs, their results and the entries of a ledger."""
+"""Jobs, their results and the entries of a job history."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -33,7 +33,7 @@ def entry(
     erases: bool = False,
     presumed: bool = False,
 ) -> JobEntry:
-    """A job in a ledger; open and untouched."""
+    """Return a job in a job history; by default it is open without an attempt."""
     return JobEntry(
         job_id=derive_job_id(udid, action, intent, generation),
         action=action,
@@ -62,7 +62,7 @@ def failed(
     first_at: datetime = NOW - 20 * DAY,
     **values: Any,
 ) -> JobHistory:
-    """So many failed attempts, a day apart."""
+    """Return a job history of `count` failed jobs, a day apart."""
     return tuple(
         entry(
             generation=number,
@@ -87,7 +87,7 @@ def job(
     version: str | None = "26.2",
     **values: Any,
 ) -> Job:
-    """An order."""
+    """Return a job."""
     target = None
     if version is not None:
         built = build_of(version)
@@ -112,7 +112,7 @@ def job(
 
 
 def issued(order: Job) -> JobIssuedEvent:
-    """The order was published."""
+    """Return the event that a job was issued; its signature is not valid."""
     event: JobIssuedEvent = make_event(
         JobIssuedEvent, order.udid, order.issued_at, JobIssued(job=order, signed=SIGNED)
     )
@@ -122,7 +122,7 @@ def issued(order: Job) -> JobIssuedEvent:
 def result(
     order: Job, outcome: Outcome, code: ErrorCode | None = None, *, attempt: int = 1
 ) -> JobResult:
-    """What its executor says of an order."""
+    """Return a result of a job."""
     return JobResult(
         job_id=order.job_id,
         udid=order.udid,
@@ -136,7 +136,7 @@ def result(
 def resulted(
     order: Job, outcome: Outcome, when: datetime, code: ErrorCode | None = None, attempt: int = 1
 ) -> JobResultedEvent:
-    """The executor said so."""
+    """Return the event of a job's result."""
     event: JobResultedEvent = make_event(
         JobResultedEvent, order.udid, when, result(order, outcome, code, attempt=attempt)
     )
@@ -144,7 +144,7 @@ def resulted(
 
 
 def superseded(order: Job, when: datetime = NOW) -> JobSupersededEvent:
-    """The order was withdrawn."""
+    """Return the event that a job was superseded."""
     data = JobSuperseded(job_id=order.job_id, udid=order.udid, site=order.site)
     event: JobSupersededEvent = make_event(JobSupersededEvent, order.udid, when, data)
     return event

@@ -1,4 +1,4 @@
-"""Valid defaults for orders, keys, Macs and executors, and the loop that drives a site."""
+"""Valid defaults for jobs, keys, Macs and executors, and the loop that drives a site."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -41,7 +41,7 @@ def hours(number: float) -> timedelta:
 def a_job(
     action: Action = Action.UPDATE, method: Method = Method.SOFTWAREUPDATE, **changes: Any
 ) -> Job:
-    """An update of MAC-1 to 26.2 over SSH; the id follows the changes."""
+    """Return an update of MAC-1 to 26.2 over SSH; the id is derived after the changes."""
     fields: dict[str, Any] = {
         "udid": UDID,
         "site": SITE,
@@ -66,7 +66,7 @@ def an_erasing_job(
     approve: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Job:
-    """An approved reinstall with erase; `approve` changes what the approval says."""
+    """Return an approved reinstall with erase; `approve` replaces fields of the approval."""
     plain = a_job(Action.REINSTALL, method, erases=True, **changes)
     fields = {
         "udid": plain.udid,
@@ -88,7 +88,7 @@ def signed_job(job: Job, key: Ed25519PrivateKey = JOBS_KEY) -> JobIssued:
 
 
 def a_spec(udid: str = UDID, **changes: Any) -> MacSpec:
-    """A healthy Apple silicon Mac on 26.1 that reports every six hours."""
+    """Return a healthy Apple silicon Mac on 26.1 that reports every six hours."""
     fields: dict[str, Any] = {
         "udid": udid,
         "serial": f"C02{udid}",
@@ -104,7 +104,7 @@ def a_spec(udid: str = UDID, **changes: Any) -> MacSpec:
 
 
 def critical_release(version: str, build: str, at: datetime = START) -> AdvisoryPublishedEvent:
-    """A release that fixes one hole."""
+    """Return the advisory of a critical release that fixes one CVE."""
     return AdvisoryPublishedEvent(
         id=event_id("advisory", version),
         source="/test/sofa",
@@ -123,7 +123,7 @@ def critical_release(version: str, build: str, at: datetime = START) -> Advisory
 
 
 def osquery_report(udid: str = "MAC-1", at: datetime = START, **facts: Any) -> InventoryEvent:
-    """An inventory report of a Mac."""
+    """Return an inventory report from osquery with these fields."""
     return InventoryEvent(
         id=event_id("report", udid, at.isoformat(), repr(facts)),
         source="/test/osquery",
@@ -140,7 +140,10 @@ def a_fleet(*specs: MacSpec, seed: int = 0, **options: Any) -> SimulatedFleet:
 def an_executor(
     fleet: SimulatedFleet, journal: Journal | None = None, *, halted: bool = False, slots: int = 50
 ) -> Executor:
-    """An executor of the fleet's Macs that was told of no halts."""
+    """Return an executor of the fleet's Macs that knows that no halt is set.
+
+    With `halted` it has not got the halts yet, and begins no job.
+    """
     executor = Executor(SITE, journal or Journal(":memory:"), KEYS, fleet.mac_for, slots)
     if not halted:
         executor.set_halts(())
@@ -148,7 +151,10 @@ def an_executor(
 
 
 def drive(executor: Executor, fleet: SimulatedFleet, until: datetime) -> list[DeviceEvent]:
-    """Let site and Macs live up to `until`, from one thing that is due to the next."""
+    """Run the executor and the Macs up to `until`, in steps from one due time to the next.
+
+    Return the events of the Macs.
+    """
     now = fleet.now
     results: list[DeviceEvent] = []
     while now <= until:
@@ -162,7 +168,7 @@ def drive(executor: Executor, fleet: SimulatedFleet, until: datetime) -> list[De
 
 
 def collect(executor: Executor) -> list[UnpublishedResult]:
-    """Take the results out of the outbox."""
+    """Return the unpublished results and mark them published."""
     results = executor.results()
     executor.mark_published(results)
     return results
@@ -171,7 +177,7 @@ def collect(executor: Executor) -> list[UnpublishedResult]:
 def outcomes(
     results: Iterable[UnpublishedResult], job: Job | None = None
 ) -> list[tuple[str, str | None]]:
-    """(outcome, error code) of each result of a job, without accepted and progressed."""
+    """Return (outcome, error code) of each result of a job, without accepted and progressed."""
     return [
         (item.result.outcome.value, item.result.error_code and item.result.error_code.value)
         for item in results

@@ -1,4 +1,4 @@
-"""Situations to decide: by default an enrolled Mac that lacks 26.2, at an open site."""
+"""Situations for decisions; by default an enrolled Mac that lacks 26.2, without windows."""
 
 from datetime import datetime
 from typing import Any
@@ -21,7 +21,7 @@ def situation(
     now: datetime = NOW,
     **rest: Any,
 ) -> Situation:
-    """A Mac that lacks 26.2, at a site that is open."""
+    """Return the situation of a Mac that lacks 26.2, at a site without windows."""
     return Situation(
         device if device is not None else mac(),
         advisories if advisories is not None else apple(),

@@ -1,4 +1,4 @@
-"""Small SOFA feeds, written after the form of macadmins/sofa v2, and what is told of a feed."""
+"""Small SOFA feeds in the form of macadmins/sofa v2, and the translation of a feed."""
 
 import json
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ def release(
     exploited: tuple[str, ...] = (),
     **fields: Any,
 ) -> dict[str, Any]:
-    """A release; `cves` maps ids to ratings."""
+    """Return a release of a feed; `cves` maps ids to ratings."""
     rated = dict(cves or {}) | {cve: (cves or {}).get(cve) for cve in exploited}
     return {
         "UpdateName": f"macOS Tahoe {version}",
@@ -46,7 +46,7 @@ def release(
 
 
 def line(name: str, *releases: Any, latest: Any = None) -> dict[str, Any]:
-    """A line, newest release first."""
+    """Return a line of a feed; give the newest release first."""
     return {
         "OSVersion": name,
         "Latest": releases[0] if latest is None and releases else latest,
@@ -56,21 +56,21 @@ def line(name: str, *releases: Any, latest: Any = None) -> dict[str, Any]:
 
 
 def feed(*lines: Any, last_check: str | None = "2026-02-01T08:00:00Z", **fields: Any) -> bytes:
-    """A feed, version 2."""
+    """Return the bytes of a feed, version 2."""
     document = {"SchemaVersion": "2.0", "LastCheck": last_check, "OSVersions": list(lines)}
     return json.dumps(document | fields).encode()
 
 
 @dataclass(frozen=True)
 class FeedTranslation:
-    """A translation of a feed: all its events are about advisories."""
+    """A translation whose events are all advisory events."""
 
     events: tuple[AdvisoryEvent, ...]
     dead_letters: tuple[DeadLetter, ...]
 
 
 def feed_translation(translation: Translation) -> FeedTranslation:
-    """The translation of a feed."""
+    """Return the translation with its events' type checked."""
     events: list[AdvisoryEvent] = []
     for event in translation.events:
         assert isinstance(
@@ -85,12 +85,12 @@ def feed_translation(translation: Translation) -> FeedTranslation:
 
 
 def translate(raw: bytes, previous: bytes | None = None) -> FeedTranslation:
-    """The translation of a SOFA feed as of RECEIVED_AT."""
+    """Return the translation of a SOFA feed received at RECEIVED_AT."""
     return feed_translation(
         sofa.translate(raw, origin="feed.json", received_at=RECEIVED_AT, previous=previous)
     )
 
 
 def changes_in(translation: FeedTranslation) -> set[tuple[str, str]]:
-    """(published, macOS-26.2) and so on."""
+    """Return pairs such as ("published", "macOS-26.2"), one for each event."""
     return {(event.type.split(".")[2], event.subject) for event in translation.events}

@@ -1,7 +1,7 @@
-"""SOFA's own snapshots, in the order they were published, and what each one says anew.
+"""SOFA's own snapshots in the order of publication, and the changes between them.
 
-`STEPS` says what became true between two consecutive snapshots, found by hand in the feeds, Apple's
-release notes and CISA's catalogue. What a longer gap gives follows from it.
+`STEPS` has the expected advisory events between two consecutive snapshots, found by hand in the
+feeds, Apple's release notes and CISA's catalogue. `expected` combines them for longer gaps.
 """
 
 from pathlib import Path
@@ -32,9 +32,9 @@ STEPS: Final[tuple[dict[str, str], ...]] = (
         "severity_raised": "12.1 13.5",
     },
     {"published": "26.3.2"},
-    {"narrowed": "26.3.2"},  # only while the feed says so: see FORGOTTEN
-    {  # CVE-2025-43510 and -43520 and CVE-2025-31277 on 2026-03-20. The device list of 26.3.2 went
-        # missing, which is no widening; ratings began for what was known as exploited: no raise.
+    {"narrowed": "26.3.2"},  # visible in the next feeds only: see FORGOTTEN
+    {  # CVE-2025-43510 and -43520 and CVE-2025-31277 on 2026-03-20. The feed dropped the device
+        # list of 26.3.2, which widens nothing, and began to rate CVEs known as exploited: no raise.
         "published": "26.4 26.4.1 26.5 26.5.1 26.5.2 15.7.5 15.7.7 14.8.5 14.8.7"
         " 26.3.1_(a) 26.3.2_(a)",
         "severity_raised": "26.1 15.7.2 14.8.2 15.6",
@@ -42,14 +42,17 @@ STEPS: Final[tuple[dict[str, str], ...]] = (
     {"published": "26.6 15.7.8 14.8.8"},
     {},
 )
-# By the summer the feed calls 26.3.2 universal and lists no devices: who was away in between
-# cannot learn that it was narrowed, and is told nothing.
+# In summer the feed calls 26.3.2 universal and lists no devices: a reader that missed the snapshots
+# in between cannot see that it was narrowed, so no event is expected.
 FORGOTTEN: Final = {("narrowed", "macOS-26.3.2")}
 FORGOTTEN_FROM: Final = SNAPSHOTS.index("2026-07-27T1736Z")
 
 
 def expected(first: int, last: int) -> set[tuple[str, str]]:
-    """What became true from one snapshot to a later one: of what appeared in between, only that."""
+    """Return the expected (kind, subject) pairs from one snapshot to a later one.
+
+    A release that is new in the later one is only "published".
+    """
     facts = {
         (kind, f"macOS-{version.replace('_', ' ')}")
         for step in STEPS[first:last]
@@ -63,6 +66,6 @@ def expected(first: int, last: int) -> set[tuple[str, str]]:
 
 
 def read_snapshots(reference_data: Path) -> dict[str, bytes]:
-    """Each snapshot by its name."""
+    """Return the bytes of each snapshot by its name."""
     folder = reference_data / "sofa" / "v2"
     return {name: (folder / f"macos_data_feed.{name}.json").read_bytes() for name in SNAPSHOTS}

@@ -1,4 +1,4 @@
-"""The clock of the tests: NOW is a Tuesday noon."""
+"""Times for tests: NOW is a Tuesday, 12:00 UTC."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -7,5 +7,5 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
 def at(text: str) -> datetime:
-    """`2025-12-12` or `2025-12-12T18:00` as UTC."""
+    """Return `2025-12-12` or `2025-12-12T18:00` as a UTC time."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC)

@@ -1,7 +1,7 @@
-"""`python -m tests.fleet_demo`: the demo on Kafka, its numbers beside those of the embedded form.
+"""`python -m tests.fleet_demo`: run the demo on Kafka and embedded, and compare the numbers.
 
-Starts a broker, two workers, a gateway and an executor a site, and stops them all, however it ends.
-Exit 0 if the numbers are the same, 1 if not, 2 if it could not be run.
+It starts a broker, two workers, a gateway and one agent for each site, and stops them all on any
+end. Exit code 0 if the numbers are equal, 1 if they differ, 2 if the run failed.
 """
 
 import argparse
@@ -37,19 +37,19 @@ _TERMINATED = 128 + signal.SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run both forms; the exit code."""
+    """Run both forms and return the exit code."""
     parser = argparse.ArgumentParser(prog="make demo-kafka", description=__doc__)
-    parser.add_argument("--devices", type=int, default=200, help="how many simulated Macs")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed, the same numbers")
+    parser.add_argument("--devices", type=int, default=200, help="number of simulated Macs")
+    parser.add_argument("--seed", type=int, default=1, help="equal seeds give equal numbers")
     parser.add_argument("--json", action="store_true", help="one JSON object, no live view")
     parser.add_argument(
-        "--step-minutes", type=int, default=int(STEP / timedelta(minutes=1)), help="of a step"
+        "--step-minutes", type=int, default=int(STEP / timedelta(minutes=1)), help="of one step"
     )
     given = parser.parse_args(arguments)
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(_TERMINATED))
-    # A shell's background jobs are born deaf to it.
+    # A shell starts its background jobs with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="drydock-demo-kafka-"))
     try:
@@ -71,7 +71,7 @@ def _run(folder: Path, scenario: Scenario, seed: int, step: timedelta, *, as_jso
     devices, count = len(scenario.specs), steps(step)
 
     def follow(moments: Generator[FleetSample]) -> None:
-        # Closed here and now, whatever happens: what a run started ends with it.
+        # Close the generator on any error: its `finally` ends the programs of the run.
         with closing(moments):
             if as_json:
                 deque(moments, maxlen=0)
@@ -125,7 +125,7 @@ def _print(compared: Sequence[ComparedNumber], programs: Mapping[str, Mapping[st
     console.print(table)
     if any(figures.get("held_back") for figures in programs.values()):
         console.print(
-            "Executors held acts back: this machine was too slow for the numbers to count."
+            "Executors blocked acts because this machine was too slow: ignore the numbers."
         )
     for name, figures in programs.items():
         line = ", ".join(f"{what} {count:,}" for what, count in figures.items())
@@ -138,6 +138,6 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.stderr.write("drydock: interrupted; everything that was started is stopped\n")
         sys.exit(128 + signal.SIGINT)
-    except Exception:  # noqa: BLE001 - a bug: everything is stopped by now
+    except Exception:  # noqa: BLE001 - a bug; `main` has stopped everything
         traceback.print_exc()
         sys.exit(2)

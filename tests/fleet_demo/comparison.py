@@ -1,11 +1,11 @@
-"""The two forms' numbers side by side."""
+"""Comparison of the two forms' numbers."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 
 class ComparedNumber(NamedTuple):
-    """A number of both runs."""
+    """One number in both runs; None if a run does not have it."""
 
     name: str
     embedded: Any
@@ -13,12 +13,12 @@ class ComparedNumber(NamedTuple):
 
     @property
     def is_same(self) -> bool:
-        """Whether the forms agree."""
+        """True if both forms have the same number."""
         return bool(self.embedded == self.kafka)
 
 
 def rows(embedded: Mapping[str, Any], kafka: Mapping[str, Any]) -> list[ComparedNumber]:
-    """Every number of either summary."""
+    """Return every number of either summary."""
     ours, theirs = dict(_numbers(embedded)), dict(_numbers(kafka))
     return [ComparedNumber(name, ours.get(name), theirs.get(name)) for name in {**ours, **theirs}]
 

@@ -1,7 +1,7 @@
-"""The fleet form as the demo drives it: HTTP to the gateway, the control topic, the Macs' server.
+"""The fleet form behind the demo's interface: the gateway, the control topic, the Macs' server.
 
-Time stands still until the fleet has come to rest, so what the embedded form does in one call
-happens here in several processes, and is over when the call returns.
+Each call returns when the fleet is quiescent. The clock does not move meanwhile, so a call has the
+same effect as in the embedded form, although several processes take part.
 """
 
 import threading
@@ -42,7 +42,7 @@ _POST_AGAIN_S: Final = 0.05
 def macs_served(
     scenario: Scenario, seed: int, clock: SteppedClock
 ) -> Iterator[SimulatedFleetHttpServer]:
-    """The scenario's Macs, served on loopback, at the time that the clock says."""
+    """Serve the scenario's Macs on loopback, with `clock` as their time."""
     plan = FleetPlan(
         start=STARTS_AT,
         macs=scenario.specs,
@@ -64,7 +64,7 @@ def macs_served(
 
 
 class KafkaForm:
-    """A fleet that runs, and its Macs. `fleet_server` must live by `clock`."""
+    """A running fleet and its Macs; `fleet_server` must use the same `clock`."""
 
     def __init__(
         self,
@@ -83,25 +83,25 @@ class KafkaForm:
         self._moments = 0
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         self._sink.close()
         self.reading.close()
         with suppress(Exception):
             self._producer.close(timeout=5)
 
     def steer(self, event: PolicyChangedEvent | ApprovalGrantedEvent) -> None:
-        """Have what a person decided in the control topic."""
+        """Publish an operator's policy or approval to the control topic."""
         self._producer.send(CONTROL.name, key=event.subject.encode(), value=encode(event)).get(30)
 
     def advance_to(self, now: datetime) -> Sequence[DeviceEvent]:
-        """It is this time from now on; what the Macs say until then."""
+        """Set the clock and return the events of the Macs up to that time."""
         self._clock.set(now)
         events = self._fleet_server.drain_events()
         self._quiescence.wait(now)
         return events
 
     def ingest(self, events: Sequence[OutsideEvent]) -> None:
-        """Take in what was said."""
+        """Post the events to the gateway, publish the approvals, and wait for quiescence."""
         self._post([one for one in events if not isinstance(one, ApprovalGrantedEvent)])
         for one in events:
             if isinstance(one, ApprovalGrantedEvent):
@@ -109,7 +109,7 @@ class KafkaForm:
         self._quiescence.wait(self._clock.now())
 
     def _post(self, events: Sequence[DeviceEvent | AdvisoryEvent]) -> None:
-        """Post as senders do that try again: a connection that idled may be closed by now."""
+        """Post with repeats, as a sender does: the server closes an idle connection."""
         until = time.monotonic() + _POSTED_WITHIN_S
         while True:
             try:
@@ -122,7 +122,7 @@ class KafkaForm:
                 return
 
     def awaiting_approval(self) -> Sequence[Decision]:
-        """The decisions that wait for somebody's approval."""
+        """Return the decisions that wait for an approval."""
         self.reading.read_on()
         return [
             Decision.model_validate(one)
@@ -131,7 +131,7 @@ class KafkaForm:
         ]
 
     def sample(self, now: datetime) -> FleetSample:
-        """How the fleet stood a while ago."""
+        """Return exposure and open jobs by site; the topics are read at every 32nd call only."""
         self._moments += 1
         if self._moments % _READ_EVERY == 0:
             self.reading.read_on()

@@ -1,4 +1,4 @@
-"""The demo's fleet as processes: a gateway, workers, an executor a site."""
+"""The demo's fleet as processes: a gateway, workers, one agent for each site."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ _WORKER: Final = (*DRYDOCK[:3], "-m", "tests.fleet_demo.worker_program")
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the programs answer, as HOST:PORT; executors by site."""
+    """HOST:PORT of each program; agents by site."""
 
     gateway: str
     workers: tuple[str, ...]
@@ -21,7 +21,7 @@ class Addresses:
 
     @classmethod
     def free(cls, sites: tuple[str, ...]) -> "Addresses":
-        """Some that nobody listens on."""
+        """Return addresses on loopback with free ports."""
         gateway, *others = (f"127.0.0.1:{p}" for p in free_ports(1 + WORKERS + len(sites)))
         agents = dict(zip(sites, others[WORKERS:], strict=True))
         return cls(gateway, tuple(others[:WORKERS]), agents)
@@ -29,8 +29,10 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetLayout:
-    """Where the fleet lives: its folder (keys in `keys`, the time in `clock`), its Kafka, its
-    simulated Macs."""
+    """Folder and addresses of the fleet; the folder has `keys` and the `clock` file.
+
+    `slots` is the capacity of each agent.
+    """
 
     folder: Path
     bootstrap: str
@@ -39,7 +41,7 @@ class FleetLayout:
     slots: int
 
     def fleet(self) -> Fleet:
-        """The programs, not started."""
+        """Return the programs, not started."""
         workers = [
             self._program(
                 *(Kind.WORKER, f"worker-{number}", *_WORKER),

@@ -1,9 +1,9 @@
-"""When nothing is left to be done at the present time, anywhere in the fleet.
+"""Wait until no program of the fleet has work left at the present time.
 
-Each program says how far it has come and that it is at rest there; the broker says where the
-topics end. A program at rest stays so until its time comes or a record does. So when the ends,
-asked for after all the programs were, are where each of them rests, then nobody has anything left
-to do and nothing is on its way: whatever a program published before it rested is in those ends.
+Each program reports on /healthz its next offsets and if it is idle; the broker reports the end
+offsets. An idle program stays idle until its wake-up time or a new record. The end offsets are read
+after the health of all programs, so they include all records that a program published before it was
+idle. Invariant: if each program is idle at these end offsets, no work and no record is left.
 """
 
 import http.client
@@ -35,17 +35,17 @@ Ends = Mapping[PartitionId, int]
 
 
 class NotQuiescentError(Exception):
-    """The fleet did not come to rest in time, or a part of it ended; with what each part says."""
+    """The fleet did not become idle in time; the message has the health of each busy program."""
 
 
 class _HealthClient:
-    """A program's /healthz, over one connection as long as that lives."""
+    """A client of one program's /healthz that keeps its connection."""
 
     def __init__(self, address: str) -> None:
         self._connection = http.client.HTTPConnection(address, timeout=10)
 
     def __call__(self) -> dict[str, Any]:
-        """What it says; nothing while it does not answer."""
+        """Return the health as JSON values; {} if the program does not respond."""
         try:
             self._connection.request("GET", "/healthz")
             found: dict[str, Any] = json.loads(self._connection.getresponse().read())
@@ -55,13 +55,13 @@ class _HealthClient:
         return found
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._connection.close()
 
 
 @dataclass
 class WorkerPart:
-    """A worker."""
+    """A worker and its last health."""
 
     name: str
     fetch_health: _HealthClient
@@ -70,11 +70,11 @@ class WorkerPart:
     asked_at: datetime | None = None
 
     def ask(self, now: datetime) -> None:
-        """Ask it how it stands."""
+        """Fetch its health."""
         self.health, self.asked_at = self.fetch_health(), now
 
     def idle_partitions(self, now: datetime, ends: Ends) -> set[PartitionId] | None:
-        """Its partitions, if it is idle at this time and has read them and all facts."""
+        """Return its partitions if it is idle and has read them and all broadcast topics."""
         if self.asked_at != now or not self.health.get("idle"):
             return None
         if any(
@@ -86,7 +86,7 @@ class WorkerPart:
             _parse_partition(name): offset for name, offset in self.health["offsets"].items()
         }
         for partition, offset in offsets.items():
-            # After a change of hands it goes on from what is committed, and does not say so.
+            # A new owner starts at the committed offset and reports None until the first record.
             if ends[partition] and ends[partition] != (
                 self.committed(partition) if offset is None else offset
             ):
@@ -96,19 +96,19 @@ class WorkerPart:
 
 @dataclass
 class AgentPart:
-    """A site's executor."""
+    """A site's agent and its last health."""
 
     name: str
     fetch_health: _HealthClient
     site: str
     health: dict[str, Any] = field(default_factory=dict)
 
-    def ask(self, now: datetime) -> None:  # noqa: ARG002 - what it says holds until its time comes
-        """Ask it how it stands."""
+    def ask(self, now: datetime) -> None:  # noqa: ARG002 - the signature of WorkerPart
+        """Fetch its health; it is valid until the wake-up time in it."""
         self.health = self.fetch_health()
 
     def idle_partitions(self, now: datetime, ends: Ends) -> set[PartitionId] | None:
-        """Its partitions, if everything is carried out and told that was ordered and is due."""
+        """Return its partitions if all due work is done and all results are confirmed."""
         found = set()
         for number, rest in self.health.get("partitions", {}).items():
             partition = jobs_topic(self.site), int(number)
@@ -121,7 +121,7 @@ class AgentPart:
 
 
 class Quiescence:
-    """Waits for it. `check` raises where the fleet is past waiting for."""
+    """Waits until the fleet is idle. `check` must raise if a program has ended."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class Quiescence:
         agents: Mapping[str, tuple[str, str]],
         check: Callable[[], None],
     ) -> None:
-        """Programs are name and address, executors by site."""
+        """Take workers as (name, address), and agents as (name, address) by site."""
         self._check = check
         self._workers = [
             WorkerPart(name, _HealthClient(at), self._committed) for name, at in workers
@@ -152,16 +152,16 @@ class Quiescence:
         }
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         self._consumer.close()
         self._admin.close()
         for part in self._parts:
             part.fetch_health.close()
 
     def wait(self, now: datetime, timeout_s: float = _TIMEOUT_S) -> None:
-        """Return once nothing is left to be done at this time. Raises RestlessError."""
+        """Return when no work is left at this time. Raises NotQuiescentError at the timeout."""
         until = time.monotonic() + timeout_s
-        # What executors said holds until their time comes, or an order.
+        # Agents are not asked first: their last health is valid until a wake-up time or a job.
         busy: list[WorkerPart | AgentPart] = [*self._workers]
         pause_s = _MIN_PAUSE_S
         while True:
@@ -176,12 +176,12 @@ class Quiescence:
                 )
                 if at_rest == self._expected_partitions and self.is_shared:
                     return
-                # Somebody does not know yet what is its.
+                # A program does not know all its partitions yet.
                 busy = self._parts
             if time.monotonic() > until:
                 details = "\n".join(f"{part.name}: {part.health}" for part in busy)
                 raise NotQuiescentError(
-                    f"no rest within {timeout_s:g} s at {now}; ends {ends}\n{details}"
+                    f"not idle within {timeout_s:g} s at {now}; end offsets {ends}\n{details}"
                 )
             self._check()
             time.sleep(pause_s)
@@ -189,7 +189,7 @@ class Quiescence:
 
     @property
     def is_shared(self) -> bool:
-        """Whether every worker has a share of the partitions."""
+        """True if every worker has partitions."""
         return all(worker.health.get("offsets") for worker in self._workers)
 
     def _committed(self, partition: PartitionId) -> int | None:
@@ -198,7 +198,7 @@ class Quiescence:
         return None if committed is None else committed.offset
 
     def ends(self) -> Ends:
-        """Where the topics end."""
+        """Return the end offset of each partition."""
         found = self._consumer.end_offsets(self._partitions)
         return {(partition.topic, partition.partition): end for partition, end in found.items()}
 

@@ -1,4 +1,4 @@
-"""What a run left in the topics, as the lines that the embedded form's log has of it."""
+"""The topics of a run, read as the same log lines that the embedded form writes."""
 
 import json
 from collections import Counter
@@ -16,8 +16,10 @@ _TOPICS: Final = tuple(topic.name for topic in (*_EVENT_TOPICS, DECISIONS))
 
 
 class Reading:
-    """Reads on from the beginning. `outcome` is what came of it so far, `records` how many records
-    each topic has given."""
+    """A reader of the topics from their beginning.
+
+    `outcome` is the outcome of the run so far; `records` counts the records read from each topic.
+    """
 
     def __init__(self, connection: KafkaConnection) -> None:
         self.outcome = RunOutcome()
@@ -33,11 +35,11 @@ class Reading:
         self._consumer.seek_to_beginning(*self._partitions)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._consumer.close()
 
     def read_on(self) -> None:
-        """Take in everything that is in the topics now."""
+        """Read all records that the topics have now."""
         ends = self._consumer.end_offsets(self._partitions)
         lines: list[LogLine] = []
         while any(self._consumer.position(partition) < end for partition, end in ends.items()):
@@ -45,12 +47,12 @@ class Reading:
                 self.records[place.topic] += len(records)
                 read = _decision if place.topic == DECISIONS.name else self._event
                 lines += [line for record in records if (line := read(record.value))]
-        # A topic's order is kept among lines of one time; an order comes before its end.
+        # The sort is stable, so a topic keeps its order; a job is issued before it ends.
         for line in sorted(lines, key=lambda one: (one.at, b"job.issued" not in one.body)):
             self.outcome.read_line(line)
 
     def _event(self, raw: bytes) -> LogLine | None:
-        """An event that was not read before: a repeat is the same event."""
+        """Return the line of an event, None for a repeat of an event that was read before."""
         event = json.loads(raw)
         name = event["source"], event["id"]
         if name in self._known:

@@ -1,4 +1,4 @@
-"""A whole run on Kafka: topics, keys, programs, the story, and an end in good order."""
+"""A whole run on Kafka: topics, keys, programs, the scenario, and an orderly end."""
 
 import subprocess
 import time
@@ -29,13 +29,16 @@ _STARTS_WITHIN_S: Final = 120.0
 
 
 class FleetError(Exception):
-    """The fleet cannot be run; the message says why."""
+    """The fleet cannot run; the message has the cause."""
 
 
 @dataclass
 class FleetRun:
-    """One run in a fresh folder, on a broker without Drydock's topics. Whatever was started has
-    ended when `moments` has. `outcome` and `told` (figures by program) are there then."""
+    """One run in an empty folder, on a broker without Drydock's topics.
+
+    When `moments` has ended, all programs have ended, and `outcome` and `figures` (by program) are
+    complete.
+    """
 
     folder: Path
     bootstrap: str
@@ -47,7 +50,7 @@ class FleetRun:
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def moments(self) -> Generator[FleetSample]:
-        """Let the story happen, a Moment after each step. Raises FleetError."""
+        """Play the scenario and yield a FleetSample after each step. Raises FleetError."""
         sites = tuple(site_lines())
         connection = KafkaConnection(bootstrap=self.bootstrap)
         self._make_topics(sites)
@@ -65,7 +68,7 @@ class FleetRun:
                 bootstrap=self.bootstrap,
                 macs=f"{host!s}:{port}",
                 addresses=addresses,
-                # All of its Macs at once, whatever partitions they are in.
+                # Enough for all Macs at once, in any partition.
                 slots=len(self.scenario.specs) * PARTITIONS,
             )
             fleet = layout.fleet()
@@ -94,7 +97,7 @@ class FleetRun:
             self._note(fleet, addresses, form)
             codes = fleet.end()
             if any(codes.values()):
-                raise FleetError(f"not all ended in good order: {codes}")
+                raise FleetError(f"a program ended with an error: {codes}")
 
     def _make_topics(self, sites: tuple[str, ...]) -> None:
         done = subprocess.run(
@@ -137,7 +140,7 @@ class FleetRun:
 def _check(fleet: Fleet) -> None:
     for program in fleet.programs:
         if not program.is_running:
-            raise FleetError(f"{program.name} ended: {program.last_words()}")
+            raise FleetError(f"{program.name} ended: {program.log_tail()}")
 
 
 def _wait_for(url: str, check: Callable[[], None]) -> None:
@@ -150,7 +153,7 @@ def _wait_for(url: str, check: Callable[[], None]) -> None:
         except httpx.HTTPError:
             pass
         if time.monotonic() > until:
-            raise FleetError(f"{url} is not there within {_STARTS_WITHIN_S:g} s")
+            raise FleetError(f"{url} did not respond 200 within {_STARTS_WITHIN_S:g} s")
         time.sleep(0.1)
 
 

@@ -1,4 +1,4 @@
-"""`drydock worker` by the Macs' clock: the only difference from the command."""
+"""`drydock worker` with the Macs' clock and without sweeps."""
 
 import argparse
 import asyncio
@@ -17,7 +17,7 @@ from schemas.connection import KafkaConnection
 
 
 def main() -> None:
-    """Run one worker until it is told to stop."""
+    """Run one worker until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--bootstrap", required=True)
     parser.add_argument("--data-dir", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""A golden record against the core of today: replay the inputs, compare every output."""
+"""Comparison of a golden record with today's core: replay the inputs, compare every output."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,13 +17,13 @@ class Core(Protocol):
     """The core that a record is replayed on."""
 
     def accept(self, inputs: Sequence[bytes], now: datetime) -> list[Output]:
-        """Take in one batch."""
+        """Accept one batch and return its outputs."""
 
     def advance(self, now: datetime) -> list[Output]:
-        """Do what is due."""
+        """Do the work that is due and return its outputs."""
 
     def sweep(self, now: datetime) -> list[Output]:
-        """Decide for every Mac again."""
+        """Decide for every Mac again and return the outputs."""
 
 
 def take(step: Step, core: Core) -> list[Output]:

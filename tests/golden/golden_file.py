@@ -1,18 +1,18 @@
-"""The format of a golden record: inputs in their order, and what each of them led to.
+"""The format of a golden record: inputs in their order, with the outputs of each.
 
 A record is a JSON-lines file, compressed with xz: `xz -dc demo-1.jsonl.xz | head`. The first line
-is the header: the case, where its inputs come from, and counts. Each other line is one step.
+is the header: the case, the origin of its inputs, and counts. Each other line is one step.
 
 | key | meaning |
 | --- | --- |
 | `now` | the time of the step |
-| `do` | `accept` takes inputs in, `advance` does what is due, `sweep` decides for every Mac again |
+| `do` | `accept` accepts inputs, `advance` does due work, `sweep` decides for every Mac again |
 | `inputs` | of `accept`: the events of one batch; text that is not canonical JSON is a string |
-| `outputs` | what the step led to, in order: `decision`, `event` or `dead_letter` |
+| `outputs` | the outputs of the step in order: `decision`, `event` or `dead_letter` |
 
 `decision` is a decision record. `event` is an event that Drydock made: an issued job with its DSSE
 envelope, a superseded job, a settled job. `dead_letter` has the code and the SHA-256 of the bytes.
-Bodies are kept to the byte: JSON that `canonical` does not give back is refused when written.
+Bodies are exact to the byte: `write` refuses JSON that `canonical` does not reproduce.
 """
 
 import json
@@ -38,7 +38,7 @@ Kind = Literal["decision", "event", "dead_letter"]
 
 
 class Output(NamedTuple):
-    """One thing that Drydock wrote, as bytes of JSON."""
+    """One record that Drydock wrote, as bytes of JSON."""
 
     kind: Kind
     body: bytes
@@ -98,7 +98,7 @@ def canonical(value: Any) -> bytes:
 
 
 def wanted_cases() -> list[str]:
-    """Return the names of all cases that should have a record."""
+    """Return the names of all cases that must have a record."""
     scenarios = sorted((_TESTS / "scenarios").glob("*.yaml"))
     return [f"{DEMO}{seed}" for seed in SEEDS] + [f"{SCENARIO}{path.stem}" for path in scenarios]
 
@@ -161,7 +161,7 @@ def _outputs(lines: Iterable[dict[Kind, Any]]) -> Iterator[Output]:
 
 
 def _input(raw: bytes) -> Any:
-    """Return the JSON object that these bytes are; other text as it is."""
+    """Return these bytes as a JSON object; as a string if they are not canonical JSON."""
     try:
         value = json.loads(raw)
     except ValueError:

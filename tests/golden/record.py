@@ -1,8 +1,8 @@
-"""Record golden cases: `python -m tests.golden.record` records those that have no file yet.
+"""Record golden cases: `python -m tests.golden.record` records the cases without a file.
 
 A case is `demo-1`, `demo-2`, `demo-7` (the demo of 200 Macs with that seed) or `scenario-NAME`
-(tests/scenarios/NAME.yaml). With case names the command records these again, over what is there:
-the record of db5d263 is then lost, so do it only where a changed decision is wanted, in a commit
+(tests/scenarios/NAME.yaml). With case names the command overwrites the records of these cases.
+The record of db5d263 is then lost, so do it only for an intended change of decisions, in a commit
 whose body lists the changed decisions and the reason.
 """
 
@@ -36,7 +36,7 @@ _DEVICES: Final = 200
 def record(case: str, folder: Path) -> Golden:
     """Run the case, replay its inputs, and return the record; `folder` is empty.
 
-    AssertionError where the replay does not give what the run itself logged.
+    Raises AssertionError if the outputs of the replay differ from the log of the run.
     """
     run, replayed = folder / "run", folder / "replayed"
     if case.startswith(DEMO):
@@ -59,7 +59,7 @@ def _with_outputs(step: Step, outputs: Sequence[Output]) -> Step:
 
 
 def _check(golden: Golden, run: Path) -> None:
-    """Fail where the run's own log differs from the replay, or a sweep led to anything."""
+    """Assert that the run's log equals the replay, and that no sweep had an output."""
     logged = logged_outputs(run, [raw for step in golden.steps for raw in step.inputs])
     replayed = [output for output in golden.outputs if output.kind != "dead_letter"]
     assert logged == replayed, f"{golden.case}: the replay differs from the run"
@@ -71,7 +71,7 @@ def _check(golden: Golden, run: Path) -> None:
 
 
 class _RecordedService(Service):
-    """A service that keeps the calls that change it."""
+    """A service that records the calls that change it."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -90,13 +90,13 @@ class _RecordedService(Service):
         return super().accept(events, dead_letters, now, **more)
 
     def tick(self, now: datetime) -> None:
-        # What is due comes first in a tick; results of the executors are accepted after it.
+        # A tick does the due work first; results of the executors are accepted after it.
         self.steps.append(Step("advance", now))
         super().tick(now)
 
 
 class _RecordedForm(EmbeddedForm):
-    """The demo's form with the signing key of the tests, on a service that keeps its calls."""
+    """The demo's form with the signing key of the tests, on a service that records its calls."""
 
     def __init__(self, data_dir: Path, world: Scenario, seed: int) -> None:
         self._fleet = SimulatedFleet(
@@ -126,7 +126,7 @@ def _demo(seed: int, folder: Path) -> list[Step]:
 
 
 class _RecordedShell(EmbeddedShell):
-    """The scenarios' shell, which keeps the calls that change it."""
+    """The scenarios' shell, which records the calls that change it."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -154,7 +154,7 @@ def _scenario(name: str, folder: Path) -> list[Step]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Record the named cases, or all that have no file, and print their counts."""
+    """Record the named cases, or all cases without a file, and print their counts."""
     known = golden_file.wanted_cases()
     unknown = sorted(set(arguments) - set(known))
     if unknown:

@@ -1,4 +1,4 @@
-"""The one map of renames since the golden record: the only permitted differences to it.
+"""The map of renames since the golden record: the only permitted differences from it.
 
 It is `renames.tsv` beside this file, one rename a line, three columns separated by tabs:
 
@@ -10,12 +10,12 @@ It is `renames.tsv` beside this file, one rename a line, three columns separated
 
 - A path has the recorded keys, joined by dots; lists do not count. `field` and `value` are applied
   to the recorded decision records, before these are compared.
-- `name` is an index for readers of reviews of db5d263, as
+- `name` is an index for readers of reviews of db5d263, such as
   `pipeline/decide/reconciler.py:Engine.heed`. A qualname is a function, a class, a constant, or a
   class's method or attribute. `-` as new means that the code is gone.
 - Issued jobs, signed payloads, job ids and event types have no renames, nor have the fields of a
-  decision, which `drydock decide --json` prints: those under `inputs` may have.
-- Lines are sorted by kind and old name, so that two branches seldom touch the same place.
+  decision, which `drydock decide --json` prints. Fields under `inputs` may have renames.
+- Lines are sorted by kind and old name, so that two branches rarely change adjacent lines.
 """
 
 import ast
@@ -31,7 +31,7 @@ from tests.golden.golden_file import Output, canonical
 FILE: Final = Path(__file__).with_name("renames.tsv")
 GONE: Final = "-"
 _HEADER: Final = ["kind", "old", "new"]
-# Derived, and what they are derived from.
+# Job ids, and the fields that job ids are derived from.
 _FIXED: Final = frozenset({"job_id", "supersedes", "intent"})
 
 RenameKind = Literal["field", "value", "name"]
@@ -97,7 +97,7 @@ def read(file: Path = FILE) -> list[Rename]:
 
 
 def complaints(lines: Iterable[Rename], recorded: Iterable[bytes], root: Path) -> list[str]:
-    """Return what is wrong with the map, by the recorded decision records and today's tree."""
+    """Return the errors of the map, checked with the recorded decisions and today's tree."""
     found = list(lines)
     keys = [(line.kind, line.old) for line in found]
     wrong = [
@@ -141,7 +141,7 @@ def exists(name: str, root: Path) -> bool:
 
 
 def _qualnames(scope: ast.AST, prefix: str) -> Iterator[str]:
-    """Yield all that a module, class or function defines, and attributes that methods assign."""
+    """Yield each name that a module, class or function defines, and each assigned attribute."""
     for node in ast.iter_child_nodes(scope):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield f"{prefix}{node.name}"

@@ -1,7 +1,7 @@
-"""The core under the golden record. All that a replay knows of product code is in this file.
+"""The core under the golden record: the only file of the replay that uses product code.
 
 When the core gets another interface, only this file changes: `Replayer` keeps its four methods.
-Executors are not part of it: their results and the Macs' reports are recorded inputs.
+It has no executors: their results and the Macs' reports are recorded inputs.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,14 +22,14 @@ from schemas.signing import Signed
 from tests.factories.sites import JOBS_KEY, KEYS
 from tests.golden.golden_file import Output, canonical
 
-# As the embedded service has it: more Macs than the demo has.
+# The slice size of the embedded service; the demo has fewer Macs.
 _SLICE: Final = 500
 
 
 class Replayer:
     """Drydock's core on a store in a temporary folder, with the fixed signing key of the tests.
 
-    Each method returns what the call led to, in the order in which it was logged.
+    Each method returns the outputs of the call in the order of the log.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,7 +46,7 @@ class Replayer:
         self._store.close()
 
     def accept(self, inputs: Sequence[bytes], now: datetime) -> list[Output]:
-        """Take in one batch of events; bytes that are no event become dead letters."""
+        """Accept one batch of events; bytes that are no event become dead letters."""
         events: list[Event] = []
         letters: list[DeadLetter] = []
         for raw in inputs:
@@ -87,7 +87,7 @@ class Replayer:
 
 
 def logged_outputs(folder: Path, inputs: Iterable[bytes]) -> list[Output]:
-    """Return the decisions and events that a data directory's log holds besides these inputs."""
+    """Return the decisions and events in a data directory's log, without these inputs."""
     known: set[tuple[str, str]] = set()
     for raw in inputs:
         with suppress(InvalidEvent):

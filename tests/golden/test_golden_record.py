@@ -3,10 +3,10 @@
 `tests/data/golden` holds the inputs of `drydock demo` (seeds 1, 2 and 7) and of every scenario, and
 every decision record, issued job and signed payload that they led to. Each replay compares all of
 them to the byte. The only permitted differences are the renames in `renames.tsv` (`renames.py` has
-its format). `golden_file.py` has the format of the record, `replayer.py` what is replayed on.
+its format). `golden_file.py` has the format of the record, `replayer.py` the core of the replay.
 
-`.venv/bin/python -m tests.golden.record` records a new scenario; it writes only what is missing.
-`.venv/bin/python -m tests.golden.record demo-1` records a case again (see `record.py` before).
+`.venv/bin/python -m tests.golden.record` records a new scenario; it writes missing records only.
+`.venv/bin/python -m tests.golden.record demo-1` overwrites a record (read `record.py` before).
 """
 
 import base64
@@ -31,7 +31,7 @@ SMALL = "scenario-update"
 
 
 def found_differences(golden: Golden, folder: Path, more: Iterable[Rename] = ()) -> list[str]:
-    """Replay a record; differences beyond the map and `more` renames."""
+    """Replay a record; return the differences that neither the map nor `more` permits."""
     with closing(Replayer(folder)) as core:
         return list(differences(golden, core, Renames.of([*renames.read(), *more])))
 
@@ -43,7 +43,7 @@ def found_differences(golden: Golden, folder: Path, more: Iterable[Rename] = ())
         for case in wanted_cases()
     ],
 )
-def test_replay_leads_to_what_was_recorded(case: str, tmp_path: Path) -> None:
+def test_replay_gives_the_recorded_outputs(case: str, tmp_path: Path) -> None:
     _, golden = golden_file.read(case)
     found = found_differences(golden, tmp_path)
     assert not found, "\n".join([f"{len(found)} differences to the record:", *found[:SHOWN]])
@@ -54,7 +54,7 @@ def test_every_case_has_a_record_and_every_record_a_case() -> None:
 
 
 @pytest.mark.parametrize("case", golden_file.cases())
-def test_record_is_whole(case: str) -> None:
+def test_record_has_the_counts_of_its_header(case: str) -> None:
     header, golden = golden_file.read(case)
     counts = golden.counts()
     assert {name: header[name] for name in counts} == counts
@@ -69,7 +69,7 @@ def test_recorded_payloads_are_signed_by_the_test_key(case: str) -> None:
         assert verified_job_id(envelope) == job_id
 
 
-def test_renames_are_true_of_the_record_and_of_the_tree() -> None:
+def test_map_of_renames_agrees_with_the_record_and_the_tree() -> None:
     lines = renames.read()
     recorded = (
         output.body
@@ -88,7 +88,7 @@ SENT = '"decision":"send"'
 
 
 def changed(golden: Golden, text: str, change: Callable[[Any], None]) -> Golden:
-    """The record with its last output that contains this text changed."""
+    """Return the record with a change to its last output that contains this text."""
     steps = list(golden.steps)
     for at in reversed(range(len(steps))):
         outputs = list(steps[at].outputs)
@@ -169,7 +169,7 @@ def with_another(outputs: tuple[Output, ...]) -> tuple[Output, ...]:
 @pytest.mark.parametrize(
     ("change", "named"), [(without_last, "is new"), (with_another, "is missing")]
 )
-def test_an_output_more_or_less_is_found(
+def test_missing_or_extra_output_is_found(
     change: Callable[[tuple[Output, ...]], tuple[Output, ...]], named: str, tmp_path: Path
 ) -> None:
     _, golden = golden_file.read(SMALL)
@@ -180,7 +180,7 @@ def test_an_output_more_or_less_is_found(
     assert named in found
 
 
-def test_another_time_of_a_step_is_found(tmp_path: Path) -> None:
+def test_changed_time_of_a_step_is_found(tmp_path: Path) -> None:
     _, golden = golden_file.read(SMALL)
     first = next(number for number, step in enumerate(golden.steps) if step.outputs)
     steps: list[Step] = list(golden.steps)

@@ -1,4 +1,4 @@
-"""The map of renames: a line that is not true of the record or the tree is refused."""
+"""The map of renames: a line that disagrees with the record or the tree is refused."""
 
 from pathlib import Path
 
@@ -73,7 +73,7 @@ TRUE = [
 ]
 
 
-def test_a_true_map_has_no_complaints(tree: Path) -> None:
+def test_correct_map_has_no_complaints(tree: Path) -> None:
     assert renames.complaints(TRUE, [RECORD], tree) == []
 
 
@@ -92,12 +92,12 @@ def test_a_true_map_has_no_complaints(tree: Path) -> None:
         (Rename("name", "pipeline/mac.py:Mac", "-"), "is not gone"),
     ],
 )
-def test_an_untrue_line_is_refused(line: Rename, complaint: str, tree: Path) -> None:
+def test_wrong_line_is_refused(line: Rename, complaint: str, tree: Path) -> None:
     found = renames.complaints([line], [RECORD], tree)
     assert [one for one in found if complaint in one], found
 
 
-def test_an_old_name_twice_and_a_wrong_order_are_refused(tree: Path) -> None:
+def test_repeated_old_name_and_wrong_order_are_refused(tree: Path) -> None:
     assert renames.complaints([TRUE[3], TRUE[3]], [RECORD], tree) == [
         "name pipeline/old.py:A: is there twice"
     ]
@@ -117,13 +117,13 @@ def test_an_old_name_twice_and_a_wrong_order_are_refused(tree: Path) -> None:
     ],
     ids=["empty", "no header", "too few columns", "empty column", "unknown kind"],
 )
-def test_a_malformed_map_is_refused(text: str, tmp_path: Path) -> None:
+def test_malformed_map_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "renames.tsv").write_text(text)
     with pytest.raises(ValueError, match=r"renames\.tsv"):
         renames.read(tmp_path / "renames.tsv")
 
 
-def test_the_map_is_read_as_written(tmp_path: Path) -> None:
+def test_map_is_read_as_written(tmp_path: Path) -> None:
     text = "\n".join(["kind\told\tnew", *("\t".join(line) for line in TRUE), ""])
     (tmp_path / "renames.tsv").write_text(text)
     assert renames.read(tmp_path / "renames.tsv") == TRUE

@@ -1,4 +1,4 @@
-"""Rules about the tree itself: each takes a root folder, or files, and gives complaints."""
+"""Rules of the tree itself: each rule takes a root folder, or files, and returns its complaints."""
 
 import ast
 import re
@@ -14,8 +14,8 @@ FilesCheck = Callable[[Iterable[Path]], list[str]]
 
 PACKAGES: Final = ("schemas", "pipeline", "agents")
 
-# Who may import what of the project, besides itself. The longest matching name counts.
-# `pipeline.embedded` runs the gateway in its own process, and so imports it.
+# The packages that each package may import besides itself. The longest matching name counts.
+# `pipeline.embedded` runs the gateway in its own process, so it imports it.
 MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     "schemas": (),
     "pipeline": ("schemas",),
@@ -65,7 +65,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
         "pipeline.server_process",
         "agents",
     ),
-    # No publisher among them: a replay has nothing to publish with.
+    # Without a publisher: a replay must not publish.
     "pipeline.replay": (
         "schemas",
         "pipeline.state",
@@ -104,7 +104,7 @@ MAX_FUNCTION_LINES: Final = 60
 
 
 def tracked_files(root: Path) -> list[Path]:
-    """What git keeps and is still there."""
+    """Return the files that git tracks and that exist."""
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=root, capture_output=True, check=True, text=True
     ).stdout
@@ -113,7 +113,7 @@ def tracked_files(root: Path) -> list[Path]:
 
 
 def modules(root: Path, packages: Iterable[str] = PACKAGES) -> Iterator[tuple[str, Path]]:
-    """Dotted name and file of every module of the packages."""
+    """Yield dotted name and file of every module of the packages."""
     for package in packages:
         for path in sorted((root / package).rglob("*.py")):
             parts = list(path.relative_to(root).with_suffix("").parts)
@@ -121,7 +121,7 @@ def modules(root: Path, packages: Iterable[str] = PACKAGES) -> Iterator[tuple[st
 
 
 def imports_of(name: str, path: Path) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of all that a module imports, wherever in it."""
+    """Yield line and dotted name of each import of a module, also inside its functions."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
@@ -135,18 +135,21 @@ def imports_of(name: str, path: Path) -> Iterator[tuple[int, str]]:
 
 
 def within(name: str, places: Iterable[str]) -> bool:
-    """Whether a dotted name is one of the places or inside one."""
+    """Return True if a dotted name is one of the places or inside one."""
     return any(name == place or name.startswith(f"{place}.") for place in places)
 
 
 def import_direction(root: Path) -> list[str]:
-    """Imports go one way: schemas <- state <- decide <- shells; agents never see pipeline."""
+    """Return each import that MAY_IMPORT does not permit.
+
+    Imports go one way: schemas <- state <- decide <- shells. Agents never import the pipeline.
+    """
     complaints = []
     for name, path in modules(root):
         rule = max((place for place in MAY_IMPORT if within(name, [place])), key=len)
         is_folder = name.count(".") >= (1 if path.name == "__init__.py" else 2)
         if rule == "pipeline" and is_folder:
-            complaints.append(f"{name}: no rule says what this folder may import")
+            complaints.append(f"{name}: this folder has no rule in MAY_IMPORT")
         for line, imported in imports_of(name, path):
             top = imported.partition(".")[0]
             if top in PACKAGES:
@@ -158,12 +161,12 @@ def import_direction(root: Path) -> list[str]:
 
 
 def _is_deeper(rule: str, imported: str) -> bool:
-    """`pipeline` on its own names the package's own files, not the folders with their own rule."""
+    """Return True if the rule is `pipeline` itself and the import is a folder with its own rule."""
     return rule == "pipeline" and within(imported, [p for p in MAY_IMPORT if p.count(".") == 1])
 
 
 def purity(root: Path) -> list[str]:
-    """No clock, randomness, environment, logging or I/O in the pure core."""
+    """Return each use of a clock, randomness, environment, logging or I/O in the pure core."""
     complaints = []
     for name, path in modules(root):
         if not within(name, PURE):
@@ -200,7 +203,7 @@ def harness_imports(root: Path) -> list[str]:
 
 
 def vague_names(root: Path) -> list[str]:
-    """A file has one reason to change, and its name says which."""
+    """Return each module whose name is too vague to state its one reason to change."""
     return [
         f"{name}: names no reason to change"
         for name, _ in modules(root)
@@ -209,7 +212,7 @@ def vague_names(root: Path) -> list[str]:
 
 
 def long_functions(root: Path) -> list[str]:
-    """A function that a reader can hold in mind: its signature, docstring and body in few lines."""
+    """Return each function with more than MAX_FUNCTION_LINES lines, docstring included."""
     complaints = []
     for name, path in modules(root, (*PACKAGES, "tests")):
         for node in ast.walk(ast.parse(path.read_bytes())):
@@ -224,7 +227,7 @@ def long_functions(root: Path) -> list[str]:
 
 
 def direct_dependencies(root: Path) -> set[str]:
-    """Names of all that pyproject.toml asks for."""
+    """Return the names of all direct dependencies in pyproject.toml."""
     project = tomllib.loads((root / "pyproject.toml").read_text())
     asked: list[object] = [
         *project.get("build-system", {}).get("requires", []),
@@ -239,7 +242,7 @@ def direct_dependencies(root: Path) -> set[str]:
 
 
 def dependencies_explained(root: Path) -> list[str]:
-    """docs/dependencies.md has one row for each direct dependency, and no other."""
+    """Return each difference of docs/dependencies.md from the direct dependencies: one row each."""
     text = (root / "docs" / "dependencies.md").read_text()
     rows = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
     asked = direct_dependencies(root)
@@ -252,12 +255,15 @@ def dependencies_explained(root: Path) -> list[str]:
 
 
 def pins(lock: Path) -> set[str]:
-    """`name==version` of all in a lock file."""
+    """Return every `name==version` of a lock file."""
     return set(re.findall(r"^([A-Za-z0-9._-]+==[^\s;\\]+)", lock.read_text(), re.MULTILINE))
 
 
 def locks_agree(root: Path) -> list[str]:
-    """dev.lock holds all of server.lock: `make test` then also sets `make demo` up."""
+    """Return each pin of server.lock that dev.lock lacks.
+
+    With all of them the environment of `make test` also runs `make demo`.
+    """
     folder = root / "requirements"
     missing = pins(folder / "server.lock") - pins(folder / "dev.lock")
     return [f"requirements/dev.lock: {pin} of server.lock is missing" for pin in sorted(missing)]
@@ -273,7 +279,7 @@ def _anchors(text: str) -> set[str]:
 
 
 def links_resolve(files: Iterable[Path]) -> list[str]:
-    """Every relative link in a Markdown file leads to a file, and to a heading in it."""
+    """Return each relative link in a Markdown file to a missing file or heading."""
     complaints = []
     for path in files:
         if path.suffix != ".md":
@@ -284,33 +290,33 @@ def links_resolve(files: Iterable[Path]) -> list[str]:
             name, _, anchor = target.partition("#")
             to = (path.parent / name) if name else path
             if not to.exists():
-                complaints.append(f"{path.name}: {target} leads nowhere")
+                complaints.append(f"{path.name}: {target}: no such file")
             elif anchor and anchor not in _anchors(to.read_text()):
                 complaints.append(f"{path.name}: {target}: no such heading")
     return complaints
 
 
 def commands_exist(text: str, known: Collection[str]) -> list[str]:
-    """Every `drydock COMMAND` shown as code is a command of the command line."""
+    """Return each `drydock COMMAND` in the code of a text that is not in `known`."""
     shown = "\n".join(re.findall(r"```.*?```|`[^`\n]*`", text, re.DOTALL))
     named = set(re.findall(r"(?<![\w./-])(?:\.venv/bin/)?drydock ([a-z][a-z-]*)", shown))
     return [f"drydock {name}: no such command" for name in sorted(named - set(known))]
 
 
 def commands_listed(text: str, known: Collection[str]) -> list[str]:
-    """Complaints unless the first cells of a text's tables name exactly the known commands."""
+    """Return each difference of the first cells of a text's tables from the known commands."""
     named = set(re.findall(r"^\| `drydock ([a-z][a-z-]*)", text, re.MULTILINE))
     complaints = [f"drydock {name}: in no table" for name in sorted(set(known) - named)]
     return complaints + [f"drydock {name}: no such command" for name in sorted(named - set(known))]
 
 
-# Put together from parts, so that this file does not hold what it looks for.
+# The patterns are joined from parts, so that they do not match this file.
 _MACHINE: Final = re.compile(rb"(?<![\w.:/-])/(?:work|root|tmp|home/\w+)/")
 _INDEX: Final = re.compile(b"py" + b"pi.org|python" + b"hosted|--" + b"index-url")
 
 
 def machine_free(files: Iterable[Path]) -> list[str]:
-    """No path of one machine and no package index in what is kept."""
+    """Return each line of these files with a path of one machine or a package index."""
     complaints = []
     for path in files:
         for number, line in enumerate(path.read_bytes().splitlines(), 1):

@@ -1,4 +1,4 @@
-"""Rules of names and docstrings (STYLE 'Words', 'Writing'): each returns its complaints."""
+"""Rules of names and docstrings (STYLE 'Words', 'Writing'): each rule returns its complaints."""
 
 import ast
 import re
@@ -60,7 +60,7 @@ def rejected_words(root: Path) -> list[str]:
 
 
 def bare_clauses(root: Path) -> list[str]:
-    """Return each docstring that opens with a clause instead of what the caller gets."""
+    """Return each docstring that opens with a bare clause instead of its subject or a verb."""
     return [
         f"{path}:{getattr(node, 'lineno', 1)}: the docstring opens with a bare clause"
         for path, tree in python_files(root)
@@ -86,7 +86,7 @@ def overloaded_methods(root: Path) -> list[str]:
     for node in classes:
         bases[node.name] |= {_last_name(base) for base in node.bases}
     protocols = {node.name: _methods(node) for node in classes if "Protocol" in bases[node.name]}
-    # One method alone is a coincidence of names.
+    # A Protocol with one method would relate all classes that have a method of this name.
     protocols = {name: methods for name, methods in protocols.items() if len(methods) > 1}
     families: dict[str, set[str]] = defaultdict(set)
     for node in classes:
@@ -101,7 +101,7 @@ def overloaded_methods(root: Path) -> list[str]:
     ]
 
 
-# Names that every reader knows from the standard library, with the same meaning here.
+# Names from the standard library with their usual meaning: any number of classes may have them.
 LIBRARY_METHODS: Final = frozenset({"add", "close", "get", "open", "put", "run", "start", "stop"})
 
 

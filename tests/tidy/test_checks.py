@@ -1,4 +1,4 @@
-"""Each check fails on a tree that breaks its rule, and only then."""
+"""Each check finds a planted violation of its rule, and finds nothing in a clean tree."""
 
 import subprocess
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from tests.tidy import checks
 
 
 def plant(root: Path, files: dict[str, str]) -> Path:
-    """A synthetic tree."""
+    """Write these files and return the root."""
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ WRONG_WAY = [
     ("pipeline/x.py", "import pipeline.embedded.y", "may not import pipeline.embedded.y"),
     ("agents/x.py", "import pipeline.ingest", "may not import pipeline.ingest"),
     ("agents/lifecycle.py", "import agents.journal", "may not import agents.journal"),
-    ("pipeline/other/x.py", "", "pipeline.other.x: no rule says"),
+    ("pipeline/other/x.py", "", "pipeline.other.x: this folder has no rule"),
 ]
 
 IMPURE = [
@@ -74,14 +74,18 @@ def test_clean_tree_has_no_complaints(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "text", "complaint"), WRONG_WAY, ids=lambda part: str(part)[:50])
-def test_finds_import_the_wrong_way(tmp_path: Path, name: str, text: str, complaint: str) -> None:
+def test_import_in_the_wrong_direction_is_found(
+    tmp_path: Path, name: str, text: str, complaint: str
+) -> None:
     found = checks.import_direction(plant(tmp_path, CLEAN | {name: text}))
     assert len(found) == 1
     assert complaint in found[0]
 
 
 @pytest.mark.parametrize(("name", "text", "complaint"), IMPURE, ids=lambda part: str(part)[:50])
-def test_finds_impurity(tmp_path: Path, name: str, text: str, complaint: str) -> None:
+def test_impure_import_or_call_is_found(
+    tmp_path: Path, name: str, text: str, complaint: str
+) -> None:
     found = checks.purity(plant(tmp_path, CLEAN | {name: text}))
     assert len(found) == 1
     assert complaint in found[0]
@@ -98,19 +102,19 @@ def test_finds_impurity(tmp_path: Path, name: str, text: str, complaint: str) ->
         pytest.param("tests/unit/x.py", "import tests.factories", 0, id="factories"),
     ],
 )
-def test_integration_tests_are_imported_by_no_other_test(
+def test_forbidden_import_of_a_test_is_found(
     tmp_path: Path, name: str, text: str, complaints: int
 ) -> None:
     assert len(checks.harness_imports(plant(tmp_path, {name: text}))) == complaints
 
 
 @pytest.mark.parametrize("name", ["agents/utils.py", "pipeline/common/x.py", "schemas/base.py"])
-def test_finds_vague_name(tmp_path: Path, name: str) -> None:
+def test_vague_module_name_is_found(tmp_path: Path, name: str) -> None:
     assert len(checks.vague_names(plant(tmp_path, CLEAN | {name: ""}))) == 1
 
 
 def function_of(lines: int, keyword: str = "def") -> str:
-    """A function that has this many lines, inside a class."""
+    """Return a class with a method of this many lines."""
     body = "        x = 1\n" * (lines - 2)
     return f"class C:\n    @d\n    {keyword} f(\n    ) -> None:\n{body}"
 
@@ -124,7 +128,7 @@ def function_of(lines: int, keyword: str = "def") -> str:
         pytest.param(61, "async def", [61], id="async"),
     ],
 )
-def test_finds_long_function(
+def test_function_over_sixty_lines_is_found(
     tmp_path: Path, folder: str, lines: int, keyword: str, complaints: list[int]
 ) -> None:
     root = plant(tmp_path, {f"{folder}/x.py": function_of(lines, keyword)})
@@ -156,7 +160,7 @@ ROWS = ("hatchling", "alpha", "beta", "gamma")
         pytest.param((*ROWS, "beta"), ["beta is there twice"], id="twice"),
     ],
 )
-def test_compares_dependencies(
+def test_missing_or_extra_row_of_a_dependency_is_found(
     tmp_path: Path, rows: tuple[str, ...], complaints: list[str]
 ) -> None:
     table = "\n".join(f"| `{row}` | why |" for row in rows)
@@ -166,7 +170,7 @@ def test_compares_dependencies(
     ]
 
 
-def test_finds_pin_that_dev_lock_lacks(tmp_path: Path) -> None:
+def test_pin_that_dev_lock_lacks_is_found(tmp_path: Path) -> None:
     root = plant(
         tmp_path,
         {
@@ -189,7 +193,7 @@ def test_finds_pin_that_dev_lock_lacks(tmp_path: Path) -> None:
         pytest.param("[a](#nowhere)", 1, id="no-own-heading"),
     ],
 )
-def test_follows_links(tmp_path: Path, text: str, complaints: int) -> None:
+def test_broken_link_is_found(tmp_path: Path, text: str, complaints: int) -> None:
     root = plant(tmp_path, {"docs/a.md": text, "docs/b.md": "# Two words\n"})
     assert len(checks.links_resolve(sorted(root.rglob("*.md")))) == complaints
 
@@ -203,7 +207,7 @@ def test_follows_links(tmp_path: Path, text: str, complaints: int) -> None:
         pytest.param("```sh\n$ drydock sail\n```", 1, id="unknown-in-a-block"),
     ],
 )
-def test_looks_commands_up(text: str, complaints: int) -> None:
+def test_unknown_command_in_code_is_found(text: str, complaints: int) -> None:
     assert len(checks.commands_exist(text, {"run"})) == complaints
 
 
@@ -222,7 +226,7 @@ def test_looks_commands_up(text: str, complaints: int) -> None:
         ),
     ],
 )
-def test_compares_table_of_commands(text: str, complaints: list[str]) -> None:
+def test_missing_or_unknown_command_in_a_table_is_found(text: str, complaints: list[str]) -> None:
     assert checks.commands_listed(text, {"run", "halt"}) == complaints
 
 
@@ -239,12 +243,12 @@ def test_compares_table_of_commands(text: str, complaints: list[str]) -> None:
         pytest.param("https://py" + "pi.org/simple", 1, id="index"),
     ],
 )
-def test_finds_what_belongs_to_one_machine(tmp_path: Path, text: str, complaints: int) -> None:
+def test_machine_path_or_package_index_is_found(tmp_path: Path, text: str, complaints: int) -> None:
     root = plant(tmp_path, {"a.txt": text})
     assert len(checks.machine_free([root / "a.txt"])) == complaints
 
 
-def test_lists_only_tracked_files(tmp_path: Path) -> None:
+def test_only_existing_tracked_files_are_listed(tmp_path: Path) -> None:
     root = plant(tmp_path, {"kept.md": "", "gone.md": "", "new.md": ""})
     run: Callable[..., object] = subprocess.run
     run(["git", "init", "-q"], cwd=root, check=True)

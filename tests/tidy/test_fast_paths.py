@@ -1,4 +1,4 @@
-"""The flag reaches all that it switches, and the list of fast paths names what exists."""
+"""The flag `fast_paths` reaches each fast path, and docs/explanation/fast-paths.md is complete."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ from tests.tidy.checks import modules
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 FLAG: Final = "fast_paths"
-# Only an order has a fast encoder, and only these two modules write orders.
+# Only an issued job has a fast encoder, and only WRITE_ORDERS encode issued jobs.
 ENCODE: Final = ("schemas.envelope", "encode")
 DEFAULTS: Final = ("pipeline.embedded.service", "Options")  # `Service.open` without options
 WRITE_ORDERS: Final = {"pipeline.embedded.writer", "pipeline.processors.device_shard"}
@@ -21,7 +21,7 @@ def trees() -> dict[str, ast.Module]:
 
 
 def takes_flag(node: ast.stmt) -> bool:
-    """Whether a function has the parameter, or a class the field or the parameter."""
+    """Return True if a function has the parameter, or a class the field or the parameter."""
     if isinstance(node, ast.FunctionDef):
         return FLAG in [one.arg for one in (*node.args.args, *node.args.kwonlyargs)]
     return isinstance(node, ast.ClassDef) and any(
@@ -32,7 +32,7 @@ def takes_flag(node: ast.stmt) -> bool:
 
 
 def switched(parsed: dict[str, ast.Module]) -> set[tuple[str, str]]:
-    """Module and name of all that takes the flag."""
+    """Return module and name of each function or class that takes the flag."""
     return {
         (name, node.name)
         for name, tree in parsed.items()
@@ -61,7 +61,7 @@ def calls_without_flag(
             yield name, node.lineno, node.func.id
 
 
-def test_every_call_of_what_takes_the_flag_passes_it() -> None:
+def test_every_call_with_the_flag_parameter_passes_the_flag() -> None:
     parsed = trees()
     known = switched(parsed)
     assert {
@@ -75,13 +75,13 @@ def test_every_call_of_what_takes_the_flag_passes_it() -> None:
 
 
 def named() -> set[tuple[str, str]]:
-    """File and name of all that the list names as code; the name may be empty."""
+    """Return file and name of each code reference in the page; the name may be empty."""
     text = (ROOT / "docs" / "explanation" / "fast-paths.md").read_text(encoding="utf-8")
     return set(re.findall(r"`([\w/.]+\.py)(?::(\w+))?`", text))
 
 
 def names_in(path: Path) -> set[str]:
-    """What a module defines: functions, classes, their parts, constants and attributes."""
+    """Return the functions, classes, methods, constants and attributes that a module defines."""
     found = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -91,7 +91,7 @@ def names_in(path: Path) -> set[str]:
     return found
 
 
-def test_list_names_what_exists() -> None:
+def test_code_references_of_the_fast_paths_page_exist() -> None:
     listed = named()
     assert len(listed) > 50
     gone = [file for file, _ in listed if not (ROOT / file).is_file()]
@@ -102,7 +102,7 @@ def test_list_names_what_exists() -> None:
 
 
 def cached_name(node: ast.AST) -> str | None:
-    """The name of a function, or constant, that is cached; None for any other node."""
+    """Return the name of a cached function or constant; None for any other node."""
     if isinstance(node, ast.FunctionDef):
         marked = any("lru_cache" in ast.unparse(one) for one in node.decorator_list)
         return node.name if marked else None
@@ -111,7 +111,7 @@ def cached_name(node: ast.AST) -> str | None:
     return None
 
 
-def test_list_has_every_cache_and_every_setting_of_the_collector() -> None:
+def test_fast_paths_page_lists_every_cache_and_every_use_of_gc() -> None:
     listed, missing = named(), []
     for name, path in modules(ROOT):
         file = str(path.relative_to(ROOT))

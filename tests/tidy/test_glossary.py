@@ -1,4 +1,4 @@
-"""docs/glossary.md gives one meaning to one word."""
+"""docs/glossary.md has one meaning for each word."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_word_is_not_rejected_for_its_own_meaning() -> None:
 
 
 def test_rejected_word_has_another_meaning_or_none() -> None:
-    """A word that is defined may be rejected for another meaning only where readers mix them up."""
+    """A defined word is rejected for another meaning only if readers confuse the two."""
     rejected = {word for _, _, cell in ROWS for word in cell.split(", ") if word}
     assert rejected & set(WORDS) == {"agent", "dry run", "executor", "simulation", "worker"}
 

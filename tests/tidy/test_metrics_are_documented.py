@@ -1,4 +1,4 @@
-"""docs/metrics.md describes the metrics that the code has, no more and no less."""
+"""docs/metrics.md describes exactly the metrics of the code."""
 
 import ast
 import importlib
@@ -21,14 +21,14 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `(drydock_\w+)` \| (\w+) \|([^|]*)\| ([^|]+) \|$", re.MULTILINE)
 PROMETHEUS = frozenset({"Counter", "Enum", "Gauge", "Histogram", "Info", "Summary"})
-# Its series appear with the first request: routes and status codes are not known before.
+# Its series exist after the first request only: routes and status codes are unknown before.
 REQUESTS = "drydock_http_request_duration_seconds"
 
 Described = dict[str, tuple[str, frozenset[str]]]
 
 
 def documented(text: str) -> Described:
-    """Type and labels of each metric in the tables of a document."""
+    """Return type and labels of each metric in the tables of a document."""
     rows = ROW.findall(text)
     found: Described = {
         name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels, _ in rows
@@ -38,7 +38,7 @@ def documented(text: str) -> Described:
 
 
 def metric_classes() -> dict[str, type]:
-    """Every class that a module named `metrics` defines, by its full name."""
+    """Return every class of the modules named `metrics`, by its full name."""
     found: dict[str, type] = {}
     for name, _ in checks.modules(ROOT):
         if name.rpartition(".")[2] == "metrics":
@@ -49,7 +49,7 @@ def metric_classes() -> dict[str, type]:
 
 
 def registry_of(define: type, spool: Spool) -> CollectorRegistry:
-    """The registry with all metrics of a class."""
+    """Return a registry with all metrics of a class."""
     if not inspect.signature(define).parameters:
         registry = define().registry
         assert isinstance(registry, CollectorRegistry)
@@ -62,12 +62,12 @@ def registry_of(define: type, spool: Spool) -> CollectorRegistry:
 
 
 def defined(spool: Spool) -> Described:
-    """Type and labels of each metric in the code."""
+    """Return type and labels of each metric in the code."""
     found: Described = {}
     for define in metric_classes().values():
         for family in registry_of(define, spool).collect():
             if not family.name.startswith("drydock_"):
-                continue  # the process's own
+                continue  # a metric of prometheus_client about the process
             name = family.name + ("_total" if family.type == "counter" else "")
             one = (family.type, labels_of(family))
             assert found.setdefault(name, one) == one, f"{name} is two metrics"
@@ -75,14 +75,14 @@ def defined(spool: Spool) -> Described:
 
 
 def made_elsewhere(path: Path) -> Iterator[str]:
-    """Names of Prometheus' metric types that a module imports."""
+    """Yield the names of Prometheus' metric types that a module imports."""
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.ImportFrom) and node.module == "prometheus_client":
             yield from (alias.name for alias in node.names if alias.name in PROMETHEUS)
 
 
 def labels_of(family: Metric) -> frozenset[str]:
-    """The labels of a family, without the buckets' own; series without labels have none."""
+    """Return the labels of a family, without the buckets' `le`."""
     return frozenset(label for sample in family.samples for label in sample.labels) - {"le"}
 
 
@@ -92,13 +92,13 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
         yield opened
 
 
-def test_every_metric_is_documented_as_it_is(spool: Spool) -> None:
+def test_documented_metrics_are_those_of_the_code(spool: Spool) -> None:
     expected, actual = defined(spool), documented(DOCUMENT.read_text())
     assert expected.pop(REQUESTS)[0] == actual.pop(REQUESTS)[0]
     assert actual == expected
 
 
-def test_every_program_has_its_metrics_in_the_comparison() -> None:
+def test_comparison_includes_the_metrics_of_every_program() -> None:
     prefixes = {name.rpartition(".metrics.")[0] for name in metric_classes()}
     assert prefixes == {"agents", "pipeline", "pipeline.feeds", "pipeline.gateway"}
 
@@ -130,7 +130,7 @@ def test_document_begins_with_the_help_text_of_each_metric_of_the_worker() -> No
     } == {}
 
 
-def test_series_are_there_before_anything_happened() -> None:
+def test_series_are_zero_before_the_first_event() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     metrics.add_sites(["london"])
@@ -141,14 +141,14 @@ def test_series_are_there_before_anything_happened() -> None:
     assert value("drydock_dead_letters_total", {"topic": "webhooks", "code": "bug"}) == 0
 
 
-def test_a_site_that_is_no_longer_exposed_goes_to_zero() -> None:
+def test_series_of_a_site_without_exposed_devices_is_zero() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     metrics.set_fleet({("london", "high"): 3, ("", "low"): 1}, {})
     labels = {"severity": "high", "site": "london"}
     assert registry.get_sample_value("drydock_exposed_devices", labels) == 3
-    nowhere = {"severity": "low", "site": "none"}
-    assert registry.get_sample_value("drydock_exposed_devices", nowhere) == 1
+    siteless = {"severity": "low", "site": "none"}
+    assert registry.get_sample_value("drydock_exposed_devices", siteless) == 1
     metrics.set_fleet({}, {})
     assert registry.get_sample_value("drydock_exposed_devices", labels) == 0
-    assert registry.get_sample_value("drydock_exposed_devices", nowhere) == 0
+    assert registry.get_sample_value("drydock_exposed_devices", siteless) == 0

@@ -1,4 +1,4 @@
-"""The tree keeps the rules of names and docstrings; each rule finds a planted fault."""
+"""The tree keeps the rules of names and docstrings; each rule finds a planted violation."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def write(root: Path, path: str, text: str) -> Path:
 
 @pytest.mark.parametrize(
     "check",
-    [naming.rejected_words, naming.overloaded_methods],
+    [naming.rejected_words, naming.bare_clauses, naming.overloaded_methods],
     ids=lambda check: check.__name__,
 )
 def test_tree_keeps_naming_rule(check: checks.Check) -> None:

@@ -1,4 +1,4 @@
-"""I9: what is replayed cannot publish a job; that path has no publisher to call."""
+"""Invariant I9: a replay cannot publish a job, because its modules import no publisher."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ PUBLISHERS = (
     "urllib.request",
     "uvicorn",
 )
-# It verifies what was signed; it has nothing to sign with.
+# A replay verifies signatures; it must not import code that signs.
 SIGNERS = (
     "cryptography",
     "schemas.signed_payloads",
@@ -34,7 +34,7 @@ SIGNERS = (
 
 
 def reached_from(start: str) -> dict[str, set[str]]:
-    """All modules of the project that importing these leads to, and what each imports."""
+    """Return the imports of each project module that a package imports, directly or not."""
     known = dict(checks.modules(ROOT))
     found: dict[str, set[str]] = {}
     waiting = [name for name in known if checks.within(name, [start])]
@@ -56,15 +56,15 @@ def test_replay_reaches_no_publisher() -> None:
         assert [one for one in imports if checks.within(one, PUBLISHERS)] == [], name
 
 
-def test_replay_has_nothing_to_sign_with() -> None:
+def test_replay_reaches_no_signer() -> None:
     for name, imports in reached_from("pipeline.replay").items():
         if checks.within(name, ["schemas.signing"]):
-            continue  # the envelope's own module; nobody here takes `sign` from it
+            continue  # the module of the envelope itself; others must not import `sign`
         assert [one for one in imports if checks.within(one, SIGNERS)] == [], name
 
 
 def test_replay_loads_no_publisher() -> None:
-    """As it runs: no import hidden in a function of a module above."""
+    """The running program has not loaded a publisher by an import inside a function either."""
     program = (
         "import sys, pipeline.replay.verify, pipeline.replay.counterfactual,"
         " pipeline.replay.explain; print(*sorted(sys.modules))"

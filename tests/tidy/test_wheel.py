@@ -1,4 +1,4 @@
-"""The wheel holds all that the packages hold, the markers of their types among it."""
+"""The wheel has every file of the packages, and their py.typed markers."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
+def test_wheel_has_every_file_of_the_packages(wheel: Path) -> None:
     tracked = {path.relative_to(ROOT).as_posix() for path in checks.tracked_files(ROOT)}
     wanted = {name for name in tracked if name.partition("/")[0] in checks.PACKAGES}
     with zipfile.ZipFile(wheel) as opened:
