@@ -7,6 +7,7 @@ reports the end, so that it is the same in each form.
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import ClassVar
 
 from agents.mac import Ack, InstallState, Observation, Progress, UnreachableError
 from pipeline.decide.reconciler import Reconciler
@@ -58,6 +59,8 @@ class EmbeddedShell:
     With `restarts` the service is closed and opened again after each input, before its executors
     get the jobs. `sweeps` counts the transactions of sweeps.
     """
+
+    service_type: ClassVar[type[Service]] = Service
 
     def __init__(
         self,
@@ -138,7 +141,7 @@ class EmbeddedShell:
         return self._letters
 
     def _open(self) -> Service:
-        return Service.open(
+        return self.service_type.open(
             self._folder,
             now=self._now,
             signer=JOBS_KEY,
