@@ -70,7 +70,11 @@ class Tree:
         """Return the lines that each test runs. Raises RuntimeError if a test fails."""
         data = self._folder / f".coverage-{len(list(self._folder.glob('.coverage-*')))}"
         report = data.with_suffix(".output")
-        command = ["-m", "coverage", "run", f"--data-file={data}", f"--include={','.join(modules)}"]
+        # The settings of `make coverage` do not apply: its `source` would switch `--include` off.
+        settings = self._folder / ".coverage-settings"
+        settings.write_text("[run]\n")
+        command = ["-m", "coverage", "run", f"--rcfile={settings}", f"--data-file={data}"]
+        command.append(f"--include={','.join(modules)}")
         with report.open("w") as output:
             begun = monotonic()
             code = self._python(
@@ -78,7 +82,10 @@ class Tree:
             )
         if code != 0:
             raise RuntimeError(f"the tests do not pass:\n{report.read_text()[-3000:]}")
-        return Record(self._folder, data, monotonic() - begun)
+        record = Record(self._folder, data, monotonic() - begun)
+        if record.is_empty():
+            raise RuntimeError(f"coverage recorded no line of {', '.join(modules)}")
+        return record
 
     def fate(self, mutant: Mutant, record: "Record") -> Fate:
         """Return the outcome of the tests that run the changed lines."""
@@ -151,6 +158,10 @@ class Record:
             for contexts in self._lines[path].values():
                 for test in contexts:
                     self._rank[test] += 1
+
+    def is_empty(self) -> bool:
+        """Return True if no line of the modules is recorded."""
+        return not any(self._lines.values())
 
     def tests(self, path: str, changed: range) -> list[str]:
         """Return the tests of the changed lines; those that run the fewest lines come first.
