@@ -62,11 +62,17 @@ class SteppedClock:
     speed: float = 30_000.0
 
     def now(self) -> datetime:
-        """Return the time in the file. Raises OSError for a missing file."""
+        """Return the time in the file.
+
+        Raises OSError if the file cannot be read, ValueError if it has no time.
+        """
         return datetime.fromisoformat(self.path.read_text(encoding="ascii"))
 
     def set(self, now: datetime) -> None:
-        """Set the time for all processes. The file is replaced whole, never half written."""
+        """Set the time for all processes. Raises OSError if the file cannot be written.
+
+        The file is replaced whole, never half written.
+        """
         new = self.path.with_suffix(".new")
         new.write_text(now.isoformat(), encoding="ascii")
         new.replace(self.path)

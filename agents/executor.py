@@ -49,7 +49,8 @@ class Executor:
     """Runs the jobs of one site, or of one partition of it.
 
     `mac_for` returns the Mac of a job, in the form that its method needs. At most `slots` jobs at
-    once are between their first order and their end, and at most one for each Mac.
+    once are between their first order and their end, and at most one for each Mac. A method that
+    writes raises the error of the journal: sqlite3.Error, or LeaseLostError of a replicated one.
     """
 
     def __init__(
@@ -141,8 +142,9 @@ class Executor:
     def tick(self, now: datetime, should_yield: Callable[[], bool] = lambda: False) -> None:
         """Advance every due job by one step: first jobs under way, then blocked, then new ones.
 
-        Halts and slots limit the last two. When `should_yield` returns True, the remaining jobs
-        stay due: a Mac can be slow to respond, and `now` must not become too old.
+        A job under way waits for a halt only before a repeated order; halts and slots limit the
+        others. When `should_yield` returns True, the remaining jobs stay due: a Mac can be slow to
+        respond, and `now` must not become too old.
         """
         due: list[str] = []
         while self._heap and self._heap[0][0] <= now:
@@ -176,7 +178,10 @@ class Executor:
         return self._journal.unpublished()
 
     def mark_published(self, results: Iterable[UnpublishedResult]) -> None:
-        """Mark results that Kafka confirmed; `results` does not return them again."""
+        """Mark results that Kafka confirmed.
+
+        `results` does not return them again, except the newest one of a job that arrives again.
+        """
         seqs = [item.seq for item in results]
         if seqs:
             self._journal.mark_published(seqs)
@@ -197,7 +202,7 @@ class Executor:
         """Journal a verified job with its first result.
 
         The result is ACCEPTED, and the job is due at once; or SUPERSEDED for a job older than the
-        newest one of its Mac.
+        newest one of its Mac. An accepted job withdraws the older untouched jobs of its Mac.
         """
         job = proven.job
         entry = JournalEntry(
@@ -356,7 +361,10 @@ class Executor:
             self._touched.add(job.job_id)
 
     def _forget(self, entry: JournalEntry) -> None:
-        """Remove a done job from all tables; the blocked jobs are tried at the next `tick`."""
+        """Remove a done job from all tables.
+
+        The blocked jobs are tried later in this `tick`, or in the next one.
+        """
         job = entry.job
         self._live.pop(job.job_id, None)
         self._touched.discard(job.job_id)

@@ -42,7 +42,8 @@ class GuardedMac:
         """Give the order and return the acknowledgement.
 
         Raises ActionBlockedError with the reason, without giving the order, if `block_reason`
-        returns one. Raises UnreachableError if the order may have arrived.
+        returns one. Raises UnreachableError if the Mac does not respond; then the order may have
+        arrived or not.
         """
         reason = self._block_reason(job)
         if reason is not None:

@@ -37,7 +37,10 @@ class HaltBook:
         self._newest: dict[str, tuple[_SortKey, HaltSet | None]] = {}
 
     def apply(self, event: HaltSetEvent | HaltClearedEvent) -> None:
-        """Fold one event. A repeat or an older event changes nothing."""
+        """Fold one event. A repeat or an older event changes nothing.
+
+        Of two events with one scope and time, a halt wins against a clearing.
+        """
         halt = event.data if isinstance(event, HaltSetEvent) else None
         content = "" if halt is None else halt.model_dump_json()
         sort_key = (event.time, halt is not None, content)
@@ -112,7 +115,8 @@ class HaltReader(threading.Thread):
     def _read_until_stopped(self) -> None:
         """Read the topic from its first record with a new client, until stopped.
 
-        Replaces the known halts each time the end of the topic is reached. Raises KafkaError.
+        Until this client reaches the end of the topic, `scopes` has the halts of the client before.
+        From then on an event counts when it is read. Raises KafkaError.
         """
         partition = TopicPartition(CONTROL.name, 0)
         options = self._connection.consumer_options() | {

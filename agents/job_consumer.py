@@ -141,14 +141,16 @@ class JobConsumer(threading.Thread):
     def commit(self, partition: int, offset: int) -> None:
         """Request a commit: all records before this offset are in the changelog.
 
-        Returns at once; the thread commits after its next poll.
+        Returns at once; the thread commits after its next poll. A request for a partition that is
+        then not assigned is dropped.
         """
         with self._lock:
             self._to_commit[partition] = offset
 
     def partition_statuses(self) -> dict[int, PartitionStatus | None]:
-        """Return the status of each running partition, None before its first cycle.
+        """Return the status of each partition with a runner, by partition.
 
+        It is None until the first cycle of a lease is done, also for a new lease after a lost one.
         A runner without a journalled record has the last committed offset.
         """
         statuses = {partition: runner.status for partition, runner in [*self._runners.items()]}
@@ -162,7 +164,11 @@ class JobConsumer(threading.Thread):
     # --- the thread ---
 
     def run(self) -> None:
-        """Poll until drained, or until an error that a retry cannot solve (see `failure`)."""
+        """Poll until drained, then stop the runners and leave the group.
+
+        Also ends, with the reason in `failure`, at an error that a retry cannot solve and at an
+        unexpected exception; then the runners stop, but the group is not left.
+        """
         try:
             self._consumer = self._subscribe()
             while not self._is_drained():
@@ -178,8 +184,8 @@ class JobConsumer(threading.Thread):
     def _subscribe(self) -> Any:
         """Return a consumer that is subscribed to the job topic; sets `partitions`.
 
-        Raises JobConsumerError if Kafka does not respond, or if the topics of jobs and attempts do
-        not have the same number of partitions.
+        Raises JobConsumerError if Kafka does not respond, if the topic of jobs or of attempts is
+        missing, or if the two do not have the same number of partitions.
         """
         session_ms = round(self._member.session_s * 1000)
         options = self._connection.consumer_options(
@@ -233,7 +239,8 @@ class JobConsumer(threading.Thread):
     def _poll_once(self) -> None:
         """Poll, start and stop runners, pass the records to them and commit.
 
-        Raises a permanent error and JobConsumerError; logs another KafkaError and returns.
+        Raises one of _PERMANENT_ERRORS, and logs another KafkaError. Raises JobConsumerError if
+        this client is stuck in a rebalance.
         """
         consumer = self._consumer
         try:
@@ -260,8 +267,8 @@ class JobConsumer(threading.Thread):
     def _apply_assignment(self) -> None:
         """Make the runners match the assignment of the group.
 
-        Stops the runner of each revoked partition, and starts one for each assigned partition that
-        has no live runner.
+        Stops the runner of each revoked partition, and tries to start one for each assigned
+        partition that has no live runner. Raises KafkaError and JobConsumerError.
         """
         self._leaving = [runner for runner in self._leaving if runner.is_alive()]
         held = {topic_partition.partition for topic_partition in self._consumer.assignment()}
@@ -281,7 +288,8 @@ class JobConsumer(threading.Thread):
         """Start a runner at the committed offset, or at the first record if there is none.
 
         Does nothing while this process drains, while the previous runner of the partition ends, or
-        if the coordinator does not confirm a commit.
+        if the coordinator does not confirm a commit. Raises KafkaError if the offset cannot be
+        read, one of _PERMANENT_ERRORS, and JobConsumerError if this client is stuck in a rebalance.
         """
         if self._drain_until is not None:
             return
@@ -319,8 +327,9 @@ class JobConsumer(threading.Thread):
     def _commit(self) -> None:
         """Commit the requested offsets of the assigned partitions.
 
-        If that fails, they are committed by the next call. Requests for other partitions are
-        dropped.
+        If the coordinator does not confirm them, they are committed by the next call. Requests for
+        other partitions are dropped. Raises one of _PERMANENT_ERRORS, and JobConsumerError if this
+        client is stuck in a rebalance.
         """
         with self._lock:
             wanted, self._to_commit = self._to_commit, {}
@@ -333,8 +342,8 @@ class JobConsumer(threading.Thread):
     def _commit_now(self, offsets: dict[int, int]) -> bool:
         """Commit offsets. Returns True if the coordinator confirmed them, and so our ownership.
 
-        Returns False after another KafkaError and logs it. Raises a permanent error, and
-        JobConsumerError as `_note_rebalance` does.
+        Raises one of _PERMANENT_ERRORS. Logs another KafkaError and returns False; raises
+        JobConsumerError if such errors show that this client is stuck in a rebalance.
         """
         asked = {
             TopicPartition(self._topic, partition): OffsetAndMetadata(offset, "", -1)
@@ -356,7 +365,7 @@ class JobConsumer(threading.Thread):
         """Raise JobConsumerError if a rebalance lasts longer than any rebalance can.
 
         Then this client is stuck in a way that `rejoin_if_stuck` does not repair. A new process can
-        join the group.
+        join the group. An error other than RebalanceInProgressError starts the time again.
         """
         if not isinstance(error, RebalanceInProgressError):
             self._rebalancing_since = None
@@ -386,6 +395,7 @@ class JobConsumer(threading.Thread):
         """Stop all runners, wait 5 s at most for their end, commit, and close the consumer.
 
         Leaves the group only after a planned end, so that other members get the partitions at once.
+        Logs a KafkaError; the steps after it are left out.
         """
         runners = [*self._runners.values(), *self._leaving]
         until = time.monotonic() + _HAND_OVER_TIMEOUT_S

@@ -82,8 +82,9 @@ class Journal:
     """The journal of one executor. With the path `:memory:` nothing survives the process.
 
     `on_durable_write` is called with `<what>:before` and `<what>:after` around every commit. The
-    constructor raises JournalError for a file that is in use, damaged or of another version. Any
-    thread may call the methods, one thread at a time.
+    constructor raises JournalError for a file that is in use, damaged or of another version, and
+    sqlite3.OperationalError for one that cannot be opened or created. The methods raise
+    sqlite3.Error if the file fails. Any thread may call them, one thread at a time.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class Journal:
         return None if newest is None else _EPOCH + newest * _MICROSECOND
 
     def accept(self, entry: JournalEntry, results: Iterable[JobResult], now: datetime) -> None:
-        """Record a verified job and its results. They are unpublished.
+        """Record a verified job and its results, as unpublished.
 
         Raises sqlite3.IntegrityError if the job is recorded already.
         """
@@ -196,7 +197,7 @@ class Journal:
     def save(
         self, what: str, entry: JournalEntry, results: Iterable[JobResult], now: datetime
     ) -> None:
-        """Record the new state of an accepted job and its results. They are unpublished.
+        """Record the new state of an accepted job and its results, as unpublished.
 
         `what` names the write for `on_durable_write`.
         """
@@ -225,7 +226,7 @@ class Journal:
         ]
 
     def mark_published(self, seqs: Iterable[int]) -> None:
-        """Mark results as published; `unpublished` does not return them again."""
+        """Mark results as published; `unpublished` leaves them out, until `republish`."""
         with self._durably("published"):
             self._db.executemany(
                 "UPDATE outbox SET published = 1 WHERE seq = ?", [(seq,) for seq in seqs]

@@ -55,18 +55,20 @@ class KeyRing:
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """Return the keys under `directory`/trust.
+        """Return the keys under `directory`/trust; no keys if the folder is missing.
 
-        Raises KeysError for a file that is unreadable or does not match its name.
+        Raises KeysError for a file that is unreadable, not an Ed25519 public key, or not the key of
+        its name.
         """
         return cls(_trusted(directory, Purpose.JOBS), _trusted(directory, Purpose.APPROVALS))
 
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """One key of a directory. `created_at` is the modification time of its public file.
+    """One key of a directory.
 
     `signs` is True for the current signing key, `trusted` if the public key is in `trust/`.
+    `created_at` is the modification time of the public file, None for a key that is not trusted.
     """
 
     purpose: Purpose
@@ -96,7 +98,8 @@ class KeyStore:
         """Make a new signing key and return its id.
 
         The old private key is deleted; the old public key stays trusted. Raises KeysError if there
-        is no key to rotate, or if a file cannot be read or written.
+        is no key to rotate, or if a file cannot be read or written, OSError if the old private key
+        cannot be deleted: then both keys exist and the new one signs.
         """
         old = self.current(purpose)
         if old is None:
@@ -108,7 +111,8 @@ class KeyStore:
     def retire(self, purpose: Purpose, keyid: str) -> None:
         """Remove an old public key from `trust/`.
 
-        Raises KeysError for the key that signs and for a key that is not trusted.
+        Raises KeysError for the key that signs, for a key that is not trusted, and if a key file
+        cannot be read or is invalid; OSError if the file cannot be deleted.
         """
         if keyid == self.current(purpose):
             raise KeysError(f"{keyid} signs {purpose}; rotate first")
@@ -157,7 +161,7 @@ class KeyStore:
     def keys(self) -> list[KeyInfo]:
         """Return every trusted key and every signing key, sorted by purpose and id.
 
-        Raises KeysError if one of the files cannot be read.
+        Raises KeysError if one of the files cannot be read or is not the key of its name.
         """
         found = []
         for purpose in Purpose:
@@ -201,7 +205,8 @@ def _public(directory: Path, purpose: Purpose, keyid: str) -> Path:
 def _trusted(directory: Path, purpose: Purpose) -> dict[str, Ed25519PublicKey]:
     """Return the trusted public keys of a purpose, by key id; empty without any.
 
-    Raises KeysError for a file that is unreadable or does not match its name.
+    Raises KeysError for a file that is unreadable, not an Ed25519 public key, or not the key of its
+    name.
     """
     keys = {}
     for path in sorted((directory / "trust" / purpose).glob("*.pub")):
@@ -218,7 +223,7 @@ def _trusted(directory: Path, purpose: Purpose) -> dict[str, Ed25519PublicKey]:
 
 
 def _read(path: Path) -> bytes:
-    """Return the first 16 KiB of a file."""
+    """Return the first 16 KiB of a file. Raises OSError."""
     with path.open("rb") as file:
         return file.read(_LONGEST_KEY_FILE)
 

@@ -50,8 +50,8 @@ class LeaseManager:
     def acquire(self, partition: int) -> Iterator["Lease"]:
         """Fence the previous lease of the partition, read the changelog and return the new lease.
 
-        Raises LeaseLostError if the lease is not confirmed or the changelog cannot be read. The
-        producer is closed at the end of the `with` block.
+        Raises LeaseLostError if the lease is not confirmed or the changelog cannot be read. The end
+        of the `with` block closes the producer in the background.
         """
         producer = self._producer(partition)
         try:
@@ -143,9 +143,10 @@ class Lease:
         self._lost: LeaseLostError | None = None
 
     def age_s(self) -> float:
-        """Return the seconds since the request of the last confirmed write, or since the start.
+        """Return the seconds since the request of the last confirmed write.
 
-        They include times asleep or stopped.
+        Before the first write they count from the start of the lease. They include times stopped,
+        and on Linux times asleep.
         """
         return boot_seconds() - self._confirmed_at
 
@@ -169,7 +170,7 @@ class Lease:
     def _transact(self, changes: AttemptChanges) -> None:
         """Send each change and commit the transaction; returns when all are confirmed.
 
-        Raises KafkaError if Kafka refuses a record or the commit.
+        Raises KafkaError or AssertionError if Kafka refuses a record or the commit.
         """
         self._producer.begin_transaction()
         sent = []

@@ -171,7 +171,10 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Journal `entry` and `results`; the last result has the outcome of the attempt."""
+    """Journal `entry` and `results`; the last result has the outcome of the attempt.
+
+    `results` is empty if the attempt had its outcome before this step.
+    """
 
     entry: JournalEntry
     results: tuple[JobResult, ...]
@@ -298,7 +301,9 @@ def _withdrawn(entry: JournalEntry, now: datetime) -> Finish | None:
 def _on_unreachable(entry: JournalEntry, now: datetime) -> Wait | Finish:
     """Return a wait for the next look, or the end after 24 h without contact.
 
-    The outcome is then FAILED for an untouched job and ACTED for a touched one.
+    The outcome is then FAILED for an untouched job and ACTED for a touched one. The 24 h begin at
+    the first failed look, or at the time from which the Mac should work on the order if that is
+    later.
     """
     since = entry.away_since or now
     given_up_at = max(since, _due(entry)) + UNREACHABLE_LIMIT
@@ -358,9 +363,13 @@ def _send(entry: JournalEntry, look: Observation, now: datetime) -> Act:
 
 
 def _verify(entry: JournalEntry, look: Observation, now: datetime, limits: Limits) -> Step:
-    """Return the step after a look at the Mac of an intended order, as in the module's table.
+    """Return the step after a look at the Mac of an intended order.
 
-    The order is given again only if it never arrived, or after a NotNow over SSH.
+    With a mark or an effect of the order: the step of an accepted order. Queued at the MDM server,
+    or after NotNow over MDM: Wait, and Finish after 48 h. Without a sign: Wait until 5 minutes
+    after the intent. After that, and at once after NotNow over SSH: Finish if the job is withdrawn,
+    it or its approval expired, NotNow lasted for 48 h, or 3 orders had no response; otherwise Act,
+    Wait or Finish by the fitness of the Mac.
     """
     assert entry.intent_at is not None
     if entry.order_marker in look.marks or _shows_effect(entry, look):
@@ -429,9 +438,9 @@ def _due(entry: JournalEntry) -> datetime:
 def _watch(entry: JournalEntry, look: Observation, now: datetime) -> Wait | Finish:
     """Return the step for an accepted order: done, failed, or a wait.
 
-    Finish with the outcome ACTED if the Mac booted into the target, FAILED if it reports a failure,
-    left MDM or made no progress in time. Otherwise Wait, with a PROGRESSED result after new
-    progress.
+    Finish with the outcome ACTED if the Mac booted into the target. FAILED if the Mac reports a
+    failure since the intent, made no progress in time, or left MDM under an MDM order that does not
+    erase. Otherwise Wait, with a PROGRESSED result after new progress.
     """
     assert entry.intent_at is not None
     if ran_since(entry.job, look, entry.boot_at, entry.intent_at):
@@ -461,7 +470,7 @@ def _watch(entry: JournalEntry, look: Observation, now: datetime) -> Wait | Fini
 def _has_progressed(entry: JournalEntry, seen: Progress) -> bool:
     """Return True for another active state, or 25 percentage points more in the same one.
 
-    False for a state without activity and for a failure.
+    False for a state without activity and for a failure. An unknown percentage counts as 0.
     """
     if seen.state in _IDLE or seen.state is InstallState.FAILED:
         return False

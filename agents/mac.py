@@ -34,8 +34,8 @@ class InstallState(StrEnum):
 class Progress:
     """Progress of an installation.
 
-    `percent` is 0-100, None if unknown. `error_code` is the error of a failed installation, None if
-    unknown. `since` is the start of this state, None if unknown.
+    `percent` is 0-100, None if unknown. `error_code` is the error of a failed installation; None if
+    it is unknown or nothing failed. `since` is the start of this state, None if unknown.
     """
 
     state: InstallState = InstallState.NONE
@@ -52,8 +52,9 @@ class Observation:
     the name where it survives (declaration identifier, CommandUUID, marker file with the launchd
     label). `pending` are the names of orders in the queue of its MDM server. `installed_at` is the
     time of the last installation of a system, `free_disk_gb` is in GB (10^9 bytes),
-    `battery_percent` is 0-100, None without a battery. `volume_owner` and `bootstrap_token` are
-    None if the hardware needs none.
+    `battery_percent` is 0-100, None without a battery. `volume_owner` is True if the password of a
+    volume owner is at hand, `bootstrap_token` if the token is escrowed at the MDM server; both are
+    also None if the hardware needs none.
     """
 
     os_version: OSVersion | None = None
@@ -123,8 +124,8 @@ class Mac(Protocol):
 
         Its name is `order_marker(job.job_id, attempt, step)`. A form whose server cannot list its
         queue for `Observation.pending` must carry out two orders with one name only once (NanoMDM
-        refuses a CommandUUID that it has seen). Raises UnreachableError; then the order may have
-        arrived.
+        refuses a CommandUUID that it has seen). Raises UnreachableError if the Mac does not
+        respond; then the order may have arrived or not.
         """
         ...
 

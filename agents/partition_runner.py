@@ -61,7 +61,11 @@ Halts = Callable[[datetime], tuple[HaltScope, ...] | None]
 
 @dataclass(frozen=True, slots=True)
 class SiteContext:
-    """Configuration and connections shared by all partitions of one agent."""
+    """Configuration and connections shared by all partitions of one agent.
+
+    `keys` returns the trusted keys, the same object until they change. `halts` returns the scopes
+    of the halts in force at a time, None if they are unknown.
+    """
 
     name: str
     executor_name: str
@@ -79,9 +83,10 @@ class SiteContext:
 class PartitionStatus(NamedTuple):
     """State of a partition after a cycle.
 
-    `offset` is the offset after the last journalled record (None before the first), `wake_at` the
-    time of the next due job (None without one), `unconfirmed` the number of results that Kafka has
-    not confirmed.
+    `offset` is the offset after the last journalled record, None before the first. `wake_at` is the
+    time of the next due job, None without live jobs; while the halts are unknown and there are live
+    jobs, it is the time of the cycle. `unconfirmed` is the number of results that Kafka has not
+    confirmed.
     """
 
     offset: int | None
@@ -178,8 +183,8 @@ class PartitionRunner(threading.Thread):
     def _run_lease(self) -> None:
         """Acquire a lease, restore the journal and run cycles until stopped.
 
-        Raises LeaseLostError if the lease is lost, JournalError or sqlite3.Error if the local file
-        cannot be used.
+        Raises LeaseLostError if the lease is not acquired or is lost, JournalError or sqlite3.Error
+        if the local file cannot be used.
         """
         site = self._site
         path = site.folder / f"{site.name}-{self.partition}.sqlite"
@@ -243,17 +248,27 @@ class PartitionRunner(threading.Thread):
         self.status = PartitionStatus(self._journalled_offset, wake_at, self.waiting_results)
 
     def _should_yield(self) -> bool:
-        """Return True if the thread must end, or if this cycle lasts longer than `_STEP`."""
+        """Return True if the thread must end, or if this cycle lasts longer than `_STEP`.
+
+        That is 30 s of the agent's clock.
+        """
         return self._ending.is_set() or self._site.clock.now() - self._now > _STEP
 
     def _hand_over(self, executor: Executor, journal: ReplicatedJournal) -> None:
-        """Publish the results and write the last changes to the changelog."""
+        """Publish the results and write the last changes to the changelog.
+
+        Results that Kafka does not confirm are left to the successor. Raises LeaseLostError and
+        sqlite3.Error.
+        """
         self._publish(executor)
         journal.replicate()
         self._log_event("partition handed over", f"{executor.live_jobs} jobs live", level="info")
 
     def _pause_s(self, executor: Executor) -> float:
-        """Return the seconds of system time until the next due job, from 0 to `_IDLE_S`."""
+        """Return the seconds of system time until the next due job, from 0 to `_IDLE_S`.
+
+        Without live jobs it is `_IDLE_S`.
+        """
         now = self._site.clock.now()
         wake = executor.next_wake(now)
         if wake is None:
@@ -277,9 +292,11 @@ class PartitionRunner(threading.Thread):
     # --- orders in ---
 
     def _handle_record(self, executor: Executor, record: Any, now: datetime) -> None:
-        """Submit or withdraw the job of a record; a record without either becomes a dead letter.
+        """Submit or withdraw the job of a record, or write the record as a dead letter.
 
-        Raises sqlite3.Error if the journal fails, LeaseLostError as `_dead_letter` does.
+        A record that is unreadable, is no order or leads to an exception of our code becomes a dead
+        letter. Raises sqlite3.Error if the journal fails, LeaseLostError if the thread must end
+        before a dead letter is confirmed.
         """
         raw = record.value or b""
         try:
@@ -384,7 +401,11 @@ class PartitionRunner(threading.Thread):
         return why
 
     def _prune(self, journal: ReplicatedJournal, now: datetime) -> None:
-        """Delete expired jobs at the first call and then every 6 h."""
+        """Delete done, published jobs 21 days after their expiry, at most every 6 h.
+
+        A call less than 6 h after the last deletion does nothing. Raises LeaseLostError and
+        sqlite3.Error.
+        """
         if self._prune_at is None or now >= self._prune_at:
             self._prune_at = now + _PRUNE_EVERY
             journal.prune_expired(now)

@@ -74,10 +74,11 @@ def runs_target(job: Job, look: Observation) -> bool:
 
 
 def fitness(job: Job, look: Observation, limits: Limits) -> Fitness:
-    """Return the fitness of the Mac for the job. An unknown field never makes it unfit.
+    """Return the fitness of the Mac for the job.
 
-    AlreadyThere is only for updates and upgrades. Otherwise Busy comes before Unfit, and Unfit has
-    the first check that fails.
+    An unknown field never makes it unfit, but unknown AC power counts as none. AlreadyThere is only
+    for updates and upgrades. Otherwise Busy comes before Unfit, and Unfit has the first check that
+    fails.
     """
     if job.action in (Action.UPDATE, Action.UPGRADE) and runs_target(job, look):
         return AlreadyThere()
@@ -93,7 +94,8 @@ def fitness(job: Job, look: Observation, limits: Limits) -> Fitness:
 def _too_new(job: Job, look: Observation, _: Limits) -> Unfit | None:
     """Return Unfit with the code `unsupported` if the Mac is newer than the target, else None.
 
-    Apple's installers do not go back to an older release; `EraseDevice` is not checked.
+    Apple's installers do not go back to an older release. `EraseDevice`, a job without a target and
+    a Mac with an unknown version are not checked.
     """
     target = job.target
     if target is None or look.os_version is None or job.method is Method.ERASE_DEVICE:
@@ -105,6 +107,10 @@ def _too_new(job: Job, look: Observation, _: Limits) -> Unfit | None:
 
 
 def _not_enrolled(job: Job, look: Observation, _: Limits) -> Unfit | None:
+    """Return Unfit with the code `not_enrolled` if a Mac outside MDM has an MDM job, else None.
+
+    Unknown enrollment gives None.
+    """
     if job.method in MDM_METHODS and look.enrolled is False:
         return Unfit(ErrorCode.NOT_ENROLLED, "not enrolled in MDM")
     return None
@@ -114,7 +120,7 @@ def _no_volume_owner(job: Job, look: Observation, _: Limits) -> Unfit | None:
     """Return Unfit if nothing can authorize the installation, else None.
 
     On Apple silicon a volume owner must authorize it (code `no_volume_owner` over SSH). MDM does it
-    with the escrowed bootstrap token (code `no_bootstrap_token`).
+    with the escrowed bootstrap token (code `no_bootstrap_token`). An unknown field gives None.
     """
     if job.method in _SSH_INSTALLERS and look.volume_owner is False:
         return Unfit(ErrorCode.NO_VOLUME_OWNER, "no volume owner's password at hand")
@@ -126,7 +132,7 @@ def _no_volume_owner(job: Job, look: Observation, _: Limits) -> Unfit | None:
 def _no_disk(job: Job, look: Observation, limits: Limits) -> Unfit | None:
     """Return Unfit with the code `no_disk_space` if less is free than the limit, else None.
 
-    Erasing methods and re-enrollments are not checked.
+    Erasing methods, re-enrollments and a Mac with unknown free disk are not checked.
     """
     if job.method in ERASING_METHODS or job.action is Action.REENROLL or look.free_disk_gb is None:
         return None
@@ -141,8 +147,8 @@ def _no_disk(job: Job, look: Observation, limits: Limits) -> Unfit | None:
 def _no_power(job: Job, look: Observation, limits: Limits) -> Unfit | None:
     """Return Unfit with the code `low_power` for a low battery without AC power, else None.
 
-    Unknown AC power counts as none. A Mac with unknown or no battery is not checked, nor is
-    `profiles renew`.
+    Unknown AC power counts as none, unknown hardware as Apple silicon. A Mac with unknown or no
+    battery is not checked, nor is `profiles renew`.
     """
     if job.method not in _NEED_POWER or look.on_ac_power or look.battery_percent is None:
         return None
@@ -155,11 +161,13 @@ def _no_power(job: Job, look: Observation, limits: Limits) -> Unfit | None:
 
 
 def ran_since(job: Job, look: Observation, boot_at: datetime | None, intent_at: datetime) -> bool:
-    """Return True if the Mac booted into the target after the order, False if unknown.
+    """Return True if the Mac runs the job's target and booted after the order.
 
-    `boot_at` is its boot time before the order. Both boot times are by the Mac's clock, so a wrong
-    clock does not matter. A reinstall may end on the version that it began with: there the system
-    must also have been installed after the order; if that time is unknown, the boot is enough.
+    False for a job without a target, and if the Mac's version or present boot time is unknown.
+    `boot_at` is the boot time before the order: by the Mac's clock, as the present one, so a wrong
+    clock does not matter. If it is None, `intent_at` is used instead. A job that is not an update
+    or upgrade may end on the version that it began with: the system must then also have been
+    installed after `boot_at` (or `intent_at`). If that time is unknown, the boot is enough.
     """
     if not runs_target(job, look) or not booted_since(look, boot_at, intent_at):
         return False
@@ -169,10 +177,10 @@ def ran_since(job: Job, look: Observation, boot_at: datetime | None, intent_at: 
 
 
 def booted_since(look: Observation, boot_at: datetime | None, intent_at: datetime) -> bool:
-    """Return True if the Mac booted after the order, False if that is unknown.
+    """Return True if the Mac booted after the order, False if its present boot time is unknown.
 
-    `boot_at` is its boot time before the order: the new one must be more than 60 s later. If it is
-    None, the new one must be later than `intent_at`.
+    `boot_at` is its boot time before the order: the present one must be more than 60 s later. If
+    `boot_at` is None, the present one must be later than `intent_at`.
     """
     if look.boot_at is None:
         return False

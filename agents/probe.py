@@ -15,7 +15,8 @@ Health = Callable[[], dict[str, Any]]
 class Probe:
     """Server of /metrics and /healthz, GET only.
 
-    /healthz responds with `health()` as JSON: status 200 if its `ok` is True, else 503.
+    /healthz responds with `health()` as JSON: status 200 if its `ok` is True, else 503. The
+    constructor raises OSError if the address cannot be used.
     """
 
     def __init__(self, host: str, port: int, metrics: Callable[[], bytes], health: Health) -> None:

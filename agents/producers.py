@@ -14,7 +14,8 @@ def close_in_background(producer: Any) -> None:
     """Close a producer in a new thread; returns at once, in any state of the producer.
 
     kafka-python 3.0.12: `close` with a timeout that is too short for the records under way raises,
-    and the producer's thread and sockets stay forever. So `close` gets a long timeout.
+    and the producer's thread and sockets stay forever. So `close` gets 60 s; a KafkaError after
+    that is ignored.
     """
 
     def close() -> None:

@@ -78,7 +78,11 @@ class ReplicatedJournal(Journal):
                 self._install(record)
 
     def replicate(self) -> None:
-        """Write the changes since the last call. Raises LeaseLostError; then they stay pending."""
+        """Write the changes since the last call to the changelog.
+
+        Raises LeaseLostError if a write is not confirmed; its changes and all later ones stay
+        pending.
+        """
         while self._changed:
             now = list(self._changed)[:_AT_ONCE]
             self._changelog.write({job_id: self._record(job_id) for job_id in now})
@@ -89,7 +93,7 @@ class ReplicatedJournal(Journal):
         """Delete done, published jobs 21 days after their expiry, here and in the changelog.
 
         They cannot arrive again. Returns the number of jobs deleted from the file. Raises
-        LeaseLostError before the file is changed.
+        LeaseLostError before the file is changed; the changelog may have deleted some of them.
         """
         before = now - KEPT_AFTER_EXPIRY
         rows = self._db.execute(

@@ -70,7 +70,8 @@ def serve(plan: AgentPlan, log: Any) -> None:
     """Run the site's jobs until SIGTERM or SIGINT, then give the partitions up within `drain_s`.
 
     Raises AgentError if the agent cannot start (data directory, keys, address or Kafka) or if its
-    job consumer fails. If a poll of Kafka hangs for 60 s, the process exits with code 70.
+    job consumer fails. If a poll of Kafka hangs for 60 s before the end was requested, the process
+    exits with code 70.
     """
     with _data_dir(plan.data_dir):
         name = plan.name or _persistent_name(plan.data_dir)
@@ -131,7 +132,10 @@ class _Agent:
         self._log.info("stopped", **{key.SITE: self._plan.site})
 
     def _watch(self, *, draining: bool) -> None:
-        """Set the metrics of the halts; exit with code 70 if a poll of Kafka hangs for 60 s."""
+        """Set the metrics of the halts; exit with code 70 if a poll of Kafka hangs for 60 s.
+
+        While the agent drains, it does not exit.
+        """
         scopes = self._halts.scopes(self._plan.clock.now())
         whole = scopes or ()
         halted = any(scope.everything or scope.site == self._plan.site for scope in whole)
@@ -168,8 +172,8 @@ class _Agent:
         """Return the body of /healthz.
 
         `ok` is False if the job consumer ended or did not poll for 30 s. `halts` has the keys of
-        the halts in force, None if unknown. `partitions` has the status of each partition, None
-        before its first cycle.
+        the halts in force, None if unknown. `partitions` has the status of each partition with a
+        runner, None until the first cycle of its lease is done.
         """
         scopes: tuple[HaltScope, ...] | None = self._halts.scopes(self._plan.clock.now())
         age_s = time.monotonic() - self._job_consumer.polled_at

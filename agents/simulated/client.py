@@ -56,7 +56,8 @@ class SimulatedFleetClient:
     def clock(self) -> Clock:
         """Return a clock with the virtual time of the fleet; only this call sends a request.
 
-        Raises SimulatedFleetError.
+        Raises SimulatedFleetError if the server does not respond or responds with an error,
+        pydantic's ValidationError for an unreadable response.
         """
         line = TimeLine.model_validate_json(self._request("GET", "/clock", b""))
         if line.stepped is not None:
@@ -64,7 +65,11 @@ class SimulatedFleetClient:
         return ScaledClock(line.start, line.began_s, line.speed)
 
     def acted(self) -> list[Acted]:
-        """Return every order that a Mac carried out, by time. Raises SimulatedFleetError."""
+        """Return every order that a Mac carried out, by time.
+
+        Raises SimulatedFleetError if the server does not respond or responds with an error,
+        pydantic's ValidationError for an unreadable response.
+        """
         return _ACTED.validate_json(self._request("GET", "/acted", b""))
 
     def set_delay(self, seconds: float) -> None:
@@ -129,7 +134,8 @@ class _RemoteMac:
     def look(self, job: Job) -> Observation:
         """Return an observation of the Mac.
 
-        Raises UnreachableError, also for an unreadable response.
+        Raises UnreachableError if the fleet does not reach the Mac, if the server does not respond
+        or responds with an error, and for an unreadable response.
         """
         raw = self._macs.post("/look", LookRequest(job=job))
         try:
@@ -140,7 +146,9 @@ class _RemoteMac:
     def act(self, step: str, job: Job, attempt: int) -> Ack:
         """Give the Mac an order and return the response.
 
-        Raises UnreachableError, also for an unreadable response.
+        Raises UnreachableError if the fleet does not reach the Mac or a fault loses the order or
+        its response, if the server does not respond or responds with an error, and for an
+        unreadable response.
         """
         raw = self._macs.post("/act", ActRequest(step=step, job=job, attempt=attempt))
         try:

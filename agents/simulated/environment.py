@@ -37,7 +37,10 @@ class Environment(Protocol):
         """
 
     def submit_order(self, mac: "SimulatedMac", step: str, job: Job, attempt: int) -> Ack:
-        """Store the order durably, then return the Mac's response. Raises UnreachableError."""
+        """Store the order if the fleet has a file, then return the Mac's response.
+
+        Raises UnreachableError if a fault loses the order or its response.
+        """
 
     def record_action(self, at: datetime, udid: str, job_id: str, attempt: int, step: str) -> None:
         """Record that the Mac carried out an order."""

@@ -113,7 +113,8 @@ class SimulatedFleet:
         """Move the virtual time to `now` and return the events of the Macs, by time.
 
         The first call after `open` also returns the repeated events. For a past `now` the time
-        stays.
+        stays. Raises ValueError if a Mac downloads or installs a version that the fleet does not
+        know, and the target has no build.
         """
         events: list[DeviceEvent] = self._replayed
         self._replayed = []
@@ -179,8 +180,8 @@ class SimulatedFleet:
     def submit_order(self, mac: SimulatedMac, step: str, job: Job, attempt: int) -> Ack:
         """Store an order if the fleet has a file, then return the Mac's response.
 
-        The commit is the time of the touch. Raises UnreachableError if the order or the response
-        was lost; the order is stored also then.
+        The order is durable before the Mac gets it. Raises UnreachableError if a fault loses the
+        order or its response; the order is stored also then.
         """
         if self._db is not None:
             self._db.execute(
@@ -221,7 +222,10 @@ class SimulatedFleet:
         self._replayed = events
 
     def _watch_line(self, site: str, line: Line) -> None:
-        """Schedule the next end of a download. Ends scheduled before another download are void."""
+        """Schedule the next end of a download, if its time has changed.
+
+        An end that was scheduled for another time stays, and `_end_download` ignores it.
+        """
         end = line.next_end()
         if end != self._line_ends.get(site):
             self._line_ends[site] = end
@@ -229,7 +233,7 @@ class SimulatedFleet:
                 heapq.heappush(self._heap, (end, site, next(self._counter), _LINE, 0))
 
     def _end_download(self, site: str, at: datetime) -> list[DeviceEvent]:
-        """End the site's next download and return the events of its Mac.
+        """End the site's next download at `at` and return the events of the download's Mac.
 
         Returns no event if a later download changed the time of this end.
         """

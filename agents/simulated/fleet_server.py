@@ -88,7 +88,8 @@ class SimulatedFleetServer:
     def look(self, order: LookRequest) -> LookResponse:
         """Return an observation of the job's Mac.
 
-        Raises UnreachableError for an unknown Mac and for one without network.
+        Raises UnreachableError for an unknown Mac, and for one that installs, waits in Setup
+        Assistant or has no network.
         """
         with self._lock:
             self._advance()
@@ -97,8 +98,8 @@ class SimulatedFleetServer:
     def act(self, order: ActRequest) -> AckResponse:
         """Give the job's Mac an order and return its response, after the delay of `set_delay`.
 
-        Raises UnreachableError without network, or if the order or its response was lost. An
-        unknown Mac refuses.
+        Raises UnreachableError while the Mac installs, waits in Setup Assistant or has no network,
+        or if a fault loses the order or its response. An unknown Mac refuses.
         """
         if self._delay_s:
             time.sleep(self._delay_s)
@@ -236,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Respond to /look, /act or /delay with JSON, to another path with 404.
 
-        Status 503 means an unreachable Mac, 400 an invalid body.
+        Status 503 means an unreachable Mac, 400 an invalid body or another ValueError.
         """
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fleet_server = self.server.fleet_server

@@ -47,7 +47,7 @@ class _Work:
 class SimulatedMac:
     """A simulated Mac that implements `agents.mac.Mac`.
 
-    It carries out each order that arrives, also a repeated one with the same name, as real Macs
+    It carries out each order that it accepts, also a repeated one with the same name, as real Macs
     do.
     """
 
@@ -82,7 +82,10 @@ class SimulatedMac:
     # --- the Mac protocol ---
 
     def look(self, job: Job) -> Observation:  # noqa: ARG002 - Mac's signature
-        """Return its state. Raises UnreachableError while it has no network."""
+        """Return its state.
+
+        Raises UnreachableError while it installs, waits in Setup Assistant or has no network.
+        """
         if not self.is_online(self._environment.now):
             raise UnreachableError(self.spec.udid)
         guarded = self.spec.apple_silicon
@@ -107,7 +110,8 @@ class SimulatedMac:
     def act(self, step: str, job: Job, attempt: int) -> Ack:
         """Give it an order and return the response.
 
-        Raises UnreachableError without network, or if the order or only the response was lost.
+        Raises UnreachableError while it installs, waits in Setup Assistant or has no network, or if
+        a fault loses the order or only its response.
         """
         if not self.is_online(self._environment.now):
             raise UnreachableError(self.spec.udid)
@@ -143,7 +147,8 @@ class SimulatedMac:
     def receive_order(self, step: str, job: Job, attempt: int, at: datetime) -> Ack:
         """Return the response to an order that reached the Mac's network, with the spec's faults.
 
-        Raises UnreachableError if a fault loses the order or the response.
+        Raises UnreachableError if a fault loses the order, or only its response: then the order has
+        its effects.
         """
         if self._strikes("lost_orders"):
             raise UnreachableError("the order was lost")
@@ -205,7 +210,8 @@ class SimulatedMac:
         """Handle a scheduled event and return the events that it leads to.
 
         `kind` is the name of a handler without `_on_`. `work` is the number of an order's work, 0
-        for an event without an order. For work that a later order replaced, nothing happens.
+        for an event without an order. For work that has ended or that a later order replaced,
+        nothing happens and the list is empty.
         """
         if work and (self._work is None or self._work.number != work):
             return []
@@ -351,7 +357,7 @@ class SimulatedMac:
         return self._on_report_all(at)
 
     def _install_system(self, job: Job) -> None:
-        """Install the system, and its firmware unless it comes from an image.
+        """Install the system, with its firmware and seal unless it comes from an image.
 
         An older release than the current one leaves version and build unchanged.
         """
@@ -364,9 +370,11 @@ class SimulatedMac:
             self.sealed = True
 
     def _erase(self, job: Job, at: datetime) -> Events:
-        """Erase the Mac, and the marks on it except those that the MDM server keeps.
+        """Erase the Mac and return no event.
 
-        It then waits in Setup Assistant, unreachable, until automated enrollment. Returns no event.
+        Its enrollment, bootstrap token and pending orders end. Its marks are deleted too, unless
+        the order came over MDM. The Mac then waits in Setup Assistant, unreachable, until automated
+        enrollment; for ever if its specification has none.
         """
         if job.method not in MDM_METHODS:
             self._marks.clear()
@@ -441,14 +449,17 @@ class SimulatedMac:
         return self._work
 
     def _move(self, state: InstallState, at: datetime) -> Events:
-        """Set the state of the installation and return its DDM status report, if there is one."""
+        """Set the state of the installation and return its DDM status report.
+
+        Returns no event before macOS 14 and outside MDM.
+        """
         self.progress = Progress(state, since=at)
         return self._reporter.ddm_status(at)
 
     def _fail(self, code: ErrorCode, at: datetime) -> Events:
         """End the work with a failed installation.
 
-        Returns the DDM status report of it, if there is one.
+        Returns the DDM status report of the failure; no event before macOS 14 and outside MDM.
         """
         self._work = None
         self.pending_version = None

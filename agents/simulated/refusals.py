@@ -15,7 +15,7 @@ _RESTORABLE: Final = frozenset({"intel", "t1"})
 
 
 def refusal(mac: "SimulatedMac", job: Job) -> Ack | None:
-    """Return the refusal of this order, None if the Mac accepts it.
+    """Return the refusal of this order, None if the Mac can carry it out.
 
     DDM needs macOS 14 and supervision; macOS 27 has no `ScheduleOSUpdate`
     (github.com/apple/device-management).

@@ -33,7 +33,7 @@ _OK: Final = 200
 def sink_for(where: str, secret: str | None) -> Sink:
     """Return the sink for `kafka://HOST:PORT,...` or `http://HOST:PORT`.
 
-    Raises ValueError for another form.
+    `secret` is for a gateway; None sends no secret. Raises ValueError for another form.
     """
     if where.startswith("kafka://"):
         return KafkaSink(where.removeprefix("kafka://"))
@@ -83,7 +83,8 @@ class GatewaySink:
     def __call__(self, events: Sequence[DeviceEvent | AdvisoryEvent]) -> None:
         """Post events in their order.
 
-        Raises SinkError if the gateway does not respond, and at the first response that is not 200.
+        Raises SinkError if the gateway does not respond, and at the first response that is not 200;
+        the events before it are posted.
         """
         plain: list[DeviceEvent | AdvisoryEvent] = []
         for event in events:
@@ -102,7 +103,7 @@ class GatewaySink:
             self._connection.close()
 
     def _post_events(self, events: Sequence[DeviceEvent | AdvisoryEvent]) -> None:
-        """Post events as CloudEvents in one request; nothing without events."""
+        """Post events as CloudEvents in one request; nothing without events. Raises SinkError."""
         if events:
             body = b"\n".join(encode(event) for event in events)
             self._post("/v1/events", body, "application/x-ndjson")

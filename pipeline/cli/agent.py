@@ -106,7 +106,7 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
 def _address(text: str) -> tuple[str, int]:
     """Return host and port of a HOST:PORT; an empty host is 127.0.0.1.
 
-    Exit 2 if the text has another form.
+    Exit 2 if the text has another form or the port is above 65535.
     """
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
@@ -117,8 +117,9 @@ def _address(text: str) -> tuple[str, int]:
 def _macs(simulate: str | None) -> "Macs":
     """Return the function that gives the Mac of a job, and the clock of the agent.
 
-    With `simulate` (HOST:PORT) both are of the server of simulated Macs; exit 2 if it cannot be
-    reached. Without it they are None (a dry run) and the real clock.
+    With `simulate` (HOST:PORT) both are of the server of simulated Macs; exit 2 if the text has
+    another form, or if the server cannot be reached. Without `simulate` they are None (a dry run)
+    and the system's clock.
     """
     from agents.clock import WallClock
 

@@ -43,7 +43,8 @@ def fleet_settings(bootstrap: str | None) -> KafkaSettings:
 def read_control(settings: KafkaSettings) -> list[bytes]:
     """Return the values of all records in the topic as of now, in their order.
 
-    A record without a value gives empty bytes. Raises FAULTS, also if this takes longer than 15 s.
+    A record without a value gives empty bytes. Raises one of FAULTS, also if this takes longer than
+    15 s.
     """
     found: list[bytes] = []
     until = time.monotonic() + _TIMEOUT_S
@@ -65,7 +66,7 @@ def read_control(settings: KafkaSettings) -> list[bytes]:
 def publish(settings: KafkaSettings, event: ControlEvent) -> None:
     """Publish an event; return once every in-sync replica has it.
 
-    Raises FAULTS: then the event may be in the topic or not.
+    Raises one of FAULTS: then the event may be in the topic or not.
     """
     options = settings.producer_options() | {
         "delivery_timeout_ms": _LIMIT_MS,

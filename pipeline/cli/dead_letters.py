@@ -114,7 +114,10 @@ def replay(
 
 
 def _replay(data_dir: Path, seq: int, *, as_json: bool) -> bool:
-    """Return True if the dead letter was replayed, False if it was refused; print the result."""
+    """Return True if the dead letter was replayed, False if it was refused; print the result.
+
+    Exit 2 if the service or the data directory cannot be used.
+    """
     from pipeline.embedded.operator_requests import replay as replay_request
 
     path, request = f"/v1/dead-letters/{seq}/replay", replay_request(seq, _redactor(data_dir))

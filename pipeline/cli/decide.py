@@ -90,7 +90,8 @@ def _policy(path: Path) -> "Policy":
 def _read(paths: Iterable[Path]) -> "Iterator[Event]":
     """Yield the events of all files in order, then exit 2 if any line was not an event.
 
-    The first 20 such lines are printed on stderr. A line that is too large ends its file.
+    The first 20 such lines are printed on stderr. Blank lines are skipped; a line that is too large
+    ends its file. Exit 2 at once if a file cannot be read.
     """
     from schemas.envelope import MAX_EVENT_BYTES, InvalidEvent, decode
 

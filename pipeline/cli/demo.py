@@ -66,7 +66,10 @@ def demo(
 
 
 def _pace(speed: str) -> float | None:
-    """Return the simulated hours per second; None for `max`. Exit 2 for any other text."""
+    """Return the simulated hours per second; None for `max`.
+
+    Exit 2 for a text that is no finite number above 0.
+    """
     if speed == "max":
         return None
     try:
@@ -79,7 +82,10 @@ def _pace(speed: str) -> float | None:
 
 
 def _empty(data_dir: Path) -> None:
-    """Empty the data directory. Exit 2 if it has files that no demo wrote."""
+    """Empty or create the data directory, and mark it as a demo's.
+
+    Exit 2 if it has files but no such mark, if it is not a directory, or if it cannot be written.
+    """
     if data_dir.exists() and not data_dir.is_dir():
         fail(f"{data_dir} is not a directory")
     if data_dir.is_dir() and any(data_dir.iterdir()):

@@ -9,9 +9,10 @@ VARIABLE: Final = "DRYDOCK_FAST_PATHS"
 
 
 def fast_paths_wanted() -> bool:
-    """Return False if DRYDOCK_FAST_PATHS is `off`. Exit 2 for a value other than `on` and `off`.
+    """Return True if DRYDOCK_FAST_PATHS is `on` or not set, False if it is `off`.
 
-    `off` runs the plain functions, with the same results: docs/explanation/fast-paths.md.
+    Exit 2 for another value. `off` runs the plain functions, with the same results:
+    docs/explanation/fast-paths.md.
     """
     value = os.environ.get(VARIABLE, "on")
     if value not in ("on", "off"):

@@ -87,7 +87,10 @@ def feeds(  # noqa: PLR0913, PLR0917 - a command's options
 
 
 def _settings(given: dict[str, Any]) -> "FeedsSettings":
-    """Return the environment's settings with the given options; exit 2 if one is invalid."""
+    """Return the settings of the feeds. Exit 2 if one is invalid.
+
+    An option in `given` that is not None replaces the setting of the environment.
+    """
     from pydantic import ValidationError
 
     from pipeline.config import FeedsSettings

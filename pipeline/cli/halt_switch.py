@@ -50,11 +50,12 @@ def scope_key(
 def publish_halt_change(
     bootstrap: str | None, scope: "HaltScope", make: "MakeEvent", *, resumes: bool = False
 ) -> None:
-    """Publish a change of halts; return once it is in the control topic. Exit 2 otherwise.
+    """Publish a change of halts; return once it is in the control topic.
 
-    `make` gives the event for a time. That is now, or just after the last change of the scope if
-    the clock of its sender is ahead of ours: the event with the later time wins. `resumes` is True
-    for an event that clears a halt.
+    `make` gives the event for a time. The time is now, or just after the last change of the scope
+    if the clock of that change's sender is ahead of ours: the event with the later time wins.
+    `resumes` is True for an event that clears a halt. Exit 2 if the settings are invalid, the site
+    has no job topic, the scope to resume is not halted, or Kafka does not confirm the event.
     """
     from pipeline.cli.control_topic import FAULTS, fleet_settings, one_line_error, publish
 
@@ -78,7 +79,7 @@ def _check_scope(
 ) -> None:
     """Exit 2 if the site to halt has no job topic, or the scope to resume is not halted.
 
-    So a misspelt name does not look like a halt. Raises FAULTS.
+    So a misspelt name does not look like a halt. Raises one of FAULTS.
     """
     from kafka import KafkaConsumer  # type: ignore[import-untyped]
 
@@ -97,7 +98,7 @@ def _check_scope(
 
 
 def _read_halts(settings: "KafkaSettings") -> "HaltBook":
-    """Return the halts that the control topic has now. Raises FAULTS."""
+    """Return the halts that the control topic has now. Raises one of FAULTS."""
     from agents.halts import HaltBook, decode_halt
     from pipeline.cli.control_topic import read_control
 

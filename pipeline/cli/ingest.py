@@ -218,7 +218,10 @@ def _prepare(
     lines: bool,
     key_file: Path | None,
 ) -> _Run:
-    """Return the translation that the options select. Exit 2 if they are invalid."""
+    """Return the translation that the options select.
+
+    Exit 2 if they are invalid, or if a file that they name cannot be read.
+    """
     from pipeline.ingest.sources import LINE_TRANSLATORS, TRANSLATORS, one_a_line
 
     whole = TRANSLATORS.get(source)
@@ -248,8 +251,9 @@ def _prepare(
 def _since(source: str, previous: Path | None, beside: Path | None) -> "Translator":
     """Return a translator that gives only the news since the document in `previous`.
 
-    The CVEs of the SOFA feed in `beside` count as fixed by Apple. Exit 2 if a file cannot be read
-    or the source is no feed.
+    Without `previous`, the whole document is news. The CVEs of the SOFA feed in `beside` count as
+    fixed by Apple. Exit 2 if a file cannot be read, `beside` is not a SOFA feed, or the source is
+    no feed.
     """
     from pipeline.ingest import sofa
     from pipeline.ingest.feed_review import FEED_DIFFS

@@ -87,7 +87,8 @@ def list_keys(directory: Directory, as_json: AsJson = False) -> None:
 def _change(what: str, directory: Path, purpose: str, *, as_json: bool) -> None:
     """Make or rotate (`what`) the key of each purpose, and print the new key ids.
 
-    Exit 2, with no key changed, if a key to make exists or a key to rotate is missing.
+    Exit 2, with no key changed, if a key to make exists or a key to rotate is missing. Exit 2 also
+    if a file cannot be written; then the keys that were printed have changed.
     """
     store, purposes = _open(directory, purpose)
     # All are checked before any is changed: a directory with half of the keys is of no use.

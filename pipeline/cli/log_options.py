@@ -25,7 +25,10 @@ _PAPER_WIDTH = 220
 
 @contextmanager
 def open_log(data_dir: Path) -> Iterator["Log"]:
-    """Yield the log of a data directory, open to read only. Exit 2 if it cannot be read."""
+    """Yield the log of a data directory, open to read only.
+
+    Exit 2 if it cannot be read, at the start or in the `with` block.
+    """
     import sqlite3
 
     from pipeline.embedded.log import Log, StoreError

@@ -99,7 +99,8 @@ def _policy_text(policy: Path | None, *, simulated: bool) -> str | None:
 def _feeds(sofa: str | None, gdmf: str | None, kev: str | None) -> "FeedsSettings | None":
     """Return the settings of the feeds that are named; None if none is named.
 
-    A feed that is not named is not polled: a first run makes no request to it.
+    A feed that is not named is not polled: a first run makes no request to it. Raises pydantic's
+    ValidationError for an invalid setting.
     """
     if not (sofa or gdmf or kev):
         return None

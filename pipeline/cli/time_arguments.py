@@ -14,8 +14,8 @@ TIME_FORMATS: Final = (
 def parse_time(text: str, end: datetime) -> datetime:
     """Return the time that `text` means, in UTC.
 
-    `text` is ISO 8601 with a zone, a date, or `-90m`, `-36h`, `-3d`, `-2w` before `end`. Raises
-    ValueError with the reason in one line.
+    `text` is ISO 8601 with a zone, a date (its midnight), or `-30s`, `-90m`, `-36h`, `-3d`, `-2w`
+    before `end`, which is in UTC. Raises ValueError with the reason in one line.
     """
     given = text.strip()
     match = _RELATIVE.fullmatch(given)

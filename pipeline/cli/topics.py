@@ -117,7 +117,11 @@ def _wanted(sites: str, partitions: int, replication: int) -> "list[WantedTopic]
 
 @contextmanager
 def _cluster(bootstrap: str | None, timeout_s: float) -> "Iterator[Cluster]":
-    """Yield the connected cluster. Exit 2 if it fails or the settings are invalid."""
+    """Yield the connected cluster.
+
+    Exit 2 if the settings are invalid, or if a request to the cluster fails, at the start or in the
+    `with` block.
+    """
     import logging
 
     from pipeline.connection import SettingsError, kafka_settings
@@ -138,7 +142,7 @@ def _compared(
     """Return the differences between the cluster's topics and the wanted ones.
 
     Topics and settings that only the cluster has are noted on stderr. `grow` allows more partitions
-    although that moves keys.
+    although that moves keys. Raises ClusterError if a request to the cluster fails.
     """
     from pipeline.provisioning.plan import differences, notes
 

@@ -76,7 +76,10 @@ def _change_row(change: DecisionChange) -> tuple[str, ...]:
 
 
 def _describe(decision: Decision | None, fields: tuple[str, ...]) -> str:
-    """Return a decision in a few words, with its times if they are among `fields`."""
+    """Return a decision in a few words; `no policy` for None.
+
+    Its method and its times are included if they are among `fields`.
+    """
     if decision is None:
         return "no policy"
     words = [decision.decision.value]

@@ -76,7 +76,9 @@ def worker(
 def _plan(data_dir: Path, keys: Path, bootstrap: str | None, listen: str | None) -> "WorkerPlan":
     """Return the plan of the worker from options and environment.
 
-    Raises KeysError, SettingsError, ValidationError, or ValueError (`listen` is not HOST:PORT).
+    Raises KeysError for the key directory, SettingsError for the Kafka connection, ValidationError
+    for another setting, and ValueError if `listen` is not HOST:PORT. Exit 2 for an invalid
+    DRYDOCK_FAST_PATHS.
     """
     from datetime import timedelta
 

@@ -50,7 +50,10 @@ def run(
 
 
 def log_lines(data_dir: Path) -> Iterator[LogLine]:
-    """Yield the log of a finished run, in the order of the log."""
+    """Yield the log of a finished run, in the order of the log.
+
+    Raises StoreError if the data directory has no readable log.
+    """
     with Log.open(data_dir) as log:
         for row in log.entries():
             yield LogLine(row.kind, row.at, row.body)
@@ -96,7 +99,10 @@ class EmbeddedForm:
         self._settle()
 
     def awaiting_approval(self) -> Sequence[Decision]:
-        """Return the decisions that wait for an approval, computed again at the simulated time."""
+        """Return the decision of each Mac whose last decision waits for an approval.
+
+        It is computed again at the simulated time.
+        """
         reconciler = self._service.reconciler
         return [
             decide(reconciler.situation(udid, self._now), fast_paths=self._fast_paths)

@@ -166,9 +166,9 @@ def _cast(devices: int) -> list[Part]:
 
 
 def _build_of(version: OSVersion) -> str:
-    """Return the last build listed for a macOS version in the demo's releases.
+    """Return the last build of a macOS version, from the demo's first release that lists one.
 
-    Raises LookupError if there is none.
+    Raises LookupError if no release lists a build of the version.
     """
     for event in releases():
         if event.data.os_version == version and event.data.builds:
@@ -203,7 +203,11 @@ def _spec(index: int, part: Part, random: Random) -> MacSpec:
 
 
 def _installable() -> tuple[SimulatedRelease, ...]:
-    """Return one installable release for each version that has a build in the demo's releases."""
+    """Return one installable release for each version that has a build in the demo's releases.
+
+    Its build is the last one of the newest event with builds of the version; its firmware is None
+    if the demo does not know it.
+    """
     found: dict[OSVersion, SimulatedRelease] = {}
     for event in releases():
         version, builds = event.data.os_version, event.data.builds

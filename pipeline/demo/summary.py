@@ -16,7 +16,8 @@ def summarize(outcome: RunOutcome, scenario: Scenario, seed: int) -> dict[str, A
     `exposed_before` is counted one step after the advisory was published. `hours_to_patched` is
     simulated time from its publication, over the Macs that were patched. `ok` is True if exactly
     the Macs that no job can patch are exposed at the end, and each action of `_ACTIONS` succeeded
-    at least once.
+    at least once. `unexpectedly_left` are the serial numbers of the Macs that a job could patch
+    and that are exposed at the end.
     """
     jobs = outcome.jobs_by()
     succeeded = {action for action, _, result in jobs if result == "succeeded"}

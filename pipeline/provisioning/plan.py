@@ -126,8 +126,8 @@ def differences(
 def _missing(topic: WantedTopic, brokers: int, out_of_step: str | None) -> TopicDifference:
     """Return the difference of a topic that the cluster lacks.
 
-    `out_of_step` is the result of `_count_conflict`. It is the obstacle, unless the cluster has
-    fewer brokers than copies.
+    Its obstacle is that the cluster has fewer brokers than copies, else `out_of_step` (the result
+    of `_count_conflict`), which is None if there is no obstacle.
     """
     obstacle = out_of_step
     if topic.replication > brokers:
@@ -143,7 +143,9 @@ def _compare(
 ) -> Iterator[TopicDifference]:
     """Yield the differences of a topic in partitions, then replication, then settings by name.
 
-    `out_of_step` is the result of `_count_conflict`, and the obstacle to more partitions.
+    More partitions have the obstacle `out_of_step` (the result of `_count_conflict`), None if it is
+    None; a topic that is read whole may not get more. Fewer partitions and another replication
+    always have an obstacle, a setting never.
     """
     if there.partitions != topic.partitions:
         obstacle = out_of_step
