@@ -10,7 +10,7 @@ from schemas.results import JobResult
 
 
 class RecordedResult(WireModel):
-    """A result, with its time and whether its publication was confirmed."""
+    """A result with its time; `published` is True if its publication was confirmed."""
 
     at: AwareDatetime
     published: bool

@@ -9,7 +9,8 @@ every value that the old schema accepts.
   are upgraded before the producers.
 - no effect: a new optional property that older readers ignore; titles and descriptions.
 
-It handles the keywords that pydantic writes.
+It handles the keywords that pydantic writes. A schema that becomes one for any value (`true`, `{}`,
+no `type`) is not reported, although it accepts more.
 """
 
 from collections.abc import Iterator, Mapping
@@ -257,7 +258,10 @@ def _enum_changed(olds: list[Any], news: list[Any], where: str) -> Iterator[Sche
 
 
 def _types_changed(olds: set[str], news: set[str], where: str) -> Iterator[SchemaChange]:
-    """Yield changes of JSON types. `number` includes `integer`; an empty set means any type."""
+    """Yield changes of JSON types; nothing if `news` is empty.
+
+    `number` includes `integer`; an empty set means any type.
+    """
     if not olds and news:
         yield SchemaChange("breaks", where, f"now accepts only {_list(sorted(news))}")
     if not olds or not news:

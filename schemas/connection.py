@@ -70,6 +70,11 @@ class KafkaConnection(BaseModel):
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
+        """Return the settings unchanged.
+
+        Raises ValueError for a SASL or TLS setting without effect, a SASL setting that is missing,
+        and a certificate file without a key file or the reverse.
+        """
         sasl = ("sasl_mechanism", "sasl_username", "sasl_password")
         tls = ("tls_ca_file", "tls_cert_file", "tls_key_file", "tls_key_password")
         if self.uses_sasl:

@@ -100,10 +100,10 @@ class Decision(WireModel):
 
     - `gates`: in the order of evaluation; the first that did not pass is the reason of a hold.
     - `next_eligible_at`: the earliest time at which the decision can change without an event; None
-      if only an event can change it.
+      if only an event can change it, and in every decision to send.
     - `supersedes`: the id of an open job, not yet begun, that this decision withdraws.
     - `cves`: all CVEs that the Mac is exposed to; `exploited_cves`: those known to be exploited.
-    - `evidence`: the observations that justify a reimage or its refusal.
+    - `evidence`: the observations that justify a reinstall, or a reimage or its refusal.
     - `findings`: coded observations that need a person, because no job can correct them.
     """
 

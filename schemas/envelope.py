@@ -2,7 +2,8 @@
 
 Specification: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md.
 
-- `subject`: the UDID; `serial:<serial>` if the source knows no UDID; the advisory id for advisories
+- `subject`: the UDID; `serial:<serial>` if the source knows no UDID; the advisory id for
+  advisories, or the CVE for those of the KEV catalogue
 - `time`: the time at the source for which the data is true
 - `rawsha256`: digest of the original payload, an extension attribute
 - `rawbase64`, `rawmediatype`: the redacted payload, present only if its bytes are kept
@@ -215,7 +216,7 @@ def decode(raw: bytes | str) -> Event:
     """Return the event in these bytes, as the class of its `type`.
 
     Raises InvalidEvent with a dead-letter code and a path: for bytes that are not JSON, for an
-    unknown type, for missing or invalid fields, and over MAX_EVENT_BYTES.
+    unknown type, for missing or invalid fields, and over MAX_EVENT_BYTES (characters of a `str`).
     """
     if len(raw) > MAX_EVENT_BYTES:
         raise InvalidEvent("too_large", f"over {MAX_EVENT_BYTES} bytes")

@@ -54,8 +54,8 @@ def derive_job_id(udid: str, action: str, target: str, generation: int) -> JobId
     """Return the id of a job: `job-` and 32 hex digits, always the same for equal arguments.
 
     `target` is the job's intent: a version (`26.2`), or the cause of a reinstall or re-enrollment.
-    `generation` is the number of earlier, ended jobs for the same intent. See
-    docs/decisions/0002-one-job-id-per-intent.md.
+    `generation` is 0 for the first job for an intent, else one more than the highest of the ended
+    jobs for it. See docs/decisions/0002-one-job-id-per-intent.md.
     """
     digest = hashlib.sha256(f"{udid}\n{action}\n{target}\n{generation}".encode()).hexdigest()
     return JobId(f"job-{digest[:32]}")

@@ -63,7 +63,7 @@ class Job(WireModel):
       declaration).
     - `expires_at`: after it no executor starts the job.
     - `report_by`: if the job was begun and no report of the Mac confirms it until then, it has
-      failed.
+      failed; None means `expires_at`.
     - `erases`: True if the Mac is erased; the job then needs an approval.
     - `advisory_ids`: a halt of one of these advisories covers the job.
     - `known_until`: the time of the newest record of the Mac, present only if it is later than
@@ -93,6 +93,11 @@ class Job(WireModel):
 
     @model_validator(mode="after")
     def _id_is_derived(self) -> "Job":
+        """Return the job unchanged.
+
+        Raises ValueError if its id is not the derived one, or `expires_at` is not after
+        `issued_at`.
+        """
         if self.job_id != derive_job_id(self.udid, self.action, self.intent, self.generation):
             raise ValueError("job_id is not derived from udid, action, intent and generation")
         if self.expires_at <= self.issued_at:

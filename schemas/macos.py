@@ -118,8 +118,9 @@ def parse_build(text: str) -> Build:
 
 
 def train_of(version: OSVersion) -> int | None:
-    """Return the build train of a version: 25 for 26.x, 24 for 15.x, 20 for 11.x; None before 11.
+    """Return the build train of a version: 25 for 26.x, 24 for 15.x, 20 for 11.x.
 
+    None before 11, and for 16 to 25, which do not exist.
     From macOS 26 on the train is the major version minus one; 11 to 15 are trains 20 to 24.
     """
     if version.major >= 26:

@@ -27,7 +27,8 @@ def device_key(event: DeviceEvent) -> str:
 def route(event: DeviceEvent | AdvisoryEvent) -> tuple[str, str]:
     """Return the topic name, then the key, of an event that comes from outside.
 
-    The key is `device_key` for a device event, and the advisory id for an advisory event.
+    The key is `device_key` for a device event, and the subject for an advisory event: the advisory
+    id, or the CVE if it is of the KEV catalogue.
     """
     key = device_key(event) if isinstance(event, DeviceEvent) else event.subject
     return _TOPIC_OF[type(event)].name, key

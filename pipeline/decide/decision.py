@@ -73,9 +73,9 @@ class GatedNeed(msgspec.Struct, frozen=True):
 
     @property
     def opens_at(self) -> datetime | None:
-        """The first time at which all gates have opened by time or a newer release matures.
+        """The earlier of two times: all closed gates have opened by time; a newer release matures.
 
-        None if only an event can change the need.
+        None if neither is known: then only an event can change the need.
         """
         opens, ripens_us = opens_by_itself_at(self.closed), self.candidate.need.newer_matures_us
         if ripens_us is None:
@@ -171,7 +171,7 @@ def _without_need(s: Situation, exposed: Exposure) -> Decision:
     """Return the decision for a Mac without needs.
 
     It is `nothing`, with the reason `compliant` or a reason for which no job helps; a hold if the
-    last reinstall is not confirmed in every point.
+    version is known and the last reinstall is not confirmed in every point.
     """
     version = s.device.os_version
     if version is None:
@@ -230,8 +230,8 @@ def _withdrawn(s: Situation, held: list[GatedNeed]) -> str | None:
 
     A job that may have touched the Mac is kept. Another is kept if it is of the Mac's present site
     and serves a held need that is not exempt: it was issued for that need, or it has the same
-    action and an older release that the Mac still lacks. A newer release replaces such a job when
-    it is sent, not while it is held.
+    action and a release that the Mac still lacks and is offered. A newer release replaces such a
+    job when it is sent, not while it is held.
     """
     entry = _untouched_job(s)
     if entry is None:
@@ -248,7 +248,10 @@ def _withdrawn(s: Situation, held: list[GatedNeed]) -> str | None:
 
 
 def _still_offered(s: Situation, entry: JobEntry) -> bool:
-    """Return True if the job updates to a release that the Mac lacks and that is offered to it."""
+    """Return True if the job updates or upgrades to a release that the Mac lacks and is offered.
+
+    False for other actions, a job without a target, and a Mac whose version is unknown.
+    """
     device = s.device
     if entry.action not in (Action.UPDATE, Action.UPGRADE) or device.os_version is None:
         return False
@@ -317,8 +320,8 @@ def _hold(
     """Return the hold for `held`, which is not empty.
 
     It shows the need that the gate `job_open` holds, if there is one, else the first need; its
-    reason is that of the need's first closed gate. `sent`, if given, is the decision that has just
-    sent the job for which they are held: its values are reused.
+    reason is that of the need's first closed gate. `sent` is the decision that has just sent a job,
+    or None: its values are reused if the job is that of the need shown.
     """
     shown = held[-1] if held[-1].is_stopped_by(Reason.JOB_OPEN) else held[0]
     reason = shown.closed[0].reason

@@ -46,9 +46,10 @@ class Exposure(msgspec.Struct, frozen=True):
         return worst(self.holes)
 
     def deadline_us(self, deadlines: Deadlines) -> int | None:
-        """Return the earliest deadline of `holes`, in us since 1970; None if there are none.
+        """Return the earliest deadline of a release of `holes`, in us; None without a release.
 
-        Cached in `holes` for the last `deadlines`: `holes` is one object for all Macs of a kind.
+        Microseconds since 1970. Cached in `holes` for the last `deadlines`: `holes` is one object
+        for all Macs of a kind.
         """
         missing = self.holes
         known: tuple[Deadlines, int | None] | None = missing.cache.get("due")
@@ -88,7 +89,11 @@ def exposure(s: Situation) -> Exposure:
 
 
 def severity_of(release: Release) -> Severity:
-    """Return the severity of a release; unrated CVEs count as high, because unknown is not safe."""
+    """Return the severity of a release: `exploited` if one of its CVEs is, else its rating.
+
+    Without a rating it is `high` if the release fixes CVEs, because unknown is not safe, and
+    `routine` if it fixes none.
+    """
     if release.exploited:
         return Severity.EXPLOITED
     if release.severity is not None:

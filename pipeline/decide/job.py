@@ -18,8 +18,9 @@ _SHORTEST_START: Final = timedelta(minutes=30)
 
 
 def build_job(s: Situation, decision: Decision, *, fast_paths: bool = True) -> Job:
-    """Return the job of a decision to send. The decision must be one of this Situation.
+    """Return the job of a decision to send.
 
+    The caller ensures that the decision is one to send, of this Situation (else AssertionError).
     The executor must begin before `expires_at`, and a report of the Mac must confirm the result
     before `report_by`. `expires_at` is at most the end of the open window, unless the deadline has
     passed, the job re-enrolls the Mac, or the window ends in less than 30 minutes.
@@ -65,8 +66,8 @@ def build_job(s: Situation, decision: Decision, *, fast_paths: bool = True) -> J
 def _latest_start(s: Situation, decision: Decision) -> datetime:
     """Return the end of the open window, but at least 30 minutes from now.
 
-    If the deadline has passed or no window closes, it is `job_expires_after` of the policy from now
-    (at least 30 minutes).
+    It is `job_expires_after` of the policy from now (at least 30 minutes) if the deadline has
+    passed, no window is open, or the open one never closes.
     """
     is_past_deadline = decision.deadline_at is not None and s.now >= decision.deadline_at
     assert s.site is not None

@@ -25,7 +25,8 @@ def superseded_event(
 ) -> JobSupersededEvent:
     """Return the event that withdraws a job.
 
-    `by` is the id of the job that replaces it, or the reason of the decision that needs no job.
+    `by` is the id of the job that replaces it or is kept in its place, or the reason of the
+    decision that needs no job.
     """
     return JobSupersededEvent(
         id=event_id("superseded", entry.job_id),

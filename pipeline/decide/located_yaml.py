@@ -1,8 +1,8 @@
 """YAML text as plain values, each with its line and column.
 
-YAML 1.2, one document of at most 1 MiB, standard tags only. The text is read from the parser's
-events: depth, number of values and aliases are limited while reading, before memory is used, and
-every duplicate key is reported.
+YAML 1.2, one document of at most 1,048,576 characters, standard tags only. The text is read from
+the parser's events: depth, number of values and aliases are limited while reading, before memory is
+used, and every duplicate key is reported.
 """
 
 from collections.abc import Callable
@@ -61,9 +61,10 @@ class UnreadableYaml(ValueError):  # noqa: N818 - named like InvalidEvent
 class Located:
     """A value with its line and column (from 1), and the values inside it.
 
-    `text` is a scalar as written. `children` maps a key or an index to a value, `keys` a key to the
-    line and column of the key itself. `size` is the number of values in it, itself included; an
-    alias counts as all values that it refers to.
+    `value` is a Python value: of a mapping a dict, of a list a list. `text` is a scalar's text
+    without quotes, and None for a mapping or list. `children` maps a key or an index to a value,
+    `keys` a key to the line and column of the key itself. `size` is the number of values in it,
+    itself included; an alias counts as all values that it refers to.
     """
 
     line: int
@@ -86,8 +87,9 @@ def path_text(path: Path) -> str:
 def read_yaml(text: str) -> Located:
     """Return the root value of the one document in the text.
 
-    Raises UnreadableYaml with every duplicate key, unsupported tag and unreadable scalar. Reading
-    ends at the first error of another kind.
+    Raises UnreadableYaml with every duplicate key, merge key, unsupported tag and unreadable
+    scalar. Reading ends at the first error of another kind: text that is too large, empty or not
+    YAML, a line that begins with `%`, a second document, or a limit of this module.
     """
     if len(text) > MAX_CHARACTERS:
         raise UnreadableYaml((Problem(1, 1, "", "larger than 1 MiB"),))
@@ -165,7 +167,7 @@ class _Stop(Exception):  # noqa: N818 - never leaves this module
 
 
 def _of_marked(error: MarkedYAMLError) -> Problem:
-    """Return the error of the YAML parser as a problem, with its location if it has one."""
+    """Return the error of the YAML parser as a problem; without a location it is at line 1."""
     mark = error.problem_mark or error.context_mark
     line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
     context = f" {error.context}" if error.context else ""
@@ -212,7 +214,10 @@ class _Reader:
         return self._root
 
     def _node(self, event: NodeEvent) -> None:
-        """Read one value, alias or key, or begin a mapping or list."""
+        """Read one value, alias or key, or begin a mapping or list.
+
+        Raises _Stop beyond the limits of values and depth, and for an invalid key or alias.
+        """
         self._values += 1
         if self._values > _MAX_VALUES:
             raise self._stop(_location(event), f"more than {_MAX_VALUES:,} values")
@@ -323,7 +328,8 @@ class _Reader:
     def _scalar(self, event: ScalarEvent, path: Path) -> Any:
         """Return the Python value of a scalar.
 
-        None, with a problem added, if its tag is not supported or its text does not fit the tag.
+        None for `null`. Also None, with a problem added, if its tag is not supported or its text
+        does not fit the tag.
         """
         tag = event.tag
         if tag is None:

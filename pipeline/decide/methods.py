@@ -58,8 +58,8 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
     """The method of a need and its obstacle: `reason` is None if the method is free.
 
     `method` is None, with a reason, if every method is impossible. `detail` is text for the gate
-    `method`. `until` is the time at which a blocked method becomes free without an event; None if
-    there is no such method.
+    `method`. `until` is the time at which a blocked method, not always `method`, becomes free
+    without an event; None if there is no such method.
     """
 
     method: Method | None
@@ -75,8 +75,8 @@ Obstacle = tuple[Reason, str] | None
 def choose_method(s: Situation, need: Need) -> Choice:
     """Return the first free method that the policy allows for the need, else the first blocked one.
 
-    If all are impossible, the method is None and the reason `no_method`. An obstacle ends by time
-    only if it is another running update.
+    If all are impossible or the policy allows none, the method is None and the reason `no_method`.
+    An obstacle ends by time only if it is another running update.
     """
     blocked: Choice | None = None
     for method in _allowed(getattr(s.policy.methods, need.action)):
@@ -117,7 +117,10 @@ def _mdm_obstacle(s: Situation, need: Need) -> Obstacle:
 
 
 def _supervised_update_obstacle(s: Situation, need: Need) -> Obstacle:
-    """Return the obstacle of an update through MDM: MDM itself, supervision, or bootstrap token."""
+    """Return the first obstacle of an update through MDM; None if there is none.
+
+    In order: MDM itself, not known to be supervised, known to have no bootstrap token escrowed.
+    """
     obstacle = _mdm_obstacle(s, need)
     if obstacle is not None:
         return obstacle
@@ -130,14 +133,17 @@ def _supervised_update_obstacle(s: Situation, need: Need) -> Obstacle:
 
 
 def _ssh_obstacle(s: Situation) -> Obstacle:
-    """Return the obstacle of every method that logs in to the Mac; None if the site allows SSH."""
+    """Return the obstacle of every method that logs in to the Mac.
+
+    None if the site allows SSH, or if the Mac's site is unknown.
+    """
     if s.site is not None and not s.site.ssh:
         return Reason.NO_METHOD, "the site's executor cannot log in to its Macs"
     return None
 
 
 def _volume_owner_obstacle(s: Situation) -> Obstacle:
-    """Return the obstacle of an update over SSH: SSH itself, or no volume owner."""
+    """Return the obstacle of an update over SSH: SSH itself, or no volume owner; None for none."""
     obstacle = _ssh_obstacle(s)
     if obstacle is not None:
         return obstacle
@@ -147,45 +153,64 @@ def _volume_owner_obstacle(s: Situation) -> Obstacle:
 
 
 def _ddm(s: Situation, need: Need) -> tuple[bool, Obstacle]:
-    """Return True if `ddm` is possible on this Mac (else False), and its obstacle."""
+    """Return True if `ddm` is possible on this Mac (else False), and its obstacle.
+
+    The obstacle is None if there is none. A running update is not checked here.
+    """
     version = s.device.os_version
     possible = version is not None and version >= _DDM_FROM
     return possible, _supervised_update_obstacle(s, need)
 
 
 def _mdm_command(s: Situation, need: Need) -> tuple[bool, Obstacle]:
-    """Return True if `mdm_command` is possible on this Mac (else False), and its obstacle."""
+    """Return True if `mdm_command` is possible on this Mac (else False), and its obstacle.
+
+    The obstacle is None if there is none. A running update is not checked here.
+    """
     version = s.device.os_version
     possible = version is not None and _COMMAND_FROM <= version < _COMMAND_BELOW
     return possible, _supervised_update_obstacle(s, need)
 
 
 def _softwareupdate(s: Situation, need: Need) -> tuple[bool, Obstacle]:
-    """Return True if `softwareupdate` is possible for the need (else False), and its obstacle."""
+    """Return True if `softwareupdate` is possible for the need (else False), and its obstacle.
+
+    The obstacle is None if there is none. A running update is not checked here.
+    """
     return need.action is Action.UPDATE, _volume_owner_obstacle(s)
 
 
 def _startosinstall(s: Situation, need: Need) -> tuple[bool, Obstacle]:
-    """Return True if `startosinstall` is possible for the need (else False), and its obstacle."""
+    """Return True if `startosinstall` is possible for the need (else False), and its obstacle.
+
+    Possible also if the Mac's version or the target is unknown. The obstacle is None if there is
+    none. A running update is not checked here.
+    """
     version, target = s.device.os_version, need.target
     possible = version is None or target is None or target.version >= version.release
     return possible, _volume_owner_obstacle(s)
 
 
 def _erase_device(s: Situation, need: Need) -> tuple[bool, Obstacle]:
-    """Return True if `erase_device` is possible for the need (else False), and its obstacle."""
+    """Return True if `erase_device` is possible for the need (else False), and its obstacle.
+
+    The obstacle is None if there is none. A running update is not checked here.
+    """
     # EraseDevice keeps the installed system, so it cannot repair or update one.
     possible = need.erases and s.device.hardware in _ERASES_TO_A_SYSTEM
     return possible, _mdm_obstacle(s, need)
 
 
 def _asr(s: Situation, need: Need) -> tuple[bool, Obstacle]:
-    """Return True if `asr` is possible for the need (else False), and its obstacle."""
+    """Return True if `asr` is possible for the need (else False), and its obstacle.
+
+    The obstacle is None if there is none. A running update is not checked here.
+    """
     return need.action is Action.REIMAGE, _ssh_obstacle(s)
 
 
 def _profiles_renew(s: Situation, _: Need) -> tuple[bool, Obstacle]:
-    """Return True, as `profiles_renew` is always possible, and its obstacle."""
+    """Return True, as `profiles_renew` is always possible, and its obstacle; None for none."""
     obstacle = _ssh_obstacle(s)
     if obstacle is None and s.device.ade_enrolled is not True:
         manual = s.device.ade_enrolled is False or s.device.hardware is HardwareClass.VM
@@ -207,11 +232,11 @@ _CHECKS: Final[Mapping[Method, Callable[[Situation, Need], tuple[bool, Obstacle]
 
 
 def _another_update_runs(s: Situation, method: Method) -> tuple[Obstacle, datetime | None]:
-    """Return the obstacle of an update that MDM already drives, and the time when it ends.
+    """Return the obstacle of an update that MDM already drives, and the time when that ends.
 
-    None and None without such an update: one that was reported more than 24 hours ago does not
-    count. A declaration may replace an earlier declaration, and `profiles_renew` installs nothing:
-    these two methods have no such obstacle.
+    The obstacle ends 24 hours after the report of the update. None and None without such an update,
+    or if it has ended. A declaration may replace an earlier declaration, and `profiles_renew`
+    installs nothing: these two methods have no such obstacle.
     """
     if method in (Method.DDM, Method.PROFILES_RENEW):
         return None, None

@@ -100,7 +100,8 @@ def _server(value: str) -> str:
 def _plain(value: str) -> str:
     """Return the text unchanged.
 
-    Raises ValueError if it is blank, longer than 1,024 characters, or has control characters.
+    Raises ValueError if it is blank, longer than 1,024 characters, or has control characters or
+    line separators.
     """
     if len(value) > 1024 or _CONTROL.search(value) or not value.strip():
         raise ValueError("must be 1 to 1,024 characters of text without control characters")
@@ -230,6 +231,8 @@ class BySeverity(Strict):
 class Deadlines(BySeverity):
     """The time from the release of a fix to its deadline; after it, windows do not hold the job.
 
+    The time begins later if Drydock first knew of the fix later, or of the exploitation for
+    `exploited`.
     `kev_due_dates`: CISA's due date for an exploited CVE is the deadline if it is earlier.
     """
 
@@ -280,8 +283,8 @@ class Upgrades(Strict):
 
     `supported_lines`: `auto` is the newest line that has a release and the two before it. `to`:
     Macs whose model can run this line are upgraded to it, even if their own is supported; it also
-    limits upgrades off dead lines. `out_of_support`: if false, Macs on dead lines are not upgraded
-    and get a finding.
+    limits upgrades off dead lines. `out_of_support`: if false, a dead line alone is no reason for
+    an upgrade, and its Macs get a finding.
     """
 
     supported_lines: Literal["auto"] | tuple[Line, ...] = "auto"
@@ -311,7 +314,8 @@ class Thresholds(Strict):
     that was not seen for longer than `stale_after` gets no job. `max_attempts` counts the failed
     jobs for one intent that reached the Mac. An update that failed on the Mac
     `reinstall_after_failures` times is replaced by a reinstall. `cool_down` is the time after a
-    failed job, doubled with each failure up to `cool_down_max`.
+    failed job, doubled with each failure up to `cool_down_max`. A report must confirm a job within
+    `job_expires_after` (`reenroll_expires_after` for a re-enrollment), at least 30 minutes.
     """
 
     disk_update_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 15.0
@@ -401,7 +405,10 @@ class Policy(Strict):
     @field_validator("default_site")
     @classmethod
     def _default_site_exists(cls, value: str | None, info: ValidationInfo) -> str | None:
-        """Return the name unchanged. Raises ValueError if the policy has no site of this name."""
+        """Return the name unchanged. Raises ValueError if the policy has no site of this name.
+
+        None is always valid. Nothing is checked if `sites` is invalid.
+        """
         sites = info.data.get("sites")
         if value is not None and sites is not None and value not in sites:
             raise ValueError(f"no such site: {value!r}; sites are {', '.join(sites)}")

@@ -101,13 +101,17 @@ class PolicyDocument(NamedTuple):
 def read_policy(text: str) -> Policy:
     """Return the policy of a YAML text.
 
-    Raises PolicyError with every problem if the text is not YAML or not a valid policy.
+    Raises PolicyError if the text is not YAML or not a valid policy.
     """
     return read_document(text).policy
 
 
 def read_document(text: str) -> PolicyDocument:
-    """Return the policy with the location of its values. Raises PolicyError with every problem."""
+    """Return the policy with the location of its values.
+
+    Raises PolicyError with the problems of the YAML, or else with those of the policy: at most 200,
+    and then one more with their number.
+    """
     try:
         root = read_yaml(text)
     except UnreadableYaml as error:
@@ -145,7 +149,8 @@ class _ErrorLocation(NamedTuple):
 def _locate(root: Located, loc: Path) -> _ErrorLocation:
     """Return the location of the innermost value of the text on the path `loc`.
 
-    `loc` is pydantic's: parts that are no key or index of the text are skipped.
+    `loc` is pydantic's: parts that are no key or index of the text are skipped. For an empty value,
+    and after the part `[key]`, line and column are those of its key.
     """
     located, is_union_branch = root, False
     path: Path = ()
@@ -167,7 +172,10 @@ def _locate(root: Located, loc: Path) -> _ErrorLocation:
 
 
 def _problems(root: Located, details: list[ErrorDetails]) -> list[Problem]:
-    """Return one problem for each unknown or missing key, and one for each value with errors."""
+    """Return one problem for each unknown or missing key, and one for each value with errors.
+
+    A value that only fits none of several forms is left out if values inside it have errors.
+    """
     found: dict[Path, list[tuple[_ErrorLocation, ErrorDetails]]] = {}
     whole: list[Problem] = []
     for detail in details:
@@ -187,8 +195,9 @@ def _problems(root: Located, details: list[ErrorDetails]) -> list[Problem]:
 
 
 def _default_site_problem(root: Located, details: list[ErrorDetails]) -> list[Problem]:
-    """Return the problem of an unknown `default_site` in a list; an empty list if there is none.
+    """Return the problem of an unknown `default_site` in a list.
 
+    The list is empty if there is no such problem, or if `details` has one of `default_site`.
     pydantic does not make this check, the only one across keys, while a site has an error.
     """
     wanted, sites = root.children.get("default_site"), root.children.get("sites")
@@ -222,7 +231,7 @@ def _key_problem(root: Located, spot: _ErrorLocation, detail: ErrorDetails) -> P
 def _key_location(root: Located, path: Path) -> tuple[int, int] | None:
     """Return line and column of the last key of the path.
 
-    None if it is an index, or not in the text.
+    None if it is an index or not in the text, and for an empty path.
     """
     if not path or isinstance(path[-1], int):
         return None
@@ -274,7 +283,7 @@ def _message(located: Located, detail: ErrorDetails) -> str:
 
 
 def _quoting_hint(kind: str, located: Located) -> str:
-    """Return a hint to quote a number; empty if the error is another, or the value no number.
+    """Return a hint to quote a number, `true` or `false`; empty for other values or errors.
 
     Without quotes, YAML reads `26.10` as 26.1.
     """

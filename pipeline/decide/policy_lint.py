@@ -65,7 +65,10 @@ def _times(document: PolicyDocument) -> _Found:
 
 
 def _sites(policy: Policy) -> _Found:
-    """Yield path and message of each site without a match, and of each glob without effect."""
+    """Yield path and message of each site without a match, and of each glob without effect.
+
+    `default_site` needs no match. A glob has no effect if a glob of an earlier site covers it.
+    """
     earlier: list[tuple[str, str, str]] = []
     for name, site in policy.sites.items():
         globs = list(_globs(site.match))
@@ -149,7 +152,7 @@ def _methods(methods: Methods) -> _Found:
 
 
 def _mdm(policy: Policy) -> _Found:
-    """Yield path and message of an MDM server that is not reached over https."""
+    """Yield path and message of an MDM server whose URL begins with `http://`."""
     if policy.mdm.server is not None and policy.mdm.server.lower().startswith("http://"):
         yield ("mdm", "server"), "MDM works over https only"
 

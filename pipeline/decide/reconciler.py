@@ -74,7 +74,7 @@ Effect = Decided | DerivedEvent | EvaluationFailed
 class Reconciler:
     """Decides for the Macs of one Fleet. The caller is the only writer.
 
-    Without `fast_paths` nothing is remembered between two decisions and every model is validated:
+    Without `fast_paths` no value of an earlier evaluation is reused and every model is validated:
     slower, with the same decisions and the same bytes (docs/explanation/fast-paths.md).
     """
 
@@ -159,8 +159,8 @@ class Reconciler:
     ) -> Iterator[Effect]:
         """Return the effects of deciding for the Macs that a change affects.
 
-        `freed` are the sites where it ended a job. A change of telemetry only is passed to
-        `reconcile_on_telemetry`.
+        `freed` are the sites where it ended a job. A change of telemetry only, or of a host name
+        that the policy does not read, is passed to `reconcile_on_telemetry`.
         """
         if change is NO_CHANGE:
             return _NO_EFFECTS
@@ -192,6 +192,7 @@ class Reconciler:
     def _fold(self, event: Event) -> tuple[Change, tuple[str, ...]]:
         """Return the change, and the sites (sorted) where it ended a job.
 
+        Also counts open jobs again, and drops decisions of records that are now part of a Mac.
         Raises PolicyError for a policy that cannot be read; then nothing is changed.
         """
         if type(event) is InventoryEvent:
@@ -278,7 +279,10 @@ class Reconciler:
             yield EvaluationFailed(udid, error)
 
     def _reconcile(self, udid: str, now: datetime) -> Iterator[Effect]:
-        """Yield the effects of `reconcile`; the Mac is known and a policy is in force."""
+        """Yield the effects of `reconcile`, without its checks and its handling of exceptions.
+
+        The caller ensures that a policy is in force and that the record belongs to no other Mac.
+        """
         last, situation = self.last_decisions.get(udid), self.situation(udid, now)
         entry = situation.open_job
         if entry is not None:
@@ -316,8 +320,8 @@ class Reconciler:
     def _evaluate(self, s: Situation) -> Evaluation:
         """Return the evaluation of this Situation.
 
-        If it follows a decision to send for the same Mac, only the gate `job_open` is evaluated
-        again.
+        If it differs from that of the last decision, which sent a job, only in that this job is
+        open, then only the gate `job_open` is evaluated again.
         """
         if self._last_sent is not None:
             (before, evaluation), self._last_sent = self._last_sent, None
@@ -465,13 +469,17 @@ class Reconciler:
     def _drop_decision(self, udid: str) -> None:
         """Remove the decision of a record that has become part of a Mac.
 
-        It is added to `dropped_decisions`, so that the caller deletes the stored one.
+        The UDID is added to `dropped_decisions`, even without a decision, so that the caller
+        deletes the stored one.
         """
         self._count_exposed(self.last_decisions.pop(udid, None), None)
         self.dropped_decisions[udid] = None
 
     def _wait_for_capacity(self, udid: str, last: LastDecision) -> None:
-        """Queue the Mac at its site, by deadline, if the decision waits for the site's capacity."""
+        """Queue the Mac at its site, by deadline, if the decision waits for the site's capacity.
+
+        A Mac without a site is never queued.
+        """
         if last.wants_capacity and last.site is not None:
             first = last.deadline_us or _NO_DEADLINE
             heapq.heappush(self._waiting_for_capacity.setdefault(last.site, []), (first, udid))
@@ -525,7 +533,7 @@ class Reconciler:
         """Yield the effects of deciding for Macs that wait for the site, while it has capacity.
 
         The Mac with the first deadline is decided first, a Mac without a deadline last. A Mac that
-        is decided leaves the queue.
+        is decided leaves the queue. Nothing without a policy, or if the policy lacks the site.
         """
         policy = self.policy
         waiting = self._waiting_for_capacity.get(site)
@@ -580,7 +588,7 @@ _ALL_BUT_HISTORY: Final = attrgetter(
 
 
 def _differs_by_open_job(s: Situation, before: Situation, job_id: str | None) -> bool:
-    """Return True if the Situation differs from `before` only by this open, newest job."""
+    """Return True if the Situation is `before` plus the open job `job_id` as its newest job."""
     if not s.job_history or s.job_history[-1].job_id != job_id or not s.job_history[-1].is_open:
         return False
     return s.job_history[:-1] == before.job_history and _ALL_BUT_HISTORY(s) == _ALL_BUT_HISTORY(

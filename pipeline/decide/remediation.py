@@ -91,8 +91,8 @@ class Need(msgspec.Struct, frozen=True):
 def needs(s: Situation, exposed: Exposure) -> Iterator[Need]:
     """Yield every need of this Mac, in the order of the table at the top; nothing if it has none.
 
-    After a `reenroll`, the later needs have `mdm_usable` False. No need follows a reinstall or
-    reimage, except one with `ineffective_before`.
+    After a `reenroll`, the later needs have `mdm_usable` False. A reinstall or reimage is the last
+    need, unless it has `ineffective_before`.
     """
     reenroll = needs_reenrollment(s)
     if reenroll is not None:
@@ -133,7 +133,7 @@ def needs_reenrollment(s: Situation) -> Need | None:
     """Return the need to enroll again, or None if the enrollment has no fault.
 
     Its reason is the fault. For `mdm_silent`, `not_before_us` is the end of the time that MDM has
-    to contact a returned Mac.
+    to contact a returned Mac; for other faults it is None.
     """
     reason = _enrollment_fault(s)
     if reason is None:
@@ -150,8 +150,8 @@ def _mdm_grace_ends_us(s: Situation) -> int:
 
     It is 24 hours after the end of the first day (UTC) that has an inventory report and is later
     than the day of the last MDM contact, or 24 hours after the newest inventory report if that is
-    earlier. After weeks of absence the first inventory report can arrive before the first MDM
-    message.
+    earlier or there is no such day. After weeks of absence the first inventory report can arrive
+    before the first MDM message.
     """
     device = s.device
     first_day_us = first_later_day_end_us(device.inventory_days, device.mdm_seen_us)
@@ -201,7 +201,8 @@ def _enrollment_defects(s: Situation) -> Iterator[str]:
 def _is_of_present_enrollment(s: Situation, fact: str) -> bool:
     """Return True if the newest report of the field `fact` is not older than the last Authenticate.
 
-    An Authenticate begins a new enrollment, with a new identity certificate.
+    True without an Authenticate. An Authenticate begins a new enrollment, with a new identity
+    certificate.
     """
     return s.device.reported_us(fact) >= s.device.checkins[AUTHENTICATED]
 
@@ -256,9 +257,9 @@ def _ade_grace_ends_us(erased: JobEntry) -> int:
 
 
 def _erase_without_reenrollment(s: Situation) -> JobEntry | None:
-    """Return the last reinstall that succeeded, if it erased the Mac and no enrollment followed.
+    """Return the last successful reinstall or reimage, if it erased and no enrollment followed.
 
-    None otherwise, also if there was no reinstall.
+    None otherwise, also if there was none.
     """
     last = last_reinstall(s)
     if last is None or not last.erases or s.device.enrolled_since(last.since_us):
@@ -382,8 +383,8 @@ def _reinstall_in_place(
 def _best_release(s: Situation, version: OSVersion, exposed: Exposure) -> Release | None:
     """Return the release for a reinstall: the update of its line, else the newest one offered.
 
-    None if no release of its line is offered to the Mac, or if the Mac is newer than the newest one
-    offered.
+    Supplements do not count. None if no release of its line is offered to the Mac, or if the Mac is
+    newer than the newest one offered.
     """
     release = newest_matured(s, exposed.line, exposed)[0]
     if release is not None:
@@ -448,7 +449,7 @@ def reimage_eligibility(s: Situation) -> tuple[Image | None, tuple[str, ...]]:
 
     An image never changes a Mac's version, build or firmware: they must equal the Mac's already.
     The evidence has one line per point: those of the image found, or those of every image of the
-    policy if none fits.
+    policy if none fits. Without images it is the line `no image in the policy`.
     """
     device = s.device
     if not s.policy.images:
@@ -525,7 +526,7 @@ def matures_us(s: Situation, release: Release, exposed: Exposure) -> int:
 def newest_matured(
     s: Situation, missing: Missing, exposed: Exposure
 ) -> tuple[Release | None, int | None]:
-    """Return the newest mature release of `missing`, and the time when the next newer one matures.
+    """Return the newest mature release of `missing`, and the first time when a newer one matures.
 
     The time is in us since 1970, and None if there is no newer one. If no release is mature, the
     result is the one that matures first, and None; without releases it is None and None.
@@ -548,8 +549,8 @@ def needs_upgrade(s: Situation, exposed: Exposure) -> Need | None:
     """Return the need to upgrade to another line, or None.
 
     The Mac's line is dead, or the policy wants a newer one (`upgrades.to`). The target is a release
-    of the newest allowed line that the Mac's model can run. None if neither holds, if no such line
-    has a release for the Mac, or if the Mac's version is unknown.
+    of the newest allowed line that the Mac's model is known to run and that has a release for the
+    Mac. None if neither holds, if there is no such line, or if the Mac's version is unknown.
     """
     version = s.device.os_version
     if version is None:
@@ -574,10 +575,10 @@ def needs_upgrade(s: Situation, exposed: Exposure) -> Need | None:
 
 
 def upgrade_obstacle(s: Situation) -> Reason | None:
-    """Return the reason for which a Mac on a dead line cannot be upgraded; None if it can.
+    """Return the reason for which the model of a Mac on a dead line cannot be upgraded.
 
-    `unfixable_hardware`: its model runs no supported line. `model_unknown`: that is not known. Also
-    None if its line is not dead, or if the policy leaves dead lines alone.
+    `unfixable_hardware`: it runs no supported line. `model_unknown`: that is not known. None if it
+    runs one, if the line is not dead or not known, or if the policy leaves dead lines alone.
     """
     if s.line_is_supported is not False or not s.policy.upgrades.out_of_support:
         return None

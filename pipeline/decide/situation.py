@@ -38,7 +38,10 @@ class cached(Generic[T]):  # noqa: N801 - a decorator
 
 
 def site_of(device: Device, policy: Policy) -> str | None:
-    """Return the name of the Mac's site under this policy; None if no site matches."""
+    """Return the name of the Mac's site under this policy.
+
+    None if no site matches and the policy has no default site.
+    """
     return policy.site_of(
         site=device.site,
         hostname=device.hostname,
@@ -54,7 +57,7 @@ class Situation:
 
     Immutable. `now` is aware. `job_history` is oldest first; `halts` are those set and not cleared,
     which may have passed their `until`; `site_open_jobs` counts the open jobs of the site's other
-    Macs. Every rule must accept any Situation.
+    Macs, without re-enrollments. Every rule must accept any Situation.
     """
 
     device: Device
@@ -96,19 +99,22 @@ class Situation:
 
     @cached
     def site_name(self) -> str | None:
-        """The name of the Mac's site under this policy; None if no site matches."""
+        """The name of the Mac's site under this policy.
+
+        None if no site matches and the policy has no default site.
+        """
         return site_of(self.device, self.policy)
 
     @cached
     def site(self) -> Site | None:
-        """The settings of the Mac's site; None if no site matches."""
+        """The settings of the Mac's site; None if `site_name` is None."""
         return None if self.site_name is None else self.policy.sites[self.site_name]
 
     @cached
     def open_job(self) -> JobEntry | None:
         """The Mac's open job; None if no job is open.
 
-        Of several, one that may have touched the Mac, else the newest.
+        Of several, the newest that may have touched the Mac, else the newest.
         """
         return open_job(self.job_history)
 

@@ -147,7 +147,7 @@ def _clock_change(zone: ZoneInfo, after: datetime, until: datetime) -> datetime 
 
 @lru_cache(maxsize=4096)
 def _clock_change_in(zone: ZoneInfo, span: int) -> datetime | None:
-    """Return the change of the zone's UTC offset in one span; None if there is none.
+    """Return the first second with the new UTC offset of the zone in one span; None if unchanged.
 
     `span` is the number of the span, in steps of `_SPAN` from 1970.
     """

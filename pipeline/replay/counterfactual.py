@@ -89,7 +89,10 @@ class DecisionChange:
 
 @dataclass(frozen=True, slots=True)
 class CounterfactualDiff:
-    """All differences, and the number of recorded decisions and of Macs that were compared."""
+    """All differences, and the number of recorded decisions and of Macs that were compared.
+
+    `policy_digest` is that of the other policy. Macs are compared at the end of the period.
+    """
 
     policy_digest: str
     decisions: int
@@ -128,7 +131,8 @@ def counterfactual(
 
     Recorded decisions with `since` <= time < `until` are compared; then each Mac is decided by both
     policies at `until`, or at the last time of the log. `progress` is called with the `seq`
-    reached. Raises PolicyError for the policy and UnreadableLog for the log.
+    reached. Raises PolicyError if `policy_text` or the policy of an event in the log is not valid,
+    and UnreadableLog if another part of the log cannot be read.
     """
     policy = read_policy(policy_text)
     contents = LogContents(log)
@@ -171,7 +175,7 @@ def _recorded_change(
     *,
     fast_paths: bool,
 ) -> Iterator[DecisionChange]:
-    """Return the change of one recorded decision, as `_change` yields it.
+    """Return an iterator with the change of one recorded decision, empty if no field differs.
 
     Raises UnreadableLog if its recorded inputs or its catalogue cannot be read.
     """

@@ -34,7 +34,7 @@ class LoggedDecision:
 
 @dataclass(frozen=True, slots=True)
 class JobStep:
-    """One recorded step of a job: a result, or that another job superseded it.
+    """One recorded step of a job: a result, or its withdrawal.
 
     `at` is the time at which it was recorded. For a superseded job, `outcome` is `superseded` and
     `detail` names the other job or the reason.
@@ -101,8 +101,9 @@ class Explanation:
 def explain(log: LogReader, name: str, *, at: datetime | None = None) -> Explanation | None:
     """Return the log's content about one Mac up to and including `at`; None for an unknown Mac.
 
-    `name` is a UDID, a serial number or an enrollment id; without `at` the whole log counts. Raises
-    UnreadableLog if an entry about the Mac cannot be read.
+    `name` is a UDID, a serial number or an enrollment id; without `at` the whole log counts. The
+    name is looked up in the whole log, also after `at`. Raises UnreadableLog if an entry about the
+    Mac cannot be read.
     """
     udid = find_device_key(log, name)
     if udid is None:
@@ -138,7 +139,10 @@ _JOB_EVENTS: Final = (JobIssuedEvent, JobResultedEvent, JobSupersededEvent)
 
 
 def _keys(udid: str, record: DecisionRecord | None) -> tuple[str, ...]:
-    """Return the Mac's key, then the other keys under which its reports may be logged."""
+    """Return the Mac's key, then the other keys under which its reports may be logged.
+
+    The others are those of the decision record; there are none without a record.
+    """
     if record is None:
         return (udid,)
     facts = record.inputs.device.get("facts", {})

@@ -37,15 +37,15 @@ class LogEntry(Protocol):
 
     @property
     def source(self) -> str:
-        """The event's source."""
+        """The event's source; empty for a decision."""
 
     @property
     def id(self) -> str:
-        """The event's id."""
+        """The event's id; empty for a decision."""
 
     @property
     def type(self) -> str:
-        """The event's type."""
+        """The event's type; `decision` for a decision."""
 
     @property
     def key(self) -> str:

@@ -51,7 +51,8 @@ def _differences(
 ) -> Iterator[tuple[str, FieldDifference]]:
     """Yield the UDID and the first difference of each Mac whose stored and folded state differ.
 
-    `path` is the prefix of the paths; `reread` brings stored JSON into the form of this version.
+    `path` is the prefix of the paths; `reread` brings stored JSON into the form of this version. A
+    stored state that cannot be read differs.
     """
     seen = set()
     for udid, body in kept:

@@ -58,7 +58,7 @@ class LogDifference:
     `seq` and `at` are those of the entry that differs; for `state`, `seq` is the Mac's last event
     (0 for none) and `at` the end of the log. `recorded` is the log's value of `field`, `expected`
     the computed one. `after_seq` is the last event of that Mac before the entry: the likely place
-    of an altered row.
+    of an altered row. `udid`, `serial` and `after_seq` are None where they are not known.
     """
 
     seq: int
@@ -94,10 +94,10 @@ def verify(
 ) -> VerificationReport:
     """Return the numbers of entries checked up to the first difference, and that difference.
 
-    The difference is None if the whole log agrees. Decisions of one Mac or of all, with `since` <=
-    time < `until`, are checked; the fold begins at the start of the log. `state`, the stored state
-    at the end of the log, is compared only without `until`. `progress` is called with the `seq`
-    reached.
+    The difference is None if all that was checked agrees. Decisions of one Mac or of all, with
+    `since` <= time < `until`, are checked; the fold begins at the start of the log. `state`, the
+    stored state at the end of the log, is compared only without `until`. `progress` is called with
+    the `seq` reached. Raises PolicyError for an event with a policy that is not valid.
     """
     run = _Verification(log, since, until, udid, fast_paths=fast_paths)
     report = run.verify_through(log.last_seq(until), progress)
@@ -192,7 +192,10 @@ class _Verification:
     # --- events ---
 
     def _event(self, entry: LogEntry) -> Iterator[LogDifference]:
-        """Yield the differences of an event's entry, and fold the event if it can be read."""
+        """Yield the differences of an event's entry, and fold the event if it can be read.
+
+        Raises PolicyError for the event of a policy that is not valid.
+        """
         try:
             event = decode(entry.body)
         except InvalidEvent as error:
@@ -217,7 +220,8 @@ class _Verification:
     def _issued(self, entry: LogEntry, event: JobIssuedEvent) -> Iterator[LogDifference]:
         """Yield the differences of an issued job from the job that its decision ordered.
 
-        A job without such a decision is a difference only if all Macs are checked.
+        A job without such a decision is a difference only if all Macs are checked and the entry's
+        time is in the period.
         """
         job = event.data.job
         sent = self.sent_jobs.pop(job.udid, None)
@@ -332,7 +336,10 @@ class _Verification:
         return first_difference(json.loads(recorded), json.loads(again), "decision")
 
     def _from_log(self, record: DecisionRecord, situation: Situation) -> FieldDifference | None:
-        """Return the first difference of the inputs from those of the folded events, or None."""
+        """Return the first difference of the inputs from those of the folded events, or None.
+
+        Raises UnreadableLog if the recorded catalogue is another one and cannot be read.
+        """
         recorded = record.inputs
         folded = self.reconciler.record_of(record.decision, situation).inputs
         if recorded.catalog_digest != folded.catalog_digest:

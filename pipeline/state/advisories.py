@@ -36,7 +36,12 @@ SUPPORTED_LINES: Final = 3
 class Release:
     """One release that no source has retracted, joined from all its sources.
 
+    Times are in us since 1970.
+
+    - `released_us`: the earliest of the sources' release dates; `known_us` if no source has one
     - `known_us`: the time at which the first source listed it
+    - `cves`: of all sources, the exploited ones included
+    - `severity`: the worst rating of the sources; None if no source rates it
     - `exploited`: for each exploited CVE, the time at which the exploitation became known
     - `due`: for each CVE in the KEV catalogue, CISA's due date, unless that had passed when the CVE
       was first listed
@@ -82,7 +87,7 @@ class Release:
 
 @dataclass(frozen=True, eq=False)
 class Missing:
-    """The releases that a Mac lacks and is offered, newest first.
+    """The releases that a Mac lacks and is offered, in the order of the method that returns them.
 
     One object is shared by all Macs with the same version, build and device id. `cache` is for
     callers that compute values from it.
@@ -103,7 +108,7 @@ class Missing:
 
     @cached_property
     def advisory_ids(self) -> tuple[str, ...]:
-        """The advisory ids of the releases, newest first."""
+        """The advisory ids of the releases, in the same order."""
         return tuple(one.advisory_id for one in self.releases)
 
 
@@ -176,7 +181,10 @@ class Advisories:
 
     @cached_property
     def cves(self) -> frozenset[str]:
-        """All CVEs that a release fixes, according to any source; retracted releases included."""
+        """All CVEs in `cves` of the snapshots of releases, retracted releases included.
+
+        The CVEs of `exploited_cves` and of the KEV catalogue are not added.
+        """
         return frozenset(
             cve
             for known in self.known.values()
@@ -226,7 +234,7 @@ class Advisories:
     def missing(
         self, line: str, version: OSVersion, build: Build | None, device_id: str | None
     ) -> Missing:
-        """Return the releases of `line` that a Mac with these properties lacks and is offered.
+        """Return the releases of `line` that such a Mac lacks and is offered, newest first.
 
         `line` can be another line than that of `version`. The result is cached and shared.
         """
@@ -249,8 +257,8 @@ class Advisories:
         """Return the releases that a Mac on an unsupported line lacks.
 
         First come the releases of the line `supported` that were released after the last release of
-        the Mac's own line, for any hardware. The missing releases of its own line follow. Each part
-        is newest first.
+        the Mac's own line (all, if that has no release), for any hardware. The missing releases of
+        its own line follow. Each part is newest first.
         """
         key = (version, build, device_id, supported)
         found = self._missing.get(key)
@@ -277,7 +285,10 @@ class Advisories:
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> "Advisories":
-        """Return the catalogue that `to_wire` wrote."""
+        """Return the catalogue that `to_wire` wrote.
+
+        Raises ValueError, KeyError, TypeError or AttributeError for other input.
+        """
         return cls(
             {
                 AdvisoryId(identity): _SourcedAdvisory(

@@ -155,8 +155,8 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
     - `values`: one value for each name in FIELDS; the same tuple object while only times change
     - `timestamps`: the newest report time of each field, source and kind of check-in
       (`pipeline.state.timestamps`)
-    - `inventory_days`: the days on which a source other than MDM reported the Mac
-      (`pipeline.state.seen_days`)
+    - `inventory_days`: the last days on which a source other than MDM, DDM and `admin` reported the
+      Mac (`pipeline.state.seen_days`)
     - `report_hash`, `report_fields`: identify the newest report, to recognise a repeat of it
       (`pipeline.state.duplicates`); `report_fields` is 0 if there is none. They are not stored, and
       are ignored by `==`.
@@ -302,7 +302,7 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
 
         False after a CheckOut, during an enrollment, and if `mdm_enrolled` was reported False after
         the last contact through MDM. Otherwise any contact through MDM gives True (the enrollment
-        can be older than the event log), and so does `mdm_enrolled` True.
+        can be older than the event log), and so does `mdm_enrolled` True; without both it is False.
         """
         if self.checked_out or self.enrolling:
             return False

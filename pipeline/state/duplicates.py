@@ -60,8 +60,8 @@ def apply_duplicate(peek: ReportPeek, device: Device) -> tuple[Device, int] | No
     """Fold a report that repeats the Mac's newest report, without decoding it.
 
     Returns the state that `apply_inventory` gives, and the report's time in us. None if the caller
-    must decode the report: `device` has no hash or another one, the report is not newer, or its
-    time or telemetry is invalid.
+    must decode the report: `device` has no hash or another one, the report is not newer, it has
+    other telemetry fields than the report of the hash, or its time or telemetry is invalid.
     """
     bits, values = device.report_fields, device.values
     if not bits:

@@ -72,7 +72,8 @@ class Change(NamedTuple):
     """The records that an event changed, and the Macs whose decisions it can change.
 
     - `udids`: keys of changed records: Macs, and records that now belong to another Mac
-    - `is_material`: a field other than telemetry changed
+    - `is_material`: more than telemetry of `udids` may have changed: a field, a check-in, a job or
+      an approval
     - `is_rename_only`: only the host name changed
     - `lines`: each line whose advisories changed, with the newest version that they can concern
       (None: any version)
@@ -112,7 +113,8 @@ class Fleet:
     def apply(self, event: Event) -> Change:
         """Fold one event, and return the change of the state; NO_CHANGE if there is none.
 
-        Events applied twice, or in any order, give the same state.
+        Events applied twice, or in any order, give the same state, except that a result or
+        withdrawal changes nothing before its job was issued.
         """
         apply = _FOLDS.get(type(event))
         if apply is not None:
@@ -139,8 +141,8 @@ class Fleet:
         """Fold a report that repeats the remembered one, except for its time and telemetry.
 
         Returns the Mac's state before, its state after, and the report's time in us. None, without
-        an effect, if the report must be decoded: it is no repeat, it is not newer, or an event has
-        changed the Mac's values since.
+        an effect, if the report must be decoded: the Mac is unknown, the report is no repeat, it is
+        not newer, its time or telemetry is invalid, or an event has changed the Mac's values since.
         """
         device = self.devices.get(peek.subject)
         again = None if device is None else apply_duplicate(peek, device)
@@ -191,8 +193,10 @@ class Fleet:
             self.devices[udid] = forget_report(device)
 
     def _is_only_record(self, device: Device) -> bool:
-        """Return True if this record is under a UDID and its Mac has no other record.
+        """Return True if this record is under a UDID and its Mac certainly has no other record.
 
+        False also if it has an enrollment id other than its UDID, or if several Macs reported its
+        serial number.
         A newer time alone then changes no value of the Mac.
         """
         if device.is_partial or device.udid in self._by_enrollment:
@@ -304,7 +308,7 @@ class Fleet:
     # --- queries ---
 
     def merged_device(self, udid: str) -> Device:
-        """Return the Mac's state, joined with its records under other keys.
+        """Return the Mac's state, joined with the records that belong to it under other keys.
 
         A Device without values for a UDID without a record. The stored records do not change.
         """
@@ -341,10 +345,11 @@ class Fleet:
 
         Sorted, so that Macs get their site's capacity in the same order after a restart.
         `supported` are the supported lines; `upgrades_to` is the line to which the policy upgrades,
-        None for none. A change of a line's advisories concerns the Macs on the line, up to the
-        newest changed version. If the line is supported or is `upgrades_to`, it also concerns all
-        Macs on unsupported lines; if it is `upgrades_to`, all Macs on other lines. A Mac without a
-        record is left out.
+        None for none. A change of a line's advisories concerns the Macs on the line: up to the
+        newest changed version on a supported line, else all. If the line is supported or is
+        `upgrades_to`, it also concerns all Macs on unsupported lines; if it is `upgrades_to`, all
+        Macs on other lines. A Mac without a record is left out, and one without a known version is
+        not concerned by a line.
         """
         if change.affects_all:
             return sorted(self.macs())
@@ -388,8 +393,9 @@ class Fleet:
         return None if self._policy is None else self._policy[1]
 
     def canonical_udid(self, key: str) -> str | None:
-        """Return the UDID of the Mac to which the record `key` belongs; None if it is itself a Mac.
+        """Return the UDID of the Mac to which the record `key` belongs.
 
+        None if the record is itself a Mac, or if no Mac has this serial number or enrollment id.
         If several Macs reported a serial number (a logic board was moved), the record belongs to
         the Mac that reported it last. A record that has another enrollment id is itself a Mac, so
         that records cannot belong to each other in a cycle.

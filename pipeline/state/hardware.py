@@ -104,7 +104,11 @@ def _rows(model: str) -> tuple[Model, ...]:
 
 
 def _row_supports(row: Model, major: int) -> bool | None:
-    """Return the result of `supports_major` for one row of the table."""
+    """Return True if the model can run this major version of macOS, False if not.
+
+    None if the table does not show it: a major before 12 for a model whose `first_major` is 12, or
+    a major newer than the table for a model that is not Intel.
+    """
     if major < row.first_major:
         return False if row.first_major > FIRST_MAJOR_IN_FEED else None
     if major <= row.last_major:
@@ -140,7 +144,10 @@ def _of_model(model: str) -> HardwareClass:
 
 
 def _is_older_than_table(model: str) -> bool:
-    """Return True if the model is older than its family's oldest model that runs macOS 12."""
+    """Return True if the model is older than the oldest model of its family in the table.
+
+    False for an unknown family, the family `Mac`, and text that is no identifier.
+    """
     match = _IDENTIFIER.fullmatch(model)
     if match is None or match[1] not in _FAMILIES or match[1] == "Mac":
         return False
@@ -148,7 +155,10 @@ def _is_older_than_table(model: str) -> bool:
 
 
 def _of_device_id(device_id: str) -> HardwareClass:
-    """Return the class of a SoftwareUpdateDeviceID or board id; UNKNOWN for any other text."""
+    """Return the class of a SoftwareUpdateDeviceID or board id, from the table.
+
+    INTEL for any other board id, UNKNOWN for any other text.
+    """
     known = _BY_DEVICE_ID.get(device_id.casefold())
     if known is not None:
         return known

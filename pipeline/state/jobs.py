@@ -271,7 +271,8 @@ def supersede_job(history: JobHistory, job_id: str, us: int) -> JobHistory:
 def _advance(entry: JobEntry, result: JobResult, us: int) -> JobEntry:
     """Return the entry after a result of time `us`: with its outcome, if that is further.
 
-    The earliest time of an `acted` result is kept in both cases.
+    The earliest time of an `acted` result is kept in both cases. An executor's `succeeded` counts
+    as `acted`.
     """
     outcome = result.outcome
     if outcome is Outcome.SUCCEEDED and result.attempt != INFERRED_ATTEMPT:
@@ -293,7 +294,11 @@ def _advance(entry: JobEntry, result: JobResult, us: int) -> JobEntry:
 
 
 def _is_further(updated: JobEntry, known: JobEntry) -> bool:
-    """Return True if `updated` replaces `known`: by rank, then by time, then by its texts."""
+    """Return True if `updated` replaces `known`: by rank, then by time, then by its texts.
+
+    The higher rank wins. Of equal ranks the earlier end wins, and of progress the later one; at
+    equal times the greater texts of outcome and error code.
+    """
     if updated.rank != known.rank:
         return updated.rank > known.rank
     if updated.outcome_us != known.outcome_us:
@@ -340,7 +345,7 @@ def infer_result(entry: JobEntry, device: Device, udid: str, now: datetime) -> J
 
     | job | required records |
     | --- | --- |
-    | update, upgrade | a report with the target version and build |
+    | update, upgrade | a report with the target's version and build, or a later one |
     | reinstall | such a report from after the executor acted; a boot |
     | reinstall, reimage, erasing | such a report from after the executor acted; an Authenticate |
     | reenroll | an Authenticate and a TokenUpdate |

@@ -60,7 +60,7 @@ def changed_since(timestamps: bytes, us: int) -> tuple[int, int]:
 def record(timestamps: bytes, bits: int, us: int) -> bytes:
     """Return the timestamps after a report of `bits` at `us`, which must be greater than 0.
 
-    The same object if no bit has a newer time.
+    The same object if each of `bits` was last reported at `us` or later.
     """
     if timestamps:
         at, recorded = _ENTRY.unpack_from(timestamps)
@@ -79,7 +79,10 @@ def record(timestamps: bytes, bits: int, us: int) -> bytes:
 
 
 def record_if_newer(timestamps: bytes, bits: int, us: int) -> bytes | None:
-    """Return `record(timestamps, bits, us)` if all of `bits` are older than `us`, else None."""
+    """Return `record(timestamps, bits, us)` if none of `bits` was reported at `us` or later.
+
+    Else None.
+    """
     if timestamps:
         at, recorded = _ENTRY.unpack_from(timestamps)
         if recorded == bits:
