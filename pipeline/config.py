@@ -17,7 +17,8 @@ class SenderSettings(BaseSettings):
     the header `X-Drydock-Secret`. `nanomdm_hmac_key` is the value of NanoMDM's option
     -webhook-hmac-key. `events_secret` is for /v1/events and /v1/feeds. Requests of a source
     without a secret are accepted only if the server listens on the loopback interface.
-    At most `max_waiting` inputs wait to become durable; further requests get 429.
+    At most `max_waiting` requests wait to become durable; further ones get 429 from the gateway,
+    503 from `drydock run`.
     """
 
     model_config = SettingsConfigDict(env_prefix="DRYDOCK_", extra="ignore")
@@ -69,6 +70,7 @@ class GatewaySettings(SenderSettings):
     """Settings of `drydock gateway` besides its options.
 
     `redaction_key` makes the fingerprints of redacted secrets; all replicas need the same key.
+    Without it, the key is in a file in the data directory, made if it is missing.
     `spool_max_bytes` limits the records on disk, `max_waiting_bytes` the request bodies in memory.
     A record that Kafka does not acknowledge within `ack_wait_s` goes to the spool.
     """
@@ -83,9 +85,10 @@ class FeedsSettings(BaseSettings):
     """Settings of `drydock feeds` besides its options: DRYDOCK_FEEDS_*.
 
     `sofa`, `gdmf` and `kev` are each a URL, a file, or `none`. A feed is polled every `interval_s`,
-    Apple's lookup service (GDMF) at most every `gdmf_interval_s`, because Apple asks for one
-    request a day. `timeout_s` limits one request, `max_bytes` one document. Of all replicas of one
-    `group` one polls; if it sends no heartbeat for `session_timeout_s`, another one takes over.
+    Apple's lookup service (GDMF) after the longer of `interval_s` and `gdmf_interval_s`, because
+    Apple asks for one request a day; each interval varies by up to 10 %. `timeout_s` limits one
+    request, `max_bytes` one document. Of all replicas of one `group` one polls; if it sends no
+    heartbeat for `session_timeout_s`, another one takes over.
     """
 
     model_config = SettingsConfigDict(env_prefix="DRYDOCK_FEEDS_", extra="ignore")

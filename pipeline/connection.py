@@ -33,7 +33,10 @@ def kafka_settings(bootstrap: str | None = None) -> KafkaSettings:
 
 
 def _describe(error: ErrorDetails) -> str:
-    """Return one invalid setting as `DRYDOCK_KAFKA_NAME: reason`; the reason alone for several."""
+    """Return one invalid setting as `DRYDOCK_KAFKA_NAME: reason`.
+
+    If the broken rule is about several settings, the reason alone, which names them.
+    """
     name = ".".join(str(part).upper() for part in error["loc"])
     message = error["msg"].removeprefix("Value error, ")
     # A rule about several settings has no location; its message names them.
@@ -61,7 +64,8 @@ def tls_context(connection: KafkaConnection) -> ssl.SSLContext | None:
 def aiokafka_options(connection: KafkaConnection) -> dict[str, Any]:
     """Return the connection as keyword arguments of any aiokafka client; never log them.
 
-    They include the password. Raises OSError or ssl.SSLError as `tls_context`.
+    They include the password, if there is one. Raises OSError or ssl.SSLError if a certificate or
+    key file cannot be loaded.
     """
     options = connection.client_options()
     kept = {name: value for name, value in options.items() if not name.startswith("ssl_")}

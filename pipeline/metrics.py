@@ -1,8 +1,9 @@
 """The metrics of `drydock run` and `drydock worker`, described in docs/metrics.md.
 
 A test compares names, types and labels with that page. Label values are closed sets, never a UDID,
-a job id or an advisory. Every series exists as zero from the first scrape, except those of sites,
-which come from the policy.
+a job id or an advisory. Every series exists as zero from the first scrape, with two exceptions:
+those of HTTP requests, and those of a site, which begin when the site is first in the policy or
+counted.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -133,12 +134,15 @@ class Metrics:
                 self._jobs_open.labels(site, action.value)
 
     def count_event(self, topic: str, age_s: float) -> None:
-        """Count an event that was folded `age_s` seconds after its own time."""
+        """Count an event that was folded `age_s` seconds after its own time; below 0 is 0."""
         self._events.labels(topic, _FOLDED).inc()
         self._age.labels(topic).observe(max(age_s, 0.0))
 
     def count_folded(self, topic: str, count: int, oldest_s: float) -> None:
-        """Count the folded events of one batch; observe only the age of the oldest, `oldest_s`."""
+        """Count the folded events of one batch; observe only the age of the oldest, `oldest_s`.
+
+        `oldest_s` is in seconds; below 0 counts as 0.
+        """
         self._events.labels(topic, _FOLDED).inc(count)
         self._age.labels(topic).observe(max(oldest_s, 0.0))
 
@@ -147,7 +151,10 @@ class Metrics:
         self._events.labels(topic, _DUPLICATE).inc()
 
     def count_decision(self, action: Action | None, reason: Reason, count: int = 1) -> None:
-        """Count decisions that differ from the Mac's previous one; `action` can be None."""
+        """Count decisions that differ from the Mac's previous one.
+
+        `action` is None for decisions without an action.
+        """
         name = NO_ACTION if action is None else action.value
         self._decisions.labels(name, reason.value).inc(count)
 
@@ -189,7 +196,10 @@ class Metrics:
                 self._jobs_open.labels(site, action.value).set(open_jobs.get((key, action), 0))
 
     def set_overdue(self, overdue: Mapping[str, int]) -> None:
-        """Set the number of exposed Macs past their deadline, by site; absent sites become zero."""
+        """Set the number of exposed Macs past their deadline, by site; absent sites become zero.
+
+        The name of the site is empty for Macs without one.
+        """
         self.add_sites(site for site in overdue if site)
         for site in self._sites:
             self._overdue.labels(site).set(overdue.get("" if site == NO_SITE else site, 0))

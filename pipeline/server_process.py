@@ -61,7 +61,7 @@ class Listen:
     def bind(self) -> socket.socket:
         """Return a socket that listens on the address.
 
-        Raises ValueError, with the reason in one line, if the operating system refuses it.
+        Raises ValueError, with the reason in one line, if the operating system refuses the address.
         """
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
@@ -108,7 +108,10 @@ def silence_kafka_clients() -> None:
 
 
 def make_registry() -> CollectorRegistry:
-    """Return a registry with the metrics of the Python process."""
+    """Return a new registry with the metrics of the Python process.
+
+    Also turns off the `_created` series of all registries of the process.
+    """
     disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -130,7 +133,8 @@ async def serve_until_stopped(
 ) -> None:
     """Serve each application on its socket until `stopped` is set, or until one server ends.
 
-    All servers end before it returns: open requests get up to GRACE_S seconds to finish.
+    All servers end before it returns: open requests get up to GRACE_S seconds to finish. The
+    exception of a server that failed is raised.
     """
     servers = [_Server(_config(app)) for app, _ in apps]
     serving = [

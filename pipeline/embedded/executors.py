@@ -55,7 +55,7 @@ class Executors:
             raise
 
     def close(self) -> None:
-        """Close the journals."""
+        """Close the journals that are open."""
         for journal in self._journals.values():
             journal.close()
 
@@ -68,7 +68,7 @@ class Executors:
         return self._journals[site].knows(job_id)
 
     def live(self) -> Iterator[Job]:
-        """Yield every job that an executor has accepted and that has not ended."""
+        """Yield every job that an executor has accepted and that has not ended, by site."""
         for _, journal in sorted(self._journals.items()):
             for entry in journal.live():
                 yield entry.job
@@ -76,7 +76,8 @@ class Executors:
     def submit(self, issued: JobIssued, now: datetime) -> None:
         """Give a job to its site's executor, which journals the job or its refusal.
 
-        For a job that the journal has already, only its newest result is published again.
+        For a job that the journal has already, only its newest result is published again. Raises
+        JournalError if the journal of the site cannot be opened.
         """
         self._at(issued.job.site).submit(issued, now)
         self._unpublished_sites.add(issued.job.site)
@@ -120,7 +121,8 @@ class Executors:
     def results(self) -> Iterator[tuple[str, Results]]:
         """Yield (site, results) for each site whose results the store may not have yet.
 
-        The results are unpublished ones, oldest first, each with its event; the list may be empty.
+        The results are at most 10,000 unpublished ones, oldest first, each with its event; the list
+        may be empty.
         """
         for site in sorted(self._unpublished_sites):
             unpublished = self._executors[site].results()

@@ -25,8 +25,9 @@ class ServiceSink:
     ) -> DocumentResult:
         """Return the outcome of a feed's document, once the service has stored the result.
 
-        The outcome is UNREACHABLE, with the reason in `detail`, if the service does not accept
-        requests. `accept_losses` accepts a document that lacks many earlier entries.
+        The outcome is UNREACHABLE, with the reason in `detail`, if the service does not accept the
+        request or fails before the result is durable. `accept_losses` accepts a document that lacks
+        many earlier entries.
         """
         prepare = write_requests.feed(source, document, accept_losses=accept_losses)
         try:

@@ -60,8 +60,8 @@ class ServiceApi:
     def app(self) -> Starlette:
         """Return the ASGI application of all routes.
 
-        While it runs it calls `poll_feeds`, if that is set. When it ends, the service thread is
-        stopped.
+        At its start the application calls `poll_feeds`, if that is set; at its end it cancels the
+        call and stops the service thread.
         """
         endpoint = Endpoint(self.metrics, self.log, _to_http_error)
         routes = [
@@ -98,8 +98,9 @@ class ServiceApi:
     async def webhook(self, request: Request) -> Response:
         """Respond 200 once the payload of a webhook source is durable.
 
-        The body has the numbers of events and of dead letters. Raises HttpError: 404 (unknown
-        source), 401 or 403 (credentials), and the errors of `read_body`.
+        The body of the response has the numbers of `events` and of `dead_letters`. Raises
+        HttpError: 404 (unknown source), 401 or 403 (credentials), 408, 413 or 415 (the body is too
+        slow, too large or compressed).
         """
         source = request.path_params["source"]
         if source not in WEBHOOK_SOURCES:
@@ -112,7 +113,7 @@ class ServiceApi:
         """Respond 200 once all CloudEvents of the body are durable.
 
         Raises HttpError: RejectedError (400) if one event is invalid, then none is accepted; 401 or
-        403 (credentials), and the errors of `read_body`.
+        403 (credentials), 408, 413 or 415 (the body is too slow, too large or compressed).
         """
         self.authenticator.check_source("events", request.headers, b"")
         body = await read_body(request, self.settings.max_feed_bytes)
@@ -122,7 +123,8 @@ class ServiceApi:
         """Respond 200 with the outcome of a whole feed document: accepted, unchanged or refused.
 
         `?accept=losses` accepts a document that lacks many earlier entries. Raises HttpError: 404
-        (unknown feed), 401 or 403 (credentials), and the errors of `read_body`.
+        (unknown feed), 401 or 403 (credentials), 408, 413 or 415 (the body is too slow, too large
+        or compressed).
         """
         named = request.path_params["source"]
         source = next((one for one in FEED_DIFFS if one == named), None)
@@ -136,13 +138,14 @@ class ServiceApi:
     async def halts(self, request: Request) -> Response:
         """Respond 200 once the halt of a scope is durable: no new job starts in it.
 
-        The body of the request is a HaltRequest. Needs the admin token.
+        The body of the request is a HaltRequest: 400 if it is invalid. Needs the admin token.
         """
         return await self._submit_body(request, operator_requests.halt)
 
     async def halt_cleared(self, request: Request) -> Response:
         """Respond 200 once the halt of the scope in the path is cleared; 404 if it is not halted.
 
+        The name of the person is in the query as `by`, else `unknown`. 400 for an invalid scope.
         Other halts that cover the same jobs stay in force. Needs the admin token.
         """
         self.authenticator.check_admin(request.headers)
@@ -152,8 +155,8 @@ class ServiceApi:
     async def approvals(self, request: Request) -> Response:
         """Respond 200 once a signed approval of one erasing job is durable.
 
-        The body of the request is an ApprovalGranted event; 403 if no trusted key signed it. Needs
-        the admin token.
+        The body of the request is an ApprovalGranted event: 400 if it is not, 403 if no trusted key
+        signed it. Needs the admin token.
         """
         return await self._submit_body(request, operator_requests.approve)
 

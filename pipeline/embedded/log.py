@@ -32,9 +32,10 @@ class InUseError(StoreError):
 class LogRow(NamedTuple):
     """One entry of the log. `seq` counts from 1 without gaps.
 
-    `at` is the `now` of its transaction. `key` is the Mac's UDID, or the event's subject if the
-    event concerns no single Mac. `body` is an event as `schemas.envelope.encode` writes it, or a
-    DecisionRecord as JSON. `type` is the event's type, or `decision`.
+    `at` is the `now` of its transaction. `key` is the Mac's UDID (`serial:` and the serial number
+    for a report without one), or the event's subject if the event concerns no single Mac. `source`
+    and `id` are empty for a decision. `body` is an event as `schemas.envelope.encode` writes it, or
+    a DecisionRecord as JSON. `type` is the event's type, or `decision`.
     """
 
     seq: int
@@ -65,7 +66,8 @@ class StoredDeadLetter(NamedTuple):
 def connect(path: Path) -> sqlite3.Connection:
     """Return a connection to the database at `path` that can only read.
 
-    Raises StoreError if the file is missing, cannot be read or has another schema version.
+    Raises StoreError if the file is missing, cannot be read or has another schema version than
+    VERSION; an empty database has version 0 and is accepted.
     """
     if not path.is_file():
         raise StoreError(f"no {path.name} in {path.parent}: is this a data directory of Drydock?")
@@ -200,7 +202,7 @@ class Log:
             raise ValueError(str(error)) from error
 
     def last_seq(self, until: datetime | None = None) -> int:
-        """Return the highest `seq` of the entries before `until`, or of all; 0 if there is none."""
+        """Return the highest `seq` of the entries with at < `until`, or of all; 0 without any."""
         if until is None:
             (seq,) = self._db.execute("SELECT max(seq) FROM log").fetchone()
         else:

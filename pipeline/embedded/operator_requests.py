@@ -128,8 +128,8 @@ def replay(seq: int, redactor: Redactor) -> WriteRequest:
     """Return the request that translates a dead letter again and stores its events.
 
     The dead letter is marked as replayed; the response has its number as `replayed` and the number
-    of `events`. When prepared it raises InvalidRequestError: there is no such dead letter (404), it
-    was replayed before, or it still cannot be used (409).
+    of `events`. When prepared, the request raises InvalidRequestError: there is no such dead letter
+    (404); it was replayed before, or a part of it still cannot be used (409).
     """
 
     def prepare(service: Service, now: datetime) -> AcceptedInput:

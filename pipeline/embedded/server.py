@@ -56,8 +56,9 @@ class ServicePlan:
 def serve(plan: ServicePlan, settings: ServerSettings, log: Log) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    Raises StoreError, JournalError, KeysError, PolicyError or ValueError (an address or a key
-    cannot be used) if the service cannot start.
+    If the service cannot start, raises StoreError (the data directory cannot be used, or no secret
+    is configured and `listen` is not loopback), JournalError, KeysError, PolicyError, or ValueError
+    (the address or the redaction key cannot be used).
     """
     if not plan.listen.is_loopback and not settings.has_secrets:
         raise StoreError(

@@ -117,7 +117,8 @@ class Service:
         run: jobs are decided, signed and recorded, and the executor refuses them. `on_commit` is
         called after each commit. Raises PolicyError for an invalid `policy_text`, JournalError if
         the journal of a site cannot be used, and StoreError if the data directory cannot be used,
-        its stored policy is invalid here, or an open job is missing from its log.
+        its stored policy is invalid here, an open job is missing from its log, or `policy_text` is
+        not in force after the write because the stored policy has a later time.
         """
         chosen = options or Options()
         if policy_text is not None:
@@ -174,7 +175,7 @@ class Service:
         settings: Mapping[str, bytes] | None = None,
         replayed: Sequence[int] = (),
     ) -> Accepted:
-        """Make an input and all that follows from it durable, and return the counts.
+        """Make an input and all that follows from it durable, and return the counts of both.
 
         Raises StoreError if the write fails; then nothing of the input is accepted. An event that
         was logged before changes nothing. An event that admission rejects, or on which our code
@@ -187,8 +188,9 @@ class Service:
     def set_policy(self, text: str, now: datetime, by: str) -> bool:
         """Put a policy in force and return True; return False if it is in force already.
 
-        `by` is recorded as its author. Raises PolicyError for an invalid policy, StoreError if the
-        write fails or a policy with a later time stays in force.
+        `by` is recorded as its author. Each Mac that the change can affect is decided for. Raises
+        PolicyError for an invalid policy, StoreError if the write fails or a policy with a later
+        time stays in force.
         """
         digest = policy_digest(text)
         if self.reconciler.policy_digest == digest:
@@ -208,8 +210,10 @@ class Service:
         """Approve this Mac's erasing job and return the job's id.
 
         `by` is the approver's name, `key` the approver's own key; the approval expires `lasts`
-        after `now`. Raises ValueError if no job of the Mac waits for approval, StoreError if the
-        write fails.
+        after `now`. An approval that admission rejects, such as one by a key that is not trusted,
+        becomes a dead letter; the id is returned all the same. Raises ValueError if no erasing job
+        of the Mac waits for approval, AssertionError without a policy, StoreError if the write
+        fails.
         """
         decision = decide(self.reconciler.situation(udid, now), fast_paths=self._fast_paths)
         event = control_events.approval_granted(decision, by, now, lasts, key)
@@ -217,7 +221,7 @@ class Service:
         return event.data.approval.job_id
 
     def reject_reason(self, event: Event) -> str | None:
-        """Return the reason why admission would reject this event; None if it would admit it."""
+        """Return the reason for which admission would reject this event; None if it admits it."""
         return reject_reason(event, jobs=self._trust.jobs, approvals=self._trust.approvals)
 
     # --- time ---
@@ -288,7 +292,10 @@ class Service:
     # --- the executors ---
 
     def _recover_unsent_orders(self) -> None:
-        """Queue the durable jobs and withdrawals that the executors may not have."""
+        """Queue the durable jobs and withdrawals that the executors may not have.
+
+        Raises StoreError if the log lacks an open job, JournalError if a journal cannot be opened.
+        """
         ledgers = self.reconciler.fleet.job_histories
         for job in self.executors.live():
             for entry in ledgers.get(job.udid, ()):
@@ -342,7 +349,7 @@ class Service:
         return DryRunMac(self._snapshot)
 
     def _snapshot(self, udid: str) -> Observation | None:
-        """Return the state of a Mac according to its reports; None if it is unknown."""
+        """Return the state of a Mac according to its reports; None if the UDID is unknown."""
         if udid not in self.reconciler.fleet.devices:
             return None
         device = self.reconciler.fleet.merged_device(udid)

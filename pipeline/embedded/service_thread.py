@@ -64,7 +64,7 @@ class MacSource(Protocol):
         """Return the time of the Macs' next event; None if no event is scheduled."""
 
     def mac_for(self, job: Job) -> Mac:
-        """Return the Mac of a job."""
+        """Return the Mac of a job; an unreachable one if the source does not have it."""
 
     def close(self) -> None:
         """Close the Macs' file."""
@@ -86,7 +86,7 @@ class ServiceThread:
     """Owns one service in one thread.
 
     `open_service` is called at the start and after each failure. At most `max_waiting` requests
-    wait. `on_ready` is called with the new value whenever `ready` changes.
+    wait. `on_ready` is called with the value of `ready` each time that it is set.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class ServiceThread:
     def start(self) -> None:
         """Open the service in the caller's thread, then start the thread that serves requests.
 
-        Raises any exception of `open_service`; then no thread is started.
+        Raises any exception of `open_service` and of `on_ready`; then no thread is started.
         """
         service, macs = self._open(_now())
         self._set_ready(ready=True)
@@ -116,7 +116,11 @@ class ServiceThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """Return after the queued requests are served and the service is closed."""
+        """Return after the queued requests are served and the service is closed.
+
+        Call it only after `start`. If the service fails meanwhile, the requests get
+        UnavailableError.
+        """
         self._stopping.set()
         self._wake()
         self._thread.join()

@@ -53,7 +53,8 @@ class SimulatedMacs:
         """Return the data directory's Macs; make `count` Macs at `sites` if it has none.
 
         `releases` are announced as events first; the Macs can install them. Raises StoreError if
-        the files cannot be read or have another number of Macs, or Macs of another configuration.
+        the files cannot be read or have another number of Macs, or Macs of another configuration;
+        OSError if they cannot be written; KeyError if `releases` lack the version of a Mac.
         """
         about = data_dir / _CONFIG_FILE
         try:
@@ -115,7 +116,10 @@ class SimulatedMacs:
 
 
 def _accepted_until(data_dir: Path) -> datetime | None:
-    """Return the time up to which the store has the Macs' events; None if it has none."""
+    """Return the time up to which the store has the Macs' events.
+
+    None if it has none, or if there is no store or it cannot be read.
+    """
     try:
         with Log.open(data_dir) as log:
             setting = log.setting(_REPORTED_UNTIL_SETTING)
@@ -127,7 +131,8 @@ def _accepted_until(data_dir: Path) -> datetime | None:
 def _installable(releases: Iterable[AdvisoryEvent]) -> dict[OSVersion, SimulatedRelease]:
     """Return the simulated release of each version, with the last of its builds.
 
-    Events without a version or without builds are left out.
+    Of several events of one version the last one counts. Events without a version or without builds
+    are left out.
     """
     found: dict[OSVersion, SimulatedRelease] = {}
     for event in releases:

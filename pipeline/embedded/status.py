@@ -17,9 +17,10 @@ class Status:
     """Counts over the whole fleet.
 
     `exposed` is by site and severity, `open_jobs` by site and action, `decisions` by verdict and
-    reason. `overdue` are the exposed Macs past their deadline, by site. `dead_letters` are by code,
-    without replayed ones. `halts` are the scope keys of the halts in force; `policy` is the digest
-    of the policy in force; `last_at` is the time of the last log entry.
+    reason. The site is empty for Macs without one. `overdue` are the exposed Macs past their
+    deadline, by site. `dead_letters` are by code, without replayed ones. `halts` are the scope keys
+    of the halts in force. `policy` is the digest of the policy in force, None without one;
+    `last_at` is the latest time of a log entry, None for an empty log.
     """
 
     devices: int

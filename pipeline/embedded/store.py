@@ -114,9 +114,11 @@ class Store(Log):
 
     @contextmanager
     def transaction(self, what: str) -> Iterator[None]:
-        """Commit the writes of the block durably; roll them back if it raises.
+        """Commit the writes of the block durably; roll them back if the block raises.
 
-        `what` names the transaction for `on_durable_write`. Raises StoreError if the disk fails.
+        `what` names the transaction for `on_durable_write`. Raises StoreError if the disk fails,
+        and any exception of the block. An exception of the hook after the commit rolls back
+        nothing.
         """
         self._begin()
         try:
@@ -212,7 +214,7 @@ class Store(Log):
         )
 
     def put_setting(self, name: str, body: bytes) -> None:
-        """Store a setting under its name, in place of an older one (see `Log.setting`)."""
+        """Store a setting under its name, in place of an older one; `Log.setting` reads it."""
         self._db.execute(
             "INSERT INTO settings VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
             (name, zlib.compress(body, _PACKING)),
@@ -228,7 +230,10 @@ class Store(Log):
         )
 
     def mark_replayed(self, seq: int, now: datetime) -> None:
-        """Record that the dead letter with the number `seq` was replayed at `now`."""
+        """Record that the dead letter with the number `seq` was replayed at `now`.
+
+        Does nothing if there is no such dead letter; an earlier time is replaced.
+        """
         self._db.execute(
             "UPDATE dead_letters SET replayed_at_us = ? WHERE seq = ?", (to_us(now), seq)
         )
@@ -243,8 +248,9 @@ class Store(Log):
 
 
 def _acquire_lock(path: Path) -> int:
-    """Return the descriptor of the locked file. The lock ends with the process, even if killed.
+    """Return the descriptor of the file at `path`, locked; the file is made if it is missing.
 
+    The lock ends when the descriptor is closed, or with the process, even if it is killed.
     Raises InUseError if another process has the lock, OSError if the file cannot be opened.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

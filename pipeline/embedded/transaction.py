@@ -123,7 +123,7 @@ def load_state(log: Log, *, fast_paths: bool = True) -> Reconciler:
 def key_of(event: Event) -> str:
     """Return the log key of an event: the UDID of its Mac, or the event's subject.
 
-    The key of a report without a UDID is `serial:` and the serial number.
+    The key of a report without a UDID is `serial:` and the serial number, if it has one.
     """
     if isinstance(event, JobIssuedEvent):
         return event.data.job.udid

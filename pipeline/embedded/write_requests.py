@@ -83,8 +83,8 @@ def _feed_state(source: FeedSource, kept: bytes | None) -> FeedState:
 def events(raw: bytes) -> WriteRequest:
     """Return the request that stores CloudEvents: one, a JSON array, or JSON lines; all or none.
 
-    When prepared it raises RejectedError, with the position of each bad event. The response has the
-    numbers `events` and `dead_letters`; the second is always 0.
+    When prepared, the request raises RejectedError with the positions of the first 100 bad events.
+    The response has the numbers `events` and `dead_letters`; the second is always 0.
     """
 
     def prepare(_: Service, __: datetime) -> AcceptedInput:
@@ -97,8 +97,9 @@ def events(raw: bytes) -> WriteRequest:
 def retranslate(letter: StoredDeadLetter, now: datetime, redactor: Redactor) -> Translation:
     """Return the events of a dead letter's bytes, translated by today's code.
 
-    Parts that are still unusable are dead letters of the translation. Raises ValueError if the
-    bytes were not kept or are still not an event.
+    Of a webhook's payload the parts that are still unusable are dead letters of the translation.
+    Raises ValueError if the bytes were not kept, or those of another dead letter are still not an
+    event.
     """
     dead_letter = DeadLetter.model_validate_json(letter.body)
     if dead_letter.raw is None:

@@ -89,7 +89,7 @@ class Writer:
         settings: Mapping[str, bytes] | None = None,
         replayed: Sequence[int] = (),
     ) -> Accepted:
-        """Make an input and all that follows from it durable, and return the counts.
+        """Make an input and all that follows from it durable, and return the counts of both.
 
         Raises StoreError if the write fails; then nothing of the input is accepted. An event that
         was logged before changes nothing. An event that admission rejects, or on which our code
@@ -123,10 +123,10 @@ class Writer:
     def transaction(self, what: str, now: datetime) -> Iterator[Transaction]:
         """Yield an open transaction; commit it when the block ends.
 
-        After the commit `on_commit` is called, unless the transaction recorded nothing. If the
-        block or the commit raises, nothing is written, the reconciler is loaded again from the
-        disk, and the exception is raised again. Raises StoreError if the disk fails. `what` names
-        the transaction for the store's hook.
+        After the commit `on_commit` is called, unless the transaction has neither an event, a
+        duplicate, a decision nor a dead letter. If the block or the commit raises, nothing is
+        written, the reconciler is loaded again from the disk, and the exception is raised again.
+        Raises StoreError if the disk fails. `what` names the transaction for the store's hook.
         """
         current = self._transaction = Transaction(now)
         try:
@@ -147,9 +147,9 @@ class Writer:
     ) -> tuple[int, int]:
         """Return the number of new events and the number of events that were logged already.
 
-        Events in `failed` (by index) and events that admission rejects become dead letters and are
-        not counted. Raises _EventFailedError for an event on which our code raises, StoreError or
-        sqlite3.Error if the store fails.
+        Events in `failed` (by index, with their exceptions) and events that admission rejects
+        become dead letters and are not counted. Raises _EventFailedError for an event on which our
+        code raises, StoreError or sqlite3.Error if the store fails.
         """
         outcomes = [0, 0]
         for index, event in enumerate(events):
@@ -247,7 +247,10 @@ class Writer:
             self._store.put_blob(digest, "policy", policy.text.encode())
 
     def _dead_letter_failed_decision(self, effect: EvaluationFailed, now: datetime) -> None:
-        """Dead-letter a Mac for which deciding raised: once for each different error."""
+        """Store a dead letter with the state of a Mac for which deciding raised an exception.
+
+        Nothing is stored if the Mac failed with the same error before, without a decision since.
+        """
         detail = f"deciding failed: {type(effect.error).__name__}: {effect.error}"
         if self._failing.get(effect.udid) == detail:
             return

@@ -46,7 +46,10 @@ class DownloadCache:
         return cached if whole and cached.location == location else None
 
     def store(self, source: str, copy: CachedDocument) -> None:
-        """Replace the accepted document of the feed."""
+        """Replace the accepted document of the feed.
+
+        After a crash in between, `load` returns None: document and metadata are two files.
+        """
         metadata = asdict(copy)
         document = metadata.pop("document")
         metadata["sha256"] = hashlib.sha256(document).hexdigest()

@@ -58,8 +58,8 @@ async def fetch(location: str, known: CachedDocument | None, limits: FetchLimits
     """Return the current document of a location, a URL or the path of a file.
 
     `known` is the document of an earlier fetch; it is returned if the server responds "not
-    modified". Raises FetchError if the file cannot be read, the document is too large, a response
-    is not usable, or the last try fails.
+    modified", and not used for a file. Raises FetchError if the file cannot be read, the document
+    is too large, a response is not usable, or the last try fails.
     """
     if not is_url(location):
         return await asyncio.to_thread(_read, location, limits.max_bytes)
@@ -134,7 +134,10 @@ async def _read_response(
 
 
 def _conditional_headers(known: CachedDocument | None) -> dict[str, str]:
-    """Return the headers that ask for a document newer than `known`; empty without `known`."""
+    """Return the headers that ask for a document newer than `known`.
+
+    Empty if `known` is None, or has neither `etag` nor `last_modified`.
+    """
     if known is None:
         return {}
     headers = {"If-None-Match": known.etag, "If-Modified-Since": known.last_modified}

@@ -28,7 +28,10 @@ _CLOSE_S: Final = 10.0
 
 
 class PollerGroupMember:
-    """A member of the consumer group of `drydock feeds`; `joined` is True while it is in it."""
+    """A member of the consumer group of `drydock feeds`.
+
+    `joined` is True from the member's first rebalance until Kafka fails or `run` is cancelled.
+    """
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class PollerGroupMember:
         }
 
     async def run(self) -> None:
-        """Take part in the group until cancelled; retry after errors of Kafka."""
+        """Take part in the group until cancelled; log an error of Kafka and retry after 3 s."""
         while True:
             try:
                 await self._participate()

@@ -1,4 +1,7 @@
-"""The metrics of feeds. Labels are closed sets; each series starts at zero."""
+"""The metrics of feeds.
+
+Labels are closed sets; each series starts at zero, except those of HTTP requests by route.
+"""
 
 from typing import Final, get_args
 

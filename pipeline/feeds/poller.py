@@ -87,7 +87,8 @@ class Poller:
     async def run(self, sink: Sink) -> None:
         """Poll each feed at its interval, until cancelled or until the sink raises.
 
-        A feed that was never polled is due at once.
+        A feed that was never polled is due at once. Each interval varies at random by up to 10 %.
+        Raises ValueError if the poller has no feed.
         """
         while True:
             now = time.monotonic()
@@ -178,7 +179,8 @@ def make_poller(
 ) -> Poller:
     """Return a poller of the feeds that have a location, with its cache in `folder`.
 
-    A location of `none` leaves the feed out.
+    A location of `none` leaves the feed out. Apple's lookup service (GDMF) gets the longer of the
+    two intervals in the settings.
     """
     every_s: dict[FeedSource, float] = {
         "sofa": settings.interval_s,

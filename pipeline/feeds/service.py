@@ -55,7 +55,9 @@ class FeedsPlan:
 def serve(plan: FeedsPlan, settings: FeedsSettings, log: Log) -> None:
     """Poll, while this replica is the leader, until SIGTERM or SIGINT.
 
-    Raises ValueError if `listen` cannot be used.
+    Raises ValueError if `listen` cannot be used, or this replica becomes the leader and no feed has
+    a location; OSError if a TLS file cannot be loaded. Any other exception that is not retried ends
+    the program too, and is raised.
     """
     silence_kafka_clients()
     with ExitStack() as stack:
@@ -69,10 +71,10 @@ def poll_once(
 ) -> bool:
     """Poll each feed once; return True if every document was accepted or unchanged.
 
-    False if one was refused or not received. For the feeds in `accept_losses` a document that lacks
-    many earlier entries is accepted. Raises FeedStateStoreError if the state store cannot be opened
-    or written. Replicas may run meanwhile: the one that polls loses its right to write and opens
-    the state store again.
+    False if one document was refused or not received. For the feeds in `accept_losses` a document
+    that lacks many earlier entries is accepted. Raises FeedStateStoreError if the state store
+    cannot be opened or written. Replicas may run meanwhile: the one that polls loses its right to
+    write and opens the state store again.
     """
     silence_kafka_clients()
     metrics = FeedsMetrics(make_registry())
@@ -151,7 +153,10 @@ async def _lead(
 
 
 async def _work(plan: FeedsPlan, metrics: FeedsMetrics, poller: Poller, log: Log) -> None:
-    """Open the state store and poll into it, without end; a lost store is opened again."""
+    """Open the state store and poll into it, without end.
+
+    After a FeedStateStoreError the store is closed and, a random 1 to 3 s later, opened again.
+    """
     while True:
         store = await _open_store(plan, metrics, log)
         try:
@@ -164,7 +169,11 @@ async def _work(plan: FeedsPlan, metrics: FeedsMetrics, poller: Poller, log: Log
 
 
 async def _open_store(plan: FeedsPlan, metrics: FeedsMetrics, log: Log) -> FeedStateStore:
-    """Return the open state store; retry without end while Kafka is away."""
+    """Return the open state store.
+
+    Each FeedStateStoreError, also for a missing topic or invalid settings, is logged and followed
+    by another attempt, without end.
+    """
 
     async def once() -> FeedStateStore:
         try:
@@ -181,7 +190,10 @@ async def _open_store(plan: FeedsPlan, metrics: FeedsMetrics, log: Log) -> FeedS
 
 
 def _ignore_kafka_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Ignore Kafka errors of futures that no code awaits; aiokafka 0.14.0 leaves such futures."""
+    """Ignore Kafka errors of futures that no code awaits; aiokafka 0.14.0 leaves such futures.
+
+    Other errors go to the default handler of the loop.
+    """
     if not isinstance(context.get("exception"), KafkaError):
         loop.default_exception_handler(context)
 

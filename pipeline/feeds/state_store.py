@@ -112,7 +112,10 @@ class FeedStateStore:
         return store
 
     async def close(self) -> None:
-        """Disconnect. The next poller aborts a transaction that is still open."""
+        """Disconnect; give up after 5 s, which leaves connections open. Kafka's errors are ignored.
+
+        The next poller aborts a transaction that is still open.
+        """
         with suppress(KafkaError, TimeoutError, OSError):
             await asyncio.wait_for(self._producer.stop(), _CLOSE_S)
 
@@ -121,9 +124,11 @@ class FeedStateStore:
     ) -> DocumentResult:
         """Return the outcome of a document, once its events and the new state are committed.
 
-        A refused document gives no events; only its new dead letters are committed. `accept_losses`
-        accepts a document that lacks many earlier entries. Raises FeedStateStoreError: then the
-        records may be durable or not; opening the store again shows it.
+        A refused document gives no events: its new dead letters and the new state are committed.
+        Nothing is written if the state does not change. `accept_losses` accepts a document that
+        lacks many earlier entries. Raises FeedStateStoreError if another poller has fenced this
+        one, or Kafka fails or is too slow; then the records may be durable or not, and the store
+        shows it when it is opened again.
         """
         state = self.states[source]
         reviewed = await asyncio.to_thread(

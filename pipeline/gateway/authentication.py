@@ -27,10 +27,11 @@ class Authenticator:
     admin_token: str | None = None
 
     def check_source(self, source: str, headers: Mapping[str, str], body: bytes) -> None:
-        """Check the credentials of a request for a source: a webhook's name, or `events`.
+        """Raise AuthenticationError unless the credentials of a request for a source are right.
 
-        Raises AuthenticationError: 401 if they are missing or wrong; 403 if no secret is configured
-        for the source and the server is not on a loopback address, or a web page sent the request.
+        `source` is a webhook's name, or `events`; `body` is used only for NanoMDM's HMAC. For a
+        source with a secret or key the error is 401: the credentials are missing or wrong. For one
+        without it is 403: the server is not on a loopback address, or a web page sent the request.
         """
         key = self.settings.hmac_key if source == "nanomdm" else None
         if key is not None:
@@ -47,10 +48,12 @@ class Authenticator:
             raise AuthenticationError(403, "requests from web pages are refused")
 
     def check_before_body(self, source: str, headers: Mapping[str, str]) -> None:
-        """Check the credentials as far as headers allow, before the body is read.
+        """Raise AuthenticationError if the headers alone show that the credentials are wrong.
 
         So the server does not read the body of an unknown sender. Only the presence of an HMAC is
-        checked; `check_source` checks its value. Raises AuthenticationError as `check_source` does.
+        checked; `check_source` checks its value. The error is 401 if the credentials are missing,
+        or the secret is wrong. For a source without secret and key it is 403: the server is not on
+        a loopback address, or a web page sent the request.
         """
         if source == "nanomdm" and self.settings.hmac_key is not None:
             if "x-hmac-signature" not in headers:
@@ -59,9 +62,9 @@ class Authenticator:
             self.check_source(source, headers, b"")
 
     def check_admin(self, headers: Mapping[str, str]) -> None:
-        """Check the admin token of a request.
+        """Raise AuthenticationError unless the headers have the admin token.
 
-        Raises AuthenticationError: 401 if it is missing or wrong, 403 if no token is configured.
+        The error is 401 if the token is missing or wrong, 403 if no token is configured.
         """
         if self.admin_token is None:
             raise AuthenticationError(403, "no admin token is configured")
@@ -69,9 +72,9 @@ class Authenticator:
 
 
 def _check_hmac(key: bytes, given: str | None, body: bytes) -> None:
-    """Check NanoMDM's `X-Hmac-Signature`: base64 of the HMAC-SHA256 of the body.
+    """Raise AuthenticationError (401) unless `given` is NanoMDM's HMAC of the body under `key`.
 
-    `given` is the header's value. Raises AuthenticationError (401) if it is missing or wrong.
+    `given` is the value of X-Hmac-Signature: base64 of the HMAC-SHA256; None if it is missing.
     Source: github.com/micromdm/nanomdm, http/hashbody.
     """
     wanted = base64.b64encode(hmac.new(key, body, hashlib.sha256).digest())
@@ -89,7 +92,8 @@ def _check_secret(secret: str, headers: Mapping[str, str]) -> None:
 def _secret_in(headers: Mapping[str, str]) -> str | None:
     """Return the secret: a bearer token, the password of Basic, or the header X-Drydock-Secret.
 
-    None if there is none, or if the value of Basic cannot be decoded.
+    None if there is none, or if the value of Basic cannot be decoded. With Bearer or Basic the
+    header X-Drydock-Secret is not used.
     """
     scheme, _, rest = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":

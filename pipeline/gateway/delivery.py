@@ -142,7 +142,10 @@ class StoreAndForwardProducer:
 
     @property
     def is_accepting(self) -> bool:
-        """True if new records are accepted: Kafka acknowledges, or the spool has room."""
+        """True if new records are accepted: Kafka acknowledges, or the spool has room.
+
+        False after `stop`.
+        """
         room = min(_MIN_FREE_BYTES, self._spool.max_bytes // 10)
         return not self._stopping and (not self.spooling or self._spool.has_room(room))
 
@@ -150,8 +153,8 @@ class StoreAndForwardProducer:
         """Return once all of these are durable, in this order.
 
         Raises BackpressureError (too many records wait, or delivery stops or restarts),
-        SpoolFullError, or SpoolError (the disk fails). Some records may be durable all the same, so
-        a retry must use the same event ids.
+        SpoolFullError (Kafka is away and the spool is full), or SpoolError (the disk fails). Some
+        records may be durable all the same, so a retry must use the same event ids.
         """
         if not records:
             return
@@ -195,7 +198,7 @@ class StoreAndForwardProducer:
     def stop(self) -> None:
         """End `run` soon, after it made all records that wait durable.
 
-        From now on `put` raises BackpressureError.
+        From now on `put` raises BackpressureError, unless it gets no records.
         """
         self._stopping = True
         self._changed.set()
@@ -321,7 +324,8 @@ class StoreAndForwardProducer:
     async def _append_to_spool(self, batch: Sequence[_PendingRecord]) -> list[Spooled]:
         """Write records to the spool, acknowledge them, and return them with sequence numbers.
 
-        On SpoolError none is written: their senders get the error, and the list is empty.
+        On SpoolError none is written: it is logged, the senders get it, and the list is empty. On
+        any other exception the senders get BackpressureError, and it is raised.
         """
         if not batch:
             return []
@@ -342,7 +346,8 @@ class StoreAndForwardProducer:
     async def _send_spool(self, writer: "asyncio.Task[None]") -> None:
         """Send the spool to Kafka, until it is empty with the intake paused, or a stop.
 
-        Also returns if `writer`, the task of `_spool_queue`, ends.
+        Also returns if `writer`, the task of `_spool_queue`, ends. A SpoolError is logged, and the
+        producer then counts as failed: the spool is sent again.
         """
         while not self._stopping:
             if writer.done():
@@ -417,8 +422,8 @@ class StoreAndForwardProducer:
     async def _drop_producer(self, why: BaseException) -> None:
         """Close the failed producer, once each of its spooled records is delivered or failed.
 
-        It waits at most 120 s for that. Acknowledged records are deleted from the spool; the next
-        producer sends the rest again. `why` is logged.
+        It waits at most 120 s for that, and no longer than until `stop`. Acknowledged records are
+        deleted from the spool; the next producer sends the rest again. `why` is logged.
         """
         self._log.warning("producer given up", **{key.DETAIL: f"{type(why).__name__}: {why}"})
         until = time.monotonic() + _OUTCOME_TIMEOUT_S
@@ -460,7 +465,10 @@ class StoreAndForwardProducer:
         return drain.sent_up_to < self._spool.last_seq
 
     async def _delete_delivered(self) -> None:
-        """Delete the records that Kafka has acknowledged from the spool."""
+        """Delete the records that Kafka has acknowledged from the spool.
+
+        Raises SpoolError, and keeps them, if the disk fails.
+        """
         in_flight = self._drain.in_flight
         delivered = [one for one, delivery in in_flight.values() if is_acknowledged(delivery)]
         if delivered:
@@ -491,7 +499,8 @@ class StoreAndForwardProducer:
     async def _wait_for_change(self, timeout_s: float) -> None:
         """Wait until a record arrives, a delivery ends or `stop` is called.
 
-        Returns after `timeout_s` seconds in any case.
+        Returns at once if that happened since the last call, and after `timeout_s` seconds in any
+        case.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(max(timeout_s, 0)):
@@ -518,9 +527,10 @@ class StoreAndForwardProducer:
         self._queue.clear()
 
     async def _shut_down(self) -> None:
-        """Make all accepted records durable, then close producer and spool.
+        """Make the accepted records durable, then close producer and spool.
 
-        Records without an acknowledgement within `ack_wait_s` go to the spool.
+        Queued records, and records without an acknowledgement within `ack_wait_s`, go to the spool.
+        If they cannot be written there, their senders get an error.
         """
         in_flight = [
             one.delivery for one in self._in_flight if one.delivery and not one.delivery.done()

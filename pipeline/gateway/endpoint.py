@@ -96,8 +96,9 @@ async def read_body(
 ) -> bytes:
     """Return the whole body of a request.
 
-    Raises HttpError: 408 (longer than `within_s`), 413 (over `max_bytes`), 415 (compressed: a
-    small compressed body could expand over any limit).
+    Raises HttpError: 408 (longer than `within_s`), 413 (over `max_bytes`), 415 (any
+    Content-Encoding: a small compressed body could expand over any limit). Raises ClientDisconnect
+    if the client disconnects before the end.
     """
     if request.headers.get("content-encoding", "identity") != "identity":
         raise HttpError(415, "the body has a content-encoding; send it without")
@@ -161,7 +162,8 @@ def operations_routes(
 def _request_id(request: Request) -> str:
     """Return the sender's X-Request-Id, or a new random id.
 
-    A new one is made unless the sender's has only ASCII letters, digits and hyphens, at most 64.
+    A new one is made unless the sender's has only ASCII letters, digits and hyphens, at most 64,
+    and not hyphens alone.
     """
     given = request.headers.get("x-request-id", "")
     plain = given.isascii() and given.replace("-", "").isalnum()

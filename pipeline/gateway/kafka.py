@@ -80,7 +80,11 @@ class IdempotentProducer:
         return delivery
 
     async def close(self) -> None:
-        """Send the pending records for up to 5 s, then disconnect."""
+        """Send the pending records, then disconnect.
+
+        Gives up after 5 s, which leaves connections open and records unsent. Kafka's errors are
+        ignored.
+        """
         with suppress(KafkaError, TimeoutError, OSError):
             await asyncio.wait_for(self._producer.stop(), _CLOSE_TIMEOUT_S)
 

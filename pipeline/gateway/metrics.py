@@ -1,4 +1,7 @@
-"""The metrics of `drydock gateway`. Labels are closed sets; each series starts at zero."""
+"""The metrics of `drydock gateway`.
+
+Labels are closed sets; each series starts at zero, except those of HTTP requests by route.
+"""
 
 from typing import Final
 
@@ -100,7 +103,7 @@ class GatewayMetrics:
     def count_request(self, source: str, status: int) -> None:
         """Count one webhook or request with events by its source and response status.
 
-        A status that is no known refusal counts as the outcome `bug`.
+        Status 200 counts as accepted, and a status that is no known refusal as the outcome `bug`.
         """
         outcome = ACCEPTED if status == 200 else _REASONS.get(status, _BUG)
         self._webhook_requests.labels(source, outcome).inc()

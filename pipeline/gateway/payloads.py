@@ -19,7 +19,10 @@ _MAX_ERRORS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class EventProblem:
-    """One invalid place of one event: its path, an error code, a description."""
+    """One invalid part of one event.
+
+    `where` is its JSON path, after `line N: ` in JSON lines; `code` is a DeadLetterCode.
+    """
 
     where: str
     code: str
@@ -38,8 +41,8 @@ class RejectedError(HttpError):
 def read_events(raw: bytes) -> list[DeviceEvent | AdvisoryEvent]:
     """Return the CloudEvents of a body, in order: one, a JSON array of them, or JSON lines.
 
-    Raises RejectedError with the first 100 problems. An event of a type that only Drydock itself
-    publishes is a problem too.
+    An empty array gives an empty list. Raises RejectedError with the first 100 problems; an empty
+    body is one. An event of a type that only Drydock itself publishes is a problem too.
     """
     found: list[DeviceEvent | AdvisoryEvent] = []
     problems: list[EventProblem] = []

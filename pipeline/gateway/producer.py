@@ -29,7 +29,7 @@ class Producer(Protocol):
         """
 
     async def close(self) -> None:
-        """Disconnect within seconds."""
+        """Disconnect; return within seconds, also if that fails."""
 
 
 class DurableIn(StrEnum):

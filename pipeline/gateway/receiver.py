@@ -87,7 +87,7 @@ class Receiver:
     def is_ready(self) -> bool:
         """Return True if inputs are accepted: Kafka acknowledges, or the spool has room.
 
-        Also sets the gauge `drydock_ready`.
+        False once delivery stops. Also sets the gauge `drydock_ready`.
         """
         is_accepting = self.producer.is_accepting
         self.metrics.set_ready(ready=is_accepting)
@@ -96,9 +96,9 @@ class Receiver:
     async def webhook(self, request: Request) -> Response:
         """Respond 200 once the payload of a webhook source is durable.
 
-        The body has the numbers of events and of dead letters. Raises HttpError: 404 (unknown
-        source), 401 or 403 (credentials), 429 or 503 (not durable; retry), and the errors of
-        `read_body`.
+        The body of the response has the numbers of `events` and of `dead_letters`. Raises
+        HttpError: 404 (unknown source), 401 or 403 (credentials), 408, 413 or 415 (the body is too
+        slow, too large or compressed), 429 or 503 (not durable; retry).
         """
         source = request.path_params["source"]
         if source not in WEBHOOK_SOURCES:
@@ -109,7 +109,8 @@ class Receiver:
         """Respond 200 once all CloudEvents of the body are durable.
 
         Raises HttpError: 400 if one is invalid, 413 if one is too large (then none is accepted),
-        401 or 403 (credentials), 429 or 503 (not durable; retry), and the errors of `read_body`.
+        401 or 403 (credentials), 408, 413 or 415 (the body is too slow, too large or compressed),
+        429 or 503 (not durable; retry).
         """
         return await self._respond_counted(EVENTS, request, self._accept_events)
 
@@ -154,8 +155,8 @@ class Receiver:
     async def _respond_counted(self, source: str, request: Request, accept: Accept) -> Response:
         """Return the result of `accept` as a 200 response, and count the request by its source.
 
-        An HttpError of `accept` is counted and raised again; any other exception counts as status
-        500.
+        An exception of `accept` is raised again: an HttpError is counted by its status, any other
+        one as status 500.
         """
         status = 500
         try:
@@ -172,8 +173,9 @@ class Receiver:
     async def _body(self, request: Request, max_bytes: int) -> AsyncIterator[bytes]:
         """Yield the body of a request; its size counts as used memory until the block ends.
 
-        Raises HttpError 429 if the bodies in progress would be over `max_waiting_bytes`, and the
-        errors of `read_body`. One body alone is always read.
+        Raises HttpError: 429 if the bodies in progress would be over `max_waiting_bytes` (one body
+        alone is always read); 408, 413 or 415 if the body is too slow, over `max_bytes` or
+        compressed.
         """
         length = request.headers.get("content-length", "")
         size = min(int(length), max_bytes) if length.isdigit() else max_bytes

@@ -21,7 +21,7 @@ class Record(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of topic, key and value, without the overhead of a store or of the protocol."""
+        """Number of bytes of topic, key and value, without overhead of a store or the protocol."""
         return len(self.topic) + len(self.key) + len(self.value)
 
 

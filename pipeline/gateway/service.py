@@ -57,8 +57,9 @@ class GatewayPlan:
 def serve(plan: GatewayPlan, settings: GatewaySettings, log: Log) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    Raises at the start: ValueError (an address cannot be used; SetupError is one), SpoolError,
-    OSError (the redaction key cannot be read or written).
+    Raises at the start: SetupError (no secret is configured and `listen` is not loopback, or the
+    redaction key in the file is invalid), ValueError (an address cannot be used), SpoolError (the
+    spool cannot be used), OSError (the redaction key cannot be read or written).
     """
     if not plan.listen.is_loopback and not settings.has_secrets:
         raise SetupError(
@@ -130,10 +131,10 @@ async def _serve(
 def _load_redactor(data_dir: Path, settings: GatewaySettings, log: Log) -> Redactor:
     """Return the redactor, with the key of the settings or else of a file in `data_dir`.
 
-    The file is made if it is missing. A redactor replaces a secret by a keyed fingerprint, so that
-    a change of the secret is visible. Gateways with different keys make different fingerprints of
-    one secret. Raises SetupError for an invalid key in the file, OSError if it cannot be read or
-    written.
+    The file is used, and a warning logged, if the settings have no key; it is made if it is
+    missing. A redactor replaces a secret by a keyed fingerprint, so that a change of the secret is
+    visible. Gateways with different keys make different fingerprints of one secret. Raises
+    SetupError for an invalid key in the file, OSError if it cannot be read or written.
     """
     if settings.redaction_key is not None:
         return Redactor(settings.redaction_key.get_secret_value().encode())

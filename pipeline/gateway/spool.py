@@ -53,8 +53,9 @@ class Spooled(NamedTuple):
 class Spool:
     """The open spool. Only one thread may use it at a time.
 
-    `depth` and `size` are the number and the bytes of the waiting records; `append` keeps `size`
-    within `max_bytes`. `last_seq` is the sequence number of the newest record, 0 before the first.
+    `depth` and `size` are the number and the bytes of the waiting records, 64 bytes of overhead for
+    each included; `append` keeps `size` within `max_bytes`. `last_seq` is the sequence number of
+    the newest record; 0 until the first `append` if the spool was empty when it was opened.
     `on_durable_write` is called with `append:before`, `append:after`, `forget:before` or
     `forget:after`, around each commit.
     """

@@ -53,7 +53,8 @@ def make_app(
     """Return an application, not started, that passes all records to `handler`.
 
     It serves pages on `web`; None means no web server. `folder` must exist; Faust creates folders
-    in it and leaves them empty.
+    in it and leaves them empty. Raises OSError or ssl.SSLError if a certificate or key file cannot
+    be loaded.
     """
     app = faust.App(
         group,
@@ -87,14 +88,20 @@ def make_app(
 
 
 def consumer_in(app: faust.App) -> BatchConsumer:
-    """Return the consumer of `app`, which must be started. Raises AssertionError if it is not."""
+    """Return the consumer of `app`, an application of `make_app`; one is made if it has none yet.
+
+    Raises AssertionError for any other application.
+    """
     consumer = app.consumer
     assert isinstance(consumer, BatchConsumer)
     return consumer
 
 
 def standby_partitions(app: faust.App) -> set[TP]:
-    """Return the input partitions of other workers for which this one keeps a copy of the state."""
+    """Return the input partitions of other workers for which this one keeps a copy of the state.
+
+    The set is empty before the first assignment.
+    """
     return {
         tp for tp in app.assignor.assigned_standbys() if tp not in app.assignor.assigned_actives()
     }

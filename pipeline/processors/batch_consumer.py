@@ -50,7 +50,10 @@ class Group(Protocol):
     """The consumer group, as a handler sees it while it processes a batch."""
 
     async def is_member(self) -> bool:
-        """Return True if this worker is still a member of the group; may commit to find out."""
+        """Return True if this worker is still a member of the group; may commit to find out.
+
+        False if that commit fails.
+        """
 
     async def position(self, tp: TP) -> int:
         """Return the next offset to fetch, past transaction markers; 0 if unknown.
@@ -194,9 +197,10 @@ class BatchConsumer(Consumer):
             await self.commit_done()
 
     async def _put_back(self, batches: Batches) -> None:
-        """Seek back to the first record of each partition here, so that all are read again.
+        """Seek back to the first record of each partition in `batches`: all are read again.
 
-        If that fails, the pump seeks to the committed offsets instead.
+        Partitions that are no longer assigned are left out. If the seek fails, the pump seeks to
+        the committed offsets instead.
         """
         assigned = self.assignment()
         offsets = {tp: some[0].offset for tp, some in batches.items() if tp in assigned}
@@ -210,7 +214,8 @@ class BatchConsumer(Consumer):
     async def _process_batch(self, batches: Batches, assignment: int) -> Mapping[TP, int]:
         """Return the next offsets from the handler; they become the done offsets.
 
-        Not if partitions were revoked since the start: `assignment` is the count from then.
+        If partitions were revoked since the start, the done offsets stay. `assignment` is the
+        number of revocations at the start. An exception of the handler is raised.
         """
         done = await self._batch_handler.process_batches(batches, self)
         if assignment == self._assignments:
@@ -222,7 +227,8 @@ class BatchConsumer(Consumer):
     async def commit_done(self) -> None:
         """Commit the done offsets of assigned partitions that are not committed yet.
 
-        If the brokers refuse them, a later call tries again.
+        If that fails after a mere rebalance, a later call tries again; any other failure stops the
+        worker.
         """
         async with self._commit_lock:
             assigned = self.assignment()
@@ -238,7 +244,8 @@ class BatchConsumer(Consumer):
     async def _commit_as_member(self, offsets: Mapping[TP, int]) -> bool:
         """Commit the offsets; return True if the brokers accept, which confirms the membership.
 
-        False if they refuse. Faust also stops the worker, except after a mere rebalance.
+        False if the commit fails for any reason. Faust then stops the worker, except after a mere
+        rebalance.
         """
         asked_at = monotonic()
         committed: bool = await self._commit(offsets)
@@ -250,8 +257,8 @@ class BatchConsumer(Consumer):
         """Return True if this worker is still a member of the group.
 
         True without a request if the brokers confirmed it less than half a session ago. Otherwise
-        the done offsets are committed, and the result is False if the brokers refuse: they do so
-        for a worker that is no member.
+        the done offsets are committed, and the result is False if that fails: the brokers refuse
+        the commit of a worker that is no member.
 
         Call it before each write: a process that was stopped for longer than its session learns
         only here that its partitions have another owner.

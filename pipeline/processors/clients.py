@@ -12,7 +12,8 @@ def make_reader(connection: KafkaConnection) -> Any:
     """Return an aiokafka consumer, not started and without a group; it commits no offset.
 
     The caller starts it and assigns partitions. It reads committed records only, from the beginning
-    unless the caller seeks. Raises OSError or ssl.SSLError as `tls_context`.
+    unless the caller seeks. Raises OSError or ssl.SSLError if a certificate or key file cannot be
+    loaded.
     """
     return AIOKafkaConsumer(
         **aiokafka_options(connection),

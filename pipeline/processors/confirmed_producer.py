@@ -35,7 +35,7 @@ class OwnershipLost(Exception):  # noqa: N818 - not an error: the partition has 
 class ConfirmedProducer:
     """A producer whose calls return only when the brokers have confirmed the records.
 
-    Each failed attempt is logged as a warning.
+    An attempt that fails and is repeated is logged as a warning.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ConfirmedProducer:
         self._replace_lock = asyncio.Lock()
 
     async def start(self) -> None:
-        """Connect. Raises KafkaError if no broker can be reached."""
+        """Connect. Raises KafkaError if no broker can be reached, OSError for a bad TLS file."""
         self._producer = await self._start_producer()
 
     async def stop(self) -> None:
@@ -59,7 +59,9 @@ class ConfirmedProducer:
     async def publish(self, records: Sequence[OutgoingRecord], is_lost: Callable[[], bool]) -> None:
         """Return when the brokers have confirmed all records; a partition keeps their order.
 
-        Records can be repeated, and OwnershipLost raised, as by `write`.
+        If a record is not confirmed, all records of its partition are sent again in order: records
+        can be repeated, never missing. Raises OwnershipLost if `is_lost` returns True after a
+        failure; then any of the records may be written or not.
         """
         batches: dict[PartitionId, list[Row]] = {}
         for topic, partition, name, value in records:
@@ -74,7 +76,8 @@ class ConfirmedProducer:
         `batches` has at least one row per partition; a row is a key and a value, or None to delete.
 
         If a row of a partition is not confirmed, all its rows are sent again in order: records can
-        be repeated, never missing. Raises OwnershipLost if `is_lost` returns True after a failure.
+        be repeated, never missing. Raises OwnershipLost if `is_lost` returns True after a failure;
+        then any of the rows may be written or not.
         """
         unconfirmed, ends = dict(batches), dict[PartitionId, int]()
         wait_s = _MIN_RETRY_DELAY_S
@@ -136,7 +139,10 @@ class ConfirmedProducer:
                 await old.stop()
 
     async def _start_producer(self) -> AIOKafkaProducer:
-        """Return a new, connected producer. Raises KafkaError or OSError."""
+        """Return a new, connected producer.
+
+        Raises KafkaError if no broker can be reached, OSError if a TLS file cannot be loaded.
+        """
         compression = self._connection.compression.value
         producer = AIOKafkaProducer(
             **aiokafka_options(self._connection),

@@ -96,7 +96,8 @@ class DeviceShard:
     def load(self, key: bytes, raw: bytes) -> None:
         """Put one row of the changelog in memory: the epoch row, or the state of one Mac.
 
-        Raises InvalidRow if the row cannot be decoded, or its UDID belongs to another partition.
+        Raises InvalidRow if the row cannot be decoded, or its UDID belongs to another partition;
+        for the epoch row KeyError, TypeError or ValueError if its `broadcast` is no object.
         """
         if key == rows.EPOCH_KEY:
             row = rows.EpochRow.decode(raw)
@@ -260,9 +261,10 @@ class DeviceShard:
         self.reconciler.dropped_decisions.clear()
 
     def _handle(self, event: Event, now: datetime, peek: ReportPeek | None) -> Iterator[Effect]:
-        """Fold an event; return the effects that the caller must apply.
+        """Fold an event; return the effects of deciding for the Macs that it affects.
 
-        During the catch-up there are none: the affected Macs are queued for a decision.
+        The decisions are made while the caller iterates, and it must apply each effect. During the
+        catch-up there are none: the affected Macs are queued for a decision.
         """
         if not self._is_catching_up:
             return self.reconciler.handle(event, now, peek)
@@ -305,7 +307,8 @@ class DeviceShard:
         """Send an event that opens or ends a job to dispatch, which counts the site's open jobs.
 
         `before` and `after` are the job history of the Mac around the fold of the event. If the
-        entry of the job is unchanged, nothing is done. A result is also counted.
+        entry of the job is unchanged or missing in `after`, nothing is done. Else the row of the
+        Mac is written, and a result is counted.
         """
         job_id = event.data.job.job_id if isinstance(event, JobIssuedEvent) else event.data.job_id
         old, new = _find_job(before, job_id), _find_job(after, job_id)
@@ -453,7 +456,7 @@ class DeviceShard:
         """Return records, rows and counters since the last call, and start a new output.
 
         The rows are those of changed Macs, of at most `slice_size` Macs whose telemetry is due to
-        be written, and the epoch row if it changed.
+        be written (of all such Macs if `refresh` is 0), and the epoch row if it changed.
         """
         output, self._output = self._output, ShardOutput()
         # Limited, so that not all Macs are written in one round; a refresh of 0 means at once.
@@ -482,7 +485,7 @@ class DeviceShard:
     def _publish_and_fold(self, event: Event, now: datetime) -> None:
         """Publish an event of a job, fold it and apply its effects.
 
-        Reading it back later changes nothing.
+        A later read of the same event from the topic changes nothing.
         """
         topic = RESULTS if isinstance(event, JobResultedEvent) else ORDERS
         raw = encode(event, fast_paths=self._config.fast_paths)
@@ -565,7 +568,10 @@ class _RedecideBatch:
 
 
 def _key_for(event: Event) -> str:
-    """Return the key of the record in its topic: the UDID, or another key as in `device_key`."""
+    """Return the key of the event's record in its topic: the UDID.
+
+    For a report without a UDID it is `serial:` and the serial number, else the event's subject.
+    """
     if isinstance(event, JobIssuedEvent):
         return event.data.job.udid
     if isinstance(event, JobResultedEvent | JobSupersededEvent):

@@ -100,7 +100,8 @@ class QueuedJob(msgspec.Struct, frozen=True, gc=False):
     def from_wire(cls, wire: Mapping[str, Any]) -> "QueuedJob":
         """Return the job of a decoded row.
 
-        Raises KeyError, TypeError or ValueError if a field is missing or has a wrong value.
+        Raises KeyError if a field is missing, ValueError for an unknown stage. Other values are not
+        checked.
         """
         issued_event = wire["issued_event"]
         values = {name: wire[name] for name in _NAMES} | {"stage": Stage(wire["stage"])}
@@ -142,7 +143,8 @@ class DispatchShard:
     def load(self, key: bytes, raw: bytes) -> None:
         """Put one row of the changelog in memory: the epoch row, or a job.
 
-        Raises InvalidRow if the row cannot be decoded.
+        Raises InvalidRow if the row is not JSON, has no epoch, lacks a field or has an unknown
+        stage; for the epoch row KeyError, TypeError or ValueError if its `broadcast` is no object.
         """
         if key == rows.EPOCH_KEY:
             self.epoch = rows.EpochRow.decode(raw).epoch
@@ -252,7 +254,8 @@ class DispatchShard:
     def tick(self, now: datetime) -> bool:
         """Dispatch waiting jobs while capacity is free; forget jobs a day after their last time.
 
-        Returns False: no work is left. Does nothing before `finish_catch_up`.
+        A waiting job that has expired is finished, without a record. Always returns False, because
+        one call does all due work. Before `finish_catch_up` it does nothing.
         """
         if self._is_catching_up:
             return False
@@ -269,7 +272,7 @@ class DispatchShard:
         return False
 
     def is_behind(self, now: datetime) -> bool:
-        """Return True if a waiting job can be dispatched, or has expired.
+        """Return True if the first waiting job of a site can be dispatched, or has expired.
 
         Also before `finish_catch_up`, when `tick` does nothing.
         """
@@ -289,9 +292,8 @@ class DispatchShard:
     def _next_dispatchable(self, site: str, now_us: int) -> QueuedJob | None:
         """Return the next waiting job that can be dispatched or has expired; it stays in the queue.
 
-        None if no job waits, or the first one needs capacity or a job topic that is missing.
-
-        Drops entries of jobs that no longer wait from the head of the queue.
+        None if no job waits, or the first one needs capacity or a job topic that is missing. Drops
+        entries of jobs that no longer wait from the head of the queue.
         """
         queue = self._waiting.get(site, [])
         while queue:

@@ -45,7 +45,7 @@ class ProgressMonitor:
     def stalled_s(self, now: float) -> float:
         """Return the longest time, in seconds, that a source with work left has kept its cursor.
 
-        0 if no source has work left.
+        0 if no source has work left, and after `reset` until the next `record`.
         """
         return max((now - moved_at for _, moved_at in self._known.values()), default=0.0)
 

@@ -81,8 +81,8 @@ class LocalStore:
         """Apply changelog records in order; return the number of void ones.
 
         A change is a key and a row, or None to delete. `end` is the offset after the last of them.
-        They are safe on disk after `flush`. Raises InvalidRow, and applies none of them, if a row
-        has no epoch.
+        A void row is written only if its key has no row. The changes are safe on disk after
+        `flush`. Raises InvalidRow, and applies none of them, if a row has no epoch.
         """
         void, epoch = 0, self.epoch
         last: dict[bytes, bytes | None] = {}
@@ -119,7 +119,10 @@ class LocalStore:
             self._db.execute(f"PRAGMA cache_size=-{_CATCH_UP_CACHE_KIB:d}")
 
     def flush(self) -> None:
-        """Commit to disk and shrink the page cache, when the changelog is read to its end."""
+        """Commit to disk, and shrink the page cache, which `apply_changelog` enlarges.
+
+        Call it when the changelog is read to its end.
+        """
         self._commit()
         if self._is_catching_up:
             self._is_catching_up = False
@@ -140,12 +143,12 @@ class LocalStore:
         self._db.executemany(_DROP, [(key,) for key, body in changes.items() if body is None])
 
     def get(self, key: bytes) -> bytes | None:
-        """Return one row; None if the key is unknown."""
+        """Return the row of this key; None if the store has none."""
         found = self._db.execute("SELECT body FROM rows WHERE key = ?", (key,)).fetchone()
         return None if found is None else found[0]
 
     def all(self) -> Iterator[tuple[bytes, bytes]]:
-        """Return all rows, in no particular order."""
+        """Return an iterator over all rows as (key, row), in no particular order."""
         return iter(self._db.execute("SELECT key, body FROM rows"))
 
     def __len__(self) -> int:
@@ -191,7 +194,8 @@ def delete_files(path: Path) -> None:
 def _open_database(path: Path) -> sqlite3.Connection:
     """Return a connection to the store at `path`, created if it is missing.
 
-    Raises sqlite3.DatabaseError if the file is damaged or of another version.
+    Raises sqlite3.DatabaseError if the file is damaged or of another version, and OSError or
+    sqlite3.Error if the disk fails.
     """
     if not path.exists():
         _create(path)
@@ -209,7 +213,10 @@ def _open_database(path: Path) -> sqlite3.Connection:
 
 
 def _create(path: Path) -> None:
-    """Create an empty store atomically: under another name, then renamed."""
+    """Create an empty store at `path` atomically: under another name, then renamed.
+
+    Replaces a store that is there.
+    """
     made = path.with_name(path.name + ".new")
     delete_files(made)
     db = _connect(made)

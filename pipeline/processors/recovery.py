@@ -89,12 +89,13 @@ class Recovery:
     async def catch_up(
         self, offsets_in_memory: Mapping[TopicPartition, int | None]
     ) -> AsyncIterator[tuple[TopicPartition, bool]]:
-        """Yield each changelog partition when its store is up to date, with True if unchanged.
+        """Yield (changelog partition, True if it is unchanged) when its store is up to date.
 
-        `offsets_in_memory` has the end of the changelog up to which the caller has the state in
-        memory, or None. A partition is unchanged if its changelog still ends there: the state in
-        memory is complete, and the store is not read. Raises KafkaError if Kafka cannot be read,
-        InvalidRow if a row has no epoch or was written before 0.1.0.
+        `offsets_in_memory` has, for each partition to catch up, the end of the changelog up to
+        which the caller has the state in memory; None without such a state. A partition is
+        unchanged if its changelog still ends there: the state in memory is complete, and the store
+        is not read. Raises KafkaError if Kafka cannot be read, InvalidRow if a row has no epoch or
+        was written before 0.1.0, OSError or sqlite3.Error if the disk fails.
         """
         async with _ReaderSession(self._connection) as consumer:
             async for ready in self._catch_up(consumer, offsets_in_memory):
@@ -167,7 +168,8 @@ class Recovery:
         """Keep the stores of other workers' partitions up to date, until cancelled.
 
         Errors of Kafka after the start are logged and retried. Raises KafkaError if the start
-        fails, and InvalidRow as `catch_up`.
+        fails, InvalidRow if a row has no epoch or was written before 0.1.0, OSError or
+        sqlite3.Error if the disk fails.
         """
         async with _ReaderSession(self._connection) as consumer:
             while True:
@@ -185,7 +187,8 @@ class Recovery:
     async def open_offset_reader(self) -> AsyncIterator[FetchEndOffsets]:
         """Return a context manager that gives a function: partitions to their end offsets.
 
-        The function uses one consumer, open until the end of the block, and raises KafkaError.
+        The function uses one consumer, open until the end of the block, and raises KafkaError if
+        Kafka cannot be read. Entering raises KafkaError if no broker can be reached.
         """
         async with _ReaderSession(self._connection) as consumer:
             yield partial(_fetch_end_offsets, consumer)
@@ -193,7 +196,8 @@ class Recovery:
     def _apply(self, changelog: TopicPartition, records: list[Any]) -> None:
         """Apply fetched records to the store, and log the number of void rows, if any.
 
-        Raises InvalidRow, with the name of the changelog partition.
+        Raises InvalidRow, with the name of the changelog partition, if a row has no epoch or was
+        written before 0.1.0; then none of the records is applied.
         """
         store = self._stores.get(changelog)
         changes = ((record.key, record.value) for record in records)
@@ -214,7 +218,9 @@ class Recovery:
 async def _fetch_end_offsets(
     consumer: Any, changelogs: list[TopicPartition]
 ) -> dict[TopicPartition, int]:
-    """Return, for each of these partitions, the offset after its last record. Raises KafkaError.
+    """Return, for each of these partitions, the offset after its last record.
+
+    Raises KafkaError if Kafka cannot be read.
 
     One request per topic, all at once: aiokafka waits 0.1 s for the metadata of each topic that is
     new to it, and in one request it waits for one topic after another.

@@ -51,7 +51,8 @@ class EpochRow:
     def decode(cls, raw: bytes | None) -> "EpochRow":
         """Return the decoded row; epoch 0 for None, a partition without an owner so far.
 
-        Raises InvalidRow if the bytes are not a JSON object with an epoch.
+        Raises InvalidRow if the bytes are not a JSON object with an integer `e`; KeyError,
+        TypeError or ValueError if its `broadcast` is missing or no object.
         """
         if raw is None:
             return cls()
@@ -129,7 +130,10 @@ def check_key(key: bytes) -> None:
 
 
 def epoch_of(raw: bytes) -> int:
-    """Return the epoch of a row; the rest is not decoded. Raises InvalidRow if it has none."""
+    """Return the epoch of a row; the rest is not decoded.
+
+    Raises InvalidRow if the row is not a JSON object with an integer `e`.
+    """
     try:
         return _EPOCH.decode(raw).e
     except msgspec.DecodeError as error:
@@ -137,10 +141,10 @@ def epoch_of(raw: bytes) -> int:
 
 
 def epoch_prefix(epoch: int) -> bytes:
-    """Return the first bytes of rows written in this epoch, to test the epoch without decoding.
+    """Return bytes that only rows of this epoch begin with, to test the epoch without decoding.
 
-    Only rows of this epoch begin with these bytes. A row that is invalid after them fails when it
-    is loaded.
+    Rows of Macs and epoch rows begin with them; rows of jobs do not, and `epoch_of` is needed. A
+    row that is invalid after these bytes fails when it is loaded.
     """
     return b'{"e":%d,' % epoch
 

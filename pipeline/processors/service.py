@@ -117,9 +117,10 @@ async def serve(plan: WorkerPlan, metrics: Metrics, log: Log, stop: asyncio.Even
 async def serve_until_signalled(
     plan: WorkerPlan, metrics: Metrics, log: Log, *, ends_within_s: float = _STOP_TIMEOUT_S
 ) -> None:
-    """Run `serve` until SIGTERM or SIGINT. Raises WorkerError as `serve`.
+    """Run the worker until SIGTERM or SIGINT. Raises WorkerError if it cannot start or go on.
 
-    If it does not stop within `ends_within_s` of the signal, the process exits with code 70.
+    If the worker does not stop within `ends_within_s` of the signal, the process exits with code
+    70.
     """
     gc.set_threshold(*_GC_THRESHOLDS)
     stop = asyncio.Event()
@@ -158,7 +159,12 @@ class _Service:
         self._app: faust.App
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
-        """Start all parts; `stack` stops them. Raises WorkerError, KafkaError or OSError."""
+        """Start all parts; `stack` stops them.
+
+        Raises WorkerError if the data directory cannot be used, a topic is missing, or topics have
+        unequal numbers of partitions; KafkaError if Kafka cannot be reached; OSError if a TLS file
+        cannot be loaded.
+        """
         plan = self._plan
         try:
             plan.data_dir.mkdir(parents=True, exist_ok=True)
@@ -213,7 +219,8 @@ class _Service:
     async def run(self, stop: asyncio.Event) -> None:
         """Return when `stop` is set; until then check the parts and update metrics every 2 s.
 
-        Raises WorkerError if a part of the worker fails.
+        Raises WorkerError if a part of the worker fails, or if lost partitions are not assigned
+        again.
         """
         waiting = asyncio.create_task(stop.wait())
         try:
@@ -313,7 +320,8 @@ class _Service:
     async def _update_fleet_metrics(self) -> None:
         """Set the metrics of the Macs of ready partitions, and of their open jobs.
 
-        Exposed Macs and open jobs are set at each call, known and overdue Macs once a minute.
+        Exposed Macs and open jobs are set at each call, known and overdue Macs at most once a
+        minute.
         """
         engines = [shard.reconciler for shard in self._worker.device_shards()]
         exposed: Counter[tuple[str, str]] = Counter()
@@ -334,7 +342,10 @@ class _Service:
         self._metrics.set_overdue(overdue)
 
     async def _update_progress(self) -> None:
-        """Set the lag of each topic, and record the samples from which `_health` sees a stall."""
+        """Set the lag of each topic, and record the samples from which `_health` sees a stall.
+
+        Raises KafkaError, and changes nothing, if the end offsets cannot be read.
+        """
         consumer, worker = consumer_in(self._app), self._worker
         assigned = consumer.assigned()
         ends = await self._broadcast_reader.end_offsets([TopicPartition(*tp) for tp in assigned])

@@ -194,7 +194,8 @@ class Worker:
 
         A partition that this worker owned before continues from memory if no other worker has
         written to its changelog since. `on_ready` is called with each changelog partition when it
-        is ready. Raises KafkaError if Kafka cannot be read, InvalidRow if a row cannot be decoded.
+        is ready. Raises KafkaError if Kafka cannot be read, InvalidRow if a row cannot be used,
+        OSError or sqlite3.Error if the disk fails.
         """
         self.suspend()
         async with self._round_lock:
@@ -224,7 +225,8 @@ class Worker:
     ) -> OwnedPartition:
         """Return the partition with its state in memory; not ready yet, all inputs in `backlog`.
 
-        Writes the epoch row of this owner first. Raises KafkaError, InvalidRow.
+        Writes the epoch row of this owner first. Raises KafkaError if Kafka cannot be read,
+        InvalidRow if a row cannot be used.
         """
         store = self._stores.get(changelog)
         # The epoch row is written before the rows are loaded: rows that a former owner writes after
@@ -267,8 +269,10 @@ class Worker:
         """Run a round; return the next offset of each input partition that had records.
 
         Everything that follows from these records is confirmed by Kafka. Records of partitions that
-        are not ready are skipped, and missing in the result. The result is empty if ownership was
-        lost. Raises DeadLetterLimitExceeded if too many of the last records are dead letters.
+        are not ready are skipped, and missing in the result. If ownership was lost, the result is
+        empty and the partitions of the round are dropped from memory. Raises
+        DeadLetterLimitExceeded if too many of the last records are dead letters, and KafkaError or
+        InvalidRow if a changelog with unexpected rows cannot be read again.
         """
         async with self._round_lock:
             return await self._process_round(
@@ -305,7 +309,8 @@ class Worker:
     async def _fold(self, batches: Batches, now: datetime) -> dict[TP, int]:
         """Fold the records; return the offset after the last one of each input partition.
 
-        Raises DeadLetterLimitExceeded.
+        A partition without records is missing. Raises DeadLetterLimitExceeded if too many of the
+        last records are dead letters.
         """
         done: dict[TP, int] = {}
         read = dead_lettered = 0
@@ -339,7 +344,10 @@ class Worker:
             owned.shard.finish_catch_up()
 
     async def _run_due(self, partitions: Sequence[OwnedPartition], now: datetime) -> None:
-        """Let each shard do a piece of due work, then more in turns for up to `due_budget_s`."""
+        """Let each shard do a piece of due work, then more in turns for up to `due_budget_s`.
+
+        If work is still due after that, `poll_timeout_s` returns 0 until the next call.
+        """
         until = monotonic() + self._config.due_budget_s
         busy = [owned for owned in partitions if owned.shard.tick(now)]
         while busy and monotonic() < until:
@@ -362,7 +370,8 @@ class Worker:
         """Publish and write the output of a round, then add its counters to the metrics.
 
         Returns True if there was a record or a row. Raises OwnershipLost if this worker is no
-        member of the group, or must give up after a failed write.
+        member of the group, must give up after a failed write, or another owner has written its
+        epoch row.
         """
         outputs = [(owned, owned.shard.collect()) for owned in partitions]
         if all(output.is_empty for _, output in outputs):
@@ -414,8 +423,9 @@ class Worker:
     async def _reread_changelog(self, owned: OwnedPartition) -> None:
         """Update the local store and `changelog_end` from a changelog with unexpected rows.
 
-        They are another worker's, or repeats of ours. Raises OwnershipLost if another owner has
-        written its epoch row: our rows after it are void.
+        Such rows are another worker's, or repeats of ours. Raises OwnershipLost if another owner
+        has written its epoch row (our rows after it are void), KafkaError if Kafka cannot be read,
+        InvalidRow if a row has no epoch.
         """
         self._save_snapshot(owned)
         owned.changelog_end = None
@@ -428,7 +438,7 @@ class Worker:
         owned.changelog_end = store.next_offset
 
     def _save_snapshot(self, owned: OwnedPartition) -> None:
-        """Write the unsaved rows of a partition to its local store, unless its end is unknown."""
+        """Write a partition's unsaved rows to its local store, unless `changelog_end` is None."""
         if owned.unsaved and owned.changelog_end is not None:
             store = self._stores.get(owned.changelog)
             store.put_rows(owned.unsaved, owned.changelog_end, owned.shard.epoch)
@@ -436,7 +446,10 @@ class Worker:
         owned.saved_at = monotonic()
 
     def close(self) -> None:
-        """Write all unsaved rows to the local stores, which stay open."""
+        """Write all unsaved rows to the local stores, which stay open.
+
+        Those of a partition of which `changelog_end` is None are not written.
+        """
         for owned in self.partitions.values():
             self._save_snapshot(owned)
 
@@ -481,8 +494,9 @@ class Worker:
 
 @contextmanager
 def _without_gc() -> Iterator[None]:
-    """Exclude the objects created in this block from garbage collection, now and later.
+    """Run the block without garbage collection, and exclude all objects at its end from later ones.
 
+    These are all objects of the process; if the block raises, none is excluded.
     The state is millions of objects without a reference cycle; reference counting frees them.
     Collections would take a sixth of the time of loading, and half a second each later.
     """
