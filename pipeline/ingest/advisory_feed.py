@@ -74,18 +74,18 @@ class Node:
         return PayloadError(code, detail, self.where)
 
     def get(self, key: str) -> "Node":
-        """Return the member `key` of this object; the member's value is None if it is absent.
+        """Return the member `key` of this object; its value is None if it is absent or null.
 
-        Raises PayloadError `bad_shape` if this is not an object, also if it is absent.
+        Raises PayloadError `bad_shape` if this node is not an object, also if it is None.
         """
         if not isinstance(self.value, dict):
             raise self.error("not an object")
         return Node(self.value.get(key), f"{self.where}.{key}")
 
     def items(self) -> Iterator["Node"]:
-        """Yield the items of this array; nothing if the array is absent.
+        """Yield the items of this array, in order; nothing if this node is absent or null.
 
-        Raises PayloadError `bad_shape` if it is not an array.
+        Raises PayloadError `bad_shape` at the first step if this is any other value.
         """
         if self.value is None:
             return
@@ -95,9 +95,9 @@ class Node:
             yield Node(item, f"{self.where}[{at}]")
 
     def members(self) -> Iterator[tuple[str, "Node"]]:
-        """Yield the keys and values of this object; nothing if the object is absent.
+        """Yield the keys and values of this object; nothing if this node is absent or null.
 
-        Raises PayloadError `bad_shape` if it is not an object.
+        Raises PayloadError `bad_shape` at the first step if this is any other value.
         """
         if self.value is None:
             return
@@ -107,9 +107,9 @@ class Node:
             yield key, Node(value, f"{self.where}.{key}")
 
     def text(self) -> str:
-        """Return this string without surrounding space; "" if it is absent.
+        """Return this string without surrounding space; "" if it is absent or null.
 
-        Raises PayloadError `bad_shape` if it is not a string.
+        Raises PayloadError `bad_shape` if it is any other value.
         """
         if self.value is None:
             return ""
@@ -120,8 +120,8 @@ class Node:
     def version(self) -> OSVersion:
         """Return this macOS version.
 
-        Raises PayloadError: `bad_value` if it is absent or cannot be parsed, `bad_shape` if it is
-        not a string.
+        Raises PayloadError: `bad_value` if it is absent, null, blank or other text, `bad_shape` if
+        it is not a string.
         """
         text = self.text()
         try:
@@ -130,9 +130,9 @@ class Node:
             raise self.error(str(error), DeadLetterCode.BAD_VALUE) from None
 
     def build(self) -> Build | None:
-        """Return this macOS build; None if it is absent or blank.
+        """Return this macOS build; None if it is absent, null or blank.
 
-        Raises PayloadError: `bad_value` if it cannot be parsed, `bad_shape` if it is not a string.
+        Raises PayloadError: `bad_value` for other text, `bad_shape` if it is not a string.
         """
         text = self.text()
         try:
@@ -143,8 +143,8 @@ class Node:
     def cve(self) -> str:
         """Return this CVE id.
 
-        Raises PayloadError: `bad_value` if it is absent or not a CVE id, `bad_shape` if it is not a
-        string.
+        Raises PayloadError: `bad_value` if it is absent, null, blank or other text, `bad_shape` if
+        it is not a string.
         """
         text = self.text()
         if not _CVE.fullmatch(text):
@@ -154,8 +154,8 @@ class Node:
     def device_id(self) -> str:
         """Return this SoftwareUpdateDeviceID.
 
-        Raises PayloadError: `bad_value` if it is absent or not a device id, `bad_shape` if it is
-        not a string.
+        A device id has 1 to 64 printable ASCII characters and no space. Raises PayloadError:
+        `bad_value` if it is absent, null, blank or other text, `bad_shape` if it is not a string.
         """
         text = self.text()
         if not _DEVICE_ID.fullmatch(text):
@@ -163,15 +163,16 @@ class Node:
         return text
 
     def day(self) -> date | None:
-        """Return the UTC day of this date or time; None if it is absent or blank.
+        """Return the UTC day of this date or time; None if it is absent, null or blank.
 
-        Raises PayloadError as `instant` does.
+        Raises PayloadError: `bad_value` for other text and for a year before 2001 or after 2100,
+        `bad_shape` if it is not a string.
         """
         instant = self.instant()
         return None if instant is None else instant.date()
 
     def instant(self) -> datetime | None:
-        """Return this date (as its midnight) or time in UTC; None if it is absent or blank.
+        """Return this date (as its midnight) or time in UTC; None if it is absent, null or blank.
 
         A time without a zone is read as UTC. Raises PayloadError: `bad_value` for other text and
         for a year before 2001 or after 2100, `bad_shape` if it is not a string.
@@ -215,15 +216,17 @@ class FeedDocument:
     def refuse(self, error: PayloadError) -> Translation:
         """Return a translation without events, with a dead letter for the whole document.
 
-        The dead letters recorded before come first.
+        The dead letters recorded before come first. If `omitted` is not 0, one for the omitted
+        parts comes last.
         """
         self._add_letter(error, self.raw)
         return self.translation()
 
     def add_dead_letter(self, error: PayloadError, part: Node) -> None:
-        """Record a dead letter with the JSON bytes of one part; the caller goes on after it.
+        """Record a dead letter for one part, so that the caller can go on after this part.
 
-        After the first MAX_DEAD_LETTERS the part is only counted, in `omitted`.
+        The dead letter has the part's JSON bytes, unless they are over MAX_KEPT_BYTES. With
+        MAX_DEAD_LETTERS recorded, the part is only counted, in `omitted`. Raises nothing.
         """
         if len(self.dead_letters) < MAX_DEAD_LETTERS:
             text = json.dumps(part.value, ensure_ascii=False, separators=(",", ":"))
@@ -245,8 +248,8 @@ class FeedDocument:
     def newest(self, instants: Iterable[datetime | None]) -> datetime | None:
         """Return the newest of these times that is not in the future; None if there is none.
 
-        In the future means more than one day after `received_at`. A date mistyped into next year
-        would outrank every later event about the same release.
+        Items that are None are ignored. In the future means more than one day after `received_at`.
+        A date mistyped into next year would outrank every later event about the same release.
         """
         latest = self.received_at + _MAX_CLOCK_SKEW
         return max((one for one in instants if one is not None and one <= latest), default=None)
@@ -254,9 +257,9 @@ class FeedDocument:
     def event(self, data: AdvisorySnapshot, *, subject: str, at: datetime) -> AdvisoryEvent:
         """Return the event for `data`, with an id derived from its content.
 
-        The class of `data` decides the event's type; `at` is its time. The same file read again
-        gives the same ids. `expires_at` is not part of the id: Apple's servers move it forward
-        although nothing else changes.
+        The class of `data`, a subclass of AdvisorySnapshot, decides the event's type; `at` is its
+        time. The id depends only on the source, the type, `subject`, `at` and the fields of `data`
+        without `expires_at`: Apple's servers move that date forward although nothing else changes.
         """
         kind = _EVENTS[type(data)]
         content = data.model_dump_json(exclude={"expires_at"}, exclude_none=True)
@@ -274,8 +277,7 @@ class FeedDocument:
     def translation(self, events: Iterable[AdvisoryEvent] = ()) -> Translation:
         """Return these events and all dead letters recorded so far.
 
-        If more than MAX_DEAD_LETTERS parts cannot be read, one more dead letter holds the whole
-        document.
+        If `omitted` is not 0, one more dead letter, for the whole document, gives that number.
         """
         if self.omitted:
             detail = f"{self.omitted} more parts cannot be read"

@@ -19,10 +19,12 @@ MAX_STATUS_ERRORS: Final = 64
 def read_status(report: Fields, redactor: Redactor) -> dict[str, Any]:
     """Return the fields of a DdmStatusReported, without the enrollment's fields and without None.
 
-    Status reports are incremental: a field that the report does not name is absent. An empty
-    pending version means that no update is pending. `device.identifier.udid` is not used: it is the
-    provisioning UDID, which differs from the UDID of MDM. Secrets such as `management.push-token`
-    are cut out of `status_items` and `errors`. Raises PayloadError `not_a_mac`.
+    Status reports are incremental: a field that the report does not name is left out, as is a blank
+    or an invalid one. An invalid field is recorded as a problem. `device.identifier.udid` is not
+    used: it is the provisioning UDID, which differs from the UDID of MDM. `errors` has the first
+    MAX_STATUS_ERRORS errors. In `status_items` and `errors` fingerprints replace secrets such as
+    `management.push-token`; either is left out, with a problem, if it is over MAX_KEPT_BYTES.
+    Raises PayloadError `not_a_mac` for another Apple product.
     """
     items = report.group("StatusItems")
     errors = [error.values for error in report.groups("Errors", MAX_STATUS_ERRORS)]
@@ -60,9 +62,9 @@ def read_status(report: Fields, redactor: Redactor) -> dict[str, Any]:
 
 
 def _redacted_part(part: Any, where: str, problems: Problems, redactor: Redactor) -> Any:
-    """Return this part of the report without secrets.
+    """Return this part of the report with a fingerprint in place of each secret.
 
-    None, with the problem `too_large`, if its JSON is over MAX_KEPT_BYTES.
+    None, with the problem `too_large`, if the part's JSON is over MAX_KEPT_BYTES.
     """
     if len(json.dumps(part)) > MAX_KEPT_BYTES:
         detail = f"more than {MAX_KEPT_BYTES} bytes: this part is not kept"

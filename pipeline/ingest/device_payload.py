@@ -1,7 +1,8 @@
 """One payload about devices under translation: its events and its dead letters.
 
-An event's id is derived from the source, the event's type and the content of the payload (JSON in
-canonical form), never from the time of receipt: the same body delivered twice gives the same event.
+An event's id is derived from the source, the event's type and subject, and the content of the
+payload (JSON in canonical form), never from the time of receipt: a body delivered twice gives equal
+ids.
 The content includes the payload's own id and time, so a Mac's retry, which its server stamps anew,
 is another event. This is intended. With one id for two times the state would depend on the order of
 arrival, and NanoMDM's queue can make a Mac run a command twice and send equal responses. The folds
@@ -53,8 +54,9 @@ def plausible_time(reported_at: datetime | None, received_at: datetime) -> datet
 class DevicePayload:
     """The bytes of one payload, and the events and problems found in it so far.
 
-    `identity` is the content from which event ids are derived; `raw` is used if it is empty.
-    `redacted` is the payload without secrets; it is None until `keep_redacted` is called.
+    `identity` is the content from which event ids are derived; if it is empty, `raw` is used.
+    `redacted` is the payload without secrets, set by `keep_redacted`. It is None before that, and
+    always for a payload over MAX_KEPT_BYTES.
     """
 
     source: str
@@ -70,7 +72,8 @@ class DevicePayload:
     def keep_redacted(self, redact: Callable[[Any], bytes], value: Any) -> None:
         """Set `redacted` to `redact(value)`, where `value` is the parsed payload.
 
-        A payload over MAX_KEPT_BYTES is not redacted, because its bytes are not kept.
+        For a payload over MAX_KEPT_BYTES nothing changes and `redact` is not called: its bytes are
+        not kept.
         """
         if len(self.raw) <= MAX_KEPT_BYTES:
             self.redacted = redact(value)
@@ -79,7 +82,7 @@ class DevicePayload:
         """Add an inventory report of this source and time; fields that are None are left out.
 
         `facts` are fields of InventoryReported, with a UDID or a serial number among them. If they
-        do not fit the model, a problem is recorded and no event is added.
+        do not fit the model, the problem `bad_value` is recorded and no event is added.
         """
         known = {name: value for name, value in facts.items() if value is not None}
         data = self.validate(InventoryReported, source=source, **known)
@@ -87,10 +90,10 @@ class DevicePayload:
             self.add_event(InventoryEvent, data, at)
 
     def validate(self, kind: Callable[..., Any], /, **values: Any) -> Any:
-        """Return `kind(**values)`; None if a value does not fit the model.
+        """Return `kind(**values)`; None, with the problem `bad_value`, if the values do not fit.
 
-        Then the problem `bad_value` is recorded. Values read by Fields fit the models, so this
-        fails only if a model's limit is stricter than that of Fields.
+        Values read by Fields fit the models, so None comes only if a model's limit is stricter than
+        that of Fields.
         """
         try:
             return kind(**values)
@@ -103,9 +106,9 @@ class DevicePayload:
     def add_event(self, kind: Callable[..., DeviceEvent], data: Any, at: datetime) -> None:
         """Add an event of class `kind` with this data and time.
 
-        Its subject is the UDID of `data`, or without one SERIAL_SUBJECT_PREFIX and the serial
-        number. Every event has the SHA-256 of the payload. The first one also has the redacted
-        bytes, if these were kept and are not over MAX_KEPT_BYTES.
+        The event's subject is the UDID of `data`, or without one SERIAL_SUBJECT_PREFIX and the
+        serial number. Every event has the SHA-256 of `raw`. The payload's first event also has the
+        redacted bytes in base64, if `redacted` is set and not over MAX_KEPT_BYTES.
         """
         name = kind.model_fields["type"].default  # type: ignore[attr-defined]
         subject = data.udid or SERIAL_SUBJECT_PREFIX + data.serial

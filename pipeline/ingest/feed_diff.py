@@ -13,8 +13,8 @@ from schemas.ids import clean_text
 class FeedDiff:
     """The news in one document of a feed, and the feed's state after that document.
 
-    `state` is None if the document as a whole cannot be read. Its `dead_letter_digests` are empty:
-    `feed_review.review` sets them.
+    `translation` has the events and the dead letters. `state` is None if the document as a whole
+    cannot be read. The `dead_letter_digests` of `state` are empty: `feed_review.review` sets them.
     """
 
     translation: Translation
@@ -33,10 +33,12 @@ class DiffFeed(Protocol):
         state: FeedState,
         fixed: frozenset[str] = frozenset(),
     ) -> FeedDiff:
-        """Return the news of a document against the feed's state, and the state after it.
+        """Return the news of the document `raw`, and the feed's state after this document.
 
-        `fixed` are the CVEs that Apple's releases are known to fix: a catalogue with CVEs of many
-        vendors does not show which of them concern Macs.
+        `state` is the feed's state before the document. The state after it is None if the document
+        as a whole cannot be read; then there are only dead letters. `fixed` are the CVEs that
+        Apple's releases are known to fix: a catalogue with CVEs of many vendors does not show which
+        of them concern Macs.
         """
 
 
@@ -50,11 +52,12 @@ def translate_since(
     received_at: datetime,
     fixed: frozenset[str] = frozenset(),
 ) -> Translation:
-    """Return the news of a document since `previous`, or all of it if there is no `previous`.
+    """Return the news of the document `raw` since `previous`, with the dead letters of `raw`.
 
-    `raw` and `previous` are the bytes of two documents of the feed that `diff` compares. If
-    `previous` cannot be read, the result has dead letters for it and the whole document: a repeated
-    change is harmless, a missed change is not.
+    `raw` and `previous` are the bytes of two documents of the feed that `diff` compares. Without
+    `previous`, every entry of `raw` is news. If `previous` as a whole cannot be read, every entry
+    is news too, and the dead letters of `previous` come first, each with a detail that starts with
+    `previous: `. A repeated change is harmless, a missed change is not.
     """
     state, letters = FeedState(source=source), []
     if previous is not None:

@@ -9,7 +9,8 @@
 | is older than the last accepted one | `stale` | kept |
 
 A refused document adds only digests of its dead letters to the state. Each dead letter is returned
-once, not again at each fetch. After an accepted document without that error it is new again.
+once, not again at each fetch. After an accepted or unchanged document without that error it is new
+again. A stale document gives no dead letters and leaves the state as it is.
 """
 
 from collections.abc import Iterable, Mapping
@@ -63,8 +64,9 @@ REFUSALS: Final = frozenset({FeedOutcome.UNREADABLE, FeedOutcome.TRUNCATED, Feed
 class ReviewedDocument:
     """The outcome for one document, with the events and dead letters to publish.
 
-    `state` is the feed's state from now on; `detail` explains a refusal, and is empty otherwise. A
-    refused document has no events. `dead_letters` are those that the state before did not know.
+    `state` is the feed's state from now on; `detail` explains a refusal, and is "" otherwise. A
+    refused document has no events, and a stale one no dead letters. `dead_letters` are those that
+    the state before did not know.
     """
 
     outcome: FeedOutcome
@@ -84,12 +86,13 @@ def review(
     accept_losses: bool = False,
     max_state_bytes: int = MAX_EVENT_BYTES,
 ) -> ReviewedDocument:
-    """Return the outcome for the next document of a feed: accepted, unchanged or refused.
+    """Return the outcome for the next document of a feed, with its events and new dead letters.
 
-    `state` is the feed's state before it and `now` the time of receipt. `fixed` are the CVEs that
-    Apple's releases are known to fix. With `accept_losses` a truncated document is accepted: an
-    operator has checked that the missing entries are gone. A document whose state would be over
-    `max_state_bytes` is refused as unreadable. Pure; raises nothing for any bytes.
+    The outcome is accepted, unchanged, unreadable, truncated or stale. `state` is the feed's state
+    before the document, `now` the time of receipt. `fixed` are the CVEs that Apple's releases are
+    known to fix. With `accept_losses` a document is never truncated: an operator has checked that
+    the missing entries are gone. A document is unreadable also if the state after it would be over
+    `max_state_bytes`, or if its translation fails with a bug. Pure; raises nothing for any bytes.
     """
     source = state.source
 
@@ -131,7 +134,7 @@ def review(
 
 
 def _is_stale(new: FeedState, old: FeedState) -> bool:
-    """Return True if both states have a document's date and the new one is earlier."""
+    """Return True if both states have a `document_at` and that of `new` is earlier."""
     return (
         new.document_at is not None
         and old.document_at is not None
@@ -140,10 +143,11 @@ def _is_stale(new: FeedState, old: FeedState) -> bool:
 
 
 def _truncation(feed_diff: FeedDiff, before: FeedState) -> str | None:
-    """Return a text with the number of lost entries; None if the loss is within the limits.
+    """Return the reason why the document counts as truncated; None if it does not.
 
-    Over the limits: no entries at all, less than half of the entries before, or more than three
-    retractions.
+    It does if it lists no entries, or less than half of the entries of the document before, or if
+    it retracts more than three releases. The reason gives these numbers. The state of `feed_diff`
+    must not be None.
     """
     assert feed_diff.state is not None
     listed = feed_diff.state.listed
@@ -158,9 +162,10 @@ def _truncation(feed_diff: FeedDiff, before: FeedState) -> str | None:
 def _refusal(
     outcome: FeedOutcome, state: FeedState, letters: Iterable[DeadLetter]
 ) -> ReviewedDocument:
-    """Return a refusal with the dead letters that the state does not know yet.
+    """Return a refusal with those of `letters` that the state does not know yet.
 
-    Its state is `state` with their digests added, at most _MAX_DIGESTS in all.
+    The refusal's state is `state` with the digests of these letters added, at most _MAX_DIGESTS in
+    all. Its detail has path and detail of all `letters`, also of the known ones.
     """
     given = tuple(letters)
     new = [one for one in given if _digest(one) not in state.dead_letter_digests]

@@ -50,8 +50,8 @@ class Fields:
     """A view of a foreign dict. Absent, null, blank and invalid fields are all read as None.
 
     An invalid field raises nothing. It is added to `problems`, with its path: `where` followed by
-    the field's name. `name in fields` is True for a field that is present and not null, valid or
-    not.
+    the field's name. `group` gives an empty view and `groups` no views instead of None. `name in
+    fields` is True for a field that is present and not null, valid or not.
     """
 
     def __init__(self, values: Mapping[Any, Any], where: str, problems: Problems) -> None:
@@ -74,7 +74,8 @@ class Fields:
         """Return the first of these fields that is valid and not blank; None if there is none.
 
         Unprintable characters are removed, the text is cut to 1,024 characters, and surrounding
-        space is removed. A field that is not text is a problem, as is a text that contains a
+        space is removed. The fields are read in the given order, up to the one that is returned. A
+        field read that is not text is recorded as a problem, as is a text that seems to contain a
         document in base64: it could contain a secret.
         """
         for name in names:
@@ -92,7 +93,10 @@ class Fields:
         return None
 
     def flag(self, name: str) -> bool | None:
-        """Return a boolean field; None if it is absent, or not a boolean, which is a problem."""
+        """Return a boolean field; None if it is absent, null, or not a boolean.
+
+        A field that is not a boolean is recorded as a problem and raises nothing.
+        """
         value = self.values.get(name)
         if value is None or isinstance(value, bool):
             return value
@@ -100,7 +104,7 @@ class Fields:
         return None
 
     def number(self, name: str) -> float | None:
-        """Return a number field as a float; None if it is absent or invalid.
+        """Return a number field as a float; None if it is absent, null or invalid.
 
         An invalid field is recorded as a problem and raises nothing: a number written as text, a
         boolean, NaN, or a number beyond 1e15 in either direction.
@@ -117,9 +121,10 @@ class Fields:
         return float(value)
 
     def count(self, name: str) -> int | None:
-        """Return a whole number from 0 to 2^31 - 1; None if it is absent or invalid.
+        """Return a whole number from 0 to 2^31 - 1; None if it is absent, null or invalid.
 
-        An invalid field, such as a text or a boolean, is recorded as a problem and raises nothing.
+        An invalid field (text, a boolean, a fraction, a number out of range) is recorded as a
+        problem and raises nothing.
         """
         value = self.values.get(name)
         if value is None:
@@ -133,7 +138,10 @@ class Fields:
         return value
 
     def version(self, name: str) -> OSVersion | None:
-        """Return a macOS version; None if it is absent, or invalid, which is a problem."""
+        """Return a macOS version; None if it is absent, null, blank or invalid.
+
+        An invalid field is recorded as a problem and raises nothing.
+        """
         text = self.text(name)
         try:
             return parse_os_version(text) if text else None
@@ -142,7 +150,10 @@ class Fields:
             return None
 
     def build(self, name: str) -> Build | None:
-        """Return a macOS build; None if it is absent, or invalid, which is a problem."""
+        """Return a macOS build; None if it is absent, null, blank or invalid.
+
+        An invalid field is recorded as a problem and raises nothing.
+        """
         text = self.text(name)
         try:
             return parse_build(text) if text else None
@@ -153,7 +164,8 @@ class Fields:
     def supplement(self, name: str) -> str | None:
         """Return the letter of a background security improvement, in lower case.
 
-        Sources write it as `(a)` or `a`. None if it is absent, or invalid, which is a problem.
+        Sources write it as `(a)` or `a`. None if the field is absent, null, blank or invalid. An
+        invalid field is recorded as a problem and raises nothing.
         """
         text = self.text(name)
         if text is None:
@@ -165,17 +177,17 @@ class Fields:
         return match[1].lower()
 
     def udid(self, name: str) -> str | None:
-        """Return a UDID or an enrollment id in upper case; None if it is absent or invalid.
+        """Return a UDID or an enrollment id in upper case; None if it is absent, blank or invalid.
 
-        An invalid field is recorded as a problem.
+        An invalid field is recorded as a problem and raises nothing.
         """
         return self._checked(name, _UDID, "not a device identifier")
 
     def serial(self, name: str) -> str | None:
-        """Return a serial number in upper case; None if it is absent or invalid.
+        """Return a serial number in upper case; None if it is absent, blank or invalid.
 
-        An invalid field is recorded as a problem. A placeholder of firmware or a hypervisor, such
-        as `0`, is None without a problem.
+        An invalid field is recorded as a problem and raises nothing. A placeholder of firmware or a
+        hypervisor, such as `0`, gives None without a problem.
         """
         text = self.text(name)
         if text is None or not is_real_serial(text):
@@ -183,13 +195,19 @@ class Fields:
         return self._checked(name, _SERIAL, "not a serial number")
 
     def site(self, name: str) -> str | None:
-        """Return the name of a site; None if it is absent, or invalid, which is a problem."""
+        """Return the name of a site; None if it is absent, null, blank or invalid.
+
+        A valid name has 1 to 63 lower-case letters, digits and inner hyphens. An invalid field is
+        recorded as a problem and raises nothing.
+        """
         return self._checked(name, _SITE, "not a site's name")
 
     def _checked(self, name: str, adapter: TypeAdapter[str], detail: str) -> str | None:
-        """Return the text as `adapter` validates it; None if it is absent or invalid.
+        """Return the text as `adapter` validates it; None if it is absent, blank or invalid.
 
-        An invalid field is recorded as the problem `bad_value` with this detail.
+        A text that `adapter` refuses is recorded as the problem `bad_value` with this detail. A
+        field that is not text, or seems to contain a document in base64, is a problem with another
+        detail.
         """
         text = self.text(name)
         try:
@@ -201,8 +219,8 @@ class Fields:
     def instant(self, name: str) -> datetime | None:
         """Return an RFC 3339 time as UTC, cut to microseconds; None if it is absent or invalid.
 
-        A time before 2001 is None without a problem. Other text, and a year after 2100, is a
-        problem.
+        A blank field and a time before 2001 give None without a problem. Other text, another type
+        and a year after 2100 are recorded as a problem and give None.
         """
         text = self.text(name)
         if text is None:
@@ -225,7 +243,8 @@ class Fields:
     def group(self, name: str) -> "Fields":
         """Return a view of the dict in this field, which records into the same problems.
 
-        The view is empty if the field is absent, or not a dict, which is a problem.
+        The view is empty if the field is absent, null or not a dict. A field that is not a dict is
+        recorded as a problem and raises nothing.
         """
         value = self.values.get(name)
         if value is not None and not isinstance(value, dict):
@@ -234,10 +253,11 @@ class Fields:
         return Fields(value or {}, f"{self.where}{name}.", self.problems)
 
     def groups(self, name: str, at_most: int) -> Iterator["Fields"]:
-        """Yield a view of each dict in the list of this field, in order; nothing if it is absent.
+        """Yield a view of each dict in the list of this field, in order.
 
-        Only the first `at_most` items are read. A longer list, a field that is not a list, and an
-        item that is not a dict are problems.
+        Nothing is yielded if the field is absent, null or not a list. Only the first `at_most`
+        items are read, and an item that is not a dict is skipped. A longer list, a field that is
+        not a list, and an item that is not a dict are recorded as problems and raise nothing.
         """
         value = self.values.get(name)
         if value is None:

@@ -34,9 +34,9 @@ class _Offer:
     device_ids: frozenset[str]
 
     def merged(self, other: "_Offer") -> "_Offer":
-        """Return the union of two entries of one version: first posting, last expiration.
+        """Return one offer for two entries of one version, with the builds and devices of both.
 
-        It has the builds and devices of both.
+        It has the earlier posting and the later expiration; None for each that neither has.
         """
         posted = [at for at in (self.posted_at, other.posted_at) if at is not None]
         expires = [at for at in (self.expires_at, other.expires_at) if at is not None]
@@ -57,18 +57,22 @@ def translate(
     Background security improvements are included, each with the devices to which Apple offers it.
     With `previous`, an earlier document, only changes give events:
 
-    - published: a version that was not offered before, or has other builds or more devices now.
-    - narrowed: a version that is offered for fewer devices now.
+    - published: a version that was not offered before, or now has other builds or a device that it
+      did not have.
+    - narrowed: a version that has the same builds and fewer devices now, none of them new.
 
     The entries of a version (one for each set, one for each build) are merged: every build and
     device, the first posting, the last expiration. Apple posts old versions again, so `released_at`
     may be later than the release. A version that is no longer offered gives no event: Apple removes
     old versions as they expire, but their fixes remain valid.
 
-    The document has no date of its own. Its events are dated by its newest posting, or by
-    `received_at` if that posting is missing or not later than the previous document: a later event
-    needs a later time. Sets of other systems are ignored. An unreadable entry is a dead letter.
-    Raises nothing.
+    The document has no date of its own. Its events are dated by its newest posting that is not in
+    the future, or by `received_at` if there is none or it is not later than the time of the
+    previous document: a later event needs a later time. If `received_at` too is not later, they are
+    dated one microsecond after the previous time. Sets of other systems are ignored. An unreadable
+    entry or set is a dead letter; a document that cannot be read as a whole gives one dead letter
+    and no events. If `previous` cannot be read, it gives a dead letter, and every version is
+    published. Raises nothing.
     """
     return translate_since(
         diff, raw, previous, source=SOURCE, origin=origin, received_at=received_at
@@ -83,10 +87,11 @@ def diff(
     state: FeedState,
     fixed: frozenset[str] = frozenset(),
 ) -> FeedDiff:
-    """Return the changes that `translate` describes, and the feed's state after this document.
+    """Return the events and dead letters of this document, and the feed's state after it.
 
-    `state` is the state before it; `fixed` is ignored. A document that cannot be read as a whole
-    gives one dead letter, and None as its state. Raises nothing.
+    The events are the published and narrowed ones of `translate` for the changes since `state`, the
+    state before the document. `fixed` is ignored. A document that cannot be read as a whole gives
+    one dead letter, no events, and None as the state after it. Raises nothing.
     """
     del fixed
     feed = FeedDocument(SOURCE, raw, origin, received_at)
@@ -125,10 +130,11 @@ def diff(
 
 
 def _change(old: AdvisorySnapshot | None, new: _Offer) -> type[AdvisorySnapshot] | None:
-    """Return the type of an offer's news: published or narrowed; None if it has no news.
+    """Return the class of an offer's news, published or narrowed; None if it has no news.
 
-    Published: the version is new, or has other builds or a device that it did not have. Narrowed:
-    some devices are gone, and none is new.
+    `old` is the version's earlier snapshot. Published: there is none, or the offer has other builds
+    or a device that `old` did not list. Narrowed: the builds are the same, some devices are gone,
+    and none is new.
     """
     before = frozenset() if old is None else frozenset(old.device_ids or ())
     if old is None or new.builds != frozenset(old.builds) or new.device_ids - before:
@@ -137,7 +143,10 @@ def _change(old: AdvisorySnapshot | None, new: _Offer) -> type[AdvisorySnapshot]
 
 
 def _offers(document: Node, feed: FeedDocument) -> Iterator[_Offer]:
-    """Yield the entries of macOS in all sets; an unreadable one becomes a dead letter."""
+    """Yield the entries of macOS in all sets, as offers that are not merged.
+
+    A set or an entry that cannot be read becomes a dead letter; an absent set is skipped.
+    """
     for assets in map(document.get, _SETS):
         try:
             entries = [] if assets.value is None else list(assets.get("macOS").items())
@@ -152,9 +161,10 @@ def _offers(document: Node, feed: FeedDocument) -> Iterator[_Offer]:
 
 
 def _offer(entry: Node) -> _Offer:
-    """Return one entry as an offer.
+    """Return one entry as an offer; its build and its two dates may be absent.
 
-    Raises PayloadError if the version or the devices are missing, or if any field cannot be read.
+    Raises PayloadError if the entry is not an object, if the version or the list of devices is
+    missing, if the list has more than MAX_LISTED devices, or if any field cannot be read.
     """
     version = entry.get("ProductVersion").version()
     extra = entry.get("ProductVersionExtra")

@@ -35,8 +35,9 @@ def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redac
     completed, policy finished, push capability changed. `model` is a marketing name and is never
     used as the model identifier. Events about mobile devices are dead letters `not_a_mac`; events
     that are not about one computer (smart groups, Jamf Pro itself, its API) are dead letters
-    `unknown_type`; a computer without UDID and serial number is a dead letter `no_device`. Raises
-    nothing.
+    `unknown_type`, as is a body without a `webhookEvent`; a computer without a valid UDID or serial
+    number is a dead letter `no_device`. A body that cannot be parsed is one dead letter. An invalid
+    field is a dead letter, and the rest is used. Raises nothing.
     """
     payload = DevicePayload(SOURCE, raw, origin, received_at)
     try:
@@ -54,7 +55,8 @@ def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redac
 def _report(body: Fields, payload: DevicePayload) -> None:
     """Add the inventory report of a body to the payload.
 
-    Raises PayloadError: unknown_type, not_a_mac, no_device.
+    Raises PayloadError: `unknown_type` if the event is not about one computer or has no name,
+    `not_a_mac` for a mobile device, `no_device` without a valid UDID or serial number.
     """
     webhook, event = body.group("webhook"), body.group("event")
     kind = webhook.text("webhookEvent")
@@ -94,7 +96,7 @@ def _report(body: Fields, payload: DevicePayload) -> None:
 def _at(webhook: Fields) -> datetime | None:
     """Return `eventTimestamp` in UTC: milliseconds since 1970 (since Jamf Pro 10.12), text in XML.
 
-    None if it is absent; None, with a problem, if it is invalid, before 2001 or after 2099.
+    None if it is absent or null; None, with a problem, if it is invalid, before 2001 or after 2099.
     """
     value = webhook.values.get("eventTimestamp")
     if value is None:
@@ -111,9 +113,10 @@ def _at(webhook: Fields) -> datetime | None:
 
 
 def _body(raw: bytes) -> Any:
-    """Return the parsed body; XML gets the form of the JSON body. DTDs are refused.
+    """Return the parsed body; XML gets the form of the JSON body, with every value as text.
 
-    Raises PayloadError: too_large, too_deep, not_xml, or a code of `load_json`.
+    Raises PayloadError: for XML `too_large`, `too_deep`, or `not_xml` (also for a DTD), for any
+    other body a code of `load_json`.
     """
     if raw.lstrip(_BYTE_ORDER_MARK_AND_SPACE)[:1] != b"<":
         return load_json(raw)
@@ -133,7 +136,9 @@ def _body(raw: bytes) -> Any:
 def _value(element: Element, depth: int) -> Any:
     """Return an XML element in the form of the JSON body: a dict of its children, or its text.
 
-    Children with the same tag become one list. Raises PayloadError `too_deep`.
+    The text has no surrounding space; it is "" for an empty element. Children with the same tag
+    become one list. `depth` counts the elements around this one. Raises PayloadError `too_deep` for
+    more than _MAX_XML_DEPTH levels.
     """
     if depth > _MAX_XML_DEPTH:
         raise PayloadError(DeadLetterCode.TOO_DEEP, f"more than {_MAX_XML_DEPTH} levels deep")

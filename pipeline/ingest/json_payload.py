@@ -19,11 +19,11 @@ _ESCAPED_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 def load_json(raw: bytes) -> Any:
     """Return the value of a UTF-8 JSON document; a byte order mark is allowed.
 
-    Stricter than `json.loads` where parsers disagree (RFC 7493): NaN, a number beyond the range of
-    a float, an integer with more digits than CPython converts, and repeated keys are refused. A
-    lone surrogate, which a cut-off emoji leaves behind, becomes U+FFFD. Raises PayloadError:
-    too_large, too_deep, not_utf8, not_json, bad_value (a number out of range), bad_shape (a
-    repeated key).
+    Stricter than `json.loads` where parsers disagree (RFC 7493): NaN, Infinity, a number beyond the
+    range of a float, an integer with more digits than CPython converts, and repeated keys are
+    refused. A lone surrogate, which a cut-off emoji leaves behind, becomes U+FFFD. Raises
+    PayloadError: too_large (bytes or values), too_deep, not_utf8, not_json (also NaN and Infinity),
+    bad_value (a number out of range), bad_shape (a repeated key).
     """
     if len(raw) > MAX_PAYLOAD_BYTES:
         raise PayloadError(DeadLetterCode.TOO_LARGE, f"more than {MAX_PAYLOAD_BYTES} bytes")

@@ -35,14 +35,17 @@ def translate(
 ) -> Translation:
     """Return one severity_raised event for each CVE of Apple, with CISA's due date.
 
-    The due date is the end of that day in UTC. The event's time is the day on which CISA added the
-    CVE. With `previous`, only entries that are new or have another due date give events; a changed
-    entry is dated by the release of the catalogue.
+    The due date is the end of that day in UTC, and None if the entry has none. The event's time is
+    the day on which CISA added the CVE. With `previous`, only entries that are new or have another
+    due date give events; a changed entry is dated by the release of the catalogue, or by
+    `received_at` if that is unknown, but never before the day of its addition.
 
     CISA names one vendor for a CVE that affects several (CVE-2025-14174 of WebKit is listed under
     Google): an entry of another vendor counts if Apple is known to have `fixed` its CVE, else it is
-    ignored. An entry of Apple that cannot be read is a dead letter. An entry that CISA removed
-    gives no event: a CVE that was exploited stays known as exploited. Raises nothing.
+    ignored. An entry that counts and cannot be read is a dead letter, as is one without a readable
+    vendor. An entry that CISA removed gives no event: a CVE that was exploited stays known as
+    exploited. A document that cannot be read as a whole gives one dead letter and no events. If
+    `previous` cannot be read, it gives a dead letter, and every entry is new. Raises nothing.
     """
     return translate_since(
         diff,
@@ -63,11 +66,12 @@ def diff(
     state: FeedState,
     fixed: frozenset[str] = frozenset(),
 ) -> FeedDiff:
-    """Return the changes that `translate` describes, and the feed's state after this document.
+    """Return the events and dead letters of this document, and the feed's state after it.
 
-    `state` is the state before it. `fixed` are the CVEs that Apple's releases are known to fix: an
+    Each entry that is new or has another due date than in `state`, the state before the document,
+    gives a severity_raised event. `fixed` are the CVEs that Apple's releases are known to fix: an
     entry of another vendor counts only if its CVE is one of them. A document that cannot be read as
-    a whole gives one dead letter, and None as its state. Raises nothing.
+    a whole gives one dead letter, no events, and None as the state after it. Raises nothing.
     """
     feed = FeedDocument(SOURCE, raw, origin, received_at)
     try:
@@ -107,7 +111,10 @@ def _snapshot(kind: type[T], entry: _Entry) -> T:
 
 
 def _listed(document: Node) -> Node:
-    """Return the member `vulnerabilities`. Raises PayloadError `bad_shape` if it is missing."""
+    """Return the member `vulnerabilities`, which may be of any type.
+
+    Raises PayloadError `bad_shape` if it is missing or null, or if the document is not an object.
+    """
     listed = document.get("vulnerabilities")
     if listed.value is None:
         raise listed.error("missing")
@@ -117,7 +124,10 @@ def _listed(document: Node) -> Node:
 def _entries(
     listed: Iterable[Node], feed: FeedDocument, fixed: frozenset[str]
 ) -> dict[str, _Entry]:
-    """Return the entries that `_read` yields, by CVE; two entries of one CVE become one."""
+    """Return the entries of Apple, and those of other vendors whose CVE is in `fixed`, by CVE.
+
+    Entries of one CVE become one. An entry that cannot be read becomes a dead letter of `feed`.
+    """
     found: dict[str, _Entry] = {}
     for entry in _read(listed, feed, fixed):
         known = found.get(entry.cve)
@@ -129,7 +139,8 @@ def _entries(
 def _read(listed: Iterable[Node], feed: FeedDocument, fixed: frozenset[str]) -> Iterator[_Entry]:
     """Yield the entries of Apple, and those of other vendors whose CVE is in `fixed`.
 
-    An entry of them that cannot be read becomes a dead letter, as does one without a vendor.
+    One of these that cannot be read, or has no day of addition, becomes a dead letter of `feed`, as
+    does an entry without a readable vendor. Other entries are skipped.
     """
     for node in listed:
         try:
@@ -153,7 +164,10 @@ def _is_among(cve: Node, fixed: frozenset[str]) -> bool:
 
 
 def _earlier(one: _Entry, other: _Entry) -> _Entry:
-    """Return the entry of this CVE with the earlier day of addition and the earlier due date."""
+    """Return one entry for two of a CVE: the earlier day of addition, the earlier due date.
+
+    The due date is None if neither entry has one.
+    """
     due = [at for at in (one.due_at, other.due_at) if at is not None]
     return _Entry(one.cve, min(one.added_at, other.added_at), min(due, default=None))
 

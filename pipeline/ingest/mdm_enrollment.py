@@ -37,10 +37,11 @@ _SHA1_UDID: Final = re.compile(r"[0-9a-fA-F]{40}")
 class Enrollment:
     """The enrollment of a Mac's device channel.
 
-    `udid` is the key everywhere in Drydock. A personally owned Mac has no UDID for its server, so
-    its key is its enrollment id. `enrollment_id` is the server's own id, in the letter case
-    received; None if neither server nor message names one. `kind` is the server's type of
-    enrollment; without one it is `Device`, or `User Enrollment (Device)` if the Mac has no UDID.
+    `udid` is the key everywhere in Drydock, in upper case. A personally owned Mac has no UDID for
+    its server, so its key is its enrollment id. `enrollment_id` is the `id` in the server's `ids`,
+    or without it the message's EnrollmentID, in the letter case received; None without both. `kind`
+    is the server's type of enrollment; without one it is `Device`, or `User Enrollment (Device)` if
+    the Mac has no UDID.
     """
 
     udid: str
@@ -51,7 +52,8 @@ class Enrollment:
 def refuse_other_products(product: str | None) -> None:
     """Raise PayloadError `not_a_mac` if this is the name or family of another Apple product.
 
-    Any other text, and None, is accepted.
+    That is a text that starts with such a name (`iPhone14,2`), or is such a family in any case
+    (`iOS`, `Apple TV`). Any other text, and None, is accepted.
     """
     if product is None:
         return
@@ -64,7 +66,9 @@ def enrollment_of(server_fields: Fields, message: Fields) -> Enrollment:
     """Return the enrollment to which a message belongs.
 
     `server_fields` are the MDM server's own fields about the message. Raises PayloadError:
-    user_channel, not_a_mac, no_device, or bad_value if server and message name different devices.
+    `user_channel` for a message of a user channel; `bad_value` if server and message name different
+    devices; `no_device` without a valid UDID or enrollment id; `not_a_mac` for a UDID of 40 hex
+    digits, an UnlockToken, or the name of another product.
     """
     ids = server_fields.group("ids")
     kind, own_id = ids.text("type"), ids.text("id")
@@ -96,9 +100,10 @@ def enrollment_of(server_fields: Fields, message: Fields) -> Enrollment:
 
 
 def _agreed_id(server_fields: Fields, server_name: str, message: Fields, name: str) -> str | None:
-    """Return the id under `name` in the message, else under `server_name`; None if both are absent.
+    """Return the id in upper case: the message's under `name`, else the server's.
 
-    Raises PayloadError `bad_value` if the two differ.
+    The server's is under `server_name`. None if neither is present and valid; an invalid id is
+    recorded as a problem. Raises PayloadError `bad_value` if both are valid and differ.
     """
     server_value, own_value = server_fields.udid(server_name), message.udid(name)
     if server_value is not None and own_value is not None and server_value != own_value:

@@ -50,7 +50,8 @@ _DDM_DECLARATION: Final = "declaration/"
 class ForwardedMessage:
     """A message that an MDM server passed on, with the server's own fields about it.
 
-    `at` is the time of the events; `site` and `server` are hints of the enrollment profile.
+    `at` is the time of the events; `site` and `server` are hints of the enrollment profile, each
+    None if the profile has no valid one.
     """
 
     message: Fields
@@ -65,8 +66,8 @@ class ForwardedMessage:
     def identity_fields(self) -> dict[str, Any]:
         """Return the fields that every MDM event has: ids, type of enrollment, server.
 
-        The keys are `udid`, `enrollment_id`, `enrollment_type` and `server`; a field that is None
-        is left out.
+        The keys are `udid` and `enrollment_type`, and, unless the field is None, `enrollment_id`
+        and `server`.
         """
         known = {
             "udid": self.enrollment.udid,
@@ -81,8 +82,8 @@ class ForwardedMessage:
     ) -> None:
         """Add an event about this enrollment: class `kind`, with data of class `data`.
 
-        `values` are the data's fields beside `identity_fields`. If they do not fit the model, a
-        problem is recorded and no event is added.
+        `values` are the data's fields beside `identity_fields`. If they do not fit the model, the
+        problem `bad_value` is recorded and no event is added.
         """
         checked = self.payload.validate(data, **self.identity_fields(), **values)
         if checked is not None:
@@ -91,7 +92,8 @@ class ForwardedMessage:
     def add_inventory(self, **facts: Any) -> None:
         """Add an inventory report about this Mac; without `facts` it only records a contact.
 
-        `facts` are fields of InventoryReported; the ids and the hints are added to them.
+        `facts` are fields of InventoryReported; the ids and the hints are added to them. If they do
+        not fit the model, the problem `bad_value` is recorded and no event is added.
         """
         self.payload.add_inventory(
             "mdm",
@@ -149,10 +151,11 @@ def translate_message(
 
 
 def _kind_of(message: Fields, server_kind: str | None) -> str:
-    """Return the kind of this message: its MessageType, else `Connect`, else the server's name.
+    """Return the kind of this message: its MessageType, or else the name that the server gives.
 
-    A message without MessageType is `Connect` if it has a Status. Raises PayloadError:
-    `unknown_type` if there is no name at all, `bad_value` if the server's name is another one.
+    A message without MessageType is `Connect` if it has a Status. `server_kind` is None for a
+    message without its server. Raises PayloadError: `unknown_type` if neither names a kind,
+    `bad_value` if both do and the two differ.
     """
     own_kind = message.text("MessageType")
     if own_kind is None and ("Status" in message or server_kind == CONNECT):
@@ -173,7 +176,10 @@ def _kind_of(message: Fields, server_kind: str | None) -> str:
 
 
 def _authenticate(forwarded: ForwardedMessage) -> None:
-    """Add an authenticated event and an inventory report with the same fields of the Mac."""
+    """Add an authenticated event and an inventory report, with the same fields of the Mac.
+
+    These are serial number, version, build, model and host name.
+    """
     message = forwarded.message
     facts = {
         "serial": message.serial("SerialNumber"),
@@ -187,7 +193,10 @@ def _authenticate(forwarded: ForwardedMessage) -> None:
 
 
 def _token_update(forwarded: ForwardedMessage) -> None:
-    """Add a token_updated event, and an inventory report if the profile has a site hint."""
+    """Add a token_updated event, and an inventory report if the profile has a site hint.
+
+    The event has the server's tally of token updates; None if the server sent none.
+    """
     forwarded.add_event(
         TokenUpdatedEvent,
         MdmTokenUpdated,
@@ -214,7 +223,7 @@ def _set_bootstrap_token(forwarded: ForwardedMessage) -> None:
 
 
 def _record_contact(forwarded: ForwardedMessage) -> None:
-    """Add an inventory report without facts: the Mac fetched something from its server.
+    """Add an inventory report with only ids and hints: the Mac fetched something from its server.
 
     This is weak evidence of contact: NanoMDM sends the webhook also for a request that it refused.
     """
@@ -229,9 +238,10 @@ def _user_authenticate(_: ForwardedMessage) -> None:
 def _connect(forwarded: ForwardedMessage) -> None:
     """Add a command report and, if the response has fields of the Mac, an inventory report.
 
-    A Mac that responds to these queries over MDM is enrolled. Without such fields, the inventory
-    report is added only for a site hint. Raises PayloadError: `bad_shape` without a status,
-    `not_a_mac` for another product.
+    A Mac that responds to these queries over MDM is enrolled: the report has `mdm_enrolled` = True.
+    Without such fields, an inventory report is added only for a site hint, without `mdm_enrolled`.
+    Raises PayloadError: `bad_shape` if neither message nor server has a status, `not_a_mac` for
+    another product.
     """
     message, server_fields = forwarded.message, forwarded.server_fields
     status = message.text("Status") or server_fields.text("status")
@@ -267,10 +277,13 @@ def _add_site_hint(forwarded: ForwardedMessage) -> None:
 
 
 def _declarative_management(forwarded: ForwardedMessage) -> None:
-    """Add a status report for the endpoint `status`, and a contact for an endpoint that is fetched.
+    """Add the events of one declarative-management request, by its endpoint.
 
-    Raises PayloadError: `unknown_type` for any other endpoint; for a status report `bad_shape`,
-    `not_a_mac`, or a code of `load_json`.
+    For `status` it adds a ddm_status_reported event, and an inventory report if the profile has a
+    site hint. For `tokens`, `declaration-items` and `declaration/...` it adds an inventory report
+    with only ids and hints: a contact. Raises PayloadError: `unknown_type` for any other endpoint;
+    for a status report `bad_shape` if Data is not bytes of a JSON object, `not_a_mac`, or a code of
+    `load_json`.
     """
     endpoint = forwarded.message.text("Endpoint") or ""
     if endpoint in _DDM_FETCHES or endpoint.startswith(_DDM_DECLARATION):

@@ -24,8 +24,9 @@ _GIB_IN_GB: Final = 1.073741824
 def device_information(responses: Fields) -> dict[str, Any]:
     """Return the inventory fields of a DeviceInformation response's QueryResponses.
 
-    A field that is absent or invalid is None. Raises PayloadError `not_a_mac`. The UDID in the
-    response is not compared: on virtual Macs and some others it can be the provisioning UDID.
+    A field that is absent or invalid is None; an invalid one is recorded as a problem. Raises
+    PayloadError `not_a_mac` for another Apple product. The UDID in the response is not compared: on
+    virtual Macs and some others it can be the provisioning UDID.
     """
     product = responses.text("ProductName", "Model")
     refuse_other_products(product)
@@ -50,9 +51,10 @@ def device_information(responses: Fields) -> dict[str, Any]:
 
 
 def _free_disk_gb(responses: Fields, version: OSVersion | None) -> float | None:
-    """Return the free space in GB (10^9 bytes); None if it is absent or not plausible.
+    """Return the free space in GB (10^9 bytes); None if it is absent, invalid or not plausible.
 
-    A negative space, or one over 1 PB, is a problem. Up to macOS 11 the Mac reports GiB.
+    A value that is not a number, a negative space, or one over 1 PB, is recorded as a problem. Up
+    to macOS 11 the Mac reports GiB; with an unknown version (None) the value is read as GB.
     """
     free = responses.number("AvailableDeviceCapacity")
     if free is None:
@@ -68,8 +70,8 @@ def _free_disk_gb(responses: Fields, version: OSVersion | None) -> float | None:
 def _battery_percent(responses: Fields) -> float | None:
     """Return the charge in percent, 0 to 100; None without a battery, or if the level is unknown.
 
-    BatteryLevel is 0 to 1, and -1 if the Mac cannot determine it (information.device.yaml). Another
-    level is None too, with a problem.
+    BatteryLevel is 0 to 1, and -1 if the Mac cannot determine it (information.device.yaml). It is
+    unknown too if it is absent. Any other value gives None and is recorded as a problem.
     """
     level = responses.number("BatteryLevel")
     if level is None or level == -1 or responses.flag("HasBattery") is False:
@@ -99,7 +101,9 @@ def security_info(info: Fields) -> dict[str, Any]:
 def error_chain(message: Fields) -> tuple[CommandError, ...]:
     """Return the first MAX_ERRORS links of a Mac's ErrorChain, outermost first; () without one.
 
-    A link without a whole number as its code is left out and recorded as a problem.
+    An absent domain or description is "". A link that is not a dict, or has no whole number under
+    2^63 in size as its code, is left out and recorded as a problem, as are the links beyond
+    MAX_ERRORS.
     """
     errors = []
     for error in message.groups("ErrorChain", MAX_ERRORS):
@@ -120,9 +124,9 @@ def error_chain(message: Fields) -> tuple[CommandError, ...]:
 def install_actions(message: Fields) -> tuple[tuple[str, str, str], ...]:
     """Return the results of ScheduleOSUpdate as (product key, install action, status).
 
-    Each absent element is "". An entry's own error chain, which explains the install action
-    `Error`, is appended to its status as `(domain code; ...)`. Only the first MAX_UPDATES results
-    are read; () if the message has none.
+    Each element that is absent or invalid is "". An entry's own error chain, which explains the
+    install action `Error`, is appended to its status as `(domain code; ...)`. Only the first
+    MAX_UPDATES results are read, and more are recorded as a problem; () if the message has none.
     """
     found = []
     for update in message.groups("UpdateResults", MAX_UPDATES):

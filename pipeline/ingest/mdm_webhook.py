@@ -33,8 +33,9 @@ def translate_webhook(
     """Return the events of a webhook body, or of a Mac's bare message (an XML or binary plist).
 
     Events are dated `created_at`, or `received_at` for a bare message and for a body whose
-    `created_at` is missing or Go's zero time. A body or message that cannot be used gives dead
-    letters and no events. Raises nothing.
+    `created_at` is missing, blank or before 2001, such as Go's zero time. A body or message that
+    cannot be used gives dead letters and no events. Another field that is invalid is a dead letter,
+    and the rest is used. Raises nothing.
     """
     payload = DevicePayload(source, raw, origin, received_at)
     try:
@@ -48,7 +49,11 @@ def translate_webhook(
 
 
 def _bare_message(payload: DevicePayload, redactor: Redactor) -> None:
-    """Add the events of a bare plist message to the payload. Raises PayloadError to refuse it."""
+    """Add the events of a bare plist message to the payload.
+
+    Raises PayloadError, with a code of `load_plist` or `translate_message`, if the message cannot
+    be parsed or used.
+    """
     message = load_plist(payload.raw)
     payload.media_type = PLIST
     payload.keep_redacted(redactor.plist, message)
@@ -63,9 +68,12 @@ def _bare_message(payload: DevicePayload, redactor: Redactor) -> None:
 
 
 def _webhook(payload: DevicePayload, redactor: Redactor) -> None:
-    """Add the events of a JSON webhook body to the payload. Raises PayloadError to refuse it.
+    """Add the events of a JSON webhook body to the payload.
 
-    An invalid `created_at` refuses the whole body.
+    Raises PayloadError if the body or the message in it cannot be parsed or used: `unknown_type`
+    without a topic that starts with `mdm.`, `bad_shape` if the body or its member for the topic is
+    not an object, `bad_shape` or `bad_value` for an invalid `created_at`, or a code of `load_json`,
+    `_message` or `translate_message`.
     """
     body = load_json(payload.raw)
     # The Mac's message is needed twice, to find secrets and to translate it: parse it once.
@@ -104,8 +112,8 @@ def _webhook(payload: DevicePayload, redactor: Redactor) -> None:
 def _message(server_fields: Fields, read_plist: Callable[[bytes], Any]) -> Any:
     """Return the parsed plist of `raw_payload`, the Mac's message.
 
-    Raises PayloadError: `bad_shape` if the field is not text, `bad_value` if it is not base64, or a
-    code of `read_plist`.
+    Raises PayloadError: `bad_shape` if the field is absent or not text, `bad_value` if it is not
+    base64, or a code of `read_plist`.
     """
     location = server_fields.where + "raw_payload"
     text = server_fields.values.get("raw_payload")

@@ -20,8 +20,10 @@ SOURCE: Final = "micromdm"
 def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor) -> Translation:
     """Return the events of one webhook body, or of one bare message of a Mac.
 
-    Events and dead letters follow the rules of `nanomdm.translate`; there is no tally. Raises
-    nothing.
+    Each topic gives the events in the table of `nanomdm.translate`, but MicroMDM sends no tally.
+    User channels, other Apple products, unknown topics and messages without a device are dead
+    letters, each with its own code. An invalid field is a dead letter too, and the rest is used,
+    but an invalid `created_at` refuses the whole body. Raises nothing.
     """
     return translate_webhook(
         raw, source=SOURCE, origin=origin, received_at=received_at, redactor=redactor

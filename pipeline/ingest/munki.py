@@ -26,9 +26,11 @@ _DEVICE_ID: Final = re.compile(r"[A-Z][A-Za-z0-9]*AP", re.ASCII)
 def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor) -> Translation:
     """Return the inventory event of one report, dated at the end of the run, else at its start.
 
-    Without either, or with a time that cannot be right, it is dated `received_at`. A report shows
-    that a run took place, not what it installed: it gives no `activations`. A report without a
-    serial number is a dead letter `no_device`. Raises nothing.
+    Without either, or if the time is more than a day after `received_at`, it is dated
+    `received_at`. A report shows that a run took place and not its installs: it gives no
+    `activations`. A report without a serial number is a dead letter `no_device`, a plist that is
+    not such a report `unknown_type`. An invalid field is a dead letter, and the rest is used.
+    Raises nothing.
     """
     payload = DevicePayload(SOURCE, raw, origin, received_at, media_type=PLIST)
     try:
@@ -45,7 +47,10 @@ def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redac
 
 
 def _report(report: Fields, payload: DevicePayload) -> None:
-    """Add the inventory report to the payload. Raises PayloadError `no_device`."""
+    """Add the inventory report to the payload.
+
+    Raises PayloadError `no_device` if the report has no valid serial number.
+    """
     machine = report.group("MachineInfo")
     serial = machine.serial("serial_number")
     if serial is None:
@@ -74,8 +79,9 @@ def _report(report: Fields, payload: DevicePayload) -> None:
 def _free_disk_gb(report: Fields) -> float | None:
     """Return the free space in GB (10^9 bytes); None if it is absent or unknown.
 
-    AvailableDiskSpace is in KB of 1,024 bytes; Munki writes 0 if the space is unknown. A negative
-    space, or one over 1 PB, is None too, with a problem.
+    AvailableDiskSpace is in KB of 1,024 bytes; Munki writes 0 if the space is unknown. A value that
+    is not a number, a negative space, or one over 1 PB gives None too, and is recorded as a
+    problem.
     """
     kilobytes = report.number("AvailableDiskSpace")
     if not kilobytes:

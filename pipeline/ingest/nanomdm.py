@@ -20,12 +20,14 @@ def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redac
     | CheckOut | checked_out |
     | SetBootstrapToken | bootstrap_token_set; cleared if the token is empty |
     | Connect | command_reported; inventory if the response has fields of the Mac |
-    | DeclarativeManagement | ddm_status_reported for `status`, else inventory (a contact) |
+    | DeclarativeManagement | ddm_status_reported for `status`, inventory (a contact) for a fetch |
     | GetBootstrapToken, GetToken | inventory (a contact) |
 
-    The URL parameters `site` and `server` of the Mac's enrollment profile are used as hints. User
-    channels, other Apple products and unknown topics are dead letters, each with its own code. A
-    field that cannot be read is a dead letter too, and the rest is used. Raises nothing.
+    The URL parameters `site` and `server` of the Mac's enrollment profile are used as hints. With a
+    `site`, every topic but CheckOut gives an inventory report. User channels, other Apple products,
+    unknown topics, unknown endpoints of DeclarativeManagement and messages without a device are
+    dead letters, each with its own code. An invalid field is a dead letter too, and the rest is
+    used, but an invalid `created_at` refuses the whole body. Raises nothing.
     """
     return translate_webhook(
         raw, source=SOURCE, origin=origin, received_at=received_at, redactor=redactor

@@ -35,7 +35,9 @@ def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redac
 
     Each result about a Mac's system gives one inventory report; removed rows only record a contact.
     Other results are dead letters: other queries `unknown_type`, other systems `not_a_mac`, results
-    without a device `no_device`. A report is dated `unixTime`, else `received_at`. Raises nothing.
+    without a device `no_device`. A document or line that cannot be parsed is one dead letter. An
+    invalid field is a dead letter, and the rest is used. A report is dated `unixTime`, or
+    `received_at` if that is missing, invalid or more than a day later. Raises nothing.
     """
     if _is_lines(raw):
         lines = translate_lines(
@@ -48,9 +50,10 @@ def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redac
 def translate_lines(
     lines: Iterable[bytes], *, origin: str, received_at: datetime, redactor: Redactor
 ) -> Iterator[Translation]:
-    """Yield one translation for each line that is not blank, with one line in memory at a time.
+    """Yield one translation for each line that is not blank, in order.
 
-    The origin of a dead letter is `origin:N`, where N counts all lines from 1.
+    Only one line is in memory at a time. Each line is a JSON document; one that cannot be parsed
+    gives a dead letter. The origin of a dead letter is `origin:N`, where N counts all lines from 1.
     """
     for number, line in enumerate(lines, 1):
         content = line.strip()
@@ -73,7 +76,11 @@ def _is_lines(raw: bytes) -> bool:
 def _translate_document(
     raw: bytes, origin: str, received_at: datetime, redactor: Redactor
 ) -> Translation:
-    """Return the translation of one JSON document: a result, an array, or a logger's body."""
+    """Return the translation of one JSON document: a result, an array, or a logger's body.
+
+    A document that cannot be parsed, or has more than MAX_RESULTS results, gives one dead letter
+    and no events. Raises nothing.
+    """
 
     def translate_result(value: Any, raw: bytes, location: str) -> Translation:
         payload = DevicePayload(SOURCE, raw, origin, received_at)
@@ -106,7 +113,9 @@ def _translate_document(
 def _report(result: Fields, payload: DevicePayload) -> None:
     """Add the inventory report of one result to the payload.
 
-    Raises PayloadError: unknown_type, not_a_mac, no_device, bad_shape.
+    Raises PayloadError: `unknown_type` if no row is of a table that Drydock reads, or the result
+    has no name; `not_a_mac` for a row of another system; `no_device` without a UUID and a serial
+    number; `bad_shape` for a result without rows in a known form.
     """
     name = result.text("name")
     if name is None:
@@ -142,7 +151,11 @@ def _report(result: Fields, payload: DevicePayload) -> None:
 
 
 def _rows(result: Fields) -> tuple[list[Fields], list[Fields]]:
-    """Return the present rows and the removed rows. Raises PayloadError `bad_shape`."""
+    """Return the present rows, and the removed rows; each list may be empty.
+
+    Raises PayloadError `bad_shape` if the result has no `diffResults`, is no snapshot, and has no
+    `columns` that were added or removed.
+    """
     action = result.text("action")
     if "diffResults" in result:
         batch = result.group("diffResults")
@@ -160,7 +173,8 @@ def _rows(result: Fields) -> tuple[list[Fields], list[Fields]]:
 def _list(parent: Fields, name: str) -> list[Fields]:
     """Return the rows of a list, at most MAX_ROWS; [] if it is absent or not a list.
 
-    osquery writes an empty list in a batch as "".
+    osquery writes an empty list in a batch as "". Any other value that is not a list, a longer
+    list, and an item that is not a dict are recorded as problems; such an item is left out.
     """
     if parent.values.get(name) == "":
         return []
@@ -170,7 +184,7 @@ def _list(parent: Fields, name: str) -> list[Fields]:
 def _row(columns: Any, where: str, parent: Fields) -> Fields:
     """Return a row with all values as text, with or without `numerics`.
 
-    Values that are neither text nor a number are left out.
+    Values that are neither text nor a number, such as booleans and null, are left out.
     """
     text = {
         name: value if isinstance(value, str) else str(value)
@@ -181,7 +195,10 @@ def _row(columns: Any, where: str, parent: Fields) -> Fields:
 
 
 def _uuid(text: str | None) -> str | None:
-    """Return a hardware UUID in upper case; None for other text and a placeholder of firmware."""
+    """Return a hardware UUID in upper case; None for None, other text and a firmware placeholder.
+
+    A placeholder has only the digits 0 and F.
+    """
     if text is None or not _UUID.fullmatch(text):
         return None
     upper = text.upper()

@@ -26,10 +26,12 @@ def is_known_table(query: str, row: Fields) -> bool:
 
 
 def read_row(query: str, row: Fields) -> dict[str, Any]:
-    """Return the fields of a row under InventoryReported's names, and `uuid`; {} for other tables.
+    """Return the fields of a row under InventoryReported's names, and `uuid`.
 
-    Absent and invalid fields are left out. `query` is the query's name. Raises PayloadError
-    `not_a_mac` for a row of another operating system, vendor or product.
+    A row that joins several tables gives the fields of each; {} for a row of no table that Drydock
+    reads. Absent and invalid fields are left out; most invalid ones are recorded as problems.
+    `query` is the query's name. Raises PayloadError `not_a_mac` for a row of another operating
+    system, vendor or product.
     """
     facts: dict[str, Any] = {}
     for belongs, read in _TABLES:
@@ -50,7 +52,11 @@ def _is_os_version(query: str, row: Fields) -> bool:
 
 
 def _os_version(row: Fields) -> dict[str, Any]:
-    """Return the fields of `os_version`. Raises PayloadError `not_a_mac` for another system."""
+    """Return the fields of `os_version`; one that is absent or invalid is None.
+
+    Raises PayloadError `not_a_mac` for a platform other than darwin, or, without a platform, for a
+    name that does not start with `mac`. A row without both is accepted.
+    """
     platform, name = row.text("platform"), row.text("name")
     other = platform != _DARWIN if platform else not (name or "mac").casefold().startswith("mac")
     if other:
@@ -72,9 +78,10 @@ def _is_system_info(query: str, row: Fields) -> bool:
 
 
 def _system_info(row: Fields) -> dict[str, Any]:
-    """Return the fields of `system_info`, and its `uuid` as it is written.
+    """Return the fields of `system_info`, and its `uuid` as it is written; an absent one is None.
 
-    Raises PayloadError `not_a_mac` for hardware of another vendor and other Apple products.
+    Raises PayloadError `not_a_mac` for other Apple products, and for hardware of another vendor
+    unless its model starts like that of a Mac.
     """
     vendor, model = row.text("hardware_vendor"), row.text("hardware_model")
     if vendor and "apple" not in vendor.casefold() and not (model or "").startswith(_MAC_MODELS):
@@ -94,7 +101,10 @@ def _system_info(row: Fields) -> dict[str, Any]:
 
 
 def _is_arm(architecture: str | None) -> bool | None:
-    """Return True for arm64, else None: under Rosetta an Apple silicon Mac reports x86_64."""
+    """Return True for arm64 and arm64e, else None, never False.
+
+    Under Rosetta an Apple silicon Mac reports x86_64.
+    """
     return True if architecture is not None and architecture.startswith("arm64") else None
 
 
@@ -117,7 +127,7 @@ def _is_root_mount(_: str, row: Fields) -> bool:
 
 
 def _root_mount(row: Fields) -> dict[str, Any]:
-    """Return the free space in GB (10^9 bytes); {} if the row lacks it or it is not plausible.
+    """Return `free_disk_gb` in GB (10^9 bytes); {} if it is absent, invalid or over 1 PB.
 
     The system and data volumes share one APFS container, so both report its free space.
     """
@@ -149,13 +159,19 @@ def _mdm(row: Fields) -> dict[str, Any]:
 
 
 def _boolean(row: Fields, name: str) -> bool | None:
-    """Return the boolean of `true`, `1`, `false` or `0` in any case; None for any other text."""
+    """Return the boolean of `true`, `1`, `false` or `0` in any case; None for absent or other text.
+
+    No problem is recorded for other text.
+    """
     text = (row.text(name) or "").casefold()
     return {"true": True, "1": True, "false": False, "0": False}.get(text)
 
 
 def _number(row: Fields, name: str, most: float) -> float | None:
-    """Return the number from 0 to `most` in this text; None if absent, or invalid (a problem)."""
+    """Return the number from 0 to `most` in this text; None if it is absent, blank or invalid.
+
+    Other text and a number out of range are recorded as problems.
+    """
     text = row.text(name)
     if text is None:
         return None

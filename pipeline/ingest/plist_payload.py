@@ -39,7 +39,11 @@ _UNREADABLE: Final = (
 
 
 def looks_like_plist(raw: bytes) -> bool:
-    """Return True if these bytes start like an XML or a binary property list."""
+    """Return True if these bytes start like an XML or a binary property list.
+
+    An XML list starts with `<?xml`, `<plist`, `<!DOCTYPE` or a comment, after any byte order mark
+    and space.
+    """
     return raw.startswith(_BINARY) or _XML_START.match(raw) is not None
 
 
@@ -47,8 +51,9 @@ def load_plist(raw: bytes) -> Any:
     """Return the value of an XML (UTF-8) or binary property list.
 
     The value consists of str, int, float, bool, bytes, naive UTC datetime, list, and dict with str
-    keys. Raises PayloadError: too_large, too_deep (also for a list that contains itself),
-    not_plist, not_utf8, bad_value.
+    keys, and of None for a null in a binary list. Raises PayloadError: too_large (bytes or values),
+    too_deep (also for a list that contains itself), not_plist (malformed, or a value of another
+    type), not_utf8 (XML), bad_value (an integer out of range).
     """
     if len(raw) > MAX_PLIST_BYTES:
         raise PayloadError(DeadLetterCode.TOO_LARGE, f"more than {MAX_PLIST_BYTES} bytes")
@@ -67,7 +72,7 @@ def load_plist(raw: bytes) -> Any:
 def dump_plist(value: Any) -> bytes:
     """Return the XML plist bytes of a value from `load_plist`; binary if XML cannot represent it.
 
-    XML has no form for control characters. Pairs of a dict keep their order.
+    XML has no form for None and for control characters. Pairs of a dict keep their order.
     """
     try:
         return plistlib.dumps(value, fmt=plistlib.FMT_XML, sort_keys=False)
@@ -93,10 +98,11 @@ def _parse(raw: bytes, fmt: plistlib.PlistFormat) -> Any:
 def _check_xml(raw: bytes) -> None:
     """Raise PayloadError for XML that expat must not read.
 
-    `not_plist` for a declared encoding other than UTF-8 or ASCII and for document type
-    declarations, `not_utf8` for bytes that are not UTF-8, `too_large` for too many tags. With UTF-8
-    these checks see the same text as expat. A declaration can set a default attribute of 1 MB,
-    which expat copies for every element.
+    `not_plist` for a declared encoding other than UTF-8 or ASCII, and for a declaration of an
+    entity, attribute list, element or notation (a plain DOCTYPE is allowed); `not_utf8` for bytes
+    that are not UTF-8; `too_large` for more than twice MAX_VALUES tags. With UTF-8 these checks see
+    the same text as expat. A declaration can set a default attribute of 1 MB, which expat copies
+    for every element.
     """
     encoding = _ENCODING.match(raw.lstrip(b"\xef\xbb\xbf \t\r\n"))
     if encoding is not None and encoding[1].lower() not in (b"utf-8", b"us-ascii", b"ascii"):
@@ -156,8 +162,9 @@ def _integers(raw: bytes, start: int, count: int, size: int) -> list[int]:
 def _object_at(raw: bytes, offset: int, ref_size: int) -> tuple[int, int]:
     """Return the size in bytes of the object at this offset, and its number of references.
 
-    Both follow from the object's marker; an object without a length has 1 byte. The references are
-    the last bytes of the object, one for each item of an array, two for each pair of a dict. Raises
+    Both follow from the object's marker. A kind without a size in its marker (null, a boolean, a
+    UID, an unknown kind) counts as 1 byte. The references are the last bytes of the object: one for
+    each item of an array or a set, two for each pair of a dict, 0 for other kinds. Raises
     PayloadError `not_plist` if the offset is outside `raw`. Layout: CFBinaryPList.c of Apple's
     CoreFoundation.
     """
@@ -191,9 +198,9 @@ def _too_many() -> PayloadError:
 def _check(value: Any) -> None:
     """Raise PayloadError for a parsed value that has too many levels or values, or a wrong type.
 
-    `too_deep` over MAX_DEPTH levels, `too_large` over MAX_VALUES values (a shared value counts at
-    each visit), `not_plist` for a key or value of another type, `bad_value` for an integer out of
-    range.
+    `too_deep` for a value inside more than MAX_DEPTH dicts and lists, `too_large` over MAX_VALUES
+    values (a shared value counts at each visit), `not_plist` for a key that is not text or a value
+    of another type, `bad_value` for an integer out of range.
     """
     level, visited = [value], 0
     for _ in range(MAX_DEPTH + 1):
@@ -217,7 +224,11 @@ def _check(value: Any) -> None:
 
 
 def _check_scalar(value: object) -> None:
-    """Raise PayloadError: `bad_value` for an integer out of range, `not_plist` for another type."""
+    """Raise PayloadError for a value that `load_plist` must not return.
+
+    `bad_value` for an integer of 2^64 or more in size, `not_plist` for a type other than None, str,
+    bytes, int, bool, float and datetime.
+    """
     if isinstance(value, int):
         if not -MAX_INTEGER < value < MAX_INTEGER:
             raise PayloadError(DeadLetterCode.BAD_VALUE, "integer out of range")

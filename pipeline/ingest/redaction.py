@@ -141,11 +141,11 @@ def is_secret(name: str) -> bool:
 
 
 def hides_document(text: str) -> bool:
-    """Return True if a text contains base64 of a JSON document or a property list.
+    """Return True if a text seems to contain base64 of a JSON document or a property list.
 
-    It is found by the start of the document, or by any piece of it that is readable text with a
-    mark of a field (`:`, `=`, `"` or `>`), wherever the piece begins. A text under 16 characters
-    gives False.
+    Each run of at least 16 base64 characters is decoded. True comes if the run starts like a
+    document, or if any piece of it is readable text of at least 16 characters with a mark of a
+    field (`:`, `=`, `"` or `>`), wherever the piece begins. Any other text gives False.
     """
     if len(text) < _SHORTEST_RUN:
         return False
@@ -185,7 +185,10 @@ class Redactor:
         self._read_plist = read_plist
 
     def with_plist_reader(self, read_plist: Callable[[bytes], Any]) -> "Redactor":
-        """Return a redactor with the same key and another `load_plist`, such as a cached one."""
+        """Return a redactor with the same key, which parses plists inside values by `read_plist`.
+
+        `read_plist` is `load_plist` or a cached form of it, and raises PayloadError like it.
+        """
         return Redactor(self._key, read_plist)
 
     def fingerprint(self, field: str, value: object) -> str:
@@ -202,26 +205,36 @@ class Redactor:
         """Return a copy of a parsed plist or JSON value with a fingerprint in place of each secret.
 
         Documents inside the value are searched too: NanoMDM's base64 `raw_payload`, a status report
-        in a plist's `Data`, JSON or a plist in any bytes, in any text, or in base64 in any text. A
-        document that cannot be parsed becomes a fingerprint, as do a text or a field's name with a
-        piece of a document, and values nested too deep. Secrets that are None, empty or a boolean
-        are kept: they reveal nothing.
+        in a plist's `Data`, JSON or a plist in any bytes, in any text, or in base64 in any text.
+        They are written again without their secrets. A document that cannot be parsed becomes a
+        fingerprint, as do a text with a piece of a document in base64, a field whose name has one,
+        and a dict, a list or a document nested too deep. A text that only starts like a document is
+        kept if it has no mark of a field. Secrets that are None, empty or a boolean are kept: they
+        reveal nothing.
         """
         return self._cut(value, 0)
 
     def json(self, value: Any) -> bytes:
-        """Return the compact UTF-8 JSON of a parsed JSON value, without secrets as in `cut`."""
+        """Return the compact UTF-8 JSON of a parsed JSON value, with fingerprints for its secrets.
+
+        Documents inside the value are redacted too.
+        """
         return json.dumps(self.cut(value), ensure_ascii=False, separators=(",", ":")).encode()
 
     def plist(self, value: Any) -> bytes:
-        """Return the plist bytes of a parsed plist value, without secrets as in `cut`.
+        """Return the plist bytes of a parsed plist value, with fingerprints for its secrets.
 
-        They are XML, or binary if XML cannot represent the value.
+        Documents inside the value are redacted too. The bytes are XML, or binary if XML cannot
+        represent the redacted value.
         """
         return dump_plist(self.cut(value))
 
     def _cut(self, value: Any, depth: int) -> Any:
-        """Return the copy that `cut` describes; `depth` counts the levels around the value."""
+        """Return a copy of the value with a fingerprint in place of each secret.
+
+        Documents inside the value are written again without their secrets. `depth` counts the
+        levels around the value; a dict or list with more than _MAX_LEVELS becomes a fingerprint.
+        """
         if isinstance(value, dict | list) and depth > _MAX_LEVELS:
             return self.fingerprint("nested", value)
         if isinstance(value, dict):
@@ -237,8 +250,9 @@ class Redactor:
     def _field(self, key: str, value: Any, parent: dict[str, Any], depth: int) -> tuple[str, Any]:
         """Return the name and the value of a field of `parent`, both without secrets.
 
-        A name that contains a document in base64 could hide the name of a secret: name and value
-        become fingerprints.
+        The value of a secret field becomes a fingerprint, unless it is None, empty or a boolean;
+        other values are searched. A name that seems to contain a document in base64 could hide the
+        name of a secret: name and value become fingerprints.
         """
         is_readable, is_named_secret = (
             _classify_short_name(key) if len(key) <= _MAX_CACHED_NAME else _classify_name(key)
@@ -256,9 +270,10 @@ class Redactor:
     def _text(self, value: str, depth: int) -> str:
         """Return a text without secrets; it may be JSON or a plist, as it is or in base64.
 
-        A document is written again without its secrets; one that cannot be parsed becomes a
-        fingerprint. A text that only starts like a document, such as the device name `[Lab] 3`, is
-        kept if it has no mark of a field.
+        A document is written again without its secrets; one that cannot be parsed or is nested too
+        deep becomes a fingerprint, as does a text with only a piece of a document in base64. A text
+        that only starts like a document, such as the device name `[Lab] 3`, is kept if it has no
+        mark of a field. Any other text is returned as it is.
         """
         if _is_document(value[:64].encode("utf-8", "replace")):
             raw = value.encode("utf-8", "replace")
@@ -306,7 +321,7 @@ def _is_document(raw: bytes) -> bool:
 
 
 def _from_base64(text: str) -> bytes:
-    """Return the bytes of base64; b"" if the text is not base64.
+    """Return the bytes of base64; b"" if the text is not base64 or is under 16 characters.
 
     Both alphabets are accepted, with or without line breaks, padded or cut off.
     """
@@ -318,7 +333,10 @@ def _from_base64(text: str) -> bytes:
 
 
 def _has_content(value: object) -> bool:
-    """Return False for None, empty values and booleans, which reveal nothing as secrets."""
+    """Return False for None, empty values and booleans, which reveal nothing as secrets; else True.
+
+    The number 0 gives True.
+    """
     return value is not None and value not in ("", b"", [], {}) and not isinstance(value, bool)
 
 

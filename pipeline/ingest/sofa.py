@@ -44,23 +44,27 @@ def translate(
     Background security improvements are included. With `previous`, the bytes of an earlier feed,
     only changes give events:
 
-    - published: a version that was not listed; or a version that was for some hardware and whose
-      own device list now has more devices (a list that is only missing gives no event).
-    - severity_raised: one of its CVEs is newly known as exploited, or its worst rating rose. An
-      exploited CVE counts as critical, so a later rating of it raises nothing.
+    - published: a version that was not listed; or a version that was for some hardware and now has
+      a device that it did not have, or is for every Mac of its line (a list that is only missing
+      gives no event).
+    - severity_raised: one of its CVEs is newly known as exploited, its worst rating rose, or it
+      lists CVEs for the first time. An exploited CVE counts as critical, so a later rating of it
+      raises nothing; a release whose CVEs have no rating at all ranks between medium and high.
     - narrowed: the version is for fewer devices than before (see `sofa_document.read_document`).
     - retracted: the version is missing from a line that is still listed. The oldest versions that
-      leave the end of a list, a line that leaves as a whole, and an entry that cannot be read are
-      not retracted.
+      leave the end of a list, a line that leaves as a whole, and a release in `OSVersions` that
+      cannot be read are not retracted. A background security improvement is retracted only if its
+      release is the newest of its line, and the feed still lists such improvements or never did.
 
-    New CVEs in old notes, corrected dates and corrected builds give no event of their own; the next
-    event of the release has them. An event has all fields of the release in this feed, and those of
-    an earlier feed where this one is blank.
+    Other new CVEs in old notes, corrected dates and corrected builds give no event of their own;
+    the next event of the release has them. An event has all fields of the release in this feed;
+    blank builds, release date, link and device list are taken from an earlier feed.
 
-    `time` is the feed's LastCheck; if that is missing, in the future, or older than a listed
-    release, it is the newest ReleaseDate. A part that cannot be read is a dead letter with its
-    path. If `previous` cannot be read, the result has dead letters for it and the whole feed.
-    Raises nothing.
+    `time` is the feed's LastCheck; if that is missing, unreadable, in the future, or older than a
+    listed release, it is the newest ReleaseDate that is not in the future, or `received_at` without
+    one. A part that cannot be read is a dead letter with its path; a feed that cannot be read as a
+    whole gives one dead letter and no events. If `previous` cannot be read, it gives a dead letter,
+    and every release is published. Raises nothing.
     """
     return translate_since(
         diff, raw, previous, source=SOURCE, origin=origin, received_at=received_at
@@ -75,10 +79,12 @@ def diff(
     state: FeedState,
     fixed: frozenset[str] = frozenset(),
 ) -> FeedDiff:
-    """Return the changes that `translate` describes, and the feed's state after this document.
+    """Return the events and dead letters of this document, and the feed's state after it.
 
-    `state` is the state before it; `fixed` is ignored. A document that cannot be read as a whole
-    gives one dead letter, and None as its state. Raises nothing.
+    The events are those of `translate` (published, severity_raised, narrowed, retracted) for the
+    changes since `state`, the state before the document. `fixed` is ignored. A document that cannot
+    be read as a whole gives one dead letter, no events, and None as the state after it. Raises
+    nothing.
     """
     del fixed
     feed = FeedDocument(SOURCE, raw, origin, received_at)
@@ -101,7 +107,7 @@ def diff(
 
 @dataclass(frozen=True, slots=True)
 class _FeedHistory:
-    """All releases that the feed listed so far.
+    """All releases that the feed listed so far and did not retract.
 
     `has_supplements` is True if an earlier document had background security improvements.
     """
@@ -114,9 +120,10 @@ _Changes = Iterator[tuple[type[AdvisorySnapshot], SofaAdvisory]]
 
 
 def _changes(old: _FeedHistory, new: SofaDocument) -> _Changes:
-    """Yield the type and the release of each change, in order of version; retractions come last.
+    """Yield the class of event and the release of each change, in order of version.
 
-    A release that was known is completed with earlier fields; a retracted one is as it was.
+    Retractions come last. A release that was known is completed with earlier fields; a retracted
+    one is as it was.
     """
     for version, advisory in sorted(new.advisories.items()):
         before = old.advisories.get(version)
@@ -132,7 +139,7 @@ def _changes(old: _FeedHistory, new: SofaDocument) -> _Changes:
 
 
 def _kinds(old: SofaAdvisory, new: SofaAdvisory) -> Iterator[type[AdvisorySnapshot]]:
-    """Yield the types of news in a release that was known before: none, one or two.
+    """Yield the event classes for the news of a release that was known before: none, one or two.
 
     Published or narrowed comes first, then severity_raised.
     """
@@ -152,7 +159,7 @@ def _reaches_more(old: SofaAdvisory, new: SofaAdvisory) -> bool:
 
 
 def _urgency(advisory: SofaAdvisory) -> float:
-    """Return a rank of the release: 0 without CVEs, 1 for low to 4 for critical or exploited.
+    """Return a rank of the release: 0 without CVEs, from 1 for low to 4 for critical or exploited.
 
     CVEs without a rating rank 2.5, between medium and high.
     """
@@ -167,10 +174,10 @@ def _urgency(advisory: SofaAdvisory) -> float:
 def _retracted(version: OSVersion, old: _FeedHistory, new: SofaDocument) -> bool:
     """Return True if a version that was listed has been withdrawn by its line.
 
-    False if the new document has the version, or has an unreadable entry that may be it. False also
-    for a line that is no longer listed, and for a version below the oldest release of its line. A
-    supplement is retracted only if its release is the newest of its line and the feed still lists
-    supplements.
+    False if the new document has the version, or has an unreadable entry in `OSVersions` that may
+    be it. False also for a line without a listed release, and for a version below the oldest listed
+    release of its line. A supplement is retracted only if its release is the newest of its line,
+    and if the feed still lists supplements or never did.
     """
     if version in new.advisories or version in new.unreadable or version.line in new.unclear:
         return False

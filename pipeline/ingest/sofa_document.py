@@ -28,8 +28,9 @@ class SofaAdvisory:
     def filled_from(self, old: "SofaAdvisory") -> "SofaAdvisory":
         """Return this advisory, with fields of the earlier `old` where the feed blanked its own.
 
-        They are the builds, release date and link, and the devices: a release that was for some
-        hardware does not become one for all because its list is missing.
+        These fields are the builds, release date and link, and the devices if `old` was for some
+        hardware and this advisory has no list: a release for some hardware does not become one for
+        all because its list is missing.
         """
         device_ids = self.device_ids
         if old.device_ids is not None and self.release.listed is None:
@@ -41,9 +42,11 @@ class SofaAdvisory:
 class SofaDocument:
     """The advisories of one feed document by version.
 
-    `at` is the time of its events, `checked_at` the feed's LastCheck. `unreadable` are versions
-    with an entry that cannot be read; `unclear` are lines with an entry whose version cannot be
-    read.
+    `at` is the time of the document's events. `checked_at` is the feed's LastCheck; None if that is
+    missing, unreadable or in the future. `unreadable` are versions with an entry in `OSVersions`
+    that cannot be read; `unclear` are lines with an entry there whose version cannot be read, or
+    with an unreadable list. `has_supplements` is True if the document has the member for background
+    security improvements, also an empty one.
     """
 
     at: datetime
@@ -68,8 +71,9 @@ class _Reading:
         """Return the entry as `read` returns it, before it is merged; None if it cannot be read.
 
         The entry is merged into the release of its version in `releases`. An unreadable entry
-        becomes a dead letter, and its version is added to `unreadable`; if the version too cannot
-        be read, `line` is added to `unclear`.
+        becomes a dead letter, and its ProductVersion is added to `unreadable`. If that cannot be
+        read, `line` is added to `unclear`; this is always so for a supplement, which has no
+        ProductVersion.
         """
         try:
             release = read(entry, self.feed)
@@ -82,7 +86,10 @@ class _Reading:
         return release
 
     def _remember_unread(self, entry: Node, line: str) -> None:
-        """Add the entry's version to `unreadable`; without a version, its line to `unclear`."""
+        """Add the entry's ProductVersion to `unreadable`, or `line` to `unclear` if it has none.
+
+        A ProductVersion that cannot be read counts as none. Raises nothing.
+        """
         try:
             self.unreadable.add(release_version(entry))
         except PayloadError:
@@ -95,8 +102,8 @@ def read_document(value: Any, feed: FeedDocument) -> SofaDocument:
     Parts that cannot be read become dead letters of `feed`. The devices of a release follow these
     rules, in this order:
 
-    - SOFA's DeviceScope decides where it is given. `device-specific` means the listed devices, and
-      no device if the list is missing.
+    - SOFA's DeviceScope decides where it is given. `universal` means every Mac of the line.
+      `device-specific` means the listed devices, and no device if the list is missing.
     - Feeds before March 2026 have no scope. A release that is newer than the line's `Latest` is for
       the listed devices: SOFA sets `Latest` back when it learns that the newest release is not for
       all.
@@ -105,7 +112,8 @@ def read_document(value: Any, feed: FeedDocument) -> SofaDocument:
     - Any other release is for every Mac of its line: older lists lack newer models, so a long list
       does not exclude a Mac.
 
-    Raises PayloadError if the document is not a SOFA feed.
+    Raises PayloadError `bad_shape` if the document is not an object, or if `OSVersions` is missing,
+    empty or not an array.
     """
     document = Node(value)
     lines = document.get("OSVersions")
@@ -132,10 +140,11 @@ def read_document(value: Any, feed: FeedDocument) -> SofaDocument:
 
 
 def _read_line(entry: Node, reading: _Reading) -> None:
-    """Add all releases of one line to `reading`, and its Latest to `latest`.
+    """Add all releases of one line to `reading`, and the version of its Latest to `reading.latest`.
 
-    A list or release that cannot be read becomes a dead letter. Raises PayloadError if the entry is
-    not an object, or has neither Latest nor SecurityReleases.
+    A list or release that cannot be read becomes a dead letter, and is remembered in `unreadable`
+    or `unclear`. Raises PayloadError `bad_shape` if the entry is not an object, or has neither
+    Latest nor SecurityReleases.
     """
     name = entry.get("OSVersion")
     line = _line(name)
@@ -158,7 +167,7 @@ def _read_line(entry: Node, reading: _Reading) -> None:
 
 
 def _line(name: Node) -> str:
-    """Return `26` for `Tahoe 26` and for `macOS 26`; "" for any other name.
+    """Return the line in a name: `26` for `Tahoe 26` and for `macOS 26`; "" if it has none.
 
     SOFA wrote `macOS 26` until January 2026. Releases have their line in their own version.
     """
@@ -169,9 +178,9 @@ def _line(name: Node) -> str:
 
 
 def _supplements(groups: Node, feed: FeedDocument) -> Iterator[Node]:
-    """Yield the entries of all groups of background security improvements.
+    """Yield the entries of all groups of background security improvements; none if it is absent.
 
-    A group that cannot be read becomes a dead letter.
+    A group that cannot be read becomes a dead letter, as does `groups` if it is not an object.
     """
     try:
         members = list(groups.members())
@@ -202,10 +211,12 @@ def _advisories(reading: _Reading) -> dict[OSVersion, SofaAdvisory]:
 def _device_ids(
     release: SofaRelease, longest: int, latest: OSVersion | None
 ) -> frozenset[str] | None:
-    """Return the devices of a release by the rules of `read_document`.
+    """Return the devices that a release is for; None means every Mac of its line.
 
-    None means every Mac of its line. `longest` is the size of the longest list of its line,
-    `latest` the line's `Latest`.
+    A release with the scope `device-specific`, or without a scope and newer than `latest`, is for
+    the listed devices: an empty set if it has no list. Without a scope a list under half of
+    `longest` counts too. All others give None. `longest` is the size of the longest list of the
+    line, `latest` the line's `Latest`; None if that is unknown.
     """
     listed = release.listed
     if release.scope == "universal":
@@ -220,9 +231,10 @@ def _device_ids(
 
 
 def _checked_at(document: Node, feed: FeedDocument) -> datetime | None:
-    """Return the feed's LastCheck; None if it is missing, in the future or unreadable.
+    """Return the feed's LastCheck in UTC; None if it is missing, in the future or unreadable.
 
-    An unreadable one also becomes a dead letter.
+    An unreadable one also becomes a dead letter. In the future means more than a day after the time
+    of receipt.
     """
     node = document.get("LastCheck")
     try:
@@ -233,9 +245,10 @@ def _checked_at(document: Node, feed: FeedDocument) -> datetime | None:
 
 
 def _document_at(checked_at: datetime | None, reading: _Reading) -> datetime:
-    """Return LastCheck, unless it is missing or older than a listed release.
+    """Return the time of the document's events: `checked_at`, unless it is None or too old.
 
-    Then it is the newest ReleaseDate that is not in the future, or the time of receipt without one.
+    Too old means earlier than the newest release date that is not in the future. In both cases the
+    result is that date, or the time of receipt if there is no such date.
     """
     released = reading.feed.newest(_released(reading.releases.values()))
     if checked_at is not None and (released is None or checked_at >= released):

@@ -24,9 +24,10 @@ _SUPPLEMENT: Final = re.compile(r"\(([a-z])\)\s*$|^RSR_([a-z])$", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class SofaRelease:
-    """A release's fields. `scope` is its DeviceScope.
+    """A release's fields.
 
-    `listed` is its SupportedDevices; None if the feed has no list.
+    `scope` is its DeviceScope; None if that is absent or unknown. `listed` is its SupportedDevices;
+    None if the list is absent, empty or unreadable.
     """
 
     version: OSVersion
@@ -44,7 +45,9 @@ class SofaRelease:
         """Return the union of two entries of one version; the order does not matter.
 
         It has all builds, CVEs and devices, the first release date, the last expiration and the
-        worst severity. If only one entry has an optional field, that one is used.
+        worst severity. Of two links the alphabetically last is used, of two scopes
+        `device-specific`. If only one entry has an optional field, that one is used; None if
+        neither has it.
         """
         return SofaRelease(
             version=self.version,
@@ -82,8 +85,10 @@ def worst(*severities: Severity | None) -> Severity | None:
 def read_release(entry: Node, feed: FeedDocument) -> SofaRelease:
     """Return a release of `OSVersions`, v1 or v2.
 
-    An invalid item of a list (a build, a CVE id, a device id) and an invalid optional field become
-    dead letters alone. Raises PayloadError if the release's version cannot be read.
+    An invalid item of a list (a build, a CVE id, a device id) and an invalid date or text become
+    dead letters alone. Raises PayloadError: `not_a_mac` for another product, `unknown_type` for an
+    unknown ReleaseType, `bad_value` if the version is missing or cannot be read, `bad_shape` if the
+    entry is not an object, or its product, version or ReleaseType is not text.
     """
     product = entry.get("ProductName")
     if product.text() not in {"", "macOS"}:
@@ -109,7 +114,8 @@ def read_supplement(entry: Node, feed: FeedDocument) -> SofaRelease:
     """Return a background security improvement (`26.3.1 (a)`) of a feed.
 
     An invalid item of a list and an invalid optional field become dead letters alone. Raises
-    PayloadError if the version or its letter is missing or cannot be read.
+    PayloadError if the entry is not an object, or if the version or its letter is missing or cannot
+    be read.
     """
     version = entry.get("Version").version()
     extra = entry.get("VersionExtra")
@@ -136,8 +142,9 @@ def release_version(entry: Node) -> OSVersion:
     """Return the version of an entry, with the letter of a supplement.
 
     A rapid security response of v1 has its letter only in UpdateName or ReleaseType. Raises
-    PayloadError: bad_shape or bad_value if the version is missing or unreadable, `unknown_type` for
-    an unknown ReleaseType.
+    PayloadError: `bad_value` if ProductVersion is missing or not a version; `bad_shape` if the
+    entry is not an object or ProductVersion is not text; and, if no letter is found, `bad_shape`
+    for a ReleaseType that is not text and `unknown_type` for one other than `OS`.
     """
     version = entry.get("ProductVersion").version()
     kind = entry.get("ReleaseType")
@@ -159,7 +166,7 @@ def _builds(entry: Node, feed: FeedDocument) -> frozenset[Build]:
 def _exploited(entry: Node, feed: FeedDocument) -> frozenset[str]:
     """Return the CVEs that are in the list or have a flag: older feeds keep only one right.
 
-    An invalid id in the list becomes a dead letter.
+    An invalid id in the list becomes a dead letter, as does a list that is not an array.
     """
     listed = _read_all(_items(entry.get("ActivelyExploitedCVEs"), feed), Node.cve, feed)
     flagged = {
@@ -176,7 +183,7 @@ def _exploited(entry: Node, feed: FeedDocument) -> frozenset[str]:
 
 
 def _severity(rating: Node) -> Severity | None:
-    """Return the severity of a CVE's rating; None if it has none of SEVERITIES."""
+    """Return the severity of a CVE's rating, in any case; None if it has none of SEVERITIES."""
     if not isinstance(rating.value, dict):
         return None
     rating_text = rating.value.get("Severity")
@@ -185,7 +192,11 @@ def _severity(rating: Node) -> Severity | None:
 
 
 def _url(entry: Node, feed: FeedDocument) -> str | None:
-    """Return the link of the release's own notes; None if it has none or the link is not usable."""
+    """Return the link of the release's own notes; None if it has none or the link is not usable.
+
+    A usable link starts with `https://` and has at most 1,024 printable ASCII characters. A value
+    that is not text also becomes a dead letter.
+    """
     text = _read_optional(entry.get("SecurityInfo"), Node.text, feed) or ""
     if not text.startswith("https://") or text.rstrip("/").endswith(_NO_NOTES):
         return None
@@ -193,12 +204,18 @@ def _url(entry: Node, feed: FeedDocument) -> str | None:
 
 
 def _scope(entry: Node, feed: FeedDocument) -> Scope | None:
-    """Return DeviceScope; None if it is absent or unknown. A wrong type becomes a dead letter."""
+    """Return DeviceScope; None if it is absent, unknown or not text.
+
+    A value that is not text also becomes a dead letter.
+    """
     return _SCOPES.get(_read_optional(entry.get("DeviceScope"), Node.text, feed) or "")
 
 
 def _listed(entry: Node, feed: FeedDocument) -> frozenset[str] | None:
-    """Return the devices of SupportedDevices; None if the list is absent, empty or unreadable."""
+    """Return the devices of SupportedDevices; None if the list is absent, empty or unreadable.
+
+    None too if no item is valid. A list or an item that cannot be read becomes a dead letter.
+    """
     listed = _read_all(_items(entry.get("SupportedDevices"), feed), Node.device_id, feed)
     return listed or None
 
@@ -209,7 +226,10 @@ def _pairs(cves: Node) -> Iterator[tuple[str, Node]]:
 
 
 def _keys(cves: Node, feed: FeedDocument) -> list[Node]:
-    """Return the CVE ids, the keys of an object; [] and a dead letter if it is not one."""
+    """Return the keys of an object, which are CVE ids that are not checked yet.
+
+    [] if `cves` is absent; [] and a dead letter if it is not an object.
+    """
     try:
         return [Node(key, node.where) for key, node in cves.members()]
     except PayloadError as error:
@@ -229,9 +249,9 @@ def _items(array: Node, feed: FeedDocument) -> list[Node]:
 def _read_all(
     nodes: list[Node], read: Callable[[Node], Item], feed: FeedDocument
 ) -> frozenset[Item]:
-    """Return the results of `read` for the first MAX_LISTED nodes.
+    """Return the results of `read` for the first MAX_LISTED nodes, without those it cannot read.
 
-    A node that cannot be read becomes a dead letter. All nodes beyond MAX_LISTED become one.
+    Each of these becomes a dead letter. All nodes beyond MAX_LISTED together become one.
     """
     found = set()
     for node in nodes[:MAX_LISTED]:
@@ -248,7 +268,7 @@ def _read_all(
 
 
 def _read_optional(node: Node, read: Callable[[Node], Item], feed: FeedDocument) -> Item | None:
-    """Return `read(node)`; None, with a dead letter, if it raises PayloadError."""
+    """Return `read(node)`; None, with a dead letter, if `read` raises PayloadError."""
     try:
         return read(node)
     except PayloadError as error:

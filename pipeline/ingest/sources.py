@@ -46,7 +46,8 @@ def translator_since(
 ) -> Translator:
     """Return a translator of a feed's news since `previous`, the bytes of an earlier document.
 
-    Without `previous`, the whole document is news. `fixed` are the CVEs that Apple's releases are
+    Without `previous`, the whole document is news, as it is if `previous` cannot be read; then the
+    dead letters of `previous` are in the result too. `fixed` are the CVEs that Apple's releases are
     known to fix; only `kev` uses them. The translator ignores its redactor: feeds are public.
     """
     diff = FEED_DIFFS[source]
@@ -85,7 +86,7 @@ LINE_TRANSLATORS: Final[Mapping[str, LineTranslator]] = {"osquery": osquery.tran
 
 
 def one_a_line(translate: Translator) -> LineTranslator:
-    """Return a translator of lines, each of which is one payload for `translate`.
+    """Return a translator of lines, which yields `translate` of each line as one payload.
 
     Blank lines are skipped. The origin of a line is `origin:N`, where N counts all lines from 1.
     """

@@ -33,8 +33,8 @@ class PayloadError(ValueError):
 class Translation:
     """The events to publish and the dead letters to keep.
 
-    Every entry of a payload is in one of them, except entries about other systems or other vendors
-    in a feed. An idle poll of a user channel is a dead letter `user_channel`.
+    Every entry of a payload gives one of them, except in a feed the entries about other systems or
+    vendors and those without news. An idle poll of a user channel is a dead letter `user_channel`.
     """
 
     events: tuple[Event, ...] = ()
@@ -64,9 +64,9 @@ def dead_letter(
 ) -> DeadLetter:
     """Return a dead letter for these bytes, with the code, detail and path of `error`.
 
-    `redacted` are the bytes without secrets; None if the bytes could not be searched for secrets.
-    Without `redacted`, or if it is over MAX_KEPT_BYTES, `raw` of the result is None: only hash and
-    size of the bytes are kept.
+    The result has the hash and size of `raw`, and as its own `raw` the base64 of `redacted`, the
+    bytes without secrets. That is None if `redacted` is None, because the bytes could not be
+    searched for secrets, or is over MAX_KEPT_BYTES. Texts are cleaned and cut to 1,024 characters.
     """
     kept = redacted if redacted is not None and len(redacted) <= MAX_KEPT_BYTES else None
     return DeadLetter(
