@@ -123,6 +123,6 @@ lock: ## resolve the dependencies again (needs uv; UPGRADE=1 takes newer version
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group pyproject.toml:fuzz -o requirements/fuzz.lock
 	$(LOCK) $(if $(UPGRADE),--upgrade) --no-deps --group pyproject.toml:deploy -o requirements/deploy.lock
 
-clean: ## remove the files of the other targets
+clean: ## remove the files of the other targets, but .tools and .kafka
 	rm -rf .venv .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build demo-data
 	find agents pipeline schemas tests -type d -name __pycache__ -prune -exec rm -rf {} +

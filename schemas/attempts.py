@@ -1,12 +1,15 @@
 """Records of an executor's journal, which its successor reads from the attempts topic."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import AwareDatetime, Field, JsonValue
 
 from schemas.ids import TextField, UdidField
 from schemas.model import WireModel
 from schemas.results import JobResult
+
+# Keys of a record that was written before release 0.1.0; its other fields would be lost silently.
+PRE_RELEASE_KEYS: Final = frozenset({"told", "ordered_at"})
 
 
 class RecordedResult(WireModel):

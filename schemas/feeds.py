@@ -1,6 +1,6 @@
 """The state of an advisory feed, with which its next document is compared."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, Field
 
@@ -8,6 +8,10 @@ from schemas.events.advisory import AdvisorySnapshot
 from schemas.model import WireModel
 
 FeedSource = Literal["sofa", "gdmf", "kev"]
+
+
+# Keys of a state that was written before release 0.1.0; its other fields would be lost silently.
+PRE_RELEASE_KEYS: Final = frozenset({"said_at", "set_aside", "supplements"})
 
 
 class FeedState(WireModel):

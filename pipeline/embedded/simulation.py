@@ -13,6 +13,7 @@ from typing import Final, Self
 
 from agents.mac import Mac
 from agents.simulated import MacSpec, SimulatedFleet, SimulatedRelease
+from pipeline.embedded.log import FILE as LOG_FILE
 from pipeline.embedded.log import Log, StoreError
 from pipeline.embedded.service_thread import AcceptedInput
 from schemas.envelope import AdvisoryEvent, Event
@@ -56,6 +57,8 @@ class SimulatedMacs:
         the files cannot be read or have another number of Macs, or Macs of another configuration;
         OSError if they cannot be written; KeyError if `releases` lack the version of a Mac.
         """
+        # First: Macs of an older version are not readable either, and its error names the version.
+        since = _accepted_until(data_dir)
         about = data_dir / _CONFIG_FILE
         try:
             kept = json.loads(about.read_text()) if about.exists() else None
@@ -82,7 +85,7 @@ class SimulatedMacs:
                 specs,
                 datetime.fromisoformat(kept["start"]),
                 releases=installable.values(),
-                since=_accepted_until(data_dir),
+                since=since,
             )
         except ValueError as error:
             raise StoreError(str(error)) from error
@@ -118,13 +121,12 @@ class SimulatedMacs:
 def _accepted_until(data_dir: Path) -> datetime | None:
     """Return the time up to which the store has the Macs' events.
 
-    None if it has none, or if there is no store or it cannot be read.
+    None if it has none, or if there is no store. Raises StoreError if the store cannot be read.
     """
-    try:
-        with Log.open(data_dir) as log:
-            setting = log.setting(_REPORTED_UNTIL_SETTING)
-    except StoreError:
+    if not (data_dir / LOG_FILE).exists():
         return None
+    with Log.open(data_dir) as log:
+        setting = log.setting(_REPORTED_UNTIL_SETTING)
     return None if setting is None else datetime.fromisoformat(setting.decode())
 
 

@@ -8,6 +8,7 @@ from the stored state.
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
@@ -27,7 +28,7 @@ from schemas import logkeys as key
 from schemas.connection import KafkaConnection
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import Event
-from schemas.feeds import FeedSource, FeedState
+from schemas.feeds import PRE_RELEASE_KEYS, FeedSource, FeedState
 from schemas.topics import ADVISORIES, DEAD_LETTERS, FEEDS, MAX_MESSAGE_BYTES
 
 TRANSACTIONAL_ID: Final = "drydock.feeds"
@@ -217,7 +218,15 @@ async def _states(connection: KafkaConnection, log: Log) -> dict[FeedSource, Fee
 
 
 def _state(source: FeedSource, raw: bytes | None, log: Log) -> FeedState:
-    """Return the stored state; an empty one if `raw` is None or unreadable, which is logged."""
+    """Return the stored state; an empty one if `raw` is None or unreadable, which is logged.
+
+    Raises FeedStateStoreError for a state from before release 0.1.0.
+    """
+    if raw is not None and _is_pre_release(raw):
+        raise FeedStateStoreError(
+            f"{FEEDS.name} was written before release 0.1.0, whose states are not read: delete the"
+            " topic, then create it with `drydock topics apply`"
+        )
     try:
         return FeedState(source=source) if raw is None else FeedState.model_validate_json(raw)
     except ValidationError as error:
@@ -225,6 +234,13 @@ def _state(source: FeedSource, raw: bytes | None, log: Log) -> FeedState:
         fields = {key.SOURCE: source, key.DETAIL: str(error)}
         log.error("feed state unreadable; starting from an empty one", **fields)
         return FeedState(source=source)
+
+
+def _is_pre_release(raw: bytes) -> bool:
+    try:
+        return not PRE_RELEASE_KEYS.isdisjoint(json.loads(raw))
+    except (ValueError, TypeError):
+        return False  # unreadable in another way
 
 
 def _options(connection: KafkaConnection) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Leases on a fake Kafka: fencing, timeouts, changelogs that cannot be read."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -319,6 +320,19 @@ def test_lease_is_refused_if_the_changelog_cannot_be_fetched(broker: Broker) -> 
     with pytest.raises(LeaseLostError, match=r"cannot read .*no fetch"), lease_manager().acquire(3):
         pass
     assert broker.closed.wait(10)
+
+
+@pytest.mark.parametrize("field", ["told", "ordered_at"])
+def test_lease_is_refused_if_the_changelog_is_from_before_the_first_release(
+    field: str, broker: Broker
+) -> None:
+    old = json.loads(attempt("a").model_dump_json(exclude_none=True)) | {field: None}
+    broker.put("a", json.dumps(old))
+    with (
+        pytest.raises(LeaseLostError, match=r"written before release 0.1.0"),
+        lease_manager().acquire(3),
+    ):
+        pass
 
 
 def test_lease_is_refused_if_the_changelog_has_an_unreadable_record(broker: Broker) -> None:

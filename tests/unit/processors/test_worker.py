@@ -15,7 +15,15 @@ from pipeline.processors.dead_letter_limit import DeadLetterLimitExceeded
 from pipeline.processors.rows import EPOCH_KEY, InvalidRow
 from pipeline.state.device import to_us
 from schemas.envelope import CloudEvent, encode
-from schemas.topics import CHECKINS, DEAD_LETTERS, DECISIONS, INVENTORY, STATE, partition_of
+from schemas.topics import (
+    CHECKINS,
+    DEAD_LETTERS,
+    DECISIONS,
+    DISPATCH_STATE,
+    INVENTORY,
+    STATE,
+    partition_of,
+)
 from tests import factories
 from tests.factories import HOUR, NOW, topic_of
 from tests.unit.processors.memory_kafka import PARTITIONS, Brokers, MemoryWorker, reading, state_of
@@ -229,6 +237,15 @@ def test_row_of_another_partition_stops_the_worker(brokers: Brokers, tmp_path: P
     brokers.append(STATE.name, 1, misplaced.key, misplaced.value)
     with pytest.raises(InvalidRow, match="partition 0"):
         run(brokers, MemoryWorker(brokers, tmp_path / "two", lambda: NOW).live)
+
+
+@pytest.mark.parametrize("topic", [STATE.name, DISPATCH_STATE.name])
+def test_changelog_from_before_the_first_release_is_refused(
+    topic: str, brokers: Brokers, tmp_path: Path
+) -> None:
+    brokers.append(topic, 0, b" owner", b'{"e": 1, "facts": {}}')
+    with pytest.raises(InvalidRow, match=f"{topic}/0: written before release 0.1.0"):
+        run(brokers, MemoryWorker(brokers, tmp_path / "one", lambda: NOW).live)
 
 
 def test_report_under_a_foreign_key_reaches_its_partition(brokers: Brokers, tmp_path: Path) -> None:
