@@ -57,7 +57,7 @@ class SchemaChange:
 
 
 def changes(old: Schema, new: Schema) -> list[SchemaChange]:
-    """Return all differences with an effect, of both kinds, in the order of `old`'s properties."""
+    """Return all differences with the effect `breaks` or `readers_first`, in a fixed order."""
     return list(_Comparison(old.get("$defs", {}), new.get("$defs", {})).compare(old, new, "$"))
 
 

@@ -73,7 +73,10 @@ class SimulatedFleetClient:
         return _ACTED.validate_json(self._request("GET", "/acted", b""))
 
     def set_delay(self, seconds: float) -> None:
-        """Delay every later order by so many seconds of system time. Raises SimulatedFleetError."""
+        """Delay every later order by so many seconds of system time.
+
+        Raises SimulatedFleetError if the server does not respond or responds with an error.
+        """
         self._request("POST", "/delay", str(seconds).encode())
 
     def post(self, path: str, order: WireModel) -> bytes:

@@ -153,9 +153,10 @@ def _volume_owner_obstacle(s: Situation) -> Obstacle:
 
 
 def _ddm(s: Situation, need: Need) -> tuple[bool, Obstacle]:
-    """Return True if `ddm` is possible on this Mac (else False), and its obstacle.
+    """Return True if `ddm` is possible (macOS 14 or later; False if unknown), and its obstacle.
 
-    The obstacle is None if there is none. A running update is not checked here.
+    The obstacle is None if there is none, and does not depend on the first value: True with an
+    obstacle is possible, but blocked now. A running update is not checked here.
     """
     version = s.device.os_version
     possible = version is not None and version >= _DDM_FROM
@@ -165,7 +166,8 @@ def _ddm(s: Situation, need: Need) -> tuple[bool, Obstacle]:
 def _mdm_command(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     """Return True if `mdm_command` is possible on this Mac (else False), and its obstacle.
 
-    The obstacle is None if there is none. A running update is not checked here.
+    True with an obstacle: possible, but blocked now. The obstacle is None if there is none, and
+    does not depend on the first value. A running update is not checked here.
     """
     version = s.device.os_version
     possible = version is not None and _COMMAND_FROM <= version < _COMMAND_BELOW
@@ -175,7 +177,8 @@ def _mdm_command(s: Situation, need: Need) -> tuple[bool, Obstacle]:
 def _softwareupdate(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     """Return True if `softwareupdate` is possible for the need (else False), and its obstacle.
 
-    The obstacle is None if there is none. A running update is not checked here.
+    True with an obstacle: possible, but blocked now. The obstacle is None if there is none, and
+    does not depend on the first value. A running update is not checked here.
     """
     return need.action is Action.UPDATE, _volume_owner_obstacle(s)
 
@@ -183,8 +186,8 @@ def _softwareupdate(s: Situation, need: Need) -> tuple[bool, Obstacle]:
 def _startosinstall(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     """Return True if `startosinstall` is possible for the need (else False), and its obstacle.
 
-    Possible also if the Mac's version or the target is unknown. The obstacle is None if there is
-    none. A running update is not checked here.
+    Possible also if the Mac's version or the target is unknown. True with an obstacle: possible,
+    but blocked now. The obstacle is None if there is none. A running update is not checked here.
     """
     version, target = s.device.os_version, need.target
     possible = version is None or target is None or target.version >= version.release
@@ -194,7 +197,8 @@ def _startosinstall(s: Situation, need: Need) -> tuple[bool, Obstacle]:
 def _erase_device(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     """Return True if `erase_device` is possible for the need (else False), and its obstacle.
 
-    The obstacle is None if there is none. A running update is not checked here.
+    True with an obstacle: possible, but blocked now. The obstacle is None if there is none, and
+    does not depend on the first value. A running update is not checked here.
     """
     # EraseDevice keeps the installed system, so it cannot repair or update one.
     possible = need.erases and s.device.hardware in _ERASES_TO_A_SYSTEM
@@ -204,7 +208,8 @@ def _erase_device(s: Situation, need: Need) -> tuple[bool, Obstacle]:
 def _asr(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     """Return True if `asr` is possible for the need (else False), and its obstacle.
 
-    The obstacle is None if there is none. A running update is not checked here.
+    True with an obstacle: possible, but blocked now. The obstacle is None if there is none, and
+    does not depend on the first value. A running update is not checked here.
     """
     return need.action is Action.REIMAGE, _ssh_obstacle(s)
 

@@ -314,7 +314,7 @@ def needs_reinstall(s: Situation, exposed: Exposure, update: Need | None) -> Nee
     """Return the need to reinstall or reimage the system; None if no cause of the table applies.
 
     `update` is the update or upgrade that the reinstall replaces if it failed too often. Also None
-    if the version is unknown, or if no release can be installed.
+    if the version is unknown, or if a reinstall finds no release to install; a reimage needs none.
     """
     device = s.device
     version = device.os_version

@@ -120,7 +120,10 @@ class ServiceApi:
         return await self._submit(write_requests.events(body))
 
     async def feed(self, request: Request) -> Response:
-        """Respond 200 with the outcome of a whole feed document: accepted, unchanged or refused.
+        """Respond 200 with the outcome of a whole feed document, also if it is refused.
+
+        The outcome is `accepted`, `unchanged`, or for a refused document `unreadable`, `truncated`
+        or `stale`.
 
         `?accept=losses` accepts a document that lacks many earlier entries. Raises HttpError: 404
         (unknown feed), 401 or 403 (credentials), 408, 413 or 415 (the body is too slow, too large

@@ -78,10 +78,11 @@ def _is_system_info(query: str, row: Fields) -> bool:
 
 
 def _system_info(row: Fields) -> dict[str, Any]:
-    """Return the fields of `system_info`, and its `uuid` as it is written; an absent one is None.
+    """Return the fields of `system_info`, and its `uuid` in the letter case received.
 
-    Raises PayloadError `not_a_mac` for other Apple products, and for hardware of another vendor
-    unless its model starts like that of a Mac.
+    One that is absent or invalid is None; `apple_silicon` is True or None, never False. Raises
+    PayloadError `not_a_mac` for other Apple products, and for hardware of another vendor unless its
+    model starts like that of a Mac.
     """
     vendor, model = row.text("hardware_vendor"), row.text("hardware_model")
     if vendor and "apple" not in vendor.casefold() and not (model or "").startswith(_MAC_MODELS):

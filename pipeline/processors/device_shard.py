@@ -430,7 +430,10 @@ class DeviceShard:
             del self._redecide_batches[0]
 
     def _mark_decided(self, udids: Iterable[str]) -> None:
-        """Remove the Macs from the pending ones, and rewrite rows that record them as pending."""
+        """Remove the Macs from the pending ones.
+
+        The next `collect` rewrites the rows that record them as pending.
+        """
         for udid in udids:
             self._pending_decision.pop(udid, None)
             if udid in self._saved_as_pending:

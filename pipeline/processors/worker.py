@@ -425,7 +425,7 @@ class Worker:
 
         Such rows are another worker's, or repeats of ours. Raises OwnershipLost if another owner
         has written its epoch row (our rows after it are void), KafkaError if Kafka cannot be read,
-        InvalidRow if a row has no epoch.
+        InvalidRow if a row has no epoch or was written before release 0.1.0.
         """
         self._save_snapshot(owned)
         owned.changelog_end = None

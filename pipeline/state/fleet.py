@@ -193,11 +193,11 @@ class Fleet:
             self.devices[udid] = forget_report(device)
 
     def _is_only_record(self, device: Device) -> bool:
-        """Return True if this record is under a UDID and its Mac certainly has no other record.
+        """Return True if this is the record of a Mac that certainly has no other record.
 
-        False also if it has an enrollment id other than its UDID, or if several Macs reported its
-        serial number.
-        A newer time alone then changes no value of the Mac.
+        False for a record under a serial number, or under an enrollment id that another record
+        reported; for an enrollment id other than the key; and if several Macs reported the serial
+        number. If True, a newer time alone changes no value of the Mac.
         """
         if device.is_partial or device.udid in self._by_enrollment:
             return False
