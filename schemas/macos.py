@@ -90,8 +90,9 @@ class Build(NamedTuple):
 def parse_os_version(text: str) -> OSVersion:
     """Return the version in a text such as `26.2`, `26`, `macOS 26.3.1 (a)` or `Tahoe 26`.
 
-    A missing minor version or patch is 0. Raises ValueError for any other text, for another
-    system's name (`iOS 26.2`), and for a major version below 10.
+    A missing minor version or patch is 0. Words before the number are ignored (`Windows 11` gives
+    11.0), but another Apple system's name (`iOS 26.2`) raises ValueError. So do a major version
+    below 10 and any other text.
     """
     match = _VERSION.fullmatch(text.strip()) if len(text) <= _LONGEST_VERSION_TEXT else None
     if match is None:

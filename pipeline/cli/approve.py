@@ -31,8 +31,8 @@ def approve(
 ) -> None:
     """Approve one erasing job on one Mac.
 
-    The approval is signed with the approver's key. The job erases all data on the Mac. Exit 2 if no
-    job of the Mac waits for approval.
+    The approval is signed with the approver's key. The job erases all data on the Mac. Asks for
+    confirmation, except with --yes or --json. Exit 2 if no job of the Mac waits for approval.
     """
     from agents.keys import KeysError, KeyStore, Purpose
     from pipeline.embedded import control_events, operator_requests

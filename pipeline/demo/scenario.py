@@ -132,10 +132,11 @@ def build(seed: int, devices: int) -> Scenario:
 
 @cache
 def releases() -> tuple[AdvisoryEvent, ...]:
-    """Return Apple's releases from May 2024 to 2025-12-15, in order of time.
+    """Return the events of Apple's releases from May 2024 to 2025-12-15, in order of time.
 
-    Versions, builds, dates and CVE ids are those of the SOFA feed
-    (github.com/macadmins/sofa, commits 08857f1a4316 and a385410b8b6e).
+    A version can have several events: the last one raises the severity of 26.2. Versions, builds,
+    dates and CVE ids are those of the SOFA feed (github.com/macadmins/sofa, commits 08857f1a4316
+    and a385410b8b6e).
     """
     text = resources.files("pipeline.demo").joinpath("releases.jsonl").read_bytes()
     events = [decode_event(line) for line in text.splitlines()]

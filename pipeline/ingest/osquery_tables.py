@@ -52,10 +52,11 @@ def _is_os_version(query: str, row: Fields) -> bool:
 
 
 def _os_version(row: Fields) -> dict[str, Any]:
-    """Return the fields of `os_version`; one that is absent or invalid is None.
+    """Return `os_version`, `build` and `apple_silicon` of a row of osquery's `os_version`.
 
-    Raises PayloadError `not_a_mac` for a platform other than darwin, or, without a platform, for a
-    name that does not start with `mac`. A row without both is accepted.
+    A value is None if it is absent or invalid; `apple_silicon` is True or None, never False. Raises
+    PayloadError `not_a_mac` for a platform other than darwin, or, without a platform, for a name
+    that does not start with `mac`. A row without both is accepted.
     """
     platform, name = row.text("platform"), row.text("name")
     other = platform != _DARWIN if platform else not (name or "mac").casefold().startswith("mac")
