@@ -221,9 +221,9 @@ class DispatchShard:
     def _fold(self, event: Event, raw: bytes) -> None:
         """Move the event's job to its next stage, by the module's table.
 
-        `raw` is the event's bytes. A new issued job is queued. If a dispatched job is superseded, its
-        withdrawal is published. Any other event of an unknown job changes nothing, nor does one of a
-        finished job or a repeat.
+        `raw` is the event's bytes. A new issued job is queued. If a dispatched job is superseded,
+        its withdrawal is published. Any other event of an unknown job changes nothing, nor does one
+        of a finished job or a repeat.
         """
         if isinstance(event, JobIssuedEvent):
             self._enqueue(event.data.job, raw)
