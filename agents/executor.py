@@ -112,22 +112,22 @@ class Executor:
             return
         self._accept(verdict, now)
 
-    def supersede(self, order: JobSuperseded, now: datetime) -> None:
+    def supersede(self, superseded: JobSuperseded, now: datetime) -> None:
         """Withdraw a job.
 
         If its Mac is untouched, the job ends as superseded; otherwise it runs to its end, but its
         order is not repeated. A job that arrives after its withdrawal does not run. For a job that
         is done, nothing changes.
         """
-        entry = self._live.get(order.job_id)
+        entry = self._live.get(superseded.job_id)
         if entry is not None:
             step = supersede(entry, now)
             self._store("supersede", step, now)
             return
-        if not self._journal.knows(order.job_id):
+        if not self._journal.knows(superseded.job_id):
             withdrawn = JobResult(
-                job_id=order.job_id,
-                udid=order.udid,
+                job_id=superseded.job_id,
+                udid=superseded.udid,
                 site=self._site,
                 outcome=Outcome.SUPERSEDED,
                 error_code=ErrorCode.SUPERSEDED,

@@ -53,8 +53,10 @@ class AgentMetrics:
             ["outcome"],
             registry=registry,
         )
-        self._orders = Counter(
-            "drydock_agent_orders", "Records of the job topic that are done.", registry=registry
+        self._records = Counter(
+            "drydock_agent_records",
+            "Records of the job topic that were journalled or dead-lettered.",
+            registry=registry,
         )
         self._lost = Counter(
             "drydock_agent_leases_lost",
@@ -107,9 +109,9 @@ class AgentMetrics:
         self._known.set(known)
         self._halted.set(halted)
 
-    def count_orders(self, orders: int) -> None:
+    def count_records(self, records: int) -> None:
         """Count so many records of the job topic, each journalled or dead-lettered."""
-        self._orders.inc(orders)
+        self._records.inc(records)
 
     def count_result(self, outcome: Outcome) -> None:
         """Count a result that Kafka confirmed."""

@@ -233,7 +233,7 @@ class PartitionRunner(threading.Thread):
         if self._batch:
             self._journalled_offset = self._batch[-1].offset + 1
             self._commit(self.partition, self._journalled_offset)
-            self._site.metrics.count_orders(len(self._batch))
+            self._site.metrics.count_records(len(self._batch))
             self._batch = ()
         self._publish(executor)
         self._prune(journal, now)

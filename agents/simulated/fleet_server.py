@@ -85,16 +85,16 @@ class SimulatedFleetServer:
                 folder / _ORDERS, plan.macs, plan.start, since=since, **given
             )
 
-    def look(self, order: LookRequest) -> LookResponse:
+    def look(self, request: LookRequest) -> LookResponse:
         """Return an observation of the job's Mac.
 
         Raises UnreachableError for an unknown Mac and for one without network.
         """
         with self._lock:
             self._advance()
-            return LookResponse.from_observation(self._fleet.mac_for(order.job).look(order.job))
+            return LookResponse.from_observation(self._fleet.mac_for(request.job).look(request.job))
 
-    def act(self, order: ActRequest) -> AckResponse:
+    def act(self, request: ActRequest) -> AckResponse:
         """Give the job's Mac an order and return its response, after the delay of `set_delay`.
 
         Raises UnreachableError without network, or if the order or its response was lost. An
@@ -104,8 +104,8 @@ class SimulatedFleetServer:
             time.sleep(self._delay_s)
         with self._lock:
             self._advance()
-            mac = self._fleet.mac_for(order.job)
-            return AckResponse.from_ack(mac.act(order.step, order.job, order.attempt))
+            mac = self._fleet.mac_for(request.job)
+            return AckResponse.from_ack(mac.act(request.step, request.job, request.attempt))
 
     def acted(self) -> bytes:
         """Return every order that a Mac carried out, by time, as a JSON list of `Acted`."""
