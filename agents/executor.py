@@ -131,7 +131,7 @@ class Executor:
                 site=self._site,
                 outcome=Outcome.SUPERSEDED,
                 error_code=ErrorCode.SUPERSEDED,
-                detail="withdrawn before it came",
+                detail="withdrawn before it arrived",
             )
             # The expiry is unknown without the job. A job that arrives later than this has expired.
             self._journal.close_unseen(withdrawn, now + _MAX_JOB_LIFETIME, now)
@@ -207,7 +207,10 @@ class Executor:
         if newest is not None and job.issued_at < newest:
             # A newer job of this Mac arrived before: this one was delayed and is out of date.
             superseded = result(
-                entry, Outcome.SUPERSEDED, ErrorCode.SUPERSEDED, detail="out of order"
+                entry,
+                Outcome.SUPERSEDED,
+                ErrorCode.SUPERSEDED,
+                detail="a newer job of this Mac arrived before",
             )
             done = replace(entry, phase=Phase.DONE, outcome=Outcome.SUPERSEDED)
             self._journal.accept(done, (superseded,), now)

@@ -123,7 +123,10 @@ class Journal:
             self._db.execute(f"PRAGMA user_version={_VERSION:d}")
         self._db.execute("COMMIT")
         if version not in (0, _VERSION):
-            raise JournalError(f"journal version {version}; this executor writes {_VERSION}")
+            raise JournalError(
+                f"journal has version {version}, this program reads {_VERSION}:"
+                " use the version that wrote it"
+            )
 
     def __enter__(self) -> Self:
         return self

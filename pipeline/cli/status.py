@@ -28,7 +28,10 @@ def status(data_dir: DataDir, as_json: AsJson = False) -> None:
         try:
             found = read_status(log, datetime.now(UTC))
         except (ValueError, KeyError, sqlite3.Error) as error:
-            fail(f"cannot read the state in {data_dir}: {error}")
+            fail(
+                f"cannot read the state in {data_dir}: {error}; use the Drydock version that"
+                " wrote it, or restore a backup"
+            )
     if as_json:
         emit(json.dumps(found.to_json()))
     else:

@@ -95,7 +95,10 @@ def apply(
             _print_difference(each, result, why, as_json=as_json)
         left = any(each.obstacle or refused.get(each) for each in found)
         if found and not left and not cluster.wait_until_shown(wanted):
-            fail("the cluster accepted every change but does not show them yet: run `plan` again")
+            fail(
+                "the cluster accepted every change but does not show all of them yet:"
+                " run `drydock topics plan` again"
+            )
     raise typer.Exit(FINDING if left else 0)
 
 

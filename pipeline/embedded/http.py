@@ -103,7 +103,7 @@ class ServiceApi:
         """
         source = request.path_params["source"]
         if source not in WEBHOOK_SOURCES:
-            raise HttpError(404, f"no webhook {source!r}; there are {', '.join(WEBHOOK_SOURCES)}")
+            raise HttpError(404, f"no webhook {source!r}; use one of {', '.join(WEBHOOK_SOURCES)}")
         body = await read_body(request, self.settings.max_webhook_bytes)
         self.authenticator.check_source(source, request.headers, body)
         return await self._submit(write_requests.webhook(source, body, self.redactor))
@@ -127,7 +127,7 @@ class ServiceApi:
         named = request.path_params["source"]
         source = next((one for one in FEED_DIFFS if one == named), None)
         if source is None:
-            raise HttpError(404, f"no such feed; there are {', '.join(FEED_DIFFS)}")
+            raise HttpError(404, f"no feed {named!r}; use one of {', '.join(FEED_DIFFS)}")
         self.authenticator.check_source("events", request.headers, b"")
         body = await read_body(request, self.settings.max_feed_bytes)
         accept_losses = request.query_params.get("accept") == "losses"
@@ -190,7 +190,7 @@ class ServiceApi:
         self.authenticator.check_admin(request.headers)
         found = await self._ask(operator_requests.device(request.path_params["name"]))
         if found is None:
-            raise HttpError(404, "no such Mac")
+            raise HttpError(404, "no Mac has this UDID, serial number or enrollment id")
         return JSONResponse(found)
 
     async def _submit(self, request: WriteRequest) -> Response:
@@ -208,7 +208,9 @@ def _to_http_error(error: Exception) -> HttpError | None:
         case UnavailableError():
             return HttpError(503, str(error), retry_after_s=1)
         case TimeoutError():
-            return HttpError(503, "no answer from the service in time; retry", retry_after_s=5)
+            return HttpError(
+                503, "no response within 30 s; the input may be stored; retry", retry_after_s=5
+            )
         case _:
             return None
 

@@ -125,7 +125,7 @@ class Store(Log):
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
-            raise StoreError(f"cannot write: {error}") from error
+            raise StoreError(f"cannot write the store: {error}") from error
         except BaseException:
             self._roll_back()
             raise
@@ -135,7 +135,7 @@ class Store(Log):
         try:
             self._db.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            raise StoreError(f"cannot write: {error}") from error
+            raise StoreError(f"cannot write the store: {error}") from error
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:

@@ -164,7 +164,7 @@ async def _work(plan: FeedsPlan, metrics: FeedsMetrics, poller: Poller, log: Log
 
 
 async def _open_store(plan: FeedsPlan, metrics: FeedsMetrics, log: Log) -> FeedStateStore:
-    """Return the open state store; retry without end while Kafka is away."""
+    """Return the open state store; retry without end while Kafka is unreachable."""
 
     async def once() -> FeedStateStore:
         try:
