@@ -330,13 +330,13 @@ class Executor:
             ack = self._mac_for(entry.job).act(entry.step, entry.job, entry.attempt)
         except Exception:  # noqa: BLE001 - after any error the order may have arrived
             return
-        self._store("answer", apply_ack(entry, ack, now), now)
+        self._store("response", apply_ack(entry, ack, now), now)
 
-    def _store(self, what: str, step: Wait | Finish | Act | Observe, now: datetime) -> None:
+    def _store(self, write_name: str, step: Wait | Finish | Act | Observe, now: datetime) -> None:
         """Journal the entry and results of a Wait or Finish, then schedule or forget the job.
 
-        Without results and with a change of `wake_at` only, nothing is journalled. `what` names the
-        write for the journal.
+        Without results and with a change of `wake_at` only, nothing is journalled. `write_name`
+        names the write for the journal.
         """
         assert isinstance(step, Wait | Finish)
         entry = step.entry
@@ -344,7 +344,7 @@ class Executor:
         old = self._live[job_id]
         # A change of `wake_at` alone is not journalled: after a restart every job is due.
         if step.results or replace(entry, wake_at=old.wake_at) != old:
-            self._journal.save(what, entry, step.results, now)
+            self._journal.save(write_name, entry, step.results, now)
         if entry.phase is Phase.DONE:
             self._forget(entry)
             return

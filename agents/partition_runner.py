@@ -375,17 +375,17 @@ class PartitionRunner(threading.Thread):
         """
         halts = self._site.halts(self._site.clock.now())
         if self._ending.is_set():
-            why = ENDING
+            reason = ENDING
         elif halts is None:
-            why = HALTS_UNKNOWN
+            reason = HALTS_UNKNOWN
         elif any(job.halted_by(scope) for scope in halts):
-            why = HALTED
+            reason = HALTED
         elif lease.age_s() > LEASE_S or self._site.clock.now() - self._now > _ACT_WITHIN:
-            why = LEASE_TOO_OLD
+            reason = LEASE_TOO_OLD
         else:
             return None
-        self._site.metrics.count_blocked_action(why)
-        return why
+        self._site.metrics.count_blocked_action(reason)
+        return reason
 
     def _prune(self, journal: ReplicatedJournal, now: datetime) -> None:
         """Delete expired jobs at the first call and then every 6 h."""

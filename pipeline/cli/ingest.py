@@ -219,7 +219,7 @@ def _prepare(
     key_file: Path | None,
 ) -> _Run:
     """Return the translation that the options select. Exit 2 if they are invalid."""
-    from pipeline.ingest.sources import LINE_TRANSLATORS, TRANSLATORS, one_a_line
+    from pipeline.ingest.sources import LINE_TRANSLATORS, TRANSLATORS, line_translator
 
     whole = TRANSLATORS.get(source)
     if whole is None:
@@ -239,7 +239,7 @@ def _prepare(
     return _Run(
         source=source,
         whole=None if lines else whole,
-        by_line=by_line or (one_a_line(whole) if lines else None),
+        by_line=by_line or (line_translator(whole) if lines else None),
         redactor=_redactor(key_file),
         received_at=datetime.now(UTC),
     )

@@ -90,9 +90,9 @@ def apply(
         found = _compared(cluster, wanted, grow=yes)
         refused = cluster.apply([each for each in found if each.obstacle is None], wanted)
         for each in found:
-            why = each.obstacle or refused.get(each)
-            result = "held" if each.obstacle else "failed" if why else "done"
-            _print_difference(each, result, why, as_json=as_json)
+            obstacle = each.obstacle or refused.get(each)
+            result = "held" if each.obstacle else "failed" if obstacle else "done"
+            _print_difference(each, result, obstacle, as_json=as_json)
         left = any(each.obstacle or refused.get(each) for each in found)
         if found and not left and not cluster.wait_until_shown(wanted):
             fail(
@@ -152,12 +152,12 @@ def _compared(
 
 
 def _print_difference(
-    difference: "TopicDifference", result: str, why: str | None, *, as_json: bool
+    difference: "TopicDifference", result: str, obstacle: str | None, *, as_json: bool
 ) -> None:
     if as_json:
         fields = dataclasses.asdict(difference)
         del fields["obstacle"]
-        emit(json.dumps(fields | {"result": result, "why": why}))
+        emit(json.dumps(fields | {"result": result, "obstacle": obstacle}))
         return
     what = difference.change.value
     if difference.setting is not None:
@@ -166,4 +166,6 @@ def _print_difference(
         values = difference.wanted
     else:
         values = f"{difference.actual or '(not set)'} -> {difference.wanted}"
-    emit(f"{result:<7} {difference.topic}: {what}: {values}" + (f" ({why})" if why else ""))
+    emit(
+        f"{result:<7} {difference.topic}: {what}: {values}" + (f" ({obstacle})" if obstacle else "")
+    )

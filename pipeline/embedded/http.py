@@ -87,10 +87,10 @@ class ServiceApi:
             ("POST", "/v1/feeds/{source}", self.feed),
             ("GET", "/v1/status", self.status),
             ("GET", "/v1/devices/{name:path}", self.device),
-            ("POST", "/v1/halts", self.halts),
-            ("DELETE", "/v1/halts/{scope:path}", self.halt_cleared),
-            ("POST", "/v1/approvals", self.approvals),
-            ("POST", "/v1/dead-letters/{seq:int}/replay", self.replay),
+            ("POST", "/v1/halts", self.set_halt),
+            ("DELETE", "/v1/halts/{scope:path}", self.clear_halt),
+            ("POST", "/v1/approvals", self.grant_approval),
+            ("POST", "/v1/dead-letters/{seq:int}/replay", self.replay_dead_letter),
         ]
 
     # --- in ---
@@ -133,14 +133,14 @@ class ServiceApi:
         accept_losses = request.query_params.get("accept") == "losses"
         return await self._submit(write_requests.feed(source, body, accept_losses=accept_losses))
 
-    async def halts(self, request: Request) -> Response:
+    async def set_halt(self, request: Request) -> Response:
         """Respond 200 once the halt of a scope is durable: no new job starts in it.
 
         The body of the request is a HaltRequest. Needs the admin token.
         """
         return await self._submit_body(request, operator_requests.halt)
 
-    async def halt_cleared(self, request: Request) -> Response:
+    async def clear_halt(self, request: Request) -> Response:
         """Respond 200 once the halt of the scope in the path is cleared; 404 if it is not halted.
 
         Other halts that cover the same jobs stay in force. Needs the admin token.
@@ -149,7 +149,7 @@ class ServiceApi:
         scope, by = request.path_params["scope"], request.query_params.get("by", "unknown")
         return await self._submit(operator_requests.resume(scope, by))
 
-    async def approvals(self, request: Request) -> Response:
+    async def grant_approval(self, request: Request) -> Response:
         """Respond 200 once a signed approval of one erasing job is durable.
 
         The body of the request is an ApprovalGranted event; 403 if no trusted key signed it. Needs
@@ -157,7 +157,7 @@ class ServiceApi:
         """
         return await self._submit_body(request, operator_requests.approve)
 
-    async def replay(self, request: Request) -> Response:
+    async def replay_dead_letter(self, request: Request) -> Response:
         """Respond 200 once the events of a dead letter, translated again, are durable.
 
         404 for an unknown number, 409 if the dead letter was replayed before or is still unusable.

@@ -113,15 +113,15 @@ class Store(Log):
         os.close(self._lock)
 
     @contextmanager
-    def transaction(self, what: str) -> Iterator[None]:
+    def transaction(self, write_name: str) -> Iterator[None]:
         """Commit the writes of the block durably; roll them back if it raises.
 
-        `what` names the transaction for `on_durable_write`. Raises StoreError if the disk fails.
+        `write_name` names it for `on_durable_write`. Raises StoreError if the disk fails.
         """
         self._begin()
         try:
             yield
-            self._call_hook(f"{what}:before")
+            self._call_hook(f"{write_name}:before")
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
@@ -129,7 +129,7 @@ class Store(Log):
         except BaseException:
             self._roll_back()
             raise
-        self._call_hook(f"{what}:after")
+        self._call_hook(f"{write_name}:after")
 
     def _begin(self) -> None:
         try:

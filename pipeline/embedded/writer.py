@@ -120,17 +120,17 @@ class Writer:
         )
 
     @contextmanager
-    def transaction(self, what: str, now: datetime) -> Iterator[Transaction]:
+    def transaction(self, write_name: str, now: datetime) -> Iterator[Transaction]:
         """Yield an open transaction; commit it when the block ends.
 
         After the commit `on_commit` is called, unless the transaction recorded nothing. If the
         block or the commit raises, nothing is written, the reconciler is loaded again from the
-        disk, and the exception is raised again. Raises StoreError if the disk fails. `what` names
-        the transaction for the store's hook.
+        disk, and the exception is raised again. Raises StoreError if the disk fails.
+        `write_name` names the transaction for the store's hook.
         """
         current = self._transaction = Transaction(now)
         try:
-            with self._store.transaction(what):
+            with self._store.transaction(write_name):
                 yield current
                 current.save(self._store, self.reconciler)
         except Exception:

@@ -84,7 +84,7 @@ TRANSLATORS: Final[Mapping[str, Translator]] = {
 LINE_TRANSLATORS: Final[Mapping[str, LineTranslator]] = {"osquery": osquery.translate_lines}
 
 
-def one_a_line(translate: Translator) -> LineTranslator:
+def line_translator(translate: Translator) -> LineTranslator:
     """Return a translator of lines, each of which is one payload for `translate`.
 
     Blank lines are skipped. The origin of a line is `origin:N`, where N counts all lines from 1.

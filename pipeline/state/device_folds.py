@@ -33,7 +33,7 @@ from schemas.events.checkin import (
 )
 from schemas.events.inventory import InventoryReported
 
-reported: Final = itemgetter(*FIELDS[FIRST_REPORTED:])
+inventory_values: Final = itemgetter(*FIELDS[FIRST_REPORTED:])
 _STATUS: Final = tuple(name for name in FIELDS if name in DdmStatusReported.model_fields)
 
 
@@ -85,7 +85,7 @@ def apply_inventory(device: Device, data: InventoryReported, us: int) -> Device:
 
     Hot path: it runs for every report of every Mac, so it reads the model's `__dict__`.
     """
-    known = enumerate(reported(data.__dict__), FIRST_REPORTED)
+    known = enumerate(inventory_values(data.__dict__), FIRST_REPORTED)
     return merge_fields(device, known, us, SEEN_BY[data.source])
 
 

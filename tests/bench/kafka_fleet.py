@@ -41,7 +41,7 @@ _EPOCH: Final = 100
 # Number of the Mac whose rows are copied; no other Mac has it.
 _PATTERN: Final = 9_999_999
 _SHARES: Final = (0.01, 0.5, 0.9)
-_AT_ONCE: Final = 20_000
+_BATCH_ROWS: Final = 20_000
 _WAIT_S: Final = 600.0
 _IDLE_S: Final = 3.0
 # Each look at twenty topics uses CPU of the cores that are measured.
@@ -184,9 +184,9 @@ async def _write_state(world: World, macs: int, decided: dict[str, int]) -> None
     }
     await outbox.write(epoch_rows, lambda: False)
     kinds = _sample_rows()
-    for start in range(0, macs, _AT_ONCE):
+    for start in range(0, macs, _BATCH_ROWS):
         partitions: dict[tuple[str, int], list[Row]] = {}
-        for number in range(start, min(start + _AT_ONCE, macs)):
+        for number in range(start, min(start + _BATCH_ROWS, macs)):
             udid = udid_of(number)
             row = _row(kinds[number % len(SITES), _is_affected(number)], number)
             partition = STATE.name, partition_of(udid, PARTITIONS)

@@ -130,7 +130,7 @@ def test_partitions_are_added_to_the_whole_key_space_only_with_yes(
 def test_topics_are_not_created_with_more_copies_than_brokers(empty_kafka: KafkaCluster) -> None:
     result = run_topics("apply", empty_kafka, "--replication", "3")
     assert result.exit_code == 1
-    assert all("the cluster has 1" in each["why"] for each in lines(result))
+    assert all("the cluster has 1" in each["obstacle"] for each in lines(result))
     assert not DEVICE & set(partitions_of(empty_kafka))
 
 
