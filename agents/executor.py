@@ -259,7 +259,7 @@ class Executor:
             return
         step = next_step(entry, None, now, self._limits)
         if isinstance(step, Observe):
-            if self._is_held(entry):
+            if self._must_wait(entry):
                 self._block(entry, now)
                 return
             step = self._observe(entry, now)
@@ -272,7 +272,7 @@ class Executor:
         else:
             self._act(step, now)
 
-    def _is_held(self, entry: JournalEntry) -> bool:
+    def _must_wait(self, entry: JournalEntry) -> bool:
         """Return True if the Mac of an untouched job must not be looked at yet.
 
         The cause is a halt, unknown halts, no free slot, or an older live job of the Mac. False for
@@ -316,7 +316,7 @@ class Executor:
         return next_step(entry, observation, now, self._limits)
 
     def _act(self, step: Act, now: datetime) -> None:
-        """Journal the intent, give the order, and journal what follows from the response.
+        """Journal the attempt in phase INTENDED, give the order, then journal the result of it.
 
         If giving the order raises, the job stays in phase INTENDED and is due at the entry's
         `wake_at`. An error of the journal is raised.

@@ -190,7 +190,9 @@ class PartitionRunner(threading.Thread):
             journal.restore(lease.records, site.clock.now())
             journal.replicate()
             executor = self._make_executor(journal, lease)
-            self._log_event("partition held", keys={key.COUNT: len(lease.records)}, level="info")
+            self._log_event(
+                "partition acquired", keys={key.COUNT: len(lease.records)}, level="info"
+            )
             self._had_lease = True
             while not self._ending.is_set():
                 self._cycle(executor, journal)

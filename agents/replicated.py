@@ -1,8 +1,8 @@
 """A journal that a successor on another computer can continue.
 
-The changelog in Kafka decides, and the local file is a copy of it. An intent is confirmed in the
-changelog before `save` returns, and so before the Mac is touched. All other changes are written by
-the next `replicate`.
+The changelog in Kafka decides, and the local file is a copy of it. An attempt in phase INTENDED is
+confirmed in the changelog before `save` returns, and so before the Mac is touched. All other
+changes are written by the next `replicate`.
 """
 
 import json
@@ -125,8 +125,9 @@ class ReplicatedJournal(Journal):
     ) -> None:
         """Record the new state of a job and its results.
 
-        An intent (`write_name` is "intend") is confirmed in the changelog before this returns;
-        raises LeaseLostError if it is not. Another change is written by the next `replicate`.
+        An attempt in phase INTENDED (`write_name` is "intend") is confirmed in the changelog
+        before this returns; raises LeaseLostError if it is not. Another change is written by the
+        next `replicate`.
         """
         super().save(write_name, entry, results, now)
         self._changed[entry.job.job_id] = None

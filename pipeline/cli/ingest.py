@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
 import typer
 
 from pipeline.cli.ingest_output import JsonLines, Tables
-from pipeline.cli.output import FINDING, fail
+from pipeline.cli.output import ATTENTION, fail
 
 if TYPE_CHECKING:
     from pipeline.ingest.redaction import Redactor
@@ -80,7 +80,7 @@ def ingest(
                 printer.add(translation)
         printer.close()
     if printer.letters:
-        raise typer.Exit(FINDING)
+        raise typer.Exit(ATTENTION)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipeline.cli.log_options import format_time, open_log, print_table
-from pipeline.cli.output import emit, fail, finding
+from pipeline.cli.output import emit, fail, fail_attention
 from pipeline.cli.service_client import AsJson, DataDir
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def status(data_dir: DataDir, as_json: AsJson = False) -> None:
     else:
         _print(found)
     if found.problems:
-        finding("; ".join(found.problems))
+        fail_attention("; ".join(found.problems))
 
 
 def _print(found: "Status") -> None:

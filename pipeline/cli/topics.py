@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.output import FINDING, emit, fail
+from pipeline.cli.output import ATTENTION, emit, fail
 from schemas.topics import DEVICE_PARTITIONS, REPLICATION
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ def plan(
         found = _compared(cluster, wanted, grow=False)
     for each in found:
         _print_difference(
-            each, "held" if each.obstacle else "differs", each.obstacle, as_json=as_json
+            each, "refused" if each.obstacle else "differs", each.obstacle, as_json=as_json
         )
-    raise typer.Exit(FINDING if found else 0)
+    raise typer.Exit(ATTENTION if found else 0)
 
 
 @app.command("apply")
@@ -91,7 +91,7 @@ def apply(
         refused = cluster.apply([each for each in found if each.obstacle is None], wanted)
         for each in found:
             obstacle = each.obstacle or refused.get(each)
-            result = "held" if each.obstacle else "failed" if obstacle else "done"
+            result = "refused" if each.obstacle else "failed" if obstacle else "done"
             _print_difference(each, result, obstacle, as_json=as_json)
         left = any(each.obstacle or refused.get(each) for each in found)
         if found and not left and not cluster.wait_until_shown(wanted):
@@ -99,7 +99,7 @@ def apply(
                 "the cluster accepted every change but does not show all of them yet:"
                 " run `drydock topics plan` again"
             )
-    raise typer.Exit(FINDING if left else 0)
+    raise typer.Exit(ATTENTION if left else 0)
 
 
 def _wanted(sites: str, partitions: int, replication: int) -> "list[WantedTopic]":

@@ -76,7 +76,7 @@ FIRST_REPORTED: Final = INDEX["serial"]
 FIRST_TELEMETRY: Final = INDEX["boot_at"]
 # The fields and properties of a Device that a report can change although no other field changes:
 # telemetry, and all that is derived from the times of reports and contacts.
-TELEMETRY: Final = frozenset(FIELDS[FIRST_TELEMETRY:]) | {
+CHANGED_BY_EVERY_REPORT: Final = frozenset(FIELDS[FIRST_TELEMETRY:]) | {
     "build",  # depends on the newer of the report times of version and build
     "enrolled",
     "inventory_days",

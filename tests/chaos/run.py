@@ -52,7 +52,7 @@ _POLL_S: Final = 3.0
 _READY_MESSAGE: Final = {
     Kind.GATEWAY: '"listening"',
     Kind.WORKER: '"partitions ready"',
-    Kind.AGENT: '"partition held"',
+    Kind.AGENT: '"partition acquired"',
 }
 Say = Callable[[str], None]
 

@@ -113,7 +113,7 @@ def test_partitions_are_added_to_the_whole_key_space_only_with_yes(
 
     held = run_topics("apply", empty_kafka, "--partitions", "4")
     assert held.exit_code == 1
-    assert reported_differences(held) == {(name, "partitions", "held") for name in DEVICE}
+    assert reported_differences(held) == {(name, "partitions", "refused") for name in DEVICE}
     assert {partitions_of(empty_kafka)[name] for name in DEVICE} == {2}
 
     done = run_topics("apply", empty_kafka, "--partitions", "4", "--yes")
@@ -123,7 +123,7 @@ def test_partitions_are_added_to_the_whole_key_space_only_with_yes(
 
     less = run_topics("apply", empty_kafka, "--partitions", "2", "--yes")
     assert less.exit_code == 1
-    assert reported_differences(less) == {(name, "partitions", "held") for name in DEVICE}
+    assert reported_differences(less) == {(name, "partitions", "refused") for name in DEVICE}
     assert {partitions_of(empty_kafka)[name] for name in DEVICE} == {4}
 
 
