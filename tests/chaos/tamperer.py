@@ -25,7 +25,7 @@ _SHARE: Final = 0.08
 _LATEST_S: Final = 40.0
 
 
-class Echo:
+class Tamperer:
     """A thread that repeats records of the topics and adds `poison_count` unusable ones."""
 
     def __init__(
