@@ -42,7 +42,7 @@ def remember_report(event: InventoryEvent, peek: ReportPeek, device: Device) -> 
     _, same = changed_since(device.timestamps, to_us(event.time))
     if bits & ~same:
         return forget_report(device)
-    text = hash(peek.facts()[_STABLE_FIELDS])
+    text = hash(peek.values()[_STABLE_FIELDS])
     if (text, bits) == (device.report_hash, device.report_fields):
         return device
     return replace(device, report_hash=text, report_fields=_intern(bits))
@@ -66,9 +66,9 @@ def apply_duplicate(peek: ReportPeek, device: Device) -> tuple[Device, int] | No
     bits, values = device.report_fields, device.values
     if not bits:
         return None
-    facts = peek.facts()
-    free_disk, battery = facts[_TELEMETRY]
-    if hash(facts[_STABLE_FIELDS]) != device.report_hash or (
+    reported = peek.values()
+    free_disk, battery = reported[_TELEMETRY]
+    if hash(reported[_STABLE_FIELDS]) != device.report_hash or (
         (free_disk is None) is bool(bits & _HAS_FREE_DISK)
         or (battery is None) is bool(bits & _HAS_BATTERY)
     ):
