@@ -113,7 +113,7 @@ class Executor:
         self._accept(verdict, now)
 
     def supersede(self, superseded: JobSuperseded, now: datetime) -> None:
-        """Withdraw a job.
+        """Withdraw a job (on the wire: superseded).
 
         If its Mac is untouched, the job ends as superseded; otherwise it runs to its end, but its
         order is not repeated. A job that arrives after its withdrawal does not run. For a job that

@@ -289,15 +289,15 @@ class Service:
 
     def _recover_unsent_jobs(self) -> None:
         """Queue the durable jobs and withdrawals that the executors may not have."""
-        ledgers = self.reconciler.fleet.job_histories
+        histories = self.reconciler.fleet.job_histories
         for job in self.executors.live():
-            for entry in ledgers.get(job.udid, ()):
+            for entry in histories.get(job.udid, ()):
                 if entry.job_id == job.job_id and entry.outcome is Outcome.SUPERSEDED:
                     self._unsent_jobs.append(
                         JobSuperseded(job_id=job.job_id, udid=job.udid, site=job.site)
                     )
-        for ledger in ledgers.values():
-            for entry in ledger:
+        for history in histories.values():
+            for entry in history:
                 if entry.is_open and not self.executors.knows(entry.site, entry.job_id):
                     self._unsent_jobs.append(self._load_issued_job(entry.job_id))
 

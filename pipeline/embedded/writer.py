@@ -189,11 +189,11 @@ class Writer:
             current.duplicates.append(event)
             return False
         current.events.append(event)
-        device, ledger = fleet.devices.get(key), fleet.job_histories.get(key)
+        device, history = fleet.devices.get(key), fleet.job_histories.get(key)
         self.apply_effects(self.reconciler.handle(event, now), now)
         if fleet.devices.get(key) is not device:
             current.devices[key] = None
-        if fleet.job_histories.get(key) is not ledger:
+        if fleet.job_histories.get(key) is not history:
             current.job_histories[key] = None
         setting = setting_of(event)
         if setting is not None:
