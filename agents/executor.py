@@ -113,26 +113,26 @@ class Executor:
             return
         self._accept(verdict, now)
 
-    def supersede(self, order: JobSuperseded, now: datetime) -> None:
-        """Withdraw a job.
+    def supersede(self, superseded: JobSuperseded, now: datetime) -> None:
+        """Withdraw a job (on the wire: superseded).
 
         If its Mac is untouched, the job ends as superseded; otherwise it runs to its end, but its
         order is not repeated. A job that arrives after its withdrawal does not run. For a job that
         is done, nothing changes.
         """
-        entry = self._live.get(order.job_id)
+        entry = self._live.get(superseded.job_id)
         if entry is not None:
             step = supersede(entry, now)
             self._store("supersede", step, now)
             return
-        if not self._journal.knows(order.job_id):
+        if not self._journal.knows(superseded.job_id):
             withdrawn = JobResult(
-                job_id=order.job_id,
-                udid=order.udid,
+                job_id=superseded.job_id,
+                udid=superseded.udid,
                 site=self._site,
                 outcome=Outcome.SUPERSEDED,
                 error_code=ErrorCode.SUPERSEDED,
-                detail="withdrawn before it came",
+                detail="withdrawn before it arrived",
             )
             # The expiry is unknown without the job. A job that arrives later than this has expired.
             self._journal.close_unseen(withdrawn, now + _MAX_JOB_LIFETIME, now)
@@ -212,7 +212,10 @@ class Executor:
         if newest is not None and job.issued_at < newest:
             # A newer job of this Mac arrived before: this one was delayed and is out of date.
             superseded = result(
-                entry, Outcome.SUPERSEDED, ErrorCode.SUPERSEDED, detail="out of order"
+                entry,
+                Outcome.SUPERSEDED,
+                ErrorCode.SUPERSEDED,
+                detail="a newer job of this Mac arrived before",
             )
             done = replace(entry, phase=Phase.DONE, outcome=Outcome.SUPERSEDED)
             self._journal.accept(done, (superseded,), now)
@@ -261,7 +264,7 @@ class Executor:
             return
         step = next_step(entry, None, now, self._limits)
         if isinstance(step, Observe):
-            if self._is_held(entry):
+            if self._must_wait(entry):
                 self._block(entry, now)
                 return
             step = self._observe(entry, now)
@@ -274,7 +277,7 @@ class Executor:
         else:
             self._act(step, now)
 
-    def _is_held(self, entry: JournalEntry) -> bool:
+    def _must_wait(self, entry: JournalEntry) -> bool:
         """Return True if the Mac of an untouched job must not be looked at yet.
 
         The cause is a halt, unknown halts, no free slot, or an older live job of the Mac. False for
@@ -318,7 +321,7 @@ class Executor:
         return next_step(entry, observation, now, self._limits)
 
     def _act(self, step: Act, now: datetime) -> None:
-        """Journal the intent, give the order, and journal what follows from the response.
+        """Journal the attempt in phase INTENDED, give the order, then journal the result of it.
 
         If giving the order raises, the job stays in phase INTENDED and is due at the entry's
         `wake_at`. An error of the journal is raised.
@@ -332,13 +335,13 @@ class Executor:
             ack = self._mac_for(entry.job).act(entry.step, entry.job, entry.attempt)
         except Exception:  # noqa: BLE001 - after any error the order may have arrived
             return
-        self._store("answer", apply_ack(entry, ack, now), now)
+        self._store("response", apply_ack(entry, ack, now), now)
 
-    def _store(self, what: str, step: Wait | Finish | Act | Observe, now: datetime) -> None:
+    def _store(self, write_name: str, step: Wait | Finish | Act | Observe, now: datetime) -> None:
         """Journal the entry and results of a Wait or Finish, then schedule or forget the job.
 
-        Without results and with a change of `wake_at` only, nothing is journalled. `what` names the
-        write for the journal.
+        Without results and with a change of `wake_at` only, nothing is journalled. `write_name`
+        names the write for the journal.
         """
         assert isinstance(step, Wait | Finish)
         entry = step.entry
@@ -346,7 +349,7 @@ class Executor:
         old = self._live[job_id]
         # A change of `wake_at` alone is not journalled: after a restart every job is due.
         if step.results or replace(entry, wake_at=old.wake_at) != old:
-            self._journal.save(what, entry, step.results, now)
+            self._journal.save(write_name, entry, step.results, now)
         if entry.phase is Phase.DONE:
             self._forget(entry)
             return

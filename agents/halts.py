@@ -142,7 +142,10 @@ class HaltReader(threading.Thread):
                     elif _HALT in (record.value or b""):
                         # Ignore it: an unreadable halt could never be cleared and would stop all
                         # jobs forever.
-                        self._log.error("unreadable halt", **{key.OFFSET: record.offset})
+                        self._log.error(
+                            "unreadable halt ignored; publish it again with `drydock halt`",
+                            **{key.TOPIC: CONTROL.name, key.OFFSET: record.offset},
+                        )
                 position = consumer.position(partition, timeout_ms=_TIMEOUT_MS)
                 if position is not None and position >= end:
                     with self._lock:
@@ -153,4 +156,8 @@ class HaltReader(threading.Thread):
         if time.monotonic() >= self._next_log_at:
             self._next_log_at = time.monotonic() + _LOG_INTERVAL_S
             detail = str(error) or type(error).__name__
-            self._log.warning("halt switch unreadable", **{key.DETAIL: detail})
+            self._log.warning(
+                "cannot read halts from the control topic; retrying;"
+                " without a success for 5 s no job starts",
+                **{key.DETAIL: detail},
+            )

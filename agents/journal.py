@@ -124,7 +124,10 @@ class Journal:
             self._db.execute(f"PRAGMA user_version={_VERSION:d}")
         self._db.execute("COMMIT")
         if version not in (0, _VERSION):
-            raise JournalError(f"journal version {version}; this executor writes {_VERSION}")
+            raise JournalError(
+                f"journal has version {version}, this program reads {_VERSION}:"
+                " use the version that wrote it"
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -195,13 +198,13 @@ class Journal:
             self._add_results((result,), now)
 
     def save(
-        self, what: str, entry: JournalEntry, results: Iterable[JobResult], now: datetime
+        self, write_name: str, entry: JournalEntry, results: Iterable[JobResult], now: datetime
     ) -> None:
         """Record the new state of an accepted job and its results, as unpublished.
 
-        `what` names the write for `on_durable_write`.
+        `write_name` names the write for `on_durable_write`.
         """
-        with self._durably(what):
+        with self._durably(write_name):
             self._db.execute(
                 "UPDATE jobs SET live = ?, entry = ? WHERE job_id = ?",
                 (
@@ -272,23 +275,23 @@ class Journal:
         )
 
     @contextmanager
-    def _durably(self, what: str) -> Iterator[None]:
+    def _durably(self, write_name: str) -> Iterator[None]:
         """Run the `with` block as one durable transaction; an exception rolls it back.
 
-        `what` names the write for `on_durable_write`.
+        `write_name` names the write for `on_durable_write`.
         """
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
             if self._hook is not None:
-                self._hook(f"{what}:before")
+                self._hook(f"{write_name}:before")
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
         if self._hook is not None:
-            self._hook(f"{what}:after")
+            self._hook(f"{write_name}:after")
 
 
 def _us(moment: datetime) -> int:

@@ -53,19 +53,21 @@ class AgentMetrics:
             ["outcome"],
             registry=registry,
         )
-        self._orders = Counter(
-            "drydock_agent_orders", "Records of the job topic that are done.", registry=registry
+        self._records = Counter(
+            "drydock_agent_records",
+            "Records of the job topic that were journalled or dead-lettered.",
+            registry=registry,
         )
         self._lost = Counter(
             "drydock_agent_leases_lost",
             "Partitions given up because Kafka refused or did not confirm a write.",
-            ["why"],
+            ["cause"],
             registry=registry,
         )
         self._blocked = Counter(
             "drydock_agent_actions_blocked",
             "Orders stopped by the last check before a Mac is touched.",
-            ["why"],
+            ["reason"],
             registry=registry,
         )
         self._dead_letters = Counter(
@@ -73,10 +75,10 @@ class AgentMetrics:
         )
         for outcome in Outcome:
             self._results.labels(outcome.value)
-        for why in (FENCED, UNCONFIRMED):
-            self._lost.labels(why)
-        for why in (HALTED, HALTS_UNKNOWN, LEASE_TOO_OLD, ENDING):
-            self._blocked.labels(why)
+        for cause in (FENCED, UNCONFIRMED):
+            self._lost.labels(cause)
+        for reason in (HALTED, HALTS_UNKNOWN, LEASE_TOO_OLD, ENDING):
+            self._blocked.labels(reason)
         for code in DeadLetterCode:
             self._dead_letters.labels(_JOBS_TOPIC, code.value)
 
@@ -107,9 +109,9 @@ class AgentMetrics:
         self._known.set(known)
         self._halted.set(halted)
 
-    def count_orders(self, orders: int) -> None:
+    def count_records(self, records: int) -> None:
         """Count so many records of the job topic, each journalled or dead-lettered."""
-        self._orders.inc(orders)
+        self._records.inc(records)
 
     def count_result(self, outcome: Outcome) -> None:
         """Count a result that Kafka confirmed."""
@@ -119,9 +121,9 @@ class AgentMetrics:
         """Count a partition that was given up: fenced, or a write was not confirmed."""
         self._lost.labels(FENCED if fenced else UNCONFIRMED).inc()
 
-    def count_blocked_action(self, why: str) -> None:
+    def count_blocked_action(self, reason: str) -> None:
         """Count an order that the last check stopped, by its block reason."""
-        self._blocked.labels(why).inc()
+        self._blocked.labels(reason).inc()
 
     def count_dead_letter(self, code: DeadLetterCode) -> None:
         """Count a record of the job topic that became a dead letter."""

@@ -22,7 +22,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -195,7 +195,9 @@ class PartitionRunner(threading.Thread):
             journal.restore(lease.records, site.clock.now())
             journal.replicate()
             executor = self._make_executor(journal, lease)
-            self._log_event("partition held", f"{len(lease.records)} jobs known", level="info")
+            self._log_event(
+                "partition acquired", keys={key.COUNT: len(lease.records)}, level="info"
+            )
             self._had_lease = True
             while not self._ending.is_set():
                 self._cycle(executor, journal)
@@ -238,7 +240,7 @@ class PartitionRunner(threading.Thread):
         if self._batch:
             self._journalled_offset = self._batch[-1].offset + 1
             self._commit(self.partition, self._journalled_offset)
-            self._site.metrics.count_orders(len(self._batch))
+            self._site.metrics.count_records(len(self._batch))
             self._batch = ()
         self._publish(executor)
         self._prune(journal, now)
@@ -262,7 +264,7 @@ class PartitionRunner(threading.Thread):
         """
         self._publish(executor)
         journal.replicate()
-        self._log_event("partition handed over", f"{executor.live_jobs} jobs live", level="info")
+        self._log_event("partition handed over", keys={key.COUNT: executor.live_jobs}, level="info")
 
     def _pause_s(self, executor: Executor) -> float:
         """Return the seconds of system time until the next due job, from 0 to `_IDLE_S`.
@@ -335,7 +337,11 @@ class PartitionRunner(threading.Thread):
                 if self._ending.wait(_BACKOFF_S[0]):
                     raise LeaseLostError("ended before a dead letter was confirmed") from error
         self._site.metrics.count_dead_letter(code)
-        self._log_event("job dead-lettered", f"{origin}: {code} at {where}: {detail}")
+        self._log_event(
+            "job dead-lettered",
+            f"at {where}: {detail}",
+            {key.TOPIC: record.topic, key.OFFSET: record.offset, key.ERROR_CODE: code},
+        )
 
     # --- results out ---
 
@@ -388,17 +394,17 @@ class PartitionRunner(threading.Thread):
         """
         halts = self._site.halts(self._site.clock.now())
         if self._ending.is_set():
-            why = ENDING
+            reason = ENDING
         elif halts is None:
-            why = HALTS_UNKNOWN
+            reason = HALTS_UNKNOWN
         elif any(job.halted_by(scope) for scope in halts):
-            why = HALTED
+            reason = HALTED
         elif lease.age_s() > LEASE_S or self._site.clock.now() - self._now > _ACT_WITHIN:
-            why = LEASE_TOO_OLD
+            reason = LEASE_TOO_OLD
         else:
             return None
-        self._site.metrics.count_blocked_action(why)
-        return why
+        self._site.metrics.count_blocked_action(reason)
+        return reason
 
     def _prune(self, journal: ReplicatedJournal, now: datetime) -> None:
         """Delete done, published jobs 21 days after their expiry, at most every 6 h.
@@ -410,6 +416,15 @@ class PartitionRunner(threading.Thread):
             self._prune_at = now + _PRUNE_EVERY
             journal.prune_expired(now)
 
-    def _log_event(self, what: str, detail: str, level: str = "warning") -> None:
-        where = {key.SITE: self._site.name, key.PARTITION: self.partition}
-        getattr(self._site.log, level)(what, **where, **{key.DETAIL: detail})
+    def _log_event(
+        self,
+        message: str,
+        detail: str | None = None,
+        keys: Mapping[str, object] | None = None,
+        *,
+        level: str = "warning",
+    ) -> None:
+        found = {key.SITE: self._site.name, key.PARTITION: self.partition, **(keys or {})}
+        if detail is not None:
+            found[key.DETAIL] = detail
+        getattr(self._site.log, level)(message, **found)

@@ -1,8 +1,8 @@
 """A journal that a successor on another computer can continue.
 
-The changelog in Kafka decides, and the local file is a copy of it. An intent is confirmed in the
-changelog before `save` returns, and so before the Mac is touched. All other changes are written by
-the next `replicate`.
+The changelog in Kafka decides, and the local file is a copy of it. An attempt in phase INTENDED is
+confirmed in the changelog before `save` returns, and so before the Mac is touched. All other
+changes are written by the next `replicate`.
 """
 
 import json
@@ -22,7 +22,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 # Longer than the retention of the job topic: a deleted job cannot arrive again.
 KEPT_AFTER_EXPIRY: Final = timedelta(days=21)
-_AT_ONCE: Final = 1000
+_BATCH_JOBS: Final = 1000
 
 
 class LeaseLostError(Exception):
@@ -84,7 +84,7 @@ class ReplicatedJournal(Journal):
         pending.
         """
         while self._changed:
-            now = list(self._changed)[:_AT_ONCE]
+            now = list(self._changed)[:_BATCH_JOBS]
             self._changelog.write({job_id: self._record(job_id) for job_id in now})
             for job_id in now:
                 del self._changed[job_id]
@@ -102,8 +102,8 @@ class ReplicatedJournal(Journal):
             (_us(before),),
         ).fetchall()
         gone = [job_id for (job_id,) in rows]
-        for start in range(0, len(gone), _AT_ONCE):
-            self._changelog.write(dict.fromkeys(gone[start : start + _AT_ONCE]))
+        for start in range(0, len(gone), _BATCH_JOBS):
+            self._changelog.write(dict.fromkeys(gone[start : start + _BATCH_JOBS]))
         return self.prune(before)
 
     # --- changes of a job ---
@@ -125,16 +125,17 @@ class ReplicatedJournal(Journal):
         self._changed[result.job_id] = None
 
     def save(
-        self, what: str, entry: JournalEntry, results: Iterable[JobResult], now: datetime
+        self, write_name: str, entry: JournalEntry, results: Iterable[JobResult], now: datetime
     ) -> None:
         """Record the new state of a job and its results.
 
-        An intent (`what` is "intend") is confirmed in the changelog before this returns; raises
-        LeaseLostError if it is not. Another change is written by the next `replicate`.
+        An attempt in phase INTENDED (`write_name` is "intend") is confirmed in the changelog
+        before this returns; raises LeaseLostError if it is not. Another change is written by the
+        next `replicate`.
         """
-        super().save(what, entry, results, now)
+        super().save(write_name, entry, results, now)
         self._changed[entry.job.job_id] = None
-        if what == "intend":
+        if write_name == "intend":
             # The file is written first. After a failure here the lease is lost, and `restore` sets
             # the job back to the state in the changelog.
             self._changelog.write({entry.job.job_id: self._record(entry.job.job_id)})

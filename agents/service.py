@@ -230,7 +230,11 @@ class _Keys:
                 try:
                     ring = KeyRing.load(self._folder)
                 except KeysError as error:
-                    self._log.error("keys unreadable; old keys stay", **{key.DETAIL: str(error)})
+                    self._log.error(
+                        "cannot read the trusted keys; the previous ones stay in use, also removed"
+                        " ones; correct the key directory",
+                        **{key.DETAIL: str(error)},
+                    )
                 else:
                     if ring.jobs.keys() != self._ring.jobs.keys() or (
                         ring.approvals.keys() != self._ring.approvals.keys()

@@ -12,7 +12,7 @@ from msgspec import Meta
 from schemas.envelope import LONGEST_ID, LONGEST_SOURCE, LONGEST_SUBJECT
 from schemas.events.inventory import InventoryReported
 
-# Numbers that change with nearly every report. `ReportPeek.facts` puts them last.
+# Numbers that change with nearly every report. `ReportPeek.values` puts them last.
 TELEMETRY_FIELDS: Final = ("free_disk_gb", "battery_percent")
 
 
@@ -31,8 +31,8 @@ def _json_type(annotation: Any) -> Any:
 _FIELDS: Final = sorted(
     InventoryReported.model_fields.items(), key=lambda it: it[0] in TELEMETRY_FIELDS
 )
-_Facts = msgspec.defstruct(
-    "_Facts",
+_ReportedValues = msgspec.defstruct(
+    "_ReportedValues",
     [(name, _json_type(field.annotation), None) for name, field in _FIELDS],
     forbid_unknown_fields=True,
     gc=False,
@@ -45,13 +45,13 @@ class ReportPeek(msgspec.Struct, gc=False):
     type: Literal["drydock.inventory.reported.v1"]
     subject: Annotated[str, Meta(min_length=1, max_length=LONGEST_SUBJECT)]
     time: str
-    data: _Facts  # type: ignore[valid-type]
+    data: _ReportedValues  # type: ignore[valid-type]
     id: Annotated[str, Meta(min_length=1, max_length=LONGEST_ID)]
     source: Annotated[str, Meta(min_length=1, max_length=LONGEST_SOURCE)]
     specversion: Literal["1.0"] = "1.0"
     datacontenttype: Literal["application/json"] = "application/json"
 
-    def facts(self) -> tuple[Any, ...]:
+    def values(self) -> tuple[Any, ...]:
         """Return the reported values, None for absent fields, with TELEMETRY_FIELDS last."""
         return msgspec.structs.astuple(self.data)
 

@@ -6,7 +6,7 @@ randomness. `SimulatedFleet` is the entry point; its Macs implement the `Mac` pr
 
 from agents.simulated.fleet import SimulatedFleet
 from agents.simulated.machine import SimulatedMac
-from agents.simulated.network import SiteLine
+from agents.simulated.network import SiteRates
 from agents.simulated.spec import ALWAYS, Faults, MacSpec, Period, SimulatedRelease
 
 __all__ = [
@@ -17,5 +17,5 @@ __all__ = [
     "SimulatedFleet",
     "SimulatedMac",
     "SimulatedRelease",
-    "SiteLine",
+    "SiteRates",
 ]

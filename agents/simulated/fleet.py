@@ -12,7 +12,7 @@ from typing import Final, Self
 from agents.dry_run import DryRunMac
 from agents.mac import Ack, Mac, UnreachableError
 from agents.simulated.machine import SimulatedMac
-from agents.simulated.network import Line, SiteLine
+from agents.simulated.network import SiteNetwork, SiteRates
 from agents.simulated.spec import MacSpec, SimulatedRelease
 from schemas.envelope import DeviceEvent
 from schemas.jobs import Job, Target
@@ -43,7 +43,7 @@ class SimulatedFleet:
         start: datetime,
         *,
         seed: int = 0,
-        lines: Mapping[str, SiteLine] | None = None,
+        lines: Mapping[str, SiteRates] | None = None,
         releases: Iterable[SimulatedRelease] = (),
     ) -> None:
         self.seed = seed
@@ -54,7 +54,7 @@ class SimulatedFleet:
         # the sequence in which Macs got orders.
         self._heap: list[tuple[datetime, str, int, str, int]] = []
         self._counter = count()
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, SiteNetwork] = {}
         self._line_specs = dict(lines or {})
         self._line_ends: dict[str, datetime | None] = {}
         self._db: sqlite3.Connection | None = None
@@ -76,7 +76,7 @@ class SimulatedFleet:
         start: datetime,
         *,
         seed: int = 0,
-        lines: Mapping[str, SiteLine] | None = None,
+        lines: Mapping[str, SiteRates] | None = None,
         releases: Iterable[SimulatedRelease] = (),
         since: datetime | None = None,
     ) -> Self:
@@ -160,7 +160,7 @@ class SimulatedFleet:
         site = self.macs[udid].spec.site
         line = self._lines.get(site)
         if line is None:
-            line = self._lines[site] = Line(self._line_specs.get(site, SiteLine()))
+            line = self._lines[site] = SiteNetwork(self._line_specs.get(site, SiteRates()))
         line.start(f"{udid} {work}", item, size_gb, at)
         self._watch_line(site, line)
 
@@ -221,7 +221,7 @@ class SimulatedFleet:
             events = [event for event in events if event.time > since]
         self._replayed = events
 
-    def _watch_line(self, site: str, line: Line) -> None:
+    def _watch_line(self, site: str, line: SiteNetwork) -> None:
         """Schedule the next end of a download, if its time has changed.
 
         An end that was scheduled for another time stays, and `_end_download` ignores it.

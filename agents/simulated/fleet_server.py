@@ -85,7 +85,7 @@ class SimulatedFleetServer:
                 folder / _ORDERS, plan.macs, plan.start, since=since, **given
             )
 
-    def look(self, order: LookRequest) -> LookResponse:
+    def look(self, request: LookRequest) -> LookResponse:
         """Return an observation of the job's Mac.
 
         Raises UnreachableError for an unknown Mac, and for one that installs, waits in Setup
@@ -93,9 +93,9 @@ class SimulatedFleetServer:
         """
         with self._lock:
             self._advance()
-            return LookResponse.from_observation(self._fleet.mac_for(order.job).look(order.job))
+            return LookResponse.from_observation(self._fleet.mac_for(request.job).look(request.job))
 
-    def act(self, order: ActRequest) -> AckResponse:
+    def act(self, request: ActRequest) -> AckResponse:
         """Give the job's Mac an order and return its response, after the delay of `set_delay`.
 
         Raises UnreachableError while the Mac installs, waits in Setup Assistant or has no network,
@@ -105,8 +105,8 @@ class SimulatedFleetServer:
             time.sleep(self._delay_s)
         with self._lock:
             self._advance()
-            mac = self._fleet.mac_for(order.job)
-            return AckResponse.from_ack(mac.act(order.step, order.job, order.attempt))
+            mac = self._fleet.mac_for(request.job)
+            return AckResponse.from_ack(mac.act(request.step, request.job, request.attempt))
 
     def acted(self) -> bytes:
         """Return every order that a Mac carried out, by time, as a JSON list of `Acted`."""

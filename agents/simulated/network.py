@@ -9,7 +9,7 @@ _GB_PER_MEGABIT = 1 / 8000
 
 
 @dataclass(frozen=True, slots=True)
-class SiteLine:
+class SiteRates:
     """Rates in megabits/s: `uplink_mbps` to the Internet, `lan_mbps` from a content cache."""
 
     uplink_mbps: float = 1000.0
@@ -61,10 +61,10 @@ class Channel:
 
 
 @dataclass(slots=True)
-class Line:
+class SiteNetwork:
     """State of one site's line. Two downloads of one `item` share the copy in the cache."""
 
-    spec: SiteLine
+    spec: SiteRates
     uplink: Channel = field(init=False)
     lan: Channel = field(init=False)
     _cached: set[str] = field(default_factory=set)

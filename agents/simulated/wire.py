@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, Field
 from pydantic.dataclasses import dataclass
 
 from agents.mac import Ack, AckKind, InstallState, Observation, Progress
-from agents.simulated.network import SiteLine
+from agents.simulated.network import SiteRates
 from agents.simulated.spec import MacSpec, SimulatedRelease
 from schemas.ids import TextField
 from schemas.jobs import Job
@@ -23,7 +23,7 @@ class FleetPlan:
     start: AwareDatetime
     macs: tuple[MacSpec, ...]
     releases: tuple[SimulatedRelease, ...] = ()
-    lines: Annotated[dict[str, SiteLine], Field(default_factory=dict)]
+    lines: Annotated[dict[str, SiteRates], Field(default_factory=dict)]
     seed: int = 0
     speed: Annotated[float, Field(gt=0)] = 1.0
 

@@ -24,7 +24,7 @@ class NoTopicError(Exception):
 
 # kafka-python 3.0.12 raises AssertionError for some unexpected responses of a broker.
 FAULTS: Final = (KafkaError, NoTopicError, TimeoutError, AssertionError)
-"""The exceptions of `read_control` and `publish`: Kafka is away, refuses, or has no topic."""
+"""Faults of `read_control` and `publish`: Kafka is unreachable, refuses, or has no topic."""
 
 
 def fleet_settings(bootstrap: str | None) -> KafkaSettings:

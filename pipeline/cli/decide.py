@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from schemas.envelope import Event
 
 _MAX_BAD_LINES_SHOWN = 20
-_LINES_A_STEP = 1_000
+_LINES_PER_STEP = 1_000
 
 
 def decide(
@@ -152,7 +152,7 @@ class _Advance:
     def __call__(self, size: int) -> None:
         self._lines += 1
         self._bytes += size
-        if self._lines % _LINES_A_STEP == 0:
+        if self._lines % _LINES_PER_STEP == 0:
             self._bar.update(self._task, completed=self._bytes)
 
 

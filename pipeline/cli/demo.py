@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from pipeline.cli.fast_paths import fast_paths_wanted
-from pipeline.cli.output import emit, fail, finding
+from pipeline.cli.output import emit, fail, fail_attention
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -59,7 +59,7 @@ def demo(
         print_summary(summary, time.monotonic() - started)
         _print_where_to_look(data_dir)
     if not summary["ok"]:
-        finding(
+        fail_attention(
             "the exposed Macs are not the expected ones, or an action was never carried out:"
             f" see {data_dir / 'report.html'}"
         )

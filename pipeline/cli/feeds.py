@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.output import FINDING, fail
+from pipeline.cli.output import ATTENTION, fail
 
 if TYPE_CHECKING:
     from pipeline.config import FeedsSettings
@@ -81,7 +81,7 @@ def feeds(  # noqa: PLR0913, PLR0917 - a command's options
         if not once:
             serve(plan, settings, make_log())
         elif not poll_once(plan, settings, make_log(), accepted):
-            raise typer.Exit(FINDING)
+            raise typer.Exit(ATTENTION)
     except (FeedStateStoreError, SettingsError, ValueError) as error:
         fail(str(error))
 

@@ -10,7 +10,8 @@ from pipeline.cli.output import fail
 
 def gateway(
     data_dir: Annotated[
-        Path, typer.Option("--data-dir", help="Directory of the spool, used while Kafka is away.")
+        Path,
+        typer.Option("--data-dir", help="Directory of the spool, used while Kafka is unreachable."),
     ],
     listen: Annotated[
         str,
@@ -31,9 +32,9 @@ def gateway(
 ) -> None:
     """Accept webhooks and events over HTTP, for Kafka.
 
-    The response is 200 once they are durable: in Kafka or, while Kafka is away, in a bounded spool
-    in the data directory. The spool is sent in order when Kafka is back. It can be killed at any
-    moment. Secrets of senders come from the environment (DRYDOCK_NANOMDM_HMAC_KEY and others,
+    The response is 200 once they are durable: in Kafka or, while Kafka is unreachable, in a bounded
+    spool in the data directory. The spool is sent in order when Kafka is back. It can be killed at
+    any moment. Secrets of senders come from the environment (DRYDOCK_NANOMDM_HMAC_KEY and others,
     docs/operations.md).
     """
     from pydantic import ValidationError

@@ -85,8 +85,11 @@ def _check_scope(
 
     from schemas.topics import JOBS
 
-    if resumes and scope not in book.in_force(datetime.now(UTC)):
-        fail(f"nothing is halted as {scope.key}")
+    if resumes:
+        in_force = book.in_force(datetime.now(UTC))
+        if scope not in in_force:
+            halts = ", ".join(halted.key for halted in in_force) or "none"
+            fail(f"{scope.key} is not halted; halts in force: {halts}")
     if scope.site is None or resumes:
         return
     start, _, end = JOBS.name.partition("{site}")
@@ -94,7 +97,12 @@ def _check_scope(
         topics = [name for name in consumer.topics() if name.startswith(start)]
     sites = sorted(name.removeprefix(start).removesuffix(end) for name in topics)
     if scope.site not in sites:
-        fail(f"no site {scope.site!r}; there are {', '.join(sites) or 'none'}")
+        hint = (
+            f"use one of {', '.join(sites)}"
+            if sites
+            else "no site has a job topic: run `drydock topics apply --sites`"
+        )
+        fail(f"no site {scope.site!r}; {hint}")
 
 
 def _read_halts(settings: "KafkaSettings") -> "HaltBook":

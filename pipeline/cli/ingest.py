@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
 import typer
 
 from pipeline.cli.ingest_output import JsonLines, Tables
-from pipeline.cli.output import FINDING, fail
+from pipeline.cli.output import ATTENTION, fail
 
 if TYPE_CHECKING:
     from pipeline.ingest.redaction import Redactor
@@ -80,7 +80,7 @@ def ingest(
                 printer.add(translation)
         printer.close()
     if printer.letters:
-        raise typer.Exit(FINDING)
+        raise typer.Exit(ATTENTION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ def _prepare(
 
     Exit 2 if they are invalid, or if a file that they name cannot be read.
     """
-    from pipeline.ingest.sources import LINE_TRANSLATORS, TRANSLATORS, one_a_line
+    from pipeline.ingest.sources import LINE_TRANSLATORS, TRANSLATORS, line_translator
 
     whole = TRANSLATORS.get(source)
     if whole is None:
@@ -242,7 +242,7 @@ def _prepare(
     return _Run(
         source=source,
         whole=None if lines else whole,
-        by_line=by_line or (one_a_line(whole) if lines else None),
+        by_line=by_line or (line_translator(whole) if lines else None),
         redactor=_redactor(key_file),
         received_at=datetime.now(UTC),
     )

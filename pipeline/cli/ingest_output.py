@@ -20,8 +20,8 @@ class JsonLines:
     `letters` is the number of dead letters so far.
     """
 
-    def __init__(self, kept: IO[str] | None) -> None:
-        self._kept = sys.stderr if kept is None else kept
+    def __init__(self, dead_letter_file: IO[str] | None) -> None:
+        self._dead_letter_file = sys.stderr if dead_letter_file is None else dead_letter_file
         self.letters = 0
 
     def add(self, translation: "Translation") -> None:
@@ -32,7 +32,7 @@ class JsonLines:
             emit(encode(event))
         for letter in translation.dead_letters:
             self.letters += 1
-            self._kept.write(letter.model_dump_json(exclude_none=True) + "\n")
+            self._dead_letter_file.write(letter.model_dump_json(exclude_none=True) + "\n")
 
     def close(self) -> None:
         """Flush stdout."""
@@ -42,12 +42,12 @@ class JsonLines:
 class Tables:
     """Tables of the first events and of the first dead letters, with counts.
 
-    `events` and `letters` are the numbers so far. Dead letters are also written to the file `kept`,
-    if one is given.
+    `events` and `letters` are the numbers so far. Dead letters are also written to the
+    `dead_letter_file`, if one is given.
     """
 
-    def __init__(self, kept: IO[str] | None) -> None:
-        self._kept = kept
+    def __init__(self, dead_letter_file: IO[str] | None) -> None:
+        self._dead_letter_file = dead_letter_file
         self._events: list[tuple[str, ...]] = []
         self._letters: list[tuple[str, ...]] = []
         self.events = 0
@@ -61,8 +61,8 @@ class Tables:
                 self._events.append(_event_row(event))
         for letter in translation.dead_letters:
             self.letters += 1
-            if self._kept is not None:
-                self._kept.write(letter.model_dump_json(exclude_none=True) + "\n")
+            if self._dead_letter_file is not None:
+                self._dead_letter_file.write(letter.model_dump_json(exclude_none=True) + "\n")
             if len(self._letters) < _ROWS_SHOWN:
                 self._letters.append(_letter_row(letter))
 

@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import typer
 
-FINDING = 1
+ATTENTION = 1
 USAGE = 2
 
 
@@ -21,7 +21,7 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(USAGE)
 
 
-def finding(message: str) -> NoReturn:
+def fail_attention(message: str) -> NoReturn:
     """End the command with one line on stderr, exit 1: it is done, and something needs a person."""
     sys.stderr.write(f"drydock: {message}\n")
-    raise typer.Exit(FINDING)
+    raise typer.Exit(ATTENTION)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli.halt_switch import Bootstrap
-from pipeline.cli.output import emit, fail, finding
+from pipeline.cli.output import emit, fail, fail_attention
 from pipeline.cli.service_client import AsJson, By
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def check(
     else:
         _summary(document)
     if warnings and strict:
-        finding(f"{file}: {warnings} warning{'s' if warnings > 1 else ''}")
+        fail_attention(f"{file}: {warnings} warning{'s' if warnings > 1 else ''}")
 
 
 @app.command()
@@ -103,7 +103,7 @@ def _validated(file: Path, *, as_json: bool) -> "tuple[str, PolicyDocument, int]
         for problem in error.problems:
             _report(file, problem, "error", as_json=as_json)
         count = len(error.problems)
-        finding(f"{file} is not a valid policy: {count} problem{'s' if count > 1 else ''}")
+        fail_attention(f"{file} is not a valid policy: {count} problem{'s' if count > 1 else ''}")
     warnings = lint(document, datetime.now(UTC).date())
     for problem in warnings:
         _report(file, problem, "warning", as_json=as_json)

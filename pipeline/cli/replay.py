@@ -19,7 +19,7 @@ from pipeline.cli.log_options import (
     print_table,
     progress,
 )
-from pipeline.cli.output import emit, fail, finding
+from pipeline.cli.output import emit, fail, fail_attention
 
 if TYPE_CHECKING:
     from pipeline.embedded.log import Log
@@ -162,7 +162,7 @@ def _verify(
             f" {report.events:,} events folded: {1 if report.difference else 0} differences"
         )
     if report.difference is not None:
-        finding(_difference_line(report.difference))
+        fail_attention(_difference_line(report.difference))
 
 
 def _difference_line(found: "LogDifference") -> str:

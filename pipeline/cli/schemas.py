@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.output import emit, fail, finding
+from pipeline.cli.output import emit, fail, fail_attention
 
 DEFAULT_FOLDER = Path("schemas/published")
 
@@ -34,7 +34,9 @@ def schemas(
     if check:
         _check(present, wanted, as_json=as_json)
     if broken:
-        finding(f"incompatible changes: {len(broken)}; nothing was written: add a v2 beside v1")
+        fail_attention(
+            f"incompatible changes: {len(broken)}; nothing was written: add a v2 beside v1"
+        )
     if check:
         return
     try:
@@ -95,7 +97,7 @@ def _check(present: dict[str, bytes], wanted: dict[str, bytes], *, as_json: bool
         )
         _print_result(as_json, "stale", "\n".join(lines) if not as_json else name)
     if stale:
-        finding(f"stale files: {len(stale)}; run `drydock schemas`")
+        fail_attention(f"stale files: {len(stale)}; run `drydock schemas`")
 
 
 def _print_result(as_json: bool, what: str, where: str) -> None:

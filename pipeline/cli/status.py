@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipeline.cli.log_options import format_time, open_log, print_table
-from pipeline.cli.output import emit, fail, finding
+from pipeline.cli.output import emit, fail, fail_attention
 from pipeline.cli.service_client import AsJson, DataDir
 
 if TYPE_CHECKING:
@@ -28,13 +28,16 @@ def status(data_dir: DataDir, as_json: AsJson = False) -> None:
         try:
             found = read_status(log, datetime.now(UTC))
         except (ValueError, KeyError, sqlite3.Error) as error:
-            fail(f"cannot read the state in {data_dir}: {error}")
+            fail(
+                f"cannot read the state in {data_dir}: {error}; use the Drydock version that"
+                " wrote it, or restore a backup"
+            )
     if as_json:
         emit(json.dumps(found.to_json()))
     else:
         _print(found)
     if found.problems:
-        finding("; ".join(found.problems))
+        fail_attention("; ".join(found.problems))
 
 
 def _print(found: "Status") -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.output import FINDING, emit, fail
+from pipeline.cli.output import ATTENTION, emit, fail
 from schemas.topics import DEVICE_PARTITIONS, REPLICATION
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ def plan(
         found = _compared(cluster, wanted, grow=False)
     for each in found:
         _print_difference(
-            each, "held" if each.obstacle else "differs", each.obstacle, as_json=as_json
+            each, "refused" if each.obstacle else "differs", each.obstacle, as_json=as_json
         )
-    raise typer.Exit(FINDING if found else 0)
+    raise typer.Exit(ATTENTION if found else 0)
 
 
 @app.command("apply")
@@ -90,13 +90,16 @@ def apply(
         found = _compared(cluster, wanted, grow=yes)
         refused = cluster.apply([each for each in found if each.obstacle is None], wanted)
         for each in found:
-            why = each.obstacle or refused.get(each)
-            result = "held" if each.obstacle else "failed" if why else "done"
-            _print_difference(each, result, why, as_json=as_json)
+            obstacle = each.obstacle or refused.get(each)
+            result = "refused" if each.obstacle else "failed" if obstacle else "done"
+            _print_difference(each, result, obstacle, as_json=as_json)
         left = any(each.obstacle or refused.get(each) for each in found)
         if found and not left and not cluster.wait_until_shown(wanted):
-            fail("the cluster accepted every change but does not show them yet: run `plan` again")
-    raise typer.Exit(FINDING if left else 0)
+            fail(
+                "the cluster accepted every change but does not show all of them yet:"
+                " run `drydock topics plan` again"
+            )
+    raise typer.Exit(ATTENTION if left else 0)
 
 
 def _wanted(sites: str, partitions: int, replication: int) -> "list[WantedTopic]":
@@ -153,12 +156,12 @@ def _compared(
 
 
 def _print_difference(
-    difference: "TopicDifference", result: str, why: str | None, *, as_json: bool
+    difference: "TopicDifference", result: str, obstacle: str | None, *, as_json: bool
 ) -> None:
     if as_json:
         fields = dataclasses.asdict(difference)
         del fields["obstacle"]
-        emit(json.dumps(fields | {"result": result, "why": why}))
+        emit(json.dumps(fields | {"result": result, "obstacle": obstacle}))
         return
     what = difference.change.value
     if difference.setting is not None:
@@ -167,4 +170,6 @@ def _print_difference(
         values = difference.wanted
     else:
         values = f"{difference.actual or '(not set)'} -> {difference.wanted}"
-    emit(f"{result:<7} {difference.topic}: {what}: {values}" + (f" ({why})" if why else ""))
+    emit(
+        f"{result:<7} {difference.topic}: {what}: {values}" + (f" ({obstacle})" if obstacle else "")
+    )

@@ -187,7 +187,7 @@ def _without_need(s: Situation, exposed: Exposure) -> Decision:
         finding = f"macOS {version.line} gets no more fixes and the hardware runs nothing newer"
         return _nothing(s, exposed, Reason.UNFIXABLE_HARDWARE, finding)
     if s.line_is_supported is False:
-        return _left_on_dead_line(s, exposed, version)
+        return _left_on_unsupported_line(s, exposed, version)
     if exposed.line.releases:
         finding = f"macOS {exposed.line.releases[0].version} installs itself"
         return _nothing(s, exposed, Reason.SUPPLEMENT_PENDING, finding)
@@ -196,10 +196,10 @@ def _without_need(s: Situation, exposed: Exposure) -> Decision:
     return _nothing(s, exposed, Reason.COMPLIANT)
 
 
-def _left_on_dead_line(s: Situation, exposed: Exposure, version: OSVersion) -> Decision:
-    """Return `nothing` for a Mac that stays on a dead line.
+def _left_on_unsupported_line(s: Situation, exposed: Exposure, version: OSVersion) -> Decision:
+    """Return `nothing` for a Mac that stays on an unsupported line.
 
-    The reason is `exempt` if the policy upgrades no Mac off dead lines, else `no_advisory`.
+    The reason is `exempt` if the policy upgrades no Mac off such lines, else `no_advisory`.
     """
     upgrades, dead = s.policy.upgrades, f"macOS {version.line} gets no more fixes"
     if not upgrades.out_of_support:
@@ -213,7 +213,7 @@ def _left_on_dead_line(s: Situation, exposed: Exposure, version: OSVersion) -> D
 
 def _severity(exposed: Exposure) -> Severity | None:
     """Return the worst severity of the missing releases; None if the Mac lacks none."""
-    return exposed.severity if exposed.holes.releases else None
+    return exposed.severity if exposed.cve_releases.releases else None
 
 
 def _untouched_job(s: Situation) -> JobEntry | None:
@@ -287,9 +287,9 @@ def _nothing(s: Situation, exposed: Exposure, reason: Reason, *findings: str) ->
         site=s.site_name,
         decision=Verdict.NOTHING,
         reason=reason,
-        advisory_ids=exposed.holes.advisory_ids,
+        advisory_ids=exposed.cve_releases.advisory_ids,
         cves=exposed.cves,
-        exploited_cves=exposed.holes.exploited,
+        exploited_cves=exposed.cve_releases.exploited,
         severity=_severity(exposed),
         deadline_at=None if deadline_us is None else from_us(deadline_us),
         next_eligible_at=_next_eligible_at(s),
@@ -377,7 +377,7 @@ def _build_decision(
         "gates": tuple(map(to_gate, gates)),
         "advisory_ids": c.advisory_ids,
         "cves": c.exposed.cves,
-        "exploited_cves": c.exposed.holes.exploited,
+        "exploited_cves": c.exposed.cve_releases.exploited,
         "deadline_at": None if c.deadline_us is None else from_us(c.deadline_us),
         "next_eligible_at": next_at,
         "severity": _severity(c.exposed),

@@ -2,13 +2,14 @@
 
 | the Mac's line | releases it can install | releases that name its CVEs |
 | --- | --- | --- |
-| supported, or support unknown | newer ones of its line | the same |
-| dead | newer ones of its line | these, and later ones of the oldest supported line |
+| supported, or support unknown | newer ones of its line | newer ones of its line |
+| unsupported | newer ones of its line | these, and later ones of the oldest supported line |
 | version unknown | none | none |
 
-Apple publishes no CVEs for a dead line, but a fix in the oldest supported line shows that the dead
-line has the hole too. A deadline counts from the later of two times: Apple's release, and the time
-when Drydock first knew of it. The exposure has the earliest deadline of its releases.
+Apple publishes no CVEs for an unsupported line, but a fix in the oldest supported line shows that
+the unsupported line has the CVE too. A deadline counts from the later of two times: Apple's
+release, and the time when Drydock first knew of it. The exposure has the earliest deadline of its
+releases.
 """
 
 from functools import lru_cache
@@ -27,31 +28,31 @@ _NOTHING: Final = Missing()
 
 
 class Exposure(msgspec.Struct, frozen=True):
-    """The releases of its own line that a Mac lacks (`line`), and all whose CVEs it has (`holes`).
+    """Releases that a Mac lacks: `line` of its own line, `cve_releases` all whose CVEs it has.
 
-    They are the same object unless the Mac is on a dead line (see the table above).
+    They are the same object unless the Mac is on an unsupported line (see the table above).
     """
 
     line: Missing
-    holes: Missing
+    cve_releases: Missing
 
     @property
     def cves(self) -> tuple[str, ...]:
         """Every CVE to which the Mac is exposed, sorted."""
-        return self.holes.cves
+        return self.cve_releases.cves
 
     @property
     def severity(self) -> Severity:
-        """The worst severity among the releases of `holes`; `routine` if there are none."""
-        return worst(self.holes)
+        """The worst severity among the releases of `cve_releases`; `routine` if there are none."""
+        return worst(self.cve_releases)
 
     def deadline_us(self, deadlines: Deadlines) -> int | None:
-        """Return the earliest deadline of a release of `holes`, in us; None without a release.
+        """Return the earliest deadline of a release of `cve_releases`; None without a release.
 
-        Microseconds since 1970. Cached in `holes` for the last `deadlines`: `holes` is one object
-        for all Macs of a kind.
+        Microseconds since 1970. Cached in `cve_releases`, which is one object for all Macs of a
+        kind, for the last `deadlines`.
         """
-        missing = self.holes
+        missing = self.cve_releases
         known: tuple[Deadlines, int | None] | None = missing.cache.get("due")
         if known is None or known[0] is not deadlines:
             due = min((due_us(one, deadlines) for one in missing.releases), default=None)
@@ -82,10 +83,10 @@ def exposure(s: Situation) -> Exposure:
     line = s.advisories.missing(version.line, version, device.build, device.device_id)
     if s.line_is_supported is not False:
         return Exposure(line, line)
-    holes = s.advisories.missing_on_dead_line(
+    cve_releases = s.advisories.missing_on_unsupported_line(
         version, device.build, device.device_id, s.supported_lines[-1]
     )
-    return Exposure(line, holes)
+    return Exposure(line, cve_releases)
 
 
 def severity_of(release: Release) -> Severity:

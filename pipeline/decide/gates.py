@@ -27,7 +27,7 @@ from pipeline.decide.methods import Choice
 from pipeline.decide.remediation import Need, matures_us, target
 from pipeline.decide.situation import Situation
 from pipeline.decide.windows import opens_at
-from pipeline.state.device import TELEMETRY, duration_us, from_us
+from pipeline.state.device import CHANGED_BY_EVERY_REPORT, duration_us, from_us
 from pipeline.state.hardware import HardwareClass
 from pipeline.state.jobs import JobEntry, JobHistory, attempts, failures
 from schemas.decisions import Gate, Reason
@@ -106,7 +106,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
         A halt on any of them covers a need with a release.
         """
-        release, ids = self.need.release, self.exposed.holes.advisory_ids
+        release, ids = self.need.release, self.exposed.cve_releases.advisory_ids
         return ids if release is None or release.advisory_id in ids else (release.advisory_id, *ids)
 
 
@@ -510,7 +510,7 @@ FOLLOW_UP_READS: Final[Reads] = {
     )
 }
 _CHECKS: Final = tuple(row.check for row in GATES)
-_TELEMETRY: Final = frozenset(f"device.{name}" for name in TELEMETRY)
+_TELEMETRY: Final = frozenset(f"device.{name}" for name in CHANGED_BY_EVERY_REPORT)
 
 
 def reasons_on_telemetry(*declared: Reads) -> frozenset[Reason]:

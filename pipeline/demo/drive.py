@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agents.simulated import SiteLine
+from agents.simulated import SiteRates
 from pipeline.decide.policy_file import read_policy
 from pipeline.demo.scenario import (
     ADVISORY_AT,
@@ -111,9 +111,9 @@ def waves(events: Iterable[DeviceEvent]) -> list[list[DeviceEvent]]:
     return found
 
 
-def site_lines() -> dict[str, SiteLine]:
+def site_lines() -> dict[str, SiteRates]:
     """Return the network line of each site by the site's name, from the demo's policy."""
     return {
-        name: SiteLine(uplink_mbps=site.uplink_mbps, cache=site.cache)
+        name: SiteRates(uplink_mbps=site.uplink_mbps, cache=site.cache)
         for name, site in read_policy(policy_text()).sites.items()
     }

@@ -11,7 +11,7 @@ from agents.simulated import SimulatedFleet
 from agents.simulated.sinks import webhook_of
 from pipeline.decide.decision import decide
 from pipeline.demo.drive import STEP, FleetSample, OutsideEvent, play, site_lines
-from pipeline.demo.outcome import LogLine
+from pipeline.demo.outcome import LogEntry
 from pipeline.demo.scenario import ENDS_AT, STARTS_AT, Scenario, policy_text
 from pipeline.embedded.log import Log
 from pipeline.embedded.service import Options, Service
@@ -49,14 +49,14 @@ def run(
         form.close()
 
 
-def log_lines(data_dir: Path) -> Iterator[LogLine]:
+def log_lines(data_dir: Path) -> Iterator[LogEntry]:
     """Yield the log of a finished run, in the order of the log.
 
     Raises StoreError if the data directory has no readable log.
     """
     with Log.open(data_dir) as log:
         for row in log.entries():
-            yield LogLine(row.kind, row.at, row.body)
+            yield LogEntry(row.kind, row.at, row.body)
 
 
 class EmbeddedForm:

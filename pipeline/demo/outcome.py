@@ -13,7 +13,7 @@ _VOLATILE_FIELDS: Final = frozenset({"gates", "evidence"})
 _FINAL: Final = frozenset({"succeeded", "failed", "refused", "expired", "superseded"})
 
 
-class LogLine(NamedTuple):
+class LogEntry(NamedTuple):
     """A line of the log: `kind` is `event` or `decision`, `at` the time of its transaction."""
 
     kind: str
@@ -43,7 +43,7 @@ class DecisionState(NamedTuple):
 
 
 @dataclass(slots=True)
-class JobLine:
+class RunJob:
     """One job from issue to end; `outcome` is `open` until it ends."""
 
     job_id: str
@@ -71,7 +71,7 @@ class RunOutcome:
     """
 
     levels: list[ExposureLevel] = field(default_factory=list)
-    jobs: dict[str, JobLine] = field(default_factory=dict)
+    jobs: dict[str, RunJob] = field(default_factory=dict)
     latest: dict[str, dict[str, Any]] = field(default_factory=dict)
     exposed_since: dict[str, datetime] = field(default_factory=dict)
     patched: list[tuple[datetime, datetime]] = field(default_factory=list)
@@ -81,7 +81,7 @@ class RunOutcome:
     _exposed_at: Counter[str] = field(default_factory=Counter)
     _decision_states: dict[str, DecisionState] = field(default_factory=dict)
 
-    def read_line(self, line: LogLine) -> None:
+    def read_line(self, line: LogEntry) -> None:
         """Add the next line of the log to the outcome; the lines must come in their order."""
         self.ends_at = line.at
         if line.kind == "decision":
@@ -92,7 +92,7 @@ class RunOutcome:
         else:
             self.events += 1
 
-    def _read_decision(self, line: LogLine) -> None:
+    def _read_decision(self, line: LogEntry) -> None:
         """Update the Mac's last decision and exposure, and the levels of its sites."""
         decision = json.loads(line.body)["decision"]
         decision.setdefault("cves", [])
@@ -150,7 +150,7 @@ class RunOutcome:
         return sorted(still, key=lambda one: (one["site"] or "", one["serial"] or "", one["udid"]))
 
 
-def read_outcome(lines: Iterable[LogLine]) -> RunOutcome:
+def read_outcome(lines: Iterable[LogEntry]) -> RunOutcome:
     """Return the outcome of a whole log."""
     outcome = RunOutcome()
     for line in lines:
@@ -167,7 +167,7 @@ def _read_job(outcome: RunOutcome, event: dict[str, Any], at: datetime) -> None:
     if event["type"] == "drydock.job.issued.v1":
         job = data["job"]
         target = job.get("target") or {}
-        outcome.jobs[job["job_id"]] = JobLine(
+        outcome.jobs[job["job_id"]] = RunJob(
             job["job_id"],
             job["udid"],
             job.get("serial") or "",

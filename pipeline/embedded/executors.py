@@ -82,14 +82,14 @@ class Executors:
         self._at(issued.job.site).submit(issued, now)
         self._unpublished_sites.add(issued.job.site)
 
-    def supersede(self, order: JobSuperseded, now: datetime) -> None:
+    def supersede(self, superseded: JobSuperseded, now: datetime) -> None:
         """Withdraw a job from its site's executor, which journals the withdrawal.
 
         A job whose Mac is untouched ends as superseded; any other job runs to its end. A job that
         arrives after its withdrawal does not run.
         """
-        self._at(order.site).supersede(order, now)
-        self._unpublished_sites.add(order.site)
+        self._at(superseded.site).supersede(superseded, now)
+        self._unpublished_sites.add(superseded.site)
 
     def set_halts(self, scopes: Iterable[HaltScope]) -> None:
         """Replace the scopes in which no executor may start a job; without scopes all may start."""

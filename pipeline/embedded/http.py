@@ -87,10 +87,10 @@ class ServiceApi:
             ("POST", "/v1/feeds/{source}", self.feed),
             ("GET", "/v1/status", self.status),
             ("GET", "/v1/devices/{name:path}", self.device),
-            ("POST", "/v1/halts", self.halts),
-            ("DELETE", "/v1/halts/{scope:path}", self.halt_cleared),
-            ("POST", "/v1/approvals", self.approvals),
-            ("POST", "/v1/dead-letters/{seq:int}/replay", self.replay),
+            ("POST", "/v1/halts", self.set_halt),
+            ("DELETE", "/v1/halts/{scope:path}", self.clear_halt),
+            ("POST", "/v1/approvals", self.grant_approval),
+            ("POST", "/v1/dead-letters/{seq:int}/replay", self.replay_dead_letter),
         ]
 
     # --- in ---
@@ -104,7 +104,7 @@ class ServiceApi:
         """
         source = request.path_params["source"]
         if source not in WEBHOOK_SOURCES:
-            raise HttpError(404, f"no webhook {source!r}; there are {', '.join(WEBHOOK_SOURCES)}")
+            raise HttpError(404, f"no webhook {source!r}; use one of {', '.join(WEBHOOK_SOURCES)}")
         body = await read_body(request, self.settings.max_webhook_bytes)
         self.authenticator.check_source(source, request.headers, body)
         return await self._submit(write_requests.webhook(source, body, self.redactor))
@@ -132,20 +132,20 @@ class ServiceApi:
         named = request.path_params["source"]
         source = next((one for one in FEED_DIFFS if one == named), None)
         if source is None:
-            raise HttpError(404, f"no such feed; there are {', '.join(FEED_DIFFS)}")
+            raise HttpError(404, f"no feed {named!r}; use one of {', '.join(FEED_DIFFS)}")
         self.authenticator.check_source("events", request.headers, b"")
         body = await read_body(request, self.settings.max_feed_bytes)
         accept_losses = request.query_params.get("accept") == "losses"
         return await self._submit(write_requests.feed(source, body, accept_losses=accept_losses))
 
-    async def halts(self, request: Request) -> Response:
+    async def set_halt(self, request: Request) -> Response:
         """Respond 200 once the halt of a scope is durable: no new job starts in it.
 
         The body of the request is a HaltRequest: 400 if it is invalid. Needs the admin token.
         """
         return await self._submit_body(request, operator_requests.halt)
 
-    async def halt_cleared(self, request: Request) -> Response:
+    async def clear_halt(self, request: Request) -> Response:
         """Respond 200 once the halt of the scope in the path is cleared; 404 if it is not halted.
 
         The name of the person is in the query as `by`, else `unknown`. 400 for an invalid scope.
@@ -155,7 +155,7 @@ class ServiceApi:
         scope, by = request.path_params["scope"], request.query_params.get("by", "unknown")
         return await self._submit(operator_requests.resume(scope, by))
 
-    async def approvals(self, request: Request) -> Response:
+    async def grant_approval(self, request: Request) -> Response:
         """Respond 200 once a signed approval of one erasing job is durable.
 
         The body of the request is an ApprovalGranted event: 400 if it is not, 403 if no trusted key
@@ -163,7 +163,7 @@ class ServiceApi:
         """
         return await self._submit_body(request, operator_requests.approve)
 
-    async def replay(self, request: Request) -> Response:
+    async def replay_dead_letter(self, request: Request) -> Response:
         """Respond 200 once the events of a dead letter, translated again, are durable.
 
         404 for an unknown number, 409 if the dead letter was replayed before or is still unusable.
@@ -196,7 +196,7 @@ class ServiceApi:
         self.authenticator.check_admin(request.headers)
         found = await self._ask(operator_requests.device(request.path_params["name"]))
         if found is None:
-            raise HttpError(404, "no such Mac")
+            raise HttpError(404, "no Mac has this UDID, serial number or enrollment id")
         return JSONResponse(found)
 
     async def _submit(self, request: WriteRequest) -> Response:
@@ -214,7 +214,9 @@ def _to_http_error(error: Exception) -> HttpError | None:
         case UnavailableError():
             return HttpError(503, str(error), retry_after_s=1)
         case TimeoutError():
-            return HttpError(503, "no answer from the service in time; retry", retry_after_s=5)
+            return HttpError(
+                503, "no response within 30 s; the input may be stored; retry", retry_after_s=5
+            )
         case _:
             return None
 

@@ -103,8 +103,8 @@ class MetricsLog:
 
 
 def _find_job(reconciler: Reconciler, udid: str, job_id: str) -> JobEntry | None:
-    ledger = reconciler.fleet.job_histories.get(udid, ())
-    return next((entry for entry in ledger if entry.job_id == job_id), None)
+    history = reconciler.fleet.job_histories.get(udid, ())
+    return next((entry for entry in history if entry.job_id == job_id), None)
 
 
 def _topic_of_source(source: str) -> str:

@@ -93,7 +93,7 @@ def resume(scope_key: str, by: str) -> WriteRequest:
     def prepare(service: Service, now: datetime) -> AcceptedInput:
         if scope not in [one.scope for one in service.reconciler.fleet.halts()]:
             raise InvalidRequestError(
-                f"nothing is halted as {scope.key}: `drydock status` lists the halts", 404
+                f"{scope.key} is not halted: `drydock status` lists the halts", 404
             )
         event = control_events.halt_cleared(scope, by, now)
         return AcceptedInput(events=(event,), response={"resumed": scope.key})

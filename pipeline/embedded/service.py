@@ -93,7 +93,7 @@ class Service:
         self._sweep_every = sweep_every
         self._sweeping: Iterator[str] | None = None
         self._sweep_at: datetime | None = None
-        self._unsent_orders: deque[JobIssued | JobSuperseded] = deque()
+        self._unsent_jobs: deque[JobIssued | JobSuperseded] = deque()
         self._halts_changed = True
         self._halts_until: datetime | None = None
         self.executors: Executors
@@ -145,7 +145,7 @@ class Service:
             store.close()
             raise
         try:
-            service._recover_unsent_orders()
+            service._recover_unsent_jobs()
             if policy_text is not None:
                 service.set_policy(policy_text, now, "start")
             service._begin_sweep(now)
@@ -233,7 +233,7 @@ class Service:
         """
         self._decide_due(now)
         self._continue_sweep(now)
-        self._send_orders(now)
+        self._send_jobs(now)
         self.executors.tick(now)
         for site, results in self.executors.results():
             if results:
@@ -245,7 +245,7 @@ class Service:
 
         None if `tick` has no work until an input arrives.
         """
-        if self._unsent_orders or self._halts_changed or self._sweeping is not None:
+        if self._unsent_jobs or self._halts_changed or self._sweeping is not None:
             return now
         wakes = (
             self.reconciler.next_due_at(),
@@ -259,7 +259,7 @@ class Service:
     def _committed(self, committed: Committed) -> None:
         for event in committed.events:
             if isinstance(event, JobIssuedEvent | JobSupersededEvent):
-                self._unsent_orders.append(event.data)
+                self._unsent_jobs.append(event.data)
             elif isinstance(event, HaltSetEvent | HaltClearedEvent):
                 self._halts_changed = True
         if self._on_commit is not None:
@@ -291,22 +291,22 @@ class Service:
 
     # --- the executors ---
 
-    def _recover_unsent_orders(self) -> None:
+    def _recover_unsent_jobs(self) -> None:
         """Queue the durable jobs and withdrawals that the executors may not have.
 
         Raises StoreError if the log lacks an open job, JournalError if a journal cannot be opened.
         """
-        ledgers = self.reconciler.fleet.job_histories
+        histories = self.reconciler.fleet.job_histories
         for job in self.executors.live():
-            for entry in ledgers.get(job.udid, ()):
+            for entry in histories.get(job.udid, ()):
                 if entry.job_id == job.job_id and entry.outcome is Outcome.SUPERSEDED:
-                    self._unsent_orders.append(
+                    self._unsent_jobs.append(
                         JobSuperseded(job_id=job.job_id, udid=job.udid, site=job.site)
                     )
-        for ledger in ledgers.values():
-            for entry in ledger:
+        for history in histories.values():
+            for entry in history:
                 if entry.is_open and not self.executors.knows(entry.site, entry.job_id):
-                    self._unsent_orders.append(self._load_issued_job(entry.job_id))
+                    self._unsent_jobs.append(self._load_issued_job(entry.job_id))
 
     def _load_issued_job(self, job_id: str) -> JobIssued:
         """Return the signed job from the log. Raises StoreError if the log does not have it."""
@@ -319,7 +319,7 @@ class Service:
             )
         return event.data
 
-    def _send_orders(self, now: datetime) -> None:
+    def _send_jobs(self, now: datetime) -> None:
         """Give the executors changed halts, then all queued jobs and withdrawals in their order."""
         if self._halts_until is not None and self._halts_until <= now:
             self._halts_changed = True
@@ -329,13 +329,13 @@ class Service:
             self._halts_until = min(until, default=None)
             self.executors.set_halts(self.halted_scopes(now))
             self._halts_changed = False
-        while self._unsent_orders:
-            order = self._unsent_orders[0]
-            if isinstance(order, JobSuperseded):
-                self.executors.supersede(order, now)
+        while self._unsent_jobs:
+            item = self._unsent_jobs[0]
+            if isinstance(item, JobSuperseded):
+                self.executors.supersede(item, now)
             else:
-                self.executors.submit(order, now)
-            self._unsent_orders.popleft()
+                self.executors.submit(item, now)
+            self._unsent_jobs.popleft()
 
     def halted_scopes(self, now: datetime) -> list[HaltScope]:
         """Return the scopes in which no job may start at `now`."""

@@ -113,31 +113,31 @@ class Store(Log):
         os.close(self._lock)
 
     @contextmanager
-    def transaction(self, what: str) -> Iterator[None]:
+    def transaction(self, write_name: str) -> Iterator[None]:
         """Commit the writes of the block durably; roll them back if the block raises.
 
-        `what` names the transaction for `on_durable_write`. Raises StoreError if the disk fails,
-        and any exception of the block. An exception of the hook after the commit rolls back
-        nothing.
+        `write_name` names the transaction for `on_durable_write`. Raises StoreError if the disk
+        fails, and any exception of the block. An exception of the hook after the commit rolls
+        back nothing.
         """
         self._begin()
         try:
             yield
-            self._call_hook(f"{what}:before")
+            self._call_hook(f"{write_name}:before")
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
-            raise StoreError(f"cannot write: {error}") from error
+            raise StoreError(f"cannot write the store: {error}") from error
         except BaseException:
             self._roll_back()
             raise
-        self._call_hook(f"{what}:after")
+        self._call_hook(f"{write_name}:after")
 
     def _begin(self) -> None:
         try:
             self._db.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            raise StoreError(f"cannot write: {error}") from error
+            raise StoreError(f"cannot write the store: {error}") from error
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:

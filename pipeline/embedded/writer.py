@@ -120,17 +120,18 @@ class Writer:
         )
 
     @contextmanager
-    def transaction(self, what: str, now: datetime) -> Iterator[Transaction]:
+    def transaction(self, write_name: str, now: datetime) -> Iterator[Transaction]:
         """Yield an open transaction; commit it when the block ends.
 
         After the commit `on_commit` is called, unless the transaction has neither an event, a
         duplicate, a decision nor a dead letter. If the block or the commit raises, nothing is
         written, the reconciler is loaded again from the disk, and the exception is raised again.
-        Raises StoreError if the disk fails. `what` names the transaction for the store's hook.
+        Raises StoreError if the disk fails. `write_name` names the transaction for the store's
+        hook.
         """
         current = self._transaction = Transaction(now)
         try:
-            with self._store.transaction(what):
+            with self._store.transaction(write_name):
                 yield current
                 current.save(self._store, self.reconciler)
         except Exception:
@@ -189,11 +190,11 @@ class Writer:
             current.duplicates.append(event)
             return False
         current.events.append(event)
-        device, ledger = fleet.devices.get(key), fleet.job_histories.get(key)
+        device, history = fleet.devices.get(key), fleet.job_histories.get(key)
         self.apply_effects(self.reconciler.handle(event, now), now)
         if fleet.devices.get(key) is not device:
             current.devices[key] = None
-        if fleet.job_histories.get(key) is not ledger:
+        if fleet.job_histories.get(key) is not history:
             current.job_histories[key] = None
         setting = setting_of(event)
         if setting is not None:

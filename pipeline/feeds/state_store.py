@@ -108,7 +108,9 @@ class FeedStateStore:
         except BaseException as error:
             await store.close()
             if isinstance(error, KafkaError | OSError | TimeoutError):
-                raise FeedStateStoreError(f"cannot open: {error!r}") from error
+                raise FeedStateStoreError(
+                    f"cannot read the feed states from Kafka: {error!r}"
+                ) from error
             raise
         return store
 
@@ -169,7 +171,7 @@ class FeedStateStore:
         except ProducerFenced as error:
             raise FeedStateStoreError("another poller has opened the feed state store") from error
         except (KafkaError, TimeoutError) as error:
-            raise FeedStateStoreError(f"cannot write: {error!r}") from error
+            raise FeedStateStoreError(f"cannot publish the feed document: {error!r}") from error
 
 
 def _retrieve_exception(ack: "asyncio.Future[Any]") -> None:

@@ -3,10 +3,11 @@
 One task sends, so records of one key keep the order they were given in. There are two modes:
 
 - direct: each record goes to Kafka as it comes;
-- through the spool, as soon as Kafka is away, refuses, or lets one record wait too long: all that
-  is not acknowledged goes into the spool first, then whatever comes, while the spool's records
-  are sent in their order. Direct again once the spool is empty: the last of it is sent while what
-  comes waits at the door for a moment; a steady stream would never let it empty otherwise.
+- through the spool, as soon as Kafka is unreachable, refuses, or lets one record wait too long:
+  all that is not acknowledged goes into the spool first, then whatever comes, while the spool's
+  records are sent in their order. Direct again once the spool is empty: the last of it is sent
+  while what comes waits at the door for a moment; a steady stream would never let it empty
+  otherwise.
 
 A producer is kept as long as it works: an idempotent one tries a batch until Kafka has it, in
 order, never twice. So what is under way when it is spooled is not sent again, only waited for. A
@@ -161,7 +162,7 @@ class StoreAndForwardProducer:
         if self._stopping or self._waiting >= self._max_waiting or len(self._queue) >= _MAX_QUEUED:
             raise BackpressureError("too many records are waiting")
         if self.spooling and not self._spool.has_room(sum(record.size for record in records)):
-            raise SpoolFullError("Kafka is away and the spool is full")
+            raise SpoolFullError("Kafka is unreachable and the spool is full")
         loop, now = asyncio.get_running_loop(), time.monotonic()
         batch = [_PendingRecord(record, loop.create_future(), now) for record in records]
         for pending in batch:
@@ -190,7 +191,11 @@ class StoreAndForwardProducer:
                     if not self._stopping:
                         await self._deliver_through_spool()
             except Exception as error:  # noqa: BLE001 - the task's top: begin again from disk
-                self._log.error("delivery failed; restarts from the spool", exc_info=error)
+                self._log.error(
+                    "unhandled exception",
+                    exc_info=error,
+                    **{key.DETAIL: "delivery restarts from the spool"},
+                )
                 self._reset(error)
                 await asyncio.sleep(self._retry_delays_s[-1])
         await self._shut_down()
@@ -333,7 +338,10 @@ class StoreAndForwardProducer:
         try:
             sequences = await self._run_on_disk(self._spool.append, records, datetime.now(UTC))
         except SpoolError as error:
-            self._log.error("cannot spool", **{key.DETAIL: str(error), key.COUNT: len(records)})
+            self._log.error(
+                "records refused: cannot write the spool; check the disk of the data directory",
+                **{key.DETAIL: str(error), key.COUNT: len(records)},
+            )
             _fail_pending(batch, error)
             return []
         except BaseException:
@@ -360,7 +368,11 @@ class StoreAndForwardProducer:
                 if not rest and self._can_drain and await self._drain_with_intake_paused(writer):
                     return
             except SpoolError as error:
-                self._log.error("spool", **{key.DETAIL: str(error)})
+                self._log.error(
+                    "cannot read or write the spool; retrying;"
+                    " check the disk of the data directory",
+                    **{key.DETAIL: str(error)},
+                )
                 self._failure = error
                 await asyncio.sleep(self._retry_delays_s[-1])
             await self._wait_for_change(_WAKE_INTERVAL_S)
@@ -410,7 +422,10 @@ class StoreAndForwardProducer:
                 self._producer = await self._connect()
             except ProducerError as error:
                 if self._failures == 0:
-                    self._log.warning("Kafka is away", **{key.DETAIL: str(error)})
+                    self._log.warning(
+                        "cannot connect to Kafka; records go to the spool; retrying",
+                        **{key.DETAIL: str(error)},
+                    )
                 wait_s = self._retry_delays_s[min(self._failures, len(self._retry_delays_s) - 1)]
                 self._failures += 1
                 await self._sleep_until_stop(wait_s)
@@ -425,7 +440,10 @@ class StoreAndForwardProducer:
         It waits at most 120 s for that, and no longer than until `stop`. Acknowledged records are
         deleted from the spool; the next producer sends the rest again. `why` is logged.
         """
-        self._log.warning("producer given up", **{key.DETAIL: f"{type(why).__name__}: {why}"})
+        self._log.warning(
+            "producer failed; connecting a new one, unconfirmed records are sent again",
+            **{key.DETAIL: f"{type(why).__name__}: {why}"},
+        )
         until = time.monotonic() + _OUTCOME_TIMEOUT_S
         while not self._stopping and time.monotonic() < until:
             await self._delete_delivered()
@@ -480,7 +498,8 @@ class StoreAndForwardProducer:
 
     def _set_mode(self, *, spooling: bool) -> None:
         if spooling is not self.spooling:
-            self._log.info("spooling" if spooling else "delivering directly")
+            mode = "spooled" if spooling else "direct"
+            self._log.info("delivery mode changed", **{key.OUTCOME: mode})
         self.spooling = spooling
         self._metrics.set_spooling(spooling=spooling)
 

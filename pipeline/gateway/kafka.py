@@ -24,7 +24,7 @@ _BATCH_BYTES: Final = 256 * 1024
 class IdempotentProducer:
     """An idempotent aiokafka producer.
 
-    While Kafka is away, it retries a batch without end: idempotent batches do not expire
+    While Kafka is unreachable, it retries a batch without end: idempotent batches do not expire
     (aiokafka 0.14.0, `SendProduceReqHandler._can_retry`).
     """
 

@@ -85,7 +85,7 @@ TRANSLATORS: Final[Mapping[str, Translator]] = {
 LINE_TRANSLATORS: Final[Mapping[str, LineTranslator]] = {"osquery": osquery.translate_lines}
 
 
-def one_a_line(translate: Translator) -> LineTranslator:
+def line_translator(translate: Translator) -> LineTranslator:
     """Return a translator of lines, which yields `translate` of each line as one payload.
 
     Blank lines are skipped. The origin of a line is `origin:N`, where N counts all lines from 1.

@@ -38,6 +38,8 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 from faust.types import TP
 from mode import Service
 
+from schemas import logkeys as key
+
 _COMMIT_INTERVAL_S: Final = 1.0
 # Faust lets a broker delay an empty response for 1.5 s. A partition that is not part of that
 # request waits for the response: its records would be up to 1.5 s late.
@@ -154,7 +156,10 @@ class BatchConsumer(Consumer):
         try:
             await self.perform_seek()
         except Exception as error:  # noqa: BLE001 - assignments change meanwhile
-            self.log.warning("cannot seek to the committed offsets, trying again: %r", error)
+            self.log.warning(
+                "cannot seek to the committed offsets, trying again",
+                extra={key.DETAIL: repr(error)},
+            )
             return False
         self._needs_seek = False
         return True
@@ -208,7 +213,7 @@ class BatchConsumer(Consumer):
             try:
                 await self.seek_wait(offsets)
             except Exception as error:  # noqa: BLE001 - as in `_seek_to_last_commit`
-                self.log.warning("cannot seek back, trying again: %r", error)
+                self.log.warning("cannot seek back, trying again", extra={key.DETAIL: repr(error)})
                 self._needs_seek = True
 
     async def _process_batch(self, batches: Batches, assignment: int) -> Mapping[TP, int]:

@@ -245,11 +245,11 @@ class DeviceShard:
         self, event: Event, raw: bytes, now: datetime, peek: ReportPeek | None = None
     ) -> None:
         fleet, key = self.reconciler.fleet, _key_for(event)
-        device, ledger = fleet.devices.get(key), fleet.job_histories.get(key, ())
+        device, history = fleet.devices.get(key), fleet.job_histories.get(key, ())
         effects = self._handle(event, now, peek)
         first = next(effects, None)  # folds the event; its effects follow below
         if isinstance(event, _Job):
-            self._record_job_change(event, raw, ledger, fleet.job_histories.get(key, ()))
+            self._record_job_change(event, raw, history, fleet.job_histories.get(key, ()))
         after = fleet.devices.get(key)
         # Devices that differ only in the data that recognises a repeat are equal: rows lack it.
         if after is not None and after is not device and after != device:
@@ -582,6 +582,6 @@ def _key_for(event: Event) -> str:
     return device_key(event)  # type: ignore[arg-type]
 
 
-def _find_job(ledger: JobHistory, job_id: str) -> JobEntry | None:
-    found = [entry for entry in ledger if entry.job_id == job_id]
+def _find_job(history: JobHistory, job_id: str) -> JobEntry | None:
+    found = [entry for entry in history if entry.job_id == job_id]
     return found[0] if found else None

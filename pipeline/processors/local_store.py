@@ -43,27 +43,27 @@ class LocalStore:
     offset are those from before it. `epoch` is the highest epoch of a row so far.
     """
 
-    def __init__(self, path: Path, db: sqlite3.Connection, *, saved_at_once: int) -> None:
+    def __init__(self, path: Path, db: sqlite3.Connection, *, commit_every_rows: int) -> None:
         self.path = path
-        self._saved_at_once = saved_at_once
+        self._commit_every_rows = commit_every_rows
         self._db = db
         self._unsaved = 0
         self._is_catching_up = False
         self.next_offset, self.epoch = self._read_checkpoint()
 
     @classmethod
-    def open(cls, path: Path, *, saved_at_once: int = _COMMIT_EVERY_ROWS) -> Self:
+    def open(cls, path: Path, *, commit_every_rows: int = _COMMIT_EVERY_ROWS) -> Self:
         """Return the store at `path`, an empty one if it is missing, damaged or of another version.
 
-        Changelog rows are committed after `saved_at_once` of them. Raises OSError or sqlite3.Error
-        if the disk cannot be written.
+        Changelog rows are committed after `commit_every_rows` of them. Raises OSError or
+        sqlite3.Error if the disk cannot be written.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return cls(path, _open_database(path), saved_at_once=saved_at_once)
+            return cls(path, _open_database(path), commit_every_rows=commit_every_rows)
         except sqlite3.DatabaseError:
             delete_files(path)
-            return cls(path, _open_database(path), saved_at_once=saved_at_once)
+            return cls(path, _open_database(path), commit_every_rows=commit_every_rows)
 
     def close(self) -> None:
         """Commit and close the file."""
@@ -109,7 +109,7 @@ class LocalStore:
             self._write_rows(last)
             self._write_checkpoint(end, epoch)
         self._unsaved += len(last) + len(only_void)
-        if self._unsaved >= self._saved_at_once:
+        if self._unsaved >= self._commit_every_rows:
             self._commit()
         return void
 

@@ -251,7 +251,7 @@ class Advisories:
             self._missing[key] = found
         return found
 
-    def missing_on_dead_line(
+    def missing_on_unsupported_line(
         self, version: OSVersion, build: Build | None, device_id: str | None, supported: str
     ) -> Missing:
         """Return the releases that a Mac on an unsupported line lacks.

@@ -76,7 +76,7 @@ FIRST_REPORTED: Final = INDEX["serial"]
 FIRST_TELEMETRY: Final = INDEX["boot_at"]
 # The fields and properties of a Device that a report can change although no other field changes:
 # telemetry, and all that is derived from the times of reports and contacts.
-TELEMETRY: Final = frozenset(FIELDS[FIRST_TELEMETRY:]) | {
+CHANGED_BY_EVERY_REPORT: Final = frozenset(FIELDS[FIRST_TELEMETRY:]) | {
     "build",  # depends on the newer of the report times of version and build
     "enrolled",
     "inventory_days",
@@ -356,7 +356,7 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
         values: list[Any] = []
         bits_by_us: dict[int, int] = {}
         push, get, last, bits = values.append, bits_by_us.get, 0, 0
-        for given, bit in zip(_astuple(row.facts), _FACTS, strict=False):
+        for given, bit in zip(_astuple(row.facts), _FIELD_BITS, strict=False):
             if given is None:
                 push(None)
                 continue
@@ -382,8 +382,8 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
         return cls(udid, tuple(values), timestamps, row.inventory_days)
 
 
-_Facts = msgspec.defstruct(
-    "_Facts", [(name, tuple[int, Any] | None, None) for name in FIELDS], gc=False
+_FieldsRow = msgspec.defstruct(
+    "_FieldsRow", [(name, tuple[int, Any] | None, None) for name in FIELDS], gc=False
 )
 _Seen = msgspec.defstruct("_Seen", [(name, int, 0) for name in SOURCES], gc=False)
 
@@ -395,7 +395,8 @@ class DeviceRow(msgspec.Struct, gc=False):
     dictionaries would take most of that time.
     """
 
-    facts: _Facts  # type: ignore[valid-type]
+    # The key of stored rows and decision records; the word of the code is fields.
+    facts: _FieldsRow  # type: ignore[valid-type]
     seen: _Seen  # type: ignore[valid-type]
     checkins: tuple[int, int, int]
     inventory_days: int = 0
@@ -430,7 +431,7 @@ _TO_WIRE: Final[Mapping[str, Callable[[Any], object]]] = {
 _WIRE: Final = tuple((name, _TO_WIRE.get(name)) for name in FIELDS)
 
 
-_FACTS: Final = tuple(1 << index for index in range(len(FIELDS)))
+_FIELD_BITS: Final = tuple(1 << index for index in range(len(FIELDS)))
 _SEEN_AND_CHECKINS: Final = (*SEEN_BY.values(), *CHECKIN)
 _FROM_WIRE: Final[tuple[tuple[int, Callable[[Any], object]], ...]] = (
     (INDEX["os_version"], parse_os_version),

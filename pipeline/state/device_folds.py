@@ -33,7 +33,7 @@ from schemas.events.checkin import (
 )
 from schemas.events.inventory import InventoryReported
 
-reported: Final = itemgetter(*FIELDS[FIRST_REPORTED:])
+inventory_values: Final = itemgetter(*FIELDS[FIRST_REPORTED:])
 _STATUS: Final = tuple(name for name in FIELDS if name in DdmStatusReported.model_fields)
 
 
@@ -85,7 +85,7 @@ def apply_inventory(device: Device, data: InventoryReported, us: int) -> Device:
 
     Hot path: it runs for every report of every Mac, so it reads the model's `__dict__`.
     """
-    known = enumerate(reported(data.__dict__), FIRST_REPORTED)
+    known = enumerate(inventory_values(data.__dict__), FIRST_REPORTED)
     return merge_fields(device, known, us, SEEN_BY[data.source])
 
 
@@ -94,7 +94,7 @@ def apply_authenticated(device: Device, data: MdmAuthenticated, us: int) -> Devi
 
     An enrollment began, and the Mac reported its properties.
     """
-    facts = {
+    fields = {
         "serial": data.serial,
         "os_version": data.os_version,
         "build": data.build,
@@ -104,7 +104,7 @@ def apply_authenticated(device: Device, data: MdmAuthenticated, us: int) -> Devi
         "enrollment_type": data.enrollment_type,
         "mdm_server": data.server,
     }
-    return _merge_mdm_fields(device, facts, us, CHECKIN[AUTHENTICATED])
+    return _merge_mdm_fields(device, fields, us, CHECKIN[AUTHENTICATED])
 
 
 def apply_token_updated(device: Device, data: MdmTokenUpdated, us: int) -> Device:
@@ -112,18 +112,18 @@ def apply_token_updated(device: Device, data: MdmTokenUpdated, us: int) -> Devic
 
     The MDM server can now send push notifications to the Mac.
     """
-    facts = {
+    fields = {
         "enrollment_id": data.enrollment_id,
         "enrollment_type": data.enrollment_type,
         "mdm_server": data.server,
     }
-    return _merge_mdm_fields(device, facts, us, CHECKIN[TOKEN_UPDATED])
+    return _merge_mdm_fields(device, fields, us, CHECKIN[TOKEN_UPDATED])
 
 
 def apply_checked_out(device: Device, data: MdmCheckedOut, us: int) -> Device:
     """Return the Device with a CheckOut of time `us` folded in: the MDM profile was removed."""
-    facts = {"enrollment_id": data.enrollment_id}
-    return _merge_mdm_fields(device, facts, us, CHECKIN[CHECKED_OUT])
+    fields = {"enrollment_id": data.enrollment_id}
+    return _merge_mdm_fields(device, fields, us, CHECKIN[CHECKED_OUT])
 
 
 def apply_command_reported(device: Device, data: MdmCommandReported, us: int) -> Device:
@@ -152,13 +152,13 @@ def apply_ddm_status(device: Device, data: DdmStatusReported, us: int) -> Device
 
 
 def _merge_mdm_fields(
-    device: Device, facts: Mapping[str, object], us: int, checkin: int = 0
+    device: Device, fields: Mapping[str, object], us: int, checkin: int = 0
 ) -> Device:
     """Return the Device with values by field name, reported through MDM at `us`, folded in.
 
     `checkin` is the bit of the kind of check-in (of CHECKIN); 0 if the contact is no check-in.
     """
-    known = [(INDEX[name], value) for name, value in facts.items()]
+    known = [(INDEX[name], value) for name, value in fields.items()]
     return merge_fields(device, known, us, SEEN_BY["mdm"] | checkin)
 
 

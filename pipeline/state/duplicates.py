@@ -11,7 +11,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from pipeline.state.device import FIRST_REPORTED, INDEX, SEEN_BY, SEEN_BY_OTHERS, Device, to_us
-from pipeline.state.device_folds import reported
+from pipeline.state.device_folds import inventory_values
 from pipeline.state.seen_days import add_day
 from pipeline.state.timestamps import changed_since, record_if_newer
 from schemas.envelope import InventoryEvent
@@ -33,7 +33,7 @@ def remember_report(event: InventoryEvent, peek: ReportPeek, device: Device) -> 
     then be decoded.
     """
     bits, values = SEEN_BY[event.data.source], device.values
-    for index, value in enumerate(reported(event.data.__dict__), FIRST_REPORTED):
+    for index, value in enumerate(inventory_values(event.data.__dict__), FIRST_REPORTED):
         if value is None:
             continue
         if value != values[index]:
@@ -42,7 +42,7 @@ def remember_report(event: InventoryEvent, peek: ReportPeek, device: Device) -> 
     _, same = changed_since(device.timestamps, to_us(event.time))
     if bits & ~same:
         return forget_report(device)
-    text = hash(peek.facts()[_STABLE_FIELDS])
+    text = hash(peek.values()[_STABLE_FIELDS])
     if (text, bits) == (device.report_hash, device.report_fields):
         return device
     return replace(device, report_hash=text, report_fields=_intern(bits))
@@ -66,9 +66,9 @@ def apply_duplicate(peek: ReportPeek, device: Device) -> tuple[Device, int] | No
     bits, values = device.report_fields, device.values
     if not bits:
         return None
-    facts = peek.facts()
-    free_disk, battery = facts[_TELEMETRY]
-    if hash(facts[_STABLE_FIELDS]) != device.report_hash or (
+    reported = peek.values()
+    free_disk, battery = reported[_TELEMETRY]
+    if hash(reported[_STABLE_FIELDS]) != device.report_hash or (
         (free_disk is None) is bool(bits & _HAS_FREE_DISK)
         or (battery is None) is bool(bits & _HAS_BATTERY)
     ):

@@ -363,8 +363,8 @@ class Fleet:
                 concerned = False
                 if version.line in change.lines:
                     upto = change.lines[version.line]
-                    # `missing_on_dead_line` depends on the last release of the line, whatever the
-                    # Mac's version.
+                    # `missing_on_unsupported_line` depends on the last release of the line, for
+                    # every version of the Mac.
                     concerned = upto is None or not supports or version.release <= upto.release
                 moved = upgrades_to in change.lines and version.line != upgrades_to
                 if concerned or moved or (movable and not supports):

@@ -22,7 +22,7 @@ _BOARD: Final = re.compile(r"Mac-[0-9A-F]{16}", re.ASCII)
 _VM_MODEL: Final = re.compile(r"(?:VirtualMac|VMware|Parallels|VMM-|QEMU)", re.IGNORECASE)
 _VM_DEVICE_IDS: Final = frozenset({"vma2macosap", "vmm-x86_64"})
 
-MODEL_NAMES: Final[dict[str, str]] = {model: facts.name for model, facts in MODELS.items()}
+MODEL_NAMES: Final[dict[str, str]] = {model: row.name for model, row in MODELS.items()}
 
 
 def _by_name() -> dict[str, tuple[Model, ...]]:
@@ -50,7 +50,7 @@ def _family_ranges() -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
 
 _BY_NAME: Final = _by_name()
 _FAMILIES: Final = _family_ranges()
-_BY_DEVICE_ID: Final = {facts.device_id.casefold(): facts.hardware for facts in MODELS.values()}
+_BY_DEVICE_ID: Final = {row.device_id.casefold(): row.hardware for row in MODELS.values()}
 
 
 @lru_cache(maxsize=2048)

@@ -6,11 +6,11 @@ release and are held or have an open job.
 
 - reports: a stream over 10,000 Macs in which a tenth of the reports changes a field. Of ten such
   changes five are a new host name, four a new boot time, and one is another OS version, which leads
-  to an update job or closes one. In `repeats` the other nine tenths differ from the Mac's previous
-  report in time and id only; in `figures` each report also has another free disk space. `decode` is
-  schemas.envelope.decode from bytes; `fold` adds Fleet.apply; `all` is the reconciler with every
-  effect consumed and duplicate reports recognized by `peek_report`, as in a worker's shard without
-  its writes. The three are measured in turns on the same bytes.
+  to an update job or closes one. In `duplicates` the other nine tenths differ from the Mac's
+  previous report in time and id only; in `telemetry` each report also has another free disk space.
+  `decode` is schemas.envelope.decode from bytes; `fold` adds Fleet.apply; `all` is the reconciler
+  with every effect consumed and duplicate reports recognized by `peek_report`, as in a worker's
+  shard without its writes. The three are measured in turns on the same bytes.
 - memory: resident memory per Mac of 100,000 Macs with indexes, job histories, last decisions, and
   the peeks of their last reports.
 - advisory: a release arrives that 10 % of 100,000 Macs lack: decisions, records, jobs, and the
@@ -285,8 +285,8 @@ def main() -> None:
         return
     found: dict[str, Any] = {"machine": machine(), "targets": TARGETS}
     if chosen.only in (None, "reports"):
-        found["repeats"] = bench_reports(telemetry=False)
-        found["figures"] = bench_reports(telemetry=True)
+        found["duplicates"] = bench_reports(telemetry=False)
+        found["telemetry"] = bench_reports(telemetry=True)
     if chosen.only in (None, "memory"):
         found["memory"] = bench_memory()
     if chosen.only in (None, "advisory"):

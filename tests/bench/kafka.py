@@ -13,7 +13,7 @@ from tests.bench.kafka_latency import bench_latency
 from tests.bench.kafka_throughput import bench_throughput
 from tests.bench.kafka_world import SITE, World, world
 
-PARTS: Final = ("repeats", "figures", "latency", "fleet")
+PARTS: Final = ("duplicates", "telemetry", "latency", "fleet")
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def bench(part: str, here: World, chosen: argparse.Namespace) -> dict[str, Any]:
         here,
         reports=20_000 if quick else 200_000,
         runs=1 if quick else 5,
-        telemetry=part == "figures",
+        telemetry=part == "telemetry",
     )
 
 

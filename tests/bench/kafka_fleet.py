@@ -34,14 +34,14 @@ from tests.bench.kafka_world import PARTITIONS, World, cpu_of, wait_for
 # A site has a capacity of 10,000 at most, so the jobs need many sites.
 SITES: Final = tuple(f"site-{number:02d}" for number in range(20))
 RELEASED: Final = "15.7.3"
-AFFECTED_SHARE: Final = 10
+AFFECTED_EVERY: Final = 10  # one Mac in ten
 TARGETS: Final = {"recovered_s": 60.0, "jobs_published_s": 30.0}
 # A higher epoch than the first two workers get on the empty cluster.
 _EPOCH: Final = 100
 # Number of the Mac whose rows are copied; no other Mac has it.
 _PATTERN: Final = 9_999_999
 _SHARES: Final = (0.01, 0.5, 0.9)
-_AT_ONCE: Final = 20_000
+_BATCH_ROWS: Final = 20_000
 _WAIT_S: Final = 600.0
 _IDLE_S: Final = 3.0
 # Each look at twenty topics uses CPU of the cores that are measured.
@@ -61,20 +61,20 @@ def bench_fleet(world: World, *, macs: int) -> dict[str, Any]:
     """Write the state, restore it without local copies, publish an advisory; return the figures."""
     decided = _publish_broadcast(world)
     with _TwoWorkers(world) as empty:
-        bare = empty.resident()
+        bare = empty.resident_bytes()
     _delete_copies(world)
     began = time.monotonic()
     asyncio.run(_write_state(world, macs, decided))
     written_s = time.monotonic() - began
     with _TwoWorkers(world) as first:
-        resident = first.resident()
+        resident = first.resident_bytes()
     with _TwoWorkers(world) as with_copy:
         pass
     _delete_copies(world)
     with _TwoWorkers(world) as lost:
         recovery_cpu_s = lost.cpu_s()
         lost.wait_until_idle()
-        advisory = _measure_advisory(world, lost, macs // AFFECTED_SHARE)
+        advisory = _measure_advisory(world, lost, macs // AFFECTED_EVERY)
     return {
         "macs": macs,
         "rows_written_s": round(written_s, 1),
@@ -125,8 +125,8 @@ class _TwoWorkers:
             if all(now - then < 0.1 * _IDLE_S for now, then in zip(used, before, strict=True)):
                 return
 
-    def resident(self) -> list[int]:
-        return [worker.resident() for worker in self.workers]
+    def resident_bytes(self) -> list[int]:
+        return [worker.resident_bytes() for worker in self.workers]
 
 
 def _delete_copies(world: World) -> None:
@@ -176,27 +176,27 @@ def _publish_broadcast(world: World) -> dict[str, int]:
 
 async def _write_state(world: World, macs: int, decided: dict[str, int]) -> None:
     """Write one row per Mac to the partition of its UDID."""
-    outbox = ConfirmedProducer(world.connection, make_log())
-    await outbox.start()
+    producer = ConfirmedProducer(world.connection, make_log())
+    await producer.start()
     epoch_row = rows.EpochRow(_EPOCH, decided).to_row()
     epoch_rows: dict[tuple[str, int], list[Row]] = {
         (STATE.name, number): [(rows.EPOCH_KEY, epoch_row)] for number in range(PARTITIONS)
     }
-    await outbox.write(epoch_rows, lambda: False)
+    await producer.write(epoch_rows, lambda: False)
     kinds = _sample_rows()
-    for start in range(0, macs, _AT_ONCE):
+    for start in range(0, macs, _BATCH_ROWS):
         partitions: dict[tuple[str, int], list[Row]] = {}
-        for number in range(start, min(start + _AT_ONCE, macs)):
+        for number in range(start, min(start + _BATCH_ROWS, macs)):
             udid = udid_of(number)
             row = _row(kinds[number % len(SITES), _is_affected(number)], number)
             partition = STATE.name, partition_of(udid, PARTITIONS)
             partitions.setdefault(partition, []).append((udid.encode(), row))
-        await outbox.write(partitions, lambda: False)
-    await outbox.stop()
+        await producer.write(partitions, lambda: False)
+    await producer.stop()
 
 
 def _is_affected(number: int) -> bool:
-    return number // len(SITES) % AFFECTED_SHARE == 0
+    return number // len(SITES) % AFFECTED_EVERY == 0
 
 
 def _sample_rows() -> dict[tuple[int, bool], bytes]:

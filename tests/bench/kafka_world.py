@@ -72,7 +72,7 @@ class Program:
         """Return the user and system time of all its threads in seconds; the ticks are 10 ms."""
         return cpu_of(self.process.pid)
 
-    def resident(self) -> int:
+    def resident_bytes(self) -> int:
         """Return the resident memory in bytes."""
         statm = Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii")
         return int(statm.split()[1]) * _PAGE

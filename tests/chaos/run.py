@@ -29,7 +29,6 @@ from schemas.topics import CONTROL
 from tests import factories
 from tests.chaos import world
 from tests.chaos.checker import Findings, judge
-from tests.chaos.echo import Echo
 from tests.chaos.evidence import (
     Evidence,
     MacState,
@@ -41,6 +40,7 @@ from tests.chaos.evidence import (
 from tests.chaos.killer import Killer, schedule
 from tests.chaos.load import Load, Mischief
 from tests.chaos.programs import DRYDOCK, Fleet, Kind, Layout
+from tests.chaos.tamperer import Tamperer
 from tests.chaos.worker_program import GROUP
 from tests.kafka.brokers import ROOT, KafkaCluster, free_ports
 
@@ -52,7 +52,7 @@ _POLL_S: Final = 3.0
 _READY_MESSAGE: Final = {
     Kind.GATEWAY: '"listening"',
     Kind.WORKER: '"partitions ready"',
-    Kind.AGENT: '"partition held"',
+    Kind.AGENT: '"partition acquired"',
 }
 Say = Callable[[str], None]
 
@@ -172,7 +172,7 @@ class _Site:
         self._clock = ScaledClock(line.start, line.began_s, line.speed)
         self._fleet: Fleet = layout.fleet()
         stack.callback(self._fleet.kill)
-        self._echo = Echo(
+        self._tamperer = Tamperer(
             self._connection,
             world.SITES,
             seed=options.seed,
@@ -201,7 +201,7 @@ class _Site:
         options = self._options
         strikes = schedule(options.seed, options.kills, options.lasts_s)
         self._killer = Killer(self._fleet, strikes, self._say)
-        self._echo.start()
+        self._tamperer.start()
         self._outages.start()
         for versions, share in ((world.SECOND, 0.1), (world.THIRD, 0.5), ((), 1.0)):
             until_s = options.lasts_s * share
@@ -232,7 +232,7 @@ class _Site:
         self._killer.run_for(
             self._options.settle_s, lambda: self._killer.is_over and self._outages.are_over
         )
-        self._echo.stop()
+        self._tamperer.stop()
         self._wait(self._old_macs, "Macs to be updated")
         # Wait for their last reports, then accept no more: the check needs a fixed set of inputs.
         self._killer.run_for(2 * _POLL_S)
@@ -278,7 +278,7 @@ class _Site:
         return RunSummary(
             findings=findings,
             struck=self._killer.counts + self._outages.counts,
-            sent=self._load.counts + self._echo.counts,
+            sent=self._load.counts + self._tamperer.counts,
             alone=self._killer.ended_alone,
             codes=codes,
             refused=self._load.refused,
@@ -289,7 +289,7 @@ class _Site:
         groups = [GROUP, *(f"drydock.agent.{site}" for site in world.SITES)]
         # Copy the inputs first: an input that is accepted later may not be in the topics yet.
         return Evidence(
-            inputs={*self._load.accepted, *self._echo.unusable_inputs},
+            inputs={*self._load.accepted, *self._tamperer.unusable_inputs},
             records=read_topics(self._connection, topic_names(world.SITES)),
             committed=read_commits(self._connection, groups),
             acted=self._macs.acted(),

@@ -127,7 +127,7 @@ def test_executor_killed_at_any_moment_acts_once_on_each_mac(tmp_path: Path) -> 
     assert {name.split(":")[0] for name in seen} >= {
         "accept",
         "intend",
-        "answer",
+        "response",
         "finish",
         "published",
         "touched",

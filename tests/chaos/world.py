@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, Final
 
-from agents.simulated.network import SiteLine
+from agents.simulated.network import SiteRates
 from agents.simulated.spec import Faults, Hardware, MacSpec, Period, SimulatedRelease
 from agents.simulated.wire import FleetPlan
 from schemas.macos import parse_build, parse_os_version
@@ -101,7 +101,7 @@ def fleet_plan(seed: int, macs: int, speed: float, lasts: timedelta) -> FleetPla
         macs=tuple(_spec(number, part, lasts, random) for number, part in enumerate(cast)),
         releases=releases,
         # An uplink that never limits: the run is about Drydock, not about bandwidth.
-        lines={site: SiteLine(uplink_mbps=1e8) for site in SITES},
+        lines={site: SiteRates(uplink_mbps=1e8) for site in SITES},
         seed=seed,
         speed=speed,
     )

@@ -29,8 +29,8 @@ RULES = (*pod_rules.RULES, *wiring_rules.RULES)
 
 def conforms(kubeconform: Path, folder: Path, version: str, text: str) -> str:
     """Return kubeconform's output for a text; the last line is a summary."""
-    place = folder / version / "{{.ResourceKind}}{{.KindSuffix}}.json"
-    command = [str(kubeconform), "-strict", "-summary", "-schema-location", str(place)]
+    schema_location = folder / version / "{{.ResourceKind}}{{.KindSuffix}}.json"
+    command = [str(kubeconform), "-strict", "-summary", "-schema-location", str(schema_location)]
     # A custom resource: its schema is part of the operator. Our own rules check it.
     command += ["-skip", "PodMonitor"]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)

@@ -106,7 +106,7 @@ def test_run_without_crash_makes_every_mac_compliant(clean: tuple[End, list[str]
         "reinstall",
         "reenroll",
     }
-    assert {"accept:before", "intend:before", "touched:after", "answer:after"} <= set(moments)
+    assert {"accept:before", "intend:before", "touched:after", "response:after"} <= set(moments)
 
 
 @pytest.mark.slow

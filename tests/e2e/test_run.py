@@ -52,7 +52,7 @@ def test_commands_work_with_a_running_service_and_without(tmp_path: Path) -> Non
         assert code == 0
         assert "site:london" in out
         assert drydock("resume", "site:london", *here)[0] == 0
-        assert "nothing is halted" in drydock("resume", "site:london", *here)[2]
+        assert "is not halted" in drydock("resume", "site:london", *here)[2]
         (refused,) = as_json("dead-letters", "replay", *here)
         assert (refused["seq"], refused["replayed"]) == (1, False)
         code, _, err = drydock("run", *here, "--listen", "127.0.0.1:0")

@@ -7,7 +7,7 @@ from typing import Final
 
 from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 
-from pipeline.demo.outcome import LogLine, RunOutcome
+from pipeline.demo.outcome import LogEntry, RunOutcome
 from schemas.connection import KafkaConnection
 from schemas.topics import ADVISORIES, CHECKINS, CONTROL, DECISIONS, INVENTORY, ORDERS, RESULTS
 
@@ -41,7 +41,7 @@ class Reading:
     def read_on(self) -> None:
         """Read all records that the topics have now."""
         ends = self._consumer.end_offsets(self._partitions)
-        lines: list[LogLine] = []
+        lines: list[LogEntry] = []
         while any(self._consumer.position(partition) < end for partition, end in ends.items()):
             for place, records in self._consumer.poll(timeout_ms=1000).items():
                 self.records[place.topic] += len(records)
@@ -51,15 +51,15 @@ class Reading:
         for line in sorted(lines, key=lambda one: (one.at, b"job.issued" not in one.body)):
             self.outcome.read_line(line)
 
-    def _event(self, raw: bytes) -> LogLine | None:
+    def _event(self, raw: bytes) -> LogEntry | None:
         """Return the line of an event, None for a repeat of an event that was read before."""
         event = json.loads(raw)
         name = event["source"], event["id"]
         if name in self._known:
             return None
         self._known.add(name)
-        return LogLine("event", datetime.fromisoformat(event["time"]), raw)
+        return LogEntry("event", datetime.fromisoformat(event["time"]), raw)
 
 
-def _decision(raw: bytes) -> LogLine:
-    return LogLine("decision", datetime.fromisoformat(json.loads(raw)["inputs"]["now"]), raw)
+def _decision(raw: bytes) -> LogEntry:
+    return LogEntry("decision", datetime.fromisoformat(json.loads(raw)["inputs"]["now"]), raw)

@@ -131,7 +131,7 @@ class FleetRun:
         for site, where in addresses.agents.items():
             samples = _samples(where)
             self.figures[f"agent-{site}"] = {
-                "orders": _sum(samples, "drydock_agent_orders_total"),
+                "records": _sum(samples, "drydock_agent_records_total"),
                 "results": _sum(samples, "drydock_agent_results_total"),
                 "held_back": _sum(samples, "drydock_agent_actions_blocked_total"),
             }

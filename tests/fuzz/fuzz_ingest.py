@@ -1,6 +1,6 @@
 """Fuzz one translator: `python tests/fuzz/fuzz_ingest.py SOURCE [-runs=N] [libFuzzer options]`.
 
-Needs atheris (`make fuzz` installs it; Linux only). Any exception of a translator is a finding: the
+Needs atheris (`make fuzz` installs it; Linux only). Any exception of a translator is a bug: the
 input is written to `crash-*` and printed. Half of the inputs are raw bytes. The other half are seed
 documents with a few values changed, which pass the JSON parser.
 

@@ -26,7 +26,7 @@ class Core(Protocol):
         """Decide for every Mac again and return the outputs."""
 
 
-def take(step: Step, core: Core) -> list[Output]:
+def replay_step(step: Step, core: Core) -> list[Output]:
     """Replay one step and return its outputs."""
     if step.do == "accept":
         return core.accept(step.inputs, step.now)
@@ -37,7 +37,7 @@ def differences(golden: Golden, core: Core, renames: Renames) -> Iterator[str]:
     """Yield each difference between the record, under today's names, and its replay."""
     for number, step in enumerate(golden.steps, 1):
         recorded = [renames.apply(output) for output in step.outputs]
-        found = take(step, core)
+        found = replay_step(step, core)
         if found != recorded:
             where = f"{golden.case}, step {number}, {step.do} at {step.now.isoformat()}"
             yield from (f"{where}: {text}" for text in _output_differences(recorded, found))

@@ -26,7 +26,7 @@ from tests import scenario
 from tests.embedded_shell import EmbeddedShell
 from tests.factories.sites import APPROVALS_KEY, JOBS_KEY, KEYS
 from tests.golden import golden_file
-from tests.golden.comparison import take
+from tests.golden.comparison import replay_step
 from tests.golden.golden_file import DEMO, SCENARIO, Golden, Output, Step
 from tests.golden.replayer import Replayer, logged_outputs
 
@@ -48,7 +48,7 @@ def record(case: str, folder: Path) -> Golden:
         origin = f"tests/scenarios/{name}.yaml"
         inputs = _scenario(name, run)
     with closing(Replayer(replayed)) as core:
-        steps = [_with_outputs(step, take(step, core)) for step in inputs]
+        steps = [_with_outputs(step, replay_step(step, core)) for step in inputs]
     golden = Golden(case, origin, tuple(steps))
     _check(golden, run)
     return golden

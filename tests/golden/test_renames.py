@@ -57,7 +57,7 @@ def test_events_and_dead_letters_have_no_renames(kind: str) -> None:
     assert names.apply(output) == output
 
 
-TRUE = [
+CORRECT_LINES = [
     Rename("field", "inputs.ledger.guessed", "inferred"),
     Rename("name", "pipeline/gone.py:Gone", "-"),
     Rename("name", "pipeline/old.py", "pipeline/mac.py"),
@@ -74,7 +74,7 @@ TRUE = [
 
 
 def test_correct_map_has_no_complaints(tree: Path) -> None:
-    assert renames.complaints(TRUE, [RECORD], tree) == []
+    assert renames.complaints(CORRECT_LINES, [RECORD], tree) == []
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,10 @@ def test_wrong_line_is_refused(line: Rename, complaint: str, tree: Path) -> None
 
 
 def test_repeated_old_name_and_wrong_order_are_refused(tree: Path) -> None:
-    assert renames.complaints([TRUE[3], TRUE[3]], [RECORD], tree) == [
+    assert renames.complaints([CORRECT_LINES[3], CORRECT_LINES[3]], [RECORD], tree) == [
         "name pipeline/old.py:A: is there twice"
     ]
-    assert renames.complaints([TRUE[3], TRUE[2]], [RECORD], tree) == [
+    assert renames.complaints([CORRECT_LINES[3], CORRECT_LINES[2]], [RECORD], tree) == [
         "the lines are not sorted by kind and old name"
     ]
 
@@ -124,6 +124,6 @@ def test_malformed_map_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_map_is_read_as_written(tmp_path: Path) -> None:
-    text = "\n".join(["kind\told\tnew", *("\t".join(line) for line in TRUE), ""])
+    text = "\n".join(["kind\told\tnew", *("\t".join(line) for line in CORRECT_LINES), ""])
     (tmp_path / "renames.tsv").write_text(text)
-    assert renames.read(tmp_path / "renames.tsv") == TRUE
+    assert renames.read(tmp_path / "renames.tsv") == CORRECT_LINES

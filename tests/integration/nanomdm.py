@@ -44,7 +44,7 @@ class Identity:
     key: ec.EllipticCurvePrivateKey
 
     @classmethod
-    def made(cls, name: str, issuer: "Identity | None" = None) -> "Identity":
+    def create(cls, name: str, issuer: "Identity | None" = None) -> "Identity":
         """Return a new identity: a client of `issuer`, or without one a certificate authority."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -73,9 +73,9 @@ class NanoMdm:
 
     @classmethod
     @contextmanager
-    def serving(cls, folder: Path, webhook_url: str, hmac_key: str) -> "Iterator[NanoMdm]":
+    def run(cls, folder: Path, webhook_url: str, hmac_key: str) -> "Iterator[NanoMdm]":
         """Run NanoMDM within the block; it posts to this webhook."""
-        authority = Identity.made("Macs")
+        authority = Identity.create("Macs")
         folder.mkdir()
         (folder / "ca.pem").write_bytes(authority.certificate.public_bytes(Encoding.PEM))
         address = f"127.0.0.1:{free_ports(1)[0]}"
@@ -126,7 +126,7 @@ class EnrollingMac:
     identity: Identity = field(init=False)
 
     def __post_init__(self) -> None:
-        self.identity = Identity.made(self.udid, self.server.authority)
+        self.identity = Identity.create(self.udid, self.server.authority)
 
     def check_in(self, kind: str, **more: Any) -> None:
         """Send a check-in message."""

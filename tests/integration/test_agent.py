@@ -96,7 +96,7 @@ def test_agent_keeps_its_partitions_while_a_job_takes_longer_than_a_session(
     site.order(*jobs)
     site.are_done(jobs)
     assert site.acted() == [jobs[0].job_id]
-    assert agent.log_count("partition held") == PARTITIONS
+    assert agent.log_count("partition acquired") == PARTITIONS
     assert agent.log_count("partition lost") == 0
 
 

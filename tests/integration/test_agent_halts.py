@@ -47,7 +47,7 @@ def test_halt_reaches_every_agent_in_time_and_lasts_until_resumed(site: AgentSit
     site.are_done(jobs)
     again = drydock("resume", "--site", site.name, *here)
     assert again.returncode == 2
-    assert "nothing is halted" in again.stderr
+    assert "is not halted" in again.stderr
 
 
 def test_no_job_starts_while_halts_cannot_be_read(site: AgentSite) -> None:
@@ -68,10 +68,10 @@ def test_no_job_starts_while_halts_cannot_be_read(site: AgentSite) -> None:
 WRONG = {
     "no scope": (("halt",), "name one scope"),
     "two scopes": (("halt", "--all", "--site", "london"), "name one scope"),
-    "unknown site": (("halt", "--site", "lodnon"), "no site 'lodnon'; there are "),
+    "unknown site": (("halt", "--site", "lodnon"), "no site 'lodnon'; use one of "),
     "unknown kind": (("halt", "host:a"), "is not a scope"),
     "bad time": (("halt", "--all", "--until", "soon"), "until"),
-    "nothing to resume": (("resume", "--advisory", "macOS-1"), "nothing is halted"),
+    "nothing to resume": (("resume", "--advisory", "macOS-1"), "is not halted"),
     "two services": (("halt", "--all", "--data-dir", "x"), "choose one"),
 }
 

@@ -34,7 +34,7 @@ def get(
     return asyncio.run(fetch(f"{web.url}/feed", known, limits))
 
 
-def fails(web: FeedServer, limits: FetchLimits = QUICK) -> str:
+def fetch_error(web: FeedServer, limits: FetchLimits = QUICK) -> str:
     with pytest.raises(FetchError) as error:
         get(web, limits=limits)
     return str(error.value)
@@ -53,30 +53,30 @@ def test_transient_status_is_retried(web: FeedServer) -> None:
     web.statuses["/feed"] = [503, 429]
     assert get(web).document == DOCUMENT
     web.statuses["/feed"] = [500] * 9
-    assert fails(web) == "HTTP 500"
+    assert fetch_error(web) == "HTTP 500"
     assert web.responses["/feed", 500] == 3
 
 
 def test_permanent_status_is_not_retried(web: FeedServer) -> None:
     web.statuses["/feed"] = [404] * 9
-    assert fails(web) == "HTTP 404"
+    assert fetch_error(web) == "HTTP 404"
     assert web.responses == {("/feed", 404): 1}
 
 
 def test_not_modified_without_a_known_document_is_an_error(web: FeedServer) -> None:
     web.statuses["/feed"] = [304]
-    assert fails(web) == "HTTP 304"
+    assert fetch_error(web) == "HTTP 304"
 
 
 def test_incomplete_document_is_an_error_after_retries(web: FeedServer) -> None:
     web.declared["/feed"] = len(DOCUMENT) + 1
-    assert "RemoteProtocolError" in fails(web)
+    assert "RemoteProtocolError" in fetch_error(web)
     assert web.responses["/feed", 200] == 3
 
 
 def test_document_over_the_size_limit_is_an_error(web: FeedServer) -> None:
     web.documents["/feed"] = b" " * 1001
-    assert fails(web) == "the document is over 1000 bytes"
+    assert fetch_error(web) == "the document is over 1000 bytes"
     web.documents["/feed"] = b" " * 1000
     assert len(get(web).document) == 1000
 
@@ -92,7 +92,8 @@ def test_response_that_never_ends_is_an_error_after_the_timeout(web: FeedServer)
     web.declared["/feed"] = len(DOCUMENT) + 1
     web.hangs = True
     assert (
-        fails(web, FetchLimits(timeout_s=0.3, tries=2, pause_s=0.05)) == "no document within 0.3 s"
+        fetch_error(web, FetchLimits(timeout_s=0.3, tries=2, pause_s=0.05))
+        == "no document within 0.3 s"
     )
 
 
@@ -101,7 +102,7 @@ def test_redirects_are_followed_up_to_a_limit(web: FeedServer) -> None:
     web.documents["/new"] = b"{}"
     assert get(web).document == b"{}"
     web.location["/new"] = f"{web.url}/feed"
-    assert "TooManyRedirects" in fails(web)
+    assert "TooManyRedirects" in fetch_error(web)
 
 
 def test_file_has_the_same_size_limit(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_partitions_are_added_to_the_whole_key_space_only_with_yes(
 
     held = run_topics("apply", empty_kafka, "--partitions", "4")
     assert held.exit_code == 1
-    assert reported_differences(held) == {(name, "partitions", "held") for name in DEVICE}
+    assert reported_differences(held) == {(name, "partitions", "refused") for name in DEVICE}
     assert {partitions_of(empty_kafka)[name] for name in DEVICE} == {2}
 
     done = run_topics("apply", empty_kafka, "--partitions", "4", "--yes")
@@ -123,14 +123,14 @@ def test_partitions_are_added_to_the_whole_key_space_only_with_yes(
 
     less = run_topics("apply", empty_kafka, "--partitions", "2", "--yes")
     assert less.exit_code == 1
-    assert reported_differences(less) == {(name, "partitions", "held") for name in DEVICE}
+    assert reported_differences(less) == {(name, "partitions", "refused") for name in DEVICE}
     assert {partitions_of(empty_kafka)[name] for name in DEVICE} == {4}
 
 
 def test_topics_are_not_created_with_more_copies_than_brokers(empty_kafka: KafkaCluster) -> None:
     result = run_topics("apply", empty_kafka, "--replication", "3")
     assert result.exit_code == 1
-    assert all("the cluster has 1" in each["why"] for each in lines(result))
+    assert all("the cluster has 1" in each["obstacle"] for each in lines(result))
     assert not DEVICE & set(partitions_of(empty_kafka))
 
 

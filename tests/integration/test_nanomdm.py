@@ -45,7 +45,7 @@ def test_messages_of_a_mac_reach_kafka_through_nanomdm_without_secrets(
 
     with (
         gateway(kafka, tmp_path, DRYDOCK_NANOMDM_HMAC_KEY=HMAC_KEY) as running,
-        NanoMdm.serving(tmp_path / "mdm", f"{running.url}/webhooks/nanomdm", HMAC_KEY) as server,
+        NanoMdm.run(tmp_path / "mdm", f"{running.url}/webhooks/nanomdm", HMAC_KEY) as server,
     ):
         mac = EnrollingMac(server, UDID)
         mac.check_in("Authenticate", SerialNumber="C02FAKE00001", OSVersion="14.7.1")

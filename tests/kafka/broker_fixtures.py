@@ -17,7 +17,7 @@ from tests.kafka.brokers import (
 )
 
 
-def started(brokers: int, tmp_path_factory: pytest.TempPathFactory) -> KafkaCluster:
+def start_cluster(brokers: int, tmp_path_factory: pytest.TempPathFactory) -> KafkaCluster:
     """Return a running cluster; skip the test if Java or Kafka is missing (in CI: fail)."""
     lacking = missing_parts()
     if lacking:
@@ -40,7 +40,7 @@ def started(brokers: int, tmp_path_factory: pytest.TempPathFactory) -> KafkaClus
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     """One real broker for all tests of a run; its topics and records stay between tests."""
-    cluster = started(1, tmp_path_factory)
+    cluster = start_cluster(1, tmp_path_factory)
     yield cluster
     cluster.kill()
 
@@ -68,11 +68,11 @@ def leaky_clients() -> Iterator[None]:
     """
     yield
     for one in gc.get_objects():
-        if type(one) is socket.socket and one.fileno() >= 0 and _is_nowhere(one):
+        if type(one) is socket.socket and one.fileno() >= 0 and _is_unconnected(one):
             one.close()
 
 
-def _is_nowhere(one: socket.socket) -> bool:
+def _is_unconnected(one: socket.socket) -> bool:
     """Return True if the socket neither listens nor is connected."""
     if one.family != socket.AF_INET or one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return False
@@ -88,6 +88,6 @@ def three_brokers(
     leaky_clients: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[KafkaCluster]:
     """A cluster of three brokers for one test, which may kill and restart them."""
-    cluster = started(3, tmp_path_factory)
+    cluster = start_cluster(3, tmp_path_factory)
     yield cluster
     cluster.kill()

@@ -214,8 +214,8 @@ def test_peek_has_each_field_in_its_json_type() -> None:
     event = {"type": REPORT, "id": "1", "source": "/t", "subject": "M", "time": "", "data": facts}
     seen = peek_report(json.dumps(event).encode())
     assert seen is not None
-    assert len(seen.facts()) == len(facts)
-    assert seen.facts()[-len(TELEMETRY_FIELDS) :] == (1.5, 1.5)
+    assert len(seen.values()) == len(facts)
+    assert seen.values()[-len(TELEMETRY_FIELDS) :] == (1.5, 1.5)
     for name in flags | set(TELEMETRY_FIELDS) | {"activations"}:
         assert peek_report(json.dumps(event | {"data": facts | {name: "x"}}).encode()) is None
 

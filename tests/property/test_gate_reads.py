@@ -23,7 +23,7 @@ from pipeline.decide.gates import (
 from pipeline.decide.methods import choose_method
 from pipeline.decide.remediation import _mdm_grace_ends_us, follow_up_missing, needs
 from pipeline.decide.situation import Situation
-from pipeline.state.device import TELEMETRY, Device
+from pipeline.state.device import CHANGED_BY_EVERY_REPORT, Device
 from pipeline.state.fleet import Fleet
 from schemas.envelope import Event
 from tests.factories import NOW
@@ -144,4 +144,4 @@ def test_report_without_news_changes_only_telemetry(
         after = fleet.merged_device(udid)
         if not news:
             changed = {name for name in NAMES if getattr(before, name) != getattr(after, name)}
-            assert changed <= TELEMETRY
+            assert changed <= CHANGED_BY_EVERY_REPORT

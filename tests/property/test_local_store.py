@@ -100,7 +100,7 @@ def test_rows_and_offset_agree_after_a_crash_before_a_flush(
 
 
 def test_rows_are_saved_in_steps(tmp_path: Path) -> None:
-    store = LocalStore.open(tmp_path / "1.sqlite", saved_at_once=3)
+    store = LocalStore.open(tmp_path / "1.sqlite", commit_every_rows=3)
     for number in range(5):
         store.apply_changelog([(b"%d" % number, row(1, number))], number + 1)
     other = LocalStore.open(tmp_path / "1.sqlite")

@@ -5,8 +5,8 @@ import pytest
 
 from agents.lifecycle import JournalEntry
 from agents.mac import Ack, InstallState
-from agents.simulated import ALWAYS, Faults, Period, SimulatedFleet, SiteLine
-from agents.simulated.network import Channel, Line
+from agents.simulated import ALWAYS, Faults, Period, SimulatedFleet, SiteRates
+from agents.simulated.network import Channel, SiteNetwork
 from schemas.envelope import DeviceEvent, decode, encode
 from schemas.jobs import Action, Job, Method
 from schemas.macos import parse_build, parse_os_version
@@ -93,7 +93,7 @@ def test_history_does_not_depend_on_the_sequence_of_orders_at_one_time(*, cache:
     names = [f"MAC-{number}" for number in range(4)]
 
     def history_of(ordered: list[str]) -> list[DeviceEvent]:
-        lines = {SITE: SiteLine(uplink_mbps=100, cache=cache)}
+        lines = {SITE: SiteRates(uplink_mbps=100, cache=cache)}
         fleet = a_fleet(*map(a_spec, names), seed=7, lines=lines)
         for name in ordered:
             order(fleet, a_job(udid=name))
@@ -316,7 +316,7 @@ def test_downloads_share_a_line_evenly(
 
 
 def test_cache_loads_an_item_once() -> None:
-    line = Line(SiteLine(uplink_mbps=100.0, cache=True, lan_mbps=1000.0))
+    line = SiteNetwork(SiteRates(uplink_mbps=100.0, cache=True, lan_mbps=1000.0))
     for name in ("a", "b", "c"):
         line.start(name, "26.2", 1.0, START)
     ends = []
@@ -327,7 +327,7 @@ def test_cache_loads_an_item_once() -> None:
 
 def test_macs_of_a_site_share_its_line() -> None:
     specs = [a_spec(f"MAC-{number}") for number in range(10)]
-    thin = {"london": SiteLine(uplink_mbps=100.0)}
+    thin = {"london": SiteRates(uplink_mbps=100.0)}
     alone, together = a_fleet(specs[0], lines=thin), a_fleet(*specs, lines=thin)
     order(alone, a_job(udid="MAC-0"))
     for spec in specs:

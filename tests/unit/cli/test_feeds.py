@@ -15,7 +15,10 @@ WRONG = {
     "no feed": (("--sofa", ""), "DRYDOCK_FEEDS_SOFA: "),
     "accept for good": (("--accept", "sofa"), "--accept needs --once"),
     "accept what": (("--accept", "apple", "--once"), "unknown feed 'apple'; one of: sofa, "),
-    "no Kafka": (("--once", *NO_BROKER), "cannot open: KafkaConnectionError"),
+    "no Kafka": (
+        ("--once", *NO_BROKER),
+        "cannot read the feed states from Kafka: KafkaConnectionError",
+    ),
 }
 
 

@@ -24,7 +24,7 @@ def test_a_changed_policy_changes_the_deadline_of_a_known_catalogue() -> None:
         situation(advisories=known, rules=policy(deadlines={"high": high})) for high in ("5d", "9d")
     )
     exposed = exposure(s)
-    assert exposure(changed).holes is exposed.holes
+    assert exposure(changed).cve_releases is exposed.cve_releases
     for _ in range(2):
         assert exposed.deadline_us(s.policy.deadlines) == to_us(at("2026-01-20"))
         assert exposed.deadline_us(changed.policy.deadlines) == to_us(at("2026-01-24"))
@@ -79,11 +79,11 @@ def test_a_mac_of_unknown_version_is_exposed_to_nothing() -> None:
     assert (exposed.cves, exposed.line.releases) == ((), ())
 
 
-def test_mac_on_a_dead_line_has_the_holes_of_the_oldest_supported_line() -> None:
+def test_mac_on_an_unsupported_line_has_the_cves_of_the_oldest_supported_line() -> None:
     known = catalogue(*(release(v) for v in ("26.2", "15.7.3", "14.8.3", "13.7.8")))
     exposed = exposure(situation(mac("13.7.8"), advisories=known))
     assert exposed.line.releases == ()
-    assert [str(one.version) for one in exposed.holes.releases] == ["14.8.3"]
+    assert [str(one.version) for one in exposed.cve_releases.releases] == ["14.8.3"]
 
 
 def test_deadline_is_computed_once_for_a_kind_of_mac_and_a_policy(

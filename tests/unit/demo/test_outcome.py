@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 
 from pipeline.demo.drive import waves
-from pipeline.demo.outcome import LogLine, read_outcome
+from pipeline.demo.outcome import LogEntry, read_outcome
 from schemas.envelope import encode
 from tests.factories import NOW
 from tests.factories.sites import osquery_report
@@ -15,10 +15,10 @@ from tests.factories.sites import osquery_report
 THEN = NOW + timedelta(hours=1)
 
 
-def decided(reason: str, at: datetime, *, cves: bool = True, gates: str = "") -> LogLine:
+def decided(reason: str, at: datetime, *, cves: bool = True, gates: str = "") -> LogEntry:
     decision = {"udid": "MAC-1", "site": "tokyo", "reason": reason, "gates": [gates]}
     record = {"decision": decision | {"cves": ["CVE-2026-1"] * cves}}
-    return LogLine("decision", at, json.dumps(record).encode())
+    return LogEntry("decision", at, json.dumps(record).encode())
 
 
 @pytest.mark.parametrize("order", [*permutations(range(2))], ids=["in order", "crossed"])
@@ -48,7 +48,7 @@ def test_only_events_from_outside_are_counted() -> None:
     job_result = (
         b'{"type": "drydock.job.resulted.v1", "data": {"job_id": "job-1", "outcome": "acted"}}'
     )
-    lines = [LogLine("event", NOW, body) for body in (encode(osquery_report(at=NOW)), job_result)]
+    lines = [LogEntry("event", NOW, body) for body in (encode(osquery_report(at=NOW)), job_result)]
     assert read_outcome(lines).events == 1
 
 

@@ -62,7 +62,7 @@ class FakeKafka:
 
 @dataclass
 class FakeProducer:
-    """A producer that keeps the order, and holds records back while Kafka is away."""
+    """A producer that keeps the order, and holds records back while Kafka is unreachable."""
 
     kafka: FakeKafka
     held: "deque[tuple[Record, asyncio.Future[Any]]]" = field(default_factory=deque)

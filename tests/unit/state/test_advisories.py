@@ -191,10 +191,10 @@ def test_mac_on_an_unsupported_line_lacks_later_releases_of_the_supported_line()
         release("14.8.3", day="2025-12-12"),
     )
     asked = (parse_os_version("13.7.7"), None, None, "14")
-    missing = known.missing_on_dead_line(*asked)
+    missing = known.missing_on_unsupported_line(*asked)
     assert [str(one.version) for one in missing.releases] == ["14.8.3", "14.8.2", "13.7.8"]
-    assert known.missing_on_dead_line(*asked) is missing
-    unlisted = known.missing_on_dead_line(parse_os_version("12.7.6"), None, None, "14")
+    assert known.missing_on_unsupported_line(*asked) is missing
+    unlisted = known.missing_on_unsupported_line(parse_os_version("12.7.6"), None, None, "14")
     assert [str(one.version) for one in unlisted.releases] == ["14.8.3", "14.8.2", "14.8.1"]
 
 

@@ -25,7 +25,7 @@ _SHARE: Final = 0.08
 _LATEST_S: Final = 40.0
 
 
-class Echo:
+class Tamperer:
     """A thread that repeats records of the topics and adds `poison_count` unusable ones."""
 
     def __init__(
@@ -106,12 +106,12 @@ class Echo:
         except KafkaError:
             return
         now = time.monotonic()
-        for place, records in seen.items():
+        for partition, records in seen.items():
             for record in records:
-                if self._random.random() < _SHARES.get(place.topic, _SHARE):
+                if self._random.random() < _SHARES.get(partition.topic, _SHARE):
                     late_s = self._random.choice((0.0, 2.0, _LATEST_S)) * self._random.random()
                     # Repeats are consumed and can be repeated again, by ever smaller shares.
-                    repeat = (place.topic, record.key, record.value)
+                    repeat = (partition.topic, record.key, record.value)
                     heapq.heappush(self._heap, (now + late_s, next(self._numbers), *repeat))
 
     def _send_poison(self, producer: Any) -> None:
