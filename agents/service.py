@@ -267,7 +267,7 @@ def _data_dir(folder: Path) -> Iterator[None]:
 
 
 def _persistent_name(folder: Path) -> str:
-    """Return the name in the data directory; the first call stores a random one."""
+    """Return the agent's name from the data directory; the first call stores a random one."""
     path = folder / _NAME_FILE
     if not path.exists():
         path.write_text(uuid.uuid4().hex[:12] + "\n")

@@ -183,9 +183,9 @@ def _enrollment_fault(s: Situation) -> Reason | None:
 def _enrollment_defects(s: Situation) -> Iterator[str]:
     """Yield the fields that show an enrollment fault, or can show one later.
 
-    They may be reports of an earlier enrollment. `mdm_server`: it is not the policy's.
-    `identity_expires_at`: the time is known, however far away. `user_approved`: it is False, and
-    the policy requires approval.
+    They may be reports of an earlier enrollment. `mdm_server`: its host is not that of the policy's
+    server; not yielded if either is None. `identity_expires_at`: the time is known, however far
+    away. `user_approved`: it is False, and the policy requires approval.
     """
     device, mdm = s.device, s.policy.mdm
     if mdm.server is not None and device.mdm_server is not None:
