@@ -11,7 +11,6 @@ An executor that was presumed dead and returns cannot record an intent, and with
 intent no Mac is touched. docs/decisions/0007-fenced-executors.md has the assumptions and limits.
 """
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +24,13 @@ from kafka.errors import (  # type: ignore[import-untyped]
     KafkaError,
     ProducerFencedError,
 )
+from pydantic import ValidationError
 
 from agents.producers import close_in_background
 from agents.replicated import AttemptChanges, LeaseLostError
 from schemas.attempts import PRE_RELEASE_KEYS, AttemptRecord
 from schemas.connection import KafkaConnection
+from schemas.model import has_any_key
 from schemas.topics import attempts_topic
 
 _FENCED: Final = (ProducerFencedError, InvalidProducerEpochError)
@@ -111,7 +112,7 @@ class LeaseManager:
                         moved_at = time.monotonic()
                     elif time.monotonic() - moved_at > self._timeout_s:
                         raise LeaseLostError(f"{self._topic}/{partition} stops at offset {at}")
-            if any(not PRE_RELEASE_KEYS.isdisjoint(json.loads(raw)) for raw in found.values()):
+            if any(has_any_key(raw, PRE_RELEASE_KEYS) for raw in found.values()):
                 raise LeaseLostError(
                     f"{self._topic} was written before release 0.1.0, whose records are not read:"
                     " delete the topic, then create it with `drydock topics apply`"
@@ -119,7 +120,7 @@ class LeaseManager:
             return {key: AttemptRecord.model_validate_json(raw) for key, raw in found.items()}
         except KafkaError as error:
             raise LeaseLostError(f"cannot read {self._topic}/{partition}: {error}") from error
-        except ValueError as error:  # not JSON, or no attempt
+        except ValidationError as error:
             # Do not skip the record: without it an order could be given twice.
             detail = f"{self._topic}/{partition} has a record that is no attempt: {error}"
             raise LeaseLostError(detail) from error

@@ -45,3 +45,12 @@ def fast_json(values: dict[str, Any]) -> bytes:
     converted to text by the caller, here and inside models.
     """
     return msgspec.json.encode(values, enc_hook=_MODEL_VALUES)
+
+
+def has_any_key(raw: bytes, names: frozenset[str]) -> bool:
+    """Return True if these bytes are a JSON object that has one of the keys, else False."""
+    try:
+        value = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return isinstance(value, dict) and not names.isdisjoint(value)

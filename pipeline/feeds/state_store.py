@@ -8,7 +8,6 @@ from the stored state.
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
@@ -29,6 +28,7 @@ from schemas.connection import KafkaConnection
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import Event
 from schemas.feeds import PRE_RELEASE_KEYS, FeedSource, FeedState
+from schemas.model import has_any_key
 from schemas.topics import ADVISORIES, DEAD_LETTERS, FEEDS, MAX_MESSAGE_BYTES
 
 TRANSACTIONAL_ID: Final = "drydock.feeds"
@@ -224,7 +224,7 @@ def _state(source: FeedSource, raw: bytes | None, log: Log) -> FeedState:
 
     Raises FeedStateStoreError for a state from before release 0.1.0.
     """
-    if raw is not None and _is_pre_release(raw):
+    if raw is not None and has_any_key(raw, PRE_RELEASE_KEYS):
         raise FeedStateStoreError(
             f"{FEEDS.name} was written before release 0.1.0, whose states are not read: delete the"
             " topic, then create it with `drydock topics apply`"
@@ -236,13 +236,6 @@ def _state(source: FeedSource, raw: bytes | None, log: Log) -> FeedState:
         fields = {key.SOURCE: source, key.DETAIL: str(error)}
         log.error("feed state unreadable; starting from an empty one", **fields)
         return FeedState(source=source)
-
-
-def _is_pre_release(raw: bytes) -> bool:
-    try:
-        return not PRE_RELEASE_KEYS.isdisjoint(json.loads(raw))
-    except (ValueError, TypeError):
-        return False  # unreadable in another way
 
 
 def _options(connection: KafkaConnection) -> dict[str, Any]:

@@ -45,19 +45,10 @@ from schemas import logkeys as key
 _MAX_APPEND_RECORDS: Final = 500
 _MAX_READ_RECORDS: Final = 200
 _READ_BYTES: Final = 16 * 1024 * 1024
-_MAX_IN_FLIGHT: Final = 2000
-_MAX_QUEUED: Final = 20_000
-_RETRY_DELAYS_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
-# What comes within it goes to a broker in one request. A request for each record costs a broker
-# three times as much; the producer's own linger is by partition, and as good as none.
-_LINGER_S: Final = 0.01
 # Longest pause of the intake while the last records of the spool are sent.
 _DRAIN_TIMEOUT_S: Final = 0.25
-# After `send` timed out, time without a drain, unless the producer acknowledges a record sooner.
-_PROBE_TIMEOUT_S: Final = 5.0
 # Longest wait for the outcome of a failed producer's records. Later ones may be sent twice.
 _OUTCOME_TIMEOUT_S: Final = 120.0
-_WAKE_INTERVAL_S: Final = 0.5
 # A spool with less is as good as full.
 _MIN_FREE_BYTES: Final = 256 * 1024
 
@@ -96,13 +87,29 @@ class _Drain:
     in_flight: dict[int, tuple[Spooled, DeliveryFuture]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryLimits:
+    """Times in seconds, and numbers of records, that a producer works with."""
+
+    max_in_flight: int = 2000  # records sent and not yet acknowledged, in each mode
+    max_queued: int = 20_000  # records that wait to be sent; `put` refuses more
+    retry_delays_s: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0, 5.0)  # by failures in a row
+    # What comes within it goes to a broker in one request. A request for each record costs a broker
+    # three times as much; the producer's own linger is by partition, and as good as none.
+    linger_s: float = 0.01
+    # After `send` timed out, time without a drain, unless a record is acknowledged sooner.
+    probe_timeout_s: float = 5.0
+    wake_interval_s: float = 0.5  # longest wait for a change
+
+
+_LIMITS: Final = DeliveryLimits()
+
+
 class StoreAndForwardProducer:
     """Makes records durable, in Kafka or in the spool.
 
     `connect` returns a producer, or raises ProducerError. `max_waiting` limits the concurrent calls
-    of `put`. `ack_wait_s` is the longest wait for an acknowledgement before a record is spooled,
-    `retry_delays_s` the pause after each failure in a row (the last one repeats), `linger_s` the
-    time in which records are collected for one request.
+    of `put`. `ack_wait_s` is the longest wait for an acknowledgement before a record is spooled.
     """
 
     def __init__(
@@ -114,8 +121,7 @@ class StoreAndForwardProducer:
         *,
         max_waiting: int,
         ack_wait_s: float,
-        retry_delays_s: Sequence[float] = _RETRY_DELAYS_S,
-        linger_s: float = _LINGER_S,
+        limits: DeliveryLimits = _LIMITS,
     ) -> None:
         self.spooling = True
         self._connect = connect
@@ -125,8 +131,7 @@ class StoreAndForwardProducer:
         self._log = log
         self._max_waiting = max_waiting
         self._ack_wait_s = ack_wait_s
-        self._retry_delays_s = retry_delays_s
-        self._linger_s = linger_s
+        self._limits = limits
         self._producer: Producer | None = None
         self._failures = 0
         self._failure: BaseException | None = None
@@ -134,7 +139,7 @@ class StoreAndForwardProducer:
         self._in_flight: deque[_PendingRecord] = deque()
         self._drain = _Drain()
         self._acknowledged_at = 0.0
-        self._refused_at = -_PROBE_TIMEOUT_S
+        self._refused_at = -limits.probe_timeout_s
         self._waiting = 0
         self._stopping = False
         self._changed = asyncio.Event()
@@ -159,7 +164,11 @@ class StoreAndForwardProducer:
         """
         if not records:
             return
-        if self._stopping or self._waiting >= self._max_waiting or len(self._queue) >= _MAX_QUEUED:
+        if (
+            self._stopping
+            or self._waiting >= self._max_waiting
+            or len(self._queue) >= self._limits.max_queued
+        ):
             raise BackpressureError("too many records are waiting")
         if self.spooling and not self._spool.has_room(sum(record.size for record in records)):
             raise SpoolFullError("Kafka is unreachable and the spool is full")
@@ -197,7 +206,7 @@ class StoreAndForwardProducer:
                     **{key.DETAIL: "delivery restarts from the spool"},
                 )
                 self._reset(error)
-                await asyncio.sleep(self._retry_delays_s[-1])
+                await asyncio.sleep(self._limits.retry_delays_s[-1])
         await self._shut_down()
 
     def stop(self) -> None:
@@ -223,10 +232,10 @@ class StoreAndForwardProducer:
             ack_time_left_s = self._ack_time_left_s()
             if self._failure or ack_time_left_s <= 0:
                 return
-            if not self._queue or len(self._in_flight) >= _MAX_IN_FLIGHT:
+            if not self._queue or len(self._in_flight) >= self._limits.max_in_flight:
                 await self._wait_for_change(ack_time_left_s)
                 if self._queue:
-                    await asyncio.sleep(self._linger_s)
+                    await asyncio.sleep(self._limits.linger_s)
             elif await self._send(self._queue[0]):
                 self._in_flight.append(self._queue.popleft())
             else:
@@ -374,8 +383,8 @@ class StoreAndForwardProducer:
                     **{key.DETAIL: str(error)},
                 )
                 self._failure = error
-                await asyncio.sleep(self._retry_delays_s[-1])
-            await self._wait_for_change(_WAKE_INTERVAL_S)
+                await asyncio.sleep(self._limits.retry_delays_s[-1])
+            await self._wait_for_change(self._limits.wake_interval_s)
 
     @property
     def _can_drain(self) -> bool:
@@ -385,9 +394,11 @@ class StoreAndForwardProducer:
         modes alternate, and waiting records never become durable.
         """
         now = time.monotonic()
-        if self._acknowledged_at <= self._refused_at > now - _PROBE_TIMEOUT_S:
+        if self._acknowledged_at <= self._refused_at > now - self._limits.probe_timeout_s:
             return False
-        return now - self._acknowledged_at < _WAKE_INTERVAL_S or not self._drain.in_flight
+        return (
+            now - self._acknowledged_at < self._limits.wake_interval_s or not self._drain.in_flight
+        )
 
     async def _drain_with_intake_paused(self, writer: "asyncio.Task[None]") -> bool:
         """Pause the intake and send the rest of the spool; return True if it is empty in time.
@@ -426,7 +437,9 @@ class StoreAndForwardProducer:
                         "cannot connect to Kafka; records go to the spool; retrying",
                         **{key.DETAIL: str(error)},
                     )
-                wait_s = self._retry_delays_s[min(self._failures, len(self._retry_delays_s) - 1)]
+                wait_s = self._limits.retry_delays_s[
+                    min(self._failures, len(self._limits.retry_delays_s) - 1)
+                ]
                 self._failures += 1
                 await self._sleep_until_stop(wait_s)
                 return False
@@ -449,12 +462,12 @@ class StoreAndForwardProducer:
             await self._delete_delivered()
             if all(delivery.done() for _, delivery in self._drain.in_flight.values()):
                 break
-            await self._wait_for_change(_WAKE_INTERVAL_S)
+            await self._wait_for_change(self._limits.wake_interval_s)
         producer, self._producer, self._failure = self._producer, None, None
         self._drain = _Drain()
         if producer is not None:
             await producer.close()
-        await self._sleep_until_stop(self._retry_delays_s[0])
+        await self._sleep_until_stop(self._limits.retry_delays_s[0])
 
     async def _send_spooled(self) -> bool:
         """Send the next records of the spool, in order; return True if some are left unsent.
@@ -465,7 +478,7 @@ class StoreAndForwardProducer:
         # Read `last` first: records appended during the read must not be skipped.
         while (
             drain.sent_up_to < (last := self._spool.last_seq)
-            and len(drain.in_flight) < _MAX_IN_FLIGHT
+            and len(drain.in_flight) < self._limits.max_in_flight
         ):
             read = partial(
                 self._spool.read_after, max_records=_MAX_READ_RECORDS, max_bytes=_READ_BYTES

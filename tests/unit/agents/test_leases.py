@@ -335,8 +335,11 @@ def test_lease_is_refused_if_the_changelog_is_from_before_the_first_release(
         pass
 
 
-def test_lease_is_refused_if_the_changelog_has_an_unreadable_record(broker: Broker) -> None:
-    broker.put("a", "{}")
+@pytest.mark.parametrize("value", ["{}", "5", "null", "no JSON"])
+def test_lease_is_refused_if_the_changelog_has_an_unreadable_record(
+    value: str, broker: Broker
+) -> None:
+    broker.put("a", value)
     with (
         pytest.raises(LeaseLostError, match="record that is no attempt"),
         lease_manager().acquire(3),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
-from pipeline.gateway.delivery import StoreAndForwardProducer
+from pipeline.gateway.delivery import DeliveryLimits, StoreAndForwardProducer
 from pipeline.gateway.producer import BackpressureError, DurableIn, ProducerError
 from pipeline.gateway.records import Record
 from pipeline.gateway.spool import Spool, Spooled, SpoolError, SpoolFullError
@@ -58,7 +58,7 @@ async def running(
     max_bytes: int = MIB,
     max_waiting: int = 1000,
     spool: Spool | None = None,
-    **more: Any,
+    **limits: Any,
 ) -> Any:
     spool = spool or Spool(folder, max_bytes=max_bytes, on_durable_write=hook)
     counts = FakeMetrics()
@@ -70,8 +70,7 @@ async def running(
         log,
         max_waiting=max_waiting,
         ack_wait_s=ACK_WAIT_S,
-        retry_delays_s=(0.001,),
-        **more,
+        limits=DeliveryLimits(**{"retry_delays_s": (0.001,), **limits}),
     )
     task = asyncio.create_task(producer.run())
     try:
@@ -349,7 +348,7 @@ class KilledGateway:
             log,
             max_waiting=50,
             ack_wait_s=ACK_WAIT_S,
-            retry_delays_s=(0.001,),
+            limits=DeliveryLimits(retry_delays_s=(0.001,)),
         )
 
     def _write(self, _: str) -> None:
@@ -422,12 +421,10 @@ def test_no_accepted_record_is_lost_and_the_order_of_each_mac_is_kept(
 # --- limits ---
 
 
-def test_records_in_flight_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.gateway.delivery._MAX_IN_FLIGHT", 3)
-
+def test_records_in_flight_are_limited(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka()
-        async with running(kafka, tmp_path) as it:
+        async with running(kafka, tmp_path, max_in_flight=3) as it:
             await until(lambda: not it.producer.spooling)
             kafka.go_away()
             puts = [asyncio.create_task(it.producer.put([record("A", n)])) for n in range(10)]
@@ -445,14 +442,10 @@ def test_records_in_flight_are_limited(tmp_path: Path, monkeypatch: pytest.Monke
     run(test)
 
 
-def test_put_is_refused_when_the_queue_is_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.gateway.delivery._MAX_QUEUED", 2)
-
+def test_put_is_refused_when_the_queue_is_full(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka()
-        async with running(kafka, tmp_path) as it:
+        async with running(kafka, tmp_path, max_queued=2) as it:
             await until(lambda: not it.producer.spooling)
             first = asyncio.create_task(it.producer.put([record("A", 1), record("A", 2)]))
             await asyncio.sleep(0)
@@ -559,14 +552,10 @@ def test_records_left_by_a_crash_are_sent_before_new_ones(tmp_path: Path) -> Non
     run(test)
 
 
-def test_record_that_arrives_while_spooling_is_sent_without_a_wake_interval(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.gateway.delivery._WAKE_INTERVAL_S", 3600.0)
-
+def test_record_that_arrives_while_spooling_is_sent_without_a_wake_interval(tmp_path: Path) -> None:
     async def test() -> None:
         kafka = FakeKafka()
-        async with running(kafka, tmp_path) as it:
+        async with running(kafka, tmp_path, wake_interval_s=3600.0) as it:
             await until(lambda: not it.producer.spooling)
             kafka.go_away()
             await it.producer.put([record("A", 0)])
@@ -630,13 +619,11 @@ def test_immediate_stop_releases_the_spool(tmp_path: Path) -> None:
 
 
 def test_direct_mode_returns_after_a_send_timeout_once_the_producer_acknowledges(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("pipeline.gateway.delivery._PROBE_TIMEOUT_S", 3600.0)
-
     async def test() -> None:
         kafka = FakeKafka()
-        async with running(kafka, tmp_path) as it:
+        async with running(kafka, tmp_path, probe_timeout_s=3600.0) as it:
             await until(lambda: not it.producer.spooling)
             kafka.turn_deaf()
             await it.producer.put([record("A", 1)])
@@ -649,11 +636,7 @@ def test_direct_mode_returns_after_a_send_timeout_once_the_producer_acknowledges
     run(test)
 
 
-def test_first_failure_after_a_reconnect_has_the_shortest_delay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.gateway.delivery._RETRY_DELAYS_S", (0.001, 3600.0))
-
+def test_first_failure_after_a_reconnect_has_the_shortest_delay(tmp_path: Path) -> None:
     @dataclass
     class Failing(FakeKafka):
         failures: int = 1
@@ -666,7 +649,7 @@ def test_first_failure_after_a_reconnect_has_the_shortest_delay(
 
     async def test() -> None:
         kafka = Failing()
-        async with running(kafka, tmp_path) as it:
+        async with running(kafka, tmp_path, retry_delays_s=(0.001, 3600.0)) as it:
             await until(lambda: not it.producer.spooling)
             kafka.failures = 1
             kafka.break_down()
