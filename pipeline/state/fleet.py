@@ -162,12 +162,14 @@ class Fleet:
         if new is old:
             return NO_CHANGE
         checked_in = type(event) is not InventoryEvent and new.checkins != old.checkins
-        is_material = checked_in or (
+        # A version that is reported again without a build makes the build unknown, as no value.
+        derived = checked_in or new.build != old.build
+        is_material = derived or (
             new.values is not old.values
             and new.values[:FIRST_TELEMETRY] != old.values[:FIRST_TELEMETRY]
         )
         if kept is not None and new.values[:NAME_FROM] == old.values[:NAME_FROM]:
-            only_name = is_material and not checked_in
+            only_name = is_material and not derived
             if (only_name or not is_material) and self._is_only_record(new):
                 self.devices[udid] = new
                 return Change((udid,), is_material=is_material, is_rename_only=only_name)

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from pipeline.state.fleet import NO_CHANGE, Fleet
+from pipeline.state.fleet import NO_CHANGE, Change, Fleet
 from schemas.envelope import Event
+from schemas.macos import parse_build
 from tests.factories import (
     DAY,
     HOUR,
@@ -99,6 +100,17 @@ def test_only_changes_beyond_telemetry_are_material() -> None:
     assert fleet.apply(reported(UDID, NOW - 2 * HOUR, hostname="lon-2")).is_material
     assert fleet.apply(checked_out(when=NOW - HOUR)).is_material
     assert fleet.apply(reported(UDID, NOW - 9 * HOUR, free_disk_gb=1.0)) is NO_CHANGE
+
+
+@pytest.mark.parametrize("build", [None, "25C56"], ids=["build unknown", "build known"])
+def test_report_that_makes_the_build_known_or_unknown_is_material(build: str | None) -> None:
+    """Although no value changes: a build is obsolete once its version is reported without it."""
+    fleet = fleet_of(reported(UDID, NOW - 3 * HOUR, os_version="26.2", build="25C56"))
+    if build is not None:
+        fleet.apply(reported(UDID, NOW - 2 * HOUR, os_version="26.2"))
+    change = fleet.apply(reported(UDID, NOW - HOUR, os_version="26.2", build=build))
+    assert change == Change((UDID,), is_material=True)
+    assert str(fleet.devices[UDID].build) == str(build and parse_build(build))
 
 
 def affected(fleet: Fleet, event: Event, to: str | None = None) -> set[str]:
