@@ -5,9 +5,10 @@ from typing import Any
 
 from pydantic import AwareDatetime
 
+from schemas.fast.models import fast_json
 from schemas.ids import TextField
 from schemas.jobs import Action, Method, Target
-from schemas.model import WireModel, fast_json
+from schemas.model import WireModel
 
 
 class Verdict(StrEnum):

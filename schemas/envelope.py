@@ -35,8 +35,9 @@ from schemas.events.control import (
     PolicyChanged,
 )
 from schemas.events.inventory import InventoryReported
+from schemas.fast.models import fast_json
 from schemas.jobs import JobIssued, JobSuperseded, job_fields
-from schemas.model import WireModel, fast_json
+from schemas.model import WireModel
 from schemas.results import JobResult
 
 LONGEST_ID: Final = 256

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import ValidationError
 
 from schemas.events.control import Approval, ApprovalGranted
+from schemas.fast.models import fast_json
 from schemas.jobs import Job, JobIssued, job_fields
-from schemas.model import fast_json
 from schemas.signing import APPROVAL_PAYLOAD, JOB_PAYLOAD, SignatureError, Signed, sign, verify
 
 PublicKeys = Mapping[str, Ed25519PublicKey]

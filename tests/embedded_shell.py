@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from agents.mac import Ack, InstallState, Observation, Progress, UnreachableError
-from pipeline.decide.reconciler import Reconciler
 from pipeline.embedded.service import Options, Service
 from pipeline.embedded.transaction import Committed
 from pipeline.ingest.translation import PayloadError, dead_letter
+from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.fleet import Fleet
 from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.decisions import DecisionRecord

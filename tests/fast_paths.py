@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline.decide import decision, reconciler
-from pipeline.processors import verified_cache
-from pipeline.processors.verified_cache import VerifiedCache
-from pipeline.state import duplicates, fleet
-from schemas import model, report_peek
+from pipeline.decide import decision
+from pipeline.processors.fast import verified_cache
+from pipeline.processors.fast.verified_cache import VerifiedCache
+from pipeline.reconcile import reconciler
+from pipeline.state import fleet
+from pipeline.state.compact import duplicates
+from schemas.fast import models, report_peek
 
 
 @contextmanager
@@ -33,8 +35,8 @@ def fast_path_uses() -> Iterator[Counter[str]]:
 
     encoder = SimpleNamespace(encode=counted("fast_json", msgspec.json.encode))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "_set", counted("construct_unchecked", object.__setattr__))
-        patch.setattr(model, "msgspec", SimpleNamespace(json=encoder))
+        patch.setattr(models, "_set", counted("construct_unchecked", object.__setattr__))
+        patch.setattr(models, "msgspec", SimpleNamespace(json=encoder))
         peek = counted("peek_report", report_peek._DECODER.decode)
         patch.setattr(report_peek, "_DECODER", SimpleNamespace(decode=peek))
         repeated = counted(

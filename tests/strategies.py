@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.decide.decision import decide
 from pipeline.decide.gates import Field
-from pipeline.decide.policy import Policy
 from pipeline.decide.situation import Situation
+from pipeline.policy.model import Policy
 from pipeline.state.advisories import Advisories
 from pipeline.state.device import FIELDS, FIRST_TELEMETRY, INDEX, SOURCES, Device
 from pipeline.state.fleet import Fleet

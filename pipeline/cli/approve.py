@@ -61,9 +61,9 @@ def _decision(data_dir: Path, name: str, now: datetime, *, fast_paths: bool) -> 
     Exit 2 if the state cannot be read, no policy is in force, or no Mac has this name.
     """
     from pipeline.decide.decision import decide
-    from pipeline.decide.policy_file import PolicyError
     from pipeline.embedded.log import Log, StoreError
     from pipeline.embedded.transaction import load_state
+    from pipeline.policy.file import PolicyError
 
     try:
         with Log.open(data_dir) as log:

@@ -17,7 +17,7 @@ from pipeline.cli.time_arguments import parse_time
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from pipeline.decide.policy import Policy
+    from pipeline.policy.model import Policy
     from schemas.decisions import Decision
     from schemas.envelope import Event
 
@@ -72,7 +72,7 @@ def _parse_now(text: str | None) -> datetime:
 
 def _policy(path: Path) -> "Policy":
     """Return the policy of a file. Exit 2 if it is unreadable or invalid."""
-    from pipeline.decide.policy_file import PolicyError, read_policy
+    from pipeline.policy.file import PolicyError, read_policy
 
     try:
         return read_policy(path.read_text(encoding="utf-8"))

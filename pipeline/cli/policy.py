@@ -12,8 +12,8 @@ from pipeline.cli.service_client import AsJson, By
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from pipeline.decide.policy import Window
-    from pipeline.decide.policy_file import PolicyDocument, Problem
+    from pipeline.policy.file import PolicyDocument, Problem
+    from pipeline.policy.model import Window
 
 app = typer.Typer(help="Validate a policy, and put it in force.", no_args_is_help=True)
 
@@ -93,8 +93,8 @@ def _validated(file: Path, *, as_json: bool) -> "tuple[str, PolicyDocument, int]
     """
     from datetime import UTC, datetime
 
-    from pipeline.decide.policy_file import PolicyError, read_document
-    from pipeline.decide.policy_lint import lint
+    from pipeline.policy.file import PolicyError, read_document
+    from pipeline.policy.lint import lint
 
     text = _read(file)
     try:
@@ -193,7 +193,7 @@ def _summary(document: "PolicyDocument") -> None:
 
 def _window(window: "Window") -> str:
     """Return a window as text: `mon-fri 19:00-06:00`, `every day`."""
-    from pipeline.decide.policy import DAYS
+    from pipeline.policy.model import DAYS
 
     runs: list[list[str]] = []
     for index, day in enumerate(DAYS):

@@ -11,8 +11,8 @@ from typing import Final
 
 from pipeline.cli.control_topic import FAULTS, publish, read_control
 from pipeline.connection import KafkaSettings
-from pipeline.decide.policy_file import policy_digest
 from pipeline.embedded.control_events import policy_changed
+from pipeline.policy.file import policy_digest
 from pipeline.processors.broadcast import BroadcastState
 from schemas.envelope import PolicyChangedEvent
 from schemas.topics import CONTROL

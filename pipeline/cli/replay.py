@@ -218,7 +218,7 @@ def _what_if(
     Exit 2 if the file is unreadable or its policy is invalid.
     """
     from pipeline.cli.what_if import diff_lines, print_diff
-    from pipeline.decide.policy_file import PolicyError
+    from pipeline.policy.file import PolicyError
     from pipeline.replay.counterfactual import counterfactual
 
     text = _policy_text(policy)

@@ -56,9 +56,9 @@ def run(
     from agents.journal import JournalError
     from agents.keys import KeysError
     from pipeline.config import ServerSettings
-    from pipeline.decide.policy_file import PolicyError
     from pipeline.embedded.log import StoreError
     from pipeline.embedded.server import ServicePlan, serve
+    from pipeline.policy.file import PolicyError
     from pipeline.server_process import Listen, make_log
 
     try:

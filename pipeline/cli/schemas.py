@@ -51,7 +51,7 @@ def schemas(
 
 def _wanted() -> dict[str, bytes]:
     """Return the content of each published file by its name, made from the code."""
-    from pipeline.decide.policy import policy_schema
+    from pipeline.policy.model import policy_schema
     from schemas.publish import published
 
     return published({"policy": policy_schema()})

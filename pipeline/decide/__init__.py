@@ -1,1 +1,1 @@
-"""Rules from state to decisions, without I/O, and the mutable engine that applies them."""
+"""Rules from state to decisions: pure functions, without a mutable class."""

@@ -4,7 +4,7 @@ A policy, an approval or a job that is not genuine could change decisions for ev
 must match its digest and be valid; an approval and a job must equal the bytes that were signed.
 """
 
-from pipeline.decide.policy_file import PolicyError, policy_digest, read_policy
+from pipeline.policy.file import PolicyError, policy_digest, read_policy
 from schemas.envelope import ApprovalGrantedEvent, Event, JobIssuedEvent, PolicyChangedEvent
 from schemas.signed_payloads import PublicKeys, verify_approval, verify_job
 from schemas.signing import SignatureError

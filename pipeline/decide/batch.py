@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from pipeline.decide.decision import decide
-from pipeline.decide.policy import Policy
 from pipeline.decide.situation import Situation
+from pipeline.policy.model import Policy
 from pipeline.state.device import Device, to_us
 from pipeline.state.fleet import Fleet
 from pipeline.state.jobs import JobHistory, add_result, infer_result, open_job

@@ -8,7 +8,7 @@
 | no need, the last reinstall not confirmed | hold | `awaiting_follow_up` |
 | no need | nothing | `_without_need` chooses it |
 
-Needs are evaluated in their order (`remediation.needs`). A need that is exclusive, or whose job is
+Needs are evaluated in their order (`needs`). A need that is exclusive, or whose job is
 open, ends the evaluation: no later need is sent in its place.
 
 An open job is withdrawn (`supersedes`) by a job for another need, by a hold that makes it unwanted
@@ -36,20 +36,17 @@ from pipeline.decide.gates import (
     to_gate,
 )
 from pipeline.decide.methods import choose_method
-from pipeline.decide.remediation import (
-    follow_up_missing,
-    has_earlier_enrollment_defect,
-    needs,
-    next_enrollment_fault_us,
-    upgrade_obstacle,
-)
+from pipeline.decide.needs import needs
+from pipeline.decide.needs.enrollment import has_earlier_enrollment_defect, next_enrollment_fault_us
+from pipeline.decide.needs.reinstall_history import follow_up_missing
+from pipeline.decide.needs.update import upgrade_obstacle
 from pipeline.decide.situation import Situation
 from pipeline.state.device import from_us
 from pipeline.state.jobs import JobEntry
 from schemas.decisions import Decision, Gate, Reason, Severity, Verdict
+from schemas.fast.models import construct_unchecked
 from schemas.jobs import Action
 from schemas.macos import OSVersion
-from schemas.model import construct_unchecked
 
 # A report with nothing but telemetry can end a decision with one of these reasons.
 _TELEMETRY_REASONS: Final = reasons_on_telemetry(*(row.reads for row in GATES), FOLLOW_UP_READS)

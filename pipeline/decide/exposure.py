@@ -17,8 +17,8 @@ from typing import Final
 
 import msgspec
 
-from pipeline.decide.policy import SEVERITY_ORDER, Deadlines
 from pipeline.decide.situation import Situation
+from pipeline.policy.model import SEVERITY_ORDER, Deadlines
 from pipeline.state.advisories import Missing, Release
 from pipeline.state.device import duration_us
 from schemas.decisions import Severity

@@ -24,7 +24,8 @@ import msgspec
 
 from pipeline.decide.exposure import Exposure
 from pipeline.decide.methods import Choice
-from pipeline.decide.remediation import Need, matures_us, target
+from pipeline.decide.needs.need import Need, target
+from pipeline.decide.needs.update import matures_us
 from pipeline.decide.situation import Situation
 from pipeline.decide.windows import opens_at
 from pipeline.state.device import CHANGED_BY_EVERY_REPORT, duration_us, from_us
@@ -502,7 +503,7 @@ GATES: Final = (
     ),
 )
 # Not a gate of a need: it closes while the last reinstall is not confirmed in every point that the
-# policy requires (`remediation.follow_up_missing`).
+# policy requires (`reinstall_history.follow_up_missing`).
 FOLLOW_UP_READS: Final[Reads] = {
     Reason.AWAITING_FOLLOW_UP: (
         *("device.activations", "device.compliant", "device.enrolled_since"),

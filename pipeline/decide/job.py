@@ -7,8 +7,8 @@ from pipeline.decide.situation import Situation
 from pipeline.decide.windows import closes_at
 from pipeline.state.device import from_us
 from schemas.decisions import Decision, Verdict
+from schemas.fast.models import construct_unchecked
 from schemas.jobs import Action, Job, Method
-from schemas.model import construct_unchecked
 from schemas.signing import Signed
 
 # macOS shows the user a countdown before it forces a declared update; this leaves time for it.

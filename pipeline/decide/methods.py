@@ -37,7 +37,8 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from pipeline.decide.remediation import Need, mdm_is_silent
+from pipeline.decide.needs.enrollment import mdm_is_silent
+from pipeline.decide.needs.need import Need
 from pipeline.decide.situation import Situation
 from pipeline.state.device import duration_us, from_us
 from pipeline.state.hardware import HardwareClass

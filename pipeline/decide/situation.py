@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
 
-from pipeline.decide.policy import Policy, Site
+from pipeline.policy.model import Policy, Site
 from pipeline.state.advisories import Advisories
 from pipeline.state.device import Device, to_us
 from pipeline.state.jobs import JobEntry, JobHistory, open_job

@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
-from pipeline.decide.policy import DAYS, Window
+from pipeline.policy.model import DAYS, Window
 
 _DAY_MINUTES: Final = 24 * 60
 _WEEK_MINUTES: Final = 7 * _DAY_MINUTES

@@ -13,7 +13,6 @@ from typing import Final, Protocol
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agents.simulated import SiteRates
-from pipeline.decide.policy_file import read_policy
 from pipeline.demo.scenario import (
     ADVISORY_AT,
     ENDS_AT,
@@ -23,6 +22,7 @@ from pipeline.demo.scenario import (
     releases,
 )
 from pipeline.embedded.control_events import approval_granted
+from pipeline.policy.file import read_policy
 from schemas.decisions import Decision
 from schemas.envelope import AdvisoryEvent, ApprovalGrantedEvent, DeviceEvent
 

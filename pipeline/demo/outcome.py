@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-# These change while the decision stays the same: pipeline.decide.last_decision.fingerprint.
+# These change while the decision stays the same: pipeline.reconcile.last_decision.fingerprint.
 _VOLATILE_FIELDS: Final = frozenset({"gates", "evidence"})
 _FINAL: Final = frozenset({"succeeded", "failed", "refused", "expired", "superseded"})
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pipeline.decide.policy_file import policy_digest
+from pipeline.policy.file import policy_digest
 from schemas.decisions import Decision, Reason
 from schemas.envelope import (
     ApprovalGrantedEvent,

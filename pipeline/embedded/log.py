@@ -17,7 +17,7 @@ FILE: Final = "drydock.sqlite"
 VERSION: Final = 2
 Kind = Literal["event", "decision"]
 # The columns of a Mac's last decision after its UDID, in the order of the fields of
-# pipeline.decide.last_decision.LastDecision.
+# pipeline.reconcile.last_decision.LastDecision.
 LastDecisionRow = tuple[bytes, str, str, int, str | None, str | None, int, bool, bool]
 
 

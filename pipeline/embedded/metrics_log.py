@@ -5,11 +5,11 @@ from typing import Any, Final
 
 import structlog
 
-from pipeline.decide.reconciler import Reconciler
 from pipeline.embedded.transaction import Committed
 from pipeline.ingest.feed_review import FEED_DIFFS
 from pipeline.ingest.sources import TRANSLATORS
 from pipeline.metrics import EVENTS, FEEDS, WEBHOOKS, Metrics
+from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.device import from_us
 from pipeline.state.jobs import JobEntry
 from schemas import logkeys as key

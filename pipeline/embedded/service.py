@@ -27,14 +27,14 @@ from agents.keys import KeyRing
 from agents.mac import Mac, Observation
 from pipeline.decide.admission import reject_reason
 from pipeline.decide.decision import decide
-from pipeline.decide.policy_file import PolicyError, policy_digest, read_policy
-from pipeline.decide.reconciler import SOURCE, Reconciler
 from pipeline.embedded import control_events
 from pipeline.embedded.executors import Executors
 from pipeline.embedded.log import StoreError
 from pipeline.embedded.store import Hook, Store
 from pipeline.embedded.transaction import Committed
 from pipeline.embedded.writer import Accepted, Writer
+from pipeline.policy.file import PolicyError, policy_digest, read_policy
+from pipeline.reconcile.reconciler import SOURCE, Reconciler
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import (
     Event,

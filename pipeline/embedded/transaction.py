@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from pipeline.decide.last_decision import LastDecision
-from pipeline.decide.reconciler import Reconciler
 from pipeline.embedded.log import LastDecisionRow, Log
 from pipeline.embedded.store import Store
+from pipeline.reconcile.last_decision import LastDecision
+from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.device import Device
 from pipeline.state.fleet import Fleet
 from pipeline.state.jobs import JobEntry

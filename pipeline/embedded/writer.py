@@ -12,7 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agents.keys import KeyRing
 from pipeline.decide.admission import reject_reason
-from pipeline.decide.reconciler import (
+from pipeline.embedded.log import StoreError
+from pipeline.embedded.store import Store
+from pipeline.embedded.transaction import Committed, Transaction, key_of, load_state, setting_of
+from pipeline.ingest.translation import PayloadError, dead_letter
+from pipeline.reconcile.reconciler import (
     SOURCE,
     Decided,
     DerivedEvent,
@@ -20,10 +24,6 @@ from pipeline.decide.reconciler import (
     EvaluationFailed,
     Reconciler,
 )
-from pipeline.embedded.log import StoreError
-from pipeline.embedded.store import Store
-from pipeline.embedded.transaction import Committed, Transaction, key_of, load_state, setting_of
-from pipeline.ingest.translation import PayloadError, dead_letter
 from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.decisions import DecisionRecord
 from schemas.envelope import Event, JobIssuedEvent, encode

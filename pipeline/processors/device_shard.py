@@ -11,8 +11,13 @@ from itertools import chain, islice
 from typing import Final
 
 from pipeline.decide.admission import reject_reason
-from pipeline.decide.last_decision import LastDecision
-from pipeline.decide.reconciler import (
+from pipeline.processors import dead_letters, rows
+from pipeline.processors.broadcast import BroadcastRecord, BroadcastState
+from pipeline.processors.fast.verified_cache import VerifiedCache
+from pipeline.processors.shard_config import ShardConfig
+from pipeline.processors.shard_output import ConsumedRecord, OutgoingRecord, ShardOutput
+from pipeline.reconcile.last_decision import LastDecision
+from pipeline.reconcile.reconciler import (
     SOURCE,
     Decided,
     DerivedEvent,
@@ -20,11 +25,6 @@ from pipeline.decide.reconciler import (
     EvaluationFailed,
     Reconciler,
 )
-from pipeline.processors import dead_letters, rows
-from pipeline.processors.broadcast import BroadcastRecord, BroadcastState
-from pipeline.processors.shard_config import ShardConfig
-from pipeline.processors.shard_output import ConsumedRecord, OutgoingRecord, ShardOutput
-from pipeline.processors.verified_cache import VerifiedCache
 from pipeline.state.device import FIRST_TELEMETRY, Device, from_us, to_us
 from pipeline.state.jobs import JobEntry, JobHistory
 from schemas.dead_letters import DeadLetterCode
@@ -38,8 +38,8 @@ from schemas.envelope import (
     decode,
     encode,
 )
+from schemas.fast.report_peek import ReportPeek, peek_report
 from schemas.ids import event_id
-from schemas.report_peek import ReportPeek, peek_report
 from schemas.results import Outcome
 from schemas.routing import device_key
 from schemas.signed_payloads import sign_job

@@ -35,12 +35,12 @@ import msgspec
 from msgspec.structs import replace
 
 from pipeline.decide.admission import reject_reason
-from pipeline.decide.policy_file import read_policy
+from pipeline.policy.file import read_policy
 from pipeline.processors import dead_letters, rows
 from pipeline.processors.broadcast import BroadcastState
+from pipeline.processors.fast.verified_cache import JobHeader, peek_job
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.shard_output import ConsumedRecord, OutgoingRecord, ShardOutput
-from pipeline.processors.verified_cache import JobHeader, peek_job
 from pipeline.state.device import duration_us, to_us
 from pipeline.state.jobs import INFERRED_ATTEMPT
 from schemas.dead_letters import DeadLetterCode

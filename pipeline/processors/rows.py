@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.decide.last_decision import LastDecision
-from pipeline.decide.reconciler import Reconciler
+from pipeline.reconcile.last_decision import LastDecision
+from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.device import Device, DeviceRow
 from pipeline.state.jobs import JobEntry, JobRow
 from schemas.decisions import Reason, Severity, Verdict

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pipeline.processors.verified_cache import VerifiedCache
+from pipeline.processors.fast.verified_cache import VerifiedCache
 from schemas.signed_payloads import PublicKeys
 
 

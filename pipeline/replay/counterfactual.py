@@ -14,9 +14,10 @@ from enum import StrEnum
 from typing import Final
 
 from pipeline.decide.decision import decide
-from pipeline.decide.policy import Policy
-from pipeline.decide.policy_file import PolicyError, policy_digest, read_policy
-from pipeline.decide.reconciler import Reconciler, recompute
+from pipeline.decide.recomputation import recompute
+from pipeline.policy.file import PolicyError, policy_digest, read_policy
+from pipeline.policy.model import Policy
+from pipeline.reconcile.reconciler import Reconciler
 from pipeline.replay.log import (
     UNREADABLE,
     LogContents,

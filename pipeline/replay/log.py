@@ -11,8 +11,8 @@ from typing import Literal, Protocol
 
 from pydantic import ValidationError
 
-from pipeline.decide.policy import Policy
-from pipeline.decide.policy_file import PolicyError, policy_digest, read_policy
+from pipeline.policy.file import PolicyError, policy_digest, read_policy
+from pipeline.policy.model import Policy
 from pipeline.state.advisories import Advisories
 from schemas.decisions import DecisionRecord
 from schemas.envelope import Event, InvalidEvent, decode

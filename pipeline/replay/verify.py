@@ -20,9 +20,10 @@ from enum import StrEnum
 from typing import Any, Final
 
 from pipeline.decide.job import build_job
-from pipeline.decide.policy_file import PolicyError, policy_digest
-from pipeline.decide.reconciler import Reconciler, recompute
+from pipeline.decide.recomputation import recompute
 from pipeline.decide.situation import Situation
+from pipeline.policy.file import PolicyError, policy_digest
+from pipeline.reconcile.reconciler import Reconciler
 from pipeline.replay.differences import ABSENT, FieldDifference, first_alteration, first_difference
 from pipeline.replay.log import (
     UNREADABLE,

@@ -13,8 +13,14 @@ from typing import Any, Final, Generic, Self, TypeVar, overload
 
 import msgspec
 
+from pipeline.state.compact.timestamps import (
+    NEVER,
+    last_us,
+    newest_us,
+    pack_timestamps,
+    unpack_timestamps,
+)
 from pipeline.state.hardware import HardwareClass, hardware_class
-from pipeline.state.timestamps import NEVER, last_us, newest_us, pack_timestamps, unpack_timestamps
 from schemas.ids import SERIAL_SUBJECT_PREFIX
 from schemas.macos import Build, OSVersion, parse_build, parse_os_version
 
@@ -154,12 +160,12 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     - `values`: one value for each name in FIELDS; the same tuple object while only times change
     - `timestamps`: the newest report time of each field, source and kind of check-in
-      (`pipeline.state.timestamps`)
+      (`pipeline.state.compact.timestamps`)
     - `inventory_days`: the last days on which a source other than MDM, DDM and `admin` reported the
-      Mac (`pipeline.state.seen_days`)
+      Mac (`pipeline.state.compact.seen_days`)
     - `report_hash`, `report_fields`: identify the newest report, to recognise a repeat of it
-      (`pipeline.state.duplicates`); `report_fields` is 0 if there is none. They are not stored, and
-      are ignored by `==`.
+      (`pipeline.state.compact.duplicates`); `report_fields` is 0 if there is none. They are not
+      stored, and are ignored by `==`.
     """
 
     udid: str

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import Any, Final
 
+from pipeline.state.compact.seen_days import add_day, merge_days
+from pipeline.state.compact.timestamps import changed_since, newest_us, record, unpack_timestamps
 from pipeline.state.device import (
     AUTHENTICATED,
     CHECKED_OUT,
@@ -21,8 +23,6 @@ from pipeline.state.device import (
     TOKEN_UPDATED,
     Device,
 )
-from pipeline.state.seen_days import add_day, merge_days
-from pipeline.state.timestamps import changed_since, newest_us, record, unpack_timestamps
 from schemas.events.checkin import (
     BootstrapTokenSet,
     DdmStatusReported,

@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 
 from pipeline.state import device_folds as fold
 from pipeline.state.advisories import Advisories
+from pipeline.state.compact.duplicates import apply_duplicate, forget_report, remember_report
 from pipeline.state.device import FIRST_TELEMETRY, INDEX, NAME_FROM, Device, to_us
 from pipeline.state.device_folds import merge
-from pipeline.state.duplicates import apply_duplicate, forget_report, remember_report
 from pipeline.state.jobs import JobHistory, add_job, add_result, supersede_job
 from schemas.envelope import (
     AdvisoryEvent,
@@ -43,9 +43,9 @@ from schemas.envelope import (
     TokenUpdatedEvent,
 )
 from schemas.events.control import ApprovalGranted, HaltSet, PolicyChanged
+from schemas.fast.report_peek import ReportPeek
 from schemas.ids import SERIAL_SUBJECT_PREFIX, is_real_serial
 from schemas.macos import OSVersion
-from schemas.report_peek import ReportPeek
 from schemas.routing import device_key
 
 _FOLDS: Final[Mapping[type[CloudEvent], Callable[[Device, Any, int], Device]]] = {

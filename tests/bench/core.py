@@ -38,11 +38,17 @@ from typing import Any, Final
 
 import pydantic
 
-from pipeline.decide.reconciler import Decided, DerivedEvent, Effect, EvaluationFailed, Reconciler
+from pipeline.reconcile.reconciler import (
+    Decided,
+    DerivedEvent,
+    Effect,
+    EvaluationFailed,
+    Reconciler,
+)
 from pipeline.state.fleet import Fleet
 from schemas.envelope import Event, JobIssuedEvent, decode, encode
+from schemas.fast.report_peek import peek_report
 from schemas.jobs import JobIssued
-from schemas.report_peek import peek_report
 from tests import factories as make
 
 RUNS: Final = 5

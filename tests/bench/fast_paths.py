@@ -17,26 +17,27 @@ from pipeline.decide.admission import reject_reason
 from pipeline.decide.decision import Evaluation, evaluate, reevaluate_after_send
 from pipeline.decide.gates import to_gate
 from pipeline.decide.job import build_job
-from pipeline.decide.policy_file import read_policy
-from pipeline.decide.reconciler import Reconciler
-from pipeline.decide.remediation import target
+from pipeline.decide.needs.need import target
 from pipeline.decide.situation import Situation, cached
 from pipeline.decide.windows import window_state
+from pipeline.policy.file import read_policy
 from pipeline.processors.broadcast import BroadcastState
 from pipeline.processors.device_shard import DeviceShard
 from pipeline.processors.dispatch_shard import DispatchShard
+from pipeline.processors.fast.verified_cache import peek_job
 from pipeline.processors.shard_config import ShardConfig
-from pipeline.processors.verified_cache import peek_job
+from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.device import from_us
 from pipeline.state.fleet import Fleet
 from pipeline.state.hardware import hardware_class, supports_major
 from pipeline.state.jobs import add_job as add_to_ledger
 from schemas.decisions import encode_record
 from schemas.envelope import InventoryEvent, JobIssuedEvent, decode, encode
+from schemas.fast.models import construct_unchecked
+from schemas.fast.report_peek import peek_report
 from schemas.ids import derive_job_id
 from schemas.macos import parse_build, parse_os_version
-from schemas.model import WireModel, construct_unchecked
-from schemas.report_peek import peek_report
+from schemas.model import WireModel
 from schemas.signed_payloads import sign_job
 from schemas.signing import _key_id_of
 from schemas.topics import (

@@ -14,9 +14,9 @@ from typing import Any, Final, Self
 
 import httpx
 
-from pipeline.decide.reconciler import Reconciler
 from pipeline.processors import rows
 from pipeline.processors.confirmed_producer import ConfirmedProducer, Row
+from pipeline.reconcile.reconciler import Reconciler
 from pipeline.server_process import make_log
 from schemas.envelope import encode
 from schemas.topics import (

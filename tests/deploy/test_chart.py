@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agents.keys import KeyRing, KeyStore, Purpose
-from pipeline.decide.policy_file import read_policy
+from pipeline.policy.file import read_policy
 from tests.deploy import pod_rules, wiring_rules
 from tests.deploy.chart import (
     CHART,

@@ -3,8 +3,8 @@
 from datetime import datetime
 from typing import Any
 
-from pipeline.decide.policy import Policy
-from pipeline.decide.policy_file import policy_digest
+from pipeline.policy.file import policy_digest
+from pipeline.policy.model import Policy
 from schemas.envelope import (
     ApprovalDeniedEvent,
     ApprovalGrantedEvent,

@@ -3,8 +3,8 @@
 from datetime import datetime
 from typing import Any
 
-from pipeline.decide.policy import Policy
 from pipeline.decide.situation import Situation
+from pipeline.policy.model import Policy
 from pipeline.state.advisories import Advisories
 from pipeline.state.device import Device
 from tests.factories.advisories import apple

@@ -7,7 +7,7 @@ from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
-from pipeline.decide.policy_file import policy_digest
+from pipeline.policy.file import policy_digest
 from schemas.connection import KafkaConnection
 from schemas.envelope import PolicyChangedEvent, decode
 from schemas.topics import CONTROL

@@ -4,6 +4,8 @@ from typing import Final
 
 _DECIDE: Final = (
     "tests/unit/decide",
+    "tests/unit/policy",
+    "tests/unit/reconcile",
     "tests/property/test_affected.py",
     "tests/property/test_decide_laws.py",
 )
@@ -18,7 +20,10 @@ _INGEST: Final = (
 
 MODULES: Final[dict[str, tuple[str, ...]]] = {
     "pipeline/decide/gates.py": _DECIDE,
-    "pipeline/decide/remediation.py": _DECIDE,
+    "pipeline/decide/needs/enrollment.py": _DECIDE,
+    "pipeline/decide/needs/reinstall.py": _DECIDE,
+    "pipeline/decide/needs/reinstall_history.py": _DECIDE,
+    "pipeline/decide/needs/update.py": _DECIDE,
     "pipeline/decide/methods.py": _DECIDE,
     "pipeline/decide/windows.py": _DECIDE,
     "pipeline/decide/exposure.py": _DECIDE,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.decide.decision import decide
-from pipeline.decide.reconciler import Reconciler
+from pipeline.reconcile.reconciler import Reconciler
 from schemas.envelope import Event
 from tests.factories import NOW, RELEASES, policy_changed, release, reported
 from tests.strategies import MODELS, VERSIONS, advisory_events, controls, policy_texts, reports

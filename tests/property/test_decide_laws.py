@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from pipeline.decide.decision import decide, evaluate, reevaluate_after_send
 from pipeline.decide.job import build_job
-from pipeline.decide.last_decision import fingerprint
-from pipeline.decide.reconciler import Reconciler, recompute
+from pipeline.decide.recomputation import recompute
 from pipeline.decide.situation import Situation
 from pipeline.decide.windows import opens_at
+from pipeline.reconcile.last_decision import fingerprint
+from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.jobs import add_job, open_job
 from schemas.decisions import Decision, DecisionRecord, Gate, Reason, Severity, Verdict
 from schemas.jobs import Action, Method, Target

@@ -17,8 +17,8 @@ from pipeline.state.fleet import Fleet
 from schemas.envelope import CheckedOutEvent, Event, InvalidEvent, InventoryEvent, decode, encode
 from schemas.events.checkin import MdmCheckedOut
 from schemas.events.inventory import InventoryReported
+from schemas.fast.report_peek import TELEMETRY_FIELDS, peek_report
 from schemas.macos import parse_os_version
-from schemas.report_peek import TELEMETRY_FIELDS, peek_report
 from schemas.topics import INTERNAL_TOPICS, INVENTORY, TOPICS
 from tests.factories import topic_of
 from tests.factories.sites import JOBS_KEY, KEYS

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from pipeline.decide.decision import evaluate
 from pipeline.decide.job import build_job
-from pipeline.decide.reconciler import Reconciler
 from pipeline.decide.situation import Situation
 from pipeline.processors.broadcast import BroadcastState
 from pipeline.processors.device_shard import DeviceShard
 from pipeline.processors.dispatch_shard import DispatchShard
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.shard_output import OutgoingRecord, ShardOutput
+from pipeline.reconcile.reconciler import Reconciler
 from schemas.decisions import Verdict, encode_record
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
 from schemas.results import ErrorCode, Outcome

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from pipeline.decide.decision import decide
 from pipeline.decide.job import build_job
-from pipeline.decide.reconciler import Reconciler
 from pipeline.decide.situation import Situation
-from pipeline.processors.verified_cache import peek_job
+from pipeline.processors.fast.verified_cache import peek_job
+from pipeline.reconcile.reconciler import Reconciler
 from schemas.decisions import (
     Decision,
     DecisionInputs,

@@ -11,13 +11,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pipeline.decide.reconciler import (
+from pipeline.decide.recomputation import recompute
+from pipeline.reconcile.reconciler import (
     Decided,
     DerivedEvent,
     Effect,
     EvaluationFailed,
     Reconciler,
-    recompute,
 )
 from pipeline.state.jobs import open_job
 from schemas.decisions import Verdict

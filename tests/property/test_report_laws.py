@@ -14,10 +14,11 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from pipeline.decide.decision import decide
-from pipeline.decide.last_decision import fingerprint
-from pipeline.decide.reconciler import DerivedEvent, Effect, EvaluationFailed, Reconciler
-from pipeline.decide.remediation import Need, needs_reenrollment
+from pipeline.decide.needs.enrollment import needs_reenrollment
+from pipeline.decide.needs.need import Need
 from pipeline.decide.situation import Situation
+from pipeline.reconcile.last_decision import fingerprint
+from pipeline.reconcile.reconciler import DerivedEvent, Effect, EvaluationFailed, Reconciler
 from pipeline.state.fleet import Fleet
 from schemas.decisions import Decision, Reason
 from tests import factories as make

@@ -65,7 +65,7 @@ def test_every_call_with_the_flag_parameter_passes_the_flag() -> None:
     parsed = trees()
     known = switched(parsed)
     assert {
-        ("pipeline.decide.reconciler", "Reconciler"),
+        ("pipeline.reconcile.reconciler", "Reconciler"),
         ("pipeline.decide.decision", "evaluate"),
     } <= known
     missing = [

@@ -51,7 +51,7 @@ def reached_from(start: str) -> dict[str, set[str]]:
 def test_replay_reaches_no_publisher() -> None:
     reached = reached_from("pipeline.replay")
     assert "pipeline.replay.verify" in reached
-    assert "pipeline.decide.reconciler" in reached
+    assert "pipeline.reconcile.reconciler" in reached
     for name, imports in reached.items():
         assert [one for one in imports if checks.within(one, PUBLISHERS)] == [], name
 

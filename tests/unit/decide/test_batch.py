@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.decide.batch import decide_all, fold_events
-from pipeline.decide.policy_file import read_policy
+from pipeline.policy.file import read_policy
 from schemas.decisions import Reason, Verdict
 from schemas.envelope import Event
 from schemas.results import Outcome

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from pipeline.decide.decision import decide
 from pipeline.decide.exposure import exposure
 from pipeline.decide.methods import choose_method
-from pipeline.decide.remediation import Need, needs_update, target
+from pipeline.decide.needs.need import Need, target
+from pipeline.decide.needs.update import needs_update
 from pipeline.state.device import to_us
 from pipeline.state.device_folds import apply_ddm_status
 from schemas.decisions import Reason, Verdict

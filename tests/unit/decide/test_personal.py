@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 import pytest
 
 from pipeline.decide.decision import decide
-from pipeline.decide.policy import Policy
 from pipeline.decide.situation import Situation
 from pipeline.demo.scenario import releases
+from pipeline.policy.model import Policy
 from pipeline.state.fleet import Fleet
 from schemas.decisions import Reason, Verdict
 from schemas.envelope import AuthenticatedEvent

@@ -7,7 +7,9 @@ import pytest
 
 from pipeline.decide.decision import decide
 from pipeline.decide.exposure import exposure
-from pipeline.decide.remediation import follow_up_missing, needs, reimage_eligibility
+from pipeline.decide.needs import needs
+from pipeline.decide.needs.reinstall import reimage_eligibility
+from pipeline.decide.needs.reinstall_history import follow_up_missing
 from pipeline.decide.situation import Situation
 from pipeline.state.device import to_us
 from pipeline.state.device_folds import apply_checked_out

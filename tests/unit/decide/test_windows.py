@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.decide.policy import DAYS, Day, Window
 from pipeline.decide.windows import closes_at, opens_at, window_state
+from pipeline.policy.model import DAYS, Day, Window
 
 _MINUTE = timedelta(minutes=1)
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.simulated import Faults, SimulatedFleet
-from pipeline.decide.reconciler import Reconciler
 from pipeline.embedded import control_events
 from pipeline.embedded.log import StoreError
 from pipeline.embedded.service import Service
 from pipeline.embedded.transaction import Committed, load_state
+from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.fleet import Fleet
 from schemas.decisions import Decision, DecisionRecord, Reason
 from schemas.envelope import JobIssuedEvent, decode

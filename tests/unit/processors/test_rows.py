@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from pipeline.decide.reconciler import Reconciler
 from pipeline.processors import rows
+from pipeline.reconcile.reconciler import Reconciler
 from schemas.envelope import Event
 from tests import factories as make
 

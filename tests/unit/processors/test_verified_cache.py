@@ -1,6 +1,6 @@
 """The cache of verified job events: each is found once, by its bytes."""
 
-from pipeline.processors.verified_cache import VerifiedCache
+from pipeline.processors.fast.verified_cache import VerifiedCache
 
 
 def test_added_bytes_are_found_once() -> None:

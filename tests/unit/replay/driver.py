@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pipeline.decide.policy_file import policy_digest
-from pipeline.decide.reconciler import Decided, DerivedEvent, Effect, Reconciler
+from pipeline.policy.file import policy_digest
+from pipeline.reconcile.reconciler import Decided, DerivedEvent, Effect, Reconciler
 from pipeline.replay.log import Kind
 from schemas.envelope import (
     AdvisoryPublishedEvent,

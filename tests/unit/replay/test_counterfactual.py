@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline.decide.policy_file import PolicyError
+from pipeline.policy.file import PolicyError
 from pipeline.replay.counterfactual import ChangeKind, DecisionChange, counterfactual
 from pipeline.replay.log import UnreadableLog
 from schemas.decisions import Verdict

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.decide.reconciler import Reconciler
+from pipeline.reconcile.reconciler import Reconciler
 from pipeline.replay.log import read_record
 from pipeline.replay.verify import Check, verify
 from schemas.envelope import decode

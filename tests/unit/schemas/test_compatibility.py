@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.decide.policy import policy_schema
+from pipeline.policy.model import policy_schema
 from schemas.compatibility import breaks, changes
 from schemas.publish import ASYNCAPI_NAME, published
 

@@ -16,8 +16,9 @@ import pytest
 from pydantic import BaseModel
 
 from schemas.decisions import Decision, DecisionInputs, Reason, Verdict
+from schemas.fast.models import construct_unchecked
 from schemas.jobs import Job
-from schemas.model import WireModel, construct_unchecked
+from schemas.model import WireModel
 from tests import factories as make
 
 SLOTS = (

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, NamedTuple, Union, get_args, get_origi
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.decide.located_yaml import (
+from pipeline.policy.located_yaml import (
     Located,
     Path,
     Problem,
@@ -18,7 +18,7 @@ from pipeline.decide.located_yaml import (
     path_text,
     read_yaml,
 )
-from pipeline.decide.policy import Policy
+from pipeline.policy.model import Policy
 from schemas.ids import clean_text
 
 __all__ = [

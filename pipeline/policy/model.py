@@ -1,6 +1,6 @@
 """Policy: the operators' rules for sites, windows, deadlines, methods and limits, validated.
 
-`pipeline.decide.policy_file` reads it from YAML and adds line numbers to the errors.
+`pipeline.policy.file` reads it from YAML and adds line numbers to the errors.
 """
 
 import re

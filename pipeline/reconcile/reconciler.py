@@ -13,14 +13,13 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.decide.decision import Evaluation, decide, evaluate, reevaluate_after_send
+from pipeline.decide.decision import Evaluation, evaluate, reevaluate_after_send
 from pipeline.decide.job import build_job
 from pipeline.decide.job_events import result_event, superseded_event
-from pipeline.decide.last_decision import LastDecision, fingerprint
-from pipeline.decide.policy import Policy
-from pipeline.decide.policy_file import policy_digest, read_policy
 from pipeline.decide.situation import Situation, site_of
-from pipeline.state.advisories import Advisories
+from pipeline.policy.file import policy_digest, read_policy
+from pipeline.policy.model import Policy
+from pipeline.reconcile.last_decision import LastDecision, fingerprint
 from pipeline.state.device import Device, from_us, to_us
 from pipeline.state.fleet import NO_CHANGE, Change, Fleet
 from pipeline.state.jobs import JobEntry, extra_open_jobs, infer_result, open_job
@@ -33,10 +32,9 @@ from schemas.envelope import (
     JobSupersededEvent,
     PolicyChangedEvent,
 )
-from schemas.events.control import ApprovalGranted, HaltSet
+from schemas.fast.models import construct_unchecked
+from schemas.fast.report_peek import ReportPeek
 from schemas.jobs import Action, Job
-from schemas.model import construct_unchecked
-from schemas.report_peek import ReportPeek
 
 SOURCE: Final = "/drydock/decide"
 
@@ -555,31 +553,6 @@ _NO_EFFECTS: Final[Iterator[Effect]] = iter(())
 # The fields `site` and `severity` of LastDecision.
 _SITE_AND_SEVERITY: Final = slice(4, 6)
 _NO_JOBS: Final[frozenset[tuple[str, str, Action]]] = frozenset()
-
-
-def recompute(
-    record: DecisionRecord, policy: Policy, advisories: Advisories, *, fast_paths: bool = True
-) -> Decision:
-    """Return the decision that a record's inputs give with this policy and catalogue.
-
-    The caller chooses both: those that the record's digests name give the recorded decision again.
-    Raises ValueError, KeyError, TypeError or another exception for inputs that no version of
-    Drydock wrote.
-    """
-    inputs = record.inputs
-    return decide(
-        Situation(
-            Device.from_wire(inputs.device),
-            advisories,
-            policy,
-            inputs.now,
-            tuple(JobEntry.from_wire(entry) for entry in inputs.job_history or ()),
-            tuple(HaltSet.model_validate_json(halt) for halt in inputs.halts),
-            tuple(ApprovalGranted.model_validate(grant) for grant in inputs.approvals),
-            inputs.site_open_jobs,
-        ),
-        fast_paths=fast_paths,
-    )
 
 
 _ALL_BUT_HISTORY: Final = attrgetter(

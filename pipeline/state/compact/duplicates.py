@@ -10,12 +10,12 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from pipeline.state.compact.seen_days import add_day
+from pipeline.state.compact.timestamps import changed_since, record_if_newer
 from pipeline.state.device import FIRST_REPORTED, INDEX, SEEN_BY, SEEN_BY_OTHERS, Device, to_us
 from pipeline.state.device_folds import inventory_values
-from pipeline.state.seen_days import add_day
-from pipeline.state.timestamps import changed_since, record_if_newer
 from schemas.envelope import InventoryEvent
-from schemas.report_peek import TELEMETRY_FIELDS, ReportPeek
+from schemas.fast.report_peek import TELEMETRY_FIELDS, ReportPeek
 
 _STABLE_FIELDS: Final = slice(-len(TELEMETRY_FIELDS))
 _TELEMETRY: Final = slice(-len(TELEMETRY_FIELDS), None)

@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.state.timestamps import (
+from pipeline.state.compact.timestamps import (
     NEVER,
     changed_since,
     last_us,

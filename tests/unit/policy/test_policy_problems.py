@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.decide.policy_file import PolicyError, read_policy
+from pipeline.policy.file import PolicyError, read_policy
 
 SITE = "sites: {tokyo: {time_zone: Asia/Tokyo}}\n"
 

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from pipeline.decide.policy import Policy, Site
-from pipeline.decide.policy_file import (
+from pipeline.policy.file import (
     PolicyError,
     policy_digest,
     read_document,
     read_policy,
 )
-from pipeline.decide.policy_lint import lint
+from pipeline.policy.lint import lint
+from pipeline.policy.model import Policy, Site
 from schemas.decisions import Severity
 
 EXAMPLE = (Path(__file__).resolve().parents[3] / "examples" / "policy.yaml").read_text("utf-8")

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from pipeline.decide.decision import decide
-from pipeline.decide.policy_file import PolicyError
-from pipeline.decide.reconciler import (
+from pipeline.decide.recomputation import recompute
+from pipeline.policy.file import PolicyError
+from pipeline.reconcile.reconciler import (
     Decided,
     DerivedEvent,
     Effect,
     EvaluationFailed,
     Reconciler,
-    recompute,
 )
 from schemas.decisions import Reason, Verdict
 from schemas.envelope import Event

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.state.seen_days import DAY_US, add_day, first_later_day_end_us, merge_days
+from pipeline.state.compact.seen_days import DAY_US, add_day, first_later_day_end_us, merge_days
 
 DAYS = st.lists(st.integers(0, 40), max_size=12)
 

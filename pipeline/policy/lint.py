@@ -6,9 +6,9 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Final
 
-from pipeline.decide.located_yaml import Path, Problem, path_text
-from pipeline.decide.policy import SEVERITY_ORDER, Match, Methods, Policy, Window
-from pipeline.decide.policy_file import PolicyDocument
+from pipeline.policy.file import PolicyDocument
+from pipeline.policy.located_yaml import Path, Problem, path_text
+from pipeline.policy.model import SEVERITY_ORDER, Match, Methods, Policy, Window
 from pipeline.state.hardware_table import NEWEST_MAJOR
 from schemas.ids import clean_text
 

@@ -4,8 +4,8 @@ from datetime import date
 
 import pytest
 
-from pipeline.decide.policy_file import read_document
-from pipeline.decide.policy_lint import lint
+from pipeline.policy.file import read_document
+from pipeline.policy.lint import lint
 
 SITE = "sites: {a: {time_zone: UTC}}\ndefault_site: a\n"
 TODAY = date(2026, 1, 1)

@@ -1,0 +1,173 @@
+"""The need to enroll again.
+
+| enrollment fault, in order | cause |
+| --- | --- |
+| `checked_out` | a CheckOut, or a report of "not enrolled" by a Mac that MDM knew |
+| `never_enrolled` | a report of "not enrolled" by a Mac that MDM never knew |
+| `reenroll_after_reinstall` | no enrollment within 12 hours after an erase |
+| `mdm_silent` | inventory reports arrive, MDM messages do not |
+| `wrong_mdm_server` | the MDM server is not the policy's |
+| `identity_expiring` | the MDM identity certificate ends soon |
+| `not_user_approved` | the enrollment is not user-approved, and the policy requires it |
+
+Invariant: the defects of the last three come from reports, so they count only if they were reported
+after the last Authenticate; an older report describes an earlier enrollment.
+"""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Final
+from urllib.parse import urlsplit
+
+from pipeline.decide.needs.need import Need
+from pipeline.decide.needs.reinstall_history import last_reinstall
+from pipeline.decide.situation import Situation
+from pipeline.state.compact.seen_days import first_later_day_end_us
+from pipeline.state.device import AUTHENTICATED, CHECKED_OUT, duration_us, to_us
+from pipeline.state.jobs import JobEntry
+from schemas.decisions import Reason
+from schemas.jobs import Action
+
+# After an erase the Mac enrolls by itself in Setup Assistant. A re-enrollment is needed only if it
+# has not done so after this time.
+_ADE_GRACE: Final = timedelta(hours=12)
+# APNs wakes a Mac within minutes, but an MDM server may query it only once a day.
+_MDM_GRACE: Final = timedelta(hours=24)
+
+
+def needs_reenrollment(s: Situation) -> Need | None:
+    """Return the need to enroll again, or None if the enrollment has no fault.
+
+    Its reason is the fault. For `mdm_silent`, `not_before_us` is the end of the time that MDM has
+    to contact a returned Mac; for other faults it is None.
+    """
+    reason = _enrollment_fault(s)
+    if reason is None:
+        return None
+    # One intent for each enrollment: a fault of a later enrollment starts a new series of attempts.
+    checkins = s.device.checkins
+    intent = f"{reason.value}@{max(checkins[AUTHENTICATED], checkins[CHECKED_OUT])}"
+    confirmed_us = _mdm_grace_ends_us(s) if reason is Reason.MDM_SILENT else None
+    return Need(Action.REENROLL, reason, intent, timed=False, not_before_us=confirmed_us)
+
+
+def _mdm_grace_ends_us(s: Situation) -> int:
+    """Return the time from which a Mac without MDM contact counts as silent, in us since 1970.
+
+    It is 24 hours after the end of the first day (UTC) that has an inventory report and is later
+    than the day of the last MDM contact, or 24 hours after the newest inventory report if that is
+    earlier or there is no such day. After weeks of absence the first inventory report can arrive
+    before the first MDM message.
+    """
+    device = s.device
+    first_day_us = first_later_day_end_us(device.inventory_days, device.mdm_seen_us)
+    back_us = min(first_day_us or device.inventory_seen_us, device.inventory_seen_us)
+    return back_us + duration_us(_MDM_GRACE)
+
+
+def _enrollment_fault(s: Situation) -> Reason | None:
+    """Return the first enrollment fault of the table at the top; None if there is none."""
+    device = s.device
+    if device.checked_out:
+        return Reason.CHECKED_OUT
+    if device.mdm_enrolled is False and not device.enrolled:
+        return Reason.NEVER_ENROLLED if device.mdm_seen_us == 0 else Reason.CHECKED_OUT
+    erased = _erase_without_reenrollment(s)
+    if erased is not None and s.now_us >= _ade_grace_ends_us(erased):
+        return Reason.REENROLL_AFTER_REINSTALL
+    if mdm_is_silent(s):
+        return Reason.MDM_SILENT
+    defects = [fact for fact in _enrollment_defects(s) if _is_of_present_enrollment(s, fact)]
+    if "mdm_server" in defects:
+        return Reason.WRONG_MDM_SERVER
+    renew_us = renewal_us(s)
+    if renew_us is not None and s.now_us >= renew_us:
+        return Reason.IDENTITY_EXPIRING
+    return Reason.NOT_USER_APPROVED if "user_approved" in defects else None
+
+
+def _enrollment_defects(s: Situation) -> Iterator[str]:
+    """Yield the fields that show an enrollment fault, or can show one later.
+
+    They may be reports of an earlier enrollment. `mdm_server`: its host is not that of the policy's
+    server; not yielded if either is None. `identity_expires_at`: the time is known, however far
+    away. `user_approved`: it is False, and the policy requires approval.
+    """
+    device, mdm = s.device, s.policy.mdm
+    if mdm.server is not None and device.mdm_server is not None:
+        wanted, found = urlsplit(mdm.server).hostname, urlsplit(device.mdm_server).hostname
+        if (wanted or mdm.server) != (found or device.mdm_server):
+            yield "mdm_server"
+    if device.identity_expires_at is not None:
+        yield "identity_expires_at"
+    if mdm.require_user_approved and device.user_approved is False:
+        yield "user_approved"
+
+
+def _is_of_present_enrollment(s: Situation, fact: str) -> bool:
+    """Return True if the newest report of the field `fact` is not older than the last Authenticate.
+
+    True without an Authenticate. An Authenticate begins a new enrollment, with a new identity
+    certificate.
+    """
+    return s.device.reported_us(fact) >= s.device.checkins[AUTHENTICATED]
+
+
+def has_earlier_enrollment_defect(s: Situation) -> bool:
+    """Return True if the newest report of a defect is older than the last Authenticate.
+
+    Such a defect does not count. A new report of the same value makes it count, although no value
+    changes, so the Mac must be decided again.
+    """
+    return any(not _is_of_present_enrollment(s, fact) for fact in _enrollment_defects(s))
+
+
+def renewal_us(s: Situation) -> int | None:
+    """Return the time from which the MDM identity must be renewed, in us since 1970.
+
+    It is `identity_renew_before` of the policy before the certificate ends. None if the end is
+    unknown, or was reported for an earlier enrollment.
+    """
+    expires_at = s.device.identity_expires_at
+    if expires_at is None or not _is_of_present_enrollment(s, "identity_expires_at"):
+        return None
+    return to_us(expires_at) - duration_us(s.policy.mdm.identity_renew_before)
+
+
+def next_enrollment_fault_us(s: Situation) -> int | None:
+    """Return the first time after now at which an enrollment fault begins without an event.
+
+    In us since 1970; None if no such time is known. A Mac becomes `mdm_silent` by a report, not by
+    time.
+    """
+    erased, renew_us = _erase_without_reenrollment(s), renewal_us(s)
+    if erased is None and renew_us is None:
+        return None
+    times = (renew_us, None if erased is None else _ade_grace_ends_us(erased))
+    return min((us for us in times if us is not None and us > s.now_us), default=None)
+
+
+def mdm_is_silent(s: Situation) -> bool:
+    """Return True if inventory reports go on and MDM contact has ended.
+
+    The newest inventory report is later than the last MDM contact by more than the policy's
+    `silent_after`. False for a Mac that MDM never knew.
+    """
+    mdm_us = s.device.mdm_seen_us
+    silence_us = s.device.inventory_seen_us - mdm_us
+    return mdm_us > 0 and silence_us > duration_us(s.policy.mdm.silent_after)
+
+
+def _ade_grace_ends_us(erased: JobEntry) -> int:
+    return erased.outcome_us + duration_us(_ADE_GRACE)
+
+
+def _erase_without_reenrollment(s: Situation) -> JobEntry | None:
+    """Return the last successful reinstall or reimage, if it erased and no enrollment followed.
+
+    None otherwise, also if there was none.
+    """
+    last = last_reinstall(s)
+    if last is None or not last.erases or s.device.enrolled_since(last.since_us):
+        return None
+    return last

@@ -1,0 +1,55 @@
+"""One remediation that a Mac needs."""
+
+from functools import lru_cache
+
+import msgspec
+
+from pipeline.state.advisories import Release
+from schemas.decisions import Reason
+from schemas.jobs import Action, Target
+from schemas.macos import Build, OSVersion
+
+
+class Need(msgspec.Struct, frozen=True):
+    """One remediation that this Mac needs.
+
+    `intent` is the same for every attempt. A `timed` need waits for maintenance windows and has a
+    deadline. While an `exclusive` need is held, no later need is sent. `mdm_usable` is False if its
+    job must not go through MDM. `newer_matures_us` is when a newer release replaces the target;
+    before `not_before_us` it is not certain that the need exists (both in us since 1970).
+    `ineffective_before`: a job for this intent succeeded without effect, so a person must act.
+    """
+
+    action: Action
+    reason: Reason
+    intent: str
+    target: Target | None = None
+    release: Release | None = None
+    erases: bool = False
+    timed: bool = True
+    exclusive: bool = False
+    mdm_usable: bool = True
+    evidence: tuple[str, ...] = ()
+    newer_matures_us: int | None = None
+    not_before_us: int | None = None
+    ineffective_before: bool = False
+
+
+def target_of(release: Release) -> Target:
+    """Return the version and build of a release as the target of a job."""
+    return target(release.version, release.build)
+
+
+@lru_cache(maxsize=4096)
+def target(version: OSVersion, build: Build | None) -> Target:
+    """Return a version and build as the target of a job; cached, because there are few."""
+    return Target(version=version, build=build)
+
+
+def intent_of(release: Release) -> str:
+    """Return the intent of an update or upgrade to a release: its version as text.
+
+    The build is no part of it: a feed can remove a build or add one later, and that must not start
+    a new series of attempts.
+    """
+    return str(release.version)

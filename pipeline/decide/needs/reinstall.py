@@ -1,0 +1,201 @@
+"""The need to reinstall the system in place, to erase a returned loan unit, or to restore it."""
+
+from fnmatch import fnmatchcase
+from typing import Final
+
+from pipeline.decide.exposure import Exposure
+from pipeline.decide.needs.need import Need, target_of
+from pipeline.decide.needs.reinstall_history import last_reinstall
+from pipeline.decide.needs.update import newest_matured
+from pipeline.decide.situation import Situation
+from pipeline.policy.model import Image
+from pipeline.state.advisories import Release
+from pipeline.state.device import to_us
+from pipeline.state.hardware import HardwareClass
+from pipeline.state.jobs import attempts, failures
+from schemas.decisions import Reason
+from schemas.jobs import Action, Target
+from schemas.macos import OSVersion
+from schemas.results import ErrorCode, Outcome
+
+# Failures that a reinstall can repair: the update itself failed on the Mac. A full disk or an
+# unreachable Mac is no reason for a reinstall.
+_UPDATE_FAILURES: Final = frozenset(
+    {ErrorCode.INSTALL_FAILED, ErrorCode.NOTHING_HAPPENED, ErrorCode.NO_REPORT}
+)
+# The hardware that `asr` can restore. T2 and Apple silicon have no NetBoot and do not boot from
+# another volume without a person.
+_RESTORABLE: Final = frozenset({HardwareClass.INTEL, HardwareClass.T1})
+
+
+def needs_reinstall(s: Situation, exposed: Exposure, update: Need | None) -> Need | None:
+    """Return the need to reinstall or reimage the system; None if no cause of the table applies.
+
+    `update` is the update or upgrade that the reinstall replaces if it failed too often. Also None
+    if the version is unknown, or if a reinstall finds no release to install; a reimage needs none.
+    """
+    device = s.device
+    version = device.os_version
+    if version is None:
+        return None
+    if device.loan_returned_at is not None:
+        returned_us = to_us(device.loan_returned_at)
+        last = last_reinstall(s)
+        if last is None or last.issued_us < returned_us:
+            return _loan_return(s, version, exposed, f"loan@{returned_us}")
+    expected = expected_firmware(s)
+    mismatch = expected is not None and expected != device.firmware
+    if device.system_volume_sealed is False or mismatch:
+        release = _best_release(s, version, exposed)
+        if release is None:
+            return None
+        if device.system_volume_sealed is False:
+            return _reinstall_in_place(s, release, Reason.SEAL_BROKEN, "seal")
+        evidence = (f"firmware {device.firmware}, {version} has {expected}",)
+        return _reinstall_in_place(
+            s, release, Reason.FIRMWARE_MISMATCH, f"firmware:{device.firmware}:{version}", evidence
+        )
+    if update is not None and s.job_history:
+        went_wrong = [
+            entry
+            for entry in failures(s.job_history, update.action, update.intent)
+            if entry.error_code in _UPDATE_FAILURES
+        ]
+        if len(went_wrong) >= s.policy.thresholds.reinstall_after_failures:
+            assert update.release is not None
+            return _reinstall_in_place(
+                s,
+                update.release,
+                Reason.UPDATE_KEEPS_FAILING,
+                f"failing:{update.intent}",
+                tuple(f"{entry.method} failed: {entry.error_code}" for entry in went_wrong),
+            )
+    return None
+
+
+def _reinstall_in_place(
+    s: Situation, release: Release, reason: Reason, intent: str, evidence: tuple[str, ...] = ()
+) -> Need:
+    """Return the need to reinstall the system without an erase.
+
+    `ineffective_before` is True if a reinstall for this intent succeeded earlier: then it is not
+    repeated, and a person must decide. Usual causes: an administrator has disabled the seal, or the
+    firmware in the policy is wrong.
+    """
+    ineffective_before = any(
+        entry.outcome is Outcome.SUCCEEDED
+        for entry in attempts(s.job_history, Action.REINSTALL, intent)
+    )
+    return Need(
+        Action.REINSTALL,
+        reason,
+        intent,
+        target_of(release),
+        release,
+        exclusive=not ineffective_before,
+        ineffective_before=ineffective_before,
+        evidence=evidence,
+    )
+
+
+def _best_release(s: Situation, version: OSVersion, exposed: Exposure) -> Release | None:
+    """Return the release for a reinstall: the update of its line, else the newest one offered.
+
+    Supplements do not count. None if no release of its line is offered to the Mac, or if the Mac is
+    newer than the newest one offered.
+    """
+    release = newest_matured(s, exposed.line, exposed)[0]
+    if release is not None:
+        return release
+    for release in s.advisories.lines.get(version.line, ()):
+        if not release.version.supplement and release.offered_to(s.device.device_id):
+            return release if release.version >= version.release else None
+    return None
+
+
+def expected_firmware(s: Situation) -> str | None:
+    """Return the firmware that the policy has for the Mac's model and version.
+
+    None if the policy has none, or if the firmware, model or version of the Mac is unknown.
+    """
+    device = s.device
+    if device.firmware is None or device.model is None or device.os_version is None:
+        return None
+    for rule in s.policy.firmware:
+        if rule.version == device.os_version and _matches_any_model(rule.models, device.model):
+            return rule.firmware
+    return None
+
+
+def _matches_any_model(globs: tuple[str, ...], model: str) -> bool:
+    return any(fnmatchcase(model.lower(), glob.lower()) for glob in globs)
+
+
+def _loan_return(s: Situation, version: OSVersion, exposed: Exposure, intent: str) -> Need | None:
+    """Return the need to erase a returned loan unit: a reimage if an image fits, else a reinstall.
+
+    None if no image fits and no release can be installed.
+    """
+    image, evidence = reimage_eligibility(s)
+    if image is not None:
+        return Need(
+            Action.REIMAGE,
+            Reason.LOAN_RETURNED,
+            intent,
+            Target(version=image.version, build=image.build),
+            erases=True,
+            exclusive=True,
+            evidence=evidence,
+        )
+    release = _best_release(s, version, exposed)
+    if release is None:
+        return None
+    return Need(
+        Action.REINSTALL,
+        Reason.LOAN_RETURNED,
+        intent,
+        target_of(release),
+        release,
+        erases=True,
+        exclusive=True,
+        evidence=evidence,
+    )
+
+
+def reimage_eligibility(s: Situation) -> tuple[Image | None, tuple[str, ...]]:
+    """Return the image from which this Mac may be restored (or None), and the evidence as lines.
+
+    An image never changes a Mac's version, build or firmware: they must equal the Mac's already.
+    The evidence has one line per point: those of the image found, or those of every image of the
+    policy if none fits. Without images it is the line `no image in the policy`.
+    """
+    device = s.device
+    if not s.policy.images:
+        return None, ("no image in the policy",)
+    evidence: list[str] = []
+    for image in s.policy.images:
+        points = (
+            (
+                device.hardware in _RESTORABLE,
+                f"hardware {device.hardware.value} can be restored by asr",
+            ),
+            (
+                device.model is not None and _matches_any_model(image.models, device.model),
+                f"model {device.model} is one of {', '.join(image.models)}",
+            ),
+            (
+                device.os_version == image.version,
+                f"version {device.os_version} equals the image's {image.version}",
+            ),
+            (device.build == image.build, f"build {device.build} equals the image's {image.build}"),
+            (
+                device.firmware == image.firmware,
+                f"firmware {device.firmware} equals the image's {image.firmware}",
+            ),
+            (device.loan_returned_at is not None, "returned loan unit"),
+        )
+        lines = [f"{image.name}: {text}: {'yes' if holds else 'no'}" for holds, text in points]
+        if all(holds for holds, _ in points):
+            return image, tuple(lines)
+        evidence += lines
+    return None, tuple(evidence)

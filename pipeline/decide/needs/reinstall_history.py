@@ -1,0 +1,46 @@
+"""The last reinstall of a Mac, and the points that a reinstall leaves to confirm."""
+
+from pipeline.decide.situation import Situation
+from pipeline.state.jobs import JobEntry
+from schemas.jobs import Action
+from schemas.results import Outcome
+
+
+def last_reinstall(s: Situation) -> JobEntry | None:
+    """Return the newest reinstall or reimage that succeeded; None if there is none."""
+    if not s.job_history:
+        return None
+    return next(
+        (
+            entry
+            for entry in reversed(s.job_history)
+            if entry.action in (Action.REINSTALL, Action.REIMAGE)
+            and entry.outcome is Outcome.SUCCEEDED
+        ),
+        None,
+    )
+
+
+def follow_up_missing(s: Situation) -> tuple[str, ...]:
+    """Return the points not yet confirmed after the last successful reinstall or reimage.
+
+    The points are `re-enrolled`, `user-approved`, `activation NAME` and `compliant`. Empty if all
+    are confirmed, or if there was no reinstall.
+    """
+    last, device, wanted = last_reinstall(s), s.device, s.policy.follow_up
+    if last is None:
+        return ()
+    since_us = last.since_us
+    open_points = []
+    if last.erases and not device.enrolled_since(since_us):
+        open_points.append("re-enrolled")
+    if s.policy.mdm.require_user_approved and not (
+        device.user_approved and (not last.erases or device.reported_us("user_approved") > since_us)
+    ):
+        open_points.append("user-approved")
+    activations = device.activations or ()
+    confirmed = activations if device.reported_us("activations") > since_us else ()
+    open_points += [f"activation {name}" for name in wanted.activations if name not in confirmed]
+    if wanted.compliant and not (device.compliant and device.reported_us("compliant") > since_us):
+        open_points.append("compliant")
+    return tuple(open_points)

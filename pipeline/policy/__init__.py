@@ -1,0 +1,1 @@
+"""The policy: its model, its file, and the checks of a file. Pure."""

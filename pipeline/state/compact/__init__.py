@@ -1,0 +1,1 @@
+"""Layouts that keep the state of a Mac in few bytes."""
