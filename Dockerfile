@@ -15,6 +15,7 @@ RUN pip --python /opt/drydock/bin/python install \
     --require-hashes --only-binary :all: -r requirements/server.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY schemas schemas
+COPY runtime runtime
 COPY agents agents
 COPY pipeline pipeline
 # --no-build-isolation: the build backend comes from the lock. It is removed afterwards.

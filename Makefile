@@ -125,4 +125,4 @@ lock: ## resolve the dependencies again (needs uv; UPGRADE=1 takes newer version
 
 clean: ## remove the files of the other targets, but .tools and .kafka
 	rm -rf .venv .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build demo-data
-	find agents pipeline schemas tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	find agents pipeline runtime schemas tests -type d -name __pycache__ -prune -exec rm -rf {} +

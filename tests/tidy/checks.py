@@ -12,13 +12,14 @@ from typing import Final
 Check = Callable[[Path], list[str]]
 FilesCheck = Callable[[Iterable[Path]], list[str]]
 
-PACKAGES: Final = ("schemas", "pipeline", "agents")
+PACKAGES: Final = ("schemas", "runtime", "pipeline", "agents")
 
 # The packages that each package may import besides itself. The longest matching name counts.
 # `pipeline.embedded` runs the gateway in its own process, so it imports it.
 MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     "schemas": (),
-    "pipeline": ("schemas",),
+    "runtime": ("schemas",),
+    "pipeline": ("schemas", "runtime"),
     "pipeline.state": ("schemas",),
     "pipeline.policy": ("schemas", "pipeline.state.hardware_table"),
     "pipeline.decide": ("schemas", "pipeline.state", "pipeline.policy"),
@@ -26,11 +27,12 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     "pipeline.ingest": ("schemas",),
     "pipeline.config": ("schemas",),
     "pipeline.metrics": ("schemas",),
-    "pipeline.connection": ("schemas",),
-    "pipeline.server_process": ("schemas",),
-    "pipeline.provisioning": ("schemas",),
+    "pipeline.connection": ("schemas", "runtime"),
+    "pipeline.server_process": ("schemas", "runtime"),
+    "pipeline.provisioning": ("schemas", "runtime"),
     "pipeline.gateway": (
         "schemas",
+        "runtime",
         "pipeline.ingest",
         "pipeline.config",
         "pipeline.connection",
@@ -39,6 +41,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     ),
     "pipeline.feeds": (
         "schemas",
+        "runtime",
         "pipeline.ingest",
         "pipeline.gateway.endpoint",
         "pipeline.gateway.records",
@@ -48,6 +51,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     ),
     "pipeline.processors": (
         "schemas",
+        "runtime",
         "pipeline.state",
         "pipeline.policy",
         "pipeline.decide",
@@ -59,6 +63,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     ),
     "pipeline.embedded": (
         "schemas",
+        "runtime",
         "pipeline.state",
         "pipeline.policy",
         "pipeline.decide",
@@ -81,9 +86,9 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
         "pipeline.embedded.log",
         "pipeline.embedded.store",
     ),
-    "pipeline.demo": ("schemas", "pipeline", "agents"),
-    "pipeline.cli": ("schemas", "pipeline", "agents"),
-    "agents": ("schemas",),
+    "pipeline.demo": ("schemas", "runtime", "pipeline", "agents"),
+    "pipeline.cli": ("schemas", "runtime", "pipeline", "agents"),
+    "agents": ("schemas", "runtime"),
     "agents.lifecycle": ("schemas", "agents.mac", "agents.preflight"),
 }
 SCHEMAS_LIBRARIES: Final = frozenset({"cryptography", "msgspec", "pydantic", "pydantic_core"})
@@ -152,7 +157,8 @@ def within(name: str, places: Iterable[str]) -> bool:
 def import_direction(root: Path) -> list[str]:
     """Return each import that MAY_IMPORT does not permit.
 
-    Imports go one way: schemas <- state <- decide <- shells. Agents never import the pipeline.
+    Imports go one way: schemas <- state <- decide <- shells, and schemas <- runtime <- shells and
+    agents. Agents never import the pipeline.
     """
     complaints = []
     for name, path in modules(root):

@@ -20,22 +20,28 @@ def plant(root: Path, files: dict[str, str]) -> Path:
 
 CLEAN = {
     "schemas/ids.py": "import hashlib\nfrom pydantic import Field\n",
+    "runtime/logs.py": "import sys\nfrom schemas.ids import x\n",
     "pipeline/__init__.py": "",
     "pipeline/config.py": "import os\nfrom schemas.ids import Field\n",
     "pipeline/state/device.py": "from datetime import datetime, time\nfrom schemas import ids\n",
     "pipeline/decide/decision.py": "from pipeline.state.device import x\nlate = s.now\n",
     "pipeline/decide/rules.py": "from .decision import late\n",
     "pipeline/ingest/sofa.py": "import io\nfrom schemas.ids import x\n",
-    "pipeline/embedded/store.py": "import sqlite3, agents.lifecycle, pipeline.decide\n",
+    "pipeline/embedded/store.py": "import agents.lifecycle, pipeline.decide, runtime.logs\n",
     "pipeline/cli/run.py": "from pipeline.embedded import store\nopen('x')\n",
     "agents/lifecycle.py": "from schemas.ids import x\n",
-    "agents/journal.py": "import sqlite3\nfrom agents import lifecycle\n",
+    "agents/journal.py": "import runtime.logs\nfrom agents import lifecycle\n",
 }
 
 WRONG_WAY = [
     ("schemas/x.py", "import pipeline", "schemas.x:1: may not import pipeline"),
     ("schemas/x.py", "import httpx", "schemas.x:1: may not import httpx"),
     ("schemas/x.py", "from agents import a", "schemas.x:1: may not import agents.a"),
+    ("schemas/x.py", "import runtime.logs", "schemas.x:1: may not import runtime.logs"),
+    ("runtime/x.py", "import pipeline.config", "runtime.x:1: may not import pipeline.config"),
+    ("runtime/x.py", "from agents import a", "runtime.x:1: may not import agents.a"),
+    ("pipeline/decide/x.py", "import runtime.logs", "may not import runtime.logs"),
+    ("agents/lifecycle.py", "import runtime.logs", "may not import runtime.logs"),
     ("pipeline/state/x.py", "import pipeline.decide.y", "may not import pipeline.decide.y"),
     ("pipeline/state/x.py", "from ..decide import y", "may not import pipeline.decide.y"),
     ("pipeline/state/x.py", "from pipeline import decide", "may not import pipeline.decide"),

@@ -73,7 +73,9 @@ def test_replay_loads_no_publisher() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True, text=True
     )
     loaded = ran.stdout.split()
-    ours = [name for name in loaded if checks.within(name, ["agents", "pipeline", "schemas"])]
+    ours = [
+        name for name in loaded if checks.within(name, ["agents", "pipeline", "runtime", "schemas"])
+    ]
     assert "pipeline.replay.verify" in ours
     assert [name for name in ours if checks.within(name, PUBLISHERS)] == []
     assert [name for name in loaded if checks.within(name, ["kafka", "aiokafka", "faust"])] == []
