@@ -1,4 +1,4 @@
-"""Sign jobs and approvals, and read them back from signed bytes.
+"""Read jobs and approvals back from signed bytes.
 
 An executor acts only on the job in the signed bytes. The readable copy beside them serves people
 and logs, and must equal it.
@@ -6,27 +6,14 @@ and logs, and must equal it.
 
 from collections.abc import Mapping
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
 
-from schemas.events.control import Approval, ApprovalGranted
-from schemas.fast.models import fast_json
-from schemas.jobs import Job, JobIssued, job_fields
-from schemas.signing import APPROVAL_PAYLOAD, JOB_PAYLOAD, SignatureError, Signed, sign, verify
+from schemas.events.control import Approval
+from schemas.jobs import Job
+from schemas.signing import APPROVAL_PAYLOAD, JOB_PAYLOAD, SignatureError, Signed, verify
 
 PublicKeys = Mapping[str, Ed25519PublicKey]
-
-
-def sign_job(job: Job, key: Ed25519PrivateKey, *, fast_paths: bool = True) -> JobIssued:
-    """Return the job with an envelope that `key` signed.
-
-    The signed bytes equal `job.model_dump_json(exclude_none=True)`, with `fast_paths` or without.
-    """
-    if fast_paths:
-        payload = fast_json(job_fields(job))
-    else:
-        payload = job.model_dump_json(exclude_none=True).encode()
-    return JobIssued(job=job, signed=sign(payload, JOB_PAYLOAD, key))
 
 
 def verify_job(signed: Signed, keys: PublicKeys) -> Job:
@@ -40,12 +27,6 @@ def verify_job(signed: Signed, keys: PublicKeys) -> Job:
         return Job.model_validate_json(payload)
     except ValidationError as error:
         raise SignatureError("the signed bytes are not a job") from error
-
-
-def sign_approval(approval: Approval, key: Ed25519PrivateKey) -> ApprovalGranted:
-    """Return the approval with an envelope that `key`, the approver's, signed."""
-    payload = approval.model_dump_json(exclude_none=True).encode()
-    return ApprovalGranted(approval=approval, signed=sign(payload, APPROVAL_PAYLOAD, key))
 
 
 def verify_approval(signed: Signed, keys: PublicKeys) -> Approval:

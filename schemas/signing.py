@@ -8,11 +8,10 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Annotated, Final
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import Field, StringConstraints
 
@@ -49,29 +48,10 @@ def key_id(public: Ed25519PublicKey) -> str:
     return hashlib.sha256(raw).hexdigest()[:16]
 
 
-@lru_cache(maxsize=8)
-def _key_id_of(private: Ed25519PrivateKey) -> str:
-    """Return the `key_id` of the public half of `private`.
-
-    Cached: one or two keys sign thousands of payloads.
-    """
-    return key_id(private.public_key())
-
-
-def _pae(payload_type: str, payload: bytes) -> bytes:
+def bytes_to_sign(payload_type: str, payload: bytes) -> bytes:
     """Return the bytes that DSSE signs: its pre-authentication encoding of type and payload."""
     kind = payload_type.encode()
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
-
-
-def sign(payload: bytes, payload_type: str, private: Ed25519PrivateKey) -> Signed:
-    """Return an envelope with these bytes, their type, and one signature of `private` over both."""
-    signature = private.sign(_pae(payload_type, payload))
-    sig = base64.b64encode(signature).decode()
-    own = Signature(keyid=_key_id_of(private), sig=sig)
-    return Signed(
-        payloadType=payload_type, payload=base64.b64encode(payload).decode(), signatures=(own,)
-    )
 
 
 def verify(envelope: Signed, payload_type: str, keys: Mapping[str, Ed25519PublicKey]) -> bytes:
@@ -86,7 +66,7 @@ def verify(envelope: Signed, payload_type: str, keys: Mapping[str, Ed25519Public
         payload = base64.b64decode(envelope.payload, validate=True)
     except (binascii.Error, ValueError) as error:
         raise SignatureError("payload is not base64") from error
-    message = _pae(payload_type, payload)
+    message = bytes_to_sign(payload_type, payload)
     for signature in envelope.signatures:
         public = keys.get(signature.keyid)
         if public is None:

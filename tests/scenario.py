@@ -22,12 +22,12 @@ from typing import Any, Protocol
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ruamel.yaml import YAML
 
+from pipeline.payload_signing import sign_approval
 from schemas.dead_letters import DeadLetter
 from schemas.decisions import Decision, DecisionRecord
 from schemas.envelope import ApprovalGrantedEvent, CloudEvent, JobIssuedEvent
 from schemas.events.control import Approval
 from schemas.results import ErrorCode, Outcome
-from schemas.signed_payloads import sign_approval
 from tests import factories
 from tests.factories.sites import APPROVALS_KEY, STRANGER_KEY
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pipeline.payload_signing import sign_approval
 from pipeline.policy.file import policy_digest
 from schemas.decisions import Decision, Reason
 from schemas.envelope import (
@@ -16,7 +17,6 @@ from schemas.envelope import (
 from schemas.events.control import Approval, HaltCleared, HaltScope, HaltSet, PolicyChanged
 from schemas.ids import event_id
 from schemas.jobs import Action
-from schemas.signed_payloads import sign_approval
 
 _SOURCE: Final = "/drydock/people"
 

@@ -16,6 +16,7 @@ from pipeline.embedded.log import StoreError
 from pipeline.embedded.store import Store
 from pipeline.embedded.transaction import Committed, Transaction, key_of, load_state, setting_of
 from pipeline.ingest.translation import PayloadError, dead_letter
+from pipeline.payload_signing import sign_job
 from pipeline.reconcile.reconciler import (
     SOURCE,
     Decided,
@@ -28,7 +29,6 @@ from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.decisions import DecisionRecord
 from schemas.envelope import Event, JobIssuedEvent, encode
 from schemas.ids import event_id
-from schemas.signed_payloads import sign_job
 
 _ORIGIN: Final = "embedded"
 

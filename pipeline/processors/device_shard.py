@@ -11,6 +11,7 @@ from itertools import chain, islice
 from typing import Final
 
 from pipeline.decide.admission import reject_reason
+from pipeline.payload_signing import sign_job
 from pipeline.processors import dead_letters, rows
 from pipeline.processors.broadcast import BroadcastRecord, BroadcastState
 from pipeline.processors.fast.verified_cache import VerifiedCache
@@ -42,7 +43,6 @@ from schemas.fast.report_peek import ReportPeek, peek_report
 from schemas.ids import event_id
 from schemas.results import Outcome
 from schemas.routing import device_key
-from schemas.signed_payloads import sign_job
 from schemas.topics import (
     CHECKINS,
     DEAD_LETTERS,

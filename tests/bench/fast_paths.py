@@ -20,6 +20,7 @@ from pipeline.decide.job import build_job
 from pipeline.decide.needs.need import target
 from pipeline.decide.situation import Situation, cached
 from pipeline.decide.windows import window_state
+from pipeline.payload_signing import _key_id_of, sign_job
 from pipeline.policy.file import read_policy
 from pipeline.processors.broadcast import BroadcastState
 from pipeline.processors.device_shard import DeviceShard
@@ -38,8 +39,6 @@ from schemas.fast.report_peek import peek_report
 from schemas.ids import derive_job_id
 from schemas.macos import parse_build, parse_os_version
 from schemas.model import WireModel
-from schemas.signed_payloads import sign_job
-from schemas.signing import _key_id_of
 from schemas.topics import (
     ADVISORIES,
     CHECKINS,

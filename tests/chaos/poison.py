@@ -6,10 +6,10 @@ from typing import Any, Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pipeline.payload_signing import sign_job
 from schemas.envelope import JobIssuedEvent, encode
 from schemas.ids import derive_job_id, event_id
 from schemas.jobs import Action, Job, Method
-from schemas.signed_payloads import sign_job
 from schemas.topics import (
     ADVISORIES,
     CHECKINS,

@@ -10,6 +10,7 @@ from agents.executor import Executor
 from agents.journal import Journal, UnpublishedResult
 from agents.keys import KeyRing
 from agents.simulated import MacSpec, SimulatedFleet, SimulatedRelease
+from pipeline.payload_signing import sign_approval, sign_job
 from schemas.envelope import AdvisoryPublishedEvent, DeviceEvent, InventoryEvent
 from schemas.events.advisory import AdvisoryPublished
 from schemas.events.control import Approval
@@ -17,7 +18,6 @@ from schemas.events.inventory import InventoryReported
 from schemas.ids import derive_job_id, event_id
 from schemas.jobs import Action, Job, JobIssued, Method, Target
 from schemas.macos import parse_build, parse_os_version
-from schemas.signed_payloads import sign_approval, sign_job
 from schemas.signing import Signed, key_id
 
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)

@@ -25,12 +25,12 @@ from agents.keys import KeyStore, Purpose
 from agents.simulated.client import SimulatedFleetClient
 from agents.simulated.spec import MacSpec
 from agents.simulated.wire import FleetPlan
+from pipeline.payload_signing import sign_job
 from schemas.connection import KafkaConnection
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
 from schemas.ids import event_id
 from schemas.jobs import Action, Job, Method
 from schemas.results import JobResult
-from schemas.signed_payloads import sign_job
 from schemas.topics import RESULTS, attempts_topic, jobs_topic
 from tests.factories.sites import RELEASES, START, a_job, a_spec
 from tests.kafka.brokers import ROOT, KafkaCluster

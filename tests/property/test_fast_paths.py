@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.decide.decision import evaluate
 from pipeline.decide.job import build_job
 from pipeline.decide.situation import Situation
+from pipeline.payload_signing import sign_job
 from pipeline.processors.broadcast import BroadcastState
 from pipeline.processors.device_shard import DeviceShard
 from pipeline.processors.dispatch_shard import DispatchShard
@@ -21,7 +22,6 @@ from pipeline.reconcile.reconciler import Reconciler
 from schemas.decisions import Verdict, encode_record
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
 from schemas.results import ErrorCode, Outcome
-from schemas.signed_payloads import sign_job
 from schemas.topics import (
     ADVISORIES,
     CONTROL,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pipeline.decide.decision import decide
 from pipeline.decide.job import build_job
 from pipeline.decide.situation import Situation
+from pipeline.payload_signing import sign_job
 from pipeline.processors.fast.verified_cache import peek_job
 from pipeline.reconcile.reconciler import Reconciler
 from schemas.decisions import (
@@ -27,7 +28,7 @@ from schemas.ids import derive_job_id
 from schemas.jobs import Action, Job, Method, Target
 from schemas.model import WireModel
 from schemas.results import Outcome
-from schemas.signed_payloads import sign_job, verify_job
+from schemas.signed_payloads import verify_job
 from schemas.signing import Signed, key_id
 from tests import factories as make
 from tests.strategies import situations, versions

@@ -27,6 +27,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     "pipeline.ingest": ("schemas",),
     "pipeline.config": ("schemas",),
     "pipeline.metrics": ("schemas",),
+    "pipeline.payload_signing": ("schemas",),
     "pipeline.connection": ("schemas", "runtime"),
     "pipeline.server_process": ("schemas", "runtime"),
     "pipeline.provisioning": ("schemas", "runtime"),
@@ -59,6 +60,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
         "pipeline.config",
         "pipeline.connection",
         "pipeline.metrics",
+        "pipeline.payload_signing",
         "pipeline.server_process",
     ),
     "pipeline.embedded": (
@@ -73,6 +75,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
         "pipeline.feeds",
         "pipeline.config",
         "pipeline.metrics",
+        "pipeline.payload_signing",
         "pipeline.server_process",
         "agents",
     ),

@@ -9,11 +9,12 @@ from agents.journal import Journal
 from agents.keys import KeyRing
 from agents.mac import Ack, Observation
 from agents.simulated import ALWAYS, Faults, Period
+from pipeline.payload_signing import sign
 from schemas.events.control import HaltScope
 from schemas.jobs import Action, Job, JobIssued, JobSuperseded, Method
 from schemas.macos import parse_build, parse_os_version
 from schemas.results import ErrorCode
-from schemas.signing import APPROVAL_PAYLOAD, sign
+from schemas.signing import APPROVAL_PAYLOAD
 from tests.factories.sites import (
     APPROVALS_KEY,
     JOBS_KEY,

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from agents.keys import KeyRing, KeysError, KeyStore, Purpose
 from pipeline.cli.keys import app
-from schemas.signed_payloads import sign_job, verify_job
+from pipeline.payload_signing import sign_job
+from schemas.signed_payloads import verify_job
 from schemas.signing import SignatureError
 from tests.factories.sites import a_job
 

@@ -14,12 +14,12 @@ from pipeline.embedded import control_events
 from pipeline.embedded.log import StoreError
 from pipeline.embedded.service import Service
 from pipeline.embedded.transaction import Committed, load_state
+from pipeline.payload_signing import sign_job
 from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.fleet import Fleet
 from schemas.decisions import Decision, DecisionRecord, Reason
 from schemas.envelope import JobIssuedEvent, decode
 from schemas.events.control import HaltScope
-from schemas.signed_payloads import sign_job
 from tests.embedded_world import POLICY, Environment, at, live, needy_macs, open_service
 from tests.factories.sites import (
     APPROVALS_KEY,

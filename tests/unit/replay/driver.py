@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pipeline.payload_signing import sign_job
 from pipeline.policy.file import policy_digest
 from pipeline.reconcile.reconciler import Decided, DerivedEvent, Effect, Reconciler
 from pipeline.replay.log import Kind
@@ -31,7 +32,6 @@ from schemas.envelope import (
 from schemas.ids import event_id
 from schemas.jobs import Job
 from schemas.routing import device_key
-from schemas.signed_payloads import sign_job
 
 START = datetime(2025, 12, 12, 9, 0, tzinfo=UTC)
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
