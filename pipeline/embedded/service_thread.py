@@ -19,13 +19,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 import structlog
 
 from agents.mac import Mac
 from pipeline.embedded.service import Service
+from runtime.retry import RESTART, Backoff
 from schemas import logkeys as key
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import Event
@@ -33,7 +34,6 @@ from schemas.jobs import Job
 
 _MAX_BATCH: Final = 100
 _MAX_SLEEP_S: Final = 60.0
-_BACKOFF_S: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
 
 
 class UnavailableError(Exception):
@@ -157,19 +157,17 @@ class ServiceThread:
     # --- the thread ---
 
     def _run(self) -> None:
-        failures = 0
+        backoff = Backoff(RESTART)
         while True:
             try:
                 opened, self._opened = self._opened or self._open(_now()), None
             except Exception as error:  # noqa: BLE001 - the thread's top: log and retry
                 self._fail_waiting("service not opened; trying again", error)
-                if self._pause(failures):
+                if backoff.wait(self._stopping):
                     return
-                failures += 1
                 continue
             self._set_ready(ready=True)
             service, macs = opened
-            started = _now()
             try:
                 self._serve(service, macs)
                 return
@@ -179,17 +177,8 @@ class ServiceThread:
                 service.close()
                 if macs is not None:
                     macs.close()
-            failures = 0 if _now() - started > timedelta(minutes=5) else failures
-            if self._pause(failures):
+            if backoff.wait(self._stopping):
                 return
-            failures += 1
-
-    def _pause(self, failures: int) -> bool:
-        """Wait before the next attempt; return True if the thread must stop.
-
-        The pause grows with `failures`, the number of failures in a row, up to 60 s.
-        """
-        return self._stopping.wait(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
 
     def _fail_waiting(self, what: str, error: Exception) -> None:
         """Set `ready` to False, log the error, and refuse all waiting requests.
