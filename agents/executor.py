@@ -17,7 +17,6 @@ from itertools import count
 from typing import Final
 
 from agents.journal import Journal, UnpublishedResult
-from agents.keys import KeyRing
 from agents.lifecycle import (
     WATCH_POLL,
     Act,
@@ -37,6 +36,7 @@ from agents.lifecycle import (
 from agents.mac import Mac, UnreachableError
 from agents.preflight import Limits
 from agents.verification import Proven, Refusal, examine
+from runtime.trusted_keys import KeyRing
 from schemas.events.control import HaltScope
 from schemas.jobs import Job, JobIssued, JobSuperseded
 from schemas.results import ErrorCode, JobResult, Outcome

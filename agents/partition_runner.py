@@ -32,13 +32,13 @@ from agents.clock import Clock
 from agents.executor import Executor
 from agents.guard import GuardedMac
 from agents.journal import JournalError
-from agents.keys import KeyRing
 from agents.leases import Lease, LeaseManager
 from agents.lifecycle import IN_FLIGHT
 from agents.mac import Mac
 from agents.metrics import ENDING, HALTED, HALTS_UNKNOWN, LEASE_TOO_OLD, AgentMetrics
 from agents.replicated import LeaseLostError, ReplicatedJournal
 from agents.result_producer import NotConfirmedError, ResultProducer, make_dead_letter
+from runtime.trusted_keys import KeyRing
 from schemas import logkeys as key
 from schemas.dead_letters import DeadLetterCode
 from schemas.envelope import InvalidEvent, JobIssuedEvent, JobSupersededEvent, decode

@@ -17,13 +17,13 @@ from agents.clock import Clock, WallClock
 from agents.dry_run import DryRunMac
 from agents.halts import HaltReader
 from agents.job_consumer import GroupMember, JobConsumer
-from agents.keys import KeyRing, KeysError
 from agents.leases import LeaseManager
 from agents.mac import Mac, Observation
 from agents.metrics import AgentMetrics
 from agents.partition_runner import PartitionRunner, SiteContext
 from agents.probe import Probe
 from agents.result_producer import ResultProducer
+from runtime.trusted_keys import KeyRing, KeysError
 from schemas import logkeys as key
 from schemas.connection import KafkaConnection
 from schemas.events.control import HaltScope

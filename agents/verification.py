@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from agents.keys import KeyRing
 from agents.preflight import erases
+from runtime.trusted_keys import KeyRing
 from schemas.jobs import Job, JobIssued
 from schemas.results import ErrorCode, Outcome
 from schemas.signed_payloads import verify_approval, verify_job

@@ -34,8 +34,9 @@ def approve(
     The approval is signed with the approver's key. The job erases all data on the Mac. Asks for
     confirmation, except with --yes or --json. Exit 2 if no job of the Mac waits for approval.
     """
-    from agents.keys import KeysError, KeyStore, Purpose
     from pipeline.embedded import control_events, operator_requests
+    from pipeline.signing_keys import KeyStore
+    from runtime.trusted_keys import KeysError, Purpose
     from schemas.envelope import encode
 
     now = datetime.now(UTC)

@@ -11,7 +11,8 @@ import typer
 from pipeline.cli.output import emit, fail
 
 if TYPE_CHECKING:
-    from agents.keys import KeyStore, Purpose
+    from pipeline.signing_keys import KeyStore
+    from runtime.trusted_keys import Purpose
 
 T = TypeVar("T")
 
@@ -105,7 +106,8 @@ def _change(what: str, directory: Path, purpose: str, *, as_json: bool) -> None:
 
 def _open(directory: Path, purpose: str) -> "tuple[KeyStore, list[Purpose]]":
     """Return the key store, and the purposes that the option selects. Exit 2 if it is unknown."""
-    from agents.keys import KeyStore, Purpose
+    from pipeline.signing_keys import KeyStore
+    from runtime.trusted_keys import Purpose
 
     if purpose == "all":
         return KeyStore(directory), list(Purpose)
@@ -117,7 +119,7 @@ def _open(directory: Path, purpose: str) -> "tuple[KeyStore, list[Purpose]]":
 
 def _try(work: Callable[[], T]) -> T:
     """Return the result of `work`. Exit 2 if it raises KeysError."""
-    from agents.keys import KeysError
+    from runtime.trusted_keys import KeysError
 
     try:
         return work()

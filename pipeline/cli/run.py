@@ -54,12 +54,12 @@ def run(
     from pydantic import ValidationError
 
     from agents.journal import JournalError
-    from agents.keys import KeysError
     from pipeline.config import ServerSettings
     from pipeline.embedded.log import StoreError
     from pipeline.embedded.server import ServicePlan, serve
     from pipeline.policy.file import PolicyError
     from pipeline.server_process import Listen, make_log
+    from runtime.trusted_keys import KeysError
 
     try:
         plan = ServicePlan(

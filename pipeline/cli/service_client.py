@@ -91,10 +91,11 @@ def _apply_offline(data_dir: Path, request: "WriteRequest") -> dict[str, Any] | 
     from datetime import UTC, datetime
 
     from agents.journal import JournalError
-    from agents.keys import KeyRing, KeysError, KeyStore, Purpose
     from pipeline.embedded.log import FILE, InUseError, StoreError
     from pipeline.embedded.operator_requests import InvalidRequestError
     from pipeline.embedded.service import Options, Service
+    from pipeline.signing_keys import KeyStore
+    from runtime.trusted_keys import KeyRing, KeysError, Purpose
 
     if not (data_dir / FILE).is_file():
         fail(f"no {FILE} in {data_dir}: is this a data directory of Drydock?")

@@ -55,11 +55,11 @@ def worker(
     from prometheus_client import CollectorRegistry
     from pydantic import ValidationError
 
-    from agents.keys import KeysError
     from pipeline.connection import SettingsError
     from pipeline.metrics import Metrics
     from pipeline.processors.logs import make_log
     from pipeline.processors.service import WorkerError, serve_until_signalled
+    from runtime.trusted_keys import KeysError
 
     try:
         plan = _plan(data_dir, keys, bootstrap, listen)
@@ -82,11 +82,12 @@ def _plan(data_dir: Path, keys: Path, bootstrap: str | None, listen: str | None)
     """
     from datetime import timedelta
 
-    from agents.keys import KeyRing, KeyStore, Purpose
     from pipeline.config import WorkerSettings
     from pipeline.connection import kafka_settings
     from pipeline.processors.service import WorkerPlan
     from pipeline.server_process import Listen
+    from pipeline.signing_keys import KeyStore
+    from runtime.trusted_keys import KeyRing, Purpose
 
     settings = WorkerSettings()
     trust = KeyRing.load(keys)

@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from agents.keys import KeyRing, KeyStore, Purpose
 from agents.simulated import SimulatedFleet
 from agents.simulated.sinks import webhook_of
 from pipeline.decide.decision import decide
@@ -17,6 +16,8 @@ from pipeline.embedded.log import Log
 from pipeline.embedded.service import Options, Service
 from pipeline.gateway.payloads import translate
 from pipeline.ingest.redaction import Redactor
+from pipeline.signing_keys import KeyStore
+from runtime.trusted_keys import KeyRing, Purpose
 from schemas.decisions import Decision, Reason
 from schemas.envelope import ApprovalGrantedEvent, DeviceEvent, Event
 

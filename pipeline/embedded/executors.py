@@ -10,8 +10,8 @@ from pathlib import Path
 
 from agents.executor import Executor
 from agents.journal import Journal, UnpublishedResult
-from agents.keys import KeyRing
 from agents.mac import Mac
+from runtime.trusted_keys import KeyRing
 from schemas.envelope import JobResultedEvent
 from schemas.events.control import HaltScope
 from schemas.jobs import Job, JobIssued, JobSuperseded

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import uvicorn
 
-from agents.keys import KeyRing, KeyStore, Purpose
 from pipeline.config import FeedsSettings, ServerSettings
 from pipeline.embedded.feeds import poll_feeds
 from pipeline.embedded.http import ServiceApi
@@ -28,6 +27,8 @@ from pipeline.gateway.authentication import Authenticator
 from pipeline.ingest.redaction import Redactor
 from pipeline.metrics import Metrics
 from pipeline.server_process import GRACE_S, Listen, Log, make_registry, url_of
+from pipeline.signing_keys import KeyStore
+from runtime.trusted_keys import KeyRing, Purpose
 from schemas import logkeys as key
 
 ADDRESS_FILE: Final = "run.json"

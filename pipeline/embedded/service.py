@@ -23,7 +23,6 @@ from typing import Final, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agents.dry_run import DryRunMac
-from agents.keys import KeyRing
 from agents.mac import Mac, Observation
 from pipeline.decide.admission import reject_reason
 from pipeline.decide.decision import decide
@@ -35,6 +34,7 @@ from pipeline.embedded.transaction import Committed
 from pipeline.embedded.writer import Accepted, Writer
 from pipeline.policy.file import PolicyError, policy_digest, read_policy
 from pipeline.reconcile.reconciler import SOURCE, Reconciler
+from runtime.trusted_keys import KeyRing
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import (
     Event,

@@ -10,7 +10,6 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agents.keys import KeyRing
 from pipeline.decide.admission import reject_reason
 from pipeline.embedded.log import StoreError
 from pipeline.embedded.store import Store
@@ -25,6 +24,7 @@ from pipeline.reconcile.reconciler import (
     EvaluationFailed,
     Reconciler,
 )
+from runtime.trusted_keys import KeyRing
 from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.decisions import DecisionRecord
 from schemas.envelope import Event, JobIssuedEvent, encode

@@ -24,9 +24,10 @@ from kafka import (  # type: ignore[import-untyped]
 from kafka.admin import NewTopic, OffsetSpec  # type: ignore[import-untyped]
 from kafka.errors import RetriableError  # type: ignore[import-untyped]
 
-from agents.keys import KeyStore, Purpose
 from pipeline.provisioning.cluster import connected
 from pipeline.provisioning.plan import differences, wanted_topics
+from pipeline.signing_keys import KeyStore
+from runtime.trusted_keys import Purpose
 from schemas.connection import KafkaConnection
 from tests.kafka.brokers import ROOT, KafkaCluster, free_ports
 

@@ -19,9 +19,10 @@ from kafka import KafkaProducer  # type: ignore[import-untyped]
 from pydantic import TypeAdapter
 
 from agents.clock import ScaledClock
-from agents.keys import KeyRing, KeyStore, Purpose
 from agents.simulated.client import SimulatedFleetClient
 from agents.simulated.wire import FleetPlan, TimeLine
+from pipeline.signing_keys import KeyStore
+from runtime.trusted_keys import KeyRing, Purpose
 from schemas.connection import KafkaConnection
 from schemas.envelope import CloudEvent, encode
 from schemas.macos import parse_os_version

@@ -9,11 +9,12 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from agents.clock import ScaledClock
-from agents.keys import KeyRing, KeyStore, Purpose
 from agents.simulated.wire import TimeLine
 from pipeline.metrics import Metrics
 from pipeline.processors.logs import make_log
 from pipeline.processors.service import WorkerPlan, serve_until_signalled
+from pipeline.signing_keys import KeyStore
+from runtime.trusted_keys import KeyRing, Purpose
 from schemas.connection import KafkaConnection
 
 GROUP: Final = "drydock-worker"

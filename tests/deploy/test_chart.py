@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from agents.keys import KeyRing, KeyStore, Purpose
 from pipeline.policy.file import read_policy
+from pipeline.signing_keys import KeyStore
+from runtime.trusted_keys import KeyRing, Purpose
 from tests.deploy import pod_rules, wiring_rules
 from tests.deploy.chart import (
     CHART,

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from agents.keys import KeyStore, Purpose
 from pipeline.demo.drive import play
 from pipeline.demo.embedded import EmbeddedForm
 from pipeline.demo.scenario import ADVISORY_AT, build, policy_text
 from pipeline.embedded.log import Log
 from pipeline.replay.counterfactual import counterfactual
 from pipeline.replay.verify import verify
+from pipeline.signing_keys import KeyStore
+from runtime.trusted_keys import Purpose
 from schemas.envelope import JobIssuedEvent, decode
 from tests.fast_paths import fast_path_uses
 

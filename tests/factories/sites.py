@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agents.executor import Executor
 from agents.journal import Journal, UnpublishedResult
-from agents.keys import KeyRing
 from agents.simulated import MacSpec, SimulatedFleet, SimulatedRelease
 from pipeline.payload_signing import sign_approval, sign_job
+from runtime.trusted_keys import KeyRing
 from schemas.envelope import AdvisoryPublishedEvent, DeviceEvent, InventoryEvent
 from schemas.events.advisory import AdvisoryPublished
 from schemas.events.control import Approval

@@ -13,11 +13,12 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from agents.clock import SteppedClock
-from agents.keys import KeyStore, Purpose
 from pipeline.demo.drive import STEP, FleetSample, play, site_lines
 from pipeline.demo.outcome import RunOutcome
 from pipeline.demo.scenario import ENDS_AT, STARTS_AT, Scenario, policy_text
 from pipeline.embedded.control_events import policy_changed
+from pipeline.signing_keys import KeyStore
+from runtime.trusted_keys import Purpose
 from schemas.connection import KafkaConnection
 from tests.chaos.programs import DRYDOCK, Fleet, Kind
 from tests.fleet_demo.kafka_form import KafkaForm, macs_served

@@ -7,12 +7,13 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from agents.clock import SteppedClock
-from agents.keys import KeyRing, KeyStore, Purpose
 from pipeline.demo.embedded import NO_SWEEP
 from pipeline.metrics import Metrics
 from pipeline.processors.logs import make_log
 from pipeline.processors.service import WorkerPlan, serve_until_signalled
 from pipeline.server_process import Listen
+from pipeline.signing_keys import KeyStore
+from runtime.trusted_keys import KeyRing, Purpose
 from schemas.connection import KafkaConnection
 
 

@@ -21,11 +21,12 @@ from kafka import (  # type: ignore[import-untyped]
 )
 from pydantic import TypeAdapter
 
-from agents.keys import KeyStore, Purpose
 from agents.simulated.client import SimulatedFleetClient
 from agents.simulated.spec import MacSpec
 from agents.simulated.wire import FleetPlan
 from pipeline.payload_signing import sign_job
+from pipeline.signing_keys import KeyStore
+from runtime.trusted_keys import Purpose
 from schemas.connection import KafkaConnection
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
 from schemas.ids import event_id

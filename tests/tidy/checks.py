@@ -13,6 +13,8 @@ Check = Callable[[Path], list[str]]
 FilesCheck = Callable[[Iterable[Path]], list[str]]
 
 PACKAGES: Final = ("schemas", "runtime", "pipeline", "agents")
+# What a site installs.
+SITE_PACKAGES: Final = ("schemas", "runtime", "agents")
 
 # The packages that each package may import besides itself. The longest matching name counts.
 # `pipeline.embedded` runs the gateway in its own process, so it imports it.
@@ -30,6 +32,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     "pipeline.payload_signing": ("schemas",),
     "pipeline.connection": ("schemas", "runtime"),
     "pipeline.server_process": ("schemas", "runtime"),
+    "pipeline.signing_keys": ("schemas", "runtime"),
     "pipeline.provisioning": ("schemas", "runtime"),
     "pipeline.gateway": (
         "schemas",
@@ -77,6 +80,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
         "pipeline.metrics",
         "pipeline.payload_signing",
         "pipeline.server_process",
+        "pipeline.signing_keys",
         "agents",
     ),
     # Without a publisher: a replay must not publish.
@@ -182,6 +186,20 @@ def import_direction(root: Path) -> list[str]:
 def _is_deeper(rule: str, imported: str) -> bool:
     """Return True if the rule is `pipeline` itself and the import is a folder with its own rule."""
     return rule == "pipeline" and within(imported, [p for p in MAY_IMPORT if p.count(".") == 1])
+
+
+# Names of `cryptography` that create, load or write private keys, also in texts and comments.
+_PRIVATE_KEY: Final = re.compile(r"PrivateKey|private_key|private_bytes|\.generate\b")
+
+
+def no_private_keys(root: Path) -> list[str]:
+    """Return each line of a site's packages that creates, loads, writes or names a private key."""
+    return [
+        f"{name}:{number}: {found[0]}: a site has no private keys"
+        for name, path in modules(root, SITE_PACKAGES)
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if (found := _PRIVATE_KEY.search(line))
+    ]
 
 
 def purity(root: Path) -> list[str]:

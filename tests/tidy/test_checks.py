@@ -56,6 +56,13 @@ WRONG_WAY = [
     ("pipeline/other/x.py", "", "pipeline.other.x: this folder has no rule"),
 ]
 
+PRIVATE_KEYS = [
+    ("agents/x.py", "import a.Ed25519PrivateKey", "agents.x:1: PrivateKey"),
+    ("agents/x.py", "key = ed25519.generate()", "agents.x:1: .generate"),
+    ("runtime/x.py", "def f():\n    load_pem_private_key(x)", "runtime.x:2: private_key"),
+    ("schemas/x.py", "getattr(key, 'private_bytes')", "schemas.x:1: private_bytes"),
+]
+
 IMPURE = [
     ("schemas/x.py", "import os", "imports os"),
     ("schemas/x.py", "from os import environ", "imports os.environ"),
@@ -75,6 +82,7 @@ IMPURE = [
 def test_clean_tree_has_no_complaints(tmp_path: Path) -> None:
     root = plant(tmp_path, CLEAN)
     assert checks.import_direction(root) == []
+    assert checks.no_private_keys(root) == []
     assert checks.purity(root) == []
     assert checks.vague_names(root) == []
 
@@ -86,6 +94,14 @@ def test_import_in_the_wrong_direction_is_found(
     found = checks.import_direction(plant(tmp_path, CLEAN | {name: text}))
     assert len(found) == 1
     assert complaint in found[0]
+
+
+@pytest.mark.parametrize(("name", "text", "complaint"), PRIVATE_KEYS, ids=lambda part: part[:50])
+def test_private_key_at_a_site_is_found(
+    tmp_path: Path, name: str, text: str, complaint: str
+) -> None:
+    (found,) = checks.no_private_keys(plant(tmp_path, CLEAN | {name: text}))
+    assert complaint in found
 
 
 @pytest.mark.parametrize(("name", "text", "complaint"), IMPURE, ids=lambda part: str(part)[:50])

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
     "check",
     [
         checks.import_direction,
+        checks.no_private_keys,
         checks.purity,
         checks.harness_imports,
         checks.vague_names,

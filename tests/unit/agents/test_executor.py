@@ -6,10 +6,10 @@ import pytest
 from agents.dry_run import DryRunMac
 from agents.executor import Executor
 from agents.journal import Journal
-from agents.keys import KeyRing
 from agents.mac import Ack, Observation
 from agents.simulated import ALWAYS, Faults, Period
 from pipeline.payload_signing import sign
+from runtime.trusted_keys import KeyRing
 from schemas.events.control import HaltScope
 from schemas.jobs import Action, Job, JobIssued, JobSuperseded, Method
 from schemas.macos import parse_build, parse_os_version

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from agents.keys import KeyStore, Purpose
 from pipeline.cli.app import app
+from pipeline.signing_keys import KeyStore
+from runtime.trusted_keys import Purpose
 
 WRONG = {
     "site": (("--site", "Up there"), "small letters"),

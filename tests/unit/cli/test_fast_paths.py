@@ -7,11 +7,12 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from agents.keys import KeyStore, Purpose
 from pipeline.cli import worker
 from pipeline.cli.app import app
 from pipeline.cli.fast_paths import VARIABLE, fast_paths_wanted
 from pipeline.embedded import server
+from pipeline.signing_keys import KeyStore
+from runtime.trusted_keys import Purpose
 from schemas.envelope import encode
 from tests import factories as make
 from tests.fast_paths import fast_path_uses

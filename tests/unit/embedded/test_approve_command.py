@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from agents.keys import KeyRing, KeyStore, Purpose
 from pipeline.cli.app import app
 from pipeline.embedded.log import Log
 from pipeline.embedded.service import Service
+from pipeline.signing_keys import KeyStore
+from runtime.trusted_keys import KeyRing, Purpose
 from schemas.envelope import ApprovalGrantedEvent, decode
 from tests.embedded_world import POLICY
 from tests.factories.sites import critical_release, osquery_report

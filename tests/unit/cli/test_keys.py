@@ -7,9 +7,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from typer.testing import CliRunner
 
-from agents.keys import KeyRing, KeysError, KeyStore, Purpose
 from pipeline.cli.keys import app
 from pipeline.payload_signing import sign_job
+from pipeline.signing_keys import KeyStore
+from runtime.trusted_keys import KeyRing, KeysError, Purpose
 from schemas.signed_payloads import verify_job
 from schemas.signing import SignatureError
 from tests.factories.sites import a_job
@@ -52,13 +53,6 @@ def test_key_of_one_purpose_is_not_valid_for_the_other(tmp_path: Path) -> None:
         verify_job(sign_job(a_job(), store.signer(APPROVALS)).signed, ring.jobs)
 
 
-def test_key_ring_needs_only_the_trust_folder(tmp_path: Path) -> None:
-    KeyStore(tmp_path / "center").make(JOBS)
-    (tmp_path / "site").mkdir()
-    (tmp_path / "center" / "trust").rename(tmp_path / "site" / "trust")
-    assert len(KeyRing.load(tmp_path / "site").jobs) == 1
-
-
 MISUSES: dict[str, Callable[[KeyStore, str], object]] = {
     "a second first key": lambda store, _: store.make(JOBS),
     "nothing to rotate": lambda store, _: store.rotate(APPROVALS),
@@ -97,21 +91,6 @@ def test_unusable_private_key_does_not_sign(
     damage(tmp_path / f"jobs-{store.make(JOBS)}.pem")
     with pytest.raises(KeysError):
         store.signer(JOBS)
-
-
-def test_public_key_under_another_name_is_refused(tmp_path: Path) -> None:
-    keyid = KeyStore(tmp_path).make(JOBS)
-    trusted = tmp_path / "trust" / "jobs"
-    (trusted / f"{keyid}.pub").rename(trusted / "0123456789abcdef.pub")
-    with pytest.raises(KeysError):
-        KeyRing.load(tmp_path)
-
-
-def test_file_that_is_no_public_key_is_refused(tmp_path: Path) -> None:
-    keyid = KeyStore(tmp_path).make(JOBS)
-    (tmp_path / "trust" / "jobs" / f"{keyid}.pub").write_text("x")
-    with pytest.raises(KeysError):
-        KeyRing.load(tmp_path)
 
 
 def run(*arguments: str) -> tuple[int, str, str]:

@@ -1,4 +1,4 @@
-"""Ed25519 key files for the signatures of jobs and of approvals.
+"""Ed25519 key pairs that sign jobs and approvals: create, rotate, retire and load them.
 
 Files of the key directory:
 
@@ -11,56 +11,31 @@ valid. The age of a key is the age of its public file.
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
-    load_pem_public_key,
 )
 
+from runtime.trusted_keys import (
+    KeysError,
+    Purpose,
+    load_trusted_keys,
+    public_key_path,
+    read_key_file,
+)
 from schemas.signing import key_id
 
 _OTHERS: Final = 0o077
-_LONGEST_KEY_FILE: Final = 16 * 1024
-
-
-class KeysError(ValueError):
-    """A key file is missing, unreadable, readable by others, or does not match its name."""
-
-
-class Purpose(StrEnum):
-    """Use of a key. A signature by a key of one purpose is never valid for the other."""
-
-    JOBS = "jobs"
-    APPROVALS = "approvals"
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRing:
-    """The trusted public keys of each purpose, by key id."""
-
-    jobs: Mapping[str, Ed25519PublicKey] = field(default_factory=dict)
-    approvals: Mapping[str, Ed25519PublicKey] = field(default_factory=dict)
-
-    @classmethod
-    def load(cls, directory: Path) -> Self:
-        """Return the keys under `directory`/trust; no keys if the folder is missing.
-
-        Raises KeysError for a file that is unreadable, not an Ed25519 public key, or not the key of
-        its name.
-        """
-        return cls(_trusted(directory, Purpose.JOBS), _trusted(directory, Purpose.APPROVALS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +91,10 @@ class KeyStore:
         """
         if keyid == self.current(purpose):
             raise KeysError(f"{keyid} signs {purpose}; rotate first")
-        known = _trusted(self._directory, purpose)
+        known = load_trusted_keys(self._directory, purpose)
         if keyid not in known:
             raise KeysError(f"{keyid} is not trusted for {purpose}")
-        _public(self._directory, purpose, keyid).unlink()
+        public_key_path(self._directory, purpose, keyid).unlink()
 
     def current(self, purpose: Purpose) -> str | None:
         """Return the id of the key that signs for the purpose, None if there is none.
@@ -147,7 +122,7 @@ class KeyStore:
             # OpenSSH has the same rule: a key that others can read does not prove the signer.
             if path.stat().st_mode & _OTHERS:
                 raise KeysError(f"{path} is open to others; chmod 600 it, or rotate the key")
-            key = load_pem_private_key(_read(path), password=None)
+            key = load_pem_private_key(read_key_file(path), password=None)
         except OSError as error:
             raise KeysError(f"cannot read {path}: {error.strerror}") from error
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -166,9 +141,9 @@ class KeyStore:
         found = []
         for purpose in Purpose:
             current = self.current(purpose)
-            trusted = _trusted(self._directory, purpose)
+            trusted = load_trusted_keys(self._directory, purpose)
             for keyid in sorted({*trusted, *([current] if current else [])}):
-                path = _public(self._directory, purpose, keyid)
+                path = public_key_path(self._directory, purpose, keyid)
                 made = path.stat().st_mtime if keyid in trusted else None
                 created_at = None if made is None else datetime.fromtimestamp(made, UTC)
                 info = KeyInfo(purpose, keyid, keyid == current, keyid in trusted, created_at)
@@ -187,7 +162,7 @@ class KeyStore:
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         public_pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         _write(self._private(purpose, keyid), pem, 0o600)
-        _write(_public(self._directory, purpose, keyid), public_pem, 0o644)
+        _write(public_key_path(self._directory, purpose, keyid), public_pem, 0o644)
         _write(self._pointer(purpose), f"{keyid}\n".encode(), 0o644)
         return keyid
 
@@ -196,36 +171,6 @@ class KeyStore:
 
     def _pointer(self, purpose: Purpose) -> Path:
         return self._directory / f"{purpose}.current"
-
-
-def _public(directory: Path, purpose: Purpose, keyid: str) -> Path:
-    return directory / "trust" / purpose / f"{keyid}.pub"
-
-
-def _trusted(directory: Path, purpose: Purpose) -> dict[str, Ed25519PublicKey]:
-    """Return the trusted public keys of a purpose, by key id; empty without any.
-
-    Raises KeysError for a file that is unreadable, not an Ed25519 public key, or not the key of its
-    name.
-    """
-    keys = {}
-    for path in sorted((directory / "trust" / purpose).glob("*.pub")):
-        try:
-            key = load_pem_public_key(_read(path))
-        except OSError as error:
-            raise KeysError(f"cannot read {path}: {error.strerror}") from error
-        except (ValueError, UnsupportedAlgorithm) as error:
-            raise KeysError(f"{path} is not a public key") from error
-        if not isinstance(key, Ed25519PublicKey) or key_id(key) != path.stem:
-            raise KeysError(f"{path} is not the Ed25519 key of its name")
-        keys[path.stem] = key
-    return keys
-
-
-def _read(path: Path) -> bytes:
-    """Return the first 16 KiB of a file. Raises OSError."""
-    with path.open("rb") as file:
-        return file.read(_LONGEST_KEY_FILE)
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
