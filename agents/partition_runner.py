@@ -37,10 +37,10 @@ from agents.lifecycle import IN_FLIGHT
 from agents.mac import Mac
 from agents.metrics import ENDING, HALTED, HALTS_UNKNOWN, LEASE_TOO_OLD, AgentMetrics
 from agents.replicated import LeaseLostError, ReplicatedJournal
-from agents.result_producer import NotConfirmedError, ResultProducer, make_dead_letter
+from agents.result_producer import NotConfirmedError, ResultProducer
 from runtime.trusted_keys import KeyRing
 from schemas import logkeys as key
-from schemas.dead_letters import DeadLetterCode
+from schemas.dead_letters import DeadLetterCode, DeadLetterReason, Problem, make_dead_letter
 from schemas.envelope import InvalidEvent, JobIssuedEvent, JobSupersededEvent, decode
 from schemas.events.control import HaltScope
 from schemas.jobs import Job
@@ -55,6 +55,9 @@ _IDLE_S: Final = 0.5
 _PUBLISH_RETRY_DELAY_S: Final = 5.0
 _BACKOFF_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 _PRUNE_EVERY: Final = timedelta(hours=6)
+_SOURCE: Final = "drydock-agent"
+# The base64 form of this still fits into a record; larger inputs are kept as their hash only.
+_MAX_KEPT_BYTES: Final = 4 * 1024 * 1024
 
 Halts = Callable[[datetime], tuple[HaltScope, ...] | None]
 
@@ -301,6 +304,7 @@ class PartitionRunner(threading.Thread):
         before a dead letter is confirmed.
         """
         raw = record.value or b""
+        reason: DeadLetterReason
         try:
             event = decode(raw)
             if isinstance(event, JobIssuedEvent):
@@ -309,25 +313,29 @@ class PartitionRunner(threading.Thread):
             if isinstance(event, JobSupersededEvent):
                 executor.supersede(event.data, now)
                 return
-            code, detail, where = DeadLetterCode.UNKNOWN_TYPE, f"{event.type} is no order", "$.type"
+            reason = Problem(DeadLetterCode.UNKNOWN_TYPE, f"{event.type} is no order", "$.type")
         except InvalidEvent as error:
-            code, detail, where = DeadLetterCode(error.code), error.detail, error.where
+            reason = error
         except sqlite3.Error:
             raise
         except Exception as error:  # noqa: BLE001 - one record must not stop the others
-            code, detail, where = DeadLetterCode.BUG, type(error).__name__, "$"
-        self._dead_letter(record, raw, code, detail, where)
+            reason = Problem(DeadLetterCode.BUG, type(error).__name__, "$")
+        self._dead_letter(record, raw, reason)
 
-    def _dead_letter(
-        self, record: Any, raw: bytes, code: DeadLetterCode, detail: str, where: str
-    ) -> None:
+    def _dead_letter(self, record: Any, raw: bytes, reason: DeadLetterReason) -> None:
         """Publish a record as a dead letter, again and again until Kafka confirms it.
 
-        Raises LeaseLostError if the thread must end before that. `where` is the JSON path of the
-        problem.
+        Raises LeaseLostError if the thread must end before that.
         """
-        origin = f"{record.topic}/{record.partition}/{record.offset}"
-        letter = make_dead_letter(code, detail, where, raw, origin, datetime.now(UTC))
+        letter = make_dead_letter(
+            reason,
+            raw,
+            source=_SOURCE,
+            origin=f"{record.topic}/{record.partition}/{record.offset}",
+            received_at=datetime.now(UTC),
+            redacted=raw,  # a signed job has no secrets
+            max_kept_bytes=_MAX_KEPT_BYTES,
+        )
         while True:
             try:
                 self._site.result_producer.publish_dead_letter(letter)
@@ -336,11 +344,11 @@ class PartitionRunner(threading.Thread):
                 self._log_event("dead letter not confirmed", str(error))
                 if self._ending.wait(_BACKOFF_S[0]):
                     raise LeaseLostError("ended before a dead letter was confirmed") from error
-        self._site.metrics.count_dead_letter(code)
+        self._site.metrics.count_dead_letter(reason.code)
         self._log_event(
             "job dead-lettered",
-            f"at {where}: {detail}",
-            {key.TOPIC: record.topic, key.OFFSET: record.offset, key.ERROR_CODE: code},
+            f"at {reason.where}: {reason.detail}",
+            {key.TOPIC: record.topic, key.OFFSET: record.offset, key.ERROR_CODE: reason.code},
         )
 
     # --- results out ---

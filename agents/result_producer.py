@@ -1,25 +1,17 @@
 """Producer of an agent: it publishes results and dead letters and waits for their confirmation."""
 
-import base64
-import hashlib
 import threading
 from collections.abc import Iterable, Sequence
-from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from kafka import KafkaProducer  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from agents.producers import close_in_background
 from schemas.connection import KafkaConnection
-from schemas.dead_letters import DeadLetter, DeadLetterCode
+from schemas.dead_letters import DeadLetter, encode_dead_letter
 from schemas.envelope import JobResultedEvent, encode
-from schemas.ids import clean_text
 from schemas.topics import DEAD_LETTERS, RESULTS
-
-SOURCE: Final = "drydock-agent"
-# The base64 form of this still fits into a record; larger inputs are kept as their hash only.
-_MAX_KEPT_BYTES: Final = 4 * 1024 * 1024
 
 Message = tuple[str, bytes, bytes]
 
@@ -55,7 +47,7 @@ class ResultProducer:
 
         Raises NotConfirmedError otherwise.
         """
-        body = letter.model_dump_json(exclude_none=True).encode()
+        body = encode_dead_letter(letter)
         self._send_confirmed([(DEAD_LETTERS.name, letter.raw_sha256.encode(), body)])
 
     def close(self) -> None:
@@ -88,25 +80,3 @@ class ResultProducer:
             if self._producer is None:
                 self._producer = KafkaProducer(**self._options)
             return self._producer
-
-
-def make_dead_letter(
-    code: DeadLetterCode, detail: str, where: str, raw: bytes, origin: str, at: datetime
-) -> DeadLetter:
-    """Return the dead letter of a record's bytes.
-
-    `where` is the JSON path of the problem, `origin` is `topic/partition/offset`, `at` the time of
-    reception. Of `raw` larger than 4 MiB only hash and size are kept.
-    """
-    return DeadLetter(
-        code=code,
-        detail=clean_text(detail),
-        where=clean_text(where),
-        source=SOURCE,
-        origin=origin,
-        received_at=at,
-        # Not redacted: a signed job has no secrets.
-        raw=base64.b64encode(raw).decode() if len(raw) <= _MAX_KEPT_BYTES else None,
-        raw_sha256=hashlib.sha256(raw).hexdigest(),
-        raw_size=len(raw),
-    )

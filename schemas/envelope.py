@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AwareDatetime, Field, StringConstraints, TypeAdapter, ValidationError
 
+from schemas.dead_letters import DeadLetterCode
 from schemas.events.advisory import (
     AdvisoryNarrowed,
     AdvisoryPublished,
@@ -47,9 +48,9 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 
 
 class InvalidEvent(ValueError):  # noqa: N818 - the name in the documents
-    """The bytes are not a known event. `code` is a DeadLetterCode value, `where` a JSON path."""
+    """The bytes are not a known event. `where` is a JSON path."""
 
-    def __init__(self, code: str, detail: str, where: str = "$") -> None:
+    def __init__(self, code: DeadLetterCode, detail: str, where: str = "$") -> None:
         super().__init__(f"{code} at {where}: {detail}")
         self.code = code
         self.detail = detail
@@ -220,7 +221,7 @@ def decode(raw: bytes | str) -> Event:
     unknown type, for missing or invalid fields, and over MAX_EVENT_BYTES (characters of a `str`).
     """
     if len(raw) > MAX_EVENT_BYTES:
-        raise InvalidEvent("too_large", f"over {MAX_EVENT_BYTES} bytes")
+        raise InvalidEvent(DeadLetterCode.TOO_LARGE, f"over {MAX_EVENT_BYTES} bytes")
     try:
         return _EVENT.validate_json(raw)
     except ValidationError as error:
@@ -236,11 +237,12 @@ def _invalid(error: ValidationError) -> InvalidEvent:
     """Return pydantic's first error as InvalidEvent, with its dead-letter code and its path."""
     first = error.errors(include_url=False, include_input=False)[0]
     kind = first["type"]
+    is_value = kind.endswith(("_parsing", "value_error"))
     code = {
-        "json_invalid": "not_json",
-        "union_tag_invalid": "unknown_type",
-        "union_tag_not_found": "unknown_type",
-    }.get(kind, "bad_value" if kind.endswith(("_parsing", "value_error")) else "bad_shape")
+        "json_invalid": DeadLetterCode.NOT_JSON,
+        "union_tag_invalid": DeadLetterCode.UNKNOWN_TYPE,
+        "union_tag_not_found": DeadLetterCode.UNKNOWN_TYPE,
+    }.get(kind, DeadLetterCode.BAD_VALUE if is_value else DeadLetterCode.BAD_SHAPE)
     path = "".join(
         f"[{part}]" if isinstance(part, int) else f".{part}"
         for part in first["loc"]

@@ -12,10 +12,9 @@ from typing import ClassVar
 from agents.mac import Ack, InstallState, Observation, Progress, UnreachableError
 from pipeline.embedded.service import Options, Service
 from pipeline.embedded.transaction import Committed
-from pipeline.ingest.translation import PayloadError, dead_letter
 from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.fleet import Fleet
-from schemas.dead_letters import DeadLetter, DeadLetterCode
+from schemas.dead_letters import DeadLetter, make_dead_letter
 from schemas.decisions import DecisionRecord
 from schemas.envelope import (
     CloudEvent,
@@ -105,9 +104,8 @@ class EmbeddedShell:
         try:
             self.accept([decode(raw)])
         except InvalidEvent as error:
-            wrong = PayloadError(DeadLetterCode(error.code), error.detail)
-            letter = dead_letter(
-                wrong, raw, source="/test", origin="", received_at=self._now, redacted=raw
+            letter = make_dead_letter(
+                error, raw, source="/test", origin="", received_at=self._now, redacted=raw
             )
             self._service.accept((), [letter], self._now)
 

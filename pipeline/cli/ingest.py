@@ -145,15 +145,15 @@ class _Run:
 
         Its detail has the function and line that raised.
         """
-        from pipeline.ingest.translation import PayloadError, Translation, dead_letter
-        from schemas.dead_letters import DeadLetterCode
+        from pipeline.ingest.translation import Translation
+        from schemas.dead_letters import DeadLetterCode, Problem, make_dead_letter
 
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
         at = "" if trace is None else f" at {trace.tb_frame.f_code.co_name}:{trace.tb_lineno}"
-        bug = PayloadError(DeadLetterCode.BUG, f"{type(error).__name__}{at}")
-        letter = dead_letter(
+        bug = Problem(DeadLetterCode.BUG, f"{type(error).__name__}{at}")
+        letter = make_dead_letter(
             bug, raw, source=self.source, origin=origin, received_at=self.received_at
         )
         return Translation(dead_letters=(letter,))

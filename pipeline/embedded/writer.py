@@ -14,7 +14,6 @@ from pipeline.decide.admission import reject_reason
 from pipeline.embedded.log import StoreError
 from pipeline.embedded.store import Store
 from pipeline.embedded.transaction import Committed, Transaction, key_of, load_state, setting_of
-from pipeline.ingest.translation import PayloadError, dead_letter
 from pipeline.payload_signing import sign_job
 from pipeline.reconcile.reconciler import (
     SOURCE,
@@ -25,7 +24,13 @@ from pipeline.reconcile.reconciler import (
     Reconciler,
 )
 from runtime.trusted_keys import KeyRing
-from schemas.dead_letters import DeadLetter, DeadLetterCode
+from schemas.dead_letters import (
+    DeadLetter,
+    DeadLetterCode,
+    Problem,
+    encode_dead_letter,
+    make_dead_letter,
+)
 from schemas.decisions import DecisionRecord
 from schemas.envelope import Event, JobIssuedEvent, encode
 from schemas.ids import event_id
@@ -257,9 +262,9 @@ class Writer:
             return
         self._failing[effect.udid] = detail
         raw = json.dumps(self.reconciler.fleet.merged_device(effect.udid).to_wire()).encode()
-        error = PayloadError(DeadLetterCode.BUG, detail)
+        error = Problem(DeadLetterCode.BUG, detail)
         self._dead_letter(
-            dead_letter(
+            make_dead_letter(
                 error, raw, source=SOURCE, origin=effect.udid, received_at=now, redacted=raw
             )
         )
@@ -268,9 +273,9 @@ class Writer:
         self, event: Event, code: DeadLetterCode, detail: str, now: datetime
     ) -> None:
         raw = encode(event, fast_paths=self._fast_paths)
-        error = PayloadError(code, detail)
+        error = Problem(code, detail)
         self._dead_letter(
-            dead_letter(
+            make_dead_letter(
                 error, raw, source=event.source, origin=_ORIGIN, received_at=now, redacted=raw
             )
         )
@@ -281,7 +286,7 @@ class Writer:
             code=letter.code.value,
             source=letter.source,
             origin=letter.origin,
-            body=letter.model_dump_json(exclude_none=True).encode(),
+            body=encode_dead_letter(letter),
         )
         self._current.dead_letters.append(letter)
 

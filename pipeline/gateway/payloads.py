@@ -10,8 +10,8 @@ from pipeline.gateway.endpoint import HttpError
 from pipeline.ingest.json_payload import load_json
 from pipeline.ingest.redaction import Redactor
 from pipeline.ingest.sources import TRANSLATORS
-from pipeline.ingest.translation import PayloadError, Translation, dead_letter
-from schemas.dead_letters import DeadLetterCode
+from pipeline.ingest.translation import PayloadError, Translation
+from schemas.dead_letters import DeadLetterCode, Problem, make_dead_letter
 from schemas.envelope import AdvisoryEvent, DeviceEvent, InvalidEvent, decode
 
 _MAX_ERRORS: Final = 100
@@ -102,8 +102,8 @@ def translate(
     try:
         return TRANSLATORS[source](raw, origin=origin, received_at=now, redactor=redactor)
     except Exception as error:  # noqa: BLE001 - the handler's top: our bug loses no payload
-        bug = PayloadError(DeadLetterCode.BUG, f"{type(error).__name__}: {error}")
-        letter = dead_letter(
+        bug = Problem(DeadLetterCode.BUG, f"{type(error).__name__}: {error}")
+        letter = make_dead_letter(
             bug,
             raw,
             source=source,

@@ -37,9 +37,9 @@ from pipeline.gateway.producer import BackpressureError
 from pipeline.gateway.records import OversizeError, Record, event_records, letter_record
 from pipeline.gateway.spool import SpoolError
 from pipeline.ingest.redaction import Redactor
-from pipeline.ingest.translation import PayloadError, Translation, dead_letter
+from pipeline.ingest.translation import Translation
 from schemas import logkeys as key
-from schemas.dead_letters import DeadLetterCode
+from schemas.dead_letters import DeadLetterCode, Problem, make_dead_letter
 
 # Longer than any fsync. After a timeout the records may still become durable; folds ignore repeats.
 _DURABLE_TIMEOUT_S: Final = 30.0
@@ -206,10 +206,12 @@ class Receiver:
         try:
             records = event_records(done.events)
         except OversizeError as error:
-            oversize = PayloadError(DeadLetterCode.TOO_LARGE, str(error))
+            oversize = Problem(DeadLetterCode.TOO_LARGE, str(error))
             origin = f"webhook/{source}"
             letters.append(
-                dead_letter(oversize, body, source=source, origin=origin, received_at=self.clock())
+                make_dead_letter(
+                    oversize, body, source=source, origin=origin, received_at=self.clock()
+                )
             )
             records = []
         return [*records, *map(letter_record, letters)]

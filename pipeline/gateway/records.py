@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from schemas.dead_letters import DeadLetter
+from schemas.dead_letters import DeadLetter, encode_dead_letter
 from schemas.envelope import MAX_EVENT_BYTES, AdvisoryEvent, DeviceEvent, Event, encode
 from schemas.routing import route, route_dead_letter
 
@@ -45,4 +45,4 @@ def event_records(events: Iterable[Event]) -> list[Record]:
 def letter_record(letter: DeadLetter) -> Record:
     """Return the record of a dead letter."""
     topic, key = route_dead_letter(letter)
-    return Record(topic, key.encode(), letter.model_dump_json(exclude_none=True).encode())
+    return Record(topic, key.encode(), encode_dead_letter(letter))

@@ -14,8 +14,8 @@ from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
-from pipeline.ingest.translation import PayloadError, Translation, dead_letter
-from schemas.dead_letters import DeadLetter, DeadLetterCode
+from pipeline.ingest.translation import PayloadError, Translation
+from schemas.dead_letters import DeadLetter, DeadLetterCode, make_dead_letter
 from schemas.envelope import (
     AdvisoryEvent,
     AdvisoryNarrowedEvent,
@@ -235,7 +235,7 @@ class FeedDocument:
             self.omitted += 1
 
     def _add_letter(self, error: PayloadError, raw: bytes) -> None:
-        letter = dead_letter(
+        letter = make_dead_letter(
             error,
             raw,
             source=self.source,

@@ -10,8 +10,7 @@ from typing import Any, Final
 from pipeline.ingest.foreign_fields import Fields, Problems, running_system
 from pipeline.ingest.mdm_enrollment import refuse_other_products
 from pipeline.ingest.redaction import Redactor
-from pipeline.ingest.translation import MAX_KEPT_BYTES
-from schemas.dead_letters import DeadLetterCode
+from schemas.dead_letters import MAX_KEPT_BYTES, DeadLetterCode
 
 MAX_STATUS_ERRORS: Final = 64
 

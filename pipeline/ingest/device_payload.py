@@ -20,8 +20,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from pipeline.ingest.foreign_fields import Problems
-from pipeline.ingest.translation import MAX_KEPT_BYTES, PayloadError, Translation, dead_letter
-from schemas.dead_letters import DeadLetterCode
+from pipeline.ingest.translation import PayloadError, Translation
+from schemas.dead_letters import MAX_KEPT_BYTES, DeadLetterCode, make_dead_letter
 from schemas.envelope import DeviceEvent, Event, InventoryEvent
 from schemas.events.inventory import InventoryReported, InventorySource
 from schemas.ids import SERIAL_SUBJECT_PREFIX, event_id
@@ -139,7 +139,7 @@ class DevicePayload:
     def translation(self) -> Translation:
         """Return the events in the order added, and one dead letter for each problem."""
         letters = tuple(
-            dead_letter(
+            make_dead_letter(
                 problem,
                 self.raw,
                 source=self.source,

@@ -21,8 +21,8 @@ from typing import Final
 
 from pipeline.ingest import gdmf, kev, sofa
 from pipeline.ingest.feed_diff import DiffFeed, FeedDiff
-from pipeline.ingest.translation import PayloadError, dead_letter
-from schemas.dead_letters import DeadLetter, DeadLetterCode
+from pipeline.ingest.translation import PayloadError
+from schemas.dead_letters import DeadLetter, DeadLetterCode, make_dead_letter
 from schemas.envelope import MAX_EVENT_BYTES, AdvisoryRetractedEvent, Event
 from schemas.feeds import FeedSource, FeedState
 from schemas.ids import event_id
@@ -99,7 +99,9 @@ def review(
     def letter(code: DeadLetterCode, detail: str) -> DeadLetter:
         error = PayloadError(code, detail, "$")
         # Feeds are public: they contain no secrets.
-        return dead_letter(error, raw, source=source, origin=origin, received_at=now, redacted=raw)
+        return make_dead_letter(
+            error, raw, source=source, origin=origin, received_at=now, redacted=raw
+        )
 
     try:
         feed_diff = FEED_DIFFS[source](

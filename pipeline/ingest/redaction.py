@@ -2,7 +2,7 @@
 
 Payloads are redacted before any part of them is kept or published. Redaction works on parsed
 structures only. Bytes that cannot be parsed cannot be searched and are not kept
-(`translation.dead_letter` without `redacted`).
+(`make_dead_letter` without `redacted`).
 """
 
 import base64

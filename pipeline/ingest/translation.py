@@ -1,18 +1,13 @@
 """The result of a translation: events, and dead letters for the parts that cannot be used."""
 
-import base64
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from schemas.dead_letters import DeadLetter, DeadLetterCode
 from schemas.envelope import Event
-from schemas.ids import clean_text
 
 MAX_PAYLOAD_BYTES: Final = 64 * 1024 * 1024
-MAX_KEPT_BYTES: Final = 256 * 1024
 
 
 class PayloadError(ValueError):
@@ -51,32 +46,3 @@ class Translation:
 
     def __iter__(self) -> Iterator[Event]:
         return iter(self.events)
-
-
-def dead_letter(
-    error: PayloadError,
-    raw: bytes,
-    *,
-    source: str,
-    origin: str,
-    received_at: datetime,
-    redacted: bytes | None = None,
-) -> DeadLetter:
-    """Return a dead letter for these bytes, with the code, detail and path of `error`.
-
-    The result has the hash and size of `raw`, and as its own `raw` the base64 of `redacted`, the
-    bytes without secrets. That is None if `redacted` is None, because the bytes could not be
-    searched for secrets, or is over MAX_KEPT_BYTES. Texts are cleaned and cut to 1,024 characters.
-    """
-    kept = redacted if redacted is not None and len(redacted) <= MAX_KEPT_BYTES else None
-    return DeadLetter(
-        code=error.code,
-        detail=clean_text(error.detail),
-        where=clean_text(error.where),
-        source=source,
-        origin=clean_text(origin),
-        received_at=received_at,
-        raw=None if kept is None else base64.b64encode(kept).decode(),
-        raw_sha256=hashlib.sha256(raw).hexdigest(),
-        raw_size=len(raw),
-    )

@@ -91,8 +91,8 @@ class BroadcastState:
         try:
             event = decode(raw)
         except InvalidEvent as error:
-            code = DeadLetterCode(error.code)
-            return _reject(topic, offset, BroadcastRejection(code, error.detail, error.where, raw))
+            rejection = BroadcastRejection(error.code, error.detail, error.where, raw)
+            return _reject(topic, offset, rejection)
         if not isinstance(event, _MODELS[topic]):
             wrong: str | None = f"{event.type} does not belong here"
         else:

@@ -1,42 +1,28 @@
-"""Dead letters of a worker: the bytes of a record, and the offset where it was read. Pure."""
+"""Dead letters of a worker: the reason and the bytes of a record that it cannot use. Pure."""
 
-import base64
-import hashlib
 from datetime import datetime
 from typing import Final
 
-from schemas.dead_letters import DeadLetter, DeadLetterCode
-from schemas.ids import clean_text
+from pipeline.processors.shard_output import OutgoingRecord
+from schemas.dead_letters import DeadLetterReason, encode_dead_letter, make_dead_letter
+from schemas.routing import route_dead_letter
+from schemas.topics import partition_of
 
-# Events were redacted before they were published: their bytes can be kept.
-MAX_KEPT_BYTES: Final = 256 * 1024
 SOURCE: Final = "/drydock/worker"
 
 
-def make_dead_letter(
-    raw: bytes,
-    code: DeadLetterCode,
-    detail: str,
-    *,
-    origin: str,
-    now: datetime,
-    where: str = "",
-) -> DeadLetter:
-    """Return a dead letter of the record `raw`, received at `now`.
+def dead_letter_record(
+    reason: DeadLetterReason, raw: bytes, *, origin: str, now: datetime, partition_count: int
+) -> OutgoingRecord:
+    """Return the dead letter of the record `raw`, read at `now`, to publish.
 
-    If `raw` is longer than MAX_KEPT_BYTES, the letter has its size and SHA-256 only. `origin` is
-    `topic/partition/offset`, or the UDID if deciding failed. `where` is the JSON path of the
-    invalid part, or empty.
+    `origin` is `topic/partition/offset`, or the UDID if deciding failed. `partition_count` is that
+    of the topic of dead letters.
     """
-    kept = len(raw) <= MAX_KEPT_BYTES
-    return DeadLetter(
-        code=code,
-        detail=clean_text(detail),
-        where=clean_text(where),
-        source=SOURCE,
-        origin=clean_text(origin),
-        received_at=now,
-        raw=base64.b64encode(raw).decode() if kept else None,
-        raw_sha256=hashlib.sha256(raw).hexdigest(),
-        raw_size=len(raw),
+    # Events were redacted before they were published: their bytes can be kept.
+    letter = make_dead_letter(
+        reason, raw, source=SOURCE, origin=origin, received_at=now, redacted=raw
     )
+    topic, key = route_dead_letter(letter)
+    partition = partition_of(key, partition_count)
+    return OutgoingRecord(topic, partition, key.encode(), encode_dead_letter(letter))

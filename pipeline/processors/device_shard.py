@@ -12,8 +12,9 @@ from typing import Final
 
 from pipeline.decide.admission import reject_reason
 from pipeline.payload_signing import sign_job
-from pipeline.processors import dead_letters, rows
+from pipeline.processors import rows
 from pipeline.processors.broadcast import BroadcastRecord, BroadcastState
+from pipeline.processors.dead_letters import dead_letter_record
 from pipeline.processors.fast.verified_cache import VerifiedCache
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.shard_output import ConsumedRecord, OutgoingRecord, ShardOutput
@@ -28,7 +29,7 @@ from pipeline.reconcile.reconciler import (
 )
 from pipeline.state.device import FIRST_TELEMETRY, Device, from_us, to_us
 from pipeline.state.jobs import JobEntry, JobHistory
-from schemas.dead_letters import DeadLetterCode
+from schemas.dead_letters import DeadLetterCode, Problem
 from schemas.decisions import encode_record
 from schemas.envelope import (
     Event,
@@ -545,13 +546,10 @@ class DeviceShard:
         now: datetime,
         where: str,
     ) -> None:
-        letter = dead_letters.make_dead_letter(
-            raw, code, detail, origin=origin, now=now, where=where
-        )
-        partition = partition_of(letter.raw_sha256, self._config.partitions[DEAD_LETTERS.name])
-        body = letter.model_dump_json(exclude_none=True).encode()
+        reason = Problem(code, detail, where)
+        count = self._config.partitions[DEAD_LETTERS.name]
         self._output.records.append(
-            OutgoingRecord(DEAD_LETTERS.name, partition, letter.raw_sha256.encode(), body)
+            dead_letter_record(reason, raw, origin=origin, now=now, partition_count=count)
         )
         self._output.counters.dead_letters[topic, code] += 1
 

@@ -36,14 +36,15 @@ from msgspec.structs import replace
 
 from pipeline.decide.admission import reject_reason
 from pipeline.policy.file import read_policy
-from pipeline.processors import dead_letters, rows
+from pipeline.processors import rows
 from pipeline.processors.broadcast import BroadcastState
+from pipeline.processors.dead_letters import dead_letter_record
 from pipeline.processors.fast.verified_cache import JobHeader, peek_job
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.shard_output import ConsumedRecord, OutgoingRecord, ShardOutput
 from pipeline.state.device import duration_us, to_us
 from pipeline.state.jobs import INFERRED_ATTEMPT
-from schemas.dead_letters import DeadLetterCode
+from schemas.dead_letters import DeadLetterCode, DeadLetterReason, Problem
 from schemas.envelope import (
     Event,
     InvalidEvent,
@@ -195,26 +196,25 @@ class DispatchShard:
         try:
             event = decode(raw)
         except InvalidEvent as error:
-            code = DeadLetterCode(error.code)
-            self._dead_letter(record.offset, raw, code, error.detail, now, error.where)
+            self._dead_letter(record.offset, raw, error, now)
             return
         if not isinstance(event, _JOBS):
             detail = f"{event.type} does not belong here"
-            self._dead_letter(
-                record.offset, raw, DeadLetterCode.UNKNOWN_TYPE, detail, now, "$.type"
-            )
+            reason = Problem(DeadLetterCode.UNKNOWN_TYPE, detail, "$.type")
+            self._dead_letter(record.offset, raw, reason, now)
             return
         wrong = None
         if not is_verified:
             wrong = reject_reason(event, jobs=self._config.trusted, approvals={})
         if wrong is not None:
-            self._dead_letter(record.offset, raw, DeadLetterCode.BAD_VALUE, wrong, now, "$.data")
+            reason = Problem(DeadLetterCode.BAD_VALUE, wrong, "$.data")
+            self._dead_letter(record.offset, raw, reason, now)
             return
         try:
             self._fold(event, raw)
         except Exception as error:  # noqa: BLE001 - the handler's top: our bug
             detail = f"dispatching it failed: {type(error).__name__}: {error}"
-            self._dead_letter(record.offset, raw, DeadLetterCode.BUG, detail, now, "")
+            self._dead_letter(record.offset, raw, Problem(DeadLetterCode.BUG, detail), now)
             return
         self._output.counters.folded[DISPATCH.name] += 1
 
@@ -376,18 +376,14 @@ class DispatchShard:
         self._output.records.append(OutgoingRecord(topic, partition, queued.udid.encode(), raw))
 
     def _dead_letter(
-        self, offset: int, raw: bytes, code: DeadLetterCode, detail: str, now: datetime, where: str
+        self, offset: int, raw: bytes, reason: DeadLetterReason, now: datetime
     ) -> None:
         origin = f"{DISPATCH.name}/{self.partition}/{offset}"
-        letter = dead_letters.make_dead_letter(
-            raw, code, detail, origin=origin, now=now, where=where
-        )
-        partition = partition_of(letter.raw_sha256, self._config.partitions[DEAD_LETTERS.name])
-        body = letter.model_dump_json(exclude_none=True).encode()
+        count = self._config.partitions[DEAD_LETTERS.name]
         self._output.records.append(
-            OutgoingRecord(DEAD_LETTERS.name, partition, letter.raw_sha256.encode(), body)
+            dead_letter_record(reason, raw, origin=origin, now=now, partition_count=count)
         )
-        self._output.counters.dead_letters[DISPATCH.name, code] += 1
+        self._output.counters.dead_letters[DISPATCH.name, reason.code] += 1
 
 
 def _queue_job(job: Job | JobHeader, raw: bytes) -> QueuedJob:

@@ -14,8 +14,8 @@ from pipeline.embedded.log import Log
 from pipeline.embedded.store import Store
 from pipeline.embedded.transaction import Committed
 from pipeline.embedded.writer import Writer
-from pipeline.processors.dead_letters import make_dead_letter
-from schemas.dead_letters import DeadLetter, DeadLetterCode
+from pipeline.processors.dead_letters import SOURCE
+from schemas.dead_letters import DeadLetter, make_dead_letter
 from schemas.envelope import Event, InvalidEvent, decode
 from schemas.signed_payloads import verify_job
 from schemas.signing import Signed
@@ -53,8 +53,10 @@ class Replayer:
             try:
                 events.append(decode(raw))
             except InvalidEvent as error:
-                code = DeadLetterCode(error.code)
-                letters.append(make_dead_letter(raw, code, error.detail, origin="", now=now))
+                letter = make_dead_letter(
+                    error, raw, source=SOURCE, origin="", received_at=now, redacted=raw
+                )
+                letters.append(letter)
         self._inputs |= {(event.source, event.id) for event in events}
         self._writer.accept(events, letters, now)
         return self._outputs()
