@@ -1,35 +1,39 @@
 """Settings of the server programs, from environment variables DRYDOCK_*."""
 
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, create_model
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-WEBHOOK_SOURCES: Final = ("nanomdm", "micromdm", "jamf", "osquery", "munki")
+from pipeline.ingest.sources import HMAC_KEYS, SECRET_SETTINGS
+
 _MIB: Final = 1024 * 1024
 Secret = Annotated[SecretStr, Field(min_length=8)]
 
+if TYPE_CHECKING:
+    _SecretSettings = BaseSettings
+else:  # mypy accepts no class made at run time as a base
+    _SecretSettings = create_model(
+        "_SecretSettings",
+        __base__=BaseSettings,
+        **dict.fromkeys(SECRET_SETTINGS, (Secret | None, None)),
+    )
 
-class SenderSettings(BaseSettings):
+
+class SenderSettings(_SecretSettings):
     """Secrets of the senders, and limits of their requests.
 
-    A sender sends its `<source>_secret` as a bearer token, as the password of HTTP Basic, or in
-    the header `X-Drydock-Secret`. `nanomdm_hmac_key` is the value of NanoMDM's option
-    -webhook-hmac-key. `events_secret` is for /v1/events and /v1/feeds. Requests of a source
-    without a secret are accepted only if the server listens on the loopback interface.
+    The secrets are the fields of SECRET_SETTINGS, each None if it is not configured. A sender sends
+    its `<source>_secret` as a bearer token, as the password of HTTP Basic, or in the header
+    `X-Drydock-Secret`. `nanomdm_hmac_key` is the value of NanoMDM's option -webhook-hmac-key.
+    `events_secret` is for /v1/events and /v1/feeds. Requests of a source without a secret are
+    accepted only if the server listens on the loopback interface.
     At most `max_waiting` requests wait to become durable; further ones get 429 from the gateway,
     503 from `drydock run`.
     """
 
     model_config = SettingsConfigDict(env_prefix="DRYDOCK_", extra="ignore")
 
-    nanomdm_hmac_key: Secret | None = None
-    nanomdm_secret: Secret | None = None
-    micromdm_secret: Secret | None = None
-    jamf_secret: Secret | None = None
-    osquery_secret: Secret | None = None
-    munki_secret: Secret | None = None
-    events_secret: Secret | None = None
     max_webhook_bytes: Annotated[int, Field(ge=1024)] = 8 * _MIB
     max_feed_bytes: Annotated[int, Field(ge=1024)] = 64 * _MIB
     max_waiting: Annotated[int, Field(ge=1)] = 1000
@@ -39,20 +43,24 @@ class SenderSettings(BaseSettings):
 
         `source` is one of WEBHOOK_SOURCES, or `events`.
         """
-        secret: SecretStr | None = getattr(self, f"{source}_secret")
-        return None if secret is None else secret.get_secret_value()
+        return self._value(f"{source}_secret")
 
-    @property
-    def hmac_key(self) -> bytes | None:
-        """The key with which NanoMDM signs its webhooks; None if it is not configured."""
-        key = self.nanomdm_hmac_key
-        return None if key is None else key.get_secret_value().encode()
+    def hmac_key_of(self, source: str) -> bytes | None:
+        """Return the key with which `source` signs its requests.
+
+        None if it is not configured, or if the source signs no requests.
+        """
+        key = self._value(HMAC_KEYS[source]) if source in HMAC_KEYS else None
+        return None if key is None else key.encode()
 
     @property
     def has_secrets(self) -> bool:
-        """True if the secret of at least one sender is configured."""
-        named = (*WEBHOOK_SOURCES, "events")
-        return self.hmac_key is not None or any(self.secret_of(name) for name in named)
+        """True if the secret or key of at least one sender is configured."""
+        return any(self._value(name) is not None for name in SECRET_SETTINGS)
+
+    def _value(self, name: str) -> str | None:
+        secret: SecretStr | None = getattr(self, name)
+        return None if secret is None else secret.get_secret_value()
 
 
 class ServerSettings(SenderSettings):

@@ -13,7 +13,7 @@ from pipeline.cli.explain import explain
 from pipeline.cli.feeds import feeds
 from pipeline.cli.gateway import gateway
 from pipeline.cli.halt import halt
-from pipeline.cli.ingest import ingest
+from pipeline.cli.ingest import IngestCommand, ingest
 from pipeline.cli.keys import app as keys
 from pipeline.cli.policy import app as policy
 from pipeline.cli.replay import replay
@@ -58,7 +58,7 @@ app.command()(explain)
 app.add_typer(keys, name="keys")
 app.add_typer(policy, name="policy")
 app.command()(replay)
-app.command()(ingest)
+app.command(cls=IngestCommand)(ingest)
 app.command()(run)
 app.command()(gateway)
 app.command()(feeds)

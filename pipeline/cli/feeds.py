@@ -105,7 +105,7 @@ def _settings(given: dict[str, Any]) -> "FeedsSettings":
 
 def _sources(names: list[str]) -> list[Any]:
     """Return the names of feeds as given. Exit 2 if one is unknown."""
-    from pipeline.ingest.feed_review import FEED_DIFFS
+    from pipeline.ingest.sources import FEED_DIFFS
 
     for name in names:
         if name not in FEED_DIFFS:

@@ -6,9 +6,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
 
 import typer
+from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from pipeline.cli.ingest_output import JsonLines, Tables
 from pipeline.cli.output import ATTENTION, fail
@@ -21,19 +22,36 @@ if TYPE_CHECKING:
 _STDIN: Final = Path("-")
 
 
+class IngestCommand(TyperCommand):
+    """The command `ingest`. Its help lists the sources of the table.
+
+    The table imports all translators, so it is loaded for this help only, not for each command.
+    """
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Replace `{sources}` and `{feeds}` in the help of the parameters, then write the help."""
+        from pipeline.ingest.sources import FEED_DIFFS, TRANSLATORS
+
+        *names, last = TRANSLATORS
+        sources, feeds = f"{', '.join(names)} or {last}", ", ".join(FEED_DIFFS)
+        for parameter in self.params:
+            if isinstance(parameter, TyperArgument | TyperOption) and parameter.help:
+                parameter.help = parameter.help.replace("{sources}", sources)
+                parameter.help = parameter.help.replace("{feeds}", feeds)
+        super().format_help(ctx, formatter)
+
+
 def ingest(
     source: Annotated[
         str,
-        typer.Argument(
-            help="sofa, gdmf, kev, nanomdm, micromdm, jamf, osquery or munki.", metavar="SOURCE"
-        ),
+        typer.Argument(help="{sources}.", metavar="SOURCE"),
     ],
     files: Annotated[
         list[Path], typer.Argument(help="Files of payloads; - is stdin.", metavar="FILE...")
     ],
     previous: Annotated[
         Path | None,
-        typer.Option(help="An earlier payload: print only what changed (sofa, gdmf, kev)."),
+        typer.Option(help="An earlier payload: print only what changed ({feeds})."),
     ] = None,
     beside: Annotated[
         Path | None,
@@ -256,8 +274,7 @@ def _since(source: str, previous: Path | None, beside: Path | None) -> "Translat
     no feed.
     """
     from pipeline.ingest import sofa
-    from pipeline.ingest.feed_review import FEED_DIFFS
-    from pipeline.ingest.sources import translator_since
+    from pipeline.ingest.sources import FEED_DIFFS, translator_since
     from schemas.feeds import FeedState
 
     fixed: frozenset[str] = frozenset()

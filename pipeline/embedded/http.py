@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pipeline.config import WEBHOOK_SOURCES, ServerSettings
+from pipeline.config import ServerSettings
 from pipeline.embedded import operator_requests, write_requests
 from pipeline.embedded.service_thread import (
     ReadRequest,
@@ -33,8 +33,8 @@ from pipeline.gateway.endpoint import (
     operations_routes,
     read_body,
 )
-from pipeline.ingest.feed_review import FEED_DIFFS
 from pipeline.ingest.redaction import Redactor
+from pipeline.ingest.sources import FEED_DIFFS, WEBHOOK_SOURCES
 from pipeline.metrics import Metrics
 
 # Longer than any fsync. After a timeout the input may still become durable; a repeat is harmless.

@@ -6,8 +6,7 @@ from typing import Any, Final
 import structlog
 
 from pipeline.embedded.transaction import Committed
-from pipeline.ingest.feed_review import FEED_DIFFS
-from pipeline.ingest.sources import TRANSLATORS
+from pipeline.ingest.sources import FEED_DIFFS, TRANSLATORS
 from pipeline.metrics import EVENTS, FEEDS, WEBHOOKS, Metrics
 from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.device import from_us

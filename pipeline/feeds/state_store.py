@@ -22,7 +22,8 @@ from pydantic import ValidationError
 from pipeline.connection import aiokafka_options
 from pipeline.feeds.poller import DocumentResult
 from pipeline.gateway.records import Record, event_records, letter_record
-from pipeline.ingest.feed_review import FEED_DIFFS, ReviewedDocument, review
+from pipeline.ingest.feed_review import ReviewedDocument, review
+from pipeline.ingest.sources import FEED_DIFFS
 from schemas import logkeys as key
 from schemas.connection import KafkaConnection
 from schemas.dead_letters import DeadLetter

@@ -33,7 +33,7 @@ class Authenticator:
         source with a secret or key the error is 401: the credentials are missing or wrong. For one
         without it is 403: the server is not on a loopback address, or a web page sent the request.
         """
-        key = self.settings.hmac_key if source == "nanomdm" else None
+        key = self.settings.hmac_key_of(source)
         if key is not None:
             _check_hmac(key, headers.get("x-hmac-signature"), body)
             return
@@ -55,7 +55,7 @@ class Authenticator:
         or the secret is wrong. For a source without secret and key it is 403: the server is not on
         a loopback address, or a web page sent the request.
         """
-        if source == "nanomdm" and self.settings.hmac_key is not None:
+        if self.settings.hmac_key_of(source) is not None:
             if "x-hmac-signature" not in headers:
                 raise AuthenticationError(401, "the HMAC of the body is missing or wrong")
         else:

@@ -7,9 +7,9 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from pipeline.config import WEBHOOK_SOURCES
 from pipeline.gateway.producer import DurableIn
 from pipeline.gateway.spool import Spool
+from pipeline.ingest.sources import WEBHOOK_SOURCES
 from schemas.dead_letters import DeadLetterCode
 from schemas.topics import ADVISORIES, CHECKINS, DEAD_LETTERS, INVENTORY
 

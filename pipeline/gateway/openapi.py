@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from pipeline.config import WEBHOOK_SOURCES
+from pipeline.ingest.sources import WEBHOOK_SOURCES
 from schemas.envelope import schema
 
 _ERROR_DESCRIPTIONS: Final = {

@@ -21,7 +21,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pipeline.config import WEBHOOK_SOURCES, GatewaySettings
+from pipeline.config import GatewaySettings
 from pipeline.gateway.authentication import Authenticator
 from pipeline.gateway.delivery import StoreAndForwardProducer
 from pipeline.gateway.endpoint import (
@@ -37,6 +37,7 @@ from pipeline.gateway.producer import BackpressureError
 from pipeline.gateway.records import OversizeError, Record, event_records, letter_record
 from pipeline.gateway.spool import SpoolError
 from pipeline.ingest.redaction import Redactor
+from pipeline.ingest.sources import WEBHOOK_SOURCES
 from pipeline.ingest.translation import Translation
 from schemas import logkeys as key
 from schemas.dead_letters import DeadLetterCode, Problem, make_dead_letter

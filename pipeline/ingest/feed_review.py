@@ -13,25 +13,20 @@ once, not again at each fetch. After an accepted or unchanged document without t
 again. A stale document gives no dead letters and leaves the state as it is.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from pipeline.ingest import gdmf, kev, sofa
-from pipeline.ingest.feed_diff import DiffFeed, FeedDiff
+from pipeline.ingest.feed_diff import FeedDiff
+from pipeline.ingest.sources import FEED_DIFFS
 from pipeline.ingest.translation import PayloadError
 from schemas.dead_letters import DeadLetter, DeadLetterCode, make_dead_letter
 from schemas.envelope import MAX_EVENT_BYTES, AdvisoryRetractedEvent, Event
-from schemas.feeds import FeedSource, FeedState
+from schemas.feeds import FeedState
 from schemas.ids import event_id
 
-FEED_DIFFS: Final[Mapping[FeedSource, DiffFeed]] = {
-    "sofa": sofa.diff,
-    "gdmf": gdmf.diff,
-    "kev": kev.diff,
-}
 # Old entries leave a feed one at a time, and Apple retracts at most the releases of one day, one
 # for each line. A larger loss means that the feed is broken.
 _MIN_LISTED_SHARE: Final = 0.5

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any, Final, Generic, Self, TypeVar, overload
+from typing import Any, Final, Generic, Self, TypeVar, get_args, overload
 
 import msgspec
 
@@ -21,6 +21,7 @@ from pipeline.state.compact.timestamps import (
     unpack_timestamps,
 )
 from pipeline.state.hardware import HardwareClass, hardware_class
+from schemas.events.inventory import InventorySource
 from schemas.ids import SERIAL_SUBJECT_PREFIX
 from schemas.macos import Build, OSVersion, parse_build, parse_os_version
 
@@ -34,7 +35,7 @@ _LAST_US: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 # completes an Authenticate can have a slightly earlier time.
 CHECKIN_SKEW_US: Final = 60 * 1_000_000
 
-SOURCES: Final = ("mdm", "ddm", "jamf", "osquery", "munki", "executor", "admin", "other")
+SOURCES: Final[tuple[str, ...]] = get_args(InventorySource)
 AUTHENTICATED, TOKEN_UPDATED, CHECKED_OUT = 0, 1, 2
 
 FIELDS: Final = (

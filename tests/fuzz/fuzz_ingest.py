@@ -25,9 +25,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 with atheris.instrument_imports(include=["pipeline.ingest", "schemas"]):
-    from pipeline.ingest.feed_review import FEED_DIFFS
     from pipeline.ingest.redaction import Redactor
-    from pipeline.ingest.sources import LINE_TRANSLATORS, TRANSLATORS, translator_since
+    from pipeline.ingest.sources import FEED_DIFFS, LINE_TRANSLATORS, TRANSLATORS, translator_since
     from pipeline.ingest.translation import Translation
     from schemas.envelope import decode, encode
 

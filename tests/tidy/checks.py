@@ -27,7 +27,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     "pipeline.decide": ("schemas", "pipeline.state", "pipeline.policy"),
     "pipeline.reconcile": ("schemas", "pipeline.state", "pipeline.policy", "pipeline.decide"),
     "pipeline.ingest": ("schemas",),
-    "pipeline.config": ("schemas",),
+    "pipeline.config": ("schemas", "pipeline.ingest.sources"),
     "pipeline.metrics": ("schemas",),
     "pipeline.payload_signing": ("schemas",),
     "pipeline.connection": ("schemas", "runtime"),
