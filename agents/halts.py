@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 
+from runtime.kafka import KafkaConnection
 from schemas import logkeys as key
-from schemas.connection import KafkaConnection
 from schemas.envelope import HaltClearedEvent, HaltSetEvent, InvalidEvent, decode
 from schemas.events.control import HaltScope, HaltSet
 from schemas.topics import CONTROL

@@ -43,8 +43,8 @@ from kafka.errors import (  # type: ignore[import-untyped]
 
 from agents.metrics import AgentMetrics
 from agents.partition_runner import PartitionRunner, PartitionStatus
+from runtime.kafka import KafkaConnection
 from schemas import logkeys as key
-from schemas.connection import KafkaConnection
 from schemas.topics import attempts_topic, jobs_topic
 
 _POLL_MS: Final = 200

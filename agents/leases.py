@@ -28,8 +28,8 @@ from pydantic import ValidationError
 
 from agents.producers import close_in_background
 from agents.replicated import AttemptChanges, LeaseLostError
+from runtime.kafka import KafkaConnection
 from schemas.attempts import PRE_RELEASE_KEYS, AttemptRecord
-from schemas.connection import KafkaConnection
 from schemas.model import has_any_key
 from schemas.topics import attempts_topic
 

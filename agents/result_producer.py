@@ -8,7 +8,7 @@ from kafka import KafkaProducer  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from agents.producers import close_in_background
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection
 from schemas.dead_letters import DeadLetter, encode_dead_letter
 from schemas.envelope import JobResultedEvent, encode
 from schemas.topics import DEAD_LETTERS, RESULTS

@@ -23,9 +23,9 @@ from agents.metrics import AgentMetrics
 from agents.partition_runner import PartitionRunner, SiteContext
 from agents.probe import Probe
 from agents.result_producer import ResultProducer
+from runtime.kafka import KafkaConnection
 from runtime.trusted_keys import KeyRing, KeysError
 from schemas import logkeys as key
-from schemas.connection import KafkaConnection
 from schemas.events.control import HaltScope
 from schemas.jobs import Job
 

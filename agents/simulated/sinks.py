@@ -12,7 +12,7 @@ from kafka import KafkaProducer  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from agents.simulated.fleet_server import Sink, SinkError
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection
 from schemas.envelope import (
     AdvisoryEvent,
     AuthenticatedEvent,

@@ -74,7 +74,7 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
 
     from agents.logs import make_log
     from agents.service import AgentError, AgentPlan, serve
-    from pipeline.connection import SettingsError, kafka_settings
+    from runtime.kafka import SettingsError, kafka_settings
     from schemas.ids import SiteField
 
     try:

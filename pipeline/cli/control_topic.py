@@ -8,7 +8,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[i
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from pipeline.cli.output import fail
-from pipeline.connection import KafkaSettings, SettingsError, kafka_settings
+from runtime.kafka import KafkaSettings, SettingsError, kafka_settings
 from schemas.envelope import ControlEvent, encode
 from schemas.topics import CONTROL
 

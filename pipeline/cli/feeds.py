@@ -65,10 +65,10 @@ def feeds(  # noqa: PLR0913, PLR0917 - a command's options
     one stays in force. The state of each feed is in Kafka; the data directory only saves downloads.
     Settings: DRYDOCK_FEEDS_*, docs/operations.md.
     """
-    from pipeline.connection import SettingsError, kafka_settings
     from pipeline.feeds.service import FeedsPlan, poll_once, serve
     from pipeline.feeds.state_store import FeedStateStoreError
     from pipeline.server_process import Listen, make_log
+    from runtime.kafka import SettingsError, kafka_settings
 
     accepted = _sources(accept or [])
     if accepted and not once:

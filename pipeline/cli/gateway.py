@@ -40,10 +40,10 @@ def gateway(
     from pydantic import ValidationError
 
     from pipeline.config import GatewaySettings
-    from pipeline.connection import SettingsError, kafka_settings
     from pipeline.gateway.service import GatewayPlan, SetupError, serve
     from pipeline.gateway.spool import SpoolError
     from pipeline.server_process import Listen, make_log
+    from runtime.kafka import SettingsError, kafka_settings
 
     try:
         plan = GatewayPlan(

@@ -13,7 +13,7 @@ from pipeline.cli.output import fail
 
 if TYPE_CHECKING:
     from agents.halts import HaltBook
-    from pipeline.connection import KafkaSettings
+    from runtime.kafka import KafkaSettings
     from schemas.envelope import HaltClearedEvent, HaltSetEvent
     from schemas.events.control import HaltScope
 

@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pipeline.cli.control_topic import FAULTS, publish, read_control
-from pipeline.connection import KafkaSettings
 from pipeline.embedded.control_events import policy_changed
 from pipeline.policy.file import policy_digest
 from pipeline.processors.broadcast import BroadcastState
+from runtime.kafka import KafkaSettings
 from schemas.envelope import PolicyChangedEvent
 from schemas.topics import CONTROL
 

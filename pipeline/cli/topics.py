@@ -127,8 +127,8 @@ def _cluster(bootstrap: str | None, timeout_s: float) -> "Iterator[Cluster]":
     """
     import logging
 
-    from pipeline.connection import SettingsError, kafka_settings
     from pipeline.provisioning.cluster import ClusterError, connected
+    from runtime.kafka import SettingsError, kafka_settings
 
     # The log of the Kafka client is silent: its errors arrive as exceptions, one line each.
     logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)

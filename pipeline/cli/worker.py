@@ -55,10 +55,10 @@ def worker(
     from prometheus_client import CollectorRegistry
     from pydantic import ValidationError
 
-    from pipeline.connection import SettingsError
     from pipeline.metrics import Metrics
     from pipeline.processors.logs import make_log
     from pipeline.processors.service import WorkerError, serve_until_signalled
+    from runtime.kafka import SettingsError
     from runtime.trusted_keys import KeysError
 
     try:
@@ -83,10 +83,10 @@ def _plan(data_dir: Path, keys: Path, bootstrap: str | None, listen: str | None)
     from datetime import timedelta
 
     from pipeline.config import WorkerSettings
-    from pipeline.connection import kafka_settings
     from pipeline.processors.service import WorkerPlan
     from pipeline.server_process import Listen
     from pipeline.signing_keys import KeyStore
+    from runtime.kafka import kafka_settings
     from runtime.trusted_keys import KeyRing, Purpose
 
     settings = WorkerSettings()

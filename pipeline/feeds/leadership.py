@@ -17,9 +17,8 @@ from aiokafka.errors import (  # type: ignore[import-untyped]
     UnknownTopicOrPartitionError,
 )
 
-from pipeline.connection import aiokafka_options
+from runtime.kafka import KafkaConnection, aiokafka_options
 from schemas import logkeys as key
-from schemas.connection import KafkaConnection
 from schemas.topics import FEEDS
 
 _POLL_MS: Final = 1000

@@ -31,8 +31,8 @@ from pipeline.server_process import (
     stop_on_signals,
     url_of,
 )
+from runtime.kafka import KafkaConnection
 from schemas import logkeys as key
-from schemas.connection import KafkaConnection
 from schemas.feeds import FeedSource
 
 _LONGEST_PAUSE_S: Final = 30.0

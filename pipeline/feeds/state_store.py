@@ -19,13 +19,12 @@ from aiokafka.errors import KafkaError, ProducerFenced  # type: ignore[import-un
 from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 from pydantic import ValidationError
 
-from pipeline.connection import aiokafka_options
 from pipeline.feeds.poller import DocumentResult
 from pipeline.gateway.records import Record, event_records, letter_record
 from pipeline.ingest.feed_review import ReviewedDocument, review
 from pipeline.ingest.sources import FEED_DIFFS
+from runtime.kafka import KafkaConnection, aiokafka_options
 from schemas import logkeys as key
-from schemas.connection import KafkaConnection
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import Event
 from schemas.feeds import PRE_RELEASE_KEYS, FeedSource, FeedState

@@ -8,10 +8,9 @@ from typing import Any, Final, Self
 from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
 from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 
-from pipeline.connection import aiokafka_options
 from pipeline.gateway.producer import ProducerError
 from pipeline.gateway.records import Record
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection, aiokafka_options
 from schemas.topics import MAX_MESSAGE_BYTES
 
 # Detects a broker that hangs. Longer than the cluster needs to elect a new leader.

@@ -28,8 +28,8 @@ from pipeline.server_process import (
     stop_on_signals,
     url_of,
 )
+from runtime.kafka import KafkaConnection
 from schemas import logkeys as key
-from schemas.connection import KafkaConnection
 from schemas.topics import ADVISORIES, CHECKINS, DEAD_LETTERS, INVENTORY
 
 REDACTION_KEY: Final = "redaction.key"

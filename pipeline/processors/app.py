@@ -14,11 +14,10 @@ from faust.tables import TableManager
 from faust.types import TP
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from pipeline.connection import tls_context
 from pipeline.processors.batch_consumer import BatchConsumer, BatchHandler
 from pipeline.processors.device_shard import DEVICE_TOPICS
 from pipeline.server_process import Listen
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection, tls_context
 from schemas.topics import DISPATCH
 
 SUBSCRIBED: Final = (*DEVICE_TOPICS, DISPATCH)

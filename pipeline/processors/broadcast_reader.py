@@ -9,8 +9,8 @@ from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 
 from pipeline.processors.broadcast import BROADCAST_TOPICS, BroadcastState
 from pipeline.processors.clients import make_reader
+from runtime.kafka import KafkaConnection
 from schemas import logkeys as key
-from schemas.connection import KafkaConnection
 
 _POLL_TIMEOUT_MS = 500
 _PARTITIONS = tuple(TopicPartition(topic.name, 0) for topic in BROADCAST_TOPICS)

@@ -4,8 +4,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer  # type: ignore[import-untyped]
 
-from pipeline.connection import aiokafka_options
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection, aiokafka_options
 
 
 def make_reader(connection: KafkaConnection) -> Any:

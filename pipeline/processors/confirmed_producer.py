@@ -12,10 +12,9 @@ import structlog
 from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
 from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 
-from pipeline.connection import aiokafka_options
 from pipeline.processors.shard_output import OutgoingRecord
+from runtime.kafka import KafkaConnection, aiokafka_options
 from schemas import logkeys as key
-from schemas.connection import KafkaConnection
 from schemas.topics import MAX_MESSAGE_BYTES
 
 Row = tuple[bytes, bytes | None]

@@ -29,8 +29,8 @@ from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 from pipeline.processors import rows
 from pipeline.processors.clients import make_reader
 from pipeline.processors.local_store import LocalStore
+from runtime.kafka import KafkaConnection
 from schemas import logkeys as key
-from schemas.connection import KafkaConnection
 
 _POLL_TIMEOUT_MS: Final = 500
 _MAX_POLL_RECORDS: Final = 2_000

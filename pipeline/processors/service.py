@@ -32,7 +32,6 @@ from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from faust.types import TP
 
-from pipeline.connection import aiokafka_options
 from pipeline.metrics import Metrics
 from pipeline.processors.app import SUBSCRIBED, add_pages, consumer_in, make_app, standby_partitions
 from pipeline.processors.broadcast import BROADCAST_TOPICS, BroadcastState
@@ -44,8 +43,8 @@ from pipeline.processors.recovery import Recovery, Stores
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.worker import Clock, Worker, changelog_of
 from pipeline.server_process import Listen
+from runtime.kafka import KafkaConnection, aiokafka_options
 from schemas import logkeys as key
-from schemas.connection import KafkaConnection
 from schemas.signed_payloads import PublicKeys
 from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, DISPATCH_STATE, JOBS, STATE
 

@@ -10,7 +10,7 @@ from kafka.errors import KafkaError, for_code  # type: ignore[import-untyped]
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from pipeline.provisioning.plan import ActualTopic, TopicChange, TopicDifference, WantedTopic
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection
 
 TOPIC: Final = ConfigResourceType.TOPIC
 # Longest wait for a change to show: brokers receive it from the controller with a delay.

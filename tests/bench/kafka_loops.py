@@ -17,8 +17,7 @@ import faust
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer  # type: ignore[import-untyped]
 from kafka import KafkaConsumer, KafkaProducer  # type: ignore[import-untyped]
 
-from pipeline.connection import aiokafka_options
-from schemas.connection import ENVIRONMENT_PREFIX, KafkaConnection
+from runtime.kafka import ENVIRONMENT_PREFIX, KafkaConnection, aiokafka_options
 from schemas.topics import INVENTORY
 from tests.bench.kafka_rule import rule
 

@@ -27,8 +27,8 @@ from kafka.errors import RetriableError  # type: ignore[import-untyped]
 from pipeline.provisioning.cluster import connected
 from pipeline.provisioning.plan import differences, wanted_topics
 from pipeline.signing_keys import KeyStore
+from runtime.kafka import KafkaConnection
 from runtime.trusted_keys import Purpose
-from schemas.connection import KafkaConnection
 from tests.kafka.brokers import ROOT, KafkaCluster, free_ports
 
 SITE: Final = "london"

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 
 from agents.simulated.wire import Acted
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection
 from schemas.signed_payloads import PublicKeys
 from schemas.topics import INTERNAL_TOPICS, TOPICS, attempts_topic, jobs_topic
 

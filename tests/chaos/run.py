@@ -22,8 +22,8 @@ from agents.clock import ScaledClock
 from agents.simulated.client import SimulatedFleetClient
 from agents.simulated.wire import FleetPlan, TimeLine
 from pipeline.signing_keys import KeyStore
+from runtime.kafka import KafkaConnection
 from runtime.trusted_keys import KeyRing, Purpose
-from schemas.connection import KafkaConnection
 from schemas.envelope import CloudEvent, encode
 from schemas.macos import parse_os_version
 from schemas.topics import CONTROL

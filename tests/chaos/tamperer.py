@@ -12,7 +12,7 @@ from typing import Any, Final
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection
 from schemas.topics import CHECKINS, DISPATCH, INVENTORY, ORDERS, RESULTS, jobs_topic
 from tests.chaos import poison
 from tests.chaos.evidence import Input

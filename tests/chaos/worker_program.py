@@ -14,8 +14,8 @@ from pipeline.metrics import Metrics
 from pipeline.processors.logs import make_log
 from pipeline.processors.service import WorkerPlan, serve_until_signalled
 from pipeline.signing_keys import KeyStore
+from runtime.kafka import KafkaConnection
 from runtime.trusted_keys import KeyRing, Purpose
-from schemas.connection import KafkaConnection
 
 GROUP: Final = "drydock-worker"
 

@@ -8,7 +8,7 @@ import typer.main
 
 from pipeline.cli.app import app
 from pipeline.config import ServerSettings
-from schemas.connection import ENVIRONMENT_PREFIX, KafkaConnection
+from runtime.kafka import ENVIRONMENT_PREFIX, KafkaConnection
 from tests.deploy.chart import SHAPES, Helm, Object, containers, of_kind, workloads
 
 COMMANDS = typer.main.get_command(app)

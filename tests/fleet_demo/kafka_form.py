@@ -20,7 +20,7 @@ from agents.simulated.sinks import GatewaySink
 from agents.simulated.wire import FleetPlan
 from pipeline.demo.drive import FleetSample, OutsideEvent, site_lines
 from pipeline.demo.scenario import STARTS_AT, Scenario
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection
 from schemas.decisions import Decision, Reason
 from schemas.envelope import (
     AdvisoryEvent,

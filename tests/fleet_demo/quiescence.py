@@ -22,7 +22,7 @@ from kafka import (  # type: ignore[import-untyped]
 
 from pipeline.processors.app import SUBSCRIBED
 from pipeline.processors.broadcast import BROADCAST_TOPICS
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection
 from schemas.topics import jobs_topic
 
 WORKER_GROUP: Final = "drydock-worker"

@@ -8,7 +8,7 @@ from typing import Final
 from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 
 from pipeline.demo.outcome import LogEntry, RunOutcome
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection
 from schemas.topics import ADVISORIES, CHECKINS, CONTROL, DECISIONS, INVENTORY, ORDERS, RESULTS
 
 _EVENT_TOPICS: Final = (INVENTORY, CHECKINS, ADVISORIES, CONTROL, ORDERS, RESULTS)

@@ -18,8 +18,8 @@ from pipeline.demo.outcome import RunOutcome
 from pipeline.demo.scenario import ENDS_AT, STARTS_AT, Scenario, policy_text
 from pipeline.embedded.control_events import policy_changed
 from pipeline.signing_keys import KeyStore
+from runtime.kafka import KafkaConnection
 from runtime.trusted_keys import Purpose
-from schemas.connection import KafkaConnection
 from tests.chaos.programs import DRYDOCK, Fleet, Kind
 from tests.fleet_demo.kafka_form import KafkaForm, macs_served
 from tests.fleet_demo.programs import Addresses, FleetLayout

@@ -13,8 +13,8 @@ from pipeline.processors.logs import make_log
 from pipeline.processors.service import WorkerPlan, serve_until_signalled
 from pipeline.server_process import Listen
 from pipeline.signing_keys import KeyStore
+from runtime.kafka import KafkaConnection
 from runtime.trusted_keys import KeyRing, Purpose
-from schemas.connection import KafkaConnection
 
 
 def main() -> None:

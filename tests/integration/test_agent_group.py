@@ -9,7 +9,7 @@ from kafka.errors import RebalanceInProgressError  # type: ignore[import-untyped
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from agents.job_consumer import rejoin_if_stuck
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection
 from schemas.topics import jobs_topic
 from tests.kafka.brokers import KafkaCluster
 from tests.kafka.topics import make_topics

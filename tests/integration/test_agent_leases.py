@@ -5,8 +5,8 @@ from kafka import TopicPartition  # type: ignore[import-untyped]
 
 from agents.leases import LeaseManager
 from agents.replicated import LeaseLostError
+from runtime.kafka import KafkaConnection
 from schemas.attempts import AttemptRecord
-from schemas.connection import KafkaConnection
 from schemas.topics import attempts_topic
 from tests.factories.sites import START, hours
 from tests.kafka.brokers import KafkaCluster

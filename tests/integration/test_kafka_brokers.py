@@ -16,8 +16,7 @@ from cryptography.x509.oid import NameOID
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer  # type: ignore[import-untyped]
 from pydantic import SecretStr
 
-from pipeline.connection import tls_context
-from schemas.connection import KafkaConnection, SaslMechanism, SecurityProtocol
+from runtime.kafka import KafkaConnection, SaslMechanism, SecurityProtocol, tls_context
 from tests.kafka import kafka_up
 from tests.kafka.brokers import ROOT, BrokerError, KafkaCluster, free_ports, wait_until
 

@@ -10,7 +10,7 @@ from kafka.errors import (  # type: ignore[import-untyped]
     MessageSizeTooLargeError,
 )
 
-from schemas.connection import Compression, KafkaConnection
+from runtime.kafka import Compression, KafkaConnection
 from schemas.envelope import MAX_EVENT_BYTES, InventoryEvent, decode, encode
 from schemas.topics import INVENTORY, MAX_MESSAGE_BYTES
 from tests.kafka.brokers import KafkaCluster

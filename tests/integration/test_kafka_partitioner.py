@@ -25,8 +25,7 @@ from kafka import (  # type: ignore[import-untyped]
 )
 from kafka.partitioner.default import murmur2  # type: ignore[import-untyped]
 
-from pipeline.connection import aiokafka_options
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection, aiokafka_options
 from schemas.topics import partition_of
 from tests.kafka.brokers import KafkaCluster
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
 from pipeline.policy.file import policy_digest
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection
 from schemas.envelope import PolicyChangedEvent, decode
 from schemas.topics import CONTROL
 from tests.kafka.brokers import KafkaCluster

@@ -26,8 +26,8 @@ from agents.simulated.spec import MacSpec
 from agents.simulated.wire import FleetPlan
 from pipeline.payload_signing import sign_job
 from pipeline.signing_keys import KeyStore
+from runtime.kafka import KafkaConnection
 from runtime.trusted_keys import Purpose
-from schemas.connection import KafkaConnection
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
 from schemas.ids import event_id
 from schemas.jobs import Action, Job, Method

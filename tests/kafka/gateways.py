@@ -23,7 +23,7 @@ import httpx
 from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 from prometheus_client.parser import text_string_to_metric_families
 
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection
 from schemas.topics import CHECKINS, Topic
 from tests.kafka.brokers import ROOT, KafkaCluster, wait_until
 

@@ -5,7 +5,7 @@ from typer.testing import CliRunner, Result
 from pipeline.cli.app import app
 from pipeline.provisioning.cluster import connected
 from pipeline.provisioning.plan import TopicChange, differences, wanted_topics
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection
 from tests.kafka.brokers import KafkaCluster
 
 # Partitions of every topic keyed by UDID.

@@ -14,7 +14,7 @@ from pipeline.metrics import Metrics
 from pipeline.processors.logs import make_log
 from pipeline.processors.service import WorkerError, WorkerPlan, serve_until_signalled
 from pipeline.server_process import Listen
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection
 from tests.factories.sites import JOBS_KEY, KEYS
 
 

@@ -27,7 +27,7 @@ from kafka.errors import KafkaError  # type: ignore[import-untyped]
 from pipeline.processors.app import SUBSCRIBED
 from pipeline.provisioning.cluster import connected
 from pipeline.provisioning.plan import differences, wanted_topics
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection
 from schemas.dead_letters import DeadLetter
 from schemas.decisions import DecisionRecord
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode

@@ -9,7 +9,7 @@ from kafka.errors import KafkaTimeoutError, RebalanceInProgressError  # type: ig
 from agents.job_consumer import GroupMember, JobConsumer
 from agents.logs import make_log
 from agents.metrics import AgentMetrics
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection
 from schemas.topics import jobs_topic
 
 WAIT_LIMIT_S = 20.0

@@ -19,8 +19,8 @@ from kafka.errors import (  # type: ignore[import-untyped]
 from agents import leases
 from agents.leases import LeaseManager, boot_seconds
 from agents.replicated import LeaseLostError
+from runtime.kafka import KafkaConnection
 from schemas.attempts import AttemptRecord
-from schemas.connection import KafkaConnection
 from schemas.topics import attempts_topic
 from tests.factories.sites import START, hours
 

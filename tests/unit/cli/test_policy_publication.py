@@ -9,9 +9,9 @@ from pipeline.cli import policy_publication
 from pipeline.cli.app import app
 from pipeline.cli.control_topic import NoTopicError
 from pipeline.cli.policy_publication import publication, put_in_force
-from pipeline.connection import KafkaSettings
 from pipeline.embedded import control_events
 from pipeline.policy.file import policy_digest
+from runtime.kafka import KafkaSettings
 from schemas.envelope import PolicyChangedEvent, decode, encode
 from schemas.events.control import HaltScope
 from tests.factories import NOW, POLICY_TEXT

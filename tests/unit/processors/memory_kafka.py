@@ -29,7 +29,7 @@ from pipeline.processors.recovery import Recovery, Stores
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.shard_output import OutgoingRecord
 from pipeline.processors.worker import Worker, changelog_of
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection
 from schemas.decisions import DecisionRecord
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
 from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, STATE, jobs_topic, partition_of

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.processors.app import SUBSCRIBED, make_app
 from pipeline.server_process import Listen
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection
 
 # No record is consumed in these tests.
 NO_HANDLER: Any = None

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.connection import SettingsError, aiokafka_options, kafka_settings
-from schemas.connection import KafkaConnection
+from runtime.kafka import KafkaConnection, SettingsError, aiokafka_options, kafka_settings
 
 SASL = {
     "security_protocol": "SASL_SSL",
