@@ -5,9 +5,7 @@ new state and its results are one transaction. The file is locked while a journa
 executors with one journal would both act.
 """
 
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,15 +14,14 @@ from typing import Final, Self
 from pydantic import TypeAdapter
 
 from agents.lifecycle import JournalEntry, Phase
+from runtime import sqlite
 from schemas.envelope import JobResultedEvent
 from schemas.ids import event_id
 from schemas.jobs import JobIssued
 from schemas.results import JobResult
 
-Hook = Callable[[str], None]
-
 _VERSION: Final = 1
-_SCHEMA: Final = """
+_SCRIPT: Final = """
 CREATE TABLE jobs (
     job_id TEXT PRIMARY KEY,
     udid TEXT NOT NULL,
@@ -45,6 +42,7 @@ CREATE TABLE outbox (
 CREATE INDEX unpublished ON outbox (seq) WHERE NOT published;
 CREATE INDEX results_of ON outbox (job_id, seq);
 """
+_SCHEMA: Final = sqlite.Schema(_SCRIPT, _VERSION)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _BUSY_TIMEOUT_S: Final = 2.0
@@ -90,44 +88,27 @@ class Journal:
     def __init__(
         self,
         path: Path | str,
-        on_durable_write: Hook | None = None,
+        on_durable_write: sqlite.Hook | None = None,
         *,
         busy_timeout_s: float = _BUSY_TIMEOUT_S,
     ) -> None:
-        self._hook = on_durable_write
-        self._db = sqlite3.connect(
-            path, isolation_level=None, timeout=busy_timeout_s, check_same_thread=False
-        )
         try:
-            self._open()
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise JournalError(f"cannot use the journal {path}: {error}") from error
-        except BaseException:
-            self._db.close()
-            raise
-
-    def _open(self) -> None:
-        """Lock the file, and create the tables in a new one.
-
-        Raises JournalError for another version, sqlite3.DatabaseError for a file that is in use or
-        damaged.
-        """
-        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute("BEGIN IMMEDIATE")
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            for statement in filter(str.strip, _SCHEMA.split(";")):
-                self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version={_VERSION:d}")
-        self._db.execute("COMMIT")
-        if version not in (0, _VERSION):
-            raise JournalError(
-                f"journal has version {version}, this program reads {_VERSION}:"
-                " use the version that wrote it"
+            self._db = sqlite.open_database(
+                Path(path),
+                _SCHEMA,
+                exclusive=True,
+                busy_timeout_s=busy_timeout_s,
+                on_durable_write=on_durable_write,
             )
+        except sqlite.VersionError as error:
+            raise JournalError(
+                f"journal has version {error.found}, this program reads {_VERSION}:"
+                " use the version that wrote it"
+            ) from error
+        except sqlite.OpenError as error:
+            if error.step == "open":
+                raise
+            raise JournalError(f"cannot use the journal {path}: {error.reason}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -161,7 +142,7 @@ class Journal:
 
         Raises sqlite3.IntegrityError if the job is recorded already.
         """
-        with self._durably("accept"):
+        with self._db.transaction("accept"):
             self._db.execute(
                 "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?)",
                 (
@@ -190,7 +171,7 @@ class Journal:
         is stored as 1970: an unverified job must not make verified jobs look old. Raises
         sqlite3.IntegrityError if the job is recorded already.
         """
-        with self._durably("refuse"):
+        with self._db.transaction("refuse"):
             self._db.execute(
                 "INSERT INTO jobs VALUES (?, ?, 0, ?, 0, NULL)",
                 (result.job_id, result.udid, _us(expires_at)),
@@ -204,7 +185,7 @@ class Journal:
 
         `write_name` names the write for `on_durable_write`.
         """
-        with self._durably(write_name):
+        with self._db.transaction(write_name):
             self._db.execute(
                 "UPDATE jobs SET live = ?, entry = ? WHERE job_id = ?",
                 (
@@ -230,7 +211,7 @@ class Journal:
 
     def mark_published(self, seqs: Iterable[int]) -> None:
         """Mark results as published; `unpublished` leaves them out, until `republish`."""
-        with self._durably("published"):
+        with self._db.transaction("published"):
             self._db.executemany(
                 "UPDATE outbox SET published = 1 WHERE seq = ?", [(seq,) for seq in seqs]
             )
@@ -240,7 +221,7 @@ class Journal:
 
         Called when a job arrives again: the pipeline may not have its result.
         """
-        with self._durably("again"):
+        with self._db.transaction("again"):
             self._db.execute(
                 "UPDATE outbox SET published = 0 WHERE seq ="
                 " (SELECT max(seq) FROM outbox WHERE job_id = ?)",
@@ -253,7 +234,7 @@ class Journal:
         Returns the number of deleted jobs. A deleted job cannot run again: if it arrives again, it
         is refused as expired.
         """
-        with self._durably("prune"):
+        with self._db.transaction("prune"):
             gone = self._db.execute(
                 "DELETE FROM jobs WHERE NOT live AND expires_us < ? AND NOT EXISTS"
                 " (SELECT 1 FROM outbox WHERE outbox.job_id = jobs.job_id AND NOT published)",
@@ -273,25 +254,6 @@ class Journal:
                 for result in results
             ],
         )
-
-    @contextmanager
-    def _durably(self, write_name: str) -> Iterator[None]:
-        """Run the `with` block as one durable transaction; an exception rolls it back.
-
-        `write_name` names the write for `on_durable_write`.
-        """
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            if self._hook is not None:
-                self._hook(f"{write_name}:before")
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-        if self._hook is not None:
-            self._hook(f"{write_name}:after")
 
 
 def _us(moment: datetime) -> int:

@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
 
-from agents.journal import Hook, Journal
+from agents.journal import Journal
 from agents.lifecycle import JournalEntry
+from runtime.sqlite import Hook
 from schemas.attempts import AttemptRecord, RecordedResult
 from schemas.results import JobResult
 
@@ -65,7 +66,7 @@ class ReplicatedJournal(Journal):
         because an extra entry only leads to a look at the Mac. If it has expired, it is deleted.
         """
         known = dict(self._db.execute("SELECT job_id, expires_us FROM jobs").fetchall())
-        with self._durably("restore"):
+        with self._db.transaction("restore"):
             for job_id, expires_us in known.items():
                 if job_id in records:
                     continue

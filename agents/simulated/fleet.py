@@ -2,7 +2,6 @@
 
 import hashlib
 import heapq
-import sqlite3
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -14,17 +13,21 @@ from agents.mac import Ack, Mac, UnreachableError
 from agents.simulated.machine import SimulatedMac
 from agents.simulated.network import SiteNetwork, SiteRates
 from agents.simulated.spec import MacSpec, SimulatedRelease
+from runtime.sqlite import Database, Schema, open_database
 from schemas.envelope import DeviceEvent
 from schemas.jobs import Job, Target
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LINE: Final = "line"
-_SCHEMA: Final = (
-    "CREATE TABLE IF NOT EXISTS fleet (digest TEXT NOT NULL) STRICT",
-    """CREATE TABLE IF NOT EXISTS orders (
+_SCHEMA: Final = Schema(
+    """
+    CREATE TABLE IF NOT EXISTS fleet (digest TEXT NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS orders (
         seq INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, udid TEXT NOT NULL,
         step TEXT NOT NULL, attempt INTEGER NOT NULL, job TEXT NOT NULL
-    ) STRICT""",
+    ) STRICT;
+    """,
+    version=0,
 )
 
 
@@ -57,7 +60,7 @@ class SimulatedFleet:
         self._lines: dict[str, SiteNetwork] = {}
         self._line_specs = dict(lines or {})
         self._line_ends: dict[str, datetime | None] = {}
-        self._db: sqlite3.Connection | None = None
+        self._db: Database | None = None
         self._replayed: list[DeviceEvent] = []
         ordered = sorted(specs, key=lambda spec: spec.udid)
         self.macs = {spec.udid: SimulatedMac(spec, self, start) for spec in ordered}
@@ -87,11 +90,7 @@ class SimulatedFleet:
         belongs to a fleet with other Macs, another start or seed, other lines or releases.
         """
         fleet = cls(specs, start, seed=seed, lines=lines, releases=releases)
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        for statement in _SCHEMA:
-            db.execute(statement)
+        db = open_database(path, _SCHEMA)
         row = db.execute("SELECT digest FROM fleet").fetchone()
         if row is None:
             db.execute("INSERT INTO fleet VALUES (?)", (fleet._digest,))
@@ -202,7 +201,7 @@ class SimulatedFleet:
 
     # --- inside ---
 
-    def _replay_orders(self, db: sqlite3.Connection, since: datetime | None) -> None:
+    def _replay_orders(self, db: Database, since: datetime | None) -> None:
         """Repeat the history from the stored orders.
 
         The next `advance` returns its events: those after `since`, or all without it.

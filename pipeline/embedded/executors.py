@@ -11,12 +11,12 @@ from pathlib import Path
 from agents.executor import Executor
 from agents.journal import Journal, UnpublishedResult
 from agents.mac import Mac
+from runtime.sqlite import Hook
 from runtime.trusted_keys import KeyRing
 from schemas.envelope import JobResultedEvent
 from schemas.events.control import HaltScope
 from schemas.jobs import Job, JobIssued, JobSuperseded
 
-Hook = Callable[[str], None]
 Results = list[tuple[UnpublishedResult, JobResultedEvent]]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
 
 from pipeline.state.device import from_us, to_us
+from runtime.sqlite import Database, OpenError, VersionError, open_read_only
 
 FILE: Final = "drydock.sqlite"
 VERSION: Final = 2
@@ -63,63 +64,23 @@ class StoredDeadLetter(NamedTuple):
     replayed_at: datetime | None
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Return a connection to the database at `path` that can only read.
-
-    Raises StoreError if the file is missing, cannot be read or has another schema version than
-    VERSION; an empty database has version 0 and is accepted.
-    """
-    if not path.is_file():
-        raise StoreError(f"no {path.name} in {path.parent}: is this a data directory of Drydock?")
-    # SQLite cannot make a -wal file on a read-only disk. A copy there never changes: `immutable`
-    # lets SQLite read it without one.
-    changing = path.with_name(path.name + "-wal").exists() or _may_write(path.parent)
-    uri = f"{path.absolute().as_uri()}?mode=ro{'' if changing else '&immutable=1'}"
-    try:
-        db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-    except sqlite3.Error as error:
-        raise StoreError(f"cannot open {path}: {error}") from error
-    try:
-        check_version(db, path)
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def check_version(db: sqlite3.Connection, path: Path) -> int:
-    """Return the schema version of a database; 0 for a new one.
-
-    Raises StoreError if it is not 0 or VERSION, or if the database cannot be read.
-    """
-    try:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-    except sqlite3.Error as error:
-        raise StoreError(f"cannot read {path}: {error}") from error
-    if version > VERSION:
-        raise StoreError(
-            f"{path} has schema version {version}; this Drydock reads up to {VERSION}:"
+def version_refusal(path: Path, found: int) -> StoreError:
+    """Return the error for a database whose schema version is `found`, not VERSION."""
+    if found > VERSION:
+        return StoreError(
+            f"{path} has schema version {found}; this Drydock reads up to {VERSION}:"
             " use the newer Drydock that wrote it"
         )
-    if 0 < version < VERSION:
-        raise StoreError(
-            f"{path} has schema version {version}, written before release 0.1.0; this Drydock reads"
-            f" only {VERSION}: start with an empty data directory"
-        )
-    return int(version)
-
-
-def _may_write(folder: Path) -> bool:
-    try:
-        return bool(folder.stat().st_mode & 0o222)
-    except OSError:
-        return False
+    return StoreError(
+        f"{path} has schema version {found}, written before release 0.1.0; this Drydock reads"
+        f" only {VERSION}: start with an empty data directory"
+    )
 
 
 class Log:
     """The log and state of a data directory, as they were when this was opened."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: Database) -> None:
         self._db = db
 
     @classmethod
@@ -129,13 +90,21 @@ class Log:
         Raises StoreError if the directory has no log, or if it cannot be read or has another schema
         version.
         """
-        db = connect(data_dir / FILE)
+        path = data_dir / FILE
+        if not path.is_file():
+            raise StoreError(f"no {FILE} in {data_dir}: is this a data directory of Drydock?")
+        try:
+            db = open_read_only(path, VERSION)
+        except VersionError as error:
+            raise version_refusal(path, error.found) from error
+        except OpenError as error:
+            raise StoreError(str(error)) from error
         try:
             db.execute("BEGIN")
             db.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # takes the snapshot
         except sqlite3.Error as error:
             db.close()
-            raise StoreError(f"cannot read {data_dir / FILE}: {error}") from error
+            raise StoreError(f"cannot read {path}: {error}") from error
         return cls(db)
 
     def __enter__(self) -> Self:

@@ -29,11 +29,12 @@ from pipeline.decide.decision import decide
 from pipeline.embedded import control_events
 from pipeline.embedded.executors import Executors
 from pipeline.embedded.log import StoreError
-from pipeline.embedded.store import Hook, Store
+from pipeline.embedded.store import Store
 from pipeline.embedded.transaction import Committed
 from pipeline.embedded.writer import Accepted, Writer
 from pipeline.policy.file import PolicyError, policy_digest, read_policy
 from pipeline.reconcile.reconciler import SOURCE, Reconciler
+from runtime.sqlite import Hook
 from runtime.trusted_keys import KeyRing
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import (

@@ -5,23 +5,27 @@ a crash leaves all of them or none. One process at a time writes; it locks the d
 has the store open.
 """
 
-import fcntl
-import os
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
-from pipeline.embedded.log import FILE, VERSION, InUseError, Log, StoreError, check_version
+from pipeline.embedded.log import (
+    FILE,
+    VERSION,
+    InUseError,
+    Log,
+    StoreError,
+    version_refusal,
+)
 from pipeline.state.device import to_us
-
-Hook = Callable[[str], None]
+from runtime import sqlite
 
 LOCK: Final = "lock"
-_SCHEMA: Final = """
+_SCRIPT: Final = """
 CREATE TABLE log (
     seq INTEGER PRIMARY KEY,
     kind TEXT NOT NULL CHECK (kind IN ('event', 'decision')),
@@ -66,6 +70,7 @@ CREATE TABLE dead_letters (
 ) STRICT;
 CREATE INDEX dead_letters_open ON dead_letters (code) WHERE replayed_at_us IS NULL;
 """
+_SCHEMA: Final = sqlite.Schema(_SCRIPT, VERSION)
 _PUT_LAST_DECISION: Final = """
 INSERT INTO last_decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint, verdict = excluded.verdict,
@@ -81,36 +86,30 @@ _PACKING: Final = 6
 class Store(Log):
     """A data directory, opened to write. Reads see the rows of the open transaction."""
 
-    def __init__(self, db: sqlite3.Connection, lock: int, hook: Hook | None) -> None:
-        super().__init__(db)
-        self._lock = lock
-        self._hook = hook
-
     @classmethod
-    def open(cls, data_dir: Path, on_durable_write: Hook | None = None) -> Self:
+    def open(cls, data_dir: Path, on_durable_write: sqlite.Hook | None = None) -> Self:
         """Return the store of a data directory; make the directory and its files if missing.
 
         Raises InUseError if another process has it open, StoreError if another version wrote it or
         the disk fails.
-
-        `on_durable_write` is called with `<what>:before` and `<what>:after` around each commit.
         """
+        path = data_dir / FILE
         try:
             data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = _acquire_lock(data_dir / LOCK)
+            db = sqlite.open_database(
+                path, _SCHEMA, lock=data_dir / LOCK, on_durable_write=on_durable_write
+            )
         except OSError as error:
             raise StoreError(f"cannot use {data_dir}: {error.strerror}") from error
-        try:
-            db = _open_database(data_dir / FILE)
-        except BaseException:
-            os.close(lock)
-            raise
-        return cls(db, lock, on_durable_write)
-
-    def close(self) -> None:
-        """Close the file and unlock the directory; an open transaction is lost."""
-        super().close()
-        os.close(self._lock)
+        except sqlite.InUseError:
+            raise InUseError(
+                f"{data_dir} is in use by another Drydock process: stop it first"
+            ) from None
+        except sqlite.VersionError as error:
+            raise version_refusal(path, error.found) from error
+        except sqlite.OpenError as error:
+            raise StoreError(str(error)) from error
+        return cls(db)
 
     @contextmanager
     def transaction(self, write_name: str) -> Iterator[None]:
@@ -120,32 +119,11 @@ class Store(Log):
         fails, and any exception of the block. An exception of the hook after the commit rolls
         back nothing.
         """
-        self._begin()
         try:
-            yield
-            self._call_hook(f"{write_name}:before")
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            self._roll_back()
-            raise StoreError(f"cannot write the store: {error}") from error
-        except BaseException:
-            self._roll_back()
-            raise
-        self._call_hook(f"{write_name}:after")
-
-    def _begin(self) -> None:
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
+            with self._db.transaction(write_name):
+                yield
         except sqlite3.Error as error:
             raise StoreError(f"cannot write the store: {error}") from error
-
-    def _roll_back(self) -> None:
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
-
-    def _call_hook(self, what: str) -> None:
-        if self._hook is not None:
-            self._hook(what)
 
     # --- inside a transaction ---
 
@@ -245,47 +223,3 @@ class Store(Log):
             (source, identity),
         ).fetchone()
         return None if row is None else bytes(row[0])
-
-
-def _acquire_lock(path: Path) -> int:
-    """Return the descriptor of the file at `path`, locked; the file is made if it is missing.
-
-    The lock ends when the descriptor is closed, or with the process, even if it is killed.
-    Raises InUseError if another process has the lock, OSError if the file cannot be opened.
-    """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise InUseError(
-            f"{path.parent} is in use by another Drydock process: stop it first"
-        ) from None
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
-
-
-def _open_database(path: Path) -> sqlite3.Connection:
-    try:
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    except sqlite3.Error as error:
-        raise StoreError(f"cannot open {path}: {error}") from error
-    try:
-        version = check_version(db, path)
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        if version == 0:
-            db.execute("BEGIN IMMEDIATE")
-            for statement in filter(str.strip, _SCHEMA.split(";")):
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version={VERSION:d}")
-            db.execute("COMMIT")
-    except sqlite3.Error as error:
-        db.close()
-        raise StoreError(f"cannot use {path}: {error}") from error
-    except BaseException:
-        db.close()
-        raise
-    return db

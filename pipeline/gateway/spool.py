@@ -6,23 +6,22 @@ between Kafka's acknowledgement and the deletion, a record is sent twice, with t
 One process at a time has the spool open; it holds a file lock.
 """
 
-import fcntl
-import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from pipeline.gateway.records import Record
+from runtime import sqlite
 
 FILE: Final = "spool.sqlite"
 LOCK: Final = "spool.lock"
 VERSION: Final = 1
 # Overhead of a row beside its bytes, rounded up: the limit is for the size of the file.
 _ROW_BYTES: Final = 64
-_SCHEMA: Final = """
+_SCRIPT: Final = """
 CREATE TABLE records (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     at_us INTEGER NOT NULL,
@@ -31,8 +30,7 @@ CREATE TABLE records (
     value BLOB NOT NULL
 ) STRICT;
 """
-
-Hook = Callable[[str], None]
+_SCHEMA: Final = sqlite.Schema(_SCRIPT, VERSION)
 
 
 class SpoolError(RuntimeError):
@@ -61,7 +59,7 @@ class Spool:
     """
 
     def __init__(
-        self, folder: Path, *, max_bytes: int, on_durable_write: Hook | None = None
+        self, folder: Path, *, max_bytes: int, on_durable_write: sqlite.Hook | None = None
     ) -> None:
         """Open the spool in `folder`; create folder and file if missing.
 
@@ -69,22 +67,7 @@ class Spool:
         if the disk fails.
         """
         self.max_bytes = max_bytes
-        self._hook = on_durable_write or (lambda _: None)
-        path = folder / FILE
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise SpoolError(f"cannot use {folder}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._db = _open_database(path)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise SpoolError(f"another process uses the spool in {folder}") from None
-        except BaseException:
-            os.close(self._lock)
-            raise
+        self._db = _open_database(folder, on_durable_write)
         row = self._db.execute(
             "SELECT count(*), coalesce(sum(length(topic) + length(key) + length(value)), 0),"
             " min(at_us), coalesce(max(seq), 0) FROM records"
@@ -97,9 +80,6 @@ class Spool:
     def close(self) -> None:
         """Close the file and release the lock. A second call does nothing."""
         self._db.close()
-        lock, self._lock = self._lock, -1
-        if lock >= 0:
-            os.close(lock)
 
     @property
     def oldest_at(self) -> datetime | None:
@@ -172,43 +152,38 @@ class Spool:
 
     def _commit(self, label: str, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(statement, rows)
-            self._hook(f"{label}:before")
-            self._db.execute("COMMIT")
-        except BaseException as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            if not isinstance(error, sqlite3.Error):
-                raise
+            with self._db.transaction(label):
+                self._db.executemany(statement, rows)
+        except sqlite3.Error as error:
             full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
             kind = SpoolFullError if full else SpoolError
             raise kind(f"cannot write the spool: {error}") from error
-        self._hook(f"{label}:after")
 
 
-def _open_database(path: Path) -> sqlite3.Connection:
+def _open_database(folder: Path, on_durable_write: sqlite.Hook | None) -> sqlite.Database:
+    path = folder / FILE
     try:
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    except sqlite3.Error as error:
-        raise SpoolError(f"cannot open {path}: {error}") from error
-    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Before SQLite makes the WAL files: they get the permissions of the file.
+        path.touch(mode=0o600)
         path.chmod(0o600)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version > VERSION:
-            raise SpoolError(f"{path} has version {version}; this Drydock reads up to {VERSION}")
-        if version == 0:
-            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT")
-        with closing(db.execute("PRAGMA quick_check")) as check:
-            (found,) = check.fetchone()
-        if found != "ok":
-            raise SpoolError(f"{path} is damaged: {found}")
-    except sqlite3.Error as error:
-        db.close()
-        raise SpoolError(f"cannot use {path}: {error}") from error
-    except BaseException:
-        db.close()
-        raise
-    return db
+        return sqlite.open_database(
+            path,
+            _SCHEMA,
+            lock=folder / LOCK,
+            quick_check=True,
+            on_durable_write=on_durable_write,
+        )
+    except OSError as error:
+        raise SpoolError(f"cannot use {folder}: {error.strerror}") from error
+    except sqlite.InUseError:
+        raise SpoolError(f"another process uses the spool in {folder}") from None
+    except sqlite.VersionError as error:
+        raise SpoolError(
+            f"{path} has version {error.found}; this Drydock reads up to {VERSION}"
+        ) from error
+    except sqlite.OpenError as error:
+        step = "open" if error.step == "open" else "use"
+        raise SpoolError(f"cannot {step} {path}: {error.reason}") from error
+    except sqlite.DamagedError as error:
+        raise SpoolError(str(error)) from error

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from pipeline.processors import rows
+from runtime import sqlite
+from runtime.sqlite import Durability
 
 _VERSION: Final = 3
 # A row is 1 to 2 KB: a page holds several, without overflow pages (WITHOUT ROWID needs them).
@@ -24,13 +26,14 @@ _PAGE_BYTES: Final = 8192
 _COMMIT_EVERY_ROWS: Final = 10_000
 _CACHE_KIB: Final = 2_000
 _CATCH_UP_CACHE_KIB: Final = 8_000
-_SCHEMA: Final = """
+_SCRIPT: Final = """
 CREATE TABLE rows (key BLOB PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE checkpoint (
     one INTEGER PRIMARY KEY CHECK (one = 1), next_offset INTEGER, epoch INTEGER
 );
 INSERT INTO checkpoint VALUES (1, 0, 0);
 """
+_SCHEMA: Final = sqlite.Schema(_SCRIPT, _VERSION, _PAGE_BYTES)
 _PUT: Final = "INSERT INTO rows VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
 _PUT_IF_NEW: Final = "INSERT INTO rows VALUES (?, ?) ON CONFLICT DO NOTHING"
 _DROP: Final = "DELETE FROM rows WHERE key = ?"
@@ -43,7 +46,7 @@ class LocalStore:
     offset are those from before it. `epoch` is the highest epoch of a row so far.
     """
 
-    def __init__(self, path: Path, db: sqlite3.Connection, *, commit_every_rows: int) -> None:
+    def __init__(self, path: Path, db: sqlite.Database, *, commit_every_rows: int) -> None:
         self.path = path
         self._commit_every_rows = commit_every_rows
         self._db = db
@@ -61,8 +64,8 @@ class LocalStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             return cls(path, _open_database(path), commit_every_rows=commit_every_rows)
-        except sqlite3.DatabaseError:
-            delete_files(path)
+        except (sqlite3.DatabaseError, sqlite.VersionError):
+            sqlite.delete_files(path)
             return cls(path, _open_database(path), commit_every_rows=commit_every_rows)
 
     def close(self) -> None:
@@ -185,56 +188,19 @@ class LocalStore:
         self._unsaved = 0
 
 
-def delete_files(path: Path) -> None:
-    """Delete the file of a store and its WAL files, as far as they exist."""
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+def _open_database(path: Path) -> sqlite.Database:
+    """Return the database at `path`, created if it is missing or has no bytes.
 
-
-def _open_database(path: Path) -> sqlite3.Connection:
-    """Return a connection to the store at `path`, created if it is missing.
-
-    Raises sqlite3.DatabaseError if the file is damaged or of another version, and OSError or
-    sqlite3.Error if the disk fails.
+    A new one is created under another name, then renamed: a reader finds it with its tables.
     """
-    if not path.exists():
-        _create(path)
-    db = _connect(path)
-    try:
-        if db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
-            raise sqlite3.DatabaseError("the local store is of another version")
-        # A power failure may lose the last transactions; they are in Kafka.
-        db.execute("PRAGMA synchronous=NORMAL")
-        db.execute(f"PRAGMA cache_size=-{_CACHE_KIB:d}")
-    except BaseException:
-        db.close()
-        raise
+    if not path.exists() or path.stat().st_size == 0:
+        made = path.with_name(path.name + ".new")
+        sqlite.delete_files(made)
+        sqlite.open_database(made, _SCHEMA).close()
+        # A WAL file left by a deleted store would be applied to the new one.
+        sqlite.delete_files(path)
+        made.replace(path)
+    # A power failure may lose the last transactions; they are in Kafka.
+    db = sqlite.open_database(path, _SCHEMA, Durability.CACHE)
+    db.execute(f"PRAGMA cache_size=-{_CACHE_KIB:d}")
     return db
-
-
-def _create(path: Path) -> None:
-    """Create an empty store at `path` atomically: under another name, then renamed.
-
-    Replaces a store that is there.
-    """
-    made = path.with_name(path.name + ".new")
-    delete_files(made)
-    db = _connect(made)
-    try:
-        db.execute(f"PRAGMA page_size={_PAGE_BYTES:d}")
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("BEGIN IMMEDIATE")
-        for statement in filter(str.strip, _SCHEMA.split(";")):
-            db.execute(statement)
-        db.execute(f"PRAGMA user_version={_VERSION:d}")
-        db.execute("COMMIT")
-    finally:
-        db.close()
-    # A WAL file left by a deleted store would be applied to the new one.
-    delete_files(path)
-    made.replace(path)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    # The store may be used from different threads, never from two at once.
-    return sqlite3.connect(path, isolation_level=None, check_same_thread=False)

@@ -17,6 +17,7 @@ _INGEST: Final = (
     "tests/property/test_feed_laws.py",
     "tests/property/test_secrets.py",
 )
+_RUNTIME: Final = ("tests/unit/runtime",)
 
 MODULES: Final[dict[str, tuple[str, ...]]] = {
     "pipeline/decide/gates.py": _DECIDE,
@@ -37,6 +38,8 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "pipeline/processors/dispatch_shard.py": ("tests/unit/processors",),
     "pipeline/gateway/delivery.py": _GATEWAY,
     "pipeline/gateway/spool.py": _GATEWAY,
+    "runtime/retry.py": _RUNTIME,
+    "runtime/sqlite.py": _RUNTIME,
     "pipeline/ingest/redaction.py": _INGEST,
     "pipeline/ingest/sofa_release.py": _INGEST,
 }

@@ -115,6 +115,12 @@ IMPURE_MODULES: Final = frozenset(
 IMPURE_CALLS: Final = frozenset({"open", "input", "print", "breakpoint", "__import__"})
 CLOCK_CALLS: Final = frozenset({"now", "utcnow", "today"})
 
+# The only module that opens SQLite files, and the names of sqlite3 for the others.
+SQLITE_MODULE: Final = "runtime.sqlite"
+SQLITE_ERRORS: Final = frozenset(
+    {"Error", "DatabaseError", "IntegrityError", "OperationalError", "SQLITE_FULL"}
+)
+
 VAGUE: Final = frozenset({"utils", "util", "helpers", "helper", "common", "base", "misc"})
 
 # From `def` to the last line, docstring included; decorators do not count.
@@ -232,6 +238,32 @@ def harness_imports(root: Path) -> list[str]:
             for line, imported in imports_of(name, path)
             if within(imported, forbidden)
         ]
+    return complaints
+
+
+def sqlite_openers(root: Path) -> list[str]:
+    """Return each use of sqlite3 outside its module but for the handling of errors.
+
+    Each store opens its file through `runtime.sqlite`: with a version, a lock and WAL.
+    """
+    complaints = []
+    for name, path in modules(root):
+        if name == SQLITE_MODULE:
+            continue
+        tree = ast.parse(path.read_bytes())
+        for line, imported in imports_of(name, path):
+            if imported.startswith("sqlite3."):
+                complaints.append(f"{name}:{line}: imports {imported}")
+        errors = {
+            id(node.value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and node.attr in SQLITE_ERRORS
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.alias) and node.name == "sqlite3" and node.asname:
+                complaints.append(f"{name}:{node.lineno}: imports sqlite3 as {node.asname}")
+            if isinstance(node, ast.Name) and node.id == "sqlite3" and id(node) not in errors:
+                complaints.append(f"{name}:{node.lineno}: uses sqlite3 for more than its errors")
     return complaints
 
 

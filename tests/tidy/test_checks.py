@@ -84,6 +84,7 @@ def test_clean_tree_has_no_complaints(tmp_path: Path) -> None:
     assert checks.import_direction(root) == []
     assert checks.no_private_keys(root) == []
     assert checks.purity(root) == []
+    assert checks.sqlite_openers(root) == []
     assert checks.vague_names(root) == []
 
 
@@ -128,6 +129,26 @@ def test_forbidden_import_of_a_test_is_found(
     tmp_path: Path, name: str, text: str, complaints: int
 ) -> None:
     assert len(checks.harness_imports(plant(tmp_path, {name: text}))) == complaints
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaints"),
+    [
+        pytest.param("agents/x.py", "import sqlite3\ndb = sqlite3.connect(p)", 1, id="connect"),
+        pytest.param("agents/x.py", "import sqlite3\nsqlite3.Connection(p)", 1, id="class"),
+        pytest.param("agents/x.py", "from sqlite3 import connect", 1, id="name"),
+        pytest.param("agents/x.py", "def f():\n    from sqlite3 import dbapi2", 1, id="inside"),
+        pytest.param("agents/x.py", "import sqlite3 as s\ns.connect(p)", 1, id="alias"),
+        pytest.param("agents/x.py", "import sqlite3.dbapi2", 1, id="module"),
+        pytest.param("agents/x.py", "import sqlite3\ns = sqlite3\ns.connect(p)", 1, id="value"),
+        pytest.param("agents/x.py", "import sqlite3\nE = (OSError, sqlite3.Error)", 0, id="errors"),
+        pytest.param("runtime/sqlite.py", "import sqlite3\nsqlite3.connect(p)", 0, id="opener"),
+    ],
+)
+def test_sqlite_file_opened_by_another_module_is_found(
+    tmp_path: Path, name: str, text: str, complaints: int
+) -> None:
+    assert len(checks.sqlite_openers(plant(tmp_path, CLEAN | {name: text}))) == complaints
 
 
 @pytest.mark.parametrize("name", ["agents/utils.py", "pipeline/common/x.py", "schemas/base.py"])

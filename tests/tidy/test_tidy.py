@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
         checks.no_private_keys,
         checks.purity,
         checks.harness_imports,
+        checks.sqlite_openers,
         checks.vague_names,
         checks.long_functions,
         checks.dependencies_explained,

@@ -3,7 +3,6 @@
 import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -247,25 +246,3 @@ def test_failed_read_or_write_is_an_error(tmp_path: Path) -> None:
     assert not isinstance(failed.value, SpoolFullError)
     assert (spool.depth, spool.last_seq) == (1, 1)
     spool.close()
-
-
-@pytest.mark.parametrize(("content", "version"), [(b"not a database, " * 100, 0), (b"", 99)])
-def test_database_is_closed_when_opening_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, version: int
-) -> None:
-    class Watched(sqlite3.Connection):
-        closed = 0
-
-        def close(self) -> None:
-            Watched.closed += 1
-            super().close()
-
-    (tmp_path / FILE).write_bytes(content)
-    if version:
-        db = sqlite3.connect(tmp_path / FILE)
-        db.execute(f"PRAGMA user_version = {version}")
-        db.close()
-    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Watched))
-    with pytest.raises(SpoolError):
-        Spool(tmp_path, max_bytes=MIB)
-    assert Watched.closed == 1
