@@ -3,7 +3,14 @@
 from typing import Any, Final
 
 from schemas.dead_letters import DeadLetter
-from schemas.envelope import AdvisoryEvent, DeviceEvent
+from schemas.envelope import (
+    AdvisoryEvent,
+    DeviceEvent,
+    Event,
+    JobIssuedEvent,
+    JobResultedEvent,
+    JobSupersededEvent,
+)
 from schemas.ids import SERIAL_SUBJECT_PREFIX
 from schemas.topics import DEAD_LETTERS, TOPICS, Topic
 
@@ -22,6 +29,18 @@ def device_key(event: DeviceEvent) -> str:
         return udid
     serial = getattr(event.data, "serial", None)
     return SERIAL_SUBJECT_PREFIX + serial if serial else event.subject
+
+
+def event_key(event: Event) -> str:
+    """Return the key of any event: of its record in its topic, and of its entry in the log.
+
+    The UDID for an event of a job, `device_key` for another event of a Mac, else the subject.
+    """
+    if isinstance(event, JobIssuedEvent):
+        return event.data.job.udid
+    if isinstance(event, JobResultedEvent | JobSupersededEvent):
+        return event.data.udid
+    return device_key(event) if isinstance(event, DeviceEvent) else event.subject
 
 
 def route(event: DeviceEvent | AdvisoryEvent) -> tuple[str, str]:

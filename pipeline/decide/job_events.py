@@ -1,12 +1,20 @@
-"""Events by which the core itself ends a job: an inferred result, or a withdrawal."""
+"""Events by which the core itself opens or ends a job: issue, inferred result, withdrawal."""
 
 from datetime import datetime
 
 from pipeline.state.jobs import JobEntry
-from schemas.envelope import JobResultedEvent, JobSupersededEvent
+from schemas.envelope import JobIssuedEvent, JobResultedEvent, JobSupersededEvent
 from schemas.ids import event_id
-from schemas.jobs import JobSuperseded
+from schemas.jobs import JobIssued, JobSuperseded
 from schemas.results import JobResult
+
+
+def issued_event(issued: JobIssued, source: str, now: datetime) -> JobIssuedEvent:
+    """Return the event that issues a signed job."""
+    job = issued.job
+    return JobIssuedEvent(
+        id=event_id("issued", job.job_id), source=source, subject=job.udid, time=now, data=issued
+    )
 
 
 def result_event(result: JobResult, source: str, now: datetime) -> JobResultedEvent:

@@ -5,36 +5,48 @@ I/O: it yields effects, and its caller makes them durable and hands derived even
 """
 
 import heapq
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from datetime import datetime
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from pipeline.decide.admission import reject_reason
 from pipeline.decide.decision import Evaluation, evaluate, reevaluate_after_send
 from pipeline.decide.job import build_job
-from pipeline.decide.job_events import result_event, superseded_event
+from pipeline.decide.job_events import issued_event, result_event, superseded_event
 from pipeline.decide.situation import Situation, site_of
 from pipeline.policy.file import policy_digest, read_policy
 from pipeline.policy.model import Policy
+from pipeline.reconcile.changes import Changes, DerivedRecord, Input, JobChange, Rejection
 from pipeline.reconcile.last_decision import LastDecision, fingerprint
-from pipeline.state.device import Device, from_us, to_us
-from pipeline.state.fleet import NO_CHANGE, Change, Fleet
-from pipeline.state.jobs import JobEntry, extra_open_jobs, infer_result, open_job
-from schemas.decisions import Decision, DecisionInputs, DecisionRecord, Verdict
+from pipeline.state.device import FIRST_TELEMETRY, Device, from_us, to_us
+from pipeline.state.fleet import NO_CHANGE, Broadcast, Change, Fleet
+from pipeline.state.jobs import JobEntry, JobHistory, extra_open_jobs, infer_result, open_job
+from schemas.dead_letters import DeadLetterCode
+from schemas.decisions import Decision, DecisionInputs, DecisionRecord, Verdict, encode_record
 from schemas.envelope import (
+    AdvisoryEvent,
+    DeviceEvent,
     Event,
     InventoryEvent,
     JobIssuedEvent,
     JobResultedEvent,
     JobSupersededEvent,
     PolicyChangedEvent,
+    encode,
 )
 from schemas.fast.models import construct_unchecked
 from schemas.fast.report_peek import ReportPeek
-from schemas.jobs import Action, Job
+from schemas.jobs import Action, Job, JobIssued
+from schemas.results import Outcome
+from schemas.routing import event_key
+from schemas.signed_payloads import PublicKeys
 
 SOURCE: Final = "/drydock/decide"
 
@@ -67,6 +79,46 @@ class EvaluationFailed(msgspec.Struct, frozen=True):
 
 
 Effect = Decided | DerivedEvent | EvaluationFailed
+Sign = Callable[[Job], JobIssued]
+_JobEvent = JobIssuedEvent | JobSupersededEvent | JobResultedEvent
+_NO_KEYS: Final[PublicKeys] = MappingProxyType({})
+# More than the jobs of one Mac that can be open at once.
+_MAX_STEPS: Final = 100
+
+
+class _FreedSite(NamedTuple):
+    """A mark: the site has capacity for Macs that wait for it."""
+
+    site: str
+
+
+class _Saved(NamedTuple):
+    """The state before a fold; `broadcast` is None for an event of one Mac."""
+
+    key: str
+    device: Device | None
+    history: JobHistory
+    broadcast: Broadcast | None
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Macs to decide, the last one first.
+
+    `offsets` are reported when all are decided. `is_backlog`: inputs marked them.
+    """
+
+    udids: list[str]
+    offsets: Mapping[str, int] = field(default_factory=dict)
+    is_backlog: bool = False
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Consequences of deciding for one Mac: sites with new capacity, and its jobs issued."""
+
+    freed: dict[str, None] = field(default_factory=dict)
+    issued: int = 0
 
 
 class Reconciler:
@@ -76,8 +128,21 @@ class Reconciler:
     slower, with the same decisions and the same bytes (docs/explanation/fast-paths.md).
     """
 
-    def __init__(self, fleet: Fleet | None = None, *, fast_paths: bool = True) -> None:
+    def __init__(
+        self,
+        fleet: Fleet | None = None,
+        *,
+        sign: Sign | None = None,
+        job_keys: PublicKeys = _NO_KEYS,
+        approval_keys: PublicKeys = _NO_KEYS,
+        sweep_every: timedelta | None = None,
+        fast_paths: bool = True,
+    ) -> None:
         self.fleet = fleet or Fleet()
+        self._sign = sign
+        self._job_keys = job_keys
+        self._approval_keys = approval_keys
+        self._sweep_every = sweep_every
         self._fast_paths = fast_paths
         self.last_decisions: dict[str, LastDecision] = {}
         self.exposed: Counter[tuple[str, str]] = Counter()
@@ -88,6 +153,15 @@ class Reconciler:
         self._site_jobs: Counter[str] = Counter()
         # The Macs that have an open job.
         self._with_open_job: set[str] = set()
+        # Macs that inputs marked, and sites with new capacity, in order.
+        self._marked: dict[str | _FreedSite, None] = {}
+        self._batches: deque[_Batch] = deque()
+        # The marked Macs of the backlog's batch that are not decided yet.
+        self._undecided: set[str] = set()
+        self._sweeping: Iterator[str] | None = None
+        self._sweep_at: datetime | None = None
+        # The detail of the last dead letter of a Mac that has not been decided since.
+        self._failing: dict[str, str] = {}
         self._timers: list[tuple[int, str]] = []
         self._waiting_for_capacity: dict[str, list[tuple[int, str]]] = {}
         self._parsed_policy: tuple[str, Policy] | None = None
@@ -128,7 +202,405 @@ class Reconciler:
         """
         self._policy_override = (policy_digest(text), read_policy(text))
 
-    # --- the loop ---
+    # --- input ---
+
+    def apply(
+        self, inputs: Iterable[Input], now: datetime, changes: Changes | None = None
+    ) -> Changes:
+        """Fold a batch of inputs and mark the Macs that it affects; return all that changed.
+
+        The changes are added to `changes` if it is given. An input that admission rejects, or on
+        which our code raises, is a Rejection without any other effect. Nothing is decided: a Mac
+        that several inputs of the batch affect is decided once, by `decide_marked`.
+        """
+        changes = Changes() if changes is None else changes
+        wide: dict[str, None] = {}
+        for one in inputs:
+            try:
+                wrong = reject_reason(one.event, jobs=self._job_keys, approvals=self._approval_keys)
+                if wrong is None:
+                    self._apply(one, now, wide, changes)
+                    continue
+                code = DeadLetterCode.BAD_VALUE
+            except Exception as error:  # noqa: BLE001 - our bug: the other inputs are applied
+                code, wrong = DeadLetterCode.BUG, f"folding it failed: {_text_of(error)}"
+            changes.rejections.append(Rejection(one.raw, code, wrong, one.event))
+        if wide:
+            self._batches.append(_Batch(sorted(wide, reverse=True)))
+        return changes
+
+    def _apply(self, one: Input, now: datetime, wide: dict[str, None], changes: Changes) -> None:
+        """Fold one input and mark the Macs that it affects; the Macs of a broadcast go to `wide`.
+
+        If our code raises, the state is as before.
+        """
+        event = one.event
+        saved = self._save(event)
+        try:
+            change, freed = self._fold(event)
+            if one.peek is not None and type(event) is InventoryEvent:
+                self.fleet.remember(event, one.peek)
+            self._mark(change, freed, now, wide, changes)
+        except Exception:
+            self._roll_back(event, saved)
+            raise
+        self._note_changes(event, one.raw, saved, change, changes)
+        changes.inputs.append(one)
+
+    def apply_repeat(self, peek: ReportPeek, now: datetime, changes: Changes) -> int | None:
+        """Fold a report that repeats the Mac's last one except for its time and telemetry.
+
+        Equals `apply` for the decoded report. Returns the time of the report in us; None, without
+        an effect, if the report must be decoded and applied. If our code raises, the state is as
+        before.
+        """
+        repeat = self.fleet.apply_duplicate(peek)
+        if repeat is None:
+            return None
+        before, after, us = repeat
+        udid = after.udid
+        try:
+            if self.telemetry_matters(udid, now, after):
+                self._marked[udid] = changes.marked[udid] = None
+        except Exception:
+            self.fleet.devices[udid] = before
+            raise
+        if after.inventory_days != before.inventory_days:
+            changes.devices[udid] = None
+        else:
+            changes.telemetry[udid] = None
+        return us
+
+    def _mark(
+        self,
+        change: Change,
+        freed: tuple[str, ...],
+        now: datetime,
+        wide: dict[str, None],
+        changes: Changes,
+    ) -> None:
+        """Mark the Macs that a change affects, then the sites where it ended a job.
+
+        A change of telemetry only, or of a host name that the policy does not read, marks the Mac
+        only if it can change the Mac's decision.
+        """
+        if not change.udids:
+            wide |= dict.fromkeys(self.affected(change))
+            return
+        if change.is_material and self._is_relevant(change):
+            marks: dict[str, None] = dict.fromkeys(self.affected(change))
+        else:
+            udid = change.udids[0]
+            marks = {udid: None} if self.telemetry_matters(udid, now) else {}
+        self._marked.update(marks)
+        changes.marked.update(marks)
+        for site in freed:
+            self._marked[_FreedSite(site)] = None
+
+    def mark(self, udid: str) -> None:
+        """Mark a Mac whose last decision does not include all of its events, as after a restart."""
+        self._marked[udid] = None
+
+    def mark_backlog(self) -> None:
+        """Queue all Macs marked so far, and those that wait for capacity, in order of their UDIDs.
+
+        `advance` decides them, after the batches queued before. For the end of a catch-up: a job
+        that ended in it may have freed capacity.
+        """
+        names = [name for name in self._marked if isinstance(name, str)]
+        self._marked.clear()
+        waiting = [udid for udid, one in self.last_decisions.items() if one.wants_capacity]
+        canonical_udid = self.fleet.canonical_udid
+        udids = {canonical_udid(name) or name for name in (*names, *waiting)}
+        self._undecided.update(names)
+        self._batches.append(_Batch(sorted(udids, reverse=True), is_backlog=True))
+
+    def mark_broadcast(self, affecting: Iterable[Change], offsets: Mapping[str, int]) -> None:
+        """Queue the Macs that these changes of the broadcast state affect, in order of their UDIDs.
+
+        The changes are folded already. Once all Macs are decided, `offsets` are in
+        `Changes.offsets`.
+        """
+        known = self.fleet.devices
+        udids = {udid for change in affecting for udid in self.affected(change) if udid in known}
+        self._batches.append(_Batch(sorted(udids, reverse=True), offsets))
+
+    # --- deciding ---
+
+    def decide_marked(self, now: datetime, limit: int, changes: Changes | None = None) -> Changes:
+        """Decide for the Macs that inputs marked; return all that changed.
+
+        All Macs that events of single Macs marked are decided, and at most `limit` of those that
+        broadcast events or `mark_backlog` queued. The events that follow from a decision, and the
+        decisions that follow from them, are included.
+        """
+        changes = Changes() if changes is None else changes
+        self._decide_marked(now, limit, changes)
+        return changes
+
+    def advance(self, now: datetime, limit: int, changes: Changes | None = None) -> Changes:
+        """Do due work: `decide_marked`, then Macs whose time has come, then the sweep.
+
+        At most `limit` Macs are decided, besides those that events of single Macs marked.
+        `next_due_at` is not after `now` if work is left.
+        """
+        changes = Changes() if changes is None else changes
+        left = self._decide_marked(now, limit, changes)
+        now_us = to_us(now)
+        while left > 0 and self._timers and self._timers[0][0] <= now_us:
+            us, udid = heapq.heappop(self._timers)
+            last = self.last_decisions.get(udid)
+            if last is not None and last.recheck_us == us:
+                left -= 1
+                self._decide(udid, now, changes)
+        self._continue_sweep(now, left, changes)
+        return changes
+
+    def _decide_marked(self, now: datetime, limit: int, changes: Changes) -> int:
+        """Decide as `decide_marked`; return the part of `limit` that is left."""
+        marked, self._marked = self._marked, {}
+        for mark in marked:
+            if isinstance(mark, _FreedSite):
+                self._assign_capacity(mark.site, now, changes)
+            else:
+                self._decide(mark, now, changes)
+        while self._batches and limit > 0:
+            batch = self._batches[0]
+            while batch.udids and limit > 0:
+                limit -= 1
+                udid = batch.udids.pop()
+                self._decide(udid, now, changes)
+                if batch.is_backlog and udid in self._undecided:
+                    self._undecided.remove(udid)
+                    changes.devices[udid] = None
+            if batch.udids:
+                break
+            self._batches.popleft()
+            changes.advance_offsets(batch.offsets)
+            if batch.is_backlog:  # left are names of records that belong to another Mac now
+                changes.devices |= dict.fromkeys(sorted(self._undecided))
+                self._undecided.clear()
+        return limit
+
+    def _continue_sweep(self, now: datetime, limit: int, changes: Changes) -> None:
+        if self._sweeping is None and self._sweep_at is not None and self._sweep_at <= now:
+            self.start_sweep(now)
+        while self._sweeping is not None and limit > 0:
+            udid = next(self._sweeping, None)
+            if udid is None:
+                self._sweeping = None
+            else:
+                limit -= 1
+                self._decide(udid, now, changes)
+
+    def start_sweep(self, now: datetime) -> None:
+        """Let `advance` decide for every Mac again; the next sweep begins `sweep_every` later.
+
+        A Mac whose mark was lost in a crash, or whose event was lost, is decided by it.
+        """
+        self._sweeping = iter(list(self.fleet.macs()))
+        if self._sweep_every is not None:
+            self._sweep_at = now + self._sweep_every
+
+    def schedule_sweep(self, at: datetime) -> None:
+        """Let the next sweep begin at this time."""
+        self._sweep_at = at
+
+    def is_undecided(self, udid: str) -> bool:
+        """Return True if the Mac is marked and its last decision may not include all its events.
+
+        A Mac that only a broadcast event concerns does not count.
+        """
+        return udid in self._marked or udid in self._undecided
+
+    def has_due_decisions(self, now: datetime) -> bool:
+        """Return True if a Mac is marked, or its time has come; a sweep does not count."""
+        due = self._next_timer()
+        return bool(self._marked or self._batches) or (due is not None and due <= now)
+
+    def next_work_at(self, now: datetime) -> datetime | None:
+        """Return the time at which `advance` has work, at the earliest `now`; None for never."""
+        if self._marked or self._batches or self._sweeping is not None:
+            return now
+        due = self._next_timer()
+        times = [one for one in (due, self._sweep_at) if one is not None]
+        return max(min(times), now) if times else None
+
+    def _decide(self, udid: str, now: datetime, changes: Changes) -> int:
+        """Decide for one Mac with all that follows from it; return the number of jobs issued to it.
+
+        Events that end its jobs are folded first: the Mac's reports, the time or the decision end
+        a job. Then freed capacity is assigned. Without a policy, and for a record that belongs to
+        another Mac, nothing is done. An exception is a Rejection; the last decision stays.
+        """
+        if self.policy is None or self.fleet.canonical_udid(udid) is not None:
+            return 0
+        progress = _Progress()
+        try:
+            self._decide_to_end(udid, now, progress, changes)
+        except Exception as error:  # noqa: BLE001 - one Mac's bug must not hold up the others
+            self._reject_decision(udid, error, changes)
+        for site in progress.freed:
+            self._assign_capacity(site, now, changes)
+        return progress.issued
+
+    def _decide_to_end(
+        self, udid: str, now: datetime, progress: "_Progress", changes: Changes
+    ) -> None:
+        for _ in range(_MAX_STEPS):
+            if not self._step(udid, now, progress, changes):
+                return
+        raise AssertionError(f"the jobs of {udid} change without end")
+
+    def _step(self, udid: str, now: datetime, progress: "_Progress", changes: Changes) -> bool:
+        """Fold the next event that ends a job of the Mac, or else decide for it.
+
+        A decision is kept if it differs from the last one or sends a job. Returns True if the
+        Mac's jobs changed: then it must be decided again.
+        """
+        last, situation = self.last_decisions.get(udid), self.situation(udid, now)
+        entry = situation.open_job
+        if entry is not None:
+            for extra in extra_open_jobs(situation.job_history):
+                event = superseded_event(extra, udid, entry.job_id, SOURCE, now)
+                if self._fold_derived(event, udid, progress, changes):
+                    return True
+            result = infer_result(entry, situation.device, udid, now)
+            if result is not None:
+                settled = result_event(result, SOURCE, now)
+                if self._fold_derived(settled, udid, progress, changes):
+                    return True
+        found = self._evaluate(situation)
+        decision = found.decision
+        if decision.supersedes is not None and entry is not None:
+            by = decision.job_id or decision.reason.value
+            event = superseded_event(entry, udid, by, SOURCE, now)
+            if self._fold_derived(event, udid, progress, changes):
+                return True
+        digest = fingerprint(decision)
+        sends = decision.decision is Verdict.SEND
+        # A job that was ordered before and is in no job history was lost: it is sent again.
+        if last is not None and last.fingerprint == digest and not sends:
+            return False
+        # All that can raise comes first: then either all of it is in `changes`, or nothing.
+        issued = self._issue(situation, decision, now) if sends else None
+        record = self.record_of(decision, situation)
+        body = encode_record(record, fast_paths=self._fast_paths)
+        self._remember_decision(found, digest)
+        self._failing.pop(udid, None)
+        changes.records.append(DerivedRecord(udid, body, record))
+        changes.last_decisions[udid] = None
+        self._last_sent = (situation, found) if sends and self._fast_paths else None
+        if issued is None:
+            return False
+        progress.issued += 1
+        return self._fold_derived(issued, udid, progress, changes)
+
+    def _issue(self, s: Situation, decision: Decision, now: datetime) -> JobIssuedEvent:
+        """Return the event that issues the signed job of a decision to send."""
+        assert self._sign is not None, "a reconciler without `sign` only folds"
+        job = build_job(s, decision, fast_paths=self._fast_paths)
+        return issued_event(self._sign(job), SOURCE, now)
+
+    def _assign_capacity(self, site: str, now: datetime, changes: Changes) -> None:
+        """Decide for Macs that wait for the site, while it has capacity.
+
+        The Mac with the first deadline is decided first, a Mac without a deadline last. A Mac that
+        is decided leaves the queue. Nothing without a policy, or if the policy lacks the site.
+        """
+        policy = self.policy
+        waiting = self._waiting_for_capacity.get(site)
+        if policy is None or not waiting or site not in policy.sites:
+            return
+        free = policy.sites[site].max_jobs - self._site_jobs[site]
+        while waiting and free > 0:
+            _, udid = heapq.heappop(waiting)
+            last = self.last_decisions.get(udid)
+            if last is not None and last.site == site and last.wants_capacity:
+                free -= self._decide(udid, now, changes)
+
+    # --- folding ---
+
+    def _fold_derived(
+        self, event: _JobEvent, udid: str, progress: "_Progress", changes: Changes
+    ) -> bool:
+        """Fold an event that follows from the state; return True if it changed the Mac's jobs.
+
+        If our code raises, the state is as before.
+        """
+        raw = encode(event, fast_paths=self._fast_paths)
+        saved = self._save(event)
+        try:
+            change, freed = self._fold(event)
+        except Exception:
+            self._roll_back(event, saved)
+            raise
+        changes.records.append(DerivedRecord(udid, raw, event))
+        self._note_changes(event, raw, saved, change, changes)
+        progress.freed |= dict.fromkeys(freed)
+        return change is not NO_CHANGE
+
+    def _save(self, event: Event) -> "_Saved":
+        """Return the state that folding the event can change, for `_roll_back`."""
+        fleet, key = self.fleet, event_key(event)
+        return _Saved(
+            key,
+            fleet.devices.get(key),
+            fleet.job_histories.get(key, ()),
+            None if isinstance(event, DeviceEvent | _JobEvent) else fleet.copy_broadcast(),
+        )
+
+    def _roll_back(self, event: Event, saved: "_Saved") -> None:
+        self.fleet.roll_back(*saved)
+        if isinstance(event, _JobEvent):
+            self.recount_jobs()
+
+    def _note_changes(
+        self, event: Event, raw: bytes, saved: "_Saved", change: Change, changes: Changes
+    ) -> None:
+        """Add to `changes` all that the fold of an event changed."""
+        key, before = saved.key, saved.device
+        after = self.fleet.devices.get(key)
+        # Devices that differ only in the data that recognises a repeat are equal: rows lack it.
+        if after is not None and after is not before and after != before:
+            (changes.telemetry if _is_telemetry(before, after) else changes.devices)[key] = None
+        if self.dropped_decisions:
+            changes.last_decisions |= self.dropped_decisions
+            self.dropped_decisions.clear()
+        if isinstance(event, _JobEvent):
+            self._note_job(event, raw, saved, changes)
+        elif saved.broadcast is not None and change is not NO_CHANGE:
+            changes.broadcast[_broadcast_part(event)] = None
+
+    def _note_job(self, event: _JobEvent, raw: bytes, saved: "_Saved", changes: Changes) -> None:
+        """Add to `changes` the effect of an event on its job; nothing if the job is unchanged."""
+        job_id = event.data.job.job_id if isinstance(event, JobIssuedEvent) else event.data.job_id
+        history = self.fleet.job_histories.get(saved.key, ())
+        if history is not saved.history:
+            changes.job_histories[saved.key] = None
+        old, new = _find_job(saved.history, job_id), _find_job(history, job_id)
+        if new is None or new is old:
+            return
+        if (old is not None and old.is_open) is not new.is_open:
+            changes.job_changes.append(JobChange(new.site, raw))
+        if isinstance(event, JobResultedEvent):
+            changes.results.append((new.action, event.data.outcome))
+            if new.outcome is Outcome.SUCCEEDED:
+                took = event.time - from_us(new.issued_us)
+                changes.durations.append((new.action, took.total_seconds()))
+
+    def _reject_decision(self, udid: str, error: Exception, changes: Changes) -> None:
+        """Add a Rejection for a Mac for which deciding raised, with its state.
+
+        Nothing if the Mac failed with the same error before, without a decision since.
+        """
+        detail = f"deciding failed: {_text_of(error)}"
+        if self._failing.get(udid) != detail:
+            self._failing[udid] = detail
+            raw = json.dumps(self.fleet.merged_device(udid).to_wire()).encode()
+            changes.rejections.append(Rejection(raw, DeadLetterCode.BUG, detail, udid=udid))
+
+    # --- the loop of effects ---
 
     def handle(
         self, event: Event, now: datetime, peek: ReportPeek | None = None
@@ -241,9 +713,13 @@ class Reconciler:
                 yield from self.reconcile(udid, now)
 
     def next_due_at(self) -> datetime | None:
-        """Return the time at which `reconcile_due` has a Mac to decide.
+        """Return the time at which `reconcile_due` has a Mac to decide."""
+        return self._next_timer()
 
-        It is in the past if a Mac is due already, and None if no Mac waits for a time.
+    def _next_timer(self) -> datetime | None:
+        """Return the time at which the next Mac must be decided without an event, past or future.
+
+        None if no Mac waits for a time.
         """
         while self._timers:
             us, udid = self._timers[0]
@@ -576,3 +1052,28 @@ def _uses_capacity(entry: JobEntry, site: str | None) -> bool:
 
 def _job_udid(event: JobIssuedEvent | JobSupersededEvent | JobResultedEvent) -> str:
     return event.data.job.udid if isinstance(event, JobIssuedEvent) else event.data.udid
+
+
+def _is_telemetry(before: Device | None, after: Device) -> bool:
+    """Return True if only times and telemetry differ."""
+    return (
+        before is not None
+        and before.values[:FIRST_TELEMETRY] == after.values[:FIRST_TELEMETRY]
+        and before.checkins == after.checkins
+        and before.inventory_days == after.inventory_days
+    )
+
+
+def _broadcast_part(event: Event) -> str:
+    """Return the part of the broadcast state that a broadcast event changes."""
+    if isinstance(event, AdvisoryEvent):
+        return "advisories"
+    return {"policy": "policy", "halt": "halts", "approval": "approvals"}[event.type.split(".")[1]]
+
+
+def _find_job(history: JobHistory, job_id: str) -> JobEntry | None:
+    return next((entry for entry in history if entry.job_id == job_id), None)
+
+
+def _text_of(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

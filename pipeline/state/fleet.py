@@ -90,6 +90,15 @@ class Change(NamedTuple):
 NO_CHANGE: Final = Change()
 
 
+class Broadcast(NamedTuple):
+    """Catalogue, halts, approvals and policy, each with its time."""
+
+    advisories: Advisories
+    halts: dict[str, tuple[int, HaltSet | None]]
+    approvals: dict[str, tuple[int, ApprovalGranted | None]]
+    policy: tuple[int, PolicyChanged] | None
+
+
 class Fleet:
     """The state of many Macs. Mutable, with one writer; the values in it are immutable."""
 
@@ -307,6 +316,45 @@ class Fleet:
             if enrollment != udid:
                 _add_alias(self._by_enrollment, enrollment, udid)
 
+    # --- undoing a fold that raised ---
+
+    def copy_broadcast(self) -> "Broadcast":
+        """Return a copy of the state that concerns all Macs, for `roll_back`."""
+        return Broadcast(self.advisories, dict(self._halts), dict(self._approvals), self._policy)
+
+    def roll_back(
+        self, key: str, device: Device | None, history: JobHistory, broadcast: "Broadcast | None"
+    ) -> None:
+        """Restore the record and the job history of `key`, and the broadcast state if given.
+
+        The values are those before `apply`, which raised or after which the caller raised.
+        """
+        if device is not None:
+            self.put(device)
+        elif key in self.devices:
+            self._remove(self.devices[key])
+        if history:
+            self.job_histories[key] = history
+        else:
+            self.job_histories.pop(key, None)
+        if broadcast is not None:
+            self.advisories, self._halts, grants, self._policy = broadcast
+            self._list_halts()
+            self._approvals, self._approved_jobs = {}, {}
+            for job_id, (us, granted) in grants.items():
+                self._set_approval(job_id, us, granted)
+
+    def _remove(self, device: Device) -> None:
+        """Remove a record that was never stored before, also from the indexes."""
+        udid = device.udid
+        del self.devices[udid]
+        self._by_version.get(device.os_version, {}).pop(udid, None)
+        for aliases, name in (
+            (self._by_serial, device.serial),
+            (self._by_enrollment, device.enrollment_id),
+        ):
+            _remove_alias(aliases, name, udid)
+
     # --- queries ---
 
     def merged_device(self, udid: str) -> Device:
@@ -500,6 +548,18 @@ def _add_alias(aliases: dict[str, str | tuple[str, ...]], name: str | None, udid
             aliases[name] = (known, udid)
     elif udid not in known:
         aliases[name] = (*known, udid)
+
+
+def _remove_alias(aliases: dict[str, str | tuple[str, ...]], name: str | None, udid: str) -> None:
+    """Undo `_add_alias`."""
+    known = None if name is None else aliases.get(name)
+    if name is None or known is None:
+        return
+    left = tuple(one for one in ((known,) if isinstance(known, str) else known) if one != udid)
+    if left:
+        aliases[name] = left[0] if len(left) == 1 else left
+    else:
+        del aliases[name]
 
 
 def _aliases(device: Device) -> tuple[str, ...]:

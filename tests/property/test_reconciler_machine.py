@@ -12,19 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pipeline.decide.recomputation import recompute
-from pipeline.reconcile.reconciler import (
-    Decided,
-    DerivedEvent,
-    Effect,
-    EvaluationFailed,
-    Reconciler,
-)
-from pipeline.state.jobs import open_job
-from schemas.decisions import Verdict
-from schemas.envelope import Event, JobSupersededEvent, decode, encode
+from pipeline.reconcile.changes import Changes
+from pipeline.reconcile.reconciler import Reconciler
+from schemas.decisions import DecisionRecord
+from schemas.envelope import Event, JobIssuedEvent, JobSupersededEvent, decode, encode
 from schemas.jobs import Action, Job
 from schemas.results import ErrorCode, Outcome
 from tests import factories as make
+from tests.effect_loop import ChangesLoop, EffectLoop
 from tests.strategies import (
     MODELS,
     UDIDS,
@@ -65,7 +60,9 @@ class FleetMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reconciler = Reconciler()
+        self.shell = ChangesLoop(on_changes=self.follow)
+        self.effects = EffectLoop()
+        self.reconciler = self.shell.reconciler
         self.executor = QueuedExecutor()
         self.now = make.NOW
         self.ids: set[str] = set()
@@ -73,39 +70,33 @@ class FleetMachine(RuleBasedStateMachine):
     # --- the part of the shell ---
 
     def give(self, event: Event) -> None:
-        self.follow_effects(self.reconciler.handle(decode(encode(event)), self.now))
+        again = decode(encode(event))
+        self.effects.accept(again, self.now)
+        self.shell.accept(again, self.now)
+        self.compare()
 
-    def follow_effects(self, effects: Any) -> list[Effect]:
-        seen: list[Effect] = []
-        for effect in effects:
-            seen.append(effect)
-            if isinstance(effect, EvaluationFailed):
-                raise effect.error
-            if isinstance(effect, DerivedEvent):
-                if isinstance(effect.event, JobSupersededEvent):
-                    self.executor.dropped.add(effect.event.data.job_id)
-                self.give(effect.event)
-            elif effect.job is not None:
-                self.send(effect)
-            if isinstance(effect, Decided):
-                self.check(effect)
-        return seen
+    def compare(self) -> None:
+        assert self.shell.log == self.effects.log
+        self.shell.log.clear()
+        self.effects.log.clear()
 
-    def send(self, decided: Decided) -> None:
-        job = decided.job
-        assert job is not None
-        assert job.job_id not in self.ids, "an id was used twice"
-        self.ids.add(job.job_id)
-        entry = open_job(self.reconciler.fleet.job_histories.get(job.udid, ()))
-        assert entry is None, "a job was sent while another was open"
-        self.executor.jobs.append(job)
-        self.give(make.issued(job))
+    def follow(self, changes: Changes) -> None:
+        for _, _, value in changes.records:
+            if isinstance(value, DecisionRecord):
+                self.check(value)
+            elif isinstance(value, JobSupersededEvent):
+                self.executor.dropped.add(value.data.job_id)
+            elif isinstance(value, JobIssuedEvent):
+                job = value.data.job
+                assert job.job_id not in self.ids, "an id was used twice"
+                self.ids.add(job.job_id)
+                self.executor.jobs.append(job)
 
-    def check(self, decided: Decided) -> None:
+    def check(self, record: DecisionRecord) -> None:
         policy = self.reconciler.policy
         assert policy is not None
-        again = recompute(decided.record, policy, self.reconciler.fleet.advisories)
-        assert again.model_dump_json() == decided.record.decision.model_dump_json()
+        again = recompute(record, policy, self.reconciler.fleet.advisories)
+        assert again.model_dump_json() == record.decision.model_dump_json()
 
     # --- rules ---
 
@@ -197,13 +188,18 @@ class FleetMachine(RuleBasedStateMachine):
     def time_passes(self, hours: int) -> None:
         until = self.now + timedelta(hours=hours)
         for _ in range(50):
-            wake = self.reconciler.next_due_at()
+            wake = self.reconciler.next_work_at(self.now)
             if wake is None or wake > until:
                 break
-            self.now = max(self.now, wake)
-            self.follow_effects(self.reconciler.reconcile_due(self.now))
+            self.now = wake
+            self.advance()
         self.now = until + MINUTE
-        self.follow_effects(self.reconciler.reconcile_due(self.now))
+        self.advance()
+
+    def advance(self) -> None:
+        self.effects.advance(self.now)
+        self.shell.advance(self.now)
+        self.compare()
 
     # --- invariants ---
 
@@ -231,16 +227,12 @@ class FleetMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_sweep_finds_nothing_that_was_missed(self) -> None:
-        """Only the first effect of each Mac is read: a missed one would be the first."""
-        if self.reconciler.policy is None:
-            return
-        for udid in list(self.reconciler.fleet.macs()):
-            effect = next(iter(self.reconciler.reconcile(udid, self.now)), None)
-            if isinstance(effect, EvaluationFailed):
-                raise effect.error
-            sent = isinstance(effect, Decided) and effect.record.decision.decision is Verdict.SEND
-            assert not sent, effect
-            assert not isinstance(effect, DerivedEvent), effect
+        before = len(self.executor.jobs), len(self.executor.dropped)
+        self.effects.sweep(self.now)
+        self.shell.sweep(self.now)
+        assert not any(b"drydock.job." in line for line in self.shell.log)
+        self.compare()
+        assert (len(self.executor.jobs), len(self.executor.dropped)) == before
 
 
 FleetMachine.TestCase.settings = settings(

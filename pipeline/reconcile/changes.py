@@ -1,0 +1,128 @@
+"""Input and output of the reconcile loop: `Input`, and `Changes`, which a shell makes durable.
+
+A shell does not decide anything from a `Changes`: it persists all of it, then acknowledges the
+inputs. Parts that one storage does not need, it ignores: Kafka already has the input events, and
+SQLite reads dispatch's open jobs from the job histories.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from schemas.dead_letters import DeadLetterCode
+from schemas.decisions import DecisionRecord
+from schemas.envelope import Event, JobIssuedEvent, JobResultedEvent, JobSupersededEvent
+from schemas.fast.report_peek import ReportPeek
+from schemas.jobs import Action
+from schemas.results import Outcome
+
+
+class Input(NamedTuple):
+    """An event from outside, and its encoded bytes.
+
+    With `peek`, the peek at these bytes, a repeat of the report is recognised without decoding it.
+    """
+
+    event: Event
+    raw: bytes
+    peek: ReportPeek | None = None
+
+
+class DerivedRecord(NamedTuple):
+    """A decision, or an event that follows from the state, with its key (a UDID) and its bytes.
+
+    An event is an issued job, a withdrawal or an inferred result, and is folded already.
+    """
+
+    key: str
+    body: bytes
+    value: DecisionRecord | JobIssuedEvent | JobSupersededEvent | JobResultedEvent
+
+
+class JobChange(NamedTuple):
+    """The bytes of an event that opened or ended a job of `site`."""
+
+    site: str
+    raw: bytes
+
+
+class Rejection(NamedTuple):
+    """Bytes to store as a dead letter, with the reason.
+
+    `udid` is None if `raw` is an input that admission rejects or on which our code raised; it is
+    then without effect. Else deciding raised for this Mac, and `raw` is its state as JSON.
+    """
+
+    raw: bytes
+    code: DeadLetterCode
+    detail: str
+    event: Event | None = None
+    udid: str | None = None
+
+
+@dataclass(slots=True)
+class Changes:
+    """Everything that one step changed. Persist all of it, then acknowledge the inputs.
+
+    - `inputs`: inputs that are folded, in their order
+    - `records`: decisions and derived events, in the order in which they were made; all follow
+      from the state after `inputs`
+    - `job_changes`: each event, of both kinds, that opened or ended a job, in order
+    - `rejections`: become dead letters
+    - `devices`, `job_histories`: names of records whose state changed
+    - `telemetry`: names of records of which only times and telemetry changed; losing such a change
+      changes no decision that a later report or a sweep does not correct
+    - `last_decisions`: Macs whose last decision changed; one that the reconciler lacks was dropped
+    - `marked`: Macs that inputs marked; one is decided when `Reconciler.is_undecided` is False
+    - `broadcast`: changed parts of the broadcast state, as named by `Fleet.broadcast_to_wire`
+    - `offsets`: of `Reconciler.mark_broadcast`, once all Macs of its batch are decided
+    - `results`: action and outcome of each result that changed a job
+    - `durations`: action of each succeeded job, and its seconds from issue to success
+
+    The dicts with None are ordered sets.
+    """
+
+    inputs: list[Input] = field(default_factory=list)
+    records: list[DerivedRecord] = field(default_factory=list)
+    job_changes: list[JobChange] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
+    devices: dict[str, None] = field(default_factory=dict)
+    telemetry: dict[str, None] = field(default_factory=dict)
+    job_histories: dict[str, None] = field(default_factory=dict)
+    last_decisions: dict[str, None] = field(default_factory=dict)
+    marked: dict[str, None] = field(default_factory=dict)
+    broadcast: dict[str, None] = field(default_factory=dict)
+    offsets: dict[str, int] = field(default_factory=dict)
+    results: list[tuple[Action, Outcome]] = field(default_factory=list)
+    durations: list[tuple[Action, float]] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """True if nothing has to be made durable."""
+        return not (
+            self.inputs
+            or self.records
+            or self.rejections
+            or self.devices
+            or self.telemetry
+            or self.job_histories
+            or self.last_decisions
+            or self.broadcast
+            or self.offsets
+        )
+
+    @property
+    def decisions(self) -> list[DecisionRecord]:
+        """The decisions in `records`, in order."""
+        return [one.value for one in self.records if isinstance(one.value, DecisionRecord)]
+
+    @property
+    def events(self) -> list[Event]:
+        """The input events, then the derived ones, each in order."""
+        derived = [one.value for one in self.records if not isinstance(one.value, DecisionRecord)]
+        return [*(one.event for one in self.inputs), *derived]
+
+    def advance_offsets(self, offsets: Mapping[str, int]) -> None:
+        """Raise each offset to the given one, if it is lower."""
+        for topic, offset in offsets.items():
+            self.offsets[topic] = max(offset, self.offsets.get(topic, 0))
