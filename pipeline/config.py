@@ -28,8 +28,8 @@ class SenderSettings(_SecretSettings):
     `X-Drydock-Secret`. `nanomdm_hmac_key` is the value of NanoMDM's option -webhook-hmac-key.
     `events_secret` is for /v1/events and /v1/feeds. Requests of a source without a secret are
     accepted only if the server listens on the loopback interface.
-    At most `max_waiting` requests wait to become durable; further ones get 429 from the gateway,
-    503 from `drydock run`.
+    At most `max_waiting` requests wait to become durable, and the bodies of requests in progress
+    have at most `max_waiting_bytes`; further requests get 429.
     """
 
     model_config = SettingsConfigDict(env_prefix="DRYDOCK_", extra="ignore")
@@ -37,6 +37,7 @@ class SenderSettings(_SecretSettings):
     max_webhook_bytes: Annotated[int, Field(ge=1024)] = 8 * _MIB
     max_feed_bytes: Annotated[int, Field(ge=1024)] = 64 * _MIB
     max_waiting: Annotated[int, Field(ge=1)] = 1000
+    max_waiting_bytes: Annotated[int, Field(ge=_MIB)] = 128 * _MIB
 
     def secret_of(self, source: str) -> str | None:
         """Return the secret of `source`; None if it is not configured.
@@ -79,13 +80,12 @@ class GatewaySettings(SenderSettings):
 
     `redaction_key` makes the fingerprints of redacted secrets; all replicas need the same key.
     Without it, the key is in a file in the data directory, made if it is missing.
-    `spool_max_bytes` limits the records on disk, `max_waiting_bytes` the request bodies in memory.
-    A record that Kafka does not acknowledge within `ack_wait_s` goes to the spool.
+    `spool_max_bytes` limits the records on disk. A record that Kafka does not acknowledge within
+    `ack_wait_s` goes to the spool.
     """
 
     redaction_key: Annotated[SecretStr, Field(min_length=16)] | None = None
     spool_max_bytes: Annotated[int, Field(ge=_MIB)] = 1024 * _MIB
-    max_waiting_bytes: Annotated[int, Field(ge=_MIB)] = 128 * _MIB
     ack_wait_s: Annotated[float, Field(ge=0.1, le=60)] = 2.0
 
 

@@ -11,6 +11,7 @@ from pipeline.embedded.service import Service
 from pipeline.embedded.service_thread import AcceptedInput, ReadRequest, WriteRequest
 from pipeline.embedded.status import read_status
 from pipeline.embedded.write_requests import retranslate
+from pipeline.gateway.endpoint import HttpError
 from pipeline.ingest.redaction import Redactor
 from schemas.envelope import ApprovalGrantedEvent, InvalidEvent, decode
 from schemas.events.control import HaltScope
@@ -20,12 +21,11 @@ MAX_BYTES: Final = 256 * 1024
 Person = Annotated[TextField, StringConstraints(min_length=1, max_length=128)]
 
 
-class InvalidRequestError(ValueError):
+class InvalidRequestError(HttpError):
     """The request cannot be served; `status` is the HTTP status of the response."""
 
     def __init__(self, detail: str, status: int = 400) -> None:
-        super().__init__(detail)
-        self.status = status
+        super().__init__(status, detail)
 
 
 class HaltRequest(BaseModel):

@@ -1,32 +1,39 @@
 """The process of `drydock run`: builds keys, service, executors and HTTP, serves, and stops."""
 
+import asyncio
 import json
 import os
 import secrets
-import signal
 import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import uvicorn
-
 from pipeline.config import FeedsSettings, ServerSettings
 from pipeline.embedded.feeds import poll_feeds
-from pipeline.embedded.http import ServiceApi
 from pipeline.embedded.log import StoreError
 from pipeline.embedded.metrics_log import MetricsLog
+from pipeline.embedded.operator_api import OperatorApi
 from pipeline.embedded.service import Options, Service
 from pipeline.embedded.service_thread import MacSource, ServiceThread
+from pipeline.embedded.sqlite_sink import SqliteSink
 from pipeline.feeds.metrics import FeedPollMetrics
 from pipeline.feeds.poller import make_poller
+from pipeline.gateway.app import HttpApp
 from pipeline.gateway.authentication import Authenticator
 from pipeline.ingest.redaction import Redactor
 from pipeline.metrics import Metrics
-from pipeline.server_process import GRACE_S, Listen, Log, make_registry, url_of
+from pipeline.server_process import (
+    Listen,
+    Log,
+    make_registry,
+    serve_until_stopped,
+    stop_on_signals,
+    url_of,
+)
 from pipeline.signing_keys import KeyStore
 from runtime.trusted_keys import KeyRing, Purpose
 from schemas import logkeys as key
@@ -35,6 +42,8 @@ ADDRESS_FILE: Final = "run.json"
 ADMIN_TOKEN: Final = "admin.token"
 REDACTION_KEY: Final = "redaction.key"
 FEED_COPIES: Final = "feeds"
+
+Poll = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,24 +90,27 @@ def serve(plan: ServicePlan, settings: ServerSettings, log: Log) -> None:
         max_waiting=settings.max_waiting,
         on_ready=lambda ready: metrics.set_ready(ready=ready),
     )
-    gateway = ServiceApi(
-        service_thread,
+    sink = SqliteSink(service_thread)
+    app = HttpApp(
+        sink,
         Authenticator(settings, plan.listen.is_loopback, admin_token),
         settings,
         redactor,
         metrics,
         log,
-        _feed_poller(plan, service_thread, metrics, log),
+        lambda: datetime.now(UTC),
+        feeds=sink,
     )
-    listener = plan.listen.bind()
-    with listener:
+    poll = _feed_poller(plan, service_thread, metrics, log)
+    with plan.listen.bind() as listener:
         service_thread.start()
-        _serve_http(gateway, listener, plan, log)
+        asyncio.run(_serve_http(app, sink, listener, plan, poll))
+    log.info("stopped")
 
 
 def _feed_poller(
     plan: ServicePlan, service_thread: ServiceThread, metrics: Metrics, log: Log
-) -> Callable[[], Coroutine[Any, Any, None]] | None:
+) -> Poll | None:
     if plan.feeds is None:
         return None
     folder = plan.data_dir / FEED_COPIES
@@ -106,44 +118,36 @@ def _feed_poller(
     return partial(poll_feeds, poller, service_thread, log)
 
 
-def _serve_http(gateway: ServiceApi, listener: socket.socket, plan: ServicePlan, log: Log) -> None:
-    url = url_of(listener)
-    address = plan.data_dir / ADDRESS_FILE
+async def _serve_http(
+    app: HttpApp, sink: SqliteSink, listener: socket.socket, plan: ServicePlan, poll: Poll | None
+) -> None:
+    """Serve and poll feeds until SIGTERM or SIGINT, then stop the service thread."""
+    address, url = plan.data_dir / ADDRESS_FILE, url_of(listener)
     address.write_text(json.dumps({"url": url, "pid": os.getpid()}))
-    config = uvicorn.Config(
-        gateway.app(),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_S,
-    )
-    server = uvicorn.Server(config)
-
-    def stop(*_: object) -> None:
-        # Called before and after uvicorn serves: meanwhile uvicorn has handlers of its own, and
-        # it raises the signal again when it ends.
-        server.should_exit = True
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    _log_startup(gateway, plan, log, url)
+    stopped = asyncio.Event()
+    stop_on_signals(stopped)
+    polling = None if poll is None else asyncio.create_task(poll())
     try:
-        server.run(sockets=[listener])
+        await _log_startup(app, sink, plan, url)
+        asgi = app.starlette(more=OperatorApi(app, sink).routes())
+        await serve_until_stopped([(asgi, listener)], stopped)
     finally:
+        if polling is not None:
+            polling.cancel()
+            await asyncio.gather(polling, return_exceptions=True)
+        await asyncio.to_thread(sink.service_thread.stop)
         address.unlink(missing_ok=True)
-    log.info("stopped")
 
 
-def _log_startup(gateway: ServiceApi, plan: ServicePlan, log: Log, url: str) -> None:
-    digest = gateway.service_thread.ask(
-        lambda service, _: service.reconciler.policy_digest
-    ).result()
+async def _log_startup(app: HttpApp, sink: SqliteSink, plan: ServicePlan, url: str) -> None:
+    log = app.log
+    digest = await sink.ask(lambda service, _: service.reconciler.policy_digest)
     log.info("listening", **{key.ADDRESS: url, key.DETAIL: f"policy {digest}"})
     if digest is None:
         log.warning("no policy is in force: nothing is decided; start with --policy FILE")
     if plan.open_macs is None:
         log.warning("dry run: jobs are decided, signed and recorded; no Mac is touched")
-    if not gateway.settings.has_secrets:
+    if not app.settings.has_secrets:
         log.warning("no sender's secret is configured: only this machine is served")
 
 

@@ -37,7 +37,11 @@ _MAX_SLEEP_S: Final = 60.0
 
 
 class UnavailableError(Exception):
-    """The queue is full or the service is not open; the sender may try again later."""
+    """The service is not open, or its queue is full; the sender may try again later."""
+
+
+class BusyError(UnavailableError):
+    """The queue is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +132,17 @@ class ServiceThread:
     def submit(self, request: WriteRequest) -> "Future[Any]":
         """Return a future that gets the request's response once its input is durable.
 
-        Raises UnavailableError if the queue is full or the service is not open. The future gets the
-        exception of the request itself, or UnavailableError if the input is not durable.
+        Raises UnavailableError if the service is not open, BusyError if the queue is full. The
+        future gets the exception of the request itself, or UnavailableError if the input is not
+        durable.
         """
         return self._enqueue(_QueuedRequest(request, None, Future()))
 
     def ask(self, request: ReadRequest) -> "Future[Any]":
         """Return a future that gets the result of a read request, or its exception.
 
-        Raises UnavailableError if the queue is full or the service is not open; the future gets it
-        if the service fails before the request is served.
+        Raises UnavailableError if the service is not open, BusyError if the queue is full. The
+        future gets UnavailableError if the service fails before the request is served.
         """
         return self._enqueue(_QueuedRequest(None, request, Future()))
 
@@ -147,7 +152,7 @@ class ServiceThread:
         try:
             self._queue.put_nowait(waiting)
         except queue.Full:
-            raise UnavailableError("too many requests are waiting: try again") from None
+            raise BusyError("too many requests are waiting: try again") from None
         return waiting.future
 
     def _wake(self) -> None:

@@ -1,4 +1,4 @@
-"""Write requests for posted bodies: each prepares the input of one transaction."""
+"""Inputs of transactions: from a feed document, and from the bytes of a dead letter."""
 
 import base64
 from datetime import datetime
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pipeline.embedded.log import StoredDeadLetter
 from pipeline.embedded.service import Service
 from pipeline.embedded.service_thread import AcceptedInput, WriteRequest
-from pipeline.gateway.payloads import read_events, translate
+from pipeline.gateway.payloads import translate
 from pipeline.ingest.feed_review import REFUSALS, review
 from pipeline.ingest.redaction import Redactor
 from pipeline.ingest.sources import TRANSLATORS
@@ -17,20 +17,6 @@ from pipeline.ingest.translation import Translation
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import InvalidEvent, decode
 from schemas.feeds import FeedSource, FeedState
-
-
-def webhook(source: str, raw: bytes, redactor: Redactor) -> WriteRequest:
-    """Return the request that stores the events of a webhook's payload.
-
-    The sender does not repeat it, so each unusable part becomes a dead letter. The response has the
-    numbers `events` and `dead_letters`.
-    """
-
-    def prepare(_: Service, now: datetime) -> AcceptedInput:
-        origin = f"webhook/{source}"
-        return _accepted_input(translate(source, raw, origin, now, redactor))
-
-    return prepare
 
 
 def feed(source: FeedSource, raw: bytes, *, accept_losses: bool = False) -> WriteRequest:
@@ -80,20 +66,6 @@ def _feed_state(source: FeedSource, kept: bytes | None) -> FeedState:
         return FeedState(source=source)
 
 
-def events(raw: bytes) -> WriteRequest:
-    """Return the request that stores CloudEvents: one, a JSON array, or JSON lines; all or none.
-
-    When prepared, the request raises RejectedError with the positions of the first 100 bad events.
-    The response has the numbers `events` and `dead_letters`; the second is always 0.
-    """
-
-    def prepare(_: Service, __: datetime) -> AcceptedInput:
-        found = read_events(raw)
-        return AcceptedInput(events=found, response={"events": len(found), "dead_letters": 0})
-
-    return prepare
-
-
 def retranslate(letter: StoredDeadLetter, now: datetime, redactor: Redactor) -> Translation:
     """Return the events of a dead letter's bytes, translated by today's code.
 
@@ -111,8 +83,3 @@ def retranslate(letter: StoredDeadLetter, now: datetime, redactor: Redactor) -> 
         return Translation(events=(decode(raw),))
     except InvalidEvent as error:
         raise ValueError(f"it is not an event: {error}") from None
-
-
-def _accepted_input(done: Translation) -> AcceptedInput:
-    response: dict[str, Any] = {"events": len(done.events), "dead_letters": len(done.dead_letters)}
-    return AcceptedInput(done.events, done.dead_letters, response=response)

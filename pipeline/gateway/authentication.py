@@ -12,6 +12,10 @@ from pipeline.config import SenderSettings
 from pipeline.gateway.endpoint import AuthenticationError
 
 SECRET_HEADER: Final = "x-drydock-secret"
+SIGNATURE_HEADER: Final = "x-hmac-signature"
+# The source whose secret protects /v1/events and /v1/feeds.
+EVENTS: Final = "events"
+_WRONG_HMAC: Final = "the HMAC of the body is missing or wrong"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +30,20 @@ class Authenticator:
     is_loopback: bool
     admin_token: str | None = None
 
-    def check_source(self, source: str, headers: Mapping[str, str], body: bytes) -> None:
-        """Raise AuthenticationError unless the credentials of a request for a source are right.
+    def check_headers(self, source: str, headers: Mapping[str, str]) -> None:
+        """Raise AuthenticationError if the headers of a request show that it must be refused.
 
-        `source` is a webhook's name, or `events`; `body` is used only for NanoMDM's HMAC. For a
-        source with a secret or key the error is 401: the credentials are missing or wrong. For one
-        without it is 403: the server is not on a loopback address, or a web page sent the request.
+        `source` is a webhook's name, or `events`. Call it before the body is read: the server does
+        not read the body of an unknown sender. Of NanoMDM's HMAC only the presence is checked;
+        `check_body` checks the value.
+
+        For a source with a secret or key the error is 401: the credentials are missing or wrong.
+        For one without it is 403: the server is not on a loopback address, or a web page sent the
+        request.
         """
-        key = self.settings.hmac_key_of(source)
-        if key is not None:
-            _check_hmac(key, headers.get("x-hmac-signature"), body)
+        if self.settings.hmac_key_of(source) is not None:
+            if SIGNATURE_HEADER not in headers:
+                raise AuthenticationError(401, _WRONG_HMAC)
             return
         secret = self.settings.secret_of(source)
         if secret is not None:
@@ -47,19 +55,14 @@ class Authenticator:
             # an Origin header.
             raise AuthenticationError(403, "requests from web pages are refused")
 
-    def check_before_body(self, source: str, headers: Mapping[str, str]) -> None:
-        """Raise AuthenticationError if the headers alone show that the credentials are wrong.
+    def check_body(self, source: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Raise AuthenticationError (401) if the HMAC of the body is wrong.
 
-        So the server does not read the body of an unknown sender. Only the presence of an HMAC is
-        checked; `check_source` checks its value. The error is 401 if the credentials are missing,
-        or the secret is wrong. For a source without secret and key it is 403: the server is not on
-        a loopback address, or a web page sent the request.
+        Of a source without an HMAC key no body is checked. The headers have passed `check_headers`.
         """
-        if self.settings.hmac_key_of(source) is not None:
-            if "x-hmac-signature" not in headers:
-                raise AuthenticationError(401, "the HMAC of the body is missing or wrong")
-        else:
-            self.check_source(source, headers, b"")
+        key = self.settings.hmac_key_of(source)
+        if key is not None:
+            _check_hmac(key, headers.get(SIGNATURE_HEADER), body)
 
     def check_admin(self, headers: Mapping[str, str]) -> None:
         """Raise AuthenticationError unless the headers have the admin token.
@@ -79,7 +82,7 @@ def _check_hmac(key: bytes, given: str | None, body: bytes) -> None:
     """
     wanted = base64.b64encode(hmac.new(key, body, hashlib.sha256).digest())
     if given is None or not hmac.compare_digest(wanted, given.encode("latin-1", "replace")):
-        raise AuthenticationError(401, "the HMAC of the body is missing or wrong")
+        raise AuthenticationError(401, _WRONG_HMAC)
 
 
 def _check_secret(secret: str, headers: Mapping[str, str]) -> None:

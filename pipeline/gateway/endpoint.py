@@ -1,6 +1,5 @@
-"""Code around every HTTP handler: request ids, limits, errors as JSON, metrics."""
+"""Code around every HTTP handler: request ids, errors as JSON, metrics."""
 
-import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -17,8 +16,6 @@ from starlette.routing import Route
 from schemas import logkeys as key
 
 _MAX_REQUEST_ID: Final = 64
-# A sender that needs longer for its body is assumed to hang.
-_BODY_TIMEOUT_S: Final = 30.0
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -52,13 +49,12 @@ class RequestMetrics(Protocol):
 class Endpoint:
     """Wraps handlers into routes.
 
-    `to_http_error` converts an exception of a handler to a response. Where it returns None, the
-    exception is a bug: it is logged with its traceback, and the response is 500.
+    An exception of a handler that is no HttpError is a bug: it is logged with its traceback, and
+    the response is 500.
     """
 
     metrics: RequestMetrics
     log: structlog.typing.FilteringBoundLogger
-    to_http_error: Callable[[Exception], HttpError | None] = lambda _: None
 
     def route(self, path: str, handler: Handler, method: str) -> Route:
         """Return a route of the application whose responses carry a request id and are counted."""
@@ -78,44 +74,15 @@ class Endpoint:
             return await handler(request)
         except ClientDisconnect:
             return _error_response(HttpError(400, "the client disconnected"))
-        except Exception as error:
-            http_error = error if isinstance(error, HttpError) else self.to_http_error(error)
-            if http_error is None:
-                self.log.error(
-                    "unhandled exception", exc_info=error, **{key.REQUEST_ID: request_id}
-                )
-                http_error = HttpError(500, "internal error; see the log")
-            elif isinstance(http_error, AuthenticationError):
-                fields = {key.REQUEST_ID: request_id, key.DETAIL: str(http_error)}
-                self.log.warning("request refused", **fields)
-            return _error_response(http_error)
-
-
-async def read_body(
-    request: Request, max_bytes: int, *, within_s: float = _BODY_TIMEOUT_S
-) -> bytes:
-    """Return the whole body of a request.
-
-    Raises HttpError: 408 (longer than `within_s`), 413 (over `max_bytes`), 415 (any
-    Content-Encoding: a small compressed body could expand over any limit). Raises ClientDisconnect
-    if the client disconnects before the end.
-    """
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise HttpError(415, "the body has a content-encoding; send it without")
-    length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length) > max_bytes:
-        raise HttpError(413, f"the body is over the limit of {max_bytes} bytes")
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(within_s):
-            async for part in request.stream():
-                size += len(part)
-                if size > max_bytes:
-                    raise HttpError(413, f"the body is over the limit of {max_bytes} bytes")
-                parts.append(part)
-    except TimeoutError:
-        raise HttpError(408, f"the body was not complete within {within_s:.0f} s") from None
-    return b"".join(parts)
+        except AuthenticationError as error:
+            fields = {key.REQUEST_ID: request_id, key.DETAIL: str(error)}
+            self.log.warning("request refused", **fields)
+            return _error_response(error)
+        except HttpError as error:
+            return _error_response(error)
+        except Exception as error:  # the handler's top: the server goes on
+            self.log.error("unhandled exception", exc_info=error, **{key.REQUEST_ID: request_id})
+            return _error_response(HttpError(500, "internal error; see the log"))
 
 
 def metrics_handler(registry: CollectorRegistry) -> Handler:

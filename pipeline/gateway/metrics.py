@@ -7,13 +7,13 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from pipeline.gateway.authentication import EVENTS
 from pipeline.gateway.producer import DurableIn
 from pipeline.gateway.spool import Spool
 from pipeline.ingest.sources import WEBHOOK_SOURCES
 from schemas.dead_letters import DeadLetterCode
 from schemas.topics import ADVISORIES, CHECKINS, DEAD_LETTERS, INVENTORY
 
-EVENTS: Final = "events"
 SOURCES: Final = (*WEBHOOK_SOURCES, EVENTS)
 ACCEPTED: Final = "accepted"
 _REASONS: Final = {

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.config import GatewaySettings
+from pipeline.gateway.app import HttpApp
 from pipeline.gateway.authentication import Authenticator
 from pipeline.gateway.delivery import StoreAndForwardProducer
 from pipeline.gateway.kafka import IdempotentProducer
+from pipeline.gateway.kafka_sink import KafkaSink
 from pipeline.gateway.metrics import GatewayMetrics
-from pipeline.gateway.receiver import Receiver
 from pipeline.gateway.spool import Spool
 from pipeline.ingest.redaction import Redactor
 from pipeline.server_process import (
@@ -97,21 +98,22 @@ async def _serve(
         max_waiting=settings.max_waiting,
         ack_wait_s=settings.ack_wait_s,
     )
-    receiver = Receiver(
-        producer,
+    app = HttpApp(
+        KafkaSink(producer, metrics, log),
         Authenticator(settings, plan.listen.is_loopback),
         settings,
         redactor,
         metrics,
         log,
         lambda: datetime.now(UTC),
+        count_request=metrics.count_request,
     )
     stopped = asyncio.Event()
     stop_on_signals(stopped)
     listener, watched = sockets
-    apps = [(receiver.app(with_metrics=watched is None), listener)]
+    apps = [(app.starlette(with_metrics=watched is None), listener)]
     if watched is not None:
-        apps.append((receiver.operations(), watched))
+        apps.append((app.operations(), watched))
     running = asyncio.create_task(producer.run())
     fields = {key.ADDRESS: url_of(listener), key.COUNT: spool.depth}
     log.info("listening", **fields)

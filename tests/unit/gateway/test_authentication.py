@@ -26,6 +26,12 @@ def authenticator(*, loopback: bool = False, **secrets: str) -> Authenticator:
     return Authenticator(ServerSettings(**given), loopback, TOKEN)
 
 
+def check(checker: Authenticator, source: str, headers: dict[str, str], body: bytes) -> None:
+    """Check a whole request, in the order of the application."""
+    checker.check_headers(source, headers)
+    checker.check_body(source, headers, body)
+
+
 FULL = authenticator(nanomdm_hmac_key=KEY, jamf_secret=SECRET)
 OPEN = authenticator(loopback=True)
 
@@ -57,20 +63,20 @@ REFUSED: dict[str, tuple[Authenticator, str, dict[str, str], int]] = {
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_sender_with_valid_credentials_is_accepted(case: str) -> None:
     checker, source, headers = ACCEPTED[case]
-    checker.check_source(source, headers, BODY)
+    check(checker, source, headers, BODY)
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_sender_with_invalid_credentials_is_refused(case: str) -> None:
     checker, source, headers, status = REFUSED[case]
     with pytest.raises(AuthenticationError) as refused:
-        checker.check_source(source, headers, BODY)
+        check(checker, source, headers, BODY)
     assert refused.value.status == status
 
 
 def test_hmac_of_another_body_is_refused() -> None:
     with pytest.raises(AuthenticationError):
-        FULL.check_source("nanomdm", {"x-hmac-signature": HMAC}, BODY + b" ")
+        check(FULL, "nanomdm", {"x-hmac-signature": HMAC}, BODY + b" ")
 
 
 def test_admin_token_is_required_on_loopback_too() -> None:

@@ -1,0 +1,101 @@
+"""HTTP routes for operators, which only the embedded form has: status, halts, approvals, replay."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from pipeline.embedded import operator_requests
+from pipeline.embedded.service_thread import ReadRequest, WriteRequest
+from pipeline.embedded.sqlite_sink import SqliteSink
+from pipeline.gateway.app import HttpApp
+from pipeline.gateway.endpoint import HttpError
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorApi:
+    """The handlers of the routes for operators; `app` has their authentication and limits.
+
+    Each handler needs the admin token. It returns a JSON response with status 200, or raises
+    HttpError: 401 or 403 (admin token), 429 or 503 (retry), and the errors that it names.
+    """
+
+    app: HttpApp
+    sink: SqliteSink
+
+    def routes(self) -> list[Route]:
+        """Return the routes, for `HttpApp.starlette`."""
+        route = self.app.endpoint.route
+        return [
+            route("/v1/status", self.status, "GET"),
+            route("/v1/devices/{name:path}", self.device, "GET"),
+            route("/v1/halts", self.set_halt, "POST"),
+            route("/v1/halts/{scope:path}", self.clear_halt, "DELETE"),
+            route("/v1/approvals", self.grant_approval, "POST"),
+            route("/v1/dead-letters/{seq:int}/replay", self.replay_dead_letter, "POST"),
+        ]
+
+    async def status(self, request: Request) -> Response:
+        """Respond 200 with the status of the fleet (`Status.to_json`)."""
+        return JSONResponse(await self._ask(request, operator_requests.status))
+
+    async def device(self, request: Request) -> Response:
+        """Respond 200 with the state, jobs and last decision of the Mac in the path.
+
+        Raises HttpError 404 if no Mac has this UDID, serial number or enrollment id.
+        """
+        found = await self._ask(request, operator_requests.device(request.path_params["name"]))
+        if found is None:
+            raise HttpError(404, "no Mac has this UDID, serial number or enrollment id")
+        return JSONResponse(found)
+
+    async def set_halt(self, request: Request) -> Response:
+        """Respond 200 once the halt of a scope is durable: no new job starts in it.
+
+        The body of the request is a HaltRequest: 400 if it is invalid.
+        """
+        return await self._submit_body(request, operator_requests.halt)
+
+    async def clear_halt(self, request: Request) -> Response:
+        """Respond 200 once the halt of the scope in the path is cleared; 404 if it is not halted.
+
+        The name of the person is in the query as `by`, else `unknown`. 400 for an invalid scope.
+        Other halts that cover the same jobs stay in force.
+        """
+        self.app.authenticator.check_admin(request.headers)
+        scope, by = request.path_params["scope"], request.query_params.get("by", "unknown")
+        return await self._submit(operator_requests.resume(scope, by))
+
+    async def grant_approval(self, request: Request) -> Response:
+        """Respond 200 once a signed approval of one erasing job is durable.
+
+        The body of the request is an ApprovalGranted event: 400 if it is not, 403 if no trusted key
+        signed it.
+        """
+        return await self._submit_body(request, operator_requests.approve)
+
+    async def replay_dead_letter(self, request: Request) -> Response:
+        """Respond 200 once the events of a dead letter, translated again, are durable.
+
+        404 for an unknown number, 409 if the dead letter was replayed before or is still unusable.
+        """
+        self.app.authenticator.check_admin(request.headers)
+        seq = request.path_params["seq"]
+        return await self._submit(operator_requests.replay(seq, self.app.redactor))
+
+    async def _submit_body(
+        self, request: Request, read: Callable[[bytes], WriteRequest]
+    ) -> Response:
+        self.app.authenticator.check_admin(request.headers)
+        async with self.app.bodies.read(request, operator_requests.MAX_BYTES) as body:
+            return await self._submit(read(body))
+
+    async def _submit(self, write: WriteRequest) -> Response:
+        return JSONResponse(await self.app.await_sink(self.sink.submit(write)))
+
+    async def _ask(self, request: Request, read: ReadRequest) -> Any:
+        self.app.authenticator.check_admin(request.headers)
+        return await self.app.await_sink(self.sink.ask(read), late="no response in time; retry")

@@ -1,0 +1,89 @@
+"""Makes inputs durable in the SQLite file of a service."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pipeline.embedded import write_requests
+from pipeline.embedded.service import Service
+from pipeline.embedded.service_thread import (
+    AcceptedInput,
+    BusyError,
+    ReadRequest,
+    ServiceThread,
+    UnavailableError,
+    WriteRequest,
+)
+from pipeline.gateway.event_sink import NotDurableError, Obstacle
+from pipeline.gateway.records import event_records
+from schemas.dead_letters import DeadLetter
+from schemas.envelope import Event
+from schemas.feeds import FeedSource
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteSink:
+    """An EventSink and FeedSink over the thread of a service.
+
+    It raises NotDurableError: BUSY (too many requests wait), or UNAVAILABLE (the service is not
+    open, or failed before the input was durable).
+    """
+
+    service_thread: ServiceThread
+
+    @property
+    def is_accepting(self) -> bool:
+        """True while the service is open."""
+        return self.service_thread.ready
+
+    async def store(self, events: Sequence[Event], dead_letters: Sequence[DeadLetter]) -> None:
+        """Return once all, and what follows from them, are committed in one transaction.
+
+        Raises OversizeError or NotDurableError; then nothing is stored. After a cancellation all
+        may be stored.
+        """
+
+        def prepare(_: Service, __: datetime) -> AcceptedInput:
+            event_records(events)  # raises OversizeError: `decode` would refuse the event later
+            return AcceptedInput(events, dead_letters)
+
+        await self.submit(prepare)
+
+    async def store_feed(
+        self, source: FeedSource, document: bytes, *, accept_losses: bool
+    ) -> dict[str, Any]:
+        """Return the outcome of a whole feed document (`write_requests.feed`), once it is stored.
+
+        Raises NotDurableError.
+        """
+        stored: dict[str, Any] = await self.submit(
+            write_requests.feed(source, document, accept_losses=accept_losses)
+        )
+        return stored
+
+    async def submit(self, request: WriteRequest) -> Any:
+        """Return the response of a write request once its input is durable.
+
+        Raises NotDurableError, or the exception of the request.
+        """
+        with _obstacles():
+            return await asyncio.wrap_future(self.service_thread.submit(request))
+
+    async def ask(self, request: ReadRequest) -> Any:
+        """Return the result of a read request; raises NotDurableError, or its exception."""
+        with _obstacles():
+            return await asyncio.wrap_future(self.service_thread.ask(request))
+
+
+@contextmanager
+def _obstacles() -> Iterator[None]:
+    """Raise NotDurableError in place of the errors of a service thread."""
+    try:
+        yield
+    except BusyError as error:
+        raise NotDurableError(Obstacle.BUSY, str(error)) from None
+    except UnavailableError as error:
+        raise NotDurableError(Obstacle.UNAVAILABLE, str(error)) from None
