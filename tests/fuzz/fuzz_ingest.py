@@ -32,15 +32,11 @@ with atheris.instrument_imports(include=["pipeline.ingest", "schemas"]):
 
 NOW: Final = datetime(2026, 11, 23, tzinfo=UTC)
 REDACTOR: Final = Redactor(b"0123456789abcdef")
-SEED_PATHS: Final = {
+# Patterns of the seeds' folders and files, if they are not named after the source.
+FEED_SEEDS: Final = {
     "sofa": ("sofa/v1", "sofa/v2"),
     "gdmf": ("sofa/resources/gdmf_cached.json", "mdm/zentral"),
     "kev": ("sofa/resources/kev_catalog.json",),
-    "nanomdm": ("mdm/nanomdm", "mdm/nanomdm-live"),
-    "micromdm": ("mdm/micromdm",),
-    "jamf": ("inventory/jamf",),
-    "osquery": ("inventory/osquery",),
-    "munki": ("inventory/munki",),
 }
 # Limits of a seed: a real feed is too large to run often.
 LONGEST_LIST: Final = 3
@@ -52,7 +48,8 @@ def seed_documents(source: str) -> Iterator[Any]:
     folders: list[Path] = []
     reference = os.environ.get("DRYDOCK_REFERENCE_DATA")
     if reference:
-        folders += [Path(reference) / path for path in SEED_PATHS[source]]
+        for pattern in FEED_SEEDS.get(source, (f"mdm/{source}*", f"inventory/{source}*")):
+            folders += sorted(Path(reference).glob(pattern))
     for folder in folders:
         files = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
         for file in files:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.ingest.sources import WEBHOOK_SOURCES
 from schemas.envelope import decode, encode
-from tests.unit.ingest.device_bodies import DEVICE_SOURCES, translate
+from tests.unit.ingest.device_bodies import translate
 from tests.unit.ingest.hostile_payloads import mutated, samples
 
 # The number of mutations, spread over the samples: 10,000 in CI.
@@ -36,7 +37,7 @@ def test_damaged_payloads_become_events_or_dead_letters(index: int) -> None:
         check(source, mutated(raw, random.Random(f"{index}/{number}")))
 
 
-@given(source=st.sampled_from(DEVICE_SOURCES), raw=st.binary(max_size=400))
+@given(source=st.sampled_from(WEBHOOK_SOURCES), raw=st.binary(max_size=400))
 def test_any_bytes_become_events_or_dead_letters(source: str, raw: bytes) -> None:
     check(source, raw)
 
@@ -45,7 +46,7 @@ _STARTS = (b"[", b"{", b"<", b"<plist>", b"bplist00")
 
 
 @given(
-    source=st.sampled_from(DEVICE_SOURCES),
+    source=st.sampled_from(WEBHOOK_SOURCES),
     start=st.sampled_from(_STARTS),
     raw=st.binary(max_size=200),
 )

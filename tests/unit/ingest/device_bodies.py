@@ -16,7 +16,6 @@ REDACTOR = Redactor(b"0123456789abcdef")
 RECEIVED_AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
 CREATED_AT = "2026-11-23T18:17:45.406870506Z"
 UDID = "11111111-AAAA-4000-8000-000000000001"
-DEVICE_SOURCES = ("nanomdm", "micromdm", "jamf", "osquery", "munki")
 
 
 def translate(source: str, raw: bytes) -> Translation:
@@ -63,11 +62,11 @@ def command_response(message: dict[str, Any], **server_fields: Any) -> bytes:
     return webhook("mdm.Connect", {**base, **message}, status="Acknowledged", **server_fields)
 
 
-def status_report(report: Any) -> bytes:
+def status_report(report: Any, **server_fields: Any) -> bytes:
     """Return a webhook body for a declarative status report; bytes are sent unchanged."""
     data = report if isinstance(report, bytes) else json.dumps(report).encode()
     message = {"MessageType": "DeclarativeManagement", "UDID": UDID, "Endpoint": "status"}
-    return webhook("mdm.DeclarativeManagement", {**message, "Data": data})
+    return webhook("mdm.DeclarativeManagement", {**message, "Data": data}, **server_fields)
 
 
 def jamf(kind: str, event: Any, timestamp: Any = 1553550275590) -> bytes:

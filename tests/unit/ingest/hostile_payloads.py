@@ -35,6 +35,16 @@ SYSTEM_ROW = {
     "computer_name": "fake-mac-01",
     "cpu_type": "arm64e",
 }
+OTHER_ROWS = {
+    "battery": {"percent_remaining": "81", "state": "AC Power"},
+    "mounts": {"path": "/", "blocks_available": "24414062", "blocks_size": "4096"},
+    "mdm": {
+        "enrolled": "true",
+        "installed_from_dep": "true",
+        "user_approved": "true",
+        "server_url": "https://mdm.example/mdm",
+    },
+}
 COMPUTER = {
     "udid": UDID,
     "serialNumber": "C02FAKE00001",
@@ -48,6 +58,7 @@ MACHINE = {
     "os_vers": "26.2",
     "os_build_number": "25C56",
     "machine_model": "Mac15,12",
+    "device_id": "J613AP",
     "hostname": "fake-mac-01",
     "arch": "arm64",
 }
@@ -60,7 +71,9 @@ STATUS = {
         },
         "management": {"push-token": "c2VjcmV0LW9mLXRoaXMtbWFj"},
         "softwareupdate": {
+            "device-id": "J613AP",
             "install-state": "failed",
+            "install-reason": {"declaration-id": "update-14.7.2"},
             "pending-version": {"os-version": "14.7.2", "build-version": "23H311"},
             "failure-reason": {"count": 2, "reason": "full", "timestamp": "2026-11-23T10:00:00Z"},
         },
@@ -79,6 +92,14 @@ DEVICE = {
     "AvailableDeviceCapacity": 101.5,
     "BatteryLevel": 0.5,
     "IsSupervised": True,
+    "IsAppleSilicon": True,
+    "DeviceName": "fake-mac-01",
+    "SoftwareUpdateDeviceID": "J613AP",
+}
+SECURITY = {
+    "FDE_Enabled": True,
+    "AuthenticatedRootVolumeEnabled": True,
+    "ManagementStatus": {"EnrolledViaDEP": True, "UserApprovedEnrollment": True},
 }
 TOKENS = {
     "MessageType": "TokenUpdate",
@@ -98,24 +119,52 @@ UPDATES = [
 
 
 def samples() -> list[tuple[str, bytes]]:
-    """Return a payload of every shape that a translator reads, with its source."""
-    token = webhook("mdm.TokenUpdate", TOKENS, token_update_tally=1)
+    """Return a payload of every shape that a translator reads, with its source.
+
+    Together those of a source state every field that the table of sources permits it.
+    """
     return [
-        ("nanomdm", token),
-        ("micromdm", token),
-        ("nanomdm", plist(TOKENS, plistlib.FMT_BINARY)),
-        ("nanomdm", command_response({"QueryResponses": DEVICE})),
-        ("nanomdm", command_response({"UpdateResults": UPDATES})),
-        ("nanomdm", status_report(STATUS)),
+        *((source, raw) for raw in mdm_samples() for source in ("nanomdm", "micromdm")),
         ("jamf", jamf("ComputerCheckIn", {"computer": COMPUTER, "trigger": "CLIENT_CHECKIN"})),
         ("jamf", jamf_xml()),
         ("osquery", osquery_added("os_version", OS_ROW, decorations={"host_uuid": UDID})),
+        *(("osquery", osquery_added(name, row)) for name, row in OTHER_ROWS.items()),
         ("osquery", osquery_batch()),
         (
             "munki",
             munki_report(MACHINE, AvailableDiskSpace=1000, EndTime="2026-11-23 10:00:00 +0000"),
         ),
         ("munki", plist({"MachineInfo": MACHINE}, plistlib.FMT_BINARY)),
+    ]
+
+
+def mdm_samples() -> list[bytes]:
+    """Return a webhook body of each kind of message, and a message without its webhook."""
+    hints = {"site": "london", "server": "mdm-1"}
+    identity = {"UDID": UDID, "SerialNumber": "C02FAKE00001", "OSVersion": "26.2"}
+    return [
+        webhook("mdm.TokenUpdate", TOKENS, token_update_tally=1, url_params=hints),
+        plist(TOKENS, plistlib.FMT_BINARY),
+        webhook(
+            "mdm.Authenticate",
+            {
+                "MessageType": "Authenticate",
+                **identity,
+                "BuildVersion": "25C56",
+                "ProductName": "Mac15,12",
+                "DeviceName": "fake-mac-01",
+            },
+            url_params=hints,
+        ),
+        webhook("mdm.CheckOut", {"MessageType": "CheckOut", "UDID": UDID}),
+        webhook(
+            "mdm.SetBootstrapToken",
+            {"MessageType": "SetBootstrapToken", "UDID": UDID, "BootstrapToken": b"fake token"},
+        ),
+        command_response({"QueryResponses": DEVICE}),
+        command_response({"SecurityInfo": SECURITY}),
+        command_response({"UpdateResults": UPDATES, "ErrorChain": UPDATES[0]["ErrorChain"]}),
+        status_report(STATUS, url_params=hints),
     ]
 
 

@@ -22,6 +22,7 @@ FACTS = {
     "os_version": "26.2",
     "build": "25C56",
     "model": "Mac15,12",
+    "device_id": "J613AP",
     "hostname": "fake-mac-01",
     "apple_silicon": True,
 }
@@ -44,7 +45,7 @@ def test_a_binary_report_gives_the_same_event() -> None:
     ("machine", "fact", "value"),
     [
         ({"machine_model": "UNKNOWN"}, "model", None),
-        ({"device_id": "J613AP"}, "device_id", "J613AP"),
+        ({"device_id": "J614sAP"}, "device_id", "J614sAP"),
         ({"device_id": "Mac-937A206F2EE63C01"}, "device_id", None),
         ({"arch": "x86_64"}, "apple_silicon", None),
         ({"os_vers": "15.7"}, "os_version", "15.7"),
