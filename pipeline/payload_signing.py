@@ -9,8 +9,8 @@ from functools import lru_cache
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from schemas.events.control import Approval, ApprovalGranted
-from schemas.fast.models import fast_json
-from schemas.jobs import Job, JobIssued, job_fields
+from schemas.fast.json_bytes import job_json
+from schemas.jobs import Job, JobIssued
 from schemas.signing import (
     APPROVAL_PAYLOAD,
     JOB_PAYLOAD,
@@ -26,10 +26,7 @@ def sign_job(job: Job, key: Ed25519PrivateKey, *, fast_paths: bool = True) -> Jo
 
     The signed bytes equal `job.model_dump_json(exclude_none=True)`, with `fast_paths` or without.
     """
-    if fast_paths:
-        payload = fast_json(job_fields(job))
-    else:
-        payload = job.model_dump_json(exclude_none=True).encode()
+    payload = job_json(job) if fast_paths else job.model_dump_json(exclude_none=True).encode()
     return JobIssued(job=job, signed=sign(payload, JOB_PAYLOAD, key))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import AwareDatetime
 
-from schemas.fast.models import fast_json
+from schemas.fast.json_bytes import record_json
 from schemas.ids import TextField
 from schemas.jobs import Action, Method, Target
 from schemas.model import WireModel
@@ -158,16 +158,5 @@ class DecisionRecord(WireModel):
 
 
 def encode_record(record: DecisionRecord, *, fast_paths: bool = True) -> bytes:
-    """Return the record as JSON, the bytes of `record.model_dump_json()`.
-
-    The fast path writes `device` and `job_history`, which are JSON values already, without
-    inspecting them; pydantic spends most of its time there. Without `fast_paths` pydantic writes
-    the record.
-    """
-    if not fast_paths:
-        return record.model_dump_json().encode()
-    decision, inputs = record.decision.__dict__, record.inputs.__dict__
-    target = record.decision.target
-    if target is not None:
-        decision = decision | {"target": target.to_wire()}
-    return fast_json({"decision": decision, "inputs": inputs})
+    """Return the record as JSON; the same bytes with `fast_paths` or without."""
+    return record_json(record) if fast_paths else record.model_dump_json().encode()

@@ -1,7 +1,7 @@
 """Jobs: signed instructions, each to carry out one action on one Mac."""
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AwareDatetime, Field, model_validator
 
@@ -130,15 +130,3 @@ class JobSuperseded(WireModel):
     udid: UdidField
     site: SiteField
     by: TextField = ""
-
-
-def job_fields(job: Job) -> dict[str, Any]:
-    """Return the job's fields that are not None, with the target as texts.
-
-    `fast_json` of them gives the bytes of `job.model_dump_json(exclude_none=True)`.
-    """
-    fields = {name: value for name, value in job.__dict__.items() if value is not None}
-    if job.target is not None:
-        wire = job.target.to_wire()
-        fields["target"] = {name: text for name, text in wire.items() if text is not None}
-    return fields

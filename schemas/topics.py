@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from functools import lru_cache
-from struct import Struct
 from typing import Final
 
 from schemas.attempts import AttemptRecord
@@ -40,6 +39,7 @@ from schemas.envelope import (
     PolicyChangedEvent,
     TokenUpdatedEvent,
 )
+from schemas.fast.murmur2 import murmur2
 from schemas.feeds import FeedState
 from schemas.model import WireModel
 
@@ -342,22 +342,4 @@ def partition_of(key: str, partitions: int) -> int:
     """
     if partitions < 1:
         raise ValueError(f"a topic has at least one partition, not {partitions}")
-    return (_murmur2(key.encode()) & 0x7FFFFFFF) % partitions
-
-
-_WORD: Final = Struct("<I")
-
-
-def _murmur2(data: bytes) -> int:
-    """Return the unsigned 32-bit murmur2 hash of `data`, with Kafka's seed."""
-    word, multiplier = 0xFFFFFFFF, 0x5BD1E995
-    whole = len(data) & ~3
-    hashed = 0x9747B28C ^ len(data)
-    for (part,) in _WORD.iter_unpack(data[:whole]):
-        block = part * multiplier & word
-        block = (block ^ (block >> 24)) * multiplier & word
-        hashed = (hashed * multiplier & word) ^ block
-    if whole < len(data):
-        hashed = (hashed ^ int.from_bytes(data[whole:], "little")) * multiplier & word
-    hashed = (hashed ^ (hashed >> 13)) * multiplier & word
-    return hashed ^ (hashed >> 15)
+    return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions

@@ -15,7 +15,7 @@ from pipeline.processors.fast.verified_cache import VerifiedCache
 from pipeline.reconcile import reconciler
 from pipeline.state import fleet
 from pipeline.state.compact import duplicates
-from schemas.fast import models, report_peek
+from schemas.fast import json_bytes, models, report_peek
 
 
 @contextmanager
@@ -33,10 +33,10 @@ def fast_path_uses() -> Iterator[Counter[str]]:
 
         return call
 
-    encoder = SimpleNamespace(encode=counted("fast_json", msgspec.json.encode))
+    encoder = SimpleNamespace(encode=counted("json_bytes", msgspec.json.encode))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "_set", counted("construct_unchecked", object.__setattr__))
-        patch.setattr(models, "msgspec", SimpleNamespace(json=encoder))
+        patch.setattr(json_bytes, "msgspec", SimpleNamespace(json=encoder))
         peek = counted("peek_report", report_peek._DECODER.decode)
         patch.setattr(report_peek, "_DECODER", SimpleNamespace(decode=peek))
         repeated = counted(

@@ -1,9 +1,6 @@
-"""Models constructed without validation, and written without pydantic."""
+"""Models constructed without validation."""
 
-from operator import attrgetter
 from typing import Any, Final, TypeVar
-
-import msgspec
 
 from schemas.model import WireModel
 
@@ -25,17 +22,3 @@ def construct_unchecked(kind: type[M], values: dict[str, Any]) -> M:
     _set(model, "__pydantic_extra__", None)
     _set(model, "__pydantic_private__", None)
     return model
-
-
-# msgspec calls this hook for each model inside another. `attrgetter` runs in C, which matters: one
-# decision record holds about fifteen models.
-_MODEL_VALUES: Final = attrgetter("__dict__")
-
-
-def fast_json(values: dict[str, Any]) -> bytes:
-    """Return the JSON that pydantic writes for a model with these values, in a third of the time.
-
-    Values may be models. A value with its own pydantic serializer (a version, a build) must be
-    converted to text by the caller, here and inside models.
-    """
-    return msgspec.json.encode(values, enc_hook=_MODEL_VALUES)

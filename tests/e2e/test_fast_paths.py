@@ -21,7 +21,7 @@ from tests.fast_paths import fast_path_uses
 
 MACS, SEED, STEP, UNTIL = 26, 7, timedelta(hours=1), ADVISORY_AT + timedelta(days=6)
 # The fast paths that the embedded form uses.
-FAST_PATHS = {"construct_unchecked", "fast_json", "reevaluate_after_send"}
+FAST_PATHS = {"construct_unchecked", "json_bytes", "reevaluate_after_send"}
 
 
 def ran(folder: Path, keys: Path, *, fast_paths: bool) -> Counter[str]:

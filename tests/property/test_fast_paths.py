@@ -237,7 +237,7 @@ def test_every_fast_path_is_used_and_gives_the_same_output() -> None:
     plain, _ = outputs_of(happenings, fast_paths=False)
     assert [compared(work) for work in fast] == [compared(work) for work in plain]
     assert set(uses) == {
-        *("construct_unchecked", "fast_json", "peek_report", "apply_duplicate"),
+        *("construct_unchecked", "json_bytes", "peek_report", "apply_duplicate"),
         *("reevaluate_after_send", "VerifiedCache", "peek_job"),
     }
 

@@ -123,6 +123,11 @@ SQLITE_ERRORS: Final = frozenset(
 
 VAGUE: Final = frozenset({"utils", "util", "helpers", "helper", "common", "base", "misc"})
 
+# A module in such a folder exists only for speed or for little memory.
+FAST_FOLDERS: Final = frozenset({"fast", "compact"})
+FAST_TESTS: Final = "tests/property/fast"
+FAST_PAGE: Final = "docs/explanation/fast-paths.md"
+
 # From `def` to the last line, docstring included; decorators do not count.
 MAX_FUNCTION_LINES: Final = 60
 
@@ -274,6 +279,31 @@ def vague_names(root: Path) -> list[str]:
         for name, _ in modules(root)
         if VAGUE & set(name.split("."))
     ]
+
+
+def fast_paths_compared(root: Path) -> list[str]:
+    """Return each module in a folder of FAST_FOLDERS without a property test, and without a row.
+
+    The test compares the module with its plain form: `test_<module>.py` in FAST_TESTS, which
+    imports it. The row is in a table of FAST_PAGE, with the path of the module.
+    """
+    complaints = []
+    page = root / FAST_PAGE
+    lines = page.read_text(encoding="utf-8").splitlines() if page.exists() else []
+    listed = {file for line in lines if line[:1] == "|" for file in _CODE_PATH.findall(line)}
+    for name, path in modules(root):
+        if FAST_FOLDERS.isdisjoint(name.split(".")[:-1]):
+            continue
+        test = root / FAST_TESTS / f"test_{path.stem}.py"
+        text = test.read_text(encoding="utf-8") if test.exists() else ""
+        if "@given(" not in text or f"from {name} import" not in text:
+            complaints.append(f"{name}: no property test in {FAST_TESTS}/{test.name}")
+        if str(path.relative_to(root)) not in listed:
+            complaints.append(f"{name}: no row in {FAST_PAGE}")
+    return complaints
+
+
+_CODE_PATH: Final = re.compile(r"`([\w/]+\.py)\b")
 
 
 def long_functions(root: Path) -> list[str]:

@@ -156,6 +156,51 @@ def test_vague_module_name_is_found(tmp_path: Path, name: str) -> None:
     assert len(checks.vague_names(plant(tmp_path, CLEAN | {name: ""}))) == 1
 
 
+FAST_TEST = "from pipeline.x.fast.y import f\n@given(z)\ndef test_f(): ...\n"
+FAST_FILES = {
+    "pipeline/x/fast/__init__.py": "",
+    "pipeline/x/fast/y.py": "",
+    "tests/property/fast/test_y.py": FAST_TEST,
+    "docs/explanation/fast-paths.md": "| f | `pipeline/x/fast/y.py:f` |\n",
+}
+NO_TEST = "pipeline.x.fast.y: no property test in tests/property/fast/test_y.py"
+NO_ROW = "pipeline.x.fast.y: no row in docs/explanation/fast-paths.md"
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaints"),
+    [
+        pytest.param({}, [], id="complete"),
+        pytest.param({"tests/property/fast/test_y.py": ""}, [NO_TEST], id="no-test"),
+        pytest.param(
+            {"tests/property/fast/test_y.py": FAST_TEST.replace("@given", "@example")},
+            [NO_TEST],
+            id="no-property",
+        ),
+        pytest.param(
+            {"tests/property/fast/test_y.py": FAST_TEST.replace("x.fast", "w.fast")},
+            [NO_TEST],
+            id="test-of-another-module",
+        ),
+        pytest.param(
+            {"docs/explanation/fast-paths.md": "`pipeline/x/fast/y.py`"}, [NO_ROW], id="no-row"
+        ),
+        pytest.param(
+            {"pipeline/x/compact/z.py": ""},
+            [
+                "pipeline.x.compact.z: no property test in tests/property/fast/test_z.py",
+                "pipeline.x.compact.z: no row in docs/explanation/fast-paths.md",
+            ],
+            id="neither",
+        ),
+    ],
+)
+def test_fast_path_without_a_test_or_a_row_is_found(
+    tmp_path: Path, changed: dict[str, str], complaints: list[str]
+) -> None:
+    assert checks.fast_paths_compared(plant(tmp_path, FAST_FILES | changed)) == complaints
+
+
 def function_of(lines: int, keyword: str = "def") -> str:
     """Return a class with a method of this many lines."""
     body = "        x = 1\n" * (lines - 2)

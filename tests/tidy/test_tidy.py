@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
         checks.harness_imports,
         checks.sqlite_openers,
         checks.vague_names,
+        checks.fast_paths_compared,
         checks.long_functions,
         checks.dependencies_explained,
         checks.locks_agree,

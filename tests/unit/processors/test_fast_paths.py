@@ -88,7 +88,7 @@ def test_every_topic_has_the_same_bytes_without_fast_paths(tmp_path: Path) -> No
     fast, uses = play(tmp_path / "fast", fast_paths=True)
     plain, plain_uses = play(tmp_path / "plain", fast_paths=False)
     assert set(uses) == {
-        *("construct_unchecked", "fast_json", "peek_report", "apply_duplicate"),
+        *("construct_unchecked", "json_bytes", "peek_report", "apply_duplicate"),
         *("reevaluate_after_send", "VerifiedCache", "peek_job"),
     }
     assert not plain_uses

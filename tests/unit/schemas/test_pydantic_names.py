@@ -1,4 +1,4 @@
-"""The private names of pydantic that `schemas.model.construct_unchecked` writes.
+"""The private names of pydantic that `schemas.fast.models.construct_unchecked` writes.
 
 If this fails, pydantic has changed. Compare `construct_unchecked` with `BaseModel.__slots__`,
 `model_construct` and `__setstate__` in the new source, run tests/property/test_json_bytes.py, and
@@ -97,6 +97,6 @@ def test_unchecked_models_have_no_private_attributes_or_computed_fields(
 
 
 def test_model_dict_has_the_fields_in_class_order() -> None:
-    """`fast_json` writes the `__dict__` of a model unchanged."""
+    """`schemas.fast.json_bytes` writes the `__dict__` of a model unchanged."""
     mixed = Decision(reason=Reason.COMPLIANT, decision=Verdict.NOTHING, udid="MAC-1")
     assert list(mixed.__dict__) == list(Decision.model_fields)

@@ -1,6 +1,5 @@
 """A report that a shard recognises as a repeat is folded as if it had been decoded."""
 
-import json
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any, NamedTuple
@@ -13,18 +12,20 @@ from pipeline.processors import device_shard
 from pipeline.processors.broadcast import BroadcastState
 from pipeline.processors.device_shard import DeviceShard
 from pipeline.processors.shard_config import ShardConfig
+from pipeline.state.compact.duplicates import apply_duplicate, remember_report
+from pipeline.state.device import Device, to_us
+from pipeline.state.device_folds import apply_inventory
 from pipeline.state.fleet import Fleet
 from schemas.envelope import CheckedOutEvent, Event, InvalidEvent, InventoryEvent, decode, encode
 from schemas.events.checkin import MdmCheckedOut
 from schemas.events.inventory import InventoryReported
-from schemas.fast.report_peek import TELEMETRY_FIELDS, peek_report
+from schemas.fast.report_peek import peek_report
 from schemas.macos import parse_os_version
 from schemas.topics import INTERNAL_TOPICS, INVENTORY, TOPICS
 from tests.factories import topic_of
 from tests.factories.sites import JOBS_KEY, KEYS
 
 ONE_PARTITION = {topic.name: 1 for topic in (*TOPICS, *INTERNAL_TOPICS)}
-REPORT = InventoryEvent.model_fields["type"].default
 START = datetime(2026, 1, 1, tzinfo=UTC)
 FIELD_SETS: list[dict[str, Any]] = [
     {"os_version": parse_os_version("26.1"), "serial": "S1", "free_disk_gb": 10.0},
@@ -142,6 +143,21 @@ def test_duplicate_bytes_fold_as_they_would_decoded(bursts: list[list[Event]]) -
     ]
 
 
+@given(BURSTS, BURSTS)
+def test_duplicate_gives_the_state_of_the_plain_fold(
+    first: list[Event], bursts: list[Event]
+) -> None:
+    device = Device(first[0].subject)
+    for event in chain(first, bursts):
+        assert isinstance(event, InventoryEvent)
+        peek = peek_report(encode(event))
+        assert peek is not None
+        plain = apply_inventory(device, event.data, to_us(event.time))
+        found = apply_duplicate(peek, device)
+        assert found is None or found == (plain, to_us(event.time))
+        device = remember_report(event, peek, plain) if found is None else found[0]
+
+
 @pytest.mark.parametrize(
     "telemetry",
     [
@@ -203,21 +219,6 @@ def test_report_of_any_form_folds_as_it_would_decoded(there: bytes, here: bytes)
             raw = raw.replace(there, here)
         _fold_both_ways(raw, shard, plain)
         assert shard.reconciler.fleet.devices == plain.devices
-
-
-def test_peek_has_each_field_in_its_json_type() -> None:
-    facts: dict[str, Any] = dict.fromkeys(InventoryReported.model_fields, "x")
-    flags = {name for name, it in InventoryReported.model_fields.items() if "bool" in str(it)}
-    facts |= (
-        dict.fromkeys(flags, True) | dict.fromkeys(TELEMETRY_FIELDS, 1.5) | {"activations": ["x"]}
-    )
-    event = {"type": REPORT, "id": "1", "source": "/t", "subject": "M", "time": "", "data": facts}
-    seen = peek_report(json.dumps(event).encode())
-    assert seen is not None
-    assert len(seen.values()) == len(facts)
-    assert seen.values()[-len(TELEMETRY_FIELDS) :] == (1.5, 1.5)
-    for name in flags | set(TELEMETRY_FIELDS) | {"activations"}:
-        assert peek_report(json.dumps(event | {"data": facts | {name: "x"}}).encode()) is None
 
 
 def test_a_value_that_lost_a_tie_wins_when_it_is_reported_later() -> None:
