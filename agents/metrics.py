@@ -3,17 +3,9 @@
 import time
 from typing import Final
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    GCCollector,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
-)
+from prometheus_client import Counter, Gauge
 
+from runtime.metrics import dead_letter_counter, make_registry
 from schemas.dead_letters import DeadLetterCode
 from schemas.results import Outcome
 
@@ -30,11 +22,7 @@ class AgentMetrics:
     """The metrics of one process, summed over its partitions. docs/metrics.md describes each."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        GCCollector(registry=registry)
+        self.registry = registry = make_registry()
 
         def gauge(name: str, help_text: str) -> Gauge:
             return Gauge(f"drydock_agent_{name}", help_text, registry=registry)
@@ -70,21 +58,13 @@ class AgentMetrics:
             ["reason"],
             registry=registry,
         )
-        self._dead_letters = Counter(
-            "drydock_dead_letters", "Dead letters written.", ["topic", "code"], registry=registry
-        )
+        self._dead_letters = dead_letter_counter(registry, [_JOBS_TOPIC])
         for outcome in Outcome:
             self._results.labels(outcome.value)
         for cause in (FENCED, UNCONFIRMED):
             self._lost.labels(cause)
         for reason in (HALTED, HALTS_UNKNOWN, LEASE_TOO_OLD, ENDING):
             self._blocked.labels(reason)
-        for code in DeadLetterCode:
-            self._dead_letters.labels(_JOBS_TOPIC, code.value)
-
-    def render(self) -> bytes:
-        """Return all metrics in the text format of Prometheus."""
-        return generate_latest(self.registry)
 
     def record_poll(self) -> None:
         """Set the time of the last poll to now."""

@@ -21,9 +21,11 @@ from agents.leases import LeaseManager
 from agents.mac import Mac, Observation
 from agents.metrics import AgentMetrics
 from agents.partition_runner import PartitionRunner, SiteContext
-from agents.probe import Probe
 from agents.result_producer import ResultProducer
 from runtime.kafka import KafkaConnection
+from runtime.listening import Listen
+from runtime.logs import Log, forward_kafka_clients
+from runtime.probes import ProbeServer
 from runtime.trusted_keys import KeyRing, KeysError
 from schemas import logkeys as key
 from schemas.events.control import HaltScope
@@ -61,18 +63,19 @@ class AgentPlan:
     slots: int = 50
     drain_s: float = 30.0
     session_s: float = 30.0
-    listen: tuple[str, int] | None = None
+    listen: Listen | None = None
     mac_for: Callable[[Job], Mac] | None = None
     clock: Clock = field(default_factory=WallClock)
 
 
-def serve(plan: AgentPlan, log: Any) -> None:
+def serve(plan: AgentPlan, log: Log) -> None:
     """Run the site's jobs until SIGTERM or SIGINT, then give the partitions up within `drain_s`.
 
     Raises AgentError if the agent cannot start (data directory, keys, address or Kafka) or if its
     job consumer fails. If a poll of Kafka hangs for 60 s before the end was requested, the process
     exits with code 70.
     """
+    forward_kafka_clients(log)
     with _data_dir(plan.data_dir):
         name = plan.name or _persistent_name(plan.data_dir)
         keys = _Keys(plan.keys or plan.data_dir / "keys", log)
@@ -153,18 +156,17 @@ class _Agent:
         slots = max(1, share + (partition < remainder))
         return PartitionRunner(self._site, partition, slots, commit)
 
-    def _probe(self) -> Probe | None:
+    def _probe(self) -> ProbeServer | None:
         """Return the started probe, None without `listen`.
 
         Raises AgentError if the address cannot be used.
         """
         if self._plan.listen is None:
             return None
-        host, port = self._plan.listen
         try:
-            probe = Probe(host, port, self._metrics.render, self._health)
-        except OSError as error:
-            raise AgentError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+            probe = ProbeServer(self._plan.listen, self._metrics.registry, self._health)
+        except ValueError as error:
+            raise AgentError(str(error)) from error
         probe.start()
         return probe
 
@@ -191,10 +193,10 @@ class _Agent:
             },
         }
 
-    def _log_startup(self, probe: Probe | None) -> None:
+    def _log_startup(self, probe: ProbeServer | None) -> None:
         address = {"name": self._plan.name, "pid": os.getpid()}
         if probe is not None and self._plan.listen is not None:
-            address["url"] = f"http://{self._plan.listen[0]}:{probe.port}"
+            address["url"] = f"http://{self._plan.listen.host}:{probe.port}"
         (self._plan.data_dir / ADDRESS_FILE).write_text(json.dumps(address))
         self._log.info("started", **{key.SITE: self._plan.site, key.DETAIL: json.dumps(address)})
         if self._plan.mac_for is None:

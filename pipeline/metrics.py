@@ -11,6 +11,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from runtime.metrics import dead_letter_counter
 from schemas.dead_letters import DeadLetterCode
 from schemas.decisions import Reason, Severity
 from schemas.jobs import Action
@@ -30,6 +31,7 @@ _FOLDED, _DUPLICATE = "folded", "duplicate"
 _AGES_S: Final = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600)
 _JOB_S: Final = tuple(60 * m for m in (1, 5, 15, 30, 60, 120, 240, 480, 1440, 2880, 4320, 10080))
 _REQUEST_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+_DEAD_LETTER_TOPICS: Final = (*EVENT_TOPICS, DISPATCH.name, EVENTS, WEBHOOKS, FEEDS)
 
 
 class Metrics:
@@ -66,8 +68,8 @@ class Metrics:
             "action",
             buckets=_JOB_S,
         )
-        self._dead_letters = counter(
-            "drydock_dead_letters", "Inputs that became dead letters.", "topic", "code"
+        self._dead_letters = dead_letter_counter(
+            registry, _DEAD_LETTER_TOPICS, "Inputs that became dead letters."
         )
         self._devices = gauge("drydock_devices", "Known Macs.")
         self._exposed = gauge(
@@ -109,9 +111,6 @@ class Metrics:
         for action in (*(action.value for action in Action), NO_ACTION):
             for outcome in Outcome:
                 self._results.labels(action, outcome.value)
-        for topic in (*EVENT_TOPICS, DISPATCH.name, EVENTS, WEBHOOKS, FEEDS):
-            for code in DeadLetterCode:
-                self._dead_letters.labels(topic, code.value)
         self._initialise_worker_series()
         self.add_sites(())
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from agents.clock import Clock
     from agents.mac import Mac
+    from runtime.listening import Listen
     from schemas.jobs import Job
 
     Macs = tuple[Callable[[Job], Mac] | None, Clock]
@@ -72,9 +73,9 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
     """
     from pydantic import TypeAdapter, ValidationError
 
-    from agents.logs import make_log
     from agents.service import AgentError, AgentPlan, serve
     from runtime.kafka import SettingsError, kafka_settings
+    from runtime.logs import make_log
     from schemas.ids import SiteField
 
     try:
@@ -103,15 +104,17 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
         fail(str(error))
 
 
-def _address(text: str) -> tuple[str, int]:
-    """Return host and port of a HOST:PORT; an empty host is 127.0.0.1.
+def _address(text: str) -> "Listen":
+    """Return the address HOST:PORT; an empty host is 127.0.0.1.
 
     Exit 2 if the text has another form or the port is above 65535.
     """
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        fail(f"{text!r} is not HOST:PORT, such as 127.0.0.1:9464")
-    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+    from runtime.listening import Listen
+
+    try:
+        return Listen.parse(text, empty_host="127.0.0.1")
+    except ValueError as error:
+        fail(f"{error}, such as 127.0.0.1:9464")
 
 
 def _macs(simulate: str | None) -> "Macs":
@@ -127,9 +130,9 @@ def _macs(simulate: str | None) -> "Macs":
         return None, WallClock()
     from agents.simulated.client import SimulatedFleetClient, SimulatedFleetError
 
-    host, port = _address(simulate)
+    server = _address(simulate)
     try:
-        macs = SimulatedFleetClient(host, port)
+        macs = SimulatedFleetClient(server.host, server.port)
         return macs.mac_for, macs.clock()
     except SimulatedFleetError as error:
         fail(str(error))

@@ -1,6 +1,5 @@
 """The control topic of a fleet, for commands: read it to its end, publish with confirmation."""
 
-import logging
 import time
 from typing import Final
 
@@ -9,6 +8,7 @@ from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from pipeline.cli.output import fail
 from runtime.kafka import KafkaSettings, SettingsError, kafka_settings
+from runtime.logs import SILENT, silence_kafka_clients
 from schemas.envelope import ControlEvent, encode
 from schemas.topics import CONTROL
 
@@ -33,7 +33,7 @@ def fleet_settings(bootstrap: str | None) -> KafkaSettings:
     `bootstrap` None takes the brokers from the environment. Silences the log of the Kafka client:
     its errors arrive as exceptions.
     """
-    logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
+    silence_kafka_clients(SILENT)
     try:
         return kafka_settings(bootstrap)
     except SettingsError as error:

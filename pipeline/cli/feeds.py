@@ -67,8 +67,9 @@ def feeds(  # noqa: PLR0913, PLR0917 - a command's options
     """
     from pipeline.feeds.service import FeedsPlan, poll_once, serve
     from pipeline.feeds.state_store import FeedStateStoreError
-    from pipeline.server_process import Listen, make_log
     from runtime.kafka import SettingsError, kafka_settings
+    from runtime.listening import Listen
+    from runtime.logs import make_log
 
     accepted = _sources(accept or [])
     if accepted and not once:

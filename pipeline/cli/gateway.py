@@ -42,8 +42,9 @@ def gateway(
     from pipeline.config import GatewaySettings
     from pipeline.gateway.service import GatewayPlan, SetupError, serve
     from pipeline.gateway.spool import SpoolError
-    from pipeline.server_process import Listen, make_log
     from runtime.kafka import SettingsError, kafka_settings
+    from runtime.listening import Listen
+    from runtime.logs import make_log
 
     try:
         plan = GatewayPlan(

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from pipeline.config import FeedsSettings
     from pipeline.embedded.simulation import SimulatedMacs
 
+ListenAt = Annotated[str, typer.Option(help="HOST:PORT; port 0: a free one.")]
+
 
 def run(
     data_dir: Annotated[Path, typer.Option("--data-dir", help="Directory for all state.")],
     policy: Annotated[
         Path | None, typer.Option(help="Put this policy in force; default: the last one.")
     ] = None,
-    listen: Annotated[str, typer.Option(help="HOST:PORT; port 0: a free one.")] = (
-        "127.0.0.1:8080"
-    ),
+    listen: ListenAt = "127.0.0.1:8080",
     simulate: Annotated[
         int | None,
         typer.Option(min=1, help="Act on this many simulated Macs in the data directory."),
@@ -58,7 +58,8 @@ def run(
     from pipeline.embedded.log import StoreError
     from pipeline.embedded.server import ServicePlan, serve
     from pipeline.policy.file import PolicyError
-    from pipeline.server_process import Listen, make_log
+    from runtime.listening import Listen
+    from runtime.logs import make_log
     from runtime.trusted_keys import KeysError
 
     try:

@@ -125,13 +125,12 @@ def _cluster(bootstrap: str | None, timeout_s: float) -> "Iterator[Cluster]":
     Exit 2 if the settings are invalid, or if a request to the cluster fails, at the start or in the
     `with` block.
     """
-    import logging
-
     from pipeline.provisioning.cluster import ClusterError, connected
     from runtime.kafka import SettingsError, kafka_settings
+    from runtime.logs import SILENT, silence_kafka_clients
 
     # The log of the Kafka client is silent: its errors arrive as exceptions, one line each.
-    logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
+    silence_kafka_clients(SILENT)
     try:
         with connected(kafka_settings(bootstrap), timeout_s) as cluster:
             yield cluster

@@ -56,9 +56,9 @@ def worker(
     from pydantic import ValidationError
 
     from pipeline.metrics import Metrics
-    from pipeline.processors.logs import make_log
     from pipeline.processors.service import WorkerError, serve_until_signalled
     from runtime.kafka import SettingsError
+    from runtime.logs import make_log
     from runtime.trusted_keys import KeysError
 
     try:
@@ -84,9 +84,9 @@ def _plan(data_dir: Path, keys: Path, bootstrap: str | None, listen: str | None)
 
     from pipeline.config import WorkerSettings
     from pipeline.processors.service import WorkerPlan
-    from pipeline.server_process import Listen
     from pipeline.signing_keys import KeyStore
     from runtime.kafka import kafka_settings
+    from runtime.listening import Listen
     from runtime.trusted_keys import KeyRing, Purpose
 
     settings = WorkerSettings()

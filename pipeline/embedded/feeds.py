@@ -8,7 +8,7 @@ from pipeline.embedded import write_requests
 from pipeline.embedded.service_thread import ServiceThread, UnavailableError
 from pipeline.feeds.poller import DocumentResult, Poller
 from pipeline.ingest.feed_review import FeedOutcome
-from pipeline.server_process import Log
+from runtime.logs import Log
 from schemas.feeds import FeedSource
 
 _RETRY_DELAY_S: Final = 60.0

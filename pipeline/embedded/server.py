@@ -26,15 +26,11 @@ from pipeline.gateway.app import HttpApp
 from pipeline.gateway.authentication import Authenticator
 from pipeline.ingest.redaction import Redactor
 from pipeline.metrics import Metrics
-from pipeline.server_process import (
-    Listen,
-    Log,
-    make_registry,
-    serve_until_stopped,
-    stop_on_signals,
-    url_of,
-)
+from pipeline.server_process import serve_until_stopped, stop_on_signals
 from pipeline.signing_keys import KeyStore
+from runtime.listening import Listen, url_of
+from runtime.logs import Log
+from runtime.metrics import make_registry
 from runtime.trusted_keys import KeyRing, Purpose
 from schemas import logkeys as key
 

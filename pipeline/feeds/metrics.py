@@ -8,7 +8,8 @@ from typing import Final, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pipeline.ingest.feed_review import FeedOutcome
-from schemas.dead_letters import DeadLetter, DeadLetterCode
+from runtime.metrics import dead_letter_counter
+from schemas.dead_letters import DeadLetter
 from schemas.envelope import AdvisoryEvent, Event
 from schemas.feeds import FeedSource
 
@@ -59,9 +60,7 @@ class FeedsMetrics(FeedPollMetrics):
             ["source", "type"],
             registry=registry,
         )
-        self._dead_letters = Counter(
-            "drydock_dead_letters", "Dead letters written.", ["topic", "code"], registry=registry
-        )
+        self._dead_letters = dead_letter_counter(registry, [FEEDS])
         self._leading = Gauge(
             "drydock_feeds_leading",
             "1 while this replica is the leader and polls, else 0.",
@@ -80,8 +79,6 @@ class FeedsMetrics(FeedPollMetrics):
         for source in SOURCES:
             for kind in _TYPES:
                 self._events.labels(source, kind)
-        for code in DeadLetterCode:
-            self._dead_letters.labels(FEEDS, code.value)
 
     def count_published(
         self,

@@ -22,16 +22,11 @@ from pipeline.feeds.poller import Poller, make_poller
 from pipeline.feeds.state_store import FeedStateStore, FeedStateStoreError
 from pipeline.gateway.endpoint import Endpoint, operations_routes
 from pipeline.ingest.feed_review import REFUSALS, FeedOutcome
-from pipeline.server_process import (
-    Listen,
-    Log,
-    make_registry,
-    serve_until_stopped,
-    silence_kafka_clients,
-    stop_on_signals,
-    url_of,
-)
+from pipeline.server_process import serve_until_stopped, stop_on_signals
 from runtime.kafka import KafkaConnection
+from runtime.listening import Listen, url_of
+from runtime.logs import Log, silence_kafka_clients
+from runtime.metrics import make_registry
 from schemas import logkeys as key
 from schemas.feeds import FeedSource
 

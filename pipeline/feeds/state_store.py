@@ -13,7 +13,6 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, Protocol, Self
 
-import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer  # type: ignore[import-untyped]
 from aiokafka.errors import KafkaError, ProducerFenced  # type: ignore[import-untyped]
 from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
@@ -24,6 +23,7 @@ from pipeline.gateway.records import Record, event_records, letter_record
 from pipeline.ingest.feed_review import ReviewedDocument, review
 from pipeline.ingest.sources import FEED_DIFFS
 from runtime.kafka import KafkaConnection, aiokafka_options
+from runtime.logs import Log
 from schemas import logkeys as key
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import Event
@@ -40,7 +40,6 @@ _WRITE_S: Final = 30.0
 _TRANSACTION_S: Final = 60.0
 _CLOSE_S: Final = 5.0
 _POLL_MS: Final = 500
-Log = structlog.typing.FilteringBoundLogger
 
 
 class FeedStateStoreError(Exception):

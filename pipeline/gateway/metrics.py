@@ -11,6 +11,7 @@ from pipeline.gateway.authentication import EVENTS
 from pipeline.gateway.producer import DurableIn
 from pipeline.gateway.spool import Spool
 from pipeline.ingest.sources import WEBHOOK_SOURCES
+from runtime.metrics import dead_letter_counter
 from schemas.dead_letters import DeadLetterCode
 from schemas.topics import ADVISORIES, CHECKINS, DEAD_LETTERS, INVENTORY
 
@@ -62,9 +63,7 @@ class GatewayMetrics:
             buckets=_REQUEST_S,
             registry=registry,
         )
-        self._dead_letters = Counter(
-            "drydock_dead_letters", "Dead letters written.", ["topic", "code"], registry=registry
-        )
+        self._dead_letters = dead_letter_counter(registry, ["webhooks"])
         self._ready = Gauge("drydock_ready", "1 if inputs are accepted, else 0.", registry=registry)
         self._spooling = Gauge(
             "drydock_gateway_spooling",
@@ -81,8 +80,6 @@ class GatewayMetrics:
             self._durable.labels(durable_in.value)
             for topic in _TOPICS:
                 self._records.labels(topic.name, durable_in.value)
-        for code in DeadLetterCode:
-            self._dead_letters.labels("webhooks", code.value)
 
     def expose_spool(self, spool: Spool) -> None:
         """Register gauges that read this spool at each scrape."""

@@ -20,16 +20,11 @@ from pipeline.gateway.kafka_sink import KafkaSink
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.spool import Spool
 from pipeline.ingest.redaction import Redactor
-from pipeline.server_process import (
-    Listen,
-    Log,
-    make_registry,
-    serve_until_stopped,
-    silence_kafka_clients,
-    stop_on_signals,
-    url_of,
-)
+from pipeline.server_process import serve_until_stopped, stop_on_signals
 from runtime.kafka import KafkaConnection
+from runtime.listening import Listen, url_of
+from runtime.logs import Log, silence_kafka_clients
+from runtime.metrics import make_registry
 from schemas import logkeys as key
 from schemas.topics import ADVISORIES, CHECKINS, DEAD_LETTERS, INVENTORY
 

@@ -16,8 +16,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from pipeline.processors.batch_consumer import BatchConsumer, BatchHandler
 from pipeline.processors.device_shard import DEVICE_TOPICS
-from pipeline.server_process import Listen
 from runtime.kafka import KafkaConnection, tls_context
+from runtime.listening import Listen
 from schemas.topics import DISPATCH
 
 SUBSCRIBED: Final = (*DEVICE_TOPICS, DISPATCH)

@@ -25,7 +25,6 @@ from time import monotonic
 from typing import Any, Final
 
 import faust
-import structlog
 from aiokafka.admin import AIOKafkaAdminClient  # type: ignore[import-untyped]
 from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
@@ -42,8 +41,9 @@ from pipeline.processors.health import ProgressMonitor, ProgressSample
 from pipeline.processors.recovery import Recovery, Stores
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.worker import Clock, Worker, changelog_of
-from pipeline.server_process import Listen
 from runtime.kafka import KafkaConnection, aiokafka_options
+from runtime.listening import Listen
+from runtime.logs import Log, write_library_logs_as_json
 from schemas import logkeys as key
 from schemas.signed_payloads import PublicKeys
 from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, DISPATCH_STATE, JOBS, STATE
@@ -67,7 +67,6 @@ _REQUIRED_TOPICS: Final = (
     DECISIONS,
     DEAD_LETTERS,
 )
-Log = structlog.typing.FilteringBoundLogger
 
 
 class WorkerError(Exception):
@@ -122,6 +121,7 @@ async def serve_until_signalled(
     70.
     """
     gc.set_threshold(*_GC_THRESHOLDS)
+    write_library_logs_as_json()
     stop = asyncio.Event()
 
     def end() -> None:

@@ -37,7 +37,6 @@ from datetime import datetime
 from time import monotonic
 from typing import Final, Protocol
 
-import structlog
 from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 from faust.types import TP
 
@@ -52,6 +51,7 @@ from pipeline.processors.dispatch_shard import DispatchShard
 from pipeline.processors.recovery import FetchEndOffsets, Recovery, Stores
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.shard_output import ConsumedRecord, Counters, ShardOutput
+from runtime.logs import Log
 from schemas import logkeys as key
 from schemas.topics import DISPATCH, DISPATCH_STATE, STATE
 
@@ -62,7 +62,6 @@ _MAX_UNSAVED_ROWS: Final = 5_000
 _MAX_UNSAVED_S: Final = 10.0
 
 Clock = Callable[[], datetime]
-Log = structlog.typing.FilteringBoundLogger
 
 
 class Shard(Protocol):

@@ -17,7 +17,7 @@ import httpx
 from pipeline.processors import rows
 from pipeline.processors.confirmed_producer import ConfirmedProducer, Row
 from pipeline.reconcile.reconciler import Reconciler
-from pipeline.server_process import make_log
+from runtime.logs import make_log
 from schemas.envelope import encode
 from schemas.topics import (
     ADVISORIES,

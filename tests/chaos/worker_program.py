@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry
 from agents.clock import ScaledClock
 from agents.simulated.wire import TimeLine
 from pipeline.metrics import Metrics
-from pipeline.processors.logs import make_log
 from pipeline.processors.service import WorkerPlan, serve_until_signalled
 from pipeline.signing_keys import KeyStore
 from runtime.kafka import KafkaConnection
+from runtime.logs import make_log
 from runtime.trusted_keys import KeyRing, Purpose
 
 GROUP: Final = "drydock-worker"

@@ -6,7 +6,6 @@ end. Exit code 0 if the numbers are equal, 1 if they differ, 2 if the run failed
 
 import argparse
 import json
-import logging
 import shutil
 import signal
 import sys
@@ -29,6 +28,7 @@ from pipeline.demo.drive import STEP, FleetSample, steps
 from pipeline.demo.outcome import read_outcome
 from pipeline.demo.scenario import Scenario, build
 from pipeline.demo.summary import summarize
+from runtime.logs import silence_kafka_clients
 from tests.fleet_demo.comparison import ComparedNumber, rows
 from tests.fleet_demo.running import FleetError, FleetRun
 from tests.kafka.brokers import BrokerError, KafkaCluster, free_ports
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--step-minutes", type=int, default=int(STEP / timedelta(minutes=1)), help="of one step"
     )
     given = parser.parse_args(arguments)
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    silence_kafka_clients()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(_TERMINATED))
     # A shell starts its background jobs with SIGINT ignored.

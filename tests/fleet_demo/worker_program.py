@@ -9,11 +9,11 @@ from prometheus_client import CollectorRegistry
 from agents.clock import SteppedClock
 from pipeline.demo.embedded import NO_SWEEP
 from pipeline.metrics import Metrics
-from pipeline.processors.logs import make_log
 from pipeline.processors.service import WorkerPlan, serve_until_signalled
-from pipeline.server_process import Listen
 from pipeline.signing_keys import KeyStore
 from runtime.kafka import KafkaConnection
+from runtime.listening import Listen
+from runtime.logs import make_log
 from runtime.trusted_keys import KeyRing, Purpose
 
 

@@ -8,8 +8,8 @@ from kafka import KafkaProducer  # type: ignore[import-untyped]
 
 from pipeline.processors.broadcast import BroadcastState
 from pipeline.processors.broadcast_reader import BroadcastReader
-from pipeline.server_process import make_log, silence_kafka_clients
 from runtime.kafka import KafkaConnection
+from runtime.logs import make_log, silence_kafka_clients
 from schemas.envelope import encode
 from schemas.topics import ADVISORIES, CONTROL
 from tests.factories import release

@@ -22,8 +22,8 @@ from pipeline.cli.app import app
 from pipeline.feeds.metrics import FeedsMetrics
 from pipeline.feeds.state_store import FeedStateStore, FeedStateStoreError
 from pipeline.ingest.feed_review import FeedOutcome
-from pipeline.server_process import make_log, silence_kafka_clients
 from runtime.kafka import KafkaConnection
+from runtime.logs import make_log, silence_kafka_clients
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import AdvisoryEvent, decode
 from schemas.feeds import FeedState

@@ -11,10 +11,10 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from pipeline.metrics import Metrics
-from pipeline.processors.logs import make_log
 from pipeline.processors.service import WorkerError, WorkerPlan, serve_until_signalled
-from pipeline.server_process import Listen
 from runtime.kafka import KafkaConnection
+from runtime.listening import Listen
+from runtime.logs import make_log
 from tests.factories.sites import JOBS_KEY, KEYS
 
 

@@ -28,7 +28,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     "pipeline.reconcile": ("schemas", "pipeline.state", "pipeline.policy", "pipeline.decide"),
     "pipeline.ingest": ("schemas",),
     "pipeline.config": ("schemas", "pipeline.ingest.sources"),
-    "pipeline.metrics": ("schemas",),
+    "pipeline.metrics": ("schemas", "runtime"),
     "pipeline.payload_signing": ("schemas",),
     "pipeline.server_process": ("schemas", "runtime"),
     "pipeline.signing_keys": ("schemas", "runtime"),
@@ -60,7 +60,6 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
         "pipeline.config",
         "pipeline.metrics",
         "pipeline.payload_signing",
-        "pipeline.server_process",
     ),
     "pipeline.embedded": (
         "schemas",

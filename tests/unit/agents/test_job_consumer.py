@@ -7,9 +7,9 @@ from kafka import TopicPartition  # type: ignore[import-untyped]
 from kafka.errors import KafkaTimeoutError, RebalanceInProgressError  # type: ignore[import-untyped]
 
 from agents.job_consumer import GroupMember, JobConsumer
-from agents.logs import make_log
 from agents.metrics import AgentMetrics
 from runtime.kafka import KafkaConnection
+from runtime.logs import make_log
 from schemas.topics import jobs_topic
 
 WAIT_LIMIT_S = 20.0

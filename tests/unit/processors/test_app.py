@@ -7,8 +7,8 @@ import faust
 import pytest
 
 from pipeline.processors.app import SUBSCRIBED, make_app
-from pipeline.server_process import Listen
 from runtime.kafka import KafkaConnection
+from runtime.listening import Listen
 
 # No record is consumed in these tests.
 NO_HANDLER: Any = None

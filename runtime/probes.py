@@ -1,4 +1,4 @@
-"""HTTP server of an agent for /metrics and /healthz."""
+"""HTTP server in a thread for /metrics and /healthz, for programs without an ASGI application."""
 
 import json
 import threading
@@ -6,35 +6,40 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
+from prometheus_client import CollectorRegistry, generate_latest
+
+from runtime.listening import Listen
+
 _TIMEOUT_S: Final = 10.0
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 Health = Callable[[], dict[str, Any]]
 
 
-class Probe:
+class ProbeServer:
     """Server of /metrics and /healthz, GET only.
 
-    /healthz responds with `health()` as JSON: status 200 if its `ok` is True, else 503. The
-    constructor raises OSError if the address cannot be used.
+    /metrics responds with the metrics of `registry`, /healthz with `health()` as JSON: status 200
+    if its `ok` is True, else 503. The constructor raises ValueError, with the reason in one line,
+    if the address cannot be used.
     """
 
-    def __init__(self, host: str, port: int, metrics: Callable[[], bytes], health: Health) -> None:
+    def __init__(self, listen: Listen, registry: CollectorRegistry, health: Health) -> None:
         class Handler(BaseHTTPRequestHandler):
             timeout = _TIMEOUT_S
 
             def do_GET(self) -> None:
                 """Respond to /metrics or /healthz, else with 404."""
                 if self.path == "/metrics":
-                    self._answer(200, metrics(), _TEXT)
+                    self._respond(200, generate_latest(registry), _TEXT)
                 elif self.path == "/healthz":
                     found = health()
                     status = 200 if found.get("ok") is True else 503
-                    self._answer(status, json.dumps(found).encode(), "application/json")
+                    self._respond(status, json.dumps(found).encode(), "application/json")
                 else:
-                    self._answer(404, b"/metrics or /healthz\n", "text/plain")
+                    self._respond(404, b"/metrics or /healthz\n", "text/plain")
 
-            def _answer(self, status: int, body: bytes, kind: str) -> None:
+            def _respond(self, status: int, body: bytes, kind: str) -> None:
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
@@ -44,9 +49,14 @@ class Probe:
             def log_message(self, *_: object) -> None:
                 """Log nothing: probes come every few seconds."""
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
+        listener = listen.bind()
+        self._server = ThreadingHTTPServer(
+            listener.getsockname()[:2], Handler, bind_and_activate=False
+        )
+        self._server.socket.close()
+        self._server.socket = listener
         self._server.daemon_threads = True
-        self.port: int = self._server.server_address[1]
+        self.port: int = listener.getsockname()[1]
 
     def start(self) -> None:
         """Serve requests in a new thread."""
