@@ -37,6 +37,8 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "agents/leases.py": _AGENTS,
     "pipeline/processors/dispatch_shard.py": ("tests/unit/processors",),
     "pipeline/gateway/delivery.py": _GATEWAY,
+    "pipeline/gateway/drain.py": _GATEWAY,
+    "pipeline/gateway/reconnecting.py": _GATEWAY,
     "pipeline/gateway/spool.py": _GATEWAY,
     "runtime/retry.py": _RUNTIME,
     "runtime/sqlite.py": _RUNTIME,

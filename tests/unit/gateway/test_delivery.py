@@ -12,14 +12,17 @@ from typing import Any
 
 import pytest
 import structlog
+from tenacity import RetryCallState
 
 from pipeline.gateway.delivery import DeliveryLimits, StoreAndForwardProducer
-from pipeline.gateway.producer import BackpressureError, DurableIn, ProducerError
+from pipeline.gateway.producer import BackpressureError, DurableIn
 from pipeline.gateway.records import Record
 from pipeline.gateway.spool import Spool, Spooled, SpoolError, SpoolFullError
-from tests.unit.gateway.fakes import ACK_WAIT_S, TIMEOUT_S, FakeKafka, FakeProducer, until
+from runtime.retry import RetryPolicy
+from tests.unit.gateway.fakes import ACK_WAIT_S, TIMEOUT_S, FakeKafka, until
 
 MIB = 1024 * 1024
+RETRY = RetryPolicy(first_s=0.001, max_s=0.001)
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
@@ -70,7 +73,7 @@ async def running(
         log,
         max_waiting=max_waiting,
         ack_wait_s=ACK_WAIT_S,
-        limits=DeliveryLimits(**{"retry_delays_s": (0.001,), **limits}),
+        limits=DeliveryLimits(**{"retry": RETRY, **limits}),
     )
     task = asyncio.create_task(producer.run())
     try:
@@ -348,7 +351,7 @@ class KilledGateway:
             log,
             max_waiting=50,
             ack_wait_s=ACK_WAIT_S,
-            limits=DeliveryLimits(retry_delays_s=(0.001,)),
+            limits=DeliveryLimits(retry=RETRY),
         )
 
     def _write(self, _: str) -> None:
@@ -375,7 +378,7 @@ class KilledGateway:
             for one in tasks:
                 one.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=0.1)
-        self.producer._disk.shutdown()
+        self.producer._disk._executor.shutdown()
         self.spool.close()
         for link in self.kafka.producers:
             link.dead = True
@@ -637,26 +640,27 @@ def test_direct_mode_returns_after_a_send_timeout_once_the_producer_acknowledges
 
 
 def test_first_failure_after_a_reconnect_has_the_shortest_delay(tmp_path: Path) -> None:
-    @dataclass
-    class Failing(FakeKafka):
-        failures: int = 1
+    attempts: list[int] = []
 
-        async def connect(self) -> FakeProducer:
-            if self.failures:
-                self.failures -= 1
-                raise ProducerError("not yet")
-            return await super().connect()
+    class Recorded(RetryPolicy):
+        def wait(self) -> Any:
+            def wait(state: RetryCallState) -> float:
+                attempts.append(state.attempt_number)
+                return 0.001
+
+            return wait
 
     async def test() -> None:
-        kafka = Failing()
-        async with running(kafka, tmp_path, retry_delays_s=(0.001, 3600.0)) as it:
-            await until(lambda: not it.producer.spooling)
-            kafka.failures = 1
-            kafka.break_down()
-            put = asyncio.create_task(it.producer.put([record("A", 1)]))
-            await put
+        kafka = FakeKafka(away=True)
+        async with running(kafka, tmp_path, retry=Recorded(0.001, 3600.0)) as it:
+            await until(lambda: len(attempts) >= 3)
             kafka.come_back()
-            async with asyncio.timeout(TIMEOUT_S / 3):
-                await until(lambda: not it.producer.spooling)
+            await until(lambda: not it.producer.spooling)
+            kafka.break_down()
+            await it.producer.put([record("A", 1)])
+            kafka.come_back()
+            await until(lambda: not it.producer.spooling)
 
     run(test)
+    connected = attempts.index(1, 1)
+    assert attempts[:connected] == list(range(1, connected + 1))

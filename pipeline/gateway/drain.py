@@ -1,0 +1,125 @@
+"""Sends the spool to Kafka in its order, and deletes what Kafka has acknowledged.
+
+Each record of the spool is unsent, in flight, or delivered and soon deleted. `sent_up_to` divides
+the unsent from the others. Invariants: a record is sent once by a producer, after all records
+before it; it is deleted only after Kafka's acknowledgement. With a new producer everything that is
+left in the spool is unsent again.
+"""
+
+import time
+from typing import Final
+
+import structlog
+
+from pipeline.gateway.producer import DeliveryFuture, is_acknowledged
+from pipeline.gateway.reconnecting import ReconnectingProducer
+from pipeline.gateway.spool import Spooled
+from pipeline.gateway.spool_thread import SpoolThread
+from pipeline.gateway.wakeup import Wakeup
+from schemas import logkeys as key
+
+_MAX_READ_RECORDS: Final = 200
+_READ_BYTES: Final = 16 * 1024 * 1024
+# Longest wait for the outcome of a failed producer's records. Later ones may be sent twice.
+_OUTCOME_TIMEOUT_S: Final = 120.0
+
+
+class SpoolDrain:
+    """Sends the records of one spool through a producer, at most `max_in_flight` at a time."""
+
+    def __init__(
+        self,
+        producer: ReconnectingProducer,
+        disk: SpoolThread,
+        wakeup: Wakeup,
+        log: structlog.typing.FilteringBoundLogger,
+        *,
+        max_in_flight: int,
+        wake_interval_s: float,
+    ) -> None:
+        self._producer = producer
+        self._disk = disk
+        self._spool = disk.spool
+        self._wakeup = wakeup
+        self._log = log
+        self._max_in_flight = max_in_flight
+        self._wake_interval_s = wake_interval_s
+        self._sent_up_to = 0
+        self._in_flight: dict[int, tuple[Spooled, DeliveryFuture]] = {}
+
+    @property
+    def has_in_flight(self) -> bool:
+        """True if a record was sent and is not yet deleted from the spool."""
+        return bool(self._in_flight)
+
+    def restart(self) -> None:
+        """Count all records of the spool as unsent."""
+        self._sent_up_to = 0
+        self._in_flight = {}
+
+    def add_sent(self, spooled: Spooled, delivery: DeliveryFuture) -> None:
+        """Count a record as in flight that was sent before it was spooled."""
+        self._sent_up_to = spooled.seq
+        self._in_flight[spooled.seq] = (spooled, delivery)
+
+    async def send(self) -> bool:
+        """Send the next records; return True if none is left unsent.
+
+        Some are left if too many are in flight or the producer does not accept one. Delivered
+        records are deleted. Raises SpoolError if the disk fails.
+        """
+        is_all_sent = await self._send_unsent()
+        await self.delete_delivered()
+        return is_all_sent
+
+    async def _send_unsent(self) -> bool:
+        # Read `last` first: records appended during the read must not be skipped.
+        while (
+            self._sent_up_to < (last := self._spool.last_seq)
+            and len(self._in_flight) < self._max_in_flight
+        ):
+            found = await self._disk.run(
+                self._spool.read_after,
+                self._sent_up_to,
+                max_records=_MAX_READ_RECORDS,
+                max_bytes=_READ_BYTES,
+            )
+            if not found:
+                self._sent_up_to = last
+            for spooled in found:
+                delivery = await self._producer.send(spooled.record)
+                if delivery is None:
+                    return False
+                self.add_sent(spooled, delivery)
+        return self._sent_up_to >= self._spool.last_seq
+
+    async def delete_delivered(self) -> None:
+        """Delete the records that Kafka has acknowledged from the spool.
+
+        Raises SpoolError, and keeps them, if the disk fails.
+        """
+        delivered = [one for one, delivery in self._in_flight.values() if is_acknowledged(delivery)]
+        if delivered:
+            await self._disk.run(self._spool.delete, delivered)
+            for one in delivered:
+                del self._in_flight[one.seq]
+
+    async def replace_producer(self) -> None:
+        """Close the failed producer, once each record in flight is delivered or failed.
+
+        It waits at most 120 s for that, and no longer than until a stop. Delivered records are
+        deleted; the next producer sends the rest again. Raises SpoolError if the disk fails.
+        """
+        failure = self._producer.failure
+        self._log.warning(
+            "producer failed; connecting a new one, unconfirmed records are sent again",
+            **{key.DETAIL: f"{type(failure).__name__}: {failure}"},
+        )
+        until = time.monotonic() + _OUTCOME_TIMEOUT_S
+        while not self._wakeup.is_stopping and time.monotonic() < until:
+            await self.delete_delivered()
+            if all(delivery.done() for _, delivery in self._in_flight.values()):
+                break
+            await self._wakeup.wait(self._wake_interval_s)
+        self.restart()
+        await self._producer.replace_later()
