@@ -2,7 +2,7 @@
 # PYTHON is the Python that creates it; PYTEST_ARGS, DEMO_ARGS, CHAOS_ARGS and MUTATE_ARGS are passed on.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kafka fmt lint type test test-unit bench bench-core bench-embedded bench-outage mutate fuzz schemas lock clean
+.PHONY: help demo demo-kafka fmt lint type test test-unit bench bench-core bench-ratio bench-embedded bench-outage mutate fuzz schemas lock clean
 .PHONY: chaos chaos-short coverage chart tools tools-deploy kafka-up kafka-down
 
 BIN := .venv/bin
@@ -64,6 +64,10 @@ bench: ## measure the fleet form on a real broker (BENCH_ARGS="--quick", "--only
 bench-core: ## measure ingest, fold and decide without a broker
 	@tools/environment dev
 	@$(BIN)/python -m tests.bench.core
+
+bench-ratio: ## fail if reports are reconciled slower than recorded, compared with decoding
+	@tools/environment dev
+	@$(BIN)/python -m tests.bench.ratio $(RATIO_ARGS)
 
 bench-embedded: ## measure the embedded service over HTTP
 	@tools/environment dev

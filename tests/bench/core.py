@@ -136,8 +136,9 @@ def a_tenth(number: int) -> str:
 class Stream:
     """A stream of reports; a tenth of them changes a field of the Mac's previous report."""
 
-    def __init__(self, *, telemetry: bool) -> None:
+    def __init__(self, *, telemetry: bool, macs: int = FLEET) -> None:
         self.telemetry = telemetry
+        self.macs = macs
         self.rng = random.Random(2026)
         self.clock = make.NOW
         self.facts: dict[int, dict[str, Any]] = {}
@@ -147,7 +148,7 @@ class Stream:
         return [self._one() for _ in range(count)]
 
     def _one(self) -> bytes:
-        number = self.rng.randrange(FLEET)
+        number = self.rng.randrange(self.macs)
         facts = self.facts.setdefault(number, {"version": a_tenth(number)})
         self.count += 1
         self.clock += timedelta(milliseconds=20)
