@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline.decide import decision
+from pipeline.decide.fast import after_send
 from pipeline.processors.fast import verified_cache
 from pipeline.processors.fast.verified_cache import VerifiedCache
 from pipeline.reconcile import reconciler
@@ -43,7 +43,7 @@ def fast_path_uses() -> Iterator[Counter[str]]:
             "apply_duplicate", duplicates.apply_duplicate, lambda found: found is not None
         )
         patch.setattr(fleet, "apply_duplicate", repeated)
-        again = counted("reevaluate_after_send", decision.reevaluate_after_send)
+        again = counted("reevaluate_after_send", after_send.reevaluate_after_send)
         patch.setattr(reconciler, "reevaluate_after_send", again)
         patch.setattr(VerifiedCache, "pop", counted("VerifiedCache", VerifiedCache.pop, bool))
         read = counted("peek_job", verified_cache._ISSUED.decode)

@@ -12,8 +12,8 @@ Needs are evaluated in their order (`needs`). A need that is exclusive, or whose
 open, ends the evaluation: no later need is sent in its place.
 
 An open job is withdrawn (`supersedes`) by a job for another need, by a hold that makes it unwanted
-(`_withdrawn`), or if nothing is needed. Invariant: a job whose executor may have touched the Mac is
-never withdrawn.
+(`withdrawn_by_hold`), or if nothing is needed. Invariant: a job whose executor may have touched the
+Mac is never withdrawn.
 """
 
 from datetime import datetime
@@ -32,7 +32,6 @@ from pipeline.decide.gates import (
     make_candidate,
     opens_by_itself_at,
     reasons_on_telemetry,
-    reevaluate_job_gate,
     to_gate,
 )
 from pipeline.decide.methods import choose_method
@@ -131,31 +130,14 @@ def evaluate(s: Situation, *, fast_paths: bool = True) -> Evaluation:
             recheck_on_telemetry=rest.reason in _TELEMETRY_REASONS
             or has_earlier_enrollment_defect(s),
         )
-    return _evaluation_of_hold(s, held, None, fast_paths=fast_paths)
+    return evaluation_of_hold(s, held, hold(s, held, fast_paths=fast_paths))
 
 
-def reevaluate_after_send(s: Situation, sent: Evaluation) -> Evaluation:
-    """Return the Evaluation that `evaluate` gives, from `sent`, which has just sent a job.
-
-    The caller ensures that the Situation differs from that of `sent` only in that its job is now
-    open and the newest of the job history. Then only the gate `job_open` can change, and only that
-    gate is evaluated. A fast path (docs/explanation/fast-paths.md).
-    """
-    held = [
-        GatedNeed.of_results(one.candidate, reevaluate_job_gate(s, one.candidate, one.gates))
-        for one in sent.gated_needs
-    ]
-    for_it = next(at for at, one in enumerate(held, 1) if one.is_stopped_by(Reason.JOB_OPEN))
-    return _evaluation_of_hold(s, held[:for_it], sent.decision, fast_paths=True)
-
-
-def _evaluation_of_hold(
-    s: Situation, held: list[GatedNeed], sent: Decision | None, *, fast_paths: bool
-) -> Evaluation:
-    """Return the hold of `_hold`, and the inputs that can end it."""
+def evaluation_of_hold(s: Situation, held: list[GatedNeed], decision: Decision) -> Evaluation:
+    """Return `decision`, the hold for `held`, with the inputs that can end it."""
     reasons = {result.reason for one in held for result in one.closed}
     return Evaluation(
-        _hold(s, held, sent, fast_paths=fast_paths),
+        decision,
         # Any MDM contact can show that a Mac is enrolled after all.
         recheck_on_telemetry=not reasons.isdisjoint(_TELEMETRY_REASONS)
         or any(one.candidate.need.action is Action.REENROLL for one in held)
@@ -222,7 +204,7 @@ def _untouched_job(s: Situation) -> JobEntry | None:
     return None if entry is None or entry.may_have_touched else entry
 
 
-def _withdrawn(s: Situation, held: list[GatedNeed]) -> str | None:
+def withdrawn_by_hold(s: Situation, held: list[GatedNeed]) -> str | None:
     """Return the id of the open job that a hold makes unwanted; None if no job is withdrawn.
 
     A job that may have touched the Mac is kept. Another is kept if it is of the Mac's present site
@@ -260,7 +242,7 @@ def _still_offered(s: Situation, entry: JobEntry) -> bool:
     return any(one.version == entry.version for one in missing.releases)
 
 
-def _next_eligible_at(s: Situation, *times: datetime | None) -> datetime | None:
+def next_eligible_at(s: Situation, *times: datetime | None) -> datetime | None:
     """Return the first future time at which the decision can change without an event; None if none.
 
     Considered are `times`, the timeout of the open job, and the next fault of the enrollment.
@@ -289,7 +271,7 @@ def _nothing(s: Situation, exposed: Exposure, reason: Reason, *findings: str) ->
         exploited_cves=exposed.cve_releases.exploited,
         severity=_severity(exposed),
         deadline_at=None if deadline_us is None else from_us(deadline_us),
-        next_eligible_at=_next_eligible_at(s),
+        next_eligible_at=next_eligible_at(s),
         supersedes=None if withdrawn is None else withdrawn.job_id,
         findings=findings,
     )
@@ -311,43 +293,21 @@ def _send(
     )
 
 
-def _hold(
-    s: Situation, held: list[GatedNeed], sent: Decision | None, *, fast_paths: bool
-) -> Decision:
+def hold(s: Situation, held: list[GatedNeed], *, fast_paths: bool) -> Decision:
     """Return the hold for `held`, which is not empty.
 
     It shows the need that the gate `job_open` holds, if there is one, else the first need; its
-    reason is that of the need's first closed gate. `sent` is the decision that has just sent a job,
-    or None: its values are reused if the job is that of the need shown.
+    reason is that of the need's first closed gate.
     """
     shown = held[-1] if held[-1].is_stopped_by(Reason.JOB_OPEN) else held[0]
     reason = shown.closed[0].reason
     assert reason is not None
-    next_at = _next_eligible_at(s, *(one.opens_at for one in held))
-    supersedes = _withdrawn(s, held)
-    if sent is None or sent.job_id != shown.candidate.job_id:
-        return _build_decision(
-            s,
-            shown.candidate,
-            shown.gates,
-            Verdict.HOLD,
-            reason,
-            next_at=next_at,
-            supersedes=supersedes,
-            fast_paths=fast_paths,
-        )
-    changed_fields = {
-        "decision": Verdict.HOLD,
-        "reason": reason,
-        "gates": _replace_gate(to_gate(shown.closed[0]), sent.gates),
-        "next_eligible_at": next_at,
-        "supersedes": supersedes,
-    }
-    return construct_unchecked(Decision, sent.__dict__ | changed_fields)
-
-
-def _replace_gate(gate: Gate, gates: tuple[Gate, ...]) -> tuple[Gate, ...]:
-    return tuple([gate if one.gate == gate.gate else one for one in gates])
+    return _build_decision(
+        *(s, shown.candidate, shown.gates, Verdict.HOLD, reason),
+        next_at=next_eligible_at(s, *(one.opens_at for one in held)),
+        supersedes=withdrawn_by_hold(s, held),
+        fast_paths=fast_paths,
+    )
 
 
 def _build_decision(

@@ -139,14 +139,6 @@ def evaluate_gates(s: Situation, c: Candidate) -> tuple[GateResult, ...]:
     return tuple([check(s, c) for check in _CHECKS])
 
 
-def reevaluate_job_gate(
-    s: Situation, c: Candidate, results: tuple[GateResult, ...]
-) -> tuple[GateResult, ...]:
-    """Return `results` with the gate `job_open` evaluated again in this Situation."""
-    job_gate = _job_open(s, c)
-    return tuple([job_gate if result.gate == job_gate.gate else result for result in results])
-
-
 def is_for(entry: JobEntry, need: Need) -> bool:
     """Return True if the job has the action and the intent of this need."""
     return entry.action is need.action and entry.intent == need.intent
@@ -218,7 +210,8 @@ def _fresh(s: Situation, _: Candidate) -> GateResult:
     return GateResult("fresh", Reason.STALE_INVENTORY, "not heard of for too long")
 
 
-def _job_open(s: Situation, c: Candidate) -> GateResult:
+def check_job_open(s: Situation, c: Candidate) -> GateResult:
+    """Return the result of the gate `job_open`, which depends on the open job only."""
     entry = s.open_job
     if entry is None:
         return _JOB_OPEN_PASSED
@@ -442,7 +435,7 @@ GATES: Final = (
         "fresh", _fresh, {Reason.STALE_INVENTORY: ("device.last_seen_us", "now_us", "policy")}
     ),
     GateRow(  # no job is open, or it is for another need and has not touched the Mac (superseded)
-        "job_open", _job_open, {Reason.JOB_OPEN: ("open_job",)}
+        "job_open", check_job_open, {Reason.JOB_OPEN: ("open_job",)}
     ),
     GateRow(  # fewer attempts than `max_attempts` reached the Mac and failed since the last success
         "attempts", _attempts, {Reason.RETRIES_EXHAUSTED: ("job_history", "policy")}

@@ -1,40 +1,15 @@
 """Situation: everything that a rule may read about one Mac at one time."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar, overload
 
+from pipeline.decide.fast.cached import cached
 from pipeline.policy.model import Policy, Site
 from pipeline.state.advisories import Advisories
 from pipeline.state.device import Device, to_us
 from pipeline.state.jobs import JobEntry, JobHistory, open_job
 from schemas.events.control import ApprovalGranted, HaltSet
 from schemas.macos import parse_os_version
-
-T = TypeVar("T")
-
-
-class cached(Generic[T]):  # noqa: N801 - a decorator
-    """`functools.cached_property` without a lock, as in Python 3.12.
-
-    Python 3.11's lock costs more than most of the values computed here.
-    """
-
-    def __init__(self, compute: Callable[[Any], T]) -> None:
-        self._compute = compute
-        self._name = compute.__name__
-        self.__doc__ = compute.__doc__
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> "cached[T]": ...
-    @overload
-    def __get__(self, instance: object, owner: type) -> T: ...
-    def __get__(self, instance: object | None, owner: type) -> "T | cached[T]":
-        if instance is None:
-            return self
-        value = instance.__dict__[self._name] = self._compute(instance)
-        return value
 
 
 def site_of(device: Device, policy: Policy) -> str | None:
@@ -51,7 +26,7 @@ def site_of(device: Device, policy: Policy) -> str | None:
     )
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True)
 class Situation:
     """One Mac, its jobs and approvals, the catalogue, the policy, the halts, and the time.
 
@@ -68,29 +43,6 @@ class Situation:
     halts: tuple[HaltSet, ...] = ()
     approvals: tuple[ApprovalGranted, ...] = ()
     site_open_jobs: int = 0
-
-    # By hand: the generated __init__ of a frozen dataclass calls object.__setattr__ per field.
-    def __init__(
-        self,
-        device: Device,
-        advisories: Advisories,
-        policy: Policy,
-        now: datetime,
-        job_history: JobHistory = (),
-        halts: tuple[HaltSet, ...] = (),
-        approvals: tuple[ApprovalGranted, ...] = (),
-        site_open_jobs: int = 0,
-    ) -> None:
-        self.__dict__.update(
-            device=device,
-            advisories=advisories,
-            policy=policy,
-            now=now,
-            job_history=job_history,
-            halts=halts,
-            approvals=approvals,
-            site_open_jobs=site_open_jobs,
-        )
 
     @cached
     def now_us(self) -> int:

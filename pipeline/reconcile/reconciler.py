@@ -17,7 +17,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from pipeline.decide.admission import reject_reason
-from pipeline.decide.decision import Evaluation, evaluate, reevaluate_after_send
+from pipeline.decide.decision import Evaluation, evaluate
+from pipeline.decide.fast.after_send import reevaluate_after_send
 from pipeline.decide.job import build_job
 from pipeline.decide.job_events import issued_event, result_event, superseded_event
 from pipeline.decide.situation import Situation, site_of

@@ -9,16 +9,17 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 from pipeline.decide.admission import reject_reason
-from pipeline.decide.decision import Evaluation, evaluate, reevaluate_after_send
+from pipeline.decide.decision import Evaluation, evaluate
+from pipeline.decide.fast.after_send import reevaluate_after_send
+from pipeline.decide.fast.cached import cached
 from pipeline.decide.gates import to_gate
 from pipeline.decide.job import build_job
 from pipeline.decide.needs.need import target
-from pipeline.decide.situation import Situation, cached
+from pipeline.decide.situation import Situation
 from pipeline.decide.windows import window_state
 from pipeline.payload_signing import _key_id_of, sign_job
 from pipeline.policy.file import read_policy
@@ -81,20 +82,6 @@ def fields_of(model: WireModel) -> tuple[Work, Work]:
 
 def hit_and_miss(function: Any, *given: Any) -> tuple[Work, Work]:
     return lambda: function(*given), lambda: function.__wrapped__(*given)
-
-
-@dataclass(frozen=True)
-class GeneratedInit:
-    """A frozen class with the fields of Situation and the `__init__` that dataclass generates."""
-
-    device: Any
-    advisories: Any
-    policy: Any
-    now: Any
-    ledger: Any = ()
-    halts: Any = ()
-    approvals: Any = ()
-    site_open_jobs: int = 0
 
 
 class Values:
@@ -171,7 +158,6 @@ def pairs() -> dict[str, tuple[Work, Work]]:
     event = make.issued(job).model_copy(update={"data": sign_job(job, JOBS_KEY)})
     assert isinstance(event, JobIssuedEvent)
     raw, record = encode(event), engine.record_of(sent.decision, s)
-    values = (s.device, s.advisories, s.policy, s.now)
 
     def both(one: Situation) -> object:
         return one.site, one.open_job
@@ -206,7 +192,6 @@ def pairs() -> dict[str, tuple[Work, Work]]:
             lambda: both(slow.situation(UDID, make.NOW)),
         ),
         "own order, by its bytes": (lambda: peek_job(raw), verified),
-        "Situation.__init__": (lambda: Situation(*values), lambda: GeneratedInit(*values)),
         "once": (lambda: Values().by_once, lambda: Values().by_cached_property),
     } | cached_calls(s, sent)
 

@@ -7,14 +7,14 @@ from typing import Any
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from pipeline.decide.decision import decide, evaluate, reevaluate_after_send
+from pipeline.decide.decision import decide
 from pipeline.decide.job import build_job
 from pipeline.decide.recomputation import recompute
 from pipeline.decide.situation import Situation
 from pipeline.decide.windows import opens_at
 from pipeline.reconcile.last_decision import fingerprint
 from pipeline.reconcile.reconciler import Reconciler
-from pipeline.state.jobs import add_job, open_job
+from pipeline.state.jobs import open_job
 from schemas.decisions import Decision, DecisionRecord, Gate, Reason, Severity, Verdict
 from schemas.jobs import Action, Method, Target
 from schemas.macos import parse_os_version
@@ -158,19 +158,6 @@ def test_time_alone_sends_no_job_before_next_eligible_at(s: Situation, minutes: 
     if decision.decision is Verdict.SEND or (until is not None and later >= until):
         return
     assert decide(replace(s, now=later)).decision is not Verdict.SEND
-
-
-@settings(max_examples=4 * settings.get_profile("default").max_examples)
-@given(situations())
-def test_reevaluation_after_a_send_equals_a_full_evaluation(s: Situation) -> None:
-    """After a send, the gates that are not evaluated again would give the same results."""
-    sent = evaluate(s)
-    event(sent.decision.decision.value)
-    if sent.decision.decision is not Verdict.SEND:
-        return
-    after = replace(s, job_history=add_job(s.job_history, build_job(s, sent.decision)))
-    if after.job_history[:-1] == s.job_history:
-        assert reevaluate_after_send(after, sent) == evaluate(after)
 
 
 OTHER: dict[str, Any] = {
