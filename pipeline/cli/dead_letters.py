@@ -132,7 +132,7 @@ def _replay(data_dir: Path, seq: int, *, as_json: bool) -> bool:
 
 def _redactor(data_dir: Path) -> Any:
     """Return the redactor of the service. Exit 2 if its key cannot be read."""
-    from pipeline.embedded.server import REDACTION_KEY
+    from pipeline.gateway.secret_file import REDACTION_KEY
     from pipeline.ingest.redaction import Redactor
 
     try:

@@ -40,7 +40,7 @@ def gateway(
     from pydantic import ValidationError
 
     from pipeline.config import GatewaySettings
-    from pipeline.gateway.service import GatewayPlan, SetupError, serve
+    from pipeline.gateway.service import GatewayPlan, serve
     from pipeline.gateway.spool import SpoolError
     from runtime.kafka import SettingsError, kafka_settings
     from runtime.listening import Listen
@@ -58,7 +58,7 @@ def gateway(
         first = error.errors(include_url=False, include_input=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
         fail(f"DRYDOCK_{name}: {first['msg']}")
-    except (SetupError, SettingsError, SpoolError, ValueError) as error:
+    except (SettingsError, SpoolError, ValueError) as error:
         fail(str(error))
     except OSError as error:
         fail(f"cannot serve on {listen}: {error.strerror or error}")

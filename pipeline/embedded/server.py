@@ -23,7 +23,8 @@ from pipeline.embedded.sqlite_sink import SqliteSink
 from pipeline.feeds.metrics import FeedPollMetrics
 from pipeline.feeds.poller import make_poller
 from pipeline.gateway.app import HttpApp
-from pipeline.gateway.authentication import Authenticator
+from pipeline.gateway.authentication import Authenticator, check_address
+from pipeline.gateway.secret_file import REDACTION_KEY, random_key, read_or_make
 from pipeline.ingest.redaction import Redactor
 from pipeline.metrics import Metrics
 from pipeline.server_process import serve_until_stopped, stop_on_signals
@@ -36,7 +37,6 @@ from schemas import logkeys as key
 
 ADDRESS_FILE: Final = "run.json"
 ADMIN_TOKEN: Final = "admin.token"
-REDACTION_KEY: Final = "redaction.key"
 FEED_COPIES: Final = "feeds"
 
 Poll = Callable[[], Coroutine[Any, Any, None]]
@@ -62,21 +62,17 @@ class ServicePlan:
 def serve(plan: ServicePlan, settings: ServerSettings, log: Log) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    If the service cannot start, raises StoreError (the data directory cannot be used, or no secret
-    is configured and `listen` is not loopback), JournalError, KeysError, PolicyError, or ValueError
-    (the address or the redaction key cannot be used).
+    If the service cannot start, raises StoreError (the data directory cannot be used),
+    JournalError, KeysError, PolicyError, or ValueError (the redaction key or the address cannot be
+    used, or the address not without a secret).
     """
-    if not plan.listen.is_loopback and not settings.has_secrets:
-        raise StoreError(
-            f"without any secret only this machine is served: set DRYDOCK_NANOMDM_HMAC_KEY or"
-            f" another secret to listen on {plan.listen.host}"
-        )
+    check_address(plan.listen, settings)
     keys = plan.data_dir / "keys"
     try:
         plan.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _make_keys(keys)
-        admin_token = (keys / ADMIN_TOKEN).read_text("ascii").strip()
-        redactor = Redactor((keys / REDACTION_KEY).read_bytes())
+        _make_signing_keys(keys)
+        admin_token = read_or_make(keys / ADMIN_TOKEN, _random_token).decode("ascii").strip()
+        redactor = Redactor(read_or_make(keys / REDACTION_KEY, random_key))
     except OSError as error:
         raise StoreError(f"cannot use {plan.data_dir}: {error.strerror}") from error
     metrics = Metrics(make_registry())
@@ -179,24 +175,13 @@ def _service_opener(
     return open_service
 
 
-def _make_keys(keys: Path) -> None:
-    """Make the signing keys, the admin token and the redaction key that are missing."""
+def _make_signing_keys(keys: Path) -> None:
+    """Make the signing keys that are missing."""
     store = KeyStore(keys)
     for purpose in Purpose:
         if store.current(purpose) is None:
             store.make(purpose)
-    _make_secret(keys / ADMIN_TOKEN, secrets.token_urlsafe(32).encode())
-    _make_secret(keys / REDACTION_KEY, secrets.token_bytes(32))
 
 
-def _make_secret(path: Path, content: bytes) -> None:
-    """Write the file atomically, readable by its owner only, unless it exists."""
-    if path.exists():
-        return
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+def _random_token() -> bytes:
+    return secrets.token_urlsafe(32).encode()

@@ -10,6 +10,7 @@ from typing import Final
 
 from pipeline.config import SenderSettings
 from pipeline.gateway.endpoint import AuthenticationError
+from runtime.listening import Listen
 
 SECRET_HEADER: Final = "x-drydock-secret"
 SIGNATURE_HEADER: Final = "x-hmac-signature"
@@ -72,6 +73,15 @@ class Authenticator:
         if self.admin_token is None:
             raise AuthenticationError(403, "no admin token is configured")
         _check_secret(self.admin_token, headers)
+
+
+def check_address(listen: Listen, settings: SenderSettings) -> None:
+    """Raise ValueError if no secret is configured and the address is not loopback."""
+    if not listen.is_loopback and not settings.has_secrets:
+        raise ValueError(
+            "without any secret only this machine is served: set DRYDOCK_NANOMDM_HMAC_KEY or"
+            f" another secret to listen on {listen.host}"
+        )
 
 
 def _check_hmac(key: bytes, given: str | None, body: bytes) -> None:

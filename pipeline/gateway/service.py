@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import secrets
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,11 +12,12 @@ from typing import Final
 
 from pipeline.config import GatewaySettings
 from pipeline.gateway.app import HttpApp
-from pipeline.gateway.authentication import Authenticator
+from pipeline.gateway.authentication import Authenticator, check_address
 from pipeline.gateway.delivery import StoreAndForwardProducer
 from pipeline.gateway.kafka import IdempotentProducer
 from pipeline.gateway.kafka_sink import KafkaSink
 from pipeline.gateway.metrics import GatewayMetrics
+from pipeline.gateway.secret_file import REDACTION_KEY, random_key, read_or_make
 from pipeline.gateway.spool import Spool
 from pipeline.ingest.redaction import Redactor
 from pipeline.server_process import serve_until_stopped, stop_on_signals
@@ -28,12 +28,7 @@ from runtime.metrics import make_registry
 from schemas import logkeys as key
 from schemas.topics import ADVISORIES, CHECKINS, DEAD_LETTERS, INVENTORY
 
-REDACTION_KEY: Final = "redaction.key"
 TOPICS: Final = tuple(topic.name for topic in (INVENTORY, CHECKINS, ADVISORIES, DEAD_LETTERS))
-
-
-class SetupError(ValueError):
-    """The gateway cannot start with these settings or files; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +48,11 @@ class GatewayPlan:
 def serve(plan: GatewayPlan, settings: GatewaySettings, log: Log) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    Raises at the start: SetupError (no secret is configured and `listen` is not loopback, or the
-    redaction key in the file is invalid), ValueError (an address cannot be used), SpoolError (the
-    spool cannot be used), OSError (the redaction key cannot be read or written).
+    Raises at the start: ValueError (an address cannot be used, or not without a secret, or the
+    redaction key in the file is invalid), SpoolError (the spool cannot be used), OSError (the
+    redaction key cannot be read or written).
     """
-    if not plan.listen.is_loopback and not settings.has_secrets:
-        raise SetupError(
-            "without any secret only this machine is served: set DRYDOCK_NANOMDM_HMAC_KEY or"
-            f" another secret to listen on {plan.listen.host}"
-        )
+    check_address(plan.listen, settings)
     silence_kafka_clients()
     spool = Spool(plan.data_dir, max_bytes=settings.spool_max_bytes)
     with ExitStack() as stack:
@@ -131,18 +122,13 @@ def _load_redactor(data_dir: Path, settings: GatewaySettings, log: Log) -> Redac
     The file is used, and a warning logged, if the settings have no key; it is made if it is
     missing. A redactor replaces a secret by a keyed fingerprint, so that a change of the secret is
     visible. Gateways with different keys make different fingerprints of one secret. Raises
-    SetupError for an invalid key in the file, OSError if it cannot be read or written.
+    ValueError for an invalid key in the file, OSError if it cannot be read or written.
     """
     if settings.redaction_key is not None:
         return Redactor(settings.redaction_key.get_secret_value().encode())
     log.warning("DRYDOCK_REDACTION_KEY is not set; set the same key on all gateways")
     path = data_dir / REDACTION_KEY
-    if not path.exists():
-        new = path.with_suffix(".new")
-        new.touch(0o600)
-        new.write_bytes(secrets.token_bytes(32))
-        new.replace(path)
     try:
-        return Redactor(path.read_bytes())
+        return Redactor(read_or_make(path, random_key))
     except ValueError as error:
-        raise SetupError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {error}") from error

@@ -9,8 +9,9 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline.config import ServerSettings
-from pipeline.gateway.authentication import Authenticator
+from pipeline.gateway.authentication import Authenticator, check_address
 from pipeline.gateway.endpoint import AuthenticationError
+from runtime.listening import Listen
 
 BODY = b'{"topic":"mdm.Connect"}'
 KEY, SECRET, TOKEN = "wh-hmac-secret", "jamf-secret", "admin-token"
@@ -84,6 +85,18 @@ def test_admin_token_is_required_on_loopback_too() -> None:
     for headers in ({}, {"authorization": f"Bearer {SECRET}"}):
         with pytest.raises(AuthenticationError):
             OPEN.check_admin(headers)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_loopback_address_needs_no_secret(host: str) -> None:
+    check_address(Listen(host, 0), ServerSettings())
+
+
+def test_other_address_needs_a_secret() -> None:
+    address = Listen("10.0.0.1", 0)
+    check_address(address, FULL.settings)
+    with pytest.raises(ValueError, match="without any secret only this machine is served"):
+        check_address(address, ServerSettings())
 
 
 def test_secrets_are_not_in_the_repr() -> None:

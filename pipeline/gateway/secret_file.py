@@ -1,0 +1,30 @@
+"""Files with secrets that a server makes at its first start."""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+REDACTION_KEY: Final = "redaction.key"
+
+
+def random_key() -> bytes:
+    """Return 32 random bytes."""
+    return secrets.token_bytes(32)
+
+
+def read_or_make(path: Path, make: Callable[[], bytes]) -> bytes:
+    """Return the content of a file; a missing file is made with the content `make()`.
+
+    Only its owner can read a file that is made; a crash leaves no part of it. Raises OSError.
+    """
+    if not path.exists():
+        new = path.with_name(f".{path.name}.new")
+        new.unlink(missing_ok=True)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(make())
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    return path.read_bytes()
