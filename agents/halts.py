@@ -13,6 +13,7 @@ from typing import Any, Final
 from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 
 from runtime.kafka import KafkaConnection
+from runtime.retry import QUICK, Backoff
 from schemas import logkeys as key
 from schemas.envelope import HaltClearedEvent, HaltSetEvent, InvalidEvent, decode
 from schemas.events.control import HaltScope, HaltSet
@@ -23,7 +24,6 @@ _END_OFFSET_INTERVAL_S: Final = 1.0
 _POLL_MS: Final = 250
 _TIMEOUT_MS: Final = 4000
 _HALT: Final = b"drydock.halt."
-_RETRY_DELAY_S: Final = 1.0
 _LOG_INTERVAL_S: Final = 30.0
 
 # Time, True for a halt (a halt wins against a clearing of the same time), content as JSON.
@@ -105,12 +105,13 @@ class HaltReader(threading.Thread):
         After an error a new client begins at the first record, so that it also finds a topic that
         was missing or was created again.
         """
+        backoff = Backoff(QUICK)
         while not self._ending.is_set():
             try:
                 self._read_until_stopped()
             except Exception as error:  # noqa: BLE001 - top of the thread; unknown halts stop jobs
                 self._log_failure(error)
-            self._ending.wait(_RETRY_DELAY_S)
+            backoff.wait(self._ending)
 
     def _read_until_stopped(self) -> None:
         """Read the topic from its first record with a new client, until stopped.

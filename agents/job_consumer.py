@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from kafka import (  # type: ignore[import-untyped]
@@ -44,6 +45,7 @@ from kafka.errors import (  # type: ignore[import-untyped]
 from agents.metrics import AgentMetrics
 from agents.partition_runner import PartitionRunner, PartitionStatus
 from runtime.kafka import KafkaConnection
+from runtime.retry import QUICK, Backoff, retrying
 from schemas import logkeys as key
 from schemas.topics import attempts_topic, jobs_topic
 
@@ -127,6 +129,7 @@ class JobConsumer(threading.Thread):
         self._lock = threading.Lock()
         self._drain_until: float | None = None
         self._rebalancing_since: float | None = None
+        self._poll_backoff = Backoff(QUICK)
         self._consumer: Any = None
 
     # --- for other threads ---
@@ -224,17 +227,16 @@ class JobConsumer(threading.Thread):
         Retries for 10 s, because the client may choose a broker that is down; then raises
         JobConsumerError.
         """
-        until = time.monotonic() + _BOOTSTRAP_TIMEOUT_MS / 1000
-        while True:
-            try:
-                return len(consumer.partitions_for_topic(topic) or ())
-            except KafkaError as error:
-                if time.monotonic() >= until:
-                    raise JobConsumerError(
-                        f"no Kafka at {self._connection.bootstrap}: {error}"
-                    ) from error
-                self._warn("Kafka does not respond", error)
-                time.sleep(_POLL_MS / 1000)
+        retry = retrying(
+            QUICK,
+            KafkaError,
+            within_s=_BOOTSTRAP_TIMEOUT_MS / 1000,
+            on_failure=partial(self._warn, "Kafka does not respond"),
+        )
+        try:
+            return len(retry(consumer.partitions_for_topic, topic) or ())
+        except KafkaError as error:
+            raise JobConsumerError(f"no Kafka at {self._connection.bootstrap}: {error}") from error
 
     def _poll_once(self) -> None:
         """Poll, start and stop runners, pass the records to them and commit.
@@ -261,7 +263,7 @@ class JobConsumer(threading.Thread):
             raise
         except KafkaError as error:
             self._warn("Kafka does not respond", error)
-            time.sleep(_POLL_MS / 1000)
+            time.sleep(self._poll_backoff.next_delay_s())
         self._update_metrics()
 
     def _apply_assignment(self) -> None:

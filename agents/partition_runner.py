@@ -38,6 +38,7 @@ from agents.mac import Mac
 from agents.metrics import ENDING, HALTED, HALTS_UNKNOWN, LEASE_TOO_OLD, AgentMetrics
 from agents.replicated import LeaseLostError, ReplicatedJournal
 from agents.result_producer import NotConfirmedError, ResultProducer
+from runtime.retry import BROKER, RESTART, Backoff
 from runtime.trusted_keys import KeyRing
 from schemas import logkeys as key
 from schemas.dead_letters import DeadLetterCode, DeadLetterReason, Problem, make_dead_letter
@@ -52,8 +53,6 @@ LEASE_S: Final = 10.0
 _ACT_WITHIN: Final = IN_FLIGHT / 2
 _STEP: Final = IN_FLIGHT / 10
 _IDLE_S: Final = 0.5
-_PUBLISH_RETRY_DELAY_S: Final = 5.0
-_BACKOFF_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 _PRUNE_EVERY: Final = timedelta(hours=6)
 _SOURCE: Final = "drydock-agent"
 # The base64 form of this still fits into a record; larger inputs are kept as their hash only.
@@ -127,6 +126,7 @@ class PartitionRunner(threading.Thread):
         self._now = datetime.max.replace(tzinfo=UTC)
         self._had_lease = False
         self._publish_at = 0.0
+        self._publish_backoff = Backoff(BROKER)
 
     # --- for the thread that polls ---
 
@@ -158,9 +158,9 @@ class PartitionRunner(threading.Thread):
     def run(self) -> None:
         """Run leases one after another, until stopped or fenced.
 
-        After a lost lease or an error it waits 1 to 30 s and acquires a new lease.
+        After a lost lease or an error it waits up to 30 s and acquires a new lease.
         """
-        failures = 0
+        backoff = Backoff(RESTART)
         while not self._ending.is_set():
             try:
                 self._run_lease()
@@ -179,9 +179,10 @@ class PartitionRunner(threading.Thread):
                 )
             self.live_jobs = self.touched_jobs = 0
             self.status = None
-            failures = 0 if self._had_lease else failures + 1
+            if self._had_lease:
+                backoff.reset()
             self._had_lease = False
-            self._ending.wait(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
+            backoff.wait(self._ending)
 
     def _run_lease(self) -> None:
         """Acquire a lease, restore the journal and run cycles until stopped.
@@ -336,13 +337,14 @@ class PartitionRunner(threading.Thread):
             redacted=raw,  # a signed job has no secrets
             max_kept_bytes=_MAX_KEPT_BYTES,
         )
+        backoff = Backoff(BROKER)
         while True:
             try:
                 self._site.result_producer.publish_dead_letter(letter)
                 break
             except NotConfirmedError as error:
                 self._log_event("dead letter not confirmed", str(error))
-                if self._ending.wait(_BACKOFF_S[0]):
+                if backoff.wait(self._ending):
                     raise LeaseLostError("ended before a dead letter was confirmed") from error
         self._site.metrics.count_dead_letter(reason.code)
         self._log_event(
@@ -356,7 +358,7 @@ class PartitionRunner(threading.Thread):
     def _publish(self, executor: Executor) -> None:
         """Publish the executor's results, then mark, count and log them.
 
-        If Kafka does not confirm them, they stay, and for 5 s nothing is published.
+        If Kafka does not confirm them, they stay, and nothing is published for up to 10 s.
         """
         results = executor.results() if time.monotonic() >= self._publish_at else []
         self.waiting_results = len(results) or self.waiting_results
@@ -367,8 +369,9 @@ class PartitionRunner(threading.Thread):
             self._site.result_producer.publish_results(item.event(source) for item in results)
         except NotConfirmedError as error:
             self._log_event("results not confirmed", str(error))
-            self._publish_at = time.monotonic() + _PUBLISH_RETRY_DELAY_S
+            self._publish_at = time.monotonic() + self._publish_backoff.next_delay_s()
             return
+        self._publish_backoff.reset()
         executor.mark_published(results)
         self.waiting_results = 0
         for item in results:

@@ -27,7 +27,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-Errors = type[BaseException] | tuple[type[BaseException], ...]
+Errors = type[Exception] | tuple[type[Exception], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,12 @@ class RetryPolicy:
             multiplier=self.first_s, max=self.max_s, min=min(self.first_s, self.max_s) / 2
         )
 
+    def delay_s(self, failures: int) -> float:
+        """Return a delay after this number of failures in a row, from 1."""
+        state = RetryCallState(Retrying(), None, (), {})
+        state.attempt_number = failures
+        return self.wait()(state)
+
 
 # A caller waits for the result, or the result is valid for seconds only.
 QUICK: Final = RetryPolicy(first_s=0.5, max_s=1.0)
@@ -65,22 +71,21 @@ class Backoff:
     """
 
     def __init__(self, policy: RetryPolicy) -> None:
-        self._max_s = policy.max_s
-        self._wait = policy.wait()
-        self._state = RetryCallState(Retrying(), None, (), {})
+        self._policy = policy
+        self._failures = 0
         self._ends_at = monotonic()
 
     def reset(self) -> None:
         """Count the next failure as a first one."""
-        self._state.attempt_number = 1
+        self._failures = 0
 
     def next_delay_s(self) -> float:
         """Count a failure, and return the delay after it in seconds, for a caller that waits."""
         now = monotonic()
-        if now > self._ends_at + self._max_s:
+        if now > self._ends_at + self._policy.max_s:
             self.reset()
-        delay_s = self._wait(self._state)
-        self._state.attempt_number += 1
+        self._failures += 1
+        delay_s = self._policy.delay_s(self._failures)
         self._ends_at = now + delay_s
         return delay_s
 
@@ -99,7 +104,7 @@ def retrying(
     *,
     attempts: int | None = None,
     within_s: float | None = None,
-    on_failure: Callable[[BaseException], None] = lambda _: None,
+    on_failure: Callable[[Exception], None] = lambda _: None,
 ) -> Retrying:
     """Return a controller: `retrying(...)(function, *args)` calls until an attempt succeeds.
 
@@ -116,7 +121,7 @@ def async_retrying(
     *,
     attempts: int | None = None,
     within_s: float | None = None,
-    on_failure: Callable[[BaseException], None] = lambda _: None,
+    on_failure: Callable[[Exception], None] = lambda _: None,
 ) -> AsyncRetrying:
     """Return the controller of `retrying` for a coroutine function; its delays do not block."""
     return AsyncRetrying(**_options(policy, errors, attempts, within_s, on_failure))
@@ -127,11 +132,11 @@ def _options(
     errors: Errors,
     attempts: int | None,
     within_s: float | None,
-    on_failure: Callable[[BaseException], None],
+    on_failure: Callable[[Exception], None],
 ) -> dict[str, Any]:
     def before_sleep(state: RetryCallState) -> None:
         error = None if state.outcome is None else state.outcome.exception()
-        assert error is not None  # only an exception leads to another attempt
+        assert isinstance(error, Exception)  # nothing else leads to another attempt
         on_failure(error)
 
     return {

@@ -28,10 +28,10 @@ from agents.simulated.wire import (
     LookResponse,
     TimeLine,
 )
+from runtime.retry import QUICK, Backoff
 from schemas.envelope import DeviceEvent
 
 _PUBLISH_INTERVAL_S: Final = 0.1
-_RETRY_DELAY_S: Final = 1.0
 _MAX_BATCH: Final = 500
 _IDLE_S: Final = 120.0
 _JSON: Final = "application/json"
@@ -155,8 +155,9 @@ class SimulatedFleetServer:
     def publish_events(self) -> None:
         """Publish events to the sink until stopped; without a sink drop them.
 
-        A batch that raises SinkError is published again after 1 s.
+        A batch that raises SinkError is published again within 1 s.
         """
+        backoff = Backoff(QUICK)
         while not self._ending.wait(_PUBLISH_INTERVAL_S):
             with self._lock:
                 self._advance()
@@ -168,7 +169,7 @@ class SimulatedFleetServer:
             try:
                 self._sink(batch)
             except SinkError:
-                self._ending.wait(_RETRY_DELAY_S)
+                backoff.wait(self._ending)
                 continue
             with self._lock:
                 for _ in batch:

@@ -3,21 +3,18 @@
 Every worker reads that topic itself and decides again for its Macs.
 """
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 from pipeline.cli.control_topic import FAULTS, publish, read_control
 from pipeline.embedded.control_events import policy_changed
 from pipeline.policy.file import policy_digest
 from pipeline.processors.broadcast import BroadcastState
 from runtime.kafka import KafkaSettings
+from runtime.retry import QUICK, RetryPolicy, retrying
 from schemas.envelope import PolicyChangedEvent
 from schemas.topics import CONTROL
-
-_RETRY_DELAY_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +51,17 @@ def put_in_force(
     by: str,
     wait_s: float,
     *,
-    retry_delay_s: float = _RETRY_DELAY_S,
+    retry: RetryPolicy = QUICK,
 ) -> Publication:
     """Publish the policy unless it is in force; return the change once it is in the topic.
 
-    While Kafka or the topic is away it retries every `retry_delay_s` seconds, for `wait_s` seconds;
-    then it raises one of FAULTS.
+    While Kafka or the topic is away it retries for `wait_s` seconds; then it raises one of FAULTS.
     """
-    until = time.monotonic() + wait_s
-    while True:
-        try:
-            found = publication(read_control(settings), text, by, datetime.now(UTC))
-            if found.event is not None:
-                publish(settings, found.event)
-        except FAULTS:
-            if time.monotonic() > until:
-                raise
-            time.sleep(retry_delay_s)
-        else:
-            return found
+
+    def publish_once() -> Publication:
+        found = publication(read_control(settings), text, by, datetime.now(UTC))
+        if found.event is not None:
+            publish(settings, found.event)
+        return found
+
+    return retrying(retry, FAULTS, within_s=wait_s)(publish_once)

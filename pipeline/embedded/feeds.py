@@ -2,16 +2,14 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Final
 
 from pipeline.embedded import write_requests
 from pipeline.embedded.service_thread import ServiceThread, UnavailableError
 from pipeline.feeds.poller import DocumentResult, Poller
 from pipeline.ingest.feed_review import FeedOutcome
 from runtime.logs import Log
+from runtime.retry import FEED, Backoff
 from schemas.feeds import FeedSource
-
-_RETRY_DELAY_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +40,13 @@ class ServiceSink:
 async def poll_feeds(poller: Poller, service_thread: ServiceThread, log: Log) -> None:
     """Poll the feeds until cancelled.
 
-    An unexpected exception is logged, and polling starts again after 60 s.
+    An unexpected exception is logged, and polling starts again after 15 to 60 s.
     """
     sink = ServiceSink(service_thread)
+    backoff = Backoff(FEED)
     while True:
         try:
             await poller.run(sink)
         except Exception as error:  # the task's top: polling goes on
             log.error("unhandled exception", exc_info=error)
-            await asyncio.sleep(_RETRY_DELAY_S)
+            await backoff.sleep()

@@ -8,14 +8,9 @@ from pathlib import Path
 from typing import Final
 
 import httpx
-from tenacity import (
-    AsyncRetrying,
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_random_exponential,
-)
 
 from pipeline.feeds.download_cache import CachedDocument
+from runtime.retry import RetryPolicy, async_retrying
 
 # Apple's lookup service (gdmf.apple.com) has a certificate of Apple's own authority, which the
 # trust stores of systems lack: "Apple Root CA" of https://www.apple.com/certificateauthority/,
@@ -63,13 +58,10 @@ async def fetch(location: str, known: CachedDocument | None, limits: FetchLimits
     """
     if not is_url(location):
         return await asyncio.to_thread(_read, location, limits.max_bytes)
-    tries = AsyncRetrying(
-        stop=stop_after_attempt(limits.tries),
-        wait=wait_random_exponential(max=limits.pause_s),
-        retry=retry_if_exception_type(_TransientFetchError),
-        reraise=True,
+    retry = async_retrying(
+        RetryPolicy(first_s=1.0, max_s=limits.pause_s), _TransientFetchError, attempts=limits.tries
     )
-    return await tries(_request, location, known, limits)
+    return await retry(_request, location, known, limits)
 
 
 def _read(location: str, max_bytes: int) -> CachedDocument:

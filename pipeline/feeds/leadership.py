@@ -18,11 +18,11 @@ from aiokafka.errors import (  # type: ignore[import-untyped]
 )
 
 from runtime.kafka import KafkaConnection, aiokafka_options
+from runtime.retry import BROKER, Backoff
 from schemas import logkeys as key
 from schemas.topics import FEEDS
 
 _POLL_MS: Final = 1000
-_RETRY_S: Final = 3.0
 _CLOSE_S: Final = 10.0
 
 
@@ -54,7 +54,8 @@ class PollerGroupMember:
         }
 
     async def run(self) -> None:
-        """Take part in the group until cancelled; log an error of Kafka and retry after 3 s."""
+        """Take part in the group until cancelled; log an error of Kafka and retry within 10 s."""
+        backoff = Backoff(BROKER)
         while True:
             try:
                 await self._participate()
@@ -62,7 +63,7 @@ class PollerGroupMember:
                 self._log.warning(
                     "not in the consumer group; retrying", **{key.DETAIL: repr(error)}
                 )
-            await asyncio.sleep(_RETRY_S)
+            await backoff.sleep()
 
     async def while_leading(self, work: Callable[[], Awaitable[None]]) -> None:
         """Wait for leadership, then do the work until it ends or the leadership is lost.

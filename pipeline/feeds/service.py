@@ -1,7 +1,6 @@
 """The program `drydock feeds`: group, state store, poller, HTTP server and a clean stop."""
 
 import asyncio
-import random
 import socket
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import ExitStack, suppress
@@ -9,11 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 from starlette.applications import Starlette
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from pipeline.config import FeedsSettings
 from pipeline.feeds.leadership import PollerGroupMember
@@ -27,12 +25,9 @@ from runtime.kafka import KafkaConnection
 from runtime.listening import Listen, url_of
 from runtime.logs import Log, silence_kafka_clients
 from runtime.metrics import make_registry
+from runtime.retry import RESTART, Backoff, async_retrying
 from schemas import logkeys as key
 from schemas.feeds import FeedSource
-
-_LONGEST_PAUSE_S: Final = 30.0
-# Random, so that two pollers that fence each other do not go on in step.
-_PAUSE_S: Final = (1.0, 3.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +145,10 @@ async def _lead(
 async def _work(plan: FeedsPlan, metrics: FeedsMetrics, poller: Poller, log: Log) -> None:
     """Open the state store and poll into it, without end.
 
-    After a FeedStateStoreError the store is closed and, a random 1 to 3 s later, opened again.
+    After a FeedStateStoreError the store is closed and opened again within 30 s. The delay is
+    random: two pollers that fence each other do not go on in step.
     """
+    backoff = Backoff(RESTART)
     while True:
         store = await _open_store(plan, metrics, log)
         try:
@@ -160,7 +157,7 @@ async def _work(plan: FeedsPlan, metrics: FeedsMetrics, poller: Poller, log: Log
             log.warning("feed state store lost", **{key.DETAIL: str(error)})
         finally:
             await store.close()
-        await asyncio.sleep(random.uniform(*_PAUSE_S))  # noqa: S311
+        await backoff.sleep()
 
 
 async def _open_store(plan: FeedsPlan, metrics: FeedsMetrics, log: Log) -> FeedStateStore:
@@ -170,18 +167,11 @@ async def _open_store(plan: FeedsPlan, metrics: FeedsMetrics, log: Log) -> FeedS
     by another attempt, without end.
     """
 
-    async def once() -> FeedStateStore:
-        try:
-            return await FeedStateStore.open(plan.connection, metrics, log, _now)
-        except FeedStateStoreError as error:
-            log.warning("feed state store unavailable", **{key.DETAIL: str(error)})
-            raise
+    def warn(error: Exception) -> None:
+        log.warning("feed state store unavailable", **{key.DETAIL: str(error)})
 
-    tries = AsyncRetrying(
-        retry=retry_if_exception_type(FeedStateStoreError),
-        wait=wait_random_exponential(max=_LONGEST_PAUSE_S),
-    )
-    return await tries(once)
+    retry = async_retrying(RESTART, FeedStateStoreError, on_failure=warn)
+    return await retry(FeedStateStore.open, plan.connection, metrics, log, _now)
 
 
 def _ignore_kafka_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

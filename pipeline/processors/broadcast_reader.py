@@ -10,6 +10,7 @@ from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 from pipeline.processors.broadcast import BROADCAST_TOPICS, BroadcastState
 from pipeline.processors.clients import make_reader
 from runtime.kafka import KafkaConnection
+from runtime.retry import QUICK, Backoff
 from schemas import logkeys as key
 
 _POLL_TIMEOUT_MS = 500
@@ -71,6 +72,7 @@ class BroadcastReader:
         return found
 
     async def _keep_reading(self) -> None:
+        backoff = Backoff(QUICK)
         while True:
             try:
                 await self._read_once()
@@ -78,7 +80,7 @@ class BroadcastReader:
                 self._log.warning(
                     "cannot read broadcast topics, trying again", **{key.DETAIL: repr(error)}
                 )
-                await asyncio.sleep(1)
+                await backoff.sleep()
 
     async def _read_once(self) -> None:
         found = await self._consumer.getmany(timeout_ms=_POLL_TIMEOUT_MS)

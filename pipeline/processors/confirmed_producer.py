@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from pipeline.processors.shard_output import OutgoingRecord
 from runtime.kafka import KafkaConnection, aiokafka_options
+from runtime.retry import BROKER, Backoff
 from schemas import logkeys as key
 from schemas.topics import MAX_MESSAGE_BYTES
 
@@ -23,8 +24,6 @@ PartitionId = tuple[str, int]
 
 _BATCH_BYTES: Final = 512 * 1024
 _LINGER_MS: Final = 2
-_MIN_RETRY_DELAY_S: Final = 0.2
-_MAX_RETRY_DELAY_S: Final = 10.0
 
 
 class OwnershipLost(Exception):  # noqa: N818 - not an error: the partition has another owner
@@ -79,7 +78,7 @@ class ConfirmedProducer:
         then any of the rows may be written or not.
         """
         unconfirmed, ends = dict(batches), dict[PartitionId, int]()
-        wait_s = _MIN_RETRY_DELAY_S
+        backoff = Backoff(BROKER)
         while unconfirmed:
             results = await asyncio.gather(
                 *(self._send(target, rows) for target, rows in unconfirmed.items()),
@@ -99,8 +98,7 @@ class ConfirmedProducer:
                     raise OwnershipLost
                 why = next(repr(one) for one in results if isinstance(one, KafkaError))
                 self._log.warning("records not confirmed, sending again", **{key.DETAIL: why})
-                await asyncio.sleep(wait_s)
-                wait_s = min(2 * wait_s, _MAX_RETRY_DELAY_S)
+                await backoff.sleep()
                 await self._replace_producer()
         return ends
 

@@ -44,6 +44,7 @@ from pipeline.processors.worker import Clock, Worker, changelog_of
 from runtime.kafka import KafkaConnection, aiokafka_options
 from runtime.listening import Listen
 from runtime.logs import Log, write_library_logs_as_json
+from runtime.retry import QUICK, async_retrying
 from schemas import logkeys as key
 from schemas.signed_payloads import PublicKeys
 from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, DISPATCH_STATE, JOBS, STATE
@@ -58,7 +59,6 @@ _HUNG_EXIT_CODE: Final = 70
 # A round creates tens of thousands of objects that live until its end. With Python's default, a
 # collection after each 700, an eighth of a worker's time went into visiting them.
 _GC_THRESHOLDS: Final = (50_000, 20, 20)
-_RETRY_DELAY_S: Final = 0.5
 _REQUIRED_TOPICS: Final = (
     *SUBSCRIBED,
     *BROADCAST_TOPICS,
@@ -424,14 +424,10 @@ class _Service:
         A KafkaError is logged and the request repeated; after _TOPICS_TIMEOUT_S it is raised.
         aiokafka 0.14.0 asks any broker of its list, also one that is down.
         """
-        until = monotonic() + _TOPICS_TIMEOUT_S
-        while True:
-            try:
-                found: list[dict[str, Any]] = await admin.describe_topics()
-            except KafkaError as error:
-                if monotonic() >= until:
-                    raise
-                self._log.warning("cannot read topics, trying again", **{key.DETAIL: repr(error)})
-                await asyncio.sleep(_RETRY_DELAY_S)
-            else:
-                return found
+
+        def warn(error: Exception) -> None:
+            self._log.warning("cannot read topics, trying again", **{key.DETAIL: repr(error)})
+
+        retry = async_retrying(QUICK, KafkaError, within_s=_TOPICS_TIMEOUT_S, on_failure=warn)
+        found: list[dict[str, Any]] = await retry(admin.describe_topics)
+        return found

@@ -12,6 +12,7 @@ from pipeline.cli.policy_publication import publication, put_in_force
 from pipeline.embedded import control_events
 from pipeline.policy.file import policy_digest
 from runtime.kafka import KafkaSettings
+from runtime.retry import RetryPolicy
 from schemas.envelope import PolicyChangedEvent, decode, encode
 from schemas.events.control import HaltScope
 from tests.factories import NOW, POLICY_TEXT
@@ -107,7 +108,7 @@ class FakeControlTopic:
 
 def test_publication_is_retried_while_kafka_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = FakeControlTopic(monkeypatch, away=3)
-    done = put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=60, retry_delay_s=0.0)
+    done = put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=60, retry=RetryPolicy(0.0, 0.0))
     assert done.event is not None
     assert fleet.control == [encode(done.event)]
 
@@ -115,7 +116,7 @@ def test_publication_is_retried_while_kafka_is_away(monkeypatch: pytest.MonkeyPa
 def test_publication_fails_after_wait_s(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = FakeControlTopic(monkeypatch, away=10**9)
     with pytest.raises(NoTopicError):
-        put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=0.01, retry_delay_s=0.0)
+        put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=0.01, retry=RetryPolicy(0.0, 0.0))
     assert fleet.control == []
 
 
@@ -124,7 +125,7 @@ def test_policy_whose_confirmation_was_lost_is_not_published_again(
 ) -> None:
     fleet = FakeControlTopic(monkeypatch, away=0)
     fleet.loses_response = True
-    done = put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=60, retry_delay_s=0.0)
+    done = put_in_force(KafkaSettings(), POLICY_TEXT, "me", wait_s=60, retry=RetryPolicy(0.0, 0.0))
     assert (done.previous, len(fleet.control)) == (MINE, 1)
 
 

@@ -104,7 +104,7 @@ def test_call_is_repeated_until_it_succeeds_and_each_failure_is_reported() -> No
     ("limits", "most_calls"), [({"attempts": 3}, 3), ({"within_s": 0.0}, 1)], ids=["tries", "time"]
 )
 def test_last_error_is_raised_at_the_limit(limits: dict[str, float], most_calls: int) -> None:
-    seen: list[BaseException] = []
+    seen: list[Exception] = []
     call = Flaky(10)
     with pytest.raises(OSError, match=str(10 - most_calls)):
         retrying(AT_ONCE, OSError, on_failure=seen.append, **limits)(call)  # type: ignore[arg-type]
