@@ -124,9 +124,10 @@ schemas: ## write schemas/published again
 lock: ## resolve the dependencies again (needs uv; UPGRADE=1 takes newer versions)
 	$(LOCK) $(if $(UPGRADE),--upgrade) --extra server --group dev pyproject.toml -o requirements/dev.lock
 	$(LOCK) $(if $(UPGRADE),--upgrade) --extra server --group build -c requirements/dev.lock pyproject.toml -o requirements/server.lock
+	$(LOCK) $(if $(UPGRADE),--upgrade) -c requirements/dev.lock deploy/agent/pyproject.toml -o requirements/agent.lock
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group pyproject.toml:fuzz -o requirements/fuzz.lock
 	$(LOCK) $(if $(UPGRADE),--upgrade) --no-deps --group pyproject.toml:deploy -o requirements/deploy.lock
 
 clean: ## remove the files of the other targets, but .tools and .kafka
-	rm -rf .venv .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build demo-data
+	rm -rf .venv .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build demo-data deploy/agent/dist
 	find agents pipeline runtime schemas tests -type d -name __pycache__ -prune -exec rm -rf {} +

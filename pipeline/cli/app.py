@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.agent import agent
+from agents.cli import agent
 from pipeline.cli.approve import approve
 from pipeline.cli.dead_letters import app as dead_letters
 from pipeline.cli.decide import decide

@@ -354,13 +354,17 @@ def pins(lock: Path) -> set[str]:
 
 
 def locks_agree(root: Path) -> list[str]:
-    """Return each pin of server.lock that dev.lock lacks.
+    """Return each pin of server.lock and agent.lock that dev.lock lacks.
 
-    With all of them the environment of `make test` also runs `make demo`.
+    With all of them `make test` tests the versions that are installed, and runs `make demo`.
     """
     folder = root / "requirements"
-    missing = pins(folder / "server.lock") - pins(folder / "dev.lock")
-    return [f"requirements/dev.lock: {pin} of server.lock is missing" for pin in sorted(missing)]
+    present = pins(folder / "dev.lock")
+    return [
+        f"requirements/dev.lock: {pin} of {name} is missing"
+        for name in ("agent.lock", "server.lock")
+        for pin in sorted(pins(folder / name) - present)
+    ]
 
 
 def _without_code(text: str) -> str:

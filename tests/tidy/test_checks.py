@@ -262,11 +262,13 @@ def test_pin_that_dev_lock_lacks_is_found(tmp_path: Path) -> None:
     root = plant(
         tmp_path,
         {
+            "requirements/agent.lock": "a==1\nc==2\n",
             "requirements/server.lock": "a==1 ; python_version > '3'\nb==2 \\\n    --hash=x\n",
             "requirements/dev.lock": "a==1 \\\nb==3\nc==1\n",
         },
     )
     assert checks.locks_agree(root) == [
+        "requirements/dev.lock: c==2 of agent.lock is missing",
         "requirements/dev.lock: b==2 of server.lock is missing",
     ]
 

@@ -1,11 +1,13 @@
-"""`drydock agent`: carry out the jobs of a site, on Kafka."""
+"""`drydock-agent`, which `drydock agent` is too: carry out the jobs of a site, on Kafka.
 
+Exit 2 if the agent cannot start or continue, with the reason in one line on stderr.
+"""
+
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
-
-from pipeline.cli.output import fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +19,14 @@ if TYPE_CHECKING:
 
     Macs = tuple[Callable[[Job], Mac] | None, Clock]
 
+_USAGE: Final = 2
+
+app = typer.Typer(
+    name="drydock-agent",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
 Keys = Annotated[
     Path | None,
@@ -43,6 +53,7 @@ Simulate = Annotated[
 ]
 
 
+@app.command()
 def agent(  # noqa: PLR0913, PLR0917 - a command's options
     site: Annotated[str, typer.Option(help="The site whose jobs this agent carries out.")],
     data_dir: Annotated[
@@ -82,7 +93,7 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
         TypeAdapter(SiteField).validate_python(site)
         TypeAdapter(SiteField).validate_python(name or site)
     except ValidationError:
-        fail("--site and --name: use small letters, digits and hyphens, at most 63 characters")
+        _fail("--site and --name: use small letters, digits and hyphens, at most 63 characters")
     address = _address(listen) if listen else None
     mac_for, clock = _macs(simulate)
     try:
@@ -101,7 +112,7 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
         )
         serve(plan, make_log())
     except (AgentError, SettingsError) as error:
-        fail(str(error))
+        _fail(str(error))
 
 
 def _address(text: str) -> "Listen":
@@ -114,7 +125,7 @@ def _address(text: str) -> "Listen":
     try:
         return Listen.parse(text, empty_host="127.0.0.1")
     except ValueError as error:
-        fail(f"{error}, such as 127.0.0.1:9464")
+        _fail(f"{error}, such as 127.0.0.1:9464")
 
 
 def _macs(simulate: str | None) -> "Macs":
@@ -135,4 +146,15 @@ def _macs(simulate: str | None) -> "Macs":
         macs = SimulatedFleetClient(server.host, server.port)
         return macs.mac_for, macs.clock()
     except SimulatedFleetError as error:
-        fail(str(error))
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    """End the command with one line on stderr, exit 2."""
+    sys.stderr.write(f"drydock: {message}\n")
+    raise typer.Exit(_USAGE)
+
+
+def main() -> None:
+    """Run the agent with the arguments of this process, then exit with its code."""
+    app()
