@@ -7,24 +7,23 @@ when the process died are handed over at the next start; the executor's journal 
 | trigger | work |
 | --- | --- |
 | `accept`: events arrive | log, fold and decide for the Macs concerned |
-| `tick`: a decision's time has come | decide again for the Macs that are due |
+| `tick`: a broadcast event concerns many Macs | decide for the Macs that `accept` left, in slices |
+| `tick`: a decision's time has come | decide again for the Macs that are due, in slices |
 | `tick`: `sweep_every` has passed | decide again for every Mac, in slices |
 | `tick`: an executor has results | fold them, then mark them as published in its journal |
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agents.dry_run import DryRunMac
 from agents.mac import Mac, Observation
-from pipeline.decide.admission import reject_reason
 from pipeline.decide.decision import decide
 from pipeline.embedded import control_events
 from pipeline.embedded.executors import Executors
@@ -49,8 +48,6 @@ from schemas.events.control import HaltScope
 from schemas.ids import event_id
 from schemas.jobs import Job, JobIssued, JobSuperseded
 from schemas.results import Outcome
-
-SLICE_SIZE: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,13 +84,11 @@ class Service:
         fast_paths: bool,
     ) -> None:
         self.store = store
-        self._trust = trust
         self._on_commit = on_commit
         self._fast_paths = fast_paths
-        self._writer = Writer(store, signer, trust, self._committed, fast_paths=fast_paths)
-        self._sweep_every = sweep_every
-        self._sweeping: Iterator[str] | None = None
-        self._sweep_at: datetime | None = None
+        self._writer = Writer(
+            store, signer, trust, self._committed, sweep_every=sweep_every, fast_paths=fast_paths
+        )
         self._unsent_jobs: deque[JobIssued | JobSuperseded] = deque()
         self._halts_changed = True
         self._halts_until: datetime | None = None
@@ -149,7 +144,7 @@ class Service:
             service._recover_unsent_jobs()
             if policy_text is not None:
                 service.set_policy(policy_text, now, "start")
-            service._begin_sweep(now)
+            service.reconciler.start_sweep(now)
         except BaseException:
             service.close()
             raise
@@ -223,17 +218,18 @@ class Service:
 
     def reject_reason(self, event: Event) -> str | None:
         """Return the reason for which admission would reject this event; None if it admits it."""
-        return reject_reason(event, jobs=self._trust.jobs, approvals=self._trust.approvals)
+        return self.reconciler.reject_reason(event)
 
     # --- time ---
 
     def tick(self, now: datetime) -> None:
-        """Do the work that is due: decide, continue the sweep, advance executors, fold results.
+        """Do the work that is due: decide, advance executors, accept their results.
 
         One call does a bounded part of it; if `next_wake` returns `now`, there is more.
         """
-        self._decide_due(now)
-        self._continue_sweep(now)
+        due = self.reconciler.next_work_at(now)
+        if due is not None and due <= now:
+            self._writer.advance(now)
         self._send_jobs(now)
         self.executors.tick(now)
         for site, results in self.executors.results():
@@ -246,11 +242,10 @@ class Service:
 
         None if `tick` has no work until an input arrives.
         """
-        if self._unsent_jobs or self._halts_changed or self._sweeping is not None:
+        if self._unsent_jobs or self._halts_changed:
             return now
         wakes = (
-            self.reconciler.next_due_at(),
-            self._sweep_at,
+            self.reconciler.next_work_at(now),
             self._halts_until,
             self.executors.next_wake(now),
         )
@@ -265,30 +260,6 @@ class Service:
                 self._halts_changed = True
         if self._on_commit is not None:
             self._on_commit(committed, self.reconciler)
-
-    # --- due decisions ---
-
-    def _decide_due(self, now: datetime) -> None:
-        due = self.reconciler.next_due_at()
-        if due is not None and due <= now:
-            with self._writer.transaction("due", now):
-                self._writer.apply_effects(self.reconciler.reconcile_due(now, SLICE_SIZE), now)
-
-    def _begin_sweep(self, now: datetime) -> None:
-        self._sweeping = iter(list(self.reconciler.fleet.macs()))
-        self._sweep_at = now + self._sweep_every
-
-    def _continue_sweep(self, now: datetime) -> None:
-        if self._sweeping is None and self._sweep_at is not None and self._sweep_at <= now:
-            self._begin_sweep(now)
-        if self._sweeping is None:
-            return
-        macs = list(islice(self._sweeping, SLICE_SIZE))
-        if macs:
-            with self._writer.transaction("sweep", now):
-                self._writer.apply_effects(self.reconciler.sweep(now, macs), now)
-        else:
-            self._sweeping = None
 
     # --- the executors ---
 

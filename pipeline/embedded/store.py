@@ -132,8 +132,8 @@ class Store(Log):
     ) -> bool:
         """Log an event and return True; return False if the log has its source and id already.
 
-        `identity` is the event's id, `kind` its type, `key` its key by `transaction.key_of`, `body`
-        its encoded bytes.
+        `identity` is the event's id, `kind` its type, `key` its `event_key`, `body` its encoded
+        bytes.
         """
         cursor = self._db.execute(
             "INSERT INTO log (kind, at_us, source, id, type, key, body)"
@@ -215,6 +215,13 @@ class Store(Log):
         self._db.execute(
             "UPDATE dead_letters SET replayed_at_us = ? WHERE seq = ?", (to_us(now), seq)
         )
+
+    def has_event(self, source: str, identity: str) -> bool:
+        """Return True if the log has an event with this source and id."""
+        row = self._db.execute(
+            "SELECT 1 FROM log WHERE kind = 'event' AND source = ? AND id = ?", (source, identity)
+        ).fetchone()
+        return row is not None
 
     def event_body(self, source: str, identity: str) -> bytes | None:
         """Return the bytes of the logged event with this source and id; None if not logged."""

@@ -1,30 +1,26 @@
-"""The work of one transaction, and the state as rows: `Transaction.save` and `load_state`."""
+"""`Changes` and the state as rows: `save_changes` and `load_state`."""
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from pipeline.embedded.log import LastDecisionRow, Log
 from pipeline.embedded.store import Store
+from pipeline.reconcile.changes import Changes
 from pipeline.reconcile.last_decision import LastDecision
-from pipeline.reconcile.reconciler import Reconciler
+from pipeline.reconcile.reconciler import Reconciler, Sign
 from pipeline.state.device import Device
 from pipeline.state.fleet import Fleet
 from pipeline.state.jobs import JobEntry
+from runtime.trusted_keys import KeyRing
 from schemas.dead_letters import DeadLetter
 from schemas.decisions import DecisionRecord, Reason, Severity, Verdict
-from schemas.envelope import (
-    AdvisoryEvent,
-    DeviceEvent,
-    Event,
-    JobIssuedEvent,
-    JobResultedEvent,
-    JobSupersededEvent,
-)
-from schemas.routing import device_key
+from schemas.envelope import Event
+from schemas.routing import event_key
 
+_NO_KEYS: Final = KeyRing()
 _SETTINGS: Final = ("advisories", "halts", "approvals", "policy")
 
 
@@ -43,65 +39,92 @@ class Committed:
     duplicates: tuple[Event, ...]
 
 
-@dataclass(slots=True)
-class Transaction:
-    """The work of one open transaction.
+def save_changes(
+    store: Store, reconciler: Reconciler, changes: Changes, now: datetime
+) -> list[Event]:
+    """Write all changes except the rejections; return the events that were new in the log.
 
-    The dicts are ordered sets of keys to save: rows are written in the order of their events.
+    The log gets the inputs in their order, then the decisions and derived events in theirs. Call
+    only inside a transaction of the store.
     """
+    new: list[Event] = []
 
-    now: datetime
-    events: list[Event] = field(default_factory=list)
-    decisions: list[DecisionRecord] = field(default_factory=list)
-    dead_letters: list[DeadLetter] = field(default_factory=list)
-    duplicates: list[Event] = field(default_factory=list)
-    devices: dict[str, None] = field(default_factory=dict)
-    job_histories: dict[str, None] = field(default_factory=dict)
-    last_decisions: dict[str, None] = field(default_factory=dict)
-    settings: dict[str, None] = field(default_factory=dict)
+    def append(event: Event, body: bytes) -> None:
+        if store.append_event(
+            now,
+            source=event.source,
+            identity=event.id,
+            kind=event.type,
+            key=event_key(event),
+            body=body,
+        ):
+            new.append(event)
 
-    def committed(self) -> Committed:
-        """Return an immutable copy of the transaction's work, for observers."""
-        return Committed(
-            self.now,
-            tuple(self.events),
-            tuple(self.decisions),
-            tuple(self.dead_letters),
-            tuple(self.duplicates),
-        )
-
-    def save(self, store: Store, reconciler: Reconciler) -> None:
-        """Write the rows that changed: devices, job histories, last decisions, settings.
-
-        Also deletes the last decisions that the reconciler dropped, and clears its list of them.
-        Call only inside a transaction of the store.
-        """
-        fleet = reconciler.fleet
-        store.put_devices((udid, _json(fleet.devices[udid].to_wire())) for udid in self.devices)
-        store.put_job_histories(
-            (udid, _json([entry.to_wire() for entry in fleet.job_histories[udid]]))
-            for udid in self.job_histories
-        )
-        store.delete_last_decisions(reconciler.dropped_decisions)
-        reconciler.dropped_decisions.clear()
-        store.put_last_decisions(
-            (udid, *_encode_row(reconciler.last_decisions[udid]))
-            for udid in self.last_decisions
-            if udid in reconciler.last_decisions
-        )
-        if "advisories" in self.settings:
-            store.put_setting("advisories", _json(fleet.advisories.to_wire()))
-        others = [name for name in self.settings if name != "advisories"]
-        if others:
-            wire = fleet.broadcast_to_wire()
-            for name in others:
-                store.put_setting(name, _json(wire[name]))
+    for one in changes.inputs:
+        append(one.event, one.raw)
+    for key, body, value in changes.records:
+        if isinstance(value, DecisionRecord):
+            _save_blobs(store, reconciler.fleet, value)
+            store.append_decision(now, key, body)
+        else:
+            append(value, body)
+    _save_state(store, reconciler, changes)
+    return new
 
 
-def load_state(log: Log, *, fast_paths: bool = True) -> Reconciler:
+def _save_state(store: Store, reconciler: Reconciler, changes: Changes) -> None:
+    """Write the rows that changed: devices, job histories, last decisions, settings."""
+    fleet, last_decisions = reconciler.fleet, reconciler.last_decisions
+    store.put_devices(
+        (udid, _json(fleet.devices[udid].to_wire())) for udid in changes.devices | changes.telemetry
+    )
+    store.put_job_histories(
+        (udid, _json([entry.to_wire() for entry in fleet.job_histories[udid]]))
+        for udid in changes.job_histories
+    )
+    store.delete_last_decisions(
+        udid for udid in changes.last_decisions if udid not in last_decisions
+    )
+    store.put_last_decisions(
+        (udid, *_encode_row(last_decisions[udid]))
+        for udid in changes.last_decisions
+        if udid in last_decisions
+    )
+    if "advisories" in changes.broadcast:
+        store.put_setting("advisories", _json(fleet.advisories.to_wire()))
+    others = [name for name in changes.broadcast if name != "advisories"]
+    if others:
+        wire = fleet.broadcast_to_wire()
+        for name in others:
+            store.put_setting(name, _json(wire[name]))
+
+
+def _save_blobs(store: Store, fleet: Fleet, record: DecisionRecord) -> None:
+    """Write the catalogue and the policy that the record names by digest, unless they are stored.
+
+    All decisions of one `Changes` are made by the fleet's present catalogue and policy.
+    """
+    inputs, policy = record.inputs, fleet.policy
+    if not store.has_blob(inputs.catalog_digest):
+        text = json.dumps(fleet.advisories.to_wire(), sort_keys=True, separators=(",", ":"))
+        store.put_blob(inputs.catalog_digest, "catalogue", text.encode())
+    digest = inputs.policy_digest
+    if digest is not None and policy is not None and not store.has_blob(digest):
+        store.put_blob(digest, "policy", policy.text.encode())
+
+
+def load_state(
+    log: Log,
+    *,
+    sign: Sign | None = None,
+    trust: KeyRing = _NO_KEYS,
+    sweep_every: timedelta | None = None,
+    fast_paths: bool = True,
+) -> Reconciler:
     """Return the reconciler as of the last commit, from the state tables without a replay.
 
-    An empty data directory gives an empty reconciler without a policy.
+    An empty data directory gives an empty reconciler without a policy. The options are those of
+    the Reconciler; without `sign` it can only fold and be read.
     """
     fleet = Fleet()
     settings = {name: log.setting(name) for name in _SETTINGS}
@@ -113,34 +136,18 @@ def load_state(log: Log, *, fast_paths: bool = True) -> Reconciler:
         fleet.put(Device.from_wire(json.loads(body)))
     for udid, body in log.job_histories():
         fleet.job_histories[udid] = tuple(JobEntry.from_wire(entry) for entry in json.loads(body))
-    reconciler = Reconciler(fleet, fast_paths=fast_paths)
+    reconciler = Reconciler(
+        fleet,
+        sign=sign,
+        job_keys=trust.jobs,
+        approval_keys=trust.approvals,
+        sweep_every=sweep_every,
+        fast_paths=fast_paths,
+    )
     reconciler.recount_jobs()
     for udid, last_decision in _read_last_decisions(log):
         reconciler.restore(udid, last_decision)
     return reconciler
-
-
-def key_of(event: Event) -> str:
-    """Return the log key of an event: the UDID of its Mac, or the event's subject.
-
-    The key of a report without a UDID is `serial:` and the serial number, if it has one.
-    """
-    if isinstance(event, JobIssuedEvent):
-        return event.data.job.udid
-    if isinstance(event, JobResultedEvent | JobSupersededEvent):
-        return event.data.udid
-    return device_key(event) if isinstance(event, DeviceEvent) else event.subject
-
-
-def setting_of(event: Event) -> str | None:
-    """Return the name of the setting that the event changes; None if it changes none.
-
-    The names are `advisories`, `policy`, `halts` and `approvals`.
-    """
-    if isinstance(event, AdvisoryEvent):
-        return "advisories"
-    family = event.type.split(".")[1]
-    return {"policy": "policy", "halt": "halts", "approval": "approvals"}.get(family)
 
 
 def _read_last_decisions(log: Log) -> Iterator[tuple[str, LastDecision]]:

@@ -1,40 +1,24 @@
-"""Events in, decisions and orders out, all of one input in one transaction."""
+"""Inputs and due work to durable changes: one transaction for all that one call changed."""
 
-import json
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pipeline.decide.admission import reject_reason
-from pipeline.embedded.log import StoreError
 from pipeline.embedded.store import Store
-from pipeline.embedded.transaction import Committed, Transaction, key_of, load_state, setting_of
+from pipeline.embedded.transaction import Committed, load_state, save_changes
 from pipeline.payload_signing import sign_job
-from pipeline.reconcile.reconciler import (
-    SOURCE,
-    Decided,
-    DerivedEvent,
-    Effect,
-    EvaluationFailed,
-    Reconciler,
-)
+from pipeline.reconcile.changes import Changes, Input, Rejection
+from pipeline.reconcile.reconciler import SOURCE, Reconciler
 from runtime.trusted_keys import KeyRing
-from schemas.dead_letters import (
-    DeadLetter,
-    DeadLetterCode,
-    Problem,
-    encode_dead_letter,
-    make_dead_letter,
-)
-from schemas.decisions import DecisionRecord
+from schemas.dead_letters import DeadLetter, Problem, encode_dead_letter, make_dead_letter
 from schemas.envelope import Event, JobIssuedEvent, encode
-from schemas.ids import event_id
+from schemas.jobs import Job, JobIssued
 
+SLICE_SIZE: Final = 500
 _ORIGIN: Final = "embedded"
 
 
@@ -44,7 +28,8 @@ class Accepted:
 
     `folded` are the given events that were new, `duplicates` those that were in the log already.
     `dead_letters`, `decisions` and `jobs` are all that the transaction stored, also for events that
-    followed; `jobs` are the jobs issued.
+    followed; `jobs` are the jobs issued. Of a broadcast event that concerns more Macs than one
+    slice, the decisions for the others follow in later transactions.
     """
 
     folded: int
@@ -54,17 +39,12 @@ class Accepted:
     jobs: int
 
 
-class _EventFailedError(Exception):
-    def __init__(self, index: int, cause: Exception) -> None:
-        super().__init__(str(cause))
-        self.index = index
-        self.cause = cause
-
-
 class Writer:
     """The reconciler and the store with its durable state: memory never differs from the disk.
 
-    `on_commit` is called with each transaction after it is durable.
+    `on_commit` is called with each transaction after it is durable. At most `slice_size` Macs that
+    a broadcast event, a timer or a sweep concerns are decided in one transaction; requests are
+    served between two.
     """
 
     def __init__(
@@ -74,16 +54,18 @@ class Writer:
         trust: KeyRing,
         on_commit: Callable[[Committed], None],
         *,
+        sweep_every: timedelta | None = None,
+        slice_size: int = SLICE_SIZE,
         fast_paths: bool = True,
     ) -> None:
-        self.reconciler: Reconciler = load_state(store, fast_paths=fast_paths)
         self._store = store
         self._signer = signer
         self._trust = trust
         self._on_commit = on_commit
+        self._sweep_every = sweep_every
+        self._slice_size = slice_size
         self._fast_paths = fast_paths
-        self._transaction: Transaction | None = None
-        self._failing: dict[str, str] = {}
+        self.reconciler: Reconciler = self._load()
 
     def accept(
         self,
@@ -102,195 +84,120 @@ class Writer:
         are stored as given, `settings` by name, in the same transaction. `replayed` are the numbers
         of dead letters to mark as replayed.
         """
-        failed: dict[int, Exception] = {}
-        while True:
-            try:
-                with self.transaction("accept", now) as current:
-                    for name, setting in (settings or {}).items():
-                        self._store.put_setting(name, setting)
-                    for seq in replayed:
-                        self._store.mark_replayed(seq, now)
-                    for letter in dead_letters:
-                        self._dead_letter(letter)
-                    folded, duplicates = self._append_all(events, failed, now)
-                break
-            except _EventFailedError as failure:
-                failed[failure.index] = failure.cause
+        with self._reload_on_failure(now):
+            new, duplicates = self._without_repeated(events)
+            changes = self.reconciler.apply(new, now)
+            self.reconciler.decide_marked(now, self._slice_size, changes)
+            with self._store.transaction("accept"):
+                for name, setting in (settings or {}).items():
+                    self._store.put_setting(name, setting)
+                for seq in replayed:
+                    self._store.mark_replayed(seq, now)
+                committed = self._save(changes, [*dead_letters], duplicates, now)
+        self._report(committed)
         return Accepted(
-            folded=folded,
-            duplicates=duplicates,
-            dead_letters=len(current.dead_letters),
-            decisions=len(current.decisions),
-            jobs=sum(isinstance(event, JobIssuedEvent) for event in current.events),
+            folded=len(changes.inputs),
+            duplicates=len(duplicates),
+            dead_letters=len(committed.dead_letters),
+            decisions=len(committed.decisions),
+            jobs=sum(isinstance(event, JobIssuedEvent) for event in committed.events),
+        )
+
+    def advance(self, now: datetime) -> None:
+        """Do due work of the reconciler for one slice of Macs, and make it durable.
+
+        Raises StoreError if the write fails. Nothing is written if nothing changed.
+        """
+        with self._reload_on_failure(now):
+            changes = self.reconciler.advance(now, self._slice_size)
+            if changes.is_empty:
+                return
+            with self._store.transaction("advance"):
+                committed = self._save(changes, [], [], now)
+        self._report(committed)
+
+    def _load(self) -> Reconciler:
+        def sign(job: Job) -> JobIssued:
+            return sign_job(job, self._signer, fast_paths=self._fast_paths)
+
+        return load_state(
+            self._store,
+            sign=sign,
+            trust=self._trust,
+            sweep_every=self._sweep_every,
+            fast_paths=self._fast_paths,
         )
 
     @contextmanager
-    def transaction(self, write_name: str, now: datetime) -> Iterator[Transaction]:
-        """Yield an open transaction; commit it when the block ends.
+    def _reload_on_failure(self, now: datetime) -> Iterator[None]:
+        """Load the reconciler again from the disk if the block raises, and raise again.
 
-        After the commit `on_commit` is called, unless the transaction has neither an event, a
-        duplicate, a decision nor a dead letter. If the block or the commit raises, nothing is
-        written, the reconciler is loaded again from the disk, and the exception is raised again.
-        Raises StoreError if the disk fails. `write_name` names the transaction for the store's
-        hook.
+        The marks are lost, so that a sweep follows.
         """
-        current = self._transaction = Transaction(now)
         try:
-            with self._store.transaction(write_name):
-                yield current
-                current.save(self._store, self.reconciler)
+            yield
         except Exception:
-            self._failing.clear()
-            self.reconciler = load_state(self._store, fast_paths=self._fast_paths)
+            self.reconciler = self._load()
+            self.reconciler.start_sweep(now)
             raise
-        finally:
-            self._transaction = None
-        if current.events or current.dead_letters or current.decisions or current.duplicates:
-            self._on_commit(current.committed())
 
-    def _append_all(
-        self, events: Sequence[Event], failed: Mapping[int, Exception], now: datetime
-    ) -> tuple[int, int]:
-        """Return the number of new events and the number of events that were logged already.
+    def _without_repeated(self, events: Sequence[Event]) -> tuple[list[Input], list[Event]]:
+        """Return the events that are new, as inputs, and those that the log or the batch has.
 
-        Events in `failed` (by index, with their exceptions) and events that admission rejects
-        become dead letters and are not counted. Raises _EventFailedError for an event on which our
-        code raises, StoreError or sqlite3.Error if the store fails.
+        An event that admission rejects counts as new: each arrival of it is a dead letter.
         """
-        outcomes = [0, 0]
-        for index, event in enumerate(events):
-            cause = failed.get(index)
-            if cause is not None:
-                detail = f"folding it failed: {type(cause).__name__}: {cause}"
-                self._dead_letter_event(event, DeadLetterCode.BUG, detail, now)
-                continue
-            wrong = reject_reason(event, jobs=self._trust.jobs, approvals=self._trust.approvals)
-            if wrong is not None:
-                self._dead_letter_event(event, DeadLetterCode.BAD_VALUE, wrong, now)
-                continue
-            try:
-                outcomes[not self._append(event, now)] += 1
-            except (sqlite3.Error, StoreError):
-                raise
-            except Exception as error:
-                raise _EventFailedError(index, error) from error
-        return outcomes[0], outcomes[1]
-
-    def _append(self, event: Event, now: datetime) -> bool:
-        """Return True if the event is new: then it is logged and folded, with all that follows.
-
-        The decisions, jobs and derived events that result are recorded in the same transaction.
-        Return False if the event was logged before: then it is only noted as a duplicate.
-        """
-        current, fleet, key = self._current, self.reconciler.fleet, key_of(event)
-        new = self._store.append_event(
-            now,
-            source=event.source,
-            identity=event.id,
-            kind=event.type,
-            key=key,
-            body=encode(event, fast_paths=self._fast_paths),
-        )
-        if not new:
-            current.duplicates.append(event)
-            return False
-        current.events.append(event)
-        device, history = fleet.devices.get(key), fleet.job_histories.get(key)
-        self.apply_effects(self.reconciler.handle(event, now), now)
-        if fleet.devices.get(key) is not device:
-            current.devices[key] = None
-        if fleet.job_histories.get(key) is not history:
-            current.job_histories[key] = None
-        setting = setting_of(event)
-        if setting is not None:
-            current.settings[setting] = None
-        return True
-
-    def apply_effects(self, effects: Iterable[Effect], now: datetime) -> None:
-        """Record the reconciler's effects in the open transaction, in order.
-
-        A derived event is logged and folded; a decision is logged, with its signed job if it has
-        one; a failed evaluation becomes a dead letter. Call only inside `transaction`.
-        """
-        for effect in effects:
-            if isinstance(effect, DerivedEvent):
-                self._append(effect.event, now)
-            elif isinstance(effect, EvaluationFailed):
-                self._dead_letter_failed_decision(effect, now)
+        new: list[Input] = []
+        repeated: list[Event] = []
+        seen: set[tuple[str, str]] = set()
+        for event in events:
+            name = (event.source, event.id)
+            known = name in seen or self._store.has_event(*name)
+            if known and self.reconciler.reject_reason(event) is None:
+                repeated.append(event)
             else:
-                self._record_decision(effect, now)
+                new.append(Input(event, encode(event, fast_paths=self._fast_paths)))
+                seen.add(name)
+        return new, repeated
 
-    def _record_decision(self, effect: Decided, now: datetime) -> None:
-        """Log a decision; if it has a job, sign the job and log the event that issues it."""
-        record = effect.record
-        udid = record.decision.udid
-        self._store_blobs(record)
-        self._store.append_decision(now, udid, record.model_dump_json().encode())
-        self._current.decisions.append(record)
-        self._current.last_decisions[udid] = None
-        self._failing.pop(udid, None)
-        if effect.job is not None:
-            issued = JobIssuedEvent(
-                id=event_id("issued", effect.job.job_id),
-                source=SOURCE,
-                subject=udid,
-                time=now,
-                data=sign_job(effect.job, self._signer, fast_paths=self._fast_paths),
+    def _save(
+        self,
+        changes: Changes,
+        dead_letters: list[DeadLetter],
+        duplicates: list[Event],
+        now: datetime,
+    ) -> Committed:
+        """Write all changes and dead letters in the open transaction; return them."""
+        events = save_changes(self._store, self.reconciler, changes, now)
+        dead_letters += [_dead_letter(one, now) for one in changes.rejections]
+        for letter in dead_letters:
+            self._store.put_dead_letter(
+                now,
+                code=letter.code.value,
+                source=letter.source,
+                origin=letter.origin,
+                body=encode_dead_letter(letter),
             )
-            self._append(issued, now)
-
-    def _store_blobs(self, record: DecisionRecord) -> None:
-        """Store the catalogue and the policy that the record names by digest.
-
-        Content that is stored already is not written again.
-        """
-        inputs, fleet = record.inputs, self.reconciler.fleet
-        if not self._store.has_blob(inputs.catalog_digest):
-            text = json.dumps(fleet.advisories.to_wire(), sort_keys=True, separators=(",", ":"))
-            self._store.put_blob(inputs.catalog_digest, "catalogue", text.encode())
-        digest, policy = inputs.policy_digest, fleet.policy
-        if digest is not None and policy is not None and not self._store.has_blob(digest):
-            self._store.put_blob(digest, "policy", policy.text.encode())
-
-    def _dead_letter_failed_decision(self, effect: EvaluationFailed, now: datetime) -> None:
-        """Store a dead letter with the state of a Mac for which deciding raised an exception.
-
-        Nothing is stored if the Mac failed with the same error before, without a decision since.
-        """
-        detail = f"deciding failed: {type(effect.error).__name__}: {effect.error}"
-        if self._failing.get(effect.udid) == detail:
-            return
-        self._failing[effect.udid] = detail
-        raw = json.dumps(self.reconciler.fleet.merged_device(effect.udid).to_wire()).encode()
-        error = Problem(DeadLetterCode.BUG, detail)
-        self._dead_letter(
-            make_dead_letter(
-                error, raw, source=SOURCE, origin=effect.udid, received_at=now, redacted=raw
-            )
+        return Committed(
+            now,
+            tuple(events),
+            tuple(changes.decisions),
+            tuple(dead_letters),
+            tuple(duplicates),
         )
 
-    def _dead_letter_event(
-        self, event: Event, code: DeadLetterCode, detail: str, now: datetime
-    ) -> None:
-        raw = encode(event, fast_paths=self._fast_paths)
-        error = Problem(code, detail)
-        self._dead_letter(
-            make_dead_letter(
-                error, raw, source=event.source, origin=_ORIGIN, received_at=now, redacted=raw
-            )
-        )
+    def _report(self, done: Committed) -> None:
+        if done.events or done.dead_letters or done.decisions or done.duplicates:
+            self._on_commit(done)
 
-    def _dead_letter(self, letter: DeadLetter) -> None:
-        self._store.put_dead_letter(
-            self._current.now,
-            code=letter.code.value,
-            source=letter.source,
-            origin=letter.origin,
-            body=encode_dead_letter(letter),
-        )
-        self._current.dead_letters.append(letter)
 
-    @property
-    def _current(self) -> Transaction:
-        assert self._transaction is not None
-        return self._transaction
+def _dead_letter(rejection: Rejection, now: datetime) -> DeadLetter:
+    """Return the dead letter of an input, or of a Mac for which deciding raised."""
+    event, udid = rejection.event, rejection.udid
+    return make_dead_letter(
+        Problem(rejection.code, rejection.detail),
+        rejection.raw,
+        source=SOURCE if event is None else event.source,
+        origin=_ORIGIN if udid is None else udid,
+        received_at=now,
+        redacted=rejection.raw,
+    )

@@ -218,7 +218,7 @@ class Reconciler:
         wide: dict[str, None] = {}
         for one in inputs:
             try:
-                wrong = reject_reason(one.event, jobs=self._job_keys, approvals=self._approval_keys)
+                wrong = self.reject_reason(one.event)
                 if wrong is None:
                     self._apply(one, now, wide, changes)
                     continue
@@ -229,6 +229,10 @@ class Reconciler:
         if wide:
             self._batches.append(_Batch(sorted(wide, reverse=True)))
         return changes
+
+    def reject_reason(self, event: Event) -> str | None:
+        """Return the reason for which admission rejects this event; None if it admits it."""
+        return reject_reason(event, jobs=self._job_keys, approvals=self._approval_keys)
 
     def _apply(self, one: Input, now: datetime, wide: dict[str, None], changes: Changes) -> None:
         """Fold one input and mark the Macs that it affects; the Macs of a broadcast go to `wide`.

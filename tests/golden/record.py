@@ -88,7 +88,11 @@ class _RecordedService(Service):
         self.dead_letters += len(dead_letters)
         if events:
             self.steps.append(Step("accept", now, tuple(encode(event) for event in events)))
-        return super().accept(events, dead_letters, now, **more)
+        # One by one, as the replay accepts them.
+        done = super().accept(events[:1], dead_letters, now, **more)
+        for event in events[1:]:
+            super().accept((event,), (), now)
+        return done
 
     def tick(self, now: datetime) -> None:
         # A tick does the due work first; results of the executors are accepted after it.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from pipeline.embedded.log import Log
 from pipeline.embedded.store import Store
@@ -21,9 +21,6 @@ from schemas.signed_payloads import verify_job
 from schemas.signing import Signed
 from tests.factories.sites import JOBS_KEY, KEYS
 from tests.golden.golden_file import Output, canonical
-
-# The slice size of the embedded service; the demo has fewer Macs.
-_SLICE: Final = 500
 
 
 class Replayer:
@@ -46,7 +43,10 @@ class Replayer:
         self._store.close()
 
     def accept(self, inputs: Sequence[bytes], now: datetime) -> list[Output]:
-        """Accept one batch of events; bytes that are no event become dead letters."""
+        """Accept the events one by one; bytes that are no event become dead letters.
+
+        The core that wrote the record decided after each event, today's after each batch.
+        """
         events: list[Event] = []
         letters: list[DeadLetter] = []
         for raw in inputs:
@@ -58,22 +58,22 @@ class Replayer:
                 )
                 letters.append(letter)
         self._inputs |= {(event.source, event.id) for event in events}
-        self._writer.accept(events, letters, now)
+        self._writer.accept((), letters, now)
+        for event in events:
+            self._writer.accept((event,), (), now)
         return self._outputs()
 
     def advance(self, now: datetime) -> list[Output]:
         """Decide for the Macs whose time has come, until none is left."""
-        due = self._writer.reconciler.next_due_at()
-        while due is not None and due <= now:
-            with self._writer.transaction("due", now):
-                self._writer.apply_effects(self._writer.reconciler.reconcile_due(now, _SLICE), now)
-            due = self._writer.reconciler.next_due_at()
+        while self._writer.reconciler.has_due_decisions(now):
+            self._writer.advance(now)
         return self._outputs()
 
     def sweep(self, now: datetime) -> list[Output]:
         """Decide for every Mac again."""
-        with self._writer.transaction("sweep", now):
-            self._writer.apply_effects(self._writer.reconciler.sweep(now), now)
+        self._writer.reconciler.start_sweep(now)
+        while self._writer.reconciler.next_work_at(now) == now:
+            self._writer.advance(now)
         return self._outputs()
 
     def _committed(self, committed: Committed) -> None:

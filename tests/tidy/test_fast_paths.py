@@ -13,7 +13,11 @@ FLAG: Final = "fast_paths"
 # Only an issued job has a fast encoder, and only WRITE_ORDERS encode issued jobs.
 ENCODE: Final = ("schemas.envelope", "encode")
 DEFAULTS: Final = ("pipeline.embedded.service", "Options")  # `Service.open` without options
-WRITE_ORDERS: Final = {"pipeline.embedded.writer", "pipeline.processors.device_shard"}
+WRITE_ORDERS: Final = {
+    "pipeline.embedded.writer",
+    "pipeline.processors.device_shard",
+    "pipeline.reconcile.reconciler",
+}
 
 
 def trees() -> dict[str, ast.Module]:

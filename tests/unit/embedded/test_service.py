@@ -61,7 +61,7 @@ def same_state(reconciler: Reconciler, other: Reconciler) -> None:
     assert reconciler.last_decisions == other.last_decisions
     assert +reconciler.exposed == +other.exposed
     assert +reconciler.open_jobs == +other.open_jobs
-    assert reconciler.next_due_at() == other.next_due_at()
+    assert reconciler._next_timer() == other._next_timer()
 
 
 def test_event_decision_and_job_are_one_transaction(tmp_path: Path) -> None:
@@ -150,10 +150,56 @@ def test_mac_on_which_deciding_raises_delays_no_other_mac(
     assert codes(service) == [("bug", "MAC-2")]
     monkeypatch.undo()
     service.accept([osquery_report("MAC-2", at(3), **OLD)], (), at(3))
-    service._begin_sweep(at(3))
-    while service._sweeping is not None:
+    service.reconciler.start_sweep(at(3))
+    while service.reconciler.next_work_at(at(3)) == at(3):
         service.tick(at(3))
     assert reason_of(service, "MAC-2") is Reason.JOB_OPEN
+
+
+def test_reports_of_one_batch_lead_to_one_decision(service: Service) -> None:
+    service.accept([critical_release("26.2", "25C56")], (), START)
+    batch = [osquery_report(when=at(minute), **OLD) for minute in (0, 1)]
+    batch[1] = osquery_report(when=at(1), **OLD | {"os_version": "26.2", "build": "25C56"})
+    done = service.accept(batch, (), at(1))
+    assert (done.folded, done.decisions, done.jobs) == (2, 1, 0)
+    assert reason_of(service) is Reason.COMPLIANT
+
+
+def test_a_release_that_concerns_many_macs_is_decided_in_slices(service: Service) -> None:
+    service._writer._slice_size = 2
+    udids = [f"MAC-{number}" for number in range(5)]
+    service.accept([osquery_report(udid, **OLD) for udid in udids], (), START)
+    while service.next_wake(START) == START:
+        service.tick(START)
+    done = service.accept([critical_release("26.2", "25C56")], (), at(1))
+    assert (done.jobs, done.decisions) == (2, 4)
+    assert service.next_wake(at(1)) == at(1)
+    # A request between two slices is served first.
+    assert service.accept([osquery_report("MAC-9", at(1), **OLD)], (), at(1)).folded == 1
+    while service.next_wake(at(1)) == at(1):
+        service.tick(at(1))
+    reasons = {reason_of(service, udid) for udid in udids}
+    assert reasons == {Reason.JOB_OPEN, Reason.SITE_FULL}
+
+
+def test_marks_lost_with_a_failed_write_are_replaced_by_a_sweep(service: Service) -> None:
+    service._writer._slice_size = 1
+    service.accept([osquery_report(udid, **OLD) for udid in ("MAC-1", "MAC-2")], (), START)
+    service.accept([critical_release("26.2", "25C56")], (), at(1))
+    (pages,) = service.store._db.execute("PRAGMA page_count").fetchone()
+    service.store._db.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(StoreError, match="full"):
+        service.accept([osquery_report(f"NEW-{one}", **OLD) for one in range(50)], (), at(2))
+    service.store._db.execute("PRAGMA max_page_count=100000")
+    while service.next_wake(at(2)) == at(2):
+        service.tick(at(2))
+    assert len(service.reconciler.fleet.job_histories) == 2
+
+
+def test_rejected_event_is_a_dead_letter_each_time(service: Service) -> None:
+    invalid = control_events.policy_changed("version: 2", "me", START)
+    assert service.accept([invalid, invalid], (), at(1)).dead_letters == 2
+    assert service.accept([invalid], (), at(2)).dead_letters == 1
 
 
 def test_full_disk_refuses_the_input_and_memory_equals_the_disk(service: Service) -> None:
