@@ -23,6 +23,7 @@ from tests.deploy.chart import (
     named,
     of_kind,
     pod,
+    workloads,
 )
 
 RULES = (*pod_rules.RULES, *wiring_rules.RULES)
@@ -265,3 +266,26 @@ def _login(workload: Object) -> str:
     (name,) = names
     assert isinstance(name, str)
     return name
+
+
+AGENT_IMAGES: dict[str, tuple[dict[str, str], str]] = {
+    "none": ({}, "registry.example.com/sre/drydock@sha256:"),
+    "repository": ({"repository": "r/agent"}, "r/agent:0.1.0"),
+    "tag": ({"repository": "r/agent", "tag": "7"}, "r/agent:7"),
+    "digest": ({"repository": "r/agent", "digest": f"sha256:{'7' * 64}"}, "r/agent@sha256:777"),
+    "no repository": ({"tag": "7"}, "registry.example.com/sre/drydock@sha256:"),
+}
+
+
+@pytest.mark.parametrize(("given", "image"), AGENT_IMAGES.values(), ids=AGENT_IMAGES.keys())
+def test_agents_run_their_own_image_if_it_is_named(
+    helm: Helm, given: dict[str, str], image: str
+) -> None:
+    objects = helm.objects("production", {"agents": {"image": given}})
+    images: dict[bool, set[str]] = {True: set(), False: set()}
+    for one in workloads(objects):
+        component = one["metadata"]["labels"]["app.kubernetes.io/component"]
+        images[component == "agent"] |= {each["image"] for each in containers(one)}
+    (of_agents,), (of_others,) = images[True], images[False]
+    assert of_agents.startswith(image)
+    assert of_others == containers(workloads(helm.objects("production"))[0])[0]["image"]

@@ -1,14 +1,15 @@
-"""The image has a numeric user, pinned and hashed parts, and only the files that it needs."""
+"""The images have a numeric user, pinned and hashed parts, and only the files that they need."""
 
 import re
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import pytest
 
 from tests.deploy.chart import ROOT, Helm, pod, workloads
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
+AGENT = "/opt/drydock-agent"  # the environment of a site's agent
 Instruction = tuple[str, str]
 
 
@@ -28,40 +29,60 @@ def instructions(text: str) -> list[Instruction]:
     return found
 
 
-def stages(text: str) -> list[list[Instruction]]:
-    """Return the instructions of each stage, from FROM to the next FROM."""
-    found: list[list[Instruction]] = []
-    for each in instructions(text):
-        if each[0] == "FROM":
-            found.append([])
-        if found:
-            found[-1].append(each)
+def stages(text: str) -> dict[str, list[Instruction]]:
+    """Return the instructions of each stage by its name, after those of the stage it starts from.
+
+    The last stage, which `docker build` builds, has the name "".
+    """
+    found: dict[str, list[Instruction]] = {}
+    name = ""
+    for word, rest in instructions(text):
+        if word == "FROM":
+            image, _, name = rest.partition(" AS ")
+            found[name] = list(found.get(image, []))
+        if name in found:
+            found[name].append((word, rest))
     return found
+
+
+def images_of(text: str) -> list[str]:
+    """Return the images that stages start from, without the names of earlier stages."""
+    named = stages(text)
+    starts = [rest.partition(" AS ")[0] for word, rest in instructions(text) if word == "FROM"]
+    return [image for image in starts if image not in named]
+
+
+def stage_complaints(name: str, program: str, stage: list[Instruction]) -> Iterator[str]:
+    """Yield the violations of our rules in a stage that is an image."""
+    user = [rest for word, rest in stage if word == "USER"]
+    if not user or not re.fullmatch(r"[1-9]\d{4,}:[1-9]\d{4,}", user[-1]):
+        yield f"{name} USER: not a number, so Kubernetes cannot check that it is not root"
+    if ("ENTRYPOINT", f'["{program}"]') not in stage:
+        yield f"{name} ENTRYPOINT: not {program}, or through a shell"
+    if ("HEALTHCHECK", "NONE") not in stage:
+        yield f"{name} HEALTHCHECK: not NONE, but each program has another address"
+    if any(re.search(r"\b(pip|apt-get) ", rest) for word, rest in stage if word == "RUN"):
+        yield f"{name}: the last stage installs"
 
 
 def complaints(text: str) -> list[str]:
     """Return the violations of our rules in a Dockerfile."""
-    found = []
-    for stage in stages(text):
-        image = stage[0][1].split()[0]
-        if not re.fullmatch(r"[^:@]+(:\d+\.\d+\.\d+-slim-\w+|@sha256:[0-9a-f]{64})", image):
-            found.append(f"FROM {image}: not pinned")
-    parsed = instructions(text)
-    last = stages(text)[-1]
-    user = [rest for word, rest in last if word == "USER"]
-    if not user or not re.fullmatch(r"[1-9]\d{4,}:[1-9]\d{4,}", user[-1]):
-        found.append("USER: not a number, so Kubernetes cannot check that it is not root")
-    if ("ENTRYPOINT", '["drydock"]') not in last:
-        found.append("ENTRYPOINT: not drydock, or through a shell")
-    if ("HEALTHCHECK", "NONE") not in last:
-        found.append("HEALTHCHECK: not NONE, but each program has another address")
+    found = [
+        f"FROM {image}: not pinned"
+        for image in images_of(text)
+        if not re.fullmatch(r"[^:@]+(:\d+\.\d+\.\d+-slim-\w+|@sha256:[0-9a-f]{64})", image)
+    ]
+    parsed, by_name = instructions(text), stages(text)
+    found += stage_complaints("", "drydock", by_name[""])
+    found += stage_complaints("agent", "drydock-agent", by_name["agent"])
+    copies = [rest for word, rest in by_name["agent"] if word == "COPY"]
+    if copies != [f"--from=agent-build {AGENT} {AGENT}"]:
+        found.append(f"agent: has other files than {AGENT}")
     found += [f"{word}: use COPY" for word, _ in parsed if word == "ADD"]
     for word, rest in parsed:
         for install in re.findall(r"pip \S+ \S+ install\b([^&]*)", rest) if word == "RUN" else []:
             if "--require-hashes" not in install and "--no-deps" not in install:
                 found.append(f"pip install{install.rstrip()}: without hashes")
-    if any(re.search(r"\b(pip|apt-get) ", rest) for word, rest in last if word == "RUN"):
-        found.append("the last stage installs")
     return found
 
 
@@ -80,6 +101,7 @@ def test_dockerfile_keeps_the_rules() -> None:
         pytest.param("HEALTHCHECK NONE", "HEALTHCHECK CMD true", "HEALTHCHECK", id="healthcheck"),
         pytest.param("--require-hashes ", "", "without hashes", id="no-hashes"),
         pytest.param("--no-deps ", "", "without hashes", id="with-dependencies"),
+        pytest.param("=agent-build /opt/drydock-agent", "=build /opt/drydock", "other", id="all"),
         pytest.param("COPY schemas", "ADD schemas", "ADD", id="add"),
         pytest.param("USER 10001", "RUN apt-get install -y curl\nUSER 10001", "last", id="apt"),
     ],
@@ -124,7 +146,7 @@ def test_build_context_has_the_copied_files_and_no_others() -> None:
     assert sent(["pipeline/cli/app.py"], ignore) == ["pipeline/cli/app.py"]
 
 
-def test_image_holds_every_package() -> None:
+def test_images_hold_every_package() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
     assert packages <= set(copied())
 
@@ -136,5 +158,6 @@ def test_chart_and_image_agree_on_the_user(helm: Helm) -> None:
         assert f"{security['runAsUser']}:{security['runAsGroup']}" == user
 
 
-def test_server_lock_has_hashes() -> None:
-    assert "--hash=sha256:" in (ROOT / Path("requirements/server.lock")).read_text()
+@pytest.mark.parametrize("name", ["agent.lock", "server.lock"])
+def test_lock_of_an_image_has_hashes(name: str) -> None:
+    assert "--hash=sha256:" in (ROOT / "requirements" / name).read_text()

@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 import typer.main
 
+from agents.cli import app as agent
 from pipeline.cli.app import app
 from pipeline.config import ServerSettings
 from runtime.kafka import ENVIRONMENT_PREFIX, KafkaConnection
 from tests.deploy.chart import SHAPES, Helm, Object, containers, of_kind, workloads
 
 COMMANDS = typer.main.get_command(app)
+AGENT = typer.main.get_command(agent)
 # Not a setting: the arguments contain `$(POD_NAME)`.
 OURS = {"POD_NAME"}
 
@@ -43,18 +45,26 @@ def argument_complaints(args: list[str], commands: Any) -> Iterator[str]:
     )
 
 
-def commands_of(objects: list[Object]) -> Iterator[list[str]]:
+def commands_of(objects: list[Object]) -> Iterator[tuple[Any, list[str]]]:
+    """Yield the program of each container, as a command line, with its arguments.
+
+    A shell is none: it starts with other words.
+    """
+    programs = {(): COMMANDS, ("drydock-agent",): AGENT}
     for one in workloads(objects):
         for each in containers(one):
-            if "command" not in each:
-                yield each["args"]
+            program = programs.get(tuple(each.get("command", ())))
+            if program is not None:
+                yield program, each["args"]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_programs_accept_their_arguments(helm: Helm, shape: str) -> None:
     found = [*commands_of(helm.objects(shape))]
     assert found
-    assert [complaint for args in found for complaint in argument_complaints(args, COMMANDS)] == []
+    assert [
+        complaint for program, args in found for complaint in argument_complaints(args, program)
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -70,6 +80,13 @@ def test_programs_accept_their_arguments(helm: Helm, shape: str) -> None:
 )
 def test_wrong_argument_is_found(args: list[str], complaints: list[str]) -> None:
     assert [*argument_complaints(args, COMMANDS)] == complaints
+
+
+def test_wrong_argument_of_the_agent_is_found() -> None:
+    assert [*argument_complaints(["agent", "--site=a"], AGENT)] == [
+        " takes no agent",
+        " needs --data-dir",
+    ]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -94,9 +94,10 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
-{{/* The common part of every container. root, settings. */}}
+{{/* The common part of every container. root, settings, image: another one, if it has a repository. */}}
 {{- define "drydock.container" -}}
 {{- $image := .root.Values.image -}}
+{{- with .image }}{{ if .repository }}{{ $image = merge (deepCopy .) (pick $image "pullPolicy") }}{{ end }}{{ end -}}
 image: {{ if $image.digest -}}
   {{ printf "%s@%s" $image.repository $image.digest | quote }}
 {{- else -}}
