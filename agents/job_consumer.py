@@ -44,7 +44,7 @@ from kafka.errors import (  # type: ignore[import-untyped]
 
 from agents.metrics import AgentMetrics
 from agents.partition_runner import PartitionRunner, PartitionStatus
-from runtime.kafka import KafkaConnection
+from runtime.kafka import KafkaConnection, session_options
 from runtime.retry import QUICK, Backoff, retrying
 from schemas import logkeys as key
 from schemas.topics import attempts_topic, jobs_topic
@@ -190,12 +190,10 @@ class JobConsumer(threading.Thread):
         Raises JobConsumerError if Kafka does not respond, if the topic of jobs or of attempts is
         missing, or if the two do not have the same number of partitions.
         """
-        session_ms = round(self._member.session_s * 1000)
         options = self._connection.consumer_options(
             self._member.group, instance=self._member.instance
         ) | {
-            "session_timeout_ms": session_ms,
-            "heartbeat_interval_ms": min(3000, session_ms // 3),
+            **session_options(self._member.session_s),
             "max_poll_interval_ms": round(self._max_poll_s * 1000),
             "reconnect_backoff_max_ms": 2000,
             "bootstrap_timeout_ms": _BOOTSTRAP_TIMEOUT_MS,

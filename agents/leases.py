@@ -69,14 +69,9 @@ class LeaseManager:
 
         Raises LeaseLostError if Kafka does not respond.
         """
-        limit = round(self._timeout_s * 1000)
-        options = self._connection.producer_options(linger_ms=0) | {
+        options = self._connection.producer_options(linger_ms=0, timeout_s=self._timeout_s) | {
             "transactional_id": f"drydock.attempts.{self._site}.{partition}",
-            "transaction_timeout_ms": limit,
-            "delivery_timeout_ms": limit,
-            "request_timeout_ms": limit // 2,
-            "max_block_ms": limit,
-            "bootstrap_timeout_ms": limit,
+            "transaction_timeout_ms": round(self._timeout_s * 1000),
             # A commit repeats after this time while the previous commit is not in the log yet.
             "retry_backoff_ms": _RETRY_MS,
         }

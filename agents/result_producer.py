@@ -25,13 +25,7 @@ class ResultProducer:
 
     def __init__(self, connection: KafkaConnection, timeout_s: float = 30.0) -> None:
         self._timeout_s = timeout_s
-        limit = round(timeout_s * 1000)
-        self._options = connection.producer_options() | {
-            "delivery_timeout_ms": limit,
-            "request_timeout_ms": limit // 2,
-            "max_block_ms": limit,
-            "bootstrap_timeout_ms": limit,
-        }
+        self._options = connection.producer_options(timeout_s=timeout_s)
         self._lock = threading.Lock()
         self._producer: Any = None
 

@@ -1,11 +1,12 @@
 """Settings of all Kafka clients of Drydock: addresses, authentication, guarantees.
 
-`kafka_settings` reads them from the environment. Each client library gets its options from here:
-kafka-python from the methods of KafkaConnection, aiokafka and Faust from the functions. Programs
-build their clients at their entry point.
+`kafka_settings` reads them from the environment. KafkaConnection returns the options of the clients
+of each library: methods whose names begin with `aiokafka_` for aiokafka, the others for
+kafka-python. Programs build their clients at their entry point.
 """
 
 import ssl
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Any, Final, Self
 
@@ -138,22 +139,32 @@ class KafkaConnection(BaseModel):
             options["ssl_password"] = _plain(self.tls_key_password)
         return options
 
-    def producer_options(self, *, linger_ms: int = 5) -> dict[str, Any]:
+    def producer_options(
+        self, *, linger_ms: int = 5, timeout_s: float | None = None
+    ) -> dict[str, Any]:
         """Return the options of a kafka-python producer that does not lose, repeat or reorder.
 
         Idempotence is set although it is the default: kafka-python silently disables the default
-        if another option conflicts with it. A record that is not acknowledged within two minutes
-        fails its future, which the caller must check. `linger_ms` is the time in milliseconds for
-        which the producer waits for more records before it sends a batch.
+        if another option conflicts with it. A record that is not acknowledged within `timeout_s`,
+        or within two minutes if that is None, fails its future, which the caller must check.
+        `timeout_s` also limits the time to connect, and that of a call that waits for metadata or
+        memory. `linger_ms` is the time in milliseconds for which the producer waits for more
+        records before it sends a batch.
         """
-        return self.client_options() | {
-            "acks": "all",
-            "enable_idempotence": True,
-            "compression_type": None if self.compression == "none" else self.compression.value,
+        options = self.client_options() | {
+            **self._loss_free_options(),
             "linger_ms": linger_ms,
-            "max_request_size": MAX_MESSAGE_BYTES,
             "delivery_timeout_ms": 120_000,
             "allow_auto_create_topics": False,
+        }
+        if timeout_s is None:
+            return options
+        limit = round(timeout_s * 1000)
+        return options | {
+            "delivery_timeout_ms": limit,
+            "request_timeout_ms": limit // 2,
+            "max_block_ms": limit,
+            "bootstrap_timeout_ms": limit,
         }
 
     def consumer_options(
@@ -174,6 +185,80 @@ class KafkaConnection(BaseModel):
             "allow_auto_create_topics": False,
         }
         return options if instance is None else options | {"group_instance_id": instance}
+
+    def aiokafka_options(self) -> dict[str, Any]:
+        """Return the keyword arguments that any aiokafka client needs for this connection.
+
+        Never log them: they hold the password. Raises OSError or ssl.SSLError if a certificate or
+        key file cannot be loaded.
+        """
+        options = self.client_options()
+        kept = {name: value for name, value in options.items() if not name.startswith("ssl_")}
+        return kept | {"ssl_context": self.tls_context()}
+
+    def aiokafka_producer_options(self) -> dict[str, Any]:
+        """Return the options of an aiokafka producer that does not lose, repeat or reorder.
+
+        Raises as `aiokafka_options` does.
+        """
+        return self.aiokafka_options() | self._loss_free_options()
+
+    def aiokafka_reader_options(self) -> dict[str, Any]:
+        """Return the options of an aiokafka consumer without a group, which commits no offset.
+
+        It reads committed records only, from the first one unless the caller seeks. Raises as
+        `aiokafka_options` does.
+        """
+        return self.aiokafka_options() | {
+            "group_id": None,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "isolation_level": "read_committed",
+        }
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Return the TLS context for aiokafka and Faust; None if the connection does not use TLS.
+
+        Raises OSError or ssl.SSLError if a certificate or key file cannot be loaded.
+        """
+        if not self.uses_tls:
+            return None
+        context = ssl.create_default_context(cafile=self.tls_ca_file)
+        if self.tls_cert_file is not None:
+            password = _plain(self.tls_key_password)
+            context.load_cert_chain(self.tls_cert_file, self.tls_key_file, password)
+        return context
+
+    def _loss_free_options(self) -> dict[str, Any]:
+        """Return the options that producers of both libraries have in common."""
+        return {
+            "acks": "all",
+            "enable_idempotence": True,
+            "compression_type": None if self.compression == "none" else self.compression.value,
+            "max_request_size": MAX_MESSAGE_BYTES,
+        }
+
+
+async def missing_topics(client: Any, topics: Iterable[str]) -> list[str]:
+    """Return those of `topics` that the cluster of a connected aiokafka client lacks, sorted.
+
+    Raises KafkaError. All topics are fetched in one request: a request for one topic by name can
+    create it (broker setting auto.create.topics.enable).
+    """
+    existing = (await client.fetch_all_metadata()).topics()
+    return sorted(set(topics) - existing)
+
+
+def session_options(session_timeout_s: float) -> dict[str, int]:
+    """Return the options, in both libraries, of a group member that is lost after this time.
+
+    The time is in seconds without a heartbeat.
+    """
+    session_ms = round(session_timeout_s * 1000)
+    return {
+        "session_timeout_ms": session_ms,
+        "heartbeat_interval_ms": min(3000, session_ms // 3),
+    }
 
 
 def _plain(secret: SecretStr | None) -> str | None:
@@ -211,32 +296,3 @@ def _describe(error: ErrorDetails) -> str:
     message = error["msg"].removeprefix("Value error, ")
     # A rule about several settings has no location; its message names them.
     return f"{ENVIRONMENT_PREFIX}{name}: {message}" if name else message
-
-
-def tls_context(connection: KafkaConnection) -> ssl.SSLContext | None:
-    """Return the TLS context for aiokafka and Faust; None if the connection does not use TLS.
-
-    Raises OSError or ssl.SSLError if a certificate or key file cannot be loaded.
-    """
-    if not connection.uses_tls:
-        return None
-    context = ssl.create_default_context(cafile=connection.tls_ca_file)
-    if connection.tls_cert_file is not None:
-        password = connection.tls_key_password
-        context.load_cert_chain(
-            connection.tls_cert_file,
-            connection.tls_key_file,
-            None if password is None else password.get_secret_value(),
-        )
-    return context
-
-
-def aiokafka_options(connection: KafkaConnection) -> dict[str, Any]:
-    """Return the connection as keyword arguments of any aiokafka client; never log them.
-
-    They include the password, if there is one. Raises OSError or ssl.SSLError if a certificate or
-    key file cannot be loaded.
-    """
-    options = connection.client_options()
-    kept = {name: value for name, value in options.items() if not name.startswith("ssl_")}
-    return kept | {"ssl_context": tls_context(connection)}

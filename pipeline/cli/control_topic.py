@@ -68,13 +68,7 @@ def publish(settings: KafkaSettings, event: ControlEvent) -> None:
 
     Raises one of FAULTS: then the event may be in the topic or not.
     """
-    options = settings.producer_options() | {
-        "delivery_timeout_ms": _LIMIT_MS,
-        "request_timeout_ms": _LIMIT_MS // 2,
-        "max_block_ms": _LIMIT_MS,
-        "bootstrap_timeout_ms": _LIMIT_MS,
-    }
-    producer = KafkaProducer(**options)
+    producer = KafkaProducer(**settings.producer_options(timeout_s=_TIMEOUT_S))
     try:
         sent = producer.send(CONTROL.name, key=event.subject.encode(), value=encode(event))
         sent.get(timeout=_TIMEOUT_S)

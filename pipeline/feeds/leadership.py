@@ -17,7 +17,7 @@ from aiokafka.errors import (  # type: ignore[import-untyped]
     UnknownTopicOrPartitionError,
 )
 
-from runtime.kafka import KafkaConnection, aiokafka_options
+from runtime.kafka import KafkaConnection, session_options
 from runtime.retry import BROKER, Backoff
 from schemas import logkeys as key
 from schemas.topics import FEEDS
@@ -44,13 +44,11 @@ class PollerGroupMember:
         self._leading = asyncio.Event()
         self._not_leading = asyncio.Event()
         self._not_leading.set()
-        session_ms = round(session_timeout_s * 1000)
-        self._options = aiokafka_options(connection) | {
+        self._options = connection.aiokafka_options() | {
             "group_id": group,
             "enable_auto_commit": False,
             "auto_offset_reset": "latest",
-            "session_timeout_ms": session_ms,
-            "heartbeat_interval_ms": min(3000, session_ms // 3),
+            **session_options(session_timeout_s),
         }
 
     async def run(self) -> None:

@@ -22,14 +22,14 @@ from pipeline.feeds.poller import DocumentResult
 from pipeline.gateway.records import Record, event_records, letter_record
 from pipeline.ingest.feed_review import ReviewedDocument, review
 from pipeline.ingest.sources import FEED_DIFFS
-from runtime.kafka import KafkaConnection, aiokafka_options
+from runtime.kafka import KafkaConnection, missing_topics
 from runtime.logs import Log
 from schemas import logkeys as key
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import Event
 from schemas.feeds import PRE_RELEASE_KEYS, FeedSource, FeedState
 from schemas.model import has_any_key
-from schemas.topics import ADVISORIES, DEAD_LETTERS, FEEDS, MAX_MESSAGE_BYTES
+from schemas.topics import ADVISORIES, DEAD_LETTERS, FEEDS
 
 TRANSACTIONAL_ID: Final = "drydock.feeds"
 _TOPICS: Final = (ADVISORIES.name, DEAD_LETTERS.name, FEEDS.name)
@@ -95,10 +95,7 @@ class FeedStateStore:
         try:
             async with asyncio.timeout(_CONNECT_S):
                 await producer.start()
-                # All topics in one request: a request for one topic by name can create it
-                # (broker setting auto.create.topics.enable).
-                existing = (await producer.client.fetch_all_metadata()).topics()
-                missing = sorted({*_TOPICS} - existing)
+                missing = await missing_topics(producer.client, _TOPICS)
                 if missing:
                     raise FeedStateStoreError(
                         f"no topic {', '.join(missing)}: run `drydock topics apply`"
@@ -197,13 +194,7 @@ async def _states(connection: KafkaConnection, log: Log) -> dict[FeedSource, Fee
     Kafka fails.
     """
     found: dict[bytes, bytes] = {}
-    consumer = AIOKafkaConsumer(
-        **aiokafka_options(connection),
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-    )
+    consumer = AIOKafkaConsumer(**connection.aiokafka_reader_options())
     try:
         await consumer.start()
         consumer.assign([_PARTITION])
@@ -238,11 +229,7 @@ def _state(source: FeedSource, raw: bytes | None, log: Log) -> FeedState:
 
 
 def _options(connection: KafkaConnection) -> dict[str, Any]:
-    compression = connection.compression.value
-    return aiokafka_options(connection) | {
-        "acks": "all",
+    return connection.aiokafka_producer_options() | {
         "transactional_id": TRANSACTIONAL_ID,
         "transaction_timeout_ms": round(_TRANSACTION_S * 1000),
-        "compression_type": None if compression == "none" else compression,
-        "max_request_size": MAX_MESSAGE_BYTES,
     }

@@ -10,8 +10,7 @@ from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from pipeline.gateway.producer import ProducerError
 from pipeline.gateway.records import Record
-from runtime.kafka import KafkaConnection, aiokafka_options
-from schemas.topics import MAX_MESSAGE_BYTES
+from runtime.kafka import KafkaConnection, missing_topics
 
 # Detects a broker that hangs. Longer than the cluster needs to elect a new leader.
 _REQUEST_TIMEOUT_S: Final = 10.0
@@ -45,10 +44,7 @@ class IdempotentProducer:
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 await producer.start()
-                # All topics in one request: a request for one topic by name can create it
-                # (broker setting auto.create.topics.enable).
-                there = (await producer.client.fetch_all_metadata()).topics()
-                missing = sorted(set(topics) - there)
+                missing = await missing_topics(producer.client, topics)
                 if missing:
                     raise ProducerError(
                         f"no topic {', '.join(missing)}: run `drydock topics apply`"
@@ -89,12 +85,7 @@ class IdempotentProducer:
 
 
 def _options(connection: KafkaConnection) -> dict[str, Any]:
-    compression = connection.compression.value
-    return aiokafka_options(connection) | {
-        "acks": "all",
-        "enable_idempotence": True,
-        "compression_type": None if compression == "none" else compression,
+    return connection.aiokafka_producer_options() | {
         "max_batch_size": _BATCH_BYTES,
-        "max_request_size": MAX_MESSAGE_BYTES,
         "request_timeout_ms": round(min(connection.request_timeout_s, _REQUEST_TIMEOUT_S) * 1000),
     }

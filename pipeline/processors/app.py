@@ -16,7 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from pipeline.processors.batch_consumer import BatchConsumer, BatchHandler
 from pipeline.processors.device_shard import DEVICE_TOPICS
-from runtime.kafka import KafkaConnection, tls_context
+from runtime.kafka import KafkaConnection
 from runtime.listening import Listen
 from schemas.topics import DISPATCH
 
@@ -140,7 +140,7 @@ def _credentials(connection: KafkaConnection) -> Any:
 
     Raises OSError or ssl.SSLError if a certificate or key file cannot be loaded.
     """
-    context = tls_context(connection)
+    context = connection.tls_context()
     if connection.uses_sasl:
         password = connection.sasl_password
         return faust.SASLCredentials(

@@ -4,7 +4,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer  # type: ignore[import-untyped]
 
-from runtime.kafka import KafkaConnection, aiokafka_options
+from runtime.kafka import KafkaConnection
 
 
 def make_reader(connection: KafkaConnection) -> Any:
@@ -15,11 +15,7 @@ def make_reader(connection: KafkaConnection) -> Any:
     loaded.
     """
     return AIOKafkaConsumer(
-        **aiokafka_options(connection),
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
+        **connection.aiokafka_reader_options(),
         max_partition_fetch_bytes=4 * 1024 * 1024,
         fetch_max_wait_ms=250,
     )

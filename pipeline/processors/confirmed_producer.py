@@ -13,10 +13,9 @@ from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
 from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from pipeline.processors.shard_output import OutgoingRecord
-from runtime.kafka import KafkaConnection, aiokafka_options
+from runtime.kafka import KafkaConnection
 from runtime.retry import BROKER, Backoff
 from schemas import logkeys as key
-from schemas.topics import MAX_MESSAGE_BYTES
 
 Row = tuple[bytes, bytes | None]
 PartitionId = tuple[str, int]
@@ -140,15 +139,10 @@ class ConfirmedProducer:
 
         Raises KafkaError if no broker can be reached, OSError if a TLS file cannot be loaded.
         """
-        compression = self._connection.compression.value
         producer = AIOKafkaProducer(
-            **aiokafka_options(self._connection),
-            acks="all",
-            enable_idempotence=True,
+            **self._connection.aiokafka_producer_options(),
             linger_ms=_LINGER_MS,
             max_batch_size=_BATCH_BYTES,
-            max_request_size=MAX_MESSAGE_BYTES,
-            compression_type=None if compression == "none" else compression,
         )
         try:
             await producer.start()

@@ -41,7 +41,7 @@ from pipeline.processors.health import ProgressMonitor, ProgressSample
 from pipeline.processors.recovery import Recovery, Stores
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.worker import Clock, Worker, changelog_of
-from runtime.kafka import KafkaConnection, aiokafka_options
+from runtime.kafka import KafkaConnection
 from runtime.listening import Listen
 from runtime.logs import Log, write_library_logs_as_json
 from runtime.retry import QUICK, async_retrying
@@ -410,7 +410,7 @@ class _Service:
         A topic that does not exist is missing in the result. Raises KafkaError if no broker can be
         reached, or the request still fails after _TOPICS_TIMEOUT_S.
         """
-        admin = AIOKafkaAdminClient(**aiokafka_options(self._plan.connection))
+        admin = AIOKafkaAdminClient(**self._plan.connection.aiokafka_options())
         try:
             await admin.start()
             described = await self._describe_topics(admin)

@@ -17,7 +17,7 @@ import faust
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer  # type: ignore[import-untyped]
 from kafka import KafkaConsumer, KafkaProducer  # type: ignore[import-untyped]
 
-from runtime.kafka import ENVIRONMENT_PREFIX, KafkaConnection, aiokafka_options
+from runtime.kafka import ENVIRONMENT_PREFIX, KafkaConnection
 from schemas.topics import INVENTORY
 from tests.bench.kafka_rule import rule
 
@@ -42,7 +42,7 @@ def state_of(kind: str) -> str:
 
 async def aiokafka_loop(connection: KafkaConnection) -> None:
     """Consume with `getmany`; await every send of a batch before its commit."""
-    kind, options = "aiokafka", aiokafka_options(connection)
+    kind, options = "aiokafka", connection.aiokafka_options()
     consumer = AIOKafkaConsumer(
         INVENTORY.name,
         **options,

@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer  # type: ignore[import-untyped]
 from pydantic import SecretStr
 
-from runtime.kafka import KafkaConnection, SaslMechanism, SecurityProtocol, tls_context
+from runtime.kafka import KafkaConnection, SaslMechanism, SecurityProtocol
 from tests.kafka import kafka_up
 from tests.kafka.brokers import ROOT, BrokerError, KafkaCluster, free_ports, wait_until
 
@@ -188,7 +188,7 @@ def test_clients_connect_with_tls_and_a_password(secure_kafka: tuple[int, Path])
     with KafkaProducer(**connection.producer_options()) as producer:
         producer.send("secret", b"value").get(timeout=30)
     assert values(connection, "secret", 1) == [b"value"]
-    assert tls_context(connection) is not None
+    assert connection.tls_context() is not None
 
 
 def test_unknown_server_is_an_error() -> None:

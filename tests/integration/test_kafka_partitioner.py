@@ -25,7 +25,7 @@ from kafka import (  # type: ignore[import-untyped]
 )
 from kafka.partitioner.default import murmur2  # type: ignore[import-untyped]
 
-from runtime.kafka import KafkaConnection, aiokafka_options
+from runtime.kafka import KafkaConnection
 from schemas.topics import partition_of
 from tests.kafka.brokers import KafkaCluster
 
@@ -106,7 +106,7 @@ def send_with_kafka_python(connection: KafkaConnection, topic: str) -> None:
 
 def send_with_aiokafka(connection: KafkaConnection, topic: str) -> None:
     async def send() -> None:
-        async with AIOKafkaProducer(acks="all", **aiokafka_options(connection)) as producer:
+        async with AIOKafkaProducer(acks="all", **connection.aiokafka_options()) as producer:
             for key in KEYS:
                 await producer.send_and_wait(topic, key=key.encode(), value=b"aiokafka")
 

@@ -5,7 +5,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from runtime.kafka import KafkaConnection, SettingsError, aiokafka_options, kafka_settings
+from runtime.kafka import (
+    Compression,
+    KafkaConnection,
+    SettingsError,
+    kafka_settings,
+    session_options,
+)
 
 SASL = {
     "security_protocol": "SASL_SSL",
@@ -68,6 +74,38 @@ def test_producer_neither_loses_nor_repeats() -> None:
     assert options["allow_auto_create_topics"] is False
 
 
+def test_time_limit_of_a_producer_covers_each_step_before_the_confirmation() -> None:
+    options = KafkaConnection().producer_options(timeout_s=15)
+    assert options["delivery_timeout_ms"] == 15_000
+    assert options["max_block_ms"] == options["bootstrap_timeout_ms"] == 15_000
+    # kafka-python refuses a delivery timeout below the sum of linger and request timeout.
+    assert options["request_timeout_ms"] + options["linger_ms"] < 15_000
+
+
+def test_producers_of_both_libraries_have_the_same_guarantees() -> None:
+    connection = KafkaConnection(compression=Compression.GZIP)
+    one, other = connection.producer_options(), connection.aiokafka_producer_options()
+    names = ("acks", "enable_idempotence", "compression_type", "max_request_size")
+    assert [one[name] for name in names] == [other[name] for name in names]
+    assert one["compression_type"] == "gzip"
+    assert KafkaConnection().aiokafka_producer_options()["compression_type"] is None
+
+
+def test_reader_without_a_group_reads_committed_records_from_the_first() -> None:
+    options = KafkaConnection().aiokafka_reader_options()
+    assert options["group_id"] is None
+    assert options["enable_auto_commit"] is False
+    assert options["auto_offset_reset"] == "earliest"
+    assert options["isolation_level"] == "read_committed"
+
+
+@pytest.mark.parametrize(("session_s", "heartbeat_ms"), [(6.0, 2_000), (30.0, 3_000)])
+def test_member_sends_several_heartbeats_in_a_session(session_s: float, heartbeat_ms: int) -> None:
+    options = session_options(session_s)
+    assert options["session_timeout_ms"] == session_s * 1000
+    assert options["heartbeat_interval_ms"] == heartbeat_ms
+
+
 def test_consumer_commits_only_explicitly_and_skips_nothing() -> None:
     options = KafkaConnection().consumer_options("group", instance="muc-1")
     assert options["enable_auto_commit"] is False
@@ -78,10 +116,10 @@ def test_consumer_commits_only_explicitly_and_skips_nothing() -> None:
 
 def test_password_is_in_client_options_but_not_in_text_output() -> None:
     connection = KafkaConnection.model_validate(SASL)
-    for options in (connection.client_options(), aiokafka_options(connection)):
+    for options in (connection.client_options(), connection.aiokafka_options()):
         assert options["sasl_mechanism"] == "SCRAM-SHA-512"
         assert options["sasl_plain_password"] == "hidden"
-    assert aiokafka_options(connection)["ssl_context"] is not None
+    assert connection.aiokafka_options()["ssl_context"] is not None
     assert "hidden" not in f"{connection!r} {connection}"
 
 
