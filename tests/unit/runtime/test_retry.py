@@ -40,10 +40,23 @@ def test_delays_grow_to_the_limit_and_differ() -> None:
         assert len(set(delays)) > 100
 
 
-@pytest.mark.parametrize("policy", [retry.QUICK, retry.BROKER, retry.RESTART, retry.FEED])
-def test_no_policy_waits_over_its_limit_however_often_it_fails(policy: RetryPolicy) -> None:
-    backoff = Backoff(policy)
-    assert all(0 < backoff.next_delay_s() <= policy.max_s for _ in range(2000))
+@pytest.mark.parametrize(
+    ("policy", "first_s", "max_s"),
+    [
+        pytest.param(retry.QUICK, 0.5, 1.0, id="quick"),
+        pytest.param(retry.BROKER, 0.2, 10.0, id="broker"),
+        pytest.param(retry.RESTART, 1.0, 30.0, id="restart"),
+        pytest.param(retry.FEED, 30.0, 60.0, id="feed"),
+    ],
+)
+def test_policy_keeps_its_limits_however_often_it_fails(
+    policy: RetryPolicy, first_s: float, max_s: float
+) -> None:
+    first = [policy.delay_s(1) for _ in range(1000)]
+    assert first_s / 2 <= min(first) < max(first) <= first_s
+    assert max(first) > 0.9 * first_s
+    later = [policy.delay_s(failures) for failures in range(1, 2000)]
+    assert 0.9 * max_s < max(later) <= max_s
 
 
 def test_limit_under_the_first_delay_is_kept() -> None:

@@ -147,6 +147,23 @@ def test_file_and_lock_are_released_when_opening_fails(
     open_database(path, SCHEMA, lock=lock).close()
 
 
+def test_reader_is_closed_when_opening_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_database(tmp_path / "a", SCHEMA).close()
+    closed: list[Database] = []
+    real_close = Database.close
+
+    def close(db: Database) -> None:
+        closed.append(db)
+        real_close(db)
+
+    monkeypatch.setattr(Database, "close", close)
+    with pytest.raises(VersionError):
+        open_read_only(tmp_path / "a", 4)
+    assert len(closed) == 1
+
+
 def test_lock_file_admits_one_opener_until_it_is_closed(tmp_path: Path) -> None:
     path, lock = tmp_path / "a", tmp_path / "lock"
     first = open_database(path, SCHEMA, lock=lock)
