@@ -93,21 +93,19 @@ def serve(plan: ServicePlan, settings: ServerSettings, log: Log) -> None:
         lambda: datetime.now(UTC),
         feeds=sink,
     )
-    poll = _feed_poller(plan, service_thread, metrics, log)
+    poll = _feed_poller(plan, sink, metrics, log)
     with plan.listen.bind() as listener:
         service_thread.start()
         asyncio.run(_serve_http(app, sink, listener, plan, poll))
     log.info("stopped")
 
 
-def _feed_poller(
-    plan: ServicePlan, service_thread: ServiceThread, metrics: Metrics, log: Log
-) -> Poll | None:
+def _feed_poller(plan: ServicePlan, sink: SqliteSink, metrics: Metrics, log: Log) -> Poll | None:
     if plan.feeds is None:
         return None
     folder = plan.data_dir / FEED_COPIES
     poller = make_poller(plan.feeds, folder, FeedPollMetrics(metrics.registry), log)
-    return partial(poll_feeds, poller, service_thread, log)
+    return partial(poll_feeds, poller, sink, log)
 
 
 async def _serve_http(

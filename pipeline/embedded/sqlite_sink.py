@@ -18,7 +18,7 @@ from pipeline.embedded.service_thread import (
     WriteRequest,
 )
 from pipeline.gateway.event_sink import NotDurableError, Obstacle
-from pipeline.gateway.records import event_records
+from pipeline.gateway.records import check_sizes
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import Event
 from schemas.feeds import FeedSource
@@ -47,7 +47,7 @@ class SqliteSink:
         """
 
         def prepare(_: Service, __: datetime) -> AcceptedInput:
-            event_records(events)  # raises OversizeError: `decode` would refuse the event later
+            check_sizes(events)  # `decode` would refuse a larger event when the log is read
             return AcceptedInput(events, dead_letters)
 
         await self.submit(prepare)

@@ -1,1 +1,1 @@
-"""The HTTP front of Kafka: accepts webhooks and events, durable before the response."""
+"""The HTTP front of both forms: accepts webhooks and events, durable before the response."""

@@ -31,15 +31,26 @@ def event_records(events: Iterable[Event]) -> list[Record]:
     Raises OversizeError if one event is larger than a topic accepts, and AssertionError for an
     event of a type that only Drydock itself publishes.
     """
-    records = []
+    return [_event_record(event) for event in events]
+
+
+def check_sizes(events: Iterable[Event]) -> None:
+    """Raise OversizeError if one event is larger than a topic accepts."""
     for event in events:
-        assert isinstance(event, DeviceEvent | AdvisoryEvent), event.type
-        topic, key = route(event)
-        value = encode(event)
-        if len(value) > MAX_EVENT_BYTES:
-            raise OversizeError(f"{event.type} has {len(value)} bytes, over {MAX_EVENT_BYTES}")
-        records.append(Record(topic, key.encode(), value))
-    return records
+        _encode(event)
+
+
+def _event_record(event: Event) -> Record:
+    assert isinstance(event, DeviceEvent | AdvisoryEvent), event.type
+    topic, key = route(event)
+    return Record(topic, key.encode(), _encode(event))
+
+
+def _encode(event: Event) -> bytes:
+    value = encode(event)
+    if len(value) > MAX_EVENT_BYTES:
+        raise OversizeError(f"{event.type} has {len(value)} bytes, over {MAX_EVENT_BYTES}")
+    return value
 
 
 def letter_record(letter: DeadLetter) -> Record:

@@ -17,7 +17,7 @@ PACKAGES: Final = ("schemas", "runtime", "pipeline", "agents")
 SITE_PACKAGES: Final = ("schemas", "runtime", "agents")
 
 # The packages that each package may import besides itself. The longest matching name counts.
-# `pipeline.embedded` runs the gateway in its own process, so it imports it.
+# `pipeline.embedded` serves the gateway's HTTP application, so it imports it.
 MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     "schemas": (),
     "runtime": ("schemas",),
