@@ -47,7 +47,7 @@ class JobChange(NamedTuple):
 
 
 class Rejection(NamedTuple):
-    """Bytes to store as a dead letter, with the reason.
+    """Bytes to store as a dead letter, with the reason (a DeadLetterReason).
 
     `udid` is None if `raw` is an input that admission rejects or on which our code raised; it is
     then without effect. Else deciding raised for this Mac, and `raw` is its state as JSON.
@@ -56,6 +56,7 @@ class Rejection(NamedTuple):
     raw: bytes
     code: DeadLetterCode
     detail: str
+    where: str = ""
     event: Event | None = None
     udid: str | None = None
 

@@ -217,15 +217,16 @@ class Reconciler:
         changes = Changes() if changes is None else changes
         wide: dict[str, None] = {}
         for one in inputs:
+            code, where = DeadLetterCode.BAD_VALUE, "$.data"
             try:
                 wrong = self.reject_reason(one.event)
                 if wrong is None:
                     self._apply(one, now, wide, changes)
                     continue
-                code = DeadLetterCode.BAD_VALUE
             except Exception as error:  # noqa: BLE001 - our bug: the other inputs are applied
-                code, wrong = DeadLetterCode.BUG, f"folding it failed: {_text_of(error)}"
-            changes.rejections.append(Rejection(one.raw, code, wrong, one.event))
+                code, where = DeadLetterCode.BUG, ""
+                wrong = f"folding it failed: {_text_of(error)}"
+            changes.rejections.append(Rejection(one.raw, code, wrong, where, one.event))
         if wide:
             self._batches.append(_Batch(sorted(wide, reverse=True)))
         return changes

@@ -59,7 +59,8 @@ def compare_with_embedded(workers: Workers, events: Sequence[CloudEvent], folder
     """Assert that state, decisions and jobs equal those of the embedded form for these events."""
     shell = EmbeddedShell(folder)
     shell.set_time(workers.now)
-    shell.accept(events)
+    for event in events:  # the reports of one batch would lead to one decision
+        shell.accept([event])
     fleet = shell.fleet
     found = {udid: (row["device"], jobs(row["jobs"])) for udid, row in workers.state().items()}
     assert found == {

@@ -15,7 +15,6 @@ ENCODE: Final = ("schemas.envelope", "encode")
 DEFAULTS: Final = ("pipeline.embedded.service", "Options")  # `Service.open` without options
 WRITE_ORDERS: Final = {
     "pipeline.embedded.writer",
-    "pipeline.processors.device_shard",
     "pipeline.reconcile.reconciler",
 }
 

@@ -12,6 +12,8 @@ from pipeline.processors import device_shard
 from pipeline.processors.broadcast import BroadcastState
 from pipeline.processors.device_shard import DeviceShard
 from pipeline.processors.shard_config import ShardConfig
+from pipeline.reconcile.changes import Changes, Input
+from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.compact.duplicates import apply_duplicate, remember_report
 from pipeline.state.device import Device, to_us
 from pipeline.state.device_folds import apply_inventory
@@ -22,6 +24,8 @@ from schemas.events.inventory import InventoryReported
 from schemas.fast.report_peek import peek_report
 from schemas.macos import parse_os_version
 from schemas.topics import INTERNAL_TOPICS, INVENTORY, TOPICS
+from tests import factories as make
+from tests.effect_loop import ChangesLoop
 from tests.factories import topic_of
 from tests.factories.sites import JOBS_KEY, KEYS
 
@@ -240,3 +244,33 @@ def test_repeat_is_folded_without_decoding_it(monkeypatch: pytest.MonkeyPatch) -
     after = shard.reconciler.fleet.devices["MAC-A"]
     assert after.values is state.values
     assert after.reported_us("serial") == state.reported_us("serial") + 8 * 60_000_000
+
+
+def _reconciler() -> Reconciler:
+    loop = ChangesLoop()
+    for event in (make.policy_changed(), make.release("26.2", day="2025-12-01")):
+        loop.accept(event, START)
+    return loop.reconciler
+
+
+@given(st.lists(st.one_of(BURSTS, BURSTS, BURSTS, CHECK_OUTS), max_size=10), st.booleans())
+def test_repeat_path_gives_the_changes_of_the_plain_path(
+    bursts: list[list[Event]], decides: bool
+) -> None:
+    """One path of repeats serves every shell; without `decides` as during a catch-up."""
+    fast, plain = _reconciler(), _reconciler()
+    now = START + timedelta(days=1)
+    for event in chain.from_iterable(bursts):
+        raw, one, other = encode(event), Changes(), Changes()
+        peek = peek_report(raw) if isinstance(event, InventoryEvent) else None
+        if peek is None or fast.apply_repeat(peek, now, one) is None:
+            fast.apply([Input(decode(raw), raw, peek)], now, one)
+        plain.apply([Input(decode(raw), raw)], now, other)
+        assert fast.is_undecided(event.subject) is plain.is_undecided(event.subject)
+        if decides:
+            fast.decide_marked(now, 0, one)
+            plain.decide_marked(now, 0, other)
+        one.inputs = other.inputs
+        assert one == other
+    assert fast.fleet.devices == plain.fleet.devices
+    assert fast.last_decisions == plain.last_decisions
