@@ -14,8 +14,8 @@ import msgspec
 
 from pipeline.reconcile.last_decision import LastDecision
 from pipeline.reconcile.reconciler import Reconciler
-from pipeline.state.device import Device, DeviceRow
-from pipeline.state.jobs import JobEntry, JobRow
+from pipeline.state.compact.device_row import DeviceRow, device_of_row
+from pipeline.state.compact.job_row import JobRow, entry_of_row
 from schemas.decisions import Reason, Severity, Verdict
 
 # No UDID has a space: `schemas.ids.UdidField`.
@@ -97,9 +97,9 @@ def load_device(reconciler: Reconciler, udid: str, raw: bytes) -> tuple[LastDeci
         row = _ROW.decode(raw)
         if row.device is not None:
             # Interned: the UDID is one object in all tables.
-            reconciler.fleet.put(Device.of_row(udid, row.device, sys.intern))
+            reconciler.fleet.put(device_of_row(udid, row.device, sys.intern))
         if row.jobs:
-            reconciler.fleet.job_histories[udid] = tuple(map(JobEntry.of_row, row.jobs))
+            reconciler.fleet.job_histories[udid] = tuple(map(entry_of_row, row.jobs))
         last_decision = row.last_decision
         return (
             None if last_decision is None else last_decision.to_last_decision(),

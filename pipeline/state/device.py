@@ -5,7 +5,7 @@ Properties derive the rest from these: enrollment, last contact. Times are whole
 compact: a few hundred bytes each, besides texts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
@@ -348,68 +348,39 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
         Raises ValueError, KeyError or TypeError for input that no version wrote.
         """
         try:
-            row = msgspec.convert(wire, DeviceRow)
+            parts = msgspec.convert(wire, _Wire)
+            facts = msgspec.convert(_known(parts.facts, FIELDS), dict[str, tuple[int, Any] | None])
+            seen = msgspec.convert(_known(parts.seen, SOURCES), dict[str, int])
         except msgspec.ValidationError as error:
             raise ValueError(str(error)) from error
-        return cls.of_row(wire["udid"], row)
-
-    @classmethod
-    def of_row(cls, udid: str, row: "DeviceRow", share: Callable[[str], str] = str) -> "Device":
-        """Return the Device of a decoded row.
-
-        `share` gets a text and returns an equal one, so that Macs with equal values can share one
-        object. Raises ValueError or TypeError for a value that no version wrote.
-        """
-        values: list[Any] = []
-        bits_by_us: dict[int, int] = {}
-        push, get, last, bits = values.append, bits_by_us.get, 0, 0
-        for given, bit in zip(_astuple(row.facts), _FIELD_BITS, strict=False):
-            if given is None:
-                push(None)
-                continue
-            us, value = given
-            push(value)
-            if us != last:  # most fields have the time of the field before
-                bits_by_us[last] = get(last, 0) | bits
-                last, bits = us, 0
-            bits |= bit
-        bits_by_us[last] = get(last, 0) | bits
-        for at, read in _FROM_WIRE:
-            value = values[at]
-            if value is not None:
-                values[at] = read(value)
-        for at in _SHARED_TEXTS:
-            value = values[at]
-            if isinstance(value, str):
-                values[at] = share(value)
-        for us, bit in zip(_astuple(row.seen) + row.checkins, _SEEN_AND_CHECKINS, strict=False):
-            if us:
-                bits_by_us[us] = get(us, 0) | bit
-        timestamps = pack_timestamps([one for one in bits_by_us.items() if one[0] > 0 and one[1]])
-        return cls(udid, tuple(values), timestamps, row.inventory_days)
+        values, bits_by_us = list(_NO_VALUES), dict[int, int]()
+        for name, given in facts.items():
+            value = None if given is None else given[1]
+            read = FROM_WIRE.get(name)
+            values[INDEX[name]] = value if read is None or value is None else read(value)
+        times = [
+            *((INDEX[name], given[0]) for name, given in facts.items() if given is not None),
+            *((_SOURCES.start + at, seen.get(name, 0)) for at, name in enumerate(SOURCES)),
+            *enumerate(parts.checkins, _CHECKINS.start),
+        ]
+        for bit, us in times:
+            if us > 0:
+                bits_by_us[us] = bits_by_us.get(us, 0) | 1 << bit
+        timestamps = pack_timestamps(bits_by_us.items())
+        return cls(wire["udid"], tuple(values), timestamps, parts.inventory_days)
 
 
-_FieldsRow = msgspec.defstruct(
-    "_FieldsRow", [(name, tuple[int, Any] | None, None) for name in FIELDS], gc=False
-)
-_Seen = msgspec.defstruct("_Seen", [(name, int, 0) for name in SOURCES], gc=False)
+class _Wire(msgspec.Struct):
+    """The JSON values of `Device.to_wire`, with fields and sources of any version."""
 
-
-class DeviceRow(msgspec.Struct, gc=False):
-    """The decoded form of `Device.to_wire`.
-
-    A struct without dictionaries: a worker reads up to a million rows at its start, and building
-    dictionaries would take most of that time.
-    """
-
-    # The key of stored rows and decision records; the word of the code is fields.
-    facts: _FieldsRow  # type: ignore[valid-type]
-    seen: _Seen  # type: ignore[valid-type]
+    facts: dict[str, Any]
+    seen: dict[str, Any]
     checkins: tuple[int, int, int]
     inventory_days: int = 0
 
 
-_astuple: Final[Callable[[Any], tuple[Any, ...]]] = msgspec.structs.astuple
+def _known(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: values[name] for name in names if name in values}
 
 
 _COMPARED: Final = attrgetter("udid", "values", "timestamps", "inventory_days")
@@ -438,24 +409,14 @@ _TO_WIRE: Final[Mapping[str, Callable[[Any], object]]] = {
 _WIRE: Final = tuple((name, _TO_WIRE.get(name)) for name in FIELDS)
 
 
-_FIELD_BITS: Final = tuple(1 << index for index in range(len(FIELDS)))
-_SEEN_AND_CHECKINS: Final = (*SEEN_BY.values(), *CHECKIN)
-_FROM_WIRE: Final[tuple[tuple[int, Callable[[Any], object]], ...]] = (
-    (INDEX["os_version"], parse_os_version),
-    (INDEX["build"], parse_build),
-    (INDEX["pending_version"], parse_os_version),
-    (INDEX["pending_build"], parse_build),
-    (INDEX["identity_expires_at"], datetime.fromisoformat),
-    (INDEX["boot_at"], datetime.fromisoformat),
-    (INDEX["loan_returned_at"], datetime.fromisoformat),
-    (INDEX["activations"], tuple),
-)
-# Decoding makes a new object of each text. These fields have the same text on many Macs, so sharing
-# one object saves memory.
-_SHARED_TEXTS: Final = tuple(
-    INDEX[name]
-    for name in (
-        *("model", "device_id", "site", "firmware"),
-        *("mdm_server", "enrollment_type", "install_state"),
-    )
-)
+# Reads a value that is not kept as its JSON value.
+FROM_WIRE: Final[Mapping[str, Callable[[Any], object]]] = {
+    "os_version": parse_os_version,
+    "build": parse_build,
+    "pending_version": parse_os_version,
+    "pending_build": parse_build,
+    "identity_expires_at": datetime.fromisoformat,
+    "boot_at": datetime.fromisoformat,
+    "loan_returned_at": datetime.fromisoformat,
+    "activations": tuple,
+}

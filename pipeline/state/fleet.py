@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from pipeline.state import device_folds as fold
 from pipeline.state.advisories import Advisories
+from pipeline.state.compact.alias_index import AliasIndex
 from pipeline.state.compact.duplicates import apply_duplicate, forget_report, remember_report
 from pipeline.state.device import FIRST_TELEMETRY, INDEX, NAME_FROM, Device, to_us
 from pipeline.state.device_folds import merge
@@ -114,8 +115,8 @@ class Fleet:
         # The inner dicts are sets in order of insertion, so that every run iterates alike.
         self._by_version: dict[OSVersion | None, dict[str, None]] = {}
         # The UDIDs of all Macs that reported this serial number, or this enrollment id.
-        self._by_serial: dict[str, str | tuple[str, ...]] = {}
-        self._by_enrollment: dict[str, str | tuple[str, ...]] = {}
+        self._by_serial = AliasIndex()
+        self._by_enrollment = AliasIndex()
 
     # --- folding ---
 
@@ -199,6 +200,7 @@ class Fleet:
         return Change((canonical, *sorted(known - {canonical})), is_material=True)
 
     def _forget_report(self, udid: str) -> None:
+        """Forget the last report: in a repeat of it, more than times may differ from the state."""
         device = self.devices.get(udid)
         if device is not None:
             self.devices[udid] = forget_report(device)
@@ -216,7 +218,7 @@ class Fleet:
         if enrollment is not None and enrollment != device.udid:
             return False
         return serial is None or (
-            type(self._by_serial.get(serial)) is not tuple
+            not self._by_serial.is_shared(serial)
             and SERIAL_SUBJECT_PREFIX + serial not in self.devices
         )
 
@@ -312,9 +314,9 @@ class Fleet:
         if not device.is_partial:
             serial, enrollment = values[_SERIAL], values[_ENROLLMENT]
             if old is None or old.values[_SERIAL] != serial:
-                _add_alias(self._by_serial, serial, udid)
+                self._by_serial.add(serial, udid)
             if enrollment != udid:
-                _add_alias(self._by_enrollment, enrollment, udid)
+                self._by_enrollment.add(enrollment, udid)
 
     # --- undoing a fold that raised ---
 
@@ -349,11 +351,8 @@ class Fleet:
         udid = device.udid
         del self.devices[udid]
         self._by_version.get(device.os_version, {}).pop(udid, None)
-        for aliases, name in (
-            (self._by_serial, device.serial),
-            (self._by_enrollment, device.enrollment_id),
-        ):
-            _remove_alias(aliases, name, udid)
+        self._by_serial.remove(device.serial, udid)
+        self._by_enrollment.remove(device.enrollment_id, udid)
 
     # --- queries ---
 
@@ -451,33 +450,30 @@ class Fleet:
         that records cannot belong to each other in a cycle.
         """
         if not key.startswith(SERIAL_SUBJECT_PREFIX):
-            udids = self._by_enrollment.get(key)
-            return None if udids is None else self._udid_of_enrollment(key, udids)
+            return self._udid_of_enrollment(key)
         serial = key.removeprefix(SERIAL_SUBJECT_PREFIX)
-        udids = self._by_serial.get(serial)
-        if udids is None:
-            return None
-        udid = self._latest_udid(udids, "serial", serial)
+        udid = self._latest_udid(self._by_serial.udids(serial), "serial", serial)
         return None if udid is None else self.canonical_udid(udid) or udid
 
-    def _udid_of_enrollment(self, key: str, candidates: str | tuple[str, ...]) -> str | None:
+    def _udid_of_enrollment(self, key: str) -> str | None:
         """Return the UDID of the Mac to which the record under the enrollment id `key` belongs.
 
-        None if the record has another enrollment id, or if no Mac has this one now. `candidates`
-        are the Macs that reported it at any time.
+        None if the record has another enrollment id, or if no Mac has this one now.
         """
+        candidates = self._by_enrollment.udids(key)
+        if not candidates:
+            return None
         record = self.devices.get(key)
         if record is not None and record.enrollment_id not in (None, key):
             return None
         return self._latest_udid(candidates, "enrollment_id", key)
 
-    def _latest_udid(self, candidates: str | tuple[str, ...], name: str, wanted: str) -> str | None:
+    def _latest_udid(self, candidates: tuple[str, ...], name: str, wanted: str) -> str | None:
         """Return the candidate whose field `name` is `wanted`, None if there is none.
 
         Of several, the one that reported the field last.
         """
-        udids = (candidates,) if isinstance(candidates, str) else candidates
-        matching = [udid for udid in udids if getattr(self.devices[udid], name) == wanted]
+        matching = [udid for udid in candidates if getattr(self.devices[udid], name) == wanted]
         return max(
             matching, key=lambda udid: (self.devices[udid].reported_us(name), udid), default=None
         )
@@ -531,35 +527,6 @@ def changed_lines(before: Advisories, after: Advisories) -> dict[str, OSVersion 
         if differ:
             changed[line] = max(differ) if old and new else None
     return changed
-
-
-def _add_alias(aliases: dict[str, str | tuple[str, ...]], name: str | None, udid: str) -> None:
-    """Add the UDID to those of `name`; no effect for None and for placeholders of serial numbers.
-
-    The value is a text for one UDID, which nearly every name has, and a tuple for several.
-    """
-    if name is None or not is_real_serial(name):
-        return
-    known = aliases.get(name)
-    if known is None:
-        aliases[name] = udid
-    elif isinstance(known, str):
-        if known != udid:
-            aliases[name] = (known, udid)
-    elif udid not in known:
-        aliases[name] = (*known, udid)
-
-
-def _remove_alias(aliases: dict[str, str | tuple[str, ...]], name: str | None, udid: str) -> None:
-    """Undo `_add_alias`."""
-    known = None if name is None else aliases.get(name)
-    if name is None or known is None:
-        return
-    left = tuple(one for one in ((known,) if isinstance(known, str) else known) if one != udid)
-    if left:
-        aliases[name] = left[0] if len(left) == 1 else left
-    else:
-        del aliases[name]
 
 
 def _aliases(device: Device) -> tuple[str, ...]:

@@ -157,57 +157,16 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
     def from_wire(cls, wire: Mapping[str, Any]) -> "JobEntry":
         """Return the entry that `to_wire` wrote. Raises ValueError for other input."""
         try:
-            return cls.of_row(msgspec.convert(wire, JobRow))
-        except msgspec.ValidationError as error:
+            version = msgspec.convert(wire["version"], str | None)
+            build = msgspec.convert(wire["build"], str | None)
+            entry = msgspec.convert({**wire, "version": None, "build": None}, cls)
+        except (msgspec.ValidationError, KeyError) as error:
             raise ValueError(str(error)) from error
-
-    @classmethod
-    def of_row(cls, row: "JobRow") -> "JobEntry":
-        """Return the entry of a decoded row. Raises ValueError for an invalid version or build."""
-        version, build = row.version, row.build
-        return cls(
-            row.job_id,
-            row.action,
-            row.method,
-            row.intent,
-            None if version is None else parse_os_version(version),
-            None if build is None else parse_build(build),
-            row.generation,
-            row.issued_us,
-            row.expires_us,
-            row.report_by_us,
-            row.site,
-            row.erases,
-            row.outcome,
-            row.outcome_us,
-            row.acted_us,
-            row.error_code,
-            row.presumed,
-            row.known_until_us,
+        return replace(
+            entry,
+            version=None if version is None else parse_os_version(version),
+            build=None if build is None else parse_build(build),
         )
-
-
-class JobRow(msgspec.Struct, gc=False):
-    """The decoded form of `JobEntry.to_wire`."""
-
-    job_id: str
-    action: Action
-    method: Method
-    intent: str
-    version: str | None
-    build: str | None
-    generation: int
-    issued_us: int
-    expires_us: int
-    report_by_us: int
-    site: str
-    erases: bool
-    outcome: Outcome | None
-    outcome_us: int
-    acted_us: int
-    error_code: ErrorCode | None
-    presumed: bool = False
-    known_until_us: int = 0
 
 
 JobHistory = tuple[JobEntry, ...]
