@@ -43,7 +43,8 @@ SPEED = 240.0
 SESSION_S = 6.0
 WAIT_LIMIT_S = 60.0
 
-_MAIN = (sys.executable, "-W", "ignore", "-c", "from pipeline.cli import main; main()")
+_DRYDOCK = (sys.executable, "-W", "ignore", "-c", "from pipeline.cli import main; main()")
+_AGENT = (sys.executable, "-W", "ignore", "-c", "from agents.cli import main; main()")
 
 
 def eventually(condition: Callable[[], bool], what: str, within_s: float = WAIT_LIMIT_S) -> None:
@@ -172,8 +173,8 @@ class AgentSite:
         with log_path.open("ab") as log:
             process = subprocess.Popen(
                 [
-                    *_MAIN,
-                    *("agent", "--site", self.name, "--data-dir", str(data_dir)),
+                    *_AGENT,
+                    *("--site", self.name, "--data-dir", str(data_dir)),
                     *("--name", name, "--bootstrap", self.bootstrap),
                     *("--keys", str(self.folder / "keys"), "--simulate", self._fleet_address),
                     *("--listen", "127.0.0.1:0", "--session-s", str(SESSION_S), *options),
@@ -336,5 +337,5 @@ class _Reader:
 def drydock(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run a `drydock` command to its end and return its result."""
     return subprocess.run(
-        [*_MAIN, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+        [*_DRYDOCK, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
     )
