@@ -11,7 +11,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from runtime.metrics import dead_letter_counter
+from runtime.metrics import dead_letter_counter, request_histogram
 from schemas.dead_letters import DeadLetterCode
 from schemas.decisions import Reason, Severity
 from schemas.jobs import Action
@@ -30,7 +30,6 @@ _PARTITION_STATES: Final = ("ready", "recovering", "standby")
 _FOLDED, _DUPLICATE = "folded", "duplicate"
 _AGES_S: Final = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600)
 _JOB_S: Final = tuple(60 * m for m in (1, 5, 15, 30, 60, 120, 240, 480, 1440, 2880, 4320, 10080))
-_REQUEST_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _DEAD_LETTER_TOPICS: Final = (*EVENT_TOPICS, DISPATCH.name, EVENTS, WEBHOOKS, FEEDS)
 
 
@@ -79,12 +78,7 @@ class Metrics:
         self._overdue = gauge(
             "drydock_overdue_devices", "Exposed Macs past their deadline.", "site"
         )
-        self._requests = histogram(
-            "drydock_http_request_duration_seconds",
-            "HTTP requests, by the pattern of the path.",
-            *("route", "status"),
-            buckets=_REQUEST_S,
-        )
+        self._requests = request_histogram(registry, "HTTP requests, by the pattern of the path.")
         self._ready = gauge("drydock_ready", "1 while the program accepts inputs, else 0.")
         self._lag = gauge(
             "drydock_lag_records",

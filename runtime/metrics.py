@@ -1,17 +1,22 @@
 """The registry of every process, and the metrics that several programs have."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     GCCollector,
+    Histogram,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
 )
 
 from schemas.dead_letters import DeadLetterCode
+
+REQUEST_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+"""Buckets, in seconds, of the time until a response."""
 
 
 def make_registry() -> CollectorRegistry:
@@ -36,3 +41,19 @@ def dead_letter_counter(
         for code in DeadLetterCode:
             counter.labels(topic, code.value)
     return counter
+
+
+def request_histogram(
+    registry: CollectorRegistry, text: str = "Duration of HTTP requests until the response."
+) -> Histogram:
+    """Return the histogram of HTTP requests by route and status, registered, without series.
+
+    A route is the pattern of a path: the paths themselves are no closed set.
+    """
+    return Histogram(
+        "drydock_http_request_duration_seconds",
+        text,
+        ["route", "status"],
+        buckets=REQUEST_S,
+        registry=registry,
+    )

@@ -3,16 +3,15 @@
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import structlog
-
 from pipeline.embedded.transaction import Committed
 from pipeline.ingest.sources import FEED_DIFFS, TRANSLATORS
 from pipeline.metrics import EVENTS, FEEDS, WEBHOOKS, Metrics
 from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.device import from_us
 from pipeline.state.jobs import JobEntry
+from runtime.dead_letters import log_dead_letter
+from runtime.logs import Log
 from schemas import logkeys as key
-from schemas.dead_letters import DeadLetterCode
 from schemas.decisions import DecisionRecord
 from schemas.envelope import Event, JobIssuedEvent, JobResultedEvent
 from schemas.results import Outcome
@@ -28,7 +27,7 @@ _TOPIC_OF: Final[dict[type[Any], str]] = {
 class MetricsLog:
     """Counts and logs each commit, and updates the gauges of the fleet."""
 
-    def __init__(self, metrics: Metrics, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(self, metrics: Metrics, log: Log) -> None:
         self._metrics = metrics
         self._log = log
         self._counted_at: datetime | None = None
@@ -43,12 +42,7 @@ class MetricsLog:
             self._record_decision(record)
         for letter in done.dead_letters:
             self._metrics.count_dead_letter(_topic_of_source(letter.source), letter.code)
-            bug = letter.code is DeadLetterCode.BUG
-            (self._log.error if bug else self._log.warning)(
-                "input dead-lettered",
-                **{key.ERROR_CODE: letter.code, key.SOURCE: letter.source},
-                **{key.DETAIL: letter.detail},
-            )
+            log_dead_letter(self._log, letter)
         self.update_fleet(reconciler, done.at)
 
     def update_fleet(self, reconciler: Reconciler, now: datetime) -> None:

@@ -22,10 +22,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-import structlog
-
 from agents.mac import Mac
 from pipeline.embedded.service import Service
+from runtime.logs import Log
 from runtime.retry import RESTART, Backoff
 from schemas import logkeys as key
 from schemas.dead_letters import DeadLetter
@@ -96,7 +95,7 @@ class ServiceThread:
     def __init__(
         self,
         open_service: OpenService,
-        log: structlog.typing.FilteringBoundLogger,
+        log: Log,
         *,
         max_waiting: int,
         on_ready: Callable[[bool], None],

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
-import structlog
 from aiokafka import AIOKafkaConsumer  # type: ignore[import-untyped]
 from aiokafka.abc import ConsumerRebalanceListener  # type: ignore[import-untyped]
 from aiokafka.errors import (  # type: ignore[import-untyped]
@@ -18,6 +17,7 @@ from aiokafka.errors import (  # type: ignore[import-untyped]
 )
 
 from runtime.kafka import KafkaConnection, session_options
+from runtime.logs import Log
 from runtime.retry import BROKER, Backoff
 from schemas import logkeys as key
 from schemas.topics import FEEDS
@@ -37,7 +37,7 @@ class PollerGroupMember:
         connection: KafkaConnection,
         group: str,
         session_timeout_s: float,
-        log: structlog.typing.FilteringBoundLogger,
+        log: Log,
     ) -> None:
         self.joined = False
         self._log = log

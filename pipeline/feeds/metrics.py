@@ -5,10 +5,10 @@ Labels are closed sets; each series starts at zero, except those of HTTP request
 
 from typing import Final, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from pipeline.ingest.feed_review import FeedOutcome
-from runtime.metrics import dead_letter_counter
+from runtime.metrics import dead_letter_counter, request_histogram
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import AdvisoryEvent, Event
 from schemas.feeds import FeedSource
@@ -17,7 +17,6 @@ SOURCES: Final[tuple[FeedSource, ...]] = get_args(FeedSource)
 FEEDS: Final = "feeds"
 _ACCEPTED: Final = frozenset({FeedOutcome.ACCEPTED, FeedOutcome.UNCHANGED})
 _TYPES: Final = tuple(str(model.model_fields["type"].default) for model in get_args(AdvisoryEvent))
-_REQUEST_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 
 class FeedPollMetrics:
@@ -69,13 +68,7 @@ class FeedsMetrics(FeedPollMetrics):
         self._ready = Gauge(
             "drydock_ready", "1 while this replica is in the group, else 0.", registry=registry
         )
-        self._requests = Histogram(
-            "drydock_http_request_duration_seconds",
-            "Duration of HTTP requests until the response.",
-            ["route", "status"],
-            buckets=_REQUEST_S,
-            registry=registry,
-        )
+        self._requests = request_histogram(registry)
         for source in SOURCES:
             for kind in _TYPES:
                 self._events.labels(source, kind)

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-import structlog
-
 from pipeline.config import FeedsSettings
 from pipeline.feeds.download_cache import CachedDocument, DownloadCache
 from pipeline.feeds.fetching import FetchError, FetchLimits, fetch
 from pipeline.ingest.feed_review import REFUSALS, FeedOutcome
+from runtime.logs import Log
 from schemas import logkeys as key
 from schemas.feeds import FeedSource
 
@@ -75,7 +74,7 @@ class Poller:
         copies: DownloadCache,
         limits: FetchLimits,
         observer: PollMetrics,
-        log: structlog.typing.FilteringBoundLogger,
+        log: Log,
     ) -> None:
         self._feeds = {source: feeds[source] for source in _ORDER if source in feeds}
         self._copies = copies
@@ -175,7 +174,7 @@ def make_poller(
     settings: FeedsSettings,
     folder: Path,
     observer: PollMetrics,
-    log: structlog.typing.FilteringBoundLogger,
+    log: Log,
 ) -> Poller:
     """Return a poller of the feeds that have a location, with its cache in `folder`.
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Protocol, TypeVar
 
-import structlog
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -41,6 +40,7 @@ from pipeline.gateway.records import OversizeError
 from pipeline.ingest.redaction import Redactor
 from pipeline.ingest.sources import FEED_DIFFS, WEBHOOK_SOURCES
 from pipeline.ingest.translation import Translation
+from runtime.logs import Log
 from schemas.dead_letters import DeadLetterCode, Problem, make_dead_letter
 
 # Longer than any fsync. After a timeout the input may still become durable; folds ignore repeats.
@@ -79,7 +79,7 @@ class HttpApp:
     settings: SenderSettings
     redactor: Redactor
     metrics: HttpMetrics
-    log: structlog.typing.FilteringBoundLogger
+    log: Log
     clock: Callable[[], datetime]
     feeds: FeedSink | None = None
     count_request: Callable[[str, int], None] = lambda *_: None

@@ -26,8 +26,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
-import structlog
-
 from pipeline.gateway.drain import SpoolDrain
 from pipeline.gateway.producer import (
     BackpressureError,
@@ -42,6 +40,7 @@ from pipeline.gateway.records import Record
 from pipeline.gateway.spool import Spool, Spooled, SpoolError, SpoolFullError
 from pipeline.gateway.spool_thread import SpoolThread
 from pipeline.gateway.wakeup import Wakeup
+from runtime.logs import Log
 from runtime.retry import BROKER, Backoff, RetryPolicy
 from schemas import logkeys as key
 
@@ -101,7 +100,7 @@ class StoreAndForwardProducer:
         connect: Callable[[], Awaitable[Producer]],
         spool: Spool,
         metrics: DeliveryMetrics,
-        log: structlog.typing.FilteringBoundLogger,
+        log: Log,
         *,
         max_waiting: int,
         ack_wait_s: float,

@@ -9,13 +9,12 @@ left in the spool is unsent again.
 import time
 from typing import Final
 
-import structlog
-
 from pipeline.gateway.producer import DeliveryFuture, is_acknowledged
 from pipeline.gateway.reconnecting import ReconnectingProducer
 from pipeline.gateway.spool import Spooled
 from pipeline.gateway.spool_thread import SpoolThread
 from pipeline.gateway.wakeup import Wakeup
+from runtime.logs import Log
 from schemas import logkeys as key
 
 _MAX_READ_RECORDS: Final = 200
@@ -32,7 +31,7 @@ class SpoolDrain:
         producer: ReconnectingProducer,
         disk: SpoolThread,
         wakeup: Wakeup,
-        log: structlog.typing.FilteringBoundLogger,
+        log: Log,
         *,
         max_in_flight: int,
         wake_interval_s: float,

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from runtime.logs import Log
 from schemas import logkeys as key
 
 _MAX_REQUEST_ID: Final = 64
@@ -54,7 +54,7 @@ class Endpoint:
     """
 
     metrics: RequestMetrics
-    log: structlog.typing.FilteringBoundLogger
+    log: Log
 
     def route(self, path: str, handler: Handler, method: str) -> Route:
         """Return a route of the application whose responses carry a request id and are counted."""

@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import structlog
-
 from pipeline.gateway.delivery import StoreAndForwardProducer
 from pipeline.gateway.event_sink import NotDurableError, Obstacle
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.producer import BackpressureError
 from pipeline.gateway.records import event_records, letter_record
 from pipeline.gateway.spool import SpoolError
-from schemas import logkeys as key
-from schemas.dead_letters import DeadLetter, DeadLetterCode
+from runtime.dead_letters import log_dead_letter
+from runtime.logs import Log
+from schemas.dead_letters import DeadLetter
 from schemas.envelope import Event
 
 
@@ -22,7 +21,7 @@ class KafkaSink:
 
     producer: StoreAndForwardProducer
     metrics: GatewayMetrics
-    log: structlog.typing.FilteringBoundLogger
+    log: Log
 
     @property
     def is_accepting(self) -> bool:
@@ -45,10 +44,4 @@ class KafkaSink:
             raise NotDurableError(Obstacle.NO_ROOM, str(error)) from None
         for letter in dead_letters:
             self.metrics.count_dead_letter(letter.code)
-            fields = {
-                key.ERROR_CODE: letter.code,
-                key.SOURCE: letter.source,
-                key.DETAIL: letter.detail,
-            }
-            is_bug = letter.code is DeadLetterCode.BUG
-            (self.log.error if is_bug else self.log.warning)("input dead-lettered", **fields)
+            log_dead_letter(self.log, letter)

@@ -11,7 +11,7 @@ from pipeline.gateway.authentication import EVENTS
 from pipeline.gateway.producer import DurableIn
 from pipeline.gateway.spool import Spool
 from pipeline.ingest.sources import WEBHOOK_SOURCES
-from runtime.metrics import dead_letter_counter
+from runtime.metrics import REQUEST_S, dead_letter_counter, request_histogram
 from schemas.dead_letters import DeadLetterCode
 from schemas.topics import ADVISORIES, CHECKINS, DEAD_LETTERS, INVENTORY
 
@@ -29,7 +29,6 @@ _REASONS: Final = {
 }
 _BUG: Final = "bug"
 _TOPICS: Final = (INVENTORY, CHECKINS, ADVISORIES, DEAD_LETTERS)
-_REQUEST_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 
 class GatewayMetrics:
@@ -37,13 +36,7 @@ class GatewayMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self._requests = Histogram(
-            "drydock_http_request_duration_seconds",
-            "Duration of HTTP requests until the response.",
-            ["route", "status"],
-            buckets=_REQUEST_S,
-            registry=registry,
-        )
+        self._requests = request_histogram(registry)
         self._webhook_requests = Counter(
             "drydock_gateway_requests",
             "Requests with webhooks or events, by outcome.",
@@ -60,7 +53,7 @@ class GatewayMetrics:
             "drydock_gateway_durable_seconds",
             "Time from the acceptance of a record until it is durable.",
             ["via"],
-            buckets=_REQUEST_S,
+            buckets=REQUEST_S,
             registry=registry,
         )
         self._dead_letters = dead_letter_counter(registry, ["webhooks"])

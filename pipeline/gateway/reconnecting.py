@@ -17,11 +17,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-import structlog
-
 from pipeline.gateway.producer import DeliveryFuture, Producer, ProducerError
 from pipeline.gateway.records import Record
 from pipeline.gateway.wakeup import Wakeup
+from runtime.logs import Log
 from runtime.retry import Backoff, RetryPolicy
 from schemas import logkeys as key
 
@@ -39,7 +38,7 @@ class ReconnectingProducer:
     def __init__(
         self,
         connect: Callable[[], Awaitable[Producer]],
-        log: structlog.typing.FilteringBoundLogger,
+        log: Log,
         wakeup: Wakeup,
         *,
         accept_timeout_s: float,

@@ -3,13 +3,13 @@
 import asyncio
 from typing import Any
 
-import structlog
 from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 
 from pipeline.processors.broadcast import BROADCAST_TOPICS, BroadcastState
 from pipeline.processors.clients import make_reader
 from runtime.kafka import KafkaConnection
+from runtime.logs import Log
 from runtime.retry import QUICK, Backoff
 from schemas import logkeys as key
 
@@ -24,7 +24,7 @@ class BroadcastReader:
         self,
         broadcast: BroadcastState,
         connection: KafkaConnection,
-        log: structlog.typing.FilteringBoundLogger,
+        log: Log,
     ) -> None:
         self._broadcast = broadcast
         self._connection = connection

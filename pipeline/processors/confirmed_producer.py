@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import structlog
 from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
 from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from pipeline.processors.shard_output import OutgoingRecord
 from runtime.kafka import KafkaConnection
+from runtime.logs import Log
 from runtime.retry import BROKER, Backoff
 from schemas import logkeys as key
 
@@ -35,9 +35,7 @@ class ConfirmedProducer:
     An attempt that fails and is repeated is logged as a warning.
     """
 
-    def __init__(
-        self, connection: KafkaConnection, log: structlog.typing.FilteringBoundLogger
-    ) -> None:
+    def __init__(self, connection: KafkaConnection, log: Log) -> None:
         self._connection = connection
         self._log = log
         self._producer: AIOKafkaProducer | None = None

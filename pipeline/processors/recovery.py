@@ -22,7 +22,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
-import structlog
 from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 
@@ -30,6 +29,7 @@ from pipeline.processors import rows
 from pipeline.processors.clients import make_reader
 from pipeline.processors.local_store import LocalStore
 from runtime.kafka import KafkaConnection
+from runtime.logs import Log
 from schemas import logkeys as key
 
 _POLL_TIMEOUT_MS: Final = 500
@@ -78,7 +78,7 @@ class Recovery:
         self,
         connection: KafkaConnection,
         stores: Stores,
-        log: structlog.typing.FilteringBoundLogger,
+        log: Log,
     ) -> None:
         self.remaining = 0
         self.moved_at = monotonic()

@@ -114,6 +114,10 @@ IMPURE_MODULES: Final = frozenset(
 IMPURE_CALLS: Final = frozenset({"open", "input", "print", "breakpoint", "__import__"})
 CLOCK_CALLS: Final = frozenset({"now", "utcnow", "today"})
 
+# What one module does for all others: the imports and the constructors that only it may use.
+ONLY_IMPORTED_IN: Final = {"structlog": "runtime.logs"}
+ONLY_CONSTRUCTED_IN: Final = {"DeadLetter": "schemas.dead_letters"}
+
 # The only module that opens SQLite files, and the names of sqlite3 for the others.
 SQLITE_MODULE: Final = "runtime.sqlite"
 SQLITE_ERRORS: Final = frozenset(
@@ -242,6 +246,25 @@ def harness_imports(root: Path) -> list[str]:
             for line, imported in imports_of(name, path)
             if within(imported, forbidden)
         ]
+    return complaints
+
+
+def written_once(root: Path) -> list[str]:
+    """Return each import and each constructor call that belongs to another module."""
+    complaints = []
+    for name, path in modules(root):
+        complaints += [
+            f"{name}:{line}: only {place} imports {library}"
+            for line, imported in imports_of(name, path)
+            for library, place in ONLY_IMPORTED_IN.items()
+            if within(imported, [library]) and name != place
+        ]
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func).rpartition(".")[2]
+                place = ONLY_CONSTRUCTED_IN.get(called, name)
+                if name != place:
+                    complaints.append(f"{name}:{node.lineno}: only {place} constructs {called}")
     return complaints
 
 

@@ -84,6 +84,7 @@ def test_clean_tree_has_no_complaints(tmp_path: Path) -> None:
     assert checks.import_direction(root) == []
     assert checks.no_private_keys(root) == []
     assert checks.purity(root) == []
+    assert checks.written_once(root) == []
     assert checks.sqlite_openers(root) == []
     assert checks.vague_names(root) == []
 
@@ -129,6 +130,24 @@ def test_forbidden_import_of_a_test_is_found(
     tmp_path: Path, name: str, text: str, complaints: int
 ) -> None:
     assert len(checks.harness_imports(plant(tmp_path, {name: text}))) == complaints
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaints"),
+    [
+        pytest.param("agents/x.py", "import structlog", 1, id="log"),
+        pytest.param("pipeline/x.py", "def f():\n    from structlog import stdlib", 1, id="inside"),
+        pytest.param("runtime/logs.py", "import structlog.testing", 0, id="log-module"),
+        pytest.param("agents/x.py", "letter = DeadLetter(code=c)", 1, id="dead-letter"),
+        pytest.param("pipeline/x.py", "dead_letters.DeadLetter(code=c)", 1, id="dead-letter-path"),
+        pytest.param("agents/x.py", "DeadLetter.model_validate_json(b)", 0, id="decoded"),
+        pytest.param("schemas/dead_letters.py", "DeadLetter(code=c)", 0, id="constructor"),
+    ],
+)
+def test_work_of_another_module_is_found(
+    tmp_path: Path, name: str, text: str, complaints: int
+) -> None:
+    assert len(checks.written_once(plant(tmp_path, CLEAN | {name: text}))) == complaints
 
 
 @pytest.mark.parametrize(

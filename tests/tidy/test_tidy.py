@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
         checks.no_private_keys,
         checks.purity,
         checks.harness_imports,
+        checks.written_once,
         checks.sqlite_openers,
         checks.vague_names,
         checks.fast_paths_compared,
