@@ -658,6 +658,7 @@ def test_first_failure_after_a_reconnect_has_the_shortest_delay(tmp_path: Path) 
             await until(lambda: not it.producer.spooling)
             kafka.break_down()
             await it.producer.put([record("A", 1)])
+            await until(lambda: attempts.count(1) == 2)
             kafka.come_back()
             await until(lambda: not it.producer.spooling)
 
