@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-kafka fmt lint type test test-unit bench bench-core bench-ratio bench-embedded bench-outage mutate fuzz schemas lock clean
-.PHONY: chaos chaos-short coverage chart tools tools-deploy kafka-up kafka-down
+.PHONY: chaos chaos-short faults coverage chart tools tools-deploy kafka-up kafka-down
 
 BIN := .venv/bin
 # Real servers of `make test`. Outside CI, tests without their server are skipped.
@@ -47,6 +47,11 @@ test: lint type ## check everything: style, types, all tests
 test-unit: ## run the unit tests that are not slow (under a minute)
 	@tools/environment dev
 	@$(BIN)/python -m pytest tests/unit -n 2 -m "not slow" $(PYTEST_ARGS)
+
+faults: ## run each injected fault on real files and real servers
+	@tools/environment dev
+	@tools/servers kafka
+	@$(BIN)/python -m pytest tests/faults -n 2 $(PYTEST_ARGS)
 
 coverage: ## list the modules of which fast tests reach less than 80 % of the lines
 	@tools/environment dev

@@ -113,6 +113,18 @@ class Executor:
             return
         self._accept(verdict, now)
 
+    def distrust_journal(self, now: datetime) -> None:
+        """Examine the Mac of each job that has no order yet as if the journal began at `now`.
+
+        For a journal that is not complete: it is new, another one was lost, or an older copy of it
+        was restored. An order may then have been given without being journalled.
+        """
+        self._journal.set_complete_since(now)
+        for entry in list(self._live.values()):
+            if not entry.touched and not entry.history_unknown:
+                doubted = replace(entry, history_unknown=True, accepted_at=now, wake_at=now)
+                self._store("distrust", Wait(doubted), now)
+
     def supersede(self, superseded: JobSuperseded, now: datetime) -> None:
         """Withdraw a job (on the wire: superseded).
 
@@ -206,7 +218,11 @@ class Executor:
         """
         job = proven.job
         entry = JournalEntry(
-            job=job, accepted_at=now, wake_at=now, approved_until=proven.approved_until
+            job=job,
+            accepted_at=now,
+            wake_at=now,
+            approved_until=proven.approved_until,
+            history_unknown=job.issued_at < self._journal.complete_since(now),
         )
         newest = self._journal.newest_order(job.udid)
         if newest is not None and job.issued_at < newest:
@@ -354,6 +370,8 @@ class Executor:
             self._forget(entry)
             return
         self._live[job_id] = entry
+        if entry.touched:
+            self._touched.add(job_id)
         self._schedule(entry.wake_at, job_id)
 
     def _track(self, entry: JournalEntry) -> None:

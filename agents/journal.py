@@ -42,6 +42,13 @@ CREATE TABLE outbox (
 CREATE INDEX unpublished ON outbox (seq) WHERE NOT published;
 CREATE INDEX results_of ON outbox (job_id, seq);
 """
+# Also for journals of earlier programs, which have no such table.
+_COMPLETE_SINCE: Final = """
+CREATE TABLE IF NOT EXISTS complete_since (
+    only INTEGER PRIMARY KEY CHECK (only = 0),
+    at_us INTEGER NOT NULL
+) STRICT
+"""
 _SCHEMA: Final = sqlite.Schema(_SCRIPT, _VERSION)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -109,6 +116,7 @@ class Journal:
             if error.step == "open":
                 raise
             raise JournalError(f"cannot use the journal {path}: {error.reason}") from error
+        self._db.execute(_COMPLETE_SINCE)
 
     def __enter__(self) -> Self:
         return self
@@ -136,6 +144,26 @@ class Journal:
             "SELECT max(order_us) FROM jobs WHERE udid = ? AND order_us > 0", (udid,)
         ).fetchone()
         return None if newest is None else _EPOCH + newest * _MICROSECOND
+
+    def complete_since(self, now: datetime) -> datetime:
+        """Return the time since which every job of this site or partition is recorded here.
+
+        A job that was issued earlier may have been carried out by an executor with another journal.
+        For a new journal it is `now`, for one of an earlier program the oldest time of issue; it is
+        stored at the first call.
+        """
+        row = self._db.execute("SELECT at_us FROM complete_since").fetchone()
+        if row is not None:
+            return _EPOCH + int(row[0]) * _MICROSECOND
+        (oldest,) = self._db.execute("SELECT min(order_us) FROM jobs WHERE order_us > 0").fetchone()
+        since = now if oldest is None else _EPOCH + int(oldest) * _MICROSECOND
+        self.set_complete_since(since)
+        return since
+
+    def set_complete_since(self, at: datetime) -> None:
+        """Store the time since which every job is recorded here."""
+        with self._db.transaction("complete since"):
+            self._db.execute("INSERT OR REPLACE INTO complete_since VALUES (0, ?)", (_us(at),))
 
     def accept(self, entry: JournalEntry, results: Iterable[JobResult], now: datetime) -> None:
         """Record a verified job and its results, as unpublished.

@@ -6,6 +6,9 @@
     ACCEPTED  Mac runs the target already                        DONE (acted)
     ACCEPTED  Mac is unfit: disk, power, enrollment, ...         DONE (failed or refused)
     ACCEPTED  Mac is busy, or unreachable for less than 24 h     ACCEPTED
+    ACCEPTED  mark of the order is on the Mac                    WATCHING (started), DONE
+    ACCEPTED  order is queued at the MDM server                  INTENDED (started)
+    ACCEPTED  order may have been given before, and erases       DONE (refused)
     ACCEPTED  Mac is ready: journal the intent, give the order   INTENDED (started)
     INTENDED  Mac accepts, or the mark or an effect is there     WATCHING
     INTENDED  `profiles renew` is accepted                       DONE (acted)
@@ -24,11 +27,11 @@
     WATCHING  Mac unreachable for 24 h                           DONE (acted)
     DONE      any                                                DONE
 
-Invariant: the entry with phase INTENDED is durable before the order is given, and an order is
-repeated only if a look at the Mac shows that it never arrived, or after a NotNow over SSH. A
-repeated update command can reboot a Mac during its user's work (openradar 20594), and after a
-NotNow over MDM the order is still queued at the server (github.com/micromdm/nanomdm,
-RetrieveNextCommand).
+Invariant: the entry with phase INTENDED is durable before the order is given. A first order is
+given after `agents.first_order` examined the Mac. An order is repeated only if a look at the Mac
+shows that it never arrived, or after a NotNow over SSH. A repeated update command can reboot a Mac
+during its user's work (openradar 20594), and after a NotNow over MDM the order is still queued at
+the server (github.com/micromdm/nanomdm, RetrieveNextCommand).
 
 The last outcome of a good run is ACTED. Only the pipeline decides `succeeded`, from a later report
 of the Mac.
@@ -39,6 +42,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from agents.first_order import Done, Doubtful, InFlight, Marked, Queued, earlier_order
 from agents.mac import Ack, AckKind, InstallState, Observation, Progress, order_marker
 from agents.preflight import (
     AlreadyThere,
@@ -104,7 +108,7 @@ class JournalEntry:
     accepted. `boot_at` is the boot time of the Mac before the order, by the Mac's clock.
     `away_since` is the time of the first failed look of the current series. `progress` and
     `percent` are the last ones reported, `changed_at` is the time of that report or, without one,
-    of the acceptance.
+    of the acceptance. `history_unknown` is True if an earlier journal may have given the order.
     """
 
     job: Job
@@ -125,6 +129,7 @@ class JournalEntry:
     percent: int | None = None
     changed_at: datetime | None = None
     superseded: bool = False
+    history_unknown: bool = False
     outcome: Outcome | None = None
 
     @property
@@ -326,9 +331,14 @@ def _on_unreachable(entry: JournalEntry, now: datetime) -> Wait | Finish:
 def _approach(entry: JournalEntry, look: Observation, now: datetime, limits: Limits) -> Step:
     """Return the order if the Mac is ready, otherwise the step that follows from its fitness.
 
-    Already there: Finish with the outcome ACTED. Busy: Wait for 30 minutes, not past the expiry.
-    Unfit: Finish with the outcome REFUSED for the code `unsupported`, else FAILED.
+    Before the first order: the step that follows from evidence of an earlier one. Already there:
+    Finish with the outcome ACTED. Busy: Wait for 30 minutes, not past the expiry. Unfit: Finish
+    with the outcome REFUSED for the code `unsupported`, else FAILED.
     """
+    if entry.sends == 0:
+        earlier = _on_earlier_order(entry, look, now)
+        if earlier is not None:
+            return earlier
     match fitness(entry.job, look, limits):
         case AlreadyThere():
             return _finish(entry, Outcome.ACTED, None, "already there", look)
@@ -340,6 +350,58 @@ def _approach(entry: JournalEntry, look: Observation, now: datetime, limits: Lim
             return _finish(entry, outcome, code, detail, look)
         case _:
             return _send(entry, look, now)
+
+
+def _on_earlier_order(
+    entry: JournalEntry, look: Observation, now: datetime
+) -> Wait | Finish | None:
+    """Return the step that follows from evidence of an order before the first; None without any.
+
+    The table is in `agents.first_order`. An order on the Mac or in the queue of its MDM server is
+    followed as this attempt's own; the first result is STARTED. A doubtful erase is refused with
+    the code `history_unknown`.
+    """
+    evidence = earlier_order(
+        entry.job,
+        look,
+        now,
+        marker=entry.order_marker,
+        history_unknown=entry.history_unknown,
+        settled_at=entry.accepted_at + IN_FLIGHT,
+    )
+    match evidence:
+        case Marked() | Queued():
+            return _follow(entry, look, now, queued=isinstance(evidence, Queued))
+        case Done():
+            return _finish(entry, Outcome.ACTED, None, "done before, by an earlier order", look)
+        case Doubtful(detail):
+            detail = f"perhaps given before: {detail}; approve it again"
+            return _finish(entry, Outcome.REFUSED, ErrorCode.HISTORY_UNKNOWN, detail, look)
+        case InFlight(until):
+            return Wait(replace(entry, wake_at=min(until, entry.job.expires_at)))
+        case _:
+            return None
+
+
+def _follow(
+    entry: JournalEntry, look: Observation, now: datetime, *, queued: bool
+) -> Wait | Finish:
+    """Return the step for an order of which only the Mac or its MDM server knows.
+
+    The boot time before an order that the Mac took is unknown, so the issue of the job counts.
+    """
+    since = now if queued else min(entry.job.issued_at, now)
+    boot_at = look.boot_at if queued else None
+    intended = replace(
+        entry, phase=Phase.INTENDED, sends=1, unanswered=1, intent_at=since, boot_at=boot_at
+    )
+    started = result(intended, Outcome.STARTED, None, "by an earlier order", look)
+    if queued:
+        waiting = replace(intended, not_now_since=now, wake_at=now + NOT_NOW_POLL)
+        return Wait(waiting, (started,))
+    taken = _on_accepted(intended, now)
+    step = taken if isinstance(taken, Finish) else _watch(taken.entry, look, now)
+    return replace(step, results=(started, *step.results))
 
 
 def _send(entry: JournalEntry, look: Observation, now: datetime) -> Act:

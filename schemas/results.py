@@ -40,6 +40,7 @@ class ErrorCode(StrEnum):
     WRONG_SITE = "wrong_site"
     EXPIRED = "expired"
     NO_APPROVAL = "no_approval"
+    HISTORY_UNKNOWN = "history_unknown"
     SUPERSEDED = "superseded"
     UNREACHABLE = "unreachable"
     NO_DISK_SPACE = "no_disk_space"

@@ -35,6 +35,7 @@ from schemas.decisions import Gate, Reason
 from schemas.events.control import HaltSet
 from schemas.ids import derive_job_id
 from schemas.jobs import Action, Method, Target
+from schemas.results import ErrorCode
 
 # The cool-down doubles with each failure; the limit keeps the shifted number small.
 _MOST_DOUBLINGS: Final = 20
@@ -236,7 +237,9 @@ def _cool_down(s: Situation, c: Candidate) -> GateResult:
     tried, detail = _tried(s, failed)
     limits, doublings = s.policy.thresholds, min(max(tried - 1, 0), _MOST_DOUBLINGS)
     wait_us = min(duration_us(limits.cool_down) << doublings, duration_us(limits.cool_down_max))
-    again_us = max(one.outcome_us for one in failed) + wait_us
+    # A job with an unknown history waits for a new approval, and for nothing else.
+    ended_us = [one.outcome_us for one in failed if one.error_code is not ErrorCode.HISTORY_UNKNOWN]
+    again_us = max(ended_us, default=s.now_us - wait_us) + wait_us
     if s.now_us >= again_us:
         return GateResult("cool_down", detail=detail)
     return GateResult("cool_down", Reason.COOLING_DOWN, detail, from_us(again_us))
@@ -322,7 +325,11 @@ def _approval(s: Situation, c: Candidate) -> GateResult:
             and s.now < approval.expires_at
         ):
             return GateResult("approval", detail=f"by {approval.by}")
-    return GateResult("approval", Reason.AWAITING_APPROVAL, f"{c.job_id} erases the Mac")
+    detail = f"{c.job_id} erases the Mac"
+    failed = failures(s.job_history, c.need.action, c.need.intent) if s.job_history else ()
+    if failed and failed[-1].error_code is ErrorCode.HISTORY_UNKNOWN:
+        detail += f"; perhaps it was erased already: {failed[-1].job_id} ended as history_unknown"
+    return GateResult("approval", Reason.AWAITING_APPROVAL, detail)
 
 
 def _window(s: Situation, c: Candidate) -> GateResult:
@@ -486,7 +493,9 @@ GATES: Final = (
         },
     ),
     GateRow(  # the job erases nothing, or an approval for this job has not expired
-        "approval", _approval, {Reason.AWAITING_APPROVAL: ("approvals", "device.udid", "now")}
+        "approval",
+        _approval,
+        {Reason.AWAITING_APPROVAL: ("approvals", "device.udid", "job_history", "now")},
     ),
     GateRow(  # the need ignores windows, its deadline has passed, or the site's window is open
         "window", _window, {Reason.OUTSIDE_WINDOW: ("now", "policy", "site", "site_name")}

@@ -45,7 +45,12 @@ _PRESUMED_RANK: Final = 1
 INFERRED_ATTEMPT: Final = 0
 KEPT_JOBS: Final = 32
 _NEVER_AT_THE_MAC: Final = frozenset(
-    {ErrorCode.UNREACHABLE, ErrorCode.EXPIRED, ErrorCode.SUPERSEDED}
+    {
+        ErrorCode.UNREACHABLE,
+        ErrorCode.EXPIRED,
+        ErrorCode.SUPERSEDED,
+        ErrorCode.HISTORY_UNKNOWN,
+    }
 )
 
 

@@ -79,6 +79,14 @@ def an_erasing_job(
     return plain.model_copy(update={"approval": signed_approval(key, **fields)})
 
 
+def an_erasing_reimage() -> Job:
+    """Return an approved restore of the Mac from an image of the release that it runs."""
+    plain = a_job(Action.REIMAGE, Method.ASR, erases=True)
+    approve = {"job_id": plain.job_id, "action": "reimage"}
+    reinstall = an_erasing_job(Method.ASR, approve=approve)
+    return plain.model_copy(update={"approval": reinstall.approval})
+
+
 def signed_approval(key: Ed25519PrivateKey = APPROVALS_KEY, **fields: Any) -> Signed:
     return sign_approval(Approval(**fields), key).signed
 

@@ -32,6 +32,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "pipeline/state/jobs.py": _STATE,
     "pipeline/state/device_folds.py": _STATE,
     "pipeline/state/advisories.py": _STATE,
+    "agents/first_order.py": _AGENTS,
     "agents/lifecycle.py": _AGENTS,
     "agents/verification.py": _AGENTS,
     "agents/leases.py": _AGENTS,

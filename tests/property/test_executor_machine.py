@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from hypothesis import settings
@@ -15,10 +16,12 @@ from agents.executor import Executor
 from agents.journal import Journal, UnpublishedResult
 from agents.mac import Ack, Observation
 from agents.simulated import Faults, Period, SimulatedFleet, SimulatedMac
+from runtime.sqlite import delete_files
 from schemas.events.control import HaltScope
 from schemas.jobs import Action, Job, JobSuperseded, Method
 from tests.crash_points import Crash
 from tests.factories.sites import (
+    JOBS_KEY,
     KEYS,
     SITE,
     START,
@@ -234,3 +237,27 @@ class ExecutorMachine(RuleBasedStateMachine):
 
 ExecutorMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=25)
 TestExecutor = ExecutorMachine.TestCase
+
+
+class LostJournalMachine(ExecutorMachine):
+    """The same, but the journal is lost at times and every job arrives again.
+
+    The results of a lost journal are lost with it, so only the acts are checked.
+    """
+
+    @rule(order=st.randoms(use_true_random=False))
+    def lose_the_journal(self, order: Random) -> None:
+        self.journal.close()
+        delete_files(Path(self.folder.name) / "journal")
+        self.results.clear()
+        self.executor = self.start()
+        for job_id in order.sample(sorted(self.jobs), len(self.jobs)):
+            signer = STRANGER_KEY if job_id in self.forged else JOBS_KEY
+            self.executor.submit(signed_job(self.jobs[job_id], signer), self.now)
+
+    def check_results_of(self, job_id: str) -> None:
+        """Check nothing: `no_mac_is_acted_on_twice_for_a_job` is the check."""
+
+
+LostJournalMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=25)
+TestLostJournal = LostJournalMachine.TestCase

@@ -91,7 +91,8 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     "pipeline.demo": ("schemas", "runtime", "pipeline", "agents"),
     "pipeline.cli": ("schemas", "runtime", "pipeline", "agents"),
     "agents": ("schemas", "runtime"),
-    "agents.lifecycle": ("schemas", "agents.mac", "agents.preflight"),
+    "agents.lifecycle": ("schemas", "agents.mac", "agents.preflight", "agents.first_order"),
+    "agents.first_order": ("schemas", "agents.mac", "agents.preflight"),
 }
 SCHEMAS_LIBRARIES: Final = frozenset({"cryptography", "msgspec", "pydantic", "pydantic_core"})
 
@@ -102,6 +103,7 @@ PURE: Final = (
     "pipeline.decide",
     "pipeline.reconcile",
     "pipeline.ingest",
+    "agents.first_order",
     "agents.lifecycle",
     "agents.preflight",
 )

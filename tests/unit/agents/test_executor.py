@@ -28,6 +28,7 @@ from tests.factories.sites import (
     a_job,
     a_spec,
     an_erasing_job,
+    an_erasing_reimage,
     an_executor,
     collect,
     drive,
@@ -184,13 +185,6 @@ def test_each_method_acts_once_and_reports(job: Job, spec: dict[str, Any]) -> No
     if job.target is not None:
         assert (mac.os_version, mac.build) == (NEW.version, NEW.build)
     assert mac.enrolled
-
-
-def an_erasing_reimage() -> Job:
-    plain = a_job(Action.REIMAGE, Method.ASR, erases=True)
-    approve = {"job_id": plain.job_id, "action": "reimage"}
-    reinstall = an_erasing_job(Method.ASR, approve=approve)
-    return plain.model_copy(update={"approval": reinstall.approval})
 
 
 PREFLIGHT = {

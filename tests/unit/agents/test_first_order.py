@@ -1,0 +1,171 @@
+"""The table of `agents.first_order`, row by row: journal, Mac, kind of job, and the step."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from agents.first_order import CLOCK_MARGIN
+from agents.lifecycle import IN_FLIGHT, Act, Finish, JournalEntry, Phase, Step, Wait, next_step
+from agents.mac import InstallState, Observation, Progress
+from schemas.jobs import Action, Job, Method
+from schemas.macos import parse_build, parse_os_version
+from schemas.results import ErrorCode, Outcome
+from tests.factories.sites import NEW, START, a_job, an_erasing_job, hours
+
+UPDATE = a_job(method=Method.DDM)
+IN_PLACE = a_job(Action.REINSTALL, Method.STARTOSINSTALL)
+RENEW = a_job(Action.REENROLL, Method.PROFILES_RENEW, target=None, intent="x")
+OVER_MDM = an_erasing_job(Method.ERASE_DEVICE)
+OVER_SSH = an_erasing_job(Method.STARTOSINSTALL)
+FROM_IMAGE = an_erasing_job(Method.ASR)
+ERASING = (OVER_MDM, OVER_SSH, FROM_IMAGE)
+ALL = (UPDATE, IN_PLACE, RENEW, *ERASING)
+NOW = START + hours(3)
+BEFORE, SINCE = START - hours(50), START + hours(1)
+OLD: dict[str, Any] = {"os_version": parse_os_version("26.1"), "build": parse_build("25B78")}
+TARGET: dict[str, Any] = {"os_version": NEW.version, "build": NEW.build}
+
+
+def entry(job: Job, *, unknown: bool, accepted_at: datetime = START) -> JournalEntry:
+    return JournalEntry(
+        job=job,
+        accepted_at=accepted_at,
+        wake_at=accepted_at,
+        approved_until=START + hours(100),
+        history_unknown=unknown,
+    )
+
+
+def look(**changes: Any) -> Observation:
+    return Observation(**{**OLD, "boot_at": BEFORE, "installed_at": BEFORE, **changes})
+
+
+def step_name(step: Step) -> str:
+    if isinstance(step, Finish):
+        return step.results[-1].error_code or step.results[-1].outcome
+    if isinstance(step, Wait):
+        return step.entry.phase.value
+    return type(step).__name__.lower()
+
+
+def marked(job: Job) -> dict[str, Any]:
+    return {"marks": frozenset({entry(job, unknown=False).order_marker})}
+
+
+def queued(job: Job) -> dict[str, Any]:
+    return {"pending": frozenset({entry(job, unknown=False).order_marker})}
+
+
+DONE = {**TARGET, "boot_at": SINCE, "installed_at": SINCE}
+OTHER = {"boot_at": SINCE, "installed_at": SINCE}
+LATE = START - CLOCK_MARGIN + timedelta(seconds=1)
+# Each row: is the history unknown, jobs, what the Mac shows, the step.
+ROWS: dict[str, tuple[tuple[bool, ...], tuple[Job, ...], dict[str, Any], str]] = {
+    "done, unknown": ((True,), (IN_PLACE, *ERASING), DONE, "acted"),
+    "done, known, erases": ((False,), ERASING, DONE, "history_unknown"),
+    "done, known, in place": ((False,), (IN_PLACE,), DONE, "act"),
+    "update done": ((True, False), (UPDATE,), TARGET, "acted"),
+    "another system since, erases": ((True, False), ERASING, OTHER, "history_unknown"),
+    "another system since": ((True, False), (UPDATE, IN_PLACE, RENEW), OTHER, "act"),
+    "booted, unknown": ((True,), ERASING, {"boot_at": SINCE}, "history_unknown"),
+    "booted, known": ((False,), ALL, {"boot_at": SINCE}, "act"),
+    "booted within the margin": ((True,), ERASING, {"boot_at": LATE}, "history_unknown"),
+    "booted before the margin": ((True,), ERASING, {"boot_at": START - CLOCK_MARGIN}, "act"),
+    "installed in the margin": ((True,), ERASING, {"installed_at": LATE}, "history_unknown"),
+    "no boot time, unknown": ((True,), ERASING, {"boot_at": None}, "history_unknown"),
+    "no boot time, known": ((False,), ALL, {"boot_at": None}, "act"),
+    "booted, other kinds": ((True,), (UPDATE, IN_PLACE, RENEW), {"boot_at": SINCE}, "act"),
+    "no install time": ((True, False), ALL, {"installed_at": None}, "act"),
+    "boot without install time": (
+        (True,),
+        ERASING,
+        {**TARGET, "boot_at": SINCE, "installed_at": None},
+        "history_unknown",
+    ),
+    "nothing": ((True, False), ALL, {}, "act"),
+    "installing": (
+        (True, False),
+        ALL,
+        {"progress": Progress(InstallState.INSTALLING)},
+        "accepted",
+    ),
+}
+CASES = {
+    f"{name} {unknown} {job.action} {job.method}": (entry(job, unknown=unknown), shown, want)
+    for name, (histories, jobs, shown, want) in ROWS.items()
+    for unknown in histories
+    for job in jobs
+}
+
+
+@pytest.mark.parametrize(("before", "shown", "want"), CASES.values(), ids=CASES.keys())
+def test_first_order_follows_the_table(
+    before: JournalEntry, shown: dict[str, Any], want: str
+) -> None:
+    step = next_step(before, look(**shown), NOW)
+    assert step_name(step) == want
+    if want == "history_unknown":
+        assert isinstance(step, Finish)
+        assert (step.entry.outcome, len(step.results)) == (Outcome.REFUSED, 1)
+        assert "approve it again" in step.results[0].detail
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+@pytest.mark.parametrize("job", [job for job in ALL if job is not RENEW], ids=lambda j: j.method)
+def test_order_whose_mark_is_on_the_mac_is_watched(job: Job, unknown: bool) -> None:
+    step = next_step(entry(job, unknown=unknown), look(**marked(job)), NOW)
+    assert isinstance(step, Wait)
+    assert step.entry.phase is Phase.WATCHING
+    assert [each.outcome for each in step.results] == [Outcome.STARTED]
+    finished = next_step(step.entry, look(**DONE), NOW + hours(1))
+    assert step_name(finished) == "acted"
+
+
+def test_prompt_whose_mark_is_on_the_mac_is_not_raised_again() -> None:
+    step = next_step(entry(RENEW, unknown=True), look(**marked(RENEW)), NOW)
+    assert isinstance(step, Finish)
+    assert [each.outcome for each in step.results] == [Outcome.STARTED, Outcome.ACTED]
+
+
+@pytest.mark.parametrize("job", [UPDATE, OVER_MDM], ids=lambda job: job.method)
+def test_order_in_the_queue_of_the_server_is_waited_for(job: Job) -> None:
+    step = next_step(entry(job, unknown=True), look(**queued(job)), NOW)
+    assert isinstance(step, Wait)
+    assert (step.entry.phase, step.entry.boot_at) == (Phase.INTENDED, BEFORE)
+    assert [each.outcome for each in step.results] == [Outcome.STARTED]
+    again = next_step(step.entry, look(**queued(job)), NOW + hours(1))
+    assert isinstance(again, Wait)
+    taken = next_step(step.entry, look(**marked(job)), NOW + hours(1))
+    assert isinstance(taken, Wait)
+    assert taken.entry.phase is Phase.WATCHING
+
+
+@pytest.mark.parametrize("job", ERASING, ids=lambda job: job.method)
+def test_erase_with_unknown_history_waits_for_orders_in_flight(job: Job) -> None:
+    before = entry(job, unknown=True, accepted_at=NOW)
+    step = next_step(before, look(), NOW)
+    assert isinstance(step, Wait)
+    assert (step.entry.phase, step.entry.wake_at) == (Phase.ACCEPTED, NOW + IN_FLIGHT)
+    assert isinstance(next_step(before, look(), NOW + IN_FLIGHT), Act)
+
+
+def test_repeated_order_is_not_examined_as_a_first_one() -> None:
+    job = OVER_SSH
+    intended = replace(
+        entry(job, unknown=True),
+        phase=Phase.INTENDED,
+        sends=1,
+        unanswered=1,
+        intent_at=START + hours(1),
+        boot_at=SINCE,
+    )
+    assert isinstance(next_step(intended, look(boot_at=SINCE), NOW), Act)
+
+
+def test_failure_that_the_mac_reports_since_the_issue_ends_a_followed_order() -> None:
+    seen = Progress(InstallState.FAILED, error_code=ErrorCode.DOWNLOAD_FAILED, since=SINCE)
+    step = next_step(entry(UPDATE, unknown=True), look(**marked(UPDATE), progress=seen), NOW)
+    assert isinstance(step, Finish)
+    assert [each.outcome for each in step.results] == [Outcome.STARTED, Outcome.FAILED]
