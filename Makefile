@@ -93,6 +93,11 @@ chaos-short: ## run chaos on a small fleet (3 minutes)
 	@tools/servers kafka
 	@$(BIN)/python -W ignore -m tests.chaos --short $(CHAOS_ARGS)
 
+faults: ## damage disks, files and topics, and check that the programs recover (tests/faults)
+	@tools/environment dev
+	@tools/servers kafka
+	@$(BIN)/python -m pytest tests/faults -n 2 $(PYTEST_ARGS)
+
 mutate: ## change the core at random places and count the failing tests (MUTATE_ARGS="--seed 7")
 	@tools/environment dev
 	@$(BIN)/python -m tests.mutation $(MUTATE_ARGS)

@@ -11,7 +11,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from runtime.metrics import dead_letter_counter, request_histogram
+from runtime.metrics import damaged_file_counter, dead_letter_counter, request_histogram
 from schemas.dead_letters import DeadLetterCode
 from schemas.decisions import Reason, Severity
 from schemas.jobs import Action
@@ -19,6 +19,7 @@ from schemas.results import Outcome
 from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, TOPICS
 
 NO_SITE: Final = "none"
+STATE_STORE: Final = "state"
 NO_ACTION: Final = "none"
 # Values of the label `topic` for input over HTTP.
 EVENTS: Final = "events"
@@ -89,6 +90,7 @@ class Metrics:
             "Records of state to read before all partitions are ready.",
         )
         self._partitions = gauge("drydock_partitions", "Partitions of the worker.", "state")
+        self._damaged_files = damaged_file_counter(registry, STATE_STORE)
         self._sites: dict[str, None] = {}
         self._initialise_series()
 
@@ -138,6 +140,10 @@ class Metrics:
         """
         self._events.labels(topic, _FOLDED).inc(count)
         self._age.labels(topic).observe(max(oldest_s, 0.0))
+
+    def count_damaged_file(self) -> None:
+        """Count a damaged local store of a worker that was renamed and replaced."""
+        self._damaged_files.labels(STATE_STORE).inc()
 
     def count_duplicate(self, topic: str) -> None:
         """Count an accepted event that is in the log already, and so is not folded again."""

@@ -57,3 +57,15 @@ def request_histogram(
         buckets=REQUEST_S,
         registry=registry,
     )
+
+
+def damaged_file_counter(registry: CollectorRegistry, store: str) -> Counter:
+    """Return the counter of damaged files, registered, with the label of this store at zero."""
+    counter = Counter(
+        "drydock_damaged_files",
+        "Damaged local files that were renamed and replaced.",
+        ["store"],
+        registry=registry,
+    )
+    counter.labels(store)
+    return counter

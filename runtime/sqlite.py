@@ -8,17 +8,28 @@ Opening a file, in this order; the first failure closes and unlocks it again:
 | open the file, with SQLite's own lock if asked for | OpenError, step `open` |
 | compare its version with the store's | OpenError, step `read`; VersionError |
 | set WAL and the durability; create the tables in a new file | OpenError, step `use` |
-| check the structure, if asked for | OpenError, step `use`; DamagedError |
+| check structure and indexes, if asked for | OpenError, step `use` |
 
-A file of another version is not changed.
+An OpenError is a DamagedError if the reason is the content of the file (`is_damage`), not the disk
+or another process. A file of another version is not changed.
+
+What a store does about damage, found here or later, depends on where its content is:
+
+| store | content | after damage |
+| --- | --- | --- |
+| rows of a worker, journal of an agent | in Kafka too | `quarantine`, then read from Kafka again |
+| spool of a gateway | only here | readable rows are copied to a new file, then `quarantine` |
+| data directory of `drydock run` | only here | refused: a person restores a backup |
 """
 
 import fcntl
 import os
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Final, Literal
@@ -28,6 +39,26 @@ Hook = Callable[[str], None]
 
 Step = Literal["open", "read", "use"]
 
+# Primary codes of errors that say nothing about the content: of the disk, of another process, of a
+# wrong call.
+_NO_DAMAGE: Final = frozenset(
+    {
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOLFS,
+        sqlite3.SQLITE_AUTH,
+        sqlite3.SQLITE_MISUSE,
+    }
+)
+_SUFFIXES: Final = ("", "-wal", "-shm")
 # Python's own default.
 _BUSY_TIMEOUT_S: Final = 5.0
 
@@ -72,8 +103,8 @@ class VersionError(Exception):
         self.found = found
 
 
-class DamagedError(Exception):
-    """The check of the file's structure found damage; the message is its first finding."""
+class DamagedError(OpenError):
+    """The content of the file is damaged: SQLite cannot read it, or a row is not as written."""
 
 
 class InUseError(Exception):
@@ -134,17 +165,18 @@ def open_database(
     lock: Path | None = None,
     exclusive: bool = False,
     busy_timeout_s: float = _BUSY_TIMEOUT_S,
-    quick_check: bool = False,
+    check: bool = False,
     on_durable_write: Hook | None = None,
 ) -> Database:
     """Return the store's file at `path`, created if it is missing; its folder must exist.
 
     With the path `:memory:` nothing is stored. `lock` is a file that is locked for one process,
     until the database is closed or the process ends, even if it is killed. With `exclusive` SQLite
-    itself keeps all others out, readers too. Another opener is waited for `busy_timeout_s`.
+    itself keeps all others out, readers too. Another opener is waited for `busy_timeout_s`. `check`
+    reads the whole file and compares its indexes with its tables.
 
-    Raises InUseError, OpenError, VersionError, DamagedError, or OSError for the lock file. The next
-    caller finds the file and the lock as they were.
+    Raises InUseError, OpenError (DamagedError if the content is the reason), VersionError, or
+    OSError for the lock file. The next caller finds the file and the lock as they were.
     """
     with ExitStack() as undo:
         handle = None
@@ -154,7 +186,7 @@ def open_database(
         db = _connect(path, path, busy_timeout_s)
         undo.callback(db.close)
         _prepare(db, path, schema, durability, exclusive=exclusive)
-        if quick_check:
+        if check:
             _check_structure(db, path)
         undo.pop_all()
     db.attach(handle, on_durable_write)
@@ -181,8 +213,55 @@ def open_read_only(path: Path, version: int) -> Database:
 
 def delete_files(path: Path) -> None:
     """Delete a database file and its WAL files, as far as they exist."""
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in _SUFFIXES:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def is_damage(error: BaseException) -> bool:
+    """Return True if the content of the file is the reason of an error of SQLite.
+
+    False for errors of the disk (full, read-only, unreadable), of locks and of wrong calls, and for
+    all that is no error of SQLite. Constraints count as damage: the stores keep them, so a damaged
+    index is the likely reason.
+    """
+    if not isinstance(error, sqlite3.DatabaseError):
+        return False
+    if isinstance(error, OpenError):
+        return isinstance(error, DamagedError)
+    if isinstance(error, sqlite3.ProgrammingError | sqlite3.NotSupportedError):
+        return False
+    # Without a code it is Python that cannot decode a text. A WAL that is shorter than its index
+    # says was cut.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    return code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF not in _NO_DAMAGE
+
+
+def quarantine(path: Path, *, keep: int | None = None) -> Path:
+    """Rename a damaged database and its WAL files; return the new path of the database.
+
+    It is `<name>.damaged-<UTC time>`, in the same folder; SQLite can open it there. The caller has
+    closed the file. Of the renamed files of this name only the newest `keep` are kept, all for
+    None. Raises OSError if the folder cannot be written.
+    """
+    now = datetime.now(UTC)
+    moved = path.with_name(f"{path.name}.damaged-{now:%Y%m%dT%H%M%S.%fZ}")
+    for suffix in _SUFFIXES:
+        one = path.with_name(path.name + suffix)
+        if one.exists():
+            one.replace(moved.with_name(moved.name + suffix))
+    if keep is not None:
+        old = sorted(path.parent.glob(f"{path.name}.damaged-*Z"))
+        for each in old[: len(old) - keep]:
+            delete_files(each)
+    return moved
+
+
+def checksum(*parts: bytes) -> int:
+    """Return the CRC-32 of the parts, one after the other, to be stored with a row."""
+    crc = 0
+    for part in parts:
+        crc = zlib.crc32(part, crc)
+    return crc
 
 
 def _acquire_lock(path: Path) -> int:
@@ -207,7 +286,8 @@ def _step(step: Step, path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise OpenError(step, path, error) from error
+        kind = DamagedError if is_damage(error) else OpenError
+        raise kind(step, path, error) from error
 
 
 def _connect(path: Path, address: Path | str, busy_timeout_s: float = _BUSY_TIMEOUT_S) -> Database:
@@ -257,10 +337,10 @@ def _check_version(db: Database, path: Path, wanted: int) -> int:
 
 def _check_structure(db: Database, path: Path) -> None:
     """Raise DamagedError if the file is damaged; takes time by the size of the file."""
-    with _step("use", path), closing(db.execute("PRAGMA quick_check")) as findings:
+    with _step("use", path), closing(db.execute("PRAGMA integrity_check(1)")) as findings:
         (found,) = findings.fetchone()
     if found != "ok":
-        raise DamagedError(f"{path} is damaged: {found}")
+        raise DamagedError("use", path, " ".join(found.split()))
 
 
 def _may_write(folder: Path) -> bool:

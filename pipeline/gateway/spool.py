@@ -171,7 +171,7 @@ def _open_database(folder: Path, on_durable_write: sqlite.Hook | None) -> sqlite
             path,
             _SCHEMA,
             lock=folder / LOCK,
-            quick_check=True,
+            check=True,
             on_durable_write=on_durable_write,
         )
     except OSError as error:

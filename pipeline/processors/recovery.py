@@ -9,12 +9,15 @@ would not release any partition before the last one is recovered.
 | the store's offset is outside the changelog | the store is cleared, and read from the beginning |
 | the store is at the end | yielded |
 | the store is behind | waits for its turn, is read to the end, flushed, yielded |
+| the store fails | an empty one replaces it, and is read from the beginning |
 
 Invariant: a yielded partition's store has every row before the end offset that was fetched at the
 start of the call. Rows that another owner writes later are not in it.
 """
 
 import asyncio
+import sqlite3
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -28,8 +31,10 @@ from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 from pipeline.processors import rows
 from pipeline.processors.clients import make_reader
 from pipeline.processors.local_store import LocalStore
+from runtime.damaged_files import OnDamage
 from runtime.kafka import KafkaConnection
 from runtime.logs import Log
+from runtime.sqlite import is_damage
 from schemas import logkeys as key
 
 _POLL_TIMEOUT_MS: Final = 500
@@ -38,32 +43,87 @@ _MAX_POLL_RECORDS: Final = 2_000
 _CONCURRENT_CHANGELOGS: Final = 2
 _LOG_INTERVAL_S: Final = 5.0
 _STANDBY_PAUSE_S: Final = 1.0
+# More damages of one store in one process are a bad disk.
+_MAX_DAMAGES: Final = 3
 
 FetchEndOffsets = Callable[[list[TopicPartition]], Awaitable[dict[TopicPartition, int]]]
 
 
 class Stores:
-    """The local stores of one worker, opened at their first use."""
+    """The local stores of one worker, opened at their first use.
 
-    def __init__(self, folder: Path) -> None:
+    A store that the disk does not allow is kept in memory, until the process ends: the partition
+    works as usual, and the next process reads the changelog again.
+    """
+
+    def __init__(self, folder: Path, on_damage: OnDamage, log: Log) -> None:
         self._folder = folder
+        self._on_damage = on_damage
+        self._log = log
         self._open: dict[TopicPartition, LocalStore] = {}
+        self._failures: Counter[TopicPartition] = Counter()
 
     def get(self, changelog: TopicPartition) -> LocalStore:
-        """Return the store of one changelog partition, opened or created at the first call.
-
-        Raises OSError or sqlite3.Error if the disk cannot be written.
-        """
+        """Return the store of one changelog partition, opened or created at the first call."""
         store = self._open.get(changelog)
         if store is None:
-            path = self._folder / changelog.topic / f"{changelog.partition}.sqlite"
-            store = self._open[changelog] = LocalStore.open(path)
+            try:
+                store = self._open_file(changelog)
+            except (OSError, sqlite3.Error) as error:
+                store = self._open_in_memory(changelog, error)
+            self._open[changelog] = store
         return store
 
+    def replace(self, changelog: TopicPartition, error: Exception) -> None:
+        """Replace a store that failed with this error by an empty one.
+
+        A damaged file is renamed. The new store is in memory after an error of the disk, and after
+        the third damage.
+        """
+        failed = self._open.pop(changelog, None)
+        self._failures[changelog] += 1
+        try:
+            if failed is not None:
+                failed.abandon(error)
+            if not is_damage(error) or self._failures[changelog] > _MAX_DAMAGES:
+                raise error
+            self._open[changelog] = self._open_file(changelog)
+        except (OSError, sqlite3.Error) as reason:
+            self._open[changelog] = self._open_in_memory(changelog, reason)
+
+    def _open_file(self, changelog: TopicPartition) -> LocalStore:
+        path = self._folder / changelog.topic / f"{changelog.partition}.sqlite"
+        return LocalStore.open(path, _name_of(changelog), self._on_damage)
+
+    def _open_in_memory(self, changelog: TopicPartition, error: Exception) -> LocalStore:
+        self._log.error(
+            "local store kept in memory: check the disk of the data directory, then restart",
+            **{
+                key.TOPIC: changelog.topic,
+                key.PARTITION: changelog.partition,
+                key.DETAIL: str(error),
+            },
+        )
+        return LocalStore.open_in_memory(_name_of(changelog))
+
     def close(self) -> None:
-        """Commit and close all open stores; `get` opens them again."""
-        for store in self._open.values():
-            store.close()
+        """Commit and close all open stores; `get` opens them again.
+
+        The error of one that fails is logged; its last rows are in Kafka.
+        """
+        for changelog, store in self._open.items():
+            try:
+                store.close()
+            except sqlite3.Error as error:
+                store.abandon(error)
+                self._log.error(
+                    "local store not closed",
+                    **{
+                        key.TOPIC: changelog.topic,
+                        key.PARTITION: changelog.partition,
+                        key.DETAIL: str(error),
+                    },
+                )
         self._open.clear()
 
 
@@ -95,7 +155,7 @@ class Recovery:
         which the caller has the state in memory; None without such a state. A partition is
         unchanged if its changelog still ends there: the state in memory is complete, and the store
         is not read. Raises KafkaError if Kafka cannot be read, InvalidRow if a row has no epoch or
-        was written before 0.1.0, OSError or sqlite3.Error if the disk fails.
+        was written before 0.1.0.
         """
         async with _ReaderSession(self._connection) as consumer:
             async for ready in self._catch_up(consumer, offsets_in_memory):
@@ -111,25 +171,39 @@ class Recovery:
             if offsets_in_memory[changelog] is not None and offsets_in_memory[changelog] == end:
                 yield changelog, True
                 continue
-            store = self._stores.get(changelog)
-            if not begins[changelog] <= store.next_offset <= end:
-                # The topic was created again, or its older records are deleted.
-                store.clear()
-            start = max(store.next_offset, begins[changelog])
+            start = max(self._start_of(changelog, begins[changelog], end), begins[changelog])
             if start >= end:
                 yield changelog, False
             else:
                 ranges[changelog] = (start, end)
-        async for changelog in self._read(consumer, ranges):
+        async for changelog in self._read(consumer, ranges, begins):
             yield changelog, False
         self.remaining = 0
 
+    def _start_of(self, changelog: TopicPartition, begin: int, end: int) -> int:
+        """Return the offset up to which the store has the rows of a changelog; 0 for an empty one.
+
+        A store whose offset is not in the changelog is cleared, one that fails is replaced.
+        """
+        try:
+            store = self._stores.get(changelog)
+            if not begin <= store.next_offset <= end:
+                # The topic was created again, or its older records are deleted.
+                store.clear()
+        except (OSError, sqlite3.Error) as error:
+            self._stores.replace(changelog, error)
+        return self._stores.get(changelog).next_offset
+
     async def _read(
-        self, consumer: Any, ranges: dict[TopicPartition, tuple[int, int]]
+        self,
+        consumer: Any,
+        ranges: dict[TopicPartition, tuple[int, int]],
+        begins: Mapping[TopicPartition, int],
     ) -> AsyncIterator[TopicPartition]:
         """Yield each changelog partition when its store has every row before the end of its range.
 
-        A range is the offset to read from, and the end offset.
+        A range is the offset to read from, and the end offset. A store that fails is replaced, and
+        read from `begins`.
         """
         if not ranges:
             return
@@ -147,29 +221,55 @@ class Recovery:
                 timeout_ms=_POLL_TIMEOUT_MS, max_records=_MAX_POLL_RECORDS
             )
             for changelog, records in found.items():
-                self._apply(changelog, records)
+                write = partial(self._apply, changelog, records)
+                self._write(consumer, changelog, write, begins)
             for changelog in [one for one in ends if one not in waiting]:
-                if await consumer.position(changelog) >= ends[changelog]:
-                    del ends[changelog]
-                    consumer.pause(changelog)
-                    if waiting:
-                        consumer.resume(waiting.pop(0))
-                    self._stores.get(changelog).flush()
-                    yield changelog
-            self.remaining = sum(
-                end - self._stores.get(changelog).next_offset for changelog, end in ends.items()
-            )
-            if monotonic() - logged_at >= _LOG_INTERVAL_S:
-                logged_at = monotonic()
-                self._log.info("recovering state", **{key.COUNT: self.remaining})
+                if await consumer.position(changelog) < ends[changelog]:
+                    continue
+                if not self._write(consumer, changelog, self._stores.get(changelog).flush, begins):
+                    continue
+                del ends[changelog]
+                consumer.pause(changelog)
+                if waiting:
+                    consumer.resume(waiting.pop(0))
+                yield changelog
+            logged_at = self._report_remaining(ends, logged_at)
             await asyncio.sleep(0)
+
+    def _report_remaining(self, ends: Mapping[TopicPartition, int], logged_at: float) -> float:
+        """Set `remaining`, log it if the last line is old, and return the time of the last line."""
+        self.remaining = sum(
+            end - self._stores.get(changelog).next_offset for changelog, end in ends.items()
+        )
+        if monotonic() - logged_at < _LOG_INTERVAL_S:
+            return logged_at
+        self._log.info("recovering state", **{key.COUNT: self.remaining})
+        return monotonic()
+
+    def _write(
+        self,
+        consumer: Any,
+        changelog: TopicPartition,
+        write: Callable[[], None],
+        begins: Mapping[TopicPartition, int],
+    ) -> bool:
+        """Write to a store and return True.
+
+        Returns False if the store fails: it is replaced, and the consumer begins again.
+        """
+        try:
+            write()
+        except (OSError, sqlite3.Error) as error:
+            self._stores.replace(changelog, error)
+            consumer.seek(changelog, begins[changelog])
+            return False
+        return True
 
     async def follow_as_standby(self, changelogs: list[TopicPartition]) -> None:
         """Keep the stores of other workers' partitions up to date, until cancelled.
 
         Errors of Kafka after the start are logged and retried. Raises KafkaError if the start
-        fails, InvalidRow if a row has no epoch or was written before 0.1.0, OSError or
-        sqlite3.Error if the disk fails.
+        fails, InvalidRow if a row has no epoch or was written before 0.1.0.
         """
         async with _ReaderSession(self._connection) as consumer:
             while True:
@@ -213,6 +313,10 @@ class Recovery:
                 "rows of an earlier epoch ignored",
                 **{key.TOPIC: changelog.topic, key.PARTITION: changelog.partition, key.COUNT: void},
             )
+
+
+def _name_of(changelog: TopicPartition) -> str:
+    return f"{changelog.topic}/{changelog.partition}"
 
 
 async def _fetch_end_offsets(

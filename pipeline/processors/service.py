@@ -41,6 +41,7 @@ from pipeline.processors.health import ProgressMonitor, ProgressSample
 from pipeline.processors.recovery import Recovery, Stores
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.worker import Clock, Worker, changelog_of
+from runtime.damaged_files import damage_reporter
 from runtime.kafka import KafkaConnection
 from runtime.listening import Listen
 from runtime.logs import Log, write_library_logs_as_json
@@ -144,7 +145,8 @@ class _Service:
         self._log = log
         self._broadcast = BroadcastState(plan.approvals)
         self._producer = ConfirmedProducer(plan.connection, log)
-        self._stores = Stores(plan.data_dir)
+        on_damage = damage_reporter(log, metrics.count_damaged_file)
+        self._stores = Stores(plan.data_dir, on_damage, log)
         self._recovery = Recovery(plan.connection, self._stores, log)
         self._standby_recovery = Recovery(plan.connection, self._stores, log)
         self._broadcast_reader = BroadcastReader(self._broadcast, plan.connection, log)

@@ -30,6 +30,7 @@ worker writes after another owner's epoch row are void (`rows`).
 
 import asyncio
 import gc
+import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -193,15 +194,15 @@ class Worker:
 
         A partition that this worker owned before continues from memory if no other worker has
         written to its changelog since. `on_ready` is called with each changelog partition when it
-        is ready. Raises KafkaError if Kafka cannot be read, InvalidRow if a row cannot be used,
-        OSError or sqlite3.Error if the disk fails.
+        is ready. Raises KafkaError if Kafka cannot be read, InvalidRow if a row cannot be used.
         """
         self.suspend()
         async with self._round_lock:
             for changelog in [one for one in self.partitions if one not in changelogs]:
                 self._release(changelog)
             for owned in self.partitions.values():
-                # The local store must be complete before recovery compares it with Kafka.
+                # The local store must be complete before recovery compares it with Kafka. One that
+                # fails is not: `changelog_end` is None then, and all of it is read again.
                 self._save_snapshot(owned)
             offsets_in_memory = dict.fromkeys(changelogs) | {
                 changelog: owned.changelog_end for changelog, owned in self.partitions.items()
@@ -224,8 +225,30 @@ class Worker:
     ) -> OwnedPartition:
         """Return the partition with its state in memory; not ready yet, all inputs in `backlog`.
 
-        Writes the epoch row of this owner first. Raises KafkaError if Kafka cannot be read,
-        InvalidRow if a row cannot be used.
+        Writes the epoch row of this owner first. A store that fails is replaced, read from Kafka
+        again and loaded again. Raises KafkaError if Kafka cannot be read, InvalidRow if a row
+        cannot be used.
+        """
+        while True:
+            try:
+                shard = await self._load(changelog)
+                break
+            except (OSError, sqlite3.Error) as error:
+                self._stores.replace(changelog, error)
+                async for _ in self._recovery.catch_up({changelog: None}):
+                    pass
+        # Fetched after the epoch row: the backlog includes all that former owners published before.
+        ends = await fetch_end_offsets(
+            [TopicPartition(*tp) for tp in (*inputs_of(changelog), *_BROADCAST_PARTITIONS)]
+        )
+        backlog = {TP(*tp): end for tp, end in ends.items()}
+        return OwnedPartition(changelog, shard, self._stores.get(changelog).next_offset, backlog)
+
+    async def _load(self, changelog: TopicPartition) -> Shard:
+        """Write the epoch row of this owner, and return a shard with the rows of the local store.
+
+        Raises OSError or sqlite3.Error if the store fails, KafkaError if Kafka does, and
+        InvalidRow.
         """
         store = self._stores.get(changelog)
         # The epoch row is written before the rows are loaded: rows that a former owner writes after
@@ -240,17 +263,12 @@ class Worker:
                 pass
         shard = self._new_shard(changelog)
         with _without_gc():
-            for number, (name, raw) in enumerate(store.all()):
+            for number, (name, raw) in enumerate(self._stores.get(changelog).all()):
                 shard.load(name, raw)
                 if number % _ROWS_PER_STEP == 0:
                     await asyncio.sleep(0)
             shard.begin(self._clock())
-        # Fetched after the epoch row: the backlog includes all that former owners published before.
-        ends = await fetch_end_offsets(
-            [TopicPartition(*tp) for tp in (*inputs_of(changelog), *_BROADCAST_PARTITIONS)]
-        )
-        backlog = {TP(*tp): end for tp, end in ends.items()}
-        return OwnedPartition(changelog, shard, store.next_offset, backlog)
+        return shard
 
     def _new_shard(self, changelog: TopicPartition) -> Shard:
         if changelog.topic == STATE.name:
@@ -418,6 +436,8 @@ class Worker:
             late = monotonic() - owned.saved_at >= _MAX_UNSAVED_S
             if owned.unsaved and (late or len(owned.unsaved) >= _MAX_UNSAVED_ROWS):
                 self._save_snapshot(owned)
+                if owned.changelog_end is None:
+                    await self._reread_changelog(owned)
 
     async def _reread_changelog(self, owned: OwnedPartition) -> None:
         """Update the local store and `changelog_end` from a changelog with unexpected rows.
@@ -437,10 +457,18 @@ class Worker:
         owned.changelog_end = store.next_offset
 
     def _save_snapshot(self, owned: OwnedPartition) -> None:
-        """Write a partition's unsaved rows to its local store, unless `changelog_end` is None."""
+        """Write a partition's unsaved rows to its local store, unless `changelog_end` is None.
+
+        A store that fails is replaced by an empty one, which lacks older rows: `changelog_end` is
+        None then, until the changelog is read again. The rows are in Kafka.
+        """
         if owned.unsaved and owned.changelog_end is not None:
-            store = self._stores.get(owned.changelog)
-            store.put_rows(owned.unsaved, owned.changelog_end, owned.shard.epoch)
+            try:
+                store = self._stores.get(owned.changelog)
+                store.put_rows(owned.unsaved, owned.changelog_end, owned.shard.epoch)
+            except (OSError, sqlite3.Error) as error:
+                self._stores.replace(owned.changelog, error)
+                owned.changelog_end = None
             owned.unsaved = {}
         owned.saved_at = monotonic()
 

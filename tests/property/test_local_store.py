@@ -1,6 +1,5 @@
 """A partition's copy on disk has the rows of its changelog, however it is cut into batches."""
 
-import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -12,6 +11,11 @@ from hypothesis import strategies as st
 from pipeline.processors.local_store import LocalStore
 
 Change = tuple[bytes, bytes | None]
+
+
+def open_store(path: Path, **options: int) -> LocalStore:
+    """Return the store at `path`; the test fails if its file is damaged."""
+    return LocalStore.open(path, "drydock.state.v1/1", pytest.fail, **options)  # type: ignore[arg-type]
 
 
 def row(epoch: int, number: int) -> bytes:
@@ -51,18 +55,18 @@ def one_by_one(changes: list[Change]) -> tuple[dict[bytes, bytes], int]:
 @given(CHANGES, st.integers(0, 12))
 def test_rows_are_those_of_the_changelog(changes: list[Change], cut: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        store = LocalStore.open(Path(folder) / "1.sqlite")
+        store = open_store(Path(folder) / "1.sqlite")
         void = store.apply_changelog(changes[:cut], len(changes[:cut]))
         void += store.apply_changelog(changes[cut:], len(changes))
         assert (dict(store.all()), void) == one_by_one(changes)
         store.close()
-        again = LocalStore.open(Path(folder) / "1.sqlite")
+        again = open_store(Path(folder) / "1.sqlite")
         assert (dict(again.all()), again.next_offset) == (one_by_one(changes)[0], len(changes))
         again.close()
 
 
 def test_own_rows_replace_and_drop(tmp_path: Path) -> None:
-    store = LocalStore.open(tmp_path / "1.sqlite")
+    store = open_store(tmp_path / "1.sqlite")
     store.put_rows({b"A": row(1, 1), b"B": row(1, 2)}, 2, 1)
     store.put_rows({b"A": None, b"B": row(1, 3)}, 4, 1)
     assert dict(store.all()) == {b"B": row(1, 3)}
@@ -72,9 +76,16 @@ def test_own_rows_replace_and_drop(tmp_path: Path) -> None:
 
 def test_file_that_is_no_database_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "1.sqlite").write_bytes(b"not a database" * 100)
-    store = LocalStore.open(tmp_path / "1.sqlite")
+    damaged: list[Path] = []
+    store = LocalStore.open(
+        tmp_path / "1.sqlite",
+        "drydock.state.v1/1",
+        lambda *paths: damaged.extend(paths[:2]),
+    )
     assert (len(store), store.next_offset) == (0, 0)
     store.close()
+    assert damaged[0] == tmp_path / "1.sqlite"
+    assert damaged[1].read_bytes() == b"not a database" * 100
 
 
 @given(CHANGES, st.integers(0, 12), st.integers(0, 12))
@@ -84,42 +95,42 @@ def test_rows_and_offset_agree_after_a_crash_before_a_flush(
     saved, cut = min(saved, cut, len(changes)), min(cut, len(changes))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "1.sqlite"
-        store = LocalStore.open(path)
+        store = open_store(path)
         store.apply_changelog(changes[:saved], saved)
         store.flush()
         store.apply_changelog(changes[saved:cut], cut)
         store._db.rollback()  # as SQLite does after a crash of the process
         store._db.close()
-        again = LocalStore.open(path)
+        again = open_store(path)
         assert (dict(again.all()), again.next_offset) == (one_by_one(changes[:saved])[0], saved)
         again.apply_changelog(changes[saved:], len(changes))
         again.close()
-        after = LocalStore.open(path)
+        after = open_store(path)
         assert (dict(after.all()), after.next_offset) == (one_by_one(changes)[0], len(changes))
         after.close()
 
 
 def test_rows_are_saved_in_steps(tmp_path: Path) -> None:
-    store = LocalStore.open(tmp_path / "1.sqlite", commit_every_rows=3)
+    store = open_store(tmp_path / "1.sqlite", commit_every_rows=3)
     for number in range(5):
         store.apply_changelog([(b"%d" % number, row(1, number))], number + 1)
-    other = LocalStore.open(tmp_path / "1.sqlite")
+    other = open_store(tmp_path / "1.sqlite")
     assert (len(other), other.next_offset) == (3, 3)
     other.close()
     store.close()
 
 
 def test_failed_write_discards_unsaved_rows(tmp_path: Path) -> None:
-    store = LocalStore.open(tmp_path / "1.sqlite")
+    store = open_store(tmp_path / "1.sqlite")
     store.put_rows({b"A": row(1, 1)}, 1, 1)
     store.apply_changelog([(b"A", row(2, 2))], 2)
-    with pytest.raises(sqlite3.Error):
+    with pytest.raises(TypeError):
         store.apply_changelog([(object(), row(2, 3))], 3)  # type: ignore[list-item]
     assert (dict(store.all()), store.next_offset, store.epoch) == ({b"A": row(1, 1)}, 1, 1)
     store.apply_changelog([(b"A", row(2, 2))], 2)
     store.put_rows({b"A": row(2, 4)}, 3, 2)
     store.close()
-    again = LocalStore.open(tmp_path / "1.sqlite")
+    again = open_store(tmp_path / "1.sqlite")
     assert (dict(again.all()), again.next_offset, again.epoch) == ({b"A": row(2, 4)}, 3, 2)
     again.close()
 
@@ -127,7 +138,7 @@ def test_failed_write_discards_unsaved_rows(tmp_path: Path) -> None:
 def test_unfinished_copy_left_by_a_crash_is_removed(tmp_path: Path) -> None:
     (tmp_path / "1.sqlite.new").write_bytes(b"half")
     (tmp_path / "1.sqlite").touch()
-    store = LocalStore.open(tmp_path / "1.sqlite")
+    store = open_store(tmp_path / "1.sqlite")
     store.put_rows({b"A": row(1, 1)}, 1, 1)
     assert sorted(path.name for path in tmp_path.glob("*.sqlite*")) == [
         *("1.sqlite", "1.sqlite-shm", "1.sqlite-wal")
@@ -137,12 +148,12 @@ def test_unfinished_copy_left_by_a_crash_is_removed(tmp_path: Path) -> None:
 
 def test_write_ahead_log_of_a_deleted_copy_is_ignored(tmp_path: Path) -> None:
     path, log = tmp_path / "1.sqlite", tmp_path / "1.sqlite-wal"
-    store = LocalStore.open(path)
+    store = open_store(path)
     store.put_rows({b"A": row(1, 1)}, 1, 1)
     left = log.read_bytes()
     store.close()
     path.unlink()
     log.write_bytes(left)
-    store = LocalStore.open(path)
+    store = open_store(path)
     assert (dict(store.all()), store.next_offset) == ({}, 0)
     store.close()

@@ -198,7 +198,8 @@ class MemoryWorker:
 
     def __post_init__(self) -> None:
         self.broadcast = BroadcastState(KEYS.approvals)
-        self.stores = Stores(self.folder)
+        self.damaged: list[Path] = []
+        self.stores = Stores(self.folder, lambda path, *_: self.damaged.append(path), SILENT)
         config = ShardConfig(
             JOBS_KEY,
             KEYS.jobs,
