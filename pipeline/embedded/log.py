@@ -15,8 +15,10 @@ from pipeline.state.device import from_us, to_us
 from runtime.sqlite import Database, OpenError, VersionError, open_read_only
 
 FILE: Final = "drydock.sqlite"
-VERSION: Final = 2
+VERSION: Final = 3
 Kind = Literal["event", "decision"]
+_SINCE: Final = "seq >= (SELECT min(seq) FROM log WHERE at_us >= ?) AND +at_us >= ?"
+_UNTIL: Final = "seq <= (SELECT max(seq) FROM log WHERE at_us < ?) AND +at_us < ?"
 # The columns of a Mac's last decision after its UDID, in the order of the fields of
 # pipeline.reconcile.last_decision.LastDecision.
 LastDecisionRow = tuple[bytes, str, str, int, str | None, str | None, int, bool, bool]
@@ -131,15 +133,18 @@ class Log:
         `key` and `kind` select the entries with this key or of this kind. None sets no limit.
         """
         wheres, values = ["seq > ?"], list[object]([after])
+        # `+` keeps SQLite from an index by time, after which it would sort all bodies by `seq` in a
+        # temporary file. The kind is a constant: only then does a partial index apply.
         for clause, value in (
-            ("at_us >= ?", None if since is None else to_us(since)),
-            ("at_us < ?", None if until is None else to_us(until)),
+            (_SINCE, None if since is None else to_us(since)),
+            (_UNTIL, None if until is None else to_us(until)),
             ("key = ?", key),
-            ("kind = ?", kind),
         ):
             if value is not None:
                 wheres.append(clause)
-                values.append(value)
+                values += [value] * clause.count("?")
+        if kind is not None:
+            wheres.append("kind = 'decision'" if kind == "decision" else "+kind = 'event'")
         query = (
             "SELECT seq, kind, at_us, source, id, type, key, body FROM log"  # noqa: S608 - constants
             f" WHERE {' AND '.join(wheres)} ORDER BY seq"
@@ -157,6 +162,22 @@ class Log:
             (key,),
         ).fetchone()
         return None if row is None else row[0]
+
+    def key_of_name(self, name: str, kind: Kind) -> str | None:
+        """Return the key of the last Mac that had this serial number or enrollment id, or None.
+
+        `kind` selects the names in decisions, or those in reports. Serial numbers are compared
+        without case.
+        """
+        row = self._db.execute(
+            "SELECT key, max(seq) FROM (SELECT key, seq FROM names"
+            " WHERE type = 'serial' AND name = ? AND kind = ?"
+            " UNION ALL SELECT key, seq FROM names"
+            " WHERE type = 'enrollment_id' AND name = ? AND kind = ?)",
+            (name.upper(), kind, name, kind),
+        ).fetchone()
+        found: str | None = row[0]
+        return found
 
     def blob(self, digest: str) -> bytes | None:
         """Return the stored content with this digest; None if there is none.

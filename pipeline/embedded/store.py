@@ -17,10 +17,12 @@ from pipeline.embedded.log import (
     FILE,
     VERSION,
     InUseError,
+    Kind,
     Log,
     StoreError,
     version_refusal,
 )
+from pipeline.embedded.names import Names
 from pipeline.state.device import to_us
 from runtime import sqlite
 
@@ -38,7 +40,17 @@ CREATE TABLE log (
 ) STRICT;
 CREATE UNIQUE INDEX log_events ON log (source, id) WHERE kind = 'event';
 CREATE INDEX log_of ON log (key, seq);
-CREATE INDEX log_at ON log (kind, at_us);
+CREATE INDEX log_at ON log (at_us);
+CREATE INDEX log_decisions ON log (seq) WHERE kind = 'decision';
+CREATE INDEX log_decisions_of ON log (key, seq) WHERE kind = 'decision';
+CREATE TABLE names (
+    type TEXT NOT NULL CHECK (type IN ('serial', 'enrollment_id')),
+    name TEXT NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('event', 'decision')),
+    key TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (type, name, kind)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE blobs (
     digest TEXT PRIMARY KEY,
     kind TEXT NOT NULL,
@@ -78,6 +90,11 @@ ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint, verdict = excluded
     severity = excluded.severity, deadline_us = excluded.deadline_us,
     recheck_on_telemetry = excluded.recheck_on_telemetry,
     waits_for_capacity = excluded.waits_for_capacity
+"""
+# Without a change of the key nothing is written: a Mac repeats its names in each report.
+_PUT_NAME: Final = """
+INSERT INTO names VALUES (?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET key = excluded.key, seq = excluded.seq WHERE key <> excluded.key
 """
 # zlib's default level. Policies and catalogues are text that shrinks to a tenth.
 _PACKING: Final = 6
@@ -128,12 +145,20 @@ class Store(Log):
     # --- inside a transaction ---
 
     def append_event(
-        self, now: datetime, *, source: str, identity: str, kind: str, key: str, body: bytes
+        self,
+        now: datetime,
+        *,
+        source: str,
+        identity: str,
+        kind: str,
+        key: str,
+        body: bytes,
+        names: Names = (),
     ) -> bool:
         """Log an event and return True; return False if the log has its source and id already.
 
         `identity` is the event's id, `kind` its type, `key` its `event_key`, `body` its encoded
-        bytes.
+        bytes, `names` the names of its Mac.
         """
         cursor = self._db.execute(
             "INSERT INTO log (kind, at_us, source, id, type, key, body)"
@@ -141,15 +166,26 @@ class Store(Log):
             " ON CONFLICT (source, id) WHERE kind = 'event' DO NOTHING",
             (to_us(now), source, identity, kind, key, body),
         )
-        return cursor.rowcount == 1
+        if cursor.rowcount != 1:
+            return False
+        self._put_names("event", key, cursor.lastrowid, names)
+        return True
 
-    def append_decision(self, now: datetime, key: str, body: bytes) -> None:
-        """Log a decision: `key` is the UDID of its Mac, `body` its DecisionRecord as JSON."""
-        self._db.execute(
+    def append_decision(self, now: datetime, key: str, body: bytes, names: Names = ()) -> None:
+        """Log a decision: `key` is the UDID of its Mac, `body` its DecisionRecord as JSON.
+
+        `names` are the names of the Mac according to the record.
+        """
+        cursor = self._db.execute(
             "INSERT INTO log (kind, at_us, source, id, type, key, body)"
             " VALUES ('decision', ?, '', '', 'decision', ?, ?)",
             (to_us(now), key, body),
         )
+        self._put_names("decision", key, cursor.lastrowid, names)
+
+    def _put_names(self, kind: Kind, key: str, seq: int | None, names: Names) -> None:
+        for name_type, name in names:
+            self._db.execute(_PUT_NAME, (name_type, name, kind, key, seq))
 
     def put_blob(self, digest: str, kind: str, body: bytes) -> None:
         """Store content under its digest; do nothing if the digest is stored already.

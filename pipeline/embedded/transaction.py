@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from pipeline.embedded.log import LastDecisionRow, Log
+from pipeline.embedded.names import event_names, record_names
 from pipeline.embedded.store import Store
 from pipeline.reconcile.changes import Changes
 from pipeline.reconcile.last_decision import LastDecision
@@ -57,6 +58,7 @@ def save_changes(
             kind=event.type,
             key=event_key(event),
             body=body,
+            names=event_names(event),
         ):
             new.append(event)
 
@@ -65,7 +67,7 @@ def save_changes(
     for key, body, value in changes.records:
         if isinstance(value, DecisionRecord):
             _save_blobs(store, reconciler.fleet, value)
-            store.append_decision(now, key, body)
+            store.append_decision(now, key, body, record_names(value))
         else:
             append(value, body)
     _save_state(store, reconciler, changes)

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from pipeline.replay.device_lookup import find_device_key
-from pipeline.replay.log import LogReader, read_event, read_record
+from pipeline.replay.log import LogEntry, LogReader, read_event, read_record
 from pipeline.state.device import to_us
 from pipeline.state.jobs import JobHistory, add_job, add_result, supersede_job
 from schemas.decisions import Decision, DecisionRecord, Gate, Verdict
@@ -102,8 +102,8 @@ def explain(log: LogReader, name: str, *, at: datetime | None = None) -> Explana
     """Return the log's content about one Mac up to and including `at`; None for an unknown Mac.
 
     `name` is a UDID, a serial number or an enrollment id; without `at` the whole log counts. The
-    name is looked up in the whole log, also after `at`. Raises UnreadableLog if an entry about the
-    Mac cannot be read.
+    name is looked up in the whole log, also after `at`. Raises UnreadableLog if an entry that the
+    result holds cannot be read.
     """
     udid = find_device_key(log, name)
     if udid is None:
@@ -114,28 +114,33 @@ def explain(log: LogReader, name: str, *, at: datetime | None = None) -> Explana
     keys = _keys(udid, newest)
     for alias in keys[1:]:
         entries += [entry for entry in log.entries(key=alias) if at is None or entry.at <= at]
-    happened = [
-        entry for entry in sorted(entries, key=lambda one: one.seq) if entry.kind == "event"
-    ]
+    events = sorted((entry for entry in entries if entry.kind == "event"), key=lambda one: one.seq)
+    # Only these are decoded: a Mac sends some thousand reports in a year.
+    about_jobs = [_logged(entry) for entry in events if entry.type in _JOB_EVENTS]
+    others = [entry for entry in events if entry.type not in _JOB_EVENTS]
     decisions = (
         LoggedDecision(entry.seq, entry.at, read_record(entry).decision) for entry in decided
     )
-    logged = [LoggedEvent(entry.seq, entry.at, read_event(entry)) for entry in happened]
-    jobs = _stories(logged)
-    others = [one for one in logged if not isinstance(one.event, _JOB_EVENTS)]
     return Explanation(
         udid,
         keys,
         decided[-1].seq if decided else None,
         newest,
         tuple(decisions),
-        tuple(jobs),
-        tuple(others[-KEPT_EVENTS:]),
+        tuple(_stories(about_jobs)),
+        tuple(_logged(entry) for entry in others[-KEPT_EVENTS:]),
         len(others),
     )
 
 
-_JOB_EVENTS: Final = (JobIssuedEvent, JobResultedEvent, JobSupersededEvent)
+_JOB_EVENTS: Final = frozenset(
+    model.model_fields["type"].default
+    for model in (JobIssuedEvent, JobResultedEvent, JobSupersededEvent)
+)
+
+
+def _logged(entry: LogEntry) -> LoggedEvent:
+    return LoggedEvent(entry.seq, entry.at, read_event(entry))
 
 
 def _keys(udid: str, record: DecisionRecord | None) -> tuple[str, ...]:

@@ -72,6 +72,13 @@ class LogReader(Protocol):
     ) -> Iterator[LogEntry]:
         """Yield the entries that match every given condition, in order of `seq`."""
 
+    def key_of_name(self, name: str, kind: Kind) -> str | None:
+        """Return the key of the last Mac that had this serial number or enrollment id, or None.
+
+        `kind` selects the names in decisions about Macs with a UDID, or those in events. Serial
+        numbers are compared without case.
+        """
+
     def blob(self, digest: str) -> bytes | None:
         """Return a policy's text or a catalogue's JSON by its digest; None if it is missing.
 

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+from pipeline.embedded.names import event_names, record_names
 from pipeline.embedded.store import Store
+from pipeline.replay.log import read_record
+from schemas.envelope import decode
 from tests.unit.replay.driver import MemoryLog
 
 
@@ -19,9 +22,10 @@ def write(log: MemoryLog, folder: Path) -> None:
                     kind=row.type,
                     key=row.key,
                     body=row.body,
+                    names=event_names(decode(row.body)),
                 )
             else:
-                store.append_decision(row.at, row.key, row.body)
+                store.append_decision(row.at, row.key, row.body, record_names(read_record(row)))
         for digest, body in log.blobs.items():
             store.put_blob(digest, "content", body)
         store.put_devices(log.kept_devices.items())

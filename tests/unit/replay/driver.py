@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pipeline.embedded.names import event_names, record_names
 from pipeline.payload_signing import sign_job
 from pipeline.policy.file import policy_digest
 from pipeline.reconcile.reconciler import Decided, DerivedEvent, Effect, Reconciler
-from pipeline.replay.log import Kind
+from pipeline.replay.log import Kind, read_record
 from schemas.envelope import (
     AdvisoryPublishedEvent,
     AdvisorySeverityRaisedEvent,
@@ -27,6 +28,7 @@ from schemas.envelope import (
     JobSupersededEvent,
     PolicyChangedEvent,
     TokenUpdatedEvent,
+    decode,
     encode,
 )
 from schemas.ids import event_id
@@ -97,6 +99,18 @@ class MemoryLog:
                 and (kind is None or row.kind == kind)
             ):
                 yield row
+
+    def key_of_name(self, name: str, kind: Kind) -> str | None:
+        found = None
+        for row in self.entries(kind=kind):
+            names = (
+                record_names(read_record(row))
+                if kind == "decision"
+                else event_names(decode(row.body))
+            )
+            if ("serial", name.upper()) in names or ("enrollment_id", name) in names:
+                found = row.key
+        return found
 
     def blob(self, digest: str) -> bytes | None:
         return self.blobs.get(digest)
