@@ -8,7 +8,7 @@ has the store open.
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Self
@@ -27,6 +27,8 @@ from pipeline.state.device import to_us
 from runtime import sqlite
 
 LOCK: Final = "lock"
+# SQLite itself copies the WAL into the file after 4 MB, but never makes the WAL's file smaller.
+MAX_WAL_BYTES: Final = 16 * 2**20
 _SCRIPT: Final = """
 CREATE TABLE log (
     seq INTEGER PRIMARY KEY,
@@ -103,6 +105,8 @@ _PACKING: Final = 6
 class Store(Log):
     """A data directory, opened to write. Reads see the rows of the open transaction."""
 
+    _wal: Path
+
     @classmethod
     def open(cls, data_dir: Path, on_durable_write: sqlite.Hook | None = None) -> Self:
         """Return the store of a data directory; make the directory and its files if missing.
@@ -126,7 +130,9 @@ class Store(Log):
             raise version_refusal(path, error.found) from error
         except sqlite.OpenError as error:
             raise StoreError(str(error)) from error
-        return cls(db)
+        store = cls(db)
+        store._wal = path.with_name(f"{path.name}-wal")
+        return store
 
     @contextmanager
     def transaction(self, write_name: str) -> Iterator[None]:
@@ -141,6 +147,26 @@ class Store(Log):
                 yield
         except sqlite3.Error as error:
             raise StoreError(f"cannot write the store: {error}") from error
+        self._truncate_wal()
+
+    def _truncate_wal(self) -> None:
+        """Empty the WAL's file if it is larger than MAX_WAL_BYTES, without waiting for a reader.
+
+        While a reader still needs the WAL, or the disk fails, it stays; the next commit tries
+        again.
+        """
+        try:
+            if self._wal.stat().st_size <= MAX_WAL_BYTES:
+                return
+        except OSError:
+            return
+        (timeout_ms,) = self._db.execute("PRAGMA busy_timeout").fetchone()
+        self._db.execute("PRAGMA busy_timeout=0")
+        try:
+            with suppress(sqlite3.OperationalError):
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout={timeout_ms:d}")
 
     # --- inside a transaction ---
 
