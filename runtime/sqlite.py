@@ -124,6 +124,11 @@ class Database(sqlite3.Connection):
         """Release this lock file when the database is closed; call this hook around commits."""
         self._lock, self._on_durable_write = lock, on_durable_write
 
+    def detach_lock(self) -> int | None:
+        """Return the descriptor of the lock file, which `close` then leaves locked."""
+        lock, self._lock = self._lock, None
+        return lock
+
     def close(self) -> None:
         """Close the file, then release the lock; an open transaction is lost.
 
