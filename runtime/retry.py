@@ -58,6 +58,8 @@ class RetryPolicy:
 QUICK: Final = RetryPolicy(first_s=0.5, max_s=1.0)
 # A broker is away, or restarts.
 BROKER: Final = RetryPolicy(first_s=0.2, max_s=10.0)
+# A disk is full or fails: room must be noticed within seconds.
+DISK: Final = RetryPolicy(first_s=0.5, max_s=3.0)
 # A part of the process failed: a thread, its file, its lease.
 RESTART: Final = RetryPolicy(first_s=1.0, max_s=30.0)
 # A server of others must not get more requests because of our bug.

@@ -35,9 +35,9 @@ class SqliteSink:
     service_thread: ServiceThread
 
     @property
-    def is_accepting(self) -> bool:
-        """True while the service is open."""
-        return self.service_thread.ready
+    def refusal(self) -> str | None:
+        """None while the service is open; the reason otherwise."""
+        return None if self.service_thread.ready else "the service is not open"
 
     async def store(self, events: Sequence[Event], dead_letters: Sequence[DeadLetter]) -> None:
         """Return once all, and what follows from them, are committed in one transaction.

@@ -116,12 +116,12 @@ async def _serve(
 
 
 def _operations(metrics: FeedsMetrics, member: PollerGroupMember, log: Log) -> Starlette:
-    def ready() -> bool:
+    def refusal() -> str | None:
         metrics.set_ready(ready=member.joined)
-        return member.joined
+        return None if member.joined else "not in the group of the pollers"
 
     endpoint = Endpoint(metrics, log)
-    return Starlette(routes=operations_routes(endpoint, metrics.registry, ready))
+    return Starlette(routes=operations_routes(endpoint, metrics.registry, refusal))
 
 
 async def _lead(

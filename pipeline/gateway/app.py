@@ -114,13 +114,16 @@ class HttpApp:
 
     def _operations_routes(self, *, with_metrics: bool) -> list[Route]:
         registry = self.metrics.registry if with_metrics else None
-        return operations_routes(self.endpoint, registry, self.is_ready)
+        return operations_routes(self.endpoint, registry, self.refusal)
 
-    def is_ready(self) -> bool:
-        """Return True if the sink accepts inputs. Also sets the gauge `drydock_ready`."""
-        is_accepting = self.sink.is_accepting
-        self.metrics.set_ready(ready=is_accepting)
-        return is_accepting
+    def refusal(self) -> str | None:
+        """Return the reason for which the sink accepts no inputs; None if it accepts them.
+
+        Also sets the gauge `drydock_ready`.
+        """
+        reason = self.sink.refusal
+        self.metrics.set_ready(ready=reason is None)
+        return reason
 
     async def webhook(self, request: Request) -> Response:
         """Respond 200 once the payload of a webhook source is durable.

@@ -11,12 +11,22 @@ first, and is waited for, not sent again. From spooled to direct, new records wa
 0.25 s: with a steady stream the spool would otherwise never be empty. `stop` ends each phase; then
 all that waits is acknowledged or goes into the spool.
 
+In the spooled phase, by the disk:
+
+| disk              | Kafka responds                                     | Kafka is away           |
+| ----------------- | -------------------------------------------------- | ----------------------- |
+| refuses to write  | records wait in memory until the spool is sent     | `put` raises SpoolError |
+| refuses to delete | `Spool` remembers the delivered; sending continues | the same                |
+| refuses to read   | direct phase past the spool, for `reread_s`        | records are spooled     |
+
 Invariants: one task sends, so the records of one key keep the order of `put`. `put` returns only
 when Kafka or the spool has its records. A failed producer, or a crash between an acknowledgement
-and the deletion from the spool, can double a record; it has the same event id then.
+and the deletion from the spool, can double a record; it has the same event id then. Records that
+pass an unreadable spool overtake those in it.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,6 +34,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from pipeline.gateway.drain import SpoolDrain
@@ -49,6 +60,8 @@ _MAX_APPEND_RECORDS: Final = 500
 _DRAIN_TIMEOUT_S: Final = 0.25
 # A spool with less is as good as full.
 _MIN_FREE_BYTES: Final = 256 * 1024
+# Records that wait in memory for Kafka, because the spool refuses them, are looked at so often.
+_PAST_SPOOL_WAIT_S: Final = 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -80,9 +93,12 @@ class DeliveryLimits:
     # What comes within it goes to a broker in one request. A request for each record costs a broker
     # three times as much; the producer's own linger is by partition, and as good as none.
     linger_s: float = 0.01
-    # After `send` timed out, time in the spooled phase, unless a record is acknowledged sooner.
+    # After a timeout, time in the spooled phase, unless a record is acknowledged sooner. After it
+    # without an acknowledgement, Kafka counts as away.
     probe_timeout_s: float = 5.0
     wake_interval_s: float = 0.5  # longest wait for a change
+    disk_retry_s: float = 1.0  # between writes to a disk that refused the last one
+    reread_s: float = 30.0  # between attempts to read an unreadable spool
 
 
 _LIMITS: Final = DeliveryLimits()
@@ -134,13 +150,23 @@ class StoreAndForwardProducer:
         self._intake_lock = asyncio.Lock()
 
     @property
-    def is_accepting(self) -> bool:
-        """True if new records are accepted: Kafka acknowledges, or the spool has room.
+    def refusal(self) -> str | None:
+        """The reason for which new records are refused; None if they are accepted.
 
-        False after `stop`.
+        They are accepted while Kafka acknowledges directly, or the spool has room and its disk did
+        not refuse the last write.
         """
+        if self._wakeup.is_stopping:
+            return "the gateway stops"
+        if not self.spooling and self._producer.acknowledged_at >= self._producer.refused_at:
+            return None
         room = min(_MIN_FREE_BYTES, self._spool.max_bytes // 10)
-        return not self._wakeup.is_stopping and (not self.spooling or self._spool.has_room(room))
+        return self._spool.failure or self._spool.shortage(room)
+
+    @property
+    def _is_kafka_away(self) -> bool:
+        silence_s = self._limits.probe_timeout_s
+        return self._producer.is_away(silence_s) or self._drain.silence_s() >= silence_s
 
     async def put(self, records: Sequence[Record]) -> None:
         """Return once all of these are durable, in this order.
@@ -157,8 +183,10 @@ class StoreAndForwardProducer:
             or len(self._queue) >= self._limits.max_queued
         ):
             raise BackpressureError("too many records are waiting")
-        if self.spooling and not self._spool.has_room(sum(record.size for record in records)):
-            raise SpoolFullError("Kafka is unreachable and the spool is full")
+        if self.spooling and self._is_kafka_away:
+            shortage = self._spool.shortage(sum(record.size for record in records))
+            if shortage is not None:
+                raise SpoolFullError(f"Kafka is unreachable and {shortage}")
         loop, now = asyncio.get_running_loop(), time.monotonic()
         batch = [_PendingRecord(record, loop.create_future(), now) for record in records]
         for pending in batch:
@@ -178,6 +206,7 @@ class StoreAndForwardProducer:
         Records that a crash left in the spool are sent first. At the end the records that wait are
         made durable; producer and spool are closed.
         """
+        retry_disk = asyncio.create_task(self._retry_disk())
         while not self._wakeup.is_stopping:
             try:
                 await self._deliver_through_spool()
@@ -190,6 +219,7 @@ class StoreAndForwardProducer:
                 )
                 self._reset(error)
                 await self._wakeup.sleep(self._backoff.next_delay_s())
+        retry_disk.cancel()
         await self._shut_down()
 
     def stop(self) -> None:
@@ -205,19 +235,28 @@ class StoreAndForwardProducer:
         """Send queued records to Kafka, until one fails or a stop.
 
         A record also fails if the producer does not accept it, or Kafka does not acknowledge it,
-        within `ack_wait_s`.
+        within `ack_wait_s`. If the spool was left because it cannot be read, returns after
+        `reread_s` too, once no record is in flight.
         """
         if self._wakeup.is_stopping:
             return
         self._set_mode(spooling=False)
+        until = time.monotonic() + self._limits.reread_s if self._spool.depth else math.inf
         while not self._wakeup.is_stopping:
             while self._in_flight and self._in_flight[0].is_acknowledged:
                 self._in_flight.popleft()
             ack_time_left_s = self._ack_time_left_s()
-            if self._producer.failure or ack_time_left_s <= 0:
+            if self._producer.failure is not None:
                 return
-            if not self._queue or len(self._in_flight) >= self._limits.max_in_flight:
-                await self._wakeup.wait(ack_time_left_s)
+            if ack_time_left_s <= 0:
+                self._producer.refused_at = time.monotonic()
+                return
+            ends = time.monotonic() >= until
+            if ends and not self._in_flight:
+                return
+            if ends or not self._queue or len(self._in_flight) >= self._limits.max_in_flight:
+                left_s = ack_time_left_s if ends else until - time.monotonic()
+                await self._wakeup.wait(min(ack_time_left_s, left_s))
                 if self._queue:
                     await asyncio.sleep(self._limits.linger_s)
                 continue
@@ -251,11 +290,14 @@ class StoreAndForwardProducer:
         self._drain.restart()
         unacknowledged = [pending for pending in self._in_flight if not pending.is_acknowledged]
         self._in_flight.clear()
-        for spooled, pending in zip(
-            await self._append_to_spool(unacknowledged), unacknowledged, strict=False
-        ):
-            assert pending.delivery is not None
-            self._drain.add_sent(spooled, pending.delivery)
+        try:
+            spooled = await self._append_to_spool(unacknowledged)
+        except SpoolError as error:
+            self._requeue(unacknowledged, error)
+        else:
+            for one, pending in zip(spooled, unacknowledged, strict=True):
+                assert pending.delivery is not None
+                self._drain.add_sent(one, pending.delivery)
         writer = asyncio.create_task(self._spool_queue())
         try:
             await self._send_spool(writer)
@@ -273,31 +315,66 @@ class StoreAndForwardProducer:
         while True:
             await self._arrived.wait()
             async with self._intake_lock:
-                count = min(len(self._queue), _MAX_APPEND_RECORDS)
-                batch = [self._queue.popleft() for _ in range(count)]
-                if not self._queue:
-                    self._arrived.clear()
-                await self._append_to_spool(batch)
+                is_spooled = await self._spool_next()
             self._wakeup.notify()
+            if not is_spooled:
+                await asyncio.sleep(_PAST_SPOOL_WAIT_S)
+
+    async def _spool_next(self) -> bool:
+        """Move the next queued records to the spool.
+
+        Return False, and leave them in the queue, if the spool refuses them while Kafka responds:
+        they are sent directly, after the whole spool.
+        """
+        batch = list(islice(self._queue, _MAX_APPEND_RECORDS))
+        if not self._is_kafka_away and (
+            self._spool.failure or self._spool.shortage(sum(one.record.size for one in batch))
+        ):
+            return False
+        for _ in batch:
+            self._queue.popleft()
+        try:
+            await self._append_to_spool(batch)
+        except SpoolError as error:
+            return self._requeue(batch, error)
+        if not self._queue:
+            self._arrived.clear()
+        return True
+
+    def _requeue(self, batch: Sequence[_PendingRecord], error: SpoolError) -> bool:
+        """Put records that the spool refused back into the queue if Kafka responds.
+
+        Return True, and fail them, if it does not.
+        """
+        if self._is_kafka_away:
+            self._refuse(batch, error)
+            return True
+        self._queue.extendleft(reversed(batch))
+        self._arrived.set()
+        return False
+
+    def _refuse(self, batch: Sequence[_PendingRecord], error: SpoolError) -> None:
+        """Fail records that become durable nowhere; their senders get the error."""
+        if batch:
+            self._log.error(
+                "records refused: cannot write the spool; check the disk of the data directory",
+                **{key.DETAIL: str(error), key.COUNT: len(batch)},
+            )
+        _fail_pending(batch, error)
 
     async def _append_to_spool(self, batch: Sequence[_PendingRecord]) -> list[Spooled]:
         """Write records to the spool, acknowledge them, and return them with sequence numbers.
 
-        On SpoolError none is written: it is logged, the senders get it, and the list is empty. On
-        any other exception the senders get BackpressureError, and it is raised.
+        Raises SpoolError; then none is written. On any other exception the senders get
+        BackpressureError, and it is raised.
         """
         if not batch:
             return []
         records = [pending.record for pending in batch]
         try:
             sequences = await self._disk.run(self._spool.append, records, datetime.now(UTC))
-        except SpoolError as error:
-            self._log.error(
-                "records refused: cannot write the spool; check the disk of the data directory",
-                **{key.DETAIL: str(error), key.COUNT: len(records)},
-            )
-            _fail_pending(batch, error)
-            return []
+        except SpoolError:
+            raise
         except BaseException:
             _fail_pending(batch, BackpressureError("delivery restarts; retry"))
             raise
@@ -308,42 +385,40 @@ class StoreAndForwardProducer:
     async def _send_spool(self, writer: "asyncio.Task[None]") -> None:
         """Send the spool to Kafka, until it is empty with the intake paused, or a stop.
 
-        Also returns if `writer`, the task of `_spool_queue`, fails; the caller awaits it. A
-        SpoolError is logged, and the producer then counts as failed: the spool is sent again.
+        Also returns if `writer`, the task of `_spool_queue`, fails; the caller awaits it. Returns
+        with a spool that is not empty if it cannot be read and Kafka responds.
         """
         while not self._wakeup.is_stopping and not writer.done():
+            if self._producer.failure is not None:
+                await self._drain.replace_producer()
+            if not await self._producer.connect(self._spool.depth):
+                continue
             try:
-                if self._producer.failure is not None:
-                    await self._drain.replace_producer()
-                if not await self._producer.connect(self._spool.depth):
-                    continue
                 is_all_sent = await self._drain.send()
                 if is_all_sent and self._can_drain and await self._drain_with_intake_paused(writer):
                     return
             except SpoolError as error:
                 self._log.error(
-                    "cannot read or write the spool; retrying;"
-                    " check the disk of the data directory",
+                    "cannot read the spool; retrying; check the disk of the data directory",
                     **{key.DETAIL: str(error)},
                 )
-                self._producer.failure = error
+                await self._drain.delete_delivered()
                 await self._wakeup.sleep(self._backoff.next_delay_s())
+                if self._can_drain and not self._drain.has_in_flight:
+                    return
             await self._wakeup.wait(self._limits.wake_interval_s)
 
     @property
     def _can_drain(self) -> bool:
         """True if pausing the intake to drain the spool can succeed.
 
-        A producer whose `send` timed out lately must acknowledge a record first: otherwise the
-        phases alternate, and waiting records never become durable.
+        After a timeout, a record must be acknowledged first: otherwise the phases alternate, and
+        waiting records never become durable.
         """
-        now, producer = time.monotonic(), self._producer
-        if producer.acknowledged_at <= producer.refused_at > now - self._limits.probe_timeout_s:
+        if self._producer.is_away(self._limits.probe_timeout_s):
             return False
-        return (
-            now - producer.acknowledged_at < self._limits.wake_interval_s
-            or not self._drain.has_in_flight
-        )
+        acknowledged_s = time.monotonic() - self._producer.acknowledged_at
+        return acknowledged_s < self._limits.wake_interval_s or not self._drain.has_in_flight
 
     async def _drain_with_intake_paused(self, writer: "asyncio.Task[None]") -> bool:
         """Pause the intake and send the rest of the spool; return True if it is empty in time.
@@ -365,6 +440,30 @@ class StoreAndForwardProducer:
                 await self._wakeup.wait(left_s)
 
     # --- both ---
+
+    async def _retry_disk(self) -> None:
+        """Write to the spool again while its disk refuses, until cancelled.
+
+        Logs when the disk begins to refuse, and when it accepts again.
+        """
+        refused = False
+        while True:
+            await asyncio.sleep(self._limits.disk_retry_s)
+            if self._spool.failure is None and not self._spool.undeleted and not refused:
+                continue
+            failure = self._spool.failure
+            if failure is not None and not refused:
+                self._log.error(
+                    "spool not writable; retrying; check the disk of the data directory",
+                    **{key.DETAIL: failure, key.COUNT: self._spool.undeleted},
+                )
+            elif failure is None and refused:
+                self._log.info("spool writable again", **{key.COUNT: self._spool.depth})
+            refused = failure is not None
+            try:
+                await self._disk.run(self._spool.retry)
+            except Exception as error:  # noqa: BLE001 - the task's top: goes on
+                self._log.error("unhandled exception", exc_info=error)
 
     def _set_mode(self, *, spooling: bool) -> None:
         if spooling is not self.spooling:
@@ -405,10 +504,13 @@ class StoreAndForwardProducer:
         if in_flight:
             await asyncio.wait(in_flight, timeout=self._ack_wait_s)
         rest = [pending for pending in self._in_flight if not pending.is_acknowledged]
-        await self._append_to_spool([*rest, *self._queue])
+        batch = [*rest, *self._queue]
         self._queue.clear()
-        with suppress(SpoolError):
-            await self._drain.delete_delivered()
+        try:
+            await self._append_to_spool(batch)
+        except SpoolError as error:
+            self._refuse(batch, error)
+        await self._drain.delete_delivered()
         await self._producer.close()
         await self._disk.close()
 

@@ -2,8 +2,9 @@
 
 Each record of the spool is unsent, in flight, or delivered and soon deleted. `sent_up_to` divides
 the unsent from the others. Invariants: a record is sent once by a producer, after all records
-before it; it is deleted only after Kafka's acknowledgement. With a new producer everything that is
-left in the spool is unsent again.
+before it; it is deleted only after Kafka's acknowledgement. With a new producer everything that
+waits in the spool is unsent again; a delivered record does not wait, also if the disk refuses to
+delete it.
 """
 
 import time
@@ -45,11 +46,21 @@ class SpoolDrain:
         self._wake_interval_s = wake_interval_s
         self._sent_up_to = 0
         self._in_flight: dict[int, tuple[Spooled, DeliveryFuture]] = {}
+        self._in_flight_since = 0.0
 
     @property
     def has_in_flight(self) -> bool:
-        """True if a record was sent and is not yet deleted from the spool."""
+        """True if a record was sent and is not yet counted as delivered."""
         return bool(self._in_flight)
+
+    def silence_s(self) -> float:
+        """Return the seconds for which Kafka has acknowledged none of the records in flight.
+
+        0 if no record is in flight.
+        """
+        if not self._in_flight:
+            return 0.0
+        return time.monotonic() - max(self._in_flight_since, self._producer.acknowledged_at)
 
     def restart(self) -> None:
         """Count all records of the spool as unsent."""
@@ -58,6 +69,8 @@ class SpoolDrain:
 
     def add_sent(self, spooled: Spooled, delivery: DeliveryFuture) -> None:
         """Count a record as in flight that was sent before it was spooled."""
+        if not self._in_flight:
+            self._in_flight_since = time.monotonic()
         self._sent_up_to = spooled.seq
         self._in_flight[spooled.seq] = (spooled, delivery)
 
@@ -65,7 +78,7 @@ class SpoolDrain:
         """Send the next records; return True if none is left unsent.
 
         Some are left if too many are in flight or the producer does not accept one. Delivered
-        records are deleted. Raises SpoolError if the disk fails.
+        records are deleted. Raises SpoolError if the disk cannot be read.
         """
         is_all_sent = await self._send_unsent()
         await self.delete_delivered()
@@ -93,21 +106,18 @@ class SpoolDrain:
         return self._sent_up_to >= self._spool.last_seq
 
     async def delete_delivered(self) -> None:
-        """Delete the records that Kafka has acknowledged from the spool.
-
-        Raises SpoolError, and keeps them, if the disk fails.
-        """
+        """Delete the records that Kafka has acknowledged from the spool."""
         delivered = [one for one, delivery in self._in_flight.values() if is_acknowledged(delivery)]
         if delivered:
-            await self._disk.run(self._spool.delete, delivered)
             for one in delivered:
                 del self._in_flight[one.seq]
+            await self._disk.run(self._spool.delete, delivered)
 
     async def replace_producer(self) -> None:
         """Close the failed producer, once each record in flight is delivered or failed.
 
         It waits at most 120 s for that, and no longer than until a stop. Delivered records are
-        deleted; the next producer sends the rest again. Raises SpoolError if the disk fails.
+        deleted; the next producer sends the rest again.
         """
         failure = self._producer.failure
         self._log.warning(

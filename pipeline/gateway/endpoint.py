@@ -100,26 +100,31 @@ async def healthz(_: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-def readyz(ready: Callable[[], bool]) -> Handler:
-    """Return a handler that responds 200 while `ready()` is True, else 503.
+def readyz(refusal: Callable[[], str | None]) -> Handler:
+    """Return a handler that responds 200 while `refusal()` is None, else 503.
 
-    The JSON body is {"ready": true} or {"ready": false}.
+    The JSON body is {"ready": true}, or {"ready": false, "reason": ...} with the refusal.
     """
 
     async def respond(_: Request) -> Response:
-        found = ready()
-        return JSONResponse({"ready": found}, status_code=200 if found else 503)
+        reason = refusal()
+        if reason is None:
+            return JSONResponse({"ready": True})
+        return JSONResponse({"ready": False, "reason": reason}, status_code=503)
 
     return respond
 
 
 def operations_routes(
-    endpoint: Endpoint, registry: CollectorRegistry | None, ready: Callable[[], bool]
+    endpoint: Endpoint, registry: CollectorRegistry | None, refusal: Callable[[], str | None]
 ) -> list[Route]:
-    """Return the routes of every program: /healthz, /readyz, with `registry` also /metrics."""
+    """Return the routes of every program: /healthz, /readyz, with `registry` also /metrics.
+
+    `refusal` returns the reason for which the program is not ready; None if it is.
+    """
     routes = [
         endpoint.route("/healthz", healthz, "GET"),
-        endpoint.route("/readyz", readyz(ready), "GET"),
+        endpoint.route("/readyz", readyz(refusal), "GET"),
     ]
     if registry is not None:
         routes.append(endpoint.route("/metrics", metrics_handler(registry), "GET"))

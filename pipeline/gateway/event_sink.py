@@ -32,8 +32,8 @@ class EventSink(Protocol):
     """Makes events and dead letters durable."""
 
     @property
-    def is_accepting(self) -> bool:
-        """True if new inputs are accepted."""
+    def refusal(self) -> str | None:
+        """The reason for which new inputs are not accepted, in one line; None if they are."""
 
     async def store(self, events: Sequence[Event], dead_letters: Sequence[DeadLetter]) -> None:
         """Return once all are durable; count and log the dead letters.

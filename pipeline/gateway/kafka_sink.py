@@ -24,9 +24,9 @@ class KafkaSink:
     log: Log
 
     @property
-    def is_accepting(self) -> bool:
-        """True if Kafka acknowledges or the spool has room; False once delivery stops."""
-        return self.producer.is_accepting
+    def refusal(self) -> str | None:
+        """None if Kafka acknowledges or the spool has room; the reason otherwise."""
+        return self.producer.refusal
 
     async def store(self, events: Sequence[Event], dead_letters: Sequence[DeadLetter]) -> None:
         """Return once the events, then the dead letters, are durable; count and log the latter.

@@ -83,6 +83,14 @@ class GatewayMetrics:
         gauge("records", "Records that wait in the spool.").set_function(lambda: spool.depth)
         gauge("bytes", "Size of the records in the spool.").set_function(lambda: spool.size)
         gauge("max_bytes", "Limit of the size of the records in the spool.").set(spool.max_bytes)
+        undeleted = gauge("undeleted_records", "Delivered records that the disk refuses to delete.")
+        undeleted.set_function(lambda: spool.undeleted)
+        gauge("failed", "1 if the last write to the spool failed, else 0.").set_function(
+            lambda: spool.failure is not None
+        )
+        gauge("full", "1 if the spool or its volume has no room for a record.").set_function(
+            lambda: spool.shortage(0) is not None
+        )
         age = gauge("oldest_age_seconds", "Age of the oldest record in the spool, 0 if empty.")
         age.set_function(spool.age_s)
 

@@ -62,7 +62,9 @@ def openapi_document(*, with_feeds: bool) -> dict[str, Any]:
             **feeds,
             "/healthz": {"get": _probe_operation("healthz", "200: the process runs.", "200")},
             "/readyz": {
-                "get": _probe_operation("readyz", "200 if inputs are accepted.", "200", "503")
+                "get": _probe_operation(
+                    "readyz", "200 if inputs are accepted, else 503 and `reason`.", "200", "503"
+                )
             },
             "/metrics": {"get": _probe_operation("metrics", "Prometheus metrics.", "200")},
             "/openapi.json": {"get": _probe_operation("openapi", "This document.", "200")},

@@ -31,8 +31,9 @@ class ReconnectingProducer:
     """A producer that is made by `connect`, and made again after a failure.
 
     `failure` is the error of the present producer, None while it works. `acknowledged_at` and
-    `refused_at` are the monotonic seconds of the last acknowledgement, and of the last `send` that
-    timed out. Each end of a delivery is reported to `wakeup`.
+    `refused_at` are the monotonic seconds of the last acknowledgement, and of the last timeout: of
+    a `send`, or of an acknowledgement (the caller sets it). Each end of a delivery is reported to
+    `wakeup`.
     """
 
     def __init__(
@@ -59,6 +60,14 @@ class ReconnectingProducer:
     def is_working(self) -> bool:
         """True if a producer is connected and has not failed."""
         return self._producer is not None and self.failure is None
+
+    def is_away(self, silence_s: float) -> bool:
+        """Return True if the last attempt to connect failed, or if Kafka has not acknowledged since
+        a timeout that is at most `silence_s` seconds old.
+        """
+        if self._producer is None:
+            return not self._is_first_attempt
+        return self.acknowledged_at <= self.refused_at > time.monotonic() - silence_s
 
     async def connect(self, waiting: int) -> bool:
         """Return True if a producer is connected; if there is none, try once to connect.

@@ -145,7 +145,7 @@ def test_record_is_durable_on_disk_while_kafka_is_away_and_sent_in_order_later(
                 20,
                 [],
             )
-            assert it.producer.is_accepting
+            assert it.producer.refusal is None
             kafka.come_back()
             await until(lambda: not it.producer.spooling)
             assert [int(one.value) for one in kafka.log] == list(range(20))
@@ -268,7 +268,7 @@ def test_full_spool_refuses_records_until_it_has_room_again(tmp_path: Path) -> N
                     await it.producer.put([record("A", accepted)])
                     accepted += 1
             assert accepted == it.spool.depth > 0
-            assert not it.producer.is_accepting
+            assert it.producer.refusal is not None
             kafka.come_back()
             await until(lambda: not it.producer.spooling)
             await it.producer.put([record("A", accepted)])
@@ -483,9 +483,9 @@ def test_put_is_refused_after_a_stop(tmp_path: Path) -> None:
         kafka = FakeKafka()
         async with running(kafka, tmp_path) as it:
             await until(lambda: not it.producer.spooling)
-            assert it.producer.is_accepting
+            assert it.producer.refusal is None
             it.producer.stop()
-            assert not it.producer.is_accepting
+            assert it.producer.refusal is not None
             with pytest.raises(BackpressureError):
                 await it.producer.put([record("A", 1)])
         assert all(link.dead for link in kafka.producers)
@@ -499,14 +499,14 @@ def test_records_are_accepted_while_a_tenth_of_the_spool_is_free(tmp_path: Path)
         size = record("A", 1).size + 64
         async with running(kafka, tmp_path, max_bytes=20 * size) as it:
             accepted = 0
-            while it.producer.is_accepting:
+            while it.producer.refusal is None:
                 await it.producer.put([record("A", 1)])
                 accepted += 1
             # A tenth is the size of two records, and the overhead of one row must be free too.
             assert accepted == 18
             kafka.come_back()
             await until(lambda: not it.producer.spooling)
-            assert it.producer.is_accepting
+            assert it.producer.refusal is None
 
     run(test)
 

@@ -94,8 +94,8 @@ def test_records_that_do_not_fit_are_all_refused(tmp_path: Path) -> None:
     with pytest.raises(SpoolFullError):
         spool.append([record(2, 10), record(3, 500)], NOW)
     assert waiting(spool) == [b"1"]
-    assert spool.has_room(100)
-    assert not spool.has_room(500)
+    assert spool.shortage(100) is None
+    assert spool.shortage(500) is not None
     spool.close()
 
 
@@ -161,8 +161,8 @@ def test_size_limit_is_exact(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=2 * COST)
     spool.append([record(1)], NOW)
     assert (spool.size, spool.depth) == (COST, 1)
-    assert spool.has_room(COST - 64)
-    assert not spool.has_room(COST - 63)
+    assert spool.shortage(COST - 64) is None
+    assert spool.shortage(COST - 63) is not None
     with pytest.raises(SpoolFullError, match="1 records wait"):
         spool.append([record(2, 11)], NOW)
     spool.append([record(2)], NOW)
