@@ -51,7 +51,7 @@ test-unit: ## run the unit tests that are not slow (under a minute)
 faults: ## run each injected fault on real files and real servers
 	@tools/environment dev
 	@tools/servers kafka
-	@$(BIN)/python -m pytest tests/faults -n 2 $(PYTEST_ARGS)
+	@DRYDOCK_FAULTS=all $(BIN)/python -m pytest tests/faults -n 2 $(PYTEST_ARGS)
 
 coverage: ## list the modules of which fast tests reach less than 80 % of the lines
 	@tools/environment dev

@@ -133,6 +133,18 @@ class Journal:
         row = self._db.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
         return row is not None
 
+    def job_ids(self) -> frozenset[str]:
+        """Return the ids of all recorded jobs: those for which `knows` returns True."""
+        return frozenset(job_id for (job_id,) in self._db.execute("SELECT job_id FROM jobs"))
+
+    def newest_site(self) -> str | None:
+        """Return the site of the job that was accepted last; None without an accepted job."""
+        row = self._db.execute(
+            "SELECT json_extract(entry, '$.job.site') FROM jobs WHERE entry IS NOT NULL"
+            " ORDER BY rowid DESC LIMIT 1"
+        ).fetchone()
+        return None if row is None else str(row[0])
+
     def live(self) -> list[JournalEntry]:
         """Return the entries that are not done, oldest time of issue first."""
         rows = self._db.execute("SELECT entry FROM jobs WHERE live ORDER BY order_us, rowid")

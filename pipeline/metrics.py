@@ -28,6 +28,7 @@ FEEDS: Final = "feeds"
 _NO_EVENTS: Final = frozenset({DECISIONS, DEAD_LETTERS})
 EVENT_TOPICS: Final = tuple(topic.name for topic in TOPICS if topic not in _NO_EVENTS)
 _PARTITION_STATES: Final = ("ready", "recovering", "standby")
+DOUBT_CAUSES: Final = ("lost", "older", "copied")
 _FOLDED, _DUPLICATE = "folded", "duplicate"
 _AGES_S: Final = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600)
 _JOB_S: Final = tuple(60 * m for m in (1, 5, 15, 30, 60, 120, 240, 480, 1440, 2880, 4320, 10080))
@@ -91,6 +92,10 @@ class Metrics:
         )
         self._partitions = gauge("drydock_partitions", "Partitions of the worker.", "state")
         self._damaged_files = damaged_file_counter(registry, STATE_STORE)
+        self._doubted = counter(
+            "drydock_doubted_journals",
+            *("Journals that may lack orders, found at a start.", "cause"),
+        )
         self._sites: dict[str, None] = {}
         self._initialise_series()
 
@@ -107,6 +112,8 @@ class Metrics:
         for action in (*(action.value for action in Action), NO_ACTION):
             for outcome in Outcome:
                 self._results.labels(action, outcome.value)
+        for cause in DOUBT_CAUSES:
+            self._doubted.labels(cause)
         self._initialise_worker_series()
         self.add_sites(())
 
@@ -115,6 +122,10 @@ class Metrics:
             self._lag.labels(topic)
         for state in _PARTITION_STATES:
             self._partitions.labels(state)
+
+    def count_doubted_journal(self, cause: str) -> None:
+        """Count a journal that may lack orders; `cause` is one of DOUBT_CAUSES."""
+        self._doubted.labels(cause).inc()
 
     def add_sites(self, sites: Iterable[str]) -> None:
         """Create every series of these sites and of NO_SITE, as zeros; known sites keep values."""

@@ -9,12 +9,20 @@ from pipeline.payload_signing import sign_approval
 from pipeline.policy.file import policy_digest
 from schemas.decisions import Decision, Reason
 from schemas.envelope import (
+    ApprovalDeniedEvent,
     ApprovalGrantedEvent,
     HaltClearedEvent,
     HaltSetEvent,
     PolicyChangedEvent,
 )
-from schemas.events.control import Approval, HaltCleared, HaltScope, HaltSet, PolicyChanged
+from schemas.events.control import (
+    Approval,
+    ApprovalDenied,
+    HaltCleared,
+    HaltScope,
+    HaltSet,
+    PolicyChanged,
+)
 from schemas.ids import event_id
 from schemas.jobs import Action
 
@@ -95,4 +103,15 @@ def approval_granted(
         subject=decision.udid,
         time=now,
         data=granted,
+    )
+
+
+def approval_withdrawn(approval: Approval, by: str, why: str, now: datetime) -> ApprovalDeniedEvent:
+    """Return the event that withdraws this approval; `by` and `why` are for the record."""
+    return ApprovalDeniedEvent(
+        id=event_id("approval withdrawn", approval.job_id, by, now.isoformat()),
+        source=_SOURCE,
+        subject=approval.udid,
+        time=now,
+        data=ApprovalDenied(udid=approval.udid, job_id=approval.job_id, by=by, why=why),
     )

@@ -9,7 +9,8 @@ from datetime import datetime
 from pathlib import Path
 
 from agents.executor import Executor
-from agents.journal import Journal, UnpublishedResult
+from agents.journal import Journal, JournalError, UnpublishedResult
+from agents.lifecycle import JournalEntry
 from agents.mac import Mac
 from runtime.sqlite import Hook
 from runtime.trusted_keys import KeyRing
@@ -67,11 +68,32 @@ class Executors:
         self._at(site)
         return self._journals[site].knows(job_id)
 
+    def known_jobs(self) -> dict[str, frozenset[str]]:
+        """Return the ids of the jobs in each site's journal, without sites that have no journal."""
+        return {site: journal.job_ids() for site, journal in sorted(self._journals.items())}
+
     def live(self) -> Iterator[Job]:
         """Yield every job that an executor has accepted and that has not ended, by site."""
-        for _, journal in sorted(self._journals.items()):
-            for entry in journal.live():
+        for entry in self._live_entries():
+            yield entry.job
+
+    def untouched(self) -> Iterator[Job]:
+        """Yield every job of `live` of which the journal has no order."""
+        for entry in self._live_entries():
+            if not entry.touched:
                 yield entry.job
+
+    def distrust_journal(self, site: str, now: datetime) -> None:
+        """Examine the site's Macs as if its journal began at `now`: orders may be missing from it.
+
+        Opens the journal at its first use; raises JournalError if that fails.
+        """
+        self._at(site).distrust_journal(now)
+        self._unpublished_sites.add(site)
+
+    def _live_entries(self) -> Iterator[JournalEntry]:
+        for _, journal in sorted(self._journals.items()):
+            yield from journal.live()
 
     def submit(self, issued: JobIssued, now: datetime) -> None:
         """Give a job to its site's executor, which journals the job or its refusal.
@@ -140,8 +162,14 @@ class Executors:
         """
         executor = self._executors.get(site)
         if executor is None:
-            journal = Journal(self._folder / f"{site}.sqlite", self._hook)
-            self._journals[site] = journal
+            path = self._folder / f"{site}.sqlite"
+            journal = self._journals[site] = Journal(path, self._hook)
+            written_for = journal.newest_site()
+            if written_for not in (None, site):
+                raise JournalError(
+                    f"{path} is the journal of {written_for}: put back the journal of {site}, or"
+                    " restore a backup with `drydock restore`"
+                )
             executor = Executor(site, journal, self._keys, self._mac_for, self._slots)
             executor.set_halts(self._halts)
             self._executors[site] = executor

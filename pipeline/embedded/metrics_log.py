@@ -1,8 +1,10 @@
 """Metrics and log lines for committed transactions."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from pipeline.embedded.journal_check import Doubt
 from pipeline.embedded.transaction import Committed
 from pipeline.ingest.sources import FEED_DIFFS, TRANSLATORS
 from pipeline.metrics import EVENTS, FEEDS, WEBHOOKS, Metrics
@@ -58,6 +60,15 @@ class MetricsLog:
             self._counted_at = now
             self._metrics.set_devices(sum(1 for _ in reconciler.fleet.macs()))
             self._metrics.set_overdue(reconciler.count_overdue(now))
+
+    def record_doubts(self, doubts: Sequence[Doubt]) -> None:
+        """Count and log the journals that may lack orders."""
+        for doubt in doubts:
+            self._metrics.count_doubted_journal(doubt.cause)
+            self._log.error(
+                "journal may lack orders; its Macs are checked, erasing jobs need a new approval",
+                **{key.SITE: doubt.site, key.REASON: doubt.cause},
+            )
 
     def _record_event(self, event: Event, now: datetime, reconciler: Reconciler) -> None:
         self._metrics.count_event(_TOPIC_OF[type(event)], (now - event.time).total_seconds())

@@ -167,6 +167,7 @@ def _service_opener(
             if macs is not None:
                 macs.close()
             raise
+        metrics_log.record_doubts(service.doubts)
         metrics_log.update_fleet(service.reconciler, now)
         return service, macs
 

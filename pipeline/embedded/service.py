@@ -27,6 +27,8 @@ from agents.mac import Mac, Observation
 from pipeline.decide.decision import decide
 from pipeline.embedded import control_events
 from pipeline.embedded.executors import Executors
+from pipeline.embedded.journal_check import SETTING as DOUBTS_SETTING
+from pipeline.embedded.journal_check import Cause, Doubt, decode_doubts, encode_doubts, find_doubts
 from pipeline.embedded.log import StoreError
 from pipeline.embedded.store import Store
 from pipeline.embedded.transaction import Committed
@@ -70,7 +72,7 @@ class Service:
     """One fleet in one data directory. Not thread-safe: one thread calls it.
 
     After an Exception the service is still usable. StoreError: the write failed, and the input is
-    not accepted.
+    not accepted. `doubts` are the journals of which opening found that they may lack orders.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Service:
         self._unsent_jobs: deque[JobIssued | JobSuperseded] = deque()
         self._halts_changed = True
         self._halts_until: datetime | None = None
+        self.doubts: Sequence[Doubt] = ()
         self.executors: Executors
 
     @classmethod
@@ -141,6 +144,7 @@ class Service:
             store.close()
             raise
         try:
+            service.doubts = service._check_journals(now)
             service._recover_unsent_jobs()
             if policy_text is not None:
                 service.set_policy(policy_text, now, "start")
@@ -262,6 +266,44 @@ class Service:
             self._on_commit(committed, self.reconciler)
 
     # --- the executors ---
+
+    def _check_journals(self, now: datetime) -> Sequence[Doubt]:
+        """Return the journals that may lack orders, after their executors distrust them.
+
+        Approvals for Macs of their sites are withdrawn: they may have been used.
+        """
+        earlier = decode_doubts(self.store.setting(DOUBTS_SETTING))
+        histories = self.reconciler.fleet.job_histories
+        copied = self.store.is_copy()
+        known = self.executors.known_jobs()
+        if copied:
+            sites = {entry.site for history in histories.values() for entry in history} | {*known}
+            found = [Doubt(site, now, Cause.COPIED) for site in sorted(sites)]
+        else:
+            untouched = self.executors.untouched()
+            found = [*find_doubts(histories, known, untouched, earlier, now)]
+        for doubt in found:
+            self.executors.distrust_journal(doubt.site, now)
+        if found or copied is not False:
+            kept = {doubt.site: doubt for doubt in (*earlier, *found)}
+            settings = {DOUBTS_SETTING: encode_doubts(kept.values()), **self.store.identity()}
+            self.accept(self._withdrawals(found, now), (), now, settings=settings)
+        return found
+
+    def _withdrawals(self, doubts: Sequence[Doubt], now: datetime) -> list[Event]:
+        """Return the events that withdraw the approvals for Macs of the sites in doubt."""
+        sites = {doubt.site: doubt.cause for doubt in doubts}
+        if not sites:
+            return []
+        copied = Cause.COPIED in sites.values()
+        return [
+            control_events.approval_withdrawn(
+                granted.approval, "drydock", "orders may be missing from the journal", now
+            )
+            for udid in self.reconciler.fleet.macs()
+            for granted in self.reconciler.fleet.approvals(udid)
+            if copied or self.reconciler.situation(udid, now).site_name in sites
+        ]
 
     def _recover_unsent_jobs(self) -> None:
         """Queue the durable jobs and withdrawals that the executors may not have.

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from pipeline.embedded.journal_check import SETTING, count_doubtful, decode_doubts
 from pipeline.embedded.log import Log
 from pipeline.state.device import to_us
 from pipeline.state.jobs import JobEntry
@@ -19,8 +20,9 @@ class Status:
     `exposed` is by site and severity, `open_jobs` by site and action, `decisions` by verdict and
     reason. The site is empty for Macs without one. `overdue` are the exposed Macs past their
     deadline, by site. `dead_letters` are by code, without replayed ones. `halts` are the scope keys
-    of the halts in force. `policy` is the digest of the policy in force, None without one;
-    `last_at` is the latest time of a log entry, None for an empty log.
+    of the halts in force. `doubtful_jobs` are the open jobs, by site, that were issued before their
+    site's journal was found to lack orders. `policy` is the digest of the policy in force, None
+    without one; `last_at` is the latest time of a log entry, None for an empty log.
     """
 
     devices: int
@@ -30,6 +32,7 @@ class Status:
     decisions: dict[str, dict[str, int]]
     dead_letters: dict[str, int]
     halts: list[str]
+    doubtful_jobs: dict[str, int]
     policy: str | None
     last_at: datetime | None
 
@@ -42,6 +45,12 @@ class Status:
         late = sum(self.overdue.values())
         if late:
             found.append(f"exposed Macs past their deadline: {late}")
+        doubtful = sum(self.doubtful_jobs.values())
+        if doubtful:
+            found.append(
+                f"open jobs from before a journal was lost or a backup restored: {doubtful};"
+                " each is checked on its Mac, an erasing one needs a new approval"
+            )
         bugs = self.dead_letters.get(DeadLetterCode.BUG.value, 0)
         if bugs:
             found.append(f"dead letters because of a bug in Drydock: {bugs}")
@@ -70,8 +79,12 @@ def read_status(log: Log, now: datetime) -> Status:
         exposed[site or "", severity] += 1
         overdue[site or ""] += 0 < deadline_us <= to_us(now)
     open_jobs: Counter[tuple[str, str]] = Counter()
+    doubts = decode_doubts(log.setting(SETTING))
+    doubtful: Counter[str] = Counter()
     for _, body in log.job_histories():
-        for entry in map(JobEntry.from_wire, json.loads(body)):
+        history = tuple(map(JobEntry.from_wire, json.loads(body)))
+        doubtful.update(count_doubtful([history], doubts))
+        for entry in history:
             if entry.is_open:
                 open_jobs[entry.site, entry.action.value] += 1
     policy = json.loads(log.setting("policy") or b"null")
@@ -83,6 +96,7 @@ def read_status(log: Log, now: datetime) -> Status:
         decisions=_nested(decisions),
         dead_letters=log.dead_letter_counts(),
         halts=_halts(log, now),
+        doubtful_jobs={site: count for site, count in sorted(doubtful.items()) if count},
         policy=None if policy is None else policy[1]["digest"],
         last_at=log.last_at(),
     )

@@ -29,6 +29,7 @@ from runtime import sqlite
 LOCK: Final = "lock"
 # SQLite itself copies the WAL into the file after 4 MB, but never makes the WAL's file smaller.
 MAX_WAL_BYTES: Final = 16 * 2**20
+IDENTITY_SETTING: Final = "file"
 _SCRIPT: Final = """
 CREATE TABLE log (
     seq INTEGER PRIMARY KEY,
@@ -167,6 +168,21 @@ class Store(Log):
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         finally:
             self._db.execute(f"PRAGMA busy_timeout={timeout_ms:d}")
+
+    def identity(self) -> dict[str, bytes]:
+        """Return the setting that names this file: the number of its inode."""
+        (path,) = self._db.execute(
+            "SELECT file FROM pragma_database_list WHERE name = 'main'"
+        ).fetchone()
+        return {IDENTITY_SETTING: str(Path(path).stat().st_ino).encode()}
+
+    def is_copy(self) -> bool | None:
+        """Return True if the file is a copy of the one that was written; None if it is unknown.
+
+        A copy is older than the Macs. A file that is moved within its disk stays what it is.
+        """
+        stored = self.setting(IDENTITY_SETTING)
+        return None if stored is None else stored != self.identity()[IDENTITY_SETTING]
 
     # --- inside a transaction ---
 

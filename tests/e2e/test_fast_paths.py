@@ -38,11 +38,18 @@ def ran(folder: Path, keys: Path, *, fast_paths: bool) -> Counter[str]:
 
 
 def databases(folder: Path) -> dict[str, list[str]]:
-    """Return the content of each SQLite file under the folder, as SQL statements by path."""
+    """Return the content of each SQLite file under the folder, as SQL statements by path.
+
+    Without the setting that names the file, which differs in every folder.
+    """
     found = {}
     for path in sorted(folder.rglob("*.sqlite")):
         with sqlite3.connect(path) as connection:
-            found[str(path.relative_to(folder))] = list(connection.iterdump())
+            found[str(path.relative_to(folder))] = [
+                line
+                for line in connection.iterdump()
+                if not line.startswith("INSERT INTO \"settings\" VALUES('file'")
+            ]
         connection.close()
     return found
 

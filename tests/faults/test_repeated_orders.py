@@ -51,6 +51,11 @@ JOBS = {
 ERASING = ("erase over MDM", "erase over SSH", "restore from an image")
 
 
+def slow(*values: float) -> list[Any]:
+    """Return values of a parameter that only `make faults` runs."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def a_mac_for(job: Job, not_now: int = 0) -> SimulatedFleet:
     hardware = INTEL if job.method is Method.ASR else {}
     return a_fleet(a_spec(**hardware, faults=Faults(not_now=not_now)))
@@ -62,7 +67,7 @@ def run_for(executor: Executor, fleet: SimulatedFleet, job: Job, passed: timedel
 
 
 @pytest.mark.parametrize("name", JOBS)
-@pytest.mark.parametrize("passed", [0.001, 0.2, 3, 20])
+@pytest.mark.parametrize("passed", [0.2, *slow(0.001, 3, 20)])
 def test_job_is_done_once_although_the_journal_is_lost(name: str, passed: float) -> None:
     job = JOBS[name]
     fleet = a_mac_for(job)
@@ -85,7 +90,7 @@ def test_order_that_is_queued_at_the_server_is_not_given_again(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ERASING)
-@pytest.mark.parametrize("passed", [0.2, 3, 20])
+@pytest.mark.parametrize("passed", [3, *slow(0.2, 20)])
 def test_older_journal_that_is_put_back_erases_no_mac_again(
     name: str, passed: float, tmp_path: Path
 ) -> None:
