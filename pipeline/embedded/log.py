@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
 
+from pipeline.embedded.record_packing import list_digest, unpack_record
 from pipeline.state.device import from_us, to_us
 from runtime.sqlite import Database, OpenError, VersionError, open_read_only
 
@@ -19,6 +20,8 @@ VERSION: Final = 3
 Kind = Literal["event", "decision"]
 _SINCE: Final = "seq >= (SELECT min(seq) FROM log WHERE at_us >= ?) AND +at_us >= ?"
 _UNTIL: Final = "seq <= (SELECT max(seq) FROM log WHERE at_us < ?) AND +at_us < ?"
+# Lists of CVEs in memory, of some 6 KB each: about one for each OS version of a catalogue.
+_MAX_LISTS: Final = 256
 # The columns of a Mac's last decision after its UDID, in the order of the fields of
 # pipeline.reconcile.last_decision.LastDecision.
 LastDecisionRow = tuple[bytes, str, str, int, str | None, str | None, int, bool, bool]
@@ -84,6 +87,7 @@ class Log:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._lists: dict[str, bytes] = {}
 
     @classmethod
     def open(cls, data_dir: Path) -> Self:
@@ -149,8 +153,11 @@ class Log:
             "SELECT seq, kind, at_us, source, id, type, key, body FROM log"  # noqa: S608 - constants
             f" WHERE {' AND '.join(wheres)} ORDER BY seq"
         )
-        for seq, kind_of, at_us, *rest in self._db.execute(query, values):
-            yield LogRow(seq, kind_of, from_us(at_us), *rest)
+        for seq, kind_of, at_us, source, name, type_of, key_of, stored in self._db.execute(
+            query, values
+        ):
+            body = self._unpacked(stored) if kind_of == "decision" else stored
+            yield LogRow(seq, kind_of, from_us(at_us), source, name, type_of, key_of, body)
 
     def last_decision(self, key: str) -> bytes | None:
         """Return the DecisionRecord of a Mac's last decision as JSON; None if it has none.
@@ -161,7 +168,26 @@ class Log:
             "SELECT body FROM log WHERE key = ? AND kind = 'decision' ORDER BY seq DESC LIMIT 1",
             (key,),
         ).fetchone()
-        return None if row is None else row[0]
+        return None if row is None else self._unpacked(row[0])
+
+    def _unpacked(self, body: bytes) -> bytes:
+        """Return the DecisionRecord as JSON; the stored bytes if they or their list are damaged."""
+        try:
+            return unpack_record(body, self._cves)
+        except ValueError:
+            return body
+
+    def _cves(self, digest: str) -> bytes:
+        """Return a stored list of CVEs. Raises ValueError if it is missing, damaged or altered."""
+        found = self._lists.get(digest)
+        if found is None:
+            found = self.blob(digest)
+            if found is None or list_digest(found) != digest:
+                raise ValueError(f"the list of CVEs {digest} is missing or altered")
+            if len(self._lists) == _MAX_LISTS:
+                self._lists.clear()
+            self._lists[digest] = found
+        return found
 
     def key_of_name(self, name: str, kind: Kind) -> str | None:
         """Return the key of the last Mac that had this serial number or enrollment id, or None.
@@ -182,8 +208,8 @@ class Log:
     def blob(self, digest: str) -> bytes | None:
         """Return the stored content with this digest; None if there is none.
 
-        It is the text of a policy, or a catalogue as JSON. Raises ValueError if the stored bytes
-        are damaged.
+        It is the text of a policy, a catalogue as JSON, or a list of CVEs. Raises ValueError if the
+        stored bytes are damaged.
         """
         row = self._db.execute("SELECT body FROM blobs WHERE digest = ?", (digest,)).fetchone()
         try:

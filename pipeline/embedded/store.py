@@ -23,12 +23,13 @@ from pipeline.embedded.log import (
     version_refusal,
 )
 from pipeline.embedded.names import Names
+from pipeline.embedded.record_packing import list_digest, pack_record
 from pipeline.state.device import to_us
 from runtime import sqlite
 
 LOCK: Final = "lock"
 # SQLite itself copies the WAL into the file after 4 MB, but never makes the WAL's file smaller.
-MAX_WAL_BYTES: Final = 16 * 2**20
+MAX_WAL_BYTES: Final = 8 * 2**20
 IDENTITY_SETTING: Final = "file"
 _SCRIPT: Final = """
 CREATE TABLE log (
@@ -216,12 +217,18 @@ class Store(Log):
     def append_decision(self, now: datetime, key: str, body: bytes, names: Names = ()) -> None:
         """Log a decision: `key` is the UDID of its Mac, `body` its DecisionRecord as JSON.
 
-        `names` are the names of the Mac according to the record.
+        `names` are the names of the Mac according to the record. The record is packed, and read
+        back with the same bytes.
         """
+        packed, cves = pack_record(body)
+        if cves:
+            digest = list_digest(cves)
+            if not self.has_blob(digest):
+                self.put_blob(digest, "cves", cves)
         cursor = self._db.execute(
             "INSERT INTO log (kind, at_us, source, id, type, key, body)"
             " VALUES ('decision', ?, '', '', 'decision', ?, ?)",
-            (to_us(now), key, body),
+            (to_us(now), key, packed),
         )
         self._put_names("decision", key, cursor.lastrowid, names)
 
@@ -232,7 +239,8 @@ class Store(Log):
     def put_blob(self, digest: str, kind: str, body: bytes) -> None:
         """Store content under its digest; do nothing if the digest is stored already.
 
-        `kind` is `policy` (`body` is its text) or `catalogue` (`body` is JSON).
+        `kind` is `policy` (`body` is its text), `catalogue` (JSON), or `cves` (a list of CVEs, as
+        `record_packing` cuts it from a record).
         """
         self._db.execute(
             "INSERT INTO blobs VALUES (?, ?, ?) ON CONFLICT DO NOTHING",

@@ -18,10 +18,10 @@ _BODY = b"x" * 2**20
 _MACS = 5000
 
 
-def large_release() -> AdvisoryPublishedEvent:
+def large_release(version: str) -> AdvisoryPublishedEvent:
     """Return an advisory of the size of Apple's largest: 100 CVEs."""
-    event = critical_release("26.3", "25D60")
-    cves = tuple(f"CVE-2026-{number}" for number in range(20000, 20100))
+    event = critical_release(version, "25D60")
+    cves = tuple(f"CVE-2026-{version[-1]}{number}" for number in range(2000, 2100))
     return event.model_copy(update={"data": event.data.model_copy(update={"cves": cves})})
 
 
@@ -80,8 +80,9 @@ def test_wal_is_small_after_an_advisory_for_five_thousand_macs(tmp_path: Path) -
         finish(service, environment)
         environment.now = at(1)
         with Log.open(tmp_path):  # for example `replay --verify`
-            service.accept([large_release()], (), environment.now)
-            finish(service, environment)
+            for version in ("26.3", "26.4", "26.5"):
+                service.accept([large_release(version)], (), environment.now)
+                finish(service, environment)
             assert wal_bytes(tmp_path) > MAX_WAL_BYTES
         environment.now += timedelta(minutes=1)
         service.accept([osquery_report("MAC-1", environment.now)], (), environment.now)

@@ -16,6 +16,11 @@ from tests.unit.replay.data_dir import write
 from tests.unit.replay.driver import POLICY, Driver, story
 
 STORY = story()
+FIRST_DECISION = STORY.decisions()[0].seq
+# A policy or a catalogue; the lists of CVEs come before it.
+ALTER_CONTENT = (
+    "UPDATE blobs SET body = ? WHERE rowid = (SELECT min(rowid) FROM blobs WHERE kind = 'content')"
+)
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -124,8 +129,14 @@ def test_difference_exits_1_and_names_its_entry(data_dir: Path) -> None:
         ("DELETE FROM log WHERE seq = ?", (7,), "seq"),
         ("UPDATE log SET type = ? WHERE seq = 7", ("drydock.mdm.checked_out.v1",), "type"),
         ("UPDATE log SET id = ? WHERE seq = 7", ("x",), "id"),
-        ("UPDATE blobs SET body = ? WHERE rowid = 1", (b"\x00",), "inputs"),
-        ("UPDATE blobs SET body = ? WHERE rowid = 1", (zlib.compress(b"{}"),), "inputs"),
+        (ALTER_CONTENT, (b"\x00",), "inputs"),
+        (
+            ALTER_CONTENT,
+            (zlib.compress(b"{}"),),
+            "inputs",
+        ),
+        ("UPDATE blobs SET body = ? WHERE rowid = 1", (zlib.compress(b'"CVE-1"'),), "body"),
+        ("UPDATE log SET body = substr(body, 1, 90) WHERE seq = ?", (FIRST_DECISION,), "body"),
         ("UPDATE devices SET body = ? WHERE udid = 'LON-1'", (b"{}",), "state.device"),
         ("DELETE FROM job_histories WHERE udid = ?", ("LON-1",), "state.job_history"),
     ],
