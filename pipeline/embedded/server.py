@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -24,11 +25,13 @@ from pipeline.feeds.metrics import FeedPollMetrics
 from pipeline.feeds.poller import make_poller
 from pipeline.gateway.app import HttpApp
 from pipeline.gateway.authentication import Authenticator, check_address
+from pipeline.gateway.event_sink import NotDurableError
 from pipeline.gateway.secret_file import REDACTION_KEY, random_key, read_or_make
 from pipeline.ingest.redaction import Redactor
 from pipeline.metrics import Metrics
 from pipeline.server_process import serve_until_stopped, stop_on_signals
 from pipeline.signing_keys import KeyStore
+from runtime.free_space import SpaceReserve
 from runtime.listening import Listen, url_of
 from runtime.logs import Log
 from runtime.metrics import make_registry
@@ -38,6 +41,8 @@ from schemas import logkeys as key
 ADDRESS_FILE: Final = "run.json"
 ADMIN_TOKEN: Final = "admin.token"
 FEED_COPIES: Final = "feeds"
+
+_ADDRESS_RETRY_S: Final = 1.0
 
 Poll = Callable[[], Coroutine[Any, Any, None]]
 
@@ -81,6 +86,7 @@ def serve(plan: ServicePlan, settings: ServerSettings, log: Log) -> None:
         log,
         max_waiting=settings.max_waiting,
         on_ready=lambda ready: metrics.set_ready(ready=ready),
+        space=SpaceReserve(plan.data_dir),
     )
     sink = SqliteSink(service_thread)
     app = HttpApp(
@@ -113,7 +119,7 @@ async def _serve_http(
 ) -> None:
     """Serve and poll feeds until SIGTERM or SIGINT, then stop the service thread."""
     address, url = plan.data_dir / ADDRESS_FILE, url_of(listener)
-    address.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+    naming = asyncio.create_task(_write_address(address, url))
     stopped = asyncio.Event()
     stop_on_signals(stopped)
     polling = None if poll is None else asyncio.create_task(poll())
@@ -122,19 +128,33 @@ async def _serve_http(
         asgi = app.starlette(more=OperatorApi(app, sink).routes())
         await serve_until_stopped([(asgi, listener)], stopped)
     finally:
-        if polling is not None:
-            polling.cancel()
-            await asyncio.gather(polling, return_exceptions=True)
+        background = [naming] if polling is None else [naming, polling]
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         await asyncio.to_thread(sink.service_thread.stop)
         address.unlink(missing_ok=True)
 
 
+async def _write_address(path: Path, url: str) -> None:
+    """Write the file by which the commands find the service; again until the disk accepts it."""
+    while True:
+        with suppress(OSError):
+            path.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+            return
+        await asyncio.sleep(_ADDRESS_RETRY_S)
+
+
 async def _log_startup(app: HttpApp, sink: SqliteSink, plan: ServicePlan, url: str) -> None:
     log = app.log
-    digest = await sink.ask(lambda service, _: service.reconciler.policy_digest)
-    log.info("listening", **{key.ADDRESS: url, key.DETAIL: f"policy {digest}"})
-    if digest is None:
-        log.warning("no policy is in force: nothing is decided; start with --policy FILE")
+    try:
+        digest = await sink.ask(lambda service, _: service.reconciler.policy_digest)
+    except NotDurableError as error:
+        log.info("listening", **{key.ADDRESS: url, key.DETAIL: f"not ready: {error}"})
+    else:
+        log.info("listening", **{key.ADDRESS: url, key.DETAIL: f"policy {digest}"})
+        if digest is None:
+            log.warning("no policy is in force: nothing is decided; start with --policy FILE")
     if plan.open_macs is None:
         log.warning("dry run: jobs are decided, signed and recorded; no Mac is touched")
     if not app.settings.has_secrets:

@@ -2,13 +2,15 @@
 
 Write requests that wait together become one transaction. After a failure of the disk or of our
 code the service is closed and opened again from disk, as after a crash; until it is open, requests
-are refused.
+are refused. Before the volume is full, the service holds: it writes nothing, so neither decisions
+nor orders are made, and it continues once there is room.
 
-| state | `ready` | a request | next state |
+| state | `refusal` | a request | next state |
 | --- | --- | --- | --- |
-| serving | True | is queued and served | reopening after an exception, else stopped by `stop` |
-| reopening | False | raises UnavailableError | serving, or reopening again after a longer wait |
-| stopping | True | raises UnavailableError; waiting ones are served | closed |
+| serving | None | is queued and served | held, reopening after an exception, stopping by `stop` |
+| held | reason | a write raises NoRoomError; a read is served | serving, reopening, stopping |
+| reopening | reason | raises UnavailableError | serving, or reopening again after a longer wait |
+| stopping | None | raises UnavailableError; waiting ones are served | closed |
 
 Invariant: a future gets its response only after its input is durable.
 """
@@ -24,8 +26,9 @@ from typing import Any, Final, Protocol
 
 from agents.mac import Mac
 from pipeline.embedded.service import Service
+from runtime.free_space import SpaceReserve
 from runtime.logs import Log
-from runtime.retry import RESTART, Backoff
+from runtime.retry import DISK, Backoff
 from schemas import logkeys as key
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import Event
@@ -33,6 +36,9 @@ from schemas.jobs import Job
 
 _MAX_BATCH: Final = 100
 _MAX_SLEEP_S: Final = 60.0
+# While the volume is full it is read so often.
+_HELD_S: Final = 1.0
+_STARTING: Final = "the service is starting or stopping: try again"
 
 
 class UnavailableError(Exception):
@@ -41,6 +47,10 @@ class UnavailableError(Exception):
 
 class BusyError(UnavailableError):
     """The queue is full."""
+
+
+class NoRoomError(UnavailableError):
+    """The volume is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +99,8 @@ class ServiceThread:
     """Owns one service in one thread.
 
     `open_service` is called at the start and after each failure. At most `max_waiting` requests
-    wait. `on_ready` is called with the value of `ready` each time that it is set.
+    wait. `on_ready` is called with the value of `ready` each time that it is set. `space` is the
+    volume of the data directory.
     """
 
     def __init__(
@@ -99,23 +110,42 @@ class ServiceThread:
         *,
         max_waiting: int,
         on_ready: Callable[[bool], None],
+        space: SpaceReserve,
     ) -> None:
         self._open = open_service
         self._log = log
         self._queue: queue.Queue[_QueuedRequest | None] = queue.Queue(max_waiting)
         self._on_ready = on_ready
+        self._space = space
+        self._closed_reason: str | None = _STARTING
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="drydock-service", daemon=True)
-        self.ready = False
+        self._opened: tuple[Service, MacSource | None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """True while the service is open."""
+        return self._closed_reason is None
+
+    @property
+    def refusal(self) -> str | None:
+        """The reason for which inputs are refused now; None if they are accepted."""
+        return self._closed_reason or self._space.shortage()
 
     def start(self) -> None:
         """Open the service in the caller's thread, then start the thread that serves requests.
 
-        Raises any exception of `open_service` and of `on_ready`; then no thread is started.
+        Raises any exception of `open_service` and of `on_ready`; then no thread is started. If the
+        volume is full, an exception of `open_service` is logged, and the thread tries again.
         """
-        service, macs = self._open(_now())
-        self._set_ready(ready=True)
-        self._opened: tuple[Service, MacSource | None] | None = (service, macs)
+        try:
+            self._opened = self._open(_now())
+        except Exception as error:
+            if self._space.shortage() is None:
+                raise
+            self._fail_waiting("service not opened; trying again", error)
+        else:
+            self._set_closed(None)
         self._thread.start()
 
     def stop(self) -> None:
@@ -131,10 +161,12 @@ class ServiceThread:
     def submit(self, request: WriteRequest) -> "Future[Any]":
         """Return a future that gets the request's response once its input is durable.
 
-        Raises UnavailableError if the service is not open, BusyError if the queue is full. The
-        future gets the exception of the request itself, or UnavailableError if the input is not
-        durable.
+        Raises UnavailableError if the service is not open, NoRoomError if the volume is full,
+        BusyError if the queue is full. The future gets the exception of the request itself, or
+        UnavailableError if the input is not durable.
         """
+        if self.ready and (shortage := self._space.shortage()) is not None:
+            raise NoRoomError(shortage)
         return self._enqueue(_QueuedRequest(request, None, Future()))
 
     def ask(self, request: ReadRequest) -> "Future[Any]":
@@ -147,7 +179,7 @@ class ServiceThread:
 
     def _enqueue(self, waiting: _QueuedRequest) -> "Future[Any]":
         if not self.ready or self._stopping.is_set():
-            raise UnavailableError("the service is starting or stopping: try again")
+            raise UnavailableError(self._closed_reason or _STARTING)
         try:
             self._queue.put_nowait(waiting)
         except queue.Full:
@@ -161,16 +193,16 @@ class ServiceThread:
     # --- the thread ---
 
     def _run(self) -> None:
-        backoff = Backoff(RESTART)
+        backoff = Backoff(DISK)
         while True:
             try:
-                opened, self._opened = self._opened or self._open(_now()), None
+                opened, self._opened = self._opened or self._reopen(), None
             except Exception as error:  # noqa: BLE001 - the thread's top: log and retry
                 self._fail_waiting("service not opened; trying again", error)
                 if backoff.wait(self._stopping):
                     return
                 continue
-            self._set_ready(ready=True)
+            self._set_closed(None)
             service, macs = opened
             try:
                 self._serve(service, macs)
@@ -184,12 +216,24 @@ class ServiceThread:
             if backoff.wait(self._stopping):
                 return
 
+    def _reopen(self) -> tuple[Service, MacSource | None]:
+        """Return the service, opened again after a failure, once its store accepts a write."""
+        service, macs = self._open(_now())
+        try:
+            service.store.check_writable()
+        except BaseException:
+            service.close()
+            if macs is not None:
+                macs.close()
+            raise
+        return service, macs
+
     def _fail_waiting(self, what: str, error: Exception) -> None:
         """Set `ready` to False, log the error, and refuse all waiting requests.
 
         The futures of the requests get UnavailableError with the text `what`.
         """
-        self._set_ready(ready=False)
+        self._set_closed(f"{what}: {error}")
         self._log.error(what, exc_info=error, **{key.DETAIL: str(error)})
         while True:
             try:
@@ -199,36 +243,58 @@ class ServiceThread:
             if waiting is not None and waiting.future.set_running_or_notify_cancel():
                 waiting.future.set_exception(UnavailableError(what))
 
-    def _set_ready(self, *, ready: bool) -> None:
-        self.ready = ready
-        self._on_ready(ready)
+    def _set_closed(self, reason: str | None) -> None:
+        self._closed_reason = reason
+        self._on_ready(reason is None)
 
     def _serve(self, service: Service, macs: MacSource | None) -> None:
-        """Serve requests and due work until `stop` was called and the queue is empty."""
+        """Serve requests and due work until `stop` was called and the queue is empty.
+
+        While the volume is full, only read requests are served.
+        """
+        held: str | None = None
         while True:
-            batch = self._next_batch(service, macs)
+            batch = self._next_batch(service, macs, is_held=held is not None)
             now = _now()
-            if macs is not None:
+            shortage = self._space.shortage()
+            if shortage != held and (shortage is None or held is None):
+                self._log_hold(shortage)
+            held = shortage
+            if held is not None:
+                batch = _refuse_writes(batch, NoRoomError(held))
+            elif macs is not None:
                 from_macs = macs.advance(now)
                 if from_macs.events:
                     service.accept(from_macs.events, (), now, settings=from_macs.settings)
             self._process_batch(service, batch, now)
             wake = service.next_wake(now)
-            if wake is not None and wake <= now:
+            if held is None and wake is not None and wake <= now:
                 service.tick(now)
             if self._stopping.is_set() and self._queue.empty():
                 return
 
-    def _next_batch(self, service: Service, macs: MacSource | None) -> list[_QueuedRequest]:
+    def _log_hold(self, shortage: str | None) -> None:
+        if shortage is None:
+            self._log.info("volume has room again; the service continues")
+        else:
+            self._log.error(
+                "volume full; the service holds until there is room", **{key.DETAIL: shortage}
+            )
+
+    def _next_batch(
+        self, service: Service, macs: MacSource | None, *, is_held: bool
+    ) -> list[_QueuedRequest]:
         """Return the waiting requests, at most 100, in order.
 
-        Waits for a request until the service or a Mac has work, at most 60 s; the list may be
-        empty.
+        Waits for a request until the service or a Mac has work, at most 60 s, and 1 s while the
+        volume is full; the list may be empty.
         """
         now = _now()
         wakes = [service.next_wake(now), None if macs is None else macs.next_event_at()]
         first = min((wake for wake in wakes if wake is not None), default=None)
         seconds = _MAX_SLEEP_S if first is None else (first - now).total_seconds()
+        if is_held:
+            seconds = _HELD_S
         batch: list[_QueuedRequest] = []
         try:
             if seconds > 0 and not self._stopping.is_set():
@@ -259,6 +325,7 @@ class ServiceThread:
             if ready:
                 _accept(service, [one for one, _ in ready], now)
         except BaseException as error:
+            self._set_closed(str(error))  # before a sender sees its 503
             for waiting in wanted:
                 if not waiting.future.done():
                     waiting.future.set_exception(UnavailableError(str(error)))
@@ -268,6 +335,16 @@ class ServiceThread:
         for waiting in wanted:
             if waiting.read is not None:
                 _respond(waiting.read, waiting.future, service, now)
+
+
+def _refuse_writes(
+    batch: Sequence[_QueuedRequest], error: UnavailableError
+) -> list[_QueuedRequest]:
+    """Return the read requests; the futures of the others get the error."""
+    for waiting in batch:
+        if waiting.write is not None and waiting.future.set_running_or_notify_cancel():
+            waiting.future.set_exception(error)
+    return [waiting for waiting in batch if waiting.write is None]
 
 
 def _accept(service: Service, inputs: Sequence[AcceptedInput], now: datetime) -> None:

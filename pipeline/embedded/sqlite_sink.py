@@ -12,6 +12,7 @@ from pipeline.embedded.service import Service
 from pipeline.embedded.service_thread import (
     AcceptedInput,
     BusyError,
+    NoRoomError,
     ReadRequest,
     ServiceThread,
     UnavailableError,
@@ -28,16 +29,16 @@ from schemas.feeds import FeedSource
 class SqliteSink:
     """An EventSink and FeedSink over the thread of a service.
 
-    It raises NotDurableError: BUSY (too many requests wait), or UNAVAILABLE (the service is not
-    open, or failed before the input was durable).
+    It raises NotDurableError: BUSY (too many requests wait), NO_ROOM (the volume is full), or
+    UNAVAILABLE (the service is not open, or failed before the input was durable).
     """
 
     service_thread: ServiceThread
 
     @property
     def refusal(self) -> str | None:
-        """None while the service is open; the reason otherwise."""
-        return None if self.service_thread.ready else "the service is not open"
+        """None while the service is open and its volume has room; the reason otherwise."""
+        return self.service_thread.refusal
 
     async def store(self, events: Sequence[Event], dead_letters: Sequence[DeadLetter]) -> None:
         """Return once all, and what follows from them, are committed in one transaction.
@@ -85,5 +86,7 @@ def _obstacles() -> Iterator[None]:
         yield
     except BusyError as error:
         raise NotDurableError(Obstacle.BUSY, str(error)) from None
+    except NoRoomError as error:
+        raise NotDurableError(Obstacle.NO_ROOM, str(error)) from None
     except UnavailableError as error:
         raise NotDurableError(Obstacle.UNAVAILABLE, str(error)) from None

@@ -185,6 +185,11 @@ class Store(Log):
         stored = self.setting(IDENTITY_SETTING)
         return None if stored is None else stored != self.identity()[IDENTITY_SETTING]
 
+    def check_writable(self) -> None:
+        """Write a page that changes nothing; raise StoreError if the disk refuses it."""
+        with self.transaction("probe"):
+            self._db.execute(f"PRAGMA user_version={VERSION:d}")
+
     # --- inside a transaction ---
 
     def append_event(

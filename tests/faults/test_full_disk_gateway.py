@@ -5,10 +5,8 @@ while events are refused.
 """
 
 import asyncio
-import resource
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -19,7 +17,7 @@ from pipeline.gateway.kafka_sink import KafkaSink
 from pipeline.gateway.spool import Spool, SpoolError
 from schemas.envelope import encode
 from tests.factories.sites import osquery_report
-from tests.faults.volumes import KIB, MIB, Volume, ext4_volume, small_volume
+from tests.faults.volumes import KIB, MIB, Volume, ext4_volume, file_size_limit, small_volume
 from tests.unit.gateway.apps import KafkaApp, kafka_app
 from tests.unit.gateway.fakes import FakeKafka, until
 
@@ -81,17 +79,6 @@ def run(
 def volume(tmp_path: Path) -> Iterator[Volume]:
     with small_volume(tmp_path / "volume", 2 * MIB) as made:
         yield made
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Let writes behind this offset of any file fail, as with a quota: EFBIG, not ENOSPC."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 async def check_that_kafka_gets_all(it: KafkaApp, sender: Sender) -> None:

@@ -1,5 +1,6 @@
 """Small volumes that tests fill, limit and mount read-only: tmpfs, where the process may mount."""
 
+import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -81,3 +82,14 @@ def _mounted(path: Path, *options: str) -> Iterator[Volume]:
         yield Volume(path)
     finally:
         subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Let writes behind this offset of any file fail, as with a quota: EFBIG, not ENOSPC."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -31,6 +31,7 @@ from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.spool import Spool
 from pipeline.ingest.redaction import Redactor
 from pipeline.metrics import Metrics
+from runtime.free_space import SpaceReserve
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import AdvisoryEvent, DeviceEvent, Event, decode
 from schemas.topics import DEAD_LETTERS
@@ -231,6 +232,7 @@ async def sqlite_app(
         log,
         max_waiting=chosen.max_waiting,
         on_ready=lambda ready: metrics.set_ready(ready=ready),
+        space=SpaceReserve(folder),
     )
     sink = SqliteSink(thread)
     app = HttpApp(
