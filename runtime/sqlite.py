@@ -124,11 +124,6 @@ class Database(sqlite3.Connection):
         """Release this lock file when the database is closed; call this hook around commits."""
         self._lock, self._on_durable_write = lock, on_durable_write
 
-    def detach_lock(self) -> int | None:
-        """Return the descriptor of the lock file, which `close` then leaves locked."""
-        lock, self._lock = self._lock, None
-        return lock
-
     def close(self) -> None:
         """Close the file, then release the lock; an open transaction is lost.
 
@@ -186,7 +181,7 @@ def open_database(
     with ExitStack() as undo:
         handle = None
         if lock is not None:
-            handle = _acquire_lock(lock)
+            handle = acquire_lock(lock)
             undo.callback(os.close, handle)
         db = _connect(path, path, busy_timeout_s)
         undo.callback(db.close)
@@ -214,6 +209,23 @@ def open_read_only(path: Path, version: int) -> Database:
         db.close()
         raise
     return db
+
+
+def acquire_lock(path: Path) -> int:
+    """Return the descriptor of the file at `path`, locked; the file is made if it is missing.
+
+    Raises InUseError if another process has the lock, OSError if the file cannot be opened.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise InUseError(f"another process has {path}") from error
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
 
 
 def delete_files(path: Path) -> None:
@@ -267,23 +279,6 @@ def checksum(*parts: bytes) -> int:
     for part in parts:
         crc = zlib.crc32(part, crc)
     return crc
-
-
-def _acquire_lock(path: Path) -> int:
-    """Return the descriptor of the file at `path`, locked; the file is made if it is missing.
-
-    Raises InUseError if another process has the lock, OSError if the file cannot be opened.
-    """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise InUseError(f"another process has {path}") from error
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pipeline.gateway.authentication import EVENTS
 from pipeline.gateway.producer import DurableIn
 from pipeline.gateway.spool import Spool
 from pipeline.ingest.sources import WEBHOOK_SOURCES
-from runtime.metrics import REQUEST_S, dead_letter_counter, request_histogram
+from runtime.metrics import REQUEST_S, damaged_file_counter, dead_letter_counter, request_histogram
 from schemas.dead_letters import DeadLetterCode
 from schemas.topics import ADVISORIES, CHECKINS, DEAD_LETTERS, INVENTORY
 
@@ -28,6 +28,7 @@ _REASONS: Final = {
     503: "no_room",
 }
 _BUG: Final = "bug"
+_SPOOL: Final = "spool"
 _TOPICS: Final = (INVENTORY, CHECKINS, ADVISORIES, DEAD_LETTERS)
 
 
@@ -58,6 +59,12 @@ class GatewayMetrics:
         )
         self._dead_letters = dead_letter_counter(registry, ["webhooks"])
         self._ready = Gauge("drydock_ready", "1 if inputs are accepted, else 0.", registry=registry)
+        self._damaged_files = damaged_file_counter(registry, _SPOOL)
+        self._lost = Counter(
+            "drydock_gateway_spool_lost_records",
+            "Records of damaged spools that could not be read.",
+            registry=registry,
+        )
         self._spooling = Gauge(
             "drydock_gateway_spooling",
             "1 while records go through the spool, else 0.",
@@ -109,6 +116,11 @@ class GatewayMetrics:
     def count_dead_letter(self, code: DeadLetterCode) -> None:
         """Count one dead letter made of a webhook's payload."""
         self._dead_letters.labels("webhooks", code.value).inc()
+
+    def count_damaged_spool(self, lost: int) -> None:
+        """Count a damaged spool that was replaced, and its lost records."""
+        self._damaged_files.labels(_SPOOL).inc()
+        self._lost.inc(lost)
 
     def observe_durable(self, topic: str, durable_in: DurableIn, duration_s: float) -> None:
         """Count a record that is durable `duration_s` after its acceptance."""

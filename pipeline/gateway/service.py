@@ -18,7 +18,7 @@ from pipeline.gateway.kafka import IdempotentProducer
 from pipeline.gateway.kafka_sink import KafkaSink
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.secret_file import REDACTION_KEY, random_key, read_or_make
-from pipeline.gateway.spool import Spool
+from pipeline.gateway.spool import Replaced, Spool
 from pipeline.ingest.redaction import Redactor
 from pipeline.server_process import serve_until_stopped, stop_on_signals
 from runtime.kafka import KafkaConnection
@@ -54,7 +54,12 @@ def serve(plan: GatewayPlan, settings: GatewaySettings, log: Log) -> None:
     """
     check_address(plan.listen, settings)
     silence_kafka_clients()
-    spool = Spool(plan.data_dir, max_bytes=settings.spool_max_bytes)
+    metrics = GatewayMetrics(make_registry())
+    spool = Spool(
+        plan.data_dir,
+        max_bytes=settings.spool_max_bytes,
+        on_replaced=partial(_report_replaced, metrics, log),
+    )
     with ExitStack() as stack:
         stack.callback(spool.close)
         redactor = _load_redactor(plan.data_dir, settings, log)
@@ -62,7 +67,7 @@ def serve(plan: GatewayPlan, settings: GatewaySettings, log: Log) -> None:
         watched = None
         if plan.operations is not None:
             watched = stack.enter_context(plan.operations.bind())
-        asyncio.run(_serve(plan, settings, log, spool, redactor, (listener, watched)))
+        asyncio.run(_serve(plan, settings, log, metrics, spool, redactor, (listener, watched)))
     log.info("stopped")
 
 
@@ -70,11 +75,11 @@ async def _serve(
     plan: GatewayPlan,
     settings: GatewaySettings,
     log: Log,
+    metrics: GatewayMetrics,
     spool: Spool,
     redactor: Redactor,
     sockets: tuple[socket.socket, socket.socket | None],
 ) -> None:
-    metrics = GatewayMetrics(make_registry())
     metrics.expose_spool(spool)
     producer = StoreAndForwardProducer(
         partial(IdempotentProducer.connect, plan.connection, TOPICS),
@@ -114,6 +119,21 @@ async def _serve(
     finally:
         producer.stop()
         await running
+
+
+def _report_replaced(metrics: GatewayMetrics, log: Log, replaced: Replaced) -> None:
+    metrics.count_damaged_spool(replaced.rows.lost)
+    log.error(
+        "damaged spool replaced: the records that can be read are sent; check the disk, then"
+        " delete the renamed file",
+        **{
+            key.PATH: str(replaced.path),
+            key.RENAMED_TO: str(replaced.moved),
+            key.COUNT: replaced.rows.saved,
+            key.LOST: replaced.rows.lost,
+            key.DETAIL: str(replaced.error),
+        },
+    )
 
 
 def _load_redactor(data_dir: Path, settings: GatewaySettings, log: Log) -> Redactor:

@@ -8,23 +8,37 @@ One process at a time has the spool open; it holds a file lock.
 To delete a record, SQLite needs space. So `append` leaves a reserve of the volume free, and a
 deletion that fails all the same is kept in memory: such a record is no longer read, and it is
 deleted with the next deletion that succeeds. If nothing else is left, the file is made anew.
+
+The spool has the only copy of its records. If the file is damaged, at open or later, the rows with
+right checksums are copied to a new file (`salvage`), and the damaged one is renamed. A record whose
+bytes have changed is never sent.
+
+| crash | at the next opening |
+| --- | --- |
+| while the rows are copied | the damaged file is there: they are copied again |
+| after the damaged file was renamed | only the complete copy is there: it is renamed |
 """
 
+import os
 import sqlite3
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pipeline.gateway.records import Record
+from pipeline.gateway.salvage import Salvaged, salvage
 from pipeline.gateway.seq_ranges import SeqRanges
 from runtime import sqlite
 from runtime.free_space import SpaceReserve
 
+T = TypeVar("T")
+
 FILE: Final = "spool.sqlite"
 LOCK: Final = "spool.lock"
-VERSION: Final = 1
+VERSION: Final = 2
 # Overhead of a row beside its bytes, rounded up: the limit is for the size of the file.
 _ROW_BYTES: Final = 64
 # A transaction that deletes more would write a long WAL, on a disk that may be full.
@@ -35,15 +49,16 @@ CREATE TABLE records (
     at_us INTEGER NOT NULL,
     topic TEXT NOT NULL,
     key BLOB NOT NULL,
-    value BLOB NOT NULL
+    value BLOB NOT NULL,
+    crc INTEGER NOT NULL
 ) STRICT;
 """
 _SCHEMA: Final = sqlite.Schema(_SCRIPT, VERSION)
-_INSERT: Final = "INSERT INTO records (at_us, topic, key, value) VALUES (?, ?, ?, ?)"
-_READ: Final = "SELECT seq, topic, key, value FROM records WHERE seq > ? ORDER BY seq"
+_INSERT: Final = "INSERT INTO records (at_us, topic, key, value, crc) VALUES (?, ?, ?, ?, ?)"
+_INSERT_SALVAGED: Final = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)"
+_READ: Final = "SELECT seq, at_us, topic, key, value, crc FROM records WHERE seq > ? ORDER BY seq"
 _READ_TIMES: Final = "SELECT seq, at_us FROM records WHERE seq > ? ORDER BY seq"
 _DELETE: Final = "DELETE FROM records WHERE seq BETWEEN ? AND ?"
-_SET_LAST_SEQ: Final = "INSERT INTO sqlite_sequence VALUES ('records', ?)"
 
 
 class SpoolError(RuntimeError):
@@ -61,6 +76,15 @@ class Spooled(NamedTuple):
     record: Record
 
 
+class Replaced(NamedTuple):
+    """A damaged spool file that was replaced: its path, its path now, the error, and the rows."""
+
+    path: Path
+    moved: Path
+    error: Exception
+    rows: Salvaged
+
+
 class Spool:
     """The open spool. Only one thread may use it at a time.
 
@@ -68,7 +92,8 @@ class Spool:
     each included; `append` keeps `size` within `max_bytes`. `last_seq` is the sequence number of
     the newest record; 0 until the first `append` if the spool was empty when it was opened.
     `failure` is the error of the last write, None if it succeeded. `on_durable_write` is called
-    with `append:before`, `append:after`, `forget:before` or `forget:after`, around each commit.
+    with `append:before`, `append:after`, `forget:before` or `forget:after`, around each commit;
+    `on_replaced` after a damaged file was replaced.
     """
 
     def __init__(
@@ -78,27 +103,98 @@ class Spool:
         max_bytes: int,
         space: SpaceReserve | None = None,
         on_durable_write: sqlite.Hook | None = None,
+        on_replaced: Callable[[Replaced], None] = lambda _: None,
     ) -> None:
         """Open the spool in `folder`; create folder and file if missing.
 
         `space` is the volume of the folder. Raises SpoolError if another process has it open, if it
-        is damaged or of a newer version, or if the disk fails.
+        is of another version, or if the disk fails.
         """
         self.max_bytes = max_bytes
         self.failure: str | None = None
-        self._folder = folder
+        self.depth = self.size = self.last_seq = 0
+        self._oldest_us: int | None = None
+        self._undeleted = SeqRanges()
         self._space = space or SpaceReserve(folder)
+        self._path = folder / FILE
         self._on_durable_write = on_durable_write
-        self._db = _open_database(folder, on_durable_write)
-        row = self._db.execute(
-            "SELECT count(*), coalesce(sum(length(topic) + length(key) + length(value)), 0),"
-            " min(at_us), coalesce(max(seq), 0) FROM records"
-        ).fetchone()
+        self._on_replaced = on_replaced
+        self._lock: int | None = _prepare_folder(folder)
+        try:
+            with _spool_errors("use", self._path):
+                self._finish_replacing()
+                try:
+                    self._db = self._open_file()
+                except sqlite.DamagedError as error:
+                    self._replace(error, None)
+        except BaseException:
+            self._release_lock()
+            raise
+
+    def _open_file(self) -> sqlite.Database:
+        """Return the file, open, and count its records."""
+        # Before SQLite makes the WAL files: they get the permissions of the file.
+        self._path.touch(mode=0o600)
+        self._path.chmod(0o600)
+        db = sqlite.open_database(
+            self._path, _SCHEMA, check=True, on_durable_write=self._on_durable_write
+        )
+        try:
+            row = db.execute(
+                "SELECT count(*), coalesce(sum(length(topic) + length(key) + length(value)), 0),"
+                " min(at_us), coalesce(max(seq), 0) FROM records"
+            ).fetchone()
+        except BaseException:
+            db.close()
+            raise
         self.depth = int(row[0])
         self.size = int(row[1]) + self.depth * _ROW_BYTES
-        self._oldest_us: int | None = row[2]
-        self.last_seq = int(row[3])
+        self._oldest_us = row[2]
+        # The newest record may be lost: its number is not used again in this process.
+        self.last_seq = max(self.last_seq, int(row[3]))
+        return db
+
+    def _repair(self, call: Callable[[], T]) -> T:
+        """Return the result of a call; if it finds damage, replace the file and call again."""
+        try:
+            return call()
+        except sqlite3.DatabaseError as error:
+            if not sqlite.is_damage(error):
+                raise
+            self._replace(error, self._db)
+        return call()
+
+    def _replace(self, error: Exception, damaged: sqlite.Database | None) -> None:
+        """Copy the intact rows to a new file, close the damaged one, put the new one in place.
+
+        Delivered records are left out. Raises sqlite3.Error or OSError if the disk fails; then the
+        damaged file stays in place.
+        """
+        made = self._path.with_name(FILE + ".new")
+        sqlite.delete_files(made)
+        made.touch(mode=0o600)
+        with closing(sqlite.open_database(made, _SCHEMA)) as new, new.transaction("salvage"):
+
+            def write(seq: int, row: Sequence[object]) -> None:
+                if seq not in self._undeleted:
+                    new.execute(_INSERT_SALVAGED, (seq, *row))
+
+            rows = salvage(self._path, VERSION, lambda row: _checksum(row[:-1]) == row[-1], write)
+            _set_last_seq(new, self.last_seq)
+        if damaged is not None:
+            damaged.close()
+        moved = sqlite.quarantine(self._path)
+        made.replace(self._path)
+        self._db = self._open_file()
         self._undeleted = SeqRanges()
+        self._on_replaced(Replaced(self._path, moved, error, rows))
+
+    def _finish_replacing(self) -> None:
+        """Put a complete new file in place if a crash has prevented that."""
+        made = self._path.with_name(FILE + ".new")
+        if made.exists() and not self._path.exists():
+            sqlite.quarantine(self._path)  # its WAL
+            made.replace(self._path)
 
     def close(self) -> None:
         """Close the file and release the lock. A second call does nothing.
@@ -108,8 +204,14 @@ class Spool:
         self._db.close()
         if self._undeleted.count and not self.depth:
             with suppress(OSError):
-                sqlite.delete_files(self._folder / FILE)
+                sqlite.delete_files(self._path)
         self._undeleted = SeqRanges()
+        self._release_lock()
+
+    def _release_lock(self) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     @property
     def undeleted(self) -> int:
@@ -148,9 +250,8 @@ class Spool:
         if shortage is not None:
             raise SpoolFullError(shortage)
         us = round(now.timestamp() * 1e6)
-        rows = [(us, *record) for record in records]
-        with self._transaction("append"):
-            self._db.executemany(_INSERT, rows)
+        rows = [(us, *record, _checksum((us, *record))) for record in records]
+        self._write("append", _INSERT, rows)
         (self.last_seq,) = self._db.execute("SELECT max(seq) FROM records").fetchone()
         self.depth += len(rows)
         self.size += cost
@@ -164,20 +265,23 @@ class Spool:
         At least one record is returned if there is one, however large; else the list is empty.
         Raises SpoolError if the file cannot be read.
         """
+        with _spool_errors("read"):
+            return self._repair(partial(self._read_after, seq, max_records, max_bytes))
+
+    def _read_after(self, seq: int, max_records: int, max_bytes: int) -> list[Spooled]:
         found: list[Spooled] = []
         size = 0
-        try:
-            with closing(self._waiting_rows(_READ, seq)) as rows:
-                for row_seq, *record in rows:
-                    one = Spooled(row_seq, Record(*record))
-                    size += one.record.size
-                    if found and size > max_bytes:
-                        break
-                    found.append(one)
-                    if len(found) >= max_records:
-                        break
-        except sqlite3.Error as error:
-            raise SpoolError(f"cannot read the spool: {error}") from error
+        with closing(self._waiting_rows(_READ, seq)) as rows:
+            for row_seq, *row, crc in rows:
+                if _checksum(row) != crc:
+                    raise sqlite.DamagedError("read", self._path, f"row {row_seq} has changed")
+                one = Spooled(row_seq, Record(*row[1:]))
+                size += one.record.size
+                if found and size > max_bytes:
+                    break
+                found.append(one)
+                if len(found) >= max_records:
+                    break
         return found
 
     def delete(self, delivered: Iterable[Spooled]) -> None:
@@ -205,9 +309,9 @@ class Spool:
         if self._undeleted.count:
             self._delete_undeleted()
         elif self.failure is not None:
-            with suppress(SpoolError), self._transaction("probe"):
+            with suppress(SpoolError):
                 # It writes a page, although the version stays.
-                self._db.execute(f"PRAGMA user_version={VERSION:d}")
+                self._write("probe", f"PRAGMA user_version={VERSION:d}")
 
     def _waiting_rows(self, query: str, seq: int) -> Generator[tuple[Any, ...], None, None]:
         """Yield the rows of the waiting records after `seq`, in order."""
@@ -229,8 +333,7 @@ class Spool:
             return
         ranges = list(self._undeleted.lowest(_MAX_DELETE_RECORDS))
         try:
-            with self._transaction("forget"):
-                self._db.executemany(_DELETE, ranges)
+            self._write("forget", _DELETE, ranges)
         except SpoolError:
             if not self.depth:
                 self._begin_anew()
@@ -244,62 +347,93 @@ class Spool:
         Sequence numbers go on. If it fails, `failure` is set and the spool stays closed until
         `retry` succeeds.
         """
-        closed = self._db
-        lock = closed.detach_lock()
-        closed.close()
+        self._db.close()
         try:
-            sqlite.delete_files(self._folder / FILE)
-            self._db = _open_database(self._folder, self._on_durable_write, has_lock=True)
-            with self._transaction("create"):
-                self._db.execute(_SET_LAST_SEQ, (self.last_seq,))
-        except (OSError, SpoolError) as error:
+            sqlite.delete_files(self._path)
+            self._db = self._open_file()
+            with self._db.transaction("create"):
+                _set_last_seq(self._db, self.last_seq)
+        except (OSError, sqlite3.Error) as error:
             self._db.close()  # the numbers of a file without `last_seq` would begin again
             self.failure = f"cannot make the spool anew: {error}"
         else:
             self._undeleted = SeqRanges()
-        finally:
-            self._db.attach(lock, self._on_durable_write)
+            self.failure = None
 
-    @contextmanager
-    def _transaction(self, name: str) -> Iterator[None]:
-        """Commit the writes of the block and set `failure`; raise SpoolError if the disk fails."""
+    def _write(
+        self, name: str, statement: str, rows: Sequence[tuple[object, ...]] | None = None
+    ) -> None:
+        """Carry out a statement, for each row if there are rows, in one transaction; set `failure`.
+
+        Raises SpoolError if the disk fails.
+        """
         try:
-            with self._db.transaction(name):
-                yield
-        except sqlite3.Error as error:
-            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-            kind = SpoolFullError if full else SpoolError
-            self.failure = f"cannot write the spool: {error}"
-            raise kind(self.failure) from error
+            with _spool_errors("write"):
+                self._repair(partial(self._commit, name, statement, rows))
+        except SpoolError as error:
+            self.failure = str(error)
+            raise
         self.failure = None
 
+    def _commit(self, name: str, statement: str, rows: Sequence[tuple[object, ...]] | None) -> None:
+        with self._db.transaction(name):
+            if rows is None:
+                self._db.execute(statement)
+            else:
+                self._db.executemany(statement, rows)
 
-def _open_database(
-    folder: Path, on_durable_write: sqlite.Hook | None, *, has_lock: bool = False
-) -> sqlite.Database:
-    path = folder / FILE
+
+def _checksum(row: Sequence[Any]) -> int:
+    """Return the checksum of a row: time, topic, key and value."""
+    at_us, topic, key, value = row
+    try:
+        return sqlite.checksum(b"%d" % at_us, topic.encode(), key, value)
+    except (AttributeError, TypeError):
+        return -1  # a changed byte can also change the type
+
+
+def _set_last_seq(db: sqlite.Database, seq: int) -> None:
+    """Let the next record get a number above this one and above those in the file."""
+    db.execute(
+        "INSERT INTO sqlite_sequence SELECT 'records', 0"
+        " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence)"
+    )
+    db.execute("UPDATE sqlite_sequence SET seq = max(seq, ?)", (seq,))
+
+
+@contextmanager
+def _spool_errors(verb: str, path: Path | str = "the spool") -> Iterator[None]:
+    """Raise the errors of file and disk in the block as SpoolError."""
+    try:
+        yield
+    except sqlite.VersionError as error:
+        wanted = f"{path} has version {error.found}; this Drydock reads up to {VERSION}"
+        if error.found < VERSION:
+            wanted = (
+                f"{path} has version {error.found}, written before release 0.1.0: let the Drydock"
+                " that wrote it send its records, then delete it"
+            )
+        raise SpoolError(wanted) from error
+    except sqlite.OpenError as error:
+        step = "open" if error.step == "open" else verb
+        raise SpoolError(f"cannot {step} {path}: {error.reason}") from error
+    except sqlite3.Error as error:
+        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        kind = SpoolFullError if full else SpoolError
+        raise kind(f"cannot {verb} {path}: {error}") from error
+    except OSError as error:
+        raise SpoolError(f"cannot {verb} {path}: {error.strerror}") from error
+
+
+def _prepare_folder(folder: Path) -> int:
+    """Create the folder if it is missing, and return the descriptor of its lock.
+
+    Raises SpoolError if the folder cannot be used or another process has the lock.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Before SQLite makes the WAL files: they get the permissions of the file.
-        path.touch(mode=0o600)
-        path.chmod(0o600)
-        return sqlite.open_database(
-            path,
-            _SCHEMA,
-            lock=None if has_lock else folder / LOCK,
-            check=True,
-            on_durable_write=on_durable_write,
-        )
+        return sqlite.acquire_lock(folder / LOCK)
     except OSError as error:
         raise SpoolError(f"cannot use {folder}: {error.strerror}") from error
     except sqlite.InUseError:
         raise SpoolError(f"another process uses the spool in {folder}") from None
-    except sqlite.VersionError as error:
-        raise SpoolError(
-            f"{path} has version {error.found}; this Drydock reads up to {VERSION}"
-        ) from error
-    except sqlite.OpenError as error:
-        step = "open" if error.step == "open" else "use"
-        raise SpoolError(f"cannot {step} {path}: {error.reason}") from error
-    except sqlite.DamagedError as error:
-        raise SpoolError(str(error)) from error

@@ -22,7 +22,7 @@ from tests.unit.processors.memory_kafka import Brokers, MemoryWorker, reading, s
 MINUTE = timedelta(minutes=1)
 UDIDS = [f"MAC-{number}" for number in range(40)]
 CHANGELOG = "drydock.state.v1/0"
-SEEDS = 50
+SEEDS = [pytest.param(10, id="short"), pytest.param(50, id="long", marks=pytest.mark.slow)]
 
 
 def row(number: int) -> bytes:
@@ -54,11 +54,12 @@ def read(path: Path, damaged: list[Path]) -> tuple[dict[bytes, bytes], int] | No
     return (found, store.next_offset) if store.next_offset else None
 
 
+@pytest.mark.parametrize("seeds", SEEDS)
 @pytest.mark.parametrize("kind", damage.DAMAGES)
-def test_damaged_store_is_complete_or_replaced(kind: str, tmp_path: Path) -> None:
+def test_damaged_store_is_complete_or_replaced(kind: str, seeds: int, tmp_path: Path) -> None:
     written = fill(tmp_path / "whole.sqlite")
     replaced = 0
-    for seed in range(SEEDS):
+    for seed in range(seeds):
         path = tmp_path / f"{seed}.sqlite"
         copy(tmp_path / "whole.sqlite", path)
         damage.DAMAGES[kind](path, Random(seed))
@@ -68,7 +69,7 @@ def test_damaged_store_is_complete_or_replaced(kind: str, tmp_path: Path) -> Non
         replaced += found is None
         assert all(moved.exists() for moved in damaged), f"seed {seed}"
         assert read(path, []) in (None, found), f"seed {seed}"
-    assert replaced >= SEEDS // 4, "the damage was not noticed"
+    assert replaced >= seeds // 4, "the damage was not noticed"
 
 
 def test_changed_text_in_a_row_is_damage(tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def versions(state: dict[str, object]) -> dict[str, object]:
 @pytest.mark.parametrize("moment", ["at the start", "while running"])
 def test_worker_recovers_from_damage(moment: str, kind: str, tmp_path: Path) -> None:
     expected = expected_state(tmp_path)
-    for seed in range(3):
+    for seed in range(2):
         brokers, folder = Brokers(), tmp_path / str(seed)
 
         async def first(worker: MemoryWorker) -> None:

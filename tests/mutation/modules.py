@@ -42,6 +42,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "pipeline/gateway/reconnecting.py": _GATEWAY,
     "pipeline/gateway/seq_ranges.py": _GATEWAY,
     "pipeline/gateway/spool.py": _GATEWAY,
+    "pipeline/gateway/salvage.py": ("tests/faults/test_spool_damage.py",),
     "runtime/free_space.py": _RUNTIME,
     "runtime/retry.py": _RUNTIME,
     "runtime/sqlite.py": _RUNTIME,
