@@ -36,11 +36,13 @@ def event_key(event: Event) -> str:
 
     The UDID for an event of a job, `device_key` for another event of a Mac, else the subject.
     """
+    if isinstance(event, DeviceEvent):
+        return device_key(event)
     if isinstance(event, JobIssuedEvent):
         return event.data.job.udid
     if isinstance(event, JobResultedEvent | JobSupersededEvent):
         return event.data.udid
-    return device_key(event) if isinstance(event, DeviceEvent) else event.subject
+    return event.subject
 
 
 def route(event: DeviceEvent | AdvisoryEvent) -> tuple[str, str]:

@@ -117,9 +117,9 @@ class EmbeddedShell:
             wake = self._service.next_wake(self._now)
             if wake is None or wake > self._now:
                 return
-            next_sweep_at = self._service.reconciler._sweep_at
+            next_sweep_at = self._service.reconciler.queue._sweep_at
             self._service.tick(self._now)
-            self.sweeps += self._service.reconciler._sweep_at != next_sweep_at
+            self.sweeps += self._service.reconciler.queue._sweep_at != next_sweep_at
         raise AssertionError(f"something is still due after {MOST_TICKS} ticks")
 
     def records(self) -> Sequence[DecisionRecord]:

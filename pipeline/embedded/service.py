@@ -148,7 +148,7 @@ class Service:
             service._recover_unsent_jobs()
             if policy_text is not None:
                 service.set_policy(policy_text, now, "start")
-            service.reconciler.start_sweep(now)
+            service.reconciler.queue.start_sweep(now)
         except BaseException:
             service.close()
             raise
@@ -231,7 +231,7 @@ class Service:
 
         One call does a bounded part of it; if `next_wake` returns `now`, there is more.
         """
-        due = self.reconciler.next_work_at(now)
+        due = self.reconciler.next_due_at(now)
         if due is not None and due <= now:
             self._writer.advance(now)
         self._send_jobs(now)
@@ -249,7 +249,7 @@ class Service:
         if self._unsent_jobs or self._halts_changed:
             return now
         wakes = (
-            self.reconciler.next_work_at(now),
+            self.reconciler.next_due_at(now),
             self._halts_until,
             self.executors.next_wake(now),
         )

@@ -138,7 +138,7 @@ class Writer:
             yield
         except Exception:
             self.reconciler = self._load()
-            self.reconciler.start_sweep(now)
+            self.reconciler.queue.start_sweep(now)
             raise
 
     def _without_repeated(self, events: Sequence[Event]) -> tuple[list[Input], list[Event]]:

@@ -106,7 +106,7 @@ class DeviceShard:
         if last_decision is not None:
             self._loaded_decisions[udid] = last_decision
         if not is_decided:
-            self.reconciler.mark(udid)
+            self.reconciler.queue.mark(udid)
 
     def begin(self, now: datetime) -> None:
         """Complete the loaded state; decides nothing yet. Call it once, after the last `load`.
@@ -124,7 +124,9 @@ class DeviceShard:
         self._queue_redecide(self._broadcast.records_after(self._broadcast_offsets), now)
         # Spread the sweeps: partitions of one worker would otherwise sweep at the same time.
         every = self._config.sweep_every
-        reconciler.schedule_sweep(now + every * (self.partition + 1) / (self._partition_count + 1))
+        reconciler.queue.schedule_sweep(
+            now + every * (self.partition + 1) / (self._partition_count + 1)
+        )
 
     def finish_catch_up(self) -> None:
         """Let `process_records` and `tick` decide from now on; they only fold before.
@@ -133,7 +135,7 @@ class DeviceShard:
         Call it when everything in the topics at the change of owner is folded. Deciding on a
         partial backlog could revoke jobs that the rest of it justifies.
         """
-        self.reconciler.mark_backlog()
+        self.reconciler.queue_backlog()
         self._is_catching_up = False
 
     # --- input ---
@@ -225,13 +227,13 @@ class DeviceShard:
             self._queue_redecide(new, now)
         self.reconciler.advance(now, self._config.slice_size, self._changes)
         self._dead_letter_failed_decisions(now)
-        due = self.reconciler.next_work_at(now)
+        due = self.reconciler.next_due_at(now)
         return due is not None and due <= now
 
     def is_behind(self, now: datetime) -> bool:
         """Return True if a Mac is queued or due, or a broadcast is new; sweeps do not count."""
         unread = self._broadcasts_read < len(self._broadcast.records)
-        return unread or self.reconciler.has_due_decisions(now)
+        return unread or self.reconciler.queue.has_due(now)
 
     def _fold_broadcasts(self, records: Sequence[BroadcastRecord]) -> None:
         """Fold broadcast records, the newest that were read; their Macs are not queued yet."""
@@ -249,7 +251,7 @@ class DeviceShard:
         if not records:
             return
         offsets = {record.topic: record.offset + 1 for record in records}
-        self.reconciler.mark_broadcast([record.change for record in records], offsets)
+        self.reconciler.queue_broadcast([record.change for record in records], offsets)
         for topic, offset, _, _, rejection in records:
             # Every shard reads them: one writes the dead letters.
             if rejection is not None and self.partition == 0:
@@ -267,10 +269,10 @@ class DeviceShard:
         self._publish(changes, output)
         reconciler, dirty = self.reconciler, self._dirty_rows
         dirty.add_changes(changes)
-        dirty.add(udid for udid in changes.marked if reconciler.is_undecided(udid))
+        dirty.add(udid for udid in changes.marked if reconciler.queue.is_undecided(udid))
         for udid in dirty.pop_all():
             output.rows[udid.encode()] = rows.encode_device(
-                reconciler, udid, self.epoch, is_decided=not reconciler.is_undecided(udid)
+                reconciler, udid, self.epoch, is_decided=not reconciler.queue.is_undecided(udid)
             )
         if changes.offsets:
             for topic, offset in changes.offsets.items():

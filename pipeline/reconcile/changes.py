@@ -74,9 +74,9 @@ class Changes:
     - `telemetry`: names of records of which only times and telemetry changed; losing such a change
       changes no decision that a later report or a sweep does not correct
     - `last_decisions`: Macs whose last decision changed; one that the reconciler lacks was dropped
-    - `marked`: Macs that inputs marked; one is decided when `Reconciler.is_undecided` is False
+    - `marked`: Macs that inputs marked; one is decided when `DecisionQueue.is_undecided` is False
     - `broadcast`: changed parts of the broadcast state, as named by `Fleet.broadcast_to_wire`
-    - `offsets`: of `Reconciler.mark_broadcast`, once all Macs of its batch are decided
+    - `offsets`: of `Reconciler.queue_broadcast`, once all Macs of its batch are decided
     - `results`: action and outcome of each result that changed a job
     - `durations`: action of each succeeded job, and its seconds from issue to success
 
@@ -123,7 +123,7 @@ class Changes:
         derived = [one.value for one in self.records if not isinstance(one.value, DecisionRecord)]
         return [*(one.event for one in self.inputs), *derived]
 
-    def advance_offsets(self, offsets: Mapping[str, int]) -> None:
+    def raise_offsets(self, offsets: Mapping[str, int]) -> None:
         """Raise each offset to the given one, if it is lower."""
         for topic, offset in offsets.items():
             self.offsets[topic] = max(offset, self.offsets.get(topic, 0))

@@ -1,20 +1,31 @@
-"""The core's one loop: fold an event, infer results of jobs, decide for the affected Macs.
+"""The loop of decisions: fold inputs, mark the affected Macs, decide for them, return `Changes`.
 
-Both shells and replay drive it. It decides which Macs are evaluated again, and when. It does no
-I/O: it yields effects, and its caller makes them durable and hands derived events back to it.
+Both shells drive it. It does no I/O and has no key: a shell passes `sign`, and makes the returned
+`Changes` durable before it acknowledges the inputs.
+
+| call | folds | decides |
+| --- | --- | --- |
+| `apply` | a batch of inputs | nothing; marks the affected Macs |
+| `apply_repeat` | a repeat of the Mac's last report, not decoded | nothing; marks the Mac |
+| `decide_marked` | events that follow from the decisions | for the marked Macs |
+| `advance` | events that follow from the decisions | also for Macs due by time or by the sweep |
+
+Deciding for a Mac goes on until nothing follows from it: a result or a withdrawal that ends its
+job, its decision, the job issued, the decision to hold it for that job. Then the Macs that wait for
+capacity which it freed are decided, by deadline.
+
+Invariant: if our code raises for an input or for a Mac, the state and `Changes` have either all of
+a fold or decision, or nothing of it, and `Changes.rejections` names it.
 """
 
-import heapq
 import json
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
-
-import msgspec
 
 from pipeline.decide.admission import reject_reason
 from pipeline.decide.decision import Evaluation, evaluate
@@ -25,7 +36,9 @@ from pipeline.decide.situation import Situation, site_of
 from pipeline.policy.file import policy_digest, read_policy
 from pipeline.policy.model import Policy
 from pipeline.reconcile.changes import Changes, DerivedRecord, Input, JobChange, Rejection
+from pipeline.reconcile.decision_queue import DecisionQueue, FreedSite
 from pipeline.reconcile.last_decision import LastDecision, fingerprint
+from pipeline.reconcile.site_capacity import SiteCapacity
 from pipeline.state.device import FIRST_TELEMETRY, Device, from_us, to_us
 from pipeline.state.fleet import NO_CHANGE, Broadcast, Change, Fleet
 from pipeline.state.jobs import JobEntry, JobHistory, extra_open_jobs, infer_result, open_job
@@ -44,53 +57,19 @@ from schemas.envelope import (
 )
 from schemas.fast.models import construct_unchecked
 from schemas.fast.report_peek import ReportPeek
-from schemas.jobs import Action, Job, JobIssued
+from schemas.jobs import Job, JobIssued
 from schemas.results import Outcome
 from schemas.routing import event_key
 from schemas.signed_payloads import PublicKeys
 
 SOURCE: Final = "/drydock/decide"
 
-
-class Decided(msgspec.Struct, frozen=True):
-    """A decision that sends `job`, or that differs from the Mac's last one (`job` is None)."""
-
-    record: DecisionRecord
-    job: Job | None = None
-
-
-class DerivedEvent(msgspec.Struct, frozen=True):
-    """An event that follows from the state: the inferred result or the withdrawal of a job.
-
-    The caller records it and folds it like any other, before it takes the next effect.
-    """
-
-    event: Event
-
-
-class EvaluationFailed(msgspec.Struct, frozen=True):
-    """A bug of ours: the evaluation of this Mac raised.
-
-    Its last decision is kept, and the other Macs that the event affects are decided. The caller
-    writes a dead letter with code `bug`.
-    """
-
-    udid: str
-    error: Exception
-
-
-Effect = Decided | DerivedEvent | EvaluationFailed
 Sign = Callable[[Job], JobIssued]
 _JobEvent = JobIssuedEvent | JobSupersededEvent | JobResultedEvent
+_OneMacEvent = DeviceEvent | _JobEvent
 _NO_KEYS: Final[PublicKeys] = MappingProxyType({})
 # More than the jobs of one Mac that can be open at once.
 _MAX_STEPS: Final = 100
-
-
-class _FreedSite(NamedTuple):
-    """A mark: the site has capacity for Macs that wait for it."""
-
-    site: str
 
 
 class _Saved(NamedTuple):
@@ -100,18 +79,6 @@ class _Saved(NamedTuple):
     device: Device | None
     history: JobHistory
     broadcast: Broadcast | None
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Macs to decide, the last one first.
-
-    `offsets` are reported when all are decided. `is_backlog`: inputs marked them.
-    """
-
-    udids: list[str]
-    offsets: Mapping[str, int] = field(default_factory=dict)
-    is_backlog: bool = False
 
 
 @dataclass(slots=True)
@@ -125,8 +92,10 @@ class _Progress:
 class Reconciler:
     """Decides for the Macs of one Fleet. The caller is the only writer.
 
-    Without `fast_paths` no value of an earlier evaluation is reused and every model is validated:
-    slower, with the same decisions and the same bytes (docs/explanation/fast-paths.md).
+    `sign` signs a job; without it the reconciler can only fold. `job_keys` and `approval_keys` are
+    the public keys that admission trusts. `queue` has the Macs to decide; every Mac is swept each
+    `sweep_every`. Without `fast_paths` no value of an earlier evaluation is reused and every model
+    is validated: slower, with the same decisions and bytes (docs/explanation/fast-paths.md).
     """
 
     def __init__(
@@ -143,28 +112,15 @@ class Reconciler:
         self._sign = sign
         self._job_keys = job_keys
         self._approval_keys = approval_keys
-        self._sweep_every = sweep_every
         self._fast_paths = fast_paths
         self.last_decisions: dict[str, LastDecision] = {}
         self.exposed: Counter[tuple[str, str]] = Counter()
-        self.open_jobs: Counter[tuple[str, str]] = Counter()
-        # Records whose decisions were dropped. The caller that stores decisions deletes them too,
-        # and clears this.
-        self.dropped_decisions: dict[str, None] = {}
-        self._site_jobs: Counter[str] = Counter()
-        # The Macs that have an open job.
-        self._with_open_job: set[str] = set()
-        # Macs that inputs marked, and sites with new capacity, in order.
-        self._marked: dict[str | _FreedSite, None] = {}
-        self._batches: deque[_Batch] = deque()
-        # The marked Macs of the backlog's batch that are not decided yet.
-        self._undecided: set[str] = set()
-        self._sweeping: Iterator[str] | None = None
-        self._sweep_at: datetime | None = None
+        self.queue = DecisionQueue(self.fleet.macs, self.last_decisions, sweep_every)
+        self.capacity = SiteCapacity()
+        # Records whose decisions were dropped and are in no `Changes` yet.
+        self._dropped_decisions: dict[str, None] = {}
         # The detail of the last dead letter of a Mac that has not been decided since.
         self._failing: dict[str, str] = {}
-        self._timers: list[tuple[int, str]] = []
-        self._waiting_for_capacity: dict[str, list[tuple[int, str]]] = {}
         self._parsed_policy: tuple[str, Policy] | None = None
         self._policy_override: tuple[str, Policy] | None = None
         # The last evaluation, if it sent a job: the next one is mostly of the same Mac.
@@ -228,7 +184,7 @@ class Reconciler:
                 wrong = f"folding it failed: {_text_of(error)}"
             changes.rejections.append(Rejection(one.raw, code, wrong, where, one.event))
         if wide:
-            self._batches.append(_Batch(sorted(wide, reverse=True)))
+            self.queue.add_batch(wide)
         return changes
 
     def reject_reason(self, event: Event) -> str | None:
@@ -246,12 +202,14 @@ class Reconciler:
             change, freed = self._fold(event)
             if one.peek is not None and type(event) is InventoryEvent:
                 self.fleet.remember(event, one.peek)
-            self._mark(change, freed, now, wide, changes)
+            if change is not NO_CHANGE:
+                self._mark(change, freed, now, wide, changes)
         except Exception:
             self._roll_back(event, saved)
             raise
-        self._note_changes(event, one.raw, saved, change, changes)
         changes.inputs.append(one)
+        if change is not NO_CHANGE:
+            self._note_changes(event, one.raw, saved, changes)
 
     def apply_repeat(self, peek: ReportPeek, now: datetime, changes: Changes) -> int | None:
         """Fold a report that repeats the Mac's last one except for its time and telemetry.
@@ -267,7 +225,8 @@ class Reconciler:
         udid = after.udid
         try:
             if self.telemetry_matters(udid, now, after):
-                self._marked[udid] = changes.marked[udid] = None
+                self.queue.mark(udid)
+                changes.marked[udid] = None
         except Exception:
             self.fleet.devices[udid] = before
             raise
@@ -294,42 +253,38 @@ class Reconciler:
             wide |= dict.fromkeys(self.affected(change))
             return
         if change.is_material and self._is_relevant(change):
-            marks: dict[str, None] = dict.fromkeys(self.affected(change))
+            marked = self.affected(change)
         else:
             udid = change.udids[0]
-            marks = {udid: None} if self.telemetry_matters(udid, now) else {}
-        self._marked.update(marks)
-        changes.marked.update(marks)
+            marked = [udid] if self.telemetry_matters(udid, now) else []
+        for udid in marked:
+            self.queue.mark(udid)
+            changes.marked[udid] = None
         for site in freed:
-            self._marked[_FreedSite(site)] = None
+            self.queue.mark_site(site)
 
-    def mark(self, udid: str) -> None:
-        """Mark a Mac whose last decision does not include all of its events, as after a restart."""
-        self._marked[udid] = None
+    def _is_relevant(self, change: Change) -> bool:
+        """Return False if only a host name changed and the policy reads none."""
+        policy = self.policy
+        return not change.is_rename_only or policy is None or policy.reads_hostnames
 
-    def mark_backlog(self) -> None:
-        """Queue all Macs marked so far, and those that wait for capacity, in order of their UDIDs.
+    def queue_backlog(self) -> None:
+        """Turn all marks into one batch, with all Macs that wait for capacity.
 
-        `advance` decides them, after the batches queued before. For the end of a catch-up: a job
-        that ended in it may have freed capacity.
+        For the end of a catch-up: a job that ended in it may have freed capacity.
         """
-        names = [name for name in self._marked if isinstance(name, str)]
-        self._marked.clear()
         waiting = [udid for udid, one in self.last_decisions.items() if one.wants_capacity]
-        canonical_udid = self.fleet.canonical_udid
-        udids = {canonical_udid(name) or name for name in (*names, *waiting)}
-        self._undecided.update(names)
-        self._batches.append(_Batch(sorted(udids, reverse=True), is_backlog=True))
+        self.queue.queue_backlog(self.fleet.canonical_udid, waiting)
 
-    def mark_broadcast(self, affecting: Iterable[Change], offsets: Mapping[str, int]) -> None:
-        """Queue the Macs that these changes of the broadcast state affect, in order of their UDIDs.
+    def queue_broadcast(self, folded: Iterable[Change], offsets: Mapping[str, int]) -> None:
+        """Queue the Macs that these changes of the broadcast state affect, as one batch.
 
-        The changes are folded already. Once all Macs are decided, `offsets` are in
-        `Changes.offsets`.
+        Once all of them are decided, `offsets` are in `Changes.offsets`.
         """
         known = self.fleet.devices
-        udids = {udid for change in affecting for udid in self.affected(change) if udid in known}
-        self._batches.append(_Batch(sorted(udids, reverse=True), offsets))
+        self.queue.add_batch(
+            {udid for change in folded for udid in self.affected(change) if udid in known}, offsets
+        )
 
     # --- deciding ---
 
@@ -341,96 +296,36 @@ class Reconciler:
         decisions that follow from them, are included.
         """
         changes = Changes() if changes is None else changes
-        self._decide_marked(now, limit, changes)
+        self._decide_marks(now, changes)
+        for udid in self.queue.pop_batched(limit, changes):
+            self._decide(udid, now, changes)
         return changes
 
     def advance(self, now: datetime, limit: int, changes: Changes | None = None) -> Changes:
-        """Do due work: `decide_marked`, then Macs whose time has come, then the sweep.
+        """Do due work: as `decide_marked`, then for Macs whose time has come, then the sweep.
 
         At most `limit` Macs are decided, besides those that events of single Macs marked.
         `next_due_at` is not after `now` if work is left.
         """
         changes = Changes() if changes is None else changes
-        left = self._decide_marked(now, limit, changes)
-        now_us = to_us(now)
-        while left > 0 and self._timers and self._timers[0][0] <= now_us:
-            us, udid = heapq.heappop(self._timers)
-            last = self.last_decisions.get(udid)
-            if last is not None and last.recheck_us == us:
-                left -= 1
-                self._decide(udid, now, changes)
-        self._continue_sweep(now, left, changes)
+        self._decide_marks(now, changes)
+        for udid in self.queue.pop_due(now, limit, changes):
+            self._decide(udid, now, changes)
         return changes
 
-    def _decide_marked(self, now: datetime, limit: int, changes: Changes) -> int:
-        """Decide as `decide_marked`; return the part of `limit` that is left."""
-        marked, self._marked = self._marked, {}
-        for mark in marked:
-            if isinstance(mark, _FreedSite):
+    def next_due_at(self, now: datetime) -> datetime | None:
+        """Return the time at which `advance` has work, not before `now`; None for never.
+
+        Work is a marked Mac, a Mac whose time comes, and the next sweep.
+        """
+        return self.queue.next_due_at(now)
+
+    def _decide_marks(self, now: datetime, changes: Changes) -> None:
+        for mark in self.queue.pop_marks():
+            if isinstance(mark, FreedSite):
                 self._assign_capacity(mark.site, now, changes)
             else:
                 self._decide(mark, now, changes)
-        while self._batches and limit > 0:
-            batch = self._batches[0]
-            while batch.udids and limit > 0:
-                limit -= 1
-                udid = batch.udids.pop()
-                self._decide(udid, now, changes)
-                if batch.is_backlog and udid in self._undecided:
-                    self._undecided.remove(udid)
-                    changes.devices[udid] = None
-            if batch.udids:
-                break
-            self._batches.popleft()
-            changes.advance_offsets(batch.offsets)
-            if batch.is_backlog:  # left are names of records that belong to another Mac now
-                changes.devices |= dict.fromkeys(sorted(self._undecided))
-                self._undecided.clear()
-        return limit
-
-    def _continue_sweep(self, now: datetime, limit: int, changes: Changes) -> None:
-        if self._sweeping is None and self._sweep_at is not None and self._sweep_at <= now:
-            self.start_sweep(now)
-        while self._sweeping is not None and limit > 0:
-            udid = next(self._sweeping, None)
-            if udid is None:
-                self._sweeping = None
-            else:
-                limit -= 1
-                self._decide(udid, now, changes)
-
-    def start_sweep(self, now: datetime) -> None:
-        """Let `advance` decide for every Mac again; the next sweep begins `sweep_every` later.
-
-        A Mac whose mark was lost in a crash, or whose event was lost, is decided by it.
-        """
-        self._sweeping = iter(list(self.fleet.macs()))
-        if self._sweep_every is not None:
-            self._sweep_at = now + self._sweep_every
-
-    def schedule_sweep(self, at: datetime) -> None:
-        """Let the next sweep begin at this time."""
-        self._sweep_at = at
-
-    def is_undecided(self, udid: str) -> bool:
-        """Return True if the Mac is marked and its last decision may not include all its events.
-
-        A Mac that only a broadcast event concerns does not count.
-        """
-        return udid in self._marked or udid in self._undecided
-
-    def has_due_decisions(self, now: datetime) -> bool:
-        """Return True if a Mac is marked, or its time has come; a sweep does not count."""
-        due = self._next_timer()
-        return bool(self._marked or self._batches) or (due is not None and due <= now)
-
-    def next_work_at(self, now: datetime) -> datetime | None:
-        """Return the time at which `advance` has work, at the earliest `now`; None for never."""
-        if self._marked or self._batches or self._sweeping is not None:
-            return now
-        due = self._next_timer()
-        times = [one for one in (due, self._sweep_at) if one is not None]
-        return max(min(times), now) if times else None
 
     def _decide(self, udid: str, now: datetime, changes: Changes) -> int:
         """Decide for one Mac with all that follows from it; return the number of jobs issued to it.
@@ -515,15 +410,14 @@ class Reconciler:
         is decided leaves the queue. Nothing without a policy, or if the policy lacks the site.
         """
         policy = self.policy
-        waiting = self._waiting_for_capacity.get(site)
-        if policy is None or not waiting or site not in policy.sites:
+        if policy is None or site not in policy.sites:
             return
-        free = policy.sites[site].max_jobs - self._site_jobs[site]
-        while waiting and free > 0:
-            _, udid = heapq.heappop(waiting)
-            last = self.last_decisions.get(udid)
-            if last is not None and last.site == site and last.wants_capacity:
-                free -= self._decide(udid, now, changes)
+        free = policy.sites[site].max_jobs - self.capacity.site_jobs[site]
+        while free > 0:
+            udid = self.capacity.pop_waiting(site, self.last_decisions)
+            if udid is None:
+                return
+            free -= self._decide(udid, now, changes)
 
     # --- folding ---
 
@@ -542,9 +436,11 @@ class Reconciler:
             self._roll_back(event, saved)
             raise
         changes.records.append(DerivedRecord(udid, raw, event))
-        self._note_changes(event, raw, saved, change, changes)
+        if change is NO_CHANGE:
+            return False
+        self._note_changes(event, raw, saved, changes)
         progress.freed |= dict.fromkeys(freed)
-        return change is not NO_CHANGE
+        return True
 
     def _save(self, event: Event) -> "_Saved":
         """Return the state that folding the event can change, for `_roll_back`."""
@@ -553,7 +449,7 @@ class Reconciler:
             key,
             fleet.devices.get(key),
             fleet.job_histories.get(key, ()),
-            None if isinstance(event, DeviceEvent | _JobEvent) else fleet.copy_broadcast(),
+            None if isinstance(event, _OneMacEvent) else fleet.copy_broadcast(),
         )
 
     def _roll_back(self, event: Event, saved: "_Saved") -> None:
@@ -561,21 +457,19 @@ class Reconciler:
         if isinstance(event, _JobEvent):
             self.recount_jobs()
 
-    def _note_changes(
-        self, event: Event, raw: bytes, saved: "_Saved", change: Change, changes: Changes
-    ) -> None:
+    def _note_changes(self, event: Event, raw: bytes, saved: "_Saved", changes: Changes) -> None:
         """Add to `changes` all that the fold of an event changed."""
         key, before = saved.key, saved.device
         after = self.fleet.devices.get(key)
         # Devices that differ only in the data that recognises a repeat are equal: rows lack it.
         if after is not None and after is not before and after != before:
             (changes.telemetry if _is_telemetry(before, after) else changes.devices)[key] = None
-        if self.dropped_decisions:
-            changes.last_decisions |= self.dropped_decisions
-            self.dropped_decisions.clear()
+        if self._dropped_decisions:
+            changes.last_decisions |= self._dropped_decisions
+            self._dropped_decisions.clear()
         if isinstance(event, _JobEvent):
             self._note_job(event, raw, saved, changes)
-        elif saved.broadcast is not None and change is not NO_CHANGE:
+        elif saved.broadcast is not None:
             changes.broadcast[_broadcast_part(event)] = None
 
     def _note_job(self, event: _JobEvent, raw: bytes, saved: "_Saved", changes: Changes) -> None:
@@ -606,62 +500,11 @@ class Reconciler:
             raw = json.dumps(self.fleet.merged_device(udid).to_wire()).encode()
             changes.rejections.append(Rejection(raw, DeadLetterCode.BUG, detail, udid=udid))
 
-    # --- the loop of effects ---
-
-    def handle(
-        self, event: Event, now: datetime, peek: ReportPeek | None = None
-    ) -> Iterator[Effect]:
-        """Fold an event, and return the effects of deciding for every Mac that it can affect.
-
-        The event is folded before this method returns; the decisions are made while the caller
-        iterates, and it records each effect before it takes the next one. `peek`, if given, is
-        remembered so that an identical report can skip decoding. Raises PolicyError for a policy
-        that cannot be read; the policy in force stays.
-        """
-        change, freed = self._fold(event)
-        if peek is not None and isinstance(event, InventoryEvent):
-            self.fleet.remember(event, peek)
-        return self._reconcile_change(change, freed, now)
-
-    def reconcile_on_telemetry(self, udid: str, now: datetime) -> Iterator[Effect]:
-        """Return the effects of deciding after a report that brought only times and figures.
-
-        Nothing is decided, and there are no effects, if these cannot change the Mac's decision.
-        """
-        return self.reconcile(udid, now) if self.telemetry_matters(udid, now) else _NO_EFFECTS
-
-    def _reconcile_change(
-        self, change: Change, freed: tuple[str, ...], now: datetime
-    ) -> Iterator[Effect]:
-        """Return the effects of deciding for the Macs that a change affects.
-
-        `freed` are the sites where it ended a job. A change of telemetry only, or of a host name
-        that the policy does not read, is passed to `reconcile_on_telemetry`.
-        """
-        if change is NO_CHANGE:
-            return _NO_EFFECTS
-        if change.udids and not (change.is_material and self._is_relevant(change)):
-            return self.reconcile_on_telemetry(change.udids[0], now)
-        return self._reconcile_all(change, freed, now)
-
-    def _is_relevant(self, change: Change) -> bool:
-        """Return False if only a host name changed and the policy reads none."""
-        policy = self.policy
-        return not change.is_rename_only or policy is None or policy.reads_hostnames
-
-    def _reconcile_all(
-        self, change: Change, freed: tuple[str, ...], now: datetime
-    ) -> Iterator[Effect]:
-        """Yield the effects for every affected Mac, then for Macs that wait for `freed` sites."""
-        for udid in self.affected(change):
-            yield from self.reconcile(udid, now)
-        for site in freed:
-            yield from self._use_free_capacity(site, now)
-
     def fold(self, event: Event) -> Change:
-        """Fold an event and decide nothing: for replay, and for catching up after a restart.
+        """Fold an event that was admitted before, and mark nothing: for replay and broadcasts.
 
-        Returns the records changed and the Macs affected. Raises PolicyError as `handle` does.
+        Returns the records changed and the Macs affected. Raises PolicyError for a policy that
+        cannot be read; the policy in force stays.
         """
         return self._fold(event)[0]
 
@@ -679,10 +522,11 @@ class Reconciler:
         if isinstance(event, PolicyChangedEvent):
             read_policy(event.data.text)
         elif isinstance(event, JobIssuedEvent | JobSupersededEvent | JobResultedEvent):
-            udid = _job_udid(event)
-            before = self._open_jobs_of(udid)
+            udid = event_key(event)
+            histories = self.fleet.job_histories
+            before = histories.get(udid, ())
             change = self.fleet.apply(event)
-            return change, self._recount(udid, before, self._open_jobs_of(udid))
+            return change, self.capacity.count_changes(udid, before, histories.get(udid, ()))
         return self._drop_merged(self.fleet.apply(event)), ()
 
     def _drop_merged(self, change: Change) -> Change:
@@ -705,97 +549,7 @@ class Reconciler:
         supported = self.fleet.advisories.supported_lines if wanted == "auto" else wanted
         return self.fleet.affected(change, supported=supported, upgrades_to=policy.upgrades.to)
 
-    def reconcile_due(self, now: datetime, limit: int = 1_000_000) -> Iterator[Effect]:
-        """Yield the effects of deciding for the Macs whose `recheck_us` has come, earliest first.
-
-        At most `limit` Macs are decided; the others stay due.
-        """
-        now_us = to_us(now)
-        while self._timers and self._timers[0][0] <= now_us and limit > 0:
-            us, udid = heapq.heappop(self._timers)
-            last = self.last_decisions.get(udid)
-            if last is not None and last.recheck_us == us:
-                limit -= 1
-                yield from self.reconcile(udid, now)
-
-    def next_due_at(self) -> datetime | None:
-        """Return the time at which `reconcile_due` has a Mac to decide."""
-        return self._next_timer()
-
-    def _next_timer(self) -> datetime | None:
-        """Return the time at which the next Mac must be decided without an event, past or future.
-
-        None if no Mac waits for a time.
-        """
-        while self._timers:
-            us, udid = self._timers[0]
-            last = self.last_decisions.get(udid)
-            if last is not None and last.recheck_us == us:
-                return from_us(us)
-            heapq.heappop(self._timers)
-        return None
-
-    def sweep(self, now: datetime, udids: Iterable[str] | None = None) -> Iterator[Effect]:
-        """Yield the effects of deciding for `udids`; for every Mac if it is None.
-
-        A Mac whose message was lost is decided by the next sweep.
-        """
-        for udid in list(self.fleet.macs() if udids is None else udids):
-            yield from self.reconcile(udid, now)
-
-    def reconcile(self, udid: str, now: datetime) -> Iterator[Effect]:
-        """Yield the effects of one Mac: events that end its jobs, then its decision if that is new.
-
-        A job ends if the Mac's reports or the time end it, or if the decision withdraws it. The
-        decision is yielded if it differs from the last one or sends a job. Without a policy, or for
-        a record that belongs to another Mac, nothing is yielded. An exception raised while deciding
-        is yielded as EvaluationFailed.
-        """
-        if self.policy is None or self.fleet.canonical_udid(udid) is not None:
-            return
-        try:
-            yield from self._reconcile(udid, now)
-        except Exception as error:  # noqa: BLE001 - one Mac's bug must not hold up the others
-            yield EvaluationFailed(udid, error)
-
-    def _reconcile(self, udid: str, now: datetime) -> Iterator[Effect]:
-        """Yield the effects of `reconcile`, without its checks and its handling of exceptions.
-
-        The caller ensures that a policy is in force and that the record belongs to no other Mac.
-        """
-        last, situation = self.last_decisions.get(udid), self.situation(udid, now)
-        entry = situation.open_job
-        if entry is not None:
-            extra = extra_open_jobs(situation.job_history)
-            for extra_job in extra:
-                yield DerivedEvent(superseded_event(extra_job, udid, entry.job_id, SOURCE, now))
-            result = infer_result(entry, situation.device, udid, now)
-            if result is not None:
-                yield DerivedEvent(result_event(result, SOURCE, now))
-                if self.last_decisions.get(udid) is not last:
-                    return  # what followed was decided on when it was handed back
-            if extra or result is not None:
-                situation = self.situation(udid, now)
-        found = self._evaluate(situation)
-        withdrawn = situation.open_job
-        if found.decision.supersedes is not None and withdrawn is not None:
-            # The decision is computed again without the withdrawn job.
-            by = found.decision.job_id or found.decision.reason.value
-            yield DerivedEvent(superseded_event(withdrawn, udid, by, SOURCE, now))
-            if self.last_decisions.get(udid) is not last:
-                return
-            situation = self.situation(udid, now)
-            found = evaluate(situation, fast_paths=self._fast_paths)
-        decision, digest = found.decision, fingerprint(found.decision)
-        sends = decision.decision is Verdict.SEND
-        # A job that was ordered before and is in no job history was lost: it is sent again.
-        if last is not None and last.fingerprint == digest and not sends:
-            return
-        job = build_job(situation, decision, fast_paths=self._fast_paths) if sends else None
-        decided = Decided(self.record_of(decision, situation), job)
-        self._remember_decision(found, digest)
-        self._last_sent = (situation, found) if sends and self._fast_paths else None
-        yield decided
+    # --- one Mac ---
 
     def _evaluate(self, s: Situation) -> Evaluation:
         """Return the evaluation of this Situation.
@@ -816,9 +570,6 @@ class Reconciler:
         device, history = self.fleet.merged_device(udid), self.fleet.job_histories.get(udid, ())
         site = site_of(device, policy)
         own_job = open_job(history)
-        others = self._site_jobs[site or ""] - (
-            own_job is not None and _uses_capacity(own_job, site)
-        )
         found = Situation(
             device,
             self.fleet.advisories,
@@ -827,7 +578,7 @@ class Reconciler:
             history,
             self.fleet.halts(),
             self.fleet.approvals(udid),
-            max(others, 0),
+            self.capacity.count_others(site, own_job),
         )
         if self._fast_paths:
             # As it would work them out itself.
@@ -875,21 +626,22 @@ class Reconciler:
             return
         self._count_exposed(self.last_decisions.get(udid), last)
         self.last_decisions[udid] = last
+        self._await(udid, last)
+
+    def _await(self, udid: str, last: LastDecision) -> None:
+        """Let the Mac be decided again at its time, and when its site has capacity."""
         if last.recheck_us:
-            heapq.heappush(self._timers, (last.recheck_us, udid))
-        self._wait_for_capacity(udid, last)
+            self.queue.set_timer(udid, last.recheck_us)
+        self.capacity.wait(udid, last)
 
     def recount_jobs(self) -> None:
         """Count all open jobs again, after the job histories were loaded."""
-        self._site_jobs.clear()
-        self.open_jobs.clear()
-        self._with_open_job.clear()
-        for udid, history in self.fleet.job_histories.items():
-            for entry in history:
-                if entry.is_open:
-                    self._with_open_job.add(udid)
-                    self._site_jobs[entry.site] += entry.action is not Action.REENROLL
-                    self.open_jobs[entry.site, entry.action.value] += 1
+        self.capacity.recount(self.fleet.job_histories)
+
+    @property
+    def open_jobs(self) -> Counter[tuple[str, str]]:
+        """The number of open jobs by site and action."""
+        return self.capacity.open_jobs
 
     def count_overdue(self, now: datetime) -> Counter[str]:
         """Return the number of exposed Macs past their deadline, by site; visits every Mac.
@@ -918,7 +670,7 @@ class Reconciler:
         if 0 < last.recheck_us <= to_us(now):
             return True
         # An open job may end by the mere time of a report, and nothing else may change for it.
-        if udid not in self._with_open_job:
+        if not self.capacity.has_open_job(udid):
             return False
         entry = open_job(self.fleet.job_histories[udid])
         return entry is not None and (
@@ -942,27 +694,12 @@ class Reconciler:
         )
         self._count_exposed(self.last_decisions.get(decision.udid), last)
         self.last_decisions[decision.udid] = last
-        if last.recheck_us:
-            heapq.heappush(self._timers, (last.recheck_us, decision.udid))
-        self._wait_for_capacity(decision.udid, last)
+        self._await(decision.udid, last)
 
     def _drop_decision(self, udid: str) -> None:
-        """Remove the decision of a record that has become part of a Mac.
-
-        The UDID is added to `dropped_decisions`, even without a decision, so that the caller
-        deletes the stored one.
-        """
+        """Remove the decision of a record that has become part of a Mac."""
         self._count_exposed(self.last_decisions.pop(udid, None), None)
-        self.dropped_decisions[udid] = None
-
-    def _wait_for_capacity(self, udid: str, last: LastDecision) -> None:
-        """Queue the Mac at its site, by deadline, if the decision waits for the site's capacity.
-
-        A Mac without a site is never queued.
-        """
-        if last.wants_capacity and last.site is not None:
-            first = last.deadline_us or _NO_DEADLINE
-            heapq.heappush(self._waiting_for_capacity.setdefault(last.site, []), (first, udid))
+        self._dropped_decisions[udid] = None
 
     def _count_exposed(self, old: LastDecision | None, new: LastDecision | None) -> None:
         """Move a Mac in the counts of `exposed` from its old decision to its new one."""
@@ -976,66 +713,9 @@ class Reconciler:
             if last is not None and last.severity is not None:
                 self.exposed[last.site or "", last.severity.value] += sign
 
-    def _open_jobs_of(self, udid: str) -> frozenset[tuple[str, str, Action]]:
-        """Return the Mac's open jobs, each as job id, site and action; empty if it has none."""
-        if udid not in self.fleet.job_histories:
-            return _NO_JOBS
-        return frozenset(
-            [
-                (entry.job_id, entry.site, entry.action)
-                for entry in self.fleet.job_histories[udid]
-                if entry.is_open
-            ]
-        )
 
-    def _recount(
-        self,
-        udid: str,
-        before: frozenset[tuple[str, str, Action]],
-        after: frozenset[tuple[str, str, Action]],
-    ) -> tuple[str, ...]:
-        """Count a Mac's open jobs again, and return the sites (sorted) where one ended.
-
-        `before` and `after` are its open jobs before and after an event, as `_open_jobs_of` returns
-        them.
-        """
-        if after:
-            self._with_open_job.add(udid)
-        else:
-            self._with_open_job.discard(udid)
-        for sign, changed in ((1, after - before), (-1, before - after)):
-            for _, site, action in changed:
-                self._site_jobs[site] += sign if action is not Action.REENROLL else 0
-                self.open_jobs[site, action.value] += sign
-        return tuple(sorted({site for _, site, _ in before - after})) if before else ()
-
-    def _use_free_capacity(self, site: str, now: datetime) -> Iterator[Effect]:
-        """Yield the effects of deciding for Macs that wait for the site, while it has capacity.
-
-        The Mac with the first deadline is decided first, a Mac without a deadline last. A Mac that
-        is decided leaves the queue. Nothing without a policy, or if the policy lacks the site.
-        """
-        policy = self.policy
-        waiting = self._waiting_for_capacity.get(site)
-        if policy is None or not waiting or site not in policy.sites:
-            return
-        free = policy.sites[site].max_jobs - self._site_jobs[site]
-        while waiting and free > 0:
-            _, udid = heapq.heappop(waiting)
-            last = self.last_decisions.get(udid)
-            if last is None or last.site != site or not last.wants_capacity:
-                continue
-            for effect in self.reconcile(udid, now):
-                free -= 1 if isinstance(effect, Decided) and effect.job is not None else 0
-                yield effect
-
-
-_NO_DEADLINE: Final = 1 << 62
-_NO_EFFECTS: Final[Iterator[Effect]] = iter(())
 # The fields `site` and `severity` of LastDecision.
 _SITE_AND_SEVERITY: Final = slice(4, 6)
-_NO_JOBS: Final[frozenset[tuple[str, str, Action]]] = frozenset()
-
 
 _ALL_BUT_HISTORY: Final = attrgetter(
     "device", "advisories", "policy", "now", "halts", "approvals", "site_open_jobs"
@@ -1049,15 +729,6 @@ def _differs_by_open_job(s: Situation, before: Situation, job_id: str | None) ->
     return s.job_history[:-1] == before.job_history and _ALL_BUT_HISTORY(s) == _ALL_BUT_HISTORY(
         before
     )
-
-
-def _uses_capacity(entry: JobEntry, site: str | None) -> bool:
-    """Return True if the open job uses capacity of the site; a re-enrollment downloads nothing."""
-    return entry.site == site and entry.action is not Action.REENROLL
-
-
-def _job_udid(event: JobIssuedEvent | JobSupersededEvent | JobResultedEvent) -> str:
-    return event.data.job.udid if isinstance(event, JobIssuedEvent) else event.data.udid
 
 
 def _is_telemetry(before: Device | None, after: Device) -> bool:

@@ -16,7 +16,6 @@ import httpx
 
 from pipeline.processors import rows
 from pipeline.processors.confirmed_producer import ConfirmedProducer, Row
-from pipeline.reconcile.reconciler import Reconciler
 from runtime.logs import make_log
 from schemas.envelope import encode
 from schemas.topics import (
@@ -28,7 +27,7 @@ from schemas.topics import (
     partition_of,
 )
 from tests import factories as make
-from tests.bench.core import handle_event, numbered_report, udid_of
+from tests.bench.core import accept_event, new_reconciler, numbered_report, udid_of
 from tests.bench.kafka_world import PARTITIONS, World, cpu_of, wait_for
 
 # A site has a capacity of 10,000 at most, so the jobs need many sites.
@@ -211,12 +210,12 @@ def _sample_rows() -> dict[tuple[int, bool], bytes]:
 
 def _sample_row(site: str, version: str, now: datetime) -> bytes:
     """Return the row that a reconciler makes for a Mac from all its events."""
-    reconciler, udid, when = Reconciler(), udid_of(_PATTERN), now - make.HOUR
+    reconciler, udid, when = new_reconciler(), udid_of(_PATTERN), now - make.HOUR
     known = [make.release(one) for one in make.RELEASES if one != RELEASED]
     life = (*make.enrolled(udid, now - 100 * make.DAY), make.polled(udid, when))
     first_report = numbered_report(_PATTERN, version, when, site=site)
     for event in (make.policy_changed(_POLICY), *known, *life, first_report):
-        handle_event(reconciler, event, now)
+        accept_event(reconciler, event, now)
     return rows.encode_device(reconciler, udid, _EPOCH, is_decided=True)
 
 

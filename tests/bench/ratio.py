@@ -21,15 +21,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from pipeline.reconcile.reconciler import Reconciler
 from schemas.envelope import decode
 from tests.bench.core import (
     Stream,
     a_tenth,
+    accept_reports,
     cpu,
-    effects_of,
     first_events,
-    follow_effects,
     reconciler_of,
 )
 
@@ -39,11 +37,6 @@ BASELINE: Final = Path(__file__).with_name("ratio.baseline.toml")
 MACS: Final = 50
 REPORTS: Final = 1_000
 TURNS: Final = 61
-
-
-def reconcile(reconciler: Reconciler, raw: bytes, now: datetime) -> int:
-    """Reconcile one report as a worker's shard does; return the number of effects."""
-    return follow_effects(reconciler, effects_of(reconciler, raw, now), now)
 
 
 def ratios(*, decodes_twice: bool) -> Iterator[float]:
@@ -58,10 +51,9 @@ def ratios(*, decodes_twice: bool) -> Iterator[float]:
             decode(raw)
 
     def reconcile_all(raws: Iterable[bytes], now: datetime) -> None:
-        for raw in raws:
-            reconcile(reconciler, raw, now)
-            if decodes_twice:
-                decode(raw)
+        accept_reports(reconciler, raws, now)
+        if decodes_twice:
+            decode_all(raws)
 
     def decode_turn() -> float:
         return cpu(partial(decode_all, stream.next(REPORTS)))

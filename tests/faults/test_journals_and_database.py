@@ -201,7 +201,7 @@ def test_restored_database_erases_no_mac_again(
     if backup_at == "approved":
         backup(data, copy)
     service = open_service(data, environment)
-    service.reconciler.start_sweep(environment.now)
+    service.reconciler.queue.start_sweep(environment.now)
     service._writer.advance(environment.now)
     service.close()
     if backup_at == "issued":

@@ -65,14 +65,14 @@ class Replayer:
 
     def advance(self, now: datetime) -> list[Output]:
         """Decide for the Macs whose time has come, until none is left."""
-        while self._writer.reconciler.has_due_decisions(now):
+        while self._writer.reconciler.queue.has_due(now):
             self._writer.advance(now)
         return self._outputs()
 
     def sweep(self, now: datetime) -> list[Output]:
         """Decide for every Mac again."""
-        self._writer.reconciler.start_sweep(now)
-        while self._writer.reconciler.next_work_at(now) == now:
+        self._writer.reconciler.queue.start_sweep(now)
+        while self._writer.reconciler.next_due_at(now) == now:
             self._writer.advance(now)
         return self._outputs()
 

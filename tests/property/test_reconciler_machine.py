@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pipeline.decide.recomputation import recompute
-from pipeline.reconcile.changes import Changes
 from pipeline.reconcile.reconciler import Reconciler
 from schemas.decisions import DecisionRecord
 from schemas.envelope import Event, JobIssuedEvent, JobSupersededEvent, decode, encode
 from schemas.jobs import Action, Job
 from schemas.results import ErrorCode, Outcome
 from tests import factories as make
-from tests.effect_loop import ChangesLoop, EffectLoop
+from tests.reconcile_loop import accept, advance, new_reconciler, sweep, values
 from tests.strategies import (
     MODELS,
     UDIDS,
@@ -60,9 +59,7 @@ class FleetMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.shell = ChangesLoop(on_changes=self.follow)
-        self.effects = EffectLoop()
-        self.reconciler = self.shell.reconciler
+        self.reconciler = new_reconciler()
         self.executor = QueuedExecutor()
         self.now = make.NOW
         self.ids: set[str] = set()
@@ -70,18 +67,10 @@ class FleetMachine(RuleBasedStateMachine):
     # --- the part of the shell ---
 
     def give(self, event: Event) -> None:
-        again = decode(encode(event))
-        self.effects.accept(again, self.now)
-        self.shell.accept(again, self.now)
-        self.compare()
+        self.follow(values(accept(self.reconciler, decode(encode(event)), self.now)))
 
-    def compare(self) -> None:
-        assert self.shell.log == self.effects.log
-        self.shell.log.clear()
-        self.effects.log.clear()
-
-    def follow(self, changes: Changes) -> None:
-        for _, _, value in changes.records:
+    def follow(self, found: list[DecisionRecord | Event]) -> None:
+        for value in found:
             if isinstance(value, DecisionRecord):
                 self.check(value)
             elif isinstance(value, JobSupersededEvent):
@@ -188,18 +177,13 @@ class FleetMachine(RuleBasedStateMachine):
     def time_passes(self, hours: int) -> None:
         until = self.now + timedelta(hours=hours)
         for _ in range(50):
-            wake = self.reconciler.next_work_at(self.now)
+            wake = self.reconciler.next_due_at(self.now)
             if wake is None or wake > until:
                 break
             self.now = wake
-            self.advance()
+            self.follow(values(advance(self.reconciler, self.now)))
         self.now = until + MINUTE
-        self.advance()
-
-    def advance(self) -> None:
-        self.effects.advance(self.now)
-        self.shell.advance(self.now)
-        self.compare()
+        self.follow(values(advance(self.reconciler, self.now)))
 
     # --- invariants ---
 
@@ -213,11 +197,11 @@ class FleetMachine(RuleBasedStateMachine):
     @invariant()
     def open_jobs_are_counted(self) -> None:
         counted = {key: n for key, n in self.reconciler.open_jobs.items() if n}
-        expected = {key: n for key, n in self.reconciler._site_jobs.items() if n}
+        expected = {key: n for key, n in self.reconciler.capacity.site_jobs.items() if n}
         other = Reconciler(self.reconciler.fleet)
         other.recount_jobs()
         assert counted == {key: n for key, n in other.open_jobs.items() if n}
-        assert expected == {key: n for key, n in other._site_jobs.items() if n}
+        assert expected == {key: n for key, n in other.capacity.site_jobs.items() if n}
 
     @invariant()
     def exposure_is_counted(self) -> None:
@@ -227,12 +211,8 @@ class FleetMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_sweep_finds_nothing_that_was_missed(self) -> None:
-        before = len(self.executor.jobs), len(self.executor.dropped)
-        self.effects.sweep(self.now)
-        self.shell.sweep(self.now)
-        assert not any(b"drydock.job." in line for line in self.shell.log)
-        self.compare()
-        assert (len(self.executor.jobs), len(self.executor.dropped)) == before
+        found = values(sweep(self.reconciler, self.now))
+        assert [one for one in found if not isinstance(one, DecisionRecord)] == []
 
 
 FleetMachine.TestCase.settings = settings(

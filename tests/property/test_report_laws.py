@@ -5,8 +5,6 @@ news makes a need to reenroll begin or end (MDM becomes silent); a gate closes; 
 need changes, which stays held for the same reason.
 """
 
-from collections.abc import Iterable
-from datetime import datetime
 from typing import Any
 
 import pytest
@@ -18,10 +16,11 @@ from pipeline.decide.needs.enrollment import needs_reenrollment
 from pipeline.decide.needs.need import Need
 from pipeline.decide.situation import Situation
 from pipeline.reconcile.last_decision import fingerprint
-from pipeline.reconcile.reconciler import DerivedEvent, Effect, EvaluationFailed, Reconciler
+from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.fleet import Fleet
 from schemas.decisions import Decision, Reason
 from tests import factories as make
+from tests.reconcile_loop import accept, signed, sweep, values
 from tests.strategies import checkins, reports, reports_without_news, situations
 
 
@@ -41,23 +40,12 @@ def reconciler_for(s: Situation) -> Reconciler:
                 given.job_id, udid=given.udid, action=given.action, expires_at=given.expires_at
             )
         )
-    reconciler = Reconciler(fleet)
+    reconciler = Reconciler(fleet, sign=signed)
     reconciler._policy_override = ("drawn", s.policy)
     reconciler.recount_jobs()
-    reconciler._site_jobs[s.site_name or ""] += s.site_open_jobs
-    follow(reconciler, reconciler.reconcile(s.device.udid, s.now), s.now)
+    reconciler.capacity.site_jobs[s.site_name or ""] += s.site_open_jobs
+    values(sweep(reconciler, s.now))
     return reconciler
-
-
-def follow(reconciler: Reconciler, effects: Iterable[Effect], now: datetime) -> None:
-    """Handle all derived events and sent jobs, as a shell does."""
-    for effect in effects:
-        if isinstance(effect, EvaluationFailed):
-            raise effect.error
-        if isinstance(effect, DerivedEvent):
-            follow(reconciler, reconciler.handle(effect.event, now), now)
-        elif effect.job is not None:
-            follow(reconciler, reconciler.handle(make.issued(effect.job), now), now)
 
 
 def is_remembered(reconciler: Reconciler, decision: Decision) -> bool:
@@ -89,7 +77,7 @@ def test_decision_after_a_report_is_the_one_that_the_rules_give(
         if s.device.is_partial
         else reports_without_news(first.device, now) | reports((udid,)) | checkins((udid,))
     )
-    follow(reconciler, reconciler.handle(report, now), now)
+    values(accept(reconciler, report, now))
     then = reconciler.situation(udid, now)
     fresh = decide(then)
     event(f"{before.reason} -> {fresh.reason}")
@@ -117,7 +105,7 @@ def test_report_of_telemetry_alone_that_opens_a_gate_sends_the_job(
     assert decide(s).reason is reason
     reconciler = reconciler_for(s)
     report = make.reported(s.device.udid, s.now, "osquery", **reported)
-    follow(reconciler, reconciler.handle(report, s.now), s.now)
+    values(accept(reconciler, report, s.now))
     assert [entry.action for entry in reconciler.fleet.job_histories[s.device.udid]] == ["update"]
 
 
@@ -128,5 +116,5 @@ def test_mdm_poll_opens_the_method_gate_although_the_first_method_stays_blocked(
     s = make.situation(make.mac(enrolled=False), rules=make.policy(methods=methods, sites=shut))
     assert decide(s).reason is Reason.NO_METHOD
     reconciler = reconciler_for(s)
-    follow(reconciler, reconciler.handle(make.polled(s.device.udid, s.now), s.now), s.now)
+    values(accept(reconciler, make.polled(s.device.udid, s.now), s.now))
     assert [entry.method for entry in reconciler.fleet.job_histories[s.device.udid]] == ["ddm"]

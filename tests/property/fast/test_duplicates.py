@@ -25,9 +25,9 @@ from schemas.fast.report_peek import peek_report
 from schemas.macos import parse_os_version
 from schemas.topics import INTERNAL_TOPICS, INVENTORY, TOPICS
 from tests import factories as make
-from tests.effect_loop import ChangesLoop
 from tests.factories import topic_of
 from tests.factories.sites import JOBS_KEY, KEYS
+from tests.reconcile_loop import accept, new_reconciler
 
 ONE_PARTITION = {topic.name: 1 for topic in (*TOPICS, *INTERNAL_TOPICS)}
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -247,10 +247,10 @@ def test_repeat_is_folded_without_decoding_it(monkeypatch: pytest.MonkeyPatch) -
 
 
 def _reconciler() -> Reconciler:
-    loop = ChangesLoop()
+    reconciler = new_reconciler()
     for event in (make.policy_changed(), make.release("26.2", day="2025-12-01")):
-        loop.accept(event, START)
-    return loop.reconciler
+        accept(reconciler, event, START)
+    return reconciler
 
 
 @given(st.lists(st.one_of(BURSTS, BURSTS, BURSTS, CHECK_OUTS), max_size=10), st.booleans())
@@ -266,7 +266,7 @@ def test_repeat_path_gives_the_changes_of_the_plain_path(
         if peek is None or fast.apply_repeat(peek, now, one) is None:
             fast.apply([Input(decode(raw), raw, peek)], now, one)
         plain.apply([Input(decode(raw), raw)], now, other)
-        assert fast.is_undecided(event.subject) is plain.is_undecided(event.subject)
+        assert fast.queue.is_undecided(event.subject) is plain.queue.is_undecided(event.subject)
         if decides:
             fast.decide_marked(now, 0, one)
             plain.decide_marked(now, 0, other)

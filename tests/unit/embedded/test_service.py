@@ -61,7 +61,7 @@ def same_state(reconciler: Reconciler, other: Reconciler) -> None:
     assert reconciler.last_decisions == other.last_decisions
     assert +reconciler.exposed == +other.exposed
     assert +reconciler.open_jobs == +other.open_jobs
-    assert reconciler._next_timer() == other._next_timer()
+    assert reconciler.queue._next_timer() == other.queue._next_timer()
 
 
 def test_event_decision_and_job_are_one_transaction(tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def test_mac_on_which_deciding_raises_delays_no_other_mac(
     assert codes(service) == [("bug", "MAC-2")]
     monkeypatch.undo()
     service.accept([osquery_report("MAC-2", at(3), **OLD)], (), at(3))
-    service.reconciler.start_sweep(at(3))
-    while service.reconciler.next_work_at(at(3)) == at(3):
+    service.reconciler.queue.start_sweep(at(3))
+    while service.reconciler.next_due_at(at(3)) == at(3):
         service.tick(at(3))
     assert reason_of(service, "MAC-2") is Reason.JOB_OPEN
 

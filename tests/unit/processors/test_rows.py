@@ -7,12 +7,13 @@ from pipeline.processors import rows
 from pipeline.reconcile.reconciler import Reconciler
 from schemas.envelope import Event
 from tests import factories as make
+from tests.reconcile_loop import accept, new_reconciler
 
 
 def a_reconciler(*events: Event) -> Reconciler:
-    reconciler = Reconciler()
+    reconciler = new_reconciler()
     for event in (make.policy_changed(), make.release("26.2"), *events):
-        list(reconciler.handle(event, make.NOW))
+        accept(reconciler, event, make.NOW)
     return reconciler
 
 

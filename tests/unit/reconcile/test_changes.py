@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.reconcile.changes import Changes, Input
+from pipeline.reconcile.changes import Changes
 from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.fleet import Fleet
 from schemas.dead_letters import DeadLetterCode
 from schemas.decisions import Reason
 from schemas.envelope import Event, JobIssuedEvent, encode
 from schemas.results import Outcome
-from tests.effect_loop import ChangesLoop
 from tests.factories import (
     DAY,
     HOUR,
@@ -31,13 +30,9 @@ from tests.factories import (
     reported,
     resulted,
 )
+from tests.reconcile_loop import UNLIMITED, accept, inputs, new_reconciler
 
 OTHER, THIRD = UDID[:-1] + "2", UDID[:-1] + "3"
-UNLIMITED = 1 << 30
-
-
-def inputs(*events: Event) -> list[Input]:
-    return [Input(event, encode(event)) for event in events]
 
 
 def a_mac(version: str = "26.1", udid: str = UDID, **fields: Any) -> list[Event]:
@@ -46,10 +41,10 @@ def a_mac(version: str = "26.1", udid: str = UDID, **fields: Any) -> list[Event]
 
 
 def started(*events: Event) -> Reconciler:
-    loop = ChangesLoop()
+    reconciler = new_reconciler()
     for event in (policy_changed(), release("26.1"), release("26.2"), *events):
-        loop.accept(event, NOW)
-    return loop.reconciler
+        accept(reconciler, event, NOW)
+    return reconciler
 
 
 def decided(changes: Changes) -> list[tuple[str, Reason]]:
@@ -61,11 +56,11 @@ def test_apply_marks_and_does_not_decide() -> None:
     changes = reconciler.apply(inputs(*a_mac()), NOW)
     assert changes.decisions == []
     assert list(changes.marked) == [UDID]
-    assert reconciler.is_undecided(UDID)
-    assert reconciler.next_work_at(NOW) == NOW
+    assert reconciler.queue.is_undecided(UDID)
+    assert reconciler.next_due_at(NOW) == NOW
     changes = reconciler.decide_marked(NOW, 0)
     assert decided(changes) == [(UDID, Reason.SECURITY_UPDATE), (UDID, Reason.JOB_OPEN)]
-    assert not reconciler.is_undecided(UDID)
+    assert not reconciler.queue.is_undecided(UDID)
 
 
 def test_a_mac_is_decided_once_for_all_inputs_of_a_batch() -> None:
@@ -98,13 +93,13 @@ def test_a_broadcast_is_decided_within_the_limit_and_the_rest_by_advance() -> No
     assert changes.marked == {}
     assert list(changes.broadcast) == ["halts"]
     reconciler.decide_marked(NOW, 2, changes)
-    assert reconciler.has_due_decisions(NOW)
-    assert reconciler.next_work_at(NOW) == NOW
-    assert not reconciler.is_undecided(THIRD)
+    assert reconciler.queue.has_due(NOW)
+    assert reconciler.next_due_at(NOW) == NOW
+    assert not reconciler.queue.is_undecided(THIRD)
     later = reconciler.advance(NOW, 2)
     assert {udid for udid, _ in decided(changes)} == {UDID, OTHER}
     assert {udid for udid, _ in decided(later)} == {THIRD}
-    assert not reconciler.has_due_decisions(NOW)
+    assert not reconciler.queue.has_due(NOW)
 
 
 def test_a_mac_that_reports_is_decided_before_the_rest_of_a_broadcast() -> None:
@@ -117,8 +112,8 @@ def test_a_mac_that_reports_is_decided_before_the_rest_of_a_broadcast() -> None:
 def test_offsets_are_reported_when_all_macs_of_the_batch_are_decided() -> None:
     reconciler = started(*a_mac(udid=UDID), *a_mac(udid=OTHER))
     change = reconciler.fold(halted(NOW - DAY))
-    reconciler.mark_broadcast([change], {"control": 7})
-    reconciler.mark_broadcast([], {"control": 8, "advisories": 1})
+    reconciler.queue_broadcast([change], {"control": 7})
+    reconciler.queue_broadcast([], {"control": 8, "advisories": 1})
     assert reconciler.advance(NOW, 1).offsets == {}
     assert reconciler.advance(NOW, 5).offsets == {"control": 8, "advisories": 1}
 
@@ -126,14 +121,17 @@ def test_offsets_are_reported_when_all_macs_of_the_batch_are_decided() -> None:
 def test_a_backlog_is_decided_in_slices_and_its_rows_are_written_again() -> None:
     reconciler = started()
     reconciler.apply(inputs(*a_mac(udid=OTHER), *a_mac(udid=UDID)), NOW)
-    reconciler.mark_backlog()
+    reconciler.queue_backlog()
     assert decided(reconciler.decide_marked(NOW, 0)) == []
     first = reconciler.advance(NOW, 1)
     assert {udid for udid, _ in decided(first)} == {UDID}
     assert list(first.devices) == [UDID]
-    assert (reconciler.is_undecided(UDID), reconciler.is_undecided(OTHER)) == (False, True)
+    assert (reconciler.queue.is_undecided(UDID), reconciler.queue.is_undecided(OTHER)) == (
+        False,
+        True,
+    )
     assert list(reconciler.advance(NOW, 5).devices) == [OTHER]
-    assert not reconciler.is_undecided(OTHER)
+    assert not reconciler.queue.is_undecided(OTHER)
 
 
 def test_a_backlog_includes_macs_that_wait_for_capacity() -> None:
@@ -145,7 +143,7 @@ def test_a_backlog_includes_macs_that_wait_for_capacity() -> None:
         update={"data": failed.data.model_copy(update={"job_id": entry.job_id})}
     )
     reconciler.apply(inputs(failed), NOW)
-    reconciler.mark_backlog()
+    reconciler.queue_backlog()
     assert (THIRD, Reason.JOB_OPEN) in decided(reconciler.advance(NOW, 5))
 
 
@@ -153,14 +151,14 @@ def test_the_sweep_starts_at_its_time_and_is_spread_over_calls() -> None:
     reconciler = Reconciler(sweep_every=HOUR)
     for event in (policy_changed(), *a_mac("26.2", UDID), *a_mac("26.2", OTHER)):
         reconciler.fold(event)
-    reconciler.schedule_sweep(NOW + HOUR)
-    assert reconciler.next_work_at(NOW) == NOW + HOUR
-    assert not reconciler.has_due_decisions(NOW + HOUR)
+    reconciler.queue.schedule_sweep(NOW + HOUR)
+    assert reconciler.next_due_at(NOW) == NOW + HOUR
+    assert not reconciler.queue.has_due(NOW + HOUR)
     first = reconciler.advance(NOW + HOUR, 1)
-    assert reconciler.next_work_at(NOW + HOUR) == NOW + HOUR
+    assert reconciler.next_due_at(NOW + HOUR) == NOW + HOUR
     second = reconciler.advance(NOW + HOUR, 5)
     assert [udid for udid, _ in decided(first) + decided(second)] == [UDID, OTHER]
-    assert reconciler.next_work_at(NOW + HOUR) == NOW + 2 * HOUR
+    assert reconciler.next_due_at(NOW + HOUR) == NOW + 2 * HOUR
 
 
 def test_inputs_that_admission_rejects_are_rejections_without_effect() -> None:
@@ -262,10 +260,10 @@ def test_a_bug_in_one_decision_holds_up_no_other_mac_and_is_reported_once(
     changes = reconciler.decide_marked(NOW, 5, reconciler.apply(newest, NOW))
     assert [(one.code, one.udid) for one in changes.rejections] == [(DeadLetterCode.BUG, UDID)]
     assert {udid for udid, _ in decided(changes)} == {OTHER}
-    reconciler.start_sweep(NOW)
+    reconciler.queue.start_sweep(NOW)
     assert reconciler.advance(NOW, 5).rejections == []
     monkeypatch.undo()
-    reconciler.start_sweep(NOW)
+    reconciler.queue.start_sweep(NOW)
     assert {udid for udid, _ in decided(reconciler.advance(NOW, 5))} == {UDID}
 
 
@@ -279,6 +277,6 @@ def test_a_job_that_cannot_be_signed_leaves_no_half_state() -> None:
     assert changes.records == []
     assert reconciler.last_decisions == {}
     reconciler._sign = signs
-    reconciler.start_sweep(NOW)
+    reconciler.queue.start_sweep(NOW)
     again = reconciler.advance(NOW + timedelta(minutes=1), 5)
     assert [type(one.value) for one in again.records][1] is JobIssuedEvent

@@ -1,6 +1,5 @@
-"""The reconciler: Macs that an event affects, effects of a decision, and counts."""
+"""The reconciler: Macs that an event affects, consequences of a decision, and counts."""
 
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -8,16 +7,11 @@ import pytest
 
 from pipeline.decide.decision import decide
 from pipeline.decide.recomputation import recompute
+from pipeline.payload_signing import sign_approval
 from pipeline.policy.file import PolicyError
-from pipeline.reconcile.reconciler import (
-    Decided,
-    DerivedEvent,
-    Effect,
-    EvaluationFailed,
-    Reconciler,
-)
-from schemas.decisions import Reason, Verdict
-from schemas.envelope import Event
+from pipeline.reconcile.reconciler import Reconciler
+from schemas.decisions import DecisionRecord, Reason, Verdict
+from schemas.envelope import Event, JobIssuedEvent
 from schemas.results import ErrorCode, Outcome
 from tests.factories import (
     DAY,
@@ -32,7 +26,6 @@ from tests.factories import (
     granted,
     halt_cleared,
     halted,
-    issued,
     job,
     policy_changed,
     polled,
@@ -41,44 +34,36 @@ from tests.factories import (
     resulted,
     retracted,
 )
+from tests.factories.sites import APPROVALS_KEY
+from tests.reconcile_loop import accept, advance, new_reconciler, signed, sweep, values
 
 MINUTE = timedelta(minutes=1)
 OTHER, THIRD = UDID[:-1] + "2", UDID[:-1] + "3"
 
 
-def drive(reconciler: Reconciler, event: Event, now: datetime = NOW) -> list[Effect]:
-    """Handle an event as a shell does; return its effects and those of all derived events."""
-    return follow_effects(reconciler, reconciler.handle(event, now), now)
+Value = DecisionRecord | Event
 
 
-def follow_effects(
-    reconciler: Reconciler, effects: Iterable[Effect], now: datetime = NOW
-) -> list[Effect]:
-    seen: list[Effect] = []
-    for effect in effects:
-        seen.append(effect)
-        assert not isinstance(effect, EvaluationFailed), effect
-        if isinstance(effect, DerivedEvent):
-            seen += drive(reconciler, effect.event, now)
-        elif effect.job is not None:
-            seen += drive(reconciler, issued(effect.job), now)
-    return seen
+def drive(reconciler: Reconciler, event: Event, now: datetime = NOW) -> list[Value]:
+    """Accept an event as a shell does; return its decisions and derived events in order."""
+    return values(accept(reconciler, event, now))
 
 
 def started(*events: Event, text: str = POLICY_TEXT) -> Reconciler:
-    reconciler = Reconciler()
+    reconciler = new_reconciler()
     for event in (policy_changed(text), *(release(v) for v in RELEASES), *events):
         drive(reconciler, event)
     return reconciler
 
 
-def effect_names(effects: list[Effect]) -> list[str]:
+def names_of(found: list[Value]) -> list[str]:
+    """Return decisions as `verdict reason`, and events except issued jobs as their types."""
     return [
-        f"{one.record.decision.decision} {one.record.decision.reason}"
-        if isinstance(one, Decided)
-        else one.event.type.removeprefix("drydock.")
-        for one in effects
-        if not isinstance(one, EvaluationFailed)
+        f"{one.decision.decision} {one.decision.reason}"
+        if isinstance(one, DecisionRecord)
+        else one.type.removeprefix("drydock.")
+        for one in found
+        if not isinstance(one, JobIssuedEvent)
     ]
 
 
@@ -88,20 +73,25 @@ def a_mac(version: str = "26.1", udid: str = UDID, **facts: Any) -> list[Event]:
     return [*enrolled(udid), polled(udid), full_report(version, udid, serial=serial, **facts)]
 
 
+def approved(job_id: str, when: datetime = NOW, *, udid: str = UDID) -> Event:
+    """Return an approval that the trusted key of the tests signed."""
+    event = granted(job_id, when, udid=udid)
+    signed_data = sign_approval(event.data.approval, APPROVALS_KEY)
+    return event.model_copy(update={"data": signed_data})
+
+
 def last_reason(reconciler: Reconciler, udid: str = UDID) -> Reason:
     return reconciler.last_decisions[udid].reason
 
 
-def begin_job(reconciler: Reconciler, effects: list[Effect]) -> None:
+def begin_job(reconciler: Reconciler, found: list[Value]) -> None:
     """Report that the executor has begun the one job that was sent."""
-    (sent_job,) = [one.job for one in effects if isinstance(one, Decided) and one.job]
+    (sent_job,) = [one.data.job for one in found if isinstance(one, JobIssuedEvent)]
     drive(reconciler, resulted(sent_job, Outcome.STARTED, NOW))
 
 
 def enrol(reconciler: Reconciler, when: datetime) -> list[str]:
-    return effect_names(
-        [effect for event in enrolled(UDID, when) for effect in drive(reconciler, event)]
-    )
+    return names_of([one for event in enrolled(UDID, when) for one in drive(reconciler, event)])
 
 
 @pytest.mark.parametrize("fact", [{"identity_expires_at": NOW + DAY}, {"user_approved": False}])
@@ -122,26 +112,26 @@ def test_report_from_a_clock_ahead_does_not_fulfil_a_later_job() -> None:
         reconciler, drive(reconciler, full_report("26.3", when=NOW, serial="C02TEST0001", **fact))
     )
     enrol(reconciler, NOW + MINUTE)
-    effects = drive(reconciler, reported(UDID, NOW + MINUTE, "mdm", **fact))
-    assert effect_names(effects) == ["send not_user_approved", "hold job_open"]
-    begin_job(reconciler, effects)
-    assert effect_names(drive(reconciler, polled(UDID, NOW + MINUTE))) == []
+    found = drive(reconciler, reported(UDID, NOW + MINUTE, "mdm", **fact))
+    assert names_of(found) == ["send not_user_approved", "hold job_open"]
+    begin_job(reconciler, found)
+    assert names_of(drive(reconciler, polled(UDID, NOW + MINUTE))) == []
     assert [entry.is_open for entry in reconciler.fleet.job_histories[UDID]].count(True) == 1
     assert enrol(reconciler, NOW + 2 * MINUTE)[-2:] == ["job.resulted.v1", "nothing compliant"]
 
 
 def test_nothing_is_decided_before_there_is_a_policy() -> None:
-    reconciler = Reconciler()
+    reconciler = new_reconciler()
     assert not any(drive(reconciler, event) for event in a_mac())
-    effects = drive(reconciler, policy_changed())
-    assert effect_names(effects) == ["nothing no_advisory"]
+    found = drive(reconciler, policy_changed())
+    assert names_of(found) == ["nothing no_advisory"]
 
 
 def test_an_advisory_sends_a_job_and_the_report_of_the_target_closes_it() -> None:
-    reconciler = Reconciler()
+    reconciler = new_reconciler()
     for event in (policy_changed(), release("26.1"), *a_mac()):
         drive(reconciler, event)
-    assert effect_names(drive(reconciler, release("26.2"))) == [
+    assert names_of(drive(reconciler, release("26.2"))) == [
         "send security_update",
         "hold job_open",
     ]
@@ -150,7 +140,7 @@ def test_an_advisory_sends_a_job_and_the_report_of_the_target_closes_it() -> Non
     entry = reconciler.fleet.job_histories[UDID][0]
     assert not entry.may_have_touched
     done = full_report("26.2", when=NOW + HOUR)
-    assert effect_names(drive(reconciler, done, NOW + HOUR)) == [
+    assert names_of(drive(reconciler, done, NOW + HOUR)) == [
         "job.resulted.v1",
         "nothing compliant",
     ]
@@ -173,7 +163,7 @@ def test_report_without_material_change_leads_to_no_decision() -> None:
 def test_held_mac_is_decided_when_its_telemetry_changes() -> None:
     reconciler = started(*a_mac(free_disk_gb=1.0))
     assert last_reason(reconciler) is Reason.LOW_DISK
-    assert effect_names(drive(reconciler, full_report(when=NOW, free_disk_gb=100.0))) == [
+    assert names_of(drive(reconciler, full_report(when=NOW, free_disk_gb=100.0))) == [
         "send security_update",
         "hold job_open",
     ]
@@ -181,24 +171,24 @@ def test_held_mac_is_decided_when_its_telemetry_changes() -> None:
 
 def test_a_newer_release_withdraws_the_job_and_sends_another() -> None:
     reconciler = started(*a_mac())
-    effects = drive(reconciler, release("26.3", day="2026-01-10"))
-    assert effect_names(effects)[0] == "job.superseded.v1"
-    assert effect_names(effects)[-1] == "hold job_open"
+    found = drive(reconciler, release("26.3", day="2026-01-10"))
+    assert names_of(found)[0] == "job.superseded.v1"
+    assert names_of(found)[-1] == "hold job_open"
     outcomes = {one.intent: one.outcome for one in reconciler.fleet.job_histories[UDID]}
     assert outcomes == {"26.2": Outcome.SUPERSEDED, "26.3": None}
 
 
 def test_a_retracted_release_withdraws_its_job() -> None:
     reconciler = started(*a_mac())
-    effects = drive(reconciler, retracted("26.2", first_seen_at=NOW))
-    assert effect_names(effects) == ["job.superseded.v1", "nothing compliant"]
+    found = drive(reconciler, retracted("26.2", first_seen_at=NOW))
+    assert names_of(found) == ["job.superseded.v1", "nothing compliant"]
 
 
 def test_a_begun_job_is_not_withdrawn() -> None:
     reconciler = started(*a_mac())
     sent_job = sent(reconciler)
     drive(reconciler, resulted(sent_job, Outcome.STARTED, NOW))
-    assert effect_names(drive(reconciler, release("26.3", day="2026-01-10"))) == ["hold job_open"]
+    assert names_of(drive(reconciler, release("26.3", day="2026-01-10"))) == ["hold job_open"]
 
 
 def sent(reconciler: Reconciler) -> Any:
@@ -210,35 +200,35 @@ def test_job_withdrawn_after_it_began_is_open_and_its_successor_is_superseded() 
     reconciler = started(*a_mac())
     sent_job = sent(reconciler)
     drive(reconciler, release("26.3", day="2026-01-10"))
-    effects = drive(reconciler, resulted(sent_job, Outcome.STARTED, NOW))
-    assert effect_names(effects)[0] == "job.superseded.v1"
+    found = drive(reconciler, resulted(sent_job, Outcome.STARTED, NOW))
+    assert names_of(found)[0] == "job.superseded.v1"
     is_open = {one.intent: one.is_open for one in reconciler.fleet.job_histories[UDID]}
     assert is_open == {"26.2": True, "26.3": False}
 
 
 def test_a_job_that_was_never_begun_expires_and_is_sent_again() -> None:
     reconciler = started(*a_mac())
-    ends_at = reconciler.next_due_at()
+    ends_at = reconciler.next_due_at(NOW)
     assert ends_at == NOW + 3 * DAY
-    assert effect_names(follow_effects(reconciler, reconciler.reconcile_due(ends_at), ends_at)) == [
+    assert names_of(values(advance(reconciler, ends_at))) == [
         "job.resulted.v1",
         "hold cooling_down",
     ]
-    again_at = reconciler.next_due_at()
+    again_at = reconciler.next_due_at(ends_at)
+    assert again_at is not None
     assert again_at == ends_at + 4 * HOUR
-    effects = follow_effects(reconciler, reconciler.reconcile_due(again_at), again_at)
-    assert effect_names(effects) == ["send security_update", "hold job_open"]
+    found = values(advance(reconciler, again_at))
+    assert names_of(found) == ["send security_update", "hold job_open"]
     assert [one.generation for one in reconciler.fleet.job_histories[UDID]] == [0, 1]
 
 
-def test_a_job_that_was_lost_before_it_was_recorded_is_sent_again() -> None:
-    reconciler = Reconciler()
-    for event in (policy_changed(), release("26.2"), *a_mac()):
-        list(reconciler.handle(event, NOW))  # a shell that crashes: no effect is handed back
-    first = [one for one in reconciler.reconcile(UDID, NOW) if isinstance(one, Decided)]
-    second = [one for one in reconciler.reconcile(UDID, NOW) if isinstance(one, Decided)]
-    assert first[0].job == second[0].job
-    assert first[0].job is not None
+def test_a_job_that_is_in_no_history_was_lost_and_is_sent_again() -> None:
+    reconciler = started(*a_mac())
+    first = reconciler.fleet.job_histories.pop(UDID)
+    reconciler.recount_jobs()
+    found = values(sweep(reconciler, NOW))
+    assert names_of(found) == ["send security_update", "hold job_open"]
+    assert reconciler.fleet.job_histories[UDID] == first
 
 
 def test_free_capacity_goes_to_the_first_deadlines() -> None:
@@ -247,8 +237,8 @@ def test_free_capacity_goes_to_the_first_deadlines() -> None:
         drive(reconciler, event)
     assert last_reason(reconciler, THIRD) is Reason.SITE_FULL
     sent_job = sent(reconciler)
-    effects = drive(reconciler, resulted(sent_job, Outcome.FAILED, NOW, ErrorCode.NO_DISK_SPACE))
-    assert effect_names(effects) == ["hold cooling_down", "send security_update", "hold job_open"]
+    found = drive(reconciler, resulted(sent_job, Outcome.FAILED, NOW, ErrorCode.NO_DISK_SPACE))
+    assert names_of(found) == ["hold cooling_down", "send security_update", "hold job_open"]
     assert last_reason(reconciler, THIRD) is Reason.JOB_OPEN
     assert reconciler.open_jobs["london", "update"] == 2
 
@@ -256,7 +246,7 @@ def test_free_capacity_goes_to_the_first_deadlines() -> None:
 def test_halt_holds_the_mac_until_it_is_cleared() -> None:
     reconciler = started(halted(when=NOW - DAY), *a_mac())
     assert last_reason(reconciler) is Reason.HALTED
-    assert effect_names(drive(reconciler, halt_cleared())) == [
+    assert names_of(drive(reconciler, halt_cleared())) == [
         "send security_update",
         "hold job_open",
     ]
@@ -267,13 +257,13 @@ def test_an_approval_sends_an_erase_and_a_denial_withdraws_it() -> None:
     assert last_reason(reconciler) is Reason.AWAITING_APPROVAL
     decision = decision_of(reconciler)
     assert decision.job_id is not None
-    drive(reconciler, granted(decision.job_id, NOW - HOUR, udid=OTHER))
+    drive(reconciler, approved(decision.job_id, NOW - HOUR, udid=OTHER))
     assert last_reason(reconciler) is Reason.AWAITING_APPROVAL
-    drive(reconciler, granted(decision.job_id, NOW))
+    drive(reconciler, approved(decision.job_id, NOW))
     assert last_reason(reconciler) is Reason.JOB_OPEN
     early = started(*a_mac("26.2", loan_returned_at=NOW - 2 * HOUR))
     drive(early, denied(decision.job_id, when=NOW))
-    drive(early, granted(decision.job_id, NOW - HOUR))
+    drive(early, approved(decision.job_id, NOW - HOUR))
     assert last_reason(early) is Reason.AWAITING_APPROVAL
 
 
@@ -284,7 +274,7 @@ def decision_of(reconciler: Reconciler) -> Any:
 def test_an_unreadable_policy_is_not_applied() -> None:
     reconciler = started(*a_mac())
     with pytest.raises(PolicyError):
-        drive(reconciler, policy_changed("sites: nonsense", NOW))
+        reconciler.fold(policy_changed("sites: nonsense", NOW))
     assert reconciler.policy is not None
     assert drive(reconciler, full_report(when=NOW)) == []
 
@@ -311,45 +301,30 @@ def test_an_advisory_affects_macs_whose_version_came_by_serial_number() -> None:
 
 def test_results_and_approvals_for_unknown_macs_decide_nothing() -> None:
     reconciler = started()
-    assert drive(reconciler, granted("job-1")) == []
+    assert drive(reconciler, approved("job-1")) == []
     assert drive(reconciler, resulted(job(), Outcome.FAILED, NOW)) == []
     assert reconciler.last_decisions == {}
 
 
-def test_one_macs_bug_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    reconciler = started(*a_mac(udid=UDID), *a_mac("26.2", udid=OTHER))
-    plain = reconciler.situation
-
-    def broken(udid: str, now: datetime) -> Any:
-        if udid == UDID:
-            raise ZeroDivisionError
-        return plain(udid, now)
-
-    monkeypatch.setattr(reconciler, "situation", broken)
-    effects = list(reconciler.handle(release("26.3", day="2026-01-10"), NOW))
-    assert [type(effect) for effect in effects] == [EvaluationFailed, Decided]
-
-
 def test_a_restart_keeps_decisions_and_counts() -> None:
     reconciler = started(*a_mac(), *a_mac("26.2", OTHER))
-    again = Reconciler(reconciler.fleet)
+    again = Reconciler(reconciler.fleet, sign=signed)
     again.recount_jobs()
     for udid, one in reconciler.last_decisions.items():
         again.restore(udid, one)
     assert again.open_jobs == reconciler.open_jobs
     assert +again.exposed == +reconciler.exposed
-    assert again.next_due_at() == reconciler.next_due_at()
-    assert list(again.sweep(NOW)) == []
+    assert again.next_due_at(NOW) == reconciler.next_due_at(NOW)
+    assert values(sweep(again, NOW)) == []
 
 
 def test_a_record_gives_its_decision_again() -> None:
-    reconciler = Reconciler()
+    reconciler = new_reconciler()
     for event in (policy_changed(), release("26.2"), *a_mac()):
-        for effect in reconciler.handle(event, NOW):
-            assert isinstance(effect, Decided)
+        for record in accept(reconciler, event, NOW).decisions:
             assert reconciler.policy is not None
-            again = recompute(effect.record, reconciler.policy, reconciler.fleet.advisories)
-            assert again == effect.record.decision
+            again = recompute(record, reconciler.policy, reconciler.fleet.advisories)
+            assert again == record.decision
 
 
 def test_decision_uses_the_overriding_policy() -> None:
@@ -373,7 +348,6 @@ def test_newer_times_of_another_record_are_material(serial_first: bool) -> None:
         events[:2] = own[0], alone[0]
     reconciler = started(*enrolled(), polled())
     for event in events:
-        follow_effects(reconciler, reconciler.handle(event, NOW))
-        assert not list(reconciler.reconcile(UDID, NOW)), (
-            "reconciling again finds a change that the event missed"
-        )
+        drive(reconciler, event)
+        missed = values(sweep(reconciler, NOW))
+        assert missed == [], "a sweep finds a change that the event missed"

@@ -1,7 +1,7 @@
 """A log in memory, made by a real reconciler that is driven like the embedded service."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -11,21 +11,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pipeline.embedded.names import event_names, record_names
 from pipeline.payload_signing import sign_job
 from pipeline.policy.file import policy_digest
-from pipeline.reconcile.reconciler import Decided, DerivedEvent, Effect, Reconciler
+from pipeline.reconcile.changes import Changes, Input
+from pipeline.reconcile.reconciler import Reconciler
 from pipeline.replay.log import Kind, read_record
+from schemas.decisions import DecisionRecord
 from schemas.envelope import (
     AdvisoryPublishedEvent,
     AdvisorySeverityRaisedEvent,
     AuthenticatedEvent,
     CheckedOutEvent,
-    DeviceEvent,
     Event,
     HaltClearedEvent,
     HaltSetEvent,
     InventoryEvent,
     JobIssuedEvent,
     JobResultedEvent,
-    JobSupersededEvent,
     PolicyChangedEvent,
     TokenUpdatedEvent,
     decode,
@@ -33,9 +33,10 @@ from schemas.envelope import (
 )
 from schemas.ids import event_id
 from schemas.jobs import Job
-from schemas.routing import device_key
+from schemas.routing import event_key
 
 START = datetime(2025, 12, 12, 9, 0, tzinfo=UTC)
+_UNLIMITED = 1 << 30
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
 BUILDS = {
     "14.8.3": "23J220",
@@ -132,10 +133,10 @@ class MemoryLog:
 
 
 class Driver:
-    """Drives a reconciler and logs each effect before it asks for the next one."""
+    """Drives a reconciler and logs its changes."""
 
     def __init__(self, policy: str | None = POLICY) -> None:
-        self.reconciler = Reconciler()
+        self.reconciler = Reconciler(sign=lambda job: sign_job(job, KEY))
         self.log = MemoryLog()
         self.now = START
         self.jobs: dict[str, Job] = {}
@@ -148,17 +149,17 @@ class Driver:
     def handle_event(self, event: Event) -> None:
         if (event.source, event.id) in self._known:
             return
-        self._known.add((event.source, event.id))
-        row = (event.source, event.id, event.type, _key(event), encode(event))
-        self.log.rows.append(Entry(len(self.log.rows) + 1, "event", self.now, *row))
-        self._follow(self.reconciler.handle(event, self.now))
+        changes = self.reconciler.apply([Input(event, encode(event))], self.now)
+        assert not changes.rejections, changes.rejections
+        self._append_event(event, encode(event))
+        self._record(self.reconciler.decide_marked(self.now, _UNLIMITED, changes))
 
     def wait(self, **time: float) -> None:
         """Let time pass in steps of an hour, and decide for each Mac that is due."""
         end = self.now + timedelta(**time)
         while self.now < end:
             self.now = min(end, self.now + timedelta(hours=1))
-            self._follow(self.reconciler.reconcile_due(self.now))
+            self._record(self.reconciler.advance(self.now, _UNLIMITED))
 
     def policy(self, text: str) -> None:
         data = {"digest": policy_digest(text), "text": text, "by": "sre"}
@@ -205,27 +206,24 @@ class Driver:
             }
             self.handle_event(self._event(JobResultedEvent, udid, data))
 
-    # --- effects ---
+    # --- changes ---
 
-    def _follow(self, effects: Iterable[Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, DerivedEvent):
-                self.handle_event(effect.event)
-            elif isinstance(effect, Decided):
-                self._record(effect)
-            else:
-                raise effect.error
+    def _record(self, changes: Changes) -> None:
+        for udid, body, value in changes.records:
+            if isinstance(value, DecisionRecord):
+                row = ("", "", "decision", udid, body)
+                self.log.rows.append(Entry(len(self.log.rows) + 1, "decision", self.now, *row))
+                inputs = value.inputs
+                self._keep_blobs(inputs.policy_digest or "", inputs.catalog_digest)
+                continue
+            self._append_event(value, body)
+            if isinstance(value, JobIssuedEvent):
+                self.jobs[udid] = value.data.job
 
-    def _record(self, effect: Decided) -> None:
-        record, job = effect.record, effect.job
-        body = record.model_dump_json().encode()
-        row = ("", "", "decision", record.decision.udid, body)
-        self.log.rows.append(Entry(len(self.log.rows) + 1, "decision", self.now, *row))
-        self._keep_blobs(record.inputs.policy_digest or "", record.inputs.catalog_digest)
-        if job is not None:
-            self.jobs[job.udid] = job
-            data = sign_job(job, KEY).model_dump(mode="json")
-            self.handle_event(self._event(JobIssuedEvent, job.udid, data))
+    def _append_event(self, event: Event, body: bytes) -> None:
+        self._known.add((event.source, event.id))
+        row = (event.source, event.id, event.type, event_key(event), body)
+        self.log.rows.append(Entry(len(self.log.rows) + 1, "event", self.now, *row))
 
     def _keep_blobs(self, policy: str, catalogue: str) -> None:
         fleet = self.reconciler.fleet
@@ -249,14 +247,6 @@ class Driver:
             wire = [entry.to_wire() for entry in history]
             self.log.kept_job_histories[udid] = json.dumps(wire).encode()
         return self.log
-
-
-def _key(event: Event) -> str:
-    if isinstance(event, JobIssuedEvent):
-        return event.data.job.udid
-    if isinstance(event, JobResultedEvent | JobSupersededEvent):
-        return event.data.udid
-    return device_key(event) if isinstance(event, DeviceEvent) else event.subject
 
 
 def release(version: str, **fields: Any) -> dict[str, Any]:
