@@ -113,12 +113,24 @@ IMPURE_MODULES: Final = frozenset(
     | {"shutil", "signal", "socket", "sqlite3", "ssl", "structlog", "subprocess", "sys"}
     | {"tempfile", "threading", "time", "urllib.request", "uuid"}
 )
+# Beside IMPURE_MODULES, which `pipeline.reconcile` may not import either.
+KEYS_AND_STORAGE: Final = (
+    *("aiokafka", "asyncio", "cryptography", "faust", "kafka", "sqlite3"),
+    *("pipeline.payload_signing", "pipeline.signing_keys"),
+)
+IMMUTABLE_BASES: Final = frozenset({"NamedTuple", "Enum", "StrEnum", "IntEnum", "Protocol"})
+# A descriptor has the function that it decorates, set once when its class is made.
+DESCRIPTORS: Final = frozenset({"pipeline.decide.fast.cached.cached"})
 IMPURE_CALLS: Final = frozenset({"open", "input", "print", "breakpoint", "__import__"})
 CLOCK_CALLS: Final = frozenset({"now", "utcnow", "today"})
 
 # What one module does for all others: the imports and the constructors that only it may use.
 ONLY_IMPORTED_IN: Final = {"structlog": "runtime.logs"}
-ONLY_CONSTRUCTED_IN: Final = {"DeadLetter": "schemas.dead_letters"}
+ONLY_CONSTRUCTED_IN: Final = {
+    "DeadLetter": "schemas.dead_letters",
+    "JobIssuedEvent": "pipeline.decide.job_events",
+    "JobSupersededEvent": "pipeline.decide.job_events",
+}
 
 # The only module that opens SQLite files, and the names of sqlite3 for the others.
 SQLITE_MODULE: Final = "runtime.sqlite"
@@ -233,6 +245,45 @@ def purity(root: Path) -> list[str]:
             if isinstance(node.func, ast.Attribute) and node.func.attr == "open":
                 complaints.append(f"{name}:{node.lineno}: calls .open()")
     return complaints
+
+
+def keyless_reconcile(root: Path) -> list[str]:
+    """Return each import of storage, a broker, a scheduler or keys in the reconcile loop.
+
+    A shell passes the function that signs, and makes the changes durable.
+    """
+    return [
+        f"{name}:{line}: imports {imported}"
+        for name, path in modules(root)
+        if within(name, ["pipeline.reconcile"])
+        for line, imported in imports_of(name, path)
+        if within(imported, KEYS_AND_STORAGE)
+    ]
+
+
+def immutable_rules(root: Path) -> list[str]:
+    """Return each class of `pipeline.decide` whose instances may change: rules have no state.
+
+    Immutable are NamedTuples, enums, exceptions, and classes that are declared `frozen=True`.
+    """
+    return [
+        f"{name}:{node.lineno}: {node.name} is mutable"
+        for name, path in modules(root)
+        if within(name, ["pipeline.decide"])
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.ClassDef)
+        and f"{name}.{node.name}" not in DESCRIPTORS
+        and not _is_immutable(node)
+    ]
+
+
+def _is_immutable(node: ast.ClassDef) -> bool:
+    declared = [*node.keywords]
+    for decorator in node.decorator_list:
+        declared += decorator.keywords if isinstance(decorator, ast.Call) else []
+    is_frozen = any(one.arg == "frozen" and ast.unparse(one.value) == "True" for one in declared)
+    bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+    return is_frozen or any(base in IMMUTABLE_BASES or base.endswith("Error") for base in bases)
 
 
 def harness_imports(root: Path) -> list[str]:

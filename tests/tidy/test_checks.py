@@ -79,11 +79,48 @@ IMPURE = [
 ]
 
 
+WITH_KEYS = [
+    ("pipeline/reconcile/x.py", "import sqlite3", "imports sqlite3"),
+    ("pipeline/reconcile/x.py", "from asyncio import run", "imports asyncio.run"),
+    ("pipeline/reconcile/x.py", "from aiokafka import x", "imports aiokafka.x"),
+    ("pipeline/reconcile/x.py", "def f():\n    import cryptography", "x:2: imports cryptography"),
+    ("pipeline/reconcile/x.py", "import pipeline.signing_keys", "imports pipeline.signing_keys"),
+]
+MUTABLE = [
+    ("class X:\n    pass", 1),
+    ("@dataclass\nclass X:\n    a: int", 1),
+    ("@dataclass(frozen=False)\nclass X:\n    a: int", 1),
+    ("class X(Struct):\n    a: int", 1),
+    ("def f():\n    class X:\n        a = 1", 1),
+    ("@dataclass(frozen=True)\nclass X:\n    a: int", 0),
+    ("class X(msgspec.Struct, frozen=True):\n    a: int", 0),
+    ("class X(NamedTuple):\n    a: int", 0),
+    ("class X(StrEnum):\n    A = 'a'", 0),
+    ("class XError(ValueError):\n    pass", 0),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "complaint"), WITH_KEYS, ids=lambda part: part[:50])
+def test_key_or_storage_in_the_reconcile_loop_is_found(
+    tmp_path: Path, name: str, text: str, complaint: str
+) -> None:
+    (found,) = checks.keyless_reconcile(plant(tmp_path, CLEAN | {name: text}))
+    assert complaint in found
+
+
+@pytest.mark.parametrize(("text", "complaints"), MUTABLE, ids=lambda part: str(part)[:50])
+def test_mutable_class_among_the_rules_is_found(tmp_path: Path, text: str, complaints: int) -> None:
+    planted = plant(tmp_path, CLEAN | {"pipeline/decide/x.py": text})
+    assert len(checks.immutable_rules(planted)) == complaints
+
+
 def test_clean_tree_has_no_complaints(tmp_path: Path) -> None:
     root = plant(tmp_path, CLEAN)
     assert checks.import_direction(root) == []
     assert checks.no_private_keys(root) == []
     assert checks.purity(root) == []
+    assert checks.keyless_reconcile(root) == []
+    assert checks.immutable_rules(root) == []
     assert checks.written_once(root) == []
     assert checks.sqlite_openers(root) == []
     assert checks.vague_names(root) == []

@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
         checks.import_direction,
         checks.no_private_keys,
         checks.purity,
+        checks.keyless_reconcile,
+        checks.immutable_rules,
         checks.harness_imports,
         checks.written_once,
         checks.sqlite_openers,
