@@ -304,6 +304,17 @@ def test_tampering_is_found_with_its_check_field_and_entry(tamper: Tamper) -> No
     assert found is not None
     assert (found.check, found.field, found.seq) == (*TAMPERINGS[tamper], seq)
     assert found.recorded != found.expected
+    assert verify(log, state=log, fast_paths=False) == verify(log, state=log)
+
+
+def test_records_of_an_untouched_log_are_compared_as_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = verify(STORY, state=STORY, fast_paths=False)
+
+    def refuse(entry: Entry) -> None:
+        raise AssertionError(f"entry {entry.seq} was decoded")
+
+    monkeypatch.setattr("pipeline.replay.verify.read_record", refuse)
+    assert verify(STORY, state=STORY) == plain
 
 
 def test_a_difference_names_the_macs_last_event_before_it() -> None:
