@@ -133,6 +133,10 @@ class Journal:
         row = self._db.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
         return row is not None
 
+    def copy(self) -> bytes:
+        """Return the content of a file that is a copy of this journal, as of the last commit."""
+        return self._db.serialize()
+
     def job_ids(self) -> frozenset[str]:
         """Return the ids of all recorded jobs: those for which `knows` returns True."""
         return frozenset(job_id for (job_id,) in self._db.execute("SELECT job_id FROM jobs"))

@@ -228,6 +228,24 @@ def acquire_lock(path: Path) -> int:
     return handle
 
 
+def copy_to(db: Database, path: Path) -> None:
+    """Write a copy of an open database, as one of its readers sees it, to a new file.
+
+    Writers of the database go on meanwhile. The copy is checked: raises DamagedError if it is
+    damaged, OpenError if the disk fails.
+    """
+    with _step("use", path), closing(_connect(path, path)) as copy:
+        db.backup(copy)
+        copy.execute("PRAGMA journal_mode=DELETE")  # the copy is one file, without a WAL
+        _check_structure(copy, path)
+
+
+def check_file(path: Path) -> None:
+    """Raise DamagedError if the structure of an existing file is damaged, OpenError if unread."""
+    with closing(_connect(path, f"{path.absolute().as_uri()}?mode=ro&immutable=1")) as db:
+        _check_structure(db, path)
+
+
 def delete_files(path: Path) -> None:
     """Delete a database file and its WAL files, as far as they exist."""
     for suffix in _SUFFIXES:

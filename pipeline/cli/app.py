@@ -6,6 +6,7 @@ import typer
 
 from agents.cli import agent
 from pipeline.cli.approve import approve
+from pipeline.cli.backup import backup
 from pipeline.cli.dead_letters import app as dead_letters
 from pipeline.cli.decide import decide
 from pipeline.cli.demo import demo
@@ -17,6 +18,7 @@ from pipeline.cli.ingest import IngestCommand, ingest
 from pipeline.cli.keys import app as keys
 from pipeline.cli.policy import app as policy
 from pipeline.cli.replay import replay
+from pipeline.cli.restore import restore
 from pipeline.cli.resume import resume
 from pipeline.cli.run import run
 from pipeline.cli.schemas import schemas
@@ -63,6 +65,8 @@ app.command()(run)
 app.command()(gateway)
 app.command()(feeds)
 app.command()(status)
+app.command()(backup)
+app.command()(restore)
 app.command()(halt)
 app.command()(resume)
 app.command()(approve)

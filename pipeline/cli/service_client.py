@@ -48,6 +48,14 @@ def send_request(
     return response
 
 
+def read_from_service(data_dir: Path, path: str) -> dict[str, Any]:
+    """Return the response of the running service to GET. Exit 2 if it refuses or is unreachable."""
+    response = _send_online(data_dir, "GET", path, b"")
+    if "error" in response:
+        fail(str(response["error"]))
+    return response
+
+
 def _send_online(data_dir: Path, method: str, path: str, body: bytes) -> dict[str, Any]:
     """Return the response of the running service; {"error": reason} if it refuses.
 

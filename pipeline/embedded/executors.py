@@ -68,6 +68,11 @@ class Executors:
         self._at(site)
         return self._journals[site].knows(job_id)
 
+    def copy_journal(self, site: str) -> bytes | None:
+        """Return a copy of the site's journal, as the content of a file; None without a journal."""
+        journal = self._journals.get(site)
+        return None if journal is None else journal.copy()
+
     def known_jobs(self) -> dict[str, frozenset[str]]:
         """Return the ids of the jobs in each site's journal, without sites that have no journal."""
         return {site: journal.job_ids() for site, journal in sorted(self._journals.items())}

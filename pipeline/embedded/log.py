@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple, Self
 
 from pipeline.embedded.record_packing import list_digest, unpack_record
 from pipeline.state.device import from_us, to_us
-from runtime.sqlite import Database, OpenError, VersionError, open_read_only
+from runtime.sqlite import Database, OpenError, VersionError, copy_to, open_read_only
 
 FILE: Final = "drydock.sqlite"
 VERSION: Final = 3
@@ -122,6 +122,16 @@ class Log:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+    def copy_to(self, path: Path) -> None:
+        """Write a checked copy of the data directory's database to a new file.
+
+        Raises StoreError if the database is damaged or the disk fails.
+        """
+        try:
+            copy_to(self._db, path)
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot copy the database: {error}") from error
 
     def entries(
         self,

@@ -32,6 +32,7 @@ class OperatorApi:
         return [
             route("/v1/status", self.status, "GET"),
             route("/v1/devices/{name:path}", self.device, "GET"),
+            route("/v1/journals/{site}", self.journal, "GET"),
             route("/v1/halts", self.set_halt, "POST"),
             route("/v1/halts/{scope:path}", self.clear_halt, "DELETE"),
             route("/v1/approvals", self.grant_approval, "POST"),
@@ -51,6 +52,17 @@ class OperatorApi:
         if found is None:
             raise HttpError(404, "no Mac has this UDID, serial number or enrollment id")
         return JSONResponse(found)
+
+    async def journal(self, request: Request) -> Response:
+        """Respond 200 with a copy of the journal of the site in the path, for `drydock backup`.
+
+        Raises HttpError 404 if the site has no journal.
+        """
+        site = request.path_params["site"]
+        copied = await self._ask(request, operator_requests.journal(site))
+        if copied is None:
+            raise HttpError(404, "the site has no journal")
+        return JSONResponse(copied)
 
     async def set_halt(self, request: Request) -> Response:
         """Respond 200 once the halt of a scope is durable: no new job starts in it.

@@ -1,5 +1,6 @@
 """Requests of operators to a service, with JSON bodies and responses."""
 
+import base64
 import json
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -180,5 +181,18 @@ def device(name: str) -> ReadRequest:
             "jobs": [entry.to_wire() for entry in fleet.job_histories.get(udid, ())],
             "decision": None if decided is None else json.loads(decided)["decision"],
         }
+
+    return read
+
+
+def journal(site: str) -> ReadRequest:
+    """Return the request that copies the journal of a site's executor.
+
+    It gives {"journal": the content of the file, in base64}; None without such a journal.
+    """
+
+    def read(service: Service, _: datetime) -> Any:
+        copied = service.executors.copy_journal(site)
+        return None if copied is None else {"journal": base64.b64encode(copied).decode()}
 
     return read
