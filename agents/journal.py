@@ -3,13 +3,16 @@
 SQLite with WAL and synchronous=FULL: a change survives a power cut once its method has returned. A
 new state and its results are one transaction. The file is locked while a journal is open: two
 executors with one journal would both act.
+
+Each row has a checksum over all its columns, compared when the file is opened and when a row leaves
+it. Reading damaged rows could repeat an order or lose a result.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 
 from pydantic import TypeAdapter
 
@@ -20,7 +23,7 @@ from schemas.ids import event_id
 from schemas.jobs import JobIssued
 from schemas.results import JobResult
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _SCRIPT: Final = """
 CREATE TABLE jobs (
     job_id TEXT PRIMARY KEY,
@@ -28,7 +31,8 @@ CREATE TABLE jobs (
     order_us INTEGER NOT NULL,
     expires_us INTEGER NOT NULL,
     live INTEGER NOT NULL,
-    entry TEXT
+    entry TEXT,
+    crc INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX live_jobs ON jobs (order_us) WHERE live;
 CREATE INDEX newest_job ON jobs (udid, order_us);
@@ -37,27 +41,40 @@ CREATE TABLE outbox (
     job_id TEXT NOT NULL,
     at_us INTEGER NOT NULL,
     result TEXT NOT NULL,
-    published INTEGER NOT NULL DEFAULT 0
+    published INTEGER NOT NULL,
+    crc INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX unpublished ON outbox (seq) WHERE NOT published;
 CREATE INDEX results_of ON outbox (job_id, seq);
-"""
-# Also for journals of earlier programs, which have no such table.
-_COMPLETE_SINCE: Final = """
-CREATE TABLE IF NOT EXISTS complete_since (
+CREATE TABLE complete_since (
     only INTEGER PRIMARY KEY CHECK (only = 0),
     at_us INTEGER NOT NULL
-) STRICT
+) STRICT;
+CREATE TABLE owner (name TEXT NOT NULL) STRICT;
 """
 _SCHEMA: Final = sqlite.Schema(_SCRIPT, _VERSION)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _BUSY_TIMEOUT_S: Final = 2.0
 _ENTRY: Final = TypeAdapter(JournalEntry)
+# The checksum of a row, as an SQL expression; `row_crc` is defined for each connection.
+JOB_CRC: Final = "row_crc(job_id, udid, order_us, expires_us, live, entry)"
+RESULT_CRC: Final = "row_crc(job_id, at_us, result, published)"
+INSERT_JOB: Final = (
+    "INSERT INTO jobs VALUES (?1, ?2, ?3, ?4, ?5, ?6, row_crc(?1, ?2, ?3, ?4, ?5, ?6))"
+)
+INSERT_RESULT: Final = (
+    "INSERT INTO outbox (job_id, at_us, result, published, crc)"
+    " VALUES (?1, ?2, ?3, ?4, row_crc(?1, ?2, ?3, ?4))"
+)
 
 
 class JournalError(RuntimeError):
     """The journal cannot be used: it is locked, damaged, or of another version."""
+
+
+class UnreadableJournalError(JournalError):
+    """The content of the file is damaged, of another version, or the journal of another owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +104,10 @@ class Journal:
     """The journal of one executor. With the path `:memory:` nothing survives the process.
 
     `on_durable_write` is called with `<what>:before` and `<what>:after` around every commit. The
-    constructor raises JournalError for a file that is in use, damaged or of another version, and
-    sqlite3.OperationalError for one that cannot be opened or created. The methods raise
-    sqlite3.Error if the file fails. Any thread may call them, one thread at a time.
+    constructor raises JournalError for a file that is in use, UnreadableJournalError for one that
+    is damaged, of another version or of another `owner`, and sqlite3.OperationalError for one that
+    cannot be opened or created. The methods raise sqlite3.Error if the file fails, DamagedError if
+    a row has another checksum. Any thread may call them, one thread at a time.
     """
 
     def __init__(
@@ -97,26 +115,63 @@ class Journal:
         path: Path | str,
         on_durable_write: sqlite.Hook | None = None,
         *,
+        owner: str | None = None,
         busy_timeout_s: float = _BUSY_TIMEOUT_S,
     ) -> None:
+        self._path = Path(path)
         try:
             self._db = sqlite.open_database(
-                Path(path),
+                self._path,
                 _SCHEMA,
                 exclusive=True,
                 busy_timeout_s=busy_timeout_s,
+                check=True,
                 on_durable_write=on_durable_write,
             )
+            try:
+                self._db.create_function("row_crc", -1, _row_crc, deterministic=True)
+                self._check_rows()
+                self._check_owner(owner)
+            except BaseException:
+                self._db.close()
+                raise
         except sqlite.VersionError as error:
-            raise JournalError(
+            raise UnreadableJournalError(
                 f"journal has version {error.found}, this program reads {_VERSION}:"
                 " use the version that wrote it"
+            ) from error
+        except sqlite.DamagedError as error:
+            raise UnreadableJournalError(
+                f"the journal {path} is damaged ({error.reason}). It has the record of the orders"
+                " that were given: restore a backup with `drydock restore`"
             ) from error
         except sqlite.OpenError as error:
             if error.step == "open":
                 raise
             raise JournalError(f"cannot use the journal {path}: {error.reason}") from error
-        self._db.execute(_COMPLETE_SINCE)
+
+    def _check_rows(self) -> None:
+        """Raise DamagedError if a row has another checksum."""
+        for table, crc in (("jobs", JOB_CRC), ("outbox", RESULT_CRC)):
+            query = f"SELECT rowid FROM {table} WHERE crc <> {crc} LIMIT 1"  # noqa: S608 - constants
+            with sqlite.reading(self._path):
+                row = self._db.execute(query).fetchone()
+            if row is not None:
+                self._report_changed(f"row {row[0]} of {table}")
+
+    def _report_changed(self, what: str) -> NoReturn:
+        raise sqlite.DamagedError("read", self._path, f"{what} has another checksum")
+
+    def _check_owner(self, owner: str | None) -> None:
+        """Store the owner's name in a new journal; raise DamagedError if it has another name."""
+        if owner is None:
+            return
+        row = self._db.execute("SELECT name FROM owner").fetchone()
+        if row is None:
+            with self._db.transaction("owner"):
+                self._db.execute("INSERT INTO owner VALUES (?)", (owner,))
+        elif row[0] != owner:
+            raise sqlite.DamagedError("read", self._path, f"journal of {row[0]}, not of {owner}")
 
     def __enter__(self) -> Self:
         return self
@@ -151,8 +206,11 @@ class Journal:
 
     def live(self) -> list[JournalEntry]:
         """Return the entries that are not done, oldest time of issue first."""
-        rows = self._db.execute("SELECT entry FROM jobs WHERE live ORDER BY order_us, rowid")
-        return [_ENTRY.validate_json(text) for (text,) in rows]
+        query = f"SELECT entry, crc = {JOB_CRC} FROM jobs WHERE live ORDER BY order_us, rowid"  # noqa: S608 - constants
+        return [
+            _ENTRY.validate_json(text) if intact else self._report_changed("a job")
+            for text, intact in self._db.execute(query)
+        ]
 
     def newest_order(self, udid: str) -> datetime | None:
         """Return the time of issue of the newest verified job for this Mac, None without one."""
@@ -165,8 +223,7 @@ class Journal:
         """Return the time since which every job of this site or partition is recorded here.
 
         A job that was issued earlier may have been carried out by an executor with another journal.
-        For a new journal it is `now`, for one of an earlier program the oldest time of issue; it is
-        stored at the first call.
+        For a new journal it is `now`; it is stored at the first call.
         """
         row = self._db.execute("SELECT at_us FROM complete_since").fetchone()
         if row is not None:
@@ -188,7 +245,7 @@ class Journal:
         """
         with self._db.transaction("accept"):
             self._db.execute(
-                "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?)",
+                INSERT_JOB,
                 (
                     entry.job.job_id,
                     entry.job.udid,
@@ -217,8 +274,7 @@ class Journal:
         """
         with self._db.transaction("refuse"):
             self._db.execute(
-                "INSERT INTO jobs VALUES (?, ?, 0, ?, 0, NULL)",
-                (result.job_id, result.udid, _us(expires_at)),
+                INSERT_JOB, (result.job_id, result.udid, 0, _us(expires_at), False, None)
             )
             self._add_results((result,), now)
 
@@ -231,7 +287,8 @@ class Journal:
         """
         with self._db.transaction(write_name):
             self._db.execute(
-                "UPDATE jobs SET live = ?, entry = ? WHERE job_id = ?",
+                "UPDATE jobs SET live = ?1, entry = ?2,"
+                " crc = row_crc(job_id, udid, order_us, expires_us, ?1, ?2) WHERE job_id = ?3",
                 (
                     entry.phase is not Phase.DONE,
                     _ENTRY.dump_json(entry).decode(),
@@ -243,21 +300,26 @@ class Journal:
     def unpublished(self, limit: int = 10_000) -> list[UnpublishedResult]:
         """Return the oldest `limit` results that are not marked as published, oldest first."""
         rows = self._db.execute(
-            "SELECT seq, at_us, result FROM outbox WHERE NOT published ORDER BY seq LIMIT ?",
+            f"SELECT seq, at_us, result, crc = {RESULT_CRC} FROM outbox"  # noqa: S608 - constants
+            " WHERE NOT published ORDER BY seq LIMIT ?",
             (limit,),
         )
         return [
             UnpublishedResult(
                 seq, _EPOCH + at_us * _MICROSECOND, JobResult.model_validate_json(text)
             )
-            for seq, at_us, text in rows
+            if intact
+            else self._report_changed(f"result {seq}")
+            for seq, at_us, text, intact in rows
         ]
 
     def mark_published(self, seqs: Iterable[int]) -> None:
         """Mark results as published; `unpublished` leaves them out, until `republish`."""
         with self._db.transaction("published"):
             self._db.executemany(
-                "UPDATE outbox SET published = 1 WHERE seq = ?", [(seq,) for seq in seqs]
+                "UPDATE outbox SET published = 1, crc = row_crc(job_id, at_us, result, 1)"
+                " WHERE seq = ?",
+                [(seq,) for seq in seqs],
             )
 
     def republish(self, job_id: str) -> None:
@@ -267,8 +329,8 @@ class Journal:
         """
         with self._db.transaction("again"):
             self._db.execute(
-                "UPDATE outbox SET published = 0 WHERE seq ="
-                " (SELECT max(seq) FROM outbox WHERE job_id = ?)",
+                "UPDATE outbox SET published = 0, crc = row_crc(job_id, at_us, result, 0)"
+                " WHERE seq = (SELECT max(seq) FROM outbox WHERE job_id = ?)",
                 (job_id,),
             )
 
@@ -292,12 +354,16 @@ class Journal:
     def _add_results(self, results: Iterable[JobResult], now: datetime) -> None:
         """Insert unpublished results of time `now`; the caller has opened the transaction."""
         self._db.executemany(
-            "INSERT INTO outbox (job_id, at_us, result) VALUES (?, ?, ?)",
+            INSERT_RESULT,
             [
-                (result.job_id, _us(now), result.model_dump_json(exclude_none=True))
+                (result.job_id, _us(now), result.model_dump_json(exclude_none=True), 0)
                 for result in results
             ],
         )
+
+
+def _row_crc(*columns: object) -> int:
+    return sqlite.checksum(repr(columns).encode())
 
 
 def _us(moment: datetime) -> int:

@@ -5,7 +5,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge
 
-from runtime.metrics import dead_letter_counter, make_registry
+from runtime.metrics import damaged_file_counter, dead_letter_counter, make_registry
 from schemas.dead_letters import DeadLetterCode
 from schemas.results import Outcome
 
@@ -15,6 +15,7 @@ HALTED: Final = "halted"
 HALTS_UNKNOWN: Final = "halts_unknown"
 LEASE_TOO_OLD: Final = "lease_too_old"
 ENDING: Final = "ending"
+_JOURNAL: Final = "journal"
 _JOBS_TOPIC: Final = "drydock.jobs"
 
 
@@ -59,6 +60,7 @@ class AgentMetrics:
             registry=registry,
         )
         self._dead_letters = dead_letter_counter(registry, [_JOBS_TOPIC])
+        self._damaged_files = damaged_file_counter(registry, _JOURNAL)
         for outcome in Outcome:
             self._results.labels(outcome.value)
         for cause in (FENCED, UNCONFIRMED):
@@ -100,6 +102,10 @@ class AgentMetrics:
     def count_lost_lease(self, *, fenced: bool) -> None:
         """Count a partition that was given up: fenced, or a write was not confirmed."""
         self._lost.labels(FENCED if fenced else UNCONFIRMED).inc()
+
+    def count_damaged_file(self) -> None:
+        """Count a damaged journal that was renamed; the next one is made from the changelog."""
+        self._damaged_files.labels(_JOURNAL).inc()
 
     def count_blocked_action(self, reason: str) -> None:
         """Count an order that the last check stopped, by its block reason."""

@@ -15,7 +15,8 @@
 
 Invariants: an offset is committed only after the changelog has the job, so a successor finds every
 job in the topic or in the changelog. Everything that needs the lease happens in this thread. After
-a lost lease the executor is discarded, and the file is restored from the changelog.
+a lost lease the executor is discarded, and the file is restored from the changelog. A file that is
+damaged, or of another partition or version, is renamed, and the next lease begins with a new one.
 """
 
 import sqlite3
@@ -31,14 +32,16 @@ from typing import Any, Final, NamedTuple
 from agents.clock import Clock
 from agents.executor import Executor
 from agents.guard import GuardedMac
-from agents.journal import JournalError
+from agents.journal import JournalError, UnreadableJournalError
 from agents.leases import Lease, LeaseManager
 from agents.lifecycle import IN_FLIGHT
 from agents.mac import Mac
 from agents.metrics import ENDING, HALTED, HALTS_UNKNOWN, LEASE_TOO_OLD, AgentMetrics
 from agents.replicated import LeaseLostError, ReplicatedJournal
 from agents.result_producer import NotConfirmedError, ResultProducer
+from runtime.damaged_files import damage_reporter
 from runtime.retry import BROKER, RESTART, Backoff
+from runtime.sqlite import is_damage, quarantine
 from runtime.trusted_keys import KeyRing
 from schemas import logkeys as key
 from schemas.dead_letters import DeadLetterCode, DeadLetterReason, Problem, make_dead_letter
@@ -54,6 +57,7 @@ _ACT_WITHIN: Final = IN_FLIGHT / 2
 _STEP: Final = IN_FLIGHT / 10
 _IDLE_S: Final = 0.5
 _PRUNE_EVERY: Final = timedelta(hours=6)
+_DAMAGED_KEPT: Final = 2
 _SOURCE: Final = "drydock-agent"
 # The base64 form of this still fits into a record; larger inputs are kept as their hash only.
 _MAX_KEPT_BYTES: Final = 4 * 1024 * 1024
@@ -111,6 +115,8 @@ class PartitionRunner(threading.Thread):
         self.live_jobs = self.touched_jobs = self.waiting_results = 0
         self.status: PartitionStatus | None = None
         self._site = site
+        self._path = site.folder / f"{site.name}-{partition}.sqlite"
+        self._report_damage = damage_reporter(site.log, site.metrics.count_damaged_file)
         self._slots = slots
         self._commit = commit
         self._inbox: deque[Sequence[Any]] = deque()
@@ -171,6 +177,8 @@ class PartitionRunner(threading.Thread):
                     return
             except (JournalError, sqlite3.Error) as error:
                 self._log_event("journal unusable", str(error))
+                if isinstance(error, UnreadableJournalError) or is_damage(error):
+                    self._replace_journal(error)
             except Exception:
                 # Top of the thread: a new lease begins after the back-off.
                 self._site.log.exception(
@@ -184,6 +192,15 @@ class PartitionRunner(threading.Thread):
             self._had_lease = False
             backoff.wait(self._ending)
 
+    def _replace_journal(self, error: Exception) -> None:
+        """Rename the damaged file: the next lease makes a new one, from the changelog."""
+        try:
+            moved = quarantine(self._path, keep=_DAMAGED_KEPT)
+        except OSError as failed:
+            self._log_event("damaged journal not renamed", str(failed))
+        else:
+            self._report_damage(self._path, moved, error)
+
     def _run_lease(self) -> None:
         """Acquire a lease, restore the journal and run cycles until stopped.
 
@@ -191,10 +208,9 @@ class PartitionRunner(threading.Thread):
         if the local file cannot be used.
         """
         site = self._site
-        path = site.folder / f"{site.name}-{self.partition}.sqlite"
         with (
             site.leases.acquire(self.partition) as lease,
-            ReplicatedJournal(path, lease, site.executor_name) as journal,
+            ReplicatedJournal(self._path, lease, site.executor_name) as journal,
         ):
             journal.restore(lease.records, site.clock.now())
             journal.replicate()

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
 
-from agents.journal import Journal
+from agents.journal import INSERT_JOB, INSERT_RESULT, JOB_CRC, RESULT_CRC, Journal
 from agents.lifecycle import JournalEntry
 from runtime.sqlite import Hook
 from schemas.attempts import AttemptRecord, RecordedResult
@@ -51,7 +51,8 @@ class ReplicatedJournal(Journal):
     def __init__(
         self, path: Path | str, changelog: Changelog, by: str, on_durable_write: Hook | None = None
     ) -> None:
-        super().__init__(path, on_durable_write)
+        # The name of the file is that of its site and partition.
+        super().__init__(path, on_durable_write, owner=Path(path).stem)
         self._changelog = changelog
         self._by = by
         self._changed: dict[str, None] = {}
@@ -159,16 +160,21 @@ class ReplicatedJournal(Journal):
         The record has the unpublished results and the newest result, oldest first.
         """
         row = self._db.execute(
-            "SELECT udid, order_us, expires_us, live, entry FROM jobs WHERE job_id = ?", (job_id,)
+            f"SELECT udid, order_us, expires_us, live, entry, crc = {JOB_CRC} FROM jobs"  # noqa: S608 - constants
+            " WHERE job_id = ?",
+            (job_id,),
         ).fetchone()
         if row is None:
             return None
-        udid, order_us, expires_us, live, entry = row
+        udid, order_us, expires_us, live, entry, intact = row
         results = self._db.execute(
-            "SELECT at_us, published, result FROM outbox WHERE job_id = ? AND (NOT published OR"
+            f"SELECT at_us, published, result, crc = {RESULT_CRC} FROM outbox"  # noqa: S608 - constants
+            " WHERE job_id = ? AND (NOT published OR"
             " seq = (SELECT max(seq) FROM outbox WHERE job_id = ?)) ORDER BY seq",
             (job_id, job_id),
         ).fetchall()
+        if not intact or not all(is_intact for *_, is_intact in results):
+            self._report_changed(f"job {job_id}")
         return AttemptRecord(
             job_id=job_id,
             udid=udid,
@@ -182,14 +188,14 @@ class ReplicatedJournal(Journal):
                     published=bool(published),
                     result=JobResult.model_validate_json(text),
                 )
-                for at_us, published, text in results
+                for at_us, published, text, _ in results
             ),
             by=self._by,
         )
 
     def _install(self, record: AttemptRecord) -> None:
         self._db.execute(
-            "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?)",
+            INSERT_JOB,
             (
                 record.job_id,
                 record.udid,
@@ -200,7 +206,7 @@ class ReplicatedJournal(Journal):
             ),
         )
         self._db.executemany(
-            "INSERT INTO outbox (job_id, at_us, result, published) VALUES (?, ?, ?, ?)",
+            INSERT_RESULT,
             [
                 (
                     record.job_id,

@@ -300,9 +300,18 @@ def checksum(*parts: bytes) -> int:
 
 
 @contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise the errors of SQLite in the block as OpenError, or DamagedError, of the step `read`."""
+    with _step("read", path):
+        yield
+
+
+@contextmanager
 def _step(step: Step, path: Path) -> Iterator[None]:
     try:
         yield
+    except OpenError:
+        raise
     except sqlite3.Error as error:
         kind = DamagedError if is_damage(error) else OpenError
         raise kind(step, path, error) from error
