@@ -39,9 +39,12 @@ class EpochRow:
     epoch: int = 0
     broadcast_offsets: Mapping[str, int] = field(default_factory=dict)
 
-    def next_epoch(self) -> "EpochRow":
-        """Return the row of the next owner: the epoch is one higher, the offsets are the same."""
-        return replace(self, epoch=self.epoch + 1)
+    def next_epoch(self, highest: int) -> "EpochRow":
+        """Return the row of the next owner; the offsets are the same.
+
+        Its epoch is higher than this one and than `highest`, the highest epoch of any row so far.
+        """
+        return replace(self, epoch=max(self.epoch, highest) + 1)
 
     def to_row(self) -> bytes:
         """Return the bytes of the row with the key EPOCH_KEY."""

@@ -252,8 +252,9 @@ class Worker:
         """
         store = self._stores.get(changelog)
         # The epoch row is written before the rows are loaded: rows that a former owner writes after
-        # it are void; rows before it count, and are read.
-        epoch_row = rows.EpochRow.decode(store.get(rows.EPOCH_KEY)).next_epoch()
+        # it are void; rows before it count, and are read. The epoch row can be lost, or a row can
+        # have a higher epoch: rows of an owner that counts on from the epoch row would be void.
+        epoch_row = rows.EpochRow.decode(store.get(rows.EPOCH_KEY)).next_epoch(store.epoch)
         epoch_rows: list[Row] = [(rows.EPOCH_KEY, epoch_row.to_row())]
         ends = await self._producer.write({changelog: epoch_rows}, _never)
         if ends[changelog] == store.next_offset:
