@@ -68,11 +68,12 @@ class ServerSettings(SenderSettings):
     """Settings of `drydock run` besides its options.
 
     At most `slots` jobs run at the Macs of one site. Each Mac is decided for again every
-    `sweep_hours`.
+    `sweep_hours`. Entries of the log that are older than `keep_days` are deleted; without it none.
     """
 
     slots: Annotated[int, Field(ge=1)] = 50
     sweep_hours: Annotated[float, Field(gt=0)] = 6.0
+    keep_days: Annotated[float | None, Field(ge=1, le=36500)] = None
 
 
 class GatewaySettings(SenderSettings):

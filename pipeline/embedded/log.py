@@ -17,6 +17,7 @@ from runtime.sqlite import Database, OpenError, VersionError, copy_to, open_read
 
 FILE: Final = "drydock.sqlite"
 VERSION: Final = 3
+START_SETTING: Final = "log_start"
 Kind = Literal["event", "decision"]
 _SINCE: Final = "seq >= (SELECT min(seq) FROM log WHERE at_us >= ?) AND +at_us >= ?"
 _UNTIL: Final = "seq <= (SELECT max(seq) FROM log WHERE at_us < ?) AND +at_us < ?"
@@ -36,7 +37,7 @@ class InUseError(StoreError):
 
 
 class LogRow(NamedTuple):
-    """One entry of the log. `seq` counts from 1 without gaps.
+    """One entry of the log. `seq` counts from 1, without gaps after `Log.start_seq`.
 
     `at` is the `now` of its transaction. `key` is the Mac's UDID (`serial:` and the serial number
     for a report without one), or the event's subject if the event concerns no single Mac. `source`
@@ -52,6 +53,17 @@ class LogRow(NamedTuple):
     type: str
     key: str
     body: bytes
+
+
+class StoredSnapshot(NamedTuple):
+    """A snapshot of the state with the effects of all entries up to `seq`, taken at `at`.
+
+    `digest` is the SHA-256 of its JSON.
+    """
+
+    seq: int
+    at: datetime
+    digest: str
 
 
 class StoredDeadLetter(NamedTuple):
@@ -222,6 +234,27 @@ class Log:
         stored bytes are damaged.
         """
         row = self._db.execute("SELECT body FROM blobs WHERE digest = ?", (digest,)).fetchone()
+        try:
+            return None if row is None else zlib.decompress(row[0])
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
+
+    def start_seq(self) -> int:
+        """Return the `seq` of the snapshot after which the log is complete; 0 for a whole log."""
+        raw = self.setting(START_SETTING)
+        return 0 if raw is None else int(raw)
+
+    def snapshots(self) -> list[StoredSnapshot]:
+        """Return the snapshots in order of `seq`, first the one at the log's start."""
+        rows = self._db.execute("SELECT seq, at_us, digest FROM snapshots ORDER BY seq")
+        return [StoredSnapshot(seq, from_us(at_us), digest) for seq, at_us, digest in rows]
+
+    def snapshot(self, seq: int) -> bytes | None:
+        """Return the state at this snapshot as JSON; None if there is no such snapshot.
+
+        Raises ValueError if the stored bytes are damaged.
+        """
+        row = self._db.execute("SELECT body FROM snapshots WHERE seq = ?", (seq,)).fetchone()
         try:
             return None if row is None else zlib.decompress(row[0])
         except zlib.error as error:

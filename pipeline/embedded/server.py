@@ -168,6 +168,7 @@ def _service_opener(
         slots=settings.slots,
         sweep_every=timedelta(hours=settings.sweep_hours),
         fast_paths=plan.fast_paths,
+        keep=None if settings.keep_days is None else timedelta(days=settings.keep_days),
     )
 
     def open_service(now: datetime) -> tuple[Service, MacSource | None]:

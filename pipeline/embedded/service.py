@@ -30,6 +30,7 @@ from pipeline.embedded.executors import Executors
 from pipeline.embedded.journal_check import SETTING as DOUBTS_SETTING
 from pipeline.embedded.journal_check import Cause, Doubt, decode_doubts, encode_doubts, find_doubts
 from pipeline.embedded.log import StoreError
+from pipeline.embedded.retention import Retention
 from pipeline.embedded.store import Store
 from pipeline.embedded.transaction import Committed
 from pipeline.embedded.writer import Accepted, Writer
@@ -59,13 +60,15 @@ class Options:
     At most `slots` jobs are under way at the Macs of a site. Every Mac is decided for again at the
     interval `sweep_every`. `on_durable_write` is called with `<what>:before` and `<what>:after`
     around each commit of the store and of the journals. Without `fast_paths` the plain functions
-    run: slower, with the same results.
+    run: slower, with the same results. Entries of the log that are older than `keep` are deleted;
+    None keeps all.
     """
 
     slots: int = 50
     sweep_every: timedelta = timedelta(hours=6)
     on_durable_write: Hook | None = None
     fast_paths: bool = True
+    keep: timedelta | None = None
 
 
 class Service:
@@ -96,6 +99,7 @@ class Service:
         self._halts_until: datetime | None = None
         self.doubts: Sequence[Doubt] = ()
         self.executors: Executors
+        self._retention: Retention | None = None
 
     @classmethod
     def open(
@@ -132,6 +136,8 @@ class Service:
                 sweep_every=chosen.sweep_every,
                 fast_paths=chosen.fast_paths,
             )
+            if chosen.keep is not None:
+                service._retention = Retention(store, chosen.keep)
             service._check_stored_policy()
             service.executors = Executors(
                 data_dir / "journals",
@@ -240,6 +246,8 @@ class Service:
             if results:
                 self.accept([event for _, event in results], (), now)
             self.executors.mark_published(site, results)
+        if self._retention is not None:
+            self._retention.work(self.reconciler.fleet, now)
 
     def next_wake(self, now: datetime) -> datetime | None:
         """Return the time at which `tick` has work if no input arrives, never before `now`.
@@ -252,6 +260,7 @@ class Service:
             self.reconciler.next_due_at(now),
             self._halts_until,
             self.executors.next_wake(now),
+            None if self._retention is None else self._retention.next_due_at(now),
         )
         first = min((wake for wake in wakes if wake is not None), default=None)
         return None if first is None else max(first, now)

@@ -5,9 +5,10 @@ a crash leaves all of them or none. One process at a time writes; it locks the d
 has the store open.
 """
 
+import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Final, Self
 
 from pipeline.embedded.log import (
     FILE,
+    START_SETTING,
     VERSION,
     InUseError,
     Kind,
@@ -60,6 +62,12 @@ CREATE TABLE blobs (
     kind TEXT NOT NULL,
     body BLOB NOT NULL
 ) STRICT;
+CREATE TABLE snapshots (
+    seq INTEGER PRIMARY KEY,
+    at_us INTEGER NOT NULL,
+    digest TEXT NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
 CREATE TABLE devices (udid TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
 CREATE TABLE job_histories (udid TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
 CREATE TABLE last_decisions (
@@ -99,6 +107,17 @@ ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint, verdict = excluded
 _PUT_NAME: Final = """
 INSERT INTO names VALUES (?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET key = excluded.key, seq = excluded.seq WHERE key <> excluded.key
+"""
+# Of entries before the log's start, all but the last decision of each Mac and the given events. The
+# log's last entry stays too: from it SQLite counts the next `seq`.
+_DELETE_BEFORE_START: Final = """
+DELETE FROM log WHERE seq > ? AND seq <= ?
+    AND seq < (SELECT max(seq) FROM log)
+    AND NOT (kind = 'decision' AND seq = (
+        SELECT max(later.seq) FROM log AS later
+        WHERE later.kind = 'decision' AND later.key = log.key
+    ))
+    AND NOT (kind = 'event' AND source = ? AND id IN (SELECT value FROM json_each(?)))
 """
 # zlib's default level. Policies and catalogues are text that shrinks to a tenth.
 _PACKING: Final = 6
@@ -306,6 +325,40 @@ class Store(Log):
         self._db.execute(
             "UPDATE dead_letters SET replayed_at_us = ? WHERE seq = ?", (to_us(now), seq)
         )
+
+    def put_snapshot(self, now: datetime, digest: str, body: bytes) -> None:
+        """Store a snapshot at the log's last entry, where there is none yet.
+
+        `body` is the state as JSON, `digest` its digest.
+        """
+        self._db.execute(
+            "INSERT INTO snapshots VALUES (?, ?, ?, ?)",
+            (self.last_seq(), to_us(now), digest, zlib.compress(body, _PACKING)),
+        )
+
+    def move_start(self, seq: int) -> None:
+        """Let the log begin after the snapshot at `seq`; delete the snapshots before it."""
+        self.put_setting(START_SETTING, str(seq).encode())
+        self._db.execute("DELETE FROM snapshots WHERE seq < ?", (seq,))
+
+    def delete_before_start(
+        self, after: int, limit: int, source: str, kept: Sequence[str]
+    ) -> int | None:
+        """Delete up to `limit` entries with seq > `after` that are before the log's start.
+
+        Returns the last `seq` that was looked at; None after the last one. The last decision of
+        each Mac stays, the events of `source` with the ids `kept`, and the log's last entry.
+        """
+        start = self.start_seq()
+        rows = self._db.execute(
+            "SELECT seq FROM log WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
+            (after, start, limit),
+        ).fetchall()
+        if not rows:
+            return None
+        last = int(rows[-1][0])
+        self._db.execute(_DELETE_BEFORE_START, (after, last, source, json.dumps(kept)))
+        return last if len(rows) == limit else None
 
     def has_event(self, source: str, identity: str) -> bool:
         """Return True if the log has an event with this source and id."""

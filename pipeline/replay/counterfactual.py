@@ -26,6 +26,7 @@ from pipeline.replay.log import (
     UnreadableLog,
     read_event,
     read_record,
+    read_start,
 )
 from schemas.decisions import Decision, DecisionRecord, Verdict
 
@@ -139,9 +140,10 @@ def counterfactual(
     contents = LogContents(log)
     changes: list[DecisionChange] = []
     decisions = 0
-    reconciler = Reconciler(fast_paths=fast_paths)
+    reconciler = Reconciler(read_start(log), fast_paths=fast_paths)
+    reconciler.recount_jobs()
     last_seq, end = log.last_seq(until), log.last_at() if until is None else until
-    for entry in log.entries():
+    for entry in log.entries(after=log.start_seq()):
         if entry.seq > last_seq:
             break
         if entry.seq % _PROGRESS_EVERY == 0:

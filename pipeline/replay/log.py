@@ -5,7 +5,7 @@ A store implements LogReader. Nothing here can write, sign or publish.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -14,6 +14,8 @@ from pydantic import ValidationError
 from pipeline.policy.file import PolicyError, policy_digest, read_policy
 from pipeline.policy.model import Policy
 from pipeline.state.advisories import Advisories
+from pipeline.state.fleet import Fleet
+from pipeline.state.fleet_snapshot import decode_fleet, snapshot_digest
 from schemas.decisions import DecisionRecord
 from schemas.envelope import Event, InvalidEvent, decode
 
@@ -25,7 +27,7 @@ class LogEntry(Protocol):
 
     @property
     def seq(self) -> int:
-        """The position in the log: counts from 1 without gaps."""
+        """The position in the log: counts from 1, without gaps after the log's start."""
 
     @property
     def kind(self) -> Kind:
@@ -56,6 +58,22 @@ class LogEntry(Protocol):
         """The bytes of `schemas.envelope.encode`, or a DecisionRecord as JSON."""
 
 
+class Snapshot(Protocol):
+    """A stored state with the effects of all entries up to `seq`."""
+
+    @property
+    def seq(self) -> int:
+        """The last entry that has an effect on the state."""
+
+    @property
+    def at(self) -> datetime:
+        """The time of the snapshot."""
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the state's JSON."""
+
+
 class LogReader(Protocol):
     """A log in its state at the time it was opened.
 
@@ -69,8 +87,24 @@ class LogReader(Protocol):
         until: datetime | None = None,
         key: str | None = None,
         kind: Kind | None = None,
+        after: int = 0,
     ) -> Iterator[LogEntry]:
-        """Yield the entries that match every given condition, in order of `seq`."""
+        """Yield the entries that match every given condition, in order of `seq`.
+
+        `after` is the highest `seq` that is left out.
+        """
+
+    def start_seq(self) -> int:
+        """Return the `seq` of the snapshot after which the log is complete; 0 for a whole log."""
+
+    def snapshots(self) -> Sequence[Snapshot]:
+        """Return the snapshots in order of `seq`; that of `start_seq` is the first."""
+
+    def snapshot(self, seq: int, /) -> bytes | None:
+        """Return the state at a snapshot, as `pipeline.state.fleet_snapshot` encodes it, or None.
+
+        Raises ValueError if the stored bytes are damaged.
+        """
 
     def key_of_name(self, name: str, kind: Kind) -> str | None:
         """Return the key of the last Mac that had this serial number or enrollment id, or None.
@@ -128,6 +162,28 @@ def read_event(entry: LogEntry) -> Event:
         return decode(entry.body)
     except InvalidEvent as error:
         raise UnreadableLog(f"entry {entry.seq} is not an event: {error}") from None
+
+
+def read_start(log: LogReader) -> Fleet:
+    """Return the state at the log's start: that of its first snapshot, or an empty one.
+
+    Raises UnreadableLog if the snapshot is missing, damaged, altered or cannot be read.
+    """
+    seq = log.start_seq()
+    if not seq:
+        return Fleet()
+    try:
+        raw = log.snapshot(seq)
+        recorded = {one.seq: one.digest for one in log.snapshots()}.get(seq)
+        if raw is None or recorded is None:
+            raise UnreadableLog(f"the snapshot at entry {seq}, where the log begins, is missing")
+        if snapshot_digest(raw) != recorded:
+            raise UnreadableLog(f"the snapshot at entry {seq}, where the log begins, was altered")
+        return decode_fleet(raw)
+    except UnreadableLog:
+        raise
+    except UNREADABLE as error:
+        raise UnreadableLog(f"the snapshot at entry {seq} cannot be read: {error}") from error
 
 
 class LogContents:

@@ -6,7 +6,11 @@
 | `from_record` | the recorded inputs of a decision give that decision again |
 | `from_log` | the events before a decision give its recorded inputs |
 | `ordered` | each issued job is the one that its decision ordered |
+| `snapshot` | the events up to a snapshot give its state |
 | `state` | all events together give the stored state |
+
+A log that was shortened begins with a snapshot: its state is loaded, and the entries after it are
+verified.
 
 An altered, lost or moved row is found if a decision, a job or the stored state depends on it.
 """
@@ -34,8 +38,10 @@ from pipeline.replay.log import (
     StateReader,
     UnreadableLog,
     read_record,
+    read_start,
 )
 from pipeline.replay.stored_state import stored_state_difference
+from pipeline.state.fleet_snapshot import encode_fleet, snapshot_digest
 from schemas.decisions import Decision, DecisionInputs, DecisionRecord, Verdict, encode_record
 from schemas.envelope import InvalidEvent, JobIssuedEvent, PolicyChangedEvent, decode
 from schemas.jobs import Job
@@ -50,6 +56,7 @@ class Check(StrEnum):
     FROM_RECORD = "from_record"  # a record's inputs give its decision
     FROM_LOG = "from_log"  # the events before a record give its inputs
     ORDERED = "ordered"  # the issued job is the one that the decision ordered
+    SNAPSHOT = "snapshot"  # the events up to a snapshot give its state
     STATE = "state"  # all events together give the stored state
 
 
@@ -97,9 +104,11 @@ def verify(
     """Return the numbers of entries checked up to the first difference, and that difference.
 
     The difference is None if all that was checked agrees. Decisions of one Mac or of all, with
-    `since` <= time < `until`, are checked; the fold begins at the start of the log. `state`, the
-    stored state at the end of the log, is compared only without `until`. `progress` is called with
-    the `seq` reached. Raises PolicyError for an event with a policy that is not valid.
+    `since` <= time < `until`, are checked; the fold begins at the start of the log, with the state
+    of the snapshot there if the log was shortened. `state`, the stored state at the log's end, is
+    compared only without `until`. `progress` is called with the `seq` reached. Raises PolicyError
+    for an event with a policy that is not valid, and UnreadableLog if the snapshot at the log's
+    start cannot be used.
     """
     run = _Verification(log, since, until, udid, fast_paths=fast_paths)
     report = run.verify_through(log.last_seq(until), progress)
@@ -129,7 +138,8 @@ class _Verification:
 
     def __post_init__(self) -> None:
         self.contents = LogContents(self.log)
-        self.reconciler = Reconciler(fast_paths=self.fast_paths)
+        self.reconciler = Reconciler(read_start(self.log), fast_paths=self.fast_paths)
+        self.reconciler.recount_jobs()
 
     def verify_through(self, last_seq: int, progress: Callable[[int], None]) -> VerificationReport:
         """Return the report of all entries up to `last_seq`; it ends at the first difference."""
@@ -144,8 +154,10 @@ class _Verification:
 
         The stored state is not compared. Jobs that no event issued come last.
         """
-        wanted = 1
-        for entry in self.log.entries():
+        start = self.log.start_seq()
+        snapshots = {one.seq: one for one in self.log.snapshots()}
+        wanted = start + 1
+        for entry in self.log.entries(after=start):
             if entry.seq > last_seq:
                 break
             if entry.seq != wanted:
@@ -155,11 +167,19 @@ class _Verification:
                 yield from self._event(entry)
             else:
                 yield from self._decision(entry)
+            if entry.seq in snapshots:
+                yield from self._snapshot(entry, snapshots[entry.seq].digest)
             if entry.seq % _PROGRESS_EVERY == 0:
                 progress(entry.seq)
         for entry, job in self.sent_jobs.values():
             yield _not_issued(entry, job)
         progress(last_seq)
+
+    def _snapshot(self, entry: LogEntry, recorded: str) -> Iterator[LogDifference]:
+        """Yield the difference of the folded state's digest from that of the snapshot here."""
+        folded = snapshot_digest(encode_fleet(self.reconciler.fleet))
+        if folded != recorded:
+            yield LogDifference(entry.seq, entry.at, Check.SNAPSHOT, "digest", recorded, folded)
 
     def state_difference(self, state: StateReader) -> LogDifference | None:
         """Return the first difference of the stored state from the folded events.

@@ -104,6 +104,12 @@ def test_writes_scan_and_sort_nothing(tmp_path: Path) -> None:
             store.mark_replayed(1, START)
             store.has_event("s", "1")
             store.event_body("s", "1")
+            store.put_snapshot(START, "digest", b"{}")
+            store.last_seq()
+            store.move_start(2)
+            store.delete_before_start(0, 10, "s", ["1"])
+            store.snapshots()
+            store.snapshot(2)
         assert bad_plans(store, statements) == []
 
 

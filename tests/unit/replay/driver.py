@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pipeline.embedded.log import StoredSnapshot
 from pipeline.embedded.names import event_names, record_names
 from pipeline.payload_signing import sign_job
 from pipeline.policy.file import policy_digest
@@ -91,6 +92,7 @@ class MemoryLog:
         until: datetime | None = None,
         key: str | None = None,
         kind: Kind | None = None,
+        after: int = 0,
     ) -> Iterator[Entry]:
         for row in self.rows:
             if (
@@ -98,6 +100,7 @@ class MemoryLog:
                 and (until is None or row.at < until)
                 and (key is None or row.key == key)
                 and (kind is None or row.kind == kind)
+                and row.seq > after
             ):
                 yield row
 
@@ -112,6 +115,15 @@ class MemoryLog:
             if ("serial", name.upper()) in names or ("enrollment_id", name) in names:
                 found = row.key
         return found
+
+    def start_seq(self) -> int:
+        return 0
+
+    def snapshots(self) -> list[StoredSnapshot]:
+        return []
+
+    def snapshot(self, _: int) -> bytes | None:
+        return None
 
     def blob(self, digest: str) -> bytes | None:
         return self.blobs.get(digest)
