@@ -35,6 +35,7 @@ class AgentMetrics:
         self._lag = gauge("lag_records", "Jobs in Kafka that are not in the journal yet.")
         self._halted = gauge("halted", "1 while a halt covers the whole site, else 0.")
         self._known = gauge("halts_known", "1 while all halts are read and recent, else 0.")
+        self._full = gauge("volume_full", "1 while the journals' volume has no room, else 0.")
         self._polled = gauge("last_poll_timestamp_seconds", "Time of the last poll of Kafka.")
         self._results = Counter(
             "drydock_agent_results",
@@ -90,6 +91,10 @@ class AgentMetrics:
         """
         self._known.set(known)
         self._halted.set(halted)
+
+    def set_volume(self, *, full: bool) -> None:
+        """Set whether the volume of the journals has no room; then no job starts."""
+        self._full.set(full)
 
     def count_records(self, records: int) -> None:
         """Count so many records of the job topic, each journalled or dead-lettered."""

@@ -13,6 +13,9 @@
                       restores. `JobConsumer` starts a new runner if the group still assigns the
                       partition to this process.
 
+While the volume of the journal has no room, no lease is acquired; a thread that has one takes no
+records and starts no jobs, and the jobs under way go on with the reserve of the volume.
+
 Invariants: an offset is committed only after the changelog has the job, so a successor finds every
 job in the topic or in the changelog. Everything that needs the lease happens in this thread. After
 a lost lease the executor is discarded, and the file is restored from the changelog. A file that is
@@ -40,7 +43,8 @@ from agents.metrics import ENDING, HALTED, HALTS_UNKNOWN, LEASE_TOO_OLD, AgentMe
 from agents.replicated import LeaseLostError, ReplicatedJournal
 from agents.result_producer import NotConfirmedError, ResultProducer
 from runtime.damaged_files import damage_reporter
-from runtime.retry import BROKER, RESTART, Backoff
+from runtime.free_space import SpaceReserve
+from runtime.retry import BROKER, DISK, RESTART, Backoff
 from runtime.sqlite import is_damage, quarantine
 from runtime.trusted_keys import KeyRing
 from schemas import logkeys as key
@@ -124,6 +128,8 @@ class PartitionRunner(threading.Thread):
         self._batch: Sequence[Any] = ()
         self._journalled_offset: int | None = None
         self._halts_known = False
+        self._space = SpaceReserve(site.folder)
+        self._shortage: str | None = None
         self._wake = threading.Condition()
         self._ending = threading.Event()
         self._draining = threading.Event()
@@ -164,10 +170,15 @@ class PartitionRunner(threading.Thread):
     def run(self) -> None:
         """Run leases one after another, until stopped or fenced.
 
-        After a lost lease or an error it waits up to 30 s and acquires a new lease.
+        After a lost lease or an error it waits up to 30 s, after an error of the disk up to 3 s,
+        and acquires a new lease.
         """
-        backoff = Backoff(RESTART)
+        restart, disk = Backoff(RESTART), Backoff(DISK)
         while not self._ending.is_set():
+            if self._is_volume_full():
+                self._ending.wait(_IDLE_S)
+                continue
+            backoff = restart
             try:
                 self._run_lease()
             except LeaseLostError as error:
@@ -177,6 +188,7 @@ class PartitionRunner(threading.Thread):
                     return
             except (JournalError, sqlite3.Error) as error:
                 self._log_event("journal unusable", str(error))
+                backoff = disk
                 if isinstance(error, UnreadableJournalError) or is_damage(error):
                     self._replace_journal(error)
             except Exception:
@@ -188,7 +200,7 @@ class PartitionRunner(threading.Thread):
             self.live_jobs = self.touched_jobs = 0
             self.status = None
             if self._had_lease:
-                backoff.reset()
+                restart.reset()
             self._had_lease = False
             backoff.wait(self._ending)
 
@@ -241,26 +253,31 @@ class PartitionRunner(threading.Thread):
         return executor
 
     def _cycle(self, executor: Executor, journal: ReplicatedJournal) -> None:
-        """Handle one batch of records and advance the due jobs.
+        """Handle one batch of records, none while the volume is full, and advance the due jobs.
 
         Replicates the journal, then commits the offset after the batch, publishes results and sets
         `status`. Raises LeaseLostError and sqlite3.Error.
         """
-        self._wait_for_records(self._pause_s(executor))
+        if self._is_volume_full():
+            batch: Sequence[Any] = ()
+            self._ending.wait(_IDLE_S)
+        else:
+            self._wait_for_records(self._pause_s(executor))
+            batch = self._batch
         keys = self._site.keys()
         if keys is not self._keys:
             self._keys = keys
             executor.set_keys(keys)
         now = self._now = self._site.clock.now()
-        for record in self._batch:
+        for record in batch:
             self._handle_record(executor, record, now)
         self._refresh_halts(executor)
         executor.tick(now, self._should_yield)
         journal.replicate()
-        if self._batch:
-            self._journalled_offset = self._batch[-1].offset + 1
+        if batch:
+            self._journalled_offset = batch[-1].offset + 1
             self._commit(self.partition, self._journalled_offset)
-            self._site.metrics.count_records(len(self._batch))
+            self._site.metrics.count_records(len(batch))
             self._batch = ()
         self._publish(executor)
         self._prune(journal, now)
@@ -268,6 +285,17 @@ class PartitionRunner(threading.Thread):
         # While the halts are unknown, due jobs are blocked: look again at once.
         wake_at = executor.next_wake(now) if self._halts_known or not executor.live_jobs else now
         self.status = PartitionStatus(self._journalled_offset, wake_at, self.waiting_results)
+
+    def _is_volume_full(self) -> bool:
+        """Return True if the volume of the journal has no room; log when that changes."""
+        shortage = self._space.shortage()
+        if (shortage is None) != (self._shortage is None):
+            if shortage is None:
+                self._log_event("volume has room again; jobs continue", level="info")
+            else:
+                self._log_event("volume full; no job starts until there is room", shortage)
+        self._shortage = shortage
+        return shortage is not None
 
     def _should_yield(self) -> bool:
         """Return True if the thread must end, or if this cycle lasts longer than `_STEP`.
@@ -407,9 +435,12 @@ class PartitionRunner(threading.Thread):
     # --- permission to act ---
 
     def _refresh_halts(self, executor: Executor) -> None:
-        """Pass the halts to the executor. While it drains, pass None so that no job starts."""
-        draining = self._draining.is_set()
-        halts = None if draining else self._site.halts(self._site.clock.now())
+        """Pass the halts to the executor.
+
+        While it drains, or the volume has no room, pass None so that no job starts.
+        """
+        is_held = self._draining.is_set() or self._shortage is not None
+        halts = None if is_held else self._site.halts(self._site.clock.now())
         self._halts_known = halts is not None
         executor.set_halts(halts)
 

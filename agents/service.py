@@ -22,6 +22,7 @@ from agents.mac import Mac, Observation
 from agents.metrics import AgentMetrics
 from agents.partition_runner import PartitionRunner, SiteContext
 from agents.result_producer import ResultProducer
+from runtime.free_space import SpaceReserve
 from runtime.kafka import KafkaConnection
 from runtime.listening import Listen
 from runtime.logs import Log, forward_kafka_clients
@@ -90,6 +91,7 @@ class _Agent:
         self._log = log
         self._metrics = AgentMetrics()
         self._halts = HaltReader(plan.connection, log)
+        self._space = SpaceReserve(plan.data_dir)
         self._result_producer = ResultProducer(plan.connection)
         self._site = SiteContext(
             name=plan.site,
@@ -143,6 +145,7 @@ class _Agent:
         whole = scopes or ()
         halted = any(scope.everything or scope.site == self._plan.site for scope in whole)
         self._metrics.set_halts(known=scopes is not None, halted=halted)
+        self._metrics.set_volume(full=self._space.shortage() is not None)
         if not draining and time.monotonic() - self._job_consumer.polled_at > _WATCHDOG_S:
             self._log.critical("poll of Kafka hangs; exiting", **{key.SITE: self._plan.site})
             # Nothing else ends a hanging thread, and everything that must survive is in Kafka.
@@ -174,8 +177,9 @@ class _Agent:
         """Return the body of /healthz.
 
         `ok` is False if the job consumer ended or did not poll for 30 s. `halts` has the keys of
-        the halts in force, None if unknown. `partitions` has the status of each partition with a
-        runner, None until the first cycle of its lease is done.
+        the halts in force, None if unknown. `shortage` is the reason for which the volume of the
+        journals has no room; then no job starts. None if it has room. `partitions` has the status
+        of each partition with a runner, None until the first cycle of its lease is done.
         """
         scopes: tuple[HaltScope, ...] | None = self._halts.scopes(self._plan.clock.now())
         age_s = time.monotonic() - self._job_consumer.polled_at
@@ -184,6 +188,7 @@ class _Agent:
             "site": self._plan.site,
             "name": self._plan.name,
             "last_poll_s": round(age_s, 3),
+            "shortage": self._space.shortage(),
             "halts": None if scopes is None else [scope.key for scope in scopes],
             "partitions": {
                 partition: None

@@ -1,9 +1,16 @@
 """Faults that take long or need a server run with `make faults` only."""
 
 import os
+import warnings
 
 import pytest
 
+with warnings.catch_warnings():
+    # kafka-python 3.0.12 reads its protocol with a call that Python 3.11 and 3.12 deprecate.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from tests.kafka.broker_fixtures import kafka, leaky_clients
+
+__all__ = ["kafka", "leaky_clients"]
 ALL = os.environ.get("DRYDOCK_FAULTS") == "all"
 
 
