@@ -56,6 +56,8 @@ CREATE TABLE records (
 _SCHEMA: Final = sqlite.Schema(_SCRIPT, VERSION)
 _INSERT: Final = "INSERT INTO records (at_us, topic, key, value, crc) VALUES (?, ?, ?, ?, ?)"
 _INSERT_SALVAGED: Final = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)"
+_INSERT_PROBE: Final = "INSERT INTO records VALUES (NULL, 0, '', x'', zeroblob(?), 0)"
+_PROBE_BYTES: Final = 256 * 1024
 _READ: Final = "SELECT seq, at_us, topic, key, value, crc FROM records WHERE seq > ? ORDER BY seq"
 _READ_TIMES: Final = "SELECT seq, at_us FROM records WHERE seq > ? ORDER BY seq"
 _DELETE: Final = "DELETE FROM records WHERE seq BETWEEN ? AND ?"
@@ -309,9 +311,28 @@ class Spool:
         if self._undeleted.count:
             self._delete_undeleted()
         elif self.failure is not None:
-            with suppress(SpoolError):
-                # It writes a page, although the version stays.
-                self._write("probe", f"PRAGMA user_version={VERSION:d}")
+            try:
+                with _spool_errors("write"):
+                    self._probe()
+            except SpoolError as error:
+                self.failure = str(error)
+            else:
+                self.failure = None
+
+    def _probe(self) -> None:
+        """Write pages for a large record without keeping it, and commit a page without a change.
+
+        The next append needs about as much. Raises sqlite3.Error if the disk refuses.
+        """
+        self._db.execute("PRAGMA cache_size=10")  # more changed pages are written before the commit
+        try:
+            with self._db.transaction("probe"):
+                self._db.execute("SAVEPOINT probe")
+                self._db.execute(_INSERT_PROBE, (_PROBE_BYTES,))
+                self._db.execute("ROLLBACK TO probe")
+                self._db.execute(f"PRAGMA user_version={VERSION:d}")
+        finally:
+            self._db.execute("PRAGMA cache_size=-2000")  # SQLite's own
 
     def _waiting_rows(self, query: str, seq: int) -> Generator[tuple[Any, ...], None, None]:
         """Yield the rows of the waiting records after `seq`, in order."""
