@@ -91,13 +91,21 @@ class Metrics:
             "Records of state to read before all partitions are ready.",
         )
         self._partitions = gauge("drydock_partitions", "Partitions of the worker.", "state")
-        self._damaged_files = damaged_file_counter(registry, STATE_STORE)
+        self._define_losses(registry)
         self._doubted = counter(
             "drydock_doubted_journals",
             *("Journals that may lack orders, found at a start.", "cause"),
         )
         self._sites: dict[str, None] = {}
         self._initialise_series()
+
+    def _define_losses(self, registry: CollectorRegistry) -> None:
+        self._lost_entries = Counter(
+            "drydock_lost_log_entries",
+            "Committed entries that the log of `drydock run` has lost, found at a start.",
+            registry=registry,
+        )
+        self._damaged_files = damaged_file_counter(registry, STATE_STORE)
 
     def _initialise_series(self) -> None:
         for topic in EVENT_TOPICS:
@@ -122,6 +130,10 @@ class Metrics:
             self._lag.labels(topic)
         for state in _PARTITION_STATES:
             self._partitions.labels(state)
+
+    def count_lost_entries(self, count: int) -> None:
+        """Count entries that the log of `drydock run` has lost."""
+        self._lost_entries.inc(count)
 
     def count_doubted_journal(self, cause: str) -> None:
         """Count a journal that may lack orders; `cause` is one of DOUBT_CAUSES."""

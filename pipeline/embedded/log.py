@@ -7,13 +7,21 @@ opened.
 import sqlite3
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
 
 from pipeline.embedded.record_packing import list_digest, unpack_record
 from pipeline.state.device import from_us, to_us
-from runtime.sqlite import Database, OpenError, VersionError, copy_to, open_read_only
+from runtime.sqlite import (
+    Database,
+    OpenError,
+    VersionError,
+    copy_to,
+    is_damage,
+    open_read_only,
+)
 
 FILE: Final = "drydock.sqlite"
 VERSION: Final = 3
@@ -92,6 +100,26 @@ def version_refusal(path: Path, found: int) -> StoreError:
         f"{path} has schema version {found}, written before release 0.1.0; this Drydock reads"
         f" only {VERSION}: start with an empty data directory"
     )
+
+
+def damage_refusal(path: Path, error: Exception) -> StoreError:
+    """Return the error for a damaged database, which has the only copy of its content."""
+    reason = error.reason if isinstance(error, OpenError) else error
+    return StoreError(
+        f"{path} is damaged ({reason}): restore a backup into a new data directory with"
+        " `drydock restore`; keep the damaged one"
+    )
+
+
+@contextmanager
+def refusing_damage(path: Path) -> Iterator[None]:
+    """Raise damage of the database, found in the block, as StoreError."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        raise damage_refusal(path, error) from error
 
 
 class Log:

@@ -61,6 +61,16 @@ class MetricsLog:
             self._metrics.set_devices(sum(1 for _ in reconciler.fleet.macs()))
             self._metrics.set_overdue(reconciler.count_overdue(now))
 
+    def record_lost_entries(self, count: int) -> None:
+        """Count and log entries of the log that were committed and are gone."""
+        if count:
+            self._metrics.count_lost_entries(count)
+            self._log.error(
+                "entries of the log are lost: the file drydock.sqlite-wal was lost or an older"
+                " database put in place; Macs are checked, erasing jobs need a new approval",
+                **{key.COUNT: count},
+            )
+
     def record_doubts(self, doubts: Sequence[Doubt]) -> None:
         """Count and log the journals that may lack orders."""
         for doubt in doubts:

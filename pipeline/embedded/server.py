@@ -188,6 +188,7 @@ def _service_opener(
             if macs is not None:
                 macs.close()
             raise
+        metrics_log.record_lost_entries(service.store.lost_entries)
         metrics_log.record_doubts(service.doubts)
         metrics_log.update_fleet(service.reconciler, now)
         return service, macs

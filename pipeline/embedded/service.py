@@ -29,7 +29,7 @@ from pipeline.embedded import control_events
 from pipeline.embedded.executors import Executors
 from pipeline.embedded.journal_check import SETTING as DOUBTS_SETTING
 from pipeline.embedded.journal_check import Cause, Doubt, decode_doubts, encode_doubts, find_doubts
-from pipeline.embedded.log import StoreError
+from pipeline.embedded.log import FILE, StoreError, refusing_damage
 from pipeline.embedded.retention import Retention
 from pipeline.embedded.store import Store
 from pipeline.embedded.transaction import Committed
@@ -128,17 +128,18 @@ class Service:
             read_policy(policy_text)
         store = Store.open(data_dir, chosen.on_durable_write)
         try:
-            service = cls(
-                store,
-                signer=signer,
-                trust=trust,
-                on_commit=on_commit,
-                sweep_every=chosen.sweep_every,
-                fast_paths=chosen.fast_paths,
-            )
-            if chosen.keep is not None:
-                service._retention = Retention(store, chosen.keep)
-            service._check_stored_policy()
+            with refusing_damage(data_dir / FILE):
+                service = cls(
+                    store,
+                    signer=signer,
+                    trust=trust,
+                    on_commit=on_commit,
+                    sweep_every=chosen.sweep_every,
+                    fast_paths=chosen.fast_paths,
+                )
+                if chosen.keep is not None:
+                    service._retention = Retention(store, chosen.keep)
+                service._check_stored_policy()
             service.executors = Executors(
                 data_dir / "journals",
                 trust,
@@ -283,7 +284,8 @@ class Service:
         """
         earlier = decode_doubts(self.store.setting(DOUBTS_SETTING))
         histories = self.reconciler.fleet.job_histories
-        copied = self.store.is_copy()
+        # A database that lost its last entries is older than the Macs too.
+        copied = self.store.lost_entries > 0 or self.store.is_copy()
         known = self.executors.known_jobs()
         if copied:
             sites = {entry.site for history in histories.values() for entry in history} | {*known}

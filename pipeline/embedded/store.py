@@ -22,10 +22,13 @@ from pipeline.embedded.log import (
     Kind,
     Log,
     StoreError,
+    damage_refusal,
+    refusing_damage,
     version_refusal,
 )
 from pipeline.embedded.names import Names
 from pipeline.embedded.record_packing import list_digest, pack_record
+from pipeline.embedded.sequence_mark import SequenceMark
 from pipeline.state.device import to_us
 from runtime import sqlite
 
@@ -127,6 +130,10 @@ class Store(Log):
     """A data directory, opened to write. Reads see the rows of the open transaction."""
 
     _wal: Path
+    _mark: SequenceMark
+    _is_closed = False
+    lost_entries: int
+    """Entries that were committed and that the log no longer has: its WAL file was lost."""
 
     @classmethod
     def open(cls, data_dir: Path, on_durable_write: sqlite.Hook | None = None) -> Self:
@@ -149,11 +156,30 @@ class Store(Log):
             ) from None
         except sqlite.VersionError as error:
             raise version_refusal(path, error.found) from error
+        except sqlite.DamagedError as error:
+            raise damage_refusal(path, error) from error
         except sqlite.OpenError as error:
             raise StoreError(str(error)) from error
         store = cls(db)
         store._wal = path.with_name(f"{path.name}-wal")
+        try:
+            store._mark = SequenceMark(data_dir)
+            with refusing_damage(path):
+                store.lost_entries = max(store._mark.read() - store.last_seq(), 0)
+        except OSError as error:
+            db.close()
+            raise StoreError(f"cannot use {data_dir}: {error.strerror}") from error
+        except BaseException:
+            db.close()
+            raise
         return store
+
+    def close(self) -> None:
+        """Close the files and release the lock. A second call does nothing."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._mark.close()
+        super().close()
 
     @contextmanager
     def transaction(self, write_name: str) -> Iterator[None]:
@@ -167,7 +193,10 @@ class Store(Log):
             with self._db.transaction(write_name):
                 yield
         except sqlite3.Error as error:
+            if sqlite.is_damage(error):
+                raise damage_refusal(self._wal.with_name(FILE), error) from error
             raise StoreError(f"cannot write the store: {error}") from error
+        self._mark.write(self.last_seq())
         self._truncate_wal()
 
     def _truncate_wal(self) -> None:
