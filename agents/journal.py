@@ -57,9 +57,13 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _BUSY_TIMEOUT_S: Final = 2.0
 _ENTRY: Final = TypeAdapter(JournalEntry)
-# The checksum of a row, as an SQL expression; `row_crc` is defined for each connection.
-JOB_CRC: Final = "row_crc(job_id, udid, order_us, expires_us, live, entry)"
-RESULT_CRC: Final = "row_crc(job_id, at_us, result, published)"
+# The checksum of a row, as an SQL expression; `row_crc` is defined for each connection. Text is
+# cast: Python cannot decode a damaged one.
+JOB_CRC: Final = (
+    "row_crc(CAST(job_id AS BLOB), CAST(udid AS BLOB), order_us, expires_us, live,"
+    " CAST(entry AS BLOB))"
+)
+RESULT_CRC: Final = "row_crc(CAST(job_id AS BLOB), at_us, CAST(result AS BLOB), published)"
 INSERT_JOB: Final = (
     "INSERT INTO jobs VALUES (?1, ?2, ?3, ?4, ?5, ?6, row_crc(?1, ?2, ?3, ?4, ?5, ?6))"
 )
@@ -363,7 +367,9 @@ class Journal:
 
 
 def _row_crc(*columns: object) -> int:
-    return sqlite.checksum(repr(columns).encode())
+    """Return the checksum of columns; text is equal to its bytes."""
+    plain = [one.encode() if isinstance(one, str) else one for one in columns]
+    return sqlite.checksum(repr(plain).encode())
 
 
 def _us(moment: datetime) -> int:

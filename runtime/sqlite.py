@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 Hook = Callable[[str], None]
 """Is called with `<what>:before` and `<what>:after` around each commit. Tests crash there."""
@@ -123,6 +123,17 @@ class Database(sqlite3.Connection):
     def attach(self, lock: int | None, on_durable_write: Hook | None) -> None:
         """Release this lock file when the database is closed; call this hook around commits."""
         self._lock, self._on_durable_write = lock, on_durable_write
+
+    def execute(self, *args: Any) -> sqlite3.Cursor:
+        """Carry out a statement, as sqlite3.Connection does.
+
+        Raises DatabaseError, as for other damage, where Python 3.11 raises UnicodeDecodeError: the
+        message of SQLite has a name of a damaged schema.
+        """
+        try:
+            return super().execute(*args)
+        except UnicodeDecodeError as error:
+            raise sqlite3.DatabaseError(f"a text cannot be decoded: {error}") from error
 
     def close(self) -> None:
         """Close the file, then release the lock; an open transaction is lost.

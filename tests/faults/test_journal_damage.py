@@ -59,6 +59,14 @@ def test_damaged_journal_is_complete_or_refused(kind: str, seeds: int, tmp_path:
     assert refused >= seeds // 4, "the damage was not noticed"
 
 
+def test_damaged_name_in_the_schema_is_damage(tmp_path: Path) -> None:
+    fill(tmp_path / "journal")
+    # SQLite repeats the name in its message, which Python cannot decode.
+    assert damage.change_text(tmp_path / "journal", b"CREATE TABLE jobs", b"CREATE TABLE jo\x81s")
+    with pytest.raises(UnreadableJournalError, match="damaged"):
+        Journal(tmp_path / "journal")
+
+
 def test_refusal_names_the_way_out(tmp_path: Path) -> None:
     fill(tmp_path / "london.sqlite")
     damage.zero_header(tmp_path / "london.sqlite", Random(1))
