@@ -127,7 +127,9 @@ class Spool:
                 self._finish_replacing()
                 try:
                     self._db = self._open_file()
-                except sqlite.DamagedError as error:
+                except sqlite3.DatabaseError as error:
+                    if not sqlite.is_damage(error):
+                        raise
                     self._replace(error, None)
         except BaseException:
             self._release_lock()
@@ -135,6 +137,9 @@ class Spool:
 
     def _open_file(self) -> sqlite.Database:
         """Return the file, open, and count its records."""
+        if self._path.exists() and not self._path.stat().st_size:
+            # SQLite would take it for a new one and delete its WAL, which may have records.
+            raise sqlite.DamagedError("read", self._path, "the file is empty")
         # Before SQLite makes the WAL files: they get the permissions of the file.
         self._path.touch(mode=0o600)
         self._path.chmod(0o600)

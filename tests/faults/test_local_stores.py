@@ -1,6 +1,7 @@
 """A damaged local store never changes what a worker believes, and never stops a partition."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
@@ -107,6 +108,28 @@ def test_only_the_newest_damaged_files_are_kept(tmp_path: Path) -> None:
         (tmp_path / "0.sqlite").write_bytes(b"not a database" * 100)
         open_store(tmp_path / "0.sqlite", []).close()
     assert len(list(tmp_path.glob("0.sqlite.damaged-*"))) == 2
+
+
+@pytest.mark.parametrize("kept", [0, 100, 10_000])
+def test_cut_write_ahead_log_is_noticed_or_an_earlier_state(kept: int, tmp_path: Path) -> None:
+    path = tmp_path / "0.sqlite"
+    written = fill(path)
+    store = open_store(path, [])
+    later = {key: row(1000 + number) for number, key in enumerate(written)}
+    store.put_rows(later, 1000, 1)
+    with (tmp_path / "0.sqlite-wal").open("r+b") as log:
+        log.truncate(kept)
+    store._db.execute("PRAGMA shrink_memory")
+    try:
+        assert (dict(store.all()), store.next_offset) == (later, 1000)
+    except sqlite3.DatabaseError as error:
+        damaged: list[Path] = []
+        store._on_damage = lambda _, moved, __: damaged.append(moved)
+        store.abandon(error)
+        assert len(damaged) == 1, "taken for an error of the disk"
+    else:
+        store._db.close()
+    assert read(path, []) in (None, (written, 300), (later, 1000))
 
 
 def report(brokers: Brokers, version: str, minutes: int) -> None:

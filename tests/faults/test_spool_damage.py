@@ -174,6 +174,48 @@ def test_cut_write_ahead_log_leaves_whole_records(kept: int, tmp_path: Path) -> 
     assert written.items() <= found.items()
 
 
+def test_empty_file_is_reported_and_its_write_ahead_log_read(tmp_path: Path) -> None:
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    with closing(open_spool(tmp_path / "live", [])) as spool:
+        spool.append([record(number) for number in range(20)], NOW)
+        copy(tmp_path / "live" / (FILE + "-wal"), copied / (FILE + "-wal"))
+        written = waiting(spool)
+    (copied / FILE).touch()
+    replaced: list[Replaced] = []
+    with closing(open_spool(copied, replaced)) as spool:
+        assert waiting(spool) == written
+    assert replaced[0].rows.saved == 20
+
+
+def test_file_of_another_store_is_replaced(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / FILE)) as db:
+        db.execute("CREATE TABLE jobs (job_id TEXT)")
+        db.execute("PRAGMA user_version = 2")
+    replaced: list[Replaced] = []
+    with closing(open_spool(tmp_path, replaced)) as spool:
+        assert spool.depth == 0
+    assert [one.rows for one in replaced] == [(0, 0)]
+
+
+@pytest.mark.parametrize("kept", [0, 100, 6000])
+def test_write_ahead_log_cut_while_the_gateway_runs(kept: int, tmp_path: Path) -> None:
+    written = fill(tmp_path)
+    with closing(open_spool(tmp_path, [])) as spool:
+        for number in range(500, 520):
+            spool.append([record(number)], NOW)
+        all_written = waiting(spool)
+        with (tmp_path / (FILE + "-wal")).open("r+b") as log:
+            log.truncate(kept)
+        spool._db.execute("PRAGMA shrink_memory")
+        found = waiting(spool)
+        assert written.items() <= found.items() <= all_written.items()
+        spool.append([record(1)], NOW)
+        assert spool.depth == len(found) + 1
+    with closing(open_spool(tmp_path, [])) as again:
+        assert len(waiting(again)) == len(found) + 1
+
+
 def test_crash_between_the_renames_loses_nothing(tmp_path: Path) -> None:
     written = fill(tmp_path)
     (tmp_path / FILE).replace(tmp_path / (FILE + ".new"))
