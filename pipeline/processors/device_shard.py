@@ -76,7 +76,7 @@ class DeviceShard:
         self._broadcast = broadcast
         self._config = config
         self._partition_count = config.partitions[INVENTORY.name]
-        self._changes = Changes()
+        self._offsets_changed = False
         self._output = ShardOutput()
         # Events that were folded when they were made; reading them back changes nothing.
         self._already_folded = VerifiedCache()
@@ -146,20 +146,22 @@ class DeviceShard:
         After `finish_catch_up` it also decides for the Macs that the records affect, and a failed
         decision is a dead letter too. All output is kept for `collect`.
         """
-        before = self._output.counters.dead_letters.total()
+        before, changes = self._output.counters.dead_letters.total(), Changes()
         if topic == INVENTORY.name and self._config.fast_paths:
-            self._process_reports(records, now)
+            self._process_reports(records, now, changes)
         else:
             for record in records:
-                self._process(topic, record, now)
+                self._process(topic, record, now, changes)
         if not self._is_catching_up:
-            self.reconciler.decide_marked(now, 0, self._changes)
-            self._dead_letter_failed_decisions(now)
+            self.reconciler.decide_marked(now, 0, changes)
+        self._keep(changes, now)
         return self._output.counters.dead_letters.total() - before
 
-    def _process_reports(self, records: Sequence[ConsumedRecord], now: datetime) -> None:
+    def _process_reports(
+        self, records: Sequence[ConsumedRecord], now: datetime, changes: Changes
+    ) -> None:
         """Fold reports with the result of `_process`, without decoding those that are repeats."""
-        apply_repeat, changes = self.reconciler.apply_repeat, self._changes
+        apply_repeat = self.reconciler.apply_repeat
         repeats, oldest_us = 0, to_us(now)
         for record in records:
             raw = record.value or b""
@@ -172,14 +174,19 @@ class DeviceShard:
                 self._dead_letter_record(INVENTORY.name, record.offset, raw, reason, now)
                 continue
             if us is None:
-                self._process(INVENTORY.name, record, now, peek)
+                self._process(INVENTORY.name, record, now, changes, peek)
             else:
                 repeats += 1
                 oldest_us = min(oldest_us, us)
         self._output.counters.count_folded(INVENTORY.name, repeats, (to_us(now) - oldest_us) / 1e6)
 
     def _process(
-        self, topic: str, record: ConsumedRecord, now: datetime, peek: ReportPeek | None = None
+        self,
+        topic: str,
+        record: ConsumedRecord,
+        now: datetime,
+        changes: Changes,
+        peek: ReportPeek | None = None,
     ) -> None:
         """Fold one record and mark the Macs that it affects.
 
@@ -202,7 +209,7 @@ class DeviceShard:
                 # Its producer has another key or partitioner: one worker must own a Mac.
                 self._output.records.append(OutgoingRecord(topic, partition, key.encode(), raw))
                 return
-        changes = self.reconciler.apply((Input(event, raw, peek),), now, self._changes)
+        self.reconciler.apply((Input(event, raw, peek),), now, changes)
         if changes.rejections:
             self._dead_letter_record(topic, record.offset, raw, changes.rejections.pop(), now)
             return
@@ -225,8 +232,7 @@ class DeviceShard:
         if new:
             self._fold_broadcasts(new)
             self._queue_redecide(new, now)
-        self.reconciler.advance(now, self._config.slice_size, self._changes)
-        self._dead_letter_failed_decisions(now)
+        self._keep(self.reconciler.advance(now, self._config.slice_size), now)
         due = self.reconciler.next_due_at(now)
         return due is not None and due <= now
 
@@ -264,34 +270,48 @@ class DeviceShard:
 
         The rows are those that `DirtyRows.pop_all` names, and the epoch row if it changed.
         """
-        changes, self._changes = self._changes, Changes()
         output, self._output = self._output, ShardOutput()
-        self._publish(changes, output)
-        reconciler, dirty = self.reconciler, self._dirty_rows
-        dirty.add_changes(changes)
-        dirty.add(udid for udid in changes.marked if reconciler.queue.is_undecided(udid))
-        for udid in dirty.pop_all():
+        reconciler = self.reconciler
+        for udid in self._dirty_rows.pop_all():
             output.rows[udid.encode()] = rows.encode_device(
                 reconciler, udid, self.epoch, is_decided=not reconciler.queue.is_undecided(udid)
             )
-        if changes.offsets:
-            for topic, offset in changes.offsets.items():
-                self._broadcast_offsets[topic] = max(offset, self._broadcast_offsets.get(topic, 0))
+        if self._offsets_changed:
             epoch_row = rows.EpochRow(self.epoch, self._broadcast_offsets)
             output.rows[rows.EPOCH_KEY] = epoch_row.to_row()
+            self._offsets_changed = False
         return output
 
-    def _publish(self, changes: Changes, output: ShardOutput) -> None:
-        """Add the records and counters of the changes to the output.
+    def _keep(self, changes: Changes, now: datetime) -> None:
+        """Keep all changes for `collect`: as records, counters, and names of rows.
+
+        Called after each step, not once a round: the garbage collector visits the decisions and
+        events of a `Changes` while it exists.
+        """
+        self._publish(changes)
+        counters, queue = self._output.counters, self.reconciler.queue
+        counters.results.update(changes.results)
+        counters.durations += changes.durations
+        for rejected in changes.rejections:  # Macs for which deciding raised
+            self._dead_letter(INVENTORY.name, rejected.raw, rejected, rejected.udid or "", now)
+        self._dirty_rows.add_changes(changes)
+        self._dirty_rows.add(udid for udid in changes.marked if queue.is_undecided(udid))
+        for topic, offset in changes.offsets.items():
+            reached = self._broadcast_offsets.get(topic, 0)
+            self._broadcast_offsets[topic] = max(offset, reached)
+            self._offsets_changed = True
+
+    def _publish(self, changes: Changes) -> None:
+        """Add the records of the changes to the output, and count the decisions.
 
         Dispatch, which counts the open jobs of a site, gets each event that opens or ends a job.
         """
-        counters, fast_paths = output.counters, self._config.fast_paths
+        output, fast_paths = self._output, self._config.fast_paths
         for key, body, value in changes.records:
             topic = _TOPIC_OF[type(value)]
             output.records.append(OutgoingRecord(topic, self.partition, key.encode(), body))
             if isinstance(value, DecisionRecord):
-                counters.decisions[value.decision.action, value.decision.reason] += 1
+                output.counters.decisions[value.decision.action, value.decision.reason] += 1
             elif fast_paths:
                 self._already_folded.add(body)
         count = self._config.partitions[DISPATCH.name]
@@ -301,8 +321,6 @@ class DeviceShard:
             output.records.append(
                 OutgoingRecord(DISPATCH.name, partition_of(site, count), site.encode(), raw)
             )
-        counters.results.update(changes.results)
-        counters.durations += changes.durations
 
     def _dead_letter_record(
         self, topic: str, offset: int, raw: bytes, reason: DeadLetterReason, now: datetime
@@ -310,12 +328,6 @@ class DeviceShard:
         # A broadcast topic has one partition, and shard 0 writes its dead letters.
         origin = f"{topic}/{self.partition}/{offset}"
         self._dead_letter(topic, raw, reason, origin, now)
-
-    def _dead_letter_failed_decisions(self, now: datetime) -> None:
-        """Make a dead letter of each Mac for which deciding raised, with its state."""
-        for rejected in self._changes.rejections:
-            self._dead_letter(INVENTORY.name, rejected.raw, rejected, rejected.udid or "", now)
-        self._changes.rejections.clear()
 
     def _dead_letter(
         self, topic: str, raw: bytes, reason: DeadLetterReason, origin: str, now: datetime
