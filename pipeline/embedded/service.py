@@ -1,6 +1,8 @@
 """The embedded shell: fold, decide, record, hand jobs to executors. Reads no clock: `now` is given.
 
 One input and everything that follows from it are one transaction: a crash leaves all or nothing.
+Only the decisions for a broadcast event that concerns many Macs are made in further transactions;
+after a crash between them the sweep at the start makes the others.
 An executor gets a job only after the job is durable. Jobs that were durable but not handed over
 when the process died are handed over at the next start; the executor's journal detects repeats.
 

@@ -292,7 +292,7 @@ class Reconciler:
         """Decide for the Macs that inputs marked; return all that changed.
 
         All Macs that events of single Macs marked are decided, and at most `limit` of those that
-        broadcast events or `mark_backlog` queued. The events that follow from a decision, and the
+        broadcast events or `queue_backlog` queued. The events that follow from a decision, and the
         decisions that follow from them, are included.
         """
         changes = Changes() if changes is None else changes
@@ -473,7 +473,7 @@ class Reconciler:
             changes.broadcast[_broadcast_part(event)] = None
 
     def _note_job(self, event: _JobEvent, raw: bytes, saved: "_Saved", changes: Changes) -> None:
-        """Add to `changes` the effect of an event on its job; nothing if the job is unchanged."""
+        """Add to `changes` the change of the event's job; nothing if the job is unchanged."""
         job_id = event.data.job.job_id if isinstance(event, JobIssuedEvent) else event.data.job_id
         history = self.fleet.job_histories.get(saved.key, ())
         if history is not saved.history:
