@@ -57,8 +57,10 @@ class LeaseManager:
         producer = self._producer(partition)
         try:
             _run_within(self._timeout_s, producer.init_transactions, "the lease")
-            records = self._read_changelog(partition)
-            yield Lease(producer, self._topic, partition, records, self._timeout_s)
+            records, is_whole = self._read_changelog(partition)
+            yield Lease(
+                producer, self._topic, partition, records, self._timeout_s, is_whole=is_whole
+            )
         finally:
             # Do not wait for records under way: they may arrive now, and are refused after the
             # next lease.
@@ -80,11 +82,12 @@ class LeaseManager:
         except KafkaError as error:
             raise LeaseLostError(f"no Kafka for the lease: {error}") from error
 
-    def _read_changelog(self, partition: int) -> dict[str, AttemptRecord]:
+    def _read_changelog(self, partition: int) -> tuple[dict[str, AttemptRecord], bool]:
         """Return the newest record of each job in the changelog, by job id, without deleted jobs.
 
-        Raises LeaseLostError if Kafka fails, if the position does not move for `timeout_s`, or if a
-        record is not an attempt.
+        The second value is False if the changelog does not begin at its first record: compaction
+        keeps the beginning, so records were deleted. Raises LeaseLostError if Kafka fails, if the
+        position does not move for `timeout_s`, or if a record is not an attempt.
         """
         topic_partition = TopicPartition(self._topic, partition)
         found: dict[str, bytes] = {}
@@ -96,6 +99,7 @@ class LeaseManager:
                 end = consumer.end_offsets([topic_partition], timeout_ms=limit)[topic_partition]
                 moved_at = time.monotonic()
                 at = consumer.position(topic_partition, timeout_ms=limit)
+                is_whole = not at
                 while at is None or at < end:
                     for record in consumer.poll(timeout_ms=_POLL_MS).get(topic_partition, ()):
                         key = record.key.decode()
@@ -112,7 +116,8 @@ class LeaseManager:
                     f"{self._topic} was written before release 0.1.0, whose records are not read:"
                     " delete the topic, then create it with `drydock topics apply`"
                 )
-            return {key: AttemptRecord.model_validate_json(raw) for key, raw in found.items()}
+            records = {key: AttemptRecord.model_validate_json(raw) for key, raw in found.items()}
+            return records, is_whole
         except KafkaError as error:
             raise LeaseLostError(f"cannot read {self._topic}/{partition}: {error}") from error
         except ValidationError as error:
@@ -124,7 +129,8 @@ class LeaseManager:
 class Lease:
     """Permission to act for a partition, until a write is not confirmed.
 
-    `records` are the attempts in the changelog at the start of the lease, by job id.
+    `records` are the attempts in the changelog at the start of the lease, by job id. `is_whole` is
+    False if records were deleted from the changelog.
     """
 
     def __init__(
@@ -134,8 +140,11 @@ class Lease:
         partition: int,
         records: dict[str, AttemptRecord],
         timeout_s: float,
+        *,
+        is_whole: bool = True,
     ) -> None:
         self.records = records
+        self.is_whole = is_whole
         self._producer = producer
         self._topic = topic
         self._partition = partition

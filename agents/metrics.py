@@ -54,6 +54,11 @@ class AgentMetrics:
             ["cause"],
             registry=registry,
         )
+        self._doubted = Counter(
+            "drydock_agent_doubted_journals",
+            "Journals of partitions that may lack orders: their changelog is empty or cut.",
+            registry=registry,
+        )
         self._blocked = Counter(
             "drydock_agent_actions_blocked",
             "Orders stopped by the last check before a Mac is touched.",
@@ -111,6 +116,10 @@ class AgentMetrics:
     def count_damaged_file(self) -> None:
         """Count a damaged journal that was renamed; the next one is made from the changelog."""
         self._damaged_files.labels(_JOURNAL).inc()
+
+    def count_doubted_journal(self) -> None:
+        """Count a journal that may lack orders."""
+        self._doubted.inc()
 
     def count_blocked_action(self, reason: str) -> None:
         """Count an order that the last check stopped, by its block reason."""

@@ -227,6 +227,7 @@ class PartitionRunner(threading.Thread):
             journal.restore(lease.records, site.clock.now())
             journal.replicate()
             executor = self._make_executor(journal, lease)
+            self._check_history(executor, lease)
             self._log_event(
                 "partition acquired", keys={key.COUNT: len(lease.records)}, level="info"
             )
@@ -234,6 +235,24 @@ class PartitionRunner(threading.Thread):
             while not self._ending.is_set():
                 self._cycle(executor, journal)
             self._hand_over(executor, journal)
+
+    def _check_history(self, executor: Executor, lease: Lease) -> None:
+        """Distrust the journal if orders may be missing from the changelog.
+
+        An empty changelog is new, or it was lost. That it was lost is certain, and is reported, if
+        the local file has live jobs or if records were deleted.
+        """
+        if lease.records and lease.is_whole:
+            return
+        executor.distrust_journal(self._site.clock.now())
+        if executor.live_jobs or not lease.is_whole:
+            self._site.metrics.count_doubted_journal()
+            self._log_event(
+                "journal may lack orders",
+                "the changelog is empty or cut; each Mac is checked before an order, and an erase"
+                " whose history is unknown needs a new approval",
+                {key.COUNT: executor.live_jobs},
+            )
 
     def _make_executor(self, journal: ReplicatedJournal, lease: Lease) -> Executor:
         """Return an executor with the restored journal, whose Macs are guarded.
