@@ -16,7 +16,7 @@ from schemas.dead_letters import DeadLetterCode
 from schemas.decisions import Reason, Severity
 from schemas.jobs import Action
 from schemas.results import Outcome
-from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, TOPICS
+from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, DISPATCH_STATE, STATE, TOPICS
 
 NO_SITE: Final = "none"
 STATE_STORE: Final = "state"
@@ -32,7 +32,11 @@ DOUBT_CAUSES: Final = ("lost", "older", "copied")
 _FOLDED, _DUPLICATE = "folded", "duplicate"
 _AGES_S: Final = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600)
 _JOB_S: Final = tuple(60 * m for m in (1, 5, 15, 30, 60, 120, 240, 480, 1440, 2880, 4320, 10080))
-_DEAD_LETTER_TOPICS: Final = (*EVENT_TOPICS, DISPATCH.name, EVENTS, WEBHOOKS, FEEDS)
+_DEAD_LETTER_TOPICS: Final = (
+    *EVENT_TOPICS,
+    *(topic.name for topic in (DISPATCH, STATE, DISPATCH_STATE)),
+    *(EVENTS, WEBHOOKS, FEEDS),
+)
 
 
 class Metrics:

@@ -48,6 +48,7 @@ from schemas.topics import (
     INVENTORY,
     ORDERS,
     RESULTS,
+    STATE,
     partition_of,
 )
 
@@ -91,14 +92,16 @@ class DeviceShard:
     def load(self, key: bytes, raw: bytes) -> None:
         """Put one row of the changelog in memory: the epoch row, or the state of one Mac.
 
-        Raises InvalidRow if the row cannot be decoded, or its UDID belongs to another partition;
-        for the epoch row KeyError, TypeError or ValueError if its `broadcast` is no object.
+        Raises InvalidRow if the row cannot be decoded, or its UDID belongs to another partition.
         """
         if key == rows.EPOCH_KEY:
             row = rows.EpochRow.decode(raw)
             self.epoch, self._broadcast_offsets = row.epoch, dict(row.broadcast_offsets)
             return
-        udid = key.decode()
+        try:
+            udid = key.decode()
+        except UnicodeDecodeError as error:
+            raise rows.InvalidRow(f"key {key!r} is not UTF-8") from error
         partition = partition_of(udid, self._partition_count)
         if partition != self.partition:
             raise rows.InvalidRow(f"row of {udid} is one of partition {partition}: was one added?")
@@ -107,6 +110,22 @@ class DeviceShard:
             self._loaded_decisions[udid] = last_decision
         if not is_decided:
             self.reconciler.queue.mark(udid)
+
+    def replace_row(
+        self, key: bytes, raw: bytes, reason: Problem, origin: str, now: datetime
+    ) -> None:
+        """Write the state in memory instead of the unreadable row `raw`, and a dead letter of it.
+
+        The row is deleted if `load` has had no other row of its key. Call it after `begin`.
+        """
+        udid = key.decode(errors="replace")
+        if udid.encode() == key and (
+            udid in self.reconciler.fleet.devices or udid in self.reconciler.fleet.job_histories
+        ):
+            self._dirty_rows.add((udid,))
+        elif key != rows.EPOCH_KEY:
+            self._output.rows[key] = None
+        self._dead_letter(STATE.name, raw, reason, origin, now)
 
     def begin(self, now: datetime) -> None:
         """Complete the loaded state; decides nothing yet. Call it once, after the last `load`.

@@ -55,7 +55,7 @@ from schemas.envelope import (
 )
 from schemas.jobs import Action, Job
 from schemas.results import FINAL_OUTCOMES, Outcome
-from schemas.topics import DEAD_LETTERS, DISPATCH, jobs_topic, partition_of
+from schemas.topics import DEAD_LETTERS, DISPATCH, DISPATCH_STATE, jobs_topic, partition_of
 
 _JOBS: Final = JobIssuedEvent | JobSupersededEvent | JobResultedEvent
 _NO_DEADLINE: Final = 1 << 62
@@ -101,12 +101,16 @@ class QueuedJob(msgspec.Struct, frozen=True, gc=False):
     def from_wire(cls, wire: Mapping[str, Any]) -> "QueuedJob":
         """Return the job of a decoded row.
 
-        Raises KeyError if a field is missing, ValueError for an unknown stage. Other values are not
-        checked.
+        Raises ValueError if a field is missing or has another type, for an unknown stage, and if a
+        waiting job has no event.
         """
-        issued_event = wire["issued_event"]
-        values = {name: wire[name] for name in _NAMES} | {"stage": Stage(wire["stage"])}
-        return cls(**values, issued_event=None if issued_event is None else issued_event.encode())
+        issued_event = wire.get("issued_event")
+        queued = msgspec.convert({name: wire[name] for name in _NAMES if name in wire}, cls)
+        if (issued_event is None) is (queued.stage is Stage.WAITING):
+            raise ValueError(f"a job that is {queued.stage}, with issued_event {issued_event!r}")
+        if issued_event is None:
+            return queued
+        return replace(queued, issued_event=str(issued_event).encode())
 
 
 _NAMES: Final = tuple(name for name in QueuedJob.__struct_fields__ if name != "issued_event")
@@ -144,8 +148,8 @@ class DispatchShard:
     def load(self, key: bytes, raw: bytes) -> None:
         """Put one row of the changelog in memory: the epoch row, or a job.
 
-        Raises InvalidRow if the row is not JSON, has no epoch, lacks a field or has an unknown
-        stage; for the epoch row KeyError, TypeError or ValueError if its `broadcast` is no object.
+        Raises InvalidRow if the row is not JSON, has no epoch, lacks a field, has an unknown stage
+        or is one of another job.
         """
         if key == rows.EPOCH_KEY:
             self.epoch = rows.EpochRow.decode(raw).epoch
@@ -153,9 +157,25 @@ class DispatchShard:
         wire = rows.decode_row(raw)
         try:
             queued = QueuedJob.from_wire(wire)
-        except (KeyError, TypeError, ValueError) as error:
+        except ValueError as error:
             raise rows.InvalidRow(f"row of {key!r}: {error!r}") from error
+        if queued.job_id.encode() != key:
+            raise rows.InvalidRow(f"row of {key!r} has job {queued.job_id!r}")
         self.jobs[queued.job_id] = queued
+
+    def replace_row(
+        self, key: bytes, raw: bytes, reason: Problem, origin: str, now: datetime
+    ) -> None:
+        """Write the job in memory instead of the unreadable row `raw`, and a dead letter of it.
+
+        The row is deleted if `load` has had no other row of its key. Call it after `begin`.
+        """
+        job_id = key.decode(errors="replace")
+        if job_id.encode() == key and job_id in self.jobs:
+            self._dirty[job_id] = None
+        elif key != rows.EPOCH_KEY:
+            self._output.rows[key] = None
+        self._dead_letter(DISPATCH_STATE.name, raw, reason, origin, now)
 
     def begin(self, _: datetime) -> None:
         """Complete the loaded state. Call it once, after the last `load`.
@@ -196,25 +216,25 @@ class DispatchShard:
         try:
             event = decode(raw)
         except InvalidEvent as error:
-            self._dead_letter(record.offset, raw, error, now)
+            self._dead_letter_record(record.offset, raw, error, now)
             return
         if not isinstance(event, _JOBS):
             detail = f"{event.type} does not belong here"
             reason = Problem(DeadLetterCode.UNKNOWN_TYPE, detail, "$.type")
-            self._dead_letter(record.offset, raw, reason, now)
+            self._dead_letter_record(record.offset, raw, reason, now)
             return
         wrong = None
         if not is_verified:
             wrong = reject_reason(event, jobs=self._config.trusted, approvals={})
         if wrong is not None:
             reason = Problem(DeadLetterCode.BAD_VALUE, wrong, "$.data")
-            self._dead_letter(record.offset, raw, reason, now)
+            self._dead_letter_record(record.offset, raw, reason, now)
             return
         try:
             self._fold(event, raw)
         except Exception as error:  # noqa: BLE001 - the handler's top: our bug
             detail = f"dispatching it failed: {type(error).__name__}: {error}"
-            self._dead_letter(record.offset, raw, Problem(DeadLetterCode.BUG, detail), now)
+            self._dead_letter_record(record.offset, raw, Problem(DeadLetterCode.BUG, detail), now)
             return
         self._output.counters.folded[DISPATCH.name] += 1
 
@@ -375,15 +395,20 @@ class DispatchShard:
         partition = partition_of(queued.udid, self._job_topics[topic])
         self._output.records.append(OutgoingRecord(topic, partition, queued.udid.encode(), raw))
 
-    def _dead_letter(
+    def _dead_letter_record(
         self, offset: int, raw: bytes, reason: DeadLetterReason, now: datetime
     ) -> None:
         origin = f"{DISPATCH.name}/{self.partition}/{offset}"
+        self._dead_letter(DISPATCH.name, raw, reason, origin, now)
+
+    def _dead_letter(
+        self, topic: str, raw: bytes, reason: DeadLetterReason, origin: str, now: datetime
+    ) -> None:
         count = self._config.partitions[DEAD_LETTERS.name]
         self._output.records.append(
             dead_letter_record(reason, raw, origin=origin, now=now, partition_count=count)
         )
-        self._output.counters.dead_letters[DISPATCH.name, reason.code] += 1
+        self._output.counters.dead_letters[topic, reason.code] += 1
 
 
 def _queue_job(job: Job | JobHeader, raw: bytes) -> QueuedJob:

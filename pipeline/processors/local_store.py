@@ -142,22 +142,30 @@ class LocalStore:
             self._write_checkpoint(0, 0)
         self._commit()
 
-    def apply_changelog(self, changes: Iterable[tuple[bytes, bytes | None]], end: int) -> int:
-        """Apply changelog records in order; return the number of void ones.
+    def apply_changelog(
+        self, changes: Iterable[tuple[bytes, bytes | None]], end: int
+    ) -> tuple[int, list[int]]:
+        """Apply changelog records in order; return the number of void ones, and the unreadable.
 
         A change is a key and a row, or None to delete. `end` is the offset after the last of them.
-        A void row is written only if its key has no row. The changes are safe on disk after
-        `flush`. Raises InvalidRow, and applies none of them, if a row has no epoch.
+        A void row is written only if its key has no row. A row without an epoch is unreadable: it
+        is stored, and its index is in the result. The changes are safe on disk after `flush`.
         """
         void, epoch = 0, self.epoch
+        unreadable: list[int] = []
         last: dict[bytes, bytes | None] = {}
         only_void: dict[bytes, bytes] = {}
         prefix = rows.epoch_prefix(epoch)
-        for key, body in changes:
+        for index, (key, body) in enumerate(changes):
             if body is None or body.startswith(prefix):
                 last[key] = body
                 continue
-            written = rows.epoch_of(body)
+            try:
+                written = rows.epoch_of(body)
+            except rows.InvalidRow:
+                unreadable.append(index)
+                last[key] = body
+                continue
             if written < epoch:
                 void += 1
                 if last.get(key, b"") is not None:
@@ -176,7 +184,7 @@ class LocalStore:
         self._unsaved += len(last) + len(only_void)
         if self._unsaved >= self._commit_every_rows:
             self._commit()
-        return void
+        return void, unreadable
 
     def _enlarge_cache(self) -> None:
         if not self._is_catching_up:

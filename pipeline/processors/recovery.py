@@ -10,6 +10,7 @@ would not release any partition before the last one is recovered.
 | the store is at the end | yielded |
 | the store is behind | waits for its turn, is read to the end, flushed, yielded |
 | the store fails | an empty one replaces it, and is read from the beginning |
+| a record is unreadable | logged, and stored as it is; the owner replaces it (`worker`) |
 
 Invariant: a yielded partition's store has every row before the end offset that was fetched at the
 start of the call. Rows that another owner writes later are not in it.
@@ -18,7 +19,7 @@ start of the call. Rows that another owner writes later are not in it.
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,6 @@ from typing import Any, Final
 from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 
-from pipeline.processors import rows
 from pipeline.processors.clients import make_reader
 from pipeline.processors.local_store import LocalStore
 from runtime.damaged_files import OnDamage
@@ -154,8 +154,7 @@ class Recovery:
         `offsets_in_memory` has, for each partition to catch up, the end of the changelog up to
         which the caller has the state in memory; None without such a state. A partition is
         unchanged if its changelog still ends there: the state in memory is complete, and the store
-        is not read. Raises KafkaError if Kafka cannot be read, InvalidRow if a row has no epoch or
-        was written before 0.1.0.
+        is not read. Raises KafkaError if Kafka cannot be read.
         """
         async with _ReaderSession(self._connection) as consumer:
             async for ready in self._catch_up(consumer, offsets_in_memory):
@@ -269,7 +268,7 @@ class Recovery:
         """Keep the stores of other workers' partitions up to date, until cancelled.
 
         Errors of Kafka after the start are logged and retried. Raises KafkaError if the start
-        fails, InvalidRow if a row has no epoch or was written before 0.1.0.
+        fails.
         """
         async with _ReaderSession(self._connection) as consumer:
             while True:
@@ -293,26 +292,49 @@ class Recovery:
         async with _ReaderSession(self._connection) as consumer:
             yield partial(_fetch_end_offsets, consumer)
 
-    def _apply(self, changelog: TopicPartition, records: list[Any]) -> None:
-        """Apply fetched records to the store, and log the number of void rows, if any.
+    async def history_of(
+        self, changelog: TopicPartition, keys: Collection[bytes]
+    ) -> dict[bytes, list[tuple[int, bytes | None]]]:
+        """Return all records of these keys in a changelog, by key, each as (offset, row), in order.
 
-        Raises InvalidRow, with the name of the changelog partition, if a row has no epoch or was
-        written before 0.1.0; then none of the records is applied.
+        Reads the whole changelog. Raises KafkaError if Kafka cannot be read.
         """
-        store = self._stores.get(changelog)
-        changes = ((record.key, record.value) for record in records)
-        try:
-            for record in records:
-                rows.check_key(record.key)
-            void = store.apply_changelog(changes, records[-1].offset + 1)
-        except rows.InvalidRow as error:
-            raise rows.InvalidRow(f"{changelog.topic}/{changelog.partition}: {error}") from error
+        found: dict[bytes, list[tuple[int, bytes | None]]] = {name: [] for name in keys}
+        async with _ReaderSession(self._connection) as consumer:
+            [end] = (await _fetch_end_offsets(consumer, [changelog])).values()
+            [begin] = (await consumer.beginning_offsets([changelog])).values()
+            consumer.assign([changelog])
+            consumer.seek(changelog, begin)
+            while await consumer.position(changelog) < end:
+                fetched = await consumer.getmany(
+                    timeout_ms=_POLL_TIMEOUT_MS, max_records=_MAX_POLL_RECORDS
+                )
+                for record in fetched.get(changelog, ()):
+                    if record.key in found:
+                        found[record.key].append((record.offset, record.value))
+                self.moved_at = monotonic()
+                await asyncio.sleep(0)
+        return found
+
+    def _apply(self, changelog: TopicPartition, records: list[Any]) -> None:
+        """Apply fetched records to the store; log the unreadable ones, and the number of void rows.
+
+        A record without a key is skipped: Kafka takes none in a compacted topic.
+        """
+        keyed = [record for record in records if record.key is not None]
+        changes = ((record.key, record.value) for record in keyed)
+        void, unreadable = self._stores.get(changelog).apply_changelog(
+            changes, records[-1].offset + 1
+        )
         self.moved_at = monotonic()
-        if void:
+        place = {key.TOPIC: changelog.topic, key.PARTITION: changelog.partition}
+        for index in unreadable:
+            record = keyed[index]
             self._log.warning(
-                "rows of an earlier epoch ignored",
-                **{key.TOPIC: changelog.topic, key.PARTITION: changelog.partition, key.COUNT: void},
+                "unreadable row", **place, **{key.OFFSET: record.offset, key.KEY: repr(record.key)}
             )
+        if void:
+            self._log.warning("rows of an earlier epoch ignored", **place, **{key.COUNT: void})
 
 
 def _name_of(changelog: TopicPartition) -> str:

@@ -8,7 +8,7 @@ yet that it had lost the partition.
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -21,7 +21,7 @@ from schemas.decisions import Reason, Severity, Verdict
 # No UDID has a space: `schemas.ids.UdidField`.
 EPOCH_KEY: Final = b" epoch"
 # The key of that row before release 0.1.0; no row of such a version can be read.
-_PRE_RELEASE_EPOCH_KEY: Final = b" owner"
+PRE_RELEASE_EPOCH_KEY: Final = b" owner"
 
 
 class InvalidRow(ValueError):  # noqa: N818 - as InvalidEvent
@@ -54,13 +54,16 @@ class EpochRow:
     def decode(cls, raw: bytes | None) -> "EpochRow":
         """Return the decoded row; epoch 0 for None, a partition without an owner so far.
 
-        Raises InvalidRow if the bytes are not a JSON object with an integer `e`; KeyError,
-        TypeError or ValueError if its `broadcast` is missing or no object.
+        Raises InvalidRow if the bytes are not a JSON object with an integer `e` and an object
+        `broadcast` of integers.
         """
         if raw is None:
             return cls()
-        wire = decode_row(raw)
-        return cls(wire["e"], dict(wire["broadcast"]))
+        try:
+            wire = _EPOCH_ROW.decode(raw)
+        except msgspec.DecodeError as error:
+            raise InvalidRow(f"epoch row: {error}") from error
+        return cls(wire.e, wire.broadcast)
 
 
 def encode_device(
@@ -125,7 +128,7 @@ def decode_row(raw: bytes) -> Any:
 
 def check_key(key: bytes) -> None:
     """Raise InvalidRow for a key that only versions before 0.1.0 wrote."""
-    if key == _PRE_RELEASE_EPOCH_KEY:
+    if key == PRE_RELEASE_EPOCH_KEY:
         raise InvalidRow(
             "written before release 0.1.0, which reads no older state: delete this topic, then"
             " create it with `drydock topics apply`"
@@ -152,8 +155,16 @@ def epoch_prefix(epoch: int) -> bytes:
     return b'{"e":%d,' % epoch
 
 
+# SQLite stores 64 bits.
+_EpochNumber = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+
+
 class _Epoch(msgspec.Struct):
-    e: int
+    e: _EpochNumber
+
+
+class _EpochWire(_Epoch):
+    broadcast: dict[str, int]
 
 
 class _LastDecisionRow(msgspec.Struct, array_like=True, gc=False):
@@ -198,4 +209,5 @@ class _DeviceRow(msgspec.Struct, gc=False):
 
 
 _EPOCH: Final = msgspec.json.Decoder(_Epoch)
+_EPOCH_ROW: Final = msgspec.json.Decoder(_EpochWire)
 _ROW: Final = msgspec.json.Decoder(_DeviceRow)

@@ -26,17 +26,20 @@ Membership in the group is checked before each write of steps 3 and 4.
 Invariant: an offset is committed only after all that follows from the records before it is
 confirmed. A crash at any step repeats work, with the same job ids, and loses none. Rows that this
 worker writes after another owner's epoch row are void (`rows`).
+
+An unreadable row costs one Mac or one job at most: the last readable row of its key in the
+changelog is loaded, if compaction has left one, and written again; the row becomes a dead letter.
 """
 
 import asyncio
 import gc
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 from faust.types import TP
@@ -54,6 +57,7 @@ from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.shard_output import ConsumedRecord, Counters, ShardOutput
 from runtime.logs import Log
 from schemas import logkeys as key
+from schemas.dead_letters import DeadLetterCode, Problem
 from schemas.topics import DISPATCH, DISPATCH_STATE, STATE
 
 _RECORDS_PER_STEP: Final = 500
@@ -61,6 +65,10 @@ _POLL_TIMEOUT_S: Final = 0.1
 _ROWS_PER_STEP: Final = 500
 _MAX_UNSAVED_ROWS: Final = 5_000
 _MAX_UNSAVED_S: Final = 10.0
+# More unreadable rows of a partition, and a larger share of them, were written by another version,
+# or before partitions were added: a person must choose what happens to the state.
+_MAX_UNREADABLE_ROWS: Final = 3
+_MAX_UNREADABLE_RATIO: Final = 0.1
 
 Clock = Callable[[], datetime]
 
@@ -76,6 +84,14 @@ class Shard(Protocol):
     def begin(self, now: datetime, /) -> None:
         """Complete the loaded state: counts, queues and timers. Called once, after the last row."""
 
+    def replace_row(
+        self, key: bytes, raw: bytes, reason: Problem, origin: str, now: datetime, /
+    ) -> None:
+        """Write what is in memory under this key, or delete the row; add a dead letter of `raw`.
+
+        `origin` is the record's `topic/partition/offset`.
+        """
+
     def finish_catch_up(self) -> None:
         """Let `tick` do work that depends on the backlog, now that all of the backlog is folded."""
 
@@ -90,6 +106,11 @@ class Shard(Protocol):
 
     def collect(self) -> ShardOutput:
         """Return the output since the last call; the caller makes it durable."""
+
+
+class _UnreadableRow(NamedTuple):
+    raw: bytes
+    detail: str
 
 
 @dataclass(slots=True)
@@ -194,7 +215,8 @@ class Worker:
 
         A partition that this worker owned before continues from memory if no other worker has
         written to its changelog since. `on_ready` is called with each changelog partition when it
-        is ready. Raises KafkaError if Kafka cannot be read, InvalidRow if a row cannot be used.
+        is ready. Raises KafkaError if Kafka cannot be read, InvalidRow if too many rows of a
+        partition are unreadable, or they are of a version before 0.1.0.
         """
         self.suspend()
         async with self._round_lock:
@@ -226,8 +248,7 @@ class Worker:
         """Return the partition with its state in memory; not ready yet, all inputs in `backlog`.
 
         Writes the epoch row of this owner first. A store that fails is replaced, read from Kafka
-        again and loaded again. Raises KafkaError if Kafka cannot be read, InvalidRow if a row
-        cannot be used.
+        again and loaded again. Raises KafkaError if Kafka cannot be read, InvalidRow as `_load`.
         """
         while True:
             try:
@@ -247,14 +268,61 @@ class Worker:
     async def _load(self, changelog: TopicPartition) -> Shard:
         """Write the epoch row of this owner, and return a shard with the rows of the local store.
 
-        Raises OSError or sqlite3.Error if the store fails, KafkaError if Kafka does, and
-        InvalidRow.
+        Raises OSError or sqlite3.Error if the store fails, KafkaError if Kafka does, and InvalidRow
+        if the changelog was written before release 0.1.0 or too many rows are unreadable.
+        """
+        unreadable: dict[bytes, _UnreadableRow] = {}
+        epoch = await self._write_epoch_row(changelog, unreadable)
+        shard = self._new_shard(changelog)
+        number = 0
+        with _without_gc():
+            for number, (name, raw) in enumerate(self._stores.get(changelog).all(), 1):
+                try:
+                    rows.check_key(name)
+                    shard.load(name, raw)
+                except rows.InvalidRow as error:
+                    unreadable[name] = _UnreadableRow(raw, str(error))
+                if number % _ROWS_PER_STEP == 0:
+                    await asyncio.sleep(0)
+            if len(unreadable) > max(_MAX_UNREADABLE_ROWS, _MAX_UNREADABLE_RATIO * number):
+                detail = next(iter(unreadable.values())).detail
+                raise rows.InvalidRow(
+                    f"{changelog.topic}/{changelog.partition}: {len(unreadable)} of {number} rows"
+                    f" are unreadable, the first one: {detail}"
+                )
+            origins = await self._load_earlier_rows(changelog, shard, unreadable)
+            shard.epoch = epoch
+            shard.begin(self._clock())
+        for name, row in unreadable.items():
+            reason = Problem(DeadLetterCode.UNREADABLE, f"key {name!r}: {row.detail}")
+            shard.replace_row(name, row.raw, reason, origins[name], self._clock())
+        return shard
+
+    async def _write_epoch_row(
+        self, changelog: TopicPartition, unreadable: "dict[bytes, _UnreadableRow]"
+    ) -> int:
+        """Write the epoch row of this owner to changelog and store; return its epoch.
+
+        An unreadable epoch row is added to `unreadable`: all Macs are then decided again by all
+        broadcast records. Raises as `_load`.
         """
         store = self._stores.get(changelog)
+        raw = store.get(rows.EPOCH_KEY)
+        if raw is None and store.get(rows.PRE_RELEASE_EPOCH_KEY) is not None:
+            try:
+                rows.check_key(rows.PRE_RELEASE_EPOCH_KEY)
+            except rows.InvalidRow as error:
+                name = f"{changelog.topic}/{changelog.partition}"
+                raise rows.InvalidRow(f"{name}: {error}") from error
+        try:
+            last = rows.EpochRow.decode(raw)
+        except rows.InvalidRow as error:
+            last = rows.EpochRow()
+            unreadable[rows.EPOCH_KEY] = _UnreadableRow(raw or b"", str(error))
         # The epoch row is written before the rows are loaded: rows that a former owner writes after
         # it are void; rows before it count, and are read. The epoch row can be lost, or a row can
         # have a higher epoch: rows of an owner that counts on from the epoch row would be void.
-        epoch_row = rows.EpochRow.decode(store.get(rows.EPOCH_KEY)).next_epoch(store.epoch)
+        epoch_row = last.next_epoch(store.epoch)
         epoch_rows: list[Row] = [(rows.EPOCH_KEY, epoch_row.to_row())]
         ends = await self._producer.write({changelog: epoch_rows}, _never)
         if ends[changelog] == store.next_offset:
@@ -262,14 +330,34 @@ class Worker:
         else:
             async for _ in self._recovery.catch_up({changelog: None}):
                 pass
-        shard = self._new_shard(changelog)
-        with _without_gc():
-            for number, (name, raw) in enumerate(self._stores.get(changelog).all()):
-                shard.load(name, raw)
-                if number % _ROWS_PER_STEP == 0:
-                    await asyncio.sleep(0)
-            shard.begin(self._clock())
-        return shard
+        return epoch_row.epoch
+
+    async def _load_earlier_rows(
+        self,
+        changelog: TopicPartition,
+        shard: Shard,
+        unreadable: "Mapping[bytes, _UnreadableRow]",
+    ) -> dict[bytes, str]:
+        """Load the last readable row of each of these keys from the changelog, if one is left.
+
+        Logs each unreadable row. Returns its `topic/partition/offset` by key. Raises KafkaError.
+        """
+        if not unreadable:
+            return {}
+        history = await self._recovery.history_of(changelog, unreadable)
+        origins = {}
+        for name, row in unreadable.items():
+            offset = max((at for at, raw in history[name] if raw == row.raw), default=-1)
+            origins[name] = f"{changelog.topic}/{changelog.partition}/{offset}"
+            is_replaced = name != rows.EPOCH_KEY and _load_newest(shard, name, history[name])
+            self._log.error(
+                "unreadable row replaced by an earlier one"
+                if is_replaced
+                else "unreadable row deleted: see its dead letter",
+                **{key.TOPIC: changelog.topic, key.PARTITION: changelog.partition},
+                **{key.OFFSET: offset, key.KEY: repr(name), key.DETAIL: row.detail},
+            )
+        return origins
 
     def _new_shard(self, changelog: TopicPartition) -> Shard:
         if changelog.topic == STATE.name:
@@ -289,8 +377,8 @@ class Worker:
         Everything that follows from these records is confirmed by Kafka. Records of partitions that
         are not ready are skipped, and missing in the result. If ownership was lost, the result is
         empty and the partitions of the round are dropped from memory. Raises
-        DeadLetterLimitExceeded if too many of the last records are dead letters, and KafkaError or
-        InvalidRow if a changelog with unexpected rows cannot be read again.
+        DeadLetterLimitExceeded if too many of the last records are dead letters, and KafkaError if
+        a changelog with unexpected rows cannot be read again.
         """
         async with self._round_lock:
             return await self._process_round(
@@ -444,8 +532,7 @@ class Worker:
         """Update the local store and `changelog_end` from a changelog with unexpected rows.
 
         Such rows are another worker's, or repeats of ours. Raises OwnershipLost if another owner
-        has written its epoch row (our rows after it are void), KafkaError if Kafka cannot be read,
-        InvalidRow if a row has no epoch or was written before release 0.1.0.
+        has written its epoch row (our rows after it are void), KafkaError if Kafka cannot be read.
         """
         self._save_snapshot(owned)
         owned.changelog_end = None
@@ -518,6 +605,24 @@ class Worker:
         """Return the device shards of the partitions that are ready."""
         shards = [owned.shard for owned in self.partitions.values() if owned.is_ready]
         return [shard for shard in shards if isinstance(shard, DeviceShard)]
+
+
+def _load_newest(shard: Shard, name: bytes, history: list[tuple[int, bytes | None]]) -> bool:
+    """Load the newest row of a key that can be loaded: of the highest epoch, then the last one.
+
+    Returns False if there is none.
+    """
+    candidates = []
+    for offset, raw in history:
+        with suppress(rows.InvalidRow):
+            if raw is not None:
+                candidates.append((rows.epoch_of(raw), offset, raw))
+    for _, _, raw in sorted(candidates, reverse=True):
+        with suppress(rows.InvalidRow):
+            rows.check_key(name)
+            shard.load(name, raw)
+            return True
+    return False
 
 
 @contextmanager

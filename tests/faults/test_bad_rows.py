@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 
 from pipeline.processors.rows import EPOCH_KEY
-from schemas.topics import STATE, partition_of
+from schemas.dead_letters import DeadLetter
+from schemas.topics import DEAD_LETTERS, DISPATCH_STATE, STATE, partition_of
 from tests import factories
 from tests.factories import NOW, topic_of
 from tests.unit.processors.memory_kafka import (
@@ -74,3 +76,145 @@ def test_new_owner_has_a_higher_epoch_than_every_row(
     live(brokers, tmp_path / "third", 10)
     state = state_of(brokers, tmp_path / "fourth")
     assert {udid: shows(state[udid], "26.2") for udid in OF_ZERO} == dict.fromkeys(OF_ZERO, True)
+
+
+UNREADABLE = [
+    b"\x00\x01 not json",
+    b"",
+    b"[]",
+    b"null",
+    b"{}",
+    b'{"e":"one"}',
+    b'{"e":-1}',
+    b'{"e":99999999999999999999999}',
+    b'{"e":1,"device":5,"jobs":[],"last_decision":null}',
+    b'{"e":1,"device":null,"jobs":[[]],"last_decision":null}',
+    b'{"e":1}',
+    b'{"e":2,"device"',
+    b'{"e":1,"issued_event":null}',
+]
+
+
+@pytest.mark.parametrize("topic", [STATE.name, DISPATCH_STATE.name])
+@pytest.mark.parametrize("raw", UNREADABLE)
+def test_unreadable_row_is_replaced_by_the_earlier_one(
+    raw: bytes, topic: str, brokers: Brokers, tmp_path: Path
+) -> None:
+    live(brokers, tmp_path / "first")
+    before = state_of(brokers, tmp_path / "before"), jobs_in(brokers)
+    name = first_key(brokers, topic)
+    offset = brokers.append(topic, 0, name, raw)
+    other = brokers.append(topic, 0, b"\xff unknown", raw)
+    for owner in range(2):
+        worker = live(brokers, tmp_path / f"owner-{owner}")
+        assert len(worker.worker.partitions) == 4
+    assert (state_of(brokers, tmp_path / "after"), jobs_in(brokers)) == before
+    letters = dead_letters(brokers)
+    assert sorted(one.origin for one in letters) == [f"{topic}/0/{offset}", f"{topic}/0/{other}"]
+    assert any(repr(name) in one.detail for one in letters)
+    assert newest(brokers, topic, b"\xff unknown") is None
+
+
+@pytest.mark.parametrize("raw", UNREADABLE[:8:2])
+def test_unreadable_epoch_row_is_replaced(raw: bytes, brokers: Brokers, tmp_path: Path) -> None:
+    live(brokers, tmp_path / "first")
+    before = state_of(brokers, tmp_path / "before")
+    brokers.append(STATE.name, 0, EPOCH_KEY, raw)
+    report(brokers, "26.2", 10)
+    live(brokers, tmp_path / "second", 10)
+    state = state_of(brokers, tmp_path / "after")
+    assert state.keys() == before.keys()
+    assert all(shows(state[udid], "26.2") for udid in UDIDS)
+
+
+@pytest.mark.parametrize("raw", [UNREADABLE[0], b'{"e":999999}'])
+def test_unreadable_row_stops_no_standby(raw: bytes, brokers: Brokers, tmp_path: Path) -> None:
+    live(brokers, tmp_path / "first")
+    changelog = TopicPartition(STATE.name, 0)
+    standby = MemoryWorker(brokers, tmp_path / "standby", lambda: NOW)
+
+    async def follow() -> None:
+        task = asyncio.create_task(standby.recovery.follow_as_standby([changelog]))
+        for number in range(2):
+            end = brokers.append(STATE.name, 0, b"MAC-%d" % number, raw) + 1
+            for _ in range(100):
+                await asyncio.sleep(0.05)
+                if standby.stores.get(changelog).next_offset == end:
+                    break
+            assert standby.stores.get(changelog).next_offset == end
+        task.cancel()
+
+    with reading(brokers):
+        asyncio.run(follow())
+    standby.end()
+
+
+@pytest.mark.parametrize("raw", UNREADABLE[:3])
+def test_unreadable_row_while_the_owner_works(raw: bytes, brokers: Brokers, tmp_path: Path) -> None:
+    worker = MemoryWorker(brokers, tmp_path / "first", lambda: NOW + timedelta(minutes=10))
+
+    async def work() -> None:
+        await worker.live()
+        for name in (OF_ZERO[0].encode(), b"unknown", EPOCH_KEY):
+            brokers.append(STATE.name, 0, name, raw)
+        report(brokers, "26.2", 10)
+        while await worker.round():
+            pass
+
+    with reading(brokers):
+        asyncio.run(work())
+    worker.end()
+    for folder in ("first", "second"):
+        live(brokers, tmp_path / folder, 10)
+        state = state_of(brokers, tmp_path / f"{folder}-read")
+        assert all(shows(state[udid], "26.2") for udid in UDIDS)
+
+
+def test_pre_release_key_in_a_newer_changelog_is_deleted(brokers: Brokers, tmp_path: Path) -> None:
+    live(brokers, tmp_path / "first")
+    before = state_of(brokers, tmp_path / "before")
+    brokers.append(STATE.name, 0, b" owner", b'{"e":1,"facts":{}}')
+    live(brokers, tmp_path / "second")
+    assert state_of(brokers, tmp_path / "after") == before
+    assert newest(brokers, STATE.name, b" owner") is None
+
+
+@pytest.mark.parametrize("name", ["expires_us", "deadline_us", "site", "job_id", "stage"])
+def test_job_with_a_field_of_another_type_is_unreadable(
+    name: str, brokers: Brokers, tmp_path: Path
+) -> None:
+    live(brokers, tmp_path / "first")
+    before = jobs_in(brokers)
+    key = first_key(brokers, DISPATCH_STATE.name)
+    row = json.loads(newest(brokers, DISPATCH_STATE.name, key) or b"")
+    brokers.append(DISPATCH_STATE.name, 0, key, json.dumps(row | {name: [1]}).encode())
+    live(brokers, tmp_path / "second")
+    assert jobs_in(brokers) == before
+    assert len(dead_letters(brokers)) == 1
+
+
+def first_key(brokers: Brokers, topic: str) -> bytes:
+    """Return the key of a Mac or job in partition 0; its row is the last one of its key."""
+    return next(one.key for one in reversed(brokers.of(topic, 0)) if one.key != EPOCH_KEY)
+
+
+def newest(brokers: Brokers, topic: str, name: bytes) -> bytes | None:
+    """Return the last row of a key in partition 0; None if it is deleted."""
+    return next(one.value for one in reversed(brokers.of(topic, 0)) if one.key == name)
+
+
+def jobs_in(brokers: Brokers) -> dict[bytes, Any]:
+    """Return the row of each job in dispatch, without its epoch."""
+    rows = {one.key: one.value for one in brokers.all(DISPATCH_STATE.name) if one.key != EPOCH_KEY}
+    return {
+        name: {key: value for key, value in json.loads(raw).items() if key != "e"}
+        for name, raw in rows.items()
+        if raw is not None
+    }
+
+
+def dead_letters(brokers: Brokers) -> list[DeadLetter]:
+    """Return all dead letters."""
+    return [
+        DeadLetter.model_validate_json(one.value or b"") for one in brokers.all(DEAD_LETTERS.name)
+    ]

@@ -56,9 +56,9 @@ def one_by_one(changes: list[Change]) -> tuple[dict[bytes, bytes], int]:
 def test_rows_are_those_of_the_changelog(changes: list[Change], cut: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(Path(folder) / "1.sqlite")
-        void = store.apply_changelog(changes[:cut], len(changes[:cut]))
-        void += store.apply_changelog(changes[cut:], len(changes))
-        assert (dict(store.all()), void) == one_by_one(changes)
+        first, _ = store.apply_changelog(changes[:cut], len(changes[:cut]))
+        second, _ = store.apply_changelog(changes[cut:], len(changes))
+        assert (dict(store.all()), first + second) == one_by_one(changes)
         store.close()
         again = open_store(Path(folder) / "1.sqlite")
         assert (dict(again.all()), again.next_offset) == (one_by_one(changes)[0], len(changes))

@@ -130,6 +130,7 @@ class MemoryReader:
 
     def assign(self, changelogs: Sequence[TopicPartition]) -> None:
         self._at = dict.fromkeys(changelogs, 0)
+        self._paused.clear()
 
     def seek(self, changelog: TopicPartition, offset: int) -> None:
         self._at[changelog] = offset

@@ -230,11 +230,12 @@ def test_redeciding_after_a_broadcast_resumes_after_a_crash(
     assert sorted(event.data.job.udid for event in brokers.published()) == sorted(UDIDS)
 
 
-def test_row_of_another_partition_stops_the_worker(brokers: Brokers, tmp_path: Path) -> None:
+def test_rows_of_another_partition_stop_the_worker(brokers: Brokers, tmp_path: Path) -> None:
     process = MemoryWorker(brokers, tmp_path / "one", lambda: NOW)
     run(brokers, process.live)
-    misplaced = next(one for one in brokers.of(STATE.name, 0) if one.key != EPOCH_KEY)
-    brokers.append(STATE.name, 1, misplaced.key, misplaced.value)
+    for misplaced in brokers.of(STATE.name, 0):
+        if misplaced.key != EPOCH_KEY:
+            brokers.append(STATE.name, 1, misplaced.key, misplaced.value)
     with pytest.raises(InvalidRow, match="partition 0"):
         run(brokers, MemoryWorker(brokers, tmp_path / "two", lambda: NOW).live)
 
