@@ -1,4 +1,4 @@
-"""`drydock-agent`, which `drydock agent` is too: carry out the jobs of a site, on Kafka.
+"""The command `drydock-agent`, also part of `drydock` as `drydock agent`.
 
 Exit 2 if the agent cannot start or continue, with the reason in one line on stderr.
 """
@@ -131,7 +131,7 @@ def _address(text: str) -> "Listen":
 def _macs(simulate: str | None) -> "Macs":
     """Return the function that gives the Mac of a job, and the clock of the agent.
 
-    With `simulate` (HOST:PORT) both are of the server of simulated Macs; exit 2 if the text has
+    With `simulate` (HOST:PORT) both belong to the server of simulated Macs; exit 2 if the text has
     another form, or if the server cannot be reached. Without `simulate` they are None (a dry run)
     and the system's clock.
     """

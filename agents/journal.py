@@ -107,11 +107,11 @@ class UnpublishedResult:
 class Journal:
     """The journal of one executor. With the path `:memory:` nothing survives the process.
 
-    `on_durable_write` is called with `<what>:before` and `<what>:after` around every commit. The
-    constructor raises JournalError for a file that is in use, UnreadableJournalError for one that
-    is damaged, of another version or of another `owner`, and sqlite3.OperationalError for one that
-    cannot be opened or created. The methods raise sqlite3.Error if the file fails, DamagedError if
-    a row has another checksum. Any thread may call them, one thread at a time.
+    `on_durable_write` is called with `<write name>:before` and `<write name>:after` around every
+    commit. The constructor raises JournalError for a file that is in use, UnreadableJournalError
+    for one that is damaged, of another version or of another `owner`, and sqlite3.OperationalError
+    for one that cannot be opened or created. The methods raise sqlite3.Error if the file fails,
+    DamagedError if a row has another checksum. Any thread may call them, one thread at a time.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Parts with I/O that every process of Drydock needs. Imports `schemas`, nothing of the rest.
+"""Parts with I/O that every process of Drydock needs. Imports no folder but `schemas`.
 
 `pipeline` and `agents` import it; the pure core does not.
 """

@@ -1,4 +1,4 @@
-"""Report of a damaged file: one log line and a count."""
+"""The log line and the count of a damaged file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +13,11 @@ OnDamage = Callable[[Path, Path, Exception], None]
 def damage_reporter(log: Log, count: Callable[[], None]) -> OnDamage:
     """Return a function that logs a damaged file, which was renamed, and calls `count`."""
 
-    def report(path: Path, moved: Path, error: Exception) -> None:
+    def on_damage(path: Path, moved: Path, error: Exception) -> None:
         count()
         log.error(
             "damaged file renamed and replaced: check the disk, then delete the renamed file",
             **{key.PATH: str(path), key.RENAMED_TO: str(moved), key.DETAIL: str(error)},
         )
 
-    return report
+    return on_damage

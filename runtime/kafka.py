@@ -82,7 +82,7 @@ class KafkaConnection(BaseModel):
     request_timeout_s: Annotated[float, Field(ge=1, le=300)] = 30.0
 
     @model_validator(mode="after")
-    def _belongs_together(self) -> Self:
+    def _check_combinations(self) -> Self:
         """Return the settings unchanged.
 
         Raises ValueError for a SASL or TLS setting without effect, a SASL setting that is missing,
@@ -290,9 +290,9 @@ def kafka_settings(bootstrap: str | None = None) -> KafkaSettings:
 def _describe(error: ErrorDetails) -> str:
     """Return one invalid setting as `DRYDOCK_KAFKA_NAME: reason`.
 
-    If the broken rule is about several settings, the reason alone, which names them.
+    If the broken rule is about several settings, it has no location: the reason alone, which names
+    them.
     """
     name = ".".join(str(part).upper() for part in error["loc"])
     message = error["msg"].removeprefix("Value error, ")
-    # A rule about several settings has no location; its message names them.
     return f"{ENVIRONMENT_PREFIX}{name}: {message}" if name else message

@@ -45,8 +45,8 @@ class Listen:
         try:
             listener = socket.create_server((self.host, self.port), family=family)
         except OSError as error:
-            why = _reason(error)
-            raise ValueError(f"cannot listen on {self.host}:{self.port}: {why}") from error
+            reason = _reason(error)
+            raise ValueError(f"cannot listen on {self.host}:{self.port}: {reason}") from error
         # Accepted connections inherit TCP_NODELAY. asyncio sets it only on sockets that name their
         # protocol, which these do not. Without it the body of a response waits 40 ms for the
         # acknowledgement of its headers.

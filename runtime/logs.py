@@ -26,7 +26,7 @@ def make_log() -> Log:
 
 
 def write_library_logs_as_json() -> None:
-    """Write what libraries log, from WARNING on, to stderr in the form of `make_log`.
+    """Write the log records of libraries, from WARNING on, to stderr in the form of `make_log`.
 
     Replaces the handlers of the root logger.
     """

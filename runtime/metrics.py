@@ -15,8 +15,8 @@ from prometheus_client import (
 
 from schemas.dead_letters import DeadLetterCode
 
-REQUEST_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
-"""Buckets, in seconds, of the time until a response."""
+REQUEST_BUCKETS_S: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+"""Upper limits of the buckets of the time until a response."""
 
 
 def make_registry() -> CollectorRegistry:
@@ -54,7 +54,7 @@ def request_histogram(
         "drydock_http_request_duration_seconds",
         text,
         ["route", "status"],
-        buckets=REQUEST_S,
+        buckets=REQUEST_BUCKETS_S,
         registry=registry,
     )
 

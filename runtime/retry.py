@@ -1,6 +1,6 @@
 """Delays between attempts after a failure: random, growing, limited. No other module computes any.
 
-Processes that fail together must not come back together, so each delay is drawn at random.
+Clients that fail at one moment must not all retry at one moment, so each delay is random.
 
 | shape of the code | use |
 | --- | --- |

@@ -35,11 +35,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 Hook = Callable[[str], None]
-"""Is called with `<what>:before` and `<what>:after` around each commit. Tests crash there."""
+"""Is called with `<write name>:before` and `<write name>:after` around each commit, for tests."""
 
 Step = Literal["open", "read", "use"]
 
-# Primary codes of errors that say nothing about the content: of the disk, of another process, of a
+# Primary codes of errors that have another reason than the content: the disk, another process, a
 # wrong call.
 _NO_DAMAGE: Final = frozenset(
     {
@@ -108,7 +108,7 @@ class DamagedError(OpenError):
 
 
 class InUseError(Exception):
-    """Another process has the lock file."""
+    """Another process has locked the lock file."""
 
 
 class Database(sqlite3.Connection):
@@ -252,7 +252,7 @@ def copy_to(db: Database, path: Path) -> None:
 
 
 def check_file(path: Path) -> None:
-    """Raise DamagedError if the structure of an existing file is damaged, OpenError if unread."""
+    """Raise DamagedError if an existing file is damaged, OpenError if SQLite cannot read it."""
     with closing(_connect(path, f"{path.absolute().as_uri()}?mode=ro&immutable=1")) as db:
         _check_structure(db, path)
 
@@ -267,8 +267,8 @@ def is_damage(error: BaseException) -> bool:
     """Return True if the content of the file is the reason of an error of SQLite.
 
     False for errors of the disk (full, read-only, unreadable), of locks and of wrong calls, and for
-    all that is no error of SQLite. Constraints count as damage: the stores keep them, so a damaged
-    index is the likely reason.
+    exceptions that are not SQLite's. Constraints count as damage: the stores keep them, so a
+    damaged index is the likely reason.
     """
     if not isinstance(error, sqlite3.DatabaseError):
         return False
@@ -276,8 +276,8 @@ def is_damage(error: BaseException) -> bool:
         return isinstance(error, DamagedError)
     if isinstance(error, sqlite3.ProgrammingError | sqlite3.NotSupportedError):
         return False
-    # Without a code it is Python that cannot decode a text. A WAL that is shorter than its index
-    # says was cut.
+    # An error without a code is Python's: it cannot decode a text. A WAL that is shorter than its
+    # index states was cut.
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
     return code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF not in _NO_DAMAGE
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from schemas.signing import key_id
 
-_LONGEST_KEY_FILE: Final = 16 * 1024
+_MAX_KEY_FILE_BYTES: Final = 16 * 1024
 
 
 class KeysError(ValueError):
@@ -81,4 +81,4 @@ def load_trusted_keys(directory: Path, purpose: Purpose) -> dict[str, Ed25519Pub
 def read_key_file(path: Path) -> bytes:
     """Return the first 16 KiB of a file. Raises OSError."""
     with path.open("rb") as file:
-        return file.read(_LONGEST_KEY_FILE)
+        return file.read(_MAX_KEY_FILE_BYTES)

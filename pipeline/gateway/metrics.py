@@ -11,7 +11,12 @@ from pipeline.gateway.authentication import EVENTS
 from pipeline.gateway.producer import DurableIn
 from pipeline.gateway.spool import Spool
 from pipeline.ingest.sources import WEBHOOK_SOURCES
-from runtime.metrics import REQUEST_S, damaged_file_counter, dead_letter_counter, request_histogram
+from runtime.metrics import (
+    REQUEST_BUCKETS_S,
+    damaged_file_counter,
+    dead_letter_counter,
+    request_histogram,
+)
 from schemas.dead_letters import DeadLetterCode
 from schemas.topics import ADVISORIES, CHECKINS, DEAD_LETTERS, INVENTORY
 
@@ -54,7 +59,7 @@ class GatewayMetrics:
             "drydock_gateway_durable_seconds",
             "Time from the acceptance of a record until it is durable.",
             ["via"],
-            buckets=REQUEST_S,
+            buckets=REQUEST_BUCKETS_S,
             registry=registry,
         )
         self._dead_letters = dead_letter_counter(registry, ["webhooks"])

@@ -41,7 +41,7 @@ class LineTranslator(Protocol):
     """The function that translates a file line by line, with one line in memory at a time.
 
     It reads the next line only when the caller asks for the next translation, so that the caller
-    can count which line a translation belongs to.
+    can number the lines.
     """
 
     def __call__(
