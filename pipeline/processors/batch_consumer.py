@@ -1,8 +1,8 @@
 """Faust's consumer with a pump that passes on whole batches, for faust-streaming 0.15.3.
 
 Faust passes records to its streams one by one. That costs about 100 microseconds a record and
-limits a worker to a few thousand reports a second. Faust also commits what its agents acknowledge,
-which includes what failed (docs/decisions/0006). This class keeps Faust's membership, assignment
+limits a worker to a few thousand reports a second. Faust also commits records on
+which its agents failed (docs/decisions/0006). This class keeps Faust's membership, assignment
 and rebalancing, and replaces the pump and the commit.
 
 Two offsets describe each assigned partition:

@@ -8,7 +8,7 @@ of `collect` durable, in its order, before it commits the offsets of the consume
 | catching up | `finish_catch_up` | are folded, their Macs are marked | decides nothing |
 | deciding | | are folded, their Macs are decided | decides for Macs that are due |
 
-Invariant: the row of a Mac that is marked and not decided says so, and its next owner marks it.
+Invariant: the row of a Mac that is marked and not decided states it, and its next owner marks it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -140,7 +140,7 @@ class DeviceShard:
         for udid, last_decision in self._loaded_decisions.items():
             reconciler.restore(udid, last_decision)
         self._loaded_decisions.clear()
-        self._queue_redecide(self._broadcast.records_after(self._broadcast_offsets), now)
+        self._queue_affected(self._broadcast.records_after(self._broadcast_offsets), now)
         # Spread the sweeps: partitions of one worker would otherwise sweep at the same time.
         every = self._config.sweep_every
         reconciler.queue.schedule_sweep(
@@ -152,7 +152,7 @@ class DeviceShard:
 
         Queues the Macs without a decision on their last events, and those that wait for capacity.
         Call it when everything in the topics at the change of owner is folded. Deciding on a
-        partial backlog could revoke jobs that the rest of it justifies.
+        partial backlog could withdraw jobs that the rest of it justifies.
         """
         self.reconciler.queue_backlog()
         self._is_catching_up = False
@@ -179,14 +179,14 @@ class DeviceShard:
     def _process_reports(
         self, records: Sequence[ConsumedRecord], now: datetime, changes: Changes
     ) -> None:
-        """Fold reports with the result of `_process`, without decoding those that are repeats."""
-        apply_repeat = self.reconciler.apply_repeat
-        repeats, oldest_us = 0, to_us(now)
+        """Fold reports with the result of `_process`, without decoding duplicates."""
+        apply_duplicate = self.reconciler.apply_duplicate
+        duplicates, oldest_us = 0, to_us(now)
         for record in records:
             raw = record.value or b""
             peek = peek_report(raw)
             try:
-                us = None if peek is None else apply_repeat(peek, now, changes)
+                us = None if peek is None else apply_duplicate(peek, now, changes)
             except Exception as error:  # noqa: BLE001 - the handler's top: our bug
                 detail = f"folding it failed: {type(error).__name__}: {error}"
                 reason = Problem(DeadLetterCode.BUG, detail)
@@ -195,9 +195,10 @@ class DeviceShard:
             if us is None:
                 self._process(INVENTORY.name, record, now, changes, peek)
             else:
-                repeats += 1
+                duplicates += 1
                 oldest_us = min(oldest_us, us)
-        self._output.counters.count_folded(INVENTORY.name, repeats, (to_us(now) - oldest_us) / 1e6)
+        age_s = (to_us(now) - oldest_us) / 1e6
+        self._output.counters.count_folded(INVENTORY.name, duplicates, age_s)
 
     def _process(
         self,
@@ -250,7 +251,7 @@ class DeviceShard:
         new = self._broadcast.records[self._broadcasts_read :]
         if new:
             self._fold_broadcasts(new)
-            self._queue_redecide(new, now)
+            self._queue_affected(new, now)
         self._keep(self.reconciler.advance(now, self._config.slice_size), now)
         due = self.reconciler.next_due_at(now)
         return due is not None and due <= now
@@ -268,7 +269,7 @@ class DeviceShard:
             if record.event is not None:
                 self.reconciler.fold(record.event)
 
-    def _queue_redecide(self, records: Sequence[BroadcastRecord], now: datetime) -> None:
+    def _queue_affected(self, records: Sequence[BroadcastRecord], now: datetime) -> None:
         """Queue the Macs whose decision these records can change.
 
         Once all of them are decided, the records' offsets go into the epoch row.

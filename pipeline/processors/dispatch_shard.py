@@ -196,7 +196,7 @@ class DispatchShard:
         """
         self._is_catching_up = False
 
-    # --- what comes in ---
+    # --- input ---
 
     def process_records(self, _: str, records: Sequence[ConsumedRecord], now: datetime) -> int:
         """Fold records; return the number of those that became dead letters."""
@@ -274,7 +274,7 @@ class DispatchShard:
         if queued.stage is not Stage.STARTED:
             self._save(replace(queued, stage=Stage.WITHDRAWN, issued_event=None))
 
-    # --- what is due ---
+    # --- due work ---
 
     def tick(self, now: datetime) -> bool:
         """Dispatch waiting jobs while capacity is free; forget jobs a day after their last time.
@@ -350,7 +350,7 @@ class DispatchShard:
             if queue and jobs_topic(site) not in self._job_topics
         ]
 
-    # --- what goes out ---
+    # --- output ---
 
     def collect(self) -> ShardOutput:
         """Return records, rows and counters since the last call, and start a new output.

@@ -187,7 +187,7 @@ class Worker:
         self._ownership_lost = False
         self._has_more = False
 
-    # --- what it owns ---
+    # --- its partitions ---
 
     def is_ready(self, tp: TP) -> bool:
         """Return True if this worker owns the input partition and can process its records now."""

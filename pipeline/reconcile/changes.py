@@ -1,8 +1,8 @@
 """Input and output of the reconcile loop: `Input`, and `Changes`, which a shell makes durable.
 
 A shell does not decide anything from a `Changes`: it persists all of it, then acknowledges the
-inputs. Parts that one storage does not need, it ignores: Kafka already has the input events, and
-SQLite reads dispatch's open jobs from the job histories.
+inputs. It ignores the parts that its storage does not need: Kafka already has the input events,
+and SQLite reads the open jobs of a site from the job histories.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from schemas.results import Outcome
 class Input(NamedTuple):
     """An event from outside, and its encoded bytes.
 
-    With `peek`, the peek at these bytes, a repeat of the report is recognised without decoding it.
+    With `peek`, the peek at these bytes, a duplicate of the report is recognised undecoded.
     """
 
     event: Event
@@ -70,9 +70,9 @@ class Changes:
       from the state after `inputs`
     - `job_changes`: each event, of both kinds, that opened or ended a job, in order
     - `rejections`: become dead letters
-    - `devices`, `job_histories`: names of records whose state changed
-    - `telemetry`: names of records of which only times and telemetry changed; losing such a change
-      changes no decision that a later report or a sweep does not correct
+    - `devices`, `job_histories`: keys of the device records and job histories that changed
+    - `telemetry`: keys of device records of which only times and telemetry changed; a later report
+      or a sweep corrects each decision that the loss of such a change affects
     - `last_decisions`: Macs whose last decision changed; one that the reconciler lacks was dropped
     - `marked`: Macs that inputs marked; one is decided when `DecisionQueue.is_undecided` is False
     - `broadcast`: changed parts of the broadcast state, as named by `Fleet.broadcast_to_wire`

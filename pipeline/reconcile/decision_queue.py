@@ -32,7 +32,7 @@ class FreedSite(NamedTuple):
 class _Batch:
     """Macs to decide, the last one first; `offsets` are reported when all are decided.
 
-    `is_backlog`: inputs marked them, so that their rows say that they are not decided.
+    `is_backlog`: inputs marked them, so their rows state that they are not decided.
     """
 
     udids: list[str]
@@ -84,12 +84,13 @@ class DecisionQueue:
     ) -> None:
         """Turn all marks into one batch, with the Macs that wait for any site's capacity.
 
-        `canonical_udid` returns the Mac to which a record belongs, or None for a Mac.
+        `canonical_udid` returns the Mac to which the device record with a key belongs, or None if
+        the key is that of a Mac.
         """
-        names = [name for name in self._marks if isinstance(name, str)]
+        keys = [mark for mark in self._marks if isinstance(mark, str)]
         self._marks.clear()
-        udids = {canonical_udid(name) or name for name in (*names, *waiting)}
-        self._undecided.update(names)
+        udids = {canonical_udid(key) or key for key in (*keys, *waiting)}
+        self._undecided.update(keys)
         self._batches.append(_Batch(sorted(udids, reverse=True), is_backlog=True))
 
     def set_timer(self, udid: str, us: int) -> None:
@@ -116,8 +117,8 @@ class DecisionQueue:
     def pop_batched(self, limit: int, changes: Changes) -> Iterator[str]:
         """Yield at most `limit` Macs of batches; the caller decides each before the next one.
 
-        Adds to `changes` the offsets of finished batches, and as `devices` the names whose rows say
-        that they are not decided.
+        Adds to `changes` the offsets of finished batches, and as `devices` the keys whose rows
+        state that they are not decided.
         """
         while self._batches and limit > 0:
             batch = self._batches[0]
@@ -132,7 +133,7 @@ class DecisionQueue:
                 return
             self._batches.popleft()
             changes.raise_offsets(batch.offsets)
-            if batch.is_backlog:  # left are names of records that belong to another Mac now
+            if batch.is_backlog:  # the rest are keys of records that now belong to another Mac
                 changes.devices |= dict.fromkeys(sorted(self._undecided))
                 self._undecided.clear()
 

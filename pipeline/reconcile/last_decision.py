@@ -8,9 +8,9 @@ from schemas.decisions import Decision, Reason, Severity, Verdict
 
 
 class LastDecision(NamedTuple):
-    """A Mac's last decision: its fingerprint, and what the counts and the next decision need.
+    """A Mac's last decision: its fingerprint, and the values for the counts and the next decision.
 
-    `recheck_us` is when the Mac must be decided again without an event, in microseconds since
+    `recheck_us` is the time at which the Mac must be decided again without an event, in us since
     1970; 0 for never. `severity` is None for a Mac without CVEs; `deadline_us` is 0 without a
     deadline. `recheck_on_telemetry`: a report that brings only telemetry can change the decision.
     `waits_for_capacity`: the end of another job of the site can change it.
@@ -28,7 +28,7 @@ class LastDecision(NamedTuple):
 
     @property
     def wants_capacity(self) -> bool:
-        """True if the end of another job of the site can change the decision."""
+        """True if `waits_for_capacity`, or if the decision is a hold because the site is full."""
         return self.waits_for_capacity or self.reason is Reason.SITE_FULL
 
 

@@ -6,13 +6,13 @@ Both shells drive it. It does no I/O and has no key: a shell passes `sign`, and 
 | call | folds | decides |
 | --- | --- | --- |
 | `apply` | a batch of inputs | nothing; marks the affected Macs |
-| `apply_repeat` | a repeat of the Mac's last report, not decoded | nothing; marks the Mac |
+| `apply_duplicate` | a duplicate of the Mac's last report, not decoded | nothing; marks the Mac |
 | `decide_marked` | events that follow from the decisions | for the marked Macs |
 | `advance` | events that follow from the decisions | also for Macs due by time or by the sweep |
 
 Deciding for a Mac goes on until nothing follows from it: a result or a withdrawal that ends its
 job, its decision, the job issued, the decision to hold it for that job. Then the Macs that wait for
-capacity which it freed are decided, by deadline.
+the freed capacity are decided, by deadline.
 
 Invariant: if our code raises for an input or for a Mac, the state and `Changes` have either all of
 a fold or decision, or nothing of it, and `Changes.rejections` names it.
@@ -153,7 +153,7 @@ class Reconciler:
         return None if self.fleet.policy is None else self.fleet.policy.digest
 
     def override_policy(self, text: str) -> None:
-        """Decide by this policy instead of the policy in the log: for replay and what-if.
+        """Decide by this policy instead of the policy in the log, for a replay with another policy.
 
         Raises PolicyError if the text is not a valid policy.
         """
@@ -171,28 +171,32 @@ class Reconciler:
         that several inputs of the batch affect is decided once, by `decide_marked`.
         """
         changes = Changes() if changes is None else changes
-        wide: dict[str, None] = {}
+        broadcast_udids: dict[str, None] = {}
         for one in inputs:
             code, where = DeadLetterCode.BAD_VALUE, "$.data"
             try:
-                wrong = self.reject_reason(one.event)
-                if wrong is None:
-                    self._apply(one, now, wide, changes)
+                detail = self.reject_reason(one.event)
+                if detail is None:
+                    self._apply(one, now, broadcast_udids, changes)
                     continue
             except Exception as error:  # noqa: BLE001 - our bug: the other inputs are applied
                 code, where = DeadLetterCode.BUG, ""
-                wrong = f"folding it failed: {_text_of(error)}"
-            changes.rejections.append(Rejection(one.raw, code, wrong, where, one.event))
-        if wide:
-            self.queue.add_batch(wide)
+                detail = f"folding it failed: {_text_of(error)}"
+            changes.rejections.append(Rejection(one.raw, code, detail, where, one.event))
+        if broadcast_udids:
+            self.queue.add_batch(broadcast_udids)
         return changes
 
     def reject_reason(self, event: Event) -> str | None:
         """Return the reason for which admission rejects this event; None if it admits it."""
         return reject_reason(event, jobs=self._job_keys, approvals=self._approval_keys)
 
-    def _apply(self, one: Input, now: datetime, wide: dict[str, None], changes: Changes) -> None:
-        """Fold one input and mark the Macs that it affects; the Macs of a broadcast go to `wide`.
+    def _apply(
+        self, one: Input, now: datetime, broadcast_udids: dict[str, None], changes: Changes
+    ) -> None:
+        """Fold one input and mark the Macs that it affects.
+
+        The Macs that a broadcast event affects are added to `broadcast_udids` instead.
 
         If our code raises, the state is as before.
         """
@@ -203,7 +207,7 @@ class Reconciler:
             if one.peek is not None and type(event) is InventoryEvent:
                 self.fleet.remember(event, one.peek)
             if change is not NO_CHANGE:
-                self._mark(change, freed, now, wide, changes)
+                self._mark(change, freed, now, broadcast_udids, changes)
         except Exception:
             self._roll_back(event, saved)
             raise
@@ -211,17 +215,17 @@ class Reconciler:
         if change is not NO_CHANGE:
             self._note_changes(event, one.raw, saved, changes)
 
-    def apply_repeat(self, peek: ReportPeek, now: datetime, changes: Changes) -> int | None:
+    def apply_duplicate(self, peek: ReportPeek, now: datetime, changes: Changes) -> int | None:
         """Fold a report that repeats the Mac's last one except for its time and telemetry.
 
         Equals `apply` for the decoded report. Returns the time of the report in us; None, without
         an effect, if the report must be decoded and applied. If our code raises, the state is as
         before.
         """
-        repeat = self.fleet.apply_duplicate(peek)
-        if repeat is None:
+        applied = self.fleet.apply_duplicate(peek)
+        if applied is None:
             return None
-        before, after, us = repeat
+        before, after, us = applied
         udid = after.udid
         try:
             if self.telemetry_matters(udid, now, after):
@@ -241,7 +245,7 @@ class Reconciler:
         change: Change,
         freed: tuple[str, ...],
         now: datetime,
-        wide: dict[str, None],
+        broadcast_udids: dict[str, None],
         changes: Changes,
     ) -> None:
         """Mark the Macs that a change affects, then the sites where it ended a job.
@@ -250,7 +254,7 @@ class Reconciler:
         only if it can change the Mac's decision.
         """
         if not change.udids:
-            wide |= dict.fromkeys(self.affected(change))
+            broadcast_udids |= dict.fromkeys(self.affected(change))
             return
         if change.is_material and self._is_relevant(change):
             marked = self.affected(change)
@@ -461,7 +465,7 @@ class Reconciler:
         """Add to `changes` all that the fold of an event changed."""
         key, before = saved.key, saved.device
         after = self.fleet.devices.get(key)
-        # Devices that differ only in the data that recognises a repeat are equal: rows lack it.
+        # Devices that differ only in the data that recognises a duplicate are equal: rows lack it.
         if after is not None and after is not before and after != before:
             (changes.telemetry if _is_telemetry(before, after) else changes.devices)[key] = None
         if self._dropped_decisions:
@@ -486,8 +490,8 @@ class Reconciler:
         if isinstance(event, JobResultedEvent):
             changes.results.append((new.action, event.data.outcome))
             if new.outcome is Outcome.SUCCEEDED:
-                took = event.time - from_us(new.issued_us)
-                changes.durations.append((new.action, took.total_seconds()))
+                duration = event.time - from_us(new.issued_us)
+                changes.durations.append((new.action, duration.total_seconds()))
 
     def _reject_decision(self, udid: str, error: Exception, changes: Changes) -> None:
         """Add a Rejection for a Mac for which deciding raised, with its state.
@@ -554,8 +558,8 @@ class Reconciler:
     def _evaluate(self, s: Situation) -> Evaluation:
         """Return the evaluation of this Situation.
 
-        If it differs from that of the last decision, which sent a job, only in that this job is
-        open, then only the gate `job_open` is evaluated again.
+        Only the gate `job_open` is evaluated again if the last decision sent a job, and that job,
+        now open, is the only difference of the Situations.
         """
         if self._last_sent is not None:
             (before, evaluation), self._last_sent = self._last_sent, None
@@ -581,7 +585,7 @@ class Reconciler:
             self.capacity.count_others(site, own_job),
         )
         if self._fast_paths:
-            # As it would work them out itself.
+            # The values that the Situation's own properties would compute.
             settings = None if site is None else policy.sites[site]
             found.__dict__.update(site_name=site, site=settings, open_job=own_job)
         return found
@@ -669,7 +673,7 @@ class Reconciler:
             return True
         if 0 < last.recheck_us <= to_us(now):
             return True
-        # An open job may end by the mere time of a report, and nothing else may change for it.
+        # The time of a report alone can end an open job.
         if not self.capacity.has_open_job(udid):
             return False
         entry = open_job(self.fleet.job_histories[udid])

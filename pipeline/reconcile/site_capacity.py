@@ -73,7 +73,7 @@ class SiteCapacity:
     def pop_waiting(self, site: str, last_decisions: Mapping[str, LastDecision]) -> str | None:
         """Return and remove the waiting Mac with the first deadline; None if no Mac waits.
 
-        A Mac without a deadline is last. A Mac whose last decision waits no more is skipped.
+        A Mac without a deadline is last. A Mac whose last decision does not wait is skipped.
         """
         waiting = self._waiting.get(site)
         while waiting:

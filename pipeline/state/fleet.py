@@ -136,7 +136,7 @@ class Fleet:
         return self._apply_control(event)  # type: ignore[arg-type]
 
     def remember(self, event: InventoryEvent, peek: ReportPeek) -> None:
-        """Remember a report, so that `apply_duplicate` recognises a repeat of it.
+        """Remember a report, so that `apply_duplicate` recognises a duplicate of it.
 
         Call it right after the report was folded, with the peek at the report's bytes. It has no
         effect for a Mac that is unknown or has several records, and if the event's subject is not
@@ -151,8 +151,9 @@ class Fleet:
         """Fold a report that repeats the remembered one, except for its time and telemetry.
 
         Returns the Mac's state before, its state after, and the report's time in us. None, without
-        an effect, if the report must be decoded: the Mac is unknown, the report is no repeat, it is
-        not newer, its time or telemetry is invalid, or an event has changed the Mac's values since.
+        an effect, if the report must be decoded: the Mac is unknown, the report is no duplicate, it
+        is not newer, its time or telemetry is invalid, or an event has changed the Mac's values
+        since.
         """
         device = self.devices.get(peek.subject)
         again = None if device is None else apply_duplicate(peek, device)

@@ -92,7 +92,7 @@ def accept_reports(reconciler: Reconciler, raws: Iterable[bytes], now: datetime)
         changes = Changes()
         for raw in some:
             peek = peek_report(raw)
-            if peek is None or reconciler.apply_repeat(peek, now, changes) is None:
+            if peek is None or reconciler.apply_duplicate(peek, now, changes) is None:
                 reconciler.apply((Input(decode(raw), raw, peek),), now, changes)
         reconciler.decide_marked(now, 0, changes)
         count += record_count(changes)

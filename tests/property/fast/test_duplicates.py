@@ -263,7 +263,7 @@ def test_repeat_path_gives_the_changes_of_the_plain_path(
     for event in chain.from_iterable(bursts):
         raw, one, other = encode(event), Changes(), Changes()
         peek = peek_report(raw) if isinstance(event, InventoryEvent) else None
-        if peek is None or fast.apply_repeat(peek, now, one) is None:
+        if peek is None or fast.apply_duplicate(peek, now, one) is None:
             fast.apply([Input(decode(raw), raw, peek)], now, one)
         plain.apply([Input(decode(raw), raw)], now, other)
         assert fast.queue.is_undecided(event.subject) is plain.queue.is_undecided(event.subject)
