@@ -110,4 +110,6 @@ class OperatorApi:
 
     async def _ask(self, request: Request, read: ReadRequest) -> Any:
         self.app.authenticator.check_admin(request.headers)
-        return await self.app.await_sink(self.sink.ask(read), late="no response in time; retry")
+        return await self.app.await_sink(
+            self.sink.ask(read), timeout_detail="no response in time; retry"
+        )

@@ -125,7 +125,7 @@ async def _serve_http(
     polling = None if poll is None else asyncio.create_task(poll())
     try:
         await _log_startup(app, sink, plan, url)
-        asgi = app.starlette(more=OperatorApi(app, sink).routes())
+        asgi = app.starlette(extra_routes=OperatorApi(app, sink).routes())
         await serve_until_stopped([(asgi, listener)], stopped)
     finally:
         background = [naming] if polling is None else [naming, polling]

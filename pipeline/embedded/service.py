@@ -59,11 +59,11 @@ from schemas.results import Outcome
 class Options:
     """Options of a service.
 
-    At most `slots` jobs are under way at the Macs of a site. Every Mac is decided for again at the
-    interval `sweep_every`. `on_durable_write` is called with `<what>:before` and `<what>:after`
-    around each commit of the store and of the journals. Without `fast_paths` the plain functions
-    run: slower, with the same results. Entries of the log that are older than `keep` are deleted;
-    None keeps all.
+    At most `slots` jobs are under way at the Macs of a site. Each Mac is decided again at the
+    interval `sweep_every`. `on_durable_write` is called with `<write name>:before` and
+    `<write name>:after` around each commit of the store and of the journals. Without `fast_paths`
+    the plain functions run: slower, with the same results. Entries of the log that are older than
+    `keep` are deleted; None keeps all.
     """
 
     slots: int = 50
@@ -77,7 +77,7 @@ class Service:
     """One fleet in one data directory. Not thread-safe: one thread calls it.
 
     After an Exception the service is still usable. StoreError: the write failed, and the input is
-    not accepted. `doubts` are the journals of which opening found that they may lack orders.
+    not accepted. `doubts` are the journals that may lack orders, as found at opening.
     """
 
     def __init__(
@@ -197,9 +197,9 @@ class Service:
     def set_policy(self, text: str, now: datetime, by: str) -> bool:
         """Put a policy in force and return True; return False if it is in force already.
 
-        `by` is recorded as its author. Each Mac that the change can affect is decided for. Raises
-        PolicyError for an invalid policy, StoreError if the write fails or a policy with a later
-        time stays in force.
+        `by` is recorded as its author. The Macs that the change can affect are decided again.
+        Raises PolicyError for an invalid policy, StoreError if the write fails or a policy with a
+        later time stays in force.
         """
         digest = policy_digest(text)
         if self.reconciler.policy_digest == digest:
@@ -220,7 +220,7 @@ class Service:
 
         `by` is the approver's name, `key` the approver's own key; the approval expires `lasts`
         after `now`. An approval that admission rejects, such as one by a key that is not trusted,
-        becomes a dead letter; the id is returned all the same. Raises ValueError if no erasing job
+        becomes a dead letter; the id is returned also then. Raises ValueError if no erasing job
         of the Mac waits for approval, AssertionError without a policy, StoreError if the write
         fails.
         """

@@ -228,20 +228,20 @@ class ServiceThread:
             raise
         return service, macs
 
-    def _fail_waiting(self, what: str, error: Exception) -> None:
-        """Set `ready` to False, log the error, and refuse all waiting requests.
+    def _fail_waiting(self, message: str, error: Exception) -> None:
+        """Refuse inputs from now on, log the error, and fail all waiting requests.
 
-        The futures of the requests get UnavailableError with the text `what`.
+        The futures of the requests get UnavailableError with the text `message`.
         """
-        self._set_closed(f"{what}: {error}")
-        self._log.error(what, exc_info=error, **{key.DETAIL: str(error)})
+        self._set_closed(f"{message}: {error}")
+        self._log.error(message, exc_info=error, **{key.DETAIL: str(error)})
         while True:
             try:
                 waiting = self._queue.get_nowait()
             except queue.Empty:
                 return
             if waiting is not None and waiting.future.set_running_or_notify_cancel():
-                waiting.future.set_exception(UnavailableError(what))
+                waiting.future.set_exception(UnavailableError(message))
 
     def _set_closed(self, reason: str | None) -> None:
         self._closed_reason = reason

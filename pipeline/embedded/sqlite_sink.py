@@ -70,17 +70,17 @@ class SqliteSink:
 
         Raises NotDurableError, or the exception of the request.
         """
-        with _obstacles():
+        with _sink_errors():
             return await asyncio.wrap_future(self.service_thread.submit(request))
 
     async def ask(self, request: ReadRequest) -> Any:
         """Return the result of a read request; raises NotDurableError, or its exception."""
-        with _obstacles():
+        with _sink_errors():
             return await asyncio.wrap_future(self.service_thread.ask(request))
 
 
 @contextmanager
-def _obstacles() -> Iterator[None]:
+def _sink_errors() -> Iterator[None]:
     """Raise NotDurableError in place of the errors of a service thread."""
     try:
         yield

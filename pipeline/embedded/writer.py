@@ -1,4 +1,4 @@
-"""Inputs and due work to durable changes: one transaction for all that one call changed."""
+"""Makes inputs and due work durable: one transaction for all that one call changed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -85,7 +85,7 @@ class Writer:
         of dead letters to mark as replayed.
         """
         with self._reload_on_failure(now):
-            new, duplicates = self._without_repeated(events)
+            new, duplicates = self._split_duplicates(events)
             changes = self.reconciler.apply(new, now)
             self.reconciler.decide_marked(now, self._slice_size, changes)
             with self._store.transaction("accept"):
@@ -141,23 +141,23 @@ class Writer:
             self.reconciler.queue.start_sweep(now)
             raise
 
-    def _without_repeated(self, events: Sequence[Event]) -> tuple[list[Input], list[Event]]:
+    def _split_duplicates(self, events: Sequence[Event]) -> tuple[list[Input], list[Event]]:
         """Return the events that are new, as inputs, and those that the log or the batch has.
 
         An event that admission rejects counts as new: each arrival of it is a dead letter.
         """
         new: list[Input] = []
-        repeated: list[Event] = []
+        duplicates: list[Event] = []
         seen: set[tuple[str, str]] = set()
         for event in events:
             name = (event.source, event.id)
             known = name in seen or self._store.has_event(*name)
             if known and self.reconciler.reject_reason(event) is None:
-                repeated.append(event)
+                duplicates.append(event)
             else:
                 new.append(Input(event, encode(event, fast_paths=self._fast_paths)))
                 seen.add(name)
-        return new, repeated
+        return new, duplicates
 
     def _save(
         self,
@@ -185,9 +185,14 @@ class Writer:
             tuple(duplicates),
         )
 
-    def _report(self, done: Committed) -> None:
-        if done.events or done.dead_letters or done.decisions or done.duplicates:
-            self._on_commit(done)
+    def _report(self, committed: Committed) -> None:
+        if (
+            committed.events
+            or committed.dead_letters
+            or committed.decisions
+            or committed.duplicates
+        ):
+            self._on_commit(committed)
 
 
 def _dead_letter(rejection: Rejection, now: datetime) -> DeadLetter:

@@ -2,7 +2,7 @@
 
 Both forms of Drydock serve it, each with its own sink. A form may add routes of its own.
 
-A webhook's sender does not try again (NanoMDM: one request, any answer but exactly 200 is lost),
+The sender of a webhook does not retry (NanoMDM: a payload with another response than 200 is lost),
 so the unusable parts of its payload become durable too, as dead letters, and the response is 200.
 A producer of events can correct them: an invalid one gives 400, and no event of its batch is
 accepted.
@@ -45,7 +45,7 @@ from schemas.dead_letters import DeadLetterCode, Problem, make_dead_letter
 
 # Longer than any fsync. After a timeout the input may still become durable; folds ignore repeats.
 _DURABLE_TIMEOUT_S: Final = 30.0
-# Larger bodies are translated beside the event loop, lest others wait for them.
+# Larger bodies are translated in a thread, so that other requests do not wait for them.
 _SMALL_BYTES: Final = 64 * 1024
 _STATUS_AND_RETRY_AFTER_S: Final = {
     Obstacle.BUSY: (429, BUSY_RETRY_AFTER_S),
@@ -91,10 +91,12 @@ class HttpApp:
         self.endpoint = Endpoint(self.metrics, self.log)
         self.bodies = BodyReader(self.settings.max_waiting_bytes)
 
-    def starlette(self, *, with_metrics: bool = True, more: Iterable[Route] = ()) -> Starlette:
+    def starlette(
+        self, *, with_metrics: bool = True, extra_routes: Iterable[Route] = ()
+    ) -> Starlette:
         """Return the ASGI application for senders.
 
-        `with_metrics` adds /metrics; `more` are routes of `endpoint` that one form alone has.
+        `with_metrics` adds /metrics; `extra_routes` are routes of `endpoint` for one form alone.
         """
         route = self.endpoint.route
         routes = [
@@ -102,7 +104,7 @@ class HttpApp:
             route("/v1/events", self.events, "POST"),
             route("/openapi.json", self.openapi, "GET"),
             *self._operations_routes(with_metrics=with_metrics),
-            *more,
+            *extra_routes,
         ]
         if self.feeds is not None:
             routes.append(route("/v1/feeds/{source}", self.feed, "POST"))
@@ -183,18 +185,18 @@ class HttpApp:
         return JSONResponse(openapi_document(with_feeds=self.feeds is not None))
 
     async def await_sink(
-        self, pending: Awaitable[T], *, late: str = "not durable in time; retry"
+        self, pending: Awaitable[T], *, timeout_detail: str = "not durable in time; retry"
     ) -> T:
         """Return the result of a call of a sink.
 
-        Raises HttpError: 429 or 503 if the sink raises NotDurableError, 503 with the text `late`
-        after `durable_timeout_s`.
+        Raises HttpError: 429 or 503 if the sink raises NotDurableError, 503 with the text
+        `timeout_detail` after `durable_timeout_s`.
         """
         try:
             async with asyncio.timeout(self.durable_timeout_s):
                 return await pending
         except TimeoutError:
-            raise HttpError(503, late, retry_after_s=BUSY_RETRY_AFTER_S) from None
+            raise HttpError(503, timeout_detail, retry_after_s=BUSY_RETRY_AFTER_S) from None
         except NotDurableError as error:
             status, retry_after_s = _STATUS_AND_RETRY_AFTER_S[error.obstacle]
             raise HttpError(status, str(error), retry_after_s=retry_after_s) from None

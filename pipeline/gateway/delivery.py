@@ -6,10 +6,10 @@
 | direct  | Kafka                  | a record fails, is not accepted in `ack_wait_s`, or | spooled |
 |         |                        | is not acknowledged in `ack_wait_s`                 |         |
 
-Delivery begins in the spooled phase. From direct to spooled, what is in flight goes into the spool
-first, and is waited for, not sent again. From spooled to direct, new records wait for at most
-0.25 s: with a steady stream the spool would otherwise never be empty. `stop` ends each phase; then
-all that waits is acknowledged or goes into the spool.
+Delivery begins in the spooled phase. From direct to spooled, the records in flight go into the
+spool first; they are not sent again while the producer works. From spooled to direct, new records
+wait for at most 0.25 s: with a steady stream the spool would otherwise never be empty. `stop` ends
+each phase; then each record that waits is acknowledged or goes into the spool.
 
 In the spooled phase, by the disk:
 
@@ -21,7 +21,7 @@ In the spooled phase, by the disk:
 
 Invariants: one task sends, so the records of one key keep the order of `put`. `put` returns only
 when Kafka or the spool has its records. A failed producer, or a crash between an acknowledgement
-and the deletion from the spool, can double a record; it has the same event id then. Records that
+and the deletion from the spool, can send a record twice; both have the same event id. Records that
 pass an unreadable spool overtake those in it.
 """
 
@@ -58,9 +58,9 @@ from schemas import logkeys as key
 _MAX_APPEND_RECORDS: Final = 500
 # Longest pause of the intake while the last records of the spool are sent.
 _DRAIN_TIMEOUT_S: Final = 0.25
-# A spool with less is as good as full.
+# A spool with less room counts as full.
 _MIN_FREE_BYTES: Final = 256 * 1024
-# Records that wait in memory for Kafka, because the spool refuses them, are looked at so often.
+# Delay before the spool is tried again for records that it refuses and that wait in memory.
 _PAST_SPOOL_WAIT_S: Final = 0.1
 
 
@@ -90,8 +90,8 @@ class DeliveryLimits:
     max_in_flight: int = 2000  # records sent and not yet acknowledged, in each phase
     max_queued: int = 20_000  # records that wait to be sent; `put` refuses more
     retry: RetryPolicy = BROKER  # of a connection, of the disk, and after a bug
-    # What comes within it goes to a broker in one request. A request for each record costs a broker
-    # three times as much; the producer's own linger is by partition, and as good as none.
+    # Records that arrive within it go to a broker in one request. A request for each record costs a
+    # broker three times as much. The producer's own linger is by partition: it has little effect.
     linger_s: float = 0.01
     # After a timeout, time in the spooled phase, unless a record is acknowledged sooner. After it
     # without an acknowledgement, Kafka counts as away.
@@ -173,7 +173,7 @@ class StoreAndForwardProducer:
 
         Raises BackpressureError (too many records wait, or delivery stops or restarts),
         SpoolFullError (Kafka is away and the spool is full), or SpoolError (the disk fails). Some
-        records may be durable all the same, so a retry must use the same event ids.
+        records may be durable, so a retry must use the same event ids.
         """
         if not records:
             return
@@ -229,7 +229,7 @@ class StoreAndForwardProducer:
         """
         self._wakeup.stop()
 
-    # --- straight to Kafka ---
+    # --- directly to Kafka ---
 
     async def _deliver_directly(self) -> None:
         """Send queued records to Kafka, until one fails or a stop.
@@ -240,7 +240,7 @@ class StoreAndForwardProducer:
         """
         if self._wakeup.is_stopping:
             return
-        self._set_mode(spooling=False)
+        self._set_phase(spooling=False)
         until = time.monotonic() + self._limits.reread_s if self._spool.depth else math.inf
         while not self._wakeup.is_stopping:
             while self._in_flight and self._in_flight[0].is_acknowledged:
@@ -286,7 +286,7 @@ class StoreAndForwardProducer:
         First the records in flight without an acknowledgement are spooled, then all records that
         arrive.
         """
-        self._set_mode(spooling=True)
+        self._set_phase(spooling=True)
         self._drain.restart()
         unacknowledged = [pending for pending in self._in_flight if not pending.is_acknowledged]
         self._in_flight.clear()
@@ -439,7 +439,7 @@ class StoreAndForwardProducer:
                     return False
                 await self._wakeup.wait(left_s)
 
-    # --- both ---
+    # --- both phases ---
 
     async def _retry_disk(self) -> None:
         """Write to the spool again while its disk refuses, until cancelled.
@@ -465,10 +465,10 @@ class StoreAndForwardProducer:
             except Exception as error:  # noqa: BLE001 - the task's top: goes on
                 self._log.error("unhandled exception", exc_info=error)
 
-    def _set_mode(self, *, spooling: bool) -> None:
+    def _set_phase(self, *, spooling: bool) -> None:
         if spooling is not self.spooling:
-            mode = "spooled" if spooling else "direct"
-            self._log.info("delivery mode changed", **{key.OUTCOME: mode})
+            phase = "spooled" if spooling else "direct"
+            self._log.info("delivery mode changed", **{key.OUTCOME: phase})
         self.spooling = spooling
         self._metrics.set_spooling(spooling=spooling)
 

@@ -39,8 +39,8 @@ class EventSink(Protocol):
         """Return once all are durable; count and log the dead letters.
 
         Raises OversizeError if an event is larger than a topic accepts: nothing is stored then.
-        Raises NotDurableError otherwise. Then, and after a cancellation, a part may be durable all
-        the same, so a repeat must have the same event ids.
+        Raises NotDurableError otherwise. Then, and after a cancellation, a part may be durable, so
+        a repeat must have the same event ids.
         """
 
 

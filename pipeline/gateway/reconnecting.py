@@ -6,9 +6,9 @@
 | connected | accepts records; retries a batch until Kafka has it     | failed: `failure` is set  |
 | failed    | a record has an error, or the caller has set `failure`  | absent: `close`           |
 
-A connected producer is kept however long Kafka is away: an idempotent one sends its batches in
-order, and none twice. After a failure that is not certain, so the caller waits for the outcome of
-all that the producer has in flight before it closes it.
+A connected producer is kept for the whole time that Kafka is away: an idempotent one sends its
+batches in order, and none twice. A failed one may break the order, so the caller waits for the
+outcome of all its records in flight before it closes it.
 """
 
 import asyncio
@@ -62,8 +62,9 @@ class ReconnectingProducer:
         return self._producer is not None and self.failure is None
 
     def is_away(self, silence_s: float) -> bool:
-        """Return True if the last attempt to connect failed, or if Kafka has not acknowledged since
-        a timeout that is at most `silence_s` seconds old.
+        """Return True if the last attempt to connect failed, or after a recent timeout.
+
+        A timeout is recent for `silence_s` seconds, until Kafka acknowledges a record.
         """
         if self._producer is None:
             return not self._is_first_attempt

@@ -6,8 +6,8 @@ between Kafka's acknowledgement and the deletion, a record is sent twice, with t
 One process at a time has the spool open; it holds a file lock.
 
 To delete a record, SQLite needs space. So `append` leaves a reserve of the volume free, and a
-deletion that fails all the same is kept in memory: such a record is no longer read, and it is
-deleted with the next deletion that succeeds. If nothing else is left, the file is made anew.
+deletion that still fails is kept in memory: such a record is no longer read, and it is deleted
+with the next deletion that succeeds. If nothing else is left, the file is created again.
 
 The spool has the only copy of its records. If the file is damaged, at open or later, the rows with
 right checksums are copied to a new file (`salvage`), and the damaged one is renamed. A record whose

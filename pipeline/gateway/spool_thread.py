@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class SpoolThread:
-    """Runs calls of `spool` beside the event loop, in their order."""
+    """Runs calls of `spool` in one thread, in their order."""
 
     def __init__(self, spool: Spool) -> None:
         self.spool = spool

@@ -247,7 +247,7 @@ async def sqlite_app(
     )
     thread.start()
     try:
-        async with _client(app.starlette(more=OperatorApi(app, sink).routes())) as client:
+        async with _client(app.starlette(extra_routes=OperatorApi(app, sink).routes())) as client:
             yield SqliteApp(app, client, registry, captured, folder, thread)
     finally:
         await asyncio.to_thread(thread.stop)
