@@ -48,7 +48,7 @@ test-unit: ## run the unit tests that are not slow (under a minute)
 	@tools/environment dev
 	@$(BIN)/python -m pytest tests/unit -n 2 -m "not slow" $(PYTEST_ARGS)
 
-faults: ## run each injected fault on real files and real servers
+faults: ## damage disks, files and topics, and check that the programs recover (tests/faults)
 	@tools/environment dev
 	@tools/servers kafka
 	@DRYDOCK_FAULTS=all $(BIN)/python -m pytest tests/faults -n 2 $(PYTEST_ARGS)
@@ -92,11 +92,6 @@ chaos-short: ## run chaos on a small fleet (3 minutes)
 	@tools/environment dev
 	@tools/servers kafka
 	@$(BIN)/python -W ignore -m tests.chaos --short $(CHAOS_ARGS)
-
-faults: ## damage disks, files and topics, and check that the programs recover (tests/faults)
-	@tools/environment dev
-	@tools/servers kafka
-	@$(BIN)/python -m pytest tests/faults -n 2 $(PYTEST_ARGS)
 
 mutate: ## change the core at random places and count the failing tests (MUTATE_ARGS="--seed 7")
 	@tools/environment dev
