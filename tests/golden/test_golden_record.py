@@ -69,6 +69,7 @@ def test_recorded_payloads_are_signed_by_the_test_key(case: str) -> None:
         assert verified_job_id(envelope) == job_id
 
 
+@pytest.mark.timeout(600)  # reads the whole tree: 15 s alone, minutes on a loaded machine
 def test_map_of_renames_agrees_with_the_record_and_the_tree() -> None:
     lines = renames.read()
     recorded = (
