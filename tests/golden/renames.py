@@ -11,7 +11,7 @@ It is `renames.tsv` beside this file, one rename a line, three columns separated
 - A path has the recorded keys, joined by dots; lists do not count. `field` and `value` are applied
   to the recorded decision records, before these are compared.
 - `name` is an index for readers of reviews of db5d263, such as
-  `pipeline/decide/engine.py:Engine.heed`. A qualname is a function, a class, a constant, or a
+  `pipeline/decide/engine.py:Engine.sweep`. A qualname is a function, a class, a constant, or a
   class's method or attribute. `-` as new means that the code is gone.
 - Issued jobs, signed payloads, job ids and event types have no renames, nor have the fields of a
   decision, which `drydock decide --json` prints. Fields under `inputs` may have renames.
