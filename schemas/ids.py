@@ -24,7 +24,8 @@ SerialField = Annotated[
         strip_whitespace=True, to_upper=True, min_length=1, max_length=64, pattern=r"^[!-~]+$"
     ),
 ]
-SiteField = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+SITE_PATTERN: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+SiteField = Annotated[str, StringConstraints(pattern=SITE_PATTERN)]
 
 # Placeholders that firmware and hypervisors report instead of a serial number.
 _NO_SERIAL: Final = frozenset(

@@ -19,9 +19,6 @@ app = typer.Typer(help="Validate a policy, and put it in force.", no_args_is_hel
 
 PolicyFile = Annotated[Path, typer.Argument(help="The policy, a YAML file; - is stdin.")]
 
-# A policy has at most 1 MiB of characters, each of at most four bytes.
-_MAX_BYTES = 4 * 1024 * 1024
-
 
 @app.callback()
 def _root() -> None:
@@ -95,8 +92,12 @@ def _validated(file: Path, *, as_json: bool) -> "tuple[str, PolicyDocument, int]
 
     from pipeline.policy.file import PolicyError, read_document
     from pipeline.policy.lint import lint
+    from runtime.yaml_file import UnreadableFileError, read_yaml_text
 
-    text = _read(file)
+    try:
+        text = read_yaml_text(file)
+    except UnreadableFileError as error:
+        fail(str(error))
     try:
         document = read_document(text)
     except PolicyError as error:
@@ -108,27 +109,6 @@ def _validated(file: Path, *, as_json: bool) -> "tuple[str, PolicyDocument, int]
     for problem in warnings:
         _report(file, problem, "warning", as_json=as_json)
     return text, document, len(warnings)
-
-
-def _read(file: Path) -> str:
-    """Return the text of the file or of stdin. Exit 2 if it is unreadable or too large."""
-    import sys
-
-    try:
-        if str(file) == "-":
-            raw = sys.stdin.buffer.read(_MAX_BYTES + 1)
-        else:
-            with file.open("rb") as stream:
-                raw = stream.read(_MAX_BYTES + 1)
-    except OSError as error:
-        fail(f"cannot read {file}: {error.strerror or error}")
-    if len(raw) > _MAX_BYTES:
-        fail(f"{file} is larger than a policy may be: 1 MiB of text")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        fail(f"{file} is not UTF-8 text: line {line}, byte {error.start}")
 
 
 def _report(file: Path, problem: "Problem", level: str, *, as_json: bool) -> None:

@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import Final
 
 from pipeline.policy.file import PolicyDocument
-from pipeline.policy.located_yaml import Path, Problem, path_text
 from pipeline.policy.model import SEVERITY_ORDER, Match, Methods, Policy, Window
 from pipeline.state.hardware_table import NEWEST_MAJOR
+from runtime.located_yaml import Path, Problem, path_text
 from schemas.ids import clean_text
 
 # An upgrade takes most of an hour, even from a content cache.

@@ -5,16 +5,14 @@
 
 import re
 from datetime import UTC, date, datetime, timedelta
-from difflib import get_close_matches
 from fnmatch import translate
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -24,10 +22,12 @@ from pydantic import (
     field_validator,
 )
 
+from runtime.yaml_model import StrictModel
 from schemas.decisions import Severity
 from schemas.ids import SiteField
 from schemas.jobs import Action, Method
 from schemas.macos import BuildField, OSVersionField
+from schemas.time_zones import TimeZoneName
 
 _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(m|h|d|w)", re.ASCII)
 # macOS 16 to 25 never existed.
@@ -58,23 +58,6 @@ def _duration_text(value: timedelta) -> str:
     """Return the length as text in minutes, which `_duration` reads: `90m`."""
     minutes = f"{value / timedelta(minutes=1):.9f}".rstrip("0").rstrip(".")
     return f"{minutes}m"
-
-
-@cache
-def _time_zones() -> frozenset[str]:
-    return frozenset(available_timezones())
-
-
-def _time_zone(value: str) -> str:
-    """Return the name of a time zone unchanged. Raises ValueError for an unknown one."""
-    if value in _time_zones():
-        return value
-    by_lower = {name.lower(): name for name in sorted(_time_zones())}
-    wanted = value.lower().replace(" ", "_")
-    city = next((name for low, name in by_lower.items() if low.endswith(f"/{wanted}")), None)
-    near = [by_lower[low] for low in get_close_matches(wanted, by_lower, n=1)]
-    hint = f"did you mean {city or near[0]}?" if city or near else "use a name such as Asia/Tokyo"
-    raise ValueError(f"unknown time zone {value!r}; {hint}")
 
 
 def _line(value: str) -> str:
@@ -117,18 +100,8 @@ Duration = Annotated[
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_plain)]
 # Text that people read in a decision or on a terminal.
 PlainText = Annotated[str, AfterValidator(_plain)]
-TimeZoneName = Annotated[str, AfterValidator(_time_zone)]
 Line = Annotated[str, AfterValidator(_line)]
 ServerName = Annotated[str, AfterValidator(_server)]
-
-
-class Strict(BaseModel):
-    """Base of every part of a policy: frozen, and an unknown key is an error.
-
-    A misspelled key must not fall back to its default.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 SEVERITY_ORDER: Final = (
@@ -142,10 +115,11 @@ SEVERITY_ORDER: Final = (
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: Final[tuple[Day, ...]] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-ClockTime = Annotated[str, StringConstraints(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+CLOCK_PATTERN: Final = r"^([01]\d|2[0-3]):[0-5]\d$"
+ClockTime = Annotated[str, StringConstraints(pattern=CLOCK_PATTERN)]
 
 
-class Window(Strict):
+class Window(StrictModel):
     """A maintenance window in the site's local time; it may end on the next day.
 
     `days` are the days on which it starts. `from` equal to `to` is 24 hours.
@@ -158,7 +132,7 @@ class Window(Strict):
     end: Annotated[ClockTime, Field(alias="to")]
 
 
-class Match(Strict):
+class Match(StrictModel):
     """A set of Macs: those of which one field matches a glob of its list, in any case.
 
     A set without globs is empty.
@@ -190,7 +164,7 @@ class Match(Strict):
         )
 
 
-class Site(Strict):
+class Site(StrictModel):
     """One site: time zone, uplink, maintenance windows, limit of open jobs, and its Macs.
 
     `uplink_mbps` is in megabits per second. `cache`: the site has a content cache, so an installer
@@ -212,7 +186,7 @@ class Site(Strict):
         return ZoneInfo(self.time_zone)
 
 
-class BySeverity(Strict):
+class BySeverity(StrictModel):
     """One duration for each severity."""
 
     exploited: Duration
@@ -256,7 +230,7 @@ class Deferrals(BySeverity):
     routine: Duration = timedelta(days=7)
 
 
-class Methods(Strict):
+class Methods(StrictModel):
     """The allowed methods for each action, in order of preference; others are never used."""
 
     update: tuple[Literal["ddm", "mdm_command", "softwareupdate"], ...] = (
@@ -278,7 +252,7 @@ class Methods(Strict):
         return tuple(Method(name) for name in names)
 
 
-class Upgrades(Strict):
+class Upgrades(StrictModel):
     """Rules for upgrades to another line.
 
     `supported_lines`: `auto` is the newest line that has a release and the two before it. `to`:
@@ -292,7 +266,7 @@ class Upgrades(Strict):
     to: Line | None = None
 
 
-class Mdm(Strict):
+class Mdm(StrictModel):
     """Conditions of a healthy enrollment.
 
     `server`: the expected MDM server. `silent_after`: MDM is silent if its last contact is more
@@ -306,7 +280,7 @@ class Mdm(Strict):
     identity_renew_before: Duration = timedelta(days=21)
 
 
-class Thresholds(Strict):
+class Thresholds(StrictModel):
     """Limits that the rules compare with: disk in GB (10^9 bytes), battery in percent.
 
     The defaults for disk and battery are those of github.com/Macjutsu/super: 15 GB for an update,
@@ -331,7 +305,7 @@ class Thresholds(Strict):
     reenroll_expires_after: Duration = timedelta(days=2)
 
 
-class FollowUp(Strict):
+class FollowUp(StrictModel):
     """Points that must be confirmed after a reinstall or a reimage before the Mac is done.
 
     `activations`: the names of per-device activations that a report must confirm. `compliant`: a
@@ -342,7 +316,7 @@ class FollowUp(Strict):
     compliant: bool = True
 
 
-class Image(Strict):
+class Image(StrictModel):
     """An image from which `asr` may restore a returned loan unit of these models."""
 
     name: PlainText
@@ -352,7 +326,7 @@ class Image(Strict):
     firmware: PlainText
 
 
-class Firmware(Strict):
+class Firmware(StrictModel):
     """The firmware that Apple's installer of a macOS version puts on some models.
 
     A Mac that runs the version with other firmware was updated only in part, or by other means.
@@ -363,7 +337,7 @@ class Firmware(Strict):
     firmware: PlainText
 
 
-class Exemption(Strict):
+class Exemption(StrictModel):
     """Macs that get no jobs for these actions (empty: all) before the date `until` (UTC).
 
     Without `until` the exemption has no end. `why` is shown in decisions.
@@ -384,7 +358,7 @@ class Exemption(Strict):
         return not self.actions or action in self.actions
 
 
-class Policy(Strict):
+class Policy(StrictModel):
     """All settings of the operators; each default is the cautious choice."""
 
     version: Literal[1] = 1

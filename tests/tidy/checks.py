@@ -23,7 +23,12 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     "runtime": ("schemas",),
     "pipeline": ("schemas", "runtime"),
     "pipeline.state": ("schemas",),
-    "pipeline.policy": ("schemas", "pipeline.state.hardware_table"),
+    "pipeline.policy": (
+        "schemas",
+        "runtime.located_yaml",
+        "runtime.yaml_model",
+        "pipeline.state.hardware_table",
+    ),
     "pipeline.decide": ("schemas", "pipeline.state", "pipeline.policy"),
     "pipeline.reconcile": ("schemas", "pipeline.state", "pipeline.policy", "pipeline.decide"),
     "pipeline.ingest": ("schemas",),
@@ -98,6 +103,8 @@ SCHEMAS_LIBRARIES: Final = frozenset({"cryptography", "msgspec", "pydantic", "py
 
 PURE: Final = (
     "schemas",
+    "runtime.located_yaml",
+    "runtime.yaml_model",
     "pipeline.state",
     "pipeline.policy",
     "pipeline.decide",

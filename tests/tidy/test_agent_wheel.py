@@ -6,6 +6,7 @@ are skipped; with CI=true they fail.
 
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -117,7 +118,9 @@ def test_packages_of_a_site_import_only_libraries_of_its_lock() -> None:
     assert {
         library: imported[library]
         for library in others
-        if locked.isdisjoint(name.lower().replace("_", "-") for name in owners.get(library, ()))
+        if locked.isdisjoint(
+            re.sub(r"[-_.]+", "-", name).lower() for name in owners.get(library, ())
+        )
     } == {}
 
 

@@ -84,7 +84,7 @@ def test_dash_reads_stdin() -> None:
     ("content", "message"),
     [
         pytest.param(b"sites:\n  a: \xff\n", "is not UTF-8 text: line 2", id="not-utf-8"),
-        pytest.param(b" " * (4 * 1024 * 1024 + 1), "larger than a policy may be", id="too-large"),
+        pytest.param(b" " * (4 * 1024 * 1024 + 1), "is larger than 1 MiB", id="too-large"),
     ],
 )
 def test_unreadable_file_exits_2(tmp_path: Path, content: bytes, message: str) -> None:

@@ -148,7 +148,7 @@ def _boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
-# Dates and times stay text; the policy's fields define their meaning.
+# Dates and times stay text; the fields of a model define their meaning.
 _SCALARS: Final[dict[str, Callable[[str], Any]]] = {
     "null": lambda _: None,
     "bool": _boolean,

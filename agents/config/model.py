@@ -1,0 +1,234 @@
+"""Configuration of sites: methods, MDM servers, logins by reference, permitted erasures, limits.
+
+`agents.config.file` reads it from YAML and adds line numbers to the errors. A site without an entry
+is in dry run.
+"""
+
+from collections import Counter
+from ipaddress import ip_address
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from runtime.yaml_model import StrictModel
+from schemas.ids import SerialField, SiteField, TextField, is_real_serial
+from schemas.jobs import MDM_METHODS, Method
+from schemas.time_zones import TimeZoneName
+
+_SECRET_FORM: Final = (
+    "must be env:NAME or file:/absolute/path; the secret itself never belongs in this file"
+)
+# The permission for every Mac would be no lock.
+_GLOB_CHARACTERS: Final = frozenset("*?[]")
+
+
+def _url(value: str) -> str:
+    """Return the URL of a server without a final slash.
+
+    Raises ValueError unless it is http or https with a host, and has no login, query or fragment.
+    """
+    try:
+        parts = urlsplit(value)
+        is_plain = parts.hostname and parts.port != 0 and value.isascii() and value.isprintable()
+    except ValueError:
+        is_plain = None
+    if not is_plain or parts.scheme not in {"http", "https"} or " " in value:
+        raise ValueError("must be a URL: https://mdm.example.org")
+    if "@" in parts.netloc:
+        raise ValueError("has a login; remove it, and name the login's file or variable in `login`")
+    if "?" in value or "#" in value:
+        raise ValueError("must have no query and no fragment: https://mdm.example.org")
+    return value.rstrip("/")
+
+
+def _absolute(value: str) -> str:
+    """Return the path unchanged. Raises ValueError unless it is absolute."""
+    if not PurePosixPath(value).is_absolute() or "\0" in value:
+        raise ValueError("must be an absolute path: /etc/drydock/mdm-ca.pem")
+    return value
+
+
+def _real_serial(value: str) -> str:
+    """Return the serial number unchanged.
+
+    Raises ValueError for a pattern, and for a placeholder that many Macs report.
+    """
+    if not _GLOB_CHARACTERS.isdisjoint(value):
+        raise ValueError("must be one serial number; patterns are not allowed here")
+    if not is_real_serial(value):
+        raise ValueError("is a placeholder for a missing serial number")
+    return value
+
+
+def _only_text(value: object) -> object:
+    """Return a text unchanged; other values raise ValueError.
+
+    YAML reads `012345678901` without quotes as a number, which has lost its zero.
+    """
+    if not isinstance(value, str):
+        raise ValueError("must be a string")
+    return value
+
+
+Url = Annotated[str, AfterValidator(_url)]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+RealSerial = Annotated[SerialField, BeforeValidator(_only_text), AfterValidator(_real_serial)]
+
+
+def is_loopback(url: str) -> bool:
+    """Return True if the host of a URL is this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class SecretRef(StrictModel):
+    """The place of a secret: an environment variable, or a file with an absolute path.
+
+    In the file it is one text, `env:NANOMDM_API_KEY` or `file:/etc/drydock/nanomdm.key`. The secret
+    itself is never in the file, in an error, or in this model.
+    """
+
+    source: Literal["env", "file"]
+    name: TextField
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """Return the fields of a reference, which `_check` reads; ValueError for other text.
+
+        The value is not in the message: a literal secret must not reach a log or a terminal.
+        """
+        if isinstance(value, dict) and value.keys() == cls.model_fields.keys():
+            return value
+        if isinstance(value, str) and value.startswith(("env:", "file:")):
+            source, _, name = value.partition(":")
+            return {"source": source, "name": name}
+        raise ValueError(_SECRET_FORM)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """Return the reference; ValueError unless it is a variable's name or an absolute path."""
+        name = self.name
+        is_variable = name.isascii() and name.isidentifier()
+        if is_variable if self.source == "env" else PurePosixPath(name).is_absolute():
+            return self
+        raise ValueError(_SECRET_FORM)
+
+    @model_serializer
+    def _text(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        """Return the text of the file: `env:NANOMDM_API_KEY`."""
+        return f"{self.source}:{self.name}"
+
+
+class KmfddmConfig(StrictModel):
+    """KMFDDM, the server of declarations beside NanoMDM. `login` is its API key."""
+
+    url: Url
+    login: SecretRef
+
+
+class MdmServerConfig(StrictModel):
+    """One MDM server. `login` is its API key.
+
+    `ddm`: the server of declarations, without which the method `ddm` cannot be used.
+    `max_requests_per_s` limits the requests to both. `max_open_commands` limits the commands that
+    Drydock keeps in the server's queues, over all Macs of the site. `timeout_s`, in seconds, is for
+    one request. `ca_file`: certificates (PEM) that are trusted instead of the system's.
+    """
+
+    name: SiteField
+    kind: Literal["nanomdm"]
+    url: Url
+    login: SecretRef
+    ddm: KmfddmConfig | None = None
+    max_requests_per_s: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 10.0
+    max_open_commands: Annotated[int, Field(ge=1, le=100_000)] = 500
+    timeout_s: Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)] = 5.0
+    ca_file: AbsolutePath | None = None
+
+
+class SiteLimits(StrictModel):
+    """Limits of a site's agents.
+
+    `slots`: Macs with an order at once, over all agents of the site. The others are the least free
+    disk in GB (10^9 bytes) and the least battery in percent that an order needs; they repeat the
+    thresholds of the policy, because a Mac changes after its report.
+    """
+
+    slots: Annotated[int, Field(ge=1, le=10_000)] = 50
+    disk_update_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 15.0
+    disk_upgrade_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 44.0
+    battery_apple_silicon: Annotated[float, Field(ge=0, le=100)] = 20.0
+    battery_intel: Annotated[float, Field(ge=0, le=100)] = 50.0
+
+
+class SiteConfig(StrictModel):
+    """One live site.
+
+    `time_zone` is the site's, for Macs whose own zone is unknown. `mdm_servers` are the servers of
+    its Macs. `methods` are the only ones that its agents use; each needs its server.
+    `allow_destructive`: the serial numbers of the Macs that a job may erase or reinstall.
+    """
+
+    time_zone: TimeZoneName
+    mdm_servers: tuple[MdmServerConfig, ...] = ()
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)]
+    allow_destructive: frozenset[RealSerial] = frozenset()
+    limits: SiteLimits = SiteLimits()
+
+    @field_validator("mdm_servers")
+    @classmethod
+    def _names_are_unique(cls, value: tuple[MdmServerConfig, ...]) -> tuple[MdmServerConfig, ...]:
+        """Return the servers unchanged. Raises ValueError if two have one name."""
+        repeated = _repeated(server.name for server in value)
+        if repeated:
+            raise ValueError(f"two servers are called {repeated}")
+        return value
+
+    @field_validator("methods")
+    @classmethod
+    def _servers_exist(cls, value: tuple[Method, ...], info: ValidationInfo) -> tuple[Method, ...]:
+        """Return the methods unchanged.
+
+        Raises ValueError for a repeated method, and for one whose server is not configured. The
+        servers are not checked if they have errors themselves.
+        """
+        if repeated := _repeated(value):
+            raise ValueError(f"{repeated} is listed twice")
+        servers: tuple[MdmServerConfig, ...] | None = info.data.get("mdm_servers")
+        if servers is None:
+            return value
+        needy = [method for method in value if method in MDM_METHODS]
+        if needy and not servers:
+            raise ValueError(f"{needy[0]} needs an entry in `mdm_servers`")
+        if Method.DDM in value and not any(server.ddm for server in servers):
+            raise ValueError("ddm needs a server with `ddm` in `mdm_servers`")
+        return value
+
+
+class AgentConfig(StrictModel):
+    """The live sites by name. A site that is not here is in dry run."""
+
+    version: Literal[1] = 1
+    sites: Annotated[dict[SiteField, SiteConfig], Field(min_length=1)]
+
+
+def _repeated(values: Any) -> str | None:
+    """Return the first text that comes more than once, None if each comes once."""
+    return next((value for value, times in Counter(values).items() if times > 1), None)

@@ -1,0 +1,28 @@
+"""Names of time zones."""
+
+from difflib import get_close_matches
+from functools import cache
+from typing import Annotated
+from zoneinfo import available_timezones
+
+from pydantic import AfterValidator
+
+
+@cache
+def _time_zones() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
+def _time_zone(value: str) -> str:
+    """Return the name of a time zone unchanged. Raises ValueError for an unknown one."""
+    if value in _time_zones():
+        return value
+    by_lower = {name.lower(): name for name in sorted(_time_zones())}
+    wanted = value.lower().replace(" ", "_")
+    city = next((name for low, name in by_lower.items() if low.endswith(f"/{wanted}")), None)
+    near = [by_lower[low] for low in get_close_matches(wanted, by_lower, n=1)]
+    hint = f"did you mean {city or near[0]}?" if city or near else "use a name such as Asia/Tokyo"
+    raise ValueError(f"unknown time zone {value!r}; {hint}")
+
+
+TimeZoneName = Annotated[str, AfterValidator(_time_zone)]
