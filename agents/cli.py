@@ -79,7 +79,7 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
 
     Each job is verified, then its Mac is acted on once, then the results are published. The agent
     can be killed at any moment: another agent of the site, or the same one after a restart, looks
-    at each Mac and continues. Without --simulate it is a dry run: every job is refused and no Mac
+    at each Mac and continues. Without --simulate it is a dry run: every job is withheld and no Mac
     is touched; this version cannot act on real Macs. Exit 2 if it cannot start or continue.
     """
     from pydantic import TypeAdapter, ValidationError

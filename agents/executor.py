@@ -10,6 +10,7 @@ starts no job before the first `set_halts`.
 """
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -29,9 +30,11 @@ from agents.lifecycle import (
     Unreachable,
     Wait,
     apply_ack,
+    end_dry_run,
     next_step,
     result,
     supersede,
+    withhold,
 )
 from agents.mac import Mac, UnreachableError
 from agents.preflight import Limits
@@ -42,15 +45,22 @@ from schemas.jobs import Job, JobIssued, JobSuperseded
 from schemas.results import ErrorCode, JobResult, Outcome
 
 _MAX_DETAIL: Final = 200
+# Each one is a durable write: a tick stays short.
+_DRY_RUN_SLICE: Final = 100
 _MAX_JOB_LIFETIME: Final = timedelta(days=365)
 
 
 class Executor:
     """Runs the jobs of one site, or of one partition of it.
 
-    `mac_for` returns the Mac of a job, in the form that its method needs. At most `slots` jobs at
-    once are between their first order and their end, and at most one for each Mac. A method that
-    writes raises the error of the journal: sqlite3.Error, or LeaseLostError of a replicated one.
+    `mac_for` returns the Mac of a job, in the form that its method needs. Without it the site is in
+    dry run: no Mac is looked at or gets an order, and a job that would begin is withheld; the Mac
+    of a job that an earlier executor began counts as unreachable. With it, the jobs that were
+    withheld before end as superseded, so that the pipeline decides again for their Macs.
+
+    At most `slots` jobs at once are between their first order and their end, and at most one for
+    each Mac. A method that writes raises the error of the journal: sqlite3.Error, or LeaseLostError
+    of a replicated one.
     """
 
     def __init__(
@@ -58,7 +68,7 @@ class Executor:
         site: str,
         journal: Journal,
         keys: KeyRing,
-        mac_for: Callable[[Job], Mac],
+        mac_for: Callable[[Job], Mac] | None,
         slots: int = 50,
         limits: Limits | None = None,
     ) -> None:
@@ -79,6 +89,8 @@ class Executor:
         # The time at which each job is due. A heap entry with another time is stale.
         self._wakes: dict[str, datetime] = {}
         self._counter = count()
+        # Of an earlier dry run, oldest first.
+        self._withheld = deque(() if mac_for is None else journal.withheld())
         for entry in journal.live():
             self._track(entry)
             # Due at once: look at every Mac whose job was under way when the last process ended.
@@ -158,6 +170,9 @@ class Executor:
         others. When `should_yield` returns True, the remaining jobs stay due: a Mac can be slow to
         respond, and `now` must not become too old.
         """
+        for _ in range(min(len(self._withheld), _DRY_RUN_SLICE)):
+            ended = end_dry_run(self._withheld.popleft())
+            self._journal.save("end dry run", ended.entry, ended.results, now)
         due: list[str] = []
         while self._heap and self._heap[0][0] <= now:
             at, _, job_id = heapq.heappop(self._heap)
@@ -175,9 +190,10 @@ class Executor:
     def next_wake(self, now: datetime) -> datetime | None:
         """Return the time of the next useful `tick` if no job arrives; None without live jobs.
 
-        It is `now` if a job is due already, or if a blocked job may be able to start.
+        It is `now` if a job is due already, if a blocked job may be able to start, or if jobs of an
+        earlier dry run remain.
         """
-        if self._unblocked and self._blocked:
+        if self._withheld or (self._unblocked and self._blocked):
             return now
         while self._heap and self._wakes.get(self._heap[0][2]) != self._heap[0][0]:
             heapq.heappop(self._heap)
@@ -320,11 +336,14 @@ class Executor:
         self._schedule(again, entry.job.job_id)
 
     def _observe(self, entry: JournalEntry, now: datetime) -> Step:
-        """Look at the Mac and return the next step.
+        """Look at the Mac and return the next step; in a dry run, withhold an untouched job.
 
         An exception other than UnreachableError ends an untouched job as failed with the code
         `bug`; for a touched job the Mac counts as unreachable.
         """
+        if self._mac_for is None:
+            unreachable = next_step(entry, Unreachable(), now, self._limits)
+            return unreachable if entry.touched else withhold(entry)
         try:
             observation: LookResult = self._mac_for(entry.job).look(entry.job)
         except UnreachableError:
@@ -342,13 +361,14 @@ class Executor:
         If giving the order raises, the job stays in phase INTENDED and is due at the entry's
         `wake_at`. An error of the journal is raised.
         """
-        entry = step.entry
+        entry, mac_for = step.entry, self._mac_for
+        assert mac_for is not None, "a dry run gives no order"
         self._journal.save("intend", entry, step.results, now)
         self._live[entry.job.job_id] = entry
         self._touched.add(entry.job.job_id)
         self._schedule(entry.wake_at, entry.job.job_id)
         try:
-            ack = self._mac_for(entry.job).act(entry.step, entry.job, entry.attempt)
+            ack = mac_for(entry.job).act(entry.step, entry.job, entry.attempt)
         except Exception:  # noqa: BLE001 - after any error the order may have arrived
             return
         self._store("response", apply_ack(entry, ack, now), now)

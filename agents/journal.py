@@ -21,7 +21,7 @@ from runtime import sqlite
 from schemas.envelope import JobResultedEvent
 from schemas.ids import event_id
 from schemas.jobs import JobIssued
-from schemas.results import JobResult
+from schemas.results import JobResult, Outcome
 
 _VERSION: Final = 2
 _SCRIPT: Final = """
@@ -214,6 +214,25 @@ class Journal:
         return [
             _ENTRY.validate_json(text) if intact else self._report_changed("a job")
             for text, intact in self._db.execute(query)
+        ]
+
+    def withheld(self) -> list[JournalEntry]:
+        """Return the attempts that a dry run withheld, oldest time of issue first.
+
+        For each Mac, action and intent it is the newest attempt only: the others are out of date.
+        """
+        query = (
+            f"SELECT entry, crc = {JOB_CRC} FROM jobs WHERE NOT live"  # noqa: S608 - constants
+            " AND json_extract(entry, '$.outcome') = ?1 AND NOT EXISTS ("
+            " SELECT 1 FROM jobs AS later WHERE later.udid = jobs.udid"
+            " AND later.order_us > jobs.order_us"
+            " AND json_extract(later.entry, '$.job.action', '$.job.intent')"
+            " = json_extract(jobs.entry, '$.job.action', '$.job.intent'))"
+            " ORDER BY order_us, rowid"
+        )
+        return [
+            _ENTRY.validate_json(text) if intact else self._report_changed("a job")
+            for text, intact in self._db.execute(query, (Outcome.WITHHELD.value,))
         ]
 
     def newest_order(self, udid: str) -> datetime | None:

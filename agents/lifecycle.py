@@ -2,6 +2,7 @@
 
     phase     event                                              next phase (outcome)
     ACCEPTED  withdrawn, expired, or its approval expired        DONE (superseded, expired, refused)
+    ACCEPTED  the site is in dry run                             DONE (withheld)
     ACCEPTED  Mac unreachable for 24 h                           DONE (failed)
     ACCEPTED  Mac runs the target already                        DONE (acted)
     ACCEPTED  Mac is unfit: disk, power, enrollment, ...         DONE (failed or refused)
@@ -248,6 +249,16 @@ def supersede(entry: JournalEntry, now: datetime) -> Wait | Finish:
     if entry.phase is Phase.ACCEPTED:
         return _finish(entry, Outcome.SUPERSEDED, ErrorCode.SUPERSEDED)
     return Wait(replace(entry, superseded=True, wake_at=min(entry.wake_at, now)))
+
+
+def withhold(entry: JournalEntry) -> Finish:
+    """Return the end of an untouched attempt in a dry run: the order is not given."""
+    return _finish(entry, Outcome.WITHHELD, None, "dry run")
+
+
+def end_dry_run(entry: JournalEntry) -> Finish:
+    """Return a second end for a withheld attempt: its site is live, so the job is superseded."""
+    return _finish(entry, Outcome.SUPERSEDED, ErrorCode.SUPERSEDED, "the dry run of the site ended")
 
 
 def result(

@@ -1,4 +1,4 @@
-"""The interface of an executor to one Mac. Forms: simulated, dry run, later SSH and MDM.
+"""The interface of an executor to one Mac. Forms: simulated, later SSH and MDM.
 
 An order is the one command that an attempt gives to its Mac. Every call is short: long work runs on
 the Mac itself and shows in later observations. The acknowledgement of an order never proves that

@@ -74,7 +74,8 @@ class SiteContext:
     """Configuration and connections shared by all partitions of one agent.
 
     `keys` returns the trusted keys, the same object until they change. `halts` returns the scopes
-    of the halts in force at a time, None if they are unknown.
+    of the halts in force at a time, None if they are unknown. Without `mac_for` the site is in dry
+    run.
     """
 
     name: str
@@ -84,7 +85,7 @@ class SiteContext:
     result_producer: ResultProducer
     clock: Clock
     keys: Callable[[], KeyRing]
-    mac_for: Callable[[Job], Mac]
+    mac_for: Callable[[Job], Mac] | None
     halts: Halts
     metrics: AgentMetrics
     log: Any
@@ -259,16 +260,19 @@ class PartitionRunner(threading.Thread):
 
         A guarded Mac gets an order only if `_block_reason` returns None.
         """
+        mac_for = self._site.mac_for
 
         def guarded(job: Job) -> Mac:
+            assert mac_for is not None
             return GuardedMac(
-                self._site.mac_for(job),
+                mac_for(job),
                 lambda: self._refresh_halts(executor),
                 lambda wanted: self._block_reason(wanted, lease),
             )
 
         self._keys = self._site.keys()
-        executor = Executor(self._site.name, journal, self._keys, guarded, self._slots)
+        macs = None if mac_for is None else guarded
+        executor = Executor(self._site.name, journal, self._keys, macs, self._slots)
         return executor
 
     def _cycle(self, executor: Executor, journal: ReplicatedJournal) -> None:

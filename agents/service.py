@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from agents.clock import Clock, WallClock
-from agents.dry_run import DryRunMac
 from agents.halts import HaltReader
 from agents.job_consumer import GroupMember, JobConsumer
 from agents.leases import LeaseManager
-from agents.mac import Mac, Observation
+from agents.mac import Mac
 from agents.metrics import AgentMetrics
 from agents.partition_runner import PartitionRunner, SiteContext
 from agents.result_producer import ResultProducer
@@ -51,9 +50,10 @@ class AgentError(Exception):
 class AgentPlan:
     """Configuration of one agent.
 
-    Without `mac_for` the agent is a dry run. `slots` is the number of Macs with an order at once in
-    the whole site, over all its agents. Without `listen` there are no probes. Without `keys` the
-    key directory is `data_dir`/keys; without `name` a name is made and kept in `data_dir`.
+    Without `mac_for` the site is in dry run: jobs are withheld and no Mac is touched. `slots` is
+    the number of Macs with an order at once in the whole site, over all its agents. Without
+    `listen` there are no probes. Without `keys` the key directory is `data_dir`/keys; without
+    `name` a name is made and kept in `data_dir`.
     """
 
     site: str
@@ -101,7 +101,7 @@ class _Agent:
             result_producer=self._result_producer,
             clock=plan.clock,
             keys=keys.current,
-            mac_for=plan.mac_for or _dry_run_mac,
+            mac_for=plan.mac_for,
             halts=self._halts.scopes,
             metrics=self._metrics,
             log=log,
@@ -205,7 +205,7 @@ class _Agent:
         (self._plan.data_dir / ADDRESS_FILE).write_text(json.dumps(address))
         self._log.info("started", **{key.SITE: self._plan.site, key.DETAIL: json.dumps(address)})
         if self._plan.mac_for is None:
-            self._log.warning("dry run: no Mac is touched, every job is refused")
+            self._log.warning("dry run: no Mac is touched, every job is withheld")
 
 
 class _Keys:
@@ -248,11 +248,6 @@ class _Keys:
                     ):
                         self._ring = ring
             return self._ring
-
-
-def _dry_run_mac(_: Job) -> Mac:
-    """Return a Mac with no known state, which refuses every order."""
-    return DryRunMac(lambda _: Observation())
 
 
 @contextmanager

@@ -54,6 +54,7 @@ class Reason(StrEnum):
     STALE_INVENTORY = "stale_inventory"
     JOB_OPEN = "job_open"
     COOLING_DOWN = "cooling_down"
+    DRY_RUN = "dry_run"
     RETRIES_EXHAUSTED = "retries_exhausted"
     DEFERRED = "deferred"
     OUTSIDE_WINDOW = "outside_window"

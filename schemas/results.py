@@ -14,10 +14,12 @@ class Outcome(StrEnum):
     """Progress of an attempt, or its end.
 
     A job has `succeeded` only if a later report of the Mac shows it; an executor's own `succeeded`
-    counts as `acted`.
+    counts as `acted`. `withheld`: the site is in dry run, the order would have been given and was
+    not. `rehearsed`: the job was withheld, and the time that it would have taken is over.
     """
 
     ACCEPTED = "accepted"
+    WITHHELD = "withheld"
     STARTED = "started"
     PROGRESSED = "progressed"
     ACTED = "acted"
@@ -26,10 +28,18 @@ class Outcome(StrEnum):
     REFUSED = "refused"
     EXPIRED = "expired"
     SUPERSEDED = "superseded"
+    REHEARSED = "rehearsed"
 
 
 FINAL_OUTCOMES = frozenset(
-    {Outcome.SUCCEEDED, Outcome.FAILED, Outcome.REFUSED, Outcome.EXPIRED, Outcome.SUPERSEDED}
+    {
+        Outcome.SUCCEEDED,
+        Outcome.FAILED,
+        Outcome.REFUSED,
+        Outcome.EXPIRED,
+        Outcome.SUPERSEDED,
+        Outcome.REHEARSED,
+    }
 )
 
 

@@ -8,8 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final, Self
 
-from agents.dry_run import DryRunMac
-from agents.mac import Ack, Mac, UnreachableError
+from agents.mac import Ack, Mac, Observation, UnreachableError
 from agents.simulated.machine import SimulatedMac
 from agents.simulated.network import SiteNetwork, SiteRates
 from agents.simulated.spec import MacSpec, SimulatedRelease
@@ -29,6 +28,16 @@ _SCHEMA: Final = Schema(
     """,
     version=0,
 )
+
+
+class _UnknownMac:
+    """A Mac that the fleet does not have: both methods raise UnreachableError."""
+
+    def look(self, job: Job) -> Observation:
+        raise UnreachableError(f"the fleet has no Mac {job.udid}")
+
+    def act(self, step: str, job: Job, attempt: int) -> Ack:  # noqa: ARG002 - Mac's signature
+        raise UnreachableError(f"the fleet has no Mac {job.udid}")
 
 
 class SimulatedFleet:
@@ -140,10 +149,9 @@ class SimulatedFleet:
     def mac_for(self, job: Job) -> Mac:
         """Return the job's Mac.
 
-        For a Mac that the fleet does not have, it is one whose `look` raises UnreachableError and
-        whose `act` refuses.
+        For a Mac that the fleet does not have, it is one that cannot be reached.
         """
-        return self.macs.get(job.udid) or DryRunMac(lambda _: None)
+        return self.macs.get(job.udid) or _UnknownMac()
 
     # --- the environment of the Macs ---
 

@@ -35,7 +35,7 @@ from schemas.decisions import Gate, Reason
 from schemas.events.control import HaltSet
 from schemas.ids import derive_job_id
 from schemas.jobs import Action, Method, Target
-from schemas.results import ErrorCode
+from schemas.results import ErrorCode, Outcome
 
 # The cool-down doubles with each failure; the limit keeps the shifted number small.
 _MOST_DOUBLINGS: Final = 20
@@ -231,6 +231,13 @@ def _attempts(s: Situation, c: Candidate) -> GateResult:
 
 
 def _cool_down(s: Situation, c: Candidate) -> GateResult:
+    rehearsed = _last_rehearsal(s, c)
+    if rehearsed is not None:
+        # Not sent again at once: the other Macs of the site are rehearsed too.
+        again_us = rehearsed.outcome_us + duration_us(s.policy.thresholds.cool_down_max)
+        if s.now_us < again_us:
+            detail = f"dry run: {rehearsed.job_id} would have been sent"
+            return GateResult("cool_down", Reason.DRY_RUN, detail, from_us(again_us))
     failed = failures(s.job_history, c.need.action, c.need.intent) if s.job_history else ()
     if not failed:
         return _COOL_DOWN_PASSED
@@ -243,6 +250,14 @@ def _cool_down(s: Situation, c: Candidate) -> GateResult:
     if s.now_us >= again_us:
         return GateResult("cool_down", detail=detail)
     return GateResult("cool_down", Reason.COOLING_DOWN, detail, from_us(again_us))
+
+
+def _last_rehearsal(s: Situation, c: Candidate) -> JobEntry | None:
+    """Return the last ended job for the need if it was rehearsed, else None."""
+    if not s.job_history:
+        return None
+    ended = attempts(s.job_history, c.need.action, c.need.intent)
+    return ended[-1] if ended and ended[-1].outcome is Outcome.REHEARSED else None
 
 
 def _tried(s: Situation, failed: JobHistory) -> tuple[int, str]:
@@ -447,8 +462,14 @@ GATES: Final = (
     GateRow(  # fewer attempts than `max_attempts` reached the Mac and failed since the last success
         "attempts", _attempts, {Reason.RETRIES_EXHAUSTED: ("job_history", "policy")}
     ),
-    GateRow(  # the last failure is `cool_down` ago; doubled with each failure
-        "cool_down", _cool_down, {Reason.COOLING_DOWN: ("job_history", "now_us", "policy")}
+    GateRow(  # the last failure is `cool_down` ago, doubled with each failure, and the last
+        # rehearsal `cool_down_max`
+        "cool_down",
+        _cool_down,
+        {
+            Reason.COOLING_DOWN: ("job_history", "now_us", "policy"),
+            Reason.DRY_RUN: ("job_history", "now_us", "policy"),
+        },
     ),
     GateRow(  # no reinstall for this intent was ineffective; MDM had a day to reach a returned Mac
         "sure",

@@ -4,7 +4,7 @@ Jobs reach an executor only after they are durable in the store. A result stays 
 journal until it is durable in the store.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -24,8 +24,10 @@ Results = list[tuple[UnpublishedResult, JobResultedEvent]]
 class Executors:
     """The executors of all sites.
 
-    `folder` holds one journal per site; existing journals are opened. At most `slots` jobs are
-    under way per site. Nothing starts before the first call of `set_halts`. Opening raises
+    `folder` holds one journal per site; existing journals are opened. `mac_for` returns the Mac of
+    a job at a live site; only `live_sites` are live, all with None, and none without `mac_for`. At
+    any other site jobs are withheld, as a dry run. At most `slots` jobs are under way per site.
+    Nothing starts before the first call of `set_halts`. Opening raises
     JournalError.
     """
 
@@ -33,14 +35,16 @@ class Executors:
         self,
         folder: Path,
         keys: KeyRing,
-        mac_for: Callable[[Job], Mac],
+        mac_for: Callable[[Job], Mac] | None,
         *,
+        live_sites: Collection[str] | None,
         slots: int,
         on_durable_write: Hook | None = None,
     ) -> None:
         self._folder = folder
         self._keys = keys
         self._mac_for = mac_for
+        self._live_sites = live_sites
         self._slots = slots
         self._hook = on_durable_write
         self._journals: dict[str, Journal] = {}
@@ -175,7 +179,9 @@ class Executors:
                     f"{path} is the journal of {written_for}: put back the journal of {site}, or"
                     " restore a backup with `drydock restore`"
                 )
-            executor = Executor(site, journal, self._keys, self._mac_for, self._slots)
+            is_live = self._live_sites is None or site in self._live_sites
+            mac_for = self._mac_for if is_live else None
+            executor = Executor(site, journal, self._keys, mac_for, self._slots)
             executor.set_halts(self._halts)
             self._executors[site] = executor
             self._unpublished_sites.add(site)

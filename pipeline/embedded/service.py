@@ -24,8 +24,7 @@ from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agents.dry_run import DryRunMac
-from agents.mac import Mac, Observation
+from agents.mac import Mac
 from pipeline.decide.decision import decide
 from pipeline.embedded import control_events
 from pipeline.embedded.executors import Executors
@@ -63,7 +62,8 @@ class Options:
     interval `sweep_every`. `on_durable_write` is called with `<write name>:before` and
     `<write name>:after` around each commit of the store and of the journals. Without `fast_paths`
     the plain functions run: slower, with the same results. Entries of the log that are older than
-    `keep` are deleted; None keeps all.
+    `keep` are deleted; None keeps all. Every site that is not one of `live_sites` is in dry run;
+    None: with Macs to act on, every site is live.
     """
 
     slots: int = 50
@@ -71,6 +71,7 @@ class Options:
     on_durable_write: Hook | None = None
     fast_paths: bool = True
     keep: timedelta | None = None
+    live_sites: frozenset[str] | None = None
 
 
 class Service:
@@ -118,8 +119,8 @@ class Service:
     ) -> Self:
         """Return the service of this data directory, which is made if it is missing.
 
-        `policy_text` is put in force unless it is already. Without `mac_for` the service is a dry
-        run: jobs are decided, signed and recorded, and the executor refuses them. `on_commit` is
+        `policy_text` is put in force unless it is already. Without `mac_for` every site is in dry
+        run: jobs are decided, signed, recorded and withheld, and no Mac is touched. `on_commit` is
         called after each commit. Raises PolicyError for an invalid `policy_text`, JournalError if
         the journal of a site cannot be used, and StoreError if the data directory cannot be used,
         its stored policy is invalid here, an open job is missing from its log, or `policy_text` is
@@ -145,7 +146,8 @@ class Service:
             service.executors = Executors(
                 data_dir / "journals",
                 trust,
-                mac_for or service._dry_run,
+                mac_for,
+                live_sites=chosen.live_sites,
                 slots=chosen.slots,
                 on_durable_write=chosen.on_durable_write,
             )
@@ -371,28 +373,6 @@ class Service:
             for halt in self.reconciler.fleet.halts()
             if halt.until is None or now < halt.until
         ]
-
-    def _dry_run(self, _: Job) -> Mac:
-        return DryRunMac(self._snapshot)
-
-    def _snapshot(self, udid: str) -> Observation | None:
-        """Return the state of a Mac according to its reports; None if the UDID is unknown."""
-        if udid not in self.reconciler.fleet.devices:
-            return None
-        device = self.reconciler.fleet.merged_device(udid)
-        return Observation(
-            os_version=device.os_version,
-            build=device.build,
-            boot_at=device.boot_at,
-            apple_silicon=device.apple_silicon,
-            free_disk_gb=device.free_disk_gb,
-            on_ac_power=device.on_ac_power,
-            battery_percent=device.battery_percent,
-            enrolled=device.enrolled,
-            user_approved=device.user_approved,
-            bootstrap_token=device.bootstrap_token_escrowed,
-            volume_owner=device.volume_owner_available,
-        )
 
     def _check_stored_policy(self) -> None:
         """Raise StoreError if the data directory has a policy that this version refuses.

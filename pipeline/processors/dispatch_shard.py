@@ -12,7 +12,9 @@ and is followed to its end. Capacity goes to the first deadline, then to the job
 | waiting | superseded, or inferred to have expired | withdrawn | |
 | dispatched | superseded | withdrawn | the withdrawal |
 | dispatched | inferred to have expired | withdrawn | |
-| any but finished | a result of an executor that is not final | started | |
+| started | withheld in a dry run | dispatched | |
+| withdrawn | accepted, withheld | withdrawn | |
+| any but finished | another result of an executor that is not final | started | |
 | any but finished | a final result, but no inferred expiry | finished | |
 | any | a day after the job's last time | (forgotten) | |
 
@@ -58,6 +60,7 @@ from schemas.results import FINAL_OUTCOMES, Outcome
 from schemas.topics import DEAD_LETTERS, DISPATCH, DISPATCH_STATE, jobs_topic, partition_of
 
 _JOBS: Final = JobIssuedEvent | JobSupersededEvent | JobResultedEvent
+_UNTOUCHED: Final = (Outcome.ACCEPTED, Outcome.WITHHELD)
 _NO_DEADLINE: Final = 1 << 62
 # Jobs are kept for this time after their last own time, so that a late repeat is recognised.
 _REMEMBERED_US: Final = duration_us(timedelta(days=1))
@@ -262,6 +265,11 @@ class DispatchShard:
             self._withdraw(queued)
         elif event.data.outcome in FINAL_OUTCOMES:
             self._save(replace(queued, stage=Stage.FINISHED, issued_event=None))
+        elif event.data.outcome in _UNTOUCHED and queued.stage is Stage.WITHDRAWN:
+            return
+        elif event.data.outcome is Outcome.WITHHELD:
+            # The executor is done with the job: no result follows a withdrawal, which ends it here.
+            self._save(replace(queued, stage=Stage.DISPATCHED, issued_event=None))
         else:
             # Also a withdrawn job: it had started before the withdrawal reached the executor.
             self._save(replace(queued, stage=Stage.STARTED, issued_event=None))

@@ -6,21 +6,26 @@ A job is issued once; of its results the one with the highest rank wins, in any 
 | --- | --- | --- |
 | -1 | none | open |
 | 0 | accepted | open |
-| 1 | superseded, expired: presumed | ended; a result of its executor can reopen it |
-| 2 to 4 | started, progressed, acted | open; the executor may have touched the Mac |
-| 5 to 9 | superseded, expired, refused, failed, succeeded | ended |
+| 1 | withheld | open: the site is in dry run, the Mac is untouched |
+| 2 | rehearsed | ended, `EXPECTED_DURATION` after it was withheld |
+| 3 | superseded, expired: presumed | ended; a result of its executor can reopen it |
+| 4 to 6 | started, progressed, acted | open; the executor may have touched the Mac |
+| 7 to 11 | superseded, expired, refused, failed, succeeded | ended |
+
+A rehearsed job is no attempt and no failure. When its site gets an executor that acts, that one
+reports the job as superseded: the Mac is decided again at once.
 
 Invariant: a job has succeeded only if `infer_result` finds it in later reports of the Mac itself.
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
 
-from pipeline.state.device import AUTHENTICATED, Device, from_us, to_us
+from pipeline.state.device import AUTHENTICATED, Device, duration_us, from_us, to_us
 from schemas.jobs import Action, Job, Method, Target
 from schemas.macos import Build, OSVersion, parse_build, parse_os_version, reaches
 from schemas.results import FINAL_OUTCOMES, ErrorCode, JobResult, Outcome
@@ -29,21 +34,35 @@ from schemas.results import FINAL_OUTCOMES, ErrorCode, JobResult, Outcome
 # proven by the Mac's report, a failure only by an attempt.
 _RANK: Final = {
     Outcome.ACCEPTED: 0,
-    Outcome.STARTED: 2,
-    Outcome.PROGRESSED: 3,
-    Outcome.ACTED: 4,
-    Outcome.SUPERSEDED: 5,
-    Outcome.EXPIRED: 6,
-    Outcome.REFUSED: 7,
-    Outcome.FAILED: 8,
-    Outcome.SUCCEEDED: 9,
+    Outcome.WITHHELD: 1,
+    Outcome.REHEARSED: 2,
+    Outcome.STARTED: 4,
+    Outcome.PROGRESSED: 5,
+    Outcome.ACTED: 6,
+    Outcome.SUPERSEDED: 7,
+    Outcome.EXPIRED: 8,
+    Outcome.REFUSED: 9,
+    Outcome.FAILED: 10,
+    Outcome.SUCCEEDED: 11,
 }
 # Until its executor confirms it, the end of a job that never began is presumed. A later result that
 # shows that it had begun wins.
-_PRESUMED_RANK: Final = 1
+_PRESUMED_RANK: Final = 3
 # The `attempt` of a result that is inferred from state and not reported by an executor.
 INFERRED_ATTEMPT: Final = 0
 KEPT_JOBS: Final = 32
+# The time that a job of this method usually takes, from its order to the Mac's next report: in a
+# dry run it uses the capacity of its site for so long. Downloads share the line of the site; for
+# `ddm` it includes the hour of notice to the user.
+EXPECTED_DURATION: Final[Mapping[Method, timedelta]] = {
+    Method.DDM: timedelta(hours=2),
+    Method.MDM_COMMAND: timedelta(hours=1),
+    Method.SOFTWAREUPDATE: timedelta(hours=1),
+    Method.STARTOSINSTALL: timedelta(minutes=90),
+    Method.ERASE_DEVICE: timedelta(minutes=30),
+    Method.ASR: timedelta(minutes=15),
+    Method.PROFILES_RENEW: timedelta(hours=1),
+}
 _NEVER_AT_THE_MAC: Final = frozenset(
     {
         ErrorCode.UNREACHABLE,
@@ -91,9 +110,9 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def rank(self) -> int:
-        """The rank of the outcome, from 0 (accepted) to 9 (succeeded); -1 without a result.
+        """The rank of the outcome, from 0 (accepted) to 11 (succeeded); -1 without a result.
 
-        A result of a higher rank wins. A presumed end has rank 1.
+        A result of a higher rank wins. A presumed end has rank 3.
         """
         if self.outcome is None:
             return -1
@@ -106,9 +125,9 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def may_have_touched(self) -> bool:
-        """True if the executor may have begun to act on the Mac: rank 2 or higher.
+        """True if the executor may have begun to act on the Mac: rank 4 or higher.
 
-        True also for every ended job, unless its end is presumed.
+        True also for every ended job, unless its end is presumed or it was rehearsed.
         """
         return self.rank >= _RANK[Outcome.STARTED]
 
@@ -117,8 +136,10 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
         """The time, in us, at which an open job ends by itself.
 
         It is `report_by_us` if the executor may have begun (not confirmed in time), else
-        `expires_us` (not begun in time).
+        `expires_us` (not begun in time). For a withheld job it is the end of its rehearsal.
         """
+        if self.outcome is Outcome.WITHHELD:
+            return self.outcome_us + duration_us(EXPECTED_DURATION[self.method])
         return self.report_by_us if self.may_have_touched else self.expires_us
 
     @property
@@ -132,7 +153,10 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def failed(self) -> bool:
-        """True if the outcome is `failed`, `refused` or `expired`; `superseded` is no failure."""
+        """True if the outcome is `failed`, `refused` or `expired`.
+
+        `superseded` and `rehearsed` are no failures.
+        """
         return self.outcome in (Outcome.FAILED, Outcome.REFUSED, Outcome.EXPIRED)
 
     def to_wire(self) -> dict[str, Any]:
@@ -314,10 +338,14 @@ def infer_result(entry: JobEntry, device: Device, udid: str, now: datetime) -> J
     | reinstall, reimage, erasing | such a report from after the executor acted; an Authenticate |
     | reenroll | an Authenticate and a TokenUpdate |
 
-    A job that is open at `times_out_us` has failed if it was begun, else it has expired.
+    A job that is open at `times_out_us` has failed if it was begun, else it has expired. A withheld
+    job was rehearsed: then, or if such records show that others did its work.
     """
     if not entry.is_open:
         return None
+    if entry.outcome is Outcome.WITHHELD:
+        is_over = to_us(now) >= entry.times_out_us or _is_fulfilled(entry, device)
+        return _result(entry, device, udid, Outcome.REHEARSED, None) if is_over else None
     if _is_fulfilled(entry, device):
         return _result(entry, device, udid, Outcome.SUCCEEDED, None)
     if to_us(now) < entry.times_out_us:

@@ -5,12 +5,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from agents.dry_run import DryRunMac
 from agents.lifecycle import JournalEntry
 from agents.mac import Ack, AckKind, Mac, Observation, UnreachableError
 from agents.simulated import Faults, Period, SimulatedFleet
 from schemas.jobs import Action, Job, Method
-from schemas.results import ErrorCode
 from tests.factories.sites import START, UDID, a_fleet, a_job, a_spec, an_erasing_job, hours
 
 JOBS = [
@@ -25,11 +23,10 @@ IDS = [job.method.value for job in JOBS]
 
 @dataclass
 class Form:
-    """One form: a reachable Mac, an unreachable one, and True if the form accepts orders."""
+    """One form: a reachable Mac and an unreachable one; `passes` lets an update take effect."""
 
     mac: Mac
     away: Mac
-    takes_orders: bool
     passes: Callable[[], object] = field(default=lambda: None)
 
 
@@ -37,17 +34,10 @@ def simulated() -> Form:
     away = Faults(offline=(Period(START, START + hours(99)),))
     fleet: SimulatedFleet = a_fleet(a_spec(), a_spec("AWAY", faults=away))
     later = START + hours(1)
-    return Form(
-        fleet.macs[UDID], fleet.macs["AWAY"], takes_orders=True, passes=lambda: fleet.advance(later)
-    )
+    return Form(fleet.macs[UDID], fleet.macs["AWAY"], passes=lambda: fleet.advance(later))
 
 
-def dry_run() -> Form:
-    looks = {UDID: a_fleet().macs[UDID].look(a_job())}
-    return Form(DryRunMac(looks.get), DryRunMac(lambda _: None), takes_orders=False)
-
-
-FORMS = {"simulated": simulated, "dry run": dry_run}
+FORMS = {"simulated": simulated}
 
 
 @pytest.fixture(params=list(FORMS.values()), ids=list(FORMS))
@@ -75,15 +65,11 @@ def test_look_at_an_unreachable_mac_raises(form: Form, job: Job) -> None:
 
 
 @pytest.mark.parametrize("job", JOBS, ids=IDS)
-def test_accepted_order_leaves_its_mark_and_a_refused_one_none(form: Form, job: Job) -> None:
+def test_accepted_order_leaves_its_mark(form: Form, job: Job) -> None:
     before = form.mac.look(job)
     name, ack = give(form.mac, job)
-    if form.takes_orders:
-        assert ack.kind is AckKind.ACCEPTED
-        assert form.mac.look(job).marks == before.marks | {name}
-    else:
-        assert (ack.kind, ack.error_code) == (AckKind.REFUSED, ErrorCode.UNSUPPORTED)
-        assert form.mac.look(job) == before
+    assert ack.kind is AckKind.ACCEPTED
+    assert form.mac.look(job).marks == before.marks | {name}
 
 
 @pytest.mark.parametrize("job", JOBS, ids=IDS)

@@ -1,9 +1,9 @@
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agents.dry_run import DryRunMac
 from agents.executor import Executor
 from agents.journal import Journal
 from agents.mac import Ack, Observation
@@ -13,7 +13,7 @@ from runtime.trusted_keys import KeyRing
 from schemas.events.control import HaltScope
 from schemas.jobs import Action, Job, JobIssued, JobSuperseded, Method
 from schemas.macos import parse_build, parse_os_version
-from schemas.results import ErrorCode
+from schemas.results import ErrorCode, Outcome
 from schemas.signing import APPROVAL_PAYLOAD
 from tests.factories.sites import (
     APPROVALS_KEY,
@@ -543,16 +543,96 @@ def test_bug_in_one_form_does_not_stop_other_macs() -> None:
     assert outcomes(results, a_job(udid="MAC-2")) == DONE
 
 
-def test_dry_run_touches_no_mac_and_reports_a_refusal() -> None:
-    fleet = a_fleet()
-    looks = {UDID: fleet.macs[UDID].look(a_job())}
-    executor = Executor(SITE, Journal(":memory:"), KEYS, lambda _: DryRunMac(looks.get))
+# --- dry run ---
+
+
+def a_dry_run(path: Path, *jobs: Job) -> list[tuple[str, str | None]]:
+    """Submit the jobs to an executor in dry run; return the outcomes of its first tick."""
+    with Journal(path) as journal:
+        executor = Executor(SITE, journal, KEYS, None)
+        executor.set_halts(())
+        for job in jobs:
+            executor.submit(signed_job(job), START)
+        executor.tick(START)
+        assert executor.live_jobs == 0
+        return outcomes(collect(executor))
+
+
+@pytest.mark.parametrize(
+    "job",
+    [a_job(), a_job(method=Method.DDM), an_erasing_job()],
+    ids=["over SSH", "over DDM", "erasing"],
+)
+def test_job_of_a_site_in_dry_run_is_withheld(tmp_path: Path, job: Job) -> None:
+    assert a_dry_run(tmp_path / "j", job) == [("withheld", None)]
+
+
+@pytest.mark.parametrize("refusal", ["signed by a stranger", "another site's", "erases unapproved"])
+def test_dry_run_verifies_a_job_first(refusal: str) -> None:
+    issued, outcome, code = REFUSALS[refusal]
+    executor = Executor(SITE, Journal(":memory:"), KEYS, None)
     executor.set_halts(())
+    executor.submit(issued, START)
+    executor.tick(START)
+    assert outcomes(collect(executor)) == [(outcome, code)]
+
+
+def test_halted_job_is_not_withheld_before_the_halt_ends() -> None:
+    executor = Executor(SITE, Journal(":memory:"), KEYS, None)
+    executor.set_halts([HaltScope(everything=True)])
     executor.submit(signed_job(a_job()), START)
     executor.tick(START)
-    results = collect(executor)
-    assert outcomes(results) == [("started", None), ("refused", "unsupported")]
-    assert results[-1].result.detail == "dry run"
+    assert outcomes(collect(executor)) == []
+    executor.set_halts(())
+    executor.tick(START)
+    assert outcomes(collect(executor)) == [("withheld", None)]
+
+
+def test_jobs_withheld_in_a_dry_run_are_superseded_once_when_the_site_is_live(
+    tmp_path: Path,
+) -> None:
+    earlier = a_job(issued_at=START - hours(9))
+    newest = a_job(generation=1, issued_at=START - hours(1))
+    other = a_job(Action.REENROLL, Method.PROFILES_RENEW, intent="x", target=None)
+    for job in (earlier, newest, other):
+        a_dry_run(tmp_path / "j", job)
+    fleet = a_fleet()
+    for wanted in ([newest.job_id, other.job_id], []):
+        with Journal(tmp_path / "j") as journal:
+            executor = an_executor(fleet, journal)
+            assert executor.next_wake(START) == (START if wanted else None)
+            executor.tick(START)
+            results = collect(executor)
+            assert [item.result.job_id for item in results] == wanted
+            assert all(item.result.outcome is Outcome.SUPERSEDED for item in results)
+    assert fleet.acted == []
+
+
+def test_job_that_a_dry_run_withheld_never_runs_when_it_arrives_again(tmp_path: Path) -> None:
+    a_dry_run(tmp_path / "j", a_job())
+    fleet = a_fleet()
+    with Journal(tmp_path / "j") as journal:
+        executor = an_executor(fleet, journal)
+        executor.submit(signed_job(a_job()), START)
+        drive(executor, fleet, START + hours(10))
+    assert fleet.acted == []
+
+
+def test_job_under_way_when_its_site_enters_a_dry_run_is_left_to_the_report_of_its_mac(
+    tmp_path: Path,
+) -> None:
+    fleet = a_fleet()
+    with Journal(tmp_path / "j") as journal:
+        live = an_executor(fleet, journal)
+        live.submit(signed_job(a_job(method=Method.STARTOSINSTALL)), START)
+        live.tick(START)
+        collect(live)
+    with Journal(tmp_path / "j") as journal:
+        executor = Executor(SITE, journal, KEYS, None)
+        executor.set_halts(())
+        drive(executor, fleet, START + hours(30))
+        assert outcomes(collect(executor)) == [("acted", None)]
+    assert len(fleet.acted) == 1
 
 
 def test_job_signed_with_a_retired_key_is_refused() -> None:

@@ -182,6 +182,39 @@ def test_failed_attempts_double_the_cool_down_and_then_end(
         assert decision.next_eligible_at == last_at + 4 * HOUR * 2 ** (tries - 1)
 
 
+REHEARSALS = [
+    pytest.param(71.9, Reason.DRY_RUN, id="not-again-yet"),
+    pytest.param(72.0, Reason.SECURITY_UPDATE, id="again"),
+]
+
+
+@pytest.mark.parametrize(("hours", "reason"), REHEARSALS)
+def test_rehearsed_job_is_not_sent_again_for_the_longest_cool_down(
+    hours: float, reason: Reason
+) -> None:
+    ended_at = NOW - hours * HOUR
+    rehearsed = entry(issued_at=ended_at - HOUR, outcome=Outcome.REHEARSED)
+    decision = decide(situation(job_history=(rehearsed,)))
+    assert decision.reason is reason
+    if reason is Reason.DRY_RUN:
+        assert decision.next_eligible_at == ended_at + 72 * HOUR
+    else:
+        assert decision.generation == rehearsed.generation + 1
+
+
+LATER_JOBS = [
+    pytest.param({"outcome": Outcome.SUPERSEDED}, id="the-site-is-live"),
+    pytest.param({"intent": "26.1"}, id="of-another-release"),
+]
+
+
+@pytest.mark.parametrize("change", LATER_JOBS)
+def test_rehearsal_that_is_out_of_date_holds_nothing(change: dict[str, Any]) -> None:
+    values = {"outcome": Outcome.REHEARSED} | change
+    earlier = entry(issued_at=NOW - 2 * HOUR, **values)
+    assert decide(situation(job_history=(earlier,))).decision is Verdict.SEND
+
+
 def test_attempts_are_counted_anew_for_a_newer_release() -> None:
     known = apple(release("26.3", day="2026-01-01"))
     history = failed(5, ErrorCode.DOWNLOAD_FAILED)

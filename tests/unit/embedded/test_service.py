@@ -1,7 +1,7 @@
 """The embedded service: an input and all its consequences are durable together, or not at all."""
 
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agents.simulated import Faults, SimulatedFleet
 from pipeline.embedded import control_events
 from pipeline.embedded.log import StoreError
-from pipeline.embedded.service import Service
+from pipeline.embedded.service import Options, Service
 from pipeline.embedded.transaction import Committed, load_state
 from pipeline.payload_signing import sign_job
 from pipeline.reconcile.reconciler import Reconciler
@@ -304,17 +304,56 @@ def test_erasing_job_waits_for_an_approval_by_a_trusted_key(tmp_path: Path) -> N
     service.close()
 
 
-def test_jobs_are_refused_in_a_dry_run(tmp_path: Path) -> None:
-    service = Service.open(tmp_path, now=START, signer=JOBS_KEY, trust=KEYS, policy_text=POLICY)
-    service.accept(
-        [critical_release("26.2", "25C56"), osquery_report(**OLD, free_disk_gb=100.0)], (), START
+def open_sites(folder: Path, environment: Environment, *live_sites: str) -> Service:
+    """Open the service with executors for these sites; the others are in dry run."""
+    return Service.open(
+        folder,
+        now=environment.now,
+        signer=JOBS_KEY,
+        trust=KEYS,
+        policy_text=POLICY,
+        mac_for=environment.fleet.mac_for if live_sites else None,
+        options=Options(live_sites=frozenset(live_sites)),
     )
-    wake: datetime | None = START
-    while wake is not None and wake <= START:
-        service.tick(START)
-        wake = service.next_wake(START)
-    (entry,) = service.reconciler.fleet.job_histories["MAC-1"]
-    assert (entry.outcome, entry.error_code) == ("refused", "unsupported")
+
+
+def test_job_of_a_dry_run_uses_its_capacity_and_leaves_no_attempt(tmp_path: Path) -> None:
+    environment = Environment.of(*(a_spec(f"MAC-{n}") for n in range(12)))
+    service = open_sites(tmp_path, environment)
+    histories = service.reconciler.fleet.job_histories
+    used = []
+    for hour in range(71):
+        live(service, environment, at(hour))
+        used.append(service.reconciler.open_jobs["london", "update"])
+    assert (max(used), used[-1]) == (3, 0)
+    assert [len(history) for history in histories.values()] == [1] * 12
+    assert {reason_of(service, udid) for udid in histories} == {Reason.DRY_RUN}
+    live(service, environment, at(24 * 14))
+    generations = {history[-1].generation for history in histories.values()}
+    assert generations == {4}
+    assert not any(one.failed for history in histories.values() for one in history)
+    service.close()
+    assert environment.fleet.acted == []
+
+
+def test_site_that_goes_live_sends_new_jobs_at_once(tmp_path: Path) -> None:
+    environment = Environment.of(a_spec("MAC-1"), a_spec("MAC-2", site="tokyo"))
+    service = open_sites(tmp_path, environment)
+    live(service, environment, at(8))
+    service.close()
+    service = open_sites(tmp_path, environment, "london")
+    live(service, environment, at(20))
+    assert [udid for _, udid, *_ in environment.fleet.acted] == ["MAC-1", "MAC-2"]
+    assert {reason_of(service, udid) for udid in ("MAC-1", "MAC-2")} == {Reason.COMPLIANT}
+    service.close()
+
+
+def test_site_without_executors_stays_in_dry_run_beside_a_live_one(tmp_path: Path) -> None:
+    environment = Environment.of(a_spec("MAC-1"))
+    service = open_sites(tmp_path, environment, "tokyo")
+    live(service, environment, at(8))
+    assert environment.fleet.acted == []
+    assert reason_of(service) is Reason.DRY_RUN
     service.close()
 
 

@@ -96,6 +96,8 @@ def dispatched(shard: DispatchShard, events: Iterable[CloudEvent]) -> list[Cloud
 WITHDRAWN = factories.superseded(FIRST)
 STARTED, DONE = result(Outcome.STARTED), result(Outcome.SUCCEEDED, attempt=0)
 INFERRED = result(Outcome.EXPIRED, attempt=0)
+ACCEPTED, WITHHELD = result(Outcome.ACCEPTED), result(Outcome.WITHHELD)
+REHEARSED = result(Outcome.REHEARSED, attempt=0)
 
 
 @pytest.mark.parametrize(
@@ -104,13 +106,19 @@ INFERRED = result(Outcome.EXPIRED, attempt=0)
         (DONE,),
         (WITHDRAWN,),
         (INFERRED,),
+        (REHEARSED,),
+        (ACCEPTED, WITHHELD, REHEARSED),
+        (ACCEPTED, WITHHELD, WITHDRAWN),
+        (WITHDRAWN, ACCEPTED, WITHHELD),
         (WITHDRAWN, STARTED, DONE),
         (INFERRED, STARTED, DONE),
         (WITHDRAWN, STARTED, DONE, STARTED),
         (WITHDRAWN, STARTED, DONE, WITHDRAWN, STARTED),
     ],
     ids=[
-        *("done", "withdrawn", "expired", "withdrawn too late", "expired too soon"),
+        *("done", "withdrawn", "expired", "rehearsed", "withheld and rehearsed"),
+        *("withheld and withdrawn", "withdrawn and withheld"),
+        *("withdrawn too late", "expired too soon"),
         *("start repeated after the end", "all repeated after the end"),
     ],
 )
@@ -122,8 +130,14 @@ def test_capacity_is_free_after_the_end(events: tuple[CloudEvent, ...]) -> None:
 
 @pytest.mark.parametrize(
     "events",
-    [(), (WITHDRAWN, STARTED), (INFERRED, STARTED), (WITHDRAWN, STARTED, WITHDRAWN)],
-    ids=["dispatched", "withdrawn too late", "expired too soon", "withdrawal repeated"],
+    [
+        (),
+        (WITHDRAWN, STARTED),
+        (INFERRED, STARTED),
+        (WITHDRAWN, STARTED, WITHDRAWN),
+        (ACCEPTED, WITHHELD),
+    ],
+    ids=["dispatched", "withdrawn too late", "expired too soon", "withdrawal repeated", "withheld"],
 )
 def test_capacity_is_used_while_an_executor_works(events: tuple[CloudEvent, ...]) -> None:
     shard = a_shard()

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from pipeline.state.device import to_us
 from pipeline.state.device_folds import apply_authenticated, apply_token_updated
 from pipeline.state.jobs import (
+    EXPECTED_DURATION,
     INFERRED_ATTEMPT,
     KEPT_JOBS,
     JobEntry,
@@ -101,6 +102,53 @@ def test_result_of_an_executor_corrects_a_presumed_expiry() -> None:
     assert (presumed.is_open, presumed.failed, presumed.touched) == (False, True, False)
     assert after((Outcome.EXPIRED, 5, INFERRED_ATTEMPT), (Outcome.STARTED, 6)).is_open
     assert not after((Outcome.EXPIRED, 5), (Outcome.STARTED, 6)).is_open
+
+
+WITHHELD, REHEARSED = (Outcome.WITHHELD, 1), (Outcome.REHEARSED, 61, INFERRED_ATTEMPT)
+DRY_RUNS = [
+    pytest.param((WITHHELD,), Outcome.WITHHELD, id="withheld"),
+    pytest.param((WITHHELD, REHEARSED), Outcome.REHEARSED, id="rehearsed"),
+    pytest.param((WITHHELD, (Outcome.SUPERSEDED, 9)), Outcome.SUPERSEDED, id="live-meanwhile"),
+    pytest.param(
+        (WITHHELD, REHEARSED, (Outcome.SUPERSEDED, 99)), Outcome.SUPERSEDED, id="live-later"
+    ),
+    pytest.param((WITHHELD, REHEARSED, (Outcome.STARTED, 99)), Outcome.STARTED, id="begun"),
+]
+
+
+@pytest.mark.parametrize(("results", "outcome"), DRY_RUNS)
+def test_job_of_a_dry_run_is_no_failure_in_any_order(
+    results: tuple[tuple[Outcome, int], ...], outcome: Outcome
+) -> None:
+    for order in itertools.permutations(((Outcome.ACCEPTED, 0), *results)):
+        found = after(*order)
+        assert found.outcome is outcome
+        assert not found.failed
+        assert not failures((found,), found.action, found.intent)
+        assert found.may_have_touched is (outcome in (Outcome.STARTED, Outcome.SUPERSEDED))
+
+
+@pytest.mark.parametrize("method", Method)
+def test_withheld_job_is_rehearsed_once_its_expected_duration_is_over(method: Method) -> None:
+    withheld = replace(after(WITHHELD), method=method)
+    ends_at = NOW + timedelta(minutes=1) + EXPECTED_DURATION[method]
+    assert infer_result(withheld, mac(), UDID, ends_at - timedelta(microseconds=1)) is None
+    ended = infer_result(withheld, mac(), UDID, ends_at)
+    assert ended is not None
+    assert (ended.outcome, ended.error_code) == (Outcome.REHEARSED, None)
+
+
+def test_update_that_others_installed_is_no_success_of_a_withheld_job() -> None:
+    updated = with_report(mac(), LATER, os_version="26.2", build="25C56")
+    ended = infer_result(after(WITHHELD), updated, UDID, LATER)
+    assert ended is not None
+    assert ended.outcome is Outcome.REHEARSED
+
+
+def test_withdrawn_job_of_a_dry_run_has_ended() -> None:
+    history = add_result(HISTORY, result(JOB, Outcome.WITHHELD), to_us(NOW))
+    (ended,) = supersede_job(history, JOB.job_id, to_us(LATER))
+    assert (ended.outcome, ended.is_open, ended.failed) == (Outcome.SUPERSEDED, False, False)
 
 
 def test_begun_job_is_kept_among_several_open_jobs() -> None:
