@@ -12,7 +12,7 @@ import pytest
 from pipeline.decide.fast import after_send
 from pipeline.processors.fast import verified_cache
 from pipeline.processors.fast.verified_cache import VerifiedCache
-from pipeline.reconcile import reconciler
+from pipeline.reconcile import deciding
 from pipeline.state import fleet
 from pipeline.state.compact import duplicates
 from schemas.fast import json_bytes, models, report_peek
@@ -44,7 +44,7 @@ def fast_path_uses() -> Iterator[Counter[str]]:
         )
         patch.setattr(fleet, "apply_duplicate", repeated)
         again = counted("reevaluate_after_send", after_send.reevaluate_after_send)
-        patch.setattr(reconciler, "reevaluate_after_send", again)
+        patch.setattr(deciding, "reevaluate_after_send", again)
         patch.setattr(VerifiedCache, "pop", counted("VerifiedCache", VerifiedCache.pop, bool))
         read = counted("peek_job", verified_cache._ISSUED.decode)
         patch.setattr(verified_cache, "_ISSUED", SimpleNamespace(decode=read))

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from pipeline.embedded.store import Store
-from pipeline.reconcile.reconciler import SOURCE
+from pipeline.reconcile.changes import SOURCE
 from pipeline.state.fleet import Fleet
 from pipeline.state.fleet_snapshot import encode_fleet, snapshot_digest
 from schemas.ids import event_id

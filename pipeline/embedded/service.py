@@ -36,7 +36,8 @@ from pipeline.embedded.store import Store
 from pipeline.embedded.transaction import Committed
 from pipeline.embedded.writer import Accepted, Writer
 from pipeline.policy.file import PolicyError, policy_digest, read_policy
-from pipeline.reconcile.reconciler import SOURCE, Reconciler
+from pipeline.reconcile.changes import SOURCE
+from pipeline.reconcile.reconciler import Reconciler
 from runtime.sqlite import Hook
 from runtime.trusted_keys import KeyRing
 from schemas.dead_letters import DeadLetter

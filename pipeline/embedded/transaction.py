@@ -10,8 +10,9 @@ from pipeline.embedded.log import LastDecisionRow, Log
 from pipeline.embedded.names import event_names, record_names
 from pipeline.embedded.store import Store
 from pipeline.reconcile.changes import Changes
+from pipeline.reconcile.deciding import Sign
 from pipeline.reconcile.last_decision import LastDecision
-from pipeline.reconcile.reconciler import Reconciler, Sign
+from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.device import Device
 from pipeline.state.fleet import Fleet
 from pipeline.state.jobs import JobEntry

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pipeline.embedded.store import Store
 from pipeline.embedded.transaction import Committed, load_state, save_changes
 from pipeline.payload_signing import sign_job
-from pipeline.reconcile.changes import Changes, Input, Rejection
-from pipeline.reconcile.reconciler import SOURCE, Reconciler
+from pipeline.reconcile.changes import SOURCE, Changes, Input, Rejection
+from pipeline.reconcile.reconciler import Reconciler
 from runtime.trusted_keys import KeyRing
 from schemas.dead_letters import DeadLetter, Problem, encode_dead_letter, make_dead_letter
 from schemas.envelope import Event, JobIssuedEvent, encode

@@ -7,7 +7,7 @@ and SQLite reads the open jobs of a site from the job histories.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from schemas.dead_letters import DeadLetterCode
 from schemas.decisions import DecisionRecord
@@ -15,6 +15,9 @@ from schemas.envelope import Event, JobIssuedEvent, JobResultedEvent, JobSuperse
 from schemas.fast.report_peek import ReportPeek
 from schemas.jobs import Action
 from schemas.results import Outcome
+
+# The `source` of the events that the loop derives.
+SOURCE: Final = "/drydock/decide"
 
 
 class Input(NamedTuple):
@@ -127,3 +130,8 @@ class Changes:
         """Raise each offset to the given one, if it is lower."""
         for topic, offset in offsets.items():
             self.offsets[topic] = max(offset, self.offsets.get(topic, 0))
+
+
+def bug_detail(step: str, error: Exception) -> str:
+    """Return the detail of a Rejection because our code raised this error in a step."""
+    return f"{step} failed: {type(error).__name__}: {error}"

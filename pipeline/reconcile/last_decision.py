@@ -1,7 +1,9 @@
 """The part of a Mac's last decision that is kept, to notice a different one and to decide again."""
 
 import hashlib
-from typing import NamedTuple
+from collections import Counter
+from datetime import datetime
+from typing import Final, NamedTuple
 
 from pipeline.state.device import to_us
 from schemas.decisions import Decision, Reason, Severity, Verdict
@@ -30,6 +32,54 @@ class LastDecision(NamedTuple):
     def wants_capacity(self) -> bool:
         """True if `waits_for_capacity`, or if the decision is a hold because the site is full."""
         return self.waits_for_capacity or self.reason is Reason.SITE_FULL
+
+
+class LastDecisions:
+    """The last decision of each Mac, and the counts that follow from them.
+
+    `exposed` is the number of Macs with CVEs by site (empty for none) and severity.
+    """
+
+    def __init__(self) -> None:
+        self.by_udid: dict[str, LastDecision] = {}
+        self.exposed: Counter[tuple[str, str]] = Counter()
+
+    def put(self, udid: str, last: LastDecision) -> None:
+        """Store the Mac's last decision in place of the one before."""
+        self._count_exposed(self.by_udid.get(udid), last)
+        self.by_udid[udid] = last
+
+    def remove(self, udid: str) -> None:
+        """Remove the decision of a record that has become part of a Mac."""
+        self._count_exposed(self.by_udid.pop(udid, None), None)
+
+    def count_overdue(self, now: datetime) -> Counter[str]:
+        """Return the number of exposed Macs past their deadline, by site; visits every Mac.
+
+        The key is an empty string for Macs without a site.
+        """
+        now_us = to_us(now)
+        return Counter(
+            last.site or ""
+            for last in self.by_udid.values()
+            if last.severity is not None and 0 < last.deadline_us <= now_us
+        )
+
+    def _count_exposed(self, old: LastDecision | None, new: LastDecision | None) -> None:
+        """Move a Mac in the counts of `exposed` from its old decision to its new one."""
+        if (
+            old is not None
+            and new is not None
+            and old[_SITE_AND_SEVERITY] == new[_SITE_AND_SEVERITY]
+        ):
+            return
+        for last, sign in ((old, -1), (new, 1)):
+            if last is not None and last.severity is not None:
+                self.exposed[last.site or "", last.severity.value] += sign
+
+
+# The fields `site` and `severity` of LastDecision.
+_SITE_AND_SEVERITY: Final = slice(4, 6)
 
 
 def fingerprint(decision: Decision) -> bytes:

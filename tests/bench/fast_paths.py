@@ -184,8 +184,8 @@ def pairs() -> dict[str, tuple[Work, Work]]:
             lambda: evaluate(after),
         ),
         "Mac as JSON values, kept": (
-            lambda: engine._wire_of(s.device),
-            lambda: slow._wire_of(s.device),
+            lambda: engine._deciding._wire_of(s.device),
+            lambda: slow._deciding._wire_of(s.device),
         ),
         "site and open job, given": (
             lambda: both(engine.situation(UDID, make.NOW)),

@@ -41,7 +41,7 @@ def reconciler_for(s: Situation) -> Reconciler:
             )
         )
     reconciler = Reconciler(fleet, sign=signed)
-    reconciler._policy_override = ("drawn", s.policy)
+    reconciler._in_force.override("drawn", s.policy)
     reconciler.recount_jobs()
     reconciler.capacity.site_jobs[s.site_name or ""] += s.site_open_jobs
     values(sweep(reconciler, s.now))

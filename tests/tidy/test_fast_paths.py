@@ -15,7 +15,8 @@ ENCODE: Final = ("schemas.envelope", "encode")
 DEFAULTS: Final = ("pipeline.embedded.service", "Options")  # `Service.open` without options
 WRITE_ORDERS: Final = {
     "pipeline.embedded.writer",
-    "pipeline.reconcile.reconciler",
+    "pipeline.reconcile.deciding",
+    "pipeline.reconcile.folding",
 }
 
 

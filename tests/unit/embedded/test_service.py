@@ -15,6 +15,7 @@ from pipeline.embedded.log import StoreError
 from pipeline.embedded.service import Options, Service
 from pipeline.embedded.transaction import Committed, load_state
 from pipeline.payload_signing import sign_job
+from pipeline.reconcile.deciding import Deciding
 from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.fleet import Fleet
 from schemas.decisions import Decision, DecisionRecord, Reason
@@ -136,14 +137,14 @@ def test_mac_on_which_deciding_raises_delays_no_other_mac(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.accept([osquery_report(udid, **OLD) for udid in ("MAC-1", "MAC-2", "MAC-3")], (), START)
-    real = Reconciler.record_of
+    real = Deciding.record_of
 
-    def record_of(reconciler: Reconciler, decision: Decision, situation: Any) -> DecisionRecord:
+    def record_of(self: Deciding, decision: Decision, situation: Any) -> DecisionRecord:
         if decision.udid == "MAC-2":
             raise LookupError("our bug")
-        return real(reconciler, decision, situation)
+        return real(self, decision, situation)
 
-    monkeypatch.setattr(Reconciler, "record_of", record_of)
+    monkeypatch.setattr(Deciding, "record_of", record_of)
     service.accept([critical_release("26.2", "25C56")], (), at(1))
     service.accept([critical_release("15.7", "24G222")], (), at(2))
     assert reason_of(service, "MAC-1") is reason_of(service, "MAC-3") is Reason.JOB_OPEN

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from pipeline.reconcile.changes import Changes
+from pipeline.reconcile.deciding import Deciding
+from pipeline.reconcile.marking import Marking
 from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.fleet import Fleet
 from schemas.dead_letters import DeadLetterCode
@@ -205,6 +207,7 @@ BROKEN = [
     pytest.param(full_report("26.2", THIRD, serial="C02TEST0003"), id="report of a new Mac"),
     pytest.param(reported(None, NOW, "jamf", serial="C02TEST0009"), id="report by serial number"),
     pytest.param(reported(OTHER, NOW, serial="C02TEST0001"), id="serial number moves"),
+    pytest.param(reported(THIRD, NOW, serial="C02TEST0008"), id="record becomes part of a Mac"),
     pytest.param(enrolled(UDID, NOW)[0], id="check-in"),
     pytest.param(release("26.3", day="2026-01-10"), id="advisory"),
     pytest.param(policy_changed(when=NOW), id="policy"),
@@ -225,10 +228,11 @@ def test_an_event_on_which_our_code_raises_leaves_no_half_state(
         event = event.model_copy(update={"data": data})
     before = state_of(reconciler.fleet)
     counts = dict(+reconciler.open_jobs), dict(+reconciler.exposed)
+    last_decisions = dict(reconciler.last_decisions)
     if place == "after the fold":
         monkeypatch.setattr(Fleet, "apply", broken_after("apply", Fleet))
     else:
-        monkeypatch.setattr(Reconciler, "_mark", broken_after("_mark", Reconciler))
+        monkeypatch.setattr(Marking, "mark", broken_after("mark", Marking))
     changes = reconciler.apply(inputs(event), NOW + HOUR)
     (rejection,) = changes.rejections
     assert rejection.code is DeadLetterCode.BUG
@@ -236,6 +240,7 @@ def test_an_event_on_which_our_code_raises_leaves_no_half_state(
     assert changes.inputs == []
     assert state_of(reconciler.fleet) == before
     assert (dict(+reconciler.open_jobs), dict(+reconciler.exposed)) == counts
+    assert reconciler.last_decisions == last_decisions
     monkeypatch.undo()
     # The event is folded as if it came for the first time.
     other = started(*a_mac(), *a_mac("26.2", OTHER), reported(None, NOW, serial="C02TEST0008"))
@@ -248,14 +253,14 @@ def test_a_bug_in_one_decision_holds_up_no_other_mac_and_is_reported_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reconciler = started(*a_mac(udid=UDID), *a_mac("26.2", OTHER))
-    plain = reconciler.situation
+    plain = Deciding.situation
 
-    def broken(udid: str, now: datetime) -> Any:
+    def broken(self: Deciding, udid: str, now: datetime) -> Any:
         if udid == UDID:
             raise ZeroDivisionError
-        return plain(udid, now)
+        return plain(self, udid, now)
 
-    monkeypatch.setattr(reconciler, "situation", broken)
+    monkeypatch.setattr(Deciding, "situation", broken)
     newest = inputs(release("26.3", day="2026-01-10"))
     changes = reconciler.decide_marked(NOW, 5, reconciler.apply(newest, NOW))
     assert [(one.code, one.udid) for one in changes.rejections] == [(DeadLetterCode.BUG, UDID)]
@@ -269,14 +274,14 @@ def test_a_bug_in_one_decision_holds_up_no_other_mac_and_is_reported_once(
 
 def test_a_job_that_cannot_be_signed_leaves_no_half_state() -> None:
     reconciler = started()
-    signs = reconciler._sign
-    reconciler._sign = None
+    signs = reconciler._deciding._sign
+    reconciler._deciding._sign = None
     changes = reconciler.apply(inputs(*a_mac()), NOW)
     reconciler.decide_marked(NOW, 0, changes)
     assert [one.code for one in changes.rejections] == [DeadLetterCode.BUG]
     assert changes.records == []
     assert reconciler.last_decisions == {}
-    reconciler._sign = signs
+    reconciler._deciding._sign = signs
     reconciler.queue.start_sweep(NOW)
     again = reconciler.advance(NOW + timedelta(minutes=1), 5)
     assert [type(one.value) for one in again.records][1] is JobIssuedEvent

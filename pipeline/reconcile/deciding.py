@@ -1,0 +1,287 @@
+"""Decides for one Mac until nothing follows, then for the Macs that wait for the freed capacity.
+
+One step folds a result or a withdrawal that ends the Mac's job, or else makes the decision and
+issues its job. Each step that changes the Mac's jobs is followed by another one: a job that was
+issued leads to the decision to hold the Mac for it.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from operator import attrgetter
+from typing import Any, Final
+
+from pipeline.decide.decision import Evaluation, evaluate
+from pipeline.decide.fast.after_send import reevaluate_after_send
+from pipeline.decide.job import build_job
+from pipeline.decide.job_events import issued_event, result_event, superseded_event
+from pipeline.decide.situation import Situation, site_of
+from pipeline.reconcile.changes import SOURCE, Changes, DerivedRecord, Rejection, bug_detail
+from pipeline.reconcile.decision_queue import DecisionQueue
+from pipeline.reconcile.folding import Folding
+from pipeline.reconcile.last_decision import LastDecision, LastDecisions, fingerprint
+from pipeline.reconcile.policy_in_force import PolicyInForce
+from pipeline.reconcile.site_capacity import SiteCapacity
+from pipeline.state.device import Device, to_us
+from pipeline.state.fleet import Fleet
+from pipeline.state.jobs import extra_open_jobs, infer_result, open_job
+from schemas.dead_letters import DeadLetterCode
+from schemas.decisions import Decision, DecisionInputs, DecisionRecord, Verdict, encode_record
+from schemas.envelope import JobIssuedEvent
+from schemas.fast.models import construct_unchecked
+from schemas.jobs import Job, JobIssued
+
+Sign = Callable[[Job], JobIssued]
+# More than the jobs of one Mac that can be open at once.
+_MAX_STEPS: Final = 100
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Consequences of deciding for one Mac: sites with new capacity, and its jobs issued."""
+
+    freed: dict[str, None] = field(default_factory=dict)
+    issued: int = 0
+
+
+class Deciding:
+    """Decides for the Macs of one fleet; without `sign` no job can be issued."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        in_force: PolicyInForce,
+        capacity: SiteCapacity,
+        last_decisions: LastDecisions,
+        queue: DecisionQueue,
+        folding: Folding,
+        sign: Sign | None,
+        *,
+        fast_paths: bool,
+    ) -> None:
+        self._fleet = fleet
+        self._in_force = in_force
+        self._capacity = capacity
+        self._last_decisions = last_decisions
+        self._queue = queue
+        self._folding = folding
+        self._sign = sign
+        self._fast_paths = fast_paths
+        # The detail of the last dead letter of a Mac that has not been decided since.
+        self._failing: dict[str, str] = {}
+        # The last evaluation, if it sent a job: the next one is mostly of the same Mac.
+        self._last_sent: tuple[Situation, Evaluation] | None = None
+        # A Mac and its wire form: two records in a row are mostly of the same.
+        self._last_wire: tuple[Device, dict[str, Any]] | None = None
+
+    def decide(self, udid: str, now: datetime, changes: Changes) -> int:
+        """Decide for one Mac with all that follows from it; return the number of jobs issued to it.
+
+        Events that end its jobs are folded first: the Mac's reports, the time or the decision end
+        a job. Then freed capacity is assigned. Without a policy, and for a record that belongs to
+        another Mac, nothing is done. An exception is a Rejection; the last decision stays.
+        """
+        if self._in_force.policy is None or self._fleet.canonical_udid(udid) is not None:
+            return 0
+        progress = _Progress()
+        try:
+            self._decide_to_end(udid, now, progress, changes)
+        except Exception as error:  # noqa: BLE001 - one Mac's bug must not hold up the others
+            self._reject_decision(udid, error, changes)
+        for site in progress.freed:
+            self.assign_capacity(site, now, changes)
+        return progress.issued
+
+    def assign_capacity(self, site: str, now: datetime, changes: Changes) -> None:
+        """Decide for Macs that wait for the site, while it has capacity.
+
+        The Mac with the first deadline is decided first, a Mac without a deadline last. A Mac that
+        is decided leaves the queue. Nothing without a policy, or if the policy lacks the site.
+        """
+        policy = self._in_force.policy
+        if policy is None or site not in policy.sites:
+            return
+        free = policy.sites[site].max_jobs - self._capacity.site_jobs[site]
+        while free > 0:
+            udid = self._capacity.pop_waiting(site, self._last_decisions.by_udid)
+            if udid is None:
+                return
+            free -= self.decide(udid, now, changes)
+
+    def _decide_to_end(
+        self, udid: str, now: datetime, progress: _Progress, changes: Changes
+    ) -> None:
+        for _ in range(_MAX_STEPS):
+            if not self._step(udid, now, progress, changes):
+                return
+        raise AssertionError(f"the jobs of {udid} change without end")
+
+    def _step(self, udid: str, now: datetime, progress: _Progress, changes: Changes) -> bool:
+        """Fold the next event that ends a job of the Mac, or else decide for it.
+
+        A decision is kept if it differs from the last one or sends a job. Returns True if the
+        Mac's jobs changed: then it must be decided again.
+        """
+        last, situation = self._last_decisions.by_udid.get(udid), self.situation(udid, now)
+        entry = situation.open_job
+        if entry is not None:
+            for extra in extra_open_jobs(situation.job_history):
+                event = superseded_event(extra, udid, entry.job_id, SOURCE, now)
+                if self._folding.apply_derived(event, udid, progress.freed, changes):
+                    return True
+            result = infer_result(entry, situation.device, udid, now)
+            if result is not None:
+                settled = result_event(result, SOURCE, now)
+                if self._folding.apply_derived(settled, udid, progress.freed, changes):
+                    return True
+        found = self._evaluate(situation)
+        decision = found.decision
+        if decision.supersedes is not None and entry is not None:
+            by = decision.job_id or decision.reason.value
+            event = superseded_event(entry, udid, by, SOURCE, now)
+            if self._folding.apply_derived(event, udid, progress.freed, changes):
+                return True
+        digest = fingerprint(decision)
+        sends = decision.decision is Verdict.SEND
+        # A job that was ordered before and is in no job history was lost: it is sent again.
+        if last is not None and last.fingerprint == digest and not sends:
+            return False
+        # All that can raise comes first: then either all of it is in `changes`, or nothing.
+        issued = self._issue(situation, decision, now) if sends else None
+        record = self.record_of(decision, situation)
+        body = encode_record(record, fast_paths=self._fast_paths)
+        self._remember_decision(found, digest)
+        self._failing.pop(udid, None)
+        changes.records.append(DerivedRecord(udid, body, record))
+        changes.last_decisions[udid] = None
+        self._last_sent = (situation, found) if sends and self._fast_paths else None
+        if issued is None:
+            return False
+        progress.issued += 1
+        return self._folding.apply_derived(issued, udid, progress.freed, changes)
+
+    def _issue(self, s: Situation, decision: Decision, now: datetime) -> JobIssuedEvent:
+        """Return the event that issues the signed job of a decision to send."""
+        assert self._sign is not None, "a reconciler without `sign` only folds"
+        job = build_job(s, decision, fast_paths=self._fast_paths)
+        return issued_event(self._sign(job), SOURCE, now)
+
+    def _evaluate(self, s: Situation) -> Evaluation:
+        """Return the evaluation of this Situation.
+
+        Only the gate `job_open` is evaluated again if the last decision sent a job, and that job,
+        now open, is the only difference of the Situations.
+        """
+        if self._last_sent is not None:
+            (before, evaluation), self._last_sent = self._last_sent, None
+            if _differs_by_open_job(s, before, evaluation.decision.job_id):
+                return reevaluate_after_send(s, evaluation)
+        return evaluate(s, fast_paths=self._fast_paths)
+
+    def _reject_decision(self, udid: str, error: Exception, changes: Changes) -> None:
+        """Add a Rejection for a Mac for which deciding raised, with its state.
+
+        Nothing if the Mac failed with the same error before, without a decision since.
+        """
+        detail = bug_detail("deciding", error)
+        if self._failing.get(udid) != detail:
+            self._failing[udid] = detail
+            raw = json.dumps(self._fleet.merged_device(udid).to_wire()).encode()
+            changes.rejections.append(Rejection(raw, DeadLetterCode.BUG, detail, udid=udid))
+
+    # --- the inputs of a decision ---
+
+    def situation(self, udid: str, now: datetime) -> Situation:
+        """Return the Situation of this Mac at `now`. The caller ensures that there is a policy."""
+        policy = self._in_force.policy
+        assert policy is not None
+        device, history = self._fleet.merged_device(udid), self._fleet.job_histories.get(udid, ())
+        site = site_of(device, policy)
+        own_job = open_job(history)
+        found = Situation(
+            device,
+            self._fleet.advisories,
+            policy,
+            now,
+            history,
+            self._fleet.halts(),
+            self._fleet.approvals(udid),
+            self._capacity.count_others(site, own_job),
+        )
+        if self._fast_paths:
+            # The values that the Situation's own properties would compute.
+            settings = None if site is None else policy.sites[site]
+            found.__dict__.update(site_name=site, site=settings, open_job=own_job)
+        return found
+
+    def record_of(self, decision: Decision, s: Situation) -> DecisionRecord:
+        """Return the record of a decision of this Situation.
+
+        Its inputs suffice to compute the decision again, with the policy and the catalogue of its
+        digests.
+        """
+        values = {
+            "now": s.now,
+            "device": self._wire_of(s.device),
+            "job_history": [entry.to_wire() for entry in s.job_history],
+            "policy_digest": self._in_force.digest,
+            "catalog_digest": s.advisories.digest,
+            "halts": tuple([halt.model_dump_json() for halt in s.halts]),
+            "approvals": tuple([one.model_dump(mode="json") for one in s.approvals]),
+            "site_open_jobs": s.site_open_jobs,
+        }
+        inputs = (
+            construct_unchecked(DecisionInputs, values)
+            if self._fast_paths
+            else DecisionInputs(**values)
+        )
+        return DecisionRecord(decision=decision, inputs=inputs)
+
+    def _wire_of(self, device: Device) -> dict[str, Any]:
+        """Return the device as JSON values; with `fast_paths` those of the last device are kept."""
+        if not self._fast_paths:
+            return device.to_wire()
+        if self._last_wire is None or self._last_wire[0] is not device:
+            self._last_wire = device, device.to_wire()
+        return self._last_wire[1]
+
+    # --- last decisions ---
+
+    def keep(self, udid: str, last: LastDecision) -> None:
+        """Keep the Mac's last decision, with its timer and its wait for capacity."""
+        self._last_decisions.put(udid, last)
+        if last.recheck_us:
+            self._queue.set_timer(udid, last.recheck_us)
+        self._capacity.wait(udid, last)
+
+    def _remember_decision(self, found: Evaluation, digest: bytes) -> None:
+        """Keep the evaluation as the Mac's last decision, with its timer and its queue entry."""
+        decision = found.decision
+        deadline, next_at = decision.deadline_at, decision.next_eligible_at
+        last = LastDecision(
+            digest,
+            decision.decision,
+            decision.reason,
+            0 if next_at is None else to_us(next_at),
+            decision.site,
+            decision.severity if decision.cves else None,
+            0 if deadline is None else to_us(deadline),
+            found.recheck_on_telemetry,
+            found.waits_for_capacity,
+        )
+        self.keep(decision.udid, last)
+
+
+_ALL_BUT_HISTORY: Final = attrgetter(
+    "device", "advisories", "policy", "now", "halts", "approvals", "site_open_jobs"
+)
+
+
+def _differs_by_open_job(s: Situation, before: Situation, job_id: str | None) -> bool:
+    """Return True if the Situation is `before` plus the open job `job_id` as its newest job."""
+    if not s.job_history or s.job_history[-1].job_id != job_id or not s.job_history[-1].is_open:
+        return False
+    return s.job_history[:-1] == before.job_history and _ALL_BUT_HISTORY(s) == _ALL_BUT_HISTORY(
+        before
+    )

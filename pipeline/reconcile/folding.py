@@ -1,0 +1,233 @@
+"""Folds events into the fleet: all of a fold, or nothing of it if our code raises."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from pipeline.policy.file import read_policy
+from pipeline.reconcile.changes import Changes, DerivedRecord, Input, JobChange
+from pipeline.reconcile.last_decision import LastDecisions
+from pipeline.reconcile.marking import Marking
+from pipeline.reconcile.site_capacity import SiteCapacity
+from pipeline.state.device import FIRST_TELEMETRY, Device, from_us
+from pipeline.state.fleet import NO_CHANGE, Broadcast, Change, Fleet
+from pipeline.state.jobs import JobEntry, JobHistory
+from schemas.envelope import (
+    AdvisoryEvent,
+    DeviceEvent,
+    Event,
+    InventoryEvent,
+    JobIssuedEvent,
+    JobResultedEvent,
+    JobSupersededEvent,
+    PolicyChangedEvent,
+    encode,
+)
+from schemas.fast.report_peek import ReportPeek
+from schemas.results import Outcome
+from schemas.routing import event_key
+
+JobEvent = JobIssuedEvent | JobSupersededEvent | JobResultedEvent
+_OneMacEvent = DeviceEvent | JobEvent
+
+
+class _Saved(NamedTuple):
+    """The state before a fold; `broadcast` is None for an event of one Mac."""
+
+    key: str
+    device: Device | None
+    history: JobHistory
+    broadcast: Broadcast | None
+
+
+class Folding:
+    """Folds events into one fleet, with the counts and the marks that follow from a fold."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        capacity: SiteCapacity,
+        last_decisions: LastDecisions,
+        marking: Marking,
+        *,
+        fast_paths: bool,
+    ) -> None:
+        self._fleet = fleet
+        self._capacity = capacity
+        self._last_decisions = last_decisions
+        self._marking = marking
+        self._fast_paths = fast_paths
+
+    def apply_input(
+        self, one: Input, now: datetime, broadcast_udids: dict[str, None], changes: Changes
+    ) -> None:
+        """Fold one input and mark the Macs that it affects.
+
+        The Macs that a broadcast event affects are added to `broadcast_udids` instead. If our code
+        raises, the state is as before.
+        """
+        event = one.event
+        saved = self._save(event)
+        try:
+            change, freed = self._fold(event)
+            if one.peek is not None and type(event) is InventoryEvent:
+                self._fleet.remember(event, one.peek)
+            if change is not NO_CHANGE:
+                self._marking.mark(change, freed, now, broadcast_udids, changes)
+        except Exception:
+            self._roll_back(event, saved)
+            raise
+        changes.inputs.append(one)
+        if change is not NO_CHANGE:
+            self._drop_merged(change, changes)
+            self._note_changes(event, one.raw, saved, changes)
+
+    def apply_duplicate(self, peek: ReportPeek, now: datetime, changes: Changes) -> int | None:
+        """Fold a report that repeats the Mac's last one except for its time and telemetry.
+
+        Equals `apply_input` for the decoded report. Returns the time of the report in us; None,
+        without an effect, if the report must be decoded and applied. If our code raises, the state
+        is as before.
+        """
+        applied = self._fleet.apply_duplicate(peek)
+        if applied is None:
+            return None
+        before, after, us = applied
+        udid = after.udid
+        try:
+            self._marking.mark_for_telemetry(udid, now, changes, after)
+        except Exception:
+            self._fleet.devices[udid] = before
+            raise
+        if after.inventory_days != before.inventory_days:
+            changes.devices[udid] = None
+        else:
+            changes.telemetry[udid] = None
+        return us
+
+    def apply_derived(
+        self, event: JobEvent, udid: str, freed: dict[str, None], changes: Changes
+    ) -> bool:
+        """Fold an event that follows from the state; return True if it changed the Mac's jobs.
+
+        The sites where it ended a job are added to `freed`. If our code raises, the state is as
+        before.
+        """
+        raw = encode(event, fast_paths=self._fast_paths)
+        saved = self._save(event)
+        try:
+            change, sites = self._fold(event)
+        except Exception:
+            self._roll_back(event, saved)
+            raise
+        changes.records.append(DerivedRecord(udid, raw, event))
+        if change is NO_CHANGE:
+            return False
+        self._note_changes(event, raw, saved, changes)
+        freed |= dict.fromkeys(sites)
+        return True
+
+    def fold(self, event: Event) -> Change:
+        """Fold an event that was admitted before, and mark nothing: for replay and broadcasts.
+
+        Returns the records changed and the Macs affected. Raises PolicyError for a policy that
+        cannot be read; the policy in force stays.
+        """
+        return self._fold(event)[0]
+
+    def _fold(self, event: Event) -> tuple[Change, tuple[str, ...]]:
+        """Return the change, and the sites (sorted) where it ended a job.
+
+        Also counts open jobs again. Raises PolicyError for a policy that cannot be read; then
+        nothing is changed.
+        """
+        if type(event) is InventoryEvent:
+            return self._fleet.apply(event), ()
+        if isinstance(event, PolicyChangedEvent):
+            read_policy(event.data.text)
+        elif isinstance(event, JobEvent):
+            udid = event_key(event)
+            histories = self._fleet.job_histories
+            before = histories.get(udid, ())
+            change = self._fleet.apply(event)
+            return change, self._capacity.count_changes(udid, before, histories.get(udid, ()))
+        return self._fleet.apply(event), ()
+
+    # --- undoing ---
+
+    def _save(self, event: Event) -> _Saved:
+        """Return the state that folding the event can change, for `_roll_back`."""
+        fleet, key = self._fleet, event_key(event)
+        return _Saved(
+            key,
+            fleet.devices.get(key),
+            fleet.job_histories.get(key, ()),
+            None if isinstance(event, _OneMacEvent) else fleet.copy_broadcast(),
+        )
+
+    def _roll_back(self, event: Event, saved: _Saved) -> None:
+        self._fleet.roll_back(*saved)
+        if isinstance(event, JobEvent):
+            self._capacity.recount(self._fleet.job_histories)
+
+    # --- changes ---
+
+    def _drop_merged(self, change: Change, changes: Changes) -> None:
+        """Drop the decisions of changed records that are now part of a Mac."""
+        if change.is_material:
+            for name in change.udids:
+                if (
+                    name in self._last_decisions.by_udid
+                    and self._fleet.canonical_udid(name) is not None
+                ):
+                    self._last_decisions.remove(name)
+                    changes.last_decisions[name] = None
+
+    def _note_changes(self, event: Event, raw: bytes, saved: _Saved, changes: Changes) -> None:
+        """Add to `changes` all that the fold of an event changed."""
+        key, before = saved.key, saved.device
+        after = self._fleet.devices.get(key)
+        # Devices that differ only in the data that recognises a duplicate are equal: rows lack it.
+        if after is not None and after is not before and after != before:
+            (changes.telemetry if _is_telemetry(before, after) else changes.devices)[key] = None
+        if isinstance(event, JobEvent):
+            self._note_job(event, raw, saved, changes)
+        elif saved.broadcast is not None:
+            changes.broadcast[_broadcast_part(event)] = None
+
+    def _note_job(self, event: JobEvent, raw: bytes, saved: _Saved, changes: Changes) -> None:
+        """Add to `changes` the change of the event's job; nothing if the job is unchanged."""
+        job_id = event.data.job.job_id if isinstance(event, JobIssuedEvent) else event.data.job_id
+        history = self._fleet.job_histories.get(saved.key, ())
+        if history is not saved.history:
+            changes.job_histories[saved.key] = None
+        old, new = _find_job(saved.history, job_id), _find_job(history, job_id)
+        if new is None or new is old:
+            return
+        if (old is not None and old.is_open) is not new.is_open:
+            changes.job_changes.append(JobChange(new.site, raw))
+        if isinstance(event, JobResultedEvent):
+            changes.results.append((new.action, event.data.outcome))
+            if new.outcome is Outcome.SUCCEEDED:
+                duration = event.time - from_us(new.issued_us)
+                changes.durations.append((new.action, duration.total_seconds()))
+
+
+def _is_telemetry(before: Device | None, after: Device) -> bool:
+    """Return True if only times and telemetry differ."""
+    return (
+        before is not None
+        and before.values[:FIRST_TELEMETRY] == after.values[:FIRST_TELEMETRY]
+        and before.checkins == after.checkins
+        and before.inventory_days == after.inventory_days
+    )
+
+
+def _broadcast_part(event: Event) -> str:
+    """Return the part of the broadcast state that a broadcast event changes."""
+    if isinstance(event, AdvisoryEvent):
+        return "advisories"
+    return {"policy": "policy", "halt": "halts", "approval": "approvals"}[event.type.split(".")[1]]
+
+
+def _find_job(history: JobHistory, job_id: str) -> JobEntry | None:
+    return next((entry for entry in history if entry.job_id == job_id), None)
