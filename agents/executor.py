@@ -238,7 +238,7 @@ class Executor:
             accepted_at=now,
             wake_at=now,
             approved_until=proven.approved_until,
-            history_unknown=job.issued_at < self._journal.complete_since(now),
+            history_unknown=self._journal.is_history_unknown(job, now),
         )
         newest = self._journal.newest_order(job.udid)
         if newest is not None and job.issued_at < newest:

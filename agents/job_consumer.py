@@ -434,6 +434,7 @@ class JobConsumer(threading.Thread):
             sum(runner.live_jobs for runner in runners),
             sum(runner.touched_jobs for runner in runners),
             sum(runner.waiting_results for runner in runners),
+            sum(runner.doubted_jobs for runner in runners),
         )
         lag = 0
         for topic_partition in self._consumer.assignment():

@@ -20,7 +20,7 @@ from agents.lifecycle import JournalEntry, Phase
 from runtime import sqlite
 from schemas.envelope import JobResultedEvent
 from schemas.ids import event_id
-from schemas.jobs import JobIssued
+from schemas.jobs import Job, JobIssued
 from schemas.results import JobResult, Outcome
 
 _VERSION: Final = 2
@@ -255,6 +255,10 @@ class Journal:
         since = now if oldest is None else _EPOCH + int(oldest) * _MICROSECOND
         self.set_complete_since(since)
         return since
+
+    def is_history_unknown(self, job: Job, now: datetime) -> bool:
+        """Return True if an order may have been given that is not recorded here."""
+        return job.issued_at < self.complete_since(now)
 
     def set_complete_since(self, at: datetime) -> None:
         """Store the time since which every job is recorded here."""

@@ -13,7 +13,7 @@ intent no Mac is touched. docs/decisions/0007-fenced-executors.md has the assump
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any, Final
@@ -24,14 +24,13 @@ from kafka.errors import (  # type: ignore[import-untyped]
     KafkaError,
     ProducerFencedError,
 )
-from pydantic import ValidationError
 
+from agents.attempts import AttemptFold, Attempts, PreReleaseError
 from agents.producers import close_in_background
 from agents.replicated import AttemptChanges, LeaseLostError
 from runtime.kafka import KafkaConnection
-from schemas.attempts import PRE_RELEASE_KEYS, AttemptRecord
-from schemas.model import has_any_key
-from schemas.topics import attempts_topic
+from schemas.envelope import InvalidEvent, JobIssuedEvent, JobSupersededEvent, decode
+from schemas.topics import attempts_topic, jobs_topic
 
 _FENCED: Final = (ProducerFencedError, InvalidProducerEpochError)
 _RETRY_MS: Final = 20
@@ -57,14 +56,36 @@ class LeaseManager:
         producer = self._producer(partition)
         try:
             _run_within(self._timeout_s, producer.init_transactions, "the lease")
-            records, is_whole = self._read_changelog(partition)
-            yield Lease(
-                producer, self._topic, partition, records, self._timeout_s, is_whole=is_whole
-            )
+            attempts = self._read_changelog(partition)
+            yield Lease(producer, self._topic, partition, attempts, self._timeout_s)
         finally:
             # Do not wait for records under way: they may arrive now, and are refused after the
             # next lease.
             close_in_background(producer)
+
+    def find_orders(self, partition: int, job_ids: Collection[str]) -> list[Any]:
+        """Return the records of the job topic that issue or withdraw these jobs, oldest first.
+
+        Raises LeaseLostError if the partition cannot be read to its present end.
+        """
+        found: list[Any] = []
+
+        def keep(record: Any) -> None:
+            try:
+                event = decode(record.value or b"")
+            except InvalidEvent:
+                return
+            if isinstance(event, JobIssuedEvent):
+                job_id = event.data.job.job_id
+            elif isinstance(event, JobSupersededEvent):
+                job_id = event.data.job_id
+            else:
+                return
+            if job_id in job_ids:
+                found.append(record)
+
+        self._read(TopicPartition(jobs_topic(self._site), partition), keep)
+        return found
 
     def _producer(self, partition: int) -> Any:
         """Return the transactional producer of the partition; it fences no lease yet.
@@ -82,15 +103,32 @@ class LeaseManager:
         except KafkaError as error:
             raise LeaseLostError(f"no Kafka for the lease: {error}") from error
 
-    def _read_changelog(self, partition: int) -> tuple[dict[str, AttemptRecord], bool]:
-        """Return the newest record of each job in the changelog, by job id, without deleted jobs.
+    def _read_changelog(self, partition: int) -> Attempts:
+        """Return the attempts in the changelog.
 
-        The second value is False if the changelog does not begin at its first record: compaction
-        keeps the beginning, so records were deleted. Raises LeaseLostError if Kafka fails, if the
-        position does not move for `timeout_s`, or if a record is not an attempt.
+        They are not whole if the changelog does not begin at its first record: compaction keeps the
+        beginning, so records were deleted. Raises LeaseLostError.
         """
-        topic_partition = TopicPartition(self._topic, partition)
-        found: dict[str, bytes] = {}
+        fold = AttemptFold(self._topic, partition)
+        begin = self._read(
+            TopicPartition(self._topic, partition),
+            lambda record: fold.add(record.offset, record.key, record.value),
+        )
+        try:
+            return fold.attempts(is_whole=not begin)
+        except PreReleaseError as error:
+            raise LeaseLostError(
+                f"{self._topic} was written before release 0.1.0, whose records are not read:"
+                " delete the topic, then create it with `drydock topics apply`"
+            ) from error
+
+    def _read(self, topic_partition: TopicPartition, handle: Callable[[Any], None]) -> int | None:
+        """Call `handle` with each record up to the present end; return the position of the first.
+
+        It is None if the position was not known at first. Raises LeaseLostError if Kafka fails or
+        the position does not move for `timeout_s`.
+        """
+        name = f"{topic_partition.topic}/{topic_partition.partition}"
         limit = round(self._timeout_s * 1000)
         try:
             with KafkaConsumer(**self._connection.consumer_options()) as consumer:
@@ -98,39 +136,25 @@ class LeaseManager:
                 consumer.seek_to_beginning(topic_partition)
                 end = consumer.end_offsets([topic_partition], timeout_ms=limit)[topic_partition]
                 moved_at = time.monotonic()
-                at = consumer.position(topic_partition, timeout_ms=limit)
-                is_whole = not at
+                at: int | None = consumer.position(topic_partition, timeout_ms=limit)
+                begin = at
                 while at is None or at < end:
                     for record in consumer.poll(timeout_ms=_POLL_MS).get(topic_partition, ()):
-                        key = record.key.decode()
-                        found.pop(key, None)
-                        if record.value is not None:
-                            found[key] = record.value
+                        handle(record)
                     was, at = at, consumer.position(topic_partition, timeout_ms=limit)
                     if at != was:
                         moved_at = time.monotonic()
                     elif time.monotonic() - moved_at > self._timeout_s:
-                        raise LeaseLostError(f"{self._topic}/{partition} stops at offset {at}")
-            if any(has_any_key(raw, PRE_RELEASE_KEYS) for raw in found.values()):
-                raise LeaseLostError(
-                    f"{self._topic} was written before release 0.1.0, whose records are not read:"
-                    " delete the topic, then create it with `drydock topics apply`"
-                )
-            records = {key: AttemptRecord.model_validate_json(raw) for key, raw in found.items()}
-            return records, is_whole
+                        raise LeaseLostError(f"{name} stops at offset {at}")
+            return begin
         except KafkaError as error:
-            raise LeaseLostError(f"cannot read {self._topic}/{partition}: {error}") from error
-        except ValidationError as error:
-            # Do not skip the record: without it an order could be given twice.
-            detail = f"{self._topic}/{partition} has a record that is no attempt: {error}"
-            raise LeaseLostError(detail) from error
+            raise LeaseLostError(f"cannot read {name}: {error}") from error
 
 
 class Lease:
     """Permission to act for a partition, until a write is not confirmed.
 
-    `records` are the attempts in the changelog at the start of the lease, by job id. `is_whole` is
-    False if records were deleted from the changelog.
+    `attempts` are the attempts in the changelog at the start of the lease.
     """
 
     def __init__(
@@ -138,13 +162,10 @@ class Lease:
         producer: Any,
         topic: str,
         partition: int,
-        records: dict[str, AttemptRecord],
+        attempts: Attempts,
         timeout_s: float,
-        *,
-        is_whole: bool = True,
     ) -> None:
-        self.records = records
-        self.is_whole = is_whole
+        self.attempts = attempts
         self._producer = producer
         self._topic = topic
         self._partition = partition

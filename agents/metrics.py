@@ -16,7 +16,7 @@ HALTS_UNKNOWN: Final = "halts_unknown"
 LEASE_TOO_OLD: Final = "lease_too_old"
 ENDING: Final = "ending"
 _JOURNAL: Final = "journal"
-_JOBS_TOPIC: Final = "drydock.jobs"
+_TOPICS: Final = ("drydock.jobs", "drydock.attempts")
 
 
 class AgentMetrics:
@@ -31,6 +31,9 @@ class AgentMetrics:
         self._live = gauge("jobs_live", "Accepted jobs without an end.")
         self._touched = gauge("jobs_under_way", "Jobs between their first order and their end.")
         self._waiting = gauge("results_waiting", "Results that Kafka has not confirmed yet.")
+        self._doubted_jobs = gauge(
+            "doubted_jobs", "Jobs with an unreadable record whose order did not arrive again."
+        )
         self._partitions = gauge("partitions", "Partitions of the job topic assigned here.")
         self._lag = gauge("lag_records", "Jobs in Kafka that are not in the journal yet.")
         self._halted = gauge("halted", "1 while a halt covers the whole site, else 0.")
@@ -65,7 +68,7 @@ class AgentMetrics:
             ["reason"],
             registry=registry,
         )
-        self._dead_letters = dead_letter_counter(registry, [_JOBS_TOPIC])
+        self._dead_letters = dead_letter_counter(registry, _TOPICS)
         self._damaged_files = damaged_file_counter(registry, _JOURNAL)
         for outcome in Outcome:
             self._results.labels(outcome.value)
@@ -78,8 +81,9 @@ class AgentMetrics:
         """Set the time of the last poll to now."""
         self._polled.set(time.time())
 
-    def set_jobs(self, live: int, touched: int, waiting: int) -> None:
-        """Set the numbers of live jobs, touched jobs and unconfirmed results."""
+    def set_jobs(self, live: int, touched: int, waiting: int, doubted: int) -> None:
+        """Set the numbers of live, touched and doubted jobs, and of unconfirmed results."""
+        self._doubted_jobs.set(doubted)
         self._live.set(live)
         self._touched.set(touched)
         self._waiting.set(waiting)
@@ -125,6 +129,7 @@ class AgentMetrics:
         """Count an order that the last check stopped, by its block reason."""
         self._blocked.labels(reason).inc()
 
-    def count_dead_letter(self, code: DeadLetterCode) -> None:
-        """Count a record of the job topic that became a dead letter."""
-        self._dead_letters.labels(_JOBS_TOPIC, code.value).inc()
+    def count_dead_letter(self, topic: str, code: DeadLetterCode) -> None:
+        """Count a record of the job topic, or of the attempts topic, that became a dead letter."""
+        family = next(each for each in _TOPICS if topic.startswith(f"{each}."))
+        self._dead_letters.labels(family, code.value).inc()

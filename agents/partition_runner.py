@@ -32,6 +32,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from agents.attempts import Attempts
 from agents.clock import Clock
 from agents.executor import Executor
 from agents.guard import GuardedMac
@@ -97,12 +98,14 @@ class PartitionStatus(NamedTuple):
     `offset` is the offset after the last journalled record, None before the first. `wake_at` is the
     time of the next due job, None without live jobs; while the halts are unknown and there are live
     jobs, it is the time of the cycle. `unconfirmed` is the number of results that Kafka has not
-    confirmed.
+    confirmed. `doubted` is the number of jobs whose record in the changelog is unreadable and whose
+    order did not arrive again.
     """
 
     offset: int | None
     wake_at: datetime | None
     unconfirmed: int
+    doubted: int = 0
 
 
 class PartitionRunner(threading.Thread):
@@ -117,7 +120,7 @@ class PartitionRunner(threading.Thread):
     ) -> None:
         super().__init__(daemon=True, name=f"partition-{partition}")
         self.partition = partition
-        self.live_jobs = self.touched_jobs = self.waiting_results = 0
+        self.live_jobs = self.touched_jobs = self.waiting_results = self.doubted_jobs = 0
         self.status: PartitionStatus | None = None
         self._site = site
         self._path = site.folder / f"{site.name}-{partition}.sqlite"
@@ -138,6 +141,8 @@ class PartitionRunner(threading.Thread):
         self._prune_at: datetime | None = None
         self._now = datetime.max.replace(tzinfo=UTC)
         self._had_lease = False
+        # Offsets of unreadable records of the changelog that are dead-lettered already.
+        self._reported: set[int] = set()
         self._publish_at = 0.0
         self._publish_backoff = Backoff(BROKER)
 
@@ -225,28 +230,29 @@ class PartitionRunner(threading.Thread):
             site.leases.acquire(self.partition) as lease,
             ReplicatedJournal(self._path, lease, site.executor_name) as journal,
         ):
-            journal.restore(lease.records, site.clock.now())
+            journal.restore(lease.attempts, site.clock.now())
             journal.replicate()
             executor = self._make_executor(journal, lease)
-            self._check_history(executor, lease)
+            self._check_history(executor, lease.attempts)
+            self._submit_doubted(executor, journal, lease.attempts)
             self._log_event(
-                "partition acquired", keys={key.COUNT: len(lease.records)}, level="info"
+                "partition acquired", keys={key.COUNT: len(lease.attempts.records)}, level="info"
             )
             self._had_lease = True
             while not self._ending.is_set():
                 self._cycle(executor, journal)
             self._hand_over(executor, journal)
 
-    def _check_history(self, executor: Executor, lease: Lease) -> None:
+    def _check_history(self, executor: Executor, attempts: Attempts) -> None:
         """Distrust the journal if orders may be missing from the changelog.
 
         An empty changelog is new, or it was lost. That it was lost is certain, and is reported, if
         the local file has live jobs or if records were deleted.
         """
-        if lease.records and lease.is_whole:
+        if attempts.records and attempts.is_whole:
             return
         executor.distrust_journal(self._site.clock.now())
-        if executor.live_jobs or not lease.is_whole:
+        if executor.live_jobs or not attempts.is_whole:
             self._site.metrics.count_doubted_journal()
             self._log_event(
                 "journal may lack orders",
@@ -254,6 +260,25 @@ class PartitionRunner(threading.Thread):
                 " whose history is unknown needs a new approval",
                 {key.COUNT: executor.live_jobs},
             )
+
+    def _submit_doubted(
+        self, executor: Executor, journal: ReplicatedJournal, attempts: Attempts
+    ) -> None:
+        """Report the unreadable records, and submit the orders of their jobs again.
+
+        The history of these jobs is unknown, so each Mac is examined before an order. An order that
+        is not in the job topic any more is submitted if it arrives again; until then the unreadable
+        record stays. Raises LeaseLostError and sqlite3.Error.
+        """
+        for record in attempts.unreadable:
+            if record.offset not in self._reported:
+                self._dead_letter(record, record.value, record)
+                self._reported.add(record.offset)
+        if journal.doubted:
+            now = self._site.clock.now()
+            for record in self._site.leases.find_orders(self.partition, {*journal.doubted}):
+                self._handle_record(executor, record, now)
+            journal.replicate()
 
     def _make_executor(self, journal: ReplicatedJournal, lease: Lease) -> Executor:
         """Return an executor with the restored journal, whose Macs are guarded.
@@ -305,9 +330,12 @@ class PartitionRunner(threading.Thread):
         self._publish(executor)
         self._prune(journal, now)
         self.live_jobs, self.touched_jobs = executor.live_jobs, executor.touched_jobs
+        self.doubted_jobs = len(journal.doubted)
         # While the halts are unknown, due jobs are blocked: look again at once.
         wake_at = executor.next_wake(now) if self._halts_known or not executor.live_jobs else now
-        self.status = PartitionStatus(self._journalled_offset, wake_at, self.waiting_results)
+        self.status = PartitionStatus(
+            self._journalled_offset, wake_at, self.waiting_results, self.doubted_jobs
+        )
 
     def _is_volume_full(self) -> bool:
         """Return True if the volume of the journal has no room; log when that changes."""
@@ -384,7 +412,7 @@ class PartitionRunner(threading.Thread):
             reason = Problem(DeadLetterCode.UNKNOWN_TYPE, f"{event.type} is no order", "$.type")
         except InvalidEvent as error:
             reason = error
-        except sqlite3.Error:
+        except (sqlite3.Error, LeaseLostError):
             raise
         except Exception as error:  # noqa: BLE001 - one record must not stop the others
             reason = Problem(DeadLetterCode.BUG, type(error).__name__, "$")
@@ -413,11 +441,16 @@ class PartitionRunner(threading.Thread):
                 self._log_event("dead letter not confirmed", str(error))
                 if backoff.wait(self._ending):
                     raise LeaseLostError("ended before a dead letter was confirmed") from error
-        self._site.metrics.count_dead_letter(reason.code)
+        self._site.metrics.count_dead_letter(record.topic, reason.code)
         self._log_event(
-            "job dead-lettered",
+            "record dead-lettered",
             f"at {reason.where}: {reason.detail}",
-            {key.TOPIC: record.topic, key.OFFSET: record.offset, key.ERROR_CODE: reason.code},
+            {
+                key.TOPIC: record.topic,
+                key.OFFSET: record.offset,
+                key.KEY: repr(record.key),
+                key.ERROR_CODE: reason.code,
+            },
         )
 
     # --- results out ---

@@ -11,10 +11,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
 
+from agents.attempts import Attempts
 from agents.journal import INSERT_JOB, INSERT_RESULT, JOB_CRC, RESULT_CRC, Journal
-from agents.lifecycle import JournalEntry
+from agents.lifecycle import JournalEntry, Phase
 from runtime.sqlite import Hook
 from schemas.attempts import AttemptRecord, RecordedResult
+from schemas.jobs import Job
 from schemas.results import JobResult
 
 AttemptChanges = Mapping[str, AttemptRecord | None]
@@ -56,19 +58,34 @@ class ReplicatedJournal(Journal):
         self._changelog = changelog
         self._by = by
         self._changed: dict[str, None] = {}
+        # Ids of jobs that are not recorded, but may have an order: their record is unreadable.
+        self.doubted: set[str] = set()
 
     # --- from the changelog, and to it ---
 
-    def restore(self, records: Mapping[str, AttemptRecord], now: datetime) -> None:
+    def restore(self, attempts: Attempts, now: datetime) -> None:
         """Make the file equal to the changelog.
 
         A job that is only in the file was never confirmed, or was deleted by another process. If it
         has not expired, it was never confirmed: it is kept and written by the next `replicate`,
         because an extra entry only leads to a look at the Mac. If it has expired, it is deleted.
+
+        A job whose newest record is unreadable is restored from an older record or from the file
+        only if it has an order or an end there. Otherwise it is in `doubted` from now on.
         """
-        known = dict(self._db.execute("SELECT job_id, expires_us FROM jobs").fetchall())
+        records = {**attempts.records}
         with self._db.transaction("restore"):
-            for job_id, expires_us in known.items():
+            for job_id in attempts.doubted:
+                found = [one for one in (records.pop(job_id, None), self._record(job_id)) if one]
+                ordered = [one for one in found if _has_order(one)]
+                self._forget(job_id)
+                if ordered:
+                    records[job_id] = min(ordered, key=lambda one: one.live)
+                    self._changed[job_id] = None
+            self.doubted = set(attempts.doubted - records.keys())
+            for job_id, expires_us in self._db.execute(
+                "SELECT job_id, expires_us FROM jobs"
+            ).fetchall():
                 if job_id in records:
                     continue
                 if expires_us < _us(now):
@@ -117,6 +134,11 @@ class ReplicatedJournal(Journal):
         """
         super().accept(entry, results, now)
         self._changed[entry.job.job_id] = None
+        self.doubted.discard(entry.job.job_id)
+
+    def is_history_unknown(self, job: Job, now: datetime) -> bool:
+        """Return True if an order may have been given that is not recorded here."""
+        return job.job_id in self.doubted or super().is_history_unknown(job, now)
 
     def close_unseen(self, result: JobResult, expires_at: datetime, now: datetime) -> None:
         """Record the end of a job that was never accepted; the next `replicate` writes it.
@@ -125,6 +147,7 @@ class ReplicatedJournal(Journal):
         """
         super().close_unseen(result, expires_at, now)
         self._changed[result.job_id] = None
+        self.doubted.discard(result.job_id)
 
     def save(
         self, write_name: str, entry: JournalEntry, results: Iterable[JobResult], now: datetime
@@ -221,6 +244,11 @@ class ReplicatedJournal(Journal):
     def _forget(self, job_id: str) -> None:
         self._db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
         self._db.execute("DELETE FROM outbox WHERE job_id = ?", (job_id,))
+
+
+def _has_order(record: AttemptRecord) -> bool:
+    """Return True if an order of the job may have been given, or if the attempt has its end."""
+    return not record.live or (record.entry or {}).get("phase") != Phase.ACCEPTED.value
 
 
 def _us(moment: datetime) -> int:

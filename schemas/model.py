@@ -14,6 +14,6 @@ def has_any_key(raw: bytes, names: frozenset[str]) -> bool:
     """Return True if these bytes are a JSON object that has one of the keys, else False."""
     try:
         value = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return isinstance(value, dict) and not names.isdisjoint(value)

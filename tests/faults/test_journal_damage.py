@@ -8,6 +8,7 @@ from shutil import copy
 
 import pytest
 
+from agents.attempts import Attempts
 from agents.journal import Journal, UnreadableJournalError
 from agents.lifecycle import JournalEntry, Phase, result
 from agents.replicated import ReplicatedJournal
@@ -118,7 +119,7 @@ def test_each_change_keeps_the_checksums(tmp_path: Path) -> None:
         journal.close_unseen(result(entry(2), Outcome.SUPERSEDED), START, START)
         record = journal._record(one.job.job_id)
         assert record is not None
-        journal.restore({one.job.job_id: record}, START)
+        journal.restore(Attempts({one.job.job_id: record}), START)
     ReplicatedJournal(path, NoChangelog(), "one").close()
 
 

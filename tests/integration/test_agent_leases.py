@@ -3,7 +3,7 @@
 import pytest
 from kafka import TopicPartition  # type: ignore[import-untyped]
 
-from agents.leases import LeaseManager
+from agents.leases import Lease, LeaseManager
 from agents.replicated import LeaseLostError
 from runtime.kafka import KafkaConnection
 from schemas.attempts import AttemptRecord
@@ -21,8 +21,15 @@ def leases(kafka: KafkaCluster) -> LeaseManager:
     return LeaseManager(KafkaConnection(bootstrap=kafka.bootstrap), SITE)
 
 
-def record(job_id: str, by: str, *, live: bool = True) -> AttemptRecord:
-    return AttemptRecord(job_id=job_id, udid="MAC-1", expires_at=START + hours(1), live=live, by=by)
+def record(job_id: str, by: str) -> AttemptRecord:
+    return AttemptRecord(
+        job_id=job_id, udid="MAC-1", expires_at=START + hours(1), live=False, by=by
+    )
+
+
+def written_by(lease: Lease) -> dict[str, str]:
+    """Return the writer of each attempt of the lease."""
+    return {job_id: found.by for job_id, found in lease.attempts.records.items()}
 
 
 def test_successor_reads_confirmed_records_and_fences_its_predecessor(
@@ -32,14 +39,14 @@ def test_successor_reads_confirmed_records_and_fences_its_predecessor(
         old.write({"a": record("a", "old"), "b": record("b", "old")})
         old.write({"b": None, "c": record("c", "old")})
         with leases.acquire(0) as new:
-            assert {key: found.by for key, found in new.records.items()} == {"a": "old", "c": "old"}
+            assert written_by(new) == {"a": "old", "c": "old"}
             for _ in range(2):
                 with pytest.raises(LeaseLostError) as lost:
                     old.write({"d": record("d", "old")})
                 assert lost.value.fenced
-            new.write({"a": record("a", "new", live=False)})
+            new.write({"a": record("a", "new")})
     with leases.acquire(0) as third:
-        assert {key: found.by for key, found in third.records.items()} == {"a": "new", "c": "old"}
+        assert written_by(third) == {"a": "new", "c": "old"}
 
 
 def test_open_transaction_of_a_predecessor_is_never_read(leases: LeaseManager) -> None:
@@ -47,7 +54,7 @@ def test_open_transaction_of_a_predecessor_is_never_read(leases: LeaseManager) -
         old._producer.begin_transaction()
         old._producer.send(old._topic, key=b"half", value=b"{}", partition=1).get(timeout=10)
         with leases.acquire(1) as new:
-            assert new.records == {}
+            assert new.attempts.records == {}
             new.write({"whole": record("whole", "new")})
             assert new.age_s() < 10
 
@@ -66,8 +73,8 @@ def test_write_with_refused_records_loses_the_lease_although_its_commit_succeeds
                 lease.write({"refused": record("refused", "one")})
         assert not lost.value.fenced
     with leases.acquire(0) as successor:
-        assert "kept" in successor.records
-        assert "refused" not in successor.records
+        assert "kept" in successor.attempts.records
+        assert "refused" not in successor.attempts.records
 
 
 def test_leases_of_partitions_are_independent(leases: LeaseManager) -> None:

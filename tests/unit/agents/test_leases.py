@@ -3,12 +3,9 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass
 
 import pytest
-from kafka import TopicPartition  # type: ignore[import-untyped]
 from kafka.errors import (  # type: ignore[import-untyped]
     InvalidProducerEpochError,
     KafkaConnectionError,
@@ -21,150 +18,16 @@ from agents.leases import LeaseManager, boot_seconds
 from agents.replicated import LeaseLostError
 from runtime.kafka import KafkaConnection
 from schemas.attempts import AttemptRecord
-from schemas.topics import attempts_topic
 from tests.factories.sites import START, hours
+from tests.unit.agents.memory_kafka import SITE, Broker, Record, do_nothing, install
 
-SITE = "london"
-TOPIC = attempts_topic(SITE)
 SHORT_S = 0.1
-
-
-def do_nothing() -> None:
-    """Do nothing: an action of the broker that succeeds at once."""
-
-
-@dataclass(frozen=True)
-class Record:
-    key: bytes
-    value: bytes | None
-
-
-@dataclass
-class Sent:
-    """The future of one sent record."""
-
-    error: Exception | None
-
-    def get(self, timeout: float) -> None:
-        assert timeout > 0
-        if self.error is not None:
-            raise self.error
-
-
-@dataclass
-class Broker:
-    """Changelog of one partition, and the responses of the broker. None in `log` is a marker."""
-
-    log: list[Record | None] = field(default_factory=list)
-    steps: list[str] = field(default_factory=list)
-    epoch: int = 0
-    on_init: Callable[[], None] = do_nothing
-    on_commit: Callable[[], None] = do_nothing
-    on_poll: Callable[[], None] = do_nothing
-    refusal: Exception | None = None
-    unreachable: Exception | None = None
-    polls_before_known: int = 0
-    last_offset: int | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    closed: threading.Event = field(default_factory=threading.Event)
-
-    def put(self, key: str, value: str | None) -> None:
-        self.log.append(Record(key.encode(), None if value is None else value.encode()))
-
-
-class Producer:
-    """A transactional producer: what it sends is in the log after the commit."""
-
-    def __init__(self, broker: Broker, options: dict[str, Any]) -> None:
-        if broker.unreachable is not None:
-            raise broker.unreachable
-        broker.options = options
-        self._broker = broker
-        self._epoch = -1
-        self._open: list[Record] | None = None
-
-    def init_transactions(self) -> None:
-        self._broker.steps.append("init")
-        self._broker.on_init()
-        self._broker.epoch += 1
-        self._epoch = self._broker.epoch
-
-    def begin_transaction(self) -> None:
-        assert self._open is None
-        self._broker.steps.append("begin")
-        self._open = []
-
-    def send(self, topic: str, *, key: bytes, value: bytes | None, partition: int) -> Sent:
-        assert (topic, partition) == (TOPIC, 3)
-        assert self._open is not None
-        self._open.append(Record(key, value))
-        return Sent(self._broker.refusal)
-
-    def commit_transaction(self) -> None:
-        assert self._open is not None
-        written, self._open = self._open, None
-        if self._epoch != self._broker.epoch:
-            raise ProducerFencedError
-        self._broker.on_commit()
-        if self._broker.refusal is None:
-            self._broker.log += [*written, None]
-
-    def close(self, timeout: float) -> None:
-        assert timeout > 0
-        self._broker.closed.set()
-
-
-class Consumer:
-    """A consumer of one partition that gives one record at a time."""
-
-    def __init__(self, broker: Broker, options: Mapping[str, Any]) -> None:
-        assert options["isolation_level"] == "read_committed"
-        self._broker = broker
-        self._partitions: list[TopicPartition] = []
-        self._at: int | None = None
-        self._polls = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._broker.steps.append("close consumer")
-
-    def assign(self, partitions: Sequence[TopicPartition]) -> None:
-        self._partitions = list(partitions)
-
-    def seek_to_beginning(self, topic_partition: TopicPartition) -> None:
-        assert [topic_partition] == self._partitions
-        self._at = 0
-
-    def end_offsets(self, partitions: Sequence[TopicPartition], timeout_ms: int) -> dict[Any, int]:
-        assert timeout_ms > 0
-        self._broker.steps.append("read")
-        return {topic_partition: len(self._broker.log) for topic_partition in partitions}
-
-    def position(self, topic_partition: TopicPartition, timeout_ms: int) -> int | None:
-        assert timeout_ms > 0
-        assert [topic_partition] == self._partitions
-        assert self._at is not None
-        return None if self._polls < self._broker.polls_before_known else self._at
-
-    def poll(self, timeout_ms: int) -> dict[Any, list[Record]]:
-        assert timeout_ms > 0
-        self._polls += 1
-        self._broker.on_poll()
-        end = self._broker.last_offset
-        if self._at is None or self._at == (len(self._broker.log) if end is None else end):
-            return {}
-        record = self._broker.log[self._at]
-        self._at += 1
-        return {} if record is None else {self._partitions[0]: [record]}
 
 
 @pytest.fixture
 def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
     broker = Broker()
-    monkeypatch.setattr(leases, "KafkaProducer", lambda **options: Producer(broker, options))
-    monkeypatch.setattr(leases, "KafkaConsumer", lambda **options: Consumer(broker, options))
+    install(broker, monkeypatch)
     return broker
 
 
@@ -173,7 +36,9 @@ def lease_manager(timeout_s: float = 15.0) -> LeaseManager:
 
 
 def attempt(job_id: str, by: str = "one") -> AttemptRecord:
-    return AttemptRecord(job_id=job_id, udid="MAC-1", expires_at=START + hours(1), live=True, by=by)
+    return AttemptRecord(
+        job_id=job_id, udid="MAC-1", expires_at=START + hours(1), live=False, by=by
+    )
 
 
 def lost_by(lease: leases.Lease) -> LeaseLostError:
@@ -189,12 +54,12 @@ def test_lease_has_the_newest_attempt_of_each_job_that_is_not_deleted(
     broker: Broker,
 ) -> None:
     with lease_manager().acquire(3) as first:
-        assert first.records == {}
+        assert first.attempts.records == {}
         first.write({"a": attempt("a"), "b": attempt("b")})
         first.write({"a": attempt("a", "two"), "b": None})
     assert [record.key for record in broker.log if record is not None] == [b"a", b"b", b"a", b"b"]
     with lease_manager().acquire(3) as second:
-        assert second.records == {"a": attempt("a", "two")}
+        assert second.attempts.records == {"a": attempt("a", "two")}
 
 
 def test_changelog_is_read_after_the_predecessor_is_fenced(broker: Broker) -> None:
@@ -213,7 +78,7 @@ def test_changelog_is_read_to_its_end_if_the_position_is_unknown_at_first(broker
     broker.put("a", attempt("a").model_dump_json())
     broker.polls_before_known = 1
     with lease_manager().acquire(3) as lease:
-        assert list(lease.records) == ["a"]
+        assert list(lease.attempts.records) == ["a"]
 
 
 def test_slow_read_of_a_changelog_may_exceed_the_limit_while_it_advances(broker: Broker) -> None:
@@ -221,7 +86,7 @@ def test_slow_read_of_a_changelog_may_exceed_the_limit_while_it_advances(broker:
         broker.put(f"job-{number}", attempt(f"job-{number}").model_dump_json())
     broker.on_poll = lambda: time.sleep(SHORT_S / 3)
     with lease_manager(SHORT_S).acquire(3) as lease:
-        assert len(lease.records) == 8
+        assert len(lease.attempts.records) == 8
 
 
 # --- the end of a lease ---
@@ -335,16 +200,35 @@ def test_lease_is_refused_if_the_changelog_is_from_before_the_first_release(
         pass
 
 
-@pytest.mark.parametrize("value", ["{}", "5", "null", "no JSON"])
-def test_lease_is_refused_if_the_changelog_has_an_unreadable_record(
+UNREADABLE = ["{}", "5", "null", "", "no JSON", '{"job_id":"a","udid":"MAC-1","live":true}']
+
+
+@pytest.mark.parametrize("value", UNREADABLE)
+def test_unreadable_record_leaves_the_other_jobs_and_its_earlier_record(
     value: str, broker: Broker
 ) -> None:
+    with lease_manager().acquire(3) as lease:
+        lease.write({"a": attempt("a"), "b": attempt("b")})
     broker.put("a", value)
-    with (
-        pytest.raises(LeaseLostError, match="record that is no attempt"),
-        lease_manager().acquire(3),
-    ):
-        pass
+    broker.put("c", value)
+    with lease_manager().acquire(3) as lease:
+        found = lease.attempts
+    assert found.records == {"a": attempt("a"), "b": attempt("b")}
+    assert found.doubted == {"a", "c"}
+    assert [(one.offset, one.key, one.value) for one in found.unreadable] == [
+        (3, b"a", value.encode()),
+        (4, b"c", value.encode()),
+    ]
+
+
+def test_readable_record_after_an_unreadable_one_ends_the_doubt(broker: Broker) -> None:
+    broker.put("a", "no JSON")
+    broker.put("b", "no JSON")
+    with lease_manager().acquire(3) as lease:
+        lease.write({"a": attempt("a"), "b": None})
+    with lease_manager().acquire(3) as lease:
+        assert lease.attempts.records == {"a": attempt("a")}
+        assert lease.attempts.unreadable == ()
 
 
 @pytest.mark.parametrize("last", [0, 1])
