@@ -7,7 +7,8 @@
 
 BIN := .venv/bin
 # Real servers of `make test`. Outside CI, tests without their server are skipped.
-TEST_SERVERS := kafka nanomdm helm kubeconform kubernetes-schemas
+MDM_SERVERS := nanomdm kmfddm scepserver scepclient
+TEST_SERVERS := kafka $(MDM_SERVERS) helm kubeconform kubernetes-schemas
 COVERED_TESTS := tests/unit tests/property tests/contracts tests/chaos tests/e2e
 CLUSTER ?= 1
 KAFKA_PORT ?= 19092
@@ -108,7 +109,7 @@ chart: ## lint and render the Helm chart, and check the objects
 	@$(BIN)/python -m pytest tests/deploy $(PYTEST_ARGS)
 
 tools: ## fetch and build the servers that tests use (java, mvn, go)
-	@tools/servers kafka nanomdm kmfddm
+	@tools/servers kafka $(MDM_SERVERS)
 
 tools-deploy: ## fetch and build the tools that check the Helm chart (go)
 	@tools/servers helm kubeconform kubernetes-schemas
