@@ -110,6 +110,12 @@ class Metrics:
             registry=registry,
         )
         self._damaged_files = damaged_file_counter(registry, STATE_STORE)
+        self._offered_again = Counter(
+            "drydock_jobs_offered_again",
+            "Jobs sent to a site again because none of its agents had accepted them.",
+            ["site"],
+            registry=registry,
+        )
 
     def _initialise_series(self) -> None:
         for topic in EVENT_TOPICS:
@@ -150,6 +156,7 @@ class Metrics:
                 continue
             self._sites[site] = None
             self._overdue.labels(site)
+            self._offered_again.labels(site)
             for severity in Severity:
                 self._exposed.labels(severity.value, site)
             for action in Action:
@@ -188,6 +195,11 @@ class Metrics:
         """Count results of jobs; `action` is None if the job is unknown."""
         name = NO_ACTION if action is None else action.value
         self._results.labels(name, outcome.value).inc(count)
+
+    def count_offered_again(self, site: str, count: int) -> None:
+        """Count jobs that were sent to a site again: none of its agents had accepted them."""
+        self.add_sites((site,))
+        self._offered_again.labels(site).inc(count)
 
     def observe_job_duration(self, action: Action, duration_s: float) -> None:
         """Observe the seconds from the issue of a job to its success; below 0 counts as 0."""

@@ -24,10 +24,12 @@ from pipeline.processors.dirty_rows import DirtyRows
 from pipeline.processors.fast.verified_cache import VerifiedCache
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.shard_output import ConsumedRecord, OutgoingRecord, ShardOutput
+from pipeline.processors.unaccepted_jobs import Offer, UnacceptedJobs
 from pipeline.reconcile.changes import Changes, Input
 from pipeline.reconcile.last_decision import LastDecision
 from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.device import to_us
+from pipeline.state.jobs import open_job
 from schemas.dead_letters import DeadLetterCode, DeadLetterReason, Problem
 from schemas.decisions import DecisionRecord
 from schemas.envelope import (
@@ -86,6 +88,8 @@ class DeviceShard:
         self._broadcasts_read = 0
         self._is_catching_up = True
         self._loaded_decisions: dict[str, LastDecision] = {}
+        self._loaded_events: dict[str, bytes] = {}
+        self._unaccepted = UnacceptedJobs()
 
     # --- before it begins ---
 
@@ -105,9 +109,11 @@ class DeviceShard:
         partition = partition_of(udid, self._partition_count)
         if partition != self.partition:
             raise rows.InvalidRow(f"row of {udid} is one of partition {partition}: was one added?")
-        last_decision, is_decided = rows.load_device(self.reconciler, udid, raw)
+        last_decision, is_decided, issued_event = rows.load_device(self.reconciler, udid, raw)
         if last_decision is not None:
             self._loaded_decisions[udid] = last_decision
+        if issued_event is not None:
+            self._loaded_events[udid] = issued_event
         if not is_decided:
             self.reconciler.queue.mark(udid)
 
@@ -140,6 +146,11 @@ class DeviceShard:
         for udid, last_decision in self._loaded_decisions.items():
             reconciler.restore(udid, last_decision)
         self._loaded_decisions.clear()
+        for udid, issued_event in self._loaded_events.items():
+            job = open_job(reconciler.fleet.job_histories.get(udid, ()))
+            if job is not None:
+                self._unaccepted.add(udid, Offer(job, issued_event))
+        self._loaded_events.clear()
         self._queue_affected(self._broadcast.records_after(self._broadcast_offsets), now)
         # Spread the sweeps: partitions of one worker would otherwise sweep at the same time.
         every = self._config.sweep_every
@@ -242,8 +253,8 @@ class DeviceShard:
         """Do a limited piece of due work; return True if more of it is due now.
 
         Folds new broadcast records, and decides for at most `slice_size` Macs that are queued, due
-        by a timer, or next in the sweep. Decides nothing and returns False before
-        `finish_catch_up`.
+        by a timer, or next in the sweep; sends at most as many unaccepted jobs to dispatch again.
+        Does nothing of it and returns False before `finish_catch_up`.
         """
         self._dirty_rows.refresh_if_due(now)
         if self._is_catching_up:
@@ -253,13 +264,23 @@ class DeviceShard:
             self._fold_broadcasts(new)
             self._queue_affected(new, now)
         self._keep(self.reconciler.advance(now, self._config.slice_size), now)
+        self._offer_again(now)
         due = self.reconciler.next_due_at(now)
-        return due is not None and due <= now
+        return self._unaccepted.is_due(now) or (due is not None and due <= now)
 
     def is_behind(self, now: datetime) -> bool:
         """Return True if a Mac is queued or due, or a broadcast is new; sweeps do not count."""
         unread = self._broadcasts_read < len(self._broadcast.records)
-        return unread or self.reconciler.queue.has_due(now)
+        return unread or self.reconciler.queue.has_due(now) or self._unaccepted.is_due(now)
+
+    def _offer_again(self, now: datetime) -> None:
+        """Send dispatch the jobs again that no executor has accepted in time.
+
+        Dispatch verifies them: their events may be those of a row.
+        """
+        histories = self.reconciler.fleet.job_histories
+        for job, raw in self._unaccepted.pop_due(histories, now, self._config.slice_size):
+            self._send_to_dispatch(job.site, raw)
 
     def _fold_broadcasts(self, records: Sequence[BroadcastRecord]) -> None:
         """Fold broadcast records, the newest that were read; their Macs are not queued yet."""
@@ -293,8 +314,11 @@ class DeviceShard:
         output, self._output = self._output, ShardOutput()
         reconciler = self.reconciler
         for udid in self._dirty_rows.pop_all():
+            history = reconciler.fleet.job_histories.get(udid, ())
             output.rows[udid.encode()] = rows.encode_device(
-                reconciler, udid, self.epoch, is_decided=not reconciler.queue.is_undecided(udid)
+                *(reconciler, udid, self.epoch),
+                is_decided=not reconciler.queue.is_undecided(udid),
+                issued_event=self._unaccepted.event_of(udid, history),
             )
         if self._offsets_changed:
             epoch_row = rows.EpochRow(self.epoch, self._broadcast_offsets)
@@ -334,13 +358,16 @@ class DeviceShard:
                 output.counters.decisions[value.decision.action, value.decision.reason] += 1
             elif fast_paths:
                 self._already_folded.add(body)
-        count = self._config.partitions[DISPATCH.name]
-        for site, raw in changes.job_changes:
+        for udid, job, raw in changes.job_changes:
             if fast_paths:
                 self._config.verified.add(raw)
-            output.records.append(
-                OutgoingRecord(DISPATCH.name, partition_of(site, count), site.encode(), raw)
-            )
+            self._send_to_dispatch(job.site, raw)
+            if job.outcome is None:
+                self._unaccepted.add(udid, Offer(job, raw))
+
+    def _send_to_dispatch(self, site: str, raw: bytes) -> None:
+        partition = partition_of(site, self._config.partitions[DISPATCH.name])
+        self._output.records.append(OutgoingRecord(DISPATCH.name, partition, site.encode(), raw))
 
     def _dead_letter_record(
         self, topic: str, offset: int, raw: bytes, reason: DeadLetterReason, now: datetime

@@ -10,6 +10,8 @@ and is followed to its end. Capacity goes to the first deadline, then to the job
 | waiting | the site has capacity and a topic | dispatched | the job |
 | waiting | the job expires | finished | |
 | waiting | superseded, or inferred to have expired | withdrawn | |
+| dispatched | job issued, again after some minutes | dispatched | the job again |
+| dispatched | the same, and the site's topic is missing | waiting | |
 | dispatched | superseded | withdrawn | the withdrawal |
 | dispatched | inferred to have expired | withdrawn | |
 | started | withheld in a dry run | dispatched | |
@@ -23,8 +25,11 @@ results move the job to `started`, which a repeated withdrawal does not change. 
 changes nothing, so each event may be repeated. `dispatched` and `started` use capacity, unless the
 job needs none (re-enrollment).
 
-Invariant: a job is published at most once in an epoch. If it needs capacity, it is published only
-while the site's jobs that use capacity are fewer than its `max_jobs`.
+The owner of a Mac sends an issued job again while no executor has accepted it (`unaccepted_jobs`):
+its record in the site's topic may be lost. A repeat soon after the issue is that of a crash.
+
+Invariant: a job is published at most once in an epoch, and once for each repeat by its owner. The
+first time, if it needs capacity, the site's jobs that use capacity are fewer than its `max_jobs`.
 """
 
 import heapq
@@ -44,6 +49,7 @@ from pipeline.processors.dead_letters import dead_letter_record
 from pipeline.processors.fast.verified_cache import JobHeader, peek_job
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.shard_output import ConsumedRecord, OutgoingRecord, ShardOutput
+from pipeline.processors.unaccepted_jobs import FIRST_OFFER_AFTER
 from pipeline.state.device import duration_us, to_us
 from pipeline.state.jobs import INFERRED_ATTEMPT
 from schemas.dead_letters import DeadLetterCode, DeadLetterReason, Problem
@@ -64,6 +70,7 @@ _UNTOUCHED: Final = (Outcome.ACCEPTED, Outcome.WITHHELD)
 _NO_DEADLINE: Final = 1 << 62
 # Jobs are kept for this time after their last own time, so that a late repeat is recognised.
 _REMEMBERED_US: Final = duration_us(timedelta(days=1))
+_REPEAT_AFTER_US: Final = duration_us(FIRST_OFFER_AFTER / 2)
 
 
 class Stage(StrEnum):
@@ -214,7 +221,7 @@ class DispatchShard:
         job = peek_job(raw) if is_verified else None
         if job is not None:
             self._output.counters.folded[DISPATCH.name] += 1
-            self._enqueue(job, raw)
+            self._enqueue(job, raw, now)
             return
         try:
             event = decode(raw)
@@ -234,22 +241,22 @@ class DispatchShard:
             self._dead_letter_record(record.offset, raw, reason, now)
             return
         try:
-            self._fold(event, raw)
+            self._fold(event, raw, now)
         except Exception as error:  # noqa: BLE001 - the handler's top: our bug
             detail = f"dispatching it failed: {type(error).__name__}: {error}"
             self._dead_letter_record(record.offset, raw, Problem(DeadLetterCode.BUG, detail), now)
             return
         self._output.counters.folded[DISPATCH.name] += 1
 
-    def _fold(self, event: Event, raw: bytes) -> None:
+    def _fold(self, event: Event, raw: bytes, now: datetime) -> None:
         """Move the event's job to its next stage, by the module's table.
 
         `raw` is the event's bytes. A new issued job is queued. If a dispatched job is superseded,
-        its withdrawal is published. Any other event of an unknown job changes nothing, nor does one
-        of a finished job or a repeat.
+        its withdrawal is published; if it is offered again, the job. Any other event of an unknown
+        job changes nothing, nor does one of a finished job or a repeat.
         """
         if isinstance(event, JobIssuedEvent):
-            self._enqueue(event.data.job, raw)
+            self._enqueue(event.data.job, raw, now)
             return
         assert isinstance(event, JobSupersededEvent | JobResultedEvent)
         queued = self.jobs.get(event.data.job_id)
@@ -258,7 +265,7 @@ class DispatchShard:
         if queued.stage is Stage.FINISHED:
             return
         if isinstance(event, JobSupersededEvent):
-            if queued.stage is Stage.DISPATCHED:
+            if queued.stage is Stage.DISPATCHED and jobs_topic(queued.site) in self._job_topics:
                 self._publish(queued, raw)
             self._withdraw(queued)
         elif event.data.outcome is Outcome.EXPIRED and event.data.attempt == INFERRED_ATTEMPT:
@@ -274,8 +281,16 @@ class DispatchShard:
             # Also a withdrawn job: it had started before the withdrawal reached the executor.
             self._save(replace(queued, stage=Stage.STARTED, issued_event=None))
 
-    def _enqueue(self, job: Job | JobHeader, raw: bytes) -> None:
-        if job.job_id not in self.jobs:
+    def _enqueue(self, job: Job | JobHeader, raw: bytes, now: datetime) -> None:
+        queued = self.jobs.get(job.job_id)
+        if queued is None:
+            self._save(_queue_job(job, raw))
+        elif queued.stage is not Stage.DISPATCHED or not _is_offered_again(queued, to_us(now)):
+            return
+        elif jobs_topic(queued.site) in self._job_topics:
+            self._publish(queued, raw)
+            self._output.counters.offered_again[queued.site] += 1
+        else:
             self._save(_queue_job(job, raw))
 
     def _withdraw(self, queued: QueuedJob) -> None:
@@ -433,6 +448,14 @@ def _queue_job(job: Job | JobHeader, raw: bytes) -> QueuedJob:
         report_by_us=expires_us if job.report_by is None else to_us(job.report_by),
         issued_event=raw,
     )
+
+
+def _is_offered_again(queued: QueuedJob, now_us: int) -> bool:
+    """Return True if a repeat at `now_us` is an offer of the Mac's owner, and not of a crash.
+
+    Half of the interval: the clocks of two workers differ.
+    """
+    return queued.issued_us + _REPEAT_AFTER_US <= now_us < queued.expires_us
 
 
 def _forget_at_us(queued: QueuedJob) -> int:

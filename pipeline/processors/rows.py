@@ -8,7 +8,7 @@ yet that it had lost the partition.
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
@@ -67,12 +67,18 @@ class EpochRow:
 
 
 def encode_device(
-    reconciler: Reconciler, udid: str, epoch: int, *, is_decided: bool = True
+    reconciler: Reconciler,
+    udid: str,
+    epoch: int,
+    *,
+    is_decided: bool = True,
+    issued_event: bytes | None = None,
 ) -> bytes:
     """Return the row of one Mac: its epoch, device, job history and last decision.
 
     The parts that the reconciler lacks are empty. `is_decided` is False if the Mac has events that
-    the last decision does not include; the next owner then decides for it.
+    the last decision does not include; the next owner then decides for it. `issued_event` is the
+    JobIssuedEvent of its job that no executor has accepted.
     """
     device = reconciler.fleet.devices.get(udid)
     last_decision = reconciler.last_decisions.get(udid)
@@ -86,14 +92,24 @@ def encode_device(
             else _LastDecisionRow.encode(last_decision),
         }
         | ({} if is_decided else {"pending_decision": True})
+        | ({} if issued_event is None else {"issued_event": msgspec.Raw(issued_event)})
     )
 
 
-def load_device(reconciler: Reconciler, udid: str, raw: bytes) -> tuple[LastDecision | None, bool]:
-    """Load a row's device and job history into the reconciler; return the rest of the row.
+class LoadedRow(NamedTuple):
+    """The parts of a Mac's row that are not in the reconciler.
 
-    The result is the last decision, None if there is none, and False if the Mac has events that the
-    decision does not include, else True.
+    `is_decided` is False if the Mac has events that `last_decision` does not include.
+    `issued_event` is the JobIssuedEvent of its job that no executor had accepted.
+    """
+
+    last_decision: LastDecision | None
+    is_decided: bool
+    issued_event: bytes | None
+
+
+def load_device(reconciler: Reconciler, udid: str, raw: bytes) -> LoadedRow:
+    """Load a row's device and job history into the reconciler; return the rest of the row.
 
     The caller restores the decision after all rows are loaded: a record under a serial number or an
     enrollment id can belong to a Mac in a later row. Raises InvalidRow if the row cannot be
@@ -107,9 +123,10 @@ def load_device(reconciler: Reconciler, udid: str, raw: bytes) -> tuple[LastDeci
         if row.jobs:
             reconciler.fleet.job_histories[udid] = tuple(map(entry_of_row, row.jobs))
         last_decision = row.last_decision
-        return (
+        return LoadedRow(
             None if last_decision is None else last_decision.to_last_decision(),
             not row.pending_decision,
+            bytes(row.issued_event) or None,
         )
     except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
         raise InvalidRow(f"row of {udid}: {error!r}") from error
@@ -206,6 +223,7 @@ class _DeviceRow(msgspec.Struct, gc=False):
     jobs: list[JobRow]
     last_decision: _LastDecisionRow | None
     pending_decision: bool = False
+    issued_event: msgspec.Raw = msgspec.Raw()
 
 
 _EPOCH: Final = msgspec.json.Decoder(_Epoch)

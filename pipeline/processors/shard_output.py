@@ -37,6 +37,7 @@ class Counters:
     `folded` is by topic, `decisions` by action and reason, `results` by action and outcome,
     `dead_letters` by topic and code. `oldest_age_s` is the age of the oldest folded event by topic.
     `durations` has the action of each succeeded job and its seconds from issue to success.
+    `offered_again` has, by site, the jobs that were published again: no executor had accepted them.
     """
 
     folded: Counter[str] = field(default_factory=Counter)
@@ -45,6 +46,7 @@ class Counters:
     results: Counter[tuple[Action | None, Outcome]] = field(default_factory=Counter)
     durations: list[tuple[Action, float]] = field(default_factory=list)
     dead_letters: Counter[tuple[str, DeadLetterCode]] = field(default_factory=Counter)
+    offered_again: Counter[str] = field(default_factory=Counter)
 
     def count_folded(self, topic: str, count: int, age_s: float) -> None:
         """Count `count` folded events of a topic, the oldest of them `age_s` seconds old."""

@@ -585,6 +585,11 @@ class Worker:
             metrics.count_result(action, outcome, count)
         for succeeded, duration_s in counters.durations:
             metrics.observe_job_duration(succeeded, duration_s)
+        for site, count in counters.offered_again.items():
+            metrics.count_offered_again(site, count)
+            self._log.warning(
+                "no agent accepted jobs; offered again", **{key.SITE: site, key.COUNT: count}
+            )
         for (topic, code), count in counters.dead_letters.items():
             metrics.count_dead_letter(topic, code, count)
             self._log.error(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from pipeline.state.jobs import JobEntry
 from schemas.dead_letters import DeadLetterCode
 from schemas.decisions import DecisionRecord
 from schemas.envelope import Event, JobIssuedEvent, JobResultedEvent, JobSupersededEvent
@@ -43,9 +44,10 @@ class DerivedRecord(NamedTuple):
 
 
 class JobChange(NamedTuple):
-    """The bytes of an event that opened or ended a job of `site`."""
+    """The bytes of an event that opened or ended a job of this Mac, and the job after it."""
 
-    site: str
+    udid: str
+    job: JobEntry
     raw: bytes
 
 

@@ -204,7 +204,7 @@ class Folding:
         if new is None or new is old:
             return
         if (old is not None and old.is_open) is not new.is_open:
-            changes.job_changes.append(JobChange(new.site, raw))
+            changes.job_changes.append(JobChange(saved.key, new, raw))
         if isinstance(event, JobResultedEvent):
             changes.results.append((new.action, event.data.outcome))
             if new.outcome is Outcome.SUCCEEDED:

@@ -164,6 +164,75 @@ def test_job_repeated_after_its_end_is_not_published_again() -> None:
     assert dispatched(shard, [issued(FIRST)]) == []
 
 
+MINUTE = timedelta(minutes=1)
+FRESH = factories.job(udid="MAC-1", issued_at=NOW)
+
+
+def repeated(shard: DispatchShard, minutes: float, *, raw: bytes | None = None) -> list[bytes]:
+    """Return the events that are published after a repeat, this long after the job's issue."""
+    now = NOW + minutes * MINUTE
+    shard.process_records(DISPATCH.name, [InputRecord(9, raw or encode(issued(FRESH)))], now)
+    shard.tick(now)
+    output = shard.collect()
+    assert output.counters.offered_again.total() == len(output.records)
+    assert output.rows == {}
+    return [post.value for post in output.records]
+
+
+def test_dispatched_job_that_its_owner_repeats_after_minutes_is_published_again() -> None:
+    shard = a_shard()
+    dispatched(shard, [issued(FRESH)])
+    assert repeated(shard, 0.1) == repeated(shard, 2.4) == []
+    assert repeated(shard, 5) == repeated(shard, 15) == [encode(issued(FRESH))]
+    assert repeated(shard, 10 * 60) == [], "it has expired"
+
+
+@pytest.mark.parametrize("end", [Outcome.SUPERSEDED, Outcome.FAILED, Outcome.STARTED])
+def test_job_that_is_withdrawn_begun_or_ended_is_not_published_again(end: Outcome) -> None:
+    shard = a_shard()
+    events = {Outcome.SUPERSEDED: factories.superseded(FRESH)}
+    dispatched(shard, [issued(FRESH), events.get(end) or factories.resulted(FRESH, end, NOW)])
+    assert repeated(shard, 5) == []
+
+
+def test_repeat_of_a_waiting_job_changes_nothing() -> None:
+    shard = a_shard()
+    dispatched(shard, [issued(SECOND), issued(FRESH)])
+    assert repeated(shard, 5) == []
+    assert dispatched(shard, [factories.resulted(SECOND, Outcome.FAILED, NOW)]) == [issued(FRESH)]
+
+
+def test_forged_repeat_is_not_published() -> None:
+    shard = a_shard()
+    dispatched(shard, [issued(FRESH)])
+    assert letters(shard, encode(forged(FRESH))) == [
+        ("bad_value", "$.data", f"{DISPATCH.name}/0/5")
+    ]
+
+
+def test_job_is_published_again_by_a_later_owner() -> None:
+    shard = restarted(saved_rows(a_shard(), issued(FRESH)))
+    assert repeated(shard, 5) == [encode(issued(FRESH))]
+
+
+def test_job_of_a_site_that_lost_its_topic_waits_for_it() -> None:
+    topics: dict[str, int] = {}
+    shard = restarted(saved_rows(a_shard(), issued(FRESH)), topics=topics)
+    now = NOW + 5 * MINUTE
+    shard.process_records(DISPATCH.name, [InputRecord(9, encode(issued(FRESH)))], now)
+    shard.tick(now)
+    assert shard.collect().records == []
+    assert list(shard.sites_without_topic()) == ["london"]
+    topics |= TOPICS
+    assert dispatched(shard, []) == [issued(FRESH)]
+
+
+def test_withdrawal_for_a_site_that_lost_its_topic_is_not_published() -> None:
+    shard = restarted(saved_rows(a_shard(), issued(FRESH)), topics={})
+    assert dispatched(shard, [factories.superseded(FRESH)]) == []
+    assert shard.jobs[FRESH.job_id].stage is Stage.WITHDRAWN
+
+
 def test_ended_job_is_forgotten_after_its_last_time() -> None:
     shard = a_shard()
     dispatched(shard, [issued(FIRST), DONE])
@@ -181,9 +250,11 @@ def saved_rows(shard: DispatchShard, *events: CloudEvent) -> dict[bytes, bytes]:
     return {key: row for key, row in shard.collect().rows.items() if row is not None}
 
 
-def restarted(rows: dict[bytes, bytes], *, is_caught_up: bool = True) -> DispatchShard:
+def restarted(
+    rows: dict[bytes, bytes], *, is_caught_up: bool = True, topics: Mapping[str, int] = TOPICS
+) -> DispatchShard:
     """Return the shard of a later owner that has loaded these rows."""
-    shard = a_shard(is_begun=False)
+    shard = a_shard(is_begun=False, topics=topics)
     shard.load(EPOCH_KEY, EpochRow(epoch=7).to_row())
     for key, row in rows.items():
         shard.load(key, row)
@@ -443,10 +514,7 @@ def test_each_folded_event_is_counted() -> None:
 
 
 def test_a_record_that_raises_in_dispatch_becomes_a_dead_letter() -> None:
-    rows = saved_rows(a_shard(), issued(FIRST))
-    shard = a_shard(topics={})
-    for key, row in rows.items():
-        shard.load(key, row)
+    shard = restarted(saved_rows(a_shard(), issued(FIRST)), topics={jobs_topic("london"): 0})
     [letter] = letters(shard, encode(WITHDRAWN))
     assert letter == ("bug", "", f"{DISPATCH.name}/0/5")
     assert shard.collect().counters.folded == {}

@@ -23,9 +23,15 @@ def test_a_row_restores_the_mac_and_its_last_decision() -> None:
         Reconciler(),
     )
     row = rows.encode_device(reconciler, make.UDID, 1, is_decided=True)
-    last_decision, is_decided = rows.load_device(loaded, make.UDID, row)
+    rest = rows.load_device(loaded, make.UDID, row)
     assert loaded.fleet.devices == reconciler.fleet.devices
-    assert (last_decision, is_decided) == (reconciler.last_decisions[make.UDID], True)
+    assert rest == (reconciler.last_decisions[make.UDID], True, None)
+
+
+def test_a_row_keeps_the_bytes_of_the_issued_event() -> None:
+    raw = b' {"data" : {"job": "\xc3\xbc", "n": 1.50}} '
+    row = rows.encode_device(Reconciler(), make.UDID, 1, issued_event=raw)
+    assert rows.load_device(Reconciler(), make.UDID, row).issued_event == raw.strip()
 
 
 def test_loaded_macs_share_equal_values() -> None:
@@ -53,7 +59,7 @@ def test_a_row_of_an_earlier_or_a_later_version_is_read() -> None:
     wire["colour"] = wire["device"]["colour"] = "space grey"
     wire["device"]["facts"]["colour"] = [1, "space grey"]
     del wire["device"]["inventory_days"]
-    last_decision, is_decided = rows.load_device(loaded, make.UDID, msgspec.json.encode(wire))
+    last_decision, is_decided, _ = rows.load_device(loaded, make.UDID, msgspec.json.encode(wire))
     assert loaded.fleet.devices[make.UDID].values == reconciler.fleet.devices[make.UDID].values
     assert last_decision == reconciler.last_decisions[make.UDID]._replace(
         recheck_on_telemetry=True, waits_for_capacity=False

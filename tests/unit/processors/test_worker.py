@@ -213,8 +213,9 @@ def test_times_of_reports_are_written_within_the_refresh(
 def test_redeciding_after_a_broadcast_resumes_after_a_crash(
     brokers: Brokers, tmp_path: Path
 ) -> None:
+    soon = NOW + timedelta(minutes=1)  # before a job is offered again
     first = MemoryWorker(brokers, tmp_path / "first", lambda: NOW, slice=2, due_budget_s=0.0)
-    second = MemoryWorker(brokers, tmp_path / "second", lambda: NOW + HOUR, slice=2)
+    second = MemoryWorker(brokers, tmp_path / "second", lambda: soon, slice=2)
 
     async def begin() -> None:
         await first.begin()

@@ -85,7 +85,7 @@ def test_records_are_in_the_order_of_their_making_and_follow_the_inputs() -> Non
         ("update", Outcome.SUCCEEDED)
     ]
     assert changes.durations == [("update", HOUR.total_seconds())]
-    assert [one.site for one in changes.job_changes] == ["london"]
+    assert [one.job.site for one in changes.job_changes] == ["london"]
     assert list(changes.job_histories) == [UDID]
 
 
