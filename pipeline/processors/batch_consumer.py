@@ -261,15 +261,21 @@ class BatchConsumer(Consumer):
     async def is_member(self) -> bool:
         """Return True if this worker is still a member of the group.
 
-        True without a request if the brokers confirmed it less than half a session ago. Otherwise
-        the done offsets are committed, and the result is False if that fails: the brokers refuse
-        the commit of a worker that is no member.
+        True without a request if the brokers confirmed it less than half a session ago.
 
         Call it before each write: a process that was stopped for longer than its session learns
         only here that its partitions have another owner.
         """
         if monotonic() - self._membership_confirmed_at < self.membership_valid_s:
             return True
+        return await self.confirm_membership()
+
+    async def confirm_membership(self) -> bool:
+        """Return True if the brokers confirm now that this worker is a member of the group.
+
+        The done offsets are committed, and the result is False if that fails: the brokers refuse
+        the commit of a worker that is no member.
+        """
         async with self._commit_lock:
             assigned = self.assignment()
             offsets = {tp: offset for tp, offset in self._done.items() if tp in assigned}

@@ -19,8 +19,8 @@ start of the call. Rows that another owner writes later are not in it.
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -31,9 +31,11 @@ from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 
 from pipeline.processors.clients import make_reader
 from pipeline.processors.local_store import LocalStore
+from pipeline.processors.rows import InvalidRow, epoch_of
 from runtime.damaged_files import OnDamage
 from runtime.kafka import KafkaConnection
 from runtime.logs import Log
+from runtime.retry import BROKER, Backoff
 from runtime.sqlite import is_damage
 from schemas import logkeys as key
 
@@ -148,7 +150,7 @@ class Recovery:
 
     async def catch_up(
         self, offsets_in_memory: Mapping[TopicPartition, int | None]
-    ) -> AsyncIterator[tuple[TopicPartition, bool]]:
+    ) -> AsyncGenerator[tuple[TopicPartition, bool]]:
         """Yield (changelog partition, True if it is unchanged) when its store is up to date.
 
         `offsets_in_memory` has, for each partition to catch up, the end of the changelog up to
@@ -267,20 +269,22 @@ class Recovery:
     async def follow_as_standby(self, changelogs: list[TopicPartition]) -> None:
         """Keep the stores of other workers' partitions up to date, until cancelled.
 
-        Errors of Kafka after the start are logged and retried. Raises KafkaError if the start
-        fails.
+        Errors of Kafka are logged and retried, with a new consumer.
         """
-        async with _ReaderSession(self._connection) as consumer:
-            while True:
-                try:
-                    async for _ in self._catch_up(consumer, dict.fromkeys(changelogs)):
-                        pass
-                except KafkaError as error:
-                    self._log.warning(
-                        "standby cannot read the changelog, trying again",
-                        **{key.DETAIL: repr(error)},
-                    )
-                await asyncio.sleep(_STANDBY_PAUSE_S)
+        backoff = Backoff(BROKER)
+        while True:
+            try:
+                async with _ReaderSession(self._connection) as consumer:
+                    while True:
+                        async for _ in self._catch_up(consumer, dict.fromkeys(changelogs)):
+                            pass
+                        await asyncio.sleep(_STANDBY_PAUSE_S)
+            except KafkaError as error:
+                self._log.warning(
+                    "standby cannot read the changelog, trying again",
+                    **{key.DETAIL: repr(error)},
+                )
+            await backoff.sleep()
 
     @asynccontextmanager
     async def open_offset_reader(self) -> AsyncIterator[FetchEndOffsets]:
@@ -300,21 +304,43 @@ class Recovery:
         Reads the whole changelog. Raises KafkaError if Kafka cannot be read.
         """
         found: dict[bytes, list[tuple[int, bytes | None]]] = {name: [] for name in keys}
+        async for record in self._records_of(changelog):
+            if record.key in found:
+                found[record.key].append((record.offset, record.value))
+        return found
+
+    async def rows_above(
+        self, changelog: TopicPartition, epoch: int, start: int = 0
+    ) -> list[tuple[int, bytes]]:
+        """Return the rows with a higher epoch in order, each as (offset, key).
+
+        Reads the changelog from the offset `start`. Raises KafkaError if Kafka cannot be read.
+        """
+        found = []
+        async for record in self._records_of(changelog, start):
+            with suppress(InvalidRow):
+                if record.value is not None and epoch_of(record.value) > epoch:
+                    found.append((record.offset, record.key))
+        return found
+
+    async def _records_of(self, changelog: TopicPartition, start: int = 0) -> AsyncIterator[Any]:
+        """Yield the records of a changelog from an offset, or from its beginning if that is later.
+
+        Ends with the last record at the time of the call. Raises KafkaError.
+        """
         async with _ReaderSession(self._connection) as consumer:
             [end] = (await _fetch_end_offsets(consumer, [changelog])).values()
             [begin] = (await consumer.beginning_offsets([changelog])).values()
             consumer.assign([changelog])
-            consumer.seek(changelog, begin)
+            consumer.seek(changelog, max(start, begin))
             while await consumer.position(changelog) < end:
                 fetched = await consumer.getmany(
                     timeout_ms=_POLL_TIMEOUT_MS, max_records=_MAX_POLL_RECORDS
                 )
                 for record in fetched.get(changelog, ()):
-                    if record.key in found:
-                        found[record.key].append((record.offset, record.value))
+                    yield record
                 self.moved_at = monotonic()
                 await asyncio.sleep(0)
-        return found
 
     def _apply(self, changelog: TopicPartition, records: list[Any]) -> None:
         """Apply fetched records to the store; log the unreadable ones, and the number of void rows.

@@ -22,6 +22,8 @@ from schemas.decisions import Reason, Severity, Verdict
 EPOCH_KEY: Final = b" epoch"
 # The key of that row before release 0.1.0; no row of such a version can be read.
 PRE_RELEASE_EPOCH_KEY: Final = b" owner"
+# SQLite stores 64 bits.
+MAX_EPOCH: Final = 1 << 62
 
 
 class InvalidRow(ValueError):  # noqa: N818 - as InvalidEvent
@@ -42,9 +44,11 @@ class EpochRow:
     def next_epoch(self, highest: int) -> "EpochRow":
         """Return the row of the next owner; the offsets are the same.
 
-        Its epoch is higher than this one and than `highest`, the highest epoch of any row so far.
+        Its epoch is higher than this one and than `highest`, the highest epoch of any row so far,
+        but never over MAX_EPOCH. At that limit the owner's rows are still valid: a row is void only
+        after a row with a higher epoch.
         """
-        return replace(self, epoch=max(self.epoch, highest) + 1)
+        return replace(self, epoch=min(max(self.epoch, highest) + 1, MAX_EPOCH))
 
     def to_row(self) -> bytes:
         """Return the bytes of the row with the key EPOCH_KEY."""
@@ -172,8 +176,7 @@ def epoch_prefix(epoch: int) -> bytes:
     return b'{"e":%d,' % epoch
 
 
-# SQLite stores 64 bits.
-_EpochNumber = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+_EpochNumber = Annotated[int, msgspec.Meta(ge=0, le=MAX_EPOCH)]
 
 
 class _Epoch(msgspec.Struct):

@@ -5,6 +5,7 @@
 | start | required topics are checked; producer, broadcast reader, worker, Faust are started |
 | partitions revoked | assignment and standby tasks are cancelled; no partition is ready |
 | partitions assigned | a task recovers each partition and resumes its inputs; then standbys |
+| a round dropped partitions, still assigned | a task recovers them, after the group confirmed it |
 | a task, Faust or the broadcast reader fails | WorkerError: the process ends |
 | partitions lost, and none assigned for several sessions | WorkerError: the process ends |
 | SIGTERM, SIGINT | stop in reverse order; the process exits after `ends_within_s` at the latest |
@@ -228,6 +229,7 @@ class _Service:
             while not stop.is_set():
                 await asyncio.wait({waiting}, timeout=_WATCH_INTERVAL_S)
                 self._raise_failures()
+                await self._recover_dropped()
                 await self._update_metrics()
         finally:
             waiting.cancel()
@@ -266,21 +268,39 @@ class _Service:
 
     async def _on_assigned(self, _: Any, assigned: set[TP], **__: Any) -> None:
         await self._end_tasks()
-        changelogs = {changelog_of(tp.topic, tp.partition) for tp in assigned}
-        consumer = consumer_in(self._app)
-
-        def resume_inputs(changelog: TopicPartition) -> None:
-            consumer.resume_partitions(
-                {tp for tp in assigned if changelog_of(tp.topic, tp.partition) == changelog}
-            )
-
+        changelogs = {changelog_of(*tp) for tp in assigned}
         self._standbys = sorted(
             {changelog_of(tp.topic, tp.partition) for tp in standby_partitions(self._app)}
             - changelogs
         )
-        self._assign_task = asyncio.create_task(self._worker.assign(changelogs, resume_inputs))
+        self._assign_task = asyncio.create_task(
+            self._worker.assign(changelogs, self._resume_inputs)
+        )
         if self._standbys:
             self._standby_task = asyncio.create_task(self._run_standby(self._assign_task))
+
+    def _resume_inputs(self, changelog: TopicPartition) -> None:
+        consumer = consumer_in(self._app)
+        consumer.resume_partitions(
+            {tp for tp in consumer.assigned() if changelog_of(*tp) == changelog}
+        )
+
+    async def _recover_dropped(self) -> None:
+        """Start to recover the assigned partitions that a round has dropped from memory.
+
+        Does nothing during a rebalance or a recovery, and if the brokers do not confirm that this
+        worker is a member of the group: then its partitions will be assigned again.
+        """
+        task, consumer = self._assign_task, consumer_in(self._app)
+        if task is None or not task.done():
+            return
+        assigned = {changelog_of(*tp) for tp in consumer.assigned()}
+        dropped = assigned - self._worker.partitions.keys()
+        # A rebalance may begin during the request; it ends the task.
+        if dropped and await consumer.confirm_membership() and self._assign_task is task:
+            self._assign_task = asyncio.create_task(
+                self._worker.recover(dict.fromkeys(dropped), self._resume_inputs)
+            )
 
     async def _run_standby(self, assigning: asyncio.Task[None]) -> None:
         # The worker's own partitions first: standbys would slow down their recovery.

@@ -19,13 +19,16 @@ Membership in the group is checked before each write of steps 3 and 4.
 | suspended | `assign`, changelog ends where this worker left it | the state before |
 | suspended | `assign`, changelog has grown | recovering |
 | suspended | `assign` without it | not owned |
-| catching up, deciding | OwnershipLost in a round | not owned: the state in memory is dropped |
+| catching up, deciding | OwnershipLost in a round | not owned: all partitions of the round |
+| catching up, deciding | a row with a higher epoch in its changelog | not owned: it alone |
+| not owned | `recover`, if the group still assigns it to this worker | recovering |
 
 `is_ready` is True for catching up and deciding; rounds include only these partitions.
 
 Invariant: an offset is committed only after all that follows from the records before it is
 confirmed. A crash at any step repeats work, with the same job ids, and loses none. Rows that this
-worker writes after another owner's epoch row are void (`rows`).
+worker writes after a row with a higher epoch are void (`rows`): the partition is dropped from
+memory, and its records are read again, by another owner or by this one with a new epoch.
 
 An unreadable row costs one Mac or one job at most: the last readable row of its key in the
 changelog is loaded, if compaction has left one, and written again; the row becomes a dead letter.
@@ -35,12 +38,13 @@ import asyncio
 import gc
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
+from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 from faust.types import TP
 
@@ -56,6 +60,7 @@ from pipeline.processors.recovery import FetchEndOffsets, Recovery, Stores
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.shard_output import ConsumedRecord, Counters, ShardOutput
 from runtime.logs import Log
+from runtime.retry import BROKER, Backoff
 from schemas import logkeys as key
 from schemas.dead_letters import DeadLetterCode, Problem
 from schemas.topics import DISPATCH, DISPATCH_STATE, STATE
@@ -69,6 +74,7 @@ _MAX_UNSAVED_S: Final = 10.0
 # or before partitions were added: a person must choose what happens to the state.
 _MAX_UNREADABLE_ROWS: Final = 3
 _MAX_UNREADABLE_RATIO: Final = 0.1
+_MAX_REPORTED_ROWS: Final = 10
 
 Clock = Callable[[], datetime]
 
@@ -215,9 +221,10 @@ class Worker:
 
         A partition that this worker owned before continues from memory if no other worker has
         written to its changelog since. `on_ready` is called with each changelog partition when it
-        is ready. Raises KafkaError if Kafka cannot be read, InvalidRow if too many rows of a
-        partition are unreadable, or they are of a version before 0.1.0.
+        is ready. Raises InvalidRow if too many rows of a partition are unreadable, or they are of a
+        version before 0.1.0.
         """
+        began = monotonic()
         self.suspend()
         async with self._round_lock:
             for changelog in [one for one in self.partitions if one not in changelogs]:
@@ -229,17 +236,45 @@ class Worker:
             offsets_in_memory = dict.fromkeys(changelogs) | {
                 changelog: owned.changelog_end for changelog, owned in self.partitions.items()
             }
-        began = monotonic()
-        async with self._recovery.open_offset_reader() as ends_of:
-            async for changelog, unchanged in self._recovery.catch_up(offsets_in_memory):
-                if not unchanged:
-                    self._release(changelog)
-                    self.partitions[changelog] = await self._restore(changelog, ends_of)
-                self.partitions[changelog].is_ready = True
-                on_ready(changelog)
+        await self.recover(offsets_in_memory, on_ready)
         self._log.info(
             "partitions ready",
             **{key.COUNT: len(self.partitions), key.DURATION_S: round(monotonic() - began, 3)},
+        )
+
+    async def recover(
+        self,
+        offsets_in_memory: Mapping[TopicPartition, int | None],
+        on_ready: Callable[[TopicPartition], None],
+    ) -> None:
+        """Own these changelog partitions too; call it only while the group assigns them.
+
+        `offsets_in_memory` has the end of each changelog up to which the state is in memory, else
+        None. `on_ready` and errors are those of `assign`. While Kafka cannot be read, it waits, and
+        then recovers the partitions that are not ready yet.
+        """
+        left = dict(offsets_in_memory)
+        backoff = Backoff(BROKER)
+        while left:
+            try:
+                async with (
+                    self._recovery.open_offset_reader() as ends_of,
+                    aclosing(self._recovery.catch_up(dict(left))) as caught_up,
+                ):
+                    async for changelog, unchanged in caught_up:
+                        if not unchanged:
+                            self._release(changelog)
+                            self.partitions[changelog] = await self._restore(changelog, ends_of)
+                        self.partitions[changelog].is_ready = True
+                        left.pop(changelog)
+                        on_ready(changelog)
+            except KafkaError as error:
+                self._warn_unreadable(error)
+                await backoff.sleep()
+
+    def _warn_unreadable(self, error: KafkaError) -> None:
+        self._log.warning(
+            "cannot read Kafka during a recovery, trying again", **{key.DETAIL: repr(error)}
         )
 
     async def _restore(
@@ -322,15 +357,34 @@ class Worker:
         # The epoch row is written before the rows are loaded: rows that a former owner writes after
         # it are void; rows before it count, and are read. The epoch row can be lost, or a row can
         # have a higher epoch: rows of an owner that counts on from the epoch row would be void.
-        epoch_row = last.next_epoch(store.epoch)
-        epoch_rows: list[Row] = [(rows.EPOCH_KEY, epoch_row.to_row())]
-        ends = await self._producer.write({changelog: epoch_rows}, _never)
-        if ends[changelog] == store.next_offset:
-            store.put_rows(dict(epoch_rows), ends[changelog] + 1, epoch_row.epoch)
-        else:
+        if last.epoch < store.epoch:
+            self._report_rows_above(
+                changelog, await self._recovery.rows_above(changelog, last.epoch)
+            )
+        while True:
+            last = last.next_epoch(self._stores.get(changelog).epoch)
+            epoch_rows: list[Row] = [(rows.EPOCH_KEY, last.to_row())]
+            ends = await self._producer.write({changelog: epoch_rows}, _never)
+            store = self._stores.get(changelog)
+            if ends[changelog] == store.next_offset:
+                store.put_rows(dict(epoch_rows), ends[changelog] + 1, last.epoch)
+                return last.epoch
             async for _ in self._recovery.catch_up({changelog: None}):
                 pass
-        return epoch_row.epoch
+            if self._stores.get(changelog).epoch == last.epoch:
+                return last.epoch
+            # A row with a higher epoch came before the new epoch row.
+
+    def _report_rows_above(
+        self, changelog: TopicPartition, found: Sequence[tuple[int, bytes]]
+    ) -> None:
+        """Log the first rows with a higher epoch than the owner of their partition."""
+        for offset, name in found[:_MAX_REPORTED_ROWS]:
+            self._log.error(
+                "row with a higher epoch than its owner: which program wrote it?",
+                **{key.TOPIC: changelog.topic, key.PARTITION: changelog.partition},
+                **{key.OFFSET: offset, key.KEY: repr(name)},
+            )
 
     async def _load_earlier_rows(
         self,
@@ -375,10 +429,10 @@ class Worker:
         """Run a round; return the next offset of each input partition that had records.
 
         Everything that follows from these records is confirmed by Kafka. Records of partitions that
-        are not ready are skipped, and missing in the result. If ownership was lost, the result is
-        empty and the partitions of the round are dropped from memory. Raises
-        DeadLetterLimitExceeded if too many of the last records are dead letters, and KafkaError if
-        a changelog with unexpected rows cannot be read again.
+        are not ready are skipped, and missing in the result. So are those of partitions that were
+        dropped from memory: of one whose changelog has a row with a higher epoch, and of all
+        partitions of the round if this worker is no member of the group. Raises
+        DeadLetterLimitExceeded if too many of the last records are dead letters.
         """
         async with self._round_lock:
             return await self._process_round(
@@ -403,7 +457,7 @@ class Worker:
             self._log.warning("partitions lost", **{key.COUNT: len(partitions)})
             return {}
         self.rounds += moved or bool(done)
-        return done
+        return {tp: offset for tp, offset in done.items() if changelog_of(*tp) in self.partitions}
 
     def abandon_batch(self) -> None:
         """Make the current round give up at its next failed write.
@@ -476,8 +530,7 @@ class Worker:
         """Publish and write the output of a round, then add its counters to the metrics.
 
         Returns True if there was a record or a row. Raises OwnershipLost if this worker is no
-        member of the group, must give up after a failed write, or another owner has written its
-        epoch row.
+        member of the group, or must give up after a failed write.
         """
         outputs = [(owned, owned.shard.collect()) for owned in partitions]
         if all(output.is_empty for _, output in outputs):
@@ -507,8 +560,9 @@ class Worker:
     async def _write_rows(self, outputs: "Sequence[tuple[OwnedPartition, ShardOutput]]") -> None:
         """Write the rows to the changelogs, and record the new end of each changelog.
 
-        Unsaved rows go to the local stores after 10 s or 5,000 rows. Raises OwnershipLost if a
-        write fails and the round must give up, or another owner has written its epoch row.
+        Unsaved rows go to the local stores after 10 s or 5,000 rows. Drops a partition whose
+        changelog has a row with a higher epoch: its rows are void. Raises OwnershipLost if a write
+        fails and the round must give up.
         """
         written = {owned.changelog: (owned, output) for owned, output in outputs if output.rows}
         ends = await self._producer.write(
@@ -531,18 +585,34 @@ class Worker:
     async def _reread_changelog(self, owned: OwnedPartition) -> None:
         """Update the local store and `changelog_end` from a changelog with unexpected rows.
 
-        Such rows are another worker's, or repeats of ours. Raises OwnershipLost if another owner
-        has written its epoch row (our rows after it are void), KafkaError if Kafka cannot be read.
+        Such rows are another writer's, or repeats of ours. The partition is dropped from memory if
+        one of them has a higher epoch. While Kafka cannot be read, it waits; raises OwnershipLost
+        if the round must give up meanwhile.
         """
+        start = owned.changelog_end or 0
         self._save_snapshot(owned)
         owned.changelog_end = None
         owned.unsaved.clear()
-        async for _ in self._recovery.catch_up({owned.changelog: None}):
-            pass
-        store = self._stores.get(owned.changelog)
-        if store.epoch > owned.shard.epoch:
-            raise OwnershipLost
-        owned.changelog_end = store.next_offset
+        backoff = Backoff(BROKER)
+        while True:
+            try:
+                async for _ in self._recovery.catch_up({owned.changelog: None}):
+                    pass
+                store = self._stores.get(owned.changelog)
+                if store.epoch <= owned.shard.epoch:
+                    owned.changelog_end = store.next_offset
+                    return
+                found = await self._recovery.rows_above(owned.changelog, owned.shard.epoch, start)
+                break
+            except KafkaError as error:
+                if self._ownership_lost:
+                    raise OwnershipLost from error
+                self._warn_unreadable(error)
+                await backoff.sleep()
+        # Its memory has what its void rows had: recovery reads the changelog and the records again.
+        self.partitions.pop(owned.changelog, None)
+        self._report_rows_above(owned.changelog, found)
+        self._log.warning("partitions lost", **{key.COUNT: 1})
 
     def _save_snapshot(self, owned: OwnedPartition) -> None:
         """Write a partition's unsaved rows to its local store, unless `changelog_end` is None.

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 
-from pipeline.processors.rows import EPOCH_KEY
+from pipeline.processors.app import SUBSCRIBED
+from pipeline.processors.rows import EPOCH_KEY, MAX_EPOCH
 from schemas.dead_letters import DeadLetter
 from schemas.topics import DEAD_LETTERS, DISPATCH_STATE, STATE, partition_of
 from tests import factories
@@ -168,6 +170,94 @@ def test_unreadable_row_while_the_owner_works(raw: bytes, brokers: Brokers, tmp_
         live(brokers, tmp_path / folder, 10)
         state = state_of(brokers, tmp_path / f"{folder}-read")
         assert all(shows(state[udid], "26.2") for udid in UDIDS)
+
+
+@pytest.mark.parametrize("topic", [topic.name for topic in SUBSCRIBED])
+def test_unreadable_input_costs_no_other_record(
+    topic: str, brokers: Brokers, tmp_path: Path
+) -> None:
+    live(brokers, tmp_path / "first")
+    offsets = [brokers.append(topic, 0, b"\xff", raw) for raw in UNREADABLE]
+    report(brokers, "26.2", 10)
+    live(brokers, tmp_path / "second", 10)
+    state = state_of(brokers, tmp_path / "after")
+    assert {udid: shows(state[udid], "26.2") for udid in UDIDS} == dict.fromkeys(UDIDS, True)
+    assert {one.origin for one in dead_letters(brokers)} == {
+        f"{topic}/0/{offset}" for offset in offsets
+    }
+
+
+HIGH = [
+    pytest.param(
+        OF_ZERO[0].encode(),
+        b'{"e":999999,"device":null,"jobs":[],"last_decision":null}',
+        id="mac",
+    ),
+    pytest.param(b"unknown", b'{"e":%d}' % MAX_EPOCH, id="highest"),
+    pytest.param(EPOCH_KEY, b'{"e":50,"broadcast":{}}', id="epoch-row"),
+    pytest.param(EPOCH_KEY, b'{"e":%d,"broadcast":{}}' % MAX_EPOCH, id="highest-epoch-row"),
+]
+
+
+@pytest.mark.parametrize(("name", "raw"), HIGH)
+def test_high_epoch_under_a_working_owner_costs_one_partition(
+    name: bytes, raw: bytes, brokers: Brokers, tmp_path: Path
+) -> None:
+    log = structlog.testing.LogCapture()
+    worker = MemoryWorker(
+        brokers,
+        tmp_path / "first",
+        lambda: NOW + timedelta(minutes=10),
+        log=structlog.wrap_logger(structlog.ReturnLogger(), processors=[log]),
+    )
+    offsets = []
+
+    async def work() -> None:
+        await worker.live()
+        # The second row is not higher than the new epoch.
+        for version, minutes, dropped in (
+            ("26.1.1", 10, {TopicPartition(STATE.name, 0)}),
+            ("26.2", 11, set()),
+        ):
+            offsets.append(brokers.append(STATE.name, 0, name, raw))
+            report(brokers, version, minutes)
+            while not worker.dropped() and await worker.round():
+                pass
+            assert worker.dropped() == dropped
+            await worker.recover_dropped()
+            while await worker.round():
+                pass
+
+    with reading(brokers):
+        asyncio.run(work())
+    worker.end()
+    reported = [one for one in log.entries if "higher epoch" in one["event"]]
+    assert (repr(name), offsets[0]) in {(one["key"], one["offset"]) for one in reported}
+    for folder in ("first", "second"):
+        live(brokers, tmp_path / folder, 12)
+        state = state_of(brokers, tmp_path / f"{folder}-read")
+        assert {udid: shows(state[udid], "26.2") for udid in UDIDS} == dict.fromkeys(UDIDS, True)
+    jobs = [event.data.job.job_id for event in brokers.published()]
+    assert len(jobs) == len(set(jobs)), "a job was published twice"
+
+
+def test_row_with_a_high_epoch_during_a_claim_is_exceeded(brokers: Brokers, tmp_path: Path) -> None:
+    live(brokers, tmp_path / "first")
+    worker = MemoryWorker(brokers, tmp_path / "second", lambda: NOW + timedelta(minutes=10))
+    write = worker.producer.write
+
+    async def write_second(batches: Any, is_lost: Any) -> Any:
+        worker.producer.write = write  # type: ignore[method-assign]
+        brokers.append(STATE.name, 0, b"unknown", b'{"e":70}')
+        return await write(batches, is_lost)
+
+    worker.producer.write = write_second  # type: ignore[assignment,method-assign]
+    report(brokers, "26.2", 10)
+    with reading(brokers):
+        asyncio.run(worker.live())
+    worker.end()
+    state = state_of(brokers, tmp_path / "after")
+    assert all(shows(state[udid], "26.2") for udid in UDIDS)
 
 
 def test_pre_release_key_in_a_newer_changelog_is_deleted(brokers: Brokers, tmp_path: Path) -> None:

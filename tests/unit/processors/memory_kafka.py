@@ -196,11 +196,12 @@ class MemoryWorker:
     refresh: timedelta = timedelta(0)
     due_budget_s: float = 0.25
     fast_paths: bool = True
+    log: Any = SILENT
 
     def __post_init__(self) -> None:
         self.broadcast = BroadcastState(KEYS.approvals)
         self.damaged: list[Path] = []
-        self.stores = Stores(self.folder, lambda path, *_: self.damaged.append(path), SILENT)
+        self.stores = Stores(self.folder, lambda path, *_: self.damaged.append(path), self.log)
         config = ShardConfig(
             JOBS_KEY,
             KEYS.jobs,
@@ -210,14 +211,14 @@ class MemoryWorker:
             due_budget_s=self.due_budget_s,
             fast_paths=self.fast_paths,
         )
-        self.recovery = Recovery(KafkaConnection(), self.stores, SILENT)
+        self.recovery = Recovery(KafkaConnection(), self.stores, self.log)
         self.producer = MemoryProducer(self.brokers, self.on_moment)
         self.worker = Worker(
             *(self.broadcast, config, self.producer, self.stores),  # type: ignore[arg-type]
             self.recovery,
             clock=self.now,
             metrics=METRICS,
-            log=SILENT,
+            log=self.log,
         )
         self.worker.job_topics |= JOB_TOPICS
         self.positions: dict[TP, int] = {}
@@ -231,6 +232,20 @@ class MemoryWorker:
     async def own(self) -> None:
         """Assign all partitions to this worker, again or for the first time."""
         await self.worker.assign({changelog_of(*tp) for tp in INPUTS}, lambda _: None)
+
+    def dropped(self) -> set[TopicPartition]:
+        """Return the partitions that the worker has dropped from memory."""
+        return {changelog_of(*tp) for tp in INPUTS} - self.worker.partitions.keys()
+
+    async def recover_dropped(self) -> None:
+        """Recover the dropped partitions from the committed offsets."""
+        dropped = self.dropped()
+        self.positions |= {
+            tp: self.brokers.committed.get(TopicPartition(*tp), 0)
+            for tp in INPUTS
+            if changelog_of(*tp) in dropped
+        }
+        await self.worker.recover(dict.fromkeys(dropped), lambda _: None)
 
     def read_broadcasts(self) -> None:
         """Read the broadcast topics to their ends."""
