@@ -131,6 +131,28 @@ def train_of(version: OSVersion) -> int | None:
     return None
 
 
+def running_system(
+    version: OSVersion | None, build: Build | None, letter: str | None, letter_build: Build | None
+) -> tuple[OSVersion | None, Build | None]:
+    """Return the version and build that a Mac runs: its release with the supplement on top of it.
+
+    `version` and `build` are those of the release. `letter` is the supplement's letter and
+    `letter_build` its build. Without a letter the result is (`version`, `build`). With one it is
+    `version` with that letter, None if `version` is None, and `letter_build`, or `build` if that is
+    None.
+
+    Apple reports a background security improvement beside the release, as
+    `SupplementalOSVersionExtra` and `SupplementalBuildVersion`. Without a supplement the second
+    field repeats the build of the release (github.com/apple/device-management,
+    mdm/commands/information.device.yaml).
+    """
+    if letter is None:
+        return version, build
+    if version is not None:
+        version = version._replace(supplement=letter)
+    return version, letter_build or build
+
+
 def reaches(
     version: OSVersion | None, build: Build | None, target: OSVersion, wanted: Build | None
 ) -> bool:

@@ -7,10 +7,11 @@ declarative/protocol/statusreport.yaml.
 import json
 from typing import Any, Final
 
-from pipeline.ingest.foreign_fields import Fields, Problems, running_system
+from pipeline.ingest.foreign_fields import Fields, Problems
 from pipeline.ingest.mdm_enrollment import refuse_other_products
 from pipeline.ingest.redaction import Redactor
 from schemas.dead_letters import MAX_KEPT_BYTES, DeadLetterCode
+from schemas.macos import running_system
 
 MAX_STATUS_ERRORS: Final = 64
 

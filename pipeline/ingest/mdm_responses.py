@@ -6,11 +6,11 @@ ScheduleOSUpdate, and the ErrorChain of every command.
 
 from typing import Any, Final
 
-from pipeline.ingest.foreign_fields import Fields, running_system
+from pipeline.ingest.foreign_fields import Fields
 from pipeline.ingest.mdm_enrollment import refuse_other_products
 from schemas.events.checkin import CommandError
 from schemas.ids import clean_text
-from schemas.macos import OSVersion
+from schemas.macos import OSVersion, running_system
 
 MAX_ERRORS: Final = 32
 MAX_UPDATES: Final = 64

@@ -7,10 +7,11 @@ prefix names (`pack_it_os_version`, `pack/Global/os_version`), and operators wri
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from pipeline.ingest.foreign_fields import Fields, running_system
+from pipeline.ingest.foreign_fields import Fields
 from pipeline.ingest.mdm_enrollment import refuse_other_products
 from pipeline.ingest.translation import PayloadError
 from schemas.dead_letters import DeadLetterCode
+from schemas.macos import running_system
 
 _DARWIN: Final = "darwin"
 _MAC_MODELS: Final = ("Mac", "iMac", "VirtualMac", "ADP", "Xserve")

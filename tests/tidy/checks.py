@@ -112,6 +112,8 @@ PURE: Final = (
     "pipeline.ingest",
     "agents.first_order",
     "agents.lifecycle",
+    "agents.mdm.declarations",
+    "agents.mdm.status_report",
     "agents.preflight",
 )
 IMPURE_MODULES: Final = frozenset(

@@ -1,0 +1,117 @@
+"""HTTP requests to an MDM server: one login, one timeout, one limit, each request sent once."""
+
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+
+from agents.mdm.rate_limit import RateLimit
+from agents.mdm.server import LoginRefusedError, ServerUnavailableError
+from schemas.ids import clean_text
+
+_SERVER_ERRORS = frozenset(
+    {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """User and password of HTTP's basic authentication. Its representation has no password.
+
+    `password` is a function: the secret is read for each request, so a rotation needs no restart.
+    """
+
+    user: str
+    password: Callable[[], str]
+
+    def __repr__(self) -> str:
+        """Return the user only."""
+        return f"Login({self.user})"
+
+
+class HttpServer:
+    """A server's HTTP API.
+
+    `verify` is the TLS context, True for the system's certificates. The proxies of the environment
+    are not used: a proxy would see the login.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        login: Login,
+        *,
+        limit: RateLimit,
+        timeout_s: float,
+        verify: ssl.SSLContext | bool = True,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._url = url
+        self._login = login
+        self._limit = limit
+        self._client = httpx.Client(
+            timeout=timeout_s,
+            verify=verify,
+            trust_env=False,
+            follow_redirects=False,
+            transport=transport,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        content: bytes | None = None,
+    ) -> httpx.Response:
+        """Return the response to one request, which is sent once.
+
+        `path` begins with a slash and is quoted already. Raises LoginRefusedError for the statuses
+        401 and 403, and ServerUnavailableError if no response of the server itself arrives.
+        """
+        self._limit.wait()
+        auth = httpx.BasicAuth(self._login.user, self._login.password())
+        try:
+            response = self._client.request(
+                method, self._url + path, params=query, content=content, auth=auth
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            # The message of httpx can repeat the URL, but neither header nor body.
+            detail = clean_text(str(error)) or type(error).__name__
+            raise ServerUnavailableError(f"{self._url}: {detail}") from error
+        if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            raise LoginRefusedError(
+                f"{self._url} refuses the login of {self._login.user}: check `login`"
+            )
+        if response.status_code in _SERVER_ERRORS:
+            raise ServerUnavailableError(f"{self._url}: status {response.status_code}")
+        return response
+
+
+def server_time(response: httpx.Response, header: str = "Date") -> datetime | None:
+    """Return the time in a header of the response, None without a valid one."""
+    try:
+        return parsedate_to_datetime(response.headers[header])
+    except (KeyError, ValueError):
+        return None
+
+
+def json_object(response: httpx.Response) -> dict[str, Any]:
+    """Return the JSON object of the body. Raises ServerUnavailableError for another body."""
+    try:
+        found = response.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ServerUnavailableError(f"status {response.status_code} without a JSON object")
+    return found
