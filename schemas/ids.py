@@ -27,18 +27,68 @@ SerialField = Annotated[
 SITE_PATTERN: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 SiteField = Annotated[str, StringConstraints(pattern=SITE_PATTERN)]
 
-# Placeholders that firmware and hypervisors report instead of a serial number.
-_NO_SERIAL: Final = frozenset(
-    {"0", "NOT AVAILABLE", "NONE", "N/A", "SYSTEM SERIAL#", "UNKNOWN", ""}
+# Placeholders that firmware, hypervisors and examples of APIs have in place of an identifier.
+_PLACEHOLDERS: Final = frozenset(
+    {
+        "",
+        "(NULL)",
+        "<NULL>",
+        "DEFAULT STRING",
+        "EMPTY",
+        "EXAMPLE",
+        "INVALID",
+        "N/A",
+        "NA",
+        "NIL",
+        "NO SERIAL",
+        "NONE",
+        "NOT APPLICABLE",
+        "NOT AVAILABLE",
+        "NOT SPECIFIED",
+        "NULL",
+        "SERIAL",
+        "SERIALNUMBER",
+        "SERIAL NUMBER",
+        "STRING",
+        "SYSTEM SERIAL NUMBER",
+        "SYSTEM SERIAL#",
+        "TBD",
+        "TEST",
+        "TO BE FILLED BY O.E.M.",
+        "TO BE FILLED BY OEM",
+        "UDID",
+        "UNDEFINED",
+        "UNKNOWN",
+        "UUID",
+        # UUIDs that boards of several vendors share
+        "03000200-0400-0500-0006-000700080009",
+        "12345678-1234-1234-1234-123456789012",
+        "12345678-1234-5678-90AB-CDDEEFAABBCC",
+    }
 )
+_ZERO_AND_F: Final = frozenset("0Ff-")
 
 
 def is_real_serial(serial: str | None) -> bool:
     """Return True if `serial` identifies a Mac, so that records can be joined by it.
 
-    False for None and for the placeholders of firmware and hypervisors.
+    False for None, a placeholder such as `string` or `To Be Filled By O.E.M.`, and a text of one
+    repeated character.
     """
-    return serial is not None and serial.strip().upper() not in _NO_SERIAL
+    return serial is not None and not _is_placeholder(serial)
+
+
+def is_real_udid(udid: str | None) -> bool:
+    """Return True if `udid` identifies a Mac.
+
+    False for None, a placeholder such as `string`, and a UUID with only the digits 0 and F.
+    """
+    return udid is not None and not _is_placeholder(udid) and not _ZERO_AND_F.issuperset(udid)
+
+
+def _is_placeholder(text: str) -> bool:
+    stripped = text.strip()
+    return stripped.upper() in _PLACEHOLDERS or stripped.count(stripped[0]) == len(stripped)
 
 
 def advisory_id(platform: str, version: str) -> AdvisoryId:

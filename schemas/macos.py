@@ -119,15 +119,18 @@ def parse_build(text: str) -> Build:
 
 
 def train_of(version: OSVersion) -> int | None:
-    """Return the build train of a version: 25 for 26.x, 24 for 15.x, 20 for 11.x.
+    """Return the build train of a version: 25 for 26.x, 24 for 15.x, 20 for 11.x, 19 for 10.15.
 
-    None before 11, and for 16 to 25, which do not exist.
+    None for a version that does not exist: 16 to 25, and 10.16, which macOS gives programs built
+    with an older SDK in place of 26 and 11 (github.com/osquery/osquery, issue 6840).
     From macOS 26 on the train is the major version minus one; 11 to 15 are trains 20 to 24.
     """
     if version.major >= 26:
         return version.major - 1
     if 11 <= version.major <= 15:
         return version.major + 9
+    if version.major == 10 and version.minor <= 15:
+        return version.minor + 4
     return None
 
 

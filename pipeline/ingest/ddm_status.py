@@ -35,12 +35,12 @@ def read_status(report: Fields, redactor: Redactor) -> dict[str, Any]:
     refuse_other_products(model.text("identifier"))
     supplemental = system.group("supplemental")
     version, build = running_system(
-        system.version("version"),
-        system.build("build-version"),
+        *system.system("version", "build-version"),
         supplemental.supplement("extra-version"),
         supplemental.build("build-version"),
     )
     pending, failure = update.group("pending-version"), update.group("failure-reason")
+    pending_version, pending_build = pending.system("os-version", "build-version")
     found = {
         "full": report.flag("FullReport"),
         "serial": device.group("identifier").serial("serial-number"),
@@ -49,8 +49,8 @@ def read_status(report: Fields, redactor: Redactor) -> dict[str, Any]:
         "model": model.text("identifier"),
         "device_id": update.text("device-id"),
         "install_state": update.text("install-state"),
-        "pending_version": pending.version("os-version"),
-        "pending_build": pending.build("build-version"),
+        "pending_version": pending_version,
+        "pending_build": pending_build,
         "failure_count": failure.count("count"),
         "failure_reason": failure.text("reason"),
         "failure_at": failure.instant("timestamp"),

@@ -6,7 +6,7 @@ of devices share (versions, serial numbers, times); it depends on no source.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -15,8 +15,15 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.ingest.redaction import hides_document
 from pipeline.ingest.translation import PayloadError
 from schemas.dead_letters import DeadLetterCode
-from schemas.ids import SerialField, SiteField, UdidField, clean_text, is_real_serial
-from schemas.macos import Build, OSVersion, parse_build, parse_os_version
+from schemas.ids import (
+    SerialField,
+    SiteField,
+    UdidField,
+    clean_text,
+    is_real_serial,
+    is_real_udid,
+)
+from schemas.macos import Build, OSVersion, parse_build, parse_os_version, train_of
 
 # More problems of one payload do not help a reader, and a hostile payload could have millions.
 MAX_PROBLEMS: Final = 20
@@ -29,6 +36,8 @@ _RFC3339: Final = re.compile(
     r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,6})?\d{0,12}(Z|[+-]\d\d:\d\d)", re.ASCII
 )
 _EXTRA: Final = re.compile(r"\(?([A-Za-z])\)?", re.ASCII)
+# macOS 26 is 16 to programs built with an older SDK, with the same minor version and patch.
+_COMPATIBLE: Final = (OSVersion(16), OSVersion(26))
 _UDID: Final = TypeAdapter[str](UdidField)
 _SERIAL: Final = TypeAdapter[str](SerialField)
 _SITE: Final = TypeAdapter[str](SiteField)
@@ -44,6 +53,11 @@ class Problems:
         """Record one PayloadError; with MAX_PROBLEMS recorded, it is dropped. Raises nothing."""
         if len(self.found) < MAX_PROBLEMS:
             self.found.append(PayloadError(code, detail, where))
+
+    def add_all(self, errors: Iterable[PayloadError], where: str = "") -> None:
+        """Record these errors like `add`, each with `where` before its own path."""
+        for error in errors:
+            self.add(error.code, error.detail, where + error.where)
 
 
 class Fields:
@@ -161,6 +175,37 @@ class Fields:
             self.bad_value(name, str(error))
             return None
 
+    def system(
+        self, version: str, build: str, parts: OSVersion | None = None
+    ) -> tuple[OSVersion | None, Build | None]:
+        """Return the version and the build of one system, from the fields of these names.
+
+        `parts` is the version that separate fields for its parts give, or None. Where statements
+        contradict each other the build decides: programs built with an older SDK are given 16.x
+        for 26.x and 10.16 for 11.x, and joins put the kernel's version in the system's place. Of
+        the two versions the one in the build's train is returned, and 16.x with a build of macOS
+        26 is 26.x. Otherwise the version is None and the problem `bad_value` is recorded for the
+        field `version`. A field that is absent or blank is None; an invalid one also is a problem.
+        """
+        stated, found = self.version(version), self.build(build)
+        train = None if found is None else found.train
+        versions = {one for one in (stated, parts) if one is not None}
+        if not versions:
+            return None, found
+        if train == _COMPATIBLE[1].major - 1:
+            versions = {_without_compatibility(one) for one in versions}
+        existing = [one for one in versions if (of := train_of(one)) and train in (None, of)]
+        if len(existing) == 1:
+            return existing[0], found
+        texts = " or ".join(str(one) for one in dict.fromkeys((stated, parts)) if one is not None)
+        if existing:
+            self.bad_value(version, f"two versions: {texts}")
+        elif found is None:
+            self.bad_value(version, f"macOS has no version {texts}")
+        else:
+            self.bad_value(version, f"the version {texts} contradicts the build {found}")
+        return None, found
+
     def supplement(self, name: str) -> str | None:
         """Return the letter of a background security improvement, in lower case.
 
@@ -179,15 +224,19 @@ class Fields:
     def udid(self, name: str) -> str | None:
         """Return a UDID or an enrollment id in upper case; None if it is absent, blank or invalid.
 
-        An invalid field is recorded as a problem and raises nothing.
+        An invalid field is recorded as a problem and raises nothing. A placeholder, such as
+        `string` or a UUID of zeros, gives None without a problem.
         """
+        text = self.text(name)
+        if text is None or not is_real_udid(text):
+            return None
         return self._checked(name, _UDID, "not a device identifier")
 
     def serial(self, name: str) -> str | None:
         """Return a serial number in upper case; None if it is absent, blank or invalid.
 
-        An invalid field is recorded as a problem and raises nothing. A placeholder of firmware or a
-        hypervisor, such as `0`, gives None without a problem.
+        An invalid field is recorded as a problem and raises nothing. A placeholder, such as `0` or
+        `string`, gives None without a problem.
         """
         text = self.text(name)
         if text is None or not is_real_serial(text):
@@ -282,3 +331,8 @@ def from_epoch(seconds: float) -> datetime | None:
     if not 978_307_200 <= seconds < 4_102_444_800:
         return None
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def _without_compatibility(version: OSVersion) -> OSVersion:
+    compatible, real = _COMPATIBLE
+    return version._replace(major=real.major) if version.major == compatible.major else version

@@ -1,8 +1,8 @@
 """Translation of Jamf Pro webhooks to inventory events (developer.jamf.com, "Webhooks").
 
 A body is JSON or XML. The computer's fields are in `event`, or in `event.computer` where `event`
-has more than the computer. They are Jamf's record of the computer, and a check-in without an
-inventory does not renew that record: only the event's time is certain to be current.
+has more than the computer. They are Jamf's record of the computer, which only an inventory renews:
+every other event repeats the record of the last inventory and shows only that the Mac was seen.
 """
 
 from datetime import datetime
@@ -24,6 +24,7 @@ SOURCE: Final = "jamf"
 MAX_XML_BYTES: Final = 1024 * 1024
 _MAX_XML_DEPTH: Final = 16
 _COMPUTER: Final = "Computer"
+_WITH_INVENTORY: Final = frozenset({"ComputerAdded", "ComputerInventoryCompleted"})
 _MOBILE: Final = "MobileDevice"
 _BYTE_ORDER_MARK_AND_SPACE: Final = b"\xef\xbb\xbf \t\r\n"
 
@@ -31,17 +32,20 @@ _BYTE_ORDER_MARK_AND_SPACE: Final = b"\xef\xbb\xbf \t\r\n"
 def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor) -> Translation:
     """Return the inventory report of one webhook body, dated `eventTimestamp`, else `received_at`.
 
-    Every `Computer...` event that names a computer gives a report: added, check-in, inventory
-    completed, policy finished, push capability changed. `model` is a marketing name and is never
-    used as the model identifier. Events about mobile devices are dead letters `not_a_mac`; events
-    that are not about one computer (smart groups, Jamf Pro itself, its API) are dead letters
+    Every `Computer...` event that names a computer gives a report. Those of `ComputerAdded` and
+    `ComputerInventoryCompleted` have version, build and host name; the others (check-in, policy
+    finished, push capability changed) only record a contact. `model` is a marketing name and is
+    never used as the model identifier. Events about mobile devices are dead letters `not_a_mac`;
+    events that are not about one computer (smart groups, Jamf Pro itself, its API) are dead letters
     `unknown_type`, as is a body without a `webhookEvent`; a computer without a valid UDID or serial
     number is a dead letter `no_device`. A body that cannot be parsed is one dead letter. An invalid
     field is a dead letter, and the rest is used. Raises nothing.
     """
     payload = DevicePayload(SOURCE, raw, origin, received_at)
     try:
-        body = _body(raw)
+        unreadable: list[PayloadError] = []
+        body = _body(raw, unreadable)
+        payload.problems.add_all(unreadable)
         payload.keep_redacted(redactor.json, body)
         payload.identity = canonical_json(body)
         if not isinstance(body, dict):
@@ -70,27 +74,24 @@ def _report(body: Fields, payload: DevicePayload) -> None:
             f"a {kind} event is about a mobile device",
             "$.webhook.webhookEvent",
         )
-    computer = event.group("computer") if "computer" in event else event
     if not kind.startswith(_COMPUTER):
         raise PayloadError(
             DeadLetterCode.UNKNOWN_TYPE,
             f"a {kind} event is not about one computer",
             "$.webhook.webhookEvent",
         )
+    computer = event.group("computer") if "computer" in event else event
     udid, serial = computer.udid("udid"), computer.serial("serialNumber")
     if udid is None and serial is None:
         raise PayloadError(
             DeadLetterCode.NO_DEVICE, "neither a UDID nor a serial number", computer.where + "udid"
         )
-    payload.add_inventory(
-        "jamf",
-        _at(webhook) or payload.received_at,
-        udid=udid,
-        serial=serial,
-        os_version=computer.version("osVersion"),
-        build=computer.build("osBuild"),
-        hostname=computer.text("deviceName"),
-    )
+    facts: dict[str, Any] = {}
+    if kind in _WITH_INVENTORY:
+        facts["os_version"], facts["build"] = computer.system("osVersion", "osBuild")
+        facts["hostname"] = computer.text("deviceName")
+    at = _at(webhook) or payload.received_at
+    payload.add_inventory("jamf", at, udid=udid, serial=serial, **facts)
 
 
 def _at(webhook: Fields) -> datetime | None:
@@ -112,14 +113,15 @@ def _at(webhook: Fields) -> datetime | None:
     return found
 
 
-def _body(raw: bytes) -> Any:
+def _body(raw: bytes, unreadable: list[PayloadError]) -> Any:
     """Return the parsed body; XML gets the form of the JSON body, with every value as text.
 
-    Raises PayloadError: for XML `too_large`, `too_deep`, or `not_xml` (also for a DTD), for any
-    other body a code of `load_json`.
+    The errors of JSON scalars that cannot be read are appended to `unreadable`. Raises
+    PayloadError: for XML `too_large`, `too_deep`, or `not_xml` (also for a DTD), for any other body
+    a code of `load_json`.
     """
     if raw.lstrip(_BYTE_ORDER_MARK_AND_SPACE)[:1] != b"<":
-        return load_json(raw)
+        return load_json(raw, unreadable)
     if len(raw) > MAX_XML_BYTES:
         raise PayloadError(DeadLetterCode.TOO_LARGE, f"more than {MAX_XML_BYTES} bytes of XML")
     try:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from pipeline.ingest.translation import MAX_PAYLOAD_BYTES, PayloadError
@@ -12,27 +13,38 @@ from schemas.dead_letters import DeadLetterCode
 MAX_DEPTH: Final = 100
 # An empty object takes 3 bytes of text and 72 of memory: a limit on bytes alone is not enough.
 MAX_VALUES: Final = 4_000_000
+MAX_OMITTED: Final = 20
 
 _ESCAPED_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def load_json(raw: bytes) -> Any:
+def load_json(raw: bytes, omitted: list[PayloadError] | None = None) -> Any:
     """Return the value of a UTF-8 JSON document; a byte order mark is allowed.
 
     Stricter than `json.loads` where parsers disagree (RFC 7493): NaN, Infinity, a number beyond the
     range of a float, an integer with more digits than CPython converts, and repeated keys are
-    refused. A lone surrogate, which a cut-off emoji leaves behind, becomes U+FFFD. Raises
-    PayloadError: too_large (bytes or values), too_deep, not_utf8, not_json (also NaN and Infinity),
-    bad_value (a number out of range), bad_shape (a repeated key).
+    refused. A lone surrogate, which a cut-off emoji leaves behind, becomes U+FFFD. With a list
+    `omitted` the first three cost only themselves: they are left out of the value, and for each
+    an error with its path (`$.a[0].b`) is appended, at most MAX_OMITTED. Raises PayloadError:
+    too_large (bytes or values), too_deep, not_utf8, not_json (also NaN and Infinity), bad_value (a
+    number out of range), bad_shape (a repeated key).
     """
     if len(raw) > MAX_PAYLOAD_BYTES:
         raise PayloadError(DeadLetterCode.TOO_LARGE, f"more than {MAX_PAYLOAD_BYTES} bytes")
     openings = raw.count(b"[") + raw.count(b"{")
     if openings + raw.count(b",") > MAX_VALUES:
         raise PayloadError(DeadLetterCode.TOO_LARGE, f"more than {MAX_VALUES} values")
-    value = _parse(_text(raw))
+    text, is_lenient = _text(raw), False
+    try:
+        value = _parse(text, _DECODER)
+    except PayloadError:
+        if omitted is None:
+            raise
+        value, is_lenient = _parse(text, _LENIENT_DECODER), True
     if openings > MAX_DEPTH:
         _check_depth(value)
+    if omitted is not None and is_lenient:
+        value = leave_out(value, _as_error, omitted, "$")
     return _without_surrogates(value) if _ESCAPED_SURROGATE.search(raw) else value
 
 
@@ -43,9 +55,9 @@ def _text(raw: bytes) -> str:
         raise PayloadError(DeadLetterCode.NOT_UTF8, error.reason, f"byte {error.start}") from None
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str, decoder: json.JSONDecoder) -> Any:
     try:
-        return _DECODER.decode(text)
+        return decoder.decode(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise PayloadError(DeadLetterCode.NOT_JSON, error.msg, where) from None
@@ -83,6 +95,63 @@ def _constant(name: str) -> NoReturn:
 _DECODER: Final = json.JSONDecoder(
     object_pairs_hook=_object, parse_int=_int, parse_float=_float, parse_constant=_constant
 )
+
+
+def _lenient(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a function that returns the PayloadError that `read` would raise."""
+
+    def read_or_error(text: str) -> Any:
+        try:
+            return read(text)
+        except PayloadError as error:
+            return error
+
+    return read_or_error
+
+
+_LENIENT_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_int=_lenient(_int),
+    parse_float=_lenient(_float),
+    parse_constant=_lenient(_constant),
+)
+
+
+def _as_error(scalar: object) -> PayloadError | None:
+    return scalar if isinstance(scalar, PayloadError) else None
+
+
+def leave_out(
+    value: Any,
+    error_of: Callable[[object], PayloadError | None],
+    omitted: list[PayloadError],
+    root: str,
+) -> Any:
+    """Return a value of dicts and lists without the scalars for which `error_of` gives an error.
+
+    The same object if there is none. Each error gets the path of its scalar, which starts with
+    `root`, and is appended to `omitted`, up to MAX_OMITTED errors. Raises the error of a value
+    that is such a scalar as a whole. The caller has checked the depth.
+    """
+    error = error_of(value)
+    if error is not None:
+        raise PayloadError(error.code, error.detail, root)
+    if isinstance(value, dict):
+        parts = [(key, f"{root}.{key}" if root else key, item) for key, item in value.items()]
+    elif isinstance(value, list):
+        parts = [(at, f"{root}[{at}]", item) for at, item in enumerate(value)]
+    else:
+        return value
+    kept: dict[Any, Any] = {}
+    for key, path, item in parts:
+        error = error_of(item)
+        if error is None:
+            kept[key] = leave_out(item, error_of, omitted, path)
+        elif len(omitted) < MAX_OMITTED:
+            omitted.append(PayloadError(error.code, error.detail, path))
+    if len(kept) == len(parts) and all(kept[key] is item for key, _, item in parts):
+        return value
+    return kept if isinstance(value, dict) else list(kept.values())
 
 
 def _too_deep() -> PayloadError:

@@ -181,10 +181,11 @@ def _authenticate(forwarded: ForwardedMessage) -> None:
     These are serial number, version, build, model and host name.
     """
     message = forwarded.message
+    version, build = message.system("OSVersion", "BuildVersion")
     facts = {
         "serial": message.serial("SerialNumber"),
-        "os_version": message.version("OSVersion"),
-        "build": message.build("BuildVersion"),
+        "os_version": version,
+        "build": build,
         "model": message.text("ProductName", "Model"),
         "hostname": message.text("DeviceName"),
     }
@@ -299,13 +300,15 @@ def _declarative_management(forwarded: ForwardedMessage) -> None:
     data = forwarded.message.values.get("Data")
     if not isinstance(data, bytes):
         raise PayloadError(DeadLetterCode.BAD_SHAPE, "no bytes with a status report", location)
+    unreadable: list[PayloadError] = []
     try:
-        report = load_json(data)
+        report = load_json(data, unreadable)
     except PayloadError as error:
         where = f"{location}: {error.where}" if error.where else location
         raise PayloadError(error.code, error.detail, where) from None
     if not isinstance(report, dict):
         raise PayloadError(DeadLetterCode.BAD_SHAPE, "not an object", location)
+    forwarded.payload.problems.add_all(unreadable, f"{location}: ")
     fields = Fields(report, location + ".", forwarded.payload.problems)
     forwarded.add_event(
         DdmStatusEvent, DdmStatusReported, **read_status(fields, forwarded.redactor)

@@ -31,8 +31,7 @@ def device_information(responses: Fields) -> dict[str, Any]:
     product = responses.text("ProductName", "Model")
     refuse_other_products(product)
     version, build = running_system(
-        responses.version("OSVersion"),
-        responses.build("BuildVersion"),
+        *responses.system("OSVersion", "BuildVersion"),
         responses.supplement("SupplementalOSVersionExtra"),
         responses.build("SupplementalBuildVersion"),
     )

@@ -8,6 +8,7 @@ and service/multi).
 """
 
 import base64
+from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime
 from functools import cache
@@ -16,7 +17,7 @@ from typing import Any, Final
 from pipeline.ingest.device_payload import PLIST, DevicePayload, canonical_json
 from pipeline.ingest.foreign_fields import Fields
 from pipeline.ingest.json_payload import load_json
-from pipeline.ingest.mdm_messages import CONNECT, translate_message
+from pipeline.ingest.mdm_messages import CONNECT, MESSAGE_LOCATION, translate_message
 from pipeline.ingest.plist_payload import load_plist, looks_like_plist
 from pipeline.ingest.redaction import Redactor
 from pipeline.ingest.translation import PayloadError, Translation
@@ -25,6 +26,7 @@ from schemas.dead_letters import DeadLetterCode
 _TOPIC: Final = "mdm."
 _CHECKIN: Final = "checkin_event"
 _ACKNOWLEDGE: Final = "acknowledge_event"
+_RAW_PAYLOAD: Final = "raw_payload"
 
 
 def translate_webhook(
@@ -54,7 +56,9 @@ def _bare_message(payload: DevicePayload, redactor: Redactor) -> None:
     Raises PayloadError, with a code of `load_plist` or `translate_message`, if the message cannot
     be parsed or used.
     """
-    message = load_plist(payload.raw)
+    unreadable: list[PayloadError] = []
+    message = load_plist(payload.raw, unreadable)
+    payload.problems.add_all(unreadable, MESSAGE_LOCATION)
     payload.media_type = PLIST
     payload.keep_redacted(redactor.plist, message)
     translate_message(
@@ -73,11 +77,13 @@ def _webhook(payload: DevicePayload, redactor: Redactor) -> None:
     Raises PayloadError if the body or the message in it cannot be parsed or used: `unknown_type`
     without a topic that starts with `mdm.`, `bad_shape` if the body or its member for the topic is
     not an object, `bad_shape` or `bad_value` for an invalid `created_at`, or a code of `load_json`,
-    `_message` or `translate_message`.
+    `_message_bytes`, `_message` or `translate_message`.
     """
-    body = load_json(payload.raw)
+    unreadable: list[PayloadError] = []
+    body = load_json(payload.raw, unreadable)
     # The Mac's message is needed twice, to find secrets and to translate it: parse it once.
-    read_plist = cache(load_plist)
+    unreadable_in: dict[bytes, list[PayloadError]] = defaultdict(list)
+    read_plist = cache(lambda raw: load_plist(raw, unreadable_in[raw]))
     payload.keep_redacted(redactor.with_plist_reader(read_plist).json, body)
     if not isinstance(body, dict):
         raise PayloadError(DeadLetterCode.BAD_SHAPE, "not an object", "$")
@@ -99,8 +105,12 @@ def _webhook(payload: DevicePayload, redactor: Redactor) -> None:
     if at is None and payload.problems.found:
         raise payload.problems.found.pop()
     server_fields = envelope.group(name)
+    message = _message_bytes(server_fields)
+    plist = _message(message, server_fields, read_plist)
+    payload.problems.add_all(unreadable)
+    payload.problems.add_all(unreadable_in[message], MESSAGE_LOCATION)
     translate_message(
-        _message(server_fields, read_plist),
+        plist,
         payload,
         server_fields=server_fields,
         kind=kind,
@@ -109,22 +119,30 @@ def _webhook(payload: DevicePayload, redactor: Redactor) -> None:
     )
 
 
-def _message(server_fields: Fields, read_plist: Callable[[bytes], Any]) -> Any:
-    """Return the parsed plist of `raw_payload`, the Mac's message.
+def _message_bytes(server_fields: Fields) -> bytes:
+    """Return the bytes of `raw_payload`, the Mac's message.
 
     Raises PayloadError: `bad_shape` if the field is absent or not text, `bad_value` if it is not
-    base64, or a code of `read_plist`.
+    base64.
     """
-    location = server_fields.where + "raw_payload"
-    text = server_fields.values.get("raw_payload")
+    location = server_fields.where + _RAW_PAYLOAD
+    text = server_fields.values.get(_RAW_PAYLOAD)
     if not isinstance(text, str):
         raise PayloadError(
             DeadLetterCode.BAD_SHAPE, "no base64 text with the Mac's message", location
         )
     try:
-        message = base64.b64decode(text, validate=True)
+        return base64.b64decode(text, validate=True)
     except ValueError:
         raise PayloadError(DeadLetterCode.BAD_VALUE, "not base64", location) from None
+
+
+def _message(message: bytes, server_fields: Fields, read_plist: Callable[[bytes], Any]) -> Any:
+    """Return the parsed plist of a Mac's message. Raises PayloadError with a code of `read_plist`.
+
+    The error's path starts with the path of `raw_payload`.
+    """
+    location = server_fields.where + _RAW_PAYLOAD
     try:
         return read_plist(message)
     except PayloadError as error:

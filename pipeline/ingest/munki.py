@@ -34,7 +34,9 @@ def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redac
     """
     payload = DevicePayload(SOURCE, raw, origin, received_at, media_type=PLIST)
     try:
-        report = load_plist(raw)
+        unreadable: list[PayloadError] = []
+        report = load_plist(raw, unreadable)
+        payload.problems.add_all(unreadable, _LOCATION)
         payload.keep_redacted(redactor.plist, report)
         if not isinstance(report, dict) or not any(key in report for key in _REPORT_KEYS):
             raise PayloadError(
@@ -60,13 +62,14 @@ def _report(report: Fields, payload: DevicePayload) -> None:
             machine.where + "serial_number",
         )
     reported_at = _instant(report, "EndTime") or _instant(report, "StartTime")
+    version, build = machine.system("os_vers", "os_build_number")
     model, device_id = machine.text("machine_model"), machine.text("device_id")
     payload.add_inventory(
         "munki",
         plausible_time(reported_at, payload.received_at),
         serial=serial,
-        os_version=machine.version("os_vers"),
-        build=machine.build("os_build_number"),
+        os_version=version,
+        build=build,
         model=None if model == _UNKNOWN else model,
         device_id=device_id if device_id and _DEVICE_ID.fullmatch(device_id) else None,
         hostname=machine.text("hostname"),

@@ -1,7 +1,8 @@
 """Translation of osquery's result log (osquery.readthedocs.io, deployment/logging).
 
-A result is differential (`action` is added or removed, with `columns`), a snapshot (`snapshot`) or
-a batch (`diffResults`). Every value is text unless `numerics` is set.
+A result is differential (`action` is added or removed, with `columns`), a snapshot (`snapshot`, or
+with `--logger_snapshot_event_type` one result with `columns` for each row) or a batch
+(`diffResults`). Every value is text unless `numerics` is set.
 
 Macs are identified by hardware UUID: run osquery with `--host_identifier=uuid`, or decorate results
 with `host_uuid` and `hardware_serial`. The generated ids of `--host_identifier=instance` and
@@ -17,26 +18,31 @@ from typing import Any, Final
 from pipeline.ingest.device_payload import DevicePayload, canonical_json, plausible_time
 from pipeline.ingest.foreign_fields import Fields, from_epoch
 from pipeline.ingest.json_payload import load_json
-from pipeline.ingest.osquery_tables import is_known_table, read_row
+from pipeline.ingest.osquery_tables import is_known_table, is_table_name, read_row
 from pipeline.ingest.redaction import Redactor
 from pipeline.ingest.translation import PayloadError, Translation
 from schemas.dead_letters import DeadLetterCode
+from schemas.ids import is_real_udid
 
 SOURCE: Final = "osquery"
 MAX_RESULTS: Final = 10_000
 MAX_ROWS: Final = 1_000
 
 _UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-_NO_UUID: Final = frozenset({"0", "F"})
+_PRESENT: Final = ("added", "snapshot", None)
+_REMOVED: Final = "removed"
+# A number in place of a text has lost its form: 26.1 and 26.10 are one number.
+_TEXTS: Final = frozenset({"version", "build", "extra"})
 
 
 def translate(raw: bytes, *, origin: str, received_at: datetime, redactor: Redactor) -> Translation:
     """Return the events of a result, an array of results, a TLS logger's body, or JSON lines.
 
-    Each result about a Mac's system gives one inventory report; removed rows only record a contact.
-    Other results are dead letters: other queries `unknown_type`, other systems `not_a_mac`, results
-    without a device `no_device`. A document or line that cannot be parsed is one dead letter. An
-    invalid field is a dead letter, and the rest is used. A report is dated `unixTime`, or
+    Each result about a Mac's system gives one inventory report; removed rows, and no rows at all,
+    only record a contact. Other results are dead letters: other queries `unknown_type`, other
+    systems `not_a_mac`, results without a device `no_device`. A document or line that cannot be
+    parsed is one dead letter. An invalid field is a dead letter, and the rest is used; so are rows
+    of other tables beside one that is read. A report is dated `unixTime`, or
     `received_at` if that is missing, invalid or more than a day later. Raises nothing.
     """
     if _is_lines(raw):
@@ -62,15 +68,23 @@ def translate_lines(
 
 
 def _is_lines(raw: bytes) -> bool:
-    """Return True if the first of several lines is a whole JSON object or array."""
-    first, _, rest = raw.strip().partition(b"\n")
-    if not rest.strip() or first[:1] not in (b"{", b"["):
+    """Return True if this is no JSON document, and any of several lines is one with content.
+
+    A line is a result, or an array of results. A line that was cut off, or written without the
+    line break before it, costs only itself.
+    """
+    lines = [line for line in raw.split(b"\n") if line.strip()]
+    return len(lines) > 1 and not _is_json(raw) and any(map(_is_json, lines))
+
+
+def _is_json(raw: bytes) -> bool:
+    """Return True if these bytes are a JSON object or array that is not empty."""
+    if raw.lstrip()[:1] not in (b"{", b"["):
         return False
     try:
-        load_json(first)
+        return bool(load_json(raw))
     except PayloadError:
         return False
-    return True
 
 
 def _translate_document(
@@ -84,6 +98,8 @@ def _translate_document(
 
     def translate_result(value: Any, raw: bytes, location: str) -> Translation:
         payload = DevicePayload(SOURCE, raw, origin, received_at)
+        if location in ("$", "$[0]"):
+            payload.problems.add_all(unreadable)
         try:
             payload.keep_redacted(redactor.json, value)
             payload.identity = canonical_json(value)
@@ -94,8 +110,9 @@ def _translate_document(
             return payload.refuse(error)
         return payload.translation()
 
+    unreadable: list[PayloadError] = []
     try:
-        found = load_json(raw)
+        found = load_json(raw, unreadable)
         if isinstance(found, dict) and isinstance(found.get("data"), list):
             found = found["data"]
         if not isinstance(found, list):
@@ -123,12 +140,17 @@ def _report(result: Fields, payload: DevicePayload) -> None:
             DeadLetterCode.UNKNOWN_TYPE, "not a result of a query: no name", result.where + "name"
         )
     present, removed = _rows(result)
-    if not any(is_known_table(name, row) for row in (*present, *removed)):
+    rows = (*present, *removed)
+    other = [row for row in rows if not is_known_table(name, row)]
+    if len(other) == len(rows) and not (is_table_name(name) and not rows):
         raise PayloadError(
             DeadLetterCode.UNKNOWN_TYPE,
             f"the query {name} has no columns about a Mac's system",
             result.where + "name",
         )
+    if other:
+        detail = f"{len(other)} rows without columns about a Mac's system; this is the first"
+        result.problems.add(DeadLetterCode.UNKNOWN_TYPE, detail, other[0].where)
     facts: dict[str, Any] = {}
     for row in removed:
         read_row(name, row)  # raises for rows of another system; the fields are not used
@@ -153,18 +175,18 @@ def _report(result: Fields, payload: DevicePayload) -> None:
 def _rows(result: Fields) -> tuple[list[Fields], list[Fields]]:
     """Return the present rows, and the removed rows; each list may be empty.
 
-    Raises PayloadError `bad_shape` if the result has no `diffResults`, is no snapshot, and has no
-    `columns` that were added or removed.
+    Raises PayloadError `bad_shape` if the result has none of `diffResults`, `snapshot` and
+    `columns`, or an action that osquery does not write.
     """
     action = result.text("action")
     if "diffResults" in result:
         batch = result.group("diffResults")
         return _list(batch, "added"), _list(batch, "removed")
-    if action == "snapshot":
-        return _list(result, "snapshot"), []
-    if action in ("added", "removed") and isinstance(result.values.get("columns"), dict):
+    if isinstance(result.values.get("columns"), dict) and action in (*_PRESENT, _REMOVED):
         row = _row(result.values["columns"], f"{result.where}columns.", result)
-        return ([row], []) if action == "added" else ([], [row])
+        return ([], [row]) if action == _REMOVED else ([row], [])
+    if "snapshot" in result and action in _PRESENT:
+        return _list(result, "snapshot"), []
     raise PayloadError(
         DeadLetterCode.BAD_SHAPE, "no columns, snapshot or diffResults", result.where + "action"
     )
@@ -184,10 +206,13 @@ def _list(parent: Fields, name: str) -> list[Fields]:
 def _row(columns: Any, where: str, parent: Fields) -> Fields:
     """Return a row with all values as text, with or without `numerics`.
 
-    Values that are neither text nor a number, such as booleans and null, are left out.
+    Values that are neither text nor a number, such as booleans and null, are left out. A number
+    with a fraction stays one in the columns that are text in osquery: it is recorded as a problem.
     """
     text = {
-        name: value if isinstance(value, str) else str(value)
+        name: value
+        if isinstance(value, str) or (isinstance(value, float) and name in _TEXTS)
+        else str(value)
         for name, value in columns.items()
         if isinstance(value, str | int | float) and not isinstance(value, bool)
     }
@@ -195,14 +220,10 @@ def _row(columns: Any, where: str, parent: Fields) -> Fields:
 
 
 def _uuid(text: str | None) -> str | None:
-    """Return a hardware UUID in upper case; None for None, other text and a firmware placeholder.
-
-    A placeholder has only the digits 0 and F.
-    """
-    if text is None or not _UUID.fullmatch(text):
+    """Return a hardware UUID in upper case; None for None, other text and a placeholder."""
+    if text is None or not _UUID.fullmatch(text) or not is_real_udid(text):
         return None
-    upper = text.upper()
-    return None if set(upper.replace("-", "")) <= _NO_UUID else upper
+    return text.upper()
 
 
 def _at(result: Fields) -> datetime | None:

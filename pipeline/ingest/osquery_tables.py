@@ -11,8 +11,11 @@ from pipeline.ingest.foreign_fields import Fields
 from pipeline.ingest.mdm_enrollment import refuse_other_products
 from pipeline.ingest.translation import PayloadError
 from schemas.dead_letters import DeadLetterCode
-from schemas.macos import running_system
+from schemas.macos import OSVersion, running_system
 
+_OS_VERSION: Final = "os_version"
+_SYSTEM_INFO: Final = "system_info"
+_NAMES: Final = (_OS_VERSION, _SYSTEM_INFO, "battery", "mounts", "mdm")
 _DARWIN: Final = "darwin"
 _MAC_MODELS: Final = ("Mac", "iMac", "VirtualMac", "ADP", "Xserve")
 _DATA_VOLUME: Final = "/System/Volumes/Data"
@@ -23,7 +26,22 @@ def is_known_table(query: str, row: Fields) -> bool:
 
     `query` is the query's name, with or without the prefix of its pack.
     """
+    query = _table_name(query, row)
     return any(belongs(query, row) for belongs, _ in _TABLES)
+
+
+def is_table_name(query: str) -> bool:
+    """Return True if a query of this name asks for a table that Drydock reads, and no other."""
+    return query.endswith(_NAMES)
+
+
+def _table_name(query: str, row: Fields) -> str:
+    """Return the table that the row itself names, else the query's name.
+
+    Queries that join several tables to one list add a column `table_name`
+    (github.com/zentralopensource/zentral, contrib/osquery).
+    """
+    return row.text("table_name") or query
 
 
 def read_row(query: str, row: Fields) -> dict[str, Any]:
@@ -35,6 +53,7 @@ def read_row(query: str, row: Fields) -> dict[str, Any]:
     system, vendor or product.
     """
     facts: dict[str, Any] = {}
+    query = _table_name(query, row)
     for belongs, read in _TABLES:
         if belongs(query, row):
             facts |= {name: fact for name, fact in read(row).items() if fact is not None}
@@ -47,17 +66,20 @@ def _has(row: Fields, *columns: str) -> bool:
 
 
 def _is_os_version(query: str, row: Fields) -> bool:
-    return _has(row, "version", "build", "platform") or (
-        query.endswith("os_version") and _has(row, "version")
-    )
+    if _has(row, "build", "platform") or _has(row, "build", "major", "minor"):
+        return True
+    named = query.endswith(_OS_VERSION)
+    return named and any(_has(row, column) for column in ("version", "build", "major"))
 
 
 def _os_version(row: Fields) -> dict[str, Any]:
     """Return `os_version`, `build` and `apple_silicon` of a row of osquery's `os_version`.
 
-    A value is None if it is absent or invalid; `apple_silicon` is True or None, never False. Raises
-    PayloadError `not_a_mac` for a platform other than darwin, or, without a platform, for a name
-    that does not start with `mac`. A row without both is accepted.
+    The version is in `version`, or in `major`, `minor` and `patch`. A value is None if it is absent
+    or invalid; `apple_silicon` is True or None, never False. A row with neither a version nor a
+    build is recorded as a problem. Raises PayloadError `not_a_mac` for a platform other than
+    darwin, or, without a platform, for a name that does not start with `mac`. A row without both is
+    accepted.
     """
     platform, name = row.text("platform"), row.text("name")
     other = platform != _DARWIN if platform else not (name or "mac").casefold().startswith("mac")
@@ -67,16 +89,30 @@ def _os_version(row: Fields) -> dict[str, Any]:
             f"another operating system: {name or platform}",
             row.where + "platform",
         )
-    version, build = running_system(
-        row.version("version"), row.build("build"), row.supplement("extra"), None
-    )
+    stated = row.system("version", "build", _version_of_parts(row))
+    version, build = running_system(*stated, row.supplement("extra"), None)
+    if not any(row.values.get(name) for name in ("version", "build", "major")):
+        row.bad_value("version", "the row has no version and no build of macOS")
     return {"os_version": version, "build": build, "apple_silicon": _is_arm(row.text("arch"))}
+
+
+def _version_of_parts(row: Fields) -> OSVersion | None:
+    """Return the version in `major`, `minor` and `patch`; None without a valid major and minor.
+
+    An absent or blank patch is 0.
+    """
+    parts = [row.text(name) or "" for name in ("major", "minor", "patch")]
+    if not all(part.isascii() and part.isdigit() and len(part) <= 3 for part in parts[:2]):
+        return None
+    major, minor = int(parts[0]), int(parts[1])
+    patch = int(parts[2]) if parts[2].isascii() and parts[2].isdigit() else 0
+    return OSVersion(major, minor, patch) if major >= 10 and patch < 1000 else None
 
 
 def _is_system_info(query: str, row: Fields) -> bool:
     if _has(row, "hardware_serial") and (_has(row, "uuid") or _has(row, "hardware_model")):
         return True
-    return query.endswith("system_info") and (_has(row, "uuid") or _has(row, "hardware_serial"))
+    return query.endswith(_SYSTEM_INFO) and (_has(row, "uuid") or _has(row, "hardware_serial"))
 
 
 def _system_info(row: Fields) -> dict[str, Any]:

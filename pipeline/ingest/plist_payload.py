@@ -4,13 +4,17 @@ plistlib refuses entity declarations, but has no limits: a binary plist can name
 object a million times, share objects so that a walk never ends, or contain itself.
 """
 
+import base64
+import hashlib
 import plistlib
 import re
 import struct
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Final
 from xml.parsers.expat import ExpatError
 
+from pipeline.ingest.json_payload import leave_out
 from pipeline.ingest.translation import PayloadError
 from schemas.dead_letters import DeadLetterCode
 
@@ -24,6 +28,12 @@ _BINARY: Final = b"bplist00"
 _TRAILER: Final = struct.Struct(">6xBBQQQ")
 _XML_START: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:\?xml|plist|!DOCTYPE|!--)")
 _ENCODING: Final = re.compile(rb"<\?xml[^>]*\bencoding\s*=\s*[\"']([A-Za-z0-9._-]+)[\"']")
+_XML_SCALAR: Final = re.compile(rb"<(date|integer|real|data)>([^<]*)</\1\s*>")
+# A date of a binary list is seconds since 2001 (CFBinaryPList.c); datetime ends with year 9999.
+_DATE_MARKER: Final = 0x33
+_SHORT_TEXT_MARKER: Final = 0x50
+_FIRST_DATE_S: Final = -63_113_904_000
+_LAST_DATE_S: Final = 252_423_993_599
 _DECLARATIONS: Final = (b"<!ENTITY", b"<!ATTLIST", b"<!ELEMENT", b"<!NOTATION")
 # Errors that plistlib and expat raise for malformed bytes.
 _UNREADABLE: Final = (
@@ -47,26 +57,35 @@ def looks_like_plist(raw: bytes) -> bool:
     return raw.startswith(_BINARY) or _XML_START.match(raw) is not None
 
 
-def load_plist(raw: bytes) -> Any:
+def load_plist(raw: bytes, omitted: list[PayloadError] | None = None) -> Any:
     """Return the value of an XML (UTF-8) or binary property list.
 
     The value consists of str, int, float, bool, bytes, naive UTC datetime, list, and dict with str
-    keys, and of None for a null in a binary list. Raises PayloadError: too_large (bytes or values),
+    keys, and of None for a null in a binary list. With a list `omitted` a scalar that cannot be
+    read (a date beyond the calendar, a number out of range, a value of another type) costs only
+    itself: it is left out of the value, and an error with its path (`Conditions.last_seen`) is
+    appended, at most MAX_OMITTED. Raises PayloadError: too_large (bytes or values),
     too_deep (also for a list that contains itself), not_plist (malformed, or a value of another
     type), not_utf8 (XML), bad_value (an integer out of range).
     """
     if len(raw) > MAX_PLIST_BYTES:
         raise PayloadError(DeadLetterCode.TOO_LARGE, f"more than {MAX_PLIST_BYTES} bytes")
     if raw.startswith(_BINARY):
-        _check_binary(raw)
-        value = _parse(raw, plistlib.FMT_BINARY)
+        starts = _check_binary(raw)
+        value, marker = _parse_or_mark(raw, lambda mark: _mark_binary(raw, starts, mark), omitted)
     elif _XML_START.match(raw):
         _check_xml(raw)
-        value = _parse(raw.lstrip(b"\xef\xbb\xbf \t\r\n"), plistlib.FMT_XML)
+        xml = raw.lstrip(b"\xef\xbb\xbf \t\r\n")
+        value, marker = _parse_or_mark(xml, lambda mark: _mark_xml(xml, mark), omitted)
     else:
         raise _not_plist("neither an XML nor a binary property list")
-    _check(value)
-    return value
+    unreadable = _check(value)
+    if unreadable is None and marker is None:
+        return value
+    if omitted is None:
+        assert unreadable is not None
+        raise unreadable
+    return leave_out(value, lambda scalar: _error_of(scalar, marker), omitted, "")
 
 
 def dump_plist(value: Any) -> bytes:
@@ -84,7 +103,72 @@ def _not_plist(detail: str, where: str = "") -> PayloadError:
     return PayloadError(DeadLetterCode.NOT_PLIST, detail, where)
 
 
-def _parse(raw: bytes, fmt: plistlib.PlistFormat) -> Any:
+def _parse_or_mark(
+    raw: bytes, mark_scalars: Callable[[bytes], bytes], omitted: list[PayloadError] | None
+) -> tuple[Any, str | None]:
+    """Return the parsed list, and the text that stands in it for unreadable scalars, or None.
+
+    `mark_scalars` returns the list with the bytes that it is given in the place of each unreadable
+    scalar. It is called only if plistlib refuses the list as it is, and `omitted` is not None.
+    """
+    try:
+        return _parse(raw), None
+    except PayloadError:
+        mark = base64.b32encode(hashlib.sha256(raw).digest()[:5])
+        if omitted is None or mark in raw:
+            raise
+        marked = mark_scalars(mark)
+        if marked == raw:
+            raise
+    return _parse(marked), mark.decode()
+
+
+def _mark_xml(raw: bytes, mark: bytes) -> bytes:
+    """Return an XML list with `<string>mark</string>` for each scalar that plistlib refuses."""
+
+    def replaced(match: re.Match[bytes]) -> bytes:
+        kind, text = match[1].decode(), match[2].decode()
+        return match[0] if _is_readable(kind, text) else b"<string>" + mark + b"</string>"
+
+    return _XML_SCALAR.sub(replaced, raw)
+
+
+def _is_readable(kind: str, text: str) -> bool:
+    """Return True if plistlib reads this text of a `date`, `integer`, `real` or `data` element."""
+    try:
+        if kind == "integer":
+            int(text, 16 if text.lower().startswith("0x") else 10)
+        elif kind == "real":
+            float(text)
+        elif kind == "date":
+            datetime.strptime(f"{text} +0000", "%Y-%m-%dT%H:%M:%SZ %z")
+        else:
+            base64.b64decode(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _mark_binary(raw: bytes, starts: Iterable[int], mark: bytes) -> bytes:
+    """Return a binary list with the text `mark`, 8 bytes, for each date beyond the calendar."""
+    marked = bytearray(raw)
+    for start in starts:
+        if raw[start] == _DATE_MARKER:
+            (seconds,) = struct.unpack_from(">d", raw, start + 1)
+            if not _FIRST_DATE_S <= seconds <= _LAST_DATE_S:
+                marked[start : start + 9] = bytes([_SHORT_TEXT_MARKER | len(mark)]) + mark
+    return bytes(marked)
+
+
+def _error_of(scalar: object, marker: str | None) -> PayloadError | None:
+    """Return the error of a scalar that must not be returned, or that `marker` stands for."""
+    if marker is not None and scalar == marker:
+        return PayloadError(DeadLetterCode.BAD_VALUE, "this value cannot be read")
+    return None if isinstance(scalar, dict | list) else _scalar_error(scalar)
+
+
+def _parse(raw: bytes) -> Any:
+    fmt = plistlib.FMT_BINARY if raw.startswith(_BINARY) else plistlib.FMT_XML
     try:
         return plistlib.loads(raw, fmt=fmt)
     except ExpatError as error:
@@ -117,8 +201,10 @@ def _check_xml(raw: bytes) -> None:
         raise _too_many()
 
 
-def _check_binary(raw: bytes) -> None:
-    """Raise PayloadError for a binary plist whose objects overlap, or are not all referenced.
+def _check_binary(raw: bytes) -> list[int]:
+    """Return the offsets of the objects of a binary plist, in order.
+
+    Raises PayloadError for one whose objects overlap, or are not all referenced.
 
     `not_plist` also for an invalid trailer or offset table, an object outside the object area, and
     a reference without an object; `too_large` for over MAX_VALUES objects. Every writer produces
@@ -149,6 +235,7 @@ def _check_binary(raw: bytes) -> None:
             is_referenced[index] = 1
     if not all(is_referenced):
         raise _not_plist("an object of the binary property list has no reference to it")
+    return starts
 
 
 def _integers(raw: bytes, start: int, count: int, size: int) -> list[int]:
@@ -195,14 +282,15 @@ def _too_many() -> PayloadError:
     return PayloadError(DeadLetterCode.TOO_LARGE, f"more than {MAX_VALUES} values")
 
 
-def _check(value: Any) -> None:
-    """Raise PayloadError for a parsed value that has too many levels or values, or a wrong type.
+def _check(value: Any) -> PayloadError | None:
+    """Return the error of a scalar that must not be returned, if a parsed value has any.
 
-    `too_deep` for a value inside more than MAX_DEPTH dicts and lists, `too_large` over MAX_VALUES
-    values (a shared value counts at each visit), `not_plist` for a key that is not text or a value
-    of another type, `bad_value` for an integer out of range.
+    `not_plist` for a value of another type, `bad_value` for an integer out of range. Raises
+    PayloadError for a value of a wrong shape: `too_deep` for a value inside more than MAX_DEPTH
+    dicts and lists, `too_large` over MAX_VALUES values (a shared value counts at each visit),
+    `not_plist` for a key that is not text.
     """
-    level, visited = [value], 0
+    level, visited, unreadable = [value], 0, None
     for _ in range(MAX_DEPTH + 1):
         visited += len(level)
         children: list[Any] = []
@@ -214,23 +302,24 @@ def _check(value: Any) -> None:
             elif isinstance(node, list):
                 children.extend(node)
             else:
-                _check_scalar(node)
+                unreadable = unreadable or _scalar_error(node)
             if visited + len(children) > MAX_VALUES:
                 raise _too_many()
         level = children
         if not level:
-            return
+            return unreadable
     raise _too_deep()
 
 
-def _check_scalar(value: object) -> None:
-    """Raise PayloadError for a value that `load_plist` must not return.
+def _scalar_error(value: object) -> PayloadError | None:
+    """Return the error of a scalar that `load_plist` must not return; None for any other.
 
     `bad_value` for an integer of 2^64 or more in size, `not_plist` for a type other than None, str,
     bytes, int, bool, float and datetime.
     """
     if isinstance(value, int):
         if not -MAX_INTEGER < value < MAX_INTEGER:
-            raise PayloadError(DeadLetterCode.BAD_VALUE, "integer out of range")
+            return PayloadError(DeadLetterCode.BAD_VALUE, "integer out of range")
     elif value is not None and not isinstance(value, str | bytes | float | datetime):
-        raise _not_plist(f"a value of type {type(value).__name__} is not allowed")
+        return _not_plist(f"a value of type {type(value).__name__} is not allowed")
+    return None

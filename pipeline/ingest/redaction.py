@@ -1,4 +1,4 @@
-"""The list of secret fields, and their replacement by fingerprints.
+"""Secrets, known by their name or by their form, and their replacement by fingerprints.
 
 Payloads are redacted before any part of them is kept or published. Redaction works on parsed
 structures only. Bytes that cannot be parsed cannot be searched and are not kept
@@ -24,7 +24,7 @@ MIN_KEY_BYTES: Final = 16
 FINGERPRINT_PREFIX: Final = "hmac-sha256:"
 
 # Names by format, as its documents spell them. A whole name matches, at any depth and in every
-# format, without regard to case, `_`, `-` and spaces.
+# format, without regard to case, `_`, `-`, `.`, `/` and spaces.
 SECRET_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     # github.com/apple/device-management, mdm/checkin
     "MDM check-in": (
@@ -98,18 +98,75 @@ SECRET_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
         "refresh_token",
         "session_token",
         "bearer_token",
+        "filevault_key",
+        "base64_encrypted",
+        "SecretKey",
     ),
     # Munki preferences; the output of conditions can repeat them
     "Munki": ("AdditionalHttpHeaders", "ClientCertificatePassword", "Authorization"),
 }
 
 
+# A name with one of these parts is secret, whoever chose it: `wifi_password`, `apiToken2`.
+_SECRET_PARTS: Final = (
+    "password",
+    "passwd",
+    "passphrase",
+    "adminpass",
+    "recoverykey",
+    "privatekey",
+    "secret",
+    "apikey",
+    "apitoken",
+    "accesstoken",
+    "credential",
+    "bearer",
+    "cookie",
+    "pwd",
+)
+# ... unless it says something about the secret: `FirmwarePasswordStatus`.
+_ABOUT_A_SECRET: Final = (
+    "age",
+    "allowed",
+    "changed",
+    "compliant",
+    "count",
+    "enabled",
+    "exists",
+    "policy",
+    "present",
+    "required",
+    "state",
+    "status",
+)
+_SECRET_PART: Final = re.compile(
+    rf"(?<!has)(?<!haspersonal)(?<!hasinstitutional)(?:{'|'.join(_SECRET_PARTS)})"
+)
+# In a row of two fields, such as osquery's `plist` and `preferences` tables, the one names the
+# other.
+_NAMING_FIELDS: Final = (
+    "key",
+    "subkey",
+    "name",
+    "attribute",
+    "field",
+    "label",
+    "option",
+    "property",
+    "setting",
+    "variable",
+)
+_NAMED_FIELDS: Final = frozenset(
+    {"value", "values", "val", "data", "content", "contents", "line", "string", "text", "default"}
+)
+
+
 def _normalized(name: str) -> str:
-    """Return a field's name without `_`, `-` and spaces, in lower case."""
+    """Return a field's name without `_`, `-`, `.`, `/` and spaces, in lower case."""
     return name.translate(_IGNORED).casefold()
 
 
-_IGNORED: Final = str.maketrans("", "", "_- ")
+_IGNORED: Final = str.maketrans("", "", "_-./ ")
 _SECRET_NAMES: Final = frozenset(
     _normalized(name) for names in SECRET_FIELDS.values() for name in names
 )
@@ -132,12 +189,42 @@ _MAX_LEVELS: Final = 150
 _DOCUMENT_LEVELS: Final = 32
 
 
-def is_secret(name: str) -> bool:
-    """Return True if a field of this name is on the list of secrets.
+# Secrets in a text, by their form. The group `secret` is replaced.
+_FORMS: Final = (
+    re.compile(
+        r"(?P<secret>-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]+-----|\Z))", re.S
+    ),
+    # A FileVault recovery key: six groups of four.
+    re.compile(
+        r"(?<![\w-])(?P<secret>(?!hmac-sha256:)[A-Z0-9]{4}(?:-[A-Z0-9]{4}){5})(?![\w-])",
+        re.I | re.A,
+    ),
+    re.compile(r"[a-z][a-z0-9+.-]*://[^\s/:@]*:(?P<secret>(?!hmac-sha256:)[^\s/]+)@", re.I | re.A),
+    re.compile(
+        r"\bAuthorization[\"']?\s*[:=]\s*[\"']?(?P<secret>(?!hmac-sha256:)[^\s\"'][^\"'\r\n]*)",
+        re.I,
+    ),
+    re.compile(
+        r"\b(?:Basic|Bearer)\s+(?P<secret>(?!hmac-sha256:)(?=[^\s]*[0-9=])[A-Za-z0-9+/=._~-]{4,})"
+    ),
+    re.compile(
+        rf"[\w.-]*(?:{'|'.join(_SECRET_PARTS)})[\w.-]*[\"']?\s*[:=]\s*"
+        r"[\"']?(?P<secret>(?!hmac-sha256:)[^\s\"',;<>]+)",
+        re.I,
+    ),
+)
+_FORM_MARK: Final = re.compile(r"[:=-]|Basic|Bearer")
 
-    Case, `_`, `-` and spaces in the name do not count.
+
+def is_secret(name: str) -> bool:
+    """Return True if a field of this name is on the list of secrets, or has a part that says so.
+
+    Case, `_`, `-`, `.`, `/` and spaces in the name do not count.
     """
-    return _normalized(name) in _SECRET_NAMES
+    normalized = _normalized(name)
+    return normalized in _SECRET_NAMES or (
+        _SECRET_PART.search(normalized) is not None and not normalized.endswith(_ABOUT_A_SECRET)
+    )
 
 
 def hides_document(text: str) -> bool:
@@ -209,8 +296,10 @@ class Redactor:
         They are written again without their secrets. A document that cannot be parsed becomes a
         fingerprint, as do a text with a piece of a document in base64, a field whose name has one,
         and a dict, a list or a document nested too deep. A text that only starts like a document is
-        kept if it has no mark of a field. Secrets that are None, empty or a boolean are kept: they
-        reveal nothing.
+        kept if it has no mark of a field. A field `value` (or `data`, `line`, ...) beside a field
+        `key` (or `name`, ...) that names a secret is one. In texts, recovery keys, private keys,
+        passwords in URLs and values of Authorization are known by their form. Secrets that are
+        None, empty or a boolean are kept: they reveal nothing.
         """
         return self._cut(value, 0)
 
@@ -238,7 +327,13 @@ class Redactor:
         if isinstance(value, dict | list) and depth > _MAX_LEVELS:
             return self.fingerprint("nested", value)
         if isinstance(value, dict):
-            return dict(self._field(key, item, value, depth + 1) for key, item in value.items())
+            secret = _named_secret(value)
+            return dict(
+                self._field(key, item, value, depth + 1)
+                if secret is None or key.casefold() not in _NAMED_FIELDS
+                else (key, self._secret(secret, item))
+                for key, item in value.items()
+            )
         if isinstance(value, list):
             return [self._cut(item, depth + 1) for item in value]
         if isinstance(value, bytes) and _is_document(value):
@@ -260,12 +355,30 @@ class Redactor:
         if not is_readable:
             return self.fingerprint("name", key), self.fingerprint("value", value)
         if is_named_secret:
-            return key, self.fingerprint(key, value) if _has_content(value) else value
+            return key, self._secret(key, value)
         if key == _BASE64_DOCUMENT and isinstance(value, str) and value:
             return key, self._base64_document(key, value, depth)
         if key == _STATUS_DATA and "Endpoint" in parent and isinstance(value, bytes) and value:
             return key, self._document(key, value, depth)
         return key, self._cut(value, depth)
+
+    def _secret(self, name: str, value: Any) -> Any:
+        """Return the fingerprint of a secret; None, an empty value or a boolean as it is."""
+        return self.fingerprint(name, value) if _has_content(value) else value
+
+    def _without_secret_forms(self, text: str) -> str:
+        """Return the text with a fingerprint in place of each secret known by its form."""
+        if _FORM_MARK.search(text) is None:
+            return text
+
+        def replaced(match: re.Match[str]) -> str:
+            start, end = (at - match.start() for at in match.span("secret"))
+            fingerprint = self.fingerprint("text", match["secret"])
+            return match[0][:start] + fingerprint + match[0][end:]
+
+        for form in _FORMS:
+            text = form.sub(replaced, text)
+        return text
 
     def _text(self, value: str, depth: int) -> str:
         """Return a text without secrets; it may be JSON or a plist, as it is or in base64.
@@ -273,7 +386,7 @@ class Redactor:
         A document is written again without its secrets; one that cannot be parsed or is nested too
         deep becomes a fingerprint, as does a text with only a piece of a document in base64. A text
         that only starts like a document, such as the device name `[Lab] 3`, is kept if it has no
-        mark of a field. Any other text is returned as it is.
+        mark of a field. In any other text, secrets known by their form become fingerprints.
         """
         if _is_document(value[:64].encode("utf-8", "replace")):
             raw = value.encode("utf-8", "replace")
@@ -283,7 +396,7 @@ class Redactor:
             return cut if _FIELD_MARK.search(raw) else value
         if hides_document(value):
             return self._base64_document("text", value, depth)
-        return value
+        return self._without_secret_forms(value)
 
     def _base64_document(self, key: str, value: str, depth: int) -> str:
         """Return the base64 of the document in `value` without its secrets.
@@ -313,6 +426,15 @@ class Redactor:
             return dump_plist(self._cut(self._read_plist(raw), inside))
         except PayloadError:
             return self.fingerprint(key, raw)
+
+
+def _named_secret(fields: dict[str, Any]) -> str | None:
+    """Return the name of the secret whose value is in another field of this dict; None without."""
+    for key in _NAMING_FIELDS:
+        name = fields.get(key)
+        if isinstance(name, str) and is_secret(name):
+            return name
+    return None
 
 
 def _is_document(raw: bytes) -> bool:

@@ -17,22 +17,28 @@ FACTS = {
 }
 
 
+SEEN = {"serial": "C02FAKE00001"}
+
+
 @pytest.mark.parametrize(
-    ("kind", "event"),
+    ("kind", "event", "want"),
     [
-        ("ComputerAdded", COMPUTER),
-        ("ComputerInventoryCompleted", COMPUTER),
-        ("ComputerPushCapabilityChanged", COMPUTER),
-        ("ComputerCheckIn", {"computer": COMPUTER, "trigger": "CLIENT_CHECKIN"}),
-        ("ComputerPolicyFinished", {"computer": COMPUTER, "policyId": 3, "successful": True}),
-        ("ComputerPolicyFinished", {**COMPUTER, "policyId": 3}),
+        ("ComputerAdded", COMPUTER, FACTS),
+        ("ComputerInventoryCompleted", COMPUTER, FACTS),
+        ("ComputerPushCapabilityChanged", COMPUTER, SEEN),
+        ("ComputerCheckIn", {"computer": COMPUTER, "trigger": "CLIENT_CHECKIN"}, SEEN),
+        ("ComputerPolicyFinished", {"computer": COMPUTER, "policyId": 3}, SEEN),
+        ("ComputerPolicyFinished", {**COMPUTER, "policyId": 3}, SEEN),
+        ("ComputerPatchPolicyCompleted", COMPUTER, SEEN),
     ],
-    ids=["added", "inventory", "push", "check-in", "policy-nested", "policy-flat"],
+    ids=["added", "inventory", "push", "check-in", "policy-nested", "policy-flat", "patch"],
 )
-def test_a_computers_event_is_an_inventory_report(kind: str, event: dict[str, Any]) -> None:
+def test_only_an_inventory_renews_the_record(
+    kind: str, event: dict[str, Any], want: dict[str, Any]
+) -> None:
     translation = translate("jamf", jamf(kind, event))
     assert reasons(translation) == []
-    assert facts(translation) == FACTS
+    assert facts(translation) == want
     (report,) = translation.events
     assert (report.subject, report.time.isoformat()) == (UDID, "2019-03-25T21:44:35.590000+00:00")
 

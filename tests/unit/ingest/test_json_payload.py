@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.ingest import json_payload
-from pipeline.ingest.json_payload import MAX_DEPTH, MAX_VALUES, load_json
+from pipeline.ingest.json_payload import MAX_DEPTH, MAX_OMITTED, MAX_VALUES, load_json
 from pipeline.ingest.translation import MAX_PAYLOAD_BYTES, PayloadError
 
 
@@ -84,3 +84,21 @@ def test_any_bytes_give_a_value_or_a_payload_error(raw: bytes) -> None:
         load_json(raw)
     except PayloadError as refused:
         assert refused.detail  # noqa: PT017 - both outcomes are correct
+
+
+@pytest.mark.parametrize("scalar", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000])
+def test_an_unreadable_scalar_costs_only_itself(scalar: str) -> None:
+    raw = f'{{"a": {{"b": [1, {scalar}, 2]}}, "c": {scalar}, "d": "x"}}'.encode()
+    omitted: list[PayloadError] = []
+    assert load_json(raw, omitted) == {"a": {"b": [1, 2]}, "d": "x"}
+    assert [one.where for one in omitted] == ["$.a.b[1]", "$.c"]
+    with pytest.raises(PayloadError):
+        load_json(raw)
+    with pytest.raises(PayloadError):
+        load_json(scalar.encode(), [])
+
+
+def test_at_most_a_few_unreadable_scalars_are_reported() -> None:
+    omitted: list[PayloadError] = []
+    assert load_json(b"[" + b",".join([b"NaN"] * 1000) + b"]", omitted) == []
+    assert len(omitted) == MAX_OMITTED

@@ -48,7 +48,7 @@ def test_a_binary_report_gives_the_same_event() -> None:
         ({"device_id": "J614sAP"}, "device_id", "J614sAP"),
         ({"device_id": "Mac-937A206F2EE63C01"}, "device_id", None),
         ({"arch": "x86_64"}, "apple_silicon", None),
-        ({"os_vers": "15.7"}, "os_version", "15.7"),
+        ({"os_vers": "15.7", "os_build_number": "24G222"}, "os_version", "15.7"),
     ],
     ids=["unknown-model", "device-id", "board-id", "rosetta", "version"],
 )

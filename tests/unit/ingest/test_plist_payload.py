@@ -194,3 +194,46 @@ PLISTS = st.recursive(
 def test_every_binary_plist_that_is_written_is_read(value: Any) -> None:
     assert load_plist(plistlib.dumps(value, fmt=plistlib.FMT_BINARY)) == value
     assert load_plist(dump_plist(value)) is not None or value is None
+
+
+@pytest.mark.parametrize(
+    ("element", "kept"),
+    [
+        ("<date>2030437302-06-07T24:60:-2147483648Z</date>", {}),
+        ("<date>2026-13-01T00:00:00Z</date>", {}),
+        ("<integer>twelve</integer>", {}),
+        ("<integer>99999999999999999999999</integer>", {}),
+        ("<real>1.2.3</real>", {}),
+        ("<data>AAA</data>", {}),
+        ("<array><string>a</string><integer>x</integer></array>", {"bad": ["a"]}),
+    ],
+)
+def test_an_unreadable_scalar_of_xml_costs_only_itself(element: str, kept: dict[str, Any]) -> None:
+    raw = f"<plist><dict><key>good</key><string>x</string><key>bad</key>{element}</dict></plist>"
+    omitted: list[PayloadError] = []
+    assert load_plist(raw.encode(), omitted) == {"good": "x", **kept}
+    (error,) = omitted
+    assert (error.code, error.where) == ("bad_value", "bad[1]" if kept else "bad")
+    with pytest.raises(PayloadError):
+        load_plist(raw.encode())
+
+
+def test_an_unreadable_date_of_a_binary_list_costs_only_itself() -> None:
+    whole = {"in": {"at": datetime(2026, 8, 6, 7), "n": 3}, "x": "y"}  # noqa: DTZ001 - a plist's
+    raw = plistlib.dumps(whole, fmt=plistlib.FMT_BINARY)
+    seconds = (datetime(2026, 8, 6, 7) - datetime(2001, 1, 1)).total_seconds()  # noqa: DTZ001
+    for wrong in (float("nan"), float("inf"), 1e15):
+        broken = raw.replace(struct.pack(">d", seconds), struct.pack(">d", wrong))
+        assert broken != raw
+        omitted: list[PayloadError] = []
+        assert load_plist(broken, omitted) == {"in": {"n": 3}, "x": "y"}
+        assert [(one.code, one.where) for one in omitted] == [("bad_value", "in.at")]
+
+
+def test_a_list_that_is_broken_otherwise_is_refused() -> None:
+    for raw in (
+        b"<plist><dict><key>a</key></dict></plist>",
+        b"<plist><integer>x</integer></plist>",
+    ):
+        with pytest.raises(PayloadError):
+            load_plist(raw, [])

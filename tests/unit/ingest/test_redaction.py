@@ -42,6 +42,14 @@ def test_a_short_key_is_refused() -> None:
         "push_token",
         "node_key",
         "password",
+        "adminPass",
+        "wifi_password",
+        "apiToken2",
+        "filevault_recovery_key",
+        "Pass.word",
+        "pass/word",
+        "lapsPassword",
+        "SecretKey",
     ],
 )
 def test_names_on_the_list_are_secret(name: str) -> None:
@@ -58,6 +66,8 @@ def test_names_on_the_list_are_secret(name: str) -> None:
         "BootstrapTokenAllowedForAuthentication",
         "PasscodePresent",
         "FirmwarePasswordStatus",
+        "password_age",
+        "FDE_HasInstitutionalRecoveryKey",
         "SerialNumber",
     ],
 )
@@ -303,3 +313,55 @@ def test_a_value_that_json_cannot_write_is_fingerprinted_by_its_text() -> None:
     one, two = ({"n": Decimal(number)} for number in (1, 2))
     assert REDACTOR.fingerprint("a", one) == REDACTOR.fingerprint("a", {"n": Decimal(1)})
     assert REDACTOR.fingerprint("a", one) != REDACTOR.fingerprint("a", two)
+
+
+@pytest.mark.parametrize(
+    ("row", "secret"),
+    [
+        ({"key": "AdditionalHttpHeaders", "value": "X-Auth: abc"}, "X-Auth: abc"),
+        ({"name": "db_password", "value": "hunter2", "path": "/etc/x"}, "hunter2"),
+        ({"subkey": "api_key", "data": "k-123"}, "k-123"),
+        ({"attribute": "Recovery Key", "content": ["AAAA"]}, "AAAA"),
+    ],
+)
+def test_a_value_beside_the_name_of_a_secret_is_one(row: dict[str, Any], secret: str) -> None:
+    kept = REDACTOR.json({"columns": row}).decode()
+    assert secret not in kept
+    assert FINGERPRINT_PREFIX in kept
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("<string>AB12-CD34-EF56-7890-ABCD-EF12</string>", "AB12-CD34-EF56-7890-ABCD-EF12"),
+        ("recovery: ab12-cd34-ef56-7890-abcd-ef12.", "ab12-cd34"),
+        ("https://munki:s3cr3t@repo.example.org/x", "s3cr3t"),
+        ("smb://user:p@ss@host/share", "p@ss"),
+        ("Authorization: Basic YTpi", "YTpi"),
+        ("curl -H 'authorization: Token x' host", "Token x"),
+        ("sent Bearer abc.def-123", "abc.def-123"),
+        ("export DB_PASSWORD=hunter2", "hunter2"),
+        ("client_secret: abc,", "abc"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIB\n-----END RSA PRIVATE KEY-----\n", "MIIB"),
+        ("-----BEGIN PRIVATE KEY-----\nMIIC", "MIIC"),
+    ],
+)
+def test_a_secret_in_a_text_is_known_by_its_form(text: str, secret: str) -> None:
+    kept = REDACTOR.cut({"line": text})["line"]
+    assert secret not in kept
+    assert FINGERPRINT_PREFIX in kept
+    assert REDACTOR.cut({"line": kept})["line"] == kept
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://swcdn.apple.com/content/a:b",
+        "Basic Authentication failed",
+        "11111111-AAAA-4000-8000-000000000001",
+        "com.apple.configuration.softwareupdate",
+        "Error: no password was given",
+    ],
+)
+def test_a_text_that_only_resembles_a_secret_is_kept(text: str) -> None:
+    assert REDACTOR.cut(text) == text

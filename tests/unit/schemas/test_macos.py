@@ -134,7 +134,8 @@ TRAINS = [
     pytest.param("15.8", 24, id="15"),
     pytest.param("12.7.6", 21, id="12"),
     pytest.param("11.7.11", 20, id="11"),
-    pytest.param("10.15.7", None, id="before-11"),
+    pytest.param("10.15.7", 19, id="before-11"),
+    pytest.param("10.16", None, id="11-in-an-older-sdk"),
     pytest.param("16.0", None, id="never-existed"),
     pytest.param("25.0", None, id="never-existed-either"),
 ]
