@@ -10,14 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from agents.clock import Clock
-    from agents.mac import Mac
+    from agents.site_access import SiteAccess
     from runtime.listening import Listen
-    from schemas.jobs import Job
-
-    Macs = tuple[Callable[[Job], Mac] | None, Clock]
 
 _USAGE: Final = 2
 
@@ -95,7 +90,7 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
     except ValidationError:
         _fail("--site and --name: use small letters, digits and hyphens, at most 63 characters")
     address = _address(listen) if listen else None
-    mac_for, clock = _macs(simulate)
+    access, clock = _access(simulate)
     try:
         plan = AgentPlan(
             site=site,
@@ -107,7 +102,7 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
             drain_s=drain_s,
             session_s=session_s,
             listen=address,
-            mac_for=mac_for,
+            access=access,
             clock=clock,
         )
         serve(plan, make_log())
@@ -128,8 +123,8 @@ def _address(text: str) -> "Listen":
         _fail(f"{error}, such as 127.0.0.1:9464")
 
 
-def _macs(simulate: str | None) -> "Macs":
-    """Return the function that gives the Mac of a job, and the clock of the agent.
+def _access(simulate: str | None) -> "tuple[SiteAccess | None, Clock]":
+    """Return the access to the site's Macs, and the clock of the agent.
 
     With `simulate` (HOST:PORT) both belong to the server of simulated Macs; exit 2 if the text has
     another form, or if the server cannot be reached. Without `simulate` they are None (a dry run)
@@ -140,11 +135,12 @@ def _macs(simulate: str | None) -> "Macs":
     if simulate is None:
         return None, WallClock()
     from agents.simulated.client import SimulatedFleetClient, SimulatedFleetError
+    from agents.site_access import SiteAccess
 
     server = _address(simulate)
     try:
         macs = SimulatedFleetClient(server.host, server.port)
-        return macs.mac_for, macs.clock()
+        return SiteAccess.simulated(macs.mac_for), macs.clock()
     except SimulatedFleetError as error:
         _fail(str(error))
 

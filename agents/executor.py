@@ -32,12 +32,14 @@ from agents.lifecycle import (
     apply_ack,
     end_dry_run,
     next_step,
+    refuse,
     result,
     supersede,
     withhold,
 )
-from agents.mac import Mac, UnreachableError
+from agents.mac import UnreachableError
 from agents.preflight import Limits
+from agents.site_access import SiteAccess
 from agents.verification import Proven, Refusal, examine
 from runtime.trusted_keys import KeyRing
 from schemas.events.control import HaltScope
@@ -53,10 +55,11 @@ _MAX_JOB_LIFETIME: Final = timedelta(days=365)
 class Executor:
     """Runs the jobs of one site, or of one partition of it.
 
-    `mac_for` returns the Mac of a job, in the form that its method needs. Without it the site is in
-    dry run: no Mac is looked at or gets an order, and a job that would begin is withheld; the Mac
-    of a job that an earlier executor began counts as unreachable. With it, the jobs that were
-    withheld before end as superseded, so that the pipeline decides again for their Macs.
+    `access` gives the Macs of jobs. Without it the site is in dry run: no Mac is looked at or gets
+    an order, and a job that would begin is withheld; the Mac of a job that an earlier executor
+    began counts as unreachable. With it, the jobs that were withheld before end as superseded, so
+    that the pipeline decides again for their Macs. A job that `access` refuses ends as refused
+    before its Mac is looked at; if it has begun, its order is not repeated.
 
     At most `slots` jobs at once are between their first order and their end, and at most one for
     each Mac. A method that writes raises the error of the journal: sqlite3.Error, or LeaseLostError
@@ -68,16 +71,15 @@ class Executor:
         site: str,
         journal: Journal,
         keys: KeyRing,
-        mac_for: Callable[[Job], Mac] | None,
+        access: SiteAccess | None,
         slots: int = 50,
-        limits: Limits | None = None,
     ) -> None:
         self._site = site
         self._journal = journal
         self._keys = keys
-        self._mac_for = mac_for
+        self._access = access
         self._slots = slots
-        self._limits = limits or Limits()
+        self._limits = Limits() if access is None else access.limits
         self._halts: tuple[HaltScope, ...] | None = None
         self._live: dict[str, JournalEntry] = {}
         self._queues: dict[str, list[str]] = {}
@@ -90,7 +92,7 @@ class Executor:
         self._wakes: dict[str, datetime] = {}
         self._counter = count()
         # Of an earlier dry run, oldest first.
-        self._withheld = deque(() if mac_for is None else journal.withheld())
+        self._withheld = deque(() if access is None else journal.withheld())
         for entry in journal.live():
             self._track(entry)
             # Due at once: look at every Mac whose job was under way when the last process ended.
@@ -300,7 +302,7 @@ class Executor:
                 self._block(entry, now)
                 return
             step = self._observe(entry, now)
-        if isinstance(step, Act) and self._is_halted(entry.job):
+        if isinstance(step, Act) and (self._is_halted(entry.job) or self._refusal(entry.job)):
             self._block(entry, now)
             return
         self._blocked.pop(job_id, None)
@@ -325,8 +327,12 @@ class Executor:
         """Return True if a halt covers the job, or if the halts are unknown."""
         return self._halts is None or any(job.halted_by(scope) for scope in self._halts)
 
+    def _refusal(self, job: Job) -> Refusal | None:
+        """Return the reason for which the order may not be given; None if it may, in a dry run."""
+        return None if self._access is None else self._access.refusal(job)
+
     def _block(self, entry: JournalEntry, now: datetime) -> None:
-        """Keep the job until a halt ends, a slot is free or an older job of the Mac ends.
+        """Keep the job until its order is permitted, a slot is free or an older job ends.
 
         An untouched job still expires meanwhile. For a touched job the Mac is still looked at: its
         order may have arrived.
@@ -336,16 +342,20 @@ class Executor:
         self._schedule(again, entry.job.job_id)
 
     def _observe(self, entry: JournalEntry, now: datetime) -> Step:
-        """Look at the Mac and return the next step; in a dry run, withhold an untouched job.
+        """Look at the Mac and return the next step.
 
-        An exception other than UnreachableError ends an untouched job as failed with the code
+        An untouched job is withheld in a dry run, and ends as refused if `access` refuses it. An
+        exception other than UnreachableError ends an untouched job as failed with the code
         `bug`; for a touched job the Mac counts as unreachable.
         """
-        if self._mac_for is None:
+        if self._access is None:
             unreachable = next_step(entry, Unreachable(), now, self._limits)
             return unreachable if entry.touched else withhold(entry)
+        refusal = self._refusal(entry.job)
+        if refusal is not None and not entry.touched:
+            return refuse(entry, refusal.error_code, refusal.detail)
         try:
-            observation: LookResult = self._mac_for(entry.job).look(entry.job)
+            observation: LookResult = self._access.mac_for(entry.job).look(entry.job)
         except UnreachableError:
             observation = Unreachable()
         except Exception as error:  # noqa: BLE001 - a bug in one form must not stop other Macs
@@ -361,14 +371,14 @@ class Executor:
         If giving the order raises, the job stays in phase INTENDED and is due at the entry's
         `wake_at`. An error of the journal is raised.
         """
-        entry, mac_for = step.entry, self._mac_for
-        assert mac_for is not None, "a dry run gives no order"
+        entry, access = step.entry, self._access
+        assert access is not None, "a dry run gives no order"
         self._journal.save("intend", entry, step.results, now)
         self._live[entry.job.job_id] = entry
         self._touched.add(entry.job.job_id)
         self._schedule(entry.wake_at, entry.job.job_id)
         try:
-            ack = mac_for(entry.job).act(entry.step, entry.job, entry.attempt)
+            ack = access.mac_for(entry.job).act(entry.step, entry.job, entry.attempt)
         except Exception:  # noqa: BLE001 - after any error the order may have arrived
             return
         self._store("response", apply_ack(entry, ack, now), now)

@@ -3,6 +3,7 @@
     phase     event                                              next phase (outcome)
     ACCEPTED  withdrawn, expired, or its approval expired        DONE (superseded, expired, refused)
     ACCEPTED  the site is in dry run                             DONE (withheld)
+    ACCEPTED  the site does not permit the order                 DONE (refused)
     ACCEPTED  Mac unreachable for 24 h                           DONE (failed)
     ACCEPTED  Mac runs the target already                        DONE (acted)
     ACCEPTED  Mac is unfit: disk, power, enrollment, ...         DONE (failed or refused)
@@ -254,6 +255,11 @@ def supersede(entry: JournalEntry, now: datetime) -> Wait | Finish:
 def withhold(entry: JournalEntry) -> Finish:
     """Return the end of an untouched attempt in a dry run: the order is not given."""
     return _finish(entry, Outcome.WITHHELD, None, "dry run")
+
+
+def refuse(entry: JournalEntry, error_code: ErrorCode, detail: str) -> Finish:
+    """Return the end of an untouched attempt that the site's access does not permit."""
+    return _finish(entry, Outcome.REFUSED, error_code, detail)
 
 
 def end_dry_run(entry: JournalEntry) -> Finish:

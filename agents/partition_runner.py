@@ -27,7 +27,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -43,6 +43,7 @@ from agents.mac import Mac
 from agents.metrics import ENDING, HALTED, HALTS_UNKNOWN, LEASE_TOO_OLD, AgentMetrics
 from agents.replicated import LeaseLostError, ReplicatedJournal
 from agents.result_producer import NotConfirmedError, ResultProducer
+from agents.site_access import SiteAccess
 from runtime.damaged_files import damage_reporter
 from runtime.free_space import SpaceReserve
 from runtime.retry import BROKER, DISK, RESTART, Backoff
@@ -75,7 +76,7 @@ class SiteContext:
     """Configuration and connections shared by all partitions of one agent.
 
     `keys` returns the trusted keys, the same object until they change. `halts` returns the scopes
-    of the halts in force at a time, None if they are unknown. Without `mac_for` the site is in dry
+    of the halts in force at a time, None if they are unknown. Without `access` the site is in dry
     run.
     """
 
@@ -86,7 +87,7 @@ class SiteContext:
     result_producer: ResultProducer
     clock: Clock
     keys: Callable[[], KeyRing]
-    mac_for: Callable[[Job], Mac] | None
+    access: SiteAccess | None
     halts: Halts
     metrics: AgentMetrics
     log: Any
@@ -285,19 +286,19 @@ class PartitionRunner(threading.Thread):
 
         A guarded Mac gets an order only if `_block_reason` returns None.
         """
-        mac_for = self._site.mac_for
+        access = self._site.access
 
         def guarded(job: Job) -> Mac:
-            assert mac_for is not None
+            assert access is not None
             return GuardedMac(
-                mac_for(job),
+                access.mac_for(job),
                 lambda: self._refresh_halts(executor),
                 lambda wanted: self._block_reason(wanted, lease),
             )
 
         self._keys = self._site.keys()
-        macs = None if mac_for is None else guarded
-        executor = Executor(self._site.name, journal, self._keys, macs, self._slots)
+        guarded_access = None if access is None else replace(access, mac_for=guarded)
+        executor = Executor(self._site.name, journal, self._keys, guarded_access, self._slots)
         return executor
 
     def _cycle(self, executor: Executor, journal: ReplicatedJournal) -> None:

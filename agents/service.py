@@ -17,10 +17,10 @@ from agents.clock import Clock, WallClock
 from agents.halts import HaltReader
 from agents.job_consumer import GroupMember, JobConsumer
 from agents.leases import LeaseManager
-from agents.mac import Mac
 from agents.metrics import AgentMetrics
 from agents.partition_runner import PartitionRunner, SiteContext
 from agents.result_producer import ResultProducer
+from agents.site_access import SiteAccess
 from runtime.free_space import SpaceReserve
 from runtime.kafka import KafkaConnection
 from runtime.listening import Listen
@@ -29,7 +29,6 @@ from runtime.probes import ProbeServer
 from runtime.trusted_keys import KeyRing, KeysError
 from schemas import logkeys as key
 from schemas.events.control import HaltScope
-from schemas.jobs import Job
 
 ADDRESS_FILE: Final = "agent.json"
 _NAME_FILE: Final = "name"
@@ -50,7 +49,7 @@ class AgentError(Exception):
 class AgentPlan:
     """Configuration of one agent.
 
-    Without `mac_for` the site is in dry run: jobs are withheld and no Mac is touched. `slots` is
+    Without `access` the site is in dry run: jobs are withheld and no Mac is touched. `slots` is
     the number of Macs with an order at once in the whole site, over all its agents. Without
     `listen` there are no probes. Without `keys` the key directory is `data_dir`/keys; without
     `name` a name is made and kept in `data_dir`.
@@ -65,7 +64,7 @@ class AgentPlan:
     drain_s: float = 30.0
     session_s: float = 30.0
     listen: Listen | None = None
-    mac_for: Callable[[Job], Mac] | None = None
+    access: SiteAccess | None = None
     clock: Clock = field(default_factory=WallClock)
 
 
@@ -101,7 +100,7 @@ class _Agent:
             result_producer=self._result_producer,
             clock=plan.clock,
             keys=keys.current,
-            mac_for=plan.mac_for,
+            access=plan.access,
             halts=self._halts.scopes,
             metrics=self._metrics,
             log=log,
@@ -204,7 +203,7 @@ class _Agent:
             address["url"] = f"http://{self._plan.listen.host}:{probe.port}"
         (self._plan.data_dir / ADDRESS_FILE).write_text(json.dumps(address))
         self._log.info("started", **{key.SITE: self._plan.site, key.DETAIL: json.dumps(address)})
-        if self._plan.mac_for is None:
+        if self._plan.access is None:
             self._log.warning("dry run: no Mac is touched, every job is withheld")
 
 

@@ -65,6 +65,8 @@ class ErrorCode(StrEnum):
     NO_REPORT = "no_report"
     USER_DECLINED = "user_declined"
     UNSUPPORTED = "unsupported"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    LOCKED = "locked"
     BUG = "bug"
 
 

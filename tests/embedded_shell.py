@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from agents.mac import Ack, InstallState, Observation, Progress, UnreachableError
+from agents.site_access import SiteAccess
 from pipeline.embedded.service import Options, Service
 from pipeline.embedded.transaction import Committed
 from pipeline.reconcile.reconciler import Reconciler
@@ -146,7 +147,7 @@ class EmbeddedShell:
             now=self._now,
             signer=JOBS_KEY,
             trust=KEYS,
-            mac_for=lambda _: self._mac,
+            access=lambda _: SiteAccess.simulated(lambda _: self._mac),
             on_commit=self._observe,
             options=self._options,
         )

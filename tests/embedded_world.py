@@ -8,6 +8,7 @@ from typing import Any
 
 from agents.mac import Mac
 from agents.simulated import Faults, MacSpec, SimulatedFleet
+from agents.site_access import SiteAccess
 from pipeline.embedded.service import Options, Service
 from schemas.envelope import Event
 from schemas.jobs import Job
@@ -75,7 +76,7 @@ def open_service(
         signer=JOBS_KEY,
         trust=KEYS,
         policy_text=POLICY,
-        mac_for=mac_for,
+        access=lambda _: SiteAccess.simulated(mac_for),
         options=Options(on_durable_write=hook),
         **more,
     )

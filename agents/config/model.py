@@ -164,14 +164,12 @@ class MdmServerConfig(StrictModel):
 
 
 class SiteLimits(StrictModel):
-    """Limits of a site's agents.
+    """Limits for each order at a site.
 
-    `slots`: Macs with an order at once, over all agents of the site. The others are the least free
-    disk in GB (10^9 bytes) and the least battery in percent that an order needs; they repeat the
-    thresholds of the policy, because a Mac changes after its report.
+    The least free disk in GB (10^9 bytes) and the least battery in percent that an order needs. The
+    policy has these limits too: they are checked again, because a Mac changes after its report.
     """
 
-    slots: Annotated[int, Field(ge=1, le=10_000)] = 50
     disk_update_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 15.0
     disk_upgrade_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 44.0
     battery_apple_silicon: Annotated[float, Field(ge=0, le=100)] = 20.0

@@ -8,6 +8,7 @@ from typing import Final
 
 from agents.simulated import SimulatedFleet
 from agents.simulated.sinks import webhook_of
+from agents.site_access import SiteAccess
 from pipeline.decide.decision import decide
 from pipeline.demo.drive import STEP, FleetSample, OutsideEvent, play, site_lines
 from pipeline.demo.outcome import LogEntry
@@ -77,7 +78,7 @@ class EmbeddedForm:
             signer=KeyStore(data_dir / "keys").signer(Purpose.JOBS),
             trust=KeyRing.load(data_dir / "keys"),
             policy_text=policy_text(),
-            mac_for=self._fleet.mac_for,
+            access=lambda _: SiteAccess.simulated(self._fleet.mac_for),
             options=Options(slots=len(scenario.specs), sweep_every=NO_SWEEP, fast_paths=fast_paths),
         )
 

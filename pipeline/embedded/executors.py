@@ -4,14 +4,14 @@ Jobs reach an executor only after they are durable in the store. A result stays 
 journal until it is durable in the store.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
 from agents.executor import Executor
 from agents.journal import Journal, JournalError, UnpublishedResult
 from agents.lifecycle import JournalEntry
-from agents.mac import Mac
+from agents.site_access import SiteAccess
 from runtime.sqlite import Hook
 from runtime.trusted_keys import KeyRing
 from schemas.envelope import JobResultedEvent
@@ -24,27 +24,24 @@ Results = list[tuple[UnpublishedResult, JobResultedEvent]]
 class Executors:
     """The executors of all sites.
 
-    `folder` holds one journal per site; existing journals are opened. `mac_for` returns the Mac of
-    a job at a live site; only `live_sites` are live, all with None, and none without `mac_for`. At
-    any other site jobs are withheld, as a dry run. At most `slots` jobs are under way per site.
-    Nothing starts before the first call of `set_halts`. Opening raises
-    JournalError.
+    `folder` holds one journal per site; existing journals are opened. `access` returns the access
+    to the Macs of a site; if it is None, the site is in dry run: its jobs are withheld. At most
+    `slots` jobs are under way per site. Nothing starts before the first call of `set_halts`.
+    Opening raises JournalError.
     """
 
     def __init__(
         self,
         folder: Path,
         keys: KeyRing,
-        mac_for: Callable[[Job], Mac] | None,
+        access: Callable[[str], SiteAccess | None],
         *,
-        live_sites: Collection[str] | None,
         slots: int,
         on_durable_write: Hook | None = None,
     ) -> None:
         self._folder = folder
         self._keys = keys
-        self._mac_for = mac_for
-        self._live_sites = live_sites
+        self._access = access
         self._slots = slots
         self._hook = on_durable_write
         self._journals: dict[str, Journal] = {}
@@ -179,9 +176,7 @@ class Executors:
                     f"{path} is the journal of {written_for}: put back the journal of {site}, or"
                     " restore a backup with `drydock restore`"
                 )
-            is_live = self._live_sites is None or site in self._live_sites
-            mac_for = self._mac_for if is_live else None
-            executor = Executor(site, journal, self._keys, mac_for, self._slots)
+            executor = Executor(site, journal, self._keys, self._access(site), self._slots)
             executor.set_halts(self._halts)
             self._executors[site] = executor
             self._unpublished_sites.add(site)

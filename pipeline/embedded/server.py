@@ -180,7 +180,7 @@ def _service_opener(
                 signer=KeyStore(keys).signer(Purpose.JOBS),
                 trust=KeyRing.load(keys),
                 policy_text=plan.policy_text,
-                mac_for=None if macs is None else macs.mac_for,
+                access=(lambda _: None) if macs is None else macs.access,
                 on_commit=metrics_log.record_commit,
                 options=options,
             )

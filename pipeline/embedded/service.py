@@ -24,7 +24,7 @@ from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agents.mac import Mac
+from agents.site_access import SiteAccess
 from pipeline.decide.decision import decide
 from pipeline.embedded import control_events
 from pipeline.embedded.executors import Executors
@@ -51,7 +51,7 @@ from schemas.envelope import (
 )
 from schemas.events.control import HaltScope
 from schemas.ids import event_id
-from schemas.jobs import Job, JobIssued, JobSuperseded
+from schemas.jobs import JobIssued, JobSuperseded
 from schemas.results import Outcome
 
 
@@ -63,8 +63,7 @@ class Options:
     interval `sweep_every`. `on_durable_write` is called with `<write name>:before` and
     `<write name>:after` around each commit of the store and of the journals. Without `fast_paths`
     the plain functions run: slower, with the same results. Entries of the log that are older than
-    `keep` are deleted; None keeps all. Every site that is not one of `live_sites` is in dry run;
-    None: with Macs to act on, every site is live.
+    `keep` are deleted; None keeps all.
     """
 
     slots: int = 50
@@ -72,7 +71,6 @@ class Options:
     on_durable_write: Hook | None = None
     fast_paths: bool = True
     keep: timedelta | None = None
-    live_sites: frozenset[str] | None = None
 
 
 class Service:
@@ -114,14 +112,15 @@ class Service:
         signer: Ed25519PrivateKey,
         trust: KeyRing,
         policy_text: str | None = None,
-        mac_for: Callable[[Job], Mac] | None = None,
+        access: Callable[[str], SiteAccess | None] = lambda _: None,
         on_commit: Callable[[Committed, Reconciler], None] | None = None,
         options: Options | None = None,
     ) -> Self:
         """Return the service of this data directory, which is made if it is missing.
 
-        `policy_text` is put in force unless it is already. Without `mac_for` every site is in dry
-        run: jobs are decided, signed, recorded and withheld, and no Mac is touched. `on_commit` is
+        `policy_text` is put in force unless it is already. `access` returns the
+        access to the Macs of a site. If it is None, the site is in dry run: jobs are decided,
+        signed, recorded and withheld, and no Mac is touched. `on_commit` is
         called after each commit. Raises PolicyError for an invalid `policy_text`, JournalError if
         the journal of a site cannot be used, and StoreError if the data directory cannot be used,
         its stored policy is invalid here, an open job is missing from its log, or `policy_text` is
@@ -147,8 +146,7 @@ class Service:
             service.executors = Executors(
                 data_dir / "journals",
                 trust,
-                mac_for,
-                live_sites=chosen.live_sites,
+                access,
                 slots=chosen.slots,
                 on_durable_write=chosen.on_durable_write,
             )

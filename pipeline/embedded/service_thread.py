@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from agents.mac import Mac
+from agents.site_access import SiteAccess
 from pipeline.embedded.service import Service
 from runtime.free_space import SpaceReserve
 from runtime.logs import Log
@@ -32,7 +32,6 @@ from runtime.retry import DISK, Backoff
 from schemas import logkeys as key
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import Event
-from schemas.jobs import Job
 
 _MAX_BATCH: Final = 100
 _MAX_SLEEP_S: Final = 60.0
@@ -76,8 +75,8 @@ class MacSource(Protocol):
     def next_event_at(self) -> datetime | None:
         """Return the time of the Macs' next event; None if no event is scheduled."""
 
-    def mac_for(self, job: Job) -> Mac:
-        """Return the Mac of a job; an unreachable one if the source does not have it."""
+    def access(self, site: str) -> SiteAccess | None:
+        """Return the access to the Macs of a site; None if the site is in dry run."""
 
     def close(self) -> None:
         """Close the Macs' file."""

@@ -11,13 +11,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, Self
 
-from agents.mac import Mac
 from agents.simulated import MacSpec, SimulatedFleet, SimulatedRelease
+from agents.site_access import SiteAccess
 from pipeline.embedded.log import FILE as LOG_FILE
 from pipeline.embedded.log import Log, StoreError
 from pipeline.embedded.service_thread import AcceptedInput
 from schemas.envelope import AdvisoryEvent, Event
-from schemas.jobs import Job
 from schemas.macos import OSVersion, parse_os_version
 
 FILE: Final = "simulated-macs.sqlite"
@@ -109,9 +108,9 @@ class SimulatedMacs:
         """
         return self.fleet.now if self.unsent else self.fleet.next_event_at()
 
-    def mac_for(self, job: Job) -> Mac:
-        """Return the Mac of a job; an unreachable one if the fleet does not have it."""
-        return self.fleet.mac_for(job)
+    def access(self, _: str) -> SiteAccess:
+        """Return the access to the Macs of any site; a Mac that does not exist is unreachable."""
+        return SiteAccess.simulated(self.fleet.mac_for)
 
     def close(self) -> None:
         """Close the Macs' file."""

@@ -69,6 +69,8 @@ _NEVER_AT_THE_MAC: Final = frozenset(
         ErrorCode.EXPIRED,
         ErrorCode.SUPERSEDED,
         ErrorCode.HISTORY_UNKNOWN,
+        ErrorCode.METHOD_NOT_ALLOWED,
+        ErrorCode.LOCKED,
     }
 )
 

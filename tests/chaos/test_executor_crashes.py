@@ -13,6 +13,7 @@ import pytest
 from agents.executor import Executor
 from agents.journal import Journal, UnpublishedResult
 from agents.simulated import Faults, MacSpec, SimulatedFleet
+from agents.site_access import SiteAccess
 from schemas.jobs import Action, Job, Method
 from tests.crash_points import Crash, CrashPoint, WatchedMac
 from tests.factories.sites import (
@@ -70,7 +71,11 @@ class RestartedSite:
         )
         journal = Journal(self.folder / "journal.sqlite", moment)
         executor = Executor(
-            SITE, journal, KEYS, lambda job: WatchedMac(fleet.macs[job.udid], moment), slots=4
+            SITE,
+            journal,
+            KEYS,
+            SiteAccess.simulated(lambda job: WatchedMac(fleet.macs[job.udid], moment)),
+            slots=4,
         )
         executor.set_halts(())
         try:

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from agents.executor import Executor
 from agents.journal import Journal, UnpublishedResult
 from agents.simulated import MacSpec, SimulatedFleet, SimulatedRelease
+from agents.site_access import SiteAccess
 from pipeline.payload_signing import sign_approval, sign_job
 from runtime.trusted_keys import KeyRing
 from schemas.envelope import AdvisoryPublishedEvent, DeviceEvent, InventoryEvent
@@ -152,7 +153,9 @@ def an_executor(
 
     With `halted` it has not got the halts yet, and begins no job.
     """
-    executor = Executor(SITE, journal or Journal(":memory:"), KEYS, fleet.mac_for, slots)
+    executor = Executor(
+        SITE, journal or Journal(":memory:"), KEYS, SiteAccess.simulated(fleet.mac_for), slots
+    )
     if not halted:
         executor.set_halts(())
     return executor

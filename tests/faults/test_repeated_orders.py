@@ -12,6 +12,7 @@ import pytest
 from agents.executor import Executor
 from agents.journal import Journal
 from agents.simulated import Faults, SimulatedFleet
+from agents.site_access import SiteAccess
 from schemas.jobs import Action, Job, Method
 from tests.crash_points import Crash, CrashPoint, WatchedMac
 from tests.factories.sites import (
@@ -177,7 +178,7 @@ def lost_after_a_crash(job: Job, path: Path, at: int) -> bool:
     ended = False
     with Journal(path, crash) as journal, suppress(Crash):
         watched = WatchedMac(fleet.macs[job.udid], crash)
-        executor = Executor(SITE, journal, KEYS, lambda _: watched)
+        executor = Executor(SITE, journal, KEYS, SiteAccess.simulated(lambda _: watched))
         executor.set_halts(())
         run_for(executor, fleet, job, hours(5))
         ended = True

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.site_access import SiteAccess
 from pipeline.embedded.log import Log
 from pipeline.embedded.retention import Retention
 from pipeline.embedded.service import Options, Service
@@ -37,7 +38,7 @@ def open_service(
         signer=JOBS_KEY,
         trust=KEYS,
         policy_text=POLICY,
-        mac_for=environment.fleet.mac_for,
+        access=lambda _: SiteAccess.simulated(environment.fleet.mac_for),
         options=Options(keep=keep, on_durable_write=hook),
     )
 

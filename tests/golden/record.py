@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agents.simulated import SimulatedFleet
+from agents.site_access import SiteAccess
 from pipeline.demo.drive import play, site_lines
 from pipeline.demo.embedded import NO_SWEEP, EmbeddedForm
 from pipeline.demo.scenario import STARTS_AT, Scenario, build, policy_text
@@ -114,7 +115,7 @@ class _RecordedForm(EmbeddedForm):
             signer=JOBS_KEY,
             trust=KEYS,
             policy_text=policy_text(),
-            mac_for=self._fleet.mac_for,
+            access=lambda _: SiteAccess.simulated(self._fleet.mac_for),
             options=Options(slots=len(world.specs), sweep_every=NO_SWEEP),
         )
 

@@ -16,6 +16,7 @@ from agents.executor import Executor
 from agents.journal import Journal, UnpublishedResult
 from agents.mac import Ack, Observation
 from agents.simulated import Faults, Period, SimulatedFleet, SimulatedMac
+from agents.site_access import SiteAccess
 from runtime.sqlite import delete_files
 from schemas.events.control import HaltScope
 from schemas.jobs import Action, Job, JobSuperseded, Method
@@ -96,7 +97,7 @@ class ExecutorMachine(RuleBasedStateMachine):
             SITE,
             self.journal,
             KEYS,
-            lambda job: HaltCheckingMac(self.fleet.macs[job.udid], self),
+            SiteAccess.simulated(lambda job: HaltCheckingMac(self.fleet.macs[job.udid], self)),
             slots=2,
         )
         executor.set_halts(self.halts)

@@ -98,6 +98,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     "agents": ("schemas", "runtime"),
     "agents.lifecycle": ("schemas", "agents.mac", "agents.preflight", "agents.first_order"),
     "agents.first_order": ("schemas", "agents.mac", "agents.preflight"),
+    "agents.destructive_lock": ("schemas", "agents.preflight", "agents.verification"),
 }
 SCHEMAS_LIBRARIES: Final = frozenset({"cryptography", "msgspec", "pydantic", "pydantic_core"})
 
@@ -110,11 +111,13 @@ PURE: Final = (
     "pipeline.decide",
     "pipeline.reconcile",
     "pipeline.ingest",
+    "agents.destructive_lock",
     "agents.first_order",
     "agents.lifecycle",
     "agents.mdm.declarations",
     "agents.mdm.status_report",
     "agents.preflight",
+    "agents.verification",
 )
 IMPURE_MODULES: Final = frozenset(
     {"asyncio", "fileinput", "getpass", "glob", "http", "httpx", "importlib", "kafka", "logging"}

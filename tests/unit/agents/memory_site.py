@@ -13,6 +13,7 @@ from agents.mac import Ack, Mac, Observation
 from agents.metrics import AgentMetrics
 from agents.partition_runner import PartitionRunner, SiteContext
 from agents.simulated import SimulatedFleet
+from agents.site_access import SiteAccess
 from runtime.kafka import KafkaConnection
 from runtime.logs import make_log
 from schemas.dead_letters import DeadLetter
@@ -120,7 +121,7 @@ class MemorySite:
             result_producer=outputs,
             clock=self.clock,
             keys=lambda: KEYS,
-            mac_for=lambda job: LockedMac(self.mac_for(job), self._lock),
+            access=SiteAccess.simulated(lambda job: LockedMac(self.mac_for(job), self._lock)),
             halts=lambda _: None if self.is_halted else (),
             metrics=self.metrics,
             log=make_log(),

@@ -29,7 +29,7 @@ sites:
         ca_file: /etc/drydock/mdm-ca.pem
     methods: [ddm, erase_device]
     allow_destructive: [c02xk1zyjhd3, "123456789012"]
-    limits: {slots: 5, disk_update_gb: 20}
+    limits: {disk_update_gb: 20}
 """
 SITE = "sites:\n  london:\n    time_zone: Europe/London\n"
 SERVER = """\
@@ -47,7 +47,7 @@ def test_whole_file_is_read() -> None:
     (server,) = site.mdm_servers
     assert site.methods == (Method.DDM, Method.ERASE_DEVICE)
     assert site.allow_destructive == {"C02XK1ZYJHD3", "123456789012"}
-    assert (site.limits.slots, site.limits.disk_update_gb, site.limits.battery_intel) == (5, 20, 50)
+    assert (site.limits.disk_update_gb, site.limits.battery_intel) == (20, 50)
     assert server.url == "https://mdm.example.org/nano"
     assert server.login == SecretRef(source="env", name="NANOMDM_API_KEY")
     assert server.ddm is not None

@@ -8,6 +8,7 @@ from agents.executor import Executor
 from agents.journal import Journal
 from agents.mac import Ack, Observation
 from agents.simulated import ALWAYS, Faults, Period
+from agents.site_access import SiteAccess
 from pipeline.payload_signing import sign
 from runtime.trusted_keys import KeyRing
 from schemas.events.control import HaltScope
@@ -532,7 +533,7 @@ def test_bug_in_one_form_does_not_stop_other_macs() -> None:
         SITE,
         Journal(":memory:"),
         KEYS,
-        lambda job: Broken() if job.udid == "MAC-1" else fleet.mac_for(job),
+        SiteAccess.simulated(lambda job: Broken() if job.udid == "MAC-1" else fleet.mac_for(job)),
     )
     executor.set_halts(())
     for udid in fleet.macs:

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.simulated import Faults, SimulatedFleet
+from agents.site_access import SiteAccess
 from pipeline.embedded import control_events
 from pipeline.embedded.log import StoreError
-from pipeline.embedded.service import Options, Service
+from pipeline.embedded.service import Service
 from pipeline.embedded.transaction import Committed, load_state
 from pipeline.payload_signing import sign_job
 from pipeline.reconcile.deciding import Deciding
@@ -307,14 +308,14 @@ def test_erasing_job_waits_for_an_approval_by_a_trusted_key(tmp_path: Path) -> N
 
 def open_sites(folder: Path, environment: Environment, *live_sites: str) -> Service:
     """Open the service with executors for these sites; the others are in dry run."""
+    access = SiteAccess.simulated(environment.fleet.mac_for)
     return Service.open(
         folder,
         now=environment.now,
         signer=JOBS_KEY,
         trust=KEYS,
         policy_text=POLICY,
-        mac_for=environment.fleet.mac_for if live_sites else None,
-        options=Options(live_sites=frozenset(live_sites)),
+        access=lambda site: access if site in live_sites else None,
     )
 
 
