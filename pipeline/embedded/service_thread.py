@@ -182,7 +182,7 @@ class ServiceThread:
         try:
             self._queue.put_nowait(waiting)
         except queue.Full:
-            raise BusyError("too many requests are waiting: try again") from None
+            raise BusyError from None
         return waiting.future
 
     def _wake(self) -> None:

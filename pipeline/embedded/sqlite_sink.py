@@ -18,7 +18,7 @@ from pipeline.embedded.service_thread import (
     UnavailableError,
     WriteRequest,
 )
-from pipeline.gateway.event_sink import NotDurableError, Obstacle
+from pipeline.gateway.event_sink import BUSY_DETAIL, NotDurableError, Obstacle
 from pipeline.gateway.records import check_sizes
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import Event
@@ -84,8 +84,8 @@ def _sink_errors() -> Iterator[None]:
     """Raise NotDurableError in place of the errors of a service thread."""
     try:
         yield
-    except BusyError as error:
-        raise NotDurableError(Obstacle.BUSY, str(error)) from None
+    except BusyError:
+        raise NotDurableError(Obstacle.BUSY, BUSY_DETAIL) from None
     except NoRoomError as error:
         raise NotDurableError(Obstacle.NO_ROOM, str(error)) from None
     except UnavailableError as error:

@@ -121,7 +121,7 @@ def _operations(metrics: FeedsMetrics, member: PollerGroupMember, log: Log) -> S
         return None if member.joined else "not in the group of the pollers"
 
     endpoint = Endpoint(metrics, log)
-    return Starlette(routes=operations_routes(endpoint, metrics.registry, refusal))
+    return endpoint.application(operations_routes(endpoint, metrics.registry, refusal))
 
 
 async def _lead(

@@ -108,11 +108,11 @@ class HttpApp:
         ]
         if self.feeds is not None:
             routes.append(route("/v1/feeds/{source}", self.feed, "POST"))
-        return Starlette(routes=routes)
+        return self.endpoint.application(routes)
 
     def operations(self) -> Starlette:
         """Return the ASGI application for operations: /metrics, /healthz, /readyz."""
-        return Starlette(routes=self._operations_routes(with_metrics=True))
+        return self.endpoint.application(self._operations_routes(with_metrics=True))
 
     def _operations_routes(self, *, with_metrics: bool) -> list[Route]:
         registry = self.metrics.registry if with_metrics else None

@@ -41,6 +41,7 @@ from pipeline.gateway.drain import SpoolDrain
 from pipeline.gateway.producer import (
     BackpressureError,
     DeliveryFuture,
+    DeliveryInterruptedError,
     DeliveryMetrics,
     DurableIn,
     Producer,
@@ -62,6 +63,8 @@ _DRAIN_TIMEOUT_S: Final = 0.25
 _MIN_FREE_BYTES: Final = 256 * 1024
 # Delay before the spool is tried again for records that it refuses and that wait in memory.
 _PAST_SPOOL_WAIT_S: Final = 0.1
+_STOPPING: Final = "the gateway is stopping: try again"
+_RESTARTING: Final = "delivery restarts: try again"
 
 
 @dataclass(slots=True, eq=False)
@@ -157,7 +160,7 @@ class StoreAndForwardProducer:
         not refuse the last write.
         """
         if self._wakeup.is_stopping:
-            return "the gateway stops"
+            return _STOPPING
         if not self.spooling and self._producer.acknowledged_at >= self._producer.refused_at:
             return None
         room = min(_MIN_FREE_BYTES, self._spool.max_bytes // 10)
@@ -171,17 +174,15 @@ class StoreAndForwardProducer:
     async def put(self, records: Sequence[Record]) -> None:
         """Return once all of these are durable, in this order.
 
-        Raises BackpressureError (too many records wait, or delivery stops or restarts),
-        SpoolFullError (Kafka is away and the spool is full), or SpoolError (the disk fails). Some
-        records may be durable, so a retry must use the same event ids.
+        Raises BackpressureError (too many records wait), DeliveryInterruptedError (delivery stops
+        or restarts), SpoolFullError (Kafka is away and the spool is full), or SpoolError (the disk
+        fails). Some records may be durable, so a retry must use the same event ids.
         """
         if not records:
             return
-        if (
-            self._wakeup.is_stopping
-            or self._waiting >= self._max_waiting
-            or len(self._queue) >= self._limits.max_queued
-        ):
+        if self._wakeup.is_stopping:
+            raise DeliveryInterruptedError(_STOPPING)
+        if self._waiting >= self._max_waiting or len(self._queue) >= self._limits.max_queued:
             raise BackpressureError("too many records are waiting")
         if self.spooling and self._is_kafka_away:
             shortage = self._spool.shortage(sum(record.size for record in records))
@@ -225,7 +226,7 @@ class StoreAndForwardProducer:
     def stop(self) -> None:
         """End `run` soon, after it made all records that wait durable.
 
-        From now on `put` raises BackpressureError, unless it gets no records.
+        From now on `put` raises DeliveryInterruptedError, unless it gets no records.
         """
         self._wakeup.stop()
 
@@ -366,7 +367,7 @@ class StoreAndForwardProducer:
         """Write records to the spool, acknowledge them, and return them with sequence numbers.
 
         Raises SpoolError; then none is written. On any other exception the senders get
-        BackpressureError, and it is raised.
+        DeliveryInterruptedError, and it is raised.
         """
         if not batch:
             return []
@@ -376,7 +377,7 @@ class StoreAndForwardProducer:
         except SpoolError:
             raise
         except BaseException:
-            _fail_pending(batch, BackpressureError("delivery restarts; retry"))
+            _fail_pending(batch, DeliveryInterruptedError(_RESTARTING))
             raise
         for one in batch:
             self._acknowledge(one, DurableIn.SPOOL)
@@ -482,13 +483,11 @@ class StoreAndForwardProducer:
     def _reset(self, error: BaseException) -> None:
         """Fail all waiting calls of `put` after a bug; `run` sends the spool again.
 
-        The calls raise BackpressureError; `error` is kept as the producer's failure.
+        The calls raise DeliveryInterruptedError; `error` is kept as the producer's failure.
         """
         self._producer.failure = error
         self.spooling = True
-        _fail_pending(
-            [*self._in_flight, *self._queue], BackpressureError("delivery restarts; retry")
-        )
+        _fail_pending([*self._in_flight, *self._queue], DeliveryInterruptedError(_RESTARTING))
         self._in_flight.clear()
         self._queue.clear()
 

@@ -1,13 +1,18 @@
-"""Code around every HTTP handler: request ids, errors as JSON, metrics."""
+"""Code around every HTTP handler: request ids, errors as JSON, metrics.
+
+A path without a route, and a method that its route lacks, get the same kind of response.
+"""
 
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -16,6 +21,7 @@ from runtime.logs import Log
 from schemas import logkeys as key
 
 _MAX_REQUEST_ID: Final = 64
+_NO_ROUTE: Final = "none"
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -47,7 +53,7 @@ class RequestMetrics(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Wraps handlers into routes.
+    """Wraps handlers into routes, and routes into an application.
 
     An exception of a handler that is no HttpError is a bug: it is logged with its traceback, and
     the response is 500.
@@ -59,6 +65,27 @@ class Endpoint:
     def route(self, path: str, handler: Handler, method: str) -> Route:
         """Return a route of the application whose responses carry a request id and are counted."""
 
+        return Route(path, self._wrapped(path, handler), methods=[method])
+
+    def application(self, routes: Iterable[Route]) -> Starlette:
+        """Return the ASGI application of routes that `route` made."""
+
+        async def refuse(request: Request, error: Exception) -> Response:
+            assert isinstance(error, HTTPException)  # raised by the router: 404 or 405
+            status, allowed = error.status_code, error.headers or {}
+
+            async def handler(_: Request) -> Response:
+                raise HttpError(status, f"no route for {request.method} {request.url.path}")
+
+            response = await self._wrapped(_NO_ROUTE, handler)(request)
+            response.headers.update(allowed)
+            return response
+
+        return Starlette(routes=[*routes], exception_handlers={HTTPException: refuse})
+
+    def _wrapped(self, path: str, handler: Handler) -> Handler:
+        """Return the handler with a request id in its response, which is counted under `path`."""
+
         async def endpoint(request: Request) -> Response:
             started = time.perf_counter()
             request_id = _request_id(request)
@@ -67,7 +94,7 @@ class Endpoint:
             self.metrics.observe_request(path, response.status_code, time.perf_counter() - started)
             return response
 
-        return Route(path, endpoint, methods=[method])
+        return endpoint
 
     async def _respond(self, handler: Handler, request: Request, request_id: str) -> Response:
         try:

@@ -5,11 +5,14 @@ There are two stores: Kafka with a spool (`kafka_sink`), and SQLite (`pipeline.e
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import Event
 from schemas.feeds import FeedSource
+
+# The text of a response with status 429, of every sink and limit.
+BUSY_DETAIL: Final = "too many requests are waiting: try again"
 
 
 class Obstacle(StrEnum):

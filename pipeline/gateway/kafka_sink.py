@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.gateway.delivery import StoreAndForwardProducer
-from pipeline.gateway.event_sink import NotDurableError, Obstacle
+from pipeline.gateway.event_sink import BUSY_DETAIL, NotDurableError, Obstacle
 from pipeline.gateway.metrics import GatewayMetrics
-from pipeline.gateway.producer import BackpressureError
+from pipeline.gateway.producer import BackpressureError, DeliveryInterruptedError
 from pipeline.gateway.records import event_records, letter_record
 from pipeline.gateway.spool import SpoolError
 from runtime.dead_letters import log_dead_letter
@@ -32,14 +32,16 @@ class KafkaSink:
         """Return once the events, then the dead letters, are durable; count and log the latter.
 
         Raises OversizeError, and then stores nothing. Raises NotDurableError: BUSY (too many
-        records wait, or delivery stops or restarts), NO_ROOM (the spool is full, or its disk
-        fails).
+        records wait), UNAVAILABLE (delivery stops or restarts), NO_ROOM (the spool is full, or its
+        disk fails).
         """
         records = [*event_records(events), *map(letter_record, dead_letters)]
         try:
             await self.producer.put(records)
-        except BackpressureError as error:
-            raise NotDurableError(Obstacle.BUSY, str(error)) from None
+        except BackpressureError:
+            raise NotDurableError(Obstacle.BUSY, BUSY_DETAIL) from None
+        except DeliveryInterruptedError as error:
+            raise NotDurableError(Obstacle.UNAVAILABLE, str(error)) from None
         except SpoolError as error:
             raise NotDurableError(Obstacle.NO_ROOM, str(error)) from None
         for letter in dead_letters:

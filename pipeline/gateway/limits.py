@@ -9,6 +9,7 @@ from typing import Final
 from starlette.requests import Request
 
 from pipeline.gateway.endpoint import HttpError
+from pipeline.gateway.event_sink import BUSY_DETAIL
 
 # A sender that needs longer for its body is assumed to hang.
 _BODY_TIMEOUT_S: Final = 30.0
@@ -34,7 +35,7 @@ class BodyReader:
         length = _length_of(request)
         size = max_bytes if length is None else min(length, max_bytes)
         if self._buffered_bytes and self._buffered_bytes + size > self.max_buffered_bytes:
-            raise HttpError(429, "too many requests in progress", retry_after_s=BUSY_RETRY_AFTER_S)
+            raise HttpError(429, BUSY_DETAIL, retry_after_s=BUSY_RETRY_AFTER_S)
         self._buffered_bytes += size
         try:
             yield await self._read(request, max_bytes)

@@ -13,6 +13,10 @@ class BackpressureError(Exception):
     """Too many records wait to become durable; retry later."""
 
 
+class DeliveryInterruptedError(Exception):
+    """Delivery stops or restarts before a record is durable; retry later."""
+
+
 class ProducerError(Exception):
     """Kafka cannot be reached, or a producer has failed and must be replaced."""
 

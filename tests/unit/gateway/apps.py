@@ -78,6 +78,10 @@ class RunningApp:
         """End `hold`."""
         raise NotImplementedError
 
+    async def stop(self) -> None:
+        """Stop the sink; the HTTP application goes on."""
+        raise NotImplementedError
+
 
 @dataclass
 class KafkaApp(RunningApp):
@@ -85,6 +89,7 @@ class KafkaApp(RunningApp):
 
     kafka: FakeKafka
     spool: Spool
+    producer: StoreAndForwardProducer
     released: threading.Event = field(default_factory=threading.Event)
 
     def count(self, source: str, outcome: str) -> float | None:
@@ -114,6 +119,9 @@ class KafkaApp(RunningApp):
     def release(self) -> None:
         self.kafka.come_back()
         self.released.set()
+
+    async def stop(self) -> None:
+        self.producer.stop()
 
 
 @dataclass
@@ -150,6 +158,9 @@ class SqliteApp(RunningApp):
 
     def release(self) -> None:
         self.released.set()
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self.service_thread.stop)
 
 
 def _capture() -> tuple[Any, structlog.testing.LogCapture]:
@@ -200,7 +211,7 @@ async def kafka_app(
         if not kafka.away:
             await until(lambda: not producer.spooling)
         try:
-            yield KafkaApp(app, client, registry, captured, kafka, spool)
+            yield KafkaApp(app, client, registry, captured, kafka, spool, producer)
         finally:
             producer.stop()
             await task

@@ -190,6 +190,45 @@ def test_bad_request_is_refused(run: Run, case: str) -> None:
     )
 
 
+def test_responses_over_both_sinks_are_equal(tmp_path: Path) -> None:
+    """Same status, body and headers, except for the header X-Request-Id."""
+    posts = {
+        **{name: (path, body, headers) for name, (path, body, headers, _) in REFUSED.items()},
+        "events": ("/v1/events", event("MAC-1"), {"X-Drydock-Secret": "events-secret"}),
+        "event twice": ("/v1/events", event("MAC-1"), {"X-Drydock-Secret": "events-secret"}),
+        "invalid events": ("/v1/events", b"[{}]", {"Authorization": "Bearer events-secret"}),
+        "unusable payload": ("/webhooks/jamf", b"{}", SECRET),
+        "webhook": ("/webhooks/nanomdm", webhook("CheckOut"), signed(webhook("CheckOut"))),
+        "no route": ("/webhooks", b"{}", {}),
+        "wrong method": ("/readyz", b"{}", {}),
+        "redirect": ("/v1/events/", b"{}", {}),
+    }
+    settings: dict[str, Any] = {
+        "loopback": False,
+        "nanomdm_hmac_key": SecretStr(HMAC_KEY),
+        "jamf_secret": SecretStr("jamf-secret"),
+        "events_secret": SecretStr("events-secret"),
+        "max_webhook_bytes": 1024,
+    }
+
+    async def responses(form: str) -> dict[str, tuple[int, str, dict[str, str]]]:
+        found = {}
+        async with FORMS[form](tmp_path / form, **settings) as it:
+            for name, (path, body, headers) in posts.items():
+                one = await it.post(path, body, **headers)
+                kept = {key: text for key, text in one.headers.items() if key != "x-request-id"}
+                found[name] = (one.status_code, one.text, kept)
+        return found
+
+    for form in FORMS:
+        (tmp_path / form).mkdir()
+    kafka, sqlite = (asyncio.run(responses(form)) for form in FORMS)
+    assert kafka == sqlite
+    assert {status for status, _, _ in kafka.values()} == {
+        *(200, 307, 400, 401, 403, 404, 405, 413, 415)
+    }
+
+
 def test_body_of_an_unknown_sender_is_not_read(run: Run) -> None:
     parts: list[bytes] = []
 
@@ -247,11 +286,20 @@ async def held_responses(it: RunningApp, count: int, done: int, **message: str) 
     return await asyncio.gather(*posts)
 
 
+def assert_busy(responses: list[Any], statuses: list[int]) -> None:
+    """Assert the sorted statuses, and the one text and the headers of a response with 429."""
+    assert sorted(one.status_code for one in responses) == statuses
+    for one in responses:
+        if one.status_code == 429:
+            assert one.json() == {"error": "too many requests are waiting: try again"}
+            assert one.headers["retry-after"] == "1"
+        assert len(one.headers["x-request-id"]) == 32
+
+
 def test_response_is_429_when_too_many_requests_wait(run: Run) -> None:
     async def test(it: RunningApp) -> None:
         responses = await held_responses(it, 3, done=2)
-        assert sorted(one.status_code for one in responses) == [200, 429, 429]
-        assert {one.headers.get("retry-after") for one in responses} == {None, "1"}
+        assert_busy(responses, [200, 429, 429])
 
     run(test, max_waiting=1)
 
@@ -259,8 +307,7 @@ def test_response_is_429_when_too_many_requests_wait(run: Run) -> None:
 def test_response_is_429_when_bodies_exceed_the_memory_limit(run: Run) -> None:
     async def test(it: RunningApp) -> None:
         responses = await held_responses(it, 2, done=1, Padding="x" * 600_000)
-        assert sorted(one.status_code for one in responses) == [200, 429]
-        assert {one.headers.get("retry-after") for one in responses} == {None, "1"}
+        assert_busy(responses, [200, 429])
 
     run(test, max_waiting_bytes=1024 * 1024)
 
@@ -271,6 +318,16 @@ def test_response_is_503_when_an_input_is_not_durable_in_time(run: Run) -> None:
         (response,) = await held_responses(it, 1, done=1)
         assert (response.status_code, response.headers["retry-after"]) == (503, "1")
         assert response.json() == {"error": "not durable in time; retry"}
+
+    run(test)
+
+
+def test_response_is_503_while_the_program_stops(run: Run) -> None:
+    async def test(it: RunningApp) -> None:
+        await it.stop()
+        response = await it.post("/v1/events", event("MAC-1"))
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert response.json()["error"].endswith("stopping: try again")
 
     run(test)
 
@@ -294,8 +351,32 @@ def test_probes_and_metrics_respond(run: Run) -> None:
         assert (await it.client.get("/healthz")).json() == {"status": "ok"}
         assert (await it.client.get("/readyz")).json() == {"ready": True}
         assert "drydock_ready 1.0" in (await it.client.get("/metrics")).text
-        assert (await it.client.get("/v1/events")).status_code == 405
-        assert (await it.client.get("/nothing")).status_code == 404
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("GET", "/nothing", 404, None),
+        ("POST", "/webhooks", 404, None),
+        ("GET", "/v1/events", 405, "POST"),
+        ("DELETE", "/healthz", 405, "GET, HEAD"),
+    ],
+)
+def test_request_without_a_route_gets_a_json_error(
+    run: Run, method: str, path: str, status: int, allow: str | None
+) -> None:
+    async def test(it: RunningApp) -> None:
+        response = await it.client.request(method, path, headers={"X-Request-Id": "abc-123"})
+        assert response.status_code == status
+        assert response.json() == {"error": f"no route for {method} {path}"}
+        assert response.headers["x-request-id"] == "abc-123"
+        allowed = response.headers.get("allow")
+        assert (allowed and ", ".join(sorted(allowed.split(", ")))) == allow
+        labels = {"route": "none", "status": str(status)}
+        name = "drydock_http_request_duration_seconds_count"
+        assert it.registry.get_sample_value(name, labels) == 1
 
     run(test)
 

@@ -15,7 +15,7 @@ import structlog
 from tenacity import RetryCallState
 
 from pipeline.gateway.delivery import DeliveryLimits, StoreAndForwardProducer
-from pipeline.gateway.producer import BackpressureError, DurableIn
+from pipeline.gateway.producer import BackpressureError, DeliveryInterruptedError, DurableIn
 from pipeline.gateway.records import Record
 from pipeline.gateway.spool import Spool, Spooled, SpoolError, SpoolFullError
 from runtime.retry import RetryPolicy
@@ -319,12 +319,12 @@ def test_unhandled_exception_fails_the_call_and_delivery_continues(tmp_path: Pat
                 raise LookupError("our bug")
 
         async with running(kafka, tmp_path, hook) as it:
-            with pytest.raises(BackpressureError):
+            with pytest.raises(DeliveryInterruptedError):
                 await it.producer.put([record("A", 1)])
             failing = False
             async with asyncio.timeout(TIMEOUT_S):
                 while True:
-                    with suppress(BackpressureError):
+                    with suppress(DeliveryInterruptedError):
                         await it.producer.put([record("A", 2)])
                         break
             kafka.come_back()
@@ -486,7 +486,7 @@ def test_put_is_refused_after_a_stop(tmp_path: Path) -> None:
             assert it.producer.refusal is None
             it.producer.stop()
             assert it.producer.refusal is not None
-            with pytest.raises(BackpressureError):
+            with pytest.raises(DeliveryInterruptedError):
                 await it.producer.put([record("A", 1)])
         assert all(link.dead for link in kafka.producers)
 
