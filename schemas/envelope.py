@@ -31,6 +31,7 @@ from schemas.events.checkin import (
 from schemas.events.control import (
     ApprovalDenied,
     ApprovalGranted,
+    AttemptsReset,
     HaltCleared,
     HaltSet,
     PolicyChanged,
@@ -166,6 +167,11 @@ class ApprovalDeniedEvent(CloudEvent):
     data: ApprovalDenied
 
 
+class AttemptsResetEvent(CloudEvent):
+    type: Literal["drydock.attempts.reset.v1"] = "drydock.attempts.reset.v1"
+    data: AttemptsReset
+
+
 AdvisoryEvent = (
     AdvisoryPublishedEvent
     | AdvisorySeverityRaisedEvent
@@ -188,6 +194,7 @@ ControlEvent = (
     | HaltClearedEvent
     | ApprovalGrantedEvent
     | ApprovalDeniedEvent
+    | AttemptsResetEvent
 )
 Event = DeviceEvent | AdvisoryEvent | JobEvent | ControlEvent
 

@@ -25,6 +25,7 @@ from schemas.envelope import (
     AdvisorySeverityRaisedEvent,
     ApprovalDeniedEvent,
     ApprovalGrantedEvent,
+    AttemptsResetEvent,
     AuthenticatedEvent,
     BootstrapTokenEvent,
     CheckedOutEvent,
@@ -142,12 +143,14 @@ CONTROL: Final = Topic(
         HaltClearedEvent,
         ApprovalGrantedEvent,
         ApprovalDeniedEvent,
+        AttemptsResetEvent,
     ),
     partitions=1,
     retention=None,
     compacted=False,
     description=(
-        "Decisions of operators: policy, halts, approvals. Every worker reads the whole topic."
+        "Decisions of operators: policy, halts, approvals, resets of attempts. Every worker reads "
+        "the whole topic."
     ),
 )
 ORDERS: Final = Topic(

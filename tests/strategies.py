@@ -193,7 +193,7 @@ def advisory_events(draw: st.DrawFn, first_hour: int = -40 * 24) -> AdvisoryEven
 
 @st.composite
 def controls(draw: st.DrawFn) -> Event:
-    """A halt, the end of a halt, an approval or a denial."""
+    """A halt, the end of a halt, an approval, a denial or a reset of attempts."""
     when = draw(times())
     scope = draw(st.sampled_from([{}, {"site": "london"}, {"advisory": "macOS-26.2"}]))
     until = draw(_maybe(times(-48, 48)))
@@ -205,6 +205,8 @@ def controls(draw: st.DrawFn) -> Event:
         make.halt_cleared(when, **scope),
         make.granted(job_id, when, udid=udid, expires_at=expires),
         make.denied(job_id, udid, when),
+        make.attempts_reset(when, draw(_maybe(st.sampled_from(ErrorCode))), device=udid),
+        make.attempts_reset(when, site="london"),
     ]
     return draw(st.sampled_from(found))
 

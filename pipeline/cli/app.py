@@ -6,6 +6,7 @@ import typer
 
 from agents.cli import agent
 from pipeline.cli.approve import approve
+from pipeline.cli.attempts import app as attempts
 from pipeline.cli.backup import backup
 from pipeline.cli.dead_letters import app as dead_letters
 from pipeline.cli.decide import decide
@@ -70,6 +71,7 @@ app.command()(restore)
 app.command()(halt)
 app.command()(resume)
 app.command()(approve)
+app.add_typer(attempts, name="attempts")
 app.add_typer(dead_letters, name="dead-letters")
 app.command()(schemas)
 app.add_typer(topics, name="topics")

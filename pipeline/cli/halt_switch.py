@@ -81,28 +81,32 @@ def _check_scope(
 
     So a misspelt name does not look like a halt. Raises one of FAULTS.
     """
-    from kafka import KafkaConsumer  # type: ignore[import-untyped]
-
-    from schemas.topics import JOBS
-
     if resumes:
         in_force = book.in_force(datetime.now(UTC))
         if scope not in in_force:
             halts = ", ".join(halted.key for halted in in_force) or "none"
             fail(f"{scope.key} is not halted; halts in force: {halts}")
-    if scope.site is None or resumes:
-        return
+    if scope.site is not None and not resumes:
+        check_site(settings, scope.site)
+
+
+def check_site(settings: "KafkaSettings", site: str) -> None:
+    """Exit 2 if the site has no job topic. Raises one of FAULTS."""
+    from kafka import KafkaConsumer  # type: ignore[import-untyped]
+
+    from schemas.topics import JOBS
+
     start, _, end = JOBS.name.partition("{site}")
     with KafkaConsumer(**settings.consumer_options()) as consumer:
         topics = [name for name in consumer.topics() if name.startswith(start)]
     sites = sorted(name.removeprefix(start).removesuffix(end) for name in topics)
-    if scope.site not in sites:
+    if site not in sites:
         hint = (
             f"use one of {', '.join(sites)}"
             if sites
             else "no site has a job topic: run `drydock topics apply --sites`"
         )
-        fail(f"no site {scope.site!r}; {hint}")
+        fail(f"no site {site!r}; {hint}")
 
 
 def _read_halts(settings: "KafkaSettings") -> "HaltBook":

@@ -43,7 +43,7 @@ def status(data_dir: DataDir, as_json: AsJson = False) -> None:
 def _print(found: "Status") -> None:
     emit(f"{found.devices} Macs; last input {format_time(found.last_at) or 'never'}")
     emit(f"policy {found.policy or 'none'}; halted: {', '.join(found.halts) or 'nothing'}")
-    sites = sorted({*found.exposed, *found.open_jobs})
+    sites = sorted({*found.exposed, *found.open_jobs, *found.dry_run})
     rows = [
         (
             site or "(no site)",
@@ -55,6 +55,14 @@ def _print(found: "Status") -> None:
     ]
     if rows:
         print_table(("site", *_WORST_FIRST, "overdue", "open jobs"), rows, title="Exposed Macs")
+    withheld = [
+        (site, action, str(count))
+        for site, by_action in found.dry_run.items()
+        for action, count in by_action.items()
+    ]
+    if withheld:
+        title = "Dry run: Macs whose job would have been sent"
+        print_table(("site", "action", "Macs"), withheld, title=title)
     reasons = [
         (verdict, reason, str(count))
         for verdict, by_reason in found.decisions.items()

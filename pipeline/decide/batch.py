@@ -55,7 +55,7 @@ def decide_all(
                 fleet.advisories,
                 policy,
                 now,
-                _with_inferred_result(fleet.job_histories.get(udid, ()), device, now),
+                _with_inferred_result(fleet.job_history_of(device), device, now),
                 fleet.halts(),
                 fleet.approvals(udid),
             ),

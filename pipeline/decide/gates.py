@@ -253,11 +253,13 @@ def _cool_down(s: Situation, c: Candidate) -> GateResult:
 
 
 def _last_rehearsal(s: Situation, c: Candidate) -> JobEntry | None:
-    """Return the last ended job for the need if it was rehearsed, else None."""
+    """Return the last ended job for the need if it was rehearsed and not reset, else None."""
     if not s.job_history:
         return None
     ended = attempts(s.job_history, c.need.action, c.need.intent)
-    return ended[-1] if ended and ended[-1].outcome is Outcome.REHEARSED else None
+    if not ended or ended[-1].reset or ended[-1].outcome is not Outcome.REHEARSED:
+        return None
+    return ended[-1]
 
 
 def _tried(s: Situation, failed: JobHistory) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""The control events of operators: policy, halts, approvals. Pure."""
+"""The control events of operators: policy, halts, approvals, resets of attempts. Pure."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -11,6 +11,7 @@ from schemas.decisions import Decision, Reason
 from schemas.envelope import (
     ApprovalDeniedEvent,
     ApprovalGrantedEvent,
+    AttemptsResetEvent,
     HaltClearedEvent,
     HaltSetEvent,
     PolicyChangedEvent,
@@ -18,6 +19,7 @@ from schemas.envelope import (
 from schemas.events.control import (
     Approval,
     ApprovalDenied,
+    AttemptsReset,
     HaltCleared,
     HaltScope,
     HaltSet,
@@ -69,6 +71,17 @@ def halt_cleared(scope: HaltScope, by: str, now: datetime) -> HaltClearedEvent:
         subject=scope.key,
         time=now,
         data=HaltCleared(scope=scope, by=by),
+    )
+
+
+def attempts_reset(reset: AttemptsReset, now: datetime) -> AttemptsResetEvent:
+    """Return the event that resets attempts as of `now`."""
+    return AttemptsResetEvent(
+        id=event_id("attempts reset", reset.key, reset.by, now.isoformat()),
+        source=_SOURCE,
+        subject=reset.scope.key,
+        time=now,
+        data=reset,
     )
 
 

@@ -370,8 +370,9 @@ class Log:
     def setting(self, name: str) -> bytes | None:
         """Return the bytes of the setting with this name; None if it is not stored.
 
-        The settings are the broadcast state (`advisories`, `halts`, `approvals`, `policy`), the
-        state of each feed (`feed:<source>`), and the time up to which simulated Macs reported.
+        The settings are the broadcast state (`advisories`, `halts`, `approvals`, `policy`,
+        `resets`), the state of each feed (`feed:<source>`), and the time up to which simulated Macs
+        reported.
         """
         row = self._db.execute("SELECT body FROM settings WHERE name = ?", (name,)).fetchone()
         return None if row is None else zlib.decompress(row[0])

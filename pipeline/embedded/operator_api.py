@@ -1,4 +1,4 @@
-"""HTTP routes for operators, which only the embedded form has: status, halts, approvals, replay."""
+"""HTTP routes for operators, which only the embedded form has."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +35,7 @@ class OperatorApi:
             route("/v1/journals/{site}", self.journal, "GET"),
             route("/v1/halts", self.set_halt, "POST"),
             route("/v1/halts/{scope:path}", self.clear_halt, "DELETE"),
+            route("/v1/attempts/resets", self.reset_attempts, "POST"),
             route("/v1/approvals", self.grant_approval, "POST"),
             route("/v1/dead-letters/{seq:int}/replay", self.replay_dead_letter, "POST"),
         ]
@@ -80,6 +81,14 @@ class OperatorApi:
         self.app.authenticator.check_admin(request.headers)
         scope, by = request.path_params["scope"], request.query_params.get("by", "unknown")
         return await self._submit(operator_requests.resume(scope, by))
+
+    async def reset_attempts(self, request: Request) -> Response:
+        """Respond 200 once the reset of failed attempts is durable.
+
+        The body of the request is a ResetRequest: 400 if it is invalid, 404 for an unknown site or
+        Mac.
+        """
+        return await self._submit_body(request, operator_requests.reset_attempts)
 
     async def grant_approval(self, request: Request) -> Response:
         """Respond 200 once a signed approval of one erasing job is durable.

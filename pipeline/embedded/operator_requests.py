@@ -3,7 +3,7 @@
 import base64
 import json
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
 
@@ -15,10 +15,12 @@ from pipeline.embedded.write_requests import retranslate
 from pipeline.gateway.endpoint import HttpError
 from pipeline.ingest.redaction import Redactor
 from schemas.envelope import ApprovalGrantedEvent, InvalidEvent, decode
-from schemas.events.control import HaltScope
+from schemas.events.control import AttemptsReset, HaltScope, ResetScope
 from schemas.ids import TextField
+from schemas.results import ErrorCode
 
 MAX_BYTES: Final = 256 * 1024
+_Request = TypeVar("_Request", bound=BaseModel)
 Person = Annotated[TextField, StringConstraints(min_length=1, max_length=128)]
 
 
@@ -42,6 +44,31 @@ class HaltRequest(BaseModel):
     by: Person
     why: TextField = ""
     until: AwareDatetime | None = None
+
+
+class ResetRequest(BaseModel):
+    """The body of a reset of attempts.
+
+    `scope` is `all`, `site:<site>`, or a Mac's UDID, serial number or enrollment id. With `cause`,
+    only jobs that failed with this code. `by` and `why` are the person's name and reason.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    scope: str
+    cause: ErrorCode | None = None
+    by: Person
+    why: Annotated[TextField, StringConstraints(min_length=1)]
+
+
+def _read(model: type[_Request], raw: bytes) -> _Request:
+    """Return the body of a request. Raises InvalidRequestError (400) for an invalid one."""
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidRequestError(f"{where or 'body'}: {first['msg']}") from None
 
 
 def parse_scope(text: str) -> HaltScope:
@@ -68,12 +95,7 @@ def halt(raw: bytes) -> WriteRequest:
     Its response has the scope's key as `halted`. Raises InvalidRequestError (400) for an invalid
     body or scope.
     """
-    try:
-        request = HaltRequest.model_validate_json(raw)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InvalidRequestError(f"{where or 'body'}: {first['msg']}") from None
+    request = _read(HaltRequest, raw)
     scope = parse_scope(request.scope)
 
     def prepare(_: Service, now: datetime) -> AcceptedInput:
@@ -100,6 +122,52 @@ def resume(scope_key: str, by: str) -> WriteRequest:
         return AcceptedInput(events=(event,), response={"resumed": scope.key})
 
     return prepare
+
+
+def reset_attempts(raw: bytes) -> WriteRequest:
+    """Return the request that resets failed attempts; `raw` is a ResetRequest as JSON.
+
+    Its response has the scope's key as `reset`. Raises InvalidRequestError: an invalid body (400);
+    when prepared, no Mac has the name, or no site of the policy (404).
+    """
+    request = _read(ResetRequest, raw)
+    reset = parse_reset(request)
+
+    def prepare(service: Service, now: datetime) -> AcceptedInput:
+        scope, policy = reset.scope, service.reconciler.policy
+        if scope.site is not None and (policy is None or scope.site not in policy.sites):
+            sites = "none" if policy is None else ", ".join(sorted(policy.sites))
+            raise InvalidRequestError(f"no site {scope.site!r}; sites of the policy: {sites}", 404)
+        if scope.device is not None:
+            udid = service.reconciler.fleet.find(scope.device)
+            if udid is None:
+                raise InvalidRequestError(f"no Mac has the name {scope.device!r}", 404)
+            scope = ResetScope(device=udid)
+        event = control_events.attempts_reset(reset.model_copy(update={"scope": scope}), now)
+        return AcceptedInput(events=(event,), response={"reset": scope.key})
+
+    return prepare
+
+
+def parse_reset(request: ResetRequest) -> AttemptsReset:
+    """Return the reset of a request; the Mac of its scope has the given name.
+
+    Raises InvalidRequestError (400) for an invalid scope.
+    """
+    kind, _, name = request.scope.partition(":")
+    try:
+        if request.scope == "all":
+            scope = ResetScope(everything=True)
+        elif kind == "site":
+            scope = ResetScope(site=name)
+        else:
+            scope = ResetScope(device=request.scope)
+    except ValidationError:
+        raise InvalidRequestError(
+            f"{request.scope!r} is not a scope: give all, site:<site>, or the serial number or UDID"
+            " of a Mac"
+        ) from None
+    return AttemptsReset(scope=scope, cause=request.cause, by=request.by, why=request.why)
 
 
 def approve(raw: bytes) -> WriteRequest:

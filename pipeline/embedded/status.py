@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.embedded.journal_check import SETTING, count_doubtful, decode_doubts
 from pipeline.embedded.log import Log
 from pipeline.state.device import to_us
-from pipeline.state.jobs import JobEntry
+from pipeline.state.jobs import JobEntry, rehearsals
 from schemas.dead_letters import DeadLetterCode
 
 
@@ -21,8 +21,9 @@ class Status:
     reason. The site is empty for Macs without one. `overdue` are the exposed Macs past their
     deadline, by site. `dead_letters` are by code, without replayed ones. `halts` are the scope keys
     of the halts in force. `doubtful_jobs` are the open jobs, by site, that were issued before their
-    site's journal was found to lack orders. `policy` is the digest of the policy in force, None
-    without one; `last_at` is the latest time of a log entry, None for an empty log.
+    site's journal was found to lack orders. `dry_run` counts, by site and action, the Macs whose
+    job would have been sent if the site were not in dry run. `policy` is the digest of the policy
+    in force, None without one; `last_at` is the latest time of a log entry, None for an empty log.
     """
 
     devices: int
@@ -33,6 +34,7 @@ class Status:
     dead_letters: dict[str, int]
     halts: list[str]
     doubtful_jobs: dict[str, int]
+    dry_run: dict[str, dict[str, int]]
     policy: str | None
     last_at: datetime | None
 
@@ -79,11 +81,13 @@ def read_status(log: Log, now: datetime) -> Status:
         exposed[site or "", severity] += 1
         overdue[site or ""] += 0 < deadline_us <= to_us(now)
     open_jobs: Counter[tuple[str, str]] = Counter()
+    dry_run: Counter[tuple[str, str]] = Counter()
     doubts = decode_doubts(log.setting(SETTING))
     doubtful: Counter[str] = Counter()
     for _, body in log.job_histories():
         history = tuple(map(JobEntry.from_wire, json.loads(body)))
         doubtful.update(count_doubtful([history], doubts))
+        dry_run.update((entry.site, entry.action.value) for entry in rehearsals(history))
         for entry in history:
             if entry.is_open:
                 open_jobs[entry.site, entry.action.value] += 1
@@ -97,6 +101,7 @@ def read_status(log: Log, now: datetime) -> Status:
         dead_letters=log.dead_letter_counts(),
         halts=_halts(log, now),
         doubtful_jobs={site: count for site, count in sorted(doubtful.items()) if count},
+        dry_run=_nested(dry_run),
         policy=None if policy is None else policy[1]["digest"],
         last_at=log.last_at(),
     )

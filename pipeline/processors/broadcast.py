@@ -1,4 +1,4 @@
-"""Broadcast records (advisories, policy, halts, approvals), folded in the order of their topics.
+"""Broadcast records (advisories and events of operators), folded in the order of their topics.
 
 A worker has one `BroadcastState` for all its partitions. Each partition keeps, by topic, the offset
 up to which it has decided for its Macs again (`Offsets`); after a crash it continues from there.

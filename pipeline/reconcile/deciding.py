@@ -196,7 +196,8 @@ class Deciding:
         """Return the Situation of this Mac at `now`. The caller ensures that there is a policy."""
         policy = self._in_force.policy
         assert policy is not None
-        device, history = self._fleet.merged_device(udid), self._fleet.job_histories.get(udid, ())
+        device = self._fleet.merged_device(udid)
+        history = self._fleet.job_history_of(device)
         site = site_of(device, policy)
         own_job = open_job(history)
         found = Situation(

@@ -1,7 +1,7 @@
 """Folds events into the fleet: all of a fold, or nothing of it if our code raises."""
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pipeline.policy.file import read_policy
 from pipeline.reconcile.changes import Changes, DerivedRecord, Input, JobChange
@@ -222,11 +222,19 @@ def _is_telemetry(before: Device | None, after: Device) -> bool:
     )
 
 
+_BROADCAST_PARTS: Final = {
+    "policy": "policy",
+    "halt": "halts",
+    "approval": "approvals",
+    "attempts": "resets",
+}
+
+
 def _broadcast_part(event: Event) -> str:
     """Return the part of the broadcast state that a broadcast event changes."""
     if isinstance(event, AdvisoryEvent):
         return "advisories"
-    return {"policy": "policy", "halt": "halts", "approval": "approvals"}[event.type.split(".")[1]]
+    return _BROADCAST_PARTS[event.type.split(".")[1]]
 
 
 def _find_job(history: JobHistory, job_id: str) -> JobEntry | None:

@@ -17,7 +17,7 @@ from pipeline.state.compact.alias_index import AliasIndex
 from pipeline.state.compact.duplicates import apply_duplicate, forget_report, remember_report
 from pipeline.state.device import FIRST_TELEMETRY, INDEX, NAME_FROM, Device, to_us
 from pipeline.state.device_folds import merge
-from pipeline.state.jobs import JobHistory, add_job, add_result, supersede_job
+from pipeline.state.jobs import JobHistory, add_job, add_result, reset_attempts, supersede_job
 from schemas.envelope import (
     AdvisoryEvent,
     AdvisoryNarrowedEvent,
@@ -26,6 +26,7 @@ from schemas.envelope import (
     AdvisorySeverityRaisedEvent,
     ApprovalDeniedEvent,
     ApprovalGrantedEvent,
+    AttemptsResetEvent,
     AuthenticatedEvent,
     BootstrapTokenEvent,
     CheckedOutEvent,
@@ -43,7 +44,7 @@ from schemas.envelope import (
     PolicyChangedEvent,
     TokenUpdatedEvent,
 )
-from schemas.events.control import ApprovalGranted, HaltSet, PolicyChanged
+from schemas.events.control import ApprovalGranted, AttemptsReset, HaltSet, PolicyChanged
 from schemas.fast.report_peek import ReportPeek
 from schemas.ids import SERIAL_SUBJECT_PREFIX, is_real_serial
 from schemas.macos import OSVersion
@@ -92,12 +93,13 @@ NO_CHANGE: Final = Change()
 
 
 class Broadcast(NamedTuple):
-    """Catalogue, halts, approvals and policy, each with its time."""
+    """Catalogue, halts, approvals, policy and resets of attempts, each with its time."""
 
     advisories: Advisories
     halts: dict[str, tuple[int, HaltSet | None]]
     approvals: dict[str, tuple[int, ApprovalGranted | None]]
     policy: tuple[int, PolicyChanged] | None
+    resets: dict[str, tuple[int, AttemptsReset]]
 
 
 class Fleet:
@@ -112,6 +114,7 @@ class Fleet:
         self._approvals: dict[str, tuple[int, ApprovalGranted | None]] = {}
         self._approved_jobs: dict[str, dict[str, None]] = {}
         self._policy: tuple[int, PolicyChanged] | None = None
+        self._resets: dict[str, tuple[int, AttemptsReset]] = {}
         # The inner dicts are sets in order of insertion, so that every run iterates alike.
         self._by_version: dict[OSVersion | None, dict[str, None]] = {}
         # The UDIDs of all Macs that reported this serial number, or this enrollment id.
@@ -256,9 +259,12 @@ class Fleet:
         | HaltSetEvent
         | HaltClearedEvent
         | ApprovalGrantedEvent
-        | ApprovalDeniedEvent,
+        | ApprovalDeniedEvent
+        | AttemptsResetEvent,
     ) -> Change:
         us = to_us(event.time)
+        if isinstance(event, AttemptsResetEvent):
+            return self._apply_reset(event.data, us)
         if isinstance(event, PolicyChangedEvent):
             newest = (us, event.data)
             if self._policy is not None and _policy_order(newest) <= _policy_order(self._policy):
@@ -281,6 +287,15 @@ class Fleet:
             return NO_CHANGE
         self._set_approval(job_id, us, granted)
         return Change((self.canonical_udid(udid) or udid,), is_material=True)
+
+    def _apply_reset(self, reset: AttemptsReset, us: int) -> Change:
+        old = self._resets.get(reset.key)
+        if old is not None and _reset_order((us, reset)) <= _reset_order(old):
+            return NO_CHANGE
+        self._resets[reset.key] = (us, reset)
+        udid = None if reset.scope.device is None else self.find(reset.scope.device)
+        # A broadcast state without devices knows no serial numbers.
+        return Change(affects_all=True) if udid is None else Change((udid,), is_material=True)
 
     def _list_halts(self) -> None:
         self._active_halts = tuple(
@@ -323,7 +338,13 @@ class Fleet:
 
     def copy_broadcast(self) -> "Broadcast":
         """Return a copy of the state that concerns all Macs, for `roll_back`."""
-        return Broadcast(self.advisories, dict(self._halts), dict(self._approvals), self._policy)
+        return Broadcast(
+            self.advisories,
+            dict(self._halts),
+            dict(self._approvals),
+            self._policy,
+            dict(self._resets),
+        )
 
     def roll_back(
         self, key: str, device: Device | None, history: JobHistory, broadcast: "Broadcast | None"
@@ -341,7 +362,7 @@ class Fleet:
         else:
             self.job_histories.pop(key, None)
         if broadcast is not None:
-            self.advisories, self._halts, grants, self._policy = broadcast
+            self.advisories, self._halts, grants, self._policy, self._resets = broadcast
             self._list_halts()
             self._approvals, self._approved_jobs = {}, {}
             for job_id, (us, granted) in grants.items():
@@ -437,6 +458,13 @@ class Fleet:
         grants = (self._approvals[job_id][1] for job_id in sorted(jobs))
         return tuple(grant for grant in grants if grant is not None)
 
+    def job_history_of(self, device: Device) -> JobHistory:
+        """Return the jobs of this Mac, with `reset` in those that operators reset."""
+        history = self.job_histories.get(device.udid, ())
+        if not history or not self._resets:
+            return history
+        return reset_attempts(history, self._resets.values(), device)
+
     @property
     def policy(self) -> PolicyChanged | None:
         """The policy in force; None before the first."""
@@ -484,7 +512,7 @@ class Fleet:
     def broadcast_to_wire(self) -> dict[str, Any]:
         """Return the state that concerns all Macs as JSON values, for `load_broadcast`.
 
-        It has the catalogue, halts, approvals and policy, with their times.
+        It has the catalogue, halts, approvals, policy and resets, with their times.
         """
         return {
             "advisories": self.advisories.to_wire(),
@@ -499,10 +527,17 @@ class Fleet:
             "policy": None
             if self._policy is None
             else [self._policy[0], self._policy[1].model_dump(mode="json")],
+            "resets": {
+                key: [us, reset.model_dump(mode="json")]
+                for key, (us, reset) in sorted(self._resets.items())
+            },
         }
 
     def load_broadcast(self, wire: Mapping[str, Any]) -> None:
-        """Load the state that `broadcast_to_wire` wrote, into a Fleet without broadcast state."""
+        """Load the state that `broadcast_to_wire` wrote, into a Fleet without broadcast state.
+
+        A state without resets was written before they existed.
+        """
         self.advisories = Advisories.from_wire(wire["advisories"])
         for key, (us, halt) in wire["halts"].items():
             self._halts[key] = (us, None if halt is None else HaltSet.model_validate(halt))
@@ -513,6 +548,8 @@ class Fleet:
         if wire["policy"] is not None:
             us, policy = wire["policy"]
             self._policy = (us, PolicyChanged.model_validate(policy))
+        for key, (us, reset) in wire.get("resets", {}).items():
+            self._resets[key] = (us, AttemptsReset.model_validate(reset))
 
 
 def changed_lines(before: Advisories, after: Advisories) -> dict[str, OSVersion | None]:
@@ -565,6 +602,11 @@ def _grant_order(one: tuple[int, ApprovalGranted | None]) -> tuple[int, bool, st
     """
     us, grant = one
     return us, grant is None, "" if grant is None else grant.model_dump_json()
+
+
+def _reset_order(one: tuple[int, AttemptsReset]) -> tuple[int, str]:
+    """Return a sort key, of which the greatest wins: time, then the event's JSON."""
+    return one[0], one[1].model_dump_json()
 
 
 def _approved(event: ApprovalGrantedEvent | ApprovalDeniedEvent) -> tuple[str, str]:

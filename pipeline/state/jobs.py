@@ -18,7 +18,7 @@ reports the job as superseded: the Mac is decided again at once.
 Invariant: a job has succeeded only if `infer_result` finds it in later reports of the Mac itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ import msgspec
 from msgspec.structs import replace
 
 from pipeline.state.device import AUTHENTICATED, Device, duration_us, from_us, to_us
+from schemas.events.control import AttemptsReset
 from schemas.jobs import Action, Job, Method, Target
 from schemas.macos import Build, OSVersion, parse_build, parse_os_version, reaches
 from schemas.results import FINAL_OUTCOMES, ErrorCode, JobResult, Outcome
@@ -80,7 +81,8 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
 
     `outcome_us` is the time of that result. `acted_us` is the time of the first `acted` result, 0
     if there is none: the executor had done its part. `presumed` is True if the job seems to have
-    ended before it began; a result of its executor can still correct that.
+    ended before it began; a result of its executor can still correct that. `reset` is True in a
+    history of `reset_attempts` only: an operator chose that this end no longer counts.
     """
 
     job_id: str
@@ -101,6 +103,7 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
     error_code: ErrorCode | None = None
     presumed: bool = False
     known_until_us: int = 0
+    reset: bool = False
 
     @property
     def since_us(self) -> int:
@@ -157,13 +160,16 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
     def failed(self) -> bool:
         """True if the outcome is `failed`, `refused` or `expired`.
 
-        `superseded` and `rehearsed` are no failures.
+        `superseded` and `rehearsed` are no failures, and none is one that was reset.
         """
-        return self.outcome in (Outcome.FAILED, Outcome.REFUSED, Outcome.EXPIRED)
+        return not self.reset and self.outcome in (Outcome.FAILED, Outcome.REFUSED, Outcome.EXPIRED)
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the entry as JSON values; enum members are left as they are, they are texts."""
-        return {
+        """Return the entry as JSON values; enum members are left as they are, they are texts.
+
+        `reset` is left out if it is False, as in every stored history.
+        """
+        wire = {
             "job_id": self.job_id,
             "action": self.action,
             "method": self.method,
@@ -183,6 +189,7 @@ class JobEntry(msgspec.Struct, frozen=True, gc=False):
             "presumed": self.presumed,
             "known_until_us": self.known_until_us,
         }
+        return wire | {"reset": True} if self.reset else wire
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> "JobEntry":
@@ -423,6 +430,54 @@ def failures(history: JobHistory, action: Action, intent: str) -> JobHistory:
         elif entry.failed:
             found.append(entry)
     return tuple(found)
+
+
+def reset_attempts(
+    history: JobHistory, resets: Iterable[tuple[int, AttemptsReset]], device: Device
+) -> JobHistory:
+    """Return the Mac's history with `reset` in the entries that a reset covers.
+
+    `resets` are resets with their times in us. One covers the failed and rehearsed jobs of its
+    scope that ended before it; with a cause, only the jobs that failed with that code. The jobs
+    stay in the history: their generations are used.
+    """
+    covering = [
+        (us, one)
+        for us, one in resets
+        if one.scope.device is None or one.scope.device in (device.udid, device.serial)
+    ]
+    if not covering:
+        return history
+    return tuple(
+        replace(entry, reset=True)
+        if any(_is_reset_by(entry, us, one) for us, one in covering)
+        else entry
+        for entry in history
+    )
+
+
+def _is_reset_by(entry: JobEntry, us: int, reset: AttemptsReset) -> bool:
+    if entry.outcome_us > us or not (entry.failed or entry.outcome is Outcome.REHEARSED):
+        return False
+    if reset.cause is not None and entry.error_code is not reset.cause:
+        return False
+    return reset.scope.site is None or reset.scope.site == entry.site
+
+
+def rehearsals(history: JobHistory) -> JobHistory:
+    """Return the jobs that dry runs withheld, at most one of each site and action, oldest first.
+
+    A job counts while it is the newest one of its site and action: if its site went live since, it
+    was superseded.
+    """
+    newest = {(entry.site, entry.action): entry for entry in history}
+    return tuple(
+        [
+            entry
+            for entry in newest.values()
+            if entry.outcome in (Outcome.WITHHELD, Outcome.REHEARSED)
+        ]
+    )
 
 
 def target_of(entry: JobEntry) -> Target | None:

@@ -1,4 +1,4 @@
-"""Decisions of operators: policy, halts, approvals."""
+"""Decisions of operators: policy, halts, approvals, resets of attempts."""
 
 from typing import Annotated, Literal
 
@@ -6,6 +6,7 @@ from pydantic import AwareDatetime, StringConstraints, model_validator
 
 from schemas.ids import SiteField, TextField, UdidField
 from schemas.model import WireModel
+from schemas.results import ErrorCode
 from schemas.signing import Signed
 
 
@@ -52,6 +53,48 @@ class HaltCleared(WireModel):
 
     scope: HaltScope
     by: TextField
+
+
+class ResetScope(WireModel):
+    """The scope of a reset: everything, the jobs of one site, or one Mac by UDID or serial."""
+
+    everything: bool = False
+    site: SiteField | None = None
+    device: UdidField | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "ResetScope":
+        if [self.everything, self.site is not None, self.device is not None].count(True) != 1:
+            raise ValueError("a reset covers exactly one of: everything, a site, a Mac")
+        return self
+
+    @property
+    def key(self) -> str:
+        """The scope as text: `all`, `site:london` or `device:C02XYZ`."""
+        if self.everything:
+            return "all"
+        return f"site:{self.site}" if self.site else f"device:{self.device}"
+
+
+class AttemptsReset(WireModel):
+    """Failed attempts and rehearsals that ended before this event no longer hold a Mac.
+
+    With `cause`, only jobs that failed with this code. `by` and `why` are the person's name and
+    reason.
+    """
+
+    scope: ResetScope
+    cause: ErrorCode | None = None
+    by: TextField
+    why: Annotated[TextField, StringConstraints(min_length=1)]
+
+    @property
+    def key(self) -> str:
+        """The scope's key, with a cause after a space: of two resets of one key the later counts.
+
+        Such as `site:london` or `site:london unreachable`.
+        """
+        return self.scope.key if self.cause is None else f"{self.scope.key} {self.cause.value}"
 
 
 class Approval(WireModel):

@@ -19,6 +19,7 @@ from tests.factories.control import (
     POLICY_TEXT,
     SIGNED,
     approval,
+    attempts_reset,
     denied,
     granted,
     halt,
@@ -26,6 +27,7 @@ from tests.factories.control import (
     halted,
     policy,
     policy_changed,
+    reset,
 )
 from tests.factories.devices import (
     MODERN,
@@ -58,6 +60,7 @@ __all__ = [
     "apple",
     "approval",
     "at",
+    "attempts_reset",
     "build_of",
     "catalogue",
     "checked_out",
@@ -84,6 +87,7 @@ __all__ = [
     "raised",
     "release",
     "reported",
+    "reset",
     "result",
     "resulted",
     "retracted",

@@ -1,4 +1,4 @@
-"""Policies, halts and approvals, and their events."""
+"""Policies, halts, approvals and resets of attempts, and their events."""
 
 from datetime import datetime
 from typing import Any
@@ -8,11 +8,19 @@ from pipeline.policy.model import Policy
 from schemas.envelope import (
     ApprovalDeniedEvent,
     ApprovalGrantedEvent,
+    AttemptsResetEvent,
     HaltClearedEvent,
     HaltSetEvent,
     PolicyChangedEvent,
 )
-from schemas.events.control import ApprovalGranted, HaltScope, HaltSet
+from schemas.events.control import (
+    ApprovalGranted,
+    AttemptsReset,
+    HaltScope,
+    HaltSet,
+    ResetScope,
+)
+from schemas.results import ErrorCode
 from schemas.signing import Signature, Signed
 from tests.factories.devices import UDID
 from tests.factories.events import make_event
@@ -107,4 +115,19 @@ def denied(job_id: str, udid: str = UDID, when: datetime = NOW) -> ApprovalDenie
     """Return the event that denies an approval."""
     data = {"udid": udid, "job_id": job_id, "by": "ada"}
     event: ApprovalDeniedEvent = make_event(ApprovalDeniedEvent, job_id, when, data)
+    return event
+
+
+def reset(cause: ErrorCode | None = None, **scope: Any) -> AttemptsReset:
+    """Return a reset of all failed attempts, or of those of a site or a Mac."""
+    scope = scope or {"everything": True}
+    return AttemptsReset(scope=ResetScope(**scope), cause=cause, by="ada", why="cable replaced")
+
+
+def attempts_reset(
+    when: datetime = NOW, cause: ErrorCode | None = None, **scope: Any
+) -> AttemptsResetEvent:
+    """Return the event of a reset of failed attempts."""
+    data = reset(cause, **scope)
+    event: AttemptsResetEvent = make_event(AttemptsResetEvent, data.scope.key, when, data)
     return event

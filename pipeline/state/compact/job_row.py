@@ -29,6 +29,7 @@ class JobRow(msgspec.Struct, gc=False):
     error_code: ErrorCode | None
     presumed: bool = False
     known_until_us: int = 0
+    reset: bool = False
 
 
 def entry_of_row(row: JobRow) -> JobEntry:
@@ -56,4 +57,5 @@ def entry_of_row(row: JobRow) -> JobEntry:
         row.error_code,
         row.presumed,
         row.known_until_us,
+        row.reset,
     )

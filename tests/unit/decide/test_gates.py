@@ -5,6 +5,7 @@ from datetime import date, datetime
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from pipeline.decide.decision import decide
 from pipeline.state.device import Device
@@ -213,6 +214,13 @@ def test_rehearsal_that_is_out_of_date_holds_nothing(change: dict[str, Any]) -> 
     values = {"outcome": Outcome.REHEARSED} | change
     earlier = entry(issued_at=NOW - 2 * HOUR, **values)
     assert decide(situation(job_history=(earlier,))).decision is Verdict.SEND
+
+
+def test_mac_whose_attempts_were_reset_gets_the_next_job() -> None:
+    history = failed(5, ErrorCode.DOWNLOAD_FAILED)
+    assert decide(situation(job_history=history)).reason is Reason.RETRIES_EXHAUSTED
+    decision = decide(situation(job_history=tuple(replace(one, reset=True) for one in history)))
+    assert (decision.decision, decision.generation) == (Verdict.SEND, 5)
 
 
 def test_attempts_are_counted_anew_for_a_newer_release() -> None:

@@ -142,6 +142,7 @@ def test_feed_that_lost_entries_is_accepted_only_with_accept_losses(tmp_path: Pa
         ("POST", "/v1/halts", 401),
         ("DELETE", "/v1/halts/all", 401),
         ("POST", "/v1/approvals", 401),
+        ("POST", "/v1/attempts/resets", 401),
         ("POST", "/v1/dead-letters/1/replay", 401),
     ],
 )
@@ -185,6 +186,34 @@ def test_invalid_halt_gets_400(tmp_path: Path, body: bytes) -> None:
     async def test(it: SqliteApp) -> None:
         client = it.client
         assert (await client.post("/v1/halts", content=body, headers=TOKEN)).status_code == 400
+
+    run(tmp_path, test)
+
+
+RESETS = [
+    ({"scope": "all"}, 200, "all"),
+    ({"scope": "site:london", "cause": "unreachable"}, 200, "site:london"),
+    ({"scope": "c02mac-1"}, 200, "device:MAC-1"),
+    ({"scope": "site:berln"}, 404, "no site 'berln'; sites of the policy: london"),
+    ({"scope": "C02UNKNOWN"}, 404, "no Mac has the name 'C02UNKNOWN'"),
+    ({"scope": "site:NO SITE"}, 400, "'site:NO SITE' is not a scope"),
+    ({"scope": "all", "cause": "rain"}, 400, "cause: "),
+    ({"scope": "all", "why": ""}, 400, "why: "),
+]
+
+
+@pytest.mark.parametrize(("fields", "status", "text"), RESETS)
+def test_reset_of_attempts_names_a_known_scope_and_cause(
+    tmp_path: Path, fields: dict[str, str], status: int, text: str
+) -> None:
+    async def test(it: SqliteApp) -> None:
+        body = event("MAC-1")
+        assert (await it.client.post("/v1/events", content=body)).status_code == 200
+        request = {"by": "me", "why": "the cable is replaced"} | fields
+        response = await it.client.post("/v1/attempts/resets", json=request, headers=TOKEN)
+        assert response.status_code == status
+        assert text in response.text
+        assert len(it.logged()) == (3 if status == 200 else 2)
 
     run(tmp_path, test)
 

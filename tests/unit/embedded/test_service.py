@@ -14,6 +14,7 @@ from agents.site_access import SiteAccess
 from pipeline.embedded import control_events
 from pipeline.embedded.log import StoreError
 from pipeline.embedded.service import Service
+from pipeline.embedded.status import read_status
 from pipeline.embedded.transaction import Committed, load_state
 from pipeline.payload_signing import sign_job
 from pipeline.reconcile.deciding import Deciding
@@ -330,6 +331,7 @@ def test_job_of_a_dry_run_uses_its_capacity_and_leaves_no_attempt(tmp_path: Path
     assert (max(used), used[-1]) == (3, 0)
     assert [len(history) for history in histories.values()] == [1] * 12
     assert {reason_of(service, udid) for udid in histories} == {Reason.DRY_RUN}
+    assert read_status(service.store, at(70)).dry_run == {"london": {"update": 12}}
     live(service, environment, at(24 * 14))
     generations = {history[-1].generation for history in histories.values()}
     assert generations == {4}
@@ -347,6 +349,7 @@ def test_site_that_goes_live_sends_new_jobs_at_once(tmp_path: Path) -> None:
     live(service, environment, at(20))
     assert [udid for _, udid, *_ in environment.fleet.acted] == ["MAC-1", "MAC-2"]
     assert {reason_of(service, udid) for udid in ("MAC-1", "MAC-2")} == {Reason.COMPLIANT}
+    assert read_status(service.store, at(20)).dry_run == {}
     service.close()
 
 

@@ -1,5 +1,7 @@
 """Records of one Mac under several keys; halts, approvals, policy; the Macs a change affects."""
 
+import itertools
+import json
 from collections.abc import Iterable
 
 import pytest
@@ -7,23 +9,28 @@ import pytest
 from pipeline.state.fleet import NO_CHANGE, Change, Fleet
 from schemas.envelope import Event
 from schemas.macos import parse_build
+from schemas.results import ErrorCode, Outcome
 from tests.factories import (
     DAY,
     HOUR,
     NOW,
     POLICY_TEXT,
     UDID,
+    attempts_reset,
     checked_out,
     denied,
     enrolled,
     granted,
     halt_cleared,
     halted,
+    issued,
+    job,
     kev,
     mac,
     policy_changed,
     release,
     reported,
+    resulted,
     retracted,
 )
 
@@ -193,6 +200,44 @@ def test_approvals_are_valid_until_denied_in_any_order() -> None:
     both: list[Event] = [granted("job-1", NOW), denied("job-1", when=NOW)]
     for order in (both, both[::-1]):
         assert fleet_of(*order).approvals(UDID) == (), "at equal times the denial wins"
+
+
+def test_resets_of_one_scope_and_cause_count_up_to_the_latest_in_any_order() -> None:
+    order = job(issued_at=NOW - 4 * HOUR)
+    events: list[Event] = [
+        attempts_reset(NOW - 2 * HOUR, site="london"),
+        attempts_reset(NOW, site="london"),
+        attempts_reset(NOW - HOUR, ErrorCode.BUG, site="london"),
+    ]
+    known = (
+        reported(UDID, NOW - 5 * HOUR),
+        issued(order),
+        resulted(order, Outcome.FAILED, NOW - HOUR, ErrorCode.UNREACHABLE),
+    )
+    fleets = [fleet_of(*known, *each) for each in itertools.permutations(events)]
+    assert len({json.dumps(fleet.broadcast_to_wire()) for fleet in fleets}) == 1
+    (found,) = fleets[0].job_history_of(fleets[0].merged_device(UDID))
+    assert found.reset
+    assert not fleets[0].job_histories[UDID][0].reset
+    loaded = Fleet()
+    loaded.load_broadcast(fleets[0].broadcast_to_wire())
+    assert loaded.broadcast_to_wire() == fleets[0].broadcast_to_wire()
+
+
+def test_reset_of_one_mac_affects_it_alone() -> None:
+    fleet = fleet_of(reported(UDID, NOW, serial=SERIAL), reported(OTHER, NOW))
+    change = fleet.apply(attempts_reset(NOW, device=SERIAL))
+    assert change == Change((UDID,), is_material=True)
+    assert fleet.apply(attempts_reset(NOW, device=SERIAL)) is NO_CHANGE
+    assert fleet.apply(attempts_reset(NOW, site="london")).affects_all
+
+
+def test_broadcast_state_from_before_resets_can_be_read() -> None:
+    wire = fleet_of(halted(NOW)).broadcast_to_wire()
+    del wire["resets"]
+    fleet = Fleet()
+    fleet.load_broadcast(wire)
+    assert len(fleet.halts()) == 1
 
 
 def test_the_newest_policy_is_in_force() -> None:

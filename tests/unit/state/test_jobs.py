@@ -23,13 +23,16 @@ from pipeline.state.jobs import (
     failures,
     infer_result,
     open_job,
+    rehearsals,
+    reset_attempts,
     supersede_job,
     target_of,
 )
 from schemas.events.checkin import MdmAuthenticated, MdmTokenUpdated
+from schemas.events.control import AttemptsReset
 from schemas.jobs import Action, Method
 from schemas.results import ErrorCode, Outcome
-from tests.factories import DAY, HOUR, NOW, UDID, entry, job, mac, result, with_report
+from tests.factories import DAY, HOUR, NOW, UDID, entry, job, mac, reset, result, with_report
 
 JOB = job()
 HISTORY = add_job((), JOB)
@@ -455,3 +458,74 @@ def test_an_unreadable_entry_is_an_error() -> None:
     for wire in ({}, entry().to_wire() | {"version": "x"}, entry().to_wire() | {"action": "x"}):
         with pytest.raises(ValueError, match=r"\w"):
             JobEntry.from_wire(wire)
+
+
+# --- resets of attempts ---
+
+UNREACHED = entry(outcome=Outcome.FAILED, error_code=ErrorCode.UNREACHABLE, outcome_at=NOW)
+RESETS = [
+    pytest.param(UNREACHED, reset(), 0, True, id="everything"),
+    pytest.param(UNREACHED, reset(), -1, False, id="failed after the reset"),
+    pytest.param(UNREACHED, reset(site="london"), 0, True, id="its site"),
+    pytest.param(UNREACHED, reset(site="tokyo"), 0, False, id="another site"),
+    pytest.param(UNREACHED, reset(device=UDID), 0, True, id="its UDID"),
+    pytest.param(UNREACHED, reset(device="C02TEST0001"), 0, True, id="its serial number"),
+    pytest.param(UNREACHED, reset(device="C02OTHER"), 0, False, id="another Mac"),
+    pytest.param(UNREACHED, reset(ErrorCode.UNREACHABLE), 0, True, id="its cause"),
+    pytest.param(UNREACHED, reset(ErrorCode.BUG), 0, False, id="another cause"),
+    pytest.param(
+        entry(outcome=Outcome.REHEARSED, outcome_at=NOW), reset(), 0, True, id="rehearsed"
+    ),
+    pytest.param(
+        entry(outcome=Outcome.REHEARSED, outcome_at=NOW),
+        reset(ErrorCode.BUG),
+        0,
+        False,
+        id="rehearsed, a cause",
+    ),
+    pytest.param(
+        entry(outcome=Outcome.SUCCEEDED, outcome_at=NOW), reset(), 0, False, id="succeeded"
+    ),
+    pytest.param(entry(), reset(), 0, False, id="open"),
+]
+
+
+@pytest.mark.parametrize(("job_entry", "given", "us", "expected"), RESETS)
+def test_reset_covers_the_failures_of_its_scope_that_ended_before_it(
+    job_entry: JobEntry, given: AttemptsReset, us: int, expected: bool
+) -> None:
+    device = with_report(mac(), NOW, serial="C02TEST0001")
+    (found,) = reset_attempts((job_entry,), [(to_us(NOW) + us, given)], device)
+    assert found.reset is expected
+    assert found == (replace(job_entry, reset=True) if expected else job_entry)
+    assert JobEntry.from_wire(found.to_wire()) == found
+
+
+def test_stored_entry_has_no_reset() -> None:
+    assert "reset" not in UNREACHED.to_wire()
+
+
+# --- what a dry run would have sent ---
+
+OPEN_REHEARSAL = entry(outcome=Outcome.WITHHELD)
+RENEWAL = entry(
+    "x", action=Action.REENROLL, method=Method.PROFILES_RENEW, outcome=Outcome.REHEARSED
+)
+LATER_REHEARSAL = entry(generation=1, outcome=Outcome.REHEARSED)
+PROGRESS = [
+    pytest.param((), (), id="no jobs"),
+    pytest.param((OPEN_REHEARSAL,), (OPEN_REHEARSAL,), id="withheld"),
+    pytest.param(
+        (entry(outcome=Outcome.REHEARSED), LATER_REHEARSAL), (LATER_REHEARSAL,), id="repeated"
+    ),
+    pytest.param((OPEN_REHEARSAL, RENEWAL), (OPEN_REHEARSAL, RENEWAL), id="two actions"),
+    pytest.param((OPEN_REHEARSAL, entry(generation=1)), (), id="a live job since"),
+    pytest.param((entry(outcome=Outcome.SUPERSEDED),), (), id="superseded by a live site"),
+]
+
+
+@pytest.mark.parametrize(("history", "expected"), PROGRESS)
+def test_rehearsals_are_the_newest_jobs_that_were_withheld(
+    history: JobHistory, expected: JobHistory
+) -> None:
+    assert rehearsals(history) == expected
