@@ -204,6 +204,15 @@ class SimulatedMac:
         self._left[fault] -= 1
         return True
 
+    def withdraw(self, job: Job) -> None:
+        """End the work of this job, unless the Mac installs already or has other work."""
+        if self._installing or (self._work is not None and self._work.job.job_id != job.job_id):
+            return
+        self._work = None
+        self.pending_version = None
+        self.progress = Progress(since=self._environment.now)
+        self._reporter.changed()
+
     # --- events without an order ---
 
     def on(self, kind: str, work: int, at: datetime) -> Events:

@@ -66,10 +66,16 @@ class Kmfddm:
 
     program: Program
     url: str
+    http: httpx.Client
 
     @classmethod
     def create(
-        cls, folder: Path, port: int, nanomdm_url: str, storage: KeyValueStorage
+        cls,
+        folder: Path,
+        port: int,
+        nanomdm_url: str,
+        storage: KeyValueStorage,
+        http: httpx.Client,
     ) -> "Kmfddm":
         """Return a server that is not started; it asks this NanoMDM to notify Macs."""
         address = f"127.0.0.1:{port}"
@@ -83,14 +89,12 @@ class Kmfddm:
         }
         url = f"http://{address}"
         command = [str(tool("kmfddm")), *_flags(options)]
-        return cls(Program(command, folder, lambda: _responds(f"{url}/version")), url)
+        return cls(Program(command, folder, lambda: _responds(f"{url}/version")), url, http)
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request to its API and return the response, of any status."""
         login = ("kmfddm", KMFDDM_KEY)
-        return httpx.request(
-            method, f"{self.url}/v1/{path}", auth=login, trust_env=False, **options
-        )
+        return self.http.request(method, f"{self.url}/v1/{path}", auth=login, **options)
 
     def declare(
         self, udid: str, *declarations: dict[str, Any], name: str, notify: bool = True
@@ -127,6 +131,7 @@ class NanoMdm:
 
     program: Program
     url: str
+    http: httpx.Client
 
     @classmethod
     def create(
@@ -138,6 +143,7 @@ class NanoMdm:
         storage: Sequence[str],
         options: dict[str, str],
         env: dict[str, str],
+        http: httpx.Client,
     ) -> "NanoMdm":
         """Return a server that is not started.
 
@@ -150,7 +156,7 @@ class NanoMdm:
         command = [str(tool("nanomdm")), *_flags(given | {"storage": name, "storage-dsn": dsn})]
         url = f"http://{address}"
         program = Program(command, folder, lambda: _responds(f"{url}/version"), env)
-        return cls(program, url)
+        return cls(program, url, http)
 
     def install_push_certificate(self) -> None:
         """Give it a certificate for pushes of TOPIC; without one it queues but does not push."""
@@ -172,9 +178,7 @@ class NanoMdm:
 
     def _api(self, method: str, path: str, **options: Any) -> httpx.Response:
         login = ("nanomdm", NANOMDM_KEY)
-        return httpx.request(
-            method, f"{self.url}/v1/{path}", auth=login, trust_env=False, **options
-        )
+        return self.http.request(method, f"{self.url}/v1/{path}", auth=login, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +234,7 @@ class MdmServers:
         hook = {"webhook-url": webhook_url, "webhook-hmac-key": HMAC_KEY} if webhook_url else {}
         in_file = str(folder / "queue") if storage == "filekv" else ""
         with ExitStack() as running:
+            http = running.enter_context(httpx.Client(trust_env=False))
             apns = running.enter_context(Apns.run(folder / "apns"))
             scep = Scep.create(folder / "scep")
             nanomdm = NanoMdm.create(
@@ -239,8 +244,9 @@ class MdmServers:
                 storage=("pgsql", database) if database else (storage, in_file),
                 options={"dm": f"{ports.kmfddm_url}/"} | hook,
                 env=apns.env,
+                http=http,
             )
-            kmfddm = Kmfddm.create(folder / "kmfddm", ports.kmfddm, nanomdm.url, storage)
+            kmfddm = Kmfddm.create(folder / "kmfddm", ports.kmfddm, nanomdm.url, storage, http)
             for server in (scep, kmfddm, nanomdm):
                 running.callback(server.program.stop)
                 server.program.start()
