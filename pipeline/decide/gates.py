@@ -16,7 +16,7 @@ of them is telemetry, a report with nothing but telemetry leads to a new decisio
 """
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
@@ -39,6 +39,10 @@ from schemas.results import ErrorCode, Outcome
 
 # The cool-down doubles with each failure; the limit keeps the shifted number small.
 _MOST_DOUBLINGS: Final = 20
+# Long enough that a site with little capacity rehearses all of its Macs before the first one again.
+# Short enough that a Mac is patched if the end of the dry run did not reach it: a lost journal.
+REHEARSED_AGAIN_AFTER: Final = timedelta(days=14)
+_REHEARSED_AGAIN_AFTER_US: Final = duration_us(REHEARSED_AGAIN_AFTER)
 _BIG_INSTALLS: Final = frozenset({Action.UPGRADE, Action.REINSTALL})
 
 
@@ -233,8 +237,7 @@ def _attempts(s: Situation, c: Candidate) -> GateResult:
 def _cool_down(s: Situation, c: Candidate) -> GateResult:
     rehearsed = _last_rehearsal(s, c)
     if rehearsed is not None:
-        # Not sent again at once: the other Macs of the site are rehearsed too.
-        again_us = rehearsed.outcome_us + duration_us(s.policy.thresholds.cool_down_max)
+        again_us = rehearsed.outcome_us + _REHEARSED_AGAIN_AFTER_US
         if s.now_us < again_us:
             detail = f"dry run: {rehearsed.job_id} would have been sent"
             return GateResult("cool_down", Reason.DRY_RUN, detail, from_us(again_us))
@@ -465,12 +468,12 @@ GATES: Final = (
         "attempts", _attempts, {Reason.RETRIES_EXHAUSTED: ("job_history", "policy")}
     ),
     GateRow(  # the last failure is `cool_down` ago, doubled with each failure, and the last
-        # rehearsal `cool_down_max`
+        # rehearsal 14 days
         "cool_down",
         _cool_down,
         {
             Reason.COOLING_DOWN: ("job_history", "now_us", "policy"),
-            Reason.DRY_RUN: ("job_history", "now_us", "policy"),
+            Reason.DRY_RUN: ("job_history", "now_us"),
         },
     ),
     GateRow(  # no reinstall for this intent was ineffective; MDM had a day to reach a returned Mac

@@ -3,12 +3,9 @@
 Every Mac is acted on once per intent, and no event is missing.
 """
 
-import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -77,17 +74,6 @@ def run(data_dir: Path, hook: CrashPoint) -> End:
         },
         reasons={udid: one.reason.value for udid, one in sorted(reconciler.last_decisions.items())},
     )
-
-
-@pytest.fixture(scope="module")
-def disk() -> Iterator[Path]:
-    """Return a folder, in memory if possible.
-
-    Only the process dies here, never the machine: thousands of commits need no real disk.
-    """
-    memory = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
-    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(scope="module")

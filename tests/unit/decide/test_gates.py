@@ -184,21 +184,19 @@ def test_failed_attempts_double_the_cool_down_and_then_end(
 
 
 REHEARSALS = [
-    pytest.param(71.9, Reason.DRY_RUN, id="not-again-yet"),
-    pytest.param(72.0, Reason.SECURITY_UPDATE, id="again"),
+    pytest.param(13.9, Reason.DRY_RUN, id="not-again-yet"),
+    pytest.param(14.0, Reason.SECURITY_UPDATE, id="again"),
 ]
 
 
-@pytest.mark.parametrize(("hours", "reason"), REHEARSALS)
-def test_rehearsed_job_is_not_sent_again_for_the_longest_cool_down(
-    hours: float, reason: Reason
-) -> None:
-    ended_at = NOW - hours * HOUR
+@pytest.mark.parametrize(("days", "reason"), REHEARSALS)
+def test_rehearsed_job_is_not_sent_again_for_two_weeks(days: float, reason: Reason) -> None:
+    ended_at = NOW - days * DAY
     rehearsed = entry(issued_at=ended_at - HOUR, outcome=Outcome.REHEARSED)
     decision = decide(situation(job_history=(rehearsed,)))
     assert decision.reason is reason
     if reason is Reason.DRY_RUN:
-        assert decision.next_eligible_at == ended_at + 72 * HOUR
+        assert decision.next_eligible_at == ended_at + 14 * DAY
     else:
         assert decision.generation == rehearsed.generation + 1
 
