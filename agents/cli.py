@@ -3,18 +3,18 @@
 Exit 2 if the agent cannot start or continue, with the reason in one line on stderr.
 """
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from agents.config.commands import check, doctor
+from runtime.command_output import fail
 
 if TYPE_CHECKING:
     from agents.clock import Clock
     from agents.site_access import SiteAccess
     from runtime.listening import Listen
-
-_USAGE: Final = 2
 
 app = typer.Typer(
     name="drydock-agent",
@@ -23,6 +23,18 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+# Needed unless there is a subcommand, so typer cannot require them, and the help has its mark.
+Site = Annotated[
+    str | None, typer.Option(help="The site whose jobs this agent carries out. [required]")
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Directory for its state; for this agent alone. [required]"),
+]
+Bootstrap = Annotated[
+    str | None,
+    typer.Option(help="Kafka brokers, separated by commas; default: DRYDOCK_KAFKA_BOOTSTRAP."),
+]
 Keys = Annotated[
     Path | None,
     typer.Option(help="The folder with `trust/`; default: `keys` in the data directory."),
@@ -42,32 +54,28 @@ SessionS = Annotated[
     float,
     typer.Option(min=1, help="Seconds without a heartbeat after which other agents take its jobs."),
 ]
+Slots = Annotated[
+    int, typer.Option(min=1, help="Jobs at once at the site's Macs, over all its agents.")
+]
+Address = Annotated[str, typer.Option(help="HOST:PORT of /metrics and /healthz; empty for none.")]
 Simulate = Annotated[
     str | None,
     typer.Option(help="Act on the simulated Macs of the server at this HOST:PORT."),
 ]
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def agent(  # noqa: PLR0913, PLR0917 - a command's options
-    site: Annotated[str, typer.Option(help="The site whose jobs this agent carries out.")],
-    data_dir: Annotated[
-        Path, typer.Option("--data-dir", help="Directory for its state; for this agent alone.")
-    ],
-    bootstrap: Annotated[
-        str | None,
-        typer.Option(help="Kafka brokers, separated by commas; default: DRYDOCK_KAFKA_BOOTSTRAP."),
-    ] = None,
+    context: typer.Context,
+    site: Site = None,
+    data_dir: DataDir = None,
+    bootstrap: Bootstrap = None,
     keys: Keys = None,
     name: Name = None,
-    slots: Annotated[
-        int, typer.Option(min=1, help="Jobs at once at the site's Macs, over all its agents.")
-    ] = 50,
+    slots: Slots = 50,
     drain_s: DrainS = 30.0,
     session_s: SessionS = 30.0,
-    listen: Annotated[
-        str, typer.Option(help="HOST:PORT of /metrics and /healthz; empty for none.")
-    ] = "127.0.0.1:9464",
+    listen: Address = "127.0.0.1:9464",
     simulate: Simulate = None,
 ) -> None:
     """Carry out the jobs of a site, on Kafka.
@@ -77,6 +85,10 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
     at each Mac and continues. Without --simulate it is a dry run: every job is withheld and no Mac
     is touched; this version cannot act on real Macs. Exit 2 if it cannot start or continue.
     """
+    if context.invoked_subcommand is not None:
+        return
+    if site is None or data_dir is None:
+        context.fail(f"Missing option '{'--site' if site is None else '--data-dir'}'.")
     from pydantic import TypeAdapter, ValidationError
 
     from agents.service import AgentError, AgentPlan, serve
@@ -88,7 +100,7 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
         TypeAdapter(SiteField).validate_python(site)
         TypeAdapter(SiteField).validate_python(name or site)
     except ValidationError:
-        _fail("--site and --name: use small letters, digits and hyphens, at most 63 characters")
+        fail("--site and --name: use small letters, digits and hyphens, at most 63 characters")
     address = _address(listen) if listen else None
     access, clock = _access(simulate)
     try:
@@ -107,7 +119,7 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
         )
         serve(plan, make_log())
     except (AgentError, SettingsError) as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 def _address(text: str) -> "Listen":
@@ -120,7 +132,7 @@ def _address(text: str) -> "Listen":
     try:
         return Listen.parse(text, empty_host="127.0.0.1")
     except ValueError as error:
-        _fail(f"{error}, such as 127.0.0.1:9464")
+        fail(f"{error}, such as 127.0.0.1:9464")
 
 
 def _access(simulate: str | None) -> "tuple[SiteAccess | None, Clock]":
@@ -142,13 +154,11 @@ def _access(simulate: str | None) -> "tuple[SiteAccess | None, Clock]":
         macs = SimulatedFleetClient(server.host, server.port)
         return SiteAccess.simulated(macs.mac_for), macs.clock()
     except SimulatedFleetError as error:
-        _fail(str(error))
+        fail(str(error))
 
 
-def _fail(message: str) -> NoReturn:
-    """End the command with one line on stderr, exit 2."""
-    sys.stderr.write(f"drydock: {message}\n")
-    raise typer.Exit(_USAGE)
+app.command()(check)
+app.command()(doctor)
 
 
 def main() -> None:

@@ -1,8 +1,11 @@
-"""Reading of YAML files and of stdin as text."""
+"""YAML files for a command: reading them as text, and printing their problems."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Final
+
+from runtime.located_yaml import Problem
 
 # `located_yaml.MAX_CHARACTERS`, each of at most four bytes.
 _MAX_BYTES: Final = 4 * 1024 * 1024
@@ -10,6 +13,20 @@ _MAX_BYTES: Final = 4 * 1024 * 1024
 
 class UnreadableFileError(Exception):
     """The file is not readable text; the message is one line with its path."""
+
+
+def problem_line(path: Path, problem: Problem, level: str, *, as_json: bool) -> str:
+    """Return a problem of a file as a line; `level` is `error` or `warning`.
+
+    The line is `file:line:column: path: message`, with `warning: ` before the path of a warning; or
+    a JSON object with these fields and `kind`, the level.
+    """
+    if as_json:
+        row = {"kind": level, "file": str(path), **problem._asdict()}
+        return json.dumps(row, ensure_ascii=False)
+    mark = "warning: " if level == "warning" else ""
+    where = f"{path}:{problem.line}:{problem.column}: {mark}"
+    return where + (f"{problem.path}: " if problem.path else "") + problem.message
 
 
 def read_yaml_text(path: Path) -> str:

@@ -8,12 +8,16 @@ from typing import Final
 from pydantic import SecretStr
 
 from agents.config.model import SecretRef
+from agents.mdm.server import ServerUnavailableError
 
 _MAX_BYTES: Final = 64 * 1024
 
 
-class SecretError(Exception):
-    """A secret cannot be used; the message has its place and never its value."""
+class SecretError(ServerUnavailableError):
+    """A secret cannot be used; the message has its place and never its value.
+
+    For a request it is an outage: a secret can be missing for a moment, while it is replaced.
+    """
 
 
 def read_secret(reference: SecretRef, environment: Mapping[str, str]) -> SecretStr:

@@ -73,14 +73,17 @@ class HttpServer:
         query: Mapping[str, str] | None = None,
         *,
         content: bytes | None = None,
+        login: Login | None = None,
     ) -> httpx.Response:
         """Return the response to one request, which is sent once.
 
-        `path` begins with a slash and is quoted already. Raises LoginRefusedError for the statuses
-        401 and 403, and ServerUnavailableError if no response of the server itself arrives.
+        `path` begins with a slash and is quoted already. `login` replaces the server's. Raises
+        LoginRefusedError for the statuses 401 and 403, and ServerUnavailableError if no response of
+        the server itself arrives.
         """
         self._limit.wait()
-        auth = httpx.BasicAuth(self._login.user, self._login.password())
+        login = login or self._login
+        auth = httpx.BasicAuth(login.user, login.password())
         try:
             response = self._client.request(
                 method, self._url + path, params=query, content=content, auth=auth
@@ -90,9 +93,7 @@ class HttpServer:
             detail = clean_text(str(error)) or type(error).__name__
             raise ServerUnavailableError(f"{self._url}: {detail}") from error
         if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            raise LoginRefusedError(
-                f"{self._url} refuses the login of {self._login.user}: check `login`"
-            )
+            raise LoginRefusedError(f"{self._url} refuses the login of {login.user}: check `login`")
         if response.status_code in _SERVER_ERRORS:
             raise ServerUnavailableError(f"{self._url}: status {response.status_code}")
         return response

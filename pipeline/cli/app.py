@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from agents.cli import agent
+from agents.cli import app as agent
+from agents.config.commands import doctor
 from pipeline.cli.approve import approve
 from pipeline.cli.attempts import app as attempts
 from pipeline.cli.backup import backup
@@ -54,9 +55,10 @@ def _root(
 
 
 # In the order of `drydock --help`.
-app.command()(agent)
+app.add_typer(agent, name="agent")
 app.command()(decide)
 app.command()(demo)
+app.command()(doctor)
 app.command()(explain)
 app.add_typer(keys, name="keys")
 app.add_typer(policy, name="policy")

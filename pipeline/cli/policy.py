@@ -12,7 +12,7 @@ from pipeline.cli.service_client import AsJson, By
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from pipeline.policy.file import PolicyDocument, Problem
+    from pipeline.policy.file import PolicyDocument
     from pipeline.policy.model import Window
 
 app = typer.Typer(help="Validate a policy, and put it in force.", no_args_is_help=True)
@@ -92,7 +92,7 @@ def _validated(file: Path, *, as_json: bool) -> "tuple[str, PolicyDocument, int]
 
     from pipeline.policy.file import PolicyError, read_document
     from pipeline.policy.lint import lint
-    from runtime.yaml_file import UnreadableFileError, read_yaml_text
+    from runtime.yaml_file import UnreadableFileError, problem_line, read_yaml_text
 
     try:
         text = read_yaml_text(file)
@@ -102,25 +102,13 @@ def _validated(file: Path, *, as_json: bool) -> "tuple[str, PolicyDocument, int]
         document = read_document(text)
     except PolicyError as error:
         for problem in error.problems:
-            _report(file, problem, "error", as_json=as_json)
+            emit(problem_line(file, problem, "error", as_json=as_json))
         count = len(error.problems)
         fail_attention(f"{file} is not a valid policy: {count} problem{'s' if count > 1 else ''}")
     warnings = lint(document, datetime.now(UTC).date())
     for problem in warnings:
-        _report(file, problem, "warning", as_json=as_json)
+        emit(problem_line(file, problem, "warning", as_json=as_json))
     return text, document, len(warnings)
-
-
-def _report(file: Path, problem: "Problem", level: str, *, as_json: bool) -> None:
-    import json
-
-    if as_json:
-        row = {"kind": level, "file": str(file), **problem._asdict()}
-        emit(json.dumps(row, ensure_ascii=False))
-    else:
-        mark = "warning: " if level == "warning" else ""
-        where = f"{file}:{problem.line}:{problem.column}: {mark}"
-        emit(where + (f"{problem.path}: " if problem.path else "") + problem.message)
 
 
 def _summary_json(file: Path, document: "PolicyDocument", warnings: int) -> None:

@@ -43,7 +43,7 @@ SECRET = "Tr0ub4dor-and-3"
 
 
 def test_whole_file_is_read() -> None:
-    site = parse_agent_config(WHOLE).sites["london"]
+    site = parse_agent_config(WHOLE).config.sites["london"]
     (server,) = site.mdm_servers
     assert site.methods == (Method.DDM, Method.ERASE_DEVICE)
     assert site.allow_destructive == {"C02XK1ZYJHD3", "123456789012"}
@@ -55,12 +55,12 @@ def test_whole_file_is_read() -> None:
 
 
 def test_file_without_permitted_serial_numbers_permits_none() -> None:
-    config = parse_agent_config(SITE + SERVER + "    methods: [mdm_command]\n")
+    config = parse_agent_config(SITE + SERVER + "    methods: [mdm_command]\n").config
     assert config.sites["london"].allow_destructive == frozenset()
 
 
 def test_configuration_survives_a_round_trip() -> None:
-    config = parse_agent_config(WHOLE)
+    config = parse_agent_config(WHOLE).config
     assert AgentConfig.model_validate_json(config.model_dump_json()) == config
 
 

@@ -1,0 +1,84 @@
+"""Summary of a valid configuration: sites, servers, secrets that can be read, and the lock."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from agents.config.model import MdmServerConfig, SecretRef, SiteConfig
+from agents.config.secrets import SecretError, read_secret
+from agents.destructive_lock import DESTRUCTIVE_METHODS
+
+
+def secrets_of(site: SiteConfig) -> Iterator[SecretRef]:
+    """Yield each reference to a secret of the site, in the order of the file."""
+    for server in site.mdm_servers:
+        yield server.login
+        if server.ddm is not None:
+            yield server.ddm.login
+
+
+def secret_problem(reference: SecretRef, environment: Mapping[str, str]) -> str | None:
+    """Return the reason for which a secret cannot be used, None if it can."""
+    try:
+        read_secret(reference, environment)
+    except SecretError as error:
+        return str(error)
+    return None
+
+
+def summary_row(name: str, site: SiteConfig, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the summary of a site as JSON values; a secret has its place only."""
+
+    def login(reference: SecretRef) -> dict[str, Any]:
+        problem = secret_problem(reference, environment)
+        return {"from": str(reference), "is_set": problem is None, "problem": problem}
+
+    def server_row(server: MdmServerConfig) -> dict[str, Any]:
+        row = server.model_dump(mode="json", exclude={"login", "ddm"})
+        ddm = server.ddm and {"url": server.ddm.url, "login": login(server.ddm.login)}
+        return {**row, "login": login(server.login), "ddm": ddm}
+
+    return {
+        "kind": "site",
+        "site": name,
+        "time_zone": site.time_zone,
+        "methods": list(site.methods),
+        "mdm_servers": [server_row(server) for server in site.mdm_servers],
+        "locked": sorted(set(site.methods) & DESTRUCTIVE_METHODS),
+        "allow_destructive": sorted(site.allow_destructive),
+        "limits": site.limits.model_dump(mode="json"),
+    }
+
+
+def summary_lines(row: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines that show a summary to a person."""
+    yield f"{row['site']} ({row['time_zone']})"
+    yield f"  methods: {', '.join(row['methods'])}"
+    for server in row["mdm_servers"]:
+        yield (
+            f"  server {server['name']}: {server['kind']} at {server['url']}, at most"
+            f" {server['max_requests_per_s']:g} requests/s and {server['max_open_commands']} open"
+            f" commands, timeout {server['timeout_s']:g} s"
+        )
+        yield f"    login: {_login(server['login'])}"
+        if server["ddm"]:
+            ddm = server["ddm"]
+            yield f"    declarations at {ddm['url']}; login: {_login(ddm['login'])}"
+    yield f"  erase, reinstall and migration: {_lock(row)}"
+    limits = row["limits"]
+    yield (
+        f"  limits: {limits['disk_update_gb']:g} GB free for an update,"
+        f" {limits['disk_upgrade_gb']:g} GB for an upgrade; battery"
+        f" {limits['battery_apple_silicon']:g} % on Apple silicon, {limits['battery_intel']:g} % on"
+        " Intel"
+    )
+
+
+def _login(login: Mapping[str, Any]) -> str:
+    return f"{login['from']} is set" if login["is_set"] else login["problem"]
+
+
+def _lock(row: Mapping[str, Any]) -> str:
+    allowed = row["allow_destructive"]
+    if not allowed:
+        return "locked for every Mac"
+    return f"locked but for {len(allowed)} Mac{'s'[: len(allowed) > 1]}: {', '.join(allowed)}"

@@ -1,0 +1,55 @@
+"""Warnings about valid configurations that probably do not do what their author wants. Pure."""
+
+from collections.abc import Iterator
+
+from agents.config.file import AgentConfigDocument
+from agents.config.model import SiteConfig, is_loopback
+from agents.destructive_lock import DESTRUCTIVE_METHODS
+from runtime.located_yaml import Path, Problem, path_text
+from runtime.yaml_model import locate
+from schemas.jobs import MDM_METHODS
+
+_Found = Iterator[tuple[Path, str]]
+
+
+def lint(document: AgentConfigDocument) -> list[Problem]:
+    """Return the warnings in the order of their lines."""
+    found = [
+        (("sites", name, *path), message)
+        for name, site in document.config.sites.items()
+        for check in (_methods, _plain_http, _lock)
+        for path, message in check(site)
+    ]
+    return sorted(
+        Problem(*locate(document.root, path).location, path_text(path), message)
+        for path, message in found
+    )
+
+
+def _methods(site: SiteConfig) -> _Found:
+    for index, method in enumerate(site.methods):
+        if method not in MDM_METHODS:
+            message = f"{method} is not built yet: its jobs are refused as unsupported"
+            yield ("methods", index), message
+    if site.mdm_servers and MDM_METHODS.isdisjoint(site.methods):
+        yield ("mdm_servers",), "no method of this site uses an MDM server"
+
+
+def _plain_http(site: SiteConfig) -> _Found:
+    for index, server in enumerate(site.mdm_servers):
+        urls: dict[Path, str] = {("url",): server.url}
+        if server.ddm is not None:
+            urls["ddm", "url"] = server.ddm.url
+        for path, url in urls.items():
+            if url.startswith("http:") and not is_loopback(url):
+                message = "sends the login over the network without TLS; use https"
+                yield ("mdm_servers", index, *path), message
+
+
+def _lock(site: SiteConfig) -> _Found:
+    locked = [method for method in site.methods if method in DESTRUCTIVE_METHODS]
+    if locked and not site.allow_destructive:
+        names = ", ".join(locked)
+        yield ("methods",), f"{names}: locked for every Mac, since `allow_destructive` is empty"
+    if site.allow_destructive and not locked:
+        yield ("allow_destructive",), "no method of this site erases or reinstalls a Mac"
