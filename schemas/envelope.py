@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, Field, StringConstraints, TypeAdapter, Valid
 
 from schemas.dead_letters import DeadLetterCode
 from schemas.events.advisory import (
+    AdvisoryCorrected,
     AdvisoryNarrowed,
     AdvisoryPublished,
     AdvisoryRetracted,
@@ -122,6 +123,11 @@ class AdvisoryNarrowedEvent(CloudEvent):
     data: AdvisoryNarrowed
 
 
+class AdvisoryCorrectedEvent(CloudEvent):
+    type: Literal["drydock.advisory.corrected.v1"] = "drydock.advisory.corrected.v1"
+    data: AdvisoryCorrected
+
+
 class AdvisoryRetractedEvent(CloudEvent):
     type: Literal["drydock.advisory.retracted.v1"] = "drydock.advisory.retracted.v1"
     data: AdvisoryRetracted
@@ -176,6 +182,7 @@ AdvisoryEvent = (
     AdvisoryPublishedEvent
     | AdvisorySeverityRaisedEvent
     | AdvisoryNarrowedEvent
+    | AdvisoryCorrectedEvent
     | AdvisoryRetractedEvent
 )
 DeviceEvent = (

@@ -19,8 +19,9 @@ class FeedState(WireModel):
 
     `snapshots` has the newest snapshot of each entry that the feed has listed and not retracted:
     an entry that a document lacks, or has in an unreadable form, is kept. `document_at` is the
-    date inside the newest document (None if the feed has no dates), `listed` the number of its
-    entries, `document_sha256` the digest of its bytes. `has_supplements` is True once the feed
+    date inside the newest document (None if the feed has no dates), `reported_at` the time of the
+    newest events (None without any), `listed` the number of its entries, `document_sha256` the
+    digest of its bytes. `has_supplements` is True once the feed
     has listed background security improvements. `dead_letter_digests` identify the unusable
     parts of the newest documents, so that each becomes a dead letter only once.
     """
@@ -28,6 +29,7 @@ class FeedState(WireModel):
     source: FeedSource
     document_sha256: str = ""
     document_at: AwareDatetime | None = None
+    reported_at: AwareDatetime | None = None
     listed: Annotated[int, Field(ge=0)] = 0
     has_supplements: bool = False
     snapshots: tuple[AdvisorySnapshot, ...] = ()

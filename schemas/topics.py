@@ -19,6 +19,7 @@ from schemas.dead_letters import DeadLetter
 from schemas.decisions import DecisionRecord
 from schemas.envelope import (
     MAX_EVENT_BYTES,
+    AdvisoryCorrectedEvent,
     AdvisoryNarrowedEvent,
     AdvisoryPublishedEvent,
     AdvisoryRetractedEvent,
@@ -126,6 +127,7 @@ ADVISORIES: Final = Topic(
         AdvisoryPublishedEvent,
         AdvisorySeverityRaisedEvent,
         AdvisoryNarrowedEvent,
+        AdvisoryCorrectedEvent,
         AdvisoryRetractedEvent,
     ),
     partitions=1,

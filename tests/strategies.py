@@ -18,6 +18,7 @@ from pipeline.state.device import FIELDS, FIRST_TELEMETRY, INDEX, SOURCES, Devic
 from pipeline.state.fleet import Fleet
 from pipeline.state.jobs import JobEntry, JobHistory
 from schemas.envelope import (
+    AdvisoryCorrectedEvent,
     AdvisoryEvent,
     AdvisoryNarrowedEvent,
     AdvisoryPublishedEvent,
@@ -163,6 +164,7 @@ _KINDS: tuple[Any, ...] = (
     AdvisoryPublishedEvent,
     AdvisorySeverityRaisedEvent,
     AdvisoryNarrowedEvent,
+    AdvisoryCorrectedEvent,
     AdvisoryRetractedEvent,
 )
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from pipeline.ingest.translation import PayloadError, Translation
 from schemas.dead_letters import DeadLetter, DeadLetterCode, make_dead_letter
 from schemas.envelope import (
+    AdvisoryCorrectedEvent,
     AdvisoryEvent,
     AdvisoryNarrowedEvent,
     AdvisoryPublishedEvent,
@@ -24,6 +25,7 @@ from schemas.envelope import (
     AdvisorySeverityRaisedEvent,
 )
 from schemas.events.advisory import (
+    AdvisoryCorrected,
     AdvisoryNarrowed,
     AdvisoryPublished,
     AdvisoryRetracted,
@@ -42,6 +44,7 @@ MAX_DEAD_LETTERS: Final = 1_000
 _FIRST_YEAR: Final = 2001
 _LAST_YEAR: Final = 2100
 _MAX_CLOCK_SKEW: Final = timedelta(days=1)
+_SMALLEST_STEP: Final = timedelta(microseconds=1)
 
 _CVE: Final = re.compile(r"CVE-[0-9]{4}-[0-9]{4,12}")
 _DEVICE_ID: Final = re.compile(r"[!-~]{1,64}")
@@ -52,6 +55,7 @@ _EVENTS: Final[Mapping[type[AdvisorySnapshot], type[Any]]] = {
     AdvisoryPublished: AdvisoryPublishedEvent,
     AdvisorySeverityRaised: AdvisorySeverityRaisedEvent,
     AdvisoryNarrowed: AdvisoryNarrowedEvent,
+    AdvisoryCorrected: AdvisoryCorrectedEvent,
     AdvisoryRetracted: AdvisoryRetractedEvent,
 }
 
@@ -253,6 +257,16 @@ class FeedDocument:
         """
         latest = self.received_at + _MAX_CLOCK_SKEW
         return max((one for one in instants if one is not None and one <= latest), default=None)
+
+    def later_than(self, reported_at: datetime | None, at: datetime) -> datetime:
+        """Return the time of a document's events: `at`, or one microsecond after `reported_at`.
+
+        The second if `at` is not later than `reported_at`, the time of the feed's earlier events:
+        of two statements about one release the later one must have the later time.
+        """
+        if reported_at is None or at > reported_at:
+            return at
+        return reported_at + _SMALLEST_STEP
 
     def event(self, data: AdvisorySnapshot, *, subject: str, at: datetime) -> AdvisoryEvent:
         """Return the event for `data`, with an id derived from its content.

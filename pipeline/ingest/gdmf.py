@@ -5,14 +5,16 @@ Source: `https://gdmf.apple.com/v2/pmv`, described in Apple's device-management 
 the same document under `data`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import reduce
 from typing import Final
 
 from pipeline.ingest.advisory_feed import MAX_LISTED, FeedDocument, Node, T, make_snapshot
 from pipeline.ingest.feed_diff import FeedDiff, translate_since
 from pipeline.ingest.json_payload import load_json
+from pipeline.ingest.sofa_release import refuse_wrong_build
 from pipeline.ingest.translation import PayloadError, Translation
 from schemas.dead_letters import DeadLetterCode
 from schemas.events.advisory import AdvisoryNarrowed, AdvisoryPublished, AdvisorySnapshot
@@ -22,6 +24,7 @@ from schemas.macos import Build, OSVersion
 
 SOURCE: Final[FeedSource] = "gdmf"
 _SMALLEST_STEP: Final = timedelta(microseconds=1)
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _SETS: Final = ("PublicAssetSets", "AssetSets", "PublicBackgroundSecurityImprovements")
 
 
@@ -57,9 +60,10 @@ def translate(
     Background security improvements are included, each with the devices to which Apple offers it.
     With `previous`, an earlier document, only changes give events:
 
-    - published: a version that was not offered before, or now has other builds or a device that it
-      did not have.
-    - narrowed: a version that has the same builds and fewer devices now, none of them new.
+    - published: a version that was not offered before, or now has a build or a device that it did
+      not have.
+    - narrowed: a version that has fewer builds or devices now, none of them new, although no entry
+      of it expired.
 
     The entries of a version (one for each set, one for each build) are merged: every build and
     device, the first posting, the last expiration. Apple posts old versions again, so `released_at`
@@ -103,43 +107,71 @@ def diff(
             raise document.error(f"no asset sets: none of {', '.join(_SETS)}")
     except PayloadError as error:
         return FeedDiff(feed.refuse(error), None)
-    offers: dict[OSVersion, _Offer] = {}
-    postings: list[datetime | None] = []
-    for offer in _offers(document, feed):
-        known = offers.get(offer.version)
-        offers[offer.version] = offer if known is None else known.merged(offer)
-        postings.append(offer.posted_at)
-    old = {one.os_version: one for one in state.snapshots if one.os_version is not None}
-    at = feed.newest(postings) or received_at
+    entries = list(_offers(document, feed))
+    now, old = _by_version(entries), _by_version(map(_offer_of, state.snapshots))
+    at = feed.newest(entry.posted_at for entry in entries) or received_at
     if state.document_at is not None and at <= state.document_at:
         at = max(received_at, state.document_at + _SMALLEST_STEP)
     events = [
         feed.event(_snapshot(kind, offer), subject=advisory_id("macOS", str(version)), at=at)
-        for version, offer in sorted(offers.items())
-        if (kind := _change(old.get(version), offer)) is not None
+        for version, listed in sorted(now.items())
+        for offer in [reduce(_Offer.merged, listed)]
+        if (kind := _change(old.get(version, []), offer, received_at)) is not None
     ]
-    now = {version: _snapshot(AdvisorySnapshot, offer) for version, offer in offers.items()}
     after = FeedState(
         source=SOURCE,
         document_sha256=feed.raw_sha256,
         document_at=at if events else state.document_at,
-        listed=len(offers),
-        snapshots=tuple(one for _, one in sorted((old | now).items())),
+        listed=len(now),
+        snapshots=tuple(
+            _snapshot(AdvisorySnapshot, offer)
+            for _, listed in sorted((old | now).items())
+            for offer in listed
+        ),
     )
     return FeedDiff(feed.translation(events), after)
 
 
-def _change(old: AdvisorySnapshot | None, new: _Offer) -> type[AdvisorySnapshot] | None:
+def _by_version(entries: Iterable[_Offer]) -> dict[OSVersion, list[_Offer]]:
+    """Return the entries of each version, one for each date of expiration, the earliest first."""
+    found: dict[OSVersion, dict[datetime, _Offer]] = {}
+    for entry in entries:
+        of_version = found.setdefault(entry.version, {})
+        key = entry.expires_at or _NEVER
+        known = of_version.get(key)
+        of_version[key] = entry if known is None else known.merged(entry)
+    return {
+        version: [of_version[key] for key in sorted(of_version)]
+        for version, of_version in found.items()
+    }
+
+
+def _change(old: Sequence[_Offer], new: _Offer, now: datetime) -> type[AdvisorySnapshot] | None:
     """Return the class of an offer's news, published or narrowed; None if it has no news.
 
-    `old` is the version's earlier snapshot. Published: there is none, or the offer has other builds
-    or a device that `old` did not list. Narrowed: the builds are the same, some devices are gone,
-    and none is new.
+    `old` are the version's earlier entries. Published: there is none, or the offer has a build or a
+    device that they did not have. Narrowed: it lacks builds or devices of the entries that have not
+    expired at `now`. An entry leaves the document when it expires, and that is no news.
     """
-    before = frozenset() if old is None else frozenset(old.device_ids or ())
-    if old is None or new.builds != frozenset(old.builds) or new.device_ids - before:
+    if not old:
         return AdvisoryPublished
-    return AdvisoryNarrowed if new.device_ids < before else None
+    before = reduce(_Offer.merged, old)
+    if new.builds - before.builds or new.device_ids - before.device_ids:
+        return AdvisoryPublished
+    valid = [one for one in old if one.expires_at is None or one.expires_at > now]
+    lost = any(one.builds - new.builds or one.device_ids - new.device_ids for one in valid)
+    return AdvisoryNarrowed if lost else None
+
+
+def _offer_of(known: AdvisorySnapshot) -> _Offer:
+    assert known.os_version is not None
+    return _Offer(
+        known.os_version,
+        frozenset(known.builds),
+        known.released_at,
+        known.expires_at,
+        frozenset(known.device_ids or ()),
+    )
 
 
 def _offers(document: Node, feed: FeedDocument) -> Iterator[_Offer]:
@@ -163,17 +195,20 @@ def _offers(document: Node, feed: FeedDocument) -> Iterator[_Offer]:
 def _offer(entry: Node) -> _Offer:
     """Return one entry as an offer; its build and its two dates may be absent.
 
-    Raises PayloadError if the entry is not an object, if the version or the list of devices is
-    missing, if the list has more than MAX_LISTED devices, or if any field cannot be read.
+    Raises PayloadError if the entry is not an object, if the version is missing, if the list of
+    devices is missing, empty, or longer than MAX_LISTED, if the build is of a beta or contradicts
+    the version, or if any field cannot be read.
     """
     version = entry.get("ProductVersion").version()
     extra = entry.get("ProductVersionExtra")
     if extra.text():
         version = Node(f"{version.release} {extra.text()}", extra.where).version()
     build = entry.get("Build").build()
+    if build is not None:
+        refuse_wrong_build(entry.get("Build"), version, build)
     devices = entry.get("SupportedDevices")
-    if devices.value is None:
-        raise devices.error("missing")
+    if not devices.value:
+        raise devices.error("missing or empty")
     listed = frozenset(device.device_id() for device in devices.items())
     if len(listed) > MAX_LISTED:
         raise devices.error(f"more than {MAX_LISTED} devices", DeadLetterCode.BAD_VALUE)

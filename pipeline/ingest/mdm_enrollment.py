@@ -17,7 +17,7 @@ _USER_TYPES: Final = frozenset({"User", "User Enrollment", "Shared iPad"})
 # These keys are sent on the user channel only (github.com/apple/device-management, mdm/checkin).
 _USER_KEYS: Final = ("UserID", "EnrollmentUserID", "UserShortName")
 
-_OTHER_PRODUCTS: Final = (
+OTHER_PRODUCTS: Final = (
     "iPhone",
     "iPad",
     "iPod",
@@ -58,7 +58,7 @@ def refuse_other_products(product: str | None) -> None:
     if product is None:
         return
     family = product.replace(" ", "").casefold()
-    if product.startswith(_OTHER_PRODUCTS) or family in _OTHER_FAMILIES:
+    if product.startswith(OTHER_PRODUCTS) or family in _OTHER_FAMILIES:
         raise PayloadError(DeadLetterCode.NOT_A_MAC, f"a device of another kind: {product}")
 
 

@@ -19,11 +19,13 @@ from pipeline.ingest.sofa_release import SEVERITIES, SofaRelease
 from pipeline.ingest.translation import PayloadError, Translation
 from schemas.envelope import AdvisoryEvent
 from schemas.events.advisory import (
+    AdvisoryCorrected,
     AdvisoryNarrowed,
     AdvisoryPublished,
     AdvisoryRetracted,
     AdvisorySeverityRaised,
     AdvisorySnapshot,
+    Severity,
 )
 from schemas.feeds import FeedSource, FeedState
 from schemas.ids import advisory_id
@@ -56,15 +58,21 @@ def translate(
       cannot be read are not retracted. A background security improvement is retracted only if its
       release is the newest of its line, and the feed still lists such improvements or never did.
 
-    Other new CVEs in old notes, corrected dates and corrected builds give no event of their own;
-    the next event of the release has them. An event has all fields of the release in this feed;
-    blank builds, release date, link and device list are taken from an earlier feed.
+    - corrected: otherwise, other CVEs than before, fewer of them exploited, or a lower rating. An
+      empty list is a gap of the feed and not a correction, as is a CVE that is still listed and no
+      longer called exploited (see `sofa_release.SofaRelease.filled_from`).
+
+    Corrected dates and corrected builds give no event of their own; the next event of the release
+    has them. An event has all fields of the release in this feed; blank builds, CVEs, release date,
+    link and device list are taken from an earlier feed.
 
     `time` is the feed's LastCheck; if that is missing, unreadable, in the future, or older than a
     listed release, it is the newest ReleaseDate that is not in the future, or `received_at` without
-    one. A part that cannot be read is a dead letter with its path; a feed that cannot be read as a
-    whole gives one dead letter and no events. If `previous` cannot be read, it gives a dead letter,
-    and every release is published. Raises nothing.
+    one. If that is not later than the earlier feed's events, it is one microsecond after them. A
+    feed of another system than macOS is refused as a whole. A part that cannot be read is a dead
+    letter with its path; a feed that cannot be read as a whole gives one dead letter and no events.
+    If `previous` cannot be read, it gives a dead letter, and every release is published. Raises
+    nothing.
     """
     return translate_since(
         diff, raw, previous, source=SOURCE, origin=origin, received_at=received_at
@@ -93,11 +101,13 @@ def diff(
     except PayloadError as error:
         return FeedDiff(feed.refuse(error), None)
     old = _history_of(state)
-    events = list(_events(feed, new.at, _changes(old, new)))
+    at = feed.later_than(state.reported_at, new.at)
+    events = list(_events(feed, at, _changes(old, new)))
     after = FeedState(
         source=SOURCE,
         document_sha256=feed.raw_sha256,
         document_at=new.checked_at,
+        reported_at=at if events else state.reported_at,
         listed=len(new.advisories),
         has_supplements=old.has_supplements or new.has_supplements,
         snapshots=tuple(_snapshots_after(old, new)),
@@ -141,14 +151,24 @@ def _changes(old: _FeedHistory, new: SofaDocument) -> _Changes:
 def _kinds(old: SofaAdvisory, new: SofaAdvisory) -> Iterator[type[AdvisorySnapshot]]:
     """Yield the event classes for the news of a release that was known before: none, one or two.
 
-    Published or narrowed comes first, then severity_raised.
+    Published or narrowed comes first, then severity_raised. Without any of them, corrected.
     """
+    kinds: list[type[AdvisorySnapshot]] = []
     if _reaches_more(old, new):
-        yield AdvisoryPublished
+        kinds.append(AdvisoryPublished)
     elif new.device_ids is not None and (old.device_ids is None or new.device_ids < old.device_ids):
-        yield AdvisoryNarrowed
+        kinds.append(AdvisoryNarrowed)
     if new.release.exploited - old.release.exploited or _urgency(new) > _urgency(old):
-        yield AdvisorySeverityRaised
+        kinds.append(AdvisorySeverityRaised)
+    if not kinds and _security(new) != _security(old):
+        kinds.append(AdvisoryCorrected)
+    yield from kinds
+
+
+def _security(advisory: SofaAdvisory) -> tuple[frozenset[str], frozenset[str], Severity | None]:
+    """Return all CVEs of the release, the exploited ones, and the worst rating."""
+    release = advisory.release
+    return release.cves | release.exploited, release.exploited, release.severity
 
 
 def _reaches_more(old: SofaAdvisory, new: SofaAdvisory) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from pipeline.ingest.advisory_feed import FeedDocument, Node
 from pipeline.ingest.sofa_release import SofaRelease, read_release, read_supplement, release_version
 from pipeline.ingest.translation import PayloadError
+from schemas.dead_letters import DeadLetterCode
 from schemas.macos import OSVersion, parse_os_version
 
 # The lists of one line differ by new models (SOFA: 15.0 names 52 devices, 15.3 names 67); a
@@ -64,6 +65,7 @@ class _Reading:
     latest: dict[str, OSVersion]
     unreadable: set[OSVersion]
     unclear: set[str]
+    other_products: bool = False
 
     def add_entry(
         self, entry: Node, line: str, read: Callable[[Node, FeedDocument], SofaRelease]
@@ -78,6 +80,7 @@ class _Reading:
         try:
             release = read(entry, self.feed)
         except PayloadError as error:
+            self.other_products |= error.code is DeadLetterCode.NOT_A_MAC
             self.feed.add_dead_letter(error, entry)
             self._remember_unread(entry, line)
             return None
@@ -107,13 +110,13 @@ def read_document(value: Any, feed: FeedDocument) -> SofaDocument:
     - Feeds before March 2026 have no scope. A release that is newer than the line's `Latest` is for
       the listed devices: SOFA sets `Latest` back when it learns that the newest release is not for
       all.
-    - A list with less than half as many devices as the longest list of its line is for those
-      devices.
+    - A background security improvement with a list is for those devices, and so is a release whose
+      list has less than half as many devices as the longest list of its line.
     - Any other release is for every Mac of its line: older lists lack newer models, so a long list
       does not exclude a Mac.
 
-    Raises PayloadError `bad_shape` if the document is not an object, or if `OSVersions` is missing,
-    empty or not an array.
+    Raises PayloadError: `bad_shape` if the document is not an object, or if `OSVersions` is
+    missing, empty or not an array; `not_a_mac` if it has releases of other products only.
     """
     document = Node(value)
     lines = document.get("OSVersions")
@@ -125,6 +128,8 @@ def read_document(value: Any, feed: FeedDocument) -> SofaDocument:
             _read_line(entry, reading)
         except PayloadError as error:
             feed.add_dead_letter(error, entry)
+    if reading.other_products and not reading.releases:
+        raise lines.error("the feed of another system", DeadLetterCode.NOT_A_MAC)
     supplements = document.get("BackgroundSecurityImprovements")
     for entry in _supplements(supplements, feed):
         reading.add_entry(entry, "", read_supplement)
@@ -214,9 +219,9 @@ def _device_ids(
     """Return the devices that a release is for; None means every Mac of its line.
 
     A release with the scope `device-specific`, or without a scope and newer than `latest`, is for
-    the listed devices: an empty set if it has no list. Without a scope a list under half of
-    `longest` counts too. All others give None. `longest` is the size of the longest list of the
-    line, `latest` the line's `Latest`; None if that is unknown.
+    the listed devices: an empty set if it has no list. Without a scope the list of a supplement
+    counts too, and one under half of `longest`. All others give None. `longest` is the size of the
+    longest list of the line, `latest` the line's `Latest`; None if that is unknown.
     """
     listed = release.listed
     if release.scope == "universal":
@@ -225,6 +230,8 @@ def _device_ids(
         return listed or frozenset()
     if latest is not None and release.version.release > latest:
         return listed or frozenset()
+    if release.version.supplement:
+        return listed
     if listed is not None and len(listed) < longest * _SPECIFIC_SHARE:
         return listed
     return None

@@ -7,10 +7,11 @@ from datetime import datetime
 from typing import Final, Literal, TypeVar
 
 from pipeline.ingest.advisory_feed import MAX_LISTED, FeedDocument, Node
+from pipeline.ingest.mdm_enrollment import OTHER_PRODUCTS
 from pipeline.ingest.translation import PayloadError
 from schemas.dead_letters import DeadLetterCode
 from schemas.events.advisory import Severity
-from schemas.macos import Build, OSVersion
+from schemas.macos import Build, OSVersion, train_of
 
 Scope = Literal["universal", "device-specific"]
 Item = TypeVar("Item")
@@ -19,6 +20,7 @@ SEVERITIES: Final[tuple[Severity, ...]] = ("low", "medium", "high", "critical")
 _SCOPES: Final[dict[str, Scope]] = {"universal": "universal", "device-specific": "device-specific"}
 # SOFA links Apple's page of all security notes if a release has no notes of its own.
 _NO_NOTES: Final = "/100100"
+_WORD_START: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _SUPPLEMENT: Final = re.compile(r"\(([a-z])\)\s*$|^RSR_([a-z])$", re.ASCII)
 
 
@@ -66,14 +68,21 @@ class SofaRelease:
     def filled_from(self, old: "SofaRelease") -> "SofaRelease":
         """Return this release, with fields of the earlier `old` where it has none.
 
-        These fields are builds, release date and link: SOFA blanks builds and dates of older
-        releases.
+        These fields are builds, release date and link, which SOFA blanks for older releases, and
+        the CVEs. A CVE stays exploited as long as it is listed. In SOFA's history an empty list, or
+        a flag that went while its CVE stayed, was undone by a later feed; a list with other CVEs
+        was a correction (github.com/macadmins/sofa, issues 234 and 235).
         """
+        before = old.cves | old.exploited
+        cves = self.cves | self.exploited or before
         return replace(
             self,
             builds=self.builds or old.builds,
             released_at=self.released_at or old.released_at,
             url=self.url or old.url,
+            cves=cves,
+            exploited=self.exploited | (old.exploited & cves),
+            severity=self.severity or (old.severity if cves == before else None),
         )
 
 
@@ -96,9 +105,10 @@ def read_release(entry: Node, feed: FeedDocument) -> SofaRelease:
             f"a release of another product: {product.text()}", DeadLetterCode.NOT_A_MAC
         )
     cves = entry.get("CVEs")
+    version = release_version(entry)
     return SofaRelease(
-        version=release_version(entry),
-        builds=_builds(entry, feed),
+        version=version,
+        builds=_builds(entry, version, feed),
         released_at=_read_optional(entry.get("ReleaseDate"), Node.instant, feed),
         expires_at=_read_optional(entry.get("ExpirationDate"), Node.instant, feed),
         cves=_read_all(_keys(cves, feed), Node.cve, feed),
@@ -113,29 +123,64 @@ def read_release(entry: Node, feed: FeedDocument) -> SofaRelease:
 def read_supplement(entry: Node, feed: FeedDocument) -> SofaRelease:
     """Return a background security improvement (`26.3.1 (a)`) of a feed.
 
-    An invalid item of a list and an invalid optional field become dead letters alone. Raises
-    PayloadError if the entry is not an object, or if the version or its letter is missing or cannot
-    be read.
+    Its keys are written `VersionExtra` or `version_extra`; SOFA changed them from the one to the
+    other and back in 2026. The letter is in VersionExtra and at the end of the build. An invalid
+    item of a list and an invalid optional field become dead letters alone. Raises PayloadError:
+    `not_a_mac` for an improvement whose devices are all other products, `bad_value` if version and
+    build, or the two letters, contradict each other, and others if the entry is not an object, or
+    if the version or its letter is missing or cannot be read.
     """
-    version = entry.get("Version").version()
-    extra = entry.get("VersionExtra")
-    if not extra.text():
-        raise extra.error("missing")
-    version = Node(f"{version.release} {extra.text()}", extra.where).version()
-    if not version.supplement:
-        raise extra.error("not the letter of a supplement", DeadLetterCode.BAD_VALUE)
-    build = _read_optional(entry.get("Build"), Node.build, feed)
+    listed = _listed(entry, feed)
+    _refuse_other_products(listed, _member(entry, "SupportedDevices"))
+    stated = _member(entry, "Version").version()
+    extra, build_node = _member(entry, "VersionExtra"), _member(entry, "Build")
+    build = _read_optional(build_node, Node.build, feed)
+    version = _supplement(stated, extra, None if build is None else build.suffix)
+    if build is not None:
+        refuse_wrong_build(build_node, version, build)
     return SofaRelease(
         version=version,
         builds=frozenset() if build is None else frozenset({build}),
-        released_at=_read_optional(entry.get("PostingDate"), Node.instant, feed),
-        expires_at=_read_optional(entry.get("ExpirationDate"), Node.instant, feed),
-        cves=_read_all(_items(entry.get("CVEs"), feed), Node.cve, feed),
-        exploited=_read_all(_items(entry.get("ActivelyExploitedCVEs"), feed), Node.cve, feed),
+        released_at=_read_optional(_member(entry, "PostingDate"), Node.instant, feed),
+        expires_at=_read_optional(_member(entry, "ExpirationDate"), Node.instant, feed),
+        cves=_read_all(_items(_member(entry, "CVEs"), feed), Node.cve, feed),
+        exploited=_read_all(_items(_member(entry, "ActivelyExploitedCVEs"), feed), Node.cve, feed),
         url=_url(entry, feed),
         scope=_scope(entry, feed),
-        listed=_listed(entry, feed),
+        listed=listed,
     )
+
+
+def _supplement(stated: OSVersion, extra: Node, of_build: str | None) -> OSVersion:
+    """Return the version with the letter that `extra` states, or else the build has.
+
+    Raises PayloadError: `bad_shape` if neither has one, `bad_value` if they differ, or if `extra`
+    is not a letter.
+    """
+    if not extra.text():
+        if not of_build:
+            raise extra.error("missing")
+        return stated._replace(supplement=of_build)
+    version = Node(f"{stated.release} {extra.text()}", extra.where).version()
+    if not version.supplement:
+        raise extra.error("not the letter of a supplement", DeadLetterCode.BAD_VALUE)
+    if of_build and version.supplement != of_build:
+        raise extra.error(
+            f"the letter {version.supplement} contradicts the build", DeadLetterCode.BAD_VALUE
+        )
+    return version
+
+
+def _member(entry: Node, key: str) -> Node:
+    """Return the member `key` of an entry, in SOFA's spelling or as `snake_case`."""
+    node = entry.get(key)
+    return node if node.value is not None else entry.get(_WORD_START.sub("_", key).lower())
+
+
+def _refuse_other_products(listed: frozenset[str] | None, node: Node) -> None:
+    """Raise PayloadError `not_a_mac` if all of these devices are other Apple products."""
+    if listed and all(device.startswith(OTHER_PRODUCTS) for device in listed):
+        raise node.error("for devices of another kind", DeadLetterCode.NOT_A_MAC)
 
 
 def release_version(entry: Node) -> OSVersion:
@@ -158,9 +203,33 @@ def release_version(entry: Node) -> OSVersion:
     return version
 
 
-def _builds(entry: Node, feed: FeedDocument) -> frozenset[Build]:
+def _builds(entry: Node, version: OSVersion, feed: FeedDocument) -> frozenset[Build]:
+    """Return the builds of a release.
+
+    One of another train than the version's becomes a dead letter, as does a seed's: a release is
+    never installed in the build of its beta.
+    """
+
+    def read(node: Node) -> Build | None:
+        build = node.build()
+        if build is not None:
+            refuse_wrong_build(node, version, build)
+        return build
+
     nodes = [*_items(entry.get("AllBuilds"), feed), entry.get("Build")]
-    return frozenset(build for build in _read_all(nodes, Node.build, feed) if build is not None)
+    return frozenset(build for build in _read_all(nodes, read, feed) if build is not None)
+
+
+def refuse_wrong_build(node: Node, version: OSVersion, build: Build) -> None:
+    """Raise PayloadError `bad_value` for a build that cannot be one of the release `version`.
+
+    That is the build of a beta, or one whose train is not the version's.
+    """
+    if build.is_beta:
+        raise node.error(f"{build} is the build of a beta", DeadLetterCode.BAD_VALUE)
+    if build.train != train_of(version):
+        detail = f"the version {version} contradicts the build {build}"
+        raise node.error(detail, DeadLetterCode.BAD_VALUE)
 
 
 def _exploited(entry: Node, feed: FeedDocument) -> frozenset[str]:
@@ -197,7 +266,7 @@ def _url(entry: Node, feed: FeedDocument) -> str | None:
     A usable link starts with `https://` and has at most 1,024 printable ASCII characters. A value
     that is not text also becomes a dead letter.
     """
-    text = _read_optional(entry.get("SecurityInfo"), Node.text, feed) or ""
+    text = _read_optional(_member(entry, "SecurityInfo"), Node.text, feed) or ""
     if not text.startswith("https://") or text.rstrip("/").endswith(_NO_NOTES):
         return None
     return text if text.isascii() and text.isprintable() and len(text) <= 1024 else None
@@ -208,7 +277,7 @@ def _scope(entry: Node, feed: FeedDocument) -> Scope | None:
 
     A value that is not text also becomes a dead letter.
     """
-    return _SCOPES.get(_read_optional(entry.get("DeviceScope"), Node.text, feed) or "")
+    return _SCOPES.get(_read_optional(_member(entry, "DeviceScope"), Node.text, feed) or "")
 
 
 def _listed(entry: Node, feed: FeedDocument) -> frozenset[str] | None:
@@ -216,7 +285,7 @@ def _listed(entry: Node, feed: FeedDocument) -> frozenset[str] | None:
 
     None too if no item is valid. A list or an item that cannot be read becomes a dead letter.
     """
-    listed = _read_all(_items(entry.get("SupportedDevices"), feed), Node.device_id, feed)
+    listed = _read_all(_items(_member(entry, "SupportedDevices"), feed), Node.device_id, feed)
     return listed or None
 
 

@@ -121,6 +121,7 @@ SOURCES: Final[tuple[Feed | DeviceSource, ...]] = (
             advisory.AdvisoryPublished: _SOFA_FIELDS,
             advisory.AdvisorySeverityRaised: _SOFA_FIELDS,
             advisory.AdvisoryNarrowed: _SOFA_FIELDS,
+            advisory.AdvisoryCorrected: _SOFA_FIELDS,
             advisory.AdvisoryRetracted: _SOFA_FIELDS,
         },
     ),

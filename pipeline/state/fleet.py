@@ -19,6 +19,7 @@ from pipeline.state.device import FIRST_TELEMETRY, INDEX, NAME_FROM, Device, to_
 from pipeline.state.device_folds import merge
 from pipeline.state.jobs import JobHistory, add_job, add_result, reset_attempts, supersede_job
 from schemas.envelope import (
+    AdvisoryCorrectedEvent,
     AdvisoryEvent,
     AdvisoryNarrowedEvent,
     AdvisoryPublishedEvent,
@@ -66,6 +67,7 @@ _ADVISORIES: Final = (
     AdvisoryPublishedEvent,
     AdvisorySeverityRaisedEvent,
     AdvisoryNarrowedEvent,
+    AdvisoryCorrectedEvent,
     AdvisoryRetractedEvent,
 )
 

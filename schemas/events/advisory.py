@@ -52,5 +52,9 @@ class AdvisoryNarrowed(AdvisorySnapshot):
     """A release applies to fewer Macs than its earlier snapshot listed."""
 
 
+class AdvisoryCorrected(AdvisorySnapshot):
+    """The source changed the CVEs of a release, or no longer calls some of them exploited."""
+
+
 class AdvisoryRetracted(AdvisorySnapshot):
     """The source no longer offers a release. A later snapshot offers it again."""

@@ -9,6 +9,7 @@ from pipeline.ingest import sofa
 from pipeline.ingest.translation import Translation
 from schemas.dead_letters import DeadLetter
 from schemas.envelope import (
+    AdvisoryCorrectedEvent,
     AdvisoryEvent,
     AdvisoryNarrowedEvent,
     AdvisoryPublishedEvent,
@@ -78,6 +79,7 @@ def feed_translation(translation: Translation) -> FeedTranslation:
             AdvisoryPublishedEvent
             | AdvisorySeverityRaisedEvent
             | AdvisoryNarrowedEvent
+            | AdvisoryCorrectedEvent
             | AdvisoryRetractedEvent,
         )
         events.append(event)

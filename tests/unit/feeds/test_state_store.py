@@ -18,7 +18,7 @@ def test_unreadable_state_starts_from_an_empty_one() -> None:
     assert _state("kev", b"no JSON", SILENT) == FeedState(source="kev")
 
 
-@pytest.mark.parametrize("field", ["said_at", "omitted", "supplements"])
+@pytest.mark.parametrize("field", ["said_at", "set_aside", "supplements"])
 def test_state_from_before_the_first_release_is_refused(field: str) -> None:
     with pytest.raises(FeedStateStoreError, match=r"written before release 0.1.0"):
         _state("kev", f'{{"source": "kev", "{field}": null}}'.encode(), SILENT)

@@ -145,7 +145,7 @@ CHANGES = [
     pytest.param(
         [offer(SupportedDevices=["J314sAP", "J700AP"])], ["published macOS-26.2"], id="for-more"
     ),
-    pytest.param([offer(SupportedDevices=[])], ["narrowed macOS-26.2"], id="for-fewer"),
+    pytest.param([offer(SupportedDevices=[])], [], id="for-none-is-unreadable"),
     pytest.param([offer(SupportedDevices=["J700AP"])], ["published macOS-26.2"], id="for-others"),
 ]
 
@@ -170,3 +170,46 @@ def test_a_real_response_compared_with_itself_gives_no_event(reference_data: Pat
     raw = (reference_data / "sofa" / "resources" / "gdmf_cached.json").read_bytes()
     done = gdmf.translate(raw, origin="gdmf.json", received_at=RECEIVED_AT, previous=raw)
     assert (done.events, done.dead_letters) == ((), ())
+
+
+EARLY, LATE = "2026-01-10", "2026-06-01"
+TWO = [
+    offer(build="25C56", SupportedDevices=["J314sAP"], ExpirationDate=EARLY),
+    offer(build="25C8057", SupportedDevices=["J700AP"], ExpirationDate=LATE),
+]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "day", "expected"),
+    [
+        pytest.param(TWO, TWO[1:], 12, [], id="a-part-expired"),
+        pytest.param(TWO, TWO[1:], 8, ["narrowed macOS-26.2"], id="a-part-went-before"),
+        pytest.param(TWO, TWO[:1], 12, ["narrowed macOS-26.2"], id="the-other-part-went"),
+        pytest.param(TWO[:1], [], 12, [], id="all-expired"),
+        pytest.param(
+            [offer(SupportedDevices=["J314sAP", "J316sAP"], ExpirationDate=LATE)],
+            [offer(SupportedDevices=["J314sAP"], ExpirationDate=LATE)],
+            12,
+            ["narrowed macOS-26.2"],
+            id="one-device-went",
+        ),
+    ],
+)
+def test_an_expired_entry_is_no_news(
+    before: list[Any], after: list[Any], day: int, expected: list[str]
+) -> None:
+    other = offer("15.7.3", "24G419", PostingDate="2025-12-20")
+    changed = gdmf.translate(
+        response(*after, other),
+        origin="gdmf.json",
+        received_at=datetime(2026, 1, day, tzinfo=UTC),
+        previous=response(*before, other),
+    )
+    assert [f"{one.type.split('.')[2]} {one.subject}" for one in changed.events] == expected
+
+
+@pytest.mark.parametrize("build", ["25C5000a", "24C56"])
+def test_an_offer_of_a_beta_or_of_another_train_is_refused(build: str) -> None:
+    translation = translate(response(offer(build=build), offer("15.7.3", "24G419")))
+    assert [event.subject for event in translation.events] == ["macOS-15.7.3"]
+    assert [letter.where for letter in translation.dead_letters] == ["$.AssetSets.macOS[0].Build"]

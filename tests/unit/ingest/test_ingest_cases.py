@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.unit.ingest.device_bodies import event_data, kept, reasons, translate
+from pipeline.ingest import sofa
+from pipeline.state.advisories import Advisories
+from tests.unit.ingest.device_bodies import RECEIVED_AT, event_data, kept, reasons, translate
 
 CASES = Path(__file__).parents[2] / "data" / "ingest"
 
@@ -114,3 +116,48 @@ def test_secrets_beside_their_names_are_not_kept() -> None:
         assert json.loads(body)["name"].startswith("pack/Global/")
         assert b"hmac-sha256:" in body
         assert not [secret for secret in SECRETS if secret in body]
+
+
+def sofa_events(name: str, previous: str | None = None) -> list[Any]:
+    before = None if previous is None else read(previous)
+    translation = sofa.translate(read(name), origin=name, received_at=RECEIVED_AT, previous=before)
+    assert translation.dead_letters == ()
+    return list(translation.events)
+
+
+def test_a_later_document_without_a_date_has_a_later_time() -> None:
+    (published,) = sofa_events("sofa-04-b-no-notes-yet.json", "sofa-04-a-before.json")
+    (raised,) = sofa_events("sofa-04-c-notes-and-exploited.json", "sofa-04-b-no-notes-yet.json")
+    assert raised.time > published.time
+    assert (raised.time - published.time).total_seconds() < 1
+    catalogue = Advisories()
+    for event in (raised, published):
+        catalogue = catalogue.apply(event)
+    (release, *_) = catalogue.lines["26"]
+    assert set(release.exploited) == {"CVE-2026-20011"}
+    assert release.cves == {"CVE-2026-20011", "CVE-2026-20012"}
+
+
+def test_a_correction_of_exploitation_is_an_event() -> None:
+    (published,) = sofa_events("sofa-01-b-wrongly-exploited.json", "sofa-01-a-before.json")
+    (corrected,) = sofa_events("sofa-01-c-put-right.json", "sofa-01-b-wrongly-exploited.json")
+    assert corrected.type == "drydock.advisory.corrected.v1"
+    assert corrected.data.exploited_cves == ()
+    catalogue = Advisories().apply(published).apply(corrected)
+    (release, *_) = catalogue.lines["26"]
+    assert release.exploited == {}
+    assert release.cves == {f"CVE-2026-{number}" for number in (20011, 20012, 20013)}
+
+
+def test_the_feed_of_another_system_is_refused_as_a_whole() -> None:
+    name = "sofa-02-ios-feed.json"
+    translation = sofa.translate(read(name), origin=name, received_at=RECEIVED_AT)
+    assert translation.events == ()
+    assert {code for code, _ in reasons(translation)} == {"not_a_mac"}
+
+
+def test_an_improvement_with_keys_in_lower_case_is_read() -> None:
+    data = {one.subject: one.data for one in sofa_events("sofa-03-bsi-lower-case-keys.json")}
+    improvement = data["macOS-26.3.1 (a)"]
+    assert [str(build) for build in improvement.builds] == ["25D771280a"]
+    assert improvement.device_ids == ("J314sAP", "J700AP")

@@ -193,7 +193,7 @@ OLDER = release("26.1")
         ),
         pytest.param(
             after(release("26.2", cves={"CVE-2026-1001": None, "CVE-2026-1002": None}), OLDER),
-            set(),
+            {("corrected", "macOS-26.2")},
             id="one-more-cve",
         ),
         pytest.param(
@@ -216,7 +216,7 @@ OLDER = release("26.1")
         ),
         pytest.param(
             after(release("26.2", cves={"CVE-2026-1001": "Medium"}), OLDER),
-            set(),
+            {("corrected", "macOS-26.2")},
             id="rated-lower-than-unrated",
         ),
         pytest.param(

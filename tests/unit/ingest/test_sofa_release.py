@@ -78,9 +78,35 @@ def test_two_entries_of_a_release_merge_in_any_order() -> None:
 
 
 def test_builds_date_and_notes_that_a_feed_blanks_are_remembered() -> None:
-    kept = replace(BARE, builds=RICH.builds, released_at=NOW, url=RICH.url)
+    kept = replace(
+        BARE,
+        builds=RICH.builds,
+        released_at=NOW,
+        url=RICH.url,
+        cves=RICH.cves,
+        exploited=RICH.exploited,
+        severity=RICH.severity,
+    )
     assert BARE.filled_from(RICH) == kept
     assert OTHER.filled_from(RICH) == OTHER
+
+
+@pytest.mark.parametrize(
+    ("cves", "exploited", "want"),
+    [
+        pytest.param({"CVE-1", "CVE-2"}, set(), {"CVE-1"}, id="flag-went-and-cve-stayed"),
+        pytest.param({"CVE-2"}, set(), set(), id="cve-was-replaced"),
+        pytest.param({"CVE-2"}, {"CVE-2"}, {"CVE-2"}, id="another-is-exploited"),
+        pytest.param(set(), set(), {"CVE-1"}, id="empty-list"),
+        pytest.param(set(), {"CVE-3"}, {"CVE-3"}, id="only-an-exploited-one"),
+    ],
+)
+def test_a_cve_is_exploited_as_long_as_it_is_listed(
+    cves: set[str], exploited: set[str], want: set[str]
+) -> None:
+    old = replace(BARE, cves=frozenset({"CVE-1"}), exploited=frozenset({"CVE-1"}))
+    new = replace(BARE, cves=frozenset(cves), exploited=frozenset(exploited))
+    assert new.filled_from(old).exploited == want
 
 
 def test_the_worst_rating_counts() -> None:
@@ -219,7 +245,47 @@ def test_every_field_of_a_supplement_is_read() -> None:
     assert read_supplement(Node(SUPPLEMENT | {"Build": None}), feed).builds == frozenset()
 
 
-@pytest.mark.parametrize("extra", [None, "", "1"])
-def test_a_supplement_without_a_letter_is_refused(extra: str | None) -> None:
-    with pytest.raises(PayloadError):
-        read_supplement(Node(SUPPLEMENT | {"VersionExtra": extra}), a_feed())
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"VersionExtra": None, "Build": None}, "bad_shape"),
+        ({"VersionExtra": "", "Build": "25C56"}, "bad_shape"),
+        ({"VersionExtra": "1"}, "bad_value"),
+        ({"VersionExtra": "(b)"}, "bad_value"),
+        ({"Build": "23C771280a"}, "bad_value"),
+        ({"SupportedDevices": ["iPad13,1", "iPhone17,1"]}, "not_a_mac"),
+    ],
+)
+def test_a_supplement_that_contradicts_itself_is_refused(fields: dict[str, Any], code: str) -> None:
+    with pytest.raises(PayloadError) as refused:
+        read_supplement(Node(SUPPLEMENT | fields), a_feed())
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize("extra", [None, ""])
+def test_the_letter_of_a_supplement_is_in_its_build_too(extra: str | None) -> None:
+    found = read_supplement(Node(SUPPLEMENT | {"VersionExtra": extra}), a_feed())
+    assert found.version == parse_os_version("26.2 (a)")
+
+
+def test_a_supplement_with_keys_in_snake_case_is_equal() -> None:
+    snake = {
+        "version": "26.2",
+        "version_extra": "(a)",
+        "build": "25C771280a",
+        "posting_date": "2026-01-05",
+        "expiration_date": "2026-01-09",
+        "cves": ["CVE-2026-1001"],
+        "actively_exploited_cves": ["CVE-2026-1002"],
+        "security_info": "https://support.apple.com/a",
+        "device_scope": "universal",
+        "supported_devices": ["J700AP"],
+    }
+    assert read_supplement(Node(snake), a_feed()) == read_supplement(Node(SUPPLEMENT), a_feed())
+
+
+@pytest.mark.parametrize("build", ["25C5000a", "24C56", "23C771280a"])
+def test_a_build_of_a_beta_or_of_another_train_is_a_dead_letter(build: str) -> None:
+    found, refused = read(Build="25C56", AllBuilds=[build])
+    assert {str(one) for one in found.builds} == {"25C56"}
+    assert refused == ["bad_value"]

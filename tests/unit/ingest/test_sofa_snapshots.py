@@ -11,13 +11,25 @@ from pipeline.ingest.translation import Translation
 from schemas.envelope import decode, encode
 from schemas.feeds import FeedState
 from schemas.macos import parse_os_version
-from tests.factories.sofa import RECEIVED_AT, changes_in, feed_translation, translate
+from tests.factories.sofa import (
+    RECEIVED_AT,
+    FeedTranslation,
+    changes_in,
+    feed_translation,
+    translate,
+)
 from tests.factories.sofa_snapshots import SNAPSHOTS, expected, read_snapshots
 
 
 @pytest.fixture(scope="module")
 def feeds(reference_data: Path) -> dict[str, bytes]:
     return read_snapshots(reference_data)
+
+
+def uncorrected(changed: FeedTranslation) -> set[tuple[str, str]]:
+    """Return the changes but `corrected`, which test_sofa_history.py compares with the feeds."""
+    assert len({(event.type, event.subject) for event in changed.events}) == len(changed.events)
+    return {change for change in changes_in(changed) if change[0] != "corrected"}
 
 
 @pytest.mark.parametrize(
@@ -31,8 +43,7 @@ def test_two_snapshots_give_the_true_changes_between_them(
     feeds: dict[str, bytes], first: int, last: int
 ) -> None:
     changed = translate(feeds[SNAPSHOTS[last]], feeds[SNAPSHOTS[first]])
-    assert changes_in(changed) == expected(first, last)
-    assert len(changed.events) == len(expected(first, last))
+    assert uncorrected(changed) == expected(first, last)
     assert changed.dead_letters == ()
 
 
@@ -42,8 +53,7 @@ def test_diffs_of_all_snapshots_give_each_change_once(feeds: dict[str, bytes]) -
         judged = review(feeds[name], state, origin="feed", now=RECEIVED_AT)
         if last:
             found = Translation(judged.events, judged.dead_letters)
-            assert changes_in(feed_translation(found)) == expected(last - 1, last)
-            assert len(judged.events) == len(expected(last - 1, last))
+            assert uncorrected(feed_translation(found)) == expected(last - 1, last)
         state = judged.state
         assert review(feeds[name], state, origin="feed", now=RECEIVED_AT).events == ()
         sizes.add(len(state.model_dump_json(exclude_none=True)))
@@ -59,7 +69,8 @@ def test_a_feed_compared_with_itself_gives_no_event(feeds: dict[str, bytes], nam
 
 
 def test_cves_exploited_days_after_the_release_raise_its_severity(feeds: dict[str, bytes]) -> None:
-    (raised,) = translate(feeds["2025-12-15T1846Z"], feeds["2025-12-12T1908Z"]).events
+    events = translate(feeds["2025-12-15T1846Z"], feeds["2025-12-12T1908Z"]).events
+    (raised,) = [event for event in events if event.subject == "macOS-26.2"]
     assert raised.data.exploited_cves == ("CVE-2025-14174", "CVE-2025-43529")
     assert len(raised.data.cves) == 47
     assert str(raised.time) == "2025-12-15 18:46:06.227863+00:00"
