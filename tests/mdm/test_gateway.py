@@ -1,9 +1,10 @@
 """A Mac enrolls with a real NanoMDM; its webhooks go through the real gateway to a real broker."""
 
 import base64
+from contextlib import closing
 from pathlib import Path
 
-import pytest
+import httpx
 
 from schemas.envelope import (
     AuthenticatedEvent,
@@ -15,29 +16,21 @@ from schemas.envelope import (
     decode,
 )
 from schemas.topics import CHECKINS, DEAD_LETTERS, INVENTORY
-from tests.integration.nanomdm import EnrollingMac, NanoMdm, program
 from tests.kafka.agent_site import eventually
 from tests.kafka.brokers import KafkaCluster
 from tests.kafka.gateways import gateway, records_of
 from tests.kafka.topics import make_topics
+from tests.mdm.client import MdmClient
+from tests.mdm.servers import HMAC_KEY, MdmServers
 
 UDID = "5A0C7D9E-0000-4000-8000-00000000D0C4"
-HMAC_KEY = "the-key-of-nanomdm"
 PUSH_MAGIC, TOKEN, BOOTSTRAP = "push-magic-of-the-mac", b"push-token" * 3, b"bootstrap-token" * 3
 
 
-@pytest.fixture
-def kafka_with_topics(kafka: KafkaCluster) -> KafkaCluster:
-    if not program().exists():
-        pytest.skip("nanomdm is missing: `make tools` builds it (needs go)")
-    make_topics(kafka.bootstrap)
-    return kafka
-
-
 def test_messages_of_a_mac_reach_kafka_through_nanomdm_without_secrets(
-    kafka_with_topics: KafkaCluster, tmp_path: Path
+    kafka: KafkaCluster, tools: None, tmp_path: Path
 ) -> None:
-    kafka = kafka_with_topics
+    make_topics(kafka.bootstrap)
 
     def events_by_type() -> dict[type[CloudEvent], CloudEvent]:
         events = map(decode, records_of(kafka, UDID, CHECKINS, INVENTORY))
@@ -45,13 +38,16 @@ def test_messages_of_a_mac_reach_kafka_through_nanomdm_without_secrets(
 
     with (
         gateway(kafka, tmp_path, DRYDOCK_NANOMDM_HMAC_KEY=HMAC_KEY) as running,
-        NanoMdm.run(tmp_path / "mdm", f"{running.url}/webhooks/nanomdm", HMAC_KEY) as server,
+        MdmServers.run(tmp_path / "mdm", webhook_url=f"{running.url}/webhooks/nanomdm") as servers,
+        closing(httpx.Client(trust_env=False)) as http,
     ):
-        mac = EnrollingMac(server, UDID)
+        mac = MdmClient(servers.nanomdm.url, UDID, servers.scep.issue(UDID), http)
         mac.check_in("Authenticate", SerialNumber="C02FAKE00001", OSVersion="14.7.1")
         mac.check_in("TokenUpdate", PushMagic=PUSH_MAGIC, Token=TOKEN)
         mac.check_in("SetBootstrapToken", BootstrapToken=BOOTSTRAP)
-        server.enqueue(UDID, "C-1", "DeviceInformation", Queries=["OSVersion", "SerialNumber"])
+        queries = ["OSVersion", "SerialNumber"]
+        queued = servers.nanomdm.enqueue(UDID, "C-1", "DeviceInformation", Queries=queries)
+        assert queued.status_code == 200
         command = mac.report("Idle")
         assert command is not None
         responses = {"SerialNumber": "C02FAKE00001", "OSVersion": "14.7.1", "UDID": UDID}
