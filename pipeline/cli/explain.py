@@ -1,4 +1,4 @@
-"""`drydock explain`: the last decision for a Mac, gate by gate."""
+"""`drydock explain`: what is known, decided, done, reported and remaining for a Mac."""
 
 import json
 from typing import Annotated
@@ -17,7 +17,8 @@ def explain(
 ) -> None:
     """Explain the last decision for a Mac, gate by gate.
 
-    Prints the decision, its gates in order, exposure, jobs with results, and the last events.
+    Prints five sections: known (fields with the times of their reports), decided (gates in order),
+    done (jobs with results), reported (the last events), and remaining.
     """
     from pipeline.cli.explanation import explanation_wire, print_explanation
     from pipeline.replay.explain import explain as look

@@ -1,20 +1,25 @@
-"""The output of `drydock explain` for one Mac, as JSON values or as tables."""
+"""The output of `drydock explain` for one Mac, as JSON values or as tables.
+
+The tables have five sections: what is known of the Mac, what was decided, what was done, what the
+Mac reported, and what remains.
+"""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from pipeline.cli.log_options import console, format_time, print_table
-from pipeline.replay.explain import Explanation, JobStep, JobStory, LoggedEvent
-from pipeline.state.device import Device
+from pipeline.replay.explain import Explanation, JobStep, JobStory, LoggedEvent, Remaining
+from pipeline.state.device import Device, from_us
 from pipeline.state.hardware import model_name
-from schemas.decisions import Decision, Gate, Verdict
+from schemas.decisions import Decision, DecisionRecord, Gate, Verdict
 from schemas.jobs import Target
 
 _MAX_DECISIONS_SHOWN = 10
 _MAX_EVENT_LINE = 120
 # The heading has the Mac's names; status items are too long for a line.
 _HIDDEN_FIELDS = frozenset({"udid", "serial", "status_items"})
+_HEADING_FIELDS = frozenset({"serial", "os_version", "build", "model", "device_id"})
 
 
 def explanation_wire(found: Explanation) -> dict[str, Any]:
@@ -49,6 +54,18 @@ def explanation_wire(found: Explanation) -> dict[str, Any]:
             for one in found.events
         ],
         "events_total": found.events_total,
+        "resets": [
+            {"seq": one.seq, "at": one.at.isoformat(), **one.reset.model_dump(mode="json")}
+            for one in found.resets
+        ],
+        "remaining": [
+            {
+                "what": one.what,
+                "detail": one.detail,
+                "until": None if one.until is None else one.until.isoformat(),
+            }
+            for one in found.remaining
+        ],
     }
 
 
@@ -78,55 +95,76 @@ def _job_wire(story: JobStory) -> dict[str, Any]:
 
 
 def print_explanation(found: Explanation) -> None:
-    """Print the decision, then gates, evidence, jobs, earlier decisions and events."""
+    """Print the sections known, decided, done, reported and remaining."""
     out = console()
     if found.record is None:
         out.print(f"{found.udid}: there is no decision for it (no policy was in force)")
     else:
-        device = Device.from_wire(found.record.inputs.device)
-        for line in _heading(found, device, found.record.decision):
-            out.print(line)
-        _print_gates(found.record.decision.gates, found.blocked_by)
-        for title, lines in (
-            ("Evidence", found.record.decision.evidence),
-            ("Findings", found.record.decision.findings),
-        ):
-            if lines:
-                print_table(("",), [(line,) for line in lines], f"\n{title}")
-    _print_jobs(found.jobs)
-    _print_decisions(found)
+        _print_known(found.record)
+        _print_decided(found, found.record.decision)
+    _print_done(found)
     rows = [
         (str(one.seq), format_time(one.at), _kind(one), _event_line(one)) for one in found.events
     ]
     if rows:
-        title = f"\nLast events ({len(rows)} of {found.events_total:,})"
+        title = f"\nReported: last events ({len(rows)} of {found.events_total:,})"
         print_table(("entry", "at", "event", "data"), rows, title)
+    else:
+        out.print("\nReported: nothing")
+    if found.record is not None:
+        _print_remaining(found.remaining, found.record.decision)
 
 
-def _heading(found: Explanation, device: Device, decision: Decision) -> list[str]:
-    site = decision.site or "site unknown"
+def _print_known(record: DecisionRecord) -> None:
+    """Print the Mac's names, system, exposure, and each field with the time of its report."""
+    out, decision = console(), record.decision
+    device = Device.from_wire(record.inputs.device)
     system = f"macOS {device.os_version or 'unknown'}" + (
         f" ({device.build})" if device.build else ""
     )
     model = (
         "model unknown" if device.model is None else f"{device.model} {model_name(device.model)}"
     )
+    site = decision.site or "site unknown"
+    out.print(f"{decision.serial or 'no serial number'}  {decision.udid}  {site}")
+    out.print(f"{system}, {model}, {device.hardware.value}")
+    out.print(_exposure(decision))
+    rows = [
+        (name, "unknown" if value is None else _text(value), format_time(from_us(us)))
+        for name, (us, value) in record.inputs.device["facts"].items()
+        if name not in _HEADING_FIELDS
+    ]
+    if rows:
+        print_table(("field", "value", "reported at"), rows, "\nKnown")
+
+
+def _print_decided(found: Explanation, decision: Decision) -> None:
+    """Print the last decision with its gates, evidence and findings, then the last decisions."""
+    out = console()
     assert found.record is not None
     decided_at = format_time(found.record.inputs.now)
-    lines = [
-        f"{decision.serial or 'no serial number'}  {decision.udid}  {site}",
-        f"{system}, {model}, {device.hardware.value}",
-        f"Decided {decided_at} (entry {found.seq}): {_decision_line(decision)}",
-    ]
+    out.print(f"\nDecided {decided_at} (entry {found.seq}): {_decision_line(decision)}")
     if decision.decision is Verdict.HOLD:
         blocked = found.blocked_by
         gate = "" if blocked is None else f", at gate {blocked.gate}: {blocked.detail}"
-        lines.append(f"Held by {decision.reason.value}{gate.removesuffix(': ')}")
-    next_at = format_time(decision.next_eligible_at) or "only an event can change this decision"
-    lines += [f"Next eligible: {next_at}", _exposure(decision)]
+        out.print(f"Held by {decision.reason.value}{gate.removesuffix(': ')}")
     if decision.supersedes is not None:
-        lines.append(f"Withdraws {decision.supersedes}")
-    return lines
+        out.print(f"Withdraws {decision.supersedes}")
+    _print_gates(decision.gates, found.blocked_by)
+    for title, lines in (("Evidence", decision.evidence), ("Findings", decision.findings)):
+        if lines:
+            print_table(("",), [(line,) for line in lines], f"\n{title}")
+    _print_decisions(found)
+
+
+def _print_remaining(remaining: tuple[Remaining, ...], decision: Decision) -> None:
+    out = console()
+    out.print("\nRemaining" if remaining else "\nRemaining: nothing")
+    next_at = format_time(decision.next_eligible_at) or "only an event can change this decision"
+    out.print(f"Next eligible: {next_at}")
+    rows = [(one.what, one.detail, format_time(one.until)) for one in remaining]
+    if rows:
+        print_table(("what", "detail", "until"), rows)
 
 
 def _decision_line(decision: Decision) -> str:
@@ -170,9 +208,10 @@ def _print_gates(gates: tuple[Gate, ...], blocked: Gate | None) -> None:
         print_table(("#", "gate", "", "detail", "until"), rows, "\nGates, in order")
 
 
-def _print_jobs(jobs: tuple[JobStory, ...]) -> None:
+def _print_done(found: Explanation) -> None:
+    """Print the jobs with their steps, then the resets of attempts."""
     rows: list[tuple[str, ...]] = []
-    for story in jobs:
+    for story in found.jobs:
         job = story.job
         what = f"{job.action.value} by {job.method.value} {_target(job.target)}".rstrip()
         rows.append(
@@ -182,7 +221,15 @@ def _print_jobs(jobs: tuple[JobStory, ...]) -> None:
             (str(step.seq), format_time(step.at), step.outcome, _step(step)) for step in story.steps
         ]
     if rows:
-        print_table(("entry", "at", "", "job"), rows, "\nJobs")
+        print_table(("entry", "at", "", "job"), rows, "\nDone: jobs")
+    resets = [
+        (str(one.seq), format_time(one.at), one.reset.key, one.reset.by, one.reset.why)
+        for one in found.resets
+    ]
+    if not rows and not resets:
+        console().print("\nDone: nothing")
+    if resets:
+        print_table(("entry", "at", "scope", "by", "why"), resets, "\nDone: resets of attempts")
 
 
 def _step(step: JobStep) -> str:
@@ -212,9 +259,13 @@ def _event_fields(one: LoggedEvent) -> Mapping[str, Any]:
     return data
 
 
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def _event_line(one: LoggedEvent) -> str:
     words = [
-        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        f"{name}={_text(value)}"
         for name, value in _event_fields(one).items()
         if name not in _HIDDEN_FIELDS
     ]

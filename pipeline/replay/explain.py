@@ -1,4 +1,4 @@
-"""The recorded history of one Mac: its last decision with its gates, its jobs, its last events."""
+"""The recorded history of one Mac: its last decision, jobs and last events, and what remains."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,11 +11,13 @@ from pipeline.state.device import to_us
 from pipeline.state.jobs import JobHistory, add_job, add_result, supersede_job
 from schemas.decisions import Decision, DecisionRecord, Gate, Verdict
 from schemas.envelope import (
+    AttemptsResetEvent,
     Event,
     JobIssuedEvent,
     JobResultedEvent,
     JobSupersededEvent,
 )
+from schemas.events.control import AttemptsReset, ResetScope
 from schemas.ids import SERIAL_SUBJECT_PREFIX
 from schemas.jobs import Job
 from schemas.results import JobResult
@@ -73,12 +75,35 @@ class LoggedEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class LoggedReset:
+    """An operator's reset of attempts that covers the Mac."""
+
+    seq: int
+    at: datetime
+    reset: AttemptsReset
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """Something that must still happen before the Mac is done.
+
+    `what` is `job` for the open job, the name of a closed gate, `finding` for an observation that
+    needs a person, or the reason why no job follows although the Mac is exposed. `until` is the
+    time at which it ends by itself; None if only an event ends it.
+    """
+
+    what: str
+    detail: str
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """The log's content about one Mac up to a time.
 
     `keys` are the keys of the Mac's entries. `seq` and `record` are those of its last decision;
     None if it has none. `events` are the last KEPT_EVENTS of `events_total` events that are not
-    about jobs.
+    about jobs. `resets` are the resets of attempts that cover the Mac.
     """
 
     udid: str
@@ -89,6 +114,24 @@ class Explanation:
     jobs: tuple[JobStory, ...]
     events: tuple[LoggedEvent, ...]
     events_total: int
+    resets: tuple[LoggedReset, ...] = ()
+
+    @property
+    def remaining(self) -> tuple[Remaining, ...]:
+        """The open job, closed gates and findings of the last decision; empty if none remains."""
+        if self.record is None:
+            return ()
+        decision = self.record.decision
+        closed = [gate for gate in decision.gates if not gate.passed]
+        found = [Remaining(gate.gate, gate.detail, gate.until) for gate in closed]
+        story = next((one for one in reversed(self.jobs) if one.outcome == "open"), None)
+        if story is not None:
+            until = next((gate.until for gate in closed if gate.gate == "job_open"), None)
+            found = [one for one in found if one.what != "job_open"]
+            found.insert(0, Remaining("job", _progress_of(story), until or story.job.expires_at))
+        if decision.decision is Verdict.NOTHING and decision.cves:
+            found.append(Remaining(decision.reason.value, f"exposed to {len(decision.cves)} CVEs"))
+        return (*found, *(Remaining("finding", text) for text in decision.findings))
 
     @property
     def blocked_by(self) -> Gate | None:
@@ -130,6 +173,7 @@ def explain(log: LogReader, name: str, *, at: datetime | None = None) -> Explana
         tuple(_stories(about_jobs)),
         tuple(_logged(entry) for entry in others[-KEPT_EVENTS:]),
         len(others),
+        tuple(_resets(log, keys, {job.data.job.site for job in _issued(about_jobs)}, at)),
     )
 
 
@@ -137,6 +181,34 @@ _JOB_EVENTS: Final = frozenset(
     model.model_fields["type"].default
     for model in (JobIssuedEvent, JobResultedEvent, JobSupersededEvent)
 )
+_RESET: Final = AttemptsResetEvent.model_fields["type"].default
+
+
+def _resets(
+    log: LogReader, keys: Iterable[str], sites: Iterable[str], at: datetime | None
+) -> Iterator[LoggedReset]:
+    """Yield the resets up to `at` of everything, of one of these sites, or of the Mac's keys."""
+    scopes = [
+        ResetScope(everything=True),
+        *(ResetScope(site=site) for site in sorted(sites)),
+        *(ResetScope(device=key.removeprefix(SERIAL_SUBJECT_PREFIX)) for key in keys),
+    ]
+    found = [entry for scope in scopes for entry in log.entries(kind="event", key=scope.key)]
+    for entry in sorted(found, key=lambda one: one.seq):
+        if entry.type == _RESET and (at is None or entry.at <= at):
+            event = read_event(entry)
+            assert isinstance(event, AttemptsResetEvent)
+            yield LoggedReset(entry.seq, entry.at, event.data)
+
+
+def _issued(logged: Iterable[LoggedEvent]) -> Iterator[JobIssuedEvent]:
+    return (one.event for one in logged if isinstance(one.event, JobIssuedEvent))
+
+
+def _progress_of(story: JobStory) -> str:
+    """Return the action, method and last step of a job as text."""
+    step = story.steps[-1].outcome if story.steps else "issued"
+    return f"{story.job.action.value} by {story.job.method.value}: {step}"
 
 
 def _logged(entry: LogEntry) -> LoggedEvent:

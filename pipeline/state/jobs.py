@@ -354,7 +354,10 @@ def infer_result(entry: JobEntry, device: Device, udid: str, now: datetime) -> J
         return None
     if entry.outcome is Outcome.WITHHELD:
         is_over = to_us(now) >= entry.times_out_us or _is_fulfilled(entry, device)
-        return _result(entry, device, udid, Outcome.REHEARSED, None) if is_over else None
+        if not is_over:
+            return None
+        ended = _result(entry, device, udid, Outcome.REHEARSED, None)
+        return ended.model_copy(update={"detail": "dry run: would have ended by now"})
     if _is_fulfilled(entry, device):
         return _result(entry, device, udid, Outcome.SUCCEEDED, None)
     if to_us(now) < entry.times_out_us:

@@ -13,15 +13,16 @@ from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
 from tests.unit.replay.data_dir import write
-from tests.unit.replay.driver import POLICY, Driver, story
+from tests.unit.replay.driver import POLICY, Driver, MemoryLog, pilot, story
 
-STORY = story()
+STORY, PILOT = story(), pilot()
 FIRST_DECISION = STORY.decisions()[0].seq
 # A policy or a catalogue; the lists of CVEs come before it.
 ALTER_CONTENT = (
     "UPDATE blobs SET body = ? WHERE rowid = (SELECT min(rowid) FROM blobs WHERE kind = 'content')"
 )
 ROOT = Path(__file__).resolve().parents[3]
+EXPLANATIONS = ROOT / "tests" / "data" / "explain"
 
 
 @pytest.fixture
@@ -260,13 +261,29 @@ def test_mac_is_explained_as_json(data_dir: Path) -> None:
     assert found["events"][-1]["data"]["free_disk_gb"] == 80.0
 
 
-def test_mac_is_explained_as_tables(data_dir: Path) -> None:
-    result = drydock("explain", "TYO-3", "--data-dir", data_dir, "--at", "2025-12-12T13:00Z")
+EXPLAINED = [
+    pytest.param(STORY, ("TYO-3", "--at", "2025-12-12T13:00Z"), id="held"),
+    pytest.param(STORY, ("LON-1",), id="compliant"),
+    pytest.param(STORY, ("LON-3",), id="checked-out"),
+    pytest.param(PILOT, ("TYO-1", "--at", "2025-12-12T14:00Z"), id="withheld"),
+    pytest.param(PILOT, ("TYO-1",), id="rehearsed"),
+    pytest.param(PILOT, ("LON-1",), id="reset"),
+]
+
+
+@pytest.mark.parametrize(("log", "arguments"), EXPLAINED)
+def test_mac_is_explained_in_five_sections(
+    log: MemoryLog,
+    arguments: tuple[str, ...],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    write(log, tmp_path / "data")
+    result = drydock("explain", *arguments, "--data-dir", tmp_path / "data")
     assert result.exit_code == 0
-    assert "Held by low_disk, at gate disk: 3 GB free, 15 GB wanted" in result.stdout
-    assert "Exposed to 2 CVEs, 0 exploited, critical: macOS-15.7.3" in result.stdout
-    assert "Next eligible: only an event can change this decision" in result.stdout
-    assert "Gates, in order" in result.stdout
+    printed = "".join(f"{line.rstrip()}\n" for line in result.stdout.splitlines())
+    golden = EXPLANATIONS / f"{request.node.callspec.id}.txt"
+    assert printed == golden.read_text("utf-8")
 
 
 def test_mac_without_a_decision_is_explained(tmp_path: Path) -> None:

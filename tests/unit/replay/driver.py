@@ -19,6 +19,7 @@ from schemas.decisions import DecisionRecord
 from schemas.envelope import (
     AdvisoryPublishedEvent,
     AdvisorySeverityRaisedEvent,
+    AttemptsResetEvent,
     AuthenticatedEvent,
     CheckedOutEvent,
     Event,
@@ -32,6 +33,7 @@ from schemas.envelope import (
     decode,
     encode,
 )
+from schemas.events.control import ResetScope
 from schemas.ids import event_id
 from schemas.jobs import Job
 from schemas.routing import event_key
@@ -205,6 +207,11 @@ class Driver:
         kind = HaltClearedEvent if clear else HaltSetEvent
         self.handle_event(self._event(kind, "halt", {"scope": scope, "by": "sre"}))
 
+    def reset_attempts(self, **fields: Any) -> None:
+        data = {"by": "sre", "why": "cable replaced", **fields}
+        subject = ResetScope(**data["scope"]).key
+        self.handle_event(self._event(AttemptsResetEvent, subject, data))
+
     def result(self, udid: str, outcome: str, **fields: Any) -> None:
         """Report a result of the Mac's last job; nothing if the Mac never had a job."""
         job = self.jobs.get(udid)
@@ -289,6 +296,25 @@ def inventory(udid: str, version: str, **fields: Any) -> dict[str, Any]:
         "on_ac_power": True,
         **fields,
     }
+
+
+def pilot() -> MemoryLog:
+    """A Mac at a site in dry run, and one at a live site whose attempts failed and were reset."""
+    d = Driver()
+    d.publish("15.7.2", severity="high", cves=["CVE-2025-1000"])
+    for udid in ("TYO-1", "LON-1"):
+        d.enroll(udid)
+        d.report(udid)
+    d.publish("15.7.3", severity="critical", cves=["CVE-2025-2000"])
+    d.wait(hours=4)
+    d.result("TYO-1", "accepted")
+    d.result("TYO-1", "withheld", detail="dry run")
+    d.wait(hours=9)
+    d.result("LON-1", "started")
+    d.result("LON-1", "failed", error_code="command_rejected")
+    d.wait(hours=1)
+    d.reset_attempts(scope={"site": "london"}, cause="command_rejected")
+    return d.finish()
 
 
 def story() -> MemoryLog:
