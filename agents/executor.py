@@ -19,6 +19,7 @@ from typing import Final
 
 from agents.journal import Journal, UnpublishedResult
 from agents.lifecycle import (
+    ENFORCEMENT_POLL,
     WATCH_POLL,
     Act,
     Finish,
@@ -31,10 +32,12 @@ from agents.lifecycle import (
     Wait,
     apply_ack,
     end_dry_run,
+    halt,
     next_step,
     refuse,
     result,
     supersede,
+    withdrawing,
     withhold,
 )
 from agents.mac import UnreachableError
@@ -59,7 +62,9 @@ class Executor:
     an order, and a job that would begin is withheld; the Mac of a job that an earlier executor
     began counts as unreachable. With it, the jobs that were withheld before end as superseded, so
     that the pipeline decides again for their Macs. A job that `access` refuses ends as refused
-    before its Mac is looked at; if it has begun, its order is not repeated.
+    before its Mac is looked at; if it has begun, its order is not repeated. If `access` withdraws
+    orders, that of a job under way is withdrawn with the job, by a halt too, and an order of an
+    ended job until nothing of it is left.
 
     At most `slots` jobs at once are between their first order and their end, and at most one for
     each Mac. A method that writes raises the error of the journal: sqlite3.Error, or LeaseLostError
@@ -87,6 +92,9 @@ class Executor:
         # Due jobs that wait for a halt to end, for a slot, or for an older job of the same Mac.
         self._blocked: dict[str, None] = {}
         self._unblocked = False
+        self._halts_changed = False
+        # Ended jobs whose order is not withdrawn yet, by UDID.
+        self._withdrawing: dict[str, set[str]] = {}
         self._heap: list[tuple[datetime, int, str]] = []
         # The time at which each job is due. A heap entry with another time is stale.
         self._wakes: dict[str, datetime] = {}
@@ -109,7 +117,7 @@ class Executor:
         halts = None if scopes is None else tuple(scopes)
         if halts != self._halts:
             self._halts = halts
-            self._unblocked = True
+            self._unblocked = self._halts_changed = True
 
     def submit(self, issued: JobIssued, now: datetime) -> None:
         """Verify a job and journal it, or journal its refusal, before this returns.
@@ -135,21 +143,22 @@ class Executor:
         """
         self._journal.set_complete_since(now)
         for entry in list(self._live.values()):
-            if not entry.touched and not entry.history_unknown:
+            if entry.phase is Phase.ACCEPTED and not entry.history_unknown:
                 doubted = replace(entry, history_unknown=True, accepted_at=now, wake_at=now)
                 self._store("distrust", Wait(doubted), now)
 
     def supersede(self, superseded: JobSuperseded, now: datetime) -> None:
         """Withdraw a job (on the wire: superseded).
 
-        If its Mac is untouched, the job ends as superseded; otherwise it runs to its end, but its
-        order is not repeated. A job that arrives after its withdrawal does not run. For a job that
-        is done, nothing changes.
+        If its Mac is untouched or its order can be withdrawn, the job ends as superseded; otherwise
+        it runs to its end, but its order is not repeated. A job that arrives after its withdrawal
+        does not run. For a job that is done, nothing changes.
         """
         entry = self._live.get(superseded.job_id)
         if entry is not None:
-            step = supersede(entry, now)
-            self._store("supersede", step, now)
+            if entry.phase is not Phase.WITHDRAWING:
+                step = supersede(entry, now, can_withdraw=self._withdraw_order is not None)
+                self._store("supersede", step, now)
             return
         if not self._journal.knows(superseded.job_id):
             withdrawn = JobResult(
@@ -163,6 +172,12 @@ class Executor:
             # The expiry is unknown without the job. A job that arrives later than this has expired.
             self._journal.close_unseen(withdrawn, now + _MAX_JOB_LIFETIME, now)
 
+    def wake(self, udids: Iterable[str], now: datetime) -> None:
+        """Make the jobs of these Macs due at `now`: there is news about them."""
+        for udid in udids:
+            for job_id in (*self._queues.get(udid, ()), *self._withdrawing.get(udid, ())):
+                self._schedule(now, job_id)
+
     # --- time ---
 
     def tick(self, now: datetime, should_yield: Callable[[], bool] = lambda: False) -> None:
@@ -175,6 +190,9 @@ class Executor:
         for _ in range(min(len(self._withheld), _DRY_RUN_SLICE)):
             ended = end_dry_run(self._withheld.popleft())
             self._journal.save("end dry run", ended.entry, ended.results, now)
+        if self._halts_changed:
+            self._halts_changed = False
+            self._apply_halts(now)
         due: list[str] = []
         while self._heap and self._heap[0][0] <= now:
             at, _, job_id = heapq.heappop(self._heap)
@@ -192,10 +210,11 @@ class Executor:
     def next_wake(self, now: datetime) -> datetime | None:
         """Return the time of the next useful `tick` if no job arrives; None without live jobs.
 
-        It is `now` if a job is due already, if a blocked job may be able to start, or if jobs of an
-        earlier dry run remain.
+        It is `now` if a job is due already, if a blocked job may be able to start, if other halts
+        may end jobs under way, or if jobs of an earlier dry run remain.
         """
-        if self._withheld or (self._unblocked and self._blocked):
+        may_halt = self._halts_changed and self._touched and self._withdraw_order is not None
+        if self._withheld or may_halt or (self._unblocked and self._blocked):
             return now
         while self._heap and self._wakes.get(self._heap[0][2]) != self._heap[0][0]:
             heapq.heappop(self._heap)
@@ -218,7 +237,7 @@ class Executor:
 
     @property
     def live_jobs(self) -> int:
-        """Number of accepted jobs without an end."""
+        """Number of accepted jobs without an end, or whose order is not withdrawn yet."""
         return len(self._live)
 
     @property
@@ -296,6 +315,9 @@ class Executor:
         entry = self._live.get(job_id)
         if entry is None:
             return
+        if entry.phase is Phase.WITHDRAWING:
+            self._withdraw(entry, now)
+            return
         step = next_step(entry, None, now, self._limits)
         if isinstance(step, Observe):
             if self._must_wait(entry):
@@ -326,6 +348,34 @@ class Executor:
     def _is_halted(self, job: Job) -> bool:
         """Return True if a halt covers the job, or if the halts are unknown."""
         return self._halts is None or any(job.halted_by(scope) for scope in self._halts)
+
+    @property
+    def _withdraw_order(self) -> Callable[[Job, str], bool] | None:
+        return None if self._access is None else self._access.withdraw_order
+
+    def _apply_halts(self, now: datetime) -> None:
+        """Withdraw the orders of jobs under way that a halt covers, where that is possible."""
+        if self._halts is None or self._withdraw_order is None:
+            return
+        for job_id in sorted(self._touched, key=self._sort_key):
+            entry = self._live[job_id]
+            step = halt(entry) if self._is_halted(entry.job) else None
+            if step is not None:
+                self._store("halt", step, now)
+
+    def _withdraw(self, entry: JournalEntry, now: datetime) -> None:
+        """Withdraw the order of an ended job; call again later unless nothing of it is left."""
+        withdraw_order = self._withdraw_order
+        try:
+            is_gone = withdraw_order is not None and withdraw_order(entry.job, entry.order_marker)
+        except Exception:  # noqa: BLE001 - whatever went wrong, the order may still be there
+            is_gone = False
+        if not is_gone:
+            since = now - (entry.acted_at or entry.intent_at or now)
+            self._schedule(now + min(max(since, WATCH_POLL), ENFORCEMENT_POLL), entry.job.job_id)
+            return
+        self._journal.save("withdrawn", replace(entry, phase=Phase.DONE), (), now)
+        self._forget(entry)
 
     def _refusal(self, job: Job) -> Refusal | None:
         """Return the reason for which the order may not be given; None if it may, in a dry run."""
@@ -393,12 +443,17 @@ class Executor:
         entry = step.entry
         job_id = entry.job.job_id
         old = self._live[job_id]
+        if entry.phase is Phase.DONE and old.touched and self._withdraw_order is not None:
+            entry = withdrawing(entry, now)
         # A change of `wake_at` alone is not journalled: after a restart every job is due.
         if step.results or replace(entry, wake_at=old.wake_at) != old:
             self._journal.save(write_name, entry, step.results, now)
-        if entry.phase is Phase.DONE:
+        if entry.phase in (Phase.DONE, Phase.WITHDRAWING):
             self._forget(entry)
+        if entry.phase is Phase.DONE:
             return
+        if entry.phase is Phase.WITHDRAWING:
+            self._track(entry)
         self._live[job_id] = entry
         if entry.touched:
             self._touched.add(job_id)
@@ -407,6 +462,9 @@ class Executor:
     def _track(self, entry: JournalEntry) -> None:
         job = entry.job
         self._live[job.job_id] = entry
+        if entry.phase is Phase.WITHDRAWING:
+            self._withdrawing.setdefault(job.udid, set()).add(job.job_id)
+            return
         self._queues.setdefault(job.udid, []).append(job.job_id)
         if entry.touched:
             self._touched.add(job.job_id)
@@ -421,10 +479,12 @@ class Executor:
         self._touched.discard(job.job_id)
         self._blocked.pop(job.job_id, None)
         self._wakes.pop(job.job_id, None)
-        queue = self._queues[job.udid]
-        queue.remove(job.job_id)
-        if not queue:
-            del self._queues[job.udid]
+        for table in (self._queues, self._withdrawing):
+            members = table.get(job.udid)
+            if members is not None and job.job_id in members:
+                members.remove(job.job_id)
+                if not members:
+                    del table[job.udid]
         self._unblocked = True
 
     def _schedule(self, at: datetime, job_id: str) -> None:

@@ -16,6 +16,8 @@
     INTENDED  `profiles renew` is accepted                       DONE (acted)
     INTENDED  Mac refuses                                        DONE (failed or refused)
     INTENDED  NotNow over MDM, or queued at the MDM server       INTENDED, DONE (failed) after 48 h
+    INTENDED  the MDM server lost the order; it may be repeated  INTENDED: give the order again
+    INTENDED  the MDM server lost the order; it may not          DONE (failed)
     INTENDED  NotNow over SSH, still valid and fit               INTENDED: give the order again
     INTENDED  no sign of the order within IN_FLIGHT              INTENDED
     INTENDED  no sign after that, and still valid and fit        INTENDED: give the order again
@@ -27,7 +29,12 @@
     WATCHING  new state, or 25 % more                            WATCHING (progressed)
     INTENDED  Mac unreachable for 24 h                           DONE (acted: perhaps)
     WATCHING  Mac unreachable for 24 h                           DONE (acted)
+    touched   halted or withdrawn; its form can withdraw it      DONE (superseded)
+    touched   halted or withdrawn; it may still be delivered     no change (progressed)
     DONE      any                                                DONE
+
+An attempt whose form can withdraw orders goes from its end to WITHDRAWING, and to DONE when nothing
+of the order is left: a forgotten declaration installs its release when Apple offers it.
 
 Invariant: the entry with phase INTENDED is durable before the order is given. A first order is
 given after `agents.first_order` examined the Mac. An order is repeated only if a look at the Mac
@@ -45,7 +52,16 @@ from enum import StrEnum
 from typing import Final
 
 from agents.first_order import Done, Doubtful, InFlight, Marked, Queued, earlier_order
-from agents.mac import Ack, AckKind, InstallState, Observation, Progress, order_marker
+from agents.mac import (
+    STEPS,
+    Ack,
+    AckKind,
+    InstallState,
+    Observation,
+    Obstacle,
+    Progress,
+    order_marker,
+)
 from agents.preflight import (
     AlreadyThere,
     Busy,
@@ -78,17 +94,13 @@ BEGIN_WITHIN: Final = timedelta(hours=6)
 STALLED_AFTER: Final = timedelta(hours=24)
 MAX_SENDS: Final = 3
 _PERCENT_STEP: Final = 25
+_MAX_DETAIL: Final = 200
 
-_STEPS: Final = {
-    Method.DDM: "declare",
-    Method.MDM_COMMAND: "schedule",
-    Method.SOFTWAREUPDATE: "install",
-    Method.STARTOSINSTALL: "install",
-    Method.ERASE_DEVICE: "erase",
-    Method.ASR: "restore",
-    Method.PROFILES_RENEW: "renew",
-}
 _IDLE: Final = frozenset({InstallState.NONE, InstallState.WAITING})
+# Methods whose order a Mac may get twice: a declaration that it has already changes nothing.
+_REPEATABLE: Final = frozenset({Method.DDM})
+_WITHDRAWN: Final = "the declaration is withdrawn"
+_NOT_DELIVERED: Final = Obstacle(ErrorCode.NOT_DELIVERED, "still queued at the MDM server")
 
 
 class Phase(StrEnum):
@@ -97,6 +109,7 @@ class Phase(StrEnum):
     ACCEPTED = "accepted"  # the job is journalled; the Mac is untouched
     INTENDED = "intended"  # the intent is journalled; the order may have arrived
     WATCHING = "watching"  # the Mac accepted the order
+    WITHDRAWING = "withdrawing"  # the attempt has an outcome; its order is being withdrawn
     DONE = "done"  # the attempt has an outcome
 
 
@@ -105,12 +118,14 @@ class JournalEntry:
     """State of one job in the journal.
 
     `sends` counts the orders given, `unanswered` those after the last response. `declined` is True
-    if the response to the last order was NotNow; `not_now_since` is the time of the first NotNow.
-    `intent_at` is the time of the last intent, `acted_at` the time from which the order counts as
-    accepted. `boot_at` is the boot time of the Mac before the order, by the Mac's clock.
-    `away_since` is the time of the first failed look of the current series. `progress` and
-    `percent` are the last ones reported, `changed_at` is the time of that report or, without one,
-    of the acceptance. `history_unknown` is True if an earlier journal may have given the order.
+    if the response to the last order was NotNow; `held_since` is the time of the first NotNow, or
+    the first time at which the order was in the queue of its MDM server. `intent_at` is the time of
+    the last intent, `acted_at` the time from which the order counts as accepted. `boot_at` is the
+    boot time of the Mac before the order, by the Mac's clock. `away_since` is the time of the first
+    failed look of the current series. `progress` and `percent` are the last ones reported,
+    `changed_at` is the time of that report or, without one, of the acceptance. `halted` is True if
+    a halt covered the job while its order could not be withdrawn. `history_unknown` is True if an
+    earlier journal may have given the order.
     """
 
     job: Job
@@ -126,11 +141,12 @@ class JournalEntry:
     acted_at: datetime | None = None
     boot_at: datetime | None = None
     away_since: datetime | None = None
-    not_now_since: datetime | None = None
+    held_since: datetime | None = None
     progress: InstallState = InstallState.NONE
     percent: int | None = None
     changed_at: datetime | None = None
     superseded: bool = False
+    halted: bool = False
     history_unknown: bool = False
     outcome: Outcome | None = None
 
@@ -142,7 +158,7 @@ class JournalEntry:
     @property
     def step(self) -> str:
         """Name of the one step that the method has on the Mac."""
-        return _STEPS[self.job.method]
+        return STEPS[self.job.method]
 
     @property
     def order_marker(self) -> str:
@@ -197,12 +213,12 @@ def next_step(
     """Return the next step of the attempt. Total: any entry and observation give a step.
 
     With `observation` None the result is Observe, unless the attempt ends without a look: a job
-    that is withdrawn, expired or without a valid approval before its first order. For an entry in
-    phase DONE the result is Finish with this entry and no results. `limits` None means the
+    that is withdrawn, expired or without a valid approval before its first order. For an entry with
+    an outcome the result is Finish with this entry and no results. `limits` None means the
     defaults.
     """
     limits = limits or Limits()
-    if entry.phase is Phase.DONE:
+    if entry.phase in (Phase.DONE, Phase.WITHDRAWING):
         return Finish(entry, ())
     if entry.phase is Phase.ACCEPTED:
         withdrawn = _withdrawn(entry, now)
@@ -224,8 +240,8 @@ def apply_ack(entry: JournalEntry, ack: Ack, now: datetime) -> Wait | Finish:
     """Return the step that follows from the Mac's response to an intended order.
 
     REFUSED: Finish, with the outcome REFUSED for the code `unsupported`, else FAILED. NOT_NOW: Wait
-    for 30 minutes in phase INTENDED. ACCEPTED: Wait in phase WATCHING, or Finish with the outcome
-    ACTED for `profiles renew`.
+    for 30 minutes in phase INTENDED. QUEUED: Wait for 5 minutes in phase INTENDED. ACCEPTED: Wait
+    in phase WATCHING, or Finish with the outcome ACTED for `profiles renew`.
     """
     if ack.kind is AckKind.REFUSED:
         code = ack.error_code or ErrorCode.COMMAND_REJECTED
@@ -233,23 +249,59 @@ def apply_ack(entry: JournalEntry, ack: Ack, now: datetime) -> Wait | Finish:
         outcome = Outcome.REFUSED if code is ErrorCode.UNSUPPORTED else Outcome.FAILED
         return _finish(entry, outcome, code, ack.detail)
     if ack.kind is AckKind.NOT_NOW:
-        since = entry.not_now_since or now
+        since = entry.held_since or now
         waiting = replace(
-            entry, declined=True, unanswered=0, not_now_since=since, wake_at=now + NOT_NOW_POLL
+            entry, declined=True, unanswered=0, held_since=since, wake_at=now + NOT_NOW_POLL
         )
         return Wait(waiting)
+    if ack.kind is AckKind.QUEUED:
+        return Wait(replace(entry, held_since=entry.held_since or now, wake_at=now + IN_FLIGHT))
     return _on_accepted(entry, now)
 
 
-def supersede(entry: JournalEntry, now: datetime) -> Wait | Finish:
+def supersede(entry: JournalEntry, now: datetime, *, can_withdraw: bool = False) -> Wait | Finish:
     """Return the step that follows from the withdrawal of the job.
 
-    In phase ACCEPTED it is Finish with the outcome SUPERSEDED. Otherwise it is Wait, due at once:
-    the attempt runs to its end, but its order is not repeated.
+    In phase ACCEPTED it is Finish with the outcome SUPERSEDED. With `can_withdraw`, that is if the
+    form of the Mac withdraws orders, a touched attempt ends in the same way if its order is a
+    declaration. Otherwise it is Wait, due at once: the attempt runs to its end, but its order is
+    not repeated; of a queued order a result has the text that it may still be delivered.
     """
     if entry.phase is Phase.ACCEPTED:
         return _finish(entry, Outcome.SUPERSEDED, ErrorCode.SUPERSEDED)
-    return Wait(replace(entry, superseded=True, wake_at=min(entry.wake_at, now)))
+    if can_withdraw and entry.job.method is Method.DDM:
+        return _finish(entry, Outcome.SUPERSEDED, ErrorCode.SUPERSEDED, _WITHDRAWN)
+    kept = replace(entry, superseded=True, wake_at=min(entry.wake_at, now))
+    warned = can_withdraw and not entry.superseded
+    return Wait(kept, _may_still_arrive(entry, ErrorCode.SUPERSEDED) if warned else ())
+
+
+def halt(entry: JournalEntry) -> Wait | Finish | None:
+    """Return the step of a touched attempt that a halt covers, if its form withdraws orders.
+
+    A declaration is withdrawn: Finish with the outcome SUPERSEDED and the code `halted`; after the
+    halt the pipeline decides again. Of a queued order one result has the text that it may still be
+    delivered. None if nothing changes.
+    """
+    if entry.job.method is Method.DDM:
+        return _finish(entry, Outcome.SUPERSEDED, ErrorCode.HALTED, _WITHDRAWN)
+    if entry.halted:
+        return None
+    warning = _may_still_arrive(entry, ErrorCode.HALTED)
+    return Wait(replace(entry, halted=True), warning) if warning else None
+
+
+def withdrawing(ended: JournalEntry, now: datetime) -> JournalEntry:
+    """Return the entry of an attempt that has its outcome, and whose order is to be withdrawn."""
+    return replace(ended, phase=Phase.WITHDRAWING, wake_at=now)
+
+
+def _may_still_arrive(entry: JournalEntry, code: ErrorCode) -> tuple[JobResult, ...]:
+    """Return one result for an order in the queue of an MDM server, none for another one."""
+    if entry.phase is not Phase.INTENDED or entry.job.method not in MDM_METHODS:
+        return ()
+    detail = "queued at the MDM server: it cannot be withdrawn and may still be delivered"
+    return (result(entry, Outcome.PROGRESSED, code, detail),)
 
 
 def withhold(entry: JournalEntry) -> Finish:
@@ -414,7 +466,7 @@ def _follow(
     )
     started = result(intended, Outcome.STARTED, None, "by an earlier order", look)
     if queued:
-        waiting = replace(intended, not_now_since=now, wake_at=now + NOT_NOW_POLL)
+        waiting = replace(intended, held_since=now, wake_at=now + NOT_NOW_POLL)
         return Wait(waiting, (started,))
     taken = _on_accepted(intended, now)
     step = taken if isinstance(taken, Finish) else _watch(taken.entry, look, now)
@@ -445,33 +497,42 @@ def _verify(entry: JournalEntry, look: Observation, now: datetime, limits: Limit
     """Return the step after a look at the Mac of an intended order.
 
     With a mark or an effect of the order: the step of an accepted order. Queued at the MDM server,
-    or after NotNow over MDM: Wait, and Finish after 48 h. Without a sign: Wait until 5 minutes
-    after the intent. After that, and at once after NotNow over SSH: Finish if the job is withdrawn,
-    it or its approval expired, NotNow lasted for 48 h, or 3 orders had no response; otherwise Act,
-    Wait or Finish by the fitness of the Mac.
+    or after NotNow over MDM: Wait, and Finish after 48 h. Lost by the MDM server: Finish, unless
+    the order may be repeated. Without a sign: Wait until 5 minutes after the intent. After that,
+    and at once after NotNow over SSH and after a loss: Finish if the job is withdrawn, it or its
+    approval expired, NotNow lasted for 48 h, or 3 orders had no response; otherwise Act, Wait or
+    Finish by the fitness of the Mac.
     """
     assert entry.intent_at is not None
     if entry.order_marker in look.marks or _shows_effect(entry, look):
-        taken = _on_accepted(entry, entry.intent_at)
+        # An order that its server held may have reached the Mac long after the intent.
+        taken = _on_accepted(entry, now if entry.held_since else entry.intent_at)
         return taken if isinstance(taken, Finish) else _watch(taken.entry, look, now)
-    queued = entry.order_marker in look.pending
-    held = queued or (entry.declined and entry.job.method in MDM_METHODS)
-    if not held and not entry.declined and now < entry.intent_at + IN_FLIGHT:
+    queued, lost = entry.order_marker in look.pending, entry.order_marker in look.lost
+    reason = look.not_delivered or _NOT_DELIVERED
+    if lost and entry.job.method not in _REPEATABLE:
+        return _finish(entry, Outcome.FAILED, reason.error_code, reason.detail, look)
+    held = queued or (not lost and entry.declined and entry.job.method in MDM_METHODS)
+    if not (held or lost or entry.declined) and now < entry.intent_at + IN_FLIGHT:
         return Wait(replace(entry, wake_at=entry.intent_at + IN_FLIGHT))
     if not held:
         withdrawn = _withdrawn(entry, now)
         if withdrawn is not None:
             return withdrawn
-    since = entry.not_now_since or entry.intent_at
+    since = entry.held_since or entry.intent_at
     if (held or entry.declined) and now >= since + NOT_NOW_LIMIT:
-        detail = "still answers NotNow" if entry.declined else "still queued at the MDM server"
-        return _finish(entry, Outcome.FAILED, ErrorCode.COMMAND_REJECTED, detail, look)
+        if entry.declined:
+            code, detail = ErrorCode.COMMAND_REJECTED, "still answers NotNow"
+        else:
+            code, detail = reason.error_code, reason.detail
+        return _finish(entry, Outcome.FAILED, code, detail, look)
     if held:
         # The MDM server offers the order again by itself; a second order would run as well.
-        return Wait(replace(entry, not_now_since=since, wake_at=now + NOT_NOW_POLL))
+        return Wait(replace(entry, held_since=since, wake_at=now + NOT_NOW_POLL))
     if entry.unanswered >= MAX_SENDS:
         detail = f"no order of {entry.sends} arrived"
-        return _finish(entry, Outcome.FAILED, ErrorCode.UNREACHABLE, detail, look)
+        code = reason.error_code if lost else ErrorCode.UNREACHABLE
+        return _finish(entry, Outcome.FAILED, code, detail, look)
     return _approach(entry, look, now, limits)
 
 
@@ -527,7 +588,8 @@ def _watch(entry: JournalEntry, look: Observation, now: datetime) -> Wait | Fini
     seen = look.progress
     if seen.state is InstallState.FAILED and (seen.since is None or seen.since >= entry.intent_at):
         code = seen.error_code or ErrorCode.INSTALL_FAILED
-        return _finish(entry, Outcome.FAILED, code, "the Mac reports a failure", look)
+        detail = seen.detail or "the Mac reports a failure"
+        return _finish(entry, Outcome.FAILED, code, detail[:_MAX_DETAIL], look)
     if entry.job.method in MDM_METHODS and look.enrolled is False and not erases(entry.job):
         detail = "left MDM, and the order with it"
         return _finish(entry, Outcome.FAILED, ErrorCode.NOT_ENROLLED, detail, look)

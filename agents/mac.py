@@ -1,4 +1,4 @@
-"""The interface of an executor to one Mac. Forms: simulated, later SSH and MDM.
+"""The interface of an executor to one Mac. Forms: simulated and MDM, later SSH.
 
 An order is the one command that an attempt gives to its Mac. Every call is short: long work runs on
 the Mac itself and shows in later observations. The acknowledgement of an order never proves that
@@ -8,11 +8,22 @@ its work is done.
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
-from schemas.jobs import Job
+from schemas.jobs import Job, Method
 from schemas.macos import Build, OSVersion
 from schemas.results import ErrorCode
+
+STEPS: Final = {
+    Method.DDM: "declare",
+    Method.MDM_COMMAND: "schedule",
+    Method.SOFTWAREUPDATE: "install",
+    Method.STARTOSINSTALL: "install",
+    Method.ERASE_DEVICE: "erase",
+    Method.ASR: "restore",
+    Method.PROFILES_RENEW: "renew",
+}
+"""Name of the one step that each method has on the Mac."""
 
 
 class UnreachableError(Exception):
@@ -35,13 +46,23 @@ class Progress:
     """Progress of an installation.
 
     `percent` is 0-100, None if unknown. `error_code` is the error of a failed installation; None if
-    it is unknown or nothing failed. `since` is the start of this state, None if unknown.
+    it is unknown or nothing failed. `since` is the start of this state, None if unknown. `detail`
+    is the Mac's own text about a failure.
     """
 
     state: InstallState = InstallState.NONE
     percent: int | None = None
     error_code: ErrorCode | None = None
     since: datetime | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """The reason for which a form cannot give the order of a job, whatever the Mac's state."""
+
+    error_code: ErrorCode
+    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +71,14 @@ class Observation:
 
     `marks` are the `order_marker` names of the orders that the Mac carried out: each form leaves
     the name where it survives (declaration identifier, CommandUUID, marker file with the launchd
-    label). `pending` are the names of orders in the queue of its MDM server. `installed_at` is the
-    time of the last installation of a system, `free_disk_gb` is in GB (10^9 bytes),
-    `battery_percent` is 0-100, None without a battery. `volume_owner` is True if the password of a
-    volume owner is at hand, `bootstrap_token` if the token is escrowed at the MDM server; both are
-    also None if the hardware needs none.
+    label). `pending` are the names of orders in the queue of its MDM server, `lost` those that were
+    in it and will not be delivered as far as is known; `not_delivered` is the reason, of either.
+    `installed_at` is the time of the last installation of a system, `free_disk_gb` is in GB (10^9
+    bytes), `battery_percent` is 0-100, None without a battery. `volume_owner` is True if the
+    password of a volume owner is at hand, `bootstrap_token` if the token is escrowed at the MDM
+    server; both are also None if the hardware needs none. `enrolled_at` is the time of the last
+    complete enrollment. `busy` is True if the Mac must be left alone now; `obstacle` is the reason
+    for which this form cannot give the order, None without one.
     """
 
     os_version: OSVersion | None = None
@@ -71,6 +95,11 @@ class Observation:
     volume_owner: bool | None = None
     marks: frozenset[str] = frozenset()
     pending: frozenset[str] = frozenset()
+    lost: frozenset[str] = frozenset()
+    not_delivered: Obstacle | None = None
+    enrolled_at: datetime | None = None
+    busy: bool = False
+    obstacle: Obstacle | None = None
     progress: Progress = Progress()
 
 
@@ -78,6 +107,7 @@ class AckKind(StrEnum):
     """Kind of a response to an order."""
 
     ACCEPTED = "accepted"  # the Mac took the order
+    QUEUED = "queued"  # its MDM server has the order, and offers it when the Mac asks
     NOT_NOW = "not_now"  # the Mac cannot take it now
     REFUSED = "refused"  # the Mac will not take it
 
@@ -94,6 +124,11 @@ class Ack:
     def accepted(cls) -> Self:
         """Return the response for an order that the Mac took."""
         return cls(AckKind.ACCEPTED)
+
+    @classmethod
+    def queued(cls) -> Self:
+        """Return the response for an order that waits in the queue of an MDM server."""
+        return cls(AckKind.QUEUED)
 
     @classmethod
     def not_now(cls) -> Self:

@@ -45,7 +45,7 @@ class AlreadyThere:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Another installation is under way on the Mac: check again later."""
+    """The Mac must be left alone, as during an installation: check again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +78,14 @@ def fitness(job: Job, look: Observation, limits: Limits) -> Fitness:
 
     An unknown field never makes it unfit, but unknown AC power counts as none. AlreadyThere is only
     for updates and upgrades. Otherwise Busy comes before Unfit, and Unfit has the first check that
-    fails.
+    fails; an obstacle of the form comes first.
     """
     if job.action in (Action.UPDATE, Action.UPGRADE) and runs_target(job, look):
         return AlreadyThere()
-    if look.progress.state in _BUSY:
+    if look.busy or look.progress.state in _BUSY:
         return Busy()
+    if look.obstacle is not None:
+        return Unfit(look.obstacle.error_code, look.obstacle.detail)
     for check in (_too_new, _not_enrolled, _no_volume_owner, _no_disk, _no_power):
         unfit = check(job, look, limits)
         if unfit is not None:

@@ -17,12 +17,16 @@ class SiteAccess:
 
     `mac_for` returns the Mac of a job, in the form that its method needs. `refusal` returns the
     reason not to give the job's order, None if it may be given; it is asked before each order.
-    Without another one, no Mac is erased or reinstalled.
+    Without another one, no Mac is erased or reinstalled. `withdraw_order` withdraws the order of an
+    attempt that has ended, by its `order_marker`, and returns True when nothing of it is left with
+    a server or a Mac. It raises UnreachableError, and is called again, if that is unknown. None
+    means that the Macs keep no orders.
     """
 
     mac_for: Callable[[Job], Mac]
     refusal: Callable[[Job], Refusal | None] = DestructiveLock().refusal
     limits: Limits = field(default_factory=Limits)
+    withdraw_order: Callable[[Job, str], bool] | None = None
 
     @classmethod
     def simulated(cls, mac_for: Callable[[Job], Mac]) -> Self:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agents.executor import Executor
 from agents.journal import Journal, JournalError, UnpublishedResult
-from agents.lifecycle import JournalEntry
+from agents.lifecycle import JournalEntry, Phase
 from agents.site_access import SiteAccess
 from runtime.sqlite import Hook
 from runtime.trusted_keys import KeyRing
@@ -86,7 +86,7 @@ class Executors:
     def untouched(self) -> Iterator[Job]:
         """Yield every job of `live` of which the journal has no order."""
         for entry in self._live_entries():
-            if not entry.touched:
+            if entry.phase is Phase.ACCEPTED:
                 yield entry.job
 
     def distrust_journal(self, site: str, now: datetime) -> None:

@@ -15,6 +15,7 @@ from pipeline.ingest.json_payload import load_json
 from pipeline.ingest.mdm_enrollment import Enrollment, enrollment_of
 from pipeline.ingest.mdm_responses import (
     device_information,
+    erase_conditions,
     error_chain,
     install_actions,
     security_info,
@@ -253,8 +254,10 @@ def _connect(forwarded: ForwardedMessage) -> None:
             MESSAGE_LOCATION + "Status",
         )
     facts: dict[str, Any] = {}
+    erase: dict[str, Any] = {}
     if "QueryResponses" in message:
         facts |= device_information(message.group("QueryResponses"))
+        erase = erase_conditions(message.group("QueryResponses"))
     if "SecurityInfo" in message:
         facts |= security_info(message.group("SecurityInfo"))
     forwarded.add_event(
@@ -264,6 +267,7 @@ def _connect(forwarded: ForwardedMessage) -> None:
         status=status,
         error_chain=error_chain(message),
         install_actions=install_actions(message),
+        **erase,
     )
     if any(fact is not None for fact in facts.values()):
         forwarded.add_inventory(mdm_enrolled=True, **facts)

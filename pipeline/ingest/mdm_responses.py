@@ -49,6 +49,17 @@ def device_information(responses: Fields) -> dict[str, Any]:
     }
 
 
+def erase_conditions(responses: Fields) -> dict[str, Any]:
+    """Return `erase_preflight` and `pin_required` of a DeviceInformation response.
+
+    Each is None if it is absent or invalid; an invalid one is recorded as a problem.
+    """
+    return {
+        "erase_preflight": responses.text("EACSPreflight"),
+        "pin_required": responses.flag("PINRequiredForEraseDevice"),
+    }
+
+
 def _free_disk_gb(responses: Fields, version: OSVersion | None) -> float | None:
     """Return the free space in GB (10^9 bytes); None if it is absent, invalid or not plausible.
 

@@ -65,7 +65,8 @@ class MdmCommandReported(WireModel):
     `status` is the Mac's own value: Acknowledged, Error, CommandFormatError, Idle, NotNow; other
     values are kept unchanged. `install_actions` are ScheduleOSUpdate's results as (product key,
     install action, status); an install action `Error` is a failure although the command is
-    Acknowledged.
+    Acknowledged. `erase_preflight` is DeviceInformation's EACSPreflight: `success`, or the reason
+    for which EraseDevice would fail. `pin_required`: EraseDevice needs a PIN.
     """
 
     udid: UdidField
@@ -75,6 +76,8 @@ class MdmCommandReported(WireModel):
     status: TextField
     error_chain: tuple[CommandError, ...] = ()
     install_actions: tuple[tuple[TextField, TextField, TextField], ...] = ()
+    erase_preflight: TextField | None = None
+    pin_required: bool | None = None
 
 
 class BootstrapTokenSet(WireModel):

@@ -25,13 +25,15 @@ from agents.lifecycle import (
     Unreachable,
     Wait,
     apply_ack,
+    halt,
     next_step,
     supersede,
+    withdrawing,
 )
-from agents.mac import Ack, AckKind, InstallState, Observation, Progress
+from agents.mac import Ack, AckKind, InstallState, Observation, Obstacle, Progress
 from schemas.jobs import Action, Job, Method
 from schemas.macos import parse_build, parse_os_version
-from schemas.results import ErrorCode
+from schemas.results import ErrorCode, Outcome
 from tests.factories.sites import NEW, START, a_job, an_erasing_job, hours
 
 SECOND = timedelta(seconds=1)
@@ -91,7 +93,10 @@ LATER = a_job(method=Method.DDM, enforce_at=START + hours(48))
 IN_PLACE = a_job(Action.REINSTALL, Method.STARTOSINSTALL)
 ERASE = an_erasing_job(Method.STARTOSINSTALL)
 RENEW = a_job(Action.REENROLL, Method.PROFILES_RENEW, target=None, intent="x")
+ERASE_DEVICE = an_erasing_job()
 MARK = intended().order_marker
+DDM_MARK = intended(DDM).order_marker
+LOST = Obstacle(ErrorCode.COMMAND_LOST, "lost")
 APPROVED = {"approved_until": START + hours(24)}
 
 
@@ -211,28 +216,58 @@ INTENDED = {
         intended(DDM),
         look(pending=frozenset({intended(DDM).order_marker})),
         NOT_NOW_LIMIT,
-        "failed/command_rejected",
+        "failed/not_delivered",
+    ),
+    "queued, push failed": (
+        intended(DDM),
+        look(pending=frozenset({DDM_MARK}), not_delivered=Obstacle(ErrorCode.PUSH_FAILED, "410")),
+        NOT_NOW_LIMIT,
+        "failed/push_failed",
+    ),
+    "lost, may be repeated": (
+        intended(DDM),
+        look(lost=frozenset({DDM_MARK}), not_delivered=LOST),
+        SECOND,
+        "act",
+    ),
+    "lost, may be repeated, but the job is withdrawn": (
+        intended(DDM, superseded=True),
+        look(lost=frozenset({DDM_MARK}), not_delivered=LOST),
+        SECOND,
+        "superseded/superseded",
+    ),
+    "lost for the third time": (
+        intended(DDM, sends=3, unanswered=3),
+        look(lost=frozenset({DDM_MARK}), not_delivered=LOST),
+        SECOND,
+        "failed/command_lost",
+    ),
+    "lost, may not be repeated": (
+        intended(ERASE_DEVICE, **APPROVED),
+        look(lost=frozenset({intended(ERASE_DEVICE).order_marker}), not_delivered=LOST),
+        SECOND,
+        "failed/command_lost",
     ),
     "NotNow over MDM is not repeated": (
-        intended(DDM, declined=True, not_now_since=START),
+        intended(DDM, declined=True, held_since=START),
         look(),
         hours(30),
         "wait",
     ),
     "NotNow over SSH is repeated": (
-        intended(declined=True, not_now_since=START),
+        intended(declined=True, held_since=START),
         look(),
         SECOND,
         "act",
     ),
     "NotNow for too long": (
-        intended(declined=True, not_now_since=START),
+        intended(declined=True, held_since=START),
         look(),
         NOT_NOW_LIMIT,
         "failed/command_rejected",
     ),
     "repeated after NotNow, no response": (
-        intended(declined=False, not_now_since=START - hours(1)),
+        intended(declined=False, held_since=START - hours(1)),
         look(),
         SECOND,
         "wait",
@@ -400,6 +435,49 @@ def test_started_is_reported_with_the_first_intent() -> None:
     assert [result.outcome.value for result in step.results] == ["started"]
 
 
+@pytest.mark.parametrize(
+    ("before", "want"),
+    [
+        pytest.param(intended(DDM), "superseded/superseded", id="declared"),
+        pytest.param(watching(DDM), "superseded/superseded", id="fetched"),
+        pytest.param(intended(ERASE_DEVICE), "wait", id="queued command"),
+    ],
+)
+def test_order_of_a_superseded_job_is_withdrawn_if_its_form_can(
+    before: JournalEntry, want: str
+) -> None:
+    step = supersede(before, START, can_withdraw=True)
+    assert step_name(step) == want
+    assert [one.outcome for one in step.results] == [
+        "superseded" if want != "wait" else "progressed"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "want"),
+    [
+        pytest.param(intended(DDM), "superseded/halted", id="declared"),
+        pytest.param(watching(DDM), "superseded/halted", id="fetched"),
+        pytest.param(intended(ERASE_DEVICE), "wait", id="queued command"),
+        pytest.param(intended(ERASE_DEVICE, halted=True), None, id="reported before"),
+        pytest.param(watching(ERASE_DEVICE), None, id="command under way"),
+        pytest.param(intended(), None, id="over SSH"),
+    ],
+)
+def test_order_of_a_halted_job_is_withdrawn_or_reported_once(
+    before: JournalEntry, want: str | None
+) -> None:
+    step = halt(before)
+    assert (step if step is None else step_name(step)) == want
+
+
+def test_attempt_that_withdraws_its_order_keeps_its_outcome_and_is_not_touched() -> None:
+    ended = replace(watching(DDM), phase=Phase.DONE, outcome=Outcome.ACTED)
+    kept = withdrawing(ended, START)
+    assert (kept.phase, kept.outcome, kept.touched) == (Phase.WITHDRAWING, Outcome.ACTED, False)
+    assert next_step(kept, None, START) == Finish(kept, ())
+
+
 def test_superseded_job_ends_if_untouched_and_runs_on_if_touched() -> None:
     assert step_name(supersede(entry(), START)) == "superseded/superseded"
     assert step_name(supersede(watching(), START)) == "wait"
@@ -471,7 +549,7 @@ def test_any_entry_and_look_give_a_step_that_makes_progress(
             or before.phase is Phase.ACCEPTED
         )
     else:
-        assert step.entry.phase is Phase.DONE
+        assert step.entry.phase in (Phase.DONE, Phase.WITHDRAWING)
 
 
 @given(ENTRIES, st.sampled_from(AckKind))

@@ -91,6 +91,8 @@ DEVICE = {
     "ProductName": "Mac15,12",
     "AvailableDeviceCapacity": 101.5,
     "BatteryLevel": 0.5,
+    "EACSPreflight": "success",
+    "PINRequiredForEraseDevice": True,
     "IsSupervised": True,
     "IsAppleSilicon": True,
     "DeviceName": "fake-mac-01",

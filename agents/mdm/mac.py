@@ -1,0 +1,417 @@
+"""Macs of one site, reached through its MDM servers.
+
+An order is a command in a server's queue, or a declaration with the command that makes the Mac
+fetch it. Its effect follows from the events of the store, and for a declaration from the status
+report that its server keeps. A look sends at most read-only queries.
+
+| method | order | mark on the Mac |
+| --- | --- | --- |
+| ddm | declaration set, then DeclarativeManagement | its answer, or the set in a status report |
+| mdm_command | ScheduleOSUpdate | its answer |
+| erase_device | EraseDevice | its answer, or a new enrollment in Setup Assistant |
+
+MDM does not report a boot. The first report of the present version takes its place, and for an
+erasing job the begin of the present enrollment: an erased Mac enrolls again.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Final
+
+from agents.mac import (
+    STEPS,
+    Ack,
+    Mac,
+    Observation,
+    Obstacle,
+    UnreachableError,
+    order_marker,
+)
+from agents.mdm.answers import AnswerStore
+from agents.mdm.commands import (
+    Command,
+    RequestType,
+    UnsupportedCommandError,
+    declarative_management,
+    device_information,
+    erase_device,
+    schedule_os_update,
+)
+from agents.mdm.declarations import UndeclarableError, enforcement, set_name
+from agents.mdm.delivery import SentCommand, State
+from agents.mdm.facts import MacFacts, Name
+from agents.mdm.observation import Deliveries, delivered, progress
+from agents.mdm.server import (
+    LoginRefusedError,
+    MdmServer,
+    ServerRefusedError,
+    ServerUnavailableError,
+    ServerView,
+)
+from agents.preflight import erases
+from schemas.jobs import Job, Method
+from schemas.macos import OSVersion
+from schemas.results import ErrorCode
+
+# Older facts are unknown where the present state counts.
+FACT_MAX_AGE: Final = timedelta(hours=24)
+# The checks before an erase, and the version after an update command.
+QUERY_MAX_AGE: Final = timedelta(hours=1)
+# The server's Date has whole seconds, cut off. A webhook of the same second can be older.
+_DATE_STEP: Final = timedelta(seconds=1)
+_NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_PREFLIGHT_FROM: Final = OSVersion(13, 3)
+_NO_OBLITERATION_FROM: Final = OSVersion(12)
+_PREFLIGHT_PASSED: Final = "success"
+_COMMANDS: Final = {
+    Method.DDM: RequestType.DECLARATIVE_MANAGEMENT,
+    Method.MDM_COMMAND: RequestType.SCHEDULE_OS_UPDATE,
+    Method.ERASE_DEVICE: RequestType.ERASE_DEVICE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Enrollment:
+    """A Mac at its MDM server, with the facts about it."""
+
+    server: MdmServer
+    id: str
+    facts: MacFacts
+
+
+class MdmMacs:
+    """The Macs of one site.
+
+    `zone` is the time zone of the site, used for its Macs. `erase_pin` returns the PIN for Macs
+    that require one to be erased, None if the site has none. `is_current` is False while events of
+    the past are still being read; no Mac can be reached before.
+    """
+
+    def __init__(
+        self,
+        servers: Mapping[str, MdmServer],
+        answers: AnswerStore,
+        *,
+        zone: tzinfo,
+        now: Callable[[], datetime],
+        erase_pin: Callable[[], str | None] = lambda: None,
+        is_current: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._servers = servers
+        self._answers = answers
+        self._zone = zone
+        self._now = now
+        self._erase_pin = erase_pin
+        self._is_current = is_current
+
+    def mac_for(self, _: Job) -> Mac:
+        """Return the Mac of a job."""
+        return self
+
+    def look(self, job: Job) -> Observation:
+        """Return an observation of the job's Mac.
+
+        Raises UnreachableError while past events are being read, if a server that must be asked
+        does not respond, and while a query whose answer the job needs has none.
+        """
+        enrollment = self._enrollment(job)
+        if isinstance(enrollment, Obstacle):
+            return Observation(obstacle=enrollment)
+        return self._observe(enrollment, job)
+
+    def act(self, step: str, job: Job, attempt: int) -> Ack:
+        """Queue the order of this step once.
+
+        Raises UnreachableError if the server does not respond; the order may be queued then.
+        """
+        enrollment = self._enrollment(job)
+        if isinstance(enrollment, Obstacle):
+            return Ack.refused(enrollment.error_code, enrollment.detail)
+        order = order_marker(job.job_id, attempt, step)
+        try:
+            self._give(enrollment, job, order)
+        except LoginRefusedError as error:
+            return Ack.refused(ErrorCode.MDM_LOGIN_REFUSED, str(error))
+        except ServerRefusedError as error:
+            return Ack.refused(ErrorCode.MDM_SERVER_REFUSED, str(error))
+        except (UnsupportedCommandError, UndeclarableError) as error:
+            return Ack.refused(ErrorCode.UNSUPPORTED, str(error))
+        except ServerUnavailableError as error:
+            raise UnreachableError(str(error)) from error
+        return Ack.queued()
+
+    def withdraw_order(self, job: Job, order: str) -> bool:
+        """Withdraw an order of an ended job; return True when nothing of it is left.
+
+        A declaration is withdrawn from its server, and then the Mac must fetch its declarations
+        anew. A queued command cannot be withdrawn; from now on its answer is a finding. Raises
+        UnreachableError if the server does not respond.
+        """
+        enrollment = self._enrollment(job)
+        if job.method is Method.DDM and not isinstance(enrollment, Obstacle):
+            try:
+                enrollment.server.withdraw(enrollment.id, set_name(order))
+                is_gone = self._has_fetched(enrollment, job, f"{order}/withdraw")
+            except (ServerUnavailableError, ServerRefusedError) as error:
+                raise UnreachableError(str(error)) from error
+            if not is_gone:
+                return False
+        self._answers.close_job(job.job_id)
+        return True
+
+    # --- the Mac at its server ---
+
+    def _enrollment(self, job: Job) -> Enrollment | Obstacle:
+        """Return the Mac's enrollment; the obstacle if its server is unknown.
+
+        Raises UnreachableError while past events are being read.
+        """
+        if not self._is_current():
+            raise UnreachableError("the answers of the Macs are not read yet")
+        facts = self._answers.facts(job.udid)
+        enrollment_id = facts.text(Name.ENROLLMENT_ID)
+        if enrollment_id is None:
+            return Obstacle(ErrorCode.NOT_ENROLLED, "no MDM server has reported this Mac")
+        name = facts.text(Name.SERVER)
+        if len(self._servers) == 1 and name is None:
+            (server,) = self._servers.values()
+        elif name is not None and name in self._servers:
+            server = self._servers[name]
+        else:
+            detail = f"its enrollment names the server {name or 'nowhere'}, not one of this site"
+            return Obstacle(ErrorCode.NO_MDM_SERVER, detail)
+        return Enrollment(server, enrollment_id, facts)
+
+    # --- looking ---
+
+    def _observe(self, enrollment: Enrollment, job: Job) -> Observation:
+        facts, now = enrollment.facts, self._now()
+        order = order_marker(job.job_id, 1, STEPS[job.method])
+        sent = self._deliveries(job, order)
+        view, obstacle = self._view(enrollment, job, is_sent=bool(sent))
+        if not sent and obstacle is None:
+            obstacle = self._erase_obstacle(enrollment, job, order) if erases(job) else None
+        if job.method is Method.MDM_COMMAND and any(one.has_answer for _, one in sent):
+            self._ask_version(enrollment, job, order)
+        marks, pending, lost, not_delivered = delivered(order, sent, view)
+        system_at = facts.version_since
+        if erases(job):
+            system_at, marks, lost = self._erased(facts, order, sent, marks, lost)
+        recent = now - FACT_MAX_AGE
+        return Observation(
+            os_version=facts.os_version,
+            build=facts.build,
+            boot_at=system_at,
+            installed_at=system_at,
+            apple_silicon=facts.flag(Name.APPLE_SILICON),
+            free_disk_gb=facts.number(Name.FREE_DISK_GB, recent),
+            battery_percent=facts.number(Name.BATTERY_PERCENT, recent),
+            enrolled=facts.is_enrolled,
+            user_approved=facts.flag(Name.USER_APPROVED),
+            bootstrap_token=facts.flag(Name.BOOTSTRAP_TOKEN),
+            enrolled_at=facts.at(Name.ENROLLED),
+            marks=marks,
+            pending=pending,
+            lost=lost,
+            not_delivered=not_delivered,
+            busy=facts.flag(Name.AWAITING_CONFIGURATION, recent) is True
+            or (not sent and self._is_full(enrollment.server)),
+            obstacle=obstacle,
+            progress=progress(set_name(order), sent, view, facts, recent),
+        )
+
+    def _deliveries(self, job: Job, order: str) -> Deliveries:
+        """Return the commands of an order with their states; also if another agent sent it."""
+        now = self._now()
+        found = self._answers.deliveries(order, now)
+        if not found and job.method in _COMMANDS:
+            kind = _COMMANDS[job.method]
+            found = self._answers.unrecorded_delivery(order, kind, job.udid, now)
+        return found
+
+    def _view(
+        self, enrollment: Enrollment, job: Job, *, is_sent: bool
+    ) -> tuple[ServerView, Obstacle | None]:
+        """Return the declarations and the status report of the Mac, for a declared update.
+
+        The obstacle is that the server cannot be used for it. After the order was sent there is
+        none: UnreachableError is raised instead.
+        """
+        if job.method is not Method.DDM:
+            return ServerView(), None
+        if not enrollment.server.takes_declarations:
+            detail = f"{enrollment.server.name} has no server of declarations"
+            return ServerView(), Obstacle(ErrorCode.UNSUPPORTED, detail)
+        try:
+            return enrollment.server.observe(enrollment.id), None
+        except ServerUnavailableError as error:
+            raise UnreachableError(str(error)) from error
+        except ServerRefusedError as error:
+            if is_sent:
+                raise UnreachableError(str(error)) from error
+            is_login = isinstance(error, LoginRefusedError)
+            code = ErrorCode.MDM_LOGIN_REFUSED if is_login else ErrorCode.MDM_SERVER_REFUSED
+            return ServerView(), Obstacle(code, str(error))
+
+    def _is_full(self, server: MdmServer) -> bool:
+        """Return True if the server's queues have as many commands of ours as they may have."""
+        return self._answers.open_commands(server.name) >= server.limits.max_open_commands
+
+    def _erase_obstacle(self, enrollment: Enrollment, job: Job, order: str) -> Obstacle | None:
+        """Return the reason for which the Mac cannot or must not be erased now, None without one.
+
+        Raises UnreachableError until the Mac has answered the query about it.
+        """
+        for sent, state in self._answers.deliveries_to(job.udid, self._now()):
+            if sent.erases and sent.order != order and state.may_arrive:
+                detail = f"the erase of {sent.job_id} may still be delivered"
+                return Obstacle(ErrorCode.ERASE_OUTSTANDING, detail)
+        asked_at = self._answer_time(enrollment, job, f"{order}/information")
+        facts = enrollment.facts
+        version, preflight = facts.os_version, facts.text(Name.ERASE_PREFLIGHT)
+        if version is None or version < _NO_OBLITERATION_FROM:
+            detail = f"macOS {version or 'of an unknown version'} can only obliterate"
+            return Obstacle(ErrorCode.ERASE_IMPOSSIBLE, detail)
+        if version >= _PREFLIGHT_FROM and preflight != _PREFLIGHT_PASSED:
+            return Obstacle(
+                ErrorCode.ERASE_IMPOSSIBLE, f"its own check: {preflight or 'no result'}"
+            )
+        if facts.flag(Name.APPLE_SILICON) and facts.flag(Name.BOOTSTRAP_TOKEN) is False:
+            return Obstacle(ErrorCode.NO_BOOTSTRAP_TOKEN, "no bootstrap token escrowed")
+        if facts.flag(Name.PIN_REQUIRED, asked_at - _DATE_STEP) and self._erase_pin() is None:
+            return Obstacle(ErrorCode.NO_ERASE_PIN, "the Mac requires a PIN, and the site has none")
+        return None
+
+    def _answer_time(self, enrollment: Enrollment, job: Job, query: str) -> datetime:
+        """Return the time of the answer to DeviceInformation; send it if there is no recent one.
+
+        Raises UnreachableError until the Mac has answered.
+        """
+        now = self._now()
+        asked = self._answers.deliveries(query, now)
+        if asked:
+            state = asked[-1][1]
+            if state.state is State.DONE and state.at > now - QUERY_MAX_AGE:
+                return state.at
+            if state.is_open:
+                raise UnreachableError("the Mac has not answered DeviceInformation yet")
+        self._query(enrollment, job, query, device_information)
+        raise UnreachableError("DeviceInformation was sent to the Mac")
+
+    def _ask_version(self, enrollment: Enrollment, job: Job, order: str) -> None:
+        """Ask for the version unless a recent report or an open query has it."""
+        now, at = self._now(), enrollment.facts.at(Name.OS_VERSION)
+        query = f"{order}/information"
+        asked = self._answers.deliveries(query, now)
+        is_recent = at is not None and at > now - QUERY_MAX_AGE
+        if not is_recent and not (asked and asked[-1][1].is_open):
+            self._query(enrollment, job, query, device_information)
+
+    def _query(
+        self,
+        enrollment: Enrollment,
+        job: Job,
+        query: str,
+        make: Callable[[str, int], Command],
+    ) -> None:
+        """Send the next command of a query. Raises UnreachableError if that fails."""
+        number = len(self._answers.deliveries(query, self._now()))
+        try:
+            self._send(enrollment, job, query, make(query, number), number)
+        except (ServerUnavailableError, ServerRefusedError) as error:
+            raise UnreachableError(str(error)) from error
+
+    def _erased(
+        self,
+        facts: MacFacts,
+        order: str,
+        sent: Deliveries,
+        marks: frozenset[str],
+        lost: frozenset[str],
+    ) -> tuple[datetime, frozenset[str], frozenset[str]]:
+        """Return the time of the last erase of the Mac, and the marked and the lost orders.
+
+        Before the order it is the begin of the present enrollment. After it, only an enrollment
+        that follows an acknowledged order or passes Setup Assistant counts as an erase.
+        """
+        authenticated_at = facts.authenticated_at or _NEVER
+        if not sent or authenticated_at <= sent[-1][0].sent_at:
+            return authenticated_at, marks, lost
+        setup_at = facts.at(Name.IN_SETUP_ASSISTANT)
+        in_setup = setup_at is not None and setup_at >= authenticated_at
+        if in_setup or sent[-1][1].state is State.DONE:
+            return authenticated_at, marks | {order}, lost - {order}
+        return _NEVER, marks, lost
+
+    # --- acting ---
+
+    def _give(self, enrollment: Enrollment, job: Job, order: str) -> None:
+        """Queue the order; raises the errors of the server, of commands and of declarations."""
+        match job.method:
+            case Method.DDM:
+                self._declare(enrollment, job, order)
+            case Method.MDM_COMMAND if job.target is not None:
+                version = enrollment.facts.os_version
+                command = schedule_os_update(order, job.target.version, version)
+                self._send(enrollment, job, order, command, 0)
+            case Method.ERASE_DEVICE:
+                is_required = enrollment.facts.flag(Name.PIN_REQUIRED)
+                command = erase_device(order, self._erase_pin() if is_required else None)
+                self._send(enrollment, job, order, command, 0)
+            case _:
+                raise UnsupportedCommandError(f"{job.method} is no method of an MDM server")
+
+    def _declare(self, enrollment: Enrollment, job: Job, order: str) -> None:
+        """Replace our declarations of this Mac by those of the order, and make the Mac fetch them.
+
+        An earlier declaration of ours would still be enforced beside this one.
+        """
+        if job.target is None:
+            raise UndeclarableError("an update without a target")
+        at = job.enforce_at or job.deadline_at or job.expires_at
+        declared = enforcement(order, job.target, at, self._zone)
+        server = enrollment.server
+        for name in sorted(server.observe(enrollment.id).sets - {declared.name}):
+            server.withdraw(enrollment.id, name)
+        server.declare(enrollment.id, declared)
+        self._notify(enrollment, job, order)
+
+    def _notify(self, enrollment: Enrollment, job: Job, order: str) -> None:
+        """Make the Mac fetch its declarations, unless a command for it is in the queue."""
+        sent = self._answers.deliveries(order, self._now())
+        if not sent or not sent[-1][1].is_open:
+            command = declarative_management(order, len(sent))
+            self._send(enrollment, job, order, command, len(sent))
+
+    def _has_fetched(self, enrollment: Enrollment, job: Job, order: str) -> bool:
+        """Return True if the Mac fetched its declarations since the withdrawal, or has none.
+
+        It has none after the end of its enrollment, and of an enrollment that began later it never
+        had the withdrawn one. A Mac that refuses to fetch cannot be helped from here.
+        """
+        if enrollment.facts.is_enrolled is False:
+            return True
+        sent = self._answers.deliveries(order, self._now())
+        if sent and sent[-1][1].state in (State.DONE, State.FAILED, State.CLEARED):
+            return True
+        self._notify(enrollment, job, order)
+        return False
+
+    def _send(
+        self, enrollment: Enrollment, job: Job, order: str, command: Command, number: int
+    ) -> None:
+        """Queue a command and store it. After a crash between the two, a repeat is the same."""
+        enqueued = enrollment.server.enqueue(enrollment.id, command)
+        self._answers.record(
+            SentCommand(
+                uuid=command.uuid,
+                order=order,
+                number=number,
+                udid=job.udid,
+                server=enrollment.server.name,
+                request_type=command.request_type,
+                sent_at=(enqueued.at or self._now()) + _DATE_STEP,
+                push_error=enqueued.push_error,
+            )
+        )
