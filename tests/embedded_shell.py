@@ -32,6 +32,7 @@ from tests.factories.sites import JOBS_KEY, KEYS
 
 USUAL_SWEEP = Options().sweep_every
 MOST_TICKS = 100
+NOT_BEGUN = (Outcome.WITHHELD, Outcome.SUPERSEDED)
 
 
 class BusyMac:
@@ -95,7 +96,11 @@ class EmbeddedShell:
     def accept(self, events: Sequence[CloudEvent]) -> None:
         known: list[Event] = [event for event in events if isinstance(event, Event)]
         self._service.accept(known, (), self._now)
-        reported = {event.data.job_id for event in known if isinstance(event, JobResultedEvent)}
+        reported = {
+            event.data.job_id
+            for event in known
+            if isinstance(event, JobResultedEvent) and event.data.outcome not in NOT_BEGUN
+        }
         if reported:
             # The executor began these jobs before the other inputs of this step reached it.
             self._begun |= reported

@@ -201,6 +201,10 @@ def broadcast_events(step: Mapping[str, Any], at: datetime, shell: Shell) -> Ite
             yield known(version, first_seen_at=at, **more)
     yield from (factories.halted(at, **scope) for scope in step.get("halts", ()))
     yield from (factories.halt_cleared(at, **scope) for scope in step.get("clears", ()))
+    for each in step.get("resets", ()):
+        code = ErrorCode(each["cause"]) if "cause" in each else None
+        scope = {name: value for name, value in each.items() if name != "cause"}
+        yield factories.attempts_reset(at, code, **scope)
     for name, key in (("approved", APPROVALS_KEY), ("approved_by_stranger", STRANGER_KEY)):
         for udid in step.get(name, ()):
             yield approved(asked_for(udid, shell), at, key)

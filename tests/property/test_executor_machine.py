@@ -68,6 +68,7 @@ class HaltCheckingMac:
 
     def act(self, step: str, job: Job, attempt: int) -> Ack:
         assert self._machine.may_start(job), "a Mac was touched under a halt"
+        assert self._machine.is_live, "a Mac was touched in a dry run"
         ack = self._mac.act(step, job, attempt)
         self._machine.count_down("touched")
         return ack
@@ -87,19 +88,15 @@ class ExecutorMachine(RuleBasedStateMachine):
         self.forged: set[str] = set()
         self.results: dict[int, UnpublishedResult] = {}
         self.writes_left = -1
+        self.is_live = True
         self.executor = self.start()
 
     def start(self) -> Executor:
         self.writes_left = -1
         path = Path(self.folder.name) / "journal"
         self.journal = Journal(path, self.count_down)
-        executor = Executor(
-            SITE,
-            self.journal,
-            KEYS,
-            SiteAccess.simulated(lambda job: HaltCheckingMac(self.fleet.macs[job.udid], self)),
-            slots=2,
-        )
+        access = SiteAccess.simulated(lambda job: HaltCheckingMac(self.fleet.macs[job.udid], self))
+        executor = Executor(SITE, self.journal, KEYS, access if self.is_live else None, slots=2)
         executor.set_halts(self.halts)
         return executor
 
@@ -175,8 +172,10 @@ class ExecutorMachine(RuleBasedStateMachine):
     def will_be_killed(self, writes_left: int) -> None:
         self.writes_left = writes_left
 
-    @rule()
-    def restart(self) -> None:
+    @rule(is_live=st.sampled_from([None, True, False]))
+    def restart(self, is_live: bool | None) -> None:
+        """Start again; with a value the site is live, or in dry run, from then on."""
+        self.is_live = self.is_live if is_live is None else is_live
         self.journal.close()
         self.executor = self.start()
 
@@ -213,8 +212,8 @@ class ExecutorMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "executor"):
             return
-        self.writes_left = -1
         self.halt(())
+        self.restart(is_live=True)
         for _ in range(12):
             self.time_passes(30)
         self.publish()
@@ -225,12 +224,19 @@ class ExecutorMachine(RuleBasedStateMachine):
         self.folder.cleanup()
 
     def check_results_of(self, job_id: str) -> None:
-        """Assert that a job has one final result, and that a touched Mac has a `started` result."""
+        """Assert that a job has one final result, and that a touched Mac has a `started` result.
+
+        A job that was withheld before a newer one for the same intent stays withheld.
+        """
         results = [self.results[seq].result for seq in sorted(self.results)]
         outcomes = [each.outcome.value for each in results if each.job_id == job_id]
+        acted = any(act[2] == job_id for act in self.fleet.acted)
+        if outcomes[-1] == "withheld":
+            assert not acted
+            assert outcomes == ["accepted", "withheld"]
+            return
         assert len([outcome for outcome in outcomes if outcome in ENDS]) == 1
         assert outcomes[-1] in ENDS
-        acted = any(act[2] == job_id for act in self.fleet.acted)
         assert "started" in outcomes or not acted
         assert outcomes.count("accepted") <= 1
         assert outcomes.count("started") <= 1
