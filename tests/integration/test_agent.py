@@ -4,6 +4,7 @@ import base64
 import json
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,25 @@ def test_jobs_are_executed_and_reported_and_invalid_ones_become_dead_letters(
     assert agent.health()["ok"] is True
     # A finished job stays in the journal, for the next agent.
     eventually(lambda: site.phases() == ["done"] * 4, "every job is done in the journal")
+
+
+def test_live_agent_supersedes_the_jobs_that_another_one_withheld(site: AgentSite) -> None:
+    one = site.start("one", dry_run=True)  # on the system's clock
+    now = datetime.now(UTC)
+    jobs = site.jobs(4, issued_at=now, expires_at=now + timedelta(days=1))
+    site.order(*jobs)
+    eventually(
+        lambda: all(site.outcomes(job) == ["accepted", "withheld"] for job in jobs),
+        "every job is withheld",
+    )
+    one.signal(signal.SIGTERM)
+    two = site.start("two")
+    eventually(
+        lambda: all(site.outcomes(job)[2:] == ["superseded"] for job in jobs),
+        "every withheld job is superseded",
+    )
+    assert site.acted() == []
+    assert two.metric('drydock_agent_results_total{outcome="superseded"}') == 4
 
 
 def test_other_agent_finishes_the_jobs_of_a_killed_one(site: AgentSite) -> None:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from agents.halts import STALE_AFTER_S
 from pipeline.cli.app import app
+from schemas.envelope import AttemptsResetEvent
 from schemas.topics import CONTROL
 from tests.kafka.agent_site import AgentSite, drydock, eventually
 from tests.kafka.brokers import KafkaCluster, wait_until
@@ -65,6 +66,21 @@ def test_no_job_starts_while_halts_cannot_be_read(site: AgentSite) -> None:
     site.are_done(jobs)
 
 
+def test_reset_of_attempts_is_published_with_its_author_and_reason(site: AgentSite) -> None:
+    scope, cause = f"site:{site.name}", ("--cause", "unreachable")
+    audit = ("--by", "ada", "--why", "login corrected")
+    done = drydock(
+        *("attempts", "reset", scope, *cause, *audit, "--bootstrap", site.bootstrap, "--json")
+    )
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"reset": scope})
+    (found,) = [
+        event.data
+        for event in site.events(CONTROL.name)
+        if isinstance(event, AttemptsResetEvent) and event.data.scope.key == scope
+    ]
+    assert (found.cause, found.by, found.why) == ("unreachable", "ada", "login corrected")
+
+
 WRONG = {
     "no scope": (("halt",), "name one scope"),
     "two scopes": (("halt", "--all", "--site", "london"), "name one scope"),
@@ -72,6 +88,10 @@ WRONG = {
     "unknown kind": (("halt", "host:a"), "is not a scope"),
     "bad time": (("halt", "--all", "--until", "soon"), "until"),
     "nothing to resume": (("resume", "--advisory", "macOS-1"), "is not halted"),
+    "unknown site to reset": (
+        ("attempts", "reset", "site:lodnon", "--why", "x"),
+        "no site 'lodnon'; use one of ",
+    ),
     "two services": (("halt", "--all", "--data-dir", "x"), "choose one"),
 }
 

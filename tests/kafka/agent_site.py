@@ -165,8 +165,9 @@ class AgentSite:
     _fleet_address: str = ""
     _readers: "dict[str, _Reader]" = field(default_factory=dict)
 
-    def start(self, name: str, *options: str) -> Agent:
+    def start(self, name: str, *options: str, dry_run: bool = False) -> Agent:
         """Start an agent. The same name uses the same data directory."""
+        macs = () if dry_run else ("--simulate", self._fleet_address)
         data_dir = self.folder / name
         log_path = self.folder / f"{name}.log"
         (data_dir / "agent.json").unlink(missing_ok=True)
@@ -176,7 +177,7 @@ class AgentSite:
                     *_AGENT,
                     *("--site", self.name, "--data-dir", str(data_dir)),
                     *("--name", name, "--bootstrap", self.bootstrap),
-                    *("--keys", str(self.folder / "keys"), "--simulate", self._fleet_address),
+                    *("--keys", str(self.folder / "keys"), *macs),
                     *("--listen", "127.0.0.1:0", "--session-s", str(SESSION_S), *options),
                 ],
                 cwd=ROOT,
