@@ -17,6 +17,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -205,8 +206,8 @@ def _unpack(source: Path, staging: Path) -> None:
     try:
         with tarfile.open(source) as tar:
             tar.extractall(staging, filter="data")
-    except tarfile.TarError as error:
-        raise BackupError(f"{source} is no readable archive: {error}") from error
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise BackupError(f"{source} is no archive, or it is damaged or incomplete") from error
 
 
 def _verify(folder: Path) -> Backup:

@@ -1,5 +1,6 @@
 """`drydock backup` and `drydock restore`: consistent while the service runs, checked, and safe."""
 
+import gzip
 import hashlib
 import json
 import shutil
@@ -9,13 +10,15 @@ import subprocess
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from agents.journal import Journal
+from pipeline.cli.app import app
 from pipeline.embedded.backup import (
     Backup,
     BackupError,
@@ -165,6 +168,28 @@ def test_folder_that_is_not_empty_is_refused(tmp_path: Path, data: Path) -> None
         restore(tmp_path / "backup", data)
     with pytest.raises(BackupError, match="exists"):
         backed_up(data, tmp_path / "backup")
+
+
+ARCHIVES: dict[str, Callable[[bytes], bytes]] = {
+    "cut in the middle": lambda raw: raw[: len(raw) // 2],
+    "cut near its end": lambda raw: raw[: len(raw) * 9 // 10],
+    "changed": lambda raw: raw[:400] + bytes(200) + raw[600:],
+    "no archive": lambda _: b"a letter to the administrator" * 99,
+    "compressed, no archive": lambda _: gzip.compress(b"a letter" * 999),
+    "empty": lambda _: b"",
+}
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_unreadable_archive_is_refused_in_one_line(kind: str, tmp_path: Path, data: Path) -> None:
+    archive = tmp_path / "backup.tar.gz"
+    backed_up(data, archive)
+    archive.write_bytes(ARCHIVES[kind](archive.read_bytes()))
+    done = CliRunner().invoke(app, ["restore", str(archive), "--data-dir", str(tmp_path / "new")])
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert str(archive) in done.stderr
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_archive_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
