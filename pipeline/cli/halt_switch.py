@@ -94,6 +94,7 @@ def check_site(settings: "KafkaSettings", site: str) -> None:
     """Exit 2 if the site has no job topic. Raises one of FAULTS."""
     from kafka import KafkaConsumer  # type: ignore[import-untyped]
 
+    from pipeline.embedded.operator_requests import unknown_site
     from schemas.topics import JOBS
 
     start, _, end = JOBS.name.partition("{site}")
@@ -101,12 +102,9 @@ def check_site(settings: "KafkaSettings", site: str) -> None:
         topics = [name for name in consumer.topics() if name.startswith(start)]
     sites = sorted(name.removeprefix(start).removesuffix(end) for name in topics)
     if site not in sites:
-        hint = (
-            f"use one of {', '.join(sites)}"
-            if sites
-            else "no site has a job topic: run `drydock topics apply --sites`"
-        )
-        fail(f"no site {site!r}; {hint}")
+        if not sites:
+            fail("no site has a job topic: run `drydock topics apply --sites`")
+        fail(unknown_site(site, sites))
 
 
 def _read_halts(settings: "KafkaSettings") -> "HaltBook":

@@ -2,7 +2,9 @@
 
 import base64
 import json
+from collections.abc import Collection
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
@@ -14,6 +16,7 @@ from pipeline.embedded.status import read_status
 from pipeline.embedded.write_requests import retranslate
 from pipeline.gateway.endpoint import HttpError
 from pipeline.ingest.redaction import Redactor
+from pipeline.policy.file import PolicyError
 from schemas.envelope import ApprovalGrantedEvent, InvalidEvent, decode
 from schemas.events.control import AttemptsReset, HaltScope, ResetScope
 from schemas.ids import TextField
@@ -89,16 +92,35 @@ def parse_scope(text: str) -> HaltScope:
     raise InvalidRequestError(f"{text!r} is not a scope: give all, site:<site> or advisory:<id>")
 
 
+def _known_sites(service: Service) -> Collection[str]:
+    """Return the sites of the policy in force; none while there is no valid policy."""
+    try:
+        policy = service.reconciler.policy
+    except PolicyError:  # a halt must work also then
+        return ()
+    return () if policy is None else policy.sites
+
+
+def unknown_site(name: str, sites: Collection[str]) -> str:
+    """Return the error for the name of a site that is none of `sites`."""
+    near = get_close_matches(name.lower(), sites, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"no site {name!r}; {hint}the sites are {', '.join(sorted(sites)) or 'not known'}"
+
+
 def halt(raw: bytes) -> WriteRequest:
     """Return the request that halts new jobs in a scope; `raw` is a HaltRequest as JSON.
 
-    Its response has the scope's key as `halted`. Raises InvalidRequestError (400) for an invalid
-    body or scope.
+    Its response has the scope's key as `halted`. Raises InvalidRequestError for an invalid body or
+    scope (400); when prepared, for a site that the policy in force does not have (404).
     """
     request = _read(HaltRequest, raw)
     scope = parse_scope(request.scope)
 
-    def prepare(_: Service, now: datetime) -> AcceptedInput:
+    def prepare(service: Service, now: datetime) -> AcceptedInput:
+        sites = _known_sites(service)
+        if scope.site is not None and sites and scope.site not in sites:
+            raise InvalidRequestError(unknown_site(scope.site, sites), 404)
         event = control_events.halt_set(scope, request.by, request.why, request.until, now)
         return AcceptedInput(events=(event,), response={"halted": scope.key})
 
@@ -136,8 +158,8 @@ def reset_attempts(raw: bytes) -> WriteRequest:
     def prepare(service: Service, now: datetime) -> AcceptedInput:
         scope, policy = reset.scope, service.reconciler.policy
         if scope.site is not None and (policy is None or scope.site not in policy.sites):
-            sites = "none" if policy is None else ", ".join(sorted(policy.sites))
-            raise InvalidRequestError(f"no site {scope.site!r}; sites of the policy: {sites}", 404)
+            sites = () if policy is None else policy.sites
+            raise InvalidRequestError(unknown_site(scope.site, sites), 404)
         if scope.device is not None:
             udid = service.reconciler.fleet.find(scope.device)
             if udid is None:

@@ -84,7 +84,7 @@ def test_reset_of_attempts_is_published_with_its_author_and_reason(site: AgentSi
 WRONG = {
     "no scope": (("halt",), "name one scope"),
     "two scopes": (("halt", "--all", "--site", "london"), "name one scope"),
-    "unknown site": (("halt", "--site", "lodnon"), "no site 'lodnon'; use one of "),
+    "unknown site": (("halt", "--site", "lodnon"), "no site 'lodnon'; "),
     "unknown kind": (("halt", "host:a"), "is not a scope"),
     "bad time": (("halt", "--all", "--until", "soon"), "until"),
     "nothing to resume": (("resume", "--advisory", "macOS-1"), "is not halted"),

@@ -171,6 +171,17 @@ def test_halts_are_set_listed_and_cleared(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
+def test_halt_of_an_unknown_site_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
+    async def test(it: SqliteApp) -> None:
+        request = {"scope": "site:lodnon", "by": "me"}
+        refused = await it.client.post("/v1/halts", json=request, headers=TOKEN)
+        assert refused.status_code == 404
+        assert "did you mean 'london'? the sites are " in refused.text
+        assert (await it.client.get("/v1/status", headers=TOKEN)).json()["halts"] == []
+
+    run(tmp_path, test)
+
+
 @pytest.mark.parametrize(
     "body",
     [
