@@ -57,18 +57,25 @@ def worker(
 
     from pipeline.metrics import Metrics
     from pipeline.processors.service import WorkerError, serve_until_signalled
+    from runtime.folder_lock import locked_folder
     from runtime.kafka import SettingsError
     from runtime.logs import make_log
+    from runtime.sqlite import InUseError
     from runtime.trusted_keys import KeysError
 
     try:
         plan = _plan(data_dir, keys, bootstrap, listen)
         registry = CollectorRegistry()
-        asyncio.run(serve_until_signalled(plan, Metrics(registry), make_log()))
+        with locked_folder(plan.data_dir):
+            asyncio.run(serve_until_signalled(plan, Metrics(registry), make_log()))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
         fail(f"DRYDOCK_WORKER_{name}: {first['msg']}")
+    except InUseError:
+        fail(f"another worker works in {data_dir}: give each worker its own --data-dir")
+    except OSError as error:
+        fail(f"cannot use {data_dir}: {error.strerror or error}")
     except (KeysError, SettingsError, WorkerError, ValueError) as error:
         fail(str(error))
 

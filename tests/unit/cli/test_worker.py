@@ -1,0 +1,21 @@
+"""The command `drydock worker` before it reaches Kafka."""
+
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from pipeline.cli.app import app
+from pipeline.signing_keys import KeyStore
+from runtime.folder_lock import locked_folder
+from runtime.trusted_keys import Purpose
+
+
+def test_data_directory_in_use_by_another_worker_is_refused(tmp_path: Path) -> None:
+    KeyStore(tmp_path / "keys").make(Purpose.JOBS)
+    given = ["--data-dir", str(tmp_path / "data"), "--keys", str(tmp_path / "keys")]
+    with locked_folder(tmp_path / "data"):
+        done = CliRunner().invoke(app, ["worker", *given])
+    assert done.exit_code == 2
+    assert done.stderr.splitlines() == [
+        f"drydock: another worker works in {tmp_path / 'data'}: give each worker its own --data-dir"
+    ]
