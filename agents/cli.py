@@ -64,6 +64,26 @@ Simulate = Annotated[
 ]
 
 
+def _print_version(wanted: bool) -> None:
+    """Print the version of the installed wheel, then end."""
+    if not wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        installed = version("drydock-agent")
+    except PackageNotFoundError:
+        installed = version("drydock")
+    typer.echo(installed)
+    raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+]
+
+
 @app.callback(invoke_without_command=True)
 def agent(  # noqa: PLR0913, PLR0917 - a command's options
     context: typer.Context,
@@ -77,6 +97,7 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
     session_s: SessionS = 30.0,
     listen: Address = "127.0.0.1:9464",
     simulate: Simulate = None,
+    version: Version = False,  # noqa: ARG001 - its callback prints it
 ) -> None:
     """Carry out the jobs of a site, on Kafka.
 

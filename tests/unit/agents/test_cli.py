@@ -1,4 +1,5 @@
 import fcntl
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,11 @@ def test_data_directory_in_use_by_another_agent_is_refused(
         code, _, err = run(entry_point, "--site", "london", "--data-dir", str(tmp_path))
     assert code == 2
     assert "another executor works in" in err
+
+
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
+def test_version_is_printed_without_other_options(entry_point: str) -> None:
+    assert run(entry_point, "--version") == (0, f"{version('drydock')}\n", "")
 
 
 def test_both_entry_points_have_the_same_options() -> None:
