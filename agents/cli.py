@@ -57,7 +57,9 @@ SessionS = Annotated[
 Slots = Annotated[
     int, typer.Option(min=1, help="Jobs at once at the site's Macs, over all its agents.")
 ]
-Address = Annotated[str, typer.Option(help="HOST:PORT of /metrics and /healthz; empty for none.")]
+Address = Annotated[
+    str, typer.Option(help="HOST:PORT of /metrics, /healthz and /readyz; empty for none.")
+]
 Simulate = Annotated[
     str | None,
     typer.Option(help="Act on the simulated Macs of the server at this HOST:PORT."),

@@ -11,6 +11,8 @@ States of one partition in this process:
     running    The runner gets the records. The partition is paused while its queue is full.
     leaving    The runner ends after its current step. No second runner starts before that.
 
+A partition without progress is refused (`agents.stalls`): another member gets it, if there is one.
+
 Invariant: a runner starts only after the coordinator has confirmed a commit for its partition, so
 the partition belonged to this member at that moment.
 
@@ -31,9 +33,6 @@ from kafka import (  # type: ignore[import-untyped]
     TopicPartition,
 )
 from kafka.admin import MemberToRemove  # type: ignore[import-untyped]
-from kafka.coordinator.assignors.sticky.sticky_assignor import (  # type: ignore[import-untyped]
-    StickyPartitionAssignor,
-)
 from kafka.errors import (  # type: ignore[import-untyped]
     AuthorizationError,
     FencedInstanceIdError,
@@ -42,8 +41,10 @@ from kafka.errors import (  # type: ignore[import-untyped]
     SaslAuthenticationFailedError,
 )
 
+from agents.assignor import RefusalAssignor
 from agents.metrics import AgentMetrics
 from agents.partition_runner import PartitionRunner, PartitionStatus
+from agents.stalls import Progress, StallMonitor
 from runtime.kafka import KafkaConnection, session_options
 from runtime.retry import QUICK, Backoff, retrying
 from schemas import logkeys as key
@@ -97,7 +98,8 @@ class JobConsumer(threading.Thread):
 
     `make_runner` gets the partition, the number of partitions and the function to call when the
     records before an offset are in the changelog. After the thread has ended, `failure` is the
-    reason of an unplanned end, None after a drain.
+    reason of an unplanned end, None after a drain. While `is_kafka_up` returns False, no partition
+    counts as stalled.
     """
 
     def __init__(
@@ -108,7 +110,9 @@ class JobConsumer(threading.Thread):
         metrics: AgentMetrics,
         log: Any,
         *,
+        is_kafka_up: Callable[[], bool],
         max_poll_s: float = _MAX_POLL_INTERVAL_S,
+        stalls: StallMonitor | None = None,
     ) -> None:
         super().__init__(daemon=True, name="job-consumer")
         self.polled_at = time.monotonic()
@@ -120,7 +124,10 @@ class JobConsumer(threading.Thread):
         self._make_runner = make_runner
         self._metrics = metrics
         self._log = log
+        self._is_kafka_up = is_kafka_up
         self._max_poll_s = max_poll_s
+        self._stalls = stalls or StallMonitor()
+        self._assignor = RefusalAssignor()
         self._runners: dict[int, PartitionRunner] = {}
         self._leaving: list[PartitionRunner] = []
         # The committed offset of each partition: all records before it are in the changelog.
@@ -164,6 +171,10 @@ class JobConsumer(threading.Thread):
             for partition, status in statuses.items()
         }
 
+    def troubles(self) -> dict[int, str]:
+        """Return the reason for each partition that is stalled, or was given back, by partition."""
+        return self._stalls.troubles
+
     # --- the thread ---
 
     def run(self) -> None:
@@ -198,7 +209,7 @@ class JobConsumer(threading.Thread):
             "reconnect_backoff_max_ms": 2000,
             "bootstrap_timeout_ms": _BOOTSTRAP_TIMEOUT_MS,
             # Members keep their partitions: a move costs a new lease and a read of the changelog.
-            "partition_assignment_strategy": (StickyPartitionAssignor,),
+            "partition_assignment_strategy": (self._assignor,),
         }
         try:
             consumer = KafkaConsumer(**options)
@@ -257,6 +268,7 @@ class JobConsumer(threading.Thread):
                     runner.offer(batch)
             self._apply_backpressure()
             self._commit()
+            self._refuse_stalled()
         except _PERMANENT_ERRORS:
             raise
         except KafkaError as error:
@@ -271,7 +283,7 @@ class JobConsumer(threading.Thread):
         partition that has no live runner. Raises KafkaError and JobConsumerError.
         """
         self._leaving = [runner for runner in self._leaving if runner.is_alive()]
-        held = {topic_partition.partition for topic_partition in self._consumer.assignment()}
+        held = {topic_partition.partition for topic_partition in self._held()}
         for partition in self._runners.keys() - held:
             runner = self._runners.pop(partition)
             runner.stop()
@@ -324,6 +336,37 @@ class JobConsumer(threading.Thread):
             elif runner.waiting <= _MAX_QUEUED // 2 and topic_partition in self._consumer.paused():
                 self._consumer.resume(topic_partition)
 
+    def _refuse_stalled(self) -> None:
+        """Refuse the partitions without progress; join again if the refused ones have changed."""
+        if self._drain_until is not None:
+            return
+        progress = {each.partition: self._progress(each.partition) for each in self._held()}
+        is_kafka_up = self._is_kafka_up()
+        found = self._stalls.update(time.monotonic(), progress, is_kafka_up=is_kafka_up)
+        for partition, trouble in found.items():
+            self._metrics.count_stalled_partition()
+            self._log.error(
+                "partition stalled; another agent may take it",
+                **{
+                    key.SITE: self._member.site,
+                    key.PARTITION: partition,
+                    key.DETAIL: trouble,
+                },
+            )
+        if self._assignor.refused != self._stalls.refused:
+            self._assignor.refused = self._stalls.refused
+            request_rejoin(self._consumer)
+
+    def _progress(self, partition: int) -> Progress:
+        runner = self._runners.get(partition)
+        if runner is None:
+            return Progress(0.0, "no runner: the last one does not end, or no commit is confirmed")
+        return Progress(runner.worked_at, runner.trouble)
+
+    def _held(self) -> set[TopicPartition]:
+        """Return the partitions that the group assigns to this member."""
+        return set(self._consumer.assignment())
+
     def _commit(self) -> None:
         """Commit the requested offsets of the assigned partitions.
 
@@ -333,7 +376,7 @@ class JobConsumer(threading.Thread):
         """
         with self._lock:
             wanted, self._to_commit = self._to_commit, {}
-        held = {topic_partition.partition for topic_partition in self._consumer.assignment()}
+        held = {topic_partition.partition for topic_partition in self._held()}
         wanted = {p: offset for p, offset in wanted.items() if p in held}
         if wanted and not self._commit_now(wanted):
             with self._lock:
@@ -437,12 +480,13 @@ class JobConsumer(threading.Thread):
             sum(runner.doubted_jobs for runner in runners),
         )
         lag = 0
-        for topic_partition in self._consumer.assignment():
+        for topic_partition in self._held():
             highwater = self._consumer.highwater(topic_partition)
             done = self._done.get(topic_partition.partition)
             if highwater is not None and done is not None:
                 lag += max(0, highwater - done)
         self._metrics.set_assignment(len(runners), lag)
+        self._metrics.set_stalled(len(self._stalls.troubles))
 
     def _warn(self, what: str, error: Exception) -> None:
         detail = str(error) or type(error).__name__
@@ -458,4 +502,9 @@ def rejoin_if_stuck(consumer: Any) -> None:
     """
     coordinator = consumer._coordinator  # noqa: SLF001 - no public name shows this state
     if coordinator.rebalance_in_progress() and not coordinator.need_rejoin():
-        coordinator.request_rejoin()
+        request_rejoin(consumer)
+
+
+def request_rejoin(consumer: Any) -> None:
+    """Make the next poll of a consumer join its group again, with new metadata."""
+    consumer._coordinator.request_rejoin()  # noqa: SLF001 - no public name does this

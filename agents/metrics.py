@@ -3,7 +3,7 @@
 import time
 from typing import Final
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from runtime.metrics import damaged_file_counter, dead_letter_counter, make_registry
 from schemas.dead_letters import DeadLetterCode
@@ -35,11 +35,20 @@ class AgentMetrics:
             "doubted_jobs", "Jobs with an unreadable record whose order did not arrive again."
         )
         self._partitions = gauge("partitions", "Partitions of the job topic assigned here.")
+        self._stalled = gauge(
+            "partitions_stalled", "Partitions without progress, or given back because of it."
+        )
+        self._ready = Gauge(
+            "drydock_ready", "1 while the agent can start jobs, else 0.", registry=registry
+        )
         self._lag = gauge("lag_records", "Jobs in Kafka that are not in the journal yet.")
         self._halted = gauge("halted", "1 while a halt covers the whole site, else 0.")
         self._known = gauge("halts_known", "1 while all halts are read and recent, else 0.")
         self._full = gauge("volume_full", "1 while the journals' volume has no room, else 0.")
         self._polled = gauge("last_poll_timestamp_seconds", "Time of the last poll of Kafka.")
+        self._add_counters(registry)
+
+    def _add_counters(self, registry: CollectorRegistry) -> None:
         self._results = Counter(
             "drydock_agent_results",
             "Results published and confirmed by Kafka.",
@@ -60,6 +69,11 @@ class AgentMetrics:
         self._doubted = Counter(
             "drydock_agent_doubted_journals",
             "Journals of partitions that may lack orders: their changelog is empty or cut.",
+            registry=registry,
+        )
+        self._refusals = Counter(
+            "drydock_agent_partitions_refused",
+            "Partitions that made no progress, so that another agent may take them.",
             registry=registry,
         )
         self._blocked = Counter(
@@ -93,6 +107,14 @@ class AgentMetrics:
         self._partitions.set(partitions)
         self._lag.set(lag)
 
+    def set_stalled(self, partitions: int) -> None:
+        """Set the number of partitions without progress, or given back because of it."""
+        self._stalled.set(partitions)
+
+    def set_ready(self, *, ready: bool) -> None:
+        """Set the gauge `drydock_ready`."""
+        self._ready.set(ready)
+
     def set_halts(self, *, known: bool, halted: bool) -> None:
         """Set the state of the halts.
 
@@ -124,6 +146,10 @@ class AgentMetrics:
     def count_doubted_journal(self) -> None:
         """Count a journal that may lack orders."""
         self._doubted.inc()
+
+    def count_stalled_partition(self) -> None:
+        """Count a partition that is refused because it made no progress."""
+        self._refusals.inc()
 
     def count_blocked_action(self, reason: str) -> None:
         """Count an order that the last check stopped, by its block reason."""

@@ -123,6 +123,10 @@ class PartitionRunner(threading.Thread):
         self.partition = partition
         self.live_jobs = self.touched_jobs = self.waiting_results = self.doubted_jobs = 0
         self.status: PartitionStatus | None = None
+        # The end of the last cycle, in seconds of `time.monotonic()`, and the error that prevents
+        # the next one, empty if there is none.
+        self.worked_at = 0.0
+        self.trouble = ""
         self._site = site
         self._path = site.folder / f"{site.name}-{partition}.sqlite"
         self._report_damage = damage_reporter(site.log, site.metrics.count_damaged_file)
@@ -190,16 +194,17 @@ class PartitionRunner(threading.Thread):
                 self._run_lease()
             except LeaseLostError as error:
                 self._site.metrics.count_lost_lease(fenced=error.fenced)
-                self._log_event("partition lost", str(error))
+                self._report("partition lost", error)
                 if error.fenced:
                     return
             except (JournalError, sqlite3.Error) as error:
-                self._log_event("journal unusable", str(error))
+                self._report("journal unusable", error)
                 backoff = disk
                 if isinstance(error, UnreadableJournalError) or is_damage(error):
                     self._replace_journal(error)
-            except Exception:
+            except Exception as error:
                 # Top of the thread: a new lease begins after the back-off.
+                self.trouble = f"{type(error).__name__}: {error}"
                 self._site.log.exception(
                     "unhandled exception",
                     **{key.SITE: self._site.name, key.PARTITION: self.partition},
@@ -337,6 +342,8 @@ class PartitionRunner(threading.Thread):
         self.status = PartitionStatus(
             self._journalled_offset, wake_at, self.waiting_results, self.doubted_jobs
         )
+        if self._shortage is None:
+            self.worked_at, self.trouble = time.monotonic(), ""
 
     def _is_volume_full(self) -> bool:
         """Return True if the volume of the journal has no room; log when that changes."""
@@ -347,6 +354,7 @@ class PartitionRunner(threading.Thread):
             else:
                 self._log_event("volume full; no job starts until there is room", shortage)
         self._shortage = shortage
+        self.trouble = shortage or self.trouble
         return shortage is not None
 
     def _should_yield(self) -> bool:
@@ -439,7 +447,7 @@ class PartitionRunner(threading.Thread):
                 self._site.result_producer.publish_dead_letter(letter)
                 break
             except NotConfirmedError as error:
-                self._log_event("dead letter not confirmed", str(error))
+                self._report("dead letter not confirmed", error)
                 if backoff.wait(self._ending):
                     raise LeaseLostError("ended before a dead letter was confirmed") from error
         self._site.metrics.count_dead_letter(record.topic, reason.code)
@@ -530,6 +538,11 @@ class PartitionRunner(threading.Thread):
         if self._prune_at is None or now >= self._prune_at:
             self._prune_at = now + _PRUNE_EVERY
             journal.prune_expired(now)
+
+    def _report(self, message: str, error: Exception) -> None:
+        """Log an error that prevents the next cycle."""
+        self.trouble = str(error) or type(error).__name__
+        self._log_event(message, self.trouble)
 
     def _log_event(
         self,

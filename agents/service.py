@@ -1,6 +1,5 @@
 """Process of `drydock agent`: Kafka, halts, partitions, probes and signals put together."""
 
-import fcntl
 import json
 import os
 import signal
@@ -21,18 +20,19 @@ from agents.metrics import AgentMetrics
 from agents.partition_runner import PartitionRunner, SiteContext
 from agents.result_producer import ResultProducer
 from agents.site_access import SiteAccess
+from runtime.folder_lock import locked_folder
 from runtime.free_space import SpaceReserve
 from runtime.kafka import KafkaConnection
 from runtime.listening import Listen
 from runtime.logs import Log, forward_kafka_clients
 from runtime.probes import ProbeServer
+from runtime.sqlite import InUseError
 from runtime.trusted_keys import KeyRing, KeysError
 from schemas import logkeys as key
 from schemas.events.control import HaltScope
 
 ADDRESS_FILE: Final = "agent.json"
 _NAME_FILE: Final = "name"
-_LOCK_FILE: Final = "lock"
 _KEYS_INTERVAL_S: Final = 15.0
 # No call of the job consumer takes longer. After this time it hangs, and the process exits so that
 # its supervisor starts it again.
@@ -107,7 +107,12 @@ class _Agent:
         )
         member = GroupMember(plan.site, plan.name, plan.session_s)
         self._job_consumer = JobConsumer(
-            plan.connection, member, self._make_runner, self._metrics, log
+            plan.connection,
+            member,
+            self._make_runner,
+            self._metrics,
+            log,
+            is_kafka_up=lambda: self._halts.scopes(plan.clock.now()) is not None,
         )
         self._stop_requested = threading.Event()
 
@@ -145,6 +150,7 @@ class _Agent:
         halted = any(scope.everything or scope.site == self._plan.site for scope in whole)
         self._metrics.set_halts(known=scopes is not None, halted=halted)
         self._metrics.set_volume(full=self._space.shortage() is not None)
+        self._metrics.set_ready(ready=self._refusal() is None)
         if not draining and time.monotonic() - self._job_consumer.polled_at > _WATCHDOG_S:
             self._log.critical("poll of Kafka hangs; exiting", **{key.SITE: self._plan.site})
             # Nothing else ends a hanging thread, and everything that must survive is in Kafka.
@@ -166,7 +172,9 @@ class _Agent:
         if self._plan.listen is None:
             return None
         try:
-            probe = ProbeServer(self._plan.listen, self._metrics.registry, self._health)
+            probe = ProbeServer(
+                self._plan.listen, self._metrics.registry, self._health, self._readiness
+            )
         except ValueError as error:
             raise AgentError(str(error)) from error
         probe.start()
@@ -177,17 +185,19 @@ class _Agent:
 
         `ok` is False if the job consumer ended or did not poll for 30 s. `halts` has the keys of
         the halts in force, None if unknown. `shortage` is the reason for which the volume of the
-        journals has no room; then no job starts. None if it has room. `partitions` has the status
-        of each partition with a runner, None until the first cycle of its lease is done.
+        journals has no room; then no job starts. None if it has room. `troubles` has the reason for
+        each partition without progress. `partitions` has the status of each partition with a
+        runner, None until the first cycle of its lease is done.
         """
         scopes: tuple[HaltScope, ...] | None = self._halts.scopes(self._plan.clock.now())
         age_s = time.monotonic() - self._job_consumer.polled_at
         return {
-            "ok": self._job_consumer.is_alive() and age_s < _WATCHDOG_S / 2,
+            "ok": self._is_polling(),
             "site": self._plan.site,
             "name": self._plan.name,
             "last_poll_s": round(age_s, 3),
             "shortage": self._space.shortage(),
+            "troubles": self._job_consumer.troubles(),
             "halts": None if scopes is None else [scope.key for scope in scopes],
             "partitions": {
                 partition: None
@@ -196,6 +206,29 @@ class _Agent:
                 for partition, status in self._job_consumer.partition_statuses().items()
             },
         }
+
+    def _readiness(self) -> dict[str, Any]:
+        """Return the body of /readyz: `ok`, and the `reason` if jobs cannot start or go on."""
+        reason = self._refusal()
+        return {"ok": reason is None, "reason": reason}
+
+    def _refusal(self) -> str | None:
+        """Return the reason for which jobs cannot start or go on here, None without one."""
+        if not self._is_polling():
+            return "the poll of Kafka hangs or has ended"
+        if not self._job_consumer.partitions:
+            return "not in the group yet"
+        if self._halts.scopes(self._plan.clock.now()) is None:
+            return "the halts are unknown: the control topic cannot be read"
+        troubles = sorted(self._job_consumer.troubles().items())
+        if troubles:
+            return "; ".join(f"partition {number}: {trouble}" for number, trouble in troubles)
+        return self._space.shortage()
+
+    def _is_polling(self) -> bool:
+        """Return True if the job consumer runs and polled in the last 30 s."""
+        age_s = time.monotonic() - self._job_consumer.polled_at
+        return self._job_consumer.is_alive() and age_s < _WATCHDOG_S / 2
 
     def _log_startup(self, probe: ProbeServer | None) -> None:
         address = {"name": self._plan.name, "pid": os.getpid()}
@@ -257,11 +290,9 @@ def _data_dir(folder: Path) -> Iterator[None]:
     block.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (folder / _LOCK_FILE).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with locked_folder(folder):
             yield
-    except BlockingIOError as error:
+    except InUseError as error:
         raise AgentError(f"another executor works in {folder}") from error
     except OSError as error:
         raise AgentError(f"cannot use {folder}: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""HTTP server in a thread for /metrics and /healthz, for programs without an ASGI application."""
+"""HTTP server in a thread for metrics and checks, for programs without an ASGI application."""
 
 import json
 import threading
@@ -17,27 +17,31 @@ Health = Callable[[], dict[str, Any]]
 
 
 class ProbeServer:
-    """Server of /metrics and /healthz, GET only.
+    """Server of /metrics, /healthz and /readyz, GET only.
 
-    /metrics responds with the metrics of `registry`, /healthz with `health()` as JSON: status 200
-    if its `ok` is True, else 503. The constructor raises ValueError, with the reason in one line,
-    if the address cannot be used.
+    /metrics responds with the metrics of `registry`, /healthz with `health()` and /readyz with
+    `readiness()` as JSON: status 200 if its `ok` is True, else 503. The constructor raises
+    ValueError, with the reason in one line, if the address cannot be used.
     """
 
-    def __init__(self, listen: Listen, registry: CollectorRegistry, health: Health) -> None:
+    def __init__(
+        self, listen: Listen, registry: CollectorRegistry, health: Health, readiness: Health
+    ) -> None:
+        checks = {"/healthz": health, "/readyz": readiness}
+
         class Handler(BaseHTTPRequestHandler):
             timeout = _TIMEOUT_S
 
             def do_GET(self) -> None:
-                """Respond to /metrics or /healthz, else with 404."""
+                """Respond to /metrics, /healthz or /readyz, else with 404."""
                 if self.path == "/metrics":
                     self._respond(200, generate_latest(registry), _TEXT)
-                elif self.path == "/healthz":
-                    found = health()
+                elif self.path in checks:
+                    found = checks[self.path]()
                     status = 200 if found.get("ok") is True else 503
                     self._respond(status, json.dumps(found).encode(), "application/json")
                 else:
-                    self._respond(404, b"/metrics or /healthz\n", "text/plain")
+                    self._respond(404, b"/metrics, /healthz or /readyz\n", "text/plain")
 
             def _respond(self, status: int, body: bytes, kind: str) -> None:
                 self.send_response(status)

@@ -1,5 +1,7 @@
 """`drydock worker`: decide for a part of the fleet, on Kafka."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,27 +59,37 @@ def worker(
 
     from pipeline.metrics import Metrics
     from pipeline.processors.service import WorkerError, serve_until_signalled
-    from runtime.folder_lock import locked_folder
     from runtime.kafka import SettingsError
     from runtime.logs import make_log
-    from runtime.sqlite import InUseError
     from runtime.trusted_keys import KeysError
 
     try:
         plan = _plan(data_dir, keys, bootstrap, listen)
         registry = CollectorRegistry()
-        with locked_folder(plan.data_dir):
+        with _locked(plan.data_dir):
             asyncio.run(serve_until_signalled(plan, Metrics(registry), make_log()))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
         fail(f"DRYDOCK_WORKER_{name}: {first['msg']}")
-    except InUseError:
-        fail(f"another worker works in {data_dir}: give each worker its own --data-dir")
-    except OSError as error:
-        fail(f"cannot use {data_dir}: {error.strerror or error}")
     except (KeysError, SettingsError, WorkerError, ValueError) as error:
         fail(str(error))
+
+
+@contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    """Lock the data directory during the `with` block. Exit 2 if it is in use or cannot be used."""
+    from runtime.folder_lock import locked_folder
+    from runtime.sqlite import InUseError
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked_folder(data_dir))
+        except InUseError:
+            fail(f"another worker works in {data_dir}: give each worker its own --data-dir")
+        except OSError as error:
+            fail(f"cannot use {data_dir}: {error.strerror or error}")
+        yield
 
 
 def _plan(data_dir: Path, keys: Path, bootstrap: str | None, listen: str | None) -> "WorkerPlan":

@@ -7,11 +7,10 @@ from typing import Final
 from tests.deploy.chart import Object, containers, of_kind, pod, title, workloads
 
 LOWEST_USER: Final = 10_000
-# Agents use /healthz as readiness too: no program connects to them.
 PROBES: Final = {
     "startupProbe": {"/healthz"},
     "livenessProbe": {"/healthz"},
-    "readinessProbe": {"/readyz", "/healthz"},
+    "readinessProbe": {"/readyz"},
 }
 _SECRET: Final = re.compile(r"SECRET|PASSWORD|TOKEN|_KEY$", re.IGNORECASE)
 

@@ -1,4 +1,4 @@
-"""A job consumer whose Kafka client does not return to its group."""
+"""A job consumer whose Kafka client does not return to its group, or whose partition stalls."""
 
 from typing import Any
 
@@ -8,22 +8,25 @@ from kafka.errors import KafkaTimeoutError, RebalanceInProgressError  # type: ig
 
 from agents.job_consumer import GroupMember, JobConsumer
 from agents.metrics import AgentMetrics
+from agents.stalls import StallMonitor
 from runtime.kafka import KafkaConnection
 from runtime.logs import make_log
 from schemas.topics import jobs_topic
+from tests.unit.agents.memory_site import eventually
 
 WAIT_LIMIT_S = 20.0
 MEMBER = GroupMember("london", "one", session_s=0.05)
 
 
 class Coordinator:
-    """The coordinator of a rebalancing member, which may have forgotten its rejoin."""
+    """The coordinator of a member, which may have forgotten its rejoin while it rebalances."""
 
     def __init__(self) -> None:
         self.joins = True
+        self.rebalances = True
 
     def rebalance_in_progress(self) -> bool:
-        return True
+        return self.rebalances
 
     def need_rejoin(self) -> bool:
         return self.joins
@@ -33,9 +36,9 @@ class Coordinator:
 
 
 class FailingConsumer:
-    """A consumer with one partition whose commits fail."""
+    """A consumer with one partition, whose commits fail with this error."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception | None) -> None:
         self._error = error
         self._coordinator = Coordinator()
 
@@ -49,13 +52,20 @@ class FailingConsumer:
         return 0
 
     def commit(self, *_: Any, **__: Any) -> None:
-        raise self._error
+        if self._error is not None:
+            raise self._error
+
+    def seek(self, *_: Any) -> None:
+        pass
+
+    def paused(self) -> set[TopicPartition]:
+        return set()
 
     def highwater(self, _: TopicPartition) -> int:
         return 0
 
     def group_metadata(self) -> Any:
-        raise self._error
+        raise KafkaTimeoutError
 
     def close(self, **_: Any) -> None:
         pass
@@ -65,7 +75,13 @@ def a_job_consumer(error: Exception, monkeypatch: pytest.MonkeyPatch) -> JobCons
     monkeypatch.setattr(JobConsumer, "_subscribe", lambda _: FailingConsumer(error))
     no_runners: Any = None
     return JobConsumer(
-        KafkaConnection(), MEMBER, no_runners, AgentMetrics(), make_log(), max_poll_s=0.2
+        KafkaConnection(),
+        MEMBER,
+        no_runners,
+        AgentMetrics(),
+        make_log(),
+        is_kafka_up=lambda: True,
+        max_poll_s=0.2,
     )
 
 
@@ -98,3 +114,64 @@ def test_consumer_requests_the_rejoin_that_its_client_forgot(
     stuck.start()
     stuck.join(WAIT_LIMIT_S)
     assert consumer._coordinator.joins
+
+
+class StuckRunner:
+    """The runner of a partition that never gets its lease, or whose Mac never responds."""
+
+    partition = 0
+    live_jobs = touched_jobs = waiting_results = doubted_jobs = waiting = 0
+    worked_at = 0.0
+    status = None
+
+    def __init__(self, trouble: str) -> None:
+        self.trouble = trouble
+
+    def start(self) -> None:
+        pass
+
+    def is_alive(self) -> bool:
+        return True
+
+    def stop(self) -> None:
+        pass
+
+    def drain(self) -> None:
+        pass
+
+    def join(self, _: float) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("trouble", "shown"), [("the lease was not confirmed", "lease"), ("", "does not respond")]
+)
+def test_stalled_partition_is_refused_and_shown(
+    trouble: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = FailingConsumer(None)
+    consumer._coordinator.joins = consumer._coordinator.rebalances = False
+    monkeypatch.setattr(JobConsumer, "_subscribe", lambda _: consumer)
+    metrics = AgentMetrics()
+    make_runner: Any = lambda *_: StuckRunner(trouble)  # noqa: E731
+    stalled = JobConsumer(
+        KafkaConnection(),
+        MEMBER,
+        make_runner,
+        metrics,
+        make_log(),
+        is_kafka_up=lambda: True,
+        stalls=StallMonitor(0.05, 0.05),
+    )
+    stalled.start()
+    eventually(lambda: consumer._coordinator.joins, "the consumer joins again")
+    assert stalled._assignor.refused == {0}
+    assert shown in stalled.troubles()[0]
+    assert metrics.registry.get_sample_value("drydock_agent_partitions_refused_total") == 1
+    eventually(
+        lambda: metrics.registry.get_sample_value("drydock_agent_partitions_stalled") == 1,
+        "the partition is shown",
+    )
+    stalled.drain(0.0)
+    stalled.join(WAIT_LIMIT_S)
+    assert not stalled.is_alive()

@@ -94,7 +94,7 @@ def test_mac_whose_attempts_were_reset_gets_its_next_job(
     ("arguments", "message"),
     [
         (("all", "--cause", "rain"), "unknown error code 'rain'; one of: bad_signature"),
-        (("site:berln",), "no site 'berln'; sites of the policy: london"),
+        (("site:berln",), "no site 'berln'; the sites are london"),
         (("C02UNKNOWN",), "no Mac has the name 'C02UNKNOWN'"),
         (("all", "--bootstrap", "127.0.0.1:1"), "choose one"),
     ],

@@ -205,7 +205,7 @@ RESETS = [
     ({"scope": "all"}, 200, "all"),
     ({"scope": "site:london", "cause": "unreachable"}, 200, "site:london"),
     ({"scope": "c02mac-1"}, 200, "device:MAC-1"),
-    ({"scope": "site:berln"}, 404, "no site 'berln'; sites of the policy: london"),
+    ({"scope": "site:berln"}, 404, "no site 'berln'; the sites are london"),
     ({"scope": "C02UNKNOWN"}, 404, "no Mac has the name 'C02UNKNOWN'"),
     ({"scope": "site:NO SITE"}, 400, "'site:NO SITE' is not a scope"),
     ({"scope": "all", "cause": "rain"}, 400, "cause: "),

@@ -17,10 +17,12 @@ class Program:
 
     def __init__(self) -> None:
         self.health: dict[str, object] = {"ok": True}
+        self.readiness: dict[str, object] = {"ok": True}
         registry = make_registry()
         Gauge("drydock_ready", "Ready.", registry=registry).set(1)
         dead_letter_counter(registry, ["drydock.jobs"])
-        self.server = ProbeServer(Listen("127.0.0.1", 0), registry, lambda: self.health)
+        listen = Listen("127.0.0.1", 0)
+        self.server = ProbeServer(listen, registry, lambda: self.health, lambda: self.readiness)
         self.server.start()
 
     def get(self, path: str) -> tuple[int, str, bytes]:
@@ -54,11 +56,13 @@ def test_dead_letters_are_zero_before_the_first(program: Program) -> None:
 
 
 @pytest.mark.parametrize(("ok", "status"), [(True, 200), (False, 503), (None, 503)])
-def test_health_is_ok_only_if_true(program: Program, ok: bool | None, status: int) -> None:
+def test_check_is_ok_only_if_true(program: Program, ok: bool | None, status: int) -> None:
     program.health = {"ok": ok, "site": "london"}
-    found = program.get("/healthz")
-    assert found[:2] == (status, "application/json")
-    assert json.loads(found[2]) == program.health
+    program.readiness = {"ok": ok, "reason": "no Kafka"}
+    for path, body in (("/healthz", program.health), ("/readyz", program.readiness)):
+        found = program.get(path)
+        assert found[:2] == (status, "application/json")
+        assert json.loads(found[2]) == body
 
 
 def test_other_page_does_not_exist(program: Program) -> None:
@@ -67,4 +71,4 @@ def test_other_page_does_not_exist(program: Program) -> None:
 
 def test_address_in_use_is_refused(program: Program) -> None:
     with pytest.raises(ValueError, match="cannot listen on 127"):
-        ProbeServer(Listen("127.0.0.1", program.server.port), make_registry(), dict)
+        ProbeServer(Listen("127.0.0.1", program.server.port), make_registry(), dict, dict)

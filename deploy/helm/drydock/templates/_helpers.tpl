@@ -168,7 +168,7 @@ storageClassName: {{ . | quote }}
 resources: {requests: {storage: {{ .size }}}}
 {{- end }}
 
-{{/* The probes for startup, liveness, readiness. startupS: limit of the start; ready: another path. */}}
+{{/* The probes for startup, liveness, readiness. startupS: limit of the start. */}}
 {{- define "drydock.probes" -}}
 startupProbe:
   httpGet: {path: /healthz, port: metrics}
@@ -181,7 +181,7 @@ livenessProbe:
   timeoutSeconds: 5
   failureThreshold: 6
 readinessProbe:
-  httpGet: {path: {{ default "/readyz" .ready }}, port: metrics}
+  httpGet: {path: /readyz, port: metrics}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: 2
