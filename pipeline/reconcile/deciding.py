@@ -7,7 +7,6 @@ issued leads to the decision to hold the Mac for it.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, Final
@@ -35,14 +34,6 @@ from schemas.jobs import Job, JobIssued
 Sign = Callable[[Job], JobIssued]
 # More than the jobs of one Mac that can be open at once.
 _MAX_STEPS: Final = 100
-
-
-@dataclass(slots=True)
-class _Progress:
-    """Consequences of deciding for one Mac: sites with new capacity, and its jobs issued."""
-
-    freed: dict[str, None] = field(default_factory=dict)
-    issued: int = 0
 
 
 class Deciding:
@@ -75,23 +66,22 @@ class Deciding:
         # A Mac and its wire form: two records in a row are mostly of the same.
         self._last_wire: tuple[Device, dict[str, Any]] | None = None
 
-    def decide(self, udid: str, now: datetime, changes: Changes) -> int:
-        """Decide for one Mac with all that follows from it; return the number of jobs issued to it.
+    def decide(self, udid: str, now: datetime, changes: Changes) -> None:
+        """Decide for one Mac with all that follows from it.
 
         Events that end its jobs are folded first: the Mac's reports, the time or the decision end
         a job. Then freed capacity is assigned. Without a policy, and for a record that belongs to
         another Mac, nothing is done. An exception is a Rejection; the last decision stays.
         """
         if self._in_force.policy is None or self._fleet.canonical_udid(udid) is not None:
-            return 0
-        progress = _Progress()
+            return
+        freed: dict[str, None] = {}
         try:
-            self._decide_to_end(udid, now, progress, changes)
+            self._decide_to_end(udid, now, freed, changes)
         except Exception as error:  # noqa: BLE001 - one Mac's bug must not hold up the others
             self._reject_decision(udid, error, changes)
-        for site in progress.freed:
+        for site in freed:
             self.assign_capacity(site, now, changes)
-        return progress.issued
 
     def assign_capacity(self, site: str, now: datetime, changes: Changes) -> None:
         """Decide for Macs that wait for the site, while it has capacity.
@@ -102,45 +92,46 @@ class Deciding:
         policy = self._in_force.policy
         if policy is None or site not in policy.sites:
             return
-        free = policy.sites[site].max_jobs - self._capacity.site_jobs[site]
-        while free > 0:
+        max_jobs = policy.sites[site].max_jobs
+        while self._capacity.site_jobs[site] < max_jobs:
             udid = self._capacity.pop_waiting(site, self._last_decisions.by_udid)
             if udid is None:
                 return
-            free -= self.decide(udid, now, changes)
+            self.decide(udid, now, changes)
 
     def _decide_to_end(
-        self, udid: str, now: datetime, progress: _Progress, changes: Changes
+        self, udid: str, now: datetime, freed: dict[str, None], changes: Changes
     ) -> None:
         for _ in range(_MAX_STEPS):
-            if not self._step(udid, now, progress, changes):
+            if not self._step(udid, now, freed, changes):
                 return
         raise AssertionError(f"the jobs of {udid} change without end")
 
-    def _step(self, udid: str, now: datetime, progress: _Progress, changes: Changes) -> bool:
+    def _step(self, udid: str, now: datetime, freed: dict[str, None], changes: Changes) -> bool:
         """Fold the next event that ends a job of the Mac, or else decide for it.
 
-        A decision is kept if it differs from the last one or sends a job. Returns True if the
-        Mac's jobs changed: then it must be decided again.
+        A decision is kept if it differs from the last one or sends a job. The sites where a job
+        ended are added to `freed`. Returns True if the Mac's jobs changed: then it must be decided
+        again.
         """
         last, situation = self._last_decisions.by_udid.get(udid), self.situation(udid, now)
         entry = situation.open_job
         if entry is not None:
             for extra in extra_open_jobs(situation.job_history):
                 event = superseded_event(extra, udid, entry.job_id, SOURCE, now)
-                if self._folding.apply_derived(event, udid, progress.freed, changes):
+                if self._folding.apply_derived(event, udid, freed, changes):
                     return True
             result = infer_result(entry, situation.device, udid, now)
             if result is not None:
                 settled = result_event(result, SOURCE, now)
-                if self._folding.apply_derived(settled, udid, progress.freed, changes):
+                if self._folding.apply_derived(settled, udid, freed, changes):
                     return True
         found = self._evaluate(situation)
         decision = found.decision
         if decision.supersedes is not None and entry is not None:
             by = decision.job_id or decision.reason.value
             event = superseded_event(entry, udid, by, SOURCE, now)
-            if self._folding.apply_derived(event, udid, progress.freed, changes):
+            if self._folding.apply_derived(event, udid, freed, changes):
                 return True
         digest = fingerprint(decision)
         sends = decision.decision is Verdict.SEND
@@ -158,8 +149,7 @@ class Deciding:
         self._last_sent = (situation, found) if sends and self._fast_paths else None
         if issued is None:
             return False
-        progress.issued += 1
-        return self._folding.apply_derived(issued, udid, progress.freed, changes)
+        return self._folding.apply_derived(issued, udid, freed, changes)
 
     def _issue(self, s: Situation, decision: Decision, now: datetime) -> JobIssuedEvent:
         """Return the event that issues the signed job of a decision to send."""

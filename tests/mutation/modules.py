@@ -9,6 +9,7 @@ _DECIDE: Final = (
     "tests/property/test_affected.py",
     "tests/property/test_decide_laws.py",
 )
+_RECONCILE: Final = ("tests/unit/reconcile", "tests/property/test_reconcile_laws.py")
 _STATE: Final = ("tests/unit/state", "tests/unit/decide", "tests/property/test_state_laws.py")
 _AGENTS: Final = ("tests/unit/agents",)
 _GATEWAY: Final = ("tests/unit/gateway",)
@@ -29,6 +30,14 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "pipeline/decide/windows.py": _DECIDE,
     "pipeline/decide/exposure.py": _DECIDE,
     "pipeline/decide/decision.py": _DECIDE,
+    "pipeline/reconcile/deciding.py": _RECONCILE,
+    "pipeline/reconcile/decision_queue.py": _RECONCILE,
+    "pipeline/reconcile/folding.py": _RECONCILE,
+    "pipeline/reconcile/last_decision.py": _RECONCILE,
+    "pipeline/reconcile/marking.py": _RECONCILE,
+    "pipeline/reconcile/policy_in_force.py": _RECONCILE,
+    "pipeline/reconcile/reconciler.py": _RECONCILE,
+    "pipeline/reconcile/site_capacity.py": _RECONCILE,
     "pipeline/state/jobs.py": _STATE,
     "pipeline/state/device_folds.py": _STATE,
     "pipeline/state/advisories.py": _STATE,

@@ -35,7 +35,7 @@ from tests.factories import (
     retracted,
 )
 from tests.factories.sites import APPROVALS_KEY
-from tests.reconcile_loop import accept, advance, new_reconciler, signed, sweep, values
+from tests.reconcile_loop import accept, advance, inputs, new_reconciler, signed, sweep, values
 
 MINUTE = timedelta(minutes=1)
 OTHER, THIRD = UDID[:-1] + "2", UDID[:-1] + "3"
@@ -241,6 +241,20 @@ def test_free_capacity_goes_to_the_first_deadlines() -> None:
     assert names_of(found) == ["hold cooling_down", "send security_update", "hold job_open"]
     assert last_reason(reconciler, THIRD) is Reason.JOB_OPEN
     assert reconciler.open_jobs["london", "update"] == 2
+
+
+def test_job_that_uses_no_capacity_leaves_it_to_the_next_mac() -> None:
+    """The first waiting Mac needs an enrollment by the time that capacity is free."""
+    reconciler = started(text=POLICY_TEXT.replace("max_jobs: 2", "max_jobs: 1"))
+    for event in (*a_mac("26.1", UDID), *a_mac("26.1", OTHER), *a_mac("26.1", THIRD)):
+        drive(reconciler, event)
+    assert last_reason(reconciler, OTHER) is last_reason(reconciler, THIRD) is Reason.SITE_FULL
+    fails = resulted(sent(reconciler), Outcome.FAILED, NOW, ErrorCode.NO_DISK_SPACE)
+    defect = full_report(when=NOW, udid=OTHER, serial="C02TEST0002", user_approved=False)
+    batch = reconciler.apply(inputs(fails, defect), NOW)
+    values(reconciler.decide_marked(NOW, 0, batch))
+    assert +reconciler.open_jobs == {("london", "reenroll"): 1, ("london", "update"): 1}
+    assert last_reason(reconciler, THIRD) is Reason.JOB_OPEN
 
 
 def test_halt_holds_the_mac_until_it_is_cleared() -> None:
