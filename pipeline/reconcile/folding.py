@@ -69,7 +69,8 @@ class Folding:
         saved = self._save(event)
         try:
             change, freed = self._fold(event)
-            if one.peek is not None and type(event) is InventoryEvent:
+            if one.peek is not None:
+                assert type(event) is InventoryEvent  # `peek_report` returns None for others
                 self._fleet.remember(event, one.peek)
             if change is not NO_CHANGE:
                 self._marking.mark(change, freed, now, broadcast_udids, changes)

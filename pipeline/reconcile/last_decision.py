@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from pipeline.state.device import to_us
 from schemas.decisions import Decision, Reason, Severity, Verdict
@@ -67,19 +67,9 @@ class LastDecisions:
 
     def _count_exposed(self, old: LastDecision | None, new: LastDecision | None) -> None:
         """Move a Mac in the counts of `exposed` from its old decision to its new one."""
-        if (
-            old is not None
-            and new is not None
-            and old[_SITE_AND_SEVERITY] == new[_SITE_AND_SEVERITY]
-        ):
-            return
         for last, sign in ((old, -1), (new, 1)):
             if last is not None and last.severity is not None:
                 self.exposed[last.site or "", last.severity.value] += sign
-
-
-# The fields `site` and `severity` of LastDecision.
-_SITE_AND_SEVERITY: Final = slice(4, 6)
 
 
 def fingerprint(decision: Decision) -> bytes:

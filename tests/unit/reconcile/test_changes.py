@@ -285,3 +285,26 @@ def test_a_job_that_cannot_be_signed_leaves_no_half_state() -> None:
     reconciler.queue.start_sweep(NOW)
     again = reconciler.advance(NOW + timedelta(minutes=1), 5)
     assert [type(one.value) for one in again.records][1] is JobIssuedEvent
+
+
+def test_job_that_cannot_be_folded_does_not_affect_the_next_mac(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reconciler = started()
+    fold = Fleet.apply
+
+    def broken(fleet: Fleet, event: Event) -> Any:
+        if isinstance(event, JobIssuedEvent) and event.data.job.udid == UDID:
+            raise LookupError("our bug")
+        return fold(fleet, event)
+
+    monkeypatch.setattr(Fleet, "apply", broken)
+    changes = reconciler.apply(inputs(*a_mac(udid=UDID), *a_mac("26.2", udid=OTHER)), NOW)
+    reconciler.decide_marked(NOW, 0, changes)
+    assert [one.udid for one in changes.rejections] == [UDID]
+    assert decided(changes)[-1] == (OTHER, Reason.COMPLIANT)
+    assert reconciler.fleet.job_histories == {}
+    monkeypatch.undo()
+    # The job was lost: it is sent again.
+    reconciler.queue.start_sweep(NOW)
+    assert decided(reconciler.advance(NOW, 5))[-1] == (UDID, Reason.JOB_OPEN)
