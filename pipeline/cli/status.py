@@ -61,8 +61,8 @@ def _print(found: "Status") -> None:
         for action, count in by_action.items()
     ]
     if withheld:
-        title = "Dry run: Macs whose job would have been sent"
-        print_table(("site", "action", "Macs"), withheld, title=title)
+        columns = ("site", "action", "Macs whose job would have been sent")
+        print_table(columns, withheld, title="Dry run")
     reasons = [
         (verdict, reason, str(count))
         for verdict, by_reason in found.decisions.items()

@@ -1,0 +1,27 @@
+"""`drydock status` of a fleet in dry run."""
+
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from pipeline.cli.app import app
+from pipeline.embedded.service import Service
+from tests.embedded_world import POLICY, Environment, at, live
+from tests.factories.sites import JOBS_KEY, KEYS, START, a_spec
+
+
+def test_status_of_a_dry_run_has_the_withheld_jobs_beside_the_exposure(tmp_path: Path) -> None:
+    environment = Environment.of(a_spec("MAC-1"), a_spec("MAC-2"))
+    service = Service.open(tmp_path, now=START, signer=JOBS_KEY, trust=KEYS, policy_text=POLICY)
+    live(service, environment, at(8))
+    service.close()
+    command = ["status", "--data-dir", str(tmp_path)]
+    lines = [line.split() for line in CliRunner().invoke(app, command).stdout.splitlines()]
+    assert ["london", "0", "2", "0", "0", "0", "0", "2", "0"] in lines
+    assert lines[lines.index(["Dry", "run"]) + 2] == ["london", "update", "2"]
+    found = json.loads(
+        CliRunner().invoke(app, ["status", "--data-dir", str(tmp_path), "--json"]).stdout
+    )
+    assert found["dry_run"] == {"london": {"update": 2}}
+    assert found["exposed"] == {"london": {"critical": 2}}
