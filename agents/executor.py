@@ -38,6 +38,7 @@ from agents.lifecycle import (
     result,
     supersede,
     withdrawing,
+    withdrawn,
     withhold,
 )
 from agents.mac import UnreachableError
@@ -161,7 +162,7 @@ class Executor:
                 self._store("supersede", step, now)
             return
         if not self._journal.knows(superseded.job_id):
-            withdrawn = JobResult(
+            unseen = JobResult(
                 job_id=superseded.job_id,
                 udid=superseded.udid,
                 site=self._site,
@@ -170,7 +171,7 @@ class Executor:
                 detail="withdrawn before it arrived",
             )
             # The expiry is unknown without the job. A job that arrives later than this has expired.
-            self._journal.close_unseen(withdrawn, now + _MAX_JOB_LIFETIME, now)
+            self._journal.close_unseen(unseen, now + _MAX_JOB_LIFETIME, now)
 
     def wake(self, udids: Iterable[str], now: datetime) -> None:
         """Make the jobs of these Macs due at `now`: there is news about them."""
@@ -350,7 +351,7 @@ class Executor:
         return self._halts is None or any(job.halted_by(scope) for scope in self._halts)
 
     @property
-    def _withdraw_order(self) -> Callable[[Job, str], bool] | None:
+    def _withdraw_order(self) -> Callable[[Job, str], str | None] | None:
         return None if self._access is None else self._access.withdraw_order
 
     def _apply_halts(self, now: datetime) -> None:
@@ -367,14 +368,15 @@ class Executor:
         """Withdraw the order of an ended job; call again later unless nothing of it is left."""
         withdraw_order = self._withdraw_order
         try:
-            is_gone = withdraw_order is not None and withdraw_order(entry.job, entry.order_marker)
+            late = withdraw_order and withdraw_order(entry.job, entry.order_marker)
         except Exception:  # noqa: BLE001 - whatever went wrong, the order may still be there
-            is_gone = False
-        if not is_gone:
+            late = None
+        if late is None:
             since = now - (entry.acted_at or entry.intent_at or now)
             self._schedule(now + min(max(since, WATCH_POLL), ENFORCEMENT_POLL), entry.job.job_id)
             return
-        self._journal.save("withdrawn", replace(entry, phase=Phase.DONE), (), now)
+        step = withdrawn(entry, late)
+        self._journal.save("withdrawn", step.entry, step.results, now)
         self._forget(entry)
 
     def _refusal(self, job: Job) -> Refusal | None:

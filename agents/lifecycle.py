@@ -34,7 +34,8 @@
     DONE      any                                                DONE
 
 An attempt whose form can withdraw orders goes from its end to WITHDRAWING, and to DONE when nothing
-of the order is left: a forgotten declaration installs its release when Apple offers it.
+of the order is left: a forgotten declaration installs its release when Apple offers it, and a
+command that is still queued may be answered.
 
 Invariant: the entry with phase INTENDED is durable before the order is given. A first order is
 given after `agents.first_order` examined the Mac. An order is repeated only if a look at the Mac
@@ -149,6 +150,7 @@ class JournalEntry:
     halted: bool = False
     history_unknown: bool = False
     outcome: Outcome | None = None
+    error_code: ErrorCode | None = None
 
     @property
     def touched(self) -> bool:
@@ -221,9 +223,9 @@ def next_step(
     if entry.phase in (Phase.DONE, Phase.WITHDRAWING):
         return Finish(entry, ())
     if entry.phase is Phase.ACCEPTED:
-        withdrawn = _withdrawn(entry, now)
-        if withdrawn is not None:
-            return withdrawn
+        ended = _withdrawn(entry, now)
+        if ended is not None:
+            return ended
     if observation is None:
         return Observe()
     if isinstance(observation, Unreachable):
@@ -296,6 +298,17 @@ def withdrawing(ended: JournalEntry, now: datetime) -> JournalEntry:
     return replace(ended, phase=Phase.WITHDRAWING, wake_at=now)
 
 
+def withdrawn(entry: JournalEntry, late_answer: str) -> Finish:
+    """Return the end of phase WITHDRAWING.
+
+    With the text of an answer that came after the end, the result has it beside the same outcome.
+    """
+    done = replace(entry, phase=Phase.DONE)
+    if not late_answer or entry.outcome is None:
+        return Finish(done, ())
+    return Finish(done, (result(entry, entry.outcome, entry.error_code, late_answer),))
+
+
 def _may_still_arrive(entry: JournalEntry, code: ErrorCode) -> tuple[JobResult, ...]:
     """Return one result for an order in the queue of an MDM server, none for another one."""
     if entry.phase is not Phase.INTENDED or entry.job.method not in MDM_METHODS:
@@ -354,7 +367,8 @@ def _finish(
 ) -> Finish:
     """Return the end of the attempt: the entry in phase DONE, and one result with the outcome."""
     final = result(entry, outcome, error_code, detail, look)
-    return Finish(replace(entry, phase=Phase.DONE, outcome=outcome), (final,))
+    done = replace(entry, phase=Phase.DONE, outcome=outcome, error_code=error_code)
+    return Finish(done, (final,))
 
 
 def _withdrawn(entry: JournalEntry, now: datetime) -> Finish | None:
@@ -516,9 +530,9 @@ def _verify(entry: JournalEntry, look: Observation, now: datetime, limits: Limit
     if not (held or lost or entry.declined) and now < entry.intent_at + IN_FLIGHT:
         return Wait(replace(entry, wake_at=entry.intent_at + IN_FLIGHT))
     if not held:
-        withdrawn = _withdrawn(entry, now)
-        if withdrawn is not None:
-            return withdrawn
+        ended = _withdrawn(entry, now)
+        if ended is not None:
+            return ended
     since = entry.held_since or entry.intent_at
     if (held or entry.declined) and now >= since + NOT_NOW_LIMIT:
         if entry.declined:

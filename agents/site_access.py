@@ -18,15 +18,15 @@ class SiteAccess:
     `mac_for` returns the Mac of a job, in the form that its method needs. `refusal` returns the
     reason not to give the job's order, None if it may be given; it is asked before each order.
     Without another one, no Mac is erased or reinstalled. `withdraw_order` withdraws the order of an
-    attempt that has ended, by its `order_marker`, and returns True when nothing of it is left with
-    a server or a Mac. It raises UnreachableError, and is called again, if that is unknown. None
-    means that the Macs keep no orders.
+    attempt that has ended, by its `order_marker`. It returns None, and is called again, while a
+    server or the Mac has something of the order, else a text about an answer that came late, or "".
+    It raises UnreachableError if that is unknown. Without it the Macs keep no orders.
     """
 
     mac_for: Callable[[Job], Mac]
     refusal: Callable[[Job], Refusal | None] = DestructiveLock().refusal
     limits: Limits = field(default_factory=Limits)
-    withdraw_order: Callable[[Job, str], bool] | None = None
+    withdraw_order: Callable[[Job, str], str | None] | None = None
 
     @classmethod
     def simulated(cls, mac_for: Callable[[Job], Mac]) -> Self:

@@ -88,7 +88,7 @@ class MdmSite:
         if not moment.startswith("answers:"):
             self.moment(moment)
 
-    def _withdraw(self, job: Job, order: str) -> bool:
+    def _withdraw(self, job: Job, order: str) -> str | None:
         try:
             return self.macs.withdraw_order(job, order)
         finally:

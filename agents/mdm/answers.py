@@ -50,6 +50,7 @@ CREATE TABLE commands (
     sent_us INTEGER NOT NULL,
     push_error TEXT NOT NULL,
     idle_us INTEGER,
+    idle_seen_us INTEGER,
     second_idle_us INTEGER,
     closed INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
@@ -77,16 +78,17 @@ WHERE at_us < ?4
 _COUNT_IDLE: Final = """
 UPDATE commands SET
     second_idle_us = CASE WHEN idle_us < ?2 THEN coalesce(second_idle_us, ?2) END,
-    idle_us = coalesce(idle_us, ?2)
+    idle_us = coalesce(idle_us, ?2),
+    idle_seen_us = coalesce(idle_seen_us, ?3)
 WHERE udid = ?1 AND sent_us < ?2 AND (idle_us IS NULL OR idle_us < ?2)
 """
 _BEGIN_IDLE_ANEW: Final = """
-UPDATE commands SET idle_us = NULL, second_idle_us = NULL
+UPDATE commands SET idle_us = NULL, idle_seen_us = NULL, second_idle_us = NULL
 WHERE udid = ?1 AND uuid <> ?2 AND idle_us <= ?3
 """
 _SENT: Final = """
-SELECT uuid, name, number, udid, server, request_type, sent_us, push_error, idle_us, second_idle_us,
-    closed
+SELECT uuid, name, number, udid, server, request_type, sent_us, push_error, idle_us, idle_seen_us,
+    second_idle_us, closed
 FROM commands
 """
 
@@ -115,7 +117,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """Effect of events: the Macs with news about an open command, and the answers to report."""
+    """Effect of events: the Macs with news about a command, and the answers to report."""
 
     udids: frozenset[str]
     findings: tuple[Finding, ...]
@@ -163,19 +165,22 @@ class AnswerStore:
                     text = json.dumps(value)
                     self._db.execute(_SET_FACT, (event.subject, name, text, _us(at)))
                 if isinstance(event, CommandReportedEvent):
-                    findings += self._add_report(event, at)
+                    findings += self._add_report(event, at, now)
                 if event.subject not in udids and self._has_open_command(event.subject):
                     udids.add(event.subject)
             self._db.executemany(
                 "INSERT OR REPLACE INTO positions VALUES (?, ?)", (positions or {}).items()
             )
+        udids |= {finding.udid for finding in findings}
         return Applied(frozenset(udids), tuple(findings))
 
-    def _add_report(self, event: CommandReportedEvent, at: datetime) -> list[Finding]:
+    def _add_report(
+        self, event: CommandReportedEvent, at: datetime, now: datetime
+    ) -> list[Finding]:
         """Store an Idle or an answer; return the findings about it."""
         data, udid = event.data, event.subject
         if data.status == IDLE:
-            self._db.execute(_COUNT_IDLE, (udid, _us(at)))
+            self._db.execute(_COUNT_IDLE, (udid, _us(at), _us(now)))
             return []
         uuid = (data.command_uuid or "").upper()
         self._db.execute(_BEGIN_IDLE_ANEW, (udid, uuid, _us(at)))
@@ -217,7 +222,7 @@ class AnswerStore:
         """Store a command that the server has; again, with a new time and push error."""
         with self._lock, self._db.transaction("command"):
             self._db.execute(
-                "INSERT INTO commands VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, 0)"
+                "INSERT INTO commands VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, 0)"
                 " ON CONFLICT DO UPDATE SET sent_us = excluded.sent_us,"
                 " push_error = excluded.push_error",
                 (
@@ -353,7 +358,8 @@ def _answer(event_id: str, at_us: int, status: str, content: str) -> Answer:
 
 
 def _command(row: tuple[Any, ...]) -> SentCommand:
-    uuid, order, number, udid, server, kind, sent_us, push_error, idle_us, second_us, closed = row
+    uuid, order, number, udid, server, kind, sent_us, push_error, *times, closed = row
+    idle_at, idle_seen_at, second_idle_at = (None if us is None else _time(us) for us in times)
     return SentCommand(
         uuid=uuid,
         order=order,
@@ -363,8 +369,9 @@ def _command(row: tuple[Any, ...]) -> SentCommand:
         request_type=RequestType(kind),
         sent_at=_time(sent_us),
         push_error=push_error,
-        idle_at=None if idle_us is None else _time(idle_us),
-        second_idle_at=None if second_us is None else _time(second_us),
+        idle_at=idle_at,
+        idle_seen_at=idle_seen_at,
+        second_idle_at=second_idle_at,
         closed=bool(closed),
     )
 

@@ -110,8 +110,9 @@ class SentCommand:
 
     `order` is the order's name, of which it is command `number`. `sent_at` is the server's time.
     `idle_at` and `second_idle_at` are the Mac's first Idle after it, and the next one, without an
-    answer to another command between them; None if there was none. `closed` is True if its job has
-    ended.
+    answer to another command between them; None if there was none. `idle_seen_at` is the time of
+    this computer at which the first one arrived: the two clocks can differ. `closed` is True if its
+    job has ended.
     """
 
     uuid: str
@@ -123,6 +124,7 @@ class SentCommand:
     sent_at: datetime
     push_error: str = ""
     idle_at: datetime | None = None
+    idle_seen_at: datetime | None = None
     second_idle_at: datetime | None = None
     closed: bool = False
 
@@ -208,6 +210,6 @@ def _lost_at(sent: SentCommand, now: datetime) -> datetime | None:
         return None
     if sent.second_idle_at is not None:
         return sent.second_idle_at
-    if sent.idle_at is not None and now >= sent.idle_at + LOST_AFTER:
-        return sent.idle_at + LOST_AFTER
+    if sent.idle_seen_at is not None and now >= sent.idle_seen_at + LOST_AFTER:
+        return sent.idle_seen_at + LOST_AFTER
     return None

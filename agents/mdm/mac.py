@@ -39,7 +39,7 @@ from agents.mdm.commands import (
     schedule_os_update,
 )
 from agents.mdm.declarations import UndeclarableError, enforcement, set_name
-from agents.mdm.delivery import SentCommand, State
+from agents.mdm.delivery import ACKNOWLEDGED, SentCommand, State
 from agents.mdm.facts import MacFacts, Name
 from agents.mdm.observation import Deliveries, delivered, progress
 from agents.mdm.server import (
@@ -56,6 +56,8 @@ from schemas.results import ErrorCode
 
 # Older facts are unknown where the present state counts.
 FACT_MAX_AGE: Final = timedelta(hours=24)
+# A command that was not answered for so long is not waited for any more.
+LATE_LIMIT: Final = timedelta(days=60)
 # The checks before an erase, and the version after an update command.
 QUERY_MAX_AGE: Final = timedelta(hours=1)
 # The server's Date has whole seconds, cut off. A webhook of the same second can be older.
@@ -141,24 +143,46 @@ class MdmMacs:
             raise UnreachableError(str(error)) from error
         return Ack.queued()
 
-    def withdraw_order(self, job: Job, order: str) -> bool:
-        """Withdraw an order of an ended job; return True when nothing of it is left.
+    def withdraw_order(self, job: Job, order: str) -> str | None:
+        """Withdraw an order of an ended job; return None while something of it is left.
 
         A declaration is withdrawn from its server, and then the Mac must fetch its declarations
-        anew. A queued command cannot be withdrawn; from now on its answer is a finding. Raises
-        UnreachableError if the server does not respond.
+        anew; the result is "". A queued command cannot be withdrawn: None until its answer arrives,
+        then a text with it, or "" if the answer was there before the end or cannot arrive any more.
+        Raises UnreachableError if the server does not respond.
         """
         enrollment = self._enrollment(job)
-        if job.method is Method.DDM and not isinstance(enrollment, Obstacle):
-            try:
-                enrollment.server.withdraw(enrollment.id, set_name(order))
-                is_gone = self._has_fetched(enrollment, job, f"{order}/withdraw")
-            except (ServerUnavailableError, ServerRefusedError) as error:
-                raise UnreachableError(str(error)) from error
-            if not is_gone:
-                return False
+        if isinstance(enrollment, Obstacle):
+            self._answers.close_job(job.job_id)
+            return ""
+        if job.method is not Method.DDM:
+            return self._late_answer(job, order)
+        try:
+            enrollment.server.withdraw(enrollment.id, set_name(order))
+            is_gone = self._has_fetched(enrollment, job, f"{order}/withdraw")
+        except (ServerUnavailableError, ServerRefusedError) as error:
+            raise UnreachableError(str(error)) from error
+        if not is_gone:
+            return None
         self._answers.close_job(job.job_id)
-        return True
+        return ""
+
+    def _late_answer(self, job: Job, order: str) -> str | None:
+        """Return a text about the answer to a command of an ended job, None while there is none.
+
+        It is "" if the answer was known at the end of the job, if the queue was cleared, or if the
+        command is older than LATE_LIMIT.
+        """
+        now = self._now()
+        sent = self._answers.deliveries(order, now)
+        was_closed = any(command.closed for command, _ in sent)
+        self._answers.close_job(job.job_id)
+        answered = next((state for _, state in sent if state.has_answer), None)
+        if answered is not None:
+            text = f"answered after the end: {answered.detail or ACKNOWLEDGED}"
+            return text if was_closed else ""
+        is_old = all(command.sent_at < now - LATE_LIMIT for command, _ in sent)
+        return None if any(state.may_arrive for _, state in sent) and not is_old else ""
 
     # --- the Mac at its server ---
 

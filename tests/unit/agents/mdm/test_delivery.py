@@ -61,14 +61,14 @@ ROWS = {
     ),
     "enrolled since its answer": (SENT, [answered("Acknowledged")], LATER, State.DONE, None),
     "asked once just now": (
-        replace(SENT, idle_at=LATER - timedelta(minutes=1)),
+        replace(SENT, idle_seen_at=LATER - timedelta(minutes=1)),
         [],
         None,
         State.QUEUED,
         ErrorCode.NOT_DELIVERED,
     ),
     "asked once, and no answer": (
-        replace(SENT, idle_at=LATER - LOST_AFTER),
+        replace(SENT, idle_seen_at=LATER - LOST_AFTER),
         [],
         None,
         State.LOST,

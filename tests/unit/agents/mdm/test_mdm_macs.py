@@ -389,6 +389,27 @@ def test_answer_after_the_end_of_its_job_is_a_finding() -> None:
     assert site.findings[0].command.job_id == COMMAND.job_id
 
 
+@pytest.mark.parametrize("job", [COMMAND, ERASE], ids=IDS[1:])
+def test_late_answer_is_recorded_against_its_old_job(job: Job) -> None:
+    site = started(job)
+    site.run(hours(50), hours(1))
+    assert site.outcomes[-1:] == ["failed/not_delivered"]
+    site.run(hours(24 * 7), hours(4))
+    assert site.executor.live_jobs == 1
+    site.poll(**{KIND[job]: UNKNOWN_COMMAND})
+    assert site.outcomes[-2:] == ["failed/not_delivered"] * 2
+    assert site.detail.startswith("answered after the end: Error")
+    assert site.results[-1].job_id == job.job_id
+    assert site.executor.live_jobs == 0
+
+
+def test_command_that_is_never_answered_is_not_waited_for_forever() -> None:
+    site = started(COMMAND)
+    site.run(hours(24 * 62), hours(6))
+    assert site.executor.live_jobs == 0
+    assert site.outcomes[2:] == ["failed/not_delivered"]
+
+
 # --- the Mac ---
 
 
