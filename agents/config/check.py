@@ -14,6 +14,8 @@ def secrets_of(site: SiteConfig) -> Iterator[SecretRef]:
         yield server.login
         if server.ddm is not None:
             yield server.ddm.login
+    if site.erase_pin is not None:
+        yield site.erase_pin
 
 
 def secret_problem(reference: SecretRef, environment: Mapping[str, str]) -> str | None:
@@ -28,14 +30,14 @@ def secret_problem(reference: SecretRef, environment: Mapping[str, str]) -> str 
 def summary_row(name: str, site: SiteConfig, environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the summary of a site as JSON values; a secret has its place only."""
 
-    def login(reference: SecretRef) -> dict[str, Any]:
+    def secret(reference: SecretRef) -> dict[str, Any]:
         problem = secret_problem(reference, environment)
         return {"from": str(reference), "is_set": problem is None, "problem": problem}
 
     def server_row(server: MdmServerConfig) -> dict[str, Any]:
         row = server.model_dump(mode="json", exclude={"login", "ddm"})
-        ddm = server.ddm and {"url": server.ddm.url, "login": login(server.ddm.login)}
-        return {**row, "login": login(server.login), "ddm": ddm}
+        ddm = server.ddm and {"url": server.ddm.url, "login": secret(server.ddm.login)}
+        return {**row, "login": secret(server.login), "ddm": ddm}
 
     return {
         "kind": "site",
@@ -45,6 +47,7 @@ def summary_row(name: str, site: SiteConfig, environment: Mapping[str, str]) -> 
         "mdm_servers": [server_row(server) for server in site.mdm_servers],
         "locked": sorted(set(site.methods) & DESTRUCTIVE_METHODS),
         "allow_destructive": sorted(site.allow_destructive),
+        "erase_pin": site.erase_pin and secret(site.erase_pin),
         "limits": site.limits.model_dump(mode="json"),
     }
 
@@ -59,11 +62,13 @@ def summary_lines(row: Mapping[str, Any]) -> Iterator[str]:
             f" {server['max_requests_per_s']:g} requests/s and {server['max_open_commands']} open"
             f" commands, timeout {server['timeout_s']:g} s"
         )
-        yield f"    login: {_login(server['login'])}"
+        yield f"    login: {_secret(server['login'])}"
         if server["ddm"]:
             ddm = server["ddm"]
-            yield f"    declarations at {ddm['url']}; login: {_login(ddm['login'])}"
+            yield f"    declarations at {ddm['url']}; login: {_secret(ddm['login'])}"
     yield f"  erase, reinstall and migration: {_lock(row)}"
+    if row["erase_pin"]:
+        yield f"  PIN for an erase: {_secret(row['erase_pin'])}"
     limits = row["limits"]
     yield (
         f"  limits: {limits['disk_update_gb']:g} GB free for an update,"
@@ -73,8 +78,8 @@ def summary_lines(row: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _login(login: Mapping[str, Any]) -> str:
-    return f"{login['from']} is set" if login["is_set"] else login["problem"]
+def _secret(row: Mapping[str, Any]) -> str:
+    return f"{row['from']} is set" if row["is_set"] else row["problem"]
 
 
 def _lock(row: Mapping[str, Any]) -> str:

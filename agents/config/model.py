@@ -182,12 +182,14 @@ class SiteConfig(StrictModel):
     `time_zone` is the site's, for Macs whose own zone is unknown. `mdm_servers` are the servers of
     its Macs. `methods` are the only ones that its agents use; each needs its server.
     `allow_destructive`: the serial numbers of the Macs that a job may erase or reinstall.
+    `erase_pin`: six digits, for Macs that require a PIN to be erased (Intel without T2).
     """
 
     time_zone: TimeZoneName
     mdm_servers: tuple[MdmServerConfig, ...] = ()
     methods: Annotated[tuple[Method, ...], Field(min_length=1)]
     allow_destructive: frozenset[RealSerial] = frozenset()
+    erase_pin: SecretRef | None = None
     limits: SiteLimits = SiteLimits()
 
     @field_validator("mdm_servers")
