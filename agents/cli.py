@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agents.config.commands import check, doctor
+from agents.config.commands import check, doctor, read_config
 from runtime.command_output import fail
 
 if TYPE_CHECKING:
@@ -60,6 +60,12 @@ Slots = Annotated[
 Address = Annotated[
     str, typer.Option(help="HOST:PORT of /metrics, /healthz and /readyz; empty for none.")
 ]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="The configuration of sites; without this site in it, the site is in dry run."
+    ),
+]
 Simulate = Annotated[
     str | None,
     typer.Option(help="Act on the simulated Macs of the server at this HOST:PORT."),
@@ -98,6 +104,7 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
     drain_s: DrainS = 30.0,
     session_s: SessionS = 30.0,
     listen: Address = "127.0.0.1:9464",
+    config: Config = None,
     simulate: Simulate = None,
     version: Version = False,  # noqa: ARG001 - its callback prints it
 ) -> None:
@@ -105,8 +112,8 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
 
     Each job is verified, then its Mac is acted on once, then the results are published. The agent
     can be killed at any moment: another agent of the site, or the same one after a restart, looks
-    at each Mac and continues. Without --simulate it is a dry run: every job is withheld and no Mac
-    is touched; this version cannot act on real Macs. Exit 2 if it cannot start or continue.
+    at each Mac and continues. Without --config, or if the file does not have the site, it is a dry
+    run: every job is withheld and no Mac is touched. Exit 2 if it cannot start or continue.
     """
     if context.invoked_subcommand is not None:
         return
@@ -124,6 +131,8 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
         TypeAdapter(SiteField).validate_python(name or site)
     except ValidationError:
         fail("--site and --name: use small letters, digits and hyphens, at most 63 characters")
+    if config is not None and simulate is not None:
+        fail("--config acts on real Macs and --simulate on simulated ones: choose one")
     address = _address(listen) if listen else None
     access, clock = _access(simulate)
     try:
@@ -138,6 +147,7 @@ def agent(  # noqa: PLR0913, PLR0917 - a command's options
             session_s=session_s,
             listen=address,
             access=access,
+            config=None if config is None else read_config(config).config,
             clock=clock,
         )
         serve(plan, make_log())

@@ -34,7 +34,7 @@ class DestructiveLock:
         """
         return serial is not None and serial in self.allowed
 
-    def refusal(self, job: Job) -> Refusal | None:
+    def refuse(self, job: Job) -> Refusal | None:
         """Return the refusal with the code `locked` of a destructive job, None if it is permitted.
 
         None also for a job that is not destructive.

@@ -21,7 +21,7 @@ The thread does nothing but talk to Kafka: a slow Mac cannot cost the membership
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -147,6 +147,11 @@ class JobConsumer(threading.Thread):
         Returns at once. `within_s` includes the time to stop the runners.
         """
         self._drain_until = time.monotonic() + within_s
+
+    def wake(self, udids: Collection[str]) -> None:
+        """Make the jobs of these Macs due: there is news about them. Returns at once."""
+        for runner in [*self._runners.values()]:
+            runner.wake(udids)
 
     def commit(self, partition: int, offset: int) -> None:
         """Request a commit: all records before this offset are in the changelog.

@@ -44,6 +44,9 @@ class AgentMetrics:
         self._lag = gauge("lag_records", "Jobs in Kafka that are not in the journal yet.")
         self._halted = gauge("halted", "1 while a halt covers the whole site, else 0.")
         self._known = gauge("halts_known", "1 while all halts are read and recent, else 0.")
+        self._answers = gauge(
+            "answers_known", "1 while the answers of Macs are read and recent, else 0."
+        )
         self._full = gauge("volume_full", "1 while the journals' volume has no room, else 0.")
         self._polled = gauge("last_poll_timestamp_seconds", "Time of the last poll of Kafka.")
         self._add_counters(registry)
@@ -114,6 +117,10 @@ class AgentMetrics:
     def set_ready(self, *, ready: bool) -> None:
         """Set the gauge `drydock_ready`."""
         self._ready.set(ready)
+
+    def set_answers(self, *, known: bool) -> None:
+        """Set if the answers of Macs are known."""
+        self._answers.set(known)
 
     def set_halts(self, *, known: bool, halted: bool) -> None:
         """Set the state of the halts.

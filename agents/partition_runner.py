@@ -26,7 +26,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -140,6 +140,7 @@ class PartitionRunner(threading.Thread):
         self._space = SpaceReserve(site.folder)
         self._shortage: str | None = None
         self._wake = threading.Condition()
+        self._news: set[str] = set()
         self._ending = threading.Event()
         self._draining = threading.Event()
         self._keys = KeyRing()
@@ -158,6 +159,12 @@ class PartitionRunner(threading.Thread):
         with self._wake:
             self._inbox.append(records)
             self._waiting += len(records)
+            self._wake.notify()
+
+    def wake(self, udids: Collection[str]) -> None:
+        """Make the jobs of these Macs due: there is news about them. Returns at once."""
+        with self._wake:
+            self._news.update(udids)
             self._wake.notify()
 
     @property
@@ -326,6 +333,9 @@ class PartitionRunner(threading.Thread):
         for record in batch:
             self._handle_record(executor, record, now)
         self._refresh_halts(executor)
+        with self._wake:
+            news, self._news = self._news, set()
+        executor.wake(news, now)
         executor.tick(now, self._should_yield)
         journal.replicate()
         if batch:
@@ -393,7 +403,7 @@ class PartitionRunner(threading.Thread):
         if self._batch:
             return
         with self._wake:
-            if not self._inbox and not self._ending.is_set():
+            if not self._inbox and not self._news and not self._ending.is_set():
                 self._wake.wait(pause_s)
             if self._inbox:
                 self._batch = self._inbox.popleft()

@@ -13,9 +13,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from agents.clock import Clock, WallClock
+from agents.config.model import AgentConfig
+from agents.config.servers import ServerConfigError
+from agents.configured_sites import ConfiguredSites, finding_reporter
 from agents.halts import HaltReader
 from agents.job_consumer import GroupMember, JobConsumer
 from agents.leases import LeaseManager
+from agents.mdm.metrics import MdmMetrics
+from agents.mdm.reader import AnswerReader
 from agents.metrics import AgentMetrics
 from agents.partition_runner import PartitionRunner, SiteContext
 from agents.result_producer import ResultProducer
@@ -26,7 +31,7 @@ from runtime.kafka import KafkaConnection
 from runtime.listening import Listen
 from runtime.logs import Log, forward_kafka_clients
 from runtime.probes import ProbeServer
-from runtime.sqlite import InUseError
+from runtime.sqlite import InUseError, OpenError
 from runtime.trusted_keys import KeyRing, KeysError
 from schemas import logkeys as key
 from schemas.events.control import HaltScope
@@ -38,6 +43,8 @@ _KEYS_INTERVAL_S: Final = 15.0
 # its supervisor starts it again.
 _WATCHDOG_S: Final = 60.0
 _WATCH_INTERVAL_S: Final = 0.5
+# Longer than one request of the reader to Kafka.
+_STOP_READER_S: Final = 5.0
 _HUNG_EXIT_CODE: Final = 70
 
 
@@ -49,8 +56,9 @@ class AgentError(Exception):
 class AgentPlan:
     """Configuration of one agent.
 
-    Without `access` the site is in dry run: jobs are withheld and no Mac is touched. `slots` is
-    the number of Macs with an order at once in the whole site, over all its agents. Without
+    `access` is that of simulated Macs. `config` has the live sites. Without both, and if `config`
+    does not have the site, the site is in dry run: jobs are withheld and no Mac is touched. `slots`
+    is the number of Macs with an order at once in the whole site, over all its agents. Without
     `listen` there are no probes. Without `keys` the key directory is `data_dir`/keys; without
     `name` a name is made and kept in `data_dir`.
     """
@@ -65,6 +73,7 @@ class AgentPlan:
     session_s: float = 30.0
     listen: Listen | None = None
     access: SiteAccess | None = None
+    config: AgentConfig | None = None
     clock: Clock = field(default_factory=WallClock)
 
 
@@ -92,6 +101,9 @@ class _Agent:
         self._halts = HaltReader(plan.connection, log)
         self._space = SpaceReserve(plan.data_dir)
         self._result_producer = ResultProducer(plan.connection)
+        self._answers: AnswerReader | None = None
+        self._sites = self._open_sites()
+        access = plan.access if self._sites is None else self._sites.access(plan.site)
         self._site = SiteContext(
             name=plan.site,
             executor_name=plan.name,
@@ -100,7 +112,7 @@ class _Agent:
             result_producer=self._result_producer,
             clock=plan.clock,
             keys=keys.current,
-            access=plan.access,
+            access=access,
             halts=self._halts.scopes,
             metrics=self._metrics,
             log=log,
@@ -115,6 +127,32 @@ class _Agent:
             is_kafka_up=lambda: self._halts.scopes(plan.clock.now()) is not None,
         )
         self._stop_requested = threading.Event()
+        if self._sites is not None:
+            self._answers = AnswerReader(
+                plan.connection, self._sites, self._job_consumer.wake, plan.clock.now, log
+            )
+
+    def _open_sites(self) -> ConfiguredSites | None:
+        """Return the access to this site's Macs; None if it is not configured.
+
+        Raises AgentError if a server or the store of answers cannot be used.
+        """
+        config, site = self._plan.config, self._plan.site
+        if config is None or site not in config.sites:
+            return None
+        try:
+            return ConfiguredSites(
+                AgentConfig(sites={site: config.sites[site]}),
+                self._plan.data_dir,
+                now=self._plan.clock.now,
+                on_finding=finding_reporter(self._log, MdmMetrics(self._metrics.registry)),
+                is_current=self._are_answers_known,
+            )
+        except (ServerConfigError, OpenError) as error:
+            raise AgentError(str(error)) from error
+
+    def _are_answers_known(self) -> bool:
+        return self._answers is not None and self._answers.is_current()
 
     def run(self) -> None:
         """Run until stopped. Raises AgentError if the probe or the job consumer fails."""
@@ -123,6 +161,8 @@ class _Agent:
         probe = self._probe()
         self._log_startup(probe)
         self._halts.start()
+        if self._answers is not None:
+            self._answers.start()
         self._job_consumer.start()
         draining = False
         while self._job_consumer.is_alive():
@@ -133,6 +173,10 @@ class _Agent:
             self._watch(draining=draining)
             self._job_consumer.join(_WATCH_INTERVAL_S)
         self._halts.stop()
+        if self._answers is not None and self._sites is not None:
+            self._answers.stop()
+            self._answers.join(_STOP_READER_S)
+            self._sites.close()
         self._result_producer.close()
         if probe is not None:
             probe.stop()
@@ -149,6 +193,7 @@ class _Agent:
         whole = scopes or ()
         halted = any(scope.everything or scope.site == self._plan.site for scope in whole)
         self._metrics.set_halts(known=scopes is not None, halted=halted)
+        self._metrics.set_answers(known=self._are_answers_known())
         self._metrics.set_volume(full=self._space.shortage() is not None)
         self._metrics.set_ready(ready=self._refusal() is None)
         if not draining and time.monotonic() - self._job_consumer.polled_at > _WATCHDOG_S:
@@ -184,10 +229,11 @@ class _Agent:
         """Return the body of /healthz.
 
         `ok` is False if the job consumer ended or did not poll for 30 s. `halts` has the keys of
-        the halts in force, None if unknown. `shortage` is the reason for which the volume of the
-        journals has no room; then no job starts. None if it has room. `troubles` has the reason for
-        each partition without progress. `partitions` has the status of each partition with a
-        runner, None until the first cycle of its lease is done.
+        the halts in force, None if unknown. `answers_known` is True while the answers of Macs at
+        MDM servers are read to the ends of their topics. `shortage` is the reason for which the
+        volume of the journals has no room; then no job starts. None if it has room. `troubles` has
+        the reason for each partition without progress. `partitions` has the status of each
+        partition with a runner, None until the first cycle of its lease is done.
         """
         scopes: tuple[HaltScope, ...] | None = self._halts.scopes(self._plan.clock.now())
         age_s = time.monotonic() - self._job_consumer.polled_at
@@ -198,6 +244,7 @@ class _Agent:
             "last_poll_s": round(age_s, 3),
             "shortage": self._space.shortage(),
             "troubles": self._job_consumer.troubles(),
+            "answers_known": self._are_answers_known(),
             "halts": None if scopes is None else [scope.key for scope in scopes],
             "partitions": {
                 partition: None
@@ -220,6 +267,8 @@ class _Agent:
             return "not in the group yet"
         if self._halts.scopes(self._plan.clock.now()) is None:
             return "the halts are unknown: the control topic cannot be read"
+        if self._sites is not None and not self._are_answers_known():
+            return "the answers of Macs are unknown: their topics are not read to the end"
         troubles = sorted(self._job_consumer.troubles().items())
         if troubles:
             return "; ".join(f"partition {number}: {trouble}" for number, trouble in troubles)
@@ -236,7 +285,9 @@ class _Agent:
             address["url"] = f"http://{self._plan.listen.host}:{probe.port}"
         (self._plan.data_dir / ADDRESS_FILE).write_text(json.dumps(address))
         self._log.info("started", **{key.SITE: self._plan.site, key.DETAIL: json.dumps(address)})
-        if self._plan.access is None:
+        if self._sites is not None:
+            self._log.info("live site", **{key.SITE: self._plan.site})
+        elif self._plan.access is None:
             self._log.warning("dry run: no Mac is touched, every job is withheld")
 
 

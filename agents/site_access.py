@@ -24,7 +24,7 @@ class SiteAccess:
     """
 
     mac_for: Callable[[Job], Mac]
-    refusal: Callable[[Job], Refusal | None] = DestructiveLock().refusal
+    refusal: Callable[[Job], Refusal | None] = DestructiveLock().refuse
     limits: Limits = field(default_factory=Limits)
     withdraw_order: Callable[[Job, str], str | None] | None = None
 

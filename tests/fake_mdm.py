@@ -158,8 +158,12 @@ class FakeMdm:
     def _http(self, url: str, user: str, key: str) -> HttpServer:
         limit = RateLimit(LIMITS.max_requests_per_s)
         login = Login(user, lambda: key)
-        transport = httpx.MockTransport(self._handle)
-        return HttpServer(url, login, limit=limit, timeout_s=1, transport=transport)
+        return HttpServer(url, login, limit=limit, timeout_s=1, transport=self.transport)
+
+    @property
+    def transport(self) -> httpx.BaseTransport:
+        """The network in which these servers are `https://mdm.test` and `https://ddm.test`."""
+        return httpx.MockTransport(self._handle)
 
     def _handle(self, request: httpx.Request) -> httpx.Response:
         if self.is_down:

@@ -31,7 +31,7 @@ def check(
     from agents.config.lint import lint
     from runtime.yaml_file import problem_line
 
-    document = _read(file, as_json=as_json)
+    document = read_config(file, as_json=as_json)
     warnings = lint(document)
     for problem in warnings:
         emit(problem_line(file, problem, "warning", as_json=as_json))
@@ -64,7 +64,7 @@ def doctor(
 
     from agents.config.doctor import Level, examine
 
-    document = _read(config, as_json=as_json)
+    document = read_config(config, as_json=as_json)
     bad = 0
     for found in examine(document, os.environ, lambda: datetime.now(UTC)):
         bad += found.level in (Level.WARNING, Level.ERROR)
@@ -74,7 +74,7 @@ def doctor(
         fail_attention(f"{config}: {_count(bad, 'warning or error', 'warnings or errors')}")
 
 
-def _read(file: Path, *, as_json: bool) -> "AgentConfigDocument":
+def read_config(file: Path, *, as_json: bool = False) -> "AgentConfigDocument":
     """Return the configuration.
 
     Exit 1 for an invalid file, after printing its problems; 2 for an unreadable one.

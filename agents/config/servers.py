@@ -62,9 +62,13 @@ def connect(
     )
 
 
-def open_server(config: MdmServerConfig, environment: Mapping[str, str]) -> nanomdm.NanoMdmServer:
-    """Return the adapter of a server. Raises ServerConfigError as `connect`."""
-    connection = connect(config, environment)
+def open_server(
+    config: MdmServerConfig,
+    environment: Mapping[str, str],
+    transport: httpx.BaseTransport | None = None,
+) -> nanomdm.NanoMdmServer:
+    """Return the adapter of a server. Raises ServerConfigError, as `connect`."""
+    connection = connect(config, environment, transport)
     limits = ServerLimits(config.max_requests_per_s, config.max_open_commands)
     ddm = None if connection.ddm is None else kmfddm.Kmfddm(connection.ddm)
     return nanomdm.NanoMdmServer(config.name, connection.api, limits, ddm)

@@ -17,42 +17,52 @@ if TYPE_CHECKING:
     from pipeline.embedded.simulation import SimulatedMacs
 
 ListenAt = Annotated[str, typer.Option(help="HOST:PORT; port 0: a free one.")]
+PolicyFile = Annotated[
+    Path | None, typer.Option(help="Put this policy in force; default: the last one.")
+]
+Simulate = Annotated[
+    int | None,
+    typer.Option(min=1, help="Act on this many simulated Macs in the data directory."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(help="Act on the Macs of the sites in this file; the others are in dry run."),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Touch no Mac: the default without --config, --simulate."),
+]
+SofaFeed = Annotated[str | None, typer.Option(metavar="URL|FILE", help="A SOFA feed to poll.")]
+GdmfFeed = Annotated[
+    str | None, typer.Option(metavar="URL|FILE", help="Apple's lookup service to poll.")
+]
+KevFeed = Annotated[str | None, typer.Option(metavar="URL|FILE", help="CISA's catalogue to poll.")]
 
 
-def run(
+def run(  # noqa: PLR0913, PLR0917 - a command's options
     data_dir: Annotated[Path, typer.Option("--data-dir", help="Directory for all state.")],
-    policy: Annotated[
-        Path | None, typer.Option(help="Put this policy in force; default: the last one.")
-    ] = None,
+    policy: PolicyFile = None,
     listen: ListenAt = "127.0.0.1:8080",
-    simulate: Annotated[
-        int | None,
-        typer.Option(min=1, help="Act on this many simulated Macs in the data directory."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Touch no Mac: the default without --simulate.")
-    ] = False,
-    sofa: Annotated[
-        str | None, typer.Option(metavar="URL|FILE", help="A SOFA feed to poll.")
-    ] = None,
-    gdmf: Annotated[
-        str | None, typer.Option(metavar="URL|FILE", help="Apple's lookup service to poll.")
-    ] = None,
-    kev: Annotated[
-        str | None, typer.Option(metavar="URL|FILE", help="CISA's catalogue to poll.")
-    ] = None,
+    simulate: Simulate = None,
+    config: Config = None,
+    dry_run: DryRun = False,
+    sofa: SofaFeed = None,
+    gdmf: GdmfFeed = None,
+    kev: KevFeed = None,
 ) -> None:
     """Serve one fleet from one data directory, without Kafka.
 
     It takes webhooks, decides, and issues jobs. It can be killed at any moment: after a restart it
     goes on, and no job is done twice. Secrets of senders come from the environment
     (DRYDOCK_NANOMDM_HMAC_KEY and others, docs/embedded.md); keys are made at the first start.
-    Without --simulate it is a dry run: no Mac is touched.
+    Without --config it is a dry run: no real Mac is touched.
     """
-    if dry_run and simulate is not None:
-        fail("--dry-run touches no Mac and --simulate touches simulated Macs: choose one")
+    if dry_run + (simulate is not None) + (config is not None) > 1:
+        fail("--dry-run acts on no Mac, --simulate on simulated, --config on real ones: choose one")
     from pydantic import ValidationError
 
+    from agents.config.commands import read_config
+    from agents.config.servers import ServerConfigError
     from agents.journal import JournalError
     from pipeline.config import ServerSettings
     from pipeline.embedded.log import StoreError
@@ -60,6 +70,7 @@ def run(
     from pipeline.policy.file import PolicyError
     from runtime.listening import Listen
     from runtime.logs import make_log
+    from runtime.sqlite import OpenError
     from runtime.trusted_keys import KeysError
 
     try:
@@ -68,6 +79,7 @@ def run(
             Listen.parse(listen),
             _policy_text(policy, simulated=simulate is not None),
             None if simulate is None else _simulated(data_dir, simulate),
+            None if config is None else read_config(config).config,
             _feeds(sofa, gdmf, kev),
             fast_paths=fast_paths_wanted(),
         )
@@ -76,7 +88,7 @@ def run(
         fail(f"{policy or 'the policy'}: {error}")
     except ValidationError as error:
         _fail_settings(error)
-    except (StoreError, JournalError, KeysError, ValueError) as error:
+    except (StoreError, JournalError, KeysError, OpenError, ServerConfigError, ValueError) as error:
         fail(str(error))
 
 

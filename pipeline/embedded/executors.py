@@ -4,7 +4,8 @@ Jobs reach an executor only after they are durable in the store. A result stays 
 journal until it is durable in the store.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -26,7 +27,8 @@ class Executors:
 
     `folder` holds one journal per site; existing journals are opened. `access` returns the access
     to the Macs of a site; if it is None, the site is in dry run: its jobs are withheld. At most
-    `slots` jobs are under way per site. Nothing starts before the first call of `set_halts`.
+    `slots` jobs are under way per site. A `tick` begins no step after `tick_budget_s` seconds, if
+    set: a real Mac can be slow to respond. Nothing starts before the first call of `set_halts`.
     Opening raises JournalError.
     """
 
@@ -37,12 +39,14 @@ class Executors:
         access: Callable[[str], SiteAccess | None],
         *,
         slots: int,
+        tick_budget_s: float | None = None,
         on_durable_write: Hook | None = None,
     ) -> None:
         self._folder = folder
         self._keys = keys
         self._access = access
         self._slots = slots
+        self._tick_budget_s = tick_budget_s
         self._hook = on_durable_write
         self._journals: dict[str, Journal] = {}
         self._executors: dict[str, Executor] = {}
@@ -128,12 +132,22 @@ class Executors:
                 executor.set_halts(wanted)
 
     def tick(self, now: datetime) -> None:
-        """Advance the due jobs of every executor by one step."""
+        """Advance the due jobs of every executor by one step, as far as the budget allows."""
+        budget_s, started = self._tick_budget_s, time.monotonic()
+
+        def is_spent() -> bool:
+            return budget_s is not None and time.monotonic() - started > budget_s
+
         for site, executor in sorted(self._executors.items()):
             wake = executor.next_wake(now)
             if wake is not None and wake <= now:
-                executor.tick(now)
+                executor.tick(now, is_spent)
                 self._unpublished_sites.add(site)
+
+    def wake(self, udids: Collection[str], now: datetime) -> None:
+        """Make the jobs of these Macs due at `now`: there is news about them."""
+        for executor in self._executors.values():
+            executor.wake(udids, now)
 
     def next_wake(self, now: datetime) -> datetime | None:
         """Return the next time at which `tick` or `results` has work, never before `now`.

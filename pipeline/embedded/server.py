@@ -6,14 +6,19 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from agents.config.model import AgentConfig
+from agents.configured_sites import ConfiguredSites, finding_reporter
+from agents.mdm.answers import Finding
+from agents.mdm.metrics import MdmMetrics
 from pipeline.config import FeedsSettings, ServerSettings
+from pipeline.embedded.configured_macs import ConfiguredMacs
 from pipeline.embedded.feeds import poll_feeds
 from pipeline.embedded.log import StoreError
 from pipeline.embedded.metrics_log import MetricsLog
@@ -43,6 +48,8 @@ ADMIN_TOKEN: Final = "admin.token"
 FEED_COPIES: Final = "feeds"
 
 _ADDRESS_RETRY_S: Final = 1.0
+# Macs that are slow to respond must not hold up senders, which wait for the same thread.
+_TICK_BUDGET_S: Final = 1.0
 
 Poll = Callable[[], Coroutine[Any, Any, None]]
 
@@ -52,14 +59,15 @@ class ServicePlan:
     """The configuration of one run.
 
     `policy_text` is put in force at the start; None keeps the stored policy. `open_macs` is called
-    with the time and returns simulated Macs; without it no Mac is touched. `feeds` are polled, if
-    any. Without `fast_paths` the plain functions run.
+    with the time and returns simulated Macs. `config` has the live sites; without both no Mac is
+    touched. `feeds` are polled, if any. Without `fast_paths` the plain functions run.
     """
 
     data_dir: Path
     listen: Listen
     policy_text: str | None = None
-    open_macs: Callable[[datetime], Any] | None = None
+    open_macs: Callable[[datetime], MacSource] | None = None
+    config: AgentConfig | None = None
     feeds: FeedsSettings | None = None
     fast_paths: bool = True
 
@@ -81,8 +89,9 @@ def serve(plan: ServicePlan, settings: ServerSettings, log: Log) -> None:
     except OSError as error:
         raise StoreError(f"cannot use {plan.data_dir}: {error.strerror}") from error
     metrics = Metrics(make_registry())
+    report = finding_reporter(log, MdmMetrics(metrics.registry))
     service_thread = ServiceThread(
-        _service_opener(plan, settings, keys, MetricsLog(metrics, log)),
+        _service_opener(plan, settings, keys, MetricsLog(metrics, log), report),
         log,
         max_waiting=settings.max_waiting,
         on_ready=lambda ready: metrics.set_ready(ready=ready),
@@ -155,25 +164,51 @@ async def _log_startup(app: HttpApp, sink: SqliteSink, plan: ServicePlan, url: s
         log.info("listening", **{key.ADDRESS: url, key.DETAIL: f"policy {digest}"})
         if digest is None:
             log.warning("no policy is in force: nothing is decided; start with --policy FILE")
-    if plan.open_macs is None:
+    if plan.config is not None:
+        log.info("live sites; every other site is in dry run", **{key.SITE: [*plan.config.sites]})
+    elif plan.open_macs is None:
         log.warning("dry run: jobs are decided, signed and recorded; no Mac is touched")
     if not app.settings.has_secrets:
         log.warning("no sender's secret is configured: only this machine is served")
 
 
+def _open_macs(
+    plan: ServicePlan, report: Callable[[Finding], None], now: datetime
+) -> MacSource | None:
+    """Return the Macs to act on; None if no Mac is touched.
+
+    Raises ServerConfigError for a server that cannot be used as configured.
+    """
+    if plan.open_macs is not None:
+        return plan.open_macs(now)
+    if plan.config is None:
+        return None
+    sites = ConfiguredSites(
+        plan.config, plan.data_dir, now=lambda: datetime.now(UTC), on_finding=report
+    )
+    return ConfiguredMacs(sites)
+
+
 def _service_opener(
-    plan: ServicePlan, settings: ServerSettings, keys: Path, metrics_log: MetricsLog
+    plan: ServicePlan,
+    settings: ServerSettings,
+    keys: Path,
+    metrics_log: MetricsLog,
+    report: Callable[[Finding], None],
 ) -> Callable[[datetime], tuple[Service, MacSource | None]]:
     options = Options(
         slots=settings.slots,
         sweep_every=timedelta(hours=settings.sweep_hours),
         fast_paths=plan.fast_paths,
+        tick_budget_s=_TICK_BUDGET_S,
         keep=None if settings.keep_days is None else timedelta(days=settings.keep_days),
     )
 
     def open_service(now: datetime) -> tuple[Service, MacSource | None]:
-        macs = None if plan.open_macs is None else plan.open_macs(now)
-        try:
+        with ExitStack() as undo:
+            macs = _open_macs(plan, report, now)
+            if macs is not None:
+                undo.callback(macs.close)
             service = Service.open(
                 plan.data_dir,
                 now=now,
@@ -184,10 +219,10 @@ def _service_opener(
                 on_commit=metrics_log.record_commit,
                 options=options,
             )
-        except BaseException:
-            if macs is not None:
-                macs.close()
-            raise
+            undo.callback(service.close)
+            if macs is not None and macs.answers is not None:
+                service.feed_answers(macs.answers, now)
+            undo.pop_all()
         metrics_log.record_lost_entries(service.store.lost_entries)
         metrics_log.record_doubts(service.doubts)
         metrics_log.update_fleet(service.reconciler, now)

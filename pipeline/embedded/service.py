@@ -24,9 +24,11 @@ from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from agents.answer_feed import AnswerFeed
 from agents.site_access import SiteAccess
 from pipeline.decide.decision import decide
 from pipeline.embedded import control_events
+from pipeline.embedded.answer_feed import LOG_FEED, catch_up
 from pipeline.embedded.executors import Executors
 from pipeline.embedded.journal_check import SETTING as DOUBTS_SETTING
 from pipeline.embedded.journal_check import Cause, Doubt, decode_doubts, encode_doubts, find_doubts
@@ -63,7 +65,7 @@ class Options:
     interval `sweep_every`. `on_durable_write` is called with `<write name>:before` and
     `<write name>:after` around each commit of the store and of the journals. Without `fast_paths`
     the plain functions run: slower, with the same results. Entries of the log that are older than
-    `keep` are deleted; None keeps all.
+    `keep` are deleted; None keeps all. `tick_budget_s` is as for Executors.
     """
 
     slots: int = 50
@@ -71,6 +73,7 @@ class Options:
     on_durable_write: Hook | None = None
     fast_paths: bool = True
     keep: timedelta | None = None
+    tick_budget_s: float | None = None
 
 
 class Service:
@@ -102,6 +105,7 @@ class Service:
         self.doubts: Sequence[Doubt] = ()
         self.executors: Executors
         self._retention: Retention | None = None
+        self._answers: AnswerFeed | None = None
 
     @classmethod
     def open(
@@ -118,13 +122,13 @@ class Service:
     ) -> Self:
         """Return the service of this data directory, which is made if it is missing.
 
-        `policy_text` is put in force unless it is already. `access` returns the
-        access to the Macs of a site. If it is None, the site is in dry run: jobs are decided,
-        signed, recorded and withheld, and no Mac is touched. `on_commit` is
-        called after each commit. Raises PolicyError for an invalid `policy_text`, JournalError if
-        the journal of a site cannot be used, and StoreError if the data directory cannot be used,
-        its stored policy is invalid here, an open job is missing from its log, or `policy_text` is
-        not in force after the write because the stored policy has a later time.
+        `policy_text` is put in force unless it is already. `access` returns the access to the Macs
+        of a site. If it is None, the site is in dry run: jobs are decided, signed, recorded and
+        withheld, and no Mac is touched. `on_commit` is called after each commit. Raises PolicyError
+        for an invalid `policy_text`, JournalError if the journal of a site cannot be used, and
+        StoreError if the data directory cannot be used, its stored policy is invalid here, an open
+        job is missing from its log, or `policy_text` is not in force after the write because the
+        stored policy has a later time.
         """
         chosen = options or Options()
         if policy_text is not None:
@@ -148,6 +152,7 @@ class Service:
                 trust,
                 access,
                 slots=chosen.slots,
+                tick_budget_s=chosen.tick_budget_s,
                 on_durable_write=chosen.on_durable_write,
             )
         except BaseException:
@@ -230,6 +235,14 @@ class Service:
         self.accept((event,), (), now)
         return event.data.approval.job_id
 
+    def feed_answers(self, feed: AnswerFeed, now: datetime) -> None:
+        """Give the feed every event of the log: now those that it lacks, later each new one.
+
+        Call it before the first `tick`.
+        """
+        catch_up(feed, self.store, now)
+        self._answers = feed
+
     def reject_reason(self, event: Event) -> str | None:
         """Return the reason for which admission would reject this event; None if it admits it."""
         return self.reconciler.reject_reason(event)
@@ -275,6 +288,11 @@ class Service:
                 self._unsent_jobs.append(event.data)
             elif isinstance(event, HaltSetEvent | HaltClearedEvent):
                 self._halts_changed = True
+        if self._answers is not None:
+            positions = {LOG_FEED: self.store.last_seq()}
+            self.executors.wake(
+                self._answers.add_events(committed.events, committed.at, positions), committed.at
+            )
         if self._on_commit is not None:
             self._on_commit(committed, self.reconciler)
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
+from agents.answer_feed import AnswerFeed
 from agents.site_access import SiteAccess
 from pipeline.embedded.service import Service
 from runtime.free_space import SpaceReserve
@@ -67,7 +68,14 @@ class AcceptedInput:
 
 
 class MacSource(Protocol):
-    """Macs that are simulated in this process."""
+    """Macs that executors of this process act on.
+
+    `answers` gets the events of the log; None for Macs that answer in the call.
+    """
+
+    @property
+    def answers(self) -> AnswerFeed | None:
+        """The store of the Macs' answers."""
 
     def advance(self, now: datetime) -> AcceptedInput:
         """Return the Macs' events since the last call, and settings to store with them."""

@@ -108,6 +108,11 @@ class SimulatedMacs:
         """
         return self.fleet.now if self.unsent else self.fleet.next_event_at()
 
+    @property
+    def answers(self) -> None:
+        """None: simulated Macs answer in the call."""
+        return
+
     def access(self, _: str) -> SiteAccess:
         """Return the access to the Macs of any site; a Mac that does not exist is unreachable."""
         return SiteAccess.simulated(self.fleet.mac_for)

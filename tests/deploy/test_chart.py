@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.config.file import parse_agent_config
 from pipeline.policy.file import read_policy
 from pipeline.signing_keys import KeyStore
 from runtime.trusted_keys import KeyRing, Purpose
@@ -105,6 +106,46 @@ def test_each_site_has_its_own_agents(helm: Helm) -> None:
         "drydock-kafka-tokyo",
         "drydock-kafka",
     ]
+
+
+def test_agents_read_the_configuration_of_their_release(helm: Helm) -> None:
+    objects = helm.objects("production")
+    agent = named(objects, "StatefulSet", "-agent-london")
+    there = named(objects, "ConfigMap", "-agent")
+    (program,) = containers(agent)
+    (volume,) = [each for each in pod(agent)["volumes"] if each["name"] == "config"]
+    (mount,) = [each for each in program["volumeMounts"] if each["name"] == "config"]
+    assert _option(agent, "--config") == f"{mount['mountPath']}/agent.yaml"
+    assert volume["configMap"]["name"] == there["metadata"]["name"]
+    assert [*parse_agent_config(there["data"]["agent.yaml"]).config.sites] == ["london"]
+
+
+def test_agents_read_an_existing_configuration_and_files_of_secrets(helm: Helm) -> None:
+    agent = named(helm.objects("executors"), "StatefulSet", "-agent-munich")
+    (program,) = containers(agent)
+    volumes = {each["name"]: each for each in pod(agent)["volumes"]}
+    mounts = {each["name"]: each["mountPath"] for each in program["volumeMounts"]}
+    assert _option(agent, "--config") == f"{mounts['config']}/munich.yaml"
+    assert volumes["config"]["configMap"]["name"] == "drydock-munich"
+    assert volumes["secrets"]["secret"] == {
+        "secretName": "drydock-mdm-munich",
+        "defaultMode": 0o440,
+    }
+    assert mounts["secrets"] == "/etc/drydock/secrets"
+
+
+def test_agents_without_a_configuration_are_a_dry_run(helm: Helm) -> None:
+    agent = named(helm.objects("multi-site"), "StatefulSet", "-agent-london")
+    (program,) = containers(agent)
+    assert not [arg for arg in program["args"] if arg.startswith("--config")]
+
+
+def test_changed_configuration_starts_agents_again(helm: Helm) -> None:
+    before, after = (
+        named(helm.objects("production", over), "StatefulSet", "-agent-london")["spec"]["template"]
+        for over in (None, {"agents": {"config": {"inline": "sites: {}"}}})
+    )
+    assert before["metadata"]["annotations"] != after["metadata"]["annotations"]
 
 
 def test_site_cluster_runs_agents_only(helm: Helm) -> None:

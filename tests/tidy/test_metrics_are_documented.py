@@ -100,7 +100,7 @@ def test_documented_metrics_are_those_of_the_code(spool: Spool) -> None:
 
 def test_comparison_includes_the_metrics_of_every_program() -> None:
     prefixes = {name.rpartition(".metrics.")[0] for name in metric_classes()}
-    assert prefixes == {"agents", "pipeline", "pipeline.feeds", "pipeline.gateway"}
+    assert prefixes == {"agents", "agents.mdm", "pipeline", "pipeline.feeds", "pipeline.gateway"}
 
 
 def test_metrics_are_made_in_modules_named_metrics_only() -> None:

@@ -63,7 +63,7 @@ def run_one(job: Job, mac: Mac, lock: DestructiveLock | None) -> list[tuple[str,
     """Return the outcomes of a job after one tick; without a lock, the access has its default."""
     access = SiteAccess(lambda _: mac)
     if lock is not None:
-        access = SiteAccess(lambda _: mac, lock.refusal)
+        access = SiteAccess(lambda _: mac, lock.refuse)
     executor = Executor(SITE, Journal(":memory:"), KEYS, access)
     executor.set_halts(())
     executor.submit(signed_job(job), START)
@@ -96,7 +96,7 @@ def test_job_without_a_serial_number_is_refused(method: Method, serial: str | No
 def test_job_of_a_listed_mac_is_permitted(serial: str) -> None:
     fleet = a_fleet()
     lock = DestructiveLock(frozenset({SERIAL}))
-    executor = Executor(SITE, Journal(":memory:"), KEYS, SiteAccess(fleet.mac_for, lock.refusal))
+    executor = Executor(SITE, Journal(":memory:"), KEYS, SiteAccess(fleet.mac_for, lock.refuse))
     executor.set_halts(())
     executor.submit(signed_job(an_erasing_job(serial=serial)), START)
     drive(executor, fleet, START + hours(3))
@@ -105,11 +105,11 @@ def test_job_of_a_listed_mac_is_permitted(serial: str) -> None:
 
 @pytest.mark.parametrize("job", HARMLESS.values(), ids=HARMLESS.keys())
 def test_other_jobs_need_no_permission(job: Job) -> None:
-    assert DestructiveLock().refusal(job) is None
+    assert DestructiveLock().refuse(job) is None
 
 
 def test_refusal_names_the_mac_and_the_setting() -> None:
-    refusal = DestructiveLock().refusal(DESTRUCTIVE["erase_device"])
+    refusal = DestructiveLock().refuse(DESTRUCTIVE["erase_device"])
     assert refusal is not None
     assert refusal.detail == f"erase_device is locked: allow_destructive does not list {SERIAL}"
 
@@ -147,7 +147,7 @@ class AwakeMac(UntouchableMac):
 def a_life(journal: Journal, mac: Mac, *allowed: str) -> Executor:
     """Return an executor that may erase these Macs, on a journal of earlier ones."""
     lock = DestructiveLock(frozenset(allowed))
-    executor = Executor(SITE, journal, KEYS, SiteAccess(lambda _: mac, lock.refusal))
+    executor = Executor(SITE, journal, KEYS, SiteAccess(lambda _: mac, lock.refuse))
     executor.set_halts(())
     return executor
 

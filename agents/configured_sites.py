@@ -1,0 +1,180 @@
+"""The live sites of a configuration: access to their Macs, and the answers of these Macs."""
+
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Final
+from zoneinfo import ZoneInfo
+
+import httpx
+
+from agents.config.model import AgentConfig, SecretRef, SiteConfig
+from agents.config.secrets import SecretError, read_secret
+from agents.config.servers import open_server
+from agents.destructive_lock import DestructiveLock
+from agents.mdm.answers import AnswerStore, Finding
+from agents.mdm.mac import MdmMacs
+from agents.mdm.metrics import MdmMetrics
+from agents.preflight import Limits
+from agents.site_access import SiteAccess
+from agents.verification import Refusal
+from runtime import sqlite
+from runtime.logs import Log
+from schemas import logkeys as key
+from schemas.envelope import Event
+from schemas.jobs import MDM_METHODS, Job
+from schemas.results import ErrorCode, Outcome
+
+ANSWERS_FILE: Final = "answers.sqlite"
+_PRUNE_EVERY: Final = timedelta(hours=6)
+# Longer than any job lives, so that a late answer is still known to be late.
+_KEEP: Final = timedelta(days=90)
+_PIN: Final = re.compile(r"\d{6}", re.ASCII)
+
+
+class SitePermissions:
+    """The jobs that a site's configuration permits."""
+
+    def __init__(self, site: SiteConfig) -> None:
+        self._methods = frozenset(site.methods)
+        self._lock = DestructiveLock(site.allow_destructive)
+
+    def refuse(self, job: Job) -> Refusal | None:
+        """Return the reason not to give the job's order, None if it is permitted.
+
+        In this order: the method is not listed (`method_not_allowed`), the Mac is not listed for
+        destructive work (`locked`), the method is not built (`unsupported`).
+        """
+        if job.method not in self._methods:
+            detail = f"the site's configuration does not list the method {job.method}"
+            return Refusal(Outcome.REFUSED, ErrorCode.METHOD_NOT_ALLOWED, detail)
+        if locked := self._lock.refuse(job):
+            return locked
+        if job.method not in MDM_METHODS:
+            detail = f"no executor for {job.method} is built yet"
+            return Refusal(Outcome.REFUSED, ErrorCode.UNSUPPORTED, detail)
+        return None
+
+
+class ConfiguredSites:
+    """The live sites of one process, with one store in `folder` for the answers of their Macs.
+
+    `now` is the clock, `environment` has the secrets of variables. `on_finding` is called with each
+    answer that needs attention. `is_current` is False while events of the past are being read; no
+    Mac is looked at before. `transport` replaces the network. Opening raises ServerConfigError for
+    a server that cannot be used as configured, and OpenError if the store cannot be opened; a
+    damaged store is replaced, since it is filled again from the events.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        folder: Path,
+        *,
+        now: Callable[[], datetime],
+        on_finding: Callable[[Finding], None],
+        is_current: Callable[[], bool] = lambda: True,
+        environment: Mapping[str, str] = os.environ,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._on_finding = on_finding
+        self._prune_at: datetime | None = None
+        self._servers = {
+            name: {
+                server.name: open_server(server, environment, transport)
+                for server in site.mdm_servers
+            }
+            for name, site in config.sites.items()
+        }
+        self.answers = _open_store(folder / ANSWERS_FILE)
+        self._accesses = {
+            name: _access(
+                site,
+                MdmMacs(
+                    self._servers[name],
+                    self.answers,
+                    zone=ZoneInfo(site.time_zone),
+                    now=now,
+                    erase_pin=partial(_erase_pin, site.erase_pin, environment),
+                    is_current=is_current,
+                ),
+            )
+            for name, site in config.sites.items()
+        }
+
+    def access(self, site: str) -> SiteAccess | None:
+        """Return the access to the Macs of a site; None if the site is in dry run."""
+        return self._accesses.get(site)
+
+    def position(self, feed: str) -> int | None:
+        """Return the position in a feed of events up to which they are applied; None before."""
+        return self.answers.position(feed)
+
+    def add_events(
+        self, events: Iterable[Event], now: datetime, positions: Mapping[str, int]
+    ) -> Collection[str]:
+        """Store the answers in these events, and the new positions of their feeds.
+
+        Returns the UDIDs of the Macs with news about an open command: their jobs are due.
+        """
+        if self._prune_at is None or now >= self._prune_at:
+            self._prune_at = now + _PRUNE_EVERY
+            self.answers.prune(now - _KEEP)
+        applied = self.answers.add_events(events, now, positions)
+        for finding in applied.findings:
+            self._on_finding(finding)
+        return applied.udids
+
+    def close(self) -> None:
+        """Close the store and the connections."""
+        self.answers.close()
+        for servers in self._servers.values():
+            for server in servers.values():
+                server.close()
+
+
+def finding_reporter(log: Log, metrics: MdmMetrics) -> Callable[[Finding], None]:
+    """Return a function that logs and counts an answer that needs attention."""
+
+    def report(finding: Finding) -> None:
+        metrics.count_finding(finding.kind)
+        command = finding.command
+        log.warning(
+            "unexpected answer of a Mac to a command: compare it with the journal",
+            **{
+                key.UDID: finding.udid,
+                key.JOB_ID: "" if command is None else command.job_id,
+                key.REASON: finding.kind,
+                key.OUTCOME: finding.answer.status,
+                key.DETAIL: f"CommandUUID {finding.uuid}",
+            },
+        )
+
+    return report
+
+
+def _access(site: SiteConfig, macs: MdmMacs) -> SiteAccess:
+    limits = Limits(**site.limits.model_dump())
+    return SiteAccess(macs.mac_for, SitePermissions(site).refuse, limits, macs.withdraw_order)
+
+
+def _open_store(path: Path) -> AnswerStore:
+    try:
+        return AnswerStore(path)
+    except (sqlite.DamagedError, sqlite.VersionError):
+        sqlite.quarantine(path)
+        return AnswerStore(path)
+
+
+def _erase_pin(reference: SecretRef | None, environment: Mapping[str, str]) -> str | None:
+    """Return the PIN for an erase; None without one, or if it is not six digits."""
+    if reference is None:
+        return None
+    try:
+        pin = read_secret(reference, environment).get_secret_value()
+    except SecretError:
+        return None
+    return pin if _PIN.fullmatch(pin) else None
