@@ -110,6 +110,23 @@ class Metrics:
             registry=registry,
         )
         self._damaged_files = damaged_file_counter(registry, STATE_STORE)
+        self._policy_in_force = Gauge(
+            "drydock_policy_in_force",
+            "1 while the worker has a policy, else 0.",
+            registry=registry,
+        )
+        self._records_lost = Counter(
+            "drydock_records_lost",
+            "Records that were deleted or skipped before a worker processed them.",
+            ["topic"],
+            registry=registry,
+        )
+        self._moved_offsets = Counter(
+            "drydock_moved_offsets",
+            "Committed offsets that another program moved.",
+            ["topic"],
+            registry=registry,
+        )
         self._offered_again = Counter(
             "drydock_jobs_offered_again",
             "Jobs sent to a site again because none of its agents had accepted them.",
@@ -138,6 +155,8 @@ class Metrics:
     def _initialise_worker_series(self) -> None:
         for topic in (*EVENT_TOPICS, DISPATCH.name):
             self._lag.labels(topic)
+            self._records_lost.labels(topic)
+            self._moved_offsets.labels(topic)
         for state in _PARTITION_STATES:
             self._partitions.labels(state)
 
@@ -261,3 +280,15 @@ class Metrics:
     def set_ready(self, *, ready: bool) -> None:
         """Set the gauge `drydock_ready` to 1 if `ready`, else to 0."""
         self._ready.set(ready)
+
+    def count_lost_records(self, topic: str, count: int) -> None:
+        """Count records that were deleted or skipped before this worker processed them."""
+        self._records_lost.labels(topic).inc(count)
+
+    def count_moved_offset(self, topic: str) -> None:
+        """Count a partition whose committed offset another program moved."""
+        self._moved_offsets.labels(topic).inc()
+
+    def set_policy_in_force(self, *, is_in_force: bool) -> None:
+        """Set the gauge `drydock_policy_in_force`."""
+        self._policy_in_force.set(is_in_force)

@@ -110,13 +110,13 @@ def add_pages(
     app: faust.App,
     registry: CollectorRegistry,
     health: Callable[[], Awaitable[tuple[bool, dict[str, Any]]]],
-    is_ready: Callable[[], bool],
+    unready_reasons: Callable[[], list[str]],
 ) -> None:
     """Add the pages `/healthz`, `/readyz` and `/metrics` to `app`.
 
     `health` returns a flag and figures: `/healthz` responds 200 if the flag is True, else 503, with
-    the figures as JSON. `/readyz` responds 200 if `is_ready` returns True, else 503. `/metrics` has
-    the metrics of `registry` in Prometheus text format.
+    the figures as JSON. `/readyz` responds 200 if `unready_reasons` returns none, else 503 with the
+    reasons. `/metrics` has the metrics of `registry` in Prometheus text format.
     """
 
     @app.page("/healthz")
@@ -126,8 +126,9 @@ def add_pages(
 
     @app.page("/readyz")
     async def readyz(web: Any, request: Any) -> Any:  # noqa: ARG001
-        ready = is_ready()
-        return web.json({"ready": ready}, status=200 if ready else 503)
+        reasons = unready_reasons()
+        body = {"ready": not reasons, "reasons": reasons}
+        return web.json(body, status=503 if reasons else 200)
 
     @app.page("/metrics")
     async def metrics(web: Any, request: Any) -> Any:  # noqa: ARG001

@@ -17,6 +17,7 @@ Two offsets describe each assigned partition:
 | records fetched, partition ready | all of one fetch go to one call of `process_batches` |
 | records fetched, partition not ready | the partition is paused; seek back to the first of them |
 | records fetched during a rebalance | dropped; seek to the committed offsets, then fetch |
+| records deleted before they were fetched | reported to the handler |
 | rebalance, stop | `wait_empty`: the current batch ends, `done` is committed, then Faust goes on |
 | partitions revoked | both offsets are forgotten; a batch that ends later sets no `done` |
 
@@ -31,13 +32,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final, Protocol
 
-from aiokafka.errors import IllegalStateError  # type: ignore[import-untyped]
-from aiokafka.structs import ConsumerRecord  # type: ignore[import-untyped]
+from aiokafka.errors import IllegalStateError, KafkaError  # type: ignore[import-untyped]
+from aiokafka.structs import ConsumerRecord, OffsetAndMetadata  # type: ignore[import-untyped]
 from faust.exceptions import ConsumerNotStarted
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
+from faust.transport.drivers.aiokafka import (
+    AIOKafkaConsumerThread,
+    Consumer,
+    ensure_aiokafka_TP,
+)
 from faust.types import TP
 from mode import Service
 
+from runtime.offset_gaps import COMMIT_METADATA
 from schemas import logkeys as key
 
 _COMMIT_INTERVAL_S: Final = 1.0
@@ -81,6 +87,9 @@ class BatchHandler(Protocol):
         nothing of the batch is committed.
         """
 
+    def report_deleted(self, tp: TP, begin: int) -> None:
+        """Report that all records before `begin` are deleted, and not all of them were read."""
+
     def abandon_batch(self) -> None:
         """Ask the running `process_batches` to end soon: its partitions get another owner.
 
@@ -93,6 +102,22 @@ class _Thread(AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001 - Faust has no setting for it
         return consumer
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit with COMMIT_METADATA; return False if that fails.
+
+        Faust's method leaves the metadata empty, and ends the process after any failure but one.
+        """
+        commits = {
+            ensure_aiokafka_TP(tp): OffsetAndMetadata(offset, COMMIT_METADATA)
+            for tp, offset in offsets.items()
+        }
+        try:
+            await self._ensure_consumer().commit(commits)
+        except (KafkaError, IllegalStateError) as error:
+            self.log.warning("offsets not committed", extra={key.DETAIL: repr(error)})
+            return False
+        return True
 
 
 class BatchConsumer(Consumer):
@@ -145,7 +170,36 @@ class BatchConsumer(Consumer):
             await self.sleep(poll_timeout_s)
             return {}
         records, _ = await self._wait_next_records(poll_timeout_s)
-        return records or {}
+        return await self._find_deleted(records or {})
+
+    async def _find_deleted(
+        self, records: Mapping[TP, Sequence[ConsumerRecord]]
+    ) -> Mapping[TP, Sequence[ConsumerRecord]]:
+        """Return the records; report it if others before them were deleted.
+
+        aiokafka goes on at the begin of the log, without an error. Offsets are also missing where
+        transactions ended. If the begin cannot be read, the records are put back.
+        """
+        gaps = {
+            tp: some[0].offset
+            for tp, some in records.items()
+            if some
+            and self._batch_handler.is_ready(tp)
+            and some[0].offset > self._done.get(tp, some[0].offset)
+        }
+        if not gaps:
+            return records
+        try:
+            begins = await self.earliest_offsets(*gaps)
+        except Exception as error:  # noqa: BLE001 - as in `_seek_to_last_commit`
+            self.log.warning("cannot read the begin of a log", extra={key.DETAIL: repr(error)})
+            await self._put_back(records)
+            return {}
+        for tp, first in gaps.items():
+            begin = min(begins[tp], first)
+            if begin > self._done.get(tp, begin) and self._batch_handler.is_ready(tp):
+                self._batch_handler.report_deleted(tp, begin)
+        return records
 
     async def _seek_to_last_commit(self) -> bool:
         """Go back to the committed offsets, because fetched records were dropped.
@@ -165,7 +219,7 @@ class BatchConsumer(Consumer):
         return True
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Seek to the committed offsets, and to the beginning of partitions without one.
+        """Seek to the committed offsets, and to the beginning of partitions without valid ones.
 
         Sets done and committed to these positions. Returns the committed offsets as Faust does: 0
         or None for a partition without one.
@@ -174,12 +228,13 @@ class BatchConsumer(Consumer):
         fetched from it may not be processed: they would be lost.
         """
         committed = await super().seek_to_committed()
-        start = {TP(*tp): offset for tp, offset in committed.items() if offset}
-        unknown = [tp for tp, offset in committed.items() if not offset]
-        if unknown:
-            earliest = await self.earliest_offsets(*unknown)
-            await self.seek_wait(earliest)
-            start |= {TP(*tp): offset for tp, offset in earliest.items()}
+        earliest = await self.earliest_offsets(*committed) if committed else {}
+        start = {TP(*tp): max(committed[tp] or 0, begin) for tp, begin in earliest.items()}
+        moved = {
+            tp: begin for tp, begin in start.items() if not committed[tp] or begin > committed[tp]
+        }
+        if moved:
+            await self.seek_wait(moved)
         self._done = start
         self._committed = dict(start)
         return committed
@@ -208,7 +263,7 @@ class BatchConsumer(Consumer):
         the committed offsets instead.
         """
         assigned = self.assignment()
-        offsets = {tp: some[0].offset for tp, some in batches.items() if tp in assigned}
+        offsets = {tp: some[0].offset for tp, some in batches.items() if some and tp in assigned}
         if offsets:
             try:
                 await self.seek_wait(offsets)
@@ -232,8 +287,7 @@ class BatchConsumer(Consumer):
     async def commit_done(self) -> None:
         """Commit the done offsets of assigned partitions that are not committed yet.
 
-        If that fails after a mere rebalance, a later call tries again; any other failure stops the
-        worker.
+        If that fails, a later call tries again.
         """
         async with self._commit_lock:
             assigned = self.assignment()
@@ -249,8 +303,7 @@ class BatchConsumer(Consumer):
     async def _commit_as_member(self, offsets: Mapping[TP, int]) -> bool:
         """Commit the offsets; return True if the brokers accept, which confirms the membership.
 
-        False if the commit fails for any reason. Faust then stops the worker, except after a mere
-        rebalance.
+        False if the commit fails for any reason.
         """
         asked_at = monotonic()
         committed: bool = await self._commit(offsets)

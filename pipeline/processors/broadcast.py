@@ -50,6 +50,36 @@ class BroadcastRecord(NamedTuple):
     rejection: BroadcastRejection | None = None
 
 
+class Shortage(NamedTuple):
+    """Records that a broadcast topic has lost: how many, and a sentence for a person."""
+
+    lost: int
+    detail: str
+
+
+class BroadcastLog(NamedTuple):
+    """Begin and end of the log of a broadcast topic, and the offset up to which it was read."""
+
+    begin: int
+    end: int
+    read_end: int
+
+
+def find_shortage(topic: str, log: BroadcastLog, kept_end: int) -> Shortage | None:
+    """Return the lost records of a broadcast topic; None if what it has can be complete.
+
+    `kept_end` is the highest offset that an epoch row has. A log with records that begins later can
+    be complete: a newer policy replaces older ones.
+    """
+    known_end = max(log.read_end, kept_end)
+    if log.begin == log.end and known_end > 0:
+        return Shortage(known_end, f"{topic} is empty; it had records up to offset {known_end}")
+    if log.end < log.read_end:
+        detail = f"{topic} ends at offset {log.end}; this worker has read up to {log.read_end}"
+        return Shortage(log.read_end - log.end, detail)
+    return None
+
+
 class BroadcastState:
     """All broadcast records so far, in the order in which they were read, and their fold."""
 

@@ -63,13 +63,17 @@ class BroadcastReader:
         done = self._task is not None and self._task.done() and not self._task.cancelled()
         return self._task.exception() if done and self._task is not None else None
 
-    async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """Return, for each of these partitions of any topic, the offset after its last record.
+    async def log_ranges(
+        self, partitions: list[TopicPartition]
+    ) -> dict[TopicPartition, tuple[int, int]]:
+        """Return begin and end of the log of each of these partitions, and of the broadcast topics.
 
-        Call it only after `start`. Raises KafkaError.
+        The end is the offset after the last record. Call it only after `start`. Raises KafkaError.
         """
-        found: dict[TopicPartition, int] = await self._consumer.end_offsets(partitions)
-        return found
+        wanted = [*partitions, *_PARTITIONS]
+        begins = await self._consumer.beginning_offsets(wanted)
+        ends = await self._consumer.end_offsets(wanted)
+        return {partition: (begins[partition], ends[partition]) for partition in wanted}
 
     async def _keep_reading(self) -> None:
         backoff = Backoff(QUICK)

@@ -1,8 +1,10 @@
-"""Consumers of a worker outside its consumer group."""
+"""Clients of a worker outside its consumer group."""
 
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer  # type: ignore[import-untyped]
+from aiokafka.admin import AIOKafkaAdminClient  # type: ignore[import-untyped]
+from aiokafka.structs import OffsetAndMetadata, TopicPartition  # type: ignore[import-untyped]
 
 from runtime.kafka import KafkaConnection
 
@@ -19,3 +21,22 @@ def make_reader(connection: KafkaConnection) -> Any:
         max_partition_fetch_bytes=4 * 1024 * 1024,
         fetch_max_wait_ms=250,
     )
+
+
+async def fetch_committed(
+    connection: KafkaConnection, group: str
+) -> dict[TopicPartition, OffsetAndMetadata]:
+    """Return the committed offsets of a group, with the metadata of each commit.
+
+    A partition without one is missing. Raises KafkaError if Kafka cannot be read, OSError or
+    ssl.SSLError if a certificate or key file cannot be loaded.
+    """
+    admin = AIOKafkaAdminClient(**connection.aiokafka_options())
+    try:
+        await admin.start()
+        found: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(
+            group
+        )
+    finally:
+        await admin.close()
+    return {partition: one for partition, one in found.items() if one.offset >= 0}

@@ -65,7 +65,11 @@ _TOPIC_OF: Final[Mapping[type[Any], str]] = {
 
 
 class DeviceShard:
-    """The Macs of one partition. Only one task may use it; times are parameters."""
+    """The Macs of one partition. Only one task may use it; times are parameters.
+
+    `broadcast_offsets` has, by topic, the offset after the last broadcast record by which all Macs
+    are decided.
+    """
 
     def __init__(self, partition: int, broadcast: BroadcastState, config: ShardConfig) -> None:
         self.partition = partition
@@ -79,12 +83,11 @@ class DeviceShard:
         self._broadcast = broadcast
         self._config = config
         self._partition_count = config.partitions[INVENTORY.name]
-        self._offsets_changed = False
         self._output = ShardOutput()
         # Events that were folded when they were made; reading them back changes nothing.
         self._already_folded = VerifiedCache()
         self._dirty_rows = DirtyRows(config.refresh, config.slice_size)
-        self._broadcast_offsets: dict[str, int] = {}
+        self.broadcast_offsets: dict[str, int] = {}
         self._broadcasts_read = 0
         self._is_catching_up = True
         self._loaded_decisions: dict[str, LastDecision] = {}
@@ -100,7 +103,7 @@ class DeviceShard:
         """
         if key == rows.EPOCH_KEY:
             row = rows.EpochRow.decode(raw)
-            self.epoch, self._broadcast_offsets = row.epoch, dict(row.broadcast_offsets)
+            self.epoch, self.broadcast_offsets = row.epoch, dict(row.broadcast_offsets)
             return
         try:
             udid = key.decode()
@@ -151,7 +154,7 @@ class DeviceShard:
             if job is not None:
                 self._unaccepted.add(udid, Offer(job, issued_event))
         self._loaded_events.clear()
-        self._queue_affected(self._broadcast.records_after(self._broadcast_offsets), now)
+        self._queue_affected(self._broadcast.records_after(self.broadcast_offsets), now)
         # Spread the sweeps: partitions of one worker would otherwise sweep at the same time.
         every = self._config.sweep_every
         reconciler.queue.schedule_sweep(
@@ -293,7 +296,7 @@ class DeviceShard:
     def _queue_affected(self, records: Sequence[BroadcastRecord], now: datetime) -> None:
         """Queue the Macs whose decision these records can change.
 
-        Once all of them are decided, the records' offsets go into the epoch row.
+        Once all of them are decided, the records' offsets go into `broadcast_offsets`.
         """
         if not records:
             return
@@ -309,7 +312,7 @@ class DeviceShard:
     def collect(self) -> ShardOutput:
         """Return records, rows and counters since the last call, and start a new output.
 
-        The rows are those that `DirtyRows.pop_all` names, and the epoch row if it changed.
+        The rows are those that `DirtyRows.pop_all` names.
         """
         output, self._output = self._output, ShardOutput()
         reconciler = self.reconciler
@@ -320,10 +323,6 @@ class DeviceShard:
                 is_decided=not reconciler.queue.is_undecided(udid),
                 issued_event=self._unaccepted.event_of(udid, history),
             )
-        if self._offsets_changed:
-            epoch_row = rows.EpochRow(self.epoch, self._broadcast_offsets)
-            output.rows[rows.EPOCH_KEY] = epoch_row.to_row()
-            self._offsets_changed = False
         return output
 
     def _keep(self, changes: Changes, now: datetime) -> None:
@@ -341,9 +340,8 @@ class DeviceShard:
         self._dirty_rows.add_changes(changes)
         self._dirty_rows.add(udid for udid in changes.marked if queue.is_undecided(udid))
         for topic, offset in changes.offsets.items():
-            reached = self._broadcast_offsets.get(topic, 0)
-            self._broadcast_offsets[topic] = max(offset, reached)
-            self._offsets_changed = True
+            reached = self.broadcast_offsets.get(topic, 0)
+            self.broadcast_offsets[topic] = max(offset, reached)
 
     def _publish(self, changes: Changes) -> None:
         """Add the records of the changes to the output, and count the decisions.

@@ -142,6 +142,8 @@ class DispatchShard:
     ) -> None:
         self.partition = partition
         self.epoch = 0
+        # Dispatch decides nothing by broadcast records.
+        self.broadcast_offsets: dict[str, int] = {}
         self.jobs: dict[str, QueuedJob] = {}
         self._broadcast = broadcast
         self._config = config

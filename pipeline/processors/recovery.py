@@ -24,12 +24,12 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
-from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
+from aiokafka.structs import OffsetAndMetadata, TopicPartition  # type: ignore[import-untyped]
 
-from pipeline.processors.clients import make_reader
+from pipeline.processors.clients import fetch_committed, make_reader
 from pipeline.processors.local_store import LocalStore
 from pipeline.processors.rows import InvalidRow, epoch_of
 from runtime.damaged_files import OnDamage
@@ -48,7 +48,17 @@ _STANDBY_PAUSE_S: Final = 1.0
 # More damages of one store in one process are a bad disk.
 _MAX_DAMAGES: Final = 3
 
-FetchEndOffsets = Callable[[list[TopicPartition]], Awaitable[dict[TopicPartition, int]]]
+
+class OffsetReader(NamedTuple):
+    """Functions that return offsets of these partitions; they raise KafkaError.
+
+    `begins` is the offset of the first record that is not deleted, `ends` that after the last one,
+    `committed` that of the worker's group with its metadata; a partition without one is missing.
+    """
+
+    begins: Callable[[list[TopicPartition]], Awaitable[dict[TopicPartition, int]]]
+    ends: Callable[[list[TopicPartition]], Awaitable[dict[TopicPartition, int]]]
+    committed: Callable[[], Awaitable[dict[TopicPartition, OffsetAndMetadata]]]
 
 
 class Stores:
@@ -141,10 +151,13 @@ class Recovery:
         connection: KafkaConnection,
         stores: Stores,
         log: Log,
+        *,
+        group: str,
     ) -> None:
         self.remaining = 0
         self.moved_at = monotonic()
         self._connection = connection
+        self._group = group
         self._stores = stores
         self._log = log
 
@@ -287,14 +300,17 @@ class Recovery:
             await backoff.sleep()
 
     @asynccontextmanager
-    async def open_offset_reader(self) -> AsyncIterator[FetchEndOffsets]:
-        """Return a context manager that gives a function: partitions to their end offsets.
+    async def open_offset_reader(self) -> AsyncIterator[OffsetReader]:
+        """Return a context manager that gives functions to read offsets, until its block ends.
 
-        The function uses one consumer, open until the end of the block, and raises KafkaError if
-        Kafka cannot be read. Entering raises KafkaError if no broker can be reached.
+        Entering raises KafkaError if no broker can be reached.
         """
         async with _ReaderSession(self._connection) as consumer:
-            yield partial(_fetch_end_offsets, consumer)
+            yield OffsetReader(
+                consumer.beginning_offsets,
+                partial(_fetch_end_offsets, consumer),
+                partial(fetch_committed, self._connection, self._group),
+            )
 
     async def history_of(
         self, changelog: TopicPartition, keys: Collection[bytes]

@@ -32,14 +32,16 @@ class InvalidRow(ValueError):  # noqa: N818 - as InvalidEvent
 
 @dataclass(frozen=True, slots=True)
 class EpochRow:
-    """The row of the partition: its epoch, and how far it has decided by broadcast records.
+    """The row of the partition: its epoch, and the offsets that its state includes.
 
     `broadcast_offsets` has, by topic, the offset after the last broadcast record by which all Macs
-    of the partition are decided again.
+    of the partition are decided again. `input_offsets` has, by topic of the inputs, the offset
+    after the last folded record at the time of the row; a topic is missing until its first record.
     """
 
     epoch: int = 0
     broadcast_offsets: Mapping[str, int] = field(default_factory=dict)
+    input_offsets: Mapping[str, int] = field(default_factory=dict)
 
     def next_epoch(self, highest: int) -> "EpochRow":
         """Return the row of the next owner; the offsets are the same.
@@ -52,14 +54,16 @@ class EpochRow:
 
     def to_row(self) -> bytes:
         """Return the bytes of the row with the key EPOCH_KEY."""
-        return msgspec.json.encode({"e": self.epoch, "broadcast": self.broadcast_offsets})
+        return msgspec.json.encode(
+            {"e": self.epoch, "broadcast": self.broadcast_offsets, "inputs": self.input_offsets}
+        )
 
     @classmethod
     def decode(cls, raw: bytes | None) -> "EpochRow":
         """Return the decoded row; epoch 0 for None, a partition without an owner so far.
 
         Raises InvalidRow if the bytes are not a JSON object with an integer `e` and an object
-        `broadcast` of integers.
+        `broadcast` of integers; `inputs`, another one, may be absent.
         """
         if raw is None:
             return cls()
@@ -67,7 +71,7 @@ class EpochRow:
             wire = _EPOCH_ROW.decode(raw)
         except msgspec.DecodeError as error:
             raise InvalidRow(f"epoch row: {error}") from error
-        return cls(wire.e, wire.broadcast)
+        return cls(wire.e, wire.broadcast, wire.inputs)
 
 
 def encode_device(
@@ -185,6 +189,7 @@ class _Epoch(msgspec.Struct):
 
 class _EpochWire(_Epoch):
     broadcast: dict[str, int]
+    inputs: dict[str, int] = {}
 
 
 class _LastDecisionRow(msgspec.Struct, array_like=True, gc=False):

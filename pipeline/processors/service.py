@@ -34,7 +34,13 @@ from faust.types import TP
 
 from pipeline.metrics import Metrics
 from pipeline.processors.app import SUBSCRIBED, add_pages, consumer_in, make_app, standby_partitions
-from pipeline.processors.broadcast import BROADCAST_TOPICS, BroadcastState
+from pipeline.processors.broadcast import (
+    BROADCAST_TOPICS,
+    BroadcastLog,
+    BroadcastState,
+    Shortage,
+    find_shortage,
+)
 from pipeline.processors.broadcast_reader import BroadcastReader
 from pipeline.processors.confirmed_producer import ConfirmedProducer
 from pipeline.processors.device_shard import DEVICE_TOPICS
@@ -49,7 +55,7 @@ from runtime.logs import Log, write_library_logs_as_json
 from runtime.retry import QUICK, async_retrying
 from schemas import logkeys as key
 from schemas.signed_payloads import PublicKeys
-from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, DISPATCH_STATE, JOBS, STATE
+from schemas.topics import CONTROL, DEAD_LETTERS, DECISIONS, DISPATCH, DISPATCH_STATE, JOBS, STATE
 
 _WATCH_INTERVAL_S: Final = 2.0
 # Each count visits all Macs.
@@ -148,13 +154,15 @@ class _Service:
         self._producer = ConfirmedProducer(plan.connection, log)
         on_damage = damage_reporter(log, metrics.count_damaged_file)
         self._stores = Stores(plan.data_dir, on_damage, log)
-        self._recovery = Recovery(plan.connection, self._stores, log)
-        self._standby_recovery = Recovery(plan.connection, self._stores, log)
+        self._recovery = Recovery(plan.connection, self._stores, log, group=plan.group)
+        self._standby_recovery = Recovery(plan.connection, self._stores, log, group=plan.group)
         self._broadcast_reader = BroadcastReader(self._broadcast, plan.connection, log)
         self._progress = ProgressMonitor(plan.stalled_after_s)
         self._assign_task: asyncio.Task[None] | None = None
         self._standby_task: asyncio.Task[None] | None = None
         self._standbys: list[TopicPartition] = []
+        self._broadcast_logs: dict[str, BroadcastLog] = {}
+        self._reported_shortages: set[str] = set()
         self._counted_at = -_COUNT_INTERVAL_S
         self._assigned_at = monotonic()
         self._worker: Worker
@@ -213,7 +221,7 @@ class _Service:
         )
         self._app.on_partitions_revoked.connect(self._on_revoked)
         self._app.on_partitions_assigned.connect(self._on_assigned)  # type: ignore[arg-type]
-        add_pages(self._app, self._metrics.registry, self._health, self._is_ready)
+        add_pages(self._app, self._metrics.registry, self._health, self._unready_reasons)
         stack.push_async_callback(self._end_tasks)
         await self._app.start()
         stack.push_async_callback(self._app.stop)
@@ -227,10 +235,10 @@ class _Service:
         waiting = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
-                await asyncio.wait({waiting}, timeout=_WATCH_INTERVAL_S)
                 self._raise_failures()
                 await self._recover_dropped()
                 await self._update_metrics()
+                await asyncio.wait({waiting}, timeout=_WATCH_INTERVAL_S)
         finally:
             waiting.cancel()
 
@@ -251,7 +259,7 @@ class _Service:
                 f"stopped: {self._broadcast_reader.error!r}"
             ) from self._broadcast_reader.error
         is_assigning = self._assign_task is not None and not self._assign_task.done()
-        if is_assigning or self._is_ready():
+        if is_assigning or self._has_all_partitions():
             self._assigned_at = monotonic()
         elif monotonic() - self._assigned_at > _UNASSIGNED_SESSIONS * self._plan.session_timeout_s:
             # A new process joins the group again and gets an assignment.
@@ -326,7 +334,6 @@ class _Service:
             standby=len(self._standbys),
             recovering_records=self._recovery.remaining,
         )
-        self._metrics.set_ready(ready=ready == len(owned))
         await self._update_fleet_metrics()
         try:
             await self._update_progress()
@@ -335,6 +342,8 @@ class _Service:
         except KafkaError as error:
             self._progress.reset()
             self._log.warning("cannot read offsets or topics", **{key.DETAIL: repr(error)})
+        self._metrics.set_policy_in_force(is_in_force=self._broadcast.fleet.policy is not None)
+        self._metrics.set_ready(ready=not self._unready_reasons())
         for site in worker.sites_without_topic():
             self._log.error("site has no job topic: see `drydock topics`", **{key.SITE: site})
 
@@ -365,11 +374,19 @@ class _Service:
     async def _update_progress(self) -> None:
         """Set the lag of each topic, and record the samples from which `_health` sees a stall.
 
-        Raises KafkaError, and changes nothing, if the end offsets cannot be read.
+        Also checks the broadcast topics. Raises KafkaError, and changes nothing, if the offsets
+        cannot be read.
         """
         consumer, worker = consumer_in(self._app), self._worker
         assigned = consumer.assigned()
-        ends = await self._broadcast_reader.end_offsets([TopicPartition(*tp) for tp in assigned])
+        # Before the ends: the reader goes on meanwhile.
+        read_ends = dict(self._broadcast.next_offsets)
+        ranges = await self._broadcast_reader.log_ranges([TopicPartition(*tp) for tp in assigned])
+        self._broadcast_logs = {
+            topic: BroadcastLog(*ranges[TopicPartition(topic, 0)], read_end)
+            for topic, read_end in read_ends.items()
+        }
+        self._report_shortages()
         lag: dict[str, int] = {topic.name: 0 for topic in SUBSCRIBED}
         samples: dict[Hashable, ProgressSample] = {
             "due": ProgressSample(not worker.is_idle(), worker.rounds),
@@ -377,13 +394,35 @@ class _Service:
         }
         for tp in assigned:
             position = consumer.position_of(tp) or 0
-            pending = max(ends.get(TopicPartition(*tp), 0) - position, 0)
+            begin, end = ranges[TopicPartition(*tp)]
+            pending = max(end - max(position, begin), 0)
             lag[tp.topic] += pending
             if worker.is_ready(tp):
                 samples[tp] = ProgressSample(pending, position)
         for topic, records in lag.items():
             self._metrics.set_lag(topic, records)
         self._progress.record(samples, monotonic())
+
+    def _shortages(self) -> dict[str, Shortage]:
+        """Return the lost records of the broadcast topics, by topic."""
+        kept_ends = self._worker.known_broadcast_ends
+        found = {
+            topic: find_shortage(topic, log, kept_ends.get(topic, 0))
+            for topic, log in self._broadcast_logs.items()
+        }
+        return {topic: shortage for topic, shortage in found.items() if shortage is not None}
+
+    def _report_shortages(self) -> None:
+        """Log and count the lost records of each broadcast topic, once until it has them again."""
+        shortages = self._shortages()
+        for topic in shortages.keys() - self._reported_shortages:
+            lost, detail = shortages[topic]
+            self._metrics.count_lost_records(topic, lost)
+            self._log.error(
+                "broadcast topic has lost records",
+                **{key.TOPIC: topic, key.COUNT: lost, key.DETAIL: detail},
+            )
+        self._reported_shortages = set(shortages)
 
     async def _health(self) -> tuple[bool, dict[str, Any]]:
         """Return True if no work is stalled, and the figures of the page `/healthz`."""
@@ -405,10 +444,25 @@ class _Service:
             "recovering": self._recovery.remaining,
             "pending": self._progress.pending,
             "stalled_s": round(self._progress.stalled_s(monotonic()), 1),
+            "unready": self._unready_reasons(),
+            "gaps": list(worker.gaps),
         }
         return self._progress.is_healthy(monotonic()), figures
 
-    def _is_ready(self) -> bool:
+    def _unready_reasons(self) -> list[str]:
+        """Return the reasons for which this worker is not ready; none if it is."""
+        reasons = [shortage.detail for shortage in self._shortages().values()]
+        control = self._broadcast_logs.get(CONTROL.name)
+        if control is None:
+            reasons.append("broadcast topics are not checked yet")
+        elif self._broadcast.fleet.policy is None and control.begin > 0:
+            # A new deployment is ready without a policy: no record of its topic was deleted.
+            reasons.append("no policy is in force: `drydock policy publish`")
+        if not self._has_all_partitions():
+            reasons.append("partitions are recovering")
+        return reasons
+
+    def _has_all_partitions(self) -> bool:
         """Return True if all assigned partitions are ready; also if none is assigned."""
         partitions = self._worker.partitions
         owned = {changelog_of(*tp) for tp in consumer_in(self._app).assigned()}

@@ -37,15 +37,16 @@ changelog is loaded, if compaction has left one, and written again; the row beco
 import asyncio
 import gc
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
 from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
-from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
+from aiokafka.structs import OffsetAndMetadata, TopicPartition  # type: ignore[import-untyped]
 from faust.types import TP
 
 from pipeline.metrics import Metrics
@@ -56,10 +57,11 @@ from pipeline.processors.confirmed_producer import ConfirmedProducer, OwnershipL
 from pipeline.processors.dead_letter_limit import DeadLetterLimit
 from pipeline.processors.device_shard import DEVICE_TOPICS, DeviceShard
 from pipeline.processors.dispatch_shard import DispatchShard
-from pipeline.processors.recovery import FetchEndOffsets, Recovery, Stores
+from pipeline.processors.recovery import OffsetReader, Recovery, Stores
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.shard_output import ConsumedRecord, Counters, ShardOutput
 from runtime.logs import Log
+from runtime.offset_gaps import OffsetGap, find_gap
 from runtime.retry import BROKER, Backoff
 from schemas import logkeys as key
 from schemas.dead_letters import DeadLetterCode, Problem
@@ -75,6 +77,7 @@ _MAX_UNSAVED_S: Final = 10.0
 _MAX_UNREADABLE_ROWS: Final = 3
 _MAX_UNREADABLE_RATIO: Final = 0.1
 _MAX_REPORTED_ROWS: Final = 10
+_MAX_KEPT_GAPS: Final = 20
 
 Clock = Callable[[], datetime]
 
@@ -83,6 +86,8 @@ class Shard(Protocol):
     """The state and decisions of one partition, as the worker uses them."""
 
     epoch: int
+    # By topic, the offset after the last broadcast record by which all Macs are decided.
+    broadcast_offsets: dict[str, int]
 
     def load(self, key: bytes, raw: bytes, /) -> None:
         """Put one row of the changelog in memory. Raises InvalidRow if it cannot be decoded."""
@@ -119,18 +124,29 @@ class _UnreadableRow(NamedTuple):
     detail: str
 
 
+class _LogOffsets(NamedTuple):
+    """Offsets of input and broadcast partitions when a recovery begins."""
+
+    begins: Mapping[TopicPartition, int]
+    ends: Mapping[TopicPartition, int]
+    committed: Mapping[TopicPartition, OffsetAndMetadata]
+
+
 @dataclass(slots=True)
 class OwnedPartition:
     """A partition that this worker owns.
 
-    `changelog_end` is the end of its changelog after this worker's last write; None if another
-    worker may have written since, so that the state in memory may be incomplete. `backlog` has the
-    end offset of each input that is not folded up to its end at the time of the recovery. `unsaved`
-    rows are confirmed by Kafka and not yet in the local store.
+    `epoch_row` is the last one that this worker made, and `input_offsets` has, by topic, the offset
+    after the last folded record. `changelog_end` is the end of its changelog after this worker's
+    last write; None if another worker may have written since, so that the state in memory may be
+    incomplete. `backlog` has the end offset of each input that is not folded up to its end at the
+    time of the recovery. `unsaved` rows are confirmed by Kafka and not yet in the local store.
     """
 
     changelog: TopicPartition
     shard: Shard
+    epoch_row: rows.EpochRow
+    input_offsets: dict[str, int]
     changelog_end: int | None
     backlog: dict[TP, int]
     is_ready: bool = False
@@ -161,7 +177,8 @@ class Worker:
     """The partitions of one worker process.
 
     `job_topics` maps existing job topics to their numbers of partitions; the service updates it.
-    `rounds` counts the rounds that did something.
+    `rounds` counts the rounds that did something. `gaps` describes the last lost records and moved
+    offsets. `known_broadcast_ends` has, by topic, the highest offset in an epoch row that was read.
     """
 
     def __init__(
@@ -179,6 +196,8 @@ class Worker:
         self.partitions: dict[TopicPartition, OwnedPartition] = {}
         self.job_topics: dict[str, int] = {}
         self.rounds = 0
+        self.gaps: deque[str] = deque(maxlen=_MAX_KEPT_GAPS)
+        self.known_broadcast_ends: dict[str, int] = {}
         self._broadcast = broadcast
         self._config = config
         self._producer = producer
@@ -254,17 +273,23 @@ class Worker:
         then recovers the partitions that are not ready yet.
         """
         left = dict(offsets_in_memory)
+        offsets: _LogOffsets | None = None
         backoff = Backoff(BROKER)
         while left:
             try:
                 async with (
-                    self._recovery.open_offset_reader() as ends_of,
+                    self._recovery.open_offset_reader() as reader,
                     aclosing(self._recovery.catch_up(dict(left))) as caught_up,
                 ):
+                    # Read before the first partition is ready: this worker commits from then on.
+                    if offsets is None:
+                        offsets = await _read_offsets(reader, left)
                     async for changelog, unchanged in caught_up:
                         if not unchanged:
                             self._release(changelog)
-                            self.partitions[changelog] = await self._restore(changelog, ends_of)
+                            self.partitions[changelog] = await self._restore(
+                                changelog, reader, offsets
+                            )
                         self.partitions[changelog].is_ready = True
                         left.pop(changelog)
                         on_ready(changelog)
@@ -278,7 +303,7 @@ class Worker:
         )
 
     async def _restore(
-        self, changelog: TopicPartition, fetch_end_offsets: FetchEndOffsets
+        self, changelog: TopicPartition, reader: OffsetReader, offsets: _LogOffsets
     ) -> OwnedPartition:
         """Return the partition with its state in memory; not ready yet, all inputs in `backlog`.
 
@@ -287,27 +312,33 @@ class Worker:
         """
         while True:
             try:
-                shard = await self._load(changelog)
+                shard, epoch_row = await self._load(changelog, offsets)
                 break
             except (OSError, sqlite3.Error) as error:
                 self._stores.replace(changelog, error)
                 async for _ in self._recovery.catch_up({changelog: None}):
                     pass
         # Fetched after the epoch row: the backlog includes all that former owners published before.
-        ends = await fetch_end_offsets(
-            [TopicPartition(*tp) for tp in (*inputs_of(changelog), *_BROADCAST_PARTITIONS)]
+        ends = await reader.ends(_sources_of(changelog))
+        return OwnedPartition(
+            changelog,
+            shard,
+            epoch_row,
+            dict(epoch_row.input_offsets),
+            self._stores.get(changelog).next_offset,
+            backlog={TP(*tp): end for tp, end in ends.items()},
         )
-        backlog = {TP(*tp): end for tp, end in ends.items()}
-        return OwnedPartition(changelog, shard, self._stores.get(changelog).next_offset, backlog)
 
-    async def _load(self, changelog: TopicPartition) -> Shard:
-        """Write the epoch row of this owner, and return a shard with the rows of the local store.
+    async def _load(
+        self, changelog: TopicPartition, offsets: _LogOffsets
+    ) -> tuple[Shard, rows.EpochRow]:
+        """Write the epoch row of this owner, and return it and a shard with all other rows.
 
         Raises OSError or sqlite3.Error if the store fails, KafkaError if Kafka does, and InvalidRow
         if the changelog was written before release 0.1.0 or too many rows are unreadable.
         """
         unreadable: dict[bytes, _UnreadableRow] = {}
-        epoch = await self._write_epoch_row(changelog, unreadable)
+        epoch_row = await self._write_epoch_row(changelog, unreadable, offsets)
         shard = self._new_shard(changelog)
         number = 0
         with _without_gc():
@@ -326,17 +357,23 @@ class Worker:
                     f" are unreadable, the first one: {detail}"
                 )
             origins = await self._load_earlier_rows(changelog, shard, unreadable)
-            shard.epoch = epoch
+            shard.epoch = epoch_row.epoch
             shard.begin(self._clock())
         for name, row in unreadable.items():
             reason = Problem(DeadLetterCode.UNREADABLE, f"key {name!r}: {row.detail}")
             shard.replace_row(name, row.raw, reason, origins[name], self._clock())
-        return shard
+        return shard, epoch_row
 
     async def _write_epoch_row(
-        self, changelog: TopicPartition, unreadable: "dict[bytes, _UnreadableRow]"
-    ) -> int:
-        """Write the epoch row of this owner to changelog and store; return its epoch.
+        self,
+        changelog: TopicPartition,
+        unreadable: "dict[bytes, _UnreadableRow]",
+        offsets: _LogOffsets,
+    ) -> rows.EpochRow:
+        """Write the epoch row of this owner to changelog and store; return it.
+
+        Its offsets are those from which this owner continues; records that are lost before them are
+        reported.
 
         An unreadable epoch row is added to `unreadable`: all Macs are then decided again by all
         broadcast records. Raises as `_load`.
@@ -361,6 +398,11 @@ class Worker:
             self._report_rows_above(
                 changelog, await self._recovery.rows_above(changelog, last.epoch)
             )
+        last = replace(
+            last,
+            broadcast_offsets=self._check_broadcasts(last, offsets),
+            input_offsets=self._check_inputs(changelog, last, offsets),
+        )
         while True:
             last = last.next_epoch(self._stores.get(changelog).epoch)
             epoch_rows: list[Row] = [(rows.EPOCH_KEY, last.to_row())]
@@ -368,11 +410,11 @@ class Worker:
             store = self._stores.get(changelog)
             if ends[changelog] == store.next_offset:
                 store.put_rows(dict(epoch_rows), ends[changelog] + 1, last.epoch)
-                return last.epoch
+                return last
             async for _ in self._recovery.catch_up({changelog: None}):
                 pass
             if self._stores.get(changelog).epoch == last.epoch:
-                return last.epoch
+                return last
             # A row with a higher epoch came before the new epoch row.
 
     def _report_rows_above(
@@ -385,6 +427,72 @@ class Worker:
                 **{key.TOPIC: changelog.topic, key.PARTITION: changelog.partition},
                 **{key.OFFSET: offset, key.KEY: repr(name)},
             )
+
+    def _check_broadcasts(self, last: rows.EpochRow, offsets: _LogOffsets) -> dict[str, int]:
+        """Return the offsets of broadcast topics from which this owner decides; report a gap.
+
+        It is 0 for a topic that ends before the offset in the epoch row: the topic was created
+        again, and its records are new. While it has none, the offset is kept.
+        """
+        checked = {}
+        for topic, offset in last.broadcast_offsets.items():
+            known = self.known_broadcast_ends.get(topic, 0)
+            self.known_broadcast_ends[topic] = max(known, offset)
+            end = offsets.ends.get(TopicPartition(topic, 0), offset)
+            is_cut = 0 < end < offset
+            checked[topic] = 0 if is_cut else offset
+            if is_cut and known < offset:
+                self._report_gap(TP(topic, 0), OffsetGap(offset, 0, offset - end, is_cut=True))
+        return checked
+
+    def _check_inputs(
+        self, changelog: TopicPartition, last: rows.EpochRow, offsets: _LogOffsets
+    ) -> dict[str, int]:
+        """Return the offsets of input topics from which this owner folds; report every gap."""
+        checked = dict(last.input_offsets)
+        for tp in inputs_of(changelog):
+            partition = TopicPartition(*tp)
+            committed = offsets.committed.get(partition)
+            gap = find_gap(
+                kept=last.input_offsets.get(tp.topic),
+                committed=None if committed is None else committed.offset,
+                metadata="" if committed is None else committed.metadata,
+                begin=offsets.begins[partition],
+                end=offsets.ends[partition],
+            )
+            if gap is not None:
+                checked[tp.topic] = gap.start
+                self._report_gap(tp, gap)
+            elif tp.topic not in checked:
+                start = offsets.begins[partition] if committed is None else committed.offset
+                checked[tp.topic] = start
+        return checked
+
+    def report_deleted(self, tp: TP, begin: int) -> None:
+        """Report it if records before `begin`, all of which are deleted, were not folded."""
+        owned = self.partitions.get(changelog_of(*tp))
+        if owned is not None:
+            expected = owned.input_offsets.get(tp.topic, begin)
+            owned.input_offsets[tp.topic] = max(expected, begin)
+            if begin > expected:
+                self._report_gap(tp, OffsetGap(expected, begin, begin - expected))
+
+    def _report_gap(self, tp: TP, gap: OffsetGap) -> None:
+        """Log and count the lost records or moved offsets of an input partition."""
+        where = f"expected offset {gap.expected}, continues at {gap.start}"
+        fields = {key.TOPIC: tp.topic, key.PARTITION: tp.partition, key.DETAIL: where}
+        messages = []
+        if gap.is_cut:
+            messages.append("topic ends before the offset of the state: was it created again?")
+        if gap.is_moved:
+            messages.append("committed offset was moved by another program")
+            self._metrics.count_moved_offset(tp.topic)
+        if gap.lost:
+            messages.append("records lost: they were deleted or skipped")
+            self._metrics.count_lost_records(tp.topic, gap.lost)
+        for message in messages:
+            self._log.error(message, **fields, **{key.COUNT: gap.lost})
+            self.gaps.append(f"{tp.topic}/{tp.partition}: {message}; {where}; lost {gap.lost}")
 
     async def _load_earlier_rows(
         self,
@@ -448,6 +556,8 @@ class Worker:
                 if owned.backlog:
                     await self._check_backlog(owned, batches, done, group)
             await self._run_due(partitions, self._clock())
+            for tp, offset in done.items():
+                self.partitions[changelog_of(*tp)].input_offsets[tp.topic] = offset
             moved = await self._flush(partitions, group)
         except OwnershipLost:
             # The partitions may have another owner: memory and Kafka may differ.
@@ -532,7 +642,7 @@ class Worker:
         Returns True if there was a record or a row. Raises OwnershipLost if this worker is no
         member of the group, or must give up after a failed write.
         """
-        outputs = [(owned, owned.shard.collect()) for owned in partitions]
+        outputs = [(owned, _collect(owned)) for owned in partitions]
         if all(output.is_empty for _, output in outputs):
             self._report_all(outputs)
             return False
@@ -680,6 +790,33 @@ class Worker:
         """Return the device shards of the partitions that are ready."""
         shards = [owned.shard for owned in self.partitions.values() if owned.is_ready]
         return [shard for shard in shards if isinstance(shard, DeviceShard)]
+
+
+async def _read_offsets(
+    reader: OffsetReader, changelogs: Collection[TopicPartition]
+) -> _LogOffsets:
+    """Return the offsets of all inputs of these changelog partitions, and of broadcast topics."""
+    sources = list(dict.fromkeys(one for each in changelogs for one in _sources_of(each)))
+    return _LogOffsets(
+        await reader.begins(sources), await reader.ends(sources), await reader.committed()
+    )
+
+
+def _sources_of(changelog: TopicPartition) -> list[TopicPartition]:
+    """Return the partitions whose records make the state in this changelog partition."""
+    return [TopicPartition(*tp) for tp in (*inputs_of(changelog), *_BROADCAST_PARTITIONS)]
+
+
+def _collect(owned: OwnedPartition) -> ShardOutput:
+    """Return the output of a partition, with the epoch row if anything in the state changed."""
+    output = owned.shard.collect()
+    broadcast_offsets = dict(owned.shard.broadcast_offsets)
+    if output.rows or broadcast_offsets != owned.epoch_row.broadcast_offsets:
+        owned.epoch_row = rows.EpochRow(
+            owned.shard.epoch, broadcast_offsets, dict(owned.input_offsets)
+        )
+        output.rows[rows.EPOCH_KEY] = owned.epoch_row.to_row()
+    return output
 
 
 def _load_newest(shard: Shard, name: bytes, history: list[tuple[int, bytes | None]]) -> bool:

@@ -243,7 +243,7 @@ def test_stalled_worker_is_unhealthy_until_it_progresses(workers: Workers) -> No
     worker = workers.start()
     workers.wait_caught_up()
     assert worker.get("/healthz")[0] == 200
-    assert worker.get("/readyz")[0] == 200
+    eventually(lambda: worker.get("/readyz")[0] == 200, "ready")
     workers.set_topic(STATE.name, {"max.message.bytes": "1"})
     workers.send([*enrolments(UDIDS), *reports("26.1", UDIDS)])
     eventually(lambda: worker.get("/healthz")[0] == 503, "unhealthy")

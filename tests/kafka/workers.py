@@ -4,6 +4,7 @@ import http.client
 import json
 import multiprocessing
 import os
+import re
 import signal
 import time
 import uuid
@@ -127,6 +128,11 @@ class WorkerProcess:
         status, body = self.get("/healthz")
         return json.loads(body) if status else {}
 
+    def metric(self, name: str) -> float:
+        """Return a metric by name and labels; -1 without it, or without a response."""
+        found = re.search(rf"^{re.escape(name)} (\S+)$", self.get("/metrics")[1], re.MULTILINE)
+        return float(found[1]) if found else -1.0
+
 
 @dataclass
 class Workers:
@@ -233,7 +239,7 @@ class Workers:
             return False
         # Read the end offsets last: they include the records that a worker published before it
         # was idle, so a worker that has yet to read those is behind its end offset.
-        ends = self._ends(self._partitions_of(*(topic.name for topic in SUBSCRIBED)))
+        ends = self.ends(self._partitions_of(*(topic.name for topic in SUBSCRIBED)))
         offsets = {name: at for one in figures for name, at in one["offsets"].items()}
         broadcast = self.broadcast_ends()
         return all(one["broadcast"] == broadcast for one in figures) and all(
@@ -255,16 +261,17 @@ class Workers:
 
     def lag(self) -> int:
         """Return the number of records that are not yet committed."""
-        ends = self._ends(self._partitions_of(*(topic.name for topic in SUBSCRIBED)))
+        ends = self.ends(self._partitions_of(*(topic.name for topic in SUBSCRIBED)))
         committed = self.committed()
         return sum(end - committed.get(partition, 0) for partition, end in ends.items())
 
     def broadcast_ends(self) -> dict[str, int]:
         """Return the end offset of each broadcast topic."""
-        ends = self._ends(self._partitions_of(ADVISORIES.name, CONTROL.name))
+        ends = self.ends(self._partitions_of(ADVISORIES.name, CONTROL.name))
         return {partition.topic: end for partition, end in ends.items()}
 
-    def _ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    def ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the end offsets of these partitions."""
         ends: dict[TopicPartition, int] = self._consumer.end_offsets(partitions)
         return ends
 
@@ -283,7 +290,7 @@ class Workers:
         """Return all records of a topic, in the order of each partition."""
         records = self._records.setdefault(topic, [])
         partitions = self._partitions_of(topic)
-        ends = self._ends(partitions)
+        ends = self.ends(partitions)
         new = [
             partition
             for partition in partitions

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import structlog
-from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
+from aiokafka.structs import OffsetAndMetadata, TopicPartition  # type: ignore[import-untyped]
 from faust.types import TP
 from prometheus_client import CollectorRegistry
 
@@ -30,6 +30,7 @@ from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.shard_output import OutgoingRecord
 from pipeline.processors.worker import Worker, changelog_of
 from runtime.kafka import KafkaConnection
+from runtime.offset_gaps import COMMIT_METADATA
 from schemas.decisions import DecisionRecord
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
 from schemas.topics import DEAD_LETTERS, DECISIONS, DISPATCH, STATE, jobs_topic, partition_of
@@ -67,6 +68,9 @@ class Brokers:
 
     topics: dict[TopicPartition, list[Record]] = field(default_factory=dict)
     committed: dict[TopicPartition, int] = field(default_factory=dict)
+    # Committed offsets by a tool, and not by a worker.
+    moved: dict[TopicPartition, int] = field(default_factory=dict)
+    begins: dict[TopicPartition, int] = field(default_factory=dict)
 
     def of(self, topic: str, partition: int = 0) -> list[Record]:
         """Return the records of a partition."""
@@ -77,6 +81,31 @@ class Brokers:
         records = self.of(topic, partition)
         records.append(Record(len(records), name, value))
         return len(records) - 1
+
+    def delete_before(self, topic: str, partition: int, offset: int) -> None:
+        """Delete the records of a partition before an offset."""
+        self.begins[TopicPartition(topic, partition)] = offset
+
+    def begin_of(self, topic: str, partition: int) -> int:
+        """Return the offset of the first record that is not deleted."""
+        return self.begins.get(TopicPartition(topic, partition), 0)
+
+    def start_of(self, tp: TP) -> int:
+        """Return the offset from which the group reads a partition after a start."""
+        partition = TopicPartition(*tp)
+        offset = self.moved.get(partition, self.committed.get(partition, 0))
+        begin = self.begin_of(*tp)
+        return offset if begin <= offset <= len(self.of(*tp)) else begin
+
+    async def fetch_committed(self, *_: object) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Return the committed offsets of the group."""
+        own = {
+            partition: OffsetAndMetadata(offset, COMMIT_METADATA)
+            for partition, offset in self.committed.items()
+        }
+        return own | {
+            partition: OffsetAndMetadata(offset, "") for partition, offset in self.moved.items()
+        }
 
     def send(self, events: Iterable[CloudEvent], topic_of: Callable[[CloudEvent], str]) -> None:
         """Publish events to the partitions of their keys."""
@@ -126,7 +155,7 @@ class MemoryReader:
     async def beginning_offsets(
         self, changelogs: Sequence[TopicPartition]
     ) -> dict[TopicPartition, int]:
-        return dict.fromkeys(changelogs, 0)
+        return {changelog: self._brokers.begin_of(*changelog) for changelog in changelogs}
 
     def assign(self, changelogs: Sequence[TopicPartition]) -> None:
         self._at = dict.fromkeys(changelogs, 0)
@@ -197,6 +226,7 @@ class MemoryWorker:
     due_budget_s: float = 0.25
     fast_paths: bool = True
     log: Any = SILENT
+    metrics: Metrics = METRICS
 
     def __post_init__(self) -> None:
         self.broadcast = BroadcastState(KEYS.approvals)
@@ -211,13 +241,13 @@ class MemoryWorker:
             due_budget_s=self.due_budget_s,
             fast_paths=self.fast_paths,
         )
-        self.recovery = Recovery(KafkaConnection(), self.stores, self.log)
+        self.recovery = Recovery(KafkaConnection(), self.stores, self.log, group="workers")
         self.producer = MemoryProducer(self.brokers, self.on_moment)
         self.worker = Worker(
             *(self.broadcast, config, self.producer, self.stores),  # type: ignore[arg-type]
             self.recovery,
             clock=self.now,
-            metrics=METRICS,
+            metrics=self.metrics,
             log=self.log,
         )
         self.worker.job_topics |= JOB_TOPICS
@@ -226,7 +256,7 @@ class MemoryWorker:
     async def begin(self) -> None:
         """Own all partitions, from the committed offsets."""
         self.read_broadcasts()
-        self.positions = {tp: self.brokers.committed.get(TopicPartition(*tp), 0) for tp in INPUTS}
+        self.positions = {tp: self.brokers.start_of(tp) for tp in INPUTS}
         await self.own()
 
     async def own(self) -> None:
@@ -241,20 +271,23 @@ class MemoryWorker:
         """Recover the dropped partitions from the committed offsets."""
         dropped = self.dropped()
         self.positions |= {
-            tp: self.brokers.committed.get(TopicPartition(*tp), 0)
-            for tp in INPUTS
-            if changelog_of(*tp) in dropped
+            tp: self.brokers.start_of(tp) for tp in INPUTS if changelog_of(*tp) in dropped
         }
         await self.worker.recover(dict.fromkeys(dropped), lambda _: None)
 
     def read_broadcasts(self) -> None:
         """Read the broadcast topics to their ends."""
         for topic in BROADCAST_TOPICS:
-            for record in self.brokers.of(topic.name):
+            begin = self.brokers.begin_of(topic.name, 0)
+            for record in self.brokers.of(topic.name)[begin:]:
                 self.broadcast.fold_record(topic.name, record.offset, record.value)
 
     async def round(self, most: int = 3, *, commit: bool = True) -> bool:
         """Run one round of the pump; return True if there was work."""
+        for tp, at in self.positions.items():
+            if self.brokers.begin_of(*tp) > at:
+                self.positions[tp] = self.brokers.begin_of(*tp)
+                self.worker.report_deleted(tp, self.positions[tp])
         batches = {
             tp: some
             for tp, at in self.positions.items()
@@ -265,7 +298,9 @@ class MemoryWorker:
         self.positions |= done
         if commit and done:
             self.on_moment("before commit")
-            self.brokers.committed |= {TopicPartition(*tp): offset for tp, offset in done.items()}
+            for tp, offset in done.items():
+                self.brokers.committed[TopicPartition(*tp)] = offset
+                self.brokers.moved.pop(TopicPartition(*tp), None)
             self.on_moment("after commit")
         return not idle
 
@@ -293,6 +328,7 @@ def reading(brokers: Brokers) -> Iterator[None]:
     """Let recovery read from these brokers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recovery, "make_reader", lambda *_: MemoryReader(brokers))
+        patch.setattr(recovery, "fetch_committed", brokers.fetch_committed)
         yield
 
 
