@@ -60,10 +60,20 @@ class Marking:
     ) -> None:
         """Mark the Mac if a report with nothing but telemetry can change its decision.
 
-        `merged` is the Mac's merged device, if the caller has it.
+        It can if the Mac has no decision, its decision depends on telemetry, its time to be decided
+        has come, or the time or a report ends its open job. `merged` is the Mac's merged device, if
+        the caller has it.
         """
-        if self._telemetry_matters(udid, now, merged):
-            self._mark(udid, changes)
+        last = self._last_decisions.get(udid)
+        if not (last is None or last.recheck_on_telemetry or 0 < last.recheck_us <= to_us(now)):
+            # The time of a report alone can end an open job.
+            if not self._capacity.has_open_job(udid):
+                return
+            entry = open_job(self._fleet.job_histories[udid])
+            device = merged or self._fleet.merged_device(udid)
+            if entry is None or infer_result(entry, device, udid, now) is None:
+                return
+        self._mark(udid, changes)
 
     def affected(self, change: Change) -> list[str]:
         """Return the UDIDs of the Macs whose decision the change can affect, sorted.
@@ -85,22 +95,3 @@ class Marking:
         """Return False if only a host name changed and the policy reads none."""
         policy = self._in_force.policy
         return not change.is_rename_only or policy is None or policy.reads_hostnames
-
-    def _telemetry_matters(self, udid: str, now: datetime, merged: Device | None) -> bool:
-        """Return True if a report with nothing but telemetry can change the Mac's decision.
-
-        True if the Mac has no decision, its decision depends on telemetry, its time to be decided
-        has come, or the time or a report ends its open job.
-        """
-        last = self._last_decisions.get(udid)
-        if last is None or last.recheck_on_telemetry:
-            return True
-        if 0 < last.recheck_us <= to_us(now):
-            return True
-        # The time of a report alone can end an open job.
-        if not self._capacity.has_open_job(udid):
-            return False
-        entry = open_job(self._fleet.job_histories[udid])
-        return entry is not None and (
-            infer_result(entry, merged or self._fleet.merged_device(udid), udid, now) is not None
-        )

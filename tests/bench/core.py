@@ -8,9 +8,11 @@ release and are held or have an open job.
   changes five are a new host name, four a new boot time, and one is another OS version, which leads
   to an update job or closes one. In `duplicates` the other nine tenths differ from the Mac's
   previous report in time and id only; in `telemetry` each report also has another free disk space.
-  `decode` is schemas.envelope.decode from bytes; `fold` adds Fleet.apply; `all` is the reconciler
-  with all decisions made and duplicate reports recognized by `peek_report`, as in a worker's
-  shard without its writes. The three are measured in turns on the same bytes.
+  `decode` is schemas.envelope.decode from bytes; `fold` adds Fleet.apply; `all` is all that a
+  worker's shard does with a report except for signatures, rows and counters: `peek_report`
+  recognises duplicates, events are admitted and folded, all decisions are made, decisions and jobs
+  are encoded, and the rows that changed are named. The three are measured in turns on the same
+  bytes.
 - memory: resident memory per Mac of 100,000 Macs with indexes, job histories, last decisions, and
   the peeks of their last reports.
 - advisory: a release arrives that 10 % of 100,000 Macs lack: decisions, records, jobs, and the

@@ -30,7 +30,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "pipeline/decide/windows.py": _DECIDE,
     "pipeline/decide/exposure.py": _DECIDE,
     "pipeline/decide/decision.py": _DECIDE,
-    "pipeline/reconcile/deciding.py": _RECONCILE,
+    "pipeline/reconcile/deciding.py": (*_RECONCILE, "tests/property/test_fast_paths.py"),
     "pipeline/reconcile/decision_queue.py": _RECONCILE,
     "pipeline/reconcile/folding.py": _RECONCILE,
     "pipeline/reconcile/last_decision.py": _RECONCILE,

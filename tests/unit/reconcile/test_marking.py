@@ -92,7 +92,7 @@ def test_duplicate_on_which_marking_raises_is_not_folded(monkeypatch: pytest.Mon
         raise LookupError("our bug")
 
     again = _peek(encode(full_report("26.2", when=NOW)))
-    monkeypatch.setattr(Marking, "_telemetry_matters", broken)
+    monkeypatch.setattr(Marking, "mark_for_telemetry", broken)
     with pytest.raises(LookupError):
         reconciler.apply_duplicate(again, NOW, changes)
     assert reconciler.fleet.devices[UDID] is before

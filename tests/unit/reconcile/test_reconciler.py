@@ -20,6 +20,7 @@ from tests.factories import (
     POLICY_TEXT,
     RELEASES,
     UDID,
+    checked_out,
     denied,
     enrolled,
     full_report,
@@ -241,6 +242,30 @@ def test_free_capacity_goes_to_the_first_deadlines() -> None:
     assert names_of(found) == ["hold cooling_down", "send security_update", "hold job_open"]
     assert last_reason(reconciler, THIRD) is Reason.JOB_OPEN
     assert reconciler.open_jobs["london", "update"] == 2
+
+
+@pytest.mark.parametrize(
+    ("event", "ended"),
+    [
+        pytest.param(
+            full_report("26.2", when=NOW + HOUR, serial="C02TEST0001"),
+            "job.resulted.v1",
+            id="success",
+        ),
+        pytest.param(checked_out(when=NOW + HOUR), "job.superseded.v1", id="withdrawal"),
+    ],
+)
+def test_capacity_of_a_job_that_the_loop_ends_goes_to_the_next_mac(
+    event: Event, ended: str
+) -> None:
+    reconciler = started(text=POLICY_TEXT.replace("max_jobs: 2", "max_jobs: 1"))
+    for one in (*a_mac("26.1", UDID), *a_mac("26.1", OTHER)):
+        drive(reconciler, one)
+    assert last_reason(reconciler, OTHER) is Reason.SITE_FULL
+    found = names_of(drive(reconciler, event, NOW + HOUR))
+    assert found[0] == ended
+    assert found[-2:] == ["send security_update", "hold job_open"]
+    assert last_reason(reconciler, OTHER) is Reason.JOB_OPEN
 
 
 def test_job_that_uses_no_capacity_leaves_it_to_the_next_mac() -> None:
