@@ -5,7 +5,13 @@ must match its digest and be valid; an approval and a job must equal the bytes t
 """
 
 from pipeline.policy.file import PolicyError, policy_digest, read_policy
-from schemas.envelope import ApprovalGrantedEvent, Event, JobIssuedEvent, PolicyChangedEvent
+from schemas.envelope import (
+    ApprovalGrantedEvent,
+    DeviceEvent,
+    Event,
+    JobIssuedEvent,
+    PolicyChangedEvent,
+)
 from schemas.signed_payloads import PublicKeys, verify_approval, verify_job
 from schemas.signing import SignatureError
 
@@ -16,6 +22,8 @@ def reject_reason(event: Event, *, jobs: PublicKeys, approvals: PublicKeys) -> s
     `jobs` and `approvals` are the public keys that may sign jobs and approvals. Events of other
     types are always admitted.
     """
+    if isinstance(event, DeviceEvent):
+        return None
     if isinstance(event, PolicyChangedEvent):
         return _policy_problem(event)
     try:

@@ -185,14 +185,15 @@ class Folding:
 
     def _note_changes(self, event: Event, raw: bytes, saved: _Saved, changes: Changes) -> None:
         """Add to `changes` all that the fold of an event changed."""
-        key, before = saved.key, saved.device
-        after = self._fleet.devices.get(key)
-        # Devices that differ only in the data that recognises a duplicate are equal: rows lack it.
-        if after is not None and after is not before and after != before:
-            (changes.telemetry if _is_telemetry(before, after) else changes.devices)[key] = None
-        if isinstance(event, JobEvent):
+        if isinstance(event, DeviceEvent):
+            key, before = saved.key, saved.device
+            after = self._fleet.devices.get(key)
+            # Rows lack the data that recognises a duplicate: equal devices may differ in it.
+            if after is not None and after is not before and after != before:
+                (changes.telemetry if _is_telemetry(before, after) else changes.devices)[key] = None
+        elif isinstance(event, JobEvent):
             self._note_job(event, raw, saved, changes)
-        elif saved.broadcast is not None:
+        else:
             changes.broadcast[_broadcast_part(event)] = None
 
     def _note_job(self, event: JobEvent, raw: bytes, saved: _Saved, changes: Changes) -> None:
