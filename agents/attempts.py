@@ -47,12 +47,14 @@ class UnreadableAttempt:
 class Attempts:
     """The newest readable record of each job, by job id, and the unreadable newest records.
 
-    `is_whole` is False if records were deleted from the changelog.
+    `is_whole` is False if records were deleted from the changelog. `newest_ms` is the broker's time
+    of the newest record, in milliseconds since 1970, -1 without one.
     """
 
     records: dict[str, AttemptRecord]
     unreadable: tuple[UnreadableAttempt, ...] = ()
     is_whole: bool = True
+    newest_ms: int = -1
 
     @property
     def doubted(self) -> frozenset[str]:
@@ -70,10 +72,12 @@ class AttemptFold:
     def __init__(self, topic: str, partition: int) -> None:
         self._topic = topic
         self._partition = partition
+        self._newest_ms = -1
         self._found: dict[bytes, deque[tuple[int, bytes]]] = {}
 
-    def add(self, offset: int, key: bytes | None, value: bytes | None) -> None:
+    def add(self, offset: int, key: bytes | None, value: bytes | None, broker_ms: int) -> None:
         """Fold one record. The value None deletes the job."""
+        self._newest_ms = max(self._newest_ms, broker_ms)
         # Removed first: jobs are in the order of their newest records.
         versions = self._found.pop(key or b"", None) or deque(maxlen=_KEPT_VERSIONS)
         if value is not None:
@@ -99,7 +103,7 @@ class AttemptFold:
                     break
         if not records and any(has_any_key(one.value, PRE_RELEASE_KEYS) for one in unreadable):
             raise PreReleaseError
-        return Attempts(records, tuple(unreadable), is_whole)
+        return Attempts(records, tuple(unreadable), is_whole, self._newest_ms)
 
     def _unreadable(
         self, offset: int, key: bytes, value: bytes, error: ValueError

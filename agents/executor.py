@@ -130,7 +130,7 @@ class Executor:
         if self._journal.knows(issued.job.job_id):
             self._journal.republish(issued.job.job_id)
             return
-        verdict = examine(issued, self._site, self._keys, now)
+        verdict = examine(issued, self._site, self._keys, self._journal.proven_time.no_earlier(now))
         if isinstance(verdict, Refusal):
             self._journal.refuse(issued, self._refused(issued.job, verdict), now)
             return
@@ -319,7 +319,7 @@ class Executor:
         if entry.phase is Phase.WITHDRAWING:
             self._withdraw(entry, now)
             return
-        step = next_step(entry, None, now, self._limits)
+        step = next_step(entry, None, self._journal.proven_time.no_earlier(now), self._limits)
         if isinstance(step, Observe):
             if self._must_wait(entry):
                 self._block(entry, now)

@@ -17,6 +17,7 @@ from typing import Final, NoReturn, Self
 from pydantic import TypeAdapter
 
 from agents.lifecycle import JournalEntry, Phase
+from agents.proven_time import ProvenTime
 from runtime import sqlite
 from schemas.envelope import JobResultedEvent
 from schemas.ids import event_id
@@ -112,6 +113,7 @@ class Journal:
     for one that is damaged, of another version or of another `owner`, and sqlite3.OperationalError
     for one that cannot be opened or created. The methods raise sqlite3.Error if the file fails,
     DamagedError if a row has another checksum. Any thread may call them, one thread at a time.
+    `proven_time` gets the time of issue of each recorded job that was verified.
     """
 
     def __init__(
@@ -121,7 +123,9 @@ class Journal:
         *,
         owner: str | None = None,
         busy_timeout_s: float = _BUSY_TIMEOUT_S,
+        proven_time: ProvenTime | None = None,
     ) -> None:
+        self.proven_time = proven_time or ProvenTime()
         self._path = Path(path)
         try:
             self._db = sqlite.open_database(
@@ -136,6 +140,7 @@ class Journal:
                 self._db.create_function("row_crc", -1, _row_crc, deterministic=True)
                 self._check_rows()
                 self._check_owner(owner)
+                self._observe_issues()
             except BaseException:
                 self._db.close()
                 raise
@@ -176,6 +181,12 @@ class Journal:
                 self._db.execute("INSERT INTO owner VALUES (?)", (owner,))
         elif row[0] != owner:
             raise sqlite.DamagedError("read", self._path, f"journal of {row[0]}, not of {owner}")
+
+    def _observe_issues(self) -> None:
+        """Take the time of issue of all recorded jobs into `proven_time`."""
+        (newest,) = self._db.execute("SELECT max(order_us) FROM jobs WHERE order_us > 0").fetchone()
+        if newest is not None:
+            self.proven_time.observe_issue(_EPOCH + newest * _MICROSECOND)
 
     def __enter__(self) -> Self:
         return self
@@ -270,6 +281,7 @@ class Journal:
 
         Raises sqlite3.IntegrityError if the job is recorded already.
         """
+        self.proven_time.observe_issue(entry.job.issued_at)
         with self._db.transaction("accept"):
             self._db.execute(
                 INSERT_JOB,

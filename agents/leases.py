@@ -112,7 +112,7 @@ class LeaseManager:
         fold = AttemptFold(self._topic, partition)
         begin = self._read(
             TopicPartition(self._topic, partition),
-            lambda record: fold.add(record.offset, record.key, record.value),
+            lambda record: fold.add(record.offset, record.key, record.value, record.timestamp),
         )
         try:
             return fold.attempts(is_whole=not begin)

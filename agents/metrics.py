@@ -15,6 +15,7 @@ HALTED: Final = "halted"
 HALTS_UNKNOWN: Final = "halts_unknown"
 LEASE_TOO_OLD: Final = "lease_too_old"
 ENDING: Final = "ending"
+EXPIRED: Final = "expired"
 _JOURNAL: Final = "journal"
 _TOPICS: Final = ("drydock.jobs", "drydock.attempts")
 
@@ -91,7 +92,7 @@ class AgentMetrics:
             self._results.labels(outcome.value)
         for cause in (FENCED, UNCONFIRMED):
             self._lost.labels(cause)
-        for reason in (HALTED, HALTS_UNKNOWN, LEASE_TOO_OLD, ENDING):
+        for reason in (HALTED, HALTS_UNKNOWN, LEASE_TOO_OLD, ENDING, EXPIRED):
             self._blocked.labels(reason)
 
     def record_poll(self) -> None:

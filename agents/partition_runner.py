@@ -27,7 +27,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -40,7 +40,8 @@ from agents.journal import JournalError, UnreadableJournalError
 from agents.leases import Lease, LeaseManager
 from agents.lifecycle import IN_FLIGHT
 from agents.mac import Mac
-from agents.metrics import ENDING, HALTED, HALTS_UNKNOWN, LEASE_TOO_OLD, AgentMetrics
+from agents.metrics import ENDING, EXPIRED, HALTED, HALTS_UNKNOWN, LEASE_TOO_OLD, AgentMetrics
+from agents.proven_time import ProvenTime
 from agents.replicated import LeaseLostError, ReplicatedJournal
 from agents.result_producer import NotConfirmedError, ResultProducer
 from agents.site_access import SiteAccess
@@ -76,7 +77,8 @@ class SiteContext:
     """Configuration and connections shared by all partitions of one agent.
 
     `keys` returns the trusted keys, the same object until they change. `halts` returns the scopes
-    of the halts in force at a time, None if they are unknown. Without `access` the site is in dry
+    of the halts in force at a time, None if they are unknown. `proven_time` is the least time that
+    it can be. Without `access` the site is in dry
     run.
     """
 
@@ -91,6 +93,7 @@ class SiteContext:
     halts: Halts
     metrics: AgentMetrics
     log: Any
+    proven_time: ProvenTime = field(default_factory=ProvenTime)
 
 
 class PartitionStatus(NamedTuple):
@@ -241,7 +244,7 @@ class PartitionRunner(threading.Thread):
         site = self._site
         with (
             site.leases.acquire(self.partition) as lease,
-            ReplicatedJournal(self._path, lease, site.executor_name) as journal,
+            self._open_journal(lease) as journal,
         ):
             journal.restore(lease.attempts, site.clock.now())
             journal.replicate()
@@ -255,6 +258,13 @@ class PartitionRunner(threading.Thread):
             while not self._ending.is_set():
                 self._cycle(executor, journal)
             self._hand_over(executor, journal)
+
+    def _open_journal(self, lease: Lease) -> ReplicatedJournal:
+        """Return the journal of this partition. Raises JournalError and sqlite3.Error."""
+        site = self._site
+        return ReplicatedJournal(
+            self._path, lease, site.executor_name, proven_time=site.proven_time
+        )
 
     def _check_history(self, executor: Executor, attempts: Attempts) -> None:
         """Distrust the journal if orders may be missing from the changelog.
@@ -331,6 +341,7 @@ class PartitionRunner(threading.Thread):
             executor.set_keys(keys)
         now = self._now = self._site.clock.now()
         for record in batch:
+            self._site.proven_time.observe_append(record.timestamp)
             self._handle_record(executor, record, now)
         self._refresh_halts(executor)
         with self._wake:
@@ -532,6 +543,8 @@ class PartitionRunner(threading.Thread):
             reason = HALTS_UNKNOWN
         elif any(job.halted_by(scope) for scope in halts):
             reason = HALTED
+        elif self._site.proven_time.no_earlier(self._now) >= job.expires_at:
+            reason = EXPIRED
         elif lease.age_s() > LEASE_S or self._site.clock.now() - self._now > _ACT_WITHIN:
             reason = LEASE_TOO_OLD
         else:

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from agents.attempts import Attempts
 from agents.journal import INSERT_JOB, INSERT_RESULT, JOB_CRC, RESULT_CRC, Journal
 from agents.lifecycle import JournalEntry, Phase
+from agents.proven_time import ProvenTime
 from runtime.sqlite import Hook
 from schemas.attempts import AttemptRecord, RecordedResult
 from schemas.jobs import Job
@@ -51,10 +52,15 @@ class ReplicatedJournal(Journal):
     """The journal of one partition's executor. `by` is the agent's name in each record."""
 
     def __init__(
-        self, path: Path | str, changelog: Changelog, by: str, on_durable_write: Hook | None = None
+        self,
+        path: Path | str,
+        changelog: Changelog,
+        by: str,
+        on_durable_write: Hook | None = None,
+        proven_time: ProvenTime | None = None,
     ) -> None:
         # The name of the file is that of its site and partition.
-        super().__init__(path, on_durable_write, owner=Path(path).stem)
+        super().__init__(path, on_durable_write, owner=Path(path).stem, proven_time=proven_time)
         self._changelog = changelog
         self._by = by
         self._changed: dict[str, None] = {}
@@ -95,6 +101,8 @@ class ReplicatedJournal(Journal):
             for record in records.values():
                 self._forget(record.job_id)
                 self._install(record)
+        self._observe_issues()
+        self.proven_time.observe_append(attempts.newest_ms)
 
     def replicate(self) -> None:
         """Write the changes since the last call to the changelog.

@@ -28,6 +28,7 @@ class Record:
     topic: str = field(default="", compare=False)
     offset: int = field(default=0, compare=False)
     partition: int = field(default=PARTITION, compare=False)
+    timestamp: int = field(default=-1, compare=False)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,14 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
 
 @dataclass
 class SetClock:
-    """A clock that the test sets."""
+    """A clock that the test sets, and that differs from the true time `at` by `skew`."""
 
     at: datetime
     speed: float = 1e6
+    skew: timedelta = timedelta(0)
 
     def now(self) -> datetime:
-        return self.at
+        return self.at + self.skew
 
 
 @dataclass
@@ -88,6 +89,7 @@ class MemorySite:
         self.outputs = Outputs()
         self.committed = 0
         self.is_halted = False
+        self.broker_skew = timedelta(0)
         self.mac_for: Callable[[Job], Mac] = fleet.mac_for
         self._lock = threading.Lock()
 
@@ -106,7 +108,10 @@ class MemorySite:
 
     def publish(self, event: CloudEvent) -> None:
         """Publish an event to the job topic."""
-        self.broker.jobs.append(Record((event.subject or "").encode(), encode(event)))
+        broker_ms = round((self.clock.at + self.broker_skew).timestamp() * 1000)
+        self.broker.jobs.append(
+            Record((event.subject or "").encode(), encode(event), timestamp=broker_ms)
+        )
 
     def runner(self, name: str = "one") -> PartitionRunner:
         """Return a new runner of this partition. The same name uses the same folder."""
@@ -134,7 +139,7 @@ class MemorySite:
         runner.start()
         topic, first = jobs_topic(SITE), self.committed
         records = [
-            Record(one.key, one.value, topic, offset)
+            replace(one, topic=topic, offset=offset)
             for offset, one in enumerate(self.broker.jobs)
             if one is not None and offset >= first
         ]
@@ -147,7 +152,8 @@ class MemorySite:
                 if self.clock.at >= until:
                     break
                 with self._lock:
-                    due = (runner.status and runner.status.wake_at, self.fleet.next_event_at())
+                    wake_at = runner.status and runner.status.wake_at
+                    due = (wake_at and wake_at - self.clock.skew, self.fleet.next_event_at())
                     upcoming = min((at for at in due if at is not None), default=until)
                     self.fleet.advance(min(upcoming, until))
                     self.clock.at = self.fleet.now
@@ -183,7 +189,7 @@ class MemorySite:
             return (
                 self.committed == len(self.broker.jobs)
                 and status is not None
-                and (self.is_halted or status.wake_at is None or status.wake_at > self.clock.at)
+                and (self.is_halted or status.wake_at is None or status.wake_at > self.clock.now())
             )
 
         eventually(is_idle, "the runner is idle")
