@@ -8,9 +8,9 @@ import pytest
 with warnings.catch_warnings():
     # kafka-python 3.0.12 reads its protocol with a call that Python 3.11 and 3.12 deprecate.
     warnings.simplefilter("ignore", DeprecationWarning)
-    from tests.kafka.broker_fixtures import kafka, leaky_clients
+    from tests.kafka.broker_fixtures import kafka, leaky_clients, own_broker
 
-__all__ = ["kafka", "leaky_clients"]
+__all__ = ["kafka", "leaky_clients", "own_broker"]
 ALL = os.environ.get("DRYDOCK_FAULTS") == "all"
 
 

@@ -84,6 +84,16 @@ def _is_unconnected(one: socket.socket) -> bool:
 
 
 @pytest.fixture
+def own_broker(
+    leaky_clients: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[KafkaCluster]:
+    """One broker for one test, which may kill it or delete records of its topics."""
+    cluster = start_cluster(1, tmp_path_factory)
+    yield cluster
+    cluster.kill()
+
+
+@pytest.fixture
 def three_brokers(
     leaky_clients: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[KafkaCluster]:
