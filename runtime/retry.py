@@ -56,7 +56,7 @@ class RetryPolicy:
 
 # A caller waits for the result, or the result is valid for seconds only.
 QUICK: Final = RetryPolicy(first_s=0.5, max_s=1.0)
-# A broker is away, or restarts.
+# A broker or an MDM server is away, or restarts.
 BROKER: Final = RetryPolicy(first_s=0.2, max_s=10.0)
 # A disk is full or fails: room must be noticed within seconds.
 DISK: Final = RetryPolicy(first_s=0.5, max_s=3.0)

@@ -12,6 +12,7 @@ from agents.mdm import kmfddm, nanomdm
 from agents.mdm.http import HttpServer, Login
 from agents.mdm.rate_limit import RateLimit
 from agents.mdm.server import ServerLimits
+from runtime.retry import BROKER, Backoff
 
 
 class ServerConfigError(Exception):
@@ -53,6 +54,7 @@ def connect(
             timeout_s=config.timeout_s,
             verify=verify,
             transport=transport,
+            backoff=Backoff(BROKER),
         )
 
     ddm = config.ddm

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from math import inf
+from time import monotonic
 from typing import Any
 
 import httpx
 
 from agents.mdm.rate_limit import RateLimit
 from agents.mdm.server import LoginRefusedError, ServerUnavailableError
+from runtime.retry import Backoff
 from schemas.ids import clean_text
 
 _SERVER_ERRORS = frozenset(
@@ -38,7 +41,9 @@ class HttpServer:
     """A server's HTTP API.
 
     `verify` is the TLS context, True for the system's certificates. The proxies of the environment
-    are not used: a proxy would see the login.
+    are not used: a proxy would see the login. After a request without a response, the next one is
+    not sent before the delay of `backoff`, if given: the Macs of a server that is away must not
+    hold up those of others, each by a timeout.
     """
 
     def __init__(
@@ -50,10 +55,13 @@ class HttpServer:
         timeout_s: float,
         verify: ssl.SSLContext | bool = True,
         transport: httpx.BaseTransport | None = None,
+        backoff: Backoff | None = None,
     ) -> None:
         self._url = url
         self._login = login
         self._limit = limit
+        self._backoff = backoff
+        self._away_until = -inf
         self._client = httpx.Client(
             timeout=timeout_s,
             verify=verify,
@@ -81,6 +89,8 @@ class HttpServer:
         LoginRefusedError for the statuses 401 and 403, and ServerUnavailableError if no response of
         the server itself arrives.
         """
+        if monotonic() < self._away_until:
+            raise ServerUnavailableError(f"{self._url} did not respond, and is not asked again yet")
         self._limit.wait()
         login = login or self._login
         auth = httpx.BasicAuth(login.user, login.password())
@@ -89,9 +99,13 @@ class HttpServer:
                 method, self._url + path, params=query, content=content, auth=auth
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
+            if self._backoff is not None:
+                self._away_until = monotonic() + self._backoff.next_delay_s()
             # The message of httpx can repeat the URL, but neither header nor body.
             detail = clean_text(str(error)) or type(error).__name__
             raise ServerUnavailableError(f"{self._url}: {detail}") from error
+        if self._backoff is not None:
+            self._backoff.reset()
         if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             raise LoginRefusedError(f"{self._url} refuses the login of {login.user}: check `login`")
         if response.status_code in _SERVER_ERRORS:

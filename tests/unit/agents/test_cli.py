@@ -17,6 +17,11 @@ WRONG = {
     "bootstrap": (("--site", "london", "--bootstrap", "no address"), "DRYDOCK_KAFKA_BOOTSTRAP"),
     "no Macs": (("--site", "london", "--simulate", "127.0.0.1:1"), "no simulated Macs at"),
     "no keys": (("--site", "london"), "every job would be refused"),
+    "no configuration": (("--site", "london", "--config", "/none.yaml"), "cannot read /none.yaml"),
+    "both kinds of Macs": (
+        ("--site", "london", "--config", "a.yaml", "--simulate", "127.0.0.1:1"),
+        "choose one",
+    ),
 }
 
 
