@@ -90,7 +90,7 @@ WRONG = {
     "nothing to resume": (("resume", "--advisory", "macOS-1"), "is not halted"),
     "unknown site to reset": (
         ("attempts", "reset", "site:lodnon", "--why", "x"),
-        "no site 'lodnon'; use one of ",
+        "no site 'lodnon'; ",
     ),
     "two services": (("halt", "--all", "--data-dir", "x"), "choose one"),
 }
