@@ -100,6 +100,7 @@ class ConfiguredSites:
                     now=now,
                     erase_pin=partial(_erase_pin, site.erase_pin, environment),
                     is_current=is_current,
+                    enrollment_profile=partial(_enrollment_profile, site),
                 ),
             )
             for name, site in config.sites.items()
@@ -167,6 +168,18 @@ def _open_store(path: Path) -> AnswerStore:
     except (sqlite.DamagedError, sqlite.VersionError):
         sqlite.quarantine(path)
         return AnswerStore(path)
+
+
+def _enrollment_profile(site: SiteConfig, server: str) -> bytes | None:
+    """Return the enrollment profile of a server; None without one, or if it cannot be read.
+
+    It is read for each order: a new one needs no restart.
+    """
+    paths = [one.enrollment_profile for one in site.mdm_servers if one.name == server]
+    try:
+        return Path(paths[0]).read_bytes() if paths and paths[0] is not None else None
+    except OSError:
+        return None
 
 
 def _erase_pin(reference: SecretRef | None, environment: Mapping[str, str]) -> str | None:

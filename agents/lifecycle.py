@@ -24,6 +24,8 @@
     INTENDED  no sign after that, withdrawn, expired or unfit    DONE
     INTENDED  no sign of MAX_SENDS orders                        DONE (failed)
     WATCHING  Mac booted into the target since the order         DONE (acted)
+    WATCHING  Mac enrolled again by `install_profile`            DONE (acted or failed)
+    WATCHING  it did not until `report_by`                       DONE (failed)
     WATCHING  Mac reports a failure, or left MDM                 DONE (failed)
     WATCHING  nothing seen for 6 h, or no progress for 24 h      DONE (failed)
     WATCHING  new state, or 25 % more                            WATCHING (progressed)
@@ -557,6 +559,8 @@ def _shows_effect(entry: JournalEntry, look: Observation) -> bool:
     boot time, counts as an effect.
     """
     assert entry.intent_at is not None
+    if entry.job.method is Method.INSTALL_PROFILE:
+        return _has_enrolled_again(entry, look)
     if erases(entry.job):
         return look.boot_at is None or booted_since(look, entry.boot_at, entry.intent_at)
     return ran_since(entry.job, look, entry.boot_at, entry.intent_at)
@@ -574,6 +578,42 @@ def _on_accepted(entry: JournalEntry, at: datetime) -> Wait | Finish:
         # The command only shows a prompt to a person; a later check-in reports the enrollment.
         return _finish(watching, Outcome.ACTED, None, "requested; a person must answer")
     return Wait(watching)
+
+
+def _has_enrolled_again(entry: JournalEntry, look: Observation) -> bool:
+    assert entry.intent_at is not None
+    return look.enrolled_at is not None and look.enrolled_at > entry.intent_at
+
+
+def _watch_enrollment(entry: JournalEntry, look: Observation, now: datetime) -> Wait | Finish:
+    """Return the step for an enrollment profile that the MDM server delivered.
+
+    Only a complete enrollment since the order is a success: the Mac may not answer the command.
+    Then user approval and bootstrap token are checked; either may be unknown for 6 h.
+    """
+    seen = look.progress
+    if not _has_enrolled_again(entry, look):
+        if seen.state is InstallState.FAILED:
+            code = seen.error_code or ErrorCode.COMMAND_REJECTED
+            return _finish(entry, Outcome.FAILED, code, seen.detail[:_MAX_DETAIL], look)
+        until = entry.job.report_by or entry.job.expires_at
+        if now >= until:
+            detail = "no new enrollment since the profile was sent"
+            return _finish(entry, Outcome.FAILED, ErrorCode.NOT_REENROLLED, detail, look)
+        return Wait(replace(entry, wake_at=min(now + WATCH_POLL, until)))
+    assert look.enrolled_at is not None
+    if look.user_approved is False:
+        detail = "enrolled again, without user approval"
+        return _finish(entry, Outcome.FAILED, ErrorCode.NOT_USER_APPROVED, detail, look)
+    if look.bootstrap_token is False:
+        detail = "enrolled again, without a bootstrap token"
+        return _finish(entry, Outcome.FAILED, ErrorCode.NO_BOOTSTRAP_TOKEN, detail, look)
+    checks = {"user approval": look.user_approved, "bootstrap token": look.bootstrap_token}
+    unknown = [name for name, value in checks.items() if value is None]
+    if unknown and now < look.enrolled_at + BEGIN_WITHIN:
+        return Wait(replace(entry, wake_at=now + WATCH_POLL))
+    detail = f"enrolled again; unknown: {', '.join(unknown)}" if unknown else "enrolled again"
+    return _finish(entry, Outcome.ACTED, None, detail, look)
 
 
 def _due(entry: JournalEntry) -> datetime:
@@ -597,6 +637,8 @@ def _watch(entry: JournalEntry, look: Observation, now: datetime) -> Wait | Fini
     erase. Otherwise Wait, with a PROGRESSED result after new progress.
     """
     assert entry.intent_at is not None
+    if entry.job.method is Method.INSTALL_PROFILE:
+        return _watch_enrollment(entry, look, now)
     if ran_since(entry.job, look, entry.boot_at, entry.intent_at):
         return _finish(entry, Outcome.ACTED, None, "runs the target since a boot", look)
     seen = look.progress

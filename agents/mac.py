@@ -22,6 +22,7 @@ STEPS: Final = {
     Method.ERASE_DEVICE: "erase",
     Method.ASR: "restore",
     Method.PROFILES_RENEW: "renew",
+    Method.INSTALL_PROFILE: "enroll",
 }
 """Name of the one step that each method has on the Mac."""
 

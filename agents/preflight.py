@@ -15,7 +15,7 @@ from schemas.results import ErrorCode
 
 ERASING_METHODS: Final = frozenset({Method.ERASE_DEVICE, Method.ASR})
 _SSH_INSTALLERS: Final = frozenset({Method.SOFTWAREUPDATE, Method.STARTOSINSTALL})
-_NEED_POWER: Final = frozenset(Method) - {Method.PROFILES_RENEW}
+_NEED_POWER: Final = frozenset(Method) - {Method.PROFILES_RENEW, Method.INSTALL_PROFILE}
 _BUSY: Final = frozenset({InstallState.INSTALLING})
 
 
@@ -150,7 +150,7 @@ def _no_power(job: Job, look: Observation, limits: Limits) -> Unfit | None:
     """Return Unfit with the code `low_power` for a low battery without AC power, else None.
 
     Unknown AC power counts as none, unknown hardware as Apple silicon. A Mac with unknown or no
-    battery is not checked, nor is `profiles renew`.
+    battery is not checked, nor is a re-enrollment.
     """
     if job.method not in _NEED_POWER or look.on_ac_power or look.battery_percent is None:
         return None

@@ -32,9 +32,12 @@ class Method(StrEnum):
     ERASE_DEVICE = "erase_device"
     ASR = "asr"
     PROFILES_RENEW = "profiles_renew"
+    INSTALL_PROFILE = "install_profile"
 
 
-MDM_METHODS = frozenset({Method.DDM, Method.MDM_COMMAND, Method.ERASE_DEVICE})
+MDM_METHODS = frozenset(
+    {Method.DDM, Method.MDM_COMMAND, Method.ERASE_DEVICE, Method.INSTALL_PROFILE}
+)
 
 
 class Target(WireModel):

@@ -13,7 +13,7 @@ from agents.mdm.mac import MdmMacs
 from agents.mdm.server import MdmServer
 from agents.site_access import SiteAccess
 from schemas.events.control import HaltScope
-from schemas.jobs import Job, JobSuperseded, Method, Target
+from schemas.jobs import Action, Job, JobSuperseded, Method, Target
 from schemas.macos import parse_os_version
 from schemas.results import JobResult, Outcome
 from tests.crash_points import WatchedMac
@@ -22,6 +22,7 @@ from tests.fake_mdm import FakeMdm
 
 MAC: Final = "11111111-AAAA-4000-8000-000000000001"
 PIN: Final = "604113"
+PROFILE: Final = b"<plist>enrollment profile with a secret-challenge</plist>"
 TARGET: Final = Target(version=parse_os_version("26.2.1"))
 MINUTE: Final = timedelta(minutes=1)
 BEFORE: Final = START - timedelta(days=1)
@@ -32,6 +33,14 @@ DDM: Final = a_job(
 OLD_TARGET: Final = Target(version=parse_os_version("13.7.8"))
 COMMAND: Final = a_job(
     method=Method.MDM_COMMAND, udid=MAC, target=OLD_TARGET, intent=OLD_TARGET.key
+)
+REENROLL: Final = a_job(
+    Action.REENROLL,
+    Method.INSTALL_PROFILE,
+    udid=MAC,
+    target=None,
+    intent="identity_expiring@1",
+    report_by=START + timedelta(days=3),
 )
 ERASE: Final = an_erasing_job(udid=MAC, target=Target(version=parse_os_version("26.2")))
 
@@ -53,6 +62,7 @@ class MdmSite:
     moment: Callable[[str], None] = nothing
     servers: dict[str, MdmServer] | None = None
     pin: str | None = None
+    profile: bytes | None = PROFILE
     now: datetime = START
     system: tuple[str, str] = ("26.2", "25C56")
     findings: list[Finding] = field(default_factory=list)
@@ -69,6 +79,7 @@ class MdmSite:
             zone=UTC,
             now=lambda: self.now,
             erase_pin=lambda: self.pin,
+            enrollment_profile=lambda _: self.profile,
         )
         access = SiteAccess(
             lambda job: WatchedMac(self.macs.mac_for(job), self.moment),
@@ -140,6 +151,12 @@ class MdmSite:
         self.mdm.now = self.now
         version, build = self.system
         self.mdm.enroll(MAC, OSVersion=version, BuildVersion=build, ProductName="Mac14,2")
+        self.step()
+
+    def check_in(self, kind: str, **more: Any) -> None:
+        """Send a check-in of the Mac."""
+        self.mdm.now = self.now
+        self.mdm.check_in(MAC, kind, **more)
         self.step()
 
     def poll(self, **answers: dict[str, Any]) -> list[str]:

@@ -150,6 +150,8 @@ class MdmServerConfig(StrictModel):
     `max_requests_per_s` limits the requests to both. `max_open_commands` limits the commands that
     Drydock keeps in the server's queues, over all Macs of the site. `timeout_s`, in seconds, is for
     one request. `ca_file`: certificates (PEM) that are trusted instead of the system's.
+    `enrollment_profile`: the .mobileconfig file that the method `install_profile` sends; it can
+    have a secret, so only the agent may read it.
     """
 
     name: SiteField
@@ -161,6 +163,7 @@ class MdmServerConfig(StrictModel):
     max_open_commands: Annotated[int, Field(ge=1, le=100_000)] = 500
     timeout_s: Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)] = 5.0
     ca_file: AbsolutePath | None = None
+    enrollment_profile: AbsolutePath | None = None
 
 
 class SiteLimits(StrictModel):

@@ -67,13 +67,14 @@ CREATE TABLE answers (
 CREATE TABLE positions (feed TEXT PRIMARY KEY, position INTEGER NOT NULL) STRICT;
 """
 _SCHEMA: Final = sqlite.Schema(_SCRIPT, 1)
+MAX_AHEAD: Final = timedelta(hours=1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _SET_FACT: Final = """
 INSERT INTO facts VALUES (?1, ?2, ?3, ?4, ?4)
 ON CONFLICT DO UPDATE SET value = ?3, at_us = ?4,
     since_us = CASE WHEN value = ?3 THEN since_us ELSE ?4 END
-WHERE at_us < ?4
+WHERE at_us <= ?4
 """
 _COUNT_IDLE: Final = """
 UPDATE commands SET
@@ -154,13 +155,15 @@ class AnswerStore:
     ) -> Applied:
         """Fold events and store the new positions of their feeds, in one transaction.
 
-        A time after `now` counts as `now`. Events of other kinds change nothing.
+        A time more than MAX_AHEAD after `now` counts as `now`: it would outrank every later one. A
+        server's clock that is ahead by less keeps the order of its events. Events of other kinds
+        change nothing.
         """
         udids: set[str] = set()
         findings: list[Finding] = []
         with self._lock, self._db.transaction("answers"):
             for event in events:
-                at = min(event.time, now)
+                at = event.time if event.time <= now + MAX_AHEAD else now
                 for name, value in facts_of(event):
                     text = json.dumps(value)
                     self._db.execute(_SET_FACT, (event.subject, name, text, _us(at)))

@@ -9,6 +9,7 @@ report that its server keeps. A look sends at most read-only queries.
 | ddm | declaration set, then DeclarativeManagement | its answer, or the set in a status report |
 | mdm_command | ScheduleOSUpdate | its answer |
 | erase_device | EraseDevice | its answer, or a new enrollment in Setup Assistant |
+| install_profile | InstallProfile of the enrollment | its answer, or a new enrollment |
 
 MDM does not report a boot. The first report of the present version takes its place, and for an
 erasing job the begin of the present enrollment: an erased Mac enrolls again.
@@ -36,7 +37,9 @@ from agents.mdm.commands import (
     declarative_management,
     device_information,
     erase_device,
+    install_profile,
     schedule_os_update,
+    security_info,
 )
 from agents.mdm.declarations import UndeclarableError, enforcement, set_name
 from agents.mdm.delivery import ACKNOWLEDGED, SentCommand, State
@@ -70,6 +73,7 @@ _COMMANDS: Final = {
     Method.DDM: RequestType.DECLARATIVE_MANAGEMENT,
     Method.MDM_COMMAND: RequestType.SCHEDULE_OS_UPDATE,
     Method.ERASE_DEVICE: RequestType.ERASE_DEVICE,
+    Method.INSTALL_PROFILE: RequestType.INSTALL_PROFILE,
 }
 
 
@@ -87,7 +91,8 @@ class MdmMacs:
 
     `zone` is the time zone of the site, used for its Macs. `erase_pin` returns the PIN for Macs
     that require one to be erased, None if the site has none. `is_current` is False while events of
-    the past are still being read; no Mac can be reached before.
+    the past are still being read; no Mac can be reached before. `enrollment_profile` returns the
+    enrollment profile of a server by its name, None if it has none.
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class MdmMacs:
         now: Callable[[], datetime],
         erase_pin: Callable[[], str | None] = lambda: None,
         is_current: Callable[[], bool] = lambda: True,
+        enrollment_profile: Callable[[str], bytes | None] = lambda _: None,
     ) -> None:
         self._servers = servers
         self._answers = answers
@@ -106,6 +112,7 @@ class MdmMacs:
         self._now = now
         self._erase_pin = erase_pin
         self._is_current = is_current
+        self._enrollment_profile = enrollment_profile
 
     def mac_for(self, _: Job) -> Mac:
         """Return the Mac of a job."""
@@ -215,13 +222,19 @@ class MdmMacs:
         sent = self._deliveries(job, order)
         view, obstacle = self._view(enrollment, job, is_sent=bool(sent))
         if not sent and obstacle is None:
-            obstacle = self._erase_obstacle(enrollment, job, order) if erases(job) else None
+            obstacle = self._obstacle(enrollment, job, order)
         if job.method is Method.MDM_COMMAND and any(one.has_answer for _, one in sent):
             self._ask_version(enrollment, job, order)
         marks, pending, lost, not_delivered = delivered(order, sent, view)
         system_at = facts.version_since
+        enrolled_at = facts.at(Name.ENROLLED)
         if erases(job):
             system_at, marks, lost = self._erased(facts, order, sent, marks, lost)
+        if job.method is Method.INSTALL_PROFILE and sent:
+            enrolled_at = _enrolled_since(facts, sent[0][0].sent_at, is_answered=bool(marks))
+            # The new enrollment clears the queue: that is no loss.
+            marks, lost = marks | lost, frozenset()
+            self._ask_security(enrollment, job, order, enrolled_at)
         recent = now - FACT_MAX_AGE
         return Observation(
             os_version=facts.os_version,
@@ -234,7 +247,7 @@ class MdmMacs:
             enrolled=facts.is_enrolled,
             user_approved=facts.flag(Name.USER_APPROVED),
             bootstrap_token=facts.flag(Name.BOOTSTRAP_TOKEN),
-            enrolled_at=facts.at(Name.ENROLLED),
+            enrolled_at=enrolled_at,
             marks=marks,
             pending=pending,
             lost=lost,
@@ -281,6 +294,19 @@ class MdmMacs:
     def _is_full(self, server: MdmServer) -> bool:
         """Return True if the server's queues have as many commands of ours as they may have."""
         return self._answers.open_commands(server.name) >= server.limits.max_open_commands
+
+    def _obstacle(self, enrollment: Enrollment, job: Job, order: str) -> Obstacle | None:
+        """Return the reason for which the first order cannot be given, None without one.
+
+        Raises UnreachableError until the Mac has answered the query about it.
+        """
+        if erases(job):
+            return self._erase_obstacle(enrollment, job, order)
+        server = enrollment.server.name
+        if job.method is Method.INSTALL_PROFILE and self._enrollment_profile(server) is None:
+            detail = f"the configuration of {server} has no readable enrollment_profile"
+            return Obstacle(ErrorCode.UNSUPPORTED, detail)
+        return None
 
     def _erase_obstacle(self, enrollment: Enrollment, job: Job, order: str) -> Obstacle | None:
         """Return the reason for which the Mac cannot or must not be erased now, None without one.
@@ -331,6 +357,20 @@ class MdmMacs:
         is_recent = at is not None and at > now - QUERY_MAX_AGE
         if not is_recent and not (asked and asked[-1][1].is_open):
             self._query(enrollment, job, query, device_information)
+
+    def _ask_security(
+        self, enrollment: Enrollment, job: Job, order: str, enrolled_at: datetime | None
+    ) -> None:
+        """Ask for the user approval of the enrollment that followed the order, if it is unknown.
+
+        Before that enrollment nothing is sent: the Mac may never get to it.
+        """
+        if enrolled_at is None or enrollment.facts.flag(Name.USER_APPROVED) is not None:
+            return
+        query = f"{order}/security"
+        asked = self._answers.deliveries(query, self._now())
+        if not (asked and asked[-1][1].is_open):
+            self._query(enrollment, job, query, security_info)
 
     def _query(
         self,
@@ -383,6 +423,11 @@ class MdmMacs:
                 is_required = enrollment.facts.flag(Name.PIN_REQUIRED)
                 command = erase_device(order, self._erase_pin() if is_required else None)
                 self._send(enrollment, job, order, command, 0)
+            case Method.INSTALL_PROFILE:
+                profile = self._enrollment_profile(enrollment.server.name)
+                if profile is None:
+                    raise UnsupportedCommandError("the server has no enrollment profile")
+                self._send(enrollment, job, order, install_profile(order, profile), 0)
             case _:
                 raise UnsupportedCommandError(f"{job.method} is no method of an MDM server")
 
@@ -416,6 +461,9 @@ class MdmMacs:
         """
         if enrollment.facts.is_enrolled is False:
             return True
+        for command, state in self._answers.deliveries_to(job.udid, self._now()):
+            if command.request_type is RequestType.INSTALL_PROFILE and state.is_open:
+                return False  # nothing is queued behind it: the Mac may never get to it
         sent = self._answers.deliveries(order, self._now())
         if sent and sent[-1][1].state in (State.DONE, State.FAILED, State.CLEARED):
             return True
@@ -439,3 +487,15 @@ class MdmMacs:
                 push_error=enqueued.push_error,
             )
         )
+
+
+def _enrolled_since(facts: MacFacts, sent_at: datetime, *, is_answered: bool) -> datetime | None:
+    """Return the time of a complete enrollment that followed the profile, None without one.
+
+    A first token update completes an enrollment. If the Mac replaced the profile in place, it sends
+    a token update only; that counts after the answer to the command, else it can be a refresh.
+    """
+    times = [facts.at(Name.ENROLLED)]
+    if is_answered:
+        times.append(facts.at(Name.TOKEN_UPDATED))
+    return max((at for at in times if at is not None and at > sent_at), default=None)

@@ -190,6 +190,9 @@ class SimulatedMac:
             if self.spec.faults.answers_prompt:
                 self._wake(at + self._between(20, 300, "prompt"), "enrol")
             return
+        if job.method is Method.INSTALL_PROFILE:
+            self._wake(at + _SOON, "enrol")
+            return
         self._works += 1
         self._work = _Work(self._works, job)
         if job.method in ERASING_METHODS:

@@ -18,6 +18,7 @@ Mac (skipped), blocked (has an obstacle, which a report, an event or time can re
 | `erase_device` | erases, on T2 or Apple silicon | MDM, running update |
 | `asr` | `reimage` | no SSH at the site, running update |
 | `profiles_renew` | always | no SSH at the site, not in Apple Business Manager |
+| `install_profile` | identity about to expire | MDM |
 
 "MDM" is: not enrolled, MDM silent, or an enrollment that must be repaired first. Bootstrap token
 and volume owner are needed on Apple silicon and virtual Macs only. Invariant: while MDM drives an
@@ -226,6 +227,15 @@ def _profiles_renew(s: Situation, _: Need) -> tuple[bool, Obstacle]:
     return True, obstacle
 
 
+def _install_profile(s: Situation, need: Need) -> tuple[bool, Obstacle]:
+    """Return True if a new enrollment profile over MDM cures the need, and the obstacle of MDM.
+
+    An enrollment that has ended cannot be renewed in this way, and user approval does not follow
+    from a profile that MDM installs. The obstacle is None if there is none.
+    """
+    return need.reason is Reason.IDENTITY_EXPIRING, _mdm_obstacle(s, need)
+
+
 _CHECKS: Final[Mapping[Method, Callable[[Situation, Need], tuple[bool, Obstacle]]]] = {
     Method.DDM: _ddm,
     Method.MDM_COMMAND: _mdm_command,
@@ -234,6 +244,7 @@ _CHECKS: Final[Mapping[Method, Callable[[Situation, Need], tuple[bool, Obstacle]
     Method.ERASE_DEVICE: _erase_device,
     Method.ASR: _asr,
     Method.PROFILES_RENEW: _profiles_renew,
+    Method.INSTALL_PROFILE: _install_profile,
 }
 
 
@@ -241,10 +252,10 @@ def _another_update_runs(s: Situation, method: Method) -> tuple[Obstacle, dateti
     """Return the obstacle of an update that MDM already drives, and the time when that ends.
 
     The obstacle ends 24 hours after the report of the update. None and None without such an update,
-    or if it has ended. A declaration may replace an earlier declaration, and `profiles_renew`
-    installs nothing: these two methods have no such obstacle.
+    or if it has ended. A declaration may replace an earlier declaration, and a re-enrollment
+    installs nothing: these methods have no such obstacle.
     """
-    if method in (Method.DDM, Method.PROFILES_RENEW):
+    if method in (Method.DDM, Method.PROFILES_RENEW, Method.INSTALL_PROFILE):
         return None, None
     ends_us = s.device.reported_us("install_state") + duration_us(_RUNNING_MAX_AGE)
     if s.device.install_state in _RUNNING_STATES and s.now_us < ends_us:

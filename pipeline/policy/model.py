@@ -244,7 +244,7 @@ class Methods(StrictModel):
         "erase_device",
     )
     reimage: tuple[Literal["asr"], ...] = ("asr",)
-    reenroll: tuple[Literal["profiles_renew"], ...] = ("profiles_renew",)
+    reenroll: tuple[Literal["profiles_renew", "install_profile"], ...] = ("profiles_renew",)
 
     def of(self, action: Action) -> tuple[Method, ...]:
         """Return the methods allowed for an action, in order of preference; may be empty."""

@@ -63,6 +63,7 @@ EXPECTED_DURATION: Final[Mapping[Method, timedelta]] = {
     Method.ERASE_DEVICE: timedelta(minutes=30),
     Method.ASR: timedelta(minutes=15),
     Method.PROFILES_RENEW: timedelta(hours=1),
+    Method.INSTALL_PROFILE: timedelta(minutes=15),
 }
 _NEVER_AT_THE_MAC: Final = frozenset(
     {

@@ -15,6 +15,7 @@ from agents.config.servers import ServerConfigError
 from agents.configured_sites import (
     ANSWERS_FILE,
     SitePermissions,
+    _enrollment_profile,
     _erase_pin,
     finding_reporter,
 )
@@ -174,3 +175,18 @@ def test_unexpected_answer_is_logged_and_counted(tmp_path: Path) -> None:
     )
     assert sample == 1
     assert not any(secret in call.args[0] for secret in SECRETS)
+
+
+def test_enrollment_profile_is_read_for_each_order(tmp_path: Path) -> None:
+    path = tmp_path / "enroll.mobileconfig"
+    text = CONFIG.replace(
+        "        max_requests", f"        enrollment_profile: {path}\n        max_requests"
+    )
+    site = parse_agent_config(text).config.sites["london"]
+    assert _enrollment_profile(site, "main") is None
+    for content in (b"first", b"second"):
+        path.write_bytes(content)
+        assert _enrollment_profile(site, "main") == content
+    assert _enrollment_profile(site, "other") is None
+    plain = parse_agent_config(CONFIG).config.sites["london"]
+    assert _enrollment_profile(plain, "main") is None

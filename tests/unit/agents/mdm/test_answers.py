@@ -121,11 +121,22 @@ def test_mac_that_checked_out_is_not_enrolled_until_it_enrols_again() -> None:
     assert applied([]).facts(MAC).is_enrolled is None
 
 
-def test_time_of_an_event_in_the_future_counts_as_now() -> None:
-    story = life()
+@pytest.mark.parametrize(
+    ("behind", "is_kept"),
+    [
+        pytest.param(timedelta(minutes=10), True, id="server's clock ahead by minutes"),
+        pytest.param(timedelta(days=300), False, id="absurd"),
+    ],
+)
+def test_time_in_the_future_counts_as_now_only_if_it_is_far_ahead(
+    behind: timedelta, *, is_kept: bool
+) -> None:
+    events = life().events
+    now = events[0].time - behind
     store = AnswerStore(":memory:")
-    store.add_events(story.events, START)
-    assert store.facts(MAC).authenticated_at == START
+    store.add_events(events, now)
+    assert store.facts(MAC).authenticated_at == (events[0].time if is_kept else now)
+    assert store.facts(MAC).flag(Name.BOOTSTRAP_TOKEN) is True
 
 
 @pytest.mark.parametrize(
