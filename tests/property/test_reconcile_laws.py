@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from itertools import chain
 from types import FrameType
 from typing import Any
 
@@ -16,7 +17,14 @@ from pipeline.reconcile.changes import Changes, Input
 from pipeline.reconcile.reconciler import Reconciler
 from pipeline.state.fleet import Fleet
 from schemas.decisions import DecisionRecord
-from schemas.envelope import ApprovalGrantedEvent, Event, JobIssuedEvent, decode, encode
+from schemas.envelope import (
+    ApprovalGrantedEvent,
+    Event,
+    JobIssuedEvent,
+    PolicyChangedEvent,
+    decode,
+    encode,
+)
 from schemas.fast.report_peek import peek_report
 from schemas.jobs import Action
 from schemas.results import ErrorCode, Outcome
@@ -34,7 +42,7 @@ from tests.strategies import (
 )
 
 MINUTE = timedelta(minutes=1)
-ENTITLED = make.POLICY_TEXT.replace("max_jobs: 2", "max_jobs: 99")
+WITH_CAPACITY = make.POLICY_TEXT.replace("max_jobs: 2", "max_jobs: 99")
 
 
 def state_of(reconciler: Reconciler) -> dict[str, Any]:
@@ -60,12 +68,13 @@ def state_of(reconciler: Reconciler) -> dict[str, Any]:
     }
 
 
-def started(text: str = ENTITLED, *, fast_paths: bool = True) -> Reconciler:
+def started(*, fast_paths: bool = True) -> Reconciler:
     """Return a reconciler with two Macs that have a job, and a third one by serial number."""
     reconciler = Reconciler(
         sign=signed, job_keys=KEYS.jobs, approval_keys=KEYS.approvals, fast_paths=fast_paths
     )
-    begin: list[Event] = [make.policy_changed(text), *(make.release(v) for v in make.RELEASES)]
+    begin: list[Event] = [make.policy_changed(WITH_CAPACITY)]
+    begin += [make.release(version) for version in make.RELEASES]
     for udid, serial in zip(UDIDS[:2], SERIALS, strict=False):
         begin += [*make.enrolled(udid), make.polled(udid)]
         begin.append(make.full_report("26.1", udid, make.NOW - 2 * make.HOUR, serial=serial))
@@ -89,17 +98,19 @@ def results(draw: st.DrawFn) -> Event:
 _JOBS = dict(started().fleet.job_histories)
 
 
-def fresh_reports() -> st.SearchStrategy[Event]:
-    """Full reports of the three Macs, with few differences, so that many are duplicates."""
-    return st.builds(
-        lambda udid, version, minutes, disk: make.full_report(
-            version, udid, make.NOW + minutes * MINUTE, serial=SERIALS[0], free_disk_gb=disk
-        ),
-        st.sampled_from(UDIDS),
-        st.sampled_from(["26.1", "26.2"]),
-        st.integers(-100, 0),
-        st.sampled_from([1.0, 50.0, 60.0]),
-    )
+@st.composite
+def full_reports(draw: st.DrawFn) -> list[Event]:
+    """Full reports of one Mac, mostly duplicates but for telemetry."""
+    udid = draw(st.sampled_from(UDIDS))
+    serial = draw(st.sampled_from([udid, udid, udid, SERIALS[0]]))
+    version, first = draw(st.sampled_from(["26.1", "26.2"])), draw(st.integers(-100, -4))
+    disks = draw(st.lists(st.sampled_from([1.0, 50.0, 60.0]), min_size=1, max_size=4))
+    return [
+        make.full_report(
+            version, udid, make.NOW + (first + at) * MINUTE, serial=serial, free_disk_gb=disk
+        )
+        for at, disk in enumerate(disks)
+    ]
 
 
 def signed_controls() -> st.SearchStrategy[Event]:
@@ -113,24 +124,25 @@ def signed_controls() -> st.SearchStrategy[Event]:
     return controls().map(sign)
 
 
-def all_events() -> st.SearchStrategy[Event]:
-    return st.one_of(
-        fresh_reports(),
-        fresh_reports(),
-        reports(),
-        checkins(),
-        results(),
-        advisory_events(-24 * 8),
-        controls() | signed_controls(),
-        st.builds(make.policy_changed, policy_texts(), st.just(make.NOW)),
-    )
+def some_events() -> st.SearchStrategy[list[Event]]:
+    """A few events that belong together, mostly one."""
+    policies = st.builds(make.policy_changed, policy_texts(), st.just(make.NOW))
+    one = st.one_of(reports(), checkins(), results(), controls(), signed_controls(), policies)
+    return full_reports() | st.lists(one | advisory_events(-24 * 8), min_size=1, max_size=1)
 
 
-def unlimited(event: Event) -> Event:
-    """Return the event; of a policy, with capacity for all jobs."""
-    if event.type != "drydock.policy.changed.v1":
-        return event
-    return make.policy_changed(event.data.text.replace("max_jobs: 2", "max_jobs: 99"), event.time)
+def batches(max_size: int) -> st.SearchStrategy[list[Event]]:
+    return st.lists(some_events(), max_size=max_size).map(lambda found: [*chain(*found)])
+
+
+def unlimited(events: list[Event]) -> list[Event]:
+    """Return the events; their policies have capacity for all jobs."""
+    return [
+        make.policy_changed(one.data.text.replace("max_jobs: 2", "max_jobs: 99"), one.time)
+        if isinstance(one, PolicyChangedEvent)
+        else one
+        for one in events
+    ]
 
 
 def apply_all(reconciler: Reconciler, events: Sequence[Event], now: datetime) -> Changes:
@@ -169,7 +181,7 @@ def summary(reconciler: Reconciler, changes: Changes) -> dict[str, Any]:
     }
 
 
-@given(st.lists(all_events().map(unlimited), max_size=8))
+@given(batches(6).map(unlimited))
 def test_batch_changes_what_its_events_change_one_by_one(events: list[Event]) -> None:
     found = []
     for apply, fast_paths in (
@@ -217,15 +229,15 @@ def raising_at(call: int) -> Iterator[Callable[[], bool]]:
         sys.settrace(before)
 
 
-@given(all_events(), st.lists(all_events(), max_size=3), st.integers(1, 60))
+@given(some_events(), batches(3), st.integers(1, 60))
 def test_exception_within_a_fold_leaves_nothing_of_it(
-    broken: Event, others: list[Event], call: int
+    last: list[Event], others: list[Event], call: int
 ) -> None:
     reconciler, plain = started(), started()
     for one in (reconciler, plain):
-        apply_bytes(one, others, make.NOW)
+        apply_bytes(one, [*others, *last[:-1]], make.NOW)
     before, marks = state_of(reconciler), dict(reconciler.queue._marks)
-    given_input = inputs(broken)
+    given_input = inputs(last[-1])
     with raising_at(call) as raised:
         changes = reconciler.apply(given_input, make.NOW)
     if not raised():
@@ -243,7 +255,7 @@ def test_exception_within_a_fold_leaves_nothing_of_it(
     assert state_of(reconciler) == state_of(plain)
 
 
-@given(st.lists(all_events().map(unlimited), max_size=5), st.integers(1, 4))
+@given(batches(4).map(unlimited), st.integers(1, 4))
 def test_limit_of_advance_divides_the_work_and_loses_none(events: list[Event], limit: int) -> None:
     at_once, in_slices = started(), started()
     for one in (at_once, in_slices):
@@ -295,6 +307,11 @@ class Disk:
         return reconciler
 
 
+def batches_of_macs() -> st.SearchStrategy[list[Event]]:
+    one = st.lists(reports() | checkins(), min_size=1, max_size=1)
+    return st.lists(full_reports() | one, max_size=3).map(lambda found: [*chain(*found)])
+
+
 class ShellMachine(RuleBasedStateMachine):
     """A shell that writes each `Changes`, and is killed at any time."""
 
@@ -313,7 +330,7 @@ class ShellMachine(RuleBasedStateMachine):
         values(changes)
         self.disk.write(self.reconciler, changes)
 
-    @rule(events=st.lists(fresh_reports() | reports() | checkins(), max_size=4), macs=st.booleans())
+    @rule(events=batches_of_macs(), macs=st.booleans())
     def apply(self, events: list[Event], macs: bool) -> None:
         enrolled = [one for udid in UDIDS for one in make.enrolled(udid)] if macs else []
         self.write(apply_bytes(self.reconciler, [*enrolled, *events], self.now))

@@ -12,7 +12,17 @@ from pipeline.state.device import to_us
 from schemas.decisions import Reason, Verdict
 from schemas.envelope import encode
 from schemas.fast.report_peek import ReportPeek, peek_report
-from tests.factories import HOUR, NOW, UDID, enrolled, full_report, policy_changed, polled, release
+from tests.factories import (
+    HOUR,
+    NOW,
+    POLICY_TEXT,
+    UDID,
+    enrolled,
+    full_report,
+    policy_changed,
+    polled,
+    release,
+)
 from tests.reconcile_loop import UNLIMITED, inputs, new_reconciler
 
 MINUTE = HOUR / 60
@@ -79,6 +89,20 @@ def test_telemetry_marks_a_mac_whose_job_has_ended(days_later: int, expected: bo
     report = full_report("26.1", when=NOW - MINUTE, free_disk_gb=77.0)
     changes = reconciler.apply(inputs(report), NOW + days_later * 24 * HOUR)
     assert (UDID in changes.marked) is expected
+
+
+@pytest.mark.parametrize("reads_hostnames", [False, True])
+def test_another_host_name_marks_the_mac_only_if_the_policy_reads_it(reads_hostnames: bool) -> None:
+    reconciler = compliant_mac()
+    rule = "exemptions: [{who: {hostnames: ['lon-*']}, why: render}]\n"
+    text = POLICY_TEXT + (rule if reads_hostnames else "")
+    changes = reconciler.apply(inputs(policy_changed(text, NOW)), NOW)
+    reconciler.decide_marked(NOW, UNLIMITED, changes)
+    replace_decision(reconciler)
+    renamed = full_report("26.2", when=NOW - MINUTE, hostname="lon-77")
+    changes = reconciler.apply(inputs(renamed), NOW)
+    assert (UDID in changes.marked) is reads_hostnames
+    assert list(changes.devices) == [UDID]
 
 
 def test_duplicate_on_which_marking_raises_is_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
