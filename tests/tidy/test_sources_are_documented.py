@@ -1,4 +1,4 @@
-"""docs/sources.md, the options and the settings name exactly the sources of the table."""
+"""docs/reference/sources.md, the options and the settings name exactly the sources of the table."""
 
 import inspect
 import re
@@ -11,7 +11,7 @@ from pipeline.feeds.poller import _ORDER
 from pipeline.ingest.sources import EVENTS_SECRET, FEEDS, SOURCES, DeviceSource, Feed
 from schemas.events.inventory import InventoryReported
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "sources.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reference" / "sources.md"
 ROW = re.compile(r"^\| `(\w+)` \|[^|]+\| ([^|]+) \|(?: (`[^|]+`))? \|$", re.MULTILINE)
 
 
