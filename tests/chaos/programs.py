@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -28,13 +28,17 @@ class Kind(StrEnum):
 
 @dataclass
 class Program:
-    """One program and its process. On Linux the process dies with the process that started it."""
+    """One program and its process. On Linux the process dies with the process that started it.
+
+    `env` has the settings of Drydock that are not options.
+    """
 
     kind: Kind
     name: str
     data_dir: Path
     command: Sequence[str]
     log_path: Path
+    env: Mapping[str, str] = field(default_factory=dict)
     lives: int = 0
     frozen: bool = False
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
@@ -56,7 +60,7 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=given,
+                env=given | dict(self.env),
                 start_new_session=True,
             )
         self.lives += 1

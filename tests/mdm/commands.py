@@ -22,8 +22,6 @@ _REMOVED_IN_27: Final = frozenset(
 )
 _FIRST_DECLARATIVE: Final = 13
 _VERSION_IN_KEY: Final = re.compile(r"\d+\.\d+(?:\.\d+)?")
-# Not among the commands that a Mac in Power Nap declines.
-NEVER_NOT_NOW: Final = frozenset({"EraseDevice", "RestartDevice", "ShutDownDevice", "DeviceLock"})
 
 
 @dataclass(frozen=True, slots=True)

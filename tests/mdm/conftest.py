@@ -9,12 +9,12 @@ import pytest
 with warnings.catch_warnings():
     # kafka-python 3.0.12 reads its protocol with a call that Python 3.11 and 3.12 deprecate.
     warnings.simplefilter("ignore", DeprecationWarning)
-    from tests.kafka.broker_fixtures import kafka
+    from tests.kafka.broker_fixtures import empty_kafka, kafka
 from tests.mdm.postgres import create_database, postgres, postgres_programs
 from tests.mdm.programs import missing_tools, tool
 from tests.mdm.servers import MdmServers
 
-__all__ = ["kafka"]
+__all__ = ["empty_kafka", "kafka"]
 FOLDER = Path(__file__).parent
 
 

@@ -42,15 +42,23 @@ class ManualClock:
 
 
 class FastClock:
-    """A clock that begins at the real time and runs `speed` times as fast."""
+    """A clock that begins at the real time, and runs `speed` times as fast."""
 
-    def __init__(self, speed: float) -> None:
+    def __init__(self, speed: float = 1) -> None:
         self._speed = speed
         self._start, self._origin = datetime.now(UTC), time.monotonic()
 
     def __call__(self) -> datetime:
         """Return the time."""
         return self._start + timedelta(seconds=self._speed * (time.monotonic() - self._origin))
+
+    def accelerate(self, speed: float) -> None:
+        """Run `speed` times as fast as the real time from now on."""
+        self._start, self._origin, self._speed = self(), time.monotonic(), speed
+
+    def skip(self, duration: timedelta) -> None:
+        """Set the time ahead."""
+        self._start += duration
 
 
 class MdmFleet:
@@ -85,6 +93,7 @@ class MdmFleet:
             )
             for spec in specs
         }
+        self._mortal = [mac for mac in self.macs.values() if mac.behavior.dies_at is not None]
         self._due: set[str] = set()
         self._later: list[tuple[datetime, str]] = []
         self._threads = ThreadPoolExecutor(_THREADS)
@@ -107,14 +116,12 @@ class MdmFleet:
         """Enroll every Mac whose specification says that it is enrolled."""
         enrolled = [mac for mac in self.macs.values() if mac.spec.enrolled]
         list(self._threads.map(ManagedMac.enroll, enrolled))
-        for mac in enrolled:
-            if mac.behavior.is_dead:
-                self._servers.apns.unregistered.add(mac.token.hex())
 
     def step(self) -> int:
         """Advance the Macs to the clock's time, and let each due one connect; return how many."""
         with self._lock:
             self._advance()
+            self._servers.apns.unregistered.update(self._dead_tokens())
             due = [self.macs[udid] for udid in sorted(self._due) if self._can_connect(udid)]
             self._due -= {mac.spec.udid for mac in due}
         list(self._threads.map(self._connect, due))
@@ -194,13 +201,17 @@ class MdmFleet:
         while self._later and self._later[0][0] <= now:
             self._must_poll(heapq.heappop(self._later)[1])
 
+    def _dead_tokens(self) -> set[str]:
+        now = self._physics.now
+        return {mac.token.hex() for mac in self._mortal if mac.is_dead_at(now)}
+
     def _must_poll(self, udid: str) -> None:
         self.macs[udid].must_poll = True
         self._due.add(udid)
 
     def _can_connect(self, udid: str) -> bool:
-        mac = self.macs[udid]
-        return not mac.behavior.is_dead and mac.physics.is_online(self._physics.now)
+        mac, now = self.macs[udid], self._physics.now
+        return not mac.is_dead_at(now) and mac.physics.is_online(now)
 
     def _connect(self, mac: ManagedMac) -> None:
         try:

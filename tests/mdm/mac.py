@@ -6,7 +6,7 @@ Mac, and the simulated Mac's events to check-ins and status reports.
 """
 
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -29,7 +29,7 @@ from schemas.ids import derive_job_id
 from schemas.jobs import Action, Job, Method, Target
 from schemas.macos import OSVersion, parse_build, parse_os_version
 from tests.mdm.client import MdmClient, RefusedError
-from tests.mdm.commands import NEVER_NOT_NOW, Response, respond
+from tests.mdm.commands import Response, respond
 from tests.mdm.declarations import ENFORCEMENT, SUBSCRIPTIONS, Declarations, Declared, StatusItems
 from tests.mdm.identity import Identity
 
@@ -46,10 +46,10 @@ class Behavior:
     a type, used up one by one. `zone` is the Mac's own time zone.
     """
 
-    not_now: int = 0  # declines its first commands
+    not_now: Mapping[str, int] = field(default_factory=dict)  # how often it declines a type
     errors: Mapping[str, tuple[Response, ...]] = field(default_factory=dict)
     repeats_answers: bool = False  # sends each answer twice, as after a lost HTTP response
-    is_dead: bool = False  # enrolled, but unreachable: APNs answers 410 and it never connects
+    dies_at: datetime | None = None  # then APNs answers 410 for it, and it never connects again
     awaiting_configuration: bool = False  # waits in Setup Assistant
     pin_required: bool = False  # has no Apple silicon and no T2
     eacs_preflight: str = "success"
@@ -108,7 +108,12 @@ class Site(Protocol):
 
 
 class ManagedMac:
-    """One Mac. `received` are the commands that it got, `performed` what it began to do."""
+    """One Mac.
+
+    `received` are the commands that it got, `performed` what it began to do, `enrollments` counts
+    its accepted Authenticate messages, `refusals` are the statuses of refused messages.
+    `emptied_at` is the last time at which its server had no command left for it.
+    """
 
     def __init__(
         self, spec: MacSpec, physics: SimulatedMac, behavior: Behavior, site: Site
@@ -120,6 +125,8 @@ class ManagedMac:
         self.received: list[Received] = []
         self.performed: list[Performed] = []
         self.refusals: list[int] = []
+        self.enrollments = 0
+        self.emptied_at: datetime | None = None
         self.token = b""
         self.push_magic = ""
         self.enforced: tuple[str, Job] | None = None  # the declaration that is carried out
@@ -128,13 +135,17 @@ class ManagedMac:
         self.declarations = Declarations(self._supported_configurations)
         self._client: MdmClient | None = None
         self._events: deque[DeviceEvent] = deque()
-        self._not_now = behavior.not_now
+        self._not_now = Counter(behavior.not_now)
         self._errors = {name: deque(errors) for name, errors in behavior.errors.items()}
         self._is_erasing = False
         self._leaves_command = False
         self._orders = 0
 
     # --- what the fleet calls ---
+
+    def is_dead_at(self, at: datetime) -> bool:
+        """Return True if its enrollment is dead at this time."""
+        return self.behavior.dies_at is not None and self.behavior.dies_at <= at
 
     def notice(self, event: DeviceEvent) -> None:
         """Take an event of the simulated Mac, to be sent at the next connection."""
@@ -197,6 +208,7 @@ class ManagedMac:
 
     def _poll(self) -> None:
         assert self._client is not None
+        declined = False
         command = self._client.report("Idle")
         while command is not None:
             response = self._respond(command)
@@ -210,14 +222,17 @@ class ManagedMac:
             if self._is_erasing:
                 return
             if response.status == "NotNow":
+                declined = True
                 self.site.connect(self.spec.udid, self.site.now() + _RETRY)
             self._synchronize()
+        if not declined:
+            self.emptied_at = self.site.now()
 
     def _respond(self, command: dict[str, Any]) -> Response:
         content = command["Command"]
         name = str(content["RequestType"])
-        if self._not_now > 0 and name not in NEVER_NOT_NOW:
-            self._not_now -= 1
+        if self._not_now[name] > 0:
+            self._not_now[name] -= 1
             return Response("NotNow", {})
         if self._errors.get(name):
             return self._errors[name].popleft()
@@ -311,6 +326,7 @@ class ManagedMac:
             ModelName="Mac",
             DeviceName=spec.hostname or spec.serial,
         )
+        self.enrollments += 1
         self._is_erasing = self._leaves_command = False
         self.enforced = None
         self.declarations.forget()

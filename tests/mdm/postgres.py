@@ -85,3 +85,11 @@ def create_database(url: str, name: str, schema: Path) -> str:
         [*psql, "-f", str(schema), f"{url}/{name}"], check=True, stdout=subprocess.DEVNULL
     )
     return f"{url}/{name}?sslmode=disable"
+
+
+def query(url: str, sql: str) -> list[str]:
+    """Return the first column of the rows that a query gives, as text."""
+    programs = postgres_programs()
+    assert programs is not None
+    psql = [str(programs / "psql"), "--no-psqlrc", "--tuples-only", "--no-align", "-c", sql, url]
+    return subprocess.run(psql, check=True, capture_output=True, text=True).stdout.split()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from tests.kafka.brokers import ROOT, wait_until
@@ -14,6 +15,7 @@ READY_S = 30.0
 STOP_S = 20.0
 
 
+@cache
 def tool(name: str, file: str | None = None) -> Path:
     """Return the path of a program of `tools/servers`, or of a file beside it; may be missing."""
     command = [str(ROOT / "tools" / "servers"), "path", name]

@@ -313,7 +313,7 @@ def test_a_command_is_ignored_beside_a_declared_update(make: Make) -> None:
 
 
 def test_a_declined_command_is_carried_out_later_without_a_second_one(make: Make) -> None:
-    mac = make(Behavior(not_now=2))
+    mac = make(Behavior(not_now={"SecurityInfo": 2}))
     mac.command("SecurityInfo")
     assert mac.answers == [("SecurityInfo", "NotNow")]
     mac.pass_time(HOUR * 2)
@@ -339,7 +339,7 @@ def test_a_mac_that_is_offline_gets_its_command_when_it_is_back(make: Make) -> N
 
 
 def test_a_dead_enrollment_gets_nothing(make: Make) -> None:
-    mac = make(Behavior(is_dead=True))
+    mac = make(Behavior(dies_at=START))
     mac.command("SecurityInfo")
     mac.pass_time(HOUR * 24)
     assert mac.answers == []
