@@ -2,7 +2,7 @@
 # PYTHON is the Python that creates it; PYTEST_ARGS, DEMO_ARGS, CHAOS_ARGS and MUTATE_ARGS are passed on.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kafka fmt lint type test test-unit bench bench-core bench-ratio bench-embedded bench-outage mutate fuzz schemas lock clean
+.PHONY: help demo demo-kafka demo-mdm e2e-mdm fmt lint type test test-unit bench bench-core bench-ratio bench-embedded bench-outage mutate fuzz schemas lock clean
 .PHONY: chaos chaos-short faults coverage chart tools tools-deploy kafka-up kafka-down
 
 BIN := .venv/bin
@@ -16,7 +16,7 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 export PYTHON
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: ## run a simulated fleet, from an advisory to a report
 	@tools/environment server
@@ -26,6 +26,11 @@ demo-kafka: ## run the demo in one process and on Kafka, and compare (DEMO_ARGS=
 	@tools/environment dev
 	@tools/servers kafka
 	@$(BIN)/python -W ignore -m tests.fleet_demo $(DEMO_ARGS)
+
+demo-mdm: ## patch ten Macs that speak Apple's MDM protocol, through real MDM servers
+	@tools/environment dev
+	@tools/servers $(MDM_SERVERS)
+	@$(BIN)/python -W ignore -m tests.mdm $(DEMO_ARGS)
 
 fmt: ## format the code, with the fixes of ruff
 	@tools/environment dev
@@ -48,6 +53,11 @@ test: lint type ## check everything: style, types, all tests
 test-unit: ## run the unit tests that are not slow (under a minute)
 	@tools/environment dev
 	@$(BIN)/python -m pytest tests/unit -n 2 -m "not slow" $(PYTEST_ARGS)
+
+e2e-mdm: ## let an advisory reach 50 Macs through real MDM servers, in one process and on Kafka
+	@tools/environment dev
+	@tools/servers kafka $(MDM_SERVERS)
+	@$(BIN)/python -m pytest tests/mdm/test_end_to_end.py $(PYTEST_ARGS)
 
 faults: ## damage disks, files and topics, and check that the programs recover (tests/faults)
 	@tools/environment dev
@@ -135,5 +145,5 @@ lock: ## resolve the dependencies again (needs uv; UPGRADE=1 takes newer version
 	$(LOCK) $(if $(UPGRADE),--upgrade) --no-deps --group pyproject.toml:deploy -o requirements/deploy.lock
 
 clean: ## remove the files of the other targets, but .tools and .kafka
-	rm -rf .venv .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build demo-data deploy/agent/dist
+	rm -rf .venv .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build demo-data demo-mdm-data deploy/agent/dist
 	find agents pipeline runtime schemas tests -type d -name __pycache__ -prune -exec rm -rf {} +
