@@ -52,6 +52,7 @@ CREATE TABLE commands (
     idle_us INTEGER,
     idle_seen_us INTEGER,
     second_idle_us INTEGER,
+    confirmed INTEGER NOT NULL,
     closed INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX commands_of_mac ON commands (udid);
@@ -89,7 +90,7 @@ WHERE udid = ?1 AND uuid <> ?2 AND idle_us <= ?3
 """
 _SENT: Final = """
 SELECT uuid, name, number, udid, server, request_type, sent_us, push_error, idle_us, idle_seen_us,
-    second_idle_us, closed
+    second_idle_us, confirmed, closed
 FROM commands
 """
 
@@ -222,12 +223,12 @@ class AnswerStore:
     # --- commands out ---
 
     def record(self, command: SentCommand) -> None:
-        """Store a command that the server has; again, with a new time and push error."""
+        """Store a command; again, with a new time, push error and confirmation."""
         with self._lock, self._db.transaction("command"):
             self._db.execute(
-                "INSERT INTO commands VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, 0)"
+                "INSERT INTO commands VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, ?, 0)"
                 " ON CONFLICT DO UPDATE SET sent_us = excluded.sent_us,"
-                " push_error = excluded.push_error",
+                " push_error = excluded.push_error, confirmed = excluded.confirmed",
                 (
                     command.uuid,
                     command.order,
@@ -237,8 +238,14 @@ class AnswerStore:
                     command.request_type,
                     _us(command.sent_at),
                     command.push_error,
+                    command.confirmed,
                 ),
             )
+
+    def forget(self, uuid: str) -> None:
+        """Delete a command that the server refused: it will not be delivered."""
+        with self._lock, self._db.transaction("forget"):
+            self._db.execute("DELETE FROM commands WHERE uuid = ?", (uuid,))
 
     def close_job(self, job_id: str) -> None:
         """Mark the commands of a job as those of an ended one: a later answer is a finding."""
@@ -361,7 +368,7 @@ def _answer(event_id: str, at_us: int, status: str, content: str) -> Answer:
 
 
 def _command(row: tuple[Any, ...]) -> SentCommand:
-    uuid, order, number, udid, server, kind, sent_us, push_error, *times, closed = row
+    uuid, order, number, udid, server, kind, sent_us, push_error, *times, sure, closed = row
     idle_at, idle_seen_at, second_idle_at = (None if us is None else _time(us) for us in times)
     return SentCommand(
         uuid=uuid,
@@ -375,6 +382,7 @@ def _command(row: tuple[Any, ...]) -> SentCommand:
         idle_at=idle_at,
         idle_seen_at=idle_seen_at,
         second_idle_at=second_idle_at,
+        confirmed=bool(sure),
         closed=bool(closed),
     )
 

@@ -10,7 +10,7 @@ A server's acceptance proves nothing, so the state follows from the Mac's later 
 | NotNow | NOT_NOW: the server keeps the command and offers it again |
 | Authenticate | CLEARED: the server emptied its queue |
 | Idle twice, or Idle and then nothing for LOST_AFTER | LOST |
-| anything else | QUEUED |
+| anything else | QUEUED; UNCONFIRMED if the server did not respond when it got the command |
 
 The first row that fits counts; of two final answers the first. An answer to another command begins
 the count of Idle anew: the Mac worked through a longer queue. LOST can also mean that only the
@@ -60,6 +60,7 @@ class State(StrEnum):
     FAILED = "failed"
     CLEARED = "cleared"
     LOST = "lost"
+    UNCONFIRMED = "unconfirmed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,8 @@ class SentCommand:
     `order` is the order's name, of which it is command `number`. `sent_at` is the server's time.
     `idle_at` and `second_idle_at` are the Mac's first Idle after it, and the next one, without an
     answer to another command between them; None if there was none. `idle_seen_at` is the time of
-    this computer at which the first one arrived: the two clocks can differ. `closed` is True if its
-    job has ended.
+    this computer at which the first one arrived: the two clocks can differ. `confirmed` is False
+    if the server may not have the command. `closed` is True if its job has ended.
     """
 
     uuid: str
@@ -126,6 +127,7 @@ class SentCommand:
     idle_at: datetime | None = None
     idle_seen_at: datetime | None = None
     second_idle_at: datetime | None = None
+    confirmed: bool = True
     closed: bool = False
 
     @property
@@ -161,7 +163,7 @@ class Delivery:
     @property
     def may_arrive(self) -> bool:
         """True unless the Mac has answered or the queue was cleared: a lost command may be late."""
-        return self.is_open or self.state is State.LOST
+        return self.is_open or self.state in (State.LOST, State.UNCONFIRMED)
 
     @property
     def has_answer(self) -> bool:
@@ -190,6 +192,9 @@ def delivery(
     if answers:
         since = max(answers, key=_order).at
         return Delivery(State.NOT_NOW, since, ErrorCode.COMMAND_REJECTED, "still answers NotNow")
+    if not sent.confirmed:
+        detail = "the server did not respond"
+        return Delivery(State.UNCONFIRMED, sent.sent_at, ErrorCode.NOT_DELIVERED, detail)
     lost_at = _lost_at(sent, now)
     if lost_at is not None:
         detail = "the Mac asked for commands and did not answer this one"

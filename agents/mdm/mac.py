@@ -16,7 +16,7 @@ erasing job the begin of the present enrollment: an erased Mac enrolls again.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final
 
@@ -473,18 +473,36 @@ class MdmMacs:
     def _send(
         self, enrollment: Enrollment, job: Job, order: str, command: Command, number: int
     ) -> None:
-        """Queue a command and store it. After a crash between the two, a repeat is the same."""
-        enqueued = enrollment.server.enqueue(enrollment.id, command)
+        """Queue a command and store it. After a crash between the two, a repeat is the same.
+
+        A command that is not safe to repeat is stored before: if the server does not respond, it
+        may be delivered, and must not be forgotten.
+        """
+        sent = SentCommand(
+            uuid=command.uuid,
+            order=order,
+            number=number,
+            udid=job.udid,
+            server=enrollment.server.name,
+            request_type=command.request_type,
+            sent_at=self._now(),
+            confirmed=False,
+        )
+        is_new = not self._answers.deliveries(order, self._now())
+        if not sent.is_safe and is_new:
+            self._answers.record(sent)
+        try:
+            enqueued = enrollment.server.enqueue(enrollment.id, command)
+        except ServerRefusedError:
+            if is_new:
+                self._answers.forget(command.uuid)
+            raise
         self._answers.record(
-            SentCommand(
-                uuid=command.uuid,
-                order=order,
-                number=number,
-                udid=job.udid,
-                server=enrollment.server.name,
-                request_type=command.request_type,
+            replace(
+                sent,
                 sent_at=(enqueued.at or self._now()) + _DATE_STEP,
                 push_error=enqueued.push_error,
+                confirmed=True,
             )
         )
 

@@ -30,6 +30,8 @@ def delivered(
         return nothing, nothing, nothing, None
     state = sent[-1][1]
     reason = Obstacle(state.error_code or ErrorCode.NOT_DELIVERED, state.detail)
+    if state.state is State.UNCONFIRMED:
+        return nothing, nothing, nothing, None
     if state.is_open:
         return nothing, this, nothing, reason
     return nothing, nothing, this, reason

@@ -158,6 +158,27 @@ def test_order_without_a_response_is_delivered_once(job: Job, fault: str) -> Non
     assert site.delivered(KIND[job]) == 1
 
 
+def test_erase_without_any_response_may_still_arrive_and_forbids_another_one() -> None:
+    site = a_site()
+    site.start(ERASE)
+    site.mdm.now = site.now = site.now + MINUTE
+    uuid = site.mdm.report(MAC, "Idle")
+    site.mdm.report(MAC, "Acknowledged", uuid, **site.information())
+    site.mdm.breaks_after = True
+    site.step()
+    site.run(hours(1))
+    assert site.end == "failed/unreachable"
+    assert site.executor.live_jobs == 1
+    again = an_erasing_job(udid=MAC, target=ERASE.target, generation=1, issued_at=site.now)
+    site.mdm.breaks_after = False
+    site.start(again)
+    assert site.end == "failed/erase_outstanding"
+    assert site.poll() == ["EraseDevice"]
+    assert site.results[-1].job_id == ERASE.job_id
+    assert site.detail.startswith("answered after the end")
+    assert site.queued("EraseDevice") == 1
+
+
 @pytest.mark.parametrize("job", [DDM, COMMAND], ids=IDS[:2])
 def test_wrong_login_is_named(job: Job) -> None:
     mdm = FakeMdm(START)
