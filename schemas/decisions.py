@@ -30,6 +30,7 @@ class Reason(StrEnum):
     UDID_UNKNOWN = "udid_unknown"
     USER_ENROLLED = "user_enrolled"
     SUPPLEMENT_PENDING = "supplement_pending"
+    UNCERTAIN = "uncertain"
     # send
     SECURITY_UPDATE = "security_update"
     ROUTINE_UPDATE = "routine_update"
@@ -46,6 +47,7 @@ class Reason(StrEnum):
     WRONG_MDM_SERVER = "wrong_mdm_server"
     IDENTITY_EXPIRING = "identity_expiring"
     REENROLL_AFTER_REINSTALL = "reenroll_after_reinstall"
+    ENROLLMENT_INCOMPLETE = "enrollment_incomplete"
     # hold
     NO_POLICY = "no_policy"
     EXEMPT = "exempt"
@@ -65,6 +67,7 @@ class Reason(StrEnum):
     NOT_SUPERVISED = "not_supervised"
     NOT_ENROLLED = "not_enrolled"
     NO_METHOD = "no_method"
+    NO_RELEASE = "no_release"
     OTHER_UPDATE_RUNNING = "other_update_running"
     MODEL_UNKNOWN = "model_unknown"
     NEEDS_PERSON = "needs_person"
@@ -106,7 +109,8 @@ class Decision(WireModel):
     - `supersedes`: the id of an open job, not yet begun, that this decision withdraws.
     - `cves`: all CVEs that the Mac is exposed to; `exploited_cves`: those known to be exploited.
     - `evidence`: the observations that justify a reinstall, or a reimage or its refusal.
-    - `findings`: coded observations that need a person, because no job can correct them.
+    - `findings`: codes of `schemas.findings.FindingCode`: what is wrong or unknown, and no job
+      corrects; `finding_details`: what was observed, as texts.
     """
 
     udid: TextField
@@ -131,6 +135,7 @@ class Decision(WireModel):
     supersedes: TextField | None = None
     evidence: tuple[TextField, ...] = ()
     findings: tuple[TextField, ...] = ()
+    finding_details: tuple[TextField, ...] = ()
 
 
 class DecisionInputs(WireModel):

@@ -56,6 +56,7 @@ class ErrorCode(StrEnum):
     NO_DISK_SPACE = "no_disk_space"
     LOW_POWER = "low_power"
     NOT_ENROLLED = "not_enrolled"
+    ENROLLMENT_ENDED = "enrollment_ended"
     NO_VOLUME_OWNER = "no_volume_owner"
     NO_BOOTSTRAP_TOKEN = "no_bootstrap_token"
     DOWNLOAD_FAILED = "download_failed"

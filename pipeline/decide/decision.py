@@ -22,6 +22,7 @@ from typing import Final
 import msgspec
 
 from pipeline.decide.exposure import Exposure, exposure
+from pipeline.decide.findings import UNCERTAIN, details, findings_of, is_unknown_to_mdm
 from pipeline.decide.gates import (
     FOLLOW_UP_READS,
     GATES,
@@ -35,17 +36,17 @@ from pipeline.decide.gates import (
     to_gate,
 )
 from pipeline.decide.methods import choose_method
-from pipeline.decide.needs import needs
-from pipeline.decide.needs.enrollment import has_earlier_enrollment_defect, next_enrollment_fault_us
+from pipeline.decide.needs.enrollment import has_earlier_enrollment_fact, next_enrollment_fault_us
+from pipeline.decide.needs.order import needs
+from pipeline.decide.needs.reinstall import loan_returned_us
 from pipeline.decide.needs.reinstall_history import follow_up_missing
-from pipeline.decide.needs.update import upgrade_obstacle
+from pipeline.decide.needs.update import next_supplement_due_us, upgrade_obstacle
 from pipeline.decide.situation import Situation
 from pipeline.state.device import from_us
 from pipeline.state.jobs import JobEntry
 from schemas.decisions import Decision, Gate, Reason, Severity, Verdict
 from schemas.fast.models import construct_unchecked
 from schemas.jobs import Action
-from schemas.macos import OSVersion
 
 # A report with nothing but telemetry can end a decision with one of these reasons.
 _TELEMETRY_REASONS: Final = reasons_on_telemetry(*(row.reads for row in GATES), FOLLOW_UP_READS)
@@ -109,10 +110,7 @@ def evaluate(s: Situation, *, fast_paths: bool = True) -> Evaluation:
     if s.device.is_partial:
         return Evaluation(_nothing(s, exposed, Reason.UDID_UNKNOWN), recheck_on_telemetry=False)
     if s.device.is_personal:
-        finding = "enrolled by its owner: the company manages an account on it, not its system"
-        return Evaluation(
-            _nothing(s, exposed, Reason.USER_ENROLLED, finding), recheck_on_telemetry=False
-        )
+        return Evaluation(_nothing(s, exposed, Reason.USER_ENROLLED), recheck_on_telemetry=False)
     held: list[GatedNeed] = []
     for need in needs(s, exposed):
         candidate = make_candidate(s, need, choose_method(s, need), exposed)
@@ -127,10 +125,14 @@ def evaluate(s: Situation, *, fast_paths: bool = True) -> Evaluation:
         rest = _without_need(s, exposed)
         return Evaluation(
             rest,
-            recheck_on_telemetry=rest.reason in _TELEMETRY_REASONS
-            or has_earlier_enrollment_defect(s),
+            recheck_on_telemetry=rest.reason in _TELEMETRY_REASONS or _waits_for_mdm(s),
         )
     return evaluation_of_hold(s, held, hold(s, held, fast_paths=fast_paths))
+
+
+def _waits_for_mdm(s: Situation) -> bool:
+    """Return True if a contact through MDM can change the decision, although no field changes."""
+    return has_earlier_enrollment_fact(s) or is_unknown_to_mdm(s)
 
 
 def evaluation_of_hold(s: Situation, held: list[GatedNeed], decision: Decision) -> Evaluation:
@@ -141,7 +143,7 @@ def evaluation_of_hold(s: Situation, held: list[GatedNeed], decision: Decision) 
         # Any MDM contact can show that a Mac is enrolled after all.
         recheck_on_telemetry=not reasons.isdisjoint(_TELEMETRY_REASONS)
         or any(one.candidate.need.action is Action.REENROLL for one in held)
-        or has_earlier_enrollment_defect(s),
+        or _waits_for_mdm(s),
         waits_for_capacity=Reason.SITE_FULL in reasons,
     )
 
@@ -159,35 +161,19 @@ def _without_need(s: Situation, exposed: Exposure) -> Decision:
     if missing:
         return _awaiting_follow_up(s, exposed, missing)
     stuck = upgrade_obstacle(s)
-    if stuck is Reason.MODEL_UNKNOWN:
-        finding = f"model {s.device.model} is not in the table: cannot say what it can run"
-        return _nothing(s, exposed, Reason.MODEL_UNKNOWN, finding)
     if stuck is not None:
-        finding = f"macOS {version.line} gets no more fixes and the hardware runs nothing newer"
-        return _nothing(s, exposed, Reason.UNFIXABLE_HARDWARE, finding)
+        return _nothing(s, exposed, stuck)
     if s.line_is_supported is False:
-        return _left_on_unsupported_line(s, exposed, version)
+        upgrades = s.policy.upgrades.out_of_support
+        return _nothing(s, exposed, Reason.NO_ADVISORY if upgrades else Reason.EXEMPT)
     if exposed.line.releases:
-        finding = f"macOS {exposed.line.releases[0].version} installs itself"
-        return _nothing(s, exposed, Reason.SUPPLEMENT_PENDING, finding)
+        waits = all(release.version.supplement for release in exposed.line.releases)
+        # Otherwise it lacks a release that Apple offers to no Mac any more.
+        return _nothing(s, exposed, Reason.SUPPLEMENT_PENDING if waits else Reason.UNCERTAIN)
     if s.line_is_supported is None or version.line not in s.advisories.lines:
         return _nothing(s, exposed, Reason.NO_ADVISORY)
-    return _nothing(s, exposed, Reason.COMPLIANT)
-
-
-def _left_on_unsupported_line(s: Situation, exposed: Exposure, version: OSVersion) -> Decision:
-    """Return `nothing` for a Mac that stays on an unsupported line.
-
-    The reason is `exempt` if the policy upgrades no Mac off such lines, else `no_advisory`.
-    """
-    upgrades, dead = s.policy.upgrades, f"macOS {version.line} gets no more fixes"
-    if not upgrades.out_of_support:
-        finding = f"{dead}; the policy upgrades no Mac for that"
-        return _nothing(s, exposed, Reason.EXEMPT, finding)
-    finding = f"{dead}; no release to move to is known to be offered to it"
-    if upgrades.to is not None:
-        finding += f" up to macOS {upgrades.to}"
-    return _nothing(s, exposed, Reason.NO_ADVISORY, finding)
+    certain = UNCERTAIN.isdisjoint(code for code, _ in findings_of(s, exposed, has_need=False))
+    return _nothing(s, exposed, Reason.COMPLIANT if certain else Reason.UNCERTAIN)
 
 
 def _severity(exposed: Exposure) -> Severity | None:
@@ -236,18 +222,20 @@ def _still_offered(s: Situation, entry: JobEntry) -> bool:
         return False
     if entry.version is None:
         return False
-    missing = s.advisories.missing(
-        entry.version.line, device.os_version, device.build, device.device_id
-    )
+    missing = s.advisories.missing(entry.version.line, device.os_version, device.build, s.device_id)
     return any(one.version == entry.version for one in missing.releases)
 
 
 def next_eligible_at(s: Situation, *times: datetime | None) -> datetime | None:
     """Return the first future time at which the decision can change without an event; None if none.
 
-    Considered are `times`, the timeout of the open job, and the next fault of the enrollment.
+    Considered are `times`, the timeout of the open job, the next fault of the enrollment, and the
+    return of a loan unit.
     """
     known = [one for one in times if one is not None]
+    returned_us = loan_returned_us(s)
+    if returned_us is not None:
+        known.append(from_us(returned_us))
     fault_us = next_enrollment_fault_us(s)
     if fault_us is not None:
         known.append(from_us(fault_us))
@@ -256,8 +244,10 @@ def next_eligible_at(s: Situation, *times: datetime | None) -> datetime | None:
     return min([one for one in known if one > s.now], default=None)
 
 
-def _nothing(s: Situation, exposed: Exposure, reason: Reason, *findings: str) -> Decision:
+def _nothing(s: Situation, exposed: Exposure, reason: Reason) -> Decision:
     """Return the decision `nothing` with this reason; it withdraws an open, untouched job."""
+    findings = findings_of(s, exposed, has_need=False)
+    due_us = next_supplement_due_us(s, exposed.line)
     deadline_us = exposed.deadline_us(s.policy.deadlines)
     withdrawn = _untouched_job(s)
     return Decision(
@@ -271,14 +261,15 @@ def _nothing(s: Situation, exposed: Exposure, reason: Reason, *findings: str) ->
         exploited_cves=exposed.cve_releases.exploited,
         severity=_severity(exposed),
         deadline_at=None if deadline_us is None else from_us(deadline_us),
-        next_eligible_at=next_eligible_at(s),
+        next_eligible_at=next_eligible_at(s, None if due_us is None else from_us(due_us)),
         supersedes=None if withdrawn is None else withdrawn.job_id,
-        findings=findings,
+        findings=tuple(code for code, _ in findings),
+        finding_details=details(findings),
     )
 
 
 def _awaiting_follow_up(s: Situation, exposed: Exposure, missing: tuple[str, ...]) -> Decision:
-    quiet = _nothing(s, exposed, Reason.AWAITING_FOLLOW_UP, *(f"missing: {m}" for m in missing))
+    quiet = _nothing(s, exposed, Reason.AWAITING_FOLLOW_UP)
     gate = Gate(gate="follow_up", passed=False, detail=", ".join(missing))
     return quiet.model_copy(update={"decision": Verdict.HOLD, "gates": (gate,)})
 
@@ -321,7 +312,7 @@ def _build_decision(
     supersedes: str | None = None,
     fast_paths: bool,
 ) -> Decision:
-    need, findings = c.need, _findings(s)
+    need, findings = c.need, findings_of(s, c.exposed, has_need=True)
     values = {
         "udid": s.device.udid,
         "serial": s.device.serial,
@@ -344,18 +335,11 @@ def _build_decision(
         "generation": c.generation,
         "supersedes": supersedes,
         "evidence": need.evidence,
-        "findings": findings,
+        "findings": tuple(code for code, _ in findings),
+        "finding_details": details(findings),
     }
     # Only evidence and findings contain text of the Mac inside longer text, which can exceed the
     # limit of TextField, so they are validated.
     if need.evidence or findings or not fast_paths:
         return Decision(**values)
     return construct_unchecked(Decision, values)
-
-
-def _findings(s: Situation) -> tuple[str, ...]:
-    """Return the finding that the Mac gets no more fixes on its hardware, or an empty tuple."""
-    version: OSVersion | None = s.device.os_version
-    if version is None or upgrade_obstacle(s) is not Reason.UNFIXABLE_HARDWARE:
-        return ()
-    return (f"macOS {version.line} gets no more fixes and the hardware runs nothing newer",)

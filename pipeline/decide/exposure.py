@@ -80,11 +80,11 @@ def exposure(s: Situation) -> Exposure:
     version = device.os_version
     if version is None:
         return Exposure(_NOTHING, _NOTHING)
-    line = s.advisories.missing(version.line, version, device.build, device.device_id)
+    line = s.advisories.missing(version.line, version, device.build, s.device_id)
     if s.line_is_supported is not False:
         return Exposure(line, line)
     cve_releases = s.advisories.missing_on_unsupported_line(
-        version, device.build, device.device_id, s.supported_lines[-1]
+        version, device.build, s.device_id, s.supported_lines[-1]
     )
     return Exposure(line, cve_releases)
 

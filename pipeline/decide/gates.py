@@ -16,7 +16,7 @@ of them is telemetry, a report with nothing but telemetry leads to a new decisio
 """
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
@@ -25,8 +25,9 @@ import msgspec
 from pipeline.decide.exposure import Exposure
 from pipeline.decide.methods import Choice
 from pipeline.decide.needs.need import Need, target
-from pipeline.decide.needs.update import matures_us
+from pipeline.decide.needs.reinstall_history import is_unheard
 from pipeline.decide.situation import Situation
+from pipeline.decide.texts import text_of
 from pipeline.decide.windows import opens_at
 from pipeline.state.device import CHANGED_BY_EVERY_REPORT, duration_us, from_us
 from pipeline.state.hardware import HardwareClass
@@ -43,6 +44,9 @@ _MOST_DOUBLINGS: Final = 20
 # Short enough that a Mac is patched if the end of the dry run did not reach it: a lost journal.
 REHEARSED_AGAIN_AFTER: Final = timedelta(days=14)
 _REHEARSED_AGAIN_AFTER_US: Final = duration_us(REHEARSED_AGAIN_AFTER)
+# A job with an unknown history waits for a new approval, and for nothing else; one that ended with
+# its enrollment did not fail.
+_NO_COOL_DOWN: Final = frozenset({ErrorCode.HISTORY_UNKNOWN, ErrorCode.ENROLLMENT_ENDED})
 _BIG_INSTALLS: Final = frozenset({Action.UPGRADE, Action.REINSTALL})
 
 
@@ -173,13 +177,13 @@ def _site(s: Situation, _: Candidate) -> GateResult:
 
 
 def _exempt(s: Situation, c: Candidate) -> GateResult:
-    device = s.device
+    device, zone = s.device, UTC if s.site is None else s.site.zone
     for exemption in s.policy.exemptions:
-        if exemption.covers(c.need.action, s.now) and exemption.who.matches(
+        if exemption.covers(c.need.action, s.now, zone) and exemption.who.matches(
             hostname=device.hostname, serial=device.serial, udid=device.udid, model=device.model
         ):
-            until = exemption.until
-            ends = None if until is None else datetime.combine(until, time(), UTC)
+            ends_at = exemption.ends_at(zone)
+            ends = None if ends_at is None else ends_at.astimezone(UTC)
             return GateResult("exemption", Reason.EXEMPT, exemption.why, ends)
     return _EXEMPTION_PASSED
 
@@ -212,7 +216,12 @@ def _fresh(s: Situation, _: Candidate) -> GateResult:
     seen_us = s.device.last_seen_us
     if seen_us and s.now_us - seen_us <= duration_us(s.policy.thresholds.stale_after):
         return _FRESH_PASSED
-    return GateResult("fresh", Reason.STALE_INVENTORY, "not heard of for too long")
+    limit = text_of(s.policy.thresholds.stale_after)
+    if not seen_us:
+        return GateResult("fresh", Reason.STALE_INVENTORY, f"never heard of; the limit is {limit}")
+    seen = f"{from_us(seen_us):%Y-%m-%d %H:%M} UTC"
+    detail = f"last heard of at {seen}; the limit is {limit}"
+    return GateResult("fresh", Reason.STALE_INVENTORY, detail)
 
 
 def check_job_open(s: Situation, c: Candidate) -> GateResult:
@@ -247,8 +256,7 @@ def _cool_down(s: Situation, c: Candidate) -> GateResult:
     tried, detail = _tried(s, failed)
     limits, doublings = s.policy.thresholds, min(max(tried - 1, 0), _MOST_DOUBLINGS)
     wait_us = min(duration_us(limits.cool_down) << doublings, duration_us(limits.cool_down_max))
-    # A job with an unknown history waits for a new approval, and for nothing else.
-    ended_us = [one.outcome_us for one in failed if one.error_code is not ErrorCode.HISTORY_UNKNOWN]
+    ended_us = [one.outcome_us for one in failed if one.error_code not in _NO_COOL_DOWN]
     again_us = max(ended_us, default=s.now_us - wait_us) + wait_us
     if s.now_us >= again_us:
         return GateResult("cool_down", detail=detail)
@@ -271,7 +279,9 @@ def _tried(s: Situation, failed: JobHistory) -> tuple[int, str]:
     The detail is text: `2 of 5 attempts failed`. Jobs that did not reach the Mac do not count: a
     Mac that is off at night gets a job every night.
     """
-    tried = sum(one.touched for one in failed)
+    tried = sum(one.touched and not is_unheard(s, one) for one in failed)
+    if not tried:
+        return 0, f"{len(failed)} jobs ended before they reached the Mac"
     return tried, f"{tried} of {s.policy.thresholds.max_attempts} attempts failed"
 
 
@@ -294,13 +304,14 @@ def _deferral(s: Situation, c: Candidate) -> GateResult:
     release = c.need.release
     if release is None or c.past or c.need.action in (Action.REINSTALL, Action.REIMAGE):
         return _DEFERRAL_PASSED
-    opens_us = matures_us(s, release, c.exposed)
-    if s.now_us >= opens_us:
+    opens_us = c.need.matures_us
+    if opens_us is None or s.now_us >= opens_us:
         return _DEFERRAL_PASSED
     if c.deadline_us is not None:
         opens_us = min(opens_us, c.deadline_us)
-    severity = c.exposed.severity
-    detail = f"{severity} waits {s.policy.deferrals.for_severity(severity)}"
+    severity = c.need.severity
+    wait = text_of(s.policy.deferrals.for_severity(severity))
+    detail = f"{release.version} ({severity}) waits {wait} after its release"
     return GateResult("deferral", Reason.DEFERRED, detail, from_us(opens_us))
 
 
@@ -323,8 +334,12 @@ def _power(s: Situation, c: Candidate) -> GateResult:
     device, limits = s.device, s.policy.thresholds
     if c.need.action is Action.REENROLL:
         return _passed("power")
-    if device.on_ac_power or device.battery_percent is None:
-        return GateResult("power", detail="" if device.on_ac_power else "no battery known")
+    if device.on_ac_power:
+        return _passed("power")
+    if device.battery_percent is None:
+        if device.on_ac_power is False:
+            return GateResult("power", Reason.LOW_POWER, "on battery; its charge is not known")
+        return GateResult("power", detail="unknown: the executor looks first")
     apple = device.hardware in (HardwareClass.APPLE_SILICON, HardwareClass.VM)
     wanted = limits.battery_apple_silicon if apple else limits.battery_intel
     detail = f"battery {device.battery_percent:g} %, {wanted:g} % wanted"
@@ -395,6 +410,7 @@ Field = Literal[
     "device.ade_enrolled",
     "device.battery_percent",
     "device.bootstrap_token_escrowed",
+    "device.checkins",
     "device.compliant",
     "device.enrolled",
     "device.enrolled_since",
@@ -437,7 +453,8 @@ _METHODS: Final = (
     *("device.enrolled", "device.inventory_seen_us", "device.mdm_seen_us"),
     *("device.supervised", "device.bootstrap_token_escrowed"),
     *("device.volume_owner_available", "device.ade_enrolled"),
-    *("device.install_state", "device.reported_us"),
+    *("device.install_state", "device.reported_us", "device.checkins"),
+    *("device.last_seen_us", "job_history", "open_job"),
 )
 
 GATES: Final = (
@@ -450,7 +467,7 @@ GATES: Final = (
         _exempt,
         {
             Reason.EXEMPT: (
-                *("policy", "now", "device.hostname", "device.serial"),
+                *("policy", "now", "site", "device.hostname", "device.serial"),
                 *("device.udid", "device.model"),
             )
         },
@@ -465,14 +482,16 @@ GATES: Final = (
         "job_open", check_job_open, {Reason.JOB_OPEN: ("open_job",)}
     ),
     GateRow(  # fewer attempts than `max_attempts` reached the Mac and failed since the last success
-        "attempts", _attempts, {Reason.RETRIES_EXHAUSTED: ("job_history", "policy")}
+        "attempts",
+        _attempts,
+        {Reason.RETRIES_EXHAUSTED: ("job_history", "policy", "device.last_seen_us")},
     ),
     GateRow(  # the last failure is `cool_down` ago, doubled with each failure, and the last
         # rehearsal 14 days
         "cool_down",
         _cool_down,
         {
-            Reason.COOLING_DOWN: ("job_history", "now_us", "policy"),
+            Reason.COOLING_DOWN: ("job_history", "now_us", "policy", "device.last_seen_us"),
             Reason.DRY_RUN: ("job_history", "now_us"),
         },
     ),
@@ -497,6 +516,7 @@ GATES: Final = (
             # The reason is that of one method, but any method without an obstacle opens the gate:
             # every reason needs the fields of all methods.
             Reason.NO_METHOD: _METHODS,
+            Reason.NO_RELEASE: _METHODS,
             Reason.NOT_ENROLLED: _METHODS,
             Reason.NOT_SUPERVISED: _METHODS,
             Reason.NO_BOOTSTRAP_TOKEN: _METHODS,

@@ -5,17 +5,19 @@ Mac (skipped), blocked (has an obstacle, which a report, an event or time can re
 
 | methods of the policy | choice |
 | --- | --- |
-| at least one free | the first free one |
-| none free, some blocked | the first blocked one, with its obstacle |
+| at least one free | the first free one that has not failed too often, else the first free one |
+| none free, some blocked | the first that time alone frees, else the first; with its obstacle |
 | all impossible | none, with the reason `no_method` |
+
+For a job that erases, `erase_device` is before the methods that need an installer.
 
 | method | possible | obstacles |
 | --- | --- | --- |
 | `ddm` | macOS 14 or later | MDM, not supervised, no bootstrap token |
 | `mdm_command` | macOS 11 to 13 | MDM, not supervised, no bootstrap token, running update |
-| `softwareupdate` | updates | no SSH at the site, no volume owner, running update |
-| `startosinstall` | target not older than the system | as `softwareupdate` |
-| `erase_device` | erases, on T2 or Apple silicon | MDM, running update |
+| `softwareupdate` | updates to a release | no SSH at the site, no volume owner, running update |
+| `startosinstall` | target not older than the system | no release, as `softwareupdate` |
+| `erase_device` | erases, T2 or Apple silicon, macOS 12 | MDM, no bootstrap token, running update |
 | `asr` | `reimage` | no SSH at the site, running update |
 | `profiles_renew` | always | no SSH at the site, not in Apple Business Manager |
 | `install_profile` | identity about to expire | MDM |
@@ -30,25 +32,35 @@ EraseDevice keeps the installed system, and needs T2 or Apple silicon for that; 
 installs nothing older than the running system.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
 import msgspec
-from msgspec.structs import replace
 
-from pipeline.decide.needs.enrollment import mdm_is_silent
+from pipeline.decide.needs.enrollment import fact_of_enrollment, mdm_is_silent
 from pipeline.decide.needs.need import Need
+from pipeline.decide.needs.reinstall_history import is_unheard
 from pipeline.decide.situation import Situation
 from pipeline.state.device import duration_us, from_us
 from pipeline.state.hardware import HardwareClass
+from pipeline.state.jobs import failures
 from schemas.decisions import Reason
 from schemas.jobs import Action, Method
 from schemas.macos import OSVersion
+from schemas.results import ErrorCode
 
 _DDM_FROM: Final = OSVersion(14)
 _COMMAND_FROM, _COMMAND_BELOW = OSVersion(11), OSVersion(14)
+# Erase All Content and Settings keeps the installed system; before macOS 12, EraseDevice leaves a
+# Mac without one (github.com/apple/device-management, mdm/commands/device.erase.yaml).
+_EACS_FROM: Final = OSVersion(12)
+# Failures of the update itself, at the Mac. A full disk or an unreachable Mac is none.
+INSTALL_FAILURES: Final = frozenset(
+    {ErrorCode.INSTALL_FAILED, ErrorCode.NOTHING_HAPPENED, ErrorCode.NO_REPORT}
+)
 _NEEDS_VOLUME_OWNER: Final = frozenset({HardwareClass.APPLE_SILICON, HardwareClass.VM})
 _ERASES_TO_A_SYSTEM: Final = frozenset({HardwareClass.T2, HardwareClass.APPLE_SILICON})
 _RUNNING_STATES: Final = frozenset({"downloading", "prepared", "installing"})
@@ -77,11 +89,17 @@ Obstacle = tuple[Reason, str] | None
 def choose_method(s: Situation, need: Need) -> Choice:
     """Return the first free method that the policy allows for the need, else the first blocked one.
 
-    If all are impossible or the policy allows none, the method is None and the reason `no_method`.
-    An obstacle ends by time only if it is another running update.
+    The method of an open job for the need stays. If all are impossible or the policy allows none,
+    the method is None and the reason `no_method`. An obstacle ends by time only if it is another
+    running update.
     """
+    entry = s.open_job
+    if entry is not None and (entry.action, entry.intent) == (need.action, need.intent):
+        return Choice(entry.method, None, _method_detail(s, entry.method))
     blocked: Choice | None = None
-    for method in _allowed(getattr(s.policy.methods, need.action)):
+    spent: Choice | None = None
+    failed = failures_by_method(s, need)
+    for method in _in_order(s, need):
         possible, obstacle = _CHECKS[method](s, need)
         if not possible:
             continue
@@ -89,14 +107,48 @@ def choose_method(s: Situation, need: Need) -> Choice:
         if obstacle is None:
             obstacle, ends_at = _another_update_runs(s, method)
         if obstacle is None:
-            return Choice(method, None, _method_detail(s, method))
-        if blocked is None:
+            free = Choice(method, None, _method_detail(s, method))
+            if failed[method] < s.policy.thresholds.reinstall_after_failures:
+                return free
+            spent = spent or free
+        elif blocked is None or (blocked.until is None and ends_at is not None):
             blocked = Choice(method, *obstacle, until=ends_at)
-        elif ends_at is not None:
-            blocked = replace(blocked, until=ends_at)
-    if blocked is not None:
-        return blocked
+    chosen = spent or blocked
+    if chosen is not None:
+        return chosen
     return Choice(None, Reason.NO_METHOD, f"no method of the policy can {need.action} this Mac")
+
+
+def failures_by_method(s: Situation, need: Need) -> Counter[Method]:
+    """Return how often each method failed at the Mac for this need, since its last success.
+
+    Only failures of the installation itself count: after them another method can succeed.
+    """
+    if not s.job_history:
+        return Counter()
+    return Counter(
+        entry.method
+        for entry in failures(s.job_history, need.action, need.intent)
+        if entry.error_code in INSTALL_FAILURES and not is_unheard(s, entry)
+    )
+
+
+def has_untried_method(s: Situation, need: Need) -> bool:
+    """Return True if a free method for the need has not failed too often."""
+    choice = choose_method(s, need)
+    if choice.method is None or choice.reason is not None:
+        return False
+    tries = s.policy.thresholds.reinstall_after_failures
+    return failures_by_method(s, need)[choice.method] < tries
+
+
+def _in_order(s: Situation, need: Need) -> tuple[Method, ...]:
+    """Return the methods that the policy allows, in the order in which they are tried."""
+    allowed = _allowed(getattr(s.policy.methods, need.action))
+    if not need.erases:
+        return allowed
+    # It takes minutes, and the installer has 17 GB.
+    return tuple(sorted(allowed, key=lambda method: method is not Method.ERASE_DEVICE))
 
 
 @lru_cache(maxsize=256)
@@ -126,11 +178,14 @@ def _supervised_update_obstacle(s: Situation, need: Need) -> Obstacle:
     obstacle = _mdm_obstacle(s, need)
     if obstacle is not None:
         return obstacle
-    if not s.device.supervised:
-        known = "not supervised" if s.device.supervised is False else "supervision unknown"
+    supervised = fact_of_enrollment(s, "supervised")
+    if not supervised:
+        known = "not supervised" if supervised is False else "supervision unknown"
         return Reason.NOT_SUPERVISED, known
-    if s.device.hardware in _NEEDS_VOLUME_OWNER and s.device.bootstrap_token_escrowed is False:
-        return Reason.NO_BOOTSTRAP_TOKEN, "no bootstrap token escrowed"
+    if s.device.hardware in _NEEDS_VOLUME_OWNER:
+        token = fact_of_enrollment(s, "bootstrap_token_escrowed")
+        if token is False:
+            return Reason.NO_BOOTSTRAP_TOKEN, "no bootstrap token escrowed"
     return None
 
 
@@ -182,17 +237,20 @@ def _softwareupdate(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     True with an obstacle: possible, but blocked now. The obstacle is None if there is none, and
     does not depend on the first value. A running update is not checked here.
     """
-    return need.action is Action.UPDATE, _volume_owner_obstacle(s)
+    is_supplement = need.target is not None and bool(need.target.version.supplement)
+    return need.action is Action.UPDATE and not is_supplement, _volume_owner_obstacle(s)
 
 
 def _startosinstall(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     """Return True if `startosinstall` is possible for the need (else False), and its obstacle.
 
-    Possible also if the Mac's version or the target is unknown. True with an obstacle: possible,
+    Possible also if the Mac's version is unknown. True with an obstacle: possible,
     but blocked now. The obstacle is None if there is none. A running update is not checked here.
     """
     version, target = s.device.os_version, need.target
-    possible = version is None or target is None or target.version >= version.release
+    if target is None:
+        return True, (Reason.NO_RELEASE, "no release that it could install is known")
+    possible = version is None or target.version >= version.release
     return possible, _volume_owner_obstacle(s)
 
 
@@ -203,8 +261,15 @@ def _erase_device(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     does not depend on the first value. A running update is not checked here.
     """
     # EraseDevice keeps the installed system, so it cannot repair or update one.
-    possible = need.erases and s.device.hardware in _ERASES_TO_A_SYSTEM
-    return possible, _mdm_obstacle(s, need)
+    version, hardware = s.device.os_version, s.device.hardware
+    has_eacs = hardware in _ERASES_TO_A_SYSTEM and version is not None and version >= _EACS_FROM
+    obstacle = _mdm_obstacle(s, need)
+    if obstacle is None and hardware is HardwareClass.APPLE_SILICON:
+        token = fact_of_enrollment(s, "bootstrap_token_escrowed")
+        if not token:
+            known = "no bootstrap token escrowed" if token is False else "bootstrap token unknown"
+            obstacle = Reason.NO_BOOTSTRAP_TOKEN, known
+    return need.erases and has_eacs, obstacle
 
 
 def _asr(s: Situation, need: Need) -> tuple[bool, Obstacle]:

@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from pipeline.decide.fast.cached import cached
 from pipeline.policy.model import Policy, Site
 from pipeline.state.advisories import Advisories
 from pipeline.state.device import Device, to_us
+from pipeline.state.hardware import device_id_of, supports_major
 from pipeline.state.jobs import JobEntry, JobHistory, open_job
 from schemas.events.control import ApprovalGranted, HaltSet
 from schemas.macos import parse_os_version
+
+_BOARD: Final = "Mac-"
 
 
 def site_of(device: Device, policy: Policy) -> str | None:
@@ -61,6 +65,25 @@ class Situation:
     def site(self) -> Site | None:
         """The settings of the Mac's site; None if `site_name` is None."""
         return None if self.site_name is None else self.policy.sites[self.site_name]
+
+    @cached
+    def device_id(self) -> str | None:
+        """The SoftwareUpdateDeviceID by which releases list the Mac; None if it is not known.
+
+        Without a report, and in place of a board's id, it is the id of the model.
+        """
+        reported = self.device.device_id
+        if reported is None or reported.startswith(_BOARD):
+            return device_id_of(self.device.model) or reported
+        return reported
+
+    def runs_line(self, line: str) -> bool | None:
+        """Return True if the Mac's hardware runs this line of macOS; None if that is not known.
+
+        The table of models is read first, then the device ids that the line's releases list.
+        """
+        known = supports_major(self.device.model, parse_os_version(line).major)
+        return self.advisories.lists_device(line, self.device_id) if known is None else known
 
     @cached
     def open_job(self) -> JobEntry | None:

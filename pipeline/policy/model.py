@@ -4,7 +4,7 @@
 """
 
 import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, time, timedelta, tzinfo
 from fnmatch import translate
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal
@@ -338,9 +338,10 @@ class Firmware(StrictModel):
 
 
 class Exemption(StrictModel):
-    """Macs that get no jobs for these actions (empty: all) before the date `until` (UTC).
+    """Macs that get no jobs for these actions (empty: all) before the date `until`.
 
-    Without `until` the exemption has no end. `why` is shown in decisions.
+    The date begins at midnight in the time zone of the Mac's site, in UTC without a site. Without
+    `until` the exemption has no end. `why` is shown in decisions.
     """
 
     who: Match
@@ -348,12 +349,17 @@ class Exemption(StrictModel):
     until: date | None = None
     why: Annotated[PlainText, StringConstraints(min_length=1)]
 
-    def covers(self, action: Action, now: datetime) -> bool:
+    def ends_at(self, zone: tzinfo) -> datetime | None:
+        """Return the end of the exemption at a site of this time zone; None if it has no end."""
+        return None if self.until is None else datetime.combine(self.until, time(), zone)
+
+    def covers(self, action: Action, now: datetime, zone: tzinfo) -> bool:
         """Return True if the exemption applies to this action at `now` (aware).
 
-        The Mac is not compared with `who`.
+        `zone` is the time zone of the Mac's site. The Mac is not compared with `who`.
         """
-        if self.until is not None and now.astimezone(UTC).date() >= self.until:
+        ends_at = self.ends_at(zone)
+        if ends_at is not None and now >= ends_at:
             return False
         return not self.actions or action in self.actions
 

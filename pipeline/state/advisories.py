@@ -8,7 +8,8 @@ device id) and cached, because many Macs have equal ones.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Final
 
@@ -29,6 +30,16 @@ _SEVERITY_RANK: Final[dict[Severity | None, int]] = {
     "critical": 4,
 }
 _LINES: Final = (11, 12, 13, 14, 15, 26)
+# SOFA's feed begins with macOS 12, and Apple's lookup service dates a release by its last posting.
+# The dates of the last security updates are those of Apple's page of security releases
+# (support.apple.com/100100).
+_LAST_FIXES: Final[Mapping[str, datetime]] = {
+    "10.13": datetime(2020, 11, 12, tzinfo=UTC),
+    "10.14": datetime(2021, 7, 21, tzinfo=UTC),
+    "10.15": datetime(2022, 7, 20, tzinfo=UTC),
+    "11": datetime(2023, 9, 11, tzinfo=UTC),
+}
+_OFFERS: Final = "gdmf"
 SUPPORTED_LINES: Final = 3
 
 
@@ -47,6 +58,9 @@ class Release:
       was first listed
     - `device_ids`: in lower case; None means every Mac of the line
     - `specific`: True if it is a release for some hardware only
+    - `expires_us`: the time at which Apple stops offering it; None if no source has one
+    - `withdrawn`: True if Apple's list of offers has other releases of the line, the newest of them
+      newer, and not this one: its fixes count, and no Mac can install it any more
     """
 
     advisory_id: AdvisoryId
@@ -60,6 +74,12 @@ class Release:
     severity: Severity | None
     device_ids: frozenset[str] | None
     specific: bool
+    expires_us: int | None = None
+    withdrawn: bool = False
+
+    def can_be_installed(self, now_us: int) -> bool:
+        """Return True if Apple offers the release at this time, as far as is known."""
+        return not self.withdrawn and (self.expires_us is None or now_us < self.expires_us)
 
     def offered_to(self, device_id: str | None) -> bool:
         """Return True if Apple offers the release to a Mac with this SoftwareUpdateDeviceID.
@@ -194,6 +214,31 @@ class Advisories:
         )
 
     @cached_property
+    def listed_device_ids(self) -> frozenset[str]:
+        """The device ids, in lower case, of every release that lists some."""
+        return frozenset(
+            device_id
+            for releases in self.lines.values()
+            for release in releases
+            for device_id in release.device_ids or ()
+        )
+
+    def lists_device(self, line: str, device_id: str | None) -> bool | None:
+        """Return True if a release of the line is for this device id, False if none is.
+
+        None if that is not known: no id, an id that no release of any line lists, or a line without
+        lists. Supplements do not count.
+        """
+        if device_id is None or device_id.lower() not in self.listed_device_ids:
+            return None
+        lists = [
+            release.device_ids
+            for release in self.lines.get(line, ())
+            if release.device_ids is not None and not release.version.supplement
+        ]
+        return any(device_id.lower() in ids for ids in lists) if lists else None
+
+    @cached_property
     def lines(self) -> Mapping[str, tuple[Release, ...]]:
         """For each line (`26`) the releases that no source has retracted, newest first."""
         by_line: dict[str, list[tuple[AdvisoryId, _SourcedAdvisory]]] = {}
@@ -264,10 +309,17 @@ class Advisories:
         found = self._missing.get(key)
         if found is None:
             own = self.missing(version.line, version, build, device_id).releases
-            last_us = max((one.released_us for one in self.lines.get(version.line, ())), default=0)
+            last_us = self._last_fix_us(version.line)
             since = (one for one in self.lines.get(supported, ()) if one.released_us > last_us)
             found = self._missing[key] = Missing((*since, *own))
         return found
+
+    def _last_fix_us(self, line: str) -> int:
+        """Return the time of the last release of an unsupported line; 0 if it is not known."""
+        known = _LAST_FIXES.get(line)
+        if known is not None:
+            return to_us(known)
+        return max((one.released_us for one in self.lines.get(line, ())), default=0)
 
     def to_wire(self) -> dict[str, Any]:
         """Return the catalogue as JSON values, in an order that depends only on its content."""
@@ -328,6 +380,23 @@ class Advisories:
                         due[cve] = min(to_us(due_at), due.get(cve, to_us(due_at)))
         return {cve: (seen_us, due.get(cve)) for cve, seen_us in first_us.items()}
 
+    @cached_property
+    def _exploited_us(self) -> Mapping[str, int]:
+        """For each CVE that a source calls exploited, the time at which that became known, in us.
+
+        Exploitation is a fact of the CVE: every release that fixes it is urgent, also one whose own
+        notes do not say so. A source that has corrected itself does not count.
+        """
+        found = {cve: seen_us for cve, (seen_us, _) in self._kev.items()}
+        for known in self.known.values():
+            for source in known.snapshots.values():
+                if source.snapshot.os_version is None or source.retracted:
+                    continue
+                for cve in source.snapshot.exploited_cves:
+                    seen_us = known.exploited_us[cve]
+                    found[cve] = min(seen_us, found.get(cve, seen_us))
+        return found
+
     def _releases(
         self, found: Iterable[tuple[AdvisoryId, _SourcedAdvisory]]
     ) -> tuple[Release, ...]:
@@ -335,6 +404,19 @@ class Advisories:
         drafts = [(identity, known, _device_ids(known)) for identity, known in found]
         widest = max((len(ids) for _, _, ids in drafts if ids is not None), default=0)
         releases = [self._release(*draft, widest=widest) for draft in drafts]
+        offered = [
+            one.version
+            for one in releases
+            if _OFFERS in self.known[one.advisory_id].snapshots and not one.version.supplement
+        ]
+        if offered:
+            newest = max(offered)
+            releases = [
+                replace(one, withdrawn=True)
+                if one.version < newest and _OFFERS not in self.known[one.advisory_id].snapshots
+                else one
+                for one in releases
+            ]
         return tuple(sorted(releases, key=lambda one: one.version, reverse=True))
 
     def _release(
@@ -353,12 +435,7 @@ class Advisories:
         version = snapshots[0].os_version
         assert version is not None
         cves = frozenset(cve for one in snapshots for cve in (*one.cves, *one.exploited_cves))
-        exploited = {
-            cve: known.exploited_us[cve] for one in snapshots for cve in one.exploited_cves
-        }
-        for cve in cves & self._kev.keys():
-            first_seen_us = self._kev[cve][0]
-            exploited[cve] = min(first_seen_us, exploited.get(cve, first_seen_us))
+        exploited = {cve: self._exploited_us[cve] for cve in cves & self._exploited_us.keys()}
         due = {cve: when for cve in cves if (when := self._kev.get(cve, (0, None))[1]) is not None}
         released = [to_us(one.released_at) for one in snapshots if one.released_at is not None]
         return Release(
@@ -371,19 +448,41 @@ class Advisories:
             exploited=exploited,
             due=due,
             severity=max((one.severity for one in snapshots), key=lambda one: _SEVERITY_RANK[one]),
+            expires_us=_expires_us(known),
             device_ids=ids,
             specific=ids is not None and len(ids) < max(widest, 2 * 10) * _SPECIFIC_SHARE,
         )
 
 
-def _device_ids(known: _SourcedAdvisory) -> frozenset[str] | None:
-    """Return the device ids, in lower case, that every source with a list has in its list.
+def _expires_us(known: _SourcedAdvisory) -> int | None:
+    """Return the time at which Apple stops offering the release, in us; None if it is not known.
 
-    None if no source has a list.
+    Apple's own list of offers is believed before other sources; of the others the latest is.
     """
-    limits = [
-        frozenset(device_id.lower() for device_id in source.snapshot.device_ids)
-        for source in known.snapshots.values()
+    offers = known.snapshots.get(_OFFERS)
+    if offers is not None and offers.snapshot.expires_at is not None:
+        return to_us(offers.snapshot.expires_at)
+    return max(
+        (
+            to_us(source.snapshot.expires_at)
+            for source in known.snapshots.values()
+            if source.snapshot.expires_at is not None
+        ),
+        default=None,
+    )
+
+
+def _device_ids(known: _SourcedAdvisory) -> frozenset[str] | None:
+    """Return the device ids, in lower case, to which Apple offers the release.
+
+    They are those of Apple's own list of offers; without it, those that every source with a list
+    has in its list. None if no source has a list.
+    """
+    limits = {
+        name: frozenset(device_id.lower() for device_id in source.snapshot.device_ids)
+        for name, source in known.snapshots.items()
         if source.snapshot.device_ids is not None
-    ]
-    return frozenset.intersection(*limits) if limits else None
+    }
+    if limits.get(_OFFERS):
+        return limits[_OFFERS]
+    return frozenset.intersection(*limits.values()) if limits else None

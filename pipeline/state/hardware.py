@@ -48,7 +48,13 @@ def _family_ranges() -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
     return ranges
 
 
+_WORD: Final = re.compile(r"[a-z0-9]+")
+_FILLERS: Final = frozenset({"inch", "with", "and", "or", "the", "early", "mid", "late", "nov"})
+_FAMILY_WORDS: Final = frozenset({"macbook", "imac", "mac", "macbookpro", "macbookair"})
 _BY_NAME: Final = _by_name()
+_WORDS_OF_ROWS: Final = tuple(
+    (frozenset(_WORD.findall(row.name.casefold())), row) for row in MODELS.values()
+)
 _FAMILIES: Final = _family_ranges()
 _BY_DEVICE_ID: Final = {row.device_id.casefold(): row.hardware for row in MODELS.values()}
 
@@ -91,16 +97,43 @@ def supports_major(model: str | None, major: int) -> bool | None:
     return None
 
 
+@lru_cache(maxsize=2048)
+def device_id_of(model: str | None) -> str | None:
+    """Return the SoftwareUpdateDeviceID of a model identifier; None if it is not in the table.
+
+    None too for Macs without a T2 before Apple silicon: their id is that of the board.
+    """
+    row = MODELS.get(model.strip()) if model is not None else None
+    return None if row is None or _BOARD.fullmatch(row.device_id) else row.device_id
+
+
 def model_name(model: str) -> str:
     """Return the marketing name of a model identifier, or `model` itself if it is unknown."""
     return MODEL_NAMES.get(model, model)
 
 
 def _rows(model: str) -> tuple[Model, ...]:
-    """Return the rows of a model identifier, else of a marketing name; empty if it is unknown."""
+    """Return the rows of a model identifier, else of a marketing name; empty if it is unknown.
+
+    A name without the chip, `MacBook Pro (14-inch, 2021)`, has the rows of each name that contains
+    all of its words.
+    """
     text = model.strip()
     row = MODELS.get(text)
-    return (row,) if row is not None else _BY_NAME.get(text.casefold(), ())
+    if row is not None:
+        return (row,)
+    named = _BY_NAME.get(text.casefold())
+    if named is not None or len(text) > _LONGEST_MODEL:
+        return named or ()
+    words = _words(text)
+    if not words & _FAMILY_WORDS or not any(word.isdigit() for word in words):
+        return ()
+    return tuple(row for row_words, row in _WORDS_OF_ROWS if words <= row_words)
+
+
+def _words(name: str) -> frozenset[str]:
+    """Return the words and numbers of a marketing name, in lower case, without fillers."""
+    return frozenset(_WORD.findall(name.casefold())) - _FILLERS
 
 
 def _row_supports(row: Model, major: int) -> bool | None:

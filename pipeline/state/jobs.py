@@ -25,9 +25,18 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from pipeline.state.device import AUTHENTICATED, Device, duration_us, from_us, to_us
+from pipeline.state.device import (
+    AUTHENTICATED,
+    CHECKED_OUT,
+    TOKEN_UPDATED,
+    Device,
+    duration_us,
+    from_us,
+    to_us,
+)
+from schemas.decisions import Reason
 from schemas.events.control import AttemptsReset
-from schemas.jobs import Action, Job, Method, Target
+from schemas.jobs import MDM_METHODS, Action, Job, Method, Target
 from schemas.macos import Build, OSVersion, parse_build, parse_os_version, reaches
 from schemas.results import FINAL_OUTCOMES, ErrorCode, JobResult, Outcome
 
@@ -65,12 +74,14 @@ EXPECTED_DURATION: Final[Mapping[Method, timedelta]] = {
     Method.PROFILES_RENEW: timedelta(hours=1),
     Method.INSTALL_PROFILE: timedelta(minutes=15),
 }
+_RENEWAL: Final = Reason.IDENTITY_EXPIRING.value
 _NEVER_AT_THE_MAC: Final = frozenset(
     {
         ErrorCode.UNREACHABLE,
         ErrorCode.EXPIRED,
         ErrorCode.SUPERSEDED,
         ErrorCode.HISTORY_UNKNOWN,
+        ErrorCode.ENROLLMENT_ENDED,
         ErrorCode.METHOD_NOT_ALLOWED,
         ErrorCode.LOCKED,
     }
@@ -346,10 +357,12 @@ def infer_result(entry: JobEntry, device: Device, udid: str, now: datetime) -> J
     | update, upgrade | a report with the target's version and build, or a later one |
     | reinstall | such a report from after the executor acted; a boot |
     | reinstall, reimage, erasing | such a report from after the executor acted; an Authenticate |
-    | reenroll | an Authenticate and a TokenUpdate |
+    | reenroll | an Authenticate and a TokenUpdate; to renew an identity the second |
 
-    A job that is open at `times_out_us` has failed if it was begun, else it has expired. A withheld
-    job was rehearsed: then, or if such records show that others did its work.
+    A begun job of MDM has failed if the Mac left the enrollment that had the order: after a
+    CheckOut or another Authenticate the server has it no more. A job that is open at `times_out_us`
+    has failed if it was begun, else it has expired. A withheld job was rehearsed: then, or if such
+    records show that others did its work.
     """
     if not entry.is_open:
         return None
@@ -361,6 +374,8 @@ def infer_result(entry: JobEntry, device: Device, udid: str, now: datetime) -> J
         return ended.model_copy(update={"detail": "dry run: would have ended by now"})
     if _is_fulfilled(entry, device):
         return _result(entry, device, udid, Outcome.SUCCEEDED, None)
+    if _lost_its_enrollment(entry, device):
+        return _result(entry, device, udid, Outcome.FAILED, ErrorCode.ENROLLMENT_ENDED)
     if to_us(now) < entry.times_out_us:
         return None
     if entry.acted_us:
@@ -370,10 +385,27 @@ def infer_result(entry: JobEntry, device: Device, udid: str, now: datetime) -> J
     return _result(entry, device, udid, Outcome.EXPIRED, ErrorCode.EXPIRED)
 
 
+def _lost_its_enrollment(entry: JobEntry, device: Device) -> bool:
+    """Return True if the enrollment that has the order of a begun job of MDM has ended.
+
+    False for an erase and a re-enrollment, which end the enrollment themselves: the Mac's check-in
+    can arrive before the executor's result.
+    """
+    if entry.method not in MDM_METHODS or not entry.may_have_touched:
+        return False
+    if entry.action is Action.REENROLL or entry.erases:
+        return False
+    return max(device.checkins[AUTHENTICATED], device.checkins[CHECKED_OUT]) > entry.since_us
+
+
 def _is_fulfilled(entry: JobEntry, device: Device) -> bool:
     """Return True if the Mac's records show that the job was done: the table of `infer_result`."""
     if entry.action is Action.REENROLL:
-        return device.enrolled_since(entry.since_us)
+        # A profile that replaces itself in place sends a TokenUpdate and no Authenticate.
+        renewed = entry.intent.startswith(_RENEWAL) and (
+            device.checkins[TOKEN_UPDATED] > entry.since_us
+        )
+        return renewed or device.enrolled_since(entry.since_us)
     if entry.version is None:
         return False
     reported_us = device.reported_us("os_version")

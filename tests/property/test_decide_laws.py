@@ -45,6 +45,7 @@ SEND = frozenset(
         Reason.SEAL_BROKEN,
         Reason.LOAN_RETURNED,
         Reason.CHECKED_OUT,
+        Reason.ENROLLMENT_INCOMPLETE,
         Reason.NEVER_ENROLLED,
         Reason.MDM_SILENT,
         Reason.NOT_USER_APPROVED,
@@ -67,6 +68,7 @@ REASON_OF_GATE: dict[str, set[str]] = {
     "deferral": {Reason.DEFERRED},
     "method": {
         Reason.NO_METHOD,
+        Reason.NO_RELEASE,
         Reason.NOT_ENROLLED,
         Reason.NOT_SUPERVISED,
         Reason.NO_BOOTSTRAP_TOKEN,
@@ -182,14 +184,18 @@ OTHER: dict[str, Any] = {
     "supersedes": "job-old",
     "findings": ("something",),
 }
-NOT_IN_FINGERPRINT = {"gates", "evidence"}
+NOT_IN_FINGERPRINT = {"gates", "evidence", "finding_details"}
 
 
-def test_fingerprint_covers_every_field_but_gates_and_evidence() -> None:
+def test_fingerprint_covers_every_field_but_texts_of_observations() -> None:
     plain = Decision(udid="MAC-1", decision=Verdict.SEND, reason=Reason.SECURITY_UPDATE)
     assert set(OTHER) | NOT_IN_FINGERPRINT == set(Decision.model_fields)
     others = [plain.model_copy(update={name: value}) for name, value in OTHER.items()]
     prints = [fingerprint(one) for one in (plain, *others)]
     assert len(set(prints)) == len(prints)
-    excluded = {"gates": (Gate(gate="disk", passed=True),), "evidence": ("yes",)}
+    excluded = {
+        "gates": (Gate(gate="disk", passed=True),),
+        "evidence": ("yes",),
+        "finding_details": ("yes",),
+    }
     assert fingerprint(plain.model_copy(update=excluded)) == prints[0]

@@ -21,8 +21,8 @@ from pipeline.decide.gates import (
     make_candidate,
 )
 from pipeline.decide.methods import choose_method
-from pipeline.decide.needs import needs
 from pipeline.decide.needs.enrollment import _mdm_grace_ends_us
+from pipeline.decide.needs.order import needs
 from pipeline.decide.needs.reinstall_history import follow_up_missing
 from pipeline.decide.situation import Situation
 from pipeline.state.device import CHANGED_BY_EVERY_REPORT, Device

@@ -4,6 +4,7 @@
 | --- | --- |
 | `checked_out` | a CheckOut, or a report of "not enrolled" by a Mac that MDM knew |
 | `never_enrolled` | a report of "not enrolled" by a Mac that MDM never knew |
+| `enrollment_incomplete` | no TokenUpdate within 4 hours after an Authenticate |
 | `reenroll_after_reinstall` | no enrollment within 12 hours after an erase |
 | `mdm_silent` | inventory reports arrive, MDM messages do not |
 | `wrong_mdm_server` | the MDM server is not the policy's |
@@ -23,14 +24,19 @@ from pipeline.decide.needs.need import Need
 from pipeline.decide.needs.reinstall_history import last_reinstall
 from pipeline.decide.situation import Situation
 from pipeline.state.compact.seen_days import first_later_day_end_us
-from pipeline.state.device import AUTHENTICATED, CHECKED_OUT, duration_us, to_us
+from pipeline.state.device import AUTHENTICATED, CHECKED_OUT, TOKEN_UPDATED, duration_us, to_us
 from pipeline.state.jobs import JobEntry
 from schemas.decisions import Reason
 from schemas.jobs import Action
 
+# Fields that end with the enrollment.
+ENROLLMENT_FACTS: Final = ("supervised", "bootstrap_token_escrowed")
 # After an erase the Mac enrolls by itself in Setup Assistant. A re-enrollment is needed only if it
 # has not done so after this time.
 _ADE_GRACE: Final = timedelta(hours=12)
+# The server cannot push to a Mac before the TokenUpdate, which follows an Authenticate at once. A
+# Mac in Setup Assistant can stop in between until its user continues.
+_COMPLETION_GRACE: Final = timedelta(hours=4)
 # APNs wakes a Mac within minutes, but an MDM server may query it only once a day.
 _MDM_GRACE: Final = timedelta(hours=24)
 
@@ -72,6 +78,8 @@ def _enrollment_fault(s: Situation) -> Reason | None:
         return Reason.CHECKED_OUT
     if device.mdm_enrolled is False and not device.enrolled:
         return Reason.NEVER_ENROLLED if device.mdm_seen_us == 0 else Reason.CHECKED_OUT
+    if device.enrolling and s.now_us >= _completion_due_us(s):
+        return Reason.ENROLLMENT_INCOMPLETE
     erased = _erase_without_reenrollment(s)
     if erased is not None and s.now_us >= _ade_grace_ends_us(erased):
         return Reason.REENROLL_AFTER_REINSTALL
@@ -84,6 +92,10 @@ def _enrollment_fault(s: Situation) -> Reason | None:
     if renew_us is not None and s.now_us >= renew_us:
         return Reason.IDENTITY_EXPIRING
     return Reason.NOT_USER_APPROVED if "user_approved" in defects else None
+
+
+def _completion_due_us(s: Situation) -> int:
+    return s.device.checkins[AUTHENTICATED] + duration_us(_COMPLETION_GRACE)
 
 
 def _enrollment_defects(s: Situation) -> Iterator[str]:
@@ -113,13 +125,25 @@ def _is_of_present_enrollment(s: Situation, fact: str) -> bool:
     return s.device.reported_us(fact) >= s.device.checkins[AUTHENTICATED]
 
 
-def has_earlier_enrollment_defect(s: Situation) -> bool:
-    """Return True if the newest report of a defect is older than the last Authenticate.
+def fact_of_enrollment(s: Situation, name: str) -> bool | None:
+    """Return a field that belongs to the enrollment; None if it was reported before it began.
 
-    Such a defect does not count. A new report of the same value makes it count, although no value
+    The MDM server forgets the bootstrap token of an earlier enrollment, and a Mac can come back
+    without supervision (github.com/micromdm/nanomdm, issue 71).
+    """
+    value: bool | None = getattr(s.device, name)
+    return value if _is_of_present_enrollment(s, name) else None
+
+
+def has_earlier_enrollment_fact(s: Situation) -> bool:
+    """Return True if a defect, or a fact of the enrollment, is older than the last Authenticate.
+
+    Such a report does not count. A new report of the same value makes it count, although no value
     changes, so the Mac must be decided again.
     """
-    return any(not _is_of_present_enrollment(s, fact) for fact in _enrollment_defects(s))
+    facts = [*_enrollment_defects(s)]
+    facts += [name for name in ENROLLMENT_FACTS if getattr(s.device, name) is not None]
+    return any(not _is_of_present_enrollment(s, fact) for fact in facts)
 
 
 def renewal_us(s: Situation) -> int | None:
@@ -131,7 +155,24 @@ def renewal_us(s: Situation) -> int | None:
     expires_at = s.device.identity_expires_at
     if expires_at is None or not _is_of_present_enrollment(s, "identity_expires_at"):
         return None
+    if _was_renewed_since(s, s.device.reported_us("identity_expires_at")):
+        return None
     return to_us(expires_at) - duration_us(s.policy.mdm.identity_renew_before)
+
+
+def _was_renewed_since(s: Situation, reported_us: int) -> bool:
+    """Return True if a job that renews the identity was followed by a TokenUpdate after the report.
+
+    A profile that replaces itself sends a TokenUpdate and no Authenticate
+    (github.com/zentralopensource/zentral, issue 1661); the identity must be reported anew.
+    """
+    token_us = s.device.checkins[TOKEN_UPDATED]
+    return token_us > reported_us and any(
+        entry.action is Action.REENROLL
+        and entry.intent.startswith(Reason.IDENTITY_EXPIRING)
+        and token_us > entry.since_us
+        for entry in s.job_history
+    )
 
 
 def next_enrollment_fault_us(s: Situation) -> int | None:
@@ -141,9 +182,11 @@ def next_enrollment_fault_us(s: Situation) -> int | None:
     time.
     """
     erased, renew_us = _erase_without_reenrollment(s), renewal_us(s)
-    if erased is None and renew_us is None:
-        return None
-    times = (renew_us, None if erased is None else _ade_grace_ends_us(erased))
+    times = (
+        renew_us,
+        None if erased is None else _ade_grace_ends_us(erased),
+        _completion_due_us(s) if s.device.enrolling else None,
+    )
     return min((us for us in times if us is not None and us > s.now_us), default=None)
 
 

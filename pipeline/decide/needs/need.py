@@ -5,7 +5,7 @@ from functools import lru_cache
 import msgspec
 
 from pipeline.state.advisories import Release
-from schemas.decisions import Reason
+from schemas.decisions import Reason, Severity
 from schemas.jobs import Action, Target
 from schemas.macos import Build, OSVersion
 
@@ -15,8 +15,10 @@ class Need(msgspec.Struct, frozen=True):
 
     `intent` is the same for every attempt. A `timed` need waits for maintenance windows and has a
     deadline. While an `exclusive` need is held, no later need is sent. `mdm_usable` is False if its
-    job must not go through MDM. `newer_matures_us` is when a newer release replaces the target;
-    before `not_before_us` it is not certain that the need exists (both in us since 1970).
+    job must not go through MDM. `severity` is the worst one that the target closes, `matures_us`
+    the end of the target's deferral, None if it has none. `newer_matures_us` is when a newer
+    release replaces the target; before `not_before_us` it is not certain that the need exists (all
+    in us since 1970).
     `ineffective_before`: a job for this intent succeeded without effect, so a person must act.
     """
 
@@ -30,6 +32,8 @@ class Need(msgspec.Struct, frozen=True):
     exclusive: bool = False
     mdm_usable: bool = True
     evidence: tuple[str, ...] = ()
+    severity: Severity = Severity.ROUTINE
+    matures_us: int | None = None
     newer_matures_us: int | None = None
     not_before_us: int | None = None
     ineffective_before: bool = False

@@ -4,8 +4,9 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from pipeline.decide.exposure import Exposure
+from pipeline.decide.methods import INSTALL_FAILURES, has_untried_method
 from pipeline.decide.needs.need import Need, target_of
-from pipeline.decide.needs.reinstall_history import last_reinstall
+from pipeline.decide.needs.reinstall_history import is_unheard, last_reinstall
 from pipeline.decide.needs.update import newest_matured
 from pipeline.decide.situation import Situation
 from pipeline.policy.model import Image
@@ -16,13 +17,8 @@ from pipeline.state.jobs import attempts, failures
 from schemas.decisions import Reason
 from schemas.jobs import Action, Target
 from schemas.macos import OSVersion
-from schemas.results import ErrorCode, Outcome
+from schemas.results import Outcome
 
-# Failures that a reinstall can repair: the update itself failed on the Mac. A full disk or an
-# unreachable Mac is no reason for a reinstall.
-_UPDATE_FAILURES: Final = frozenset(
-    {ErrorCode.INSTALL_FAILED, ErrorCode.NOTHING_HAPPENED, ErrorCode.NO_REPORT}
-)
 # The hardware that `asr` can restore. T2 and Apple silicon have no NetBoot and do not boot from
 # another volume without a person.
 _RESTORABLE: Final = frozenset({HardwareClass.INTEL, HardwareClass.T1})
@@ -31,24 +27,23 @@ _RESTORABLE: Final = frozenset({HardwareClass.INTEL, HardwareClass.T1})
 def needs_reinstall(s: Situation, exposed: Exposure, update: Need | None) -> Need | None:
     """Return the need to reinstall or reimage the system; None if no cause of the table applies.
 
-    `update` is the update or upgrade that the reinstall replaces if it failed too often. Also None
-    if the version is unknown, or if a reinstall finds no release to install; a reimage needs none.
+    `update` is the update or upgrade that the reinstall replaces if it failed too often, by every
+    method that is free. Also None if the version is unknown. A need without a release to install is
+    held, by the gate `method`.
     """
     device = s.device
     version = device.os_version
     if version is None:
         return None
-    if device.loan_returned_at is not None:
-        returned_us = to_us(device.loan_returned_at)
+    returned_us = loan_returned_us(s)
+    if returned_us is not None and returned_us <= s.now_us:
         last = last_reinstall(s)
         if last is None or last.issued_us < returned_us:
             return _loan_return(s, version, exposed, f"loan@{returned_us}")
     expected = expected_firmware(s)
-    mismatch = expected is not None and expected != device.firmware
+    mismatch = expected is not None and is_older_firmware(device.firmware, expected)
     if device.system_volume_sealed is False or mismatch:
         release = _best_release(s, version, exposed)
-        if release is None:
-            return None
         if device.system_volume_sealed is False:
             return _reinstall_in_place(s, release, Reason.SEAL_BROKEN, "seal")
         evidence = (f"firmware {device.firmware}, {version} has {expected}",)
@@ -56,12 +51,15 @@ def needs_reinstall(s: Situation, exposed: Exposure, update: Need | None) -> Nee
             s, release, Reason.FIRMWARE_MISMATCH, f"firmware:{device.firmware}:{version}", evidence
         )
     if update is not None and s.job_history:
+        limits = s.policy.thresholds
         went_wrong = [
             entry
             for entry in failures(s.job_history, update.action, update.intent)
-            if entry.error_code in _UPDATE_FAILURES
+            if entry.error_code in INSTALL_FAILURES and not is_unheard(s, entry)
         ]
-        if len(went_wrong) >= s.policy.thresholds.reinstall_after_failures:
+        if len(went_wrong) >= limits.reinstall_after_failures and (
+            len(went_wrong) >= limits.max_attempts or not has_untried_method(s, update)
+        ):
             assert update.release is not None
             return _reinstall_in_place(
                 s,
@@ -74,7 +72,11 @@ def needs_reinstall(s: Situation, exposed: Exposure, update: Need | None) -> Nee
 
 
 def _reinstall_in_place(
-    s: Situation, release: Release, reason: Reason, intent: str, evidence: tuple[str, ...] = ()
+    s: Situation,
+    release: Release | None,
+    reason: Reason,
+    intent: str,
+    evidence: tuple[str, ...] = (),
 ) -> Need:
     """Return the need to reinstall the system without an erase.
 
@@ -90,7 +92,7 @@ def _reinstall_in_place(
         Action.REINSTALL,
         reason,
         intent,
-        target_of(release),
+        None if release is None else target_of(release),
         release,
         exclusive=not ineffective_before,
         ineffective_before=ineffective_before,
@@ -104,22 +106,61 @@ def _best_release(s: Situation, version: OSVersion, exposed: Exposure) -> Releas
     Supplements do not count. None if no release of its line is offered to the Mac, or if the Mac is
     newer than the newest one offered.
     """
-    release = newest_matured(s, exposed.line, exposed)[0]
-    if release is not None:
-        return release
+    chosen = newest_matured(s, exposed.line)
+    if chosen is not None:
+        return chosen.release
     for release in s.advisories.lines.get(version.line, ()):
-        if not release.version.supplement and release.offered_to(s.device.device_id):
+        if not release.version.supplement and release.offered_to(s.device_id):
             return release if release.version >= version.release else None
     return None
+
+
+def _newest_system(s: Situation) -> Release | None:
+    """Return the newest release of a supported line that the Mac's hardware runs, or None."""
+    for line in s.supported_lines:
+        if s.runs_line(line):
+            for release in s.advisories.lines.get(line, ()):
+                if not release.version.supplement and release.offered_to(s.device_id):
+                    return release
+    return None
+
+
+def loan_returned_us(s: Situation) -> int | None:
+    """Return the time, in us, at which the loan unit is or was returned; None if it is none."""
+    returned_at = s.device.loan_returned_at
+    return None if returned_at is None else to_us(returned_at)
+
+
+def is_older_firmware(firmware: str | None, expected: str) -> bool | None:
+    """Return True if this firmware is older than `expected`, False if it is equal or newer.
+
+    None if that is not known: another form than numbers between dots. No installer takes firmware
+    back, so only older firmware is a fault.
+    """
+    found, wanted = _numbers(firmware or ""), _numbers(expected)
+    if found is None or wanted is None:
+        return None if firmware != expected else False
+    return found < wanted
+
+
+def _numbers(text: str) -> tuple[int, ...] | None:
+    """Return the numbers of `13822.61.10`, or of the first part of `13822.61.10 (iBridge: ...)`."""
+    first = text.split(" ", maxsplit=1)[0].split(".")
+    if not all(part.isascii() and part.isdigit() and len(part) <= 9 for part in first):
+        return None
+    return tuple(int(part) for part in first)
 
 
 def expected_firmware(s: Situation) -> str | None:
     """Return the firmware that the policy has for the Mac's model and version.
 
-    None if the policy has none, or if the firmware, model or version of the Mac is unknown.
+    None if the policy has none, if the firmware, model or version of the Mac is unknown, or if it
+    runs a beta, which has firmware of its own.
     """
     device = s.device
     if device.firmware is None or device.model is None or device.os_version is None:
+        return None
+    if device.build is not None and device.build.is_beta:
         return None
     for rule in s.policy.firmware:
         if rule.version == device.os_version and _matches_any_model(rule.models, device.model):
@@ -131,10 +172,12 @@ def _matches_any_model(globs: tuple[str, ...], model: str) -> bool:
     return any(fnmatchcase(model.lower(), glob.lower()) for glob in globs)
 
 
-def _loan_return(s: Situation, version: OSVersion, exposed: Exposure, intent: str) -> Need | None:
+def _loan_return(s: Situation, version: OSVersion, exposed: Exposure, intent: str) -> Need:
     """Return the need to erase a returned loan unit: a reimage if an image fits, else a reinstall.
 
-    None if no image fits and no release can be installed.
+    The reinstall is to a release of its own line, else to the newest system that it runs; without
+    either only a method that keeps the system can do it. Nobody works on a returned Mac, so it does
+    not wait for a maintenance window.
     """
     image, evidence = reimage_eligibility(s)
     if image is not None:
@@ -144,19 +187,19 @@ def _loan_return(s: Situation, version: OSVersion, exposed: Exposure, intent: st
             intent,
             Target(version=image.version, build=image.build),
             erases=True,
+            timed=False,
             exclusive=True,
             evidence=evidence,
         )
-    release = _best_release(s, version, exposed)
-    if release is None:
-        return None
+    release = _best_release(s, version, exposed) or _newest_system(s)
     return Need(
         Action.REINSTALL,
         Reason.LOAN_RETURNED,
         intent,
-        target_of(release),
+        None if release is None else target_of(release),
         release,
         erases=True,
+        timed=False,
         exclusive=True,
         evidence=evidence,
     )

@@ -1,9 +1,13 @@
 """The last reinstall of a Mac, and the points that a reinstall leaves to confirm."""
 
+from typing import Final
+
 from pipeline.decide.situation import Situation
 from pipeline.state.jobs import JobEntry
 from schemas.jobs import Action
-from schemas.results import Outcome
+from schemas.results import ErrorCode, Outcome
+
+_BY_TIME_ALONE: Final = frozenset({ErrorCode.NO_REPORT, ErrorCode.NOTHING_HAPPENED})
 
 
 def last_reinstall(s: Situation) -> JobEntry | None:
@@ -19,6 +23,14 @@ def last_reinstall(s: Situation) -> JobEntry | None:
         ),
         None,
     )
+
+
+def is_unheard(s: Situation, entry: JobEntry) -> bool:
+    """Return True if a job failed by its time alone, and no source has heard of the Mac since.
+
+    Then nothing is known to have gone wrong on the Mac.
+    """
+    return entry.error_code in _BY_TIME_ALONE and s.device.last_seen_us <= entry.since_us
 
 
 def follow_up_missing(s: Situation) -> tuple[str, ...]:

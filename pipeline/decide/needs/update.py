@@ -1,75 +1,119 @@
 """The need to update within the line of the Mac, or to upgrade to another line."""
 
-from pipeline.decide.exposure import Exposure
+from typing import NamedTuple
+
+from pipeline.decide.exposure import Exposure, due_us, severity_of, severity_rank
 from pipeline.decide.needs.need import Need, intent_of, target_of
 from pipeline.decide.situation import Situation
 from pipeline.state.advisories import Missing, Release
 from pipeline.state.device import duration_us
-from pipeline.state.hardware import supports_major
-from schemas.decisions import Reason
+from schemas.decisions import Reason, Severity
 from schemas.jobs import Action
 
 
 def needs_update(s: Situation, exposed: Exposure) -> Need | None:
     """Return the need to update within the Mac's line, or None.
 
-    None if the version is unknown, or if the Mac lacks no release of its line. Supplements do not
-    count.
+    None if the version is unknown, or if the Mac lacks no release of its line. A background
+    security improvement installs itself, so it is needed only from its deadline on, and after the
+    release that it belongs to.
     """
-    release, newer_matures_us = newest_matured(s, exposed.line, exposed)
-    if s.device.os_version is None or release is None:
+    if s.device.os_version is None:
         return None
     reason = Reason.SECURITY_UPDATE if exposed.line.cves else Reason.ROUTINE_UPDATE
-    return _to_release(Action.UPDATE, reason, release, newer_matures_us)
+    chosen = newest_matured(s, exposed.line)
+    if chosen is not None:
+        return _to_release(Action.UPDATE, reason, chosen)
+    improvement = overdue_supplement(s, exposed.line)
+    if improvement is None:
+        return None
+    severity = severity_of(improvement)
+    return _to_release(Action.UPDATE, reason, Chosen(improvement, severity, None, None))
 
 
-def _to_release(
-    action: Action, reason: Reason, release: Release, newer_matures_us: int | None
-) -> Need:
+def overdue_supplement(s: Situation, missing: Missing) -> Release | None:
+    """Return the newest background security improvement whose deadline has passed, or None."""
+    for release in missing.releases:
+        is_due = release.version.supplement and s.now_us >= due_us(release, s.policy.deadlines)
+        if is_due and release.can_be_installed(s.now_us):
+            return release
+    return None
+
+
+def next_supplement_due_us(s: Situation, missing: Missing) -> int | None:
+    """Return the first time at which a missing improvement becomes overdue, in us, or None."""
+    dues = (
+        due_us(release, s.policy.deadlines)
+        for release in missing.releases
+        if release.version.supplement
+    )
+    return min((due for due in dues if due > s.now_us), default=None)
+
+
+class Chosen(NamedTuple):
+    """The release to install, the worst severity that it closes, and two times in us since 1970.
+
+    `matures_us` is the end of its deferral, `newer_matures_us` that of the first newer release;
+    None if there is none.
+    """
+
+    release: Release
+    severity: Severity
+    matures_us: int | None
+    newer_matures_us: int | None
+
+
+def _to_release(action: Action, reason: Reason, chosen: Chosen) -> Need:
     return Need(
         action,
         reason,
-        intent_of(release),
-        target_of(release),
-        release,
-        newer_matures_us=newer_matures_us,
+        intent_of(chosen.release),
+        target_of(chosen.release),
+        chosen.release,
+        severity=chosen.severity,
+        matures_us=chosen.matures_us,
+        newer_matures_us=chosen.newer_matures_us,
     )
 
 
-def matures_us(s: Situation, release: Release, exposed: Exposure) -> int:
-    """Return the time at which the policy's deferral of a release ends for this Mac.
+def _installable(s: Situation, missing: Missing) -> list[tuple[Release, Severity]]:
+    """Return the releases that Apple still offers, newest first, each with the worst it closes.
 
-    In us since 1970. The deferral begins at the later of two times: Apple's release, and the time
-    when Drydock first knew of it. Its length depends on the worst severity that the Mac is exposed
-    to.
+    That is the worst severity of the release and of the older ones that are offered no more. The
+    newest release is among them although its offer has expired: Apple can extend it. Supplements
+    are left out: they install themselves.
     """
-    wait = s.policy.deferrals.for_severity(exposed.severity)
-    return max(release.released_us, release.known_us) + duration_us(wait)
+    found: list[tuple[Release, Severity]] = []
+    worst = Severity.ROUTINE
+    releases = [one for one in missing.releases if not one.version.supplement]
+    for release in reversed(releases):
+        worst = max(worst, severity_of(release), key=severity_rank)
+        is_newest = release is releases[0] and not release.withdrawn
+        if is_newest or release.can_be_installed(s.now_us):
+            found.append((release, worst))
+            worst = Severity.ROUTINE
+    return found[::-1]
 
 
-def newest_matured(
-    s: Situation, missing: Missing, exposed: Exposure
-) -> tuple[Release | None, int | None]:
-    """Return the newest mature release of `missing`, and the first time when a newer one matures.
+def newest_matured(s: Situation, missing: Missing) -> Chosen | None:
+    """Return the newest mature release of `missing`, or the one that matures first.
 
-    The time is in us since 1970, and None if there is no newer one. If no release is mature, the
-    result is the one that matures first, and None; without releases it is None and None.
-    Supplements are left out: they install themselves. While a release matures, Macs are updated to
-    the mature one before it.
+    None without releases. The deferral of a release begins at the later of two times: Apple's
+    release, and the time when Drydock first knew of it. Its length depends on the worst severity
+    that the release closes. While a release matures, Macs are updated to the mature one before it.
     """
-    first: tuple[int, Release] | None = None
-    for release in missing.releases:
-        if release.version.supplement:
-            continue
-        at_us = matures_us(s, release, exposed)
+    first: Chosen | None = None
+    for release, severity in _installable(s, missing):
+        wait = s.policy.deferrals.for_severity(severity)
+        at_us = max(release.released_us, release.known_us) + duration_us(wait)
         if s.now_us >= at_us:
-            return release, None if first is None else first[0]
-        if first is None or at_us <= first[0]:
-            first = at_us, release
-    return (None, None) if first is None else (first[1], None)
+            return Chosen(release, severity, at_us, None if first is None else first.matures_us)
+        if first is None or first.matures_us is None or at_us <= first.matures_us:
+            first = Chosen(release, severity, at_us, None)
+    return first
 
 
-def needs_upgrade(s: Situation, exposed: Exposure) -> Need | None:
+def needs_upgrade(s: Situation) -> Need | None:
     """Return the need to upgrade to another line, or None.
 
     The Mac's line is dead, or the policy wants a newer one (`upgrades.to`). The target is a release
@@ -90,11 +134,11 @@ def needs_upgrade(s: Situation, exposed: Exposure) -> Need | None:
     else:
         return None
     for line in lines:
-        if supports_major(s.device.model, _major(line)):
-            missing = s.advisories.missing(line, version, s.device.build, s.device.device_id)
-            target, newer_matures_us = newest_matured(s, missing, exposed)
-            if target is not None:
-                return _to_release(Action.UPGRADE, reason, target, newer_matures_us)
+        if s.runs_line(line):
+            missing = s.advisories.missing(line, version, s.device.build, s.device_id)
+            chosen = newest_matured(s, missing)
+            if chosen is not None:
+                return _to_release(Action.UPGRADE, reason, chosen)
     return None
 
 
@@ -106,7 +150,7 @@ def upgrade_obstacle(s: Situation) -> Reason | None:
     """
     if s.line_is_supported is not False or not s.policy.upgrades.out_of_support:
         return None
-    supported = {supports_major(s.device.model, _major(line)) for line in s.supported_lines}
+    supported = {s.runs_line(line) for line in s.supported_lines}
     if True in supported:
         return None
     return Reason.MODEL_UNKNOWN if None in supported else Reason.UNFIXABLE_HARDWARE

@@ -128,8 +128,8 @@ def test_difference_exits_1_and_names_its_entry(data_dir: Path) -> None:
     ("statement", "values", "field"),
     [
         ("DELETE FROM log WHERE seq = ?", (7,), "seq"),
-        ("UPDATE log SET type = ? WHERE seq = 7", ("drydock.mdm.checked_out.v1",), "type"),
-        ("UPDATE log SET id = ? WHERE seq = 7", ("x",), "id"),
+        ("UPDATE log SET type = ? WHERE seq = 6", ("drydock.mdm.checked_out.v1",), "type"),
+        ("UPDATE log SET id = ? WHERE seq = 6", ("x",), "id"),
         (ALTER_CONTENT, (b"\x00",), "inputs"),
         (
             ALTER_CONTENT,

@@ -565,7 +565,7 @@ def test_gates_record_what_they_compared() -> None:
     }
     unknown = decide(situation(mac(free_disk_gb=None, on_ac_power=None, battery_percent=None)))
     assert details(unknown)["disk"] == "unknown: the executor looks first"
-    assert details(unknown)["power"] == "no battery known"
+    assert details(unknown)["power"] == "unknown: the executor looks first"
     assert "power" not in details(decide(situation(mac(on_ac_power=True, battery_percent=None))))
 
 

@@ -280,14 +280,16 @@ def test_startosinstall_is_impossible_for_an_older_target(
     choice = choose_method(situation(mac("26.1"), rules=rules), need)
     assert choice.method is (Method.STARTOSINSTALL if possible else None)
     unknown = choose_method(situation(mac(None), rules=rules), need)
-    assert (unknown.method, unknown.detail) == (Method.STARTOSINSTALL, "startosinstall")
+    reason = None if wanted else Reason.NO_RELEASE
+    assert (unknown.method, unknown.reason) == (Method.STARTOSINSTALL, reason)
 
 
-def test_hold_names_the_first_method_and_the_time_that_frees_a_later_one() -> None:
+def test_hold_names_the_obstacle_that_time_alone_removes() -> None:
     both = policy(methods={"update": ["ddm", "softwareupdate"]})
     device = updating("downloading", supervised=False)
     decision = decide(situation(device, rules=both))
-    assert (decision.reason, decision.method) == (Reason.NOT_SUPERVISED, Method.DDM)
+    assert decision.reason is Reason.OTHER_UPDATE_RUNNING
+    assert decision.method is Method.SOFTWAREUPDATE
     assert decision.next_eligible_at == NOW + 23 * HOUR
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.decide.decision import decide
 from pipeline.decide.exposure import exposure
-from pipeline.decide.needs import needs
+from pipeline.decide.needs.order import needs
 from pipeline.decide.needs.reinstall import reimage_eligibility
 from pipeline.decide.needs.reinstall_history import follow_up_missing
 from pipeline.decide.situation import Situation
@@ -16,6 +16,7 @@ from pipeline.state.device_folds import apply_checked_out
 from pipeline.state.fleet import Fleet
 from schemas.decisions import Decision, Reason, Verdict
 from schemas.events.checkin import MdmCheckedOut
+from schemas.findings import FindingCode
 from schemas.jobs import Action, Method
 from schemas.results import ErrorCode, Outcome
 from tests.factories import (
@@ -64,7 +65,7 @@ UPDATES = [
     pytest.param("26.1", {}, ("send", "security_update", "26.2"), id="one-behind"),
     pytest.param("26.0", {}, ("send", "security_update", "26.2"), id="straight-to-the-newest"),
     pytest.param("26.2", {}, ("nothing", "compliant", None), id="at-the-newest"),
-    pytest.param("26.3", {}, ("nothing", "compliant", None), id="ahead-within-the-line"),
+    pytest.param("26.3", {}, ("nothing", "uncertain", None), id="ahead-within-the-line"),
     pytest.param("27.0", {}, ("nothing", "no_advisory", None), id="ahead-of-the-newest-line"),
     pytest.param("15.7.2", {}, ("send", "security_update", "15.7.3"), id="older-supported-line"),
     pytest.param("14.8.3", {}, ("nothing", "compliant", None), id="oldest-supported-line"),
@@ -72,7 +73,7 @@ UPDATES = [
     pytest.param(
         "26.2", {"build": "25C5048a"}, ("send", "security_update", "26.2"), id="beta-of-the-newest"
     ),
-    pytest.param("26.3", {"build": "25D5087f"}, ("nothing", "compliant", None), id="beta-of-next"),
+    pytest.param("26.3", {"build": "25D5087f"}, ("nothing", "uncertain", None), id="beta-of-next"),
     pytest.param("26.2", {"build": "25C2056"}, ("nothing", "compliant", None), id="other-branch"),
     pytest.param("26.2", {"build": "25C50"}, ("send", "security_update", "26.2"), id="early-build"),
     pytest.param("26.2", {"build": None}, ("nothing", "compliant", None), id="build-unknown"),
@@ -140,7 +141,8 @@ def test_mac_on_a_dead_line_is_upgraded_as_far_as_its_model_allows(
 
 def test_unfixable_hardware_is_a_finding_with_its_holes() -> None:
     decision = decide(situation(mac("13.7.8", **INTEL_2017)))
-    assert decision.findings == ("macOS 13 gets no more fixes and the hardware runs nothing newer",)
+    assert decision.findings == (FindingCode.HARDWARE_ENDED,)
+    assert decision.finding_details == ("hardware_ended: macOS 13",)
     assert decision.cves
     assert decision.action is None
 
@@ -222,7 +224,8 @@ def test_mac_on_a_dead_line_without_an_offered_release_is_not_compliant() -> Non
     )
     decision = decide(situation(mac("13.7.8"), advisories=only_others))
     assert decision.reason is Reason.NO_ADVISORY
-    assert "no release to move to" in decision.findings[0]
+    assert FindingCode.LINE_ENDED in decision.findings
+    assert "no release to move to" in decision.finding_details[0]
 
 
 # --- devices that a release is offered to ---
@@ -317,9 +320,15 @@ def test_exploited_cve_of_an_intermediate_release_sets_the_deadline() -> None:
 # --- reinstall ---
 
 
-def test_reinstall_is_needed_after_three_failed_updates() -> None:
-    twice = decide(situation(job_history=failed(2)))
+def test_each_free_method_is_tried_before_a_reinstall() -> None:
     thrice = decide(situation(job_history=failed(3)))
+    assert (thrice.action, thrice.method) == (Action.UPDATE, Method.SOFTWAREUPDATE)
+
+
+def test_reinstall_is_needed_after_the_only_method_failed_three_times() -> None:
+    only_ddm = policy(methods={"update": ["ddm"]})
+    twice = decide(situation(job_history=failed(2), rules=only_ddm))
+    thrice = decide(situation(job_history=failed(3), rules=only_ddm))
     assert (twice.action, thrice.action) == (Action.UPDATE, Action.REINSTALL)
     assert thrice.reason is Reason.UPDATE_KEEPS_FAILING
     assert thrice.method is Method.STARTOSINSTALL
@@ -677,5 +686,5 @@ def test_finding_on_a_dead_line_names_the_policys_limit() -> None:
     )
     for upgrades, ends in (({}, "to it"), ({"to": "15"}, "up to macOS 15")):
         s = situation(mac("13.7.8"), advisories=stuck, rules=policy(upgrades=upgrades))
-        [finding] = decide(s).findings
+        finding = decide(s).finding_details[0]
         assert finding.endswith(ends)

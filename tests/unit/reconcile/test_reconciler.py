@@ -101,8 +101,8 @@ def test_enrollment_defect_does_not_count_for_the_next_enrollment(fact: dict[str
     begin_job(
         reconciler, drive(reconciler, full_report("26.3", when=NOW, serial="C02TEST0001", **fact))
     )
-    assert enrol(reconciler, NOW + MINUTE)[-2:] == ["job.resulted.v1", "nothing compliant"]
-    assert enrol(reconciler, NOW + 2 * MINUTE)[-1:] in (["nothing compliant"], [])
+    assert enrol(reconciler, NOW + MINUTE)[-2:] == ["job.resulted.v1", "nothing uncertain"]
+    assert enrol(reconciler, NOW + 2 * MINUTE)[-1:] in (["nothing uncertain"], [])
 
 
 def test_report_from_a_clock_ahead_does_not_fulfil_a_later_job() -> None:
@@ -118,7 +118,7 @@ def test_report_from_a_clock_ahead_does_not_fulfil_a_later_job() -> None:
     begin_job(reconciler, found)
     assert names_of(drive(reconciler, polled(UDID, NOW + MINUTE))) == []
     assert [entry.is_open for entry in reconciler.fleet.job_histories[UDID]].count(True) == 1
-    assert enrol(reconciler, NOW + 2 * MINUTE)[-2:] == ["job.resulted.v1", "nothing compliant"]
+    assert enrol(reconciler, NOW + 2 * MINUTE)[-2:] == ["job.resulted.v1", "nothing uncertain"]
 
 
 def test_nothing_is_decided_before_there_is_a_policy() -> None:

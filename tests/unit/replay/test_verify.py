@@ -85,13 +85,13 @@ def event_unreadable(log: MemoryLog) -> int:
 
 
 def event_type(log: MemoryLog) -> int:
-    log.rows[6] = log.rows[6]._replace(type="drydock.mdm.checked_out.v1")
-    return 7
+    log.rows[5] = log.rows[5]._replace(type="drydock.mdm.checked_out.v1")
+    return 6
 
 
 def event_id(log: MemoryLog) -> int:
-    log.rows[6] = log.rows[6]._replace(id="another")
-    return 7
+    log.rows[5] = log.rows[5]._replace(id="another")
+    return 6
 
 
 def event_deleted(log: MemoryLog) -> int:
@@ -106,7 +106,7 @@ def row_missing(log: MemoryLog) -> int:
 
 
 def rows_out_of_order(log: MemoryLog) -> int:
-    log.rows[6], log.rows[7] = log.rows[7], log.rows[6]
+    log.rows[5], log.rows[7] = log.rows[7], log.rows[5]
     return 8
 
 

@@ -287,6 +287,30 @@ def test_reenrollment_succeeds_once_the_token_update_follows() -> None:
     assert inferred.outcome is Outcome.SUCCEEDED
 
 
+@pytest.mark.parametrize(
+    ("fields", "ends"),
+    [
+        ({"method": Method.DDM, "outcome": Outcome.STARTED}, True),
+        ({"method": Method.MDM_COMMAND, "outcome": Outcome.ACTED}, True),
+        ({"method": Method.DDM, "outcome": Outcome.ACCEPTED}, False),
+        ({"method": Method.SOFTWAREUPDATE, "outcome": Outcome.ACTED}, False),
+        ({"method": Method.ERASE_DEVICE, "outcome": Outcome.STARTED, "erases": True}, False),
+    ],
+)
+def test_a_begun_job_of_mdm_ends_with_its_enrollment(fields: dict[str, Any], ends: bool) -> None:
+    one = entry("26.9", version="26.9", issued_at=NOW - HOUR, **fields)
+    device = with_report(mac(), NOW - HOUR / 2, "mdm")
+    again = apply_authenticated(device, MdmAuthenticated(udid=UDID), to_us(NOW - HOUR / 2))
+    assert infer_result(one, device, UDID, NOW) is None
+    inferred = infer_result(one, again, UDID, NOW)
+    assert (inferred is not None) is ends
+    if inferred is not None:
+        assert inferred.error_code is ErrorCode.ENROLLMENT_ENDED
+        ended = add_result((one,), inferred, to_us(NOW))[0]
+        assert ended.failed
+        assert not ended.touched, "it is no attempt at the update"
+
+
 def test_a_job_history_is_a_tuple_of_entries() -> None:
     history: JobHistory = HISTORY
     assert isinstance(history[0], JobEntry)

@@ -1,0 +1,131 @@
+"""Findings of one Mac: what is wrong or unknown about it, and no job corrects.
+
+A Mac whose state cannot be judged is never `compliant`: if one of UNCERTAIN applies and nothing is
+missing as far as is known, the decision's reason is `uncertain`.
+"""
+
+from typing import Final
+
+from pipeline.decide.exposure import Exposure
+from pipeline.decide.needs.reinstall import expected_firmware, is_older_firmware
+from pipeline.decide.needs.reinstall_history import follow_up_missing
+from pipeline.decide.needs.update import upgrade_obstacle
+from pipeline.decide.situation import Situation
+from schemas.decisions import Reason
+from schemas.findings import FindingCode
+from schemas.ids import clean_text
+from schemas.macos import OSVersion, parse_os_version
+
+# The code, and what was observed; "" if the code says it all.
+Finding = tuple[FindingCode, str]
+
+UNCERTAIN: Final = frozenset(
+    {
+        FindingCode.RUNS_BETA,
+        FindingCode.NEWER_THAN_FEEDS,
+        FindingCode.MODEL_UNKNOWN,
+        FindingCode.DEVICE_NOT_LISTED,
+        FindingCode.UPGRADE_UNKNOWN,
+    }
+)
+
+
+def findings_of(s: Situation, exposed: Exposure, *, has_need: bool) -> tuple[Finding, ...]:
+    """Return the findings of this Mac, in the order of the rules below; empty if it has none.
+
+    With `has_need` a job remedies what a Mac without needs can only wait for: an unsupported line,
+    an improvement that installs itself.
+    """
+    device = s.device
+    if device.is_partial:
+        return ((FindingCode.UDID_UNKNOWN, ""),)
+    if device.is_personal:
+        return ((FindingCode.USER_ENROLLED, ""),)
+    version = device.os_version
+    found: list[Finding] = []
+    if version is None:
+        found.append((FindingCode.VERSION_UNKNOWN, ""))
+    else:
+        found += _of_version(s, version)
+        found += _of_hardware(s, version, has_need=has_need)
+        if not has_need and exposed.line.releases and exposed.line.releases[0].version.supplement:
+            improvement = f"macOS {exposed.line.releases[0].version}"
+            found.append((FindingCode.SUPPLEMENT_PENDING, improvement))
+    expected = expected_firmware(s)
+    is_other = expected is not None and device.firmware != expected
+    if is_other and is_older_firmware(device.firmware, expected or "") is False:
+        detail = f"firmware {device.firmware}, macOS {version} has {expected}"
+        found.append((FindingCode.FIRMWARE_NEWER, detail))
+    if is_unknown_to_mdm(s):
+        found.append((FindingCode.MDM_UNKNOWN, ""))
+    if device.loan_returned_at is not None and device.ade_enrolled is not True:
+        found.append((FindingCode.NOT_IN_ADE, "" if device.ade_enrolled is False else "not known"))
+    missing = follow_up_missing(s)
+    if missing:
+        found.append((FindingCode.FOLLOW_UP_MISSING, ", ".join(missing)))
+    return tuple((code, clean_text(detail)) for code, detail in found)
+
+
+def is_unknown_to_mdm(s: Situation) -> bool:
+    """Return True if no MDM server has reported the Mac, nor any source that it is enrolled."""
+    return not s.device.mdm_seen_us and s.device.mdm_enrolled is None
+
+
+def _of_version(s: Situation, version: OSVersion) -> list[Finding]:
+    """Return the findings about the version that runs."""
+    build, newest = s.device.build, s.advisories.newest_major
+    found: list[Finding] = []
+    if build is not None and build.is_beta:
+        found.append((FindingCode.RUNS_BETA, f"build {build}"))
+    if newest is not None:
+        of_line = [
+            one.version
+            for one in s.advisories.lines.get(version.line, ())
+            if not one.version.supplement
+        ]
+        if (of_line and version.release > of_line[0]) or (not of_line and version.major > newest):
+            known = f"macOS {of_line[0]}" if of_line else f"macOS {newest}"
+            found.append((FindingCode.NEWER_THAN_FEEDS, f"macOS {version}; the newest is {known}"))
+    return found
+
+
+def _of_hardware(s: Situation, version: OSVersion, *, has_need: bool) -> list[Finding]:
+    """Return the findings about the versions that the Mac can run and is offered."""
+    device, found = s.device, list[Finding]()
+    obstacle = upgrade_obstacle(s)
+    if obstacle is Reason.MODEL_UNKNOWN:
+        found.append((FindingCode.MODEL_UNKNOWN, f"model {device.model}, id {device.device_id}"))
+    elif obstacle is Reason.UNFIXABLE_HARDWARE:
+        found.append((FindingCode.HARDWARE_ENDED, f"macOS {version.line}"))
+    elif s.line_is_supported is False and not has_need:
+        found.append((FindingCode.LINE_ENDED, _left_on(s, version)))
+    listed = s.advisories.listed_device_ids
+    has_wide_list = any(
+        one.device_ids is not None and not one.specific
+        for one in s.advisories.lines.get(version.line, ())
+    )
+    if has_wide_list and (s.device_id is None or s.device_id.lower() not in listed):
+        detail = f"model {device.model}, id {device.device_id}"
+        found.append((FindingCode.DEVICE_NOT_LISTED, detail))
+    wanted = s.policy.upgrades.to
+    if wanted is not None and parse_os_version(wanted).major > version.major:
+        runs = s.runs_line(wanted)
+        if runs is False:
+            found.append((FindingCode.UPGRADE_IMPOSSIBLE, f"macOS {wanted}"))
+        elif runs is None or not s.advisories.lines.get(wanted):
+            found.append((FindingCode.UPGRADE_UNKNOWN, f"macOS {wanted}"))
+    return found
+
+
+def _left_on(s: Situation, version: OSVersion) -> str:
+    """Return why the Mac stays on its unsupported line."""
+    upgrades = s.policy.upgrades
+    if not upgrades.out_of_support:
+        return f"macOS {version.line}; the policy upgrades no Mac for that"
+    limit = "" if upgrades.to is None else f" up to macOS {upgrades.to}"
+    return f"macOS {version.line}; no release to move to is known to be offered to it{limit}"
+
+
+def details(findings: tuple[Finding, ...]) -> tuple[str, ...]:
+    """Return `code: observation` for each finding with an observation."""
+    return tuple(f"{code}: {detail}" for code, detail in findings if detail)
