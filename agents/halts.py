@@ -3,10 +3,15 @@
 Every agent reads the whole topic, without a consumer group, and asks the broker every second for
 the end offset. The halts are known for `STALE_AFTER_S` after a request for the end offset, once
 everything before that offset is read. After that time they are unknown, and no job may start.
+
+The topic keeps all records, so halts may be missing if its first records were deleted before they
+were read. That is reported; while nothing else is in the topic, the halts are unknown. Halts that
+were read once stay in force until they are cleared, also if the topic is created again.
 """
 
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
@@ -72,12 +77,20 @@ def decode_halt(raw: bytes | None) -> HaltSetEvent | HaltClearedEvent | None:
 
 
 class HaltReader(threading.Thread):
-    """Thread that keeps the halts current. Any thread may call `scopes`."""
+    """Thread that keeps the halts current. Any thread may call `scopes`.
 
-    def __init__(self, connection: KafkaConnection, log: Any) -> None:
+    `on_lost` is called with the number of records that were deleted before they were read.
+    """
+
+    def __init__(
+        self, connection: KafkaConnection, log: Any, on_lost: Callable[[int], None]
+    ) -> None:
         super().__init__(daemon=True, name="halts")
         self._connection = connection
         self._log = log
+        self._on_lost = on_lost
+        # The offset before which all records are read, and that before which records are lost.
+        self._read_before = self._lost_before = 0
         self._book = HaltBook()
         self._lock = threading.Lock()
         self._known_at: float | None = None
@@ -116,8 +129,7 @@ class HaltReader(threading.Thread):
     def _read_until_stopped(self) -> None:
         """Read the topic from its first record with a new client, until stopped.
 
-        Until this client reaches the end of the topic, `scopes` has the halts of the client before.
-        From then on an event counts when it is read. Raises KafkaError.
+        An event counts when it is read. Raises KafkaError.
         """
         partition = TopicPartition(CONTROL.name, 0)
         options = self._connection.consumer_options() | {
@@ -128,7 +140,8 @@ class HaltReader(threading.Thread):
         with KafkaConsumer(**options) as consumer:
             consumer.assign([partition])
             consumer.seek_to_beginning(partition)
-            book = HaltBook()
+            begin = consumer.beginning_offsets([partition], timeout_ms=_TIMEOUT_MS)[partition]
+            self._check_begin(begin)
             end, asked_at, ask_at = 0, 0.0, 0.0
             while not self._ending.is_set():
                 if time.monotonic() >= ask_at:
@@ -139,7 +152,7 @@ class HaltReader(threading.Thread):
                     event = decode_halt(record.value)
                     if event is not None:
                         with self._lock:
-                            book.apply(event)
+                            self._book.apply(event)
                     elif _HALT in (record.value or b""):
                         # Ignore it: an unreadable halt could never be cleared and would stop all
                         # jobs forever.
@@ -149,9 +162,24 @@ class HaltReader(threading.Thread):
                         )
                 position = consumer.position(partition, timeout_ms=_TIMEOUT_MS)
                 if position is not None and position >= end:
-                    with self._lock:
-                        self._book = book
-                        self._known_at = asked_at
+                    self._read_before = max(self._read_before, position)
+                    if end > self._lost_before or not self._lost_before:
+                        with self._lock:
+                            self._known_at = asked_at
+
+    def _check_begin(self, begin: int) -> None:
+        """Report records before `begin` that were deleted before this agent read them."""
+        if begin < self._lost_before:
+            self._lost_before = 0  # the topic was created again
+        lost = begin - self._read_before
+        if lost <= 0:
+            return
+        self._lost_before = begin
+        self._on_lost(lost)
+        self._log.error(
+            "records lost: they were deleted or skipped; repeat the halts that must be in force",
+            **{key.TOPIC: CONTROL.name, key.COUNT: lost, key.OFFSET: begin},
+        )
 
     def _log_failure(self, error: Exception) -> None:
         if time.monotonic() >= self._next_log_at:

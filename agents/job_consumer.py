@@ -46,6 +46,7 @@ from agents.metrics import AgentMetrics
 from agents.partition_runner import PartitionRunner, PartitionStatus
 from agents.stalls import Progress, StallMonitor
 from runtime.kafka import KafkaConnection, session_options
+from runtime.offset_gaps import COMMIT_METADATA, find_gap
 from runtime.retry import QUICK, Backoff, retrying
 from schemas import logkeys as key
 from schemas.topics import attempts_topic, jobs_topic
@@ -302,7 +303,7 @@ class JobConsumer(threading.Thread):
                 self._start_runner(partition)
 
     def _start_runner(self, partition: int) -> None:
-        """Start a runner at the committed offset, or at the first record if there is none.
+        """Start a runner at the offset of `_first_offset`.
 
         Does nothing while this process drains, while the previous runner of the partition ends, or
         if the coordinator does not confirm a commit. Raises KafkaError if the offset cannot be
@@ -315,18 +316,49 @@ class JobConsumer(threading.Thread):
         topic_partition = TopicPartition(self._topic, partition)
         if partition not in self._done:
             # Not the consumer's position: it is past the records that are fetched already.
-            done = self._consumer.committed(topic_partition, timeout_ms=_CALL_TIMEOUT_MS)
-            if done is None:
-                done = self._consumer.beginning_offsets(
-                    [topic_partition], timeout_ms=_CALL_TIMEOUT_MS
-                )[topic_partition]
-            self._done[partition] = done
+            self._done[partition] = self._first_offset(topic_partition)
         if not self._commit_now({partition: self._done[partition]}):
             return
         self._consumer.seek(topic_partition, self._done[partition])
         runner = self._make_runner(partition, self.partitions, self.commit)
         self._runners[partition] = runner
         runner.start()
+
+    def _first_offset(self, topic_partition: TopicPartition) -> int:
+        """Return the committed offset, or the begin of the log if it is not ours or there is none.
+
+        The journal knows the orders that arrive again. Reports records that were deleted before an
+        agent read them, and an offset that another program committed. Raises KafkaError.
+        """
+        found = self._consumer.committed(
+            topic_partition, metadata=True, timeout_ms=_CALL_TIMEOUT_MS
+        )
+        asked = [topic_partition]
+        limit: dict[str, int] = {"timeout_ms": _CALL_TIMEOUT_MS}
+        begin: int = self._consumer.beginning_offsets(asked, **limit)[topic_partition]
+        if found is None:
+            return begin
+        end: int = self._consumer.end_offsets(asked, **limit)[topic_partition]
+        committed: int = found.offset
+        is_own = found.metadata == COMMIT_METADATA
+        if not is_own:
+            self._metrics.count_moved_offset()
+            self._report_gap("committed offset was moved by another program", topic_partition, 0)
+        gap = find_gap(
+            kept=None, committed=committed, metadata=found.metadata, begin=begin, end=end
+        )
+        if gap is not None and gap.is_cut:
+            message = "topic ends before the committed offset: was it created again?"
+            self._report_gap(message, topic_partition, gap.lost)
+        elif gap is not None:
+            self._metrics.count_lost_records(topic_partition.topic, gap.lost)
+            message = "records lost: they were deleted or skipped"
+            self._report_gap(message, topic_partition, gap.lost)
+        return committed if is_own and gap is None else begin
+
+    def _report_gap(self, message: str, topic_partition: TopicPartition, count: int) -> None:
+        place = {key.TOPIC: topic_partition.topic, key.PARTITION: topic_partition.partition}
+        self._log.error(message, **place, **{key.COUNT: count})
 
     def _apply_backpressure(self) -> None:
         """Pause each partition with a full queue, and all of them while this process drains.
@@ -394,7 +426,7 @@ class JobConsumer(threading.Thread):
         JobConsumerError if such errors show that this client is stuck in a rebalance.
         """
         asked = {
-            TopicPartition(self._topic, partition): OffsetAndMetadata(offset, "", -1)
+            TopicPartition(self._topic, partition): OffsetAndMetadata(offset, COMMIT_METADATA, -1)
             for partition, offset in offsets.items()
         }
         try:

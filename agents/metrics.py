@@ -5,9 +5,17 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from runtime.metrics import damaged_file_counter, dead_letter_counter, make_registry
+from runtime.metrics import (
+    clock_skew_gauge,
+    damaged_file_counter,
+    dead_letter_counter,
+    lost_records_counter,
+    make_registry,
+    moved_offsets_counter,
+)
 from schemas.dead_letters import DeadLetterCode
 from schemas.results import Outcome
+from schemas.topics import CONTROL
 
 FENCED: Final = "fenced"
 UNCONFIRMED: Final = "unconfirmed"
@@ -17,7 +25,8 @@ LEASE_TOO_OLD: Final = "lease_too_old"
 ENDING: Final = "ending"
 EXPIRED: Final = "expired"
 _JOURNAL: Final = "journal"
-_TOPICS: Final = ("drydock.jobs", "drydock.attempts")
+_JOBS: Final = "drydock.jobs"
+_TOPICS: Final = (_JOBS, "drydock.attempts")
 
 
 class AgentMetrics:
@@ -42,6 +51,7 @@ class AgentMetrics:
         self._ready = Gauge(
             "drydock_ready", "1 while the agent can start jobs, else 0.", registry=registry
         )
+        self._skew = clock_skew_gauge(registry)
         self._lag = gauge("lag_records", "Jobs in Kafka that are not in the journal yet.")
         self._halted = gauge("halted", "1 while a halt covers the whole site, else 0.")
         self._known = gauge("halts_known", "1 while all halts are read and recent, else 0.")
@@ -80,6 +90,11 @@ class AgentMetrics:
             "Partitions that made no progress, so that another agent may take them.",
             registry=registry,
         )
+        self._records_lost = lost_records_counter(registry)
+        self._moved_offsets = moved_offsets_counter(registry)
+        for topic in (_JOBS, CONTROL.name):
+            self._records_lost.labels(topic)
+        self._moved_offsets.labels(_JOBS)
         self._blocked = Counter(
             "drydock_agent_actions_blocked",
             "Orders stopped by the last check before a Mac is touched.",
@@ -114,6 +129,10 @@ class AgentMetrics:
     def set_stalled(self, partitions: int) -> None:
         """Set the number of partitions without progress, or given back because of it."""
         self._stalled.set(partitions)
+
+    def set_clock_skew(self, seconds: float) -> None:
+        """Set the difference from the brokers' clock, positive if this clock is ahead."""
+        self._skew.set(seconds)
 
     def set_ready(self, *, ready: bool) -> None:
         """Set the gauge `drydock_ready`."""
@@ -158,6 +177,14 @@ class AgentMetrics:
     def count_stalled_partition(self) -> None:
         """Count a partition that is refused because it made no progress."""
         self._refusals.inc()
+
+    def count_lost_records(self, topic: str, count: int) -> None:
+        """Count records of the job topic, or of the control topic, that were not read."""
+        self._records_lost.labels(CONTROL.name if topic == CONTROL.name else _JOBS).inc(count)
+
+    def count_moved_offset(self) -> None:
+        """Count a committed offset of the job topic that another program moved."""
+        self._moved_offsets.labels(_JOBS).inc()
 
     def count_blocked_action(self, reason: str) -> None:
         """Count an order that the last check stopped, by its block reason."""

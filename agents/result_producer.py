@@ -1,6 +1,7 @@
 """Producer of an agent: it publishes results and dead letters and waits for their confirmation."""
 
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from kafka import KafkaProducer  # type: ignore[import-untyped]
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from agents.producers import close_in_background
+from runtime.clock_skew import ClockSkew
 from runtime.kafka import KafkaConnection
 from schemas.dead_letters import DeadLetter, encode_dead_letter
 from schemas.envelope import JobResultedEvent, encode
@@ -21,9 +23,15 @@ class NotConfirmedError(Exception):
 
 
 class ResultProducer:
-    """Idempotent producer shared by all threads of the process."""
+    """Idempotent producer shared by all threads of the process.
 
-    def __init__(self, connection: KafkaConnection, timeout_s: float = 30.0) -> None:
+    `skew` is measured with each confirmed record.
+    """
+
+    def __init__(
+        self, connection: KafkaConnection, skew: ClockSkew, timeout_s: float = 30.0
+    ) -> None:
+        self._skew = skew
         self._timeout_s = timeout_s
         self._options = connection.producer_options(timeout_s=timeout_s)
         self._lock = threading.Lock()
@@ -60,9 +68,11 @@ class ResultProducer:
             return
         try:
             producer = self._get_producer()
+            sent_at = time.time()
             sent = [producer.send(topic, key=key, value=value) for topic, key, value in messages]
             for each in sent:
-                each.get(timeout=self._timeout_s)
+                found = each.get(timeout=self._timeout_s)
+            self._skew.observe(sent_at, time.time(), found.timestamp)
         except (KafkaError, AssertionError) as error:
             # Use a new producer: one with a lost epoch can never send again.
             self.close()

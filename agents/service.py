@@ -25,6 +25,7 @@ from agents.metrics import AgentMetrics
 from agents.partition_runner import PartitionRunner, SiteContext
 from agents.result_producer import ResultProducer
 from agents.site_access import SiteAccess
+from runtime.clock_skew import ClockSkew
 from runtime.folder_lock import locked_folder
 from runtime.free_space import SpaceReserve
 from runtime.kafka import KafkaConnection
@@ -35,6 +36,7 @@ from runtime.sqlite import InUseError, OpenError
 from runtime.trusted_keys import KeyRing, KeysError
 from schemas import logkeys as key
 from schemas.events.control import HaltScope
+from schemas.topics import CONTROL
 
 ADDRESS_FILE: Final = "agent.json"
 _NAME_FILE: Final = "name"
@@ -98,9 +100,12 @@ class _Agent:
         self._plan = plan
         self._log = log
         self._metrics = AgentMetrics()
-        self._halts = HaltReader(plan.connection, log)
+        self._halts = HaltReader(
+            plan.connection, log, lambda lost: self._metrics.count_lost_records(CONTROL.name, lost)
+        )
         self._space = SpaceReserve(plan.data_dir)
-        self._result_producer = ResultProducer(plan.connection)
+        self._skew = ClockSkew(log)
+        self._result_producer = ResultProducer(plan.connection, self._skew)
         self._answers: AnswerReader | None = None
         self._sites = self._open_sites()
         access = plan.access if self._sites is None else self._sites.access(plan.site)
@@ -195,6 +200,7 @@ class _Agent:
         self._metrics.set_halts(known=scopes is not None, halted=halted)
         self._metrics.set_answers(known=self._are_answers_known())
         self._metrics.set_volume(full=self._space.shortage() is not None)
+        self._metrics.set_clock_skew(self._skew.seconds)
         self._metrics.set_ready(ready=self._refusal() is None)
         if not draining and time.monotonic() - self._job_consumer.polled_at > _WATCHDOG_S:
             self._log.critical("poll of Kafka hangs; exiting", **{key.SITE: self._plan.site})

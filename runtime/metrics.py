@@ -6,6 +6,7 @@ from typing import Final
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     GCCollector,
     Histogram,
     PlatformCollector,
@@ -43,6 +44,18 @@ def dead_letter_counter(
     return counter
 
 
+def lost_records_counter(registry: CollectorRegistry) -> Counter:
+    """Return the counter of lost records by topic, registered, without series."""
+    text = "Records that were deleted or skipped before a program processed them."
+    return Counter("drydock_records_lost", text, ["topic"], registry=registry)
+
+
+def moved_offsets_counter(registry: CollectorRegistry) -> Counter:
+    """Return the counter of moved offsets by topic, registered, without series."""
+    text = "Committed offsets that another program moved."
+    return Counter("drydock_moved_offsets", text, ["topic"], registry=registry)
+
+
 def request_histogram(
     registry: CollectorRegistry, text: str = "Duration of HTTP requests until the response."
 ) -> Histogram:
@@ -69,3 +82,12 @@ def damaged_file_counter(registry: CollectorRegistry, store: str) -> Counter:
     )
     counter.labels(store)
     return counter
+
+
+def clock_skew_gauge(registry: CollectorRegistry) -> Gauge:
+    """Return the gauge of `runtime.clock_skew`, registered."""
+    return Gauge(
+        "drydock_clock_skew_seconds",
+        "Least difference between the program's clock and the brokers', above 0 if it is ahead.",
+        registry=registry,
+    )

@@ -6,7 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient, TopicPartition  # type: ignore[import-untyped]
+from kafka import (  # type: ignore[import-untyped]
+    KafkaAdminClient,
+    KafkaProducer,
+    TopicPartition,
+)
 from kafka.admin import ConfigResource, ConfigResourceType  # type: ignore[import-untyped]
 
 from pipeline.payload_signing import sign_approval
@@ -14,11 +18,11 @@ from pipeline.signing_keys import KeyStore
 from runtime.trusted_keys import Purpose
 from schemas.events.control import Approval
 from schemas.jobs import Action, Job, Method
-from schemas.topics import attempts_topic
+from schemas.topics import attempts_topic, partition_of
 from tests.factories.sites import a_job
 from tests.kafka.agent_site import AgentSite, eventually
 from tests.kafka.brokers import KafkaCluster
-from tests.kafka.topics import make_topics
+from tests.kafka.topics import PARTITIONS, make_topics
 
 pytestmark = [
     pytest.mark.slow,
@@ -103,3 +107,32 @@ def test_lost_attempts_give_no_order_again(
     if lose is delete_records:
         assert again.metric("drydock_agent_doubted_journals_total") >= 1
         assert again.log_count("journal may lack orders") >= 1
+
+
+def test_unreadable_attempts_stop_no_partition(site: AgentSite) -> None:
+    agent = site.start("one")
+    jobs = erases(site, 2) + site.jobs(4)[2:]
+    site.order(*jobs)
+    site.are_done(jobs)
+    agent.kill()
+    shutil.rmtree(agent.data_dir)
+    with KafkaProducer(**site.connection.producer_options()) as producer:
+        for job in jobs:
+            producer.send(
+                attempts_topic(site.name),
+                key=job.job_id.encode(),
+                value=b"\x00garbage",
+                partition=partition_of(job.udid, PARTITIONS),
+            )
+        producer.send(attempts_topic(site.name), key=b"job-x", value=b"garbage", partition=1)
+        producer.flush()
+    again = site.start("one")
+    more = site.jobs(6)[4:]
+    site.order(*more)
+    site.are_done(more)
+    letters = 'drydock_dead_letters_total{code="unreadable",topic="drydock.attempts"}'
+    eventually(lambda: again.metric(letters) == 5, "the records are reported")
+    eventually(lambda: again.metric("drydock_agent_jobs_live") == 0, "all jobs ended")
+    assert again.metric("drydock_agent_doubted_jobs") == 1  # job-x has no order
+    assert again.metric("drydock_ready") == 1
+    assert site.acted() == sorted(job.job_id for job in [*jobs, *more])

@@ -17,6 +17,7 @@ from agents.result_producer import ResultProducer
 from agents.simulated import MacSpec, SimulatedFleet
 from agents.site_access import SiteAccess
 from agents.stalls import StallMonitor
+from runtime.clock_skew import ClockSkew
 from runtime.kafka import KafkaConnection
 from runtime.logs import make_log
 from runtime.retry import RetryPolicy
@@ -100,7 +101,7 @@ class LocalAgent:
         self.folder = site.folder / name
         self.folder.mkdir(exist_ok=True)
         self.metrics = AgentMetrics()
-        self._results = ResultProducer(site.connection)
+        self._results = ResultProducer(site.connection, ClockSkew(make_log()))
         context = SiteContext(
             name=site.name,
             executor_name=name,

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from kafka import TopicPartition  # type: ignore[import-untyped]
+from kafka import OffsetAndMetadata, TopicPartition  # type: ignore[import-untyped]
 from kafka.errors import KafkaTimeoutError, RebalanceInProgressError  # type: ignore[import-untyped]
 
 from agents.job_consumer import GroupMember, JobConsumer
@@ -11,6 +11,7 @@ from agents.metrics import AgentMetrics
 from agents.stalls import StallMonitor
 from runtime.kafka import KafkaConnection
 from runtime.logs import make_log
+from runtime.offset_gaps import COMMIT_METADATA
 from schemas.topics import jobs_topic
 from tests.unit.agents.memory_site import eventually
 
@@ -41,6 +42,7 @@ class FailingConsumer:
     def __init__(self, error: Exception | None) -> None:
         self._error = error
         self._coordinator = Coordinator()
+        self.begin, self.offset, self.end, self.metadata = 0, 0, 0, COMMIT_METADATA
 
     def poll(self, **_: Any) -> dict[TopicPartition, list[Any]]:
         return {}
@@ -48,8 +50,14 @@ class FailingConsumer:
     def assignment(self) -> set[TopicPartition]:
         return {TopicPartition(jobs_topic("london"), 0)}
 
-    def committed(self, *_: Any, **__: Any) -> int:
-        return 0
+    def committed(self, *_: Any, **__: Any) -> OffsetAndMetadata:
+        return OffsetAndMetadata(self.offset, self.metadata, -1)
+
+    def beginning_offsets(self, partitions: Any, **_: Any) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, self.begin)
+
+    def end_offsets(self, partitions: Any, **_: Any) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, self.end)
 
     def commit(self, *_: Any, **__: Any) -> None:
         if self._error is not None:
@@ -175,3 +183,32 @@ def test_stalled_partition_is_refused_and_shown(
     stalled.drain(0.0)
     stalled.join(WAIT_LIMIT_S)
     assert not stalled.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("begin", "offset", "end", "metadata", "first", "lost", "moved"),
+    [
+        pytest.param(0, 7, 9, COMMIT_METADATA, 7, 0, 0, id="no gap"),
+        pytest.param(7, 7, 9, COMMIT_METADATA, 7, 0, 0, id="processed records deleted"),
+        pytest.param(8, 5, 9, COMMIT_METADATA, 8, 3, 0, id="records deleted"),
+        pytest.param(0, 7, 2, COMMIT_METADATA, 0, 0, 0, id="topic created again"),
+        pytest.param(2, 9, 9, "", 2, 0, 1, id="offset moved"),
+        pytest.param(8, 5, 9, "", 8, 3, 1, id="offset moved before the begin"),
+    ],
+)
+def test_partition_begins_at_its_first_record_that_may_be_new(
+    begin: int, offset: int, end: int, metadata: str, first: int, lost: int, moved: int
+) -> None:
+    consumer = FailingConsumer(None)
+    consumer.begin, consumer.offset, consumer.end, consumer.metadata = begin, offset, end, metadata
+    metrics = AgentMetrics()
+    no_runners: Any = None
+    reader = JobConsumer(
+        KafkaConnection(), MEMBER, no_runners, metrics, make_log(), is_kafka_up=lambda: True
+    )
+    reader._consumer = consumer
+    assert reader._first_offset(TopicPartition(jobs_topic("london"), 0)) == first
+    labels = {"topic": "drydock.jobs"}
+    value = metrics.registry.get_sample_value
+    assert value("drydock_records_lost_total", labels) == lost
+    assert value("drydock_moved_offsets_total", labels) == moved
