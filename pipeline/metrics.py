@@ -11,7 +11,12 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from runtime.metrics import damaged_file_counter, dead_letter_counter, request_histogram
+from runtime.metrics import (
+    clock_skew_gauge,
+    damaged_file_counter,
+    dead_letter_counter,
+    request_histogram,
+)
 from schemas.dead_letters import DeadLetterCode
 from schemas.decisions import Reason, Severity
 from schemas.jobs import Action
@@ -110,6 +115,7 @@ class Metrics:
             registry=registry,
         )
         self._damaged_files = damaged_file_counter(registry, STATE_STORE)
+        self._clock_skew = clock_skew_gauge(registry)
         self._policy_in_force = Gauge(
             "drydock_policy_in_force",
             "1 while the worker has a policy, else 0.",
@@ -292,3 +298,7 @@ class Metrics:
     def set_policy_in_force(self, *, is_in_force: bool) -> None:
         """Set the gauge `drydock_policy_in_force`."""
         self._policy_in_force.set(is_in_force)
+
+    def set_clock_skew(self, seconds: float) -> None:
+        """Set the least difference between this clock and the brokers', in seconds."""
+        self._clock_skew.set(seconds)

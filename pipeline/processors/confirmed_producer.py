@@ -6,12 +6,14 @@ time, until the caller's `is_lost` returns True.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Final
 
 from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
 from aiokafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from pipeline.processors.shard_output import OutgoingRecord
+from runtime.clock_skew import ClockSkew
 from runtime.kafka import KafkaConnection
 from runtime.logs import Log
 from runtime.retry import BROKER, Backoff
@@ -23,6 +25,8 @@ PartitionId = tuple[str, int]
 
 _BATCH_BYTES: Final = 512 * 1024
 _LINGER_MS: Final = 2
+# aiokafka's `timestamp_type` of a record whose time the broker has set.
+_LOG_APPEND_TIME: Final = 1
 
 
 class OwnershipLost(Exception):  # noqa: N818 - not an error: the partition has another owner
@@ -32,11 +36,21 @@ class OwnershipLost(Exception):  # noqa: N818 - not an error: the partition has 
 class ConfirmedProducer:
     """A producer whose calls return only when the brokers have confirmed the records.
 
-    An attempt that fails and is repeated is logged as a warning.
+    An attempt that fails and is repeated is logged as a warning. `skew` compares `clock` with the
+    brokers' times.
     """
 
-    def __init__(self, connection: KafkaConnection, log: Log) -> None:
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        log: Log,
+        *,
+        clock: Callable[[], datetime],
+        skew: ClockSkew,
+    ) -> None:
         self._connection = connection
+        self._clock = clock
+        self._skew = skew
         self._log = log
         self._producer: AIOKafkaProducer | None = None
         self._replace_lock = asyncio.Lock()
@@ -104,6 +118,7 @@ class ConfirmedProducer:
         producer = self._producer
         assert producer is not None
         topic, partition = target
+        sent_at_s = self._clock().timestamp()
         sent = []
         batch = producer.create_batch()
         for name, value in rows:
@@ -115,8 +130,11 @@ class ConfirmedProducer:
         size: int = batch.record_count()
         sent.append(await producer.send_batch(batch, topic, partition=partition))
         confirmed = [await one for one in sent]
-        last: int = confirmed[-1].offset
-        return last + size - 1
+        last = confirmed[-1]
+        if last.timestamp_type == _LOG_APPEND_TIME:
+            self._skew.observe(sent_at_s, self._clock().timestamp(), last.timestamp)
+        end: int = last.offset + size - 1
+        return end
 
     async def _replace_producer(self) -> None:
         """Replace the producer: after a failure its sequence numbers may differ from the broker's.

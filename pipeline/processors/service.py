@@ -48,6 +48,7 @@ from pipeline.processors.health import ProgressMonitor, ProgressSample
 from pipeline.processors.recovery import Recovery, Stores
 from pipeline.processors.shard_config import ShardConfig
 from pipeline.processors.worker import Clock, Worker, changelog_of
+from runtime.clock_skew import ClockSkew
 from runtime.damaged_files import damage_reporter
 from runtime.kafka import KafkaConnection
 from runtime.listening import Listen
@@ -151,7 +152,8 @@ class _Service:
         self._metrics = metrics
         self._log = log
         self._broadcast = BroadcastState(plan.approvals)
-        self._producer = ConfirmedProducer(plan.connection, log)
+        self._skew = ClockSkew(log)
+        self._producer = ConfirmedProducer(plan.connection, log, clock=plan.clock, skew=self._skew)
         on_damage = damage_reporter(log, metrics.count_damaged_file)
         self._stores = Stores(plan.data_dir, on_damage, log)
         self._recovery = Recovery(plan.connection, self._stores, log, group=plan.group)
@@ -164,7 +166,7 @@ class _Service:
         self._broadcast_logs: dict[str, BroadcastLog] = {}
         self._reported_shortages: set[str] = set()
         self._counted_at = -_COUNT_INTERVAL_S
-        self._assigned_at = monotonic()
+        self._unassigned_checks = 0
         self._worker: Worker
         self._app: faust.App
 
@@ -260,8 +262,12 @@ class _Service:
             ) from self._broadcast_reader.error
         is_assigning = self._assign_task is not None and not self._assign_task.done()
         if is_assigning or self._has_all_partitions():
-            self._assigned_at = monotonic()
-        elif monotonic() - self._assigned_at > _UNASSIGNED_SESSIONS * self._plan.session_timeout_s:
+            self._unassigned_checks = 0
+            return
+        # Checks, not time: while Kafka is away, they wait for it, and nothing can be assigned.
+        self._unassigned_checks += 1
+        limit_s = _UNASSIGNED_SESSIONS * self._plan.session_timeout_s
+        if self._unassigned_checks * _WATCH_INTERVAL_S > limit_s:
             # A new process joins the group again and gets an assignment.
             raise WorkerError(
                 "stopped: partitions were lost and not assigned again; start it again"
@@ -341,9 +347,11 @@ class _Service:
                 self._set_job_topics(await self._fetch_topics())
         except KafkaError as error:
             self._progress.reset()
+            self._unassigned_checks = 0
             self._log.warning("cannot read offsets or topics", **{key.DETAIL: repr(error)})
         self._metrics.set_policy_in_force(is_in_force=self._broadcast.fleet.policy is not None)
         self._metrics.set_ready(ready=not self._unready_reasons())
+        self._metrics.set_clock_skew(self._skew.seconds)
         for site in worker.sites_without_topic():
             self._log.error("site has no job topic: see `drydock topics`", **{key.SITE: site})
 
@@ -446,6 +454,7 @@ class _Service:
             "stalled_s": round(self._progress.stalled_s(monotonic()), 1),
             "unready": self._unready_reasons(),
             "gaps": list(worker.gaps),
+            "clock_skew_s": round(self._skew.seconds, 3),
         }
         return self._progress.is_healthy(monotonic()), figures
 

@@ -16,6 +16,7 @@ import httpx
 
 from pipeline.processors import rows
 from pipeline.processors.confirmed_producer import ConfirmedProducer, Row
+from runtime.clock_skew import ClockSkew
 from runtime.logs import make_log
 from schemas.envelope import encode
 from schemas.topics import (
@@ -175,7 +176,10 @@ def _publish_broadcast(world: World) -> dict[str, int]:
 
 async def _write_state(world: World, macs: int, decided: dict[str, int]) -> None:
     """Write one row per Mac to the partition of its UDID."""
-    producer = ConfirmedProducer(world.connection, make_log())
+    log = make_log()
+    producer = ConfirmedProducer(
+        world.connection, log, clock=lambda: datetime.now(UTC), skew=ClockSkew(log)
+    )
     await producer.start()
     epoch_row = rows.EpochRow(_EPOCH, decided).to_row()
     epoch_rows: dict[tuple[str, int], list[Row]] = {
