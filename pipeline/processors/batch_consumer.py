@@ -32,7 +32,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final, Protocol
 
-from aiokafka.errors import IllegalStateError, KafkaError  # type: ignore[import-untyped]
+from aiokafka.errors import (  # type: ignore[import-untyped]
+    IllegalStateError,
+    KafkaConnectionError,
+    KafkaError,
+)
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata  # type: ignore[import-untyped]
 from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers.aiokafka import (
@@ -44,6 +48,7 @@ from faust.types import TP
 from mode import Service
 
 from runtime.offset_gaps import COMMIT_METADATA
+from runtime.retry import BROKER, Backoff
 from schemas import logkeys as key
 
 _COMMIT_INTERVAL_S: Final = 1.0
@@ -98,6 +103,22 @@ class BatchHandler(Protocol):
 
 
 class _Thread(AIOKafkaConsumerThread):
+    async def on_start(self) -> None:
+        """Start the consumer; wait while no broker can be reached, until the service stops.
+
+        Other clients of this process have reached the brokers a moment before.
+        """
+        backoff = Backoff(BROKER)
+        while not self.should_stop:
+            try:
+                await super().on_start()
+            except KafkaConnectionError as error:
+                self.log.warning("no Kafka, trying again", extra={key.DETAIL: repr(error)})
+                await self._ensure_consumer().stop()
+                await self.sleep(backoff.next_delay_s())
+            else:
+                return
+
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001 - Faust has no setting for it

@@ -80,6 +80,7 @@ def names_in(code: CodeType) -> set[str]:
         (Transport.create_consumer, {"Consumer"}),
         (BaseConsumer.perform_seek, {"seek_to_committed"}),
         (AIOKafkaConsumerThread._create_worker_consumer, {"table_standby_replicas", "assignor"}),
+        (AIOKafkaConsumerThread.on_start, {"_consumer", "start"}),
         (AIOKafkaConsumerThread.commit, {"_commit", "call_thread"}),
         (AIOKafkaConsumerThread._commit, {"_ensure_consumer", "commit", "OffsetAndMetadata"}),
         (AIOKafkaConsumer.start, {"_fetch_max_wait_ms"}),
