@@ -4,7 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MAX_BAD_LINES_SHOWN = 20
 _LINES_PER_STEP = 1_000
+_CLOCK_MARGIN = timedelta(minutes=5)
 
 
 def decide(
@@ -45,14 +46,15 @@ def decide(
 
     Decisions come in the order of UDIDs. The order of events and repeats do not matter. Policies
     among the events are ignored: --policy is in force. Each Mac is decided for alone, so the limit
-    on a site's open jobs holds no Mac here. If a line is not an event, nothing is decided (exit 2).
+    on a site's open jobs holds no Mac here. Events dated after the time of the decision are left
+    out, and counted on stderr. If a line is not an event, nothing is decided (exit 2).
     """
     from pipeline.decide.batch import decide_all, fold_events
 
     moment = _parse_now(now)
     rules = _policy(policy)
     decisions = decide_all(
-        fold_events(_read(events)), rules, moment, fast_paths=fast_paths_wanted()
+        fold_events(_until(moment, _read(events))), rules, moment, fast_paths=fast_paths_wanted()
     )
     if as_json:
         for decision in decisions:
@@ -85,6 +87,21 @@ def _policy(path: Path) -> "Policy":
         count = len(error.problems) - 1
         more = f" (and {count} more: run `drydock policy check`)" if count else ""
         fail(f"{path}:{first.line}:{first.column}: {first.path}: {first.message}{more}")
+
+
+def _until(now: datetime, events: "Iterable[Event]") -> "Iterator[Event]":
+    """Yield the events that are not dated after `now`, and a few minutes of clocks that are ahead.
+
+    A later time is not yet known at `now`, or is that of a wrong clock: it would win until then.
+    """
+    left_out = 0
+    for event in events:
+        if event.time > now + _CLOCK_MARGIN:
+            left_out += 1
+        else:
+            yield event
+    if left_out:
+        sys.stderr.write(f"drydock: {left_out} events are dated after the time of the decision\n")
 
 
 def _read(paths: Iterable[Path]) -> "Iterator[Event]":

@@ -39,6 +39,7 @@ ROWS = [
         "2025-12-16T21:00:00Z",
         ["send reenroll profiles_renew checked_out"],
     ),
+    ("03-report-from-the-future", DEFAULT, "2025-12-16T21:00:00Z", ["nothing compliant"]),
     (
         "05-authenticate-without-tokenupdate",
         DEFAULT,
