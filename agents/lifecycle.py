@@ -16,6 +16,7 @@
     INTENDED  `profiles renew` is accepted                       DONE (acted)
     INTENDED  Mac refuses                                        DONE (failed or refused)
     INTENDED  NotNow over MDM, or queued at the MDM server       INTENDED, DONE (failed) after 48 h
+    INTENDED  queued, expired, and it can be withdrawn           DONE (expired)
     INTENDED  the MDM server lost the order; it may be repeated  INTENDED: give the order again
     INTENDED  the MDM server lost the order; it may not          DONE (failed)
     INTENDED  NotNow over SSH, still valid and fit               INTENDED: give the order again
@@ -513,11 +514,11 @@ def _verify(entry: JournalEntry, look: Observation, now: datetime, limits: Limit
     """Return the step after a look at the Mac of an intended order.
 
     With a mark or an effect of the order: the step of an accepted order. Queued at the MDM server,
-    or after NotNow over MDM: Wait, and Finish after 48 h. Lost by the MDM server: Finish, unless
-    the order may be repeated. Without a sign: Wait until 5 minutes after the intent. After that,
-    and at once after NotNow over SSH and after a loss: Finish if the job is withdrawn, it or its
-    approval expired, NotNow lasted for 48 h, or 3 orders had no response; otherwise Act, Wait or
-    Finish by the fitness of the Mac.
+    or after NotNow over MDM: Wait, and Finish after 48 h, or when the job ends if the order can be
+    withdrawn. Lost by the MDM server: Finish, unless the order may be repeated. Without a sign:
+    Wait until 5 minutes after the intent. After that, and at once after NotNow over SSH and after a
+    loss: Finish if the job is withdrawn, it or its approval expired, NotNow lasted for 48 h, or 3
+    orders had no response; otherwise Act, Wait or Finish by the fitness of the Mac.
     """
     assert entry.intent_at is not None
     if entry.order_marker in look.marks or _shows_effect(entry, look):
@@ -531,7 +532,7 @@ def _verify(entry: JournalEntry, look: Observation, now: datetime, limits: Limit
     held = queued or (not lost and entry.declined and entry.job.method in MDM_METHODS)
     if not (held or lost or entry.declined) and now < entry.intent_at + IN_FLIGHT:
         return Wait(replace(entry, wake_at=entry.intent_at + IN_FLIGHT))
-    if not held:
+    if not held or look.is_revocable:
         ended = _withdrawn(entry, now)
         if ended is not None:
             return ended
@@ -544,7 +545,9 @@ def _verify(entry: JournalEntry, look: Observation, now: datetime, limits: Limit
         return _finish(entry, Outcome.FAILED, code, detail, look)
     if held:
         # The MDM server offers the order again by itself; a second order would run as well.
-        return Wait(replace(entry, held_since=since, wake_at=now + NOT_NOW_POLL))
+        until = entry.job.expires_at if look.is_revocable else now + NOT_NOW_POLL
+        wake_at = min(now + NOT_NOW_POLL, until)
+        return Wait(replace(entry, held_since=since, wake_at=wake_at))
     if entry.unanswered >= MAX_SENDS:
         detail = f"no order of {entry.sends} arrived"
         code = reason.error_code if lost else ErrorCode.UNREACHABLE

@@ -74,12 +74,13 @@ class Observation:
     the name where it survives (declaration identifier, CommandUUID, marker file with the launchd
     label). `pending` are the names of orders in the queue of its MDM server, `lost` those that were
     in it and will not be delivered as far as is known; `not_delivered` is the reason, of either.
-    `installed_at` is the time of the last installation of a system, `free_disk_gb` is in GB (10^9
-    bytes), `battery_percent` is 0-100, None without a battery. `volume_owner` is True if the
-    password of a volume owner is at hand, `bootstrap_token` if the token is escrowed at the MDM
-    server; both are also None if the hardware needs none. `enrolled_at` is the time of the last
-    complete enrollment. `busy` is True if the Mac must be left alone now; `obstacle` is the reason
-    for which this form cannot give the order, None without one.
+    `is_revocable` is True if a pending order can be withdrawn. `installed_at` is the time of the
+    last installation of a system, `free_disk_gb` is in GB (10^9 bytes), `battery_percent` is 0-100,
+    None without a battery. `volume_owner` is True if the password of a volume owner is at hand,
+    `bootstrap_token` if the token is escrowed at the MDM server; both are also None if the hardware
+    needs none. `enrolled_at` is the time of the last complete enrollment. `busy` is True if the Mac
+    must be left alone now; `obstacle` is the reason for which this form cannot give the order, None
+    without one.
     """
 
     os_version: OSVersion | None = None
@@ -98,6 +99,7 @@ class Observation:
     pending: frozenset[str] = frozenset()
     lost: frozenset[str] = frozenset()
     not_delivered: Obstacle | None = None
+    is_revocable: bool = False
     enrolled_at: datetime | None = None
     busy: bool = False
     obstacle: Obstacle | None = None

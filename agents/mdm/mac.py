@@ -252,6 +252,8 @@ class MdmMacs:
             pending=pending,
             lost=lost,
             not_delivered=not_delivered,
+            # Fetched after the expiry, it would restart the Mac outside of its window.
+            is_revocable=job.method is Method.DDM,
             busy=facts.flag(Name.AWAITING_CONFIGURATION, recent) is True
             or (not sent and self._is_full(enrollment.server)),
             obstacle=obstacle,

@@ -218,6 +218,12 @@ INTENDED = {
         NOT_NOW_LIMIT,
         "failed/not_delivered",
     ),
+    "queued and revocable, expired": (
+        intended(DDM),
+        look(pending=frozenset({DDM_MARK}), is_revocable=True),
+        hours(24 * 7),
+        "expired/expired",
+    ),
     "queued, push failed": (
         intended(DDM),
         look(pending=frozenset({DDM_MARK}), not_delivered=Obstacle(ErrorCode.PUSH_FAILED, "410")),

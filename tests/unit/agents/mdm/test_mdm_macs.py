@@ -587,6 +587,25 @@ def test_superseded_declaration_is_withdrawn(*, fetched: bool) -> None:
     assert site.executor.live_jobs == 0
 
 
+def test_declaration_that_is_not_fetched_before_the_job_expires_is_withdrawn() -> None:
+    job = a_job(**{**DDM.model_dump(exclude={"job_id"}), "expires_at": START + hours(3)})
+    site = started(job)
+    site.run(hours(2))
+    assert site.end == "started"
+    site.run(hours(2))
+    assert site.end == "expired/expired"
+    assert withdrawn(site)
+
+
+def test_declaration_that_was_fetched_in_time_runs_to_its_end() -> None:
+    job = a_job(**{**DDM.model_dump(exclude={"job_id"}), "expires_at": START + hours(3)})
+    site = started(job)
+    site.poll()
+    site.run(hours(5))
+    assert site.end == "started"
+    assert not withdrawn(site)
+
+
 def test_halted_declaration_is_withdrawn() -> None:
     site = started(DDM)
     site.poll()
