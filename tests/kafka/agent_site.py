@@ -10,9 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from kafka import (  # type: ignore[import-untyped]
     KafkaAdminClient,
     KafkaConsumer,
@@ -27,11 +30,12 @@ from agents.simulated.wire import FleetPlan
 from pipeline.payload_signing import sign_job
 from pipeline.signing_keys import KeyStore
 from runtime.kafka import KafkaConnection
-from runtime.trusted_keys import Purpose
+from runtime.trusted_keys import Purpose, public_key_path
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode, encode
 from schemas.ids import event_id
 from schemas.jobs import Action, Job, Method
 from schemas.results import JobResult
+from schemas.signing import key_id
 from schemas.topics import RESULTS, attempts_topic, jobs_topic
 from tests.factories.sites import RELEASES, START, a_job, a_spec
 from tests.kafka.brokers import ROOT, KafkaCluster
@@ -123,9 +127,18 @@ class AgentSite:
     @classmethod
     @contextmanager
     def at(
-        cls, kafka: KafkaCluster, folder: Path, name: str, macs: Sequence[MacSpec] | int
+        cls,
+        kafka: KafkaCluster,
+        folder: Path,
+        name: str,
+        macs: Sequence[MacSpec] | int,
+        *,
+        start: datetime = START,
     ) -> Iterator[Self]:
-        """Run a site with these Macs, or with a number of healthy ones: MAC-0, MAC-1 and so on."""
+        """Run a site with these Macs, or with a number of healthy ones: MAC-0, MAC-1 and so on.
+
+        The clock of the Macs and agents begins at `start`.
+        """
         specs = (
             [a_spec(f"MAC-{i}", site=name) for i in range(macs)]
             if isinstance(macs, int)
@@ -134,7 +147,7 @@ class AgentSite:
         make_topics(kafka.bootstrap, name)
         store = KeyStore(folder / "keys")
         store.make(Purpose.JOBS)
-        plan = FleetPlan(start=START, macs=tuple(specs), releases=RELEASES, lines={}, speed=SPEED)
+        plan = FleetPlan(start=start, macs=tuple(specs), releases=RELEASES, lines={}, speed=SPEED)
         (folder / "fleet.json").write_bytes(TypeAdapter(FleetPlan).dump_json(plan))
         fleet_server = subprocess.Popen(
             [
@@ -164,6 +177,11 @@ class AgentSite:
 
     _fleet_address: str = ""
     _readers: "dict[str, _Reader]" = field(default_factory=dict)
+
+    def trust(self, key: Ed25519PublicKey) -> None:
+        """Let the agents that start later accept jobs that are signed with this key."""
+        pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        public_key_path(self.folder / "keys", Purpose.JOBS, key_id(key)).write_bytes(pem)
 
     def start(self, name: str, *options: str, dry_run: bool = False) -> Agent:
         """Start an agent. The same name uses the same data directory."""
