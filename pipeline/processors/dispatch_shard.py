@@ -10,8 +10,8 @@ and is followed to its end. Capacity goes to the first deadline, then to the job
 | waiting | the site has capacity and a topic | dispatched | the job |
 | waiting | the job expires | finished | |
 | waiting | superseded, or inferred to have expired | withdrawn | |
-| dispatched | job issued, again after some minutes | dispatched | the job again |
-| dispatched | the same, and the site's topic is missing | waiting | |
+| dispatched, started, finished | job issued, again after some minutes | the same | the job again |
+| dispatched | job issued, again, and the site's topic is missing | waiting | |
 | dispatched | superseded | withdrawn | the withdrawal |
 | dispatched | inferred to have expired | withdrawn | |
 | started | withheld in a dry run | dispatched | |
@@ -25,8 +25,9 @@ results move the job to `started`, which a repeated withdrawal does not change. 
 changes nothing, so each event may be repeated. `dispatched` and `started` use capacity, unless the
 job needs none (re-enrollment).
 
-The owner of a Mac sends an issued job again while no executor has accepted it (`unaccepted_jobs`):
-its record in the site's topic may be lost. A repeat soon after the issue is that of a crash.
+The owner of a Mac sends an issued job again while it knows no result of it (`unaccepted_jobs`): the
+job's record in the site's topic may be lost, or its results, or the state of the Mac. An executor
+that has the job reports its newest result again. A repeat soon after the issue is that of a crash.
 
 Invariant: a job is published at most once in an epoch, and once for each repeat by its owner. The
 first time, if it needs capacity, the site's jobs that use capacity are fewer than its `max_jobs`.
@@ -81,6 +82,9 @@ class Stage(StrEnum):
     WITHDRAWN = "withdrawn"
     STARTED = "started"
     FINISHED = "finished"
+
+
+_NOT_OFFERED: Final = (Stage.WAITING, Stage.WITHDRAWN)
 
 
 class QueuedJob(msgspec.Struct, frozen=True, gc=False):
@@ -287,12 +291,12 @@ class DispatchShard:
         queued = self.jobs.get(job.job_id)
         if queued is None:
             self._save(_queue_job(job, raw))
-        elif queued.stage is not Stage.DISPATCHED or not _is_offered_again(queued, to_us(now)):
+        elif queued.stage in _NOT_OFFERED or not _is_offered_again(queued, to_us(now)):
             return
         elif jobs_topic(queued.site) in self._job_topics:
             self._publish(queued, raw)
             self._output.counters.offered_again[queued.site] += 1
-        else:
+        elif queued.stage is Stage.DISPATCHED:
             self._save(_queue_job(job, raw))
 
     def _withdraw(self, queued: QueuedJob) -> None:

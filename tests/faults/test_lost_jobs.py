@@ -17,12 +17,13 @@ from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 from schemas.envelope import CloudEvent, JobIssuedEvent, decode
 from schemas.jobs import Job
 from schemas.results import Outcome
-from schemas.topics import DISPATCH, DISPATCH_STATE, ORDERS, jobs_topic
+from schemas.topics import DISPATCH, DISPATCH_STATE, ORDERS, STATE, jobs_topic, partition_of
 from tests import factories
 from tests.crash_points import Crash, CrashPoint
 from tests.factories import NOW, topic_of
 from tests.unit.processors.memory_kafka import (
     DISPATCH_PARTITIONS,
+    PARTITIONS,
     SITES,
     Brokers,
     MemoryWorker,
@@ -187,3 +188,32 @@ def test_accepted_job_is_never_offered_again(tmp_path: Path) -> None:
     for minutes in (2, 6, 16, 40, 100, 300):
         run(brokers, tmp_path, minutes)
     assert published(brokers) == dict.fromkeys(UDIDS, 1)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.ACCEPTED, Outcome.ACTED, Outcome.FAILED])
+def test_job_of_a_mac_whose_row_is_lost_gets_its_last_result_again(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    """The Mac's next report leads to the same job; an executor that has it acts no second time."""
+    brokers = a_fleet()
+    run(brokers, tmp_path, 0)
+    known, job = orders(brokers), orders(brokers)[UDIDS[0]]
+    brokers.send([factories.resulted(job, outcome, NOW + MINUTE)], topic_of)
+    accept(brokers, UDIDS[1:])
+    run(brokers, tmp_path, 2)
+    brokers.append(STATE.name, partition_of(job.udid, PARTITIONS), job.udid.encode(), None)
+    lose_site_records(brokers)
+    again = [
+        *(*factories.enrolled(job.udid, NOW + 3 * MINUTE), factories.polled(job.udid)),
+        factories.full_report("26.1", job.udid, NOW + 3 * MINUTE, serial=f"C02{job.udid}"),
+    ]
+    brokers.send(again, topic_of)
+    run(brokers, tmp_path / "new", 3)
+    assert orders(brokers) == known | {job.udid: orders(brokers)[job.udid]}
+    assert orders(brokers)[job.udid].job_id == job.job_id
+    run(brokers, tmp_path / "new", 9)
+    offers = published(brokers)
+    assert list(offers) == [job.udid], "the jobs of other Macs are accepted"
+    brokers.send([factories.resulted(job, outcome, NOW + MINUTE)], topic_of)
+    run(brokers, tmp_path / "new", 19)
+    assert published(brokers) == offers

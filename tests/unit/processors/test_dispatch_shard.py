@@ -158,12 +158,6 @@ def test_withdrawal_follows_a_published_job() -> None:
     assert isinstance(withdrawal, JobSupersededEvent)
 
 
-def test_job_repeated_after_its_end_is_not_published_again() -> None:
-    shard = a_shard()
-    dispatched(shard, [issued(FIRST), DONE])
-    assert dispatched(shard, [issued(FIRST)]) == []
-
-
 MINUTE = timedelta(minutes=1)
 FRESH = factories.job(udid="MAC-1", issued_at=NOW)
 
@@ -187,12 +181,19 @@ def test_dispatched_job_that_its_owner_repeats_after_minutes_is_published_again(
     assert repeated(shard, 10 * 60) == [], "it has expired"
 
 
-@pytest.mark.parametrize("end", [Outcome.SUPERSEDED, Outcome.FAILED, Outcome.STARTED])
-def test_job_that_is_withdrawn_begun_or_ended_is_not_published_again(end: Outcome) -> None:
+def test_withdrawn_job_is_not_published_again() -> None:
     shard = a_shard()
-    events = {Outcome.SUPERSEDED: factories.superseded(FRESH)}
-    dispatched(shard, [issued(FRESH), events.get(end) or factories.resulted(FRESH, end, NOW)])
+    dispatched(shard, [issued(FRESH), factories.superseded(FRESH)])
     assert repeated(shard, 5) == []
+
+
+@pytest.mark.parametrize("known", [Outcome.STARTED, Outcome.FAILED])
+def test_job_whose_owner_lost_its_result_is_published_again(known: Outcome) -> None:
+    """The executor has it, and reports its newest result again."""
+    shard = a_shard()
+    dispatched(shard, [issued(FRESH), factories.resulted(FRESH, known, NOW)])
+    assert repeated(shard, 1) == []
+    assert repeated(shard, 5) == [encode(issued(FRESH))]
 
 
 def test_repeat_of_a_waiting_job_changes_nothing() -> None:
