@@ -1,5 +1,6 @@
 """The embedded service: an input and all its consequences are durable together, or not at all."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agents.journal import Journal
 from agents.simulated import Faults, SimulatedFleet
 from agents.site_access import SiteAccess
 from pipeline.embedded import control_events
@@ -360,6 +362,26 @@ def test_site_without_executors_stays_in_dry_run_beside_a_live_one(tmp_path: Pat
     assert environment.fleet.acted == []
     assert reason_of(service) is Reason.DRY_RUN
     service.close()
+
+
+def test_jobs_that_a_journal_refuses_are_handed_over_when_it_accepts_them(tmp_path: Path) -> None:
+    environment = Environment.of(a_spec("MAC-1"), a_spec("MAC-2"))
+    service = open_service(tmp_path, environment)
+    environment.now = at(7)
+    service.accept([*environment.unsent, *environment.fleet.advance(at(7))], (), at(7))
+    environment.unsent = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "accept", refuse)
+        for _ in range(3):
+            with pytest.raises(sqlite3.OperationalError):
+                service.tick(at(7))
+    live(service, environment, at(30))
+    assert sorted(udid for _, udid, *_ in environment.fleet.acted) == ["MAC-1", "MAC-2"]
+    service.close()
+
+
+def refuse(*_: object) -> None:
+    raise sqlite3.OperationalError("disk I/O error")
 
 
 def test_jobs_not_handed_over_are_handed_over_after_a_restart(tmp_path: Path) -> None:
