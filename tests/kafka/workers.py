@@ -62,11 +62,11 @@ def eventually(condition: Callable[[], bool], what: str, within_s: float = WAIT_
         time.sleep(0.05)
 
 
-def make_topics(kafka: KafkaCluster, partitions: int = PARTITIONS) -> None:
+def make_topics(kafka: KafkaCluster, partitions: int = PARTITIONS, copies: int = 1) -> None:
     """Create every topic, as `drydock topics apply` does."""
-    wanted = wanted_topics(SITES, partitions, 1)
+    wanted = wanted_topics(SITES, partitions, copies)
     with connected(KafkaConnection(bootstrap=kafka.bootstrap), 10) as cluster:
-        cluster.apply(differences(wanted, cluster.topics(), brokers=1), wanted)
+        cluster.apply(differences(wanted, cluster.topics(), brokers=kafka.brokers), wanted)
         assert cluster.wait_until_shown(wanted)
 
 
@@ -233,13 +233,13 @@ class Workers:
         assert living, "no worker runs"
         figures = [worker.health() for worker in living]
         ready = {name for one in figures for name in one.get("ready", ())}
-        if len(ready) < len(self._partitions_of(STATE.name, DISPATCH_STATE.name)):
+        if len(ready) < len(self.partitions_of(STATE.name, DISPATCH_STATE.name)):
             return False
         if not all(one["idle"] for one in figures):
             return False
         # Read the end offsets last: they include the records that a worker published before it
         # was idle, so a worker that has yet to read those is behind its end offset.
-        ends = self.ends(self._partitions_of(*(topic.name for topic in SUBSCRIBED)))
+        ends = self.ends(self.partitions_of(*(topic.name for topic in SUBSCRIBED)))
         offsets = {name: at for one in figures for name, at in one["offsets"].items()}
         broadcast = self.broadcast_ends()
         return all(one["broadcast"] == broadcast for one in figures) and all(
@@ -261,13 +261,13 @@ class Workers:
 
     def lag(self) -> int:
         """Return the number of records that are not yet committed."""
-        ends = self.ends(self._partitions_of(*(topic.name for topic in SUBSCRIBED)))
+        ends = self.ends(self.partitions_of(*(topic.name for topic in SUBSCRIBED)))
         committed = self.committed()
         return sum(end - committed.get(partition, 0) for partition, end in ends.items())
 
     def broadcast_ends(self) -> dict[str, int]:
         """Return the end offset of each broadcast topic."""
-        ends = self.ends(self._partitions_of(ADVISORIES.name, CONTROL.name))
+        ends = self.ends(self.partitions_of(ADVISORIES.name, CONTROL.name))
         return {partition.topic: end for partition, end in ends.items()}
 
     def ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
@@ -275,7 +275,8 @@ class Workers:
         ends: dict[TopicPartition, int] = self._consumer.end_offsets(partitions)
         return ends
 
-    def _partitions_of(self, *topics: str) -> list[TopicPartition]:
+    def partitions_of(self, *topics: str) -> list[TopicPartition]:
+        """Return all partitions of these topics."""
         unknown = [topic for topic in topics if topic not in self._partition_counts]
         if unknown:
             for one in self.admin.describe_topics(unknown):
@@ -289,7 +290,7 @@ class Workers:
     def read(self, topic: str) -> list[Any]:
         """Return all records of a topic, in the order of each partition."""
         records = self._records.setdefault(topic, [])
-        partitions = self._partitions_of(topic)
+        partitions = self.partitions_of(topic)
         ends = self.ends(partitions)
         new = [
             partition
@@ -307,6 +308,11 @@ class Workers:
         for partition in new:
             self._positions[partition] = self._consumer.position(partition)
         return list(records)
+
+    def forget(self, topic: str) -> None:
+        """Read a topic that was deleted and created again from its beginning."""
+        self._records.pop(topic, None)
+        self._positions = {tp: at for tp, at in self._positions.items() if tp.topic != topic}
 
     def decisions(self) -> list[DecisionRecord]:
         """Return every decision, in the order of each Mac."""
@@ -334,6 +340,9 @@ class Workers:
         epochs: dict[int, int] = {}
         rows: dict[str, Any] = {}
         for record in self.read(STATE.name):
+            if record.value is None:
+                rows.pop(record.key.decode(), None)
+                continue
             row = json.loads(record.value)
             newest = epochs.get(record.partition, 0)
             if row["e"] >= newest or record.key.decode() not in rows:
