@@ -8,9 +8,15 @@ import pytest
 with warnings.catch_warnings():
     # kafka-python 3.0.12 reads its protocol with a call that Python 3.11 and 3.12 deprecate.
     warnings.simplefilter("ignore", DeprecationWarning)
-    from tests.kafka.broker_fixtures import kafka, leaky_clients, own_broker
+    from tests.kafka.broker_fixtures import (
+        empty_kafka,
+        kafka,
+        leaky_clients,
+        own_broker,
+        three_brokers,
+    )
 
-__all__ = ["kafka", "leaky_clients", "own_broker"]
+__all__ = ["empty_kafka", "kafka", "leaky_clients", "own_broker", "three_brokers"]
 ALL = os.environ.get("DRYDOCK_FAULTS") == "all"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from kafka import TopicPartition  # type: ignore[import-untyped]
-from kafka.errors import KafkaError  # type: ignore[import-untyped]
+from kafka.errors import NoError  # type: ignore[import-untyped]
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from schemas.envelope import JobIssuedEvent, decode
@@ -107,11 +107,9 @@ class KafkaFleet:
         offsets = {partition: OffsetAndMetadata(end, "", -1) for partition, end in ends.items()}
 
         def moved() -> bool:
-            try:
-                self.workers.admin.alter_group_offsets(group, offsets)
-            except KafkaError:  # the group still has a member
-                return False
-            return True
+            # An error while the group has a member.
+            results = self.workers.admin.alter_group_offsets(group, offsets)
+            return all(error is NoError for error in results.values())
 
         eventually(moved, "the offsets are moved")
 
@@ -157,11 +155,11 @@ class KafkaFleet:
 
 
 def offers(fleet: KafkaFleet) -> float:
-    """Return the number of jobs that the newest worker has offered again."""
+    """Return the number of jobs that the newest worker has offered again; -1 if unknown."""
     name = f'drydock_jobs_offered_again_total{{site="{SITE}"}} '
     _, text = fleet.workers.running[-1].get("/metrics")
     lines = [line for line in text.splitlines() if line.startswith(name)]
-    return float(lines[0].removeprefix(name))
+    return float(lines[0].removeprefix(name)) if lines else -1.0
 
 
 JOBS_TOPIC = jobs_topic(SITE)
