@@ -22,6 +22,9 @@ from schemas.topics import DISPATCH
 
 SUBSCRIBED: Final = (*DEVICE_TOPICS, DISPATCH)
 _FETCH_BYTES: Final = 1024 * 1024
+# A topic that was deleted and created again has no owner for this time, and `/readyz` does not show
+# it. aiokafka's default is five minutes.
+_METADATA_MAX_AGE_MS: Final = 30_000
 # Faust requires a port of at least 1, also without a web server.
 _NO_PORT: Final = 1
 
@@ -64,6 +67,7 @@ def make_app(
         broker_heartbeat_interval=session_timeout_s / 5,
         broker_request_timeout=max(90.0, 2 * session_timeout_s),
         consumer_max_fetch_size=_FETCH_BYTES,
+        consumer_metadata_max_age_ms=_METADATA_MAX_AGE_MS,
         # `drydock topics` creates the topics.
         topic_allow_declare=False,
         topic_disable_leader=True,

@@ -141,13 +141,13 @@ class KafkaFleet:
     def is_done_once(self, minutes: float) -> None:
         """Wait until all jobs are carried out; fail if one was carried out twice or stays open.
 
-        The Macs then report the release, `minutes` after NOW.
+        Time passes to `minutes` after NOW, then by two more, in which the Macs report the release.
         """
         self.pass_time(minutes)
         jobs = self.orders()
         self.site.are_done([*jobs.values()])
-        self.report("26.2", NOW + minutes * MINUTE)
-        self.pass_time(minutes + 1)
+        self.report("26.2", NOW + (minutes + 1) * MINUTE)
+        self.pass_time(minutes + 2)
         assert self.site.acted() == sorted(jobs), "a job was carried out twice, or not at all"
         state = self.workers.state()
         outcomes = {udid: [job["outcome"] for job in state[udid]["jobs"]] for udid in MACS}
