@@ -22,6 +22,7 @@ a lost lease the executor is discarded, and the file is restored from the change
 damaged, or of another partition or version, is renamed, and the next lease begins with a new one.
 """
 
+import contextlib
 import sqlite3
 import threading
 import time
@@ -196,6 +197,8 @@ class PartitionRunner(threading.Thread):
         """
         restart, disk = Backoff(RESTART), Backoff(DISK)
         while not self._ending.is_set():
+            with contextlib.suppress(OSError):  # deleted under a running agent
+                self._site.folder.mkdir(parents=True, exist_ok=True)
             if self._is_volume_full():
                 self._ending.wait(_IDLE_S)
                 continue
@@ -327,8 +330,10 @@ class PartitionRunner(threading.Thread):
         """Handle one batch of records, none while the volume is full, and advance the due jobs.
 
         Replicates the journal, then commits the offset after the batch, publishes results and sets
-        `status`. Raises LeaseLostError and sqlite3.Error.
+        `status`. Raises LeaseLostError and sqlite3.Error, and JournalError if the file was deleted.
         """
+        if not self._path.exists():
+            raise JournalError(f"{self._path} was deleted; it is made again from the changelog")
         if self._is_volume_full():
             batch: Sequence[Any] = ()
             self._ending.wait(_IDLE_S)
