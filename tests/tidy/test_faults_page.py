@@ -1,4 +1,4 @@
-"""docs/explanation/faults.md names tests that exist, and every file of tests/faults."""
+"""docs/explanation/faults.md names tests that exist."""
 
 import re
 from pathlib import Path
@@ -7,8 +7,6 @@ from tests.tidy.test_fast_paths import ROOT, names_in
 
 PAGE = ROOT / "docs" / "explanation" / "faults.md"
 FOLDER = ROOT / "tests" / "faults"
-# Properties of a working log, and not of one after a fault.
-NO_FAULTS = {"test_decision_size.py"}
 _NAME = re.compile(r"`((?:tests/\w+/)?test_\w+\.py)(?:::(test_\w+))?`")
 
 
@@ -26,8 +24,3 @@ def test_each_named_test_exists() -> None:
         if not path.exists() or (function and function not in names_in(path))
     ]
     assert missing == []
-
-
-def test_each_file_of_the_folder_is_named() -> None:
-    files = {path for path in FOLDER.glob("test_*.py") if path.name not in NO_FAULTS}
-    assert files <= {path for path, _ in named()}
