@@ -17,11 +17,11 @@ def make_topics(bootstrap: str, *sites: str) -> None:
     wanted = wanted_topics(sites, PARTITIONS, 1)
     with connected(KafkaConnection(bootstrap=bootstrap), 60) as cluster:
         found = differences(wanted, cluster.topics(), brokers=1)
-        refused = cluster.apply([one for one in found if one.change is TopicChange.CREATE], wanted)
+        missing = [one for one in found if one.change is TopicChange.CREATE]
+        refused = cluster.apply(missing, wanted)
         assert not any(refused.values()), refused
-        assert cluster.wait_until_shown(
-            [one for one in wanted if one.name in {f.topic for f in found}]
-        )
+        names = {one.topic for one in missing}
+        assert cluster.wait_until_shown([one for one in wanted if one.name in names])
 
 
 def run_topics(
