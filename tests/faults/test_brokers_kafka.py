@@ -15,6 +15,7 @@ from tests.kafka.gateways import Fleet, found_of, gateway
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
 ]
 
