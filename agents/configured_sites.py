@@ -1,7 +1,6 @@
 """The live sites of a configuration: access to their Macs, and the answers of these Macs."""
 
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
@@ -12,7 +11,7 @@ from zoneinfo import ZoneInfo
 import httpx
 
 from agents.config.model import AgentConfig, SecretRef, SiteConfig
-from agents.config.secrets import SecretError, read_secret
+from agents.config.secrets import SecretError, read_erase_pin
 from agents.config.servers import open_server
 from agents.destructive_lock import DestructiveLock
 from agents.mdm.answers import AnswerStore, Finding
@@ -32,7 +31,6 @@ ANSWERS_FILE: Final = "answers.sqlite"
 _PRUNE_EVERY: Final = timedelta(hours=6)
 # Longer than any job lives, so that a late answer is still known to be late.
 _KEEP: Final = timedelta(days=90)
-_PIN: Final = re.compile(r"\d{6}", re.ASCII)
 
 
 class SitePermissions:
@@ -183,11 +181,10 @@ def _enrollment_profile(site: SiteConfig, server: str) -> bytes | None:
 
 
 def _erase_pin(reference: SecretRef | None, environment: Mapping[str, str]) -> str | None:
-    """Return the PIN for an erase; None without one, or if it is not six digits."""
+    """Return the PIN for an erase; None without one, and if it cannot be used."""
     if reference is None:
         return None
     try:
-        pin = read_secret(reference, environment).get_secret_value()
+        return read_erase_pin(reference, environment).get_secret_value()
     except SecretError:
         return None
-    return pin if _PIN.fullmatch(pin) else None

@@ -1,27 +1,33 @@
 """Summary of a valid configuration: sites, servers, secrets that can be read, and the lock."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from pydantic import SecretStr
+
 from agents.config.model import MdmServerConfig, SecretRef, SiteConfig
-from agents.config.secrets import SecretError, read_secret
+from agents.config.secrets import SecretError, read_erase_pin, read_secret
 from agents.destructive_lock import DESTRUCTIVE_METHODS
 
+Read = Callable[[SecretRef, Mapping[str, str]], SecretStr]
 
-def secrets_of(site: SiteConfig) -> Iterator[SecretRef]:
-    """Yield each reference to a secret of the site, in the order of the file."""
-    for server in site.mdm_servers:
-        yield server.login
-        if server.ddm is not None:
-            yield server.ddm.login
+
+def unusable_secrets(site: SiteConfig, environment: Mapping[str, str]) -> list[str]:
+    """Return the reason for each secret of the site that cannot be used."""
+    logins = [server.login for server in site.mdm_servers]
+    logins += [server.ddm.login for server in site.mdm_servers if server.ddm is not None]
+    problems = [secret_problem(login, environment) for login in logins]
     if site.erase_pin is not None:
-        yield site.erase_pin
+        problems.append(secret_problem(site.erase_pin, environment, read_erase_pin))
+    return [problem for problem in problems if problem is not None]
 
 
-def secret_problem(reference: SecretRef, environment: Mapping[str, str]) -> str | None:
+def secret_problem(
+    reference: SecretRef, environment: Mapping[str, str], read: Read = read_secret
+) -> str | None:
     """Return the reason for which a secret cannot be used, None if it can."""
     try:
-        read_secret(reference, environment)
+        read(reference, environment)
     except SecretError as error:
         return str(error)
     return None
@@ -30,8 +36,8 @@ def secret_problem(reference: SecretRef, environment: Mapping[str, str]) -> str 
 def summary_row(name: str, site: SiteConfig, environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the summary of a site as JSON values; a secret has its place only."""
 
-    def secret(reference: SecretRef) -> dict[str, Any]:
-        problem = secret_problem(reference, environment)
+    def secret(reference: SecretRef, read: Read = read_secret) -> dict[str, Any]:
+        problem = secret_problem(reference, environment, read)
         return {"from": str(reference), "is_set": problem is None, "problem": problem}
 
     def server_row(server: MdmServerConfig) -> dict[str, Any]:
@@ -47,7 +53,7 @@ def summary_row(name: str, site: SiteConfig, environment: Mapping[str, str]) -> 
         "mdm_servers": [server_row(server) for server in site.mdm_servers],
         "locked": sorted(set(site.methods) & DESTRUCTIVE_METHODS),
         "allow_destructive": sorted(site.allow_destructive),
-        "erase_pin": site.erase_pin and secret(site.erase_pin),
+        "erase_pin": site.erase_pin and secret(site.erase_pin, read_erase_pin),
         "limits": site.limits.model_dump(mode="json"),
     }
 

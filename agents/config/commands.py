@@ -21,13 +21,13 @@ def check(
     """Validate the configuration file of sites.
 
     Prints each problem with its line, or a summary of each site: methods, servers, secrets that can
-    be read here (never their values), and the Macs that may be erased. Nothing is contacted. Exit
-    0: valid; 1: invalid, a secret cannot be read, or with --strict a warning; 2: unreadable.
+    be used here (never their values), and the Macs that may be erased. Nothing is contacted. Exit
+    0: valid; 1: invalid, a secret cannot be used, or with --strict a warning; 2: unreadable.
     """
     import json
     import os
 
-    from agents.config.check import secret_problem, secrets_of, summary_lines, summary_row
+    from agents.config.check import summary_lines, summary_row, unusable_secrets
     from agents.config.lint import lint
     from runtime.yaml_file import problem_line
 
@@ -38,13 +38,13 @@ def check(
     missing = 0
     for name, site in document.config.sites.items():
         row = summary_row(name, site, os.environ)
-        missing += sum(secret_problem(each, os.environ) is not None for each in secrets_of(site))
+        missing += len(unusable_secrets(site, os.environ))
         for line in [json.dumps(row)] if as_json else summary_lines(row):
             emit(line)
     if not as_json:
         emit("every other site is in dry run")
     if missing:
-        fail_attention(f"{file}: {_count(missing, 'secret')} cannot be read here")
+        fail_attention(f"{file}: {_count(missing, 'secret')} cannot be used here")
     if warnings and strict:
         fail_attention(f"{file}: {_count(len(warnings), 'warning')}")
 

@@ -1,5 +1,6 @@
 """Secrets that a configuration refers to, read from the environment and from files."""
 
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from agents.config.model import SecretRef
 from agents.mdm.server import ServerUnavailableError
 
 _MAX_BYTES: Final = 64 * 1024
+_PIN: Final = re.compile(r"\d{6}", re.ASCII)
 
 
 class SecretError(ServerUnavailableError):
@@ -38,6 +40,14 @@ def read_secret(reference: SecretRef, environment: Mapping[str, str]) -> SecretS
     if not (text.isascii() and text.isprintable()):
         raise SecretError(f"{reference}: has more than one line, or characters outside ASCII")
     return SecretStr(text)
+
+
+def read_erase_pin(reference: SecretRef, environment: Mapping[str, str]) -> SecretStr:
+    """Return the PIN for an erase. Raises SecretError, also if it is not six digits."""
+    pin = read_secret(reference, environment)
+    if _PIN.fullmatch(pin.get_secret_value()) is None:
+        raise SecretError(f"{reference}: is not six digits")
+    return pin
 
 
 def weak_permissions(reference: SecretRef) -> str | None:

@@ -84,7 +84,20 @@ def test_secret_that_cannot_be_read_exits_1(config: Path, monkeypatch: pytest.Mo
     done = run("check", config)
     assert done.exit_code == 1
     assert "login: env:KMFDDM_API_KEY: this variable is not set" in done.stdout
-    assert done.stderr == f"drydock: {config}: 1 secret cannot be read here\n"
+    assert done.stderr == f"drydock: {config}: 1 secret cannot be used here\n"
+
+
+@pytest.mark.parametrize(("pin", "code"), [("604113", 0), ("6041", 1), ("hunter2", 1)])
+def test_pin_for_an_erase_is_checked_and_not_shown(
+    config: Path, monkeypatch: pytest.MonkeyPatch, pin: str, code: int
+) -> None:
+    monkeypatch.setenv("PIN", pin)
+    config.write_text(SITE + "    erase_pin: env:PIN\n")
+    done = run("check", config)
+    assert done.exit_code == code
+    shown = "env:PIN is set" if code == 0 else "env:PIN: is not six digits"
+    assert f"PIN for an erase: {shown}" in done.stdout
+    assert pin not in done.output
 
 
 def test_invalid_file_exits_1_with_a_line_per_problem(config: Path) -> None:
