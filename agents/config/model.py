@@ -222,6 +222,9 @@ class SiteConfig(StrictModel):
             raise ValueError(f"{needy[0]} needs an entry in `mdm_servers`")
         if Method.DDM in value and not any(server.ddm for server in servers):
             raise ValueError("ddm needs a server with `ddm` in `mdm_servers`")
+        has_profile = any(server.enrollment_profile for server in servers)
+        if Method.INSTALL_PROFILE in value and not has_profile:
+            raise ValueError("install_profile needs a server with `enrollment_profile`")
         return value
 
 

@@ -122,6 +122,12 @@ BROKEN = {
         "sites.london.methods",
         "ddm needs a server with `ddm`",
     ),
+    "profile without its file": (
+        SITE + SERVER + "    methods: [install_profile]\n",
+        9,
+        "sites.london.methods",
+        "install_profile needs a server with `enrollment_profile`",
+    ),
     "two servers of one name": (
         SITE + SERVER + SERVER.split("\n", 1)[1] + "    methods: [mdm_command]\n",
         5,
