@@ -57,7 +57,7 @@ test-unit: ## run the unit tests that are not slow (under a minute)
 e2e-mdm: ## let an advisory reach 50 Macs through real MDM servers, in one process and on Kafka
 	@tools/environment dev
 	@tools/servers kafka $(MDM_SERVERS)
-	@$(BIN)/python -m pytest tests/mdm/test_end_to_end.py $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests/mdm/test_end_to_end.py -n 2 $(PYTEST_ARGS)
 
 faults: ## damage disks, files and topics, and check that the programs recover (tests/faults)
 	@tools/environment dev

@@ -72,6 +72,8 @@ def advisory_is_carried_out(at: Run, before: bytes, after: bytes) -> None:
     at.eventually(lambda: not at.unexpected(), "all Macs are as the policy says")
     at.eventually(lambda: not at.declared(), "the declarations of ended jobs are withdrawn")
     at.eventually(at.queues_are_empty, "no command is left for a Mac")
+    [newer] = at.of_kind("too new")
+    assert "newer_than_feeds" in at.drydock.outcome().latest[newer.spec.udid]["findings"]
     for one in at.employees:
         mac = at.fleet.macs[one.spec.udid]
         final = [each for each in mac.received if each.status != "NotNow"]
