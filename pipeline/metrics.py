@@ -15,6 +15,8 @@ from runtime.metrics import (
     clock_skew_gauge,
     damaged_file_counter,
     dead_letter_counter,
+    lost_records_counter,
+    moved_offsets_counter,
     request_histogram,
 )
 from schemas.dead_letters import DeadLetterCode
@@ -121,18 +123,8 @@ class Metrics:
             "1 while the worker has a policy, else 0.",
             registry=registry,
         )
-        self._records_lost = Counter(
-            "drydock_records_lost",
-            "Records that were deleted or skipped before a worker processed them.",
-            ["topic"],
-            registry=registry,
-        )
-        self._moved_offsets = Counter(
-            "drydock_moved_offsets",
-            "Committed offsets that another program moved.",
-            ["topic"],
-            registry=registry,
-        )
+        self._records_lost = lost_records_counter(registry)
+        self._moved_offsets = moved_offsets_counter(registry)
         self._offered_again = Counter(
             "drydock_jobs_offered_again",
             "Jobs sent to a site again because none of its agents had accepted them.",
