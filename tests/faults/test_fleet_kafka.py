@@ -27,6 +27,7 @@ from tests.kafka.workers import PARTITIONS, Workers, make_topics
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
 ]
 

@@ -13,6 +13,7 @@ from tests.kafka.brokers import KafkaCluster
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
 ]
 
