@@ -68,18 +68,26 @@ def state_of(reconciler: Reconciler) -> dict[str, Any]:
     }
 
 
+def _first_events() -> Iterator[Event]:
+    yield make.policy_changed(WITH_CAPACITY)
+    yield from map(make.release, make.RELEASES)
+    for udid, serial in zip(UDIDS[:2], SERIALS, strict=False):
+        yield from (*make.enrolled(udid), make.polled(udid))
+        yield make.full_report("26.1", udid, make.NOW - 2 * make.HOUR, serial=serial)
+    yield make.reported(None, make.NOW - make.DAY, "jamf", serial=SERIALS[1])
+
+
+FIRST_INPUTS = inputs(*_first_events())
+# Each example begins with two signed jobs and their decisions.
+FEW_EXAMPLES = settings(max_examples=settings.get_profile("default").max_examples // 2)
+
+
 def started(*, fast_paths: bool = True) -> Reconciler:
     """Return a reconciler with two Macs that have a job, and a third one by serial number."""
     reconciler = Reconciler(
         sign=signed, job_keys=KEYS.jobs, approval_keys=KEYS.approvals, fast_paths=fast_paths
     )
-    begin: list[Event] = [make.policy_changed(WITH_CAPACITY)]
-    begin += [make.release(version) for version in make.RELEASES]
-    for udid, serial in zip(UDIDS[:2], SERIALS, strict=False):
-        begin += [*make.enrolled(udid), make.polled(udid)]
-        begin.append(make.full_report("26.1", udid, make.NOW - 2 * make.HOUR, serial=serial))
-    begin.append(make.reported(None, make.NOW - make.DAY, "jamf", serial=SERIALS[1]))
-    reconciler.decide_marked(make.NOW, UNLIMITED, reconciler.apply(inputs(*begin), make.NOW))
+    reconciler.decide_marked(make.NOW, UNLIMITED, reconciler.apply(FIRST_INPUTS, make.NOW))
     return reconciler
 
 
@@ -181,6 +189,7 @@ def summary(reconciler: Reconciler, changes: Changes) -> dict[str, Any]:
     }
 
 
+@FEW_EXAMPLES
 @given(batches(6).map(unlimited))
 def test_batch_changes_what_its_events_change_one_by_one(events: list[Event]) -> None:
     found = []
@@ -229,6 +238,7 @@ def raising_at(call: int) -> Iterator[Callable[[], bool]]:
         sys.settrace(before)
 
 
+@FEW_EXAMPLES
 @given(some_events(), batches(3), st.integers(1, 60))
 def test_exception_within_a_fold_leaves_nothing_of_it(
     last: list[Event], others: list[Event], call: int
@@ -255,6 +265,7 @@ def test_exception_within_a_fold_leaves_nothing_of_it(
     assert state_of(reconciler) == state_of(plain)
 
 
+@FEW_EXAMPLES
 @given(batches(4).map(unlimited), st.integers(1, 4))
 def test_limit_of_advance_divides_the_work_and_loses_none(events: list[Event], limit: int) -> None:
     at_once, in_slices = started(), started()
