@@ -24,9 +24,7 @@ def lose_two(kafka: KafkaCluster) -> None:
     for node in (2, 3):
         kafka.kill(node)
     time.sleep(15)
-    for node in (2, 3):
-        kafka._launch(node)
-    kafka._wait_ready()
+    kafka.start()
 
 
 def kill_all(kafka: KafkaCluster) -> None:
