@@ -17,6 +17,7 @@ from agents.destructive_lock import DestructiveLock
 from agents.mdm.answers import AnswerStore, Finding
 from agents.mdm.mac import MdmMacs
 from agents.mdm.metrics import MdmMetrics
+from agents.mdm.queries import MacQueries
 from agents.preflight import Limits
 from agents.site_access import SiteAccess
 from agents.verification import Refusal
@@ -88,25 +89,37 @@ class ConfiguredSites:
             for name, site in config.sites.items()
         }
         self.answers = _open_store(folder / ANSWERS_FILE)
-        self._accesses = {
-            name: _access(
-                site,
-                MdmMacs(
-                    self._servers[name],
-                    self.answers,
-                    zone=ZoneInfo(site.time_zone),
-                    now=now,
-                    erase_pin=partial(_erase_pin, site.erase_pin, environment),
-                    is_current=is_current,
-                    enrollment_profile=partial(_enrollment_profile, site),
-                ),
+        self._config = config
+        macs = {
+            name: MdmMacs(
+                self._servers[name],
+                self.answers,
+                zone=ZoneInfo(site.time_zone),
+                now=now,
+                erase_pin=partial(_erase_pin, site.erase_pin, environment),
+                is_current=is_current,
+                enrollment_profile=partial(_enrollment_profile, site),
             )
             for name, site in config.sites.items()
+        }
+        self._accesses = {name: _access(site, macs[name]) for name, site in config.sites.items()}
+        self.queries: Mapping[str, MacQueries] = {
+            name: MacQueries(macs[name], self.answers, now) for name in config.sites
         }
 
     def access(self, site: str) -> SiteAccess | None:
         """Return the access to the Macs of a site; None if the site is in dry run."""
         return self._accesses.get(site)
+
+    def queries_per_minute(self, site: str, server: str | None) -> int:
+        """Return the budget of queries of an MDM server.
+
+        0 if the site is in dry run or does not have the server. None as a name is the only server.
+        """
+        config = self._config.sites.get(site)
+        servers = () if config is None else config.mdm_servers
+        named = [one for one in servers if server in (one.name, None)]
+        return named[0].max_queries_per_minute if len(named) == 1 else 0
 
     def position(self, feed: str) -> int | None:
         """Return the position in a feed of events up to which they are applied; None before."""

@@ -148,8 +148,10 @@ class MdmServerConfig(StrictModel):
 
     `ddm`: the server of declarations, without which the method `ddm` cannot be used.
     `max_requests_per_s` limits the requests to both. `max_open_commands` limits the commands that
-    Drydock keeps in the server's queues, over all Macs of the site. `timeout_s`, in seconds, is for
-    one request. `ca_file`: certificates (PEM) that are trusted instead of the system's.
+    Drydock keeps in the server's queues, over all Macs of the site, without queries.
+    `max_queries_per_minute` limits the queries that keep the inventory fresh; 0: none are sent.
+    `timeout_s`, in seconds, is for one request. `ca_file`: certificates (PEM) that are trusted
+    instead of the system's.
     `enrollment_profile`: the .mobileconfig file that the method `install_profile` sends; it can
     have a secret, so only the agent may read it.
     """
@@ -161,6 +163,7 @@ class MdmServerConfig(StrictModel):
     ddm: KmfddmConfig | None = None
     max_requests_per_s: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 10.0
     max_open_commands: Annotated[int, Field(ge=1, le=100_000)] = 500
+    max_queries_per_minute: Annotated[int, Field(ge=0, le=60_000)] = 120
     timeout_s: Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)] = 5.0
     ca_file: AbsolutePath | None = None
     enrollment_profile: AbsolutePath | None = None

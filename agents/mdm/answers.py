@@ -223,10 +223,13 @@ class AnswerStore:
     # --- commands out ---
 
     def record(self, command: SentCommand) -> None:
-        """Store a command; again, with a new time, push error and confirmation."""
+        """Store a command; again, with a new time, push error and confirmation.
+
+        A closed one belongs to no job: a query of the inventory.
+        """
         with self._lock, self._db.transaction("command"):
             self._db.execute(
-                "INSERT INTO commands VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, ?, 0)"
+                "INSERT INTO commands VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, ?, ?)"
                 " ON CONFLICT DO UPDATE SET sent_us = excluded.sent_us,"
                 " push_error = excluded.push_error, confirmed = excluded.confirmed",
                 (
@@ -239,6 +242,7 @@ class AnswerStore:
                     _us(command.sent_at),
                     command.push_error,
                     command.confirmed,
+                    command.closed,
                 ),
             )
 
@@ -246,6 +250,22 @@ class AnswerStore:
         """Delete a command that the server refused: it will not be delivered."""
         with self._lock, self._db.transaction("forget"):
             self._db.execute("DELETE FROM commands WHERE uuid = ?", (uuid,))
+
+    def keep_newest(self, prefix: str, order: str) -> None:
+        """Delete the commands whose orders begin with `prefix` and a slash, but not this order.
+
+        Their answers are deleted too.
+        """
+        given = (f"{prefix}/", f"{prefix}0", order)
+        with self._lock, self._db.transaction("newest"):
+            self._db.execute(
+                "DELETE FROM answers WHERE uuid IN (SELECT uuid FROM commands"
+                " WHERE name >= ?1 AND name < ?2 AND name <> ?3)",
+                given,
+            )
+            self._db.execute(
+                "DELETE FROM commands WHERE name >= ?1 AND name < ?2 AND name <> ?3", given
+            )
 
     def close_job(self, job_id: str) -> None:
         """Mark the commands of a job as those of an ended one: a later answer is a finding."""

@@ -124,7 +124,7 @@ class MdmMacs:
         Raises UnreachableError while past events are being read, if a server that must be asked
         does not respond, and while a query whose answer the job needs has none.
         """
-        enrollment = self._enrollment(job)
+        enrollment = self.enrollment(job.udid)
         if isinstance(enrollment, Obstacle):
             return Observation(obstacle=enrollment)
         return self._observe(enrollment, job)
@@ -134,7 +134,7 @@ class MdmMacs:
 
         Raises UnreachableError if the server does not respond; the order may be queued then.
         """
-        enrollment = self._enrollment(job)
+        enrollment = self.enrollment(job.udid)
         if isinstance(enrollment, Obstacle):
             return Ack.refused(enrollment.error_code, enrollment.detail)
         order = order_marker(job.job_id, attempt, step)
@@ -158,7 +158,7 @@ class MdmMacs:
         then a text with it, or "" if the answer was there before the end or cannot arrive any more.
         Raises UnreachableError if the server does not respond.
         """
-        enrollment = self._enrollment(job)
+        enrollment = self.enrollment(job.udid)
         if isinstance(enrollment, Obstacle):
             self._answers.close_job(job.job_id)
             return ""
@@ -193,14 +193,14 @@ class MdmMacs:
 
     # --- the Mac at its server ---
 
-    def _enrollment(self, job: Job) -> Enrollment | Obstacle:
+    def enrollment(self, udid: str) -> Enrollment | Obstacle:
         """Return the Mac's enrollment; the obstacle if its server is unknown.
 
         Raises UnreachableError while past events are being read.
         """
         if not self._is_current():
             raise UnreachableError("the answers of the Macs are not read yet")
-        facts = self._answers.facts(job.udid)
+        facts = self._answers.facts(udid)
         enrollment_id = facts.text(Name.ENROLLMENT_ID)
         if enrollment_id is None:
             return Obstacle(ErrorCode.NOT_ENROLLED, "no MDM server has reported this Mac")
@@ -384,7 +384,7 @@ class MdmMacs:
         """Send the next command of a query. Raises UnreachableError if that fails."""
         number = len(self._answers.deliveries(query, self._now()))
         try:
-            self._send(enrollment, job, query, make(query, number), number)
+            self.send(enrollment, job.udid, query, make(query, number), number)
         except (ServerUnavailableError, ServerRefusedError) as error:
             raise UnreachableError(str(error)) from error
 
@@ -420,16 +420,16 @@ class MdmMacs:
             case Method.MDM_COMMAND if job.target is not None:
                 version = enrollment.facts.os_version
                 command = schedule_os_update(order, job.target.version, version)
-                self._send(enrollment, job, order, command, 0)
+                self.send(enrollment, job.udid, order, command, 0)
             case Method.ERASE_DEVICE:
                 is_required = enrollment.facts.flag(Name.PIN_REQUIRED)
                 command = erase_device(order, self._erase_pin() if is_required else None)
-                self._send(enrollment, job, order, command, 0)
+                self.send(enrollment, job.udid, order, command, 0)
             case Method.INSTALL_PROFILE:
                 profile = self._enrollment_profile(enrollment.server.name)
                 if profile is None:
                     raise UnsupportedCommandError("the server has no enrollment profile")
-                self._send(enrollment, job, order, install_profile(order, profile), 0)
+                self.send(enrollment, job.udid, order, install_profile(order, profile), 0)
             case _:
                 raise UnsupportedCommandError(f"{job.method} is no method of an MDM server")
 
@@ -453,7 +453,7 @@ class MdmMacs:
         sent = self._answers.deliveries(order, self._now())
         if not sent or not sent[-1][1].is_open:
             command = declarative_management(order, len(sent))
-            self._send(enrollment, job, order, command, len(sent))
+            self.send(enrollment, job.udid, order, command, len(sent))
 
     def _has_fetched(self, enrollment: Enrollment, job: Job, order: str) -> bool:
         """Return True if the Mac fetched its declarations since the withdrawal, or has none.
@@ -472,11 +472,19 @@ class MdmMacs:
         self._notify(enrollment, job, order)
         return False
 
-    def _send(
-        self, enrollment: Enrollment, job: Job, order: str, command: Command, number: int
+    def send(
+        self,
+        enrollment: Enrollment,
+        udid: str,
+        order: str,
+        command: Command,
+        number: int,
+        *,
+        has_job: bool = True,
     ) -> None:
         """Queue a command and store it. After a crash between the two, a repeat is the same.
 
+        Without `has_job` it is a query of the inventory. Raises the errors of the server.
         A command that is not safe to repeat is stored before: if the server does not respond, it
         may be delivered, and must not be forgotten.
         """
@@ -484,10 +492,11 @@ class MdmMacs:
             uuid=command.uuid,
             order=order,
             number=number,
-            udid=job.udid,
+            udid=udid,
             server=enrollment.server.name,
             request_type=command.request_type,
             sent_at=self._now(),
+            closed=not has_job,
             confirmed=False,
         )
         is_new = not self._answers.deliveries(order, self._now())

@@ -1,17 +1,31 @@
 """Macs of configured sites as a source of the service: real Macs, which send their own events."""
 
+from collections.abc import Callable
 from datetime import datetime
 
 from agents.configured_sites import ConfiguredSites
+from agents.mdm.queries import QueryOutcome, QuerySender
 from agents.site_access import SiteAccess
 from pipeline.embedded.service_thread import AcceptedInput
+from runtime.logs import Log
+from schemas.queries import MacQuery
 
 
 class ConfiguredMacs:
-    """A `MacSource` without events of its own: the MDM servers send those to the gateway."""
+    """A `MacSource` without events of its own: the MDM servers send those to the gateway.
 
-    def __init__(self, sites: ConfiguredSites) -> None:
+    `count_query` is called with the outcome of each query, in the thread of its site.
+    """
+
+    def __init__(
+        self, sites: ConfiguredSites, count_query: Callable[[QueryOutcome], None], log: Log
+    ) -> None:
         self._sites = sites
+        self._senders = {
+            name: QuerySender(queries, count_query, log) for name, queries in sites.queries.items()
+        }
+        for sender in self._senders.values():
+            sender.start()
 
     @property
     def answers(self) -> ConfiguredSites:
@@ -30,6 +44,16 @@ class ConfiguredMacs:
         """Return the access to the Macs of a site; None if the site is in dry run."""
         return self._sites.access(site)
 
+    def queries_per_minute(self, site: str, server: str | None) -> int:
+        """Return the budget of queries of an MDM server; 0 if its Macs are not queried."""
+        return self._sites.queries_per_minute(site, server)
+
+    def ask(self, query: MacQuery) -> None:
+        """Let a query of a live site be sent; it does not wait."""
+        self._senders[query.site].ask(query)
+
     def close(self) -> None:
-        """Close the store of answers and the connections."""
+        """Stop sending queries, then close the store of answers and the connections."""
+        for sender in self._senders.values():
+            sender.stop()
         self._sites.close()

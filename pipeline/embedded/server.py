@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from agents.config.model import AgentConfig
 from agents.configured_sites import ConfiguredSites, finding_reporter
-from agents.mdm.answers import Finding
 from agents.mdm.metrics import MdmMetrics
 from pipeline.config import FeedsSettings, ServerSettings
 from pipeline.embedded.configured_macs import ConfiguredMacs
@@ -89,9 +88,9 @@ def serve(plan: ServicePlan, settings: ServerSettings, log: Log) -> None:
     except OSError as error:
         raise StoreError(f"cannot use {plan.data_dir}: {error.strerror}") from error
     metrics = Metrics(make_registry())
-    report = finding_reporter(log, MdmMetrics(metrics.registry))
+    mdm_metrics = MdmMetrics(metrics.registry)
     service_thread = ServiceThread(
-        _service_opener(plan, settings, keys, MetricsLog(metrics, log), report),
+        _service_opener(plan, settings, keys, MetricsLog(metrics, log), mdm_metrics, log),
         log,
         max_waiting=settings.max_waiting,
         on_ready=lambda ready: metrics.set_ready(ready=ready),
@@ -173,7 +172,7 @@ async def _log_startup(app: HttpApp, sink: SqliteSink, plan: ServicePlan, url: s
 
 
 def _open_macs(
-    plan: ServicePlan, report: Callable[[Finding], None], now: datetime
+    plan: ServicePlan, mdm_metrics: MdmMetrics, log: Log, now: datetime
 ) -> MacSource | None:
     """Return the Macs to act on; None if no Mac is touched.
 
@@ -184,9 +183,12 @@ def _open_macs(
     if plan.config is None:
         return None
     sites = ConfiguredSites(
-        plan.config, plan.data_dir, now=lambda: datetime.now(UTC), on_finding=report
+        plan.config,
+        plan.data_dir,
+        now=lambda: datetime.now(UTC),
+        on_finding=finding_reporter(log, mdm_metrics),
     )
-    return ConfiguredMacs(sites)
+    return ConfiguredMacs(sites, mdm_metrics.count_query, log)
 
 
 def _service_opener(
@@ -194,7 +196,8 @@ def _service_opener(
     settings: ServerSettings,
     keys: Path,
     metrics_log: MetricsLog,
-    report: Callable[[Finding], None],
+    mdm_metrics: MdmMetrics,
+    log: Log,
 ) -> Callable[[datetime], tuple[Service, MacSource | None]]:
     options = Options(
         slots=settings.slots,
@@ -206,7 +209,7 @@ def _service_opener(
 
     def open_service(now: datetime) -> tuple[Service, MacSource | None]:
         with ExitStack() as undo:
-            macs = _open_macs(plan, report, now)
+            macs = _open_macs(plan, mdm_metrics, log, now)
             if macs is not None:
                 undo.callback(macs.close)
             service = Service.open(
@@ -222,6 +225,8 @@ def _service_opener(
             undo.callback(service.close)
             if macs is not None and macs.answers is not None:
                 service.feed_answers(macs.answers, now)
+            if isinstance(macs, ConfiguredMacs):
+                service.query_macs(macs.queries_per_minute, macs.ask, now)
             undo.pop_all()
         metrics_log.record_lost_entries(service.store.lost_entries)
         metrics_log.record_doubts(service.doubts)

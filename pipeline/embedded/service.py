@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from agents.answer_feed import AnswerFeed
 from agents.site_access import SiteAccess
 from pipeline.decide.decision import decide
+from pipeline.decide.queries import QueryNeed, query_needs
 from pipeline.embedded import control_events
 from pipeline.embedded.answer_feed import LOG_FEED, catch_up
 from pipeline.embedded.executors import Executors
@@ -39,6 +40,7 @@ from pipeline.embedded.transaction import Committed
 from pipeline.embedded.writer import Accepted, Writer
 from pipeline.policy.file import PolicyError, policy_digest, read_policy
 from pipeline.reconcile.changes import SOURCE
+from pipeline.reconcile.query_queue import QueryQueue
 from pipeline.reconcile.reconciler import Reconciler
 from runtime.sqlite import Hook
 from runtime.trusted_keys import KeyRing
@@ -49,11 +51,13 @@ from schemas.envelope import (
     HaltSetEvent,
     JobIssuedEvent,
     JobSupersededEvent,
+    PolicyChangedEvent,
     decode,
 )
 from schemas.events.control import HaltScope
 from schemas.ids import event_id
 from schemas.jobs import JobIssued, JobSuperseded
+from schemas.queries import MacQuery
 from schemas.results import Outcome
 
 
@@ -106,6 +110,8 @@ class Service:
         self.executors: Executors
         self._retention: Retention | None = None
         self._answers: AnswerFeed | None = None
+        self._queries: QueryQueue | None = None
+        self._ask: Callable[[MacQuery], None]
 
     @classmethod
     def open(
@@ -243,6 +249,36 @@ class Service:
         catch_up(feed, self.store, now)
         self._answers = feed
 
+    def query_macs(
+        self,
+        per_minute: Callable[[str, str | None], int],
+        ask: Callable[[MacQuery], None],
+        now: datetime,
+    ) -> None:
+        """Query Macs whose inventory is old, from now on.
+
+        `per_minute` is as for QueryQueue. `ask` is called with each query when it is due, and must
+        not wait. Call it before the first `tick`.
+        """
+        self._queries, self._ask = QueryQueue(self._query_needs, per_minute), ask
+        for udid in self.reconciler.fleet.macs():
+            self._queries.update(udid, now)
+
+    def _query_needs(self, udid: str, now: datetime) -> Sequence[QueryNeed]:
+        has_policy = self.reconciler.policy is not None
+        return query_needs(self.reconciler.situation(udid, now)) if has_policy else ()
+
+    def _update_queries(self, queries: QueryQueue, committed: Committed) -> None:
+        """Set the times of the queries of Macs with events; of all Macs after a policy's change."""
+        fleet = self.reconciler.fleet
+        if any(isinstance(event, PolicyChangedEvent) for event in committed.events):
+            udids = set(fleet.macs())
+        else:
+            subjects = {event.subject for event in committed.events}
+            udids = {fleet.canonical_udid(subject) or subject for subject in subjects}
+        for udid in sorted(udids):
+            queries.update(udid, committed.at)
+
     def reject_reason(self, event: Event) -> str | None:
         """Return the reason for which admission would reject this event; None if it admits it."""
         return self.reconciler.reject_reason(event)
@@ -265,6 +301,9 @@ class Service:
             self.executors.mark_published(site, results)
         if self._retention is not None:
             self._retention.work(self.reconciler.fleet, now)
+        if self._queries is not None:
+            for query in self._queries.pop_due(now):
+                self._ask(query)
 
     def next_wake(self, now: datetime) -> datetime | None:
         """Return the time at which `tick` has work if no input arrives, never before `now`.
@@ -278,6 +317,7 @@ class Service:
             self._halts_until,
             self.executors.next_wake(now),
             None if self._retention is None else self._retention.next_due_at(now),
+            None if self._queries is None else self._queries.next_due_at(now),
         )
         first = min((wake for wake in wakes if wake is not None), default=None)
         return None if first is None else max(first, now)
@@ -293,6 +333,8 @@ class Service:
             self.executors.wake(
                 self._answers.add_events(committed.events, committed.at, positions), committed.at
             )
+        if self._queries is not None:
+            self._update_queries(self._queries, committed)
         if self._on_commit is not None:
             self._on_commit(committed, self.reconciler)
 

@@ -1,8 +1,10 @@
 """`drydock run` with a configuration: real adapters, live and dry sites, answers from the log."""
 
+from collections import Counter
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from pipeline.embedded.answer_feed import LOG_FEED
 from pipeline.embedded.log import Log
 from pipeline.embedded.service import Service
 from schemas.envelope import JobResultedEvent, decode
+from schemas.queries import MacQuery
 from tests.configured_world import CONFIG, open_sites
 from tests.embedded_world import POLICY, Environment
 from tests.factories.control import halted
@@ -30,6 +33,7 @@ class Company:
     def __init__(self, folder: Path, config: str = CONFIG) -> None:
         self.folder, self.config = folder, config
         self.mdm = FakeMdm(START)
+        self.only_mdm_reports = False
         self.reports = Environment.of(a_spec(MAC), a_spec("MAC-TOKYO", site="tokyo"))
         self.mdm.enroll(MAC, OSVersion="26.1", BuildVersion="25B78")
         self.open()
@@ -58,6 +62,8 @@ class Company:
     def step(self, duration: timedelta = MINUTE) -> None:
         """Accept the events, do the work that is due, then advance the clock."""
         events = [*self.reports.unsent, *self.reports.fleet.advance(self.mdm.now)]
+        if self.only_mdm_reports:
+            events = []
         self.reports.unsent = []
         self.service.accept([*events, *self.mdm.take_events()], (), self.mdm.now)
         while self.service.next_wake(self.mdm.now) == self.mdm.now:
@@ -150,3 +156,72 @@ def test_no_file_of_the_service_has_a_secret(company: Company) -> None:
         if file.is_file():
             content = file.read_bytes()
             assert not any(secret.encode() in content for secret in SECRETS), file
+
+
+class QueriedCompany(Company):
+    """A company whose Macs are queried; the MDM server has Macs of both sites."""
+
+    def __init__(self, folder: Path, config: str = CONFIG) -> None:
+        self.asked: list[MacQuery] = []
+        super().__init__(folder, config)
+
+    def open(self) -> None:
+        super().open()
+        self.service.query_macs(self.sites.queries_per_minute, self._ask, self.mdm.now)
+
+    def _ask(self, query: MacQuery) -> None:
+        self.asked.append(query)
+        self.sites.queries[query.site].send(query)
+
+    def counts(self) -> Counter[str]:
+        """Return the number of queries that the server has queued, by request type."""
+        wanted = ("DeviceInformation", "SecurityInfo")
+        return Counter(command for command in self.commands if command in wanted)
+
+
+def test_macs_of_the_live_site_are_queried_and_those_in_dry_run_are_not(tmp_path: Path) -> None:
+    with closing(QueriedCompany(tmp_path)) as company:
+        assert {(query.udid, query.site) for query in company.asked} == {(MAC, "london")}
+        assert company.counts() == {"DeviceInformation": 1, "SecurityInfo": 1}
+
+
+def test_mac_that_is_away_with_an_open_job_gets_one_query_over_restarts(tmp_path: Path) -> None:
+    company = QueriedCompany(tmp_path)
+    company.only_mdm_reports = True
+    for _ in range(3):
+        for _ in range(12):
+            company.step(timedelta(hours=1))
+        company.close()
+        company.open()
+    with closing(company):
+        assert len(company.asked) > 3
+        assert company.counts() == {"DeviceInformation": 1, "SecurityInfo": 1}
+
+
+def test_version_that_only_a_query_shows_ends_the_job(tmp_path: Path) -> None:
+    with closing(QueriedCompany(tmp_path)) as company:
+        company.only_mdm_reports = True
+        uuid = company.mdm.report(MAC, "Idle")
+        while uuid is not None:
+            answer: dict[str, Any] = {"Status": "Acknowledged"}
+            if company.mdm.commands[uuid]["RequestType"] == "DeviceInformation":
+                system = {"OSVersion": "26.2", "BuildVersion": "25C56", "ProductName": "Mac16,1"}
+                answer["QueryResponses"] = system
+            uuid = company.mdm.report(MAC, answer.pop("Status"), uuid, **answer)
+        for _ in range(30):
+            company.step()
+        assert "acted" in company.outcomes(MAC)
+
+
+def test_new_policy_lets_the_macs_of_another_site_be_queried(tmp_path: Path) -> None:
+    company = QueriedCompany(tmp_path, CONFIG.replace("  london:", "  paris:"))
+    with closing(company):
+        assert company.asked == []
+        paris = TWO_SITES.replace("  london:", "  paris:").replace(
+            "default_site: london", "default_site: paris"
+        )
+        company.service.set_policy(paris, company.mdm.now, "ada")
+        company.only_mdm_reports = True
+        for _ in range(25):
+            company.step(timedelta(hours=1))
+        assert (MAC, "paris") in {(query.udid, query.site) for query in company.asked}

@@ -1,0 +1,59 @@
+"""Queries that a Mac needs: over MDM it reports its version only when it is queried. Pure.
+
+| query | field | due after its newest report |
+| --- | --- | --- |
+| DeviceInformation | `os_version` | OPEN_JOB_EVERY with an open job, else EVERY |
+| SecurityInfo | `user_approved` | EVERY |
+
+A field that was never reported is due at once. A report of another source counts too.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from pipeline.decide.situation import Situation
+from pipeline.state.device import duration_us
+from schemas.queries import QueryKind
+
+# An update shows its success only in the version: later queries would hold the site's capacity.
+OPEN_JOB_EVERY: Final = timedelta(hours=1)
+EVERY: Final = timedelta(hours=24)
+_FIELDS: Final = {
+    QueryKind.DEVICE_INFORMATION: "os_version",
+    QueryKind.SECURITY_INFO: "user_approved",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class QueryNeed:
+    """A query that a Mac needs `every_us` after `known_us`, its newest report of the field.
+
+    `server` is the MDM server of its enrollment, None if it is unknown. `is_urgent`: the end of an
+    open job waits for the report. Times are microseconds since 1970, 0 for never.
+    """
+
+    site: str
+    server: str | None
+    kind: QueryKind
+    known_us: int
+    every_us: int
+    is_urgent: bool
+
+
+def query_needs(s: Situation) -> tuple[QueryNeed, ...]:
+    """Return the queries that the Mac needs, each with its time.
+
+    None for a Mac without a site or an enrollment. None for a personally owned one: it answers
+    neither query in full.
+    """
+    site, device = s.site_name, s.device
+    if site is None or device.is_personal or not device.enrolled:
+        return ()
+    needs = []
+    for kind, field in _FIELDS.items():
+        is_urgent = kind is QueryKind.DEVICE_INFORMATION and s.open_job is not None
+        every_us = duration_us(OPEN_JOB_EVERY if is_urgent else EVERY)
+        known_us = device.reported_us(field)
+        needs.append(QueryNeed(site, device.mdm_server, kind, known_us, every_us, is_urgent))
+    return tuple(needs)

@@ -1,0 +1,29 @@
+"""Read-only queries of Macs: what the pipeline lets an agent ask over MDM."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class QueryKind(StrEnum):
+    """Kind of a query, by the command of Apple's MDM protocol that sends it."""
+
+    DEVICE_INFORMATION = "device_information"
+    """Version, build and state: the command DeviceInformation."""
+    SECURITY_INFO = "security_info"
+    """Enrollment and bootstrap token: the command SecurityInfo."""
+
+
+@dataclass(frozen=True, slots=True)
+class MacQuery:
+    """A query that is due since `due_at`.
+
+    `known_us` is the time of the Mac's newest report of the queried field, in microseconds since
+    1970; 0 for never. It is the same until the Mac answers, so it identifies the query.
+    """
+
+    udid: str
+    site: str
+    kind: QueryKind
+    known_us: int
+    due_at: datetime

@@ -1,0 +1,142 @@
+"""Queries reach simulated Macs through a real NanoMDM, each once, and their answers come back."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+
+import pytest
+
+from agents.mdm.answers import AnswerStore
+from agents.mdm.facts import Name
+from agents.mdm.mac import MdmMacs
+from agents.mdm.queries import MacQueries, QueryOutcome
+from pipeline.ingest import nanomdm
+from pipeline.ingest.redaction import Redactor
+from schemas.queries import MacQuery, QueryKind
+from tests.factories.sites import SITE, START, a_spec
+from tests.kafka.brokers import wait_until
+from tests.mdm.fleet import ManualClock, MdmFleet
+from tests.mdm.servers import MdmServers
+from tests.mdm.test_server_contract import adapter
+from tests.mdm.webhooks import Webhooks, webhook_receiver
+
+MACS = 10
+REDACTOR = Redactor(b"a key of the tests only")
+KINDS = {QueryKind.DEVICE_INFORMATION: "DeviceInformation", QueryKind.SECURITY_INFO: "SecurityInfo"}
+
+
+@pytest.fixture(scope="module")
+def webhooks() -> Iterator[Webhooks]:
+    with webhook_receiver() as received:
+        yield received
+
+
+@pytest.fixture(scope="module")
+def site(
+    webhooks: Webhooks, tools: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MdmServers]:
+    folder = tmp_path_factory.mktemp("mdm") / "servers"
+    with MdmServers.run(folder, webhook_url=webhooks.url) as servers:
+        yield servers
+
+
+class QueriedFleet:
+    """Macs at the servers, and the store that gets their webhooks."""
+
+    def __init__(self, servers: MdmServers, webhooks: Webhooks) -> None:
+        self.udids = [str(uuid.uuid4()).upper() for _ in range(MACS)]
+        self.fleet = MdmFleet(servers, [a_spec(udid) for udid in self.udids], ManualClock(START))
+        self.answers = AnswerStore(":memory:")
+        self._server = adapter(servers.nanomdm.url, servers.kmfddm.url)
+        self._webhooks, self._read = webhooks, 0
+
+    def close(self) -> None:
+        """Close the store and the connections."""
+        self.fleet.close()
+        self._server.close()
+        self.answers.close()
+
+    def lose_store(self) -> None:
+        """Replace the store by an empty one, which gets all events again."""
+        self.answers.close()
+        self.answers, self._read = AnswerStore(":memory:"), 0
+        self.read()
+
+    def read(self) -> None:
+        """Store the events of the webhooks that arrived since the last call."""
+        bodies = self._webhooks.bodies[self._read :]
+        self._read += len(bodies)
+        for body in bodies:
+            found = nanomdm.translate(
+                json.dumps(body).encode(), origin="test", received_at=_now(), redactor=REDACTOR
+            )
+            assert not found.dead_letters
+            self.answers.add_events(found.events, _now())
+
+    def send(self, known_us: int) -> list[QueryOutcome]:
+        """Ask for both kinds at every Mac."""
+        macs = MdmMacs({"mdm": self._server}, self.answers, zone=UTC, now=_now)
+        queries = MacQueries(macs, self.answers, _now)
+        return [
+            queries.send(MacQuery(udid, SITE, kind, known_us, START))
+            for udid in self.udids
+            for kind in QueryKind
+        ]
+
+    def received(self) -> list[tuple[str, str]]:
+        """Return the commands that the Macs got, by their own logs."""
+        return [
+            (mac.spec.udid, each.request_type)
+            for mac in self.fleet.macs.values()
+            for each in mac.received
+        ]
+
+    def knows(self, *names: Name) -> bool:
+        """Return True if the store has these facts of every Mac."""
+        self.read()
+        return all(
+            self.answers.facts(udid).value(name) is not None
+            for udid in self.udids
+            for name in names
+        )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@pytest.fixture
+def fleet(site: MdmServers, webhooks: Webhooks) -> Iterator[QueriedFleet]:
+    with closing(QueriedFleet(site, webhooks)) as fleet:
+        yield fleet
+
+
+def test_each_mac_gets_each_query_once_until_it_has_answered(fleet: QueriedFleet) -> None:
+    fleet.fleet.enroll()
+    wait_until(lambda: fleet.knows(Name.ENROLLED), 30, "the enrollments did not arrive")
+    once = [(udid, name) for udid in fleet.udids for name in KINDS.values()]
+    # The Macs are away: `settle` was not called.
+    assert fleet.send(0) == [QueryOutcome.SENT] * len(once)
+    assert fleet.send(0) == [QueryOutcome.OPEN] * len(once)
+    assert fleet.send(1) == [QueryOutcome.OPEN] * len(once)
+    fleet.fleet.settle()
+    assert sorted(fleet.received()) == sorted(once)
+    wanted = (Name.OS_VERSION, Name.APPLE_SILICON, Name.USER_APPROVED)
+    wait_until(lambda: fleet.knows(*wanted), 30, "the answers did not arrive")
+    assert fleet.send(2) == [QueryOutcome.SENT] * len(once)
+    fleet.fleet.settle()
+    assert sorted(fleet.received()) == sorted(once * 2)
+
+
+def test_agent_with_an_empty_store_queues_no_second_command(fleet: QueriedFleet) -> None:
+    fleet.fleet.enroll()
+    wait_until(lambda: fleet.knows(Name.ENROLLED), 30, "the enrollments did not arrive")
+    fleet.send(0)
+    fleet.lose_store()
+    assert fleet.send(0) == [QueryOutcome.SENT] * (MACS * len(KINDS))
+    fleet.fleet.settle()
+    assert sorted(fleet.received()) == sorted(
+        (udid, name) for udid in fleet.udids for name in KINDS.values()
+    )

@@ -1,0 +1,58 @@
+"""The queries that a Mac needs, and the time from which each counts."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from pipeline.decide.queries import EVERY, OPEN_JOB_EVERY, query_needs
+from pipeline.state.device import Device, duration_us, to_us
+from pipeline.state.device_folds import apply_token_updated
+from schemas.events.checkin import MdmTokenUpdated
+from schemas.queries import QueryKind
+from tests.factories import DAY, HOUR, NOW, UDID, entry, mac, policy, situation
+
+PERSONAL = apply_token_updated(
+    mac(), MdmTokenUpdated(udid=UDID, enrollment_type="User Enrollment (Device)"), to_us(NOW)
+)
+INFORMATION, SECURITY = QueryKind.DEVICE_INFORMATION, QueryKind.SECURITY_INFO
+
+
+def every(needs: Any) -> dict[QueryKind, timedelta]:
+    return {need.kind: timedelta(microseconds=need.every_us) for need in needs}
+
+
+def test_enrolled_mac_needs_both_queries_once_a_day() -> None:
+    assert every(query_needs(situation(mac()))) == {INFORMATION: DAY, SECURITY: DAY}
+
+
+def test_open_job_makes_only_the_query_of_the_version_urgent() -> None:
+    needs = query_needs(situation(mac(), job_history=(entry(),)))
+    assert every(needs) == {INFORMATION: OPEN_JOB_EVERY, SECURITY: EVERY}
+    assert [need.kind for need in needs if need.is_urgent] == [INFORMATION]
+
+
+def test_query_counts_from_the_newest_report_of_its_own_field() -> None:
+    device = mac(seen_at=NOW - HOUR, user_approved=None)
+    known = {need.kind: need.known_us for need in query_needs(situation(device))}
+    assert known == {INFORMATION: to_us(NOW - HOUR), SECURITY: 0}
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        pytest.param(mac(enrolled=False, mdm_enrolled=False), id="not enrolled"),
+        pytest.param(PERSONAL, id="personally owned"),
+    ],
+)
+def test_mac_that_cannot_answer_is_not_queried(device: Device) -> None:
+    assert query_needs(situation(device)) == ()
+
+
+def test_mac_without_a_site_is_not_queried() -> None:
+    no_default = policy(default_site=None)
+    assert query_needs(situation(mac(site="nowhere", hostname="x"), rules=no_default)) == ()
+
+
+def test_durations_are_in_microseconds() -> None:
+    assert {need.every_us for need in query_needs(situation(mac()))} == {duration_us(EVERY)}
