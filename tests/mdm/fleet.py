@@ -16,7 +16,6 @@ import httpx
 from agents.mac import AckKind, UnreachableError
 from agents.simulated.fleet import SimulatedFleet
 from agents.simulated.machine import SimulatedMac
-from agents.simulated.network import SiteRates
 from agents.simulated.spec import MacSpec, SimulatedRelease
 from schemas.jobs import Job
 from tests.mdm.apns import Push
@@ -75,7 +74,6 @@ class MdmFleet:
         *,
         releases: Sequence[SimulatedRelease] = (),
         behaviors: Mapping[str, Behavior] | None = None,
-        lines: Mapping[str, SiteRates] | None = None,
     ) -> None:
         self.url = servers.nanomdm.url
         self.releases = tuple(releases)
@@ -83,7 +81,7 @@ class MdmFleet:
         self.http = httpx.Client(trust_env=False, limits=limits, timeout=30)
         self._servers = servers
         self._clock = clock
-        self._physics = SimulatedFleet(specs, clock(), releases=releases, lines=lines)
+        self._physics = SimulatedFleet(specs, clock(), releases=releases)
         # For the simulated Macs, the queue of connections and the set of due Macs.
         self._lock = threading.RLock()
         given = behaviors or {}

@@ -172,10 +172,6 @@ class NanoMdm:
         path = f"enqueue/{udid}" if push else f"enqueue/{udid}?nopush=1"
         return self._api("PUT", path, content=plistlib.dumps(command))
 
-    def push(self, udid: str) -> httpx.Response:
-        """Ask it to notify this Mac, and return the response, of any status."""
-        return self._api("PUT", f"push/{udid}")
-
     def _api(self, method: str, path: str, **options: Any) -> httpx.Response:
         login = ("nanomdm", NANOMDM_KEY)
         return self.http.request(method, f"{self.url}/v1/{path}", auth=login, **options)
