@@ -214,6 +214,13 @@ class MdmMacs:
             return Obstacle(ErrorCode.NO_MDM_SERVER, detail)
         return Enrollment(server, enrollment_id, facts)
 
+    def has_open(self, udid: str, request_type: RequestType) -> bool:
+        """Return True if a command of this type waits for the Mac, of whatever order."""
+        return any(
+            sent.request_type is request_type and state.is_open
+            for sent, state in self._answers.deliveries_to(udid, self._now())
+        )
+
     # --- looking ---
 
     def _observe(self, enrollment: Enrollment, job: Job) -> Observation:
@@ -354,11 +361,9 @@ class MdmMacs:
     def _ask_version(self, enrollment: Enrollment, job: Job, order: str) -> None:
         """Ask for the version unless a recent report or an open query has it."""
         now, at = self._now(), enrollment.facts.at(Name.OS_VERSION)
-        query = f"{order}/information"
-        asked = self._answers.deliveries(query, now)
         is_recent = at is not None and at > now - QUERY_MAX_AGE
-        if not is_recent and not (asked and asked[-1][1].is_open):
-            self._query(enrollment, job, query, device_information)
+        if not is_recent and not self.has_open(job.udid, RequestType.DEVICE_INFORMATION):
+            self._query(enrollment, job, f"{order}/information", device_information)
 
     def _ask_security(
         self, enrollment: Enrollment, job: Job, order: str, enrolled_at: datetime | None
@@ -369,10 +374,8 @@ class MdmMacs:
         """
         if enrolled_at is None or enrollment.facts.flag(Name.USER_APPROVED) is not None:
             return
-        query = f"{order}/security"
-        asked = self._answers.deliveries(query, self._now())
-        if not (asked and asked[-1][1].is_open):
-            self._query(enrollment, job, query, security_info)
+        if not self.has_open(job.udid, RequestType.SECURITY_INFO):
+            self._query(enrollment, job, f"{order}/security", security_info)
 
     def _query(
         self,
@@ -463,9 +466,8 @@ class MdmMacs:
         """
         if enrollment.facts.is_enrolled is False:
             return True
-        for command, state in self._answers.deliveries_to(job.udid, self._now()):
-            if command.request_type is RequestType.INSTALL_PROFILE and state.is_open:
-                return False  # nothing is queued behind it: the Mac may never get to it
+        if self.has_open(job.udid, RequestType.INSTALL_PROFILE):
+            return False  # nothing is queued behind it: the Mac may never get to it
         sent = self._answers.deliveries(order, self._now())
         if sent and sent[-1][1].state in (State.DONE, State.FAILED, State.CLEARED):
             return True

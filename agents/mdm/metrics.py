@@ -1,9 +1,14 @@
 """Metrics of the queries of Macs and of their answers, for each program with executors."""
 
-from prometheus_client import CollectorRegistry, Counter
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from agents.mdm.answers import FindingKind
 from agents.mdm.queries import QueryOutcome
+
+_HOUR_S: Final = 3600
+_DELAYS_S: Final = (1, 10, 60, 600, _HOUR_S, 6 * _HOUR_S, 24 * _HOUR_S, 72 * _HOUR_S)
 
 
 class MdmMetrics:
@@ -26,11 +31,19 @@ class MdmMetrics:
         )
         for outcome in QueryOutcome:
             self._queries.labels(outcome.value)
+        self._delays = Histogram(
+            "drydock_mdm_query_delay_seconds",
+            "Time from which a query was due until it was sent.",
+            buckets=_DELAYS_S,
+            registry=registry,
+        )
 
     def count_finding(self, kind: FindingKind) -> None:
         """Count one answer."""
         self._findings.labels(kind.value).inc()
 
-    def count_query(self, outcome: QueryOutcome) -> None:
-        """Count one query by its outcome."""
+    def count_query(self, outcome: QueryOutcome, delay_s: float) -> None:
+        """Count one query by its outcome; observe the delay of one that was sent."""
         self._queries.labels(outcome.value).inc()
+        if outcome is QueryOutcome.SENT:
+            self._delays.observe(delay_s)

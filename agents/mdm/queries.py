@@ -30,9 +30,9 @@ from runtime.retry import BROKER, Backoff
 from schemas import logkeys as key
 from schemas.queries import MacQuery, QueryKind
 
-_COMMANDS: Final[Mapping[QueryKind, Callable[[str, int], Command]]] = {
-    QueryKind.DEVICE_INFORMATION: device_information,
-    QueryKind.SECURITY_INFO: security_info,
+_COMMANDS: Final[Mapping[QueryKind, tuple[Callable[[str, int], Command], RequestType]]] = {
+    QueryKind.DEVICE_INFORMATION: (device_information, RequestType.DEVICE_INFORMATION),
+    QueryKind.SECURITY_INFO: (security_info, RequestType.SECURITY_INFO),
 }
 # Half a day of the default budget, for an outage of the server. A query that finds no room is asked
 # again after its interval.
@@ -67,7 +67,7 @@ class MacQueries:
         self._now = now
 
     def send(self, query: MacQuery) -> QueryOutcome:
-        """Send the query unless an earlier one of its kind has no answer yet.
+        """Send the query unless a command of its type, also one of a job, has no answer yet.
 
         Raises ServerRefusedError, ServerUnavailableError, and UnreachableError while events of the
         past are being read.
@@ -77,30 +77,33 @@ class MacQueries:
             return QueryOutcome.NOT_ENROLLED
         if enrollment.facts.flag(Name.AWAITING_CONFIGURATION) is True:
             return QueryOutcome.HELD
+        make, request_type = _COMMANDS[query.kind]
+        if self._macs.has_open(query.udid, request_type):
+            return QueryOutcome.OPEN
+        # The Mac may never get to a command behind a new enrollment profile.
+        if self._macs.has_open(query.udid, RequestType.INSTALL_PROFILE):
+            return QueryOutcome.HELD
         prefix = f"query/{query.udid}/{query.kind}"
         order = f"{prefix}/{query.known_us}"
-        number = 0
-        for sent, state in self._answers.deliveries_to(query.udid, self._now()):
-            if state.is_open and sent.order.startswith(f"{prefix}/"):
-                return QueryOutcome.OPEN
-            # The Mac may never get to a command behind a new enrollment profile.
-            if state.is_open and sent.request_type is RequestType.INSTALL_PROFILE:
-                return QueryOutcome.HELD
-            number += sent.order == order
-        command = _COMMANDS[query.kind](order, number)
+        number = len(self._answers.deliveries(order, self._now()))
+        command = make(order, number)
         self._macs.send(enrollment, query.udid, order, command, number, has_job=False)
         self._answers.keep_newest(prefix, order)
         return QueryOutcome.SENT
+
+    def delay_s(self, query: MacQuery) -> float:
+        """Return the seconds since the query was due."""
+        return (self._now() - query.due_at).total_seconds()
 
 
 class QuerySender(threading.Thread):
     """Thread that sends the queries of one site. Any thread may call `ask`, which does not wait.
 
-    `count` is called with each outcome.
+    `count` is called with each outcome, and the seconds since the query was due.
     """
 
     def __init__(
-        self, queries: MacQueries, count: Callable[[QueryOutcome], None], log: Log
+        self, queries: MacQueries, count: Callable[[QueryOutcome, float], None], log: Log
     ) -> None:
         super().__init__(daemon=True, name="queries")
         self._queries = queries
@@ -115,7 +118,7 @@ class QuerySender(threading.Thread):
         try:
             self._waiting.put_nowait(query)
         except queue.Full:
-            self._count(QueryOutcome.DROPPED)
+            self._count(QueryOutcome.DROPPED, self._queries.delay_s(query))
 
     def stop(self) -> None:
         """End the thread after the query that it sends now; after a restart the rest is due."""
@@ -129,7 +132,7 @@ class QuerySender(threading.Thread):
         backoff = Backoff(BROKER)
         while (query := self._waiting.get()) is not None and not self._ending.is_set():
             outcome = self._send(query)
-            self._count(outcome)
+            self._count(outcome, self._queries.delay_s(query))
             if outcome is QueryOutcome.UNAVAILABLE:
                 self.ask(query)
                 backoff.wait(self._ending)

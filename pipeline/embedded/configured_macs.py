@@ -14,11 +14,11 @@ from schemas.queries import MacQuery
 class ConfiguredMacs:
     """A `MacSource` without events of its own: the MDM servers send those to the gateway.
 
-    `count_query` is called with the outcome of each query, in the thread of its site.
+    `count_query` is as for QuerySender, and is called in the thread of each site.
     """
 
     def __init__(
-        self, sites: ConfiguredSites, count_query: Callable[[QueryOutcome], None], log: Log
+        self, sites: ConfiguredSites, count_query: Callable[[QueryOutcome, float], None], log: Log
     ) -> None:
         self._sites = sites
         self._senders = {

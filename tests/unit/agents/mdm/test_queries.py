@@ -6,13 +6,15 @@ from datetime import timedelta
 from unittest.mock import Mock
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from agents.mdm.metrics import MdmMetrics
 from agents.mdm.queries import MacQueries, QueryOutcome, QuerySender
 from agents.mdm.server import ServerRefusedError, ServerUnavailableError
 from schemas.queries import MacQuery, QueryKind
 from tests.factories.sites import SITE, START
 from tests.fake_mdm import FakeMdm
-from tests.mdm_site import DDM, MAC, MINUTE, REENROLL, MdmSite, a_site
+from tests.mdm_site import COMMAND, DDM, MAC, MINUTE, REENROLL, MdmSite, a_site
 
 INFORMATION = MacQuery(MAC, SITE, QueryKind.DEVICE_INFORMATION, 1, START)
 SECURITY = replace(INFORMATION, kind=QueryKind.SECURITY_INFO)
@@ -40,6 +42,17 @@ def test_mac_that_is_away_for_weeks_gets_one_command() -> None:
         # Reports of other sources can change the time of the newest report.
         assert send(site, replace(INFORMATION, known_us=day)) is OPEN
     assert site.queued("DeviceInformation") == 1
+
+
+def test_query_of_a_job_counts_as_the_query_of_the_inventory() -> None:
+    site = a_site(job=COMMAND)
+    site.start(COMMAND)
+    site.poll()
+    site.run(timedelta(days=2))
+    asked = site.queued("DeviceInformation")
+    assert asked == 1
+    assert send(site) is OPEN
+    assert site.queued("DeviceInformation") == asked
 
 
 def test_mac_that_answers_not_now_keeps_its_command() -> None:
@@ -154,7 +167,7 @@ class Outcomes:
         self._wanted = wanted
         self._all = threading.Event()
 
-    def count(self, outcome: QueryOutcome) -> None:
+    def count(self, outcome: QueryOutcome, _: float) -> None:
         self.found.append(outcome)
         if len(self.found) == self._wanted:
             self._all.set()
@@ -187,6 +200,19 @@ def test_failed_query_does_not_end_the_thread_and_one_without_a_response_is_repe
     sender.stop()
     asked = [call.args[0] for call in queries.send.call_args_list]
     assert asked == [INFORMATION, NEXT, *[INFORMATION] * is_repeated]
+
+
+def test_delay_of_a_sent_query_is_the_time_since_it_was_due() -> None:
+    site = a_site()
+    site.now = START + timedelta(hours=2)
+    registry = CollectorRegistry()
+    metrics = MdmMetrics(registry)
+    queries = MacQueries(site.macs, site.answers, lambda: site.now)
+    for _ in range(2):
+        metrics.count_query(queries.send(INFORMATION), queries.delay_s(INFORMATION))
+    sent = registry.get_sample_value("drydock_mdm_queries_total", {"outcome": "sent"})
+    delay = registry.get_sample_value("drydock_mdm_query_delay_seconds_sum")
+    assert (sent, delay) == (1, 7200)
 
 
 def test_sender_stops_with_queries_that_wait() -> None:
