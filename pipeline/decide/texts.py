@@ -1,10 +1,8 @@
 """Durations as text for people."""
 
 from datetime import timedelta
-from functools import lru_cache
 
 
-@lru_cache(maxsize=256)
 def text_of(duration: timedelta) -> str:
     """Return a duration as `7 days`, `1 day 6 hours` or `90 minutes`; `no time` for zero."""
     seconds = int(duration.total_seconds())

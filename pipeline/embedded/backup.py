@@ -114,7 +114,10 @@ def restore(source: Path, data_dir: Path) -> Backup:
         staging = Path(tempfile.mkdtemp(prefix=".restore-", dir=data_dir))
         try:
             _unpack(source, staging)
-            made = _verify(staging)
+            try:
+                made = _verify(staging)
+            except BackupError as error:
+                raise BackupError(f"{source}: {error}") from error
             _mark_as_copy(staging)
             for name in (JOURNALS, "keys", FILE):
                 if (staging / name).exists():

@@ -97,7 +97,6 @@ def supports_major(model: str | None, major: int) -> bool | None:
     return None
 
 
-@lru_cache(maxsize=2048)
 def device_id_of(model: str | None) -> str | None:
     """Return the SoftwareUpdateDeviceID of a model identifier; None if it is not in the table.
 
