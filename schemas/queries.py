@@ -18,8 +18,8 @@ class QueryKind(StrEnum):
 class MacQuery:
     """A query that is due since `due_at`.
 
-    `known_us` is the time of the Mac's newest report of the queried field, in microseconds since
-    1970; 0 for never. It is the same until the Mac answers, so it identifies the query.
+    `known_us` is the time of the Mac's report of the queried fields, in microseconds since 1970; 0
+    for never. It is the same until the Mac answers, so it identifies the query.
     """
 
     udid: str

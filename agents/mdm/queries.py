@@ -85,7 +85,9 @@ class MacQueries:
             return QueryOutcome.HELD
         prefix = f"query/{query.udid}/{query.kind}"
         order = f"{prefix}/{query.known_us}"
-        number = len(self._answers.deliveries(order, self._now()))
+        # Not their count: the store forgets old ones, and a repeated id is never delivered.
+        earlier = self._answers.deliveries(order, self._now())
+        number = earlier[-1][0].number + 1 if earlier else 0
         command = make(order, number)
         self._macs.send(enrollment, query.udid, order, command, number, has_job=False)
         self._answers.keep_newest(prefix, order)

@@ -1,11 +1,13 @@
 """Queries that a Mac needs: over MDM it reports its version only when it is queried. Pure.
 
-| query | field | due after its newest report |
+| query | fields | due after the oldest of their newest reports |
 | --- | --- | --- |
-| DeviceInformation | `os_version` | OPEN_JOB_EVERY with an open job, else EVERY |
+| DeviceInformation | `os_version`, `supervised` | EVERY |
+| DeviceInformation, with an open job | `os_version` | OPEN_JOB_EVERY |
 | SecurityInfo | `user_approved` | EVERY |
 
-A field that was never reported is due at once. A report of another source counts too.
+A field that was never reported is due at once: an enrollment reports the version, but not the
+supervision. A report of another source counts too.
 """
 
 from dataclasses import dataclass
@@ -20,14 +22,15 @@ from schemas.queries import QueryKind
 OPEN_JOB_EVERY: Final = timedelta(hours=1)
 EVERY: Final = timedelta(hours=24)
 _FIELDS: Final = {
-    QueryKind.DEVICE_INFORMATION: "os_version",
-    QueryKind.SECURITY_INFO: "user_approved",
+    QueryKind.DEVICE_INFORMATION: ("os_version", "supervised"),
+    QueryKind.SECURITY_INFO: ("user_approved",),
 }
+_URGENT_FIELDS: Final = ("os_version",)
 
 
 @dataclass(frozen=True, slots=True)
 class QueryNeed:
-    """A query that a Mac needs `every_us` after `known_us`, its newest report of the field.
+    """A query that a Mac needs `every_us` after `known_us`, its report of the fields.
 
     `server` is the MDM server of its enrollment, None if it is unknown. `is_urgent`: the end of an
     open job waits for the report. Times are microseconds since 1970, 0 for never.
@@ -51,9 +54,9 @@ def query_needs(s: Situation) -> tuple[QueryNeed, ...]:
     if site is None or device.is_personal or not device.enrolled:
         return ()
     needs = []
-    for kind, field in _FIELDS.items():
+    for kind, fields in _FIELDS.items():
         is_urgent = kind is QueryKind.DEVICE_INFORMATION and s.open_job is not None
         every_us = duration_us(OPEN_JOB_EVERY if is_urgent else EVERY)
-        known_us = device.reported_us(field)
+        known_us = min(map(device.reported_us, _URGENT_FIELDS if is_urgent else fields))
         needs.append(QueryNeed(site, device.mdm_server, kind, known_us, every_us, is_urgent))
     return tuple(needs)

@@ -71,6 +71,14 @@ class Run:
 
         self.eventually(have_answered, "the Macs have answered")
 
+    def are_queried(self) -> bool:
+        """Return True if every Mac has answered both queries of the inventory."""
+        wanted = {"DeviceInformation", "SecurityInfo"}
+        return all(
+            wanted <= {each.request_type for each in mac.received if each.status == "Acknowledged"}
+            for mac in self.fleet.macs.values()
+        )
+
     def eventually(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until the condition is True; fail with the Macs that differ from their end."""
         until = time.monotonic() + WITHIN_S

@@ -51,10 +51,16 @@ def returned(loan: Employee) -> InventoryEvent:
     )
 
 
-def advisory_is_carried_out(at: Run, before: bytes, after: bytes) -> None:
-    """Let the advisory arrive, and check that every Mac ends as the policy says."""
+def advisory_is_carried_out(at: Run, before: bytes, after: bytes, *, queries: bool) -> None:
+    """Let the advisory arrive, and check that every Mac ends as the policy says.
+
+    `queries`: Drydock itself asks the Macs for their inventory.
+    """
     at.drydock.read_feed(before)
-    at.ask(at.employees)
+    if queries:
+        at.eventually(at.are_queried, "Drydock has queried the Macs")
+    else:
+        at.ask(at.employees)
     at.clock.skip(TROUBLE_AFTER)
     at.drydock.read_feed(after)
     [loan] = at.of_kind("loan")
@@ -102,7 +108,7 @@ def test_macs_end_as_the_policy_demands_on_the_default_storage(
         MdmServers.run(tmp_path / "mdm", ports=ports, webhook_url=drydock.webhook_url) as servers,
         the_company(drydock, servers, after) as at,
     ):
-        advisory_is_carried_out(at, before, after)
+        advisory_is_carried_out(at, before, after, queries=True)
 
 
 @pytest.mark.timeout(600)
@@ -126,7 +132,7 @@ def test_macs_end_as_the_policy_demands_on_kafka(
         ) as servers,
         the_company(drydock, servers, after) as at,
     ):
-        advisory_is_carried_out(at, before, after)
+        advisory_is_carried_out(at, before, after, queries=False)
         unreachable = {one.spec.udid for one in at.of_kind("dead", "gone")}
         waiting = set(query(database, _WAITING))
         assert waiting <= unreachable

@@ -32,7 +32,14 @@ def test_open_job_makes_only_the_query_of_the_version_urgent() -> None:
     assert [need.kind for need in needs if need.is_urgent] == [INFORMATION]
 
 
-def test_query_counts_from_the_newest_report_of_its_own_field() -> None:
+def test_enrolled_mac_is_queried_at_once_although_the_enrollment_reported_its_version() -> None:
+    (information, security) = query_needs(situation(mac(supervised=None, user_approved=None)))
+    assert (information.known_us, security.known_us) == (0, 0)
+    (urgent, _) = query_needs(situation(mac(supervised=None), job_history=(entry(),)))
+    assert urgent.known_us == to_us(NOW - HOUR)
+
+
+def test_query_counts_from_the_report_of_its_own_fields() -> None:
     device = mac(seen_at=NOW - HOUR, user_approved=None)
     known = {need.kind: need.known_us for need in query_needs(situation(device))}
     assert known == {INFORMATION: to_us(NOW - HOUR), SECURITY: 0}

@@ -91,6 +91,16 @@ def test_query_that_failed_is_sent_again_when_it_is_due() -> None:
     assert site.queued("DeviceInformation") == 2
 
 
+def test_query_that_failed_often_has_a_new_id_after_the_store_forgot_the_first() -> None:
+    site = a_site()
+    for day in range(4):
+        send(site)
+        site.poll(DeviceInformation={"Status": "Error"})
+        site.answers.prune(site.now - timedelta(days=2))
+        site.now += timedelta(days=1)
+        assert site.delivered("DeviceInformation") == day + 1
+
+
 def test_new_enrollment_clears_the_queue_and_the_query_is_sent_again() -> None:
     site = a_site()
     send(site)
