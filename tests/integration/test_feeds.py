@@ -170,7 +170,10 @@ def test_two_replicas_publish_every_change_once_when_the_leader_is_killed(
             since = len(published.events)
             web.documents["/sofa"] = snapshots[SNAPSHOTS[last]]
             published.waits_for("sofa", snapshots[SNAPSHOTS[last]])
-            assert published.changes("sofa", since) == Counter(expected(last - 1, last)), last
+            changes = published.changes("sofa", since)
+            assert max(changes.values(), default=1) == 1, "each change once"
+            changed = {change for change in changes if change[0] != "corrected"}
+            assert changed == expected(last - 1, last), last
         assert first.process.poll() == -signal.SIGKILL
         assert polls(second)
         wait_until(lambda: web.responses["/kev", 304] > 0, WAIT_LIMIT_S, "no request by ETag")
