@@ -2,7 +2,7 @@
 # PYTHON is the Python that creates it; PYTEST_ARGS, DEMO_ARGS, CHAOS_ARGS and MUTATE_ARGS are passed on.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kafka demo-mdm e2e-mdm fmt lint type test test-unit bench bench-core bench-ratio bench-embedded bench-outage mutate fuzz schemas lock clean
+.PHONY: help demo demo-kafka demo-mdm e2e-mdm pilot fmt lint type test test-unit bench bench-core bench-ratio bench-embedded bench-outage mutate fuzz schemas lock clean
 .PHONY: chaos chaos-short faults coverage chart tools tools-deploy kafka-up kafka-down
 
 BIN := .venv/bin
@@ -46,13 +46,17 @@ type: ## check types
 	@tools/environment dev
 	@$(BIN)/mypy --no-error-summary
 
-test: lint type ## check style and types, and run all tests but e2e-mdm
+test: lint type ## check style and types, and run all tests but e2e-mdm and pilot
 	@for server in $(TEST_SERVERS); do tools/servers $$server || [ -z "$$CI" ] || exit 1; done
-	@$(BIN)/python -m pytest -n 2 --ignore=tests/mdm/test_end_to_end.py $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --ignore=tests/mdm/test_end_to_end.py --ignore=tests/e2e/test_pilot.py $(PYTEST_ARGS)
 
 test-unit: ## run the unit tests that are not slow (under a minute)
 	@tools/environment dev
 	@$(BIN)/python -m pytest tests/unit -n 2 -m "not slow" $(PYTEST_ARGS)
+
+pilot: ## let 3,000 Macs pass two weeks of dry run, then take one site live
+	@tools/environment dev
+	@$(BIN)/python -m pytest tests/e2e/test_pilot.py $(PYTEST_ARGS)
 
 e2e-mdm: ## let an advisory reach 50 Macs through real MDM servers, in one process and on Kafka
 	@tools/environment dev

@@ -233,7 +233,12 @@ class Fleet:
         self.advisories = after
         if after is before:
             return NO_CHANGE
-        if before.supported_lines != after.supported_lines:
+        # What Macs of every line can run and are offered depends on these.
+        if (before.supported_lines, before.newest_major, before.listed_device_ids) != (
+            after.supported_lines,
+            after.newest_major,
+            after.listed_device_ids,
+        ):
             return Change(affects_all=True)
         return Change(lines=changed_lines(before, after))
 
@@ -557,15 +562,22 @@ class Fleet:
 def changed_lines(before: Advisories, after: Advisories) -> dict[str, OSVersion | None]:
     """Return the lines whose releases differ in any property, with the newest version that differs.
 
-    The version is None if the line gained its first release or lost its last one.
+    The version is None if the line gained its first release or lost its last one, if its newest
+    release is another one, or if a list of devices differs: that concerns every Mac on the line.
     """
     changed: dict[str, OSVersion | None] = {}
     for line in sorted(before.lines.keys() | after.lines.keys()):
         old = {one.version: one for one in before.lines.get(line, ())}
         new = {one.version: one for one in after.lines.get(line, ())}
         differ = [one for one in old.keys() | new.keys() if old.get(one) != new.get(one)]
-        if differ:
-            changed[line] = max(differ) if old and new else None
+        if not differ:
+            continue
+        lists_differ = any(
+            getattr(old.get(one), "device_ids", None) != getattr(new.get(one), "device_ids", None)
+            for one in differ
+        )
+        is_limited = old and new and max(old) == max(new) and not lists_differ
+        changed[line] = max(differ) if is_limited else None
     return changed
 
 
