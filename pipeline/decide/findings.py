@@ -78,13 +78,9 @@ def _of_version(s: Situation, version: OSVersion) -> list[Finding]:
     if build is not None and build.is_beta:
         found.append((FindingCode.RUNS_BETA, f"build {build}"))
     if newest is not None:
-        of_line = [
-            one.version
-            for one in s.advisories.lines.get(version.line, ())
-            if not one.version.supplement
-        ]
-        if (of_line and version.release > of_line[0]) or (not of_line and version.major > newest):
-            known = f"macOS {of_line[0]}" if of_line else f"macOS {newest}"
+        of_line = s.advisories.newest_of_line.get(version.line)
+        if version.release > of_line if of_line else version.major > newest:
+            known = f"macOS {of_line or newest}"
             found.append((FindingCode.NEWER_THAN_FEEDS, f"macOS {version}; the newest is {known}"))
     return found
 
@@ -99,12 +95,9 @@ def _of_hardware(s: Situation, version: OSVersion, *, has_need: bool) -> list[Fi
         found.append((FindingCode.HARDWARE_ENDED, f"macOS {version.line}"))
     elif s.line_is_supported is False and not has_need:
         found.append((FindingCode.LINE_ENDED, _left_on(s, version)))
-    listed = s.advisories.listed_device_ids
-    has_wide_list = any(
-        one.device_ids is not None and not one.specific
-        for one in s.advisories.lines.get(version.line, ())
-    )
-    if has_wide_list and (s.device_id is None or s.device_id.lower() not in listed):
+    if version.line in s.advisories.lines_with_devices and (
+        s.device_id is None or s.device_id.lower() not in s.advisories.listed_device_ids
+    ):
         detail = f"model {device.model}, id {device.device_id}"
         found.append((FindingCode.DEVICE_NOT_LISTED, detail))
     wanted = s.policy.upgrades.to

@@ -214,6 +214,24 @@ class Advisories:
         )
 
     @cached_property
+    def newest_of_line(self) -> Mapping[str, OSVersion]:
+        """For each line the version of its newest release that is no supplement."""
+        found = {
+            line: next((one.version for one in releases if not one.version.supplement), None)
+            for line, releases in self.lines.items()
+        }
+        return {line: version for line, version in found.items() if version is not None}
+
+    @cached_property
+    def lines_with_devices(self) -> frozenset[str]:
+        """The lines of which a release lists devices, and is not for some hardware only."""
+        return frozenset(
+            line
+            for line, releases in self.lines.items()
+            if any(one.device_ids is not None and not one.specific for one in releases)
+        )
+
+    @cached_property
     def listed_device_ids(self) -> frozenset[str]:
         """The device ids, in lower case, of every release that lists some."""
         return frozenset(

@@ -141,9 +141,12 @@ def has_earlier_enrollment_fact(s: Situation) -> bool:
     Such a report does not count. A new report of the same value makes it count, although no value
     changes, so the Mac must be decided again.
     """
+    began_us = s.device.checkins[AUTHENTICATED]
+    if not began_us:
+        return False
     facts = [*_enrollment_defects(s)]
     facts += [name for name in ENROLLMENT_FACTS if getattr(s.device, name) is not None]
-    return any(not _is_of_present_enrollment(s, fact) for fact in facts)
+    return any(s.device.reported_us(fact) < began_us for fact in facts)
 
 
 def renewal_us(s: Situation) -> int | None:
