@@ -26,7 +26,7 @@ def last_reinstall(s: Situation) -> JobEntry | None:
 
 
 def is_unheard(s: Situation, entry: JobEntry) -> bool:
-    """Return True if a job failed by its time alone, and no source has heard of the Mac since.
+    """Return True if a job failed by its time alone, and no source has reported the Mac since.
 
     Then nothing is known to have gone wrong on the Mac.
     """
