@@ -22,7 +22,13 @@ from typing import Final
 import msgspec
 
 from pipeline.decide.exposure import Exposure, exposure
-from pipeline.decide.findings import UNCERTAIN, details, findings_of, is_unknown_to_mdm
+from pipeline.decide.findings import (
+    UNCERTAIN,
+    Finding,
+    details,
+    findings_of,
+    is_unknown_to_mdm,
+)
 from pipeline.decide.gates import (
     FOLLOW_UP_READS,
     GATES,
@@ -172,8 +178,9 @@ def _without_need(s: Situation, exposed: Exposure) -> Decision:
         return _nothing(s, exposed, Reason.SUPPLEMENT_PENDING if waits else Reason.UNCERTAIN)
     if s.line_is_supported is None or version.line not in s.advisories.lines:
         return _nothing(s, exposed, Reason.NO_ADVISORY)
-    certain = UNCERTAIN.isdisjoint(code for code, _ in findings_of(s, exposed, has_need=False))
-    return _nothing(s, exposed, Reason.COMPLIANT if certain else Reason.UNCERTAIN)
+    findings = findings_of(s, exposed, has_need=False)
+    certain = UNCERTAIN.isdisjoint(code for code, _ in findings)
+    return _nothing(s, exposed, Reason.COMPLIANT if certain else Reason.UNCERTAIN, findings)
 
 
 def _severity(exposed: Exposure) -> Severity | None:
@@ -244,9 +251,15 @@ def next_eligible_at(s: Situation, *times: datetime | None) -> datetime | None:
     return min([one for one in known if one > s.now], default=None)
 
 
-def _nothing(s: Situation, exposed: Exposure, reason: Reason) -> Decision:
-    """Return the decision `nothing` with this reason; it withdraws an open, untouched job."""
-    findings = findings_of(s, exposed, has_need=False)
+def _nothing(
+    s: Situation, exposed: Exposure, reason: Reason, findings: tuple[Finding, ...] | None = None
+) -> Decision:
+    """Return the decision `nothing` with this reason; it withdraws an open, untouched job.
+
+    `findings` are those of the Mac without a need, worked out here if they are None.
+    """
+    if findings is None:
+        findings = findings_of(s, exposed, has_need=False)
     due_us = next_supplement_due_us(s, exposed.line)
     deadline_us = exposed.deadline_us(s.policy.deadlines)
     withdrawn = _untouched_job(s)
@@ -338,8 +351,8 @@ def _build_decision(
         "findings": tuple(code for code, _ in findings),
         "finding_details": details(findings),
     }
-    # Only evidence and findings contain text of the Mac inside longer text, which can exceed the
-    # limit of TextField, so they are validated.
-    if need.evidence or findings or not fast_paths:
+    # Only evidence contains text of the Mac inside longer text, which can exceed the limit of
+    # TextField, so it is validated.
+    if need.evidence or not fast_paths:
         return Decision(**values)
     return construct_unchecked(Decision, values)

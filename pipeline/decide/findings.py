@@ -63,7 +63,7 @@ def findings_of(s: Situation, exposed: Exposure, *, has_need: bool) -> tuple[Fin
     missing = follow_up_missing(s)
     if missing:
         found.append((FindingCode.FOLLOW_UP_MISSING, ", ".join(missing)))
-    return tuple((code, clean_text(detail)) for code, detail in found)
+    return tuple(found)
 
 
 def is_unknown_to_mdm(s: Situation) -> bool:
@@ -120,5 +120,5 @@ def _left_on(s: Situation, version: OSVersion) -> str:
 
 
 def details(findings: tuple[Finding, ...]) -> tuple[str, ...]:
-    """Return `code: observation` for each finding with an observation."""
-    return tuple(f"{code}: {detail}" for code, detail in findings if detail)
+    """Return `code: observation` for each finding with an observation, as the text of an event."""
+    return tuple(clean_text(f"{code}: {detail}") for code, detail in findings if detail)

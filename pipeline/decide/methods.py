@@ -36,6 +36,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -66,6 +67,7 @@ _ERASES_TO_A_SYSTEM: Final = frozenset({HardwareClass.T2, HardwareClass.APPLE_SI
 _RUNNING_STATES: Final = frozenset({"downloading", "prepared", "installing"})
 # A running state that was reported longer ago than this no longer blocks other methods.
 _RUNNING_MAX_AGE: Final = timedelta(hours=24)
+_NO_FAILURES: Final[Mapping[Method, int]] = MappingProxyType({})
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):
@@ -108,7 +110,7 @@ def choose_method(s: Situation, need: Need) -> Choice:
             obstacle, ends_at = _another_update_runs(s, method)
         if obstacle is None:
             free = Choice(method, None, _method_detail(s, method))
-            if failed[method] < s.policy.thresholds.reinstall_after_failures:
+            if failed.get(method, 0) < s.policy.thresholds.reinstall_after_failures:
                 return free
             spent = spent or free
         elif blocked is None or (blocked.until is None and ends_at is not None):
@@ -119,13 +121,13 @@ def choose_method(s: Situation, need: Need) -> Choice:
     return Choice(None, Reason.NO_METHOD, f"no method of the policy can {need.action} this Mac")
 
 
-def failures_by_method(s: Situation, need: Need) -> Counter[Method]:
+def failures_by_method(s: Situation, need: Need) -> Mapping[Method, int]:
     """Return how often each method failed at the Mac for this need, since its last success.
 
     Only failures of the installation itself count: after them another method can succeed.
     """
     if not s.job_history:
-        return Counter()
+        return _NO_FAILURES
     return Counter(
         entry.method
         for entry in failures(s.job_history, need.action, need.intent)
@@ -139,7 +141,7 @@ def has_untried_method(s: Situation, need: Need) -> bool:
     if choice.method is None or choice.reason is not None:
         return False
     tries = s.policy.thresholds.reinstall_after_failures
-    return failures_by_method(s, need)[choice.method] < tries
+    return failures_by_method(s, need).get(choice.method, 0) < tries
 
 
 def _in_order(s: Situation, need: Need) -> tuple[Method, ...]:

@@ -161,7 +161,7 @@ def _mark_binary(raw: bytes, starts: Iterable[int], mark: bytes) -> bytes:
 
 
 def _error_of(scalar: object, marker: str | None) -> PayloadError | None:
-    """Return the error of a scalar that must not be returned, or that `marker` stands for."""
+    """Return the error of a scalar that must not be returned, or that has the text `marker`."""
     if marker is not None and scalar == marker:
         return PayloadError(DeadLetterCode.BAD_VALUE, "this value cannot be read")
     return None if isinstance(scalar, dict | list) else _scalar_error(scalar)

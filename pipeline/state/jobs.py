@@ -374,7 +374,7 @@ def infer_result(entry: JobEntry, device: Device, udid: str, now: datetime) -> J
         return ended.model_copy(update={"detail": "dry run: would have ended by now"})
     if _is_fulfilled(entry, device):
         return _result(entry, device, udid, Outcome.SUCCEEDED, None)
-    if _lost_its_enrollment(entry, device):
+    if entry.may_have_touched and _lost_its_enrollment(entry, device):
         return _result(entry, device, udid, Outcome.FAILED, ErrorCode.ENROLLMENT_ENDED)
     if to_us(now) < entry.times_out_us:
         return None
@@ -391,9 +391,7 @@ def _lost_its_enrollment(entry: JobEntry, device: Device) -> bool:
     False for an erase and a re-enrollment, which end the enrollment themselves: the Mac's check-in
     can arrive before the executor's result.
     """
-    if entry.method not in MDM_METHODS or not entry.may_have_touched:
-        return False
-    if entry.action is Action.REENROLL or entry.erases:
+    if entry.method not in MDM_METHODS or entry.action is Action.REENROLL or entry.erases:
         return False
     return max(device.checkins[AUTHENTICATED], device.checkins[CHECKED_OUT]) > entry.since_us
 

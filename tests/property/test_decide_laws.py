@@ -32,6 +32,7 @@ NOTHING = frozenset(
         Reason.USER_ENROLLED,
         Reason.MODEL_UNKNOWN,
         Reason.EXEMPT,
+        Reason.UNCERTAIN,
     }
 )
 SEND = frozenset(
