@@ -13,6 +13,7 @@ with warnings.catch_warnings():
 from tests.mdm.postgres import create_database, postgres, postgres_programs
 from tests.mdm.programs import missing_tools, tool
 from tests.mdm.servers import MdmServers
+from tests.mdm.webhooks import Webhooks, webhook_receiver
 
 __all__ = ["empty_kafka", "kafka"]
 FOLDER = Path(__file__).parent
@@ -57,3 +58,20 @@ def servers(
     database = create_database(cluster, folder.name, tool("nanomdm", "schema.sql"))
     with MdmServers.run(folder / "servers", database=database) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def webhooks() -> Iterator[Webhooks]:
+    """A receiver of NanoMDM's webhooks."""
+    with webhook_receiver() as received:
+        yield received
+
+
+@pytest.fixture(scope="module")
+def site(
+    webhooks: Webhooks, tools: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MdmServers]:
+    """The servers of one site, on the default storage, with `webhooks`."""
+    folder = tmp_path_factory.mktemp("mdm") / "servers"
+    with MdmServers.run(folder, webhook_url=webhooks.url) as servers:
+        yield servers

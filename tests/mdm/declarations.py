@@ -70,6 +70,11 @@ class Declarations:
         self._reported: dict[str, Any] | None = None
         self.is_enabled = False  # until the server first asks for it
 
+    @property
+    def names(self) -> list[str]:
+        """The identifiers of the declarations on the Mac."""
+        return sorted(self._declared)
+
     def forget(self) -> None:
         """Forget everything: an enrollment ended or began."""
         self._declared.clear()

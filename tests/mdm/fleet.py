@@ -95,6 +95,7 @@ class MdmFleet:
         self._due: set[str] = set()
         self._later: list[tuple[datetime, str]] = []
         self._threads = ThreadPoolExecutor(_THREADS)
+        self.failure: BaseException | None = None  # it ended `running`
         servers.apns.on_push = self._pushed
 
     def __enter__(self) -> "MdmFleet":
@@ -132,9 +133,8 @@ class MdmFleet:
 
     @contextmanager
     def running(self) -> "Iterator[None]":
-        """Call `step` in the background while the block runs."""
+        """Call `step` in the background while the block runs; raise its error, if it had one."""
         until = threading.Event()
-        failures: list[BaseException] = []
 
         def run() -> None:
             try:
@@ -142,7 +142,7 @@ class MdmFleet:
                     if not self.step():
                         until.wait(_TURN_S)
             except BaseException as error:  # noqa: BLE001 - raised again by the caller's thread
-                failures.append(error)
+                self.failure = error
 
         thread = threading.Thread(target=run)
         thread.start()
@@ -151,8 +151,8 @@ class MdmFleet:
         finally:
             until.set()
             thread.join()
-        if failures:
-            raise failures[0]
+            if self.failure is not None:
+                raise self.failure
 
     # --- the site of the Macs ---
 

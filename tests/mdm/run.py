@@ -83,6 +83,7 @@ class Run:
         """Wait until the condition is True; fail with the Macs that differ from their end."""
         until = time.monotonic() + WITHIN_S
         while not condition():
+            assert self.fleet.failure is None, "the simulated Macs have stopped"
             if time.monotonic() > until:
                 raise AssertionError(f"not within {WITHIN_S:g} s: {what}\n{self.report()}")
             time.sleep(0.5)
@@ -138,17 +139,20 @@ class Run:
         """Return one line for each Mac that is not as the policy says."""
         outcome = self.drydock.outcome()
         jobs = {one.udid: one for one in outcome.jobs.values()}
-        lines = []
+        lines = [f"the Macs' time is {self.clock():%d %H:%M:%S}"]
         for one in self.unexpected():
             mac = self.fleet.macs[one.spec.udid]
             decision = outcome.latest[one.spec.udid]
             answers = Counter((r.request_type, r.status) for r in mac.received)
+            asked = mac.emptied_at and f"{mac.emptied_at:%d %H:%M:%S}"
             job = jobs.get(one.spec.udid)
             lines.append(
                 f"{one.kind} {one.spec.udid} {mac.physics.os_version} of {one.ends_at}:"
                 f" {decision['decision']} {decision['reason']}"
                 f" job {job and (job.method, job.outcome, job.error_code)}"
                 f" received {dict(answers)} performed {[p.what for p in mac.performed]}"
-                f" refusals {mac.refusals[-3:]}"
+                f" refusals {mac.refusals[-3:]} declared {mac.declarations.names}"
+                f" last {mac.received[-1].request_type} {mac.received[-1].at:%d %H:%M:%S}"
+                f" asked {asked}"
             )
         return "\n".join(lines)

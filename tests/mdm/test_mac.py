@@ -21,7 +21,7 @@ from tests.mdm.declarations import ACTIVATION, ENFORCEMENT, SUBSCRIPTIONS
 from tests.mdm.fleet import ManualClock, MdmFleet
 from tests.mdm.mac import Behavior, ManagedMac
 from tests.mdm.servers import MdmServers
-from tests.mdm.webhooks import Webhooks, payload, webhook_receiver
+from tests.mdm.webhooks import Webhooks, payload
 
 START = datetime(2026, 11, 30, 8, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -43,21 +43,6 @@ ITEMS = (
     "softwareupdate.pending-version",
     "test.no-such-item",
 )
-
-
-@pytest.fixture(scope="module")
-def webhooks() -> Iterator[Webhooks]:
-    with webhook_receiver() as received:
-        yield received
-
-
-@pytest.fixture(scope="module")
-def site(
-    webhooks: Webhooks, tools: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[MdmServers]:
-    folder = tmp_path_factory.mktemp("mdm") / "servers"
-    with MdmServers.run(folder, webhook_url=webhooks.url) as servers:
-        yield servers
 
 
 class OneMac:

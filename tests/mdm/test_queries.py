@@ -20,26 +20,11 @@ from tests.kafka.brokers import wait_until
 from tests.mdm.fleet import ManualClock, MdmFleet
 from tests.mdm.servers import MdmServers
 from tests.mdm.test_server_contract import adapter
-from tests.mdm.webhooks import Webhooks, webhook_receiver
+from tests.mdm.webhooks import Webhooks
 
 MACS = 10
 REDACTOR = Redactor(b"a key of the tests only")
 KINDS = {QueryKind.DEVICE_INFORMATION: "DeviceInformation", QueryKind.SECURITY_INFO: "SecurityInfo"}
-
-
-@pytest.fixture(scope="module")
-def webhooks() -> Iterator[Webhooks]:
-    with webhook_receiver() as received:
-        yield received
-
-
-@pytest.fixture(scope="module")
-def site(
-    webhooks: Webhooks, tools: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[MdmServers]:
-    folder = tmp_path_factory.mktemp("mdm") / "servers"
-    with MdmServers.run(folder, webhook_url=webhooks.url) as servers:
-        yield servers
 
 
 class QueriedFleet:
