@@ -12,6 +12,7 @@ class FindingCode(StrEnum):
     """The closed set of findings of a decision. The value is the same in record and metric."""
 
     VERSION_UNKNOWN = "version_unknown"
+    VERSION_CONTRADICTED = "version_contradicted"
     UDID_UNKNOWN = "udid_unknown"
     USER_ENROLLED = "user_enrolled"
     RUNS_BETA = "runs_beta"
@@ -31,6 +32,7 @@ class FindingCode(StrEnum):
 
 SENTENCES: Final[Mapping[FindingCode, str]] = {
     FindingCode.VERSION_UNKNOWN: "The version of macOS is not known, so nothing can be compared.",
+    FindingCode.VERSION_CONTRADICTED: "Jamf has an older version than the one confirmed by a job.",
     FindingCode.UDID_UNKNOWN: "Only a serial number is known: no source has reported the UDID.",
     FindingCode.USER_ENROLLED: "Its owner enrolled it: its system is not managed.",
     FindingCode.RUNS_BETA: "It runs a beta, whose fixes are not published.",

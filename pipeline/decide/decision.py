@@ -21,6 +21,7 @@ from typing import Final
 
 import msgspec
 
+from pipeline.decide.confirmed_version import with_confirmed_version
 from pipeline.decide.exposure import Exposure, exposure
 from pipeline.decide.findings import (
     UNCERTAIN,
@@ -112,6 +113,7 @@ def decide(s: Situation, *, fast_paths: bool = True) -> Decision:
 
 def evaluate(s: Situation, *, fast_paths: bool = True) -> Evaluation:
     """Return the decision, and the inputs that can change it (see Evaluation)."""
+    s = with_confirmed_version(s)
     exposed = exposure(s)
     if s.device.is_partial:
         return Evaluation(_nothing(s, exposed, Reason.UDID_UNKNOWN), recheck_on_telemetry=False)
@@ -138,7 +140,8 @@ def evaluate(s: Situation, *, fast_paths: bool = True) -> Evaluation:
 
 def _waits_for_mdm(s: Situation) -> bool:
     """Return True if a contact through MDM can change the decision, although no field changes."""
-    return has_earlier_enrollment_fact(s) or is_unknown_to_mdm(s)
+    contradicted = s.contradicted is not None
+    return contradicted or has_earlier_enrollment_fact(s) or is_unknown_to_mdm(s)
 
 
 def evaluation_of_hold(s: Situation, held: list[GatedNeed], decision: Decision) -> Evaluation:

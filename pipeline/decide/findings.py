@@ -43,6 +43,9 @@ def findings_of(s: Situation, exposed: Exposure, *, has_need: bool) -> tuple[Fin
         return ((FindingCode.USER_ENROLLED, ""),)
     version = device.os_version
     found: list[Finding] = []
+    if s.contradicted is not None:
+        detail = f"macOS {s.contradicted} in Jamf, macOS {version} installed by a job"
+        found.append((FindingCode.VERSION_CONTRADICTED, detail))
     if version is None:
         found.append((FindingCode.VERSION_UNKNOWN, ""))
     else:

@@ -11,7 +11,7 @@ from pipeline.state.device import Device, to_us
 from pipeline.state.hardware import device_id_of, supports_major
 from pipeline.state.jobs import JobEntry, JobHistory, open_job
 from schemas.events.control import ApprovalGranted, HaltSet
-from schemas.macos import parse_os_version
+from schemas.macos import OSVersion, parse_os_version
 
 _BOARD: Final = "Mac-"
 
@@ -27,6 +27,7 @@ def site_of(device: Device, policy: Policy) -> str | None:
         serial=device.serial,
         udid=device.udid,
         model=device.model,
+        earlier_hostnames=[name for name, _ in device.earlier_hostnames or ()],
     )
 
 
@@ -36,7 +37,8 @@ class Situation:
 
     Immutable. `now` is aware. `job_history` is oldest first; `halts` are those set and not cleared,
     which may have passed their `until`; `site_open_jobs` counts the open jobs of the site's other
-    Macs, without re-enrollments. Every rule must accept any Situation.
+    Macs, without re-enrollments. `contradicted` is a reported version in whose place `device` has
+    another one (`with_confirmed_version`); None for no other. Every rule must accept any Situation.
     """
 
     device: Device
@@ -47,6 +49,7 @@ class Situation:
     halts: tuple[HaltSet, ...] = ()
     approvals: tuple[ApprovalGranted, ...] = ()
     site_open_jobs: int = 0
+    contradicted: OSVersion | None = None
 
     @cached
     def now_us(self) -> int:

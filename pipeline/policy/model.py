@@ -4,6 +4,7 @@
 """
 
 import re
+from collections.abc import Iterable
 from datetime import date, datetime, time, timedelta, tzinfo
 from fnmatch import translate
 from functools import cached_property
@@ -402,17 +403,22 @@ class Policy(StrictModel):
         serial: str | None,
         udid: str,
         model: str | None,
+        earlier_hostnames: Iterable[str] = (),
     ) -> str | None:
         """Return the name of the Mac's site; None if no site matches and there is no default.
 
-        It is the reported `site` if the policy has it, else the first site that matches, else
-        `default_site`.
+        It is the reported `site` if the policy has it, else the first site that matches, else the
+        first one that matches an earlier host name (newest first), else `default_site`. Users
+        rename their Macs: a name that matches no site does not move a Mac.
         """
         if site is not None and site in self.sites:
             return site
-        for name, candidate in self.sites.items():
-            if candidate.match.matches(hostname=hostname, serial=serial, udid=udid, model=model):
-                return name
+        for known_as in (hostname, *earlier_hostnames):
+            for name, candidate in self.sites.items():
+                if candidate.match.matches(
+                    hostname=known_as, serial=serial, udid=udid, model=model
+                ):
+                    return name
         return self.default_site
 
     @cached_property

@@ -20,6 +20,7 @@ from pipeline.state.compact.timestamps import (
     pack_timestamps,
     unpack_timestamps,
 )
+from pipeline.state.earlier_values import EarlierValues, earlier_from_wire, earlier_to_wire
 from pipeline.state.hardware import HardwareClass, hardware_class
 from schemas.events.inventory import InventorySource
 from schemas.ids import SERIAL_SUBJECT_PREFIX
@@ -39,12 +40,15 @@ SOURCES: Final[tuple[str, ...]] = get_args(InventorySource)
 AUTHENTICATED, TOKEN_UPDATED, CHECKED_OUT = 0, 1, 2
 
 FIELDS: Final = (
+    # Before all other fields: see BESIDE_NAMES.
+    "earlier_hostnames",
     "install_state",
     "pending_version",
     "pending_build",
     "failure_count",
     "failure_reason",
     "enrollment_type",
+    "earlier_serials",
     # Fields of inventory reports, see FIRST_REPORTED.
     "serial",
     "os_version",
@@ -95,8 +99,11 @@ CHANGED_BY_EVERY_REPORT: Final = frozenset(FIELDS[FIRST_TELEMETRY:]) | {
     "timestamps",
     "values",
 }
-# A change of the host name alone matters only to a policy that matches host names.
-NAME_FROM: Final = INDEX["hostname"]
+# A change of the host name alone matters only to a policy that matches host names. All fields but
+# the present and the earlier host names, and telemetry:
+BESIDE_NAMES: Final = slice(INDEX["earlier_hostnames"] + 1, INDEX["hostname"])
+# The fields of which earlier values are kept, and the field that has them.
+EARLIER: Final = {INDEX[name]: INDEX[f"earlier_{name}s"] for name in ("hostname", "serial")}
 _NO_VALUES: Final[tuple[Any, ...]] = (None,) * len(FIELDS)
 
 # `Device.timestamps` has one bit for each field, each source and each kind of check-in, in this
@@ -106,7 +113,8 @@ _CHECKINS: Final = slice(_SOURCES.stop, _SOURCES.stop + 3)
 SEEN_BY: Final = {name: 1 << index for index, name in enumerate(SOURCES, _SOURCES.start)}
 CHECKIN: Final = tuple(1 << index for index in range(_CHECKINS.start, _CHECKINS.stop))
 _SEEN_BY_MDM: Final = SEEN_BY["mdm"] | SEEN_BY["ddm"]
-_SEEN: Final = sum(SEEN_BY.values()) - SEEN_BY["admin"]
+_ALL_SOURCES: Final = sum(SEEN_BY.values())
+_SEEN: Final = _ALL_SOURCES - SEEN_BY["admin"]
 SEEN_BY_OTHERS: Final = _SEEN - _SEEN_BY_MDM
 _AUTHENTICATED, _TOKEN_UPDATED, _CHECKED_OUT = CHECKIN
 _BUILD: Final = 1 << INDEX["build"]
@@ -207,6 +215,8 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
     failure_count = Register[int]("failure_count")
     failure_reason = Register[str]("failure_reason")
     enrollment_type = Register[str]("enrollment_type")
+    earlier_hostnames = Register[EarlierValues]("earlier_hostnames")
+    earlier_serials = Register[EarlierValues]("earlier_serials")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Device) and _COMPARED(self) == _COMPARED(other)
@@ -268,6 +278,19 @@ class Device(msgspec.Struct, frozen=True, eq=False, gc=False):
         0 for never.
         """
         return last_us(self.timestamps, SEEN_BY_OTHERS)
+
+    def is_reported_by(self, name: str, source: str) -> bool:
+        """Return True if only this source can have sent the newest report of a field in FIELDS."""
+        wanted, field, since = SEEN_BY[source], 1 << INDEX[name], 0
+        for _, recorded in unpack_timestamps(self.timestamps):
+            since |= recorded
+            if recorded & field:
+                return bool(recorded & wanted) or since & _ALL_SOURCES == wanted
+        return False
+
+    def with_values(self, values: tuple[Any, ...]) -> "Device":
+        """Return the state with other values of the same times."""
+        return Device(self.udid, values, self.timestamps, self.inventory_days)
 
     @property
     def checkins(self) -> tuple[int, int, int]:
@@ -405,6 +428,8 @@ _TO_WIRE: Final[Mapping[str, Callable[[Any], object]]] = {
     "boot_at": _time_to_wire,
     "loan_returned_at": _time_to_wire,
     "activations": list,
+    "earlier_hostnames": earlier_to_wire,
+    "earlier_serials": earlier_to_wire,
 }
 _WIRE: Final = tuple((name, _TO_WIRE.get(name)) for name in FIELDS)
 
@@ -419,4 +444,6 @@ FROM_WIRE: Final[Mapping[str, Callable[[Any], object]]] = {
     "boot_at": datetime.fromisoformat,
     "loan_returned_at": datetime.fromisoformat,
     "activations": tuple,
+    "earlier_hostnames": earlier_from_wire,
+    "earlier_serials": earlier_from_wire,
 }

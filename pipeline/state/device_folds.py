@@ -5,16 +5,23 @@ twice or in any order give the same state. A report changes only the fields that
 each kind of check-in, and of the last contact of each source, is the maximum of its times.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
 from pipeline.state.compact.seen_days import add_day, merge_days
-from pipeline.state.compact.timestamps import changed_since, newest_us, record, unpack_timestamps
+from pipeline.state.compact.timestamps import (
+    changed_since,
+    last_us,
+    newest_us,
+    record,
+    unpack_timestamps,
+)
 from pipeline.state.device import (
     AUTHENTICATED,
     CHECKED_OUT,
     CHECKIN,
+    EARLIER,
     FIELDS,
     FIRST_REPORTED,
     INDEX,
@@ -23,6 +30,7 @@ from pipeline.state.device import (
     TOKEN_UPDATED,
     Device,
 )
+from pipeline.state.earlier_values import add_earlier
 from schemas.events.checkin import (
     BootstrapTokenSet,
     DdmStatusReported,
@@ -34,6 +42,7 @@ from schemas.events.checkin import (
 from schemas.events.inventory import InventoryReported
 
 inventory_values: Final = itemgetter(*FIELDS[FIRST_REPORTED:])
+_EARLIER_BITS: Final = sum(1 << at for at in EARLIER.values())
 _STATUS: Final = tuple(name for name in FIELDS if name in DdmStatusReported.model_fields)
 
 
@@ -52,6 +61,7 @@ def merge_fields(
     values, timestamps = device.values, device.timestamps
     later, same = (0, 0) if us > newest_us(timestamps) else changed_since(timestamps, us)
     new: list[Any] | None = None
+    lost: list[tuple[int, str, int]] = []
     bits = source_bits
     for index, value in known:
         if value is None:
@@ -59,23 +69,46 @@ def merge_fields(
         bit = 1 << index
         bits |= bit
         old = values[index] if new is None else new[index]
-        if value is old or value == old or bit & later:
+        if value is old or value == old:
             continue
-        if bit & same and str(value) <= str(old):
+        wins = not (bit & later or (bit & same and str(value) <= str(old)))
+        if index in EARLIER and old is not None:
+            lost.append((index, old, last_us(timestamps, bit)) if wins else (index, value, us))
+        if not wins:
             continue
-        if new is None:
-            new = list(values)
+        new = new or list(values)
         new[index] = value
     new_timestamps, days = record(timestamps, bits, us), device.inventory_days
+    if lost:
+        kept, new_timestamps = _keep_earlier(new or values, new_timestamps, lost)
+        new = kept or new
     if source_bits & SEEN_BY_OTHERS:
         days = add_day(days, us)
     if new is None and new_timestamps is timestamps and days == device.inventory_days:
         return device
-    if new is None:
-        return Device(
-            device.udid, values, new_timestamps, days, device.report_hash, device.report_fields
-        )
-    return Device(device.udid, tuple(new), new_timestamps, days)
+    same_report = (device.report_hash, device.report_fields) if new is None else ()
+    return Device(device.udid, tuple(new or values), new_timestamps, days, *same_report)
+
+
+def _keep_earlier(
+    values: Sequence[Any], timestamps: bytes, lost: Iterable[tuple[int, str, int]]
+) -> tuple[list[Any] | None, bytes]:
+    """Return the values and timestamps with these values of fields of EARLIER kept as earlier ones.
+
+    `lost` has, for each value that a newer one replaced, its field's index, the value and its time
+    in us. The values are None if they are unchanged.
+    """
+    new: list[Any] | None = None
+    for index, value, us in lost:
+        at = EARLIER[index]
+        known = (new or values)[at] or ()
+        kept = add_earlier(known, [(value, us)], values[index])
+        if kept == known:
+            continue
+        new = new or list(values)
+        new[at] = kept
+        timestamps = record(timestamps, 1 << at, kept[0][1])
+    return new, timestamps
 
 
 def apply_inventory(device: Device, data: InventoryReported, us: int) -> Device:
@@ -169,6 +202,10 @@ def merge(device: Device, other: Device) -> Device:
     """
     days = merge_days(device.inventory_days, other.inventory_days)
     for us, bits in unpack_timestamps(other.timestamps):
-        known = [(at, it) for at, it in enumerate(other.values) if bits >> at & 1]
-        device = merge_fields(device, known, us, bits)
+        present = bits & ~_EARLIER_BITS
+        known = [(at, it) for at, it in enumerate(other.values) if present >> at & 1]
+        device = merge_fields(device, known, us, present)
+    for at, kept_at in EARLIER.items():
+        for value, us in other.values[kept_at] or ():
+            device = merge_fields(device, [(at, value)], us, 0)
     return Device(device.udid, device.values, device.timestamps, days)

@@ -15,7 +15,7 @@ from pipeline.state import device_folds as fold
 from pipeline.state.advisories import Advisories
 from pipeline.state.compact.alias_index import AliasIndex
 from pipeline.state.compact.duplicates import apply_duplicate, forget_report, remember_report
-from pipeline.state.device import FIRST_TELEMETRY, INDEX, NAME_FROM, Device, to_us
+from pipeline.state.device import BESIDE_NAMES, FIRST_TELEMETRY, INDEX, Device, to_us
 from pipeline.state.device_folds import merge
 from pipeline.state.jobs import JobHistory, add_job, add_result, reset_attempts, supersede_job
 from schemas.envelope import (
@@ -184,7 +184,7 @@ class Fleet:
             new.values is not old.values
             and new.values[:FIRST_TELEMETRY] != old.values[:FIRST_TELEMETRY]
         )
-        if kept is not None and new.values[:NAME_FROM] == old.values[:NAME_FROM]:
+        if kept is not None and new.values[BESIDE_NAMES] == old.values[BESIDE_NAMES]:
             only_name = is_material and not derived
             if (only_name or not is_material) and self._is_only_record(new):
                 self.devices[udid] = new

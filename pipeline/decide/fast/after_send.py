@@ -4,6 +4,7 @@ Each job leads to two evaluations: the one that sends it, and one when the job i
 holds the Mac for its job, and all its other gates give the same results.
 """
 
+from pipeline.decide.confirmed_version import with_confirmed_version
 from pipeline.decide.decision import (
     Evaluation,
     GatedNeed,
@@ -24,6 +25,7 @@ def reevaluate_after_send(s: Situation, sent: Evaluation) -> Evaluation:
     The caller ensures that the Situation differs from that of `sent` only in that its job is now
     open and the newest of the job history. Then only the gate `job_open` can change.
     """
+    s = with_confirmed_version(s)
     held = [
         GatedNeed.of_results(one.candidate, _with_job_gate(s, one.candidate, one.gates))
         for one in sent.gated_needs

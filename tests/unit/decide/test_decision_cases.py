@@ -41,6 +41,12 @@ ROWS = [
     ),
     ("03-report-from-the-future", DEFAULT, "2025-12-16T21:00:00Z", ["nothing compliant"]),
     (
+        "04-jamf-checkin-carries-old-record",
+        DEFAULT,
+        "2025-12-16T21:00:00Z",
+        ["nothing compliant version_contradicted"],
+    ),
+    (
         "05-authenticate-without-tokenupdate",
         DEFAULT,
         "2025-12-16T21:00:00Z",
@@ -104,6 +110,12 @@ ROWS = [
         DEFAULT,
         "2026-03-25T21:00:00Z",
         ["send update ddm 26.3.1 (a) security_update"],
+    ),
+    (
+        "19-renamed-mac-moves-site",
+        DEFAULT,
+        "2025-12-17T04:30:00Z",
+        ["hold update ddm 26.2 outside_window"] * 2,
     ),
     (
         "20a-loan-waits-and-takes-the-slow-way",

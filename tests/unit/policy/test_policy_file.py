@@ -166,6 +166,31 @@ def test_the_examples_sites_match_macs_by_hostname(hostname: str | None, site: s
     assert found == site
 
 
+@pytest.mark.parametrize(
+    ("site", "hostname", "earlier", "expected"),
+    [
+        pytest.param(None, "Annas-Mac", ["tyo-1"], "tokyo", id="name-of-no-site-keeps-the-site"),
+        pytest.param(None, "Annas-Mac", ["x", "tyo-1", "nyc-1"], "tokyo", id="newest-match-counts"),
+        pytest.param(None, "nyc-1", ["tyo-1"], "new-york", id="name-of-another-site-moves"),
+        pytest.param("london", "Annas-Mac", ["tyo-1"], "london", id="reported-site-moves"),
+        pytest.param("berlin", "Annas-Mac", ["tyo-1"], "tokyo", id="unknown-site-keeps-the-site"),
+        pytest.param(None, "Annas-Mac", ["x"], "london", id="never-at-a-site"),
+    ],
+)
+def test_renamed_mac_moves_only_to_a_site_that_matches(
+    site: str | None, hostname: str, earlier: list[str], expected: str
+) -> None:
+    found = read_policy(EXAMPLE).site_of(
+        site=site,
+        hostname=hostname,
+        serial=None,
+        udid="U",
+        model=None,
+        earlier_hostnames=earlier,
+    )
+    assert found == expected
+
+
 def _keys_of(model: type[BaseModel]) -> set[str]:
     """Return the keys of a model's JSON Schema and of all its definitions."""
     schema = model.model_json_schema(by_alias=True)

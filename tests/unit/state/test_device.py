@@ -50,7 +50,7 @@ def test_a_report_without_new_values_keeps_the_same_values_object() -> None:
     later = with_report(device, NOW, hostname=device.hostname)
     assert later.values is device.values
     assert later.last_seen_us == US
-    assert with_report(later, NOW - HOUR, hostname="older") is later
+    assert with_report(later, NOW - HOUR, model="Mac15,12") is later
 
 
 def test_equal_times_in_other_zones_are_the_same_bytes() -> None:
