@@ -5,8 +5,10 @@ it. Every change has `nonotify=1`. KMFDDM's own notification has a CommandUUID t
 return, and its status 204 does not mean that the notification was queued; the caller queues the
 DeclarativeManagement command itself.
 
-Two traps of its storages: it builds keys with dots and looks them up by prefix, so our names have
-none; and a declaration that is still in a set cannot be deleted (500).
+Traps of its storages: it builds keys with dots and looks them up by prefix, so our names have none;
+a declaration that is still in a set cannot be deleted (500); and `filekv` lists keys by walking a
+folder, so a list can be incomplete while another key is deleted (diskv v3.0.1, `walker`). Then a
+Mac fetches no declaration of ours, with status 200 (`observation.delivered`).
 
 The tokens are not used: on the storages `filekv` and `inmem` they change without a change of a
 declaration. `softwareupdate` items are only in the raw status report, not in `status-values`.

@@ -232,7 +232,7 @@ class MdmMacs:
             obstacle = self._obstacle(enrollment, job, order)
         if job.method is Method.MDM_COMMAND and any(one.has_answer for _, one in sent):
             self._ask_version(enrollment, job, order)
-        marks, pending, lost, not_delivered = delivered(order, sent, view)
+        marks, pending, lost, not_delivered = delivered(order, sent, view, now)
         system_at = facts.version_since
         enrolled_at = facts.at(Name.ENROLLED)
         if erases(job):

@@ -1,10 +1,11 @@
 """Parts of an observation of a Mac from commands, declarations and facts. Pure."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from agents.mac import InstallState, Obstacle, Progress
+from agents.mdm.commands import RequestType
 from agents.mdm.declarations import set_name
 from agents.mdm.delivery import Delivery, SentCommand, State
 from agents.mdm.facts import MacFacts, Name
@@ -14,27 +15,52 @@ from schemas.results import ErrorCode
 Deliveries = Sequence[tuple[SentCommand, Delivery]]
 """The commands of one order with their states, the first one first."""
 
+# A Mac reports its declarations within seconds.
+LISTED_WITHIN: Final = timedelta(minutes=10)
+REPORT_STEP: Final = timedelta(seconds=1)
+_NOT_LISTED: Final = "the Mac fetched its declarations, and the order's were not among them"
+_NOT_LISTED_YET: Final = "the Mac has not listed the order's declarations yet"
 _STATES: Final = {state.value: state for state in InstallState}
 
 
 def delivered(
-    order: str, sent: Deliveries, view: ServerView
+    order: str, sent: Deliveries, view: ServerView, now: datetime
 ) -> tuple[frozenset[str], frozenset[str], frozenset[str], Obstacle | None]:
-    """Return the marked, the pending and the lost orders, and the reason of the last two."""
+    """Return the marked, the pending and the lost orders, and the reason of the last two.
+
+    A Mac that acknowledges DeclarativeManagement fetches its declarations and lists them in a
+    report. The order is pending until then, for at most LISTED_WITHIN, and lost if the list lacks
+    it: KMFDDM's default storage can leave out sets while others are changed.
+    """
     nothing: frozenset[str] = frozenset()
     this = frozenset({order})
     listed = {} if view.report is None else view.report.declarations or {}
-    if any(state.has_answer for _, state in sent) or f"{set_name(order)}-os" in listed:
+    if f"{set_name(order)}-os" in listed:
         return this, nothing, nothing, None
     if not sent:
         return nothing, nothing, nothing, None
-    state = sent[-1][1]
+    command, state = sent[-1]
+    if command.request_type is RequestType.DECLARATIVE_MANAGEMENT and state.state is State.DONE:
+        if _lists_declarations(view.report, state.at):
+            return nothing, nothing, this, Obstacle(ErrorCode.COMMAND_LOST, _NOT_LISTED)
+        if now < state.at + LISTED_WITHIN:
+            return nothing, this, nothing, Obstacle(ErrorCode.NOT_DELIVERED, _NOT_LISTED_YET)
+        return this, nothing, nothing, None
+    if any(one.has_answer for _, one in sent):
+        return this, nothing, nothing, None
     reason = Obstacle(state.error_code or ErrorCode.NOT_DELIVERED, state.detail)
     if state.state is State.UNCONFIRMED:
         return nothing, nothing, nothing, None
     if state.is_open:
         return nothing, this, nothing, reason
     return nothing, nothing, this, reason
+
+
+def _lists_declarations(report: StatusReport | None, since: datetime) -> bool:
+    """Return True if the Mac has listed its declarations since then; the server's step is 1 s."""
+    if report is None or report.declarations is None:
+        return False
+    return report.at + REPORT_STEP > since
 
 
 def progress(

@@ -267,6 +267,36 @@ def test_synchronization_that_is_lost_three_times_is_named() -> None:
     assert site.mdm.sets == {} or not any(site.mdm.sets.values())
 
 
+def listing(*names: str) -> dict[str, Any]:
+    """Return a status report in which the Mac lists these declarations, all of them valid."""
+    listed = [{"identifier": name, "active": True, "valid": "valid"} for name in names]
+    return {"StatusItems": {"management": {"declarations": {"configurations": listed}}}}
+
+
+def test_synchronization_that_brings_no_declaration_of_the_order_is_queued_again() -> None:
+    site = started(DDM)
+    for number in range(2):
+        assert site.poll() == ["DeclarativeManagement"]
+        site.mdm.send_status(MAC, listing("com.example.other"))
+        site.run(hours(1 / 60))
+        assert site.queued("DeclarativeManagement") == number + 2
+        assert site.end == "started"
+    site.poll()
+    site.mdm.send_status(MAC, listing(f"{set_name(f'{DDM.job_id}/1/declare')}-os"))
+    site.run(hours(1 / 60))
+    assert site.queued("DeclarativeManagement") == 3
+
+
+def test_declaration_that_the_server_never_lists_is_named() -> None:
+    site = started(DDM)
+    for _ in range(3):
+        site.poll()
+        site.mdm.send_status(MAC, listing())
+        site.run(hours(1 / 60))
+    assert site.end == "failed/command_lost"
+    assert "not among them" in site.detail
+
+
 @pytest.mark.parametrize("job", [COMMAND, ERASE], ids=IDS[1:])
 def test_lost_command_that_is_not_safe_is_never_queued_again(job: Job) -> None:
     site = started(job)
