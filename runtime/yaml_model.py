@@ -14,6 +14,7 @@ from schemas.ids import SITE_PATTERN, clean_text
 _A_MAPPING: Final = "must be a mapping: lines of `key: value` below it"
 _A_LIST: Final = "must be a list: [one, two], or lines that begin with a hyphen"
 _TEXT: Final = "must be text"
+_A_TIME: Final = "must be a time with its zone: 2026-12-31T18:00:00Z"
 
 # pydantic's error types, with messages in terms of YAML instead of Python.
 _MESSAGES: Final = {
@@ -36,6 +37,10 @@ _MESSAGES: Final = {
     "date_parsing": "must be a date: 2026-12-31",
     "date_from_datetime_parsing": "must be a date: 2026-12-31",
     "date_from_datetime_inexact": "must be a date: 2026-12-31",
+    "datetime_type": _A_TIME,
+    "datetime_parsing": _A_TIME,
+    "datetime_from_date_parsing": _A_TIME,
+    "timezone_aware": _A_TIME,
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
 }

@@ -3,27 +3,21 @@
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.event_files import read_events
 from pipeline.cli.fast_paths import fast_paths_wanted
 from pipeline.cli.output import emit, fail
 from pipeline.cli.time_arguments import parse_time
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from pipeline.policy.model import Policy
     from schemas.decisions import Decision
     from schemas.envelope import Event
-
-_MAX_BAD_LINES_SHOWN = 20
-_LINES_PER_STEP = 1_000
-_CLOCK_MARGIN = timedelta(minutes=5)
 
 
 def decide(
@@ -54,7 +48,10 @@ def decide(
     moment = _parse_now(now)
     rules = _policy(policy)
     decisions = decide_all(
-        fold_events(_until(moment, _read(events))), rules, moment, fast_paths=fast_paths_wanted()
+        fold_events(_until(moment, read_events(events))),
+        rules,
+        moment,
+        fast_paths=fast_paths_wanted(),
     )
     if as_json:
         for decision in decisions:
@@ -90,87 +87,17 @@ def _policy(path: Path) -> "Policy":
 
 
 def _until(now: datetime, events: "Iterable[Event]") -> "Iterator[Event]":
-    """Yield the events that are not dated after `now`, and a few minutes of clocks that are ahead.
+    """Yield the events that are known at `now`; the number of the others goes to stderr."""
+    from pipeline.decide.batch import is_known_at
 
-    A later time is not yet known at `now`, or is that of a wrong clock: it would win until then.
-    """
     left_out = 0
     for event in events:
-        if event.time > now + _CLOCK_MARGIN:
-            left_out += 1
-        else:
+        if is_known_at(event, now):
             yield event
+        else:
+            left_out += 1
     if left_out:
         sys.stderr.write(f"drydock: {left_out} events are dated after the time of the decision\n")
-
-
-def _read(paths: Iterable[Path]) -> "Iterator[Event]":
-    """Yield the events of all files in order, then exit 2 if any line was not an event.
-
-    The first 20 such lines are printed on stderr. Blank lines are skipped; a line that is too large
-    ends its file. Exit 2 at once if a file cannot be read.
-    """
-    from schemas.envelope import MAX_EVENT_BYTES, InvalidEvent, decode
-
-    bad = 0
-    for path in paths:
-        with _opened(path) as (stream, advance):
-            number = 0
-            while line := stream.readline(MAX_EVENT_BYTES + 2):
-                number += 1
-                advance(len(line))
-                if not line.strip():
-                    continue
-                try:
-                    yield decode(line)
-                except InvalidEvent as error:
-                    bad += 1
-                    if bad <= _MAX_BAD_LINES_SHOWN:
-                        sys.stderr.write(f"{path}:{number}: {error}\n")
-                    if error.code == "too_large":
-                        break
-    if bad:
-        fail(f"lines that are not events: {bad}; nothing was decided: correct or remove them")
-
-
-@contextmanager
-def _opened(path: Path) -> "Iterator[tuple[IO[bytes], _Advance]]":
-    """Yield the open stream of a file or of stdin, and a function to call with each line's size.
-
-    Exit 2 if the file cannot be read. The function advances a progress bar, if stderr is a
-    terminal.
-    """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    try:
-        stream = sys.stdin.buffer if str(path) == "-" else path.open("rb")
-        size = None if str(path) == "-" else path.stat().st_size
-    except OSError as error:
-        fail(f"cannot read {path}: {error.strerror}")
-    with stream, Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        advance = _Advance(bar, bar.add_task(f"reading {path.name}", total=size))
-        try:
-            yield stream, advance
-        except OSError as error:
-            fail(f"cannot read {path}: {error.strerror}")
-
-
-class _Advance:
-    """Advances a progress bar, once per 1,000 lines."""
-
-    def __init__(self, bar: "Progress", task: "TaskID") -> None:
-        self._bar = bar
-        self._task = task
-        self._lines = 0
-        self._bytes = 0
-
-    def __call__(self, size: int) -> None:
-        self._lines += 1
-        self._bytes += size
-        if self._lines % _LINES_PER_STEP == 0:
-            self._bar.update(self._task, completed=self._bytes)
 
 
 def _print(decisions: "Iterable[Decision]") -> None:

@@ -143,7 +143,7 @@ def _print_decided(found: Explanation, decision: Decision) -> None:
     out = console()
     assert found.record is not None
     decided_at = format_time(found.record.inputs.now)
-    out.print(f"\nDecided {decided_at} (entry {found.seq}): {_decision_line(decision)}")
+    out.print(f"\nDecided {decided_at} (entry {found.seq}): {decision_line(decision)}")
     if decision.decision is Verdict.HOLD:
         blocked = found.blocked_by
         gate = "" if blocked is None else f", at gate {blocked.gate}: {blocked.detail}"
@@ -167,7 +167,8 @@ def _print_remaining(remaining: tuple[Remaining, ...], decision: Decision) -> No
         print_table(("what", "detail", "until"), rows)
 
 
-def _decision_line(decision: Decision) -> str:
+def decision_line(decision: Decision) -> str:
+    """Return verdict, action, method, target and reason as one line."""
     words = [decision.decision.value]
     words += [part.value for part in (decision.action, decision.method) if part is not None]
     if decision.target is not None:
@@ -244,7 +245,7 @@ def _step(step: JobStep) -> str:
 
 def _print_decisions(found: Explanation) -> None:
     shown = found.decisions[-_MAX_DECISIONS_SHOWN:]
-    rows = [(str(one.seq), format_time(one.at), _decision_line(one.decision)) for one in shown]
+    rows = [(str(one.seq), format_time(one.at), decision_line(one.decision)) for one in shown]
     if rows:
         title = f"\nLast decisions ({len(rows)} of {len(found.decisions):,})"
         print_table(("entry", "at", "decision"), rows, title)

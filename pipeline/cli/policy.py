@@ -1,4 +1,4 @@
-"""`drydock policy`: validate a policy file, and put it in force on Kafka."""
+"""`drydock policy`: validate and test a policy file, and put it in force on Kafka."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from pipeline.policy.file import PolicyDocument
     from pipeline.policy.model import Window
 
-app = typer.Typer(help="Validate a policy, and put it in force.", no_args_is_help=True)
+app = typer.Typer(help="Validate and test a policy, and put it in force.", no_args_is_help=True)
 
 PolicyFile = Annotated[Path, typer.Argument(help="The policy, a YAML file; - is stdin.")]
 
 
 @app.callback()
 def _root() -> None:
-    """Validate a policy, and put it in force."""
+    """Validate and test a policy, and put it in force."""
 
 
 @app.command()
@@ -43,6 +43,36 @@ def check(
         _summary(document)
     if warnings and strict:
         fail_attention(f"{file}: {warnings} warning{'s' if warnings > 1 else ''}")
+
+
+@app.command("test")
+def compare_with_examples(
+    files: Annotated[
+        list[Path], typer.Argument(help="Files of examples, in YAML.", metavar="FILE...")
+    ],
+    policy: Annotated[
+        Path | None,
+        typer.Option("--policy", help="The policy to test; default: the one that FILE names."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Test a policy with examples: a Mac, its fields, and the decision that you expect.
+
+    Prints each difference with its line. With --json each example is one object. Exit 0: all
+    decisions are as expected; 1: some differ; 2: a file is unreadable or invalid.
+    """
+    from pipeline.cli.policy_examples import compare_examples, print_compared
+
+    differing = total = 0
+    for file in files:
+        for one in compare_examples(file, policy, as_json=as_json):
+            total += 1
+            differing += bool(one.differences)
+            print_compared(file, one, as_json=as_json)
+    if differing:
+        fail_attention(f"{differing} of {total} examples differ")
+    if not as_json:
+        emit(f"{total} examples: every decision is as expected")
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """Decisions for all Macs of a set of events, at one time, without a broker or a store."""
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from pipeline.decide.decision import decide
 from pipeline.decide.situation import Situation
@@ -18,6 +19,16 @@ from schemas.envelope import (
     JobSupersededEvent,
     PolicyChangedEvent,
 )
+
+_CLOCK_MARGIN: Final = timedelta(minutes=5)
+
+
+def is_known_at(event: Event, now: datetime) -> bool:
+    """Return True unless the event is dated after `now` and some minutes for clocks that are ahead.
+
+    A later time is not yet known at `now`, or is that of a wrong clock: it would win until then.
+    """
+    return event.time <= now + _CLOCK_MARGIN
 
 
 def fold_events(events: Iterable[Event]) -> Fleet:
