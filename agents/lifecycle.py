@@ -549,10 +549,9 @@ def _verify(entry: JournalEntry, look: Observation, now: datetime, limits: Limit
         wake_at = min(now + NOT_NOW_POLL, until)
         return Wait(replace(entry, held_since=since, wake_at=wake_at))
     if entry.unanswered >= MAX_SENDS:
-        code, detail = ErrorCode.UNREACHABLE, f"no order of {entry.sends} arrived"
-        if lost:
-            code, detail = reason.error_code, f"{detail}: {reason.detail}"
-        return _finish(entry, Outcome.FAILED, code, detail, look)
+        cause = reason if lost else Obstacle(ErrorCode.UNREACHABLE, "no response")
+        detail = f"no order of {entry.sends} arrived: {cause.detail}"
+        return _finish(entry, Outcome.FAILED, cause.error_code, detail, look)
     return _approach(entry, look, now, limits)
 
 
