@@ -38,6 +38,10 @@ class Method(StrEnum):
 MDM_METHODS = frozenset(
     {Method.DDM, Method.MDM_COMMAND, Method.ERASE_DEVICE, Method.INSTALL_PROFILE}
 )
+# The site's executor logs in to the Mac for these.
+SSH_METHODS = frozenset(
+    {Method.SOFTWAREUPDATE, Method.STARTOSINSTALL, Method.ASR, Method.PROFILES_RENEW}
+)
 
 
 class Target(WireModel):

@@ -15,16 +15,14 @@ each clock change that comes before it. Invariant: between `now` and `changes_at
 constant (tests/unit/decide/test_windows.py checks each minute).
 """
 
-from bisect import bisect_right
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
-from pipeline.policy.model import DAYS, Window
+from pipeline.policy.model import Window
+from pipeline.policy.week import DAY_MINUTES, week_of
 
-_DAY_MINUTES: Final = 24 * 60
-_WEEK_MINUTES: Final = 7 * _DAY_MINUTES
 _SECOND: Final = timedelta(seconds=1)
 # The clock is searched for changes in spans of three days. No zone has changed its clock twice
 # within six days since 1970 or will by its present rules, so a span holds one change at most.
@@ -39,31 +37,6 @@ class WindowState(NamedTuple):
     changes_at: datetime | None
 
 
-class _Week(NamedTuple):
-    """A local week from Monday 00:00 as runs of equal state.
-
-    Run i begins at minute `starts[i]` (`starts[0]` is 0) and is open if `opens[i]`.
-    """
-
-    starts: tuple[int, ...]
-    opens: tuple[bool, ...]
-
-    def is_open(self, minute: int) -> bool:
-        """Return True if the windows are open in this minute of the week (0 to 10,079)."""
-        return self.opens[bisect_right(self.starts, minute) - 1]
-
-    def next_change(self, minute: int) -> int:
-        """Return the next minute with the other state; from 10,080 on it is in the next week.
-
-        The week must have more than one run.
-        """
-        run = bisect_right(self.starts, minute)
-        if run < len(self.starts):
-            return self.starts[run]
-        wraps_over = self.opens[0] == self.opens[-1]
-        return _WEEK_MINUTES + (self.starts[1] if wraps_over else 0)
-
-
 # All Macs of a site are decided with the same windows and the same `now`.
 @lru_cache(maxsize=256)
 def window_state(windows: tuple[Window, ...], zone: ZoneInfo, now: datetime) -> WindowState:
@@ -71,7 +44,7 @@ def window_state(windows: tuple[Window, ...], zone: ZoneInfo, now: datetime) -> 
 
     Without windows the site is never open; windows that cover the whole week never close.
     """
-    week = _week(windows)
+    week = week_of(windows)
     at = now.astimezone(UTC)
     offset = _offset(zone, at)
     is_open = week.is_open(_minute(at + offset))
@@ -105,29 +78,9 @@ def closes_at(windows: tuple[Window, ...], zone: ZoneInfo, now: datetime) -> dat
     return state.changes_at if state.is_open else None
 
 
-@lru_cache(maxsize=256)
-def _week(windows: tuple[Window, ...]) -> _Week:
-    """Return the local week in which the minutes of these windows are open."""
-    minutes = bytearray(_WEEK_MINUTES)
-    for window in windows:
-        start, end = _minutes(window.start), _minutes(window.end)
-        length = end - start if end > start else end - start + _DAY_MINUTES
-        for day in window.days:
-            first = DAYS.index(day) * _DAY_MINUTES + start
-            for minute in range(first, first + length):
-                minutes[minute % _WEEK_MINUTES] = 1
-    starts = [0, *(m for m in range(1, _WEEK_MINUTES) if minutes[m] != minutes[m - 1])]
-    return _Week(tuple(starts), tuple(bool(minutes[start]) for start in starts))
-
-
-def _minutes(clock: str) -> int:
-    """Return the minutes since midnight of a time of day `HH:MM`."""
-    return int(clock[:2]) * 60 + int(clock[3:])
-
-
 def _minute(wall: datetime) -> int:
     """Return the minute of the week of a local time, from Monday 00:00."""
-    return wall.weekday() * _DAY_MINUTES + wall.hour * 60 + wall.minute
+    return wall.weekday() * DAY_MINUTES + wall.hour * 60 + wall.minute
 
 
 def _offset(zone: ZoneInfo, at: datetime) -> timedelta:

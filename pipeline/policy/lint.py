@@ -1,24 +1,23 @@
-"""Warnings about valid policies that probably do not do what their author wants."""
+"""Warnings about valid policies that probably do not do what their author wants.
+
+Those about times, limits and windows are in `lint_times`, those about globs in `lint_globs`.
+"""
 
 from collections.abc import Iterator
 from datetime import date
-from fnmatch import fnmatchcase
-from itertools import pairwise
 from typing import Final
 
+from pipeline.policy import lint_globs, lint_times
 from pipeline.policy.file import PolicyDocument
-from pipeline.policy.model import SEVERITY_ORDER, Match, Methods, Policy, Window
+from pipeline.policy.lint_times import Found
+from pipeline.policy.model import Methods, Policy
 from pipeline.state.hardware_table import NEWEST_MAJOR
-from runtime.located_yaml import Path, Problem, path_text
+from runtime.located_yaml import Problem, path_text
 from schemas.ids import clean_text
+from schemas.jobs import SSH_METHODS, Action
 
-# An upgrade takes most of an hour, even from a content cache.
-_SHORTEST_WINDOW_MINUTES: Final = 60
-_KINDS: Final = ("hostnames", "serials", "udids", "models")
 # This line was released (build 26A428) when the table of models was made, which ends before it.
 _NEWEST_KNOWN_LINE: Final = NEWEST_MAJOR + 1
-
-_Found = Iterator[tuple[Path, str]]
 
 
 def lint(document: PolicyDocument, today: date) -> tuple[Problem, ...]:
@@ -28,13 +27,19 @@ def lint(document: PolicyDocument, today: date) -> tuple[Problem, ...]:
     """
     policy = document.policy
     found = (
-        *_times(document),
-        *_sites(policy),
-        *_all_windows(policy),
+        *lint_times.times(document),
+        *lint_times.limits(document),
+        *lint_times.windows(document),
+        *lint_globs.all_globs(policy),
+        *lint_globs.sites(policy),
+        *lint_globs.firmware(policy),
+        *lint_globs.images(policy),
+        *lint_globs.exemptions(policy),
         *_upgrades(policy),
         *_methods(policy.methods),
+        *_sites_without_ssh(policy),
         *_mdm(policy),
-        *_exemptions(policy, today),
+        *_ended_exemptions(policy, today),
     )
     return tuple(
         sorted(
@@ -44,81 +49,7 @@ def lint(document: PolicyDocument, today: date) -> tuple[Problem, ...]:
     )
 
 
-def _times(document: PolicyDocument) -> _Found:
-    """Yield path and message of each warning about deadlines, deferrals and the cool-down."""
-    policy = document.policy
-    deadlines, deferrals = policy.deadlines, policy.deferrals
-    for severity in SEVERITY_ORDER:
-        if deadlines.for_severity(severity) < deferrals.for_severity(severity):
-            path: Path = ("deadlines", severity.value)
-            if not document.defines(path):  # the deadline is a default; the text has the deferral
-                path = ("deferrals", severity.value)
-            yield path, "the deadline passes before the deferral ends: jobs are sent after it only"
-    for milder, worse in pairwise(SEVERITY_ORDER):
-        if deadlines.for_severity(worse) > deadlines.for_severity(milder):
-            path = ("deadlines", worse.value)
-            if not document.defines(path):
-                path = ("deadlines", milder.value)
-            yield path, f"{worse.value} has more time than {milder.value}, which is less severe"
-    if policy.thresholds.cool_down > policy.thresholds.cool_down_max:
-        yield ("thresholds", "cool_down"), "is longer than cool_down_max"
-
-
-def _sites(policy: Policy) -> _Found:
-    """Yield path and message of each site without a match, and of each glob without effect.
-
-    `default_site` needs no match. A glob has no effect if a glob of an earlier site covers it.
-    """
-    earlier: list[tuple[str, str, str]] = []
-    for name, site in policy.sites.items():
-        globs = list(_globs(site.match))
-        if not globs and name != policy.default_site:
-            yield (
-                ("sites", name),
-                "has no match and is not default_site: it has only Macs whose reports name it",
-            )
-        for kind, index, glob in globs:
-            for other, other_kind, other_glob in earlier:
-                if other_kind == kind and fnmatchcase(glob.lower(), other_glob.lower()):
-                    yield (
-                        ("sites", name, "match", kind, index),
-                        f"{other!r} comes first and matches all of these ({other_glob!r})",
-                    )
-                    break
-        earlier += [(name, kind, glob) for kind, _, glob in globs]
-
-
-def _globs(match: Match) -> Iterator[tuple[str, int, str]]:
-    """Yield each glob of the match as its list's name, its index in that list, and its text."""
-    for kind in _KINDS:
-        for index, glob in enumerate(getattr(match, kind)):
-            yield kind, index, glob
-
-
-def _all_windows(policy: Policy) -> _Found:
-    """Yield path and message of each warning about the windows of the policy and of its sites."""
-    yield from _windows(("windows",), policy.windows)
-    for name, site in policy.sites.items():
-        if site.windows is not None:
-            yield from _windows(("sites", name, "windows"), site.windows)
-
-
-def _windows(path: Path, windows: tuple[Window, ...]) -> _Found:
-    """Yield path and message of each warning about the list of windows at `path`."""
-    if not windows:
-        yield path, "there is no window: no job is sent before its deadline"
-    for index, window in enumerate(windows):
-        minutes = (_minutes(window.end) - _minutes(window.start)) % (24 * 60) or 24 * 60
-        if minutes < _SHORTEST_WINDOW_MINUTES:
-            yield (*path, index), f"is {minutes} minutes long; an upgrade takes about an hour"
-
-
-def _minutes(clock: str) -> int:
-    """Return the minutes since midnight of a time of day `HH:MM`."""
-    return int(clock[:2]) * 60 + int(clock[3:])
-
-
-def _upgrades(policy: Policy) -> _Found:
+def _upgrades(policy: Policy) -> Found:
     """Yield path and message of each warning about `supported_lines` and `to`."""
     upgrades = policy.upgrades
     lines = () if upgrades.supported_lines == "auto" else upgrades.supported_lines
@@ -140,7 +71,7 @@ def _is_unknown(line: str) -> bool:
     return int(line.split(".", maxsplit=1)[0]) > _NEWEST_KNOWN_LINE
 
 
-def _methods(methods: Methods) -> _Found:
+def _methods(methods: Methods) -> Found:
     """Yield path and message of each action without a method, and of each method listed twice."""
     for action in type(methods).model_fields:
         allowed = getattr(methods, action)
@@ -151,17 +82,36 @@ def _methods(methods: Methods) -> _Found:
                 yield ("methods", action, index), f"{method} is listed twice"
 
 
-def _mdm(policy: Policy) -> _Found:
+def _sites_without_ssh(policy: Policy) -> Found:
+    """Yield path and message of each site without SSH at which an action has no method left."""
+    for name, site in policy.sites.items():
+        actions = () if site.ssh else tuple(_actions_by_ssh(policy))
+        if actions:
+            yield (
+                ("sites", name, "ssh"),
+                f"is false, and every allowed method needs it for: {', '.join(actions)}",
+            )
+
+
+def _actions_by_ssh(policy: Policy) -> Iterator[str]:
+    """Yield each action whose allowed methods all need SSH.
+
+    Not `reimage`: its only method needs it, and an image is for few models.
+    """
+    for action in Action:
+        allowed = policy.methods.of(action)
+        if allowed and action is not Action.REIMAGE and SSH_METHODS.issuperset(allowed):
+            yield action.value
+
+
+def _mdm(policy: Policy) -> Found:
     """Yield path and message of an MDM server whose URL begins with `http://`."""
     if policy.mdm.server is not None and policy.mdm.server.lower().startswith("http://"):
         yield ("mdm", "server"), "MDM works over https only"
 
 
-def _exemptions(policy: Policy, today: date) -> _Found:
-    """Yield path and message of each exemption that has ended or matches no Mac."""
+def _ended_exemptions(policy: Policy, today: date) -> Found:
+    """Yield path and message of each exemption that has ended."""
     for index, exemption in enumerate(policy.exemptions):
-        path: Path = ("exemptions", index)
         if exemption.until is not None and exemption.until <= today:
-            yield (*path, "until"), f"is over since {exemption.until.isoformat()}"
-        if not any(True for _ in _globs(exemption.who)):
-            yield (*path, "who"), "matches no Mac: it has no effect"
+            yield ("exemptions", index, "until"), f"is over since {exemption.until.isoformat()}"

@@ -57,6 +57,10 @@ T1: Final = HardwareClass.T1
 T2: Final = HardwareClass.T2
 VM: Final = HardwareClass.VM
 
+# The hardware that `asr` can restore. T2 and Apple silicon have no NetBoot and do not boot from
+# another volume without a person.
+RESTORED_BY_ASR: Final = frozenset({INTEL, T1})
+
 MODELS: Final[dict[str, Model]] = {
     "Mac13,1": Model(AS, 12, 26, "Mac Studio (M1 Max)", "J375cAP"),
     "Mac13,2": Model(AS, 12, 26, "Mac Studio (M1 Ultra)", "J375dAP"),

@@ -1,6 +1,7 @@
 """Warnings about valid policies: line, path and message of each."""
 
 from datetime import date
+from pathlib import Path
 
 import pytest
 
@@ -8,11 +9,12 @@ from pipeline.policy.file import read_document
 from pipeline.policy.lint import lint
 
 SITE = "sites: {a: {time_zone: UTC}}\ndefault_site: a\n"
+ROOT = Path(__file__).resolve().parents[3]
 TODAY = date(2026, 1, 1)
 
 ODD = [
     pytest.param(
-        "deadlines: {exploited: 1d}\ndeferrals: {exploited: 2d}", 3, "deadlines.exploited",
+        "deadlines: {exploited: 4d}\ndeferrals: {exploited: 5d}", 3, "deadlines.exploited",
         "passes before the deferral ends",
         id="deadline-before-deferral",
     ),
@@ -62,6 +64,106 @@ ODD = [
         "exemptions[0].until", "over since 2026-01-01", id="exemption-is-over",
     ),
     pytest.param(
+        "thresholds: {battery_intel: 0.5}", 3, "thresholds.battery_intel", "did you mean 50?",
+        id="battery-as-a-fraction",
+    ),
+    pytest.param(
+        "thresholds: {disk_upgrade_gb: 15000}", 3, "thresholds.disk_upgrade_gb",
+        "did you mean 15?", id="disk-in-mb",
+    ),
+    pytest.param(
+        "thresholds: {disk_update_gb: 50}", 3, "thresholds.disk_update_gb",
+        "an upgrade needs less space", id="upgrade-with-less-disk",
+    ),
+    pytest.param(
+        "thresholds: {max_attempts: 2}", 3, "thresholds.max_attempts",
+        "no update is ever replaced by a reinstall", id="attempts-end-before-the-reinstall",
+    ),
+    pytest.param(
+        "thresholds: {reinstall_after_failures: 9}", 3, "thresholds.reinstall_after_failures",
+        "max_attempts (5) is reached before", id="reinstall-after-the-last-attempt",
+    ),
+    pytest.param(
+        "thresholds: {max_attempts: 51}", 3, "thresholds.max_attempts", "is more than 50",
+        id="attempts-without-end",
+    ),
+    pytest.param(
+        "thresholds: {cool_down_max: 31d}", 3, "thresholds.cool_down_max", "more than 30 days",
+        id="cool-down-without-end",
+    ),
+    pytest.param(
+        "thresholds: {job_expires_after: 7d}", 3, "thresholds.job_expires_after",
+        "the deadline of exploited", id="one-job-uses-up-the-deadline",
+    ),
+    pytest.param(
+        "deadlines: {exploited: 1d}", 3, "deadlines.exploited", "one lost job uses up",
+        id="deadline-of-one-job",
+    ),
+    pytest.param(
+        "windows: [{days: [sun], from: '08:00', to: '20:00'}]", 3, "windows",
+        "closed for up to 156 hours", id="weekly-window-and-a-short-deadline",
+    ),
+    pytest.param(
+        "windows:\n  - {from: '09:00', to: '12:00'}\n  - {from: '09:00', to: '12:00'}", 5,
+        "windows[1]", "changes nothing", id="window-twice",
+    ),
+    pytest.param(
+        "windows:\n  - {from: '22:00', to: '04:00'}\n  - {days: [tue], from: '01:00', to: '03:00'}",
+        5, "windows[1]", "changes nothing", id="window-in-a-window",
+    ),
+    pytest.param(
+        "thresholds: {stale_after: 1h}", 3, "thresholds.stale_after", "less than a day",
+        id="stale-within-an-hour",
+    ),
+    pytest.param(
+        "thresholds: {stale_after: 91d}", 3, "thresholds.stale_after", "more than 90 days",
+        id="hardly-ever-stale",
+    ),
+    pytest.param(
+        "mdm: {silent_after: 30m}", 3, "mdm.silent_after", "less than a day", id="silent-at-once"
+    ),
+    pytest.param(
+        "mdm: {identity_renew_before: 365d}", 3, "mdm.identity_renew_before", "again and again",
+        id="renewed-for-ever",
+    ),
+    pytest.param(
+        "deadlines: {routine: 400d}", 3, "deadlines.routine", "more than a year", id="in-a-year"
+    ),
+    pytest.param(
+        "deadlines: {routine: 99d}\ndeferrals: {routine: 91d}", 4, "deferrals.routine",
+        "90 days that Apple allows", id="longer-than-apple-defers",
+    ),
+    pytest.param(
+        "exemptions:\n  - {who: {serials: ['*']}, why: film}", 4,
+        "exemptions[0].who.serials[0]", "whole fleet", id="everything-is-exempt",
+    ),
+    pytest.param(
+        "exemptions:\n  - {who: {hostnames: ['^ldn-.*$']}, why: film}", 4,
+        "exemptions[0].who.hostnames[0]", "did you mean 'ldn-*'?", id="regular-expression",
+    ),
+    pytest.param(
+        "exemptions:\n  - {who: {hostnames: ['ldn-(a|b)']}, why: film}", 4,
+        "exemptions[0].who.hostnames[0]", "not a regular expression", id="alternatives",
+    ),
+    pytest.param(
+        "exemptions:\n  - {who: {serials: ['C02[0-9']}, why: film}", 4,
+        "exemptions[0].who.serials[0]", "without its ]", id="open-bracket",
+    ),
+    pytest.param(
+        "firmware:\n"
+        "  - {models: ['Mac15,*'], version: '26.2', firmware: '1.2'}\n"
+        "  - {models: ['Mac15,3'], version: '26.2', firmware: '1.3'}", 5,
+        "firmware[1].models[0]", "firmware[0] comes first", id="firmware-twice",
+    ),
+    pytest.param(
+        "images: [{name: a, models: ['Mac15,*'], version: '26.2', build: 25C56, firmware: '1'}]",
+        3, "images[0].models[0]", "the image is never used", id="image-for-apple-silicon",
+    ),
+    pytest.param(
+        "images: [{name: a, models: ['iMak19,*'], version: '13.7', build: 22H1, firmware: '1'}]",
+        3, "images[0].models[0]", "matches no model", id="image-for-no-model",
+    ),
+    pytest.param(
         "exemptions:\n  - {who: {}, why: film}", 4, "exemptions[0].who", "matches no Mac",
         id="no-mac",
     ),
@@ -81,6 +183,23 @@ FINE = [
     pytest.param("", id="nothing-but-a-site"),
     pytest.param("deadlines: {low: 7d, routine: 7d, medium: 7d, high: 7d}", id="equal-deadlines"),
     pytest.param("windows: [{from: '09:00', to: '10:00'}]", id="an-hour"),
+    pytest.param(
+        "windows: [{days: [mon, tue, wed, thu, fri], from: '19:00', to: '06:00'},"
+        " {days: [sat, sun], from: '00:00', to: '00:00'}]",
+        id="nights-and-weekends",
+    ),
+    pytest.param("deadlines: {exploited: 0d}", id="forced-at-once"),
+    pytest.param("thresholds: {max_attempts: 3}", id="reinstall-with-the-last-attempt"),
+    pytest.param(
+        "firmware: [{models: ['Mac15,*'], version: '26.2', firmware: '1.2'},"
+        " {models: ['Mac15,3'], version: '26.3', firmware: '1.3'}]",
+        id="firmware-of-two-versions",
+    ),
+    pytest.param(
+        "images: [{name: a, models: ['iMac19,*'], version: '13.7', build: 22H1, firmware: '1'}]",
+        id="image-for-intel",
+    ),
+    pytest.param("exemptions: [{who: {serials: ['C0[0-9]*']}, why: f}]", id="range"),
     pytest.param("windows: [{from: '09:00', to: '09:00'}]", id="the-whole-day"),
     pytest.param("upgrades: {to: '27'}", id="27-is-out"),
     pytest.param(
@@ -110,6 +229,21 @@ sites:
         (5, "sites.third.match.serials[0]"),
     ]
     assert "'first' comes first" in found[1].message
+
+
+def test_site_without_ssh_gets_a_warning_for_actions_that_need_it() -> None:
+    site = "sites:\n  a:\n    time_zone: UTC\n    ssh: false\ndefault_site: a\n"
+    (found,) = lint(read_document(site + "methods: {upgrade: [startosinstall]}\n"), TODAY)
+    assert (found.line, found.path) == (4, "sites.a.ssh")
+    assert found.message.endswith("needs it for: upgrade, reenroll")
+    reached = site + "methods: {reenroll: [profiles_renew, install_profile]}\n"
+    assert lint(read_document(reached), TODAY) == ()
+
+
+def test_the_example_and_the_demo_have_no_warning() -> None:
+    for file in ("examples/policy.yaml", "pipeline/demo/policy.yaml"):
+        text = (ROOT / file).read_text("utf-8")
+        assert lint(read_document(text), TODAY) == (), file
 
 
 def test_warnings_come_in_the_order_of_their_lines() -> None:

@@ -51,6 +51,14 @@ BROKEN = [
         "unknown time zone", id="time-zone-that-is-a-path",
     ),
     pytest.param(
+        "sites: {tokyo: {time_zone: Europe/Bengaluru}}\n", 1, 28, "sites.tokyo.time_zone",
+        "(Bengaluru: Asia/Kolkata)", id="time-zone-of-no-known-city",
+    ),
+    pytest.param(
+        "sites: {tokyo: {time_zone: IST}}\n", 1, 28, "sites.tokyo.time_zone",
+        "use a name such as Asia/Tokyo", id="time-zone-that-is-an-abbreviation",
+    ),
+    pytest.param(
         SITE + "default_site: osaka\n", 2, 15, "default_site", "sites are tokyo", id="default-site"
     ),
     pytest.param(
