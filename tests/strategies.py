@@ -337,13 +337,29 @@ def policies() -> st.SearchStrategy[Policy]:
             "firmware": st.just(firmware),
             "exemptions": st.just(exempt),
             "upgrades": st.sampled_from(
-                [{"to": "26"}, {"out_of_support": False}, {"supported_lines": ["26", "15"]}]
+                [
+                    {"to": "26"},
+                    {"to": "26", "not_before": "2026-01-21", "deadline": "2d"},
+                    {"deferral": "150d"},
+                    {"out_of_support": False},
+                    {"supported_lines": ["26", "15"]},
+                ]
+            ),
+            "loans": st.sampled_from(
+                [{"system": "newest"}, {"wait_for_window": True}, {"require_ade": True}]
             ),
             "mdm": st.just({"server": "https://mdm.example/"}),
             "methods": st.sampled_from(
-                [{"update": ["softwareupdate"]}, {"update": []}, {"reinstall": ["erase_device"]}]
+                [
+                    {"update": ["softwareupdate"]},
+                    {"update": []},
+                    {"upgrade": ["mdm_command"]},
+                    {"reinstall": ["erase_device"]},
+                ]
             ),
-            "deadlines": st.sampled_from([{"high": "1d"}, {"routine": "3650d"}]),
+            "deadlines": st.sampled_from(
+                [{"high": "1d"}, {"routine": "3650d"}, {"after_enrollment": "150d"}]
+            ),
             "follow_up": st.just({"activations": ["munki"], "compliant": True}),
             "thresholds": st.sampled_from(
                 [{"reinstall_after_failures": 1}, {"job_expires_after": "0m"}, {"cool_down": "0m"}]

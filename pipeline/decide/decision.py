@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 
 from pipeline.decide.confirmed_version import with_confirmed_version
-from pipeline.decide.exposure import Exposure, exposure
+from pipeline.decide.exposure import Exposure, deadline_of, exposure
 from pipeline.decide.findings import (
     UNCERTAIN,
     Finding,
@@ -264,7 +264,7 @@ def _nothing(
     if findings is None:
         findings = findings_of(s, exposed, has_need=False)
     due_us = next_supplement_due_us(s, exposed.line)
-    deadline_us = exposed.deadline_us(s.policy.deadlines)
+    deadline_us = deadline_of(s, exposed.deadline_us(s.policy.deadlines))
     withdrawn = _untouched_job(s)
     return Decision(
         udid=s.device.udid,

@@ -9,7 +9,7 @@
 Apple publishes no CVEs for an unsupported line, but a fix in the oldest supported line shows that
 the unsupported line has the CVE too. A deadline counts from the later of two times: Apple's
 release, and the time when Drydock first knew of it. The exposure has the earliest deadline of its
-releases.
+releases; `deadline_of` adds the grace of a new Mac.
 """
 
 from functools import lru_cache
@@ -20,7 +20,7 @@ import msgspec
 from pipeline.decide.situation import Situation
 from pipeline.policy.model import SEVERITY_ORDER, Deadlines
 from pipeline.state.advisories import Missing, Release
-from pipeline.state.device import duration_us
+from pipeline.state.device import AUTHENTICATED, duration_us
 from schemas.decisions import Severity
 
 _RANK: Final = {severity: rank for rank, severity in enumerate(SEVERITY_ORDER)}
@@ -100,6 +100,18 @@ def severity_of(release: Release) -> Severity:
     if release.severity is not None:
         return Severity(release.severity)
     return Severity.HIGH if release.cves else Severity.ROUTINE
+
+
+def deadline_of(s: Situation, due_us: int | None) -> int | None:
+    """Return the Mac's deadline for something due at `due_us`; None for None. In us since 1970.
+
+    It is later if the Mac enrolled so recently that the policy's `after_enrollment` has not ended:
+    a new Mac is not forced to restart on its first day.
+    """
+    grace, enrolled_us = s.policy.deadlines.after_enrollment, s.device.checkins[AUTHENTICATED]
+    if due_us is None or not grace or not enrolled_us:
+        return due_us
+    return max(due_us, enrolled_us + duration_us(grace))
 
 
 def due_us(release: Release, deadlines: Deadlines) -> int:

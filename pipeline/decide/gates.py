@@ -22,7 +22,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from pipeline.decide.exposure import Exposure
+from pipeline.decide.exposure import Exposure, deadline_of
 from pipeline.decide.methods import Choice
 from pipeline.decide.needs.need import Need, target
 from pipeline.decide.needs.reinstall_history import is_unheard
@@ -128,7 +128,7 @@ def make_candidate(s: Situation, need: Need, choice: Choice, exposed: Exposure) 
     """
     earlier = attempts(s.job_history, need.action, need.intent)
     generation = max([one.generation for one in earlier]) + 1 if earlier else 0
-    deadline_us = exposed.deadline_us(s.policy.deadlines) if need.timed else None
+    deadline_us = _deadline_us(s, need, exposed)
     return Candidate(
         need,
         choice,
@@ -141,6 +141,16 @@ def make_candidate(s: Situation, need: Need, choice: Choice, exposed: Exposure) 
         if s.device.os_version is None
         else target(s.device.os_version, s.device.build),
     )
+
+
+def _deadline_us(s: Situation, need: Need, exposed: Exposure) -> int | None:
+    """Return the earlier deadline of the Mac's exposure and of the need itself, in us, or None."""
+    if not need.timed:
+        return None
+    due_us = exposed.deadline_us(s.policy.deadlines)
+    if need.due_us is not None:
+        due_us = need.due_us if due_us is None else min(due_us, need.due_us)
+    return deadline_of(s, due_us)
 
 
 def evaluate_gates(s: Situation, c: Candidate) -> tuple[GateResult, ...]:
@@ -286,9 +296,8 @@ def _tried(s: Situation, failed: JobHistory) -> tuple[int, str]:
 
 
 def _confirmed(s: Situation, c: Candidate) -> GateResult:
-    if c.need.ineffective_before:
-        detail = "a reinstall succeeded and did not mend it"
-        return GateResult("sure", Reason.NEEDS_PERSON, detail)
+    if c.need.needs_person:
+        return GateResult("sure", Reason.NEEDS_PERSON, c.need.needs_person)
     confirmed_us = c.need.not_before_us
     if confirmed_us is None or s.now_us >= confirmed_us:
         return _SURE_PASSED
@@ -301,18 +310,22 @@ def _confirmed(s: Situation, c: Candidate) -> GateResult:
 
 
 def _deferral(s: Situation, c: Candidate) -> GateResult:
-    release = c.need.release
-    if release is None or c.past or c.need.action in (Action.REINSTALL, Action.REIMAGE):
+    release, opens_us = c.need.release, c.need.opens_us
+    matures_us = None if c.past else c.need.matures_us
+    if matures_us is not None and c.deadline_us is not None:
+        matures_us = min(matures_us, c.deadline_us)
+    if release is not None and opens_us is not None and s.now_us < opens_us:
+        detail = f"the policy does not move Macs to macOS {release.version.line} yet"
+        opens_at = from_us(max(opens_us, matures_us or 0))
+        return GateResult("deferral", Reason.DEFERRED, detail, opens_at)
+    if release is None or c.need.action in (Action.REINSTALL, Action.REIMAGE):
         return _DEFERRAL_PASSED
-    opens_us = c.need.matures_us
-    if opens_us is None or s.now_us >= opens_us:
+    if matures_us is None or s.now_us >= matures_us:
         return _DEFERRAL_PASSED
-    if c.deadline_us is not None:
-        opens_us = min(opens_us, c.deadline_us)
     severity = c.need.severity
     wait = text_of(s.policy.deferrals.for_severity(severity))
     detail = f"{release.version} ({severity}) waits {wait} after its release"
-    return GateResult("deferral", Reason.DEFERRED, detail, from_us(opens_us))
+    return GateResult("deferral", Reason.DEFERRED, detail, from_us(matures_us))
 
 
 def _method(_: Situation, c: Candidate) -> GateResult:
@@ -495,19 +508,22 @@ GATES: Final = (
             Reason.DRY_RUN: ("job_history", "now_us"),
         },
     ),
-    GateRow(  # no reinstall for this intent was ineffective; MDM had a day to reach a returned Mac
+    GateRow(  # no person is needed for it; MDM had a day to reach a returned Mac
         "sure",
         _confirmed,
         {
-            Reason.NEEDS_PERSON: (),
+            Reason.NEEDS_PERSON: ("policy", "device.ade_enrolled"),
             Reason.AWAITING_CONTACT: (
                 *("now_us", "device.inventory_days"),
                 *("device.inventory_seen_us", "device.mdm_seen_us"),
             ),
         },
     ),
-    GateRow(  # the release is older than the policy's deferral, or the deadline has passed
-        "deferral", _deferral, {Reason.DEFERRED: ("now_us", "policy")}
+    GateRow(  # the policy moves Macs to the line already, and the release is older than the
+        # policy's deferral, or the deadline has passed
+        "deferral",
+        _deferral,
+        {Reason.DEFERRED: ("now_us", "policy")},
     ),
     GateRow(  # a method that the policy allows has no obstacle (`methods.choose_method`)
         "method",

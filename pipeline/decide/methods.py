@@ -9,12 +9,13 @@ Mac (skipped), blocked (has an obstacle, which a report, an event or time can re
 | none free, some blocked | the first that time alone frees, else the first; with its obstacle |
 | all impossible | none, with the reason `no_method` |
 
-For a job that erases, `erase_device` is before the methods that need an installer.
+For a job that erases, `erase_device` is before the methods that need an installer; after them if
+the policy wants the newest system on a loan unit that does not run it.
 
 | method | possible | obstacles |
 | --- | --- | --- |
 | `ddm` | macOS 14 or later | MDM, not supervised, no bootstrap token |
-| `mdm_command` | macOS 11 to 13 | MDM, not supervised, no bootstrap token, running update |
+| `mdm_command` | macOS 11 to 13; upgrades 12 and 13 | as `ddm`, running update |
 | `softwareupdate` | updates to a release | no SSH at the site, no volume owner, running update |
 | `startosinstall` | target not older than the system | no release, as `softwareupdate` |
 | `erase_device` | erases, T2 or Apple silicon, macOS 12 | MDM, no bootstrap token, running update |
@@ -55,6 +56,8 @@ from schemas.results import ErrorCode
 
 _DDM_FROM: Final = OSVersion(14)
 _COMMAND_FROM, _COMMAND_BELOW = OSVersion(11), OSVersion(14)
+# `ProductVersion` of ScheduleOSUpdate, which can be of another line.
+_VERSION_IN_COMMAND_FROM: Final = OSVersion(12)
 # Erase All Content and Settings keeps the installed system; before macOS 12, EraseDevice leaves a
 # Mac without one (github.com/apple/device-management, mdm/commands/device.erase.yaml).
 _EACS_FROM: Final = OSVersion(12)
@@ -149,8 +152,16 @@ def _in_order(s: Situation, need: Need) -> tuple[Method, ...]:
     allowed = _allowed(getattr(s.policy.methods, need.action))
     if not need.erases:
         return allowed
-    # It takes minutes, and the installer has 17 GB.
-    return tuple(sorted(allowed, key=lambda method: method is not Method.ERASE_DEVICE))
+    # It takes minutes, and the installer has 17 GB; but it keeps the system that runs.
+    keeps_too_old = s.policy.loans.system == "newest" and _is_newer(need, s.device.os_version)
+    return tuple(
+        sorted(allowed, key=lambda method: (method is Method.ERASE_DEVICE) is keeps_too_old)
+    )
+
+
+def _is_newer(need: Need, version: OSVersion | None) -> bool:
+    """Return True if the need's target is newer than this version."""
+    return need.target is not None and version is not None and need.target.version > version
 
 
 @lru_cache(maxsize=256)
@@ -225,11 +236,13 @@ def _ddm(s: Situation, need: Need) -> tuple[bool, Obstacle]:
 def _mdm_command(s: Situation, need: Need) -> tuple[bool, Obstacle]:
     """Return True if `mdm_command` is possible on this Mac (else False), and its obstacle.
 
+    For an upgrade it needs macOS 12, which takes a version instead of a product key.
     True with an obstacle: possible, but blocked now. The obstacle is None if there is none, and
     does not depend on the first value. A running update is not checked here.
     """
     version = s.device.os_version
-    possible = version is not None and _COMMAND_FROM <= version < _COMMAND_BELOW
+    first = _VERSION_IN_COMMAND_FROM if need.action is Action.UPGRADE else _COMMAND_FROM
+    possible = version is not None and first <= version < _COMMAND_BELOW
     return possible, _supervised_update_obstacle(s, need)
 
 

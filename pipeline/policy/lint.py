@@ -9,7 +9,7 @@ from typing import Final
 
 from pipeline.policy import lint_globs, lint_times
 from pipeline.policy.file import PolicyDocument
-from pipeline.policy.lint_times import Found
+from pipeline.policy.lint_times import LONGEST_DEFERRAL, Found
 from pipeline.policy.model import Methods, Policy
 from pipeline.state.hardware_table import NEWEST_MAJOR
 from runtime.located_yaml import Problem, path_text
@@ -58,8 +58,13 @@ def _upgrades(policy: Policy) -> Found:
     for index, line in enumerate(lines):
         if _is_unknown(line):
             yield ("upgrades", "supported_lines", index), f"this Drydock knows no macOS {line}"
+    if upgrades.deferral > LONGEST_DEFERRAL:
+        yield ("upgrades", "deferral"), "is more than the 90 days that Apple allows"
     if upgrades.to is None:
         return
+    if upgrades.deadline is not None and upgrades.not_before is None:
+        message = "counts from the release of the line without not_before: it may have passed"
+        yield ("upgrades", "deadline"), message
     if _is_unknown(upgrades.to):
         yield ("upgrades", "to"), f"this Drydock knows no macOS {upgrades.to}"
     elif lines and upgrades.to not in lines:

@@ -209,6 +209,7 @@ class Deadlines(BySeverity):
     The time begins later if Drydock first knew of the fix later, or of the exploitation for
     `exploited`.
     `kev_due_dates`: CISA's due date for an exploited CVE is the deadline if it is earlier.
+    `after_enrollment`: no deadline of a Mac is earlier than this after its last enrollment began.
     """
 
     exploited: Duration = timedelta(days=3)
@@ -218,6 +219,7 @@ class Deadlines(BySeverity):
     low: Duration = timedelta(days=30)
     routine: Duration = timedelta(days=45)
     kev_due_dates: bool = True
+    after_enrollment: Duration = timedelta(0)
 
 
 class Deferrals(BySeverity):
@@ -239,7 +241,10 @@ class Methods(StrictModel):
         "mdm_command",
         "softwareupdate",
     )
-    upgrade: tuple[Literal["ddm", "startosinstall"], ...] = ("ddm", "startosinstall")
+    upgrade: tuple[Literal["ddm", "mdm_command", "startosinstall"], ...] = (
+        "ddm",
+        "startosinstall",
+    )
     reinstall: tuple[Literal["startosinstall", "erase_device"], ...] = (
         "startosinstall",
         "erase_device",
@@ -260,11 +265,40 @@ class Upgrades(StrictModel):
     Macs whose model can run this line are upgraded to it, even if their own is supported; it also
     limits upgrades off dead lines. `out_of_support`: if false, a dead line alone is no reason for
     an upgrade, and its Macs get a finding.
+
+    `deferral`: the time after the first release of a line before Macs move to it, whatever the
+    severity; then the policy's deferrals apply to its releases. `not_before`: no Mac moves to `to`
+    before this date, in the time of its site. `deadline`: the time from that moment until the
+    upgrade to `to` no longer waits for a window; without it, only a missing fix sets a deadline.
     """
 
     supported_lines: Literal["auto"] | tuple[Line, ...] = "auto"
     out_of_support: bool = True
     to: Line | None = None
+    deferral: Duration = timedelta(0)
+    not_before: date | None = None
+    deadline: Duration | None = None
+
+    @field_validator("not_before", "deadline")
+    @classmethod
+    def _has_a_line(cls, value: Any, info: ValidationInfo) -> Any:
+        """Return the value unchanged. Raises ValueError without `to`, to which it belongs."""
+        if value is not None and info.data.get("to", "") is None:
+            raise ValueError("needs `to`: the line that Macs are upgraded to")
+        return value
+
+
+class Loans(StrictModel):
+    """Rules for returned loan units, which are erased.
+
+    `system`: `same_line` erases with the release of the Mac's own line, `newest` with the newest
+    release that its hardware runs. `wait_for_window`: if false, the erase waits for no window.
+    `require_ade`: a unit that is not known to enroll by itself afterwards is left to a person.
+    """
+
+    system: Literal["same_line", "newest"] = "same_line"
+    wait_for_window: bool = False
+    require_ade: bool = False
 
 
 class Mdm(StrictModel):
@@ -376,6 +410,7 @@ class Policy(StrictModel):
     deferrals: Deferrals = Deferrals()
     methods: Methods = Methods()
     upgrades: Upgrades = Upgrades()
+    loans: Loans = Loans()
     mdm: Mdm = Mdm()
     thresholds: Thresholds = Thresholds()
     follow_up: FollowUp = FollowUp()

@@ -19,7 +19,9 @@ class Need(msgspec.Struct, frozen=True):
     the end of the target's deferral, None if it has none. `newer_matures_us` is when a newer
     release replaces the target; before `not_before_us` it is not certain that the need exists (all
     in us since 1970).
-    `ineffective_before`: a job for this intent succeeded without effect, so a person must act.
+    `opens_us`: before it the policy does not want this upgrade, whatever the deadline. `due_us`: a
+    deadline of its own, beside that of the Mac's exposure.
+    `needs_person`: the reason for which only a person can do it, as text; empty if a job can.
     """
 
     action: Action
@@ -36,7 +38,9 @@ class Need(msgspec.Struct, frozen=True):
     matures_us: int | None = None
     newer_matures_us: int | None = None
     not_before_us: int | None = None
-    ineffective_before: bool = False
+    opens_us: int | None = None
+    due_us: int | None = None
+    needs_person: str = ""
 
 
 def target_of(release: Release) -> Target:

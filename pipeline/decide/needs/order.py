@@ -20,7 +20,7 @@ from pipeline.decide.exposure import Exposure
 from pipeline.decide.needs.enrollment import needs_reenrollment
 from pipeline.decide.needs.need import Need
 from pipeline.decide.needs.reinstall import needs_reinstall
-from pipeline.decide.needs.update import needs_update, needs_upgrade
+from pipeline.decide.needs.update import is_open, needs_update, needs_upgrade
 from pipeline.decide.situation import Situation
 
 
@@ -28,15 +28,15 @@ def needs(s: Situation, exposed: Exposure) -> Iterator[Need]:
     """Yield every need of this Mac, in the order of the table at the top; nothing if it has none.
 
     After a `reenroll`, the later needs have `mdm_usable` False. A reinstall or reimage is the last
-    need, unless it has `ineffective_before`.
+    need, unless a person must do it.
     """
     reenroll = needs_reenrollment(s)
     if reenroll is not None:
         yield reenroll
     upgrade, update = needs_upgrade(s), needs_update(s, exposed)
-    system = needs_reinstall(s, exposed, upgrade or update)
+    system = needs_reinstall(s, exposed, upgrade if is_open(s, upgrade) else update)
     for need in (system, upgrade, update):
         if need is not None:
             yield need if reenroll is None else replace(need, mdm_usable=False)
-            if need is system and not need.ineffective_before:
+            if need is system and need.exclusive:
                 return

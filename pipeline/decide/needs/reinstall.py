@@ -1,27 +1,22 @@
 """The need to reinstall the system in place, to erase a returned loan unit, or to restore it."""
 
 from fnmatch import fnmatchcase
-from typing import Final
 
 from pipeline.decide.exposure import Exposure
 from pipeline.decide.methods import INSTALL_FAILURES, has_untried_method
 from pipeline.decide.needs.need import Need, target_of
 from pipeline.decide.needs.reinstall_history import is_unheard, last_reinstall
-from pipeline.decide.needs.update import newest_matured
+from pipeline.decide.needs.update import line_opens_us, newest_matured, wanted_lines
 from pipeline.decide.situation import Situation
 from pipeline.policy.model import Image
 from pipeline.state.advisories import Release
 from pipeline.state.device import to_us
-from pipeline.state.hardware import HardwareClass
+from pipeline.state.hardware_table import RESTORED_BY_ASR
 from pipeline.state.jobs import attempts, failures
 from schemas.decisions import Reason
 from schemas.jobs import Action, Target
 from schemas.macos import OSVersion
 from schemas.results import Outcome
-
-# The hardware that `asr` can restore. T2 and Apple silicon have no NetBoot and do not boot from
-# another volume without a person.
-_RESTORABLE: Final = frozenset({HardwareClass.INTEL, HardwareClass.T1})
 
 
 def needs_reinstall(s: Situation, exposed: Exposure, update: Need | None) -> Need | None:
@@ -80,11 +75,11 @@ def _reinstall_in_place(
 ) -> Need:
     """Return the need to reinstall the system without an erase.
 
-    `ineffective_before` is True if a reinstall for this intent succeeded earlier: then it is not
+    If a reinstall for this intent succeeded earlier, it is not
     repeated, and a person must decide. Usual causes: an administrator has disabled the seal, or the
     firmware in the policy is wrong.
     """
-    ineffective_before = any(
+    was_ineffective = any(
         entry.outcome is Outcome.SUCCEEDED
         for entry in attempts(s.job_history, Action.REINSTALL, intent)
     )
@@ -94,8 +89,8 @@ def _reinstall_in_place(
         intent,
         None if release is None else target_of(release),
         release,
-        exclusive=not ineffective_before,
-        ineffective_before=ineffective_before,
+        exclusive=not was_ineffective,
+        needs_person="a reinstall succeeded and did not mend it" if was_ineffective else "",
         evidence=evidence,
     )
 
@@ -116,9 +111,13 @@ def _best_release(s: Situation, version: OSVersion, exposed: Exposure) -> Releas
 
 
 def _newest_system(s: Situation) -> Release | None:
-    """Return the newest release of a supported line that the Mac's hardware runs, or None."""
-    for line in s.supported_lines:
-        if s.runs_line(line):
+    """Return the newest release that the Mac's hardware runs and the policy wants, or None.
+
+    Its line is supported, not above `upgrades.to`, and no longer deferred.
+    """
+    for line in wanted_lines(s):
+        opens_us = line_opens_us(s, line)
+        if s.runs_line(line) and (opens_us is None or s.now_us >= opens_us):
             for release in s.advisories.lines.get(line, ()):
                 if not release.version.supplement and release.offered_to(s.device_id):
                     return release
@@ -175,10 +174,13 @@ def _matches_any_model(globs: tuple[str, ...], model: str) -> bool:
 def _loan_return(s: Situation, version: OSVersion, exposed: Exposure, intent: str) -> Need:
     """Return the need to erase a returned loan unit: a reimage if an image fits, else a reinstall.
 
-    The reinstall is to a release of its own line, else to the newest system that it runs; without
-    either only a method that keeps the system can do it. Nobody works on a returned Mac, so it does
-    not wait for a maintenance window.
+    The reinstall is to a release of its own line, or to the newest system that it runs, as the
+    policy's `loans.system` prefers; without either only a method that keeps the system can do it.
+    Nobody works on a returned Mac, so it waits for a window only if the policy wants it.
     """
+    loans = s.policy.loans
+    person = loans.require_ade and s.device.ade_enrolled is not True
+    needs_person = "it would not enroll again by itself (loans.require_ade)" if person else ""
     image, evidence = reimage_eligibility(s)
     if image is not None:
         return Need(
@@ -187,11 +189,15 @@ def _loan_return(s: Situation, version: OSVersion, exposed: Exposure, intent: st
             intent,
             Target(version=image.version, build=image.build),
             erases=True,
-            timed=False,
+            timed=loans.wait_for_window,
             exclusive=True,
             evidence=evidence,
+            needs_person=needs_person,
         )
-    release = _best_release(s, version, exposed) or _newest_system(s)
+    if loans.system == "newest":
+        release = _newest_system(s) or _best_release(s, version, exposed)
+    else:
+        release = _best_release(s, version, exposed) or _newest_system(s)
     return Need(
         Action.REINSTALL,
         Reason.LOAN_RETURNED,
@@ -199,9 +205,10 @@ def _loan_return(s: Situation, version: OSVersion, exposed: Exposure, intent: st
         None if release is None else target_of(release),
         release,
         erases=True,
-        timed=False,
+        timed=loans.wait_for_window,
         exclusive=True,
         evidence=evidence,
+        needs_person=needs_person,
     )
 
 
@@ -219,7 +226,7 @@ def reimage_eligibility(s: Situation) -> tuple[Image | None, tuple[str, ...]]:
     for image in s.policy.images:
         points = (
             (
-                device.hardware in _RESTORABLE,
+                device.hardware in RESTORED_BY_ASR,
                 f"hardware {device.hardware.value} can be restored by asr",
             ),
             (

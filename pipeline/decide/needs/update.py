@@ -1,12 +1,15 @@
 """The need to update within the line of the Mac, or to upgrade to another line."""
 
+from datetime import UTC, datetime, time
 from typing import NamedTuple
 
-from pipeline.decide.exposure import Exposure, due_us, severity_of, severity_rank
+from msgspec.structs import replace
+
+from pipeline.decide.exposure import Exposure, deadline_of, due_us, severity_of, severity_rank
 from pipeline.decide.needs.need import Need, intent_of, target_of
 from pipeline.decide.situation import Situation
 from pipeline.state.advisories import Missing, Release
-from pipeline.state.device import duration_us
+from pipeline.state.device import duration_us, to_us
 from schemas.decisions import Reason, Severity
 from schemas.jobs import Action
 
@@ -34,7 +37,7 @@ def needs_update(s: Situation, exposed: Exposure) -> Need | None:
 def overdue_supplement(s: Situation, missing: Missing) -> Release | None:
     """Return the newest background security improvement whose deadline has passed, or None."""
     for release in missing.releases:
-        is_due = release.version.supplement and s.now_us >= due_us(release, s.policy.deadlines)
+        is_due = release.version.supplement and s.now_us >= _due_us(s, release)
         if is_due and release.can_be_installed(s.now_us):
             return release
     return None
@@ -42,12 +45,14 @@ def overdue_supplement(s: Situation, missing: Missing) -> Release | None:
 
 def next_supplement_due_us(s: Situation, missing: Missing) -> int | None:
     """Return the first time at which a missing improvement becomes overdue, in us, or None."""
-    dues = (
-        due_us(release, s.policy.deadlines)
-        for release in missing.releases
-        if release.version.supplement
-    )
+    dues = (_due_us(s, release) for release in missing.releases if release.version.supplement)
     return min((due for due in dues if due > s.now_us), default=None)
+
+
+def _due_us(s: Situation, release: Release) -> int:
+    due = deadline_of(s, due_us(release, s.policy.deadlines))
+    assert due is not None
+    return due
 
 
 class Chosen(NamedTuple):
@@ -118,28 +123,98 @@ def needs_upgrade(s: Situation) -> Need | None:
 
     The Mac's line is dead, or the policy wants a newer one (`upgrades.to`). The target is a release
     of the newest allowed line that the Mac's model is known to run and that has a release for the
-    Mac. None if neither holds, if there is no such line, or if the Mac's version is unknown.
+    Mac. A line that the policy still defers is passed over, unless there is no other: then the need
+    has `opens_us`. None if neither holds, if there is no such line, or if the Mac's version is
+    unknown.
     """
     version = s.device.os_version
     if version is None:
         return None
     wanted = s.policy.upgrades.to
     if s.line_is_supported is False and s.policy.upgrades.out_of_support:
-        lines = tuple(
-            line for line in s.supported_lines if wanted is None or _major(line) <= _major(wanted)
-        )
-        reason = Reason.LINE_OUT_OF_SUPPORT
+        lines, reason = wanted_lines(s), Reason.LINE_OUT_OF_SUPPORT
     elif wanted is not None and _major(wanted) > version.major:
         lines, reason = (wanted,), Reason.POLICY_UPGRADE
     else:
         return None
+    deferred: list[Need] = []
     for line in lines:
-        if s.runs_line(line):
-            missing = s.advisories.missing(line, version, s.device.build, s.device_id)
-            chosen = newest_matured(s, missing)
-            if chosen is not None:
-                return _to_release(Action.UPGRADE, reason, chosen)
-    return None
+        if not s.runs_line(line):
+            continue
+        missing = s.advisories.missing(line, version, s.device.build, s.device_id)
+        chosen = newest_matured(s, missing)
+        if chosen is None:
+            continue
+        opens_us = line_opens_us(s, line)
+        need = replace(
+            _to_release(Action.UPGRADE, reason, chosen),
+            opens_us=opens_us,
+            due_us=_upgrade_due_us(s, line, opens_us),
+        )
+        if is_open(s, need):
+            return _replaced_by(need, deferred)
+        deferred.append(need)
+    return min(deferred, key=_opens_us, default=None)
+
+
+def is_open(s: Situation, need: Need | None) -> bool:
+    """Return True if there is a need, and the policy does not defer its line as a whole."""
+    return need is not None and s.now_us >= _opens_us(need)
+
+
+def _opens_us(need: Need) -> int:
+    return need.opens_us or 0
+
+
+def _replaced_by(need: Need, deferred: list[Need]) -> Need:
+    """Return the need with the time at which one of the newer lines opens and replaces it."""
+    times = [_opens_us(one) for one in deferred]
+    if need.newer_matures_us is not None:
+        times.append(need.newer_matures_us)
+    return replace(need, newer_matures_us=min(times, default=None))
+
+
+def wanted_lines(s: Situation) -> tuple[str, ...]:
+    """Return the supported lines that are not newer than `upgrades.to`, newest first."""
+    wanted = s.policy.upgrades.to
+    return tuple(
+        line for line in s.supported_lines if wanted is None or _major(line) <= _major(wanted)
+    )
+
+
+def line_opens_us(s: Situation, line: str) -> int | None:
+    """Return the time from which the policy moves Macs to this line, in us since 1970.
+
+    None if it sets no such time: no `upgrades.deferral`, and no `not_before` for this line.
+    """
+    upgrades, times = s.policy.upgrades, []
+    first = _first_release(s, line) if upgrades.deferral else None
+    if first is not None:
+        times.append(first.released_us + duration_us(upgrades.deferral))
+    if line == upgrades.to and upgrades.not_before is not None:
+        zone = UTC if s.site is None else s.site.zone
+        times.append(to_us(datetime.combine(upgrades.not_before, time(), zone)))
+    return max(times, default=None)
+
+
+def _upgrade_due_us(s: Situation, line: str, opens_us: int | None) -> int | None:
+    """Return the deadline of an upgrade to this line, in us; None if the policy has none for it.
+
+    It counts from the time at which the policy opens the line, or at which Drydock first knew of it
+    if that is later.
+    """
+    upgrades = s.policy.upgrades
+    first = _first_release(s, line)
+    if upgrades.deadline is None or line != upgrades.to or first is None:
+        return None
+    known_us = max(first.released_us, first.known_us)
+    return max(known_us, opens_us or 0) + duration_us(upgrades.deadline)
+
+
+def _first_release(s: Situation, line: str) -> Release | None:
+    """Return the release of the line that came first, as far as is known; None without one."""
+    releases = s.advisories.lines.get(line, ())
+    return min(releases, key=lambda release: release.released_us, default=None)
 
 
 def upgrade_obstacle(s: Situation) -> Reason | None:

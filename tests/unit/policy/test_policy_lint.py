@@ -53,6 +53,13 @@ ODD = [
     pytest.param(
         "upgrades: {supported_lines: []}", 3, "upgrades.supported_lines", "is empty", id="no-line"
     ),
+    pytest.param(
+        "upgrades: {deferral: 91d}", 3, "upgrades.deferral", "90 days", id="upgrades-for-ever-later"
+    ),
+    pytest.param(
+        "upgrades: {to: '26', deadline: 30d}", 3, "upgrades.deadline", "may have passed",
+        id="upgrade-deadline-without-its-beginning",
+    ),
     pytest.param("methods: {update: []}", 3, "methods.update", "ever sent", id="no-method"),
     pytest.param(
         "methods: {update: [ddm, ddm]}", 3, "methods.update[1]", "is listed twice",

@@ -94,7 +94,7 @@ BROKEN = [
     ),
     pytest.param(
         SITE + "methods: {upgrade: [softwareupdate]}\n", 2, 21, "methods.upgrade[0]",
-        "'ddm' or 'startosinstall'", id="method-of-another-action",
+        "'ddm', 'mdm_command' or 'startosinstall'", id="method-of-another-action",
     ),
     pytest.param(SITE + "upgrades: {to: 26}\n", 2, 16, "upgrades.to", 'in quotes: "26"', id="line"),
     pytest.param(SITE + "upgrades: {to: '16'}\n", 2, 16, "upgrades.to", "major version", id="16"),
@@ -106,6 +106,14 @@ BROKEN = [
     pytest.param(
         SITE + "upgrades: {supported_lines: ['26', 15]}\n", 2, 36, "upgrades.supported_lines[1]",
         'in quotes: "15"', id="inside-a-branch-of-a-union",
+    ),
+    pytest.param(
+        SITE + "upgrades: {not_before: 2026-10-01}\n", 2, 24, "upgrades.not_before",
+        "needs `to`", id="not-before-without-a-line",
+    ),
+    pytest.param(
+        SITE + "upgrades: {deadline: 30d}\n", 2, 22, "upgrades.deadline", "needs `to`",
+        id="deadline-without-a-line",
     ),
     pytest.param(
         SITE + "mdm: {server: 'https://['}\n", 2, 15, "mdm.server", "URL or a host", id="server"
